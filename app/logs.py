@@ -1,0 +1,58 @@
+"""One line per fact, on stdout: JSON in production, or words for a person. Never a body, a name, an address."""
+
+import json
+import logging
+import sys
+import time
+from typing import Any
+
+from app.settings import Settings
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+
+
+def configure(settings: Settings) -> None:
+    """Every logger of this process through one handler. What others say below a warning is not ours to print: arq's
+    INFO lines hold arguments and results, httpx's hold addresses of requests."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(Words() if settings.log_format == "console" else Lines())
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+    logging.getLogger("doorbell").setLevel(settings.log_level)
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "arq", "arq.worker", "httpx", "httpcore"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [], True
+        logger.setLevel(logging.WARNING)
+
+
+def _extra(record: logging.LogRecord) -> dict[str, Any]:
+    return {name: value for name, value in vars(record).items() if name not in _STANDARD}
+
+
+class Lines(logging.Formatter):
+    """JSON. An exception is named with the line that raised it; its text might quote a body."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{record.msecs:03.0f}Z"
+        line = {"ts": at, "level": record.levelname.lower(), "event": record.getMessage()[:500], **_extra(record)}
+        if record.exc_info and record.exc_info[0]:
+            line["error"] = where(record)
+        return json.dumps(line, default=str)
+
+
+class Words(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        at = time.strftime("%H:%M:%S", time.localtime(record.created))
+        extra = " ".join(f"{name}={value}" for name, value in _extra(record).items())
+        error = f" {where(record)}" if record.exc_info and record.exc_info[0] else ""
+        return f"{at} {record.levelname.lower():7} {record.getMessage()[:500]} {extra}{error}".rstrip()
+
+
+def where(record: logging.LogRecord) -> str:
+    """`KeyError at apply.py:41 < worker.py:90`: enough to find a bug, nothing of anybody's data."""
+    assert record.exc_info
+    kind, _, trace = record.exc_info
+    steps = []
+    while trace:
+        steps.append(f"{trace.tb_frame.f_code.co_filename.rpartition('/')[2]}:{trace.tb_lineno}")
+        trace = trace.tb_next
+    return f"{kind.__name__ if kind else 'error'} at {' < '.join(reversed(steps[-6:]))}"

@@ -1,0 +1,90 @@
+"""The web process: `uvicorn app.main:app`."""
+
+import asyncio
+import gc
+import hmac
+import logging
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from app import logs, metrics
+from app.connection import Address, Redis, RedisDown
+from app.intake import Intake
+from app.ledger import Ledger
+from app.refusals import Refusals
+from app.settings import Settings, SettingsError, read
+
+log = logging.getLogger("doorbell.web")
+
+
+def create_app(settings: Settings) -> Starlette:
+    redis = Redis(Address.of(settings), fsync=settings.ack == "fsync")
+    ledger, refusals = Ledger(redis, settings.retention_days), Refusals(redis)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        flushing = asyncio.create_task(refusals.keep_flushing())
+        # Whatever start-up made stays for good: full collections over it are most of the 99th percentile.
+        gc.collect()
+        gc.freeze()
+        log.info("web started", extra={"hooks": sorted(settings.entrances)})
+        yield
+        flushing.cancel()
+        with suppress(asyncio.CancelledError):
+            await flushing
+        await refusals.flush()
+        await redis.close()
+
+    async def healthz(_: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def readyz(_: Request) -> Response:
+        try:
+            async with asyncio.timeout(0.5):
+                await redis.command("PING")
+        except (RedisDown, TimeoutError):
+            return JSONResponse({"status": "unavailable", "check": "redis"}, 503)
+        return JSONResponse({"status": "ok"})
+
+    async def show_metrics(request: Request) -> Response:
+        if not settings.metrics_token:
+            return JSONResponse({"error": "not_found", "detail": "METRICS_TOKEN is not set"}, 404)
+        given = request.headers.get("authorization", "").encode()
+        if not hmac.compare_digest(given, f"Bearer {settings.metrics_token}".encode()):
+            return JSONResponse({"error": "unauthorized", "detail": "Authorization: Bearer <METRICS_TOKEN>"}, 401)
+        try:
+            return PlainTextResponse(await metrics.exposition(ledger, settings), media_type=metrics.CONTENT_TYPE)
+        except RedisDown:
+            return JSONResponse({"error": "redis_down", "detail": "the counts live in Redis"}, 503)
+
+    routes = [
+        Route("/hooks/{hook}", Intake(settings, ledger, refusals), methods=None),
+        Route("/healthz", healthz),
+        Route("/readyz", readyz),
+        Route("/metrics", show_metrics),
+    ]
+    return Starlette(routes=routes, lifespan=lifespan)
+
+
+def _start() -> Starlette:
+    """Refuses to start with every problem at once, as sentences and not as a traceback."""
+    try:
+        settings = read()
+    except SettingsError as error:
+        print(f"doorbell web cannot start:\n{error}", file=sys.stderr)
+        sys.exit(3)
+    logs.configure(settings)
+    return create_app(settings)
+
+
+def __getattr__(name: str) -> Starlette:
+    """`app` is made when uvicorn asks for it, so that importing this module needs no settings."""
+    if name == "app":
+        return _start()
+    raise AttributeError(name)

@@ -1,0 +1,136 @@
+"""JSON that is not believed yet: each read says what it expects, and a failed one names the place, never the value."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, tzinfo
+from decimal import Decimal
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Untranslatable(Exception):
+    """The event is genuine, but it is not what we know of this tool: it is kept, and an operator looks at it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Json:
+    """A value somewhere inside a body, and the path to it."""
+
+    value: Any
+    path: str = ""
+
+    def at(self, *keys: str) -> "Json":
+        """The value below; of nothing where a step is missing."""
+        value = self.value
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        return Json(value, ".".join(filter(None, (self.path, *keys))))
+
+    def __iter__(self) -> Iterator["Json"]:
+        """The items of a list; nothing where there is none."""
+        if self.value is not None and not isinstance(self.value, list):
+            raise self.surprise("a list")
+        for number, item in enumerate(self.value or ()):
+            yield Json(item, f"{self.path}[{number}]")
+
+    def __bool__(self) -> bool:
+        """Is there anything here at all?"""
+        return self.value is not None
+
+    def surprise(self, expected: str) -> Untranslatable:
+        shape = "nothing" if self.value is None else type(self.value).__name__
+        if isinstance(self.value, str | list | dict):
+            shape += f" of length {len(self.value)}"
+        return Untranslatable(f"{self.path or 'body'}: expected {expected}, found {shape}")
+
+    # -- one value, or None where the tool left it out --
+
+    def text(self) -> str | None:
+        """Text without the space around it. Numbers count as text, since tools differ in how they write ids."""
+        if isinstance(self.value, bool) or not isinstance(self.value, str | int | None):
+            raise self.surprise("text")
+        if isinstance(self.value, int):
+            return str(self.value)
+        return (self.value or "").strip() or None
+
+    def flag(self) -> bool | None:
+        if not isinstance(self.value, bool | None):
+            raise self.surprise("true or false")
+        return self.value
+
+    def whole(self) -> int | None:
+        if isinstance(self.value, bool) or not isinstance(self.value, int | None):
+            raise self.surprise("a whole number")
+        return self.value
+
+    def moment(self, zone: tzinfo | None = None) -> datetime | None:
+        """ISO 8601 with an offset, as UTC. zone: what a time without one means; without it, such a time is refused."""
+        written = self.text()
+        if written is None:
+            return None
+        try:
+            read = datetime.fromisoformat(written)
+        except ValueError:
+            read = self._odd_moment(written)
+        if read.tzinfo is None:
+            if zone is None:
+                raise self.surprise("a time with an offset")
+            read = read.replace(tzinfo=zone)
+        try:
+            return read.astimezone(UTC)
+        except OverflowError:
+            raise self.surprise("a time that a calendar has") from None
+
+    def _odd_moment(self, written: str) -> datetime:
+        """More than six digits of a second (Square writes nine) are cut."""
+        try:
+            return datetime.fromisoformat(_LONG_FRACTION.sub(r"\1", written))
+        except ValueError:
+            raise self.surprise("a time in ISO 8601") from None
+
+    def unix(self) -> datetime | None:
+        """Seconds since 1970."""
+        seconds = self.whole()
+        if seconds is None:
+            return None
+        try:
+            return _EPOCH + timedelta(seconds=seconds)
+        except OverflowError:
+            raise self.surprise("seconds since 1970") from None
+
+    def amount(self, smallest_units: int = 1) -> Decimal | None:
+        """Money in whole currency units. smallest_units: how many of what is written make one (100 for cents)."""
+        if isinstance(self.value, bool) or not isinstance(self.value, str | int | float | None):
+            raise self.surprise("an amount")
+        if self.value is None or self.value == "":
+            return None
+        try:
+            amount = Decimal(str(self.value)) / smallest_units
+        except ArithmeticError:
+            raise self.surprise("an amount") from None
+        if not amount.is_finite() or abs(amount) >= _TOO_MUCH:
+            raise self.surprise("an amount that somebody could pay")
+        return amount
+
+    # -- one value that must be there --
+
+    def needed_text(self) -> str:
+        return self._needed(self.text(), "text")
+
+    def needed_moment(self, zone: tzinfo | None = None) -> datetime:
+        return self._needed(self.moment(zone), "a time")
+
+    def needed_whole(self) -> int:
+        return self._needed(self.whole(), "a whole number")
+
+    def _needed(self, value: T | None, expected: str) -> T:
+        if value is None:
+            raise self.surprise(expected)
+        return value
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LONG_FRACTION = re.compile(r"(\.\d{6})\d+")
+_TOO_MUCH = Decimal(10) ** 12

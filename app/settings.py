@@ -1,0 +1,265 @@
+"""Settings, from the environment only: read once at start, and every problem told at once."""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, available_timezones
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
+
+from app.sources import BadSource, Tool, load
+
+
+def _rule(sentence: str) -> PydanticCustomError:
+    return PydanticCustomError("rule", "{rule}", {"rule": sentence})
+
+
+def _words(value: Any) -> Any:
+    return value.split() if isinstance(value, str) else value
+
+
+def _web_address(value: str) -> str:
+    if not value.startswith(("http://", "https://")):
+        raise _rule("must be an address that begins with https:// (or http://)")
+    return value.rstrip("/")
+
+
+def _redis_address(value: str) -> str:
+    if not value.startswith(("redis://", "rediss://", "unix://")):
+        raise _rule("must be an address that begins with redis://, rediss:// or unix://")
+    return value
+
+
+def _zone(value: str) -> str:
+    if value not in available_timezones():
+        raise _rule("must be the name of a time zone, like America/New_York")
+    return value
+
+
+Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
+WebAddress = Annotated[str, AfterValidator(_web_address)]
+RedisAddress = Annotated[str, AfterValidator(_redis_address)]
+Zone = Annotated[str, AfterValidator(_zone)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Hook(BaseModel):
+    """A configured entrance: `HOOKS__<NAME>__…`. Without a secret it does not exist."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    secrets: Words = Field((), description="one secret, or several separated by spaces (rotation: all are accepted)")
+    source: str = Field("", description="the tool; by default the hook's own name")
+    credentials: dict[str, str] = Field({}, description="what a source needs that fetches records: __API_KEY, __TOKEN, …")
+    api_url: WebAddress | None = Field(None, description="where it fetches; by default the tool's own API")
+    visits_api_token: str | None = Field(None, description="another Review Rover account for this hook")
+    timezone: Zone | None = Field(None, description="what local times without an offset mean")
+    tolerance: Seconds | None = Field(None, description="seconds, where the tool signs a time; by default the source's")
+
+    @property
+    def zone(self) -> ZoneInfo | None:
+        return ZoneInfo(self.timezone) if self.timezone else None
+
+
+class Settings(BaseModel):
+    """Everything that the environment can say."""
+
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+
+    redis_url: RedisAddress | None = Field(
+        None, description="redis://, rediss:// or unix://. Only `demo` and the tests go without", examples=["redis://127.0.0.1:6379/0"]
+    )
+    redis_tls_verify: Literal["required", "none"] = Field(
+        "required", description="required or none: none for Heroku, whose certificates are self-signed"
+    )
+    visits_api_url: WebAddress = Field("https://dashboard.reviewrover.co/api/v1", description="where visits go")
+    visits_api_token: str | None = Field(None, description="Review Rover's token", examples=["change-me"])
+    visits_api_rate: Seconds | None = Field(
+        None, description="at most so many calls a second over all workers; unset: no limit but the API's own 429", examples=["10"]
+    )
+    hooks: dict[str, Hook] = Field({}, description="the entrances")
+    retry_first_s: Seconds = Field(5, description="seconds: the longest wait before the second try; it doubles from there")
+    retry_cap_s: Seconds = Field(3_600, description="seconds: the longest wait of all")
+    retry_for_s: Seconds = Field(259_200, description="seconds: after so much trouble a change is parked for an operator")
+    contact_for_s: Seconds = Field(86_400, description="seconds: how long a visit without an e-mail waits for one")
+    public_url: WebAddress | None = Field(
+        None, description="our own address, for tools that sign it (Square)", examples=["https://doorbell.example.com"]
+    )
+    secret_key: Words = Field((), description="key(s) of our own signatures, newest first", examples=["change-me"])
+    max_body: int = Field(262_144, ge=1_024, le=16_777_216, description="bytes: the largest body that is read")
+    retention_days: int = Field(30, ge=9, le=3_650, description="days that deliveries and settled visits are kept")
+    ack: Literal["write", "fsync"] = Field("write", description="write or fsync: what must have happened before 202")
+    log_format: Literal["json", "console"] = Field("json", description="json or console")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
+    metrics_token: str | None = Field(None, description="who may read /metrics; unset: nobody", examples=["change-me"])
+
+    @cached_property
+    def entrances(self) -> dict[str, "Entrance"]:
+        """The hooks that exist: those with a secret."""
+        tools, accounts = load(), self.accounts
+        return {
+            name: Entrance(name, hook, tools[hook.source or name], accounts[name])
+            for name, hook in self.hooks.items()
+            if hook.secrets
+        }
+
+    @cached_property
+    def accounts(self) -> dict[str, str]:
+        """Hook to Visits account: `main`, or the name of the first hook that brings the same token of its own."""
+        first: dict[str | None, str] = {None: "main", self.visits_api_token: "main"}
+        return {name: first.setdefault(self.hooks[name].visits_api_token, name) for name in sorted(self.hooks)}
+
+    @cached_property
+    def tokens(self) -> dict[str, str]:
+        """Visits account to token."""
+        own = {self.accounts[name]: hook.visits_api_token for name, hook in self.hooks.items()}
+        tokens = own | {"main": self.visits_api_token}
+        return {account: token for account, token in tokens.items() if token}
+
+
+@dataclass(frozen=True)
+class Entrance:
+    """A hook that exists, with the tool that rings there and the Visits account that its visits go to."""
+
+    name: str
+    hook: Hook
+    tool: Tool
+    account: str
+
+    @property
+    def path(self) -> str:
+        return f"/hooks/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One wrong setting: its name, the rule it breaks, the shape of what was given (never the value), and the fix."""
+
+    name: str
+    rule: str
+    given: str = ""
+    fix: str = ""
+
+    def __str__(self) -> str:
+        given = f"; given: {self.given}" if self.given else ""
+        return f"{self.name}: {self.rule}{given}." + (f" {self.fix}" if self.fix else "")
+
+
+class SettingsError(Exception):
+    """What the environment says cannot be worked with. `problems` has all of it."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = problems
+
+
+def read(environ: Mapping[str, str] = os.environ, *, redis_needed: bool = True, token_needed: bool = False) -> Settings:
+    """The settings that the environment describes. Raises SettingsError with every problem.
+
+    An empty variable is an unset one. redis_needed, token_needed: whether the process works with Redis, and whether it
+    talks to the Visits API.
+    """
+    given = {name: value for name, value in environ.items() if value.strip()}
+    raw: dict[str, Any] = {name: given[name.upper()] for name in Settings.model_fields if name.upper() in given}
+    raw["hooks"] = _hooks(given)
+    try:
+        settings = Settings.model_validate(raw)
+    except ValidationError as error:
+        raise SettingsError([_problem(found, given) for found in error.errors()]) from None
+    problems = [*_contradictions(settings, redis_needed, token_needed)]
+    if problems:
+        raise SettingsError(problems)
+    return settings
+
+
+def _hooks(given: Mapping[str, str]) -> dict[str, Any]:
+    """HOOKS__CALENDLY__SECRETS=… as {"calendly": {"secrets": …}}."""
+    hooks: dict[str, Any] = {}
+    for name, value in given.items():
+        prefix, *steps = name.split("__")
+        if prefix == "HOOKS" and len(steps) >= 2:
+            hook = hooks.setdefault(steps[0].lower(), {})
+            if steps[1] == "CREDENTIALS" and len(steps) == 3:
+                hook.setdefault("credentials", {})[steps[2]] = value
+            else:
+                hook["__".join(steps[1:]).lower()] = value
+    return hooks
+
+
+def _problem(found: Any, given: Mapping[str, str]) -> Problem:
+    name = "__".join(str(step) for step in found["loc"]).upper()
+    value = given.get(name, "")
+    if found["type"] == "extra_forbidden":
+        known = ", ".join(field.upper() for field in Hook.model_fields)
+        return Problem(name, "there is no such setting of a hook", fix=f"There are {known}.")
+    rule = found["msg"].replace("Input should be", "must be")
+    field = Settings.model_fields.get(name.lower())
+    fix = f"It is {field.description}." if field and field.description else ""
+    return Problem(name, rule, shape(value), fix)
+
+
+def shape(value: str) -> str:
+    """What a value looks like, without a letter of it."""
+    kind = "digits" if value.isdigit() else "text"
+    return f"{kind} of length {len(value)}"
+
+
+def _contradictions(settings: Settings, redis_needed: bool, token_needed: bool) -> Iterator[Problem]:
+    """What is wrong although each variable by itself is right."""
+    if redis_needed and not settings.redis_url:
+        yield Problem("REDIS_URL", "is needed", fix="Set it to the address of a Redis 7 or Valkey; `doorbell demo` goes without.")
+    if token_needed and not settings.tokens:
+        yield Problem("VISITS_API_TOKEN", "is needed", fix="Review Rover shows it under Settings, API.")
+    if settings.retry_first_s > settings.retry_cap_s:
+        yield Problem("RETRY_FIRST_S", "must not be longer than RETRY_CAP_S")
+    try:
+        tools = load()
+    except BadSource as error:
+        yield Problem("app/sources", str(error))
+        return
+    for name, hook in settings.hooks.items():
+        yield from _hook_contradictions(settings, name, hook, tools)
+
+
+def _hook_contradictions(settings: Settings, name: str, hook: Hook, tools: Mapping[str, Tool]) -> Iterator[Problem]:
+    prefix = f"HOOKS__{name.upper()}"
+    tool = tools.get(hook.source or name)
+    if not name.replace("_", "").replace("-", "").isalnum() or not name.isascii() or len(name) > 40:
+        yield Problem(f"{prefix}__SECRETS", "the name of a hook has letters, digits and _ only, 40 at most")
+    if tool is None:
+        sources = ", ".join(tools)
+        yield Problem(f"{prefix}__SOURCE", "must be one of the sources", shape(hook.source), f"There are {sources}.")
+        return
+    for number, secret in enumerate(hook.secrets, 1):
+        rule = tool.source.signature.check_secret(secret)
+        if rule:
+            yield Problem(f"{prefix}__SECRETS", f"secret {number} of {len(hook.secrets)} {rule}", shape(secret))
+    if hook.secrets and tool.source.signature.needs_url and not settings.public_url:
+        why = f"is needed, because {tool.source.title} signs the address that it calls"
+        yield Problem("PUBLIC_URL", why, fix=f"Set it to the part of the address before {f'/hooks/{name}'}.")
+    known = tool.source.credentials.names if tool.source.credentials else ()
+    for credential in hook.credentials:
+        if credential not in known and credential not in OAUTH:
+            fix = f"It takes {', '.join(known)}." if known else "It takes none."
+            yield Problem(f"{prefix}__CREDENTIALS__{credential}", f"{tool.source.title} has no such credential", fix=fix)
+
+
+#: For tools whose tokens expire.
+OAUTH = ("CLIENT_ID", "CLIENT_SECRET", "REFRESH_TOKEN")
+
+
+def example() -> str:
+    """`.env.example`: every setting with its meaning and default."""
+    lines = ["# Every setting. What is commented out has the default that is shown, or none."]
+    for name, field in Settings.model_fields.items():
+        if name != "hooks":
+            default = field.examples[0] if field.examples else field.default
+            lines += ["", f"# {field.description}", f"#{name.upper()}={default}"]
+    lines += ["", "# A hook for every tool that rings. <NAME> is yours to choose, for example CALENDLY.", ""]
+    for name, field in Hook.model_fields.items():
+        suffix = "__<FIELD>" if name == "credentials" else ""
+        lines += [f"# {field.description}", f"#HOOKS__<NAME>__{name.upper()}{suffix}="]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,142 @@
+"""Acuity Scheduling (Squarespace): a form names an appointment, and the appointment is fetched.
+
+From https://developers.acuityscheduling.com/docs/webhooks: the body is `action` and `id`, for appointments also
+`calendarID` and `appointmentTypeID`; static webhooks are signed with the main admin's API key, those made through the
+API with the key of the user who made them. `changed` comes when an appointment is changed in any way (payments and
+no-shows are not named, but taken to be among them), beside `scheduled`, `rescheduled` and `canceled`. The id stays the
+same when an appointment moves.
+
+Nothing in a delivery dates it or tells it from the next one: two reschedules are the same to the byte. So a repeat is
+fetched anew, and what orders two deliveries is when each was fetched, since a record is the truth at that moment.
+
+Second-hand: `canceled` stands in the records that public code shows, but not in Acuity's reference, so it is believed
+where it is there and not missed where it is not; `noShow` stands only in cancelled appointments; subscriptions made
+through the API, named `appointment.scheduled` and so on, send the short `action` too; and Acuity tries again only after
+5xx and lost connections.
+"""
+
+import re
+from datetime import datetime
+from decimal import Decimal
+
+from app.delivery import Event
+from app.reading import Json, Untranslatable
+from app.signatures import Hmac
+from app.sources import Basic, Get, Ignored, Source
+from app.visits.words import UNSAID, Action, Contact, Unsaid, VisitChange, microseconds
+
+SETUP = """
+1. In Acuity, open Integrations, API, "View credentials". Set HOOKS__ACUITY__CREDENTIALS__USER_ID to the user id,
+   HOOKS__ACUITY__CREDENTIALS__API_KEY to the API key, and HOOKS__ACUITY__SECRETS to the same API key. It must be the
+   main admin's key: Acuity signs with that one.
+2. In Integrations, Webhooks, paste {url} for appointments that are scheduled, rescheduled, canceled and changed. Some
+   of these overlap, and that does no harm; without `changed` we see neither payments nor no-shows nor new e-mails.
+   Leave orders out: they are no appointments.
+3. Acuity calls ports 443 and 80 only.
+
+Acuity does not tell when an appointment is over, so a review request counts from its start. It does not say either when
+one was cancelled or marked as a no-show: that is the time at which the delivery reached us.
+"""
+
+SOURCE = Source(
+    title="Acuity Scheduling",
+    docs="https://developers.acuityscheduling.com/docs/webhooks",
+    evidence="second-hand",
+    signature=Hmac(header="X-Acuity-Signature", encoding="base64"),
+    setup=SETUP,
+    form="form",
+    event=("action",),
+    look_alike=True,
+    api="https://acuityscheduling.com/api/v1/",
+    credentials=Basic("USER_ID", "API_KEY"),
+)
+
+ACTIONS: dict[str, Action] = {
+    "scheduled": "create",
+    "rescheduled": "update",
+    "changed": "update",
+    "canceled": "cancel",
+}
+
+
+def fetch(event: Event) -> list[Get]:
+    # The id of `order.completed` is an order's, which may be some appointment's too.
+    return [Get(f"appointments/{_appointment_id(event)}")] if _action(event) else []
+
+
+def translate(event: Event) -> list[VisitChange] | Ignored:
+    action = _action(event)
+    if action is None:
+        return Ignored(event.data.at("action").needed_text())
+    visit_id = _appointment_id(event)
+    if event.fetched_at is None:
+        raise Untranslatable("the appointment that this event points at was not fetched")
+    order, record = microseconds(event.fetched_at), event.record
+    if record is None:
+        if action != "cancel":
+            return Ignored("record gone")
+        return [VisitChange(action=action, visit_id=visit_id, order=order, date_cancelled=event.received_at)]
+    cancelled = _cancelled(record, action)
+    if cancelled:
+        action = "cancel"
+    elif action == "cancel":
+        action = "update"  # Booked again between the event and the fetch.
+    return [
+        VisitChange(
+            action=action,
+            visit_id=visit_id,
+            order=order,
+            contact=_contact(record),
+            time_scheduled=record.at("datetime").needed_moment(event.zone),
+            amount_collected=_amount(record),
+            date_cancelled=_since(event.received_at, cancelled),
+            no_show=_since(event.received_at, _no_show(record)),
+        )
+    ]
+
+
+def _action(event: Event) -> Action | None:
+    return ACTIONS.get(event.data.at("action").needed_text().removeprefix("appointment."))
+
+
+def _appointment_id(event: Event) -> str:
+    found = event.data.at("id")
+    written = found.needed_text()
+    if not re.fullmatch("[1-9][0-9]{0,18}", written):
+        raise found.surprise("a number in digits")
+    return written
+
+
+def _cancelled(record: Json, action: Action) -> bool | None:
+    """None: neither the record nor the event tells. An old `scheduled`, replayed, is no proof that it still stands."""
+    said = record.at("canceled").flag()
+    return True if said is None and action == "cancel" else said
+
+
+def _no_show(record: Json) -> bool | None:
+    """None: the record does not tell. An appointment that stands has no `noShow`, and is none."""
+    said = record.at("noShow").flag()
+    return False if said is None and record.at("canceled").flag() is False else said
+
+
+def _since(received_at: datetime, flag: bool | None) -> datetime | None | Unsaid:
+    if flag is None:
+        return UNSAID
+    return received_at if flag else None
+
+
+def _amount(record: Json) -> Decimal | None | Unsaid:
+    """`price` is what it costs, `amountPaid` what was collected; both in whole currency units."""
+    paid = record.at("amountPaid").amount()
+    if paid is None:
+        return UNSAID
+    return paid if paid > 0 else None
+
+
+def _contact(record: Json) -> Contact:
+    return Contact(
+        email=record.at("email").text(),
+        first_name=record.at("firstName").text(),
+        last_name=record.at("lastName").text(),
+        phone=record.at("phone").text(),
+    )

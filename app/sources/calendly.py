@@ -1,0 +1,150 @@
+"""Calendly: an invitee books, moves, cancels, or is marked as a no-show.
+
+From https://developer.calendly.com/api-docs/overview/webhooks and "Webhook Payloads for Rescheduled Events" there:
+`created_at` at the top is when the event happened; times are UTC. Many invitees share a group event, so the visit is
+the invitee, not the event. There is no event for a move: the old invitee is canceled with `rescheduled` and
+`new_invitee`, the new one is created with `old_invitee`, in either order. There is none for a completion or a later
+payment either.
+
+Second-hand (the Ruby gem `calendly` and integrations in public code): what `invitee_no_show.…` carries. Some show the
+InviteeNoShow (`uri`, `invitee`, `created_at`), others the whole invitee with `no_show` in it; both are read. So is the
+place of the number in `scheduled_event.location` of an `outbound_call`.
+"""
+
+import re
+from dataclasses import replace
+from datetime import datetime
+from decimal import Decimal
+
+from app.delivery import Event
+from app.reading import Json
+from app.signatures import Hmac
+from app.sources import Ignored, Source
+from app.visits.words import UNSAID, Contact, Unsaid, VisitChange, microseconds
+
+SETUP = """
+1. Calendly makes webhooks through its API only, on a paid plan. In Integrations, "API and webhooks", make a personal
+   access token as an owner or admin of the organization.
+2. Make up a signing key (32 random characters or more) and set it as HOOKS__CALENDLY__SECRETS. Without a signing key
+   Calendly signs nothing, and we refuse everything.
+3. GET https://api.calendly.com/users/me with that token, and note `current_organization` in the answer.
+4. POST JSON to https://api.calendly.com/webhook_subscriptions with `url` {url}, `organization` from step 3, `scope`
+   "organization", `signing_key` from step 2, and `events`: invitee.created, invitee.canceled, invitee_no_show.created,
+   invitee_no_show.deleted.
+5. After failing for 24 hours Calendly disables a subscription for good: then do step 4 again.
+
+Calendly does not tell when a meeting is over, so a review request counts from its start. Of money it knows only what
+was paid while booking.
+"""
+
+SOURCE = Source(
+    title="Calendly",
+    docs="https://developer.calendly.com/api-docs/overview/webhooks/webhook-signatures",
+    evidence="second-hand",
+    signature=Hmac(header="Calendly-Webhook-Signature", fields=("t", "v1"), signs="{t}.{body}", tolerance_s=180),
+    setup=SETUP,
+    event=("event",),
+)
+
+
+def translate(event: Event) -> list[VisitChange] | Ignored:
+    kind, payload = event.data.at("event").needed_text(), event.data.at("payload")
+    match kind:
+        case "invitee.created":
+            return [_booked(event, payload)]
+        case "invitee.canceled" if not payload.at("rescheduled").flag():
+            cancelled_at = payload.at("cancellation", "created_at").moment() or _happened_at(event)
+            return [replace(_known(event, payload), action="cancel", date_cancelled=cancelled_at)]
+        case "invitee.canceled" if payload.at("new_invitee"):
+            return [_moved_away(event, payload)]
+        case "invitee.canceled":
+            return Ignored("invitee.canceled: rescheduled")
+        case "invitee_no_show.created":
+            invitee = _missing(payload)
+            missed_at = invitee.at("no_show", "created_at").moment() or _happened_at(event)
+            return [replace(_known(event, invitee), no_show=missed_at)]
+        case "invitee_no_show.deleted":
+            return [replace(_known(event, _missing(payload)), no_show=None)]
+    return Ignored(kind)
+
+
+def _known(event: Event, invitee: Json) -> VisitChange:
+    """What every event knows of its invitee, of whom it may know the URI only."""
+    return VisitChange(
+        action="update",
+        visit_id=_invitee_id(invitee.at("uri") if isinstance(invitee.value, dict) else invitee),
+        order=microseconds(_happened_at(event)),
+        contact=_contact(invitee),
+        time_scheduled=invitee.at("scheduled_event", "start_time").moment() or UNSAID,
+    )
+
+
+def _booked(event: Event, invitee: Json) -> VisitChange:
+    old = invitee.at("old_invitee")
+    return replace(
+        _known(event, invitee),
+        action="create",
+        continues=_invitee_id(old) if old else None,
+        time_scheduled=invitee.at("scheduled_event", "start_time").needed_moment(),
+        amount_collected=_amount(invitee.at("payment")),
+        date_cancelled=None,
+        no_show=None,
+    )
+
+
+def _moved_away(event: Event, invitee: Json) -> VisitChange:
+    """Half of a reschedule: nothing is cancelled, the visit goes on under the new invitee."""
+    return VisitChange(
+        action="update",
+        visit_id=_invitee_id(invitee.at("new_invitee")),
+        order=microseconds(_happened_at(event)),
+        continues=_invitee_id(invitee.at("uri")),
+    )
+
+
+def _missing(payload: Json) -> Json:
+    """Who did not come: an InviteeNoShow points at the invitee, by URI or by an object with one."""
+    return payload.at("invitee") or payload
+
+
+def _happened_at(event: Event) -> datetime:
+    return event.data.at("created_at").needed_moment()
+
+
+def _invitee_id(uri: Json) -> str:
+    """`https://api.calendly.com/scheduled_events/{event}/invitees/{invitee}`"""
+    found = re.search(r"/invitees/([^/?#\s]+)/?$", uri.needed_text())
+    if not found:
+        raise uri.surprise("the URI of an invitee")
+    return found[1]
+
+
+def _amount(payment: Json) -> Decimal | Unsaid:
+    """`amount` is in whole currency units, 75.5 for 75.50."""
+    amount = payment.at("amount").amount() if payment.at("successful").flag() else None
+    return UNSAID if amount is None else amount
+
+
+def _contact(invitee: Json) -> Contact:
+    first, last = invitee.at("first_name").text(), invitee.at("last_name").text()
+    if not (first or last):
+        # The form has one field for the name.
+        first, last = [*(invitee.at("name").text() or "").rsplit(maxsplit=1), None, None][:2]
+    return Contact(email=invitee.at("email").text(), first_name=first, last_name=last, phone=_phone(invitee))
+
+
+_ASKS_FOR_A_PHONE = re.compile(r"phone|mobile|\bcell\b|tel[eé]fon|m[oó]vil|handynummer|whatsapp", re.IGNORECASE)
+_LOOKS_LIKE_A_PHONE = re.compile(r"[+(]?[0-9][0-9 ()./-]{5,24}")
+
+
+def _phone(invitee: Json) -> str | None:
+    """For reminders by text message; else an answer on the booking form; else the number that the host calls."""
+    reminder = invitee.at("text_reminder_number").text()
+    if reminder:
+        return reminder
+    for asked in invitee.at("questions_and_answers"):
+        answer = asked.at("answer").text() or ""
+        if _ASKS_FOR_A_PHONE.search(asked.at("question").text() or "") and _LOOKS_LIKE_A_PHONE.fullmatch(answer):
+            return answer
+    location = invitee.at("scheduled_event", "location")
+    return location.at("location").text() if location.at("type").text() == "outbound_call" else None

@@ -1,0 +1,183 @@
+"""Housecall Pro: jobs, and the payments of their invoices.
+
+https://docs.housecallpro.com/docs/housecall-public-api/46e9e1be07621-webhooks and the vendor's OpenAPI file
+(`housecall.v1.yaml`: statuses, types, cents, `canceled_at` and `deleted_at`). Second-hand, from integrators' code and
+captures of live traffic: signature, probe, envelope, the names of the events. Observed or told there:
+
+- The record is under a key named after the first part of the event's name. A visit is a job; a job may have several
+  appointments, and their own events carry `job_id` and no customer.
+- `job.*` carries the whole job whatever the event's name, so each of them says the whole state. Captures of 2023 have
+  no `event_occurred_at`, no `canceled_at` and an empty `work_status`; without the first an event cannot be ordered.
+- Cents everywhere. What a job collected is its total without its balance; an invoice lists its payments, with refunds
+  below zero. A job may have several invoices, so a sum of nothing says nothing of the job, except after a refund.
+- `complete rated`: the customer already rated this job, and is not asked again.
+- Nothing tells a no-show. Whether a retry carries a new `Api-Timestamp` is not known.
+"""
+
+from datetime import datetime
+from decimal import Decimal
+
+from app.challenges import FixedBody
+from app.delivery import Event
+from app.reading import Json
+from app.signatures import Hmac
+from app.sources import Ignored, Source
+from app.visits.words import UNSAID, Action, Contact, Unsaid, VisitChange, microseconds
+
+SETUP = """
+1. Webhooks need Housecall Pro's MAX plan. Open My Apps → App Store → Webhooks; that page shows the signing secret: set
+   it here as HOOKS__HOUSECALLPRO__SECRETS before the next step.
+2. Paste {url} as the webhook's address and save. Housecall Pro tries it at once, unsigned, and refuses an address that
+   does not answer. As far as we know an account has one address: a service that used it before must forward to us.
+3. Tick every `job.` event, `job.appointment.scheduled` and `job.appointment.rescheduled`, `invoice.paid`,
+   `invoice.updated`, `invoice.amount_updated`, `invoice.payment.succeeded` and `invoice.refund.succeeded`, as far as
+   your list has them. The others do no harm.
+4. If retries are refused because their time is too old, widen HOOKS__HOUSECALLPRO__TOLERANCE (seconds, normally 300).
+Customers whose notifications are switched off, and jobs that are rated already, get no review request. Housecall Pro
+does not tell no-shows; cancel the job instead.
+"""
+
+SOURCE = Source(
+    title="Housecall Pro",
+    docs="https://docs.housecallpro.com/docs/housecall-public-api/46e9e1be07621-webhooks",
+    signature=Hmac(
+        header="Api-Signature", timestamp="Api-Timestamp", signs="{t}.{body}", tolerance_s=300, forgiving=True
+    ),
+    setup=SETUP,
+    evidence="second-hand",
+    event=("event",),
+    unsigned=FixedBody(b'{"foo":"bar"}', unless_header="Api-Signature"),
+)
+
+JOBS: dict[str, Action] = {
+    "job.created": "create",
+    "job.scheduled": "create",
+    "job.updated": "update",
+    "job.on_my_way": "update",
+    "job.started": "update",
+    "job.completed": "update",
+    "job.paid": "update",
+    "job.canceled": "cancel",
+    "job.deleted": "cancel",
+}
+APPOINTMENTS = {"job.appointment.scheduled", "job.appointment.rescheduled"}
+REFUND = "invoice.refund.succeeded"
+# `created`, `sent`, `voided`, `canceled` and `payment.failed` collect nothing.
+INVOICES = {"invoice.paid", "invoice.updated", "invoice.amount_updated", "invoice.payment.succeeded", REFUND}
+
+OPEN = {"needs scheduling", "scheduled", "in progress"}
+RATED = "complete rated"
+DONE = {RATED, "complete unrated"}
+CANCELLED = {"user canceled", "pro canceled"}
+
+
+def translate(event: Event) -> list[VisitChange] | Ignored:
+    kind = event.data.at("event").value
+    if not isinstance(kind, str) or not kind:
+        return Ignored("no event")  # the probe of the address, should it ever be signed
+    if kind in INVOICES:
+        return _invoice(kind, event.data)
+    if kind in APPOINTMENTS:
+        return [_appointment(event.data)]
+    if kind not in JOBS and not (_is_about_job(kind) and event.data.at("job")):
+        return Ignored(kind)
+    return [_job(kind, event.data)]
+
+
+def _is_about_job(kind: str) -> bool:
+    return kind.startswith("job.") and not kind.startswith("job.appointment.")
+
+
+def _job(kind: str, data: Json) -> VisitChange:
+    job, said_at = data.at("job"), data.at("event_occurred_at").needed_moment()
+    status = job.at("work_status").text()
+    cancelled = _cancelled(kind, job, status, said_at)
+    return VisitChange(
+        action="cancel" if isinstance(cancelled, datetime) else JOBS.get(kind, "update"),
+        visit_id=job.at("id").needed_text(),
+        order=microseconds(said_at),
+        contact=_contact(job.at("customer")),
+        time_scheduled=job.at("schedule", "scheduled_start").moment() if job.at("schedule") else UNSAID,
+        time_completed=_completed(kind, job, status, said_at),
+        amount_collected=_collected(job),
+        date_cancelled=cancelled,
+        opted_out=_opted_out(job, status),
+    )
+
+
+def _cancelled(kind: str, job: Json, status: str | None, said_at: datetime) -> datetime | None | Unsaid:
+    marked = job.at("canceled_at").moment() or job.at("deleted_at").moment()
+    if marked or JOBS.get(kind) == "cancel" or status in CANCELLED:
+        return marked or said_at
+    return None if status else UNSAID
+
+
+def _completed(kind: str, job: Json, status: str | None, said_at: datetime) -> datetime | None | Unsaid:
+    completed = job.at("work_timestamps", "completed_at").moment()
+    if kind == "job.completed":
+        return completed or said_at
+    if status in OPEN:  # also where the completion was taken back and its time is still there
+        return None
+    unknown = status in DONE or not job.at("work_timestamps")
+    return completed or (UNSAID if unknown else None)
+
+
+def _collected(job: Json) -> Decimal | None | Unsaid:
+    total, balance = job.at("total_amount"), job.at("outstanding_balance")
+    owed, still_owed = total.whole(), balance.whole()
+    if owed is None or still_owed is None or still_owed > owed:
+        return UNSAID
+    return _money(owed - still_owed, total)
+
+
+def _money(cents: int, read_from: Json) -> Decimal | None:
+    return Json(cents, read_from.path).amount(100) if cents else None
+
+
+def _opted_out(job: Json, status: str | None) -> bool | Unsaid:
+    if status == RATED:
+        return True
+    notified = job.at("customer", "notifications_enabled").flag()
+    return UNSAID if notified is None else not notified
+
+
+def _contact(customer: Json) -> Contact:
+    phones = (customer.at(name).text() for name in ("mobile_number", "home_number", "work_number"))
+    return Contact(
+        email=customer.at("email").text(),
+        first_name=customer.at("first_name").text(),
+        last_name=customer.at("last_name").text(),
+        phone=next(filter(None, phones), None),
+    )
+
+
+def _appointment(data: Json) -> VisitChange:
+    return VisitChange(
+        action="update",
+        visit_id=data.at("appointment", "job_id").needed_text(),
+        order=microseconds(data.at("event_occurred_at").needed_moment()),
+        time_scheduled=data.at("appointment", "start_time").needed_moment(),
+    )
+
+
+def _invoice(kind: str, data: Json) -> list[VisitChange] | Ignored:
+    invoice = data.at("invoice")
+    job_id, cents = invoice.at("job_id").text(), _paid(invoice)
+    if job_id is None or cents is None or (cents <= 0 and kind != REFUND):
+        return Ignored(kind)
+    change = VisitChange(
+        action="update",
+        visit_id=job_id,
+        order=microseconds(data.at("event_occurred_at").needed_moment()),
+        amount_collected=_money(max(cents, 0), invoice),
+    )
+    return [change]
+
+
+def _paid(invoice: Json) -> int | None:
+    """Cents; None where the invoice does not tell."""
+    payments = list(invoice.at("payments"))
+    if payments:
+        return sum(paid.at("amount").needed_whole() for paid in payments if paid.at("status").value == "succeeded")
+    amount, due = invoice.at("amount").whole(), invoice.at("due_amount").whole()
+    return None if amount is None or due is None else amount - due

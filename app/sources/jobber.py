@@ -1,0 +1,213 @@
+"""Jobber: visits, and the payments of their invoices. Thin: an event names a record, GraphQL has it.
+
+https://developer.getjobber.com/docs/using_jobbers_api/setting_up_webhooks: envelope, signature, patience of one second,
+`occuredAt` in apps made before 2023-12-08, forms for apps made before 2022-04-11. How such a form looks is not
+published: `data[webHookEvent][topic]=…` and `data` with JSON in it are guesses. Second-hand, from printouts of the
+GraphQL schema and integrators' queries: every field that is asked for, `invoice.visits`, `paymentRecord.invoice` and
+`paymentRecord.allocations` among them. Observed or told there:
+
+- `itemId` is opaque (base64 of `gid://Jobber/Visit/…`), and is the record's `id`; a visit keeps it when it moves.
+- A visit has no `updatedAt`: what is fetched is the truth of that moment, so our own clock orders, also for a destroyed
+  visit, which is gone from the API and never comes back. There is no cancel and no no-show: it is destroyed.
+- `paymentsTotal` is what an invoice collected, so every visit on one invoice shows the whole of it. A visit without an
+  invoice may be paid through its job, or by a deposit: that says nothing. A query takes 40 visits of an invoice.
+- Apps made for many accounts get all of their events on one address; the token opens one account.
+- A wrong token and a missing scope may be answered with status 200 and `errors` or `message`.
+"""
+
+import re
+
+import orjson
+
+from app.delivery import Event
+from app.reading import Json, Untranslatable
+from app.signatures import Hmac
+from app.sources import Bearer, Get, Ignored, Source
+from app.visits.words import UNSAID, Action, Contact, Unsaid, VisitChange, microseconds
+
+SETUP = """
+1. In Jobber's Developer Center make an app with read access to clients, jobs, scheduled items, invoices and Jobber
+   Payments; connect it to your account. One app for one account: the token opens only its own.
+2. Set the app's OAuth client secret here as HOOKS__JOBBER__SECRETS, and the access token as
+   HOOKS__JOBBER__CREDENTIALS__TOKEN. Tokens expire: give HOOKS__JOBBER__CREDENTIALS__CLIENT_ID, …__CLIENT_SECRET and
+   …__REFRESH_TOKEN as well.
+3. In the app, under Webhooks, add {url} for each of VISIT_CREATE, VISIT_UPDATE, VISIT_COMPLETE and VISIT_DESTROY.
+4. For the money add INVOICE_CREATE, INVOICE_UPDATE, PAYMENT_CREATE and PAYMENT_UPDATE in the same way: it is usually
+   paid after the visit. A deleted payment is seen through INVOICE_UPDATE.
+Clients who take no review requests get none. Jobber does not tell no-shows; a visit that will not happen must be deleted.
+"""
+
+SOURCE = Source(
+    title="Jobber",
+    docs="https://developer.getjobber.com/docs/using_jobbers_api/setting_up_webhooks",
+    signature=Hmac(header="X-Jobber-Hmac-SHA256", encoding="base64"),
+    setup=SETUP,
+    evidence="second-hand",
+    form="json or form",
+    event=("data", "webHookEvent", "topic"),
+    look_alike=True,  # times are whole seconds, and the body has nothing else that changes
+    answer_within_s=0.8,
+    api="https://api.getjobber.com/api/graphql",
+    credentials=Bearer("TOKEN"),
+    headers_out={"X-JOBBER-GRAPHQL-VERSION": "2026-04-16"},
+)
+
+#: What a topic makes us fetch, and what it means to the visits in there.
+FETCHED: dict[str, tuple[str, Action]] = {
+    "VISIT_CREATE": ("visit", "create"),
+    "VISIT_UPDATE": ("visit", "update"),
+    "VISIT_COMPLETE": ("visit", "update"),
+    "INVOICE_CREATE": ("invoice", "update"),
+    "INVOICE_UPDATE": ("invoice", "update"),
+    "PAYMENT_CREATE": ("paymentRecord", "update"),
+    "PAYMENT_UPDATE": ("paymentRecord", "update"),
+}
+
+VISIT = """
+fragment Fields on Visit {
+  id startAt completedAt isComplete
+  client {
+    name firstName lastName isCompany receivesReviewRequests
+    emails { address primary } phones { number primary }
+  }
+  invoice { amounts { paymentsTotal } }
+}"""
+QUERIES = {
+    "visit": "query ($id: EncodedId!) { visit(id: $id) { ...Fields } }" + VISIT,
+    "invoice": "query ($id: EncodedId!) { invoice(id: $id) { visits(first: 40) { nodes { ...Fields } } } }" + VISIT,
+    "paymentRecord": """
+query ($id: EncodedId!) {
+  paymentRecord(id: $id) {
+    invoice { ...Billed }
+    allocations(first: 3) { nodes { ... on InvoicePaymentRecordAllocation { invoice { ...Billed } } } }
+  }
+}
+fragment Billed on Invoice { visits(first: 40) { nodes { ...Fields } } }"""
+    + VISIT,
+}
+
+
+def fetch(event: Event) -> list[Get]:
+    told = _told(event.data)
+    name, _ = FETCHED.get(told.at("topic").needed_text(), (None, None))
+    if name is None:
+        return []
+    item = told.at("itemId")
+    return [Get(f"{name}/{_safe(item)}", QUERIES[name], {"id": item.needed_text()})]
+
+
+def translate(event: Event) -> list[VisitChange] | Ignored:
+    told = _told(event.data)
+    topic = told.at("topic").needed_text()
+    if topic == "VISIT_DESTROY":
+        return [_destroyed(event, told)]
+    if topic not in FETCHED:
+        return Ignored(topic)
+    if event.fetched_at is None:
+        raise Untranslatable("the record that this event points at was not fetched")
+    name, action = FETCHED[topic]
+    found, order = _found(event.record, name), microseconds(event.fetched_at)
+    if found is None:
+        return Ignored("record gone")
+    if name == "visit":
+        return [_visit(found, action, _safe(told.at("itemId")), order)]
+    billed = [visit for invoice in _invoices(found, name) for visit in invoice.at("visits", "nodes")]
+    visits = {_safe(visit.at("id")): visit for visit in billed}
+    return [_visit(visit, action, visit_id, order) for visit_id, visit in visits.items()] or Ignored(topic)
+
+
+def _told(data: Json) -> Json:
+    """The event inside the body, which is JSON, or a form in one of two shapes."""
+    inside = data.at("data")
+    if isinstance(inside.value, str):
+        try:
+            inside = Json(orjson.loads(inside.value), "data")
+        except ValueError:
+            raise inside.surprise("JSON") from None
+        inside = inside.at("data") or inside
+    if isinstance(data.value, dict) and not inside:
+        names = ("topic", "itemId", "occurredAt", "occuredAt")
+        return Json({name: data.at(f"data[webHookEvent][{name}]").value for name in names}, "data.webHookEvent")
+    return inside.at("webHookEvent")
+
+
+def _safe(item: Json) -> str:
+    """An id as part of an external_id: base64 in the spelling for URLs."""
+    if not _BASE64.fullmatch(item.needed_text()):
+        raise item.surprise("base64")
+    return item.needed_text().rstrip("=").replace("+", "-").replace("/", "_")
+
+
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")
+
+
+def _destroyed(event: Event, told: Json) -> VisitChange:
+    return VisitChange(
+        action="cancel",
+        visit_id=_safe(told.at("itemId")),
+        order=microseconds(event.received_at),
+        date_cancelled=told.at("occurredAt").moment() or told.at("occuredAt").needed_moment(),
+    )
+
+
+def _found(record: Json | None, name: str) -> Json | None:
+    """What the query asked for; None where Jobber has no such record."""
+    if record is None:
+        return None
+    found, errors = record.at("data", name), list(record.at("errors"))
+    if found:
+        return found
+    if any(error.at("extensions", "code").value == "NOT_FOUND" for error in errors):
+        return None
+    if errors or not record.at("data"):
+        raise Untranslatable(f"Jobber answered without the {name}: check the token, its scopes and the API's version")
+    return None
+
+
+def _invoices(found: Json, name: str) -> list[Json]:
+    if name == "invoice":
+        return [found]
+    return [found.at("invoice"), *(part.at("invoice") for part in found.at("allocations", "nodes"))]
+
+
+def _visit(visit: Json, action: Action, visit_id: str, order: int) -> VisitChange:
+    if not isinstance(visit.value, dict):
+        raise visit.surprise("a visit")
+    client, invoice = visit.at("client"), visit.at("invoice")
+    complete, paid = visit.at("isComplete").flag(), invoice.at("amounts", "paymentsTotal").amount()
+    return VisitChange(
+        action=action,
+        visit_id=visit_id,
+        order=order,
+        contact=_contact(client),
+        time_scheduled=visit.at("startAt").moment(),
+        time_completed=visit.at("completedAt").moment() or UNSAID if complete is not False else None,
+        amount_collected=UNSAID if paid is None or paid < 0 else paid or None,
+        opted_out=_opted_out(client),
+    )
+
+
+def _opted_out(client: Json) -> bool | Unsaid:
+    # `invoice.allowReviewRequest` is not asked for: it switches Jobber's own review message, and integrations clear it.
+    asked = client.at("receivesReviewRequests").flag()
+    return UNSAID if asked is None else not asked
+
+
+def _contact(client: Json) -> Contact:
+    first_name, last_name = client.at("firstName").text(), client.at("lastName").text()
+    if not (first_name or last_name or client.at("isCompany").flag()):
+        before, _, after = (client.at("name").text() or "").rpartition(" ")
+        first_name, last_name = before or after, after if before else None
+    return Contact(
+        email=_primary(client.at("emails"), "address"),
+        first_name=first_name,
+        last_name=last_name,
+        phone=_primary(client.at("phones"), "number"),
+    )
+
+
+def _primary(items: Json, name: str) -> str | None:
+    """The primary one, else the first."""
+    known = [item for item in items if item.at(name).text()]
+    best = [item for item in known if item.at("primary").value is True] or known
+    return best[0].at(name).text() if best else None

@@ -1,0 +1,98 @@
+"""Standard Webhooks over a small body of our own: for Zapier, Make, n8n and every system without a module here.
+
+    {"type": "visit.updated", "timestamp": "2026-03-14T17:32:05Z",
+     "data": {"visit_id": "A-1042",
+              "contact": {"id": null, "email": "ada@example.com", "first_name": "Ada", "last_name": "Lovelace",
+                          "phone": "+15550100001"},
+              "time_scheduled": "2026-03-14T16:00:00Z", "time_completed": null, "amount_collected": "245.00",
+              "date_cancelled": null}}
+
+A field that is left out says nothing; null clears it. `timestamp` orders the events of a visit, `webhook-id` names one
+for repeats. https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+"""
+
+from datetime import datetime
+from decimal import Decimal
+
+from app.delivery import Event
+from app.reading import Json
+from app.signatures import StandardWebhooks
+from app.sources import Ignored, Source
+from app.visits.words import UNSAID, Action, Contact, Unsaid, VisitChange, microseconds
+
+SETUP = """
+1. Make a secret: `whsec_` and 24 to 64 random bytes in base64. Set it here as HOOKS__STANDARD__SECRETS and give it to
+   the sender.
+2. Let the sender POST the body that the README shows to {url}, signed as Standard Webhooks says: `webhook-id`,
+   `webhook-timestamp`, `webhook-signature`. Libraries for most languages are linked from standardwebhooks.com.
+3. Send `visit.created`, `visit.updated`, `visit.completed` and `visit.cancelled`; retry whatever is not answered 2xx,
+   with the same `webhook-id`.
+"""
+
+SOURCE = Source(
+    title="Standard Webhooks",
+    docs="https://www.standardwebhooks.com",
+    signature=StandardWebhooks(),
+    setup=SETUP,
+    headers=("webhook-id", "svix-id"),
+    repeat_key=lambda event: event.headers.get("svix-id") or event.headers.get("webhook-id"),
+)
+
+ACTIONS: dict[str, Action] = {
+    "visit.created": "create",
+    "visit.updated": "update",
+    "visit.completed": "update",
+    "visit.cancelled": "cancel",
+}
+
+
+def translate(event: Event) -> list[VisitChange] | Ignored:
+    kind = event.data.at("type").needed_text()
+    action = ACTIONS.get(kind)
+    if action is None:
+        return Ignored(kind)
+    said_at = event.data.at("timestamp").needed_moment(event.zone)
+    data = event.data.at("data")
+    completed, cancelled = _moment(data, event, "time_completed"), _moment(data, event, "date_cancelled")
+    return [
+        VisitChange(
+            action=action,
+            visit_id=data.at("visit_id").needed_text(),
+            order=microseconds(said_at),
+            contact=_contact(data.at("contact")),
+            time_scheduled=_moment(data, event, "time_scheduled"),
+            time_completed=said_at if kind == "visit.completed" and not _says(completed) else completed,
+            amount_collected=_amount(data),
+            date_cancelled=said_at if kind == "visit.cancelled" and not _says(cancelled) else cancelled,
+        )
+    ]
+
+
+def _says(moment: datetime | None | Unsaid) -> bool:
+    return isinstance(moment, datetime)
+
+
+def _moment(data: Json, event: Event, name: str) -> datetime | None | Unsaid:
+    return data.at(name).moment(event.zone) if name in _object(data) else UNSAID
+
+
+def _amount(data: Json) -> Decimal | None | Unsaid:
+    return data.at("amount_collected").amount() if "amount_collected" in _object(data) else UNSAID
+
+
+def _object(data: Json) -> dict[str, object]:
+    if not isinstance(data.value, dict):
+        raise data.surprise("an object")
+    return data.value
+
+
+def _contact(contact: Json) -> Contact | None:
+    if not contact:
+        return None
+    return Contact(
+        id=contact.at("id").text(),
+        email=contact.at("email").text(),
+        first_name=contact.at("first_name").text(),
+        last_name=contact.at("last_name").text(),
+        phone=contact.at("phone").text(),
+    )

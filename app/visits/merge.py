@@ -1,0 +1,141 @@
+"""The join: many changes, in any order and number, become the one set of facts that a visit should show.
+
+Every field goes to the change that says it with the greatest stamp: (how often the tool renamed the visit before,
+the tool's version or time, rank of the action, the value as text). Taking the greatest is commutative, associative and
+idempotent, so the facts depend on the *set* of changes and on nothing else.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import orjson
+
+from app.visits.words import FACTS, RANK, Contact
+
+Stamp = tuple[int, int, int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A change as it stands in the ledger: who said it (`origin`, the delivery), and what."""
+
+    origin: str
+    action: str
+    order: int
+    facts: dict[str, Any]
+    contact: dict[str, str]
+    generation: int = 0
+
+    @classmethod
+    def read(cls, origin: str, stored: bytes, generation: int = 0) -> "Said":
+        """generation: 0 for the visit's first id, 1 for the id it was rescheduled to, and so on."""
+        parsed = orjson.loads(stored)
+        return cls(origin, parsed["a"], parsed["o"], parsed["f"], parsed.get("c", {}), generation)
+
+    def stamp(self, value: Any) -> Stamp:
+        return (self.generation, self.order, RANK[self.action], "" if value is None else str(value))
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One value, why it won (`stamp`), and where it came from."""
+
+    value: Any
+    stamp: Stamp
+    origin: str
+
+    def __or__(self, other: "Fact") -> "Fact":
+        return max(self, other, key=lambda fact: (fact.stamp, fact.origin))
+
+
+Facts = dict[str, Fact]
+
+
+def facts_of(said: Said) -> Facts:
+    """What one change says, as facts. The contact's fields are named `contact.email` and so on."""
+    values = {**said.facts, **{f"contact.{name}": value for name, value in said.contact.items()}}
+    facts = {name: Fact(value, said.stamp(value), said.origin) for name, value in values.items()}
+    email = said.contact.get("email")
+    for name in ("first_name", "last_name", "phone"):
+        if email and f"contact.{name}" in facts:
+            # A name belongs to its address: when another customer takes the visit over, the old name does not stay.
+            fact = facts.pop(f"contact.{name}")
+            facts[f"contact.{name} of {email}"] = fact
+    return facts
+
+
+def join(one: Facts, other: Facts) -> Facts:
+    """Both together: per field, the greater stamp."""
+    return {name: _greater(one.get(name), other.get(name)) for name in one.keys() | other.keys()}
+
+
+def _greater(one: Fact | None, other: Fact | None) -> Fact:
+    if one is None or other is None:
+        fact = one or other
+        assert fact is not None
+        return fact
+    return one | other
+
+
+def fold(changes: Iterable[Said]) -> Facts:
+    return reduce(join, map(facts_of, changes), {})
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What should stand in the Visits API.
+
+    fields: the writable ones that some change spoke of, as the API writes them; None where it should be empty. What
+    nobody spoke of is not in it, and left alone.
+    """
+
+    fields: dict[str, str | None]
+    contact: Contact
+
+    @property
+    def is_off(self) -> bool:
+        return bool(self.fields.get("date_cancelled"))
+
+    @property
+    def has_date(self) -> bool:
+        return bool(self.fields.get("event_date"))
+
+
+def wanted(facts: Facts) -> Wanted:
+    """The visit that the facts mean.
+
+    A no-show is a cancel, and so is an opt-out: nobody wants a review request for either. The campaign starts at
+    `event_date`: the completion if there is one, else the appointment.
+    """
+    value = {name: facts[name].value for name in FACTS if name in facts}
+    fields = {name: value[name] for name in ("time_scheduled", "time_completed", "amount_collected") if name in value}
+    event_date = value.get("time_completed") or value.get("time_scheduled")
+    if event_date:
+        fields["event_date"] = event_date
+    if value.keys() & {"date_cancelled", "no_show", "opted_out"}:
+        opted_out_at = event_date if value.get("opted_out") else None
+        fields["date_cancelled"] = value.get("date_cancelled") or value.get("no_show") or opted_out_at
+    return Wanted(fields, _contact(facts))
+
+
+def _contact(facts: Facts) -> Contact:
+    email = facts["contact.email"].value if "contact.email" in facts else None
+
+    def detail(name: str) -> Any:
+        found = [facts[key] for key in (f"contact.{name}", f"contact.{name} of {email}") if key in facts]
+        return reduce(Fact.__or__, found).value if found else None
+
+    return Contact(
+        id=detail("id"),
+        email=email,
+        first_name=detail("first_name"),
+        last_name=detail("last_name"),
+        phone=detail("phone"),
+    )
+
+
+def winners(facts: Facts) -> set[str]:
+    """The origins that still decide something; a change of any other origin is superseded."""
+    return {fact.origin for fact in facts.values()}

@@ -1,0 +1,126 @@
+"""The words of the Visits API and of a change to it: what a source says, before anybody acts on it."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import ROUND_HALF_UP, Decimal
+from enum import Enum
+from typing import Any, Literal
+
+import orjson
+
+Action = Literal["create", "update", "cancel"]
+
+#: The rule for changes that the tool dates alike: the later word in this list wins.
+RANK: dict[str, int] = {"create": 0, "update": 1, "cancel": 2}
+
+LONGEST_EXTERNAL_ID = 120
+_NOT_ALLOWED = re.compile(r"[^A-Za-z0-9._-]")
+
+
+class Unsaid(Enum):
+    """The value of a field that a change says nothing about; None clears a field, this leaves it alone."""
+
+    UNSAID = "unsaid"
+
+
+UNSAID = Unsaid.UNSAID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contact:
+    """Whose visit it is, as far as the tool tells. `id` is Review Rover's (`cont_…`), where somebody named it."""
+
+    id: str | None = None
+    email: str | None = None
+    first_name: str | None = None
+    last_name: str | None = None
+    phone: str | None = None
+
+    def details(self) -> dict[str, str]:
+        """What is known. Addresses in lower case: `Ada@` and `ada@` are one person and get one request."""
+        known = {name: (getattr(self, name) or "").strip() for name in ("id", "email", "first_name", "last_name", "phone")}
+        return {name: value.lower() if name == "email" else value for name, value in known.items() if value}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VisitChange:
+    """What one event means to one visit: fields and values, and when the tool says they became true.
+
+    visit_id: the tool's stable id, with the tenant in it where ids are only unique inside one.
+    order: what orders changes of one visit: the tool's version number, or microseconds since 1970. Never both
+        in one source.
+    continues: the id that this visit had before the tool gave it a new one (a reschedule).
+    no_show: when the customer was marked as missing; None takes the mark back.
+    opted_out: the customer wants no review request.
+    """
+
+    action: Action
+    visit_id: str
+    order: int
+    continues: str | None = None
+    contact: Contact | None = None
+    time_scheduled: datetime | None | Unsaid = UNSAID
+    time_completed: datetime | None | Unsaid = UNSAID
+    amount_collected: Decimal | None | Unsaid = UNSAID
+    date_cancelled: datetime | None | Unsaid = UNSAID
+    no_show: datetime | None | Unsaid = UNSAID
+    opted_out: bool | Unsaid = UNSAID
+
+    def facts(self) -> dict[str, str | bool | None]:
+        """The fields that it says something about, as they are stored: times and money as the API writes them."""
+        said = {name: getattr(self, name) for name in FACTS}
+        return {name: _written(value) for name, value in said.items() if value is not UNSAID}
+
+
+#: The fields of a change that are facts about the visit itself.
+FACTS = ("time_scheduled", "time_completed", "amount_collected", "date_cancelled", "no_show", "opted_out")
+
+
+def _written(value: Any) -> str | bool | None:
+    if isinstance(value, datetime):
+        return timestamp(value)
+    if isinstance(value, Decimal):
+        return money(value)
+    return value  # type: ignore[no-any-return]
+
+
+def timestamp(moment: datetime) -> str:
+    """UTC, whole seconds, `Z`: the only form that the API prints."""
+    return moment.astimezone(UTC).isoformat(timespec="seconds")[:19] + "Z"
+
+
+def money(amount: Decimal) -> str:
+    """A decimal with two places, half up: `120.00`."""
+    return str(amount.quantize(Decimal("0.01"), ROUND_HALF_UP))
+
+
+def microseconds(moment: datetime) -> int:
+    """The `order` of a change whose tool dates it."""
+    since = moment - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def external_id(source: str, visit_id: str) -> str:
+    """The visit's name on both sides: at most 120 characters of `A-Z a-z 0-9 . _ -`, beginning with the source.
+
+    What would not fit is shortened or replaced, and ends in a digest of the whole: two ids never become one.
+    """
+    name = f"{source}-{visit_id}"
+    allowed = _NOT_ALLOWED.sub("_", name)
+    if allowed == name and len(name) <= LONGEST_EXTERNAL_ID:
+        return name
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return f"{allowed[: LONGEST_EXTERNAL_ID - 17]}-{digest}"
+
+
+def encode_change(change: VisitChange) -> bytes:
+    """A change as the ledger stores it; `merge.Said.read` is the other end."""
+    stored: dict[str, Any] = {"a": change.action, "o": change.order, "f": change.facts()}
+    if change.contact is not None:
+        stored["c"] = change.contact.details()
+    return orjson.dumps(stored)

@@ -1,0 +1,284 @@
+"""One visit, from its facts to the API: the difference between what should stand and what the API last answered."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from app.connection import RedisDown
+from app.ledger import Hold, Lost, Member, Outcome, Verdict
+from app.queue import visit_work
+from app.visits.client import ANSWER_S, Record, Refused, Unanswered, VisitsApiTrouble, VisitsClient
+from app.visits.merge import Wanted, fold, wanted
+from jobs.contacts import Busy, Contacts
+from jobs.context import JOB_S, Clock, Context, chance, since_s
+from jobs.retry import decide
+
+log = logging.getLogger("doorbell.visit")
+
+#: In a line that is longer than this, a visit waits in the ledger and not with a lease in its hand.
+LONGEST_LINE_S = 2.0
+
+
+class OutOfTime(Exception):
+    """A call begun now might still be under way when the lease ends."""
+
+
+class InLine(Exception):
+    """The allowed rate of calls leaves no room now. The argument: seconds to wait."""
+
+
+class NotYet(Exception):
+    """Something is missing that a later change may bring. The argument: what, in one word."""
+
+
+class Unclearable(Exception):
+    """The API keeps a value that was to be cleared, or a contact that was to change: only a new visit will do."""
+
+
+async def visit(ctx: dict[str, Any], subject: str) -> None:
+    """arq's job. subject: `<account>/<external_id>`."""
+    account, _, external_id = subject.partition("/")
+    await apply(ctx["context"], account, external_id)
+
+
+async def apply(context: Context, account: str, external_id: str) -> str:
+    """Make the API show the visit, and give the work back; what came of it, in a word."""
+    hold = await context.ledger.begin(visit_work(account, external_id), gate=account)
+    if isinstance(hold, str):
+        return hold
+    run = Run(context, hold, account)
+    outcome = await run.outcome()
+    await give_back(context, hold, outcome, account)
+    log.info(
+        f"change {outcome.state}",
+        extra={
+            "external_id": hold.root.external_id,
+            "outcome": outcome.attempt.outcome,
+            "calls": len(run.api.calls),
+            "took_ms": outcome.attempt.took_ms,
+            **({"reason": outcome.reason} if outcome.reason else {}),
+        },
+    )
+    return outcome.state
+
+
+async def give_back(context: Context, hold: Hold, outcome: Outcome, gate: str = "") -> None:
+    """Release, through a restart of Redis too as long as the lease lasts; after it, the sweep puts the work back."""
+    while True:
+        try:
+            return await context.ledger.release(hold, outcome, gate)
+        except Lost:
+            return log.warning("lease lost", extra={"work": hold.root.work})
+        except RedisDown:
+            if hold.remaining_s() < 1:
+                raise
+            await asyncio.sleep(0.5)
+
+
+@dataclass
+class Run:
+    """One run over one visit, under a lease."""
+
+    context: Context
+    hold: Hold
+    account: str
+    clock: Clock = field(default_factory=Clock)
+    #: What now stands in the API, per piece of work that was touched.
+    stands: dict[str, Record | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        settings, self.deadline = self.context.settings, time.monotonic() + JOB_S
+        token = settings.tokens.get(self.account, "")
+        self.api = VisitsClient(self.context.http, settings.visits_api_url, token, [], self.before_call)
+        key = (settings.secret_key[0] if settings.secret_key else token).encode()
+        self.contacts = Contacts(self.context.ledger, self.account, key)
+
+    async def before_call(self) -> None:
+        rate = self.context.settings.visits_api_rate
+        if rate:
+            wait_s = await self.context.ledger.pace(self.account, rate, LONGEST_LINE_S)
+            if wait_s < 0:
+                raise InLine(-wait_s)
+            await asyncio.sleep(wait_s)
+        if min(self.deadline, self.hold.until) - time.monotonic() < ANSWER_S / 2:
+            raise OutOfTime
+
+    async def outcome(self) -> Outcome:
+        root = self.hold.root
+        try:
+            if not self.api.token:
+                return self._parked("token_missing", "no token is set for this account", tries=None)
+            async with asyncio.timeout(JOB_S):
+                done = await self.bring_about()
+            return self._settled(done)
+        except VisitsApiTrouble as trouble:
+            return self._after(trouble)
+        except NotYet as missing:
+            return self._not_yet(str(missing))
+        except (Busy, OutOfTime):
+            return self._later("busy", 1 + chance())
+        except InLine as line:
+            return self._later("rate", line.args[0] + chance() * LONGEST_LINE_S)
+        except TimeoutError:
+            return self._after(Unanswered("run", said=f"not done within {JOB_S:.0f} s"))
+        except RedisDown:
+            raise
+        except Exception:
+            log.exception("bug", extra={"external_id": root.external_id})
+            return self._parked("bug", "a defect of Doorbell; its log has the place", tries=root.tries + 1)
+
+    # -- what comes of it --
+
+    def _settled(self, done: str) -> Outcome:
+        verdict = Verdict(why="ok") if self.api.calls else None
+        return Outcome(state="settled", attempt=self._attempt(done), api=self.stands, verdict=verdict)
+
+    def _parked(self, reason: str, said: str, tries: int | None) -> Outcome:
+        return Outcome(
+            state="parked", attempt=self._attempt("parked", said), reason=reason, tries=tries, api=self.stands
+        )
+
+    def _later(self, reason: str, due_s: float) -> Outcome:
+        tries = self.hold.root.tries or None
+        return Outcome(
+            state="waiting", attempt=self._attempt(reason), reason=reason, due_s=due_s, tries=tries, api=self.stands
+        )
+
+    def _not_yet(self, missing: str) -> Outcome:
+        """Wait for a change that brings it, but not for ever."""
+        settings = self.context.settings
+        left_s = min(settings.contact_for_s, settings.retry_for_s) - since_s(self.hold.root.since)
+        if left_s <= 0:
+            return self._parked(missing, "no change brought it", tries=None)
+        return Outcome(
+            state="waiting", attempt=self._attempt("waiting"), reason=missing, due_s=left_s + 0.05, api=self.stands
+        )
+
+    def _after(self, trouble: VisitsApiTrouble) -> Outcome:
+        root = self.hold.root
+        decision = decide(trouble, self.context.schedule, root.tries, since_s(root.failed_since), chance())
+        attempt = self._attempt(type(trouble).__name__.lower(), trouble.said)
+        state = "parked" if decision.due_s is None else "held" if decision.held else "waiting"
+        return Outcome(
+            state=state,  # type: ignore[arg-type]
+            attempt=attempt,
+            reason=decision.reason,
+            due_s=decision.due_s or 0,
+            tries=decision.tries,
+            api=self.stands,
+            verdict=decision.verdict,
+        )
+
+    def _attempt(self, outcome: str, said: str = "") -> Any:
+        return self.clock.attempt(outcome, self.api.calls, said)
+
+    # -- bringing it about --
+
+    async def bring_about(self) -> str:
+        """Make the API show what the facts mean. Returns what was done, in a word."""
+        root, *later = self.hold.members
+        facts = fold(said for member in self.hold.members for said in member.said())
+        want = wanted(facts)
+        for member in later:
+            await self._remove(member)
+        current = root.api if root.api is not None else await self.api.get_visit(root.external_id)
+        try:
+            return await self._update(root, current, want) if current is not None else await self._create(root, want)
+        except Unclearable:
+            await self._remove(root)
+            return await self._create(root, want)
+
+    async def _remove(self, member: Member) -> None:
+        """What was made under a later id before the first one was known, or has to be made anew."""
+        if member.api or member.tried:
+            await self.api.delete_visit(member.external_id)
+            self.stands[member.work] = None
+
+    async def _create(self, root: Member, want: Wanted) -> str:
+        if want.is_off:
+            return "never made"
+        if not want.has_date:
+            raise NotYet("time_unknown")
+        contact_id = await self.contacts.resolve(want.contact, self.api)
+        if contact_id is None:
+            raise NotYet("contact_unknown")
+        fields = {name: value for name, value in want.fields.items() if value is not None}
+        try:
+            answer = await self.api.create_visit(contact_id, root.external_id, fields)
+        except Refused as refused:
+            return await self._after_refusal(root, want, refused)
+        self._stands(root, answer, want)
+        return "created"
+
+    async def _after_refusal(self, root: Member, want: Wanted, refused: Refused) -> str:
+        """It may be there already; or the contact that we remember may be gone."""
+        if refused.status not in (404, 409, 422):
+            raise refused
+        if refused.status != 404 and (current := await self.api.get_visit(root.external_id)) is not None:
+            return await self._update(root, current, want)
+        await self.contacts.forget(want.contact)
+        raise refused
+
+    async def _update(self, root: Member, current: Record, want: Wanted) -> str:
+        await self._same_contact(current, want)
+        changed = difference(current, want)
+        if not changed:
+            self._stands(root, current, want)
+            return "as it was"
+        answer = await self.api.update_visit(root.external_id, {name: value or "" for name, value in changed.items()})
+        if answer is None:
+            self.stands[root.work] = None
+            return await self._create(root, want)
+        if not answer:
+            cleared = None in changed.values()
+            answer = (await self.api.get_visit(root.external_id)) if cleared else {**current, **changed}
+        answer = {"contact_id": current.get("contact_id"), **(answer or {})}
+        if any(value is None and answer.get(name) for name, value in changed.items()):
+            raise Unclearable
+        self._stands(root, answer, want)
+        return "cancelled" if changed.get("date_cancelled") else "updated"
+
+    async def _same_contact(self, current: Record, want: Wanted) -> None:
+        """Another customer needs another visit: the API does not move one. Raises Unclearable."""
+        name = self.contacts.name(want.contact)
+        if name is None or name == current.get(REMEMBERED) or want.is_off:
+            return
+        if await self.contacts.resolve(want.contact, self.api) != current.get("contact_id"):
+            raise Unclearable
+
+    def _stands(self, root: Member, answer: Record, want: Wanted) -> None:
+        kept = {name: answer[name] for name in KEPT if answer.get(name) is not None}
+        self.stands[root.work] = kept | {REMEMBERED: self.contacts.name(want.contact) or answer.get(REMEMBERED)}
+
+
+#: What is kept of an answer, and, beside it, whose visit it was then: asking the API again would cost a call each time.
+KEPT = ("id", "contact_id", "time_scheduled", "time_completed", "amount_collected", "date_cancelled", "event_date")
+REMEMBERED = "contact"
+
+
+def difference(current: Mapping[str, Any], want: Wanted) -> dict[str, str | None]:
+    """The fields to send: None clears. A new time takes `event_date` along, and the other way round: a campaign must not
+    start at a time that is no more."""
+    changed = {name: value for name, value in want.fields.items() if not same(current.get(name), value)}
+    if changed.keys() & {"time_scheduled", "time_completed"} and want.fields.get("event_date"):
+        changed["event_date"] = want.fields["event_date"]
+    return changed
+
+
+def same(stands: Any, value: str | None) -> bool:
+    """Are the two the same moment, the same money, or both nothing?"""
+    if not stands or not value:
+        return not stands and not value
+    try:
+        return datetime.fromisoformat(str(stands)) == datetime.fromisoformat(value)
+    except (ValueError, TypeError):
+        pass
+    try:
+        return Decimal(str(stands)) == Decimal(value)
+    except InvalidOperation:
+        return str(stands) == value

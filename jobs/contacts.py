@@ -1,0 +1,87 @@
+"""E-mail to contact_id: from the cache, else from the API, else made there; once per address at a time."""
+
+import asyncio
+import hashlib
+import hmac
+from dataclasses import dataclass
+
+from app.ledger import Ledger, new_id
+from app.visits.client import Record, Refused, Unanswered, VisitsApiTrouble, VisitsClient
+from app.visits.words import Contact
+
+CACHE_S = 30 * 86_400
+LOCK_MS = 30_000
+WAIT_S = 5.0
+
+
+class Busy(Exception):
+    """Another worker is making this contact right now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contacts:
+    """key: of the digests under which addresses are remembered, so that no index of them exists."""
+
+    ledger: Ledger
+    account: str
+    key: bytes
+
+    def name(self, contact: Contact) -> str | None:
+        """What a contact is remembered by: Review Rover's id, or a digest of the address; None if neither is known."""
+        if contact.id or not contact.email:
+            return contact.id
+        return hmac.digest(self.key, contact.email.encode("utf-8", "surrogatepass"), hashlib.sha256).hex()[:32]
+
+    async def resolve(self, contact: Contact, api: VisitsClient) -> str | None:
+        """Review Rover's id of the contact; None without an e-mail. Raises VisitsApiTrouble, Busy, RedisDown."""
+        name = self.name(contact)
+        if contact.id or name is None:
+            return contact.id
+        cache = f"db:contact:{self.account}:{name}"
+        known = await self.ledger.redis.command("GET", cache)
+        return str(known.decode()) if known else await self._resolve_alone(contact, api, cache)
+
+    async def forget(self, contact: Contact) -> None:
+        """The API does not know the remembered id any more."""
+        await self.ledger.redis.command("DEL", f"db:contact:{self.account}:{self.name(contact)}")
+
+    async def _resolve_alone(self, contact: Contact, api: VisitsClient, cache: str) -> str:
+        redis, lock, token = self.ledger.redis, f"{cache}:lock", new_id()
+        for _ in range(int(WAIT_S / 0.1)):
+            if await redis.command("SET", lock, token, "NX", "PX", LOCK_MS):
+                break
+            await asyncio.sleep(0.1)
+        else:
+            raise Busy
+        try:
+            known = await redis.command("GET", cache)
+            id = str(known.decode()) if known else await self._find_or_make(contact, api)
+            await redis.command("SET", cache, id, "EX", CACHE_S)
+        except VisitsApiTrouble as trouble:
+            # A contact may still be in the making: nobody else begins before the lock has run out.
+            if not isinstance(trouble, Unanswered):
+                await redis.script("unlock", lock, token)
+            raise
+        await redis.script("unlock", lock, token)
+        return id
+
+    async def _find_or_make(self, contact: Contact, api: VisitsClient) -> str:
+        assert contact.email
+        found = await api.find_contacts(contact.email)
+        if not found:
+            try:
+                found = [await api.create_contact(contact.details())]
+            except Refused as refused:
+                if refused.status not in (409, 422):
+                    raise
+                found = await api.find_contacts(contact.email)
+                if not found:
+                    raise
+        if not all(contact.get("id") for contact in found):
+            found = await api.find_contacts(contact.email)
+        return _oldest(found)
+
+
+def _oldest(contacts: list[Record]) -> str:
+    """Should there be several of one address, everybody takes the same one."""
+    return str(min(contacts, key=lambda contact: (str(contact.get("created_at")), str(contact.get("id"))))["id"])

@@ -1,0 +1,48 @@
+"""What every job works with."""
+
+import random
+import time
+from dataclasses import dataclass, field
+
+import httpx
+
+from app.ledger import Attempt, Ledger
+from app.settings import Settings
+from jobs.retry import Schedule
+
+#: A job has so long; its calls begin early enough to be over by then. The lease (app.ledger) and arq's own limit are longer.
+JOB_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """One worker process's settings, ledger and connections."""
+
+    settings: Settings
+    ledger: Ledger
+    http: httpx.AsyncClient
+
+    @property
+    def schedule(self) -> Schedule:
+        settings = self.settings
+        return Schedule(settings.retry_first_s, settings.retry_cap_s, settings.retry_for_s)
+
+
+@dataclass(slots=True)
+class Clock:
+    """When a run began, for the record of its attempt."""
+
+    at: int = field(default_factory=lambda: int(time.time() * 1000))
+    started: float = field(default_factory=time.monotonic)
+
+    def attempt(self, outcome: str, calls: list[list[object]], said: str = "") -> Attempt:
+        return Attempt(self.at, round((time.monotonic() - self.started) * 1000), outcome, calls, said)
+
+
+def since_s(ms: int | None) -> float:
+    """Seconds since a time of the ledger; 0 without one."""
+    return max(0.0, time.time() - ms / 1000) if ms else 0.0
+
+
+def chance() -> float:
+    return random.random()

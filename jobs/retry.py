@@ -1,0 +1,69 @@
+"""After trouble: try again in so many seconds, never, or nobody tries for a while. Pure: chance and clock are arguments."""
+
+from dataclasses import dataclass
+
+from app.ledger import Verdict
+from app.visits.client import Broken, RateLimited, Refused, Unanswered, Unauthorized, Unreachable, VisitsApiTrouble
+
+#: After a call that may still be under way, the next look comes no sooner.
+SETTLING_S = 5.0
+#: Without a Retry-After.
+RATE_LIMITED_S = 15.0
+#: How long nobody tries, at first and at most: an API that is back is noticed within the latter.
+PAUSE_FIRST_S, PAUSE_CAP_S = 2.0, 30.0
+#: So many different visits must meet the same trouble within a minute before everybody waits.
+ENOUGH = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Waits of RETRY_FIRST_S, doubling up to RETRY_CAP_S, for RETRY_FOR_S in all; each is a chance share of its length."""
+
+    first_s: float
+    cap_s: float
+    for_s: float
+
+    def wait_s(self, tries: int, chance: float) -> float:
+        """tries: made so far, from 1. chance: 0 to 1; full jitter, so that a crowd does not come back as one."""
+        return chance * min(self.cap_s, self.first_s * 2.0 ** min(tries - 1, 40))
+
+    def is_over(self, failing_for_s: float) -> bool:
+        return failing_for_s >= self.for_s
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What comes after a failed run.
+
+    due_s: seconds until the next try; None: an operator's turn. tries: how many count so far. verdict: what everybody
+    learns from it.
+    """
+
+    due_s: float | None
+    tries: int
+    reason: str
+    verdict: Verdict | None = None
+    held: bool = False
+
+
+def decide(trouble: VisitsApiTrouble, schedule: Schedule, tries: int, failing_for_s: float, chance: float) -> Decision:
+    """What the trouble with one call means for this visit, and for all.
+
+    tries: how many failed before this one. failing_for_s: since the first of them.
+    """
+    reason = str(trouble)
+    if isinstance(trouble, Refused):
+        return Decision(None, tries + 1, reason)
+    if isinstance(trouble, Unauthorized):
+        return Decision(0, tries, reason, Verdict(why="unauthorized", wait_s=PAUSE_CAP_S * (0.5 + chance / 2)), held=True)
+    if isinstance(trouble, RateLimited):
+        wait_s = RATE_LIMITED_S * (0.5 + chance / 2) if trouble.wait_s is None else trouble.wait_s
+        return Decision(0, tries, reason, Verdict(why="rate_limited", wait_s=wait_s), held=True)
+    assert isinstance(trouble, Broken | Unreachable | Unanswered)
+    if schedule.is_over(failing_for_s):
+        return Decision(None, tries + 1, reason)
+    due_s = max(schedule.wait_s(tries + 1, chance), trouble.wait_s or 0.0)
+    if isinstance(trouble, Unanswered):
+        due_s = max(due_s, min(SETTLING_S, schedule.cap_s))
+    pause_s = min(PAUSE_CAP_S, schedule.cap_s, max(PAUSE_FIRST_S, due_s))
+    return Decision(due_s, tries + 1, reason, Verdict(why="down", wait_s=pause_s, enough=ENOUGH))

@@ -1,0 +1,71 @@
+"""What keeps things moving without anybody ringing: due work, lost jobs, shut gates, and a sign of life."""
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable
+
+import orjson
+
+from app.connection import RedisDown
+from app.ledger import new_id
+from jobs.context import Context
+
+log = logging.getLogger("doorbell.sweep")
+
+SWEEP_EVERY_S = 0.5
+GATE_EVERY_S = 0.5
+ADOPT_EVERY_S = 20.0
+HEARTBEAT_EVERY_S, HEARTBEAT_S = 10.0, 30
+
+
+async def keep_sweeping(context: Context) -> None:
+    """For ever. Every worker sweeps: whoever comes first does the work, and the others find nothing."""
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_every(SWEEP_EVERY_S, lambda: _sweep(context)))
+        group.create_task(_every(GATE_EVERY_S, lambda: _open_gates(context)))
+        group.create_task(_every(ADOPT_EVERY_S, lambda: _adopt(context)))
+        group.create_task(_every(HEARTBEAT_EVERY_S, Heartbeat(context).beat))
+
+
+async def _every(seconds: float, step: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        try:
+            await step()
+        except RedisDown as error:
+            log.warning("redis down", extra={"reason": str(error)})
+        except Exception:
+            log.exception("bug")
+        await asyncio.sleep(seconds)
+
+
+async def _sweep(context: Context) -> None:
+    while await context.ledger.sweep() >= 200:
+        pass
+
+
+async def _open_gates(context: Context) -> None:
+    for account in context.settings.tokens:
+        await context.ledger.open_gate(account)
+
+
+async def _adopt(context: Context) -> None:
+    offset = 0
+    while offset >= 0:
+        adopted, offset = await context.ledger.adopt(offset)
+        if adopted:
+            log.warning("lost jobs queued again", extra={"jobs": adopted})
+
+
+class Heartbeat:
+    """`db:worker:<id>`, with a short life: who is at work, where."""
+
+    def __init__(self, context: Context) -> None:
+        self._redis = context.ledger.redis
+        self._key = f"db:worker:{new_id()}"
+        host = os.environ.get("DYNO") or socket.gethostname()
+        self._value = orjson.dumps({"host": host, "pid": os.getpid()})
+
+    async def beat(self) -> None:
+        await self._redis.command("SET", self._key, self._value, "EX", HEARTBEAT_S)

@@ -1,0 +1,173 @@
+"""arq's worker: `arq jobs.worker.WorkerSettings`.
+
+arq's defaults that would lose or delay work are set here; the reasons stand beside them.
+"""
+
+import asyncio
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import arq.worker
+import uvloop
+from arq import func
+from arq.connections import ArqRedis
+from redis.asyncio.connection import ConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from app import logs
+from app.connection import Address, Redis, RedisDown
+from app.ledger import Ledger
+from app.queue import EVENT, QUEUE, VISIT, deserialize, serialize
+from app.settings import Settings, SettingsError, read
+from app.visits.client import http_client
+from jobs import apply, fetch
+from jobs.context import JOB_S, Context
+from jobs.sweep import keep_sweeping
+
+log = logging.getLogger("doorbell.worker")
+
+AT_ONCE = 50
+#: arq's own limit. A job has its own, shorter one (JOB_S), so that this never fires; after it, plus 10 s, a job that a
+#: dead worker left is claimed by another.
+JOB_LIMIT_S = JOB_S + 5
+
+
+class ClaimingWorker(arq.worker.Worker):
+    """arq's worker, which claims its jobs in one round trip instead of four for each.
+
+    Running jobs do not stand in front of waiting ones, workers do not race for the same job, and the next jobs are
+    claimed when a place is free and not at the next poll. Everything else is arq's.
+    """
+
+    async def _poll_iteration(self) -> None:
+        more = True
+        while more and self.allow_pick_jobs:
+            more = await self._claim()
+            if more:
+                await asyncio.wait(self.tasks.values(), timeout=self.poll_delay_s, return_when=asyncio.FIRST_COMPLETED)
+            self._reap()
+        self._reap()
+        with _surviving("heartbeat"):
+            await self.heart_beat()
+
+    async def _claim(self) -> bool:
+        """Start what there is room for; True if there may be more."""
+        room = self.max_jobs - self.job_counter
+        if not room:
+            return True
+        context: Context = self.ctx["context"]
+        try:
+            claimed = await context.ledger.claim(room, self.in_progress_timeout_s)
+        except RedisDown:
+            return False
+        for job in claimed:
+            await self.sem.acquire()
+            self.job_counter += 1
+            task = self.loop.create_task(self.run_job(job, 0))
+            task.add_done_callback(lambda _: self._release_sem_dec_counter_on_complete())
+            self.tasks[job] = task
+        return len(claimed) == room
+
+    def _reap(self) -> None:
+        for job, task in list(self.tasks.items()):
+            if task.done():
+                del self.tasks[job]
+                with _surviving("job"):
+                    task.result()
+
+
+@contextmanager
+def _surviving(what: str) -> Iterator[None]:
+    """Trouble with Redis must not end the process: a job that could not be finished is claimed again later."""
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        log.warning("redis down", extra={"during": what, "reason": type(error).__name__})
+
+
+#: arq's command line makes whatever stands under this name in its module; it offers no other way to bring a worker.
+arq.worker.Worker = ClaimingWorker  # type: ignore[misc]
+
+
+async def start(ctx: dict[Any, Any]) -> None:
+    settings: Settings = ctx["settings"]
+    logs.configure(settings)  # here, because arq's command line has just set up its own
+    redis = Redis(Address.of(settings))
+    ctx["context"] = Context(settings, Ledger(redis, settings.retention_days), http_client())
+    ctx["sweeping"] = asyncio.create_task(keep_sweeping(ctx["context"]))
+
+
+async def stop(ctx: dict[Any, Any]) -> None:
+    ctx["sweeping"].cancel()
+    with suppress(asyncio.CancelledError):
+        await ctx["sweeping"]
+    await ctx["context"].http.aclose()
+    await ctx["context"].ledger.redis.close()
+
+
+def worker_settings(settings: Settings) -> dict[str, Any]:
+    return {
+        "functions": [func(apply.visit, name=VISIT), func(fetch.event, name=EVENT)],
+        "queue_name": QUEUE,
+        "redis_pool": _pool(settings),
+        "ctx": {"settings": settings},
+        "on_startup": start,
+        "on_shutdown": stop,
+        "max_jobs": AT_ONCE,
+        "poll_delay": 0.05,
+        "job_timeout": JOB_LIMIT_S,
+        # On SIGTERM: pick nothing up, and let what runs come to its end; platforms kill after 30 s.
+        "job_completion_wait": int(JOB_S),
+        # Tries are ours to count; arq would delete the job after its own number of them, deploys included.
+        "max_tries": 1_000_000,
+        # A kept result would refuse a replay under the same id.
+        "keep_result": 0,
+        "log_results": False,
+        "expires_extra_ms": 30 * 86_400_000,
+        "health_check_interval": 10,
+        "job_serializer": serialize,
+        "job_deserializer": deserialize,
+    }
+
+
+def _pool(settings: Settings) -> ArqRedis:
+    """arq's own connections: with an answer in bounded time, and through a restart of Redis."""
+    address = Address.of(settings)
+    tls: Mapping[str, Any] = {"ssl_cert_reqs": "required" if address.verify else "none"} if address.is_tls else {}
+    pool: ConnectionPool = ConnectionPool.from_url(
+        address.url,
+        socket_timeout=5,
+        socket_connect_timeout=5,
+        socket_keepalive=True,
+        health_check_interval=30,
+        retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), 30),
+        retry_on_error=[RedisConnectionError, RedisTimeoutError, OSError],
+        max_connections=10,
+        **tls,
+    )
+    return ArqRedis(pool, job_serializer=serialize, job_deserializer=deserialize, default_queue_name=QUEUE)
+
+
+def _start() -> dict[str, Any]:
+    """Refuses to start with every problem at once, as sentences and not as a traceback."""
+    try:
+        settings = read(token_needed=True)
+    except SettingsError as error:
+        print(f"doorbell worker cannot start:\n{error}", file=sys.stderr)
+        sys.exit(3)
+    asyncio.set_event_loop(uvloop.new_event_loop())
+    return worker_settings(settings)
+
+
+def __getattr__(name: str) -> dict[str, Any]:
+    """`WorkerSettings` is made when arq asks for it, so that importing this module needs no settings."""
+    if name == "WorkerSettings":
+        return _start()
+    raise AttributeError(name)

@@ -1,0 +1,43 @@
+"""Real parts: one embedded Valkey (or REDIS_URL) per run, emptied for each test; processes as in production."""
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from rig import Rig, Server, redis_for_tests
+
+from app.connection import Address, Redis
+from app.ledger import Ledger
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    with redis_for_tests() as url:
+        yield url
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    """An empty one."""
+    connection = Redis(Address(redis_url))
+    await connection.command("FLUSHDB")
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+def ledger(redis: Redis) -> Ledger:
+    return Ledger(redis, keep_days=30)
+
+
+@pytest.fixture(scope="session")
+def sandbox() -> Iterator[Server]:
+    """The sandbox as its own process; `rig.fresh_sandbox` empties it."""
+    with Server.sandbox() as server:
+        yield server
+
+
+@pytest.fixture
+def rig(redis_url: str, sandbox: Server) -> Iterator[Rig]:
+    """Nothing running yet beside Redis and the sandbox, both empty: start what the test needs."""
+    with Rig(redis_url, sandbox) as rig:
+        yield rig

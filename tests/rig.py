@@ -1,0 +1,216 @@
+"""What the tests stand on: our processes, the sandbox and its switches, and a signer that is not ours.
+
+Signatures of the tests are made by openssl, so that nothing is only right because the same code signs and verifies.
+"""
+
+import base64
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import httpx
+
+from app.embedded import free_port, valkey
+
+ROOT = Path(__file__).parent.parent
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # the specification's own example
+CALENDLY_SECRET = "calendly-signing-key-for-tests"
+TOKEN = "visits-token-for-tests"
+T = TypeVar("T")
+
+
+@contextmanager
+def redis_for_tests() -> Iterator[str]:
+    """REDIS_URL if it is set, on a database of its own; else an embedded Valkey."""
+    given = os.environ.get("REDIS_URL")
+    if given:
+        yield given
+    else:
+        with valkey(appendfsync="always") as url:
+            yield url
+
+
+def openssl_hmac(key: bytes, message: bytes) -> bytes:
+    arguments = ["openssl", "dgst", "-sha256", "-mac", "HMAC", "-macopt", f"hexkey:{key.hex()}", "-binary"]
+    return subprocess.run(arguments, input=message, capture_output=True, check=True).stdout
+
+
+def sign_standard(raw: bytes, *, id: str | None = None, at: float | None = None, secret: str = SECRET) -> dict[str, str]:
+    """The headers of Standard Webhooks."""
+    id, stamp = id or f"msg_{uuid.uuid4().hex}", str(int(time.time() if at is None else at))
+    signature = openssl_hmac(base64.b64decode(secret.removeprefix("whsec_")), f"{id}.{stamp}.".encode() + raw)
+    return {
+        "content-type": "application/json",
+        "webhook-id": id,
+        "webhook-timestamp": stamp,
+        "webhook-signature": f"v1,{base64.b64encode(signature).decode()}",
+    }
+
+
+def sign_calendly(raw: bytes, *, at: float | None = None, secret: str = CALENDLY_SECRET) -> dict[str, str]:
+    stamp = str(int(time.time() if at is None else at))
+    signature = openssl_hmac(secret.encode(), f"{stamp}.".encode() + raw).hex()
+    return {"content-type": "application/json", "calendly-webhook-signature": f"t={stamp},v1={signature}"}
+
+
+def standard_body(kind: str, visit_id: str, said_at: str | datetime | None = None, **data: Any) -> bytes:
+    """A body of the `standard` source. said_at: its timestamp, by default now."""
+    said_at = said_at or datetime.now(UTC)
+    stamp = said_at if isinstance(said_at, str) else said_at.isoformat().replace("+00:00", "Z")
+    return json.dumps({"type": kind, "timestamp": stamp, "data": {"visit_id": visit_id, **data}}).encode()
+
+
+def wait_until(look: Callable[[], T], within_s: float = 10.0) -> T:
+    """What `look` returns once it is true; fails with what it returned last."""
+    until = time.monotonic() + within_s
+    while True:
+        seen = look()
+        if seen:
+            return seen
+        assert time.monotonic() < until, f"not within {within_s} s; last seen: {seen!r}"
+        time.sleep(0.02)
+
+
+class Server:
+    """A process of ours that listens on a port."""
+
+    def __init__(self, arguments: list[str], port: int, ready: str, env: Mapping[str, str]) -> None:
+        self.url, self.port = f"http://127.0.0.1:{port}", port
+        self._arguments, self._ready, self._env = arguments, ready, env
+        self.log = Path(f"/tmp/doorbell-test-{os.getpid()}-{port}.log")
+        self.start()
+
+    def start(self) -> None:
+        with self.log.open("ab") as out:
+            self.process = subprocess.Popen(self._arguments, cwd=ROOT, env=dict(self._env), stdout=out, stderr=out)
+        if self._ready:
+            wait_until(self._is_ready, 20)
+
+    def _is_ready(self) -> bool:
+        assert self.process.poll() is None, self.log.read_text()
+        try:
+            return httpx.get(self.url + self._ready).status_code < 500
+        except httpx.HTTPError:
+            return False
+
+    def kill(self, how: signal.Signals = signal.SIGKILL) -> int:
+        """End it and wait; its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+        return self.process.wait(40)
+
+    def restart(self) -> None:
+        self.kill()
+        self.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        self.log.unlink(missing_ok=True)
+
+    @classmethod
+    def sandbox(cls) -> "Server":
+        port = free_port()
+        return cls([sys.executable, "-m", "app", "sandbox", "--port", str(port)], port, "/_sandbox/calls", os.environ)
+
+
+class Rig:
+    """The whole of Doorbell around an empty Redis and an empty sandbox."""
+
+    def __init__(self, redis_url: str, sandbox: Server) -> None:
+        self.redis_url, self.sandbox = redis_url, sandbox
+        self.http = httpx.Client(timeout=30)
+        self.env = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("HOOKS__", "RETRY_", "VISITS_"))},
+            "REDIS_URL": redis_url,
+            "VISITS_API_URL": f"{sandbox.url}/api/v1",
+            "VISITS_API_TOKEN": TOKEN,
+            "HOOKS__STANDARD__SECRETS": SECRET,
+            "HOOKS__CALENDLY__SECRETS": CALENDLY_SECRET,
+            "RETRY_FIRST_S": "0.2",
+            "RETRY_CAP_S": "1",
+        }
+        self._running = ExitStack()
+
+    def __enter__(self) -> Self:
+        subprocess.run([sys.executable, "-c", _FLUSH, self.redis_url], check=True, cwd=ROOT)
+        self.http.post(f"{self.sandbox.url}/_sandbox/reset")
+        self.http.delete(f"{self.sandbox.url}/_sandbox/switches")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._running.close()
+        self.http.close()
+
+    # -- processes --
+
+    def web(self, **env: str) -> Server:
+        port = free_port()
+        arguments = [sys.executable, "-m", "uvicorn", "app.main:app", "--port", str(port), "--no-access-log"]
+        self.door = self._running.enter_context(Server(arguments, port, "/healthz", {**self.env, **env}))
+        return self.door
+
+    def worker(self, **env: str) -> Server:
+        arguments = [sys.executable, "-m", "arq", "jobs.worker.WorkerSettings"]
+        return self._running.enter_context(Server(arguments, free_port(), "", {**self.env, **env}))
+
+    def doorbell(self, *arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
+        """A command of ours."""
+        command = [sys.executable, "-m", "app", *arguments]
+        return subprocess.run(command, cwd=ROOT, env={**self.env, **env}, capture_output=True, text=True, timeout=60)
+
+    # -- ringing --
+
+    def post(self, raw: bytes, headers: Mapping[str, str], hook: str = "standard") -> httpx.Response:
+        return self.http.post(f"{self.door.url}/hooks/{hook}", content=raw, headers=dict(headers))
+
+    def ring(self, kind: str, visit_id: str, said_at: str | datetime | None = None, **data: Any) -> httpx.Response:
+        """A signed `standard` delivery."""
+        raw = standard_body(kind, visit_id, said_at, **data)
+        return self.post(raw, sign_standard(raw))
+
+    # -- what stands in the Visits API --
+
+    def api(self, path: str) -> Any:
+        answer = self.http.get(f"{self.sandbox.url}/api/v1{path}", headers={"authorization": f"Bearer {TOKEN}"})
+        return answer.json()
+
+    def visits(self) -> list[dict[str, Any]]:
+        return list(self.api("/visits?limit=100")["visits"])
+
+    def visit(self, external_id: str) -> dict[str, Any] | None:
+        found = [visit for visit in self.visits() if visit.get("external_id") == external_id]
+        assert len(found) < 2, f"doubled: {found}"
+        return found[0] if found else None
+
+    def misbehave(self, **switches: Any) -> None:
+        """Switches of the sandbox (see app/visits/sandbox.py)."""
+        self.http.put(f"{self.sandbox.url}/_sandbox/switches", json=switches).raise_for_status()
+
+    def behave(self) -> None:
+        self.http.delete(f"{self.sandbox.url}/_sandbox/switches").raise_for_status()
+
+    def journal(self) -> list[dict[str, Any]]:
+        return list(self.http.get(f"{self.sandbox.url}/_sandbox/journal").json()["journal"])
+
+    def calls(self) -> list[str]:
+        """The calls to the API so far, without our own looks at the list: `["GET /visits/:id", …]`."""
+        return [call["route"] for call in self.journal() if call["route"] != "GET /visits"]
+
+
+_FLUSH = """
+import asyncio, sys
+from app.connection import Address, Redis
+asyncio.run(Redis(Address(sys.argv[1])).command("FLUSHDB"))
+"""
