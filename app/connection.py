@@ -119,7 +119,7 @@ class _Wire(asyncio.Protocol):
             raise RedisDown("too many commands wait for Redis")
         if not self._out:
             self._loop.call_soon(self._flush)
-        self._out.append(hiredis.pack_command(tuple(command)))
+        self._out.append(_packed(*command))
         future = self._loop.create_future()
         self._waiting.append((future, self._loop.time() + self._timeout_s))
         if self._watch is None:
@@ -136,7 +136,7 @@ class _Wire(asyncio.Protocol):
         if self._synced is not None:
             waiting, self._synced = self._synced, None
             self._waiting.append((waiting, self._loop.time() + self._timeout_s))
-            self._out.append(hiredis.pack_command(("WAITAOF", 1, 0, int(self._timeout_s * 1000))))
+            self._out.append(_packed("WAITAOF", 1, 0, int(self._timeout_s * 1000)))
         if self._transport and not self.lost:
             self._transport.write(b"".join(self._out))
         self._out.clear()
@@ -155,6 +155,11 @@ class _Wire(asyncio.Protocol):
     def abort(self) -> None:
         if self._transport:
             self._transport.abort()
+
+
+def _packed(*command: Any) -> bytes:
+    packed: bytes = hiredis.pack_command(command)
+    return packed
 
 
 class Redis:

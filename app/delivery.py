@@ -100,4 +100,6 @@ def _media_type(delivery: Delivery) -> str:
 
 
 def _parse_form(raw: bytes) -> dict[str, str]:
-    return dict(parse_qsl(raw.decode(), keep_blank_values=True, strict_parsing=True, errors="strict", max_num_fields=500))
+    return dict(
+        parse_qsl(raw.decode(), keep_blank_values=True, strict_parsing=True, errors="strict", max_num_fields=500)
+    )

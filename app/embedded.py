@@ -34,7 +34,9 @@ def binary() -> str:
         raise NoServer(f"the embedded Valkey does not start here ({type(error).__name__}). {advice}") from None
 
 
-def start(port: int, folder: Path, *, appendonly: bool = True, appendfsync: str = "everysec") -> subprocess.Popen[bytes]:
+def start(
+    port: int, folder: Path, *, appendonly: bool = True, appendfsync: str = "everysec"
+) -> subprocess.Popen[bytes]:
     """A server on 127.0.0.1, with its files in the folder. Returns when it answers."""
     options = {
         "port": port,

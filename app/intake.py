@@ -8,15 +8,16 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
 from app.connection import RedisDown
 from app.delivery import Delivery, Event, Unreadable, WrongContentType, check_content_type, parse_body
-from app.ledger import Ledger, Meta, Written, new_id
-from app.reading import Json, Untranslatable
+from app.ledger import Ledger, Meta
+from app.reading import Untranslatable
 from app.refusals import Refusals
 from app.settings import Entrance, Settings
 from app.signatures import SignatureError, Terms
@@ -61,12 +62,12 @@ class Intake:
         except Refused as refused:
             status, headers = refused.status, refused.headers
             answer = orjson.dumps({"error": refused.code, "detail": str(refused)})
-            known = hook in self._entrances
-            self._refusals.note(hook if known else "", refused.code, str(refused))
+            hook = hook if hook in self._entrances else ""
+            self._refusals.note(hook, refused.code, str(refused))
         await _reply(send, status, answer, headers)
         if log.isEnabledFor(logging.INFO):
             took_ms = round((time.perf_counter() - started) * 1000, 1)
-            log.info("delivery answered", extra={"hook": hook[:40], "status": status, "took_ms": took_ms})
+            log.info("delivery answered", extra={"hook": hook, "status": status, "took_ms": took_ms})
 
     async def _answer(self, scope: Scope, receive: Receive, hook: str) -> tuple[int, bytes]:
         entrance = self._entrances.get(hook)
@@ -123,7 +124,7 @@ class Intake:
             raise Refused(401, f"signature_{error.reason}", str(error)) from None
 
     async def _write(self, entrance: Entrance, delivery: Delivery, event: Event, slot: int) -> tuple[int, bytes]:
-        tool = entrance.tool
+        tool, meaning = entrance.tool, mean(entrance, event)
         meta = Meta(
             hook=entrance.name,
             source=tool.name,
@@ -131,42 +132,69 @@ class Intake:
             name=_name(event, tool.source.event),
             request_id=delivery.request_id,
             slot=slot,
-            ignored="",
+            ignored=meaning.ignored,
             headers=dict(event.headers),
         )
-        repeat_key = tool.source.repeat_key(event) if tool.source.repeat_key else None
-        try:
-            gets = tool.fetch(event) if tool.fetch else []
-            meaning = [] if gets else tool.translate(event)
-        except Untranslatable as error:
-            return await self._park(entrance, delivery, meta, repeat_key, str(error))
-        if isinstance(meaning, Ignored):
-            meta = _ignored(meta, meaning.why)
-            written = await self._ledger.accept(delivery, meta, [], entrance.account, repeat_key=repeat_key)
-            return _answered(written, ignored=meaning.why)
+        if meaning.state == "parked":
+            log.warning("event parked", extra={"hook": entrance.name, "reason": meaning.reason})
         written = await self._ledger.accept(
             delivery,
             meta,
-            meaning,
+            meaning.changes,
             entrance.account,
-            repeat_key=repeat_key,
-            event="queued" if gets else "",
+            repeat_key=meaning.repeat_key,
+            event=meaning.state,
+            reason=meaning.reason,
             again=tool.source.look_alike,
         )
-        if meaning and all(change.opted_out is True for change in meaning):
-            return _answered(written, ignored="opted_out")
-        return _answered(written, changes=len(gets) or len(meaning))
+        if written.repeat:
+            return 200, orjson.dumps({"delivery": written.delivery, "repeat": True})
+        if meaning.ignored:
+            return 200, orjson.dumps({"delivery": written.delivery, "ignored": meaning.ignored})
+        return 202, orjson.dumps({"delivery": written.delivery, "changes": meaning.expected})
 
-    async def _park(
-        self, entrance: Entrance, delivery: Delivery, meta: Meta, repeat_key: str | None, why: str
-    ) -> tuple[int, bytes]:
-        """Genuine, and not understood: kept for the operator, and the tool is thanked."""
-        reason = f"untranslatable: {why}"
-        log.warning("event parked", extra={"hook": entrance.name, "reason": reason})
-        written = await self._ledger.accept(
-            delivery, meta, [], entrance.account, repeat_key=repeat_key, event="parked", reason=reason
-        )
-        return _answered(written, changes=0)
+
+@dataclass(slots=True)
+class Meaning:
+    """What the door makes of an event.
+
+    changes: what is known at once. ignored: why there is nothing to do, or nothing to make. state: `queued` if a record
+    is to be fetched first, `parked` if only an operator can help, for the reason. expected: how many changes the tool
+    is told of.
+    """
+
+    changes: list[VisitChange] = field(default_factory=list)
+    ignored: str = ""
+    state: Literal["", "queued", "parked"] = ""
+    reason: str = ""
+    expected: int = 0
+    repeat_key: str | None = None
+
+
+def mean(entrance: Entrance, event: Event) -> Meaning:
+    """A genuine event that is not understood is parked, whatever it was that our code stumbled over."""
+    tool = entrance.tool
+    meaning = Meaning()
+    try:
+        meaning.repeat_key = tool.source.repeat_key(event) if tool.source.repeat_key else None
+        if tool.fetch and (gets := tool.fetch(event)):
+            meaning.state, meaning.expected = "queued", len(gets)
+            return meaning
+        translated = tool.translate(event)
+    except Untranslatable as error:
+        meaning.state, meaning.reason = "parked", f"untranslatable: {error}"
+        return meaning
+    except Exception as error:
+        log.exception("bug", extra={"hook": entrance.name})
+        meaning.state, meaning.reason = "parked", f"bug: {type(error).__name__}"
+        return meaning
+    if isinstance(translated, Ignored):
+        meaning.ignored = translated.why[:80]
+    else:
+        meaning.changes, meaning.expected = translated, len(translated)
+        if translated and all(change.opted_out is True for change in translated):
+            meaning.ignored = "opted_out"
+    return meaning
 
 
 async def read_body(receive: Receive, headers: tuple[tuple[bytes, bytes], ...], most: int) -> bytes:
@@ -211,23 +239,11 @@ def _name(event: Event, path: tuple[str, ...]) -> str:
     return name[:80] if isinstance(name, str) else ""
 
 
-def _ignored(meta: Meta, why: str) -> Meta:
-    return Meta(meta.hook, meta.source, meta.at, meta.name, meta.request_id, meta.slot, why[:80], meta.headers)
-
-
 def _busy(entrance: Entrance) -> int:
     return entrance.tool.source.busy
 
 
 _LATER = {"retry-after": str(RETRY_AFTER_S)}
-
-
-def _answered(written: Written, *, changes: int = 0, ignored: str = "") -> tuple[int, bytes]:
-    if written.repeat:
-        return 200, orjson.dumps({"delivery": written.delivery, "repeat": True})
-    if ignored:
-        return 200, orjson.dumps({"delivery": written.delivery, "ignored": ignored})
-    return 202, orjson.dumps({"delivery": written.delivery, "changes": changes})
 
 
 def _request_id(headers: tuple[tuple[bytes, bytes], ...]) -> str:

@@ -118,11 +118,9 @@ class Member:
         return self.work.partition(":")[2].partition("/")[0]
 
     def said(self) -> list[Said]:
-        return [Said.read(origin, change.partition(b" ")[2], self.generation) for origin, change in self.changes.items()]
-
-    def state_of(self, change: bytes) -> str:
-        """A change's own state. A settled one is told apart into applied and superseded by `merge.winners`."""
-        return "settled" if int(change.partition(b" ")[0]) <= self.done else self.state
+        return [
+            Said.read(origin, change.partition(b" ")[2], self.generation) for origin, change in self.changes.items()
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +208,9 @@ class Ledger:
     async def begin(self, work: str, gate: str = "") -> Hold | str:
         """The work and the lease on it, or why not: `busy`, `held`, `nothing`."""
         token, started = new_id(), time.monotonic()
-        answer, *members = await self.redis.script("begin", work, token, int(LEASE_S * 1000), gate and f"db:gate:{gate}")
+        answer, *members = await self.redis.script(
+            "begin", work, token, int(LEASE_S * 1000), gate and f"db:gate:{gate}"
+        )
         if answer != b"yours":
             return str(answer.decode())
         return Hold(token, started + LEASE_S, [_member(*member) for member in members])
@@ -237,13 +237,13 @@ class Ledger:
         if answer == b"lost":
             raise Lost(hold.root.work)
 
-    async def land(self, hold: Hold, source: str, account: str, changes: Sequence[VisitChange], attempt: Attempt) -> None:
+    async def land(
+        self, hold: Hold, source: str, account: str, changes: Sequence[VisitChange], attempt: Attempt
+    ) -> None:
         """Write what an event turned out to mean, and settle it. Raises Lost."""
         delivery = hold.root.work.partition(":")[2]
         landing = _landing(source, account, changes)
-        answer = await self.redis.script(
-            "landed", delivery, hold.token, orjson.dumps(attempt), self._keep_ms, *landing
-        )
+        answer = await self.redis.script("landed", delivery, hold.token, orjson.dumps(attempt), self._keep_ms, *landing)
         if answer == b"lost":
             raise Lost(hold.root.work)
 

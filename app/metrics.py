@@ -18,7 +18,10 @@ async def exposition(ledger: Ledger, settings: Settings) -> str:
     oldest = await redis.command("ZRANGE", "db:queued", 0, 0, "WITHSCORES")
     refused = await redis.command("HGETALL", "db:refused")
     age_s = max(0.0, now_ms - float(oldest[1])) / 1000 if oldest else 0.0
-    return "\n".join(_lines(sizes | {"held": sum(held)}, age_s, dict(zip(refused[::2], refused[1::2], strict=True)))) + "\n"
+    return (
+        "\n".join(_lines(sizes | {"held": sum(held)}, age_s, dict(zip(refused[::2], refused[1::2], strict=True))))
+        + "\n"
+    )
 
 
 def _lines(sizes: dict[str, int], age_s: float, refused: dict[bytes, bytes]) -> Iterator[str]:

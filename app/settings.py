@@ -53,7 +53,9 @@ class Hook(BaseModel):
 
     secrets: Words = Field((), description="one secret, or several separated by spaces (rotation: all are accepted)")
     source: str = Field("", description="the tool; by default the hook's own name")
-    credentials: dict[str, str] = Field({}, description="what a source needs that fetches records: __API_KEY, __TOKEN, …")
+    credentials: dict[str, str] = Field(
+        {}, description="what a source needs that fetches records: __API_KEY, __TOKEN, …"
+    )
     api_url: WebAddress | None = Field(None, description="where it fetches; by default the tool's own API")
     visits_api_token: str | None = Field(None, description="another Review Rover account for this hook")
     timezone: Zone | None = Field(None, description="what local times without an offset mean")
@@ -70,7 +72,9 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     redis_url: RedisAddress | None = Field(
-        None, description="redis://, rediss:// or unix://. Only `demo` and the tests go without", examples=["redis://127.0.0.1:6379/0"]
+        None,
+        description="redis://, rediss:// or unix://. Only `demo` and the tests go without",
+        examples=["redis://127.0.0.1:6379/0"],
     )
     redis_tls_verify: Literal["required", "none"] = Field(
         "required", description="required or none: none for Heroku, whose certificates are self-signed"
@@ -78,12 +82,18 @@ class Settings(BaseModel):
     visits_api_url: WebAddress = Field("https://dashboard.reviewrover.co/api/v1", description="where visits go")
     visits_api_token: str | None = Field(None, description="Review Rover's token", examples=["change-me"])
     visits_api_rate: Seconds | None = Field(
-        None, description="at most so many calls a second over all workers; unset: no limit but the API's own 429", examples=["10"]
+        None,
+        description="at most so many calls a second over all workers; unset: no limit but the API's own 429",
+        examples=["10"],
     )
     hooks: dict[str, Hook] = Field({}, description="the entrances")
-    retry_first_s: Seconds = Field(5, description="seconds: the longest wait before the second try; it doubles from there")
+    retry_first_s: Seconds = Field(
+        5, description="seconds: the longest wait before the second try; it doubles from there"
+    )
     retry_cap_s: Seconds = Field(3_600, description="seconds: the longest wait of all")
-    retry_for_s: Seconds = Field(259_200, description="seconds: after so much trouble a change is parked for an operator")
+    retry_for_s: Seconds = Field(
+        259_200, description="seconds: after so much trouble a change is parked for an operator"
+    )
     contact_for_s: Seconds = Field(86_400, description="seconds: how long a visit without an e-mail waits for one")
     public_url: WebAddress | None = Field(
         None, description="our own address, for tools that sign it (Square)", examples=["https://doorbell.example.com"]
@@ -210,7 +220,9 @@ def shape(value: str) -> str:
 def _contradictions(settings: Settings, redis_needed: bool, token_needed: bool) -> Iterator[Problem]:
     """What is wrong although each variable by itself is right."""
     if redis_needed and not settings.redis_url:
-        yield Problem("REDIS_URL", "is needed", fix="Set it to the address of a Redis 7 or Valkey; `doorbell demo` goes without.")
+        yield Problem(
+            "REDIS_URL", "is needed", fix="Set it to the address of a Redis 7 or Valkey; `doorbell demo` goes without."
+        )
     if token_needed and not settings.tokens:
         yield Problem("VISITS_API_TOKEN", "is needed", fix="Review Rover shows it under Settings, API.")
     if settings.retry_first_s > settings.retry_cap_s:
@@ -244,7 +256,9 @@ def _hook_contradictions(settings: Settings, name: str, hook: Hook, tools: Mappi
     for credential in hook.credentials:
         if credential not in known and credential not in OAUTH:
             fix = f"It takes {', '.join(known)}." if known else "It takes none."
-            yield Problem(f"{prefix}__CREDENTIALS__{credential}", f"{tool.source.title} has no such credential", fix=fix)
+            yield Problem(
+                f"{prefix}__CREDENTIALS__{credential}", f"{tool.source.title} has no such credential", fix=fix
+            )
 
 
 #: For tools whose tokens expire.

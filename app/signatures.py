@@ -6,7 +6,6 @@ and in the exact spelling: a changed letter of a header is a changed header.
 
 import base64
 import binascii
-import hashlib
 import hmac
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -177,7 +176,7 @@ class Hmac:
         encode = _ENCODINGS[self.encoding]
         for slot, secret in enumerate(secrets):
             expected = encode(hmac.digest(self.key(secret), message, self.digest))
-            if any([hmac.compare_digest(expected, signature) for signature in given]):
+            if True in [hmac.compare_digest(expected, signature) for signature in given]:
                 return slot
         raise SignatureError(f"{self.header} matches none of {len(secrets)} secrets", "mismatch")
 
@@ -237,4 +236,6 @@ def _check_age(signed_at: bytes, terms: Terms, tolerance_s: float) -> None:
     age = terms.now - int(signed_at)
     if not abs(age) <= tolerance_s:
         direction = "old" if age > 0 else "ahead of our clock"
-        raise SignatureError(f"the signed time is {abs(age):.0f} s {direction}; {tolerance_s:.0f} s are allowed", "stale")
+        raise SignatureError(
+            f"the signed time is {abs(age):.0f} s {direction}; {tolerance_s:.0f} s are allowed", "stale"
+        )

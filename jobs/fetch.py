@@ -1,6 +1,7 @@
 """Events that only point at a record: fetch it, translate, and land what it means. A replayed event goes this way too."""
 
 import asyncio
+import base64
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +17,16 @@ from app.queue import event_work
 from app.reading import Json, Untranslatable
 from app.settings import Entrance
 from app.sources import Basic, Get, Ignored
-from app.visits.client import Broken, RateLimited, Refused, Unanswered, Unauthorized, Unreachable, VisitsApiTrouble, trouble
+from app.visits.client import (
+    Broken,
+    RateLimited,
+    Refused,
+    Unanswered,
+    Unauthorized,
+    Unreachable,
+    VisitsApiTrouble,
+    trouble,
+)
 from app.visits.words import VisitChange
 from jobs.apply import give_back
 from jobs.context import JOB_S, Clock, Context, chance, since_s
@@ -128,17 +138,16 @@ class Run:
 
     async def _get(self, entrance: Entrance, get: Get) -> Any:
         """The record as JSON; None where the tool says that there is none."""
-        auth, headers = credentials(entrance)
         source = entrance.tool.source
         base = (entrance.hook.api_url or source.api or "").rstrip("/")
-        headers = {"accept": "application/json", **source.headers_out, **headers}
+        headers = {"accept": "application/json", **source.headers_out, **credentials(entrance)}
         call = f"GET {get.path.partition('/')[0]}"
         try:
             if get.query:
                 asked = {"query": get.query, "variables": dict(get.variables)}
-                answer = await self.context.http.post(base, json=asked, headers=headers, auth=auth)
+                answer = await self.context.http.post(base, json=asked, headers=headers)
             else:
-                answer = await self.context.http.get(f"{base}/{get.path}", headers=headers, auth=auth)
+                answer = await self.context.http.get(f"{base}/{get.path}", headers=headers)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol) as error:
             self.calls.append([call, "unreachable"])
             raise Unreachable(call, said=type(error).__name__) from None
@@ -175,16 +184,17 @@ class Run:
         return Outcome(state="parked", attempt=attempt, reason=reason, tries=self.hold.root.tries + 1)
 
 
-def credentials(entrance: Entrance) -> tuple[httpx.BasicAuth | None, Mapping[str, str]]:
-    """What a request for a record shows. Raises Parked with the names of the settings that are missing."""
+def credentials(entrance: Entrance) -> Mapping[str, str]:
+    """The header that a request for a record shows. Raises Parked with the names of the settings that are missing."""
     wanted, given = entrance.tool.source.credentials, entrance.hook.credentials
     missing = [name for name in wanted.names if name not in given] if wanted else []
     if wanted is None or missing:
         names = ", ".join(f"HOOKS__{entrance.name.upper()}__CREDENTIALS__{name}" for name in missing)
         raise Parked(f"credentials_missing: {names}")
     if isinstance(wanted, Basic):
-        return httpx.BasicAuth(given[wanted.user], given[wanted.password]), {}
-    return None, {"authorization": f"{wanted.word} {given[wanted.token]}"}
+        pair = f"{given[wanted.user]}:{given[wanted.password]}".encode()
+        return {"authorization": f"Basic {base64.b64encode(pair).decode()}"}
+    return {"authorization": f"{wanted.word} {given[wanted.token]}"}
 
 
 def read_record(call: str, answer: httpx.Response) -> Any:

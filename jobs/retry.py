@@ -55,7 +55,9 @@ def decide(trouble: VisitsApiTrouble, schedule: Schedule, tries: int, failing_fo
     if isinstance(trouble, Refused):
         return Decision(None, tries + 1, reason)
     if isinstance(trouble, Unauthorized):
-        return Decision(0, tries, reason, Verdict(why="unauthorized", wait_s=PAUSE_CAP_S * (0.5 + chance / 2)), held=True)
+        return Decision(
+            0, tries, reason, Verdict(why="unauthorized", wait_s=PAUSE_CAP_S * (0.5 + chance / 2)), held=True
+        )
     if isinstance(trouble, RateLimited):
         wait_s = RATE_LIMITED_S * (0.5 + chance / 2) if trouble.wait_s is None else trouble.wait_s
         return Decision(0, tries, reason, Verdict(why="rate_limited", wait_s=wait_s), held=True)

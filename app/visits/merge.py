@@ -103,6 +103,9 @@ class Wanted:
         return bool(self.fields.get("event_date"))
 
 
+SENT_AS_SAID: tuple[str, ...] = ("time_scheduled", "time_completed", "amount_collected")
+
+
 def wanted(facts: Facts) -> Wanted:
     """The visit that the facts mean.
 
@@ -110,7 +113,7 @@ def wanted(facts: Facts) -> Wanted:
     `event_date`: the completion if there is one, else the appointment.
     """
     value = {name: facts[name].value for name in FACTS if name in facts}
-    fields = {name: value[name] for name in ("time_scheduled", "time_completed", "amount_collected") if name in value}
+    fields: dict[str, str | None] = {name: value[name] for name in SENT_AS_SAID if name in value}
     event_date = value.get("time_completed") or value.get("time_scheduled")
     if event_date:
         fields["event_date"] = event_date

@@ -40,7 +40,9 @@ class Contact:
 
     def details(self) -> dict[str, str]:
         """What is known. Addresses in lower case: `Ada@` and `ada@` are one person and get one request."""
-        known = {name: (getattr(self, name) or "").strip() for name in ("id", "email", "first_name", "last_name", "phone")}
+        known = {
+            name: (getattr(self, name) or "").strip() for name in ("id", "email", "first_name", "last_name", "phone")
+        }
         return {name: value.lower() if name == "email" else value for name, value in known.items() if value}
 
 

@@ -1,0 +1,54 @@
+# Everything that a newcomer, CI or a release needs; `make` alone lists it.
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench pin clean
+
+# Found outside this folder, so that a version manager that reads .python-version cannot say no.
+FIND := import sys; sys.version_info >= (3, 11) and print(sys.executable)
+PYTHON := $(shell cd / && for p in python3.14 python3.13 python3.12 python3.11 python3 python; do \
+	found=$$($$p -c '$(FIND)' 2>/dev/null) && [ -n "$$found" ] && echo "$$found" && break; done)
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
+
+help:           ## What there is
+	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+demo: .venv/run    ## Everything on this machine, with nothing to set up
+	@$(BIN)/doorbell demo
+
+test: .venv/dev    ## All tests
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+check: .venv/dev   ## Lint and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/dev   ## Side by side: the door, the worker, the memory
+	$(BIN)/python -m tests.bench
+
+pin: .venv/dev     ## Write both lists of requirements anew, with hashes
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile $(PIN) pyproject.toml -o requirements.txt
+	$(BIN)/uv pip compile $(PIN) --group dev pyproject.toml -c requirements.txt -o tests/requirements.txt
+PIN := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
+
+clean:          ## Take away what make made
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.venv/made:
+	@[ -n "$(PYTHON)" ] || { echo "Doorbell needs Python 3.11 or newer; none was found." >&2; exit 1; }
+	@$(PYTHON) -m venv .venv || { echo "$(PYTHON) cannot make a venv; on Debian: apt install python3-venv." >&2; exit 1; }
+	@touch $@
+
+# The command `doorbell` without a build: a build would fetch tools that no hash pins.
+.venv/run: .venv/made requirements.txt Makefile
+	@echo "installing what runs, into .venv …"
+	@$(INSTALL) -r requirements.txt
+	@printf '#!/bin/sh\nexec "%s" -P -c "import sys; sys.path.insert(0, \\"%s\\"); from app.cli import main; main(prog_name=\\"doorbell\\")" "$$@"\n' \
+		"$(CURDIR)/$(BIN)/python" "$(CURDIR)" > $(BIN)/doorbell && chmod +x $(BIN)/doorbell
+	@touch $@
+
+.venv/dev: .venv/run tests/requirements.txt
+	@echo "installing what tests and checks, into .venv …"
+	@$(INSTALL) -r tests/requirements.txt
+	@touch $@

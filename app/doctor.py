@@ -1,0 +1,218 @@
+"""Is everything as it should be? One line per check, each with its fix."""
+
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Literal
+
+import hiredis
+import httpx
+
+from app.connection import Address, Redis, RedisDown
+from app.settings import Settings, SettingsError, read
+from app.sources import load
+
+Result = Literal["ok", "warn", "fail", "down"]
+CLOCK_S = 2.0
+OLD_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """result: `warn` is for an operator to judge, `fail` must be mended, `down` cannot be reached."""
+
+    name: str
+    result: Result
+    detail: str
+    fix: str = ""
+
+
+async def examine(environ: Mapping[str, str], *, is_release: bool = False) -> AsyncIterator[Check]:
+    """All checks. is_release: before the processes of a new version run; then no worker is expected yet, and an API that is
+    down for a moment must not stop a deploy."""
+    try:
+        settings = read(environ)
+    except SettingsError as error:
+        for problem in error.problems:
+            yield Check(
+                problem.name, "fail", f"{problem.rule}{problem.given and f'; given: {problem.given}'}", problem.fix
+            )
+        return
+    yield Check("settings", "ok", f"{len(settings.entrances)} of {len(settings.hooks)} hooks have a secret")
+    for check in _hooks(settings):
+        yield check
+    redis = Redis(Address.of(settings), timeout_s=3)
+    checks: list[Callable[[Redis, Settings], AsyncIterator[Check]]] = [_redis, _work]
+    try:
+        await redis.command("PING")
+        for examined in checks:
+            async for check in examined(redis, settings):
+                yield check
+        if not is_release:
+            yield await _worker(redis)
+    except RedisDown as error:
+        yield Check("redis", "down", str(error), "Check REDIS_URL and REDIS_TLS_VERIFY; until then deliveries get 503.")
+    finally:
+        await redis.close()
+    for account, token in settings.tokens.items():
+        check = await _visits_api(settings, account, token)
+        yield Check(check.name, "warn", check.detail, check.fix) if is_release and check.result == "down" else check
+    if not settings.tokens:
+        yield Check("visits_api", "fail", "no token", "Set VISITS_API_TOKEN; until then changes are kept and wait.")
+
+
+def _hooks(settings: Settings) -> list[Check]:
+    checks = []
+    for name, hook in settings.hooks.items():
+        prefix, tool = f"HOOKS__{name.upper()}", load()[hook.source or name]
+        needed = tool.source.credentials.names if tool.fetch and tool.source.credentials else ()
+        missing = [f"{prefix}__CREDENTIALS__{field}" for field in needed if field not in hook.credentials]
+        if not hook.secrets:
+            checks.append(Check(f"hook {name}", "warn", "no secret: it does not exist", f"Set {prefix}__SECRETS."))
+        elif missing:
+            fix = f"Set {', '.join(missing)}."
+            checks.append(Check(f"hook {name}", "fail", f"{tool.source.title} cannot be asked for records", fix))
+        elif len(hook.secrets) > 1:
+            detail = f"{len(hook.secrets)} secrets are accepted"
+            checks.append(Check(f"hook {name}", "ok", detail, "Take the old one out when the tool has changed over."))
+    if not settings.entrances:
+        checks.append(Check("hooks", "warn", "there is none: nobody can ring", "Set HOOKS__<NAME>__SECRETS."))
+    return checks
+
+
+async def _redis(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
+    started = time.monotonic()
+    info = _info(await redis.command("INFO"))
+    took_ms = (time.monotonic() - started) * 1000
+    server = f"{'Valkey ' + info['valkey_version'] if 'valkey_version' in info else 'Redis ' + info['redis_version']}"
+    tls = ("verified" if redis.address.verify else "certificate not verified") if redis.address.is_tls else "no TLS"
+    yield Check("redis", "ok", f"{server} at {redis.address}, {tls}, {took_ms:.0f} ms")
+    if info.get("role") != "master":
+        yield Check("redis.role", "fail", "read-only: this is a replica", "Point REDIS_URL at the primary.")
+    yield _persistence(info, await _config(redis, "appendfsync"))
+    yield _eviction(info)
+    yield _memory(info)
+    if settings.ack == "fsync" and int(info["redis_version"].split(".")[0]) < 7:
+        yield Check("redis.ack", "warn", "ACK=fsync needs WAITAOF (Redis 7.2, Valkey)", "Use appendfsync always.")
+    seconds, micros = await redis.command("TIME")
+    drift_s = abs(time.time() - int(seconds) - int(micros) / 1e6)
+    yield _clock("clock", drift_s, "the Redis server")
+
+
+def _info(raw: bytes) -> dict[str, str]:
+    lines = (line.partition(":") for line in raw.decode().splitlines() if ":" in line)
+    return {name: value for name, _, value in lines}
+
+
+async def _config(redis: Redis, name: str) -> str:
+    """Empty where a managed server does not tell."""
+    try:
+        found = await redis.command("CONFIG", "GET", name)
+    except hiredis.ReplyError:
+        return ""
+    return found[1].decode() if found else ""
+
+
+def _persistence(info: Mapping[str, str], fsync: str) -> Check:
+    fix = "Use a plan or a setting with an append-only file (appendonly yes)."
+    if info.get("aof_enabled") != "1":
+        return Check(
+            "redis.persistence", "warn", "no append-only file: a restart of Redis loses what was accepted", fix
+        )
+    lost = {
+        "always": "nothing that was answered 202 is lost",
+        "everysec": "a crash of the machine may lose the last second",
+        "no": "a crash of the machine may lose half a minute",
+    }.get(fsync, "how often it is flushed, this server does not tell")
+    return Check("redis.persistence", "ok", f"append-only file, appendfsync {fsync or 'unknown'}: {lost}")
+
+
+def _eviction(info: Mapping[str, str]) -> Check:
+    policy = info.get("maxmemory_policy", "unknown")
+    if policy == "noeviction":
+        return Check("redis.eviction", "ok", "noeviction: a full server refuses, and tools are asked to come back")
+    fix = "Set maxmemory-policy noeviction."
+    return Check("redis.eviction", "fail", f"{policy}: a full server throws accepted work away", fix)
+
+
+def _memory(info: Mapping[str, str]) -> Check:
+    used, most = int(info["used_memory"]), int(info.get("maxmemory", 0))
+    if not most:
+        return Check("redis.memory", "ok", f"{used / 1e6:.1f} MB used, no limit set")
+    share = used / most
+    result: Result = "ok" if share < 0.7 else "warn" if share < 0.9 else "fail"
+    fix = "" if share < 0.7 else "Take a larger plan, or lower RETENTION_DAYS."
+    return Check("redis.memory", result, f"{used / 1e6:.1f} of {most / 1e6:.1f} MB", fix)
+
+
+def _clock(name: str, drift_s: float, against: str) -> Check:
+    if drift_s <= CLOCK_S:
+        return Check(name, "ok", f"{drift_s:.1f} s against {against}")
+    fix = "Synchronise the clock (NTP): signatures carry times."
+    return Check(name, "warn" if drift_s < 60 else "fail", f"{drift_s:.0f} s against {against}", fix)
+
+
+async def _work(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
+    parked = await redis.command("ZCARD", "db:parked")
+    if parked:
+        yield Check(
+            "failures", "warn", f"{parked} need an operator", "See `doorbell failures`, then `doorbell replay`."
+        )
+    oldest = await redis.command("ZRANGE", "db:queued", 0, 0, "WITHSCORES")
+    age_s = max(0.0, time.time() - float(oldest[1]) / 1000) if oldest else 0.0
+    old = age_s > OLD_S
+    fix = "Is a worker running? Is the Visits API answering?" if old else ""
+    yield Check("queue", "fail" if old else "ok", f"the oldest due work is {age_s:.0f} s old", fix)
+    for account in settings.tokens:
+        gate = await redis.command("HMGET", f"db:gate:{account}", "why", "since")
+        if gate[0]:
+            since_s = time.time() - float(gate[1]) / 1000
+            detail = f"{account}: paused for {since_s:.0f} s, {gate[0].decode()}"
+            yield Check("visits_api.gate", "warn", detail, "It is probed and resumes by itself.")
+
+
+async def _worker(redis: Redis) -> Check:
+    cursor, found = b"0", 0
+    while True:
+        cursor, keys = await redis.command("SCAN", cursor, "MATCH", "db:worker:*", "COUNT", 1000)
+        found += len(keys)
+        if cursor == b"0":
+            break
+    if found:
+        return Check("worker", "ok", f"{found} at work")
+    return Check(
+        "worker", "fail", "no sign of life for 30 s: deliveries are accepted but wait", "Start the worker process."
+    )
+
+
+async def _visits_api(settings: Settings, account: str, token: str) -> Check:
+    name, started = f"visits_api {account}", time.monotonic()
+    try:
+        async with httpx.AsyncClient(timeout=8, trust_env=False) as http:
+            headers = {"authorization": f"Bearer {token}"}
+            answer = await http.get(f"{settings.visits_api_url}/visits?limit=1", headers=headers)
+    except httpx.HTTPError as error:
+        return Check(name, "down", f"{type(error).__name__}", "Check VISITS_API_URL; changes wait meanwhile.")
+    took_ms = (time.monotonic() - started) * 1000
+    if answer.status_code in (401, 403):
+        return Check(name, "fail", f"{answer.status_code}: the token is not accepted", "Check VISITS_API_TOKEN.")
+    if not answer.is_success:
+        return Check(name, "down", f"answers {answer.status_code}", "Changes wait until it recovers.")
+    drift = _drift_s(answer.headers.get("date"))
+    aside = f", its clock is {drift:.0f} s off ours" if drift and drift > CLOCK_S else ""
+    return Check(name, "ok", f"token accepted, {took_ms:.0f} ms{aside}")
+
+
+def _drift_s(date: str | None) -> float | None:
+    try:
+        return abs((datetime.now(UTC) - parsedate_to_datetime(date or "")).total_seconds())
+    except (ValueError, TypeError):
+        return None
+
+
+def status(checks: list[Check]) -> int:
+    """The exit status: 3 a check failed, 4 something cannot be reached."""
+    results = {check.result for check in checks}
+    return 3 if "fail" in results else 4 if "down" in results else 0

@@ -1,0 +1,198 @@
+"""Answers for operators: what came of a delivery, why a visit is as it is. Plain dicts of what the ledger holds.
+
+Nothing personal unless `reveal`: of a contact's fields and of what an API answered only the shape is shown.
+"""
+
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from app.ledger import Attempt, Gone, Ledger, Member
+from app.queue import EVENT, VISIT, visit_work
+from app.settings import Settings
+from app.visits.merge import Fact, fold, winners
+
+_ADDRESS = re.compile(r"[^\s\"'<>@]+@[^\s\"'<>@]+")
+_NUMBER = re.compile(r"\+?\d[\d\s().-]{6,}\d")
+
+Row = dict[str, Any]
+
+
+def redacted(text: str) -> str:
+    """Without addresses and telephone numbers."""
+    return _NUMBER.sub("•••", _ADDRESS.sub("•••@•••", text))
+
+
+def moment(ms: int | None) -> str | None:
+    """A time of the ledger, as ISO 8601."""
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z") if ms else None
+
+
+class Explain:
+    """Every method may raise Gone and RedisDown."""
+
+    def __init__(self, ledger: Ledger, settings: Settings, reveal: bool = False) -> None:
+        self._ledger, self._settings, self._reveal = ledger, settings, reveal
+
+    async def deliveries(self, most: int) -> list[Row]:
+        """The newest, newest first."""
+        return [await self._delivery_row(id) for id in await self._ledger.deliveries(self._settings.hooks, most)]
+
+    async def _delivery_row(self, id: str) -> Row:
+        try:
+            meta, _ = await self._ledger.delivery(id)
+        except Gone:
+            return {"delivery": id, "state": "expired"}
+        states = {change["state"] for change in await self._changes(id, meta.work)}
+        state = "ignored" if meta.ignored and not states else " ".join(sorted(states)) or "settled"
+        row = {"delivery": id, "at": moment(meta.at), "hook": meta.hook, "event": meta.name, "state": state}
+        return row | {"visits": [name for work in meta.work for name in await self._visits_of(work)]}
+
+    async def delivery(self, id: str) -> Row:
+        """One delivery: what it was, what it changed, and every attempt."""
+        meta, raw = await self._ledger.delivery(id)
+        story = {
+            "delivery": id,
+            "at": moment(meta.at),
+            "hook": meta.hook,
+            "source": meta.source,
+            "event": meta.name,
+            "request_id": meta.request_id or None,
+            "matched_secret": meta.slot + 1,
+            "ignored": meta.ignored or None,
+            "body": raw.decode("utf-8", "replace") if self._reveal else f"{len(raw)} bytes",
+            "changes": await self._changes(id, meta.work),
+        }
+        work = [await self._ledger.member(name) for name in meta.work if name.startswith(EVENT)]
+        return story | {"attempts": [self._attempt(attempt) for member in work for attempt in member.attempts]}
+
+    async def visit(self, external_id: str) -> list[Row]:
+        """One visit by the name of any of its ids; several where accounts share a name."""
+        return [await self._visit(work) for work in await self.works_of_visit(external_id)]
+
+    async def failures(self, most: int) -> list[Row]:
+        """What is parked, the longest first."""
+        return [self._failure(await self._ledger.member(work)) for work in await self._ledger.works("parked", most)]
+
+    async def works(self, id: str) -> list[str]:
+        """The pieces of work behind the id of a delivery or a visit. Raises Gone if there is neither."""
+        try:
+            meta, _ = await self._ledger.delivery(id)
+        except Gone:
+            works = await self.works_of_visit(id)
+        else:
+            works = [*meta.work]
+            for work in meta.work:
+                works += (await self._ledger.member(work)).landed if work.startswith(EVENT) else []
+        if not works:
+            raise Gone(id)
+        return works
+
+    async def works_of_visit(self, external_id: str) -> list[str]:
+        """In every account."""
+        works = [visit_work(account, external_id) for account in self._accounts()]
+        found = [work for work in works if await self._ledger.redis.command("EXISTS", f"db:{work}")]
+        if not found:
+            raise Gone(external_id)
+        return found
+
+    def _accounts(self) -> list[str]:
+        return sorted({"main", *self._settings.accounts.values()})
+
+    # -- parts --
+
+    async def _visits_of(self, work: str) -> list[str]:
+        if work.startswith(VISIT):
+            return [work.partition("/")[2]]
+        try:
+            return [landed.partition("/")[2] for landed in (await self._ledger.member(work)).landed]
+        except Gone:
+            return []
+
+    async def _changes(self, id: str, works: Iterable[str]) -> list[Row]:
+        """What a delivery meant, and what came of each change."""
+        rows: list[Row] = []
+        for work in works:
+            try:
+                member = await self._ledger.member(work)
+            except Gone:
+                continue
+            if work.startswith(EVENT):
+                if member.state != "settled" or not member.landed:
+                    rows.append({"work": "translate", "state": member.state, **self._trouble(member)})
+                rows += await self._changes(id, member.landed)
+            else:
+                rows += await self._changes_of_visit(id, work, member)
+        return rows
+
+    async def _changes_of_visit(self, id: str, work: str, member: Member) -> list[Row]:
+        family = await self._ledger.family(work)
+        deciding = winners(fold(said for one in family for said in one.said()))
+        root = family[0]
+        rows = []
+        for origin, change in member.changes.items():
+            if origin.rpartition(".")[0] == id:
+                if int(change.partition(b" ")[0]) <= member.done:
+                    came_of_it = {"state": "applied" if origin in deciding else "superseded"}
+                else:
+                    came_of_it = {"state": root.state, **self._trouble(root)}
+                rows.append({"visit": root.external_id, **came_of_it})
+        for origin in member.discarded:
+            if origin.rpartition(".")[0] == id:
+                rows.append({"visit": root.external_id, "state": "discarded"})
+        return rows
+
+    async def _visit(self, work: str) -> Row:
+        family = await self._ledger.family(work)
+        root = family[0]
+        facts = fold(said for member in family for said in member.said())
+        return {
+            "visit": root.external_id,
+            "account": root.account,
+            "state": root.state,
+            **self._trouble(root),
+            "later_ids": [member.external_id for member in family[1:]],
+            "facts": {name.partition(" of ")[0]: self._fact(name, fact) for name, fact in sorted(facts.items())},
+            "changes": [self._change(facts_of, member) for member in family for facts_of in member.said()],
+            "api": root.api,
+            "attempts": [self._attempt(attempt) for member in family for attempt in member.attempts],
+        }
+
+    def _fact(self, name: str, fact: Fact) -> Row:
+        personal = name.startswith("contact.") and name != "contact.id" and not self._reveal
+        return {"value": "•••" if personal else fact.value, "said_by": fact.origin.rpartition(".")[0]}
+
+    def _change(self, said: Any, member: Member) -> Row:
+        return {
+            "delivery": said.origin.rpartition(".")[0],
+            "id": member.external_id,
+            "action": said.action,
+            "order": said.order,
+            "says": {**said.facts, **{f"contact.{name}": "•••" for name in said.contact if not self._reveal}},
+        }
+
+    def _failure(self, member: Member) -> Row:
+        is_visit = member.work.startswith(VISIT)
+        return {
+            "id": member.external_id if is_visit else member.work.partition(":")[2],
+            "kind": "visit" if is_visit else "event",
+            **self._trouble(member),
+            "attempts": len(member.attempts),
+            "answered": self._attempt(member.attempts[-1])["answered"] if member.attempts else None,
+        }
+
+    def _trouble(self, member: Member) -> Row:
+        told = {"reason": member.reason or None, "since": moment(member.since), "next_try": moment(member.due)}
+        return {name: value for name, value in (told | {"tries": member.tries or None}).items() if value}
+
+    def _attempt(self, attempt: Attempt) -> Row:
+        calls = [" ".join(map(str, call)) for call in attempt.calls]
+        said = attempt.said if self._reveal else redacted(attempt.said)
+        return {
+            "at": moment(attempt.at),
+            "took_ms": attempt.took_ms,
+            "outcome": attempt.outcome,
+            "calls": calls,
+            "answered": said or None,
+        }
