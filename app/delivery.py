@@ -4,6 +4,7 @@ signature held."""
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, tzinfo
+from functools import cache
 from typing import Any, Literal
 from urllib.parse import parse_qsl
 
@@ -37,13 +38,21 @@ class Delivery:
     request_id: str = ""
 
     def header_lines(self, name: str) -> list[bytes]:
-        wanted = name.lower().encode()
+        wanted = _as_sent(name)
         return [value for key, value in self.headers if key == wanted]
 
     def header(self, name: str) -> str | None:
         """The first line of that name, as text."""
-        lines = self.header_lines(name)
-        return lines[0].decode("latin-1") if lines else None
+        wanted = _as_sent(name)
+        for key, value in self.headers:
+            if key == wanted:
+                return value.decode("latin-1")
+        return None
+
+
+@cache
+def _as_sent(name: str) -> bytes:
+    return name.lower().encode()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,13 @@ microsecond counts, and there is nothing here that a Request object would do.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Literal
 
 import orjson
+from starlette.types import Receive, Scope, Send
 
 from app.connection import RedisDown
 from app.delivery import Delivery, Event, Unreadable, WrongContentType, check_content_type, parse_body
@@ -23,10 +24,6 @@ from app.settings import Entrance, Settings
 from app.signatures import SignatureError, Terms
 from app.sources import Ignored
 from app.visits.words import VisitChange
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 log = logging.getLogger("doorbell.intake")
 
@@ -55,15 +52,20 @@ class Intake:
         self._at_once = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        hook = scope["path_params"]["hook"]
+        hook = scope["path"].removeprefix("/hooks/")
         started = time.perf_counter()
+        headers: Mapping[str, str] = {}
         try:
-            status, answer, headers = *await self._answer(scope, receive, hook), {}
+            status, answer = await self._answer(scope, receive, hook)
         except Refused as refused:
             status, headers = refused.status, refused.headers
             answer = orjson.dumps({"error": refused.code, "detail": str(refused)})
             hook = hook if hook in self._entrances else ""
             self._refusals.note(hook, refused.code, str(refused))
+        except Exception:
+            log.exception("bug", extra={"hook": hook if hook in self._entrances else ""})
+            status, headers = 503, _LATER
+            answer = orjson.dumps({"error": "bug", "detail": "this is our fault; what rang was not written down"})
         await _reply(send, status, answer, headers)
         if log.isEnabledFor(logging.INFO):
             took_ms = round((time.perf_counter() - started) * 1000, 1)

@@ -40,27 +40,35 @@ local function settle(work, keep_ms)
   call('PEXPIRE', key, keep_ms)
 end
 
-local function enqueue(work)
-  local key = 'db:' .. work
-  local job = work .. '#' .. call('HINCRBY', key, 'q', 1)
+-- Its hash is written by the caller: {job, …} are the fields that make it queued.
+local function queue(work, state, q)
+  local job = work .. '#' .. q
   local kind, subject = string.match(work, '^(%a+):(.*)$')
   local payload = '{"t":null,"f":"' .. kind .. '","a":["' .. subject .. '"],"k":{},"et":' .. string.format('%.0f', now) .. '}'
   call('SET', 'arq:job:' .. job, payload, 'PX', JOB_TTL_MS)
   call('ZADD', 'db:jobs', now, job)
-  leave(work, call('HGET', key, 'state'))
+  leave(work, state)
   call('ZADD', 'db:queued', now, work)
-  call('HSET', key, 'state', 'queued', 'job', job)
+  return 'state', 'queued', 'job', job, 'q', q
+end
+
+local function enqueue(work)
+  local key = 'db:' .. work
+  local state, q = unpack(call('HMGET', key, 'state', 'q'))
+  call('HSET', key, queue(work, state, (q or 0) + 1))
   call('HSETNX', key, 'since', now)
   call('PERSIST', key)
 end
 
 -- Something new landed: is anybody going to look at it?
-local function wake(work)
-  local state = call('HGET', 'db:' .. work, 'state')
-  if state == 'queued' or state == 'running' or state == 'held' then return end
+local function is_looked_at(state, failed_since)
   -- Waiting for facts, these may be the ones; waiting for the API, the next try takes them along.
-  if state == 'waiting' and call('HEXISTS', 'db:' .. work, 'failed_since') == 1 then return end
-  enqueue(work)
+  return state == 'queued' or state == 'running' or state == 'held' or (state == 'waiting' and failed_since)
+end
+
+local function wake(work)
+  local state, failed_since = unpack(call('HMGET', 'db:' .. work, 'state', 'failed_since'))
+  if not is_looked_at(state, failed_since) then enqueue(work) end
 end
 
 -- The older of two ids that both claim to come before this one: by a rule, not by arrival.
@@ -77,10 +85,17 @@ end
 local function land(origin, from)
   for i = from, #ARGV, 3 do
     local work, key = ARGV[i], 'db:' .. ARGV[i]
-    local n = call('HINCRBY', key, 'n', 1)
-    call('HSET', key, 'c:' .. origin .. '.' .. (i - from) / 3, n .. ' ' .. ARGV[i + 1])
+    local n, q, state, failed_since, since = unpack(call('HMGET', key, 'n', 'q', 'state', 'failed_since', 'since'))
+    n = (n or 0) + 1
+    local name, change = 'c:' .. origin .. '.' .. (i - from) / 3, n .. ' ' .. ARGV[i + 1]
+    if is_looked_at(state, failed_since) then
+      call('HSET', key, 'n', n, name, change)
+    else
+      local queued = {queue(work, state, (q or 0) + 1)}
+      call('HSET', key, 'n', n, name, change, 'since', since or now, unpack(queued))
+      if n > 1 then call('PERSIST', key) end
+    end
     if ARGV[i + 2] ~= '' then link(work, ARGV[i + 2]) end
-    wake(work)
   end
 end
 

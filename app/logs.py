@@ -1,10 +1,13 @@
 """One line per fact, on stdout: JSON in production, or words for a person. Never a body, a name, an address."""
 
-import json
+import asyncio
 import logging
 import sys
 import time
+from functools import lru_cache
 from typing import Any
+
+import orjson
 
 from app.settings import Settings
 
@@ -14,29 +17,57 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 def configure(settings: Settings) -> None:
     """Every logger of this process through one handler. What others say below a warning is not ours to print: arq's
     INFO lines hold arguments and results, httpx's hold addresses of requests."""
-    handler = logging.StreamHandler(sys.stdout)
+    handler = Together()
     handler.setFormatter(Words() if settings.log_format == "console" else Lines())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger("doorbell").setLevel(settings.log_level)
+    logging._srcfile = None  # nobody prints the line of a call, and finding it costs more than the rest
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "arq", "arq.worker", "httpx", "httpcore"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [], True
         logger.setLevel(logging.WARNING)
 
 
+class Together(logging.Handler):
+    """Lines of one turn of the event loop leave in one write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.append(self.format(record) + "\n")
+        if len(self._lines) == 1:
+            try:
+                asyncio.get_running_loop().call_soon(self.flush)
+            except RuntimeError:
+                self.flush()
+
+    def flush(self) -> None:
+        lines, self._lines = self._lines, []
+        sys.stdout.write("".join(lines))
+        sys.stdout.flush()
+
+
 def _extra(record: logging.LogRecord) -> dict[str, Any]:
-    return {name: value for name, value in vars(record).items() if name not in _STANDARD}
+    return {name: value for name, value in record.__dict__.items() if name not in _STANDARD}
+
+
+@lru_cache(maxsize=2)
+def _second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 class Lines(logging.Formatter):
     """JSON. An exception is named with the line that raised it; its text might quote a body."""
 
     def format(self, record: logging.LogRecord) -> str:
-        at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{record.msecs:03.0f}Z"
+        at = f"{_second(int(record.created))}.{int(record.msecs):03}Z"
         line = {"ts": at, "level": record.levelname.lower(), "event": record.getMessage()[:500], **_extra(record)}
         if record.exc_info and record.exc_info[0]:
             line["error"] = where(record)
-        return json.dumps(line, default=str)
+        return orjson.dumps(line, default=str).decode()
 
 
 class Words(logging.Formatter):

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
 from typing import Any, TypeVar
@@ -14,26 +13,32 @@ class Untranslatable(Exception):
     """The event is genuine, but it is not what we know of this tool: it is kept, and an operator looks at it."""
 
 
-@dataclass(frozen=True, slots=True)
 class Json:
-    """A value somewhere inside a body, and the path to it."""
+    """A value somewhere inside a body, and the steps to it."""
 
-    value: Any
-    path: str = ""
+    __slots__ = ("steps", "value")
+
+    def __init__(self, value: Any, *steps: str) -> None:
+        self.value, self.steps = value, steps
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Json) and self.value == other.value
+
+    __hash__ = None  # type: ignore[assignment]
 
     def at(self, *keys: str) -> "Json":
         """The value below; of nothing where a step is missing."""
         value = self.value
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None
-        return Json(value, ".".join(filter(None, (self.path, *keys))))
+        return Json(value, *self.steps, *keys)
 
     def __iter__(self) -> Iterator["Json"]:
         """The items of a list; nothing where there is none."""
         if self.value is not None and not isinstance(self.value, list):
             raise self.surprise("a list")
         for number, item in enumerate(self.value or ()):
-            yield Json(item, f"{self.path}[{number}]")
+            yield Json(item, *self.steps, f"[{number}]")
 
     def __bool__(self) -> bool:
         """Is there anything here at all?"""
@@ -43,17 +48,20 @@ class Json:
         shape = "nothing" if self.value is None else type(self.value).__name__
         if isinstance(self.value, str | list | dict):
             shape += f" of length {len(self.value)}"
-        return Untranslatable(f"{self.path or 'body'}: expected {expected}, found {shape}")
+        place = ".".join(self.steps).replace(".[", "[") or "body"
+        return Untranslatable(f"{place}: expected {expected}, found {shape}")
 
     # -- one value, or None where the tool left it out --
 
     def text(self) -> str | None:
         """Text without the space around it. Numbers count as text, since tools differ in how they write ids."""
-        if isinstance(self.value, bool) or not isinstance(self.value, str | int | None):
+        if isinstance(self.value, str):
+            return self.value.strip() or None
+        if self.value is None:
+            return None
+        if isinstance(self.value, bool) or not isinstance(self.value, int):
             raise self.surprise("text")
-        if isinstance(self.value, int):
-            return str(self.value)
-        return (self.value or "").strip() or None
+        return str(self.value)
 
     def flag(self) -> bool | None:
         if not isinstance(self.value, bool | None):

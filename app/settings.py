@@ -51,13 +51,15 @@ class Hook(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    secrets: Words = Field((), description="one secret, or several separated by spaces (rotation: all are accepted)")
+    secrets: Words = Field(
+        (), repr=False, description="one secret, or several separated by spaces (rotation: all are accepted)"
+    )
     source: str = Field("", description="the tool; by default the hook's own name")
     credentials: dict[str, str] = Field(
         {}, description="what a source needs that fetches records: __API_KEY, __TOKEN, …"
     )
     api_url: WebAddress | None = Field(None, description="where it fetches; by default the tool's own API")
-    visits_api_token: str | None = Field(None, description="another Review Rover account for this hook")
+    visits_api_token: str | None = Field(None, repr=False, description="another Review Rover account for this hook")
     timezone: Zone | None = Field(None, description="what local times without an offset mean")
     tolerance: Seconds | None = Field(None, description="seconds, where the tool signs a time; by default the source's")
 
@@ -73,6 +75,7 @@ class Settings(BaseModel):
 
     redis_url: RedisAddress | None = Field(
         None,
+        repr=False,
         description="redis://, rediss:// or unix://. Only `demo` and the tests go without",
         examples=["redis://127.0.0.1:6379/0"],
     )
@@ -80,7 +83,7 @@ class Settings(BaseModel):
         "required", description="required or none: none for Heroku, whose certificates are self-signed"
     )
     visits_api_url: WebAddress = Field("https://dashboard.reviewrover.co/api/v1", description="where visits go")
-    visits_api_token: str | None = Field(None, description="Review Rover's token", examples=["change-me"])
+    visits_api_token: str | None = Field(None, repr=False, description="Review Rover's token", examples=["change-me"])
     visits_api_rate: Seconds | None = Field(
         None,
         description="at most so many calls a second over all workers; unset: no limit but the API's own 429",
@@ -98,13 +101,17 @@ class Settings(BaseModel):
     public_url: WebAddress | None = Field(
         None, description="our own address, for tools that sign it (Square)", examples=["https://doorbell.example.com"]
     )
-    secret_key: Words = Field((), description="key(s) of our own signatures, newest first", examples=["change-me"])
+    secret_key: Words = Field(
+        (), repr=False, description="key(s) of our own signatures, newest first", examples=["change-me"]
+    )
     max_body: int = Field(262_144, ge=1_024, le=16_777_216, description="bytes: the largest body that is read")
     retention_days: int = Field(30, ge=9, le=3_650, description="days that deliveries and settled visits are kept")
     ack: Literal["write", "fsync"] = Field("write", description="write or fsync: what must have happened before 202")
     log_format: Literal["json", "console"] = Field("json", description="json or console")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
-    metrics_token: str | None = Field(None, description="who may read /metrics; unset: nobody", examples=["change-me"])
+    metrics_token: str | None = Field(
+        None, repr=False, description="who may read /metrics; unset: nobody", examples=["change-me"]
+    )
 
     @cached_property
     def entrances(self) -> dict[str, "Entrance"]:

@@ -10,7 +10,7 @@ import hmac
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Literal, Protocol
 
 from app.delivery import Delivery
@@ -63,6 +63,7 @@ def text_key(secret: str) -> bytes:
     return secret.encode()
 
 
+@lru_cache(maxsize=256)
 def standard_webhooks_key(secret: str) -> bytes:
     """The bytes behind `whsec_`, in base64 with or without its padding. Raises ValueError."""
     encoded = secret.removeprefix("whsec_").rstrip("=")
@@ -169,8 +170,7 @@ class Hmac:
                     return signed_at or b""
             return only_line(delivery, name)
 
-        pieces = _PLACEHOLDER.split(self.signs)  # text and names by turns
-        return b"".join(filled(piece) if n % 2 else piece.encode() for n, piece in enumerate(pieces))
+        return b"".join([filled(name) if name else text for text, name in _pieces(self.signs)])
 
     def _matching(self, given: Sequence[bytes], message: bytes, secrets: Sequence[str]) -> int:
         encode = _ENCODINGS[self.encoding]
@@ -182,6 +182,13 @@ class Hmac:
 
 
 MOST_SIGNATURES = 16
+
+
+@cache
+def _pieces(template: str) -> list[tuple[bytes, str]]:
+    """A template in parts: a fixed text, or the name of what stands there."""
+    texts_and_names = enumerate(_PLACEHOLDER.split(template))
+    return [(b"", piece) if n % 2 else (piece.encode(), "") for n, piece in texts_and_names if piece]
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,7 @@ def _collected(job: Json) -> Decimal | None | Unsaid:
 
 
 def _money(cents: int, read_from: Json) -> Decimal | None:
-    return Json(cents, read_from.path).amount(100) if cents else None
+    return Json(cents, *read_from.steps).amount(100) if cents else None
 
 
 def _opted_out(job: Json, status: str | None) -> bool | Unsaid:
