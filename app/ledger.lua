@@ -359,16 +359,22 @@ function steps.unlock()
   return call('GET', ARGV[2]) == ARGV[3] and call('DEL', ARGV[2]) or 0
 end
 
--- most, lease ms: jobs for a worker, due ones first. A claimed job's turn comes again when the lease ends, so that the
--- jobs of a dead worker come back, and running ones do not stand in the way of those behind them. -> [job, score]…
+-- most, lease ms: jobs for a worker, those due longest first. A claimed job's turn comes again when the lease ends: the
+-- jobs of a dead worker come back, and running ones do not stand in the way of those behind them. -> [job, payload or '']…
 function steps.claim()
-  local lease = tonumber(ARGV[3])
-  local jobs = call('ZRANGEBYSCORE', 'db:jobs', '-inf', now, 'WITHSCORES', 'LIMIT', 0, ARGV[2])
-  for i = 1, #jobs, 2 do
-    call('SET', 'arq:in-progress:' .. jobs[i], '1', 'PX', lease)
-    call('ZADD', 'db:jobs', now + lease, jobs[i])
+  local claimed = {}
+  for _, job in ipairs(call('ZRANGEBYSCORE', 'db:jobs', '-inf', now, 'LIMIT', 0, ARGV[2])) do
+    call('ZADD', 'db:jobs', now + tonumber(ARGV[3]), job)
+    claimed[#claimed + 1] = job
+    claimed[#claimed + 1] = call('GET', 'arq:job:' .. job) or ''
   end
-  return jobs
+  return claimed
+end
+
+-- job: it has run
+function steps.ran()
+  call('ZREM', 'db:jobs', ARGV[2])
+  return call('DEL', 'arq:job:' .. ARGV[2])
 end
 
 return steps[ARGV[1]]()

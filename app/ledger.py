@@ -269,9 +269,14 @@ class Ledger:
         seconds, micros = await self.redis.command("TIME")
         return datetime.fromtimestamp(int(seconds), UTC).replace(microsecond=int(micros))
 
-    async def claim(self, most: int, lease_s: float) -> list[str]:
-        """arq's jobs that this worker may run, the longest due first."""
-        return [job.decode() for job in (await self.redis.script("claim", most, int(lease_s * 1000)))[::2]]
+    async def claim(self, most: int, lease_s: float) -> list[tuple[str, bytes]]:
+        """arq's jobs that this worker may run, those due longest first, with their payloads (empty: it expired)."""
+        flat = await self.redis.script("claim", most, int(lease_s * 1000))
+        return [(job.decode(), payload) for job, payload in zip(flat[::2], flat[1::2], strict=True)]
+
+    async def ran(self, job: str) -> None:
+        """The job is done with, whatever came of it: what is still to be done stands in the ledger."""
+        await self.redis.script("ran", job)
 
     # -- for operators --
 

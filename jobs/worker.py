@@ -14,6 +14,7 @@ import arq.worker
 import uvloop
 from arq import func
 from arq.connections import ArqRedis
+from arq.jobs import deserialize_job_raw
 from redis.asyncio.connection import ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
@@ -34,16 +35,18 @@ from jobs.sweep import keep_sweeping
 log = logging.getLogger("doorbell.worker")
 
 AT_ONCE = 50
-#: arq's own limit. A job has its own, shorter one (JOB_S), so that this never fires; after it, plus 10 s, a job that a
+#: arq's own limit. A job has its own, shorter one (JOB_S), so that this never fires; ten seconds after it, a job that a
 #: dead worker left is claimed by another.
 JOB_LIMIT_S = JOB_S + 5
 
 
 class ClaimingWorker(arq.worker.Worker):
-    """arq's worker, which claims its jobs in one round trip instead of four for each.
+    """arq's worker with another way to claim, run and finish a job: one round trip for many claims and one to finish,
+    over the connection that the ledger uses, instead of six for each job.
 
     Running jobs do not stand in front of waiting ones, workers do not race for the same job, and the next jobs are
-    claimed when a place is free and not at the next poll. Everything else is arq's.
+    claimed when a place is free and not at the next poll. The queue's format, the command line, signals, waiting for
+    running jobs and the health check are arq's. There are no results and no tries: the ledger has both.
     """
 
     async def _poll_iteration(self) -> None:
@@ -54,42 +57,49 @@ class ClaimingWorker(arq.worker.Worker):
                 await asyncio.wait(self.tasks.values(), timeout=self.poll_delay_s, return_when=asyncio.FIRST_COMPLETED)
             self._reap()
         self._reap()
-        with _surviving("heartbeat"):
+        with _surviving():
             await self.heart_beat()
 
     async def _claim(self) -> bool:
         """Start what there is room for; True if there may be more."""
-        room = self.max_jobs - self.job_counter
+        room = self.max_jobs - len(self.tasks)
         if not room:
             return True
         context: Context = self.ctx["context"]
-        try:
+        with _surviving():
             claimed = await context.ledger.claim(room, self.in_progress_timeout_s)
-        except RedisDown:
-            return False
-        for job in claimed:
-            await self.sem.acquire()
-            self.job_counter += 1
-            task = self.loop.create_task(self.run_job(job, 0))
-            task.add_done_callback(lambda _: self._release_sem_dec_counter_on_complete())
-            self.tasks[job] = task
-        return len(claimed) == room
+            for job, payload in claimed:
+                self.tasks[job] = self.loop.create_task(self._run(context, job, payload))
+            return len(claimed) == room
+        return False
+
+    async def _run(self, context: Context, job: str, payload: bytes) -> None:
+        """An expired payload loses nothing: the work still stands in the ledger, and gets another job."""
+        with _surviving():
+            if payload:
+                function, arguments, *_ = deserialize_job_raw(payload, deserializer=self.job_deserializer)
+                coroutine = self.functions[function].coroutine
+                await asyncio.wait_for(coroutine(self.ctx, *arguments), self.job_timeout_s)
+            self.jobs_complete += 1
+            await context.ledger.ran(job)
 
     def _reap(self) -> None:
         for job, task in list(self.tasks.items()):
             if task.done():
                 del self.tasks[job]
-                with _surviving("job"):
-                    task.result()
 
 
 @contextmanager
-def _surviving(what: str) -> Iterator[None]:
-    """Trouble with Redis must not end the process: a job that could not be finished is claimed again later."""
+def _surviving() -> Iterator[None]:
+    """Nothing ends the process: what was not finished is claimed again when its lease ends."""
     try:
         yield
-    except (RedisError, OSError) as error:
-        log.warning("redis down", extra={"during": what, "reason": type(error).__name__})
+    except (RedisDown, RedisError, OSError) as error:
+        log.warning(
+            "redis down", extra={"reason": str(error) if isinstance(error, RedisDown) else type(error).__name__}
+        )
+    except Exception:
+        log.exception("bug")
 
 
 #: arq's command line makes whatever stands under this name in its module; it offers no other way to bring a worker.
@@ -149,7 +159,7 @@ def _pool(settings: Settings) -> ArqRedis:
         health_check_interval=30,
         retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), 30),
         retry_on_error=[RedisConnectionError, RedisTimeoutError, OSError],
-        max_connections=10,
+        max_connections=4,
         **tls,
     )
     return ArqRedis(pool, job_serializer=serialize, job_deserializer=deserialize, default_queue_name=QUEUE)

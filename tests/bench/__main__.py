@@ -1,0 +1,201 @@
+"""`make bench`: side by side in one run, medians over rounds, ratios. It asserts nothing: these machines are shared.
+
+The web process has core 0, Redis and the load core 1; workers and the sandbox share what there is.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import redis
+
+from app import embedded
+from tests.bench.load import SECRET
+
+ROUNDS = int(os.environ.get("ROUNDS", "5"))
+DELIVERIES = 8_000
+VISITS = 3_000
+WAITING = 100_000
+HERE = Path(__file__).parents[2]
+
+
+def pinned(core: int | None) -> Callable[[], None] | None:
+    if core is None or not hasattr(os, "sched_setaffinity") or (os.cpu_count() or 1) < 2:
+        return None
+    return lambda: os.sched_setaffinity(0, {core})
+
+
+@contextmanager
+def process(arguments: list[str], env: dict[str, str], core: int | None = None) -> Iterator["subprocess.Popen[bytes]"]:
+    command = [sys.executable, *arguments]
+    running = subprocess.Popen(command, env=env, cwd=HERE, stdout=subprocess.DEVNULL, preexec_fn=pinned(core))
+    try:
+        yield running
+    finally:
+        running.terminate()
+        running.wait(30)
+
+
+def ran(arguments: list[str], env: dict[str, str], core: int | None = None) -> Any:
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, env=env, cwd=HERE, capture_output=True, text=True, preexec_fn=pinned(core), check=True)
+    return json.loads(done.stdout) if done.stdout else None
+
+
+def cpu_s(pid: int) -> float:
+    """Processor seconds of a process so far: steadier than rates on a machine that others use too."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+class Bench:
+    def __init__(self, stack: ExitStack) -> None:
+        self.stack = stack
+        self.port = embedded.free_port()
+        folder = stack.enter_context(TemporaryDirectory())
+        os.sched_setaffinity(0, {1}) if pinned(1) else None
+        self.server = embedded.start(self.port, Path(folder), appendfsync="always")
+        os.sched_setaffinity(0, range(os.cpu_count() or 1)) if pinned(1) else None
+        stack.callback(embedded.stop, self.server)
+        self.redis = redis.Redis(port=self.port)
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.env = {
+            **os.environ,
+            "REDIS_URL": self.url,
+            "HOOKS__STANDARD__SECRETS": SECRET,
+            "VISITS_API_TOKEN": "bench",
+            "VISITS_API_URL": "http://127.0.0.1:1/api/v1",
+        }
+
+    # -- the door --
+
+    def web(self, app: str) -> tuple[int, int]:
+        port = embedded.free_port()
+        arguments = ["-m", "uvicorn", app, "--port", str(port), "--no-access-log", "--log-level", "warning"]
+        running = self.stack.enter_context(process(arguments, self.env, core=0))
+        time.sleep(2)
+        return port, running.pid
+
+    def load(self, port: int, path: str, deliveries: int = DELIVERIES) -> Any:
+        seed = str(time.time_ns() % 10**9)
+        return ran(["-m", "tests.bench.load", str(port), path, "32", str(deliveries), seed], self.env, core=1)
+
+    def door(self) -> None:
+        peers, own = self.web("tests.bench.peers:app"), self.web("app.main:app")
+        ways = {"bare route": (peers, "/bare"), "arq enqueue_job": (peers, "/arq"), "doorbell": (own, "/hooks/standard")}
+        rates: dict[str, list[float]] = {name: [] for name in ways}
+        spent: dict[str, list[float]] = {name: [] for name in ways}
+        tails: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(ROUNDS):
+            for name, ((port, pid), path) in ways.items():
+                before = cpu_s(pid)
+                result = self.load(port, path)
+                rates[name].append(result["rate"])
+                tails[name].append(result["p99"])
+                spent[name].append((cpu_s(pid) - before) / DELIVERIES * 1e6)
+                assert result["statuses"] == {"202": DELIVERIES}, result
+            self.redis.flushdb()
+        print(f"\nThe door: 2 KB deliveries, 32 connections, appendfsync always; medians of {ROUNDS} rounds")
+        for name in ways:
+            against = [f"{paired(rates[name], rates[other]):.2f} x {other}" for other in ("arq enqueue_job", "bare route")]
+            print(
+                f"  {name:16} {middle(rates[name]):8.0f}/s   p99 {middle(tails[name]):6.1f} ms"
+                f"   {middle(spent[name]):5.0f} us of processor   {'   '.join(against)}"
+            )
+        self.backlog(own[0])
+
+    def backlog(self, port: int) -> None:
+        """The Visits API is down, and 100,000 changes wait: does the door notice?"""
+        empty = []
+        for _ in range(ROUNDS):
+            self.redis.flushdb()
+            self.load(port, "/hooks/standard", 1_000)
+            empty.append(self.load(port, "/hooks/standard", 4_000)["p99"])
+        self.redis.flushdb()
+        ran(["-m", "tests.bench.worker", "queue", self.url, str(WAITING), "waiting"], self.env)
+        full = [self.load(port, "/hooks/standard", 4_000)["p99"] for _ in range(ROUNDS)]
+        ratio = middle(full) / middle(empty)
+        print(f"  p99 with {WAITING} changes waiting: {middle(full):.1f} ms, {ratio:.2f} x the {middle(empty):.1f} ms with none")
+        self.redis.flushdb()
+
+    # -- memory --
+
+    def memory(self) -> None:
+        port, _ = self.web("app.main:app")
+        self.load(port, "/hooks/standard", 100)
+        before = self.redis.info("memory")["used_memory"]
+        self.load(port, "/hooks/standard", 2_000)
+        queued = (self.redis.info("memory")["used_memory"] - before) / 2_000
+        with self.api() as env, process(["-m", "arq", "jobs.worker.WorkerSettings"], env):
+            self.wait_applied()
+        applied = (self.redis.info("memory")["used_memory"] - before) / 2_100
+        print(f"\nMemory of one 2 KB delivery, its change, its visit and its indexes: {queued:.0f} bytes, {applied:.0f} when applied")
+        self.redis.flushdb()
+
+    # -- the worker --
+
+    @contextmanager
+    def api(self) -> Iterator[dict[str, str]]:
+        port = embedded.free_port()
+        with process(["-m", "app", "sandbox", "--port", str(port)], self.env):
+            time.sleep(1.5)
+            yield self.env | {"VISITS_API_URL": f"http://127.0.0.1:{port}/api/v1", "LOG_LEVEL": "WARNING"}
+
+    def wait_applied(self) -> float:
+        """Seconds from the first applied to the last."""
+        while self.redis.zcard("db:queued") == self.queued_at_start():
+            time.sleep(0.005)
+        started = time.perf_counter()
+        while self.redis.zcard("db:queued") + self.redis.zcard("db:running"):
+            time.sleep(0.01)
+        return time.perf_counter() - started
+
+    def queued_at_start(self) -> int:
+        self._queued = getattr(self, "_queued", None) or int(self.redis.zcard("db:queued"))
+        return self._queued
+
+    def workers(self) -> None:
+        calls: list[float] = []
+        applied: dict[int, list[float]] = {1: [], 2: [], 4: []}
+        for number in range(ROUNDS):
+            with self.api() as env:
+                url = env["VISITS_API_URL"]
+                done = ran(["-m", "tests.bench.worker", "calls", url, str(VISITS), f"c{number}"], env)
+                calls.append(VISITS / done["seconds"])
+            for many in applied:
+                self.redis.flushdb()
+                self._queued = 0
+                with self.api() as env, ExitStack() as started:
+                    ran(["-m", "tests.bench.worker", "queue", self.url, str(VISITS), f"a{number}"], env)
+                    for _ in range(many):
+                        started.enter_context(process(["-m", "arq", "jobs.worker.WorkerSettings"], env))
+                    applied[many].append(VISITS / self.wait_applied())
+        print(f"\nThe worker: first creates, 4 calls each; medians of {ROUNDS} rounds")
+        print(f"  the same calls and nothing else {middle(calls):6.0f} visits/s")
+        for many, rates in applied.items():
+            ratio = paired(rates, calls)
+            print(f"  {many} worker{'s' if many > 1 else ' '}                       {middle(rates):6.0f} visits/s   {ratio:.2f} x")
+
+
+def middle(values: list[float]) -> float:
+    return statistics.median(values)
+
+
+def paired(rates: list[float], others: list[float]) -> float:
+    """The median of the rounds' own ratios: what the machine does meanwhile hits both sides of one."""
+    return statistics.median(rate / other for rate, other in zip(rates, others, strict=True))
+
+
+if __name__ == "__main__":
+    wanted = sys.argv[1:] or ["door", "memory", "workers"]
+    for part in wanted:
+        with ExitStack() as stack:
+            getattr(Bench(stack), part)()

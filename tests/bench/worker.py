@@ -1,0 +1,79 @@
+"""Visits applied a second, beside a loop that makes the same HTTP calls with the same client and nothing else."""
+
+import asyncio
+import json
+import sys
+import time
+from itertools import count
+
+import uvloop
+
+from app.connection import Address, Redis
+from app.delivery import Delivery
+from app.intake import believe, mean
+from app.ledger import Ledger, Meta
+from app.settings import read
+from app.visits.client import VisitsClient, http_client
+
+AT_ONCE = 50
+TOKEN = "bench"
+
+
+def contact(number: int) -> dict[str, str]:
+    return {"email": f"p{number}@example.com", "first_name": "Ada", "last_name": "Lovelace", "phone": "+15550100001"}
+
+
+def fields(number: int) -> dict[str, str]:
+    at = f"2026-04-{1 + number % 28:02}T10:00:00Z"
+    return {"time_scheduled": at, "event_date": at}
+
+
+async def same_calls(api_url: str, visits: int, seed: str) -> float:
+    """The four calls of a first create, over and over. Returns seconds."""
+    http, numbers = http_client(), count()
+
+    async def nothing() -> None:
+        return None
+
+    async def one_after_another() -> None:
+        api = VisitsClient(http, api_url, TOKEN, [], nothing)
+        while (number := next(numbers)) < visits:
+            await api.find_contacts(contact(number)["email"] + seed)
+            made = await api.create_contact({**contact(number), "email": contact(number)["email"] + seed})
+            await api.get_visit(f"standard-{seed}-{number}")
+            await api.create_visit(made["id"], f"standard-{seed}-{number}", fields(number))
+            api.calls.clear()
+
+    started = time.perf_counter()
+    await asyncio.gather(*(one_after_another() for _ in range(AT_ONCE)))
+    seconds = time.perf_counter() - started
+    await http.aclose()
+    return seconds
+
+
+async def queue(redis_url: str, visits: int, seed: str) -> None:
+    """Deliveries straight into the ledger, as the door writes them."""
+    settings = read({"REDIS_URL": redis_url, "HOOKS__STANDARD__SECRETS": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"})
+    redis, entrance = Redis(Address(redis_url)), settings.entrances["standard"]
+    ledger = Ledger(redis, 30)
+
+    async def accept(number: int) -> None:
+        data = {"visit_id": f"{seed}-{number}", "contact": contact(number) | {"email": contact(number)["email"] + seed}}
+        data["time_scheduled"] = fields(number)["time_scheduled"]
+        raw = json.dumps({"type": "visit.created", "timestamp": "2026-03-01T09:00:00Z", "data": data}).encode()
+        delivery = Delivery("standard", "standard", (), raw, await ledger.now())
+        meaning = mean(entrance, believe(entrance, delivery))
+        meta = Meta("standard", "standard", int(delivery.received_at.timestamp() * 1000))
+        await ledger.accept(delivery, meta, meaning.changes, "main", repeat_key=None)
+
+    for start in range(0, visits, 500):
+        await asyncio.gather(*(accept(number) for number in range(start, min(visits, start + 500))))
+    await redis.close()
+
+
+if __name__ == "__main__":
+    what, url, visits, seed = sys.argv[1:5]
+    if what == "calls":
+        print(json.dumps({"seconds": uvloop.run(same_calls(url, int(visits), seed))}))
+    else:
+        uvloop.run(queue(url, int(visits), seed))
