@@ -40,8 +40,9 @@ local function settle(work, keep_ms)
   call('PEXPIRE', key, keep_ms)
 end
 
--- Its hash is written by the caller: {job, …} are the fields that make it queued.
+-- A new job. Returns the fields that the caller writes into the hash; what had failed for good gets a fresh schedule.
 local function queue(work, state, q)
+  if state == 'parked' then call('HDEL', 'db:' .. work, 'tries', 'failed_since') end
   local job = work .. '#' .. q
   local kind, subject = string.match(work, '^(%a+):(.*)$')
   local payload = '{"t":null,"f":"' .. kind .. '","a":["' .. subject .. '"],"k":{},"et":' .. string.format('%.0f', now) .. '}'

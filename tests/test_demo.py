@@ -1,0 +1,28 @@
+"""The demo, as somebody sees it who just cloned this, and ends it with Ctrl-C."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from rig import ROOT, wait_until
+
+
+def test_every_line_is_as_it_should_be_and_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    env.pop("REDIS_URL", None)
+    log = tmp_path / "said"
+    with log.open("wb") as out:
+        demo = subprocess.Popen([sys.executable, "-m", "app", "demo"], cwd=ROOT, env=env, stdout=out, stderr=out)
+    wait_until(lambda: "It stays up" in log.read_text() or demo.poll() is not None, 60)
+    children = subprocess.run(["pgrep", "-P", str(demo.pid)], capture_output=True, text=True).stdout.split()
+
+    demo.send_signal(signal.SIGINT)
+    status = demo.wait(30)
+
+    assert "7 of 7 as they should be." in log.read_text()
+    assert 0 == status
+    assert 4 == len(children)  # Valkey, sandbox, web, worker
+    assert [] == [pid for pid in children if Path(f"/proc/{pid}").exists()]
+    assert [log] == list(tmp_path.iterdir())
