@@ -6,7 +6,7 @@
 --   n, done      how many changes landed, and how many of them the last settled run had seen
 --   state        queued, running, waiting, held, parked, discarded; none when settled. Also a sorted set per state
 --   c:<origin>   "<n> <change>", by the delivery that said it; x:<origin> one that an operator discarded
---   prev, next:* the id before and the ids after, where the tool renamed the visit
+--   prev:*, next:*, kin  the ids before and after, where the tool renamed the visit; whether it has any
 --   job, q       its job in arq's queue, and how many it had: an id is never used twice, so that arq's tidying up
 --                after one run cannot take the next one with it
 --   lease        token of the worker that may write it; its end is the score in `db:running`
@@ -40,6 +40,64 @@ local function settle(work, keep_ms)
   call('PEXPIRE', key, keep_ms)
 end
 
+-- One id of a visit: {work, generation, hash, state, ids before, ids after}.
+local function load(work)
+  local member = {work, 0, call('HGETALL', 'db:' .. work), false, {}, {}}
+  for f = 1, #member[3], 2 do
+    local name = member[3][f]
+    local kind = string.sub(name, 1, 5)
+    if name == 'state' then member[4] = member[3][f + 1] end
+    if kind == 'prev:' then table.insert(member[5], string.sub(name, 6)) end
+    if kind == 'next:' then table.insert(member[6], string.sub(name, 6)) end
+  end
+  return member
+end
+
+-- The whole of a visit that the tool renamed: all ids that hang together, each with how many came before it. The first is
+-- one that none came before; should there be several, or should they go round in a circle, the least: a rule, not a matter
+-- of arrival.
+local function family(work)
+  local members, found, i = {}, {work}, 1
+  while i <= #found do
+    if not members[found[i]] then
+      members[found[i]] = load(found[i])
+      for side = 5, 6 do
+        for _, other in ipairs(members[found[i]][side]) do table.insert(found, other) end
+      end
+    end
+    i = i + 1
+  end
+  local first, all = {}, {}
+  for name, member in pairs(members) do
+    table.insert(all, name)
+    if #member[5] == 0 then table.insert(first, name) end
+    for _, before in ipairs(member[5]) do table.insert(members[before][6], name) end
+  end
+  table.sort(first)
+  table.sort(all)
+  local ordered, generation = {}, #first > 0 and first or {all[1]}
+  local depth = 0
+  while #generation > 0 do
+    local later = {}
+    for _, name in ipairs(generation) do
+      if members[name] then
+        members[name][2] = depth
+        table.insert(ordered, members[name])
+        for _, after in ipairs(members[name][6]) do table.insert(later, after) end
+        members[name] = nil
+      end
+    end
+    table.sort(later)
+    generation, depth = later, depth + 1
+  end
+  return ordered
+end
+
+-- While one id of a visit has something to do, none of the others is forgotten.
+local function keep(work)
+  for _, member in ipairs(family(work)) do call('PERSIST', 'db:' .. member[1]) end
+end
+
 -- A new job. Returns the fields that the caller writes into the hash; what had failed for good gets a fresh schedule.
 local function queue(work, state, q)
   if state == 'parked' then call('HDEL', 'db:' .. work, 'tries', 'failed_since') end
@@ -58,7 +116,7 @@ local function enqueue(work)
   local state, q = unpack(call('HMGET', key, 'state', 'q'))
   call('HSET', key, queue(work, state, (q or 0) + 1))
   call('HSETNX', key, 'since', now)
-  call('PERSIST', key)
+  keep(work)
 end
 
 -- Something new landed: is anybody going to look at it?
@@ -72,21 +130,21 @@ local function wake(work)
   if not is_looked_at(state, failed_since) then enqueue(work) end
 end
 
--- The older of two ids that both claim to come before this one: by a rule, not by arrival.
 local function link(work, continues)
-  local key, parent = 'db:' .. work, 'db:' .. continues
-  local prev = call('HGET', key, 'prev')
-  if not prev or continues < prev then call('HSET', key, 'prev', continues) end
-  call('HSET', parent, 'next:' .. work, '')
-  call('HINCRBY', parent, 'n', 1)
-  call('PERSIST', parent)
+  if work == continues then return end
+  call('HSET', 'db:' .. work, 'prev:' .. continues, '')
+  call('HSET', 'db:' .. continues, 'next:' .. work, '')
+  call('HINCRBY', 'db:' .. continues, 'n', 1)
+  call('HSET', 'db:' .. work, 'kin', 1)
+  call('HSET', 'db:' .. continues, 'kin', 1)
 end
 
 -- Changes stand in ARGV by threes: work, change, the work that it continues or ''.
 local function land(origin, from)
   for i = from, #ARGV, 3 do
     local work, key = ARGV[i], 'db:' .. ARGV[i]
-    local n, q, state, failed_since, since = unpack(call('HMGET', key, 'n', 'q', 'state', 'failed_since', 'since'))
+    local known = call('HMGET', key, 'n', 'q', 'state', 'failed_since', 'since', 'kin')
+    local n, q, state, failed_since, since, kin = unpack(known)
     n = (n or 0) + 1
     local name, change = 'c:' .. origin .. '.' .. (i - from) / 3, n .. ' ' .. ARGV[i + 1]
     if is_looked_at(state, failed_since) then
@@ -97,6 +155,7 @@ local function land(origin, from)
       if n > 1 then call('PERSIST', key) end
     end
     if ARGV[i + 2] ~= '' then link(work, ARGV[i + 2]) end
+    if kin or ARGV[i + 2] ~= '' then keep(work) end
   end
 end
 
@@ -119,6 +178,8 @@ function steps.accept()
     for _, work in ipairs(meta.work or {}) do
       local state = call('HGET', 'db:' .. work, 'state')
       if state == 'parked' or (ARGV[10] == '1' and not state) then enqueue(work) end
+      -- What is being fetched now may have been read before this rang: the end of the run sees that n has moved.
+      if ARGV[10] == '1' and state == 'running' then call('HINCRBY', 'db:' .. work, 'n', 1) end
     end
     return {0, first}
   end
@@ -138,29 +199,10 @@ function steps.accept()
   return {1, id}
 end
 
--- The whole of a visit that the tool renamed: its first id, then the later ones, each with how many came before it.
-local function family(work)
-  local root, seen = work, {[work] = true}
-  while true do
-    local prev = call('HGET', 'db:' .. root, 'prev')
-    if not prev or seen[prev] then break end
-    seen[prev] = true
-    root = prev
-  end
-  local members, known, i = {{root, 0}}, {[root] = true}, 1
-  while i <= #members do
-    local hash = call('HGETALL', 'db:' .. members[i][1])
-    members[i][3] = hash
-    for f = 1, #hash, 2 do
-      local later = string.match(hash[f], '^next:(.*)$')
-      if later and not known[later] then
-        known[later] = true
-        members[#members + 1] = {later, members[i][2] + 1}
-      end
-    end
-    i = i + 1
-  end
-  return members
+local function shown(members)
+  local reply = {}
+  for i, member in ipairs(members) do reply[i] = {member[1], member[2], member[3]} end
+  return reply
 end
 
 -- work, token, lease ms, gate or '' -> {'yours', [work, generation, hash]…} | {'busy'} | {'held'} | {'nothing'}
@@ -168,9 +210,8 @@ function steps.begin()
   local work, token, gate = ARGV[2], ARGV[3], ARGV[5]
   local members, to_do = family(work), false
   for _, member in ipairs(members) do
-    local state = call('HGET', 'db:' .. member[1], 'state')
-    if state == 'running' and tonumber(call('ZSCORE', 'db:running', member[1])) > now then return {'busy'} end
-    if state == 'queued' or state == 'running' then to_do = true end
+    if member[4] == 'running' and tonumber(call('ZSCORE', 'db:running', member[1])) > now then return {'busy'} end
+    if member[4] == 'queued' or member[4] == 'running' then to_do = true end
   end
   if not to_do then return {'nothing'} end
   if gate ~= '' and call('EXISTS', gate) == 1 and call('HGET', gate, 'probe') ~= work then
@@ -180,9 +221,10 @@ function steps.begin()
   for _, member in ipairs(members) do
     move(member[1], 'running', now + tonumber(ARGV[4]))
     call('HSET', 'db:' .. member[1], 'lease', token)
+    call('PERSIST', 'db:' .. member[1])
   end
   call('HSET', 'db:' .. members[1][1], 'tried', 1)
-  return {'yours', unpack(members)}
+  return {'yours', unpack(shown(members))}
 end
 
 -- What one answer says about everybody's way to the API. A success opens the gate that trouble closed, but not the one
@@ -242,24 +284,26 @@ function steps.release()
   return 'ok'
 end
 
--- delivery, token, attempt, keep ms; changes: what an event turned out to mean. -> 'ok' | 'lost'
+-- delivery, token, the n that was seen, attempt, keep ms; changes: what an event turned out to mean. -> 'ok' | 'lost'
 function steps.landed()
   local work = 'event:' .. ARGV[2]
   local key = 'db:' .. work
   if call('HGET', key, 'lease') ~= ARGV[3] then return 'lost' end
-  land(ARGV[2], 6)
+  land(ARGV[2], 7)
   local names = {}
-  for i = 6, #ARGV, 3 do names[#names + 1] = ARGV[i] end
-  note_attempt(key, ARGV[4])
-  call('HSET', key, 'done', call('HGET', key, 'n'), 'landed', table.concat(names, ' '))
-  settle(work, ARGV[5])
+  for i = 7, #ARGV, 3 do names[#names + 1] = ARGV[i] end
+  note_attempt(key, ARGV[5])
+  call('HSET', key, 'done', ARGV[4], 'landed', table.concat(names, ' '))
+  settle(work, ARGV[6])
+  if call('HGET', key, 'n') ~= ARGV[4] then enqueue(work) end
   return 'ok'
 end
 
--- most: what has become due, and what a dead worker left. -> how many were put to work
+-- most, keep ms: what has become due, and what a dead worker left. -> how many were put to work
 function steps.sweep()
   local due = call('ZRANGEBYSCORE', 'db:waiting', '-inf', now, 'LIMIT', 0, ARGV[2])
   local left = call('ZRANGEBYSCORE', 'db:running', '-inf', now, 'LIMIT', 0, ARGV[2])
+  call('ZREMRANGEBYSCORE', 'db:discarded', '-inf', now - ARGV[3])
   for _, work in ipairs(due) do enqueue(work) end
   for _, work in ipairs(left) do enqueue(work) end
   return #due + #left
@@ -313,12 +357,8 @@ function steps.replay()
   return 'queued'
 end
 
--- work, keep ms: an operator gives up what has not been applied. -> how many changes, or -1 while a worker has it
-function steps.discard()
-  local work, key, dropped = ARGV[2], 'db:' .. ARGV[2], 0
-  local state = call('HGET', key, 'state')
-  if state == 'running' then return -1 end
-  if not state or state == 'discarded' then return 0 end
+local function drop(work)
+  local key, dropped = 'db:' .. work, 0
   local done, hash = tonumber(call('HGET', key, 'done') or 0), call('HGETALL', key)
   for f = 1, #hash, 2 do
     local origin = string.match(hash[f], '^c:(.*)$')
@@ -329,8 +369,23 @@ function steps.discard()
     end
   end
   call('HSET', key, 'done', call('HGET', key, 'n'))
-  settle(work, ARGV[3])
-  move(work, 'discarded', now)
+  return dropped
+end
+
+-- work, keep ms: an operator gives up what has not been applied. -> how many changes, or -1 while a worker has it
+function steps.discard()
+  local members, dropped, open = family(ARGV[2]), 0, false
+  for _, member in ipairs(members) do
+    if member[4] == 'running' then return -1 end
+    open = open or (member[4] and member[4] ~= 'discarded')
+  end
+  if not open then return 0 end
+  for _, member in ipairs(members) do
+    dropped = dropped + drop(member[1])
+    settle(member[1], ARGV[3])
+  end
+  move(members[1][1], 'discarded', now)
+  call('ZREMRANGEBYSCORE', 'db:discarded', '-inf', now - ARGV[3])
   return dropped
 end
 
@@ -342,7 +397,7 @@ end
 
 -- work -> [work, generation, hash]… as in begin, for reading
 function steps.look()
-  return family(ARGV[2])
+  return shown(family(ARGV[2]))
 end
 
 -- key, calls a second, most ms: a place in a line that all workers share. -> ms to wait for it; -ms: too long, not taken
@@ -351,7 +406,7 @@ function steps.pace()
   local turn = math.max(now, tonumber(call('GET', ARGV[2]) or 0))
   local wait = math.ceil(turn - now)
   if wait > tonumber(ARGV[4]) then return -wait end
-  call('SET', ARGV[2], string.format('%.3f', turn + gap), 'PX', 60000)
+  call('SET', ARGV[2], string.format('%.3f', turn + gap), 'PX', math.ceil(wait + gap) + 60000)
   return wait
 end
 

@@ -243,13 +243,15 @@ class Ledger:
         """Write what an event turned out to mean, and settle it. Raises Lost."""
         delivery = hold.root.work.partition(":")[2]
         landing = _landing(source, account, changes)
-        answer = await self.redis.script("landed", delivery, hold.token, orjson.dumps(attempt), self._keep_ms, *landing)
+        answer = await self.redis.script(
+            "landed", delivery, hold.token, hold.root.n, orjson.dumps(attempt), self._keep_ms, *landing
+        )
         if answer == b"lost":
             raise Lost(hold.root.work)
 
     async def sweep(self, most: int = 200) -> int:
         """Put to work what has become due and what a dead worker left; how many."""
-        return int(await self.redis.script("sweep", most))
+        return int(await self.redis.script("sweep", most, self._keep_ms))
 
     async def adopt(self, offset: int = 0, most: int = 200) -> tuple[int, int]:
         """Give queued work whose job is gone another one: how many, and where to go on (-1: at the end)."""

@@ -1,0 +1,1271 @@
+"""The ledger's steps, on a real Redis: what is written, who may work on it, and that nothing accepted disappears."""
+
+import asyncio
+import itertools
+import json
+from collections.abc import Coroutine, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import pytest
+from arq.jobs import deserialize_job_raw
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from app.connection import Address, Redis
+from app.delivery import Delivery
+from app.ledger import Attempt, Gone, Hold, Ledger, Lost, Meta, Outcome, Verdict, Written
+from app.visits.words import Contact, VisitChange
+
+T = TypeVar("T")
+
+STATES = ("queued", "running", "waiting", "held:main", "parked", "discarded")
+
+
+def change(visit: str, continues: str | None = None, order: int = 1, **said: Any) -> VisitChange:
+    return VisitChange(action="update", visit_id=visit, order=order, continues=continues, **said)
+
+
+def work(visit: str) -> str:
+    return f"visit:main/standard-{visit}"
+
+
+async def accept(
+    ledger: Ledger, *changes: VisitChange, key: str | None = None, raw: bytes = b"", **how: Any
+) -> Written:
+    """A delivery of the `standard` source; a new one each time unless it has a key."""
+    key = f"evt-{next(_numbers)}" if key is None else key
+    delivery = Delivery(how.pop("hook", "standard"), "standard", (), raw or key.encode(), datetime.now(UTC))
+    meta = Meta(hook=delivery.hook, source="standard", at=1_790_000_000_000)
+    return await ledger.accept(delivery, meta, changes, "main", repeat_key=key, **how)
+
+
+_numbers = itertools.count()
+
+
+def attempt(outcome: str = "updated", at: int = 1) -> Attempt:
+    return Attempt(at=at, took_ms=1, outcome=outcome)
+
+
+def settled(**more: Any) -> Outcome:
+    return Outcome(state="settled", attempt=attempt(), **more)
+
+
+def waiting(due_s: float = 60, tries: int | None = 1, **more: Any) -> Outcome:
+    return Outcome(state="waiting", attempt=attempt("unanswered"), reason="timeout", due_s=due_s, tries=tries, **more)
+
+
+def parked(reason: str = "422", **more: Any) -> Outcome:
+    return Outcome(state="parked", attempt=attempt("refused"), reason=reason, tries=1, **more)
+
+
+async def begin(ledger: Ledger, visit: str, gate: str = "") -> Hold:
+    hold = await ledger.begin(work(visit), gate)
+    assert isinstance(hold, Hold), hold
+    return hold
+
+
+async def work_off(ledger: Ledger, visit: str) -> Hold:
+    hold = await begin(ledger, visit)
+    await ledger.release(hold, settled())
+    return hold
+
+
+async def backdate(redis: Redis, state: str, *works: str) -> None:
+    """As if a day had passed since: leases end, waits are over."""
+    for name in works or [name.decode() for name in await redis.command("ZRANGE", f"db:{state}", 0, -1)]:
+        await redis.command("ZINCRBY", f"db:{state}", -86_400_000, name)
+
+
+async def state_of(ledger: Ledger, name: str) -> str:
+    return (await ledger.member(name)).state
+
+
+async def jobs(redis: Redis) -> list[str]:
+    """What the jobs in arq's queue are about, in order."""
+    names = [job.decode() for job in await redis.command("ZRANGE", "db:jobs", 0, -1)]
+    return [name.rpartition("#")[0] for name in names if await redis.command("EXISTS", f"arq:job:{name}")]
+
+
+async def everything(redis: Redis) -> set[bytes]:
+    return set(await redis.command("KEYS", "*"))
+
+
+# -- accept --
+
+
+async def test_an_accepted_change_stands_as_fact_with_a_job_that_arq_can_read(ledger: Ledger, redis: Redis) -> None:
+    written = await accept(ledger, change("A", order=7))
+
+    member = await ledger.member(work("A"))
+    assert not written.repeat
+    assert ("queued", 1, 0) == (member.state, member.n, member.done)
+    assert [f"{written.delivery}.0"] == list(member.changes)
+    assert {"a": "update", "o": 7, "f": {}} == json.loads(member.changes[f"{written.delivery}.0"].partition(b" ")[2])
+    [job] = await redis.command("ZRANGE", "db:jobs", 0, -1)
+    function, args, kwargs, job_try, _ = deserialize_job_raw(
+        await redis.command("GET", b"arq:job:" + job), deserializer=json.loads
+    )
+    assert ("visit", ["main/standard-A"], {}, None) == (function, args, kwargs, job_try)
+
+
+async def test_a_delivery_comes_back_as_it_was_written(ledger: Ledger) -> None:
+    raw = bytes(range(256)) * 1_024
+    delivery = Delivery("shop", "standard", (), raw, datetime.now(UTC))
+    meta = Meta(
+        "shop", "standard", 1_790_000_000_123, 'a "name"\n\u2028', "request-1", 1, "", {"webhook-id": "\x00é\n"}
+    )
+
+    written = await ledger.accept(delivery, meta, [change("A"), change("B")], "main", repeat_key=None)
+
+    kept, body = await ledger.delivery(written.delivery)
+    assert raw == body
+    assert ("shop", 1_790_000_000_123, 'a "name"\n\u2028', {"webhook-id": "\x00é\n"}) == (
+        kept.hook,
+        kept.at,
+        kept.name,
+        kept.headers,
+    )
+    assert [work("A"), work("B")] == kept.work
+    assert [written.delivery] == await ledger.deliveries(["shop"], 10)
+
+
+async def test_newer_deliveries_have_greater_ids(ledger: Ledger) -> None:
+    first = await accept(ledger)
+    await asyncio.sleep(0.002)
+    second = await accept(ledger)
+
+    assert first.delivery < second.delivery
+    assert [second.delivery, first.delivery] == await ledger.deliveries(["standard"], 10)
+
+
+async def test_a_repeat_is_told_the_first_id_and_writes_nothing(ledger: Ledger, redis: Redis) -> None:
+    first = await accept(ledger, change("A"), key="evt", raw=b"one")
+    before = await everything(redis)
+
+    repeat = await accept(ledger, change("A"), change("B"), key="evt", raw=b"another body of the same event")
+
+    assert Written(first.delivery, repeat=True) == repeat
+    assert before == await everything(redis)
+    assert 1 == (await ledger.member(work("A"))).n
+
+
+async def test_of_many_at_once_over_several_connections_exactly_one_is_the_first(redis_url: str, redis: Redis) -> None:
+    connections = [Redis(Address(redis_url)) for _ in range(4)]
+    ledgers = [Ledger(connection, keep_days=30) for connection in connections]
+
+    written = await asyncio.gather(*(accept(ledgers[n % 4], change("A"), key="evt") for n in range(200)))
+
+    assert 1 == sum(not one.repeat for one in written)
+    assert 1 == len({one.delivery for one in written})
+    assert 1 == (await Ledger(redis, 30).member(work("A"))).n
+    for connection in connections:
+        await connection.close()
+
+
+async def test_the_same_event_at_another_hook_is_another_one(ledger: Ledger) -> None:
+    one = await accept(ledger, key="evt", hook="standard")
+    other = await accept(ledger, key="evt", hook="shop")
+
+    assert (False, False) == (one.repeat, other.repeat)
+
+
+async def test_a_body_that_looks_like_a_key_is_no_repeat_of_it(ledger: Ledger) -> None:
+    delivery = Delivery("standard", "standard", (), b"evt", datetime.now(UTC))
+    await accept(ledger, key="evt")
+
+    by_body = await ledger.accept(delivery, Meta("standard", "standard", 0), [], "main", repeat_key=None)
+
+    assert not by_body.repeat
+
+
+async def test_an_event_is_known_for_eight_days_and_kept_for_the_retention(ledger: Ledger, redis: Redis) -> None:
+    written = await accept(ledger, key="evt")
+
+    [seen] = await redis.command("KEYS", "db:seen:*")
+    assert 691_200 - 5 <= await redis.command("TTL", seen) <= 691_200  # 8 * 86400
+    assert 2_592_000 - 5 <= await redis.command("TTL", f"db:delivery:{written.delivery}") <= 2_592_000  # 30 * 86400
+
+
+async def test_every_change_of_a_delivery_lands_also_two_for_one_visit(ledger: Ledger, redis: Redis) -> None:
+    written = await accept(ledger, change("A", order=1), change("B"), change("A", order=2))
+
+    one, other = await ledger.member(work("A")), await ledger.member(work("B"))
+    assert (2, 1) == (one.n, other.n)
+    assert {f"{written.delivery}.0", f"{written.delivery}.2"} == set(one.changes)
+    assert [work("A"), work("B")] == sorted(await jobs(redis))
+
+
+async def test_ten_changes_waiting_for_one_visit_are_one_job(ledger: Ledger, redis: Redis) -> None:
+    for order in range(10):
+        await accept(ledger, change("A", order=order))
+
+    assert [work("A")] == await jobs(redis)
+    assert 10 == len((await begin(ledger, "A")).root.said())
+
+
+async def test_an_event_to_fetch_is_queued_and_one_not_understood_is_parked(ledger: Ledger, redis: Redis) -> None:
+    thin = await accept(ledger, event="queued")
+    odd = await accept(ledger, event="parked", reason="untranslatable: type")
+
+    assert ["event:" + thin.delivery] == await jobs(redis)
+    assert ["event:" + odd.delivery] == await ledger.works("parked")
+    member = await ledger.member("event:" + odd.delivery)
+    assert ("parked", "untranslatable: type") == (member.state, member.reason)
+
+
+async def test_nothing_about_a_person_is_in_what_arq_reads(ledger: Ledger, redis: Redis) -> None:
+    contact = Contact(email="canary@example.com", first_name="Canary", phone="+15550100099")
+    await accept(ledger, change("A", contact=contact), raw=b"canary body")
+
+    kept = [key + (await redis.command("GET", key)) for key in await redis.command("KEYS", "arq:*")]
+    kept += await redis.command("ZRANGE", "db:jobs", 0, -1)
+    assert kept
+    assert not [one for one in kept if b"canary" in one.lower() or b"0100099" in one]
+
+
+# -- repeats of what went wrong --
+
+
+async def test_a_repeat_puts_a_parked_visit_back_to_work(ledger: Ledger, redis: Redis) -> None:
+    await accept(ledger, change("A"), key="evt")
+    await ledger.release(await begin(ledger, "A"), parked())
+
+    assert (await accept(ledger, change("A"), key="evt")).repeat
+
+    assert "queued" == await state_of(ledger, work("A"))
+    assert [] == await ledger.works("parked")
+    assert 1 == len((await begin(ledger, "A")).members)
+
+
+async def test_a_repeat_puts_a_parked_event_back_to_work(ledger: Ledger) -> None:
+    first = await accept(ledger, key="evt", event="parked", reason="untranslatable")
+
+    await accept(ledger, key="evt", event="parked", reason="untranslatable")
+
+    assert "queued" == await state_of(ledger, f"event:{first.delivery}")
+
+
+@pytest.mark.parametrize("came_of_it", [settled(), waiting()], ids=["settled", "waiting"])
+async def test_a_repeat_leaves_alone_what_did_not_fail(ledger: Ledger, came_of_it: Outcome) -> None:
+    await accept(ledger, change("A"), key="evt")
+    await ledger.release(await begin(ledger, "A"), came_of_it)
+
+    await accept(ledger, change("A"), key="evt")
+
+    assert came_of_it.state == await state_of(ledger, work("A"))
+
+
+async def test_a_repeat_of_a_look_alike_is_fetched_anew(ledger: Ledger) -> None:
+    first = await accept(ledger, key="evt", event="queued", again=True)
+    hold = await ledger.begin(f"event:{first.delivery}")
+    assert isinstance(hold, Hold)
+    await ledger.land(hold, "standard", "main", [change("A")], attempt())
+
+    await accept(ledger, key="evt", event="queued", again=True)
+
+    assert "queued" == await state_of(ledger, f"event:{first.delivery}")
+
+
+@pytest.mark.parametrize("ends", ["landed", "released"])
+async def test_a_look_alike_that_rings_during_the_fetch_is_fetched_after_it(ledger: Ledger, ends: str) -> None:
+    # Two reschedules of an Acuity appointment are the same to the byte: the fetch under way may have read the first.
+    first = await accept(ledger, key="evt", event="queued", again=True)
+    name = f"event:{first.delivery}"
+    hold = await ledger.begin(name)
+    assert isinstance(hold, Hold)
+
+    await accept(ledger, key="evt", event="queued", again=True)
+    if ends == "landed":
+        await ledger.land(hold, "standard", "main", [change("A")], attempt())
+    else:
+        await ledger.release(hold, settled())
+
+    assert "queued" == await state_of(ledger, name)
+
+
+# -- lease --
+
+
+async def test_work_is_given_to_one_worker_and_then_to_nobody_until_something_lands(ledger: Ledger) -> None:
+    await accept(ledger, change("A"))
+
+    hold = await begin(ledger, "A")
+    meanwhile = await ledger.begin(work("A"))
+    await ledger.release(hold, settled(api={work("A"): {"id": 9}}))
+    afterwards = await ledger.begin(work("A"))
+    await accept(ledger, change("A"))
+    again = await begin(ledger, "A")
+
+    assert ("busy", "nothing") == (meanwhile, afterwards)
+    assert ({"id": 9}, 2, 1, True) == (again.root.api, again.root.n, again.root.done, again.root.tried)
+
+
+async def test_of_many_workers_at_once_one_gets_the_work(ledger: Ledger) -> None:
+    await accept(ledger, change("A"))
+
+    answers = await asyncio.gather(*(ledger.begin(work("A")) for _ in range(50)))
+
+    assert 1 == sum(isinstance(answer, Hold) for answer in answers)
+    assert 49 == answers.count("busy")
+
+
+async def test_to_begin_what_nobody_knows_finds_nothing_and_leaves_nothing_behind(ledger: Ledger, redis: Redis) -> None:
+    assert "nothing" == await ledger.begin(work("A"))
+    assert set() == await everything(redis)
+    with pytest.raises(Gone):
+        await ledger.member(work("A"))
+    with pytest.raises(Gone):
+        await ledger.family(work("A"))
+
+
+async def test_a_lease_ends_within_a_minute(ledger: Ledger, redis: Redis) -> None:
+    await accept(ledger, change("A"))
+    await begin(ledger, "A")
+
+    left_ms = float(await redis.command("ZSCORE", "db:running", work("A"))) - (await ledger.now()).timestamp() * 1_000
+    assert 0 < left_ms <= 60_000
+
+
+@pytest.mark.parametrize("is_swept", [True, False], ids=["swept", "not swept yet"])
+async def test_work_of_a_dead_worker_goes_to_another_and_the_late_release_is_lost(
+    ledger: Ledger, redis: Redis, is_swept: bool
+) -> None:
+    await accept(ledger, change("A"))
+    dead = await begin(ledger, "A")
+    await backdate(redis, "running")
+    assert not is_swept or 1 == await ledger.sweep()
+
+    heir = await begin(ledger, "A")
+    with pytest.raises(Lost):
+        await ledger.release(dead, settled(api={work("A"): {"id": 1}}))
+    await ledger.release(heir, settled(api={work("A"): {"id": 2}}))
+
+    member = await ledger.member(work("A"))
+    assert ("settled", {"id": 2}, 1) == (member.state, member.api, len(member.attempts))
+
+
+async def test_a_swept_lease_has_a_job_again(ledger: Ledger, redis: Redis) -> None:
+    await accept(ledger, change("A"))
+    await redis.command("DEL", *(await redis.command("KEYS", "arq:job:*")), "db:jobs")
+    await begin(ledger, "A")
+    await backdate(redis, "running")
+
+    await ledger.sweep()
+
+    assert [work("A")] == await jobs(redis)
+    assert "queued" == await state_of(ledger, work("A"))
+
+
+async def test_a_change_that_lands_during_a_run_is_queued_after_it(ledger: Ledger, redis: Redis) -> None:
+    await accept(ledger, change("A"))
+    hold = await begin(ledger, "A")
+
+    await accept(ledger, change("A"))
+    during = await state_of(ledger, work("A"))
+    await ledger.release(hold, settled())
+
+    member = await ledger.member(work("A"))
+    assert ("running", "queued", 2, 1) == (during, member.state, member.n, member.done)
+    assert work("A") in await jobs(redis)
+
+
+async def test_a_change_that_lands_during_a_parking_run_is_worked_on(ledger: Ledger) -> None:
+    await accept(ledger, change("A"))
+    hold = await begin(ledger, "A")
+
+    await accept(ledger, change("A"))
+    await ledger.release(hold, parked())
+
+    assert "queued" == await state_of(ledger, work("A"))
+
+
+async def test_a_change_that_lands_on_parked_work_puts_it_back_to_work(ledger: Ledger) -> None:
+    await accept(ledger, change("A"))
+    await ledger.release(await begin(ledger, "A"), parked())
+
+    await accept(ledger, change("A"))
+
+    assert "queued" == await state_of(ledger, work("A"))
+
+
+async def test_a_change_that_lands_on_parked_work_gets_its_own_three_days(ledger: Ledger) -> None:
+    # What failed for three days was parked; a change of today must not be parked by its first trouble.
+    await accept(ledger, change("A"))
+    await ledger.release(await begin(ledger, "A"), parked())
+
+    await accept(ledger, change("A"))
+
+    assert None is (await begin(ledger, "A")).root.failed_since
+
+
+async def test_waiting_work_waits_until_it_is_due_and_says_when(ledger: Ledger, redis: Redis) -> None:
+    await accept(ledger, change("A"))
+    await ledger.release(await begin(ledger, "A"), waiting(due_s=60, tries=3))
+
+    early = await ledger.sweep()
+    member = await ledger.member(work("A"))
+    await backdate(redis, "waiting")
+    late = await ledger.sweep()
+
+    assert (0, 1) == (early, late)
+    assert ("waiting", 3, "timeout") == (member.state, member.tries, member.reason)
+    now_ms = (await ledger.now()).timestamp() * 1_000
+    assert member.due is not None
+    assert now_ms < member.due <= now_ms + 60_000
+    assert "queued" == await state_of(ledger, work("A"))
+
+
+async def test_after_trouble_a_new_change_waits_for_the_next_try(ledger: Ledger) -> None:
+    await accept(ledger, change("A"))
+    await ledger.release(await begin(ledger, "A"), waiting(tries=1))
+
+    await accept(ledger, change("A"))
+
+    assert "waiting" == await state_of(ledger, work("A"))
+
+
+async def test_work_that_waits_for_facts_is_woken_by_a_new_change(ledger: Ledger) -> None:
+    await accept(ledger, change("A"))
+    await ledger.release(await begin(ledger, "A"), waiting(due_s=86_400, tries=None))
+
+    await accept(ledger, change("A"))
+
+    assert "queued" == await state_of(ledger, work("A"))
+
+
+async def test_no_name_of_a_job_is_used_twice(ledger: Ledger, redis: Redis) -> None:
+    names = set()
+    for _ in range(4):
+        await accept(ledger, change("A"))
+        names |= set(await redis.command("ZRANGE", "db:jobs", 0, -1))
+        await redis.command("DEL", "db:jobs")
+        await work_off(ledger, "A")
+
+    assert 4 == len(names)
+
+
+async def test_the_last_hundred_attempts_are_kept_in_their_order(ledger: Ledger) -> None:
+    await accept(ledger, change("A"))
+    for at in range(1, 131):
+        await ledger.replay(work("A"))
+        await ledger.release(await begin(ledger, "A"), Outcome(state="settled", attempt=attempt(at=at)))
+
+    attempts = (await ledger.member(work("A"))).attempts
+    assert list(range(31, 131)) == [one.at for one in attempts]
+
+
+@pytest.mark.parametrize("ends", ["settled", "parked", "waiting", "held"])
+async def test_what_the_api_answered_is_remembered_however_a_run_ends(ledger: Ledger, ends: Any) -> None:
+    await accept(ledger, change("A"))
+    outcome = Outcome(state=ends, attempt=attempt(), api={work("A"): {"id": 7}})
+    await ledger.release(await begin(ledger, "A"), outcome)
+    kept = (await ledger.member(work("A"))).api
+    await ledger.replay(work("A"))
+
+    await ledger.release(await begin(ledger, "A"), settled(api={work("A"): None}))
+
+    member = await ledger.member(work("A"))
+    assert ({"id": 7}, None, False) == (kept, member.api, member.tried)
+
+
+# -- gate --
+
+
+async def held(ledger: Ledger, visit: str, verdict: Verdict) -> None:
+    await accept(ledger, change(visit))
+    hold = await begin(ledger, visit, gate="main")
+    await ledger.release(hold, Outcome(state="held", attempt=attempt(), verdict=verdict), gate="main")
+
+
+async def let_time_pass(redis: Redis, gate: str = "main") -> None:
+    await redis.command("HSET", f"db:gate:{gate}", "until", 1)
+
+
+async def test_behind_a_shut_gate_work_is_held_until_one_probe_is_let_out(ledger: Ledger, redis: Redis) -> None:
+    await held(ledger, "A", Verdict(why="unauthorized", wait_s=30))
+    for visit in "BC":
+        await accept(ledger, change(visit))
+    answers = [await ledger.begin(work(visit), gate="main") for visit in "BC"]
+    early = await ledger.open_gate("main")
+
+    await let_time_pass(redis)
+    probes = await ledger.open_gate("main")
+    more_probes = await ledger.open_gate("main")
+
+    assert (["held", "held"], 0, 1, 0) == (answers, early, probes, more_probes)
+    assert [work("A")] == await ledger.works("queued")
+    probe = await begin(ledger, "A", gate="main")
+    await ledger.release(probe, settled(verdict=Verdict(why="ok")), gate="main")
+    assert 2 == await ledger.open_gate("main")
+    assert {work("B"), work("C")} == set(await ledger.works("queued"))
+
+
+async def test_a_probe_that_fails_shuts_the_gate_again(ledger: Ledger, redis: Redis) -> None:
+    await held(ledger, "A", Verdict(why="unauthorized", wait_s=30))
+    await accept(ledger, change("B"))
+    assert "held" == await ledger.begin(work("B"), gate="main")
+    await let_time_pass(redis)
+    assert 1 == await ledger.open_gate("main")
+
+    probe = await begin(ledger, "A", gate="main")
+    again = Outcome(state="held", attempt=attempt(), verdict=Verdict(why="unauthorized", wait_s=30))
+    await ledger.release(probe, again, gate="main")
+
+    assert 0 == await ledger.open_gate("main")
+    assert {work("A"), work("B")} == set(await ledger.works("held:main"))  # type: ignore[arg-type]
+
+
+async def test_a_probe_that_dies_is_replaced(ledger: Ledger, redis: Redis) -> None:
+    await held(ledger, "A", Verdict(why="unauthorized", wait_s=30))
+    await accept(ledger, change("B"))
+    assert "held" == await ledger.begin(work("B"), gate="main")
+    await let_time_pass(redis)
+    assert 1 == await ledger.open_gate("main")
+    await begin(ledger, "A", gate="main")  # the probe, and it is never heard of again
+
+    await let_time_pass(redis)
+
+    assert 1 == await ledger.open_gate("main")
+    assert [work("B")] == await ledger.works("queued")
+
+
+async def test_a_gate_of_one_account_holds_no_other(ledger: Ledger) -> None:
+    await held(ledger, "A", Verdict(why="unauthorized", wait_s=30))
+    await accept(ledger, change("B"))
+
+    assert isinstance(await ledger.begin(work("B"), gate="shop"), Hold)
+
+
+async def test_trouble_of_one_visit_shuts_no_gate_but_that_of_three_does(ledger: Ledger) -> None:
+    down = Verdict(why="down", wait_s=30, enough=3)
+    seen = []
+    for visit in "ABC":
+        await accept(ledger, change(visit))
+        hold = await begin(ledger, visit, gate="main")
+        await ledger.release(hold, waiting(verdict=down), gate="main")
+        await ledger.release(await _replayed(ledger, visit), waiting(verdict=down), gate="main")
+        await accept(ledger, change(f"{visit}2"))
+        seen.append(await ledger.begin(work(f"{visit}2"), gate="main"))
+
+    assert ["yours", "yours", "held"] == ["yours" if isinstance(one, Hold) else one for one in seen]
+
+
+async def _replayed(ledger: Ledger, visit: str) -> Hold:
+    await ledger.replay(work(visit))
+    return await begin(ledger, visit)
+
+
+async def test_a_success_does_not_open_what_the_api_shut_for_a_time(ledger: Ledger, redis: Redis) -> None:
+    await accept(ledger, change("B"))
+    before = await begin(ledger, "B", gate="main")
+    await held(ledger, "A", Verdict(why="rate_limited", wait_s=30))
+
+    await ledger.release(before, settled(verdict=Verdict(why="ok")), gate="main")
+    early = await ledger.open_gate("main")
+    await let_time_pass(redis)
+    late = await ledger.open_gate("main")
+
+    assert (0, 1) == (early, late)
+    assert isinstance(await ledger.begin(work("A"), gate="main"), Hold)
+
+
+async def test_held_work_is_let_out_oldest_first(ledger: Ledger, redis: Redis) -> None:
+    await held(ledger, "A", Verdict(why="unauthorized", wait_s=30))
+    for visit in "DCB":
+        await accept(ledger, change(visit))
+        await asyncio.sleep(0.002)
+    for visit in "BCD":
+        assert "held" == await ledger.begin(work(visit), gate="main")
+    await redis.command("DEL", "db:gate:main")
+
+    await ledger.open_gate("main", most=2)
+
+    assert 2 == len(await ledger.works("queued"))
+    assert [work("C"), work("B")] == await ledger.works("held:main")  # type: ignore[arg-type]
+
+
+# -- sweep, orphans, claim, pace --
+
+
+async def test_queued_work_whose_job_is_gone_gets_another(ledger: Ledger, redis: Redis) -> None:
+    for n in range(450):
+        await accept(ledger, change(f"v{n}"))
+    await backdate(redis, "queued")
+    lost = [job for n, job in enumerate(await redis.command("ZRANGE", "db:jobs", 0, -1)) if n % 3]
+    await redis.command("DEL", *(b"arq:job:" + job for job in lost[::2]))
+    await redis.command("ZREM", "db:jobs", *lost[1::2])
+
+    adopted, offset = 0, 0
+    while offset >= 0:
+        found, offset = await ledger.adopt(offset, most=100)
+        adopted += found
+
+    assert 300 == adopted
+    assert {work(f"v{n}") for n in range(450)} == set(await jobs(redis))
+
+
+async def test_young_queued_work_is_not_taken_for_an_orphan(ledger: Ledger, redis: Redis) -> None:
+    await accept(ledger, change("A"))
+    await redis.command("DEL", "db:jobs")
+
+    assert (0, -1) == await ledger.adopt()
+
+
+async def test_a_sweep_takes_no_more_than_it_was_told(ledger: Ledger, redis: Redis) -> None:
+    for n in range(30):
+        await accept(ledger, change(f"v{n}"))
+        await ledger.release(await begin(ledger, f"v{n}"), waiting())
+    await backdate(redis, "waiting")
+
+    assert [20, 10, 0] == [await ledger.sweep(most=20) for _ in range(3)]
+
+
+async def test_a_claimed_job_is_not_claimed_again_before_its_lease_ends(ledger: Ledger) -> None:
+    for visit in "ABC":
+        await accept(ledger, change(visit))
+        await asyncio.sleep(0.002)
+
+    first = await ledger.claim(2, lease_s=30)
+    second = await ledger.claim(2, lease_s=0.05)
+    third = await ledger.claim(2, lease_s=30)
+    await asyncio.sleep(0.06)
+    after = await ledger.claim(5, lease_s=30)
+
+    assert [[work("A"), work("B")], [work("C")], [], [work("C")]] == [
+        [job.rpartition("#")[0] for job, _ in claimed] for claimed in (first, second, third, after)
+    ]
+
+
+async def test_of_many_workers_no_two_claim_the_same_job(ledger: Ledger) -> None:
+    for n in range(100):
+        await accept(ledger, change(f"v{n}"))
+
+    claimed = await asyncio.gather(*(ledger.claim(7, lease_s=30) for _ in range(20)))
+
+    names = [job for jobs in claimed for job in jobs]
+    assert (100, 100) == (len(names), len(set(names)))
+
+
+async def test_a_line_of_ten_calls_a_second_gives_places_a_tenth_apart(ledger: Ledger) -> None:
+    waits = [await ledger.pace("main", 10, most_s=100) for _ in range(6)]
+
+    turns = [wait - n * 0.1 for n, wait in enumerate(waits)]
+    assert all(-0.1 <= turn <= 0.001 for turn in turns), waits  # a place is never later than its turn
+    assert waits == sorted(waits)
+
+
+async def test_in_a_line_that_is_too_long_no_place_is_taken(ledger: Ledger) -> None:
+    for _ in range(4):
+        await ledger.pace("main", 2, most_s=60)
+
+    too_long = [await ledger.pace("main", 2, most_s=1) for _ in range(10)]
+    taken = await ledger.pace("main", 2, most_s=60)
+
+    assert all(-2 <= wait < -1 for wait in too_long)
+    assert 1 < taken <= 2  # the fifth place, two seconds from the first
+
+
+async def test_each_account_has_its_own_line(ledger: Ledger) -> None:
+    await ledger.pace("main", 1, most_s=60)
+
+    assert 0 == await ledger.pace("shop", 1, most_s=60)
+
+
+async def test_a_rate_of_less_than_one_call_a_minute_is_kept(ledger: Ledger, redis: Redis) -> None:
+    await ledger.pace("main", 0.01, most_s=1)
+
+    assert await redis.command("PTTL", "db:pace:main") >= 99_000  # the next turn is in 100 s, and must be known then
+
+
+# -- operators --
+
+
+async def test_a_discarded_change_is_given_up_and_an_applied_one_stays(ledger: Ledger) -> None:
+    one = await accept(ledger, change("A"))
+    await work_off(ledger, "A")
+    other = await accept(ledger, change("A"))
+    await ledger.release(await begin(ledger, "A"), parked())
+
+    dropped = await ledger.discard(work("A"))
+
+    member = await ledger.member(work("A"))
+    assert (1, "discarded") == (dropped, member.state)
+    assert {f"{one.delivery}.0"} == set(member.changes)
+    assert {f"{other.delivery}.0"} == set(member.discarded)
+    assert "nothing" == await ledger.begin(work("A"))
+    assert 0 == await ledger.discard(work("A"))
+
+
+async def test_work_in_a_workers_hands_is_not_discarded(ledger: Ledger) -> None:
+    await accept(ledger, change("A"))
+    await begin(ledger, "A")
+
+    assert -1 == await ledger.discard(work("A"))
+    assert 1 == len((await ledger.member(work("A"))).changes)
+
+
+async def test_nothing_is_discarded_of_what_is_settled_or_unknown(ledger: Ledger, redis: Redis) -> None:
+    await accept(ledger, change("A"))
+    await work_off(ledger, "A")
+
+    assert 0 == await ledger.discard(work("A"))
+    assert 0 == await ledger.discard(work("nobody"))
+    assert "settled" == await state_of(ledger, work("A"))
+    assert [] == await ledger.works("discarded")
+
+
+async def test_a_change_after_a_discard_is_worked_on_without_what_was_given_up(ledger: Ledger) -> None:
+    await accept(ledger, change("A"))
+    await ledger.discard(work("A"))
+
+    new = await accept(ledger, change("A"))
+
+    assert [f"{new.delivery}.0"] == [said.origin for said in (await begin(ledger, "A")).root.said()]
+
+
+async def test_to_discard_a_rescheduled_visit_gives_up_what_waits_under_its_later_ids_too(ledger: Ledger) -> None:
+    await accept(ledger, change("A"))
+    await accept(ledger, change("B", continues="A"))
+    await work_off(ledger, "A")
+    await accept(ledger, change("B"))
+    await ledger.release(await begin(ledger, "B"), parked())
+
+    dropped = await ledger.discard(work("A"))  # the failure is listed under the first id
+
+    assert 1 == dropped
+    assert all(member.n == member.done for member in await ledger.family(work("B")))
+
+
+@pytest.mark.parametrize("ends", ["settled", "parked", "waiting", "discarded"])
+async def test_a_replay_puts_back_to_work_whatever_came_of_it(ledger: Ledger, redis: Redis, ends: Any) -> None:
+    await accept(ledger, change("A"))
+    if ends == "discarded":
+        await ledger.discard(work("A"))
+    else:
+        outcome = Outcome(state=ends, attempt=attempt(), due_s=60, tries=3, api={work("A"): {"id": 7}})
+        await ledger.release(await begin(ledger, "A"), outcome)
+
+    assert "queued" == await ledger.replay(work("A"))
+    assert "queued" == await ledger.replay(work("A"))
+
+    assert work("A") in await jobs(redis)
+    root = (await begin(ledger, "A")).root
+    assert (0, None, None) == (root.tries, root.failed_since, root.due)
+
+
+async def test_a_fresh_replay_forgets_what_the_api_answered(ledger: Ledger) -> None:
+    await accept(ledger, change("A"))
+    await ledger.release(await begin(ledger, "A"), settled(api={work("A"): {"id": 7}}))
+
+    await ledger.replay(work("A"))
+    remembered = await begin(ledger, "A")
+    await ledger.release(remembered, settled())
+    await ledger.replay(work("A"), fresh=True)
+
+    assert ({"id": 7}, None) == (remembered.root.api, (await begin(ledger, "A")).root.api)
+
+
+async def test_a_replay_of_running_work_runs_it_once_more(ledger: Ledger) -> None:
+    await accept(ledger, change("A"))
+    hold = await begin(ledger, "A")
+
+    assert "running" == await ledger.replay(work("A"))
+    await ledger.release(hold, settled())
+
+    assert "queued" == await state_of(ledger, work("A"))
+
+
+async def test_a_replay_of_an_event_that_is_being_fetched_fetches_it_once_more(ledger: Ledger) -> None:
+    first = await accept(ledger, event="queued")
+    name = f"event:{first.delivery}"
+    hold = await ledger.begin(name)
+    assert isinstance(hold, Hold)
+
+    assert "running" == await ledger.replay(name)
+    await ledger.land(hold, "standard", "main", [change("A")], attempt())
+
+    assert "queued" == await state_of(ledger, name)
+
+
+async def test_a_replay_of_what_is_unknown_is_told(ledger: Ledger, redis: Redis) -> None:
+    with pytest.raises(Gone):
+        await ledger.replay(work("nobody"))
+    assert set() == await everything(redis)
+
+
+async def test_an_operators_contact_is_a_fact_that_puts_the_visit_back_to_work(ledger: Ledger) -> None:
+    await accept(ledger, change("A"))
+    await ledger.release(await begin(ledger, "A"), parked("contact_unknown"))
+
+    await ledger.name_contact(work("A"), change("A", order=9, contact=Contact(id="cont_1")))
+
+    hold = await begin(ledger, "A")
+    assert [{"id": "cont_1"}] == [said.contact for said in hold.root.said() if said.contact]
+
+
+async def test_what_an_event_turned_out_to_mean_lands_once_and_settles_it(ledger: Ledger, redis: Redis) -> None:
+    first = await accept(ledger, event="queued")
+    name = f"event:{first.delivery}"
+    dead = await ledger.begin(name)
+    await backdate(redis, "running")
+    heir = await ledger.begin(name)
+    assert isinstance(dead, Hold)
+    assert isinstance(heir, Hold)
+
+    with pytest.raises(Lost):
+        await ledger.land(dead, "standard", "main", [change("A")], attempt())
+    await ledger.land(heir, "standard", "main", [change("A"), change("B")], attempt())
+
+    event = await ledger.member(name)
+    assert ("settled", [work("A"), work("B")]) == (event.state, event.landed)
+    assert [work("A"), work("B")] == sorted(await ledger.works("queued"))
+
+
+# -- the ids of a rescheduled visit --
+
+Families = dict[str, tuple[str, dict[str, int]]]
+
+
+async def families(ledger: Ledger, visits: Sequence[str]) -> Families:
+    """Per id: the first id of its family, and the ids with how many came before each."""
+    found = {}
+    for visit in visits:
+        members = await ledger.family(work(visit))
+        ids = {member.work.removeprefix(work("")): member.generation for member in members}
+        found[visit] = (members[0].work.removeprefix(work("")), ids)
+    return found
+
+
+LINKS = [("A", None), ("B", "A"), ("C", "B"), ("D", "B")]
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(LINKS)), ids=lambda links: "".join(a for a, _ in links))
+async def test_a_reschedule_is_one_visit_whatever_order_its_links_arrive_in(
+    ledger: Ledger, order: tuple[tuple[str, str | None], ...]
+) -> None:
+    for visit, continues in order:
+        await accept(ledger, change(visit, continues))
+
+    whole = ("A", {"A": 0, "B": 1, "C": 2, "D": 2})
+    assert dict.fromkeys("ABCD", whole) == await families(ledger, "ABCD")
+
+
+async def test_a_link_that_arrives_before_either_half_is_remembered(ledger: Ledger) -> None:
+    await accept(ledger, change("B", "A"))
+    await work_off(ledger, "B")
+    await accept(ledger, change("A"))
+
+    hold = await begin(ledger, "A")
+    assert [work("A"), work("B")] == [member.work for member in hold.members]
+
+
+async def test_a_link_that_joins_two_finished_visits_puts_them_to_work_as_one(ledger: Ledger) -> None:
+    for visit in "AB":
+        await accept(ledger, change(visit))
+        await work_off(ledger, visit)
+
+    await accept(ledger, change("B", "A"))
+
+    hold = await work_off(ledger, "B")
+    assert [work("A"), work("B")] == [member.work for member in hold.members]
+    assert {"settled"} == {member.state for member in await ledger.family(work("A"))}
+
+
+async def test_while_one_id_of_a_visit_is_worked_on_the_others_are_busy(ledger: Ledger) -> None:
+    await accept(ledger, change("A"))
+    await accept(ledger, change("B", "A"))
+    await accept(ledger, change("C", "B"))
+
+    hold = await begin(ledger, "C")
+
+    assert ["busy", "busy", "busy"] == [await ledger.begin(work(visit)) for visit in "ABC"]
+    await ledger.release(hold, settled())
+    assert ["nothing"] * 3 == [await ledger.begin(work(visit)) for visit in "ABC"]
+
+
+async def test_a_link_that_lands_during_a_run_is_seen_after_it(ledger: Ledger) -> None:
+    await accept(ledger, change("A"))
+    hold = await begin(ledger, "A")
+
+    await accept(ledger, change("B", "A"))
+    meanwhile = await ledger.begin(work("B"))
+    await ledger.release(hold, settled())
+
+    assert "busy" == meanwhile
+    assert [work("A"), work("B")] == [member.work for member in (await begin(ledger, "A")).members]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+async def test_links_in_a_circle_are_one_visit_with_one_first_id(ledger: Ledger, redis: Redis, size: int) -> None:
+    visits = "ABCDE"[:size]
+    links = [(visit, visits[n - 1]) for n, visit in enumerate(visits)]
+    seen = set()
+    for order in ([*links], links[::-1], links[1:] + links[:1]):
+        await redis.command("FLUSHDB")
+        for visit, continues in order:
+            await accept(ledger, change(visit, continues))
+        found = await families(ledger, visits)
+        assert all(set(visits) == set(ids) for _, ids in found.values())
+        seen |= {root for root, _ in found.values()}
+        await work_off(ledger, visits[-1])
+        assert ["nothing"] * size == [await ledger.begin(work(visit)) for visit in visits]
+
+    assert 1 == len(seen), seen
+
+
+@pytest.mark.parametrize("order", [("A", "B"), ("B", "A")], ids="".join)
+async def test_an_id_that_two_claim_to_come_before_belongs_to_one_visit(ledger: Ledger, order: tuple[str, str]) -> None:
+    for visit in "ABC":
+        await accept(ledger, change(visit))
+    for before in order:
+        await accept(ledger, change("C", before))
+
+    owners = [root for root, ids in (await families(ledger, "AB")).values() if "C" in ids]
+    assert 1 == len(set(owners)), owners
+
+
+async def test_a_chain_of_three_hundred_reschedules_is_one_visit(ledger: Ledger) -> None:
+    for n in range(300):
+        await accept(ledger, change(f"v{n}", f"v{n - 1}" if n else None))
+
+    hold = await work_off(ledger, "v299")
+
+    assert [f"visit:main/standard-v{n}" for n in range(300)] == [member.work for member in hold.members]
+    assert {"settled"} == {member.state for member in await ledger.family(work("v150"))}
+
+
+# -- what is unsettled does not expire --
+
+
+def forgetful(redis: Redis) -> Ledger:
+    """Forgets what is settled after 80 ms."""
+    ledger = Ledger(redis, keep_days=1)
+    ledger._keep_ms = 80
+    return ledger
+
+
+async def test_a_settled_visit_is_forgotten_after_the_retention_and_leaves_nothing(redis: Redis) -> None:
+    ledger = forgetful(redis)
+    await accept(ledger, change("A"))
+    await redis.command("DEL", "db:jobs", *(await redis.command("KEYS", "arq:*")))
+    await work_off(ledger, "A")
+
+    await asyncio.sleep(0.1)
+
+    assert set() == {key for key in await everything(redis) if not key.startswith((b"db:seen:", b"db:deliveries:"))}
+
+
+async def test_a_discarded_visit_is_forgotten_after_the_retention_and_leaves_nothing(redis: Redis) -> None:
+    ledger = forgetful(redis)
+    await accept(ledger, change("A"))
+    await ledger.discard(work("A"))
+
+    await asyncio.sleep(0.1)
+    await ledger.sweep()
+
+    assert [] == await ledger.works("discarded")
+
+
+@pytest.mark.parametrize("ends", ["parked", "waiting", "held"])
+async def test_what_waits_under_any_id_of_a_visit_outlives_the_retention(redis: Redis, ends: Any) -> None:
+    ledger = forgetful(redis)
+    await accept(ledger, change("A"))
+    await accept(ledger, change("B", continues="A"))
+    await work_off(ledger, "A")
+    last = await accept(ledger, change("B"))
+    hold = await begin(ledger, "B")
+    await ledger.release(hold, Outcome(state=ends, attempt=attempt(), due_s=60, tries=1))
+
+    await asyncio.sleep(0.1)
+
+    assert [work("A")] == await ledger.works("held:main" if ends == "held" else ends)  # type: ignore[arg-type]
+    await ledger.replay(work("A"))
+    said = [said.origin for member in (await begin(ledger, "A")).members for said in member.said()]
+    assert f"{last.delivery}.0" in said
+    assert 3 == len(said)
+
+
+async def test_a_change_under_a_later_id_is_worked_on_although_the_first_id_is_forgotten(redis: Redis) -> None:
+    ledger = forgetful(redis)
+    await accept(ledger, change("A"))
+    await accept(ledger, change("B", continues="A"))
+    await work_off(ledger, "A")
+    last = await accept(ledger, change("B"))
+
+    await asyncio.sleep(0.1)
+
+    hold = await begin(ledger, "B")
+    assert f"{last.delivery}.0" in [said.origin for member in hold.members for said in member.said()]
+
+
+async def test_a_change_that_lands_on_a_settled_visit_keeps_all_of_its_facts_from_expiring(redis: Redis) -> None:
+    ledger = forgetful(redis)
+    await accept(ledger, change("A"))
+    await work_off(ledger, "A")
+    await accept(ledger, change("A"))
+
+    await asyncio.sleep(0.1)
+
+    assert 2 == len((await begin(ledger, "A")).root.said())
+
+
+# -- a walk over all steps --
+
+
+class Walk(RuleBasedStateMachine):
+    """Tools, workers, deaths, operators and time, in any order; what must hold, holds after every step."""
+
+    VISITS = ("A", "B", "C", "D")
+    visits = st.sampled_from(VISITS)
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+        self.redis = Redis(Address(url))
+        self.ledger = Ledger(self.redis, keep_days=30)
+        self.run(self.redis.command("FLUSHDB"))
+        self.accepted: set[tuple[str, str]] = set()
+        self.deliveries: list[tuple[str, str]] = []
+        self.running: dict[str, Hold] = {}
+        self.families = {work(visit): {work(visit)} for visit in self.VISITS}
+
+    def run(self, step: Coroutine[Any, Any, T]) -> T:
+        return self.runner.run(step)
+
+    def teardown(self) -> None:
+        try:
+            self.run(self.work_everything_off())
+        finally:
+            self.run(self.redis.close())
+            self.runner.close()
+
+    # -- steps --
+
+    @initialize()
+    def something_rings(self) -> None:
+        self.ring("A", None)
+
+    @rule(visit=visits, is_moved=st.booleans())
+    def a_tool_rings(self, visit: str, is_moved: bool) -> None:
+        # Every id comes after at most one other, as the tools do it: B and D after A, C after B.
+        self.ring(visit, {"B": "A", "C": "B", "D": "A"}.get(visit) if is_moved else None)
+
+    def ring(self, visit: str, before: str | None) -> None:
+        key = f"key-{len(self.deliveries)}"
+        written = self.run(accept(self.ledger, change(visit, before), key=key))
+        assert not written.repeat
+        self.deliveries.append((key, visit))
+        self.accepted.add((work(visit), f"{written.delivery}.0"))
+        if before:
+            joined = self.families[work(visit)] | self.families[work(before)]
+            self.families |= dict.fromkeys(joined, joined)
+
+    @rule(data=st.data())
+    def a_tool_repeats(self, data: st.DataObject) -> None:
+        key, visit = data.draw(st.sampled_from(self.deliveries))
+        assert self.run(accept(self.ledger, change(visit), key=key)).repeat
+
+    @rule(gate=st.sampled_from(["", "main"]))
+    def a_worker_takes_a_job(self, gate: str) -> None:
+        for job, _ in self.run(self.ledger.claim(1, lease_s=30)):
+            hold = self.run(self.ledger.begin(job.rpartition("#")[0], gate))
+            if isinstance(hold, str):
+                self.run(self.finish(job))
+            else:
+                self.running[job] = hold
+
+    async def finish(self, job: str) -> None:
+        """As arq does after a job."""
+        await self.redis.command("DEL", f"arq:job:{job}", f"arq:in-progress:{job}")
+        await self.redis.command("ZREM", "db:jobs", job)
+
+    @rule(
+        data=st.data(),
+        state=st.sampled_from(["settled", "settled", "waiting", "waiting for facts", "held", "parked"]),
+        why=st.sampled_from([None, "ok", "down", "unauthorized", "rate_limited"]),
+    )
+    def a_worker_is_done(self, data: st.DataObject, state: str, why: str | None) -> None:
+        if not self.running:
+            return
+        job = data.draw(st.sampled_from(sorted(self.running)))
+        outcome = Outcome(
+            state=state.partition(" ")[0],  # type: ignore[arg-type]
+            attempt=attempt(state),
+            due_s=60,
+            tries=1 if state in ("waiting", "parked") else None,
+            verdict=Verdict(why=why, wait_s=30, enough=2 if why == "down" else 1) if why else None,
+        )
+        with suppress(Lost):
+            self.run(self.ledger.release(self.running.pop(job), outcome, gate="main"))
+        self.run(self.finish(job))
+
+    @rule(data=st.data(), is_back_later=st.booleans())
+    def a_worker_dies(self, data: st.DataObject, is_back_later: bool) -> None:
+        """Its lease ends, and its job's turn comes again."""
+        if not self.running:
+            return
+        job = data.draw(st.sampled_from(sorted(self.running)))
+        self.run(self.let_the_lease_end(self.running[job]))
+        if not is_back_later:
+            del self.running[job]
+            self.run(self.redis.command("ZADD", "db:jobs", "XX", 1, job))
+
+    async def let_the_lease_end(self, hold: Hold) -> None:
+        for member in hold.members:
+            if hold.token.encode() == await self.redis.command("HGET", f"db:{member.work}", "lease"):
+                await self.redis.command("ZADD", "db:running", "XX", 1, member.work)
+
+    @rule()
+    def time_passes(self) -> None:
+        self.run(backdate(self.redis, "waiting"))
+        if self.run(self.redis.command("EXISTS", "db:gate:main")):
+            self.run(let_time_pass(self.redis))
+
+    @rule()
+    def a_worker_sweeps(self) -> None:
+        self.run(self.ledger.sweep())
+
+    @rule()
+    def a_worker_looks_at_the_gate(self) -> None:
+        self.run(self.ledger.open_gate("main"))
+
+    @rule(data=st.data())
+    def redis_loses_a_job_and_a_minute_passes(self, data: st.DataObject) -> None:
+        queue = self.run(self.redis.command("ZRANGE", "db:jobs", 0, -1))
+        if queue:
+            self.run(self.finish(data.draw(st.sampled_from(queue)).decode()))
+            self.run(self.adopt())
+
+    async def adopt(self) -> None:
+        await backdate(self.redis, "queued")
+        await self.ledger.adopt()
+
+    @rule(visit=visits, fresh=st.booleans())
+    def an_operator_replays(self, visit: str, fresh: bool) -> None:
+        try:
+            assert self.run(self.ledger.replay(work(visit), fresh)) in ("queued", "running")
+        except Gone:
+            assert not any(name == work(visit) for name, _ in self.accepted)
+
+    @rule(visit=visits)
+    def an_operator_discards(self, visit: str) -> None:
+        self.run(self.ledger.discard(work(visit)))
+
+    @rule(visit=visits)
+    def an_operator_names_the_contact(self, visit: str) -> None:
+        if any(name == work(visit) for name, _ in self.accepted):
+            self.run(self.ledger.name_contact(work(visit), change(visit, contact=Contact(id="cont_1"))))
+
+    # -- what holds after each --
+
+    async def look(self) -> "Snapshot":
+        ask, names = self.redis.command, [work(visit) for visit in self.VISITS]
+        flat = await asyncio.gather(*(ask("HGETALL", f"db:{name}") for name in names))
+        expiry = await asyncio.gather(*(ask("PTTL", f"db:{name}") for name in names))
+        listed = await asyncio.gather(*(ask("ZRANGE", f"db:{state}", 0, -1) for state in STATES))
+        texts = [[part.decode() for part in one] for one in flat]
+        hashes = {
+            name: dict(zip(one[::2], one[1::2], strict=True)) for name, one in zip(names, texts, strict=True) if one
+        }
+        sets = [
+            (state.partition(":")[0], one.decode()) for state, each in zip(STATES, listed, strict=True) for one in each
+        ]
+        return Snapshot(hashes, sorted(sets), dict(zip(names, expiry, strict=True)), set(await jobs(self.redis)))
+
+    @invariant()
+    def all_is_well(self) -> None:
+        now = self.run(self.look())
+        now.every_unsettled_work_is_in_exactly_the_set_of_its_state()
+        now.nobody_has_done_more_than_there_is()
+        now.nothing_accepted_disappears(self.accepted, self.families)
+        now.queued_work_has_a_job_or_its_visit_is_in_good_hands(self.families)
+        now.what_is_unsettled_never_expires(self.families)
+
+    async def work_everything_off(self) -> None:
+        """Without further trouble all of it is settled, in bounded time."""
+        await self.redis.command("DEL", "db:gate:main")
+        for _ in range(30):
+            for state in ("running", "waiting"):
+                await backdate(self.redis, state)
+            await self.ledger.sweep()
+            await self.ledger.open_gate("main")
+            await self.adopt()
+            for name in await self.ledger.works("parked"):
+                await self.ledger.replay(name)
+            for job in await self.redis.command("ZRANGE", "db:jobs", 0, -1):
+                hold = await self.ledger.begin(job.decode().rpartition("#")[0])
+                if isinstance(hold, Hold):
+                    await self.ledger.release(hold, settled())
+                await self.finish(job.decode())
+            if not await self.redis.command("ZCARD", "db:queued"):
+                break
+        (await self.look()).all_is_done(self.accepted)
+
+
+@dataclass
+class Snapshot:
+    """The ledger between two steps. listed: state and work. expiry: ms, -1 for never."""
+
+    hashes: dict[str, dict[str, str]]
+    listed: list[tuple[str, str]]
+    expiry: dict[str, int]
+    jobs: set[str]
+
+    def state(self, name: str) -> str | None:
+        return self.hashes.get(name, {}).get("state")
+
+    def every_unsettled_work_is_in_exactly_the_set_of_its_state(self) -> None:
+        assert sorted((hash["state"], name) for name, hash in self.hashes.items() if "state" in hash) == self.listed
+
+    def nobody_has_done_more_than_there_is(self) -> None:
+        assert [] == [name for name, hash in self.hashes.items() if int(hash["n"]) < int(hash.get("done", 0))]
+
+    def nothing_accepted_disappears(self, accepted: set[tuple[str, str]], families: dict[str, set[str]]) -> None:
+        for name, origin in accepted:
+            hash = self.hashes[name]
+            assert f"c:{origin}" in hash or f"x:{origin}" in hash
+            if self.is_open(name, origin):
+                states = {self.state(member) for member in families[name]}
+                assert states & {"queued", "running", "waiting", "held", "parked"}, (name, origin, states)
+
+    def is_open(self, name: str, origin: str) -> bool:
+        """Neither seen by a settled run nor discarded."""
+        hash = self.hashes[name]
+        said = hash.get(f"c:{origin}")
+        return said is not None and int(said.partition(" ")[0]) > int(hash.get("done", 0))
+
+    def queued_work_has_a_job_or_its_visit_is_in_good_hands(self, families: dict[str, set[str]]) -> None:
+        """Somebody who works on another of its ids, or is going to, takes it along."""
+        for name in (name for state, name in self.listed if state == "queued"):
+            states = {self.state(member) for member in families[name]}
+            assert self.jobs & families[name] or states & {"running", "waiting", "held"}, (name, states)
+
+    def what_is_unsettled_never_expires(self, families: dict[str, set[str]]) -> None:
+        for state, name in self.listed:
+            if state != "discarded":
+                kept = {member for member in families[name] if self.state(member) != "discarded"}
+                assert [] == [(name, member) for member in kept if self.expiry[member] > 0]
+
+    def all_is_done(self, accepted: set[tuple[str, str]]) -> None:
+        assert {"discarded"} >= {state for state, _ in self.listed}
+        assert [] == [(name, origin) for name, origin in accepted if self.is_open(name, origin)]
+
+
+def test_whatever_happens_in_whatever_order_nothing_accepted_disappears(redis_url: str) -> None:
+    run_state_machine_as_test(
+        lambda: Walk(redis_url),
+        settings=settings(
+            max_examples=40,
+            stateful_step_count=30,
+            derandomize=True,
+            database=None,
+            deadline=None,
+            phases=[Phase.generate],
+            report_multiple_bugs=False,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
