@@ -75,6 +75,8 @@ class Json:
 
     def moment(self, zone: tzinfo | None = None) -> datetime | None:
         """ISO 8601 with an offset, as UTC. zone: what a time without one means; without it, such a time is refused."""
+        if isinstance(self.value, int | float):
+            raise self.surprise("a time in ISO 8601")
         written = self.text()
         if written is None:
             return None

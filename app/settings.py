@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
+from redis.asyncio.connection import parse_url
 
 from app.sources import BadSource, Tool, load
 
@@ -30,6 +31,12 @@ def _web_address(value: str) -> str:
 def _redis_address(value: str) -> str:
     if not value.startswith(("redis://", "rediss://", "unix://")):
         raise _rule("must be an address that begins with redis://, rediss:// or unix://")
+    try:
+        parse_url(value)
+    except ValueError:
+        raise _rule(
+            "must be an address; a password's `/`, `@`, `:` and `%` are written as %2F, %40, %3A, %25"
+        ) from None
     return value
 
 
@@ -56,7 +63,7 @@ class Hook(BaseModel):
     )
     source: str = Field("", description="the tool; by default the hook's own name")
     credentials: dict[str, str] = Field(
-        {}, description="what a source needs that fetches records: __API_KEY, __TOKEN, …"
+        {}, repr=False, description="what a source needs that fetches records: __API_KEY, __TOKEN, …"
     )
     api_url: WebAddress | None = Field(None, description="where it fetches; by default the tool's own API")
     visits_api_token: str | None = Field(None, repr=False, description="another Review Rover account for this hook")
@@ -127,7 +134,8 @@ class Settings(BaseModel):
     def accounts(self) -> dict[str, str]:
         """Hook to Visits account: `main`, or the name of the first hook that brings the same token of its own."""
         first: dict[str | None, str] = {None: "main", self.visits_api_token: "main"}
-        return {name: first.setdefault(self.hooks[name].visits_api_token, name) for name in sorted(self.hooks)}
+        named = {name: "hook.main" if name == "main" else name for name in sorted(self.hooks)}
+        return {name: first.setdefault(self.hooks[name].visits_api_token, account) for name, account in named.items()}
 
     @cached_property
     def tokens(self) -> dict[str, str]:
@@ -182,14 +190,27 @@ def read(environ: Mapping[str, str] = os.environ, *, redis_needed: bool = True, 
     given = {name: value for name, value in environ.items() if value.strip()}
     raw: dict[str, Any] = {name: given[name.upper()] for name in Settings.model_fields if name.upper() in given}
     raw["hooks"] = _hooks(given)
+    problems: list[Problem] = []
     try:
         settings = Settings.model_validate(raw)
     except ValidationError as error:
-        raise SettingsError([_problem(found, given) for found in error.errors()]) from None
-    problems = [*_contradictions(settings, redis_needed, token_needed)]
+        problems = [_problem(found, given) for found in error.errors()]
+        settings = Settings.model_validate(_without(raw, [found["loc"] for found in error.errors()]))
+    told = {problem.name for problem in problems}
+    problems += [p for p in _contradictions(settings, redis_needed, token_needed) if p.name not in told]
     if problems:
         raise SettingsError(problems)
     return settings
+
+
+def _without(raw: dict[str, Any], places: list[tuple[int | str, ...]]) -> dict[str, Any]:
+    """What remains when the wrong values are taken out, so that the rest can be looked at too."""
+    for place in places:
+        inside = raw
+        for step in place[:-1]:
+            inside = inside.get(str(step), {}) if isinstance(inside, dict) else {}
+        inside.pop(str(place[-1]), None)
+    return raw
 
 
 def _hooks(given: Mapping[str, str]) -> dict[str, Any]:
@@ -200,7 +221,9 @@ def _hooks(given: Mapping[str, str]) -> dict[str, Any]:
         if prefix == "HOOKS" and len(steps) >= 2:
             hook = hooks.setdefault(steps[0].lower(), {})
             if steps[1] == "CREDENTIALS" and len(steps) == 3:
-                hook.setdefault("credentials", {})[steps[2]] = value
+                credentials = hook.setdefault("credentials", {})
+                if isinstance(credentials, dict):
+                    credentials[steps[2]] = value
             else:
                 hook["__".join(steps[1:]).lower()] = value
     return hooks
@@ -213,7 +236,8 @@ def _problem(found: Any, given: Mapping[str, str]) -> Problem:
         known = ", ".join(field.upper() for field in Hook.model_fields)
         return Problem(name, "there is no such setting of a hook", fix=f"There are {known}.")
     rule = found["msg"].replace("Input should be", "must be")
-    field = Settings.model_fields.get(name.lower())
+    of_hook = name.startswith("HOOKS__")
+    field = Hook.model_fields.get(name.split("__")[2].lower()) if of_hook else Settings.model_fields.get(name.lower())
     fix = f"It is {field.description}." if field and field.description else ""
     return Problem(name, rule, shape(value), fix)
 
@@ -233,11 +257,11 @@ def _contradictions(settings: Settings, redis_needed: bool, token_needed: bool) 
     if token_needed and not settings.tokens:
         yield Problem("VISITS_API_TOKEN", "is needed", fix="Review Rover shows it under Settings, API.")
     if settings.retry_first_s > settings.retry_cap_s:
-        yield Problem("RETRY_FIRST_S", "must not be longer than RETRY_CAP_S")
+        yield Problem("RETRY_FIRST_S", "must not be longer than RETRY_CAP_S", fix="Lower the one, or raise the other.")
     try:
         tools = load()
     except BadSource as error:
-        yield Problem("app/sources", str(error))
+        yield Problem("app/sources", str(error), fix="Mend that file, or take it out.")
         return
     for name, hook in settings.hooks.items():
         yield from _hook_contradictions(settings, name, hook, tools)
@@ -247,7 +271,7 @@ def _hook_contradictions(settings: Settings, name: str, hook: Hook, tools: Mappi
     prefix = f"HOOKS__{name.upper()}"
     tool = tools.get(hook.source or name)
     if not name.replace("_", "").replace("-", "").isalnum() or not name.isascii() or len(name) > 40:
-        yield Problem(f"{prefix}__SECRETS", "the name of a hook has letters, digits and _ only, 40 at most")
+        yield Problem(f"{prefix}__SECRETS", "the name of a hook has letters, digits and _ only", fix="Rename it.")
     if tool is None:
         sources = ", ".join(tools)
         yield Problem(f"{prefix}__SOURCE", "must be one of the sources", shape(hook.source), f"There are {sources}.")
@@ -255,7 +279,8 @@ def _hook_contradictions(settings: Settings, name: str, hook: Hook, tools: Mappi
     for number, secret in enumerate(hook.secrets, 1):
         rule = tool.source.signature.check_secret(secret)
         if rule:
-            yield Problem(f"{prefix}__SECRETS", f"secret {number} of {len(hook.secrets)} {rule}", shape(secret))
+            fix = f"Copy it again from {tool.source.title}."
+            yield Problem(f"{prefix}__SECRETS", f"secret {number} of {len(hook.secrets)} {rule}", shape(secret), fix)
     if hook.secrets and tool.source.signature.needs_url and not settings.public_url:
         why = f"is needed, because {tool.source.title} signs the address that it calls"
         yield Problem("PUBLIC_URL", why, fix=f"Set it to the part of the address before {f'/hooks/{name}'}.")

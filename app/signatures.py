@@ -110,7 +110,8 @@ class Hmac:
         try:
             return None if self.key(secret) else "must not be empty"
         except ValueError:
-            return "must be base64, with or without `whsec_` before it"
+            is_text = self.key is text_key
+            return "must be text in UTF-8" if is_text else "must be base64, with or without `whsec_` before it"
 
     def verify(self, delivery: Delivery, terms: Terms) -> int:
         given, signed_at = self._read(delivery)
@@ -204,12 +205,16 @@ class StandardWebhooks:
         return _standard("webhook").check_secret(secret)
 
     def verify(self, delivery: Delivery, terms: Terms) -> int:
-        family = "svix" if delivery.header_lines("svix-signature") else "webhook"
-        return _standard(family).verify(delivery, terms)
+        family, other = ("svix", "webhook") if delivery.header_lines("svix-signature") else ("webhook", "svix")
+        slot = _standard(family).verify(delivery, terms)
+        # Repeats are known by the id: one beside the signed one must be the same.
+        if any(id != only_line(delivery, f"{family}-id") for id in delivery.header_lines(f"{other}-id")):
+            raise SignatureError(f"{other}-id is not the id that was signed", "malformed")
+        return slot
 
     def sign(self, delivery: Delivery, terms: Terms) -> dict[str, str]:
-        """The delivery must carry its `webhook-id`."""
-        return _standard("webhook").sign(delivery, terms)
+        """The delivery must carry its `webhook-id` or `svix-id`."""
+        return _standard("svix" if delivery.header_lines("svix-id") else "webhook").sign(delivery, terms)
 
 
 @cache

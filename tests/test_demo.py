@@ -9,6 +9,21 @@ from pathlib import Path
 from rig import ROOT, wait_until
 
 
+def children_of(pid: int) -> list[int]:
+    if (listed := Path(f"/proc/{pid}/task/{pid}/children")).exists():
+        return [int(child) for child in listed.read_text().split()]
+    everything = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    return [int(child) for child, parent in map(str.split, everything.splitlines()) if int(parent) == pid]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def test_every_line_is_as_it_should_be_and_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
     env = {**os.environ, "TMPDIR": str(tmp_path)}
     env.pop("REDIS_URL", None)
@@ -16,7 +31,7 @@ def test_every_line_is_as_it_should_be_and_ctrl_c_leaves_nothing_behind(tmp_path
     with log.open("wb") as out:
         demo = subprocess.Popen([sys.executable, "-m", "app", "demo"], cwd=ROOT, env=env, stdout=out, stderr=out)
     wait_until(lambda: "It stays up" in log.read_text() or demo.poll() is not None, 60)
-    children = subprocess.run(["pgrep", "-P", str(demo.pid)], capture_output=True, text=True).stdout.split()
+    children = children_of(demo.pid)
 
     demo.send_signal(signal.SIGINT)
     status = demo.wait(30)
@@ -24,5 +39,5 @@ def test_every_line_is_as_it_should_be_and_ctrl_c_leaves_nothing_behind(tmp_path
     assert "7 of 7 as they should be." in log.read_text()
     assert 0 == status
     assert 4 == len(children)  # Valkey, sandbox, web, worker
-    assert [] == [pid for pid in children if Path(f"/proc/{pid}").exists()]
+    assert [] == [pid for pid in children if is_alive(pid)]
     assert [log] == list(tmp_path.iterdir())

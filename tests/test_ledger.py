@@ -624,6 +624,10 @@ async def test_a_sweep_takes_no_more_than_it_was_told(ledger: Ledger, redis: Red
     assert [20, 10, 0] == [await ledger.sweep(most=20) for _ in range(3)]
 
 
+def about(claimed: list[tuple[str, bytes]]) -> list[str]:
+    return [job.rpartition("#")[0] for job, _ in claimed]
+
+
 async def test_a_claimed_job_is_not_claimed_again_before_its_lease_ends(ledger: Ledger) -> None:
     for visit in "ABC":
         await accept(ledger, change(visit))
@@ -635,9 +639,34 @@ async def test_a_claimed_job_is_not_claimed_again_before_its_lease_ends(ledger: 
     await asyncio.sleep(0.06)
     after = await ledger.claim(5, lease_s=30)
 
-    assert [[work("A"), work("B")], [work("C")], [], [work("C")]] == [
-        [job.rpartition("#")[0] for job, _ in claimed] for claimed in (first, second, third, after)
-    ]
+    assert [work("A"), work("B")] == about(first)
+    assert ([work("C")], [], [work("C")]) == (about(second), about(third), about(after))
+
+
+async def test_a_claimed_job_comes_with_what_arq_needs_to_run_it(ledger: Ledger, redis: Redis) -> None:
+    await accept(ledger, change("A"))
+    await accept(ledger, change("B"))
+    await redis.command("DEL", *(await redis.command("KEYS", "arq:job:*standard-B*")))
+
+    claimed = {job.rpartition("#")[0]: payload for job, payload in await ledger.claim(5, lease_s=30)}
+
+    assert b"" == claimed[work("B")]
+    function, arguments, *_ = deserialize_job_raw(claimed[work("A")], deserializer=json.loads)
+    assert ("visit", ["main/standard-A"]) == (function, arguments)
+
+
+async def test_a_job_that_has_run_is_gone_and_the_next_one_is_not(ledger: Ledger, redis: Redis) -> None:
+    await accept(ledger, change("A"))
+    [(job, _)] = await ledger.claim(5, lease_s=0)
+    hold = await begin(ledger, "A")
+    await accept(ledger, change("A"))
+    await ledger.release(hold, settled())
+
+    await ledger.ran(job)
+
+    assert [work("A")] == await jobs(redis)
+    assert [work("A")] == about(await ledger.claim(5, lease_s=30))
+    assert 1 == len(await redis.command("KEYS", "arq:*"))
 
 
 async def test_of_many_workers_no_two_claim_the_same_job(ledger: Ledger) -> None:
@@ -646,7 +675,7 @@ async def test_of_many_workers_no_two_claim_the_same_job(ledger: Ledger) -> None
 
     claimed = await asyncio.gather(*(ledger.claim(7, lease_s=30) for _ in range(20)))
 
-    names = [job for jobs in claimed for job in jobs]
+    names = [job for each in claimed for job in about(each)]
     assert (100, 100) == (len(names), len(set(names)))
 
 
@@ -1074,14 +1103,9 @@ class Walk(RuleBasedStateMachine):
         for job, _ in self.run(self.ledger.claim(1, lease_s=30)):
             hold = self.run(self.ledger.begin(job.rpartition("#")[0], gate))
             if isinstance(hold, str):
-                self.run(self.finish(job))
+                self.run(self.ledger.ran(job))
             else:
                 self.running[job] = hold
-
-    async def finish(self, job: str) -> None:
-        """As arq does after a job."""
-        await self.redis.command("DEL", f"arq:job:{job}", f"arq:in-progress:{job}")
-        await self.redis.command("ZREM", "db:jobs", job)
 
     @rule(
         data=st.data(),
@@ -1101,7 +1125,7 @@ class Walk(RuleBasedStateMachine):
         )
         with suppress(Lost):
             self.run(self.ledger.release(self.running.pop(job), outcome, gate="main"))
-        self.run(self.finish(job))
+        self.run(self.ledger.ran(job))
 
     @rule(data=st.data(), is_back_later=st.booleans())
     def a_worker_dies(self, data: st.DataObject, is_back_later: bool) -> None:
@@ -1137,7 +1161,7 @@ class Walk(RuleBasedStateMachine):
     def redis_loses_a_job_and_a_minute_passes(self, data: st.DataObject) -> None:
         queue = self.run(self.redis.command("ZRANGE", "db:jobs", 0, -1))
         if queue:
-            self.run(self.finish(data.draw(st.sampled_from(queue)).decode()))
+            self.run(self.ledger.ran(data.draw(st.sampled_from(queue)).decode()))
             self.run(self.adopt())
 
     async def adopt(self) -> None:
@@ -1200,7 +1224,7 @@ class Walk(RuleBasedStateMachine):
                 hold = await self.ledger.begin(job.decode().rpartition("#")[0])
                 if isinstance(hold, Hold):
                     await self.ledger.release(hold, settled())
-                await self.finish(job.decode())
+                await self.ledger.ran(job.decode())
             if not await self.redis.command("ZCARD", "db:queued"):
                 break
         (await self.look()).all_is_done(self.accepted)

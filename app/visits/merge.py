@@ -58,9 +58,9 @@ def facts_of(said: Said) -> Facts:
     values = {**said.facts, **{f"contact.{name}": value for name, value in said.contact.items()}}
     facts = {name: Fact(value, said.stamp(value), said.origin) for name, value in values.items()}
     email = said.contact.get("email")
-    for name in ("first_name", "last_name", "phone"):
+    for name in ("id", "first_name", "last_name", "phone"):
         if email and f"contact.{name}" in facts:
-            # A name belongs to its address: when another customer takes the visit over, the old name does not stay.
+            # These belong to their address: when another customer takes the visit over, the old name does not stay.
             fact = facts.pop(f"contact.{name}")
             facts[f"contact.{name} of {email}"] = fact
     return facts
@@ -93,10 +93,11 @@ class Wanted:
 
     fields: dict[str, str | None]
     contact: Contact
+    opted_out: bool = False
 
     @property
     def is_off(self) -> bool:
-        return bool(self.fields.get("date_cancelled"))
+        return self.opted_out or bool(self.fields.get("date_cancelled"))
 
     @property
     def has_date(self) -> bool:
@@ -120,7 +121,7 @@ def wanted(facts: Facts) -> Wanted:
     if value.keys() & {"date_cancelled", "no_show", "opted_out"}:
         opted_out_at = event_date if value.get("opted_out") else None
         fields["date_cancelled"] = value.get("date_cancelled") or value.get("no_show") or opted_out_at
-    return Wanted(fields, _contact(facts))
+    return Wanted(fields, _contact(facts), bool(value.get("opted_out")))
 
 
 def _contact(facts: Facts) -> Contact:

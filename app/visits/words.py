@@ -16,6 +16,7 @@ Action = Literal["create", "update", "cancel"]
 RANK: dict[str, int] = {"create": 0, "update": 1, "cancel": 2}
 
 LONGEST_EXTERNAL_ID = 120
+_LIKE_A_DIGEST = re.compile(r"-[0-9a-f]{16}$")
 _NOT_ALLOWED = re.compile(r"[^A-Za-z0-9._-]")
 
 
@@ -114,7 +115,7 @@ def external_id(source: str, visit_id: str) -> str:
     """
     name = f"{source}-{visit_id}"
     allowed = _NOT_ALLOWED.sub("_", name)
-    if allowed == name and len(name) <= LONGEST_EXTERNAL_ID:
+    if allowed == name and len(name) <= LONGEST_EXTERNAL_ID and not _LIKE_A_DIGEST.search(name):
         return name
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
     return f"{allowed[: LONGEST_EXTERNAL_ID - 17]}-{digest}"

@@ -1,0 +1,258 @@
+"""Who may import whom: nearly everything that can be subtly wrong does no I/O, and a source is known by its name only.
+
+    jobs ──→ app ──→ ledger, client, … ──→ merge ──→ words
+                └──→ sources/tool ──→ sources ──→ signatures, challenges ──→ delivery ──→ reading
+
+The pictures below are exact for what is pure: whoever adds an arrow there changes the picture too, and has a reason.
+"""
+
+import ast
+import graphlib
+import importlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+#: What of ours each pure module may import.
+PURE = {
+    "app.reading": set(),
+    "app.visits.words": set(),
+    "app.queue": set(),
+    "app.delivery": {"app.reading"},
+    "app.visits.merge": {"app.visits.words"},
+    "app.signatures": {"app.delivery"},
+    "app.challenges": {"app.delivery"},
+    "app.sources": {"app.challenges", "app.delivery", "app.signatures", "app.visits.words"},
+    "jobs.retry": {"app.ledger", "app.visits.client"},  # words only, see below
+}
+A_SOURCE = {"app.challenges", "app.delivery", "app.reading", "app.signatures", "app.sources", "app.visits.words"}
+
+#: Libraries that compute and do nothing else: no clock that is read, no chance, no file, no socket, no task.
+COMPUTING = {
+    "base64", "binascii", "collections", "collections.abc", "dataclasses", "datetime", "decimal", "enum", "fractions",
+    "functools", "hashlib", "hmac", "itertools", "json", "math", "operator", "orjson", "re", "string", "types", "typing",
+    "unicodedata", "urllib.parse", "zoneinfo",
+}  # fmt: skip
+#: The one that finds the others, once, at start.
+FINDING = {"importlib", "importlib.resources", "pkgutil"}
+#: The clock and everything beyond the process, as calls.
+IMPURE_CALLS = {
+    "open", "print", "input", "exec", "eval", "compile", "__import__", "breakpoint", "globals", "setattr", "delattr",
+}  # fmt: skip
+IMPURE_METHODS = {"now", "utcnow", "today", "read_text", "read_bytes", "write_text", "import_module", "getenv"}
+
+
+@dataclass(frozen=True)
+class Module:
+    """One of ours, as it is written."""
+
+    name: str
+    tree: ast.Module
+    is_package: bool
+
+    def imports(self) -> Iterator[tuple[str, str]]:
+        """Every import wherever it stands: the module, and the name that is taken from it ("" for all of it)."""
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Import):
+                yield from ((alias.name, "") for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                base = self._absolute(node)
+                for alias in node.names:
+                    inside = f"{base}.{alias.name}"
+                    yield (inside, "") if inside in NAMES else (base, alias.name)
+
+    def _absolute(self, node: ast.ImportFrom) -> str:
+        if not node.level:
+            return node.module or ""
+        package = self.name.split(".")[: len(self.name.split(".")) - node.level + self.is_package]
+        return ".".join([*package, *filter(None, [node.module])])
+
+    def ours(self) -> set[str]:
+        return {name for name, _ in self.imports() if name.split(".")[0] in ("app", "jobs", "tests", "rig")}
+
+    def libraries(self) -> set[str]:
+        return {name for name, _ in self.imports()} - self.ours()
+
+    def calls(self) -> Iterator[str]:
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in IMPURE_CALLS:
+                yield f"{node.func.id}, line {node.lineno}"
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in IMPURE_METHODS:
+                yield f".{node.func.attr}, line {node.lineno}"
+
+    def texts(self) -> set[str]:
+        return {str(node.value) for node in ast.walk(self.tree) if isinstance(node, ast.Constant)}
+
+
+def _files() -> dict[str, Path]:
+    found = {}
+    for path in sorted([*ROOT.glob("app/**/*.py"), *ROOT.glob("jobs/**/*.py")]):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+FILES = _files()
+NAMES = set(FILES)
+MODULES = {
+    name: Module(name, ast.parse(path.read_text("utf-8")), path.name == "__init__.py") for name, path in FILES.items()
+}
+SOURCES = {name for name in NAMES if name.startswith("app.sources.")}
+ARROWS = {**PURE, **dict.fromkeys(sorted(SOURCES), A_SOURCE)}
+
+
+def test_there_is_something_to_look_at() -> None:
+    assert len(SOURCES) >= 7
+    assert NAMES >= PURE.keys()
+    assert ("app.delivery", "Delivery") in MODULES["app.signatures"].imports()
+    assert "app.reading" in MODULES["app.sources.standard"].ours()
+
+
+def test_the_web_side_never_imports_the_jobs() -> None:
+    wrong = {name: found for name in NAMES if name.startswith("app") and (found := _of(name, "jobs"))}
+
+    assert {} == wrong
+
+
+def _of(name: str, package: str) -> set[str]:
+    return {other for other in MODULES[name].ours() if other.split(".")[0] == package}
+
+
+def test_nothing_that_runs_imports_the_tests() -> None:
+    assert {} == {name: found for name in NAMES if (found := _of(name, "tests") | _of(name, "rig"))}
+
+
+def test_no_import_goes_in_a_circle_wherever_in_a_module_it_stands() -> None:
+    graph = {name: {other for other in module.ours() if other != name} for name, module in MODULES.items()}
+
+    order = list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError with the circle
+
+    assert order.index("app.visits.words") < order.index("app.ledger") < order.index("jobs.worker")
+
+
+# -- what is pure --
+
+
+@pytest.mark.parametrize("name", ARROWS)
+def test_a_pure_module_imports_of_ours_only_what_the_picture_shows(name: str) -> None:
+    assert set() == MODULES[name].ours() - ARROWS[name]
+
+
+@pytest.mark.parametrize("name", ARROWS)
+def test_a_pure_module_uses_only_libraries_that_compute(name: str) -> None:
+    allowed = COMPUTING | (FINDING if name == "app.sources" else set())
+
+    assert set() == MODULES[name].libraries() - allowed
+
+
+@pytest.mark.parametrize("name", [name for name in ARROWS if name != "app.sources"])
+def test_a_pure_module_asks_neither_clock_nor_chance_nor_file(name: str) -> None:
+    assert [] == list(MODULES[name].calls())
+
+
+def test_the_one_that_finds_sources_imports_and_reads_nothing_but_sources() -> None:
+    """Each of these reads at start, from the folder that it is in: `load` a module, `specimens` a file beside it."""
+    called = sorted(call.partition(",")[0] for call in MODULES["app.sources"].calls())
+
+    assert [".import_module", ".read_text"] == called
+
+
+def test_of_what_does_io_retry_takes_words_only() -> None:
+    """The classes of trouble and the verdict are values; that they live beside what raises them is a matter of place."""
+    taken = {
+        other: {name for found, name in MODULES["jobs.retry"].imports() if found == other}
+        for other in PURE["jobs.retry"]
+    }
+
+    client = importlib.import_module("app.visits.client")
+    assert {"Verdict"} >= taken["app.ledger"]
+    assert "" not in taken["app.visits.client"]
+    assert [] == [name for name in taken["app.visits.client"] if not issubclass(getattr(client, name), Exception)]
+
+
+def test_to_load_every_source_brings_in_no_network_no_redis_and_no_tasks() -> None:
+    look = """
+import sys
+from app.sources import load
+import app.reading, app.visits.merge
+load()
+beyond = "asyncio socket ssl select http httpx httpcore aiohttp redis hiredis arq uvicorn starlette subprocess sqlite3"
+print(*sorted({"app.settings", "app.connection", "app.ledger", "app.visits.client", *beyond.split()} & set(sys.modules)))
+"""
+
+    ran = subprocess.run([sys.executable, "-c", look], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert "" == ran.stdout.strip()
+
+
+# -- sources are found, not named --
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_nothing_imports_a_source_by_its_name(name: str) -> None:
+    named = {other for other, _ in MODULES[name].imports() if other in SOURCES}
+
+    assert set() == named
+    assert set() == {text for text in MODULES[name].texts() if text in SOURCES}
+
+
+#: It tells a story, and a story has names.
+STORIES = {"app.demo"}
+
+
+@pytest.mark.parametrize("name", sorted(NAMES - STORIES))
+def test_nothing_outside_a_tools_two_files_knows_its_name(name: str) -> None:
+    names = {source.rpartition(".")[2] for source in SOURCES} - {name.rpartition(".")[2]}
+
+    assert set() == MODULES[name].texts() & names
+
+
+def test_only_the_place_where_sources_are_found_imports_by_a_text() -> None:
+    importing = {
+        name for name in NAMES if any("import_module" in call or "__import__" in call for call in MODULES[name].calls())
+    }
+
+    assert {"app.sources"} == importing
+
+
+# -- the Visits API --
+
+
+@pytest.mark.parametrize("name", sorted(name for name in NAMES if name.startswith("app.visits.")))
+def test_what_is_about_the_visits_api_knows_nothing_of_us(name: str) -> None:
+    assert set() == {other for other in MODULES[name].ours() if not other.startswith("app.visits")}
+
+
+def test_the_sandbox_shares_no_code_with_what_is_tested_against_it() -> None:
+    users = {name for name in NAMES if "app.visits.sandbox" in MODULES[name].ours()}
+
+    assert set() == MODULES["app.visits.sandbox"].ours()
+    assert users <= {"app.cli"}
+
+
+# -- the test of this test --
+
+
+@pytest.mark.parametrize(
+    ("expected", "source"),
+    [
+        ({("app.sources.standard", "")}, "import app.sources.standard"),
+        ({("app.sources.standard", "SOURCE")}, "from app.sources.standard import SOURCE"),
+        ({("app.sources.standard", "")}, "from app.sources import standard"),
+        ({("app.sources", "load")}, "def f():\n    from app.sources import load"),
+        ({("app.sources.standard", "")}, "if False:\n    from . import standard as s"),
+        ({("app.sources.standard", "translate")}, "from .standard import translate"),
+        ({("app.delivery", "Event")}, "from ..delivery import Event"),
+        ({("jobs.retry", "decide")}, "try:\n    from jobs.retry import decide\nexcept ImportError: pass"),
+    ],
+)
+def test_an_import_is_seen_in_every_spelling(expected: set[tuple[str, str]], source: str) -> None:
+    module = Module("app.sources.other", ast.parse(source), is_package=False)
+
+    assert expected == set(module.imports())

@@ -1,0 +1,578 @@
+"""The join and the words it is made of: the visit is a function of the set of changes, and of nothing else."""
+
+import json
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from app.delivery import Event
+from app.reading import Json
+from app.sources import Ignored, load
+from app.visits.merge import Fact, Said, Wanted, fold, join, wanted, winners
+from app.visits.words import (
+    UNSAID,
+    Contact,
+    VisitChange,
+    encode_change,
+    external_id,
+    microseconds,
+    money,
+    timestamp,
+)
+
+EXAMPLES = settings(max_examples=100, deadline=None, derandomize=True, database=None)
+
+NINE, TEN, ELEVEN = (datetime(2026, 3, 14, hour, tzinfo=UTC) for hour in (9, 10, 11))
+
+
+def said(action: Any, order: int, *, origin: str = "", generation: int = 0, **fields: Any) -> Said:
+    """A change, by way of the ledger's bytes."""
+    change = VisitChange(action=action, visit_id="A-1", order=order, **fields)
+    return Said.read(origin or f"{action} at {order}", encode_change(change), generation)
+
+
+def made_of(*changes: Said) -> Wanted:
+    """The visit that these changes mean, in whichever order they came."""
+    forwards, backwards = wanted(fold(changes)), wanted(fold(reversed(changes)))
+    assert forwards == backwards
+    return forwards
+
+
+# -- the join, as mathematics has it --
+
+ADDRESSES = ("ada@example.com", "zoe@example.com")
+TIMES = st.none() | st.sampled_from(("2026-03-14T09:00:00Z", "2026-03-14T10:00:00Z"))
+FACTS = st.fixed_dictionaries(
+    {},
+    optional={
+        "time_scheduled": TIMES,
+        "time_completed": TIMES,
+        "date_cancelled": TIMES,
+        "no_show": TIMES,
+        "amount_collected": st.none() | st.sampled_from(("90.00", "245.00")),
+        "opted_out": st.booleans(),
+    },
+)
+CONTACTS = st.fixed_dictionaries(
+    {},
+    optional={
+        "id": st.sampled_from(("cont_1", "cont_2")),
+        "email": st.sampled_from(ADDRESSES),
+        "first_name": st.sampled_from(("Ada", "Zoë")),
+        "last_name": st.sampled_from(("Lovelace", "Gödel")),
+        "phone": st.just("+15550100001"),
+    },
+)
+#: Few clocks and few origins, so that ties are common.
+CHANGES = st.builds(
+    Said,
+    origin=st.sampled_from(("d1", "d2", "d3")),
+    action=st.sampled_from(("create", "update", "cancel")),
+    order=st.integers(0, 3),
+    facts=FACTS,
+    contact=CONTACTS,
+    generation=st.integers(0, 2),
+)
+SETS = st.lists(CHANGES, max_size=6)
+
+
+@EXAMPLES
+@given(SETS, SETS)
+def test_the_join_is_commutative(one: list[Said], other: list[Said]) -> None:
+    assert join(fold(one), fold(other)) == join(fold(other), fold(one))
+
+
+@EXAMPLES
+@given(SETS, SETS, SETS)
+def test_the_join_is_associative(one: list[Said], other: list[Said], third: list[Said]) -> None:
+    a, b, c = fold(one), fold(other), fold(third)
+
+    assert join(join(a, b), c) == join(a, join(b, c))
+
+
+@EXAMPLES
+@given(SETS)
+def test_the_join_is_idempotent_and_nothing_is_its_neutral(changes: list[Said]) -> None:
+    facts = fold(changes)
+
+    assert facts == join(facts, facts)
+    assert facts == join(facts, {}) == join({}, facts)
+
+
+@EXAMPLES
+@given(SETS, st.data())
+def test_every_order_with_any_repeats_makes_the_same_visit(changes: list[Said], data: st.DataObject) -> None:
+    repeats = data.draw(st.lists(st.sampled_from(changes), max_size=6)) if changes else []
+    arrived = data.draw(st.permutations(changes + repeats))
+
+    assert fold(changes) == fold(arrived)
+    assert wanted(fold(changes)) == wanted(fold(arrived))
+    assert winners(fold(changes)) == winners(fold(arrived))
+
+
+@EXAMPLES
+@given(SETS, st.integers(0, 6))
+def test_two_workers_that_saw_different_halves_agree_once_they_meet(changes: list[Said], half: int) -> None:
+    overlapping = changes[max(0, half - 1) :]
+
+    assert fold(changes) == join(fold(changes[:half]), fold(overlapping))
+
+
+@EXAMPLES
+@given(SETS, CHANGES)
+def test_an_older_change_decides_nothing_that_a_newer_one_spoke_of(changes: list[Said], late: Said) -> None:
+    older = Said("late", late.action, -1, late.facts, late.contact, 0)
+    before = fold(changes)
+
+    after = fold([*changes, older])
+
+    assert before == {name: fact for name, fact in after.items() if name in before}
+
+
+@EXAMPLES
+@given(SETS)
+def test_a_fact_remembers_which_change_said_it(changes: list[Said]) -> None:
+    facts = fold(changes)
+    origins = {change.origin for change in changes if change.facts or change.contact}
+
+    assert winners(facts) <= origins
+    assert all(isinstance(fact, Fact) and fact.origin in origins for fact in facts.values())
+
+
+# -- what the rules mean to a visit --
+
+
+def test_a_cancel_stands_when_the_booking_arrives_after_it() -> None:
+    visit = made_of(
+        said("cancel", 2, date_cancelled=TEN),
+        said("create", 1, time_scheduled=NINE, date_cancelled=None, no_show=None),
+    )
+
+    assert "2026-03-14T10:00:00Z" == visit.fields["date_cancelled"]
+    assert visit.is_off
+
+
+def test_a_later_booking_takes_a_cancel_back() -> None:
+    visit = made_of(
+        said("create", 1, time_scheduled=NINE, date_cancelled=None),
+        said("cancel", 2, date_cancelled=TEN),
+        said("create", 3, time_scheduled=ELEVEN, date_cancelled=None),
+    )
+
+    assert visit.fields["date_cancelled"] is None
+    assert "2026-03-14T11:00:00Z" == visit.fields["time_scheduled"]
+    assert not visit.is_off
+
+
+def test_an_update_that_does_not_speak_of_it_leaves_a_cancel_alone() -> None:
+    visit = made_of(said("cancel", 2, date_cancelled=TEN), said("update", 3, amount_collected=Decimal(5)))
+
+    assert visit.is_off
+
+
+@pytest.mark.parametrize(
+    ("stronger", "weaker"), [("cancel", "update"), ("cancel", "create"), ("update", "create")], ids=str
+)
+def test_of_changes_that_the_tool_dates_alike_the_later_in_life_wins(stronger: str, weaker: str) -> None:
+    visit = made_of(said(stronger, 5, time_scheduled=NINE), said(weaker, 5, time_scheduled=TEN))
+
+    assert "2026-03-14T09:00:00Z" == visit.fields["time_scheduled"]
+
+
+def test_a_cancel_wins_over_a_booking_of_the_same_second() -> None:
+    visit = made_of(said("create", 5, time_scheduled=NINE, date_cancelled=None), said("cancel", 5, date_cancelled=NINE))
+
+    assert "2026-03-14T09:00:00Z" == visit.fields["date_cancelled"]
+
+
+def test_of_two_values_with_nothing_else_between_them_the_same_one_always_wins() -> None:
+    one, other = said("update", 5, origin="d1", time_scheduled=NINE), said("update", 5, origin="d2", time_scheduled=TEN)
+    nothing = said("update", 5, origin="d3", time_scheduled=None)
+
+    assert made_of(one, other) == made_of(other, one, nothing) == made_of(nothing, other, one)
+    assert made_of(one, nothing).fields["time_scheduled"] is not None
+
+
+def test_a_negative_version_is_older_than_the_first() -> None:
+    visit = made_of(said("update", -1, time_scheduled=NINE), said("update", 0, time_scheduled=TEN))
+
+    assert "2026-03-14T10:00:00Z" == visit.fields["time_scheduled"]
+
+
+def test_fields_of_different_changes_stand_side_by_side() -> None:
+    visit = made_of(
+        said("create", 1, time_scheduled=NINE),
+        said("update", 3, amount_collected=Decimal("245")),
+        said("update", 2, time_completed=TEN, amount_collected=Decimal("1")),
+    )
+
+    assert {
+        "time_scheduled": "2026-03-14T09:00:00Z",
+        "time_completed": "2026-03-14T10:00:00Z",
+        "amount_collected": "245.00",
+        "event_date": "2026-03-14T10:00:00Z",
+    } == visit.fields
+
+
+def test_what_nobody_spoke_of_is_left_alone_and_what_was_cleared_is_empty() -> None:
+    visit = made_of(said("create", 1, time_scheduled=NINE), said("update", 2, amount_collected=None))
+
+    assert {
+        "time_scheduled": "2026-03-14T09:00:00Z",
+        "event_date": "2026-03-14T09:00:00Z",
+        "amount_collected": None,
+    } == visit.fields
+
+
+def test_after_a_reschedule_the_new_id_decides_whatever_the_clocks_say() -> None:
+    visit = made_of(
+        said("cancel", 9, date_cancelled=TEN, time_scheduled=NINE),
+        said("create", 1, time_scheduled=ELEVEN, date_cancelled=None, generation=1),
+    )
+
+    assert "2026-03-14T11:00:00Z" == visit.fields["time_scheduled"]
+    assert not visit.is_off
+
+
+def test_of_what_the_new_id_does_not_say_the_old_one_is_believed() -> None:
+    visit = made_of(
+        said("create", 5, time_scheduled=NINE, amount_collected=Decimal("30")),
+        said("update", 6, time_scheduled=TEN, generation=1),
+        said("update", 2, time_scheduled=ELEVEN, generation=2),
+    )
+
+    assert "2026-03-14T11:00:00Z" == visit.fields["time_scheduled"]
+    assert "30.00" == visit.fields["amount_collected"]
+
+
+# -- completion, no-show, opt-out --
+
+
+def test_a_campaign_starts_at_the_completion_and_else_at_the_appointment() -> None:
+    booked, completed = said("create", 1, time_scheduled=NINE), said("update", 2, time_completed=TEN)
+    taken_back = said("update", 3, time_completed=None)
+
+    assert "2026-03-14T09:00:00Z" == made_of(booked).fields["event_date"]
+    assert "2026-03-14T10:00:00Z" == made_of(booked, completed).fields["event_date"]
+    assert "2026-03-14T09:00:00Z" == made_of(booked, completed, taken_back).fields["event_date"]
+    assert "2026-03-14T10:00:00Z" == made_of(completed).fields["event_date"]
+
+
+def test_without_any_time_there_is_no_date_and_no_visit_to_make() -> None:
+    visit = made_of(said("create", 1, time_scheduled=None, amount_collected=Decimal(1)))
+
+    assert not visit.has_date
+    assert "event_date" not in visit.fields
+
+
+def test_a_no_show_is_a_cancel_and_taking_the_mark_back_an_uncancel() -> None:
+    booked, missed = said("create", 1, time_scheduled=NINE, date_cancelled=None), said("update", 2, no_show=ELEVEN)
+    came_late = said("update", 3, no_show=None)
+
+    assert "2026-03-14T11:00:00Z" == made_of(booked, missed).fields["date_cancelled"]
+    assert made_of(booked, missed).is_off
+    assert made_of(booked, missed, came_late).fields["date_cancelled"] is None
+    assert not made_of(booked, missed, came_late).is_off
+
+
+def test_a_cancelled_visit_stays_so_when_its_no_show_is_taken_back() -> None:
+    visit = made_of(said("cancel", 1, date_cancelled=TEN, no_show=ELEVEN), said("update", 2, no_show=None))
+
+    assert "2026-03-14T10:00:00Z" == visit.fields["date_cancelled"]
+
+
+def test_a_customer_who_opted_out_gets_no_visit_until_opted_in_again() -> None:
+    booked, out = said("create", 1, time_scheduled=NINE), said("update", 2, opted_out=True)
+    back_in = said("update", 3, opted_out=False)
+
+    assert made_of(booked, out).is_off
+    assert not made_of(booked, out, back_in).is_off
+    assert made_of(booked, out, back_in).fields["date_cancelled"] is None
+
+
+def test_an_opt_out_wins_over_an_opt_in_of_the_same_second() -> None:
+    visit = made_of(
+        said("create", 1, time_scheduled=NINE), said("update", 2, opted_out=False), said("update", 2, opted_out=True)
+    )
+
+    assert visit.is_off
+
+
+def test_a_customer_who_opted_out_gets_no_visit_while_its_time_is_unknown_either() -> None:
+    visit = made_of(said("create", 1, time_scheduled=None, opted_out=True))
+
+    assert visit.is_off
+
+
+# -- whose visit it is --
+
+ADA = Contact(email="ada@example.com", first_name="Ada", last_name="Lovelace", phone="+15550100001")
+
+
+def test_the_contact_is_put_together_from_all_that_was_said() -> None:
+    visit = made_of(
+        said("create", 1, contact=Contact(email="ada@example.com", first_name="Ada")),
+        said("update", 2, contact=Contact(email="ADA@example.com", last_name="Lovelace")),
+        said("update", 3, contact=Contact(phone="+15550100001")),
+    )
+
+    assert visit.contact == ADA
+
+
+def test_a_name_without_an_address_goes_with_the_address_that_comes_later() -> None:
+    visit = made_of(
+        said("create", 1, contact=Contact(first_name="Ada", last_name="Lovelace")),
+        said("update", 2, contact=Contact(email="ada@example.com")),
+    )
+
+    assert visit.contact == Contact(email="ada@example.com", first_name="Ada", last_name="Lovelace")
+
+
+def test_names_go_with_their_address_when_another_customer_takes_a_visit_over() -> None:
+    visit = made_of(
+        said("create", 1, contact=ADA), said("update", 2, contact=Contact(email="zoe@example.com", first_name="Zoë"))
+    )
+
+    assert visit.contact == Contact(email="zoe@example.com", first_name="Zoë")
+
+
+def test_names_come_back_with_their_address() -> None:
+    zoe = Contact(email="zoe@example.com", first_name="Zoë", phone="+15550100002")
+
+    visit = made_of(
+        said("create", 1, contact=ADA),
+        said("update", 2, contact=zoe),
+        said("update", 3, contact=Contact(email="ada@example.com")),
+    )
+
+    assert visit.contact == ADA
+
+
+def test_addresses_that_differ_in_capitals_are_one_customer() -> None:
+    visit = made_of(said("create", 1, contact=Contact(email=" Ada@Example.COM ", first_name=" Ada ", phone=" ")))
+
+    assert visit.contact == Contact(email="ada@example.com", first_name="Ada")
+
+
+def test_a_contact_that_an_operator_named_stays_when_an_address_comes() -> None:
+    visit = made_of(
+        said("update", 1, contact=Contact(id="cont_1")), said("update", 2, contact=Contact(email="ada@example.com"))
+    )
+
+    assert "cont_1" == visit.contact.id
+
+
+def test_an_id_goes_with_its_address_when_another_customer_takes_a_visit_over() -> None:
+    visit = made_of(
+        said("create", 1, contact=Contact(id="cont_ada", email="ada@example.com")),
+        said("update", 2, contact=Contact(email="zoe@example.com")),
+    )
+
+    assert visit.contact == Contact(email="zoe@example.com")
+
+
+def test_a_null_in_a_standard_body_clears_the_contact_id() -> None:
+    """Design: "A field left out says nothing; `null` clears it", with `"id": null` in its own sample."""
+    first = _standard("2026-03-14T09:00:00Z", id="cont_ada", email="ada@example.com")
+    second = _standard("2026-03-14T10:00:00Z", id=None, email="zoe@example.com")
+
+    assert made_of(first).contact.id == "cont_ada"
+    assert made_of(first, second).contact.id is None
+
+
+def _standard(stamp: str, **contact: str | None) -> Said:
+    body = {"type": "visit.updated", "timestamp": stamp, "data": {"visit_id": "A-1", "contact": contact}}
+    changes = load()["standard"].translate(Event("standard", Json(body), NINE))
+    assert not isinstance(changes, Ignored)
+    return Said.read(stamp, encode_change(changes[0]))
+
+
+# -- which deliveries still count --
+
+
+def test_a_change_that_decides_nothing_any_more_is_superseded() -> None:
+    facts = fold(
+        [
+            said("create", 1, origin="booked", time_scheduled=NINE),
+            said("update", 2, origin="moved", time_scheduled=TEN),
+            said("update", 3, origin="paid", amount_collected=Decimal(1)),
+        ]
+    )
+
+    assert {"moved", "paid"} == winners(facts)
+
+
+# -- the ledger's bytes --
+
+MOMENTS = st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30)).flatmap(
+    lambda naive: st.integers(-14 * 60, 14 * 60).map(
+        lambda minutes: naive.replace(tzinfo=timezone(timedelta(minutes=minutes)))
+    )
+)
+SAID_MOMENTS = st.none() | st.just(UNSAID) | MOMENTS
+TEXTS = st.none() | st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
+FULL_CHANGES = st.builds(
+    VisitChange,
+    action=st.sampled_from(("create", "update", "cancel")),
+    visit_id=st.text(min_size=1),
+    order=st.integers(-(2**63), 2**64 - 1),
+    contact=st.none() | st.builds(Contact, id=TEXTS, email=TEXTS, first_name=TEXTS, last_name=TEXTS, phone=TEXTS),
+    time_scheduled=SAID_MOMENTS,
+    time_completed=SAID_MOMENTS,
+    amount_collected=st.none() | st.just(UNSAID) | st.decimals(0, 10**12 - 1, allow_nan=False),
+    date_cancelled=SAID_MOMENTS,
+    no_show=SAID_MOMENTS,
+    opted_out=st.just(UNSAID) | st.booleans(),
+)
+
+
+@EXAMPLES
+@given(FULL_CHANGES)
+def test_a_change_is_the_same_on_the_other_side_of_the_ledger(change: VisitChange) -> None:
+    read = Said.read("d1", encode_change(change), 3)
+
+    assert read == Said(
+        "d1", change.action, change.order, change.facts(), change.contact.details() if change.contact else {}, 3
+    )
+    assert b"\n" not in encode_change(change)
+
+
+@EXAMPLES
+@given(FULL_CHANGES)
+def test_what_is_written_has_the_form_that_the_api_prints(change: VisitChange) -> None:
+    facts = change.facts()
+
+    for name in facts.keys() & {"time_scheduled", "time_completed", "date_cancelled", "no_show"}:
+        assert facts[name] is None or re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", str(facts[name]))
+    if facts.get("amount_collected") is not None:
+        assert re.fullmatch(r"\d{1,13}\.\d\d", str(facts["amount_collected"]))
+
+
+def test_a_change_says_what_it_says_and_no_more() -> None:
+    change = VisitChange(
+        action="update", visit_id="A-1", order=1, time_completed=None, amount_collected=Decimal(0), opted_out=False
+    )
+
+    assert {"time_completed": None, "amount_collected": "0.00", "opted_out": False} == change.facts()
+
+
+def test_the_stored_bytes_are_small_json() -> None:
+    stored = encode_change(
+        VisitChange(action="cancel", visit_id="A-1", order=7, contact=Contact(email="a@example.com"), no_show=None)
+    )
+
+    assert {"a": "cancel", "o": 7, "f": {"no_show": None}, "c": {"email": "a@example.com"}} == json.loads(stored)
+
+
+# -- times and money, as the API writes them --
+
+NEPAL = timezone(timedelta(hours=5, minutes=45))
+
+
+@pytest.mark.parametrize(
+    ("expected", "moment"),
+    [
+        ("2025-02-17T09:00:00Z", datetime(2025, 2, 17, 9, tzinfo=UTC)),
+        ("2025-02-17T10:30:00Z", datetime(2025, 2, 17, 5, 30, tzinfo=timezone(timedelta(hours=-5)))),
+        ("2025-02-16T23:59:59Z", datetime(2025, 2, 17, 5, 44, 59, 999_999, tzinfo=NEPAL)),
+        ("2024-02-29T00:00:00Z", datetime(2024, 2, 29, tzinfo=UTC)),
+        ("0999-01-01T00:00:00Z", datetime(999, 1, 1, tzinfo=UTC)),
+    ],
+)
+def test_a_time_is_utc_in_whole_seconds_with_a_z(expected: str, moment: datetime) -> None:
+    assert expected == timestamp(moment)
+
+
+@pytest.mark.parametrize(
+    ("expected", "amount"),
+    [
+        ("120.00", "120"), ("245.00", "245.0"), ("75.50", "75.5"), ("0.00", "0"), ("0.01", "0.005"), ("0.00", "0.0049"),
+        ("2.68", "2.675"), ("1000.00", "1E+3"), ("7550.00", "7550"), ("999999999999.99", "999999999999.99"),
+    ],
+)  # fmt: skip
+def test_money_has_two_places_and_rounds_half_up(expected: str, amount: str) -> None:
+    assert expected == money(Decimal(amount))
+
+
+@pytest.mark.parametrize(
+    ("expected", "moment"),
+    [
+        (1_790_000_000_000_000, datetime(2026, 9, 21, 14, 13, 20, tzinfo=UTC)),
+        (1_739_782_800_000_001, datetime(2025, 2, 17, 14, 45, 0, 1, tzinfo=NEPAL)),
+        (0, datetime(1970, 1, 1, tzinfo=UTC)),
+        (-1, datetime(1969, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)),
+    ],
+)  # `date -u -d … +%s`
+def test_a_time_orders_by_its_microseconds(expected: int, moment: datetime) -> None:
+    assert expected == microseconds(moment)
+
+
+# -- the visit's name on both sides --
+
+
+@pytest.mark.parametrize(
+    ("expected", "visit_id"),
+    [
+        ("standard-A-1042", "A-1042"),
+        ("standard-a.b_c-D9", "a.b_c-D9"),
+        ("standard-" + "a" * 111, "a" * 111),  # 120 in all
+        # printf 'standard-…' | sha256sum | cut -c-16
+        ("standard-" + "a" * 94 + "-90eee529e93bfd9d", "a" * 200),
+        ("standard-a_b-6d43d381e71882cd", "a/b"),
+        ("standard-a_b-6c97db51054e17bd", "a b"),
+    ],
+)
+def test_a_visit_is_named_by_its_source_and_its_id(expected: str, visit_id: str) -> None:
+    assert expected == external_id("standard", visit_id)
+
+
+def test_an_id_one_letter_too_long_ends_in_a_digest_and_has_120_characters() -> None:
+    name = external_id("standard", "a" * 112)
+
+    assert 120 == len(name)
+    assert re.fullmatch(r"standard-a{94}-[0-9a-f]{16}", name)
+
+
+ODD_IDS = st.text(st.sampled_from("ab_- /.ü\0😀\n"), min_size=1, max_size=12)
+LONG_IDS = st.builds(lambda head, size, tail: head + "a" * size + tail, ODD_IDS, st.integers(90, 130), ODD_IDS)
+
+
+@EXAMPLES
+@given(st.text(min_size=1) | LONG_IDS | ODD_IDS)
+@example("a" * 10_000)
+@example("..")
+@example("\ud800")
+def test_every_id_becomes_a_name_that_the_api_takes_and_always_the_same(visit_id: str) -> None:
+    name = external_id("standard", visit_id)
+
+    assert re.fullmatch(r"standard-[A-Za-z0-9._-]{1,111}", name)
+    assert name == external_id("standard", visit_id)
+
+
+@EXAMPLES
+@given(st.lists(LONG_IDS | ODD_IDS, min_size=2, max_size=12, unique=True))
+@example(["a b", "a_b", "a/b", "a\tb"])
+@example(["a" * 112, "a" * 113, "a" * 111])
+@example(["a" * 111 + "b", "a" * 111 + "c"])
+def test_two_ids_never_become_one(visit_ids: Sequence[str]) -> None:
+    assert len(visit_ids) == len({external_id("standard", visit_id) for visit_id in visit_ids})
+
+
+def test_not_even_an_id_that_looks_like_the_name_of_another_one_becomes_one_with_it() -> None:
+    other = external_id("standard", "a b").removeprefix("standard-")
+
+    assert external_id("standard", "a b") != external_id("standard", other)
+
+
+@EXAMPLES
+@given(ODD_IDS)
+def test_visits_of_two_sources_never_share_a_name(visit_id: str) -> None:
+    names = {external_id(name, visit_id) for name in load()}
+
+    assert len(load()) == len(names)

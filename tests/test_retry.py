@@ -1,0 +1,160 @@
+"""What comes after trouble, as a table. The numbers are those of the design: 5 s, doubling to 1 h, for 3 days."""
+
+from dataclasses import replace
+
+import pytest
+
+from app.visits.client import Broken, RateLimited, Refused, Unanswered, Unauthorized, Unreachable, VisitsApiTrouble
+from jobs.retry import Decision, Schedule, decide
+
+SCHEDULE = Schedule(first_s=5, cap_s=3_600, for_s=259_200)
+CALL = "PUT /visits/:id"
+TRANSIENT = [
+    pytest.param(Broken(CALL, 500), id="500"),
+    pytest.param(Broken(CALL, 503), id="503"),
+    pytest.param(Broken(CALL, 408), id="408"),
+    pytest.param(Broken(CALL, 425), id="425"),
+    pytest.param(Unreachable(CALL), id="unreachable"),
+    pytest.param(Unanswered(CALL), id="unanswered"),
+    pytest.param(Unanswered(CALL, 200), id="unreadable"),
+]
+
+
+def after(trouble: VisitsApiTrouble, tries: int = 0, failing_for_s: float = 0, chance: float = 1.0) -> Decision:
+    return decide(trouble, SCHEDULE, tries, failing_for_s, chance)
+
+
+@pytest.mark.parametrize(
+    ("tries", "longest_s"),
+    [
+        (1, 5),
+        (2, 10),
+        (3, 20),
+        (4, 40),
+        (5, 80),
+        (10, 2_560),  # 5 * 2 ** 9
+        (11, 3_600),  # 5,120 is over the cap
+        (12, 3_600),
+        (100, 3_600),
+        (100_000, 3_600),  # 2.0 ** 100_000 would overflow
+    ],
+)
+def test_the_longest_wait_doubles_up_to_the_cap(tries: int, longest_s: float) -> None:
+    assert longest_s == SCHEDULE.wait_s(tries, 1.0)
+
+
+@pytest.mark.parametrize(("chance", "wait_s"), [(0.0, 0), (0.25, 10), (0.5, 20), (1.0, 40)])
+def test_a_wait_is_a_chance_share_of_the_longest_one(chance: float, wait_s: float) -> None:
+    assert wait_s == SCHEDULE.wait_s(4, chance)
+
+
+@pytest.mark.parametrize("trouble", TRANSIENT)
+@pytest.mark.parametrize(("tries", "due_s"), [(0, 5), (1, 10), (2, 20), (9, 2_560), (50, 3_600)])
+def test_what_may_pass_is_tried_again_on_the_schedule(trouble: VisitsApiTrouble, tries: int, due_s: float) -> None:
+    decision = after(trouble, tries)
+
+    assert (due_s, tries + 1, False) == (decision.due_s, decision.tries, decision.held)
+
+
+@pytest.mark.parametrize("trouble", TRANSIENT)
+@pytest.mark.parametrize(
+    ("failing_for_s", "goes_on"),
+    [(0, True), (259_199, True), (259_200, False), (10**9, False)],
+)
+def test_after_three_days_it_is_an_operators_turn(
+    trouble: VisitsApiTrouble, failing_for_s: float, goes_on: bool
+) -> None:
+    decision = after(trouble, 80, failing_for_s)
+
+    assert goes_on == (decision.due_s is not None)
+    assert (81, str(trouble)) == (decision.tries, decision.reason)
+
+
+@pytest.mark.parametrize("trouble", TRANSIENT)
+def test_trouble_that_may_be_everybodys_is_told_as_such(trouble: VisitsApiTrouble) -> None:
+    verdict = after(trouble).verdict
+
+    assert verdict is not None
+    assert ("down", 3) == (verdict.why, verdict.enough)
+
+
+@pytest.mark.parametrize("trouble", TRANSIENT)
+@pytest.mark.parametrize("chance", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("tries", [0, 3, 40])
+def test_an_api_that_is_back_is_noticed_within_half_a_minute(
+    trouble: VisitsApiTrouble, tries: int, chance: float
+) -> None:
+    verdict = after(trouble, tries, chance=chance).verdict
+
+    assert verdict is not None
+    assert 0 < verdict.wait_s <= 30
+
+
+def test_a_503_that_names_a_time_is_taken_by_its_word() -> None:
+    assert 120 == after(Broken(CALL, 503, wait_s=120), chance=0.0).due_s
+
+
+def test_a_503_that_names_a_short_time_does_not_shorten_the_schedule() -> None:
+    assert 40 == after(Broken(CALL, 503, wait_s=1), tries=3).due_s
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.1, 0.9])
+def test_what_may_still_be_under_way_gets_time_to_settle(chance: float) -> None:
+    due_s = after(Unanswered(CALL), chance=chance).due_s
+
+    assert due_s is not None
+    assert due_s >= 5
+
+
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("chance", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("failing_for_s", [0, 10**9])
+def test_a_refused_token_holds_everybody_and_costs_no_try(status: int, chance: float, failing_for_s: float) -> None:
+    decision = after(Unauthorized(CALL, status), 4, failing_for_s, chance)
+
+    assert (True, 4, 0) == (decision.held, decision.tries, decision.due_s)
+    assert decision.verdict is not None
+    assert ("unauthorized", 1) == (decision.verdict.why, decision.verdict.enough)
+    assert 0 < decision.verdict.wait_s <= 30
+
+
+@pytest.mark.parametrize("asked_s", [0, 0.5, 7, 86_400])
+@pytest.mark.parametrize("failing_for_s", [0, 10**9])
+def test_a_429_holds_everybody_as_long_as_it_asks_and_costs_no_try(asked_s: float, failing_for_s: float) -> None:
+    decision = after(RateLimited(CALL, 429, wait_s=asked_s), 4, failing_for_s)
+
+    assert (True, 4, 0) == (decision.held, decision.tries, decision.due_s)
+    assert decision.verdict is not None
+    assert ("rate_limited", asked_s, 1) == (decision.verdict.why, decision.verdict.wait_s, decision.verdict.enough)
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.5, 1.0])
+def test_a_429_that_names_no_time_holds_everybody_for_some_seconds(chance: float) -> None:
+    verdict = after(RateLimited(CALL, 429), chance=chance).verdict
+
+    assert verdict is not None
+    assert 1 <= verdict.wait_s <= 60
+
+
+@pytest.mark.parametrize("status", [400, 402, 404, 409, 410, 413, 418, 422, 451])
+@pytest.mark.parametrize("tries", [0, 7])
+def test_any_other_refusal_is_parked_at_once_with_the_answers_status(status: int, tries: int) -> None:
+    decision = after(Refused(CALL, status, "who@example.com is not an address"), tries)
+
+    assert Decision(None, tries + 1, f"PUT /visits/:id: {status}") == decision
+
+
+@pytest.mark.parametrize("trouble", [*TRANSIENT, pytest.param(RateLimited(CALL, 429), id="429")])
+@pytest.mark.parametrize("chance", [0.0, 1.0])
+def test_no_wait_of_our_own_is_longer_than_the_cap_that_is_set(trouble: VisitsApiTrouble, chance: float) -> None:
+    decision = decide(trouble, replace(SCHEDULE, first_s=0.2, cap_s=1), 30, 0, chance)
+
+    assert decision.due_s is not None
+    assert decision.due_s <= 1
+
+
+@pytest.mark.parametrize("trouble", TRANSIENT)
+def test_the_reason_quotes_nothing_that_was_answered(trouble: VisitsApiTrouble) -> None:
+    trouble.said = "ada@example.com"
+
+    assert "ada" not in after(trouble).reason
