@@ -59,6 +59,7 @@ def web(host: str, port: int) -> None:
 
 
 WEB_OPTIONS = (
+    "--http=app.heads:BoundedHeads",
     "--timeout-keep-alive=95",
     "--timeout-graceful-shutdown=20",
     "--no-server-header",

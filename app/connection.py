@@ -106,15 +106,21 @@ class _Wire(asyncio.Protocol):
                 future.set_result(reply)
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._give_up("Redis closed the connection before it answered")
+
+    def _give_up(self, why: str) -> None:
+        """Nobody waits for an answer that cannot come any more."""
         self.lost = True
         if self._watch:
             self._watch.cancel()
         while self._waiting:
             future, _ = self._waiting.popleft()
             if not future.done():
-                future.set_exception(RedisDown("Redis closed the connection before it answered"))
+                future.set_exception(RedisDown(why))
 
     def send(self, command: Sequence[Any]) -> asyncio.Future[Any]:
+        if self.lost:
+            raise RedisDown("the connection to Redis was lost")
         if len(self._waiting) >= _MOST_WAITING:
             raise RedisDown("too many commands wait for Redis")
         if not self._out:
@@ -149,6 +155,7 @@ class _Wire(asyncio.Protocol):
             overdue = self._waiting[0][1] - self._loop.time()
             if overdue <= 0:
                 self.abort()
+                self._give_up("Redis does not answer in time")
             else:
                 self._watch = self._loop.call_later(overdue, self._check)
 
@@ -192,14 +199,19 @@ class Redis:
         if not self._fsync:
             return await self.script(*arguments)
         wire = await self._connected()
-        try:
-            asked = wire.send(("EVALSHA", SHA, 0, *arguments))
-            reply, on_disk = await asyncio.gather(self._answer(wire, asked), self._answer(wire, wire.synced()))
-        except hiredis.ReplyError as error:
-            if not str(error).startswith(("NOSCRIPT", "ERR unknown command", "ERR WAITAOF")):
-                raise
-            return await self.script(*arguments)
-        if not on_disk[0]:
+        reply: Any = None
+        on_disk: Any = None
+        for command, script in (("EVALSHA", SHA), ("EVAL", SCRIPT)):
+            asked, synced = wire.send((command, script, 0, *arguments)), wire.synced()
+            reply, on_disk = await asyncio.gather(asked, synced, return_exceptions=True)
+            if not (isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT")):
+                break
+        if isinstance(reply, BaseException):
+            raise self._sorted(wire, reply)
+        # A server that cannot say (older than 7.2, or without an append-only file) has at least written it.
+        if isinstance(on_disk, BaseException) and not isinstance(on_disk, hiredis.ReplyError):
+            raise on_disk
+        if isinstance(on_disk, list) and not on_disk[0]:
             raise RedisDown("Redis did not write to its disk in time")
         return reply
 
@@ -212,12 +224,16 @@ class Redis:
         try:
             return await future
         except hiredis.ReplyError as error:
-            word = str(error).partition(" ")[0]
-            if word in _NOT_NOW:
-                if word in ("READONLY", "LOADING"):
-                    wire.abort()  # behind the same address there may already be another server
-                raise RedisDown(f"Redis answers {word}") from None
-            raise
+            raise self._sorted(wire, error) from None
+
+    def _sorted(self, wire: _Wire, error: BaseException) -> BaseException:
+        """An answer that means "not now" is trouble; any other is our own mistake."""
+        word = str(error).partition(" ")[0]
+        if not isinstance(error, hiredis.ReplyError) or word not in _NOT_NOW:
+            return error
+        if word in ("READONLY", "LOADING"):
+            wire.abort()  # behind the same address there may already be another server
+        return RedisDown(f"Redis answers {word}")
 
     async def _connected(self) -> _Wire:
         if self._wire is not None and not self._wire.lost:

@@ -98,6 +98,8 @@ def parse_body(delivery: Delivery, form: Form) -> Json:
     """The body as JSON. Raises Unreadable: not UTF-8, not JSON (NaN included), nested too deep, not a form."""
     # Old Jobber apps get JSON that calls itself a form, so what may be either is taken for what it looks like.
     is_form = form == "form" or (form == "json or form" and not delivery.raw.lstrip().startswith(b"{"))
+    if not delivery.raw.strip():
+        raise Unreadable("the body is empty")
     try:
         return Json(_parse_form(delivery.raw) if is_form else orjson.loads(delivery.raw))
     except ValueError:

@@ -201,7 +201,7 @@ def mean(entrance: Entrance, event: Event) -> Meaning:
 
 async def read_body(receive: Receive, headers: tuple[tuple[bytes, bytes], ...], most: int) -> bytes:
     """The body, never more than `most` bytes of it in memory. Raises Refused: 413, or 408 for a slow sender."""
-    claimed = next((value for name, value in headers if name == b"content-length"), b"0")
+    claimed = next((value for name, value in headers if name == b"content-length"), b"0").strip()
     too_large = Refused(413, "too_large", f"a body has {most} bytes at the most", connection="close")
     if not claimed.isdigit() or len(claimed) > 15 or int(claimed) > most:
         raise too_large

@@ -167,12 +167,12 @@ end
 
 local steps = {}
 
--- delivery, hook, seen key or '', its seconds, the delivery's ms, its record, event work: '' | queued | parked, the
+-- delivery, hook, seen key, its seconds, the delivery's ms, its record, event work: '' | queued | parked, the
 -- reason, again: 1 where a repeat is fetched anew; changes. -> {1, id} or, for a repeat, {0, the first delivery's id}
 function steps.accept()
   local id, hook, seen = ARGV[2], ARGV[3], ARGV[4]
-  if seen ~= '' and not call('SET', seen, id, 'NX', 'EX', ARGV[5]) then
-    local first = call('GET', seen)
+  local first = call('GET', seen)
+  if first then
     local record = call('GET', 'db:delivery:' .. first)
     local meta = record and cjson.decode(string.match(record, '^[^\n]*')) or {}
     for _, work in ipairs(meta.work or {}) do
@@ -196,6 +196,8 @@ function steps.accept()
     end
   end
   land(id, 11)
+  -- Last, so that a script that broke off is no reason to call the next try a repeat.
+  call('SET', seen, id, 'EX', ARGV[5])
   return {1, id}
 end
 
@@ -279,7 +281,7 @@ function steps.release()
     end
   end
   for i = 13, #ARGV, 3 do
-    if call('HGET', 'db:' .. ARGV[i], 'n') ~= ARGV[i + 1] then wake(ARGV[i]) end
+    if (call('HGET', 'db:' .. ARGV[i], 'n') or '0') ~= ARGV[i + 1] then wake(ARGV[i]) end
   end
   return 'ok'
 end
@@ -368,7 +370,7 @@ local function drop(work)
       dropped = dropped + 1
     end
   end
-  call('HSET', key, 'done', call('HGET', key, 'n'))
+  call('HSET', key, 'done', call('HGET', key, 'n') or 0)
   return dropped
 end
 

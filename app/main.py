@@ -74,7 +74,7 @@ def create_app(settings: Settings) -> Starlette:
 
 
 class Doorbell(Starlette):
-    """The door stands in front of Starlette's middleware and router: most of what comes is for it, at a tenth of the cost."""
+    """The door stands in front of Starlette's middleware and router: most of what comes is for it."""
 
     def __init__(self, intake: Intake, routes: list[Route], lifespan: Lifespan[Any]) -> None:
         super().__init__(routes=routes, lifespan=lifespan, exception_handlers={404: _no_such_page})

@@ -10,21 +10,22 @@ from typing import Any
 import httpx
 import orjson
 
+from app.connection import RedisDown
 from app.delivery import Delivery, Event, Unreadable
 from app.intake import believe
 from app.ledger import Gone, Hold, Lost, Meta, Outcome
 from app.queue import event_work
 from app.reading import Json, Untranslatable
 from app.settings import Entrance
-from app.sources import Basic, Get, Ignored
+from app.sources import GONE, Basic, Get, Ignored
 from app.visits.client import (
     Broken,
     RateLimited,
     Refused,
     Unanswered,
     Unauthorized,
-    Unreachable,
     VisitsApiTrouble,
+    silence,
     trouble,
 )
 from app.visits.words import VisitChange
@@ -103,6 +104,11 @@ class Run:
         except (Parked, Untranslatable, Unreadable) as reason:
             word = "" if isinstance(reason, Parked) else "untranslatable: "
             return self._park(f"{word}{reason}")
+        except RedisDown:
+            raise
+        except Exception:
+            log.exception("bug", extra={"delivery": self.delivery_id})
+            return self._park("bug", "a defect of Doorbell; its log has the place")
 
     async def _event(self) -> tuple[Meta, Entrance, Event]:
         try:
@@ -129,7 +135,7 @@ class Run:
             record = await self._get(entrance, get)
             meaning = tool.translate(event.with_record(record, fetched_at))
             if isinstance(meaning, Ignored):
-                if record is None and since_s(int(event.received_at.timestamp() * 1000)) < LAG_S:
+                if meaning == GONE and since_s(int(event.received_at.timestamp() * 1000)) < LAG_S:
                     raise Lagging
                 ignored = meaning
             else:
@@ -148,12 +154,8 @@ class Run:
                 answer = await self.context.http.post(base, json=asked, headers=headers)
             else:
                 answer = await self.context.http.get(f"{base}/{get.path}", headers=headers)
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol) as error:
-            self.calls.append([call, "unreachable"])
-            raise Unreachable(call, said=type(error).__name__) from None
         except httpx.HTTPError as error:
-            self.calls.append([call, "unanswered"])
-            raise Unanswered(call, said=type(error).__name__) from None
+            raise silence(call, error, self.calls) from None
         self.calls.append([call, answer.status_code])
         return read_record(call, answer)
 

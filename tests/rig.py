@@ -159,7 +159,7 @@ class Rig:
 
     def web(self, **env: str) -> Server:
         port = free_port()
-        arguments = [sys.executable, "-m", "uvicorn", "app.main:app", "--port", str(port), "--no-access-log"]
+        arguments = [sys.executable, "-m", "app", "web", "--port", str(port)]
         self.door = self._running.enter_context(Server(arguments, port, "/healthz", {**self.env, **env}))
         return self.door
 

@@ -108,7 +108,8 @@ class World:
         self.context = self._context(answer_s, env)
 
     def _context(self, answer_s: float, env: dict[str, str]) -> Context:
-        http = httpx.AsyncClient(transport=self.wire, timeout=answer_s, trust_env=False, verify=False)
+        patience = httpx.Timeout(answer_s, connect=10, pool=10)
+        http = httpx.AsyncClient(transport=self.wire, timeout=patience, trust_env=False, verify=False)
         return Context(read({**self.env, **env}), self.ledger, http)
 
     def set(self, answer_s: float = 10, **env: str) -> None:

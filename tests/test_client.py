@@ -339,7 +339,7 @@ async def test_whatever_the_api_does_is_one_class_of_trouble(
 )
 async def test_patience_ends_without_an_answer(api: Rig, client: VisitsClient, switches: dict[str, Any]) -> None:
     api.misbehave(**switches)
-    client.http.timeout = httpx.Timeout(0.1)
+    client.http.timeout = httpx.Timeout(10, read=0.1)
 
     troubles = [await trouble_of(call(client)) for call in CALLS.values()]
 

@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl
 import httpx
 import pytest
 import uvicorn
-from rig import Rig, Server, openssl_hmac, wait_until
+from rig import Rig, Server, hmac_sha256, wait_until
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -293,6 +293,10 @@ async def test_nothing_is_fetched_for_an_event_that_means_nothing_to_us(world: D
     assert (200, []) == (answer.status_code, world.tool.seen)
 
 
+def says(status: int, text: str = "", **headers: str) -> Answerer:
+    return lambda _: PlainTextResponse(text, status, headers)
+
+
 # The record is not there, or not yet --------------------------------------------------------------------------------
 
 
@@ -446,7 +450,6 @@ async def test_a_tool_that_is_down_holds_up_no_other_tool(world: Doorstep) -> No
 
 def replace_id(delivery: Mapping[str, Any], number: int) -> dict[str, Any]:
     """The same for another appointment, signed anew."""
-    from rig import hmac_sha256
 
     body = delivery["body"].replace("123456789", str(number))
     signature = base64.b64encode(hmac_sha256(SPECIMENS["acuity"]["secret"].encode(), body.encode())).decode()

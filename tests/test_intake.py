@@ -186,13 +186,13 @@ def request(path: str = "/hooks/standard", method: str = "POST", body: bytes = b
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-UVICORN = ["-m", "uvicorn", "app.main:app", "--no-access-log"]
+UVICORN = ["-m", "uvicorn", "app.main:app", "--http", "app.heads:BoundedHeads", "--no-access-log"]
 #: The same with less patience, so that what needs patience is seen in a moment.
 IMPATIENT = """
 import sys, uvicorn
 from app import intake, refusals
 intake.BODY_S, intake.MOST_AT_ONCE, refusals.FLUSH_EVERY_S = 0.8, 4, 0.05
-uvicorn.run("app.main:app", port=int(sys.argv[2]), access_log=False)
+uvicorn.run("app.main:app", port=int(sys.argv[2]), http="app.heads:BoundedHeads", access_log=False)
 """
 
 
@@ -939,7 +939,8 @@ async def test_a_deploy_ends_only_after_what_was_begun_is_written(redis_url: str
     signed = {name.replace("-", "_"): value for name, value in sign_standard(raw).items()}
     with web(redis_url) as door, closing(door.connect()) as connection:
         connection.sendall(request(body=raw[:10], content_length=str(len(raw)), **signed))
-        await asyncio.sleep(0.1)  # so that the request has begun there; nothing tells when
+        for _ in range(3):  # what is answered now was read after what was sent before
+            door.http.get("/healthz")
         door.server.process.send_signal(signal.SIGTERM)
         wait_until(lambda: not _is_listening(door.server.port))
         connection.sendall(raw[10:])

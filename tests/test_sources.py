@@ -3,8 +3,8 @@
 import copy
 import json
 import os
-import shutil
 import re
+import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -282,14 +282,14 @@ def test_the_hook_takes_the_content_type(name: str) -> None:
         check_content_type(specimen.delivery, specimen.tool.source.form)
 
 
-@each_signed
-def test_a_delivery_is_believed(specimen: Specimen) -> None:
-    assert 0 == specimen.verify()
+@each_tool
+def test_a_delivery_is_believed(name: str) -> None:
+    assert {} == unlike(0, signed(name), lambda specimen: specimen.verify())
 
 
-@each_signed
-def test_an_event_points_at_its_records(specimen: Specimen) -> None:
-    assert specimen.told.get("gets", []) == specimen.paths()
+@each_tool
+def test_an_event_points_at_its_records(name: str) -> None:
+    assert {} == unlike(True, signed(name), lambda specimen: specimen.told.get("gets", []) == specimen.paths())
 
 
 @each_signed
@@ -639,13 +639,12 @@ def test_a_header_that_nobody_signed_does_not_rename_an_event(name: str) -> None
 # -- whatever a tool may send --
 
 ODD_TEXTS = (
-    "", " ", "\0", "a" * 3_000, "0", "-1", "007", "١٢٣", "1_0", "NaN", "-Infinity", "1e999999999", "../../v1/users",
-    "a/b?c=d#e", "..", "https://evil.example/invitees/x", "https://api.calendly.com/scheduled_events/E/invitees/ü",
-    "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59.999999-14:00", "2026-02-30T00:00:00Z", "2026-03-14T16:00:00",
-    "1773509525000", "[]", "{}", '{"data":{"webHookEvent":[]}}', "ada@example.com", "😀\u202e",
+    "", " ", "\0", "a" * 400, "0", "-1", "007", "١٢٣", "NaN", "1e999999999", "../../v1/users", "a/b?c=d#e", "..",
+    "https://evil.example/invitees/ü", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "2026-03-14T16:00:00",
+    "1773509525000", '{"data":{"webHookEvent":[]}}', "ada@example.com", "😀\u202e",
 )  # fmt: skip
-ODD_NUMBERS = (0, -1, 2**53 + 1, 2**63, -(2**63), 2**64 - 1, 1e308, -0.0, 0.1)
-ODD_SHAPES = ([], {}, [None], [[]], [{}], [1, "a"], {"": None}, {"x": {"x": 1}}, {"id": [], "uri": {}, "value": []})
+ODD_NUMBERS = (0, -1, 2**64 - 1, -(2**63), 1e308, 0.1)
+ODD_SHAPES = ([], {}, [None], [{}], [1, "a"], {"x": {"x": 1}})
 #: What orjson can hand over: whole numbers of 64 bits, finite fractions, text without halves of characters.
 ODD_VALUES = (None, True, False, *ODD_TEXTS, *ODD_NUMBERS, *ODD_SHAPES)
 ANY_JSON = st.recursive(

@@ -29,6 +29,10 @@ class Ignored:
     why: str
 
 
+#: The record is not there, and the event alone says nothing. Right after the event it is asked for again.
+GONE = Ignored("record gone")
+
+
 @dataclass(frozen=True, slots=True)
 class Get:
     """A record to fetch, below the source's `api`: the body of a webhook never chooses the host.

@@ -22,7 +22,7 @@ from decimal import Decimal
 from app.delivery import Event
 from app.reading import Json, Untranslatable
 from app.signatures import Hmac
-from app.sources import Basic, Get, Ignored, Source
+from app.sources import GONE, Basic, Get, Ignored, Source
 from app.visits.words import UNSAID, Action, Contact, Unsaid, VisitChange, microseconds
 
 SETUP = """
@@ -74,7 +74,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     order, record = microseconds(event.fetched_at), event.record
     if record is None:
         if action != "cancel":
-            return Ignored("record gone")
+            return GONE
         return [VisitChange(action=action, visit_id=visit_id, order=order, date_cancelled=event.received_at)]
     cancelled = _cancelled(record, action)
     if cancelled:

@@ -22,7 +22,7 @@ import orjson
 from app.delivery import Event
 from app.reading import Json, Untranslatable
 from app.signatures import Hmac
-from app.sources import Bearer, Get, Ignored, Source
+from app.sources import GONE, Bearer, Get, Ignored, Source
 from app.visits.words import UNSAID, Action, Contact, Unsaid, VisitChange, microseconds
 
 SETUP = """
@@ -108,7 +108,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     name, action = FETCHED[topic]
     found, order = _found(event.record, name), microseconds(event.fetched_at)
     if found is None:
-        return Ignored("record gone")
+        return GONE
     if name == "visit":
         return [_visit(found, action, _safe(told.at("itemId")), order)]
     billed = [visit for invoice in _invoices(found, name) for visit in invoice.at("visits", "nodes")]

@@ -11,6 +11,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote
 
+import aiohttp
 import httpx
 import orjson
 from httpx_aiohttp import AiohttpTransport
@@ -147,21 +148,33 @@ class VisitsClient:
         headers = {"authorization": f"Bearer {self.token}", "accept": "application/json"}
         try:
             answer = await self.http.request(method, self.url + path, params=params, data=data, headers=headers)
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol) as error:
-            self.calls.append([call, "unreachable"])
-            raise Unreachable(call, said=type(error).__name__) from None
         except httpx.HTTPError as error:
-            self.calls.append([call, "unanswered"])
-            raise Unanswered(call, said=type(error).__name__) from None
+            raise silence(call, error, self.calls) from None
         self.calls.append([call, answer.status_code])
         if not answer.is_success:
             raise trouble(call, answer)
         return _read(call, answer) if reads else {}
 
 
+def silence(call: str, error: httpx.HTTPError, calls: list[list[Any]]) -> VisitsApiTrouble:
+    """No answer, noted among the calls. Only where no connection came about is it sure that nothing was done: the names of
+    httpx's errors do not tell, since the transport gives one that broke the name of one that never was."""
+    cause = error.__cause__
+    is_aiohttp = isinstance(cause, aiohttp.ClientError)
+    never_sent = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+    if isinstance(cause, _NO_CONNECTION) or (isinstance(error, never_sent) and not is_aiohttp):
+        calls.append([call, "unreachable"])
+        return Unreachable(call, said=type(error).__name__)
+    calls.append([call, "unanswered"])
+    return Unanswered(call, said=type(cause or error).__name__)
+
+
+_NO_CONNECTION = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
+
+
 def trouble(call: str, answer: httpx.Response) -> VisitsApiTrouble:
     """What a status that is not 2xx means."""
-    status, said = answer.status_code, answer.text
+    status, said = answer.status_code, answer.content[: 4 * LONGEST_QUOTE].decode("utf-8", "replace")
     match status:
         case 401 | 403:
             return Unauthorized(call, status, said)
@@ -182,10 +195,13 @@ def retry_after_s(header: str | None, now: datetime) -> float | None:
         return min(float(header), 86_400.0)
     try:
         date = parsedate_to_datetime(header)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     date = date if date.tzinfo else date.replace(tzinfo=UTC)
-    return min(max(0.0, (date - now).total_seconds()), 86_400.0)
+    try:
+        return min(max(0.0, (date - now).total_seconds()), 86_400.0)
+    except OverflowError:
+        return None
 
 
 def _read(call: str, answer: httpx.Response) -> Record:
