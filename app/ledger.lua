@@ -248,7 +248,7 @@ local function judge(gate, why, wait_ms, enough, work)
   call('HDEL', gate, 'probe')
 end
 
--- token, outcome, due in ms, reason, attempt or '', keep ms, gate or '', why, wait ms, enough, tries or '', then by threes for
+-- token, outcome, due in ms, reason, attempt or '', keep ms, gate or '', why or '', wait ms, enough, tries or '', then by threes for
 -- every member, the root first: work, the n that was seen, api ('' keeps what stands, '-': there is none).
 -- outcome: settled | waiting | held | parked. -> 'ok', or 'lost' where the lease went to somebody else
 function steps.release()
@@ -257,7 +257,13 @@ function steps.release()
   for i = 13, #ARGV, 3 do
     if call('HGET', 'db:' .. ARGV[i], 'lease') ~= token then return 'lost' end
   end
-  if ARGV[8] ~= '' then judge(ARGV[8], ARGV[9], tonumber(ARGV[10]), tonumber(ARGV[11]), root) end
+  if ARGV[9] ~= '' then
+    judge(ARGV[8], ARGV[9], tonumber(ARGV[10]), tonumber(ARGV[11]), root)
+  elseif ARGV[8] ~= '' and call('HGET', ARGV[8], 'probe') == root then
+    -- A probe that had no reason to call says nothing; another one goes.
+    call('HSET', ARGV[8], 'until', now)
+    call('HDEL', ARGV[8], 'probe')
+  end
   if ARGV[6] ~= '' then note_attempt(key, ARGV[6]) end
   for i = 13, #ARGV, 3 do
     local member, api = 'db:' .. ARGV[i], ARGV[i + 2]
@@ -272,10 +278,12 @@ function steps.release()
   end
   if outcome ~= 'settled' then
     move(root, outcome, outcome == 'parked' and now or due)
-    call('HDEL', key, 'lease', 'job', 'due', 'tries')
+    call('HDEL', key, 'lease', 'job', 'due')
     call('HSET', key, 'reason', ARGV[5])
     if outcome == 'waiting' then call('HSET', key, 'due', due) end
-    if ARGV[12] ~= '' then
+    if ARGV[12] == '' and outcome ~= 'held' then
+      call('HDEL', key, 'tries', 'failed_since')
+    elseif ARGV[12] ~= '' then
       call('HSET', key, 'tries', ARGV[12])
       call('HSETNX', key, 'failed_since', now)
     end

@@ -26,7 +26,7 @@ State = Literal["queued", "running", "waiting", "held", "parked", "discarded", "
 #: A tool's retry of the same event is known for so long.
 REPEAT_S = 8 * 86_400
 #: A worker that dies gives its work up after so long; a job never takes as long (jobs.worker).
-LEASE_S = 30.0
+LEASE_S = 35.0
 #: A new delivery whose job is lost gets another after so long.
 ORPHAN_S = 60.0
 
@@ -154,7 +154,8 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How a run ends. due_s: how long until the next try. tries: how many failed so far, None where that does not count.
+    """How a run ends. due_s: how long until the next try. tries: how many failed so far; None: what failed before is
+    over and does not count (but while held, nothing is counted or forgotten).
 
     api: what now stands in the API per piece of work: an answer, or None where there is no visit any more.
     """
@@ -227,7 +228,7 @@ class Ledger:
             outcome.reason,
             orjson.dumps(outcome.attempt),
             self._keep_ms,
-            f"db:gate:{gate}" if verdict and gate else "",
+            gate and f"db:gate:{gate}",
             verdict.why if verdict else "",
             int(verdict.wait_s * 1000) if verdict else 0,
             verdict.enough if verdict else 1,

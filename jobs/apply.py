@@ -105,7 +105,7 @@ class Run:
             if wait_s < 0:
                 raise InLine(-wait_s)
             await asyncio.sleep(wait_s)
-        if min(self.deadline, self.hold.until) - time.monotonic() < ANSWER_S / 2:
+        if time.monotonic() > self.deadline:
             raise OutOfTime
 
     async def outcome(self) -> Outcome:
@@ -113,7 +113,7 @@ class Run:
         try:
             if not self.api.token:
                 return self._parked("token_missing", "no token is set for this account", tries=None)
-            async with asyncio.timeout(JOB_S):
+            async with asyncio.timeout(JOB_S + ANSWER_S):
                 done = await self.bring_about()
             return self._settled(done)
         except VisitsApiTrouble as trouble:
@@ -135,8 +135,11 @@ class Run:
     # -- what comes of it --
 
     def _settled(self, done: str) -> Outcome:
-        verdict = Verdict(why="ok") if self.api.calls else None
-        return Outcome(state="settled", attempt=self._attempt(done), api=self.stands, verdict=verdict)
+        return Outcome(state="settled", attempt=self._attempt(done), api=self.stands, verdict=self._heard())
+
+    def _heard(self) -> Verdict | None:
+        """The API answered: whatever this visit lacks, the way is free."""
+        return Verdict(why="ok") if self.api.calls else None
 
     def _parked(self, reason: str, said: str, tries: int | None) -> Outcome:
         return Outcome(
@@ -156,7 +159,12 @@ class Run:
         if left_s <= 0:
             return self._parked(missing, "no change brought it", tries=None)
         return Outcome(
-            state="waiting", attempt=self._attempt("waiting"), reason=missing, due_s=left_s + 0.05, api=self.stands
+            state="waiting",
+            attempt=self._attempt("waiting"),
+            reason=missing,
+            due_s=left_s + 0.05,
+            api=self.stands,
+            verdict=self._heard(),
         )
 
     def _after(self, trouble: VisitsApiTrouble) -> Outcome:
@@ -169,7 +177,7 @@ class Run:
             attempt=attempt,
             reason=decision.reason,
             due_s=decision.due_s or 0,
-            tries=decision.tries,
+            tries=None if decision.held else decision.tries,
             api=self.stands,
             verdict=decision.verdict,
         )

@@ -5,8 +5,9 @@ import hashlib
 import hmac
 from dataclasses import dataclass
 
+from app.connection import RedisDown
 from app.ledger import Ledger, new_id
-from app.visits.client import Record, Refused, Unanswered, VisitsApiTrouble, VisitsClient
+from app.visits.client import Record, Refused, Unanswered, VisitsClient
 from app.visits.words import Contact
 
 CACHE_S = 30 * 86_400
@@ -57,9 +58,9 @@ class Contacts:
             known = await redis.command("GET", cache)
             id = str(known.decode()) if known else await self._find_or_make(contact, api)
             await redis.command("SET", cache, id, "EX", CACHE_S)
-        except VisitsApiTrouble as trouble:
-            # A contact may still be in the making: nobody else begins before the lock has run out.
-            if not isinstance(trouble, Unanswered):
+        except BaseException as error:
+            # While a contact may still be in the making, nobody else begins: then the lock runs out by itself.
+            if not isinstance(error, Unanswered | asyncio.CancelledError | RedisDown):
                 await redis.script("unlock", lock, token)
             raise
         await redis.script("unlock", lock, token)
@@ -79,6 +80,8 @@ class Contacts:
                     raise
         if not all(contact.get("id") for contact in found):
             found = await api.find_contacts(contact.email)
+        if not found:
+            raise Unanswered("POST /contacts", said="made, and not listed yet")
         return _oldest(found)
 
 

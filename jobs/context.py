@@ -10,7 +10,7 @@ from app.ledger import Attempt, Ledger
 from app.settings import Settings
 from jobs.retry import Schedule
 
-#: A job has so long; its calls begin early enough to be over by then. The lease (app.ledger) and arq's own limit are longer.
+#: The calls of a job begin within so long; each is over in ten seconds more. Lease and arq's own limit are longer.
 JOB_S = 20.0
 
 

@@ -53,7 +53,7 @@ def decide(trouble: VisitsApiTrouble, schedule: Schedule, tries: int, failing_fo
     """
     reason = str(trouble)
     if isinstance(trouble, Refused):
-        return Decision(None, tries + 1, reason)
+        return Decision(None, tries + 1, reason, Verdict(why="ok"))
     if isinstance(trouble, Unauthorized):
         return Decision(
             0, tries, reason, Verdict(why="unauthorized", wait_s=PAUSE_CAP_S * (0.5 + chance / 2)), held=True

@@ -27,7 +27,7 @@ from app.connection import Address, Redis, RedisDown
 from app.ledger import Ledger
 from app.queue import EVENT, QUEUE, VISIT, deserialize, serialize
 from app.settings import Settings, SettingsError, read
-from app.visits.client import http_client
+from app.visits.client import ANSWER_S, http_client
 from jobs import apply, fetch
 from jobs.context import JOB_S, Context
 from jobs.sweep import keep_sweeping
@@ -37,7 +37,7 @@ log = logging.getLogger("doorbell.worker")
 AT_ONCE = 50
 #: arq's own limit. A job has its own, shorter one (JOB_S), so that this never fires; ten seconds after it, a job that a
 #: dead worker left is claimed by another.
-JOB_LIMIT_S = JOB_S + 5
+JOB_LIMIT_S = JOB_S + ANSWER_S + 5
 
 
 class ClaimingWorker(arq.worker.Worker):

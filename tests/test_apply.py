@@ -29,7 +29,7 @@ import jobs.apply
 import jobs.contacts
 from app.connection import Redis
 from app.delivery import Delivery
-from app.ledger import Ledger, Member, Meta
+from app.ledger import LEASE_S, Ledger, Member, Meta
 from app.settings import read
 from app.visits.words import UNSAID, Contact, VisitChange
 from jobs.apply import apply
@@ -116,11 +116,11 @@ class World:
         """Other settings, as after a restart."""
         self.context = self._context(answer_s, env)
 
-    async def land(self, *changes: VisitChange) -> None:
+    async def land(self, *changes: VisitChange, account: str = "main") -> None:
         """One delivery that means these changes."""
         delivery = Delivery("standard", "standard", (), uuid.uuid4().bytes, datetime.now(UTC))
         meta = Meta("standard", "standard", int(time.time() * 1000))
-        await self.ledger.accept(delivery, meta, changes, "main", repeat_key=None)
+        await self.ledger.accept(delivery, meta, changes, account, repeat_key=None)
 
     async def run(self) -> list[str]:
         """Do all work that is queued, one after the other, until there is none; what came of each."""
@@ -325,6 +325,38 @@ async def test_a_visit_that_was_made_by_others_is_updated(world: World) -> None:
         "event_date": "2026-03-14T09:00:00Z",
         "amount_collected": "7.00",  # nobody spoke of it
     } == world.visit()
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        pytest.param({"time_scheduled": "2026-03-14T09:00:00.000Z", "event_date": "2026-03-14T09:00:00.000Z"}, id="ms"),
+        pytest.param({"time_scheduled": "2026-03-14T09:00:00+00:00"}, id="offset"),
+        pytest.param({"time_scheduled": "2026-03-14T04:00:00-05:00"}, id="another-zone"),
+        pytest.param({"amount_collected": "245"}, id="no-cents"),
+        pytest.param({"amount_collected": "245.0"}, id="one-place"),
+        pytest.param({"amount_collected": 245}, id="a-whole-number"),
+        pytest.param({"amount_collected": 245.0}, id="a-number"),
+        pytest.param({"date_cancelled": None, "time_completed": ""}, id="nothing-spelt-out"),
+    ],
+)
+async def test_what_stands_is_known_in_any_spelling(world: World, spelling: dict[str, Any]) -> None:
+    stands = {
+        "id": 7,
+        "external_id": "standard-1",
+        "contact_id": DOCUMENTED,
+        "time_scheduled": "2026-03-14T09:00:00Z",
+        "event_date": "2026-03-14T09:00:00Z",
+        "amount_collected": "245.00",
+    }
+    world.wire.after = lambda request: httpx.Response(200, json=stands | spelling) if request.method == "POST" else None
+    said = {"contact": Contact(id=DOCUMENTED), "amount_collected": Decimal(245), "date_cancelled": None}
+    await world.apply(booked(**said))
+    world.forget_calls()
+
+    await world.apply(booked(order=2, **said))
+
+    assert [] == world.calls()
 
 
 # Contacts -----------------------------------------------------------------------------------------------------------
@@ -1284,6 +1316,39 @@ async def test_who_waits_in_a_long_line_keeps_no_customer_locked(world: World, m
     assert [] == await world.redis.command("KEYS", "db:contact:*:lock")
 
 
+# Accounts -----------------------------------------------------------------------------------------------------------
+
+
+async def test_every_account_has_its_own_token_customers_and_gate(world: World) -> None:
+    hooks = {
+        "HOOKS__OTHER__SECRETS": SECRET,
+        "HOOKS__OTHER__SOURCE": "standard",
+        "HOOKS__OTHER__VISITS_API_TOKEN": "other",
+    }
+    world.set(**hooks)
+    (other,) = {*world.context.settings.tokens} - {"main"}
+    refused = f"Bearer {TOKEN}"
+
+    def refuse_main(request: httpx.Request) -> httpx.Response | None:
+        return httpx.Response(401) if request.headers["authorization"] == refused else None
+
+    world.wire.before = refuse_main
+    await world.land(booked("1"))
+    await world.land(booked("2"), account=other)
+    states = await world.run()
+    first = [(route_of(request), request.headers["authorization"]) for request in world.wire.seen]
+    world.wire.before = lambda request: None
+    world.forget_calls()
+    await world.later(60)
+    await world.run()
+
+    assert ["held", "settled"] == sorted(states)
+    assert [("GET /visits/:id", f"Bearer {TOKEN}")] == [call for call in first if call[1] == refused]
+    assert [(route, "Bearer other") for route in FIRST] == [call for call in first if call[1] != refused]
+    assert "GET /contacts" in world.calls()  # What is known of one account's customers says nothing of another's.
+    assert {f"Bearer {TOKEN}"} == {request.headers["authorization"] for request in world.wire.seen}
+
+
 # One writer ---------------------------------------------------------------------------------------------------------
 
 
@@ -1356,7 +1421,7 @@ async def test_who_lost_the_lease_leaves_no_mark(world: World) -> None:
     first = asyncio.create_task(apply(world.context, "main", "standard-1"))
     await sending.wait()
     await asyncio.to_thread(wait_until, world.rig.visits)
-    await world.later(31)
+    await world.later(LEASE_S + 1)
     states = await world.run()
     was_under_way = not first.done()
     await first

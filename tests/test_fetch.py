@@ -746,7 +746,7 @@ async def test_an_event_that_a_dead_worker_left_is_fetched_by_another(world: Doo
     world.tool.open.set()
 
     at_once = await world.run()
-    await world.later(31)
+    await world.later(60)
     await world.run()
 
     assert [] == at_once
@@ -759,7 +759,7 @@ async def test_who_lost_the_lease_on_an_event_lands_nothing(world: Doorstep) -> 
     answer = await world.ring("acuity", BOOKED)
     fetching = asyncio.create_task(world.do(f"event:{answer.json()['delivery']}"))
     await world.asked(1)
-    await world.later(31)
+    await world.later(60)
     world.tool.keep("acuity", MOVED)
     second = asyncio.create_task(world.run())
     await world.asked(2)

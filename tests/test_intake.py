@@ -961,46 +961,17 @@ def _is_listening(port: int) -> bool:
 # -- what an attack costs --
 
 
-async def test_refusals_leave_bounded_notes_that_quote_nothing(impatient: Door, redis: Redis) -> None:
-    await asyncio.sleep(0.2)  # what other tests were refused is flushed before
-    await redis.command("FLUSHDB")
-    for n in range(130):
-        headers = {"webhook-id": f"canary-{n}", "webhook-timestamp": "1", "webhook-signature": f"v1,canary{n}"}
-        impatient.post(b'{"email":"canary@example.com"}', headers)
-        impatient.post(b"canary", {}, f"canary-{n}@example.com")
-
-    counts = await _flushed(redis, 260)
-    notes = {key: await redis.command("LRANGE", key, 0, -1) for key in await redis.command("KEYS", "db:refused:*")}
-
-    assert set() == await kept(redis)
-    assert 2 == len(counts)
-    assert len(notes) <= 2
-    assert all(0 < len(lines) <= 50 for lines in notes.values())
-    assert "canary" not in repr(notes) + repr(counts)
-
-
-async def _flushed(redis: Redis, total: int) -> dict[str, int]:
-    for _ in range(250):
-        flat = await redis.command("HGETALL", "db:refused")
-        counts = {name.decode(): int(count) for name, count in zip(flat[::2], flat[1::2], strict=True)}
-        if sum(counts.values()) >= total:
-            break
-        await asyncio.sleep(0.02)
-    assert total == sum(counts.values())
-    return counts
-
-
 async def test_before_a_signature_holds_redis_is_not_asked(door: Door, redis: Redis) -> None:
     async def commands() -> int:
         info = await redis.command("INFO", "stats")
         return int(re.findall(rb"total_commands_processed:(\d+)", info)[0])
 
     before = await commands()
-    for _ in range(100):
+    for _ in range(500):
         door.post(b"{}", {})
     asked = await commands() - before
 
-    assert asked <= 20  # the look itself, and the few of a flush
+    assert asked < 250  # the look itself, and a flush of what this and other tests were refused
 
 
 def test_two_hundred_senders_of_ten_megabytes_each_do_not_fill_the_memory(door: Door) -> None:
@@ -1191,7 +1162,7 @@ def test_readiness_tells_of_redis_and_health_does_not(shaky: Door, own_redis: Ow
 
 
 def test_refusals_during_trouble_are_counted_after_it(own_redis: OwnRedis) -> None:
-    own_redis.ask("DEL", "db:refused")
+    counted = ("HGET", "db:refused", "standard:signature_missing")
     with web(own_redis.url, "-c", IMPATIENT) as door:
         own_redis.kill()
         try:
@@ -1199,10 +1170,10 @@ def test_refusals_during_trouble_are_counted_after_it(own_redis: OwnRedis) -> No
             time.sleep(0.2)  # some flushes go wrong
         finally:
             own_redis.start()
-        wait_until(lambda: own_redis.ask("EXISTS", "db:refused"))
+        count = wait_until(lambda: own_redis.ask(*counted))
 
     assert [401] * 7 == statuses
-    assert [b"standard:signature_missing", b"7"] == own_redis.ask("HGETALL", "db:refused")
+    assert b"7" == count
 
 
 def test_with_ack_fsync_a_delivery_is_accepted_once(own_redis: OwnRedis) -> None:
@@ -1222,6 +1193,37 @@ def test_with_ack_fsync_a_redis_without_a_disk_still_accepts_a_first_delivery() 
         answer = door.ring("standard")
 
     assert 202 == answer.status_code, answer.text
+
+
+async def test_refusals_leave_bounded_notes_that_quote_nothing(own_redis: OwnRedis) -> None:
+    url = own_redis.url.removesuffix("0") + "7"  # where no other process flushes what it refused
+    redis = Redis(Address(url))
+    with web(url, "-c", IMPATIENT) as door:
+        for n in range(130):
+            headers = {"webhook-id": f"canary-{n}", "webhook-timestamp": "1", "webhook-signature": f"v1,canary{n}"}
+            door.post(b'{"email":"canary@example.com"}', headers)
+            door.post(b"canary", {}, f"canary-{n}@example.com")
+        counts = await _flushed(redis, 260)
+    notes = {key: await redis.command("LRANGE", key, 0, -1) for key in await redis.command("KEYS", "db:refused:*")}
+    left = await kept(redis)
+    await redis.close()
+
+    assert set() == left
+    assert [130, 130] == list(counts.values())
+    assert 2 == len(notes)
+    assert [50, 50] == [len(lines) for lines in notes.values()]
+    assert "canary" not in repr(notes) + repr(counts)
+
+
+async def _flushed(redis: Redis, total: int) -> dict[str, int]:
+    for _ in range(250):
+        flat = await redis.command("HGETALL", "db:refused")
+        counts = {name.decode(): int(count) for name, count in zip(flat[::2], flat[1::2], strict=True)}
+        if sum(counts.values()) >= total:
+            break
+        await asyncio.sleep(0.02)
+    assert total == sum(counts.values())
+    return counts
 
 
 def test_no_trouble_told_of_is_told_with_the_password(shaky: Door, own_redis: OwnRedis) -> None:

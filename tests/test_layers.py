@@ -37,7 +37,8 @@ A_SOURCE = {"app.challenges", "app.delivery", "app.reading", "app.signatures", "
 #: Libraries that compute and do nothing else: no clock that is read, no chance, no file, no socket, no task.
 COMPUTING = {
     "base64", "binascii", "collections", "collections.abc", "dataclasses", "datetime", "decimal", "enum", "fractions",
-    "functools", "hashlib", "hmac", "itertools", "json", "math", "operator", "orjson", "re", "string", "types", "typing",
+    "functools", "hashlib", "hmac", "itertools", "json", "math", "operator", "orjson", "re",
+    "string", "types", "typing",
     "unicodedata", "urllib.parse", "zoneinfo",
 }  # fmt: skip
 #: The one that finds the others, once, at start.
@@ -166,7 +167,7 @@ def test_the_one_that_finds_sources_imports_and_reads_nothing_but_sources() -> N
 
 
 def test_of_what_does_io_retry_takes_words_only() -> None:
-    """The classes of trouble and the verdict are values; that they live beside what raises them is a matter of place."""
+    """Trouble and verdict are values; that they stand beside what raises them is a matter of place."""
     taken = {
         other: {name for found, name in MODULES["jobs.retry"].imports if found == other} for other in PURE["jobs.retry"]
     }
@@ -184,7 +185,8 @@ from app.sources import load
 import app.reading, app.visits.merge
 load()
 beyond = "asyncio socket ssl select http httpx httpcore aiohttp redis hiredis arq uvicorn starlette subprocess sqlite3"
-print(*sorted({"app.settings", "app.connection", "app.ledger", "app.visits.client", *beyond.split()} & set(sys.modules)))
+ours = "app.settings app.connection app.ledger app.visits.client"
+print(*sorted({*ours.split(), *beyond.split()} & set(sys.modules)))
 """
 
     ran = subprocess.run([sys.executable, "-c", look], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""Reading what is not believed yet: bytes become JSON or a refusal, and a value is what was expected or Untranslatable."""
+"""Reading what is not believed yet: bytes become JSON or a refusal, a value what was expected or Untranslatable."""
 
 import json
 import math
@@ -182,7 +182,8 @@ def test_without_a_zone_a_time_without_an_offset_is_refused() -> None:
     "written",
     [
         "now", "tomorrow", "14.03.2026", "03/14/2026 5:32 PM", "2026-02-30T00:00:00Z", "2026-13-01T00:00:00Z",
-        "2026-03-14T25:00:00Z", "2026-03-14T17:60:00Z", "2026-03-14T17:32:05+25:00", "2026-03-14T17:32:05 PST", "T", "Z",
+        "2026-03-14T25:00:00Z", "2026-03-14T17:60:00Z", "2026-03-14T17:32:05+25:00", "2026-03-14T17:32:05 PST", "T",
+        "Z",
         "2026-03-14T17:32:05Z2026-03-14T17:32:05Z", "2026-03-14T17:32:05ZZ", "-2026-03-14T17:32:05Z",
         "10000-01-01T00:00:00Z",
         "٢٠٢٦-03-14T17:32:05Z", "２０２６-03-14T17:32:05Z", "2026-03-14T17:32:05.Z.Z", "\0", "1790000000", "nan", "[]",
@@ -301,11 +302,13 @@ def test_whatever_a_value_is_it_is_read_or_untranslatable(value: Any, zone: Any)
     ("raw", "form"),
     [
         (b"", "json"), (b" ", "json"), (b"{", "json"), (b"{}x", "json"), (b"{'a':1}", "json"), (b'{"a":1,}', "json"),
-        (b"NaN", "json"), (b'{"a":NaN}', "json"), (b"[Infinity]", "json"), (b"-Infinity", "json"), (b"undefined", "json"),
+        (b"NaN", "json"), (b'{"a":NaN}', "json"), (b"[Infinity]", "json"), (b"-Infinity", "json"),
+        (b"undefined", "json"),
         (b"\xef\xbb\xbf{}", "json"), (b'{"a":"\xff"}', "json"), ('{"a":"é"}'.encode("latin-1"), "json"),
         ("{}".encode("utf-16"), "json"), (b"\x00", "json"), (b'{"a":"\n"}', "json"), (b"01", "json"), (b"+1", "json"),
         (b"[" * 200_000, "json"), (b"[" * 100_000 + b"]" * 100_000, "json"),
         (b'{"a":' * 50_000 + b"1" + b"}" * 50_000, "json"),
+        (b"", "form"), (b"", "json or form"), (b" \n", "form"),
         (b"a=1&b", "form"), (b"plain", "form"), (b"a=\xff", "form"), (b"a=%ff", "form"), (b"a=%c3%28", "form"),
         (b"&".join([b"a=1"] * 501), "form"), (b"\xfe\xff", "form"), (b'{"a":1}', "form"),
         (b"[1]", "json or form"), (b'{"a"', "json or form"), (b"x", "json or form"), (b"{} a=1", "json or form"),
@@ -346,7 +349,8 @@ def test_whatever_bytes_arrive_they_are_read_or_unreadable(raw: bytes) -> None:
         try:
             parse_body(delivery(raw), form)  # type: ignore[arg-type]
         except Unreadable as error:
-            assert str(error) in {"the body is not JSON in UTF-8", "the body is not a form"}  # noqa: PT017
+            assert str(error).startswith("the body is ")  # noqa: PT017
+            assert len(str(error)) < 60  # noqa: PT017
 
 
 # -- content types --

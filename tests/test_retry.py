@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from app.ledger import Verdict
 from app.visits.client import Broken, RateLimited, Refused, Unanswered, Unauthorized, Unreachable, VisitsApiTrouble
 from jobs.retry import Decision, Schedule, decide
 
@@ -141,7 +142,8 @@ def test_a_429_that_names_no_time_holds_everybody_for_some_seconds(chance: float
 def test_any_other_refusal_is_parked_at_once_with_the_answers_status(status: int, tries: int) -> None:
     decision = after(Refused(CALL, status, "who@example.com is not an address"), tries)
 
-    assert Decision(None, tries + 1, f"PUT /visits/:id: {status}") == decision
+    # It answered, so the way to the API is free: everybody else goes on.
+    assert Decision(None, tries + 1, f"PUT /visits/:id: {status}", Verdict(why="ok")) == decision
 
 
 @pytest.mark.parametrize("trouble", [*TRANSIENT, pytest.param(RateLimited(CALL, 429), id="429")])

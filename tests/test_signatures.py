@@ -244,9 +244,11 @@ def standard(
 
 
 NO_SECONDS = [
-    b"nan", b"NaN", b"inf", b"-inf", b"infinity", b"-1", b"+1790000000", b"-1790000000", b"1e9", b"1.79e9", b"1790000000.0",
+    b"nan", b"NaN", b"inf", b"-inf", b"infinity", b"-1", b"+1790000000", b"-1790000000", b"1e9",
+    b"1.79e9", b"1790000000.0",
     b"1790000000.", b"1_790_000_000", b"0x6ab13b80", b"1,790", b"'1790000000'", b"1790000000Z", b"2026-09-21T14:13:20Z",
-    b"1790000000000", b"9" * 400, b"\xff\xfe", b"\x00", b"1790000000\x00", b"t", b"1790000000 1", b"0b1", b"true", b"null",
+    b"1790000000000", b"9" * 400, b"\xff\xfe", b"\x00", b"1790000000\x00", b"t",
+    b"1790000000 1", b"0b1", b"true", b"null",
     "١٧٩٠٠٠٠٠٠٠".encode(), "１７９０００００００".encode(), "²".encode(), b"1790000000\n",
 ]  # fmt: skip
 
@@ -572,7 +574,8 @@ def test_a_standard_secret_may_lack_its_prefix_and_its_padding(secret: str) -> N
 
 @pytest.mark.parametrize(
     "secret",
-    ["", "whsec_", "whsec_====", "whsec_a", "whsec_äöü", "whsec_ab cd", "whsec_ab-_", "my secret phrase", "whsec_whsec_",
+    ["", "whsec_", "whsec_====", "whsec_a", "whsec_äöü", "whsec_ab cd", "whsec_ab-_", "my secret phrase",
+     "whsec_whsec_",
      "whpk_dGVzdA==", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n", "\udcff"],
     ids=ascii,
 )  # fmt: skip

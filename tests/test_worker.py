@@ -128,7 +128,7 @@ def death() -> Iterator[tuple[Rig, Books, float]]:
         wait_until(lambda: "POST /contacts" in rig.calls(), 20)
         wait_until(lambda: rig.http.get(f"{sandbox.url}/_sandbox/switches").json()["times"] == 0)
         first.kill(signal.SIGKILL)
-        books.command("ZINCRBY", "db:running", -15_000, "visit:main/standard-1")  # Half of its lease passes at once.
+        books.command("ZINCRBY", "db:running", -20_000, "visit:main/standard-1")  # A part of its lease passes at once.
         rig.worker()
         yield rig, books, time.monotonic()
 

@@ -94,17 +94,18 @@ class VisitsClient:
         return await self._call("GET", "/visits", "/visits", params={"page": str(page), "limit": str(limit)}) or {}
 
     async def create_visit(self, contact_id: str, external_id: str, fields: Mapping[str, str]) -> Record:
-        """The visit as the API answers it; what was sent, where it answers 2xx without a body."""
+        """The visit as the API answers it; what was sent, where it answers 2xx and no visit."""
         sent = {"contact_id": contact_id, "external_id": external_id, **fields}
-        return await self._call("POST", "/visits", "/visits", data=sent) or sent
+        return _visit(await self._call("POST", "/visits", "/visits", data=sent)) or sent
 
     async def get_visit(self, id: str) -> Record | None:
         """id: the API's own number, or an external_id. None: there is no such visit."""
         return await self._unless_missing("GET", "/visits/:id", _path("/visits", id))
 
     async def update_visit(self, id: str, fields: Mapping[str, str]) -> Record | None:
-        """fields: an empty value clears. Returns {} for a 2xx without a body, None where there is no such visit."""
-        return await self._unless_missing("PUT", "/visits/:id", _path("/visits", id), data=dict(fields))
+        """fields: an empty value clears. Returns {} for a 2xx that shows no visit, None where there is no such visit."""
+        answer = await self._unless_missing("PUT", "/visits/:id", _path("/visits", id), data=dict(fields))
+        return answer and _visit(answer)
 
     async def delete_visit(self, id: str) -> bool:
         """False: there was no such visit."""
@@ -214,6 +215,11 @@ def _read(call: str, answer: httpx.Response) -> Record:
     if not isinstance(read, dict):
         raise Unanswered(call, answer.status_code, "the answer is not a JSON object")
     return read
+
+
+def _visit(answer: Record) -> Record:
+    """The answer, if it is a visit: what an update answers is not documented."""
+    return answer if "id" in answer or "external_id" in answer else {}
 
 
 def _path(collection: str, id: str) -> str:

@@ -116,7 +116,7 @@ def wanted(facts: Facts) -> Wanted:
     value = {name: facts[name].value for name in FACTS if name in facts}
     fields: dict[str, str | None] = {name: value[name] for name in SENT_AS_SAID if name in value}
     event_date = value.get("time_completed") or value.get("time_scheduled")
-    if event_date:
+    if value.keys() & {"time_scheduled", "time_completed"}:
         fields["event_date"] = event_date
     if value.keys() & {"date_cancelled", "no_show", "opted_out"}:
         opted_out_at = event_date if value.get("opted_out") else None
