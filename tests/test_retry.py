@@ -101,7 +101,7 @@ def test_a_503_that_names_a_short_time_does_not_shorten_the_schedule() -> None:
 
 @pytest.mark.parametrize("chance", [0.0, 0.1, 0.9])
 def test_what_may_still_be_under_way_gets_time_to_settle(chance: float) -> None:
-    due_s = after(Unanswered(CALL), chance=chance).due_s
+    due_s = after(Unanswered("POST /visits"), chance=chance).due_s
 
     assert due_s is not None
     assert due_s >= 5
