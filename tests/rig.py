@@ -46,7 +46,9 @@ def hmac_sha256(key: bytes, message: bytes) -> bytes:
     return hmac.digest(key, message, hashlib.sha256)
 
 
-def sign_standard(raw: bytes, *, id: str | None = None, at: float | None = None, secret: str = SECRET) -> dict[str, str]:
+def sign_standard(
+    raw: bytes, *, id: str | None = None, at: float | None = None, secret: str = SECRET
+) -> dict[str, str]:
     """The headers of Standard Webhooks."""
     id, stamp = id or f"msg_{uuid.uuid4().hex}", str(int(time.time() if at is None else at))
     signature = hmac_sha256(base64.b64decode(secret.removeprefix("whsec_")), f"{id}.{stamp}.".encode() + raw)
@@ -134,7 +136,11 @@ class Rig:
         self.redis_url, self.sandbox = redis_url, sandbox
         self.http = httpx.Client(timeout=30)
         self.env = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("HOOKS__", "RETRY_", "VISITS_"))},
+            **{
+                name: value
+                for name, value in os.environ.items()
+                if not name.startswith(("HOOKS__", "RETRY_", "VISITS_"))
+            },
             "REDIS_URL": redis_url,
             "VISITS_API_URL": f"{sandbox.url}/api/v1",
             "VISITS_API_TOKEN": TOKEN,

@@ -1059,23 +1059,36 @@ async def test_a_call_without_an_answer_is_not_repeated_within_seconds(world: Wo
     assert member.due / 1000 - time.time() > 4
 
 
-@pytest.mark.parametrize("slow", ["POST /visits", "POST /contacts"])
-async def test_a_create_that_is_done_after_patience_ended_is_found_also_on_a_short_schedule(
-    world: World, slow: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("slow", "then"),
+    [
+        pytest.param("POST /visits", booked(order=2, hour=15), id="POST /visits"),
+        pytest.param("POST /contacts", booked(order=2, hour=15), id="POST /contacts"),
+        pytest.param("PUT /visits/:id", booked(order=2, hour=15), id="PUT /visits/:id"),
+        pytest.param("DELETE /visits/:id", booked(order=2, hour=15, contact=BOB), id="DELETE /visits/:id"),
+    ],
+)
+async def test_a_write_that_is_done_after_patience_ended_does_no_harm_also_on_a_short_schedule(
+    world: World, slow: str, then: VisitChange, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Scaled by 50: patience 0.2 s for 10 s, an API that takes 0.24 s for 12 s; RETRY_CAP_S=1 is 0.02 s."""
     world.set(answer_s=0.2, RETRY_FIRST_S="0.02", RETRY_CAP_S="0.02")
     monkeypatch.setattr("jobs.retry.SETTLING_S", 0.1)
     monkeypatch.setattr(jobs.contacts, "LOCK_MS", 300)
+    if not slow.startswith("POST"):
+        await world.apply(booked(hour=7))
     world.rig.misbehave(slow_share=1, slow_s=0.24, only=[slow], times=1)
 
-    await world.land(booked())
+    await world.apply(then)
+    await world.land(change(order=3, time_scheduled=at(20)))
     async with asyncio.timeout(5):
         while (await world.member()).state != "settled":
             await world.ledger.sweep()
             await world.run()
             await asyncio.sleep(0.005)
+    await asyncio.to_thread(wait_until, lambda: spoilt(world))
 
+    assert {"time_scheduled": "2026-03-14T20:00:00Z", "event_date": "2026-03-14T20:00:00Z"} == world.visit()
     assert [1, 1] == [len(world.rig.visits()), len(world.contacts("ada@example.com"))]
 
 

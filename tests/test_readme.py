@@ -24,7 +24,8 @@ def tidybook(tmp_path: Path) -> Any:
     """The README's own source, imported."""
     (tmp_path / "tidybook.py").write_text(BLOCKS["python"][0])
     spec = importlib.util.spec_from_file_location("tidybook", tmp_path / "tidybook.py")
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -46,7 +46,9 @@ def process(arguments: list[str], env: dict[str, str], core: int | None = None) 
 
 def ran(arguments: list[str], env: dict[str, str], core: int | None = None) -> Any:
     command = [sys.executable, *arguments]
-    done = subprocess.run(command, env=env, cwd=HERE, capture_output=True, text=True, preexec_fn=pinned(core), check=True)
+    done = subprocess.run(
+        command, env=env, cwd=HERE, capture_output=True, text=True, preexec_fn=pinned(core), check=True
+    )
     return json.loads(done.stdout) if done.stdout else None
 
 
@@ -90,7 +92,11 @@ class Bench:
 
     def door(self) -> None:
         peers, own = self.web("tests.bench.peers:app"), self.web("app.main:app")
-        ways = {"bare route": (peers, "/bare"), "arq enqueue_job": (peers, "/arq"), "doorbell": (own, "/hooks/standard")}
+        ways = {
+            "bare route": (peers, "/bare"),
+            "arq enqueue_job": (peers, "/arq"),
+            "doorbell": (own, "/hooks/standard"),
+        }
         rates: dict[str, list[float]] = {name: [] for name in ways}
         spent: dict[str, list[float]] = {name: [] for name in ways}
         tails: dict[str, list[float]] = {name: [] for name in ways}
@@ -105,7 +111,9 @@ class Bench:
             self.redis.flushdb()
         print(f"\nThe door: 2 KB deliveries, 32 connections, appendfsync always; medians of {ROUNDS} rounds")
         for name in ways:
-            against = [f"{paired(rates[name], rates[other]):.2f} x {other}" for other in ("arq enqueue_job", "bare route")]
+            against = [
+                f"{paired(rates[name], rates[other]):.2f} x {other}" for other in ("arq enqueue_job", "bare route")
+            ]
             print(
                 f"  {name:16} {middle(rates[name]):8.0f}/s   p99 {middle(tails[name]):6.1f} ms"
                 f"   {middle(spent[name]):5.0f} us of processor   {'   '.join(against)}"
@@ -123,7 +131,10 @@ class Bench:
         ran(["-m", "tests.bench.worker", "queue", self.url, str(WAITING), "waiting"], self.env)
         full = [self.load(port, "/hooks/standard", 4_000)["p99"] for _ in range(ROUNDS)]
         ratio = middle(full) / middle(empty)
-        print(f"  p99 with {WAITING} changes waiting: {middle(full):.1f} ms, {ratio:.2f} x the {middle(empty):.1f} ms with none")
+        print(
+            f"  p99 with {WAITING} changes waiting {middle(full):.1f} ms"
+            f"   {ratio:.2f} x {middle(empty):.1f} ms with none"
+        )
         self.redis.flushdb()
 
     # -- memory --
@@ -137,7 +148,10 @@ class Bench:
         with self.api() as env, process(["-m", "arq", "jobs.worker.WorkerSettings"], env):
             self.wait_applied()
         applied = (self.redis.info("memory")["used_memory"] - before) / 2_100
-        print(f"\nMemory of one 2 KB delivery, its change, its visit and its indexes: {queued:.0f} bytes, {applied:.0f} when applied")
+        print(
+            "\nMemory of one 2 KB delivery with its change, its visit and its indexes\n"
+            f"  {queued:.0f} bytes while it is queued, {applied:.0f} when it is applied"
+        )
         self.redis.flushdb()
 
     # -- the worker --
@@ -181,8 +195,8 @@ class Bench:
         print(f"\nThe worker: first creates, 4 calls each; medians of {ROUNDS} rounds")
         print(f"  the same calls and nothing else {middle(calls):6.0f} visits/s")
         for many, rates in applied.items():
-            ratio = paired(rates, calls)
-            print(f"  {many} worker{'s' if many > 1 else ' '}                       {middle(rates):6.0f} visits/s   {ratio:.2f} x")
+            name = f"{many} worker" + ("s" if many > 1 else "")
+            print(f"  {name:31} {middle(rates):6.0f} visits/s   {paired(rates, calls):.2f} x")
 
 
 def middle(values: list[float]) -> float:

@@ -26,7 +26,7 @@ def request(path: str, number: int, seed: int) -> bytes:
     visit = f"B-{seed}-{number}"
     data = {
         "visit_id": visit,
-        "contact": {"email": f"person{number}@example.com", "first_name": "Ada", "last_name": "Lovelace", "phone": "+15550100001"},
+        "contact": {"email": f"person{number}@example.com", "first_name": "Ada", "last_name": "Lovelace"},
         "time_scheduled": f"2026-03-{1 + number % 28:02}T{number % 24:02}:00:00Z",
         "amount_collected": "245.00",
         "date_cancelled": None,
@@ -89,7 +89,9 @@ async def main(port: int, path: str, connections: int, requests: int, seed: int)
     waiting = []
     for number in range(connections):
         done = loop.create_future()
-        _, caller = await loop.create_connection(lambda n=number, d=done: Caller(made[n::connections], d), "127.0.0.1", port)
+        _, caller = await loop.create_connection(
+            lambda n=number, d=done: Caller(made[n::connections], d), "127.0.0.1", port
+        )
         callers.append(caller)
         waiting.append(done)
     await asyncio.gather(*waiting)
@@ -102,4 +104,6 @@ async def main(port: int, path: str, connections: int, requests: int, seed: int)
 
 if __name__ == "__main__":
     port, path, connections, requests = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-    uvloop.run(main(port, path, connections, requests, int(sys.argv[5]) if len(sys.argv) > 5 else time.time_ns() % 10**9))
+    uvloop.run(
+        main(port, path, connections, requests, int(sys.argv[5]) if len(sys.argv) > 5 else time.time_ns() % 10**9)
+    )
