@@ -1,6 +1,7 @@
 """What arrived, and what is believed of it: a Delivery is raw bytes and headers, an Event is a parsed delivery whose
 signature held."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, tzinfo
@@ -101,13 +102,27 @@ def parse_body(delivery: Delivery, form: Form) -> Json:
     if not delivery.raw.strip():
         raise Unreadable("the body is empty")
     try:
-        return Json(_parse_form(delivery.raw) if is_form else orjson.loads(delivery.raw))
+        return Json(_parse_form(delivery.raw) if is_form else _parse_json(delivery.raw))
     except ValueError:
         raise Unreadable(f"the body is not {'a form' if is_form else 'JSON in UTF-8'}") from None
 
 
 def _media_type(delivery: Delivery) -> str:
     return (delivery.header("content-type") or "").partition(";")[0].strip().lower()
+
+
+def _parse_json(raw: bytes) -> Any:
+    try:
+        return orjson.loads(raw)
+    except ValueError:
+        # JavaScript that cuts an emoji in two leaves half of it, `\ud83d`; a booking is not refused for that.
+        return orjson.loads(_HALF_A_CHARACTER.sub(rb"\\ufffd", raw))
+
+
+_HALF_A_CHARACTER = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+    rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+)
 
 
 def _parse_form(raw: bytes) -> dict[str, str]:

@@ -116,6 +116,8 @@ class Json:
             raise self.surprise("an amount")
         if self.value is None or self.value == "":
             return None
+        if isinstance(self.value, str) and not _AMOUNT.fullmatch(self.value.strip()):
+            raise self.surprise("an amount")
         try:
             amount = Decimal(str(self.value)) / smallest_units
         except ArithmeticError:
@@ -143,4 +145,5 @@ class Json:
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LONG_FRACTION = re.compile(r"(\.\d{6})\d+")
+_AMOUNT = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?")
 _TOO_MUCH = Decimal(10) ** 12

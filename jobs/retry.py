@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from app.ledger import Verdict
 from app.visits.client import Broken, RateLimited, Refused, Unanswered, Unauthorized, Unreachable, VisitsApiTrouble
 
-#: While a create may still be under way, nobody looks whether it was done: twice made is worse than late. Whatever
-#: RETRY_CAP_S says.
+#: While a write may still be under way, nothing else is done to the visit: twice made, or an old value that arrives after
+#: the new one, is worse than late. Whatever RETRY_CAP_S says.
 SETTLING_S = 5.0
 #: Without a Retry-After.
 RATE_LIMITED_S = 15.0
@@ -66,7 +66,7 @@ def decide(trouble: VisitsApiTrouble, schedule: Schedule, tries: int, failing_fo
     if schedule.is_over(failing_for_s):
         return Decision(None, tries + 1, reason)
     due_s = max(schedule.wait_s(tries + 1, chance), trouble.wait_s or 0.0)
-    if isinstance(trouble, Unanswered) and trouble.call.startswith("POST"):
+    if isinstance(trouble, Unanswered) and not trouble.call.startswith("GET"):
         due_s = max(due_s, SETTLING_S)
     pause_s = min(PAUSE_CAP_S, schedule.cap_s, max(PAUSE_FIRST_S, due_s))
     return Decision(due_s, tries + 1, reason, Verdict(why="down", wait_s=pause_s, enough=ENOUGH))

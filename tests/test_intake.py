@@ -507,7 +507,6 @@ UNREADABLE = {
     "white space": b"  ",
     "not UTF-8": b'{"type":"\xff"}',
     "UTF-16": '{"type":"visit.created"}'.encode("utf-16"),
-    "half a surrogate": b'{"type":"\\ud800"}',
     "NaN": b'{"type":NaN}',
     "Infinity": b'{"type":-Infinity}',
     "1e400": b'{"type":1e400}',
@@ -830,6 +829,27 @@ async def test_broken_chunks_are_refused(door: Door, redis: Redis, chunks: bytes
     assert set() == await kept(redis)
 
 
+def test_what_follows_a_delivery_at_once_on_its_connection_is_answered_too(door: Door) -> None:
+    raw = padded(CAP)
+
+    def signed(how: str) -> bytes:
+        lines = [*sign_standard(raw).items(), ("content-length", str(CAP)), ("connection", how), ("host", "x")]
+        return b"POST /hooks/standard HTTP/1.1\r\n%s\r\n" % "".join(f"{a}: {b}\r\n" for a, b in lines).encode() + raw
+
+    for _ in range(10):
+        with closing(door.connect()) as connection:
+            first, second = signed("keep-alive"), signed("close")
+            connection.sendall(first + second[:50])
+            door.http.get("/healthz")  # so that these 50 bytes were read with what stands before them
+            answered = b""
+            with suppress(OSError):
+                connection.sendall(second[50:])
+                while part := connection.recv(65_536):
+                    answered += part
+
+            assert 2 == answered.count(b"HTTP/1.1 202"), answered
+
+
 # -- 415 --
 
 
@@ -994,14 +1014,15 @@ def test_two_hundred_senders_of_ten_megabytes_each_do_not_fill_the_memory(door: 
     assert 202 == door.ring("standard").status_code
 
 
-@pytest.mark.parametrize("where", ["one header", "many headers", "the address"])
+@pytest.mark.parametrize("where", ["one header", "many headers", "the address", "trailers"])
 async def test_a_head_without_end_does_not_fill_the_memory(door: Door, where: str) -> None:
     start = {
         "one header": b"POST /hooks/standard HTTP/1.1\r\nx-long: ",
         "many headers": b"POST /hooks/standard HTTP/1.1\r\n",
         "the address": b"POST /hooks/",
+        "trailers": request(transfer_encoding="chunked") + b"2\r\n{}\r\n0\r\n",  # headers again, behind the body
     }
-    part = b"x-a: %s\r\n" % (b"a" * 100) * 1_000 if where == "many headers" else b"a" * 100_000
+    part = b"x-a: %s\r\n" % (b"a" * 100) * 1_000 if where in ("many headers", "trailers") else b"a" * 100_000
     before = door.memory_kb()
 
     with closing(door.connect()) as connection, suppress(OSError):
@@ -1211,7 +1232,7 @@ async def test_refusals_leave_bounded_notes_that_quote_nothing(own_redis: OwnRed
     assert set() == left
     assert [130, 130] == list(counts.values())
     assert 2 == len(notes)
-    assert [50, 50] == [len(lines) for lines in notes.values()]
+    assert all(50 <= len(lines) <= 100 for lines in notes.values())  # 50, and 50 more until they are cut off
     assert "canary" not in repr(notes) + repr(counts)
 
 

@@ -381,3 +381,12 @@ def test_the_content_type_may_be_missing_or_the_tools(content_type: str | None, 
 def test_another_content_type_is_refused(content_type: str, form: Form) -> None:
     with pytest.raises(WrongContentType):
         check_content_type(delivery(b"", content_type), form)
+
+
+def test_half_a_character_does_not_cost_a_booking() -> None:
+    # What JavaScript makes of an emoji that it cuts in two.
+    raw = b'{"name":"Zo\\ud83d","whole":"\\ud83d\\ude00"}'
+
+    data = parse_body(Delivery("h", "s", (), raw, datetime(2026, 3, 14, tzinfo=UTC)), "json")
+
+    assert ("Zo\ufffd", "\U0001f600") == (data.at("name").text(), data.at("whole").text())

@@ -297,8 +297,8 @@ def test_a_worker_that_is_asked_to_go_finishes_what_it_began_and_loses_nothing(s
     with ExitStack() as stack:
         url = stack.enter_context(valkey())
         rig, books = a_rig(url, sandbox, stack), Books(url)
-        rig.misbehave(slow_share=1, slow_s=0.15)
-        books.land(*(booked(f"{number:03}", contact=Contact(id="cont_KYdl3lftgZXGRbxqoj")) for number in range(120)))
+        rig.misbehave(slow_share=1, slow_s=0.2)
+        books.land(*(booked(f"{number:03}", contact=Contact(id="cont_KYdl3lftgZXGRbxqoj")) for number in range(200)))
         first = rig.worker()
         wait_until(lambda: rig.calls().count("POST /visits") > 5)
 
@@ -309,9 +309,9 @@ def test_a_worker_that_is_asked_to_go_finishes_what_it_began_and_loses_nothing(s
         wait_until(books.is_done, 30)
 
         assert (0, []) == (status, running)
-        assert 0 < stood < 120
-        assert [f"standard-{number:03}" for number in range(120)] == all_visits(rig)
-        assert 120 == rig.calls().count("POST /visits")
+        assert 0 < stood < 200
+        assert [f"standard-{number:03}" for number in range(200)] == all_visits(rig)
+        assert 200 == rig.calls().count("POST /visits")
 
 
 def test_a_worker_survives_a_restart_of_its_redis(sandbox: Server) -> None:

@@ -7,8 +7,9 @@
               "time_scheduled": "2026-03-14T16:00:00Z", "time_completed": null, "amount_collected": "245.00",
               "date_cancelled": null}}
 
-A field that is left out says nothing; null clears it. `timestamp` orders the events of a visit, `webhook-id` names one
-for repeats. https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+A field that is left out says nothing; null clears it. Three types say what goes without saying: `visit.completed` the
+time, `visit.cancelled` the date, `visit.created` that there is none. `timestamp` orders the events of a visit, `webhook-id`
+names one for repeats. https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 """
 
 from datetime import datetime
@@ -43,6 +44,7 @@ ACTIONS: dict[str, Action] = {
     "visit.updated": "update",
     "visit.completed": "update",
     "visit.cancelled": "cancel",
+    "visit.canceled": "cancel",
 }
 
 
@@ -63,9 +65,16 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
             time_scheduled=_moment(data, event, "time_scheduled"),
             time_completed=said_at if kind == "visit.completed" and not _says(completed) else completed,
             amount_collected=_amount(data),
-            date_cancelled=said_at if kind == "visit.cancelled" and not _says(cancelled) else cancelled,
+            date_cancelled=_cancelled(action, cancelled, said_at),
         )
     ]
+
+
+def _cancelled(action: Action, cancelled: datetime | None | Unsaid, said_at: datetime) -> datetime | None | Unsaid:
+    """What is booked stands, so that a later re-booking undoes a cancel; what is cancelled is so at the latest by now."""
+    if action == "cancel" and not _says(cancelled):
+        return said_at
+    return None if action == "create" and cancelled is UNSAID else cancelled
 
 
 def _says(moment: datetime | None | Unsaid) -> bool:
@@ -89,6 +98,8 @@ def _object(data: Json) -> dict[str, object]:
 def _contact(contact: Json) -> Contact | None:
     if not contact:
         return None
+    if not isinstance(contact.value, dict):
+        raise contact.surprise("an object")
     return Contact(
         id=contact.at("id").text(),
         email=contact.at("email").text(),

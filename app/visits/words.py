@@ -96,7 +96,7 @@ def timestamp(moment: datetime) -> str:
 
 def money(amount: Decimal) -> str:
     """A decimal with two places, half up: `120.00`."""
-    return str(amount.quantize(Decimal("0.01"), ROUND_HALF_UP))
+    return str(amount.quantize(Decimal("0.01"), ROUND_HALF_UP) + 0)  # + 0: never -0.00
 
 
 def microseconds(moment: datetime) -> int:
