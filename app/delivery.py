@@ -24,9 +24,9 @@ class WrongContentType(Exception):
     """The body calls itself something that this tool never sends."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Delivery:
-    """One HTTP request as it arrived.
+    """One HTTP request as it arrives: the headers first, then the raw body.
 
     headers: as ASGI hands them over: lower-case names, one pair per line that was sent.
     """
@@ -56,7 +56,7 @@ def _as_sent(name: str) -> bytes:
     return name.lower().encode()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Event:
     """A delivery that is believed.
 

@@ -94,8 +94,9 @@ async def _redis(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
     yield _persistence(info, await _config(redis, "appendfsync"))
     yield _eviction(info)
     yield _memory(info)
-    if settings.ack == "fsync" and int(info["redis_version"].split(".")[0]) < 7:
-        yield Check("redis.ack", "warn", "ACK=fsync needs WAITAOF (Redis 7.2, Valkey)", "Use appendfsync always.")
+    if settings.ack == "fsync" and await _config(redis, "appendfsync") != "always":
+        detail = "ACK=fsync takes this server's word for what is on its disk"
+        yield Check("redis.ack", "warn", detail, "With appendfsync always it is certain.")
     seconds, micros = await redis.command("TIME")
     drift_s = abs(time.time() - int(seconds) - int(micros) / 1e6)
     yield _clock("clock", drift_s, "the Redis server")

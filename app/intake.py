@@ -7,10 +7,11 @@ microsecond counts, and there is nothing here that a Request object would do.
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any, Literal
 
 import orjson
 from starlette.types import Receive, Scope, Send
@@ -18,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 from app.connection import RedisDown
 from app.delivery import Delivery, Event, Unreadable, WrongContentType, check_content_type, parse_body
 from app.ledger import Ledger, Meta
+from app.logs import fact
 from app.reading import Untranslatable
 from app.refusals import Refusals
 from app.settings import Entrance, Settings
@@ -32,6 +34,8 @@ BODY_S = 10.0
 #: More deliveries than this at once in one process, and the next is asked to come back.
 MOST_AT_ONCE = 1_000
 RETRY_AFTER_S = 5
+#: Of a body that is too large, so much is thrown away, for so long, before the connection closes.
+MOST_THROWN_AWAY, THROWING_AWAY_S = 16_777_216, 2.0
 
 
 class Refused(Exception):
@@ -45,11 +49,17 @@ class Refused(Exception):
 class Intake:
     """The door, for all hooks."""
 
-    def __init__(self, settings: Settings, ledger: Ledger, refusals: Refusals) -> None:
+    def __init__(self, settings: Settings, ledgers: Mapping[float, Ledger], refusals: Refusals) -> None:
+        """ledgers: by how long a tool may be kept waiting (Source.answer_within_s)."""
         self._entrances = settings.entrances
         self._max_body, self._public_url = settings.max_body, settings.public_url or ""
-        self._ledger, self._refusals = ledger, refusals
+        self._ledgers, self._refusals = ledgers, refusals
         self._at_once = 0
+        self._slow = Slow()
+
+    async def keep_cutting(self) -> None:
+        """For ever: slow senders are cut off."""
+        await self._slow.keep_cutting()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         hook = scope["path"].removeprefix("/hooks/")
@@ -66,10 +76,9 @@ class Intake:
             log.exception("bug", extra={"hook": hook if hook in self._entrances else ""})
             status, headers = 503, _LATER
             answer = orjson.dumps({"error": "bug", "detail": "this is our fault; what rang was not written down"})
-        await _reply(send, status, answer, headers)
-        if log.isEnabledFor(logging.INFO):
-            took_ms = round((time.perf_counter() - started) * 1000, 1)
-            log.info("delivery answered", extra={"hook": hook, "status": status, "took_ms": took_ms})
+        await _reply(send, status, answer, headers, receive if status == 413 else None)
+        took_ms = round((time.perf_counter() - started) * 1000, 1)
+        fact(log, "delivery answered", hook=hook, status=status, took_ms=took_ms)
 
     async def _answer(self, scope: Scope, receive: Receive, hook: str) -> tuple[int, bytes]:
         entrance = self._entrances.get(hook)
@@ -96,8 +105,9 @@ class Intake:
             check_content_type(delivery, entrance.tool.source.form)
         except WrongContentType as error:
             raise Refused(415, "wrong_content_type", str(error)) from None
-        raw = await read_body(receive, headers, self._max_body)
-        return Delivery(delivery.hook, delivery.source, headers, raw, delivery.received_at, delivery.request_id)
+        with self._slow.watched():
+            delivery.raw = await read_body(receive, headers, self._max_body)
+        return delivery
 
     async def _take(self, entrance: Entrance, delivery: Delivery) -> tuple[int, bytes]:
         source = entrance.tool.source
@@ -109,10 +119,7 @@ class Intake:
         except Unreadable as error:
             raise Refused(400, "unreadable_body", str(error)) from None
         try:
-            async with asyncio.timeout(source.answer_within_s):
-                return await self._write(entrance, delivery, event, slot)
-        except TimeoutError:
-            raise Refused(_busy(entrance), "redis_down", "Redis does not answer in time", **_LATER) from None
+            return await self._write(entrance, delivery, event, slot)
         except RedisDown as error:
             log.warning("redis down", extra={"hook": entrance.name, "reason": str(error)})
             raise Refused(_busy(entrance), "redis_down", "what rang cannot be written down now", **_LATER) from None
@@ -139,7 +146,7 @@ class Intake:
         )
         if meaning.state == "parked":
             log.warning("event parked", extra={"hook": entrance.name, "reason": meaning.reason})
-        written = await self._ledger.accept(
+        written = await self._ledgers[tool.source.answer_within_s].accept(
             delivery,
             meta,
             meaning.changes,
@@ -200,27 +207,56 @@ def mean(entrance: Entrance, event: Event) -> Meaning:
 
 
 async def read_body(receive: Receive, headers: tuple[tuple[bytes, bytes], ...], most: int) -> bytes:
-    """The body, never more than `most` bytes of it in memory. Raises Refused: 413, or 408 for a slow sender."""
-    claimed = next((value for name, value in headers if name == b"content-length"), b"0").strip()
+    """The body, never more than `most` bytes of it in memory. Raises Refused."""
+    claimed = _header(headers, b"content-length").strip() or b"0"
     too_large = Refused(413, "too_large", f"a body has {most} bytes at the most", connection="close")
     if not claimed.isdigit() or len(claimed) > 15 or int(claimed) > most:
         raise too_large
     parts, size = [], 0
-    try:
-        async with asyncio.timeout(BODY_S):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise Refused(400, "unfinished", "the sender left before the body was complete")
-                part = message.get("body", b"")
-                size += len(part)
-                if size > most:
-                    raise too_large
-                parts.append(part)
-                if not message.get("more_body"):
-                    return b"".join(parts)
-    except TimeoutError:
-        raise Refused(408, "too_slow", f"the body took longer than {BODY_S:.0f} s", connection="close") from None
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Refused(400, "unfinished", "the sender left before the body was complete")
+        part = message.get("body", b"")
+        size += len(part)
+        if size > most:
+            raise too_large
+        parts.append(part)
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+class Slow:
+    """Who is still sending. One look at all of them now and then costs less than a timer for each."""
+
+    def __init__(self) -> None:
+        self._since: dict[asyncio.Task[Any], float] = {}
+        self._cut: set[asyncio.Task[Any]] = set()
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Raises Refused, 408, in whoever is cut off meanwhile."""
+        task = asyncio.current_task()
+        assert task
+        self._since[task] = time.monotonic()
+        try:
+            yield
+        except asyncio.CancelledError:
+            if task not in self._cut:
+                raise
+            task.uncancel()
+            raise Refused(408, "too_slow", f"the body took longer than {BODY_S:.0f} s", connection="close") from None
+        finally:
+            del self._since[task]
+            self._cut.discard(task)
+
+    async def keep_cutting(self) -> None:
+        while True:
+            await asyncio.sleep(BODY_S / 10)
+            for task, since in list(self._since.items()):
+                if time.monotonic() - since > BODY_S and task not in self._cut:
+                    self._cut.add(task)
+                    task.cancel()
 
 
 def believe(entrance: Entrance, delivery: Delivery) -> Event:
@@ -249,15 +285,40 @@ _LATER = {"retry-after": str(RETRY_AFTER_S)}
 
 
 def _request_id(headers: tuple[tuple[bytes, bytes], ...]) -> str:
-    """The router's, if it is one; else our own."""
-    given = next((value for name, value in headers if name == b"x-request-id"), b"")
+    """The router's, if it is one."""
+    given = _header(headers, b"x-request-id")
     if 0 < len(given) <= 80 and given.isascii() and given.replace(b"-", b"").replace(b"_", b"").isalnum():
         return given.decode()
     return ""
 
 
-async def _reply(send: Send, status: int, answer: bytes, headers: Mapping[str, str]) -> None:
+def _header(headers: tuple[tuple[bytes, bytes], ...], wanted: bytes) -> bytes:
+    for name, value in headers:
+        if name == wanted:
+            return value
+    return b""
+
+
+async def _reply(
+    send: Send, status: int, answer: bytes, headers: Mapping[str, str], unread: Receive | None = None
+) -> None:
+    """unread: what the sender still sends is thrown away for a moment before the connection closes: closing it with bytes
+    unread would reset it, and most senders would never see the answer."""
     lines = [(b"content-type", b"application/json"), (b"content-length", str(len(answer)).encode())]
     lines += [(name.encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": status, "headers": lines})
-    await send({"type": "http.response.body", "body": answer})
+    await send({"type": "http.response.body", "body": answer, "more_body": unread is not None})
+    if unread is not None:
+        await _throw_away(unread)
+        await send({"type": "http.response.body", "body": b""})
+
+
+async def _throw_away(unread: Receive) -> None:
+    left = MOST_THROWN_AWAY
+    with suppress(TimeoutError):
+        async with asyncio.timeout(THROWING_AWAY_S):
+            while left > 0:
+                message = await unread()
+                left -= len(message.get("body", b""))
+                if message["type"] == "http.disconnect" or not message.get("more_body"):
+                    return

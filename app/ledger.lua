@@ -185,6 +185,7 @@ function steps.accept()
   end
   call('SET', 'db:delivery:' .. id, ARGV[7], 'PX', ARGV[6])
   call('ZADD', 'db:deliveries:' .. hook, now, id)
+  call('ZREMRANGEBYSCORE', 'db:deliveries:' .. hook, '-inf', now - ARGV[6])
   if ARGV[8] ~= '' then
     local work = 'event:' .. id
     call('HSET', 'db:' .. work, 'n', 1)
@@ -357,12 +358,12 @@ function steps.replay()
   local state = call('HGET', key, 'state')
   if call('EXISTS', key) == 0 then return 'gone' end
   call('HDEL', key, 'failed_since', 'due')
+  if ARGV[3] == '1' then call('HDEL', key, 'api') end
   if state == 'running' then
     call('HINCRBY', key, 'n', 1)
     return 'running'
   end
   call('HDEL', key, 'tries', 'reason')
-  if ARGV[3] == '1' then call('HDEL', key, 'api') end
   if state ~= 'queued' then enqueue(work) end
   return 'queued'
 end

@@ -24,24 +24,33 @@ from app.settings import Settings, SettingsError, read
 
 log = logging.getLogger("doorbell.web")
 
+#: How long Redis may take where no tool is in a hurry.
+PATIENCE_S = 3.0
+
 
 def create_app(settings: Settings) -> Starlette:
-    redis = Redis(Address.of(settings), fsync=settings.ack == "fsync")
-    ledger, refusals = Ledger(redis, settings.retention_days), Refusals(redis)
+    # A connection for each patience: a deadline of its own for every request would cost more than a connection.
+    patiences = {entrance.tool.source.answer_within_s for entrance in settings.entrances.values()}
+    connections = {s: Redis(Address.of(settings), s, fsync=settings.ack == "fsync") for s in patiences | {PATIENCE_S}}
+    ledgers = {s: Ledger(connection, settings.retention_days) for s, connection in connections.items()}
+    redis, ledger = connections[PATIENCE_S], ledgers[PATIENCE_S]
+    refusals = Refusals(redis)
+    intake = Intake(settings, ledgers, refusals)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        flushing = asyncio.create_task(refusals.keep_flushing())
+        running = asyncio.gather(refusals.keep_flushing(), intake.keep_cutting())
         # Whatever start-up made stays for good: full collections over it are most of the 99th percentile.
         gc.collect()
         gc.freeze()
         log.info("web started", extra={"hooks": sorted(settings.entrances)})
         yield
-        flushing.cancel()
+        running.cancel()
         with suppress(asyncio.CancelledError):
-            await flushing
+            await running
         await refusals.flush()
-        await redis.close()
+        for connection in connections.values():
+            await connection.close()
 
     async def healthz(_: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -70,7 +79,7 @@ def create_app(settings: Settings) -> Starlette:
         Route("/readyz", readyz),
         Route("/metrics", show_metrics),
     ]
-    return Doorbell(Intake(settings, ledger, refusals), routes, lifespan)
+    return Doorbell(intake, routes, lifespan)
 
 
 class Doorbell(Starlette):

@@ -1,12 +1,16 @@
 """Who was not let in: counted in memory and flushed now and then, so that an attack costs no write of its own."""
 
 import asyncio
+import logging
 import time
 from collections import Counter, deque
 
+import hiredis
 import orjson
 
 from app.connection import Redis, RedisDown
+
+log = logging.getLogger("doorbell.web")
 
 FLUSH_EVERY_S = 5.0
 NEWEST = 50
@@ -27,17 +31,22 @@ class Refusals:
         newest.append(orjson.dumps({"at": int(time.time() * 1000), "reason": reason, "detail": detail[:200]}))
 
     async def flush(self) -> None:
-        """Counts into the hash `db:refused`, the newest into one short list per hook."""
-        counts, newest = self._counts, self._newest
-        self._counts, self._newest = Counter(), {}
+        """Counts into the hash `db:refused`, the newest into one short list per hook. What cannot be written stays."""
         try:
-            for field, count in counts.items():
-                await self._redis.command("HINCRBY", "db:refused", field, count)
-            for hook, rows in newest.items():
-                await self._redis.command("LPUSH", f"db:refused:{hook}", *rows)
+            for field in list(self._counts):
+                await self._count(field, self._counts.pop(field))
+            for hook in list(self._newest):
+                await self._redis.command("LPUSH", f"db:refused:{hook}", *self._newest.pop(hook))
                 await self._redis.command("LTRIM", f"db:refused:{hook}", 0, NEWEST - 1)
-        except RedisDown:
-            self._counts.update(counts)
+        except (RedisDown, hiredis.ReplyError) as error:
+            log.warning("refusals not written", extra={"reason": type(error).__name__})
+
+    async def _count(self, field: str, count: int) -> None:
+        try:
+            await self._redis.command("HINCRBY", "db:refused", field, count)
+        except BaseException:
+            self._counts[field] += count
+            raise
 
     async def keep_flushing(self) -> None:
         while True:

@@ -187,7 +187,7 @@ def read(environ: Mapping[str, str] = os.environ, *, redis_needed: bool = True, 
     An empty variable is an unset one. redis_needed, token_needed: whether the process works with Redis, and whether it
     talks to the Visits API.
     """
-    given = {name: value for name, value in environ.items() if value.strip()}
+    given = {name: value.strip() for name, value in environ.items() if value.strip()}
     raw: dict[str, Any] = {name: given[name.upper()] for name in Settings.model_fields if name.upper() in given}
     raw["hooks"] = _hooks(given)
     problems: list[Problem] = []

@@ -125,7 +125,7 @@ def death() -> Iterator[tuple[Rig, Books, float]]:
         rig.misbehave(slow_share=1, slow_s=3, only=["POST /visits"], times=1)
         books.land(booked("1"))
         first = rig.worker()
-        wait_until(lambda: "POST /contacts" in rig.calls(), 20)
+        wait_until(lambda: "POST /contacts" in rig.calls(), 30)
         wait_until(lambda: rig.http.get(f"{sandbox.url}/_sandbox/switches").json()["times"] == 0)
         first.kill(signal.SIGKILL)
         books.command("ZINCRBY", "db:running", -20_000, "visit:main/standard-1")  # A part of its lease passes at once.
@@ -300,7 +300,7 @@ def test_a_worker_that_is_asked_to_go_finishes_what_it_began_and_loses_nothing(s
         rig.misbehave(slow_share=1, slow_s=0.2)
         books.land(*(booked(f"{number:03}", contact=Contact(id="cont_KYdl3lftgZXGRbxqoj")) for number in range(200)))
         first = rig.worker()
-        wait_until(lambda: rig.calls().count("POST /visits") > 5)
+        wait_until(lambda: rig.calls().count("POST /visits") > 5, 30)
 
         status = first.kill(signal.SIGTERM)
         running, stood = books.works("running"), len(all_visits(rig))
@@ -324,11 +324,11 @@ def test_a_worker_survives_a_restart_of_its_redis(sandbox: Server) -> None:
         rig.misbehave(slow_share=1, slow_s=1, only=["POST /visits"])
         books.land(*(booked(f"{number:02}", contact=Contact(id="cont_KYdl3lftgZXGRbxqoj")) for number in range(80)))
         worker = rig.worker()
-        wait_until(lambda: rig.calls().count("GET /visits/:id") >= 50)
+        wait_until(lambda: rig.calls().count("GET /visits/:id") >= 50, 30)
 
         servers[-1].kill()  # The first fifty are on their way to the API, the others in the queue.
         servers[-1].wait()
-        wait_until(lambda: rig.calls().count("POST /visits") >= 50)
+        wait_until(lambda: rig.calls().count("POST /visits") >= 50, 20)
         servers.append(start(port, folder))
         rig.behave()
         wait_until(books.is_done, 45)
