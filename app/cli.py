@@ -59,7 +59,8 @@ def web(host: str, port: int) -> None:
 
 
 WEB_OPTIONS = (
-    "--http=app.heads:BoundedHeads",
+    "--http=app.protocol:Bounded",
+    "--no-proxy-headers",
     "--timeout-keep-alive=95",
     "--timeout-graceful-shutdown=20",
     "--no-server-header",

@@ -186,13 +186,13 @@ def request(path: str = "/hooks/standard", method: str = "POST", body: bytes = b
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-UVICORN = ["-m", "uvicorn", "app.main:app", "--http", "app.heads:BoundedHeads", "--no-access-log"]
+UVICORN = ["-m", "uvicorn", "app.main:app", "--http", "app.protocol:Bounded", "--no-access-log"]
 #: The same with less patience, so that what needs patience is seen in a moment.
 IMPATIENT = """
 import sys, uvicorn
 from app import intake, refusals
 intake.BODY_S, intake.MOST_AT_ONCE, refusals.FLUSH_EVERY_S = 0.8, 4, 0.05
-uvicorn.run("app.main:app", port=int(sys.argv[2]), http="app.heads:BoundedHeads", access_log=False)
+uvicorn.run("app.main:app", port=int(sys.argv[2]), http="app.protocol:Bounded", access_log=False)
 """
 
 

@@ -82,6 +82,8 @@ class Bench:
     def web(self, app: str) -> tuple[int, int]:
         port = embedded.free_port()
         arguments = ["-m", "uvicorn", app, "--port", str(port), "--no-access-log", "--log-level", "warning"]
+        if app == "app.main:app":
+            arguments = ["-m", "app", "web", "--port", str(port)]
         running = self.stack.enter_context(process(arguments, self.env, core=0))
         time.sleep(2)
         return port, running.pid
