@@ -61,8 +61,8 @@ def cancelled(visit_id: str = "1", order: int = 2, hour: int = 8, **said: Any) -
 
 
 class Wire(httpx.AsyncBaseTransport):
-    """The way to the API. `before` may answer in its place, `after` may change its answer, which comes no sooner than the
-    event in `holds`; `seen`: what was asked."""
+    """The way to the API. `before` may answer in its place, `after` may change its answer, which comes no sooner than
+    the event in `holds`; `seen`: what was asked."""
 
     def __init__(self) -> None:
         self.inner = AiohttpTransport(verify=False)
@@ -1539,8 +1539,8 @@ async def test_killed_wherever_it_waits_and_run_again_there_is_one_visit_and_one
 
 
 def chain(*ids: str) -> list[VisitChange]:
-    """As Calendly tells it: a booking; for every move a cancel of the old half that names the new one, and a booking that
-    names the old one. Each move is an hour later than the last."""
+    """As Calendly tells it: a booking; for every move a cancel of the old half that names the new one, and a booking
+    that names the old one. Each move is an hour later than the last."""
     story = [booked(ids[0], 1, 9)]
     for number, (old, new) in enumerate(itertools.pairwise(ids), 1):
         story.append(change(new, 10 * number, continues=old))
@@ -1669,8 +1669,8 @@ def said(dice: random.Random, action: str) -> dict[str, Any]:
 
 
 def model(changes: Sequence[VisitChange]) -> tuple[dict[str, str] | None, str | None, bool]:
-    """What should stand, for whom, and whether it is off: per field the last who spoke of it, later words of RANKS last.
-    None: nothing that a visit could be made of."""
+    """What should stand, for whom, and whether it is off: per field the last who spoke of it, later words of RANKS
+    last. None: nothing that a visit could be made of."""
     last: dict[str, Any] = {}
     email = None
     for each in sorted(changes, key=lambda each: (each.order, RANKS.index(each.action))):

@@ -133,7 +133,7 @@ def death() -> Iterator[tuple[Rig, Books, float]]:
         yield rig, books, time.monotonic()
 
 
-# A house with a door and two workers, for the tests that leave it standing ---------------------------------------------
+# A house with a door and two workers, for the tests that leave it standing -------------------------------------------
 
 
 @pytest.fixture(scope="module")
