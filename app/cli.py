@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
@@ -21,6 +22,7 @@ from app.sources import load, specimens
 from app.visits.words import Contact, VisitChange
 
 T = TypeVar("T")
+ROOT = Path(__file__).parent.parent
 
 BUG, USAGE, CHECK_FAILED, UNREACHABLE, NOTHING_MATCHED, PARTLY_FAILED = 1, 2, 3, 4, 5, 6
 
@@ -35,6 +37,8 @@ def main() -> None:
 
     Exit status: 0 done, 1 bug, 2 usage, 3 a check failed, 4 something unreachable, 5 nothing matched, 6 partly failed.
     """
+    # The processes that are started from here find the project from any folder.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
 
 
 # -- processes --
@@ -222,9 +226,9 @@ def discard(ids: tuple[str, ...], yes: bool) -> None:
     async def give_up(ledger: Ledger, settings: Settings) -> list[dict[str, Any]]:
         explain, rows = Explain(ledger, settings), []
         for id in ids:
-            rows += [
-                {"id": id, "work": work, "discarded": await ledger.discard(work)} for work in await explain.works(id)
-            ]
+            works = await explain.works(id)
+            delivery = "" if await explain.is_visit(id) else id
+            rows += [{"id": id, "work": work, "discarded": await ledger.discard(work, delivery)} for work in works]
         return rows
 
     rows = _with_ledger(give_up)

@@ -25,6 +25,7 @@ from app.ring import body_of, find, signed
 from app.sources import specimens
 
 PATIENCE_S = 30.0
+APPOINTMENT = "123456789"
 WEB_READY_S = 30.0
 Look = Callable[[], Any]
 
@@ -62,6 +63,7 @@ class Demo:
     """Everything running, on free ports, with secrets made for this run."""
 
     def __init__(self, stack: ExitStack) -> None:
+        self.run = secrets.token_hex(4)
         self.folder = Path(stack.enter_context(TemporaryDirectory(prefix="doorbell-demo-")))
         self.secrets = {name: secrets.token_hex(16) for name in ("calendly", "calcom", "acuity")}
         self.secrets["standard"] = "whsec_" + secrets.token_hex(24)
@@ -75,7 +77,7 @@ class Demo:
 
     def _redis(self, stack: ExitStack) -> str:
         if given := os.environ.get("REDIS_URL"):
-            say("redis", "the one of REDIS_URL")
+            say("redis", "the one of REDIS_URL; what the demo writes stays there")
             return given
         port = embedded.free_port()
         data = self.folder / "valkey"
@@ -141,7 +143,7 @@ class Demo:
 
     def booked(self) -> Line:
         answer = self.ring("calendly", "an invitee books")
-        visit = self.visit_like("calendly-INV-OLD-1", time_scheduled="2026-10-01T15:00:00Z")
+        visit = self.visit_like(f"calendly-INV-OLD-1-{self.run}", time_scheduled="2026-10-01T15:00:00Z")
         return Line("Calendly: an invitee books", told(answer), shown(visit), answer.status_code == 202 and bool(visit))
 
     def again(self) -> Line:
@@ -157,7 +159,7 @@ class Demo:
     def moved(self) -> Line:
         late, early = self.ring("calendly", "the new half"), self.ring("calendly", "the old half")
         visit = self.visit_like(
-            "calendly-INV-OLD-1", time_scheduled="2026-10-02T16:00:00Z", event_date="2026-10-02T16:00:00Z"
+            f"calendly-INV-OLD-1-{self.run}", time_scheduled="2026-10-02T16:00:00Z", event_date="2026-10-02T16:00:00Z"
         )
         alone = len(self.visits()) == 1
         stands = f"{shown(visit)}, {'the only one' if alone else 'not the only one'}"
@@ -182,24 +184,30 @@ class Demo:
         answer = self.ring("calcom", "an attendee books")
         refused = wait_until(lambda: [call for call in self.journal() if call["answered"] == 503][1:])
         self._http.delete(f"{self.sandbox}/_sandbox/switches")
-        visit = self.visit_like("calcom-bookUidOld1", time_scheduled="2026-10-01T15:00:00Z")
+        visit = self.visit_like(f"calcom-bookUidOld1-{self.run}", time_scheduled="2026-10-01T15:00:00Z")
         outage = f"the API answered 503 at first; after {time.monotonic() - started:.1f} s: {shown(visit)}"
         good = answer.status_code == 202 and bool(refused) and bool(visit)
         return Line("Cal.com: booked while the Visits API is down", told(answer), outage, good)
 
     def thin(self) -> Line:
         answer = self.ring("acuity", "a client books and pays")
-        visit = self.visit_like("acuity-123456789", amount_collected="75.50")
+        visit = self.visit_like(f"acuity-{self.appointment}", amount_collected="75.50")
         sent = "Acuity: only an id rings; the appointment is fetched from the tool"
         return Line(sent, told(answer), shown(visit), answer.status_code == 202 and bool(visit))
 
     def no_email(self) -> Line:
-        said = {"visit_id": "walk-in", "contact": {"first_name": "Grace"}, "time_scheduled": "2026-10-05T09:00:00Z"}
+        said = {
+            "visit_id": f"walk-in-{self.run}",
+            "contact": {"first_name": "Grace"},
+            "time_scheduled": "2026-10-05T09:00:00Z",
+        }
         raw = json.dumps({"type": "visit.created", "timestamp": "2026-10-01T09:00:00Z", "data": said}).encode()
-        headers = {"Content-Type": "application/json", "webhook-id": "msg_walk_in"}
+        headers = {"Content-Type": "application/json", "webhook-id": f"msg_{self.run}"}
         answer = self.post("standard", raw, headers)
-        parked = wait_until(lambda: [row for row in self.failures() if row["id"] == "standard-walk-in"], else_=[])
-        absent = not [visit for visit in self.visits() if visit["external_id"] == "standard-walk-in"]
+        parked = wait_until(
+            lambda: [row for row in self.failures() if row["id"] == f"standard-walk-in-{self.run}"], else_=[]
+        )
+        absent = not [visit for visit in self.visits() if visit["external_id"] == f"standard-walk-in-{self.run}"]
         stands = f"no visit; parked for an operator: {parked[0]['reason'] if parked else 'it is not'}"
         good = answer.status_code == 202 and bool(parked) and absent
         return Line("Standard: a booking without an e-mail address", told(answer), stands, good)
@@ -216,8 +224,8 @@ It stays up. In another terminal:
 
   set -a; . {settings}; set +a
   {doorbell} failures
-  {doorbell} visit standard-walk-in
-  {doorbell} replay standard-walk-in --contact cont_KYdl3lftgZXGRbxqoj
+  {doorbell} visit standard-walk-in-{self.run}
+  {doorbell} replay standard-walk-in-{self.run} --contact cont_KYdl3lftgZXGRbxqoj
   {doorbell} ring calendly "she cancels" --to {self.web}/hooks/calendly
   {doorbell} doctor
   curl -H 'Authorization: Bearer any' {self.sandbox}/api/v1/visits
@@ -229,7 +237,18 @@ It stays up. In another terminal:
 
     def delivery(self, source: str, specimen: str) -> tuple[bytes, dict[str, str]]:
         recorded = find(source, specimen)
-        return body_of(recorded), dict(recorded["headers"])
+        return self._renamed(body_of(recorded)), dict(recorded["headers"])
+
+    def _renamed(self, raw: bytes) -> bytes:
+        """With ids of this run: in a Redis that stays, those of the last one would be repeats."""
+        for id in (b"INV-OLD-1", b"INV-NEW-2", b"bookUidOld1"):
+            raw = raw.replace(id, id + b"-" + self.run.encode())
+        return raw.replace(APPOINTMENT.encode(), self.appointment.encode())
+
+    @property
+    def appointment(self) -> str:
+        """Acuity's ids are numbers."""
+        return str(int(self.run, 16) + 1)
 
     def ring(self, source: str, specimen: str) -> httpx.Response:
         raw, headers = self.delivery(source, specimen)
@@ -287,14 +306,13 @@ def process(*arguments: str, env: Mapping[str, str] | None = None, log: Any = su
 
 @contextmanager
 def a_tools_api() -> Iterator[str]:
-    """What Acuity's own API would answer: the records of the specimens."""
-    first = specimens("acuity")["deliveries"][0]["records"]
+    """What Acuity's own API would answer: the record of the specimen."""
+    [record] = specimens("acuity")["deliveries"][0]["records"].values()
 
     class Records(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            record = first.get(self.path.lstrip("/"))
             body = json.dumps(record).encode()
-            self.send_response(200 if record else 404)
+            self.send_response(200)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()

@@ -89,6 +89,10 @@ class Explain:
             raise Gone(id)
         return works
 
+    async def is_visit(self, id: str) -> bool:
+        """Is it a visit's name, and not a delivery's?"""
+        return not await self._ledger.redis.command("EXISTS", f"db:delivery:{id}")
+
     async def works_of_visit(self, external_id: str) -> list[str]:
         """In every account."""
         works = [visit_work(account, external_id) for account in self._accounts()]

@@ -38,6 +38,8 @@ local function settle(work, keep_ms)
   leave(work, call('HGET', key, 'state'))
   call('HDEL', key, 'state', 'lease', 'job', 'since', 'due', 'tries', 'failed_since', 'reason')
   call('PEXPIRE', key, keep_ms)
+  local delivery = string.match(work, '^event:(.*)$')
+  if delivery then call('PEXPIRE', 'db:delivery:' .. delivery, keep_ms) end
 end
 
 -- One id of a visit: {work, generation, hash, state, ids before, ids after}.
@@ -159,6 +161,14 @@ local function land(origin, from)
   end
 end
 
+-- A repeat of what had failed puts it back to work: under whichever of its ids, and whatever the event turned out to mean.
+local function revive(work)
+  for _, member in ipairs(family(work)) do
+    if member[4] == 'parked' then enqueue(member[1]) end
+  end
+  for landed in string.gmatch(call('HGET', 'db:' .. work, 'landed') or '', '%S+') do revive(landed) end
+end
+
 local function note_attempt(key, attempt)
   local k = call('HINCRBY', key, 'a', 1)
   call('HSET', key, 'a:' .. k, attempt)
@@ -176,14 +186,16 @@ function steps.accept()
     local record = call('GET', 'db:delivery:' .. first)
     local meta = record and cjson.decode(string.match(record, '^[^\n]*')) or {}
     for _, work in ipairs(meta.work or {}) do
+      revive(work)
       local state = call('HGET', 'db:' .. work, 'state')
-      if state == 'parked' or (ARGV[10] == '1' and not state) then enqueue(work) end
+      if ARGV[10] == '1' and not state then enqueue(work) end
       -- What is being fetched now may have been read before this rang: the end of the run sees that n has moved.
       if ARGV[10] == '1' and state == 'running' then call('HINCRBY', 'db:' .. work, 'n', 1) end
     end
     return {0, first}
   end
   call('SET', 'db:delivery:' .. id, ARGV[7], 'PX', ARGV[6])
+  if ARGV[8] ~= '' then call('PERSIST', 'db:delivery:' .. id) end  -- until its event is settled
   call('ZADD', 'db:deliveries:' .. hook, now, id)
   call('ZREMRANGEBYSCORE', 'db:deliveries:' .. hook, '-inf', now - ARGV[6])
   if ARGV[8] ~= '' then
@@ -218,7 +230,9 @@ function steps.begin()
   end
   if not to_do then return {'nothing'} end
   if gate ~= '' and call('EXISTS', gate) == 1 and call('HGET', gate, 'probe') ~= work then
-    move(work, 'held', tonumber(call('HGET', 'db:' .. work, 'since') or now))
+    -- Who failed before goes to the end of the line: a visit that the API always refuses must not be every probe.
+    local since, tries = unpack(call('HMGET', 'db:' .. work, 'since', 'tries'))
+    move(work, 'held', not tries and tonumber(since or now) or now)
     return {'held'}
   end
   for _, member in ipairs(members) do
@@ -243,6 +257,9 @@ local function judge(gate, why, wait_ms, enough, work)
     call('EXPIRE', gate .. ':failing', 60)
     if call('SCARD', gate .. ':failing') < enough then return end
   end
+  local named = call('HGET', gate, 'why') == 'rate_limited' and tonumber(call('HGET', gate, 'until')) or 0
+  if why == 'down' and named > now then return end
+  call('SADD', 'db:gates', gate)
   call('HSETNX', gate, 'since', now)
   call('HINCRBY', gate, 'fails', 1)
   call('HSET', gate, 'why', why, 'until', now + wait_ms)
@@ -368,22 +385,26 @@ function steps.replay()
   return 'queued'
 end
 
-local function drop(work)
-  local key, dropped = 'db:' .. work, 0
+local function drop(work, delivery)
+  local key, dropped, left = 'db:' .. work, 0, 0
   local done, hash = tonumber(call('HGET', key, 'done') or 0), call('HGETALL', key)
   for f = 1, #hash, 2 do
     local origin = string.match(hash[f], '^c:(.*)$')
     if origin and tonumber(string.match(hash[f + 1], '^%d+')) > done then
-      call('HDEL', key, hash[f])
-      call('HSET', key, 'x:' .. origin, hash[f + 1])
-      dropped = dropped + 1
+      if delivery == '' or string.match(origin, '^(.*)%.%d+$') == delivery then
+        call('HDEL', key, hash[f])
+        call('HSET', key, 'x:' .. origin, hash[f + 1])
+        dropped = dropped + 1
+      else
+        left = left + 1
+      end
     end
   end
-  call('HSET', key, 'done', call('HGET', key, 'n') or 0)
-  return dropped
+  return dropped, left
 end
 
--- work, keep ms: an operator gives up what has not been applied. -> how many changes, or -1 while a worker has it
+-- work, keep ms, delivery or '': an operator gives up what has not been applied, of one delivery or of all. -> how many
+-- changes, or -1 while a worker has it
 function steps.discard()
   local members, dropped, open = family(ARGV[2]), 0, false
   for _, member in ipairs(members) do
@@ -391,8 +412,14 @@ function steps.discard()
     open = open or (member[4] and member[4] ~= 'discarded')
   end
   if not open then return 0 end
+  local left = 0
   for _, member in ipairs(members) do
-    dropped = dropped + drop(member[1])
+    local gone, rest = drop(member[1], ARGV[4])
+    dropped, left = dropped + gone, left + rest
+  end
+  if left > 0 then return dropped end
+  for _, member in ipairs(members) do
+    call('HSET', 'db:' .. member[1], 'done', call('HGET', 'db:' .. member[1], 'n') or 0)
     settle(member[1], ARGV[3])
   end
   move(members[1][1], 'discarded', now)

@@ -227,7 +227,7 @@ class Ledger:
             int(outcome.due_s * 1000),
             outcome.reason,
             orjson.dumps(outcome.attempt),
-            self._keep_ms,
+            self._keep_ms + _future_ms(hold, outcome),
             gate and f"db:gate:{gate}",
             verdict.why if verdict else "",
             int(verdict.wait_s * 1000) if verdict else 0,
@@ -290,9 +290,17 @@ class Ledger:
             raise Gone(work)
         return str(answer.decode())
 
-    async def discard(self, work: str) -> int:
-        """Give up what has not been applied: how many changes; -1 while a worker has it."""
-        return int(await self.redis.script("discard", work, self._keep_ms))
+    async def discard(self, work: str, delivery: str = "") -> int:
+        """Give up what has not been applied, of one delivery or of all: how many changes; -1 while a worker has it."""
+        return int(await self.redis.script("discard", work, self._keep_ms, delivery))
+
+    async def gates(self) -> set[str]:
+        """The accounts whose way to the API was ever shut."""
+        return {gate.decode().removeprefix("db:gate:") for gate in await self.redis.command("SMEMBERS", "db:gates")}
+
+    async def forget_gate(self, account: str) -> None:
+        """Nobody has a token for it any more: what it held comes out, and is parked for that."""
+        await self.redis.command("DEL", f"db:gate:{account}")
 
     async def name_contact(self, work: str, change: VisitChange) -> None:
         """Land an operator's own change; it is a fact like any other."""
@@ -355,6 +363,16 @@ def _landing(source: str, account: str, changes: Sequence[VisitChange]) -> list[
         for change in changes
         for part in (work(change.visit_id), encode_change(change), work(change.continues) if change.continues else "")
     ]
+
+
+def _future_ms(hold: Hold, outcome: Outcome) -> int:
+    """How far ahead the visit lies: what is known of it is kept so much longer, since it may still be moved or cancelled."""
+    stands = outcome.api.get(hold.root.work) or hold.root.api or {}
+    try:
+        ahead = datetime.fromisoformat(str(stands.get("event_date"))) - datetime.now(UTC)
+    except (ValueError, TypeError):
+        return 0
+    return max(0, int(ahead.total_seconds() * 1000))
 
 
 def _api(work: str, api: dict[str, dict[str, Any] | None]) -> bytes:

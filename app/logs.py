@@ -4,6 +4,7 @@ import asyncio
 import logging
 import sys
 import time
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -64,8 +65,9 @@ class Together(logging.Handler):
 
     def flush(self) -> None:
         lines, self._lines = self._lines, []
-        sys.stdout.write("".join(lines))
-        sys.stdout.flush()
+        with suppress(OSError):  # nobody reads any more, and there is nowhere to say so
+            sys.stdout.write("".join(lines))
+            sys.stdout.flush()
 
 
 def _extra(record: logging.LogRecord) -> dict[str, Any]:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from app.connection import RedisDown
 from app.ledger import Ledger, new_id
-from app.visits.client import Record, Refused, Unanswered, VisitsClient
+from app.visits.client import Record, Refused, Unanswered, VisitsApiTrouble, VisitsClient
 from app.visits.words import Contact
+from jobs.retry import may_be_under_way
 
 CACHE_S = 30 * 86_400
 LOCK_MS = 30_000
@@ -60,7 +61,8 @@ class Contacts:
             await redis.command("SET", cache, id, "EX", CACHE_S)
         except BaseException as error:
             # While a contact may still be in the making, nobody else begins: then the lock runs out by itself.
-            if not isinstance(error, Unanswered | asyncio.CancelledError | RedisDown):
+            is_open = isinstance(error, VisitsApiTrouble) and may_be_under_way(error)
+            if not is_open and not isinstance(error, asyncio.CancelledError | RedisDown):
                 await redis.script("unlock", lock, token)
             raise
         await redis.script("unlock", lock, token)

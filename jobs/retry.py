@@ -47,6 +47,12 @@ class Decision:
     held: bool = False
 
 
+def may_be_under_way(trouble: VisitsApiTrouble) -> bool:
+    """A write without an answer, or with one that only a proxy gave."""
+    is_silent = isinstance(trouble, Unanswered) or trouble.status in (408, 502, 504)
+    return is_silent and not trouble.call.startswith("GET")
+
+
 def decide(trouble: VisitsApiTrouble, schedule: Schedule, tries: int, failing_for_s: float, chance: float) -> Decision:
     """What the trouble with one call means for this visit, and for all.
 
@@ -66,7 +72,7 @@ def decide(trouble: VisitsApiTrouble, schedule: Schedule, tries: int, failing_fo
     if schedule.is_over(failing_for_s):
         return Decision(None, tries + 1, reason)
     due_s = max(schedule.wait_s(tries + 1, chance), trouble.wait_s or 0.0)
-    if isinstance(trouble, Unanswered) and not trouble.call.startswith("GET"):
+    if may_be_under_way(trouble):
         due_s = max(due_s, SETTLING_S)
     pause_s = min(PAUSE_CAP_S, schedule.cap_s, max(PAUSE_FIRST_S, due_s))
     return Decision(due_s, tries + 1, reason, Verdict(why="down", wait_s=pause_s, enough=ENOUGH))

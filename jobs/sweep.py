@@ -46,7 +46,9 @@ async def _sweep(context: Context) -> None:
 
 
 async def _open_gates(context: Context) -> None:
-    for account in context.settings.tokens:
+    for account in await context.ledger.gates() | context.settings.tokens.keys():
+        if account not in context.settings.tokens:
+            await context.ledger.forget_gate(account)
         await context.ledger.open_gate(account)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import arq.worker
 import uvloop
 from arq import func
-from arq.connections import ArqRedis
+from arq.connections import ArqRedis, RedisSettings
 from arq.jobs import deserialize_job_raw
 from redis.asyncio.connection import ConnectionPool
 from redis.asyncio.retry import Retry
@@ -83,6 +83,12 @@ class ClaimingWorker(arq.worker.Worker):
             self.jobs_complete += 1
             await context.ledger.ran(job)
 
+    async def close(self) -> None:
+        """A job that was cancelled at last must not spoil the way out."""
+        await asyncio.gather(*self.tasks.values(), return_exceptions=True)
+        self.tasks.clear()
+        await super().close()
+
     def _reap(self) -> None:
         for job, task in list(self.tasks.items()):
             if task.done():
@@ -127,6 +133,7 @@ def worker_settings(settings: Settings) -> dict[str, Any]:
         "functions": [func(apply.visit, name=VISIT), func(fetch.event, name=EVENT)],
         "queue_name": QUEUE,
         "redis_pool": _pool(settings),
+        "redis_settings": _where(settings),  # for `arq --check`, which knows no pool
         "ctx": {"settings": settings},
         "on_startup": start,
         "on_shutdown": stop,
@@ -134,7 +141,7 @@ def worker_settings(settings: Settings) -> dict[str, Any]:
         "poll_delay": 0.05,
         "job_timeout": JOB_LIMIT_S,
         # On SIGTERM: pick nothing up, and let what runs come to its end; platforms kill after 30 s.
-        "job_completion_wait": int(JOB_S),
+        "job_completion_wait": 25,
         # Tries are ours to count; arq would delete the job after its own number of them, deploys included.
         "max_tries": 1_000_000,
         # A kept result would refuse a replay under the same id.
@@ -163,6 +170,21 @@ def _pool(settings: Settings) -> ArqRedis:
         **tls,
     )
     return ArqRedis(pool, job_serializer=serialize, job_deserializer=deserialize, default_queue_name=QUEUE)
+
+
+def _where(settings: Settings) -> RedisSettings:
+    address = Address.of(settings)
+    parts = address.parts
+    return RedisSettings(
+        host=parts.get("host", "localhost"),
+        port=parts.get("port", 6379),
+        unix_socket_path=parts.get("path"),
+        database=parts.get("db", 0),
+        username=parts.get("username"),
+        password=parts.get("password"),
+        ssl=address.is_tls,
+        ssl_cert_reqs="required" if address.verify else "none",
+    )
 
 
 def _start() -> dict[str, Any]:

@@ -36,7 +36,9 @@ def redis_for_tests() -> Iterator[str]:
     """REDIS_URL if it is set, on a database of its own; else an embedded Valkey."""
     given = os.environ.get("REDIS_URL")
     if given:
-        yield given
+        # The tests empty their database, and several may run at once.
+        worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+        yield f"{given.rpartition('/')[0]}/{worker + 1}" if given.count("/") > 2 else f"{given}/{worker + 1}"
     else:
         with valkey(appendfsync="always") as url:
             yield url

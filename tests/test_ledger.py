@@ -756,6 +756,16 @@ async def test_a_change_after_a_discard_is_worked_on_without_what_was_given_up(l
     assert [f"{new.delivery}.0"] == [said.origin for said in (await begin(ledger, "A")).root.said()]
 
 
+async def test_to_discard_a_delivery_gives_up_its_own_changes_and_no_other(ledger: Ledger) -> None:
+    booked = await accept(ledger, change("A"))
+    moved = await accept(ledger, change("A"))
+
+    dropped = await ledger.discard(work("A"), moved.delivery)
+
+    assert 1 == dropped
+    assert [f"{booked.delivery}.0"] == [said.origin for said in (await begin(ledger, "A")).root.said()]
+
+
 async def test_to_discard_a_rescheduled_visit_gives_up_what_waits_under_its_later_ids_too(ledger: Ledger) -> None:
     await accept(ledger, change("A"))
     await accept(ledger, change("B", continues="A"))

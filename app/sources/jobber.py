@@ -29,8 +29,8 @@ SETUP = """
 1. In Jobber's Developer Center make an app with read access to clients, jobs, scheduled items, invoices and Jobber
    Payments; connect it to your account. One app for one account: the token opens only its own.
 2. Set the app's OAuth client secret here as HOOKS__JOBBER__SECRETS, and the access token as
-   HOOKS__JOBBER__CREDENTIALS__TOKEN. Tokens expire: give HOOKS__JOBBER__CREDENTIALS__CLIENT_ID, …__CLIENT_SECRET and
-   …__REFRESH_TOKEN as well.
+   HOOKS__JOBBER__CREDENTIALS__TOKEN. Tokens expire after an hour, and Doorbell does not refresh
+   them yet: what it cannot fetch waits, and is parked after RETRY_FOR_S.
 3. In the app, under Webhooks, add {url} for each of VISIT_CREATE, VISIT_UPDATE, VISIT_COMPLETE and VISIT_DESTROY.
 4. For the money add INVOICE_CREATE, INVOICE_UPDATE, PAYMENT_CREATE and PAYMENT_UPDATE in the same way: it is usually
    paid after the visit. A deleted payment is seen through INVOICE_UPDATE.
