@@ -37,7 +37,7 @@ log = logging.getLogger("doorbell.worker")
 AT_ONCE = 50
 #: arq's own limit. A job has its own, shorter one (JOB_S), so that this never fires; ten seconds after it, a job that a
 #: dead worker left is claimed by another.
-JOB_LIMIT_S = JOB_S + ANSWER_S + 5
+JOB_LIMIT_S = JOB_S + ANSWER_S + 2
 
 
 class ClaimingWorker(arq.worker.Worker):
