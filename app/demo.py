@@ -43,6 +43,7 @@ class Line:
 def run(once: bool) -> int:
     """The exit status: 0 if every line was as it should be."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started us with it ignored
     try:
         with ExitStack() as stack:
             try:
