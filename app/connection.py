@@ -182,17 +182,22 @@ class Redis:
     async def command(self, *command: Any) -> Any:
         """One command's reply: bytes, int, list or None. Raises RedisDown; hiredis.ReplyError for a wrong question."""
         wire = await self._connected()
-        return await self._answer(wire, wire.send(command))
+        try:
+            return await wire.send(command)
+        except hiredis.ReplyError as error:
+            raise self._sorted(wire, error) from None
 
     async def script(self, *arguments: Any) -> Any:
         """One step of ledger.lua. Raises RedisDown."""
-        wire = await self._connected()
+        wire = self._wire
+        if wire is None or wire.lost:
+            wire = await self._connected()
         try:
-            return await self._answer(wire, wire.send(("EVALSHA", SHA, 0, *arguments)))
+            return await wire.send(("EVALSHA", SHA, 0, *arguments))
         except hiredis.ReplyError as error:
             if not str(error).startswith("NOSCRIPT"):
-                raise
-        return await self._answer(wire, wire.send(("EVAL", SCRIPT, 0, *arguments)))
+                raise self._sorted(wire, error) from None
+        return await self.command("EVAL", SCRIPT, 0, *arguments)
 
     async def write(self, *arguments: Any) -> Any:
         """A step that an answer to the outside depends on: with ACK=fsync it is on the disk when this returns."""
@@ -219,12 +224,6 @@ class Redis:
         if self._wire:
             self._wire.abort()
             self._wire = None
-
-    async def _answer(self, wire: _Wire, future: asyncio.Future[Any]) -> Any:
-        try:
-            return await future
-        except hiredis.ReplyError as error:
-            raise self._sorted(wire, error) from None
 
     def _sorted(self, wire: _Wire, error: BaseException) -> BaseException:
         """An answer that means "not now" is trouble; any other is our own mistake."""

@@ -37,18 +37,20 @@ class Delivery:
     raw: bytes
     received_at: datetime
     request_id: str = ""
+    _lines: dict[bytes, list[bytes]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self._lines = {}
+        for name, value in self.headers:
+            self._lines.setdefault(name, []).append(value)
 
     def header_lines(self, name: str) -> list[bytes]:
-        wanted = _as_sent(name)
-        return [value for key, value in self.headers if key == wanted]
+        return self._lines.get(_as_sent(name), [])
 
     def header(self, name: str) -> str | None:
         """The first line of that name, as text."""
-        wanted = _as_sent(name)
-        for key, value in self.headers:
-            if key == wanted:
-                return value.decode("latin-1")
-        return None
+        lines = self._lines.get(_as_sent(name))
+        return lines[0].decode("latin-1") if lines else None
 
 
 @cache

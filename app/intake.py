@@ -7,8 +7,8 @@ microsecond counts, and there is nothing here that a Request object would do.
 import asyncio
 import logging
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from app.connection import RedisDown
 from app.delivery import Delivery, Event, Unreadable, WrongContentType, check_content_type, parse_body
 from app.ledger import Ledger, Meta
 from app.logs import fact
+from app.protocol import WHOLE
 from app.reading import Untranslatable
 from app.refusals import Refusals
 from app.settings import Entrance, Settings
@@ -105,8 +106,8 @@ class Intake:
             check_content_type(delivery, entrance.tool.source.form)
         except WrongContentType as error:
             raise Refused(415, "wrong_content_type", str(error)) from None
-        with self._slow.watched():
-            delivery.raw = await read_body(receive, headers, self._max_body)
+        reading = read_body(receive, headers, self._max_body)
+        delivery.raw = await (reading if WHOLE in scope else self._slow.watch(reading))
         return delivery
 
     async def _take(self, entrance: Entrance, delivery: Delivery) -> tuple[int, bytes]:
@@ -209,9 +210,8 @@ def mean(entrance: Entrance, event: Event) -> Meaning:
 async def read_body(receive: Receive, headers: tuple[tuple[bytes, bytes], ...], most: int) -> bytes:
     """The body, never more than `most` bytes of it in memory. Raises Refused."""
     claimed = _header(headers, b"content-length").strip() or b"0"
-    too_large = Refused(413, "too_large", f"a body has {most} bytes at the most", connection="close")
     if not claimed.isdigit() or len(claimed) > 15 or int(claimed) > most:
-        raise too_large
+        raise _too_large(most)
     parts, size = [], 0
     while True:
         message = await receive()
@@ -220,10 +220,14 @@ async def read_body(receive: Receive, headers: tuple[tuple[bytes, bytes], ...], 
         part = message.get("body", b"")
         size += len(part)
         if size > most:
-            raise too_large
+            raise _too_large(most)
         parts.append(part)
         if not message.get("more_body"):
             return b"".join(parts)
+
+
+def _too_large(most: int) -> Refused:
+    return Refused(413, "too_large", f"a body has {most} bytes at the most", connection="close")
 
 
 class Slow:
@@ -233,14 +237,13 @@ class Slow:
         self._since: dict[asyncio.Task[Any], float] = {}
         self._cut: set[asyncio.Task[Any]] = set()
 
-    @contextmanager
-    def watched(self) -> Iterator[None]:
+    async def watch(self, reading: Awaitable[bytes]) -> bytes:
         """Raises Refused, 408, in whoever is cut off meanwhile."""
         task = asyncio.current_task()
         assert task
         self._since[task] = time.monotonic()
         try:
-            yield
+            return await reading
         except asyncio.CancelledError:
             if task not in self._cut:
                 raise

@@ -169,12 +169,6 @@ local function revive(work)
   for landed in string.gmatch(call('HGET', 'db:' .. work, 'landed') or '', '%S+') do revive(landed) end
 end
 
-local function note_attempt(key, attempt)
-  local k = call('HINCRBY', key, 'a', 1)
-  call('HSET', key, 'a:' .. k, attempt)
-  if k > 100 then call('HDEL', key, 'a:' .. (k - 100)) end
-end
-
 local steps = {}
 
 -- delivery, hook, seen key, its seconds, the delivery's ms, its record, event work: '' | queued | parked, the
@@ -212,6 +206,15 @@ function steps.accept()
   -- Last, so that a script that broke off is no reason to call the next try a repeat.
   call('SET', seen, id, 'EX', ARGV[5])
   return {1, id}
+end
+
+-- The door's step, and most of the calls: what follows need not be made for it.
+if ARGV[1] == 'accept' then return steps.accept() end
+
+local function note_attempt(key, attempt)
+  local k = call('HINCRBY', key, 'a', 1)
+  call('HSET', key, 'a:' .. k, attempt)
+  if k > 100 then call('HDEL', key, 'a:' .. (k - 100)) end
 end
 
 local function shown(members)

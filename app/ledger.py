@@ -5,7 +5,7 @@ What is kept per piece of work stands at the top of ledger.lua.
 
 import base64
 import hashlib
-import os
+import random
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -47,7 +47,7 @@ class Written:
     repeat: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Meta:
     """What is kept of a delivery beside its body.
 
@@ -343,7 +343,7 @@ _squeeze, _widen = zstandard.ZstdCompressor(level=1), zstandard.ZstdDecompressor
 
 def new_id() -> str:
     """A name that sorts by time: milliseconds, then 40 bits of chance."""
-    return f"d{time.time_ns() // 1_000_000:011x}{os.urandom(5).hex()}"
+    return f"d{time.time_ns() // 1_000_000:011x}{random.getrandbits(40):010x}"
 
 
 def _seen_key(delivery: Delivery, repeat_key: str | None) -> str:

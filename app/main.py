@@ -43,6 +43,7 @@ def create_app(settings: Settings) -> Starlette:
         # Whatever start-up made stays for good: full collections over it are most of the 99th percentile.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(20_000)
         log.info("web started", extra={"hooks": sorted(settings.entrances)})
         yield
         running.cancel()

@@ -8,6 +8,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 #: Address, headers or trailers, in bytes and in seconds; routers in front of us allow less.
 MOST, WITHIN_S = 65_536, 10.0
+#: In the scope of a request that arrived in one piece: nobody needs to watch how its body trickles in.
+WHOLE = "doorbell.whole"
 
 
 class Bounded(HttpToolsProtocol):
@@ -38,6 +40,7 @@ class Bounded(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._idle = 0
+        cast(dict[str, Any], self.scope)[WHOLE] = True
         super().on_message_complete()
 
     def data_received(self, data: bytes) -> None:

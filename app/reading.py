@@ -28,10 +28,12 @@ class Json:
 
     def at(self, *keys: str) -> "Json":
         """The value below; of nothing where a step is missing."""
+        below = _new(Json)
         value = self.value
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None
-        return Json(value, *self.steps, *keys)
+        below.value, below.steps = value, self.steps + keys
+        return below
 
     def __iter__(self) -> Iterator["Json"]:
         """The items of a list; nothing where there is none."""
@@ -75,7 +77,7 @@ class Json:
 
     def moment(self, zone: tzinfo | None = None) -> datetime | None:
         """ISO 8601 with an offset, as UTC. zone: what a time without one means; without it, such a time is refused."""
-        if isinstance(self.value, int | float):
+        if isinstance(self.value, (int, float)):
             raise self.surprise("a time in ISO 8601")
         written = self.text()
         if written is None:
@@ -89,7 +91,7 @@ class Json:
                 raise self.surprise("a time with an offset")
             read = read.replace(tzinfo=zone)
         try:
-            return read.astimezone(UTC)
+            return read if read.tzinfo is UTC else read.astimezone(UTC)
         except OverflowError:
             raise self.surprise("a time that a calendar has") from None
 
@@ -112,10 +114,10 @@ class Json:
 
     def amount(self, smallest_units: int = 1) -> Decimal | None:
         """Money in whole currency units. smallest_units: how many of what is written make one (100 for cents)."""
-        if isinstance(self.value, bool) or not isinstance(self.value, str | int | float | None):
-            raise self.surprise("an amount")
         if self.value is None or self.value == "":
             return None
+        if isinstance(self.value, bool) or not isinstance(self.value, (str, int, float)):
+            raise self.surprise("an amount")
         if isinstance(self.value, str) and not _AMOUNT.fullmatch(self.value.strip()):
             raise self.surprise("an amount")
         try:
@@ -143,6 +145,7 @@ class Json:
         return value
 
 
+_new = object.__new__
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LONG_FRACTION = re.compile(r"(\.\d{6})\d+")
 _AMOUNT = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?")

@@ -13,7 +13,6 @@ names one for repeats. https://github.com/standard-webhooks/standard-webhooks/bl
 """
 
 from datetime import datetime
-from decimal import Decimal
 
 from app.delivery import Event
 from app.reading import Json
@@ -55,6 +54,8 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
         return Ignored(kind)
     said_at = event.data.at("timestamp").needed_moment(event.zone)
     data = event.data.at("data")
+    if not isinstance(data.value, dict):
+        raise data.surprise("an object")
     completed, cancelled = _moment(data, event, "time_completed"), _moment(data, event, "date_cancelled")
     return [
         VisitChange(
@@ -64,7 +65,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
             contact=_contact(data.at("contact")),
             time_scheduled=_moment(data, event, "time_scheduled"),
             time_completed=said_at if kind == "visit.completed" and not _says(completed) else completed,
-            amount_collected=_amount(data),
+            amount_collected=data.at("amount_collected").amount() if "amount_collected" in data.value else UNSAID,
             date_cancelled=_cancelled(action, cancelled, said_at),
         )
     ]
@@ -82,17 +83,7 @@ def _says(moment: datetime | None | Unsaid) -> bool:
 
 
 def _moment(data: Json, event: Event, name: str) -> datetime | None | Unsaid:
-    return data.at(name).moment(event.zone) if name in _object(data) else UNSAID
-
-
-def _amount(data: Json) -> Decimal | None | Unsaid:
-    return data.at("amount_collected").amount() if "amount_collected" in _object(data) else UNSAID
-
-
-def _object(data: Json) -> dict[str, object]:
-    if not isinstance(data.value, dict):
-        raise data.surprise("an object")
-    return data.value
+    return data.at(name).moment(event.zone) if name in data.value else UNSAID
 
 
 def _contact(contact: Json) -> Contact | None:

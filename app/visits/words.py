@@ -41,10 +41,13 @@ class Contact:
 
     def details(self) -> dict[str, str]:
         """What is known. Addresses in lower case: `Ada@` and `ada@` are one person and get one request."""
-        known = {
-            name: (getattr(self, name) or "").strip() for name in ("id", "email", "first_name", "last_name", "phone")
-        }
-        return {name: value.lower() if name == "email" else value for name, value in known.items() if value}
+        known = {name: value for name in DETAILS if (value := (getattr(self, name) or "").strip())}
+        if "email" in known:
+            known["email"] = known["email"].lower()
+        return known
+
+
+DETAILS = ("id", "email", "first_name", "last_name", "phone")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +76,7 @@ class VisitChange:
 
     def facts(self) -> dict[str, str | bool | None]:
         """The fields that it says something about, as they are stored: times and money as the API writes them."""
-        said = {name: getattr(self, name) for name in FACTS}
-        return {name: _written(value) for name, value in said.items() if value is not UNSAID}
+        return {name: _written(value) for name in FACTS if (value := getattr(self, name)) is not UNSAID}
 
 
 #: The fields of a change that are facts about the visit itself.
@@ -91,7 +93,7 @@ def _written(value: Any) -> str | bool | None:
 
 def timestamp(moment: datetime) -> str:
     """UTC, whole seconds, `Z`: the only form that the API prints."""
-    return moment.astimezone(UTC).isoformat(timespec="seconds")[:19] + "Z"
+    return (moment if moment.tzinfo is UTC else moment.astimezone(UTC)).isoformat()[:19] + "Z"
 
 
 def money(amount: Decimal) -> str:

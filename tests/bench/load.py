@@ -1,23 +1,25 @@
 """Load on 127.0.0.1: signed deliveries over keep-alive connections, each request sent when the one before is answered.
 
-`python -m tests.bench.load PORT PATH CONNECTIONS REQUESTS` prints one JSON object: seconds, statuses, latencies in ms.
+`python -m tests.bench.load PORT PATH CONNECTIONS REQUESTS [SEED]` prints one JSON object: seconds, statuses, latencies (ms).
+Plain sockets: what the load costs is taken from the servers on the same machine.
 """
 
-import asyncio
 import base64
 import hashlib
 import hmac
 import json
 import random
+import re
+import select
+import socket
 import sys
 import time
 from collections import Counter
 
-import uvloop
-
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 KEY = base64.b64decode(SECRET.removeprefix("whsec_"))
 SIZE = 2048
+PATIENCE_S = 60.0
 
 
 def request(path: str, number: int, seed: int) -> bytes:
@@ -46,55 +48,53 @@ def request(path: str, number: int, seed: int) -> bytes:
     return head.encode() + raw
 
 
-class Caller(asyncio.Protocol):
-    def __init__(self, requests: list[bytes], done: asyncio.Future[None]) -> None:
-        self.requests, self.done = requests, done
+class Caller:
+    """One connection: its requests, one after the other."""
+
+    def __init__(self, port: int, requests: list[bytes]) -> None:
+        self.requests = requests
         self.latencies: list[float] = []
         self.statuses: Counter[int] = Counter()
-        self.buffer = b""
+        self.socket = socket.create_connection(("127.0.0.1", port))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
-        self.next()
-
-    def next(self) -> None:
+    def send(self) -> bool:
+        """False: there is nothing more to send."""
         if not self.requests:
-            self.transport.close()
-            return
-        self.sent_at = time.perf_counter()
-        self.transport.write(self.requests.pop())  # type: ignore[attr-defined]
+            return False
+        self.buffer, self.sent_at = b"", time.perf_counter()
+        self.socket.sendall(self.requests.pop())
+        return True
 
-    def data_received(self, data: bytes) -> None:
-        self.buffer += data
+    def is_answered(self) -> bool:
+        """Read what is there: is it the whole answer?"""
+        self.buffer += self.socket.recv(65_536)
         head, found, body = self.buffer.partition(b"\r\n\r\n")
-        if not found:
-            return
-        length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
-        if len(body) < length:
-            return
-        self.buffer = b""
+        length = _LENGTH.search(head)
+        if not found or length is None or len(body) < int(length[1]):
+            return False
         self.latencies.append((time.perf_counter() - self.sent_at) * 1000)
         self.statuses[int(head[9:12])] += 1
-        self.next()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        if not self.done.done():
-            self.done.set_result(None)
+        return True
 
 
-async def main(port: int, path: str, connections: int, requests: int, seed: int) -> None:
-    loop = asyncio.get_running_loop()
+_LENGTH = re.compile(rb"content-length: *([0-9]+)", re.IGNORECASE)
+
+
+def main(port: int, path: str, connections: int, requests: int, seed: int) -> None:
     made = [request(path, number, seed) for number in range(requests)]
-    callers, started = [], time.perf_counter()
-    waiting = []
-    for number in range(connections):
-        done = loop.create_future()
-        _, caller = await loop.create_connection(
-            lambda n=number, d=done: Caller(made[n::connections], d), "127.0.0.1", port
-        )
-        callers.append(caller)
-        waiting.append(done)
-    await asyncio.gather(*waiting)
+    callers = [Caller(port, made[number::connections]) for number in range(connections)]
+    by_file, ready = {caller.socket.fileno(): caller for caller in callers}, select.epoll()
+    started = time.perf_counter()
+    for file, caller in by_file.items():
+        caller.send()
+        ready.register(file, select.EPOLLIN)
+    left = len(callers)
+    while left and time.perf_counter() - started < PATIENCE_S:
+        for file, _ in ready.poll(1):
+            if by_file[file].is_answered() and not by_file[file].send():
+                ready.unregister(file)
+                left -= 1
     seconds = time.perf_counter() - started
     latencies = sorted(latency for caller in callers for latency in caller.latencies)
     statuses = sum((caller.statuses for caller in callers), Counter())
@@ -104,6 +104,4 @@ async def main(port: int, path: str, connections: int, requests: int, seed: int)
 
 if __name__ == "__main__":
     port, path, connections, requests = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-    uvloop.run(
-        main(port, path, connections, requests, int(sys.argv[5]) if len(sys.argv) > 5 else time.time_ns() % 10**9)
-    )
+    main(port, path, connections, requests, int(sys.argv[5]) if len(sys.argv) > 5 else time.time_ns() % 10**9)
