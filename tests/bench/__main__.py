@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import httpx
 import redis
 
 from app import embedded
@@ -24,6 +25,7 @@ ROUNDS = int(os.environ.get("ROUNDS", "5"))
 DELIVERIES = 8_000
 VISITS = 3_000
 WAITING = 100_000
+API_S = 0.15
 HERE = Path(__file__).parents[2]
 
 
@@ -159,10 +161,13 @@ class Bench:
     # -- the worker --
 
     @contextmanager
-    def api(self) -> Iterator[dict[str, str]]:
+    def api(self, answers_after_s: float = 0) -> Iterator[dict[str, str]]:
         port = embedded.free_port()
         with process(["-m", "app", "sandbox", "--port", str(port)], self.env):
             time.sleep(1.5)
+            if answers_after_s:
+                slow = {"slow_share": 1, "slow_s": answers_after_s}
+                httpx.put(f"http://127.0.0.1:{port}/_sandbox/switches", json=slow).raise_for_status()
             yield self.env | {"VISITS_API_URL": f"http://127.0.0.1:{port}/api/v1", "LOG_LEVEL": "WARNING"}
 
     def wait_applied(self) -> float:
@@ -179,26 +184,33 @@ class Bench:
         return self._queued
 
     def workers(self) -> None:
-        calls: list[float] = []
-        applied: dict[int, list[float]] = {1: [], 2: [], 4: []}
+        calls, alone = list[float](), list[float]()
+        together: dict[int, list[float]] = {1: [], 2: [], 4: []}
         for number in range(ROUNDS):
             with self.api() as env:
                 url = env["VISITS_API_URL"]
                 done = ran(["-m", "tests.bench.worker", "calls", url, str(VISITS), f"c{number}"], env)
                 calls.append(VISITS / done["seconds"])
-            for many in applied:
-                self.redis.flushdb()
-                self._queued = 0
-                with self.api() as env, ExitStack() as started:
-                    ran(["-m", "tests.bench.worker", "queue", self.url, str(VISITS), f"a{number}"], env)
-                    for _ in range(many):
-                        started.enter_context(process(["-m", "arq", "jobs.worker.WorkerSettings"], env))
-                    applied[many].append(VISITS / self.wait_applied())
+            alone.append(self.applied(1, f"a{number}"))
+            for many, rates in together.items():
+                rates.append(self.applied(many, f"t{many}-{number}", API_S))
         print(f"\nThe worker: first creates, 4 calls each; medians of {ROUNDS} rounds")
         print(f"  the same calls and nothing else {middle(calls):6.0f} visits/s")
-        for many, rates in applied.items():
+        print(f"  one worker                      {middle(alone):6.0f} visits/s   {paired(alone, calls):.2f} x")
+        print(f"  with an API that takes {API_S * 1000:.0f} ms for every answer, as one across the network may:")
+        for many, rates in together.items():
             name = f"{many} worker" + ("s" if many > 1 else "")
-            print(f"  {name:31} {middle(rates):6.0f} visits/s   {paired(rates, calls):.2f} x")
+            print(f"  {name:31} {middle(rates):6.0f} visits/s   {paired(rates, together[1]):.2f} x one worker")
+
+    def applied(self, workers: int, seed: str, answers_after_s: float = 0) -> float:
+        """Visits a second that so many workers apply."""
+        self.redis.flushdb()
+        self._queued = 0
+        with self.api(answers_after_s) as env, ExitStack() as started:
+            ran(["-m", "tests.bench.worker", "queue", self.url, str(VISITS), seed], env)
+            for _ in range(workers):
+                started.enter_context(process(["-m", "arq", "jobs.worker.WorkerSettings"], env))
+            return VISITS / self.wait_applied()
 
 
 def middle(values: list[float]) -> float:
