@@ -32,7 +32,9 @@ log = logging.getLogger("doorbell.intake")
 
 #: A body that is not here by then never will be.
 BODY_S = 10.0
-#: More deliveries than this at once in one process, and the next is asked to come back.
+#: More senders than this at once in one process, and who has been sending longest makes room.
+MOST_SENDING = 1_000
+#: More deliveries than this that wait for Redis in one process, and the next is asked to come back.
 MOST_AT_ONCE = 1_000
 RETRY_AFTER_S = 5
 #: Of a body that is too large, so much is thrown away, for so long, before the connection closes.
@@ -90,11 +92,11 @@ class Intake:
             return 200, b""
         if method != "POST":
             raise Refused(405, "method_not_allowed", "webhooks are POSTed here", allow="POST")
+        delivery = await self._read(scope, receive, entrance)
         if self._at_once >= MOST_AT_ONCE:
             raise Refused(_busy(entrance), "too_busy", "too many deliveries at once", **_LATER)
         self._at_once += 1
         try:
-            delivery = await self._read(scope, receive, entrance)
             return await self._take(entrance, delivery)
         finally:
             self._at_once -= 1
@@ -231,7 +233,8 @@ def _too_large(most: int) -> Refused:
 
 
 class Slow:
-    """Who is still sending. One look at all of them now and then costs less than a timer for each."""
+    """Who is still sending. One look at all of them now and then costs less than a timer for each; and whoever sends
+    nothing at all takes no place from those who do."""
 
     def __init__(self) -> None:
         self._since: dict[asyncio.Task[Any], float] = {}
@@ -241,6 +244,8 @@ class Slow:
         """Raises Refused, 408, in whoever is cut off meanwhile."""
         task = asyncio.current_task()
         assert task
+        if len(self._since) - len(self._cut) >= MOST_SENDING:
+            self._cut_off(next(longest for longest in self._since if longest not in self._cut))
         self._since[task] = time.monotonic()
         try:
             return await reading
@@ -248,7 +253,7 @@ class Slow:
             if task not in self._cut:
                 raise
             task.uncancel()
-            raise Refused(408, "too_slow", f"the body took longer than {BODY_S:.0f} s", connection="close") from None
+            raise Refused(408, "too_slow", "the body did not come in time", connection="close") from None
         finally:
             del self._since[task]
             self._cut.discard(task)
@@ -258,8 +263,11 @@ class Slow:
             await asyncio.sleep(BODY_S / 10)
             for task, since in list(self._since.items()):
                 if time.monotonic() - since > BODY_S and task not in self._cut:
-                    self._cut.add(task)
-                    task.cancel()
+                    self._cut_off(task)
+
+    def _cut_off(self, task: asyncio.Task[Any]) -> None:
+        self._cut.add(task)
+        task.cancel()
 
 
 def believe(entrance: Entrance, delivery: Delivery) -> Event:

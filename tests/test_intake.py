@@ -191,7 +191,7 @@ UVICORN = ["-m", "uvicorn", "app.main:app", "--http", "app.protocol:Bounded", "-
 IMPATIENT = """
 import sys, uvicorn
 from app import intake, refusals
-intake.BODY_S, intake.MOST_AT_ONCE, refusals.FLUSH_EVERY_S = 0.8, 4, 0.05
+intake.BODY_S, intake.MOST_SENDING, intake.MOST_AT_ONCE, refusals.FLUSH_EVERY_S = 0.8, 4, 2, 0.05
 uvicorn.run("app.main:app", port=int(sys.argv[2]), http="app.protocol:Bounded", access_log=False)
 """
 
@@ -949,23 +949,39 @@ async def test_senders_that_leave_in_the_middle_cost_nothing(impatient: Door, re
     assert 1 == await redis.command("ZCARD", "db:deliveries:standard")
 
 
-async def test_more_at_once_than_there_is_room_for_are_asked_to_come_back(impatient: Door, redis: Redis) -> None:
+async def test_who_sends_nothing_takes_no_place_from_who_does(impatient: Door, redis: Redis) -> None:
     raw = an_event("standard")
-    headers = sign_standard(raw)
-    slow: list[socket.socket] = []
+    head, _, body = request(
+        body=raw,
+        content_length=str(len(raw)),
+        **{name.replace("-", "_"): value for name, value in sign_standard(raw).items()},
+    ).partition(b"\r\n\r\n")
+    slow = [begun(impatient) for _ in range(8)]
 
-    def ring_when_full() -> httpx.Response | None:
-        slow.extend(begun(impatient) for _ in range(4))
-        return told if (told := impatient.post(raw, headers)).status_code == 503 else None
-
-    refused = wait_until(ring_when_full)
-    later = wait_until(lambda: told if (told := impatient.post(raw, headers)).status_code != 503 else None)
+    with closing(impatient.connect()) as connection:
+        connection.sendall(head + b"\r\n\r\n")
+        impatient.http.get("/healthz")
+        connection.sendall(body)
+        answer = answer_on(connection)
+    first = answer_on(slow[0])
     for connection in slow:
         connection.close()
 
-    assert is_told(refused, 503)
-    assert int(refused.headers["retry-after"]) > 0
-    assert later.status_code in (200, 202)  # 200 where one had got in before the room was full
+    assert 202 == answer.status
+    assert is_told(first, 408)
+
+
+async def test_more_than_may_wait_for_redis_at_once_are_asked_to_come_back(impatient: Door, redis: Redis) -> None:
+    events = [an_event("standard") for _ in range(6)]
+    await redis.command("CLIENT", "PAUSE", 800, "WRITE")
+
+    with ThreadPoolExecutor(6) as crowd:
+        told = list(crowd.map(lambda raw: impatient.post(raw, sign_standard(raw)), events))
+    refused = [answer for answer in told if answer.status_code != 202]
+
+    assert 2 == len(told) - len(refused)
+    assert all(is_told(answer, 503) for answer in refused)
+    assert all(int(answer.headers["retry-after"]) > 0 for answer in refused)
 
 
 async def test_a_deploy_ends_only_after_what_was_begun_is_written(redis_url: str, redis: Redis) -> None:
