@@ -9,17 +9,26 @@
 --   prev:*, next:*, kin  the ids before and after, where the tool renamed the visit; whether it has any
 --   job, q       its job in arq's queue, and how many it had: an id is never used twice, so that arq's tidying up
 --                after one run cannot take the next one with it
+--   lane         `replay` while an operator's replay is all that it is queued for
 --   lease        token of the worker that may write it; its end is the score in `db:running`
 --   since, due, tries, failed_since, reason, a, a:<k>   its troubles: attempts are kept, the last hundred
+--   probes       how often it went to see whether the gate may open
 --   api, tried   what the API last answered; whether a worker ever began on it
 local call = redis.call
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local JOB_TTL_MS = 30 * 86400 * 1000
+-- Jobs wait in lanes of their own, each with its own places in a worker: a tool whose records come slowly, or ten thousand
+-- replays, stand in nobody's way.
+local LANES = {visit = 'db:jobs', event = 'db:jobs:event', replay = 'db:jobs:replay'}
 
 local function set_of(work, state)
   if state == 'held' then return 'db:held:' .. string.match(work, '^%a+:([^/]*)/') end
   return 'db:' .. state
+end
+
+local function lane_of(work, lane)
+  return LANES[lane or string.match(work, '^%a+')]
 end
 
 local function leave(work, state)
@@ -36,7 +45,7 @@ end
 local function settle(work, keep_ms)
   local key = 'db:' .. work
   leave(work, call('HGET', key, 'state'))
-  call('HDEL', key, 'state', 'lease', 'job', 'since', 'due', 'tries', 'failed_since', 'reason')
+  call('HDEL', key, 'state', 'lease', 'job', 'lane', 'since', 'due', 'tries', 'failed_since', 'reason', 'probes')
   call('PEXPIRE', key, keep_ms)
   local delivery = string.match(work, '^event:(.*)$')
   if delivery then call('PEXPIRE', 'db:delivery:' .. delivery, keep_ms) end
@@ -101,22 +110,23 @@ local function keep(work)
 end
 
 -- A new job. Returns the fields that the caller writes into the hash; what had failed for good gets a fresh schedule.
-local function queue(work, state, q)
+-- after: its place behind others that are queued in the same ms.
+local function queue(work, state, q, lane, after)
   if state == 'parked' then call('HDEL', 'db:' .. work, 'tries', 'failed_since') end
   local job = work .. '#' .. q
   local kind, subject = string.match(work, '^(%a+):(.*)$')
   local payload = '{"t":null,"f":"' .. kind .. '","a":["' .. subject .. '"],"k":{},"et":' .. string.format('%.0f', now) .. '}'
   call('SET', 'arq:job:' .. job, payload, 'PX', JOB_TTL_MS)
-  call('ZADD', 'db:jobs', now, job)
+  call('ZADD', lane_of(work, lane), now + (after or 0), job)
   leave(work, state)
   call('ZADD', 'db:queued', now, work)
   return 'state', 'queued', 'job', job, 'q', q
 end
 
-local function enqueue(work)
+local function enqueue(work, after)
   local key = 'db:' .. work
-  local state, q = unpack(call('HMGET', key, 'state', 'q'))
-  call('HSET', key, queue(work, state, (q or 0) + 1))
+  local state, q, lane = unpack(call('HMGET', key, 'state', 'q', 'lane'))
+  call('HSET', key, queue(work, state, (q or 0) + 1, lane, after))
   call('HSETNX', key, 'since', now)
   keep(work)
 end
@@ -141,14 +151,21 @@ local function link(work, continues)
   call('HSET', 'db:' .. continues, 'kin', 1)
 end
 
+-- Something landed on what was queued for a replay only: this is live work now.
+local function make_live(work, job)
+  call('HDEL', 'db:' .. work, 'lane')
+  if job and call('ZREM', LANES.replay, job) == 1 then call('ZADD', lane_of(work), now, job) end
+end
+
 -- Changes stand in ARGV by threes: work, change, the work that it continues or ''.
 local function land(origin, from)
   for i = from, #ARGV, 3 do
     local work, key = ARGV[i], 'db:' .. ARGV[i]
-    local known = call('HMGET', key, 'n', 'q', 'state', 'failed_since', 'since', 'kin')
-    local n, q, state, failed_since, since, kin = unpack(known)
+    local known = call('HMGET', key, 'n', 'q', 'state', 'failed_since', 'since', 'kin', 'lane', 'job')
+    local n, q, state, failed_since, since, kin, lane, job = unpack(known)
     n = (n or 0) + 1
     local name, change = 'c:' .. origin .. '.' .. (i - from) / 3, n .. ' ' .. ARGV[i + 1]
+    if lane then make_live(work, job) end
     if is_looked_at(state, failed_since) then
       call('HSET', key, 'n', n, name, change)
     else
@@ -223,7 +240,23 @@ local function shown(members)
   return reply
 end
 
--- work, token, lease ms, gate or '' -> {'yours', [work, generation, hash]…} | {'busy'} | {'held'} | {'nothing'}
+-- When the visit is, as a number that sorts: what the newest of its changes says. Only an order in which to go on, so
+-- nothing is merged for it. What has no time goes first: it may be a cancel.
+local function starts(work)
+  local hash, newest, at = call('HGETALL', 'db:' .. work), -1, ''
+  for f = 1, #hash, 2 do
+    if string.sub(hash[f], 1, 2) == 'c:' then
+      local change = cjson.decode(string.match(hash[f + 1], '^%d+ (.*)$'))
+      local said = change.f.time_completed
+      if type(said) ~= 'string' then said = change.f.time_scheduled end
+      if type(said) == 'string' and change.o > newest then newest, at = change.o, said end
+    end
+  end
+  return tonumber((string.gsub(at, '%D', ''))) or 0
+end
+
+-- work, token, lease ms, gate or '', 1 where calls are paced -> {'yours', [work, generation, hash]…} | {'busy'} | {'held'} |
+-- {'nothing'}
 function steps.begin()
   local work, token, gate = ARGV[2], ARGV[3], ARGV[5]
   local members, to_do = family(work), false
@@ -232,10 +265,10 @@ function steps.begin()
     if member[4] == 'queued' or member[4] == 'running' then to_do = true end
   end
   if not to_do then return {'nothing'} end
-  if gate ~= '' and call('EXISTS', gate) == 1 and call('HGET', gate, 'probe') ~= work then
-    -- Who failed before goes to the end of the line: a visit that the API always refuses must not be every probe.
-    local since, tries = unpack(call('HMGET', 'db:' .. work, 'since', 'tries'))
-    move(work, 'held', not tries and tonumber(since or now) or now)
+  local is_let_out = call('HDEL', 'db:' .. work, 'let_out') == 1
+  if gate ~= '' and call('EXISTS', gate) == 1 and call('HGET', gate, 'probe') ~= work
+    or ARGV[6] == '1' and not is_let_out and call('EXISTS', set_of(work, 'held')) == 1 then
+    move(work, 'held', starts(work))
     return {'held'}
   end
   for _, member in ipairs(members) do
@@ -298,8 +331,9 @@ function steps.release()
     end
   end
   if outcome ~= 'settled' then
-    move(root, outcome, outcome == 'parked' and now or due)
+    move(root, outcome, outcome == 'parked' and now or outcome == 'held' and starts(root) or due)
     call('HDEL', key, 'lease', 'job', 'due')
+    if outcome == 'parked' then call('HDEL', key, 'lane', 'probes') end
     call('HSET', key, 'reason', ARGV[5])
     if outcome == 'waiting' then call('HSET', key, 'due', due) end
     if ARGV[12] == '' and outcome ~= 'held' then
@@ -345,8 +379,8 @@ function steps.orphans()
   local most, offset, woken = tonumber(ARGV[2]), tonumber(ARGV[4]), 0
   local page = call('ZRANGEBYSCORE', 'db:queued', '-inf', now - tonumber(ARGV[3]), 'LIMIT', offset, most)
   for _, work in ipairs(page) do
-    local job = call('HGET', 'db:' .. work, 'job')
-    if not job or not call('ZSCORE', 'db:jobs', job) or call('EXISTS', 'arq:job:' .. job) == 0 then
+    local job, lane = unpack(call('HMGET', 'db:' .. work, 'job', 'lane'))
+    if not job or not call('ZSCORE', lane_of(work, lane), job) or call('EXISTS', 'arq:job:' .. job) == 0 then
       enqueue(work)
       woken = woken + 1
     end
@@ -354,25 +388,47 @@ function steps.orphans()
   return {woken, #page < most and -1 or offset + #page - woken}
 end
 
--- account, most: when the gate's time has come, let one probe out; when it is open, what it held. -> how many
+-- Of the first in line the one that was sent least often: a visit that the API always refuses must not be every probe.
+local function next_probe(held)
+  local chosen, fewest
+  for _, work in ipairs(call('ZRANGE', held, 0, 49)) do
+    local probes = tonumber(call('HGET', 'db:' .. work, 'probes') or 0)
+    if not fewest or probes < fewest then chosen, fewest = work, probes end
+  end
+  if chosen then call('HINCRBY', 'db:' .. chosen, 'probes', 1) end
+  return {chosen}
+end
+
+-- How many visits may go on without making the line for a call longer than `long` ms; most take one or two calls.
+local function room_in_line(pace, calls_a_second, long)
+  local line = tonumber(call('GET', pace) or 0) - now
+  return math.ceil((long - math.max(line, 0)) * calls_a_second / 1000 / 2)
+end
+
+-- account, most, calls a second or '', ms: when the gate's time has come, let one probe out; when it is open, what it held,
+-- the visit that starts soonest first. -> how many
 function steps.gate()
-  local gate, most = 'db:gate:' .. ARGV[2], tonumber(ARGV[3])
+  local gate, held, most = 'db:gate:' .. ARGV[2], 'db:held:' .. ARGV[2], tonumber(ARGV[3])
   local shut = call('HGET', gate, 'until')
   if shut and tonumber(shut) > now then return 0 end
   if shut and call('HGET', gate, 'why') == 'rate_limited' then
     call('DEL', gate)
     shut = false
   end
-  local out = call('ZRANGE', 'db:held:' .. ARGV[2], 0, (shut and 1 or most) - 1)
-  for _, work in ipairs(out) do
-    enqueue(work)
+  if ARGV[4] ~= '' then most = math.min(most, room_in_line('db:pace:' .. ARGV[2], ARGV[4], ARGV[5])) end
+  if most < 1 then return 0 end
+  local out = shut and next_probe(held) or call('ZRANGE', held, 0, most - 1)
+  for i, work in ipairs(out) do
+    enqueue(work, i / 1000)
+    if ARGV[4] ~= '' then call('HSET', 'db:' .. work, 'let_out', 1) end
     -- A probe that dies is replaced when its lease would have ended.
     if shut then call('HSET', gate, 'probe', work, 'until', now + 30000) end
   end
   return #out
 end
 
--- work, fresh: put it back to work, whatever it was; fresh = 1 asks the API what stands there, instead of remembering.
+-- work, fresh, lane or '': put it back to work, whatever it was; fresh = 1 asks the API what stands there, instead of
+-- remembering.
 function steps.replay()
   local work, key = ARGV[2], 'db:' .. ARGV[2]
   local state = call('HGET', key, 'state')
@@ -384,7 +440,9 @@ function steps.replay()
     return 'running'
   end
   call('HDEL', key, 'tries', 'reason')
-  if state ~= 'queued' then enqueue(work) end
+  if state == 'queued' then return 'queued' end
+  if ARGV[4] ~= '' then call('HSET', key, 'lane', ARGV[4]) end
+  enqueue(work)
   return 'queued'
 end
 
@@ -456,21 +514,24 @@ function steps.unlock()
   return call('GET', ARGV[2]) == ARGV[3] and call('DEL', ARGV[2]) or 0
 end
 
--- most, lease ms: jobs for a worker, those due longest first. A claimed job's turn comes again when the lease ends: the
--- jobs of a dead worker come back, and running ones do not stand in the way of those behind them. -> [job, payload or '']…
+-- lease ms, [lane, most]…: jobs for a worker, those due longest first. A claimed job's turn comes again when the lease
+-- ends: the jobs of a dead worker come back, and running ones do not stand in the way of those behind them.
+-- -> [lane, job, payload or '']…
 function steps.claim()
   local claimed = {}
-  for _, job in ipairs(call('ZRANGEBYSCORE', 'db:jobs', '-inf', now, 'LIMIT', 0, ARGV[2])) do
-    call('ZADD', 'db:jobs', now + tonumber(ARGV[3]), job)
-    claimed[#claimed + 1] = job
-    claimed[#claimed + 1] = call('GET', 'arq:job:' .. job) or ''
+  for l = 3, #ARGV, 2 do
+    local lane = ARGV[l]
+    for _, job in ipairs(call('ZRANGEBYSCORE', LANES[lane], '-inf', now, 'LIMIT', 0, ARGV[l + 1])) do
+      call('ZADD', LANES[lane], now + tonumber(ARGV[2]), job)
+      for _, part in ipairs({lane, job, call('GET', 'arq:job:' .. job) or ''}) do claimed[#claimed + 1] = part end
+    end
   end
   return claimed
 end
 
--- job: it has run
+-- job, lane: it has run
 function steps.ran()
-  call('ZREM', 'db:jobs', ARGV[2])
+  call('ZREM', LANES[ARGV[3]], ARGV[2])
   return call('DEL', 'arq:job:' .. ARGV[2])
 end
 

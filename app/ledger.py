@@ -7,7 +7,7 @@ import base64
 import hashlib
 import random
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -21,6 +21,8 @@ from app.queue import event_work, visit_work
 from app.visits.merge import Said
 from app.visits.words import VisitChange, encode_change, external_id
 
+#: Where jobs wait: each lane has places of its own in a worker.
+Lane = Literal["visit", "event", "replay"]
 State = Literal["queued", "running", "waiting", "held", "parked", "discarded", "settled"]
 
 #: A tool's retry of the same event is known for so long.
@@ -29,6 +31,8 @@ REPEAT_S = 8 * 86_400
 LEASE_S = 35.0
 #: A new delivery whose job is lost gets another after so long.
 ORPHAN_S = 60.0
+#: As long as the line for a call is no longer than this, more may join it.
+SHORT_LINE_MS = 1_000
 
 
 class Gone(Exception):
@@ -157,11 +161,12 @@ class Outcome:
     """How a run ends. due_s: how long until the next try. tries: how many failed so far; None: what failed before is
     over and does not count (but while held, nothing is counted or forgotten).
 
-    api: what now stands in the API per piece of work: an answer, or None where there is no visit any more.
+    attempt: None where nothing was attempted. api: what now stands in the API per piece of work: an answer, or None where
+    there is no visit any more.
     """
 
     state: Literal["settled", "waiting", "held", "parked"]
-    attempt: Attempt
+    attempt: Attempt | None
     reason: str = ""
     due_s: float = 0
     tries: int | None = None
@@ -206,11 +211,12 @@ class Ledger:
 
     # -- for the worker --
 
-    async def begin(self, work: str, gate: str = "") -> Hold | str:
-        """The work and the lease on it, or why not: `busy`, `held`, `nothing`."""
+    async def begin(self, work: str, gate: str = "", is_paced: bool = False) -> Hold | str:
+        """The work and the lease on it, or why not: `busy`, `held`, `nothing`. is_paced: while others of this account wait
+        for their turn, so does this."""
         token, started = new_id(), time.monotonic()
         answer, *members = await self.redis.script(
-            "begin", work, token, int(LEASE_S * 1000), gate and f"db:gate:{gate}"
+            "begin", work, token, int(LEASE_S * 1000), gate and f"db:gate:{gate}", int(is_paced)
         )
         if answer != b"yours":
             return str(answer.decode())
@@ -226,7 +232,7 @@ class Ledger:
             outcome.state,
             int(outcome.due_s * 1000),
             outcome.reason,
-            orjson.dumps(outcome.attempt),
+            orjson.dumps(outcome.attempt) if outcome.attempt else "",
             self._keep_ms + _future_ms(hold, outcome),
             gate and f"db:gate:{gate}",
             verdict.why if verdict else "",
@@ -259,9 +265,10 @@ class Ledger:
         woken, after = await self.redis.script("orphans", most, int(ORPHAN_S * 1000), offset)
         return woken, after
 
-    async def open_gate(self, account: str, most: int = 200) -> int:
-        """Let out what waits behind an account's gate, or one probe, if its time has come; how many."""
-        return int(await self.redis.script("gate", account, most))
+    async def open_gate(self, account: str, most: int = 200, calls_a_second: float | None = None) -> int:
+        """Let out what waits behind an account's gate, or one probe, if its time has come; how many. calls_a_second: the
+        rate at which it may drain."""
+        return int(await self.redis.script("gate", account, most, calls_a_second or "", SHORT_LINE_MS))
 
     async def pace(self, account: str, calls_a_second: float, most_s: float) -> float:
         """Take a place in the line before a call; seconds to wait for it. Negative: longer than most_s, none taken."""
@@ -272,20 +279,22 @@ class Ledger:
         seconds, micros = await self.redis.command("TIME")
         return datetime.fromtimestamp(int(seconds), UTC).replace(microsecond=int(micros))
 
-    async def claim(self, most: int, lease_s: float) -> list[tuple[str, bytes]]:
-        """arq's jobs that this worker may run, those due longest first, with their payloads (empty: it expired)."""
-        flat = await self.redis.script("claim", most, int(lease_s * 1000))
-        return [(job.decode(), payload) for job, payload in zip(flat[::2], flat[1::2], strict=True)]
+    async def claim(self, room: Mapping[Lane, int], lease_s: float) -> list[tuple[Lane, str, bytes]]:
+        """arq's jobs that this worker has room for, those due longest first, with their payloads (empty: it expired)."""
+        lanes = [part for lane, most in room.items() if most for part in (lane, most)]
+        flat = await self.redis.script("claim", int(lease_s * 1000), *lanes) if lanes else []
+        return [(flat[i].decode(), flat[i + 1].decode(), flat[i + 2]) for i in range(0, len(flat), 3)]
 
-    async def ran(self, job: str) -> None:
+    async def ran(self, job: str, lane: Lane = "visit") -> None:
         """The job is done with, whatever came of it: what is still to be done stands in the ledger."""
-        await self.redis.script("ran", job)
+        await self.redis.script("ran", job, lane)
 
     # -- for operators --
 
-    async def replay(self, work: str, fresh: bool = False) -> str:
-        """Put it back to work: `queued` or `running`. fresh: ask the API what stands there first. Raises Gone."""
-        answer = await self.redis.script("replay", work, int(fresh))
+    async def replay(self, work: str, fresh: bool = False, lane: Literal["", "replay"] = "") -> str:
+        """Put it back to work: `queued` or `running`. fresh: ask the API what stands there first. lane: `replay` lets live
+        work go first. Raises Gone."""
+        answer = await self.redis.script("replay", work, int(fresh), lane)
         if answer == b"gone":
             raise Gone(work)
         return str(answer.decode())

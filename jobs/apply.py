@@ -29,7 +29,7 @@ class OutOfTime(Exception):
 
 
 class InLine(Exception):
-    """The allowed rate of calls leaves no room now. The argument: seconds to wait."""
+    """The allowed rate of calls leaves no room now."""
 
 
 class NotYet(Exception):
@@ -48,7 +48,8 @@ async def visit(ctx: dict[str, Any], subject: str) -> None:
 
 async def apply(context: Context, account: str, external_id: str) -> str:
     """Make the API show the visit, and give the work back; what came of it, in a word."""
-    hold = await context.ledger.begin(visit_work(account, external_id), gate=account)
+    is_paced = context.settings.visits_api_rate is not None
+    hold = await context.ledger.begin(visit_work(account, external_id), account, is_paced)
     if isinstance(hold, str):
         return hold
     run = Run(context, hold, account)
@@ -58,9 +59,9 @@ async def apply(context: Context, account: str, external_id: str) -> str:
         f"change {outcome.state}",
         extra={
             "external_id": hold.root.external_id,
-            "outcome": outcome.attempt.outcome,
+            "outcome": outcome.attempt.outcome if outcome.attempt else outcome.reason,
             "calls": len(run.api.calls),
-            "took_ms": outcome.attempt.took_ms,
+            "took_ms": run.clock.took_ms,
             **({"reason": outcome.reason} if outcome.reason else {}),
         },
     )
@@ -103,7 +104,7 @@ class Run:
         if rate:
             wait_s = await self.context.ledger.pace(self.account, rate, LONGEST_LINE_S)
             if wait_s < 0:
-                raise InLine(-wait_s)
+                raise InLine
             await asyncio.sleep(wait_s)
         if time.monotonic() > self.deadline:
             raise OutOfTime
@@ -122,8 +123,8 @@ class Run:
             return self._not_yet(str(missing))
         except (Busy, OutOfTime):
             return self._later("busy", 1 + chance())
-        except InLine as line:
-            return self._later("rate", line.args[0] + chance() * LONGEST_LINE_S)
+        except InLine:
+            return self._in_line()
         except TimeoutError:
             return self._after(Unanswered("run", said=f"not done within {JOB_S:.0f} s"))
         except RedisDown:
@@ -151,6 +152,11 @@ class Run:
         return Outcome(
             state="waiting", attempt=self._attempt(reason), reason=reason, due_s=due_s, tries=tries, api=self.stands
         )
+
+    def _in_line(self) -> Outcome:
+        """The line for a call is long: the ledger keeps the place, the visit that starts soonest first."""
+        attempt = self._attempt("rate") if self.api.calls else None
+        return Outcome(state="held", attempt=attempt, reason="rate", api=self.stands)
 
     def _not_yet(self, missing: str) -> Outcome:
         """Wait for a change that brings it, but not for ever."""

@@ -35,8 +35,12 @@ class Clock:
     at: int = field(default_factory=lambda: int(time.time() * 1000))
     started: float = field(default_factory=time.monotonic)
 
+    @property
+    def took_ms(self) -> int:
+        return round((time.monotonic() - self.started) * 1000)
+
     def attempt(self, outcome: str, calls: list[list[object]], said: str = "") -> Attempt:
-        return Attempt(self.at, round((time.monotonic() - self.started) * 1000), outcome, calls, said)
+        return Attempt(self.at, self.took_ms, outcome, calls, said)
 
 
 def since_s(ms: int | None) -> float:

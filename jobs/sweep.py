@@ -49,7 +49,7 @@ async def _open_gates(context: Context) -> None:
     for account in await context.ledger.gates() | context.settings.tokens.keys():
         if account not in context.settings.tokens:
             await context.ledger.forget_gate(account)
-        await context.ledger.open_gate(account)
+        await context.ledger.open_gate(account, calls_a_second=context.settings.visits_api_rate)
 
 
 async def _adopt(context: Context) -> None:

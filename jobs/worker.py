@@ -6,6 +6,7 @@ arq's defaults that would lose or delay work are set here; the reasons stand bes
 import asyncio
 import logging
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -24,7 +25,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app import logs
 from app.connection import Address, Redis, RedisDown
-from app.ledger import Ledger
+from app.ledger import Lane, Ledger
 from app.queue import EVENT, QUEUE, VISIT, deserialize, serialize
 from app.settings import Settings, SettingsError, read
 from app.visits.client import ANSWER_S, http_client
@@ -34,7 +35,8 @@ from jobs.sweep import keep_sweeping
 
 log = logging.getLogger("doorbell.worker")
 
-AT_ONCE = 50
+#: Places in a worker, by lane.
+AT_ONCE: dict[Lane, int] = {"visit": 50, "event": 25, "replay": 10}
 #: arq's own limit. A job has its own, shorter one (JOB_S), so that this never fires; ten seconds after it, a job that a
 #: dead worker left is claimed by another.
 JOB_LIMIT_S = JOB_S + ANSWER_S + 2
@@ -55,25 +57,30 @@ class ClaimingWorker(arq.worker.Worker):
             more = await self._claim()
             if more:
                 await asyncio.wait(self.tasks.values(), timeout=self.poll_delay_s, return_when=asyncio.FIRST_COMPLETED)
-            self._reap()
-        self._reap()
+            await self._look_around()
+        await self._look_around()
+
+    async def _look_around(self) -> None:
+        for name, task in list(self.tasks.items()):
+            if task.done():
+                del self.tasks[name]
         with _surviving():
             await self.heart_beat()
 
     async def _claim(self) -> bool:
-        """Start what there is room for; True if there may be more."""
-        room = self.max_jobs - len(self.tasks)
-        if not room:
-            return True
+        """Start what there is room for; True if there may be more than there was room for."""
         context: Context = self.ctx["context"]
+        taken = Counter(name.partition(" ")[0] for name in self.tasks)
+        room = {lane: places - taken[lane] for lane, places in AT_ONCE.items()}
         with _surviving():
             claimed = await context.ledger.claim(room, self.in_progress_timeout_s)
-            for job, payload in claimed:
-                self.tasks[job] = self.loop.create_task(self._run(context, job, payload))
-            return len(claimed) == room
+            for lane, job, payload in claimed:
+                self.tasks[f"{lane} {job}"] = self.loop.create_task(self._run(context, lane, job, payload))
+            full = Counter(lane for lane, _, _ in claimed)
+            return any(full[lane] == places for lane, places in room.items())
         return False
 
-    async def _run(self, context: Context, job: str, payload: bytes) -> None:
+    async def _run(self, context: Context, lane: Lane, job: str, payload: bytes) -> None:
         """An expired payload loses nothing: the work still stands in the ledger, and gets another job."""
         with _surviving():
             if payload:
@@ -81,18 +88,13 @@ class ClaimingWorker(arq.worker.Worker):
                 coroutine = self.functions[function].coroutine
                 await asyncio.wait_for(coroutine(self.ctx, *arguments), self.job_timeout_s)
             self.jobs_complete += 1
-            await context.ledger.ran(job)
+            await context.ledger.ran(job, lane)
 
     async def close(self) -> None:
         """A job that was cancelled at last must not spoil the way out."""
         await asyncio.gather(*self.tasks.values(), return_exceptions=True)
         self.tasks.clear()
         await super().close()
-
-    def _reap(self) -> None:
-        for job, task in list(self.tasks.items()):
-            if task.done():
-                del self.tasks[job]
 
 
 @contextmanager
@@ -137,7 +139,7 @@ def worker_settings(settings: Settings) -> dict[str, Any]:
         "ctx": {"settings": settings},
         "on_startup": start,
         "on_shutdown": stop,
-        "max_jobs": AT_ONCE,
+        "max_jobs": sum(AT_ONCE.values()),
         "poll_delay": 0.05,
         "job_timeout": JOB_LIMIT_S,
         # On SIGTERM: pick nothing up, and let what runs come to its end; platforms kill after 30 s.

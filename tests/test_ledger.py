@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from app.connection import Address, Redis
 from app.delivery import Delivery
-from app.ledger import Attempt, Gone, Hold, Ledger, Lost, Meta, Outcome, Verdict, Written
+from app.ledger import Attempt, Gone, Hold, Lane, Ledger, Lost, Meta, Outcome, Verdict, Written
 from app.visits.words import Contact, VisitChange
 
 T = TypeVar("T")
@@ -84,9 +84,13 @@ async def state_of(ledger: Ledger, name: str) -> str:
     return (await ledger.member(name)).state
 
 
-async def jobs(redis: Redis) -> list[str]:
+LANES: dict[Lane, str] = {"visit": "db:jobs", "event": "db:jobs:event", "replay": "db:jobs:replay"}
+
+
+async def jobs(redis: Redis, *lanes: Lane) -> list[str]:
     """What the jobs in arq's queue are about, in order."""
-    names = [job.decode() for job in await redis.command("ZRANGE", "db:jobs", 0, -1)]
+    queued = [await redis.command("ZRANGE", LANES[lane], 0, -1) for lane in lanes or LANES]
+    names = [job.decode() for each in queued for job in each]
     return [name.rpartition("#")[0] for name in names if await redis.command("EXISTS", f"arq:job:{name}")]
 
 
@@ -573,19 +577,66 @@ async def test_a_success_does_not_open_what_the_api_shut_for_a_time(ledger: Ledg
     assert isinstance(await ledger.begin(work("A"), gate="main"), Hold)
 
 
-async def test_held_work_is_let_out_oldest_first(ledger: Ledger, redis: Redis) -> None:
+def on_day(day: int) -> datetime:
+    return datetime(2026, 10, day, 9, tzinfo=UTC)
+
+
+async def test_of_what_was_held_the_visit_that_starts_soonest_goes_first(ledger: Ledger, redis: Redis) -> None:
     await held(ledger, "A", Verdict(why="unauthorized", wait_s=30))
-    for visit in "DCB":
-        await accept(ledger, change(visit))
-        await asyncio.sleep(0.002)
+    await accept(ledger, change("A", order=2, time_scheduled=on_day(3)))
+    for visit, day in (("B", 9), ("C", 2), ("D", 5)):
+        await accept(ledger, change(visit, time_scheduled=on_day(day)))
+    await accept(ledger, change("B", order=2, time_scheduled=on_day(1)))  # moved to the front
+    await accept(ledger, change("D", order=2, time_completed=on_day(4)))
     for visit in "BCD":
         assert "held" == await ledger.begin(work(visit), gate="main")
     await redis.command("DEL", "db:gate:main")
 
-    await ledger.open_gate("main", most=2)
+    out = [await ledger.open_gate("main", most=3), await ledger.open_gate("main", most=3)]
 
-    assert 2 == len(await ledger.works("queued"))
-    assert [work("C"), work("B")] == await ledger.works("held:main")  # type: ignore[arg-type]
+    assert [3, 1] == out
+    # A was held before it was known when it is: it may be a cancel, and goes before all others.
+    assert [work("A"), work("B"), work("C"), work("D")] == (await jobs(redis))[-4:]
+
+
+async def test_a_visit_that_always_fails_is_not_every_probe(ledger: Ledger, redis: Redis) -> None:
+    await held(ledger, "A", Verdict(why="unauthorized", wait_s=30))
+    for visit, day in (("B", 2), ("C", 3)):
+        await accept(ledger, change(visit, time_scheduled=on_day(day)))
+        assert "held" == await ledger.begin(work(visit), gate="main")
+
+    probes = []
+    for _ in range(4):
+        await let_time_pass(redis)
+        assert 1 == await ledger.open_gate("main")
+        [probe] = await ledger.works("queued")
+        probes.append(probe)
+        hold = await ledger.begin(probe, gate="main")
+        assert isinstance(hold, Hold)
+        refused = Outcome(state="held", attempt=attempt(), verdict=Verdict(why="unauthorized", wait_s=30))
+        await ledger.release(hold, refused, gate="main")
+
+    assert [work("A"), work("B"), work("C"), work("A")] == probes
+
+
+async def test_where_calls_are_paced_whoever_comes_later_waits_for_its_turn(ledger: Ledger, redis: Redis) -> None:
+    for visit, day in (("A", 8), ("B", 6), ("C", 7)):
+        await accept(ledger, change(visit, time_scheduled=on_day(day)))
+    first = await ledger.begin(work("A"), "main", is_paced=True)
+    assert isinstance(first, Hold)
+    await ledger.release(first, Outcome(state="held", attempt=None, reason="rate"), gate="main")
+
+    later = [await ledger.begin(work(visit), "main", is_paced=True) for visit in "CB"]
+    elsewhere = await ledger.begin(work("C"), "main")
+    await redis.command("SET", "db:pace:main", "99999999999999")
+    while_the_line_is_long = await ledger.open_gate("main", calls_a_second=4)
+    await redis.command("DEL", "db:pace:main")
+    let_out = await ledger.open_gate("main", calls_a_second=4)
+
+    assert (["held", "held"], "nothing", 0, 2) == (later, elsewhere, while_the_line_is_long, let_out)
+    assert [work("B"), work("C")] == await ledger.works("queued")
+    assert isinstance(await ledger.begin(work("B"), "main", is_paced=True), Hold)
+    assert [] == (await ledger.member(work("A"))).attempts
 
 
 # -- sweep, orphans, claim, pace --
@@ -624,8 +675,8 @@ async def test_a_sweep_takes_no_more_than_it_was_told(ledger: Ledger, redis: Red
     assert [20, 10, 0] == [await ledger.sweep(most=20) for _ in range(3)]
 
 
-def about(claimed: list[tuple[str, bytes]]) -> list[str]:
-    return [job.rpartition("#")[0] for job, _ in claimed]
+def about(claimed: list[tuple[Lane, str, bytes]]) -> list[str]:
+    return [job.rpartition("#")[0] for _, job, _ in claimed]
 
 
 async def test_a_claimed_job_is_not_claimed_again_before_its_lease_ends(ledger: Ledger) -> None:
@@ -633,14 +684,81 @@ async def test_a_claimed_job_is_not_claimed_again_before_its_lease_ends(ledger: 
         await accept(ledger, change(visit))
         await asyncio.sleep(0.002)
 
-    first = await ledger.claim(2, lease_s=30)
-    second = await ledger.claim(2, lease_s=0.05)
-    third = await ledger.claim(2, lease_s=30)
+    first = await ledger.claim({"visit": 2}, lease_s=30)
+    second = await ledger.claim({"visit": 2}, lease_s=0.05)
+    third = await ledger.claim({"visit": 2}, lease_s=30)
     await asyncio.sleep(0.06)
-    after = await ledger.claim(5, lease_s=30)
+    after = await ledger.claim({"visit": 5}, lease_s=30)
 
     assert [work("A"), work("B")] == about(first)
     assert ([work("C")], [], [work("C")]) == (about(second), about(third), about(after))
+
+
+async def test_each_lane_has_its_own_places(ledger: Ledger, redis: Redis) -> None:
+    for visit in "AB":
+        await work_off_anew(ledger, visit)
+        await ledger.replay(work(visit), lane="replay")
+    event = await accept(ledger, event="queued")
+    await accept(ledger, change("C"))
+
+    some = await ledger.claim({"visit": 5, "event": 0, "replay": 1}, lease_s=30)
+    rest = await ledger.claim({"visit": 5, "event": 5, "replay": 5}, lease_s=30)
+
+    assert [("visit", work("C")), ("replay", work("A"))] == lanes(some)
+    assert [("event", f"event:{event.delivery}"), ("replay", work("B"))] == lanes(rest)
+
+
+def lanes(claimed: list[tuple[Lane, str, bytes]]) -> list[tuple[Lane, str]]:
+    return [(lane, job.rpartition("#")[0]) for lane, job, _ in claimed]
+
+
+async def work_off_anew(ledger: Ledger, visit: str) -> None:
+    """Settled, and its job is gone."""
+    await accept(ledger, change(visit))
+    [(lane, job, _)] = await ledger.claim({"visit": 1}, lease_s=30)
+    await work_off(ledger, visit)
+    await ledger.ran(job, lane)
+
+
+async def test_what_rings_does_not_wait_behind_replays(ledger: Ledger, redis: Redis) -> None:
+    for visit in "AB":
+        await work_off_anew(ledger, visit)
+        await ledger.replay(work(visit), lane="replay")
+
+    await accept(ledger, change("A", order=2))
+
+    assert ([work("A")], [work("B")]) == (await jobs(redis, "visit"), await jobs(redis, "replay"))
+    assert 2 == len(await redis.command("KEYS", "arq:job:*"))
+
+
+async def test_a_replay_that_has_to_wait_stays_in_its_lane_until_it_is_done(ledger: Ledger, redis: Redis) -> None:
+    await work_off_anew(ledger, "A")
+    await ledger.replay(work("A"), lane="replay")
+    [(lane, job, _)] = await ledger.claim({"replay": 1}, lease_s=30)
+    await ledger.release(await begin(ledger, "A"), waiting())
+    await ledger.ran(job, lane)
+    await backdate(redis, "waiting")
+
+    await ledger.sweep()
+    again = lanes(await ledger.claim({"visit": 1, "replay": 1}, lease_s=30))
+    await work_off(ledger, "A")
+    await accept(ledger, change("A", order=2))
+
+    assert [("replay", work("A"))] == again
+    assert [work("A")] == await jobs(redis, "visit")
+
+
+async def test_a_replay_whose_job_is_lost_gets_another_in_its_lane(ledger: Ledger, redis: Redis) -> None:
+    await work_off_anew(ledger, "A")
+    await ledger.replay(work("A"), lane="replay")
+    await backdate(redis, "queued")
+    there = await ledger.adopt()
+    await redis.command("DEL", "db:jobs:replay")
+
+    lost = await ledger.adopt()
+
+    assert ((0, -1), (1, -1)) == (there, lost)
+    assert ([], [work("A")]) == (await jobs(redis, "visit"), await jobs(redis, "replay"))
 
 
 async def test_a_claimed_job_comes_with_what_arq_needs_to_run_it(ledger: Ledger, redis: Redis) -> None:
@@ -648,7 +766,7 @@ async def test_a_claimed_job_comes_with_what_arq_needs_to_run_it(ledger: Ledger,
     await accept(ledger, change("B"))
     await redis.command("DEL", *(await redis.command("KEYS", "arq:job:*standard-B*")))
 
-    claimed = {job.rpartition("#")[0]: payload for job, payload in await ledger.claim(5, lease_s=30)}
+    claimed = {job.rpartition("#")[0]: payload for _, job, payload in await ledger.claim({"visit": 5}, lease_s=30)}
 
     assert b"" == claimed[work("B")]
     function, arguments, *_ = deserialize_job_raw(claimed[work("A")], deserializer=json.loads)
@@ -657,7 +775,7 @@ async def test_a_claimed_job_comes_with_what_arq_needs_to_run_it(ledger: Ledger,
 
 async def test_a_job_that_has_run_is_gone_and_the_next_one_is_not(ledger: Ledger, redis: Redis) -> None:
     await accept(ledger, change("A"))
-    [(job, _)] = await ledger.claim(5, lease_s=0)
+    [(_, job, _)] = await ledger.claim({"visit": 5}, lease_s=0)
     hold = await begin(ledger, "A")
     await accept(ledger, change("A"))
     await ledger.release(hold, settled())
@@ -665,7 +783,7 @@ async def test_a_job_that_has_run_is_gone_and_the_next_one_is_not(ledger: Ledger
     await ledger.ran(job)
 
     assert [work("A")] == await jobs(redis)
-    assert [work("A")] == about(await ledger.claim(5, lease_s=30))
+    assert [work("A")] == about(await ledger.claim({"visit": 5}, lease_s=30))
     assert 1 == len(await redis.command("KEYS", "arq:*"))
 
 
@@ -673,7 +791,7 @@ async def test_of_many_workers_no_two_claim_the_same_job(ledger: Ledger) -> None
     for n in range(100):
         await accept(ledger, change(f"v{n}"))
 
-    claimed = await asyncio.gather(*(ledger.claim(7, lease_s=30) for _ in range(20)))
+    claimed = await asyncio.gather(*(ledger.claim({"visit": 7}, lease_s=30) for _ in range(20)))
 
     names = [job for each in claimed for job in about(each)]
     assert (100, 100) == (len(names), len(set(names)))
@@ -1101,7 +1219,7 @@ class Walk(RuleBasedStateMachine):
         self.run(self.redis.command("FLUSHDB"))
         self.accepted: set[tuple[str, str]] = set()
         self.deliveries: list[tuple[str, str]] = []
-        self.running: dict[str, Hold] = {}
+        self.running: dict[tuple[Lane, str], Hold] = {}
         self.families = {work(visit): {work(visit)} for visit in self.VISITS}
 
     def run(self, step: Coroutine[Any, Any, T]) -> T:
@@ -1142,12 +1260,12 @@ class Walk(RuleBasedStateMachine):
 
     @rule(gate=st.sampled_from(["", "main"]))
     def a_worker_takes_a_job(self, gate: str) -> None:
-        for job, _ in self.run(self.ledger.claim(1, lease_s=30)):
+        for lane, job, _ in self.run(self.ledger.claim({"visit": 1, "replay": 1}, lease_s=30)):
             hold = self.run(self.ledger.begin(job.rpartition("#")[0], gate))
             if isinstance(hold, str):
-                self.run(self.ledger.ran(job))
+                self.run(self.ledger.ran(job, lane))
             else:
-                self.running[job] = hold
+                self.running[lane, job] = hold
 
     @rule(
         data=st.data(),
@@ -1157,7 +1275,7 @@ class Walk(RuleBasedStateMachine):
     def a_worker_is_done(self, data: st.DataObject, state: str, why: str | None) -> None:
         if not self.running:
             return
-        job = data.draw(st.sampled_from(sorted(self.running)))
+        lane, job = data.draw(st.sampled_from(sorted(self.running)))
         outcome = Outcome(
             state=state.partition(" ")[0],  # type: ignore[arg-type]
             attempt=attempt(state),
@@ -1166,19 +1284,19 @@ class Walk(RuleBasedStateMachine):
             verdict=Verdict(why=why, wait_s=30, enough=2 if why == "down" else 1) if why else None,
         )
         with suppress(Lost):
-            self.run(self.ledger.release(self.running.pop(job), outcome, gate="main"))
-        self.run(self.ledger.ran(job))
+            self.run(self.ledger.release(self.running.pop((lane, job)), outcome, gate="main"))
+        self.run(self.ledger.ran(job, lane))
 
     @rule(data=st.data(), is_back_later=st.booleans())
     def a_worker_dies(self, data: st.DataObject, is_back_later: bool) -> None:
         """Its lease ends, and its job's turn comes again."""
         if not self.running:
             return
-        job = data.draw(st.sampled_from(sorted(self.running)))
-        self.run(self.let_the_lease_end(self.running[job]))
+        lane, job = data.draw(st.sampled_from(sorted(self.running)))
+        self.run(self.let_the_lease_end(self.running[lane, job]))
         if not is_back_later:
-            del self.running[job]
-            self.run(self.redis.command("ZADD", "db:jobs", "XX", 1, job))
+            del self.running[lane, job]
+            self.run(self.redis.command("ZADD", LANES[lane], "XX", 1, job))
 
     async def let_the_lease_end(self, hold: Hold) -> None:
         for member in hold.members:
@@ -1201,19 +1319,20 @@ class Walk(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def redis_loses_a_job_and_a_minute_passes(self, data: st.DataObject) -> None:
-        queue = self.run(self.redis.command("ZRANGE", "db:jobs", 0, -1))
+        lane = data.draw(st.sampled_from(sorted(LANES)))
+        queue = self.run(self.redis.command("ZRANGE", LANES[lane], 0, -1))
         if queue:
-            self.run(self.ledger.ran(data.draw(st.sampled_from(queue)).decode()))
+            self.run(self.ledger.ran(data.draw(st.sampled_from(queue)).decode(), lane))
             self.run(self.adopt())
 
     async def adopt(self) -> None:
         await backdate(self.redis, "queued")
         await self.ledger.adopt()
 
-    @rule(visit=visits, fresh=st.booleans())
-    def an_operator_replays(self, visit: str, fresh: bool) -> None:
+    @rule(visit=visits, fresh=st.booleans(), lane=st.sampled_from(["", "replay"]))
+    def an_operator_replays(self, visit: str, fresh: bool, lane: Any) -> None:
         try:
-            assert self.run(self.ledger.replay(work(visit), fresh)) in ("queued", "running")
+            assert self.run(self.ledger.replay(work(visit), fresh, lane)) in ("queued", "running")
         except Gone:
             assert not any(name == work(visit) for name, _ in self.accepted)
 
@@ -1262,11 +1381,12 @@ class Walk(RuleBasedStateMachine):
             await self.adopt()
             for name in await self.ledger.works("parked"):
                 await self.ledger.replay(name)
-            for job in await self.redis.command("ZRANGE", "db:jobs", 0, -1):
-                hold = await self.ledger.begin(job.decode().rpartition("#")[0])
+            everything = dict.fromkeys(LANES, 1000)
+            for lane, job, _ in await self.ledger.claim(everything, lease_s=0):
+                hold = await self.ledger.begin(job.rpartition("#")[0])
                 if isinstance(hold, Hold):
                     await self.ledger.release(hold, settled())
-                await self.ledger.ran(job.decode())
+                await self.ledger.ran(job, lane)
             if not await self.redis.command("ZCARD", "db:queued"):
                 break
         (await self.look()).all_is_done(self.accepted)

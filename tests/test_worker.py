@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -83,7 +84,15 @@ class Books:
         """Nothing is queued, running or waiting, and arq has no job."""
 
         async def step(ledger: Ledger) -> bool:
-            keys = ("db:queued", "db:running", "db:waiting", "db:held:main", "db:jobs")
+            keys = (
+                "db:queued",
+                "db:running",
+                "db:waiting",
+                "db:held:main",
+                "db:jobs",
+                "db:jobs:event",
+                "db:jobs:replay",
+            )
             return not any([await ledger.redis.command("ZCARD", key) for key in keys])
 
         return self.do(step)  # type: ignore[no-any-return]
@@ -399,6 +408,51 @@ def test_jobs_that_hang_at_the_head_of_the_queue_delay_nobody(house: Rig) -> Non
 
     assert ["standard-quick"] == [visit["external_id"] for visit in house.visits()]
     assert 30 == len(books.works("running"))
+
+
+def test_after_an_outage_the_backlog_drains_at_the_allowed_rate_soonest_first(sandbox: Server) -> None:
+    with ExitStack() as stack:
+        url = stack.enter_context(valkey())
+        rig, books = a_rig(url, sandbox, stack), Books(url)
+        days = random.Random(1).sample(range(1, 29), 28)
+        known = Contact(id="cont_KYdl3lftgZXGRbxqoj")
+        rig.misbehave(down=True)
+        rig.worker(VISITS_API_RATE="20")
+        books.land(
+            *(booked(f"{day:02}", contact=known, time_scheduled=datetime(2026, 3, day, 9, tzinfo=UTC)) for day in days)
+        )
+        wait_until(lambda: len(books.works("held:main")) + len(books.works("waiting")) == 28)
+        storm = len(rig.calls())
+
+        rig.behave()
+        wait_until(books.is_done, 30)
+
+        made = [call for call in rig.journal() if call["route"] == "POST /visits"]
+        order = [int(call["external_id"][-2:]) for call in made]
+        drained = rig.journal()[storm:]
+        assert sorted(days) == sorted(order)
+        # Ten are let into the line at once, those that had waited for their own next try beside them.
+        assert max(abs(place - day) for place, day in enumerate(order, 1)) <= 13, order
+        first, last = (datetime.fromisoformat(drained[place]["at"]) for place in (0, -1))
+        assert len(drained) <= 20 * (last - first).total_seconds() + 2
+
+
+def test_many_replays_do_not_delay_what_rings(house: Rig) -> None:
+    house.misbehave(slow_share=1, slow_s=0.05)
+    books = Books(house.redis_url)
+    books.land(*(booked(f"{number:03}", contact=Contact(id="cont_KYdl3lftgZXGRbxqoj")) for number in range(200)))
+    wait_until(books.is_done, 30)
+
+    async def replay_all(ledger: Ledger) -> None:
+        for number in range(200):
+            await ledger.replay(f"visit:main/standard-{number:03}", fresh=True, lane="replay")
+
+    books.do(replay_all)
+    books.land(booked("live", contact=Contact(id="cont_KYdl3lftgZXGRbxqoj")))
+    wait_until(lambda: books.member("live").state == "settled")
+
+    assert len(books.works("queued")) > 100
+    wait_until(books.is_done, 30)
 
 
 # The end of what began above ----------------------------------------------------------------------------------------
