@@ -12,7 +12,7 @@
 --   lane         `replay` while an operator's replay is all that it is queued for
 --   lease        token of the worker that may write it; its end is the score in `db:running`
 --   since, due, tries, failed_since, reason, a, a:<k>   its troubles: attempts are kept, the last hundred
---   probes       how often it went to see whether the gate may open
+--   probes       how often it went to see whether the gate may open; refused: how often its token was, when it was no probe
 --   api, tried   what the API last answered; whether a worker ever began on it
 local call = redis.call
 local time = call('TIME')
@@ -45,7 +45,7 @@ end
 local function settle(work, keep_ms)
   local key = 'db:' .. work
   leave(work, call('HGET', key, 'state'))
-  call('HDEL', key, 'state', 'lease', 'job', 'lane', 'since', 'due', 'tries', 'failed_since', 'reason', 'probes')
+  call('HDEL', key, 'state', 'lease', 'job', 'lane', 'since', 'due', 'tries', 'failed_since', 'reason', 'probes', 'refused')
   call('PEXPIRE', key, keep_ms)
   local delivery = string.match(work, '^event:(.*)$')
   if delivery then call('PEXPIRE', 'db:delivery:' .. delivery, keep_ms) end
@@ -302,6 +302,12 @@ local function judge(gate, why, wait_ms, enough, work)
   call('HDEL', gate, 'probe')
 end
 
+-- A visit that is refused each time the others' way was free again is its own trouble: an operator's turn, before it shuts
+-- the gate for everybody once more.
+local function is_refused_alone(gate, work)
+  return call('HGET', gate, 'probe') ~= work and call('HINCRBY', 'db:' .. work, 'refused', 1) >= 10
+end
+
 -- token, outcome, due in ms, reason, attempt or '', keep ms, gate or '', why or '', wait ms, enough, tries or '', then by threes for
 -- every member, the root first: work, the n that was seen, api ('' keeps what stands, '-': there is none).
 -- outcome: settled | waiting | held | parked. -> 'ok', or 'lost' where the lease went to somebody else
@@ -311,7 +317,9 @@ function steps.release()
   for i = 13, #ARGV, 3 do
     if call('HGET', 'db:' .. ARGV[i], 'lease') ~= token then return 'lost' end
   end
-  if ARGV[9] ~= '' then
+  if ARGV[9] == 'unauthorized' and is_refused_alone(ARGV[8], root) then
+    outcome = 'parked'
+  elseif ARGV[9] ~= '' then
     judge(ARGV[8], ARGV[9], tonumber(ARGV[10]), tonumber(ARGV[11]), root)
   elseif ARGV[8] ~= '' and call('HGET', ARGV[8], 'probe') == root then
     -- A probe that had no reason to call says nothing; another one goes.
@@ -333,7 +341,7 @@ function steps.release()
   if outcome ~= 'settled' then
     move(root, outcome, outcome == 'parked' and now or outcome == 'held' and starts(root) or due)
     call('HDEL', key, 'lease', 'job', 'due')
-    if outcome == 'parked' then call('HDEL', key, 'lane', 'probes') end
+    if outcome == 'parked' then call('HDEL', key, 'lane', 'probes', 'refused') end
     call('HSET', key, 'reason', ARGV[5])
     if outcome == 'waiting' then call('HSET', key, 'due', due) end
     if ARGV[12] == '' and outcome ~= 'held' then

@@ -592,7 +592,9 @@ async def test_of_what_was_held_the_visit_that_starts_soonest_goes_first(ledger:
         assert "held" == await ledger.begin(work(visit), gate="main")
     await redis.command("DEL", "db:gate:main")
 
-    out = [await ledger.open_gate("main", most=3), await ledger.open_gate("main", most=3)]
+    out = [await ledger.open_gate("main", most=3)]
+    await asyncio.sleep(0.002)
+    out.append(await ledger.open_gate("main", most=3))
 
     assert [3, 1] == out
     # A was held before it was known when it is: it may be a cancel, and goes before all others.
@@ -617,6 +619,25 @@ async def test_a_visit_that_always_fails_is_not_every_probe(ledger: Ledger, redi
         await ledger.release(hold, refused, gate="main")
 
     assert [work("A"), work("B"), work("C"), work("A")] == probes
+
+
+async def test_a_visit_that_is_refused_alone_is_parked_before_it_stops_everybody_for_ever(ledger: Ledger) -> None:
+    refused = Outcome(state="held", attempt=attempt(), reason="403", verdict=Verdict(why="unauthorized", wait_s=30))
+    ok = settled(verdict=Verdict(why="ok"))
+    await accept(ledger, change("A"))
+
+    for times in range(10):
+        assert "queued" == await state_of(ledger, work("A")), times
+        await ledger.release(await begin(ledger, "A", gate="main"), refused, gate="main")
+        if times < 9:
+            await accept(ledger, change("B", order=times))
+            await let_time_pass(ledger.redis)
+            await ledger.redis.command("HSET", "db:gate:main", "probe", work("B"))  # another one is sent to see
+            await ledger.release(await begin(ledger, "B", gate="main"), ok, gate="main")
+            await ledger.open_gate("main")
+
+    assert ("parked", "403") == ((await ledger.member(work("A"))).state, (await ledger.member(work("A"))).reason)
+    assert not await ledger.redis.command("EXISTS", "db:gate:main")
 
 
 async def test_where_calls_are_paced_whoever_comes_later_waits_for_its_turn(ledger: Ledger, redis: Redis) -> None:
