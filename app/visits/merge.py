@@ -34,7 +34,9 @@ class Said:
     def read(cls, origin: str, stored: bytes, generation: int = 0) -> "Said":
         """generation: 0 for the visit's first id, 1 for the id it was rescheduled to, and so on."""
         read = orjson.loads(stored)
-        return cls(origin, read["a"], read["o"], read["f"], read.get("c", {}), generation, read.get("t", 0), "s" in read)
+        return cls(
+            origin, read["a"], read["o"], read["f"], read.get("c", {}), generation, read.get("t", 0), "s" in read
+        )
 
     def stamp(self, value: Any) -> Stamp:
         return (self.generation, self.order, self.as_of, RANK[self.action], "" if value is None else str(value))
