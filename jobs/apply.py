@@ -37,7 +37,8 @@ class NotYet(Exception):
 
 
 class Unclearable(Exception):
-    """The API keeps a value that was to be cleared, or a contact that was to change: only a new visit will do."""
+    """The API keeps a value that was to be cleared, or a contact that was to change: only a new visit will do. The
+    argument: the contact that it will have."""
 
 
 async def visit(ctx: dict[str, Any], subject: str) -> None:
@@ -199,26 +200,27 @@ class Run:
         facts = fold(said for member in self.hold.members for said in member.said())
         want = wanted(facts)
         for member in later:
-            await self._remove(member)
+            if member.api or member.tried:  # made under a later id before the first one was known
+                await self._remove(member)
         current = root.api if root.api is not None else await self.api.get_visit(root.external_id)
         try:
             return await self._update(root, current, want) if current is not None else await self._create(root, want)
-        except Unclearable:
+        except Unclearable as kept:
             await self._remove(root)
-            return await self._create(root, want)
+            return await self._create(root, want, *kept.args)
 
     async def _remove(self, member: Member) -> None:
-        """What was made under a later id before the first one was known, or has to be made anew."""
-        if member.api or member.tried:
-            await self.api.delete_visit(member.external_id)
-            self.stands[member.work] = None
+        await self.api.delete_visit(member.external_id)
+        self.stands[member.work] = None
 
-    async def _create(self, root: Member, want: Wanted) -> str:
-        if want.is_off:
+    async def _create(self, root: Member, want: Wanted, contact_id: str | None = None) -> str:
+        """contact_id: of the visit that this one stands in for. What stood, stands again, cancelled or not, so that it
+        does not depend on how many changes came at once; only who wants no requests has no visit."""
+        if want.opted_out or (want.is_off and not contact_id):
             return "never made"
         if not want.has_date:
             raise NotYet("time_unknown")
-        contact_id = await self.contacts.resolve(want.contact, self.api)
+        contact_id = contact_id or await self.contacts.resolve(want.contact, self.api)
         if contact_id is None:
             raise NotYet("contact_unknown")
         fields = {name: value for name, value in want.fields.items() if value is not None}
@@ -253,17 +255,18 @@ class Run:
             answer = (await self.api.get_visit(root.external_id)) if cleared else {**current, **changed}
         answer = {"contact_id": current.get("contact_id"), **(answer or {})}
         if any(value is None and answer.get(name) for name, value in changed.items()):
-            raise Unclearable
+            raise Unclearable(answer.get("contact_id"))
         self._stands(root, answer, want)
         return "cancelled" if changed.get("date_cancelled") else "updated"
 
     async def _same_contact(self, current: Record, want: Wanted) -> None:
         """Another customer needs another visit: the API does not move one. Raises Unclearable."""
         name = self.contacts.name(want.contact)
-        if name is None or name == current.get(REMEMBERED) or want.is_off:
+        if name is None or name == current.get(REMEMBERED):
             return
-        if await self.contacts.resolve(want.contact, self.api) != current.get("contact_id"):
-            raise Unclearable
+        contact_id = await self.contacts.resolve(want.contact, self.api)
+        if contact_id != current.get("contact_id"):
+            raise Unclearable(contact_id)
 
     def _stands(self, root: Member, answer: Record, want: Wanted) -> None:
         kept = {name: answer[name] for name in KEPT if answer.get(name) is not None}

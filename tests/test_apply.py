@@ -506,14 +506,49 @@ async def test_another_address_of_the_same_customer_changes_nothing(world: World
     assert {"DELETE /visits/:id", "POST /contacts"}.isdisjoint(world.calls())
 
 
-async def test_a_visit_that_is_off_is_not_made_anew_for_another_customer(world: World) -> None:
+@pytest.mark.parametrize("at_once", [False, True], ids=["one-by-one", "at-once"])
+async def test_a_cancelled_visit_of_another_customer_is_the_same_however_many_changes_come_at_once(
+    world: World, at_once: bool
+) -> None:
     await world.apply(booked())
-    await world.apply(cancelled(order=2))
-    world.forget_calls()
 
-    await world.apply(change(order=3, contact=BOB))
+    if at_once:
+        await world.apply(change(order=2, contact=BOB), cancelled(order=3))
+    else:
+        await world.apply(change(order=2, contact=BOB))
+        await world.apply(cancelled(order=3))
 
-    assert [] == world.calls()
+    (visit,) = world.rig.visits()
+    assert world.contacts("bob@example.com")[0]["id"] == visit["contact_id"]
+    assert "2026-03-14T08:00:00Z" == visit["date_cancelled"]
+
+
+@pytest.mark.parametrize("at_once", [False, True], ids=["one-by-one", "at-once"])
+async def test_a_cancelled_visit_stays_where_the_api_cannot_clear_what_is_taken_back(
+    world: World, at_once: bool
+) -> None:
+    world.rig.misbehave(empty_clears=False)
+    await world.apply(booked(amount_collected=Decimal(90)))
+    back, off = change(order=2, amount_collected=None), cancelled(order=3)
+
+    for changes in [[back, off]] if at_once else [[back], [off]]:
+        await world.apply(*changes)
+
+    (visit,) = world.rig.visits()
+    assert "2026-03-14T08:00:00Z" == visit["date_cancelled"]
+    assert "amount_collected" not in visit
+
+
+async def test_a_visit_made_by_others_keeps_its_customer_where_the_api_cannot_clear(world: World) -> None:
+    world.rig.misbehave(empty_clears=False)
+    visit = {"contact_id": DOCUMENTED, "external_id": "standard-1", "amount_collected": "7.00"}
+    world.rig.http.post(f"{world.rig.env['VISITS_API_URL']}/visits", data=visit, headers={"authorization": "Bearer t"})
+
+    await world.apply(change(time_scheduled=at(9), amount_collected=None))
+
+    (made,) = world.rig.visits()
+    assert DOCUMENTED == made["contact_id"]
+    assert "amount_collected" not in made
 
 
 # event_date ---------------------------------------------------------------------------------------------------------

@@ -78,6 +78,8 @@ CHANGES = st.builds(
     facts=FACTS,
     contact=CONTACTS,
     generation=st.integers(0, 2),
+    as_of=st.integers(0, 1),
+    is_sighting=st.booleans(),
 )
 SETS = st.lists(CHANGES, max_size=6)
 
@@ -255,6 +257,54 @@ def test_of_what_the_new_id_does_not_say_the_old_one_is_believed() -> None:
 
     assert "2026-03-14T11:00:00Z" == visit.fields["time_scheduled"]
     assert "30.00" == visit.fields["amount_collected"]
+
+
+def test_of_one_version_the_record_that_was_fetched_last_counts() -> None:
+    first = said("create", 0, as_of=100, contact=Contact(email="zoe@example.com"), opted_out=True)
+    corrected = said("create", 0, origin="again", as_of=200, contact=Contact(email="ada@example.com"), opted_out=False)
+
+    visit = made_of(first, corrected)
+
+    assert "ada@example.com" == visit.contact.email
+    assert not visit.is_off
+
+
+def test_a_greater_version_counts_whenever_it_was_fetched() -> None:
+    swapped = said("update", 1, as_of=100, contact=Contact(email="zoe@example.com"))
+    late = said("create", 0, as_of=200, contact=Contact(email="ada@example.com"))
+
+    assert "zoe@example.com" == made_of(swapped, late).contact.email
+
+
+# -- what is seen and not told --
+
+
+def test_of_several_sightings_in_a_row_the_first_counts() -> None:
+    seen = [
+        said("cancel", 3, date_cancelled=ELEVEN, is_sighting=True),
+        said("update", 2, date_cancelled=TEN, is_sighting=True),
+        said("create", 1, date_cancelled=None, is_sighting=True),
+    ]
+
+    assert "2026-03-14T10:00:00Z" == made_of(*seen).fields["date_cancelled"]
+
+
+def test_what_is_seen_again_after_it_was_over_counts_from_then() -> None:
+    seen = [
+        said("cancel", 1, date_cancelled=NINE, no_show=NINE, is_sighting=True),
+        said("update", 2, date_cancelled=None, no_show=None, is_sighting=True),
+        said("cancel", 3, date_cancelled=TEN, is_sighting=True),
+        said("cancel", 4, date_cancelled=ELEVEN, is_sighting=True),
+    ]
+
+    assert "2026-03-14T10:00:00Z" == made_of(*seen).fields["date_cancelled"]
+    assert made_of(*seen[:2]).fields["date_cancelled"] is None
+
+
+def test_of_several_times_that_were_told_the_last_counts() -> None:
+    told = [said("cancel", 1, date_cancelled=TEN), said("cancel", 2, date_cancelled=ELEVEN)]
+
+    assert "2026-03-14T11:00:00Z" == made_of(*told).fields["date_cancelled"]
 
 
 # -- completion, no-show, opt-out --
@@ -435,6 +485,8 @@ FULL_CHANGES = st.builds(
     date_cancelled=SAID_MOMENTS,
     no_show=SAID_MOMENTS,
     opted_out=st.just(UNSAID) | st.booleans(),
+    as_of=st.integers(0, 2**63),
+    is_sighting=st.booleans(),
 )
 
 
@@ -444,7 +496,14 @@ def test_a_change_is_the_same_on_the_other_side_of_the_ledger(change: VisitChang
     read = Said.read("d1", encode_change(change), 3)
 
     assert read == Said(
-        "d1", change.action, change.order, change.facts(), change.contact.details() if change.contact else {}, 3
+        "d1",
+        change.action,
+        change.order,
+        change.facts(),
+        change.contact.details() if change.contact else {},
+        3,
+        change.as_of,
+        change.is_sighting,
     )
     assert b"\n" not in encode_change(change)
 

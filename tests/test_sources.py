@@ -191,6 +191,8 @@ def as_told(change: VisitChange) -> dict[str, Any]:
         **({"continues": change.continues} if change.continues else {}),
         **({"contact": contact} if contact else {}),
         **change.facts(),
+        **({"as_of": change.as_of} if change.as_of else {}),
+        **({"is_sighting": True} if change.is_sighting else {}),
     }
 
 

@@ -1,12 +1,12 @@
 """The join: many changes, in any order and number, become the one set of facts that a visit should show.
 
 Every field goes to the change that says it with the greatest stamp: (how often the tool renamed the visit before,
-the tool's version or time, rank of the action, the value as text). Taking the greatest is commutative, associative and
-idempotent, so the facts depend on the *set* of changes and on nothing else.
+the tool's version or time, when it was fetched, rank of the action, the value as text). Taking the greatest is
+commutative, associative and idempotent, so the facts depend on the *set* of changes and on nothing else.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
@@ -14,7 +14,7 @@ import orjson
 
 from app.visits.words import FACTS, RANK, Contact
 
-Stamp = tuple[int, int, int, str]
+Stamp = tuple[int, int, int, int, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,27 +27,47 @@ class Said:
     facts: dict[str, Any]
     contact: dict[str, str]
     generation: int = 0
+    as_of: int = 0
+    is_sighting: bool = False
 
     @classmethod
     def read(cls, origin: str, stored: bytes, generation: int = 0) -> "Said":
         """generation: 0 for the visit's first id, 1 for the id it was rescheduled to, and so on."""
-        parsed = orjson.loads(stored)
-        return cls(origin, parsed["a"], parsed["o"], parsed["f"], parsed.get("c", {}), generation)
+        read = orjson.loads(stored)
+        return cls(
+            origin, read["a"], read["o"], read["f"], read.get("c", {}), generation, read.get("t", 0), "s" in read
+        )
 
     def stamp(self, value: Any) -> Stamp:
-        return (self.generation, self.order, RANK[self.action], "" if value is None else str(value))
+        return (self.generation, self.order, self.as_of, RANK[self.action], "" if value is None else str(value))
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One value, why it won (`stamp`), and where it came from."""
+    """One value, why it won (`stamp`), and where it came from.
+
+    seen: the stamps of all sightings, since an earlier one may be the first of those in a row.
+    """
 
     value: Any
     stamp: Stamp
     origin: str
+    seen: frozenset[Stamp] = frozenset()
 
     def __or__(self, other: "Fact") -> "Fact":
-        return max(self, other, key=lambda fact: (fact.stamp, fact.origin))
+        last = max(self, other, key=lambda fact: (fact.stamp, fact.origin))
+        seen = self.seen | other.seen
+        if last.stamp not in seen:
+            return replace(last, seen=seen) if seen else last
+        return replace(last, value=_since(seen), seen=seen)
+
+
+def _since(seen: Iterable[Stamp]) -> str | None:
+    """The first value since the last time that there was none."""
+    since = None
+    for *_, value in sorted(seen):
+        since = (since or value) if value else None
+    return since
 
 
 Facts = dict[str, Fact]
@@ -56,7 +76,7 @@ Facts = dict[str, Fact]
 def facts_of(said: Said) -> Facts:
     """What one change says, as facts. The contact's fields are named `contact.email` and so on."""
     values = {**said.facts, **{f"contact.{name}": value for name, value in said.contact.items()}}
-    facts = {name: Fact(value, said.stamp(value), said.origin) for name, value in values.items()}
+    facts = {name: _fact(said, name, value) for name, value in values.items()}
     email = said.contact.get("email")
     for name in ("id", "first_name", "last_name", "phone"):
         if email and f"contact.{name}" in facts:
@@ -64,6 +84,12 @@ def facts_of(said: Said) -> Facts:
             fact = facts.pop(f"contact.{name}")
             facts[f"contact.{name} of {email}"] = fact
     return facts
+
+
+def _fact(said: Said, name: str, value: Any) -> Fact:
+    stamp = said.stamp(value)
+    is_sighting = said.is_sighting and name in ("date_cancelled", "no_show")
+    return Fact(value, stamp, said.origin, frozenset([stamp]) if is_sighting else frozenset())
 
 
 def join(one: Facts, other: Facts) -> Facts:

@@ -57,14 +57,18 @@ class VisitChange:
     visit_id: the tool's stable id, with the tenant in it where ids are only unique inside one.
     order: what orders changes of one visit: the tool's version number, or microseconds since 1970. Never both
         in one source.
+    as_of: of changes of one order the greatest counts: when the record was fetched, where a version does not tell that.
     continues: the id that this visit had before the tool gave it a new one (a reschedule).
     no_show: when the customer was marked as missing; None takes the mark back.
     opted_out: the customer wants no review request.
+    is_sighting: the tool does not tell when it was cancelled or missed, so date_cancelled and no_show are when we saw it:
+        of several sightings in a row the first counts.
     """
 
     action: Action
     visit_id: str
     order: int
+    as_of: int = 0
     continues: str | None = None
     contact: Contact | None = None
     time_scheduled: datetime | None | Unsaid = UNSAID
@@ -73,6 +77,7 @@ class VisitChange:
     date_cancelled: datetime | None | Unsaid = UNSAID
     no_show: datetime | None | Unsaid = UNSAID
     opted_out: bool | Unsaid = UNSAID
+    is_sighting: bool = False
 
     def facts(self) -> dict[str, str | bool | None]:
         """The fields that it says something about, as they are stored: times and money as the API writes them."""
@@ -128,4 +133,8 @@ def encode_change(change: VisitChange) -> bytes:
     stored: dict[str, Any] = {"a": change.action, "o": change.order, "f": change.facts()}
     if change.contact is not None:
         stored["c"] = change.contact.details()
+    if change.as_of:
+        stored["t"] = change.as_of
+    if change.is_sighting:
+        stored["s"] = True
     return orjson.dumps(stored)
