@@ -245,7 +245,7 @@ class Run:
         if not answer:
             cleared = None in changed.values()
             answer = (await self.api.get_visit(root.external_id)) if cleared else {**current, **changed}
-        answer = {"contact_id": current.get("contact_id"), **(answer or {})}
+        answer = {"contact_id": current.get("contact_id"), REMEMBERED: current.get(REMEMBERED), **(answer or {})}
         if any(value is None and answer.get(name) for name, value in changed.items()):
             raise Unclearable
         self._stands(root, answer, want)
@@ -261,7 +261,9 @@ class Run:
 
     def _stands(self, root: Member, answer: Record, want: Wanted) -> None:
         kept = {name: answer[name] for name in KEPT if answer.get(name) is not None}
-        self.stands[root.work] = kept | {REMEMBERED: self.contacts.name(want.contact) or answer.get(REMEMBERED)}
+        # While it is off it stays whose it was (_same_contact), whoever is wanted.
+        whose = None if want.is_off else self.contacts.name(want.contact)
+        self.stands[root.work] = kept | {REMEMBERED: whose or answer.get(REMEMBERED)}
 
 
 #: What is kept of an answer, and, beside it, whose visit it was then: asking the API again would cost a call each time.
