@@ -15,7 +15,7 @@ from typing import Any, Literal
 import orjson
 import zstandard
 
-from app.connection import Redis
+from app.connection import Redis, Right
 from app.delivery import Delivery
 from app.queue import event_work, visit_work
 from app.visits.merge import Said
@@ -209,12 +209,12 @@ class Ledger:
     async def begin(self, work: str, gate: str = "") -> Hold | str:
         """The work and the lease on it, or why not: `busy`, `held`, `nothing`."""
         token, started = new_id(), time.monotonic()
-        answer, *members = await self.redis.script(
-            "begin", work, token, int(LEASE_S * 1000), gate and f"db:gate:{gate}"
-        )
+        answer, *members = await self.redis.grant("begin", work, token, int(LEASE_S * 1000), gate and f"db:gate:{gate}")
         if answer != b"yours":
             return str(answer.decode())
-        return Hold(token, started + LEASE_S, [_member(*member) for member in members])
+        hold = Hold(token, started + LEASE_S, [_member(*member) for member in members])
+        self.redis.rights[token] = Right(hold.until, "resume", (token, *(member.work for member in hold.members)))
+        return hold
 
     async def release(self, hold: Hold, outcome: Outcome, gate: str = "") -> None:
         """Give the work back with what came of it. Raises Lost."""
@@ -235,6 +235,7 @@ class Ledger:
             "" if outcome.tries is None else outcome.tries,
             *members,
         )
+        self.redis.rights.pop(hold.token, None)
         if answer == b"lost":
             raise Lost(hold.root.work)
 
@@ -247,6 +248,7 @@ class Ledger:
         answer = await self.redis.script(
             "landed", delivery, hold.token, hold.root.n, orjson.dumps(attempt), self._keep_ms, *landing
         )
+        self.redis.rights.pop(hold.token, None)
         if answer == b"lost":
             raise Lost(hold.root.work)
 
@@ -267,6 +269,18 @@ class Ledger:
         """Take a place in the line before a call; seconds to wait for it. Negative: longer than most_s, none taken."""
         return float(await self.redis.script("pace", f"db:pace:{account}", calls_a_second, int(most_s * 1000))) / 1000
 
+    async def lock(self, name: str, token: str, lease_s: float) -> bool:
+        """Take a lock that ends by itself; False while somebody else has it."""
+        until = time.monotonic() + lease_s
+        if not await self.redis.grant("lock", int(lease_s * 1000), name, token):
+            return False
+        self.redis.rights[token] = Right(until, "lock", (name, token))
+        return True
+
+    async def unlock(self, name: str, token: str) -> None:
+        self.redis.rights.pop(token, None)
+        await self.redis.script("unlock", name, token)
+
     async def now(self) -> datetime:
         """The server's clock: one for all processes."""
         seconds, micros = await self.redis.command("TIME")
@@ -274,7 +288,7 @@ class Ledger:
 
     async def claim(self, most: int, lease_s: float) -> list[tuple[str, bytes]]:
         """arq's jobs that this worker may run, those due longest first, with their payloads (empty: it expired)."""
-        flat = await self.redis.script("claim", most, int(lease_s * 1000))
+        flat = await self.redis.grant("claim", most, int(lease_s * 1000))
         return [(job.decode(), payload) for job, payload in zip(flat[::2], flat[1::2], strict=True)]
 
     async def ran(self, job: str) -> None:

@@ -127,7 +127,7 @@ class Run:
         except TimeoutError:
             return self._after(Unanswered("run", said=f"not done within {JOB_S:.0f} s"))
         except RedisDown:
-            raise
+            return self._later("redis_down", 1 + chance())
         except Exception:
             log.exception("bug", extra={"external_id": root.external_id})
             return self._parked("bug", "a defect of Doorbell; its log has the place", tries=root.tries + 1)
