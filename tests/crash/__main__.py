@@ -1,4 +1,4 @@
-"""`python -m tests.crash`: kill -9 a door, a worker or Redis, again and again, under load; then compare. Exits 1 on a breach."""
+"""`python -m tests.crash`: under load, kill -9 a door, a worker or Redis, again and again; compare. Exits 1 on a breach."""
 
 import argparse
 import asyncio

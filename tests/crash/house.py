@@ -3,13 +3,11 @@
 import asyncio
 import json
 import os
-import random
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -122,6 +120,10 @@ def a_tools_api(records: Records) -> Iterator[str]:
 
     class Tool(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+
+        def handle(self) -> None:
+            with suppress(ConnectionError):  # who asked was killed
+                super().handle()
 
         def do_GET(self) -> None:
             record = records.get(self.path.rpartition("/")[2])

@@ -5,7 +5,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,7 +91,7 @@ class Run:
         self.stories: list[Story] = []
         self.journal: list[dict[str, Any]] = []
         self.tears: list[float] = []
-        self.violent, self.nobody_lives = True, False
+        self.calm, self.nobody_lives = asyncio.Event(), False
         self._answered_at = time.monotonic()
 
     async def report(self) -> Report:
@@ -104,7 +104,8 @@ class Run:
                 watching = [group.create_task(self._read_journal()), group.create_task(self._keep())]
                 ringing = group.create_task(self._ring_all())
                 await self._kill_all()
-                self.violent, calm_at = False, time.monotonic()
+                calm_at = time.monotonic()
+                self.calm.set()
                 await asyncio.wait_for(ringing, 60)
                 if self.plan.fast:
                     await self._let_time_pass()
@@ -134,7 +135,7 @@ class Run:
     async def _ring_all(self) -> None:
         async with asyncio.TaskGroup() as group:
             for number, story in enumerate(self._new_stories(), 1):
-                if not self.violent:
+                if self.calm.is_set():
                     break
                 self.stories.append(story)
                 for ring in story.rings:
@@ -156,9 +157,8 @@ class Run:
 
     async def _ring(self, ring: Ring) -> None:
         """As a tool does: again and again, until it is answered with 2xx."""
-        until = time.monotonic() + ring.after_s
-        while self.violent and time.monotonic() < until:
-            await asyncio.sleep(min(0.2, max(0, until - time.monotonic())))
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.calm.wait(), ring.after_s)
         ring.before()
         while not ring.delivery:
             ring.tries += 1
@@ -186,17 +186,14 @@ class Run:
     # -- killing --
 
     async def _kill_all(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(self.plan.kills):
-                await asyncio.sleep(min(5 * self.plan.every_s, self.dice.expovariate(1 / self.plan.every_s)))
-                kind = self.dice.choices([*SHARES], [*SHARES.values()])[0]
-                self.report_.kills[kind] += 1
-                if kind == "redis":
-                    await self._kill_redis()
-                else:
-                    kept = self.dice.choice(self.house.webs if kind == "web" else self.house.workers)
-                    self.house.restart(kept)
-        await asyncio.sleep(0)
+        for _ in range(self.plan.kills):
+            await asyncio.sleep(min(5 * self.plan.every_s, self.dice.expovariate(1 / self.plan.every_s)))
+            kind = self.dice.choices([*SHARES], [*SHARES.values()])[0]
+            self.report_.kills[kind] += 1
+            if kind == "redis":
+                await self._kill_redis()
+            else:
+                self.house.restart(self.dice.choice(self.house.webs if kind == "web" else self.house.workers))
 
     async def _kill_redis(self) -> None:
         torn = self.dice.randint(1, 4_000) if self.plan.torn else 0
@@ -215,7 +212,7 @@ class Run:
     # -- the end --
 
     async def _let_time_pass(self) -> None:
-        """Nobody is alive who holds anything, and no call is under way: then nothing but time passes until all leases end."""
+        """Nobody is alive who holds anything, and no call is under way: nothing but time passes until all leases end."""
         self.nobody_lives = True
         for worker in self.house.workers:
             worker.kill()
@@ -236,7 +233,7 @@ class Run:
         while quiet < 3 and time.monotonic() < until:
             await asyncio.sleep(0.3)
             try:
-                quiet = 0 if await open_work(self.house.redis_url) else quiet + 1
+                quiet = 0 if await self._left() else quiet + 1
             except RedisDown:
                 quiet = 0
 
@@ -252,20 +249,36 @@ class Run:
 
     async def _judge(self) -> None:
         report, breaches, file = self.report_, self.report_.breaches, self.house.visits_file
-        rings = [(story, ring) for story in self.stories for ring in story.rings]
-        excused = {ring.delivery: story.external_id for story, ring in rings if self._may_be_torn(ring)}
-        left = await open_work(self.house.redis_url)
-        missing = await unsettled(self.house.redis_url, sorted({ring.delivery for _, ring in rings}))
-        lost_by_tear = [sentence for sentence in missing if sentence.partition(":")[0] in excused]
-        report.excused = len(lost_by_tear)
-        breaches.lost = [sentence for sentence in missing if sentence not in lost_by_tear]
-        breaches.lost += [f"{count} not at rest in {key}" for key, count in left.items()]
+        excused = {ring.delivery for ring in self._rings() if self._may_be_torn(ring)}
+        missing = await unsettled(self.house.redis_url, sorted({ring.delivery for ring in self._rings()}))
+        waiting = (await open_work(self.house.redis_url)).keys() - (await self._left()).keys()
+        breaches.lost = [str(each) for each in missing if each.delivery not in excused and each.work not in waiting]
+        report.excused = len(missing) - len(breaches.lost)
+        breaches.lost += [f"{work} is not at rest in {state}" for work, state in (await self._left()).items()]
         visits, contacts = visits_of(file), contacts_of(file)
-        doubled, breaches.wrong = compare(self.stories, visits, frozenset(excused.values()))
+        doubled, breaches.wrong = compare(self.stories, visits, frozenset(self._loose()))
         breaches.doubled = doubled + doubled_in(self.journal)
         breaches.doubled += [f"{count} contacts of one address" for count in contacts.values() if count > 1]
         report.visits, report.contacts, report.calls = len(visits), contacts.total(), len(self.journal)
 
+    def _rings(self) -> Iterator[Ring]:
+        return (ring for story in self.stories for ring in story.rings)
+
+    def _loose(self) -> set[str]:
+        """The stories of which a delivery may be lost."""
+        return {story.external_id for story in self.stories if any(map(self._may_be_torn, story.rings))}
+
     def _may_be_torn(self, ring: Ring) -> bool:
-        """Or may have been done with what is now lost of another one."""
         return any(0 <= tear - ring.answered_at < TORN_S for tear in self.tears)
+
+    async def _left(self) -> dict[str, str]:
+        """What is not at rest; but what waits for facts that are lost may wait."""
+        loose = self._loose()
+        names = {
+            name for story in self.stories if story.external_id in loose for name in (story.external_id, *story.later)
+        }
+        return {
+            work: state
+            for work, state in (await open_work(self.house.redis_url)).items()
+            if not (state == "db:waiting" and work.partition("/")[2] in names)
+        }

@@ -40,9 +40,11 @@ class Ring:
 
 @dataclass
 class Story:
-    """One visit's life. said: the values that its events named one after the other, the last of which should stand."""
+    """One visit's life. said: the values that its events named one after the other, the last of which should stand.
+    later: the names that the tool gave it afterwards, under which nothing should stand."""
 
     external_id: str
+    later: list[str] = field(default_factory=list)
     rings: list[Ring] = field(default_factory=list)
     said: list[Said] = field(default_factory=list)
 
@@ -82,7 +84,10 @@ def standard(dice: random.Random, number: int) -> Story:
     """Every event is dated; they leave in any order."""
     story = Story(f"standard-S{number}")
     clock = datetime(2029, 1, 1, tzinfo=UTC)
-    kinds = ["created", *dice.choices(["moved", "paid", "completed", "cancelled", "created", "customer"], k=dice.randint(1, 5))]
+    kinds = [
+        "created",
+        *dice.choices(["moved", "paid", "completed", "cancelled", "created", "customer"], k=dice.randint(1, 5)),
+    ]
     for kind in kinds:
         clock += timedelta(minutes=dice.randint(1, 500))
         now, start, money, email = spelled(clock), spelled(some_day(dice)), some_money(dice), someone(dice)
@@ -127,6 +132,7 @@ def calendly(dice: random.Random, number: int) -> Story:
     for place in range(moves + 1):
         clock += timedelta(hours=1)
         if place:
+            story.later.append(f"calendly-C{number}x{place}")
             ring("invitee.canceled", place - 1, rescheduled=True, new_invitee=_invitee(number, place))
         ring("invitee.created", place, old_invitee=_invitee(number, place - 1) if place else None)
         story.said.append({"time_scheduled": starts[place], "email": email, "date_cancelled": None})
