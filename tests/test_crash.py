@@ -63,6 +63,10 @@ class Torn:
         self._start()
 
 
+def slow_calls(rig: Rig) -> int:
+    return [call["trouble"] for call in rig.journal()].count("slow")
+
+
 @pytest.fixture
 def torn(sandbox: Server) -> Iterator[Torn]:
     with ExitStack() as stack:
@@ -80,6 +84,7 @@ def test_a_redis_that_forgot_who_holds_what_lets_nobody_double_it(torn: Torn) ->
 
     torn.tear()  # The leases are gone, and twenty visits are in the making.
     rig.behave()
+    wait_until(lambda: slow_calls(rig) == 20)
     wait_until(books.is_done, 60)
 
     assert [f"standard-{number:02}" for number in range(20)] == all_visits(rig)
@@ -97,6 +102,7 @@ def test_a_redis_that_forgot_who_makes_a_customer_lets_nobody_make_him_twice(tor
 
     torn.tear()
     rig.behave()
+    wait_until(lambda: slow_calls(rig) == 1)
     wait_until(books.is_done, 60)
 
     assert [f"standard-{number:02}" for number in range(4)] == all_visits(rig)
