@@ -280,6 +280,22 @@ function steps.begin()
   return {'yours', unpack(shown(members))}
 end
 
+-- lease ms, token, work…: a worker says what it has begun on, should this server have lost that with the end of its file.
+-- What another one has begun on since is left alone.
+function steps.resume()
+  for i = 4, #ARGV do
+    local key = 'db:' .. ARGV[i]
+    local state, lease = unpack(call('HMGET', key, 'state', 'lease'))
+    local is_taken = state == 'running' and tonumber(call('ZSCORE', 'db:running', ARGV[i])) > now
+    if lease ~= ARGV[3] and not is_taken then
+      move(ARGV[i], 'running', now + tonumber(ARGV[2]))
+      call('HSET', key, 'lease', ARGV[3])
+      if i == 4 then call('HSET', key, 'tried', 1) end
+      call('PERSIST', key)
+    end
+  end
+end
+
 -- What one answer says about everybody's way to the API. A success opens the gate that trouble closed, but not the one
 -- that the API closed itself by naming a time. Trouble closes it when `enough` different visits met it in a minute.
 local function judge(gate, why, wait_ms, enough, work)
@@ -515,6 +531,11 @@ function steps.pace()
   if wait > tonumber(ARGV[4]) then return -wait end
   call('SET', ARGV[2], string.format('%.3f', turn + gap), 'PX', math.ceil(wait + gap) + 60000)
   return wait
+end
+
+-- ms, lock, token: take a lock, for so long at the most. -> 1, or nil while somebody else has it
+function steps.lock()
+  return call('SET', ARGV[3], ARGV[4], 'NX', 'PX', ARGV[2]) and 1
 end
 
 -- lock, token: give a lock back, unless it has become somebody else's

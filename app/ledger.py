@@ -15,7 +15,7 @@ from typing import Any, Literal
 import orjson
 import zstandard
 
-from app.connection import Redis
+from app.connection import Redis, Right
 from app.delivery import Delivery
 from app.queue import event_work, visit_work
 from app.visits.merge import Said
@@ -215,12 +215,14 @@ class Ledger:
         """The work and the lease on it, or why not: `busy`, `held`, `nothing`. is_paced: while others of this account wait
         for their turn, so does this."""
         token, started = new_id(), time.monotonic()
-        answer, *members = await self.redis.script(
+        answer, *members = await self.redis.grant(
             "begin", work, token, int(LEASE_S * 1000), gate and f"db:gate:{gate}", int(is_paced)
         )
         if answer != b"yours":
             return str(answer.decode())
-        return Hold(token, started + LEASE_S, [_member(*member) for member in members])
+        hold = Hold(token, started + LEASE_S, [_member(*member) for member in members])
+        self.redis.rights[token] = Right(hold.until, "resume", (token, *(member.work for member in hold.members)))
+        return hold
 
     async def release(self, hold: Hold, outcome: Outcome, gate: str = "") -> None:
         """Give the work back with what came of it. Raises Lost."""
@@ -241,6 +243,7 @@ class Ledger:
             "" if outcome.tries is None else outcome.tries,
             *members,
         )
+        self.redis.rights.pop(hold.token, None)
         if answer == b"lost":
             raise Lost(hold.root.work)
 
@@ -253,6 +256,7 @@ class Ledger:
         answer = await self.redis.script(
             "landed", delivery, hold.token, hold.root.n, orjson.dumps(attempt), self._keep_ms, *landing
         )
+        self.redis.rights.pop(hold.token, None)
         if answer == b"lost":
             raise Lost(hold.root.work)
 
@@ -274,6 +278,18 @@ class Ledger:
         """Take a place in the line before a call; seconds to wait for it. Negative: longer than most_s, none taken."""
         return float(await self.redis.script("pace", f"db:pace:{account}", calls_a_second, int(most_s * 1000))) / 1000
 
+    async def lock(self, name: str, token: str, lease_s: float) -> bool:
+        """Take a lock that ends by itself; False while somebody else has it."""
+        until = time.monotonic() + lease_s
+        if not await self.redis.grant("lock", int(lease_s * 1000), name, token):
+            return False
+        self.redis.rights[token] = Right(until, "lock", (name, token))
+        return True
+
+    async def unlock(self, name: str, token: str) -> None:
+        self.redis.rights.pop(token, None)
+        await self.redis.script("unlock", name, token)
+
     async def now(self) -> datetime:
         """The server's clock: one for all processes."""
         seconds, micros = await self.redis.command("TIME")
@@ -282,7 +298,7 @@ class Ledger:
     async def claim(self, room: Mapping[Lane, int], lease_s: float) -> list[tuple[Lane, str, bytes]]:
         """arq's jobs that this worker has room for, those due longest first, with their payloads (empty: it expired)."""
         lanes = [part for lane, most in room.items() if most for part in (lane, most)]
-        flat = await self.redis.script("claim", int(lease_s * 1000), *lanes) if lanes else []
+        flat = await self.redis.grant("claim", int(lease_s * 1000), *lanes) if lanes else []
         return [(flat[i].decode(), flat[i + 1].decode(), flat[i + 2]) for i in range(0, len(flat), 3)]
 
     async def ran(self, job: str, lane: Lane = "visit") -> None:

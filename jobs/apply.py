@@ -129,7 +129,7 @@ class Run:
         except TimeoutError:
             return self._after(Unanswered("run", said=f"not done within {JOB_S:.0f} s"))
         except RedisDown:
-            raise
+            return self._later("redis_down", 1 + chance())
         except Exception:
             log.exception("bug", extra={"external_id": root.external_id})
             return self._parked("bug", "a defect of Doorbell; its log has the place", tries=root.tries + 1)
@@ -253,7 +253,7 @@ class Run:
         if not answer:
             cleared = None in changed.values()
             answer = (await self.api.get_visit(root.external_id)) if cleared else {**current, **changed}
-        answer = {"contact_id": current.get("contact_id"), **(answer or {})}
+        answer = {"contact_id": current.get("contact_id"), REMEMBERED: current.get(REMEMBERED), **(answer or {})}
         if any(value is None and answer.get(name) for name, value in changed.items()):
             raise Unclearable(answer.get("contact_id"))
         self._stands(root, answer, want)

@@ -50,7 +50,7 @@ class Contacts:
     async def _resolve_alone(self, contact: Contact, api: VisitsClient, cache: str) -> str:
         redis, lock, token = self.ledger.redis, f"{cache}:lock", new_id()
         for _ in range(int(WAIT_S / 0.1)):
-            if await redis.command("SET", lock, token, "NX", "PX", LOCK_MS):
+            if await self.ledger.lock(lock, token, LOCK_MS / 1000):
                 break
             await asyncio.sleep(0.1)
         else:
@@ -63,9 +63,9 @@ class Contacts:
             # While a contact may still be in the making, nobody else begins: then the lock runs out by itself.
             is_open = isinstance(error, VisitsApiTrouble) and may_be_under_way(error)
             if not is_open and not isinstance(error, asyncio.CancelledError | RedisDown):
-                await redis.script("unlock", lock, token)
+                await self.ledger.unlock(lock, token)
             raise
-        await redis.script("unlock", lock, token)
+        await self.ledger.unlock(lock, token)
         return id
 
     async def _find_or_make(self, contact: Contact, api: VisitsClient) -> str:

@@ -105,7 +105,7 @@ class Run:
             word = "" if isinstance(reason, Parked) else "untranslatable: "
             return self._park(f"{word}{reason}")
         except RedisDown:
-            raise
+            return self._wait("redis_down", 1 + chance(), root.tries or None)
         except Exception:
             log.exception("bug", extra={"delivery": self.delivery_id})
             return self._park("bug", "a defect of Doorbell; its log has the place")

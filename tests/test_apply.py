@@ -506,6 +506,15 @@ async def test_another_address_of_the_same_customer_changes_nothing(world: World
     assert {"DELETE /visits/:id", "POST /contacts"}.isdisjoint(world.calls())
 
 
+async def test_a_visit_that_was_off_when_its_customer_changed_is_his_when_it_is_booked_again(world: World) -> None:
+    await world.apply(booked())
+    await world.apply(cancelled(order=2, contact=BOB))
+
+    await world.apply(booked(order=3, contact=BOB, date_cancelled=None))
+
+    assert [world.contacts("bob@example.com")[0]["id"]] == [visit["contact_id"] for visit in world.rig.visits()]
+
+
 @pytest.mark.parametrize("at_once", [False, True], ids=["one-by-one", "at-once"])
 async def test_a_cancelled_visit_of_another_customer_is_the_same_however_many_changes_come_at_once(
     world: World, at_once: bool
