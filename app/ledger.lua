@@ -33,8 +33,12 @@ local function move(work, state, score)
   call('HSET', key, 'state', state)
 end
 
+-- The last time that work came to an end: while some is due and this stands still, something is wrong.
+local function progress() call('SET', 'db:progress', now) end
+
 local function settle(work, keep_ms)
   local key = 'db:' .. work
+  progress()
   leave(work, call('HGET', key, 'state'))
   call('HDEL', key, 'state', 'lease', 'job', 'since', 'due', 'tries', 'failed_since', 'reason')
   call('PEXPIRE', key, keep_ms)
@@ -295,6 +299,7 @@ function steps.release()
     end
   end
   if outcome ~= 'settled' then
+    if outcome == 'parked' then progress() end
     move(root, outcome, outcome == 'parked' and now or due)
     call('HDEL', key, 'lease', 'job', 'due')
     call('HSET', key, 'reason', ARGV[5])
