@@ -12,6 +12,8 @@
 --   lease        token of the worker that may write it; its end is the score in `db:running`
 --   since, due, tries, failed_since, reason, a, a:<k>   its troubles: attempts are kept, the last hundred
 --   api, tried   what the API last answered; whether a worker ever began on it
+--   ask          an operator doubts that answer: the API is asked anew; also about the visits of these numbers of its own
+--   dropped      how many superseded changes were forgotten, so that a visit does not grow for ever
 local call = redis.call
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -312,7 +314,11 @@ function steps.release()
     end
   end
   for i = 13, #ARGV, 3 do
-    if (call('HGET', 'db:' .. ARGV[i], 'n') or '0') ~= ARGV[i + 1] then wake(ARGV[i]) end
+    if (call('HGET', 'db:' .. ARGV[i], 'n') or '0') ~= ARGV[i + 1] then
+      wake(ARGV[i])
+    elseif outcome == 'settled' then
+      call('HDEL', 'db:' .. ARGV[i], 'ask')
+    end
   end
   return 'ok'
 end
@@ -374,20 +380,36 @@ function steps.gate()
   return #out
 end
 
--- work, fresh: put it back to work, whatever it was; fresh = 1 asks the API what stands there, instead of remembering.
+-- work, fresh, numbers, lane: put it back to work, whatever it was. fresh = 1: the API is asked what stands there, under
+-- every id that the visit ever had; numbers: its own ids of visits that stand beside it. -> 'queued' | 'running' | 'gone'
 function steps.replay()
-  local work, key = ARGV[2], 'db:' .. ARGV[2]
+  local work = ARGV[2]
+  if call('EXISTS', 'db:' .. work) == 0 then return 'gone' end
+  if ARGV[3] == '1' then
+    local members = family(work)
+    for i = 2, #members do call('HSET', 'db:' .. members[i][1], 'tried', 1) end
+    work = members[1][1]
+    call('HSET', 'db:' .. work, 'ask', ARGV[4])
+  end
+  local key = 'db:' .. work
   local state = call('HGET', key, 'state')
-  if call('EXISTS', key) == 0 then return 'gone' end
   call('HDEL', key, 'failed_since', 'due')
-  if ARGV[3] == '1' then call('HDEL', key, 'api') end
   if state == 'running' then
     call('HINCRBY', key, 'n', 1)
     return 'running'
   end
   call('HDEL', key, 'tries', 'reason')
-  if state ~= 'queued' then enqueue(work) end
+  if state ~= 'queued' then enqueue(work, ARGV[5]) end
   return 'queued'
+end
+
+-- work, token, origins: a worker forgets changes that can never win again. -> how many
+function steps.compact()
+  local key = 'db:' .. ARGV[2]
+  if call('HGET', key, 'lease') ~= ARGV[3] then return 0 end
+  local gone = 0
+  for i = 4, #ARGV do gone = gone + call('HDEL', key, 'c:' .. ARGV[i]) end
+  return call('HINCRBY', key, 'dropped', gone)
 end
 
 local function drop(work, delivery)

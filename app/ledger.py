@@ -89,7 +89,9 @@ class Member:
     """One id of a visit, as the ledger has it. Most visits have one; a rescheduled one may have several.
 
     n: how many changes landed, done: how many of them the last settled run had seen. api: what the Visits API last
-    answered for this id. tried: whether a worker ever began on it.
+    answered for this id. tried: whether a worker ever began on it. ask: the API is to be asked anew, also about the
+    visits of these numbers of its own; None: what it last answered is believed. dropped: superseded changes that were
+    forgotten.
     """
 
     work: str
@@ -102,6 +104,8 @@ class Member:
     attempts: list[Attempt]
     api: dict[str, Any] | None
     tried: bool
+    ask: list[str] | None
+    dropped: int
     tries: int
     since: int | None
     failed_since: int | None
@@ -238,6 +242,10 @@ class Ledger:
         if answer == b"lost":
             raise Lost(hold.root.work)
 
+    async def compact(self, hold: Hold, member: Member, origins: Iterable[str]) -> None:
+        """Forget what these said: it can never win again."""
+        await self.redis.script("compact", member.work, hold.token, *origins)
+
     async def land(
         self, hold: Hold, source: str, account: str, changes: Sequence[VisitChange], attempt: Attempt
     ) -> None:
@@ -283,9 +291,15 @@ class Ledger:
 
     # -- for operators --
 
-    async def replay(self, work: str, fresh: bool = False) -> str:
-        """Put it back to work: `queued` or `running`. fresh: ask the API what stands there first. Raises Gone."""
-        answer = await self.redis.script("replay", work, int(fresh))
+    async def replay(
+        self, work: str, fresh: bool = False, *, beside: Iterable[int] = (), lane: Literal["live", "replay"] = "live"
+    ) -> str:
+        """Put it back to work: `queued` or `running`. Raises Gone.
+
+        fresh: ask the API what stands there first. beside: its own numbers of visits that stand beside the right one
+        under the same external_id; they go. lane: live work goes before replays.
+        """
+        answer = await self.redis.script("replay", work, int(fresh), " ".join(map(str, beside)), lane)
         if answer == b"gone":
             raise Gone(work)
         return str(answer.decode())
@@ -403,6 +417,8 @@ def _member(work: bytes, generation: int, flat: list[bytes]) -> Member:
         attempts=[Attempt(**orjson.loads(attempt)) for _, attempt in attempts],
         api=orjson.loads(stored[b"api"]) if b"api" in stored else None,
         tried=b"tried" in stored,
+        ask=stored[b"ask"].decode().split() if b"ask" in stored else None,
+        dropped=number(b"dropped") or 0,
         tries=number(b"tries") or 0,
         since=number(b"since"),
         failed_since=number(b"failed_since"),

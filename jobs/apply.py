@@ -13,7 +13,7 @@ from app.connection import RedisDown
 from app.ledger import Hold, Lost, Member, Outcome, Verdict
 from app.queue import visit_work
 from app.visits.client import ANSWER_S, Record, Refused, Unanswered, VisitsApiTrouble, VisitsClient
-from app.visits.merge import Wanted, fold, wanted
+from app.visits.merge import Wanted, fold, wanted, winners
 from jobs.contacts import Busy, Contacts
 from jobs.context import JOB_S, Clock, Context, chance, since_s
 from jobs.retry import decide
@@ -22,6 +22,8 @@ log = logging.getLogger("doorbell.visit")
 
 #: In a line that is longer than this, a visit waits in the ledger and not with a lease in its hand.
 LONGEST_LINE_S = 2.0
+#: A settled visit with more changes than this keeps those that decide something and the newest.
+MOST_CHANGES, NEWEST_KEPT = 200, 50
 
 
 class OutOfTime(Exception):
@@ -53,6 +55,8 @@ async def apply(context: Context, account: str, external_id: str) -> str:
         return hold
     run = Run(context, hold, account)
     outcome = await run.outcome()
+    if outcome.state == "settled":
+        await compact(context, hold)
     await give_back(context, hold, outcome, account)
     log.info(
         f"change {outcome.state}",
@@ -65,6 +69,16 @@ async def apply(context: Context, account: str, external_id: str) -> str:
         },
     )
     return outcome.state
+
+
+async def compact(context: Context, hold: Hold) -> None:
+    """A visit does not grow for ever: of very many changes, those that decide something stay, and the newest."""
+    for member in hold.members:
+        if len(member.changes) > MOST_CHANGES:
+            newest_first = sorted(member.changes, key=lambda origin: -int(member.changes[origin].partition(b" ")[0]))
+            # Folded by itself: should another id turn out to come before it, all of its changes move up alike.
+            kept = winners(fold(member.said())).union(newest_first[:NEWEST_KEPT])
+            await context.ledger.compact(hold, member, member.changes.keys() - kept)
 
 
 async def give_back(context: Context, hold: Hold, outcome: Outcome, gate: str = "") -> None:
@@ -194,12 +208,30 @@ class Run:
         want = wanted(facts)
         for member in later:
             await self._remove(member)
-        current = root.api if root.api is not None else await self.api.get_visit(root.external_id)
+        current = await self._current(root)
         try:
             return await self._update(root, current, want) if current is not None else await self._create(root, want)
         except Unclearable:
             await self._remove(root)
             return await self._create(root, want)
+
+    async def _current(self, root: Member) -> Record | None:
+        """What stands there: as the API last answered, or, where nobody knows or an operator doubts it, as it does now."""
+        if root.api is not None and root.ask is None:
+            return root.api
+        found = await self.api.get_visit(root.external_id)
+        if found is None:
+            return None
+        await self._remove_beside(root, found)
+        # Whose visit it was when we made it: one that somebody gave another contact by hand keeps that.
+        return {**found, REMEMBERED: (root.api or {}).get(REMEMBERED)}
+
+    async def _remove_beside(self, root: Member, kept: Record) -> None:
+        """What an audit saw standing twice goes: if it is still there, and ours, and not the one that its name opens."""
+        for number in root.ask or () if kept.get("id") else ():
+            other = await self.api.get_visit(number) if number != str(kept["id"]) else None
+            if other and str(other.get("id")) == number and other.get("external_id") == root.external_id:
+                await self.api.delete_visit(number)
 
     async def _remove(self, member: Member) -> None:
         """What was made under a later id before the first one was known, or has to be made anew."""
