@@ -13,6 +13,7 @@
 --   since, due, tries, failed_since, reason, a, a:<k>   its troubles: attempts are kept, the last hundred
 --   api, tried   what the API last answered; whether a worker ever began on it
 --   ask          an operator doubts that answer: the API is asked anew; also about the visits of these numbers of its own
+--   landed       of an event: the visits that it spoke of; replaces: what it says next takes the place of what it said
 --   dropped      how many superseded changes were forgotten, so that a visit does not grow for ever
 local call = redis.call
 local time = call('TIME')
@@ -147,14 +148,16 @@ local function link(work, continues)
   call('HSET', 'db:' .. continues, 'kin', 1)
 end
 
--- Changes stand in ARGV by threes: work, change, the work that it continues or ''.
-local function land(origin, from)
+-- Changes stand in ARGV by threes: work, change, the work that it continues or ''. What an operator discarded stays so when
+-- its delivery is translated anew.
+local function land(origin, from, anew)
   for i = from, #ARGV, 3 do
     local work, key = ARGV[i], 'db:' .. ARGV[i]
     local known = call('HMGET', key, 'n', 'q', 'state', 'failed_since', 'since', 'kin')
     local n, q, state, failed_since, since, kin = unpack(known)
     n = (n or 0) + 1
-    local name, change = 'c:' .. origin .. '.' .. (i - from) / 3, n .. ' ' .. ARGV[i + 1]
+    local name, change = origin .. '.' .. (i - from) / 3, n .. ' ' .. ARGV[i + 1]
+    name = (anew and call('HEXISTS', key, 'x:' .. name) == 1 and 'x:' or 'c:') .. name
     if is_looked_at(state, failed_since) then
       call('HSET', key, 'n', n, name, change)
     else
@@ -164,6 +167,21 @@ local function land(origin, from)
     end
     if ARGV[i + 2] ~= '' then link(work, ARGV[i + 2]) end
     if kin or ARGV[i + 2] ~= '' then keep(work) end
+  end
+end
+
+-- What a delivery said to these visits is taken back.
+local function unsay(origin, works)
+  local prefix = 'c:' .. origin .. '.'
+  for work in string.gmatch(works, '%S+') do
+    local key, found = 'db:' .. work, 0
+    for _, name in ipairs(call('HKEYS', key)) do
+      if string.sub(name, 1, #prefix) == prefix then found = found + call('HDEL', key, name) end
+    end
+    if found > 0 then
+      call('HINCRBY', key, 'n', 1)
+      wake(work)
+    end
   end
 end
 
@@ -317,7 +335,7 @@ function steps.release()
     if (call('HGET', 'db:' .. ARGV[i], 'n') or '0') ~= ARGV[i + 1] then
       wake(ARGV[i])
     elseif outcome == 'settled' then
-      call('HDEL', 'db:' .. ARGV[i], 'ask')
+      call('HDEL', 'db:' .. ARGV[i], 'ask', 'replaces')
     end
   end
   return 'ok'
@@ -328,13 +346,15 @@ function steps.landed()
   local work = 'event:' .. ARGV[2]
   local key = 'db:' .. work
   if call('HGET', key, 'lease') ~= ARGV[3] then return 'lost' end
-  land(ARGV[2], 7)
+  local replaces, said = unpack(call('HMGET', key, 'replaces', 'landed'))
+  if replaces then unsay(ARGV[2], said or '') end
+  land(ARGV[2], 7, replaces)
   local names = {}
   for i = 7, #ARGV, 3 do names[#names + 1] = ARGV[i] end
   note_attempt(key, ARGV[5])
   call('HSET', key, 'done', ARGV[4], 'landed', table.concat(names, ' '))
   settle(work, ARGV[6])
-  if call('HGET', key, 'n') ~= ARGV[4] then enqueue(work) end
+  if call('HGET', key, 'n') ~= ARGV[4] then enqueue(work) else call('HDEL', key, 'replaces') end
   return 'ok'
 end
 
@@ -380,6 +400,20 @@ function steps.gate()
   return #out
 end
 
+local function put_back(work, lane)
+  local key, delivery = 'db:' .. work, string.match(work, '^event:(.*)$')
+  local state = call('HGET', key, 'state')
+  call('HDEL', key, 'failed_since', 'due')
+  if delivery then call('PERSIST', 'db:delivery:' .. delivery) end
+  if state == 'running' then
+    call('HINCRBY', key, 'n', 1)
+    return 'running'
+  end
+  call('HDEL', key, 'tries', 'reason')
+  if state ~= 'queued' then enqueue(work, lane) end
+  return 'queued'
+end
+
 -- work, fresh, numbers, lane: put it back to work, whatever it was. fresh = 1: the API is asked what stands there, under
 -- every id that the visit ever had; numbers: its own ids of visits that stand beside it. -> 'queued' | 'running' | 'gone'
 function steps.replay()
@@ -391,16 +425,20 @@ function steps.replay()
     work = members[1][1]
     call('HSET', 'db:' .. work, 'ask', ARGV[4])
   end
-  local key = 'db:' .. work
-  local state = call('HGET', key, 'state')
-  call('HDEL', key, 'failed_since', 'due')
-  if state == 'running' then
-    call('HINCRBY', key, 'n', 1)
-    return 'running'
+  return put_back(work, ARGV[5])
+end
+
+-- delivery, record, works, lane: it is translated anew, and what comes of it takes the place of what it said. Where the door
+-- had translated it: its record with the event as its work, and the visits that it spoke of; else '' and ''.
+function steps.rederive()
+  local work, record = 'event:' .. ARGV[2], 'db:delivery:' .. ARGV[2]
+  if call('EXISTS', record) == 0 then return 'gone' end
+  if ARGV[3] ~= '' and call('HSETNX', 'db:' .. work, 'n', 1) == 1 then
+    call('SET', record, ARGV[3])
+    call('HSET', 'db:' .. work, 'landed', ARGV[4])
   end
-  call('HDEL', key, 'tries', 'reason')
-  if state ~= 'queued' then enqueue(work, ARGV[5]) end
-  return 'queued'
+  call('HSET', 'db:' .. work, 'replaces', 1)
+  return put_back(work, ARGV[5])
 end
 
 -- work, token, origins: a worker forgets changes that can never win again. -> how many

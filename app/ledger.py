@@ -8,7 +8,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -22,6 +22,9 @@ from app.visits.merge import Said
 from app.visits.words import VisitChange, encode_change, external_id
 
 State = Literal["queued", "running", "waiting", "held", "parked", "discarded", "settled"]
+
+#: Live work goes before replays.
+Lane = Literal["live", "replay"]
 
 #: A tool's retry of the same event is known for so long.
 REPEAT_S = 8 * 86_400
@@ -90,7 +93,8 @@ class Member:
 
     n: how many changes landed, done: how many of them the last settled run had seen. api: what the Visits API last
     answered for this id. tried: whether a worker ever began on it. ask: the API is to be asked anew, also about the
-    visits of these numbers of its own; None: what it last answered is believed. dropped: superseded changes that were
+    visits of these numbers of its own; None: what it last answered is believed. replaces: what this event says next takes
+    the place of what it said. dropped: superseded changes that were
     forgotten.
     """
 
@@ -105,6 +109,7 @@ class Member:
     api: dict[str, Any] | None
     tried: bool
     ask: list[str] | None
+    replaces: bool
     dropped: int
     tries: int
     since: int | None
@@ -291,9 +296,7 @@ class Ledger:
 
     # -- for operators --
 
-    async def replay(
-        self, work: str, fresh: bool = False, *, beside: Iterable[int] = (), lane: Literal["live", "replay"] = "live"
-    ) -> str:
+    async def replay(self, work: str, fresh: bool = False, *, beside: Iterable[int] = (), lane: Lane = "live") -> str:
         """Put it back to work: `queued` or `running`. Raises Gone.
 
         fresh: ask the API what stands there first. beside: its own numbers of visits that stand beside the right one
@@ -302,6 +305,20 @@ class Ledger:
         answer = await self.redis.script("replay", work, int(fresh), " ".join(map(str, beside)), lane)
         if answer == b"gone":
             raise Gone(work)
+        return str(answer.decode())
+
+    async def rederive(self, delivery: str, lane: Lane = "live") -> str:
+        """Have a delivery translated anew; what comes of it takes the place of what it said. Raises Gone."""
+        meta, event = (await self.delivery(delivery))[0], event_work(delivery)
+        by_door = meta.work != [event]
+        record = b""
+        if by_door:
+            _, _, body = (await self.redis.command("GET", f"db:delivery:{delivery}") or b"").partition(b"\n")
+            record = orjson.dumps(replace(meta, work=[event])) + b"\n" + body
+        works = " ".join(meta.work) if by_door else ""
+        answer = await self.redis.script("rederive", delivery, record, works, lane)
+        if answer == b"gone":
+            raise Gone(delivery)
         return str(answer.decode())
 
     async def discard(self, work: str, delivery: str = "") -> int:
@@ -418,6 +435,7 @@ def _member(work: bytes, generation: int, flat: list[bytes]) -> Member:
         api=orjson.loads(stored[b"api"]) if b"api" in stored else None,
         tried=b"tried" in stored,
         ask=stored[b"ask"].decode().split() if b"ask" in stored else None,
+        replaces=b"replaces" in stored,
         dropped=number(b"dropped") or 0,
         tries=number(b"tries") or 0,
         since=number(b"since"),

@@ -208,6 +208,10 @@ class Run:
         want = wanted(facts)
         for member in later:
             await self._remove(member)
+        if not any(member.changes for member in self.hold.members):
+            # All that was ever said of it was taken back.
+            await self._remove(root)
+            return "removed" if root.work in self.stands else "never made"
         current = await self._current(root)
         try:
             return await self._update(root, current, want) if current is not None else await self._create(root, want)
