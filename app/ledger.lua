@@ -433,7 +433,7 @@ end
 function steps.rederive()
   local work, record = 'event:' .. ARGV[2], 'db:delivery:' .. ARGV[2]
   if call('EXISTS', record) == 0 then return 'gone' end
-  if ARGV[3] ~= '' and call('HSETNX', 'db:' .. work, 'n', 1) == 1 then
+  if call('HSETNX', 'db:' .. work, 'n', 1) == 1 and ARGV[3] ~= '' then
     call('SET', record, ARGV[3])
     call('HSET', 'db:' .. work, 'landed', ARGV[4])
   end

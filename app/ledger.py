@@ -7,7 +7,7 @@ import base64
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -345,6 +345,33 @@ class Ledger:
             raise Gone(id)
         meta, _, body = record.partition(b"\n")
         return Meta(**orjson.loads(meta)), _widen.decompress(body)
+
+    async def meta(self, id: str) -> Meta:
+        """A delivery without its body. Raises Gone."""
+        head, newline, _ = (await self.redis.command("GETRANGE", f"db:delivery:{id}", 0, 4_095)).partition(b"\n")
+        return Meta(**orjson.loads(head)) if newline else (await self.delivery(id))[0]
+
+    async def walk(self, name: str, since: float = float("-inf"), until: float = float("inf")) -> AsyncIterator[str]:
+        """The names in `db:<name>`, a set that is sorted by time in ms, page by page, while others leave and join it."""
+        known: set[bytes] = set()  # of the last time that was seen: several may share it
+        while True:
+            most = 500 + len(known)
+            asked = ("ZRANGEBYSCORE", f"db:{name}", since, until, "WITHSCORES", "LIMIT", 0, most)
+            flat = await self.redis.command(*asked)
+            page = list(zip(flat[::2], map(float, flat[1::2]), strict=True))
+            for found, _ in page:
+                if found not in known:
+                    yield found.decode()
+            if len(page) < most:
+                return
+            last = page[-1][1]
+            known = {found for found, at in page if at == last}
+            since = last
+
+    async def queued(self, works: Sequence[str]) -> int:
+        """How many of these are still queued."""
+        scores = await self.redis.command("ZMSCORE", "db:queued", *works) if works else []
+        return sum(score is not None for score in scores)
 
     async def deliveries(self, hooks: Iterable[str], most: int) -> list[str]:
         """The newest ids over all these hooks, newest first."""

@@ -3,17 +3,14 @@
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
-from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from app.connection import RedisDown
 from app.ledger import Hold, Lost, Member, Outcome, Verdict
 from app.queue import visit_work
 from app.visits.client import ANSWER_S, Record, Refused, Unanswered, VisitsApiTrouble, VisitsClient
-from app.visits.merge import Wanted, fold, wanted, winners
+from app.visits.merge import REMEMBERED, Wanted, difference, fold, wanted, winners
 from jobs.contacts import Busy, Contacts
 from jobs.context import JOB_S, Clock, Context, chance, since_s
 from jobs.retry import decide
@@ -109,8 +106,7 @@ class Run:
         settings, self.deadline = self.context.settings, time.monotonic() + JOB_S
         token = settings.tokens.get(self.account, "")
         self.api = VisitsClient(self.context.http, settings.visits_api_url, token, [], self.before_call)
-        key = (settings.secret_key[0] if settings.secret_key else token).encode()
-        self.contacts = Contacts(self.context.ledger, self.account, key)
+        self.contacts = Contacts(self.context.ledger, self.account, settings.contact_key(self.account))
 
     async def before_call(self) -> None:
         rate = self.context.settings.visits_api_rate
@@ -300,29 +296,5 @@ class Run:
         self.stands[root.work] = kept | {REMEMBERED: self.contacts.name(want.contact) or answer.get(REMEMBERED)}
 
 
-#: What is kept of an answer, and, beside it, whose visit it was then: asking the API again would cost a call each time.
+#: What is kept of an answer, and, beside it, whose visit it was then (REMEMBERED).
 KEPT = ("id", "contact_id", "time_scheduled", "time_completed", "amount_collected", "date_cancelled", "event_date")
-REMEMBERED = "contact"
-
-
-def difference(current: Mapping[str, Any], want: Wanted) -> dict[str, str | None]:
-    """The fields to send: None clears. A new time takes `event_date` along, and the other way round: a campaign must not
-    start at a time that is no more."""
-    changed = {name: value for name, value in want.fields.items() if not same(current.get(name), value)}
-    if changed.keys() & {"time_scheduled", "time_completed"} and want.fields.get("event_date"):
-        changed["event_date"] = want.fields["event_date"]
-    return changed
-
-
-def same(stands: Any, value: str | None) -> bool:
-    """Are the two the same moment, the same money, or both nothing?"""
-    if not stands or not value:
-        return not stands and not value
-    try:
-        return datetime.fromisoformat(str(stands)) == datetime.fromisoformat(value)
-    except (ValueError, TypeError):
-        pass
-    try:
-        return Decimal(str(stands)) == Decimal(value)
-    except InvalidOperation:
-        return str(stands) == value

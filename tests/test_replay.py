@@ -1,8 +1,10 @@
 """Replays: what is planned, what is sent, and that newer facts stay what they are."""
 
+import asyncio
+import json
 import uuid
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -10,18 +12,23 @@ import pytest
 from rig import Rig, standard_body
 from test_apply import ADA, BOB, DOCUMENTED, World, a_world, booked, change, hands, world
 from test_apply import at as hour
+from test_fetch import BOOKED, MOVED, Doorstep, served
+from test_fetch import world as doorstep
 
+import app.replay
 import jobs.apply
 from app.connection import Redis
 from app.delivery import Delivery, Event
 from app.intake import believe, mean, recall
 from app.ledger import Attempt, Hold, Meta
 from app.reading import Untranslatable
+from app.replay import Call, Replay, Step, Stuck
 from app.ring import body_of
+from app.selection import Mode, Selection
 from app.sources import Ignored, load, specimens
-from app.visits.words import VisitChange, encode_change
+from app.visits.words import Contact, VisitChange, encode_change
 
-__all__ = ["hands", "world"]
+__all__ = ["doorstep", "hands", "served", "world"]
 TOKEN = {"authorization": "Bearer t"}
 
 
@@ -298,3 +305,253 @@ async def test_every_specimen_translated_anew_says_the_same(redis: Redis, hands:
             ]
             seen += len(mean(entrance, event).changes)
         assert seen
+
+
+# -- the plan, and what is done --------------------------------------------------------------------------------------
+
+
+def replay_of(world: World, mode: Mode = "retry", **how: Any) -> Replay:
+    return Replay(world.ledger, world.context.settings, mode, **how)
+
+
+async def plan(world: World, mode: Mode = "retry", fresh: bool = False, contact: str = "", **words: Any) -> list[Step]:
+    replay = replay_of(world, mode, fresh=fresh, contact=contact)
+    return [step async for step in replay.plan(Selection(**words))]
+
+
+async def carry_out(world: World, mode: Mode = "retry", contact: str = "", **words: Any) -> list[tuple[str, str]]:
+    """What became of each."""
+    done: list[tuple[str, str]] = []
+    replay = replay_of(world, mode, contact=contact)
+    await replay.carry_out(Selection(**words), lambda step, state: done.append((step.id, state)))
+    return done
+
+
+async def refused(world: World, *visits: str) -> None:
+    """These are parked: the API does not take them."""
+    world.rig.misbehave(duplicate_external_id="unprocessable")
+    for visit_id in visits:
+        await world.land(booked(visit_id, contact=Contact(id="cont_nobody")))
+    await world.run()
+    world.rig.behave()
+    assert len(visits) == len(await world.ledger.works("parked"))
+
+
+async def test_a_plan_says_what_would_be_sent_and_sends_nothing(world: World) -> None:
+    await refused(world, "1")
+    world.forget_calls()
+
+    [step] = await plan(world, ids=("standard-1",))
+
+    assert ("standard-1", "parked", "POST /visits: 422", "") == (step.id, step.state, step.reason, step.skip)
+    sends = {"time_scheduled": "2026-03-14T09:00:00Z", "event_date": "2026-03-14T09:00:00Z"}
+    assert (Call("POST /visits", "standard-1", sends),) == step.calls
+    assert [] == world.calls()
+    assert "parked" == (await world.member()).state
+
+
+async def test_what_the_plan_says_is_what_is_sent(world: World) -> None:
+    await world.apply(booked())
+    world.rig.misbehave(error_share=1)
+    await world.apply(change(order=2, time_scheduled=hour(15), amount_collected=Decimal(5)))
+    world.rig.behave()
+    [step] = await plan(world, state="waiting")
+    world.wire.seen.clear()
+
+    assert [("standard-1", "queued")] == await carry_out(world, state="waiting")
+    await world.run()
+
+    [call] = step.calls
+    assert [call.call] == world.calls()
+    assert world.wire.sent("PUT") == [
+        {
+            "time_scheduled": "2026-03-14T15:00:00Z",
+            "event_date": "2026-03-14T15:00:00Z",
+            "amount_collected": "5.00",
+        }
+    ]
+    assert world.wire.sent("PUT") == [dict(call.fields)]
+
+
+async def test_of_what_has_nothing_to_send_the_plan_says_why(tools: Toolbox) -> None:
+    world = tools.world
+    old = await tools.ring(change(order=1, time_scheduled=hour(7)))
+    new = await tools.ring(booked(order=2))
+    await world.land(booked("2"))
+    await refused_and_discarded(world, "3")
+
+    skips = {step.id: step.skip for step in await plan(world, ids=(old, "standard-2", "standard-3", "nobody"))}
+
+    assert {old: "superseded", "standard-2": "queued", "standard-3": "discarded", "nobody": "unknown"} == skips
+    assert ["applied"] == [step.skip for step in await plan(world, ids=(new,))]
+
+
+async def refused_and_discarded(world: World, visit_id: str) -> None:
+    world.rig.misbehave(error_share=1)
+    await world.land(booked(visit_id))
+    await world.do(of(visit_id))
+    world.rig.behave()
+    await world.ledger.discard(of(visit_id))
+
+
+async def test_an_unknown_id_does_not_stop_the_others(world: World) -> None:
+    await refused(world, "1", "2")
+
+    done = await carry_out(world, ids=("standard-1", "nobody", "standard-2"))
+
+    assert [("standard-1", "queued"), ("nobody", "unknown"), ("standard-2", "queued")] == done
+
+
+async def test_a_replay_done_twice_changes_nothing(world: World) -> None:
+    await world.apply(booked("1"), booked("2"), change("1", 2, time_scheduled=hour(15)))
+    stands = world.rig.visits()
+    world.forget_calls()
+
+    for mode in ("retry", "rederive", "reconcile") * 2:
+        await carry_out(world, mode, hook="standard")
+        await world.run()
+
+    assert (stands, []) == (world.rig.visits(), world.calls())
+
+
+async def test_an_operator_names_a_contact_once(world: World) -> None:
+    await world.land(booked(contact=None))
+    await world.run()
+    [step] = await plan(world, ids=("standard-1",), contact=DOCUMENTED)
+
+    for _ in range(2):
+        await carry_out(world, contact=DOCUMENTED, ids=("standard-1",))
+        await world.run()
+
+    assert ["POST /visits"] == [call.call for call in step.calls]
+    assert [DOCUMENTED] == [visit["contact_id"] for visit in world.rig.visits()]
+    assert 2 == len((await world.member()).changes)
+
+
+async def test_words_of_a_filter_narrow_what_is_selected(world: World) -> None:
+    await refused(world, "1", "2")
+    await world.land(booked("3", contact=None))
+    await world.run()
+    now = datetime.now(UTC)
+
+    async def selected(**words: Any) -> list[str]:
+        return sorted(step.id for step in await plan(world, **words) if not step.skip)
+
+    both = ["standard-1", "standard-2"]
+    assert both == await selected(state="parked")
+    assert ["standard-3"] == await selected(state="waiting")
+    assert both == await selected(reason="POST /visits: 4")
+    assert both == await selected(reason="422", source="standard", hook="standard")
+    assert ["standard-3"] == await selected(reason="contact_unknown")
+    assert ["standard-2"] == await selected(visit="standard-2")
+    assert [] == await selected(state="parked", source="calendly")
+    assert [] == await selected(state="parked", hook="calendly")
+    assert [] == await selected(state="parked", since=now)
+    assert both == await selected(state="parked", since=now - timedelta(hours=1), until=now)
+    assert [*both, "standard-3"] == await selected(source="standard")
+    assert [*both, "standard-3"] == await selected(since=now - timedelta(hours=1))
+    assert [] == await selected(until=now - timedelta(hours=1))
+
+
+async def test_no_more_than_a_batch_is_put_in_front_of_the_live_work(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app.replay, "BATCH", 5)
+    monkeypatch.setattr(app.replay, "PATIENCE_S", 0.3)
+    await refused(world, *map(str, range(1, 24)))
+
+    with pytest.raises(Stuck):
+        await carry_out(world, state="parked")
+    assert 5 == len(await world.ledger.works("queued"))
+
+    most, broken_off = 0, asyncio.create_task(carry_out(world, state="parked"))
+    while not broken_off.done():
+        most = max(most, len(await world.ledger.works("queued")))
+        await world.run()
+        await asyncio.sleep(0)
+    assert 0 < most <= 8  # a batch, and of the one before at most the half
+    assert await broken_off
+
+
+async def test_a_walk_sees_everything_that_stays_while_others_leave_and_join(world: World) -> None:
+    for number in range(1_300):
+        await world.redis.command("ZADD", "db:parked", 1_000 + number // 600, f"visit:main/standard-{number:04}")
+    seen = []
+
+    async for work in world.ledger.walk("parked"):
+        seen.append(work)
+        await world.redis.command("ZREM", "db:parked", work)
+        await world.redis.command("ZADD", "db:parked", 9_000, f"{work}-again")
+        if len(seen) == 1_300:
+            break
+
+    assert 1_300 == len(set(seen)) == len([work for work in seen if not work.endswith("again")])
+
+
+async def test_a_plan_of_translating_anew_says_what_today_differs(tools: Toolbox) -> None:
+    world = tools.world
+    same = await tools.ring(booked("1"))
+    other = await tools.ring(booked("2"))
+    tools.means([booked("1")])
+
+    steps = {step.id: step for step in await plan(world, "rederive", hook="standard")}
+
+    assert "same" == steps[same].skip
+    assert {("DELETE /visits/:id", "standard-2")} == {(call.call, call.visit) for call in steps[other].calls}
+
+
+async def test_what_is_older_than_what_is_remembered_is_not_translated_anew(tools: Toolbox) -> None:
+    """Newer facts may be forgotten already: an old one would come to stand in their place."""
+    first = await tools.ring(booked())
+    tools.means([booked(hour=20)])
+    record = await tools.world.redis.command("GET", f"db:delivery:{first}")
+    head, _, body = record.partition(b"\n")
+    meta = json.loads(head)
+    meta["at"] -= 31 * 86_400_000
+    await tools.world.redis.command("SET", f"db:delivery:{first}", json.dumps(meta).encode() + b"\n" + body)
+
+    [step] = await plan(tools.world, "rederive", ids=(first,))
+
+    assert "expired" == step.skip
+
+
+# -- the truth from the tool -----------------------------------------------------------------------------------------
+
+
+async def test_the_truth_is_fetched_from_the_tool(doorstep: Doorstep) -> None:
+    doorstep.tool.keep("acuity", BOOKED)
+    await doorstep.ring("acuity", BOOKED)
+    await doorstep.run()
+    doorstep.tool.keep("acuity", MOVED)  # and nobody rang
+    [step] = await plan(doorstep, "reconcile", visit="acuity-123456789")
+
+    await carry_out(doorstep, "reconcile", visit="acuity-123456789")
+    await doorstep.run()
+
+    assert (Call("GET appointments", "appointments/123456789"),) == step.calls
+    [visit] = doorstep.rig.visits()
+    assert MOVED["expect"][0]["time_scheduled"] == visit["time_scheduled"]
+
+
+async def test_a_record_that_is_gone_takes_nothing_back(doorstep: Doorstep) -> None:
+    doorstep.tool.keep("acuity", BOOKED)
+    answer = await doorstep.ring("acuity", BOOKED)
+    await doorstep.run()
+    stands = doorstep.rig.visits()
+    doorstep.tool.records.clear()
+
+    for mode in ("reconcile", "rederive"):
+        await carry_out(doorstep, mode, ids=(answer.json()["delivery"],))
+        await doorstep.run()
+        await doorstep.later(600)
+        await doorstep.run()
+
+    assert stands == doorstep.rig.visits()
+
+
+async def test_what_a_full_event_said_cannot_be_fetched(world: World) -> None:
+    await world.apply(booked())
+
+    [step] = await plan(world, "reconcile", visit="standard-1")
+
+    assert "nothing of it can be fetched" == step.skip
