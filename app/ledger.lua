@@ -14,6 +14,7 @@
 --   api, tried   what the API last answered; whether a worker ever began on it
 --   ask          an operator doubts that answer: the API is asked anew; also about the visits of these numbers of its own
 --   landed       of an event: the visits that it spoke of; replaces: what it says next takes the place of what it said
+--   seen         by which audit, under which number of the API's own
 --   dropped      how many superseded changes were forgotten, so that a visit does not grow for ever
 local call = redis.call
 local time = call('TIME')
@@ -490,6 +491,11 @@ function steps.discard()
   move(members[1][1], 'discarded', now)
   call('ZREMRANGEBYSCORE', 'db:discarded', '-inf', now - ARGV[3])
   return dropped
+end
+
+-- work, mark: an audit saw it in the API; what is forgotten meanwhile is not remembered for that
+function steps.seen()
+  return call('EXISTS', 'db:' .. ARGV[2]) == 1 and call('HSET', 'db:' .. ARGV[2], 'seen', ARGV[3])
 end
 
 -- id, work, change: an operator's own change.

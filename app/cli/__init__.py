@@ -9,6 +9,7 @@ import click
 
 from app import doctor as doctors
 from app.cli.act import discard, replay
+from app.cli.audit import audit
 from app.cli.words import (
     CHECK_FAILED,
     NOTHING_MATCHED,
@@ -186,7 +187,7 @@ def failures(limit: int, as_json: bool) -> None:
 
 # -- what to do --
 
-for command in (replay, discard):
+for command in (replay, discard, audit):
     main.add_command(command)
 
 
