@@ -150,6 +150,8 @@ class Explain:
         for origin in member.discarded:
             if origin.rpartition(".")[0] == id:
                 rows.append({"visit": root.external_id, "state": "discarded"})
+        if not rows and member.dropped:
+            rows.append({"visit": root.external_id, "state": "superseded"})
         return rows
 
     async def _visit(self, work: str) -> Row:

@@ -219,18 +219,22 @@ class Replay:
         if root.api is None:
             known = want.contact.name(self._settings.contact_key(root.account))
             return Call("POST /visits", name, whole) if known else Call("wait: contact_unknown", name)
-        if await self._is_of_another(root, want):
-            return Call("DELETE and POST /visits: another contact", name, whole)
+        if contact := await self._another_contact(root, want):
+            return Call(contact, name, whole)
         changed = difference(root.api, want)
         return Call("PUT /visits/:id", name, changed) if changed else None
 
-    async def _is_of_another(self, root: Member, want: Wanted) -> bool:
+    async def _another_contact(self, root: Member, want: Wanted) -> str:
+        """The calls, where the facts name somebody else than when the visit was made; empty where they do not."""
         assert root.api is not None
         name = want.contact.name(self._settings.contact_key(root.account))
         if name is None or want.is_off or name == root.api.get(REMEMBERED):
-            return False
+            return ""
         found = await self._ledger.redis.command("GET", f"db:contact:{root.account}:{name}")
-        return (found.decode() if found else name) != root.api.get("contact_id")
+        known = want.contact.id or (found and found.decode())
+        if known is None:
+            return "GET /contacts, then what differs"
+        return "" if known == root.api.get("contact_id") else "DELETE and POST /visits: another contact"
 
     async def _compared(self, step: Step, meta: Meta, entrance: Entrance, meaning: Meaning) -> Step:
         """What the ledger has of a delivery beside what today's code says."""
