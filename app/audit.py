@@ -24,7 +24,7 @@ from app.queue import visit_work
 from app.settings import Settings
 from app.sources import load
 from app.visits.client import Broken, RateLimited, Record, Unanswered, Unreachable, VisitsClient
-from app.visits.merge import difference, fold, wanted
+from app.visits.merge import difference, fold, same, wanted
 
 Kind = Literal["missing", "extra", "different", "doubled"]
 
@@ -152,7 +152,7 @@ class Audit:
         if numbers := await self._seen_before(work, visit):
             return Difference("doubled", self._account, name, family[0].work, numbers=numbers)
         if any(member.state != "settled" for member in family):
-            self.where.count("at work")
+            self.where.count("not settled")
             return None
         if family[0].work != work:
             return Difference("doubled" if family[0].api else "extra", self._account, name, family[0].work)
@@ -180,10 +180,11 @@ class Audit:
 
     def _compared(self, family: list[Member], visit: Record) -> Difference | None:
         root, want = family[0], wanted(fold(said for member in family for said in member.said()))
-        fields = {name: [value, visit.get(name)] for name, value in difference(visit, want).items()}
-        ours, theirs = (root.api or {}).get("contact_id"), visit.get("contact_id")
-        if ours and ours != theirs:
-            fields["contact_id"] = [ours, theirs]
+        theirs = {name: visit.get(name) for name in want.fields}
+        fields = {n: [value, theirs[n]] for n, value in difference(visit, want).items() if not same(theirs[n], value)}
+        contact_id = (root.api or {}).get("contact_id")
+        if contact_id and contact_id != visit.get("contact_id"):
+            fields["contact_id"] = [contact_id, visit.get("contact_id")]
         if not fields:
             self.where.count("as it should be")
             return None

@@ -22,32 +22,34 @@ from app.visits.client import VisitsApiTrouble, http_client
 def audit(account: str | None, repair: bool, rate: float | None, resume: bool, as_json: bool) -> None:
     """Compare the account's visits, all of them, with what our facts say: missing, extra, different, doubled."""
 
-    async def compare(ledger: Ledger, settings: Settings) -> tuple[int, int]:
-        """How many differences, and how many of them were put to work."""
+    async def compare(ledger: Ledger, settings: Settings) -> tuple[int, int, int]:
+        """How many differences, how many of them can be repaired, and how many were put to work."""
         accounts = [account] if account else list(settings.tokens)
         if not accounts or not settings.tokens.keys() >= set(accounts):
             end(NOTHING_MATCHED, f"there is no account {account} with a token" if account else "no account has a token")
-        found = repaired = 0
+        found = repairable = repaired = 0
         async with http_client(most=2) as http:
             for name in accounts:
                 one = Audit(ledger, settings, http, name, rate)
                 async for difference in one.differences(resume, _told):
                     found += 1
+                    repairable += difference.can_be_repaired
                     is_repaired = repair and await _repair(one, difference)
                     repaired += is_repaired
                     _show(difference, is_repaired, as_json)
                 _sum_up(name, one.where)
-        return found, repaired
+        return found, repairable, repaired
 
     try:
-        found, repaired = with_ledger(compare)
+        found, repairable, repaired = with_ledger(compare)
     except VisitsApiTrouble as trouble:
         end(UNREACHABLE, f"broken off: {trouble}; `doorbell audit --resume` goes on from there")
     if repaired:
         click.echo(f"put back to work: {repaired}; audit again when they are done", err=True)
-    if found > repaired:
-        left = "our facts know nothing of them" if repair else "--repair puts them back to work"
-        click.echo(f"left alone: {found - repaired}; {left}", err=True)
+    if repairable > repaired:
+        click.echo(f"nothing was changed; --repair puts {repairable} back to work", err=True)
+    if found > repairable:
+        click.echo(f"left alone: {found - repairable}, of which our facts know nothing", err=True)
     sys.exit(CHECK_FAILED if found > repaired else 0)
 
 
