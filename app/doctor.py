@@ -10,13 +10,13 @@ from typing import Literal
 import hiredis
 import httpx
 
+from app.alarms import OLD_S, Due, due
 from app.connection import Address, Redis, RedisDown
 from app.settings import Settings, SettingsError, read
 from app.sources import load
 
 Result = Literal["ok", "warn", "fail", "down"]
 CLOCK_S = 2.0
-OLD_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,17 +169,30 @@ async def _work(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
         yield Check(
             "failures", "warn", f"{parked} need an operator", "See `doorbell failures`, then `doorbell replay`."
         )
-    oldest = await redis.command("ZRANGE", "db:queued", 0, 0, "WITHSCORES")
-    age_s = max(0.0, time.time() - float(oldest[1]) / 1000) if oldest else 0.0
-    old = age_s > OLD_S
-    fix = "Is a worker running? Is the Visits API answering?" if old else ""
-    yield Check("queue", "fail" if old else "ok", f"the oldest due work is {age_s:.0f} s old", fix)
+    work = await due(redis, settings.tokens)
+    for check in _queue(work):
+        yield check
     for account in settings.tokens:
         gate = await redis.command("HMGET", f"db:gate:{account}", "why", "since")
         if gate[0]:
             since_s = time.time() - float(gate[1]) / 1000
             detail = f"{account}: paused for {since_s:.0f} s, {gate[0].decode()}"
             yield Check("visits_api.gate", "warn", detail, "It is probed and resumes by itself.")
+
+
+def _queue(work: Due) -> list[Check]:
+    ages = ", ".join(f"{state} {age_s:.0f} s" for state, age_s in work.ages_s.items() if age_s >= 1)
+    detail = f"the oldest due work is {work.oldest_s:.0f} s old" + (f" ({ages})" if ages else "")
+    is_old = work.oldest_s > OLD_S
+    fix = "Is a worker running? Is the Visits API answering?" if is_old else ""
+    checks = [Check("queue", "fail" if is_old else "ok", detail, fix)]
+    if work.is_stuck:
+        detail = f"work is due, the way to the API is open, and for {work.no_progress_s:.0f} s nothing came to an end"
+        fix = (
+            "Start a worker; if one runs, look at the last lines of its log, and restart it. Nothing is lost meanwhile."
+        )
+        checks.append(Check("progress", "fail", detail, fix))
+    return checks
 
 
 async def _worker(redis: Redis) -> Check:

@@ -272,14 +272,20 @@ class Slow:
 
 def believe(entrance: Entrance, delivery: Delivery) -> Event:
     """The event in a delivery whose signature held. Raises Unreadable."""
-    source = entrance.tool.source
+    source, at = entrance.tool.source, delivery.received_at
     return Event(
         source=entrance.tool.name,
         data=parse_body(delivery, source.form),
-        received_at=delivery.received_at,
+        received_at=at.replace(microsecond=at.microsecond // 1000 * 1000),  # as it is kept
         headers={name: value for name in source.headers if (value := delivery.header(name)) is not None},
         zone=entrance.hook.zone,
     )
+
+
+def recall(entrance: Entrance, meta: Meta, raw: bytes) -> Event:
+    """The event in a delivery as it was kept. Raises Unreadable."""
+    headers = tuple((name.lower().encode(), value.encode("latin-1")) for name, value in meta.headers.items())
+    return believe(entrance, Delivery(meta.hook, meta.source, headers, raw, meta.received_at, meta.request_id))
 
 
 def _name(event: Event, path: tuple[str, ...]) -> str:

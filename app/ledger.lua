@@ -14,6 +14,10 @@
 --   since, due, tries, failed_since, reason, a, a:<k>   its troubles: attempts are kept, the last hundred
 --   probes       how often it went to see whether the gate may open; refused: how often its token was, when it was no probe
 --   api, tried   what the API last answered; whether a worker ever began on it
+--   ask          an operator doubts that answer: the API is asked anew; also about the visits of these numbers of its own
+--   landed       of an event: the visits that it spoke of; replaces: what it says next takes the place of what it said
+--   seen         by which audit, under which number of the API's own
+--   dropped      how many superseded changes were forgotten, so that a visit does not grow for ever
 local call = redis.call
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -42,8 +46,12 @@ local function move(work, state, score)
   call('HSET', key, 'state', state)
 end
 
+-- The last time that work came to an end: while some is due and this stands still, something is wrong.
+local function progress() call('SET', 'db:progress', now) end
+
 local function settle(work, keep_ms)
   local key = 'db:' .. work
+  progress()
   leave(work, call('HGET', key, 'state'))
   call('HDEL', key, 'state', 'lease', 'job', 'lane', 'since', 'due', 'tries', 'failed_since', 'reason', 'probes', 'refused')
   call('PEXPIRE', key, keep_ms)
@@ -157,14 +165,16 @@ local function make_live(work, job)
   if job and call('ZREM', LANES.replay, job) == 1 then call('ZADD', lane_of(work), now, job) end
 end
 
--- Changes stand in ARGV by threes: work, change, the work that it continues or ''.
-local function land(origin, from)
+-- Changes stand in ARGV by threes: work, change, the work that it continues or ''. What an operator discarded stays so when
+-- its delivery is translated anew.
+local function land(origin, from, anew)
   for i = from, #ARGV, 3 do
     local work, key = ARGV[i], 'db:' .. ARGV[i]
     local known = call('HMGET', key, 'n', 'q', 'state', 'failed_since', 'since', 'kin', 'lane', 'job')
     local n, q, state, failed_since, since, kin, lane, job = unpack(known)
     n = (n or 0) + 1
-    local name, change = 'c:' .. origin .. '.' .. (i - from) / 3, n .. ' ' .. ARGV[i + 1]
+    local name, change = origin .. '.' .. (i - from) / 3, n .. ' ' .. ARGV[i + 1]
+    name = (anew and call('HEXISTS', key, 'x:' .. name) == 1 and 'x:' or 'c:') .. name
     if lane then make_live(work, job) end
     if is_looked_at(state, failed_since) then
       call('HSET', key, 'n', n, name, change)
@@ -175,6 +185,21 @@ local function land(origin, from)
     end
     if ARGV[i + 2] ~= '' then link(work, ARGV[i + 2]) end
     if kin or ARGV[i + 2] ~= '' then keep(work) end
+  end
+end
+
+-- What a delivery said to these visits is taken back.
+local function unsay(origin, works)
+  local prefix = 'c:' .. origin .. '.'
+  for work in string.gmatch(works, '%S+') do
+    local key, found = 'db:' .. work, 0
+    for _, name in ipairs(call('HKEYS', key)) do
+      if string.sub(name, 1, #prefix) == prefix then found = found + call('HDEL', key, name) end
+    end
+    if found > 0 then
+      call('HINCRBY', key, 'n', 1)
+      wake(work)
+    end
   end
 end
 
@@ -355,6 +380,7 @@ function steps.release()
     end
   end
   if outcome ~= 'settled' then
+    if outcome == 'parked' then progress() end
     move(root, outcome, outcome == 'parked' and now or outcome == 'held' and starts(root) or due)
     call('HDEL', key, 'lease', 'job', 'due')
     if outcome == 'parked' then call('HDEL', key, 'lane', 'probes', 'refused') end
@@ -368,7 +394,11 @@ function steps.release()
     end
   end
   for i = 13, #ARGV, 3 do
-    if (call('HGET', 'db:' .. ARGV[i], 'n') or '0') ~= ARGV[i + 1] then wake(ARGV[i]) end
+    if (call('HGET', 'db:' .. ARGV[i], 'n') or '0') ~= ARGV[i + 1] then
+      wake(ARGV[i])
+    elseif outcome == 'settled' then
+      call('HDEL', 'db:' .. ARGV[i], 'ask', 'replaces')
+    end
   end
   return 'ok'
 end
@@ -378,13 +408,15 @@ function steps.landed()
   local work = 'event:' .. ARGV[2]
   local key = 'db:' .. work
   if call('HGET', key, 'lease') ~= ARGV[3] then return 'lost' end
-  land(ARGV[2], 7)
+  local replaces, said = unpack(call('HMGET', key, 'replaces', 'landed'))
+  if replaces then unsay(ARGV[2], said or '') end
+  land(ARGV[2], 7, replaces)
   local names = {}
   for i = 7, #ARGV, 3 do names[#names + 1] = ARGV[i] end
   note_attempt(key, ARGV[5])
   call('HSET', key, 'done', ARGV[4], 'landed', table.concat(names, ' '))
   settle(work, ARGV[6])
-  if call('HGET', key, 'n') ~= ARGV[4] then enqueue(work) end
+  if call('HGET', key, 'n') ~= ARGV[4] then enqueue(work) else call('HDEL', key, 'replaces') end
   return 'ok'
 end
 
@@ -451,23 +483,56 @@ function steps.gate()
   return #out
 end
 
--- work, fresh, lane or '': put it back to work, whatever it was; fresh = 1 asks the API what stands there, instead of
--- remembering.
-function steps.replay()
-  local work, key = ARGV[2], 'db:' .. ARGV[2]
+local function put_back(work, lane)
+  local key, delivery = 'db:' .. work, string.match(work, '^event:(.*)$')
   local state = call('HGET', key, 'state')
-  if call('EXISTS', key) == 0 then return 'gone' end
   call('HDEL', key, 'failed_since', 'due')
-  if ARGV[3] == '1' then call('HDEL', key, 'api') end
+  if delivery then call('PERSIST', 'db:delivery:' .. delivery) end
   if state == 'running' then
     call('HINCRBY', key, 'n', 1)
     return 'running'
   end
   call('HDEL', key, 'tries', 'reason')
   if state == 'queued' then return 'queued' end
-  if ARGV[4] ~= '' then call('HSET', key, 'lane', ARGV[4]) end
+  if lane ~= '' then call('HSET', key, 'lane', lane) end
   enqueue(work)
   return 'queued'
+end
+
+-- work, fresh, numbers, lane: put it back to work, whatever it was. fresh = 1: the API is asked what stands there, under
+-- every id that the visit ever had; numbers: its own ids of visits that stand beside it. -> 'queued' | 'running' | 'gone'
+function steps.replay()
+  local work = ARGV[2]
+  if call('EXISTS', 'db:' .. work) == 0 then return 'gone' end
+  if ARGV[3] == '1' then
+    local members = family(work)
+    for i = 2, #members do call('HSET', 'db:' .. members[i][1], 'tried', 1) end
+    work = members[1][1]
+    call('HSET', 'db:' .. work, 'ask', ARGV[4])
+  end
+  return put_back(work, ARGV[5])
+end
+
+-- delivery, record, works, lane: it is translated anew, and what comes of it takes the place of what it said. Where the door
+-- had translated it: its record with the event as its work, and the visits that it spoke of; else '' and ''.
+function steps.rederive()
+  local work, record = 'event:' .. ARGV[2], 'db:delivery:' .. ARGV[2]
+  if call('EXISTS', record) == 0 then return 'gone' end
+  if call('HSETNX', 'db:' .. work, 'n', 1) == 1 and ARGV[3] ~= '' then
+    call('SET', record, ARGV[3])
+    call('HSET', 'db:' .. work, 'landed', ARGV[4])
+  end
+  call('HSET', 'db:' .. work, 'replaces', 1)
+  return put_back(work, ARGV[5])
+end
+
+-- work, token, origins: a worker forgets changes that can never win again. -> how many
+function steps.compact()
+  local key = 'db:' .. ARGV[2]
+  if call('HGET', key, 'lease') ~= ARGV[3] then return 0 end
+  local gone = 0
+  for i = 4, #ARGV do gone = gone + call('HDEL', key, 'c:' .. ARGV[i]) end
+  return call('HINCRBY', key, 'dropped', gone)
 end
 
 local function drop(work, delivery)
@@ -510,6 +575,11 @@ function steps.discard()
   move(members[1][1], 'discarded', now)
   call('ZREMRANGEBYSCORE', 'db:discarded', '-inf', now - ARGV[3])
   return dropped
+end
+
+-- work, mark: an audit saw it in the API; what is forgotten meanwhile is not remembered for that
+function steps.seen()
+  return call('EXISTS', 'db:' .. ARGV[2]) == 1 and call('HSET', 'db:' .. ARGV[2], 'seen', ARGV[3])
 end
 
 -- id, work, change: an operator's own change.

@@ -7,8 +7,8 @@ import base64
 import hashlib
 import random
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -23,6 +23,8 @@ from app.visits.words import VisitChange, encode_change, external_id
 
 #: Where jobs wait: each lane has places of its own in a worker.
 Lane = Literal["visit", "event", "replay"]
+#: Where an operator puts work back: among what rings, or behind it.
+Aside = Literal["", "replay"]
 State = Literal["queued", "running", "waiting", "held", "parked", "discarded", "settled"]
 
 #: A tool's retry of the same event is known for so long.
@@ -93,7 +95,10 @@ class Member:
     """One id of a visit, as the ledger has it. Most visits have one; a rescheduled one may have several.
 
     n: how many changes landed, done: how many of them the last settled run had seen. api: what the Visits API last
-    answered for this id. tried: whether a worker ever began on it.
+    answered for this id. tried: whether a worker ever began on it. ask: the API is to be asked anew, also about the
+    visits of these numbers of its own; None: what it last answered is believed. replaces: what this event says next takes
+    the place of what it said. dropped: superseded changes that were
+    forgotten.
     """
 
     work: str
@@ -106,6 +111,9 @@ class Member:
     attempts: list[Attempt]
     api: dict[str, Any] | None
     tried: bool
+    ask: list[str] | None
+    replaces: bool
+    dropped: int
     tries: int
     since: int | None
     failed_since: int | None
@@ -247,6 +255,10 @@ class Ledger:
         if answer == b"lost":
             raise Lost(hold.root.work)
 
+    async def compact(self, hold: Hold, member: Member, origins: Iterable[str]) -> None:
+        """Forget what these said: it can never win again."""
+        await self.redis.script("compact", member.work, hold.token, *origins)
+
     async def land(
         self, hold: Hold, source: str, account: str, changes: Sequence[VisitChange], attempt: Attempt
     ) -> None:
@@ -307,12 +319,29 @@ class Ledger:
 
     # -- for operators --
 
-    async def replay(self, work: str, fresh: bool = False, lane: Literal["", "replay"] = "") -> str:
-        """Put it back to work: `queued` or `running`. fresh: ask the API what stands there first. lane: `replay` lets live
-        work go first. Raises Gone."""
-        answer = await self.redis.script("replay", work, int(fresh), lane)
+    async def replay(self, work: str, fresh: bool = False, *, beside: Iterable[int] = (), lane: Aside = "") -> str:
+        """Put it back to work: `queued` or `running`. Raises Gone.
+
+        fresh: ask the API what stands there first. beside: its own numbers of visits that stand beside the right one
+        under the same external_id; they go. lane: `replay` lets live work go first.
+        """
+        answer = await self.redis.script("replay", work, int(fresh), " ".join(map(str, beside)), lane)
         if answer == b"gone":
             raise Gone(work)
+        return str(answer.decode())
+
+    async def rederive(self, delivery: str, lane: Aside = "") -> str:
+        """Have a delivery translated anew; what comes of it takes the place of what it said. Raises Gone."""
+        meta, event = (await self.delivery(delivery))[0], event_work(delivery)
+        by_door = meta.work != [event]
+        record = b""
+        if by_door:
+            _, _, body = (await self.redis.command("GET", f"db:delivery:{delivery}") or b"").partition(b"\n")
+            record = orjson.dumps(replace(meta, work=[event])) + b"\n" + body
+        works = " ".join(meta.work) if by_door else ""
+        answer = await self.redis.script("rederive", delivery, record, works, lane)
+        if answer == b"gone":
+            raise Gone(delivery)
         return str(answer.decode())
 
     async def discard(self, work: str, delivery: str = "") -> int:
@@ -339,6 +368,33 @@ class Ledger:
             raise Gone(id)
         meta, _, body = record.partition(b"\n")
         return Meta(**orjson.loads(meta)), _widen.decompress(body)
+
+    async def meta(self, id: str) -> Meta:
+        """A delivery without its body. Raises Gone."""
+        head, newline, _ = (await self.redis.command("GETRANGE", f"db:delivery:{id}", 0, 4_095)).partition(b"\n")
+        return Meta(**orjson.loads(head)) if newline else (await self.delivery(id))[0]
+
+    async def walk(self, name: str, since: float = float("-inf"), until: float = float("inf")) -> AsyncIterator[str]:
+        """The names in `db:<name>`, a set that is sorted by time in ms, page by page, while others leave and join it."""
+        known: set[bytes] = set()  # of the last time that was seen: several may share it
+        while True:
+            most = 500 + len(known)
+            asked = ("ZRANGEBYSCORE", f"db:{name}", since, until, "WITHSCORES", "LIMIT", 0, most)
+            flat = await self.redis.command(*asked)
+            page = list(zip(flat[::2], map(float, flat[1::2]), strict=True))
+            for found, _ in page:
+                if found not in known:
+                    yield found.decode()
+            if len(page) < most:
+                return
+            last = page[-1][1]
+            known = {found for found, at in page if at == last}
+            since = last
+
+    async def queued(self, works: Sequence[str]) -> int:
+        """How many of these are still queued."""
+        scores = await self.redis.command("ZMSCORE", "db:queued", *works) if works else []
+        return sum(score is not None for score in scores)
 
     async def deliveries(self, hooks: Iterable[str], most: int) -> list[str]:
         """The newest ids over all these hooks, newest first."""
@@ -428,6 +484,9 @@ def _member(work: bytes, generation: int, flat: list[bytes]) -> Member:
         attempts=[Attempt(**orjson.loads(attempt)) for _, attempt in attempts],
         api=orjson.loads(stored[b"api"]) if b"api" in stored else None,
         tried=b"tried" in stored,
+        ask=stored[b"ask"].decode().split() if b"ask" in stored else None,
+        replaces=b"replaces" in stored,
+        dropped=number(b"dropped") or 0,
         tries=number(b"tries") or 0,
         since=number(b"since"),
         failed_since=number(b"failed_since"),

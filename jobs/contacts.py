@@ -1,8 +1,6 @@
 """E-mail to contact_id: from the cache, else from the API, else made there; once per address at a time."""
 
 import asyncio
-import hashlib
-import hmac
 from dataclasses import dataclass
 
 from app.connection import RedisDown
@@ -22,17 +20,14 @@ class Busy(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Contacts:
-    """key: of the digests under which addresses are remembered, so that no index of them exists."""
+    """key: of the digests under which addresses are remembered."""
 
     ledger: Ledger
     account: str
     key: bytes
 
     def name(self, contact: Contact) -> str | None:
-        """What a contact is remembered by: Review Rover's id, or a digest of the address; None if neither is known."""
-        if contact.id or not contact.email:
-            return contact.id
-        return hmac.digest(self.key, contact.email.encode("utf-8", "surrogatepass"), hashlib.sha256).hex()[:32]
+        return contact.name(self.key)
 
     async def resolve(self, contact: Contact, api: VisitsClient) -> str | None:
         """Review Rover's id of the contact; None without an e-mail. Raises VisitsApiTrouble, Busy, RedisDown."""

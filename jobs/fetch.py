@@ -11,8 +11,8 @@ import httpx
 import orjson
 
 from app.connection import RedisDown
-from app.delivery import Delivery, Event, Unreadable
-from app.intake import believe
+from app.delivery import Event, Unreadable
+from app.intake import recall
 from app.ledger import Gone, Hold, Lost, Meta, Outcome
 from app.queue import event_work
 from app.reading import Json, Untranslatable
@@ -87,10 +87,13 @@ class Run:
             async with asyncio.timeout(JOB_S):
                 meta, entrance, event = await self._event()
                 meaning = await self._meaning(entrance, event)
-            if isinstance(meaning, Ignored):
-                return Outcome(state="settled", attempt=self.clock.attempt(f"ignored: {meaning.why}", self.calls))
-            attempt = self.clock.attempt("landed", self.calls)
-            await self.context.ledger.land(self.hold, meta.source, entrance.account, meaning, attempt)
+            word = f"ignored: {meaning.why}" if isinstance(meaning, Ignored) else "landed"
+            attempt = self.clock.attempt(word, self.calls)
+            # Translated anew, an event that means nothing takes back what it said; a record that is gone is no meaning.
+            if isinstance(meaning, Ignored) and (meaning == GONE or not root.replaces):
+                return Outcome(state="settled", attempt=attempt)
+            changes = [] if isinstance(meaning, Ignored) else meaning
+            await self.context.ledger.land(self.hold, meta.source, entrance.account, changes, attempt)
             return None
         except VisitsApiTrouble as failed:
             return self._after(failed)
@@ -118,9 +121,7 @@ class Run:
         entrance = self.context.settings.entrances.get(meta.hook)
         if entrance is None:
             raise Parked("hook_not_configured")
-        headers = tuple((name.lower().encode(), value.encode("latin-1")) for name, value in meta.headers.items())
-        delivery = Delivery(meta.hook, meta.source, headers, raw, meta.received_at, meta.request_id)
-        return meta, entrance, believe(entrance, delivery)
+        return meta, entrance, recall(entrance, meta, raw)
 
     async def _meaning(self, entrance: Entrance, event: Event) -> list[VisitChange] | Ignored:
         """What the event means, with its records. Ignored only if every part of it is."""

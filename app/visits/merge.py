@@ -5,8 +5,10 @@ the tool's version or time, when it was fetched, rank of the action, the value a
 commutative, associative and idempotent, so the facts depend on the *set* of changes and on nothing else.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
+from decimal import Decimal, InvalidOperation
 from functools import reduce
 from typing import Any
 
@@ -164,6 +166,33 @@ def _contact(facts: Facts) -> Contact:
         last_name=detail("last_name"),
         phone=detail("phone"),
     )
+
+
+#: Beside what the API answered stands whose visit it was then: asking again would cost a call each time.
+REMEMBERED = "contact"
+
+
+def difference(current: Mapping[str, Any], want: Wanted) -> dict[str, str | None]:
+    """The fields to send: None clears. A new time takes `event_date` along, and the other way round: a campaign must not
+    start at a time that is no more."""
+    changed = {name: value for name, value in want.fields.items() if not same(current.get(name), value)}
+    if changed.keys() & {"time_scheduled", "time_completed"} and want.fields.get("event_date"):
+        changed["event_date"] = want.fields["event_date"]
+    return changed
+
+
+def same(stands: Any, value: str | None) -> bool:
+    """Are the two the same moment, the same money, or both nothing?"""
+    if not stands or not value:
+        return not stands and not value
+    try:
+        return datetime.fromisoformat(str(stands)) == datetime.fromisoformat(value)
+    except (ValueError, TypeError):
+        pass
+    try:
+        return Decimal(str(stands)) == Decimal(value)
+    except InvalidOperation:
+        return str(stands) == value
 
 
 def winners(facts: Facts) -> set[str]:

@@ -1,6 +1,7 @@
 """The words of the Visits API and of a change to it: what a source says, before anybody acts on it."""
 
 import hashlib
+import hmac
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -45,6 +46,13 @@ class Contact:
         if "email" in known:
             known["email"] = known["email"].lower()
         return known
+
+    def name(self, key: bytes) -> str | None:
+        """What it is remembered by: Review Rover's id, or a digest of the address, so that no index of addresses exists;
+        None if neither is known."""
+        if self.id or not self.email:
+            return self.id
+        return hmac.digest(key, self.email.encode("utf-8", "surrogatepass"), hashlib.sha256).hex()[:32]
 
 
 DETAILS = ("id", "email", "first_name", "last_name", "phone")
