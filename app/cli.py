@@ -18,7 +18,7 @@ from app.explain import Explain
 from app.ledger import Gone, Ledger
 from app.ring import Unknown, ring_at
 from app.settings import Settings, SettingsError
-from app.sources import load, specimens
+from app.sources import Source, load, specimens
 from app.visits.words import Contact, VisitChange
 
 T = TypeVar("T")
@@ -111,6 +111,9 @@ def sources(name: str | None, as_json: bool) -> None:
                 "source": tool.name,
                 "title": tool.source.title,
                 "evidence": tool.source.evidence,
+                "proves": tool.source.signature.covers,
+                "busy": tool.source.busy,
+                "within_s": tool.source.answer_within_s,
                 "hooks": []
                 if hooks is None
                 else [e.path for e in hooks.entrances.values() if e.tool.name == tool.name],
@@ -123,8 +126,48 @@ def sources(name: str | None, as_json: bool) -> None:
     source = load()[name].source
     public_url = (hooks and hooks.public_url) or "https://YOUR-DOORBELL"
     click.echo(f"{source.title}  ({source.docs}; evidence: {source.evidence})")
-    click.echo(source.setup.replace("{url}", f"{public_url}/hooks/{name}").rstrip())
+    url = f"{public_url}/hooks/{name}"
+    if source.signature.needs_key:
+        url = f"the address that `doorbell hook-url {name}` prints"
+    click.echo(source.setup.replace("{url}", url).rstrip())
+    click.echo(f"\n{'; '.join(_terms_of(source))}.")
     return None
+
+
+def _terms_of(source: Source) -> Iterable[str]:
+    """How the tool and the door deal with one another, in words."""
+    yield PROVES[source.signature.covers]
+    yield f"while Redis is away it hears {source.busy} and tries again"
+    yield f"it is answered within {source.answer_within_s:g} s"
+    needs = [f"HOOKS__<NAME>__{need}" for need in source.needs]
+    needs += ["PUBLIC_URL"] * source.signature.needs_url + ["SECRET_KEY"] * source.signature.needs_key
+    if needs:
+        yield f"it needs {', '.join(needs)} too"
+    if source.credential_names:
+        yield f"records are fetched with the credentials {', '.join(source.credential_names)}"
+
+
+PROVES = {
+    "body": "The signature proves the whole body",
+    "fields": "The signature proves some fields of the body only",
+    "nothing": "Nothing proves the body: whoever has the address or the token could make one up",
+}
+
+
+@main.command("hook-url")
+@click.argument("hook")
+def hook_url(hook: str) -> None:
+    """The address of a HOOK, as the tool should have it; with its token, where the tool signs nothing."""
+    try:
+        settings = configuration.read(redis_needed=False)
+    except SettingsError as error:
+        _end(CHECK_FAILED, str(error))
+    entrance = settings.entrances.get(hook)
+    if entrance is None:
+        _end(NOTHING_MATCHED, f"there is no hook {hook}, or it has no secret")
+    if not settings.public_url:
+        click.echo("PUBLIC_URL is not set: put our own address before it", err=True)
+    click.echo(settings.address(entrance))
 
 
 @main.command()

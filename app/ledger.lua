@@ -11,6 +11,7 @@
 --                after one run cannot take the next one with it
 --   lease        token of the worker that may write it; its end is the score in `db:running`
 --   since, due, tries, failed_since, reason, a, a:<k>   its troubles: attempts are kept, the last hundred
+--   rang         when an event last rang, itself or a repeat that may be another: a record read before is too old
 --   api, tried   what the API last answered; whether a worker ever began on it
 local call = redis.call
 local time = call('TIME')
@@ -186,6 +187,7 @@ function steps.accept()
     local record = call('GET', 'db:delivery:' .. first)
     local meta = record and cjson.decode(string.match(record, '^[^\n]*')) or {}
     for _, work in ipairs(meta.work or {}) do
+      if ARGV[10] == '1' then call('HSET', 'db:' .. work, 'rang', now) end
       revive(work)
       local state = call('HGET', 'db:' .. work, 'state')
       if ARGV[10] == '1' and not state then enqueue(work) end
@@ -200,7 +202,7 @@ function steps.accept()
   call('ZREMRANGEBYSCORE', 'db:deliveries:' .. hook, '-inf', now - ARGV[6])
   if ARGV[8] ~= '' then
     local work = 'event:' .. id
-    call('HSET', 'db:' .. work, 'n', 1)
+    call('HSET', 'db:' .. work, 'n', 1, 'rang', now)
     if ARGV[8] == 'queued' then
       enqueue(work)
     else
