@@ -280,8 +280,11 @@ def told_changes(name: str) -> list[dict[str, Any]]:
 def test_every_source_comes_with_its_specimens(name: str) -> None:
     recorded = specimens(name)
 
-    assert {"secret", "signed_with", "deliveries"} <= recorded.keys()
-    assert len(recorded["deliveries"]) >= 5
+    missing = {"secret", "signed_with", "deliveries"} - recorded.keys()
+    assert not missing, f"app/sources/{name}.json lacks {sorted(missing)}"
+    assert len(recorded["deliveries"]) >= 5, (
+        "fewer than five specimens: book, move, cancel, ignore, whatever the tool can say"
+    )
 
 
 @every_source
@@ -290,9 +293,9 @@ def test_every_source_says_what_it_is_and_how_to_connect_it(name: str) -> None:
 
     assert source.title.strip()
     assert source.docs.startswith("https://")
-    assert source.setup.strip().startswith("1. ")
-    assert "{url}" in source.setup
-    assert f"HOOKS__{name.upper()}__SECRETS" in source.setup
+    assert source.setup.strip().startswith("1. "), "the setup is a list of steps"
+    assert "{url}" in source.setup, "the setup says where {url} is to be pasted"
+    assert f"HOOKS__{name.upper()}__SECRETS" in source.setup, "the setup says what the secret is"
     for need in source.needs:
         assert f"HOOKS__{name.upper()}__{need}" in source.setup, f"the setup does not say how to set {need}"
     assert "SECRET_KEY" in source.setup or not source.signature.needs_key
@@ -315,7 +318,7 @@ def test_the_names_of_specimens_are_told_apart(name: str) -> None:
 def test_some_specimen_is_ignored_because_tools_ring_about_other_things_too(name: str) -> None:
     ignored = [found for found in BY_TOOL[name] if isinstance(found.expect, dict) and "ignored" in found.expect]
 
-    assert ignored
+    assert ignored, 'no specimen expects {"ignored": …}: what does the tool ring about that is no visit?'
 
 
 @each_tool
@@ -349,7 +352,9 @@ def test_changes_of_one_source_are_ordered_by_times_or_by_versions_and_never_by_
 
     orders = [change.order for found in BY_TOOL[name] for change in _changes(found)]
 
-    assert 1 == len({order > a_day_of_1971 for order in orders})
+    assert 1 == len({order > a_day_of_1971 for order in orders}), (
+        f"orders that are no microseconds: {sorted(orders)[:5]}"
+    )
 
 
 def _changes(specimen: Specimen) -> list[VisitChange]:
@@ -423,7 +428,7 @@ def test_to_translate_twice_says_the_same_and_leaves_the_event_as_it_was(name: s
 def test_a_visit_gets_a_name_that_the_api_takes(name: str) -> None:
     names = {change.external_id(name) for specimen in events(name) for change in _changes(specimen)}
 
-    assert names
+    assert names, "no specimen makes a change"
     assert [] == [taken for taken in names if not re.fullmatch(r"[a-z][A-Za-z0-9._-]{0,119}", taken)]
 
 
