@@ -70,6 +70,7 @@ class Event:
     headers: only those that the source asks for.
     record: what a thin event pointed at, once fetched; None before, and where the tool says that it is gone.
     beside: what else was fetched with it (`Get.then`), by name; of nothing where the tool has no such record.
+    asked: the path of the Get that the record answers; there is one for each record of a thin event.
     fetched_at: when the fetch of the record began.
     zone: what local times without an offset mean (the hook's TIMEZONE).
     """
@@ -80,14 +81,17 @@ class Event:
     headers: Mapping[str, str] = field(default_factory=dict)
     record: Json | None = None
     beside: Mapping[str, Json] = field(default_factory=dict)
+    asked: str = ""
     fetched_at: datetime | None = None
     zone: tzinfo | None = None
 
-    def with_record(self, record: Any, fetched_at: datetime, beside: Mapping[str, Any] | None = None) -> "Event":
+    def with_record(
+        self, record: Any, fetched_at: datetime, beside: Mapping[str, Any] | None = None, asked: str = ""
+    ) -> "Event":
         """record, beside: parsed JSON, or None where the tool answered that there is no such record."""
         read = None if record is None else Json(record, "record")
         others = {name: Json(value, name) for name, value in (beside or {}).items()}
-        return replace(self, record=read, fetched_at=fetched_at, beside=others)
+        return replace(self, record=read, fetched_at=fetched_at, beside=others, asked=asked)
 
 
 _JSON, _FORM = ("application/json", "text/json"), ("application/x-www-form-urlencoded",)

@@ -6,6 +6,8 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
 from typing import Any, TypeVar
 
+import orjson
+
 T = TypeVar("T")
 
 
@@ -50,6 +52,15 @@ class Json:
             shape += f" of length {len(self.value)}"
         place = ".".join(self.steps).replace(".[", "[") or "body"
         return Untranslatable(f"{place}: expected {expected}, found {shape}")
+
+    def unwrapped(self) -> "Json":
+        """JSON that was written into a text, as JSON; what is no text is itself."""
+        if not isinstance(self.value, str):
+            return self
+        try:
+            return Json(orjson.loads(self.value), *self.steps)
+        except ValueError:
+            raise self.surprise("JSON") from None
 
     # -- one value, or None where the tool left it out --
 

@@ -122,7 +122,7 @@ class Run:
         records = Records(self.context, entrance, self.hold.root.rang or 0, self.calls)
         for get in gets:
             found = await records.find(get)
-            meaning = tool.translate(event.with_record(found.record, found.fetched_at, found.beside))
+            meaning = tool.translate(event.with_record(found.record, found.fetched_at, found.beside, get.path))
             if isinstance(meaning, Ignored):
                 if meaning == GONE and since_s(int(event.received_at.timestamp() * 1000)) < LAG_S:
                     raise Lagging

@@ -10,7 +10,7 @@ import hashlib
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -132,7 +132,9 @@ class Records:
     async def _call(self, get: Get, given: Mapping[str, str]) -> Any:
         source = self.entrance.tool.source
         assert source.credentials
-        shown = source.credentials.show(given, time.time())
+        shown = source.credentials.show(given, time.time(), get)
+        if shown.json is not None:
+            get = replace(get, json=shown.json)
         base = (self.entrance.hook.api_url or source.api or "").rstrip("/")
         method, url, content = _request(get, base)
         headers = {"accept": "application/json", **source.headers_out, **shown.headers}
@@ -154,7 +156,7 @@ def _request(get: Get, base: str) -> tuple[str, str, dict[str, Any]]:
     """Method, URL and body."""
     if get.query:
         return "POST", base, {"json": {"query": get.query, "variables": dict(get.variables)}}
-    url = f"{base}/{get.path}"
+    url = f"{base}/{get.path if get.at is None else get.at}".rstrip("/")
     if get.json is not None:
         return "POST", url, {"json": dict(get.json)}
     if get.form is not None:
@@ -163,7 +165,7 @@ def _request(get: Get, base: str) -> tuple[str, str, dict[str, Any]]:
 
 
 def _digest(get: Get) -> str:
-    asked = [get.path, get.query, dict(get.variables), dict(get.params), get.json, get.form]
+    asked = [get.path, get.at, get.query, dict(get.variables), dict(get.params), get.json, get.form]
     return hashlib.sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]
 
 

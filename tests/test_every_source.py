@@ -65,11 +65,12 @@ def asked(get: Get) -> Asked:
     params = json.dumps([[name, value] for name, value in json.loads(params)])
     if get.query:
         return "POST", "/", params, _plain(json.dumps({"query": get.query, "variables": dict(get.variables)}))
+    path = "/" + (get.path if get.at is None else get.at)
     if get.json is not None:
-        return "POST", f"/{get.path}", params, _plain(json.dumps(get.json))
+        return "POST", path, params, _plain(json.dumps(get.json))
     if get.form is not None:
-        return "POST", f"/{get.path}", params, _plain("&".join(f"{n}={v}" for n, v in get.form.items()))
-    return "GET", f"/{get.path}", params, ""
+        return "POST", path, params, _plain("&".join(f"{n}={v}" for n, v in get.form.items()))
+    return "GET", path, params, ""
 
 
 def _plain(body: str) -> str:

@@ -442,6 +442,13 @@ def test_what_is_no_token_is_unreadable(raw: bytes) -> None:
         parse_body(delivery(raw), "jwt")
 
 
+def test_json_inside_a_text_is_unwrapped() -> None:
+    assert {"a": 1} == Json('{"a":1}').unwrapped().value
+    assert {"a": 1} == Json({"a": 1}).unwrapped().value
+    with pytest.raises(Untranslatable, match="expected JSON"):
+        Json("{").unwrapped()
+
+
 def test_any_body_is_taken_for_what_it_looks_like() -> None:
     assert {"a": "1"} == parse_body(delivery(b"a=1"), "any").value
     assert {"a": 1} == parse_body(delivery(b'{"a":1}'), "any").value

@@ -166,7 +166,7 @@ class Specimen:
         record = copy.deepcopy(records[get.name])
         others = get.then(Json(record, "record")) if record is not None else {}
         beside = {name: copy.deepcopy(records[other.name]) for name, other in others.items()}
-        return (event or self.event()).with_record(record, fetched_at, beside)
+        return (event or self.event()).with_record(record, fetched_at, beside, get.path)
 
     def translate(self) -> list[VisitChange] | Ignored:
         """As the worker does it: once for every record that the event points at."""
@@ -910,7 +910,7 @@ def _understand(tool: Tool, event: Event, fetched: Sequence[Any]) -> None:
         said.append(
             _complaint(lambda *_: _safe(list(get.then(Json(record)).values()) if get and record else []), tool, event)
         )
-        event = event.with_record(record, FETCHED_AT, beside)
+        event = event.with_record(record, FETCHED_AT, beside, get.path if get else "")
     said.append(_complaint(_meaning, tool, event))
 
     assert not any(len(sentence) > 200 or PEOPLE.search(sentence) for sentence in said), said

@@ -33,7 +33,7 @@ from app.visits.words import VisitChange
 #: Where our facts come from at their weakest: the vendor, somebody who saw it work, or memory.
 Evidence = Literal["vendor", "second-hand", "recalled"]
 #: Settings that a hook may need beside its secrets and credentials.
-Need = Literal["API_URL", "TIMEZONE", "TENANTS"]
+Need = Literal["API_URL", "TOKEN_URL", "TIMEZONE", "TENANTS"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,8 @@ class Get:
 
     path: built from checked ids only. params: what follows it behind `?`.
     query: GraphQL: what is POSTed to `api` itself instead, with `variables`; the path only names the record.
-    json, form: what is POSTed to the path instead, as JSON or as a form.
+    json, form: what is POSTed to the path instead, as JSON or as a form. at: where, if the path only names the record
+        (JSON-RPC: `""`, the `api` itself).
     then: what else is needed once this record is there, by name; `translate` finds the answers in `event.beside`.
     """
 
@@ -67,6 +68,7 @@ class Get:
     params: Mapping[str, str] = field(default_factory=dict)
     json: Mapping[str, Any] | None = None
     form: Mapping[str, str] | None = None
+    at: str | None = None
     then: "Callable[[Json], Mapping[str, Get]]" = _nothing
 
     @property
@@ -77,20 +79,24 @@ class Get:
 
 
 class Credentials(Protocol):
-    """How a request for a record shows who asks. names: the credentials (settings) that it takes."""
+    """How a request for a record shows who asks. names: the credentials (settings) that it takes.
+
+    show: given their values, the time, and what is asked for.
+    """
 
     @property
     def names(self) -> tuple[str, ...]: ...
 
-    def show(self, given: Mapping[str, str], now: float) -> "Shown": ...
+    def show(self, given: Mapping[str, str], now: float, get: Get) -> "Shown": ...
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """headers and params of a request."""
+    """headers and params that are added to a request. json: what is POSTed instead of the Get's, where that is signed."""
 
     headers: Mapping[str, str] = field(default_factory=dict)
     params: Mapping[str, str] = field(default_factory=dict)
+    json: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +110,7 @@ class Basic:
     def names(self) -> tuple[str, ...]:
         return (self.user, self.password)
 
-    def show(self, given: Mapping[str, str], now: float) -> Shown:
+    def show(self, given: Mapping[str, str], now: float, get: Get) -> Shown:
         pair = f"{given[self.user]}:{given[self.password]}".encode()
         return Shown({"authorization": f"Basic {base64.b64encode(pair).decode()}"})
 
@@ -120,7 +126,7 @@ class Bearer:
     def names(self) -> tuple[str, ...]:
         return (self.token,)
 
-    def show(self, given: Mapping[str, str], now: float) -> Shown:
+    def show(self, given: Mapping[str, str], now: float, get: Get) -> Shown:
         return Shown({"authorization": f"{self.word} {given[self.token]}"})
 
 
@@ -135,7 +141,7 @@ class Keys:
     def names(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys((*self.headers.values(), *self.params.values())))
 
-    def show(self, given: Mapping[str, str], now: float) -> Shown:
+    def show(self, given: Mapping[str, str], now: float, get: Get) -> Shown:
         return Shown(
             {name: given[credential] for name, credential in self.headers.items()},
             {name: given[credential] for name, credential in self.params.items()},

@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from decimal import Decimal
 
-import orjson
-
 from app.challenges import EchoField
 from app.delivery import Event
 from app.keys import Jwt
@@ -50,7 +48,7 @@ class Key:
     def names(self) -> tuple[str, ...]:
         return ("TOKEN",)
 
-    def show(self, given: Mapping[str, str], now: float) -> Shown:
+    def show(self, given: Mapping[str, str], now: float, get: Get) -> Shown:
         token = given["TOKEN"]
         is_key = token.startswith("smk-")
         return Shown({"x-api-key": token} if is_key else {"authorization": f"Bearer {token}"})
@@ -125,12 +123,7 @@ def _object(event: Event) -> str:
 
 def _entries(event: Event) -> list[Json]:
     entries = _arguments(event).at("entry")
-    if isinstance(entries.value, str):
-        try:
-            entries = Json(orjson.loads(entries.value), "entry")
-        except ValueError:
-            raise entries.surprise("JSON") from None
-    found = list(entries)
+    found = list(entries.unwrapped())
     if not 0 < len(found) <= MOST_ENTRIES:
         raise entries.surprise("one job or a few")
     return found
