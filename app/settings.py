@@ -49,12 +49,10 @@ def _zone(value: str) -> str:
 
 
 def _secrets(value: Any) -> Any:
-    """As words; the lines of a PEM file become one."""
-    return (
-        _words(_PEM.sub(lambda found: "".join(found[1].split()), value.replace("\\n", " ")))
-        if isinstance(value, str)
-        else value
-    )
+    """As words; the lines of a PEM file, also those that were written as `\\n`, become one."""
+    if isinstance(value, str) and "-----BEGIN" in value:
+        value = _PEM.sub(lambda found: "".join(found[1].split()), value.replace("\\n", "\n"))
+    return _words(value)
 
 
 _PEM = re.compile("-----BEGIN [A-Z ]+-----([A-Za-z0-9+/=\\s]+)-----END [A-Z ]+-----")

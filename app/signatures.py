@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache, lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import itsdangerous
 import orjson
 
 from app.delivery import Delivery, Unreadable, parse_body
+from app.reading import Json
 
 Reason = Literal["missing", "malformed", "stale", "mismatch"]
 #: What a signature that holds proves: the whole body, some fields of it, or only that the sender knows a secret.
@@ -410,10 +411,11 @@ class FieldsHmac(Scheme):
         return None if secret else "must not be empty"
 
     def verify(self, delivery: Delivery, terms: Terms) -> int:
-        given = self._body(delivery.raw, delivery).get(self.field)
+        body = self._body(delivery)
+        given = body.at(self.field).value
         if not isinstance(given, str) or not given.strip():
             raise SignatureError(f"the body has no `{self.field}`", "missing")
-        message = self._message(delivery.raw, delivery)
+        message = self._message(body)
         expected = [_hex(hmac.digest(secret.encode(), message, "sha256")) for secret in terms.secrets]
         return _same(given.encode("utf-8", "surrogatepass"), expected, f"`{self.field}`")
 
@@ -421,21 +423,21 @@ class FieldsHmac(Scheme):
         return {}
 
     def wrap(self, raw: bytes, terms: Terms) -> bytes:
-        delivery = Delivery("", "", (), raw, datetime.fromtimestamp(terms.now, UTC))
-        digest = hmac.digest(terms.secrets[0].encode(), self._message(raw, delivery), "sha256")
-        return orjson.dumps({**self._body(raw, delivery), self.field: digest.hex()})
+        body = self._body(Delivery("", "", (), raw, datetime.fromtimestamp(terms.now, UTC)))
+        digest = hmac.digest(terms.secrets[0].encode(), self._message(body), "sha256")
+        return orjson.dumps({**body.value, self.field: digest.hex()})
 
-    def _body(self, raw: bytes, delivery: Delivery) -> dict[str, Any]:
+    def _body(self, delivery: Delivery) -> Json:
         try:
-            body = parse_body(delivery, "json").value
+            body = parse_body(delivery, "json")
         except Unreadable as error:
             raise SignatureError(str(error), "malformed") from None
-        if not isinstance(body, dict):
+        if not isinstance(body.value, dict):
             raise SignatureError("the body is not an object", "malformed")
         return body
 
-    def _message(self, raw: bytes, delivery: Delivery) -> bytes:
-        values = [parse_body(delivery, "json").at(*path).value for path in self.signs]
+    def _message(self, body: Json) -> bytes:
+        values = [body.at(*path).value for path in self.signs]
         if not all(isinstance(value, str | int) and not isinstance(value, bool) for value in values):
             raise SignatureError("a signed field is missing", "malformed")
         return "".join(map(str, values)).encode("utf-8", "surrogatepass")

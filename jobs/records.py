@@ -91,7 +91,7 @@ class Records:
         """What another run was answered, if it asked after this event rang."""
         kept = await self.context.ledger.redis.command("GET", key)
         began_us, _, squeezed = (kept or b"0 ").partition(b" ")
-        if int(began_us) <= self.rang_ms * 1000:
+        if int(began_us) < (self.rang_ms + 1) * 1000:  # the millisecond itself may have been before
             return None
         record, beside = orjson.loads(zstandard.decompress(squeezed))
         return Found(

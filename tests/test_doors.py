@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 from click.testing import CliRunner
+from rig import Rig
 
 from app.cli import main
 from app.connection import Redis
@@ -191,3 +192,27 @@ def test_a_source_that_needs_tenants_says_where_they_are(monkeypatch: pytest.Mon
 
     with pytest.raises(BadSource, match=r"app/sources/zoom\.py needs TENANTS"):
         _tool("zoom")
+
+
+# -- ringing ourselves, as the tool would --
+
+
+@pytest.mark.parametrize(
+    ("source", "specimen", "status"),
+    [
+        ("servicem8", "a job is booked", 202),
+        ("servicem8", "an add-on gets the same", 202),
+        ("servicem8", "the subscription is tried", 200),
+        ("gohighlevel", "an appointment is booked", 202),
+        ("zoom", "Zoom validates", 200),
+        ("zoom", "an invitee books", 202),
+    ],
+)
+def test_a_specimen_rings_as_its_tool_would(rig: Rig, source: str, specimen: str, status: int) -> None:
+    zoom = {"HOOKS__ZOOM__SECRETS": specimens("zoom")["secret"]}
+    env = {**SERVICEM8, **GOHIGHLEVEL, **zoom, "HOOKS__GOHIGHLEVEL__TENANTS": specimens("gohighlevel")["tenants"]}
+    door = rig.web(**env)
+
+    ran = rig.doorbell("ring", source, specimen, "--to", f"{door.url}/hooks/{source}", **env)
+
+    assert (0, f"answered {status}") == (ran.returncode, ran.stderr.strip())

@@ -41,10 +41,13 @@ class Api:
     def __init__(self) -> None:
         self.records: dict[Asked, Any] = {}
         self.seen: list[dict[str, str]] = []
+        self.token: dict[str, Any] = {}
 
     async def serve(self, request: Request) -> Response:
         self.seen.append(dict(request.headers))
         body = (await request.body()).decode()
+        if request.url.path == "/token":
+            return JSONResponse(self.token)
         params = json.dumps(sorted(parse_qsl(request.url.query)))
         record = self.records.get((request.method, request.url.path, params, _plain(body)))
         return PlainTextResponse("no such record", 404) if record is None else JSONResponse(record)
@@ -279,3 +282,26 @@ async def test_where_events_name_their_tenant_those_of_others_are_ignored(world:
     answer = await world.ring(specimen)
 
     assert (200, "another account") == (answer.status_code, answer.json().get("ignored"))
+
+
+@every_source
+async def test_a_token_that_expires_is_got_and_shown(world: Doorstep, name: str) -> None:
+    exchange = TOOLS[name].source.exchange
+    if exchange is None:
+        return
+    specimen = next(found for found in BY_TOOL[name] if found.told.get("gets") and isinstance(found.expect, list))
+    hook = f"HOOKS__{name.upper()}__"
+    world.configure(specimen, **{f"{hook}CREDENTIALS__TOKEN": "", f"{hook}TOKEN_URL": f"{world.url}/token"})
+    world.api.keep(specimen)
+    token: Any = "a-fresh-token"
+    for step in reversed(exchange.at):
+        token = {step: token}
+    world.api.token = token
+
+    await world.ring(specimen)
+    await world.run()
+
+    asked, *records = world.api.seen
+    assert not any("a-fresh-token" in value for value in asked.values())
+    assert records
+    assert all(any("a-fresh-token" in value for value in headers.values()) for headers in records)

@@ -27,7 +27,7 @@ PURE = {
     "app.queue": set(),
     "app.delivery": {"app.reading"},
     "app.visits.merge": {"app.visits.words"},
-    "app.signatures": {"app.delivery"},
+    "app.signatures": {"app.delivery", "app.reading"},
     "app.keys": {"app.delivery", "app.signatures"},
     "app.challenges": {"app.delivery"},
     "app.sources": {"app.challenges", "app.delivery", "app.reading", "app.signatures", "app.visits.words"},
