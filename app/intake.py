@@ -75,12 +75,12 @@ class Intake:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # What may follow the name is a token of ours: it is nobody's to read in a log.
-        hook, _, token = scope["path"].removeprefix("/hooks/").partition("/")
+        hook, slash, token = scope["path"].removeprefix("/hooks/").partition("/")
         started = time.perf_counter()
         headers: Mapping[str, str] = {}
         kind = JSON
         try:
-            status, answer, kind = await self._answer(scope, receive, hook, token)
+            status, answer, kind = await self._answer(scope, receive, hook, slash + token)
         except Refused as refused:
             status, headers = refused.status, refused.headers
             answer = orjson.dumps({"error": refused.code, "detail": str(refused)})
@@ -94,9 +94,10 @@ class Intake:
         took_ms = round((time.perf_counter() - started) * 1000, 1)
         fact(log, "delivery answered", hook=hook, status=status, took_ms=took_ms)
 
-    async def _answer(self, scope: Scope, receive: Receive, hook: str, token: str) -> Answer:
+    async def _answer(self, scope: Scope, receive: Receive, hook: str, behind: str) -> Answer:
+        """behind: what follows the hook's name, which only an address with a token has."""
         entrance = self._entrances.get(hook)
-        if entrance is None or (token and not entrance.tool.source.signature.needs_key):
+        if entrance is None or (behind and not entrance.tool.source.signature.needs_key):
             raise Refused(404, "no_such_hook", "there is no hook of this name, or it has no secret")
         method, source = scope["method"], entrance.tool.source
         if method == "GET" and source.unsigned and (reply := source.unsigned.answer(_asked(entrance, scope))):
@@ -109,7 +110,7 @@ class Intake:
             raise Refused(_busy(entrance), "too_busy", "too many deliveries at once", **_LATER)
         self._at_once += 1
         try:
-            delivery = await self._read(scope, receive, entrance, token)
+            delivery = await self._read(scope, receive, entrance, behind[1:])
             return await self._take(entrance, delivery)
         finally:
             self._at_once -= 1
