@@ -13,7 +13,7 @@ import httpx
 from app.alarms import OLD_S, Due, due
 from app.connection import Address, Redis, RedisDown
 from app.settings import Settings, SettingsError, read
-from app.sources import load
+from app.sources import Source, load
 
 Result = Literal["ok", "warn", "fail", "down"]
 CLOCK_S = 2.0
@@ -75,8 +75,8 @@ def _hooks(settings: Settings) -> list[Check]:
     checks = []
     for name, hook in settings.hooks.items():
         prefix, tool = f"HOOKS__{name.upper()}", load()[hook.source or name]
-        needed = tool.source.credentials.names if tool.fetch and tool.source.credentials else ()
-        missing = [f"{prefix}__CREDENTIALS__{field}" for field in needed if field not in hook.credentials]
+        needed = tool.source.missing(hook.credentials) if tool.fetch else []
+        missing = [f"{prefix}__CREDENTIALS__{field}" for field in needed]
         if not hook.secrets:
             checks.append(Check(f"hook {name}", "warn", "no secret: it does not exist", f"Set {prefix}__SECRETS."))
         elif missing:
@@ -85,9 +85,17 @@ def _hooks(settings: Settings) -> list[Check]:
         elif len(hook.secrets) > 1:
             detail = f"{len(hook.secrets)} secrets are accepted"
             checks.append(Check(f"hook {name}", "ok", detail, "Take the old one out when the tool has changed over."))
+        if hook.secrets and tool.source.signature.covers != "body":
+            checks.append(_unproven(name, tool.source))
     if not settings.entrances:
         checks.append(Check("hooks", "warn", "there is none: nobody can ring", "Set HOOKS__<NAME>__SECRETS."))
     return checks
+
+
+def _unproven(name: str, source: Source) -> Check:
+    proven = "some fields of the body only" if source.signature.covers == "fields" else "nothing of the body"
+    detail = f"{source.title} proves {proven}: whoever has its address and token could make one up"
+    return Check(f"hook {name}", "warn", detail, "Keep them out of logs and mails; a new secret makes a new one.")
 
 
 async def _redis(redis: Redis, settings: Settings) -> AsyncIterator[Check]:

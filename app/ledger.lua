@@ -13,6 +13,7 @@
 --   lease        token of the worker that may write it; its end is the score in `db:running`
 --   since, due, tries, failed_since, reason, a, a:<k>   its troubles: attempts are kept, the last hundred
 --   probes       how often it went to see whether the gate may open; refused: how often its token was, when it was no probe
+--   rang         when an event last rang, itself or a repeat that may be another: a record read before is too old
 --   api, tried   what the API last answered; whether a worker ever began on it
 --   ask          an operator doubts that answer: the API is asked anew; also about the visits of these numbers of its own
 --   landed       of an event: the visits that it spoke of; replaces: what it says next takes the place of what it said
@@ -222,6 +223,7 @@ function steps.accept()
     local record = call('GET', 'db:delivery:' .. first)
     local meta = record and cjson.decode(string.match(record, '^[^\n]*')) or {}
     for _, work in ipairs(meta.work or {}) do
+      if ARGV[10] == '1' then call('HSET', 'db:' .. work, 'rang', now) end
       revive(work)
       local state = call('HGET', 'db:' .. work, 'state')
       if ARGV[10] == '1' and not state then enqueue(work) end
@@ -236,7 +238,7 @@ function steps.accept()
   call('ZREMRANGEBYSCORE', 'db:deliveries:' .. hook, '-inf', now - ARGV[6])
   if ARGV[8] ~= '' then
     local work = 'event:' .. id
-    call('HSET', 'db:' .. work, 'n', 1)
+    call('HSET', 'db:' .. work, 'n', 1, 'rang', now)
     if ARGV[8] == 'queued' then
       enqueue(work)
     else

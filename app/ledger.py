@@ -95,9 +95,9 @@ class Member:
     """One id of a visit, as the ledger has it. Most visits have one; a rescheduled one may have several.
 
     n: how many changes landed, done: how many of them the last settled run had seen. api: what the Visits API last
-    answered for this id. tried: whether a worker ever began on it. ask: the API is to be asked anew, also about the
-    visits of these numbers of its own; None: what it last answered is believed. replaces: what this event says next takes
-    the place of what it said. dropped: superseded changes that were
+    answered for this id. tried: whether a worker ever began on it. rang: when an event last rang, in ms of the server.
+    ask: the API is to be asked anew, also about the visits of these numbers of its own; None: what it last answered is
+    believed. replaces: what this event says next takes the place of what it said. dropped: superseded changes that were
     forgotten.
     """
 
@@ -120,6 +120,7 @@ class Member:
     due: int | None
     reason: str
     landed: list[str]
+    rang: int | None
 
     @property
     def external_id(self) -> str:
@@ -442,7 +443,11 @@ def _landing(source: str, account: str, changes: Sequence[VisitChange]) -> list[
     return [
         part
         for change in changes
-        for part in (work(change.visit_id), encode_change(change), work(change.continues) if change.continues else "")
+        for part in (
+            visit_work(account, change.external_id(source)),
+            encode_change(change),
+            work(change.continues) if change.continues else "",
+        )
     ]
 
 
@@ -493,4 +498,5 @@ def _member(work: bytes, generation: int, flat: list[bytes]) -> Member:
         due=number(b"due"),
         reason=stored.get(b"reason", b"").decode(),
         landed=stored.get(b"landed", b"").decode().split(),
+        rang=number(b"rang"),
     )

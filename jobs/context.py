@@ -2,6 +2,7 @@
 
 import random
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 
 import httpx
@@ -21,6 +22,8 @@ class Context:
     settings: Settings
     ledger: Ledger
     http: httpx.AsyncClient
+    #: Events of each hook whose records are being fetched here.
+    at_once: Counter[str] = field(default_factory=Counter)
 
     @property
     def schedule(self) -> Schedule:

@@ -21,6 +21,7 @@ from app.visits.words import (
     VisitChange,
     encode_change,
     external_id,
+    is_external_id,
     microseconds,
     money,
     timestamp,
@@ -641,3 +642,57 @@ def test_visits_of_two_sources_never_share_a_name(visit_id: str) -> None:
     names = {external_id(name, visit_id) for name in load()}
 
     assert len(load()) == len(names)
+
+
+# -- payments that are told one by one --
+
+
+def paid(order: int, payment: str, amount: str | None) -> Said:
+    return said("update", order, payment=payment, amount_collected=None if amount is None else Decimal(amount))
+
+
+def collected(*changes: Said) -> str | None:
+    return made_of(*changes).fields.get("amount_collected")
+
+
+def test_a_visit_collected_the_sum_of_its_payments_each_as_it_was_told_last() -> None:
+    assert "145.00" == collected(paid(1, "p1", "100"), paid(2, "p2", "45"))
+    assert "100.00" == collected(paid(1, "p1", "100"), paid(1, "p1", "100"))
+    assert "65.00" == collected(paid(1, "p1", "100"), paid(3, "p1", "20"), paid(2, "p2", "45"))
+    assert collected(paid(1, "p1", "100"), paid(2, "p1", None)) is None
+
+
+def test_beside_a_total_the_payments_count_where_they_are_more() -> None:
+    """The total may have them in it, or not know of them."""
+    total = said("create", 5, amount_collected=Decimal(120))
+    nothing = said("create", 5, amount_collected=None)
+
+    assert "120.00" == collected(total, paid(1, "p1", "100"))
+    assert "130.00" == collected(total, paid(1, "p1", "100"), paid(2, "p2", "30"))
+    assert "100.00" == collected(nothing, paid(1, "p1", "100"))
+
+
+def test_a_change_may_name_the_visit_of_another_source() -> None:
+    change = VisitChange(action="update", named="calendly-INV-1", order=1, payment="ch_1", amount_collected=Decimal(5))
+
+    assert "calendly-INV-1" == change.external_id("stripe")
+    assert {"amount_collected of ch_1": "5.00"} == change.facts()
+
+
+@pytest.mark.parametrize(
+    ("text", "is_one"),
+    [
+        ("calendly-INV-1", True),
+        ("standard-A_1.2-x", True),
+        ("a" * 121, False),
+        ("calendly-" + "1" * 112, False),
+        ("job_0a1b", False),
+        ("Calendly-1", False),
+        ("calendly-", False),
+        ("calendly-1/2", False),
+        ("calendly-1\n", False),
+        ("", False),
+    ],
+)
+def test_what_could_be_the_name_of_a_visit(text: str, is_one: bool) -> None:
+    assert is_one == is_external_id(text)

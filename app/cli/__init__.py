@@ -10,22 +10,9 @@ import click
 from app import doctor as doctors
 from app.cli.act import discard, replay
 from app.cli.audit import audit
-from app.cli.words import (
-    CHECK_FAILED,
-    NOTHING_MATCHED,
-    UNREACHABLE,
-    as_json,
-    end,
-    limit,
-    print_story,
-    reveal,
-    settings_or_none,
-    show_rows,
-    with_ledger,
-)
+from app.cli.sources import hook_url, ring, sources
+from app.cli.words import as_json, limit, print_story, reveal, show_rows, with_ledger
 from app.explain import Explain
-from app.ring import Unknown, ring_at
-from app.sources import load, specimens
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -97,56 +84,8 @@ def sandbox(port: int, host: str, file: str, token: str | None) -> None:
 
 # -- sources --
 
-
-@main.command()
-@click.argument("name", required=False)
-@as_json
-def sources(name: str | None, as_json: bool) -> None:
-    """What can ring; with a NAME, how to connect it."""
-    hooks = settings_or_none()
-    if name is None:
-        rows = [
-            {
-                "source": tool.name,
-                "title": tool.source.title,
-                "evidence": tool.source.evidence,
-                "hooks": []
-                if hooks is None
-                else [e.path for e in hooks.entrances.values() if e.tool.name == tool.name],
-            }
-            for tool in load().values()
-        ]
-        return show_rows(rows, as_json)
-    if name not in load():
-        end(NOTHING_MATCHED, f"there is no source {name}; there are {', '.join(load())}")
-    source = load()[name].source
-    public_url = (hooks and hooks.public_url) or "https://YOUR-DOORBELL"
-    click.echo(f"{source.title}  ({source.docs}; evidence: {source.evidence})")
-    click.echo(source.setup.replace("{url}", f"{public_url}/hooks/{name}").rstrip())
-    return None
-
-
-@main.command()
-@click.argument("source")
-@click.argument("specimen", required=False)
-@click.option("--to", "url", help="The hook's address; by default http://127.0.0.1:$PORT/hooks/SOURCE.")
-def ring(source: str, specimen: str | None, url: str | None) -> None:
-    """Send a really signed SPECIMEN, by its number or a part of its name; without one, list them."""
-    if source not in load():
-        end(NOTHING_MATCHED, f"there is no source {source}; there are {', '.join(load())}")
-    names = [delivery["name"] for delivery in specimens(source)["deliveries"]]
-    if specimen is None:
-        return show_rows([{"number": number, "specimen": name} for number, name in enumerate(names, 1)], False)
-    url = url or f"http://127.0.0.1:{os.environ.get('PORT', '8000')}/hooks/{source}"
-    try:
-        answer = ring_at(url, source, specimen, os.environ)
-    except Unknown as error:
-        end(NOTHING_MATCHED, str(error))
-    except OSError as error:
-        end(UNREACHABLE, f"{url} cannot be reached ({error})")
-    click.echo(answer.text)
-    click.echo(f"answered {answer.status_code}", err=True)
-    sys.exit(0 if answer.is_success else CHECK_FAILED)
+for command in (sources, hook_url, ring):
+    main.add_command(command)
 
 
 # -- what happened --

@@ -19,7 +19,7 @@ from datetime import datetime
 from decimal import Decimal
 
 from app.delivery import Event
-from app.reading import Json
+from app.reading import THOUSANDTHS, Json, smallest_units
 from app.signatures import Hmac
 from app.sources import Ignored, Source
 from app.visits.words import UNSAID, Contact, Unsaid, VisitChange, microseconds
@@ -44,11 +44,6 @@ SOURCE = Source(
     signature=Hmac(header="X-Cal-Signature-256"),
     setup=SETUP,
     event=("triggerEvent",),
-)
-
-# Cal.com's own list, packages/lib/currencyConversions.ts: these it does not multiply by 100.
-NO_CENTS = frozenset(
-    ("BIF", "CLP", "DJF", "GNF", "JPY", "KMF", "KRW", "MGA", "PYG", "RWF", "UGX", "VND", "VUV", "XAF", "XOF", "XPF")
 )
 
 
@@ -160,8 +155,8 @@ def _collected(payments: Iterable[Json]) -> Decimal | Unsaid:
 
 
 def _money(amount: Json, beside: Json) -> Decimal:
-    currency = (beside.at("currency").text() or "").upper()
-    return amount.amount(1 if currency in NO_CENTS else 100) or Decimal()
+    # Cal.com's own list (packages/lib/currencyConversions.ts) has no currencies with thousandths.
+    return amount.amount(smallest_units(beside.at("currency").text(), but=THOUSANDTHS)) or Decimal()
 
 
 def _customer(booking: Json) -> Json:

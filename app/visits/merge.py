@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from app.visits.words import FACTS, RANK, Contact
+from app.visits.words import FACTS, PAYMENT, RANK, Contact, money
 
 Stamp = tuple[int, int, int, int, str]
 
@@ -141,7 +141,7 @@ def wanted(facts: Facts) -> Wanted:
     A no-show is a cancel, and so is an opt-out: nobody wants a review request for either. The campaign starts at
     `event_date`: the completion if there is one, else the appointment.
     """
-    value = {name: facts[name].value for name in FACTS if name in facts}
+    value = {name: facts[name].value for name in FACTS if name in facts} | _paid(facts)
     fields: dict[str, str | None] = {name: value[name] for name in SENT_AS_SAID if name in value}
     event_date = value.get("time_completed") or value.get("time_scheduled")
     if value.keys() & {"time_scheduled", "time_completed"}:
@@ -150,6 +150,16 @@ def wanted(facts: Facts) -> Wanted:
         opted_out_at = event_date if value.get("opted_out") else None
         fields["date_cancelled"] = value.get("date_cancelled") or value.get("no_show") or opted_out_at
     return Wanted(fields, _contact(facts), bool(value.get("opted_out")))
+
+
+def _paid(facts: Facts) -> dict[str, str | None]:
+    """The sum of the payments, unless somebody knows of more: a tool's total may or may not have them in it."""
+    paid = [Decimal(fact.value or 0) for name, fact in facts.items() if name.startswith(PAYMENT)]
+    if not paid:
+        return {}
+    total = facts["amount_collected"].value if "amount_collected" in facts else None
+    most = max(sum(paid, Decimal()), Decimal(total or 0))
+    return {"amount_collected": money(most) if most > 0 else None}
 
 
 def _contact(facts: Facts) -> Contact:
