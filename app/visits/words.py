@@ -31,7 +31,10 @@ UNSAID = Unsaid.UNSAID
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contact:
-    """Whose visit it is, as far as the tool tells. `id` is Review Rover's (`cont_…`), where somebody named it."""
+    """Whose visit it is, as far as the tool tells. `id` is Review Rover's (`cont_…`), where somebody named it.
+
+    None says nothing; an empty text clears what was said before.
+    """
 
     id: str | None = None
     email: str | None = None
@@ -40,11 +43,10 @@ class Contact:
     phone: str | None = None
 
     def details(self) -> dict[str, str]:
-        """What is known. Addresses in lower case: `Ada@` and `ada@` are one person and get one request."""
-        known = {
-            name: (getattr(self, name) or "").strip() for name in ("id", "email", "first_name", "last_name", "phone")
-        }
-        return {name: value.lower() if name == "email" else value for name, value in known.items() if value}
+        """What was said. Addresses in lower case: `Ada@` and `ada@` are one person and get one request."""
+        said = {name: getattr(self, name) for name in ("id", "email", "first_name", "last_name", "phone")}
+        known = {name: value.strip() for name, value in said.items() if value is not None}
+        return {name: value.lower() if name == "email" else value for name, value in known.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,11 +32,16 @@ class Ring:
 
 @dataclass(slots=True)
 class Person:
-    """A customer."""
+    """A customer. id: Review Rover's, where a tool knows it."""
 
     email: str | None
     first: str
     last: str
+    id: str | None = None
+
+    @property
+    def is_known(self) -> bool:
+        return bool(self.email or self.id)
 
 
 @dataclass(slots=True)
@@ -62,8 +67,8 @@ class Visit:
 
     @property
     def can_be_made(self) -> bool:
-        """A visit needs a customer with an address, and a time."""
-        return bool(self.who and self.who.email and (self.scheduled or self.completed))
+        """A visit needs a customer who can be found, and a time."""
+        return bool(self.who and self.who.is_known and (self.scheduled or self.completed))
 
     def shown(self) -> dict[str, str]:
         """The fields that the API should show; whatever is unset is left out."""

@@ -341,8 +341,9 @@ def compare(history: History, visit: Visit, found: list[dict[str, Any]], email: 
         for field in ("time_scheduled", "time_completed", "event_date", "date_cancelled", "amount_collected")
         if stands.get(field) != wanted.get(field) and not (wanted.get(field) == SOME_TIME and stands.get(field))
     ]
-    whose = visit.who.email if visit.who else None
-    belongs_to = email.get(found[0]["contact_id"])
+    contact_id, who = found[0]["contact_id"], visit.who
+    whose = who and (who.id or who.email)
+    belongs_to = contact_id if who and who.id else email.get(contact_id)
     if belongs_to != whose and not (visit.is_gone and belongs_to):
         problems.append(f"{name} is {belongs_to}'s, and should be {whose}'s")
     return problems
