@@ -44,7 +44,7 @@ class Person:
         return bool(self.email or self.id)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Visit:
     """The truth about one visit, in the words of the Visits API. id: the first that the tool gave it."""
 
