@@ -1638,6 +1638,41 @@ async def test_a_visit_that_moves_three_times_is_one_visit_under_its_first_id(wo
     assert 1 == len(world.contacts("ada@example.com"))
 
 
+@pytest.mark.parametrize("halves", ["both halves of each move", "the cancels only, then the bookings"])
+async def test_a_chain_of_five_that_arrives_backwards_is_one_visit_under_the_first_id_that_could_be_known(
+    world: World, halves: str
+) -> None:
+    first, *moves = chain("e", "d", "c", "b", "a", "f")
+    links, bookings = moves[::2], moves[1::2]
+    backwards = moves[::-1] if halves.startswith("both") else [*links[::-1], *bookings[::-1]]
+    known = []
+
+    for each in [*backwards, first]:
+        await world.apply(each)
+        known.append([visit["external_id"] for visit in world.rig.visits()])
+
+    # The booking that names its old half is enough to know the old half's name.
+    by_moves = [[f"standard-{old}"] for old in "abcde" for _ in range(2)] + [["standard-e"]]
+    by_links = [[]] * 5 + [["standard-e"]] * 6
+    assert (by_moves if halves.startswith("both") else by_links) == known
+    assert {"time_scheduled": "2026-03-14T14:00:00Z", "event_date": "2026-03-14T14:00:00Z"} == world.visit("e")
+    assert 1 == len(world.contacts("ada@example.com"))
+
+
+async def test_an_old_id_that_is_moved_from_twice_is_one_visit_at_the_time_of_the_later_move(world: World) -> None:
+    asked = change("asked", 10, "cancel", continues="old", date_cancelled=at(8))
+    moved = booked("moved", 20, 15, continues="old", date_cancelled=None, no_show=None)
+
+    for story in itertools.permutations([booked("old"), asked, moved]):
+        await world.redis.command("FLUSHDB")
+        world.rig.http.post(f"{world.rig.sandbox.url}/_sandbox/reset")
+        for each in story:
+            await world.apply(each)
+
+        assert ["standard-old"] == [visit["external_id"] for visit in world.rig.visits()]
+        assert {"time_scheduled": "2026-03-14T15:00:00Z", "event_date": "2026-03-14T15:00:00Z"} == world.visit("old")
+
+
 async def test_a_visit_made_under_a_later_id_goes_when_the_first_is_known(world: World) -> None:
     await world.apply(booked("old"))
     await world.apply(booked("new", order=2, hour=15))

@@ -443,6 +443,24 @@ def test_a_null_in_a_standard_body_clears_the_contact_id() -> None:
     assert made_of(first, second).contact.id is None
 
 
+def test_a_null_clears_an_id_that_came_without_an_address_and_one_beside_the_same_address() -> None:
+    named = _standard("2026-03-14T09:00:00Z", id="cont_ada")
+    both = _standard("2026-03-14T10:00:00Z", id="cont_zoe", email="ada@example.com", phone="+15550100001")
+    cleared = _standard("2026-03-14T11:00:00Z", id=None, email="ada@example.com", phone=None)
+
+    assert made_of(named, cleared).contact == Contact(email="ada@example.com")
+    assert made_of(named, both, cleared).contact == Contact(email="ada@example.com")
+    assert "cont_zoe" == made_of(named, both).contact.id
+
+
+def test_an_address_that_is_cleared_is_nobodys() -> None:
+    visit = made_of(
+        _standard("2026-03-14T09:00:00Z", email="ada@example.com"), _standard("2026-03-14T10:00:00Z", email=None)
+    )
+
+    assert visit.contact.email is None
+
+
 def _standard(stamp: str, **contact: str | None) -> Said:
     body = {"type": "visit.updated", "timestamp": stamp, "data": {"visit_id": "A-1", "contact": contact}}
     changes = load()["standard"].translate(Event("standard", Json(body), NINE))

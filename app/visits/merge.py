@@ -163,11 +163,11 @@ def _paid(facts: Facts) -> dict[str, str | None]:
 
 
 def _contact(facts: Facts) -> Contact:
-    email = facts["contact.email"].value if "contact.email" in facts else None
+    email = (facts["contact.email"].value or None) if "contact.email" in facts else None
 
     def detail(name: str) -> Any:
         found = [facts[key] for key in (f"contact.{name}", f"contact.{name} of {email}") if key in facts]
-        return reduce(Fact.__or__, found).value if found else None
+        return (reduce(Fact.__or__, found).value or None) if found else None
 
     return Contact(
         id=detail("id"),

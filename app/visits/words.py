@@ -32,7 +32,10 @@ UNSAID = Unsaid.UNSAID
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contact:
-    """Whose visit it is, as far as the tool tells. `id` is Review Rover's (`cont_…`), where somebody named it."""
+    """Whose visit it is, as far as the tool tells. `id` is Review Rover's (`cont_…`), where somebody named it.
+
+    None says nothing; an empty text clears what was said before.
+    """
 
     id: str | None = None
     email: str | None = None
@@ -41,11 +44,11 @@ class Contact:
     phone: str | None = None
 
     def details(self) -> dict[str, str]:
-        """What is known. Addresses in lower case: `Ada@` and `ada@` are one person and get one request."""
-        known = {name: value for name in DETAILS if (value := (getattr(self, name) or "").strip())}
-        if "email" in known:
-            known["email"] = known["email"].lower()
-        return known
+        """What was said. Addresses in lower case: `Ada@` and `ada@` are one person and get one request."""
+        said = {name: value.strip() for name in DETAILS if (value := getattr(self, name)) is not None}
+        if "email" in said:
+            said["email"] = said["email"].lower()
+        return said
 
     def name(self, key: bytes) -> str | None:
         """What it is remembered by: Review Rover's id, or a digest of the address, so that no index of addresses exists;

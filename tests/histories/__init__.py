@@ -32,14 +32,19 @@ class Ring:
 
 @dataclass(slots=True)
 class Person:
-    """A customer."""
+    """A customer. id: Review Rover's, where a tool knows it."""
 
     email: str | None
     first: str
     last: str
+    id: str | None = None
+
+    @property
+    def is_known(self) -> bool:
+        return bool(self.email or self.id)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Visit:
     """The truth about one visit, in the words of the Visits API. id: the first that the tool gave it."""
 
@@ -62,8 +67,8 @@ class Visit:
 
     @property
     def can_be_made(self) -> bool:
-        """A visit needs a customer with an address, and a time."""
-        return bool(self.who and self.who.email and (self.scheduled or self.completed))
+        """A visit needs a customer who can be found, and a time."""
+        return bool(self.who and self.who.is_known and (self.scheduled or self.completed))
 
     def shown(self) -> dict[str, str]:
         """The fields that the API should show; whatever is unset is left out."""

@@ -16,7 +16,7 @@ from tests.rig import Server, redis_for_tests
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.histories", description=__doc__)
     parser.add_argument("--per-source", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=1, help="where the seeds begin")
+    parser.add_argument("--seed", type=int, default=0, help="where the seeds begin")
     parser.add_argument(
         "--source", action="append", choices=sorted(tools()), help="only this one (more than once: these)"
     )
@@ -42,6 +42,7 @@ async def run(asked: argparse.Namespace, redis_url: str, sandbox_url: str) -> in
 
 async def soak(world: World, source: str, first: int, how_many: int) -> int:
     started, deliveries, failures = time.monotonic(), 0, list[int]()
+    first -= first % BATCH  # so that each seed meets the same API when it runs alone
     seeds = range(first, first + how_many)
     for at in range(0, how_many, BATCH):
         for history in await world.batch([(source, seed) for seed in seeds[at : at + BATCH]]):

@@ -14,7 +14,7 @@ class Tool(Life):
 
     def __init__(self, *given: Any, **more: Any) -> None:
         super().__init__(*given, **more)
-        self.asked = self.ended = self.over = False
+        self.asked = self.ended = self.over = self.refused = False
         self.saved: dict[str, Any] = {}
 
     def acts(self) -> list[Callable[[], None]]:
@@ -22,7 +22,7 @@ class Tool(Life):
             return [self.book, self.book, self.ask]
         visit = self.visits[-1]
         if self.over:
-            return [self.anew] if len(self.visits) < 3 else []
+            return [self.back, *([self.anew] if len(self.visits) < 3 else [])]
         if self.asked:
             return [self.confirm, self.confirm, self.reject]
         if visit.cancelled:  # by the host, who asks for another time
@@ -36,8 +36,14 @@ class Tool(Life):
         self.say("BOOKING_CREATED", status="ACCEPTED")
         self.save()
 
+    def back(self) -> None:
+        """A booking that was cancelled or refused is moved after all, in both cases from any of its ids that is off."""
+        self.over = False
+        self.move(from_last=self.maybe(0.7))
+
     def anew(self) -> None:
-        self.over = self.ended = False
+        """Without a link: another visit."""
+        self.over = self.ended = self.refused = False
         self.book()
 
     def ask(self) -> None:
@@ -54,15 +60,17 @@ class Tool(Life):
 
     def reject(self) -> None:
         visit, self.asked, self.over = self.visits[-1], False, True
-        visit.scheduled, visit.cancelled = self.wish, self.now
+        visit.scheduled, visit.cancelled, self.refused = self.wish, self.now, len(visit.ids) > 1
         self.say("BOOKING_REJECTED", start=self.wish, status="REJECTED")
 
-    def move(self) -> None:
+    def move(self, from_last: bool = True) -> None:
         visit = self.visits[-1]
         before, old = visit.scheduled, visit.ids[-1]
+        if not from_last and self.refused:
+            old = visit.ids[-2]
         visit.ids.append(self.mint("uid{}"))
         visit.scheduled, visit.cancelled, visit.missed, visit.completed = self.hour(), None, None, None
-        self.ended = False
+        self.ended = self.refused = False
         self.say("BOOKING_RESCHEDULED", status="ACCEPTED", rescheduleUid=old, rescheduleStartTime=self.stamp(before))
         self.save(old=old)
 

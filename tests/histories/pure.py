@@ -86,7 +86,7 @@ def _visits(changes: Changes) -> dict[str, Wanted]:
 
 
 def _unlike(visit: Visit, want: Wanted | None) -> Iterator[str]:
-    can_be_made = bool(want and want.has_date and want.contact.email)
+    can_be_made = bool(want and want.has_date and (want.contact.id or want.contact.email))
     if visit.is_gone:
         if not want or not want.is_off:
             yield f"{visit.id} is gone and yet wanted: {want}"
@@ -103,6 +103,6 @@ def _fields(visit: Visit, want: Wanted) -> Iterator[str]:
         is_said = want.fields.get(name)
         if is_said != shown.get(name) and not (is_said and shown.get(name) == SOME_TIME):
             yield f"{visit.id}: {name} is {is_said}, and should be {shown.get(name)}"
-    whose = visit.who.email if visit.who else None
-    if want.contact.email != whose:
-        yield f"{visit.id} is {want.contact.email}'s, and should be {whose}'s"
+    whose = visit.who and (visit.who.id or visit.who.email)
+    if (want.contact.id or want.contact.email) != whose:
+        yield f"{visit.id} is {want.contact.id or want.contact.email}'s, and should be {whose}'s"

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
-from tests.histories import Life, Visit
+from app.visits.sandbox import DOCUMENTED_CONTACT
+from tests.histories import Life, Person, Visit
 
 
 class Tool(Life):
@@ -78,7 +79,14 @@ class Tool(Life):
 
     def contact(self) -> dict[str, Any] | None:
         who = self.visit.who
-        return who and {"id": None, "email": who.email, "first_name": who.first, "last_name": who.last, "phone": None}
+        if who is None:
+            return None
+        email = who.email and self.dice.choice((who.email, who.email, f" {who.email.upper()}"))
+        return {"id": who.id, "email": email, "first_name": who.first, "last_name": who.last, "phone": None}
+
+    def person(self) -> Person:
+        """Now and then named by the id that Review Rover gave."""
+        return super().person() if self.maybe(0.8) else Person(None, "First", "Contact", id=DOCUMENTED_CONTACT)
 
     def say(self, kind: str, **data: Any) -> None:
         told = {name: self.spelt(value) if isinstance(value, datetime) else value for name, value in data.items()}
