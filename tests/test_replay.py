@@ -402,6 +402,20 @@ async def test_an_unknown_id_does_not_stop_the_others(world: World) -> None:
     assert [("standard-1", "queued"), ("nobody", "unknown"), ("standard-2", "queued")] == done
 
 
+async def test_a_visit_with_several_ids_is_one_and_begins_its_tries_anew_by_any_of_them(world: World) -> None:
+    await world.land(booked("1"), change("2", 2, continues="1", time_scheduled=hour(12)))
+    world.rig.misbehave(error_share=1)
+    await world.run()
+    world.rig.behave()
+    assert 1 == (await world.member("1")).tries
+
+    assert [("standard-1", "visit:main/standard-1")] == [(s.id, s.work) for s in await plan(world, hook="standard")]
+    assert [("standard-2", "queued")] == await carry_out(world, ids=("standard-2",))
+
+    assert 0 == (await world.member("1")).tries
+    assert ["settled"] == await world.run()
+
+
 async def test_a_replay_done_twice_changes_nothing(world: World) -> None:
     await world.apply(booked("1"), booked("2"), change("1", 2, time_scheduled=hour(15)))
     stands = world.rig.visits()
