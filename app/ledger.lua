@@ -501,18 +501,17 @@ local function put_back(work, lane)
   return 'queued'
 end
 
--- work, fresh, numbers, lane: put it back to work, whatever it was. fresh = 1: the API is asked what stands there, under
--- every id that the visit ever had; numbers: its own ids of visits that stand beside it. -> 'queued' | 'running' | 'gone'
+-- work, fresh, numbers, lane: put the visit back to work, by any of its ids, whatever came of it. fresh = 1: the API is asked
+-- what stands there, under each of them; numbers: its own ids of visits that stand beside. -> 'queued' | 'running' | 'gone'
 function steps.replay()
-  local work = ARGV[2]
-  if call('EXISTS', 'db:' .. work) == 0 then return 'gone' end
+  if call('EXISTS', 'db:' .. ARGV[2]) == 0 then return 'gone' end
+  local members = family(ARGV[2])
+  local root = members[1][1]
   if ARGV[3] == '1' then
-    local members = family(work)
     for i = 2, #members do call('HSET', 'db:' .. members[i][1], 'tried', 1) end
-    work = members[1][1]
-    call('HSET', 'db:' .. work, 'ask', ARGV[4])
+    call('HSET', 'db:' .. root, 'ask', ARGV[4])
   end
-  return put_back(work, ARGV[5])
+  return put_back(root, ARGV[5])
 end
 
 -- delivery, record, works, lane: it is translated anew, and what comes of it takes the place of what it said. Where the door
