@@ -1,6 +1,6 @@
 # Everything that a newcomer, CI or a release needs; `make` alone lists it.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench pin clean
+.PHONY: help demo test check bench soak pin clean
 
 # Found outside this folder, so that a version manager that reads .python-version cannot say no.
 FIND := import sys; sys.version_info >= (3, 11) and print(sys.executable)
@@ -25,6 +25,9 @@ check: .venv/dev   ## Lint and types
 
 bench: .venv/dev   ## Side by side: the door, the worker, the memory
 	$(BIN)/python -m tests.bench
+
+soak: .venv/dev    ## A thousand kills under load (20 minutes)
+	$(BIN)/python -m tests.crash
 
 pin: .venv/dev     ## Write both lists of requirements anew, with hashes
 	$(BIN)/python -m pip install --quiet uv
