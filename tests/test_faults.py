@@ -100,7 +100,7 @@ VISITS = [
     "POST /visits",
 ]  # Who else needs a customer that may be in the making waits for half a minute.
 SOME: dict[str, dict[str, Any]] = {
-    "slow": {"slow_share": 1, "slow_s": 0.3},
+    "slow": {"slow_share": 1, "slow_s": 0.1},
     "5xx": {"error_share": 0.3, "error_status": 500, "times": 100},
     "resets": {"reset_share": 0.3, "times": 60, "only": VISITS},
     "half-answers": {"half_answer_share": 0.3, "times": 60, "only": VISITS},
