@@ -22,9 +22,9 @@ from tests.crash.stories import Ring, Story
 SHARES = {"redis": 35, "worker": 40, "web": 25}
 #: After the last kill: a dead worker's leases last 35 s, then what they held is done once more.
 REST_S = 180.0
-#: With `everysec` Redis answers before it writes while the disk is busy, for so long at the most: what it answered then is
-#: lost with a kill, and so is what stood at the end of a torn file.
-TORN_S = 2.0
+#: With `everysec` Redis answers before it writes while the disk is busy, for so long at the most; what it answered then is
+#: lost with a kill. The bytes that a torn file loses are those of some more seconds when little is rung.
+EVERYSEC_S, TORN_S = 2.5, 15.0
 SLOW_S = 0.3
 
 
@@ -183,7 +183,7 @@ class Run:
         if answer.ok:
             now = time.monotonic()
             self.report_.silence_s = max(self.report_.silence_s, now - self._answered_at)
-            self._answered_at = ring.answered_at = now
+            self._answered_at, ring.answered_at = now, time.time()
             ring.delivery, ring.status = body["delivery"], answer.status
             return f"{answer.status} {'repeat' if body.get('repeat') else 'accepted'}"
         return str(answer.status)
@@ -204,7 +204,7 @@ class Run:
         torn = self.dice.randint(1, 4_000) if self.plan.torn else 0
         started = time.monotonic()
         if self.may_lose:
-            self.tears.append(started)
+            self.tears.append(time.time())
         await self.house.kill_redis(torn)
         self.report_.redis_s = max(self.report_.redis_s, time.monotonic() - started)
 
@@ -284,7 +284,8 @@ class Run:
         ]
 
     def _may_be_lost(self, ring: Ring) -> bool:
-        return any(0 <= tear - ring.answered_at < TORN_S for tear in self.tears)
+        lose_s = TORN_S if self.plan.torn else EVERYSEC_S
+        return any(ring.written_at() < tear < ring.written_at() + lose_s for tear in self.tears)
 
     def _is_breach(self, delivery: str) -> bool:
         return not any(
