@@ -140,7 +140,7 @@ def _persistence(info: Mapping[str, str], fsync: str) -> Check:
         )
     lost = {
         "always": "nothing that was answered 202 is lost",
-        "everysec": "a crash of the machine may lose the last second",
+        "everysec": "a crash of Redis or its machine may lose the last two seconds",
         "no": "a crash of the machine may lose half a minute",
     }.get(fsync, "how often it is flushed, this server does not tell")
     return Check("redis.persistence", "ok", f"append-only file, appendfsync {fsync or 'unknown'}: {lost}")
