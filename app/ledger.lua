@@ -489,7 +489,10 @@ local function put_back(work, lane)
   local key, delivery = 'db:' .. work, string.match(work, '^event:(.*)$')
   local state = call('HGET', key, 'state')
   call('HDEL', key, 'failed_since', 'due')
-  if delivery then call('PERSIST', 'db:delivery:' .. delivery) end
+  if delivery then
+    call('PERSIST', 'db:delivery:' .. delivery)
+    call('HSET', key, 'rang', now)  -- what it points at is asked for anew
+  end
   if state == 'running' then
     call('HINCRBY', key, 'n', 1)
     return 'running'
