@@ -50,6 +50,7 @@ class Bounded(HttpToolsProtocol):
         super().on_message_complete()
 
     def shutdown(self) -> None:
+        """What is being answered is finished within --timeout-graceful-shutdown; an event stream must end by itself."""
         self._is_leaving = True
         if self.cycle is None or self.cycle.response_complete:
             self.loop.call_later(LINGER_S, super().shutdown)
