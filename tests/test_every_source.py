@@ -56,12 +56,12 @@ class Api:
 
     def keep(self, specimen: Specimen) -> None:
         """Its records stand from now on, each where the source asks for it."""
-        records = specimen.told.get("records", {})
+        records, posts = specimen.told.get("records", {}), specimen.told.get("posts", {})
         for get in specimen.gets():
             record = records[get.name]
             others = get.then(Json(record, "record")) if record is not None else {}
             for one in (get, *others.values()):
-                self.records[asked(one)] = records[one.name]
+                self.records[asked(replace(one, json=posts.get(one.name, one.json)))] = records[one.name]
 
 
 def asked(get: Get) -> Asked:
