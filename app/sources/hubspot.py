@@ -23,7 +23,7 @@ from app.delivery import Event
 from app.reading import Json, Untranslatable
 from app.signatures import MILLISECONDS, Hmac
 from app.sources import GONE, Bearer, Get, Ignored, Source, refreshed
-from app.visits.words import UNSAID, Contact, Unsaid, VisitChange, microseconds
+from app.visits.words import UNSAID, Contact, VisitChange, microseconds
 
 SETUP = """
 1. In HubSpot make an app (Development, or Settings, Integrations, Private Apps) with the scope crm.objects.contacts.read.
@@ -111,7 +111,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
         raise Untranslatable("the meeting that this event points at was not fetched")
     id = event.asked.rpartition("/")[2]
     told = [item for item in watched if _meeting_id(item).text() == id]
-    visit_id, order = f"{_needed_portal(watched[0])}-{id}", microseconds(event.fetched_at)
+    visit_id, order = f"{watched[0].at('portalId').needed_text()}-{id}", microseconds(event.fetched_at)
     if event.record is None:
         deletions = [item for item in told if item.at("subscriptionType").text() == "object.deletion"]
         if not deletions:
@@ -120,17 +120,18 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
         return [VisitChange(action="cancel", visit_id=visit_id, order=order, date_cancelled=deleted_at)]
     outcome, history = _outcome(event.record), list(event.record.at("propertiesWithHistory", "hs_meeting_outcome"))
     since = _since(event.record, history, told) or event.fetched_at
+    person = event.beside.get("contact", Json(None)).at("properties")
     return [
         VisitChange(
             action="cancel" if outcome == "CANCELED" else "update",
             visit_id=visit_id,
             order=order,
-            contact=_contact(event),
+            contact=_contact(person) if person else None,
             time_scheduled=_start(event.record),
             time_completed=since if outcome == "COMPLETED" else None,
             date_cancelled=since if outcome == "CANCELED" else None,
             no_show=since if outcome == "NO_SHOW" else None,
-            opted_out=_opted_out(event),
+            opted_out=person.at("hs_email_optout").value in (True, "true") if person else UNSAID,
             is_sighting=not history,
         )
     ]
@@ -153,10 +154,6 @@ def _meeting_id(item: Json) -> Json:
     if item.at("subscriptionType").text() != "object.associationChange":
         return item.at("objectId")
     return item.at("fromObjectId" if item.at("fromObjectTypeId").text() == MEETINGS else "toObjectId")
-
-
-def _needed_portal(item: Json) -> str:
-    return item.at("portalId").needed_text()
 
 
 def _outcome(meeting: Json) -> str:
@@ -191,19 +188,10 @@ def _moment(found: Json) -> datetime | None:
     return found.moment()
 
 
-def _contact(event: Event) -> Contact | None:
-    properties = event.beside.get("contact", Json(None)).at("properties")
-    if not properties:
-        return None
+def _contact(properties: Json) -> Contact:
     return Contact(
         email=properties.at("email").text(),
         first_name=properties.at("firstname").text(),
         last_name=properties.at("lastname").text(),
         phone=properties.at("phone").text() or properties.at("mobilephone").text(),
     )
-
-
-def _opted_out(event: Event) -> bool | Unsaid:
-    """Unsubscribed from all e-mail."""
-    properties = event.beside.get("contact", Json(None)).at("properties")
-    return properties.at("hs_email_optout").value in (True, "true") if properties else UNSAID

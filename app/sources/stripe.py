@@ -46,44 +46,57 @@ SOURCE = Source(
 )
 
 
+SESSIONS = {"checkout.session.completed", "checkout.session.async_payment_succeeded"}
+CHARGES = {"charge.succeeded", "charge.captured", "charge.refunded", "charge.updated"}
+COLLECTED = {
+    **dict.fromkeys(SESSIONS, "amount_total"),
+    **dict.fromkeys(CHARGES, "amount_captured"),
+    "payment_intent.succeeded": "amount_received",
+    "invoice.paid": "amount_paid",
+    "invoice.payment_succeeded": "amount_paid",
+}
+
+
 def translate(event: Event) -> list[VisitChange] | Ignored:
     kind, paid = event.data.at("type").needed_text(), event.data.at("data", "object")
-    match kind:
-        case "checkout.session.completed" | "checkout.session.async_payment_succeeded":
-            status = paid.at("payment_status")
-            if status.text() in ("unpaid", "no_payment_required"):
-                return Ignored(f"{kind}: {status.text()}")
-            if status.text() != "paid":
-                raise status.surprise("a payment_status that Stripe documents")
-            return _collected(event, kind, _amount(paid, "amount_total"))
-        case "payment_intent.succeeded":
-            return _collected(event, kind, _amount(paid, "amount_received"))
-        case "invoice.paid" | "invoice.payment_succeeded":
-            return _collected(event, kind, _amount(paid, "amount_paid"))
-        case "charge.succeeded" | "charge.captured" | "charge.refunded" | "charge.updated":
-            if paid.at("captured").flag() is False or paid.at("status").text() in ("pending", "failed"):
-                return Ignored(f"{kind}: not captured")
-            captured = _amount(paid, "amount_captured" if paid.at("amount_captured") else "amount")
-            return _collected(event, kind, captured, _refunded(paid))
-    return Ignored(kind)
-
-
-def _collected(event: Event, kind: str, amount: Decimal, refunded: Decimal = Decimal()) -> list[VisitChange] | Ignored:
-    paid = event.data.at("data", "object")
+    if kind not in COLLECTED:
+        return Ignored(kind)
+    if not paid:
+        raise paid.surprise("what was paid")
     named = _visit(paid)
     if named is None:
         return Ignored(f"{kind}: no visit")
-    left = amount - refunded
+    if why := _not_yet(kind, paid):
+        return Ignored(f"{kind}: {why}")
+    units = smallest_units(paid.at("currency").needed_text(), but=("ISK", "UGX"))
+    collected, refunded = paid.at(COLLECTED[kind]), paid.at("amount_refunded").amount(units) or Decimal()
+    if kind in CHARGES:
+        collected = collected or paid.at("amount")  # before 2020 a charge told nothing else
+    amount = collected.amount(units)
+    if amount is None:
+        raise collected.surprise("an amount")
     return [
         VisitChange(
             action="update",
             named=named,
             order=microseconds(event.data.at("created").needed_unix()),
-            as_of=int(refunded * 1_000),
-            payment=_payment(paid),
-            amount_collected=left if left > 0 else None,
+            as_of=int(refunded * units),
+            payment=_payment(kind, paid),
+            amount_collected=amount - refunded if amount > refunded else None,
         )
     ]
+
+
+def _not_yet(kind: str, paid: Json) -> str | None:
+    """Why nothing was collected, where it is so."""
+    status = paid.at("payment_status" if kind in SESSIONS else "status")
+    if kind in SESSIONS and status.text() not in ("paid", "unpaid", "no_payment_required"):
+        raise status.surprise("a payment_status that Stripe documents")
+    if kind in SESSIONS:
+        return None if status.text() == "paid" else status.text()
+    if kind in CHARGES and (paid.at("captured").flag() is False or status.text() in ("pending", "failed")):
+        return "not captured"
+    return None
 
 
 def _visit(paid: Json) -> str | None:
@@ -93,9 +106,9 @@ def _visit(paid: Json) -> str | None:
     return next((text for text in texts if is_external_id(text)), None)
 
 
-def _payment(paid: Json) -> str:
+def _payment(kind: str, paid: Json) -> str:
     """The PaymentIntent that it is about; subscriptions have an invoice instead."""
-    if paid.at("object").text() == "payment_intent":
+    if kind == "payment_intent.succeeded":
         return paid.at("id").needed_text()
     return _id(paid.at("payment_intent")) or _id(paid.at("invoice")) or paid.at("id").needed_text()
 
@@ -103,18 +116,3 @@ def _payment(paid: Json) -> str:
 def _id(found: Json) -> str | None:
     """Expanded, an id is the object itself."""
     return found.at("id").text() if isinstance(found.value, dict) else found.text()
-
-
-def _amount(paid: Json, name: str) -> Decimal:
-    amount = paid.at(name).amount(_units(paid))
-    if amount is None:
-        raise paid.at(name).surprise("an amount")
-    return amount
-
-
-def _refunded(charge: Json) -> Decimal:
-    return charge.at("amount_refunded").amount(_units(charge)) or Decimal()
-
-
-def _units(paid: Json) -> int:
-    return smallest_units(paid.at("currency").needed_text(), but=("ISK", "UGX"))

@@ -1,11 +1,11 @@
 """Wix Bookings: bookings of a site. https://dev.wix.com/docs/rest/business-solutions/bookings/bookings/bookings-writer-v2
 
-The whole body is a JSON Web Token (https://dev.wix.com/docs/build-apps/develop-your-app/api-integrations/events-and-webhooks),
-signed with the app's key; what it holds is wrapped twice more, as JSON in a text. A booking keeps its id; `status` says what
-it is, the `slug` what happened. `entityEventSequence` rises with every event of a booking and orders them; the event's own
-`id` is the same on every retry. CREATED is a cart, not a booking. PENDING and the waiting list are requests: a new one
-means nothing yet, a later one takes back what was agreed. When a booking was cancelled is when we first see it so, since
-later events of it say it again. Wix waits 1,250 ms for its answer.
+The whole body is a JSON Web Token ("About the Structure of Webhooks" there), signed with the app's key; what it holds is
+wrapped twice more, as JSON in a text. A booking keeps its id; `status` says what it is, the `slug` what happened.
+`entityEventSequence` rises with every event of a booking and orders them; the event's own `id` is the same on every retry.
+CREATED is a cart, not a booking. PENDING and the waiting list are requests: a new one means nothing yet, a later one takes
+back what was agreed. A booking was cancelled when the first of the events that say so happened, since later ones say it
+again. Wix waits 1,250 ms for its answer.
 
 Second-hand: RS256, and that the layers are texts (objects are read too); `entity` beside `entityAsJson`; the names in
 `contactDetails`; `firstSessionStart` of a course; `cancelled` with two l; how "marked as pending" is spelled. Recalled:
