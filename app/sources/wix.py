@@ -2,14 +2,15 @@
 
 The whole body is a JSON Web Token ("About the Structure of Webhooks" there), signed with the app's key; what it holds is
 wrapped twice more, as JSON in a text. A booking keeps its id; `status` says what it is, the `slug` what happened.
-`entityEventSequence` rises with every event of a booking and orders them; the event's own `id` is the same on every retry.
+`eventTime` orders its events, and of one millisecond `entityEventSequence`, which rises with each but is optional, and not
+on every event's page; else the booking's `revision` does. The event's own `id` is the same on every retry.
 CREATED is a cart, not a booking. PENDING and the waiting list are requests: a new one means nothing yet, a later one takes
 back what was agreed. A booking was cancelled when the first of the events that say so happened, since later ones say it
 again. Wix waits 1,250 ms for its answer.
 
 Second-hand: RS256, and that the layers are texts (objects are read too); `entity` beside `entityAsJson`; the names in
 `contactDetails`; `firstSessionStart` of a course; `cancelled` with two l; how "marked as pending" is spelled. Recalled:
-`bodyAsJson`. Where an event has no sequence the booking's `revision` stands in for it.
+`bodyAsJson`.
 """
 
 import re
@@ -82,8 +83,8 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
         VisitChange(
             action="update" if known in STANDS else "cancel",
             visit_id=inner.at("entityId").text() or booking.at("id").needed_text(),
-            order=_order(inner, booking),
-            as_of=microseconds(happened_at),
+            order=microseconds(happened_at),
+            as_of=_sequence(inner, booking),
             contact=_contact(booking.at("contactDetails")),
             time_scheduled=start.needed_moment(event.zone) if known in STANDS else start.moment(event.zone) or UNSAID,
             date_cancelled=None if known in STANDS else happened_at,
@@ -125,12 +126,13 @@ def _booking(inner: Json) -> Json:
     raise inner.surprise("an event with its booking")
 
 
-def _order(inner: Json, booking: Json) -> int:
+def _sequence(inner: Json, booking: Json) -> int:
     """A number of 64 bits, written as a text."""
     found = inner.at("entityEventSequence") or booking.at("revision")
-    if not re.fullmatch("[0-9]{1,18}", found.needed_text()):
+    written = found.text() or "0"
+    if not re.fullmatch("[0-9]{1,18}", written):
         raise found.surprise("a number in digits")
-    return int(found.needed_text())
+    return int(written)
 
 
 def _start(booking: Json) -> Json:
