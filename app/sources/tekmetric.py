@@ -54,10 +54,12 @@ SOURCE = Source(
 )
 
 #: By code or name, in capitals without what stands between letters, or by number.
-ESTIMATE = {"ESTIMATE", "SAVEDFORLATER", "1", "4"}
-OPEN = {"WORKINPROGRESS", "INPROGRESS", "WIP", "2"}
-DONE = {"COMPLETE", "COMPLETED", "ACCOUNTSRECEIVABLE", "INVOICED", "3", "5", "6"}
-OFF = {"DELETED", "7"}
+STATUSES = {
+    **dict.fromkeys(("ESTIMATE", "SAVEDFORLATER", "1", "4"), "estimate"),
+    **dict.fromkeys(("WORKINPROGRESS", "INPROGRESS", "WIP", "2"), "open"),
+    **dict.fromkeys(("COMPLETE", "COMPLETED", "INVOICED", "ACCOUNTSRECEIVABLE", "3", "5", "6"), "done"),
+    **dict.fromkeys(("DELETED", "7"), "off"),
+}
 
 
 def fetch(event: Event) -> list[Get]:
@@ -170,10 +172,8 @@ def _status(event: Event) -> str:
         return _told(event, said)
     for written in (status.at(name).text() for name in ("code", "name", "id")):
         word = re.sub("[^A-Z0-9]", "", (written or "").upper())
-        kinds = {"estimate": ESTIMATE, "open": OPEN, "done": DONE, "off": OFF}
-        found = next((kind for kind, words in kinds.items() if word in words), None)
-        if found or word.startswith("POSTED"):
-            return found or "done"
+        if known := "done" if word.startswith("POSTED") else STATUSES.get(word):
+            return known
     raise status.surprise("a repair order's status that Tekmetric has")
 
 
