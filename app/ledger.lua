@@ -489,7 +489,10 @@ local function put_back(work, lane)
   local key, delivery = 'db:' .. work, string.match(work, '^event:(.*)$')
   local state = call('HGET', key, 'state')
   call('HDEL', key, 'failed_since', 'due')
-  if delivery then call('PERSIST', 'db:delivery:' .. delivery) end
+  if delivery then
+    call('PERSIST', 'db:delivery:' .. delivery)
+    call('HSET', key, 'rang', now)  -- what it points at is asked for anew
+  end
   if state == 'running' then
     call('HINCRBY', key, 'n', 1)
     return 'running'
@@ -501,18 +504,17 @@ local function put_back(work, lane)
   return 'queued'
 end
 
--- work, fresh, numbers, lane: put it back to work, whatever it was. fresh = 1: the API is asked what stands there, under
--- every id that the visit ever had; numbers: its own ids of visits that stand beside it. -> 'queued' | 'running' | 'gone'
+-- work, fresh, numbers, lane: put the visit back to work, by any of its ids, whatever came of it. fresh = 1: the API is asked
+-- what stands there, under each of them; numbers: its own ids of visits that stand beside. -> 'queued' | 'running' | 'gone'
 function steps.replay()
-  local work = ARGV[2]
-  if call('EXISTS', 'db:' .. work) == 0 then return 'gone' end
+  if call('EXISTS', 'db:' .. ARGV[2]) == 0 then return 'gone' end
+  local members = family(ARGV[2])
+  local root = members[1][1]
   if ARGV[3] == '1' then
-    local members = family(work)
     for i = 2, #members do call('HSET', 'db:' .. members[i][1], 'tried', 1) end
-    work = members[1][1]
-    call('HSET', 'db:' .. work, 'ask', ARGV[4])
+    call('HSET', 'db:' .. root, 'ask', ARGV[4])
   end
-  return put_back(work, ARGV[5])
+  return put_back(root, ARGV[5])
 end
 
 -- delivery, record, works, lane: it is translated anew, and what comes of it takes the place of what it said. Where the door
@@ -610,6 +612,11 @@ function steps.lock()
   return call('SET', ARGV[3], ARGV[4], 'NX', 'PX', ARGV[2]) and 1
 end
 
+-- key, value, ms: what a worker writes beside the ledger
+function steps.put()
+  return call('SET', ARGV[2], ARGV[3], 'PX', ARGV[4])
+end
+
 -- lock, token: give a lock back, unless it has become somebody else's
 function steps.unlock()
   return call('GET', ARGV[2]) == ARGV[3] and call('DEL', ARGV[2]) or 0
@@ -636,4 +643,7 @@ function steps.ran()
   return call('DEL', 'arq:job:' .. ARGV[2])
 end
 
+-- A full server refuses a script's first write if it takes room, and lets a script finish that began with another. The door's
+-- step has not come this far: it is refused, and what was accepted can still be worked off.
+if ARGV[1] ~= 'look' then call('DEL', 'db:none') end
 return steps[ARGV[1]]()

@@ -93,9 +93,13 @@ class Replay:
         self._fresh, self._contact = fresh, contact
 
     async def plan(self, selection: Selection) -> AsyncIterator[Step]:
-        """A step for everything that is selected, one after the other; nothing is done."""
+        """A step for everything that is selected, one after the other; nothing is done. A visit with several ids is one."""
+        known: set[int] = set()
         async for unit in Selector(self._ledger, self._settings, self._mode).select(selection):
-            yield await self._step(unit)
+            step = await self._step(unit)
+            if selection.ids or hash(step.work) not in known:
+                known.add(hash(step.work))
+                yield step
 
     async def carry_out(self, selection: Selection, told: Callable[[Step, str], None]) -> Tally:
         """Do what the plan says, some at a time, and tell of each what it is now. Can be broken off and begun again.
@@ -186,7 +190,7 @@ class Replay:
     async def _visit(self, step: Step, delivery: str) -> Step:
         family = await self._ledger.family(step.work)
         root = next((member for member in family if member.state != "settled"), family[0])
-        step = replace(step, state=root.state, reason=root.reason)
+        step = replace(step, work=family[0].work, state=root.state, reason=root.reason)
         if root.state == "discarded" or (root.state in ("queued", "running") and not self._fresh):
             return replace(step, skip=root.state)
         said = [one for member in family for one in member.said()]

@@ -17,7 +17,7 @@ log = logging.getLogger("doorbell.sweep")
 SWEEP_EVERY_S = 0.5
 GATE_EVERY_S = 0.5
 ADOPT_EVERY_S = 20.0
-HEARTBEAT_EVERY_S, HEARTBEAT_S = 10.0, 30
+HEARTBEAT_EVERY_S, HEARTBEAT_MS = 10.0, 30_000
 
 
 async def keep_sweeping(context: Context) -> None:
@@ -64,10 +64,10 @@ class Heartbeat:
     """`db:worker:<id>`, with a short life: who is at work, where."""
 
     def __init__(self, context: Context) -> None:
-        self._redis = context.ledger.redis
+        self._ledger = context.ledger
         self._key = f"db:worker:{new_id()}"
         host = os.environ.get("DYNO") or socket.gethostname()
         self._value = orjson.dumps({"host": host, "pid": os.getpid()})
 
     async def beat(self) -> None:
-        await self._redis.command("SET", self._key, self._value, "EX", HEARTBEAT_S)
+        await self._ledger.put(self._key, self._value, HEARTBEAT_MS)

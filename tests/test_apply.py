@@ -1433,7 +1433,7 @@ async def test_two_workers_never_write_one_visit_at_once(world: World) -> None:
     dice = random.Random(5)
 
     async def worker() -> None:
-        for _ in range(12):
+        while not telling.done():
             await apply(world.context, "main", "standard-1")
             await asyncio.sleep(dice.random() / 100)
 
@@ -1443,7 +1443,8 @@ async def test_two_workers_never_write_one_visit_at_once(world: World) -> None:
             await world.land(booked("1", order, order % 24, **said))
             await asyncio.sleep(0.02)
 
-    await asyncio.gather(tool(), *(worker() for _ in range(8)))
+    telling = asyncio.create_task(tool())
+    await asyncio.gather(telling, *(worker() for _ in range(8)))
     await world.run()
 
     journal = world.rig.journal()

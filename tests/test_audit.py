@@ -64,6 +64,14 @@ async def test_a_visit_that_was_deleted_is_missing_and_made_again(world: World) 
     assert ["standard-1", "standard-2"] == names(world)
 
 
+async def test_a_visit_that_was_made_again_since_the_last_audit_is_not_doubled(world: World) -> None:
+    await world.apply(booked("1"))
+    assert [] == await differences(world)
+    by_hand(world, "DELETE", "standard-1")
+
+    assert [] == await repaired(world)
+
+
 async def test_a_field_that_was_changed_by_hand_is_different_and_set_back(world: World) -> None:
     await world.apply(booked("1"))
     by_hand(world, "PUT", "standard-1", time_scheduled="2026-03-20T09:00:00Z", amount_collected="3.00")

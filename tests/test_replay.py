@@ -9,24 +9,21 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from rig import Rig, standard_body
-from test_apply import ADA, BOB, DOCUMENTED, World, a_world, booked, change, hands, world
+from rig import standard_body
+from test_apply import ADA, BOB, DOCUMENTED, World, booked, change, hands, world
 from test_apply import at as hour
 from test_fetch import BOOKED, MOVED, Doorstep, served
 from test_fetch import world as doorstep
 
 import app.replay
 import jobs.apply
-from app.connection import Redis
 from app.delivery import Delivery, Event
-from app.intake import believe, mean, recall
 from app.ledger import Attempt, Hold, Meta
 from app.reading import Untranslatable
 from app.replay import Call, Replay, Step, Stuck
-from app.ring import body_of
 from app.selection import Mode, Selection
-from app.sources import Ignored, load, specimens
-from app.visits.words import Contact, VisitChange, encode_change
+from app.sources import Ignored
+from app.visits.words import Contact, VisitChange
 
 __all__ = ["doorstep", "hands", "served", "world"]
 TOKEN = {"authorization": "Bearer t"}
@@ -288,25 +285,6 @@ async def test_asked_for_during_a_run_it_is_done_once_more(tools: Toolbox) -> No
     assert [] == world.rig.visits()
 
 
-@pytest.mark.parametrize("name", [name for name, tool in load().items() if not tool.fetch])
-async def test_every_specimen_translated_anew_says_the_same(redis: Redis, hands: Rig, name: str) -> None:
-    """Whatever a tool's code reads beside the body (the time of arrival, headers) is kept as it was."""
-    secret = specimens(name)["secret"]
-    async with a_world(redis, hands, **{f"HOOKS__{name.upper()}__SECRETS": secret}) as world:
-        entrance, seen = world.context.settings.entrances[name], 0
-        for recorded in specimens(name)["deliveries"]:
-            headers = tuple((key.lower().encode(), value.encode()) for key, value in recorded["headers"].items())
-            delivery = Delivery(name, name, headers, body_of(recorded), datetime.now(UTC))
-            event = believe(entrance, delivery)
-            at = int(event.received_at.timestamp() * 1000)
-            recalled = recall(entrance, Meta(name, name, at, headers=dict(event.headers)), delivery.raw)
-            assert [encode_change(one) for one in mean(entrance, event).changes] == [
-                encode_change(one) for one in mean(entrance, recalled).changes
-            ]
-            seen += len(mean(entrance, event).changes)
-        assert seen
-
-
 # -- the plan, and what is done --------------------------------------------------------------------------------------
 
 
@@ -400,6 +378,20 @@ async def test_an_unknown_id_does_not_stop_the_others(world: World) -> None:
     done = await carry_out(world, ids=("standard-1", "nobody", "standard-2"))
 
     assert [("standard-1", "queued"), ("nobody", "unknown"), ("standard-2", "queued")] == done
+
+
+async def test_a_visit_with_several_ids_is_one_and_begins_its_tries_anew_by_any_of_them(world: World) -> None:
+    await world.land(booked("1"), change("2", 2, continues="1", time_scheduled=hour(12)))
+    world.rig.misbehave(error_share=1)
+    await world.run()
+    world.rig.behave()
+    assert 1 == (await world.member("1")).tries
+
+    assert [("standard-1", "visit:main/standard-1")] == [(s.id, s.work) for s in await plan(world, hook="standard")]
+    assert [("standard-2", "queued")] == await carry_out(world, ids=("standard-2",))
+
+    assert 0 == (await world.member("1")).tries
+    assert ["settled"] == await world.run()
 
 
 async def test_a_replay_done_twice_changes_nothing(world: World) -> None:

@@ -78,7 +78,9 @@ def _show(difference: Difference, is_repaired: bool, as_json: bool) -> None:
 
 def _told(where: Where) -> None:
     if sys.stderr.isatty():
-        click.echo(f"\rpage {where.page} of {where.pages}\033[K", nl=where.page >= where.pages, err=True)
+        click.echo(
+            f"\rpage {where.page} of {max(where.pages, where.page)}\033[K", nl=where.page >= where.pages, err=True
+        )
 
 
 def _sum_up(account: str, where: Where) -> None:

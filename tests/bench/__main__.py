@@ -5,12 +5,13 @@ The web process has core 0, Redis and the load core 1; workers and the sandbox s
 
 import json
 import os
+import socket
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -54,6 +55,16 @@ def ran(arguments: list[str], env: dict[str, str], core: int | None = None) -> A
     return json.loads(done.stdout) if done.stdout else None
 
 
+def listening(port: int) -> None:
+    """Wait for a process that has just been started."""
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.05)
+    raise TimeoutError(f"nothing listens on {port}")
+
+
 def cpu_s(pid: int) -> float:
     """Processor seconds of a process so far: steadier than rates on a machine that others use too."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -87,7 +98,7 @@ class Bench:
         if app == "app.main:app":
             arguments = ["-m", "app", "web", "--port", str(port)]
         running = self.stack.enter_context(process(arguments, self.env, core=0))
-        time.sleep(2)
+        listening(port)
         return port, running.pid
 
     def load(self, port: int, path: str, deliveries: int = DELIVERIES) -> Any:
@@ -158,13 +169,56 @@ class Bench:
         )
         self.redis.flushdb()
 
+    # -- Heroku's smallest Redis --
+
+    def smallest(self) -> None:
+        """25 MB and 20 connections: what fits, and what becomes of it when it is full."""
+        self.redis.config_set("maxmemory", "25mb")
+        port, _ = self.web("app.main:app")
+        queued = self.fill(port)
+        with self.api() as env, process(["-m", "arq", "jobs.worker.WorkerSettings"], env):
+            self.wait_applied()
+            drained = self.redis.info("memory")["used_memory"] / 2**20
+            made = self.made(env)
+            self.redis.flushdb()
+            applied = self.fill(port, step=200, settle=True)
+            one = len(self.redis.client_list())
+            newer, _ = self.web("app.main:app")
+            with process(["-m", "arq", "jobs.worker.WorkerSettings"], env):
+                time.sleep(3)
+                self.load(newer, "/hooks/standard", 100)
+                two = len(self.redis.client_list())
+        print("\nRedis of 25 MB, noeviction, 2 KB deliveries")
+        print(
+            f"  503 after {queued} that are queued; of them a worker makes {made} visits, and ends at {drained:.1f} MB"
+        )
+        print(f"  503 after {applied} that are applied")
+        print(f"  {one - 1} connections of one web and one worker, {two - 1} of two generations of them")
+
+    def made(self, env: dict[str, str]) -> int:
+        """Visits that stand in the API."""
+        headers = {"authorization": f"Bearer {env['VISITS_API_TOKEN']}"}
+        answer = httpx.get(f"{env['VISITS_API_URL']}/visits?limit=1", headers=headers)
+        return int(answer.json()["pagination"]["total"])
+
+    def fill(self, port: int, step: int = 500, settle: bool = False) -> int:
+        """How many were accepted before the first 503."""
+        accepted = 0
+        while True:
+            statuses = self.load(port, "/hooks/standard", step)["statuses"]
+            accepted += statuses.get("202", 0)
+            while settle and self.redis.zcard("db:queued") + self.redis.zcard("db:running"):
+                time.sleep(0.05)
+            if "503" in statuses:
+                return accepted
+
     # -- the worker --
 
     @contextmanager
     def api(self, answers_after_s: float = 0) -> Iterator[dict[str, str]]:
         port = embedded.free_port()
         with process(["-m", "app", "sandbox", "--port", str(port)], self.env):
-            time.sleep(1.5)
+            listening(port)
             if answers_after_s:
                 slow = {"slow_share": 1, "slow_s": answers_after_s}
                 httpx.put(f"http://127.0.0.1:{port}/_sandbox/switches", json=slow).raise_for_status()
@@ -223,7 +277,7 @@ def paired(rates: list[float], others: list[float]) -> float:
 
 
 if __name__ == "__main__":
-    wanted = sys.argv[1:] or ["door", "memory", "workers"]
+    wanted = sys.argv[1:] or ["door", "memory", "smallest", "workers"]
     for part in wanted:
         with ExitStack() as stack:
             getattr(Bench(stack), part)()
