@@ -18,6 +18,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
 
 from app.delivery import Event
 from app.reading import Json
@@ -102,8 +103,8 @@ query ($id: ID!) {
 
 def fetch(event: Event) -> list[Get]:
     """The appointment, where it stands and the event lacks its start or its customer."""
-    node = _node(event)
-    if (kind := _kind(event)) not in APPOINTMENT or _is_off(kind, node):
+    kind, node = _kind(event), _node(event)
+    if kind not in APPOINTMENT or _status(kind, node) in ("off", "missed"):
         return []
     if node.at("startAt") and node.at("client", "email").text():
         return []
@@ -119,15 +120,13 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
 
 
 def _appointment(event: Event, kind: str) -> list[VisitChange] | Ignored:
-    node, said_at, is_off = _node(event), _said_at(event), _is_off(kind, _node(event))
+    node, said_at, status = _node(event), _said_at(event), _status(kind, _node(event))
     record = event.record.at("data", "appointment") if event.record else Json(None)
-    starts = node.at("startAt").moment() or record.at("startAt").moment()
+    starts, is_off = node.at("startAt").moment() or record.at("startAt").moment(), status in ("off", "missed")
     if starts is None and kind in ("APPOINTMENT_CREATED", "APPOINTMENT_RESCHEDULED") and not is_off:
         return GONE
-    is_done = not is_off and (kind == "APPOINTMENT_COMPLETED" or _state(node) == "FINAL")
-    is_told = kind != "APPOINTMENT_UPDATED" or _state(node) is not None
-    ended_at = (node.at("cancellation", "cancelledAt").moment() or said_at) if is_off else None
-    is_missed = is_off and _is_missed(node)
+    ended_at = node.at("cancellation", "cancelledAt").moment() or said_at
+    not_so = UNSAID if status is None else None
     return [
         VisitChange(
             action="cancel" if is_off else APPOINTMENT[kind],
@@ -135,9 +134,9 @@ def _appointment(event: Event, kind: str) -> list[VisitChange] | Ignored:
             order=microseconds(said_at),
             contact=_contact(record.at("client") or node.at("client")),
             time_scheduled=starts or UNSAID,
-            time_completed=said_at if is_done else None if is_told or is_off else UNSAID,
-            date_cancelled=ended_at if is_off and not is_missed else None if _says_it_stands(kind, node) else UNSAID,
-            no_show=ended_at if is_missed else None if is_off or _says_it_stands(kind, node) else UNSAID,
+            time_completed=said_at if status == "done" else UNSAID if status == "stands" else not_so,
+            date_cancelled=ended_at if status == "off" else not_so,
+            no_show=ended_at if status == "missed" else not_so,
             is_sighting=True,
         )
     ]
@@ -186,25 +185,19 @@ def _id(found: Json) -> str:
     return id
 
 
-def _state(node: Json) -> str | None:
-    state = (node.at("state").text() or "").upper()
+def _status(kind: str, node: Json) -> Literal["open", "stands", "done", "off", "missed"] | None:
+    """`stands`: open or done. None: a mere change, which leaves out whatever would tell."""
+    state, is_cancelled = (node.at("state").text() or "").upper(), node.at("cancelled").flag()
     if state and state not in OPEN | OFF | {"FINAL"}:
         raise node.at("state").surprise("a state that appointments have")
-    return state or None
-
-
-def _is_off(kind: str, node: Json) -> bool:
-    return APPOINTMENT[kind] == "cancel" or node.at("cancelled").flag() is True or _state(node) in OFF
-
-
-def _is_missed(node: Json) -> bool:
-    reason = node.at("cancellation", "reason").text() or ""
-    return _state(node) == "NO_SHOW" or reason.upper().replace("_", "").replace(" ", "") == "NOSHOW"
-
-
-def _says_it_stands(kind: str, node: Json) -> bool:
-    """Every event does, but one of a mere change that leaves out what could say otherwise."""
-    return kind != "APPOINTMENT_UPDATED" or _state(node) is not None or node.at("cancelled").flag() is not None
+    if APPOINTMENT[kind] == "cancel" or is_cancelled or state in OFF:
+        reason = (node.at("cancellation", "reason").text() or state).upper()
+        return "missed" if reason.replace("_", "").replace(" ", "") == "NOSHOW" else "off"
+    if kind == "APPOINTMENT_COMPLETED" or state == "FINAL":
+        return "done"
+    if state or kind != "APPOINTMENT_UPDATED":
+        return "open"
+    return None if is_cancelled is None else "stands"
 
 
 def _is_of_appointment(group: Json) -> bool:

@@ -8,12 +8,14 @@ what an order collected, and each payment, refund and void has an event of its o
 customers/ID` has the customer.
 
 Recalled: the numbers and the full list of the statuses, `appointmentStartTime`, `completedDate`, `deletedDate`, and the
-customer's `okForMarketing`. Appointments have events too, but how they look and which order they become is not known:
-an order stands for the visit. It counts as completed when it is Complete or posted, at the date that it names, else
-from the first event that shows it. An estimate that nobody made an appointment for is no visit yet.
+customer's `okForMarketing`, and that `GET repair-orders/ID` has the order as events do. Appointments have events too,
+but how they look and which order they become is not known: an order stands for the visit. It counts as completed when
+it is Complete or posted, at the date that it names, else from the first event that shows it. An estimate that nobody
+made an appointment for is no visit yet.
 """
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -52,20 +54,25 @@ SOURCE = Source(
 )
 
 #: By code or name, in capitals without what stands between letters, or by number.
-ESTIMATE = {"ESTIMATE", "SAVEDFORLATER", "1", "4"}
-OPEN = {"WORKINPROGRESS", "INPROGRESS", "WIP", "2"}
-DONE = {"COMPLETE", "COMPLETED", "ACCOUNTSRECEIVABLE", "INVOICED", "3", "5", "6"}
-OFF = {"DELETED", "7"}
+STATUSES = {
+    **dict.fromkeys(("ESTIMATE", "SAVEDFORLATER", "1", "4"), "estimate"),
+    **dict.fromkeys(("WORKINPROGRESS", "INPROGRESS", "WIP", "2"), "open"),
+    **dict.fromkeys(("COMPLETE", "COMPLETED", "INVOICED", "ACCOUNTSRECEIVABLE", "3", "5", "6"), "done"),
+    **dict.fromkeys(("DELETED", "7"), "off"),
+}
 
 
 def fetch(event: Event) -> list[Get]:
-    """The customer, where there is a visit or will be."""
-    order = event.data.at("data")
-    if not _is_order(event) or _status(event) == "off":
+    """The customer, where there is a visit or will be; and the order, where a payment of it was undone."""
+    data = event.data.at("data")
+    if _is_payment(event):
+        order_id = data.at("repairOrderId")
+        return [Get(f"repair-orders/{order_id.needed_id()}")] if order_id and _undone(event) else []
+    if not _is_order(event) or not data.at("customerId"):
         return []
-    if not order.at("customerId") or not (_status(event) == "done" or order.at("appointmentStartTime")):
-        return []
-    return [Get(f"customers/{order.at('customerId').needed_id()}")]
+    status = _status(event)
+    is_visit = status == "done" or (status != "off" and data.at("appointmentStartTime"))
+    return [Get(f"customers/{data.at('customerId').needed_id()}")] if is_visit else []
 
 
 def translate(event: Event) -> list[VisitChange] | Ignored:
@@ -99,24 +106,39 @@ def _order(event: Event) -> list[VisitChange] | Ignored:
 
 def _payment(event: Event) -> list[VisitChange] | Ignored:
     """A refund and a void are told beside what they take back, since both may come with the id of the payment itself."""
-    paid = event.data.at("data")
+    paid, undone = event.data.at("data"), _undone(event)
     if not paid.at("repairOrderId"):
         return Ignored("a payment without an order")
-    said, amount = _sentence(event), paid.at("amount").amount(100)
+    amount = paid.at("amount").amount(100)
     if amount is None:
         raise paid.at("amount").surprise("an amount in cents")
-    is_void, is_refund = paid.at("voided").flag() or " void" in said, paid.at("refund").flag() or "refund" in said
-    undone = "voided" if is_void else "refunded" if is_refund else ""
     dates = (paid.at(name).moment(UTC) for name in ("updatedDate", "paymentDate", "createdDate"))
-    return [
-        VisitChange(
-            action="update",
-            visit_id=f"{_shop(paid)}:{paid.at('repairOrderId').needed_text()}",
-            order=microseconds(next(filter(None, dates), event.received_at)),
-            payment=f"{paid.at('id').needed_text()} {undone}".strip(),
-            amount_collected=-abs(amount) if undone else amount,
-        )
-    ]
+    change = VisitChange(
+        action="update",
+        visit_id=f"{_shop(paid)}:{paid.at('repairOrderId').needed_text()}",
+        order=microseconds(next(filter(None, dates), event.received_at)),
+        payment=f"{paid.at('id').needed_text()} {undone}".strip(),
+        amount_collected=-abs(amount) if undone else amount,
+    )
+    return [change, *_total(event, change)]
+
+
+def _total(event: Event, payment: VisitChange) -> list[VisitChange]:
+    """What the order has collected in all, now that something was paid back: of both the greater would count."""
+    if not event.record or not event.fetched_at:
+        return []
+    updated_at, paid = event.record.at("updatedDate").moment(UTC), _paid(event.record)
+    order = microseconds(updated_at) if updated_at else payment.order
+    as_of = microseconds(event.fetched_at)
+    return (
+        [replace(payment, order=order, as_of=as_of, payment=None, amount_collected=paid)] if paid is not UNSAID else []
+    )
+
+
+def _undone(event: Event) -> str:
+    paid, said = event.data.at("data"), _sentence(event)
+    is_refund = paid.at("refund").flag() or "refund" in said
+    return "voided" if paid.at("voided").flag() or " void" in said else "refunded" if is_refund else ""
 
 
 def _sentence(event: Event) -> str:
@@ -150,10 +172,8 @@ def _status(event: Event) -> str:
         return _told(event, said)
     for written in (status.at(name).text() for name in ("code", "name", "id")):
         word = re.sub("[^A-Z0-9]", "", (written or "").upper())
-        kinds = {"estimate": ESTIMATE, "open": OPEN, "done": DONE, "off": OFF}
-        found = next((kind for kind, words in kinds.items() if word in words), None)
-        if found or word.startswith("POSTED"):
-            return found or "done"
+        if known := "done" if word.startswith("POSTED") else STATUSES.get(word):
+            return known
     raise status.surprise("a repair order's status that Tekmetric has")
 
 

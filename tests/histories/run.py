@@ -23,6 +23,7 @@ from app.queue import event_work, visit_work
 from app.settings import Settings, read
 from app.sources import load, specimens
 from app.visits.client import http_client
+from app.visits.words import external_id
 from jobs.apply import apply
 from jobs.context import Context
 from jobs.fetch import translate
@@ -94,7 +95,7 @@ class History:
     @property
     def works(self) -> list[str]:
         ids = [id for visit in self.life.visits for id in visit.ids]
-        return [*map(event_work, self.events), *(visit_work("main", f"{self.source}-{id}") for id in ids)]
+        return [*map(event_work, self.events), *(visit_work("main", external_id(self.source, id)) for id in ids)]
 
     def __str__(self) -> str:
         command = f"python -m tests.histories --source {self.source} --only {self.seed}"
@@ -156,7 +157,8 @@ class World:
             terms = terms._replace(secrets=[signing_key])
         raw, headers = signature.wrap(ring.body, terms), _lines(ring.headers)
         delivery = Delivery(source, source, headers, raw, datetime.now(UTC))
-        headers += _lines(signature.sign(delivery, terms))
+        signed = _lines(signature.sign(delivery, terms))  # a salt is made anew with its time
+        headers = tuple(line for line in headers if line[0] not in dict(signed)) + signed
         path = self.settings.address(entrance).removeprefix(PUBLIC_URL)
         status, answer = await _asgi(self.door, path, headers, raw)
         assert status in (200, 202), (status, answer)
@@ -266,7 +268,7 @@ class World:
             email = {contact["id"]: address for address, those in contacts.items() for contact in those}
             stands: list[dict[str, Any]] = []
             for visit in history.life.visits:
-                first, *others = [found.pop(f"{history.source}-{id}", []) for id in visit.ids]
+                first, *others = [found.pop(external_id(history.source, id), []) for id in visit.ids]
                 stands += first
                 history.problems += [f"{extra[0]['external_id']} is there too" for extra in others if extra]
                 history.problems += compare(history, visit, first, email)
@@ -335,7 +337,7 @@ async def _all(step: Callable[[History], Awaitable[None]], histories: Sequence[H
 
 def compare(history: History, visit: Visit, found: list[dict[str, Any]], email: dict[str, str]) -> list[str]:
     """What is wrong with what stands; nothing if it is what the life means."""
-    name = f"{history.source}-{visit.id}"
+    name = external_id(history.source, visit.id)
     needed = visit.can_be_made and not visit.is_off
     if not found:
         return [f"{name} is missing: {visit.shown()}"] if needed else []
@@ -364,8 +366,10 @@ def _may_stay(state: bytes, reason: bytes | None) -> bool:
 
 
 def _key(asked: dict[str, Any]) -> str:
-    """What is asked for: in GraphQL a variable, in JSON-RPC the first parameter."""
-    return str(asked["variables"]["id"] if "variables" in asked else asked["params"][0])
+    """What is asked for: in GraphQL a variable, in JSON-RPC the first parameter, else the last of what is named."""
+    if "params" in asked:
+        return str(asked["params"][0])
+    return str(asked["variables"]["id"] if "variables" in asked else [*asked.values()][-1])
 
 
 def _lines(headers: Mapping[str, str]) -> tuple[tuple[bytes, bytes], ...]:
