@@ -1,0 +1,180 @@
+"""NexHealth: appointments of dental and medical practices, whichever practice system they use.
+
+https://docs.nexhealth.com/docs/webhooks: `signature` covers the `timestamp` header and the body in base64. Retries go on for
+48 hours, and whether they carry a new time is not said; so an old one is believed for three days, and repeats are told by
+what is in them. https://docs.nexhealth.com/docs/webhook-subscriptions: the events. `appointment_updated` is everything that
+happens later: cancelled, missed and checked out are flags of the appointment, `updated_at` orders. Blocks of a schedule are
+appointments that are `unavailable`. An id is only unique inside one institution; one endpoint may hear of several.
+
+NexHealth itself cannot move an appointment; a practice system may. Where it cancels and books again instead, that is another
+appointment with nothing that links the two.
+
+Second-hand, from integrators: that the signature is in hexadecimal, that `appointment_created` has a list `appointments`
+where the others have an `appointment`, and that a deleted one is an update too. The patient has to be fetched (v2 of the
+API), unless its address is in the event; the API key is exchanged for a token that lives an hour.
+"""
+
+from datetime import datetime
+
+from app.delivery import Event
+from app.reading import Json
+from app.signatures import ISO_TIME, Hmac
+from app.sources import Bearer, Exchange, Get, Ignored, Source
+from app.visits.words import UNSAID, Action, Contact, Unsaid, VisitChange, microseconds
+
+SETUP = """
+1. In the NexHealth Developer Portal make an API key and set it as HOOKS__NEXHEALTH__CREDENTIALS__API_KEY. It is exchanged
+   for tokens, which needs SECRET_KEY, 32 random characters or more.
+2. POST {"target_url": "{url}"} to https://nexhealth.info/webhook_endpoints, and set the `secret_key` of the answer as
+   HOOKS__NEXHEALTH__SECRETS. Restart.
+3. POST to https://nexhealth.info/webhook_endpoints/ID/webhook_subscriptions?subdomain=SUBDOMAIN, with that endpoint's ID and
+   for each practice, {"resource_type": "Appointment", "event": "…"} for appointment_created, appointment_updated and
+   appointment_insertion.
+4. After 48 hours of failures an endpoint is switched off: PATCH it with "active": true.
+
+What is sent is health data: keep logs and Redis accordingly, and have the agreements that the law asks for. Not every
+practice system tells that a patient was checked out; where none does, a review request counts from the appointment's
+start. Money is not told, and neither is who wants no e-mail.
+"""
+
+VERSION = {"accept": "application/vnd.Nexhealth+json;version=2", "nex-api-version": "v2"}
+ACTIONS: dict[str, Action] = {
+    "appointment_created": "create",
+    "appointment_insertion.complete": "create",
+    "appointment_updated": "update",
+}
+MOST_APPOINTMENTS = 50
+
+
+def _repeat_key(event: Event) -> str | None:
+    """Which event it is; its `delivery_errors` may differ from try to try."""
+    kind, told_at = event.data.at("event_name").text(), event.data.at("event_time").text()
+    if kind not in ACTIONS or not told_at:
+        return None
+    versions = [f"{_visit_id(event, one)} {one.at('updated_at').text()}" for one in _appointments(event)]
+    return " ".join([f"{kind} {told_at}", *versions])
+
+
+def _subdomain(event: Event) -> str | None:
+    return event.data.at("subdomain").text()
+
+
+SOURCE = Source(
+    title="NexHealth",
+    docs="https://docs.nexhealth.com/docs/webhooks",
+    evidence="second-hand",
+    signature=Hmac(
+        "signature", timestamp="timestamp", clock=ISO_TIME, signs="{t}.{body:base64}", tolerance_s=3 * 86_400
+    ),
+    setup=SETUP,
+    event=("event_name",),
+    repeat_key=_repeat_key,
+    tenant=_subdomain,
+    api="https://nexhealth.info/",
+    credentials=Bearer("TOKEN"),
+    exchange=Exchange(
+        "https://nexhealth.info/authenticates",
+        ("API_KEY",),
+        headers={"authorization": "{API_KEY}", **VERSION},
+        at=("data", "token"),
+    ),
+    headers_out=VERSION,
+)
+
+
+def fetch(event: Event) -> list[Get]:
+    """The patients of the appointments that stand or took place, where the event does not say who they are."""
+    if _kind(event) not in ACTIONS:
+        return []
+    gets = [_patient(event, one) for one in _appointments(event)]
+    return list({get.path: get for get in gets if get}.values())
+
+
+def translate(event: Event) -> list[VisitChange] | Ignored:
+    """Once for each patient: their appointments, and with the first patient those that nobody is fetched for."""
+    kind = _kind(event)
+    if kind not in ACTIONS:
+        return Ignored(kind)
+    first, told = next((get.path for get in fetch(event)), ""), list(_appointments(event))
+    if not told:
+        raise event.data.at("data", "appointment").surprise("an appointment")
+    visits = [one for one in told if not one.at("unavailable").flag()]
+    paths = [(one, get.path if (get := _patient(event, one)) else first) for one in visits]
+    changes = [_change(event, ACTIONS[kind], one) for one, path in paths if path == event.asked or not event.asked]
+    return changes if visits else Ignored("a block of the schedule")
+
+
+def _change(event: Event, action: Action, appointment: Json) -> VisitChange:
+    changed_at = appointment.at("updated_at").moment() or event.data.at("event_time").needed_moment()
+    is_off, is_done = _is_cancelled(appointment), appointment.at("checked_out").flag() is not False
+    cancelled_at, done_at = appointment.at("cancelled_at").moment(), appointment.at("checked_out_at").moment()
+    starts_at = appointment.at("start_time")
+    return VisitChange(
+        action="cancel" if is_off else action,
+        visit_id=_visit_id(event, appointment),
+        order=microseconds(changed_at),
+        as_of=microseconds(event.fetched_at) if event.fetched_at else 0,
+        contact=_contact(event, appointment),
+        time_scheduled=(starts_at.moment(event.zone) or UNSAID) if is_off else starts_at.needed_moment(event.zone),
+        time_completed=_completed(appointment, changed_at),
+        date_cancelled=(cancelled_at or changed_at) if is_off else None,
+        no_show=changed_at if appointment.at("patient_missed").flag() else None,
+        is_sighting=not (is_off and cancelled_at) and not (is_done and done_at),
+    )
+
+
+def _kind(event: Event) -> str:
+    return event.data.at("event_name").needed_text()
+
+
+def _appointments(event: Event) -> list[Json]:
+    """One, or a list of them, under either name."""
+    found = [place for name in ("appointment", "appointments") if (place := event.data.at("data", name))]
+    told = [one for place in found for one in (place if isinstance(place.value, list) else [place])]
+    if len(told) > MOST_APPOINTMENTS:
+        raise event.data.at("data").surprise("a few appointments")
+    return told
+
+
+def _visit_id(event: Event, appointment: Json) -> str:
+    institution = event.data.at("institution_id").text() or appointment.at("institution_id").needed_text()
+    return f"{institution}-{appointment.at('id').needed_text()}"
+
+
+def _is_cancelled(appointment: Json) -> bool:
+    return any(appointment.at(name).flag() for name in ("cancelled", "canceled", "deleted"))
+
+
+def _completed(appointment: Json, changed_at: datetime) -> datetime | None | Unsaid:
+    checked_out, at = appointment.at("checked_out").flag(), appointment.at("checked_out_at").moment()
+    if checked_out is False:
+        return None
+    return at or (changed_at if checked_out else UNSAID)
+
+
+def _patient(event: Event, appointment: Json) -> Get | None:
+    is_off = (
+        _is_cancelled(appointment) or appointment.at("patient_missed").flag() or appointment.at("unavailable").flag()
+    )
+    patient_id = appointment.at("patient_id")
+    if is_off or not patient_id.text() or appointment.at("patient", "email").text():
+        return None
+    params = {"subdomain": event.data.at("subdomain").needed_id()}
+    if appointment.at("location_id").text():
+        params["location_id"] = appointment.at("location_id").needed_id()
+    return Get(f"patients/{patient_id.needed_id()}", params=params)
+
+
+def _contact(event: Event, appointment: Json) -> Contact | None:
+    patient = appointment.at("patient")
+    if event.record and _patient(event, appointment):
+        data = event.record.at("data")
+        patient = data.at("user") or data.at("patient") or data or event.record
+    if not patient:
+        return None
+    return Contact(
+        email=patient.at("email").text(),
+        first_name=patient.at("first_name").text(),
+        last_name=patient.at("last_name").text(),
+        phone=patient.at("bio", "cell_phone_number").text() or patient.at("bio", "phone_number").text(),
+    )
