@@ -74,8 +74,8 @@ def _looked(event: Event, life: Life, get: Get, clock: datetime) -> Event:
     """The event with its record, and with what else is fetched for that."""
 
     def answer(get: Get) -> Any:
-        key = get.variables.get("id") or get.path.rpartition("/")[2]
-        return life.answer(key) if life.owns(key) else None
+        keys = (get.variables.get("id") or get.path.rpartition("/")[2], *get.params.values())
+        return next((life.answer(key) for key in keys if life.owns(key)), None)
 
     record = answer(get)
     others = get.then(Json(record)) if record is not None else {}

@@ -143,8 +143,8 @@ class World:
     async def _answer(self, request: web.Request) -> web.Response:
         """The record as it stands at this moment."""
         asked = await request.json() if request.method == "POST" else None
-        key = _key(asked) if asked else request.path.rpartition("/")[2]
-        found = next((life.answer(key) for life in self.lives if life.owns(key)), None)
+        keys = [_key(asked)] if asked else [request.path.rpartition("/")[2], *request.query.values()]
+        found = next((life.answer(key) for key in keys for life in self.lives if life.owns(key)), None)
         return web.json_response(found) if found is not None else web.Response(status=404)
 
     # -- at the door --
