@@ -11,12 +11,15 @@ import hiredis
 import httpx
 
 from app.connection import Address, Redis, RedisDown
+from app.queue import WORKERS
 from app.settings import Settings, SettingsError, read
 from app.sources import load
 
 Result = Literal["ok", "warn", "fail", "down"]
 CLOCK_S = 2.0
 OLD_S = 120.0
+#: Workers beat every ten seconds.
+ALIVE_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,16 @@ def _hooks(settings: Settings) -> list[Check]:
     if not settings.entrances:
         checks.append(Check("hooks", "warn", "there is none: nobody can ring", "Set HOOKS__<NAME>__SECRETS."))
     return checks
+
+
+async def at_hand(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
+    """What can be told without asking anybody but Redis. Raises RedisDown."""
+    for check in _hooks(settings):
+        yield check
+    for examined in (_redis, _work):
+        async for check in examined(redis, settings):
+            yield check
+    yield await _worker(redis)
 
 
 async def _redis(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
@@ -183,12 +196,7 @@ async def _work(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
 
 
 async def _worker(redis: Redis) -> Check:
-    cursor, found = b"0", 0
-    while True:
-        cursor, keys = await redis.command("SCAN", cursor, "MATCH", "db:worker:*", "COUNT", 1000)
-        found += len(keys)
-        if cursor == b"0":
-            break
+    found = await redis.command("ZCOUNT", WORKERS, int((time.time() - ALIVE_S) * 1000), "+inf")
     if found:
         return Check("worker", "ok", f"{found} at work")
     return Check(

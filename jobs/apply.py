@@ -4,16 +4,19 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from app.connection import RedisDown
-from app.ledger import Hold, Lost, Member, Outcome, Verdict
+from app.find import remember
+from app.ledger import Hold, Lost, Member, Outcome, Verdict, future_ms
 from app.queue import visit_work
 from app.visits.client import ANSWER_S, Record, Refused, Unanswered, VisitsApiTrouble, VisitsClient
 from app.visits.merge import Wanted, fold, wanted
+from app.visits.words import Contact
 from jobs.contacts import Busy, Contacts
 from jobs.context import JOB_S, Clock, Context, chance, since_s
 from jobs.retry import decide
@@ -54,7 +57,8 @@ async def apply(context: Context, account: str, external_id: str) -> str:
         return hold
     run = Run(context, hold, account)
     outcome = await run.outcome()
-    await give_back(context, hold, outcome, account)
+    await asyncio.gather(give_back(context, hold, outcome, account), run.be_found(outcome))
+    context.tally.count(account, outcome.state)
     log.info(
         f"change {outcome.state}",
         extra={
@@ -89,6 +93,8 @@ class Run:
     hold: Hold
     account: str
     clock: Clock = field(default_factory=Clock)
+    #: Whose visit it is, once the facts were looked at.
+    contact: Contact | None = None
     #: What now stands in the API, per piece of work that was touched.
     stands: dict[str, Record | None] = field(default_factory=dict)
 
@@ -132,6 +138,15 @@ class Run:
         except Exception:
             log.exception("bug", extra={"external_id": root.external_id})
             return self._parked("bug", "a defect of Doorbell; its log has the place", tries=root.tries + 1)
+
+    async def be_found(self, outcome: Outcome) -> None:
+        """By whose visit it is, for operators; never worth a failure."""
+        keys = self.context.settings.secret_key
+        if not keys or not self.contact or outcome.state not in ("settled", "parked"):
+            return
+        keep_ms = self.context.settings.retention_days * 86_400_000 + future_ms(self.hold, outcome)
+        with suppress(RedisDown):
+            await remember(self.context.ledger.redis, self.hold.root.work, self.contact, keys[0], keep_ms)
 
     # -- what comes of it --
 
@@ -198,6 +213,7 @@ class Run:
         root, *later = self.hold.members
         facts = fold(said for member in self.hold.members for said in member.said())
         want = wanted(facts)
+        self.contact = want.contact
         for member in later:
             await self._remove(member)
         current = root.api if root.api is not None else await self.api.get_visit(root.external_id)

@@ -8,6 +8,7 @@ import httpx
 
 from app.ledger import Attempt, Ledger
 from app.settings import Settings
+from app.tally import Tally
 from jobs.retry import Schedule
 
 #: The calls of a job begin within so long; each is over in ten seconds more. Lease and arq's own limit are longer.
@@ -21,6 +22,7 @@ class Context:
     settings: Settings
     ledger: Ledger
     http: httpx.AsyncClient
+    tally: Tally = field(default_factory=Tally)
 
     @property
     def schedule(self) -> Schedule:

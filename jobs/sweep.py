@@ -4,12 +4,15 @@ import asyncio
 import logging
 import os
 import socket
+import time
 from collections.abc import Awaitable, Callable
 
 import orjson
 
 from app.connection import RedisDown
 from app.ledger import new_id
+from app.queue import WORKERS
+from app.tally import FLUSH_EVERY_S
 from jobs.context import Context
 
 log = logging.getLogger("doorbell.sweep")
@@ -27,6 +30,7 @@ async def keep_sweeping(context: Context) -> None:
         group.create_task(_every(GATE_EVERY_S, lambda: _open_gates(context)))
         group.create_task(_every(ADOPT_EVERY_S, lambda: _adopt(context)))
         group.create_task(_every(HEARTBEAT_EVERY_S, Heartbeat(context).beat))
+        group.create_task(_every(FLUSH_EVERY_S, lambda: context.tally.flush(context.ledger.redis)))
 
 
 async def _every(seconds: float, step: Callable[[], Awaitable[None]]) -> None:
@@ -61,13 +65,16 @@ async def _adopt(context: Context) -> None:
 
 
 class Heartbeat:
-    """`db:worker:<id>`, with a short life: who is at work, where."""
+    """`db:worker:<id>`, with a short life: who is at work, where; and its name in `db:workers`, by the time of the beat."""
 
     def __init__(self, context: Context) -> None:
         self._redis = context.ledger.redis
         self._key = f"db:worker:{new_id()}"
         host = os.environ.get("DYNO") or socket.gethostname()
-        self._value = orjson.dumps({"host": host, "pid": os.getpid()})
+        self._value = orjson.dumps({"host": host, "pid": os.getpid(), "since": int(time.time() * 1000)})
 
     async def beat(self) -> None:
+        now = time.time()
         await self._redis.command("SET", self._key, self._value, "EX", HEARTBEAT_S)
+        await self._redis.command("ZADD", WORKERS, int(now * 1000), self._key)
+        await self._redis.command("ZREMRANGEBYSCORE", WORKERS, "-inf", int((now - HEARTBEAT_S) * 1000))
