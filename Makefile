@@ -1,6 +1,6 @@
 # Everything that a newcomer, CI or a release needs; `make` alone lists it.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench pin clean
+.PHONY: help demo test soak check bench pin clean
 
 # Found outside this folder, so that a version manager that reads .python-version cannot say no.
 FIND := import sys; sys.version_info >= (3, 11) and print(sys.executable)
@@ -17,6 +17,9 @@ demo: .venv/run    ## Everything on this machine, with nothing to set up
 
 test: .venv/dev    ## All tests
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+soak: .venv/dev    ## The long run: 10,000 histories of every source
+	$(BIN)/python -m tests.histories
 
 check: .venv/dev   ## Lint and types
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ of waiting replies, the deadline, and the way back after trouble.
 
 import asyncio
 import ssl
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ SHA = sha1(SCRIPT, usedforsecurity=False).hexdigest()
 _NOT_NOW = ("OOM", "READONLY", "LOADING", "MISCONF", "BUSY", "MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN", "TRYAGAIN")
 _MOST_WAITING = 10_000
 _RETRY_CONNECT_S = 0.1
+#: A server that comes back may have lost its last writes, also answered ones, and with them rights that somebody still
+#: uses. So long nobody gets a new one, and whoever holds one says so again.
+GRACE_S = 2
 
 
 class RedisDown(Exception):
@@ -78,6 +82,16 @@ class Address:
         return context
 
 
+@dataclass(frozen=True, slots=True)
+class Right:
+    """What one process alone may do until a time (monotonic), and the step that takes it again after a restart:
+    its name, and its arguments after the ms that are left."""
+
+    until: float
+    step: str
+    arguments: tuple[Any, ...]
+
+
 class _Wire(asyncio.Protocol):
     """A TCP or unix connection: commands out, replies in, in the same order."""
 
@@ -89,7 +103,7 @@ class _Wire(asyncio.Protocol):
         self._synced: asyncio.Future[Any] | None = None
         self._transport: asyncio.Transport | None = None
         self._watch: asyncio.TimerHandle | None = None
-        self.lost = False
+        self.lost, self.grown_at = False, 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -178,6 +192,8 @@ class Redis:
         self._wire: _Wire | None = None
         self._connecting: asyncio.Task[_Wire] | None = None
         self._failed_at = float("-inf")
+        self._run_id = b""
+        self.rights: dict[str, Right] = {}
 
     async def command(self, *command: Any) -> Any:
         """One command's reply: bytes, int, list or None. Raises RedisDown; hiredis.ReplyError for a wrong question."""
@@ -198,6 +214,12 @@ class Redis:
             if not str(error).startswith("NOSCRIPT"):
                 raise self._sorted(wire, error) from None
         return await self.command("EVAL", SCRIPT, 0, *arguments)
+
+    async def grant(self, *arguments: Any) -> Any:
+        """A step that gives what no other process may have: not before all could say what they hold."""
+        wire = await self._connected()
+        await asyncio.sleep(max(0.0, wire.grown_at - time.monotonic()))
+        return await self.script(*arguments)
 
     async def write(self, *arguments: Any) -> Any:
         """A step that an answer to the outside depends on: with ACK=fsync it is on the disk when this returns."""
@@ -258,12 +280,26 @@ class Redis:
                 for command in self.address.greeting():
                     await wire.send(command)
                 await wire.send(("SCRIPT", "LOAD", SCRIPT))
+                await self._say_again(wire)
         except BaseException as error:
             if wire:
                 wire.abort()
             raise self._trouble(error) from None
         self._wire = wire
         return wire
+
+    async def _say_again(self, wire: _Wire) -> None:
+        """Whether this is the server that it was, and what is held here, should it have forgotten."""
+        lines = (await wire.send(("INFO", "server"))).split()
+        told = dict(line.split(b":", 1) for line in lines if b":" in line)
+        run_id, now = told.get(b"run_id", b""), time.monotonic()
+        is_known = self._run_id in (b"", run_id)
+        wire.grown_at = now + GRACE_S - (int(told.get(b"uptime_in_seconds", 0)) if is_known else 0)
+        self._run_id = run_id
+        self.rights = {name: right for name, right in self.rights.items() if right.until > now}
+        for right in list(self.rights.values()):
+            left_ms = int((right.until - now) * 1000) + 1
+            await wire.send(("EVALSHA", SHA, 0, right.step, left_ms, *right.arguments))
 
     def _trouble(self, error: BaseException) -> BaseException:
         if isinstance(error, hiredis.ReplyError):

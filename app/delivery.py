@@ -1,6 +1,7 @@
 """What arrived, and what is believed of it: a Delivery is raw bytes and headers, an Event is a parsed delivery whose
 signature held."""
 
+import base64
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,8 @@ import orjson
 
 from app.reading import Json
 
-Form = Literal["json", "form", "json or form"]
+#: `any`: whichever of the three it looks like.
+Form = Literal["json", "form", "json or form", "jwt", "any"]
 
 
 class Unreadable(Exception):
@@ -29,6 +31,7 @@ class Delivery:
     """One HTTP request as it arrives: the headers first, then the raw body.
 
     headers: as ASGI hands them over: lower-case names, one pair per line that was sent.
+    token: what stood behind the hook's name in the address. query: what stood behind `?`.
     """
 
     hook: str
@@ -37,6 +40,9 @@ class Delivery:
     raw: bytes
     received_at: datetime
     request_id: str = ""
+    token: str = ""
+    method: str = "POST"
+    query: bytes = b""
     _lines: dict[bytes, list[bytes]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -65,6 +71,8 @@ class Event:
     data: the parsed body; a form is an object of texts.
     headers: only those that the source asks for.
     record: what a thin event pointed at, once fetched; None before, and where the tool says that it is gone.
+    beside: what else was fetched with it (`Get.then`), by name; of nothing where the tool has no such record.
+    asked: the path of the Get that the record answers; there is one for each record of a thin event.
     fetched_at: when the fetch of the record began.
     zone: what local times without an offset mean (the hook's TIMEZONE).
     """
@@ -74,20 +82,31 @@ class Event:
     received_at: datetime
     headers: Mapping[str, str] = field(default_factory=dict)
     record: Json | None = None
+    beside: Mapping[str, Json] = field(default_factory=dict)
+    asked: str = ""
     fetched_at: datetime | None = None
     zone: tzinfo | None = None
 
-    def with_record(self, record: Any, fetched_at: datetime) -> "Event":
-        """record: parsed JSON, or None where the tool answered that there is no such record."""
+    def with_record(
+        self, record: Any, fetched_at: datetime, beside: Mapping[str, Any] | None = None, asked: str = ""
+    ) -> "Event":
+        """record, beside: parsed JSON, or None where the tool answered that there is no such record."""
         read = None if record is None else Json(record, "record")
-        return replace(self, record=read, fetched_at=fetched_at)
+        others = {name: Json(value, name) for name, value in (beside or {}).items()}
+        return replace(self, record=read, fetched_at=fetched_at, beside=others, asked=asked)
 
 
+_JSON, _FORM = ("application/json", "text/json"), ("application/x-www-form-urlencoded",)
+_TOKEN = ("text/plain", "application/jwt", "application/jose")
 _CONTENT_TYPES: dict[Form, tuple[str, ...]] = {
-    "json": ("application/json", "text/json"),
-    "form": ("application/x-www-form-urlencoded",),
-    "json or form": ("application/json", "text/json", "application/x-www-form-urlencoded"),
+    "json": _JSON,
+    "form": _FORM,
+    "json or form": _JSON + _FORM,
+    "jwt": _TOKEN + _JSON,
+    "any": _JSON + _FORM + _TOKEN,
 }
+#: A JSON Web Token in its compact form.
+JWT = re.compile(rb"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+=?")
 
 
 def check_content_type(delivery: Delivery, form: Form) -> None:
@@ -99,14 +118,36 @@ def check_content_type(delivery: Delivery, form: Form) -> None:
 
 def parse_body(delivery: Delivery, form: Form) -> Json:
     """The body as JSON. Raises Unreadable: not UTF-8, not JSON (NaN included), nested too deep, not a form."""
-    # Old Jobber apps get JSON that calls itself a form, so what may be either is taken for what it looks like.
-    is_form = form == "form" or (form == "json or form" and not delivery.raw.lstrip().startswith(b"{"))
-    if not delivery.raw.strip():
+    raw = delivery.raw.strip()
+    if not raw:
         raise Unreadable("the body is empty")
+    if form == "jwt" or (form == "any" and JWT.fullmatch(raw)):
+        return Json(_parse_claims(raw))
+    # Old Jobber apps get JSON that calls itself a form, so what may be either is taken for what it looks like.
+    is_json = raw.startswith(b"{") or (form == "any" and raw.startswith(b"["))
+    is_form = form == "form" or (form in ("json or form", "any") and not is_json)
     try:
         return Json(_parse_form(delivery.raw) if is_form else _parse_json(delivery.raw))
     except ValueError:
         raise Unreadable(f"the body is not {'a form' if is_form else 'JSON in UTF-8'}") from None
+
+
+def _parse_claims(raw: bytes) -> Any:
+    """What a token says; that it says so is for its signature to prove."""
+    claims = from_base64url(raw.split(b".")[1]) if JWT.fullmatch(raw) else None
+    try:
+        return _parse_json(claims or b"")
+    except ValueError:
+        raise Unreadable("the body is not a JSON Web Token") from None
+
+
+def from_base64url(written: bytes) -> bytes | None:
+    """The bytes; None where it is not what base64 for URLs writes of any bytes."""
+    try:
+        read = base64.b64decode(written + b"=" * (-len(written) % 4), b"-_", validate=True)
+    except ValueError:
+        return None
+    return read if base64.urlsafe_b64encode(read).rstrip(b"=") == written.rstrip(b"=") else None
 
 
 def _media_type(delivery: Delivery) -> str:

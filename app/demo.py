@@ -226,7 +226,7 @@ It stays up. In another terminal:
   set -a; . {settings}; set +a
   {doorbell} failures
   {doorbell} visit standard-walk-in-{self.run}
-  {doorbell} replay standard-walk-in-{self.run} --contact cont_KYdl3lftgZXGRbxqoj
+  {doorbell} replay standard-walk-in-{self.run} --contact cont_KYdl3lftgZXGRbxqoj --yes
   {doorbell} ring calendly "she cancels" --to {self.web}/hooks/calendly
   {doorbell} doctor
   curl -H 'Authorization: Bearer any' {self.sandbox}/api/v1/visits

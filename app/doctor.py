@@ -10,14 +10,14 @@ from typing import Literal
 import hiredis
 import httpx
 
+from app.alarms import OLD_S, Due, due
 from app.connection import Address, Redis, RedisDown
 from app.queue import WORKERS
 from app.settings import Settings, SettingsError, read
-from app.sources import load
+from app.sources import Source, load
 
 Result = Literal["ok", "warn", "fail", "down"]
 CLOCK_S = 2.0
-OLD_S = 120.0
 #: Workers beat every ten seconds.
 ALIVE_S = 30.0
 
@@ -78,8 +78,8 @@ def _hooks(settings: Settings) -> list[Check]:
     checks = []
     for name, hook in settings.hooks.items():
         prefix, tool = f"HOOKS__{name.upper()}", load()[hook.source or name]
-        needed = tool.source.credentials.names if tool.fetch and tool.source.credentials else ()
-        missing = [f"{prefix}__CREDENTIALS__{field}" for field in needed if field not in hook.credentials]
+        needed = tool.source.missing(hook.credentials) if tool.fetch else []
+        missing = [f"{prefix}__CREDENTIALS__{field}" for field in needed]
         if not hook.secrets:
             checks.append(Check(f"hook {name}", "warn", "no secret: it does not exist", f"Set {prefix}__SECRETS."))
         elif missing:
@@ -88,6 +88,8 @@ def _hooks(settings: Settings) -> list[Check]:
         elif len(hook.secrets) > 1:
             detail = f"{len(hook.secrets)} secrets are accepted"
             checks.append(Check(f"hook {name}", "ok", detail, "Take the old one out when the tool has changed over."))
+        if hook.secrets and tool.source.signature.covers != "body":
+            checks.append(_unproven(name, tool.source))
     if not settings.entrances:
         checks.append(Check("hooks", "warn", "there is none: nobody can ring", "Set HOOKS__<NAME>__SECRETS."))
     return checks
@@ -101,6 +103,12 @@ async def at_hand(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
         async for check in examined(redis, settings):
             yield check
     yield await _worker(redis)
+
+
+def _unproven(name: str, source: Source) -> Check:
+    proven = "some fields of the body only" if source.signature.covers == "fields" else "nothing of the body"
+    detail = f"{source.title} proves {proven}: whoever has its address and token could make one up"
+    return Check(f"hook {name}", "warn", detail, "Keep them out of logs and mails; a new secret makes a new one.")
 
 
 async def _redis(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
@@ -182,17 +190,30 @@ async def _work(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
         yield Check(
             "failures", "warn", f"{parked} need an operator", "See `doorbell failures`, then `doorbell replay`."
         )
-    oldest = await redis.command("ZRANGE", "db:queued", 0, 0, "WITHSCORES")
-    age_s = max(0.0, time.time() - float(oldest[1]) / 1000) if oldest else 0.0
-    old = age_s > OLD_S
-    fix = "Is a worker running? Is the Visits API answering?" if old else ""
-    yield Check("queue", "fail" if old else "ok", f"the oldest due work is {age_s:.0f} s old", fix)
+    work = await due(redis, settings.tokens)
+    for check in _queue(work):
+        yield check
     for account in settings.tokens:
         gate = await redis.command("HMGET", f"db:gate:{account}", "why", "since")
         if gate[0]:
             since_s = time.time() - float(gate[1]) / 1000
             detail = f"{account}: paused for {since_s:.0f} s, {gate[0].decode()}"
             yield Check("visits_api.gate", "warn", detail, "It is probed and resumes by itself.")
+
+
+def _queue(work: Due) -> list[Check]:
+    ages = ", ".join(f"{state} {age_s:.0f} s" for state, age_s in work.ages_s.items() if age_s >= 1)
+    detail = f"the oldest due work is {work.oldest_s:.0f} s old" + (f" ({ages})" if ages else "")
+    is_old = work.oldest_s > OLD_S
+    fix = "Is a worker running? Is the Visits API answering?" if is_old else ""
+    checks = [Check("queue", "fail" if is_old else "ok", detail, fix)]
+    if work.is_stuck:
+        detail = f"work is due, the way to the API is open, and for {work.no_progress_s:.0f} s nothing came to an end"
+        fix = (
+            "Start a worker; if one runs, look at the last lines of its log, and restart it. Nothing is lost meanwhile."
+        )
+        checks.append(Check("progress", "fail", detail, fix))
+    return checks
 
 
 async def _worker(redis: Redis) -> Check:

@@ -15,12 +15,17 @@ from app.visits.merge import Fact, fold, winners
 
 _ADDRESS = re.compile(r"[^\s\"'<>@]+@[^\s\"'<>@]+")
 _NUMBER = re.compile(r"\+?\d[\d\s().-]{6,}\d")
+#: A key that names a person or a place, in JSON or in a form, and its value, which a quote may cut off.
+_PERSONAL = r"[\w\[\].%-]*(?:name|company|address|street|line\d|city|zip|postal_?code|phone|mobile|email|note)s?\]?"
+_IN_JSON = re.compile(rf'("{_PERSONAL}"\s*:\s*)(?:"(?:[^"\\]|\\.)*(?:"|\\?$)|\[[^\]]*(?:\]|$))', re.IGNORECASE)
+_IN_FORM = re.compile(rf"((?:^|[&?\s]){_PERSONAL}=)[^&\s]+", re.IGNORECASE)
 
 Row = dict[str, Any]
 
 
 def redacted(text: str) -> str:
-    """Without addresses and telephone numbers."""
+    """Without addresses and telephone numbers, and without what stands under the name of something personal."""
+    text = _IN_FORM.sub(r"\1•••", _IN_JSON.sub(r'\1"•••"', text))
     return _NUMBER.sub("•••", _ADDRESS.sub("•••@•••", text))
 
 
@@ -145,6 +150,8 @@ class Explain:
         for origin in member.discarded:
             if origin.rpartition(".")[0] == id:
                 rows.append({"visit": root.external_id, "state": "discarded"})
+        if not rows and member.dropped:
+            rows.append({"visit": root.external_id, "state": "superseded"})
         return rows
 
     async def _visit(self, work: str) -> Row:

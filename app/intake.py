@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import orjson
 from starlette.types import Receive, Scope, Send
@@ -24,7 +24,7 @@ from app.protocol import WHOLE
 from app.reading import Untranslatable
 from app.refusals import Refusals
 from app.settings import Entrance, Settings
-from app.signatures import SignatureError, Terms
+from app.signatures import SignatureError
 from app.sources import Ignored
 from app.tally import Tally
 from app.visits.words import VisitChange
@@ -50,6 +50,17 @@ class Refused(Exception):
         self.status, self.code, self.headers = status, code, headers
 
 
+JSON = "application/json"
+
+
+class Answer(NamedTuple):
+    """What the tool hears."""
+
+    status: int
+    body: bytes
+    kind: str = JSON
+
+
 class Intake:
     """The door, for all hooks."""
 
@@ -58,7 +69,8 @@ class Intake:
     ) -> None:
         """ledgers: by how long a tool may be kept waiting (Source.answer_within_s)."""
         self._entrances = settings.entrances
-        self._max_body, self._public_url = settings.max_body, settings.public_url or ""
+        self._max_body = settings.max_body
+        self._terms = {name: settings.terms(entrance, 0) for name, entrance in settings.entrances.items()}
         self._ledgers, self._refusals, self._tally = ledgers, refusals, tally or Tally()
         self._at_once = 0
         self._slow = Slow()
@@ -68,11 +80,13 @@ class Intake:
         await self._slow.keep_cutting()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        hook = scope["path"].removeprefix("/hooks/")
+        # What may follow the name is a token of ours: it is nobody's to read in a log.
+        hook, slash, token = scope["path"].removeprefix("/hooks/").partition("/")
         started = time.perf_counter()
         headers: Mapping[str, str] = {}
+        kind = JSON
         try:
-            status, answer = await self._answer(scope, receive, hook)
+            status, answer, kind = await self._answer(scope, receive, hook, slash + token)
         except Refused as refused:
             status, headers = refused.status, refused.headers
             answer = orjson.dumps({"error": refused.code, "detail": str(refused)})
@@ -83,20 +97,23 @@ class Intake:
             log.exception("bug", extra={"hook": hook if hook in self._entrances else ""})
             status, headers = 503, _LATER
             answer = orjson.dumps({"error": "bug", "detail": "this is our fault; what rang was not written down"})
-        await _reply(send, status, answer, headers, receive if status == 413 else None)
+        await _reply(send, status, answer, kind, headers, receive if status == 413 else None)
         took_ms = round((time.perf_counter() - started) * 1000, 1)
         fact(log, "delivery answered", hook=hook, status=status, took_ms=took_ms)
 
-    async def _answer(self, scope: Scope, receive: Receive, hook: str) -> tuple[int, bytes]:
+    async def _answer(self, scope: Scope, receive: Receive, hook: str, behind: str) -> Answer:
+        """behind: what follows the hook's name, which only an address with a token has."""
         entrance = self._entrances.get(hook)
-        if entrance is None:
+        if entrance is None or (behind and not entrance.tool.source.signature.needs_key):
             raise Refused(404, "no_such_hook", "there is no hook of this name, or it has no secret")
         method, source = scope["method"], entrance.tool.source
+        if method == "GET" and source.unsigned and (reply := source.unsigned.answer(_asked(entrance, scope))):
+            return Answer(200, reply.body, reply.content_type)
         if method in source.probes:
-            return 200, b""
+            return Answer(200, b"")
         if method != "POST":
             raise Refused(405, "method_not_allowed", "webhooks are POSTed here", allow="POST")
-        delivery = await self._read(scope, receive, entrance)
+        delivery = await self._read(scope, receive, entrance, behind[1:])
         if self._at_once >= MOST_AT_ONCE:
             raise Refused(_busy(entrance), "too_busy", "too many deliveries at once", **_LATER)
         self._at_once += 1
@@ -105,9 +122,10 @@ class Intake:
         finally:
             self._at_once -= 1
 
-    async def _read(self, scope: Scope, receive: Receive, entrance: Entrance) -> Delivery:
+    async def _read(self, scope: Scope, receive: Receive, entrance: Entrance, token: str) -> Delivery:
         headers = tuple(scope["headers"])
-        delivery = Delivery(entrance.name, entrance.tool.name, headers, b"", datetime.now(UTC), _request_id(headers))
+        now, request_id = datetime.now(UTC), _request_id(headers)
+        delivery = Delivery(entrance.name, entrance.tool.name, headers, b"", now, request_id, token)
         try:
             check_content_type(delivery, entrance.tool.source.form)
         except WrongContentType as error:
@@ -116,15 +134,17 @@ class Intake:
         delivery.raw = await (reading if WHOLE in scope else self._slow.watch(reading))
         return delivery
 
-    async def _take(self, entrance: Entrance, delivery: Delivery) -> tuple[int, bytes]:
+    async def _take(self, entrance: Entrance, delivery: Delivery) -> Answer:
         source = entrance.tool.source
         if source.unsigned and (reply := source.unsigned.answer(delivery)):
-            return 200, reply.body
+            return Answer(200, reply.body, reply.content_type)
         slot = self._verify(entrance, delivery)
         try:
             event = believe(entrance, delivery)
         except Unreadable as error:
             raise Refused(400, "unreadable_body", str(error)) from None
+        if source.challenge and (reply := source.challenge.answer(event, entrance.hook.secrets[slot])):
+            return Answer(200, reply.body, reply.content_type)
         try:
             return await self._write(entrance, delivery, event, slot)
         except RedisDown as error:
@@ -132,14 +152,13 @@ class Intake:
             raise Refused(_busy(entrance), "redis_down", "what rang cannot be written down now", **_LATER) from None
 
     def _verify(self, entrance: Entrance, delivery: Delivery) -> int:
-        hook = entrance.hook
-        terms = Terms(hook.secrets, time.time(), self._public_url + entrance.path, hook.tolerance)
+        terms = self._terms[entrance.name]._replace(now=time.time())
         try:
             return entrance.tool.source.signature.verify(delivery, terms)
         except SignatureError as error:
             raise Refused(401, f"signature_{error.reason}", str(error)) from None
 
-    async def _write(self, entrance: Entrance, delivery: Delivery, event: Event, slot: int) -> tuple[int, bytes]:
+    async def _write(self, entrance: Entrance, delivery: Delivery, event: Event, slot: int) -> Answer:
         tool, meaning = entrance.tool, mean(entrance, event)
         meta = Meta(
             hook=entrance.name,
@@ -166,10 +185,10 @@ class Intake:
         outcome = "repeat" if written.repeat else "ignored" if meaning.ignored else "accepted"
         self._tally.let_in(entrance.name, outcome, slot, meta.at, meta.request_id, written.delivery)
         if written.repeat:
-            return 200, orjson.dumps({"delivery": written.delivery, "repeat": True})
+            return Answer(200, orjson.dumps({"delivery": written.delivery, "repeat": True}))
         if meaning.ignored:
-            return 200, orjson.dumps({"delivery": written.delivery, "ignored": meaning.ignored})
-        return 202, orjson.dumps({"delivery": written.delivery, "changes": meaning.expected})
+            return Answer(200, orjson.dumps({"delivery": written.delivery, "ignored": meaning.ignored}))
+        return Answer(202, orjson.dumps({"delivery": written.delivery, "changes": meaning.expected}))
 
 
 @dataclass(slots=True)
@@ -195,6 +214,9 @@ def mean(entrance: Entrance, event: Event) -> Meaning:
     meaning = Meaning()
     try:
         meaning.repeat_key = tool.source.repeat_key(event) if tool.source.repeat_key else None
+        if is_of_another(entrance, event):
+            meaning.ignored = ANOTHER_ACCOUNT
+            return meaning
         if tool.fetch and (gets := tool.fetch(event)):
             meaning.state, meaning.expected = "queued", len(gets)
             return meaning
@@ -213,6 +235,15 @@ def mean(entrance: Entrance, event: Event) -> Meaning:
         if translated and all(change.opted_out is True for change in translated):
             meaning.ignored = "opted_out"
     return meaning
+
+
+ANOTHER_ACCOUNT = "another account"
+
+
+def is_of_another(entrance: Entrance, event: Event) -> bool:
+    """Is the event from an account of the tool that this hook is not for?"""
+    tenants, tenant = entrance.hook.tenants, entrance.tool.source.tenant
+    return bool(tenants and tenant) and tenant is not None and tenant(event) not in tenants
 
 
 async def read_body(receive: Receive, headers: tuple[tuple[bytes, bytes], ...], most: int) -> bytes:
@@ -278,14 +309,27 @@ class Slow:
 
 def believe(entrance: Entrance, delivery: Delivery) -> Event:
     """The event in a delivery whose signature held. Raises Unreadable."""
-    source = entrance.tool.source
+    source, at = entrance.tool.source, delivery.received_at
     return Event(
         source=entrance.tool.name,
         data=parse_body(delivery, source.form),
-        received_at=delivery.received_at,
+        received_at=at.replace(microsecond=at.microsecond // 1000 * 1000),  # as it is kept
         headers={name: value for name in source.headers if (value := delivery.header(name)) is not None},
         zone=entrance.hook.zone,
     )
+
+
+def recall(entrance: Entrance, meta: Meta, raw: bytes) -> Event:
+    """The event in a delivery as it was kept. Raises Unreadable."""
+    headers = tuple((name.lower().encode(), value.encode("latin-1")) for name, value in meta.headers.items())
+    return believe(entrance, Delivery(meta.hook, meta.source, headers, raw, meta.received_at, meta.request_id))
+
+
+def _asked(entrance: Entrance, scope: Scope) -> Delivery:
+    """A GET: no body, and nothing of it is kept."""
+    now, headers = datetime.now(UTC), tuple(scope["headers"])
+    query = scope.get("query_string", b"")
+    return Delivery(entrance.name, entrance.tool.name, headers, b"", now, method="GET", query=query)
 
 
 def _name(event: Event, path: tuple[str, ...]) -> str:
@@ -317,11 +361,11 @@ def _header(headers: tuple[tuple[bytes, bytes], ...], wanted: bytes) -> bytes:
 
 
 async def _reply(
-    send: Send, status: int, answer: bytes, headers: Mapping[str, str], unread: Receive | None = None
+    send: Send, status: int, answer: bytes, kind: str, headers: Mapping[str, str], unread: Receive | None = None
 ) -> None:
     """unread: what the sender still sends is thrown away for a moment before the connection closes: closing it with bytes
     unread would reset it, and most senders would never see the answer."""
-    lines = [(b"content-type", b"application/json"), (b"content-length", str(len(answer)).encode())]
+    lines = [(b"content-type", kind.encode()), (b"content-length", str(len(answer)).encode())]
     lines += [(name.encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": status, "headers": lines})
     await send({"type": "http.response.body", "body": answer, "more_body": unread is not None})

@@ -12,8 +12,13 @@
 --   lane         `replay` while an operator's replay is all that it is queued for
 --   lease        token of the worker that may write it; its end is the score in `db:running`
 --   since, due, tries, failed_since, reason, a, a:<k>   its troubles: attempts are kept, the last hundred
---   probes       how often it went to see whether the gate may open
+--   probes       how often it went to see whether the gate may open; refused: how often its token was, when it was no probe
+--   rang         when an event last rang, itself or a repeat that may be another: a record read before is too old
 --   api, tried   what the API last answered; whether a worker ever began on it
+--   ask          an operator doubts that answer: the API is asked anew; also about the visits of these numbers of its own
+--   landed       of an event: the visits that it spoke of; replaces: what it says next takes the place of what it said
+--   seen         by which audit, under which number of the API's own
+--   dropped      how many superseded changes were forgotten, so that a visit does not grow for ever
 local call = redis.call
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -42,10 +47,14 @@ local function move(work, state, score)
   call('HSET', key, 'state', state)
 end
 
+-- The last time that work came to an end: while some is due and this stands still, something is wrong.
+local function progress() call('SET', 'db:progress', now) end
+
 local function settle(work, keep_ms)
   local key = 'db:' .. work
+  progress()
   leave(work, call('HGET', key, 'state'))
-  call('HDEL', key, 'state', 'lease', 'job', 'lane', 'since', 'due', 'tries', 'failed_since', 'reason', 'probes')
+  call('HDEL', key, 'state', 'lease', 'job', 'lane', 'since', 'due', 'tries', 'failed_since', 'reason', 'probes', 'refused')
   call('PEXPIRE', key, keep_ms)
   local delivery = string.match(work, '^event:(.*)$')
   if delivery then call('PEXPIRE', 'db:delivery:' .. delivery, keep_ms) end
@@ -157,14 +166,16 @@ local function make_live(work, job)
   if job and call('ZREM', LANES.replay, job) == 1 then call('ZADD', lane_of(work), now, job) end
 end
 
--- Changes stand in ARGV by threes: work, change, the work that it continues or ''.
-local function land(origin, from)
+-- Changes stand in ARGV by threes: work, change, the work that it continues or ''. What an operator discarded stays so when
+-- its delivery is translated anew.
+local function land(origin, from, anew)
   for i = from, #ARGV, 3 do
     local work, key = ARGV[i], 'db:' .. ARGV[i]
     local known = call('HMGET', key, 'n', 'q', 'state', 'failed_since', 'since', 'kin', 'lane', 'job')
     local n, q, state, failed_since, since, kin, lane, job = unpack(known)
     n = (n or 0) + 1
-    local name, change = 'c:' .. origin .. '.' .. (i - from) / 3, n .. ' ' .. ARGV[i + 1]
+    local name, change = origin .. '.' .. (i - from) / 3, n .. ' ' .. ARGV[i + 1]
+    name = (anew and call('HEXISTS', key, 'x:' .. name) == 1 and 'x:' or 'c:') .. name
     if lane then make_live(work, job) end
     if is_looked_at(state, failed_since) then
       call('HSET', key, 'n', n, name, change)
@@ -175,6 +186,21 @@ local function land(origin, from)
     end
     if ARGV[i + 2] ~= '' then link(work, ARGV[i + 2]) end
     if kin or ARGV[i + 2] ~= '' then keep(work) end
+  end
+end
+
+-- What a delivery said to these visits is taken back.
+local function unsay(origin, works)
+  local prefix = 'c:' .. origin .. '.'
+  for work in string.gmatch(works, '%S+') do
+    local key, found = 'db:' .. work, 0
+    for _, name in ipairs(call('HKEYS', key)) do
+      if string.sub(name, 1, #prefix) == prefix then found = found + call('HDEL', key, name) end
+    end
+    if found > 0 then
+      call('HINCRBY', key, 'n', 1)
+      wake(work)
+    end
   end
 end
 
@@ -197,6 +223,7 @@ function steps.accept()
     local record = call('GET', 'db:delivery:' .. first)
     local meta = record and cjson.decode(string.match(record, '^[^\n]*')) or {}
     for _, work in ipairs(meta.work or {}) do
+      if ARGV[10] == '1' then call('HSET', 'db:' .. work, 'rang', now) end
       revive(work)
       local state = call('HGET', 'db:' .. work, 'state')
       if ARGV[10] == '1' and not state then enqueue(work) end
@@ -211,7 +238,7 @@ function steps.accept()
   call('ZREMRANGEBYSCORE', 'db:deliveries:' .. hook, '-inf', now - ARGV[6])
   if ARGV[8] ~= '' then
     local work = 'event:' .. id
-    call('HSET', 'db:' .. work, 'n', 1)
+    call('HSET', 'db:' .. work, 'n', 1, 'rang', now)
     if ARGV[8] == 'queued' then
       enqueue(work)
     else
@@ -280,6 +307,22 @@ function steps.begin()
   return {'yours', unpack(shown(members))}
 end
 
+-- lease ms, token, work…: a worker says what it has begun on, should this server have lost that with the end of its file.
+-- What another one has begun on since is left alone.
+function steps.resume()
+  for i = 4, #ARGV do
+    local key = 'db:' .. ARGV[i]
+    local state, lease = unpack(call('HMGET', key, 'state', 'lease'))
+    local is_taken = state == 'running' and tonumber(call('ZSCORE', 'db:running', ARGV[i])) > now
+    if lease ~= ARGV[3] and not is_taken then
+      move(ARGV[i], 'running', now + tonumber(ARGV[2]))
+      call('HSET', key, 'lease', ARGV[3])
+      if i == 4 then call('HSET', key, 'tried', 1) end
+      call('PERSIST', key)
+    end
+  end
+end
+
 -- What one answer says about everybody's way to the API. A success opens the gate that trouble closed, but not the one
 -- that the API closed itself by naming a time. Trouble closes it when `enough` different visits met it in a minute.
 local function judge(gate, why, wait_ms, enough, work)
@@ -302,6 +345,12 @@ local function judge(gate, why, wait_ms, enough, work)
   call('HDEL', gate, 'probe')
 end
 
+-- A visit that is refused each time the others' way was free again is its own trouble: an operator's turn, before it shuts
+-- the gate for everybody once more.
+local function is_refused_alone(gate, work)
+  return call('HGET', gate, 'probe') ~= work and call('HINCRBY', 'db:' .. work, 'refused', 1) >= 10
+end
+
 -- token, outcome, due in ms, reason, attempt or '', keep ms, gate or '', why or '', wait ms, enough, tries or '', then by threes for
 -- every member, the root first: work, the n that was seen, api ('' keeps what stands, '-': there is none).
 -- outcome: settled | waiting | held | parked. -> 'ok', or 'lost' where the lease went to somebody else
@@ -311,7 +360,9 @@ function steps.release()
   for i = 13, #ARGV, 3 do
     if call('HGET', 'db:' .. ARGV[i], 'lease') ~= token then return 'lost' end
   end
-  if ARGV[9] ~= '' then
+  if ARGV[9] == 'unauthorized' and is_refused_alone(ARGV[8], root) then
+    outcome = 'parked'
+  elseif ARGV[9] ~= '' then
     judge(ARGV[8], ARGV[9], tonumber(ARGV[10]), tonumber(ARGV[11]), root)
   elseif ARGV[8] ~= '' and call('HGET', ARGV[8], 'probe') == root then
     -- A probe that had no reason to call says nothing; another one goes.
@@ -331,9 +382,10 @@ function steps.release()
     end
   end
   if outcome ~= 'settled' then
+    if outcome == 'parked' then progress() end
     move(root, outcome, outcome == 'parked' and now or outcome == 'held' and starts(root) or due)
     call('HDEL', key, 'lease', 'job', 'due')
-    if outcome == 'parked' then call('HDEL', key, 'lane', 'probes') end
+    if outcome == 'parked' then call('HDEL', key, 'lane', 'probes', 'refused') end
     call('HSET', key, 'reason', ARGV[5])
     if outcome == 'waiting' then call('HSET', key, 'due', due) end
     if ARGV[12] == '' and outcome ~= 'held' then
@@ -344,7 +396,11 @@ function steps.release()
     end
   end
   for i = 13, #ARGV, 3 do
-    if (call('HGET', 'db:' .. ARGV[i], 'n') or '0') ~= ARGV[i + 1] then wake(ARGV[i]) end
+    if (call('HGET', 'db:' .. ARGV[i], 'n') or '0') ~= ARGV[i + 1] then
+      wake(ARGV[i])
+    elseif outcome == 'settled' then
+      call('HDEL', 'db:' .. ARGV[i], 'ask', 'replaces')
+    end
   end
   return 'ok'
 end
@@ -354,13 +410,15 @@ function steps.landed()
   local work = 'event:' .. ARGV[2]
   local key = 'db:' .. work
   if call('HGET', key, 'lease') ~= ARGV[3] then return 'lost' end
-  land(ARGV[2], 7)
+  local replaces, said = unpack(call('HMGET', key, 'replaces', 'landed'))
+  if replaces then unsay(ARGV[2], said or '') end
+  land(ARGV[2], 7, replaces)
   local names = {}
   for i = 7, #ARGV, 3 do names[#names + 1] = ARGV[i] end
   note_attempt(key, ARGV[5])
   call('HSET', key, 'done', ARGV[4], 'landed', table.concat(names, ' '))
   settle(work, ARGV[6])
-  if call('HGET', key, 'n') ~= ARGV[4] then enqueue(work) end
+  if call('HGET', key, 'n') ~= ARGV[4] then enqueue(work) else call('HDEL', key, 'replaces') end
   return 'ok'
 end
 
@@ -427,23 +485,55 @@ function steps.gate()
   return #out
 end
 
--- work, fresh, lane or '': put it back to work, whatever it was; fresh = 1 asks the API what stands there, instead of
--- remembering.
-function steps.replay()
-  local work, key = ARGV[2], 'db:' .. ARGV[2]
+local function put_back(work, lane)
+  local key, delivery = 'db:' .. work, string.match(work, '^event:(.*)$')
   local state = call('HGET', key, 'state')
-  if call('EXISTS', key) == 0 then return 'gone' end
   call('HDEL', key, 'failed_since', 'due')
-  if ARGV[3] == '1' then call('HDEL', key, 'api') end
+  if delivery then call('PERSIST', 'db:delivery:' .. delivery) end
   if state == 'running' then
     call('HINCRBY', key, 'n', 1)
     return 'running'
   end
   call('HDEL', key, 'tries', 'reason')
   if state == 'queued' then return 'queued' end
-  if ARGV[4] ~= '' then call('HSET', key, 'lane', ARGV[4]) end
+  if lane ~= '' then call('HSET', key, 'lane', lane) end
   enqueue(work)
   return 'queued'
+end
+
+-- work, fresh, numbers, lane: put the visit back to work, by any of its ids, whatever came of it. fresh = 1: the API is asked
+-- what stands there, under each of them; numbers: its own ids of visits that stand beside. -> 'queued' | 'running' | 'gone'
+function steps.replay()
+  if call('EXISTS', 'db:' .. ARGV[2]) == 0 then return 'gone' end
+  local members = family(ARGV[2])
+  local root = members[1][1]
+  if ARGV[3] == '1' then
+    for i = 2, #members do call('HSET', 'db:' .. members[i][1], 'tried', 1) end
+    call('HSET', 'db:' .. root, 'ask', ARGV[4])
+  end
+  return put_back(root, ARGV[5])
+end
+
+-- delivery, record, works, lane: it is translated anew, and what comes of it takes the place of what it said. Where the door
+-- had translated it: its record with the event as its work, and the visits that it spoke of; else '' and ''.
+function steps.rederive()
+  local work, record = 'event:' .. ARGV[2], 'db:delivery:' .. ARGV[2]
+  if call('EXISTS', record) == 0 then return 'gone' end
+  if call('HSETNX', 'db:' .. work, 'n', 1) == 1 and ARGV[3] ~= '' then
+    call('SET', record, ARGV[3])
+    call('HSET', 'db:' .. work, 'landed', ARGV[4])
+  end
+  call('HSET', 'db:' .. work, 'replaces', 1)
+  return put_back(work, ARGV[5])
+end
+
+-- work, token, origins: a worker forgets changes that can never win again. -> how many
+function steps.compact()
+  local key = 'db:' .. ARGV[2]
+  if call('HGET', key, 'lease') ~= ARGV[3] then return 0 end
+  local gone = 0
+  for i = 4, #ARGV do gone = gone + call('HDEL', key, 'c:' .. ARGV[i]) end
+  return call('HINCRBY', key, 'dropped', gone)
 end
 
 local function drop(work, delivery)
@@ -488,6 +578,11 @@ function steps.discard()
   return dropped
 end
 
+-- work, mark: an audit saw it in the API; what is forgotten meanwhile is not remembered for that
+function steps.seen()
+  return call('EXISTS', 'db:' .. ARGV[2]) == 1 and call('HSET', 'db:' .. ARGV[2], 'seen', ARGV[3])
+end
+
 -- id, work, change: an operator's own change.
 function steps.operate()
   land(ARGV[2], 3)
@@ -507,6 +602,11 @@ function steps.pace()
   if wait > tonumber(ARGV[4]) then return -wait end
   call('SET', ARGV[2], string.format('%.3f', turn + gap), 'PX', math.ceil(wait + gap) + 60000)
   return wait
+end
+
+-- ms, lock, token: take a lock, for so long at the most. -> 1, or nil while somebody else has it
+function steps.lock()
+  return call('SET', ARGV[3], ARGV[4], 'NX', 'PX', ARGV[2]) and 1
 end
 
 -- lock, token: give a lock back, unless it has become somebody else's

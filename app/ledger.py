@@ -7,15 +7,15 @@ import base64
 import hashlib
 import random
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 import orjson
 import zstandard
 
-from app.connection import Redis
+from app.connection import Redis, Right
 from app.delivery import Delivery
 from app.queue import event_work, visit_work
 from app.visits.merge import Said
@@ -23,6 +23,8 @@ from app.visits.words import VisitChange, encode_change, external_id
 
 #: Where jobs wait: each lane has places of its own in a worker.
 Lane = Literal["visit", "event", "replay"]
+#: Where an operator puts work back: among what rings, or behind it.
+Aside = Literal["", "replay"]
 State = Literal["queued", "running", "waiting", "held", "parked", "discarded", "settled"]
 
 #: A tool's retry of the same event is known for so long.
@@ -93,7 +95,10 @@ class Member:
     """One id of a visit, as the ledger has it. Most visits have one; a rescheduled one may have several.
 
     n: how many changes landed, done: how many of them the last settled run had seen. api: what the Visits API last
-    answered for this id. tried: whether a worker ever began on it.
+    answered for this id. tried: whether a worker ever began on it. rang: when an event last rang, in ms of the server.
+    ask: the API is to be asked anew, also about the visits of these numbers of its own; None: what it last answered is
+    believed. replaces: what this event says next takes the place of what it said. dropped: superseded changes that were
+    forgotten.
     """
 
     work: str
@@ -106,12 +111,16 @@ class Member:
     attempts: list[Attempt]
     api: dict[str, Any] | None
     tried: bool
+    ask: list[str] | None
+    replaces: bool
+    dropped: int
     tries: int
     since: int | None
     failed_since: int | None
     due: int | None
     reason: str
     landed: list[str]
+    rang: int | None
 
     @property
     def external_id(self) -> str:
@@ -215,12 +224,14 @@ class Ledger:
         """The work and the lease on it, or why not: `busy`, `held`, `nothing`. is_paced: while others of this account wait
         for their turn, so does this."""
         token, started = new_id(), time.monotonic()
-        answer, *members = await self.redis.script(
+        answer, *members = await self.redis.grant(
             "begin", work, token, int(LEASE_S * 1000), gate and f"db:gate:{gate}", int(is_paced)
         )
         if answer != b"yours":
             return str(answer.decode())
-        return Hold(token, started + LEASE_S, [_member(*member) for member in members])
+        hold = Hold(token, started + LEASE_S, [_member(*member) for member in members])
+        self.redis.rights[token] = Right(hold.until, "resume", (token, *(member.work for member in hold.members)))
+        return hold
 
     async def release(self, hold: Hold, outcome: Outcome, gate: str = "") -> None:
         """Give the work back with what came of it. Raises Lost."""
@@ -241,8 +252,13 @@ class Ledger:
             "" if outcome.tries is None else outcome.tries,
             *members,
         )
+        self.redis.rights.pop(hold.token, None)
         if answer == b"lost":
             raise Lost(hold.root.work)
+
+    async def compact(self, hold: Hold, member: Member, origins: Iterable[str]) -> None:
+        """Forget what these said: it can never win again."""
+        await self.redis.script("compact", member.work, hold.token, *origins)
 
     async def land(
         self, hold: Hold, source: str, account: str, changes: Sequence[VisitChange], attempt: Attempt
@@ -253,6 +269,7 @@ class Ledger:
         answer = await self.redis.script(
             "landed", delivery, hold.token, hold.root.n, orjson.dumps(attempt), self._keep_ms, *landing
         )
+        self.redis.rights.pop(hold.token, None)
         if answer == b"lost":
             raise Lost(hold.root.work)
 
@@ -274,6 +291,18 @@ class Ledger:
         """Take a place in the line before a call; seconds to wait for it. Negative: longer than most_s, none taken."""
         return float(await self.redis.script("pace", f"db:pace:{account}", calls_a_second, int(most_s * 1000))) / 1000
 
+    async def lock(self, name: str, token: str, lease_s: float) -> bool:
+        """Take a lock that ends by itself; False while somebody else has it."""
+        until = time.monotonic() + lease_s
+        if not await self.redis.grant("lock", int(lease_s * 1000), name, token):
+            return False
+        self.redis.rights[token] = Right(until, "lock", (name, token))
+        return True
+
+    async def unlock(self, name: str, token: str) -> None:
+        self.redis.rights.pop(token, None)
+        await self.redis.script("unlock", name, token)
+
     async def now(self) -> datetime:
         """The server's clock: one for all processes."""
         seconds, micros = await self.redis.command("TIME")
@@ -282,7 +311,7 @@ class Ledger:
     async def claim(self, room: Mapping[Lane, int], lease_s: float) -> list[tuple[Lane, str, bytes]]:
         """arq's jobs that this worker has room for, those due longest first, with their payloads (empty: it expired)."""
         lanes = [part for lane, most in room.items() if most for part in (lane, most)]
-        flat = await self.redis.script("claim", int(lease_s * 1000), *lanes) if lanes else []
+        flat = await self.redis.grant("claim", int(lease_s * 1000), *lanes) if lanes else []
         return [(flat[i].decode(), flat[i + 1].decode(), flat[i + 2]) for i in range(0, len(flat), 3)]
 
     async def ran(self, job: str, lane: Lane = "visit") -> None:
@@ -291,12 +320,29 @@ class Ledger:
 
     # -- for operators --
 
-    async def replay(self, work: str, fresh: bool = False, lane: Literal["", "replay"] = "") -> str:
-        """Put it back to work: `queued` or `running`. fresh: ask the API what stands there first. lane: `replay` lets live
-        work go first. Raises Gone."""
-        answer = await self.redis.script("replay", work, int(fresh), lane)
+    async def replay(self, work: str, fresh: bool = False, *, beside: Iterable[int] = (), lane: Aside = "") -> str:
+        """Put it back to work: `queued` or `running`. Raises Gone.
+
+        fresh: ask the API what stands there first. beside: its own numbers of visits that stand beside the right one
+        under the same external_id; they go. lane: `replay` lets live work go first.
+        """
+        answer = await self.redis.script("replay", work, int(fresh), " ".join(map(str, beside)), lane)
         if answer == b"gone":
             raise Gone(work)
+        return str(answer.decode())
+
+    async def rederive(self, delivery: str, lane: Aside = "") -> str:
+        """Have a delivery translated anew; what comes of it takes the place of what it said. Raises Gone."""
+        meta, event = (await self.delivery(delivery))[0], event_work(delivery)
+        by_door = meta.work != [event]
+        record = b""
+        if by_door:
+            _, _, body = (await self.redis.command("GET", f"db:delivery:{delivery}") or b"").partition(b"\n")
+            record = orjson.dumps(replace(meta, work=[event])) + b"\n" + body
+        works = " ".join(meta.work) if by_door else ""
+        answer = await self.redis.script("rederive", delivery, record, works, lane)
+        if answer == b"gone":
+            raise Gone(delivery)
         return str(answer.decode())
 
     async def discard(self, work: str, delivery: str = "") -> int:
@@ -323,6 +369,33 @@ class Ledger:
             raise Gone(id)
         meta, _, body = record.partition(b"\n")
         return Meta(**orjson.loads(meta)), _widen.decompress(body)
+
+    async def meta(self, id: str) -> Meta:
+        """A delivery without its body. Raises Gone."""
+        head, newline, _ = (await self.redis.command("GETRANGE", f"db:delivery:{id}", 0, 4_095)).partition(b"\n")
+        return Meta(**orjson.loads(head)) if newline else (await self.delivery(id))[0]
+
+    async def walk(self, name: str, since: float = float("-inf"), until: float = float("inf")) -> AsyncIterator[str]:
+        """The names in `db:<name>`, a set that is sorted by time in ms, page by page, while others leave and join it."""
+        known: set[bytes] = set()  # of the last time that was seen: several may share it
+        while True:
+            most = 500 + len(known)
+            asked = ("ZRANGEBYSCORE", f"db:{name}", since, until, "WITHSCORES", "LIMIT", 0, most)
+            flat = await self.redis.command(*asked)
+            page = list(zip(flat[::2], map(float, flat[1::2]), strict=True))
+            for found, _ in page:
+                if found not in known:
+                    yield found.decode()
+            if len(page) < most:
+                return
+            last = page[-1][1]
+            known = {found for found, at in page if at == last}
+            since = last
+
+    async def queued(self, works: Sequence[str]) -> int:
+        """How many of these are still queued."""
+        scores = await self.redis.command("ZMSCORE", "db:queued", *works) if works else []
+        return sum(score is not None for score in scores)
 
     async def deliveries(self, hooks: Iterable[str], most: int) -> list[str]:
         """The newest ids over all these hooks, newest first."""
@@ -370,7 +443,11 @@ def _landing(source: str, account: str, changes: Sequence[VisitChange]) -> list[
     return [
         part
         for change in changes
-        for part in (work(change.visit_id), encode_change(change), work(change.continues) if change.continues else "")
+        for part in (
+            visit_work(account, change.external_id(source)),
+            encode_change(change),
+            work(change.continues) if change.continues else "",
+        )
     ]
 
 
@@ -412,10 +489,14 @@ def _member(work: bytes, generation: int, flat: list[bytes]) -> Member:
         attempts=[Attempt(**orjson.loads(attempt)) for _, attempt in attempts],
         api=orjson.loads(stored[b"api"]) if b"api" in stored else None,
         tried=b"tried" in stored,
+        ask=stored[b"ask"].decode().split() if b"ask" in stored else None,
+        replaces=b"replaces" in stored,
+        dropped=number(b"dropped") or 0,
         tries=number(b"tries") or 0,
         since=number(b"since"),
         failed_since=number(b"failed_since"),
         due=number(b"due"),
         reason=stored.get(b"reason", b"").decode(),
         landed=stored.get(b"landed", b"").decode().split(),
+        rang=number(b"rang"),
     )

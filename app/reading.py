@@ -1,10 +1,12 @@
 """JSON that is not believed yet: each read says what it expects, and a failed one names the place, never the value."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
 from typing import Any, TypeVar
+
+import orjson
 
 T = TypeVar("T")
 
@@ -53,6 +55,15 @@ class Json:
         place = ".".join(self.steps).replace(".[", "[") or "body"
         return Untranslatable(f"{place}: expected {expected}, found {shape}")
 
+    def unwrapped(self) -> "Json":
+        """JSON that was written into a text, as JSON; what is no text is itself."""
+        if not isinstance(self.value, str):
+            return self
+        try:
+            return Json(orjson.loads(self.value), *self.steps)
+        except ValueError:
+            raise self.surprise("JSON") from None
+
     # -- one value, or None where the tool left it out --
 
     def text(self) -> str | None:
@@ -76,7 +87,10 @@ class Json:
         return self.value
 
     def moment(self, zone: tzinfo | None = None) -> datetime | None:
-        """ISO 8601 with an offset, as UTC. zone: what a time without one means; without it, such a time is refused."""
+        """ISO 8601 with an offset, as UTC. zone: what a time without one means; without it, such a time is refused.
+
+        Of an hour that comes twice in autumn the first is meant; one that spring leaves out is read as an hour later.
+        """
         if isinstance(self.value, (int, float)):
             raise self.surprise("a time in ISO 8601")
         written = self.text()
@@ -112,6 +126,16 @@ class Json:
         except OverflowError:
             raise self.surprise("seconds since 1970") from None
 
+    def unix_ms(self) -> datetime | None:
+        """Milliseconds since 1970."""
+        ms = self.whole()
+        if ms is None:
+            return None
+        try:
+            return _EPOCH + timedelta(milliseconds=ms)
+        except OverflowError:
+            raise self.surprise("milliseconds since 1970") from None
+
     def amount(self, smallest_units: int = 1) -> Decimal | None:
         """Money in whole currency units. smallest_units: how many of what is written make one (100 for cents)."""
         if self.value is None or self.value == "":
@@ -136,6 +160,19 @@ class Json:
     def needed_moment(self, zone: tzinfo | None = None) -> datetime:
         return self._needed(self.moment(zone), "a time")
 
+    def needed_unix(self) -> datetime:
+        return self._needed(self.unix(), "seconds since 1970")
+
+    def needed_unix_ms(self) -> datetime:
+        return self._needed(self.unix_ms(), "milliseconds since 1970")
+
+    def needed_id(self) -> str:
+        """An id that may stand in the path of a request: letters, digits, `-` and `_` only."""
+        id = self.needed_text()
+        if not _ID.fullmatch(id):
+            raise self.surprise("an id")
+        return id
+
     def needed_whole(self) -> int:
         return self._needed(self.whole(), "a whole number")
 
@@ -145,8 +182,27 @@ class Json:
         return value
 
 
+#: Currencies whose amounts have no smaller unit, and those with thousandths, as payment processors count them.
+NO_CENTS = frozenset(
+    ("BIF", "CLP", "DJF", "GNF", "JPY", "KMF", "KRW", "MGA", "PYG", "RWF", "UGX", "VND", "VUV", "XAF", "XOF", "XPF")
+)
+THOUSANDTHS = frozenset(("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"))
+
+
+def smallest_units(currency: str | None, but: Container[str] = ()) -> int:
+    """How many of a currency's smallest units make one: `amount(smallest_units(currency))`. Without a currency: cents.
+
+    but: currencies that this tool counts in hundredths all the same.
+    """
+    code = (currency or "").upper()
+    if code in but:
+        return 100
+    return 1 if code in NO_CENTS else 1_000 if code in THOUSANDTHS else 100
+
+
 _new = object.__new__
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_ID = re.compile("[A-Za-z0-9_-]{1,191}")
 _LONG_FRACTION = re.compile(r"(\.\d{6})\d+")
 _AMOUNT = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?")
 _TOO_MUCH = Decimal(10) ** 12

@@ -46,13 +46,23 @@ def signed(source: str, raw: bytes, headers: Mapping[str, str], secret: str, url
 
 def ring_at(url: str, source: str, wanted: str, environ: Mapping[str, str]) -> httpx.Response:
     """Send it with the secret of HOOKS__<SOURCE>__SECRETS, or else the specimen's own. Raises Unknown, OSError."""
-    recorded = find(source, wanted)
-    raw = body_of(recorded)
-    secret = environ.get(f"HOOKS__{source.upper()}__SECRETS", "").split() or [specimens(source)["secret"]]
-    public_url = environ.get("PUBLIC_URL", "").rstrip("/")
-    known_as = f"{public_url}/hooks/{source}" if public_url else url
-    headers = signed(source, raw, recorded["headers"], secret[0], known_as)
+    file, recorded = specimens(source), find(source, wanted)
+    scheme, public_url = load()[source].source.signature, environ.get("PUBLIC_URL", "").rstrip("/")
+    configured = environ.get(f"HOOKS__{source.upper()}__SECRETS", "").split()
+    # A tool that signs with a private key keeps it: we have the specimens' own only.
+    secret = file.get("signing_key") or [*configured, file["secret"]][0]
+    keys = environ.get("SECRET_KEY", "").split() or [file.get("secret_key", "")]
+    terms = Terms([secret], time.time(), keys=keys)
+    raw = scheme.wrap(body_of(recorded), terms)
+    token = scheme.token(source, terms)
+    if token and not url.endswith(token):
+        url = f"{url}/{token}"
+    known_as = f"{public_url}/hooks/{source}{token and '/' + token}" if public_url else url
+    headers = signed(source, raw, recorded["headers"], secret, known_as)
+    method, query = recorded.get("method", "POST"), recorded.get("query", "")
     try:
-        return httpx.post(url, content=raw, headers=headers, timeout=10, trust_env=False)
+        return httpx.request(
+            method, url + (query and f"?{query}"), content=raw, headers=headers, timeout=10, trust_env=False
+        )
     except httpx.HTTPError as error:
         raise OSError(type(error).__name__) from None

@@ -1,6 +1,7 @@
 """Settings, from the environment only: read once at start, and every problem told at once."""
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 from redis.asyncio.connection import parse_url
 
+from app.signatures import Terms
 from app.sources import BadSource, Tool, load
 
 
@@ -62,7 +64,17 @@ def _zone(value: str) -> str:
     return value
 
 
+def _secrets(value: Any) -> Any:
+    """As words; the lines of a PEM file, also those that were written as `\\n`, become one."""
+    if isinstance(value, str) and "-----BEGIN" in value:
+        value = _PEM.sub(lambda found: "".join(found[1].split()), value.replace("\\n", "\n"))
+    return _words(value)
+
+
+_PEM = re.compile("-----BEGIN [A-Z ]+-----([A-Za-z0-9+/=\\s]+)-----END [A-Z ]+-----")
+
 Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
+Secrets = Annotated[tuple[str, ...], BeforeValidator(_secrets)]
 WebAddress = Annotated[str, AfterValidator(_web_address)]
 RedisAddress = Annotated[str, AfterValidator(_redis_address)]
 Zone = Annotated[str, AfterValidator(_zone)]
@@ -78,7 +90,7 @@ class Hook(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    secrets: Words = Field(
+    secrets: Secrets = Field(
         (), repr=False, description="one secret, or several separated by spaces (rotation: all are accepted)"
     )
     source: str = Field("", description="the tool; by default the hook's own name")
@@ -86,6 +98,10 @@ class Hook(BaseModel):
         {}, repr=False, description="what a source needs that fetches records: __API_KEY, __TOKEN, …"
     )
     api_url: WebAddress | None = Field(None, description="where it fetches; by default the tool's own API")
+    token_url: WebAddress | None = Field(
+        None, description="where tokens that expire are got anew; by default the tool's own address"
+    )
+    tenants: Words = Field((), description="the tool's accounts that may ring here; others are ignored")
     visits_api_token: str | None = Field(None, repr=False, description="another Review Rover account for this hook")
     timezone: Zone | None = Field(None, description="what local times without an offset mean")
     tolerance: Seconds | None = Field(None, description="seconds, where the tool signs a time; by default the source's")
@@ -177,6 +193,17 @@ class Settings(BaseModel):
             if hook.secrets
         }
 
+    def terms(self, entrance: "Entrance", now: float) -> Terms:
+        """What the hook brings to the verification of a delivery."""
+        hook = entrance.hook
+        return Terms(hook.secrets, now, self.address(entrance), hook.tolerance, self.secret_key)
+
+    def address(self, entrance: "Entrance") -> str:
+        """The hook's address as the tool should have it; only its path without PUBLIC_URL."""
+        terms = Terms(entrance.hook.secrets, 0, keys=self.secret_key)
+        token = entrance.tool.source.signature.token(entrance.name, terms)
+        return f"{self.public_url or ''}{entrance.path}" + (f"/{token}" if token else "")
+
     @cached_property
     def accounts(self) -> dict[str, str]:
         """Hook to Visits account: `main`, or the name of the first hook that brings the same token of its own."""
@@ -190,6 +217,10 @@ class Settings(BaseModel):
         own = {self.accounts[name]: hook.visits_api_token for name, hook in self.hooks.items()}
         tokens = own | {"main": self.visits_api_token}
         return {account: token for account, token in tokens.items() if token}
+
+    def contact_key(self, account: str) -> bytes:
+        """Of the digests under which e-mail addresses are remembered."""
+        return (self.secret_key[0] if self.secret_key else self.tokens.get(account, "")).encode()
 
 
 @dataclass(frozen=True)
@@ -336,17 +367,37 @@ def _hook_contradictions(settings: Settings, name: str, hook: Hook, tools: Mappi
     if hook.secrets and tool.source.signature.needs_url and not settings.public_url:
         why = f"is needed, because {tool.source.title} signs the address that it calls"
         yield Problem("PUBLIC_URL", why, fix=f"Set it to the part of the address before {f'/hooks/{name}'}.")
-    known = tool.source.credentials.names if tool.source.credentials else ()
+    if hook.secrets:
+        yield from _missing_beside_secrets(settings, prefix, hook, tool)
+    known = tool.source.credential_names
     for credential in hook.credentials:
-        if credential not in known and credential not in OAUTH:
+        if credential not in known:
             fix = f"It takes {', '.join(known)}." if known else "It takes none."
             yield Problem(
                 f"{prefix}__CREDENTIALS__{credential}", f"{tool.source.title} has no such credential", fix=fix
             )
 
 
-#: For tools whose tokens expire.
-OAUTH = ("CLIENT_ID", "CLIENT_SECRET", "REFRESH_TOKEN")
+def _missing_beside_secrets(settings: Settings, prefix: str, hook: Hook, tool: Tool) -> Iterator[Problem]:
+    """What a hook that exists needs too."""
+    source, keys = tool.source, settings.secret_key
+    if source.signature.needs_key and not keys:
+        why = f"is needed, because {source.title} signs nothing and gets an address with a token of ours"
+        yield Problem("SECRET_KEY", why, fix="Set it to 32 random characters or more.")
+    elif source.signature.needs_key and min(map(len, keys)) < SHORTEST_KEY:
+        yield Problem("SECRET_KEY", f"must have {SHORTEST_KEY} characters or more", fix="Use random ones.")
+    if "REFRESH_TOKEN" in hook.credentials and not keys:
+        yield Problem("SECRET_KEY", "is needed: the tokens that are got anew are kept under it")
+    for need in source.needs:
+        if not getattr(hook, need.lower()):
+            fix = f"It is {Hook.model_fields[need.lower()].description}."
+            yield Problem(f"{prefix}__{need}", f"is needed for {source.title}", fix=fix)
+    if hook.tenants and not source.tenant:
+        yield Problem(f"{prefix}__TENANTS", f"{source.title} does not say which account rings", fix="Take it out.")
+
+
+#: What is made under a shorter key could be guessed.
+SHORTEST_KEY = 16
 
 
 def example() -> str:

@@ -3,11 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
-from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from app.connection import RedisDown
@@ -15,7 +12,7 @@ from app.find import remember
 from app.ledger import Hold, Lost, Member, Outcome, Verdict, future_ms
 from app.queue import visit_work
 from app.visits.client import ANSWER_S, Record, Refused, Unanswered, VisitsApiTrouble, VisitsClient
-from app.visits.merge import Wanted, fold, wanted
+from app.visits.merge import REMEMBERED, Wanted, difference, fold, wanted, winners
 from app.visits.words import Contact
 from jobs.contacts import Busy, Contacts
 from jobs.context import JOB_S, Clock, Context, chance, since_s
@@ -25,6 +22,8 @@ log = logging.getLogger("doorbell.visit")
 
 #: In a line that is longer than this, a visit waits in the ledger and not with a lease in its hand.
 LONGEST_LINE_S = 2.0
+#: A settled visit with more changes than this keeps those that decide something and the newest.
+MOST_CHANGES, NEWEST_KEPT = 200, 50
 
 
 class OutOfTime(Exception):
@@ -40,7 +39,8 @@ class NotYet(Exception):
 
 
 class Unclearable(Exception):
-    """The API keeps a value that was to be cleared, or a contact that was to change: only a new visit will do."""
+    """The API keeps a value that was to be cleared, or a contact that was to change: only a new visit will do. The
+    argument: the contact that it will have."""
 
 
 async def visit(ctx: dict[str, Any], subject: str) -> None:
@@ -57,6 +57,8 @@ async def apply(context: Context, account: str, external_id: str) -> str:
         return hold
     run = Run(context, hold, account)
     outcome = await run.outcome()
+    if outcome.state == "settled":
+        await compact(context, hold)
     await asyncio.gather(give_back(context, hold, outcome, account), run.be_found(outcome))
     context.tally.count(account, outcome.state)
     log.info(
@@ -70,6 +72,18 @@ async def apply(context: Context, account: str, external_id: str) -> str:
         },
     )
     return outcome.state
+
+
+async def compact(context: Context, hold: Hold) -> None:
+    """A visit does not grow for ever: of very many changes, those that decide something stay, and the newest."""
+    for member in hold.members:
+        if len(member.changes) > MOST_CHANGES:
+            newest_first = sorted(member.changes, key=lambda origin: -int(member.changes[origin].partition(b" ")[0]))
+            # Folded by itself: should another id turn out to come before it, all of its changes move up alike.
+            said = member.said()
+            sightings = (one.origin for one in said if one.is_sighting)  # of those in a row the first counts
+            kept = winners(fold(said)).union(sightings, newest_first[:NEWEST_KEPT])
+            await context.ledger.compact(hold, member, member.changes.keys() - kept)
 
 
 async def give_back(context: Context, hold: Hold, outcome: Outcome, gate: str = "") -> None:
@@ -102,8 +116,7 @@ class Run:
         settings, self.deadline = self.context.settings, time.monotonic() + JOB_S
         token = settings.tokens.get(self.account, "")
         self.api = VisitsClient(self.context.http, settings.visits_api_url, token, [], self.before_call)
-        key = (settings.secret_key[0] if settings.secret_key else token).encode()
-        self.contacts = Contacts(self.context.ledger, self.account, key)
+        self.contacts = Contacts(self.context.ledger, self.account, settings.contact_key(self.account))
 
     async def before_call(self) -> None:
         rate = self.context.settings.visits_api_rate
@@ -134,7 +147,7 @@ class Run:
         except TimeoutError:
             return self._after(Unanswered("run", said=f"not done within {JOB_S:.0f} s"))
         except RedisDown:
-            raise
+            return self._later("redis_down", 1 + chance())
         except Exception:
             log.exception("bug", extra={"external_id": root.external_id})
             return self._parked("bug", "a defect of Doorbell; its log has the place", tries=root.tries + 1)
@@ -215,26 +228,50 @@ class Run:
         want = wanted(facts)
         self.contact = want.contact
         for member in later:
-            await self._remove(member)
-        current = root.api if root.api is not None else await self.api.get_visit(root.external_id)
+            if member.api or member.tried:  # made under a later id before the first one was known
+                await self._remove(member)
+        if not any(member.changes for member in self.hold.members):
+            # All that was ever said of it was taken back.
+            if root.api or root.tried:
+                await self._remove(root)
+            return "removed" if root.work in self.stands else "never made"
+        current = await self._current(root)
         try:
             return await self._update(root, current, want) if current is not None else await self._create(root, want)
-        except Unclearable:
+        except Unclearable as kept:
             await self._remove(root)
-            return await self._create(root, want)
+            return await self._create(root, want, *kept.args)
+
+    async def _current(self, root: Member) -> Record | None:
+        """What stands there: as the API last answered, or, where nobody knows or an operator doubts it, as it does now."""
+        if root.api is not None and root.ask is None:
+            return root.api
+        found = await self.api.get_visit(root.external_id)
+        if found is None:
+            return None
+        await self._remove_beside(root, found)
+        # Whose visit it was when we made it: one that somebody gave another contact by hand keeps that.
+        return {**found, REMEMBERED: (root.api or {}).get(REMEMBERED)}
+
+    async def _remove_beside(self, root: Member, kept: Record) -> None:
+        """What an audit saw standing twice goes: if it is still there, and ours, and not the one that its name opens."""
+        for number in root.ask or () if kept.get("id") else ():
+            other = await self.api.get_visit(number) if number != str(kept["id"]) else None
+            if other and str(other.get("id")) == number and other.get("external_id") == root.external_id:
+                await self.api.delete_visit(number)
 
     async def _remove(self, member: Member) -> None:
-        """What was made under a later id before the first one was known, or has to be made anew."""
-        if member.api or member.tried:
-            await self.api.delete_visit(member.external_id)
-            self.stands[member.work] = None
+        await self.api.delete_visit(member.external_id)
+        self.stands[member.work] = None
 
-    async def _create(self, root: Member, want: Wanted) -> str:
-        if want.is_off:
+    async def _create(self, root: Member, want: Wanted, contact_id: str | None = None) -> str:
+        """contact_id: of the visit that this one stands in for. What stood, stands again, cancelled or not, so that it
+        does not depend on how many changes came at once; only who wants no requests has no visit."""
+        if want.opted_out or (want.is_off and not contact_id):
             return "never made"
         if not want.has_date:
             raise NotYet("time_unknown")
-        contact_id = await self.contacts.resolve(want.contact, self.api)
+        contact_id = contact_id or await self.contacts.resolve(want.contact, self.api)
         if contact_id is None:
             raise NotYet("contact_unknown")
         fields = {name: value for name, value in want.fields.items() if value is not None}
@@ -267,48 +304,25 @@ class Run:
         if not answer:
             cleared = None in changed.values()
             answer = (await self.api.get_visit(root.external_id)) if cleared else {**current, **changed}
-        answer = {"contact_id": current.get("contact_id"), **(answer or {})}
+        answer = {"contact_id": current.get("contact_id"), REMEMBERED: current.get(REMEMBERED), **(answer or {})}
         if any(value is None and answer.get(name) for name, value in changed.items()):
-            raise Unclearable
+            raise Unclearable(answer.get("contact_id"))
         self._stands(root, answer, want)
         return "cancelled" if changed.get("date_cancelled") else "updated"
 
     async def _same_contact(self, current: Record, want: Wanted) -> None:
         """Another customer needs another visit: the API does not move one. Raises Unclearable."""
         name = self.contacts.name(want.contact)
-        if name is None or name == current.get(REMEMBERED) or want.is_off:
+        if name is None or name == current.get(REMEMBERED):
             return
-        if await self.contacts.resolve(want.contact, self.api) != current.get("contact_id"):
-            raise Unclearable
+        contact_id = await self.contacts.resolve(want.contact, self.api)
+        if contact_id != current.get("contact_id"):
+            raise Unclearable(contact_id)
 
     def _stands(self, root: Member, answer: Record, want: Wanted) -> None:
         kept = {name: answer[name] for name in KEPT if answer.get(name) is not None}
         self.stands[root.work] = kept | {REMEMBERED: self.contacts.name(want.contact) or answer.get(REMEMBERED)}
 
 
-#: What is kept of an answer, and, beside it, whose visit it was then: asking the API again would cost a call each time.
+#: What is kept of an answer, and, beside it, whose visit it was then (REMEMBERED).
 KEPT = ("id", "contact_id", "time_scheduled", "time_completed", "amount_collected", "date_cancelled", "event_date")
-REMEMBERED = "contact"
-
-
-def difference(current: Mapping[str, Any], want: Wanted) -> dict[str, str | None]:
-    """The fields to send: None clears. A new time takes `event_date` along, and the other way round: a campaign must not
-    start at a time that is no more."""
-    changed = {name: value for name, value in want.fields.items() if not same(current.get(name), value)}
-    if changed.keys() & {"time_scheduled", "time_completed"} and want.fields.get("event_date"):
-        changed["event_date"] = want.fields["event_date"]
-    return changed
-
-
-def same(stands: Any, value: str | None) -> bool:
-    """Are the two the same moment, the same money, or both nothing?"""
-    if not stands or not value:
-        return not stands and not value
-    try:
-        return datetime.fromisoformat(str(stands)) == datetime.fromisoformat(value)
-    except (ValueError, TypeError):
-        pass
-    try:
-        return Decimal(str(stands)) == Decimal(value)
-    except InvalidOperation:
-        return str(stands) == value

@@ -1,8 +1,6 @@
 """E-mail to contact_id: from the cache, else from the API, else made there; once per address at a time."""
 
 import asyncio
-import hashlib
-import hmac
 from dataclasses import dataclass
 
 from app.connection import RedisDown
@@ -22,17 +20,14 @@ class Busy(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Contacts:
-    """key: of the digests under which addresses are remembered, so that no index of them exists."""
+    """key: of the digests under which addresses are remembered."""
 
     ledger: Ledger
     account: str
     key: bytes
 
     def name(self, contact: Contact) -> str | None:
-        """What a contact is remembered by: Review Rover's id, or a digest of the address; None if neither is known."""
-        if contact.id or not contact.email:
-            return contact.id
-        return hmac.digest(self.key, contact.email.encode("utf-8", "surrogatepass"), hashlib.sha256).hex()[:32]
+        return contact.name(self.key)
 
     async def resolve(self, contact: Contact, api: VisitsClient) -> str | None:
         """Review Rover's id of the contact; None without an e-mail. Raises VisitsApiTrouble, Busy, RedisDown."""
@@ -50,7 +45,7 @@ class Contacts:
     async def _resolve_alone(self, contact: Contact, api: VisitsClient, cache: str) -> str:
         redis, lock, token = self.ledger.redis, f"{cache}:lock", new_id()
         for _ in range(int(WAIT_S / 0.1)):
-            if await redis.command("SET", lock, token, "NX", "PX", LOCK_MS):
+            if await self.ledger.lock(lock, token, LOCK_MS / 1000):
                 break
             await asyncio.sleep(0.1)
         else:
@@ -63,9 +58,9 @@ class Contacts:
             # While a contact may still be in the making, nobody else begins: then the lock runs out by itself.
             is_open = isinstance(error, VisitsApiTrouble) and may_be_under_way(error)
             if not is_open and not isinstance(error, asyncio.CancelledError | RedisDown):
-                await redis.script("unlock", lock, token)
+                await self.ledger.unlock(lock, token)
             raise
-        await redis.script("unlock", lock, token)
+        await self.ledger.unlock(lock, token)
         return id
 
     async def _find_or_make(self, contact: Contact, api: VisitsClient) -> str:

@@ -2,6 +2,7 @@
 
 import random
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 
 import httpx
@@ -23,6 +24,8 @@ class Context:
     ledger: Ledger
     http: httpx.AsyncClient
     tally: Tally = field(default_factory=Tally)
+    #: Events of each hook whose records are being fetched here.
+    at_once: Counter[str] = field(default_factory=Counter)
 
     @property
     def schedule(self) -> Schedule:

@@ -1,50 +1,35 @@
 """Events that only point at a record: fetch it, translate, and land what it means. A replayed event goes this way too."""
 
 import asyncio
-import base64
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
-import orjson
-
 from app.connection import RedisDown
-from app.delivery import Delivery, Event, Unreadable
-from app.intake import believe
+from app.delivery import Event, Unreadable
+from app.intake import ANOTHER_ACCOUNT, is_of_another, recall
 from app.ledger import Gone, Hold, Lost, Meta, Outcome
 from app.queue import event_work
-from app.reading import Json, Untranslatable
+from app.reading import Untranslatable
 from app.settings import Entrance
-from app.sources import GONE, Basic, Get, Ignored
-from app.visits.client import (
-    Broken,
-    RateLimited,
-    Refused,
-    Unanswered,
-    Unauthorized,
-    VisitsApiTrouble,
-    silence,
-    trouble,
-)
+from app.sources import GONE, Ignored
+from app.visits.client import RateLimited, Unanswered, Unauthorized, VisitsApiTrouble
 from app.visits.words import VisitChange
 from jobs.apply import give_back
 from jobs.context import JOB_S, Clock, Context, chance, since_s
+from jobs.records import Parked, Records
 from jobs.retry import decide
+from jobs.tokens import Busy
 
 log = logging.getLogger("doorbell.event")
 
 #: A record may not be readable yet when its event rings: until then its absence means nothing.
 LAG_S = 60.0
 LAG_WAIT_S = 10.0
-LARGEST_RECORD = 1_048_576
+#: After finding the tool's API, or the record, in others' hands.
+BUSY_WAIT_S = 4.0
 #: Between two looks whether a refused credential has been put right.
 CREDENTIALS_WAIT_S = 60.0
-
-
-class Parked(Exception):
-    """An operator's turn. The argument: the reason."""
 
 
 class Lagging(Exception):
@@ -87,15 +72,20 @@ class Run:
             async with asyncio.timeout(JOB_S):
                 meta, entrance, event = await self._event()
                 meaning = await self._meaning(entrance, event)
-            if isinstance(meaning, Ignored):
-                return Outcome(state="settled", attempt=self.clock.attempt(f"ignored: {meaning.why}", self.calls))
-            attempt = self.clock.attempt("landed", self.calls)
-            await self.context.ledger.land(self.hold, meta.source, entrance.account, meaning, attempt)
+            word = f"ignored: {meaning.why}" if isinstance(meaning, Ignored) else "landed"
+            attempt = self.clock.attempt(word, self.calls)
+            # Translated anew, an event that means nothing takes back what it said; a record that is gone is no meaning.
+            if isinstance(meaning, Ignored) and (meaning == GONE or not root.replaces):
+                return Outcome(state="settled", attempt=attempt)
+            changes = [] if isinstance(meaning, Ignored) else meaning
+            await self.context.ledger.land(self.hold, meta.source, entrance.account, changes, attempt)
             return None
         except VisitsApiTrouble as failed:
             return self._after(failed)
         except TimeoutError:
             return self._after(Unanswered("fetch", said=f"not done within {JOB_S:.0f} s"))
+        except Busy:
+            return self._wait("busy", 1 + BUSY_WAIT_S * chance(), root.tries or None)
         except Lagging:
             return self._wait("record not there yet", LAG_WAIT_S, root.tries or None)
         except Lost:
@@ -105,7 +95,7 @@ class Run:
             word = "" if isinstance(reason, Parked) else "untranslatable: "
             return self._park(f"{word}{reason}")
         except RedisDown:
-            raise
+            return self._wait("redis_down", 1 + chance(), root.tries or None)
         except Exception:
             log.exception("bug", extra={"delivery": self.delivery_id})
             return self._park("bug", "a defect of Doorbell; its log has the place")
@@ -118,22 +108,22 @@ class Run:
         entrance = self.context.settings.entrances.get(meta.hook)
         if entrance is None:
             raise Parked("hook_not_configured")
-        headers = tuple((name.lower().encode(), value.encode("latin-1")) for name, value in meta.headers.items())
-        delivery = Delivery(meta.hook, meta.source, headers, raw, meta.received_at, meta.request_id)
-        return meta, entrance, believe(entrance, delivery)
+        return meta, entrance, recall(entrance, meta, raw)
 
     async def _meaning(self, entrance: Entrance, event: Event) -> list[VisitChange] | Ignored:
         """What the event means, with its records. Ignored only if every part of it is."""
         tool = entrance.tool
+        if is_of_another(entrance, event):
+            return Ignored(ANOTHER_ACCOUNT)
         gets = tool.fetch(event) if tool.fetch else []
         if not gets:
             return tool.translate(event)
         changes: list[VisitChange] = []
         ignored = Ignored("nothing")
+        records = Records(self.context, entrance, self.hold.root.rang or 0, self.calls)
         for get in gets:
-            fetched_at = await self.context.ledger.now()
-            record = await self._get(entrance, get)
-            meaning = tool.translate(event.with_record(record, fetched_at))
+            found = await records.find(get)
+            meaning = tool.translate(event.with_record(found.record, found.fetched_at, found.beside, get.path))
             if isinstance(meaning, Ignored):
                 if meaning == GONE and since_s(int(event.received_at.timestamp() * 1000)) < LAG_S:
                     raise Lagging
@@ -141,23 +131,6 @@ class Run:
             else:
                 changes += meaning
         return changes or ignored
-
-    async def _get(self, entrance: Entrance, get: Get) -> Any:
-        """The record as JSON; None where the tool says that there is none."""
-        source = entrance.tool.source
-        base = (entrance.hook.api_url or source.api or "").rstrip("/")
-        headers = {"accept": "application/json", **source.headers_out, **credentials(entrance)}
-        call = f"GET {get.path.partition('/')[0]}"
-        try:
-            if get.query:
-                asked = {"query": get.query, "variables": dict(get.variables)}
-                answer = await self.context.http.post(base, json=asked, headers=headers)
-            else:
-                answer = await self.context.http.get(f"{base}/{get.path}", headers=headers)
-        except httpx.HTTPError as error:
-            raise silence(call, error, self.calls) from None
-        self.calls.append([call, answer.status_code])
-        return read_record(call, answer)
 
     # -- what comes of trouble --
 
@@ -184,53 +157,3 @@ class Run:
         log.warning("event parked", extra={"delivery": self.delivery_id, "reason": reason})
         attempt = self.clock.attempt("parked", self.calls, said)
         return Outcome(state="parked", attempt=attempt, reason=reason, tries=self.hold.root.tries + 1)
-
-
-def credentials(entrance: Entrance) -> Mapping[str, str]:
-    """The header that a request for a record shows. Raises Parked with the names of the settings that are missing."""
-    wanted, given = entrance.tool.source.credentials, entrance.hook.credentials
-    missing = [name for name in wanted.names if name not in given] if wanted else []
-    if wanted is None or missing:
-        names = ", ".join(f"HOOKS__{entrance.name.upper()}__CREDENTIALS__{name}" for name in missing)
-        raise Parked(f"credentials_missing: {names}")
-    if isinstance(wanted, Basic):
-        pair = f"{given[wanted.user]}:{given[wanted.password]}".encode()
-        return {"authorization": f"Basic {base64.b64encode(pair).decode()}"}
-    return {"authorization": f"{wanted.word} {given[wanted.token]}"}
-
-
-def read_record(call: str, answer: httpx.Response) -> Any:
-    """Raises VisitsApiTrouble by status, as for our own API; an answer that is no JSON may be right the next time."""
-    if answer.status_code in (404, 410):
-        return None
-    if not answer.is_success:
-        raise trouble(call, answer)
-    if len(answer.content) > LARGEST_RECORD:
-        raise Refused(call, answer.status_code, "the record is larger than a record is")
-    try:
-        record = orjson.loads(answer.content)
-    except ValueError:
-        raise Broken(call, answer.status_code, "the answer is not JSON") from None
-    if failed := _graphql_trouble(record):
-        raise failed(call, answer.status_code, "said inside a 200")
-    return record
-
-
-#: What GraphQL says with status 200, by its `errors[].extensions.code`.
-GRAPHQL_TROUBLE = {
-    "THROTTLED": RateLimited,
-    "UNAUTHENTICATED": Unauthorized,
-    "INTERNAL_SERVER_ERROR": Broken,
-}
-
-
-def _items(errors: Json) -> list[Json]:
-    return list(errors) if isinstance(errors.value, list) else []
-
-
-def _graphql_trouble(record: Any) -> type[VisitsApiTrouble] | None:
-    for error in _items(Json(record).at("errors")):
-        code = error.at("extensions", "code").value
-        if isinstance(code, str) and code in GRAPHQL_TROUBLE:
-            return GRAPHQL_TROUBLE[code]
-    return None

@@ -126,9 +126,10 @@ class Server:
         self.log.unlink(missing_ok=True)
 
     @classmethod
-    def sandbox(cls) -> "Server":
+    def sandbox(cls, *options: str) -> "Server":
         port = free_port()
-        return cls([sys.executable, "-m", "app", "sandbox", "--port", str(port)], port, "/_sandbox/calls", os.environ)
+        arguments = [sys.executable, "-m", "app", "sandbox", "--port", str(port), *options]
+        return cls(arguments, port, "/_sandbox/calls", os.environ)
 
 
 class Rig:

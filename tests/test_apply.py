@@ -506,14 +506,58 @@ async def test_another_address_of_the_same_customer_changes_nothing(world: World
     assert {"DELETE /visits/:id", "POST /contacts"}.isdisjoint(world.calls())
 
 
-async def test_a_visit_that_is_off_is_not_made_anew_for_another_customer(world: World) -> None:
+async def test_a_visit_that_was_off_when_its_customer_changed_is_his_when_it_is_booked_again(world: World) -> None:
     await world.apply(booked())
-    await world.apply(cancelled(order=2))
-    world.forget_calls()
+    await world.apply(cancelled(order=2, contact=BOB))
 
-    await world.apply(change(order=3, contact=BOB))
+    await world.apply(booked(order=3, contact=BOB, date_cancelled=None))
 
-    assert [] == world.calls()
+    assert [world.contacts("bob@example.com")[0]["id"]] == [visit["contact_id"] for visit in world.rig.visits()]
+
+
+@pytest.mark.parametrize("at_once", [False, True], ids=["one-by-one", "at-once"])
+async def test_a_cancelled_visit_of_another_customer_is_the_same_however_many_changes_come_at_once(
+    world: World, at_once: bool
+) -> None:
+    await world.apply(booked())
+
+    if at_once:
+        await world.apply(change(order=2, contact=BOB), cancelled(order=3))
+    else:
+        await world.apply(change(order=2, contact=BOB))
+        await world.apply(cancelled(order=3))
+
+    (visit,) = world.rig.visits()
+    assert world.contacts("bob@example.com")[0]["id"] == visit["contact_id"]
+    assert "2026-03-14T08:00:00Z" == visit["date_cancelled"]
+
+
+@pytest.mark.parametrize("at_once", [False, True], ids=["one-by-one", "at-once"])
+async def test_a_cancelled_visit_stays_where_the_api_cannot_clear_what_is_taken_back(
+    world: World, at_once: bool
+) -> None:
+    world.rig.misbehave(empty_clears=False)
+    await world.apply(booked(amount_collected=Decimal(90)))
+    back, off = change(order=2, amount_collected=None), cancelled(order=3)
+
+    for changes in [[back, off]] if at_once else [[back], [off]]:
+        await world.apply(*changes)
+
+    (visit,) = world.rig.visits()
+    assert "2026-03-14T08:00:00Z" == visit["date_cancelled"]
+    assert "amount_collected" not in visit
+
+
+async def test_a_visit_made_by_others_keeps_its_customer_where_the_api_cannot_clear(world: World) -> None:
+    world.rig.misbehave(empty_clears=False)
+    visit = {"contact_id": DOCUMENTED, "external_id": "standard-1", "amount_collected": "7.00"}
+    world.rig.http.post(f"{world.rig.env['VISITS_API_URL']}/visits", data=visit, headers={"authorization": "Bearer t"})
+
+    await world.apply(change(time_scheduled=at(9), amount_collected=None))
+
+    (made,) = world.rig.visits()
+    assert DOCUMENTED == made["contact_id"]
+    assert "amount_collected" not in made
 
 
 # event_date ---------------------------------------------------------------------------------------------------------
@@ -1389,7 +1433,7 @@ async def test_two_workers_never_write_one_visit_at_once(world: World) -> None:
     dice = random.Random(5)
 
     async def worker() -> None:
-        for _ in range(12):
+        while not telling.done():
             await apply(world.context, "main", "standard-1")
             await asyncio.sleep(dice.random() / 100)
 
@@ -1399,7 +1443,8 @@ async def test_two_workers_never_write_one_visit_at_once(world: World) -> None:
             await world.land(booked("1", order, order % 24, **said))
             await asyncio.sleep(0.02)
 
-    await asyncio.gather(tool(), *(worker() for _ in range(8)))
+    telling = asyncio.create_task(tool())
+    await asyncio.gather(telling, *(worker() for _ in range(8)))
     await world.run()
 
     journal = world.rig.journal()
@@ -1592,6 +1637,41 @@ async def test_a_visit_that_moves_three_times_is_one_visit_under_its_first_id(wo
     expected = {"time_scheduled": "2026-03-14T12:00:00Z", "event_date": "2026-03-14T12:00:00Z"}
     assert expected == world.visit(ids[0])
     assert 1 == len(world.contacts("ada@example.com"))
+
+
+@pytest.mark.parametrize("halves", ["both halves of each move", "the cancels only, then the bookings"])
+async def test_a_chain_of_five_that_arrives_backwards_is_one_visit_under_the_first_id_that_could_be_known(
+    world: World, halves: str
+) -> None:
+    first, *moves = chain("e", "d", "c", "b", "a", "f")
+    links, bookings = moves[::2], moves[1::2]
+    backwards = moves[::-1] if halves.startswith("both") else [*links[::-1], *bookings[::-1]]
+    known = []
+
+    for each in [*backwards, first]:
+        await world.apply(each)
+        known.append([visit["external_id"] for visit in world.rig.visits()])
+
+    # The booking that names its old half is enough to know the old half's name.
+    by_moves = [[f"standard-{old}"] for old in "abcde" for _ in range(2)] + [["standard-e"]]
+    by_links = [[]] * 5 + [["standard-e"]] * 6
+    assert (by_moves if halves.startswith("both") else by_links) == known
+    assert {"time_scheduled": "2026-03-14T14:00:00Z", "event_date": "2026-03-14T14:00:00Z"} == world.visit("e")
+    assert 1 == len(world.contacts("ada@example.com"))
+
+
+async def test_an_old_id_that_is_moved_from_twice_is_one_visit_at_the_time_of_the_later_move(world: World) -> None:
+    asked = change("asked", 10, "cancel", continues="old", date_cancelled=at(8))
+    moved = booked("moved", 20, 15, continues="old", date_cancelled=None, no_show=None)
+
+    for story in itertools.permutations([booked("old"), asked, moved]):
+        await world.redis.command("FLUSHDB")
+        world.rig.http.post(f"{world.rig.sandbox.url}/_sandbox/reset")
+        for each in story:
+            await world.apply(each)
+
+        assert ["standard-old"] == [visit["external_id"] for visit in world.rig.visits()]
+        assert {"time_scheduled": "2026-03-14T15:00:00Z", "event_date": "2026-03-14T15:00:00Z"} == world.visit("old")
 
 
 async def test_a_visit_made_under_a_later_id_goes_when_the_first_is_known(world: World) -> None:

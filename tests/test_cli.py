@@ -53,7 +53,7 @@ def test_nothing_personal_is_shown_unless_it_is_asked_for(busy: Rig) -> None:
 def test_a_failure_is_replayed_with_a_contact_that_an_operator_names(busy: Rig) -> None:
     [failure] = rows(busy, "failures", "--json")
 
-    replayed = busy.doorbell("replay", failure["id"], "--contact", "cont_KYdl3lftgZXGRbxqoj")
+    replayed = busy.doorbell("replay", failure["id"], "--contact", "cont_KYdl3lftgZXGRbxqoj", "--yes")
 
     assert ("standard-A-2", "contact_unknown") == (failure["id"], failure["reason"])
     assert 0 == replayed.returncode
@@ -76,7 +76,7 @@ def test_a_replay_of_what_stands_changes_nothing(busy: Rig) -> None:
     before = busy.visit("standard-A-1")
     calls = len(busy.calls())
 
-    busy.doorbell("replay", "standard-A-1", "--fresh")
+    busy.doorbell("replay", "standard-A-1", "--fresh", "--yes")
 
     wait_until(lambda: len(busy.calls()) == calls + 1)
     assert "GET /visits/:id" == busy.calls()[-1]
@@ -107,6 +107,11 @@ def test_ring_sends_a_signed_specimen_and_a_wrong_secret_is_told(rig: Rig) -> No
         (5, ["show", "d000"], {}),
         (5, ["visit", "standard-nobody"], {}),
         (5, ["replay", "standard-nobody"], {}),
+        (5, ["replay", "--state", "parked", "--yes"], {}),
+        (2, ["replay"], {}),
+        (2, ["replay", "standard-A-1", "--state", "parked"], {}),
+        (2, ["replay", "--state", "broken"], {}),
+        (2, ["replay", "--since", "yesterday"], {}),
         (5, ["sources", "nosuch"], {}),
         (0, ["sources"], {}),
         (0, ["sources", "jobber"], {}),
@@ -148,3 +153,37 @@ def test_a_healthy_doorbell_has_a_healthy_doctor(rig: Rig) -> None:
     ran = wait_until(lambda: (told := rig.doorbell("doctor")).returncode == 0 and told)
 
     assert "at work" in ran.stdout
+
+
+# -- replay --
+
+
+def test_a_replay_shows_its_plan_and_waits_for_a_yes(busy: Rig) -> None:
+    planned = busy.doorbell("replay", "--state", "parked", "--contact", "cont_KYdl3lftgZXGRbxqoj", "--plan")
+    unasked = busy.doorbell("replay", "--state", "parked", "--contact", "cont_KYdl3lftgZXGRbxqoj")
+
+    assert 0 == planned.returncode
+    assert "1 selected: 1 would be put back to work, 0 skipped" in planned.stdout
+    assert "time_scheduled=2026-03-15T16:00:00Z" in planned.stdout
+    assert (2, planned.stdout) == (unasked.returncode, unasked.stdout)
+    assert "--yes" in unasked.stderr
+    assert ["standard-A-2"] == [row["id"] for row in rows(busy, "failures", "--json")]
+
+
+def test_a_replay_tells_each_as_json_and_an_unknown_id_does_not_stop_the_others(busy: Rig) -> None:
+    ids = ("standard-A-2", "standard-nobody", "standard-A-1")
+
+    ran = busy.doorbell("replay", *ids, "--contact", "cont_KYdl3lftgZXGRbxqoj", "--yes", "--json")
+
+    told = {row["id"]: row["state"] for row in map(json.loads, ran.stdout.splitlines())}
+    assert 6 == ran.returncode
+    assert ("queued", "unknown") == (told["standard-A-2"], told["standard-nobody"])
+    assert wait_until(lambda: busy.visit("standard-A-2"))
+
+
+def test_nobodys_name_is_in_a_plan(busy: Rig) -> None:
+    shown = [busy.doorbell("replay", "--source", "standard", "--plan", *more) for more in ([], ["--json"], ["--fresh"])]
+
+    text = "".join(ran.stdout + ran.stderr for ran in shown)
+    assert "standard-A-1" in text
+    assert [] == [word for word in PERSONAL if word in text]

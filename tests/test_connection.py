@@ -244,11 +244,17 @@ async def test_a_late_reply_ends_its_connection_and_reaches_no_other_command(own
             assert f"after {n}".encode() == reply
 
 
+async def greet(commands: "Commands", writer: asyncio.StreamWriter) -> None:
+    """What a new connection asks first: to load the script, and who the server is."""
+    for answer in (b"$3\r\nsha\r\n", b"$8\r\nrun_id:1\r\n"):
+        await commands.next()
+        writer.write(answer)
+
+
 async def test_the_deadline_counts_for_every_command_and_not_for_the_first_only() -> None:
     async def mute_after_one_reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         commands = Commands(reader)
-        await commands.next()
-        writer.write(b"$3\r\nsha\r\n")
+        await greet(commands, writer)
         await commands.next()
         writer.write(b"+one\r\n")
         while True:
@@ -305,8 +311,7 @@ async def test_commands_under_way_when_the_connection_is_cut_are_told_so(own: Ow
 async def test_a_server_that_hangs_up_leaves_nobody_waiting(when: str) -> None:
     async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         commands = Commands(reader)
-        await commands.next()
-        writer.write(b"$3\r\nsha\r\n")
+        await greet(commands, writer)
         if when != "after the greeting":
             await commands.next()
             writer.write(b"+PONG\r\n" if when == "after a reply" else b"$4\r\nPO")
@@ -337,8 +342,7 @@ async def test_a_server_that_does_not_speak_redis_is_down(answer: bytes) -> None
 async def test_a_reply_that_nobody_asked_for_is_not_taken_for_the_next_one() -> None:
     async def one_too_many(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         commands = Commands(reader)
-        await commands.next()
-        writer.write(b"$3\r\nsha\r\n")
+        await greet(commands, writer)
         while command := await commands.next():
             writer.write(b"$%d\r\n%s\r\n" % (len(command[1]), command[1]) + b"+nobody asked\r\n")
 

@@ -552,7 +552,10 @@ async def test_an_error_inside_a_200_is_an_error(world: Doorstep, trouble: Answe
         ("acuity", ("HOOKS__ACUITY__CREDENTIALS__USER_ID", "HOOKS__ACUITY__CREDENTIALS__API_KEY")),
         ("acuity", ("HOOKS__ACUITY__CREDENTIALS__API_KEY",)),
         ("square", ("HOOKS__SQUARE__CREDENTIALS__TOKEN",)),
-        ("jobber", ("HOOKS__JOBBER__CREDENTIALS__TOKEN",)),
+        (
+            "jobber",
+            tuple(f"HOOKS__JOBBER__CREDENTIALS__{name}" for name in ("CLIENT_ID", "CLIENT_SECRET", "REFRESH_TOKEN")),
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else str(len(value)),
 )
@@ -561,7 +564,7 @@ async def test_missing_credentials_are_named_and_once_set_the_event_lands(
 ) -> None:
     delivery = SPECIMENS[tool]["deliveries"][0]
     world.tool.keep(tool, delivery)
-    world.set(**dict.fromkeys(missing, ""))
+    world.set(**dict.fromkeys((*missing, "HOOKS__JOBBER__CREDENTIALS__TOKEN"), ""))
     answer = await world.ring(tool, delivery)
     await world.run()
     event = await world.event(answer)

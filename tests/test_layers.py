@@ -1,7 +1,7 @@
 """Who may import whom: nearly everything that can be subtly wrong does no I/O, and a source is known by its name only.
 
     jobs ──→ app ──→ ledger, client, … ──→ merge ──→ words
-                └──→ sources/tool ──→ sources ──→ signatures, challenges ──→ delivery ──→ reading
+                └──→ sources/tool ──→ sources ──→ keys, signatures, challenges ──→ delivery ──→ reading
 
 The pictures below are exact for what is pure: whoever adds an arrow there changes the picture too, and has a reason.
 """
@@ -27,17 +27,20 @@ PURE = {
     "app.queue": set(),
     "app.delivery": {"app.reading"},
     "app.visits.merge": {"app.visits.words"},
-    "app.signatures": {"app.delivery"},
+    "app.signatures": {"app.delivery", "app.reading"},
+    "app.keys": {"app.delivery", "app.signatures"},
     "app.challenges": {"app.delivery"},
-    "app.sources": {"app.challenges", "app.delivery", "app.signatures", "app.visits.words"},
+    "app.sources": {"app.challenges", "app.delivery", "app.reading", "app.signatures", "app.visits.words"},
     "jobs.retry": {"app.ledger", "app.visits.client"},  # words only, see below
 }
-A_SOURCE = {"app.challenges", "app.delivery", "app.reading", "app.signatures", "app.sources", "app.visits.words"}
+A_SOURCE = {
+    "app.challenges", "app.delivery", "app.keys", "app.reading", "app.signatures", "app.sources", "app.visits.words",
+}  # fmt: skip
 
 #: Libraries that compute and do nothing else: no clock that is read, no chance, no file, no socket, no task.
 COMPUTING = {
     "base64", "binascii", "collections", "collections.abc", "dataclasses", "datetime", "decimal", "enum", "fractions",
-    "functools", "hashlib", "hmac", "itertools", "json", "math", "operator", "orjson", "re",
+    "functools", "hashlib", "hmac", "itertools", "itsdangerous", "json", "math", "operator", "orjson", "re",
     "string", "types", "typing",
     "unicodedata", "urllib.parse", "zoneinfo",
 }  # fmt: skip
@@ -83,7 +86,7 @@ class Module:
         return {name for name, _ in self.imports if name.split(".")[0] in ("app", "jobs", "tests", "rig")}
 
     def libraries(self) -> set[str]:
-        return {name for name, _ in self.imports} - self.ours()
+        return {name for name, _ in self.imports if not name.startswith("cryptography.")} - self.ours()
 
     def calls(self) -> Iterator[str]:
         for node in ast.walk(self.tree):

@@ -592,7 +592,9 @@ async def test_of_what_was_held_the_visit_that_starts_soonest_goes_first(ledger:
         assert "held" == await ledger.begin(work(visit), gate="main")
     await redis.command("DEL", "db:gate:main")
 
-    out = [await ledger.open_gate("main", most=3), await ledger.open_gate("main", most=3)]
+    out = [await ledger.open_gate("main", most=3)]
+    await asyncio.sleep(0.002)
+    out.append(await ledger.open_gate("main", most=3))
 
     assert [3, 1] == out
     # A was held before it was known when it is: it may be a cancel, and goes before all others.
@@ -617,6 +619,25 @@ async def test_a_visit_that_always_fails_is_not_every_probe(ledger: Ledger, redi
         await ledger.release(hold, refused, gate="main")
 
     assert [work("A"), work("B"), work("C"), work("A")] == probes
+
+
+async def test_a_visit_that_is_refused_alone_is_parked_before_it_stops_everybody_for_ever(ledger: Ledger) -> None:
+    refused = Outcome(state="held", attempt=attempt(), reason="403", verdict=Verdict(why="unauthorized", wait_s=30))
+    ok = settled(verdict=Verdict(why="ok"))
+    await accept(ledger, change("A"))
+
+    for times in range(10):
+        assert "queued" == await state_of(ledger, work("A")), times
+        await ledger.release(await begin(ledger, "A", gate="main"), refused, gate="main")
+        if times < 9:
+            await accept(ledger, change("B", order=times))
+            await let_time_pass(ledger.redis)
+            await ledger.redis.command("HSET", "db:gate:main", "probe", work("B"))  # another one is sent to see
+            await ledger.release(await begin(ledger, "B", gate="main"), ok, gate="main")
+            await ledger.open_gate("main")
+
+    assert ("parked", "403") == ((await ledger.member(work("A"))).state, (await ledger.member(work("A"))).reason)
+    assert not await ledger.redis.command("EXISTS", "db:gate:main")
 
 
 async def test_where_calls_are_paced_whoever_comes_later_waits_for_its_turn(ledger: Ledger, redis: Redis) -> None:
@@ -914,16 +935,40 @@ async def test_a_replay_puts_back_to_work_whatever_came_of_it(ledger: Ledger, re
     assert (0, None, None) == (root.tries, root.failed_since, root.due)
 
 
-async def test_a_fresh_replay_forgets_what_the_api_answered(ledger: Ledger) -> None:
+async def test_a_fresh_replay_has_the_api_asked_until_a_run_settled(ledger: Ledger) -> None:
     await accept(ledger, change("A"))
     await ledger.release(await begin(ledger, "A"), settled(api={work("A"): {"id": 7}}))
+    asked = []
 
-    await ledger.replay(work("A"))
-    remembered = await begin(ledger, "A")
-    await ledger.release(remembered, settled())
-    await ledger.replay(work("A"), fresh=True)
+    for fresh, outcome in ((False, settled()), (True, waiting(due_s=0)), (False, settled()), (False, settled())):
+        await ledger.replay(work("A"), fresh=fresh, beside=[8] if fresh else [])
+        hold = await begin(ledger, "A")
+        asked.append(hold.root.ask)
+        await ledger.release(hold, outcome)
 
-    assert ({"id": 7}, None) == (remembered.root.api, (await begin(ledger, "A")).root.api)
+    assert [None, ["8"], ["8"], None] == asked
+    assert {"id": 7} == hold.root.api
+
+
+async def test_a_fresh_replay_during_a_run_is_not_forgotten_by_its_end(ledger: Ledger) -> None:
+    await accept(ledger, change("A"))
+    hold = await begin(ledger, "A")
+
+    assert "running" == await ledger.replay(work("A"), fresh=True)
+    await ledger.release(hold, settled(api={work("A"): {"id": 7}}))
+
+    assert [] == (await begin(ledger, "A")).root.ask
+
+
+async def test_a_fresh_replay_by_a_later_id_asks_about_every_id(ledger: Ledger) -> None:
+    await accept(ledger, change("B", continues="A"), change("A"))
+    await work_off(ledger, "A")
+
+    await ledger.replay(work("B"), fresh=True)
+
+    root, later = (await begin(ledger, "A")).members
+    assert [] == root.ask
+    assert later.tried
 
 
 async def test_a_replay_of_running_work_runs_it_once_more(ledger: Ledger) -> None:
@@ -1113,7 +1158,8 @@ async def test_a_settled_visit_is_forgotten_after_the_retention_and_leaves_nothi
 
     await asyncio.sleep(0.1)
 
-    assert set() == {key for key in await everything(redis) if not key.startswith((b"db:seen:", b"db:deliveries:"))}
+    kept = (b"db:seen:", b"db:deliveries:", b"db:progress")
+    assert set() == {key for key in await everything(redis) if not key.startswith(kept)}
 
 
 async def test_a_discarded_visit_is_forgotten_after_the_retention_and_leaves_nothing(redis: Redis) -> None:
@@ -1332,7 +1378,7 @@ class Walk(RuleBasedStateMachine):
     @rule(visit=visits, fresh=st.booleans(), lane=st.sampled_from(["", "replay"]))
     def an_operator_replays(self, visit: str, fresh: bool, lane: Any) -> None:
         try:
-            assert self.run(self.ledger.replay(work(visit), fresh, lane)) in ("queued", "running")
+            assert self.run(self.ledger.replay(work(visit), fresh, lane=lane)) in ("queued", "running")
         except Gone:
             assert not any(name == work(visit) for name, _ in self.accepted)
 

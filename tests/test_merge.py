@@ -21,6 +21,7 @@ from app.visits.words import (
     VisitChange,
     encode_change,
     external_id,
+    is_external_id,
     microseconds,
     money,
     timestamp,
@@ -78,6 +79,8 @@ CHANGES = st.builds(
     facts=FACTS,
     contact=CONTACTS,
     generation=st.integers(0, 2),
+    as_of=st.integers(0, 1),
+    is_sighting=st.booleans(),
 )
 SETS = st.lists(CHANGES, max_size=6)
 
@@ -257,6 +260,54 @@ def test_of_what_the_new_id_does_not_say_the_old_one_is_believed() -> None:
     assert "30.00" == visit.fields["amount_collected"]
 
 
+def test_of_one_version_the_record_that_was_fetched_last_counts() -> None:
+    first = said("create", 0, as_of=100, contact=Contact(email="zoe@example.com"), opted_out=True)
+    corrected = said("create", 0, origin="again", as_of=200, contact=Contact(email="ada@example.com"), opted_out=False)
+
+    visit = made_of(first, corrected)
+
+    assert "ada@example.com" == visit.contact.email
+    assert not visit.is_off
+
+
+def test_a_greater_version_counts_whenever_it_was_fetched() -> None:
+    swapped = said("update", 1, as_of=100, contact=Contact(email="zoe@example.com"))
+    late = said("create", 0, as_of=200, contact=Contact(email="ada@example.com"))
+
+    assert "zoe@example.com" == made_of(swapped, late).contact.email
+
+
+# -- what is seen and not told --
+
+
+def test_of_several_sightings_in_a_row_the_first_counts() -> None:
+    seen = [
+        said("cancel", 3, date_cancelled=ELEVEN, is_sighting=True),
+        said("update", 2, date_cancelled=TEN, is_sighting=True),
+        said("create", 1, date_cancelled=None, is_sighting=True),
+    ]
+
+    assert "2026-03-14T10:00:00Z" == made_of(*seen).fields["date_cancelled"]
+
+
+def test_what_is_seen_again_after_it_was_over_counts_from_then() -> None:
+    seen = [
+        said("cancel", 1, date_cancelled=NINE, no_show=NINE, is_sighting=True),
+        said("update", 2, date_cancelled=None, no_show=None, is_sighting=True),
+        said("cancel", 3, date_cancelled=TEN, is_sighting=True),
+        said("cancel", 4, date_cancelled=ELEVEN, is_sighting=True),
+    ]
+
+    assert "2026-03-14T10:00:00Z" == made_of(*seen).fields["date_cancelled"]
+    assert made_of(*seen[:2]).fields["date_cancelled"] is None
+
+
+def test_of_several_times_that_were_told_the_last_counts() -> None:
+    told = [said("cancel", 1, date_cancelled=TEN), said("cancel", 2, date_cancelled=ELEVEN)]
+
+    assert "2026-03-14T11:00:00Z" == made_of(*told).fields["date_cancelled"]
+
+
 # -- completion, no-show, opt-out --
 
 
@@ -392,6 +443,24 @@ def test_a_null_in_a_standard_body_clears_the_contact_id() -> None:
     assert made_of(first, second).contact.id is None
 
 
+def test_a_null_clears_an_id_that_came_without_an_address_and_one_beside_the_same_address() -> None:
+    named = _standard("2026-03-14T09:00:00Z", id="cont_ada")
+    both = _standard("2026-03-14T10:00:00Z", id="cont_zoe", email="ada@example.com", phone="+15550100001")
+    cleared = _standard("2026-03-14T11:00:00Z", id=None, email="ada@example.com", phone=None)
+
+    assert made_of(named, cleared).contact == Contact(email="ada@example.com")
+    assert made_of(named, both, cleared).contact == Contact(email="ada@example.com")
+    assert "cont_zoe" == made_of(named, both).contact.id
+
+
+def test_an_address_that_is_cleared_is_nobodys() -> None:
+    visit = made_of(
+        _standard("2026-03-14T09:00:00Z", email="ada@example.com"), _standard("2026-03-14T10:00:00Z", email=None)
+    )
+
+    assert visit.contact.email is None
+
+
 def _standard(stamp: str, **contact: str | None) -> Said:
     body = {"type": "visit.updated", "timestamp": stamp, "data": {"visit_id": "A-1", "contact": contact}}
     changes = load()["standard"].translate(Event("standard", Json(body), NINE))
@@ -435,6 +504,8 @@ FULL_CHANGES = st.builds(
     date_cancelled=SAID_MOMENTS,
     no_show=SAID_MOMENTS,
     opted_out=st.just(UNSAID) | st.booleans(),
+    as_of=st.integers(0, 2**63),
+    is_sighting=st.booleans(),
 )
 
 
@@ -444,7 +515,14 @@ def test_a_change_is_the_same_on_the_other_side_of_the_ledger(change: VisitChang
     read = Said.read("d1", encode_change(change), 3)
 
     assert read == Said(
-        "d1", change.action, change.order, change.facts(), change.contact.details() if change.contact else {}, 3
+        "d1",
+        change.action,
+        change.order,
+        change.facts(),
+        change.contact.details() if change.contact else {},
+        3,
+        change.as_of,
+        change.is_sighting,
     )
     assert b"\n" not in encode_change(change)
 
@@ -582,3 +660,57 @@ def test_visits_of_two_sources_never_share_a_name(visit_id: str) -> None:
     names = {external_id(name, visit_id) for name in load()}
 
     assert len(load()) == len(names)
+
+
+# -- payments that are told one by one --
+
+
+def paid(order: int, payment: str, amount: str | None) -> Said:
+    return said("update", order, payment=payment, amount_collected=None if amount is None else Decimal(amount))
+
+
+def collected(*changes: Said) -> str | None:
+    return made_of(*changes).fields.get("amount_collected")
+
+
+def test_a_visit_collected_the_sum_of_its_payments_each_as_it_was_told_last() -> None:
+    assert "145.00" == collected(paid(1, "p1", "100"), paid(2, "p2", "45"))
+    assert "100.00" == collected(paid(1, "p1", "100"), paid(1, "p1", "100"))
+    assert "65.00" == collected(paid(1, "p1", "100"), paid(3, "p1", "20"), paid(2, "p2", "45"))
+    assert collected(paid(1, "p1", "100"), paid(2, "p1", None)) is None
+
+
+def test_beside_a_total_the_payments_count_where_they_are_more() -> None:
+    """The total may have them in it, or not know of them."""
+    total = said("create", 5, amount_collected=Decimal(120))
+    nothing = said("create", 5, amount_collected=None)
+
+    assert "120.00" == collected(total, paid(1, "p1", "100"))
+    assert "130.00" == collected(total, paid(1, "p1", "100"), paid(2, "p2", "30"))
+    assert "100.00" == collected(nothing, paid(1, "p1", "100"))
+
+
+def test_a_change_may_name_the_visit_of_another_source() -> None:
+    change = VisitChange(action="update", named="calendly-INV-1", order=1, payment="ch_1", amount_collected=Decimal(5))
+
+    assert "calendly-INV-1" == change.external_id("stripe")
+    assert {"amount_collected of ch_1": "5.00"} == change.facts()
+
+
+@pytest.mark.parametrize(
+    ("text", "is_one"),
+    [
+        ("calendly-INV-1", True),
+        ("standard-A_1.2-x", True),
+        ("a" * 121, False),
+        ("calendly-" + "1" * 112, False),
+        ("job_0a1b", False),
+        ("Calendly-1", False),
+        ("calendly-", False),
+        ("calendly-1/2", False),
+        ("calendly-1\n", False),
+        ("", False),
+    ],
+)
+def test_what_could_be_the_name_of_a_visit(text: str, is_one: bool) -> None:
+    assert is_one == is_external_id(text)

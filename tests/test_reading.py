@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from app.delivery import Delivery, Form, Unreadable, WrongContentType, check_content_type, parse_body
-from app.reading import Json, Untranslatable
+from app.reading import THOUSANDTHS, Json, Untranslatable, smallest_units
 from app.visits.words import timestamp
 
 EXAMPLES = settings(max_examples=150, deadline=None, derandomize=True, database=None)
@@ -390,3 +390,66 @@ def test_half_a_character_does_not_cost_a_booking() -> None:
     data = parse_body(Delivery("h", "s", (), raw, datetime(2026, 3, 14, tzinfo=UTC)), "json")
 
     assert ("Zo\ufffd", "\U0001f600") == (data.at("name").text(), data.at("whole").text())
+
+
+@pytest.mark.parametrize(
+    ("expected", "written", "currency"),
+    [
+        ("245", 24500, "usd"),
+        ("24500", 24500, "JPY"),
+        ("24.5", 24500, "kwd"),
+        ("245", 24500, None),
+        ("245", 24500, "XYZ"),
+    ],
+)
+def test_the_smallest_unit_of_a_currency_is_not_always_a_cent(
+    expected: str, written: int, currency: str | None
+) -> None:
+    assert Decimal(expected) == Json(written).amount(smallest_units(currency))
+
+
+def test_a_tool_may_count_in_hundredths_all_the_same() -> None:
+    assert (100, 1) == (smallest_units("KWD", but=THOUSANDTHS), smallest_units("JPY", but=THOUSANDTHS))
+
+
+def test_milliseconds_since_1970_are_a_time() -> None:
+    assert "2026-09-21T14:13:20Z" == timestamp(Json(1790000000123).needed_unix_ms())
+    assert 123_000 == Json(1790000000123).needed_unix_ms().microsecond
+    with pytest.raises(Untranslatable):
+        Json(10**18).unix_ms()
+
+
+@pytest.mark.parametrize("value", ["a/b", "..", "a b", "a?b", "a#b", "ü", "a'b", "", "a" * 192, 1.5, True])
+def test_an_id_that_stands_in_a_path_is_letters_digits_and_dashes(value: Any) -> None:
+    with pytest.raises(Untranslatable):
+        Json(value).needed_id()
+
+
+def test_an_id_may_be_a_number() -> None:
+    assert ("42", "cst_1-A") == (Json(42).needed_id(), Json(" cst_1-A ").needed_id())
+
+
+@pytest.mark.parametrize("form", ["any", "jwt"])
+def test_a_token_is_read_for_what_it_says(form: Form) -> None:
+    token = b"eyJhbGciOiJIUzI1NiJ9.eyJkYXRhIjp7ImlkIjoxfX0.c2ln"
+
+    assert 1 == parse_body(delivery(token), form).at("data", "id").value
+
+
+@pytest.mark.parametrize("raw", [b"a.b.c", b"a.e30", b"not a token", b"e30.e3.e30"])
+def test_what_is_no_token_is_unreadable(raw: bytes) -> None:
+    with pytest.raises(Unreadable):
+        parse_body(delivery(raw), "jwt")
+
+
+def test_json_inside_a_text_is_unwrapped() -> None:
+    assert {"a": 1} == Json('{"a":1}').unwrapped().value
+    assert {"a": 1} == Json({"a": 1}).unwrapped().value
+    with pytest.raises(Untranslatable, match="expected JSON"):
+        Json("{").unwrapped()
+
+
+def test_any_body_is_taken_for_what_it_looks_like() -> None:
+    assert {"a": "1"} == parse_body(delivery(b"a=1"), "any").value
+    assert {"a": 1} == parse_body(delivery(b'{"a":1}'), "any").value
+    assert [1] == parse_body(delivery(b"[1]"), "any").value

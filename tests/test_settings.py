@@ -129,10 +129,10 @@ def test_everything_that_a_hook_can_say_is_read() -> None:
     assert "Europe/Berlin" == str(read_hook.zone)
 
 
-def test_expiring_tokens_have_their_credentials_for_every_tool() -> None:
-    oauth = {f"HOOKS__SQUARE__CREDENTIALS__{name}": "x" for name in ("CLIENT_ID", "CLIENT_SECRET", "REFRESH_TOKEN")}
+def test_expiring_tokens_have_their_credentials_where_they_can_be_exchanged() -> None:
+    oauth = {f"HOOKS__JOBBER__CREDENTIALS__{name}": "x" for name in ("CLIENT_ID", "CLIENT_SECRET", "REFRESH_TOKEN")}
 
-    assert 3 == len(read({**REDIS, **oauth}).hooks["square"].credentials)
+    assert 3 == len(read({**REDIS, **oauth}).hooks["jobber"].credentials)
 
 
 # -- accounts --
@@ -356,6 +356,8 @@ def test_the_example_shows_everything_that_a_hook_takes() -> None:
         "#HOOKS__<NAME>__SOURCE",
         "#HOOKS__<NAME>__CREDENTIALS__<FIELD>",
         "#HOOKS__<NAME>__API_URL",
+        "#HOOKS__<NAME>__TOKEN_URL",
+        "#HOOKS__<NAME>__TENANTS",
         "#HOOKS__<NAME>__VISITS_API_TOKEN",
         "#HOOKS__<NAME>__TIMEZONE",
         "#HOOKS__<NAME>__TOLERANCE",

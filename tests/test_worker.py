@@ -20,7 +20,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from rig import CALENDLY_SECRET, ROOT, SECRET, TOKEN, Rig, Server, sign_calendly, wait_until
+from rig import (
+    CALENDLY_SECRET,
+    ROOT,
+    SECRET,
+    TOKEN,
+    Rig,
+    Server,
+    sign_calendly,
+    sign_standard,
+    standard_body,
+    wait_until,
+)
 
 import app.ledger
 from app.connection import Address, Redis
@@ -223,6 +234,38 @@ def test_two_workers_double_none_of_300_visits(house: Rig) -> None:
     assert [40, 300, 300] == [
         house.calls().count(call) for call in ("POST /contacts", "POST /visits", "GET /visits/:id")
     ]
+
+
+def test_two_doors_and_four_workers_share_the_work(sandbox: Server) -> None:
+    with ExitStack() as stack:
+        url = stack.enter_context(valkey())
+        rig, books = a_rig(url, sandbox, stack), Books(url)
+        doors, _ = [rig.web(), rig.web()], [rig.worker() for _ in range(4)]
+        bodies = [
+            standard_body(kind, f"{number:03}", f"2026-03-14T09:00:0{at}Z", contact=SPOKEN, **said)
+            for number in range(60)
+            for at, (kind, said) in enumerate(
+                [
+                    ("visit.created", {"time_scheduled": "2026-03-20T09:00:00Z"}),
+                    ("visit.updated", {"time_scheduled": "2026-03-21T09:00:00Z"}),
+                    ("visit.updated", {"amount_collected": "12.50"}),
+                ]
+            )
+        ]
+        random.Random(1).shuffle(bodies)
+
+        answers = []
+        for number, raw in enumerate(bodies):
+            rig.door = doors[number % 2]
+            answers.append(rig.post(raw, sign_standard(raw)).status_code)
+        wait_until(books.is_done, 30)
+
+        assert {202} == set(answers)
+        stands = {(visit["time_scheduled"], visit["amount_collected"]) for visit in rig.visits()}
+        assert {("2026-03-21T09:00:00Z", "12.50")} == stands
+        assert [f"standard-{number:03}" for number in range(60)] == all_visits(rig)
+        assert 60 == rig.calls().count("POST /visits")
+        assert 1 == rig.calls().count("POST /contacts")
 
 
 def test_a_visit_that_waits_for_the_api_is_applied_when_it_is_back(house: Rig) -> None:

@@ -8,8 +8,6 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
 
-import orjson
-
 from app import find, tally
 from app.console.desk import source_of
 from app.explain import Explain, Row, moment
@@ -250,8 +248,13 @@ class Lists:
                 return
 
     async def _metas(self, ids: Sequence[str]) -> list[Meta | None]:
-        heads = await asyncio.gather(*(self._redis.command("GETRANGE", f"db:delivery:{id}", 0, 2_047) for id in ids))
-        return [_meta(head) for head in heads]
+        return await asyncio.gather(*(self._meta(id) for id in ids))
+
+    async def _meta(self, id: str) -> Meta | None:
+        try:
+            return await self._ledger.meta(id) if id else None
+        except Gone:
+            return None
 
     async def _rows(self, ids: Iterable[str]) -> list[Row]:
         return await asyncio.gather(*(self._explain.row(id) for id in ids))
@@ -298,7 +301,7 @@ class Lists:
         changes = member.discarded if member.state == "discarded" else member.changes
         pending = sorted(changes, key=lambda origin: -int(changes[origin].partition(b" ")[0]))
         delivery = (pending[0].rpartition(".")[0] if pending else "") if is_visit else work.removeprefix(f"{EVENT}:")
-        [meta] = await self._metas([delivery])
+        meta = await self._meta(delivery)
         return self._explain.failure(member) | {
             "work": work,
             "delivery": delivery if meta else "",
@@ -316,8 +319,3 @@ def _fits(filter: Filter, meta: Meta | None) -> bool:
     if meta is None:
         return not (filter.source or filter.state)
     return filter.source in ("", meta.source) and (filter.state != "ignored" or bool(meta.ignored))
-
-
-def _meta(head: bytes) -> Meta | None:
-    line, newline, _ = head.partition(b"\n")
-    return Meta(**orjson.loads(line)) if newline else None

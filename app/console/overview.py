@@ -10,9 +10,10 @@ from typing import Any
 import orjson
 
 from app import tally
+from app.alarms import OLD_S, Due, due
 from app.console.desk import Desk, span, titled
 from app.console.lists import Group, Lists
-from app.doctor import ALIVE_S, OLD_S
+from app.doctor import ALIVE_S
 from app.explain import moment
 from app.queue import WORKERS
 
@@ -69,7 +70,7 @@ class Worker:
 @dataclass(slots=True)
 class Overview:
     states: dict[str, int] = field(default_factory=dict)
-    queue_age_s: float = 0
+    due: Due = field(default_factory=lambda: Due({}, 0))
     gates: list[Gate] = field(default_factory=list)
     workers: list[Worker] = field(default_factory=list)
     hooks: list[Hook] = field(default_factory=list)
@@ -99,8 +100,13 @@ class Overview:
             return "bad", f"Redis is {self.memory_share:.0%} full. When it is full, tools are asked to come back later."
         if self.states["parked"]:
             return "warn", _needing_you(self.states["parked"], self.groups)
-        if self.queue_age_s > OLD_S:
-            return "warn", f"The oldest due work has waited for {span(self.queue_age_s)}; the workers do not keep up."
+        if self.due.is_stuck:
+            return (
+                "bad",
+                f"Work is due, and for {span(self.due.no_progress_s)} nothing came to an end: restart the workers.",
+            )
+        if self.due.oldest_s > OLD_S:
+            return "warn", f"The oldest due work has waited for {span(self.due.oldest_s)}; the workers do not keep up."
         if not self.hooks:
             return "new", "No hook is configured yet: nobody can ring."
         if self.last is None:
@@ -133,12 +139,12 @@ def _needing_you(count: int, groups: Sequence[Group]) -> str:
 async def look(desk: Desk, lists: Lists) -> Overview:
     """Raises RedisDown."""
     redis = desk.redis
-    states, groups, hours, workers, oldest, memory, lasts, gates = await asyncio.gather(
+    states, groups, hours, workers, overdue, memory, lasts, gates = await asyncio.gather(
         lists.states(),
         lists.groups(),
         tally.hours(redis, HOURS),
         living(desk),
-        redis.command("ZRANGE", "db:queued", 0, 0, "WITHSCORES"),
+        due(redis, desk.settings.tokens or {"main": ""}),
         redis.command("INFO", "memory"),
         last_of_hooks(desk),
         _gates(desk),
@@ -146,7 +152,7 @@ async def look(desk: Desk, lists: Lists) -> Overview:
     told = dict(line.split(":", 1) for line in memory.decode().splitlines() if ":" in line)
     return Overview(
         states=states,
-        queue_age_s=max(0.0, time.time() - float(oldest[1]) / 1000) if oldest else 0.0,
+        due=overdue,
         gates=gates,
         workers=workers,
         hooks=[

@@ -41,7 +41,7 @@ async def overview(desk: Desk, ask: Ask) -> Response:
     view = await overviews.look(desk, _lists(desk))
     level, sentence = view.verdict()
     bars, top = overviews.chart(view.hours)
-    age = span(view.queue_age_s) if view.queue_age_s >= 1 else "nothing"
+    age = span(view.due.oldest_s) if view.due.oldest_s >= 1 else "nothing"
     return desk.page(
         ask,
         "overview.html",

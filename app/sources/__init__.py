@@ -3,8 +3,18 @@
 A source is a pair of files: `tool.py` with SOURCE, `translate` and, where its events only point at a record, `fetch`;
 and `tool.json`, its specimens. The module's name is the only name: of the hook, the settings and the `external_id`s.
 Nothing is registered anywhere else.
+
+    SOURCE       what the tool is, as data: see Source below
+    translate    (event) → the changes that it means, or Ignored; pure. It may raise Untranslatable (`event.data` does, where
+                 a value is not what the tool promises): then the event is kept, and an operator looks at it
+    fetch        thin sources: (event) → a Get for each record that the event points at, none where it says all by itself;
+                 pure. `translate` is then called once for each record, with it in `event.record`
+
+How to read a body: app/reading.py (Json). What a change can say: app/visits/words.py (VisitChange). Schemes of signatures:
+app/signatures.py, and app/keys.py for public keys and JSON Web Tokens. Handshakes: app/challenges.py.
 """
 
+import base64
 import importlib
 import json
 import pkgutil
@@ -12,14 +22,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
-from app.challenges import Unsigned
+from app.challenges import Signed, Unsigned
 from app.delivery import Event, Form
+from app.reading import Json
 from app.signatures import Scheme
 from app.visits.words import VisitChange
 
+#: Where our facts come from at their weakest: the vendor, somebody who saw it work, or memory.
 Evidence = Literal["vendor", "second-hand", "recalled"]
+#: Settings that a hook may need beside its secrets and credentials.
+Need = Literal["API_URL", "TOKEN_URL", "TIMEZONE", "TENANTS"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +47,56 @@ class Ignored:
 GONE = Ignored("record gone")
 
 
+def _nothing(_: Json) -> "Mapping[str, Get]":
+    return {}
+
+
 @dataclass(frozen=True, slots=True)
 class Get:
     """A record to fetch, below the source's `api`: the body of a webhook never chooses the host.
 
-    path: built from checked ids only; it also names the record in specimens.
-    query: GraphQL: what is POSTed to `api` itself instead, with `variables`.
+    path: built from checked ids only. params: what follows it behind `?`.
+    query: GraphQL: what is POSTed to `api` itself instead, with `variables`; the path only names the record.
+    json, form: what is POSTed to the path instead, as JSON or as a form. at: where, if the path only names the record
+        (JSON-RPC: `""`, the `api` itself).
+    then: what else is needed once this record is there, by name; `translate` finds the answers in `event.beside`.
     """
 
     path: str
     query: str | None = None
     variables: Mapping[str, str] = field(default_factory=dict)
+    params: Mapping[str, str] = field(default_factory=dict)
+    json: Mapping[str, Any] | None = None
+    form: Mapping[str, str] | None = None
+    at: str | None = None
+    then: "Callable[[Json], Mapping[str, Get]]" = _nothing
+
+    @property
+    def name(self) -> str:
+        """Under which a specimen has this record: the path, with the params as they read."""
+        asked = "&".join(f"{name}={value}" for name, value in self.params.items())
+        return f"{self.path}?{asked}" if asked else self.path
+
+
+class Credentials(Protocol):
+    """How a request for a record shows who asks. names: the credentials (settings) that it takes.
+
+    show: given their values, the time, and what is asked for.
+    """
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    def show(self, given: Mapping[str, str], now: float, get: Get) -> "Shown": ...
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """headers and params that are added to a request. json: what is POSTed instead of the Get's, where that is signed."""
+
+    headers: Mapping[str, str] = field(default_factory=dict)
+    params: Mapping[str, str] = field(default_factory=dict)
+    json: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +110,10 @@ class Basic:
     def names(self) -> tuple[str, ...]:
         return (self.user, self.password)
 
+    def show(self, given: Mapping[str, str], now: float, get: Get) -> Shown:
+        pair = f"{given[self.user]}:{given[self.password]}".encode()
+        return Shown({"authorization": f"Basic {base64.b64encode(pair).decode()}"})
+
 
 @dataclass(frozen=True, slots=True)
 class Bearer:
@@ -69,21 +126,89 @@ class Bearer:
     def names(self) -> tuple[str, ...]:
         return (self.token,)
 
+    def show(self, given: Mapping[str, str], now: float, get: Get) -> Shown:
+        return Shown({"authorization": f"{self.word} {given[self.token]}"})
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Headers and params that each hold one credential: `Keys(headers={"X-API-Key": "API_KEY"})`."""
+
+    headers: Mapping[str, str] = field(default_factory=dict)
+    params: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.headers.values(), *self.params.values())))
+
+    def show(self, given: Mapping[str, str], now: float, get: Get) -> Shown:
+        return Shown(
+            {name: given[credential] for name, credential in self.headers.items()},
+            {name: given[credential] for name, credential in self.params.items()},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """How the credential TOKEN is got, where it lives for a while only: once for all workers, again before it ends and
+    after a 401. A TOKEN that is set is used as it is.
+
+    url: where; HOOKS__<NAME>__TOKEN_URL replaces it. names: the credentials that it takes.
+    form, json, headers: what is POSTed there; `{NAME}` in a text stands for that credential.
+    at: where the token stands in the answer. lives_s: how long it lives, where the answer has no `expires_in`.
+    A `refresh_token` in the answer replaces the credential REFRESH_TOKEN from then on.
+    """
+
+    url: str
+    names: tuple[str, ...]
+    form: Mapping[str, str] | None = None
+    json: Mapping[str, Any] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    at: tuple[str, ...] = ("access_token",)
+    lives_s: float = 3_000
+
+
+def refreshed(url: str) -> Exchange:
+    """OAuth's refresh token: the app's CLIENT_ID and CLIENT_SECRET, and the account's REFRESH_TOKEN."""
+    return Exchange(
+        url,
+        ("CLIENT_ID", "CLIENT_SECRET", "REFRESH_TOKEN"),
+        form={
+            "grant_type": "refresh_token",
+            "client_id": "{CLIENT_ID}",
+            "client_secret": "{CLIENT_SECRET}",
+            "refresh_token": "{REFRESH_TOKEN}",
+        },
+    )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
     """A scheduling tool, as data.
 
     docs: the vendor's page on its webhooks.
+    signature: the scheme; `PathToken()` or `Token(…)` for tools that sign nothing.
+    setup: steps for whoever connects the tool: where to click, what to tick, what it cannot tell. `{url}` is the hook's
+        address.
     evidence: where our facts come from at their weakest.
+    form: what the body is.
     event: the path to the event's name in the body.
-    repeat_key: what names an event, the same on every retry; None (the default): the digest of the body.
+    repeat_key: what names an event, the same on every retry; None (the default): the digest of the body. It must be
+        covered by the signature.
     look_alike: two different events can be the same to the byte, so a repeat is fetched anew instead of forgotten.
-    headers: the headers that `translate` needs.
+    tenant: the tool's account that the event is from, where one hook could hear of several: with the setting TENANTS,
+        those of all others are ignored.
+    needs: settings without which the hook cannot work.
+    headers: the headers that `translate` or `repeat_key` need; they are kept.
+    unsigned: a handshake that comes without a signature. challenge: one that is answered once the signature holds.
+    probes: methods by which the tool tries an address: answered 200 with nothing.
     busy: the status of our own trouble that this tool tries again after.
     answer_within_s: the tool's patience, where it is shorter than ours.
-    api: where records are fetched, with a slash at the end. headers_out: fixed headers of those requests.
-    setup: steps for whoever connects the tool: where to click, what to tick, what it cannot tell.
+    api: where records are fetched; `""`, with API_URL among the needs, where each customer has an address of their own.
+    credentials: how a request shows who asks: Basic, Bearer, Keys, or a class of the module's own (Credentials).
+    exchange: how the credential TOKEN is got, where tokens expire.
+    headers_out: fixed headers of those requests.
+    reset_header: the header in which the tool says, beside 429, how many seconds to wait (or until when, since 1970).
     """
 
     title: str
@@ -95,14 +220,33 @@ class Source:
     event: tuple[str, ...] = ("type",)
     repeat_key: Callable[[Event], str | None] | None = None
     look_alike: bool = False
+    tenant: Callable[[Event], str | None] | None = None
+    needs: tuple[Need, ...] = ()
     headers: tuple[str, ...] = ()
     unsigned: Unsigned | None = None
+    challenge: Signed | None = None
     probes: tuple[str, ...] = ()
     busy: int = 503
     answer_within_s: float = 3.0
     api: str | None = None
-    credentials: Basic | Bearer | None = None
+    credentials: Credentials | None = None
+    exchange: Exchange | None = None
     headers_out: Mapping[str, str] = field(default_factory=dict)
+    reset_header: str | None = None
+
+    @property
+    def credential_names(self) -> tuple[str, ...]:
+        """Every credential that a hook of this tool may have."""
+        names = (*(self.credentials.names if self.credentials else ()), *(self.exchange.names if self.exchange else ()))
+        return tuple(dict.fromkeys(names))
+
+    def missing(self, given: Mapping[str, str]) -> list[str]:
+        """The credentials that are needed and not given: TOKEN is not, where it can be exchanged for the others."""
+        wanted = self.credentials.names if self.credentials else ()
+        missing = [name for name in wanted if name not in given]
+        if self.exchange and "TOKEN" in missing:
+            missing = [name for name in self.credential_names if name not in given and name != "TOKEN"]
+        return missing
 
 
 Translate = Callable[[Event], "list[VisitChange] | Ignored"]
@@ -139,8 +283,10 @@ def _tool(name: str) -> Tool:
     if not callable(translate):
         raise BadSource(f"{where} has no function translate(event)")
     fetch = getattr(module, "fetch", None)
-    if fetch and not (source.api and source.credentials):
+    if fetch and not ((source.api or "API_URL" in source.needs) and source.credentials):
         raise BadSource(f"{where} has fetch(event), but its SOURCE names no api or no credentials")
+    if "TENANTS" in source.needs and not source.tenant:
+        raise BadSource(f"{where} needs TENANTS, but its SOURCE does not say where an event names its tenant")
     return Tool(name, source, translate, fetch)
 
 

@@ -35,7 +35,7 @@ SETUP = """
 3. Acuity calls ports 443 and 80 only.
 
 Acuity does not tell when an appointment is over, so a review request counts from its start. It does not say either when
-one was cancelled or marked as a no-show: that is the time at which the delivery reached us.
+one was cancelled or marked as a no-show: that is the time at which we first saw it so.
 """
 
 SOURCE = Source(
@@ -75,7 +75,8 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     if record is None:
         if action != "cancel":
             return GONE
-        return [VisitChange(action=action, visit_id=visit_id, order=order, date_cancelled=event.received_at)]
+        gone_at = event.fetched_at
+        return [VisitChange(action=action, visit_id=visit_id, order=order, date_cancelled=gone_at, is_sighting=True)]
     cancelled = _cancelled(record, action)
     if cancelled:
         action = "cancel"
@@ -89,8 +90,9 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
             contact=_contact(record),
             time_scheduled=record.at("datetime").needed_moment(event.zone),
             amount_collected=_amount(record),
-            date_cancelled=_since(event.received_at, cancelled),
-            no_show=_since(event.received_at, _no_show(record)),
+            date_cancelled=_since(event.fetched_at, cancelled),
+            no_show=_since(event.fetched_at, _no_show(record)),
+            is_sighting=True,
         )
     ]
 
@@ -119,10 +121,10 @@ def _no_show(record: Json) -> bool | None:
     return False if said is None and record.at("canceled").flag() is False else said
 
 
-def _since(received_at: datetime, flag: bool | None) -> datetime | None | Unsaid:
+def _since(fetched_at: datetime, flag: bool | None) -> datetime | None | Unsaid:
     if flag is None:
         return UNSAID
-    return received_at if flag else None
+    return fetched_at if flag else None
 
 
 def _amount(record: Json) -> Decimal | None | Unsaid:

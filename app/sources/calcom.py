@@ -3,8 +3,8 @@
 From https://cal.com/docs/developing/guides/automation/webhooks and Cal.com's own code (packages/features: webhooks,
 bookings, ee/payments, handleMarkNoShow). `uid` names a booking; a reschedule is one event with a new `uid` and the old
 one in `rescheduleUid`. `createdAt` is when the event happened, except in MEETING_ENDED: that is the booking as it was
-saved when the meeting was booked, without a `payload` around it, so its `createdAt` is the booking's, and its `noShow`,
-`paid` and `status` are as old. It comes at `endTime`, also when nobody came to the meeting.
+saved when the meeting was booked, without a `payload` around it, so its `createdAt` is the booking's, and its attendees,
+`noShow`, `paid` and `status` are as old. It comes at `endTime`, also when nobody came to the meeting.
 
 Where the host confirms bookings, BOOKING_REQUESTED comes first and BOOKING_CREATED once it is confirmed: a request is
 no visit yet. But a request to move an agreed booking (`rescheduleUid`) ends that one at once: Cal.com cancels it there,
@@ -19,7 +19,7 @@ from datetime import datetime
 from decimal import Decimal
 
 from app.delivery import Event
-from app.reading import Json
+from app.reading import THOUSANDTHS, Json, smallest_units
 from app.signatures import Hmac
 from app.sources import Ignored, Source
 from app.visits.words import UNSAID, Contact, Unsaid, VisitChange, microseconds
@@ -46,11 +46,6 @@ SOURCE = Source(
     event=("triggerEvent",),
 )
 
-# Cal.com's own list, packages/lib/currencyConversions.ts: these it does not multiply by 100.
-NO_CENTS = frozenset(
-    ("BIF", "CLP", "DJF", "GNF", "JPY", "KMF", "KRW", "MGA", "PYG", "RWF", "UGX", "VND", "VUV", "XAF", "XOF", "XPF")
-)
-
 
 def translate(event: Event) -> list[VisitChange] | Ignored:
     kind, booking = event.data.at("triggerEvent").needed_text(), event.data.at("payload")
@@ -63,7 +58,8 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
         case "BOOKING_CANCELLED" | "BOOKING_REJECTED":
             return [replace(_known(event), action="cancel", date_cancelled=_happened_at(event))]
         case "BOOKING_REQUESTED" if _continues(booking):
-            return [replace(_bare(event), action="cancel", date_cancelled=_happened_at(event))]
+            asked_at = _happened_at(event)
+            return [replace(_bare(event), action="cancel", time_completed=None, date_cancelled=asked_at)]
         case "BOOKING_PAID":
             # Paid but not confirmed: the money is kept, and without a contact no visit is made of it.
             change = _bare(event) if booking.at("status").text() == "PENDING" else _known(event)
@@ -71,7 +67,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
         case "BOOKING_NO_SHOW_UPDATED":
             return _no_show(event, booking)
         case "MEETING_ENDED":
-            return [_ended(booking or event.data)]
+            return _ended(booking or event.data)
     return Ignored(kind)
 
 
@@ -90,20 +86,27 @@ def _known(event: Event) -> VisitChange:
     return replace(_bare(event), contact=_contact(booking), time_scheduled=booking.at("startTime").needed_moment())
 
 
-def _ended(booking: Json) -> VisitChange:
-    ended_at = booking.at("endTime").needed_moment()
+def _ended(booking: Json) -> list[VisitChange]:
+    """Two facts of two times: what was booked, and that its time is over."""
+    visit_id, ended_at = booking.at("uid").needed_text(), booking.at("endTime").needed_moment()
     missed = _customer(booking).at("noShow").flag()  # `false` says nothing: it is from the time of booking.
-    return VisitChange(
+    booked = VisitChange(
         action="update",
-        visit_id=booking.at("uid").needed_text(),
-        order=microseconds(ended_at),
+        visit_id=visit_id,
+        order=microseconds(booking.at("createdAt").moment() or ended_at),
         continues=_continues(booking),
         contact=_contact(booking),
         time_scheduled=booking.at("startTime").moment() or UNSAID,
-        time_completed=UNSAID if missed else ended_at,
         amount_collected=_collected(booking.at("payment")) if booking.at("paid").flag() else UNSAID,
+    )
+    ended = VisitChange(
+        action="update",
+        visit_id=visit_id,
+        order=microseconds(ended_at),
+        time_completed=UNSAID if missed else ended_at,
         no_show=ended_at if missed else UNSAID,
     )
+    return [booked, ended]
 
 
 def _no_show(event: Event, booking: Json) -> list[VisitChange] | Ignored:
@@ -152,8 +155,8 @@ def _collected(payments: Iterable[Json]) -> Decimal | Unsaid:
 
 
 def _money(amount: Json, beside: Json) -> Decimal:
-    currency = (beside.at("currency").text() or "").upper()
-    return amount.amount(1 if currency in NO_CENTS else 100) or Decimal()
+    # Cal.com's own list (packages/lib/currencyConversions.ts) has no currencies with thousandths.
+    return amount.amount(smallest_units(beside.at("currency").text(), but=THOUSANDTHS)) or Decimal()
 
 
 def _customer(booking: Json) -> Json:

@@ -11,26 +11,25 @@ GraphQL schema and integrators' queries: every field that is asked for, `invoice
   visit, which is gone from the API and never comes back. There is no cancel and no no-show: it is destroyed.
 - `paymentsTotal` is what an invoice collected, so every visit on one invoice shows the whole of it. A visit without an
   invoice may be paid through its job, or by a deposit: that says nothing. A query takes 40 visits of an invoice.
-- Apps made for many accounts get all of their events on one address; the token opens one account.
+- Apps made for many accounts get all of their events on one address; the token opens one account, whose `accountId` the
+  setting TENANTS names.
 - A wrong token and a missing scope may be answered with status 200 and `errors` or `message`.
 """
 
 import re
 
-import orjson
-
 from app.delivery import Event
 from app.reading import Json, Untranslatable
 from app.signatures import Hmac
-from app.sources import GONE, Bearer, Get, Ignored, Source
+from app.sources import GONE, Bearer, Get, Ignored, Source, refreshed
 from app.visits.words import UNSAID, Action, Contact, Unsaid, VisitChange, microseconds
 
 SETUP = """
 1. In Jobber's Developer Center make an app with read access to clients, jobs, scheduled items, invoices and Jobber
    Payments; connect it to your account. One app for one account: the token opens only its own.
-2. Set the app's OAuth client secret here as HOOKS__JOBBER__SECRETS, and the access token as
-   HOOKS__JOBBER__CREDENTIALS__TOKEN. Tokens expire after an hour, and Doorbell does not refresh
-   them yet: what it cannot fetch waits, and is parked after RETRY_FOR_S.
+2. Set the app's OAuth client secret here as HOOKS__JOBBER__SECRETS. Its access tokens live for an hour and are got anew
+   with HOOKS__JOBBER__CREDENTIALS__CLIENT_ID, …__CLIENT_SECRET and …__REFRESH_TOKEN (the one that connecting the app
+   gave); SECRET_KEY must be set too, for a refresh token that Jobber replaces is kept under it.
 3. In the app, under Webhooks, add {url} for each of VISIT_CREATE, VISIT_UPDATE, VISIT_COMPLETE and VISIT_DESTROY.
 4. For the money add INVOICE_CREATE, INVOICE_UPDATE, PAYMENT_CREATE and PAYMENT_UPDATE in the same way: it is usually
    paid after the visit. A deleted payment is seen through INVOICE_UPDATE.
@@ -49,6 +48,8 @@ SOURCE = Source(
     answer_within_s=0.8,
     api="https://api.getjobber.com/api/graphql",
     credentials=Bearer("TOKEN"),
+    exchange=refreshed("https://api.getjobber.com/api/oauth/token"),
+    tenant=lambda event: _told(event.data).at("accountId").text(),
     headers_out={"X-JOBBER-GRAPHQL-VERSION": "2026-04-16"},
 )
 
@@ -120,10 +121,7 @@ def _told(data: Json) -> Json:
     """The event inside the body, which is JSON, or a form in one of two shapes."""
     inside = data.at("data")
     if isinstance(inside.value, str):
-        try:
-            inside = Json(orjson.loads(inside.value), "data")
-        except ValueError:
-            raise inside.surprise("JSON") from None
+        inside = inside.unwrapped()
         inside = inside.at("data") or inside
     if isinstance(data.value, dict) and not inside:
         names = ("topic", "itemId", "occurredAt", "occuredAt")

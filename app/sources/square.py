@@ -11,7 +11,7 @@ one means nothing to us until it is ACCEPTED. A later one takes back what may ha
 for another time): the visit is held back like a cancelled one, and the next ACCEPTED, being a higher version, restores
 it. Whether Square turns an accepted booking into PENDING again is not documented; if it does not, this cancels nothing.
 
-A customer's details have no version of their own: they are told as of the booking's.
+A customer's details have no version of their own: they are told as of the booking's, and of that as of their fetch.
 """
 
 import re
@@ -21,7 +21,7 @@ from app.delivery import Event
 from app.reading import Json
 from app.signatures import Hmac
 from app.sources import Bearer, Get, Ignored, Source
-from app.visits.words import UNSAID, Action, Contact, Unsaid, VisitChange
+from app.visits.words import UNSAID, Action, Contact, Unsaid, VisitChange, microseconds
 
 SETUP = """
 1. In Square's Developer Console, open your application, Production, and copy its access token into
@@ -83,6 +83,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
                     action=action,
                     visit_id=visit_id,
                     order=version,
+                    as_of=microseconds(event.fetched_at) if event.fetched_at else 0,
                     contact=_contact(event),
                     time_scheduled=booking.at("start_at").needed_moment(),
                     date_cancelled=None,

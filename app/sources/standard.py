@@ -92,9 +92,14 @@ def _contact(contact: Json) -> Contact | None:
     if not isinstance(contact.value, dict):
         raise contact.surprise("an object")
     return Contact(
-        id=contact.at("id").text(),
-        email=contact.at("email").text(),
-        first_name=contact.at("first_name").text(),
-        last_name=contact.at("last_name").text(),
-        phone=contact.at("phone").text(),
+        id=_text(contact, "id"),
+        email=_text(contact, "email"),
+        first_name=_text(contact, "first_name"),
+        last_name=_text(contact, "last_name"),
+        phone=_text(contact, "phone"),
     )
+
+
+def _text(contact: Json, name: str) -> str | None:
+    """Empty where it is to be cleared."""
+    return contact.at(name).text() or ("" if name in contact.value else None)

@@ -1,20 +1,22 @@
 """The join: many changes, in any order and number, become the one set of facts that a visit should show.
 
 Every field goes to the change that says it with the greatest stamp: (how often the tool renamed the visit before,
-the tool's version or time, rank of the action, the value as text). Taking the greatest is commutative, associative and
-idempotent, so the facts depend on the *set* of changes and on nothing else.
+the tool's version or time, when it was fetched, rank of the action, the value as text). Taking the greatest is
+commutative, associative and idempotent, so the facts depend on the *set* of changes and on nothing else.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from decimal import Decimal, InvalidOperation
 from functools import reduce
 from typing import Any
 
 import orjson
 
-from app.visits.words import FACTS, RANK, Contact
+from app.visits.words import FACTS, PAYMENT, RANK, Contact, money
 
-Stamp = tuple[int, int, int, str]
+Stamp = tuple[int, int, int, int, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,27 +29,47 @@ class Said:
     facts: dict[str, Any]
     contact: dict[str, str]
     generation: int = 0
+    as_of: int = 0
+    is_sighting: bool = False
 
     @classmethod
     def read(cls, origin: str, stored: bytes, generation: int = 0) -> "Said":
         """generation: 0 for the visit's first id, 1 for the id it was rescheduled to, and so on."""
-        parsed = orjson.loads(stored)
-        return cls(origin, parsed["a"], parsed["o"], parsed["f"], parsed.get("c", {}), generation)
+        read = orjson.loads(stored)
+        return cls(
+            origin, read["a"], read["o"], read["f"], read.get("c", {}), generation, read.get("t", 0), "s" in read
+        )
 
     def stamp(self, value: Any) -> Stamp:
-        return (self.generation, self.order, RANK[self.action], "" if value is None else str(value))
+        return (self.generation, self.order, self.as_of, RANK[self.action], "" if value is None else str(value))
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One value, why it won (`stamp`), and where it came from."""
+    """One value, why it won (`stamp`), and where it came from.
+
+    seen: the stamps of all sightings, since an earlier one may be the first of those in a row.
+    """
 
     value: Any
     stamp: Stamp
     origin: str
+    seen: frozenset[Stamp] = frozenset()
 
     def __or__(self, other: "Fact") -> "Fact":
-        return max(self, other, key=lambda fact: (fact.stamp, fact.origin))
+        last = max(self, other, key=lambda fact: (fact.stamp, fact.origin))
+        seen = self.seen | other.seen
+        if last.stamp not in seen:
+            return replace(last, seen=seen) if seen else last
+        return replace(last, value=_since(seen), seen=seen)
+
+
+def _since(seen: Iterable[Stamp]) -> str | None:
+    """The first value since the last time that there was none."""
+    since = None
+    for *_, value in sorted(seen):
+        since = (since or value) if value else None
+    return since
 
 
 Facts = dict[str, Fact]
@@ -56,7 +78,7 @@ Facts = dict[str, Fact]
 def facts_of(said: Said) -> Facts:
     """What one change says, as facts. The contact's fields are named `contact.email` and so on."""
     values = {**said.facts, **{f"contact.{name}": value for name, value in said.contact.items()}}
-    facts = {name: Fact(value, said.stamp(value), said.origin) for name, value in values.items()}
+    facts = {name: _fact(said, name, value) for name, value in values.items()}
     email = said.contact.get("email")
     for name in ("id", "first_name", "last_name", "phone"):
         if email and f"contact.{name}" in facts:
@@ -64,6 +86,12 @@ def facts_of(said: Said) -> Facts:
             fact = facts.pop(f"contact.{name}")
             facts[f"contact.{name} of {email}"] = fact
     return facts
+
+
+def _fact(said: Said, name: str, value: Any) -> Fact:
+    stamp = said.stamp(value)
+    is_sighting = said.is_sighting and name in ("date_cancelled", "no_show")
+    return Fact(value, stamp, said.origin, frozenset([stamp]) if is_sighting else frozenset())
 
 
 def join(one: Facts, other: Facts) -> Facts:
@@ -113,7 +141,7 @@ def wanted(facts: Facts) -> Wanted:
     A no-show is a cancel, and so is an opt-out: nobody wants a review request for either. The campaign starts at
     `event_date`: the completion if there is one, else the appointment.
     """
-    value = {name: facts[name].value for name in FACTS if name in facts}
+    value = {name: facts[name].value for name in FACTS if name in facts} | _paid(facts)
     fields: dict[str, str | None] = {name: value[name] for name in SENT_AS_SAID if name in value}
     event_date = value.get("time_completed") or value.get("time_scheduled")
     if value.keys() & {"time_scheduled", "time_completed"}:
@@ -124,12 +152,22 @@ def wanted(facts: Facts) -> Wanted:
     return Wanted(fields, _contact(facts), bool(value.get("opted_out")))
 
 
+def _paid(facts: Facts) -> dict[str, str | None]:
+    """The sum of the payments, unless somebody knows of more: a tool's total may or may not have them in it."""
+    paid = [Decimal(fact.value or 0) for name, fact in facts.items() if name.startswith(PAYMENT)]
+    if not paid:
+        return {}
+    total = facts["amount_collected"].value if "amount_collected" in facts else None
+    most = max(sum(paid, Decimal()), Decimal(total or 0))
+    return {"amount_collected": money(most) if most > 0 else None}
+
+
 def _contact(facts: Facts) -> Contact:
-    email = facts["contact.email"].value if "contact.email" in facts else None
+    email = (facts["contact.email"].value or None) if "contact.email" in facts else None
 
     def detail(name: str) -> Any:
         found = [facts[key] for key in (f"contact.{name}", f"contact.{name} of {email}") if key in facts]
-        return reduce(Fact.__or__, found).value if found else None
+        return (reduce(Fact.__or__, found).value or None) if found else None
 
     return Contact(
         id=detail("id"),
@@ -138,6 +176,33 @@ def _contact(facts: Facts) -> Contact:
         last_name=detail("last_name"),
         phone=detail("phone"),
     )
+
+
+#: Beside what the API answered stands whose visit it was then: asking again would cost a call each time.
+REMEMBERED = "contact"
+
+
+def difference(current: Mapping[str, Any], want: Wanted) -> dict[str, str | None]:
+    """The fields to send: None clears. A new time takes `event_date` along, and the other way round: a campaign must not
+    start at a time that is no more."""
+    changed = {name: value for name, value in want.fields.items() if not same(current.get(name), value)}
+    if changed.keys() & {"time_scheduled", "time_completed"} and want.fields.get("event_date"):
+        changed["event_date"] = want.fields["event_date"]
+    return changed
+
+
+def same(stands: Any, value: str | None) -> bool:
+    """Are the two the same moment, the same money, or both nothing?"""
+    if not stands or not value:
+        return not stands and not value
+    try:
+        return datetime.fromisoformat(str(stands)) == datetime.fromisoformat(value)
+    except (ValueError, TypeError):
+        pass
+    try:
+        return Decimal(str(stands)) == Decimal(value)
+    except InvalidOperation:
+        return str(stands) == value
 
 
 def winners(facts: Facts) -> set[str]:

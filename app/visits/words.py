@@ -1,6 +1,7 @@
 """The words of the Visits API and of a change to it: what a source says, before anybody acts on it."""
 
 import hashlib
+import hmac
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,7 +32,10 @@ UNSAID = Unsaid.UNSAID
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contact:
-    """Whose visit it is, as far as the tool tells. `id` is Review Rover's (`cont_…`), where somebody named it."""
+    """Whose visit it is, as far as the tool tells. `id` is Review Rover's (`cont_…`), where somebody named it.
+
+    None says nothing; an empty text clears what was said before.
+    """
 
     id: str | None = None
     email: str | None = None
@@ -40,11 +44,18 @@ class Contact:
     phone: str | None = None
 
     def details(self) -> dict[str, str]:
-        """What is known. Addresses in lower case: `Ada@` and `ada@` are one person and get one request."""
-        known = {name: value for name in DETAILS if (value := (getattr(self, name) or "").strip())}
-        if "email" in known:
-            known["email"] = known["email"].lower()
-        return known
+        """What was said. Addresses in lower case: `Ada@` and `ada@` are one person and get one request."""
+        said = {name: value.strip() for name in DETAILS if (value := getattr(self, name)) is not None}
+        if "email" in said:
+            said["email"] = said["email"].lower()
+        return said
+
+    def name(self, key: bytes) -> str | None:
+        """What it is remembered by: Review Rover's id, or a digest of the address, so that no index of addresses exists;
+        None if neither is known."""
+        if self.id or not self.email:
+            return self.id
+        return hmac.digest(key, self.email.encode("utf-8", "surrogatepass"), hashlib.sha256).hex()[:32]
 
 
 DETAILS = ("id", "email", "first_name", "last_name", "phone")
@@ -55,16 +66,26 @@ class VisitChange:
     """What one event means to one visit: fields and values, and when the tool says they became true.
 
     visit_id: the tool's stable id, with the tenant in it where ids are only unique inside one.
+    named: instead of it, the whole external_id of a visit that may be another source's (a payment that names the visit
+        that it is for). Only one that `is_external_id` accepts.
     order: what orders changes of one visit: the tool's version number, or microseconds since 1970. Never both
         in one source.
+    as_of: of changes of one order the greatest counts: when the record was fetched, where a version does not tell that.
     continues: the id that this visit had before the tool gave it a new one (a reschedule).
     no_show: when the customer was marked as missing; None takes the mark back.
+    payment: which payment `amount_collected` is, where the tool tells of each by itself: a visit collected the sum of
+        what each of them says last. Without it the amount is all that the visit collected.
     opted_out: the customer wants no review request.
+    is_sighting: the tool does not tell when it was cancelled or missed, so date_cancelled and no_show are when we saw it:
+        of several sightings in a row the first counts.
     """
 
     action: Action
-    visit_id: str
     order: int
+    as_of: int = 0
+    visit_id: str = ""
+    named: str | None = None
+    payment: str | None = None
     continues: str | None = None
     contact: Contact | None = None
     time_scheduled: datetime | None | Unsaid = UNSAID
@@ -73,14 +94,26 @@ class VisitChange:
     date_cancelled: datetime | None | Unsaid = UNSAID
     no_show: datetime | None | Unsaid = UNSAID
     opted_out: bool | Unsaid = UNSAID
+    is_sighting: bool = False
 
     def facts(self) -> dict[str, str | bool | None]:
         """The fields that it says something about, as they are stored: times and money as the API writes them."""
-        return {name: _written(value) for name in FACTS if (value := getattr(self, name)) is not UNSAID}
+        said = {name: _written(value) for name in FACTS if (value := getattr(self, name)) is not UNSAID}
+        if self.payment:
+            said[f"{PAYMENT}{self.payment}"] = said.pop("amount_collected")
+        return said
+
+    def external_id(self, source: str) -> str:
+        """The visit's name on both sides. source: who says it."""
+        return self.named or external_id(source, self.visit_id)
 
 
 #: The fields of a change that are facts about the visit itself.
 FACTS = ("time_scheduled", "time_completed", "amount_collected", "date_cancelled", "no_show", "opted_out")
+
+
+#: What one payment collected: a fact of its own for each.
+PAYMENT = "amount_collected of "
 
 
 def _written(value: Any) -> str | bool | None:
@@ -123,9 +156,21 @@ def external_id(source: str, visit_id: str) -> str:
     return f"{allowed[: LONGEST_EXTERNAL_ID - 17]}-{digest}"
 
 
+def is_external_id(text: str) -> bool:
+    """Could it be a visit's name, ours or anybody's?"""
+    return bool(len(text) <= LONGEST_EXTERNAL_ID and _EXTERNAL_ID.fullmatch(text))
+
+
+_EXTERNAL_ID = re.compile(r"[a-z][a-z0-9_]{1,30}-[A-Za-z0-9._-]{1,118}")
+
+
 def encode_change(change: VisitChange) -> bytes:
     """A change as the ledger stores it; `merge.Said.read` is the other end."""
     stored: dict[str, Any] = {"a": change.action, "o": change.order, "f": change.facts()}
     if change.contact is not None:
         stored["c"] = change.contact.details()
+    if change.as_of:
+        stored["t"] = change.as_of
+    if change.is_sighting:
+        stored["s"] = True
     return orjson.dumps(stored)

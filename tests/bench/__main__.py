@@ -5,12 +5,13 @@ The web process has core 0, Redis and the load core 1; workers and the sandbox s
 
 import json
 import os
+import socket
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -54,6 +55,16 @@ def ran(arguments: list[str], env: dict[str, str], core: int | None = None) -> A
     return json.loads(done.stdout) if done.stdout else None
 
 
+def listening(port: int) -> None:
+    """Wait for a process that has just been started."""
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.05)
+    raise TimeoutError(f"nothing listens on {port}")
+
+
 def cpu_s(pid: int) -> float:
     """Processor seconds of a process so far: steadier than rates on a machine that others use too."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -87,7 +98,7 @@ class Bench:
         if app == "app.main:app":
             arguments = ["-m", "app", "web", "--port", str(port)]
         running = self.stack.enter_context(process(arguments, self.env, core=0))
-        time.sleep(2)
+        listening(port)
         return port, running.pid
 
     def load(self, port: int, path: str, deliveries: int = DELIVERIES) -> Any:
@@ -164,7 +175,7 @@ class Bench:
     def api(self, answers_after_s: float = 0) -> Iterator[dict[str, str]]:
         port = embedded.free_port()
         with process(["-m", "app", "sandbox", "--port", str(port)], self.env):
-            time.sleep(1.5)
+            listening(port)
             if answers_after_s:
                 slow = {"slow_share": 1, "slow_s": answers_after_s}
                 httpx.put(f"http://127.0.0.1:{port}/_sandbox/switches", json=slow).raise_for_status()

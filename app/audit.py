@@ -1,0 +1,230 @@
+"""The audit: what the account's list of visits shows beside what our facts say.
+
+    missing     we say that it stands, the API has none
+    extra       it bears a name of ours and should not stand: merged into another id, or nothing that we ever heard of
+    different   a field, or the contact, is not what it was when we last wrote it
+    doubled     two visits under one name, or two ids of one visit that both stand
+
+Settled visits are forgotten after RETENTION_DAYS: what bears a name of ours and is older than that is `unknown`, and no
+difference. A repair puts a visit back to work with what stands there doubted; the worker asks, under its lease. Nothing is
+ever removed that our facts do not know.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+import httpx
+import orjson
+
+from app.ledger import Gone, Ledger, Member, new_id
+from app.queue import visit_work
+from app.settings import Settings
+from app.sources import load
+from app.visits.client import Broken, RateLimited, Record, Unanswered, Unreachable, VisitsClient
+from app.visits.merge import difference, fold, same, wanted
+
+Kind = Literal["missing", "extra", "different", "doubled"]
+
+PAGE = 100
+#: Where an audit stands is kept so long, for --resume.
+KEPT_S = 7 * 86_400
+TRIES, TRY_AGAIN_S, RATE_LIMITED_S = 4, 1.0, 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One finding. work: our visit, where there is one to repair. fields: name to [ours, theirs]. numbers: the API's own
+    ids of visits that stand beside the first."""
+
+    kind: Kind
+    account: str
+    visit: str
+    work: str = ""
+    fields: dict[str, list[Any]] = field(default_factory=dict)
+    numbers: list[int] = field(default_factory=list)
+
+    @property
+    def can_be_repaired(self) -> bool:
+        return bool(self.work)
+
+
+@dataclass(slots=True)
+class Where:
+    """How far the audit of one account is. run: its name. counts: what was seen so far."""
+
+    run: str = field(default_factory=new_id)
+    page: int = 0
+    pages: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def count(self, what: str) -> None:
+        self.counts[what] = self.counts.get(what, 0) + 1
+
+
+class Audit:
+    """Of one account. Raises RedisDown, VisitsApiTrouble."""
+
+    def __init__(
+        self, ledger: Ledger, settings: Settings, http: httpx.AsyncClient, account: str, rate: float | None = None
+    ) -> None:
+        """rate: calls a second, beside those of the workers in the same line; by default VISITS_API_RATE."""
+        self._ledger, self._settings, self._account = ledger, settings, account
+        self._rate = rate or settings.visits_api_rate
+        self._key = f"db:audit:{account}"
+        token = settings.tokens[account]
+        self._api = VisitsClient(http, settings.visits_api_url, token, [], self._before_call)
+        self._ours = tuple(f"{name}-" for name in load())
+        self.where = Where()
+
+    async def _before_call(self) -> None:
+        self._api.calls.clear()
+        while self._rate and (wait_s := await self._ledger.pace(self._account, self._rate, 10.0)):
+            await asyncio.sleep(abs(wait_s))
+            if wait_s > 0:
+                return
+
+    async def differences(
+        self, resume: bool = False, told: Callable[[Where], None] = lambda _: None
+    ) -> AsyncIterator[Difference]:
+        """Everything that is not as it should be: first what the list shows, then what it lacks. resume: go on after the
+        last page that was finished; told: hears of each."""
+        self.where = await self._left_off() if resume else Where()
+        while self.where.page == 0 or self.where.page < self.where.pages:
+            page = await self._page(self.where.page + 1)
+            for visit in page["visits"]:
+                if found := await self._judge(visit):
+                    self.where.count(found.kind)
+                    yield found
+            self.where.page += 1
+            self.where.pages = _pages(page, self.where.page)
+            await self._ledger.redis.command("SET", self._key, orjson.dumps(asdict(self.where)), "EX", KEPT_S)
+            told(self.where)
+        async for work in self._visits():
+            if found := await self._lacking(work):
+                self.where.count(found.kind)
+                yield found
+        await self._ledger.redis.command("DEL", self._key)
+
+    async def repair(self, found: Difference) -> None:
+        """Put it back to work; the worker asks what stands there. Raises Gone."""
+        await self._ledger.replay(found.work, fresh=True, beside=found.numbers, lane="replay")
+
+    async def _left_off(self) -> Where:
+        kept = await self._ledger.redis.command("GET", self._key)
+        return Where(**orjson.loads(kept)) if kept else Where()
+
+    async def _page(self, number: int) -> Record:
+        page: Record = await self._patiently(lambda: self._api.list_visits(number, PAGE))
+        return page
+
+    async def _patiently(self, call: Callable[[], Any]) -> Any:
+        """The API is asked for nothing but a list: trouble that passes is waited for."""
+        for tries in range(1, TRIES + 1):
+            try:
+                return await call()
+            except RateLimited as limited:
+                wait_s = RATE_LIMITED_S if limited.wait_s is None else limited.wait_s
+                if tries == TRIES:
+                    raise
+            except (Broken, Unreachable, Unanswered):
+                wait_s = TRY_AGAIN_S * tries
+                if tries == TRIES:
+                    raise
+            await asyncio.sleep(wait_s)
+        raise AssertionError
+
+    # -- what the list shows --
+
+    async def _judge(self, visit: Record) -> Difference | None:
+        self.where.count("seen")
+        name = visit.get("external_id")
+        if not isinstance(name, str) or not name.startswith(self._ours):
+            self.where.count("of others")
+            return None
+        work = visit_work(self._account, name)
+        try:
+            family = await self._ledger.family(work)
+        except Gone:
+            return self._unheard_of(name, visit)
+        if numbers := await self._seen_before(work, visit):
+            return Difference("doubled", self._account, name, family[0].work, numbers=numbers)
+        if any(member.state != "settled" for member in family):
+            self.where.count("not settled")
+            return None
+        if family[0].work != work:
+            return Difference("doubled" if family[0].api else "extra", self._account, name, family[0].work)
+        if not any(member.changes for member in family):
+            return Difference("extra", self._account, name, work)
+        return self._compared(family, visit)
+
+    def _unheard_of(self, name: str, visit: Record) -> Difference | None:
+        """Long ago it may have been ours; a young one that the ledger does not know never was."""
+        oldest = datetime.now(UTC) - timedelta(days=self._settings.retention_days)
+        if _is_since(visit.get("created_at"), oldest):
+            return Difference("extra", self._account, name)
+        self.where.count("unknown")
+        return None
+
+    async def _seen_before(self, work: str, visit: Record) -> list[int]:
+        """Pages shift while visits are made, so one may be seen twice; two numbers under one name are two visits."""
+        number, mark = visit.get("id"), f"{self.where.run} {visit.get('id')}"
+        earlier = await self._ledger.redis.command("HGET", f"db:{work}", "seen")
+        run, _, before = (earlier or b"").decode().partition(" ")
+        if run == self.where.run and before != str(number):
+            return [int(before), int(number)] if before.isdecimal() and isinstance(number, int) else []
+        await self._ledger.redis.script("seen", work, mark)
+        return []
+
+    def _compared(self, family: list[Member], visit: Record) -> Difference | None:
+        root, want = family[0], wanted(fold(said for member in family for said in member.said()))
+        theirs = {name: visit.get(name) for name in want.fields}
+        fields = {n: [value, theirs[n]] for n, value in difference(visit, want).items() if not same(theirs[n], value)}
+        contact_id = (root.api or {}).get("contact_id")
+        if contact_id and contact_id != visit.get("contact_id"):
+            fields["contact_id"] = [contact_id, visit.get("contact_id")]
+        if not fields:
+            self.where.count("as it should be")
+            return None
+        return Difference("different", self._account, root.external_id, root.work, fields)
+
+    # -- what it lacks --
+
+    async def _visits(self) -> AsyncIterator[str]:
+        """The ledger's visits of this account, page by page."""
+        cursor, prefix = b"0", f"db:visit:{self._account}/"
+        while True:
+            asked = ("SCAN", cursor, "MATCH", f"{prefix}*", "COUNT", 1_000, "TYPE", "hash")
+            cursor, keys = await self._ledger.redis.command(*asked)
+            for key in keys:
+                yield key.decode().removeprefix("db:")
+            if cursor == b"0":
+                return
+
+    async def _lacking(self, work: str) -> Difference | None:
+        """A visit that should stand and was on no page. It is asked for by its name before anything is said: pages shift
+        also when visits are removed, and it may have been made meanwhile."""
+        fields = ("state", "api", "seen")
+        state, api, seen = await self._ledger.redis.command("HMGET", f"db:{work}", *fields)
+        if state or not api or (seen or b"").decode().startswith(self.where.run):
+            return None
+        name = work.partition("/")[2]
+        visit = await self._patiently(lambda: self._api.get_visit(name))
+        if visit is None:
+            return Difference("missing", self._account, name, work)
+        return await self._judge(visit)
+
+
+def _pages(page: Record, number: int) -> int:
+    """How many there are; where the API does not tell, at least one more after a full one."""
+    told = page.get("pagination", {}).get("total_pages")
+    return told if isinstance(told, int) else number + (len(page["visits"]) >= PAGE)
+
+
+def _is_since(moment: Any, oldest: datetime) -> bool:
+    try:
+        return datetime.fromisoformat(str(moment)) >= oldest
+    except (ValueError, TypeError):
+        return False

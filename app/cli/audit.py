@@ -1,0 +1,88 @@
+"""`doorbell audit`."""
+
+import json
+import sys
+from dataclasses import asdict
+
+import click
+
+from app.audit import Audit, Difference, Where
+from app.cli.words import CHECK_FAILED, NOTHING_MATCHED, UNREACHABLE, as_json, end, with_ledger
+from app.ledger import Gone, Ledger
+from app.settings import Settings
+from app.visits.client import VisitsApiTrouble, http_client
+
+
+@click.command()
+@click.option("--account", help="Only this Visits account: main, or a hook's with a token of its own.")
+@click.option("--repair", is_flag=True, help="Put what differs back to work.")
+@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Calls a second; default VISITS_API_RATE.")
+@click.option("--resume", is_flag=True, help="Go on where the last audit was broken off.")
+@as_json
+def audit(account: str | None, repair: bool, rate: float | None, resume: bool, as_json: bool) -> None:
+    """Compare the account's visits, all of them, with what our facts say: missing, extra, different, doubled."""
+
+    async def compare(ledger: Ledger, settings: Settings) -> tuple[int, int, int]:
+        """How many differences, how many of them can be repaired, and how many were put to work."""
+        accounts = [account] if account else list(settings.tokens)
+        if not accounts or not settings.tokens.keys() >= set(accounts):
+            end(NOTHING_MATCHED, f"there is no account {account} with a token" if account else "no account has a token")
+        found = repairable = repaired = 0
+        async with http_client(most=2) as http:
+            for name in accounts:
+                one = Audit(ledger, settings, http, name, rate)
+                async for difference in one.differences(resume, _told):
+                    found += 1
+                    repairable += difference.can_be_repaired
+                    is_repaired = repair and await _repair(one, difference)
+                    repaired += is_repaired
+                    _show(difference, is_repaired, as_json)
+                _sum_up(name, one.where)
+        return found, repairable, repaired
+
+    try:
+        found, repairable, repaired = with_ledger(compare)
+    except VisitsApiTrouble as trouble:
+        end(UNREACHABLE, f"broken off: {trouble}; `doorbell audit --resume` goes on from there")
+    if repaired:
+        click.echo(f"put back to work: {repaired}; audit again when they are done", err=True)
+    if repairable > repaired:
+        click.echo(f"nothing was changed; --repair puts {repairable} back to work", err=True)
+    if found > repairable:
+        click.echo(f"left alone: {found - repairable}, of which our facts know nothing", err=True)
+    sys.exit(CHECK_FAILED if found > repaired else 0)
+
+
+async def _repair(audit: Audit, difference: Difference) -> bool:
+    if not difference.can_be_repaired:
+        return False
+    try:
+        await audit.repair(difference)
+    except Gone:
+        return False
+    return True
+
+
+def _show(difference: Difference, is_repaired: bool, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(asdict(difference) | {"repaired": is_repaired}, ensure_ascii=False))
+        return
+    details = [
+        f"{name}: {ours or 'nothing'}, there {theirs or 'nothing'}"
+        for name, (ours, theirs) in difference.fields.items()
+    ]
+    numbers = [f"numbers {' and '.join(map(str, difference.numbers))}"] if difference.numbers else []
+    unheard = [] if difference.can_be_repaired else ["we know nothing of it"]
+    click.echo("  ".join([f"{difference.kind:<9}", difference.visit, "; ".join(details + numbers + unheard)]).rstrip())
+
+
+def _told(where: Where) -> None:
+    if sys.stderr.isatty():
+        click.echo(
+            f"\rpage {where.page} of {max(where.pages, where.page)}\033[K", nl=where.page >= where.pages, err=True
+        )
+
+
+def _sum_up(account: str, where: Where) -> None:
+    counts = ", ".join(f"{count} {what}" for what, count in where.counts.items() if what != "seen")
+    click.echo(f"{account}: {where.counts.get('seen', 0)} visits in the API{': ' if counts else ''}{counts}", err=True)

@@ -1,0 +1,310 @@
+"""Replays: which work, what each piece of it would do, and doing it. A plan and a replay walk the same way, so that the one
+tells what the other does.
+
+    retry       the same facts again; what has nothing left to send is skipped
+    rederive    a delivery is translated by today's code; its changes take the place of what it had said. What a thin event
+                points at is fetched anew: the record was not kept, and as it is now it is truer
+    reconcile   the tool is asked for the truth, through the newest event that can be fetched; it lands as a fact of now
+
+None of them can harm: facts keep the tool's own order, so what newer ones decided stays decided.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from app.intake import Meaning, mean
+from app.ledger import Gone, Ledger, Member, Meta
+from app.queue import EVENT, visit_work
+from app.selection import Mode, Selection, Selector, Unit, name_of, recalled
+from app.settings import Entrance, Settings
+from app.visits.merge import REMEMBERED, Said, Wanted, difference, fold, wanted, winners
+from app.visits.words import Contact, VisitChange, encode_change, external_id
+
+#: So many are put back at once; the next ones when most of these have been taken, so that live work is never behind more.
+BATCH = 100
+#: Nobody took any of a batch for so long: there is no worker, or it has no time.
+PATIENCE_S = 120.0
+
+
+class Stuck(Exception):
+    """What was put back is not taken by any worker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call that would be made. fields: what would be sent; of a contact, only that it is another one."""
+
+    call: str
+    visit: str = ""
+    fields: Mapping[str, str | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What a replay means to one visit or delivery.
+
+    work: as the ledger has it. reason: what it failed for. skip: why nothing is done: `applied`, `superseded`, `same`,
+    `discarded`, `expired`, `queued`, `running`, `unknown`, or a sentence.
+    """
+
+    id: str
+    work: str = ""
+    state: str = "settled"
+    reason: str = ""
+    skip: str = ""
+    calls: tuple[Call, ...] = ()
+
+
+@dataclass(slots=True)
+class Tally:
+    """Of many steps only the counts are kept, and the first few."""
+
+    most: int = 20
+    steps: int = 0
+    todo: int = 0
+    by_reason: Counter[str] = field(default_factory=Counter)
+    by_call: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
+    first: list[Step] = field(default_factory=list)
+
+    def add(self, step: Step) -> None:
+        self.steps += 1
+        if step.skip:
+            self.skipped[step.skip] += 1
+            return
+        self.todo += 1
+        self.by_reason[step.reason or step.state] += 1
+        self.by_call.update(call.call for call in step.calls)
+        if len(self.first) < self.most:
+            self.first.append(step)
+
+
+class Replay:
+    """Every method may raise RedisDown."""
+
+    def __init__(
+        self, ledger: Ledger, settings: Settings, mode: Mode = "retry", *, fresh: bool = False, contact: str = ""
+    ) -> None:
+        """fresh: the Visits API is asked what stands there. contact: whose visits they are, by an operator's word."""
+        self._ledger, self._settings, self._mode = ledger, settings, mode
+        self._fresh, self._contact = fresh, contact
+
+    async def plan(self, selection: Selection) -> AsyncIterator[Step]:
+        """A step for everything that is selected, one after the other; nothing is done. A visit with several ids is one."""
+        known: set[int] = set()
+        async for unit in Selector(self._ledger, self._settings, self._mode).select(selection):
+            step = await self._step(unit)
+            if selection.ids or hash(step.work) not in known:
+                known.add(hash(step.work))
+                yield step
+
+    async def carry_out(self, selection: Selection, told: Callable[[Step, str], None]) -> Tally:
+        """Do what the plan says, some at a time, and tell of each what it is now. Can be broken off and begun again.
+        Raises Stuck."""
+        tally, batch = Tally(most=0), list[str]()
+        async for step in self.plan(selection):
+            if not step.skip:
+                if len(batch) >= BATCH:
+                    await self._taken(batch)
+                    batch.clear()
+                state = await self.do(step)
+                batch.append(step.work)
+            else:
+                state = step.skip
+            tally.add(step)
+            told(step, state)
+        return tally
+
+    async def do(self, step: Step) -> str:
+        """Put one back to work: `queued`, `running`, or `expired` where it went meanwhile."""
+        try:
+            if self._mode == "rederive":
+                return await self._ledger.rederive(step.work.removeprefix(f"{EVENT}:"), lane="replay")
+            if self._contact and not step.work.startswith(EVENT):
+                await self._name_contact(step.work)
+            return await self._ledger.replay(step.work, self._fresh, lane="replay")
+        except Gone:
+            return "expired"
+
+    async def _name_contact(self, work: str) -> None:
+        """Once is enough: named again, it says the same."""
+        facts = fold(said for member in await self._ledger.family(work) for said in member.said())
+        if wanted(facts).contact.id != self._contact:
+            await self._ledger.name_contact(work, _named(self._contact))
+
+    async def _taken(self, batch: list[str]) -> None:
+        left, until = len(batch), time.monotonic() + PATIENCE_S
+        while (now := await self._ledger.queued(batch)) > len(batch) / 2:
+            if now < left:
+                left, until = now, time.monotonic() + PATIENCE_S
+            if time.monotonic() > until:
+                raise Stuck
+            await asyncio.sleep(0.1)
+
+    # -- what one step would do --
+
+    async def _step(self, unit: Unit) -> Step:
+        if not unit.work:
+            return Step(id=unit.id, skip="unknown")
+        step = Step(id=unit.id, work=unit.work)
+        try:
+            if unit.work.startswith(EVENT):
+                return await self._event(await self._standing(step))
+            if self._mode == "reconcile":
+                return replace(step, skip="nothing of it can be fetched")
+            return await self._visit(step, unit.delivery)
+        except Gone:
+            return replace(step, skip="expired")
+
+    async def _standing(self, step: Step) -> Step:
+        """With the state of its work; where the door translated it, there is none."""
+        try:
+            member = await self._ledger.member(step.work)
+        except Gone:
+            return step
+        return replace(step, state=member.state, reason=member.reason)
+
+    async def _event(self, step: Step) -> Step:
+        kept = await recalled(self._ledger, self._settings, name_of(step.work))
+        if step.state in ("queued", "running", "discarded"):
+            return replace(step, skip=step.state)
+        if self._mode == "retry" and step.state == "settled":
+            return replace(step, skip="applied")
+        if kept.entrance is None or kept.event is None:
+            return replace(step, skip=kept.why)
+        if gets := kept.gets:
+            return replace(step, calls=tuple(Call(f"GET {get.path.partition('/')[0]}", get.path) for get in gets))
+        if self._mode == "reconcile":
+            return replace(step, skip="nothing of it can be fetched")
+        # What came after it may be forgotten already, and would be undone.
+        if time.time() - kept.meta.at / 1000 > self._settings.retention_days * 86_400:
+            return replace(step, skip="expired")
+        meaning = mean(kept.entrance, kept.event)
+        if meaning.state == "parked":
+            return replace(step, skip=meaning.reason)
+        return await self._compared(step, kept.meta, kept.entrance, meaning)
+
+    async def _visit(self, step: Step, delivery: str) -> Step:
+        family = await self._ledger.family(step.work)
+        root = next((member for member in family if member.state != "settled"), family[0])
+        step = replace(step, work=family[0].work, state=root.state, reason=root.reason)
+        if root.state == "discarded" or (root.state in ("queued", "running") and not self._fresh):
+            return replace(step, skip=root.state)
+        said = [one for member in family for one in member.said()]
+        if self._contact:
+            said.append(Said.read("operator", encode_change(_named(self._contact))))
+        calls = await self._calls(family, said)
+        if root.state == "settled" and not calls:
+            decides = {origin.rpartition(".")[0] for origin in winners(fold(said))}
+            return replace(step, skip="superseded" if delivery and delivery not in decides else "applied")
+        return replace(step, calls=calls)
+
+    async def _calls(self, family: list[Member], said: list[Said]) -> tuple[Call, ...]:
+        """What a worker would do now, as far as it can be known without asking."""
+        root, *later = family
+        calls = [Call("DELETE /visits/:id", member.external_id) for member in later if member.api or member.tried]
+        if said:
+            call = await self._call(root, wanted(fold(said)))
+        else:
+            call = Call("DELETE /visits/:id", root.external_id) if root.api or root.tried else None
+        return (*calls, *filter(None, [call]))
+
+    async def _call(self, root: Member, want: Wanted) -> Call | None:
+        name, whole = root.external_id, {name: value for name, value in want.fields.items() if value is not None}
+        if self._fresh:
+            return Call("GET /visits/:id, then what differs", name, want.fields)
+        if root.api is None and want.is_off:
+            return Call("GET /visits/:id: it is not to be made", name) if root.state != "settled" else None
+        if root.api is None and not want.has_date:
+            return Call("wait: time_unknown", name)
+        if root.api is None:
+            known = want.contact.name(self._settings.contact_key(root.account))
+            return Call("POST /visits", name, whole) if known else Call("wait: contact_unknown", name)
+        if contact := await self._another_contact(root, want):
+            return Call(contact, name, whole)
+        changed = difference(root.api, want)
+        return Call("PUT /visits/:id", name, changed) if changed else None
+
+    async def _another_contact(self, root: Member, want: Wanted) -> str:
+        """The calls, where the facts name somebody else than when the visit was made; empty where they do not."""
+        assert root.api is not None
+        name = want.contact.name(self._settings.contact_key(root.account))
+        if name is None or want.is_off or name == root.api.get(REMEMBERED):
+            return ""
+        found = await self._ledger.redis.command("GET", f"db:contact:{root.account}:{name}")
+        known = want.contact.id or (found and found.decode())
+        if known is None:
+            return "GET /contacts, then what differs"
+        return "" if known == root.api.get("contact_id") else "DELETE and POST /visits: another contact"
+
+    async def _compared(self, step: Step, meta: Meta, entrance: Entrance, meaning: Meaning) -> Step:
+        """What the ledger has of a delivery beside what today's code says."""
+        delivery = name_of(step.work)
+        families = {work: family for work in await self._spoken_of(meta) if (family := await self._family(work))}
+        before, discarded, forgotten = dict[str, tuple[str, bytes]](), set[str](), False
+        for work, family in families.items():
+            [member] = [one for one in family if one.work == work]
+            for origin, change in {**member.changes, **member.discarded}.items():
+                if origin.rpartition(".")[0] == delivery:
+                    before[origin] = work, change.partition(b" ")[2]
+            discarded |= before.keys() & member.discarded.keys()
+            forgotten = forgotten or bool(member.dropped)
+        now = {
+            f"{delivery}.{number}": (_work_of(entrance, meta, change), encode_change(change))
+            for number, change in enumerate(meaning.changes)
+        }
+        if step.state == "settled" and now == before:
+            return replace(step, skip="same")
+        if before and before.keys() == discarded:
+            return replace(step, skip="discarded")
+        if forgotten and not before:
+            return replace(step, skip="superseded")
+        calls: list[Call] = []
+        for work in dict.fromkeys([*families, *(work for work, _ in now.values())]):
+            calls += await self._after(delivery, work, families, now)
+        return replace(step, calls=tuple(calls or [Call("translate: nothing to send")]))
+
+    async def _after(
+        self,
+        delivery: str,
+        work: str,
+        families: Mapping[str, list[Member]],
+        now: Mapping[str, tuple[str, bytes]],
+    ) -> tuple[Call, ...]:
+        """What would be called for one visit if the delivery had said that."""
+        family = families.get(work) or await self._family(work)
+        if not family:
+            said = [Said.read(origin, change) for origin, (at, change) in now.items() if at == work]
+            want = wanted(fold(said))
+            return (Call("POST /visits", name_of(work), want.fields),) if want.has_date and not want.is_off else ()
+        said = [one for member in family for one in member.said() if one.origin.rpartition(".")[0] != delivery]
+        for member in family:
+            said += [Said.read(o, change, member.generation) for o, (at, change) in now.items() if at == member.work]
+        return await self._calls(family, said)
+
+    async def _spoken_of(self, meta: Meta) -> list[str]:
+        works: list[str] = []
+        for work in meta.work:
+            try:
+                works += (await self._ledger.member(work)).landed if work.startswith(EVENT) else [work]
+            except Gone:
+                continue
+        return works
+
+    async def _family(self, work: str) -> list[Member]:
+        try:
+            return await self._ledger.family(work)
+        except Gone:
+            return []
+
+
+def _named(contact: str) -> VisitChange:
+    """An operator's word counts from now on."""
+    return VisitChange(action="update", visit_id="", order=time.time_ns() // 1000, contact=Contact(id=contact))
+
+
+def _work_of(entrance: Entrance, meta: Meta, change: VisitChange) -> str:
+    return visit_work(entrance.account, external_id(meta.source, change.visit_id))

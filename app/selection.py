@@ -1,0 +1,250 @@
+"""Which work an operator means: by ids, or by a filter; and by mode, the visits themselves or the deliveries behind them."""
+
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Literal
+
+from app.delivery import Event, Unreadable
+from app.intake import recall
+from app.ledger import Gone, Ledger, Meta
+from app.queue import EVENT, event_work, visit_work
+from app.settings import Entrance, Settings
+from app.sources import Get
+
+Mode = Literal["retry", "rederive", "reconcile"]
+
+#: The states that have a set of their own, and `settled`, which is found through the deliveries.
+STATES = ("parked", "waiting", "held", "queued", "running", "discarded", "settled")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """What to replay: deliveries and visits by their ids, or all that every word of it fits.
+
+    reason: its beginning, or any part of it. since, until: when it arrived.
+    """
+
+    ids: tuple[str, ...] = ()
+    state: str = ""
+    source: str = ""
+    hook: str = ""
+    reason: str = ""
+    visit: str = ""
+    since: datetime | None = None
+    until: datetime | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        return self == Selection()
+
+    @property
+    def between(self) -> tuple[float, float]:
+        """In ms."""
+        since = self.since.timestamp() * 1000 if self.since else float("-inf")
+        return since, self.until.timestamp() * 1000 if self.until else float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One thing that is selected. id: as an operator knows it. work: as the ledger does; empty: unknown. delivery: the one
+    that led to it."""
+
+    id: str
+    work: str = ""
+    delivery: str = ""
+
+
+class Selector:
+    """Every method may raise RedisDown."""
+
+    def __init__(self, ledger: Ledger, settings: Settings, mode: Mode) -> None:
+        self._ledger, self._settings, self._mode = ledger, settings, mode
+
+    async def select(self, selection: Selection) -> AsyncIterator[Unit]:
+        """Each piece of work once, page by page: of what was seen only digests are kept."""
+        known: set[int] = set()
+        async for unit in self._units(selection):
+            digest = hash(unit.work or unit.id)
+            if digest not in known:
+                known.add(digest)
+                yield unit
+
+    async def _units(self, selection: Selection) -> AsyncIterator[Unit]:
+        if selection.ids:
+            for id in selection.ids:
+                async for unit in self._of_id(id):
+                    yield unit
+        elif selection.visit:
+            async for unit in self._of_visits(await self._visits(selection.visit), selection):
+                yield unit
+        elif sets := self._sets(selection):
+            for name in sets:
+                async for work in self._ledger.walk(name):
+                    async for unit in self._of_visits([work], selection):
+                        yield unit
+        else:
+            async for unit in self._of_deliveries(selection):
+                yield unit
+
+    def _sets(self, selection: Selection) -> list[str]:
+        """Where all that can fit stands; none, where that is everywhere."""
+        held = [f"held:{account}" for account in self._accounts()]
+        if selection.state in ("", "settled"):
+            return ["parked", "waiting", *held] if selection.reason and not selection.state else []
+        return held if selection.state == "held" else [selection.state]
+
+    def _accounts(self) -> list[str]:
+        return sorted({"main", *self._settings.accounts.values()})
+
+    async def _of_id(self, id: str) -> AsyncIterator[Unit]:
+        try:
+            meta = await self._ledger.meta(id)
+        except Gone:
+            works = await self._visits(id)
+            for work in works:
+                async for unit in self._of_work(id, work):
+                    yield unit
+            if not works:
+                yield Unit(id)
+        else:
+            async for unit in self._of_delivery(id, meta):
+                yield unit
+
+    async def _visits(self, external_id: str) -> list[str]:
+        """In every account."""
+        works = [visit_work(account, external_id) for account in self._accounts()]
+        return [work for work in works if await self._ledger.redis.command("EXISTS", f"db:{work}")]
+
+    async def _of_visits(self, works: Iterable[str], selection: Selection) -> AsyncIterator[Unit]:
+        for work in works:
+            if await self._fits(work, selection):
+                async for unit in self._of_work(name_of(work), work):
+                    yield unit
+
+    async def _fits(self, work: str, selection: Selection) -> bool:
+        try:
+            member = await self._ledger.member(work)
+        except Gone:
+            return False
+        since, until = selection.between
+        said_by = [origin.rpartition(".")[0] for origin in (*member.changes, *member.discarded)]
+        rang = [work.removeprefix(f"{EVENT}:")] if work.startswith(EVENT) else list(dict.fromkeys(said_by))
+        return (
+            (not selection.state or member.state == selection.state)
+            and selection.reason in member.reason
+            and since <= (member.since or until) <= until
+            and (not selection.source or await self._rang(rang, "source", selection.source))
+            and (not selection.hook or await self._rang(rang, "hook", selection.hook))
+        )
+
+    async def _rang(self, deliveries: Iterable[str], what: Literal["source", "hook"], wanted: str) -> bool:
+        for id in deliveries:
+            try:
+                if getattr(await self._ledger.meta(id), what) == wanted:
+                    return True
+            except Gone:
+                continue
+        return False
+
+    async def _of_deliveries(self, selection: Selection) -> AsyncIterator[Unit]:
+        since, until = selection.between
+        for hook in [selection.hook] if selection.hook else self._settings.hooks:
+            async for id in self._ledger.walk(f"deliveries:{hook}", since, until):
+                try:
+                    meta = await self._ledger.meta(id)
+                except Gone:
+                    continue
+                if selection.source in ("", meta.source):
+                    async for unit in self._of_delivery(id, meta):
+                        if await self._is_in(unit.work, selection):
+                            yield replace(unit, id=name_of(unit.work))
+
+    async def _is_in(self, work: str, selection: Selection) -> bool:
+        """Does the state and the reason fit, where either is asked for?"""
+        if not (selection.state or selection.reason):
+            return True
+        try:
+            member = await self._ledger.member(work)
+        except Gone:
+            return False
+        return selection.state in ("", member.state) and selection.reason in member.reason
+
+    async def _of_work(self, id: str, work: str) -> AsyncIterator[Unit]:
+        """By mode: the visit or event itself, or the deliveries behind it."""
+        if work.startswith(EVENT) or self._mode == "retry":
+            yield Unit(id, work)
+            return
+        family = await self._ledger.family(work)
+        said = [(int(change.partition(b" ")[0]), origin) for one in family for origin, change in one.changes.items()]
+        rang = list(dict.fromkeys(origin.rpartition(".")[0] for _, origin in sorted(said, reverse=True)))
+        if self._mode == "rederive":
+            for delivery in reversed(rang):
+                yield Unit(delivery, event_work(delivery), delivery)
+            return
+        for delivery in rang:
+            if await self._is_thin(delivery):
+                yield Unit(id, event_work(delivery), delivery)
+                return
+        yield Unit(id, work)
+
+    async def _of_delivery(self, id: str, meta: Meta) -> AsyncIterator[Unit]:
+        if self._mode != "retry":
+            yield Unit(id, event_work(id), id)
+            return
+        for work in meta.work:
+            landed: list[str] = []
+            if work.startswith(EVENT):
+                try:
+                    member = await self._ledger.member(work)
+                except Gone:
+                    continue
+                landed = member.landed
+                if member.state == "settled" and landed:
+                    work = ""
+            for one in filter(None, (work, *landed)):
+                yield Unit(id, one, id)
+
+    async def _is_thin(self, delivery: str) -> bool:
+        try:
+            kept = await recalled(self._ledger, self._settings, delivery)
+        except Gone:
+            return False
+        return bool(kept.gets)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A delivery as it was kept. event: what is in it; None: nothing that can be read, for the reason `why`."""
+
+    meta: Meta
+    entrance: Entrance | None
+    event: Event | None = None
+    why: str = ""
+
+    @property
+    def gets(self) -> list[Get]:
+        """The records that it points at, if it is a thin one."""
+        if self.entrance is None or self.event is None or self.entrance.tool.fetch is None:
+            return []
+        try:
+            return self.entrance.tool.fetch(self.event)
+        except Exception:  # what it is that today's code does not understand, translating it will tell
+            return []
+
+
+async def recalled(ledger: Ledger, settings: Settings, delivery: str) -> Kept:
+    """Raises Gone."""
+    meta, raw = await ledger.delivery(delivery)
+    entrance = settings.entrances.get(meta.hook)
+    if entrance is None:
+        return Kept(meta, None, why="its hook has no secret")
+    try:
+        return Kept(meta, entrance, recall(entrance, meta, raw))
+    except Unreadable as error:
+        return Kept(meta, entrance, why=str(error))
+
+
+def name_of(work: str) -> str:
+    """As an operator knows it: a visit's external_id, a delivery's id."""
+    return work.removeprefix(f"{EVENT}:") if work.startswith(EVENT) else work.partition("/")[2]

@@ -1,0 +1,138 @@
+"""GoHighLevel (LeadConnector): appointments. The appointment is in the event, its contact has to be fetched.
+
+From https://github.com/GoHighLevel/highlevel-api-docs (docs/oauth/WebhookAuthentication.md, docs/webhook events, apps/) and
+the webhook manager of the vendor's SDK: where the Ed25519 header is there it alone counts, else the older RSA one. Both
+keys are the vendor's and the same for every app, so a signature proves that GoHighLevel sent it, but not for whom: the
+location does that (`locationId`, in invoices `altId`), and TENANTS must name ours.
+
+What happened is in `appointmentStatus` and not in `type`, which the examples get wrong; `showed` is completion. The id
+stays when an appointment moves. `dateUpdated` orders, being the record's own; a retry may carry a new `timestamp`. Only
+429 is tried again, six times in about 70 minutes. An invoice names no appointment, so its money cannot be told.
+
+Second-hand: the Ed25519 key itself, and `N/A` in a header without a signature. Recalled: the contact's `dnd`, and the
+address at which tokens are got anew.
+"""
+
+from app.delivery import Event
+from app.keys import PublicKey
+from app.reading import Json
+from app.signatures import Either
+from app.sources import Bearer, Get, Ignored, Source, refreshed
+from app.visits.words import UNSAID, Contact, Unsaid, VisitChange, microseconds
+
+ED25519 = "MCowBQYDK2VwAyEAi2HR1srL4o18O8BRa7gVJY7G7bupbN3H9AwJrHCDiOg="
+RSA = (
+    "MIICIjANBgkqhkiG9w0BAQEFAAOCAg8AMIICCgKCAgEAokvo/r9tVgcfZ5DysOSCFrm602qYV0MaAiNnX9O8KxMbiyRKWeL9JpCpVpt4XHIcBOK4u3cLSqJG"
+    "OLaPuXw6dO0t6Q/ZVdAV5Phz+ZtzPL16iCGeK9po6D6JHBpbi989mmzMryUnQJezlYJ3DVfBcsedpinheNnyYeFXolrJvcsjDtfAeRx5ByHQmTnSdFUzuAnC"
+    "9/GepgLT9SM4nCpvuxmZMxrJt5Rw+VUaQ9B8JSvbMPpez4peKaJPZHBbU3OdeCVx5klVXXZQGNHOs8gF3kvoV5rTnXV0IknLBXlcKKAQLZcY/Q9rG6Ifi9c+"
+    "5vqlvHPCUJFT5XUGG5RKgOKUJ062fRtN+rLYZUV+BjafxQauvC8wSWeYja63VSUruvmNj8xkx2zE/Juc+yjLjTXpIocmaiFeAO6fUtNjDeFVkhf5LNb59vEC"
+    "yrHD2SQIrhgXpO4Q3dVNA5rw576PwTzNh/AMfHKIjE4xQA1SZuYJmNnmVZLIZBlQAF9Ntd03rfadZ+yDiOXCCs9FkHibELhCHULgCsnuDJHcrGNd5/Ddm5hx"
+    "GQ0ASitgHeMZ0kcIOwKDOzOU53lDza6/Y09T7sYJPQe7z0cvj7aE4B+Ax1ZoZGPzpJlZtGXCsu9aTEGEnKzmsFqwcSsnw3JB31IGKAykT1hhTiaCeIY/Owww"
+    "NUY2yvcCAwEAAQ=="
+)
+
+SETUP = f"""
+1. In the GoHighLevel Marketplace make an app with the scopes contacts.readonly and calendars/events.readonly, and install
+   it in your location.
+2. Under Webhooks paste {{url}} and tick AppointmentCreate, AppointmentUpdate and AppointmentDelete.
+3. Set HOOKS__GOHIGHLEVEL__TENANTS to your location's id: every app's deliveries are signed with the same keys.
+4. Set HOOKS__GOHIGHLEVEL__SECRETS to the vendor's public keys, one after the other with a space between, without the
+   lines BEGIN and END. Compare them with the "Webhook Integration Guide": it announces new ones. As published, first
+   Ed25519 and then, for deliveries without it, RSA:
+   {ED25519}
+   {RSA}
+5. Set HOOKS__GOHIGHLEVEL__CREDENTIALS__CLIENT_ID, …__CLIENT_SECRET and …__REFRESH_TOKEN from the app and its
+   installation, and SECRET_KEY; or, with a private integration, …__TOKEN alone.
+
+An appointment is completed when somebody sets its status to Showed; where nobody does, a review request counts from its
+start. Money is not told: invoices name no appointment. Contacts on "do not disturb" are not asked. The workflow action
+"Webhook" is another thing, unsigned, and refused here.
+"""
+
+
+def _location(event: Event) -> str | None:
+    return event.data.at("locationId").text() or event.data.at("altId").text()
+
+
+def _webhook_id(event: Event) -> str | None:
+    return event.data.at("webhookId").text()
+
+
+SOURCE = Source(
+    title="GoHighLevel",
+    docs="https://github.com/GoHighLevel/highlevel-api-docs",
+    evidence="recalled",
+    signature=Either(PublicKey("X-GHL-Signature", "ed25519"), PublicKey("X-WH-Signature", "rsa-sha256")),
+    setup=SETUP,
+    repeat_key=_webhook_id,
+    tenant=_location,
+    needs=("TENANTS",),
+    busy=429,
+    api="https://services.leadconnectorhq.com/",
+    credentials=Bearer("TOKEN"),
+    exchange=refreshed("https://services.leadconnectorhq.com/oauth/token"),
+    headers_out={"Version": "2021-07-28"},
+)
+
+KINDS = {"AppointmentCreate", "AppointmentUpdate", "AppointmentDelete"}
+CANCELLED = {"cancelled", "invalid"}
+DONE = {"showed", "completed"}
+OPEN = {"new", "confirmed", "active", "pending", "booked"}
+
+
+def fetch(event: Event) -> list[Get]:
+    """The contact, where the appointment stands or took place."""
+    appointment = event.data.at("appointment")
+    contact_id = appointment.at("contactId")
+    if event.data.at("type").needed_text() not in KINDS or _is_off(event) or not contact_id.text():
+        return []
+    return [Get(f"contacts/{contact_id.needed_id()}")]
+
+
+def translate(event: Event) -> list[VisitChange] | Ignored:
+    kind, appointment = event.data.at("type").needed_text(), event.data.at("appointment")
+    if kind not in KINDS:
+        return Ignored(kind)
+    said_at, status = event.data.at("timestamp").needed_moment(), _status(event)
+    is_off = kind == "AppointmentDelete" or status in CANCELLED
+    return [
+        VisitChange(
+            action="cancel" if is_off else "create" if kind == "AppointmentCreate" else "update",
+            visit_id=appointment.at("id").needed_text(),
+            order=microseconds(appointment.at("dateUpdated").moment() or said_at),
+            contact=_contact(event.record.at("contact")) if event.record else None,
+            time_scheduled=appointment.at("startTime").moment(event.zone) or UNSAID,
+            time_completed=said_at if status in DONE else UNSAID if is_off else None,
+            date_cancelled=said_at if is_off else None,
+            no_show=said_at if status == "noshow" else None,
+            opted_out=_opted_out(event),
+        )
+    ]
+
+
+def _status(event: Event) -> str:
+    status = event.data.at("appointment", "appointmentStatus")
+    if event.data.at("type").text() == "AppointmentDelete":
+        return ""  # it is over whatever it was
+    known = (status.text() or "").lower()
+    if known not in CANCELLED | DONE | OPEN | {"noshow"}:
+        raise status.surprise("an appointment's status that GoHighLevel documents")
+    return known
+
+
+def _is_off(event: Event) -> bool:
+    return _status(event) in CANCELLED | {"noshow", ""}
+
+
+def _contact(contact: Json) -> Contact:
+    return Contact(
+        email=contact.at("email").text(),
+        first_name=contact.at("firstName").text(),
+        last_name=contact.at("lastName").text(),
+        phone=contact.at("phone").text(),
+    )
+
+
+def _opted_out(event: Event) -> bool | Unsaid:
+    said = event.record.at("contact", "dnd").flag() if event.record else None
+    return UNSAID if said is None else said

@@ -1,0 +1,190 @@
+"""ServiceM8: jobs. Thin: an event names jobs, and each is fetched with its contacts, appointments and payments.
+
+https://developer.servicem8.com/docs/webhooks-overview: events, `entry[].uuid`, ten seconds, and the subscription's
+challenge: a form with `mode=subscribe`, answered with the challenge alone. Nothing is signed (the vendor's staff say so),
+so the address carries a token. The body does not say which event it is, and need not: a job is told as it stands when it
+is fetched, and our own clock orders. `resource_url` is not followed; the address is made from the uuid.
+
+Second-hand, from integrators: the fields of `job`, `jobcontact`, `jobactivity`, `jobpayment` and `companycontact`; local
+times without an offset and `0000-00-00 00:00:00` for none; `Unsuccessful` and `active` 0 for a job that will not be; and
+that add-ons get the same inside `eventArgs`, in a JSON Web Token signed with the App Secret. Recalled: API keys begin
+with `smk-`; the address at which tokens are got anew. Guessed: how a form would carry `entry` (as JSON in a text).
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, tzinfo
+from decimal import Decimal
+
+from app.challenges import EchoField
+from app.delivery import Event
+from app.keys import Jwt
+from app.reading import Json, Untranslatable
+from app.signatures import Either, PathToken
+from app.sources import GONE, Get, Ignored, Shown, Source, refreshed
+from app.visits.words import Contact, VisitChange, microseconds
+
+SETUP = """
+1. Set HOOKS__SERVICEM8__SECRETS to a word of your own (a public add-on: its App Secret), SECRET_KEY to 32 random
+   characters or more, and HOOKS__SERVICEM8__TIMEZONE to the account's time zone. Restart.
+2. In ServiceM8 open Settings, API Keys, make a key that may read jobs, contacts and payments, and set it as
+   HOOKS__SERVICEM8__CREDENTIALS__TOKEN. A public add-on sets …__CLIENT_ID, …__CLIENT_SECRET and …__REFRESH_TOKEN instead.
+3. POST a form to https://api.servicem8.com/webhook_subscriptions/event, with the header X-API-Key, for each of the events
+   job.created, job.updated, job.status_changed, job.completed and job.invoice_paid: `event`, a `unique_id` of your own,
+   and `callback_url`: {url}
+4. A subscription that fails for 12 hours may be switched off; then do step 3 again.
+
+ServiceM8 signs nothing: whoever knows the address can make us look at a job, and nothing else. Quotes are no visits yet.
+There are no no-shows; set the job to Unsuccessful instead.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An API key of the account, or the token of an add-on."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("TOKEN",)
+
+    def show(self, given: Mapping[str, str], now: float, get: Get) -> Shown:
+        token = given["TOKEN"]
+        is_key = token.startswith("smk-")
+        return Shown({"x-api-key": token} if is_key else {"authorization": f"Bearer {token}"})
+
+
+SOURCE = Source(
+    title="ServiceM8",
+    docs="https://developer.servicem8.com/docs/webhooks-overview",
+    evidence="recalled",
+    signature=Either(Jwt("HS256", expires=False), PathToken()),
+    setup=SETUP,
+    form="any",
+    event=("object",),
+    look_alike=True,  # whole seconds, and nothing else that changes
+    challenge=EchoField(("challenge",), when=(("mode",), "subscribe")),
+    needs=("TIMEZONE",),
+    api="https://api.servicem8.com/api_1.0/",
+    credentials=Key(),
+    exchange=refreshed("https://go.servicem8.com/oauth/access_token"),
+)
+
+
+def fetch(event: Event) -> list[Get]:
+    if _object(event) != "job":
+        return []
+    uuids = dict.fromkeys(_uuid(entry.at("uuid")) for entry in _entries(event))
+    return [Get(f"job/{uuid}.json", then=_beside) for uuid in uuids]
+
+
+def _beside(job: Json) -> dict[str, Get]:
+    uuid, company = _uuid(job.at("uuid")), job.at("company_uuid")
+    of_job = {"$filter": f"job_uuid eq '{uuid}'"}
+    gets = {name: Get(f"{name}.json", params=of_job) for name in ("jobcontact", "jobactivity", "jobpayment")}
+    if company.text():
+        gets["companycontact"] = Get("companycontact.json", params={"$filter": f"company_uuid eq '{_uuid(company)}'"})
+    return gets
+
+
+def translate(event: Event) -> list[VisitChange] | Ignored:
+    if _object(event) != "job":
+        return Ignored(_object(event))
+    if event.fetched_at is None:
+        raise Untranslatable("the job that this event points at was not fetched")
+    job = event.record
+    if job is None:
+        return GONE
+    uuid, status = _uuid(job.at("uuid")), job.at("status").needed_text()
+    if status == "Quote":
+        return Ignored("quote")
+    is_off = status == "Unsuccessful" or job.at("active").value in (0, "0", False)
+    return [
+        VisitChange(
+            action="cancel" if is_off else "update",
+            visit_id=uuid,
+            order=microseconds(event.fetched_at),
+            contact=_contact(event),
+            time_scheduled=_scheduled(event),
+            time_completed=_local(job.at("completion_date"), event.zone) if status == "Completed" else None,
+            amount_collected=_collected(event.beside.get("jobpayment", Json(None))),
+            date_cancelled=_told_at(event, uuid) if is_off else None,
+        )
+    ]
+
+
+def _arguments(event: Event) -> Json:
+    return event.data.at("eventArgs") or event.data
+
+
+def _object(event: Event) -> str:
+    return _arguments(event).at("object").needed_text()
+
+
+def _entries(event: Event) -> list[Json]:
+    entries = _arguments(event).at("entry")
+    found = list(entries.unwrapped())
+    if not 0 < len(found) <= MOST_ENTRIES:
+        raise entries.surprise("one job or a few")
+    return found
+
+
+MOST_ENTRIES = 20
+_UUID = re.compile("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+
+def _uuid(found: Json) -> str:
+    if not _UUID.fullmatch(found.needed_text()):
+        raise found.surprise("a uuid")
+    return found.needed_text().lower()
+
+
+def _told_at(event: Event, uuid: str) -> datetime:
+    """When the change was told that made us look: the job has no time of its end."""
+    for entry in _entries(event):
+        if _uuid(entry.at("uuid")) == uuid:
+            return entry.at("time").moment(event.zone) or event.received_at
+    return event.received_at
+
+
+def _local(found: Json, zone: tzinfo | None) -> datetime | None:
+    return None if (found.text() or "").startswith("0000") else found.moment(zone)
+
+
+def _active(items: Json) -> Iterable[Json]:
+    return (item for item in items if item.at("active").value not in (0, "0", False))
+
+
+def _scheduled(event: Event) -> datetime | None:
+    """The first appointment that was planned; time that was only recorded is none."""
+    planned = (
+        _local(activity.at("start_date"), event.zone)
+        for activity in _active(event.beside.get("jobactivity", Json(None)))
+        if activity.at("activity_was_scheduled").value in (1, "1", True)
+    )
+    return min(filter(None, planned), default=None)
+
+
+def _collected(payments: Json) -> Decimal | None:
+    return sum((paid.at("amount").amount() or Decimal() for paid in _active(payments)), Decimal()) or None
+
+
+def _contact(event: Event) -> Contact | None:
+    """Who is named for the job, else the customer's first contact."""
+    of_job = list(_active(event.beside.get("jobcontact", Json(None))))
+    of_company = list(_active(event.beside.get("companycontact", Json(None))))
+    ranked = [
+        *(one for one in of_job if one.at("type").text() == "JOB"),
+        *of_job,
+        *(one for one in of_company if one.at("is_primary_contact").value in (1, "1", True)),
+        *of_company,
+    ]
+    best = next((one for one in ranked if one.at("email").text()), ranked[0] if ranked else None)
+    if best is None:
+        return None
+    return Contact(
+        email=best.at("email").text(),
+        first_name=best.at("first").text(),
+        last_name=best.at("last").text(),
+        phone=best.at("mobile").text() or best.at("phone").text(),
+    )

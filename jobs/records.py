@@ -1,0 +1,216 @@
+"""What a tool's API answers: asked once for many events of one record, by a few at a time, at addresses of our own making.
+
+A record that was asked for after an event rang is as good as one that the event asks for itself. So while one worker
+fetches, the others wait for its answer; of ten events of one record, the first fetch serves those that had rung by then,
+and a second one the rest.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import orjson
+import zstandard
+
+from app.connection import RedisDown
+from app.ledger import new_id
+from app.reading import Json
+from app.settings import Entrance
+from app.sources import Get
+from app.visits.client import Broken, RateLimited, Refused, Unauthorized, VisitsApiTrouble, silence, trouble
+from jobs.context import Context
+from jobs.tokens import Busy, Tokens
+
+LARGEST_RECORD = 1_048_576
+#: Of one tool's API, so many events at a time in one worker: one that hangs must not hold up all others.
+MOST_AT_ONCE = 8
+#: How long an answer serves others, how long who fetches may take, and how long the others wait for it.
+KEPT_MS, LOCK_MS, WAIT_S = 30_000, 25_000, 8.0
+
+
+class Parked(Exception):
+    """An operator's turn. The argument: the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A record and what was fetched with it; when the fetch began, by the server's clock."""
+
+    record: Any
+    beside: Mapping[str, Any]
+    fetched_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """A tool's API, for one run over one event.
+
+    rang_ms: when the event last rang; a record that was asked for before is too old. calls: what was called and answered.
+    """
+
+    context: Context
+    entrance: Entrance
+    rang_ms: int
+    calls: list[list[object]]
+
+    async def find(self, get: Get) -> Found:
+        """Raises VisitsApiTrouble, Parked, Busy, RedisDown."""
+        busy, hook = self.context.at_once, self.entrance.name
+        if busy[hook] >= MOST_AT_ONCE:
+            raise Busy
+        busy[hook] += 1
+        try:
+            return await self._find(get)
+        finally:
+            busy[hook] -= 1
+
+    async def _find(self, get: Get) -> Found:
+        redis, key, token = self.context.ledger.redis, f"db:record:{self.entrance.name}:{_digest(get)}", new_id()
+        waits_until = time.monotonic() + WAIT_S
+        while not (found := await self._kept(key)):
+            if await redis.command("SET", f"{key}:lock", token, "NX", "PX", LOCK_MS):
+                break
+            if time.monotonic() > waits_until:
+                raise Busy
+            await asyncio.sleep(0.05)
+        if found:
+            return found
+        try:
+            return await self._kept(key) or await self._fetch(get, key)
+        finally:
+            with suppress(RedisDown):
+                await redis.script("unlock", f"{key}:lock", token)
+
+    async def _kept(self, key: str) -> Found | None:
+        """What another run was answered, if it asked after this event rang."""
+        kept = await self.context.ledger.redis.command("GET", key)
+        began_us, _, squeezed = (kept or b"0 ").partition(b" ")
+        if int(began_us) < (self.rang_ms + 1) * 1000:  # the millisecond itself may have been before
+            return None
+        record, beside = orjson.loads(zstandard.decompress(squeezed))
+        return Found(
+            record,
+            beside,
+            datetime.fromtimestamp(int(began_us) // 1_000_000, UTC).replace(microsecond=int(began_us) % 1_000_000),
+        )
+
+    async def _fetch(self, get: Get, key: str) -> Found:
+        began = await self.context.ledger.now()
+        record = await self._ask(get)
+        others = get.then(Json(record, "record")) if record is not None else {}
+        beside = {name: await self._ask(other) for name, other in others.items()}
+        if record is not None:
+            began_us = int(began.timestamp()) * 1_000_000 + began.microsecond
+            squeezed = zstandard.compress(orjson.dumps([record, beside]), 1)
+            value = b"%d " % began_us + squeezed
+            await self.context.ledger.redis.command("SET", key, value, "PX", KEPT_MS)
+        return Found(record, beside, began)
+
+    async def _ask(self, get: Get) -> Any:
+        """The record as JSON; None where the tool says that there is none. A token that has ended is got anew, once."""
+        source, given = self.entrance.tool.source, self.entrance.hook.credentials
+        if missing := source.missing(given):
+            names = ", ".join(f"HOOKS__{self.entrance.name.upper()}__CREDENTIALS__{name}" for name in missing)
+            raise Parked(f"credentials_missing: {names}")
+        if source.exchange is None or "TOKEN" in given:
+            return await self._call(get, given)
+        tokens = Tokens(self.context, self.entrance, source.exchange, self.calls)
+        token = await tokens.current()
+        try:
+            return await self._call(get, {**given, "TOKEN": token})
+        except Unauthorized as refused:
+            if refused.status == 403 or (fresh := await tokens.current(refused=token)) == token:
+                raise
+            return await self._call(get, {**given, "TOKEN": fresh})
+
+    async def _call(self, get: Get, given: Mapping[str, str]) -> Any:
+        source = self.entrance.tool.source
+        assert source.credentials
+        shown = source.credentials.show(given, time.time(), get)
+        if shown.json is not None:
+            get = replace(get, json=shown.json)
+        base = (self.entrance.hook.api_url or source.api or "").rstrip("/")
+        method, url, content = _request(get, base)
+        headers = {"accept": "application/json", **source.headers_out, **shown.headers}
+        call = f"{method} {get.path.partition('/')[0]}" if not get.query else f"GET {get.path.partition('/')[0]}"
+        try:
+            answer = await self.context.http.request(
+                method, url, params={**get.params, **shown.params} or None, headers=headers, **content
+            )
+        except httpx.HTTPError as error:
+            raise silence(call, error, self.calls) from None
+        self.calls.append([call, answer.status_code])
+        try:
+            return read_record(call, answer)
+        except RateLimited as limited:
+            raise _until_reset(limited, answer, source.reset_header) from None
+
+
+def _request(get: Get, base: str) -> tuple[str, str, dict[str, Any]]:
+    """Method, URL and body."""
+    if get.query:
+        return "POST", base, {"json": {"query": get.query, "variables": dict(get.variables)}}
+    url = f"{base}/{get.path if get.at is None else get.at}".rstrip("/")
+    if get.json is not None:
+        return "POST", url, {"json": dict(get.json)}
+    if get.form is not None:
+        return "POST", url, {"data": dict(get.form)}
+    return "GET", url, {}
+
+
+def _digest(get: Get) -> str:
+    asked = [get.path, get.at, get.query, dict(get.variables), dict(get.params), get.json, get.form]
+    return hashlib.sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]
+
+
+def read_record(call: str, answer: httpx.Response) -> Any:
+    """Raises VisitsApiTrouble by status, as for our own API; an answer that is no JSON may be right the next time."""
+    if answer.status_code in (404, 410):
+        return None
+    if not answer.is_success:
+        raise trouble(call, answer)
+    if len(answer.content) > LARGEST_RECORD:
+        raise Refused(call, answer.status_code, "the record is larger than a record is")
+    try:
+        record = orjson.loads(answer.content)
+    except ValueError:
+        raise Broken(call, answer.status_code, "the answer is not JSON") from None
+    if failed := _graphql_trouble(record):
+        raise failed(call, answer.status_code, "said inside a 200")
+    return record
+
+
+#: What GraphQL says with status 200, by its `errors[].extensions.code`.
+GRAPHQL_TROUBLE = {
+    "THROTTLED": RateLimited,
+    "UNAUTHENTICATED": Unauthorized,
+    "INTERNAL_SERVER_ERROR": Broken,
+}
+
+
+def _items(errors: Json) -> list[Json]:
+    return list(errors) if isinstance(errors.value, list) else []
+
+
+def _graphql_trouble(record: Any) -> type[VisitsApiTrouble] | None:
+    for error in _items(Json(record).at("errors")):
+        code = error.at("extensions", "code").value
+        if isinstance(code, str) and code in GRAPHQL_TROUBLE:
+            return GRAPHQL_TROUBLE[code]
+    return None
+
+
+def _until_reset(limited: RateLimited, answer: httpx.Response, header: str | None) -> RateLimited:
+    """With the wait that the tool names in a header of its own: seconds, or the time since 1970 at which they are over."""
+    said = answer.headers.get(header, "") if header else ""
+    if limited.wait_s is not None or not said.isascii() or not said.isdecimal() or len(said) > 12:
+        return limited
+    seconds = float(said)
+    wait_s = seconds - time.time() if seconds > 1_000_000_000 else seconds
+    return RateLimited(limited.call, limited.status, limited.said, min(max(wait_s, 0.0), 86_400.0))

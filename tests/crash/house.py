@@ -1,0 +1,147 @@
+"""Everything as in production on one machine, and a hand that kills any of it but the sandbox, which is the witness."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from app import embedded
+from tests.crash.stories import ACUITY_KEY
+from tests.rig import CALENDLY_SECRET, ROOT, SECRET, TOKEN, Server
+
+Records = dict[str, dict[str, Any]]
+
+
+class Kept:
+    """A process that is started again as often as it ends."""
+
+    def __init__(self, arguments: list[str], env: dict[str, str], log: Path) -> None:
+        self._arguments, self._env, self.log = arguments, env, log
+        self.ended_by_itself = 0
+        self.start()
+
+    def start(self) -> None:
+        with self.log.open("ab") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", *self._arguments], cwd=ROOT, env=self._env, stdout=out, stderr=out
+            )
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def keep(self) -> None:
+        """As a platform does: what ended is started."""
+        if self.process.poll() is not None:
+            self.ended_by_itself += 1
+            self.start()
+
+
+class House:
+    """Two doors, two workers, Valkey with its append-only file, the sandbox with its file, a tool's API."""
+
+    def __init__(self, stack: ExitStack, fsync: str) -> None:
+        self.folder = Path(stack.enter_context(TemporaryDirectory(prefix="doorbell-crash-")))
+        self.fsync, self.redis_port = fsync, embedded.free_port()
+        self.records: Records = {}
+        self._data = self.folder / "valkey"
+        self._data.mkdir()
+        self._start_redis()
+        stack.callback(lambda: embedded.stop(self._redis))
+        self.visits_file = self.folder / "visits.db"
+        self.sandbox = stack.enter_context(Server.sandbox("--file", str(self.visits_file)))
+        env = self._env(stack.enter_context(a_tools_api(self.records)))
+        ports = [embedded.free_port() for _ in range(2)]
+        self.doors = [f"http://127.0.0.1:{port}" for port in ports]
+        self.webs = [self._kept(stack, ["app", "web", "--port", str(port)], env) for port in ports]
+        self.workers = [self._kept(stack, ["arq", "jobs.worker.WorkerSettings"], env) for _ in range(2)]
+
+    def _kept(self, stack: ExitStack, arguments: list[str], env: dict[str, str]) -> Kept:
+        kept = Kept(arguments, env, self.folder / f"{arguments[0]}.log")
+        stack.callback(kept.kill)
+        return kept
+
+    @property
+    def redis_url(self) -> str:
+        return f"redis://127.0.0.1:{self.redis_port}/0"
+
+    def _env(self, tool: str) -> dict[str, str]:
+        ours = ("HOOKS__", "RETRY_", "VISITS_", "REDIS_")
+        return {
+            **{name: value for name, value in os.environ.items() if not name.startswith(ours)},
+            "REDIS_URL": self.redis_url,
+            "VISITS_API_URL": f"{self.sandbox.url}/api/v1",
+            "VISITS_API_TOKEN": TOKEN,
+            "HOOKS__STANDARD__SECRETS": SECRET,
+            "HOOKS__CALENDLY__SECRETS": CALENDLY_SECRET,
+            "HOOKS__ACUITY__SECRETS": ACUITY_KEY,
+            "HOOKS__ACUITY__API_URL": tool,
+            "HOOKS__ACUITY__CREDENTIALS__USER_ID": "1",
+            "HOOKS__ACUITY__CREDENTIALS__API_KEY": ACUITY_KEY,
+            "RETRY_FIRST_S": "0.5",
+            "RETRY_CAP_S": "2",
+            "LOG_LEVEL": "WARNING",
+        }
+
+    # -- violence --
+
+    def _start_redis(self) -> None:
+        self._redis = embedded.start(self.redis_port, self._data, appendfsync=self.fsync)
+
+    async def kill_redis(self, torn: int = 0) -> None:
+        """torn: so many bytes are missing at the end of its file when it comes back, as after a power cut."""
+        self._redis.kill()
+        self._redis.wait()
+        if torn:
+            written = max((self._data / "appendonlydir").glob("*.incr.aof"), key=lambda file: file.stat().st_mtime)
+            os.truncate(written, max(0, written.stat().st_size - torn))
+        await asyncio.to_thread(self._start_redis)
+
+    def restart(self, kept: Kept) -> None:
+        kept.kill()
+        kept.start()
+
+    def keep(self) -> None:
+        for kept in (*self.webs, *self.workers):
+            kept.keep()
+
+
+@contextmanager
+def a_tools_api(records: Records) -> Iterator[str]:
+    """Serves a thin tool's records over HTTP."""
+
+    class Tool(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def handle(self) -> None:
+            with suppress(ConnectionError):  # who asked was killed
+                super().handle()
+
+        def do_GET(self) -> None:
+            record = records.get(self.path.rpartition("/")[2])
+            body = json.dumps(record or {}).encode()
+            self.send_response(200 if record else 404)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Tool)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()

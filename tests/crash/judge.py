@@ -1,0 +1,138 @@
+"""What came of it: the ledger, the API's visits and the journal of every call, against what was rung."""
+
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from app.connection import Address, Redis
+from app.ledger import Gone, Ledger
+from tests.crash.stories import FIELDS, SOME, Story
+
+#: The states of work that is not at rest, as the ledger's sorted sets.
+OPEN = ("db:queued", "db:running", "db:waiting", "db:held:main", "db:parked")
+
+
+class Unsettled(NamedTuple):
+    """A delivery, and the work in which not all of it was applied or superseded."""
+
+    delivery: str
+    work: str
+    how: str
+
+    def __str__(self) -> str:
+        return f"{self.delivery}: {self.work} is {self.how}"
+
+
+@dataclass
+class Breaches:
+    """Each is a sentence. lost: deliveries that were answered 202 and came to nothing."""
+
+    lost: list[str] = field(default_factory=list)
+    doubled: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+    def all(self) -> list[str]:
+        return [*self.lost, *self.doubled, *self.wrong]
+
+
+async def open_work(url: str) -> dict[str, str]:
+    """What is not at rest, and its state."""
+    redis, found = Redis(Address(url)), {}
+    try:
+        for key in OPEN:
+            found |= {work.decode(): key for work in await redis.command("ZRANGE", key, 0, -1)}
+    finally:
+        await redis.close()
+    return found
+
+
+async def unsettled(url: str, deliveries: Iterable[str]) -> list[Unsettled]:
+    """The deliveries of which the ledger does not say that all of it was applied or superseded."""
+    redis, found = Redis(Address(url)), []
+    ledger = Ledger(redis, keep_days=30)
+    try:
+        for id in deliveries:
+            try:
+                meta, _ = await ledger.delivery(id)
+                works = [await ledger.member(work) for work in meta.work]
+                visits = [await ledger.member(name) for work in works for name in work.landed]
+            except Gone as gone:
+                found.append(Unsettled(id, str(gone), "not known"))
+                continue
+            for work in (*works, *visits):
+                told = work.work.startswith("event:") or any(origin.startswith(f"{id}.") for origin in work.changes)
+                if work.state != "settled" or work.done != work.n or not told:
+                    found.append(Unsettled(id, work.work, f"{work.state}, {work.done} of {work.n} changes seen"))
+    finally:
+        await redis.close()
+    return found
+
+
+def visits_of(file: Path) -> list[dict[str, Any]]:
+    """The API's visits, with their customer's address, from its own file."""
+    asked = "SELECT visits.*, contacts.email FROM visits LEFT JOIN contacts ON contacts.id = visits.contact_id"
+    with closing(sqlite3.connect(file)) as store:
+        store.row_factory = sqlite3.Row
+        return [dict(row) for row in store.execute(asked)]
+
+
+def contacts_of(file: Path) -> Counter[str]:
+    """How many contacts each address has."""
+    with closing(sqlite3.connect(file)) as store:
+        return Counter(dict(store.execute("SELECT email, count(*) FROM contacts GROUP BY 1")))
+
+
+def doubled_in(journal: Iterable[dict[str, Any]]) -> list[str]:
+    """The ids under which a visit was made while one stood, at any time."""
+    standing: Counter[str] = Counter()
+    found = []
+    for call in journal:
+        if not call["committed"]:
+            continue
+        if call["route"] == "POST /visits":
+            standing[call["external_id"]] += 1
+            if standing[call["external_id"]] > 1:
+                found.append(f"{call['external_id']} was made twice, in call {call['number']} at {call['at']}")
+        elif call["route"] == "DELETE /visits/:id":
+            standing[call["external_id"]] -= 1
+    return found
+
+
+def compare(
+    stories: Iterable[Story], visits: list[dict[str, Any]], loose: frozenset[str]
+) -> tuple[list[str], list[str]]:
+    """What is there twice, and what is not as it was said. loose: stories of which a delivery may have been lost: any
+    value that was once said will do, and any of the visit's names, since the link between them may be what was lost."""
+    by_name: dict[str, list[dict[str, Any]]] = {}
+    for visit in visits:
+        by_name.setdefault(visit["external_id"], []).append(visit)
+    doubled = [f"{name}: {len(found)} visits" for name, found in by_name.items() if len(found) > 1]
+    told = {story.external_id: story for story in stories}
+    excused = {name for story in told.values() if story.external_id in loose for name in story.later}
+    wrong = [f"{name}: it should not be there" for name in by_name.keys() - told.keys() - excused]
+    for name, story in told.items():
+        wrong += _wrong(story, by_name.get(name, [None])[0], name in loose)
+    return doubled, wrong
+
+
+def _wrong(story: Story, visit: dict[str, Any] | None, is_loose: bool) -> list[str]:
+    name, stands = story.external_id, story.stands()
+    if visit is None:
+        # What was off before anybody made it is not made.
+        return [] if is_loose or stands.get("date_cancelled") else [f"{name}: there is no such visit"]
+    # Whose visit it is, is not put right any more while it is off.
+    fields = FIELDS if stands.get("date_cancelled") else (*FIELDS, "email")
+    return [
+        f"{name}: {field} is {visit[field]}, not {stands.get(field)}"
+        for field in fields
+        if not _fits(story, field, visit[field], is_loose)
+    ]
+
+
+def _fits(story: Story, field: str, value: str | None, is_loose: bool) -> bool:
+    allowed = story.ever(field) if is_loose else {story.stands().get(field)}
+    return value in allowed or (SOME in allowed and value is not None)

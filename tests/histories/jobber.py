@@ -1,0 +1,120 @@
+"""Jobber: an event names a visit, an invoice or a payment, and GraphQL has the record. An invoice bills one visit or two,
+and each shows the whole of what was paid. A visit is cancelled by destroying it, for good; then it is gone. Times are
+whole seconds, so two deliveries may be the same to the byte."""
+
+from base64 import b64encode
+from collections.abc import Callable
+from typing import Any
+
+from tests.histories import Life, Visit, written
+
+
+class Tool(Life):
+    def __init__(self, *given: Any, **more: Any) -> None:
+        super().__init__(*given, **more)
+        self.invoice, self.payment = self.item("Invoice"), self.item("PaymentRecord")
+        self.items: dict[str, Visit] = {}
+        self.billed: list[Visit] = []
+
+    def acts(self) -> list[Callable[[], None]]:
+        standing = [item for item, visit in self.items.items() if not visit.is_gone]
+        book = [self.book] if len(self.items) < 2 else []
+        if not standing:
+            return book
+        self.at = self.dice.choice(standing)
+        acts = [self.move, self.move, self.change, self.ask, self.reopen if self.visit.completed else self.complete]
+        return acts + book + [self.pay if self.billed else self.bill] + ([self.destroy] if self.maybe(0.3) else [])
+
+    @property
+    def visit(self) -> Visit:
+        """The one that something happens to."""
+        return self.items[self.at]
+
+    def book(self) -> None:
+        self.at = self.item("Visit")
+        id = self.at.rstrip("=").replace("+", "-").replace("/", "_")
+        scheduled = self.hour() if self.maybe(0.8) else None
+        self.items[self.at] = Visit(id, ids=[id], scheduled=scheduled, who=self.person())
+        self.visits = list(self.items.values())
+        self.say("VISIT_CREATE", self.at)
+
+    def move(self) -> None:
+        self.visit.scheduled = self.hour()
+        self.say("VISIT_UPDATE", self.at)
+
+    def change(self) -> None:
+        self.visit.who = self.person()
+        self.say("VISIT_UPDATE", self.at)
+
+    def ask(self) -> None:
+        """The client takes no more review requests, or takes them again."""
+        self.visit.opted_out = not self.visit.opted_out
+        self.say("VISIT_UPDATE", self.at)
+
+    def complete(self) -> None:
+        self.visit.completed = self.now
+        self.say("VISIT_COMPLETE", self.at)
+        if self.maybe():
+            self.say("VISIT_UPDATE", self.at)
+
+    def reopen(self) -> None:
+        self.visit.completed = None
+        self.say("VISIT_UPDATE", self.at)
+
+    def bill(self) -> None:
+        self.billed = [visit for visit in self.visits if not visit.is_gone]
+        self.say("INVOICE_CREATE", self.invoice)
+
+    def pay(self) -> None:
+        paid = None if self.billed[0].paid and self.maybe(0.3) else self.money()
+        for visit in self.billed:
+            visit.paid = paid
+        if paid is None or self.maybe():
+            self.say("INVOICE_UPDATE", self.invoice)
+        else:
+            self.say("PAYMENT_CREATE", self.payment)
+
+    def destroy(self) -> None:
+        self.visit.cancelled, self.visit.is_gone = self.now, True
+        self.say("VISIT_DESTROY", self.at)
+
+    # -- what is asked --
+
+    def owns(self, key: str) -> bool:
+        return key in (self.invoice, self.payment) or key in self.items
+
+    def answer(self, key: str) -> Any:
+        if key in self.items:
+            return {"data": {"visit": None if self.items[key].is_gone else self.record(key)}}
+        billed = [key for key, visit in self.items.items() if visit in self.billed and not visit.is_gone]
+        invoice = {"visits": {"nodes": [self.record(key) for key in billed]}}
+        if key == self.invoice:
+            return {"data": {"invoice": invoice}}
+        return {"data": {"paymentRecord": {"invoice": invoice, "allocations": {"nodes": [{"invoice": invoice}]}}}}
+
+    def record(self, key: str) -> dict[str, Any]:
+        visit = self.items[key]
+        assert visit.who
+        return {
+            "id": key,
+            "startAt": written(visit.scheduled) if visit.scheduled else None,
+            "completedAt": written(visit.completed) if visit.completed else None,
+            "isComplete": visit.completed is not None,
+            "client": {
+                "name": f"{visit.who.first} {visit.who.last}",
+                "firstName": visit.who.first,
+                "lastName": visit.who.last,
+                "isCompany": False,
+                "receivesReviewRequests": not visit.opted_out,
+                "emails": [{"address": visit.who.email, "primary": True}],
+                "phones": [],
+            },
+            "invoice": {"amounts": {"paymentsTotal": float(visit.paid or 0)}} if visit in self.billed else None,
+        }
+
+    def item(self, kind: str) -> str:
+        return b64encode(f"gid://Jobber/{kind}/{self.mint()}".encode()).decode()
+
+    def say(self, topic: str, item: str) -> None:
+        told = {"topic": topic, "accountId": "MTIzNDU=", "itemId": item, "occurredAt": written(self.now)}
+        self.ring({"data": {"webHookEvent": told}}, f"{topic} {item}")

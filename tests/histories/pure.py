@@ -1,0 +1,108 @@
+"""A history through the part that computes: believe, translate, fold, wanted. No I/O, so there can be many; what is fetched
+is the record of some moment after its event."""
+
+import itertools
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from random import Random
+from typing import Any
+
+from app.delivery import Delivery
+from app.intake import believe
+from app.settings import Entrance
+from app.sources import Ignored, load
+from app.visits.merge import Said, Wanted, fold, wanted
+from app.visits.words import VisitChange, encode_change
+from tests.histories import SOME_TIME, Life, Ring, Visit
+from tests.histories.run import life_of, settings_for
+
+ENTRANCES = settings_for("redis://127.0.0.1", "http://127.0.0.1", "http://127.0.0.1").entrances
+ORDERS = 4
+Changes = list[tuple[str, VisitChange]]
+
+
+def problems(source: str, seed: int, ties: bool = False) -> list[str]:
+    """What is wrong with what a seed's history becomes; with ties, only whether the order of arrival matters."""
+    life, steps = life_of(source, seed, ties)
+    changes = [*_changes(ENTRANCES[source], life, steps, Random(f"{source} {seed} pure"))]
+    dice = Random(seed)
+    found = [_visits(changes)]
+    for _ in range(ORDERS):
+        arrived = changes + dice.choices(changes, k=3) if changes else []
+        dice.shuffle(arrived)
+        found.append(_visits(arrived))
+    wrong = [f"another order, another visit: {one} {found[0]}" for one in found if one != found[0]]
+    expected = {visit.id: visit for visit in life.visits}
+    if not ties:
+        wrong += [f"{id} is no visit" for id in found[0].keys() - expected.keys()]
+        wrong += itertools.chain.from_iterable(_unlike(visit, found[0].get(id)) for id, visit in expected.items())
+    return [f"{source} {seed}: {each}" for each in wrong]
+
+
+def _changes(entrance: Entrance, life: Life, steps: int, dice: Random) -> Iterator[tuple[str, VisitChange]]:
+    """All that is said, with who said it. A fetch comes at any time after its event, some twice."""
+    waiting: list[tuple[int, Ring]] = []
+    clock, number, rings_again = datetime(2026, 11, 1, tzinfo=UTC), 0, not life.tells_all
+    while steps or waiting or rings_again:
+        if not (steps or waiting):
+            waiting, rings_again = [(number + again, ring) for again, ring in enumerate(life.rung)], False
+        elif steps and (not waiting or dice.random() < 0.6):
+            steps -= 1
+            for ring in life.step():
+                waiting += [(number, ring)] * dice.choice((1, 1, 1, 2))
+                number += 1
+            continue
+        if not waiting:
+            continue
+        origin, ring = waiting.pop(dice.randrange(len(waiting)))
+        clock += timedelta(microseconds=dice.randrange(1, 10**8))
+        yield from ((f"d{origin}.{part}", each) for part, each in enumerate(_said(entrance, life, ring, clock)))
+
+
+def _said(entrance: Entrance, life: Life, ring: Ring, clock: datetime) -> list[VisitChange]:
+    headers = tuple((name.encode(), value.encode()) for name, value in ring.headers.items())
+    event = believe(entrance, Delivery(entrance.name, entrance.name, headers, ring.body, clock))
+    tool, said = load()[entrance.name], list[VisitChange]()
+    for get in (tool.fetch(event) if tool.fetch else []) or [None]:
+        key = get and (get.variables.get("id") or get.path.rpartition("/")[2])
+        looked = event.with_record(life.answer(key) if life.owns(key) else None, clock) if key else event
+        meaning = tool.translate(looked)
+        said += [] if isinstance(meaning, Ignored) else meaning
+    return said
+
+
+def _visits(changes: Changes) -> dict[str, Wanted]:
+    """The visits by their first ids. How often an id was renamed is counted along its links."""
+    before = {change.visit_id: change.continues for _, change in changes if change.continues}
+
+    def line(id: str) -> list[str]:
+        return [id, *line(before[id])] if id in before else [id]
+
+    said: dict[str, list[Said]] = {}
+    for origin, change in changes:
+        *later, first = line(change.visit_id)
+        said.setdefault(first, []).append(Said.read(origin, encode_change(change), len(later)))
+    return {first: wanted(fold(those)) for first, those in said.items()}
+
+
+def _unlike(visit: Visit, want: Wanted | None) -> Iterator[str]:
+    can_be_made = bool(want and want.has_date and (want.contact.id or want.contact.email))
+    if visit.is_gone:
+        if not want or not want.is_off:
+            yield f"{visit.id} is gone and yet wanted: {want}"
+        return
+    if can_be_made != visit.can_be_made and not visit.is_off:
+        yield f"{visit.id} can be made: {can_be_made}, and should: {visit.can_be_made}"
+    if want and (visit.can_be_made or not visit.is_off):
+        yield from _fields(visit, want)
+
+
+def _fields(visit: Visit, want: Wanted) -> Iterator[str]:
+    shown: dict[str, Any] = visit.shown()
+    for name in shown.keys() | want.fields.keys():
+        is_said = want.fields.get(name)
+        if is_said != shown.get(name) and not (is_said and shown.get(name) == SOME_TIME):
+            yield f"{visit.id}: {name} is {is_said}, and should be {shown.get(name)}"
+    whose = visit.who and (visit.who.id or visit.who.email)
+    if (want.contact.id or want.contact.email) != whose:
+        yield f"{visit.id} is {want.contact.id or want.contact.email}'s, and should be {whose}'s"

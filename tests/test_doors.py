@@ -1,0 +1,218 @@
+"""Hooks of tools that sign nothing, or not for us alone: their addresses, what they need, and what the doctor says."""
+
+import json
+import logging
+from collections import defaultdict
+from typing import Any
+
+import httpx
+import pytest
+from click.testing import CliRunner
+from rig import Rig
+
+from app.cli import main
+from app.connection import Redis
+from app.doctor import _hooks
+from app.intake import Intake
+from app.ledger import Ledger
+from app.refusals import Refusals
+from app.settings import SettingsError, read
+from app.sources import BadSource, Source, _tool, load, specimens
+
+REDIS = {"REDIS_URL": "redis://127.0.0.1:6379"}
+SERVICEM8 = {
+    "HOOKS__SERVICEM8__SECRETS": specimens("servicem8")["secret"],
+    "HOOKS__SERVICEM8__TIMEZONE": "Australia/Sydney",
+    "SECRET_KEY": specimens("servicem8")["secret_key"],
+}
+TOKEN = specimens("servicem8")["token"]
+GOHIGHLEVEL = {
+    "HOOKS__GOHIGHLEVEL__SECRETS": specimens("gohighlevel")["secret"],
+    "HOOKS__GOHIGHLEVEL__TENANTS": "loc_1",
+}
+
+
+def problems(**environ: str) -> dict[str, str]:
+    with pytest.raises(SettingsError) as wrong:
+        read({**REDIS, **environ})
+    return {problem.name: problem.rule for problem in wrong.value.problems}
+
+
+def without(environ: dict[str, str], name: str) -> dict[str, str]:
+    return {key: value for key, value in environ.items() if key != name}
+
+
+# -- the address --
+
+
+def test_the_command_line_prints_the_address_of_a_hook_with_its_token() -> None:
+    env = {**SERVICEM8, "PUBLIC_URL": "https://hooks.example.com"}
+
+    ran = CliRunner().invoke(main, ["hook-url", "servicem8"], env=env)
+
+    assert (0, f"https://hooks.example.com/hooks/servicem8/{TOKEN}\n") == (ran.exit_code, ran.stdout)
+
+
+def test_where_a_tool_signs_the_address_has_no_token() -> None:
+    env = {"HOOKS__CALCOM__SECRETS": "x", "PUBLIC_URL": "https://hooks.example.com", "SECRET_KEY": "a-key-of-sixteen-"}
+
+    ran = CliRunner().invoke(main, ["hook-url", "calcom"], env=env)
+
+    assert "https://hooks.example.com/hooks/calcom\n" == ran.stdout
+
+
+def test_a_hook_that_is_not_there_has_no_address() -> None:
+    assert 5 == CliRunner().invoke(main, ["hook-url", "nobody"]).exit_code
+
+
+async def knock(redis: Redis, path: str, method: str = "POST", **env: str) -> httpx.Response:
+    settings = read({**REDIS, **SERVICEM8, "HOOKS__CALCOM__SECRETS": "x", **env})
+    ledger = Ledger(redis, keep_days=30)
+    door = Intake(settings, defaultdict(lambda: ledger), Refusals(redis))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(door), base_url="http://door") as client:
+        content = b'{"object":"company","entry":[]}' if method == "POST" else b""
+        return await client.request(method, path, content=content, headers={"content-type": "application/json"})
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        (f"/hooks/servicem8/{TOKEN}", 200),
+        ("/hooks/servicem8", 401),
+        ("/hooks/servicem8/", 401),
+        (f"/hooks/servicem8/{TOKEN}x", 401),
+        (f"/hooks/servicem8/{TOKEN}/", 401),
+        (f"/hooks/servicem8/{TOKEN[:-1]}", 401),
+        ("/hooks/servicem8/%C3%A9", 401),
+        (f"/hooks/nobody/{TOKEN}", 404),
+        (f"/hooks/calcom/{TOKEN}", 404),
+    ],
+)
+async def test_the_door_opens_to_the_whole_address_only(redis: Redis, path: str, status: int) -> None:
+    assert status == (await knock(redis, path)).status_code
+
+
+async def test_the_token_of_an_address_is_in_no_log(redis: Redis, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+
+    for path in (f"/hooks/servicem8/{TOKEN}", f"/hooks/calcom/{TOKEN}", f"/hooks/nobody/{TOKEN}"):
+        await knock(redis, path)
+
+    assert TOKEN not in "".join(str(record.__dict__) for record in caplog.records if record.name.startswith("doorbell"))
+
+
+async def test_a_new_secret_and_a_new_key_leave_the_old_address_open_while_both_are_set(redis: Redis) -> None:
+    both = {
+        "HOOKS__SERVICEM8__SECRETS": f"new {specimens('servicem8')['secret']}",
+        "SECRET_KEY": f"a-newer-key-of-ours {specimens('servicem8')['secret_key']}",
+    }
+
+    assert 200 == (await knock(redis, f"/hooks/servicem8/{TOKEN}", **both)).status_code
+    assert 401 == (await knock(redis, f"/hooks/servicem8/{TOKEN}", SECRET_KEY="a-newer-key-of-ours")).status_code
+
+
+# -- what such a hook needs --
+
+
+def test_an_address_with_a_token_needs_a_key_that_cannot_be_guessed() -> None:
+    assert "is needed, because ServiceM8 signs nothing" in problems(**without(SERVICEM8, "SECRET_KEY"))["SECRET_KEY"]
+    assert "must have 16 characters or more" == problems(**{**SERVICEM8, "SECRET_KEY": "short"})["SECRET_KEY"]
+
+
+def test_what_a_source_needs_is_asked_for() -> None:
+    missing = problems(**without(SERVICEM8, "HOOKS__SERVICEM8__TIMEZONE"))
+    assert {"HOOKS__SERVICEM8__TIMEZONE": "is needed for ServiceM8"} == missing
+    missing = problems(**without(GOHIGHLEVEL, "HOOKS__GOHIGHLEVEL__TENANTS"))
+    assert {"HOOKS__GOHIGHLEVEL__TENANTS": "is needed for GoHighLevel"} == missing
+
+
+def test_a_hook_without_a_secret_needs_nothing() -> None:
+    assert not read({**REDIS, "HOOKS__SERVICEM8__CREDENTIALS__TOKEN": "smk-x"}).entrances
+
+
+def test_tenants_are_only_for_tools_that_name_them() -> None:
+    wrong = problems(HOOKS__CALENDLY__SECRETS="x", HOOKS__CALENDLY__TENANTS="me")
+
+    assert {"HOOKS__CALENDLY__TENANTS": "Calendly does not say which account rings"} == wrong
+
+
+def test_a_refresh_token_is_kept_under_a_key() -> None:
+    assert "SECRET_KEY" in problems(HOOKS__JOBBER__SECRETS="x", HOOKS__JOBBER__CREDENTIALS__REFRESH_TOKEN="r")
+
+
+def test_a_credential_that_a_tool_has_no_use_for_is_told() -> None:
+    assert "HOOKS__ACUITY__CREDENTIALS__REFRESH_TOKEN" in problems(HOOKS__ACUITY__CREDENTIALS__REFRESH_TOKEN="r")
+
+
+# -- what is said of it --
+
+
+def test_the_doctor_says_that_nothing_proves_the_body() -> None:
+    [said] = [check for check in _hooks(read({**REDIS, **SERVICEM8})) if check.result == "warn"]
+
+    assert "ServiceM8 proves nothing of the body" in said.detail
+
+
+def test_the_doctor_is_content_with_what_a_token_can_be_got_from() -> None:
+    given = {f"HOOKS__JOBBER__CREDENTIALS__{name}": "x" for name in ("CLIENT_ID", "CLIENT_SECRET", "REFRESH_TOKEN")}
+    secret = {"HOOKS__JOBBER__SECRETS": "x", "SECRET_KEY": "a-key-of-sixteen-"}
+
+    assert [] == _hooks(read({**REDIS, **secret, **given}))
+    [said] = _hooks(read({**REDIS, **secret}))
+    assert ("fail", 3) == (said.result, said.fix.count("HOOKS__JOBBER__CREDENTIALS__"))
+
+
+@pytest.mark.parametrize("name", load())
+def test_the_command_line_tells_how_a_tool_and_the_door_deal_with_one_another(name: str) -> None:
+    source = load()[name].source
+
+    said = CliRunner().invoke(main, ["sources", name]).stdout
+
+    assert f"it hears {source.busy} and tries again" in said
+    assert f"answered within {source.answer_within_s:g} s" in said
+    assert "{url}" not in said
+
+
+def test_the_list_of_sources_has_what_each_proves_and_waits_for() -> None:
+    said = [json.loads(line) for line in CliRunner().invoke(main, ["sources", "--json"]).stdout.splitlines()]
+
+    [servicem8] = [row for row in said if row["source"] == "servicem8"]
+    assert {"evidence": "recalled", "proves": "nothing", "busy": 503, "within_s": 3.0}.items() <= servicem8.items()
+
+
+# -- a module that cannot work is told by name --
+
+
+def test_a_source_that_needs_tenants_says_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    good = load()["zoom"].source
+    broken = {field: getattr(good, field) for field in Source.__dataclass_fields__}
+    module: Any = type("module", (), {"SOURCE": Source(**{**broken, "needs": ("TENANTS",), "tenant": None})})
+    module.translate = staticmethod(lambda event: [])
+    monkeypatch.setattr("importlib.import_module", lambda _: module)
+
+    with pytest.raises(BadSource, match=r"app/sources/zoom\.py needs TENANTS"):
+        _tool("zoom")
+
+
+# -- ringing ourselves, as the tool would --
+
+
+@pytest.mark.parametrize(
+    ("source", "specimen", "status"),
+    [
+        ("servicem8", "a job is booked", 202),
+        ("servicem8", "an add-on gets the same", 202),
+        ("servicem8", "the subscription is tried", 200),
+        ("gohighlevel", "an appointment is booked", 202),
+        ("zoom", "Zoom validates", 200),
+        ("zoom", "an invitee books", 202),
+    ],
+)
+def test_a_specimen_rings_as_its_tool_would(rig: Rig, source: str, specimen: str, status: int) -> None:
+    zoom = {"HOOKS__ZOOM__SECRETS": specimens("zoom")["secret"]}
+    env = {**SERVICEM8, **GOHIGHLEVEL, **zoom, "HOOKS__GOHIGHLEVEL__TENANTS": specimens("gohighlevel")["tenants"]}
+    door = rig.web(**env)
+
+    ran = rig.doorbell("ring", source, specimen, "--to", f"{door.url}/hooks/{source}", **env)
+
+    assert (0, f"answered {status}") == (ran.returncode, ran.stderr.strip())

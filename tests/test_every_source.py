@@ -1,0 +1,315 @@
+"""Every source from end to end: its specimens ring at the real door, a server plays the tool's API with their records, the
+worker fetches and applies, and the sandbox shows the visit. Nothing here names a tool."""
+
+import contextlib
+import json
+import socket
+import threading
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator, Mapping
+from datetime import datetime
+from typing import Any
+from urllib.parse import parse_qsl
+
+import httpx
+import pytest
+import uvicorn
+from rig import Rig, Server
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from test_apply import World, a_world
+from test_sources import BY_TOOL, TOOLS, Specimen
+
+from app.connection import Redis
+from app.intake import Intake
+from app.reading import Json
+from app.refusals import Refusals
+from app.sources import Get
+from app.visits.words import external_id
+
+every_source = pytest.mark.parametrize("name", [name for name in TOOLS if BY_TOOL[name]])
+
+Asked = tuple[str, str, str, str]
+
+
+class Api:
+    """A tool's API: what stands at what is asked for. seen: the headers that came."""
+
+    def __init__(self) -> None:
+        self.records: dict[Asked, Any] = {}
+        self.seen: list[dict[str, str]] = []
+        self.token: dict[str, Any] = {}
+
+    async def serve(self, request: Request) -> Response:
+        self.seen.append(dict(request.headers))
+        body = (await request.body()).decode()
+        if request.url.path == "/token":
+            return JSONResponse(self.token)
+        params = json.dumps(sorted(parse_qsl(request.url.query)))
+        record = self.records.get((request.method, request.url.path, params, _plain(body)))
+        return PlainTextResponse("no such record", 404) if record is None else JSONResponse(record)
+
+    def keep(self, specimen: Specimen) -> None:
+        """Its records stand from now on, each where the source asks for it."""
+        records = specimen.told.get("records", {})
+        for get in specimen.gets():
+            record = records[get.name]
+            others = get.then(Json(record, "record")) if record is not None else {}
+            for one in (get, *others.values()):
+                self.records[asked(one)] = records[one.name]
+
+
+def asked(get: Get) -> Asked:
+    """The request that a Get means."""
+    params = json.dumps(sorted((name, value) for name, value in get.params.items()))
+    params = json.dumps([[name, value] for name, value in json.loads(params)])
+    if get.query:
+        return "POST", "/", params, _plain(json.dumps({"query": get.query, "variables": dict(get.variables)}))
+    path = "/" + (get.path if get.at is None else get.at)
+    if get.json is not None:
+        return "POST", path, params, _plain(json.dumps(get.json))
+    if get.form is not None:
+        return "POST", path, params, _plain("&".join(f"{n}={v}" for n, v in get.form.items()))
+    return "GET", path, params, ""
+
+
+def _plain(body: str) -> str:
+    """A body whatever its spelling: JSON, or a form."""
+    try:
+        return json.dumps(json.loads(body), sort_keys=True)
+    except ValueError:
+        return json.dumps(sorted(parse_qsl(body))) if body else ""
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[tuple[Api, str]]:
+    api = Api()
+    app = Starlette(routes=[Route("/{path:path}", api.serve, methods=["GET", "POST"])])
+    server = uvicorn.Server(uvicorn.Config(app, lifespan="off", ws="none", log_config=None, access_log=False))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.005)
+        yield api, f"http://127.0.0.1:{listening.getsockname()[1]}"
+        server.should_exit = True
+        thread.join(5)
+
+
+@pytest.fixture(scope="module")
+def hands(redis_url: str, sandbox: Server) -> Iterator[Rig]:
+    rig = Rig(redis_url, sandbox)
+    yield rig
+    rig.http.close()
+
+
+class Doorstep(World):
+    """A world with a door, and one tool behind it."""
+
+    def __init__(self, redis: Redis, rig: Rig, api: Api, url: str) -> None:
+        super().__init__(redis, rig)
+        self.api, self.url = api, url
+
+    def configure(self, specimen: Specimen, **more: str) -> None:
+        """As whoever connects this tool would; a signed time is never too old, for the specimens are."""
+        source, hook = specimen.tool.source, f"HOOKS__{specimen.tool.name.upper()}"
+        credentials = {f"{hook}__CREDENTIALS__{name}": f"{name}-for-tests" for name in source.credential_names}
+        if source.exchange:
+            credentials = {f"{hook}__CREDENTIALS__{n}": "x-for-tests" for n in source.missing({}) if source.credentials}
+            credentials |= {f"{hook}__CREDENTIALS__{name}": f"{name}-for-tests" for name in source.credentials.names}  # type: ignore[union-attr]
+        given = {
+            f"{hook}__SECRETS": specimen.secret,
+            f"{hook}__TOLERANCE": "9000000000",
+            f"{hook}__API_URL": self.url,
+            f"{hook}__TIMEZONE": specimen.of("timezone"),
+            f"{hook}__TENANTS": specimen.of("tenants"),
+            "PUBLIC_URL": specimen.of("public_url") or "https://hooks.example.com",
+            "SECRET_KEY": specimen.of("secret_key") or "a key of ours for tests".replace(" ", "-"),
+            **credentials,
+            **more,
+        }
+        self.set(**{name: value for name, value in given.items() if value})
+
+    async def ring(self, specimen: Specimen, **other: Any) -> httpx.Response:
+        """As it was recorded, signature and all; other: what is sent instead."""
+        door = Intake(self.context.settings, defaultdict(lambda: self.ledger), Refusals(self.redis))
+        delivery = specimen.delivery
+        token = other.get("token", delivery.token)
+        path = f"/hooks/{specimen.tool.name}" + (f"/{token}" if token else "")
+        lines = [(name.decode(), value.decode("latin-1")) for name, value in delivery.headers]
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(door), base_url="http://door") as client:
+            method, query = other.get("method", delivery.method), delivery.query.decode()
+            content = b"" if method in ("GET", "HEAD") else other.get("raw", delivery.raw)
+            return await client.request(method, path + (query and f"?{query}"), content=content, headers=lines)
+
+
+@pytest.fixture
+async def world(redis: Redis, hands: Rig, served: tuple[Api, str]) -> AsyncIterator[Doorstep]:
+    api, url = served
+    api.records, api.seen = {}, []
+    async with a_world(redis, hands):
+        world = Doorstep(redis, hands, api, url)
+        yield world
+        await world.wire.aclose()
+
+
+@contextlib.asynccontextmanager
+async def alone(world: Doorstep) -> AsyncIterator[None]:
+    """Nothing rang before."""
+    await world.redis.command("FLUSHDB")
+    world.rig.http.post(f"{world.rig.sandbox.url}/_sandbox/reset")
+    world.api.records.clear()
+    yield
+
+
+def by_visit(changes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What a delivery says of each visit, where it says several things: the later over the earlier."""
+    together: dict[str, dict[str, Any]] = {}
+    for change in sorted(changes, key=lambda change: change.get("order", 0)):
+        together.setdefault(change.get("named") or change["visit_id"], {}).update(change)
+    return list(together.values())
+
+
+def stands(change: Mapping[str, Any]) -> bool:
+    """Is a visit to be made of this alone?"""
+    is_off = change.get("date_cancelled") or change.get("no_show") or change.get("opted_out")
+    has_date = change.get("time_scheduled") or change.get("time_completed")
+    return bool(has_date and not is_off and change.get("contact", {}).keys() & {"id", "email"})
+
+
+@every_source
+async def test_every_specimen_becomes_its_visit(world: Doorstep, name: str) -> None:
+    for specimen in BY_TOOL[name]:
+        if specimen.is_handshake or specimen.is_answered:
+            continue
+        async with alone(world):
+            world.configure(specimen)
+            world.api.keep(specimen)
+
+            answer = await world.ring(specimen)
+            await world.run()
+
+            assert answer.status_code in (200, 202), (specimen.told["name"], answer.text)
+            assert await _unforeseen(world) == [], specimen.told["name"]
+            expected = by_visit(specimen.expect if isinstance(specimen.expect, list) else [])
+            made = {visit["external_id"]: visit for visit in world.rig.visits()}
+            wanted = {_name(name, change): change for change in expected if stands(change)}
+            assert wanted.keys() == made.keys(), specimen.told["name"]
+            for external, change in wanted.items():
+                for field in ("time_scheduled", "time_completed", "amount_collected"):
+                    said = change.get(field)
+                    assert _same(said, made[external].get(field)), (specimen.told["name"], field)
+
+
+def _name(source: str, change: Mapping[str, Any]) -> str:
+    return str(change.get("named") or external_id(source, change.get("continues") or change["visit_id"]))
+
+
+def _same(said: Any, stands: Any) -> bool:
+    if not said or not stands:
+        return not said and not stands
+    try:
+        return datetime.fromisoformat(said) == datetime.fromisoformat(stands)
+    except ValueError:
+        return float(said) == float(stands)
+
+
+async def _unforeseen(world: Doorstep) -> list[str]:
+    """What is neither done nor waits for something that no single delivery brings."""
+    foreseen = {"contact_unknown", "time_unknown", "record not there yet"}
+    works = [work for state in ("parked", "waiting", "held") for work in await world.ledger.works(state)]  # type: ignore[arg-type]
+    reasons = [(await world.ledger.member(work)).reason for work in works]
+    return [reason for reason in reasons if reason not in foreseen]
+
+
+@every_source
+async def test_a_repeat_of_a_delivery_is_told_so(world: Doorstep, name: str) -> None:
+    specimen = next(found for found in BY_TOOL[name] if isinstance(found.expect, list))
+    world.configure(specimen)
+
+    first, again = await world.ring(specimen), await world.ring(specimen)
+
+    assert (202, 200) == (first.status_code, again.status_code)
+    assert {"delivery": first.json()["delivery"], "repeat": True} == again.json()
+
+
+@every_source
+async def test_a_stranger_is_refused_and_nothing_is_written(world: Doorstep, name: str) -> None:
+    specimen = next(found for found in BY_TOOL[name] if isinstance(found.expect, list))
+    world.configure(specimen)
+    bare = {"raw": b"{}"} if specimen.is_proof_in_body else {}
+    stranger = Specimen(
+        specimen.tool, specimen.file, specimen.url, specimen.without(*specimen.signing_headers), specimen.told
+    )
+
+    answer = await world.ring(stranger, token="", **bare)
+
+    assert 401 == answer.status_code
+    assert [] == await world.redis.command("KEYS", "db:delivery:*")
+
+
+@every_source
+async def test_handshakes_are_answered_at_the_door_and_write_nothing(world: Doorstep, name: str) -> None:
+    for specimen in BY_TOOL[name]:
+        if not (specimen.is_handshake or specimen.is_answered):
+            continue
+        world.configure(specimen)
+
+        answer = await world.ring(specimen)
+
+        assert (200, specimen.expect.get("answer", "{}")) == (answer.status_code, answer.text), specimen.told["name"]
+        if specimen.is_answered:
+            gone = Specimen(
+                specimen.tool, specimen.file, specimen.url, specimen.without(*specimen.signing_headers), specimen.told
+            )
+            assert 401 == (await world.ring(gone, token="")).status_code
+    assert [] == await world.redis.command("KEYS", "db:delivery:*")
+
+
+@every_source
+async def test_only_the_methods_that_a_tool_probes_with_are_answered(world: Doorstep, name: str) -> None:
+    specimen = next(found for found in BY_TOOL[name] if isinstance(found.expect, list))
+    world.configure(specimen)
+
+    for method in ("GET", "HEAD", "PUT", "DELETE"):
+        answer = await world.ring(specimen, method=method)
+
+        assert (200 if method in specimen.tool.source.probes else 405) == answer.status_code, method
+
+
+@every_source
+async def test_where_events_name_their_tenant_those_of_others_are_ignored(world: Doorstep, name: str) -> None:
+    if not TOOLS[name].source.tenant:
+        return
+    specimen = next(found for found in BY_TOOL[name] if isinstance(found.expect, list))
+    world.configure(specimen, **{f"HOOKS__{name.upper()}__TENANTS": "somebody-else"})
+
+    answer = await world.ring(specimen)
+
+    assert (200, "another account") == (answer.status_code, answer.json().get("ignored"))
+
+
+@every_source
+async def test_a_token_that_expires_is_got_and_shown(world: Doorstep, name: str) -> None:
+    exchange = TOOLS[name].source.exchange
+    if exchange is None:
+        return
+    specimen = next(found for found in BY_TOOL[name] if found.told.get("gets") and isinstance(found.expect, list))
+    hook = f"HOOKS__{name.upper()}__"
+    world.configure(specimen, **{f"{hook}CREDENTIALS__TOKEN": "", f"{hook}TOKEN_URL": f"{world.url}/token"})
+    world.api.keep(specimen)
+    token: Any = "a-fresh-token"
+    for step in reversed(exchange.at):
+        token = {step: token}
+    world.api.token = token
+
+    await world.ring(specimen)
+    await world.run()
+
+    asked, *records = world.api.seen
+    assert not any("a-fresh-token" in value for value in asked.values())
+    assert records
+    assert all(any("a-fresh-token" in value for value in headers.values()) for headers in records)
