@@ -11,6 +11,7 @@ import orjson
 
 from app.connection import RedisDown
 from app.ledger import new_id
+from app.operations import Operations
 from app.queue import WORKERS
 from app.tally import FLUSH_EVERY_S
 from jobs.context import Context
@@ -20,6 +21,7 @@ log = logging.getLogger("doorbell.sweep")
 SWEEP_EVERY_S = 0.5
 GATE_EVERY_S = 0.5
 ADOPT_EVERY_S = 20.0
+OPERATIONS_EVERY_S = 0.5
 HEARTBEAT_EVERY_S, HEARTBEAT_S = 10.0, 30
 
 
@@ -29,6 +31,8 @@ async def keep_sweeping(context: Context) -> None:
         group.create_task(_every(SWEEP_EVERY_S, lambda: _sweep(context)))
         group.create_task(_every(GATE_EVERY_S, lambda: _open_gates(context)))
         group.create_task(_every(ADOPT_EVERY_S, lambda: _adopt(context)))
+        operations = Operations(context.ledger, context.settings)
+        group.create_task(_every(OPERATIONS_EVERY_S, operations.carry_out_next))
         group.create_task(_every(HEARTBEAT_EVERY_S, Heartbeat(context).beat))
         group.create_task(_every(FLUSH_EVERY_S, lambda: context.tally.flush(context.ledger.redis)))
 

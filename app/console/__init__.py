@@ -2,11 +2,12 @@
 
     access.py       who gets in, and what they may do
     reading.py      the pages that show          acting.py     the forms that do
+    planning.py   replays and discards: the plan, and what came of it
     overview.py     the verdict and its numbers  lists.py      deliveries and failures, filtered, page by page
     redaction.py    a body without anybody's data             audit_log.py   who did what
     templates/, static/   all that a browser gets
 
-Every page is a line of a table (PAGES in reading.py, ACTIONS in acting.py) that names its role; here, around each of
+Every page is a line of a table (PAGES, ACTIONS) that names its role; here, around each of
 them, stands what is the same for all: closed unless configured, who it is, roles, forms, headers, and trouble.
 """
 
@@ -19,7 +20,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from app.connection import RedisDown
-from app.console import acting, reading
+from app.console import acting, planning, reading
 from app.console.access import HEADERS
 from app.console.desk import Ask, Desk, Page
 from app.intake import Refused, read_body
@@ -28,6 +29,9 @@ from app.settings import Settings
 
 #: The largest form; that of logging in holds one password.
 LARGEST_FORM, LARGEST_LOGIN = 65_536, 4_096
+
+#: Every one, for whoever wants to know that none was forgotten.
+ALL_PAGES = (*reading.PAGES, *planning.PAGES, *acting.ACTIONS, *planning.ACTIONS)
 
 log = logging.getLogger("doorbell.console")
 
@@ -39,7 +43,7 @@ class Console:
         self.desk = Desk(settings, ledger)
 
     def routes(self) -> list[Route]:
-        return [self._route(page) for page in (*reading.PAGES, *acting.ACTIONS)]
+        return [self._route(page) for page in ALL_PAGES]
 
     async def close(self) -> None:
         await self.desk.close()

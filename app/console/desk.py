@@ -19,6 +19,7 @@ from app.console.access import Access, User
 from app.console.audit_log import AuditLog
 from app.explain import Explain, moment
 from app.ledger import Ledger
+from app.operations import Operations
 from app.settings import Settings
 from app.sources import load
 from app.visits.client import http_client
@@ -62,6 +63,7 @@ class Desk:
         self.access = Access(settings, ledger.redis)
         self.audit_log = AuditLog(ledger.redis)
         self.explain = Explain(ledger, settings)
+        self.operations = Operations(ledger, settings)
         self._templates = _environment()
         self._http: httpx.AsyncClient | None = None
 

@@ -184,11 +184,11 @@ class Lists:
             group.first, group.last = min(group.first, since), max(group.last, since)
         return sorted(groups.values(), key=lambda group: -group.count)
 
-    async def count(self, filter: Filter) -> int:
-        """How much work a filter of `works` fits."""
+    async def count(self, filter: Filter, until: float = float("inf")) -> int:
+        """How much work a filter of `works` fits. until: in ms; what came later is left out."""
         asked = await self._reasons(filter.state or "parked")
         return sum(
-            filter.reason in reason and filter.source in ("", source) and since >= filter.since_ms
+            filter.reason in reason and filter.source in ("", source) and filter.since_ms <= since <= until
             for _, source, reason, since in asked
         )
 

@@ -13,9 +13,11 @@ from app.console import overview as overviews
 from app.console import redaction
 from app.console.desk import STATIC, Ask, Desk, Page, segment, span
 from app.console.lists import DONE, OPEN, PAGE, Filter, Found, Lists
+from app.console.planning import steps_of
 from app.explain import Explain, Row
 from app.ledger import Gone
 from app.refusals import NEWEST
+from app.selection import Selection
 from app.settings import Settings
 from app.sources import load, specimens
 
@@ -117,6 +119,8 @@ async def show_delivery(desk: Desk, ask: Ask, id: str, is_revealed: bool = False
         timeline=[attempt for attempt in timeline if (attempt["at"] or "") >= (story["at"] or "")],
         body=redaction.body(raw, is_revealed),
         is_revealed=is_revealed,
+        steps=await steps_of(desk, Selection(ids=(id,))),
+        is_open=any(change["state"] in ("parked", "waiting", "held", "queued") for change in story["changes"]),
     )
 
 
