@@ -98,8 +98,12 @@ class Operations:
 
     async def cancel(self, id: str) -> None:
         """What was put back to work stays so; the rest is left alone. Raises Gone."""
-        if (await self.one(id)).is_open:
+        operation = await self.one(id)
+        if operation.is_open:
             await self._redis.command("HSET", f"db:operation:{id}", "cancel", 1)
+        if operation.state == "queued":
+            await self._keep(replace(operation, state="cancelled"))
+            await self._redis.command("ZREM", OPEN, id)
 
     # -- for the worker --
 

@@ -20,6 +20,8 @@ from app.visits.words import external_id
 PAGE = 50
 #: A page gives up looking after so many rows that do not fit, and says where it stopped.
 MOST_LOOKED_AT = 400
+#: Or after so many whose heads alone told that they do not.
+MOST_HEADS = 20_000
 #: More failures than this are counted, but not sorted by their reasons.
 MOST_GROUPED = 20_000
 
@@ -110,8 +112,9 @@ class Lists:
             return await self.works(filter)
         keys = [f"db:deliveries:{hook}" for hook in ([filter.hook] if filter.hook else self._settings.hooks)]
         rows: list[Row] = []
-        looked, last = 0, ""
+        looked, heads, last = 0, 0, ""
         async for page in self._newest(keys, filter):
+            heads += len(page)
             metas = await self._metas([id for _, id in page])
             fitting = [(at, id) for (at, id), meta in zip(page, metas, strict=True) if _fits(filter, meta)]
             # In handfuls: a page is full before all of them were asked for.
@@ -124,8 +127,10 @@ class Lists:
                             return Rows(rows, last)
                         rows.append(row)
                     last = f"{at:.0f}_{id}"
-                if looked >= MOST_LOOKED_AT and len(rows) < PAGE:
+                if looked >= MOST_LOOKED_AT:
                     return Rows(rows, last, given_up=True)
+            if heads >= MOST_HEADS:
+                return Rows(rows, f"{page[-1][0]:.0f}_{page[-1][1]}", given_up=True)
         return Rows(rows)
 
     async def works(self, filter: Filter) -> Rows:

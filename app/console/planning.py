@@ -1,7 +1,8 @@
 """What a replay or a discard would do, before anybody does it; and the operations that came of it."""
 
+import asyncio
 import time
-from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -31,7 +32,6 @@ class Plan:
     contact: str
     until: int
     count: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)
     steps: list[Step] = field(default_factory=list)
 
     @property
@@ -110,12 +110,12 @@ async def cancel(desk: Desk, ask: Ask) -> Response:
 async def steps_of(desk: Desk, selection: Selection, contact: str = "") -> list[Step]:
     """The first few, as far as they can be seen at once."""
     found: list[Step] = []
-    began = time.monotonic()
-    planning = Replay(desk.ledger, desk.settings, contact=contact).plan(selection)
-    async for step in planning:
-        found.append(step)
-        if len(found) >= SHOWN or time.monotonic() - began > LOOK_S:
-            break
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LOOK_S):
+            async for step in Replay(desk.ledger, desk.settings, contact=contact).plan(selection):
+                found.append(step)
+                if len(found) >= SHOWN:
+                    break
     return found
 
 
@@ -130,8 +130,7 @@ def _said(given: dict[str, str], ids: tuple[str, ...], until: int) -> Plan:
 async def _look(desk: Desk, planned: Plan) -> Plan:
     lists = Lists(desk.ledger, desk.settings, desk.explain)
     planned.count = len(planned.ids) or await lists.count(planned.filter, planned.until)
-    planned.steps = await steps_of(desk, planned.selection, planned.contact)
-    planned.reasons = Counter(step.reason or step.state for step in planned.steps)
+    planned.steps = await steps_of(desk, planned.selection, planned.contact) if planned.count else []
     return planned
 
 
