@@ -465,6 +465,40 @@ async def test_html_in_a_name_is_text(app: Any, path: str) -> None:
     assert "<script>alert" not in answer.text
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(f"/console/deliveries?before={odd}" for odd in ("nan_x", "inf_", "-inf_x", "1e400_", "9" * 400, "%00")),
+        *(f"/console/deliveries?since={odd}" for odd in ("0001-01-01T00:00", "9999-99-99", "9999-12-31T23:59", "x")),
+        *(f"/console/audit?before={odd}" for odd in ("x", "1-1-1", "%0d%0a", "9" * 30 + "-1")),
+        "/console/deliveries?state=deliveries:standard",
+        "/console/plan?do=replay&state=jobs",
+        "/console/plan?do=x&since=0001-01-01T00:00",
+        "/console/deliveries/newer?than=" + "9" * 400,
+        "/console/search?q=%ff%00",
+    ],
+)
+async def test_nonsense_in_an_address_is_no_defect(app: Any, delivery: str, path: str) -> None:
+    operator = Browser(app)
+    await operator.log_in()
+
+    assert 200 == (await operator.get(path)).status_code
+
+
+async def test_only_what_is_open_can_be_meant_by_a_form(app: Any, delivery: str, redis: Redis) -> None:
+    operator = Browser(app)
+    await operator.log_in()
+
+    for form in (
+        {"do": "discard", "state": "deliveries:standard", "expected": "1"},
+        {"do": "replay", "state": "parked", "expected": "5"},
+        {"do": "replay", "state": "parked", "expected": "0", "until": "9" * 15, "confirm": "0"},
+    ):
+        await operator.post("/console/operations", form)
+
+    assert [] == await redis.command("KEYS", "db:operation*")
+
+
 async def test_html_in_what_rang_is_text(app: Any) -> None:
     nasty = "<img src=x onerror=alert(1)>"
     raw = standard_body(

@@ -23,7 +23,7 @@ from app.connection import RedisDown
 from app.console import acting, planning, reading
 from app.console.access import HEADERS
 from app.console.desk import Ask, Desk, Page
-from app.intake import Refused, read_body
+from app.intake import BODY_S, Refused, read_body
 from app.ledger import Gone, Ledger
 from app.settings import Settings
 
@@ -88,7 +88,9 @@ class Console:
                 return self.desk.problem(ask, 403, "Not allowed", sentence)
             return await page.endpoint(self.desk, ask)
         except Refused as refused:
-            return self.desk.problem(ask, refused.status, "Not accepted", f"{refused}.")
+            response = self.desk.problem(ask, refused.status, "Not accepted", f"{refused}.")
+            response.headers.update(refused.headers)
+            return response
         except Gone:
             days = self.desk.settings.retention_days
             sentence = f"There is nothing of that name, or no longer: what is settled is kept for {days} days."
@@ -104,7 +106,11 @@ class Console:
 
     async def _form(self, page: Page, request: Request) -> dict[str, str]:
         most = LARGEST_LOGIN if page.role == "anybody" else LARGEST_FORM
-        raw = await read_body(request.receive, tuple(request.headers.raw), most)
+        try:
+            async with asyncio.timeout(BODY_S):
+                raw = await read_body(request.receive, tuple(request.headers.raw), most)
+        except TimeoutError:
+            raise Refused(408, "too_slow", "the form did not come in time", connection="close") from None
         try:
             fields = parse_qsl(raw.decode(), keep_blank_values=True, max_num_fields=500)
         except ValueError:

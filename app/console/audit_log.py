@@ -1,5 +1,6 @@
 """Who did what at the desk: a stream in Redis, the newest ten thousand lines of it."""
 
+import re
 from dataclasses import dataclass
 
 from app.connection import Redis
@@ -31,7 +32,8 @@ class AuditLog:
 
     async def newest(self, before: str = "", most: int = 50) -> list[Line]:
         """Newest first. before: the id of the last line that was seen."""
-        flat = await self._redis.command("XREVRANGE", KEY, f"({before}" if before else "+", "-", "COUNT", most)
+        start = f"({before}" if re.fullmatch(r"\d{1,15}-\d{1,15}", before) else "+"
+        flat = await self._redis.command("XREVRANGE", KEY, start, "-", "COUNT", most)
         return [_line(id.decode(), fields) for id, fields in flat]
 
 

@@ -2,6 +2,7 @@
 so that what arrives meanwhile moves nothing."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -43,7 +44,9 @@ class Filter:
 
     @classmethod
     def read(cls, given: Mapping[str, str]) -> "Filter":
-        return cls(**{name: given.get(name, "").strip()[:300] for name in cls.__dataclass_fields__})
+        """Whatever somebody wrote there: what is no state of ours is none."""
+        words = {name: given.get(name, "").strip()[:300] for name in cls.__dataclass_fields__}
+        return cls(**words | {"state": words["state"] if words["state"] in (*OPEN, *DONE) else ""})
 
     def query(self, **changes: str) -> str:
         """The address of the same list with these changes; a page begins anew unless it is said where."""
@@ -64,10 +67,7 @@ class Filter:
 
     def start(self) -> tuple[float, str]:
         score, _, name = self.before.partition("_")
-        try:
-            return float(score), name
-        except ValueError:
-            return float("inf"), ""
+        return (float(score), name) if re.fullmatch(r"\d{1,16}", score) else (float("inf"), "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ class Lists:
 
     async def works(self, filter: Filter) -> Rows:
         """What stands in a state that is not over: visits and events, with the delivery that waits in each."""
-        state = filter.state or "parked"
+        state = filter.state if filter.state in OPEN else "parked"
         keys = self._held() if state == "held" else [f"db:{state}"]
         rows: list[Row] = []
         last = ""
@@ -156,7 +156,7 @@ class Lists:
     async def newer(self, hooks: Iterable[str], than: str) -> int:
         """How many deliveries arrived after that one."""
         score = than.partition("_")[0]
-        if not score.isdecimal():
+        if not re.fullmatch(r"\d{1,16}", score):
             return 0
         keys = [f"db:deliveries:{hook}" for hook in hooks]
         counts = await asyncio.gather(*(self._redis.command("ZCOUNT", key, f"({score}", "+inf") for key in keys))
@@ -191,7 +191,7 @@ class Lists:
 
     async def count(self, filter: Filter, until: float = float("inf")) -> int:
         """How much work a filter of `works` fits. until: in ms; what came later is left out."""
-        asked = await self._reasons(filter.state or "parked")
+        asked = await self._reasons(filter.state if filter.state in OPEN else "parked")
         return sum(
             filter.reason in reason and filter.source in ("", source) and filter.since_ms <= since <= until
             for _, source, reason, since in asked

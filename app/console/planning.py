@@ -1,6 +1,7 @@
 """What a replay or a discard would do, before anybody does it; and the operations that came of it."""
 
 import asyncio
+import re
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -9,7 +10,7 @@ from datetime import UTC, datetime
 from starlette.responses import Response
 
 from app.console.desk import Ask, Desk, Page, number, span
-from app.console.lists import Filter, Lists
+from app.console.lists import OPEN, Filter, Lists
 from app.operations import Do, Order
 from app.replay import Replay, Step
 from app.selection import Selection
@@ -40,7 +41,7 @@ class Plan:
             return Selection(ids=self.ids)
         since = datetime.fromtimestamp(self.filter.since_ms / 1000, UTC) if self.filter.since_ms > 0 else None
         return Selection(
-            state=self.filter.state or "parked",
+            state=self.filter.state,
             source=self.filter.source,
             hook=self.filter.hook,
             reason=self.filter.reason,
@@ -55,7 +56,7 @@ class Plan:
     @property
     def told(self) -> str:
         """For the audit log."""
-        return " ".join(self.ids)[:250] if self.ids else self.filter.query() or "state=parked"
+        return " ".join(self.ids)[:250] if self.ids else self.filter.query()
 
 
 async def plan(desk: Desk, ask: Ask) -> Response:
@@ -67,11 +68,10 @@ async def plan(desk: Desk, ask: Ask) -> Response:
 async def start(desk: Desk, ask: Ask) -> Response:
     assert ask.user
     form = ask.form
-    until = form.get("until", "")
-    if not until.isdecimal() or len(until) > 15:
-        until = str(int(time.time() * 1000))
-    planned = await _look(desk, _said(form, tuple(form.get("ids", "").split())[:MOST_IDS], int(until)))
-    if form.get("expected") != str(planned.count):
+    now, given = int(time.time() * 1000), form.get("until", "")
+    until = min(now, int(given)) if re.fullmatch(r"[0-9]{1,15}", given) else now
+    planned = await _look(desk, _said(form, tuple(form.get("ids", "").split())[:MOST_IDS], until))
+    if not planned.count or form.get("expected") != str(planned.count):
         return await _show(desk, ask, planned, "Meanwhile the number changed. Nothing was done; look again.")
     if planned.must_be_typed and form.get("confirm", "").replace(",", "").strip() != str(planned.count):
         return await _show(desk, ask, planned, f"Type {number(planned.count)} to confirm. Nothing was done.")
@@ -123,7 +123,8 @@ def _said(given: dict[str, str], ids: tuple[str, ...], until: int) -> Plan:
     do: Do = "discard" if given.get("do") == "discard" else "replay"
     contact = given.get("contact", "").strip()
     is_id = contact.replace("_", "").isalnum() and contact.isascii() and len(contact) <= 80
-    filter = replace(Filter.read(given), before="")
+    filter = Filter.read(given)
+    filter = replace(filter, before="", state=filter.state if filter.state in OPEN else "parked")
     return Plan(do, filter, ids, contact if is_id else "", until)
 
 

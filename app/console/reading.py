@@ -302,18 +302,21 @@ async def show_source(desk: Desk, ask: Ask, name: str, rang: dict[str, Any] | No
             prints = [tally.fingerprint(secret) for secret in entrance.hook.secrets]
             secrets = [{"fingerprint": one, "matched": matched.get(one.encode())} for one in prints]
             hooks.append({"name": entrance.name, "secrets": secrets})
+    address = hooks[0]["name"] if hooks else name
     return desk.page(
         ask,
         "source.html",
         tool=tool,
         hooks=hooks,
         base=_base(desk, ask),
-        setup=tool.source.setup.replace(
-            "{url}", f"{_base(desk, ask)}/hooks/{hooks[0]['name'] if hooks else name}"
-        ).strip(),
+        setup=_CONTINUED.sub(" ", tool.source.setup.strip()).replace("{url}", f"{_base(desk, ask)}/hooks/{address}"),
         specimens=[recorded["name"] for recorded in specimens(name)["deliveries"]],
         rang=rang,
     )
+
+
+#: The end of a line that is not the end of a step or a paragraph.
+_CONTINUED = re.compile(r"(?<!\n)\n(?!\n|\d+\.) *")
 
 
 async def workers(desk: Desk, ask: Ask) -> Response:
