@@ -18,8 +18,9 @@ demo: .venv/run    ## Everything on this machine, with nothing to set up
 test: .venv/dev    ## All tests
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-soak: .venv/dev    ## The long run: 10,000 histories of every source
+soak: .venv/dev    ## The long run: 10,000 histories of every source, a thousand kills under load (an hour)
 	$(BIN)/python -m tests.histories
+	$(BIN)/python -m tests.crash
 
 check: .venv/dev   ## Lint and types
 	$(BIN)/ruff check .

@@ -100,7 +100,7 @@ class Audit:
                     yield found
             self.where.page += 1
             self.where.pages = _pages(page, self.where.page)
-            await self._ledger.redis.command("SET", self._key, orjson.dumps(asdict(self.where)), "EX", KEPT_S)
+            await self._ledger.put(self._key, orjson.dumps(asdict(self.where)), KEPT_S * 1000)
             told(self.where)
         async for work in self._visits():
             if found := await self._lacking(work):

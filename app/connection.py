@@ -37,6 +37,10 @@ class RedisDown(Exception):
     """Redis is unreachable, too slow, read-only or full. The sentence says which."""
 
 
+class Distrusted(RedisDown):
+    """Its certificate cannot be verified: to wait does not help."""
+
+
 @dataclass(frozen=True)
 class Address:
     """Where Redis is, and how to get in."""
@@ -306,6 +310,9 @@ class Redis:
             return RedisDown(f"Redis at {self.address} refuses: {str(error)[:200]}")
         if isinstance(error, TimeoutError):
             return RedisDown(f"Redis at {self.address} does not answer")
+        if isinstance(error, ssl.SSLCertVerificationError):
+            why = "has a certificate that cannot be verified; REDIS_TLS_VERIFY=none lets it pass"
+            return Distrusted(f"Redis at {self.address} {why}")
         if isinstance(error, OSError):
             return RedisDown(f"Redis at {self.address} cannot be reached ({type(error).__name__})")
         return error

@@ -1,5 +1,6 @@
 """Is everything as it should be? One line per check, each with its fix."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ Result = Literal["ok", "warn", "fail", "down"]
 CLOCK_S = 2.0
 #: Workers beat every ten seconds.
 ALIVE_S = 30.0
+#: With Redis' own deadline less than the ten seconds that a release may take.
+API_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,8 @@ async def examine(environ: Mapping[str, str], *, is_release: bool = False) -> As
     """All checks. is_release: before the processes of a new version run: only wrong settings and an unreachable Redis
     stop it."""
     try:
-        settings = read(environ)
+        # A release starts a worker too, and that does not start without a token.
+        settings = read(environ, token_needed=is_release)
     except SettingsError as error:
         for problem in error.problems:
             yield Check(
@@ -66,8 +70,8 @@ async def _examine(settings: Settings, is_release: bool) -> AsyncIterator[Check]
         yield Check("redis", "down", str(error), "Check REDIS_URL and REDIS_TLS_VERIFY; until then deliveries get 503.")
     finally:
         await redis.close()
-    for account, token in settings.tokens.items():
-        yield await _visits_api(settings, account, token)
+    for asked in await asyncio.gather(*(_visits_api(settings, *account) for account in settings.tokens.items())):
+        yield asked
     for entrance in settings.entrances.values():
         if entrance.account not in settings.tokens:
             fix = "Set VISITS_API_TOKEN, then replay what is parked."
@@ -153,7 +157,7 @@ def _persistence(info: Mapping[str, str], fsync: str) -> Check:
         )
     lost = {
         "always": "nothing that was answered 202 is lost",
-        "everysec": "a crash of the machine may lose the last second",
+        "everysec": "a crash of Redis or its machine may lose the last two seconds",
         "no": "a crash of the machine may lose half a minute",
     }.get(fsync, "how often it is flushed, this server does not tell")
     return Check("redis.persistence", "ok", f"append-only file, appendfsync {fsync or 'unknown'}: {lost}")
@@ -228,10 +232,10 @@ async def _worker(redis: Redis) -> Check:
 async def _visits_api(settings: Settings, account: str, token: str) -> Check:
     name, started = f"visits_api {account}", time.monotonic()
     try:
-        async with httpx.AsyncClient(timeout=8, trust_env=False) as http:
+        async with asyncio.timeout(API_S), httpx.AsyncClient(trust_env=False) as http:
             headers = {"authorization": f"Bearer {token}"}
             answer = await http.get(f"{settings.visits_api_url}/visits?limit=1", headers=headers)
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, TimeoutError) as error:
         return Check(name, "down", f"{type(error).__name__}", "Check VISITS_API_URL; changes wait meanwhile.")
     took_ms = (time.monotonic() - started) * 1000
     if answer.status_code in (401, 403):

@@ -55,7 +55,7 @@ def start(
 
 
 def _wait_until_it_answers(server: subprocess.Popen[bytes], port: int) -> None:
-    for _ in range(200):
+    for _ in range(1_500):  # a long file takes its time to load
         if server.poll() is not None:
             raise NoServer(f"the embedded Valkey ended with status {server.returncode}")
         try:

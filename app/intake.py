@@ -24,7 +24,7 @@ from app.protocol import WHOLE
 from app.reading import Untranslatable
 from app.refusals import Refusals
 from app.settings import Entrance, Settings
-from app.signatures import SignatureError
+from app.signatures import SignatureError, Terms
 from app.sources import Ignored
 from app.tally import Tally
 from app.visits.words import VisitChange
@@ -152,7 +152,8 @@ class Intake:
             raise Refused(_busy(entrance), "redis_down", "what rang cannot be written down now", **_LATER) from None
 
     def _verify(self, entrance: Entrance, delivery: Delivery) -> int:
-        terms = self._terms[entrance.name]._replace(now=time.time())
+        fixed = self._terms[entrance.name]
+        terms = Terms(fixed.secrets, time.time(), fixed.url, fixed.tolerance_s, fixed.keys)
         try:
             return entrance.tool.source.signature.verify(delivery, terms)
         except SignatureError as error:

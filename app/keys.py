@@ -46,8 +46,14 @@ def _holds(algorithm: Algorithm, secret: str, signature: bytes, message: bytes) 
     return True
 
 
+@lru_cache(maxsize=4)
+def _private(secret: str) -> object:
+    """To load one takes longer than to sign with it."""
+    return load_der_private_key(base64.b64decode(secret), None)
+
+
 def _made(algorithm: Algorithm, private: str, message: bytes) -> bytes:
-    key = load_der_private_key(base64.b64decode(private), None)
+    key = _private(private)
     if algorithm == "ed25519" and isinstance(key, Ed25519PrivateKey):
         return key.sign(message)
     assert isinstance(key, RSAPrivateKey)

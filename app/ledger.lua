@@ -489,7 +489,10 @@ local function put_back(work, lane)
   local key, delivery = 'db:' .. work, string.match(work, '^event:(.*)$')
   local state = call('HGET', key, 'state')
   call('HDEL', key, 'failed_since', 'due')
-  if delivery then call('PERSIST', 'db:delivery:' .. delivery) end
+  if delivery then
+    call('PERSIST', 'db:delivery:' .. delivery)
+    call('HSET', key, 'rang', now)  -- what it points at is asked for anew
+  end
   if state == 'running' then
     call('HINCRBY', key, 'n', 1)
     return 'running'
@@ -609,6 +612,11 @@ function steps.lock()
   return call('SET', ARGV[3], ARGV[4], 'NX', 'PX', ARGV[2]) and 1
 end
 
+-- key, value, ms: what a worker writes beside the ledger
+function steps.put()
+  return call('SET', ARGV[2], ARGV[3], 'PX', ARGV[4])
+end
+
 -- lock, token: give a lock back, unless it has become somebody else's
 function steps.unlock()
   return call('GET', ARGV[2]) == ARGV[3] and call('DEL', ARGV[2]) or 0
@@ -635,4 +643,7 @@ function steps.ran()
   return call('DEL', 'arq:job:' .. ARGV[2])
 end
 
+-- A full server refuses a script's first write if it takes room, and lets a script finish that began with another. The door's
+-- step has not come this far: it is refused, and what was accepted can still be worked off.
+if ARGV[1] ~= 'look' then call('DEL', 'db:none') end
 return steps[ARGV[1]]()

@@ -318,6 +318,10 @@ class Ledger:
         """The job is done with, whatever came of it: what is still to be done stands in the ledger."""
         await self.redis.script("ran", job, lane)
 
+    async def put(self, key: str, value: str | bytes, ms: int) -> None:
+        """Write beside the ledger, for so long, also where Redis is full."""
+        await self.redis.script("put", key, value, ms)
+
     # -- for operators --
 
     async def replay(self, work: str, fresh: bool = False, *, beside: Iterable[int] = (), lane: Aside = "") -> str:

@@ -8,6 +8,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 #: Address, headers or trailers, in bytes and in seconds; routers in front of us allow less.
 MOST, WITHIN_S = 65_536, 10.0
+#: So long after SIGTERM a connection on which nothing is going on stays open: the next request may be on its way already,
+#: and would meet a reset. It is answered, with `connection: close`.
+LINGER_S = 2.0
 #: In the scope of a request that arrived in one piece: nobody needs to watch how its body trickles in.
 WHOLE = "doorbell.whole"
 
@@ -17,6 +20,7 @@ class Bounded(HttpToolsProtocol):
 
     _idle = 0
     _in_head = False
+    _is_leaving = False
     _patience: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -33,6 +37,8 @@ class Bounded(HttpToolsProtocol):
             self._patience.cancel()
             self._patience = None
         super().on_headers_complete()
+        if self._is_leaving and self.cycle:
+            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         self._idle = 0
@@ -42,6 +48,14 @@ class Bounded(HttpToolsProtocol):
         self._idle = 0
         cast(dict[str, Any], self.scope)[WHOLE] = True
         super().on_message_complete()
+
+    def shutdown(self) -> None:
+        """What is being answered is finished within --timeout-graceful-shutdown; an event stream must end by itself."""
+        self._is_leaving = True
+        if self.cycle is None or self.cycle.response_complete:
+            self.loop.call_later(LINGER_S, super().shutdown)
+        else:
+            super().shutdown()
 
     def data_received(self, data: bytes) -> None:
         self._idle += len(data)

@@ -302,8 +302,9 @@ class StandardWebhooks(Scheme):
         family, other = ("svix", "webhook") if delivery.header_lines("svix-signature") else ("webhook", "svix")
         slot = _standard(family, self.key).verify(delivery, terms)
         # Repeats are known by the id: one beside the signed one must be the same.
-        if any(id != only_line(delivery, f"{family}-id") for id in delivery.header_lines(f"{other}-id")):
-            raise SignatureError(f"{other}-id is not the id that was signed", "malformed")
+        for id in delivery.header_lines(f"{other}-id"):
+            if id != only_line(delivery, f"{family}-id"):
+                raise SignatureError(f"{other}-id is not the id that was signed", "malformed")
         return slot
 
     def sign(self, delivery: Delivery, terms: Terms) -> dict[str, str]:

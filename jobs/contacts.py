@@ -9,7 +9,7 @@ from app.visits.client import Record, Refused, Unanswered, VisitsApiTrouble, Vis
 from app.visits.words import Contact
 from jobs.retry import may_be_under_way
 
-CACHE_S = 30 * 86_400
+CACHE_MS = 30 * 86_400_000
 LOCK_MS = 30_000
 WAIT_S = 5.0
 
@@ -53,7 +53,7 @@ class Contacts:
         try:
             known = await redis.command("GET", cache)
             id = str(known.decode()) if known else await self._find_or_make(contact, api)
-            await redis.command("SET", cache, id, "EX", CACHE_S)
+            await self.ledger.put(cache, id, CACHE_MS)
         except BaseException as error:
             # While a contact may still be in the making, nobody else begins: then the lock runs out by itself.
             is_open = isinstance(error, VisitsApiTrouble) and may_be_under_way(error)

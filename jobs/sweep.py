@@ -22,7 +22,7 @@ SWEEP_EVERY_S = 0.5
 GATE_EVERY_S = 0.5
 ADOPT_EVERY_S = 20.0
 OPERATIONS_EVERY_S = 0.5
-HEARTBEAT_EVERY_S, HEARTBEAT_S = 10.0, 30
+HEARTBEAT_EVERY_S, HEARTBEAT_MS = 10.0, 30_000
 
 
 async def keep_sweeping(context: Context) -> None:
@@ -72,13 +72,13 @@ class Heartbeat:
     """`db:worker:<id>`, with a short life: who is at work, where; and its name in `db:workers`, by the time of the beat."""
 
     def __init__(self, context: Context) -> None:
-        self._redis = context.ledger.redis
+        self._ledger = context.ledger
         self._key = f"db:worker:{new_id()}"
         host = os.environ.get("DYNO") or socket.gethostname()
         self._value = orjson.dumps({"host": host, "pid": os.getpid(), "since": int(time.time() * 1000)})
 
     async def beat(self) -> None:
-        now = time.time()
-        await self._redis.command("SET", self._key, self._value, "EX", HEARTBEAT_S)
-        await self._redis.command("ZADD", WORKERS, int(now * 1000), self._key)
-        await self._redis.command("ZREMRANGEBYSCORE", WORKERS, "-inf", int((now - HEARTBEAT_S) * 1000))
+        now = int(time.time() * 1000)
+        await self._ledger.put(self._key, self._value, HEARTBEAT_MS)
+        await self._ledger.redis.command("ZADD", WORKERS, now, self._key)
+        await self._ledger.redis.command("ZREMRANGEBYSCORE", WORKERS, "-inf", now - HEARTBEAT_MS)

@@ -6,6 +6,7 @@ arq's defaults that would lose or delay work are set here; the reasons stand bes
 import asyncio
 import logging
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -24,7 +25,7 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app import logs
-from app.connection import Address, Redis, RedisDown
+from app.connection import Address, Distrusted, Redis, RedisDown
 from app.ledger import Lane, Ledger
 from app.queue import EVENT, QUEUE, VISIT, deserialize, serialize
 from app.settings import Settings, SettingsError, read
@@ -40,6 +41,8 @@ AT_ONCE: dict[Lane, int] = {"visit": 50, "event": 25, "replay": 10}
 #: arq's own limit. A job has its own, shorter one (JOB_S), so that this never fires; ten seconds after it, a job that a
 #: dead worker left is claimed by another.
 JOB_LIMIT_S = JOB_S + ANSWER_S + 2
+#: A Redis that is not there yet, in a deploy or after a restart, is waited for so long.
+REACH_S = 30
 
 
 class ClaimingWorker(arq.worker.Worker):
@@ -197,8 +200,30 @@ def _start() -> dict[str, Any]:
     except SettingsError as error:
         print(f"doorbell worker cannot start:\n{error}", file=sys.stderr)
         sys.exit(3)
-    asyncio.set_event_loop(uvloop.new_event_loop())
+    loop = uvloop.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_until_complete(_reach(Redis(Address.of(settings))))
+    except RedisDown as error:
+        print(f"doorbell worker cannot start:\n{error}", file=sys.stderr)
+        sys.exit(4)
     return worker_settings(settings)
+
+
+async def _reach(redis: Redis) -> None:
+    """Raises RedisDown where Redis has not answered within REACH_S; arq would end with a traceback."""
+    until = time.monotonic() + REACH_S
+    try:
+        while True:
+            try:
+                await redis.command("PING")
+                return
+            except RedisDown as error:
+                if isinstance(error, Distrusted) or time.monotonic() > until:
+                    raise
+            await asyncio.sleep(0.5)
+    finally:
+        await redis.close()
 
 
 def __getattr__(name: str) -> dict[str, Any]:

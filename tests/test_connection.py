@@ -5,6 +5,7 @@ import random
 import socket
 import ssl
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from urllib.parse import quote
 
 import hiredis
 import pytest
-from rig import wait_until
+from rig import ROOT, Rig, wait_until
 
 from app.connection import Address, Redis, RedisDown
 from app.delivery import Delivery
@@ -589,3 +590,39 @@ async def test_tls_spoken_to_a_server_without_it_is_told_as_down(own: OwnServer)
     async with connected(f"rediss://127.0.0.1:{own.port}", timeout_s=0.5, verify=False) as redis:
         with pytest.raises(RedisDown):
             await asyncio.wait_for(redis.command("PING"), 5)
+
+
+async def test_web_and_worker_work_over_tls_with_a_certificate_that_need_not_be_verified(
+    rig: Rig, own: OwnServer, certificate: ssl.SSLContext
+) -> None:
+    def work() -> bool:
+        rig.web(**env)
+        rig.worker(**env)
+        rig.ring("visit.created", "1", contact={"email": "ada@example.com"}, time_scheduled="2026-03-14T16:00:00Z")
+        visit = wait_until(lambda: rig.visit("standard-1"))
+        # The visit went over our connection; over arq's own comes what arq writes.
+        return visit["time_scheduled"] == "2026-03-14T16:00:00Z" and wait_until(
+            lambda: own.cli("EXISTS", "db:jobs:health-check") == "1"
+        )
+
+    async with listening(passing_on(own.port), certificate) as port:
+        env = {"REDIS_URL": f"rediss://127.0.0.1:{port}/0", "REDIS_TLS_VERIFY": "none"}
+        assert await asyncio.to_thread(work)
+
+
+@pytest.mark.parametrize("command", ["arq jobs.worker.WorkerSettings", "app doctor --phase release"])
+async def test_a_certificate_that_must_be_verified_and_cannot_be_is_said_to_be_the_reason(
+    rig: Rig, own: OwnServer, certificate: ssl.SSLContext, command: str
+) -> None:
+    def start() -> "subprocess.CompletedProcess[str]":
+        arguments = [sys.executable, "-m", *command.split()]
+        return subprocess.run(arguments, cwd=ROOT, env=env, capture_output=True, text=True, timeout=30)
+
+    async with listening(passing_on(own.port), certificate) as port:
+        env = {**rig.env, "REDIS_URL": f"rediss://127.0.0.1:{port}/0"}
+        ended = await asyncio.to_thread(start)
+
+    told = ended.stdout + ended.stderr
+    assert 4 == ended.returncode
+    assert "a certificate that cannot be verified; REDIS_TLS_VERIFY=none" in told
+    assert "Traceback" not in told

@@ -8,7 +8,8 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Mapping
-from datetime import datetime
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -24,11 +25,12 @@ from test_apply import World, a_world
 from test_sources import BY_TOOL, TOOLS, Specimen
 
 from app.connection import Redis
-from app.intake import Intake
+from app.intake import Intake, believe, mean, recall
+from app.ledger import Meta
 from app.reading import Json
 from app.refusals import Refusals
 from app.sources import Get
-from app.visits.words import external_id
+from app.visits.words import encode_change, external_id
 
 every_source = pytest.mark.parametrize("name", [name for name in TOOLS if BY_TOOL[name]])
 
@@ -54,12 +56,12 @@ class Api:
 
     def keep(self, specimen: Specimen) -> None:
         """Its records stand from now on, each where the source asks for it."""
-        records = specimen.told.get("records", {})
+        records, posts = specimen.told.get("records", {}), specimen.told.get("posts", {})
         for get in specimen.gets():
             record = records[get.name]
             others = get.then(Json(record, "record")) if record is not None else {}
             for one in (get, *others.values()):
-                self.records[asked(one)] = records[one.name]
+                self.records[asked(replace(one, json=posts.get(one.name, one.json)))] = records[one.name]
 
 
 def asked(get: Get) -> Asked:
@@ -223,6 +225,23 @@ async def _unforeseen(world: Doorstep) -> list[str]:
     works = [work for state in ("parked", "waiting", "held") for work in await world.ledger.works(state)]  # type: ignore[arg-type]
     reasons = [(await world.ledger.member(work)).reason for work in works]
     return [reason for reason in reasons if reason not in foreseen]
+
+
+@every_source
+async def test_every_specimen_translated_anew_says_the_same(world: Doorstep, name: str) -> None:
+    """Whatever a tool's code reads beside the body (the time of arrival, headers) is kept as it was."""
+    for specimen in BY_TOOL[name]:
+        if specimen.is_handshake or specimen.is_answered:
+            continue
+        world.configure(specimen)
+        entrance = world.context.settings.entrances[name]
+        delivery = replace(specimen.delivery, received_at=datetime.now(UTC).replace(microsecond=123_456))
+        event = believe(entrance, delivery)
+        kept = Meta(name, name, int(delivery.received_at.timestamp() * 1000), headers=dict(event.headers))
+
+        again = mean(entrance, recall(entrance, kept, delivery.raw))
+
+        assert [*map(encode_change, mean(entrance, event).changes)] == [*map(encode_change, again.changes)]
 
 
 @every_source

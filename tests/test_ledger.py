@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from app.connection import Address, Redis
+from app.connection import Address, Redis, RedisDown
 from app.delivery import Delivery
+from app.embedded import valkey
 from app.ledger import Attempt, Gone, Hold, Lane, Ledger, Lost, Meta, Outcome, Verdict, Written
 from app.visits.words import Contact, VisitChange
 
@@ -1501,3 +1502,36 @@ def test_whatever_happens_in_whatever_order_nothing_accepted_disappears(redis_ur
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+# -- a full Redis --
+
+
+async def test_what_was_accepted_is_worked_off_on_a_full_redis_that_takes_nothing_new() -> None:
+    with valkey() as url:
+        redis = Redis(Address(url))
+        ledger = Ledger(redis, keep_days=30)
+        await accept(ledger, change("1"))
+        await accept(ledger, change("2"))
+        await accept(ledger, event="queued", raw=b"thin")
+        await redis.command("CONFIG", "SET", "maxmemory", "1")
+
+        with pytest.raises(RedisDown, match="OOM"):
+            await accept(ledger, change("3"))
+        assert 3 == len(await ledger.claim({"visit": 50, "event": 50}, 35))
+        await work_off(ledger, "1")
+        await ledger.release(await begin(ledger, "2"), waiting(due_s=0))
+        await ledger.ran(f"{work('1')}#1")
+        [event] = [name for name in await ledger.works("queued") if name.startswith("event:")]
+        hold = await ledger.begin(event)
+        assert isinstance(hold, Hold)
+        await ledger.land(hold, "standard", "main", [change("4")], attempt())
+
+        assert await ledger.lock("db:lock", "token", 60)
+        await ledger.put("db:contact", "cont_1", 60_000)
+        assert 1 == await ledger.sweep()
+        assert "queued" == await ledger.replay(work("1"))
+        assert 1 == await ledger.discard(work("4"))
+        assert b"cont_1" == await redis.command("GET", "db:contact")
+        assert [work("1"), work("2")] == sorted(await ledger.works("queued"))
+        await redis.close()

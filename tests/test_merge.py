@@ -302,6 +302,17 @@ def test_what_is_seen_again_after_it_was_over_counts_from_then() -> None:
     assert made_of(*seen[:2]).fields["date_cancelled"] is None
 
 
+def test_a_completion_that_is_seen_again_was_when_it_was_seen_first_since_it_was_open() -> None:
+    seen = [
+        said("update", 1, time_completed=NINE, is_sighting=True),
+        said("update", 2, time_completed=None, is_sighting=True),
+        said("update", 3, time_completed=TEN, is_sighting=True),
+        said("update", 4, time_completed=ELEVEN, is_sighting=True),
+    ]
+
+    assert "2026-03-14T10:00:00Z" == made_of(*seen).fields["time_completed"]
+
+
 def test_of_several_times_that_were_told_the_last_counts() -> None:
     told = [said("cancel", 1, date_cancelled=TEN), said("cancel", 2, date_cancelled=ELEVEN)]
 

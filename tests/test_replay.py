@@ -9,24 +9,21 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from rig import Rig, standard_body
-from test_apply import ADA, BOB, DOCUMENTED, World, a_world, booked, change, hands, world
+from rig import standard_body
+from test_apply import ADA, BOB, DOCUMENTED, World, booked, change, hands, world
 from test_apply import at as hour
 from test_fetch import BOOKED, MOVED, Doorstep, served
 from test_fetch import world as doorstep
 
 import app.replay
 import jobs.apply
-from app.connection import Redis
 from app.delivery import Delivery, Event
-from app.intake import believe, mean, recall
 from app.ledger import Attempt, Hold, Meta
 from app.reading import Untranslatable
 from app.replay import Call, Replay, Step, Stuck
-from app.ring import body_of
 from app.selection import Mode, Selection
-from app.sources import Ignored, load, specimens
-from app.visits.words import Contact, VisitChange, encode_change
+from app.sources import Ignored
+from app.visits.words import Contact, VisitChange
 
 __all__ = ["doorstep", "hands", "served", "world"]
 TOKEN = {"authorization": "Bearer t"}
@@ -286,23 +283,6 @@ async def test_asked_for_during_a_run_it_is_done_once_more(tools: Toolbox) -> No
     await world.run()
 
     assert [] == world.rig.visits()
-
-
-@pytest.mark.parametrize("name", load())
-async def test_every_specimen_translated_anew_says_the_same(redis: Redis, hands: Rig, name: str) -> None:
-    """Whatever a tool's code reads beside the body (the time of arrival, headers) is kept as it was."""
-    given = {f"HOOKS__{name.upper()}__SECRETS": specimens(name)["secret"], "PUBLIC_URL": "https://doorbell.example.com"}
-    async with a_world(redis, hands, **given) as world:
-        entrance = world.context.settings.entrances[name]
-        for recorded in specimens(name)["deliveries"]:
-            headers = tuple((key.lower().encode(), value.encode()) for key, value in recorded["headers"].items())
-            delivery = Delivery(name, name, headers, body_of(recorded), datetime.now(UTC).replace(microsecond=123_456))
-            event = believe(entrance, delivery)
-            kept = Meta(name, name, int(delivery.received_at.timestamp() * 1000), headers=dict(event.headers))
-
-            again = mean(entrance, recall(entrance, kept, delivery.raw))
-
-            assert [*map(encode_change, mean(entrance, event).changes)] == [*map(encode_change, again.changes)]
 
 
 # -- the plan, and what is done --------------------------------------------------------------------------------------

@@ -390,6 +390,23 @@ def test_a_worker_survives_a_restart_of_its_redis(sandbox: Server) -> None:
         assert 80 == rig.calls().count("POST /visits")
 
 
+def test_a_worker_that_is_there_before_its_redis_waits_for_it(sandbox: Server) -> None:
+    with ExitStack() as stack:
+        folder, port = Path(stack.enter_context(tempfile.TemporaryDirectory())), free_port()
+        rig, books = Rig(f"redis://127.0.0.1:{port}/0", sandbox), Books(f"redis://127.0.0.1:{port}/0")
+        stack.callback(rig.__exit__)
+        rig.http.post(f"{sandbox.url}/_sandbox/reset").raise_for_status()
+        worker = rig.worker()
+        with pytest.raises(subprocess.TimeoutExpired):
+            worker.process.wait(3)
+
+        server = start(port, folder)
+        stack.callback(lambda: stop(server))
+        books.land(booked("1"))
+
+        wait_until(lambda: rig.visit("standard-1"))
+
+
 class Quoting(BaseHTTPRequestHandler):
     """An API that refuses everything, and quotes what it refuses, in the body, the reason and a header."""
 

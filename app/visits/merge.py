@@ -88,9 +88,13 @@ def facts_of(said: Said) -> Facts:
     return facts
 
 
+#: The times that a tool may only let us see.
+SIGHTED = ("time_completed", "date_cancelled", "no_show")
+
+
 def _fact(said: Said, name: str, value: Any) -> Fact:
     stamp = said.stamp(value)
-    is_sighting = said.is_sighting and name in ("date_cancelled", "no_show")
+    is_sighting = said.is_sighting and name in SIGHTED
     return Fact(value, stamp, said.origin, frozenset([stamp]) if is_sighting else frozenset())
 
 

@@ -69,6 +69,7 @@ class Switches(BaseModel):
     hang_s: Seconds = 30
     wrong_json_share: Share = 0  # done, then 200 and a body that is no JSON
     only: tuple[str, ...] = ()  # endpoints that misbehave; empty: all
+    after: Annotated[int, Field(ge=0)] = 0  # calls that are let through before, counted down
     times: Annotated[int, Field(ge=0)] | None = None  # calls still to be spoilt, counted down; None: no end
     seed: int = 0  # of the random choices; sending it starts them over
 
@@ -614,6 +615,9 @@ class Sandbox:
         """What will go wrong with this call, and how long it is to wait before anything is done."""
         switches = self.switches
         if switches.times == 0 or (switches.only and route not in switches.only):
+            return None, 0
+        if switches.after:
+            self.switches = switches.model_copy(update={"after": switches.after - 1})
             return None, 0
         # Both throws are made each time, so that turning one switch leaves the luck of the other alone.
         slow, failure = self.dice.random() < switches.slow_share, switches.failure(self.dice.random())

@@ -76,8 +76,8 @@ class VisitChange:
     payment: which payment `amount_collected` is, where the tool tells of each by itself: a visit collected the sum of
         what each of them says last. Without it the amount is all that the visit collected.
     opted_out: the customer wants no review request.
-    is_sighting: the tool does not tell when it was cancelled or missed, so date_cancelled and no_show are when we saw it:
-        of several sightings in a row the first counts.
+    is_sighting: the tool does not tell when it was completed, cancelled or missed, so those times are when it was first seen
+        so: of several sightings in a row the first counts.
     """
 
     action: Action

@@ -169,6 +169,49 @@ class Bench:
         )
         self.redis.flushdb()
 
+    # -- Heroku's smallest Redis --
+
+    def smallest(self) -> None:
+        """25 MB and 20 connections: what fits, and what becomes of it when it is full."""
+        self.redis.config_set("maxmemory", "25mb")
+        port, _ = self.web("app.main:app")
+        queued = self.fill(port)
+        with self.api() as env, process(["-m", "arq", "jobs.worker.WorkerSettings"], env):
+            self.wait_applied()
+            drained = self.redis.info("memory")["used_memory"] / 2**20
+            made = self.made(env)
+            self.redis.flushdb()
+            applied = self.fill(port, step=200, settle=True)
+            one = len(self.redis.client_list())
+            newer, _ = self.web("app.main:app")
+            with process(["-m", "arq", "jobs.worker.WorkerSettings"], env):
+                time.sleep(3)
+                self.load(newer, "/hooks/standard", 100)
+                two = len(self.redis.client_list())
+        print("\nRedis of 25 MB, noeviction, 2 KB deliveries")
+        print(
+            f"  503 after {queued} that are queued; of them a worker makes {made} visits, and ends at {drained:.1f} MB"
+        )
+        print(f"  503 after {applied} that are applied")
+        print(f"  {one - 1} connections of one web and one worker, {two - 1} of two generations of them")
+
+    def made(self, env: dict[str, str]) -> int:
+        """Visits that stand in the API."""
+        headers = {"authorization": f"Bearer {env['VISITS_API_TOKEN']}"}
+        answer = httpx.get(f"{env['VISITS_API_URL']}/visits?limit=1", headers=headers)
+        return int(answer.json()["pagination"]["total"])
+
+    def fill(self, port: int, step: int = 500, settle: bool = False) -> int:
+        """How many were accepted before the first 503."""
+        accepted = 0
+        while True:
+            statuses = self.load(port, "/hooks/standard", step)["statuses"]
+            accepted += statuses.get("202", 0)
+            while settle and self.redis.zcard("db:queued") + self.redis.zcard("db:running"):
+                time.sleep(0.05)
+            if "503" in statuses:
+                return accepted
+
     # -- the worker --
 
     @contextmanager
@@ -234,7 +277,7 @@ def paired(rates: list[float], others: list[float]) -> float:
 
 
 if __name__ == "__main__":
-    wanted = sys.argv[1:] or ["door", "memory", "workers"]
+    wanted = sys.argv[1:] or ["door", "memory", "smallest", "workers"]
     for part in wanted:
         with ExitStack() as stack:
             getattr(Bench(stack), part)()

@@ -50,6 +50,15 @@ async def open_work(url: str) -> dict[str, str]:
     return found
 
 
+async def unknown(url: str, deliveries: Iterable[str]) -> set[str]:
+    """The deliveries that the ledger has no record of."""
+    redis = Redis(Address(url))
+    try:
+        return {id for id in deliveries if not await redis.command("EXISTS", f"db:delivery:{id}")}
+    finally:
+        await redis.close()
+
+
 async def unsettled(url: str, deliveries: Iterable[str]) -> list[Unsettled]:
     """The deliveries of which the ledger does not say that all of it was applied or superseded."""
     redis, found = Redis(Address(url)), []

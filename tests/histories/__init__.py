@@ -97,6 +97,8 @@ class Life(ABC):
     tick = timedelta(seconds=1)
     #: Does it ring for everything that happens? Else what it did not ring for is known after the next fetch.
     tells_all = True
+    #: Does a record say by itself that it is over? Else its visit may be made before somebody looks at the cancel.
+    records_end = True
 
     def __init__(self, dice: Random, name: str, ties: bool = False) -> None:
         self.dice, self.name, self.ties = dice, name, ties

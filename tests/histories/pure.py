@@ -7,12 +7,13 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
-from app.delivery import Delivery
+from app.delivery import Delivery, Event
 from app.intake import believe
+from app.reading import Json
 from app.settings import Entrance
-from app.sources import Ignored, load
+from app.sources import Get, Ignored, load
 from app.visits.merge import Said, Wanted, fold, wanted
-from app.visits.words import VisitChange, encode_change
+from app.visits.words import VisitChange, encode_change, external_id
 from tests.histories import SOME_TIME, Life, Ring, Visit
 from tests.histories.run import life_of, settings_for
 
@@ -26,13 +27,13 @@ def problems(source: str, seed: int, ties: bool = False) -> list[str]:
     life, steps = life_of(source, seed, ties)
     changes = [*_changes(ENTRANCES[source], life, steps, Random(f"{source} {seed} pure"))]
     dice = Random(seed)
-    found = [_visits(changes)]
+    found = [_visits(source, changes)]
     for _ in range(ORDERS):
         arrived = changes + dice.choices(changes, k=3) if changes else []
         dice.shuffle(arrived)
-        found.append(_visits(arrived))
+        found.append(_visits(source, arrived))
     wrong = [f"another order, another visit: {one} {found[0]}" for one in found if one != found[0]]
-    expected = {visit.id: visit for visit in life.visits}
+    expected = {external_id(source, visit.id): visit for visit in life.visits}
     if not ties:
         wrong += [f"{id} is no visit" for id in found[0].keys() - expected.keys()]
         wrong += itertools.chain.from_iterable(_unlike(visit, found[0].get(id)) for id, visit in expected.items())
@@ -64,23 +65,35 @@ def _said(entrance: Entrance, life: Life, ring: Ring, clock: datetime) -> list[V
     event = believe(entrance, Delivery(entrance.name, entrance.name, headers, ring.body, clock))
     tool, said = load()[entrance.name], list[VisitChange]()
     for get in (tool.fetch(event) if tool.fetch else []) or [None]:
-        key = get and (get.variables.get("id") or get.path.rpartition("/")[2])
-        looked = event.with_record(life.answer(key) if life.owns(key) else None, clock) if key else event
-        meaning = tool.translate(looked)
+        meaning = tool.translate(_looked(event, life, get, clock) if get else event)
         said += [] if isinstance(meaning, Ignored) else meaning
     return said
 
 
-def _visits(changes: Changes) -> dict[str, Wanted]:
-    """The visits by their first ids. How often an id was renamed is counted along its links."""
-    before = {change.visit_id: change.continues for _, change in changes if change.continues}
+def _looked(event: Event, life: Life, get: Get, clock: datetime) -> Event:
+    """The event with its record, and with what else is fetched for that."""
 
-    def line(id: str) -> list[str]:
-        return [id, *line(before[id])] if id in before else [id]
+    def answer(get: Get) -> Any:
+        key = get.variables.get("id") or get.path.rpartition("/")[2]
+        return life.answer(key) if life.owns(key) else None
+
+    record = answer(get)
+    others = get.then(Json(record)) if record is not None else {}
+    return event.with_record(record, clock, {name: answer(other) for name, other in others.items()}, get.path)
+
+
+def _visits(source: str, changes: Changes) -> dict[str, Wanted]:
+    """The visits by their first names. How often an id was renamed is counted along its links."""
+    before = {
+        change.external_id(source): external_id(source, change.continues) for _, change in changes if change.continues
+    }
+
+    def line(name: str) -> list[str]:
+        return [name, *line(before[name])] if name in before else [name]
 
     said: dict[str, list[Said]] = {}
     for origin, change in changes:
-        *later, first = line(change.visit_id)
+        *later, first = line(change.external_id(source))
         said.setdefault(first, []).append(Said.read(origin, encode_change(change), len(later)))
     return {first: wanted(fold(those)) for first, those in said.items()}
 

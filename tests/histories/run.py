@@ -4,7 +4,7 @@ and a server that plays the tools' own APIs with the records of the moment."""
 import asyncio
 import json
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,7 +21,6 @@ from app.ledger import Ledger
 from app.main import create_app
 from app.queue import event_work, visit_work
 from app.settings import Settings, read
-from app.signatures import Terms
 from app.sources import load, specimens
 from app.visits.client import http_client
 from jobs.apply import apply
@@ -59,10 +58,13 @@ def settings_for(redis_url: str, sandbox_url: str, tools_url: str) -> Settings:
         "VISITS_API_URL": f"{sandbox_url}/api/v1",
         "VISITS_API_TOKEN": TOKEN,
         "PUBLIC_URL": PUBLIC_URL,
+        "SECRET_KEY": "a-key-of-ours-for-tests-of-histories",
     }
     for name in tools():
         hook, tool = f"HOOKS__{name.upper()}", load()[name]
         env[f"{hook}__SECRETS"] = specimens(name)["secret"]
+        if "TIMEZONE" in tool.source.needs:
+            env[f"{hook}__TIMEZONE"] = specimens(name)["timezone"]
         if tool.fetch and tool.source.credentials:
             env |= {f"{hook}__CREDENTIALS__{credential}": "x" for credential in tool.source.credentials.names}
             env[f"{hook}__API_URL"] = tools_url
@@ -140,7 +142,7 @@ class World:
     async def _answer(self, request: web.Request) -> web.Response:
         """The record as it stands at this moment."""
         asked = await request.json() if request.method == "POST" else None
-        key = asked["variables"]["id"] if asked else request.path.rpartition("/")[2]
+        key = _key(asked) if asked else request.path.rpartition("/")[2]
         found = next((life.answer(key) for life in self.lives if life.owns(key)), None)
         return web.json_response(found) if found is not None else web.Response(status=404)
 
@@ -148,13 +150,15 @@ class World:
 
     async def knock(self, source: str, ring: Ring) -> dict[str, Any]:
         """Ring, really signed; the answer, which is 200 or 202."""
-        entrance = self.settings.entrances[source]
-        headers = tuple((name.encode(), value.encode()) for name, value in ring.headers.items())
-        delivery = Delivery(source, source, headers, ring.body, datetime.now(UTC))
-        terms = Terms(entrance.hook.secrets, time(), PUBLIC_URL + entrance.path)
-        signed = entrance.tool.source.signature.sign(delivery, terms)
-        headers += tuple((name.lower().encode(), value.encode()) for name, value in signed.items())
-        status, answer = await _asgi(self.door, entrance.path, headers, ring.body)
+        entrance, signing_key = self.settings.entrances[source], specimens(source).get("signing_key")
+        signature, terms = entrance.tool.source.signature, self.settings.terms(entrance, time())
+        if signing_key:
+            terms = terms._replace(secrets=[signing_key])
+        raw, headers = signature.wrap(ring.body, terms), _lines(ring.headers)
+        delivery = Delivery(source, source, headers, raw, datetime.now(UTC))
+        headers += _lines(signature.sign(delivery, terms))
+        path = self.settings.address(entrance).removeprefix(PUBLIC_URL)
+        status, answer = await _asgi(self.door, path, headers, raw)
         assert status in (200, 202), (status, answer)
         return dict(json.loads(answer))
 
@@ -337,7 +341,7 @@ def compare(history: History, visit: Visit, found: list[dict[str, Any]], email: 
         return [f"{name} is missing: {visit.shown()}"] if needed else []
     if len(found) > 1:
         return [f"{name} is there {len(found)} times"]
-    if not needed and history.is_looked_at_last:
+    if not needed and history.is_looked_at_last and history.life.records_end:
         return [f"{name} was made, and never should have been"]
     stands, wanted = found[0], visit.shown()
     if visit.is_gone:
@@ -357,6 +361,15 @@ def compare(history: History, visit: Visit, found: list[dict[str, Any]], email: 
 
 def _may_stay(state: bytes, reason: bytes | None) -> bool:
     return state in (b"parked", b"discarded") or (state == b"waiting" and (reason or b"").decode() in MAY_WAIT)
+
+
+def _key(asked: dict[str, Any]) -> str:
+    """What is asked for: in GraphQL a variable, in JSON-RPC the first parameter."""
+    return str(asked["variables"]["id"] if "variables" in asked else asked["params"][0])
+
+
+def _lines(headers: Mapping[str, str]) -> tuple[tuple[bytes, bytes], ...]:
+    return tuple((name.lower().encode(), value.encode()) for name, value in headers.items())
 
 
 async def _asgi(app: Any, path: str, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> tuple[int, bytes]:

@@ -1,0 +1,145 @@
+"""Cronofy: times chosen in its Scheduler or by Real-Time Scheduling, and answers to Smart Invites.
+
+From https://docs.cronofy.com/developers (push-notifications, embedded-scheduler/receiving-updates,
+workflow-triggers/scheduling-triggers, smart-invites/invite-callback): the header is a list of signatures in base64, one
+for each client secret that is active. Three products ring in three shapes, and each knows a part of a visit only:
+
+- the Scheduler (`scheduling_request_time_chosen`): who, and when it rang (`triggered_at`, which orders). The documented
+  example has no chosen time; it is read where an event has one, as everywhere else at Cronofy;
+- Real-Time Scheduling, without `notification`: the time, not who;
+- Smart Invites: who, and whether they come; not the time. A `proposal` is a wish and changes nothing.
+
+The last two go by an id of the caller's own: given the same, they meet in one visit, and neither speaks of what the other
+knows. They carry no clock, so the moment of their arrival orders, and the same a second time, to the byte, is taken for
+a retry. A visit without a time or without an address waits for it, and is parked after a day. What calendars tell of
+their changes (`change`) names no visit.
+
+Recalled: the Scheduler's events besides that one. What calls itself cancelled or declined is a cancel, a
+`scheduling_request_rescheduled` is a chosen time; anything else is ignored.
+"""
+
+from dataclasses import replace
+from datetime import datetime
+
+from app.delivery import Event
+from app.reading import Json
+from app.signatures import Hmac
+from app.sources import Ignored, Source
+from app.visits.words import UNSAID, Contact, Unsaid, VisitChange, microseconds
+
+SETUP = """
+1. Set HOOKS__CRONOFY__SECRETS to your application's client secret (Cronofy's developer dashboard, Credentials). While
+   secrets rotate, any that is active will do.
+2. Where you ask for times or send invites yourself, give {url} as `callback_url` of the Smart Invite and as
+   `callback_urls.completed_url` of Real-Time Scheduling, both with the same id of your own for the same appointment
+   (`smart_invite_id` and `event.event_id`), a new one for each appointment and each guest. One without the other lacks
+   the time or the guest.
+3. For the embedded Scheduler, paste {url} as "Embed webhook callback URL" in the same place.
+4. Make no notification channel with this address: a channel only says that some calendar changed, which is ignored here,
+   and after a day of failures Cronofy closes it for good.
+
+Cronofy tells neither completions nor no-shows nor money, so a review request counts from the start. An invite that you
+cancel through its API is not told either.
+"""
+
+SOURCE = Source(
+    title="Cronofy",
+    docs="https://docs.cronofy.com/developers/push-notifications/",
+    evidence="recalled",
+    signature=Hmac(header="Cronofy-HMAC-SHA256", encoding="base64", separator=","),
+    setup=SETUP,
+    event=("notification", "type"),
+)
+
+CHOSEN = {"scheduling_request_time_chosen", "scheduling_request_rescheduled"}
+CALLED_OFF = {f"scheduling_request_{word}" for word in ("cancelled", "canceled", "declined")}
+
+
+def translate(event: Event) -> list[VisitChange] | Ignored:
+    kind = event.data.at("notification", "type")
+    if not kind and event.data.at("event"):
+        return _picked(event)
+    match kind.needed_text():
+        case "smart_invite":
+            return [_answered(event, event.data.at("smart_invite"))]
+        case name if name in CHOSEN:
+            return _chosen(event, event.data.at("scheduling_request"))
+        case name if name in CALLED_OFF:
+            request, at = event.data.at("scheduling_request"), _triggered_at(event)
+            return [replace(_requested(event, request), action="cancel", date_cancelled=at)]
+        case name:
+            return Ignored(name)
+
+
+def _chosen(event: Event, request: Json) -> list[VisitChange] | Ignored:
+    selection = request.at("slot_selection").text() or "complete"
+    if selection != "complete":
+        return Ignored(f"slot selection {selection}")
+    return [replace(_requested(event, request), time_scheduled=_start(event, request.at("event")), date_cancelled=None)]
+
+
+def _requested(event: Event, request: Json) -> VisitChange:
+    return VisitChange(
+        action="update",
+        visit_id=request.at("scheduling_request_id").needed_text(),
+        order=microseconds(_triggered_at(event)),
+        contact=_recipient(request),
+    )
+
+
+def _triggered_at(event: Event) -> datetime:
+    return event.data.at("notification", "triggered_at").needed_moment()
+
+
+def _recipient(request: Json) -> Contact | None:
+    """Who may choose the time; else the first who is asked."""
+    recipients = [one for one in request.at("recipients") if one.at("email").text()]
+    chooses = [one for one in recipients if one.at("slot_selector").flag()]
+    if not recipients:
+        return None
+    asked = request.at("event", "metadata", "scheduler")
+    phones = (asked.at("captured_data.phone_number").value, asked.at("captured_data", "phone_number").value)
+    return _contact([*chooses, *recipients][0], next((phone for phone in phones if isinstance(phone, str)), None))
+
+
+def _contact(guest: Json, phone: str | None = None) -> Contact:
+    first, last = [*(guest.at("display_name").text() or "").rsplit(maxsplit=1), None, None][:2]
+    return Contact(email=guest.at("email").text(), first_name=first, last_name=last, phone=phone)
+
+
+def _start(event: Event, about: Json) -> datetime | Unsaid:
+    """A time with its zone beside it, or the time alone."""
+    start = about.at("start")
+    return (start.at("time") if isinstance(start.value, dict) else start).moment(event.zone) or UNSAID
+
+
+def _picked(event: Event) -> list[VisitChange] | Ignored:
+    """Real-Time Scheduling: a slot was picked, or none would do. Whether the guest comes is for the invite to say."""
+    about = event.data.at("event")
+    start = _start(event, about)
+    if start is UNSAID:
+        return Ignored("no time was chosen")
+    return [
+        VisitChange(
+            action="create",
+            visit_id=about.at("event_id").needed_text(),
+            order=microseconds(event.received_at),
+            time_scheduled=start,
+        )
+    ]
+
+
+def _answered(event: Event, invite: Json) -> VisitChange:
+    recipient = invite.at("recipient") or invite.at("reply")
+    status = recipient.at("status")
+    if status.text() not in ("pending", "accepted", "tentative", "declined"):
+        raise status.surprise("an answer that Cronofy documents")
+    is_off = status.text() == "declined"
+    return VisitChange(
+        action="cancel" if is_off else "update",
+        visit_id=invite.at("smart_invite_id").needed_text(),
+        order=microseconds(event.received_at),
+        contact=_contact(recipient),
+        date_cancelled=event.received_at if is_off else None,
+        is_sighting=True,
+    )

@@ -1,0 +1,197 @@
+"""HubSpot: meetings of a CRM. Thin: a body lists events, and each meeting is fetched with its contact.
+
+From https://developers.hubspot.com/docs/api/webhooks and its page on meetings, and the vendor's libraries for the signature:
+a body is an array of up to 100 events, each with `subscriptionType`, `objectId`, `portalId`, `occurredAt`. `eventId` need
+not be unique, and `attemptNumber` differs on retries. Ids count inside their portal. A meeting is told as it stands when it
+is fetched, and our own clock orders; when its outcome became what it is stands in the history of that property, else in
+the event. A deleted meeting is not there any more: that is a cancel only where the event is its deletion.
+
+RESCHEDULED cancels nothing: whether a guest's new time is a new meeting or the same one is not told, and a meeting that has
+a time stands. A portal may have outcomes of its own, which cancel nothing either.
+
+Second-hand: the outcomes' spelling, the answer within 5 s, ten tries a day after any other status. Recalled: `0-47` for
+meetings, the shapes of records and histories, `hs_email_optout`, times in milliseconds, where tokens are got anew.
+"""
+
+import hashlib
+import re
+from datetime import datetime
+
+import orjson
+
+from app.delivery import Event
+from app.reading import Json, Untranslatable
+from app.signatures import MILLISECONDS, Hmac
+from app.sources import GONE, Bearer, Get, Ignored, Source, refreshed
+from app.visits.words import UNSAID, Contact, VisitChange, microseconds
+
+SETUP = """
+1. In HubSpot make an app (Development, or Settings, Integrations, Private Apps) with the scope crm.objects.contacts.read.
+   Set its client secret as HOOKS__HUBSPOT__SECRETS and PUBLIC_URL, for HubSpot signs the address, and restart.
+2. Set HOOKS__HUBSPOT__CREDENTIALS__TOKEN to a private app's access token; a public app sets …__CLIENT_ID, …__CLIENT_SECRET
+   and …__REFRESH_TOKEN instead, with SECRET_KEY.
+3. Under Webhooks set the target URL to {url} and subscribe, for the object "Meeting event", to object.creation,
+   object.deletion, object.restore, object.associationChange (with contacts), and object.propertyChange of
+   hs_meeting_start_time and hs_meeting_outcome.
+4. An app that several accounts install rings for all of them: set HOOKS__HUBSPOT__TENANTS to your Hub ID.
+
+A meeting is completed, missed or cancelled when its outcome is set so; otherwise a review request counts from its start.
+Of several contacts the first is meant. HubSpot tells no money. Webhook actions of workflows are another thing, and refused.
+"""
+
+MEETINGS = "0-47"
+WATCHED = {"object.creation", "object.deletion", "object.restore", "object.propertyChange", "object.associationChange"}
+PROPERTIES = ("hs_meeting_start_time", "hs_meeting_outcome", "hs_timestamp")
+
+
+def _items(event: Event) -> list[Json]:
+    return [event.data] if isinstance(event.data.value, dict) else list(event.data)
+
+
+def _portal(event: Event) -> str | None:
+    """A body is for one account."""
+    portals = {item.at("portalId").text() for item in _items(event)}
+    if len(portals) > 1:
+        raise event.data.surprise("events of one portal")
+    return next(iter(portals), None)
+
+
+def _delivery_id(event: Event) -> str:
+    """The events in it, without what differs when they are sent again."""
+    names = ("portalId", "subscriptionId", "subscriptionType", "eventId", "objectId", "occurredAt", "propertyName")
+    ends = ("fromObjectId", "toObjectId", "associationType", "associationRemoved")
+    told = [[item.at(name).value for name in (*names, *ends)] for item in _items(event)]
+    return hashlib.sha256(orjson.dumps(told)).hexdigest()
+
+
+SOURCE = Source(
+    title="HubSpot Meetings",
+    docs="https://developers.hubspot.com/docs/api/webhooks",
+    evidence="recalled",
+    signature=Hmac(
+        header="X-HubSpot-Signature-v3",
+        timestamp="X-HubSpot-Request-Timestamp",
+        clock=MILLISECONDS,
+        signs="POST{url}{body}{t}",
+        encoding="base64",
+    ),
+    setup=SETUP,
+    event=("subscriptionType",),
+    repeat_key=_delivery_id,
+    tenant=_portal,
+    api="https://api.hubapi.com/",
+    credentials=Bearer("TOKEN"),
+    exchange=refreshed("https://api.hubapi.com/oauth/v1/token"),
+)
+
+
+def fetch(event: Event) -> list[Get]:
+    ids = dict.fromkeys(_meeting_id(item).needed_id() for item in _watched(event))
+    asked = {
+        "properties": ",".join(PROPERTIES),
+        "propertiesWithHistory": "hs_meeting_outcome",
+        "associations": "contacts",
+    }
+    return [Get(f"crm/v3/objects/meetings/{id}", params=asked, then=_beside) for id in ids]
+
+
+def _beside(meeting: Json) -> dict[str, Get]:
+    for contact in meeting.at("associations", "contacts", "results"):
+        asked = {"properties": "email,firstname,lastname,phone,mobilephone,hs_email_optout"}
+        return {"contact": Get(f"crm/v3/objects/contacts/{contact.at('id').needed_id()}", params=asked)}
+    return {}
+
+
+def translate(event: Event) -> list[VisitChange] | Ignored:
+    watched = _watched(event)
+    if not watched:
+        names = [item.at("subscriptionType").needed_text() for item in _items(event)]
+        return Ignored(", ".join(dict.fromkeys(names)) or "nothing")
+    if event.fetched_at is None:
+        raise Untranslatable("the meeting that this event points at was not fetched")
+    id = event.asked.rpartition("/")[2]
+    told = [item for item in watched if _meeting_id(item).text() == id]
+    visit_id, order = f"{watched[0].at('portalId').needed_text()}-{id}", microseconds(event.fetched_at)
+    if event.record is None:
+        deletions = [item for item in told if item.at("subscriptionType").text() == "object.deletion"]
+        if not deletions:
+            return GONE
+        deleted_at = deletions[-1].at("occurredAt").needed_unix_ms()
+        return [VisitChange(action="cancel", visit_id=visit_id, order=order, date_cancelled=deleted_at)]
+    outcome, history = _outcome(event.record), list(event.record.at("propertiesWithHistory", "hs_meeting_outcome"))
+    since = _since(event.record, history, told) or event.fetched_at
+    person = event.beside.get("contact", Json(None)).at("properties")
+    return [
+        VisitChange(
+            action="cancel" if outcome == "CANCELED" else "update",
+            visit_id=visit_id,
+            order=order,
+            contact=_contact(person) if person else None,
+            time_scheduled=_start(event.record),
+            time_completed=since if outcome == "COMPLETED" else None,
+            date_cancelled=since if outcome == "CANCELED" else None,
+            no_show=since if outcome == "NO_SHOW" else None,
+            opted_out=person.at("hs_email_optout").value in (True, "true") if person else UNSAID,
+            is_sighting=not history,
+        )
+    ]
+
+
+def _watched(event: Event) -> list[Json]:
+    return [item for item in _items(event) if _is_watched(item)]
+
+
+def _is_watched(item: Json) -> bool:
+    kind = item.at("subscriptionType").needed_text()
+    if kind == "object.propertyChange" and item.at("propertyName").text() not in PROPERTIES:
+        return False
+    types = ("fromObjectTypeId", "toObjectTypeId") if kind == "object.associationChange" else ("objectTypeId",)
+    return kind in WATCHED and MEETINGS in [item.at(name).text() for name in types]
+
+
+def _meeting_id(item: Json) -> Json:
+    """An association has two ends."""
+    if item.at("subscriptionType").text() != "object.associationChange":
+        return item.at("objectId")
+    return item.at("fromObjectId" if item.at("fromObjectTypeId").text() == MEETINGS else "toObjectId")
+
+
+def _outcome(meeting: Json) -> str:
+    said = (meeting.at("properties", "hs_meeting_outcome").text() or "SCHEDULED").upper().replace(" ", "_")
+    return "CANCELED" if said == "CANCELLED" else said
+
+
+def _since(meeting: Json, history: list[Json], told: list[Json]) -> datetime | None:
+    """When the outcome became what it is: by its history, else by the event that tells it, or at the latest since then."""
+    outcome = meeting.at("properties", "hs_meeting_outcome").text()
+    times = [_moment(entry.at("timestamp")) for entry in history if entry.at("value").text() == outcome]
+    if not times:
+        changes = [item for item in told if item.at("propertyName").text() == "hs_meeting_outcome"]
+        times = [item.at("occurredAt").unix_ms() for item in changes if item.at("propertyValue").text() == outcome]
+    return max(filter(None, times), default=None) or _moment(meeting.at("updatedAt"))
+
+
+def _start(meeting: Json) -> datetime:
+    properties = meeting.at("properties")
+    start = properties.at("hs_meeting_start_time")
+    found = _moment(start) or _moment(properties.at("hs_timestamp"))
+    if found is None:
+        raise start.surprise("a time")
+    return found
+
+
+def _moment(found: Json) -> datetime | None:
+    """ISO 8601, or milliseconds since 1970, also as text."""
+    written = found.text() or ""
+    if re.fullmatch("[0-9]{9,15}", written):
+        return Json(int(written), *found.steps).unix_ms()
+    return found.moment()
+
+
+def _contact(properties: Json) -> Contact:
+    return Contact(
+        email=properties.at("email").text(),
+        first_name=properties.at("firstname").text(),
+        last_name=properties.at("lastname").text(),
+        phone=properties.at("phone").text() or properties.at("mobilephone").text(),
+    )

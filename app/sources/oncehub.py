@@ -1,0 +1,125 @@
+"""OnceHub (ScheduleOnce): bookings, their end, and who did not come. https://developers.oncehub.com/docs
+
+From the vendor's https://github.com/scheduleonce/developer-center (docs/webhooks, openapi) and its help center: the
+header's signature is called `s` and covers the time, a dot and the body; `creation_time` beside the booking is when the
+event happened, in milliseconds, and orders. `amount_charged` is in the currency's smallest unit. Nothing is sent for a
+request until the host approves it.
+
+A move on the same page keeps the booking's id. One to another page, or after the host asked for it, is a new booking
+with the old id in `rescheduled_booking_id` (an empty text where there is none). Its cancelled half,
+`canceled_then_rescheduled`, is no cancel, and says nothing that the new booking does not. Whether that half may come as
+the new booking, with the link, is not clear from the reference, so a link is believed wherever it is. When the host asks
+for another time, the old one is off and no new one is known: the visit is held back like a cancelled one, until the new
+booking restores it. That webhooks follow these rules is inferred: the vendor wrote them down for Zapier, by the same names.
+
+`owner`, `booking_calendar` and `conversation` are ids or whole objects, by turns; none of them is read.
+"""
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from app.delivery import Event
+from app.reading import Json, smallest_units
+from app.signatures import Hmac
+from app.sources import Ignored, Source
+from app.visits.words import UNSAID, Contact, Unsaid, VisitChange, microseconds
+
+SETUP = """
+1. In OnceHub, open the gear menu, Account integrations, "API and webhooks", and add a webhook with the address {url} and
+   all booking events (the event `booking` of the API is all of them). Leave conversations out.
+2. Press "View secret" beside it and set what it shows as HOOKS__ONCEHUB__SECRETS. A webhook without that button was made
+   by version 1 of the API and is not signed: make it anew.
+3. After failing for about three days OnceHub disables a webhook: then enable it again there.
+
+A booking counts as completed at its planned end, which OnceHub tells by itself, unless the host sets it to No-show. Money
+is known for booking calendars with Stripe only, and refunds are not told. A booking form that does not ask for the e-mail
+makes bookings that wait for one, and are parked after a day.
+"""
+
+
+def _event_id(event: Event) -> str | None:
+    return event.data.at("id").text()
+
+
+SOURCE = Source(
+    title="OnceHub",
+    docs="https://developers.oncehub.com/docs/webhooks/webhook-signatures",
+    evidence="second-hand",
+    signature=Hmac(header="Oncehub-Signature", fields=("t", "s"), signs="{t}.{body}"),
+    setup=SETUP,
+    repeat_key=_event_id,
+)
+
+
+def translate(event: Event) -> list[VisitChange] | Ignored:
+    kind, booking = event.data.at("type").needed_text(), event.data.at("data")
+    match kind:
+        case "booking.scheduled" | "booking.rescheduled":
+            return [_booked(event, booking)]
+        case "booking.canceled_then_rescheduled" if _continues(booking):
+            return [_booked(event, booking)]
+        case "booking.canceled_reschedule_requested" | "booking.canceled" | "booking.cancelled":
+            return [replace(_known(event, booking), action="cancel", date_cancelled=_happened_at(event))]
+        case "booking.completed":
+            ended_at = _ended_at(booking) or _happened_at(event)
+            return [replace(_known(event, booking), time_completed=ended_at, date_cancelled=None, no_show=None)]
+        case "booking.no_show":
+            return [replace(_known(event, booking), date_cancelled=None, no_show=_happened_at(event))]
+        case "booking.reassigned":
+            return [_known(event, booking)]
+    return Ignored(kind)
+
+
+def _known(event: Event, booking: Json) -> VisitChange:
+    return VisitChange(
+        action="update",
+        visit_id=booking.at("id").needed_text(),
+        order=microseconds(_happened_at(event)),
+        continues=_continues(booking),
+        contact=_contact(booking.at("form_submission")),
+        time_scheduled=booking.at("starting_time").moment() or UNSAID,
+        amount_collected=_charged(booking.at("payment_information")),
+    )
+
+
+def _booked(event: Event, booking: Json) -> VisitChange:
+    return replace(
+        _known(event, booking),
+        action="create",
+        time_scheduled=booking.at("starting_time").needed_moment(),
+        time_completed=None,
+        date_cancelled=None,
+        no_show=None,
+    )
+
+
+def _happened_at(event: Event) -> datetime:
+    return event.data.at("creation_time").needed_moment()
+
+
+def _continues(booking: Json) -> str | None:
+    old = booking.at("rescheduled_booking_id").text()
+    return None if old == booking.at("id").text() else old
+
+
+def _ended_at(booking: Json) -> datetime | None:
+    """There is no time of the end, only the length."""
+    start, minutes = booking.at("starting_time").moment(), booking.at("duration_minutes")
+    if start is None or minutes.whole() is None:
+        return None
+    try:
+        return start + timedelta(minutes=minutes.whole() or 0)
+    except OverflowError:
+        raise minutes.surprise("the minutes that a meeting takes") from None
+
+
+def _charged(payment: Json) -> Decimal | Unsaid:
+    return payment.at("amount_charged").amount(smallest_units(payment.at("currency").text())) or UNSAID
+
+
+def _contact(form: Json) -> Contact | None:
+    """None where the form is null: `attendees` are addresses too, but nobody says which of them is the customer."""
+    first, last = [*(form.at("name").text() or "").rsplit(maxsplit=1), None, None][:2]
+    phone = form.at("mobile_phone").text() or form.at("phone").text()
+    return Contact(email=form.at("email").text(), first_name=first, last_name=last, phone=phone) if form else None

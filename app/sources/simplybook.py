@@ -1,0 +1,136 @@
+"""SimplyBook.me: bookings. Thin: a callback names a booking, and the booking is fetched by JSON-RPC.
+
+From https://github.com/vetalsimplybook/simplybook_callback_example_php, by a developer of the vendor: a callback has
+`booking_id`, `booking_hash`, `company` and `notification_type`; `getBookingDetails` wants md5(id + hash + secret key). The
+hash belongs to the booking, and nothing is signed, so the address carries a token. A booking's number counts inside its
+company and stays when it moves. Nothing dates a callback or tells it from the next: a repeat is fetched anew, and what
+orders two is when each was fetched. A cancel is believed as it rings, and dated so: the booking is still there and looks
+like any other. There is no word for a cancel that is taken back, so a late `change` is no proof of one.
+
+Second-hand, from integrators: `client_email`, `client_phone`, local times like `2026-03-14 09:00:00`, and that a cancelled
+booking can be fetched. Recalled: the last word of `client_name` is the last name. Not told: how long a token counts (it is
+got anew after 20 minutes), and what the webhooks of REST v2 hold: those are ignored by their `event`.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from app.delivery import Event
+from app.reading import Json, Untranslatable
+from app.signatures import PathToken
+from app.sources import GONE, Exchange, Get, Ignored, Shown, Source
+from app.visits.words import UNSAID, Action, Contact, VisitChange, microseconds
+
+SETUP = """
+1. Set HOOKS__SIMPLYBOOK__SECRETS to a word of your own, SECRET_KEY to 32 random characters or more, and
+   HOOKS__SIMPLYBOOK__TIMEZONE to the company's time zone. Restart.
+2. In SimplyBook.me open Custom Features, enable API, and open its Settings. From there set
+   HOOKS__SIMPLYBOOK__CREDENTIALS__COMPANY (the company login), …__API_KEY (the API key) and …__API_SECRET (the secret key).
+3. There paste {url} as the callback URL, for new, changed and cancelled bookings; reminders do no harm.
+4. A company on another domain, like simplybook.it, sets HOOKS__SIMPLYBOOK__API_URL to https://user-api.simplybook.it and
+   HOOKS__SIMPLYBOOK__TOKEN_URL to the same with /login behind it.
+
+SimplyBook.me signs nothing: whoever knows the address can cancel a booking, or make us look at one whose hash they know.
+It tells neither approvals nor completions nor no-shows nor payments, so a review request counts from the start. A booking
+that is made anew after a cancel is another visit.
+"""
+
+API = "https://user-api.simplybook.me"
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """The token in a header, and the call's last parameter signed with the secret key."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("COMPANY", "API_SECRET", "TOKEN")
+
+    def show(self, given: Mapping[str, str], now: float, get: Get) -> Shown:
+        call: dict[str, Any] = dict(get.json or {})
+        id, booking_hash = call["params"]
+        sign = hashlib.md5(f"{id}{booking_hash}{given['API_SECRET']}".encode()).hexdigest()
+        headers = {"x-company-login": given["COMPANY"], "x-token": given["TOKEN"]}
+        return Shown(headers, json={**call, "params": [id, sign]})
+
+
+SOURCE = Source(
+    title="SimplyBook.me",
+    docs="https://github.com/vetalsimplybook/simplybook_callback_example_php",
+    evidence="recalled",
+    signature=PathToken(),
+    setup=SETUP,
+    form="any",
+    event=("notification_type",),
+    look_alike=True,
+    tenant=lambda event: event.data.at("company").text(),
+    needs=("TIMEZONE",),
+    api=API,
+    credentials=Signed(),
+    exchange=Exchange(
+        f"{API}/login",
+        ("COMPANY", "API_KEY"),
+        json={"jsonrpc": "2.0", "method": "getToken", "params": ["{COMPANY}", "{API_KEY}"], "id": 1},
+        at=("result",),
+        lives_s=1_200,
+    ),
+)
+
+KINDS: dict[str, Action] = {"create": "create", "change": "update", "cancel": "cancel"}
+
+
+def fetch(event: Event) -> list[Get]:
+    if _kind(event) not in KINDS:
+        return []
+    id, booking_hash = event.data.at("booking_id").needed_id(), event.data.at("booking_hash").needed_id()
+    call = {"jsonrpc": "2.0", "method": "getBookingDetails", "params": [id, booking_hash], "id": 1}
+    return [Get(f"booking/{id}", at="", json=call)]
+
+
+def translate(event: Event) -> list[VisitChange] | Ignored:
+    kind = _kind(event)
+    if kind not in KINDS:
+        return Ignored(kind)
+    if event.fetched_at is None:
+        raise Untranslatable("the booking that this event points at was not fetched")
+    booking = event.record.at("result") if event.record else Json(None)
+    if not booking and kind != "cancel":
+        return _refusal(event)
+    start = booking.at("start_date_time")
+    return [
+        VisitChange(
+            action=KINDS[kind],
+            visit_id=f"{event.data.at('company').needed_text()}-{event.data.at('booking_id').needed_id()}",
+            order=microseconds(event.fetched_at),
+            contact=_contact(booking) if booking else None,
+            time_scheduled=start.needed_moment(event.zone) if booking else UNSAID,
+            date_cancelled=event.received_at if kind == "cancel" else UNSAID,
+            is_sighting=True,
+        )
+    ]
+
+
+def _kind(event: Event) -> str:
+    """REST v2 calls it `event`."""
+    return (event.data.at("notification_type") or event.data.at("event")).needed_text()
+
+
+def _refusal(event: Event) -> Ignored:
+    """What JSON-RPC says instead of a result, with status 200 too."""
+    error = event.record.at("error") if event.record else Json(None)
+    if error:
+        code = error.at("code").value
+        raise Untranslatable(f"SimplyBook.me does not show the booking: error {code if isinstance(code, int) else ''}")
+    return GONE
+
+
+def _contact(booking: Json) -> Contact:
+    first, last = [*(booking.at("client_name").text() or "").rsplit(maxsplit=1), None, None][:2]
+    return Contact(
+        email=booking.at("client_email").text(),
+        first_name=first,
+        last_name=last,
+        phone=booking.at("client_phone").text(),
+    )

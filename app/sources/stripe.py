@@ -1,0 +1,118 @@
+"""Stripe: money for visits that other tools made. https://docs.stripe.com/webhooks
+
+Stripe knows no visits. What names one is a field of ours, `visit_external_id` in the metadata of a Checkout session, a
+PaymentIntent, a charge or an invoice, or a session's `client_reference_id`; without it an event is ignored. From the
+vendor's libraries (https://github.com/stripe/stripe-python, stripe-dotnet): the signature, whose key is the secret as it
+is written, `whsec_` included, with a second `v1` while secrets rotate; and the events.
+
+One payment rings several times: the session, the PaymentIntent and the charge each tell it. All of them name the
+PaymentIntent, so it counts once, and a refund lowers it. `created` has whole seconds; of two refunds in one, the larger
+sum is the later. A session is not money yet while it is `unpaid`, nor is a charge that is authorized and not captured.
+Who paid may be somebody else than who came, so the visit's contact is left alone.
+
+Recalled: which currencies have no cents, and that two of those are written as if they had (ISK, UGX); that retries are
+signed anew; that a charge copies its PaymentIntent's metadata, while a PaymentIntent gets none from its session.
+"""
+
+from decimal import Decimal
+
+from app.delivery import Event
+from app.reading import Json, smallest_units
+from app.signatures import Hmac
+from app.sources import Ignored, Source
+from app.visits.words import VisitChange, is_external_id, microseconds
+
+SETUP = """
+1. In Stripe's Workbench (or under Developers), open Webhooks and add an endpoint with the address {url}.
+2. Choose checkout.session.completed, checkout.session.async_payment_succeeded, payment_intent.succeeded, charge.succeeded,
+   charge.captured, charge.refunded and invoice.paid, for events on your account.
+3. Set the endpoint's signing secret, with its `whsec_`, as HOOKS__STRIPE__SECRETS. Test mode has one of its own.
+4. Where you make a payment, name its visit: set metadata[visit_external_id] to its external_id, like acuity-123456789. For
+   Checkout set it in payment_intent_data[metadata] too, or refunds do not name it. Behind a payment link's address,
+   ?client_reference_id= does the same.
+
+Stripe tells of money only. A payment that is refunded in whole leaves the visit without an amount; disputes are not counted.
+A platform (Connect) sets HOOKS__STRIPE__TENANTS to the accounts whose payments count.
+"""
+
+SOURCE = Source(
+    title="Stripe",
+    docs="https://docs.stripe.com/webhooks",
+    evidence="recalled",
+    signature=Hmac(header="Stripe-Signature", fields=("t", "v1"), signs="{t}.{body}", tolerance_s=300),
+    setup=SETUP,
+    repeat_key=lambda event: event.data.at("id").text(),
+    tenant=lambda event: event.data.at("account").text(),
+)
+
+
+SESSIONS = {"checkout.session.completed", "checkout.session.async_payment_succeeded"}
+CHARGES = {"charge.succeeded", "charge.captured", "charge.refunded", "charge.updated"}
+COLLECTED = {
+    **dict.fromkeys(SESSIONS, "amount_total"),
+    **dict.fromkeys(CHARGES, "amount_captured"),
+    "payment_intent.succeeded": "amount_received",
+    "invoice.paid": "amount_paid",
+    "invoice.payment_succeeded": "amount_paid",
+}
+
+
+def translate(event: Event) -> list[VisitChange] | Ignored:
+    kind, paid = event.data.at("type").needed_text(), event.data.at("data", "object")
+    if kind not in COLLECTED:
+        return Ignored(kind)
+    if not paid:
+        raise paid.surprise("what was paid")
+    named = _visit(paid)
+    if named is None:
+        return Ignored(f"{kind}: no visit")
+    if why := _not_yet(kind, paid):
+        return Ignored(f"{kind}: {why}")
+    units = smallest_units(paid.at("currency").needed_text(), but=("ISK", "UGX"))
+    collected, refunded = paid.at(COLLECTED[kind]), paid.at("amount_refunded").amount(units) or Decimal()
+    if kind in CHARGES:
+        collected = collected or paid.at("amount")  # before 2020 a charge told nothing else
+    amount = collected.amount(units)
+    if amount is None:
+        raise collected.surprise("an amount")
+    return [
+        VisitChange(
+            action="update",
+            named=named,
+            order=microseconds(event.data.at("created").needed_unix()),
+            as_of=int(refunded * units),
+            payment=_payment(kind, paid),
+            amount_collected=amount - refunded if amount > refunded else None,
+        )
+    ]
+
+
+def _not_yet(kind: str, paid: Json) -> str | None:
+    """Why nothing was collected, where it is so."""
+    status = paid.at("payment_status" if kind in SESSIONS else "status")
+    if kind in SESSIONS and status.text() not in ("paid", "unpaid", "no_payment_required"):
+        raise status.surprise("a payment_status that Stripe documents")
+    if kind in SESSIONS:
+        return None if status.text() == "paid" else status.text()
+    if kind in CHARGES and (paid.at("captured").flag() is False or status.text() in ("pending", "failed")):
+        return "not captured"
+    return None
+
+
+def _visit(paid: Json) -> str | None:
+    """Ours, or what somebody else's reference happens to be."""
+    references = (paid.at("metadata", "visit_external_id").value, paid.at("client_reference_id").value)
+    texts = (reference.strip() for reference in references if isinstance(reference, str))
+    return next((text for text in texts if is_external_id(text)), None)
+
+
+def _payment(kind: str, paid: Json) -> str:
+    """The PaymentIntent that it is about; subscriptions have an invoice instead."""
+    if kind == "payment_intent.succeeded":
+        return paid.at("id").needed_text()
+    return _id(paid.at("payment_intent")) or _id(paid.at("invoice")) or paid.at("id").needed_text()
+
+
+def _id(found: Json) -> str | None:
+    """Expanded, an id is the object itself."""
+    return found.at("id").text() if isinstance(found.value, dict) else found.text()

@@ -1,0 +1,206 @@
+"""Tekmetric: repair orders of auto shops, and their payments. The customer has to be fetched.
+
+There is no public page on its webhooks. Second-hand, from integrators who run it: a body is `event`, a sentence in
+English with people's names in it, and `data`, the whole repair order or the payment; nothing is signed and no event has
+an id. What an order is at is in `repairOrderStatus`; where that is left out, the sentence tells it (posted, unposted,
+sent to A/R, deleted). `updatedDate` orders, and a time without an offset is UTC. Money is in cents: `amountPaid` is
+what an order collected, and each payment, refund and void has an event of its own. An id is told with its shop. `GET
+customers/ID` has the customer.
+
+Recalled: the numbers and the full list of the statuses, `appointmentStartTime`, `completedDate`, `deletedDate`, and the
+customer's `okForMarketing`. Appointments have events too, but how they look and which order they become is not known:
+an order stands for the visit. It counts as completed when it is Complete or posted, at the date that it names, else
+from the first event that shows it. An estimate that nobody made an appointment for is no visit yet.
+"""
+
+import re
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from app.delivery import Event
+from app.reading import Json
+from app.signatures import PathToken
+from app.sources import Bearer, Get, Ignored, Source
+from app.visits.words import UNSAID, Contact, Unsaid, VisitChange, microseconds
+
+SETUP = """
+1. Set HOOKS__TEKMETRIC__SECRETS to a word of your own and SECRET_KEY to 32 random characters or more. Restart.
+2. In Tekmetric open the shop's settings, Integrations, Webhooks, paste {url} and tick what concerns repair orders
+   (status updated, posted, unposted, sent to A/R, completed, deleted, work approved) and payments (made, voided,
+   refunded).
+3. Ask Tekmetric for API credentials, and exchange them once: POST grant_type=client_credentials, with the client's id
+   and secret as HTTP Basic, to https://shop.tekmetric.com/api/v1/oauth/token. That token does not expire: set it as
+   HOOKS__TEKMETRIC__CREDENTIALS__TOKEN. For the sandbox set HOOKS__TEKMETRIC__API_URL to
+   https://sandbox.tekmetric.com/api/v1
+4. Of several shops on one address, name yours in HOOKS__TEKMETRIC__TENANTS (its shopId).
+
+Tekmetric signs nothing: whoever knows the address can tell us of orders. Customers who are not OK for marketing are not
+asked. An order without an appointment has no time before it is completed; one that takes days is parked meanwhile, and
+its completion takes it up again. There are no no-shows: delete the order.
+"""
+
+SOURCE = Source(
+    title="Tekmetric",
+    docs="https://www.tekmetric.com",
+    evidence="recalled",
+    signature=PathToken(),
+    setup=SETUP,
+    event=("event",),
+    tenant=lambda event: event.data.at("data", "shopId").text(),
+    api="https://shop.tekmetric.com/api/v1",
+    credentials=Bearer("TOKEN"),
+)
+
+#: By code or name, in capitals without what stands between letters, or by number.
+ESTIMATE = {"ESTIMATE", "SAVEDFORLATER", "1", "4"}
+OPEN = {"WORKINPROGRESS", "INPROGRESS", "WIP", "2"}
+DONE = {"COMPLETE", "COMPLETED", "ACCOUNTSRECEIVABLE", "INVOICED", "3", "5", "6"}
+OFF = {"DELETED", "7"}
+
+
+def fetch(event: Event) -> list[Get]:
+    """The customer, where there is a visit or will be."""
+    order = event.data.at("data")
+    if not _is_order(event) or _status(event) == "off":
+        return []
+    if not order.at("customerId") or not (_status(event) == "done" or order.at("appointmentStartTime")):
+        return []
+    return [Get(f"customers/{order.at('customerId').needed_id()}")]
+
+
+def translate(event: Event) -> list[VisitChange] | Ignored:
+    if _is_payment(event):
+        return _payment(event)
+    return _order(event) if _is_order(event) else Ignored(_topic(event))
+
+
+def _order(event: Event) -> list[VisitChange] | Ignored:
+    order, status = event.data.at("data"), _status(event)
+    starts = order.at("appointmentStartTime").moment(UTC)
+    if status == "estimate" and not starts:
+        return Ignored("estimate")
+    updated_at = order.at("updatedDate").moment(UTC) or _posted(order) or order.at("updatedDate").needed_moment(UTC)
+    is_off = status == "off"
+    return [
+        VisitChange(
+            action="cancel" if is_off else "update",
+            visit_id=f"{_shop(order)}:{order.at('id').needed_text()}",
+            order=microseconds(updated_at),
+            contact=_contact(event.record) if event.record else None,
+            time_scheduled=starts or UNSAID,
+            time_completed=(_posted(order) or updated_at) if status == "done" else None,
+            amount_collected=_paid(order),
+            date_cancelled=(order.at("deletedDate").moment(UTC) or updated_at) if is_off else None,
+            opted_out=_opted_out(event.record),
+            is_sighting=True,
+        )
+    ]
+
+
+def _payment(event: Event) -> list[VisitChange] | Ignored:
+    """A refund and a void are told beside what they take back, since both may come with the id of the payment itself."""
+    paid = event.data.at("data")
+    if not paid.at("repairOrderId"):
+        return Ignored("a payment without an order")
+    said, amount = _sentence(event), paid.at("amount").amount(100)
+    if amount is None:
+        raise paid.at("amount").surprise("an amount in cents")
+    is_void, is_refund = paid.at("voided").flag() or " void" in said, paid.at("refund").flag() or "refund" in said
+    undone = "voided" if is_void else "refunded" if is_refund else ""
+    dates = (paid.at(name).moment(UTC) for name in ("updatedDate", "paymentDate", "createdDate"))
+    return [
+        VisitChange(
+            action="update",
+            visit_id=f"{_shop(paid)}:{paid.at('repairOrderId').needed_text()}",
+            order=microseconds(next(filter(None, dates), event.received_at)),
+            payment=f"{paid.at('id').needed_text()} {undone}".strip(),
+            amount_collected=-abs(amount) if undone else amount,
+        )
+    ]
+
+
+def _sentence(event: Event) -> str:
+    return event.data.at("event").needed_text().lower()
+
+
+def _is_payment(event: Event) -> bool:
+    data = event.data.at("data")
+    return bool(_sentence(event).startswith(("payment", "refund")) or data.at("payerName") or data.at("paymentDate"))
+
+
+def _is_order(event: Event) -> bool:
+    data = event.data.at("data")
+    if _is_payment(event) or data.at("repairOrderId"):
+        return False
+    return bool(data.at("repairOrderStatus") or data.at("repairOrderNumber") or _topic(event) == "repair order")
+
+
+def _topic(event: Event) -> str:
+    """What it is about, in a word: the sentence itself names people."""
+    topics = ("inspection", "purchase order", "appointment", "estimate", "repair order", "customer", "vehicle")
+    return next((topic for topic in topics if topic in _sentence(event)), "something else")
+
+
+def _status(event: Event) -> str:
+    order, said = event.data.at("data"), _sentence(event)
+    status = order.at("repairOrderStatus")
+    if order.at("deletedDate") or re.match(r"repair order\b.* deleted\b", said):
+        return "off"
+    if not status:
+        return _told(event, said)
+    for written in (status.at(name).text() for name in ("code", "name", "id")):
+        word = re.sub("[^A-Z0-9]", "", (written or "").upper())
+        kinds = {"estimate": ESTIMATE, "open": OPEN, "done": DONE, "off": OFF}
+        found = next((kind for kind, words in kinds.items() if word in words), None)
+        if found or word.startswith("POSTED"):
+            return found or "done"
+    raise status.surprise("a repair order's status that Tekmetric has")
+
+
+def _told(event: Event, said: str) -> str:
+    if re.search(r" unposted\b| approved\b", said):
+        return "open"
+    if re.search(r" (posted|invoiced|completed)\b| sent to a/r\b| marked complete\b", said):
+        return "done"
+    raise event.data.at("data", "repairOrderStatus").surprise("a repair order's status")
+
+
+def _posted(order: Json) -> datetime | None:
+    return order.at("completedDate").moment(UTC) or order.at("postedDate").moment(UTC)
+
+
+def _paid(order: Json) -> Decimal | None | Unsaid:
+    paid = order.at("amountPaid").amount(100)
+    return UNSAID if paid is None else paid or None
+
+
+def _shop(data: Json) -> str:
+    """Some events name shop 0, which is none."""
+    shop = data.at("shopId").needed_text()
+    if shop == "0":
+        raise data.at("shopId").surprise("a shop's id")
+    return shop
+
+
+def _contact(customer: Json) -> Contact:
+    emails = customer.at("email")
+    email = next(iter(emails), Json(None)) if isinstance(emails.value, list) else emails
+    return Contact(
+        email=email.text(),
+        first_name=customer.at("firstName").text(),
+        last_name=customer.at("lastName").text(),
+        phone=_phone(customer.at("phone")),
+    )
+
+
+def _phone(phones: Json) -> str | None:
+    """A text, or a list with the primary one somewhere."""
+    if not isinstance(phones.value, list):
+        return phones.text()
+    listed = sorted(phones, key=lambda phone: phone.at("primary").value is not True)
+    return next((phone.at("number").text() for phone in listed), None)
+
+
+def _opted_out(customer: Json | None) -> bool | Unsaid:
+    said = customer.at("okForMarketing").flag() if customer else None
+    return UNSAID if said is None else not said

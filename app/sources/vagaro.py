@@ -1,0 +1,177 @@
+"""Vagaro: appointments of salons and studios, and what was paid for them. The customer has to be fetched.
+
+https://docs.vagaro.com/public/docs/webhook-events and the pages beside it: `id` is the same on every retry,
+`createdDate` (in one example `createdAt`) is when it happened, events come doubled and in any order.
+`X-Vagaro-Signature` is no signature but the webhook's token. What is answered with 400, 401, 403, 404 or 406 is not
+tried again, all else five times in 15 minutes. What happened is in `bookingStatus`, and the id stays when an
+appointment moves. A transaction is one item of a sale, with all that was paid for it by each way of paying; redeemed
+packages and gift cards were paid long before.
+
+`Need Acceptance` is a request that the business has not accepted: a new one means nothing yet, a later one holds the
+visit back until it is accepted. No status has a time of its own: it counts from the first event that shows it.
+
+Second-hand, from integrators: the API (POST `customers`, the header `accessToken`, `data` in its answers) and its
+tokens of an hour; ids in base64. Not told: whether `ccAmount` has the tip in it (an example suggests so), and the sign
+of a refund.
+"""
+
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from decimal import Decimal
+
+from app.delivery import Event
+from app.reading import Json
+from app.signatures import Token
+from app.sources import Exchange, Get, Ignored, Keys, Source
+from app.visits.words import UNSAID, Contact, VisitChange, microseconds
+
+SETUP = """
+1. In Vagaro open Settings, Developers, APIs & Webhooks (an add-on that Vagaro has to approve), Webhooks, Create
+   Webhook.
+2. Paste {url}, tick Appointments and Transactions, and choose the locations. Copy the verification token that it shows
+   into HOOKS__VAGARO__SECRETS.
+3. Under APIs make credentials that may read customers: HOOKS__VAGARO__CREDENTIALS__CLIENT_ID and …__CLIENT_SECRET.
+4. Set HOOKS__VAGARO__API_URL to https://api.vagaro.com/us02/api/v2 with your own region in the place of us02; where it
+   is another one, set HOOKS__VAGARO__TOKEN_URL to the same address with /merchants/generate-access-token behind it.
+5. Of several businesses on one address, name yours in HOOKS__VAGARO__TENANTS (its businessId).
+
+Vagaro's token proves nothing of the body. An appointment is completed when its status is Service Complete. Walk-ins
+without a customer wait for one and are parked after a day. Whoever wants no messages is not told.
+"""
+
+SOURCE = Source(
+    title="Vagaro",
+    docs="https://docs.vagaro.com/public/docs/webhook-events",
+    evidence="second-hand",
+    signature=Token("X-Vagaro-Signature"),
+    setup=SETUP,
+    repeat_key=lambda event: event.data.at("id").text(),
+    tenant=lambda event: event.data.at("payload", "businessId").text(),
+    needs=("API_URL",),
+    api="",
+    credentials=Keys(headers={"accessToken": "TOKEN"}),
+    exchange=Exchange(
+        "https://api.vagaro.com/us02/api/v2/merchants/generate-access-token",
+        ("CLIENT_ID", "CLIENT_SECRET"),
+        json={"clientId": "{CLIENT_ID}", "clientSecretKey": "{CLIENT_SECRET}", "scope": "read access"},
+        at=("data", "access_token"),
+    ),
+)
+
+OPEN = {"accepted", "awaiting confirmation", "confirmed", "ready to start", "service in progress", "show"}
+OFF = {"cancel", "canceled", "cancelled", "deleted", "denied"}
+REQUESTED, MISSED, DONE = "need acceptance", "no show", "service complete"
+PAID = (
+    *("ccAmount", "cashAmount", "checkAmount", "achAmount"),
+    *("bankAccountAmount", "vagaroPayLaterAmount", "otherAmount"),
+)
+
+
+def fetch(event: Event) -> list[Get]:
+    """The customer, where the appointment stands or took place."""
+    if _kind(event) != "appointment" or _status(event) not in OPEN | {DONE}:
+        return []
+    payload = event.data.at("payload")
+    customer, business = (_id(payload.at(name)) for name in ("customerId", "businessId"))
+    if not customer:
+        return []
+    asked = {"businessId": business, "customerId": customer} if business else {"customerId": customer}
+    return [Get(f"customers/{customer.replace('/', '~')}", at="customers", json=asked)]
+
+
+def translate(event: Event) -> list[VisitChange] | Ignored:
+    match _kind(event):
+        case "appointment":
+            return _appointment(event)
+        case "transaction":
+            return _transaction(event)
+    return Ignored(_kind(event))
+
+
+def _appointment(event: Event) -> list[VisitChange] | Ignored:
+    payload, status, said_at = event.data.at("payload"), _status(event), _said_at(event)
+    is_new = event.data.at("action").needed_text() == "created"
+    if status == "personaloff":
+        return Ignored("PersonalOff")
+    if status == REQUESTED and is_new:
+        return Ignored("not accepted yet")
+    is_off, starts = status in OFF | {REQUESTED}, payload.at("startTime")
+    return [
+        VisitChange(
+            action="cancel" if is_off else "create" if is_new else "update",
+            visit_id=payload.at("appointmentId").needed_text(),
+            order=microseconds(said_at),
+            contact=_contact(event),
+            time_scheduled=starts.needed_moment() if status in OPEN else starts.moment() or UNSAID,
+            time_completed=said_at if status == DONE else None,
+            date_cancelled=said_at if is_off else None,
+            no_show=said_at if status == MISSED else None,
+            is_sighting=True,
+        )
+    ]
+
+
+def _transaction(event: Event) -> list[VisitChange] | Ignored:
+    payload = event.data.at("payload")
+    appointment, item = payload.at("appointmentId").text(), payload.at("userPaymentId")
+    if appointment is None:
+        return Ignored("a sale without an appointment")
+    amounts = [amount for amount in _amounts(payload) if amount is not None]
+    if not amounts:
+        raise payload.at("ccAmount").surprise("an amount")
+    paid, is_refund = sum(amounts, Decimal()), (payload.at("purchaseType").text() or "").lower() == "refund"
+    return [
+        VisitChange(
+            action="update",
+            visit_id=appointment,
+            order=microseconds(_said_at(event)),
+            payment=item.text() or payload.at("transactionId").needed_text(),
+            amount_collected=-abs(paid) if is_refund else paid,
+        )
+    ]
+
+
+def _kind(event: Event) -> str:
+    return event.data.at("type").needed_text()
+
+
+def _said_at(event: Event) -> datetime:
+    return event.data.at("createdAt").moment() or event.data.at("createdDate").needed_moment()
+
+
+def _status(event: Event) -> str:
+    """In lower case; one list of the vendor's prints `Service Completed`."""
+    if event.data.at("action").needed_text() == "deleted":
+        return "deleted"
+    found = event.data.at("payload", "bookingStatus")
+    status = found.needed_text().lower()
+    if status.startswith(DONE):
+        return DONE
+    if status not in OPEN | OFF | {REQUESTED, MISSED, "personaloff"}:
+        raise found.surprise("an appointment's status that Vagaro documents")
+    return status
+
+
+def _id(found: Json) -> str | None:
+    """In base64, as a rule."""
+    id = found.text()
+    if id and not re.fullmatch("[A-Za-z0-9+/=_-]{1,191}", id):
+        raise found.surprise("an id")
+    return id
+
+
+def _amounts(payload: Json) -> Iterator[Decimal | None]:
+    return (payload.at(name).amount() for name in PAID)
+
+
+def _contact(event: Event) -> Contact | None:
+    if event.record is None:
+        return None
+    customer = event.record.at("data") or event.record
+    return Contact(
+        email=customer.at("email").text(),
+        first_name=customer.at("customerFirstName").text(),
+        last_name=customer.at("customerLastName").text(),
+        phone=customer.at("mobilePhone").text() or customer.at("dayPhone").text() or customer.at("nightPhone").text(),
+    )

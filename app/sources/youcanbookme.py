@@ -1,0 +1,104 @@
+"""YouCanBook.me: bookings, by a body that the customer pastes into its settings (below).
+
+From https://support.youcanbook.me/hc/en-us/articles/17321777608727-Webhooks and "Passing data to other systems" there: a
+webhook is an action for one trigger (booking made, rescheduled, cancelled, marked as a no-show, follow-up), with an
+address, a method, headers, and a body of the customer's own with shorthand codes in it, which are replaced as text.
+Nothing is signed, so a header carries a token; no retries are mentioned.
+
+Nothing in such a body dates it, but a booking's life has an order of its own: a move comes after the booking, and after a
+cancel, a no-show or a follow-up nothing moves any more. So each counts as one step, and only of several moves the one that
+arrived last wins. The same move twice, to the byte, is taken for a retry.
+
+Recalled: `{REF}`, `{LNAME}` and the phone's code. A code that YouCanBook.me does not know stays as it was typed, and is
+refused as a reference: else all bookings would be one. Not known: whether the reference stays when a booking moves. If it
+does not, the old visit stays beside the new one.
+"""
+
+import re
+from datetime import datetime
+
+from app.delivery import Event
+from app.reading import Json
+from app.signatures import Token
+from app.sources import Ignored, Source
+from app.visits.words import UNSAID, Action, Contact, VisitChange, microseconds
+
+SETUP = """
+1. Make up a token (32 random characters or more) and set it as HOOKS__YOUCANBOOKME__SECRETS.
+2. In the booking page's Notifications, under "When a booking is made", press + and Webhook. Destination URL: {url}, method
+   POST, delay 0. Add the headers X-Doorbell-Token with the token, and Content-Type with application/json. Payload:
+   {"event": "booked", "reference": "{REF}", "start": "{START-ISO}", "end": "{END-ISO}", "email": "{EMAIL}",
+   "first_name": "{FNAME}", "last_name": "{LNAME}", "phone": "{PHONE}"}
+3. The code for the booking's reference may have another name than {REF}: take it from the list of codes. It must be one
+   that stays the same until the booking is over. Leave out what your form does not ask for.
+4. Do the same for the other triggers, with another `event`: rescheduled, cancelled, no_show, and completed for a follow-up
+   after the booking (delay 0). Reminders need none.
+5. Where the codes give times without an offset, set HOOKS__YOUCANBOOKME__TIMEZONE.
+
+YouCanBook.me signs nothing: whoever knows the token can say anything about any booking. A quotation mark in a name breaks
+the payload, and such a delivery is refused with 400 and lost. Money is not told. A no-show that is taken back is not either.
+"""
+
+SOURCE = Source(
+    title="YouCanBook.me",
+    docs="https://support.youcanbook.me/hc/en-us/articles/17321777608727-Webhooks",
+    evidence="recalled",
+    signature=Token("X-Doorbell-Token"),
+    setup=SETUP,
+    event=("event",),
+)
+
+#: What each trigger does, and how far into a booking's life it comes.
+STEPS: dict[str, tuple[Action, int]] = {
+    "booked": ("create", 0),
+    "rescheduled": ("update", 1),
+    "completed": ("update", 2),
+    "no_show": ("update", 2),
+    "cancelled": ("cancel", 2),
+    "canceled": ("cancel", 2),
+}
+
+
+def translate(event: Event) -> list[VisitChange] | Ignored:
+    kind = event.data.at("event").needed_text().lower().replace("-", "_")
+    if kind not in STEPS:
+        return Ignored(kind)
+    action, step = STEPS[kind]
+    start = event.data.at("start")
+    return [
+        VisitChange(
+            action=action,
+            visit_id=_reference(event.data.at("reference")),
+            order=step,
+            as_of=microseconds(event.received_at),
+            contact=_contact(event.data),
+            time_scheduled=start.moment(event.zone) or UNSAID if step == 2 else start.needed_moment(event.zone),
+            time_completed=_ended_at(event) if kind == "completed" else UNSAID,
+            date_cancelled=event.received_at if action == "cancel" else UNSAID,
+            no_show=event.received_at if kind == "no_show" else UNSAID,
+            is_sighting=True,
+        )
+    ]
+
+
+def _reference(found: Json) -> str:
+    if _CODE.search(found.needed_text()):
+        raise found.surprise("a booking's reference in the place of its code")
+    return found.needed_text()
+
+
+_CODE = re.compile(r"\{[A-Z0-9_-]+\}")
+
+
+def _ended_at(event: Event) -> datetime:
+    return event.data.at("end").moment(event.zone) or event.received_at
+
+
+def _contact(data: Json) -> Contact:
+    """A code that was not replaced is nobody's name."""
+
+    def said(name: str) -> str | None:
+        text = data.at(name).text()
+        return None if text and _CODE.search(text) else text
+
+    return Contact(email=said("email"), first_name=said("first_name"), last_name=said("last_name"), phone=said("phone"))

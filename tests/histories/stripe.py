@@ -1,0 +1,86 @@
+"""Stripe: some payments for one visit, each told by its session, its PaymentIntent and its charge. Refunds lower one; the
+visit collected what is left of all of them. Whose visit it is and when, some other tool would say."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from tests.histories import Life, Visit
+
+
+@dataclass(slots=True)
+class Payment:
+    id: str
+    amount: int
+    refunded: int = 0
+    is_captured: bool = False
+
+
+class Tool(Life):
+    def __init__(self, *given: Any, **more: Any) -> None:
+        super().__init__(*given, **more)
+        self.currency, self.units = self.dice.choice((("usd", 100), ("jpy", 1), ("kwd", 1_000), ("isk", 100)))
+        self.payments: list[Payment] = []
+
+    def acts(self) -> list[Callable[[], None]]:
+        if not self.visits:
+            self.visits = [Visit(self.name, ids=[self.name])]
+        acts = [self.authorize, self.authorize, self.disturb]
+        for payment in self.payments:
+            if not payment.is_captured:
+                acts.append(lambda payment=payment: self.capture(payment))  # type: ignore[misc]
+            elif payment.refunded < payment.amount:
+                acts.append(lambda payment=payment: self.refund(payment))  # type: ignore[misc]
+        return acts
+
+    def authorize(self) -> None:
+        """It is paid at once, or the money is still to come."""
+        payment = Payment(self.mint("pi_{}"), self.dice.choice((1_000, 24_500, 99_990)))
+        self.payments.append(payment)
+        self.say_session("completed", payment, "unpaid") if self.maybe(0.3) else self.capture(payment)
+
+    def capture(self, payment: Payment) -> None:
+        is_late = payment.is_captured = True
+        self.count()
+        if self.maybe():
+            event = "async_payment_succeeded" if is_late else "completed"
+            self.say_session(event, payment, "paid")
+        if self.maybe():
+            self.say("payment_intent.succeeded", "payment_intent", payment.id, {"amount_received": payment.amount})
+        self.say_charge("charge.succeeded", payment)
+
+    def refund(self, payment: Payment) -> None:
+        left = payment.amount - payment.refunded
+        payment.refunded += self.dice.choice((left, min(left, 500)))
+        self.count()
+        self.say_charge("charge.refunded", payment)
+
+    def disturb(self) -> None:
+        """A payment for something else, and one that names nobody."""
+        other = {"amount_received": 77, "metadata": self.dice.choice(({}, {"visit_external_id": "nobody"}))}
+        self.say("payment_intent.succeeded", "payment_intent", self.mint("pi_{}"), other)
+
+    def count(self) -> None:
+        left = sum(payment.amount - payment.refunded for payment in self.payments if payment.is_captured)
+        self.visits[0].paid = Decimal(left) / self.units or None
+
+    def say_session(self, what: str, payment: Payment, status: str) -> None:
+        named = {"client_reference_id": self.visit_name, "metadata": {}} if self.maybe() else {}
+        told = {"amount_total": payment.amount, "payment_status": status, "payment_intent": payment.id, **named}
+        self.say(f"checkout.session.{what}", "checkout.session", self.mint("cs_{}"), told)
+
+    def say_charge(self, what: str, payment: Payment) -> None:
+        amounts = {"amount": payment.amount, "amount_captured": payment.amount, "amount_refunded": payment.refunded}
+        told = {**amounts, "captured": True, "status": "succeeded", "payment_intent": payment.id}
+        self.say(what, "charge", f"ch_{payment.id}", told)
+
+    @property
+    def visit_name(self) -> str:
+        return f"stripe-{self.name}"
+
+    def say(self, kind: str, what: str, id: str, told: dict[str, Any]) -> None:
+        named = {"metadata": {"visit_external_id": self.visit_name}}
+        paid = {"id": id, "object": what, "currency": self.currency, **named, **told}
+        body = {"id": self.mint("evt_{}"), "object": "event", "created": int(self.now.timestamp())}
+        self.ring({**body, "type": kind, "data": {"object": paid}}, f"{kind} {told}")
