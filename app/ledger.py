@@ -322,6 +322,10 @@ class Ledger:
         """Write beside the ledger, for so long, also where Redis is full."""
         await self.redis.script("put", key, value, ms)
 
+    async def beat(self, key: str, value: bytes, ms: int) -> None:
+        """A worker's sign of life, which counts for so long; also where Redis is full."""
+        await self.redis.script("beat", key, value, ms)
+
     # -- for operators --
 
     async def replay(self, work: str, fresh: bool = False, *, beside: Iterable[int] = (), lane: Aside = "") -> str:

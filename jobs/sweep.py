@@ -12,7 +12,6 @@ import orjson
 from app.connection import RedisDown
 from app.ledger import new_id
 from app.operations import Operations
-from app.queue import WORKERS
 from app.tally import FLUSH_EVERY_S
 from jobs.context import Context
 
@@ -78,7 +77,4 @@ class Heartbeat:
         self._value = orjson.dumps({"host": host, "pid": os.getpid(), "since": int(time.time() * 1000)})
 
     async def beat(self) -> None:
-        now = int(time.time() * 1000)
-        await self._ledger.put(self._key, self._value, HEARTBEAT_MS)
-        await self._ledger.redis.command("ZADD", WORKERS, now, self._key)
-        await self._ledger.redis.command("ZREMRANGEBYSCORE", WORKERS, "-inf", now - HEARTBEAT_MS)
+        await self._ledger.beat(self._key, self._value, HEARTBEAT_MS)
