@@ -218,19 +218,19 @@ class Bar:
     refused: float
 
 
-def chart(hours: Sequence[Hour], width: float = 720, height: float = 120) -> tuple[list[Bar], int]:
-    """The bars, and what the top of the chart stands for."""
+def chart(hours: Sequence[Hour], width: float = 720, height: float = 120) -> list[Bar]:
     top = max(4, *(hour.total for hour in hours))
     step = width / len(hours)
     return [
         Bar(
             hour,
-            round(i * step + 2, 1),
-            round(step - 4, 1),
-            *(_tall(n, top, height) for n in (hour.arrived, hour.refused)),
+            x=round(place * step + 2, 1),
+            width=round(step - 4, 1),
+            arrived=_tall(hour.arrived, top, height),
+            refused=_tall(hour.refused, top, height),
         )
-        for i, hour in enumerate(hours)
-    ], top
+        for place, hour in enumerate(hours)
+    ]
 
 
 def _tall(count: int, top: int, height: float) -> float:

@@ -42,7 +42,6 @@ async def login(desk: Desk, ask: Ask) -> Response:
 async def overview(desk: Desk, ask: Ask) -> Response:
     view = await overviews.look(desk, _lists(desk))
     level, sentence = view.verdict()
-    bars, top = overviews.chart(view.hours)
     age = span(view.due.oldest_s) if view.due.oldest_s >= 1 else "nothing"
     return desk.page(
         ask,
@@ -50,8 +49,8 @@ async def overview(desk: Desk, ask: Ask) -> Response:
         view=view,
         level=level,
         sentence=sentence,
-        bars=bars,
-        top=top,
+        bars=overviews.chart(view.hours),
+        most=max(hour.total for hour in view.hours),
         age=age,
         base=_base(desk, ask),
     )
