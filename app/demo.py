@@ -21,6 +21,7 @@ import click
 import httpx
 
 from app import embedded
+from app.console.access import hash_password
 from app.ring import body_of, find, signed
 from app.sources import specimens
 
@@ -67,6 +68,7 @@ class Demo:
         self.run = secrets.token_hex(4)
         self.folder = Path(stack.enter_context(TemporaryDirectory(prefix="doorbell-demo-")))
         self.secrets = {name: secrets.token_hex(16) for name in ("calendly", "calcom", "acuity")}
+        self.password = secrets.token_urlsafe(12)
         self.secrets["standard"] = "whsec_" + secrets.token_hex(24)
         self._http = stack.enter_context(httpx.Client(timeout=10, trust_env=False))
         say("doorbell demo", "Ctrl-C stops everything; all files are in one temporary folder")
@@ -104,6 +106,8 @@ class Demo:
             "HOOKS__ACUITY__CREDENTIALS__USER_ID": "1",
             "HOOKS__ACUITY__CREDENTIALS__API_KEY": self.secrets["acuity"],
             "HOOKS__ACUITY__API_URL": tool,
+            "SECRET_KEY": secrets.token_hex(32),
+            "CONSOLE_PASSWORD_HASH": hash_password(self.password),
             "RETRY_FIRST_S": "1",
             "CONTACT_FOR_S": "2",
         }
@@ -221,7 +225,11 @@ class Demo:
         settings.write_text("".join(f"{name}='{value}'\n" for name, value in self.env.items()))
         doorbell = Path(sys.executable).with_name("doorbell")
         click.echo(f"""
-It stays up. In another terminal:
+It stays up. Look at it, and mend the last one there (Failures, tick it, name a contact):
+
+  {self.web.replace("127.0.0.1", "localhost")}/console    password: {self.password}
+
+Or in another terminal:
 
   set -a; . {settings}; set +a
   {doorbell} failures

@@ -13,11 +13,14 @@ import httpx
 
 from app.alarms import OLD_S, Due, due
 from app.connection import Address, Redis, RedisDown
+from app.queue import WORKERS
 from app.settings import Settings, SettingsError, read
 from app.sources import Source, load
 
 Result = Literal["ok", "warn", "fail", "down"]
 CLOCK_S = 2.0
+#: Workers beat every ten seconds.
+ALIVE_S = 30.0
 #: With Redis' own deadline less than the ten seconds that a release may take.
 API_S = 5.0
 
@@ -94,6 +97,16 @@ def _hooks(settings: Settings) -> list[Check]:
     if not settings.entrances:
         checks.append(Check("hooks", "warn", "there is none: nobody can ring", "Set HOOKS__<NAME>__SECRETS."))
     return checks
+
+
+async def at_hand(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
+    """What can be told without asking anybody but Redis. Raises RedisDown."""
+    for check in _hooks(settings):
+        yield check
+    for examined in (_redis, _work):
+        async for check in examined(redis, settings):
+            yield check
+    yield await _worker(redis)
 
 
 def _unproven(name: str, source: Source) -> Check:
@@ -208,12 +221,7 @@ def _queue(work: Due) -> list[Check]:
 
 
 async def _worker(redis: Redis) -> Check:
-    cursor, found = b"0", 0
-    while True:
-        cursor, keys = await redis.command("SCAN", cursor, "MATCH", "db:worker:*", "COUNT", 1000)
-        found += len(keys)
-        if cursor == b"0":
-            break
+    found = await redis.command("ZCOUNT", WORKERS, int((time.time() - ALIVE_S) * 1000), "+inf")
     if found:
         return Check("worker", "ok", f"{found} at work")
     return Check(

@@ -42,9 +42,9 @@ class Explain:
 
     async def deliveries(self, most: int) -> list[Row]:
         """The newest, newest first."""
-        return [await self._delivery_row(id) for id in await self._ledger.deliveries(self._settings.hooks, most)]
+        return [await self.row(id) for id in await self._ledger.deliveries(self._settings.hooks, most)]
 
-    async def _delivery_row(self, id: str) -> Row:
+    async def row(self, id: str) -> Row:
         try:
             meta, _ = await self._ledger.delivery(id)
         except Gone:
@@ -78,7 +78,7 @@ class Explain:
 
     async def failures(self, most: int) -> list[Row]:
         """What is parked, the longest first."""
-        return [self._failure(await self._ledger.member(work)) for work in await self._ledger.works("parked", most)]
+        return [self.failure(await self._ledger.member(work)) for work in await self._ledger.works("parked", most)]
 
     async def works(self, id: str) -> list[str]:
         """The pieces of work behind the id of a delivery or a visit. Raises Gone if there is neither."""
@@ -183,7 +183,7 @@ class Explain:
             "says": {**said.facts, **{f"contact.{name}": "•••" for name in said.contact if not self._reveal}},
         }
 
-    def _failure(self, member: Member) -> Row:
+    def failure(self, member: Member) -> Row:
         is_visit = member.work.startswith(VISIT)
         return {
             "id": member.external_id if is_visit else member.work.partition(":")[2],

@@ -26,6 +26,7 @@ from app.refusals import Refusals
 from app.settings import Entrance, Settings
 from app.signatures import SignatureError, Terms
 from app.sources import Ignored
+from app.tally import Tally
 from app.visits.words import VisitChange
 
 log = logging.getLogger("doorbell.intake")
@@ -63,12 +64,14 @@ class Answer(NamedTuple):
 class Intake:
     """The door, for all hooks."""
 
-    def __init__(self, settings: Settings, ledgers: Mapping[float, Ledger], refusals: Refusals) -> None:
+    def __init__(
+        self, settings: Settings, ledgers: Mapping[float, Ledger], refusals: Refusals, tally: Tally | None = None
+    ) -> None:
         """ledgers: by how long a tool may be kept waiting (Source.answer_within_s)."""
         self._entrances = settings.entrances
         self._max_body = settings.max_body
         self._terms = {name: settings.terms(entrance, 0) for name, entrance in settings.entrances.items()}
-        self._ledgers, self._refusals = ledgers, refusals
+        self._ledgers, self._refusals, self._tally = ledgers, refusals, tally or Tally()
         self._at_once = 0
         self._slow = Slow()
 
@@ -89,6 +92,7 @@ class Intake:
             answer = orjson.dumps({"error": refused.code, "detail": str(refused)})
             hook = hook if hook in self._entrances else ""
             self._refusals.note(hook, refused.code, str(refused))
+            self._tally.count(hook, "refused")
         except Exception:
             log.exception("bug", extra={"hook": hook if hook in self._entrances else ""})
             status, headers = 503, _LATER
@@ -179,6 +183,8 @@ class Intake:
             reason=meaning.reason,
             again=tool.source.look_alike,
         )
+        outcome = "repeat" if written.repeat else "ignored" if meaning.ignored else "accepted"
+        self._tally.let_in(entrance.name, outcome, slot, meta.at, meta.request_id, written.delivery)
         if written.repeat:
             return Answer(200, orjson.dumps({"delivery": written.delivery, "repeat": True}))
         if meaning.ignored:

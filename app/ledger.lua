@@ -617,6 +617,13 @@ function steps.put()
   return call('SET', ARGV[2], ARGV[3], 'PX', ARGV[4])
 end
 
+-- key, value, ms: a worker lives; its name stands among those that do
+function steps.beat()
+  call('SET', ARGV[2], ARGV[3], 'PX', ARGV[4])
+  call('ZREMRANGEBYSCORE', 'db:workers', '-inf', now - ARGV[4])
+  return call('ZADD', 'db:workers', now, ARGV[2])
+end
+
 -- lock, token: give a lock back, unless it has become somebody else's
 function steps.unlock()
   return call('GET', ARGV[2]) == ARGV[3] and call('DEL', ARGV[2]) or 0

@@ -244,7 +244,7 @@ class Ledger:
             int(outcome.due_s * 1000),
             outcome.reason,
             orjson.dumps(outcome.attempt) if outcome.attempt else "",
-            self._keep_ms + _future_ms(hold, outcome),
+            self._keep_ms + future_ms(hold, outcome),
             gate and f"db:gate:{gate}",
             verdict.why if verdict else "",
             int(verdict.wait_s * 1000) if verdict else 0,
@@ -321,6 +321,10 @@ class Ledger:
     async def put(self, key: str, value: str | bytes, ms: int) -> None:
         """Write beside the ledger, for so long, also where Redis is full."""
         await self.redis.script("put", key, value, ms)
+
+    async def beat(self, key: str, value: bytes, ms: int) -> None:
+        """A worker's sign of life, which counts for so long; also where Redis is full."""
+        await self.redis.script("beat", key, value, ms)
 
     # -- for operators --
 
@@ -455,7 +459,7 @@ def _landing(source: str, account: str, changes: Sequence[VisitChange]) -> list[
     ]
 
 
-def _future_ms(hold: Hold, outcome: Outcome) -> int:
+def future_ms(hold: Hold, outcome: Outcome) -> int:
     """How far ahead the visit lies: what is known of it is kept so much longer, since it may still be moved or cancelled."""
     stands = outcome.api.get(hold.root.work) or hold.root.api or {}
     try:

@@ -17,10 +17,12 @@ from starlette.types import Lifespan, Receive, Scope, Send
 
 from app import logs, metrics
 from app.connection import Address, Redis, RedisDown
+from app.console import Console
 from app.intake import Intake
 from app.ledger import Ledger
 from app.refusals import Refusals
 from app.settings import Settings, SettingsError, read
+from app.tally import Tally
 
 log = logging.getLogger("doorbell.web")
 
@@ -30,16 +32,21 @@ PATIENCE_S = 3.0
 
 def create_app(settings: Settings) -> Starlette:
     # A connection for each patience: a deadline of its own for every request would cost more than a connection.
-    patiences = {entrance.tool.source.answer_within_s for entrance in settings.entrances.values()}
+    entrances = settings.entrances
+    patiences = {entrance.tool.source.answer_within_s for entrance in entrances.values()}
     connections = {s: Redis(Address.of(settings), s, fsync=settings.ack == "fsync") for s in patiences | {PATIENCE_S}}
     ledgers = {s: Ledger(connection, settings.retention_days) for s, connection in connections.items()}
     redis, ledger = connections[PATIENCE_S], ledgers[PATIENCE_S]
     refusals = Refusals(redis)
-    intake = Intake(settings, ledgers, refusals)
+    tally = Tally(settings.retention_days, {name: entrance.hook.secrets for name, entrance in entrances.items()})
+    intake = Intake(settings, ledgers, refusals, tally)
+    # A connection of its own: a long answer to the console stands in front of no delivery.
+    desk = Redis(Address.of(settings), PATIENCE_S)
+    console = Console(settings, Ledger(desk, settings.retention_days))
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        running = asyncio.gather(refusals.keep_flushing(), intake.keep_cutting())
+        running = asyncio.gather(refusals.keep_flushing(), intake.keep_cutting(), tally.keep_flushing(redis))
         # Whatever start-up made stays for good: full collections over it are most of the 99th percentile.
         gc.collect()
         gc.freeze()
@@ -50,7 +57,9 @@ def create_app(settings: Settings) -> Starlette:
         with suppress(asyncio.CancelledError):
             await running
         await refusals.flush()
-        for connection in connections.values():
+        await tally.flush(redis)
+        await console.close()
+        for connection in (*connections.values(), desk):
             await connection.close()
 
     async def healthz(_: Request) -> Response:
@@ -79,6 +88,7 @@ def create_app(settings: Settings) -> Starlette:
         Route("/healthz", healthz),
         Route("/readyz", readyz),
         Route("/metrics", show_metrics),
+        *console.routes(),
     ]
     return Doorbell(intake, routes, lifespan)
 

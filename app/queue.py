@@ -9,6 +9,8 @@ from typing import Any
 
 #: arq's sorted set of jobs.
 QUEUE = "db:jobs"
+#: The sorted set of the workers that live, by their last heartbeat in ms.
+WORKERS = "db:workers"
 
 #: What a job can be, by the name that the worker registers it under; also the first word of the work's own name.
 VISIT, EVENT = "visit", "event"

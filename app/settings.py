@@ -8,6 +8,8 @@ from functools import cached_property
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
+from argon2 import extract_parameters
+from argon2.exceptions import InvalidHashError
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 from redis.asyncio.connection import parse_url
@@ -42,6 +44,20 @@ def _redis_address(value: str) -> str:
     return value
 
 
+def _argon2(value: str) -> str:
+    try:
+        extract_parameters(value)
+    except InvalidHashError:
+        raise _rule("must be the hash of a password, as `doorbell hash-password` makes it") from None
+    return value
+
+
+def _header_name(value: str) -> str:
+    if not value.replace("-", "").isalnum() or not value.isascii():
+        raise _rule("must be the name of a header, like X-Forwarded-User")
+    return value.lower()
+
+
 def _zone(value: str) -> str:
     if value not in available_timezones():
         raise _rule("must be the name of a time zone, like America/New_York")
@@ -62,6 +78,10 @@ Secrets = Annotated[tuple[str, ...], BeforeValidator(_secrets)]
 WebAddress = Annotated[str, AfterValidator(_web_address)]
 RedisAddress = Annotated[str, AfterValidator(_redis_address)]
 Zone = Annotated[str, AfterValidator(_zone)]
+#: Of a password that nobody knows.
+_A_HASH = "$argon2id$v=19$m=65536,t=3,p=4$+wCWcNZPvnKLxrHdWsPvjA$TsYYKC/fTSxQmZYdMDyaMz6rp3bMjn5qq+7nKYOvXPk"
+PasswordHash = Annotated[str, AfterValidator(_argon2)]
+HeaderName = Annotated[str, AfterValidator(_header_name)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -135,6 +155,33 @@ class Settings(BaseModel):
     metrics_token: str | None = Field(
         None, repr=False, description="who may read /metrics; unset: nobody", examples=["change-me"]
     )
+    console_password_hash: PasswordHash | None = Field(
+        None,
+        repr=False,
+        description="an operator's password for /console, as `doorbell hash-password` writes it",
+        examples=[_A_HASH],
+    )
+    console_viewer_password_hash: PasswordHash | None = Field(
+        None, repr=False, description="the same for who may look and not act", examples=[_A_HASH]
+    )
+    console_proxy_header: HeaderName | None = Field(
+        None, description="the header in which a trusted proxy names its user", examples=["X-Forwarded-User"]
+    )
+    console_proxy_secret: str | None = Field(
+        None,
+        repr=False,
+        min_length=16,
+        description="what that proxy shows in X-Doorbell-Proxy-Secret, so that nobody else is believed",
+        examples=["change-me-to-something-long"],
+    )
+    console_proxy_operators: Words = Field(
+        (), description="which of its users are operators; everybody else is a viewer", examples=["ada@example.com"]
+    )
+
+    @property
+    def has_console(self) -> bool:
+        """Closed unless somebody can get in."""
+        return bool(self.console_password_hash or self.console_viewer_password_hash or self.console_proxy_header)
 
     @cached_property
     def entrances(self) -> dict[str, "Entrance"]:
@@ -289,6 +336,11 @@ def _contradictions(settings: Settings, redis_needed: bool, token_needed: bool) 
         yield Problem("VISITS_API_TOKEN", "is needed", fix="Review Rover shows it under Settings, API.")
     if settings.retry_first_s > settings.retry_cap_s:
         yield Problem("RETRY_FIRST_S", "must not be longer than RETRY_CAP_S", fix="Lower the one, or raise the other.")
+    if settings.has_console and not settings.secret_key:
+        yield Problem("SECRET_KEY", "is needed: it signs the console's sessions", fix="Set it to 32 random characters.")
+    if bool(settings.console_proxy_header) != bool(settings.console_proxy_secret):
+        missing = "CONSOLE_PROXY_SECRET" if settings.console_proxy_header else "CONSOLE_PROXY_HEADER"
+        yield Problem(missing, "is needed: a proxy is trusted by both together", fix="Set it, or take the other out.")
     try:
         tools = load()
     except BadSource as error:

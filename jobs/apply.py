@@ -3,14 +3,17 @@
 import asyncio
 import logging
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from app.connection import RedisDown
-from app.ledger import Hold, Lost, Member, Outcome, Verdict
+from app.find import remember
+from app.ledger import Hold, Lost, Member, Outcome, Verdict, future_ms
 from app.queue import visit_work
 from app.visits.client import ANSWER_S, Record, Refused, Unanswered, VisitsApiTrouble, VisitsClient
 from app.visits.merge import REMEMBERED, Wanted, difference, fold, wanted, winners
+from app.visits.words import Contact
 from jobs.contacts import Busy, Contacts
 from jobs.context import JOB_S, Clock, Context, chance, since_s
 from jobs.retry import decide
@@ -56,7 +59,8 @@ async def apply(context: Context, account: str, external_id: str) -> str:
     outcome = await run.outcome()
     if outcome.state == "settled":
         await compact(context, hold)
-    await give_back(context, hold, outcome, account)
+    await asyncio.gather(give_back(context, hold, outcome, account), run.be_found(outcome))
+    context.tally.count(account, outcome.state)
     log.info(
         f"change {outcome.state}",
         extra={
@@ -103,6 +107,8 @@ class Run:
     hold: Hold
     account: str
     clock: Clock = field(default_factory=Clock)
+    #: Whose visit it is, once the facts were looked at.
+    contact: Contact | None = None
     #: What now stands in the API, per piece of work that was touched.
     stands: dict[str, Record | None] = field(default_factory=dict)
 
@@ -145,6 +151,15 @@ class Run:
         except Exception:
             log.exception("bug", extra={"external_id": root.external_id})
             return self._parked("bug", "a defect of Doorbell; its log has the place", tries=root.tries + 1)
+
+    async def be_found(self, outcome: Outcome) -> None:
+        """By whose visit it is, for operators; never worth a failure."""
+        keys = self.context.settings.secret_key
+        if not keys or not self.contact or outcome.state not in ("settled", "parked"):
+            return
+        keep_ms = self.context.settings.retention_days * 86_400_000 + future_ms(self.hold, outcome)
+        with suppress(RedisDown):
+            await remember(self.context.ledger.redis, self.hold.root.work, self.contact, keys[0], keep_ms)
 
     # -- what comes of it --
 
@@ -211,6 +226,7 @@ class Run:
         root, *later = self.hold.members
         facts = fold(said for member in self.hold.members for said in member.said())
         want = wanted(facts)
+        self.contact = want.contact
         for member in later:
             if member.api or member.tried:  # made under a later id before the first one was known
                 await self._remove(member)

@@ -9,6 +9,7 @@ import httpx
 
 from app.ledger import Attempt, Ledger
 from app.settings import Settings
+from app.tally import Tally
 from jobs.retry import Schedule
 
 #: The calls of a job begin within so long; each is over in ten seconds more. Lease and arq's own limit are longer.
@@ -22,6 +23,7 @@ class Context:
     settings: Settings
     ledger: Ledger
     http: httpx.AsyncClient
+    tally: Tally = field(default_factory=Tally)
     #: Events of each hook whose records are being fetched here.
     at_once: Counter[str] = field(default_factory=Counter)
 

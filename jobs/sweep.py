@@ -4,12 +4,15 @@ import asyncio
 import logging
 import os
 import socket
+import time
 from collections.abc import Awaitable, Callable
 
 import orjson
 
 from app.connection import RedisDown
 from app.ledger import new_id
+from app.operations import Operations
+from app.tally import FLUSH_EVERY_S
 from jobs.context import Context
 
 log = logging.getLogger("doorbell.sweep")
@@ -17,6 +20,7 @@ log = logging.getLogger("doorbell.sweep")
 SWEEP_EVERY_S = 0.5
 GATE_EVERY_S = 0.5
 ADOPT_EVERY_S = 20.0
+OPERATIONS_EVERY_S = 0.5
 HEARTBEAT_EVERY_S, HEARTBEAT_MS = 10.0, 30_000
 
 
@@ -26,7 +30,10 @@ async def keep_sweeping(context: Context) -> None:
         group.create_task(_every(SWEEP_EVERY_S, lambda: _sweep(context)))
         group.create_task(_every(GATE_EVERY_S, lambda: _open_gates(context)))
         group.create_task(_every(ADOPT_EVERY_S, lambda: _adopt(context)))
+        operations = Operations(context.ledger, context.settings)
+        group.create_task(_every(OPERATIONS_EVERY_S, operations.carry_out_next))
         group.create_task(_every(HEARTBEAT_EVERY_S, Heartbeat(context).beat))
+        group.create_task(_every(FLUSH_EVERY_S, lambda: context.tally.flush(context.ledger.redis)))
 
 
 async def _every(seconds: float, step: Callable[[], Awaitable[None]]) -> None:
@@ -61,13 +68,13 @@ async def _adopt(context: Context) -> None:
 
 
 class Heartbeat:
-    """`db:worker:<id>`, with a short life: who is at work, where."""
+    """`db:worker:<id>`, with a short life: who is at work, where; and its name in `db:workers`, by the time of the beat."""
 
     def __init__(self, context: Context) -> None:
         self._ledger = context.ledger
         self._key = f"db:worker:{new_id()}"
         host = os.environ.get("DYNO") or socket.gethostname()
-        self._value = orjson.dumps({"host": host, "pid": os.getpid()})
+        self._value = orjson.dumps({"host": host, "pid": os.getpid(), "since": int(time.time() * 1000)})
 
     async def beat(self) -> None:
-        await self._ledger.put(self._key, self._value, HEARTBEAT_MS)
+        await self._ledger.beat(self._key, self._value, HEARTBEAT_MS)

@@ -129,6 +129,7 @@ async def stop(ctx: dict[Any, Any]) -> None:
     ctx["sweeping"].cancel()
     with suppress(asyncio.CancelledError):
         await ctx["sweeping"]
+    await ctx["context"].tally.flush(ctx["context"].ledger.redis)
     await ctx["context"].http.aclose()
     await ctx["context"].ledger.redis.close()
 

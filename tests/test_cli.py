@@ -1,10 +1,13 @@
 """The command line: what an operator types, and what a script gets."""
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
-from rig import CALENDLY_SECRET, SECRET, Rig, wait_until
+from argon2 import PasswordHasher
+from rig import CALENDLY_SECRET, ROOT, SECRET, Rig, wait_until
 
 ADA = {"email": "ada@example.com", "first_name": "Ada", "last_name": "Lovelace", "phone": "+15550100001"}
 PERSONAL = ("ada@example.com", "Lovelace", "+15550100001")
@@ -187,3 +190,15 @@ def test_nobodys_name_is_in_a_plan(busy: Rig) -> None:
     text = "".join(ran.stdout + ran.stderr for ran in shown)
     assert "standard-A-1" in text
     assert [] == [word for word in PERSONAL if word in text]
+
+
+def test_a_password_is_read_from_stdin_and_only_its_hash_is_written() -> None:
+    def ran(given: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "app", "hash-password"]
+        return subprocess.run(command, cwd=ROOT, input=given, capture_output=True, text=True)
+
+    made = ran("a long enough one\n")
+
+    assert 0 == made.returncode
+    assert PasswordHasher().verify(made.stdout.strip(), "a long enough one")
+    assert (2, "") == (ran("short\n").returncode, ran("short\n").stdout)

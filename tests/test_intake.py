@@ -220,8 +220,9 @@ def impatient(redis_url: str) -> Iterator[Door]:
 
 
 async def kept(redis: Redis) -> set[bytes]:
-    """Every key but the bounded notes of refusals."""
-    return {key for key in await redis.command("KEYS", "*") if not key.startswith(b"db:refused")}
+    """Every key but what is counted for people, now and then."""
+    counted = (b"db:refused", b"db:hour:", b"db:matched:", b"db:requests:")
+    return {key for key in await redis.command("KEYS", "*") if not key.startswith(counted)}
 
 
 def is_told(answer: httpx.Response | Answer, status: int) -> bool:

@@ -11,7 +11,7 @@ from app import doctor as doctors
 from app.cli.act import discard, replay
 from app.cli.audit import audit
 from app.cli.sources import hook_url, ring, sources
-from app.cli.words import as_json, limit, print_story, reveal, show_rows, with_ledger
+from app.cli.words import USAGE, as_json, end, limit, print_story, reveal, show_rows, with_ledger
 from app.explain import Explain
 
 ROOT = Path(__file__).parent.parent.parent
@@ -128,6 +128,24 @@ def failures(limit: int, as_json: bool) -> None:
 
 for command in (replay, discard, audit):
     main.add_command(command)
+
+
+# -- the console --
+
+
+@main.command("hash-password")
+def hash_password() -> None:
+    """Read a password from stdin, and write what CONSOLE_PASSWORD_HASH is set to."""
+    from app.console.access import hash_password
+
+    asked = click.prompt("Password", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline()
+    password = asked.rstrip("\r\n")
+    if len(password) < SHORTEST_PASSWORD:
+        end(USAGE, f"a password has {SHORTEST_PASSWORD} characters at least")
+    click.echo(hash_password(password))
+
+
+SHORTEST_PASSWORD = 12
 
 
 # -- is all well --

@@ -1,0 +1,138 @@
+"""The console at /console: pages for operators, made here, without a script being needed for any of it.
+
+    access.py       who gets in, and what they may do
+    reading.py      the pages that show          acting.py     the forms that do
+    planning.py   replays and discards: the plan, and what came of it
+    overview.py     the verdict and its numbers  lists.py      deliveries and failures, filtered, page by page
+    redaction.py    a body without anybody's data             audit_log.py   who did what
+    templates/, static/   all that a browser gets
+
+Every page is a line of a table (PAGES, ACTIONS) that names its role; here, around each of
+them, stands what is the same for all: closed unless configured, who it is, roles, forms, headers, and trouble.
+"""
+
+import asyncio
+import logging
+from urllib.parse import parse_qsl, quote
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from app.connection import RedisDown
+from app.console import acting, planning, reading
+from app.console.access import HEADERS
+from app.console.desk import Ask, Desk, Page
+from app.intake import BODY_S, Refused, read_body
+from app.ledger import Gone, Ledger
+from app.settings import Settings
+
+#: The largest form; that of logging in holds one password.
+LARGEST_FORM, LARGEST_LOGIN = 65_536, 4_096
+
+#: Every one, for whoever wants to know that none was forgotten.
+ALL_PAGES = (*reading.PAGES, *planning.PAGES, *acting.ACTIONS, *planning.ACTIONS)
+
+log = logging.getLogger("doorbell.console")
+
+__all__ = ["Console"]
+
+
+class Console:
+    def __init__(self, settings: Settings, ledger: Ledger) -> None:
+        self.desk = Desk(settings, ledger)
+
+    def routes(self) -> list[Route]:
+        return [self._route(page) for page in ALL_PAGES]
+
+    async def close(self) -> None:
+        await self.desk.close()
+
+    def _route(self, page: Page) -> Route:
+        async def endpoint(request: Request) -> Response:
+            if not self.desk.access.is_open:
+                return _closed()
+            response = await self._answer(page, request)
+            for name, value in HEADERS.items():
+                response.headers.setdefault(name, value)
+            response.headers.setdefault("cache-control", "private, no-store")
+            response.headers.setdefault("vary", "Cookie, HX-Request")
+            return response
+
+        return Route(page.path, endpoint, methods=[page.method], name=page.endpoint.__name__)
+
+    async def _answer(self, page: Page, request: Request) -> Response:
+        ask = Ask(request)
+        try:
+            # The form first: what is too large is refused before anything else is asked.
+            if page.method == "POST":
+                ask.form = await self._form(page, request)
+            if page.role == "static":
+                return await page.endpoint(self.desk, ask)
+            ask.user, ask.parked = await asyncio.gather(
+                self.desk.access.user(request), self.desk.redis.command("ZCARD", "db:parked")
+            )
+            if page.method == "POST" and not self.desk.access.is_ours(request, ask.form.get("token", ""), ask.user):
+                sentence = (
+                    "This form did not come from a page of this console, or its session is over. Nothing was done."
+                )
+                return self.desk.problem(ask, 403, "Not accepted", sentence)
+            if page.role == "anybody":
+                return await page.endpoint(self.desk, ask)
+            if ask.user is None:
+                return _to_login(page, request)
+            if not ask.user.may(page.role):
+                sentence = (
+                    f"This needs the role {page.role}; you are {ask.user.name}, a {ask.user.role}. Nothing was done."
+                )
+                return self.desk.problem(ask, 403, "Not allowed", sentence)
+            return await page.endpoint(self.desk, ask)
+        except Refused as refused:
+            response = self.desk.problem(ask, refused.status, "Not accepted", f"{refused}.")
+            response.headers.update(refused.headers)
+            return response
+        except Gone:
+            days = self.desk.settings.retention_days
+            sentence = f"There is nothing of that name, or no longer: what is settled is kept for {days} days."
+            return self.desk.problem(ask, 404, "Not found", sentence)
+        except RedisDown as trouble:
+            was_in = ask.user is not None or self.desk.access.session(request) is not None
+            return self.desk.redis_down(ask, str(trouble) if was_in else "")
+        except Exception:
+            log.exception("bug", extra={"page": page.endpoint.__name__})
+            return self.desk.problem(
+                ask, 500, "A defect of Doorbell", "This page could not be made; the log has the place."
+            )
+
+    async def _form(self, page: Page, request: Request) -> dict[str, str]:
+        most = LARGEST_LOGIN if page.role == "anybody" else LARGEST_FORM
+        try:
+            async with asyncio.timeout(BODY_S):
+                raw = await read_body(request.receive, tuple(request.headers.raw), most)
+        except TimeoutError:
+            raise Refused(408, "too_slow", "the form did not come in time", connection="close") from None
+        try:
+            fields = parse_qsl(raw.decode(), keep_blank_values=True, max_num_fields=500)
+        except ValueError:
+            raise Refused(400, "unreadable_form", "the form cannot be read") from None
+        return _merged(fields)
+
+
+def _merged(fields: list[tuple[str, str]]) -> dict[str, str]:
+    """Rows that were ticked come under one name several times."""
+    form: dict[str, str] = {}
+    for name, value in fields:
+        form[name] = f"{form[name]} {value}" if name in form else value
+    return form
+
+
+def _closed() -> Response:
+    return JSONResponse({"error": "not_found", "detail": "there is nothing at this address"}, 404)
+
+
+def _to_login(page: Page, request: Request) -> Response:
+    if "hx-request" in request.headers:
+        return Response(status_code=401, headers={"HX-Redirect": "/console/login"})
+    query = f"?{request.url.query}" if request.url.query else ""
+    target = quote(request.url.path + query) if page.method == "GET" else ""
+    return RedirectResponse(f"/console/login{target and '?to=' + target}", 303)

@@ -1,0 +1,136 @@
+"""The forms that do. Each says in the audit log what it is about to do, and by whom, before it does it."""
+
+from typing import Any
+
+import httpx
+from starlette.responses import Response
+
+from app.console.access import TooMany, address_of, own_path
+from app.console.desk import Ask, Desk, Page
+from app.console.reading import show_delivery, show_source, show_visit
+from app.ledger import Gone
+from app.ring import Unknown, body_of, find, signed
+from app.visits.client import VisitsApiTrouble, VisitsClient
+
+# -- in and out --
+
+
+async def log_in(desk: Desk, ask: Ask) -> Response:
+    to = own_path(ask.form.get("to", ""))
+    try:
+        user = await desk.access.log_in(ask.form.get("password", ""), address_of(ask.request))
+    except TooMany:
+        trouble = "Too many attempts. Wait a quarter of an hour."
+        return desk.page(ask, "login.html", 429, trouble=trouble, to=to)
+    if user is None:
+        return desk.page(ask, "login.html", 401, trouble="That is not the password.", to=to)
+    if ask.user:
+        await desk.access.log_out(ask.user)
+    await desk.audit_log.note(user.name, user.role, "logged in", address_of(ask.request))
+    response = desk.go(to)
+    desk.access.remember(response, user)
+    return response
+
+
+async def log_out(desk: Desk, ask: Ask) -> Response:
+    assert ask.user
+    await desk.access.log_out(ask.user)
+    response = desk.go("/console/login")
+    desk.access.forget(response)
+    return response
+
+
+async def keep_settings(desk: Desk, ask: Ask) -> Response:
+    """What this browser likes; nothing that anybody else would notice."""
+    response = desk.go("/console/settings")
+    for name, allowed in (("theme", ("light", "dark")), ("keys", ("off",))):
+        value = ask.form.get(name, "")
+        if value in allowed:
+            response.set_cookie(f"doorbell-{name}", value, 31_536_000, path="/console", samesite="lax")
+        else:
+            response.delete_cookie(f"doorbell-{name}", path="/console")
+    return response
+
+
+# -- looking closer --
+
+
+async def reveal_delivery(desk: Desk, ask: Ask) -> Response:
+    id = ask.path("id")
+    await desk.ledger.delivery(id)
+    await _note(desk, ask, "revealed a delivery", id)
+    return await show_delivery(desk, ask, id, is_revealed=True)
+
+
+async def reveal_visit(desk: Desk, ask: Ask) -> Response:
+    external_id = ask.path("external_id")
+    await desk.explain.works_of_visit(external_id)
+    await _note(desk, ask, "revealed a visit", external_id)
+    return await show_visit(desk, ask, external_id, is_revealed=True)
+
+
+async def ask_api(desk: Desk, ask: Ask) -> Response:
+    """What the Visits API has now; nothing of it is kept."""
+    external_id = ask.path("external_id")
+    [work, *_] = await desk.explain.works_of_visit(external_id)
+    [root, *_] = await desk.ledger.family(work)
+    await _note(desk, ask, "asked the Visits API", external_id)
+    asked: dict[str, Any] = {"account": root.account, "visit": None, "trouble": ""}
+    try:
+        found = await _client(desk, root.account).get_visit(root.external_id)
+        asked["visit"] = found and {name: value for name, value in found.items() if not isinstance(value, dict | list)}
+    except VisitsApiTrouble as trouble:
+        asked["trouble"] = f"It could not be asked: {trouble}."
+    return await show_visit(desk, ask, external_id, asked=asked)
+
+
+def _client(desk: Desk, account: str) -> VisitsClient:
+    settings = desk.settings
+
+    async def in_line() -> None:
+        if settings.visits_api_rate:
+            await desk.ledger.pace(account, settings.visits_api_rate, 0)
+
+    return VisitsClient(desk.http, settings.visits_api_url, settings.tokens.get(account, ""), [], in_line)
+
+
+# -- ringing --
+
+
+async def ring(desk: Desk, ask: Ask) -> Response:
+    """A specimen, signed now, through our own door."""
+    entrance = desk.settings.entrances.get(ask.path("hook"))
+    if entrance is None:
+        raise Gone(ask.path("hook"))
+    tool = entrance.tool.name
+    try:
+        recorded = find(tool, ask.form.get("specimen", "1"))
+    except Unknown:
+        raise Gone("specimen") from None
+    await _note(desk, ask, "sent a test delivery", f"{entrance.name}: {recorded['name']}")
+    raw = body_of(recorded)
+    url = f"{desk.settings.public_url or 'http://door'}{entrance.path}"
+    headers = signed(tool, raw, recorded["headers"], entrance.hook.secrets[0], url)
+    transport = httpx.ASGITransport(ask.request.app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://door") as door:
+        answer = await door.post(entrance.path, content=raw, headers=headers)
+    said = answer.json()
+    word = said.get("detail") or said.get("ignored") or ("a repeat" if said.get("repeat") else "accepted")
+    rang = {"ok": answer.is_success, "status": answer.status_code, "said": word, "delivery": said.get("delivery")}
+    return await show_source(desk, ask, tool, rang)
+
+
+async def _note(desk: Desk, ask: Ask, did: str, what: str) -> None:
+    assert ask.user
+    await desk.audit_log.note(ask.user.name, ask.user.role, did, what)
+
+
+ACTIONS = [
+    Page("POST", "/console/login", "anybody", log_in),
+    Page("POST", "/console/logout", "viewer", log_out),
+    Page("POST", "/console/settings", "viewer", keep_settings),
+    Page("POST", "/console/deliveries/{id}/reveal", "operator", reveal_delivery),
+    Page("POST", "/console/visits/{external_id}/reveal", "operator", reveal_visit),
+    Page("POST", "/console/visits/{external_id}/ask", "operator", ask_api),
+    Page("POST", "/console/sources/{hook}/ring", "operator", ring),
+]

@@ -1,0 +1,326 @@
+"""Deliveries and failures, newest first, page by page: the address is the filter, and a page begins where another ended,
+so that what arrives meanwhile moves nothing."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlencode
+
+from app import find, tally
+from app.console.desk import source_of
+from app.explain import Explain, Row, moment
+from app.ledger import Gone, Ledger, Meta
+from app.queue import EVENT, VISIT
+from app.settings import Settings
+from app.sources import load
+from app.visits.words import external_id
+
+PAGE = 50
+#: A page gives up looking after so many rows that do not fit, and says where it stopped.
+MOST_LOOKED_AT = 400
+#: Or after so many whose heads alone told that they do not.
+MOST_HEADS = 20_000
+#: More failures than this are counted, but not sorted by their reasons.
+MOST_GROUPED = 20_000
+
+#: States that have a set of their own; and what else came of a delivery.
+OPEN = ("parked", "waiting", "held", "queued", "running", "discarded")
+DONE = ("applied", "superseded", "ignored")
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """As it stands in the address. before: where the page begins, `<score>_<name>`."""
+
+    state: str = ""
+    hook: str = ""
+    source: str = ""
+    reason: str = ""
+    since: str = ""
+    before: str = ""
+
+    @classmethod
+    def read(cls, given: Mapping[str, str]) -> "Filter":
+        """Whatever somebody wrote there: what is no state of ours is none."""
+        words = {name: given.get(name, "").strip()[:300] for name in cls.__dataclass_fields__}
+        return cls(**words | {"state": words["state"] if words["state"] in (*OPEN, *DONE) else ""})
+
+    def query(self, **changes: str) -> str:
+        """The address of the same list with these changes; a page begins anew unless it is said where."""
+        words = asdict(replace(self, **{"before": "", **changes}))
+        return urlencode({name: value for name, value in words.items() if value})
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.query()
+
+    @property
+    def since_ms(self) -> float:
+        try:
+            since = datetime.fromisoformat(self.since)
+        except ValueError:
+            return float("-inf")
+        return (since if since.tzinfo else since.replace(tzinfo=UTC)).timestamp() * 1000
+
+    def start(self) -> tuple[float, str]:
+        score, _, name = self.before.partition("_")
+        return (float(score), name) if re.fullmatch(r"\d{1,16}", score) else (float("inf"), "")
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """One page. more: where the next one begins, if there may be one; given_up: it stopped looking before it was full."""
+
+    rows: list[Row]
+    more: str = ""
+    given_up: bool = False
+
+
+@dataclass(slots=True)
+class Group:
+    """Failures of one reason and source."""
+
+    reason: str
+    source: str
+    count: int = 0
+    first: float = float("inf")
+    last: float = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search came to: an address of ours, and what is there."""
+
+    kind: str
+    id: str
+    visits: list[str] = field(default_factory=list)
+
+
+class Lists:
+    """Every method may raise RedisDown."""
+
+    def __init__(self, ledger: Ledger, settings: Settings, explain: Explain) -> None:
+        self._ledger, self._redis, self._settings, self._explain = ledger, ledger.redis, settings, explain
+
+    # -- lists --
+
+    async def deliveries(self, filter: Filter) -> Rows:
+        if filter.state in OPEN or filter.reason:
+            return await self.works(filter)
+        keys = [f"db:deliveries:{hook}" for hook in ([filter.hook] if filter.hook else self._settings.hooks)]
+        rows: list[Row] = []
+        looked, heads, last = 0, 0, ""
+        async for page in self._newest(keys, filter):
+            heads += len(page)
+            metas = await self._metas([id for _, id in page])
+            fitting = [(at, id) for (at, id), meta in zip(page, metas, strict=True) if _fits(filter, meta)]
+            # In handfuls: a page is full before all of them were asked for.
+            for start in range(0, len(fitting), PAGE):
+                handful = fitting[start : start + PAGE]
+                for (at, id), row in zip(handful, await self._rows(id for _, id in handful), strict=True):
+                    looked += 1
+                    if not filter.state or filter.state in row["state"].split():
+                        if len(rows) == PAGE:
+                            return Rows(rows, last)
+                        rows.append(row)
+                    last = f"{at:.0f}_{id}"
+                if looked >= MOST_LOOKED_AT:
+                    return Rows(rows, last, given_up=True)
+            if heads >= MOST_HEADS:
+                return Rows(rows, f"{page[-1][0]:.0f}_{page[-1][1]}", given_up=True)
+        return Rows(rows)
+
+    async def works(self, filter: Filter) -> Rows:
+        """What stands in a state that is not over: visits and events, with the delivery that waits in each."""
+        state = filter.state if filter.state in OPEN else "parked"
+        keys = self._held() if state == "held" else [f"db:{state}"]
+        rows: list[Row] = []
+        last = ""
+        async for page in self._newest(keys, filter, since=False):
+            wanted = await self._wanted([work for _, work in page], filter)
+            fitting = [(at, work) for at, work in page if work in wanted]
+            for start in range(0, len(fitting), PAGE):
+                handful = fitting[start : start + PAGE]
+                found = await asyncio.gather(*(self._work_row(work) for _, work in handful))
+                for (at, work), row in zip(handful, found, strict=True):
+                    if row and (not filter.hook or row["hook"] == filter.hook):
+                        if len(rows) == PAGE:
+                            return Rows(rows, last)
+                        rows.append(row)
+                    last = f"{at:.0f}_{work}"
+        return Rows(rows)
+
+    async def newer(self, hooks: Iterable[str], than: str) -> int:
+        """How many deliveries arrived after that one."""
+        score = than.partition("_")[0]
+        if not re.fullmatch(r"\d{1,16}", score):
+            return 0
+        keys = [f"db:deliveries:{hook}" for hook in hooks]
+        counts = await asyncio.gather(*(self._redis.command("ZCOUNT", key, f"({score}", "+inf") for key in keys))
+        return sum(counts)
+
+    async def mark(self, hooks: Iterable[str]) -> str:
+        """The time of the newest delivery, for `newer`."""
+        ends = await asyncio.gather(
+            *(self._redis.command("ZREVRANGE", f"db:deliveries:{hook}", 0, 0, "WITHSCORES") for hook in hooks)
+        )
+        return f"{max((float(end[1]) for end in ends if end), default=0):.0f}"
+
+    async def states(self) -> dict[str, int]:
+        """How much work stands in each state."""
+        sizes = await asyncio.gather(*(self._redis.command("ZCARD", f"db:{state}") for state in OPEN))
+        held = await asyncio.gather(*(self._redis.command("ZCARD", key) for key in self._held()))
+        return dict(zip(OPEN, sizes, strict=True)) | {"held": sum(held)}
+
+    async def hooks(self) -> dict[str, int]:
+        names = list(self._settings.hooks)
+        sizes = await asyncio.gather(*(self._redis.command("ZCARD", f"db:deliveries:{name}") for name in names))
+        return dict(zip(names, sizes, strict=True))
+
+    async def groups(self, state: str = "parked") -> list[Group]:
+        """What stands in that state, by reason and source, the largest first."""
+        groups: dict[tuple[str, str], Group] = {}
+        for _, source, reason, since in await self._reasons(state):
+            group = groups.setdefault((reason, source), Group(reason, source))
+            group.count += 1
+            group.first, group.last = min(group.first, since), max(group.last, since)
+        return sorted(groups.values(), key=lambda group: -group.count)
+
+    async def count(self, filter: Filter, until: float = float("inf")) -> int:
+        """How much work a filter of `works` fits. until: in ms; what came later is left out."""
+        asked = await self._reasons(filter.state if filter.state in OPEN else "parked")
+        return sum(
+            filter.reason in reason and filter.source in ("", source) and filter.since_ms <= since <= until
+            for _, source, reason, since in asked
+        )
+
+    # -- search --
+
+    async def search(self, text: str) -> list[Found]:
+        """By the id of a delivery, of a visit on either side, of a request; by e-mail address or phone number."""
+        names = [text, *(external_id(source, text) for source in load())]
+        stands, visits, request = await asyncio.gather(
+            self._redis.command("EXISTS", f"db:delivery:{text}"),
+            self._known(names),
+            tally.delivery_of(self._redis, text, self._settings.retention_days),
+        )
+        works = await find.works_of(self._redis, text, self._settings.secret_key)
+        found = [Found("delivery", text)] if stands else []
+        found += [Found("delivery", request)] if request else []
+        names = list(dict.fromkeys([*visits, *(work.partition("/")[2] for work in works)]))
+        return found + [Found("visit", name) for name in names]
+
+    async def _known(self, names: Sequence[str]) -> list[str]:
+        accounts = sorted({"main", *self._settings.accounts.values()})
+        asked = [(name, f"db:visit:{account}/{name}") for name in names for account in accounts]
+        found = await asyncio.gather(*(self._redis.command("EXISTS", key) for _, key in asked))
+        return [name for (name, _), stands in zip(asked, found, strict=True) if stands]
+
+    # -- parts --
+
+    def _held(self) -> list[str]:
+        return [f"db:held:{account}" for account in sorted({"main", *self._settings.accounts.values()})]
+
+    async def _newest(
+        self, keys: Sequence[str], filter: Filter, since: bool = True
+    ) -> AsyncIterator[list[tuple[float, str]]]:
+        """What is in these sorted sets together, greatest score first, in pages, from where the filter begins."""
+        score, name = filter.start()
+        least: Any = filter.since_ms if since else "-inf"
+        most = 200
+        while keys:
+            flats = await asyncio.gather(
+                *(
+                    self._redis.command("ZREVRANGEBYSCORE", key, score, least, "WITHSCORES", "LIMIT", 0, most)
+                    for key in keys
+                )
+            )
+            pages = [list(zip(map(float, flat[1::2]), map(bytes.decode, flat[::2]), strict=True)) for flat in flats]
+            # Below the end of a page that is full, others may have what it has too.
+            bound = max((page[-1][0] for page in pages if len(page) == most), default=float("-inf"))
+            merged = sorted((one for page in pages for one in page if one[0] >= bound), reverse=True)
+            fresh = [one for one in merged if not name or one < (score, name)]
+            if fresh:
+                yield fresh
+                score, name = fresh[-1]
+            elif bound > float("-inf"):
+                most *= 2  # more of one millisecond than fit on a page
+                continue
+            if bound == float("-inf"):
+                return
+
+    async def _metas(self, ids: Sequence[str]) -> list[Meta | None]:
+        return await asyncio.gather(*(self._meta(id) for id in ids))
+
+    async def _meta(self, id: str) -> Meta | None:
+        try:
+            return await self._ledger.meta(id) if id else None
+        except Gone:
+            return None
+
+    async def _rows(self, ids: Iterable[str]) -> list[Row]:
+        return await asyncio.gather(*(self._explain.row(id) for id in ids))
+
+    async def _wanted(self, works: Sequence[str], filter: Filter) -> set[str]:
+        if not (filter.reason or filter.source or filter.since):
+            return set(works)
+        told = await asyncio.gather(*(self._redis.command("HMGET", f"db:{work}", "reason", "since") for work in works))
+        sources = await self._sources(works)
+        return {
+            work
+            for work, (reason, since) in zip(works, told, strict=True)
+            if filter.reason in (reason or b"").decode()
+            and filter.source in ("", sources[work])
+            and float(since or 0) >= filter.since_ms
+        }
+
+    async def _reasons(self, state: str) -> list[tuple[str, str, str, float]]:
+        """Everything in that state, newest first: work, source, reason, since when."""
+        told: list[tuple[str, str, float]] = []
+        for key in self._held() if state == "held" else [f"db:{state}"]:
+            asked = ("SORT", key, "BY", "nosort", "DESC", "LIMIT", 0, MOST_GROUPED)
+            flat = await self._redis.command(*asked, "GET", "#", "GET", "db:*->reason", "GET", "db:*->since")
+            told += [
+                (flat[i].decode(), (flat[i + 1] or b"").decode(), float(flat[i + 2] or 0))
+                for i in range(0, len(flat), 3)
+            ]
+        sources = await self._sources([work for work, _, _ in told])
+        return [(work, sources[work], reason, since) for work, reason, since in told]
+
+    async def _sources(self, works: Sequence[str]) -> dict[str, str]:
+        events = [work for work in works if work.startswith(EVENT)]
+        metas = await self._metas([work.removeprefix(f"{EVENT}:") for work in events])
+        of_events = {work: meta.source if meta else "" for work, meta in zip(events, metas, strict=True)}
+        return {work: of_events.get(work) or source_of(work) for work in works}
+
+    async def _work_row(self, work: str) -> Row | None:
+        """As a row of deliveries: the newest one that is not applied, and what is the matter."""
+        try:
+            member = await self._ledger.member(work)
+        except Gone:
+            return None
+        is_visit = work.startswith(VISIT)
+        changes = member.discarded if member.state == "discarded" else member.changes
+        pending = sorted(changes, key=lambda origin: -int(changes[origin].partition(b" ")[0]))
+        delivery = (pending[0].rpartition(".")[0] if pending else "") if is_visit else work.removeprefix(f"{EVENT}:")
+        meta = await self._meta(delivery)
+        return self._explain.failure(member) | {
+            "work": work,
+            "delivery": delivery if meta else "",
+            "at": moment(meta.at) if meta else None,
+            "hook": meta.hook if meta else "",
+            "event": meta.name if meta else "",
+            "source": meta.source if meta else source_of(work),
+            "state": member.state,
+            "visits": [member.external_id] if is_visit else [],
+        }
+
+
+def _fits(filter: Filter, meta: Meta | None) -> bool:
+    """What the head of a delivery tells."""
+    if meta is None:
+        return not (filter.source or filter.state)
+    return filter.source in ("", meta.source) and (filter.state != "ignored" or bool(meta.ignored))

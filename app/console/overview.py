@@ -1,0 +1,237 @@
+"""Is all well? A sentence, and the numbers behind it."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from app import tally
+from app.alarms import OLD_S, Due, due
+from app.console.desk import Desk, span, titled
+from app.console.lists import Group, Lists
+from app.doctor import ALIVE_S
+from app.explain import moment
+from app.queue import WORKERS
+
+HOURS = 24
+#: What the chart shows, from the bottom up: at the door, and of the worker.
+ARRIVED, REFUSED, PARKED = ("accepted", "repeat", "ignored"), ("refused",), ("parked",)
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """One entrance. rate: accepted in the last 24 hours; refused_share: of everything that rang there, 0 to 1."""
+
+    name: str
+    source: str
+    last: float | None
+    rate: int
+    refused: int
+
+    @property
+    def refused_share(self) -> float:
+        return self.refused / (self.refused + self.rate) if self.refused else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Hour:
+    at: str
+    arrived: int
+    refused: int
+    parked: int
+
+    @property
+    def total(self) -> int:
+        return self.arrived + self.refused
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """The way of an account to the Visits API is shut."""
+
+    account: str
+    why: str
+    since: str
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    host: str
+    pid: int
+    seen: float
+    since: float | None
+
+
+@dataclass(slots=True)
+class Overview:
+    states: dict[str, int] = field(default_factory=dict)
+    due: Due = field(default_factory=lambda: Due({}, 0))
+    gates: list[Gate] = field(default_factory=list)
+    workers: list[Worker] = field(default_factory=list)
+    hooks: list[Hook] = field(default_factory=list)
+    hours: list[Hour] = field(default_factory=list)
+    groups: list[Group] = field(default_factory=list)
+    memory: int = 0
+    memory_most: int = 0
+
+    @property
+    def last(self) -> float | None:
+        return max((hook.last for hook in self.hooks if hook.last), default=None)
+
+    @property
+    def memory_share(self) -> float:
+        return self.memory / self.memory_most if self.memory_most else 0.0
+
+    def verdict(self) -> tuple[str, str]:
+        """(`bad`, `warn`, `new` or `good`, a sentence): the worst of what is the matter."""
+        waiting = sum(self.states[state] for state in ("queued", "waiting", "held"))
+        if not self.workers and (waiting or self.last):
+            return "bad", f"No worker is running: deliveries are accepted, but wait. {_works(waiting)} to be done."
+        if self.gates:
+            gate = self.gates[0]
+            why = GATES.get(gate.why, gate.why)
+            return "bad", f"The Visits API {why}. {_works(gate.waiting)} until it recovers; nothing is lost."
+        if self.memory_share > 0.9:
+            return "bad", f"Redis is {self.memory_share:.0%} full. When it is full, tools are asked to come back later."
+        if self.states["parked"]:
+            return "warn", _needing_you(self.states["parked"], self.groups)
+        if self.due.is_stuck:
+            return (
+                "bad",
+                f"Work is due, and for {span(self.due.no_progress_s)} nothing came to an end: restart the workers.",
+            )
+        if self.due.oldest_s > OLD_S:
+            return "warn", f"The oldest due work has waited for {span(self.due.oldest_s)}; the workers do not keep up."
+        if not self.hooks:
+            return "new", "No hook is configured yet: nobody can ring."
+        if self.last is None:
+            return "new", "Everything is ready. Waiting for the first delivery."
+        ago = span(time.time() - self.last / 1000)
+        done = "nothing waits" if not waiting else f"{waiting:,} on their way"
+        return "good", f"All is well. The last delivery came {ago} ago, {done}."
+
+
+GATES = {
+    "down": "does not answer",
+    "unauthorized": "refuses our token",
+    "rate_limited": "asked us to slow down",
+}
+
+
+def _works(count: int) -> str:
+    return f"{count:,} change waits" if count == 1 else f"{count:,} changes wait"
+
+
+def _needing_you(count: int, groups: Sequence[Group]) -> str:
+    needs = "One failure needs" if count == 1 else f"{count:,} failures need"
+    since = min(group.first for group in groups) if groups else 0
+    age = f"The first came {span(time.time() - since / 1000)} ago."
+    if len(groups) == 1:
+        return f"{needs} you: {groups[0].reason}, from {titled(groups[0].source)}. {age}"
+    return f"{needs} you, most often for {groups[0].reason}. {age}" if groups else f"{needs} you."
+
+
+async def look(desk: Desk, lists: Lists) -> Overview:
+    """Raises RedisDown."""
+    redis = desk.redis
+    states, groups, hours, workers, overdue, memory, lasts, gates = await asyncio.gather(
+        lists.states(),
+        lists.groups(),
+        tally.hours(redis, HOURS),
+        living(desk),
+        due(redis, desk.settings.tokens or {"main": ""}),
+        redis.command("INFO", "memory"),
+        last_of_hooks(desk),
+        _gates(desk),
+    )
+    told = dict(line.split(":", 1) for line in memory.decode().splitlines() if ":" in line)
+    return Overview(
+        states=states,
+        due=overdue,
+        gates=gates,
+        workers=workers,
+        hooks=[
+            _hook(name, entrance.tool.name, lasts[name], hours) for name, entrance in desk.settings.entrances.items()
+        ],
+        hours=[_hour(at, counts) for at, counts in hours],
+        groups=groups,
+        memory=int(told["used_memory"]),
+        memory_most=int(told.get("maxmemory", 0)),
+    )
+
+
+async def living(desk: Desk) -> list[Worker]:
+    """The workers that gave a sign of life."""
+    least = int((time.time() - ALIVE_S) * 1000)
+    flat = await desk.redis.command("ZRANGEBYSCORE", WORKERS, least, "+inf", "WITHSCORES")
+    told = await desk.redis.command("MGET", *flat[::2]) if flat else []
+    return [_worker(orjson.loads(one), float(seen)) for one, seen in zip(told, flat[1::2], strict=True) if one]
+
+
+def _worker(told: Mapping[str, Any], seen: float) -> Worker:
+    return Worker(str(told.get("host", "")), int(told.get("pid", 0)), seen, told.get("since"))
+
+
+async def last_of_hooks(desk: Desk) -> dict[str, float | None]:
+    """When each hook last had a delivery, in ms."""
+    names = list(desk.settings.entrances)
+    asked = (desk.redis.command("ZREVRANGE", f"db:deliveries:{name}", 0, 0, "WITHSCORES") for name in names)
+    return {name: float(end[1]) if end else None for name, end in zip(names, await asyncio.gather(*asked), strict=True)}
+
+
+async def _gates(desk: Desk) -> list[Gate]:
+    accounts = list(desk.settings.tokens or {"main": ""})
+    told = await asyncio.gather(*(desk.redis.command("HMGET", f"db:gate:{one}", "why", "since") for one in accounts))
+    sizes = await asyncio.gather(*(desk.redis.command("ZCARD", f"db:held:{one}") for one in accounts))
+    return [
+        Gate(account, why.decode(), moment(int(float(since))) or "", size)
+        for account, (why, since), size in zip(accounts, told, sizes, strict=True)
+        if why and since
+    ]
+
+
+def _hook(name: str, source: str, last: float | None, hours: Sequence[tuple[int, Counter[tuple[str, str]]]]) -> Hook:
+    rang = sum(counts[name, outcome] for _, counts in hours for outcome in ARRIVED)
+    return Hook(name, source, last, rang, sum(counts[name, "refused"] for _, counts in hours))
+
+
+def _hour(hour: int, counts: Counter[tuple[str, str]]) -> Hour:
+    def of(*outcomes: str) -> int:
+        return sum(count for (_, outcome), count in counts.items() if outcome in outcomes)
+
+    return Hour(moment(hour * tally.HOUR_S * 1000) or "", of(*ARRIVED), of(*REFUSED), of(*PARKED))
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One hour of the chart, in its own units."""
+
+    hour: Hour
+    x: float
+    width: float
+    arrived: float
+    refused: float
+
+
+def chart(hours: Sequence[Hour], width: float = 720, height: float = 120) -> list[Bar]:
+    top = max(4, *(hour.total for hour in hours))
+    step = width / len(hours)
+    return [
+        Bar(
+            hour,
+            x=round(place * step + 2, 1),
+            width=round(step - 4, 1),
+            arrived=_tall(hour.arrived, top, height),
+            refused=_tall(hour.refused, top, height),
+        )
+        for place, hour in enumerate(hours)
+    ]
+
+
+def _tall(count: int, top: int, height: float) -> float:
+    return round(max(2.0, count / top * height), 1) if count else 0.0

@@ -1,0 +1,389 @@
+"""The pages that show. Each puts together what other modules know; PAGES says where each one is, and who may see it."""
+
+import asyncio
+import re
+from collections import Counter
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+
+from app import doctor, tally
+from app.console import overview as overviews
+from app.console import redaction
+from app.console.desk import STATIC, Ask, Desk, Page, segment, span
+from app.console.lists import DONE, OPEN, PAGE, Filter, Found, Lists
+from app.console.planning import steps_of
+from app.explain import Explain, Row
+from app.ledger import Gone
+from app.refusals import NEWEST
+from app.selection import Selection
+from app.settings import Settings
+from app.sources import load, specimens
+
+# -- first things --
+
+
+async def static(desk: Desk, ask: Ask) -> Response:
+    name = ask.path("name")
+    if name not in STATIC.files:
+        raise Gone(name)
+    kept = "public, max-age=31536000, immutable" if ask.path("version") == STATIC.version else "no-cache"
+    kind = STATIC.TYPES[name.rpartition(".")[2]]
+    return Response(STATIC.files[name], media_type=kind, headers={"cache-control": kept})
+
+
+async def login(desk: Desk, ask: Ask) -> Response:
+    if ask.user:
+        return desk.go("/console")
+    return desk.page(ask, "login.html", trouble="", to=ask.query("to"))
+
+
+async def overview(desk: Desk, ask: Ask) -> Response:
+    view = await overviews.look(desk, _lists(desk))
+    level, sentence = view.verdict()
+    age = span(view.due.oldest_s) if view.due.oldest_s >= 1 else "nothing"
+    return desk.page(
+        ask,
+        "overview.html",
+        view=view,
+        level=level,
+        sentence=sentence,
+        bars=overviews.chart(view.hours),
+        most=max(hour.total for hour in view.hours),
+        age=age,
+        base=_base(desk, ask),
+    )
+
+
+async def search(desk: Desk, ask: Ask) -> Response:
+    asked = ask.query("q")
+    found = await _lists(desk).search(asked) if asked else []
+    if len(found) == 1:
+        return desk.go(_address(found[0]))
+    return desk.page(ask, "search.html", asked=asked, found=found, days=desk.settings.retention_days)
+
+
+def _address(found: Found) -> str:
+    return f"/console/{'deliveries' if found.kind == 'delivery' else 'visits'}/{segment(found.id)}"
+
+
+# -- deliveries --
+
+
+async def deliveries(desk: Desk, ask: Ask) -> Response:
+    lists, filter = _lists(desk), Filter.read(ask.request.query_params)
+    hooks = [filter.hook] if filter.hook else list(desk.settings.hooks)
+    rows, states, sizes, mark = await asyncio.gather(
+        lists.deliveries(filter), lists.states(), lists.hooks(), lists.mark(hooks)
+    )
+    counted = {state: states[state] for state in OPEN} | dict.fromkeys(DONE)
+    return desk.page(
+        ask,
+        "deliveries.html",
+        filter=filter,
+        rows=rows,
+        states=counted,
+        hooks=sizes,
+        mark="" if filter.state or filter.reason else mark,
+    )
+
+
+async def newer(desk: Desk, ask: Ask) -> Response:
+    """A piece of the page of deliveries: how many came since it was made."""
+    filter = Filter.read(ask.request.query_params)
+    hooks = [filter.hook] if filter.hook else list(desk.settings.hooks)
+    return desk.page(ask, "newer.html", filter=filter, count=await _lists(desk).newer(hooks, ask.query("than")))
+
+
+async def delivery(desk: Desk, ask: Ask) -> Response:
+    return await show_delivery(desk, ask, ask.path("id"))
+
+
+async def show_delivery(desk: Desk, ask: Ask, id: str, is_revealed: bool = False) -> Response:
+    explain = Explain(desk.ledger, desk.settings, is_revealed)
+    story = await explain.delivery(id)
+    _, raw = await desk.ledger.delivery(id)
+    visits = sorted({change["visit"] for change in story["changes"] if "visit" in change})
+    timeline = [*story["attempts"]]
+    for name in visits:
+        for visit in await explain.visit(name):
+            timeline += visit["attempts"]
+    timeline.sort(key=lambda attempt: attempt["at"] or "")
+    return desk.page(
+        ask,
+        "delivery.html",
+        story=story,
+        sentence=told_of_delivery(story),
+        timeline=[attempt for attempt in timeline if (attempt["at"] or "") >= (story["at"] or "")],
+        body=redaction.body(raw, is_revealed),
+        is_revealed=is_revealed,
+        steps=await steps_of(desk, Selection(ids=(id,))),
+        is_open=any(change["state"] in ("parked", "waiting", "held", "queued") for change in story["changes"]),
+    )
+
+
+def told_of_delivery(story: Row) -> str:
+    """What came of it, in a sentence."""
+    states = Counter(change["state"] for change in story["changes"])
+    if not states:
+        return (
+            f"Genuine, and nothing to do: {story['ignored']}." if story["ignored"] else "It changes nothing any more."
+        )
+    if states["parked"]:
+        reason = next(change.get("reason") for change in story["changes"] if change["state"] == "parked")
+        return f"It needs you: {reason}."
+    if waits := [change for change in story["changes"] if change["state"] in ("waiting", "held")]:
+        return f"Not applied yet: {waits[0].get('reason') or waits[0]['state']}. It is tried again by itself."
+    if states["queued"] or states["running"]:
+        return "Accepted, and on its way to the Visits API."
+    if states["applied"]:
+        return "Applied: the Visits API shows what it said."
+    if states["superseded"]:
+        return "Superseded: something newer decides every field that it spoke of."
+    return "Discarded by an operator."
+
+
+# -- visits --
+
+
+async def visit(desk: Desk, ask: Ask) -> Response:
+    return await show_visit(desk, ask, ask.path("external_id"))
+
+
+async def show_visit(
+    desk: Desk, ask: Ask, external_id: str, is_revealed: bool = False, asked: dict[str, Any] | None = None
+) -> Response:
+    stories = await Explain(desk.ledger, desk.settings, is_revealed).visit(external_id)
+    for story in stories:
+        story["sentence"] = _told_of_visit(story)
+        orders = {(change["delivery"], name) for change in story["changes"] for name in change["says"]}
+        for name, fact in story["facts"].items():
+            others = sum(1 for _, said in orders if said == name) - 1
+            fact["why"] = "the only one to say so" if others < 1 else f"the newest of {others + 1}"
+    return desk.page(ask, "visit.html", external_id=external_id, stories=stories, is_revealed=is_revealed, asked=asked)
+
+
+def _told_of_visit(story: Row) -> str:
+    match story["state"]:
+        case "parked":
+            return f"It needs you: {story.get('reason')}."
+        case "waiting" | "held":
+            return f"Not there yet: {story.get('reason') or story['state']}. It is tried again by itself."
+        case "queued" | "running":
+            return "On its way to the Visits API."
+        case "discarded":
+            return "An operator gave up what was not applied."
+    api = story["api"]
+    if not api:
+        return "There is no visit, and there should be none."
+    return (
+        "The Visits API shows it as cancelled." if api.get("date_cancelled") else "The Visits API shows what was said."
+    )
+
+
+# -- failures --
+
+
+async def failures(desk: Desk, ask: Ask) -> Response:
+    lists, filter = _lists(desk), Filter.read(ask.request.query_params)
+    filter = Filter(reason=filter.reason, source=filter.source, since=filter.since, before=filter.before)
+    rows, groups, matching = await asyncio.gather(lists.works(filter), lists.groups(), lists.count(filter))
+    reasons, sources = Counter[str](), Counter[str]()
+    for group in groups:
+        reasons[group.reason] += group.count
+        sources[group.source] += group.count
+    return desk.page(
+        ask,
+        "failures.html",
+        filter=filter,
+        rows=rows,
+        matching=matching,
+        total=sum(reasons.values()),
+        reasons=dict(reasons.most_common(50)),
+        sources=dict(sources),
+    )
+
+
+# -- refused --
+
+#: Reason, by its beginning, to likely cause; {} is how far the signed time was off.
+CAUSES = {
+    "signature_missing": "The tool signs nothing, or something on the way drops the header.",
+    "signature_stale": "The clocks are {} apart, or the request was held up or sent again on the way. Synchronise ours.",
+    "signature_mismatch": "Another secret than the tool's is set here (an old one, or another hook's), or the body was "
+    "changed on the way. Compare the fingerprints under Sources.",
+    "signature_": "The header is not what this tool sends: another sender, or something on the way rewrites it.",
+    "no_such_hook": "Somebody rings at an address that is none: a mistyped name, or a hook without a secret.",
+    "too_large": "The body is larger than MAX_BODY.",
+    "wrong_content_type": "It is no webhook of this tool: check the content type that is set there.",
+    "unreadable_body": "The signature holds, but the body cannot be read: check which format is set there.",
+    "method_not_allowed": "Somebody opened the address in a browser, or the tool is set to another method than POST.",
+    "redis_down": "Our own trouble: Redis could not take it. The tool comes back by itself.",
+    "too_busy": "Our own trouble: more at once than can be written. The tool comes back by itself.",
+    "too_slow": "The sender did not finish sending.",
+    "unfinished": "The sender left before its body was complete.",
+}
+_SECONDS = re.compile(r"(\d+) s (old|ahead|in the future)?")
+
+
+def likely_cause(reason: str, detail: str) -> str:
+    fitting = [beginning for beginning in CAUSES if reason.startswith(beginning)]
+    told = _SECONDS.search(detail)
+    apart = span(float(told[1])) if told else "too far"
+    return CAUSES[max(fitting, key=len)].replace("{}", apart) if fitting else "–"
+
+
+async def refused(desk: Desk, ask: Ask) -> Response:
+    flat = await desk.redis.command("HGETALL", "db:refused")
+    counts = {name.decode(): int(count) for name, count in zip(flat[::2], flat[1::2], strict=True)}
+    by_hook, by_reason = Counter[str](), Counter[str]()
+    for name, count in counts.items():
+        hook, _, reason = name.partition(":")
+        by_hook[hook] += count
+        by_reason[reason] += count
+    wanted = ask.query("hook")
+    hooks = [wanted] if wanted else ["", *desk.settings.hooks]
+    lists = await asyncio.gather(
+        *(
+            desk.redis.command("LRANGE", f"db:refused:{hook}", 0, NEWEST - 1)
+            for hook in hooks
+            if not hook or hook in by_hook
+        )
+    )
+    named = [hook for hook in hooks if not hook or hook in by_hook]
+    notes = [orjson.loads(note) | {"hook": hook} for hook, found in zip(named, lists, strict=True) for note in found]
+    for note in notes:
+        note["cause"] = likely_cause(note["reason"], note["detail"])
+    notes.sort(key=lambda note: -note["at"])
+    return desk.page(
+        ask,
+        "refused.html",
+        notes=notes[: 2 * PAGE],
+        counts=dict(by_reason.most_common(6)),
+        hooks={hook: count for hook, count in by_hook.items() if hook},
+        hook=wanted,
+        newest=NEWEST,
+    )
+
+
+# -- sources and workers --
+
+
+async def sources(desk: Desk, ask: Ask) -> Response:
+    lasts = await overviews.last_of_hooks(desk)
+    entrances = desk.settings.entrances.values()
+    listed = [
+        {
+            "name": tool.name,
+            "title": tool.source.title,
+            "hooks": [{"name": e.name, "last": lasts[e.name]} for e in entrances if e.tool.name == tool.name],
+        }
+        for tool in load().values()
+    ]
+    listed.sort(key=lambda source: not source["hooks"])
+    return desk.page(ask, "sources.html", sources=listed)
+
+
+async def source(desk: Desk, ask: Ask) -> Response:
+    return await show_source(desk, ask, ask.path("name"))
+
+
+async def show_source(desk: Desk, ask: Ask, name: str, rang: dict[str, Any] | None = None) -> Response:
+    tool = load().get(name)
+    if tool is None:
+        raise Gone(name)
+    hooks = []
+    for entrance in desk.settings.entrances.values():
+        if entrance.tool.name == name:
+            flat = await desk.redis.command("HGETALL", f"db:matched:{entrance.name}")
+            matched = dict(zip(flat[::2], flat[1::2], strict=True))
+            prints = [tally.fingerprint(secret) for secret in entrance.hook.secrets]
+            secrets = [{"fingerprint": one, "matched": matched.get(one.encode())} for one in prints]
+            hooks.append({"name": entrance.name, "secrets": secrets})
+    address = hooks[0]["name"] if hooks else name
+    return desk.page(
+        ask,
+        "source.html",
+        tool=tool,
+        hooks=hooks,
+        base=_base(desk, ask),
+        setup=_CONTINUED.sub(" ", tool.source.setup.strip()).replace("{url}", f"{_base(desk, ask)}/hooks/{address}"),
+        specimens=[recorded["name"] for recorded in specimens(name)["deliveries"]],
+        rang=rang,
+    )
+
+
+#: The end of a line that is not the end of a step or a paragraph.
+_CONTINUED = re.compile(r"(?<!\n)\n(?!\n|\d+\.) *")
+
+
+async def workers(desk: Desk, ask: Ask) -> Response:
+    living, states, flat = await asyncio.gather(
+        overviews.living(desk),
+        _lists(desk).states(),
+        desk.redis.command("ZRANGE", "db:running", 0, PAGE - 1, "WITHSCORES"),
+    )
+    running = [(work.decode(), float(until)) for work, until in zip(flat[::2], flat[1::2], strict=True)]
+    return desk.page(ask, "workers.html", workers=living, states=states, running=running)
+
+
+# -- the desk itself --
+
+
+async def audit(desk: Desk, ask: Ask) -> Response:
+    return desk.page(ask, "audit.html", lines=await desk.audit_log.newest(ask.query("before")))
+
+
+async def settings(desk: Desk, ask: Ask) -> Response:
+    checks = [check async for check in doctor.at_hand(desk.redis, desk.settings)]
+    return desk.page(ask, "settings.html", checks=checks, environment=list(_environment(desk.settings)))
+
+
+def _environment(settings: Settings) -> list[dict[str, str]]:
+    """Every setting: what is secret only as `set`."""
+    rows = []
+    for name, known in Settings.model_fields.items():
+        value = getattr(settings, name)
+        if name == "hooks":
+            shown = ", ".join(settings.hooks) or "none"
+        elif not known.repr:
+            shown = "set" if value else "not set"
+        else:
+            shown = "not set" if value in (None, ()) else " ".join(value) if isinstance(value, tuple) else str(value)
+        rows.append(
+            {
+                "name": "HOOKS__…" if name == "hooks" else name.upper(),
+                "value": shown,
+                "meaning": known.description or "",
+            }
+        )
+    return rows
+
+
+def _lists(desk: Desk) -> Lists:
+    return Lists(desk.ledger, desk.settings, desk.explain)
+
+
+def _base(desk: Desk, ask: Ask) -> str:
+    """Our own address, as tools should call it."""
+    return desk.settings.public_url or f"{ask.request.url.scheme}://{ask.request.url.netloc}"
+
+
+PAGES = [
+    Page("GET", "/console/static/{version}/{name}", "static", static),
+    Page("GET", "/console/login", "anybody", login),
+    Page("GET", "/console", "viewer", overview),
+    Page("GET", "/console/search", "viewer", search),
+    Page("GET", "/console/deliveries", "viewer", deliveries),
+    Page("GET", "/console/deliveries/newer", "viewer", newer),
+    Page("GET", "/console/deliveries/{id}", "viewer", delivery),
+    Page("GET", "/console/visits/{external_id}", "viewer", visit),
+    Page("GET", "/console/failures", "viewer", failures),
+    Page("GET", "/console/refused", "viewer", refused),
+    Page("GET", "/console/sources", "viewer", sources),
+    Page("GET", "/console/sources/{name}", "viewer", source),
+    Page("GET", "/console/workers", "viewer", workers),
+    Page("GET", "/console/audit", "viewer", audit),
+    Page("GET", "/console/settings", "viewer", settings),
+]

@@ -1,0 +1,118 @@
+// Everything works without this; it adds keys, copying, and pages that refresh themselves.
+"use strict";
+(() => {
+  const root = document.documentElement;
+  const $ = (selector) => document.querySelector(selector);
+  const rows = () => [...document.querySelectorAll(".rows tbody tr")];
+  const remember = (name, value) => {
+    document.cookie = `doorbell-${name}=${value}; path=/console; max-age=${value ? 31536000 : 0}; samesite=lax`;
+  };
+  let paused = false;
+  let before = "";
+
+  const say = (words) => {
+    const place = $("#live-state");
+    if (place) place.textContent = words;
+  };
+
+  const step = (by) => {
+    const all = rows();
+    const at = all.indexOf(document.activeElement.closest?.("tr"));
+    const next = all[Math.min(all.length - 1, Math.max(0, at + by))];
+    next?.focus();
+    next?.scrollIntoView({ block: "nearest" });
+  };
+
+  const row = () => document.activeElement.closest?.(".rows tbody tr");
+  const open = () => row()?.dataset.open && location.assign(row().dataset.open);
+  const tick = () => {
+    const box = row()?.querySelector("input[type=checkbox]");
+    if (box) box.checked = !box.checked;
+  };
+  const ticked = () => rows().some((one) => one.querySelector("input:checked"));
+
+  // With nothing ticked, the row under the hand is meant.
+  const act = (button) => {
+    if (!button) return;
+    if (!ticked()) tick();
+    if (ticked()) button.click();
+  };
+
+  const turn = () => {
+    const dark = matchMedia("(prefers-color-scheme: dark)").matches;
+    const now = root.dataset.theme || (dark ? "dark" : "light");
+    root.dataset.theme = now === "dark" ? "light" : "dark";
+    remember("theme", root.dataset.theme);
+  };
+
+  const places = { o: "", f: "/failures", d: "/deliveries", r: "/refused", s: "/sources", w: "/workers" };
+  const keys = {
+    "/": () => $("#q")?.focus(),
+    "?": () => $("#help")?.showModal(),
+    j: () => step(1),
+    k: () => step(-1),
+    o: open,
+    x: tick,
+    A: () => $("#all")?.click(),
+    R: () => act($("#replay")),
+    D: () => act($("#discard")),
+    t: turn,
+    p: () => {
+      paused = !paused;
+      say(paused ? "Paused: nothing refreshes itself." : "Going on.");
+    },
+  };
+
+  document.addEventListener("keydown", (event) => {
+    const typing = event.target.closest("input:not([type=checkbox]), select, textarea, [contenteditable]");
+    if (event.key === "Escape" && typing) return typing.blur();
+    if (root.dataset.keys === "off" || typing || event.ctrlKey || event.metaKey || event.altKey || $("dialog[open]")) return;
+    if (before === "g" && event.key in places) {
+      before = "";
+      return location.assign("/console" + places[event.key]);
+    }
+    before = event.key;
+    if (event.key === "Enter" && event.target.matches("tr")) return open();
+    const does = keys[event.key];
+    if (does) {
+      event.preventDefault();
+      does();
+    }
+  });
+
+  // What nobody looks at, and what somebody paused, asks for nothing.
+  document.addEventListener("htmx:beforeRequest", (event) => {
+    const live = event.detail.elt.closest("[data-live]");
+    if (live && (paused || document.hidden || live.contains(document.activeElement))) event.preventDefault();
+  });
+
+  const all = $("#tick-all");
+  if (all) {
+    all.hidden = false;
+    all.addEventListener("change", () => {
+      for (const box of document.querySelectorAll("td.tick input")) box.checked = all.checked;
+    });
+  }
+
+  // `navigator.clipboard` exists on https and localhost only.
+  const copy = (element) => {
+    if (navigator.clipboard) return navigator.clipboard.writeText(element.textContent);
+    getSelection().selectAllChildren(element);
+    return Promise.resolve(document.execCommand("copy"));
+  };
+  for (const element of document.querySelectorAll(".copy")) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "copy-button";
+    button.textContent = "Copy";
+    button.addEventListener("click", async () => {
+      await copy(element);
+      button.textContent = "Copied";
+      setTimeout(() => (button.textContent = "Copy"), 2000);
+    });
+    element.after(button);
+  }
+
+  const again = $("[data-again]");
+  if (again) setTimeout(() => location.reload(), Number(again.dataset.again) * 1000);
+})();

@@ -1,0 +1,51 @@
+"""Finding visits from what one has: an e-mail address or a phone number. Neither stands in an index: only their digests
+under SECRET_KEY do, each with the newest few of its visits."""
+
+import asyncio
+import hashlib
+import hmac
+import re
+import time
+from collections.abc import Iterable, Sequence
+
+from app.connection import Redis
+from app.visits.words import Contact
+
+NEWEST = 200
+_EMAIL = re.compile(r"[^\s@]+@[^\s@]+")
+_PHONE = re.compile(r"[+(]?[0-9][0-9 ()./-]{5,24}")
+
+
+def email(text: str) -> str:
+    """As it is digested; empty if it is none."""
+    return text.strip().lower() if _EMAIL.fullmatch(text.strip()) else ""
+
+
+def phone(text: str) -> str:
+    """The last ten digits: with and without its country a number is the same one. Empty if it is none."""
+    return re.sub(r"\D", "", text)[-10:] if _PHONE.fullmatch(text.strip()) else ""
+
+
+async def remember(redis: Redis, work: str, contact: Contact, key: str, keep_ms: int) -> None:
+    """Let the visit be found by whose it is. Raises RedisDown."""
+    now, asked = int(time.time() * 1000), []
+    for name in filter(None, (email(contact.email or ""), phone(contact.phone or ""))):
+        place = _place(name, key)
+        asked.append(redis.command("ZADD", place, now, work))
+        asked.append(redis.command("ZREMRANGEBYRANK", place, 0, -NEWEST - 1))
+        asked.append(redis.command("PEXPIRE", place, keep_ms))
+    await asyncio.gather(*asked)
+
+
+async def works_of(redis: Redis, text: str, keys: Sequence[str], most: int = 50) -> list[str]:
+    """The visits of that address or number, newest first. keys: all of SECRET_KEY. Raises RedisDown."""
+    places = [_place(name, key) for name in filter(None, (email(text), phone(text))) for key in keys]
+    found: Iterable[list[bytes]] = await asyncio.gather(
+        *(redis.command("ZREVRANGE", place, 0, most - 1) for place in places)
+    )
+    return list(dict.fromkeys(work.decode() for works in found for work in works))[:most]
+
+
+def _place(name: str, key: str) -> str:
+    digest = hmac.digest(key.encode(), f"doorbell find {name}".encode("utf-8", "surrogatepass"), hashlib.sha256)
+    return f"db:find:{digest.hex()[:32]}"

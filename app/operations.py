@@ -1,0 +1,211 @@
+"""Replays and discards that are said at the desk and carried out by a worker, so that nobody has to wait for them.
+
+    db:operations         all that are known, by when they were said
+    db:operations:open    those that are not over; the first is carried out, by whoever holds its lock
+    db:operation:<id>     what was said, by whom, and how far it is
+
+A worker that dies leaves its operation to the next one, which walks the same way again: what was put back to work is no
+longer what is looked for, and a replay of what is done changes nothing.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import orjson
+
+from app.connection import RedisDown
+from app.ledger import Gone, Ledger, new_id
+from app.replay import Replay, Step, Stuck
+from app.selection import Selection, Selector
+from app.settings import Settings
+
+log = logging.getLogger("doorbell.operations")
+
+Do = Literal["replay", "discard"]
+OPEN, ALL = "db:operations:open", "db:operations"
+KEPT_S, MOST_KEPT = 90 * 86_400, 500
+#: How often progress is written, and how long a worker that says nothing keeps its operation.
+TELL_EVERY_S, LOCK_S = 0.5, 15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What was said. expected: how many matched when it was planned."""
+
+    do: Do
+    selection: Selection
+    who: str
+    expected: int
+    contact: str = ""
+    fresh: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """state: `queued`, `running`, `done`, `cancelled`, or `stuck`: no worker took what was put back. skipped: by why."""
+
+    id: str
+    order: Order
+    at: int
+    state: str = "queued"
+    done: int = 0
+    skipped: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def is_open(self) -> bool:
+        return self.state in ("queued", "running")
+
+    @property
+    def seen(self) -> int:
+        return self.done + sum(self.skipped.values())
+
+
+class Operations:
+    """Every method may raise RedisDown."""
+
+    def __init__(self, ledger: Ledger, settings: Settings) -> None:
+        self._ledger, self._redis, self._settings = ledger, ledger.redis, settings
+
+    # -- at the desk --
+
+    async def start(self, order: Order) -> str:
+        id, now = new_id(), int((await self._ledger.now()).timestamp() * 1000)
+        await self._keep(Operation(id=id, order=order, at=now))
+        await self._redis.command("ZADD", ALL, now, id)
+        await self._redis.command("ZREMRANGEBYRANK", ALL, 0, -MOST_KEPT - 1)
+        await self._redis.command("ZADD", OPEN, now, id)
+        return id
+
+    async def one(self, id: str) -> Operation:
+        """Raises Gone."""
+        flat = await self._redis.command("HGETALL", f"db:operation:{id}")
+        if not flat:
+            raise Gone(id)
+        return _read(id, dict(zip(flat[::2], flat[1::2], strict=True)))
+
+    async def newest(self, most: int = 50) -> list[Operation]:
+        found = []
+        for id in await self._redis.command("ZREVRANGE", ALL, 0, most - 1):
+            with suppress(Gone):
+                found.append(await self.one(id.decode()))
+        return found
+
+    async def cancel(self, id: str) -> None:
+        """What was put back to work stays so; the rest is left alone. Raises Gone."""
+        operation = await self.one(id)
+        if operation.is_open:
+            await self._redis.command("HSET", f"db:operation:{id}", "cancel", 1)
+        if operation.state == "queued":
+            await self._keep(replace(operation, state="cancelled"))
+            await self._redis.command("ZREM", OPEN, id)
+
+    # -- for the worker --
+
+    async def carry_out_next(self) -> None:
+        for id in await self._redis.command("ZRANGE", OPEN, 0, 0):
+            lock, token = f"db:operation:{id.decode()}:lock", new_id()
+            if await self._redis.command("SET", lock, token, "NX", "EX", LOCK_S):
+                try:
+                    await self._carry_out(id.decode(), lock)
+                finally:
+                    await self._redis.script("unlock", lock, token)
+
+    async def _carry_out(self, id: str, lock: str) -> None:
+        try:
+            operation = await self.one(id)
+        except Gone:
+            await self._redis.command("ZREM", OPEN, id)
+            return
+        run = _Run(operation)
+        work = asyncio.create_task(self._work(run))
+        state = "running"
+        try:
+            while state == "running":
+                state = await self._look(run, work)
+                await self._keep(replace(operation, state=state, done=run.done, skipped=dict(run.skipped)))
+                await self._redis.command("EXPIRE", lock, LOCK_S)
+        finally:
+            work.cancel()
+            with suppress(asyncio.CancelledError, RedisDown, Stuck):
+                await work
+        await self._redis.command("ZREM", OPEN, id)
+        log.info("operation over", extra={"operation": id, "outcome": state, "done": run.done})
+
+    async def _look(self, run: "_Run", work: "asyncio.Task[None]") -> str:
+        """What has become of it a moment later."""
+        await asyncio.wait([work], timeout=TELL_EVERY_S)
+        if work.done():
+            if isinstance(error := work.exception(), Stuck):
+                return "stuck"
+            if error:
+                raise error
+            return "done"
+        cancelled = await self._redis.command("HEXISTS", f"db:operation:{run.operation.id}", "cancel")
+        return "cancelled" if cancelled else "running"
+
+    async def _work(self, run: "_Run") -> None:
+        order = run.operation.order
+        if order.do == "replay":
+            replaying = Replay(self._ledger, self._settings, fresh=order.fresh, contact=order.contact)
+            await replaying.carry_out(order.selection, run.told)
+        else:
+            async for _ in self._discard(order.selection, run):
+                await asyncio.sleep(0)
+
+    async def _discard(self, selection: Selection, run: "_Run") -> AsyncIterator[None]:
+        async for unit in Selector(self._ledger, self._settings, "retry").select(selection):
+            given_up = await self._ledger.discard(unit.work, unit.delivery) if unit.work else 0
+            run.count("running" if given_up < 0 else "" if given_up else "nothing to give up")
+            yield
+
+    async def _keep(self, operation: Operation) -> None:
+        key, order = f"db:operation:{operation.id}", operation.order
+        told = {
+            "order": orjson.dumps(asdict(order)),
+            "at": operation.at,
+            "state": operation.state,
+            "done": operation.done,
+            "skipped": orjson.dumps(operation.skipped),
+        }
+        await self._redis.command("HSET", key, *(part for pair in told.items() for part in pair))
+        await self._redis.command("EXPIRE", key, KEPT_S)
+
+
+class _Run:
+    """How far one is. What an earlier worker did counts, where it is not met again."""
+
+    def __init__(self, operation: Operation) -> None:
+        goes_on = not operation.order.selection.ids
+        self.operation = operation
+        self.done = operation.done if goes_on else 0
+        self.skipped = Counter(operation.skipped if goes_on else {})
+
+    def told(self, step: Step, state: str) -> None:
+        self.count(step.skip or ("expired" if state == "expired" else ""))
+
+    def count(self, skipped: str) -> None:
+        if skipped:
+            self.skipped[skipped] += 1
+        else:
+            self.done += 1
+
+
+def _read(id: str, stored: dict[bytes, bytes]) -> Operation:
+    told: dict[str, Any] = orjson.loads(stored[b"order"])
+    selection = told.pop("selection")
+    for name in ("since", "until"):
+        selection[name] = selection[name] and datetime.fromisoformat(selection[name]).astimezone(UTC)
+    return Operation(
+        id=id,
+        order=Order(selection=Selection(**selection | {"ids": tuple(selection["ids"])}), **told),
+        at=int(stored[b"at"]),
+        state=stored[b"state"].decode(),
+        done=int(stored[b"done"]),
+        skipped=orjson.loads(stored[b"skipped"]),
+    )

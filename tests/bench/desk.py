@@ -1,0 +1,183 @@
+"""How long every page of the console takes over a full ledger: `python -m tests.bench.desk`.
+
+100,000 deliveries and 5,000 failures are written as the door and the worker would have left them, then every page and
+search is asked for, over HTTP, from a web process on this machine.
+"""
+
+import asyncio
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from typing import Any
+
+import httpx
+import orjson
+import zstandard
+
+from app.connection import Address, Redis
+from app.console.access import hash_password
+from app.embedded import free_port, valkey
+from app.find import remember
+from app.visits.words import Contact
+
+DELIVERIES, FAILURES, ROUNDS = 100_000, 5_000, 7
+REASONS = ("contact_unknown", "POST /visits: 422", "time_unknown", "bug", "credentials_missing: HOOKS__ACUITY")
+KEY, PASSWORD = "key-of-the-bench", "operate"
+DAY_MS = 86_400_000
+SQUEEZE = zstandard.ZstdCompressor(level=1)
+
+
+async def fill(url: str) -> dict[str, str]:
+    """A month of deliveries; one of twenty failed. Returns ids to look for."""
+    redis = Redis(Address(url), 30)
+    now, pending = int(time.time() * 1000), []
+    names: dict[str, str] = {}
+    for number in range(DELIVERIES):
+        at = now - (DELIVERIES - number) * (30 * DAY_MS // DELIVERIES)
+        pending += _delivery(redis, number, at, names)
+        if len(pending) > 4_000:
+            await asyncio.gather(*pending)
+            pending = []
+    await asyncio.gather(*pending)
+    contact = Contact(email="ada@example.com", phone="+15550100001")
+    for number in range(500):
+        await remember(redis, f"visit:main/standard-V-{number}", contact, KEY, DAY_MS)
+    await redis.close()
+    return names
+
+
+def _delivery(redis: Redis, number: int, at: int, names: dict[str, str]) -> list[Any]:
+    failed = number % (DELIVERIES // FAILURES) == 0
+    id, hook = f"d{at:011x}{number:010x}", ("standard", "calendly")[number % 2]
+    name = f"{hook}-V-{number}"
+    work = f"visit:main/{name}"
+    meta = {"hook": hook, "source": hook, "at": at, "name": "visit.created", "request_id": f"req-{number}", "slot": 0}
+    body = orjson.dumps(
+        {"type": "visit.created", "data": {"visit_id": f"V-{number}", "contact": {"email": "a@example.com"}}}
+    )
+    record = orjson.dumps(meta | {"ignored": "", "headers": {}, "work": [work]}) + b"\n" + SQUEEZE.compress(body)
+    said = {
+        "a": "create",
+        "o": at * 1000,
+        "f": {"time_scheduled": "2027-03-14T16:00:00Z"},
+        "c": {"email": "a@example.com"},
+    }
+    fields: dict[str, Any] = {"n": 1, "done": 0 if failed else 1, f"c:{id}.0": b"1 " + orjson.dumps(said)}
+    attempt = {"at": at, "took_ms": 31, "outcome": "created", "calls": [["POST /visits", 201]], "said": ""}
+    fields |= {
+        "a": 1,
+        "a:1": orjson.dumps(attempt),
+        "api": orjson.dumps({"id": number, "event_date": "2027-03-14T16:00:00Z"}),
+    }
+    asked = [
+        redis.command("SET", f"db:delivery:{id}", record),
+        redis.command("ZADD", f"db:deliveries:{hook}", at, id),
+        redis.command("HSET", f"db:requests:{at // 3_600_000}", f"req-{number}", id),
+    ]
+    if failed:
+        fields |= {"state": "parked", "reason": REASONS[number // 20 % len(REASONS)], "since": at}
+        asked.append(redis.command("ZADD", "db:parked", at, work))
+    names |= {"delivery": id, "visit": name, "request": f"req-{number}"}
+    if failed:
+        names["failure"] = name
+    asked.append(redis.command("HSET", f"db:{work}", *(part for pair in fields.items() for part in pair)))
+    return asked
+
+
+def pages(names: dict[str, str]) -> dict[str, str]:
+    return {
+        "overview": "/console",
+        "failures": "/console/failures",
+        "failures of one reason": "/console/failures?reason=time_unknown",
+        "failures of one source": "/console/failures?source=calendly&reason=bug",
+        "failures, nothing fits": "/console/failures?reason=no+such+reason",
+        "plan of all": "/console/plan?do=replay&state=parked",
+        "plan of one reason": "/console/plan?do=replay&state=parked&reason=time_unknown",
+        "plan of a rare source": "/console/plan?do=replay&state=parked&reason=bug&source=calendly",
+        "deliveries": "/console/deliveries",
+        "deliveries of a hook": "/console/deliveries?hook=calendly",
+        "deliveries, parked": "/console/deliveries?state=parked",
+        "deliveries, applied": "/console/deliveries?state=applied",
+        "deliveries, ignored (none)": "/console/deliveries?state=ignored",
+        "deliveries, superseded (none)": "/console/deliveries?state=superseded",
+        "deliveries, a page far back": f"/console/deliveries?before={int(time.time() * 1000) - 20 * DAY_MS}_",
+        "delivery": f"/console/deliveries/{names['delivery']}",
+        "visit": f"/console/visits/{names['visit']}",
+        "refused": "/console/refused",
+        "sources": "/console/sources",
+        "source": "/console/sources/standard",
+        "workers": "/console/workers",
+        "operations": "/console/operations",
+        "audit log": "/console/audit",
+        "settings": "/console/settings",
+        "search: delivery": f"/console/search?q={names['delivery']}",
+        "search: visit": f"/console/search?q={names['visit']}",
+        "search: the tool's id": "/console/search?q=V-4711",
+        "search: request": f"/console/search?q={names['request']}",
+        "search: e-mail": "/console/search?q=ada@example.com",
+        "search: phone": "/console/search?q=555-010-0001",
+        "search: nothing": "/console/search?q=nobody",
+    }
+
+
+def main() -> None:
+    with valkey() as url:
+        began = time.monotonic()
+        names = asyncio.run(fill(url))
+        print(f"{DELIVERIES:,} deliveries, {FAILURES:,} failures, written in {time.monotonic() - began:.0f} s")
+        env = {
+            **os.environ,
+            "REDIS_URL": url,
+            "VISITS_API_TOKEN": "bench",
+            "HOOKS__STANDARD__SECRETS": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+            "HOOKS__CALENDLY__SECRETS": "bench",
+            "SECRET_KEY": KEY,
+            "CONSOLE_PASSWORD_HASH": hash_password(PASSWORD),
+        }
+        port = free_port()
+        web = subprocess.Popen(
+            [sys.executable, "-m", "app", "web", "--port", str(port)], env=env, stdout=subprocess.DEVNULL
+        )
+        try:
+            slowest = measure(f"http://127.0.0.1:{port}", names)
+        finally:
+            web.terminate()
+            web.wait()
+    print(f"slowest median: {slowest:.0f} ms")
+    sys.exit(slowest >= 300)
+
+
+def measure(url: str, names: dict[str, str]) -> float:
+    """Prints what each page took; the slowest median in ms."""
+    with httpx.Client(base_url=url, timeout=30, headers={"origin": url}) as http:
+        cookie = _log_in(http)
+        slowest = 0.0
+        for name, path in pages(names).items():
+            took, statuses = [], Counter[int]()
+            for _ in range(ROUNDS):
+                began = time.perf_counter()
+                answer = http.get(path, headers={"cookie": cookie})
+                took.append((time.perf_counter() - began) * 1000)
+                statuses[answer.status_code] += 1
+            print(f"{name:32} {statistics.median(took):6.0f} ms, at most {max(took):6.0f}   {dict(statuses)}")
+            slowest = max(slowest, statistics.median(took))
+        return slowest
+
+
+def _log_in(http: httpx.Client) -> str:
+    for _ in range(100):
+        try:
+            page = http.get("/console/login").text
+            break
+        except httpx.HTTPError:
+            time.sleep(0.1)
+    token = page.partition('name="token" value="')[2].partition('"')[0]
+    answer = http.post("/console/login", data={"password": PASSWORD, "token": token})
+    return answer.headers["set-cookie"].partition(";")[0]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Debian's Chromium, driven by Playwright: what a person sees and does, in a real browser.
+
+CHROMIUM_PATH names it, or it is on the PATH. SCREENSHOTS names a folder that keeps a picture of every page.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, sync_playwright
+
+PATH = os.environ.get("CHROMIUM_PATH") or shutil.which("chromium") or shutil.which("chromium-browser") or ""
+WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
+
+
+@contextmanager
+def chromium() -> Iterator[Any]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=PATH, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Desk:
+    """Somebody in front of the console. Whatever the browser complains about, or asks of anybody but us, is kept."""
+
+    def __init__(self, browser: Any, url: str, **how: Any) -> None:
+        self.url = url
+        self.context = browser.new_context(viewport=how.pop("viewport", WIDE), **how)
+        self.context.set_default_timeout(15_000)
+        self.page: Page = self.context.new_page()
+        self.complaints: list[str] = []
+        self.foreign: list[str] = []
+        self.page.on("console", self._said)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", self._asked)
+
+    def _said(self, message: Any) -> None:
+        if message.type in ("error", "warning") and "Failed to load resource" not in message.text:
+            self.complaints.append(message.text)
+
+    def _asked(self, request: Any) -> None:
+        if not request.url.startswith(self.url):
+            self.foreign.append(request.url)
+
+    def open(self, path: str) -> Any:
+        return self.page.goto(self.url + path)
+
+    def log_in(self, password: str) -> None:
+        self.open("/console/login")
+        self.page.fill("#password", password)
+        self.page.click("button.main")
+        self.page.wait_for_url(f"{self.url}/console")
+
+    @property
+    def heading(self) -> str:
+        return str(self.page.inner_text("h1"))
+
+    def sideways(self) -> int:
+        """By how many pixels the page is wider than the window."""
+        wider = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        return int(self.page.evaluate(wider))
+
+    def violations(self) -> list[str]:
+        """What axe finds by WCAG 2.2 AA."""
+        tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+        found = Axe().run(self.page, options={"runOnly": {"type": "tag", "values": tags}})
+        return [f"{one['id']}: {node['html'][:120]}" for one in found.response["violations"] for node in one["nodes"]]
+
+    def picture(self, name: str) -> None:
+        if folder := os.environ.get("SCREENSHOTS"):
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            self.page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
+
+    def close(self) -> None:
+        self.context.close()

@@ -1,0 +1,548 @@
+"""Who gets in at /console, and what they may do: every route, every role, and whoever comes without being asked."""
+
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import httpx
+import pytest
+from itsdangerous import TimestampSigner
+from rig import CALENDLY_SECRET, SECRET, TOKEN, sign_standard, standard_body
+from starlette.routing import Route
+
+from app.connection import Redis
+from app.console import ALL_PAGES
+from app.console.access import COOKIE, MOST_OF_ALL, MOST_OF_ONE, hash_password, own_path
+from app.main import create_app
+from app.settings import read
+
+Opened = Callable[[dict[str, str]], Awaitable[Any]]
+OPERATORS, VIEWERS = "an operator's password", "a viewer's password"
+HASHES = {OPERATORS: hash_password(OPERATORS), VIEWERS: hash_password(VIEWERS)}
+KEY = "key-of-the-tests"
+PAGES = [page for page in ALL_PAGES if page.method == "GET"]
+ACTIONS = [page for page in ALL_PAGES if page.method == "POST"]
+#: As a browser sends them with a form of our own.
+OURS = {"sec-fetch-site": "same-origin", "origin": "https://doorbell.example.com"}
+
+
+class Browser:
+    """Somebody at the console: cookies, and the token of the last page."""
+
+    def __init__(self, app: Any, **headers: str) -> None:
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=("192.0.2.1", 1))
+        self.http = httpx.AsyncClient(transport=transport, base_url="https://doorbell.example.com", headers=headers)
+        self.token = ""
+
+    async def get(self, path: str, **more: Any) -> httpx.Response:
+        answer = await self.http.get(path, **more)
+        if found := re.search(r'name="token" value="([^"]+)"', answer.text):
+            self.token = found[1]
+        return answer
+
+    async def post(self, path: str, form: dict[str, str] | None = None, **headers: str) -> httpx.Response:
+        return await self.http.post(path, data={"token": self.token, **(form or {})}, headers={**OURS, **headers})
+
+    async def log_in(self, password: str = OPERATORS, to: str = "") -> httpx.Response:
+        await self.get("/console/login")
+        answer = await self.post("/console/login", {"password": password, "to": to})
+        await self.get("/console/settings")
+        return answer
+
+
+@pytest.fixture
+def environ(redis_url: str) -> dict[str, str]:
+    return {
+        "REDIS_URL": redis_url,
+        "VISITS_API_TOKEN": TOKEN,
+        "VISITS_API_URL": "http://127.0.0.1:9/api/v1",
+        "HOOKS__STANDARD__SECRETS": SECRET,
+        "HOOKS__CALENDLY__SECRETS": CALENDLY_SECRET,
+        "SECRET_KEY": KEY,
+        "CONSOLE_PASSWORD_HASH": HASHES[OPERATORS],
+        "CONSOLE_VIEWER_PASSWORD_HASH": HASHES[VIEWERS],
+    }
+
+
+@pytest.fixture
+async def opened(redis: Redis) -> AsyncIterator[Opened]:
+    """An application for every environment that a test asks for, closed at its end."""
+    async with AsyncExitStack() as stack:
+
+        async def open_app(environ: dict[str, str]) -> Any:
+            app = create_app(read(environ))
+            await stack.enter_async_context(app.router.lifespan_context(app))
+            return app
+
+        yield open_app
+
+
+@pytest.fixture
+async def app(opened: Opened, environ: dict[str, str]) -> Any:
+    return await opened(environ)
+
+
+@pytest.fixture
+async def delivery(app: Any) -> str:
+    """The id of one that was accepted."""
+    raw = standard_body("visit.created", "A-1042", contact={"email": "ada@example.com"})
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="https://doorbell.example.com") as http:
+        return str((await http.post("/hooks/standard", content=raw, headers=sign_standard(raw))).json()["delivery"])
+
+
+def path_of(page: Any, delivery: str) -> str:
+    """An address that exists, for every page of the table."""
+    filled = {
+        "id": delivery,
+        "external_id": "standard-A-1042",
+        "name": "standard",
+        "hook": "standard",
+        "operation": "none",
+        "version": "v",
+    }
+    return str(re.sub(r"\{(\w+)\}", lambda found: filled[found[1]], page.path))
+
+
+# -- closed unless configured --
+
+
+async def test_without_a_password_there_is_no_console(opened: Opened, environ: dict[str, str]) -> None:
+    closed = await opened({name: value for name, value in environ.items() if not name.startswith("CONSOLE")})
+
+    statuses = set()
+    for page in (*PAGES, *ACTIONS):
+        answer = await Browser(closed).http.request(page.method, path_of(page, "none"))
+        statuses.add((answer.status_code, answer.json()["error"]))
+
+    assert {(404, "not_found")} == statuses
+
+
+# -- every route --
+
+
+def test_every_route_of_the_console_is_in_the_tables(app: Any) -> None:
+    served = {
+        (method, route.path)
+        for route in app.routes
+        if isinstance(route, Route) and route.path.startswith("/console")
+        for method in route.methods or ()
+    }
+
+    assert {(page.method, page.path) for page in (*PAGES, *ACTIONS)} == {one for one in served if one[0] != "HEAD"}
+    assert {page.path for page in (*PAGES, *ACTIONS) if page.role == "static"} == {"/console/static/{version}/{name}"}
+    assert {page.path for page in (*PAGES, *ACTIONS) if page.role == "anybody"} == {"/console/login"}
+    assert {page.role for page in ACTIONS} - {"operator"} == {"anybody", "viewer"}
+    assert {page.path for page in ACTIONS if page.role == "viewer"} == {"/console/logout", "/console/settings"}
+
+
+@pytest.mark.parametrize(
+    "page", [p for p in (*PAGES, *ACTIONS) if p.role in ("viewer", "operator")], ids=lambda p: p.path
+)
+async def test_nobody_gets_in_without_a_session(app: Any, delivery: str, page: Any) -> None:
+    stranger = Browser(app)
+    await stranger.get("/console/login")
+    path = path_of(page, delivery)
+
+    answer = await (stranger.get(path) if page.method == "GET" else stranger.post(path))
+
+    assert 303 == answer.status_code
+    assert answer.headers["location"].startswith("/console/login")
+    assert delivery not in answer.text
+
+
+@pytest.mark.parametrize("page", [p for p in (*PAGES, *ACTIONS) if p.role == "operator"], ids=lambda p: p.path)
+async def test_a_viewer_may_not_act(app: Any, delivery: str, redis: Redis, page: Any) -> None:
+    viewer = Browser(app)
+    await viewer.log_in(VIEWERS)
+    before = await redis.command("XLEN", "db:audit-log")
+
+    path = path_of(page, delivery)
+    answer = await (viewer.get(path) if page.method == "GET" else viewer.post(path))
+
+    assert 403 == answer.status_code
+    assert "role operator" in answer.text
+    assert "ada@example.com" not in answer.text
+    assert before == await redis.command("XLEN", "db:audit-log")
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.role == "viewer"], ids=lambda p: p.path)
+async def test_a_viewer_may_look_and_sees_nobodys_data(app: Any, delivery: str, page: Any) -> None:
+    viewer = Browser(app)
+    await viewer.log_in(VIEWERS)
+
+    answer = await viewer.get(path_of(page, delivery))
+
+    assert answer.status_code in (200, 404)
+    assert "ada@example.com" not in answer.text
+    assert "/reveal" not in answer.text
+
+
+@pytest.mark.parametrize("page", list(ALL_PAGES), ids=lambda page: f"{page.method} {page.path}")
+async def test_every_answer_has_the_headers_that_keep_it_private(app: Any, delivery: str, page: Any) -> None:
+    operator = Browser(app)
+    await operator.log_in()
+
+    path = path_of(page, delivery)
+    answer = await (operator.get(path) if page.method == "GET" else operator.post(path))
+
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert "frame-ancestors 'none'" in policy
+    assert "nosniff" == answer.headers["x-content-type-options"]
+    assert "same-origin" == answer.headers["referrer-policy"]
+    assert page.role == "static" or "private, no-store" == answer.headers["cache-control"]
+    assert " style=" not in answer.text
+    assert "<script>" not in answer.text
+    assert not re.search(r"\son\w+=", answer.text)
+
+
+# -- sessions --
+
+
+async def test_the_cookie_is_for_this_host_and_no_script(app: Any) -> None:
+    answer = await Browser(app).log_in()
+
+    cookie = answer.headers["set-cookie"].lower()
+    assert cookie.startswith("__host-doorbell=")
+    for part in ("; secure", "; httponly", "; samesite=lax", "; path=/", "; max-age=43200"):
+        assert part in cookie
+    assert "domain" not in cookie
+
+
+@pytest.mark.parametrize(
+    "cookie",
+    [
+        "x",
+        "d.x.y",
+        TimestampSigner("another key", salt="doorbell console session").sign("session").decode(),
+        TimestampSigner(KEY, salt="another use").sign("session").decode(),
+        TimestampSigner(KEY, salt="doorbell console session").sign("no such session").decode(),
+        TimestampSigner("", salt="doorbell console session").sign("session").decode(),
+    ],
+)
+async def test_a_forged_cookie_is_none(app: Any, redis: Redis, cookie: str) -> None:
+    await redis.command("SET", "db:session:session", b'{"name":"x","role":"operator"}')
+    forger = Browser(app)
+
+    answer = await forger.get("/console", headers={"cookie": f"{COOKIE}={cookie}"})
+
+    assert 303 == answer.status_code
+
+
+async def test_a_session_ends_when_it_is_taken_back(app: Any, redis: Redis) -> None:
+    operator = Browser(app)
+    await operator.log_in()
+    assert 200 == (await operator.get("/console")).status_code
+
+    [key] = await redis.command("KEYS", "db:session:*")
+    assert 43_100 < await redis.command("TTL", key) <= 43_200
+    await redis.command("DEL", key)
+
+    assert 303 == (await operator.get("/console")).status_code
+
+
+async def test_logging_out_ends_it_on_the_server_too(app: Any) -> None:
+    operator = Browser(app)
+    await operator.log_in()
+    kept = operator.http.cookies[COOKIE]
+
+    await operator.post("/console/logout")
+
+    assert 303 == (await Browser(app).get("/console", headers={"cookie": f"{COOKIE}={kept}"})).status_code
+
+
+async def test_logging_in_makes_a_new_session_and_ends_the_one_before(app: Any, redis: Redis) -> None:
+    """Nobody can be given a session that somebody else knows."""
+    operator = Browser(app)
+    await operator.log_in()
+    first = operator.http.cookies[COOKIE]
+    await operator.get("/console/settings")
+    await operator.post("/console/login", {"password": OPERATORS})
+
+    assert first != operator.http.cookies[COOKIE]
+    assert 1 == len(await redis.command("KEYS", "db:session:*"))
+
+
+async def test_a_key_that_was_rotated_still_opens_and_one_that_is_gone_does_not(
+    opened: Opened, environ: dict[str, str]
+) -> None:
+    operator = Browser(await opened(environ))
+    await operator.log_in()
+    cookie = {"cookie": f"{COOKIE}={operator.http.cookies[COOKIE]}"}
+
+    rotated = Browser(await opened({**environ, "SECRET_KEY": f"new {KEY}"}))
+    gone = Browser(await opened({**environ, "SECRET_KEY": "new"}))
+
+    assert 200 == (await rotated.get("/console", headers=cookie)).status_code
+    assert 303 == (await gone.get("/console", headers=cookie)).status_code
+
+
+async def test_a_password_that_was_taken_out_ends_its_sessions(opened: Opened, environ: dict[str, str]) -> None:
+    viewer = Browser(await opened(environ))
+    await viewer.log_in(VIEWERS)
+    cookie = {"cookie": f"{COOKIE}={viewer.http.cookies[COOKIE]}"}
+    del environ["CONSOLE_VIEWER_PASSWORD_HASH"]
+
+    assert 303 == (await Browser(await opened(environ)).get("/console", headers=cookie)).status_code
+
+
+# -- logging in --
+
+
+async def test_a_wrong_password_is_told_and_makes_no_session(app: Any, redis: Redis) -> None:
+    answer = await Browser(app).log_in("wrong")
+
+    assert 401 == answer.status_code
+    assert "set-cookie" not in answer.headers
+    assert [] == await redis.command("KEYS", "db:session:*")
+
+
+async def test_attempts_of_one_address_are_limited_whatever_the_password(app: Any, redis: Redis) -> None:
+    browser = Browser(app)
+    statuses = [(await browser.log_in("wrong")).status_code for _ in range(MOST_OF_ONE)]
+
+    assert {401} == set(statuses)
+    assert 429 == (await browser.log_in(OPERATORS)).status_code
+    elsewhere = Browser(app, **{"x-forwarded-for": "203.0.113.9"})
+    assert 303 == (await elsewhere.log_in(OPERATORS)).status_code
+
+
+async def test_attempts_of_everybody_are_limited_and_remembered_in_bounded_room(app: Any, redis: Redis) -> None:
+    await redis.command("SET", "db:attempts", MOST_OF_ALL, "EX", 900)
+
+    for number in range(20):
+        browser = Browser(app, **{"x-forwarded-for": f"203.0.113.{number}"})
+        assert 429 == (await browser.log_in(OPERATORS)).status_code
+
+    assert [] == await redis.command("KEYS", "db:attempts:*")
+    assert 0 < await redis.command("TTL", "db:attempts") <= 900
+
+
+async def test_a_large_login_is_refused_before_it_is_read(app: Any) -> None:
+    sent = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal sent
+        for _ in range(160):
+            sent += 65_536
+            yield b"x" * 65_536
+
+    browser = Browser(app)
+    claimed = await browser.http.post("/console/login", content=b"x" * 10_000_000, headers=OURS)
+    streamed = await browser.http.post("/console/login", content=endless(), headers=OURS)
+
+    assert (413, 413) == (claimed.status_code, streamed.status_code)
+
+
+@pytest.mark.parametrize(
+    ("expected", "target"),
+    [
+        ("/console/failures?reason=x", "/console/failures?reason=x"),
+        ("/console", ""),
+        ("/console", "https://evil.example.com/console"),
+        ("/console", "//evil.example.com/console"),
+        ("/console", "/\\evil.example.com"),
+        ("/console", "/console//evil.example.com"),
+        ("/console", "/console/../hooks"),
+        ("/console", "/consolex"),
+        ("/console", "/console\r\nset-cookie: x=y"),
+        ("/console", "javascript:alert(1)"),
+        ("/console", "http://[x/console"),
+        ("/console", "/console/logout"),
+    ],
+)
+async def test_after_logging_in_only_a_page_of_ours_opens(app: Any, expected: str, target: str) -> None:
+    assert expected == own_path(target)
+
+    answer = await Browser(app).log_in(to=target)
+
+    assert (303, expected) == (answer.status_code, answer.headers["location"])
+
+
+# -- forms that are not ours --
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site"},
+        {"sec-fetch-site": "none"},
+        {"sec-fetch-site": "", "origin": "https://evil.example.com"},
+    ],
+)
+async def test_a_form_from_elsewhere_does_nothing(app: Any, delivery: str, headers: dict[str, str]) -> None:
+    operator = Browser(app)
+    await operator.log_in()
+
+    answer = await operator.post(f"/console/deliveries/{delivery}/reveal", **headers)
+
+    assert 403 == answer.status_code
+    assert "ada@example.com" not in answer.text
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example.com", "null", "", "https://doorbell.example.com.evil.example"]
+)
+async def test_an_old_browsers_form_needs_our_origin(app: Any, delivery: str, origin: str) -> None:
+    operator = Browser(app)
+    await operator.log_in()
+    path, form = f"/console/deliveries/{delivery}/reveal", {"token": operator.token}
+
+    theirs = await operator.http.post(path, data=form, headers={"origin": origin} if origin else {})
+    ours = await operator.http.post(path, data=form, headers={"origin": "https://doorbell.example.com"})
+
+    assert (403, 200) == (theirs.status_code, ours.status_code)
+
+
+async def test_a_form_needs_the_token_of_its_own_session(app: Any, delivery: str) -> None:
+    operator, other = Browser(app), Browser(app)
+    await operator.log_in()
+    await other.log_in()
+    path = f"/console/deliveries/{delivery}/reveal"
+
+    for token in ("", "x", other.token):
+        assert 403 == (await operator.post(path, {"token": token})).status_code
+    assert 200 == (await operator.post(path)).status_code
+
+
+# -- a trusted proxy --
+
+
+async def test_a_proxys_user_is_believed_with_its_secret_only(opened: Opened, environ: dict[str, str]) -> None:
+    proxied = {
+        **{name: value for name, value in environ.items() if not name.startswith("CONSOLE")},
+        "CONSOLE_PROXY_HEADER": "X-Forwarded-User",
+        "CONSOLE_PROXY_SECRET": "a secret of the proxy",
+        "CONSOLE_PROXY_OPERATORS": "ada@example.com",
+    }
+    app = await opened(proxied)
+    secret = {"x-doorbell-proxy-secret": "a secret of the proxy"}
+
+    async def seen(*headers: tuple[str, str]) -> tuple[int, bool]:
+        answer = await Browser(app).http.get("/console/failures", headers=list(headers))
+        return answer.status_code, "operator" in answer.text
+
+    user, known = ("x-forwarded-user", "ada@example.com"), next(iter(secret.items()))
+    assert (200, True) == await seen(user, known)
+    assert (200, False) == await seen(("x-forwarded-user", "grace@example.com"), known)
+    assert 303 == (await seen(user))[0]
+    assert 303 == (await seen(user, ("x-doorbell-proxy-secret", "another")))[0]
+    assert 303 == (await seen(user, user, known))[0]
+    assert 303 == (await seen(known))[0]
+
+
+# -- what is shown --
+
+
+async def test_personal_data_is_hidden_until_revealed_and_that_is_noted(app: Any, delivery: str) -> None:
+    operator = Browser(app)
+    await operator.log_in()
+
+    hidden = await operator.get(f"/console/deliveries/{delivery}")
+    shown = await operator.post(f"/console/deliveries/{delivery}/reveal")
+    again = await operator.get(f"/console/deliveries/{delivery}")
+    log = await operator.get("/console/audit")
+
+    assert ["ada@example.com" in page.text for page in (hidden, shown, again)] == [False, True, False]
+    assert "visit.created" in hidden.text
+    assert "revealed a delivery" in log.text
+    assert delivery in log.text
+
+
+@pytest.mark.parametrize(
+    "path", ["/console/search?q={}", "/console/visits/{}", "/console/deliveries/{}", "/console/sources/{}"]
+)
+async def test_html_in_a_name_is_text(app: Any, path: str) -> None:
+    operator = Browser(app)
+    await operator.log_in()
+
+    answer = await operator.get(path.format("%3Cscript%3Ealert(1)%3C%2Fscript%3E%22%27%3E"))
+
+    assert answer.status_code in (200, 404)
+    assert "<script>alert" not in answer.text
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(f"/console/deliveries?before={odd}" for odd in ("nan_x", "inf_", "-inf_x", "1e400_", "9" * 400, "%00")),
+        *(f"/console/deliveries?since={odd}" for odd in ("0001-01-01T00:00", "9999-99-99", "9999-12-31T23:59", "x")),
+        *(f"/console/audit?before={odd}" for odd in ("x", "1-1-1", "%0d%0a", "9" * 30 + "-1")),
+        "/console/deliveries?state=deliveries:standard",
+        "/console/plan?do=replay&state=jobs",
+        "/console/plan?do=x&since=0001-01-01T00:00",
+        "/console/deliveries/newer?than=" + "9" * 400,
+        "/console/search?q=%ff%00",
+    ],
+)
+async def test_nonsense_in_an_address_is_no_defect(app: Any, delivery: str, path: str) -> None:
+    operator = Browser(app)
+    await operator.log_in()
+
+    assert 200 == (await operator.get(path)).status_code
+
+
+async def test_only_what_is_open_can_be_meant_by_a_form(app: Any, delivery: str, redis: Redis) -> None:
+    operator = Browser(app)
+    await operator.log_in()
+
+    for form in (
+        {"do": "discard", "state": "deliveries:standard", "expected": "1"},
+        {"do": "replay", "state": "parked", "expected": "5"},
+        {"do": "replay", "state": "parked", "expected": "0", "until": "9" * 15, "confirm": "0"},
+    ):
+        await operator.post("/console/operations", form)
+
+    assert [] == await redis.command("KEYS", "db:operation*")
+
+
+async def test_html_in_what_rang_is_text(app: Any) -> None:
+    nasty = "<img src=x onerror=alert(1)>"
+    raw = standard_body(
+        f"visit.{nasty}", nasty, contact={"email": "ada@example.com", "first_name": nasty}, **{nasty: nasty}
+    )
+    browser = Browser(app)
+    rang = await browser.http.post("/hooks/standard", content=raw, headers=sign_standard(raw))
+    await browser.log_in()
+    id = rang.json()["delivery"]
+
+    pages = [await browser.get(path) for path in ("/console", "/console/deliveries", "/console/failures")]
+    pages += [await browser.get(f"/console/deliveries/{id}"), await browser.post(f"/console/deliveries/{id}/reveal")]
+
+    assert {200} == {page.status_code for page in pages}
+    assert [] == [page.url for page in pages if "<img" in page.text]
+
+
+@pytest.mark.parametrize(
+    "name", ["..%2f..%2faccess.py", "%2e%2e/access.py", "access.py", "", "console.css%00", "vendor.json"]
+)
+async def test_only_the_files_of_the_folder_are_served(app: Any, name: str) -> None:
+    answer = await Browser(app).get(f"/console/static/v/{name}")
+
+    assert 404 == answer.status_code
+
+
+async def test_a_cookie_with_line_breaks_adds_no_header(app: Any) -> None:
+    operator = Browser(app)
+    await operator.log_in()
+
+    answer = await operator.post("/console/settings", {"theme": "dark\r\nset-cookie: x=y", "keys": "off"})
+
+    assert 303 == answer.status_code
+    assert "x=y" not in str(answer.headers)
+
+
+async def test_the_page_is_served_also_when_redis_is_not_there(opened: Opened, environ: dict[str, str]) -> None:
+    app = await opened({**environ, "REDIS_URL": "redis://127.0.0.1:9/0"})
+    known = TimestampSigner(KEY, salt="doorbell console session").sign("session").decode()
+
+    stranger = await Browser(app).get("/console")
+    insider = await Browser(app).get("/console", headers={"cookie": f"{COOKIE}={known}"})
+
+    assert (503, 503) == (stranger.status_code, insider.status_code)
+    assert "Redis cannot be reached" in stranger.text
+    assert "127.0.0.1:9" not in stranger.text
+    assert "127.0.0.1:9" in insider.text

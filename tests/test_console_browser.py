@@ -1,0 +1,394 @@
+"""The console in a real browser, around real processes: what an operator does on the first day, and on a bad one."""
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import browser as browsers
+import pytest
+from browser import NARROW, WIDE, Desk
+from rig import Rig, wait_until
+
+from app.console.access import hash_password
+
+pytestmark = [
+    pytest.mark.skipif(not browsers.PATH, reason="there is no Chromium: install it, or set CHROMIUM_PATH"),
+]
+
+OPERATOR, VIEWER = "operate", "look"
+HASHES = {
+    "SECRET_KEY": "key-of-the-browser-tests",
+    "CONSOLE_PASSWORD_HASH": hash_password(OPERATOR),
+    "CONSOLE_VIEWER_PASSWORD_HASH": hash_password(VIEWER),
+}
+PATHS = {
+    "overview": "/console",
+    "failures": "/console/failures",
+    "plan": "/console/plan?do=replay&state=parked",
+    "deliveries": "/console/deliveries",
+    "parked": "/console/deliveries?state=parked",
+    "delivery": "/console/deliveries/{delivery}",
+    "visit": "/console/visits/standard-A-1",
+    "refused": "/console/refused",
+    "sources": "/console/sources",
+    "source": "/console/sources/standard",
+    "workers": "/console/workers",
+    "operations": "/console/operations",
+    "operation": "/console/operations/{operation}",
+    "audit": "/console/audit",
+    "settings": "/console/settings",
+    "search": "/console/search?q=nobody",
+}
+Opens = Callable[..., Desk]
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with browsers.chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def running(rig: Rig) -> Rig:
+    rig.env |= HASHES | {"CONTACT_FOR_S": "0.5"}
+    rig.web()
+    return rig
+
+
+@pytest.fixture
+def open_desk(running: Rig, chromium: Any) -> Iterator[Opens]:
+    """A browser at the console's door, or, with a password, inside. At the end nothing was foreign and nothing refused."""
+    desks: list[Desk] = []
+
+    def open_desk(password: str = "", **how: Any) -> Desk:
+        desk = Desk(chromium, running.door.url, **how)
+        desks.append(desk)
+        if password:
+            desk.log_in(password)
+        return desk
+
+    yield open_desk
+    complaints = [complaint for desk in desks for complaint in desk.complaints]
+    foreign = [url for desk in desks for url in desk.foreign]
+    for desk in desks:
+        desk.close()
+    assert ([], []) == (complaints, foreign)
+
+
+def book(rig: Rig, id: str, **more: Any) -> str:
+    """A visit that is going to stand; its delivery."""
+    contact = {"email": "ada@example.com", "phone": "+15550100001", "first_name": "Ada"}
+    answer = rig.ring("visit.created", id, contact=contact, time_scheduled="2027-03-14T16:00:00Z", **more)
+    return str(answer.json()["delivery"])
+
+
+def walk_in(rig: Rig, id: str) -> str:
+    """A visit that nobody can contact: it comes to need an operator."""
+    return str(
+        rig.ring("visit.created", id, contact={"first_name": "Grace"}, time_scheduled="2027-03-14T16:00:00Z").json()[
+            "delivery"
+        ]
+    )
+
+
+def failures(rig: Rig) -> int:
+    return rig.doorbell("failures", "--json").stdout.count('"contact_unknown"')
+
+
+def fill(desk: Desk, rig: Rig) -> dict[str, str]:
+    """Something on every page."""
+    delivery = book(rig, "A-1")
+    for number in range(30):
+        walk_in(rig, f"B-{number}")
+    rig.post(b"{}", {"content-type": "application/json"})
+    wait_until(lambda: rig.visit("standard-A-1") and failures(rig) == 30, 30)
+    desk.open("/console/plan?do=replay&ids=standard-B-1")
+    desk.page.click("button.main")
+    operation = desk.page.url.rpartition("/")[2]
+    return {"delivery": delivery, "operation": operation}
+
+
+# -- the first day --
+
+
+def test_on_the_first_visit_it_waits_and_what_rings_appears(running: Rig, open_desk: Opens) -> None:
+    running.worker()
+    desk = open_desk(OPERATOR)
+    assert "Waiting for the first delivery" in desk.heading
+    desk.picture("first-visit")
+
+    delivery = book(running, "A-1")
+
+    desk.page.wait_for_selector("h1:has-text('All is well')")
+    desk.open("/console/deliveries")
+    assert delivery in desk.page.inner_text("table")
+
+
+def test_a_test_delivery_can_be_sent_from_the_page_of_its_source(running: Rig, open_desk: Opens) -> None:
+    running.worker()
+    desk = open_desk(OPERATOR)
+
+    desk.open("/console/sources/standard")
+    desk.page.click("form[action$='/ring'] button")
+
+    assert "The door answered 202" in desk.page.inner_text("[role=status].note")
+    wait_until(running.visits)
+
+
+# -- a bad one --
+
+
+def test_a_failure_is_planned_replayed_and_applied(running: Rig, open_desk: Opens) -> None:
+    running.worker()
+    walk_in(running, "B-1")
+    wait_until(lambda: failures(running) == 1)
+    desk = open_desk(OPERATOR)
+    assert "One failure needs you: contact_unknown, from Standard" in desk.heading
+
+    desk.page.click("text=Look at the failures")
+    desk.page.check("input[name=ids]")
+    desk.page.click("#replay")
+    assert "wait: contact_unknown" in desk.page.inner_text("main")
+    desk.page.fill("#contact", "cont_KYdl3lftgZXGRbxqoj")
+    desk.page.click("button.main")
+
+    desk.page.wait_for_selector("text=Done.")
+    visit = wait_until(lambda: running.visit("standard-B-1"))
+    assert "cont_KYdl3lftgZXGRbxqoj" == visit["contact_id"]
+    desk.open("/console/failures")
+    assert "Nothing needs you." in desk.page.inner_text("main")
+    desk.picture("nothing-needs-you")
+
+
+def test_more_than_25_at_once_are_typed_and_all_that_match_go(running: Rig, open_desk: Opens) -> None:
+    running.worker()
+    for number in range(60):
+        walk_in(running, f"B-{number}")
+    wait_until(lambda: "60" in running.doorbell("doctor").stdout.partition("need an operator")[0][-4:], 40)
+    desk = open_desk(OPERATOR)
+
+    desk.open("/console/failures")
+    desk.page.click("#all")
+    desk.page.fill("#contact", "cont_KYdl3lftgZXGRbxqoj")
+    desk.page.fill("#confirm", "59")
+    desk.page.click("button.main")
+    assert "Type 60 to confirm" in desk.page.inner_text("[role=alert]")
+    assert [] == running.visits()
+    desk.page.fill("#confirm", "60")
+    desk.page.click("button.main")
+
+    desk.page.wait_for_selector("text=Done.")
+    wait_until(lambda: len(running.visits()) == 60, 30)
+
+
+def test_what_is_discarded_is_given_up(running: Rig, open_desk: Opens) -> None:
+    running.worker()
+    walk_in(running, "B-1")
+    wait_until(lambda: failures(running) == 1)
+    desk = open_desk(OPERATOR)
+
+    desk.open("/console/visits/standard-B-1")
+    desk.page.click("text=Discard…")
+    desk.page.click("button.main")
+    desk.page.wait_for_selector("text=Done.")
+
+    desk.open("/console/visits/standard-B-1")
+    assert "gave up" in desk.page.inner_text(".lead")
+
+
+def test_an_operation_that_no_worker_takes_up_can_be_cancelled(running: Rig, open_desk: Opens) -> None:
+    worker = running.worker()
+    walk_in(running, "B-1")
+    wait_until(lambda: failures(running) == 1)
+    worker.kill()
+    desk = open_desk(OPERATOR)
+
+    desk.open("/console/plan?do=replay&ids=standard-B-1")
+    desk.page.click("button.main")
+    assert "Waiting for a worker" in desk.page.inner_text("main")
+    desk.page.click("text=Cancel")
+    running.worker()
+
+    desk.page.wait_for_selector("text=Cancelled")
+    assert 1 == failures(running)
+
+
+# -- finding --
+
+
+@pytest.mark.parametrize("asked", ["A-1", "standard-A-1", "Ada@Example.com", "+1 (555) 010-0001", "555 010 0001"])
+def test_a_visit_is_found_by_whatever_one_has(running: Rig, open_desk: Opens, asked: str) -> None:
+    running.worker()
+    book(running, "A-1")
+    wait_until(lambda: running.visit("standard-A-1"))
+    desk = open_desk(OPERATOR)
+
+    desk.page.fill("#q", asked)
+    desk.page.press("#q", "Enter")
+
+    desk.page.wait_for_url("**/console/visits/standard-A-1")
+    assert "ada@example.com" not in desk.page.content()
+
+
+def test_what_arrives_meanwhile_moves_nothing_and_is_offered(running: Rig, open_desk: Opens) -> None:
+    book(running, "A-1")
+    desk = open_desk(OPERATOR)
+    desk.open("/console/deliveries")
+    before = desk.page.inner_text("tbody")
+
+    book(running, "A-2")
+
+    desk.page.wait_for_selector("text=1 new delivery: show")
+    assert before.count("standard-A-") == desk.page.inner_text("tbody").count("standard-A-") == 1
+    desk.page.click("text=1 new delivery: show")
+    assert "standard-A-2" in desk.page.inner_text("tbody tr:first-child")
+
+
+# -- keys, and nothing but keys --
+
+
+def test_the_keyboard_is_enough(running: Rig, open_desk: Opens) -> None:
+    running.worker()
+    for id in ("B-1", "B-2"):
+        walk_in(running, id)
+    wait_until(lambda: failures(running) == 2)
+    desk = open_desk()
+    desk.open("/console/login")
+    page, keys = desk.page, desk.page.keyboard
+
+    keys.type(OPERATOR)
+    keys.press("Enter")
+    page.wait_for_url("**/console")
+    keys.press("?")
+    assert page.is_visible("#help")
+    keys.press("Escape")
+    keys.press("g")
+    keys.press("f")
+    page.wait_for_url("**/failures")
+    for key in ("j", "j", "k", "x"):
+        keys.press(key)
+    assert 1 == page.locator("input:checked").count()
+    keys.press("R")
+    page.wait_for_url("**/plan?**")
+    assert "Replay 1" in desk.heading
+    page.go_back()
+    keys.press("j")
+    keys.press("o")
+    page.wait_for_url("**/console/visits/**")
+    keys.press("/")
+    keys.type("B-2")
+    keys.press("Enter")
+    page.wait_for_url("**/console/visits/standard-B-2")
+
+
+def test_keys_are_letters_where_somebody_types_and_can_be_switched_off(running: Rig, open_desk: Opens) -> None:
+    desk = open_desk(OPERATOR)
+    desk.page.keyboard.press("/")
+    desk.page.keyboard.type("?gd")
+    assert ("?gd", False) == (desk.page.input_value("#q"), desk.page.is_visible("#help"))
+
+    desk.open("/console/settings")
+    desk.page.select_option("#keys", "off")
+    desk.page.click("text=Keep")
+    desk.page.keyboard.press("?")
+
+    assert not desk.page.is_visible("#help")
+
+
+# -- without --
+
+
+def test_without_javascript_everything_is_there(running: Rig, open_desk: Opens) -> None:
+    running.worker()
+    walk_in(running, "B-1")
+    wait_until(lambda: failures(running) == 1)
+    desk = open_desk(OPERATOR, java_script_enabled=False)
+
+    desk.page.click("text=Look at the failures")
+    desk.page.check("input[name=ids]")
+    desk.page.click("#replay")
+    desk.page.fill("#contact", "cont_KYdl3lftgZXGRbxqoj")
+    desk.page.click("button.main")
+    desk.page.wait_for_selector("text=Done.")  # the page asks again by itself
+    wait_until(lambda: running.visit("standard-B-1"))
+    desk.open("/console/settings")
+    desk.page.select_option("#theme", "dark")
+    desk.page.click("text=Keep")
+    desk.page.fill("#q", "B-1")
+    desk.page.press("#q", "Enter")
+
+    assert "standard-B-1" == desk.heading
+    assert "dark" == desk.page.get_attribute("html", "data-theme")
+    desk.page.click("text=Reveal")
+    assert "Grace" in desk.page.inner_text("main")
+    desk.page.click("text=Log out")
+    assert desk.page.is_visible("#password")
+
+
+def test_a_viewer_sees_no_button_that_acts_and_cannot_act(running: Rig, open_desk: Opens) -> None:
+    running.worker()
+    walk_in(running, "B-1")
+    wait_until(lambda: failures(running) == 1)
+    desk = open_desk(VIEWER)
+
+    buttons = set()
+    for path in ("/console/failures", "/console/visits/standard-B-1", "/console/plan?do=replay&ids=standard-B-1"):
+        desk.open(path)
+        buttons |= set(desk.page.locator("main button, main a.button.main").all_inner_texts())
+    token = desk.page.get_attribute("input[name=token]", "value")
+    posted = desk.page.request.post(
+        f"{desk.url}/console/operations",
+        form={"token": token or "", "do": "replay", "ids": "standard-B-1", "expected": "1"},
+        headers={"sec-fetch-site": "same-origin"},
+    )
+
+    assert buttons <= {"Show", "Search", ""}
+    assert 403 == posted.status
+    assert 1 == failures(running)
+
+
+# -- how it looks --
+
+
+@pytest.mark.parametrize("colours", ["light", "dark"])
+def test_every_page_is_accessible_and_fits_a_phone(running: Rig, open_desk: Opens, colours: str) -> None:
+    running.worker()
+    ids = fill(open_desk(OPERATOR), running)
+    wide = open_desk(OPERATOR, color_scheme=colours, viewport=WIDE)
+    narrow = open_desk(OPERATOR, color_scheme=colours, viewport=NARROW)
+    outside = open_desk(color_scheme=colours, viewport=NARROW)
+
+    outside.open("/console/login")
+    troubles = {f"login {found}" for found in outside.violations()}
+    outside.picture(f"login-{colours}-narrow")
+    for name, path in PATHS.items():
+        for desk, width in ((wide, "wide"), (narrow, "narrow")):
+            assert 200 == desk.open(path.format(**ids)).status, name
+            desk.picture(f"{name}-{colours}-{width}")
+            troubles |= {f"{name} {width} {found}" for found in desk.violations()}
+            if desk.sideways():
+                troubles.add(f"{name} is {desk.sideways()} pixels too wide")
+
+    assert set() == troubles
+
+
+def test_a_page_says_so_when_redis_is_away_and_heals(running: Rig, open_desk: Opens, redis_url: str) -> None:
+    desk = open_desk(OPERATOR)
+    running.door.kill()
+    port = running.door.port
+    with_nowhere = {**running.door._env, "REDIS_URL": "redis://127.0.0.1:9/0"}
+    running.door._env, kept = with_nowhere, running.door._env
+    running.door.start()
+    desk.open("/console")
+    assert "Redis cannot be reached" in desk.heading
+    desk.picture("redis-down")
+    assert not desk.sideways()
+    assert [] == desk.violations()
+
+    running.door.kill()
+    running.door._env = kept
+    running.door.start()
+
+    desk.page.wait_for_selector("h1:not(:has-text('Redis'))")
+    assert port == running.door.port
+    assert re.search("Waiting|All is well", desk.heading)

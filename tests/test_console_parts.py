@@ -1,0 +1,250 @@
+"""What the console stands on: counts, finding, lists that do not move, redaction, and files that come from nowhere else."""
+
+import asyncio
+import base64
+import hashlib
+import json
+import re
+from importlib.resources import files
+from typing import Any
+
+import orjson
+import pytest
+from rig import Rig, wait_until
+
+from app import find, tally
+from app.connection import Address, Redis
+from app.console import redaction
+from app.console.lists import PAGE, Filter, Lists
+from app.explain import Explain
+from app.ledger import Ledger
+from app.operations import Operations, Order
+from app.selection import Selection
+from app.settings import read
+from app.tally import Tally
+from app.visits.words import Contact
+
+STATIC = files("app.console").joinpath("static")
+SETTINGS = {"REDIS_URL": "redis://127.0.0.1/0", "HOOKS__STANDARD__SECRETS": "whsec_c2VjcmV0LXNlY3JldC1zZWNyZXQ="}
+
+
+# -- counts --
+
+
+async def test_counts_are_written_together_and_read_by_hour(redis: Redis) -> None:
+    counting = Tally(30, {"standard": ("new", "old")})
+    for _ in range(3):
+        counting.let_in("standard", "accepted", 1, 1_700_000_000_000, "", "d1")
+    counting.count("", "refused")
+
+    await counting.flush(redis)
+    await counting.flush(redis)
+
+    [*_, (_, counts)] = await tally.hours(redis, 24)
+    assert {("standard", "accepted"): 3, ("", "refused"): 1} == counts
+    old = hashlib.sha256(b"old").hexdigest()[:8]
+    assert [old.encode(), b"1700000000000"] == await redis.command("HGETALL", "db:matched:standard")
+    assert 0 < await redis.command("TTL", f"db:hour:{tally.this_hour()}") <= 8 * 86_400
+
+
+async def test_a_delivery_is_found_by_its_request_id_for_as_long_as_it_is_kept(redis: Redis) -> None:
+    counting = Tally(9, {"standard": ("key",)})
+    counting.let_in("standard", "accepted", 0, 1, "req-1", "d1")
+
+    await counting.flush(redis)
+
+    assert "d1" == await tally.delivery_of(redis, "req-1", 9)
+    assert None is await tally.delivery_of(redis, "req-2", 9)
+    assert 0 < await redis.command("TTL", f"db:requests:{tally.this_hour()}") <= 9 * 86_400
+
+
+async def test_what_redis_could_not_take_is_counted_later(redis: Redis) -> None:
+    counting = Tally(9, {"standard": ("key",)})
+    counting.let_in("standard", "accepted", 0, 1, "req-1", "d1")
+
+    await counting.flush(Redis(Address("redis://127.0.0.1:9/0"), 0.2))
+    counting.count("standard", "accepted")
+    await counting.flush(redis)
+
+    [(_, counts)] = await tally.hours(redis, 1)
+    assert 2 == counts["standard", "accepted"]
+    assert "d1" == await tally.delivery_of(redis, "req-1", 9)
+
+
+# -- finding --
+
+
+@pytest.mark.parametrize(
+    "asked", ["ada@example.com", " Ada@Example.com ", "+1 555 010 0001", "(555) 010-0001", "15550100001"]
+)
+async def test_a_visit_is_found_by_whose_it_is(redis: Redis, asked: str) -> None:
+    await find.remember(redis, "visit:main/s-1", Contact(email="ada@example.com", phone="+15550100001"), "key", 60_000)
+
+    assert ["visit:main/s-1"] == await find.works_of(redis, asked, ["new", "key"])
+    assert [] == await find.works_of(redis, asked, ["another"])
+
+
+async def test_no_index_holds_an_address_or_a_number(redis: Redis) -> None:
+    await find.remember(redis, "visit:main/s-1", Contact(email="ada@example.com", phone="+15550100001"), "key", 60_000)
+
+    keys = await redis.command("KEYS", "*")
+    assert 2 == len(keys)
+    plain = {hashlib.sha256(text).hexdigest()[:32].encode() for text in (b"ada@example.com", b"5550100001")}
+    assert not any(word in key for key in keys for word in (b"ada", b"555010", *plain))
+    assert all([0 < await redis.command("PTTL", key) <= 60_000 for key in keys])
+
+
+async def test_an_address_with_very_many_visits_keeps_the_newest(redis: Redis) -> None:
+    for number in range(find.NEWEST + 20):
+        await find.remember(redis, f"visit:main/s-{number}", Contact(email="ada@example.com"), "key", 60_000)
+
+    [key] = await redis.command("KEYS", "*")
+    assert find.NEWEST == await redis.command("ZCARD", key)
+
+
+# -- lists --
+
+
+async def arrive(redis: Redis, numbers: range, at: int | None = None) -> list[str]:
+    """Deliveries that were ignored, one a millisecond or all in one; newest first."""
+    ids = []
+    for number in numbers:
+        when = at or 1_700_000_000_000 + number
+        meta = {"hook": "standard", "source": "standard", "at": when, "ignored": "ping", "name": "ping"}
+        ids.append(f"d{when:011x}{number:010x}")
+        await redis.command("SET", f"db:delivery:{ids[-1]}", orjson.dumps(meta) + b"\n")
+        await redis.command("ZADD", "db:deliveries:standard", when, ids[-1])
+    return ids[::-1]
+
+
+@pytest.mark.parametrize("at", [None, 1_700_000_000_000], ids=["one a millisecond", "all in one millisecond"])
+async def test_page_after_page_shows_everything_once_while_more_arrives(
+    redis: Redis, ledger: Ledger, at: int | None
+) -> None:
+    settings = read(SETTINGS)
+    lists = Lists(ledger, settings, _NoStory(ledger, settings))
+    expected = await arrive(redis, range(3 * PAGE + 120), at)
+
+    seen: list[str] = []
+    filter = Filter()
+    while True:
+        rows = await lists.deliveries(filter)
+        assert len(rows.rows) <= PAGE
+        seen += [row["delivery"] for row in rows.rows]
+        await arrive(redis, range(10_000 + len(seen), 10_010 + len(seen)), 1_800_000_000_000)
+        if not rows.more:
+            break
+        filter = Filter(before=rows.more)
+
+    assert expected == seen
+
+
+class _NoStory(Explain):
+    """Rows as they come; their stories are told elsewhere."""
+
+    async def row(self, id: str) -> dict[str, Any]:
+        return {"delivery": id, "state": "ignored"}
+
+
+async def test_a_list_of_what_is_rare_gives_up_and_says_where(redis: Redis, ledger: Ledger) -> None:
+    settings = read(SETTINGS)
+    await arrive(redis, range(1_000))
+
+    rows = await Lists(ledger, settings, _NoStory(ledger, settings)).deliveries(Filter(state="applied"))
+
+    assert ([], True) == (rows.rows, rows.given_up)
+    assert rows.more
+
+
+# -- operations --
+
+
+def test_an_operation_outlives_the_worker_that_carries_it_out(rig: Rig) -> None:
+    rig.env |= {"CONTACT_FOR_S": "0.2"}
+    rig.web()
+    first = rig.worker()
+    for number in range(300):
+        rig.ring("visit.created", f"B-{number}", contact={"first_name": "Grace"}, time_scheduled="2027-03-14T16:00:00Z")
+
+    async def with_operations(step: Any) -> Any:
+        redis = Redis(Address(rig.redis_url))
+        try:
+            return await step(Operations(Ledger(redis, 30), read(rig.env)))
+        finally:
+            await redis.close()
+
+    def ask(step: Any) -> Any:
+        return asyncio.run(with_operations(step))
+
+    wait_until(lambda: rig.doorbell("failures", "--json", "--limit", "1000").stdout.count("contact_unknown") == 300, 60)
+    order = Order(
+        do="replay", selection=Selection(state="parked"), who="ada", expected=300, contact="cont_KYdl3lftgZXGRbxqoj"
+    )
+    id = ask(lambda operations: operations.start(order))
+    wait_until(lambda: ask(lambda operations: operations.one(id)).state == "running")
+    first.kill()
+    rig.worker()
+
+    wait_until(lambda: ask(lambda operations: operations.one(id)).state == "done", 60)
+    wait_until(lambda: rig.api("/visits?limit=1")["pagination"]["total"] == 300, 60)
+    assert not ask(lambda operations: operations.one(id)).is_open
+
+
+async def test_what_was_ordered_is_read_back_as_it_was_said(ledger: Ledger) -> None:
+    operations = Operations(ledger, read(SETTINGS))
+    selection = Selection(state="parked", reason="bug", until=await ledger.now())
+    order = Order(do="discard", selection=selection, who="ada", expected=7, contact="cont_x", fresh=True)
+
+    id = await operations.start(order)
+
+    assert order == (await operations.one(id)).order
+    assert [id] == [one.id for one in await operations.newest()]
+
+
+# -- redaction --
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"email":"ada@example.com","name":"Ada Lovelace","phone":"+15550100001","nested":[{"notes":"knows Ada"}]}',
+        b'{"ada@example.com":"x","5550100001":"y","id":"ada@example.com"}',
+        b"email=ada%40example.com&name=Ada+Lovelace&phone=%2B15550100001",
+        b"Ada Lovelace, ada@example.com, +1 555 010 0001",
+        b'["Ada", "ada@example.com", 15550100001]',
+    ],
+)
+def test_of_a_body_nothing_personal_is_shown(raw: bytes) -> None:
+    shown = redaction.body(raw)
+
+    assert [] == re.findall(r"ada|lovelace|555|010", shown, re.IGNORECASE)
+    assert "•••" in shown
+
+
+def test_of_a_body_it_is_shown_what_happened_and_when() -> None:
+    raw = b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z","data":{"visit_id":"A-1","amount":"245.00"}}'
+
+    assert json.loads(raw) == json.loads(redaction.body(raw))
+
+
+def test_a_large_number_stays_as_it_was_written() -> None:
+    assert "12345678901234567890123" in redaction.body(b'{"id": 12345678901234567890123}', is_revealed=True)
+
+
+# -- files --
+
+
+def test_what_is_vendored_is_what_its_maker_published() -> None:
+    for vendored in json.loads(STATIC.joinpath("vendor.json").read_text()):
+        digest = hashlib.sha384(STATIC.joinpath(vendored["file"]).read_bytes()).digest()
+
+        assert vendored["sha384"] == base64.b64encode(digest).decode()
+
+
+def test_nothing_comes_from_anywhere_else() -> None:
+    templates = files("app.console").joinpath("templates")
+    ours = [file for folder in (templates, STATIC) for file in folder.iterdir() if file.name != "htmx.min.js"]
+
+    found = {file.name: re.findall(r"(?:src|href|url|import)\W{1,4}(?:https?:)?//", file.read_text()) for file in ours}
+
+    assert {} == {name: places for name, places in found.items() if places}
