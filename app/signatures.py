@@ -166,7 +166,8 @@ _PLACEHOLDER = re.compile(r"\{([^}]+)\}")
 class Hmac(Scheme):
     """HMAC over a template.
 
-    signs: `{body}`, `{url}`, `{t}` (the signed time), `{body:base64}` and `{any-header}` stand for those bytes.
+    signs: `{body}`, `{url}`, `{t}` (the signed time), `{body:base64}` and `{any-header}` stand for those bytes. `{url}` is
+        the hook's address from PUBLIC_URL, with nothing behind `?`.
     fields: where the header is a list like `t=1,v1=ab`: the names of the time and of the signatures in it.
     separator: what stands between the parts of such a list, or between several signatures.
     timestamp: the header that holds the signed time, where it has one of its own. clock: how it is written.

@@ -192,14 +192,14 @@ class Source:
         address.
     evidence: where our facts come from at their weakest.
     form: what the body is.
-    event: the path to the event's name in the body.
+    event: the path to the event's name in the body; it is for people only, and may lead nowhere.
     repeat_key: what names an event, the same on every retry; None (the default): the digest of the body. It must be
         covered by the signature.
     look_alike: two different events can be the same to the byte, so a repeat is fetched anew instead of forgotten.
     tenant: the tool's account that the event is from, where one hook could hear of several: with the setting TENANTS,
         those of all others are ignored.
     needs: settings without which the hook cannot work.
-    headers: the headers that `translate` or `repeat_key` need; they are kept.
+    headers: the headers that `translate` or `repeat_key` need; they are kept, and stand in `event.headers` spelled as here.
     unsigned: a handshake that comes without a signature. challenge: one that is answered once the signature holds.
     probes: methods by which the tool tries an address: answered 200 with nothing.
     busy: the status of our own trouble that this tool tries again after.

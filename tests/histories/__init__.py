@@ -23,7 +23,7 @@ LAST = ("Lovelace", "Gödel", "Hopper")
 
 @dataclass(frozen=True, slots=True)
 class Ring:
-    """One delivery, unsigned. headers: beside the signature's own."""
+    """One delivery, unsigned. headers: beside the signature and its time; a signed id is one of them. said: for people."""
 
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
