@@ -52,6 +52,9 @@ def run(once: bool) -> int:
             except embedded.NoServer as error:
                 click.echo(str(error), err=True)
                 return 4
+            except NotStarted as error:
+                click.echo(f"It did not start:\n{error}", err=True)
+                return 3
             good = demo.show()
             if not once:
                 demo.stay()
@@ -59,6 +62,10 @@ def run(once: bool) -> int:
         click.echo("\nEverything is stopped; nothing is left behind.")
         return 0
     return 0 if good else 1
+
+
+class NotStarted(Exception):
+    """The web process ended, or never was ready: what the log says."""
 
 
 class Demo:
@@ -116,9 +123,11 @@ class Demo:
         started, port = time.monotonic(), embedded.free_port()
         log = stack.enter_context((self.folder / "log").open("wb"))
         stack.enter_context(process("worker", env=self.env, log=log))
-        stack.enter_context(process("web", "--port", str(port), env=self.env, log=log))
+        web = stack.enter_context(process("web", "--port", str(port), env=self.env, log=log))
         url = f"http://127.0.0.1:{port}"
-        wait_until(lambda: self._answers(f"{url}/readyz"), WEB_READY_S)
+        wait_until(lambda: web.poll() is not None or self._answers(f"{url}/readyz"), WEB_READY_S)
+        if not self._answers(f"{url}/readyz"):
+            raise NotStarted((self.folder / "log").read_text("utf-8", "replace").strip())
         say("web + worker", f"{url}, ready in {time.monotonic() - started:.1f} s")
         return url
 
@@ -293,7 +302,9 @@ Or in another terminal:
 
 
 @contextmanager
-def process(*arguments: str, env: Mapping[str, str] | None = None, log: Any = subprocess.DEVNULL) -> Iterator[None]:
+def process(
+    *arguments: str, env: Mapping[str, str] | None = None, log: Any = subprocess.DEVNULL
+) -> Iterator[subprocess.Popen[bytes]]:
     """A command of ours as a process of its own, away from the terminal's Ctrl-C; it ends with the block."""
     running = subprocess.Popen(
         [sys.executable, "-m", "app", *arguments],
@@ -303,7 +314,7 @@ def process(*arguments: str, env: Mapping[str, str] | None = None, log: Any = su
         start_new_session=True,
     )
     try:
-        yield
+        yield running
     finally:
         running.terminate()
         try:

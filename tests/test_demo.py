@@ -41,3 +41,18 @@ def test_every_line_is_as_it_should_be_and_ctrl_c_leaves_nothing_behind(tmp_path
     assert 4 == len(children)  # Valkey, sandbox, web, worker
     assert [] == [pid for pid in children if is_alive(pid)]
     assert [log] == list(tmp_path.iterdir())
+
+
+def test_a_setting_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
+    """As whoever tries a new source has it: its hook is set, and what it needs beside is not."""
+    env = {**os.environ, "TMPDIR": str(tmp_path), "HOOKS__SQUARE__SECRETS": "x"}
+    env = {name: value for name, value in env.items() if name not in ("REDIS_URL", "PUBLIC_URL")}
+
+    ran = subprocess.run(
+        [sys.executable, "-m", "app", "demo"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=25
+    )
+
+    assert 3 == ran.returncode
+    assert "PUBLIC_URL" in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert [] == list(tmp_path.iterdir())
