@@ -13,7 +13,7 @@ class Tool(Life):
     def __init__(self, *given: Any, **more: Any) -> None:
         super().__init__(*given, **more)
         self.id = str(self.dice.randrange(10**14, 10**15))
-        self.says_cancelled = self.maybe(0.8)
+        self.says_cancelled = self.records_end = self.maybe(0.8)
 
     def acts(self) -> list[Callable[[], None]]:
         if not self.visits:
