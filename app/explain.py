@@ -11,7 +11,9 @@ from typing import Any
 from app.ledger import Attempt, Gone, Ledger, Member
 from app.queue import EVENT, VISIT, visit_work
 from app.settings import Settings
+from app.sources import load
 from app.visits.merge import Fact, fold, winners
+from app.visits.words import external_id
 
 _ADDRESS = re.compile(r"[^\s\"'<>@]+@[^\s\"'<>@]+")
 _NUMBER = re.compile(r"\+?\d[\d\s().-]{6,}\d")
@@ -99,8 +101,8 @@ class Explain:
         return not await self._ledger.redis.command("EXISTS", f"db:delivery:{id}")
 
     async def works_of_visit(self, external_id: str) -> list[str]:
-        """In every account."""
-        works = [visit_work(account, external_id) for account in self._accounts()]
+        """In every account; also by the tool's own id behind the source's name, where that had to be written otherwise."""
+        works = [visit_work(account, name) for account in self._accounts() for name in _names(external_id)]
         found = [work for work in works if await self._ledger.redis.command("EXISTS", f"db:{work}")]
         if not found:
             raise Gone(external_id)
@@ -207,3 +209,8 @@ class Explain:
             "calls": calls,
             "answered": said or None,
         }
+
+
+def _names(given: str) -> set[str]:
+    source, _, id = given.partition("-")
+    return {given, external_id(source, id)} if source in load() else {given}

@@ -1,8 +1,15 @@
 """What is quoted to operators: enough to see what is wrong, and nobody's name."""
 
+from datetime import UTC, datetime
+
 import pytest
 
-from app.explain import redacted
+from app.connection import Redis
+from app.delivery import Delivery
+from app.explain import Explain, redacted
+from app.ledger import Ledger, Meta
+from app.settings import read
+from app.visits.words import VisitChange
 
 
 @pytest.mark.parametrize(
@@ -35,3 +42,15 @@ def test_what_is_personal_is_masked(shown: str, answered: str) -> None:
 )
 def test_what_says_what_is_wrong_stays(answered: str) -> None:
     assert answered == redacted(answered)
+
+
+async def test_a_visit_is_found_by_the_tools_own_id_however_its_name_is_written(redis: Redis) -> None:
+    ledger, settings = Ledger(redis, 30), read({"REDIS_URL": "redis://127.0.0.1:1"})
+    change = VisitChange(action="create", visit_id="1562609287450015", order=1)
+    delivery = Delivery("standard", "standard", (), b"", datetime.now(UTC))
+    await ledger.accept(delivery, Meta("standard", "standard", 1), [change], "main", repeat_key=None)
+
+    found = await Explain(ledger, settings).works_of_visit("standard-1562609287450015")
+
+    # Sixteen digits look like the end of a name that was shortened, so that this one had to be written with its digest.
+    assert ["visit:main/standard-1562609287450015-"] == [work[: -len("0123456789abcdef")] for work in found]
