@@ -7,7 +7,8 @@ location does that (`locationId`, in invoices `altId`), and TENANTS must name ou
 
 What happened is in `appointmentStatus` and not in `type`, which the examples get wrong; `showed` is completion. The id
 stays when an appointment moves. `dateUpdated` orders, being the record's own; a retry may carry a new `timestamp`. Only
-429 is tried again, six times in about 70 minutes. An invoice names no appointment, so its money cannot be told.
+429 is tried again, six times in about 70 minutes. An invoice names no appointment, so its money cannot be told. No status
+has a time of its own: it counts from the first event that shows it.
 
 Second-hand: the Ed25519 key itself, and `N/A` in a header without a signature. Recalled: the contact's `dnd`, and the
 address at which tokens are got anew.
@@ -106,6 +107,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
             date_cancelled=said_at if is_off else None,
             no_show=said_at if status == "noshow" else None,
             opted_out=_opted_out(event),
+            is_sighting=True,
         )
     ]
 
