@@ -85,13 +85,13 @@ def fetch(event: Event) -> list[Get]:
     """The contact, where the appointment stands or took place."""
     appointment = event.data.at("appointment")
     contact_id = appointment.at("contactId")
-    if event.data.at("type").needed_text() not in KINDS or _is_off(event) or not contact_id.text():
+    if _kind(event) not in KINDS or _is_off(event) or not contact_id.text():
         return []
     return [Get(f"contacts/{contact_id.needed_id()}")]
 
 
 def translate(event: Event) -> list[VisitChange] | Ignored:
-    kind, appointment = event.data.at("type").needed_text(), event.data.at("appointment")
+    kind, appointment = _kind(event), event.data.at("appointment")
     if kind not in KINDS:
         return Ignored(kind)
     said_at, status = event.data.at("timestamp").needed_moment(), _status(event)
@@ -110,6 +110,12 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
             is_sighting=True,
         )
     ]
+
+
+def _kind(event: Event) -> str:
+    """The vendor's example of a paid invoice has no type."""
+    type = event.data.at("type")
+    return type.needed_text() if event.data.at("appointment") else type.text() or "no type, no appointment"
 
 
 def _status(event: Event) -> str:
