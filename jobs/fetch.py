@@ -17,7 +17,7 @@ from app.visits.client import RateLimited, Unanswered, Unauthorized, VisitsApiTr
 from app.visits.words import VisitChange
 from jobs.apply import give_back
 from jobs.context import JOB_S, Clock, Context, chance, since_s
-from jobs.records import Parked, Records
+from jobs.records import Found, Parked, Records
 from jobs.retry import decide
 from jobs.tokens import Busy
 
@@ -33,7 +33,14 @@ CREDENTIALS_WAIT_S = 60.0
 
 
 class Lagging(Exception):
-    """The record is not there, and the event is young."""
+    """A record is not there, and the event is young."""
+
+
+def _may_come(meaning: list[VisitChange] | Ignored, found: Found) -> bool:
+    """Is the record missing, or whose visit it is? A cancel needs neither."""
+    if isinstance(meaning, Ignored):
+        return meaning == GONE
+    return not found.is_whole and any(change.action != "cancel" for change in meaning)
 
 
 async def event(ctx: dict[str, Any], subject: str) -> None:
@@ -124,9 +131,9 @@ class Run:
         for get in gets:
             found = await records.find(get)
             meaning = tool.translate(event.with_record(found.record, found.fetched_at, found.beside, get.path))
+            if _may_come(meaning, found) and since_s(int(event.received_at.timestamp() * 1000)) < LAG_S:
+                raise Lagging
             if isinstance(meaning, Ignored):
-                if meaning == GONE and since_s(int(event.received_at.timestamp() * 1000)) < LAG_S:
-                    raise Lagging
                 ignored = meaning
             else:
                 changes += meaning

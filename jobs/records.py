@@ -46,6 +46,11 @@ class Found:
     beside: Mapping[str, Any]
     fetched_at: datetime
 
+    @property
+    def is_whole(self) -> bool:
+        """Is all there that was asked for?"""
+        return self.record is not None and None not in self.beside.values()
+
 
 @dataclass(frozen=True, slots=True)
 class Records:
@@ -105,12 +110,13 @@ class Records:
         record = await self._ask(get)
         others = get.then(Json(record, "record")) if record is not None else {}
         beside = {name: await self._ask(other) for name, other in others.items()}
-        if record is not None:
+        found = Found(record, beside, began)
+        if found.is_whole:
             began_us = int(began.timestamp()) * 1_000_000 + began.microsecond
             squeezed = zstandard.compress(orjson.dumps([record, beside]), 1)
             value = b"%d " % began_us + squeezed
             await self.context.ledger.redis.command("SET", key, value, "PX", KEPT_MS)
-        return Found(record, beside, began)
+        return found
 
     async def _ask(self, get: Get) -> Any:
         """The record as JSON; None where the tool says that there is none. A token that has ended is got anew, once."""

@@ -4,9 +4,9 @@ https://developers.joinblvd.com, not opened by us. Second-hand, from integrators
 the secret's bytes, the salt ends in the signed time), the envelope, `idempotencyKey`, that 429 counts as no failure
 while 410 unsubscribes for ever, and how a request for the API is signed. They do not agree on which of `event` and
 `eventType` holds the name and how it is spelled, so both are read; the headers that repeat it are not signed, so they
-are not. `data.node` is the appointment or the order. What an appointment lacks, its start or its client, is fetched. In
-an order a group of lines for an appointment has that appointment's id, and `summary.currentTotal` is what was
-collected, in cents.
+are not. `data.node` is the appointment or the order. What it lacks is fetched: an appointment's start and its client,
+an order's lines and its total. In an order a group of lines for an appointment has that appointment's id, and
+`summary.currentTotal` is what was collected, in cents.
 
 Recalled: the states (FINAL is completion), and NO_SHOW as a cancellation's reason. A completion has no time of its own:
 it counts from the first event that shows it. What was cancelled and booked again is another appointment, unlinked.
@@ -95,21 +95,31 @@ APPOINTMENT: dict[str, Action] = {
 }
 ORDER = {"ORDER_COMPLETED", "ORDER_REFUND_CLOSED"}
 OPEN, OFF = {"BOOKED", "CONFIRMED", "ARRIVED", "ACTIVE"}, {"CANCELLED", "CANCELED", "NO_SHOW"}
-QUERY = """
+QUERIES = {
+    "appointment": """
 query ($id: ID!) {
   appointment(id: $id) { id startAt client { id firstName lastName email mobilePhone } }
-}"""
+}""",
+    "order": """
+query ($id: ID!) {
+  order(id: $id) { id summary { currentTotal } lineGroups { __typename ... on OrderAppointmentLineGroup { id } } }
+}""",
+}
 
 
 def fetch(event: Event) -> list[Get]:
-    """The appointment, where it stands and the event lacks its start or its customer."""
+    """The appointment, where it stands and the event lacks its start or its customer; the order that the event lacks."""
     kind, node = _kind(event), _node(event)
+    if kind in ORDER:
+        return [] if node.at("lineGroups") and node.at("summary", "currentTotal") else [_get("order", event)]
     if kind not in APPOINTMENT or _status(kind, node) in ("off", "missed"):
         return []
-    if node.at("startAt") and node.at("client", "email").text():
-        return []
+    return [] if node.at("startAt") and node.at("client", "email").text() else [_get("appointment", event)]
+
+
+def _get(name: str, event: Event) -> Get:
     id = _id(_named(event))
-    return [Get(f"appointment/{id}", QUERY, {"id": f"urn:blvd:Appointment:{id}"})]
+    return Get(f"{name}/{id}", QUERIES[name], {"id": f"urn:blvd:{name.title()}:{id}"})
 
 
 def translate(event: Event) -> list[VisitChange] | Ignored:
@@ -143,17 +153,24 @@ def _appointment(event: Event, kind: str) -> list[VisitChange] | Ignored:
 
 
 def _order(event: Event) -> list[VisitChange] | Ignored:
-    node = _node(event)
+    node = event.record.at("data", "order") if event.record else Json(None) if event.fetched_at else _node(event)
+    if not node:
+        return GONE
     visits = list(dict.fromkeys(_id(group.at("id")) for group in node.at("lineGroups") if _is_of_appointment(group)))
     if len(visits) != 1:
         return Ignored(f"an order of {'several appointments' if visits else 'no appointment'}")
-    summary, order_id = node.at("summary"), node.at("id") or event.data.at("resource", "id")
-    total = summary.at("currentTotal").amount(100)
-    if total is None:
-        raise summary.at("currentTotal").surprise("an amount in cents")
-    order = microseconds(_said_at(event))
+    total = node.at("summary", "currentTotal")
+    if total.amount(100) is None:
+        raise total.surprise("an amount in cents")
     return [
-        VisitChange(action="update", visit_id=visits[0], order=order, payment=_id(order_id), amount_collected=total)
+        VisitChange(
+            action="update",
+            visit_id=visits[0],
+            order=microseconds(_said_at(event)),
+            as_of=microseconds(event.fetched_at) if event.fetched_at else 0,
+            payment=_id(_named(event)),
+            amount_collected=total.amount(100),
+        )
     ]
 
 

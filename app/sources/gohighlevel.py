@@ -7,7 +7,8 @@ location does that (`locationId`, in invoices `altId`), and TENANTS must name ou
 
 What happened is in `appointmentStatus` and not in `type`, which the examples get wrong; `showed` is completion. The id
 stays when an appointment moves. `dateUpdated` orders, being the record's own; a retry may carry a new `timestamp`. Only
-429 is tried again, six times in about 70 minutes. An invoice names no appointment, so its money cannot be told.
+429 is tried again, six times in about 70 minutes. An invoice names no appointment, so its money cannot be told. No status
+has a time of its own: it counts from the first event that shows it.
 
 Second-hand: the Ed25519 key itself, and `N/A` in a header without a signature. Recalled: the contact's `dnd`, and the
 address at which tokens are got anew.
@@ -84,13 +85,13 @@ def fetch(event: Event) -> list[Get]:
     """The contact, where the appointment stands or took place."""
     appointment = event.data.at("appointment")
     contact_id = appointment.at("contactId")
-    if event.data.at("type").needed_text() not in KINDS or _is_off(event) or not contact_id.text():
+    if _kind(event) not in KINDS or _is_off(event) or not contact_id.text():
         return []
     return [Get(f"contacts/{contact_id.needed_id()}")]
 
 
 def translate(event: Event) -> list[VisitChange] | Ignored:
-    kind, appointment = event.data.at("type").needed_text(), event.data.at("appointment")
+    kind, appointment = _kind(event), event.data.at("appointment")
     if kind not in KINDS:
         return Ignored(kind)
     said_at, status = event.data.at("timestamp").needed_moment(), _status(event)
@@ -106,8 +107,15 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
             date_cancelled=said_at if is_off else None,
             no_show=said_at if status == "noshow" else None,
             opted_out=_opted_out(event),
+            is_sighting=True,
         )
     ]
+
+
+def _kind(event: Event) -> str:
+    """The vendor's example of a paid invoice has no type."""
+    type = event.data.at("type")
+    return type.needed_text() if event.data.at("appointment") else type.text() or "no type, no appointment"
 
 
 def _status(event: Event) -> str:

@@ -96,9 +96,8 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     if job is None:
         return GONE
     uuid, status = _uuid(job.at("uuid")), job.at("status").needed_text()
-    if status == "Quote":
-        return Ignored("quote")
-    is_off = status == "Unsuccessful" or job.at("active").value in (0, "0", False)
+    # A quote is no visit yet, or none any more; what is cancelled from the start is never made.
+    is_off = status in ("Quote", "Unsuccessful") or job.at("active").value in (0, "0", False)
     return [
         VisitChange(
             action="cancel" if is_off else "update",
@@ -109,6 +108,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
             time_completed=_local(job.at("completion_date"), event.zone) if status == "Completed" else None,
             amount_collected=_collected(event.beside.get("jobpayment", Json(None))),
             date_cancelled=_told_at(event, uuid) if is_off else None,
+            is_sighting=is_off or status != "Completed",
         )
     ]
 

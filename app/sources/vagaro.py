@@ -118,7 +118,8 @@ def _transaction(event: Event) -> list[VisitChange] | Ignored:
     if appointment is None:
         return Ignored("a sale without an appointment")
     amounts = [amount for amount in _amounts(payload) if amount is not None]
-    if not amounts:
+    is_gone = event.data.at("action").text() == "deleted"
+    if not amounts and not is_gone:
         raise payload.at("ccAmount").surprise("an amount")
     paid, is_refund = sum(amounts, Decimal()), (payload.at("purchaseType").text() or "").lower() == "refund"
     return [
@@ -127,7 +128,7 @@ def _transaction(event: Event) -> list[VisitChange] | Ignored:
             visit_id=appointment,
             order=microseconds(_said_at(event)),
             payment=item.text() or payload.at("transactionId").needed_text(),
-            amount_collected=-abs(paid) if is_refund else paid,
+            amount_collected=None if is_gone else -abs(paid) if is_refund else paid,
         )
     ]
 
