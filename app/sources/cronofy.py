@@ -39,7 +39,8 @@ SETUP = """
    and after a day of failures Cronofy closes it for good.
 
 Cronofy tells neither completions nor no-shows nor money, so a review request counts from the start. An invite that you
-cancel through its API is not told either.
+cancel through its API is not told either. A guest who accepts, declines, and accepts again in the same words within eight
+days stays declined: the last answer reads like the first.
 """
 
 SOURCE = Source(

@@ -4,7 +4,7 @@ From https://developers.hubspot.com/docs/api/webhooks and its page on meetings, 
 a body is an array of up to 100 events, each with `subscriptionType`, `objectId`, `portalId`, `occurredAt`. `eventId` need
 not be unique, and `attemptNumber` differs on retries. Ids count inside their portal. A meeting is told as it stands when it
 is fetched, and our own clock orders; when its outcome became what it is stands in the history of that property, else in
-the event. A deleted meeting is not there any more: that is a cancel only where the event is its deletion.
+the event. A deleted meeting is not there any more, or `archived`: that is a cancel only where the event is its deletion.
 
 RESCHEDULED cancels nothing: whether a guest's new time is a new meeting or the same one is not told, and a meeting that has
 a time stands. A portal may have outcomes of its own, which cancel nothing either.
@@ -112,7 +112,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     id = event.asked.rpartition("/")[2]
     told = [item for item in watched if _meeting_id(item).text() == id]
     visit_id, order = f"{watched[0].at('portalId').needed_text()}-{id}", microseconds(event.fetched_at)
-    if event.record is None:
+    if event.record is None or event.record.at("archived").flag():
         deletions = [item for item in told if item.at("subscriptionType").text() == "object.deletion"]
         if not deletions:
             return GONE

@@ -29,7 +29,8 @@ SETUP = """
 3. Set the endpoint's signing secret, with its `whsec_`, as HOOKS__STRIPE__SECRETS. Test mode has one of its own.
 4. Where you make a payment, name its visit: set metadata[visit_external_id] to its external_id, like acuity-123456789. For
    Checkout set it in payment_intent_data[metadata] too, or refunds do not name it. Behind a payment link's address,
-   ?client_reference_id= does the same.
+   ?client_reference_id= does the same. Name it on the payment or on its invoice, not on both: newer versions of Stripe's API
+   do not say that the two are one, and both would count.
 
 Stripe tells of money only. A payment that is refunded in whole leaves the visit without an amount; disputes are not counted.
 A platform (Connect) sets HOOKS__STRIPE__TENANTS to the accounts whose payments count.

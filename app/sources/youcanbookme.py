@@ -37,6 +37,7 @@ SETUP = """
 
 YouCanBook.me signs nothing: whoever knows the token can say anything about any booking. A quotation mark in a name breaks
 the payload, and such a delivery is refused with 400 and lost. Money is not told. A no-show that is taken back is not either.
+A booking that is moved to a time, away, and to that time again within eight days stays away: both moves read the same.
 """
 
 SOURCE = Source(
