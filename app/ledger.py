@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 import orjson
-import zstandard
 
+from app.bodies import Bodies, UnknownKey
 from app.connection import Redis, Right
 from app.delivery import Delivery
 from app.queue import event_work, visit_work
@@ -41,6 +41,14 @@ class Gone(Exception):
     """There is nothing of that name, or no longer."""
 
 
+class NoBody(Exception):
+    """The delivery is there, and its body cannot be read. reason: in one word; the argument: as a sentence."""
+
+    def __init__(self, meta: "Meta", reason: str, why: str) -> None:
+        super().__init__(why)
+        self.meta, self.reason = meta, reason
+
+
 class Lost(Exception):
     """The lease went to another worker, which goes on from here."""
 
@@ -58,7 +66,7 @@ class Meta:
     """What is kept of a delivery beside its body.
 
     at: when it arrived, in ms. slot: which secret matched. headers: those that the source needs. work: the pieces of work
-    that it gave; the ledger fills it in.
+    that it gave; the ledger fills it in. removed: when somebody whom it spoke of was forgotten, in ms.
     """
 
     hook: str
@@ -70,6 +78,11 @@ class Meta:
     ignored: str = ""
     headers: dict[str, str] = field(default_factory=dict)
     work: list[str] = field(default_factory=list)
+    removed: int = 0
+
+    @property
+    def removed_at(self) -> str:
+        return f"{datetime.fromtimestamp(self.removed / 1000, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
     @property
     def received_at(self) -> datetime:
@@ -186,8 +199,8 @@ class Outcome:
 class Ledger:
     """The steps. Every method may raise RedisDown."""
 
-    def __init__(self, redis: Redis, keep_days: int) -> None:
-        self.redis, self._keep_ms = redis, keep_days * 86_400_000
+    def __init__(self, redis: Redis, keep_days: int, body_keys: Sequence[str] = ()) -> None:
+        self.redis, self._keep_ms, self._bodies = redis, keep_days * 86_400_000, Bodies(body_keys)
 
     # -- at the door --
 
@@ -211,7 +224,7 @@ class Ledger:
         id = new_id()
         landing = _landing(meta.source, account, changes)
         meta.work.extend([event_work(id)] if event else landing[::3])
-        record = orjson.dumps(meta) + b"\n" + _squeeze.compress(delivery.raw)
+        record = orjson.dumps(meta) + b"\n" + self._bodies.keep(delivery.raw, id)
         seen = _seen_key(delivery, repeat_key)
         fresh, first = await self.redis.write(
             "accept", id, meta.hook, seen, REPEAT_S, self._keep_ms, record, event, reason, int(again), *landing
@@ -341,7 +354,7 @@ class Ledger:
 
     async def rederive(self, delivery: str, lane: Aside = "") -> str:
         """Have a delivery translated anew; what comes of it takes the place of what it said. Raises Gone."""
-        meta, event = (await self.delivery(delivery))[0], event_work(delivery)
+        meta, event = await self.meta(delivery), event_work(delivery)
         by_door = meta.work != [event]
         record = b""
         if by_door:
@@ -371,17 +384,31 @@ class Ledger:
         await self.redis.script("operate", id, work, encode_change(change), "")
 
     async def delivery(self, id: str) -> tuple[Meta, bytes]:
-        """A delivery as it was kept, and its body. Raises Gone."""
+        """A delivery as it was kept, and its body. Raises Gone, NoBody."""
         record = await self.redis.command("GET", f"db:delivery:{id}")
         if record is None:
             raise Gone(id)
-        meta, _, body = record.partition(b"\n")
-        return Meta(**orjson.loads(meta)), _widen.decompress(body)
+        return self.opened(id, record)
+
+    def opened(self, id: str, record: bytes) -> tuple[Meta, bytes]:
+        """Raises NoBody."""
+        head, _, body = record.partition(b"\n")
+        meta = Meta(**orjson.loads(head))
+        if meta.removed:
+            raise NoBody(meta, "body_removed", f"its body was removed at {meta.removed_at}")
+        try:
+            return meta, self._bodies.read(body, id)
+        except UnknownKey as error:
+            raise NoBody(meta, "body_key_unknown", str(error)) from None
 
     async def meta(self, id: str) -> Meta:
         """A delivery without its body. Raises Gone."""
         head, newline, _ = (await self.redis.command("GETRANGE", f"db:delivery:{id}", 0, 4_095)).partition(b"\n")
-        return Meta(**orjson.loads(head)) if newline else (await self.delivery(id))[0]
+        if not newline:
+            head, newline, _ = (await self.redis.command("GET", f"db:delivery:{id}") or b"").partition(b"\n")
+        if not newline:
+            raise Gone(id)
+        return Meta(**orjson.loads(head))
 
     async def walk(self, name: str, since: float = float("-inf"), until: float = float("inf")) -> AsyncIterator[str]:
         """The names in `db:<name>`, a set that is sorted by time in ms, page by page, while others leave and join it."""
@@ -426,9 +453,6 @@ class Ledger:
         """The names of the work in that state, oldest first."""
         names = await self.redis.command("ZRANGE", f"db:{state}", 0, most - 1)
         return [name.decode() for name in names]
-
-
-_squeeze, _widen = zstandard.ZstdCompressor(level=1), zstandard.ZstdDecompressor()
 
 
 def new_id() -> str:
