@@ -33,7 +33,9 @@ async def remember(redis: Redis, work: str, contact: Contact, key: str, keep_ms:
         place = _place(name, key)
         asked.append(redis.command("ZADD", place, now, work))
         asked.append(redis.command("ZREMRANGEBYRANK", place, 0, -NEWEST - 1))
-        asked.append(redis.command("PEXPIRE", place, keep_ms))
+        # The visit that is kept longest decides: one in half a year is found after another one of this week is gone.
+        asked.append(redis.command("PEXPIRE", place, keep_ms, "NX"))
+        asked.append(redis.command("PEXPIRE", place, keep_ms, "GT"))
     await asyncio.gather(*asked)
 
 
