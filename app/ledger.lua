@@ -235,7 +235,6 @@ function steps.accept()
   call('SET', 'db:delivery:' .. id, ARGV[7], 'PX', ARGV[6])
   if ARGV[8] ~= '' then call('PERSIST', 'db:delivery:' .. id) end  -- until its event is settled
   call('ZADD', 'db:deliveries:' .. hook, now, id)
-  call('ZREMRANGEBYSCORE', 'db:deliveries:' .. hook, '-inf', now - ARGV[6])
   if ARGV[8] ~= '' then
     local work = 'event:' .. id
     call('HSET', 'db:' .. work, 'n', 1, 'rang', now)
@@ -430,6 +429,12 @@ function steps.sweep()
   for _, work in ipairs(due) do enqueue(work) end
   for _, work in ipairs(left) do enqueue(work) end
   return #due + #left
+end
+
+-- set, ms, most: what is older leaves a set that is sorted by time. -> how many
+function steps.trim()
+  local old = call('ZCOUNT', ARGV[2], '-inf', now - ARGV[3])
+  return old > 0 and call('ZREMRANGEBYRANK', ARGV[2], 0, math.min(old, tonumber(ARGV[4])) - 1) or 0
 end
 
 -- most, grace ms, offset: queued work whose job is gone gets another. -> {how many, next offset or -1}

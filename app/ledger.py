@@ -290,6 +290,10 @@ class Ledger:
         """Put to work what has become due and what a dead worker left; how many."""
         return int(await self.redis.script("sweep", most, self._keep_ms))
 
+    async def trim(self, key: str, keep_ms: int = 0, most: int = 1_000) -> int:
+        """Take out of a set that is sorted by time what is older, by default than what is settled is kept; how many."""
+        return int(await self.redis.script("trim", key, keep_ms or self._keep_ms, most))
+
     async def adopt(self, offset: int = 0, most: int = 200) -> tuple[int, int]:
         """Give queued work whose job is gone another one: how many, and where to go on (-1: at the end)."""
         woken, after = await self.redis.script("orphans", most, int(ORPHAN_S * 1000), offset)

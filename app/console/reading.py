@@ -17,6 +17,7 @@ from app.console.planning import steps_of
 from app.explain import Explain, Row
 from app.ledger import Gone, NoBody
 from app.refusals import NEWEST
+from app.retention import KINDS
 from app.selection import Selection
 from app.settings import Settings
 from app.sources import load, specimens
@@ -340,7 +341,7 @@ async def audit(desk: Desk, ask: Ask) -> Response:
 
 async def settings(desk: Desk, ask: Ask) -> Response:
     checks = [check async for check in doctor.at_hand(desk.redis, desk.settings)]
-    return desk.page(ask, "settings.html", checks=checks, environment=list(_environment(desk.settings)))
+    return desk.page(ask, "settings.html", checks=checks, environment=list(_environment(desk.settings)), kinds=KINDS)
 
 
 def _environment(settings: Settings) -> list[dict[str, str]]:
