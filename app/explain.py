@@ -167,6 +167,7 @@ class Explain:
             "account": root.account,
             "state": root.state,
             **self._trouble(root),
+            **({"person_removed": moment(root.forgot)} if root.forgot else {}),
             "later_ids": [member.external_id for member in family[1:]],
             "facts": {name.partition(" of ")[0]: self._fact(name, fact) for name, fact in sorted(facts.items())},
             "changes": [self._change(facts_of, member) for member in family for facts_of in member.said()],

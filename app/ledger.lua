@@ -18,6 +18,7 @@
 --   ask          an operator doubts that answer: the API is asked anew; also about the visits of these numbers of its own
 --   landed       of an event: the visits that it spoke of; replaces: what it says next takes the place of what it said
 --   seen         by which audit, under which number of the API's own
+--   forgot       when somebody whose visit it was was forgotten
 --   dropped      how many superseded changes were forgotten, so that a visit does not grow for ever
 local call = redis.call
 local time = call('TIME')
@@ -589,6 +590,21 @@ end
 -- work, mark: an audit saw it in the API; what is forgotten meanwhile is not remembered for that
 function steps.seen()
   return call('EXISTS', 'db:' .. ARGV[2]) == 1 and call('HSET', 'db:' .. ARGV[2], 'seen', ARGV[3])
+end
+
+-- work, the n that was seen or '', an event's delivery as it is to stand or ''; by pairs: fields, and what stands there
+-- instead. What speaks of a person is overwritten, and nothing else. -> 'ok', 'busy' while a worker has it, or 'moved'
+function steps.forget()
+  local work, key = ARGV[2], 'db:' .. ARGV[2]
+  local state, n = unpack(call('HMGET', key, 'state', 'n'))
+  if state == 'running' and tonumber(call('ZSCORE', 'db:running', work)) > now then return 'busy' end
+  if (n or '') ~= ARGV[3] then return 'moved' end
+  if ARGV[4] ~= '' then call('SET', 'db:delivery:' .. string.match(work, '^event:(.*)$'), ARGV[4], 'XX', 'KEEPTTL') end
+  for i = 5, #ARGV, 2 do
+    if call('HEXISTS', key, ARGV[i]) == 1 then call('HSET', key, ARGV[i], ARGV[i + 1]) end
+  end
+  if n then call('HSET', key, 'forgot', now) end
+  return 'ok'
 end
 
 -- id, work, change: an operator's own change.

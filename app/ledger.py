@@ -111,7 +111,7 @@ class Member:
     answered for this id. tried: whether a worker ever began on it. rang: when an event last rang, in ms of the server.
     ask: the API is to be asked anew, also about the visits of these numbers of its own; None: what it last answered is
     believed. replaces: what this event says next takes the place of what it said. dropped: superseded changes that were
-    forgotten.
+    forgotten. forgot: when somebody whose visit it was was forgotten, in ms.
     """
 
     work: str
@@ -121,7 +121,7 @@ class Member:
     state: State
     changes: dict[str, bytes]
     discarded: dict[str, bytes]
-    attempts: list[Attempt]
+    numbered: dict[str, Attempt]
     api: dict[str, Any] | None
     tried: bool
     ask: list[str] | None
@@ -134,6 +134,11 @@ class Member:
     reason: str
     landed: list[str]
     rang: int | None
+    forgot: int | None = None
+
+    @property
+    def attempts(self) -> list[Attempt]:
+        return list(self.numbered.values())
 
     @property
     def external_id(self) -> str:
@@ -387,6 +392,12 @@ class Ledger:
         id = new_id()
         await self.redis.script("operate", id, work, encode_change(change), "")
 
+    async def forget(self, work: str, n: int | None, record: bytes, fields: Mapping[str, bytes]) -> str:
+        """Overwrite what speaks of a person: `ok`, `busy` while a worker has it, `moved` where something landed since it was
+        read. n: that was seen; None: there was no such work. record: of an event, its delivery as it is to stand."""
+        flat = [part for pair in fields.items() for part in pair]
+        return str((await self.redis.script("forget", work, "" if n is None else n, record, *flat)).decode())
+
     async def delivery(self, id: str) -> tuple[Meta, bytes]:
         """A delivery as it was kept, and its body. Raises Gone, NoBody."""
         record = await self.redis.command("GET", f"db:delivery:{id}")
@@ -522,7 +533,7 @@ def _member(work: bytes, generation: int, flat: list[bytes]) -> Member:
         state=stored.get(b"state", b"settled").decode(),  # type: ignore[arg-type]
         changes=below(b"c:"),
         discarded=below(b"x:"),
-        attempts=[Attempt(**orjson.loads(attempt)) for _, attempt in attempts],
+        numbered={number: Attempt(**orjson.loads(attempt)) for number, attempt in attempts},
         api=orjson.loads(stored[b"api"]) if b"api" in stored else None,
         tried=b"tried" in stored,
         ask=stored[b"ask"].decode().split() if b"ask" in stored else None,
@@ -535,4 +546,5 @@ def _member(work: bytes, generation: int, flat: list[bytes]) -> Member:
         reason=stored.get(b"reason", b"").decode(),
         landed=stored.get(b"landed", b"").decode().split(),
         rang=number(b"rang"),
+        forgot=number(b"forgot"),
     )
