@@ -548,3 +548,12 @@ async def test_the_page_is_served_also_when_redis_is_not_there(opened: Opened, e
     assert "Redis cannot be reached" in stranger.text
     assert "127.0.0.1:9" not in stranger.text
     assert "127.0.0.1:9" in insider.text
+
+
+async def test_a_count_of_attempts_that_lost_its_end_gets_another(app: Any, redis: Redis) -> None:
+    await redis.command("SET", "db:attempts", 3)
+
+    await Browser(app).log_in("a wrong password")
+
+    assert b"4" == await redis.command("GET", "db:attempts")
+    assert 0 < await redis.command("TTL", "db:attempts") <= 900
