@@ -12,6 +12,7 @@ import hiredis
 import httpx
 
 from app.alarms import OLD_S, Due, due
+from app.bodies import name_of
 from app.connection import Address, Redis, RedisDown
 from app.queue import WORKERS
 from app.settings import Settings, SettingsError, read
@@ -55,6 +56,7 @@ async def examine(environ: Mapping[str, str], *, is_release: bool = False) -> As
 
 async def _examine(settings: Settings, is_release: bool) -> AsyncIterator[Check]:
     yield Check("settings", "ok", f"{len(settings.entrances)} of {len(settings.hooks)} hooks have a secret")
+    yield _bodies(settings)
     for check in _hooks(settings):
         yield check
     redis = Redis(Address.of(settings), timeout_s=3)
@@ -76,6 +78,14 @@ async def _examine(settings: Settings, is_release: bool) -> AsyncIterator[Check]
         if entrance.account not in settings.tokens:
             fix = "Set VISITS_API_TOKEN, then replay what is parked."
             yield Check(f"visits_api {entrance.account}", "fail", f"no token for hook {entrance.name}", fix)
+
+
+def _bodies(settings: Settings) -> Check:
+    names = [name_of(key).hex() for key in settings.body_keys]
+    if not names:
+        return Check("bodies", "ok", "compressed, not sealed: BODY_KEYS is not set")
+    others = f", and opened under {', '.join(names[1:])} too" if names[1:] else ""
+    return Check("bodies", "ok", f"compressed, and sealed under key {names[0]}{others}")
 
 
 def _hooks(settings: Settings) -> list[Check]:
@@ -101,6 +111,7 @@ def _hooks(settings: Settings) -> list[Check]:
 
 async def at_hand(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
     """What can be told without asking anybody but Redis. Raises RedisDown."""
+    yield _bodies(settings)
     for check in _hooks(settings):
         yield check
     for examined in (_redis, _work):

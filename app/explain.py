@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from app.ledger import Attempt, Gone, Ledger, Member
+from app.ledger import Attempt, Gone, Ledger, Member, NoBody
 from app.queue import EVENT, VISIT, visit_work
 from app.settings import Settings
 from app.sources import load
@@ -48,7 +48,7 @@ class Explain:
 
     async def row(self, id: str) -> Row:
         try:
-            meta, _ = await self._ledger.delivery(id)
+            meta = await self._ledger.meta(id)
         except Gone:
             return {"delivery": id, "state": "expired"}
         states = {change["state"] for change in await self._changes(id, meta.work)}
@@ -58,7 +58,11 @@ class Explain:
 
     async def delivery(self, id: str) -> Row:
         """One delivery: what it was, what it changed, and every attempt."""
-        meta, raw = await self._ledger.delivery(id)
+        try:
+            meta, raw = await self._ledger.delivery(id)
+            body = raw.decode("utf-8", "replace") if self._reveal else f"{len(raw)} bytes"
+        except NoBody as error:
+            meta, body = error.meta, str(error)
         story = {
             "delivery": id,
             "at": moment(meta.at),
@@ -68,7 +72,7 @@ class Explain:
             "request_id": meta.request_id or None,
             "matched_secret": meta.slot + 1,
             "ignored": meta.ignored or None,
-            "body": raw.decode("utf-8", "replace") if self._reveal else f"{len(raw)} bytes",
+            "body": body,
             "changes": await self._changes(id, meta.work),
         }
         work = [await self._ledger.member(name) for name in meta.work if name.startswith(EVENT)]
@@ -85,7 +89,7 @@ class Explain:
     async def works(self, id: str) -> list[str]:
         """The pieces of work behind the id of a delivery or a visit. Raises Gone if there is neither."""
         try:
-            meta, _ = await self._ledger.delivery(id)
+            meta = await self._ledger.meta(id)
         except Gone:
             works = await self.works_of_visit(id)
         else:
@@ -165,6 +169,7 @@ class Explain:
             "account": root.account,
             "state": root.state,
             **self._trouble(root),
+            **({"person_removed": moment(root.forgot)} if root.forgot else {}),
             "later_ids": [member.external_id for member in family[1:]],
             "facts": {name.partition(" of ")[0]: self._fact(name, fact) for name, fact in sorted(facts.items())},
             "changes": [self._change(facts_of, member) for member in family for facts_of in member.said()],

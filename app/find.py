@@ -30,22 +30,25 @@ async def remember(redis: Redis, work: str, contact: Contact, key: str, keep_ms:
     """Let the visit be found by whose it is. Raises RedisDown."""
     now, asked = int(time.time() * 1000), []
     for name in filter(None, (email(contact.email or ""), phone(contact.phone or ""))):
-        place = _place(name, key)
+        place = place_of(name, key)
         asked.append(redis.command("ZADD", place, now, work))
         asked.append(redis.command("ZREMRANGEBYRANK", place, 0, -NEWEST - 1))
-        asked.append(redis.command("PEXPIRE", place, keep_ms))
+        # The visit that is kept longest decides: one in half a year is found after another one of this week is gone.
+        asked.append(redis.command("PEXPIRE", place, keep_ms, "NX"))
+        asked.append(redis.command("PEXPIRE", place, keep_ms, "GT"))
     await asyncio.gather(*asked)
 
 
 async def works_of(redis: Redis, text: str, keys: Sequence[str], most: int = 50) -> list[str]:
     """The visits of that address or number, newest first. keys: all of SECRET_KEY. Raises RedisDown."""
-    places = [_place(name, key) for name in filter(None, (email(text), phone(text))) for key in keys]
+    places = [place_of(name, key) for name in filter(None, (email(text), phone(text))) for key in keys]
     found: Iterable[list[bytes]] = await asyncio.gather(
         *(redis.command("ZREVRANGE", place, 0, most - 1) for place in places)
     )
     return list(dict.fromkeys(work.decode() for works in found for work in works))[:most]
 
 
-def _place(name: str, key: str) -> str:
+def place_of(name: str, key: str) -> str:
+    """Where the visits of an address or a number are. name: as it is digested."""
     digest = hmac.digest(key.encode(), f"doorbell find {name}".encode("utf-8", "surrogatepass"), hashlib.sha256)
     return f"db:find:{digest.hex()[:32]}"

@@ -18,6 +18,7 @@
 --   ask          an operator doubts that answer: the API is asked anew; also about the visits of these numbers of its own
 --   landed       of an event: the visits that it spoke of; replaces: what it says next takes the place of what it said
 --   seen         by which audit, under which number of the API's own
+--   forgot       when somebody whose visit it was was forgotten
 --   dropped      how many superseded changes were forgotten, so that a visit does not grow for ever
 local call = redis.call
 local time = call('TIME')
@@ -235,7 +236,6 @@ function steps.accept()
   call('SET', 'db:delivery:' .. id, ARGV[7], 'PX', ARGV[6])
   if ARGV[8] ~= '' then call('PERSIST', 'db:delivery:' .. id) end  -- until its event is settled
   call('ZADD', 'db:deliveries:' .. hook, now, id)
-  call('ZREMRANGEBYSCORE', 'db:deliveries:' .. hook, '-inf', now - ARGV[6])
   if ARGV[8] ~= '' then
     local work = 'event:' .. id
     call('HSET', 'db:' .. work, 'n', 1, 'rang', now)
@@ -432,6 +432,12 @@ function steps.sweep()
   return #due + #left
 end
 
+-- set, ms, most: what is older leaves a set that is sorted by time. -> how many
+function steps.trim()
+  local old = call('ZCOUNT', ARGV[2], '-inf', now - ARGV[3])
+  return old > 0 and call('ZREMRANGEBYRANK', ARGV[2], 0, math.min(old, tonumber(ARGV[4])) - 1) or 0
+end
+
 -- most, grace ms, offset: queued work whose job is gone gets another. -> {how many, next offset or -1}
 function steps.orphans()
   local most, offset, woken = tonumber(ARGV[2]), tonumber(ARGV[4]), 0
@@ -584,6 +590,21 @@ end
 -- work, mark: an audit saw it in the API; what is forgotten meanwhile is not remembered for that
 function steps.seen()
   return call('EXISTS', 'db:' .. ARGV[2]) == 1 and call('HSET', 'db:' .. ARGV[2], 'seen', ARGV[3])
+end
+
+-- work, the n that was seen or '', an event's delivery as it is to stand or ''; by pairs: fields, and what stands there
+-- instead. What speaks of a person is overwritten, and nothing else. -> 'ok', 'busy' while a worker has it, or 'moved'
+function steps.forget()
+  local work, key = ARGV[2], 'db:' .. ARGV[2]
+  local state, n = unpack(call('HMGET', key, 'state', 'n'))
+  if state == 'running' and tonumber(call('ZSCORE', 'db:running', work)) > now then return 'busy' end
+  if (n or '') ~= ARGV[3] then return 'moved' end
+  if ARGV[4] ~= '' then call('SET', 'db:delivery:' .. string.match(work, '^event:(.*)$'), ARGV[4], 'XX', 'KEEPTTL') end
+  for i = 5, #ARGV, 2 do
+    if call('HEXISTS', key, ARGV[i]) == 1 then call('HSET', key, ARGV[i], ARGV[i + 1]) end
+  end
+  if n then call('HSET', key, 'forgot', now) end
+  return 'ok'
 end
 
 -- id, work, change: an operator's own change.

@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 import orjson
-import zstandard
 
+from app.bodies import Bodies, UnknownKey
 from app.connection import Redis, Right
 from app.delivery import Delivery
 from app.queue import event_work, visit_work
@@ -41,6 +41,14 @@ class Gone(Exception):
     """There is nothing of that name, or no longer."""
 
 
+class NoBody(Exception):
+    """The delivery is there, and its body cannot be read. reason: in one word; the argument: as a sentence."""
+
+    def __init__(self, meta: "Meta", reason: str, why: str) -> None:
+        super().__init__(why)
+        self.meta, self.reason = meta, reason
+
+
 class Lost(Exception):
     """The lease went to another worker, which goes on from here."""
 
@@ -58,7 +66,7 @@ class Meta:
     """What is kept of a delivery beside its body.
 
     at: when it arrived, in ms. slot: which secret matched. headers: those that the source needs. work: the pieces of work
-    that it gave; the ledger fills it in.
+    that it gave; the ledger fills it in. removed: when somebody whom it spoke of was forgotten, in ms.
     """
 
     hook: str
@@ -70,6 +78,11 @@ class Meta:
     ignored: str = ""
     headers: dict[str, str] = field(default_factory=dict)
     work: list[str] = field(default_factory=list)
+    removed: int = 0
+
+    @property
+    def removed_at(self) -> str:
+        return f"{datetime.fromtimestamp(self.removed / 1000, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
     @property
     def received_at(self) -> datetime:
@@ -98,7 +111,7 @@ class Member:
     answered for this id. tried: whether a worker ever began on it. rang: when an event last rang, in ms of the server.
     ask: the API is to be asked anew, also about the visits of these numbers of its own; None: what it last answered is
     believed. replaces: what this event says next takes the place of what it said. dropped: superseded changes that were
-    forgotten.
+    forgotten. forgot: when somebody whose visit it was was forgotten, in ms.
     """
 
     work: str
@@ -108,7 +121,7 @@ class Member:
     state: State
     changes: dict[str, bytes]
     discarded: dict[str, bytes]
-    attempts: list[Attempt]
+    numbered: dict[str, Attempt]
     api: dict[str, Any] | None
     tried: bool
     ask: list[str] | None
@@ -121,6 +134,11 @@ class Member:
     reason: str
     landed: list[str]
     rang: int | None
+    forgot: int | None = None
+
+    @property
+    def attempts(self) -> list[Attempt]:
+        return list(self.numbered.values())
 
     @property
     def external_id(self) -> str:
@@ -186,8 +204,8 @@ class Outcome:
 class Ledger:
     """The steps. Every method may raise RedisDown."""
 
-    def __init__(self, redis: Redis, keep_days: int) -> None:
-        self.redis, self._keep_ms = redis, keep_days * 86_400_000
+    def __init__(self, redis: Redis, keep_days: int, body_keys: Sequence[str] = ()) -> None:
+        self.redis, self._keep_ms, self._bodies = redis, keep_days * 86_400_000, Bodies(body_keys)
 
     # -- at the door --
 
@@ -211,7 +229,7 @@ class Ledger:
         id = new_id()
         landing = _landing(meta.source, account, changes)
         meta.work.extend([event_work(id)] if event else landing[::3])
-        record = orjson.dumps(meta) + b"\n" + _squeeze.compress(delivery.raw)
+        record = orjson.dumps(meta) + b"\n" + self._bodies.keep(delivery.raw, id)
         seen = _seen_key(delivery, repeat_key)
         fresh, first = await self.redis.write(
             "accept", id, meta.hook, seen, REPEAT_S, self._keep_ms, record, event, reason, int(again), *landing
@@ -277,6 +295,10 @@ class Ledger:
         """Put to work what has become due and what a dead worker left; how many."""
         return int(await self.redis.script("sweep", most, self._keep_ms))
 
+    async def trim(self, key: str, keep_ms: int = 0, most: int = 1_000) -> int:
+        """Take out of a set that is sorted by time what is older, by default than what is settled is kept; how many."""
+        return int(await self.redis.script("trim", key, keep_ms or self._keep_ms, most))
+
     async def adopt(self, offset: int = 0, most: int = 200) -> tuple[int, int]:
         """Give queued work whose job is gone another one: how many, and where to go on (-1: at the end)."""
         woken, after = await self.redis.script("orphans", most, int(ORPHAN_S * 1000), offset)
@@ -341,7 +363,7 @@ class Ledger:
 
     async def rederive(self, delivery: str, lane: Aside = "") -> str:
         """Have a delivery translated anew; what comes of it takes the place of what it said. Raises Gone."""
-        meta, event = (await self.delivery(delivery))[0], event_work(delivery)
+        meta, event = await self.meta(delivery), event_work(delivery)
         by_door = meta.work != [event]
         record = b""
         if by_door:
@@ -370,18 +392,38 @@ class Ledger:
         id = new_id()
         await self.redis.script("operate", id, work, encode_change(change), "")
 
+    async def forget(self, work: str, n: int | None, record: bytes, fields: Mapping[str, bytes]) -> str:
+        """Overwrite what speaks of a person: `ok`, `busy` while a worker has it, `moved` where something landed since it was
+        read. n: that was seen; None: there was no such work. record: of an event, its delivery as it is to stand."""
+        flat = [part for pair in fields.items() for part in pair]
+        return str((await self.redis.script("forget", work, "" if n is None else n, record, *flat)).decode())
+
     async def delivery(self, id: str) -> tuple[Meta, bytes]:
-        """A delivery as it was kept, and its body. Raises Gone."""
+        """A delivery as it was kept, and its body. Raises Gone, NoBody."""
         record = await self.redis.command("GET", f"db:delivery:{id}")
         if record is None:
             raise Gone(id)
-        meta, _, body = record.partition(b"\n")
-        return Meta(**orjson.loads(meta)), _widen.decompress(body)
+        return self.opened(id, record)
+
+    def opened(self, id: str, record: bytes) -> tuple[Meta, bytes]:
+        """Raises NoBody."""
+        head, _, body = record.partition(b"\n")
+        meta = Meta(**orjson.loads(head))
+        if meta.removed:
+            raise NoBody(meta, "body_removed", f"its body was removed at {meta.removed_at}")
+        try:
+            return meta, self._bodies.read(body, id)
+        except UnknownKey as error:
+            raise NoBody(meta, "body_key_unknown", str(error)) from None
 
     async def meta(self, id: str) -> Meta:
         """A delivery without its body. Raises Gone."""
         head, newline, _ = (await self.redis.command("GETRANGE", f"db:delivery:{id}", 0, 4_095)).partition(b"\n")
-        return Meta(**orjson.loads(head)) if newline else (await self.delivery(id))[0]
+        if not newline:
+            head, newline, _ = (await self.redis.command("GET", f"db:delivery:{id}") or b"").partition(b"\n")
+        if not newline:
+            raise Gone(id)
+        return Meta(**orjson.loads(head))
 
     async def walk(self, name: str, since: float = float("-inf"), until: float = float("inf")) -> AsyncIterator[str]:
         """The names in `db:<name>`, a set that is sorted by time in ms, page by page, while others leave and join it."""
@@ -426,9 +468,6 @@ class Ledger:
         """The names of the work in that state, oldest first."""
         names = await self.redis.command("ZRANGE", f"db:{state}", 0, most - 1)
         return [name.decode() for name in names]
-
-
-_squeeze, _widen = zstandard.ZstdCompressor(level=1), zstandard.ZstdDecompressor()
 
 
 def new_id() -> str:
@@ -494,7 +533,7 @@ def _member(work: bytes, generation: int, flat: list[bytes]) -> Member:
         state=stored.get(b"state", b"settled").decode(),  # type: ignore[arg-type]
         changes=below(b"c:"),
         discarded=below(b"x:"),
-        attempts=[Attempt(**orjson.loads(attempt)) for _, attempt in attempts],
+        numbered={number: Attempt(**orjson.loads(attempt)) for number, attempt in attempts},
         api=orjson.loads(stored[b"api"]) if b"api" in stored else None,
         tried=b"tried" in stored,
         ask=stored[b"ask"].decode().split() if b"ask" in stored else None,
@@ -507,4 +546,5 @@ def _member(work: bytes, generation: int, flat: list[bytes]) -> Member:
         reason=stored.get(b"reason", b"").decode(),
         landed=stored.get(b"landed", b"").decode().split(),
         rang=number(b"rang"),
+        forgot=number(b"forgot"),
     )

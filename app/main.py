@@ -35,14 +35,16 @@ def create_app(settings: Settings) -> Starlette:
     entrances = settings.entrances
     patiences = {entrance.tool.source.answer_within_s for entrance in entrances.values()}
     connections = {s: Redis(Address.of(settings), s, fsync=settings.ack == "fsync") for s in patiences | {PATIENCE_S}}
-    ledgers = {s: Ledger(connection, settings.retention_days) for s, connection in connections.items()}
+    ledgers = {
+        s: Ledger(connection, settings.retention_days, settings.body_keys) for s, connection in connections.items()
+    }
     redis, ledger = connections[PATIENCE_S], ledgers[PATIENCE_S]
     refusals = Refusals(redis)
     tally = Tally(settings.retention_days, {name: entrance.hook.secrets for name, entrance in entrances.items()})
     intake = Intake(settings, ledgers, refusals, tally)
     # A connection of its own: a long answer to the console stands in front of no delivery.
     desk = Redis(Address.of(settings), PATIENCE_S)
-    console = Console(settings, Ledger(desk, settings.retention_days))
+    console = Console(settings, Ledger(desk, settings.retention_days, settings.body_keys))
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:

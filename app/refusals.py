@@ -14,6 +14,8 @@ log = logging.getLogger("doorbell.web")
 
 FLUSH_EVERY_S = 5.0
 NEWEST = 50
+#: The newest few go when nobody was refused for so long; the counts stay.
+KEPT_S = 30 * 86_400
 
 
 class Refusals:
@@ -38,6 +40,7 @@ class Refusals:
             for hook in list(self._newest):
                 await self._redis.command("LPUSH", f"db:refused:{hook}", *self._newest.pop(hook))
                 await self._redis.command("LTRIM", f"db:refused:{hook}", 0, NEWEST - 1)
+                await self._redis.command("EXPIRE", f"db:refused:{hook}", KEPT_S)
         except (RedisDown, hiredis.ReplyError) as error:
             log.warning("refusals not written", extra={"reason": type(error).__name__})
 

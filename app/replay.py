@@ -221,7 +221,7 @@ class Replay:
         if root.api is None and not want.has_date:
             return Call("wait: time_unknown", name)
         if root.api is None:
-            known = want.contact.name(self._settings.contact_key(root.account))
+            known = want.contact.name(self._settings.contact_key(root.account)) and not want.contact.is_forgotten
             return Call("POST /visits", name, whole) if known else Call("wait: contact_unknown", name)
         if contact := await self._another_contact(root, want):
             return Call(contact, name, whole)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from app.delivery import Event, Unreadable
 from app.intake import recall
-from app.ledger import Gone, Ledger, Meta
+from app.ledger import Gone, Ledger, Meta, NoBody
 from app.queue import EVENT, event_work, visit_work
 from app.settings import Entrance, Settings
 from app.sources import Get
@@ -235,7 +235,10 @@ class Kept:
 
 async def recalled(ledger: Ledger, settings: Settings, delivery: str) -> Kept:
     """Raises Gone."""
-    meta, raw = await ledger.delivery(delivery)
+    try:
+        meta, raw = await ledger.delivery(delivery)
+    except NoBody as error:
+        return Kept(error.meta, None, why=str(error))
     entrance = settings.entrances.get(meta.hook)
     if entrance is None:
         return Kept(meta, None, why="its hook has no secret")

@@ -149,6 +149,12 @@ class Settings(BaseModel):
     )
     max_body: int = Field(262_144, ge=1_024, le=16_777_216, description="bytes: the largest body that is read")
     retention_days: int = Field(30, ge=9, le=3_650, description="days that deliveries and settled visits are kept")
+    body_keys: Words = Field(
+        (),
+        repr=False,
+        description="key(s) under which bodies are sealed, newest first; unset: they are only compressed",
+        examples=["change-me-to-32-random-characters"],
+    )
     ack: Literal["write", "fsync"] = Field("write", description="write or fsync: what must have happened before 202")
     log_format: Literal["json", "console"] = Field("json", description="json or console")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
@@ -338,6 +344,8 @@ def _contradictions(settings: Settings, redis_needed: bool, token_needed: bool) 
         yield Problem("RETRY_FIRST_S", "must not be longer than RETRY_CAP_S", fix="Lower the one, or raise the other.")
     if settings.has_console and not settings.secret_key:
         yield Problem("SECRET_KEY", "is needed: it signs the console's sessions", fix="Set it to 32 random characters.")
+    if settings.body_keys and min(map(len, settings.body_keys)) < SHORTEST_KEY:
+        yield Problem("BODY_KEYS", f"must have {SHORTEST_KEY} characters or more each", fix="Use random ones.")
     if bool(settings.console_proxy_header) != bool(settings.console_proxy_secret):
         missing = "CONSOLE_PROXY_SECRET" if settings.console_proxy_header else "CONSOLE_PROXY_HEADER"
         yield Problem(missing, "is needed: a proxy is trusted by both together", fix="Set it, or take the other out.")

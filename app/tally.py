@@ -1,7 +1,7 @@
 """What is counted for people to look at: in memory, and flushed now and then, so that no delivery costs a round trip.
 
     db:hour:<hour>      counts of that hour since 1970, by `<hook>:<outcome>`; it goes after a week
-    db:matched:<hook>   when each secret last matched, in ms, by its fingerprint
+    db:matched:<hook>   when each secret last matched, in ms, by its fingerprint; a year after the last of them
     db:requests:<hour>  X-Request-ID to delivery, kept as long as deliveries are
 
 A process that is killed loses the last few seconds of it, and nothing that anybody relies on.
@@ -23,6 +23,8 @@ log = logging.getLogger("doorbell.tally")
 FLUSH_EVERY_S = 3.0
 HOUR_S = 3_600
 KEPT_S = 8 * 86_400
+#: A hook at which nobody rang for so long has forgotten its secrets.
+MATCHED_S = 366 * 86_400
 #: While Redis is away, no more request ids than this wait in memory.
 MOST_REQUESTS = 10_000
 
@@ -58,6 +60,7 @@ class Tally:
             for (hook, slot), at in matched.items():
                 secret = fingerprint(self._secrets[hook][slot])
                 asked.append(redis.command("HSET", f"db:matched:{hook}", secret, at))
+                asked.append(redis.command("EXPIRE", f"db:matched:{hook}", MATCHED_S))
             if requests:
                 pairs = [part for pair in requests.items() for part in pair]
                 asked.append(redis.command("HSET", f"db:requests:{hour}", *pairs))

@@ -316,6 +316,8 @@ class Run:
         if name is None or name == current.get(REMEMBERED):
             return
         contact_id = await self.contacts.resolve(want.contact, self.api)
+        if contact_id is None:
+            raise NotYet("contact_unknown")
         if contact_id != current.get("contact_id"):
             raise Unclearable(contact_id)
 

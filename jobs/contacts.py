@@ -30,13 +30,18 @@ class Contacts:
         return contact.name(self.key)
 
     async def resolve(self, contact: Contact, api: VisitsClient) -> str | None:
-        """Review Rover's id of the contact; None without an e-mail. Raises VisitsApiTrouble, Busy, RedisDown."""
+        """Review Rover's id of the contact; None without an e-mail, or where it was forgotten.
+
+        Raises VisitsApiTrouble, Busy, RedisDown.
+        """
         name = self.name(contact)
         if contact.id or name is None:
             return contact.id
         cache = f"db:contact:{self.account}:{name}"
         known = await self.ledger.redis.command("GET", cache)
-        return str(known.decode()) if known else await self._resolve_alone(contact, api, cache)
+        if known or contact.is_forgotten:
+            return known and str(known.decode())
+        return await self._resolve_alone(contact, api, cache)
 
     async def forget(self, contact: Contact) -> None:
         """The API does not know the remembered id any more."""

@@ -8,7 +8,7 @@ from typing import Any
 from app.connection import RedisDown
 from app.delivery import Event, Unreadable
 from app.intake import ANOTHER_ACCOUNT, is_of_another, recall
-from app.ledger import Gone, Hold, Lost, Meta, Outcome
+from app.ledger import Gone, Hold, Lost, Meta, NoBody, Outcome
 from app.queue import event_work
 from app.reading import Untranslatable
 from app.settings import Entrance
@@ -112,6 +112,8 @@ class Run:
             meta, raw = await self.context.ledger.delivery(self.delivery_id)
         except Gone:
             raise Parked("delivery_expired") from None
+        except NoBody as error:
+            raise Parked(f"{error.reason}: {error}") from None
         entrance = self.context.settings.entrances.get(meta.hook)
         if entrance is None:
             raise Parked("hook_not_configured")

@@ -12,6 +12,7 @@ import orjson
 from app.connection import RedisDown
 from app.ledger import new_id
 from app.operations import Operations
+from app.retention import tidy
 from app.tally import FLUSH_EVERY_S
 from jobs.context import Context
 
@@ -21,6 +22,7 @@ SWEEP_EVERY_S = 0.5
 GATE_EVERY_S = 0.5
 ADOPT_EVERY_S = 20.0
 OPERATIONS_EVERY_S = 0.5
+TIDY_EVERY_S = 60.0
 HEARTBEAT_EVERY_S, HEARTBEAT_MS = 10.0, 30_000
 
 
@@ -30,6 +32,7 @@ async def keep_sweeping(context: Context) -> None:
         group.create_task(_every(SWEEP_EVERY_S, lambda: _sweep(context)))
         group.create_task(_every(GATE_EVERY_S, lambda: _open_gates(context)))
         group.create_task(_every(ADOPT_EVERY_S, lambda: _adopt(context)))
+        group.create_task(_every(TIDY_EVERY_S, lambda: _tidy(context)))
         operations = Operations(context.ledger, context.settings)
         group.create_task(_every(OPERATIONS_EVERY_S, operations.carry_out_next))
         group.create_task(_every(HEARTBEAT_EVERY_S, Heartbeat(context).beat))
@@ -65,6 +68,11 @@ async def _adopt(context: Context) -> None:
         adopted, offset = await context.ledger.adopt(offset)
         if adopted:
             log.warning("lost jobs queued again", extra={"jobs": adopted})
+
+
+async def _tidy(context: Context) -> None:
+    if gone := await tidy(context.ledger):
+        log.info("old deliveries left their lists", extra={"deliveries": gone})
 
 
 class Heartbeat:

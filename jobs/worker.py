@@ -121,7 +121,8 @@ async def start(ctx: dict[Any, Any]) -> None:
     settings: Settings = ctx["settings"]
     logs.configure(settings)  # here, because arq's command line has just set up its own
     redis = Redis(Address.of(settings))
-    ctx["context"] = Context(settings, Ledger(redis, settings.retention_days), http_client())
+    ledger = Ledger(redis, settings.retention_days, settings.body_keys)
+    ctx["context"] = Context(settings, ledger, http_client())
     ctx["sweeping"] = asyncio.create_task(keep_sweeping(ctx["context"]))
 
 

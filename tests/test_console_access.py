@@ -221,6 +221,8 @@ async def test_the_cookie_is_for_this_host_and_no_script(app: Any) -> None:
         TimestampSigner(KEY, salt="doorbell console session").sign("no such session").decode(),
         TimestampSigner("", salt="doorbell console session").sign("session").decode(),
     ],
+    # Without the time that is in a signature: every worker of a run must find the same names.
+    ids=["no signature", "no time", "another key", "another use", "no such session", "no key"],
 )
 async def test_a_forged_cookie_is_none(app: Any, redis: Redis, cookie: str) -> None:
     await redis.command("SET", "db:session:session", b'{"name":"x","role":"operator"}')
@@ -546,3 +548,12 @@ async def test_the_page_is_served_also_when_redis_is_not_there(opened: Opened, e
     assert "Redis cannot be reached" in stranger.text
     assert "127.0.0.1:9" not in stranger.text
     assert "127.0.0.1:9" in insider.text
+
+
+async def test_a_count_of_attempts_that_lost_its_end_gets_another(app: Any, redis: Redis) -> None:
+    await redis.command("SET", "db:attempts", 3)
+
+    await Browser(app).log_in("a wrong password")
+
+    assert b"4" == await redis.command("GET", "db:attempts")
+    assert 0 < await redis.command("TTL", "db:attempts") <= 900

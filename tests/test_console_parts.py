@@ -94,6 +94,15 @@ async def test_no_index_holds_an_address_or_a_number(redis: Redis) -> None:
     assert all([0 < await redis.command("PTTL", key) <= 60_000 for key in keys])
 
 
+@pytest.mark.parametrize("lives_ms", [(60_000, 600_000), (600_000, 60_000)], ids=["longer", "shorter"])
+async def test_an_address_is_known_as_long_as_the_visit_that_is_kept_longest(redis: Redis, lives_ms: list[int]) -> None:
+    for number, keep_ms in enumerate(lives_ms):
+        await find.remember(redis, f"visit:main/s-{number}", Contact(email="ada@example.com"), "key", keep_ms)
+
+    [key] = await redis.command("KEYS", "*")
+    assert 590_000 < await redis.command("PTTL", key) <= 600_000
+
+
 async def test_an_address_with_very_many_visits_keeps_the_newest(redis: Redis) -> None:
     for number in range(find.NEWEST + 20):
         await find.remember(redis, f"visit:main/s-{number}", Contact(email="ada@example.com"), "key", 60_000)

@@ -1174,18 +1174,6 @@ async def test_a_discarded_visit_is_forgotten_after_the_retention_and_leaves_not
     assert [] == await ledger.works("discarded")
 
 
-async def test_the_list_of_deliveries_does_not_grow_for_ever(redis: Redis) -> None:
-    ledger = forgetful(redis)
-    for _ in range(20):
-        await accept(ledger)
-    await asyncio.sleep(0.1)
-
-    last = await accept(ledger)
-    await ledger.sweep()
-
-    assert [last.delivery.encode()] == await redis.command("ZRANGE", "db:deliveries:standard", 0, -1)
-
-
 @pytest.mark.parametrize("ends", ["parked", "waiting", "held"])
 async def test_what_waits_under_any_id_of_a_visit_outlives_the_retention(redis: Redis, ends: Any) -> None:
     ledger = forgetful(redis)

@@ -10,6 +10,7 @@ import click
 from app import doctor as doctors
 from app.cli.act import discard, replay
 from app.cli.audit import audit
+from app.cli.forget import forget
 from app.cli.sources import hook_url, ring, sources
 from app.cli.words import USAGE, as_json, end, limit, print_story, reveal, show_rows, with_ledger
 from app.explain import Explain
@@ -126,7 +127,7 @@ def failures(limit: int, as_json: bool) -> None:
 
 # -- what to do --
 
-for command in (replay, discard, audit):
+for command in (replay, discard, audit, forget):
     main.add_command(command)
 
 

@@ -70,7 +70,7 @@ def with_ledger(step: Callable[[Ledger, Settings], Awaitable[T]]) -> T:
 async def opened(settings: Settings) -> AsyncIterator[Ledger]:
     redis = Redis(Address.of(settings))
     try:
-        yield Ledger(redis, settings.retention_days)
+        yield Ledger(redis, settings.retention_days, settings.body_keys)
     finally:
         await redis.close()
 

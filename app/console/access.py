@@ -151,8 +151,9 @@ class Access:
             raise TooMany
 
     async def _counted(self, key: str) -> int:
-        await self._redis.command("SET", key, 0, "NX", "EX", ATTEMPTS_S)
-        return int(await self._redis.command("INCR", key))
+        count = int(await self._redis.command("INCR", key))
+        await self._redis.command("EXPIRE", key, ATTEMPTS_S, "NX")
+        return count
 
     def _attempts_of(self, address: str) -> str:
         return f"db:attempts:{hashlib.sha256(address.encode()).hexdigest()[:24]}"

@@ -57,7 +57,7 @@ async def keep_settings(desk: Desk, ask: Ask) -> Response:
 
 async def reveal_delivery(desk: Desk, ask: Ask) -> Response:
     id = ask.path("id")
-    await desk.ledger.delivery(id)
+    await desk.ledger.meta(id)
     await _note(desk, ask, "revealed a delivery", id)
     return await show_delivery(desk, ask, id, is_revealed=True)
 

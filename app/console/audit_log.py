@@ -7,6 +7,8 @@ from app.connection import Redis
 from app.explain import moment
 
 KEY, KEPT = "db:audit-log", 10_000
+#: Somebody may have looked for one.
+_ADDRESS = re.compile(r"[^\s=&]+(?:@|%40)[^\s=&]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,7 @@ class AuditLog:
 
     async def note(self, who: str, role: str, did: str, what: str = "") -> None:
         """did: a verb. what: an id or a filter; never anything personal."""
-        told = ("who", who[:80], "role", role, "did", did, "what", what[:300])
+        told = ("who", who[:80], "role", role, "did", did, "what", _ADDRESS.sub("•••", what)[:300])
         await self._redis.command("XADD", KEY, "MAXLEN", "~", KEPT, "*", *told)
 
     async def newest(self, before: str = "", most: int = 50) -> list[Line]:

@@ -15,8 +15,9 @@ from app.console.desk import STATIC, Ask, Desk, Page, segment, span
 from app.console.lists import DONE, OPEN, PAGE, Filter, Found, Lists
 from app.console.planning import steps_of
 from app.explain import Explain, Row
-from app.ledger import Gone
+from app.ledger import Gone, NoBody
 from app.refusals import NEWEST
+from app.retention import KINDS
 from app.selection import Selection
 from app.settings import Settings
 from app.sources import load, specimens
@@ -103,7 +104,10 @@ async def delivery(desk: Desk, ask: Ask) -> Response:
 async def show_delivery(desk: Desk, ask: Ask, id: str, is_revealed: bool = False) -> Response:
     explain = Explain(desk.ledger, desk.settings, is_revealed)
     story = await explain.delivery(id)
-    _, raw = await desk.ledger.delivery(id)
+    try:
+        body = redaction.body((await desk.ledger.delivery(id))[1], is_revealed)
+    except NoBody as error:
+        body = str(error)
     visits = sorted({change["visit"] for change in story["changes"] if "visit" in change})
     timeline = [*story["attempts"]]
     for name in visits:
@@ -116,7 +120,7 @@ async def show_delivery(desk: Desk, ask: Ask, id: str, is_revealed: bool = False
         story=story,
         sentence=told_of_delivery(story),
         timeline=[attempt for attempt in timeline if (attempt["at"] or "") >= (story["at"] or "")],
-        body=redaction.body(raw, is_revealed),
+        body=body,
         is_revealed=is_revealed,
         steps=await steps_of(desk, Selection(ids=(id,))),
         is_open=any(change["state"] in ("parked", "waiting", "held", "queued") for change in story["changes"]),
@@ -337,7 +341,7 @@ async def audit(desk: Desk, ask: Ask) -> Response:
 
 async def settings(desk: Desk, ask: Ask) -> Response:
     checks = [check async for check in doctor.at_hand(desk.redis, desk.settings)]
-    return desk.page(ask, "settings.html", checks=checks, environment=list(_environment(desk.settings)))
+    return desk.page(ask, "settings.html", checks=checks, environment=list(_environment(desk.settings)), kinds=KINDS)
 
 
 def _environment(settings: Settings) -> list[dict[str, str]]:

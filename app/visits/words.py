@@ -55,8 +55,17 @@ class Contact:
         None if neither is known."""
         if self.id or not self.email:
             return self.id
+        if self.is_forgotten:
+            return self.email.removeprefix(FORGOTTEN)
         return hmac.digest(key, self.email.encode("utf-8", "surrogatepass"), hashlib.sha256).hex()[:32]
 
+    @property
+    def is_forgotten(self) -> bool:
+        return bool(self.email) and str(self.email).startswith(FORGOTTEN)
+
+
+#: Before the digest that stands for the address of somebody who was forgotten: whose visit it is, is still decided.
+FORGOTTEN = "forgotten:"
 
 DETAILS = ("id", "email", "first_name", "last_name", "phone")
 

@@ -1,0 +1,313 @@
+"""Forgetting a person, by e-mail address: what we hold of them goes, and what was decided stays.
+
+    a visit of theirs         the contact in each of its changes; of the address a digest stays, so that the visit is still
+                              theirs and no later event makes it anybody else's, or makes a second one. What was quoted
+    a delivery that speaks    its body and headers, all of it, also where it speaks of others too: a part cannot be cut out
+      of them, or gave such   of what a tool signed. What it meant to others' visits stays. Its id, time, hook and work
+      a visit a change        stay, and when it was removed
+    digests of the address    where the contact's id was remembered, and by which visits are found
+    records, operations       what tools answered in the last seconds; filters of operations that are over
+
+The keyed index knows the newest visits only, and none that is not settled. So everything is walked through, page by page,
+and again until a walk finds nothing: what a worker had in its hands meanwhile is found by the next one.
+"""
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from typing import Any
+from urllib.parse import unquote
+
+import orjson
+
+from app import find
+from app.delivery import JWT, from_base64url
+from app.ledger import Gone, Ledger, Member, Meta, NoBody
+from app.queue import event_work
+from app.settings import Settings
+from app.visits.merge import REMEMBERED
+from app.visits.words import FORGOTTEN, Contact
+
+#: Keys to a page; bodies to a command.
+PAGE, BODIES = 500, 50
+#: Longer than the lease of a worker that died.
+PATIENCE_S = 40.0
+MOST_WALKS = 5
+
+
+@dataclass(slots=True)
+class Found:
+    """What speaks of a person. visits: names of work. deliveries, operations: ids. digests: keys. shared: deliveries that
+    spoke of others' visits too. open: work that is not done, and lacks what is removed. sealed: deliveries that cannot be
+    looked into. busy: what could not be removed, since somebody had it all the time. phones: never told."""
+
+    visits: set[str] = field(default_factory=set)
+    deliveries: set[str] = field(default_factory=set)
+    digests: set[str] = field(default_factory=set)
+    operations: set[str] = field(default_factory=set)
+    shared: set[str] = field(default_factory=set)
+    open: set[str] = field(default_factory=set)
+    sealed: set[str] = field(default_factory=set)
+    busy: set[str] = field(default_factory=set)
+    phones: set[str] = field(default_factory=set)
+
+    def add(self, other: "Found") -> None:
+        for one in fields(Found):
+            getattr(self, one.name).update(getattr(other, one.name))
+
+    @property
+    def is_nothing(self) -> bool:
+        return not (self.visits or self.deliveries or self.digests or self.operations)
+
+
+Told = Callable[[int], None]
+
+
+class Forget:
+    """Of one person. Every method may raise RedisDown."""
+
+    def __init__(self, ledger: Ledger, settings: Settings, email: str, told: Told = lambda _: None) -> None:
+        """email: as find.email() writes it. told: hears of every page how many keys it walked past."""
+        self._ledger, self._redis, self._settings, self._told = ledger, ledger.redis, settings, told
+        self._email, self._speaks = email, speaks_of(email)
+
+    @property
+    def digest(self) -> str:
+        """What stands for the address in the audit log."""
+        return self._names("main")[0]
+
+    async def plan(self) -> Found:
+        """What is to be removed."""
+        found, theirs, said_by = Found(), set[str](), set[str]()
+        async for family in self._families():
+            theirs.update(member.work for member in family)
+            said_by.update(origin.rpartition(".")[0] for one in family for origin in (*one.changes, *one.discarded))
+            self._look_at_visit(family, found)
+        async for page in self._pages("db:delivery:*"):
+            for at in range(0, len(page), BODIES):
+                await self._look_at_deliveries(page[at : at + BODIES], theirs, said_by, found)
+        async for page in self._pages("db:operation:*"):
+            for key in page:
+                order = b"" if key.endswith(":lock") else await self._redis.command("HGET", key, "order")
+                if self._speaks(order or b""):
+                    found.operations.add(key.removeprefix("db:operation:"))
+        for key in self._digests():
+            if await self._redis.command("EXISTS", key):
+                found.digests.add(key)
+        return found
+
+    async def carry_out(self) -> Found:
+        """Remove it; what was removed, and what could not be."""
+        removed = Found()
+        for _ in range(MOST_WALKS):
+            found = await self.plan()
+            removed.add(found)
+            await self._remove(found, removed)
+            if found.is_nothing or removed.busy:
+                break
+        return removed
+
+    # -- looking --
+
+    async def _pages(self, pattern: str) -> AsyncIterator[list[str]]:
+        cursor = b"0"
+        while True:
+            cursor, keys = await self._redis.command("SCAN", cursor, "MATCH", pattern, "COUNT", PAGE)
+            yield [key.decode() for key in keys]
+            self._told(PAGE)
+            if cursor == b"0":
+                return
+
+    async def _families(self) -> AsyncIterator[list[Member]]:
+        """The person's visits, each with all of its ids: those that the index knows, and those that name them."""
+        works = await find.works_of(self._redis, self._email, self._settings.secret_key, find.NEWEST)
+        for work in works:
+            if family := await self._family(work):
+                yield family
+        async for page in self._pages("db:visit:*"):
+            kept = await asyncio.gather(*(self._redis.command("HVALS", key) for key in page))
+            for key, values in zip(page, kept, strict=True):
+                if any(map(self._names_them, values)) and (family := await self._family(key.removeprefix("db:"))):
+                    yield family
+
+    async def _family(self, work: str) -> list[Member]:
+        try:
+            return await self._ledger.family(work)
+        except Gone:
+            return []
+
+    def _names_them(self, value: bytes) -> bool:
+        return self._speaks(value) or any(f"{FORGOTTEN}{name}".encode() in value for name in self._all_names)
+
+    @cached_property
+    def _all_names(self) -> set[str]:
+        return {name for account in self._accounts for name in self._names(account)}
+
+    def _look_at_visit(self, family: list[Member], found: Found) -> None:
+        for member in family:
+            if self._without(member, family[0], found):
+                found.visits.add(member.work)
+        if found.visits & {member.work for member in family}:
+            found.open.update(one.work for one in family if one.state not in ("settled", "discarded"))
+
+    async def _look_at_deliveries(self, keys: list[str], theirs: set[str], said_by: set[str], found: Found) -> None:
+        for key, record in zip(keys, await self._redis.command("MGET", *keys), strict=True):
+            id = key.removeprefix("db:delivery:")
+            if record is None:
+                continue
+            try:
+                meta, raw = self._ledger.opened(id, record)
+            except NoBody as error:
+                meta, raw = error.meta, b""
+            if meta.removed:
+                continue
+            if id in said_by or not theirs.isdisjoint(meta.work) or self._speaks(raw):
+                found.deliveries.add(id)
+                await self._look_at_work(id, meta, theirs, found)
+            elif not raw and record.partition(b"\n")[2]:
+                found.sealed.add(id)
+
+    async def _look_at_work(self, id: str, meta: Meta, theirs: set[str], found: Found) -> None:
+        works = set(meta.work)
+        if event_work(id) in works and (event := await self._member(event_work(id))):
+            works = set(event.landed)
+            if event.state not in ("settled", "discarded"):
+                found.open.add(event.work)
+        if works - theirs:
+            found.shared.add(id)
+
+    async def _member(self, work: str) -> Member | None:
+        try:
+            return await self._ledger.member(work)
+        except Gone:
+            return None
+
+    # -- removing --
+
+    async def _remove(self, found: Found, removed: Found) -> None:
+        for work in sorted(found.visits):
+            await self._patiently(work, lambda work=work: self._remove_contact(work), removed)  # type: ignore[misc]
+        for id in sorted(found.deliveries):
+            await self._patiently(event_work(id), lambda id=id: self._remove_body(id), removed)  # type: ignore[misc]
+        for id in sorted(found.operations):
+            await self._remove_words(id, removed)
+        for phone in filter(None, map(find.phone, found.phones)):
+            for key in self._settings.secret_key:
+                await self._redis.command("ZREM", find.place_of(phone, key), *found.visits, "")
+        async for page in self._pages("db:record:*"):  # of anybody: they would serve for seconds only
+            for key in page:
+                await self._redis.command("DEL", key)
+        await self._redis.command("DEL", *self._digests())
+
+    async def _patiently(self, work: str, step: Callable[[], Awaitable[str]], removed: Found) -> None:
+        """What a worker has in its hands is waited for, and what something landed on is read again."""
+        until = time.monotonic() + PATIENCE_S
+        while (came_of_it := await step()) != "ok":
+            if time.monotonic() > until:
+                removed.busy.add(work)
+                return
+            await asyncio.sleep(0 if came_of_it == "moved" else 0.1)
+
+    async def _remove_contact(self, work: str) -> str:
+        family = await self._family(work)
+        for member in family:
+            if member.work == work:
+                return await self._ledger.forget(work, member.n, b"", self._without(member, family[0], Found()))
+        return "ok"  # it went by itself
+
+    async def _remove_body(self, id: str) -> str:
+        event = await self._member(event_work(id))
+        try:
+            meta = await self._ledger.meta(id)
+        except Gone:
+            return "ok"
+        removed_at = int((await self._ledger.now()).timestamp() * 1000)
+        record = orjson.dumps(replace(meta, headers={}, removed=removed_at)) + b"\n"
+        quoted = _unquoted(event) if event else {}
+        return await self._ledger.forget(event_work(id), event.n if event else None, record, quoted)
+
+    async def _remove_words(self, id: str, removed: Found) -> None:
+        """An operation that is not over looks for what it was told to look for."""
+        order, state = await self._redis.command("HMGET", f"db:operation:{id}", "order", "state")
+        if state in (b"queued", b"running"):
+            removed.busy.add(f"operation:{id}")
+        elif order:
+            words = self._blanked(orjson.loads(order))
+            await self._redis.command("HSET", f"db:operation:{id}", "order", orjson.dumps(words))
+
+    def _blanked(self, told: Any) -> Any:
+        if isinstance(told, dict):
+            return {name: self._blanked(value) for name, value in told.items()}
+        if isinstance(told, list):
+            return [self._blanked(value) for value in told]
+        return "(removed)" if isinstance(told, str) and self._speaks(told.encode()) else told
+
+    def _without(self, member: Member, root: Member, found: Found) -> dict[str, bytes]:
+        """The fields of a visit that are to change, without the person."""
+        changed = _unquoted(member)
+        for prefix, changes in (("c", member.changes), ("x", member.discarded)):
+            for origin, kept in changes.items():
+                n, _, said = kept.partition(b" ")
+                change = orjson.loads(said)
+                contact = change.get("c", {})
+                left = self._contact_without(contact, member.account, root)
+                if left != contact:
+                    found.phones.add(contact.get("phone", ""))
+                    changed[f"{prefix}:{origin}"] = n + b" " + orjson.dumps(change | {"c": left})
+        return changed
+
+    def _contact_without(self, contact: dict[str, str], account: str, root: Member) -> dict[str, str]:
+        """Of somebody else's address nothing is taken. What has no address counts as theirs."""
+        email = contact.get("email")
+        if email and email != self._email:
+            return contact
+        left: dict[str, str] = {name: contact[name] for name in ("id", "email") if name in contact}
+        if email:
+            names, remembered = self._names(account), (root.api or {}).get(REMEMBERED)
+            left["email"] = FORGOTTEN + (remembered if remembered in names else names[0])
+        return left
+
+    # -- digests --
+
+    @property
+    def _accounts(self) -> set[str]:
+        return {"main", *self._settings.accounts.values()}
+
+    def _names(self, account: str) -> list[str]:
+        """What the contact is remembered by, under each key."""
+        keys = [key.encode() for key in self._settings.secret_key] or [self._settings.contact_key(account)]
+        return [str(Contact(email=self._email).name(key)) for key in keys]
+
+    def _digests(self) -> list[str]:
+        contacts = [f"db:contact:{account}:{name}" for account in self._accounts for name in self._names(account)]
+        return [*contacts, *(find.place_of(self._email, key) for key in self._settings.secret_key), "db:none"]
+
+
+def _unquoted(member: Member) -> dict[str, bytes]:
+    """The attempts that quote an answer, without it."""
+    quoting = {number: attempt for number, attempt in member.numbered.items() if attempt.said}
+    return {f"a:{number}": orjson.dumps(replace(attempt, said="")) for number, attempt in quoting.items()}
+
+
+_ESCAPED = re.compile(r"\\+(?:u([0-9a-f]{4})|[nrtbf/\"])")
+
+
+def speaks_of(email: str) -> Callable[[bytes], bool]:
+    """Whether a text has the address in it: as JSON, in JSON, as a form, in a token; as a word of its own."""
+    word = re.compile(rf"(?<![\w.+%-]){re.escape(email)}(?![\w-]|\.\w)")
+
+    def speaks(raw: bytes) -> bool:
+        if JWT.fullmatch(raw.strip()):
+            raw = from_base64url(raw.split(b".")[1]) or raw
+        plain = raw.decode("utf-8", "replace").lower()
+        for text in (plain, unquote(plain)) if "%" in plain else (plain,):
+            if "\\" in text:
+                text = _ESCAPED.sub(lambda found: chr(int(found[1], 16)) if found[1] else " ", text).lower()
+            if word.search(text):
+                return True
+        return False
+
+    return speaks
