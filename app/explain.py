@@ -34,6 +34,14 @@ def moment(ms: int | None) -> str | None:
     return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z") if ms else None
 
 
+def span(seconds: float) -> str:
+    """So long, for people."""
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size * (2 if unit != "min" else 1):
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 class Explain:
     """Every method may raise Gone and RedisDown."""
 

@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import urlencode
 
 from app import find, tally
-from app.console.desk import source_of
 from app.explain import Explain, Row, moment
 from app.ledger import Gone, Ledger, Meta
 from app.queue import EVENT, VISIT
@@ -324,3 +323,15 @@ def _fits(filter: Filter, meta: Meta | None) -> bool:
     if meta is None:
         return not (filter.source or filter.state)
     return filter.source in ("", meta.source) and (filter.state != "ignored" or bool(meta.ignored))
+
+
+_SOURCE_OF = re.compile(r"^visit:[^/]*/(.*)$")
+
+
+def source_of(work: str) -> str:
+    """The source of a visit, by its external_id; of an event it is not in the name."""
+    found = _SOURCE_OF.match(work)
+    if not found:
+        return ""
+    known = [name for name in load() if found[1].startswith(f"{name}-")]
+    return max(known, key=len, default="")
