@@ -48,10 +48,6 @@ class Explain:
     def __init__(self, ledger: Ledger, settings: Settings, reveal: bool = False) -> None:
         self._ledger, self._settings, self._reveal = ledger, settings, reveal
 
-    async def deliveries(self, most: int) -> list[Row]:
-        """The newest, newest first."""
-        return [await self.row(id) for id in await self._ledger.deliveries(self._settings.hooks, most)]
-
     async def row(self, id: str) -> Row:
         try:
             meta, _ = await self._ledger.delivery(id)
@@ -83,10 +79,6 @@ class Explain:
     async def visit(self, external_id: str) -> list[Row]:
         """One visit by the name of any of its ids; several where accounts share a name."""
         return [await self._visit(work) for work in await self.works_of_visit(external_id)]
-
-    async def failures(self, most: int) -> list[Row]:
-        """What is parked, the longest first."""
-        return [self.failure(await self._ledger.member(work)) for work in await self._ledger.works("parked", most)]
 
     async def works(self, id: str) -> list[str]:
         """The pieces of work behind the id of a delivery or a visit. Raises Gone if there is neither."""
