@@ -11,7 +11,8 @@ from typing import Any
 from app.ledger import Attempt, Gone, Ledger, Member
 from app.queue import EVENT, VISIT, visit_work
 from app.settings import Settings
-from app.visits.merge import Fact, fold, winners
+from app.visits.merge import Fact, fold, wanted, winners
+from app.visits.words import DETAILS
 
 _ADDRESS = re.compile(r"[^\s\"'<>@]+@[^\s\"'<>@]+")
 _NUMBER = re.compile(r"\+?\d[\d\s().-]{6,}\d")
@@ -19,6 +20,9 @@ _NUMBER = re.compile(r"\+?\d[\d\s().-]{6,}\d")
 _PERSONAL = r"[\w\[\].%-]*(?:name|company|address|street|line\d|city|zip|postal_?code|phone|mobile|email|note)s?\]?"
 _IN_JSON = re.compile(rf'("{_PERSONAL}"\s*:\s*)(?:"(?:[^"\\]|\\.)*(?:"|\\?$)|\[[^\]]*(?:\]|$))', re.IGNORECASE)
 _IN_FORM = re.compile(rf"((?:^|[&?\s]){_PERSONAL}=)[^&\s]+", re.IGNORECASE)
+
+#: Of a visit in a line.
+FIELDS = ("time_scheduled", "time_completed", "event_date", "amount_collected", "date_cancelled")
 
 Row = dict[str, Any]
 
@@ -74,7 +78,7 @@ class Explain:
             "changes": await self._changes(id, meta.work),
         }
         work = [await self._ledger.member(name) for name in meta.work if name.startswith(EVENT)]
-        return story | {"attempts": [self._attempt(attempt) for member in work for attempt in member.attempts]}
+        return story | {"attempts": [self.attempt(attempt) for member in work for attempt in member.attempts]}
 
     async def visit(self, external_id: str) -> list[Row]:
         """One visit by the name of any of its ids; several where accounts share a name."""
@@ -108,6 +112,22 @@ class Explain:
 
     def _accounts(self) -> list[str]:
         return sorted({"main", *self._settings.accounts.values()})
+
+    async def visit_row(self, work: str) -> Row:
+        """One visit in a line: what should stand in the API, whose it is, and how it is with it."""
+        root, *later = await self._ledger.family(work)
+        want = wanted(fold(said for member in (root, *later) for said in member.said()))
+        said = want.contact.details()
+        return {
+            "visit": root.external_id,
+            "account": root.account,
+            "state": root.state,
+            "reason": root.reason or None,
+            "since": moment(root.since),
+            **{name: want.fields.get(name) for name in FIELDS},
+            "contact_id": want.contact.id or (root.api or {}).get("contact_id"),
+            **{name: said.get(name) if self._reveal else said.get(name) and "•••" for name in DETAILS},
+        }
 
     # -- parts --
 
@@ -167,7 +187,7 @@ class Explain:
             "facts": {name.partition(" of ")[0]: self._fact(name, fact) for name, fact in sorted(facts.items())},
             "changes": [self._change(facts_of, member) for member in family for facts_of in member.said()],
             "api": root.api,
-            "attempts": [self._attempt(attempt) for member in family for attempt in member.attempts],
+            "attempts": [self.attempt(attempt) for member in family for attempt in member.attempts],
         }
 
     def _fact(self, name: str, fact: Fact) -> Row:
@@ -190,14 +210,14 @@ class Explain:
             "kind": "visit" if is_visit else "event",
             **self._trouble(member),
             "attempts": len(member.attempts),
-            "answered": self._attempt(member.attempts[-1])["answered"] if member.attempts else None,
+            "answered": self.attempt(member.attempts[-1])["answered"] if member.attempts else None,
         }
 
     def _trouble(self, member: Member) -> Row:
         told = {"reason": member.reason or None, "since": moment(member.since), "next_try": moment(member.due)}
         return {name: value for name, value in (told | {"tries": member.tries or None}).items() if value}
 
-    def _attempt(self, attempt: Attempt) -> Row:
+    def attempt(self, attempt: Attempt) -> Row:
         calls = [" ".join(map(str, call)) for call in attempt.calls]
         said = attempt.said if self._reveal else redacted(attempt.said)
         return {
