@@ -126,7 +126,7 @@ class Explain:
             "since": moment(root.since),
             **{name: want.fields.get(name) for name in FIELDS},
             "contact_id": want.contact.id or (root.api or {}).get("contact_id"),
-            **{name: said.get(name) if self._reveal else said.get(name) and "•••" for name in DETAILS},
+            **{name: said.get(name) if self._reveal else said.get(name) and "•••" for name in DETAILS if name != "id"},
         }
 
     # -- parts --

@@ -68,7 +68,7 @@ def deliveries(format: Format, reveal: bool, yes: bool, **words: str | datetime 
                     row.setdefault("body", None)
                 yield row
 
-    _export("deliveries", filter.query(), rows, format, reveal, yes)
+    _export("deliveries", filter.query(search="…" if filter.search else ""), rows, format, reveal, yes)
 
 
 @export.command(epilog=examples("export visits --source square --format ndjson > visits.ndjson"))
