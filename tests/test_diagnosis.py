@@ -12,7 +12,9 @@ from app.diagnosis import Diagnosis, diagnose
 from app.settings import read
 
 NOW = 1_772_442_000
-BODY = '{"triggerEvent":"BOOKING_CREATED","payload":{"title":"Zoë\'s cut","price":4500,"url":"https://x.example.com/a"}}'
+BODY = (
+    '{"triggerEvent":"BOOKING_CREATED","payload":{"title":"Zoë\'s cut","price":4500,"url":"https://x.example.com/a"}}'
+)
 SECRETS = {
     "HOOKS__CALCOM__SECRETS": "older-secret newer-secret",
     "HOOKS__EAST__SOURCE": "calcom",
@@ -172,7 +174,9 @@ def test_standard_webhooks_in_hexadecimal_is_found() -> None:
     signature = openssl(key, f"msg_1.{NOW}.".encode() + BODY.encode())
     headers = {"webhook-id": "msg_1", "webhook-timestamp": str(NOW)}
 
-    right = look("standard", BODY.encode(), headers | {"webhook-signature": f"v1,{base64.b64encode(signature).decode()}"})
+    right = look(
+        "standard", BODY.encode(), headers | {"webhook-signature": f"v1,{base64.b64encode(signature).decode()}"}
+    )
     found = look("standard", BODY.encode(), headers | {"webhook-signature": f"v1,{signature.hex()}"})
 
     assert right.holds

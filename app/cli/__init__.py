@@ -3,9 +3,9 @@
 The table below is all of it, in the order in which it is met. A module is imported when a command of it is asked for.
 """
 
+import importlib
 import os
 import sys
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ class Doorbell(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         for section in COMMANDS.values():
             if name in section:
-                module = import_module(f"app.cli.{section[name][0]}")
+                module = importlib.import_module(f"app.cli.{section[name][0]}")
                 found: click.Command = getattr(module, name.replace("-", "_"))
                 return found
         return None
