@@ -4,7 +4,6 @@ so that what arrives meanwhile moves nothing."""
 import asyncio
 import re
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -19,6 +18,8 @@ from app.sources import load
 from app.visits.words import external_id
 
 PAGE = 50
+#: So many are asked for at once.
+BATCH = 200
 #: A page gives up looking after so many rows that do not fit, and says where it stopped.
 MOST_LOOKED_AT = 400
 #: Or after so many whose heads alone told that they do not.
@@ -175,7 +176,7 @@ class Lists:
     ) -> AsyncIterator[Rows]:
         """One page of deliveries after the other: to the end, so many rows, or so many pages in which nothing fits."""
         while True:
-            page = await self.deliveries(filter, int(min(most, PAGE)))
+            page = await self.deliveries(filter, int(min(most, BATCH)))
             most, most_empty = most - len(page.rows), most_empty - (not page.rows)
             yield page
             if not page.more or most <= 0 or most_empty <= 0:
@@ -261,27 +262,34 @@ class Lists:
         return found
 
     async def _named_works(self, filter: Filter) -> AsyncIterator[list[tuple[float, str]]]:
-        works: dict[str, None] = {}
-        for id in await self._named(filter):
-            with suppress(Gone):
-                works |= dict.fromkeys(await self._explain.works(id))
+        found = await asyncio.gather(*(self._works(id) for id in await self._named(filter)))
+        works = {work for works in found for work in works}
         yield sorted(((0.0, work) for work in works if (0.0, work) < filter.start()), reverse=True)
+
+    async def _works(self, id: str) -> list[str]:
+        try:
+            return await self._explain.works(id)
+        except Gone:
+            return []
 
     async def _named_deliveries(self, filter: Filter) -> AsyncIterator[list[tuple[float, str]]]:
         """Those that said something of the visits, and those that are named themselves; in one page, newest first."""
-        ids: set[str] = set()
-        for name in await self._named(filter):
-            with suppress(Gone):
-                works = await self._explain.works_of_visit(name)
-                families = await asyncio.gather(*(self._ledger.family(work) for work in works))
-                members = [member for family in families for member in family]
-                ids |= {origin.rpartition(".")[0] for one in members for origin in (*one.changes, *one.discarded)}
-                continue
-            ids.add(name)
-        metas = await self._metas(list(ids))
+        found = await asyncio.gather(*(self._deliveries_of(name) for name in await self._named(filter)))
+        ids = list({id for ids in found for id in ids})
+        metas = await self._metas(ids)
         page = [(float(meta.at), id) for id, meta in zip(ids, metas, strict=True) if meta]
         start, within = filter.start(), (filter.since_ms, filter.until_ms)
         yield sorted((one for one in page if one < start and within[0] <= one[0] <= within[1]), reverse=True)
+
+    async def _deliveries_of(self, name: str) -> set[str]:
+        """Of a visit, all that said something of it; of a delivery, itself."""
+        try:
+            works = await self._explain.works_of_visit(name)
+        except Gone:
+            return {name}
+        families = await asyncio.gather(*(self._ledger.family(work) for work in works))
+        members = [member for family in families for member in family]
+        return {origin.rpartition(".")[0] for one in members for origin in (*one.changes, *one.discarded)}
 
     async def _newest(
         self, keys: Sequence[str], filter: Filter, by_arrival: bool = True
@@ -292,7 +300,7 @@ class Lists:
         if by_arrival:
             least = filter.since_ms
             score, name = (score, name) if score <= filter.until_ms else (filter.until_ms, "")
-        most = 200
+        most = BATCH
         while keys:
             flats = await asyncio.gather(
                 *(

@@ -16,7 +16,7 @@ from app.lists import DONE, OPEN, Filter, Lists
 from app.settings import Settings
 
 #: Pages without a single row that fits, before a list says where it stopped.
-MOST_EMPTY = 20
+MOST_EMPTY = 3
 
 
 @click.command(
