@@ -9,7 +9,7 @@ import asyncio
 import ssl
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha1
@@ -105,6 +105,7 @@ class _Wire(asyncio.Protocol):
         self._waiting: deque[tuple[asyncio.Future[Any], float]] = deque()
         self._out: list[bytes] = []
         self._synced: asyncio.Future[Any] | None = None
+        self._unasked: Callable[[Any], None] | None = None
         self._transport: asyncio.Transport | None = None
         self._watch: asyncio.TimerHandle | None = None
         self.lost, self.grown_at = False, 0.0
@@ -115,6 +116,9 @@ class _Wire(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)
         while (reply := self._reader.gets()) is not False:
+            if self._unasked and not self._waiting:
+                self._unasked(reply)
+                continue
             future, _ = self._waiting.popleft()
             if future.done():
                 continue
@@ -129,6 +133,8 @@ class _Wire(asyncio.Protocol):
     def _give_up(self, why: str) -> None:
         """Nobody waits for an answer that cannot come any more."""
         self.lost = True
+        if self._unasked:
+            self._unasked(None)
         if self._watch:
             self._watch.cancel()
         while self._waiting:
@@ -149,6 +155,11 @@ class _Wire(asyncio.Protocol):
         if self._watch is None:
             self._watch = self._loop.call_later(self._timeout_s, self._check)
         return future
+
+    async def listen(self, channel: str, told: Callable[[Any], None]) -> None:
+        """What is said there from now on; None at the end. Nothing else is asked on this connection any more."""
+        self._unasked = told
+        await self.send(("SUBSCRIBE", channel))
 
     def synced(self) -> asyncio.Future[Any]:
         """Everything that leaves in this turn of the loop is on the disk: one WAITAOF for all who ask."""
@@ -245,6 +256,21 @@ class Redis:
         if isinstance(on_disk, list) and not on_disk[0]:
             raise RedisDown("Redis did not write to its disk in time")
         return reply
+
+    async def published(self, channel: str) -> AsyncIterator[bytes]:
+        """What is said there from now on; this connection asks nothing else any more. Whoever reads too slowly misses some.
+        Raises RedisDown."""
+        heard = asyncio.Queue[Any]()
+
+        def told(message: Any) -> None:
+            if message is None or heard.qsize() < _MOST_WAITING:
+                heard.put_nowait(message)
+
+        wire = await self._connected()
+        await wire.listen(channel, told)
+        while (message := await heard.get()) is not None:
+            yield message[2]
+        raise RedisDown("Redis closed the connection")
 
     async def close(self) -> None:
         if self._wire:

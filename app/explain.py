@@ -12,8 +12,8 @@ from app.ledger import Attempt, Gone, Ledger, Member, NoBody
 from app.queue import EVENT, VISIT, visit_work
 from app.settings import Settings
 from app.sources import load
-from app.visits.merge import Fact, fold, winners
-from app.visits.words import external_id
+from app.visits.merge import Fact, fold, wanted, winners
+from app.visits.words import DETAILS, external_id
 
 _ADDRESS = re.compile(r"[^\s\"'<>@]+@[^\s\"'<>@]+")
 _NUMBER = re.compile(r"\+?\d[\d\s().-]{6,}\d")
@@ -21,6 +21,9 @@ _NUMBER = re.compile(r"\+?\d[\d\s().-]{6,}\d")
 _PERSONAL = r"[\w\[\].%-]*(?:name|company|address|street|line\d|city|zip|postal_?code|phone|mobile|email|note)s?\]?"
 _IN_JSON = re.compile(rf'("{_PERSONAL}"\s*:\s*)(?:"(?:[^"\\]|\\.)*(?:"|\\?$)|\[[^\]]*(?:\]|$))', re.IGNORECASE)
 _IN_FORM = re.compile(rf"((?:^|[&?\s]){_PERSONAL}=)[^&\s]+", re.IGNORECASE)
+
+#: Of a visit in a line.
+FIELDS = ("time_scheduled", "time_completed", "event_date", "amount_collected", "date_cancelled")
 
 Row = dict[str, Any]
 
@@ -36,15 +39,19 @@ def moment(ms: int | None) -> str | None:
     return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z") if ms else None
 
 
+def span(seconds: float) -> str:
+    """So long, for people."""
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size * (2 if unit != "min" else 1):
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 class Explain:
     """Every method may raise Gone and RedisDown."""
 
     def __init__(self, ledger: Ledger, settings: Settings, reveal: bool = False) -> None:
         self._ledger, self._settings, self._reveal = ledger, settings, reveal
-
-    async def deliveries(self, most: int) -> list[Row]:
-        """The newest, newest first."""
-        return [await self.row(id) for id in await self._ledger.deliveries(self._settings.hooks, most)]
 
     async def row(self, id: str) -> Row:
         try:
@@ -76,15 +83,11 @@ class Explain:
             "changes": await self._changes(id, meta.work),
         }
         work = [await self._ledger.member(name) for name in meta.work if name.startswith(EVENT)]
-        return story | {"attempts": [self._attempt(attempt) for member in work for attempt in member.attempts]}
+        return story | {"attempts": [self.attempt(attempt) for member in work for attempt in member.attempts]}
 
     async def visit(self, external_id: str) -> list[Row]:
         """One visit by the name of any of its ids; several where accounts share a name."""
         return [await self._visit(work) for work in await self.works_of_visit(external_id)]
-
-    async def failures(self, most: int) -> list[Row]:
-        """What is parked, the longest first."""
-        return [self.failure(await self._ledger.member(work)) for work in await self._ledger.works("parked", most)]
 
     async def works(self, id: str) -> list[str]:
         """The pieces of work behind the id of a delivery or a visit. Raises Gone if there is neither."""
@@ -114,6 +117,22 @@ class Explain:
 
     def _accounts(self) -> list[str]:
         return sorted({"main", *self._settings.accounts.values()})
+
+    async def visit_row(self, work: str) -> Row:
+        """One visit in a line: what should stand in the API, whose it is, and how it is with it."""
+        root, *later = await self._ledger.family(work)
+        want = wanted(fold(said for member in (root, *later) for said in member.said()))
+        said = want.contact.details()
+        return {
+            "visit": root.external_id,
+            "account": root.account,
+            "state": root.state,
+            "reason": root.reason or None,
+            "since": moment(root.since),
+            **{name: want.fields.get(name) for name in FIELDS},
+            "contact_id": want.contact.id or (root.api or {}).get("contact_id"),
+            **{name: said.get(name) if self._reveal else said.get(name) and "•••" for name in DETAILS if name != "id"},
+        }
 
     # -- parts --
 
@@ -174,7 +193,7 @@ class Explain:
             "facts": {name.partition(" of ")[0]: self._fact(name, fact) for name, fact in sorted(facts.items())},
             "changes": [self._change(facts_of, member) for member in family for facts_of in member.said()],
             "api": root.api,
-            "attempts": [self._attempt(attempt) for member in family for attempt in member.attempts],
+            "attempts": [self.attempt(attempt) for member in family for attempt in member.attempts],
         }
 
     def _fact(self, name: str, fact: Fact) -> Row:
@@ -197,14 +216,14 @@ class Explain:
             "kind": "visit" if is_visit else "event",
             **self._trouble(member),
             "attempts": len(member.attempts),
-            "answered": self._attempt(member.attempts[-1])["answered"] if member.attempts else None,
+            "answered": self.attempt(member.attempts[-1])["answered"] if member.attempts else None,
         }
 
     def _trouble(self, member: Member) -> Row:
         told = {"reason": member.reason or None, "since": moment(member.since), "next_try": moment(member.due)}
         return {name: value for name, value in (told | {"tries": member.tries or None}).items() if value}
 
-    def _attempt(self, attempt: Attempt) -> Row:
+    def attempt(self, attempt: Attempt) -> Row:
         calls = [" ".join(map(str, call)) for call in attempt.calls]
         said = attempt.said if self._reveal else redacted(attempt.said)
         return {

@@ -258,6 +258,8 @@ if ARGV[1] == 'accept' then return steps.accept() end
 local function note_attempt(key, attempt)
   local k = call('HINCRBY', key, 'a', 1)
   call('HSET', key, 'a:' .. k, attempt)
+  -- For whoever watches. A server that forbids it loses nothing else.
+  redis.pcall('PUBLISH', 'db:attempts', string.sub(key, 4) .. ' ' .. attempt)
   if k > 100 then call('HDEL', key, 'a:' .. (k - 100)) end
 end
 

@@ -4,11 +4,14 @@ import asyncio
 import logging
 import time
 from collections import Counter, deque
+from collections.abc import Sequence
+from typing import Any
 
 import hiredis
 import orjson
 
 from app.connection import Redis, RedisDown
+from app.diagnosis import likely_cause
 
 log = logging.getLogger("doorbell.web")
 
@@ -56,3 +59,20 @@ class Refusals:
             await asyncio.sleep(FLUSH_EVERY_S)
             if self._counts:
                 await self.flush()
+
+
+async def counts(redis: Redis) -> dict[tuple[str, str], int]:
+    """How often since ever, by hook and reason. Raises RedisDown."""
+    flat = await redis.command("HGETALL", "db:refused")
+    by_name = zip(flat[::2], flat[1::2], strict=True)
+    return {(name.partition(b":")[0].decode(), name.partition(b":")[2].decode()): int(count) for name, count in by_name}
+
+
+async def newest(redis: Redis, hooks: Sequence[str]) -> list[dict[str, Any]]:
+    """The newest refusals of these hooks, newest first: at (ms), hook, reason, detail, and the likely cause. Raises
+    RedisDown."""
+    lists = await asyncio.gather(*(redis.command("LRANGE", f"db:refused:{hook}", 0, NEWEST - 1) for hook in hooks))
+    notes = [orjson.loads(note) | {"hook": hook} for hook, found in zip(hooks, lists, strict=True) for note in found]
+    for note in notes:
+        note["cause"] = likely_cause(note["reason"], note["detail"])
+    return sorted(notes, key=lambda note: -note["at"])

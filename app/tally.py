@@ -93,6 +93,13 @@ async def delivery_of(redis: Redis, request_id: str, keep_days: int) -> str | No
     return next((id.decode() for id in reversed(found) if id), None)
 
 
+async def matched(redis: Redis, hook: str, secrets: Sequence[str]) -> dict[str, int | None]:
+    """When each secret last matched, in ms, by its fingerprint; None: never, as far as is known. Raises RedisDown."""
+    flat = await redis.command("HGETALL", f"db:matched:{hook}")
+    known = {print.decode(): int(at) for print, at in zip(flat[::2], flat[1::2], strict=True)}
+    return {print: known.get(print) for print in map(fingerprint, secrets)}
+
+
 def this_hour() -> int:
     return int(time.time() // HOUR_S)
 

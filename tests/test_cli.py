@@ -1,13 +1,25 @@
 """The command line: what an operator types, and what a script gets."""
 
+import csv
+import hashlib
+import io
+import itertools
 import json
+import re
+import signal
 import subprocess
 import sys
+import threading
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 from argon2 import PasswordHasher
-from rig import CALENDLY_SECRET, ROOT, SECRET, Rig, wait_until
+from click.testing import CliRunner
+from rig import CALENDLY_SECRET, ROOT, SECRET, Rig, sign_standard, standard_body, wait_until
+
+from app.cli import COMMANDS, main
 
 ADA = {"email": "ada@example.com", "first_name": "Ada", "last_name": "Lovelace", "phone": "+15550100001"}
 PERSONAL = ("ada@example.com", "Lovelace", "+15550100001")
@@ -202,3 +214,296 @@ def test_a_password_is_read_from_stdin_and_only_its_hash_is_written() -> None:
     assert 0 == made.returncode
     assert PasswordHasher().verify(made.stdout.strip(), "a long enough one")
     assert (2, "") == (ran("short\n").returncode, ran("short\n").stdout)
+
+
+# -- lists and their words --
+
+
+def ids(rig: Rig, *command: str) -> list[str]:
+    return [visit for row in rows(rig, *command, "--json") for visit in row["visits"]]
+
+
+def test_deliveries_are_found_by_whatever_one_has(rig: Rig) -> None:
+    env = {"SECRET_KEY": "key-of-the-tests"}
+    rig.web(**env)
+    rig.worker(CONTACT_FOR_S="0.2", **env)
+    raw = standard_body("visit.created", "A-1", contact=ADA, time_scheduled="2026-03-14T16:00:00Z")
+    delivery = rig.post(raw, sign_standard(raw) | {"x-request-id": "req-7f3a"}).json()["delivery"]
+    rig.ring("visit.created", "A-2", time_scheduled="2026-03-15T16:00:00Z")
+    wait_until(lambda: rig.visit("standard-A-1"))
+    wait_until(lambda: rows(rig, "failures", "--json"))
+    wait_until(lambda: rows(rig, "deliveries", "--search", "req-7f3a", "--json"))
+
+    def found(*words: str) -> list[str]:
+        ran = rig.doorbell("deliveries", *words, "--json", **env)
+        return [visit for line in ran.stdout.splitlines() for visit in json.loads(line)["visits"]]
+
+    for had in ("A-1", "standard-A-1", delivery, "req-7f3a", " ADA@example.com", "+1 (555) 010-0001"):
+        assert ["standard-A-1"] == found("--search", had), had
+    assert ["standard-A-1"] == found("--visit", "A-1")
+    assert [] == found("--search", "ada@example.com", "--state", "superseded")
+    assert [] == found("--visit", "A-1", "--search", "A-2")
+    assert [] == found("--search", "A-1", "--hook", "calendly")
+
+
+def test_lists_take_the_words_of_replay(busy: Rig) -> None:
+    assert ["standard-A-1"] == ids(busy, "deliveries", "--state", "applied")
+    assert ["standard-A-2"] == ids(busy, "deliveries", "--state", "parked")
+    assert ["standard-A-2"] == ids(busy, "deliveries", "--reason", "contact")
+    assert {"standard-A-1", "standard-A-2"} == set(ids(busy, "deliveries", "--source", "standard", "--since", "1h"))
+    assert [] == ids(busy, "deliveries", "--until", "1h")
+    assert [] == ids(busy, "deliveries", "--hook", "calendly")
+    for words, count in (
+        (["--reason", "contact_unknown"], 1),
+        (["--search", "A-2"], 1),
+        (["--visit", "standard-A-2", "--since", "1h"], 1),
+        (["--search", "A-1"], 0),
+        (["--reason", "422"], 0),
+        (["--until", "1h"], 0),
+        (["--hook", "calendly"], 0),
+    ):
+        assert count == len(rows(busy, "failures", *words, "--json")), words
+
+
+def test_a_list_says_where_it_goes_on(busy: Rig) -> None:
+    first = busy.doorbell("deliveries", "--limit", "1", "--json")
+    mark = re.search(r"--before (\S+),", first.stderr)
+    assert mark
+
+    rest = busy.doorbell("deliveries", "--before", mark[1], "--json")
+
+    seen = [json.loads(ran.stdout)["visits"] for ran in (first, rest)]
+    assert [["standard-A-2"], ["standard-A-1"]] == seen
+    assert "" == rest.stderr
+
+
+def test_a_story_is_one_line_as_json(busy: Rig) -> None:
+    [delivery] = [row["delivery"] for row in rows(busy, "deliveries", "--visit", "A-1", "--json")]
+
+    assert [delivery] == [row["delivery"] for row in rows(busy, "show", delivery, "--json")]
+    assert ["standard-A-1"] == [row["visit"] for row in rows(busy, "visit", "standard-A-1", "--json")]
+
+
+def test_discard_goes_on_past_an_unknown_id(busy: Rig) -> None:
+    ran = busy.doorbell("discard", "standard-nobody", "standard-A-2", "--yes", "--json")
+
+    told = {row["id"]: row["discarded"] for row in map(json.loads, ran.stdout.splitlines())}
+    assert (6, {"standard-nobody": None, "standard-A-2": 1}) == (ran.returncode, told)
+    assert "standard-nobody" in ran.stderr
+    assert 5 == busy.doorbell("discard", "standard-nobody", "--yes").returncode
+
+
+def test_what_was_not_let_in_is_told_with_its_likely_cause(rig: Rig) -> None:
+    rig.web()
+    raw = standard_body("visit.created", "A-1")
+    rig.post(raw, sign_standard(raw, at=time.time() - 720))
+    rig.post(raw, sign_standard(raw, secret="whsec_c2VjcmV0LXNlY3JldC1zZWNyZXQ="))
+    rig.door.kill(signal.SIGTERM)
+
+    told = {row["reason"]: row for row in rows(rig, "refused", "--json")}
+
+    assert {"signature_stale", "signature_mismatch"} == told.keys()
+    assert "12 min" in told["signature_stale"]["cause"]
+    assert "secret" in told["signature_mismatch"]["cause"]
+    assert ["signature_stale"] == [row["reason"] for row in rows(rig, "refused", "--reason", "stale", "--json")]
+    assert 5 == rig.doorbell("refused", "--hook", "calendly").returncode
+
+
+# -- export --
+
+
+def test_an_export_is_csv_or_a_line_of_json_each(busy: Rig) -> None:
+    table = list(csv.DictReader(busy.doorbell("export", "deliveries").stdout.splitlines()))
+    assert {"standard-A-1": "applied", "standard-A-2": "parked"} == {row["visits"]: row["state"] for row in table}
+
+    visits = rows(busy, "export", "visits", "--format", "ndjson")
+    assert {"standard-A-1": "2026-03-14T16:00:00Z", "standard-A-2": "2026-03-15T16:00:00Z"} == {
+        row["visit"]: row["event_date"] for row in visits
+    }
+    [parked] = csv.DictReader(busy.doorbell("export", "visits", "--state", "parked").stdout.splitlines())
+    assert ("standard-A-2", "contact_unknown", "") == (parked["visit"], parked["reason"], parked["email"])
+    assert 5 == busy.doorbell("export", "visits", "--hook", "calendly").returncode
+
+
+def test_an_export_reveals_nothing_personal_unless_that_is_confirmed_and_it_is_in_the_audit_log(busy: Rig) -> None:
+    hidden = [busy.doorbell("export", what, "--format", kind) for what in WHAT for kind in ("csv", "ndjson")]
+    unsaid = busy.doorbell("export", "visits", "--reveal")
+    revealed = [busy.doorbell("export", what, "--reveal", "--yes", "--format", "ndjson") for what in WHAT]
+
+    assert [] == [word for word in PERSONAL for ran in hidden if word in ran.stdout + ran.stderr]
+    assert (2, "") == (unsaid.returncode, unsaid.stdout)
+    assert [] == [word for word in PERSONAL for ran in revealed if word not in ran.stdout]
+    logged = subprocess.run(
+        [sys.executable, "-c", AUDIT_LOG, busy.redis_url], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert ["exported visits", "exported deliveries"] == logged.stdout.splitlines()
+
+
+WHAT = ("deliveries", "visits")
+AUDIT_LOG = """
+import asyncio, sys
+from app.audit_log import AuditLog
+from app.connection import Address, Redis
+for line in asyncio.run(AuditLog(Redis(Address(sys.argv[1]))).newest()):
+    print(line.did)
+"""
+
+
+def test_no_cell_of_a_spreadsheet_is_a_formula(rig: Rig) -> None:
+    rig.web()
+    rig.worker()
+    evil = {
+        "email": "eve@example.com",
+        "first_name": '=HYPERLINK("https://x.example.com","a")',
+        "last_name": 'a "b", c\nd',
+    }
+    rig.ring("visit.created", "A-1", contact=evil | {"phone": "+15550100001"}, time_scheduled="2026-03-14T16:00:00Z")
+    wait_until(lambda: rig.visit("standard-A-1"))
+
+    ran = rig.doorbell("export", "visits", "--reveal", "--yes")
+
+    [row] = csv.DictReader(io.StringIO(ran.stdout, newline=""))
+    assert "'" + evil["first_name"] == row["first_name"]
+    assert ("'+15550100001", evil["last_name"]) == (row["phone"], row["last_name"])
+
+
+# -- tail --
+
+
+def test_tail_tells_what_arrives_and_what_is_done_until_it_is_interrupted(rig: Rig) -> None:
+    rig.web()
+    rig.worker()
+    command = [sys.executable, "-m", "app", "tail", "--json", "--source", "standard"]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=rig.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as watching:
+        assert watching.stdout
+        # It says nothing when it begins: ring until it hears.
+        told, numbers = list[dict[str, Any]](), itertools.count()
+        lines = iter(watching.stdout.readline, "")
+
+        def hear() -> None:
+            told.extend(map(json.loads, lines))
+
+        hearing = threading.Thread(target=hear)
+        hearing.start()
+        wait_until(lambda: rig.ring("visit.created", f"A-{next(numbers)}", contact=ADA, time_scheduled=TIME) and told)
+        rig.ring("visit.created", "B-1", contact=ADA, time_scheduled=TIME)
+        wait_until(
+            lambda: {row["kind"] for row in told if row["visits"] == ["standard-B-1"]} == {"delivery", "attempt"}
+        )
+        watching.send_signal(signal.SIGINT)
+        hearing.join(10)
+        assert (130, "") == (watching.wait(10), watching.stderr.read() if watching.stderr else None)
+
+    [attempt] = [row for row in told if row["visits"] == ["standard-B-1"] and row["kind"] == "attempt"]
+    assert "POST /visits 201" in attempt["calls"]
+    assert [] == [word for word in PERSONAL if word in str(told)]
+
+
+TIME = "2026-03-14T16:00:00Z"
+
+
+def test_nothing_is_said_of_a_reader_who_reads_no_further(busy: Rig) -> None:
+    for number in range(30):
+        busy.ring("visit.created", f"C-{number}", contact=ADA, time_scheduled=TIME)
+    ran = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f"'{sys.executable}' -m app deliveries --json | head -n 1 >/dev/null"],
+        cwd=ROOT,
+        env=busy.env,
+        capture_output=True,
+        text=True,
+    )
+
+    assert (0, "") == (ran.returncode, ran.stderr)
+
+
+# -- secrets, verify, completion --
+
+
+def test_secrets_are_told_by_their_fingerprints_and_when_they_last_matched(rig: Rig) -> None:
+    secrets = {"HOOKS__STANDARD__SECRETS": f"whsec_c2VjcmV0LXNlY3JldC1zZWNyZXQ= {SECRET}"}
+    rig.web(**secrets)
+    assert 202 == rig.ring("visit.created", "A-1", time_scheduled=TIME).status_code
+    rig.door.kill(signal.SIGTERM)
+
+    ran = rig.doorbell("secrets", "--json", **secrets)
+
+    told = {(row["hook"], row["secret"]): row for row in map(json.loads, ran.stdout.splitlines())}
+    assert {("standard", 1), ("standard", 2), ("calendly", 1)} == told.keys()
+    assert hashlib.sha256(SECRET.encode()).hexdigest()[:8] == told["standard", 2]["fingerprint"]
+    assert told["standard", 2]["last_matched"]
+    assert None is told["standard", 1]["last_matched"]
+    assert SECRET not in ran.stdout + ran.stderr
+
+
+def test_a_generated_secret_is_one_that_the_hook_takes(rig: Rig) -> None:
+    for source in ("standard", "calendly"):
+        made = [rig.doorbell("secrets", "generate", source).stdout.strip() for _ in range(2)]
+        assert made[0] != made[1]
+        assert 0 == rig.doorbell("secrets", **{f"HOOKS__{source.upper()}__SECRETS": made[0]}).returncode
+        assert len(made[0]) > 40
+    assert 3 == rig.doorbell("secrets", "generate", "gohighlevel").returncode
+
+
+def verify(rig: Rig, body: bytes, *arguments: str) -> "subprocess.CompletedProcess[bytes]":
+    command = [sys.executable, "-m", "app", "verify", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=rig.env, input=body, capture_output=True)
+
+
+def test_verify_says_why_a_signature_does_not_hold(rig: Rig, tmp_path: Path) -> None:
+    raw = standard_body("visit.created", "A-1")
+    file = tmp_path / "headers.txt"
+    lines = [f"{name}: {value}" for name, value in sign_standard(raw).items()]
+    file.write_text("\r\n".join(["POST /hooks/standard HTTP/1.1", "Host: bell.example.com", *lines, ""]))
+
+    right = verify(rig, raw, "standard", "--headers", str(file))
+    newline = verify(rig, raw + b"\n", "standard", "--headers", str(file), "--json")
+    late = verify(rig, raw, "standard", "--headers", str(file), "--at", "2020-01-01")
+
+    assert (0, b"holds: secret 1 of 1") == (right.returncode, right.stdout[:20])
+    told = json.loads(newline.stdout)
+    assert (3, False, "body") == (newline.returncode, told["holds"], told["findings"][0]["kind"])
+    assert (3, True) == (late.returncode, b"\nclock: " in late.stdout)
+    assert SECRET.encode() not in right.stdout + newline.stdout + late.stdout
+    assert 5 == verify(rig, raw, "square").returncode
+    assert 2 == verify(rig, raw, "standard", "--header", "no colon").returncode
+
+
+def test_names_are_completed(rig: Rig) -> None:
+    def completed(*words: str) -> list[str]:
+        env = {"_DOORBELL_COMPLETE": "bash_complete", "COMP_WORDS": " ".join(["doorbell", *words])}
+        ran = rig.doorbell(**env, COMP_CWORD=str(len(words)))
+        return [line.partition(",")[2] for line in ran.stdout.splitlines()]
+
+    assert ["deliveries", "demo", "discard", "doctor"] == sorted(completed("d"))
+    assert ["calcom", "calendly"] == completed("ring", "cal")
+    assert ["calendly"] == completed("failures", "--hook", "cal")
+    assert ["an invitee books and pays"] == completed("ring", "calendly", "an\\ invitee\\ b")
+    for shell in ("bash", "zsh", "fish"):
+        assert "_DOORBELL_COMPLETE" in rig.doorbell("completion", shell).stdout
+
+
+# -- help --
+
+
+def test_help_imports_no_command() -> None:
+    look = """
+import sys
+from app.cli import main
+main(["--help"], standalone_mode=False)
+heavy = {"asyncio", "pydantic", "redis", "httpx", "aiohttp", "cryptography", "starlette", "uvicorn", "jinja2"}
+print(*sorted(heavy & set(sys.modules)), file=sys.stderr)
+"""
+    ran = subprocess.run([sys.executable, "-c", look], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert "" == ran.stderr.strip()
+    assert "deliveries" in ran.stdout
+
+
+@pytest.mark.parametrize("name", [name for section in COMMANDS.values() for name in section])
+def test_every_command_helps_with_an_example_of_its_own(name: str) -> None:
+    ran = CliRunner().invoke(main, [name, "--help"])
+
+    assert 0 == ran.exit_code
+    assert f"    doorbell {name}" in ran.output

@@ -15,9 +15,9 @@ from rig import Rig, wait_until
 from app import find, tally
 from app.connection import Address, Redis
 from app.console import redaction
-from app.console.lists import PAGE, Filter, Lists
 from app.explain import Explain
 from app.ledger import Ledger
+from app.lists import PAGE, Filter, Lists
 from app.operations import Operations, Order
 from app.selection import Selection
 from app.settings import read

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click import Context
 from click.testing import CliRunner
 
 from app.cli import main
@@ -76,3 +77,9 @@ def test_every_command_in_the_readme_exists(command: str) -> None:
     result = CliRunner().invoke(main, [command, "--help"])
 
     assert 0 == result.exit_code
+
+
+def test_every_command_is_in_the_readme() -> None:
+    table = README.partition("## The commands")[2].partition("\n## ")[0]
+
+    assert [] == [name for name in main.list_commands(Context(main)) if f"`doorbell {name}" not in table]

@@ -1,166 +1,99 @@
-"""The command line: `doorbell`, or `python -m app`. Data goes to stdout, words to stderr."""
+"""The command line: `doorbell`, or `python -m app`. Data goes to stdout, words to stderr.
 
-import asyncio
+The table below is all of it, in the order in which it is met. A module is imported when a command of it is asked for.
+"""
+
+import importlib
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
-from app import doctor as doctors
-from app.cli.act import discard, replay
-from app.cli.audit import audit
-from app.cli.forget import forget
-from app.cli.sources import hook_url, ring, sources
-from app.cli.words import USAGE, as_json, end, limit, print_story, reveal, show_rows, with_ledger
-from app.explain import Explain
+from app.cli.words import INTERRUPTED
 
 ROOT = Path(__file__).parent.parent.parent
+#: By section: each command, its module, and what it is for.
+COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
+    "See it work": {
+        "demo": ("run", "All of it on this machine, with nothing to set up"),
+        "sandbox": ("run", "A Visits API of our own, for first runs"),
+    },
+    "Connect a tool": {
+        "sources": ("sources", "What can ring, and how to connect it"),
+        "hook-url": ("sources", "The address to paste into the tool"),
+        "secrets": ("sources", "Which secrets are set, and when each last matched"),
+        "ring": ("sources", "Send a really signed specimen"),
+        "verify": ("verify", "Why does this signature not hold?"),
+    },
+    "Run": {
+        "web": ("run", "The receiver"),
+        "worker": ("run", "From what was written to the Visits API"),
+        "doctor": ("run", "Is all well? Each trouble with its fix"),
+        "hash-password": ("run", "A password for the console"),
+        "completion": ("completion", "Completion for bash, zsh or fish"),
+    },
+    "Look": {
+        "failures": ("look", "What needs an operator, and why"),
+        "deliveries": ("look", "What arrived"),
+        "show": ("look", "One delivery: what came of it, every attempt"),
+        "visit": ("look", "One visit: every fact, and who said it"),
+        "refused": ("look", "What was not let in, and the likely cause"),
+        "tail": ("tail", "What arrives and what is done, as it happens"),
+        "export": ("export", "Deliveries or visits as CSV or NDJSON"),
+    },
+    "Act": {
+        "replay": ("act", "Put deliveries or visits back to work; a plan first"),
+        "discard": ("act", "Give up what has not been applied"),
+        "audit": ("audit", "Does the account show what our facts say?"),
+        "forget": ("forget", "Remove a person's data; what was decided stays"),
+    },
+}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Doorbell(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for section in COMMANDS.values() for name in section]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        for section in COMMANDS.values():
+            if name in section:
+                module = importlib.import_module(f"app.cli.{section[name][0]}")
+                found: click.Command = getattr(module, name.replace("-", "_"))
+                return found
+        return None
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """From the table, where click would import every command for its help."""
+        commands = [(name, told) for section in COMMANDS.values() for name, (_, told) in section.items()]
+        fitting = [CompletionItem(name, help=told) for name, told in commands if name.startswith(incomplete)]
+        return fitting + click.Command.shell_complete(self, ctx, incomplete)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, section in COMMANDS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, told) for name, (_, told) in section.items()], col_max=16)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Whoever interrupts, or reads no further, knows that they did."""
+        try:
+            return super().invoke(ctx)
+        except (KeyboardInterrupt, click.Abort):
+            sys.exit(INTERRUPTED)
+        except BrokenPipeError:
+            # What is still in the buffer has nowhere to go, and Python would complain about it at the end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
+
+
+@click.group(cls=Doorbell, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def main() -> None:
     """Signed webhooks from scheduling tools become the right visits in Review Rover.
 
-    Exit status: 0 done, 1 bug, 2 usage, 3 a check failed, 4 something unreachable, 5 nothing matched, 6 partly failed.
+    Data goes to stdout, words to stderr. Exit status: 0 done, 1 bug, 2 usage, 3 a check failed, 4 something unreachable,
+    5 nothing matched, 6 partly failed, 130 interrupted.
     """
     # The processes that are started from here find the project from any folder.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-
-
-# -- processes --
-
-
-@main.command()
-@click.option("--once", is_flag=True, help="End after the last line: 0 if every line was as it should be, else 1.")
-def demo(once: bool) -> None:
-    """The whole of it on this machine, with nothing to set up: see what it does."""
-    from app.demo import run
-
-    sys.exit(run(once))
-
-
-@main.command()
-@click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", default=8000, show_default=True, envvar="PORT")
-def web(host: str, port: int) -> None:
-    """The receiver: POST /hooks/{hook}."""
-    command = [sys.executable, "-m", "uvicorn", "app.main:app", "--host", host, "--port", str(port), *WEB_OPTIONS]
-    os.execv(sys.executable, command)
-
-
-WEB_OPTIONS = (
-    "--http=app.protocol:Bounded",
-    "--no-proxy-headers",
-    "--timeout-keep-alive=95",
-    "--timeout-graceful-shutdown=20",
-    "--no-server-header",
-    "--no-access-log",
-)
-
-
-@main.command()
-def worker() -> None:
-    """The worker: from written facts to the Visits API."""
-    os.execv(sys.executable, [sys.executable, "-m", "arq", "jobs.worker.WorkerSettings"])
-
-
-@main.command()
-@click.option("--port", default=9000, show_default=True)
-@click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--file", default=":memory:", show_default=True, help="Where the visits are kept.")
-@click.option("--token", help="The only bearer token that is let in; by default any is.")
-def sandbox(port: int, host: str, file: str, token: str | None) -> None:
-    """A Visits and Contacts API of our own, for first runs and tests."""
-    import uvicorn
-
-    from app.visits.sandbox import create_sandbox
-
-    click.echo(
-        f"Visits API: http://{host}:{port}/api/v1   switches and journal: http://{host}:{port}/_sandbox/", err=True
-    )
-    options = {"access_log": False, "log_level": "warning", "timeout_graceful_shutdown": 1, "timeout_keep_alive": 75}
-    uvicorn.run(create_sandbox(file, token), host=host, port=port, **options)  # type: ignore[arg-type]
-
-
-# -- sources --
-
-for command in (sources, hook_url, ring):
-    main.add_command(command)
-
-
-# -- what happened --
-
-
-@main.command()
-@limit
-@as_json
-def deliveries(limit: int, as_json: bool) -> None:
-    """What arrived, newest first."""
-    show_rows(with_ledger(lambda ledger, settings: Explain(ledger, settings).deliveries(limit)), as_json)
-
-
-@main.command()
-@click.argument("id")
-@reveal
-def show(id: str, reveal: bool) -> None:
-    """One delivery: what it was, what came of it, every attempt."""
-    print_story(with_ledger(lambda ledger, settings: Explain(ledger, settings, reveal).delivery(id)))
-
-
-@main.command()
-@click.argument("external_id")
-@reveal
-def visit(external_id: str, reveal: bool) -> None:
-    """One visit: every fact, who said it, what the API last answered."""
-    for story in with_ledger(lambda ledger, settings: Explain(ledger, settings, reveal).visit(external_id)):
-        print_story(story)
-
-
-@main.command()
-@limit
-@as_json
-def failures(limit: int, as_json: bool) -> None:
-    """What needs an operator, the longest first."""
-    show_rows(with_ledger(lambda ledger, settings: Explain(ledger, settings).failures(limit)), as_json)
-
-
-# -- what to do --
-
-for command in (replay, discard, audit, forget):
-    main.add_command(command)
-
-
-# -- the console --
-
-
-@main.command("hash-password")
-def hash_password() -> None:
-    """Read a password from stdin, and write what CONSOLE_PASSWORD_HASH is set to."""
-    from app.console.access import hash_password
-
-    asked = click.prompt("Password", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline()
-    password = asked.rstrip("\r\n")
-    if len(password) < SHORTEST_PASSWORD:
-        end(USAGE, f"a password has {SHORTEST_PASSWORD} characters at least")
-    click.echo(hash_password(password))
-
-
-SHORTEST_PASSWORD = 12
-
-
-# -- is all well --
-
-
-@main.command()
-@click.option("--phase", type=click.Choice(["run", "release"]), default="run", show_default=True)
-@as_json
-def doctor(phase: str, as_json: bool) -> None:
-    """Check settings, Redis, the Visits API, the clock and the worker; each trouble with its fix."""
-
-    async def examine() -> list[doctors.Check]:
-        return [check async for check in doctors.examine(os.environ, is_release=phase == "release")]
-
-    checks = asyncio.run(examine())
-    show_rows([{"check": c.name, "result": c.result, "detail": c.detail, "fix": c.fix} for c in checks], as_json)
-    sys.exit(doctors.status(checks))

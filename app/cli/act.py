@@ -9,9 +9,11 @@ from typing import Any
 
 import click
 
-from app.cli.words import NOTHING_MATCHED, PARTLY_FAILED, USAGE, Moment, as_json, end, show_rows, table, with_ledger
+from app.cli.filters import filters
+from app.cli.reach import with_ledger
+from app.cli.words import NOTHING_MATCHED, PARTLY_FAILED, USAGE, agree, as_json, end, examples, show_rows, table
 from app.explain import Explain
-from app.ledger import Ledger
+from app.ledger import Gone, Ledger
 from app.replay import Replay, Step, Stuck, Tally
 from app.selection import STATES, Mode, Selection
 from app.settings import Settings
@@ -20,15 +22,15 @@ from app.settings import Settings
 SHOWN = 20
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "replay --state parked --reason 422 --since 2h --plan",
+        "replay standard-A-5 --contact cont_KYdl3lftgZXGRbxqoj --yes",
+        "replay --hook calendly --since 7d --rederive --plan",
+    )
+)
 @click.argument("ids", nargs=-1)
-@click.option("--state", type=click.Choice(STATES), help="Those in this state.")
-@click.option("--source", help="Those of this tool.")
-@click.option("--hook", help="Those that rang here.")
-@click.option("--reason", help="Those that failed for this: its beginning, or any part of it.")
-@click.option("--visit", help="This visit, by any of its ids.")
-@click.option("--since", type=Moment(), help="Those that arrived since: 2h, 7d, or a time in ISO 8601.")
-@click.option("--until", type=Moment(), help="Those that arrived until then.")
+@filters(STATES)
 @click.option("--rederive", "mode", flag_value="rederive", help="Translate the stored bodies with today's code.")
 @click.option("--reconcile", "mode", flag_value="reconcile", help="Fetch the truth from the tool.")
 @click.option("--fresh", is_flag=True, help="Ask the Visits API what stands there, instead of remembering.")
@@ -72,10 +74,7 @@ def replay(
         _show_plan(tally)
     if only_plan or not tally.todo:
         sys.exit(_status(tally))
-    if not yes and not (sys.stdin.isatty() and sys.stderr.isatty()):
-        end(USAGE, "nothing was done: to do it, say --yes")
-    if not yes:
-        click.confirm(f"Put {tally.todo} back to work?", abort=True, err=True)
+    agree(f"Put {tally.todo} back to work?", yes)
 
     async def carry_out(ledger: Ledger, settings: Settings) -> Tally:
         with _told(tally, as_json) as told:
@@ -141,23 +140,31 @@ def _status(tally: Tally) -> int:
     return NOTHING_MATCHED if unknown == tally.steps else PARTLY_FAILED if unknown else 0
 
 
-@click.command()
+@click.command(epilog=examples("discard standard-A-2", "discard d019a3b1c2d0a1b2c3d4e standard-A-2 --yes --json"))
 @click.argument("ids", nargs=-1, required=True)
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def discard(ids: tuple[str, ...], yes: bool) -> None:
-    """Give up what has not been applied of deliveries or visits."""
-    if not yes:
-        click.confirm(f"Give up the changes of {', '.join(ids)} that have not been applied?", abort=True, err=True)
+@as_json
+def discard(ids: tuple[str, ...], yes: bool, as_json: bool) -> None:
+    """Give up what has not been applied of deliveries or visits. An unknown ID does not stop the others."""
+    agree(f"Give up the changes of {', '.join(ids)} that have not been applied?", yes)
 
     async def give_up(ledger: Ledger, settings: Settings) -> list[dict[str, Any]]:
-        explain, rows = Explain(ledger, settings), []
+        explain, rows = Explain(ledger, settings), list[dict[str, Any]]()
         for id in ids:
-            works = await explain.works(id)
-            delivery = "" if await explain.is_visit(id) else id
+            try:
+                works = await explain.works(id)
+                delivery = "" if await explain.is_visit(id) else id
+            except Gone:
+                rows.append({"id": id, "work": None, "discarded": None})
+                continue
             rows += [{"id": id, "work": work, "discarded": await ledger.discard(work, delivery)} for work in works]
         return rows
 
     rows = with_ledger(give_up)
-    show_rows(rows, False)
-    if any(row["discarded"] < 0 for row in rows):
+    show_rows(rows, as_json)
+    unknown = [row["id"] for row in rows if row["work"] is None]
+    if unknown:
+        click.echo(f"there is no delivery or visit {', '.join(unknown)}, or no longer", err=True)
+    if any(row["work"] and row["discarded"] < 0 for row in rows):
         end(PARTLY_FAILED, "what a worker has in its hands cannot be given up; try again in a moment")
+    sys.exit(0 if not unknown else NOTHING_MATCHED if len(unknown) == len(rows) else PARTLY_FAILED)

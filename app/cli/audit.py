@@ -7,13 +7,14 @@ from dataclasses import asdict
 import click
 
 from app.audit import Audit, Difference, Where
-from app.cli.words import CHECK_FAILED, NOTHING_MATCHED, UNREACHABLE, as_json, end, with_ledger
+from app.cli.reach import with_ledger
+from app.cli.words import CHECK_FAILED, NOTHING_MATCHED, UNREACHABLE, as_json, end, examples
 from app.ledger import Gone, Ledger
 from app.settings import Settings
 from app.visits.client import VisitsApiTrouble, http_client
 
 
-@click.command()
+@click.command(epilog=examples("audit --rate 5", "audit --repair", "audit --resume --json"))
 @click.option("--account", help="Only this Visits account: main, or a hook's with a token of its own.")
 @click.option("--repair", is_flag=True, help="Put what differs back to work.")
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Calls a second; default VISITS_API_RATE.")

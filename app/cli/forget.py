@@ -7,8 +7,9 @@ import sys
 import click
 
 from app import find
-from app.cli.words import NOTHING_MATCHED, PARTLY_FAILED, USAGE, as_json, end, table, with_ledger
-from app.console.audit_log import AuditLog
+from app.audit_log import AuditLog
+from app.cli.reach import with_ledger
+from app.cli.words import NOTHING_MATCHED, PARTLY_FAILED, USAGE, as_json, end, table
 from app.forget import Forget, Found
 from app.ledger import Ledger
 from app.settings import Settings

@@ -1,20 +1,27 @@
-"""`doorbell sources`, `hook-url`, `ring`: what can ring, and how to connect it."""
+"""`doorbell sources`, `hook-url`, `secrets`, `ring`: what can ring, and how to connect it."""
 
+import base64
 import os
+import secrets as chance
 import sys
 from collections.abc import Iterable
+from typing import Any
 
 import click
 
-from app import settings as configuration
-from app.cli.words import CHECK_FAILED, NOTHING_MATCHED, UNREACHABLE, as_json, end, settings_or_none, show_rows
-from app.ring import Unknown, ring_at
-from app.settings import SettingsError
+from app import tally
+from app.cli.filters import hooks_like, sources_like, specimens_like
+from app.cli.reach import settings_at_hand, settings_or_none, with_ledger
+from app.cli.words import CHECK_FAILED, NOTHING_MATCHED, UNREACHABLE, as_json, end, examples, show_rows
+from app.explain import moment
+from app.ledger import Ledger
+from app.settings import Settings
+from app.signatures import Scheme
 from app.sources import Source, load, specimens
 
 
-@click.command()
-@click.argument("name", required=False)
+@click.command(epilog=examples("sources", "sources calendly"))
+@click.argument("name", required=False, shell_complete=sources_like)
 @as_json
 def sources(name: str | None, as_json: bool) -> None:
     """What can ring; with a NAME, how to connect it."""
@@ -35,9 +42,7 @@ def sources(name: str | None, as_json: bool) -> None:
             for tool in load().values()
         ]
         return show_rows(rows, as_json)
-    if name not in load():
-        end(NOTHING_MATCHED, f"there is no source {name}; there are {', '.join(load())}")
-    source = load()[name].source
+    source = _known(name)
     public_url = (hooks and hooks.public_url) or "https://YOUR-DOORBELL"
     click.echo(f"{source.title}  ({source.docs}; evidence: {source.evidence})")
     url = f"{public_url}/hooks/{name}"
@@ -46,6 +51,12 @@ def sources(name: str | None, as_json: bool) -> None:
     click.echo(source.setup.replace("{url}", url).rstrip())
     click.echo(f"\n{'; '.join(_terms_of(source))}.")
     return None
+
+
+def _known(name: str) -> Source:
+    if name not in load():
+        end(NOTHING_MATCHED, f"there is no source {name}; there are {', '.join(load())}")
+    return load()[name].source
 
 
 def _terms_of(source: Source) -> Iterable[str]:
@@ -68,14 +79,11 @@ PROVES = {
 }
 
 
-@click.command("hook-url")
-@click.argument("hook")
+@click.command("hook-url", epilog=examples("hook-url gingr"))
+@click.argument("hook", shell_complete=hooks_like)
 def hook_url(hook: str) -> None:
     """The address of a HOOK, as the tool should have it; with its token, where the tool signs nothing."""
-    try:
-        settings = configuration.read(redis_needed=False)
-    except SettingsError as error:
-        end(CHECK_FAILED, str(error))
+    settings = settings_at_hand()
     entrance = settings.entrances.get(hook)
     if entrance is None:
         end(NOTHING_MATCHED, f"there is no hook {hook}, or it has no secret")
@@ -84,14 +92,60 @@ def hook_url(hook: str) -> None:
     click.echo(settings.address(entrance))
 
 
-@click.command()
-@click.argument("source")
-@click.argument("specimen", required=False)
+@click.group(invoke_without_command=True, epilog=examples("secrets", "secrets --json", "secrets generate standard"))
+@as_json
+@click.pass_context
+def secrets(context: click.Context, as_json: bool) -> None:
+    """Which secrets each hook has, by their fingerprints, and when each last matched. An old one that has not matched for
+    long can go."""
+    if context.invoked_subcommand:
+        return
+
+    async def look(ledger: Ledger, settings: Settings) -> list[dict[str, Any]]:
+        return [
+            {"hook": hook, "secret": number, "fingerprint": fingerprint, "last_matched": moment(at)}
+            for hook, entrance in settings.entrances.items()
+            for number, (fingerprint, at) in enumerate(
+                (await tally.matched(ledger.redis, hook, entrance.hook.secrets)).items(), 1
+            )
+        ]
+
+    show_rows(with_ledger(look), as_json)
+
+
+@secrets.command(epilog=examples("secrets generate standard"))
+@click.argument("source", shell_complete=sources_like)
+def generate(source: str) -> None:
+    """Make a secret of the kind that SOURCE signs with, where the tool takes one of ours."""
+    made = _generated(_known(source).signature)
+    if made is None:
+        end(
+            CHECK_FAILED,
+            f"{load()[source].source.title} signs with a key of its own; `doorbell sources {source}` says more",
+        )
+    click.echo(made)
+    click.echo(
+        f"set it as HOOKS__{source.upper()}__SECRETS, and in the tool: see `doorbell sources {source}`", err=True
+    )
+
+
+def _generated(scheme: Scheme) -> str | None:
+    """A text, unless the scheme reads its secrets as base64; None, where no secret of ours will do."""
+    key = base64.b64encode(chance.token_bytes(32)).decode()
+    if scheme.check_secret("a text, and not base64") is None:
+        return chance.token_urlsafe(32)
+    return next((one for one in (f"whsec_{key}", key) if scheme.check_secret(one) is None), None)
+
+
+@click.command(epilog=examples("ring calendly", 'ring calendly "an invitee books"'))
+@click.argument("source", shell_complete=sources_like)
+@click.argument("specimen", required=False, shell_complete=specimens_like)
 @click.option("--to", "url", help="The hook's address; by default http://127.0.0.1:$PORT/hooks/SOURCE.")
 def ring(source: str, specimen: str | None, url: str | None) -> None:
     """Send a really signed SPECIMEN, by its number or a part of its name; without one, list them."""
-    if source not in load():
-        end(NOTHING_MATCHED, f"there is no source {source}; there are {', '.join(load())}")
+    from app.ring import Unknown, ring_at
+
+    _known(source)
     names = [delivery["name"] for delivery in specimens(source)["deliveries"]]
     if specimen is None:
         return show_rows([{"number": number, "specimen": name} for number, name in enumerate(names, 1)], False)

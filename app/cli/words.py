@@ -1,28 +1,24 @@
-"""What the commands have in common: how they end, how they show things, how they come to the ledger."""
+"""What the commands have in common: how they end, and how they show things. Quick to import: `doorbell --help` does."""
 
-import asyncio
 import json
 import re
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import click
 
-from app import settings as configuration
-from app.connection import Address, Redis, RedisDown
-from app.ledger import Gone, Ledger
-from app.settings import Settings, SettingsError
-
-T = TypeVar("T")
-
-BUG, USAGE, CHECK_FAILED, UNREACHABLE, NOTHING_MATCHED, PARTLY_FAILED = 1, 2, 3, 4, 5, 6
+BUG, USAGE, CHECK_FAILED, UNREACHABLE, NOTHING_MATCHED, PARTLY_FAILED, INTERRUPTED = 1, 2, 3, 4, 5, 6, 130
 
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-limit = click.option("--limit", default=50, show_default=True, help="How many at most.")
+limit = click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000), help="How many at most.")
 reveal = click.option("--reveal", is_flag=True, help="Show personal data too.")
+
+
+def examples(*lines: str) -> str:
+    """The end of a command's help."""
+    return "\b\nExamples:\n" + "\n".join(f"  doorbell {line}" for line in lines)
 
 
 class Moment(click.ParamType[datetime]):
@@ -33,7 +29,10 @@ class Moment(click.ParamType[datetime]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
         units = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
         if ago := re.fullmatch(r"([0-9]{1,6})([smhdw])", str(value)):
-            return datetime.now(UTC) - timedelta(seconds=int(ago[1]) * units[ago[2]])
+            try:
+                return datetime.now(UTC) - timedelta(seconds=int(ago[1]) * units[ago[2]])
+            except OverflowError:
+                self.fail(f"{value} is longer ago than there are years")
         try:
             moment = datetime.fromisoformat(str(value))
         except ValueError:
@@ -41,47 +40,23 @@ class Moment(click.ParamType[datetime]):
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def settings_or_none() -> Settings | None:
-    try:
-        return configuration.read(redis_needed=False)
-    except SettingsError:
-        return None
-
-
-def with_ledger(step: Callable[[Ledger, Settings], Awaitable[T]]) -> T:
-    """Run a step; its errors become an exit status and a sentence."""
-
-    async def run() -> T:
-        settings = configuration.read()
-        async with opened(settings) as ledger:
-            return await step(ledger, settings)
-
-    try:
-        return asyncio.run(run())
-    except SettingsError as error:
-        end(CHECK_FAILED, str(error))
-    except RedisDown as error:
-        end(UNREACHABLE, str(error))
-    except Gone as error:
-        end(NOTHING_MATCHED, f"there is no delivery or visit {error}, or no longer")
-
-
-@asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator[Ledger]:
-    redis = Redis(Address.of(settings))
-    try:
-        yield Ledger(redis, settings.retention_days, settings.body_keys)
-    finally:
-        await redis.close()
-
-
 def end(status: int, sentence: str) -> NoReturn:
     click.echo(sentence, err=True)
     sys.exit(status)
 
 
-def print_story(story: dict[str, Any]) -> None:
-    click.echo(json.dumps(story, indent=2, ensure_ascii=False))
+def agree(question: str, yes: bool) -> None:
+    """Go on only with --yes, or after a yes on a terminal."""
+    if yes:
+        return
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        end(USAGE, "nothing was done: to do it, say --yes")
+    if not click.confirm(question, err=True):
+        end(USAGE, "nothing was done")
+
+
+def print_story(story: dict[str, Any], as_json: bool = False) -> None:
+    click.echo(json.dumps(story, indent=None if as_json else 2, ensure_ascii=False))
 
 
 def show_rows(rows: Iterable[dict[str, Any]], as_json: bool) -> None:

@@ -1,7 +1,6 @@
 """What every page works with: settings, ledger, who asks, and how an answer is written."""
 
 import hashlib
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,9 +14,9 @@ from jinja2 import Environment, PackageLoader
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from app.audit_log import AuditLog
 from app.console.access import Access, User
-from app.console.audit_log import AuditLog
-from app.explain import Explain, moment
+from app.explain import Explain, moment, span
 from app.ledger import Ledger
 from app.operations import Operations
 from app.settings import Settings
@@ -168,13 +167,6 @@ def ago(when: Any) -> str:
     return "just now" if abs(seconds) < 2 else f"{told} ago" if seconds > 0 else f"in {told}"
 
 
-def span(seconds: float) -> str:
-    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= size * (2 if unit != "min" else 1):
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
-
-
 def number(value: float) -> str:
     return f"{value:,.0f}"
 
@@ -188,15 +180,3 @@ def titled(source: str) -> str:
     """A source's own name."""
     tool = load().get(source)
     return tool.source.title if tool else source
-
-
-_SOURCE_OF = re.compile(r"^visit:[^/]*/(.*)$")
-
-
-def source_of(work: str) -> str:
-    """The source of a visit, by its external_id; of an event it is not in the name."""
-    found = _SOURCE_OF.match(work)
-    if not found:
-        return ""
-    known = [name for name in load() if found[1].startswith(f"{name}-")]
-    return max(known, key=len, default="")

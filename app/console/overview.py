@@ -11,10 +11,10 @@ import orjson
 
 from app import tally
 from app.alarms import OLD_S, Due, due
-from app.console.desk import Desk, span, titled
-from app.console.lists import Group, Lists
+from app.console.desk import Desk, titled
 from app.doctor import ALIVE_S
-from app.explain import moment
+from app.explain import moment, span
+from app.lists import Group, Lists
 from app.queue import WORKERS
 
 HOURS = 24

@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 
 from starlette.responses import Response
 
-from app.console.desk import Ask, Desk, Page, number, span
-from app.console.lists import OPEN, Filter, Lists
+from app.console.desk import Ask, Desk, Page, number
+from app.explain import span
+from app.lists import OPEN, Filter, Lists
 from app.operations import Do, Order
 from app.replay import Replay, Step
 from app.selection import Selection

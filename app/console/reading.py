@@ -5,18 +5,16 @@ import re
 from collections import Counter
 from typing import Any
 
-import orjson
 from starlette.responses import Response
 
-from app import doctor, tally
+from app import doctor, refusals, tally
 from app.console import overview as overviews
 from app.console import redaction
-from app.console.desk import STATIC, Ask, Desk, Page, segment, span
-from app.console.lists import DONE, OPEN, PAGE, Filter, Found, Lists
+from app.console.desk import STATIC, Ask, Desk, Page, segment
 from app.console.planning import steps_of
-from app.explain import Explain, Row
+from app.explain import Explain, Row, span
 from app.ledger import Gone, NoBody
-from app.refusals import NEWEST
+from app.lists import DONE, OPEN, PAGE, Filter, Found, Lists
 from app.retention import KINDS
 from app.selection import Selection
 from app.settings import Settings
@@ -211,55 +209,15 @@ async def failures(desk: Desk, ask: Ask) -> Response:
 
 # -- refused --
 
-#: Reason, by its beginning, to likely cause; {} is how far the signed time was off.
-CAUSES = {
-    "signature_missing": "The tool signs nothing, or something on the way drops the header.",
-    "signature_stale": "The clocks are {} apart, or the request was held up or sent again on the way. Synchronise ours.",
-    "signature_mismatch": "Another secret than the tool's is set here (an old one, or another hook's), or the body was "
-    "changed on the way. Compare the fingerprints under Sources.",
-    "signature_": "The header is not what this tool sends: another sender, or something on the way rewrites it.",
-    "no_such_hook": "Somebody rings at an address that is none: a mistyped name, or a hook without a secret.",
-    "too_large": "The body is larger than MAX_BODY.",
-    "wrong_content_type": "It is no webhook of this tool: check the content type that is set there.",
-    "unreadable_body": "The signature holds, but the body cannot be read: check which format is set there.",
-    "method_not_allowed": "Somebody opened the address in a browser, or the tool is set to another method than POST.",
-    "redis_down": "Our own trouble: Redis could not take it. The tool comes back by itself.",
-    "too_busy": "Our own trouble: more at once than can be written. The tool comes back by itself.",
-    "too_slow": "The sender did not finish sending.",
-    "unfinished": "The sender left before its body was complete.",
-}
-_SECONDS = re.compile(r"(\d+) s (old|ahead|in the future)?")
-
-
-def likely_cause(reason: str, detail: str) -> str:
-    fitting = [beginning for beginning in CAUSES if reason.startswith(beginning)]
-    told = _SECONDS.search(detail)
-    apart = span(float(told[1])) if told else "too far"
-    return CAUSES[max(fitting, key=len)].replace("{}", apart) if fitting else "–"
-
 
 async def refused(desk: Desk, ask: Ask) -> Response:
-    flat = await desk.redis.command("HGETALL", "db:refused")
-    counts = {name.decode(): int(count) for name, count in zip(flat[::2], flat[1::2], strict=True)}
     by_hook, by_reason = Counter[str](), Counter[str]()
-    for name, count in counts.items():
-        hook, _, reason = name.partition(":")
+    for (hook, reason), count in (await refusals.counts(desk.redis)).items():
         by_hook[hook] += count
         by_reason[reason] += count
     wanted = ask.query("hook")
-    hooks = [wanted] if wanted else ["", *desk.settings.hooks]
-    lists = await asyncio.gather(
-        *(
-            desk.redis.command("LRANGE", f"db:refused:{hook}", 0, NEWEST - 1)
-            for hook in hooks
-            if not hook or hook in by_hook
-        )
-    )
-    named = [hook for hook in hooks if not hook or hook in by_hook]
-    notes = [orjson.loads(note) | {"hook": hook} for hook, found in zip(named, lists, strict=True) for note in found]
-    for note in notes:
-        note["cause"] = likely_cause(note["reason"], note["detail"])
-    notes.sort(key=lambda note: -note["at"])
+    hooks = ([wanted] if wanted in by_hook else []) if wanted else ["", *desk.settings.hooks]
+    notes = await refusals.newest(desk.redis, hooks)
     return desk.page(
         ask,
         "refused.html",
@@ -267,7 +225,7 @@ async def refused(desk: Desk, ask: Ask) -> Response:
         counts=dict(by_reason.most_common(6)),
         hooks={hook: count for hook, count in by_hook.items() if hook},
         hook=wanted,
-        newest=NEWEST,
+        newest=refusals.NEWEST,
     )
 
 
@@ -300,10 +258,8 @@ async def show_source(desk: Desk, ask: Ask, name: str, rang: dict[str, Any] | No
     hooks = []
     for entrance in desk.settings.entrances.values():
         if entrance.tool.name == name:
-            flat = await desk.redis.command("HGETALL", f"db:matched:{entrance.name}")
-            matched = dict(zip(flat[::2], flat[1::2], strict=True))
-            prints = [tally.fingerprint(secret) for secret in entrance.hook.secrets]
-            secrets = [{"fingerprint": one, "matched": matched.get(one.encode())} for one in prints]
+            matched = await tally.matched(desk.redis, entrance.name, entrance.hook.secrets)
+            secrets = [{"fingerprint": one, "matched": at} for one, at in matched.items()]
             hooks.append({"name": entrance.name, "secrets": secrets})
     address = hooks[0]["name"] if hooks else name
     return desk.page(

@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import urlencode
 
 from app import find, tally
-from app.console.desk import source_of
 from app.explain import Explain, Row, moment
 from app.ledger import Gone, Ledger, Meta
 from app.queue import EVENT, VISIT
@@ -19,6 +18,8 @@ from app.sources import load
 from app.visits.words import external_id
 
 PAGE = 50
+#: So many are asked for at once.
+BATCH = 200
 #: A page gives up looking after so many rows that do not fit, and says where it stopped.
 MOST_LOOKED_AT = 400
 #: Or after so many whose heads alone told that they do not.
@@ -33,7 +34,10 @@ DONE = ("applied", "superseded", "ignored")
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """As it stands in the address. before: where the page begins, `<score>_<name>`."""
+    """As it stands in the console's address; the last three are the command line's words.
+
+    before: where the page begins, `<score>_<name>`. visit: its id on either side. search: whatever one has.
+    """
 
     state: str = ""
     hook: str = ""
@@ -41,11 +45,15 @@ class Filter:
     reason: str = ""
     since: str = ""
     before: str = ""
+    until: str = ""
+    visit: str = ""
+    search: str = ""
 
     @classmethod
     def read(cls, given: Mapping[str, str]) -> "Filter":
         """Whatever somebody wrote there: what is no state of ours is none."""
-        words = {name: given.get(name, "").strip()[:300] for name in cls.__dataclass_fields__}
+        names = ("state", "hook", "source", "reason", "since", "before")
+        words = {name: given.get(name, "").strip()[:300] for name in names}
         return cls(**words | {"state": words["state"] if words["state"] in (*OPEN, *DONE) else ""})
 
     def query(self, **changes: str) -> str:
@@ -59,15 +67,23 @@ class Filter:
 
     @property
     def since_ms(self) -> float:
-        try:
-            since = datetime.fromisoformat(self.since)
-        except ValueError:
-            return float("-inf")
-        return (since if since.tzinfo else since.replace(tzinfo=UTC)).timestamp() * 1000
+        return _ms(self.since, float("-inf"))
+
+    @property
+    def until_ms(self) -> float:
+        return _ms(self.until, float("inf"))
 
     def start(self) -> tuple[float, str]:
         score, _, name = self.before.partition("_")
         return (float(score), name) if re.fullmatch(r"\d{1,16}", score) else (float("inf"), "")
+
+
+def _ms(written: str, otherwise: float) -> float:
+    try:
+        moment = datetime.fromisoformat(written)
+    except ValueError:
+        return otherwise
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +123,14 @@ class Lists:
 
     # -- lists --
 
-    async def deliveries(self, filter: Filter) -> Rows:
+    async def deliveries(self, filter: Filter, most: int = PAGE) -> Rows:
         if filter.state in OPEN or filter.reason:
-            return await self.works(filter)
+            return await self.works(filter, most)
         keys = [f"db:deliveries:{hook}" for hook in ([filter.hook] if filter.hook else self._settings.hooks)]
+        is_named = filter.visit or filter.search
         rows: list[Row] = []
         looked, heads, last = 0, 0, ""
-        async for page in self._newest(keys, filter):
+        async for page in self._named_deliveries(filter) if is_named else self._newest(keys, filter):
             heads += len(page)
             metas = await self._metas([id for _, id in page])
             fitting = [(at, id) for (at, id), meta in zip(page, metas, strict=True) if _fits(filter, meta)]
@@ -123,7 +140,7 @@ class Lists:
                 for (at, id), row in zip(handful, await self._rows(id for _, id in handful), strict=True):
                     looked += 1
                     if not filter.state or filter.state in row["state"].split():
-                        if len(rows) == PAGE:
+                        if len(rows) == most:
                             return Rows(rows, last)
                         rows.append(row)
                     last = f"{at:.0f}_{id}"
@@ -133,25 +150,38 @@ class Lists:
                 return Rows(rows, f"{page[-1][0]:.0f}_{page[-1][1]}", given_up=True)
         return Rows(rows)
 
-    async def works(self, filter: Filter) -> Rows:
+    async def works(self, filter: Filter, most: int = PAGE) -> Rows:
         """What stands in a state that is not over: visits and events, with the delivery that waits in each."""
         state = filter.state if filter.state in OPEN else "parked"
         keys = self._held() if state == "held" else [f"db:{state}"]
+        is_named = filter.visit or filter.search
         rows: list[Row] = []
         last = ""
-        async for page in self._newest(keys, filter, since=False):
+        async for page in self._named_works(filter) if is_named else self._newest(keys, filter, by_arrival=False):
             wanted = await self._wanted([work for _, work in page], filter)
             fitting = [(at, work) for at, work in page if work in wanted]
             for start in range(0, len(fitting), PAGE):
                 handful = fitting[start : start + PAGE]
-                found = await asyncio.gather(*(self._work_row(work) for _, work in handful))
+                found = await asyncio.gather(*(self.work(work) for _, work in handful))
                 for (at, work), row in zip(handful, found, strict=True):
-                    if row and (not filter.hook or row["hook"] == filter.hook):
-                        if len(rows) == PAGE:
+                    if row and row["state"] == state and filter.hook in ("", row["hook"]):
+                        if len(rows) == most:
                             return Rows(rows, last)
                         rows.append(row)
                     last = f"{at:.0f}_{work}"
         return Rows(rows)
+
+    async def every(
+        self, filter: Filter, most: float = float("inf"), most_empty: float = float("inf")
+    ) -> AsyncIterator[Rows]:
+        """One page of deliveries after the other: to the end, so many rows, or so many pages in which nothing fits."""
+        while True:
+            page = await self.deliveries(filter, int(min(most, BATCH)))
+            most, most_empty = most - len(page.rows), most_empty - (not page.rows)
+            yield page
+            if not page.more or most <= 0 or most_empty <= 0:
+                return
+            filter = replace(filter, before=page.more)
 
     async def newer(self, hooks: Iterable[str], than: str) -> int:
         """How many deliveries arrived after that one."""
@@ -201,10 +231,9 @@ class Lists:
 
     async def search(self, text: str) -> list[Found]:
         """By the id of a delivery, of a visit on either side, of a request; by e-mail address or phone number."""
-        names = [text, *(external_id(source, text) for source in load())]
         stands, visits, request = await asyncio.gather(
             self._redis.command("EXISTS", f"db:delivery:{text}"),
-            self._known(names),
+            self._known(_names(text)),
             tally.delivery_of(self._redis, text, self._settings.retention_days),
         )
         works = await find.works_of(self._redis, text, self._settings.secret_key)
@@ -224,13 +253,54 @@ class Lists:
     def _held(self) -> list[str]:
         return [f"db:held:{account}" for account in sorted({"main", *self._settings.accounts.values()})]
 
+    async def _named(self, filter: Filter) -> list[str]:
+        """The ids of the deliveries and visits that its visit and its search mean."""
+        found = [one.id for one in await self.search(filter.search)] if filter.search else []
+        if filter.visit:
+            visits = await self._known(_names(filter.visit))
+            return visits if not filter.search else [id for id in found if id in visits]
+        return found
+
+    async def _named_works(self, filter: Filter) -> AsyncIterator[list[tuple[float, str]]]:
+        found = await asyncio.gather(*(self._works(id) for id in await self._named(filter)))
+        works = {work for works in found for work in works}
+        yield sorted(((0.0, work) for work in works if (0.0, work) < filter.start()), reverse=True)
+
+    async def _works(self, id: str) -> list[str]:
+        try:
+            return await self._explain.works(id)
+        except Gone:
+            return []
+
+    async def _named_deliveries(self, filter: Filter) -> AsyncIterator[list[tuple[float, str]]]:
+        """Those that said something of the visits, and those that are named themselves; in one page, newest first."""
+        found = await asyncio.gather(*(self._deliveries_of(name) for name in await self._named(filter)))
+        ids = list({id for ids in found for id in ids})
+        metas = await self._metas(ids)
+        page = [(float(meta.at), id) for id, meta in zip(ids, metas, strict=True) if meta]
+        start, within = filter.start(), (filter.since_ms, filter.until_ms)
+        yield sorted((one for one in page if one < start and within[0] <= one[0] <= within[1]), reverse=True)
+
+    async def _deliveries_of(self, name: str) -> set[str]:
+        """Of a visit, all that said something of it; of a delivery, itself."""
+        try:
+            works = await self._explain.works_of_visit(name)
+        except Gone:
+            return {name}
+        families = await asyncio.gather(*(self._ledger.family(work) for work in works))
+        members = [member for family in families for member in family]
+        return {origin.rpartition(".")[0] for one in members for origin in (*one.changes, *one.discarded)}
+
     async def _newest(
-        self, keys: Sequence[str], filter: Filter, since: bool = True
+        self, keys: Sequence[str], filter: Filter, by_arrival: bool = True
     ) -> AsyncIterator[list[tuple[float, str]]]:
         """What is in these sorted sets together, greatest score first, in pages, from where the filter begins."""
         score, name = filter.start()
-        least: Any = filter.since_ms if since else "-inf"
-        most = 200
+        least: Any = "-inf"
+        if by_arrival:
+            least = filter.since_ms
+            score, name = (score, name) if score <= filter.until_ms else (filter.until_ms, "")
+        most = BATCH
         while keys:
             flats = await asyncio.gather(
                 *(
@@ -265,7 +335,7 @@ class Lists:
         return await asyncio.gather(*(self._explain.row(id) for id in ids))
 
     async def _wanted(self, works: Sequence[str], filter: Filter) -> set[str]:
-        if not (filter.reason or filter.source or filter.since):
+        if not (filter.reason or filter.source or filter.since or filter.until):
             return set(works)
         told = await asyncio.gather(*(self._redis.command("HMGET", f"db:{work}", "reason", "since") for work in works))
         sources = await self._sources(works)
@@ -274,7 +344,7 @@ class Lists:
             for work, (reason, since) in zip(works, told, strict=True)
             if filter.reason in (reason or b"").decode()
             and filter.source in ("", sources[work])
-            and float(since or 0) >= filter.since_ms
+            and filter.since_ms <= float(since or 0) <= filter.until_ms
         }
 
     async def _reasons(self, state: str) -> list[tuple[str, str, str, float]]:
@@ -296,7 +366,7 @@ class Lists:
         of_events = {work: meta.source if meta else "" for work, meta in zip(events, metas, strict=True)}
         return {work: of_events.get(work) or source_of(work) for work in works}
 
-    async def _work_row(self, work: str) -> Row | None:
+    async def work(self, work: str) -> Row | None:
         """As a row of deliveries: the newest one that is not applied, and what is the matter."""
         try:
             member = await self._ledger.member(work)
@@ -323,4 +393,22 @@ def _fits(filter: Filter, meta: Meta | None) -> bool:
     """What the head of a delivery tells."""
     if meta is None:
         return not (filter.source or filter.state)
-    return filter.source in ("", meta.source) and (filter.state != "ignored" or bool(meta.ignored))
+    fits = filter.source in ("", meta.source) and filter.hook in ("", meta.hook)
+    return fits and (filter.state != "ignored" or bool(meta.ignored))
+
+
+def _names(id: str) -> list[str]:
+    """What a visit of that id may be called: it may be ours, or the tool's."""
+    return [id, *(external_id(source, id) for source in load())]
+
+
+_SOURCE_OF = re.compile(r"^visit:[^/]*/(.*)$")
+
+
+def source_of(work: str) -> str:
+    """The source of a visit, by its external_id; of an event it is not in the name."""
+    found = _SOURCE_OF.match(work)
+    if not found:
+        return ""
+    known = [name for name in load() if found[1].startswith(f"{name}-")]
+    return max(known, key=len, default="")

@@ -1,0 +1,138 @@
+"""`doorbell export`: rows as they are read, for spreadsheets and for programs."""
+
+import csv
+import getpass
+import json
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from datetime import datetime
+from typing import Any, Literal, TypeVar
+
+import click
+
+from app.audit_log import AuditLog
+from app.cli.filters import filter_of, filters, search
+from app.cli.reach import with_ledger
+from app.cli.words import NOTHING_MATCHED, USAGE, end, examples
+from app.explain import Explain, Row
+from app.ledger import Gone, Ledger
+from app.lists import DONE, OPEN, Lists
+from app.queue import VISIT
+from app.selection import STATES, Selection, Selector
+from app.settings import Settings
+
+Format = Literal["csv", "ndjson"]
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _written(command: F) -> F:
+    formats = click.Choice(["csv", "ndjson"])
+    for option in (
+        click.option("--yes", is_flag=True, help="Do not ask."),
+        click.option(
+            "--reveal", is_flag=True, help="Personal data too. It has to be confirmed, and is in the audit log."
+        ),
+        click.option("--format", type=formats, default="csv", show_default=True),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group(
+    epilog=examples(
+        "export deliveries --since 7d > week.csv", "export visits --state parked --format ndjson | jq .visit"
+    )
+)
+def export() -> None:
+    """Write all deliveries or visits that fit a filter, as CSV or as one JSON object a line."""
+
+
+@export.command(epilog=examples("export deliveries --hook calendly --since 7d > week.csv"))
+@filters((*OPEN, *DONE))
+@search
+@_written
+def deliveries(format: Format, reveal: bool, yes: bool, **words: str | datetime | None) -> None:
+    """What arrived, newest first; with --reveal, its body too."""
+    filter = filter_of(words)
+
+    async def rows(ledger: Ledger, settings: Settings) -> AsyncIterator[Row]:
+        lists = Lists(ledger, settings, Explain(ledger, settings))
+        names = ("delivery", "at", "hook", "event", "state", "reason", "visits")
+        async for page in lists.every(filter):
+            for row in page.rows:
+                row = {name: row.get(name) for name in names}
+                if reveal:
+                    with suppress(Gone):
+                        row["body"] = (await ledger.delivery(row["delivery"]))[1].decode("utf-8", "replace")
+                    row.setdefault("body", None)
+                yield row
+
+    _export("deliveries", filter.query(search="…" if filter.search else ""), rows, format, reveal, yes)
+
+
+@export.command(epilog=examples("export visits --source square --format ndjson > visits.ndjson"))
+@filters(STATES)
+@_written
+def visits(format: Format, reveal: bool, yes: bool, **words: str | datetime | None) -> None:
+    """Visits as our facts say that they should be; with --reveal, whose they are."""
+    selection = Selection(**{name: word for name, word in words.items() if word})  # type: ignore[arg-type]
+
+    async def rows(ledger: Ledger, settings: Settings) -> AsyncIterator[Row]:
+        explain, known = Explain(ledger, settings, reveal), set[int]()
+        async for unit in Selector(ledger, settings, "retry").select(selection):
+            with suppress(Gone):
+                row = await explain.visit_row(unit.work) if unit.work.startswith(VISIT) else None
+                # A visit that the tool renamed is one, by whichever of its ids it was found.
+                if row and (name := hash((row["account"], row["visit"]))) not in known:
+                    known.add(name)
+                    yield row
+
+    said = " ".join(f"{name}={word}" for name, word in words.items() if word)
+    _export("visits", said, rows, format, reveal, yes)
+
+
+def _export(
+    what: str,
+    said: str,
+    rows: Callable[[Ledger, Settings], AsyncIterator[Row]],
+    format: Format,
+    reveal: bool,
+    yes: bool,
+) -> None:
+    if reveal and not yes:
+        _confirm()
+
+    async def write(ledger: Ledger, settings: Settings) -> int:
+        if reveal:
+            await AuditLog(ledger.redis).note(f"{getpass.getuser()} (shell)", "operator", f"exported {what}", said)
+        count = 0
+        table = csv.writer(sys.stdout)
+        async for row in rows(ledger, settings):
+            if format == "ndjson":
+                sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
+            else:
+                if not count:
+                    table.writerow(row)
+                table.writerow(map(_cell, row.values()))
+            count += 1
+        sys.stdout.flush()
+        return count
+
+    count = with_ledger(write)
+    if not count:
+        end(NOTHING_MATCHED, "nothing")
+    click.echo(f"{count} {what}", err=True)
+
+
+def _confirm() -> None:
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        end(USAGE, "nothing was written: to reveal personal data, say --yes")
+    if click.prompt("Type reveal to write personal data", err=True, default="", show_default=False) != "reveal":
+        end(USAGE, "nothing was written")
+
+
+def _cell(value: Any) -> str:
+    """A spreadsheet takes what begins so for a formula, and would run it."""
+    text = " ".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text

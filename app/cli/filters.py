@@ -1,0 +1,62 @@
+"""The words that say which deliveries, failures or visits are meant: the same for every command that takes them; and what
+the shell completes them to."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from app.cli.reach import settings_or_none
+from app.cli.words import Moment
+from app.lists import Filter
+from app.sources import load, specimens
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def sources_like(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    titles = {name: tool.source.title for name, tool in load().items()}
+    return [CompletionItem(name, help=title) for name, title in titles.items() if name.startswith(incomplete)]
+
+
+def hooks_like(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    settings = settings_or_none()
+    return [name for name in (settings.hooks if settings else ()) if name.startswith(incomplete)]
+
+
+def specimens_like(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Of the source that stands before it."""
+    source = ctx.params.get("source")
+    recorded = specimens(source)["deliveries"] if source in load() else []
+    return [name for one in recorded if (name := one["name"]).startswith(incomplete)]
+
+
+def filters(states: Sequence[str]) -> Callable[[F], F]:
+    options = [
+        click.option("--state", type=click.Choice(states), help="Those in this state.") if states else None,
+        click.option("--source", help="Those of this tool.", shell_complete=sources_like),
+        click.option("--hook", help="Those that rang here.", shell_complete=hooks_like),
+        click.option("--reason", help="Those that failed for this: its beginning, or any part of it."),
+        click.option("--visit", help="This visit, by any of its ids."),
+        click.option("--since", type=Moment(), help="Those since then: 2h, 7d, or a time in ISO 8601."),
+        click.option("--until", type=Moment(), help="Those until then."),
+    ]
+
+    def add(command: F) -> F:
+        for option in reversed(list(filter(None, options))):
+            command = option(command)
+        return command
+
+    return add
+
+
+search = click.option("--search", help="By any id, the tool's, a request's, an e-mail address or a phone number.")
+before = click.option("--before", default="", help="Go on where the last list stopped.")
+
+
+def filter_of(words: dict[str, str | datetime | None], **more: str) -> Filter:
+    given = {name: word.isoformat() if isinstance(word, datetime) else word for name, word in words.items() if word}
+    return replace(Filter(**given), **more)

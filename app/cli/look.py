@@ -1,0 +1,101 @@
+"""What happened: `doorbell failures`, `deliveries`, `show`, `visit`, `refused`."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import click
+
+from app import refusals
+from app.cli.filters import before, filter_of, filters, hooks_like, search
+from app.cli.reach import with_ledger
+from app.cli.words import NOTHING_MATCHED, Moment, as_json, end, examples, limit, print_story, reveal, show_rows
+from app.explain import Explain, Row, moment
+from app.ledger import Ledger
+from app.lists import DONE, OPEN, Filter, Lists
+from app.settings import Settings
+
+#: Pages without a single row that fits, before a list says where it stopped.
+MOST_EMPTY = 3
+
+
+@click.command(
+    epilog=examples("deliveries --since 2h", "deliveries --search ada@example.com", "deliveries --state parked --json")
+)
+@filters((*OPEN, *DONE))
+@search
+@limit
+@before
+@as_json
+def deliveries(limit: int, before: str, as_json: bool, **words: str | datetime | None) -> None:
+    """What arrived, newest first."""
+    _list(filter_of(words, before=before), limit, as_json, ("delivery", "at", "hook", "event", "state", "visits"))
+
+
+@click.command(
+    epilog=examples("failures", "failures --reason 422 --source calendly", "failures --search '+1 555 010 0001' --json")
+)
+@filters(())
+@search
+@limit
+@before
+@as_json
+def failures(limit: int, before: str, as_json: bool, **words: str | datetime | None) -> None:
+    """What needs an operator, newest first."""
+    shown = ("id", "kind", "reason", "since", "tries", "attempts", "answered", "source", "hook", "delivery")
+    _list(filter_of(words, before=before, state="parked"), limit, as_json, shown)
+
+
+def _list(filter: Filter, most: int, as_json: bool, names: Sequence[str]) -> None:
+    async def look(ledger: Ledger, settings: Settings) -> tuple[list[Row], str]:
+        lists = Lists(ledger, settings, Explain(ledger, settings))
+        rows, more = list[Row](), ""
+        async for page in lists.every(filter, most, MOST_EMPTY):
+            rows, more = rows + page.rows, page.more
+        return rows, more
+
+    rows, more = with_ledger(look)
+    if more and not rows:
+        end(NOTHING_MATCHED, f"nothing among the newest; to look further back: --before {more}")
+    # A reason is told where something is the matter, also in a list of all.
+    shown = [{name: row[name] for name in (*names, "reason") if name in row} for row in rows]
+    show_rows(shown, as_json)
+    if more:
+        click.echo(f"there may be more: --before {more}, or a larger --limit", err=True)
+
+
+@click.command(epilog=examples("show d019a3b1c2d0a1b2c3d4e", "show d019a3b1c2d0a1b2c3d4e --reveal"))
+@click.argument("id")
+@reveal
+@as_json
+def show(id: str, reveal: bool, as_json: bool) -> None:
+    """One delivery: what it was, what came of it, every attempt."""
+    print_story(with_ledger(lambda ledger, settings: Explain(ledger, settings, reveal).delivery(id)), as_json)
+
+
+@click.command(epilog=examples("visit standard-A-1", "visit standard-A-1 --json | jq .facts"))
+@click.argument("external_id")
+@reveal
+@as_json
+def visit(external_id: str, reveal: bool, as_json: bool) -> None:
+    """One visit: every fact, who said it, what the API last answered."""
+    for story in with_ledger(lambda ledger, settings: Explain(ledger, settings, reveal).visit(external_id)):
+        print_story(story, as_json)
+
+
+@click.command(epilog=examples("refused", "refused --hook calendly --since 1h", "refused --reason stale --json"))
+@click.option("--hook", help="At this hook.", shell_complete=hooks_like)
+@click.option("--reason", default="", help="For this reason, or any part of it.")
+@click.option("--since", type=Moment(), help="Since then: 2h, 7d, or a time in ISO 8601.")
+@limit
+@as_json
+def refused(hook: str | None, reason: str, since: datetime | None, limit: int, as_json: bool) -> None:
+    """What rang and was not let in: when, why, and the likely cause. Only the newest of each hook are kept."""
+    least = since.timestamp() * 1000 if since else 0
+
+    async def look(ledger: Ledger, settings: Settings) -> list[dict[str, Any]]:
+        return await refusals.newest(ledger.redis, [hook] if hook else ["", *settings.hooks])
+
+    notes = [note for note in with_ledger(look) if reason in note["reason"] and note["at"] >= least]
+    names = ("at", "hook", "reason", "detail", "cause")
+    show_rows([{name: (note | {"at": moment(note["at"])})[name] for name in names} for note in notes[:limit]], as_json)

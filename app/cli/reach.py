@@ -1,0 +1,56 @@
+"""How the commands come to the settings and the ledger."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+from app import settings as configuration
+from app.cli.words import CHECK_FAILED, NOTHING_MATCHED, UNREACHABLE, end
+from app.connection import Address, Redis, RedisDown
+from app.ledger import Gone, Ledger
+from app.settings import Settings, SettingsError
+
+T = TypeVar("T")
+
+
+def settings_or_none() -> Settings | None:
+    try:
+        return configuration.read(redis_needed=False)
+    except SettingsError:
+        return None
+
+
+def settings_at_hand() -> Settings:
+    """Whether there is a Redis or not."""
+    try:
+        return configuration.read(redis_needed=False)
+    except SettingsError as error:
+        end(CHECK_FAILED, str(error))
+
+
+def with_ledger(step: Callable[[Ledger, Settings], Awaitable[T]]) -> T:
+    """Run a step; its errors become an exit status and a sentence."""
+
+    async def run() -> T:
+        settings = configuration.read()
+        async with opened(settings) as ledger:
+            return await step(ledger, settings)
+
+    try:
+        return asyncio.run(run())
+    except SettingsError as error:
+        end(CHECK_FAILED, str(error))
+    except RedisDown as error:
+        end(UNREACHABLE, str(error))
+    except Gone as error:
+        end(NOTHING_MATCHED, f"there is no delivery or visit {error}, or no longer")
+
+
+@asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[Ledger]:
+    redis = Redis(Address.of(settings))
+    try:
+        yield Ledger(redis, settings.retention_days, settings.body_keys)
+    finally:
+        await redis.close()

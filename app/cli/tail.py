@@ -1,0 +1,90 @@
+"""`doorbell tail`."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import click
+
+from app.cli.filters import hooks_like, sources_like
+from app.cli.reach import opened, with_ledger
+from app.cli.words import as_json, examples
+from app.explain import Explain, Row
+from app.ledger import Gone, Ledger
+from app.lists import Lists
+from app.queue import VISIT
+from app.selection import name_of
+from app.settings import Settings
+from app.watch import arrivals, attempts
+
+
+@click.command(epilog=examples("tail", "tail --source calendly", "tail --visit standard-A-1 --json"))
+@click.option("--source", default="", help="Of this tool.", shell_complete=sources_like)
+@click.option("--hook", default="", help="Of what rang here.", shell_complete=hooks_like)
+@click.option("--visit", default="", help="Of this visit, by its external_id.")
+@as_json
+def tail(source: str, hook: str, visit: str, as_json: bool) -> None:
+    """What arrives (→) and what is attempted (←), a line each, as it happens. Ctrl-C ends it. Times are UTC."""
+
+    def fits(row: Row) -> bool:
+        return source in ("", row["source"]) and hook in ("", row["hook"]) and (not visit or visit in row["visits"])
+
+    def tell(row: Row) -> None:
+        if fits(row):
+            click.echo(json.dumps(row, ensure_ascii=False) if as_json else _line(row))
+
+    async def watch(ledger: Ledger, settings: Settings) -> None:
+        async with opened(settings) as listening:
+            await asyncio.gather(_arriving(ledger, settings, tell), _attempted(ledger, settings, listening, tell))
+
+    with_ledger(watch)
+
+
+async def _arriving(ledger: Ledger, settings: Settings, tell: Callable[[Row], None]) -> None:
+    async for id in arrivals(ledger, settings.hooks):
+        try:
+            meta = await ledger.meta(id)
+        except Gone:
+            continue
+        tell(
+            {
+                "kind": "delivery",
+                "at": _iso(meta.at),
+                "source": meta.source,
+                "hook": meta.hook,
+                "delivery": id,
+                "event": meta.name,
+                "ignored": meta.ignored or None,
+                "visits": [name_of(work) for work in meta.work if work.startswith(VISIT)],
+            }
+        )
+
+
+async def _attempted(ledger: Ledger, settings: Settings, listening: Ledger, tell: Callable[[Row], None]) -> None:
+    explain = Explain(ledger, settings)
+    lists = Lists(ledger, settings, explain)
+    async for work, attempt in attempts(listening.redis):
+        row = await lists.work(work) or {}
+        about = {name: row.get(name, "") for name in ("source", "hook", "delivery")} | {"visits": row.get("visits", [])}
+        ended = {"at": _iso(attempt.at + attempt.took_ms)}
+        tell({"kind": "attempt", **explain.attempt(attempt), **ended, **about})
+
+
+def _iso(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _line(row: Row) -> str:
+    at, visits = row["at"][11:-1], " ".join(row["visits"])
+    if row["kind"] == "delivery":
+        parts = [row["hook"], row["event"], row["delivery"], visits, row["ignored"] and f"ignored: {row['ignored']}"]
+        return f"{at} → {'  '.join(filter(None, parts))}"
+    parts = [
+        visits or row["delivery"],
+        row["outcome"],
+        ", ".join(row["calls"]),
+        f"{row['took_ms']} ms",
+        row["answered"],
+    ]
+    return f"{at} ← {'  '.join(filter(None, parts))}"

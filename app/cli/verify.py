@@ -1,0 +1,98 @@
+"""`doorbell verify`."""
+
+import json
+import sys
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import BinaryIO
+
+import click
+
+from app.cli.filters import hooks_like
+from app.cli.reach import settings_at_hand
+from app.cli.words import CHECK_FAILED, NOTHING_MATCHED, USAGE, Moment, as_json, end, examples
+from app.delivery import Delivery
+from app.diagnosis import Diagnosis, diagnose
+from app.settings import Entrance, Settings
+
+
+@click.command(
+    epilog=examples(
+        "verify calendly --headers headers.txt < body.json",
+        "verify square --header 'X-Square-HmacSha256-Signature: …' --body body.json",
+        "verify standard --headers headers.txt --body body.json --at 2026-03-14T09:00:00Z",
+    )
+)
+@click.argument("hook", shell_complete=hooks_like)
+@click.option("--body", type=click.File("rb"), default="-", help="The body, byte for byte; by default stdin.")
+@click.option(
+    "--headers", type=click.File("rb"), help="A file of lines `Name: value`; `POST /hooks/… HTTP/1.1` may be first."
+)
+@click.option("--header", "more", multiple=True, metavar="'NAME: VALUE'", help="One header; may be said several times.")
+@click.option("--at", type=Moment(), help="When it arrived; by default now.")
+@as_json
+def verify(
+    hook: str,
+    body: BinaryIO,
+    headers: BinaryIO | None,
+    more: tuple[str, ...],
+    at: datetime | None,
+    as_json: bool,
+) -> None:
+    """Does the signature of a request at HOOK (a hook, or the one hook of a source) hold, and if not, why? Nothing is
+    accepted and nothing sent; secrets are told by their fingerprints."""
+    settings = settings_at_hand()
+    entrance = _entrance(settings, hook)
+    lines = [*(headers.read().splitlines() if headers else ()), *(one.encode() for one in more)]
+    token, parsed = _parsed(entrance, lines)
+    now = at.timestamp() if at else time.time()
+    delivery = Delivery(
+        entrance.name, entrance.tool.name, parsed, body.read(), datetime.fromtimestamp(now, UTC), token=token
+    )
+    found = diagnose(settings, entrance, delivery, now)
+    if as_json:
+        click.echo(json.dumps({"hook": entrance.name, **asdict(found)}, ensure_ascii=False))
+    else:
+        _tell(entrance, found)
+    sys.exit(0 if found.holds else CHECK_FAILED)
+
+
+def _entrance(settings: Settings, name: str) -> Entrance:
+    if name in settings.entrances:
+        return settings.entrances[name]
+    of_source = [entrance for entrance in settings.entrances.values() if entrance.tool.name == name]
+    if len(of_source) > 1:
+        end(USAGE, f"{name} has several hooks: say which, {', '.join(entrance.name for entrance in of_source)}")
+    if not of_source:
+        end(NOTHING_MATCHED, f"there is no hook {name}, or it has no secret")
+    return of_source[0]
+
+
+def _parsed(entrance: Entrance, lines: list[bytes]) -> tuple[str, tuple[tuple[bytes, bytes], ...]]:
+    """The token in the address, where the first line is that of a request, and the headers."""
+    token = ""
+    headers: list[tuple[bytes, bytes]] = []
+    for number, line in enumerate(lines):
+        name, colon, value = line.partition(b":")
+        if number == 0 and b" /" in name:
+            path = line.split()[1].decode("latin-1").partition("?")[0]
+            token = path.partition(f"{entrance.path}/")[2]
+        elif line.strip() and not colon:
+            end(USAGE, f"line {number + 1} of the headers is none: it has no colon")
+        elif line.strip():
+            headers.append((name.strip().lower(), value.strip()))
+    return token, tuple(headers)
+
+
+def _tell(entrance: Entrance, found: Diagnosis) -> None:
+    of = f"secret {found.secret} of {len(entrance.hook.secrets)} ({found.fingerprint})"
+    if found.holds:
+        click.echo(f"holds: {of} matches")
+        return
+    reason, sentence = found.refused
+    click.echo(f"fails: signature_{reason}: {sentence}")
+    for finding in found.findings:
+        click.echo(f"{finding.kind}: {finding.sentence}")
+    if found.secret:
+        click.echo(f"{of} is the one", err=True)
