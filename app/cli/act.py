@@ -15,6 +15,8 @@ from app.ledger import Ledger
 from app.replay import Replay, Step, Stuck, Tally
 from app.selection import STATES, Mode, Selection
 from app.settings import Settings
+from app.signals import ACTIONS
+from app.tally import note
 
 #: More rows than this are counted and not shown, unless as JSON.
 SHOWN = 20
@@ -78,6 +80,7 @@ def replay(
         click.confirm(f"Put {tally.todo} back to work?", abort=True, err=True)
 
     async def carry_out(ledger: Ledger, settings: Settings) -> Tally:
+        await note(ledger.redis, ACTIONS, "replay")
         with _told(tally, as_json) as told:
             return await replay_of(ledger, settings).carry_out(selection, told)
 
@@ -150,6 +153,7 @@ def discard(ids: tuple[str, ...], yes: bool) -> None:
         click.confirm(f"Give up the changes of {', '.join(ids)} that have not been applied?", abort=True, err=True)
 
     async def give_up(ledger: Ledger, settings: Settings) -> list[dict[str, Any]]:
+        await note(ledger.redis, ACTIONS, "discard")
         explain, rows = Explain(ledger, settings), []
         for id in ids:
             works = await explain.works(id)

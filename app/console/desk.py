@@ -1,7 +1,6 @@
 """What every page works with: settings, ledger, who asks, and how an answer is written."""
 
 import hashlib
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -188,15 +187,3 @@ def titled(source: str) -> str:
     """A source's own name."""
     tool = load().get(source)
     return tool.source.title if tool else source
-
-
-_SOURCE_OF = re.compile(r"^visit:[^/]*/(.*)$")
-
-
-def source_of(work: str) -> str:
-    """The source of a visit, by its external_id; of an event it is not in the name."""
-    found = _SOURCE_OF.match(work)
-    if not found:
-        return ""
-    known = [name for name in load() if found[1].startswith(f"{name}-")]
-    return max(known, key=len, default="")

@@ -10,12 +10,11 @@ from typing import Any
 from urllib.parse import urlencode
 
 from app import find, tally
-from app.console.desk import source_of
 from app.explain import Explain, Row, moment
 from app.ledger import Gone, Ledger, Meta
 from app.queue import EVENT, VISIT
 from app.settings import Settings
-from app.sources import load
+from app.sources import load, source_of
 from app.visits.words import external_id
 
 PAGE = 50
