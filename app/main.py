@@ -23,6 +23,7 @@ from app.ledger import Ledger
 from app.refusals import Refusals
 from app.settings import Settings, SettingsError, read
 from app.tally import Tally
+from app.watch import Watch
 
 log = logging.getLogger("doorbell.web")
 
@@ -46,7 +47,12 @@ def create_app(settings: Settings) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        running = asyncio.gather(refusals.keep_flushing(), intake.keep_cutting(), tally.keep_flushing(redis))
+        running = asyncio.gather(
+            refusals.keep_flushing(),
+            intake.keep_cutting(),
+            tally.keep_flushing(redis),
+            Watch(redis, settings).keep_looking(is_worker=False),
+        )
         # Whatever start-up made stays for good: full collections over it are most of the 99th percentile.
         gc.collect()
         gc.freeze()
