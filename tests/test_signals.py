@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 from rig import ROOT, Rig, Server, sign_standard, standard_body, wait_until
 
 from app import __version__
@@ -213,3 +214,42 @@ def test_every_name_is_told_with_its_help_and_follows_the_rules_of_prometheus(ri
 
 def test_the_version_is_the_one_of_the_package() -> None:
     assert __version__ == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+
+# -- what other people's tools read --
+
+
+def names(query: str) -> set[str]:
+    return {re.sub("_(bucket|sum|count)$", "", name) for name in re.findall(r"doorbell_\w+", query)}
+
+
+def test_the_dashboard_asks_for_what_there_is() -> None:
+    dashboard = json.loads((ROOT / "deploy" / "grafana.json").read_text())
+
+    panels = dashboard["panels"]
+    queries = [target["expr"] for panel in panels for target in panel["targets"]]
+    assert set() == set().union(*map(names, queries)) - SIGNALS.keys()
+    assert all(map(names, queries))
+    assert len(panels) == len({panel["id"] for panel in panels})
+    taken = [(place["x"], place["y"]) for place in (panel["gridPos"] for panel in panels)]
+    assert len(taken) == len(set(taken))
+
+
+def test_the_alert_rules_ask_for_what_there_is_and_say_what_to_do() -> None:
+    [group] = yaml.safe_load((ROOT / "deploy" / "alerts.yaml").read_text())["groups"]
+
+    assert {"DoorbellBadSignatures", "DoorbellWorkWaits", "DoorbellFailures", "DoorbellSilentSource"} <= {
+        rule["alert"] for rule in group["rules"]
+    }
+    for rule in group["rules"]:
+        assert names(rule["expr"])
+        assert set() == names(rule["expr"]) - SIGNALS.keys()
+        assert rule["expr"].count("(") == rule["expr"].count(")")
+        assert {"summary", "description"} == rule["annotations"].keys()
+
+
+def test_labels_in_files_are_labels_that_there_are() -> None:
+    for file in ("grafana.json", "alerts.yaml"):
+        text = (ROOT / "deploy" / file).read_text().replace('\\"', '"')
+        for name, label in re.findall(r"(doorbell_\w+)\{(\w+)", text):
+            assert label in SIGNALS[name].labels, (file, name, label)
