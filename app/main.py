@@ -13,9 +13,9 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import Lifespan, Receive, Scope, Send
+from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
-from app import logs, metrics
+from app import logs, metrics, telemetry
 from app.connection import Address, Redis, RedisDown
 from app.console import Console
 from app.intake import Intake
@@ -115,7 +115,7 @@ async def _no_such_page(_: Request, __: Exception) -> Response:
     return JSONResponse({"error": "not_found", "detail": "there is nothing at this address"}, 404)
 
 
-def _start() -> Starlette:
+def _start() -> ASGIApp:
     """Refuses to start with every problem at once, as sentences and not as a traceback."""
     try:
         settings = read()
@@ -123,10 +123,11 @@ def _start() -> Starlette:
         print(f"doorbell web cannot start:\n{error}", file=sys.stderr)
         sys.exit(3)
     logs.configure(settings)
-    return create_app(settings)
+    telemetry.start("web")
+    return telemetry.traced(create_app(settings))
 
 
-def __getattr__(name: str) -> Starlette:
+def __getattr__(name: str) -> ASGIApp:
     """`app` is made when uvicorn asks for it, so that importing this module needs no settings."""
     if name == "app":
         return _start()

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from app import telemetry
 from app.connection import RedisDown
 from app.find import remember
 from app.ledger import Hold, Lost, Member, Outcome, Verdict, future_ms, rang_ms
@@ -15,6 +16,7 @@ from app.queue import visit_work
 from app.signals import ATTEMPTS, CALL_S, CALLS, END_TO_END_S
 from app.sources import source_of
 from app.tally import Tally
+from app.telemetry import span
 from app.visits.client import ANSWER_S, Record, Refused, Unanswered, VisitsApiTrouble, VisitsClient
 from app.visits.merge import REMEMBERED, Wanted, difference, fold, wanted, winners
 from app.visits.words import Contact
@@ -59,8 +61,9 @@ async def apply(context: Context, account: str, external_id: str) -> str:
     hold = await context.ledger.begin(visit_work(account, external_id), account, is_paced)
     if isinstance(hold, str):
         return hold
-    run = Run(context, hold, account)
-    outcome = await run.outcome()
+    with span("visit", "CONSUMER", hold.trace.traceparent, external_id=hold.root.external_id):
+        run = Run(context, hold, account)
+        outcome = await run.outcome()
     if outcome.state == "settled":
         await compact(context, hold)
     await asyncio.gather(give_back(context, hold, outcome, account), run.be_found(outcome))
@@ -133,7 +136,7 @@ class Run:
     def __post_init__(self) -> None:
         settings, self.deadline = self.context.settings, time.monotonic() + JOB_S
         token = settings.tokens.get(self.account, "")
-        names, url = self.hold.trace.headers, settings.visits_api_url
+        names, url = self.hold.trace.headers | telemetry.headers(), settings.visits_api_url
         self.api = VisitsClient(self.context.http, url, token, [], self.before_call, names, self.called)
         self.contacts = Contacts(self.context.ledger, self.account, settings.contact_key(self.account))
 
@@ -150,6 +153,7 @@ class Run:
     def called(self, method: str, route: str, status: str, seconds: float) -> None:
         self.context.tally.add(CALLS, method, route, status)
         self.context.tally.observe(CALL_S, seconds, method, route)
+        telemetry.called(method, route, status, seconds)
 
     async def outcome(self) -> Outcome:
         root = self.hold.root

@@ -15,6 +15,7 @@ from app.reading import Untranslatable
 from app.settings import Entrance
 from app.signals import ATTEMPTS
 from app.sources import GONE, Ignored
+from app.telemetry import span
 from app.visits.client import RateLimited, Unanswered, Unauthorized, VisitsApiTrouble
 from app.visits.words import VisitChange
 from jobs.apply import give_back
@@ -49,7 +50,8 @@ async def translate(context: Context, delivery_id: str) -> str:
     if isinstance(hold, str):
         return hold
     run = Run(context, hold, delivery_id)
-    outcome = await run.outcome()
+    with span("event", "CONSUMER", hold.trace.traceparent, delivery=delivery_id):
+        outcome = await run.outcome()
     if outcome is not None:
         await give_back(context, hold, outcome)
     came_of_it = outcome.reason or outcome.state if outcome else "landed"
