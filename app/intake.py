@@ -102,7 +102,7 @@ class Intake:
             status, headers = 503, _LATER
             answer = orjson.dumps({"error": "bug", "detail": "this is our fault; what rang was not written down"})
             rang.refused("bug")
-        await _reply(send, status, answer, kind, headers, rang.known_as, receive if status == 413 else None)
+        await _reply(send, status, answer, kind, headers, rang.known_as(), receive if status == 413 else None)
         took_s = time.perf_counter() - started
         self._tally.answered(rang.source, OUTCOMES.get(rang.reason, rang.reason) or rang.outcome, rang.slot, took_s)
         fact(log, "delivery answered", **rang.fields(), status=status, took_ms=round(took_s * 1000, 1))
@@ -222,11 +222,10 @@ class Rang:
     def refused(self, code: str) -> None:
         self.outcome, self.reason = "refused", code
 
-    @property
     def known_as(self) -> str:
         """The X-Request-ID of the answer: the sender's, or else one of ours, by which the sender may ask."""
-        self.delivery = self.delivery or ("" if self.request_id else new_id())
-        return self.request_id or self.delivery
+        self.request_id = self.request_id or self.delivery or new_id()
+        return self.request_id
 
     def fields(self) -> dict[str, Any]:
         told: dict[str, Any] = {"hook": self.hook, "source": self.source, "outcome": self.outcome}
@@ -241,8 +240,8 @@ class Rang:
         return told
 
 
-#: What may be the name of an event; and what a stranger may call a request, if it is to be in the log.
-_WORD, _MACHINES = re.compile("[A-Za-z][A-Za-z0-9_.:/-]*"), re.compile("[0-9a-fA-F-]{32,36}")
+#: What may be the name of an event; and what a stranger may call a request, if it is to be in the log: a UUID, or ours.
+_WORD, _MACHINES = re.compile("[A-Za-z][A-Za-z0-9_.:/-]*"), re.compile("[0-9a-fA-F-]{32,36}|d[0-9a-f]{21}")
 #: What refusals are called in /metrics; the others by their code.
 OUTCOMES = {
     "signature_missing": "bad_signature",

@@ -11,10 +11,14 @@ import httpx
 import pytest
 import yaml
 from rig import ROOT, Rig, Server, sign_standard, standard_body, wait_until
+from test_ledger import accept, begin, change, waiting
 
 from app import __version__
 from app.connection import Redis
+from app.embedded import free_port
+from app.ledger import Ledger, Verdict
 from app.signals import SIGNALS
+from app.tally import COUNTS, Tally, hours, totals
 
 TRACE_ID, SENDER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 TRACEPARENT = f"00-{TRACE_ID}-{SENDER}-01"
@@ -132,7 +136,7 @@ def test_a_strangers_name_for_a_request_is_answered_and_not_logged_unless_a_mach
     assert {"refused"} == {line["outcome"] for line in (named, other, own)}
     assert {"signature_missing"} == {line["reason"] for line in (named, other, own)}
     assert ("request_id" in named, other["request_id"]) == (False, made)
-    assert own["delivery"] == nameless.headers["x-request-id"]
+    assert own["request_id"] == nameless.headers["x-request-id"]
 
 
 # -- /metrics --
@@ -197,6 +201,40 @@ def test_any_process_tells_what_all_of_them_did(rig: Rig) -> None:
     assert here["doorbell_redis_memory_used_bytes"] > 100_000
     assert any(name.startswith(f'doorbell_build_info{{version="{__version__}"') for name in here)
     assert "zebediah" not in repr(here)
+
+
+def test_without_redis_metrics_say_so_and_nothing_else(rig: Rig) -> None:
+    told = scrape(rig.web(METRICS_TOKEN="t", REDIS_URL=f"redis://127.0.0.1:{free_port()}/0"))
+
+    assert 0 == told.pop("doorbell_redis_up")
+    assert ["doorbell_build_info"] == [name.partition("{")[0] for name in told]
+
+
+async def test_a_gate_that_is_shut_is_told(rig: Rig, ledger: Ledger) -> None:
+    door = rig.web(METRICS_TOKEN="t")
+    await accept(ledger, change("A"))
+    verdict = Verdict(why="unauthorized", wait_s=60)
+    await ledger.release(await begin(ledger, "A", "main"), waiting(verdict=verdict), gate="main")
+
+    assert 1 == scrape(door)['doorbell_visits_api_circuit_open{account="main"}']
+
+
+async def test_a_flush_that_fails_half_way_counts_nothing_twice(redis: Redis) -> None:
+    tally = Tally()
+    tally.count("standard", "accepted")
+    tally.answered("standard", "accepted", 1, 0.2)
+    await redis.command("SET", COUNTS, "not a hash")
+
+    await tally.flush(redis)
+    await redis.command("DEL", COUNTS)
+    await tally.flush(redis)
+    await tally.flush(redis)
+
+    [(_, hour)] = await hours(redis, 1)
+    assert {("standard", "accepted"): 1} == hour
+    written = await totals(redis)
+    assert 1 == written["doorbell_webhook_requests_total|standard|accepted"]
+    assert 200_000 == written["doorbell_webhook_request_duration_seconds|standard|us"]
 
 
 def test_every_name_is_told_with_its_help_and_follows_the_rules_of_prometheus(rig: Rig) -> None:
