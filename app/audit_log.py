@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from app.connection import Redis
 from app.explain import moment
+from app.signals import ACTIONS
+from app.tally import note
 
 KEY, KEPT = "db:audit-log", 10_000
 #: Somebody may have looked for one.
@@ -27,10 +29,11 @@ class AuditLog:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
-    async def note(self, who: str, role: str, did: str, what: str = "") -> None:
-        """did: a verb. what: an id or a filter; never anything personal."""
+    async def note(self, who: str, role: str, did: str, what: str = "", *, action: str = "") -> None:
+        """did: a verb. what: an id or a filter; never anything personal. action: what it is counted as, one of few."""
         told = ("who", who[:80], "role", role, "did", did, "what", _ADDRESS.sub("•••", what)[:300])
         await self._redis.command("XADD", KEY, "MAXLEN", "~", KEPT, "*", *told)
+        await note(self._redis, ACTIONS, action or did.replace(" ", "_"))
 
     async def newest(self, before: str = "", most: int = 50) -> list[Line]:
         """Newest first. before: the id of the last line that was seen."""

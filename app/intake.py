@@ -6,8 +6,9 @@ microsecond counts, and there is nothing here that a Request object would do.
 
 import asyncio
 import logging
+import re
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.connection import RedisDown
 from app.delivery import Delivery, Event, Unreadable, WrongContentType, check_content_type, parse_body
-from app.ledger import Ledger, Meta
+from app.ledger import Ledger, Meta, new_id, traced
 from app.logs import fact
 from app.protocol import WHOLE
 from app.reading import Untranslatable
@@ -83,27 +84,33 @@ class Intake:
         # What may follow the name is a token of ours: it is nobody's to read in a log.
         hook, slash, token = scope["path"].removeprefix("/hooks/").partition("/")
         started = time.perf_counter()
+        entrance = self._entrances.get(hook)
+        rang = Rang(entrance.name if entrance else "", entrance.tool.name if entrance else "")
+        rang.request_id = _request_id(scope["headers"])
         headers: Mapping[str, str] = {}
         kind = JSON
         try:
-            status, answer, kind = await self._answer(scope, receive, hook, slash + token)
+            status, answer, kind = await self._answer(scope, receive, entrance, slash + token, rang)
         except Refused as refused:
             status, headers = refused.status, refused.headers
             answer = orjson.dumps({"error": refused.code, "detail": str(refused)})
-            hook = hook if hook in self._entrances else ""
-            self._refusals.note(hook, refused.code, str(refused))
-            self._tally.count(hook, "refused")
+            rang.refused(refused.code)
+            self._refusals.note(rang.hook, refused.code, str(refused))
+            self._tally.count(rang.hook, "refused")
         except Exception:
-            log.exception("bug", extra={"hook": hook if hook in self._entrances else ""})
+            log.exception("bug", extra={"hook": rang.hook})
             status, headers = 503, _LATER
             answer = orjson.dumps({"error": "bug", "detail": "this is our fault; what rang was not written down"})
-        await _reply(send, status, answer, kind, headers, receive if status == 413 else None)
-        took_ms = round((time.perf_counter() - started) * 1000, 1)
-        fact(log, "delivery answered", hook=hook, status=status, took_ms=took_ms)
+            rang.refused("bug")
+        await _reply(send, status, answer, kind, headers, rang.known_as(), receive if status == 413 else None)
+        took_s = time.perf_counter() - started
+        self._tally.answered(rang.source, OUTCOMES.get(rang.reason, rang.reason) or rang.outcome, rang.slot, took_s)
+        fact(log, "delivery answered", **rang.fields(), status=status, took_ms=round(took_s * 1000, 1))
 
-    async def _answer(self, scope: Scope, receive: Receive, hook: str, behind: str) -> Answer:
+    async def _answer(
+        self, scope: Scope, receive: Receive, entrance: Entrance | None, behind: str, rang: "Rang"
+    ) -> Answer:
         """behind: what follows the hook's name, which only an address with a token has."""
-        entrance = self._entrances.get(hook)
         if entrance is None or (behind and not entrance.tool.source.signature.needs_key):
             raise Refused(404, "no_such_hook", "there is no hook of this name, or it has no secret")
         method, source = scope["method"], entrance.tool.source
@@ -113,19 +120,18 @@ class Intake:
             return Answer(200, b"")
         if method != "POST":
             raise Refused(405, "method_not_allowed", "webhooks are POSTed here", allow="POST")
-        delivery = await self._read(scope, receive, entrance, behind[1:])
+        delivery = await self._read(scope, receive, entrance, behind[1:], rang.request_id)
         if self._at_once >= MOST_AT_ONCE:
             raise Refused(_busy(entrance), "too_busy", "too many deliveries at once", **_LATER)
         self._at_once += 1
         try:
-            return await self._take(entrance, delivery)
+            return await self._take(entrance, delivery, rang)
         finally:
             self._at_once -= 1
 
-    async def _read(self, scope: Scope, receive: Receive, entrance: Entrance, token: str) -> Delivery:
+    async def _read(self, scope: Scope, receive: Receive, entrance: Entrance, token: str, request_id: str) -> Delivery:
         headers = tuple(scope["headers"])
-        now, request_id = datetime.now(UTC), _request_id(headers)
-        delivery = Delivery(entrance.name, entrance.tool.name, headers, b"", now, request_id, token)
+        delivery = Delivery(entrance.name, entrance.tool.name, headers, b"", datetime.now(UTC), request_id, token)
         try:
             check_content_type(delivery, entrance.tool.source.form)
         except WrongContentType as error:
@@ -134,11 +140,12 @@ class Intake:
         delivery.raw = await (reading if WHOLE in scope else self._slow.watch(reading))
         return delivery
 
-    async def _take(self, entrance: Entrance, delivery: Delivery) -> Answer:
+    async def _take(self, entrance: Entrance, delivery: Delivery, rang: "Rang") -> Answer:
         source = entrance.tool.source
         if source.unsigned and (reply := source.unsigned.answer(delivery)):
             return Answer(200, reply.body, reply.content_type)
         slot = self._verify(entrance, delivery)
+        rang.slot = slot + 1
         try:
             event = believe(entrance, delivery)
         except Unreadable as error:
@@ -146,7 +153,7 @@ class Intake:
         if source.challenge and (reply := source.challenge.answer(event, entrance.hook.secrets[slot])):
             return Answer(200, reply.body, reply.content_type)
         try:
-            return await self._write(entrance, delivery, event, slot)
+            return await self._write(entrance, delivery, event, slot, rang)
         except RedisDown as error:
             log.warning("redis down", extra={"hook": entrance.name, "reason": str(error)})
             raise Refused(_busy(entrance), "redis_down", "what rang cannot be written down now", **_LATER) from None
@@ -159,8 +166,9 @@ class Intake:
         except SignatureError as error:
             raise Refused(401, f"signature_{error.reason}", str(error)) from None
 
-    async def _write(self, entrance: Entrance, delivery: Delivery, event: Event, slot: int) -> Answer:
+    async def _write(self, entrance: Entrance, delivery: Delivery, event: Event, slot: int, rang: "Rang") -> Answer:
         tool, meaning = entrance.tool, mean(entrance, event)
+        rang.traceparent = _traceparent(delivery.headers)
         meta = Meta(
             hook=entrance.name,
             source=tool.name,
@@ -169,7 +177,7 @@ class Intake:
             request_id=delivery.request_id,
             slot=slot,
             ignored=meaning.ignored,
-            headers=dict(event.headers),
+            headers={"traceparent": rang.traceparent, **event.headers} if rang.traceparent else dict(event.headers),
         )
         if meaning.state == "parked":
             log.warning("event parked", extra={"hook": entrance.name, "reason": meaning.reason})
@@ -183,13 +191,70 @@ class Intake:
             reason=meaning.reason,
             again=tool.source.look_alike,
         )
-        outcome = "repeat" if written.repeat else "ignored" if meaning.ignored else "accepted"
-        self._tally.let_in(entrance.name, outcome, slot, meta.at, meta.request_id, written.delivery)
+        rang.outcome = "repeat" if written.repeat else "ignored" if meaning.ignored else "accepted"
+        rang.delivery, rang.name = written.delivery, meta.name if meaning.expected else ""
+        self._tally.let_in(entrance.name, rang.outcome, slot, meta.at, meta.request_id, written.delivery)
         if written.repeat:
             return Answer(200, orjson.dumps({"delivery": written.delivery, "repeat": True}))
         if meaning.ignored:
             return Answer(200, orjson.dumps({"delivery": written.delivery, "ignored": meaning.ignored}))
         return Answer(202, orjson.dumps({"delivery": written.delivery, "changes": meaning.expected}))
+
+
+@dataclass(slots=True)
+class Rang:
+    """One request at the door, for its line in the log and for what is counted.
+
+    hook, source: empty for an address that is none. name: what the tool calls the event, once it was understood.
+    slot: the secret that matched, from 1.
+    """
+
+    hook: str
+    source: str
+    request_id: str = ""
+    traceparent: str = ""
+    name: str = ""
+    delivery: str = ""
+    outcome: str = "handshake"
+    reason: str = ""
+    slot: int = 0
+
+    def refused(self, code: str) -> None:
+        self.outcome, self.reason = "refused", code
+
+    def known_as(self) -> str:
+        """The X-Request-ID of the answer: the sender's, or else one of ours, by which the sender may ask."""
+        self.request_id = self.request_id or self.delivery or new_id()
+        return self.request_id
+
+    def fields(self) -> dict[str, Any]:
+        told: dict[str, Any] = {"hook": self.hook, "source": self.source, "outcome": self.outcome}
+        if self.delivery:
+            told["delivery"] = self.delivery
+        if self.name and _WORD.fullmatch(self.name):
+            told["name"] = self.name
+        if self.reason:
+            told["reason"] = self.reason
+        if self.slot or _MACHINES.fullmatch(self.request_id):
+            told |= traced(self.request_id, self.traceparent)
+        return told
+
+
+#: What may be the name of an event; and what a stranger may call a request, if it is to be in the log: a UUID, or ours.
+_WORD, _MACHINES = re.compile("[A-Za-z][A-Za-z0-9_.:/-]*"), re.compile("[0-9a-fA-F-]{32,36}|d[0-9a-f]{21}")
+#: What refusals are called in /metrics; the others by their code.
+OUTCOMES = {
+    "signature_missing": "bad_signature",
+    "signature_malformed": "bad_signature",
+    "signature_mismatch": "bad_signature",
+    "signature_stale": "stale_timestamp",
+    "unreadable_body": "bad_body",
+    "wrong_content_type": "bad_body",
+    "unfinished": "bad_body",
+    "redis_down": "unavailable",
+    "too_busy": "unavailable",
+    "bug": "unavailable",
+}
 
 
 @dataclass(slots=True)
@@ -346,7 +411,16 @@ def _busy(entrance: Entrance) -> int:
 _LATER = {"retry-after": str(RETRY_AFTER_S)}
 
 
-def _request_id(headers: tuple[tuple[bytes, bytes], ...]) -> str:
+def _traceparent(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """https://www.w3.org/TR/trace-context/; empty for what is none."""
+    given = _header(headers, b"traceparent")
+    return given.decode() if given and _TRACEPARENT.fullmatch(given) else ""
+
+
+_TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
     """The router's, if it is one."""
     given = _header(headers, b"x-request-id")
     if 0 < len(given) <= 80 and given.isascii() and given.replace(b"-", b"").replace(b"_", b"").isalnum():
@@ -354,7 +428,7 @@ def _request_id(headers: tuple[tuple[bytes, bytes], ...]) -> str:
     return ""
 
 
-def _header(headers: tuple[tuple[bytes, bytes], ...], wanted: bytes) -> bytes:
+def _header(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> bytes:
     for name, value in headers:
         if name == wanted:
             return value
@@ -362,11 +436,21 @@ def _header(headers: tuple[tuple[bytes, bytes], ...], wanted: bytes) -> bytes:
 
 
 async def _reply(
-    send: Send, status: int, answer: bytes, kind: str, headers: Mapping[str, str], unread: Receive | None = None
+    send: Send,
+    status: int,
+    answer: bytes,
+    kind: str,
+    headers: Mapping[str, str],
+    request_id: str,
+    unread: Receive | None = None,
 ) -> None:
     """unread: what the sender still sends is thrown away for a moment before the connection closes: closing it with bytes
     unread would reset it, and most senders would never see the answer."""
-    lines = [(b"content-type", kind.encode()), (b"content-length", str(len(answer)).encode())]
+    lines = [
+        (b"content-type", kind.encode()),
+        (b"content-length", str(len(answer)).encode()),
+        (b"x-request-id", request_id.encode()),
+    ]
     lines += [(name.encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": status, "headers": lines})
     await send({"type": "http.response.body", "body": answer, "more_body": unread is not None})

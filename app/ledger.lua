@@ -284,8 +284,22 @@ local function starts(work)
   return tonumber((string.gsub(at, '%D', ''))) or 0
 end
 
--- work, token, lease ms, gate or '', 1 where calls are paced -> {'yours', [work, generation, hash]…} | {'busy'} | {'held'} |
--- {'nothing'}
+-- The newest delivery that spoke of it, and the names that its sender gave to the request.
+local function trace(work, members)
+  local newest = string.match(work, '^event:(.*)$') or ''
+  for _, member in ipairs(members) do
+    for f = 1, #member[3], 2 do
+      local origin = string.match(member[3][f], '^c:(.*)%.%d+$')
+      if origin and origin > newest then newest = origin end
+    end
+  end
+  local meta = string.match(call('GETRANGE', 'db:delivery:' .. newest, 0, 2047), '^[^\n]*')
+  local function kept(name) return string.match(meta, '"' .. name .. '":"([^"]*)"') or '' end
+  return {newest, kept('request_id'), kept('traceparent')}
+end
+
+-- work, token, lease ms, gate or '', 1 where calls are paced -> {'yours', trace, [work, generation, hash]…} | {'busy'} |
+-- {'held'} | {'nothing'}
 function steps.begin()
   local work, token, gate = ARGV[2], ARGV[3], ARGV[5]
   local members, to_do = family(work), false
@@ -306,7 +320,7 @@ function steps.begin()
     call('PERSIST', 'db:' .. member[1])
   end
   call('HSET', 'db:' .. members[1][1], 'tried', 1)
-  return {'yours', unpack(shown(members))}
+  return {'yours', trace(work, members), unpack(shown(members))}
 end
 
 -- lease ms, token, work…: a worker says what it has begun on, should this server have lost that with the end of its file.
@@ -638,6 +652,12 @@ end
 -- key, value, ms: what a worker writes beside the ledger
 function steps.put()
   return call('SET', ARGV[2], ARGV[3], 'PX', ARGV[4])
+end
+
+-- key, seconds or 0, [field, count]…: what a process counted since it last said so
+function steps.tally()
+  for i = 4, #ARGV, 2 do call('HINCRBY', ARGV[2], ARGV[i], ARGV[i + 1]) end
+  return ARGV[3] ~= '0' and call('EXPIRE', ARGV[2], ARGV[3])
 end
 
 -- key, value, ms: a worker lives; its name stands among those that do

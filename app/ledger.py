@@ -65,8 +65,9 @@ class Written:
 class Meta:
     """What is kept of a delivery beside its body.
 
-    at: when it arrived, in ms. slot: which secret matched. headers: those that the source needs. work: the pieces of work
-    that it gave; the ledger fills it in. removed: when somebody whom it spoke of was forgotten, in ms.
+    at: when it arrived, in ms. slot: which secret matched. headers: those that the source needs, and the sender's
+    traceparent. work: the pieces of work that it gave; the ledger fills it in. removed: when somebody whom it spoke of was
+    forgotten, in ms.
     """
 
     hook: str
@@ -155,12 +156,38 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
+class Trace:
+    """The newest delivery that spoke of some work, and what its sender called the request: X-Request-ID, traceparent."""
+
+    delivery: str = ""
+    request_id: str = ""
+    traceparent: str = ""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What goes with the calls that are made for it."""
+        given = {"x-request-id": self.request_id or self.delivery, "traceparent": self.traceparent}
+        return {name: value for name, value in given.items() if value}
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """For a line of the log."""
+        return traced(self.request_id, self.traceparent)
+
+
+def traced(request_id: str, traceparent: str) -> dict[str, str]:
+    given = {"request_id": request_id, "trace_id": traceparent[3:35], "parent_id": traceparent[36:52]}
+    return {name: value for name, value in given.items() if value}
+
+
+@dataclass(frozen=True, slots=True)
 class Hold:
     """Work that this worker alone may do until its lease ends. members: the visit's first id, then its later ones."""
 
     token: str
     until: float
     members: list[Member]
+    trace: Trace = field(default_factory=Trace)
 
     @property
     def root(self) -> Member:
@@ -242,12 +269,14 @@ class Ledger:
         """The work and the lease on it, or why not: `busy`, `held`, `nothing`. is_paced: while others of this account wait
         for their turn, so does this."""
         token, started = new_id(), time.monotonic()
-        answer, *members = await self.redis.grant(
+        answer, *rest = await self.redis.grant(
             "begin", work, token, int(LEASE_S * 1000), gate and f"db:gate:{gate}", int(is_paced)
         )
         if answer != b"yours":
             return str(answer.decode())
-        hold = Hold(token, started + LEASE_S, [_member(*member) for member in members])
+        trace, *members = rest
+        known_as = Trace(*(name.decode() for name in trace))
+        hold = Hold(token, started + LEASE_S, [_member(*member) for member in members], known_as)
         self.redis.rights[token] = Right(hold.until, "resume", (token, *(member.work for member in hold.members)))
         return hold
 
@@ -473,6 +502,11 @@ class Ledger:
 def new_id() -> str:
     """A name that sorts by time: milliseconds, then 40 bits of chance."""
     return f"d{time.time_ns() // 1_000_000:011x}{random.getrandbits(40):010x}"
+
+
+def rang_ms(id: str) -> int:
+    """When a delivery was given its name."""
+    return int(id[1:12], 16)
 
 
 def _seen_key(delivery: Delivery, repeat_key: str | None) -> str:

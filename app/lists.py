@@ -14,7 +14,7 @@ from app.explain import Explain, Row, moment
 from app.ledger import Gone, Ledger, Meta
 from app.queue import EVENT, VISIT
 from app.settings import Settings
-from app.sources import load
+from app.sources import load, source_of
 from app.visits.words import external_id
 
 PAGE = 50
@@ -400,15 +400,3 @@ def _fits(filter: Filter, meta: Meta | None) -> bool:
 def _names(id: str) -> list[str]:
     """What a visit of that id may be called: it may be ours, or the tool's."""
     return [id, *(external_id(source, id) for source in load())]
-
-
-_SOURCE_OF = re.compile(r"^visit:[^/]*/(.*)$")
-
-
-def source_of(work: str) -> str:
-    """The source of a visit, by its external_id; of an event it is not in the name."""
-    found = _SOURCE_OF.match(work)
-    if not found:
-        return ""
-    known = [name for name in load() if found[1].startswith(f"{name}-")]
-    return max(known, key=len, default="")

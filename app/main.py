@@ -13,9 +13,9 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import Lifespan, Receive, Scope, Send
+from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
-from app import logs, metrics
+from app import logs, metrics, telemetry
 from app.connection import Address, Redis, RedisDown
 from app.console import Console
 from app.intake import Intake
@@ -23,6 +23,7 @@ from app.ledger import Ledger
 from app.refusals import Refusals
 from app.settings import Settings, SettingsError, read
 from app.tally import Tally
+from app.watch import Watch
 
 log = logging.getLogger("doorbell.web")
 
@@ -48,7 +49,12 @@ def create_app(settings: Settings) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        running = asyncio.gather(refusals.keep_flushing(), intake.keep_cutting(), tally.keep_flushing(redis))
+        running = asyncio.gather(
+            refusals.keep_flushing(),
+            intake.keep_cutting(),
+            tally.keep_flushing(redis),
+            Watch(redis, settings).keep_looking(is_worker=False),
+        )
         # Whatever start-up made stays for good: full collections over it are most of the 99th percentile.
         gc.collect()
         gc.freeze()
@@ -81,10 +87,7 @@ def create_app(settings: Settings) -> Starlette:
         given = request.headers.get("authorization", "").encode()
         if not hmac.compare_digest(given, f"Bearer {settings.metrics_token}".encode()):
             return JSONResponse({"error": "unauthorized", "detail": "Authorization: Bearer <METRICS_TOKEN>"}, 401)
-        try:
-            return PlainTextResponse(await metrics.exposition(ledger, settings), media_type=metrics.CONTENT_TYPE)
-        except RedisDown:
-            return JSONResponse({"error": "redis_down", "detail": "the counts live in Redis"}, 503)
+        return PlainTextResponse(await metrics.exposition(ledger, settings), media_type=metrics.CONTENT_TYPE)
 
     routes = [
         Route("/healthz", healthz),
@@ -114,7 +117,7 @@ async def _no_such_page(_: Request, __: Exception) -> Response:
     return JSONResponse({"error": "not_found", "detail": "there is nothing at this address"}, 404)
 
 
-def _start() -> Starlette:
+def _start() -> ASGIApp:
     """Refuses to start with every problem at once, as sentences and not as a traceback."""
     try:
         settings = read()
@@ -122,10 +125,11 @@ def _start() -> Starlette:
         print(f"doorbell web cannot start:\n{error}", file=sys.stderr)
         sys.exit(3)
     logs.configure(settings)
-    return create_app(settings)
+    telemetry.start("web")
+    return telemetry.traced(create_app(settings))
 
 
-def __getattr__(name: str) -> Starlette:
+def __getattr__(name: str) -> ASGIApp:
     """`app` is made when uvicorn asks for it, so that importing this module needs no settings."""
     if name == "app":
         return _start()

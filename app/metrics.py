@@ -1,38 +1,136 @@
 """/metrics in Prometheus' text format. The counts live in Redis, so that any process of any machine answers the same."""
 
-from collections.abc import Iterator
+import asyncio
+import os
+import platform
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
+from typing import Any
 
+from app import __version__, signals, tally
 from app.alarms import Due, due
+from app.connection import Redis, RedisDown
+from app.doctor import ALIVE_S
 from app.ledger import Ledger
+from app.queue import WORKERS
 from app.settings import Settings
+from app.signals import SIGNALS, Signal
 
 CONTENT_TYPE = "text/plain; version=0.0.4"
 #: What dashboards of queues call it.
 LABELS = {"queued": "ready"}
 STATES = ("queued", "running", "waiting", "parked", "discarded")
+#: Where platforms say which commit runs.
+REVISIONS = (
+    "REVISION",
+    "HEROKU_SLUG_COMMIT",
+    "SOURCE_VERSION",
+    "RENDER_GIT_COMMIT",
+    "RAILWAY_GIT_COMMIT_SHA",
+    "GIT_REV",
+)
+
+#: Of one signal: the values by labels.
+Values = dict[tuple[str, ...], float]
 
 
 async def exposition(ledger: Ledger, settings: Settings) -> str:
-    """Raises RedisDown."""
-    redis = ledger.redis
-    sizes = {state: await redis.command("ZCARD", f"db:{state}") for state in STATES}
-    held = [await redis.command("ZCARD", f"db:held:{account}") for account in settings.tokens or {"main": ""}]
-    refused = await redis.command("HGETALL", "db:refused")
-    work = await due(redis, settings.tokens)
-    lines = _lines(sizes | {"held": sum(held)}, work, dict(zip(refused[::2], refused[1::2], strict=True)))
-    return "\n".join(lines) + "\n"
+    """What is known; without Redis that is little."""
+    known: dict[str, Values] = {signals.BUILD: {(__version__, _revision(), platform.python_version()): 1}}
+    try:
+        redis = ledger.redis
+        live, counted = await asyncio.gather(_live(redis, settings), tally.totals(redis))
+        known |= live | {signals.REDIS_UP: {(): 1}}
+    except RedisDown:
+        known[signals.REDIS_UP], counted = {(): 0}, {}
+    by_signal: dict[str, dict[tuple[str, ...], int]] = defaultdict(dict)
+    for field, count in counted.items():
+        name, *labels = field.split("|")
+        by_signal[name][tuple(labels)] = count
+    return "\n".join(_lines(known, by_signal)) + "\n"
 
 
-def _lines(sizes: dict[str, int], work: Due, refused: dict[bytes, bytes]) -> Iterator[str]:
-    yield "# TYPE doorbell_queue_jobs gauge"
-    for state, size in sizes.items():
-        yield f'doorbell_queue_jobs{{state="{state}"}} {size}'
-    yield "# TYPE doorbell_queue_oldest_age_seconds gauge"
-    for state, age_s in work.ages_s.items():
-        yield f'doorbell_queue_oldest_age_seconds{{state="{LABELS.get(state, state)}"}} {age_s:.3f}'
-    yield "# TYPE doorbell_queue_no_progress_seconds gauge"
-    yield f"doorbell_queue_no_progress_seconds {work.no_progress_s:.3f}"
-    yield "# TYPE doorbell_webhook_refused_total counter"
-    for field, count in refused.items():
+def _revision() -> str:
+    return next((os.environ[name][:40] for name in REVISIONS if os.environ.get(name)), "")
+
+
+async def _live(redis: Redis, settings: Settings) -> dict[str, Values]:
+    accounts = list(settings.tokens or {"main": ""})
+    entrances = settings.entrances.values()
+    sizes, held, gates, lasts, refused, work, living, beat, info, clock = await asyncio.gather(
+        _each(redis, STATES, "ZCARD", "db:{}"),
+        _each(redis, accounts, "ZCARD", "db:held:{}"),
+        _each(redis, accounts, "EXISTS", "db:gate:{}"),
+        _each(redis, [entrance.name for entrance in entrances], "ZREVRANGE", "db:deliveries:{}", 0, 0, "WITHSCORES"),
+        redis.command("HGETALL", "db:refused"),
+        due(redis, accounts),
+        redis.command("ZCOUNT", WORKERS, int((time.time() - ALIVE_S) * 1000), "+inf"),
+        redis.command("ZREVRANGE", WORKERS, 0, 0, "WITHSCORES"),
+        redis.command("INFO"),
+        redis.command("TIME"),
+    )
+    told = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
+    last: dict[tuple[str, ...], float] = {}
+    for entrance, found in zip(entrances, lasts, strict=True):
+        if found:
+            source = (entrance.tool.name,)
+            last[source] = max(last.get(source, 0), float(found[1]) / 1000)
+    return {
+        signals.JOBS: {(state,): size for state, size in zip(STATES, sizes, strict=True)} | {("held",): sum(held)},
+        **_ages(work),
+        signals.GATE: {(account,): shut for account, shut in zip(accounts, gates, strict=True)},
+        signals.LAST_ACCEPTED: last,
+        signals.REFUSED: dict(_refused(refused)),
+        signals.WORKERS: {(): living},
+        signals.HEARTBEAT_S: {(): max(0.0, int(clock[0]) - float(beat[1]) / 1000)} if beat else {},
+        signals.REDIS_USED: {(): int(told["used_memory"])},
+        signals.REDIS_MAX: {(): int(told.get("maxmemory", 0))},
+        signals.REDIS_CLIENTS: {(): int(told["connected_clients"])},
+    }
+
+
+async def _each(redis: Redis, names: Iterable[str], command: str, key: str, *more: object) -> list[Any]:
+    return list(await asyncio.gather(*(redis.command(command, key.format(name), *more) for name in names)))
+
+
+def _ages(work: Due) -> dict[str, Values]:
+    ages: Values = {(LABELS.get(state, state),): round(age_s, 3) for state, age_s in work.ages_s.items()}
+    return {signals.OLDEST_S: ages, signals.NO_PROGRESS_S: {(): round(work.no_progress_s, 3)}}
+
+
+def _refused(flat: Sequence[bytes]) -> Iterator[tuple[tuple[str, ...], float]]:
+    for field, count in zip(flat[::2], flat[1::2], strict=True):
         hook, _, reason = field.decode().rpartition(":")
-        yield f'doorbell_webhook_refused_total{{hook="{hook}",reason="{reason}"}} {count.decode()}'
+        yield (hook, reason), int(count)
+
+
+def _lines(known: Mapping[str, Values], counted: Mapping[str, Mapping[tuple[str, ...], int]]) -> Iterator[str]:
+    for name, signal in SIGNALS.items():
+        yield f"# HELP {name} {signal.help}"
+        yield f"# TYPE {name} {signal.kind}"
+        if signal.kind == "histogram":
+            yield from _histogram(name, signal, counted.get(name, {}))
+        else:
+            for labels, value in sorted((known.get(name) or counted.get(name, {})).items()):
+                yield _line(name, signal.labels, labels, value)
+
+
+def _histogram(name: str, signal: Signal, counted: Mapping[tuple[str, ...], int]) -> Iterator[str]:
+    for labels in sorted({labels[:-1] for labels in counted}):
+        by_bucket = [counted.get((*labels, str(bucket)), 0) for bucket in range(len(signal.buckets) + 1)]
+        bounds = [*map(str, signal.buckets), "+Inf"]
+        for bound, count in zip(bounds, accumulate(by_bucket), strict=True):
+            yield _line(f"{name}_bucket", (*signal.labels, "le"), (*labels, bound), count)
+        yield _line(f"{name}_sum", signal.labels, labels, counted.get((*labels, "us"), 0) / 1e6)
+        yield _line(f"{name}_count", signal.labels, labels, sum(by_bucket))
+
+
+def _line(name: str, names: Sequence[str], values: Sequence[str], value: float) -> str:
+    labels = ",".join(f'{label}="{_escaped(said)}"' for label, said in zip(names, values, strict=True))
+    return f"{name}{{{labels}}} {value}" if labels else f"{name} {value}"
+
+
+def _escaped(said: str) -> str:
+    return said.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

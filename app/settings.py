@@ -161,6 +161,12 @@ class Settings(BaseModel):
     metrics_token: str | None = Field(
         None, repr=False, description="who may read /metrics; unset: nobody", examples=["change-me"]
     )
+    alert_webhook_url: WebAddress | None = Field(
+        None,
+        repr=False,
+        description="where alarms are posted, as to a Slack channel: when one begins, and when it is over",
+        examples=["https://hooks.example.com/services/change-me"],
+    )
     console_password_hash: PasswordHash | None = Field(
         None,
         repr=False,

@@ -3,6 +3,7 @@
     db:hour:<hour>      counts of that hour since 1970, by `<hook>:<outcome>`; it goes after a week
     db:matched:<hook>   when each secret last matched, in ms, by its fingerprint; a year after the last of them
     db:requests:<hour>  X-Request-ID to delivery, kept as long as deliveries are
+    db:counts           counts since ever for /metrics, by `<signal>|<label>|…`, of a histogram also `|<bucket>` or `|us`
 
 A process that is killed loses the last few seconds of it, and nothing that anybody relies on.
 """
@@ -11,12 +12,14 @@ import asyncio
 import hashlib
 import logging
 import time
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import hiredis
 
 from app.connection import Redis, RedisDown
+from app.signals import MATCHES, QUICK, REQUEST_S, REQUESTS, SIGNALS
 
 log = logging.getLogger("doorbell.tally")
 
@@ -25,6 +28,7 @@ HOUR_S = 3_600
 KEPT_S = 8 * 86_400
 #: A hook at which nobody rang for so long has forgotten its secrets.
 MATCHED_S = 366 * 86_400
+COUNTS = "db:counts"
 #: While Redis is away, no more request ids than this wait in memory.
 MOST_REQUESTS = 10_000
 
@@ -36,6 +40,23 @@ class Tally:
         self._counts: Counter[tuple[str, str]] = Counter()
         self._matched: dict[tuple[str, int], int] = {}
         self._requests: dict[str, str] = {}
+        self._totals: Counter[tuple[str | int, ...]] = Counter()
+        self._answers: Counter[tuple[str, str, int, int]] = Counter()
+        self._answering_us: Counter[str] = Counter()
+
+    def add(self, signal: str, *labels: str) -> None:
+        self._totals[signal, *labels] += 1
+
+    def observe(self, signal: str, seconds: float, *labels: str) -> None:
+        """For a histogram."""
+        self._totals[signal, *labels, bisect_left(SIGNALS[signal].buckets, seconds)] += 1
+        self._totals[signal, *labels, "us"] += int(seconds * 1e6)
+
+    def answered(self, source: str, outcome: str, slot: int, seconds: float) -> None:
+        """The door's: one count in memory, which becomes three at the flush. slot: the secret that matched, from 1; 0:
+        none did."""
+        self._answers[source, outcome, slot, bisect_left(QUICK, seconds)] += 1
+        self._answering_us[source] += int(seconds * 1e6)
 
     def count(self, hook: str, outcome: str) -> None:
         self._counts[hook, outcome] += 1
@@ -49,34 +70,77 @@ class Tally:
 
     async def flush(self, redis: Redis) -> None:
         """What cannot be written stays."""
+        self._spread_answers()
         hour = this_hour()
         counts, self._counts = self._counts, Counter()
+        totals, self._totals = self._totals, Counter()
         matched, self._matched = self._matched, {}
         requests, self._requests = self._requests, {}
-        try:
-            asked = [redis.command("HINCRBY", f"db:hour:{hour}", f"{h}:{o}", count) for (h, o), count in counts.items()]
-            if counts:
-                asked.append(redis.command("EXPIRE", f"db:hour:{hour}", KEPT_S))
-            for (hook, slot), at in matched.items():
-                secret = fingerprint(self._secrets[hook][slot])
-                asked.append(redis.command("HSET", f"db:matched:{hook}", secret, at))
-                asked.append(redis.command("EXPIRE", f"db:matched:{hook}", MATCHED_S))
-            if requests:
-                pairs = [part for pair in requests.items() for part in pair]
-                asked.append(redis.command("HSET", f"db:requests:{hour}", *pairs))
-                asked.append(redis.command("EXPIRE", f"db:requests:{hour}", self._keep_s))
-            await asyncio.gather(*asked)
-        except (RedisDown, hiredis.ReplyError) as error:
+        by_hour = {f"{hook}:{outcome}": count for (hook, outcome), count in counts.items()}
+        since_ever = {"|".join(map(str, name)): count for name, count in totals.items()}
+        wrote = await asyncio.gather(
+            _count(redis, f"db:hour:{hour}", by_hour, KEPT_S),
+            _count(redis, COUNTS, since_ever),
+            self._note(redis, f"db:requests:{hour}", matched, requests),
+            return_exceptions=True,
+        )
+        if wrote[0]:
             self._counts.update(counts)
+        if wrote[1]:
+            self._totals.update(totals)
+        if wrote[2]:
             self._matched = matched | self._matched
             self._requests = requests | self._requests
+        for error in filter(None, wrote):
+            if not isinstance(error, RedisDown | hiredis.ReplyError):
+                raise error
             log.warning("counts not written", extra={"reason": type(error).__name__})
+
+    def _spread_answers(self) -> None:
+        answers, self._answers = self._answers, Counter()
+        spent, self._answering_us = self._answering_us, Counter()
+        for (source, outcome, slot, bucket), count in answers.items():
+            self._totals[REQUESTS, source, outcome] += count
+            self._totals[REQUEST_S, source, bucket] += count
+            if slot:
+                self._totals[MATCHES, source, slot] += count
+        for source, us in spent.items():
+            self._totals[REQUEST_S, source, "us"] += us
+
+    async def _note(
+        self, redis: Redis, key: str, matched: Mapping[tuple[str, int], int], requests: Mapping[str, str]
+    ) -> None:
+        asked = [
+            redis.command("HSET", f"db:matched:{hook}", fingerprint(self._secrets[hook][slot]), at)
+            for (hook, slot), at in matched.items()
+        ]
+        asked += [redis.command("EXPIRE", f"db:matched:{hook}", MATCHED_S) for hook, _ in matched]
+        if requests:
+            asked.append(redis.command("HSET", key, *(part for pair in requests.items() for part in pair)))
+            asked.append(redis.command("EXPIRE", key, self._keep_s))
+        await asyncio.gather(*asked)
 
     async def keep_flushing(self, redis: Redis) -> None:
         while True:
             await asyncio.sleep(FLUSH_EVERY_S)
-            if self._counts:
-                await self.flush(redis)
+            await self.flush(redis)
+
+
+async def _count(redis: Redis, key: str, counts: Mapping[str, int], kept_s: int = 0) -> None:
+    """All of them or none, so that none is counted twice when the next flush tries again."""
+    if counts:
+        await redis.script("tally", key, kept_s, *(part for pair in counts.items() for part in pair))
+
+
+async def note(redis: Redis, signal: str, *labels: str) -> None:
+    """At once: for what happens now and then. Raises RedisDown."""
+    await _count(redis, COUNTS, {"|".join((signal, *labels)): 1})
+
+
+async def totals(redis: Redis) -> dict[str, int]:
+    """Counts since ever. Raises RedisDown."""
+    flat = await redis.command("HGETALL", COUNTS)
+    return {name.decode(): int(count) for name, count in zip(flat[::2], flat[1::2], strict=True)}
 
 
 async def hours(redis: Redis, last: int) -> list[tuple[int, Counter[tuple[str, str]]]]:

@@ -1,43 +1,171 @@
-"""What arrives and what is done, as it happens. Deliveries are looked for, in what is sorted by time already; attempts are
-published as they are written, which costs the server nothing while nobody listens."""
+"""Alarms to ALERT_WEBHOOK_URL, in Slack's form: one message when something begins, one when it is over.
+
+Workers look, one of them at a time; a web process looks when no worker lives. What is on, and the counts of the last ten
+minutes, stand in `db:alarms`. A message that was not taken is sent again at the next look.
+"""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
 
+import httpx
 import orjson
 
-from app.connection import Redis
-from app.ledger import Attempt, Ledger
+from app.alarms import OLD_S, due
+from app.connection import Redis, RedisDown
+from app.doctor import ALIVE_S
+from app.ledger import new_id
+from app.queue import WORKERS
+from app.settings import Settings
+from app.signals import REQUESTS
+from app.tally import totals
 
-EVERY_S = 0.3
-PAGE = 500
+log = logging.getLogger("doorbell.watch")
 
-
-async def arrivals(ledger: Ledger, hooks: Iterable[str]) -> AsyncIterator[str]:
-    """The ids of the deliveries that arrive from now on. Raises RedisDown."""
-    now = (await ledger.now()).timestamp() * 1000
-    # Of the last time that was seen also the ids: several may share it, and some may still come.
-    seen: dict[str, tuple[float, set[bytes]]] = {hook: (now, set()) for hook in hooks}
-    while True:
-        pages = await asyncio.gather(*(_page(ledger.redis, hook, *seen[hook]) for hook in seen))
-        for hook, page in zip(list(seen), pages, strict=True):
-            last, known = seen[hook]
-            for id, at in page:
-                if id not in known:
-                    yield id.decode()
-                last, known = (last, known | {id}) if at == last else (at, {id})
-            seen[hook] = last, known
-        await asyncio.sleep(0 if max(map(len, pages), default=0) >= PAGE else EVERY_S)
-
-
-async def _page(redis: Redis, hook: str, since: float, known: set[bytes]) -> list[tuple[bytes, float]]:
-    asked = ("ZRANGEBYSCORE", f"db:deliveries:{hook}", since, "+inf", "WITHSCORES", "LIMIT", 0, PAGE + len(known))
-    flat = await redis.command(*asked)
-    return list(zip(flat[::2], map(float, flat[1::2]), strict=True))
+LOOK_EVERY_S = 10.0
+STATE, LOCK = "db:alarms", "db:alarms:lock"
+KEPT_MS = 7 * 86_400_000
+POST_S = 5.0
+#: Counts are compared over so long, and noted so often.
+WINDOW_S, NOTE_EVERY_S = 600.0, 30.0
+#: So many bad signatures, and this share of all requests, and somebody has changed a secret. Strangers try the door too.
+FEWEST_BAD, BAD_SHARE = 3, 0.05
+#: A source is silent after three times the longest gap between its last deliveries, which is at least so long. Whoever
+#: rang less often than this has no usual gap yet.
+GAPS, SILENT, SHORTEST_GAP_S, FEWEST_GAPS = 200, 3, 1_200.0, 10
+FULL_SHARE = 0.8
 
 
-async def attempts(listening: Redis) -> AsyncIterator[tuple[str, Attempt]]:
-    """Each piece of work with the attempt that just came to an end. Raises RedisDown."""
-    async for told in listening.published("db:attempts"):
-        work, _, attempt = told.partition(b" {")
-        yield work.decode(), Attempt(**orjson.loads(b"{" + attempt))
+@dataclass(slots=True)
+class Seen:
+    """Counts at one time. requests: of each source, all and those with a bad signature."""
+
+    at: float
+    parked: int
+    requests: dict[str, list[int]]
+
+
+@dataclass(slots=True)
+class State:
+    """on: sentences by the name of the alarm."""
+
+    on: dict[str, str] = field(default_factory=dict)
+    seen: list[Seen] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, stored: bytes | None) -> "State":
+        told: dict[str, Any] = orjson.loads(stored or b"{}")
+        return cls(told.get("on", {}), [Seen(**seen) for seen in told.get("seen", [])])
+
+
+class Watch:
+    def __init__(self, redis: Redis, settings: Settings) -> None:
+        self._redis, self._settings = redis, settings
+
+    async def keep_looking(self, *, is_worker: bool) -> None:
+        """For ever, if there is anybody to tell."""
+        while self._settings.alert_webhook_url:
+            await asyncio.sleep(LOOK_EVERY_S)
+            try:
+                if is_worker or not await self._living():
+                    await self.look()
+            except RedisDown as error:
+                log.warning("redis down", extra={"reason": str(error)})
+            except Exception:
+                log.exception("bug")
+
+    async def look(self) -> None:
+        """Once, unless somebody else just did. Raises RedisDown."""
+        # A script: these are written on a full server too, and nobody gives the lock back, so that it is a pace as well.
+        if not await self._redis.script("lock", int(LOOK_EVERY_S * 900), LOCK, new_id()):
+            return
+        before = State.read(await self._redis.command("GET", STATE))
+        now = await self._see()
+        window = [seen for seen in before.seen if now.at - seen.at < WINDOW_S + NOTE_EVERY_S]
+        on = dict([*self._of_counts(window, now), *await self._of_now()])
+        if not window or now.at - window[-1].at >= NOTE_EVERY_S:
+            window.append(now)
+        told = on if await self._tell(before.on, on) else before.on
+        await self._redis.script("put", STATE, orjson.dumps(State(told, window)), KEPT_MS)
+
+    async def _living(self) -> int:
+        least = int((time.time() - ALIVE_S) * 1000)
+        return int(await self._redis.command("ZCOUNT", WORKERS, least, "+inf"))
+
+    async def _see(self) -> Seen:
+        counts, parked = await asyncio.gather(totals(self._redis), self._redis.command("ZCARD", "db:parked"))
+        requests: dict[str, list[int]] = {}
+        for name, count in counts.items():
+            signal, *labels = name.split("|")
+            if signal == REQUESTS and labels[0]:
+                of_source = requests.setdefault(labels[0], [0, 0])
+                of_source[0] += count
+                of_source[1] += count if labels[1] == "bad_signature" else 0
+        return Seen(time.time(), parked, requests)
+
+    # -- what may be the matter --
+
+    def _of_counts(self, window: list[Seen], now: Seen) -> Iterator[tuple[str, str]]:
+        """What has changed in the last ten minutes."""
+        if not window:
+            return
+        new = now.parked - min(seen.parked for seen in window)
+        if new > 0:
+            yield "parked", f"{new} more need an operator; now it is {now.parked}."
+        for source, (all_now, bad_now) in now.requests.items():
+            all_then, bad_then = window[0].requests.get(source, [0, 0])
+            came, bad = all_now - all_then, bad_now - bad_then
+            if bad >= FEWEST_BAD and bad > BAD_SHARE * came:
+                share = f"{bad} of {came} requests in the last ten minutes had a wrong signature"
+                yield f"signatures {source}", f"{source}: {share}. Was its secret changed?"
+
+    async def _of_now(self) -> list[tuple[str, str]]:
+        redis, found = self._redis, list[tuple[str, str]]()
+        work = await due(redis, self._settings.tokens or {"main": ""})
+        if work.oldest_s > OLD_S:
+            found.append(("oldest", f"The oldest work that is due has waited for more than {OLD_S:.0f} seconds."))
+        if not await self._living():
+            found.append(("workers", "No worker is running: deliveries are accepted, but wait."))
+        told = dict(
+            line.split(":", 1) for line in (await redis.command("INFO", "memory")).decode().splitlines() if ":" in line
+        )
+        used, most = int(told["used_memory"]), int(told.get("maxmemory", 0))
+        if most and used > FULL_SHARE * most:
+            found.append(("memory", f"Redis is more than {FULL_SHARE:.0%} full; when it is full, tools get 503."))
+        return found + [silent for hook in self._settings.entrances if (silent := await self._silent(hook))]
+
+    async def _silent(self, hook: str) -> tuple[str, str] | None:
+        flat = await self._redis.command("ZREVRANGE", f"db:deliveries:{hook}", 0, GAPS, "WITHSCORES")
+        times = [float(score) / 1000 for score in flat[1::2]]
+        gaps = [later - sooner for later, sooner in pairwise(times)]
+        if len(gaps) < FEWEST_GAPS:
+            return None
+        usual_s = max(SHORTEST_GAP_S, *gaps)
+        if time.time() - times[0] < SILENT * usual_s:
+            return None
+        return f"silent {hook}", f"{hook} has been silent for more than {SILENT} times its usual gap."
+
+    # -- telling --
+
+    async def _tell(self, before: dict[str, str], on: dict[str, str]) -> bool:
+        """Whether everything was taken that there was to say."""
+        begun = [f":rotating_light: {sentence}" for name, sentence in on.items() if name not in before]
+        over = [f":white_check_mark: Over: {sentence}" for name, sentence in before.items() if name not in on]
+        if not begun and not over:
+            return True
+        where = f"\n{self._settings.public_url}/console" if self._settings.public_url else ""
+        text = "\n".join(["*Doorbell*", *begun, *over]) + where
+        try:
+            async with httpx.AsyncClient(timeout=POST_S, trust_env=False) as http, asyncio.timeout(POST_S):
+                answer = await http.post(str(self._settings.alert_webhook_url), json={"text": text})
+        except (httpx.HTTPError, TimeoutError) as error:
+            # Not the address: it is a secret.
+            log.warning("alarm not told", extra={"reason": type(error).__name__})
+            return False
+        if not answer.is_success:
+            log.warning("alarm not told", extra={"status": answer.status_code})
+        return answer.is_success

@@ -7,16 +7,22 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from app import telemetry
 from app.connection import RedisDown
 from app.find import remember
-from app.ledger import Hold, Lost, Member, Outcome, Verdict, future_ms
+from app.ledger import Hold, Lost, Member, Outcome, Verdict, future_ms, rang_ms
+from app.logs import fact
 from app.queue import visit_work
+from app.signals import ATTEMPTS, CALL_S, CALLS, END_TO_END_S
+from app.sources import source_of
+from app.tally import Tally
+from app.telemetry import span
 from app.visits.client import ANSWER_S, Record, Refused, Unanswered, VisitsApiTrouble, VisitsClient
 from app.visits.merge import REMEMBERED, Wanted, difference, fold, wanted, winners
 from app.visits.words import Contact
 from jobs.contacts import Busy, Contacts
 from jobs.context import JOB_S, Clock, Context, chance, since_s
-from jobs.retry import decide
+from jobs.retry import decide, why
 
 log = logging.getLogger("doorbell.visit")
 
@@ -55,23 +61,38 @@ async def apply(context: Context, account: str, external_id: str) -> str:
     hold = await context.ledger.begin(visit_work(account, external_id), account, is_paced)
     if isinstance(hold, str):
         return hold
-    run = Run(context, hold, account)
-    outcome = await run.outcome()
+    with span("visit", "CONSUMER", hold.trace.traceparent, external_id=hold.root.external_id):
+        run = Run(context, hold, account)
+        outcome = await run.outcome()
     if outcome.state == "settled":
         await compact(context, hold)
     await asyncio.gather(give_back(context, hold, outcome, account), run.be_found(outcome))
     context.tally.count(account, outcome.state)
-    log.info(
+    count(context.tally, hold, outcome)
+    fact(
+        log,
         f"change {outcome.state}",
-        extra={
-            "external_id": hold.root.external_id,
-            "outcome": outcome.attempt.outcome if outcome.attempt else outcome.reason,
-            "calls": len(run.api.calls),
-            "took_ms": run.clock.took_ms,
-            **({"reason": outcome.reason} if outcome.reason else {}),
-        },
+        external_id=hold.root.external_id,
+        delivery=hold.trace.delivery,
+        attempt=hold.root.tries + 1,
+        outcome=outcome.attempt.outcome if outcome.attempt else outcome.reason,
+        **({"reason": outcome.reason} if outcome.reason else {}),
+        calls=len(run.api.calls),
+        took_ms=run.clock.took_ms,
+        **hold.trace.fields,
     )
     return outcome.state
+
+
+def count(tally: Tally, hold: Hold, outcome: Outcome) -> None:
+    """A run over a visit; and how long each of its changes that are settled now was under way."""
+    tally.add(ATTEMPTS, "visit", outcome.state, why(outcome.reason))
+    if outcome.state == "settled":
+        source, now = source_of(hold.root.work), time.time()
+        for member in hold.members:
+            for origin, change in member.changes.items():
+                if int(change.partition(b" ")[0]) > member.done:
+                    tally.observe(END_TO_END_S, max(0.0, now - rang_ms(origin) / 1000), source)
 
 
 async def compact(context: Context, hold: Hold) -> None:
@@ -115,7 +136,8 @@ class Run:
     def __post_init__(self) -> None:
         settings, self.deadline = self.context.settings, time.monotonic() + JOB_S
         token = settings.tokens.get(self.account, "")
-        self.api = VisitsClient(self.context.http, settings.visits_api_url, token, [], self.before_call)
+        names, url = self.hold.trace.headers | telemetry.headers(), settings.visits_api_url
+        self.api = VisitsClient(self.context.http, url, token, [], self.before_call, names, self.called)
         self.contacts = Contacts(self.context.ledger, self.account, settings.contact_key(self.account))
 
     async def before_call(self) -> None:
@@ -127,6 +149,11 @@ class Run:
             await asyncio.sleep(wait_s)
         if time.monotonic() > self.deadline:
             raise OutOfTime
+
+    def called(self, method: str, route: str, status: str, seconds: float) -> None:
+        self.context.tally.add(CALLS, method, route, status)
+        self.context.tally.observe(CALL_S, seconds, method, route)
+        telemetry.called(method, route, status, seconds)
 
     async def outcome(self) -> Outcome:
         root = self.hold.root

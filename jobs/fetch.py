@@ -9,16 +9,19 @@ from app.connection import RedisDown
 from app.delivery import Event, Unreadable
 from app.intake import ANOTHER_ACCOUNT, is_of_another, recall
 from app.ledger import Gone, Hold, Lost, Meta, NoBody, Outcome
+from app.logs import fact
 from app.queue import event_work
 from app.reading import Untranslatable
 from app.settings import Entrance
+from app.signals import ATTEMPTS
 from app.sources import GONE, Ignored
+from app.telemetry import span
 from app.visits.client import RateLimited, Unanswered, Unauthorized, VisitsApiTrouble
 from app.visits.words import VisitChange
 from jobs.apply import give_back
 from jobs.context import JOB_S, Clock, Context, chance, since_s
 from jobs.records import Found, Parked, Records
-from jobs.retry import decide
+from jobs.retry import decide, why
 from jobs.tokens import Busy
 
 log = logging.getLogger("doorbell.event")
@@ -54,11 +57,24 @@ async def translate(context: Context, delivery_id: str) -> str:
     if isinstance(hold, str):
         return hold
     run = Run(context, hold, delivery_id)
-    outcome = await run.outcome()
+    with span("event", "CONSUMER", hold.trace.traceparent, delivery=delivery_id):
+        outcome = await run.outcome()
     if outcome is not None:
         await give_back(context, hold, outcome)
     came_of_it = outcome.reason or outcome.state if outcome else "landed"
-    log.info("event translated", extra={"delivery": delivery_id, "outcome": came_of_it, "calls": len(run.calls)})
+    context.tally.add(
+        ATTEMPTS, "event", outcome.state if outcome else "settled", why(outcome.reason if outcome else "")
+    )
+    fact(
+        log,
+        "event translated",
+        delivery=delivery_id,
+        attempt=hold.root.tries + 1,
+        outcome=came_of_it,
+        calls=len(run.calls),
+        took_ms=run.clock.took_ms,
+        **hold.trace.fields,
+    )
     return came_of_it
 
 

@@ -76,3 +76,20 @@ def decide(trouble: VisitsApiTrouble, schedule: Schedule, tries: int, failing_fo
         due_s = max(due_s, SETTLING_S)
     pause_s = min(PAUSE_CAP_S, schedule.cap_s, max(PAUSE_FIRST_S, due_s))
     return Decision(due_s, tries + 1, reason, Verdict(why="down", wait_s=pause_s, enough=ENOUGH))
+
+
+#: Reasons that are one word; of others only the kind is counted.
+_WORDS = {"", "bug", "busy", "rate", "redis_down", "token_missing", "contact_unknown", "time_unknown"}
+_WORDS |= {"untranslatable", "credentials_missing", "credentials_refused"}
+_KINDS = {"unreachable": "network", "unanswered": "timeout", "429": "rate_limited", "401": "unauthorized"}
+_KINDS |= {"403": "unauthorized"}
+
+
+def why(reason: str) -> str:
+    """The kind of a reason, of which there are few: `POST /visits: 422` is `http_4xx`."""
+    word, said = reason.partition(":")[0], reason.rpartition(": ")[2]
+    if word in _WORDS:
+        return word or "none"
+    if said in _KINDS:
+        return _KINDS[said]
+    return f"http_{said[0]}xx" if len(said) == 3 and said.isdecimal() else "other"

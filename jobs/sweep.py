@@ -14,6 +14,7 @@ from app.ledger import new_id
 from app.operations import Operations
 from app.retention import tidy
 from app.tally import FLUSH_EVERY_S
+from app.watch import Watch
 from jobs.context import Context
 
 log = logging.getLogger("doorbell.sweep")
@@ -36,6 +37,7 @@ async def keep_sweeping(context: Context) -> None:
         operations = Operations(context.ledger, context.settings)
         group.create_task(_every(OPERATIONS_EVERY_S, operations.carry_out_next))
         group.create_task(_every(HEARTBEAT_EVERY_S, Heartbeat(context).beat))
+        group.create_task(Watch(context.ledger.redis, context.settings).keep_looking(is_worker=True))
         group.create_task(_every(FLUSH_EVERY_S, lambda: context.tally.flush(context.ledger.redis)))
 
 

@@ -24,7 +24,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from app import logs
+from app import logs, telemetry
 from app.connection import Address, Distrusted, Redis, RedisDown
 from app.ledger import Lane, Ledger
 from app.queue import EVENT, QUEUE, VISIT, deserialize, serialize
@@ -120,6 +120,7 @@ arq.worker.Worker = ClaimingWorker  # type: ignore[misc]
 async def start(ctx: dict[Any, Any]) -> None:
     settings: Settings = ctx["settings"]
     logs.configure(settings)  # here, because arq's command line has just set up its own
+    telemetry.start("worker")
     redis = Redis(Address.of(settings))
     ledger = Ledger(redis, settings.retention_days, settings.body_keys)
     ctx["context"] = Context(settings, ledger, http_client())

@@ -221,7 +221,7 @@ def impatient(redis_url: str) -> Iterator[Door]:
 
 async def kept(redis: Redis) -> set[bytes]:
     """Every key but what is counted for people, now and then."""
-    counted = (b"db:refused", b"db:hour:", b"db:matched:", b"db:requests:")
+    counted = (b"db:refused", b"db:hour:", b"db:matched:", b"db:requests:", b"db:counts")
     return {key for key in await redis.command("KEYS", "*") if not key.startswith(counted)}
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from app.ledger import Verdict
 from app.visits.client import Broken, RateLimited, Refused, Unanswered, Unauthorized, Unreachable, VisitsApiTrouble
-from jobs.retry import Decision, Schedule, decide
+from jobs.retry import Decision, Schedule, decide, why
 
 SCHEDULE = Schedule(first_s=5, cap_s=3_600, for_s=259_200)
 CALL = "PUT /visits/:id"
@@ -161,3 +161,24 @@ def test_the_reason_quotes_nothing_that_was_answered(trouble: VisitsApiTrouble) 
     trouble.said = "ada@example.com"
 
     assert "ada" not in after(trouble).reason
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        ("", "none"),
+        ("POST /visits: 422", "http_4xx"),
+        ("GET /visits/:id: 503", "http_5xx"),
+        ("GET /visits/:id: 429", "rate_limited"),
+        ("PUT /visits/:id: 403", "unauthorized"),
+        ("GET /contacts: unreachable", "network"),
+        ("POST /visits: unanswered", "timeout"),
+        ("contact_unknown", "contact_unknown"),
+        ("untranslatable: zebediah", "untranslatable"),
+        ("bug", "bug"),
+        ("zebediah@example.com", "other"),
+        ("zebediah: 1234", "other"),
+    ],
+)
+def test_reasons_are_counted_by_a_few_kinds(reason: str, kind: str) -> None:
+    assert kind == why(reason)

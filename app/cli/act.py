@@ -17,6 +17,8 @@ from app.ledger import Gone, Ledger
 from app.replay import Replay, Step, Stuck, Tally
 from app.selection import STATES, Mode, Selection
 from app.settings import Settings
+from app.signals import ACTIONS
+from app.tally import note
 
 #: More rows than this are counted and not shown, unless as JSON.
 SHOWN = 20
@@ -77,6 +79,7 @@ def replay(
     agree(f"Put {tally.todo} back to work?", yes)
 
     async def carry_out(ledger: Ledger, settings: Settings) -> Tally:
+        await note(ledger.redis, ACTIONS, "replay")
         with _told(tally, as_json) as told:
             return await replay_of(ledger, settings).carry_out(selection, told)
 
@@ -149,6 +152,7 @@ def discard(ids: tuple[str, ...], yes: bool, as_json: bool) -> None:
     agree(f"Give up the changes of {', '.join(ids)} that have not been applied?", yes)
 
     async def give_up(ledger: Ledger, settings: Settings) -> list[dict[str, Any]]:
+        await note(ledger.redis, ACTIONS, "discard")
         explain, rows = Explain(ledger, settings), list[dict[str, Any]]()
         for id in ids:
             try:

@@ -11,12 +11,12 @@ from app.cli.filters import hooks_like, sources_like
 from app.cli.reach import opened, with_ledger
 from app.cli.words import as_json, examples
 from app.explain import Explain, Row
+from app.feed import arrivals, attempts
 from app.ledger import Gone, Ledger
 from app.lists import Lists
 from app.queue import VISIT
 from app.selection import name_of
 from app.settings import Settings
-from app.watch import arrivals, attempts
 
 
 @click.command(epilog=examples("tail", "tail --source calendly", "tail --visit standard-A-1 --json"))

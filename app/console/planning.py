@@ -84,7 +84,8 @@ async def start(desk: Desk, ask: Ask) -> Response:
         contact=planned.contact,
         fresh=bool(form.get("fresh")),
     )
-    await desk.audit_log.note(ask.user.name, ask.user.role, f"started a {planned.do} of {planned.count}", planned.told)
+    did = f"started a {planned.do} of {planned.count}"
+    await desk.audit_log.note(ask.user.name, ask.user.role, did, planned.told, action=planned.do)
     return desk.go(f"/console/operations/{await desk.operations.start(order)}")
 
 

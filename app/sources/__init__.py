@@ -294,3 +294,9 @@ def specimens(name: str) -> dict[str, Any]:
     """The recorded deliveries of a source, and what they should become."""
     read: dict[str, Any] = json.loads(files(__name__).joinpath(f"{name}.json").read_text("utf-8"))
     return read
+
+
+def source_of(work: str) -> str:
+    """The source of a visit, by its external_id; of an event it is not in the name."""
+    external_id = work.partition("/")[2]
+    return max((name for name in load() if external_id.startswith(f"{name}-")), key=len, default="")

@@ -4,8 +4,9 @@ The rules stand in the vendor's reference; what it leaves open is not relied on:
 their status alone, bodies are form-encoded as in every printed request.
 """
 
+import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -78,7 +79,8 @@ class VisitsClient:
     """One account's way to the API.
 
     before: awaited before every call; it may raise to say that there is no time for one. calls: what was called and
-    answered, for the record of attempts.
+    answered, for the record of attempts. names: headers by which the call is found again on the other side. told: what
+    is called with method, route, status and seconds of each.
     """
 
     http: httpx.AsyncClient
@@ -86,6 +88,8 @@ class VisitsClient:
     token: str
     calls: list[list[Any]]
     before: Callable[[], Awaitable[None]]
+    names: Mapping[str, str] = field(default_factory=dict)
+    told: Callable[[str, str, str, float], None] = lambda *_: None
 
     # -- visits --
 
@@ -146,12 +150,16 @@ class VisitsClient:
         """The JSON object that was answered; {} for an empty answer. Raises VisitsApiTrouble."""
         await self.before()
         call = f"{method} {route}"
-        headers = {"authorization": f"Bearer {self.token}", "accept": "application/json"}
+        headers = {"authorization": f"Bearer {self.token}", "accept": "application/json", **self.names}
+        started = time.perf_counter()
         try:
             answer = await self.http.request(method, self.url + path, params=params, data=data, headers=headers)
         except httpx.HTTPError as error:
-            raise silence(call, error, self.calls) from None
+            silent = silence(call, error, self.calls)
+            self.told(method, route, self.calls[-1][1], time.perf_counter() - started)
+            raise silent from None
         self.calls.append([call, answer.status_code])
+        self.told(method, route, f"{answer.status_code // 100}xx", time.perf_counter() - started)
         if not answer.is_success:
             raise trouble(call, answer)
         return _read(call, answer) if reads else {}

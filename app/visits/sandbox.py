@@ -170,6 +170,8 @@ class Entry(NamedTuple):
     trouble: str | None
     external_id: str | None
     contact_id: str | None
+    request_id: str = ""
+    traceparent: str = ""
 
 
 # State --------------------------------------------------------------------------------------------------------------
@@ -695,6 +697,8 @@ class Sandbox:
             trouble=trouble,
             external_id=answer.external_id,
             contact_id=answer.contact_id,
+            request_id=request.headers.get("x-request-id", ""),
+            traceparent=request.headers.get("traceparent", ""),
         )
         self.journal.append(entry)
 

@@ -1,0 +1,43 @@
+"""What arrives and what is done, as it happens. Deliveries are looked for, in what is sorted by time already; attempts are
+published as they are written, which costs the server nothing while nobody listens."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+
+import orjson
+
+from app.connection import Redis
+from app.ledger import Attempt, Ledger
+
+EVERY_S = 0.3
+PAGE = 500
+
+
+async def arrivals(ledger: Ledger, hooks: Iterable[str]) -> AsyncIterator[str]:
+    """The ids of the deliveries that arrive from now on. Raises RedisDown."""
+    now = (await ledger.now()).timestamp() * 1000
+    # Of the last time that was seen also the ids: several may share it, and some may still come.
+    seen: dict[str, tuple[float, set[bytes]]] = {hook: (now, set()) for hook in hooks}
+    while True:
+        pages = await asyncio.gather(*(_page(ledger.redis, hook, *seen[hook]) for hook in seen))
+        for hook, page in zip(list(seen), pages, strict=True):
+            last, known = seen[hook]
+            for id, at in page:
+                if id not in known:
+                    yield id.decode()
+                last, known = (last, known | {id}) if at == last else (at, {id})
+            seen[hook] = last, known
+        await asyncio.sleep(0 if max(map(len, pages), default=0) >= PAGE else EVERY_S)
+
+
+async def _page(redis: Redis, hook: str, since: float, known: set[bytes]) -> list[tuple[bytes, float]]:
+    asked = ("ZRANGEBYSCORE", f"db:deliveries:{hook}", since, "+inf", "WITHSCORES", "LIMIT", 0, PAGE + len(known))
+    flat = await redis.command(*asked)
+    return list(zip(flat[::2], map(float, flat[1::2]), strict=True))
+
+
+async def attempts(listening: Redis) -> AsyncIterator[tuple[str, Attempt]]:
+    """Each piece of work with the attempt that just came to an end. Raises RedisDown."""
+    async for told in listening.published("db:attempts"):
+        work, _, attempt = told.partition(b" {")
+        yield work.decode(), Attempt(**orjson.loads(b"{" + attempt))
