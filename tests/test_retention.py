@@ -163,6 +163,8 @@ def test_every_key_is_of_a_known_kind_and_has_an_end(rig: Rig) -> None:
         assert rig.doorbell("audit").returncode in (0, 3)
         rig.doorbell("discard", "standard-B", "--yes")
         wait_until(lambda: not run_of(rig.redis_url, lambda redis: redis.command("ZCARD", "db:queued")))
+        # The door writes its counts every few seconds.
+        wait_until(lambda: run_of(rig.redis_url, lambda redis: redis.command("EXISTS", "db:refused:standard")))
 
     keys = [key.decode() for key in run_of(rig.redis_url, lambda redis: redis.command("KEYS", "*"))]
     assert ([], []) == (during, run_of(rig.redis_url, without_an_end))
