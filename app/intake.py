@@ -232,7 +232,7 @@ class Rang:
         if self.delivery:
             told["delivery"] = self.delivery
         if self.name and _WORD.fullmatch(self.name):
-            told["name"] = self.name
+            told["event_type"] = self.name
         if self.reason:
             told["reason"] = self.reason
         if self.slot or _MACHINES.fullmatch(self.request_id):

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import zstandard
-from app.console.audit_log import AuditLog
 from rig import Rig, Server, sign_standard, standard_body, wait_until
 from test_ledger import accept, begin, change, settled, work
 from test_retention import ADA, KEY, SOON, acuity, configure, ring_everything, run_of, without_an_end
 
 from app import find
+from app.audit_log import AuditLog
 from app.connection import Redis
 from app.forget import Forget, speaks_of
 from app.ledger import LEASE_S, Ledger

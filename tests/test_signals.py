@@ -59,7 +59,13 @@ def test_the_names_of_a_request_go_from_the_tool_to_the_visits_api(rig: Rig) -> 
     }.items() <= line.items()
     assert {"calls", "took_ms"} <= line.keys()
     [line] = lines(door, "delivery answered")
-    expected = {"hook": "standard", "source": "standard", "name": "visit.created", "delivery": delivery, "status": 202}
+    expected = {
+        "hook": "standard",
+        "source": "standard",
+        "event_type": "visit.created",
+        "delivery": delivery,
+        "status": 202,
+    }
     assert (told | expected | {"outcome": "accepted"}).items() <= line.items()
 
 

@@ -9,7 +9,7 @@ import click
 from app import find
 from app.audit_log import AuditLog
 from app.cli.reach import with_ledger
-from app.cli.words import NOTHING_MATCHED, PARTLY_FAILED, USAGE, as_json, end, table
+from app.cli.words import NOTHING_MATCHED, PARTLY_FAILED, USAGE, as_json, end, examples, table
 from app.forget import Forget, Found
 from app.ledger import Ledger
 from app.settings import Settings
@@ -26,7 +26,7 @@ TOLD = {
 WALKS = 3
 
 
-@click.command()
+@click.command(epilog=examples("forget ada@example.com --plan", "forget - --yes"))
 @click.argument("email")
 @click.option("--plan", "only_plan", is_flag=True, help="Show what would be removed, and remove nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
