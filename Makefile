@@ -1,6 +1,6 @@
 # Everything that a newcomer, CI or a release needs; `make` alone lists it.
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak check bench pin clean
+.PHONY: help demo test browser soak check bench pin clean
 
 # Found outside this folder, so that a version manager that reads .python-version cannot say no.
 FIND := import sys; sys.version_info >= (3, 11) and print(sys.executable)
@@ -15,8 +15,14 @@ help:           ## What there is
 demo: .venv/run    ## Everything on this machine, with nothing to set up
 	@$(BIN)/doorbell demo
 
-test: .venv/dev    ## All tests
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+# Some tests wait for processes more than they work, so there are more workers than cores.
+PYTEST := $(BIN)/python -m pytest -q --dist loadfile --no-loadscope-reorder
+
+test: .venv/dev    ## All tests, but those in a browser
+	$(PYTEST) -n 4 --ignore=tests/test_console_browser.py
+
+browser: .venv/dev ## The console in a real browser (Chromium), with a picture of every page
+	$(PYTEST) -n 2 tests/test_console_browser.py
 
 soak: .venv/dev    ## The long run: 10,000 histories of every source, a thousand kills under load (an hour)
 	$(BIN)/python -m tests.histories

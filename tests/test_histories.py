@@ -13,7 +13,7 @@ from tests.histories import tools
 from tests.histories.pure import problems
 from tests.histories.run import BATCH, World
 
-COMPUTED, WHOLE = 250, 4 * BATCH
+COMPUTED, WHOLE = 100, BATCH
 
 each_source = pytest.mark.parametrize("source", sorted(tools()))
 
