@@ -7,19 +7,22 @@ from typing import Any
 
 import httpx
 import pytest
+from argon2 import PasswordHasher
 from itsdangerous import TimestampSigner
 from rig import CALENDLY_SECRET, SECRET, TOKEN, sign_standard, standard_body
 from starlette.routing import Route
 
 from app.connection import Redis
 from app.console import ALL_PAGES
-from app.console.access import COOKIE, MOST_OF_ALL, MOST_OF_ONE, hash_password, own_path
+from app.console.access import COOKIE, MOST_OF_ALL, MOST_OF_ONE, own_path
 from app.main import create_app
 from app.settings import read
 
 Opened = Callable[[dict[str, str]], Awaitable[Any]]
 OPERATORS, VIEWERS = "an operator's password", "a viewer's password"
-HASHES = {OPERATORS: hash_password(OPERATORS), VIEWERS: hash_password(VIEWERS)}
+#: Cheap ones: what a hash costs is for whoever tries passwords, not for tests.
+_CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+HASHES = {OPERATORS: _CHEAP.hash(OPERATORS), VIEWERS: _CHEAP.hash(VIEWERS)}
 KEY = "key-of-the-tests"
 PAGES = [page for page in ALL_PAGES if page.method == "GET"]
 ACTIONS = [page for page in ALL_PAGES if page.method == "POST"]
