@@ -203,6 +203,8 @@ def test_what_is_sealed_under_a_lost_key_is_told(rig: Rig) -> None:
 def test_nothing_is_removed_without_a_word(rig: Rig) -> None:
     rig.web()
     rig.ring("visit.created", "A", contact=ADA)
+    # The door's counts, which it writes every few seconds.
+    wait_until(lambda: {"db:counts", "db:matched:standard"} <= run_of(rig.redis_url, whole).keys())
     before = run_of(rig.redis_url, whole)
 
     statuses = [rig.doorbell("forget", *words).returncode for words in ((EMAIL,), (EMAIL, "--plan"), ("ada", "--yes"))]
