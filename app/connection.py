@@ -9,7 +9,7 @@ import asyncio
 import ssl
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha1
@@ -142,14 +142,14 @@ class _Wire(asyncio.Protocol):
             if not future.done():
                 future.set_exception(RedisDown(why))
 
-    def send(self, command: Sequence[Any]) -> asyncio.Future[Any]:
+    def send(self, command: tuple[Any, ...]) -> asyncio.Future[Any]:
         if self.lost:
             raise RedisDown("the connection to Redis was lost")
         if len(self._waiting) >= _MOST_WAITING:
             raise RedisDown("too many commands wait for Redis")
         if not self._out:
             self._loop.call_soon(self._flush)
-        self._out.append(_packed(*command))
+        self._out.append(_packed(command))
         future = self._loop.create_future()
         self._waiting.append((future, self._loop.time() + self._timeout_s))
         if self._watch is None:
@@ -171,7 +171,7 @@ class _Wire(asyncio.Protocol):
         if self._synced is not None:
             waiting, self._synced = self._synced, None
             self._waiting.append((waiting, self._loop.time() + self._timeout_s))
-            self._out.append(_packed("WAITAOF", 1, 0, int(self._timeout_s * 1000)))
+            self._out.append(_packed(("WAITAOF", 1, 0, int(self._timeout_s * 1000))))
         if self._transport and not self.lost:
             self._transport.write(b"".join(self._out))
         self._out.clear()
@@ -193,7 +193,7 @@ class _Wire(asyncio.Protocol):
             self._transport.abort()
 
 
-def _packed(*command: Any) -> bytes:
+def _packed(command: tuple[Any, ...]) -> bytes:
     packed: bytes = hiredis.pack_command(command)
     return packed
 

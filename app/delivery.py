@@ -43,20 +43,24 @@ class Delivery:
     token: str = ""
     method: str = "POST"
     query: bytes = b""
-    _lines: dict[bytes, list[bytes]] = field(init=False, repr=False, compare=False)
+    _named: dict[bytes, bytes] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        self._lines = {}
-        for name, value in self.headers:
-            self._lines.setdefault(name, []).append(value)
+        self._named = dict(reversed(self.headers))
 
     def header_lines(self, name: str) -> list[bytes]:
-        return self._lines.get(_as_sent(name), [])
+        wanted = _as_sent(name)
+        first = self._named.get(wanted)
+        if first is None:
+            return []
+        if len(self._named) == len(self.headers):
+            return [first]
+        return [value for given, value in self.headers if given == wanted]
 
     def header(self, name: str) -> str | None:
         """The first line of that name, as text."""
-        lines = self._lines.get(_as_sent(name))
-        return lines[0].decode("latin-1") if lines else None
+        line = self._named.get(_as_sent(name))
+        return None if line is None else line.decode("latin-1")
 
 
 @cache

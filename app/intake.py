@@ -8,7 +8,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -86,7 +86,7 @@ class Intake:
         started = time.perf_counter()
         entrance = self._entrances.get(hook)
         rang = Rang(entrance.name if entrance else "", entrance.tool.name if entrance else "")
-        rang.request_id = _request_id(scope["headers"])
+        rang.request_id = _request_id(dict(scope["headers"]).get(b"x-request-id", b""))
         headers: Mapping[str, str] = {}
         kind = JSON
         try:
@@ -131,12 +131,12 @@ class Intake:
 
     async def _read(self, scope: Scope, receive: Receive, entrance: Entrance, token: str, request_id: str) -> Delivery:
         headers = tuple(scope["headers"])
-        delivery = Delivery(entrance.name, entrance.tool.name, headers, b"", datetime.now(UTC), request_id, token)
+        delivery = Delivery(entrance.name, entrance.tool.name, headers, b"", _now(), request_id, token)
         try:
             check_content_type(delivery, entrance.tool.source.form)
         except WrongContentType as error:
             raise Refused(415, "wrong_content_type", str(error)) from None
-        reading = read_body(receive, headers, self._max_body)
+        reading = read_body(receive, delivery.header("content-length") or "", self._max_body)
         delivery.raw = await (reading if WHOLE in scope else self._slow.watch(reading))
         return delivery
 
@@ -168,7 +168,7 @@ class Intake:
 
     async def _write(self, entrance: Entrance, delivery: Delivery, event: Event, slot: int, rang: "Rang") -> Answer:
         tool, meaning = entrance.tool, mean(entrance, event)
-        rang.traceparent = _traceparent(delivery.headers)
+        rang.traceparent = _traceparent(delivery.header("traceparent") or "")
         meta = Meta(
             hook=entrance.name,
             source=tool.name,
@@ -312,10 +312,10 @@ def is_of_another(entrance: Entrance, event: Event) -> bool:
     return bool(tenants and tenant) and tenant is not None and tenant(event) not in tenants
 
 
-async def read_body(receive: Receive, headers: tuple[tuple[bytes, bytes], ...], most: int) -> bytes:
-    """The body, never more than `most` bytes of it in memory. Raises Refused."""
-    claimed = _header(headers, b"content-length").strip() or b"0"
-    if not claimed.isdigit() or len(claimed) > 15 or int(claimed) > most:
+async def read_body(receive: Receive, claimed: str, most: int) -> bytes:
+    """The body, never more than `most` bytes of it in memory. claimed: its content-length. Raises Refused."""
+    claimed = claimed.strip() or "0"
+    if not (claimed.isascii() and claimed.isdecimal()) or len(claimed) > 15 or int(claimed) > most:
         raise _too_large(most)
     parts, size = [], 0
     while True:
@@ -375,11 +375,11 @@ class Slow:
 
 def believe(entrance: Entrance, delivery: Delivery) -> Event:
     """The event in a delivery whose signature held. Raises Unreadable."""
-    source, at = entrance.tool.source, delivery.received_at
+    source = entrance.tool.source
     return Event(
         source=entrance.tool.name,
         data=parse_body(delivery, source.form),
-        received_at=at.replace(microsecond=at.microsecond // 1000 * 1000),  # as it is kept
+        received_at=delivery.received_at,
         headers={name: value for name in source.headers if (value := delivery.header(name)) is not None},
         zone=entrance.hook.zone,
     )
@@ -393,9 +393,14 @@ def recall(entrance: Entrance, meta: Meta, raw: bytes) -> Event:
 
 def _asked(entrance: Entrance, scope: Scope) -> Delivery:
     """A GET: no body, and nothing of it is kept."""
-    now, headers = datetime.now(UTC), tuple(scope["headers"])
-    query = scope.get("query_string", b"")
-    return Delivery(entrance.name, entrance.tool.name, headers, b"", now, method="GET", query=query)
+    headers, query = tuple(scope["headers"]), scope.get("query_string", b"")
+    return Delivery(entrance.name, entrance.tool.name, headers, b"", _now(), method="GET", query=query)
+
+
+def _now() -> datetime:
+    """In whole ms, as it is kept."""
+    now = datetime.now(UTC)
+    return now.replace(microsecond=now.microsecond // 1000 * 1000)
 
 
 def _name(event: Event, path: tuple[str, ...]) -> str:
@@ -411,28 +416,19 @@ def _busy(entrance: Entrance) -> int:
 _LATER = {"retry-after": str(RETRY_AFTER_S)}
 
 
-def _traceparent(headers: Iterable[tuple[bytes, bytes]]) -> str:
+def _traceparent(given: str) -> str:
     """https://www.w3.org/TR/trace-context/; empty for what is none."""
-    given = _header(headers, b"traceparent")
-    return given.decode() if given and _TRACEPARENT.fullmatch(given) else ""
+    return given if given and _TRACEPARENT.fullmatch(given) else ""
 
 
-_TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_TRACEPARENT = re.compile("(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
-def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+def _request_id(given: bytes) -> str:
     """The router's, if it is one."""
-    given = _header(headers, b"x-request-id")
     if 0 < len(given) <= 80 and given.isascii() and given.replace(b"-", b"").replace(b"_", b"").isalnum():
         return given.decode()
     return ""
-
-
-def _header(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> bytes:
-    for name, value in headers:
-        if name == wanted:
-            return value
-    return b""
 
 
 async def _reply(

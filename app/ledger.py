@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import orjson
 
@@ -53,8 +53,7 @@ class Lost(Exception):
     """The lease went to another worker, which goes on from here."""
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(NamedTuple):
     """What the ledger made of a delivery: its id, or the first one's where it is a repeat."""
 
     delivery: str
@@ -518,18 +517,11 @@ def _seen_key(delivery: Delivery, repeat_key: str | None) -> str:
 def _landing(source: str, account: str, changes: Sequence[VisitChange]) -> list[Any]:
     """Changes as the script takes them, by threes: work, change, the work that it continues."""
 
-    def work(visit_id: str) -> str:
-        return visit_work(account, external_id(source, visit_id))
-
-    return [
-        part
-        for change in changes
-        for part in (
-            visit_work(account, change.external_id(source)),
-            encode_change(change),
-            work(change.continues) if change.continues else "",
-        )
-    ]
+    parts = []
+    for change in changes:
+        before = visit_work(account, external_id(source, change.continues)) if change.continues else ""
+        parts += [visit_work(account, change.external_id(source)), encode_change(change), before]
+    return parts
 
 
 def future_ms(hold: Hold, outcome: Outcome) -> int:

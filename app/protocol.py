@@ -19,7 +19,6 @@ class Bounded(HttpToolsProtocol):
     """Hangs up on a request whose head, or whose trailers, do not end: on bytes that bring nothing forward."""
 
     _idle = 0
-    _in_head = False
     _is_leaving = False
     _patience: asyncio.TimerHandle | None = None
 
@@ -27,12 +26,8 @@ class Bounded(HttpToolsProtocol):
         super().connection_made(transport)
         self.transport = cast(asyncio.Transport, Gathering(transport, self.loop))
 
-    def on_message_begin(self) -> None:
-        self._idle, self._in_head = 0, True
-        super().on_message_begin()
-
     def on_headers_complete(self) -> None:
-        self._idle, self._in_head = 0, False
+        self._idle = 0
         if self._patience:
             self._patience.cancel()
             self._patience = None
@@ -62,9 +57,13 @@ class Bounded(HttpToolsProtocol):
         super().data_received(data)
         if self._idle > MOST:
             self.transport.close()
-        elif self._in_head and self._patience is None:
+        elif self._patience is None and self._is_in_head():
             # Most heads come in one piece; only for the others is a timer worth its cost.
             self._patience = self.loop.call_later(WITHIN_S, self.transport.close)
+
+    def _is_in_head(self) -> bool:
+        """A request has begun of which there is no cycle yet."""
+        return self.scope is not None and (self.cycle is None or self.cycle.scope is not self.scope)
 
 
 class Gathering:

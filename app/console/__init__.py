@@ -108,7 +108,7 @@ class Console:
         most = LARGEST_LOGIN if page.role == "anybody" else LARGEST_FORM
         try:
             async with asyncio.timeout(BODY_S):
-                raw = await read_body(request.receive, tuple(request.headers.raw), most)
+                raw = await read_body(request.receive, request.headers.get("content-length", ""), most)
         except TimeoutError:
             raise Refused(408, "too_slow", "the form did not come in time", connection="close") from None
         try:

@@ -30,7 +30,7 @@ class Unsaid(Enum):
 UNSAID = Unsaid.UNSAID
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Contact:
     """Whose visit it is, as far as the tool tells. `id` is Review Rover's (`cont_…`), where somebody named it.
 
@@ -70,7 +70,7 @@ FORGOTTEN = "forgotten:"
 DETAILS = ("id", "email", "first_name", "last_name", "phone")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class VisitChange:
     """What one event means to one visit: fields and values, and when the tool says they became true.
 
@@ -135,12 +135,17 @@ def _written(value: Any) -> str | bool | None:
 
 def timestamp(moment: datetime) -> str:
     """UTC, whole seconds, `Z`: the only form that the API prints."""
-    return (moment if moment.tzinfo is UTC else moment.astimezone(UTC)).isoformat()[:19] + "Z"
+    in_utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+    # A third of what isoformat costs, and every delivery has some.
+    return orjson.dumps(in_utc, option=orjson.OPT_UTC_Z | orjson.OPT_OMIT_MICROSECONDS)[1:-1].decode()
 
 
 def money(amount: Decimal) -> str:
     """A decimal with two places, half up: `120.00`."""
-    return str(amount.quantize(Decimal("0.01"), ROUND_HALF_UP) + 0)  # + 0: never -0.00
+    return str(amount.quantize(_CENT, ROUND_HALF_UP) + 0)  # + 0: never -0.00
+
+
+_CENT = Decimal("0.01")
 
 
 def microseconds(moment: datetime) -> int:
