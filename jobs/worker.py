@@ -4,7 +4,6 @@ arq's defaults that would lose or delay work are set here; the reasons stand bes
 """
 
 import asyncio
-import logging
 import sys
 import time
 from collections import Counter
@@ -27,14 +26,13 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from app import logs, telemetry
 from app.connection import Address, Distrusted, Redis, RedisDown
 from app.ledger import Lane, Ledger
+from app.logs import log
 from app.queue import EVENT, QUEUE, VISIT, deserialize, serialize
 from app.settings import Settings, SettingsError, read
 from app.visits.client import ANSWER_S, http_client
 from jobs import apply, fetch
 from jobs.context import JOB_S, Context
 from jobs.sweep import keep_sweeping
-
-log = logging.getLogger("doorbell.worker")
 
 #: Places in a worker, by lane.
 AT_ONCE: dict[Lane, int] = {"visit": 50, "event": 25, "replay": 10}
@@ -106,9 +104,7 @@ def _surviving() -> Iterator[None]:
     try:
         yield
     except (RedisDown, RedisError, OSError) as error:
-        log.warning(
-            "redis down", extra={"reason": str(error) if isinstance(error, RedisDown) else type(error).__name__}
-        )
+        log.warning("redis down", reason=str(error) if isinstance(error, RedisDown) else type(error).__name__)
     except Exception:
         log.exception("bug")
 

@@ -4,7 +4,6 @@ import asyncio
 import base64
 import contextlib
 import json
-import logging
 import socket
 import threading
 import time
@@ -638,8 +637,7 @@ async def test_credentials_may_hold_any_character(world: Doorstep, key: str) -> 
     assert f"4711:{key}".encode() == sent
 
 
-async def test_neither_credentials_nor_names_are_in_a_log(world: Doorstep, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG)
+async def test_neither_credentials_nor_names_are_in_a_log(world: Doorstep, logged: list[Any]) -> None:
     said = " ".join(CANARIES)
     for tool in TOOLS:
         for trouble in ([], [says(401, said)], [says(422, said)], [says(200, said)], [says(500, said)]):
@@ -655,9 +653,8 @@ async def test_neither_credentials_nor_names_are_in_a_log(world: Doorstep, caplo
     await world.ring("acuity", BOOKED)
     await world.run()
 
-    ours = [vars(record) for record in caplog.records if record.name.startswith(("doorbell", "app", "jobs"))]
-    told = json.dumps(ours, default=str)
-    assert len(ours) > 10
+    told = json.dumps(logged, default=str)
+    assert len(logged) > 10
     assert [] == [canary for canary in CANARIES if canary in told]
 
 
@@ -736,9 +733,7 @@ async def test_whatever_is_fetched_last_stands(world: Doorstep, backwards: bool)
 # Defects and deaths -------------------------------------------------------------------------------------------------
 
 
-async def test_a_defect_in_a_source_parks_the_event_and_quotes_nothing(
-    world: Doorstep, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_defect_in_a_source_parks_the_event_and_quotes_nothing(world: Doorstep, logged: list[Any]) -> None:
     def defect(_: object) -> Any:
         raise ValueError("invalid literal: 'ada@example.com'")
 
@@ -751,7 +746,9 @@ async def test_a_defect_in_a_source_parks_the_event_and_quotes_nothing(
 
     event = await world.event(answer)
     assert ("parked", "bug") == (event.state, event.reason)
-    assert "ada@" not in json.dumps([record.getMessage() for record in caplog.records])
+    [bug] = [line for line in logged if line["event"] == "bug"]
+    assert bug["error"].startswith("ValueError at test_fetch.py:")
+    assert "ada@" not in json.dumps(logged, default=str)
 
 
 @pytest.mark.parametrize("charset", ["base64", "idna", "no-such-charset"])
