@@ -12,7 +12,7 @@ from app.find import remember
 from app.ledger import Hold, Lost, Member, Outcome, Verdict, future_ms, rang_ms
 from app.logs import log
 from app.queue import visit_work
-from app.signals import ATTEMPTS, CALL_S, CALLS, END_TO_END_S
+from app.signals import ATTEMPTS, CALL_S, CALLS, END_TO_END_S, FINISHED
 from app.sources import source_of
 from app.tally import Tally
 from app.telemetry import span
@@ -83,6 +83,8 @@ async def apply(context: Context, account: str, external_id: str) -> str:
 def count(tally: Tally, hold: Hold, outcome: Outcome) -> None:
     """A run over a visit; and how long each of its changes that are settled now was under way."""
     tally.add(ATTEMPTS, "visit", outcome.state, why(outcome.reason))
+    if outcome.attempt and outcome.state in ("settled", "parked"):
+        tally.add(FINISHED, "visit", outcome.attempt.outcome)
     if outcome.state == "settled":
         source, now = source_of(hold.root.work), time.time()
         for member in hold.members:

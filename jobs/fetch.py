@@ -12,8 +12,9 @@ from app.logs import log
 from app.queue import event_work
 from app.reading import Untranslatable
 from app.settings import Entrance
-from app.signals import ATTEMPTS
+from app.signals import ATTEMPTS, FINISHED
 from app.sources import GONE, Ignored
+from app.tally import Tally
 from app.telemetry import span
 from app.visits.client import RateLimited, Unanswered, Unauthorized, VisitsApiTrouble
 from app.visits.words import VisitChange
@@ -58,10 +59,8 @@ async def translate(context: Context, delivery_id: str) -> str:
         outcome = await run.outcome()
     if outcome is not None:
         await give_back(context, hold, outcome)
+    count(context.tally, outcome)
     came_of_it = outcome.reason or outcome.state if outcome else "landed"
-    context.tally.add(
-        ATTEMPTS, "event", outcome.state if outcome else "settled", why(outcome.reason if outcome else "")
-    )
     log.info(
         "event translated",
         delivery=delivery_id,
@@ -72,6 +71,14 @@ async def translate(context: Context, delivery_id: str) -> str:
         **hold.trace.fields,
     )
     return came_of_it
+
+
+def count(tally: Tally, outcome: Outcome | None) -> None:
+    """A run over an event."""
+    state, reason = (outcome.state, outcome.reason) if outcome else ("settled", "")
+    tally.add(ATTEMPTS, "event", state, why(reason))
+    if state in ("settled", "parked"):
+        tally.add(FINISHED, "event", "landed" if outcome is None else "ignored" if state == "settled" else "parked")
 
 
 @dataclass

@@ -29,9 +29,11 @@ from app.ledger import Lane, Ledger
 from app.logs import log
 from app.queue import EVENT, QUEUE, VISIT, deserialize, serialize
 from app.settings import Settings, SettingsError, read
+from app.signals import JOB_TOOK_S, JOB_WAIT_S
+from app.tally import Tally
 from app.visits.client import ANSWER_S, http_client
 from jobs import apply, fetch
-from jobs.context import JOB_S, Context
+from jobs.context import JOB_S, Context, since_s
 from jobs.sweep import keep_sweeping
 
 #: Places in a worker, by lane.
@@ -85,11 +87,16 @@ class ClaimingWorker(arq.worker.Worker):
         """An expired payload loses nothing: the work still stands in the ledger, and gets another job."""
         with _surviving():
             if payload:
-                function, arguments, *_ = deserialize_job_raw(payload, deserializer=self.job_deserializer)
-                coroutine = self.functions[function].coroutine
-                await asyncio.wait_for(coroutine(self.ctx, *arguments), self.job_timeout_s)
+                await self._errand(context.tally, payload)
             self.jobs_complete += 1
             await context.ledger.ran(job, lane)
+
+    async def _errand(self, tally: Tally, payload: bytes) -> None:
+        name, arguments, _, _, queued_ms = deserialize_job_raw(payload, deserializer=self.job_deserializer)
+        tally.observe(JOB_WAIT_S, since_s(queued_ms), name)
+        began = time.monotonic()
+        await asyncio.wait_for(self.functions[name].coroutine(self.ctx, *arguments), self.job_timeout_s)
+        tally.observe(JOB_TOOK_S, time.monotonic() - began, name)
 
     async def close(self) -> None:
         """A job that was cancelled at last must not spoil the way out."""

@@ -30,7 +30,9 @@ from app.embedded import free_port
 from app.intake import Intake
 from app.ledger import Member, Meta
 from app.refusals import Refusals
+from app.signals import FINISHED
 from app.sources import specimens
+from app.tally import totals
 
 TOOLS = ("acuity", "square", "jobber")
 SPECIMENS = {name: specimens(name) for name in TOOLS}
@@ -514,6 +516,28 @@ async def test_a_parked_event_is_replayed(world: Doorstep) -> None:
     await world.run()
 
     assert ["acuity-123456789"] == [visit["external_id"] for visit in world.rig.visits()]
+
+
+async def test_what_work_came_to_is_counted_each_time_it_comes_to_an_end(world: Doorstep) -> None:
+    world.tool.keep("acuity", BOOKED)
+    world.tool.trouble = [says(503), says(422)]
+    answer = await world.ring("acuity", BOOKED)
+    await world.run()
+    await world.later(3_600)
+    await world.run()
+    world.tool.trouble = []
+    await world.ledger.replay(f"event:{answer.json()['delivery']}")
+    await world.run()
+    delivery_id = await a_minute_ago(world, "acuity", MOVED)
+    world.tool.trouble = [says(404)]
+    await world.run()
+    assert "settled" == (await world.ledger.member(f"event:{delivery_id}")).state
+
+    await world.context.tally.flush(world.redis)
+
+    counted = {name.removeprefix(FINISHED): count for name, count in (await totals(world.redis)).items()}
+    ends = {name: count for name, count in counted.items() if name.startswith("|")}
+    assert {"|event|parked": 1, "|event|landed": 1, "|event|ignored": 1, "|visit|created": 1} == ends
 
 
 async def test_a_parked_event_is_put_back_to_work_by_the_tools_retry(world: Doorstep) -> None:
