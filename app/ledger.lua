@@ -599,6 +599,7 @@ function steps.discard()
     settle(member[1], ARGV[3])
   end
   move(members[1][1], 'discarded', now)
+  call('HINCRBY', 'db:counts', 'doorbell_jobs_finished_total|' .. string.match(ARGV[2], '^%a+') .. '|discarded', 1)
   call('ZREMRANGEBYSCORE', 'db:discarded', '-inf', now - ARGV[3])
   return dropped
 end

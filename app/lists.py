@@ -242,6 +242,14 @@ class Lists:
         names = list(dict.fromkeys([*visits, *(work.partition("/")[2] for work in works)]))
         return found + [Found("visit", name) for name in names]
 
+    async def named(self, filter: Filter) -> list[str]:
+        """The ids of the deliveries and visits that its visit and its search mean."""
+        found = [one.id for one in await self.search(filter.search)] if filter.search else []
+        if filter.visit:
+            visits = await self._known(_names(filter.visit))
+            return visits if not filter.search else [id for id in found if id in visits]
+        return found
+
     async def _known(self, names: Sequence[str]) -> list[str]:
         accounts = sorted({"main", *self._settings.accounts.values()})
         asked = [(name, f"db:visit:{account}/{name}") for name in names for account in accounts]
@@ -253,16 +261,8 @@ class Lists:
     def _held(self) -> list[str]:
         return [f"db:held:{account}" for account in sorted({"main", *self._settings.accounts.values()})]
 
-    async def _named(self, filter: Filter) -> list[str]:
-        """The ids of the deliveries and visits that its visit and its search mean."""
-        found = [one.id for one in await self.search(filter.search)] if filter.search else []
-        if filter.visit:
-            visits = await self._known(_names(filter.visit))
-            return visits if not filter.search else [id for id in found if id in visits]
-        return found
-
     async def _named_works(self, filter: Filter) -> AsyncIterator[list[tuple[float, str]]]:
-        found = await asyncio.gather(*(self._works(id) for id in await self._named(filter)))
+        found = await asyncio.gather(*(self._works(id) for id in await self.named(filter)))
         works = {work for works in found for work in works}
         yield sorted(((0.0, work) for work in works if (0.0, work) < filter.start()), reverse=True)
 
@@ -274,7 +274,7 @@ class Lists:
 
     async def _named_deliveries(self, filter: Filter) -> AsyncIterator[list[tuple[float, str]]]:
         """Those that said something of the visits, and those that are named themselves; in one page, newest first."""
-        found = await asyncio.gather(*(self._deliveries_of(name) for name in await self._named(filter)))
+        found = await asyncio.gather(*(self._deliveries_of(name) for name in await self.named(filter)))
         ids = list({id for ids in found for id in ids})
         metas = await self._metas(ids)
         page = [(float(meta.at), id) for id, meta in zip(ids, metas, strict=True) if meta]

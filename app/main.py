@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import hmac
-import logging
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -20,12 +19,11 @@ from app.connection import Address, Redis, RedisDown
 from app.console import Console
 from app.intake import Intake
 from app.ledger import Ledger
+from app.logs import log
 from app.refusals import Refusals
 from app.settings import Settings, SettingsError, read
 from app.tally import Tally
 from app.watch import Watch
-
-log = logging.getLogger("doorbell.web")
 
 #: How long Redis may take where no tool is in a hurry.
 PATIENCE_S = 3.0
@@ -59,7 +57,7 @@ def create_app(settings: Settings) -> Starlette:
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000)
-        log.info("web started", extra={"hooks": sorted(settings.entrances)})
+        log.info("web started", hooks=sorted(settings.entrances))
         yield
         running.cancel()
         with suppress(asyncio.CancelledError):

@@ -43,6 +43,7 @@ async def exposition(ledger: Ledger, settings: Settings) -> str:
         redis = ledger.redis
         live, counted = await asyncio.gather(_live(redis, settings), tally.totals(redis))
         known |= live | {signals.REDIS_UP: {(): 1}}
+        counted = _zeros(settings) | counted
     except RedisDown:
         known[signals.REDIS_UP], counted = {(): 0}, {}
     by_signal: dict[str, dict[tuple[str, ...], int]] = defaultdict(dict)
@@ -50,6 +51,12 @@ async def exposition(ledger: Ledger, settings: Settings) -> str:
         name, *labels = field.split("|")
         by_signal[name][tuple(labels)] = count
     return "\n".join(_lines(known, by_signal)) + "\n"
+
+
+def _zeros(settings: Settings) -> dict[str, int]:
+    """Of what alarms look at: a count that first appears as five has not risen, as far as Prometheus can see."""
+    sources = {entrance.tool.name for entrance in settings.entrances.values()}
+    return {f"{signals.REQUESTS}|{name}|{outcome}": 0 for name in sources for outcome in ("accepted", "bad_signature")}
 
 
 def _revision() -> str:

@@ -9,7 +9,6 @@ longer what is looked for, and a replay of what is done changes nothing.
 """
 
 import asyncio
-import logging
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -21,11 +20,10 @@ import orjson
 
 from app.connection import RedisDown
 from app.ledger import Gone, Ledger, new_id
+from app.logs import log
 from app.replay import Replay, Step, Stuck
 from app.selection import Selection, Selector
 from app.settings import Settings
-
-log = logging.getLogger("doorbell.operations")
 
 Do = Literal["replay", "discard"]
 OPEN, ALL = "db:operations:open", "db:operations"
@@ -135,7 +133,7 @@ class Operations:
             with suppress(asyncio.CancelledError, RedisDown, Stuck):
                 await work
         await self._redis.command("ZREM", OPEN, id)
-        log.info("operation over", extra={"operation": id, "outcome": state, "done": run.done})
+        log.info("operation over", operation=id, outcome=state, done=run.done)
 
     async def _look(self, run: "_Run", work: "asyncio.Task[None]") -> str:
         """What has become of it a moment later."""

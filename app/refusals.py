@@ -1,7 +1,6 @@
 """Who was not let in: counted in memory and flushed now and then, so that an attack costs no write of its own."""
 
 import asyncio
-import logging
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
@@ -12,8 +11,7 @@ import orjson
 
 from app.connection import Redis, RedisDown
 from app.diagnosis import likely_cause
-
-log = logging.getLogger("doorbell.web")
+from app.logs import log
 
 FLUSH_EVERY_S = 5.0
 NEWEST = 50
@@ -45,7 +43,7 @@ class Refusals:
                 await self._redis.command("LTRIM", f"db:refused:{hook}", 0, NEWEST - 1)
                 await self._redis.command("EXPIRE", f"db:refused:{hook}", KEPT_S)
         except (RedisDown, hiredis.ReplyError) as error:
-            log.warning("refusals not written", extra={"reason": type(error).__name__})
+            log.warning("refusals not written", reason=type(error).__name__)
 
     async def _count(self, field: str, count: int) -> None:
         try:

@@ -1,6 +1,7 @@
 """Which work an operator means: by ids, or by a filter; and by mode, the visits themselves or the deliveries behind them."""
 
 from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
@@ -20,7 +21,7 @@ STATES = ("parked", "waiting", "held", "queued", "running", "discarded", "settle
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """What to replay: deliveries and visits by their ids, or all that every word of it fits.
+    """What to replay or to show: of deliveries and visits by their ids, or else of all, those that every other word fits.
 
     reason: its beginning, or any part of it. since, until: when it arrived.
     """
@@ -72,9 +73,11 @@ class Selector:
 
     async def _units(self, selection: Selection) -> AsyncIterator[Unit]:
         if selection.ids:
+            words = replace(selection, ids=())
             for id in selection.ids:
                 async for unit in self._of_id(id):
-                    yield unit
+                    if words.is_empty or await self._fits(unit.work, words):
+                        yield unit
         elif selection.visit:
             async for unit in self._of_visits(await self._visits(selection.visit), selection):
                 yield unit
@@ -127,24 +130,33 @@ class Selector:
             member = await self._ledger.member(work)
         except Gone:
             return False
-        since, until = selection.between
+        if member.since:  # what is not over has a time of its own
+            since, until = selection.between
+            if not since <= member.since <= until:
+                return False
+            selection = replace(selection, since=None, until=None)
         said_by = [origin.rpartition(".")[0] for origin in (*member.changes, *member.discarded)]
         rang = [work.removeprefix(f"{EVENT}:")] if work.startswith(EVENT) else list(dict.fromkeys(said_by))
         return (
             (not selection.state or member.state == selection.state)
             and selection.reason in member.reason
-            and since <= (member.since or until) <= until
-            and (not selection.source or await self._rang(rang, "source", selection.source))
-            and (not selection.hook or await self._rang(rang, "hook", selection.hook))
+            and await self._is_of(rang, selection)
         )
 
-    async def _rang(self, deliveries: Iterable[str], what: Literal["source", "hook"], wanted: str) -> bool:
+    async def _is_of(self, deliveries: Iterable[str], selection: Selection) -> bool:
+        """Does one of them fit, where source, hook or time are asked for?"""
+        if not (selection.source or selection.hook or selection.since or selection.until):
+            return True
+        since, until = selection.between
         for id in deliveries:
-            try:
-                if getattr(await self._ledger.meta(id), what) == wanted:
+            with suppress(Gone):
+                meta = await self._ledger.meta(id)
+                if (
+                    selection.source in ("", meta.source)
+                    and selection.hook in ("", meta.hook)
+                    and since <= meta.at <= until
+                ):
                     return True
-            except Gone:
-                continue
         return False
 
     async def _of_deliveries(self, selection: Selection) -> AsyncIterator[Unit]:

@@ -35,6 +35,9 @@ LAST_ACCEPTED = "doorbell_webhook_last_accepted_timestamp_seconds"
 MATCHES = "doorbell_webhook_secret_matches_total"
 REFUSED = "doorbell_webhook_refused_total"
 ATTEMPTS = "doorbell_job_attempts_total"
+FINISHED = "doorbell_jobs_finished_total"
+JOB_WAIT_S = "doorbell_job_wait_seconds"
+JOB_TOOK_S = "doorbell_job_duration_seconds"
 END_TO_END_S = "doorbell_end_to_end_seconds"
 JOBS = "doorbell_queue_jobs"
 OLDEST_S = "doorbell_queue_oldest_age_seconds"
@@ -60,6 +63,9 @@ SIGNALS: Mapping[str, Signal] = {
     ATTEMPTS: _counter(
         "Runs over a visit, or over an event whose record is fetched.", "operation", "outcome", "reason"
     ),
+    FINISHED: _counter("Work that came to an end, until something new is said of it.", "operation", "outcome"),
+    JOB_WAIT_S: Signal("histogram", "From when a job was queued until a worker took it.", ("operation",), LONG),
+    JOB_TOOK_S: Signal("histogram", "How long a worker had a job.", ("operation",), QUICK),
     END_TO_END_S: Signal("histogram", "From the delivery of a change until its visit was settled.", ("source",), LONG),
     JOBS: _gauge("Work that is not settled.", "state"),
     OLDEST_S: _gauge("How long the oldest work of that state has been overdue.", "state"),

@@ -10,7 +10,6 @@ A process that is killed loses the last few seconds of it, and nothing that anyb
 
 import asyncio
 import hashlib
-import logging
 import time
 from bisect import bisect_left
 from collections import Counter
@@ -19,9 +18,8 @@ from collections.abc import Mapping, Sequence
 import hiredis
 
 from app.connection import Redis, RedisDown
+from app.logs import log
 from app.signals import MATCHES, QUICK, REQUEST_S, REQUESTS, SIGNALS
-
-log = logging.getLogger("doorbell.tally")
 
 FLUSH_EVERY_S = 3.0
 HOUR_S = 3_600
@@ -94,7 +92,7 @@ class Tally:
         for error in filter(None, wrote):
             if not isinstance(error, RedisDown | hiredis.ReplyError):
                 raise error
-            log.warning("counts not written", extra={"reason": type(error).__name__})
+            log.warning("counts not written", reason=type(error).__name__)
 
     def _spread_answers(self) -> None:
         answers, self._answers = self._answers, Counter()

@@ -9,11 +9,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.typing import EventDict
 
 from app import __version__
-
-log = logging.getLogger("doorbell.telemetry")
+from app.logs import log
 
 #: What of a line's fields may go along with an error.
 TOLD = frozenset({"hook", "work", "delivery", "external_id", "operation"})
@@ -44,6 +45,11 @@ def _start_sentry(process: str, environ: Mapping[str, str]) -> None:
     import sentry_sdk
     from sentry_sdk.integrations.logging import LoggingIntegration
 
+    def tell(_: Any, __: str, fields: EventDict) -> EventDict:
+        if "exc_info" in fields:
+            sentry_sdk.capture_exception(extras=dict(fields))
+        return fields
+
     sentry_sdk.init(
         environ["SENTRY_DSN"].strip(),
         release=f"doorbell@{__version__}",
@@ -56,6 +62,7 @@ def _start_sentry(process: str, environ: Mapping[str, str]) -> None:
         before_send=scrubbed,
     )
     sentry_sdk.set_tag("process", process)
+    structlog.get_config()["processors"].insert(0, tell)  # what others log, the integration sees
 
 
 def scrubbed(event: dict[str, Any], _: Any = None) -> dict[str, Any]:

@@ -5,7 +5,6 @@ minutes, stand in `db:alarms`. A message that was not taken is sent again at the
 """
 
 import asyncio
-import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,12 +18,11 @@ from app.alarms import OLD_S, due
 from app.connection import Redis, RedisDown
 from app.doctor import ALIVE_S
 from app.ledger import new_id
+from app.logs import log
 from app.queue import WORKERS
 from app.settings import Settings
 from app.signals import REQUESTS
 from app.tally import totals
-
-log = logging.getLogger("doorbell.watch")
 
 LOOK_EVERY_S = 10.0
 STATE, LOCK = "db:alarms", "db:alarms:lock"
@@ -74,7 +72,7 @@ class Watch:
                 if is_worker or not await self._living():
                     await self.look()
             except RedisDown as error:
-                log.warning("redis down", extra={"reason": str(error)})
+                log.warning("redis down", reason=str(error))
             except Exception:
                 log.exception("bug")
 
@@ -164,8 +162,8 @@ class Watch:
                 answer = await http.post(str(self._settings.alert_webhook_url), json={"text": text})
         except (httpx.HTTPError, TimeoutError) as error:
             # Not the address: it is a secret.
-            log.warning("alarm not told", extra={"reason": type(error).__name__})
+            log.warning("alarm not told", reason=type(error).__name__)
             return False
         if not answer.is_success:
-            log.warning("alarm not told", extra={"status": answer.status_code})
+            log.warning("alarm not told", status=answer.status_code)
         return answer.is_success

@@ -1,7 +1,6 @@
 """One visit, from its facts to the API: the difference between what should stand and what the API last answered."""
 
 import asyncio
-import logging
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -11,9 +10,9 @@ from app import telemetry
 from app.connection import RedisDown
 from app.find import remember
 from app.ledger import Hold, Lost, Member, Outcome, Verdict, future_ms, rang_ms
-from app.logs import fact
+from app.logs import log
 from app.queue import visit_work
-from app.signals import ATTEMPTS, CALL_S, CALLS, END_TO_END_S
+from app.signals import ATTEMPTS, CALL_S, CALLS, END_TO_END_S, FINISHED
 from app.sources import source_of
 from app.tally import Tally
 from app.telemetry import span
@@ -23,8 +22,6 @@ from app.visits.words import Contact
 from jobs.contacts import Busy, Contacts
 from jobs.context import JOB_S, Clock, Context, chance, since_s
 from jobs.retry import decide, why
-
-log = logging.getLogger("doorbell.visit")
 
 #: In a line that is longer than this, a visit waits in the ledger and not with a lease in its hand.
 LONGEST_LINE_S = 2.0
@@ -69,8 +66,7 @@ async def apply(context: Context, account: str, external_id: str) -> str:
     await asyncio.gather(give_back(context, hold, outcome, account), run.be_found(outcome))
     context.tally.count(account, outcome.state)
     count(context.tally, hold, outcome)
-    fact(
-        log,
+    log.info(
         f"change {outcome.state}",
         external_id=hold.root.external_id,
         delivery=hold.trace.delivery,
@@ -87,6 +83,8 @@ async def apply(context: Context, account: str, external_id: str) -> str:
 def count(tally: Tally, hold: Hold, outcome: Outcome) -> None:
     """A run over a visit; and how long each of its changes that are settled now was under way."""
     tally.add(ATTEMPTS, "visit", outcome.state, why(outcome.reason))
+    if outcome.attempt and outcome.state in ("settled", "parked"):
+        tally.add(FINISHED, "visit", outcome.attempt.outcome)
     if outcome.state == "settled":
         source, now = source_of(hold.root.work), time.time()
         for member in hold.members:
@@ -111,9 +109,11 @@ async def give_back(context: Context, hold: Hold, outcome: Outcome, gate: str = 
     """Release, through a restart of Redis too as long as the lease lasts; after it, the sweep puts the work back."""
     while True:
         try:
-            return await context.ledger.release(hold, outcome, gate)
+            await context.ledger.release(hold, outcome, gate)
+            return
         except Lost:
-            return log.warning("lease lost", extra={"work": hold.root.work})
+            log.warning("lease lost", work=hold.root.work)
+            return
         except RedisDown:
             if hold.remaining_s() < 1:
                 raise
@@ -176,7 +176,7 @@ class Run:
         except RedisDown:
             return self._later("redis_down", 1 + chance())
         except Exception:
-            log.exception("bug", extra={"external_id": root.external_id})
+            log.exception("bug", external_id=root.external_id)
             return self._parked("bug", "a defect of Doorbell; its log has the place", tries=root.tries + 1)
 
     async def be_found(self, outcome: Outcome) -> None:

@@ -1,7 +1,6 @@
 """Events that only point at a record: fetch it, translate, and land what it means. A replayed event goes this way too."""
 
 import asyncio
-import logging
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,12 +8,13 @@ from app.connection import RedisDown
 from app.delivery import Event, Unreadable
 from app.intake import ANOTHER_ACCOUNT, is_of_another, recall
 from app.ledger import Gone, Hold, Lost, Meta, NoBody, Outcome
-from app.logs import fact
+from app.logs import log
 from app.queue import event_work
 from app.reading import Untranslatable
 from app.settings import Entrance
-from app.signals import ATTEMPTS
+from app.signals import ATTEMPTS, FINISHED
 from app.sources import GONE, Ignored
+from app.tally import Tally
 from app.telemetry import span
 from app.visits.client import RateLimited, Unanswered, Unauthorized, VisitsApiTrouble
 from app.visits.words import VisitChange
@@ -23,8 +23,6 @@ from jobs.context import JOB_S, Clock, Context, chance, since_s
 from jobs.records import Found, Parked, Records
 from jobs.retry import decide, why
 from jobs.tokens import Busy
-
-log = logging.getLogger("doorbell.event")
 
 #: A record may not be readable yet when its event rings: until then its absence means nothing.
 LAG_S = 60.0
@@ -61,12 +59,9 @@ async def translate(context: Context, delivery_id: str) -> str:
         outcome = await run.outcome()
     if outcome is not None:
         await give_back(context, hold, outcome)
+    count(context.tally, outcome)
     came_of_it = outcome.reason or outcome.state if outcome else "landed"
-    context.tally.add(
-        ATTEMPTS, "event", outcome.state if outcome else "settled", why(outcome.reason if outcome else "")
-    )
-    fact(
-        log,
+    log.info(
         "event translated",
         delivery=delivery_id,
         attempt=hold.root.tries + 1,
@@ -76,6 +71,14 @@ async def translate(context: Context, delivery_id: str) -> str:
         **hold.trace.fields,
     )
     return came_of_it
+
+
+def count(tally: Tally, outcome: Outcome | None) -> None:
+    """A run over an event."""
+    state, reason = (outcome.state, outcome.reason) if outcome else ("settled", "")
+    tally.add(ATTEMPTS, "event", state, why(reason))
+    if state in ("settled", "parked"):
+        tally.add(FINISHED, "event", "landed" if outcome is None else "ignored" if state == "settled" else "parked")
 
 
 @dataclass
@@ -112,7 +115,7 @@ class Run:
         except Lagging:
             return self._wait("record not there yet", LAG_WAIT_S, root.tries or None)
         except Lost:
-            log.warning("lease lost", extra={"work": root.work})
+            log.warning("lease lost", work=root.work)
             return None
         except (Parked, Untranslatable, Unreadable) as reason:
             word = "" if isinstance(reason, Parked) else "untranslatable: "
@@ -120,7 +123,7 @@ class Run:
         except RedisDown:
             return self._wait("redis_down", 1 + chance(), root.tries or None)
         except Exception:
-            log.exception("bug", extra={"delivery": self.delivery_id})
+            log.exception("bug", delivery=self.delivery_id)
             return self._park("bug", "a defect of Doorbell; its log has the place")
 
     async def _event(self) -> tuple[Meta, Entrance, Event]:
@@ -179,6 +182,6 @@ class Run:
         return Outcome(state="waiting", attempt=attempt, reason=reason, due_s=due_s, tries=tries)
 
     def _park(self, reason: str, said: str = "") -> Outcome:
-        log.warning("event parked", extra={"delivery": self.delivery_id, "reason": reason})
+        log.warning("event parked", delivery=self.delivery_id, reason=reason)
         attempt = self.clock.attempt("parked", self.calls, said)
         return Outcome(state="parked", attempt=attempt, reason=reason, tries=self.hold.root.tries + 1)

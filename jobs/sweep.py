@@ -1,7 +1,6 @@
 """What keeps things moving without anybody ringing: due work, lost jobs, shut gates, and a sign of life."""
 
 import asyncio
-import logging
 import os
 import socket
 import time
@@ -11,13 +10,12 @@ import orjson
 
 from app.connection import RedisDown
 from app.ledger import new_id
+from app.logs import log
 from app.operations import Operations
 from app.retention import tidy
 from app.tally import FLUSH_EVERY_S
 from app.watch import Watch
 from jobs.context import Context
-
-log = logging.getLogger("doorbell.sweep")
 
 SWEEP_EVERY_S = 0.5
 GATE_EVERY_S = 0.5
@@ -46,7 +44,7 @@ async def _every(seconds: float, step: Callable[[], Awaitable[None]]) -> None:
         try:
             await step()
         except RedisDown as error:
-            log.warning("redis down", extra={"reason": str(error)})
+            log.warning("redis down", reason=str(error))
         except Exception:
             log.exception("bug")
         await asyncio.sleep(seconds)
@@ -69,12 +67,12 @@ async def _adopt(context: Context) -> None:
     while offset >= 0:
         adopted, offset = await context.ledger.adopt(offset)
         if adopted:
-            log.warning("lost jobs queued again", extra={"jobs": adopted})
+            log.warning("lost jobs queued again", jobs=adopted)
 
 
 async def _tidy(context: Context) -> None:
     if gone := await tidy(context.ledger):
-        log.info("old deliveries left their lists", extra={"deliveries": gone})
+        log.info("old deliveries left their lists", deliveries=gone)
 
 
 class Heartbeat:

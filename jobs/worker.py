@@ -4,7 +4,6 @@ arq's defaults that would lose or delay work are set here; the reasons stand bes
 """
 
 import asyncio
-import logging
 import sys
 import time
 from collections import Counter
@@ -27,14 +26,15 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from app import logs, telemetry
 from app.connection import Address, Distrusted, Redis, RedisDown
 from app.ledger import Lane, Ledger
+from app.logs import log
 from app.queue import EVENT, QUEUE, VISIT, deserialize, serialize
 from app.settings import Settings, SettingsError, read
+from app.signals import JOB_TOOK_S, JOB_WAIT_S
+from app.tally import Tally
 from app.visits.client import ANSWER_S, http_client
 from jobs import apply, fetch
-from jobs.context import JOB_S, Context
+from jobs.context import JOB_S, Context, since_s
 from jobs.sweep import keep_sweeping
-
-log = logging.getLogger("doorbell.worker")
 
 #: Places in a worker, by lane.
 AT_ONCE: dict[Lane, int] = {"visit": 50, "event": 25, "replay": 10}
@@ -87,11 +87,16 @@ class ClaimingWorker(arq.worker.Worker):
         """An expired payload loses nothing: the work still stands in the ledger, and gets another job."""
         with _surviving():
             if payload:
-                function, arguments, *_ = deserialize_job_raw(payload, deserializer=self.job_deserializer)
-                coroutine = self.functions[function].coroutine
-                await asyncio.wait_for(coroutine(self.ctx, *arguments), self.job_timeout_s)
+                await self._errand(context.tally, payload)
             self.jobs_complete += 1
             await context.ledger.ran(job, lane)
+
+    async def _errand(self, tally: Tally, payload: bytes) -> None:
+        name, arguments, _, _, queued_ms = deserialize_job_raw(payload, deserializer=self.job_deserializer)
+        tally.observe(JOB_WAIT_S, since_s(queued_ms), name)
+        began = time.monotonic()
+        await asyncio.wait_for(self.functions[name].coroutine(self.ctx, *arguments), self.job_timeout_s)
+        tally.observe(JOB_TOOK_S, time.monotonic() - began, name)
 
     async def close(self) -> None:
         """A job that was cancelled at last must not spoil the way out."""
@@ -106,9 +111,7 @@ def _surviving() -> Iterator[None]:
     try:
         yield
     except (RedisDown, RedisError, OSError) as error:
-        log.warning(
-            "redis down", extra={"reason": str(error) if isinstance(error, RedisDown) else type(error).__name__}
-        )
+        log.warning("redis down", reason=str(error) if isinstance(error, RedisDown) else type(error).__name__)
     except Exception:
         log.exception("bug")
 

@@ -1,12 +1,15 @@
 """Real parts: one embedded Valkey (or REDIS_URL) per run, emptied for each test; processes as in production."""
 
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
+import structlog
 from rig import Rig, Server, redis_for_tests
 
 from app.connection import Address, Redis
 from app.ledger import Ledger
+from app.logs import shaped
 
 
 @pytest.fixture(scope="session")
@@ -41,3 +44,13 @@ def rig(redis_url: str, sandbox: Server) -> Iterator[Rig]:
     """Nothing running yet beside Redis and the sandbox, both empty: start what the test needs."""
     with Rig(redis_url, sandbox) as rig:
         yield rig
+
+
+@pytest.fixture
+def logged() -> Iterator[list[Any]]:
+    """What our own code says meanwhile in this process, at every level, in the shape in which it leaves."""
+    before, capture = structlog.get_config(), structlog.testing.LogCapture()
+    everything = structlog.make_filtering_bound_logger("debug")
+    structlog.configure(processors=[shaped, capture], wrapper_class=everything)
+    yield capture.entries
+    structlog.configure(**before)

@@ -241,6 +241,8 @@ def test_deliveries_are_found_by_whatever_one_has(rig: Rig) -> None:
     for had in ("A-1", "standard-A-1", delivery, "req-7f3a", " ADA@example.com", "+1 (555) 010-0001"):
         assert ["standard-A-1"] == found("--search", had), had
     assert ["standard-A-1"] == found("--visit", "A-1")
+    exported = rig.doorbell("export", "visits", "--search", "ada@example.com", "--format", "ndjson", **env)
+    assert ["standard-A-1"] == [json.loads(line)["visit"] for line in exported.stdout.splitlines()]
     assert [] == found("--search", "ada@example.com", "--state", "superseded")
     assert [] == found("--visit", "A-1", "--search", "A-2")
     assert [] == found("--search", "A-1", "--hook", "calendly")
@@ -323,6 +325,21 @@ def test_an_export_is_csv_or_a_line_of_json_each(busy: Rig) -> None:
     [parked] = csv.DictReader(busy.doorbell("export", "visits", "--state", "parked").stdout.splitlines())
     assert ("standard-A-2", "contact_unknown", "") == (parked["visit"], parked["reason"], parked["email"])
     assert 5 == busy.doorbell("export", "visits", "--hook", "calendly").returncode
+
+
+def test_an_export_of_visits_takes_the_filters_of_the_lists(busy: Rig) -> None:
+    [delivery] = [row["delivery"] for row in rows(busy, "deliveries", "--visit", "standard-A-1", "--json")]
+
+    def found(*filter: str) -> list[str]:
+        return [row["visit"] for row in rows(busy, "export", "visits", *filter, "--format", "ndjson")]
+
+    for name in ("A-1", delivery):
+        assert ["standard-A-1"] == found("--search", name), name
+    assert ["standard-A-2"] == found("--visit", "A-2")
+    assert ["standard-A-1"] == found("--search", "A-1", "--state", "settled", "--hook", "standard", "--since", "1h")
+    for other in (("--state", "parked"), ("--until", "2020-01-01"), ("--visit", "A-2")):
+        assert [] == found("--search", "A-1", *other), other
+    assert 5 == busy.doorbell("export", "visits", "--search", "A-3").returncode
 
 
 def test_an_export_reveals_nothing_personal_unless_that_is_confirmed_and_it_is_in_the_audit_log(busy: Rig) -> None:

@@ -4,7 +4,6 @@ import asyncio
 import base64
 import contextlib
 import json
-import logging
 import socket
 import threading
 import time
@@ -31,7 +30,9 @@ from app.embedded import free_port
 from app.intake import Intake
 from app.ledger import Member, Meta
 from app.refusals import Refusals
+from app.signals import FINISHED
 from app.sources import specimens
+from app.tally import totals
 
 TOOLS = ("acuity", "square", "jobber")
 SPECIMENS = {name: specimens(name) for name in TOOLS}
@@ -517,6 +518,28 @@ async def test_a_parked_event_is_replayed(world: Doorstep) -> None:
     assert ["acuity-123456789"] == [visit["external_id"] for visit in world.rig.visits()]
 
 
+async def test_what_work_came_to_is_counted_each_time_it_comes_to_an_end(world: Doorstep) -> None:
+    world.tool.keep("acuity", BOOKED)
+    world.tool.trouble = [says(503), says(422)]
+    answer = await world.ring("acuity", BOOKED)
+    await world.run()
+    await world.later(3_600)
+    await world.run()
+    world.tool.trouble = []
+    await world.ledger.replay(f"event:{answer.json()['delivery']}")
+    await world.run()
+    delivery_id = await a_minute_ago(world, "acuity", MOVED)
+    world.tool.trouble = [says(404)]
+    await world.run()
+    assert "settled" == (await world.ledger.member(f"event:{delivery_id}")).state
+
+    await world.context.tally.flush(world.redis)
+
+    counted = {name.removeprefix(FINISHED): count for name, count in (await totals(world.redis)).items()}
+    ends = {name: count for name, count in counted.items() if name.startswith("|")}
+    assert {"|event|parked": 1, "|event|landed": 1, "|event|ignored": 1, "|visit|created": 1} == ends
+
+
 async def test_a_parked_event_is_put_back_to_work_by_the_tools_retry(world: Doorstep) -> None:
     world.tool.keep("acuity", BOOKED)
     world.tool.trouble = [says(422)]
@@ -638,8 +661,7 @@ async def test_credentials_may_hold_any_character(world: Doorstep, key: str) -> 
     assert f"4711:{key}".encode() == sent
 
 
-async def test_neither_credentials_nor_names_are_in_a_log(world: Doorstep, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG)
+async def test_neither_credentials_nor_names_are_in_a_log(world: Doorstep, logged: list[Any]) -> None:
     said = " ".join(CANARIES)
     for tool in TOOLS:
         for trouble in ([], [says(401, said)], [says(422, said)], [says(200, said)], [says(500, said)]):
@@ -655,9 +677,8 @@ async def test_neither_credentials_nor_names_are_in_a_log(world: Doorstep, caplo
     await world.ring("acuity", BOOKED)
     await world.run()
 
-    ours = [vars(record) for record in caplog.records if record.name.startswith(("doorbell", "app", "jobs"))]
-    told = json.dumps(ours, default=str)
-    assert len(ours) > 10
+    told = json.dumps(logged, default=str)
+    assert len(logged) > 10
     assert [] == [canary for canary in CANARIES if canary in told]
 
 
@@ -736,9 +757,7 @@ async def test_whatever_is_fetched_last_stands(world: Doorstep, backwards: bool)
 # Defects and deaths -------------------------------------------------------------------------------------------------
 
 
-async def test_a_defect_in_a_source_parks_the_event_and_quotes_nothing(
-    world: Doorstep, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_defect_in_a_source_parks_the_event_and_quotes_nothing(world: Doorstep, logged: list[Any]) -> None:
     def defect(_: object) -> Any:
         raise ValueError("invalid literal: 'ada@example.com'")
 
@@ -751,7 +770,9 @@ async def test_a_defect_in_a_source_parks_the_event_and_quotes_nothing(
 
     event = await world.event(answer)
     assert ("parked", "bug") == (event.state, event.reason)
-    assert "ada@" not in json.dumps([record.getMessage() for record in caplog.records])
+    [bug] = [line for line in logged if line["event"] == "bug"]
+    assert bug["error"].startswith("ValueError at test_fetch.py:")
+    assert "ada@" not in json.dumps(logged, default=str)
 
 
 @pytest.mark.parametrize("charset", ["base64", "idna", "no-such-charset"])

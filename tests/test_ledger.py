@@ -701,19 +701,27 @@ def about(claimed: list[tuple[Lane, str, bytes]]) -> list[str]:
     return [job.rpartition("#")[0] for _, job, _ in claimed]
 
 
-async def test_a_claimed_job_is_not_claimed_again_before_its_lease_ends(ledger: Ledger) -> None:
+async def test_a_claimed_job_is_not_claimed_again_before_its_lease_ends(ledger: Ledger, redis: Redis) -> None:
     for visit in "ABC":
         await accept(ledger, change(visit))
         await asyncio.sleep(0.002)
 
-    first = await ledger.claim({"visit": 2}, lease_s=30)
-    second = await ledger.claim({"visit": 2}, lease_s=0.05)
-    third = await ledger.claim({"visit": 2}, lease_s=30)
-    await asyncio.sleep(0.06)
-    after = await ledger.claim({"visit": 5}, lease_s=30)
+    first = await ledger.claim({"visit": 2}, lease_s=3_600)
+    before = await now_ms(ledger)
+    [(lane, job, _)] = second = await ledger.claim({"visit": 2}, lease_s=3_600)
+    after = await now_ms(ledger)
+    third = await ledger.claim({"visit": 2}, lease_s=3_600)
+    ends = float(await redis.command("ZSCORE", LANES[lane], job))
+    await redis.command("ZADD", LANES[lane], after, job)  # as if it had come to that
+    last = await ledger.claim({"visit": 5}, lease_s=3_600)
 
     assert [work("A"), work("B")] == about(first)
-    assert ([work("C")], [], [work("C")]) == (about(second), about(third), about(after))
+    assert ([work("C")], [], [work("C")]) == (about(second), about(third), about(last))
+    assert before <= ends - 3_600_000 <= after
+
+
+async def now_ms(ledger: Ledger) -> int:
+    return int((await ledger.now()).timestamp() * 1000)
 
 
 async def test_each_lane_has_its_own_places(ledger: Ledger, redis: Redis) -> None:

@@ -187,6 +187,10 @@ def test_any_process_tells_what_all_of_them_did(rig: Rig) -> None:
         'doorbell_webhook_secret_matches_total{source="standard",slot="2"}': 1,
         'doorbell_webhook_refused_total{hook="standard",reason="signature_missing"}': 1,
         'doorbell_job_attempts_total{operation="visit",outcome="settled",reason="none"}': 2,
+        'doorbell_jobs_finished_total{operation="visit",outcome="created"}': 2,
+        'doorbell_jobs_finished_total{operation="event",outcome="discarded"}': 1,
+        'doorbell_job_wait_seconds_count{operation="visit"}': 2,
+        'doorbell_job_duration_seconds_count{operation="visit"}': 2,
         'doorbell_end_to_end_seconds_count{source="standard"}': 2,
         'doorbell_visits_api_requests_total{method="POST",route="/visits",status="2xx"}': 2,
         'doorbell_visits_api_request_duration_seconds_count{method="POST",route="/visits"}': 2,
@@ -208,6 +212,13 @@ def test_any_process_tells_what_all_of_them_did(rig: Rig) -> None:
     assert here["doorbell_redis_memory_used_bytes"] > 100_000
     assert any(name.startswith(f'doorbell_build_info{{version="{__version__}"') for name in here)
     assert "zebediah" not in repr(here)
+
+
+def test_the_first_burst_of_bad_signatures_is_a_rise(rig: Rig) -> None:
+    told = scrape(rig.web(METRICS_TOKEN="t"))
+
+    for source in ("standard", "calendly"):
+        assert 0 == told[f'doorbell_webhook_requests_total{{source="{source}",outcome="bad_signature"}}']
 
 
 def test_without_redis_metrics_say_so_and_nothing_else(rig: Rig) -> None:
@@ -291,6 +302,19 @@ def test_the_alert_rules_ask_for_what_there_is_and_say_what_to_do() -> None:
         assert set() == names(rule["expr"]) - SIGNALS.keys()
         assert rule["expr"].count("(") == rule["expr"].count(")")
         assert {"summary", "description"} == rule["annotations"].keys()
+
+
+def test_who_asks_several_processes_counts_nothing_twice() -> None:
+    """All of them tell the same numbers: `max` folds those before anything is added up."""
+    dashboard = json.loads((ROOT / "deploy" / "grafana.json").read_text())
+    [group] = yaml.safe_load((ROOT / "deploy" / "alerts.yaml").read_text())["groups"]
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+
+    for query in queries + [rule["expr"] for rule in group["rules"]]:
+        assert "doorbell" not in re.sub(FOLDED, "", query), query
+
+
+FOLDED = r"(max|min)( by \([a-z, ]+\))? ?\((max_over_time\(\()?(time\(\) - )?((rate|increase|delta)\()?doorbell_\w+"
 
 
 def test_labels_in_files_are_labels_that_there_are() -> None:

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
 from rig import ROOT, Rig, sign_standard, standard_body, wait_until
@@ -68,7 +69,7 @@ print([name for name in sys.modules if name.startswith(("sentry_sdk", "opentelem
 
 
 def test_an_extra_that_is_not_installed_is_told_and_fails_nothing(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    logged: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for package in ("sentry_sdk", "opentelemetry", "opentelemetry.exporter"):
         monkeypatch.setitem(sys.modules, package, None)
@@ -78,7 +79,7 @@ def test_an_extra_that_is_not_installed_is_told_and_fails_nothing(
     assert [
         "SENTRY_DSN is set, but the extra [sentry]",
         "OTEL_EXPORTER_OTLP_ENDPOINT is set, but the extra [otel]",
-    ] == [record.message.partition(" is not installed")[0] for record in caplog.records]
+    ] == [line["event"].partition(" is not installed")[0] for line in logged]
 
 
 def test_of_an_error_goes_where_it_happened_and_nothing_that_quotes_anybody() -> None:
@@ -104,18 +105,18 @@ def test_of_an_error_goes_where_it_happened_and_nothing_that_quotes_anybody() ->
 def test_sentry_gets_a_defect_without_anybodys_data(receiver: Receiver) -> None:
     pytest.importorskip("sentry_sdk", reason="the extra [sentry] is not installed")
     fail = """
-import logging, sys
+import sys
 from app import logs, telemetry
 from app.settings import read
 logs.configure(read({}, redis_needed=False))
 telemetry.start("web", {"SENTRY_DSN": sys.argv[1]})
 def translate(body):
     raise ValueError(f"no visit in {body}")
-logging.getLogger("doorbell.x").warning("redis down")
+logs.log.warning("redis down")
 try:
     translate("zebediah@" + "example.com")
 except ValueError:
-    logging.getLogger("doorbell.x").exception("bug", extra={"hook": "calendly", "raw": "zebediah" + "@"})
+    logs.log.exception("bug", hook="calendly", raw="zebediah" + "@")
 import sentry_sdk
 sentry_sdk.flush(5)
 """

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Literal, TypeVar
 
@@ -17,7 +18,7 @@ from app.cli.reach import with_ledger
 from app.cli.words import NOTHING_MATCHED, USAGE, end, examples
 from app.explain import Explain, Row
 from app.ledger import Gone, Ledger
-from app.lists import DONE, OPEN, Lists
+from app.lists import DONE, OPEN, Filter, Lists
 from app.queue import VISIT
 from app.selection import STATES, Selection, Selector
 from app.settings import Settings
@@ -71,16 +72,23 @@ def deliveries(format: Format, reveal: bool, yes: bool, **words: str | datetime 
     _export("deliveries", filter.query(search="…" if filter.search else ""), rows, format, reveal, yes)
 
 
-@export.command(epilog=examples("export visits --source square --format ndjson > visits.ndjson"))
+@export.command(
+    epilog=examples("export visits --source square --format ndjson > visits.ndjson", "export visits --search A-1042")
+)
 @filters(STATES)
+@search
 @_written
 def visits(format: Format, reveal: bool, yes: bool, **words: str | datetime | None) -> None:
     """Visits as our facts say that they should be; with --reveal, whose they are."""
+    names = Filter(visit=str(words.pop("visit") or ""), search=str(words.pop("search") or ""))
     selection = Selection(**{name: word for name, word in words.items() if word})  # type: ignore[arg-type]
 
     async def rows(ledger: Ledger, settings: Settings) -> AsyncIterator[Row]:
         explain, known = Explain(ledger, settings, reveal), set[int]()
-        async for unit in Selector(ledger, settings, "retry").select(selection):
+        ids = tuple(await Lists(ledger, settings, explain).named(names))
+        if not ids and not names.is_empty:
+            return
+        async for unit in Selector(ledger, settings, "retry").select(replace(selection, ids=ids)):
             with suppress(Gone):
                 row = await explain.visit_row(unit.work) if unit.work.startswith(VISIT) else None
                 # A visit that the tool renamed is one, by whichever of its ids it was found.
@@ -88,7 +96,8 @@ def visits(format: Format, reveal: bool, yes: bool, **words: str | datetime | No
                     known.add(name)
                     yield row
 
-    said = " ".join(f"{name}={word}" for name, word in words.items() if word)
+    told = {**words, "visit": names.visit, "search": names.search and "…"}
+    said = " ".join(f"{name}={word}" for name, word in told.items() if word)
     _export("visits", said, rows, format, reveal, yes)
 
 

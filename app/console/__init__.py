@@ -12,7 +12,6 @@ them, stands what is the same for all: closed unless configured, who it is, role
 """
 
 import asyncio
-import logging
 from urllib.parse import parse_qsl, quote
 
 from starlette.requests import Request
@@ -25,6 +24,7 @@ from app.console.access import HEADERS
 from app.console.desk import Ask, Desk, Page
 from app.intake import BODY_S, Refused, read_body
 from app.ledger import Gone, Ledger
+from app.logs import log
 from app.settings import Settings
 
 #: The largest form; that of logging in holds one password.
@@ -32,8 +32,6 @@ LARGEST_FORM, LARGEST_LOGIN = 65_536, 4_096
 
 #: Every one, for whoever wants to know that none was forgotten.
 ALL_PAGES = (*reading.PAGES, *planning.PAGES, *acting.ACTIONS, *planning.ACTIONS)
-
-log = logging.getLogger("doorbell.console")
 
 __all__ = ["Console"]
 
@@ -99,7 +97,7 @@ class Console:
             was_in = ask.user is not None or self.desk.access.session(request) is not None
             return self.desk.redis_down(ask, str(trouble) if was_in else "")
         except Exception:
-            log.exception("bug", extra={"page": page.endpoint.__name__})
+            log.exception("bug", page=page.endpoint.__name__)
             return self.desk.problem(
                 ask, 500, "A defect of Doorbell", "This page could not be made; the log has the place."
             )
