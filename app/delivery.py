@@ -54,9 +54,15 @@ class Delivery:
         return self._lines.get(_as_sent(name), [])
 
     def header(self, name: str) -> str | None:
-        """The first line of that name, as text."""
+        """The first line of that name, as text; of `?name` the parameter of the address."""
         lines = self._lines.get(_as_sent(name))
-        return lines[0].decode("latin-1") if lines else None
+        if lines:
+            return lines[0].decode("latin-1")
+        return self._parameter(name[1:]) if self.query and name.startswith("?") else None
+
+    def _parameter(self, name: str) -> str | None:
+        asked = parse_qsl(self.query.decode("latin-1"), keep_blank_values=True, encoding="latin-1")
+        return next((value for named, value in asked if named == name), None)
 
 
 @cache

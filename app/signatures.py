@@ -167,7 +167,7 @@ class Hmac(Scheme):
     """HMAC over a template.
 
     signs: `{body}`, `{url}`, `{t}` (the signed time), `{body:base64}` and `{any-header}` stand for those bytes. `{url}` is
-        the hook's address from PUBLIC_URL, with nothing behind `?`.
+        the hook's address from PUBLIC_URL, with what stood behind `?` as it arrived.
     fields: where the header is a list like `t=1,v1=ab`: the names of the time and of the signatures in it.
     separator: what stands between the parts of such a list, or between several signatures.
     timestamp: the header that holds the signed time, where it has one of its own. clock: how it is written.
@@ -260,7 +260,7 @@ class Hmac(Scheme):
                 case "body:base64":
                     return base64.b64encode(delivery.raw)
                 case "url":
-                    return url.encode()
+                    return url.encode() + b"?" + delivery.query if delivery.query else url.encode()
                 case "t":
                     return signed_at or b""
             return only_line(delivery, name)

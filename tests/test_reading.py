@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -12,7 +13,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from app.delivery import Delivery, Form, Unreadable, WrongContentType, check_content_type, parse_body
+from app.intake import believe, recall
+from app.ledger import Meta
 from app.reading import THOUSANDTHS, Json, Untranslatable, smallest_units
+from app.settings import read
 from app.visits.words import timestamp
 
 EXAMPLES = settings(max_examples=150, deadline=None, derandomize=True, database=None)
@@ -32,6 +36,23 @@ def told(value: Any, read: str, *arguments: Any) -> str:
 def delivery(raw: bytes, content_type: str | None = None) -> Delivery:
     headers = ((b"content-type", content_type.encode()),) if content_type is not None else ()
     return Delivery("hook", "source", headers, raw, datetime(2026, 9, 21, tzinfo=UTC))
+
+
+# -- the address --
+
+
+def test_a_parameter_of_the_address_is_read_and_kept_for_a_source_that_asks_for_it() -> None:
+    env = {"REDIS_URL": "redis://127.0.0.1", "HOOKS__STANDARD__SECRETS": "whsec_dGVzdC1zZWNyZXQtZm9yLXZlY3RvcnM="}
+    entrance = read(env).entrances["standard"]
+    asking = replace(entrance.tool.source, headers=("?event", "?x y", "?none"))
+    entrance = replace(entrance, tool=replace(entrance.tool, source=asking))
+    rung = replace(delivery(b'{"type":"t"}'), query=b"event=moved&event=second&x+y=Zo%C3%AB&other=1")
+
+    event = believe(entrance, rung)
+    again = recall(entrance, Meta("shop", "standard", 0, headers=dict(event.headers)), rung.raw)
+
+    assert {"?event": "moved", "?x y": "Zo\xc3\xab"} == event.headers == again.headers
+    assert {} == believe(entrance, replace(rung, query=b"")).headers
 
 
 # -- places --

@@ -249,6 +249,28 @@ def test_another_spelling_of_the_signed_address_is_refused(url: str) -> None:
     assert "mismatch" == reason(declared("square"), given, Terms([SECRET], NOW, url))
 
 
+@pytest.mark.parametrize(
+    ("query", "signature"),
+    [
+        (
+            b"from=a%20b&again",
+            "YNOlI4mfO23kb/g5XhQgzdrK9oO2yD2MUcXWan7IbWE=",
+        ),  # by openssl, of the address with ?from=…
+        (b"", "abuoY9h+QFLO8mWxL/6rbcsbt93D9+AyPROZY7Y05+g="),
+    ],
+)
+def test_what_stands_behind_the_signed_address_is_signed_as_it_arrived(query: bytes, signature: str) -> None:
+    given, terms = (
+        delivery(BODY, (SQUARE_HEADER, signature)),
+        Terms([SECRET], NOW, "https://hooks.example.com/in/square"),
+    )
+
+    assert 0 == declared("square").verify(replace(given, query=query), terms)
+    assert {SQUARE_HEADER: signature} == declared("square").sign(replace(given, query=query), terms)
+    for another in (b"from=a+b&again", b"again", query + b"&"):
+        assert "mismatch" == reason(declared("square"), replace(given, query=another), terms)
+
+
 # -- really signed, and still not to be believed: the time --
 
 
