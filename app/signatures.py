@@ -331,7 +331,8 @@ def _standard(family: str, key: Callable[[str], bytes]) -> Hmac:
 class Token(Scheme):
     """The secret itself in a header, as `Authorization: Bearer …` and the like: it proves nothing of the body.
 
-    prefix: what stands before it, once or, where people paste it with its prefix, several times.
+    prefix: what stands before it, once or, where people paste it with its prefix, several times; in capitals or not, as
+        HTTP has it for the likes of `Bearer`.
     """
 
     header: str
@@ -348,10 +349,10 @@ class Token(Scheme):
         return _is_there(delivery, self.header)
 
     def verify(self, delivery: Delivery, terms: Terms) -> int:
-        given, prefix = only_line(delivery, self.header), self.prefix.encode()
-        if not given.startswith(prefix):
+        given, prefix = only_line(delivery, self.header), self.prefix.lower().encode()
+        if not given.lower().startswith(prefix):
             raise SignatureError(f"{self.header} does not begin with `{self.prefix.strip()}`", "malformed")
-        while prefix and given.startswith(prefix):
+        while prefix and given.lower().startswith(prefix):
             given = given[len(prefix) :]
         return _same(given, [secret.encode() for secret in terms.secrets], self.header)
 
