@@ -32,11 +32,11 @@ def openssl(key: bytes, message: bytes) -> bytes:
     return subprocess.run(command, input=message, capture_output=True, check=True).stdout
 
 
-def look(hook: str, raw: bytes, headers: dict[str, str], **env: str) -> Diagnosis:
+def look(hook: str, raw: bytes, headers: dict[str, str], query: bytes = b"", **env: str) -> Diagnosis:
     settings = read({**SECRETS, **env}, redis_needed=False)
     lines = tuple((name.lower().encode(), value.encode()) for name, value in headers.items())
     entrance = settings.entrances[hook]
-    delivery = Delivery(hook, entrance.tool.name, lines, raw, datetime.fromtimestamp(NOW, UTC))
+    delivery = Delivery(hook, entrance.tool.name, lines, raw, datetime.fromtimestamp(NOW, UTC), query=query)
     return diagnose(settings, entrance, delivery, NOW)
 
 
@@ -147,6 +147,15 @@ def test_another_spelling_of_our_address_is_found(expected: str, signed: str) ->
 
     assert (False, ["url"]) == (found.holds, kinds(found))
     assert expected in told(found)
+
+
+def test_a_query_that_the_tool_did_not_sign_is_found() -> None:
+    headers = square(BODY.encode(), "https://bell.example.com/hooks/square")
+
+    found = look("square", BODY.encode(), headers, query=b"via=proxy")
+
+    assert (False, ["url"]) == (found.holds, kinds(found))
+    assert "without what is behind its `?`" in told(found)
 
 
 @pytest.mark.parametrize(
