@@ -35,8 +35,8 @@ SETUP = """
 3. Set the endpoint's signing secret, with its `whsec_`, as HOOKS__STRIPE__SECRETS. Test mode has one of its own.
 4. Where you make a payment, name its visit: set metadata[visit_external_id] to its external_id, like acuity-123456789. For
    Checkout set it in payment_intent_data[metadata] too, or refunds do not name it. Behind a payment link's address,
-   ?client_reference_id= does the same. To name it on an invoice is enough for the invoice's payment; named on both, it
-   counts once only if payment_intent.succeeded is among your events: newer charges do not name their invoice.
+   ?client_reference_id= does the same. Named on an invoice alone, its payment counts, and refunds are not told. Named on
+   both, it counts once, for which payment_intent.succeeded is needed: newer charges do not name their invoice.
 
 Stripe tells of money only. A payment that is refunded in whole leaves the visit without an amount; disputes are not counted.
 A platform (Connect) sets HOOKS__STRIPE__TENANTS to the accounts whose payments count.
