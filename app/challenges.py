@@ -16,7 +16,7 @@ import orjson
 
 from app.delivery import Delivery, Event
 
-_HARMLESS = re.compile(r"[A-Za-z0-9._~=-]{1,256}")
+_HARMLESS = re.compile(r"[A-Za-z0-9._~=+/-]{1,256}")
 #: No message that a tool signs is only this.
 _NEVER_SIGNED = re.compile(r"[A-Za-z0-9_=+/-]{1,256}")
 

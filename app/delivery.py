@@ -58,9 +58,15 @@ class Delivery:
         return [value for given, value in self.headers if given == wanted]
 
     def header(self, name: str) -> str | None:
-        """The first line of that name, as text."""
+        """The first line of that name, as text; of `?name` the parameter of the address."""
         line = self._named.get(_as_sent(name))
-        return None if line is None else line.decode("latin-1")
+        if line is not None:
+            return line.decode("latin-1")
+        return self._parameter(name[1:]) if self.query and name.startswith("?") else None
+
+    def _parameter(self, name: str) -> str | None:
+        asked = parse_qsl(self.query.decode("latin-1"), keep_blank_values=True, encoding="latin-1")
+        return next((value for named, value in asked if named == name), None)
 
 
 @cache

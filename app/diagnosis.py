@@ -268,6 +268,8 @@ def _urls(case: _Case) -> Iterator[_Change]:
         if url != case.terms.url:
             sentence = f"the tool signs our address {told}: PUBLIC_URL must be what is set in the tool, to the letter"
             yield _Change(Finding("url", sentence), _at(url))
+    sentence = "the tool signs our address without what is behind its `?`, which something on the way adds"
+    yield _Change(Finding("url", sentence), lambda case: case._replace(delivery=replace(case.delivery, query=b"")))
 
 
 def _at(url: str) -> Callable[[_Case], _Case]:

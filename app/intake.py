@@ -128,8 +128,8 @@ class Intake:
             self._at_once -= 1
 
     async def _read(self, scope: Scope, receive: Receive, entrance: Entrance, token: str, request_id: str) -> Delivery:
-        headers = tuple(scope["headers"])
-        delivery = Delivery(entrance.name, entrance.tool.name, headers, b"", _now(), request_id, token)
+        headers, query = tuple(scope["headers"]), scope["query_string"]
+        delivery = Delivery(entrance.name, entrance.tool.name, headers, b"", _now(), request_id, token, query=query)
         try:
             check_content_type(delivery, entrance.tool.source.form)
         except WrongContentType as error:

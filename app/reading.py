@@ -137,15 +137,19 @@ class Json:
             raise self.surprise("milliseconds since 1970") from None
 
     def amount(self, smallest_units: int = 1) -> Decimal | None:
-        """Money in whole currency units. smallest_units: how many of what is written make one (100 for cents)."""
+        """Money in whole currency units. smallest_units: how many of what is written make one (100 for cents).
+
+        `1,075.50` is read too; `1,075` and `1.075,50` are not, for somebody may mean another sum.
+        """
         if self.value is None or self.value == "":
             return None
         if isinstance(self.value, bool) or not isinstance(self.value, (str, int, float)):
             raise self.surprise("an amount")
-        if isinstance(self.value, str) and not _AMOUNT.fullmatch(self.value.strip()):
+        written = str(self.value).strip()
+        if isinstance(self.value, str) and not _AMOUNT.fullmatch(written):
             raise self.surprise("an amount")
         try:
-            amount = Decimal(str(self.value)) / smallest_units
+            amount = Decimal(written.replace(",", "")) / smallest_units
         except ArithmeticError:
             raise self.surprise("an amount") from None
         if not amount.is_finite() or abs(amount) >= _TOO_MUCH:
@@ -204,5 +208,5 @@ _new = object.__new__
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ID = re.compile("[A-Za-z0-9_-]{1,191}")
 _LONG_FRACTION = re.compile(r"(\.\d{6})\d+")
-_AMOUNT = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?")
+_AMOUNT = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|[0-9]{1,3}(,[0-9]{3})+\.[0-9]{2})")
 _TOO_MUCH = Decimal(10) ** 12

@@ -34,11 +34,13 @@ def body_of(recorded: Mapping[str, Any]) -> bytes:
     return body.encode() if isinstance(body, str) else orjson.dumps(body)
 
 
-def signed(source: str, raw: bytes, headers: Mapping[str, str], secret: str, url: str) -> dict[str, str]:
+def signed(
+    source: str, raw: bytes, headers: Mapping[str, str], secret: str, url: str, query: str = ""
+) -> dict[str, str]:
     """The headers to send: those given, with the signature made anew. url: as the tool knows the hook (PUBLIC_URL)."""
     scheme = load()[source].source.signature
     lines = tuple((name.lower().encode(), value.encode("latin-1")) for name, value in headers.items())
-    delivery = Delivery(source, source, lines, raw, datetime.now(UTC))
+    delivery = Delivery(source, source, lines, raw, datetime.now(UTC), query=query.encode())
     fresh = scheme.sign(delivery, Terms([secret], time.time(), url))
     kept = {name: value for name, value in headers.items() if name.lower() not in {name.lower() for name in fresh}}
     return kept | fresh
@@ -58,8 +60,8 @@ def ring_at(url: str, source: str, wanted: str, environ: Mapping[str, str]) -> h
     if token and not url.endswith(token):
         url = f"{url}/{token}"
     known_as = f"{public_url}/hooks/{source}{token and '/' + token}" if public_url else url
-    headers = signed(source, raw, recorded["headers"], secret, known_as)
     method, query = recorded.get("method", "POST"), recorded.get("query", "")
+    headers = signed(source, raw, recorded["headers"], secret, known_as, query)
     try:
         return httpx.request(
             method, url + (query and f"?{query}"), content=raw, headers=headers, timeout=10, trust_env=False

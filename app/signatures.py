@@ -169,7 +169,7 @@ class Hmac(Scheme):
     """HMAC over a template.
 
     signs: `{body}`, `{url}`, `{t}` (the signed time), `{body:base64}` and `{any-header}` stand for those bytes. `{url}` is
-        the hook's address from PUBLIC_URL, with nothing behind `?`.
+        the hook's address from PUBLIC_URL, with what stood behind `?` as it arrived.
     fields: where the header is a list like `t=1,v1=ab`: the names of the time and of the signatures in it.
     separator: what stands between the parts of such a list, or between several signatures.
     timestamp: the header that holds the signed time, where it has one of its own. clock: how it is written.
@@ -281,7 +281,7 @@ def _pieces(template: str) -> list[Piece]:
 _PIECES: dict[str, Piece] = {
     "body": lambda delivery, url, t: delivery.raw,
     "body:base64": lambda delivery, url, t: base64.b64encode(delivery.raw),
-    "url": lambda delivery, url, t: url.encode(),
+    "url": lambda delivery, url, t: url.encode() + b"?" + delivery.query if delivery.query else url.encode(),
     "t": lambda delivery, url, t: t,
 }
 
@@ -340,7 +340,8 @@ def _standard(family: str, key: Callable[[str], bytes]) -> Hmac:
 class Token(Scheme):
     """The secret itself in a header, as `Authorization: Bearer …` and the like: it proves nothing of the body.
 
-    prefix: what stands before it, once or, where people paste it with its prefix, several times.
+    prefix: what stands before it, once or, where people paste it with its prefix, several times; in capitals or not, as
+        HTTP has it for the likes of `Bearer`.
     """
 
     header: str
@@ -357,10 +358,10 @@ class Token(Scheme):
         return _is_there(delivery, self.header)
 
     def verify(self, delivery: Delivery, terms: Terms) -> int:
-        given, prefix = only_line(delivery, self.header), self.prefix.encode()
-        if not given.startswith(prefix):
+        given, prefix = only_line(delivery, self.header), self.prefix.lower().encode()
+        if not given.lower().startswith(prefix):
             raise SignatureError(f"{self.header} does not begin with `{self.prefix.strip()}`", "malformed")
-        while prefix and given.startswith(prefix):
+        while prefix and given.lower().startswith(prefix):
             given = given[len(prefix) :]
         return _same(given, [secret.encode() for secret in terms.secrets], self.header)
 

@@ -4,9 +4,12 @@ import base64
 import json
 import subprocess
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from app.cli import main
 from app.delivery import Delivery
 from app.diagnosis import Diagnosis, diagnose
 from app.settings import read
@@ -32,11 +35,11 @@ def openssl(key: bytes, message: bytes) -> bytes:
     return subprocess.run(command, input=message, capture_output=True, check=True).stdout
 
 
-def look(hook: str, raw: bytes, headers: dict[str, str], **env: str) -> Diagnosis:
+def look(hook: str, raw: bytes, headers: dict[str, str], query: bytes = b"", **env: str) -> Diagnosis:
     settings = read({**SECRETS, **env}, redis_needed=False)
     lines = tuple((name.lower().encode(), value.encode()) for name, value in headers.items())
     entrance = settings.entrances[hook]
-    delivery = Delivery(hook, entrance.tool.name, lines, raw, datetime.fromtimestamp(NOW, UTC))
+    delivery = Delivery(hook, entrance.tool.name, lines, raw, datetime.fromtimestamp(NOW, UTC), query=query)
     return diagnose(settings, entrance, delivery, NOW)
 
 
@@ -147,6 +150,28 @@ def test_another_spelling_of_our_address_is_found(expected: str, signed: str) ->
 
     assert (False, ["url"]) == (found.holds, kinds(found))
     assert expected in told(found)
+
+
+def test_a_query_that_the_tool_did_not_sign_is_found() -> None:
+    headers = square(BODY.encode(), "https://bell.example.com/hooks/square")
+
+    found = look("square", BODY.encode(), headers, query=b"via=proxy")
+
+    assert (False, ["url"]) == (found.holds, kinds(found))
+    assert "without what is behind its `?`" in told(found)
+
+
+def test_what_is_behind_the_address_is_read_from_the_line_of_the_request(tmp_path: Path) -> None:
+    [(name, signature)] = square(b"{}", "https://bell.example.com/hooks/square?shop=1").items()
+    file = tmp_path / "headers.txt"
+
+    codes = []
+    for asked in ("?shop=1", "?shop=2", ""):
+        file.write_text(f"POST /hooks/square{asked} HTTP/1.1\n{name}: {signature}\n")
+        ran = CliRunner().invoke(main, ["verify", "square", "--headers", str(file)], input=b"{}", env=SECRETS)
+        codes.append(ran.exit_code)
+
+    assert [0, 3, 3] == codes
 
 
 @pytest.mark.parametrize(

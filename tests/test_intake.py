@@ -684,6 +684,17 @@ async def test_square_signs_the_public_address_and_not_the_one_that_was_called(d
     assert is_told(door.post(raw, headers, "square"), 401)
 
 
+async def test_square_signs_the_query_that_was_pasted_with_the_address(door: Door, redis: Redis) -> None:
+    raw = an_event("square")
+    pasted = sha256_mac(KEYS["square"], f"{PUBLIC_URL}/hooks/square?shop=1".encode() + raw)
+
+    headers = {"x-square-hmacsha256-signature": base64.b64encode(pasted).decode()}
+
+    assert is_told(door.post(raw, headers, "square?shop=2"), 401)
+    assert is_told(door.post(raw, headers, "square"), 401)
+    assert 202 == door.post(raw, headers, "square?shop=1").status_code
+
+
 async def test_a_secret_of_one_hook_opens_no_other(door: Door, redis: Redis) -> None:
     raw = an_event("standard")
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -12,7 +13,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from app.delivery import Delivery, Form, Unreadable, WrongContentType, check_content_type, parse_body
+from app.intake import believe, recall
+from app.ledger import Meta
 from app.reading import THOUSANDTHS, Json, Untranslatable, smallest_units
+from app.settings import read
 from app.visits.words import timestamp
 
 EXAMPLES = settings(max_examples=150, deadline=None, derandomize=True, database=None)
@@ -32,6 +36,23 @@ def told(value: Any, read: str, *arguments: Any) -> str:
 def delivery(raw: bytes, content_type: str | None = None) -> Delivery:
     headers = ((b"content-type", content_type.encode()),) if content_type is not None else ()
     return Delivery("hook", "source", headers, raw, datetime(2026, 9, 21, tzinfo=UTC))
+
+
+# -- the address --
+
+
+def test_a_parameter_of_the_address_is_read_and_kept_for_a_source_that_asks_for_it() -> None:
+    env = {"REDIS_URL": "redis://127.0.0.1", "HOOKS__STANDARD__SECRETS": "whsec_dGVzdC1zZWNyZXQtZm9yLXZlY3RvcnM="}
+    entrance = read(env).entrances["standard"]
+    asking = replace(entrance.tool.source, headers=("?event", "?x y", "?none"))
+    entrance = replace(entrance, tool=replace(entrance.tool, source=asking))
+    rung = replace(delivery(b'{"type":"t"}'), query=b"event=moved&event=second&x+y=Zo%C3%AB&other=1")
+
+    event = believe(entrance, rung)
+    again = recall(entrance, Meta("shop", "standard", 0, headers=dict(event.headers)), rung.raw)
+
+    assert {"?event": "moved", "?x y": "Zo\xc3\xab"} == event.headers == again.headers
+    assert {} == believe(entrance, replace(rung, query=b"")).headers
 
 
 # -- places --
@@ -239,6 +260,7 @@ def test_seconds_that_are_none_are_untranslatable(value: Any) -> None:
         ("245.00", "245.00", 1), ("120", 120, 1), ("75.5", 75.5, 1), ("0.1", 0.1, 1), ("0", 0, 1), ("0", "0.00", 1),
         ("245", 24_500, 100), ("75.5", 7_550, 100), ("0.01", 1, 100), ("7550", 7_550, 1), ("12.345", 12_345, 1_000),
         ("19.99", "1999", 100), ("999999999999.99", "999999999999.99", 1), ("0.30", "0.30", 1),
+        ("1075.50", "1,075.50", 1), ("-1234567.00", "-1,234,567.00", 1),
     ],
 )  # fmt: skip
 def test_money_is_exact_and_in_whole_units_of_its_currency(expected: str, written: Any, smallest_units: int) -> None:
@@ -254,7 +276,8 @@ def test_money_that_is_left_out_is_none(value: Any) -> None:
     "value",
     [
         "NaN", "sNaN", "nan", "Infinity", "-inf", "1e999999999999999999", "1e400", 10**12, -(10**12), 1e308, 2**64 - 1,
-        "1,000.00", "1.000,00", "$5", "5 USD", "five", "0x10", " ", "--5", "1..2", "½", True, False, [], {}, ["5"],
+        "1,000", "1.000,00", "1,00.00", "1,0000.00", ",100.00", "1000,000.00", "1,000.0", "1,000.000",
+        "$5", "5 USD", "five", "0x10", " ", "--5", "1..2", "½", True, False, [], {}, ["5"],
         "9" * 100_000, math.nan, math.inf,
     ],
     ids=lambda value: str(value)[:20],

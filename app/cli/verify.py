@@ -45,11 +45,10 @@ def verify(
     settings = settings_at_hand()
     entrance = _entrance(settings, hook)
     lines = [*(headers.read().splitlines() if headers else ()), *(one.encode() for one in more)]
-    token, parsed = _parsed(entrance, lines)
+    token, query, parsed = _parsed(entrance, lines)
     now = at.timestamp() if at else time.time()
-    delivery = Delivery(
-        entrance.name, entrance.tool.name, parsed, body.read(), datetime.fromtimestamp(now, UTC), token=token
-    )
+    arrived_at = datetime.fromtimestamp(now, UTC)
+    delivery = Delivery(entrance.name, entrance.tool.name, parsed, body.read(), arrived_at, token=token, query=query)
     found = diagnose(settings, entrance, delivery, now)
     if as_json:
         click.echo(json.dumps({"hook": entrance.name, **asdict(found)}, ensure_ascii=False))
@@ -69,20 +68,20 @@ def _entrance(settings: Settings, name: str) -> Entrance:
     return of_source[0]
 
 
-def _parsed(entrance: Entrance, lines: list[bytes]) -> tuple[str, tuple[tuple[bytes, bytes], ...]]:
-    """The token in the address, where the first line is that of a request, and the headers."""
-    token = ""
+def _parsed(entrance: Entrance, lines: list[bytes]) -> tuple[str, bytes, tuple[tuple[bytes, bytes], ...]]:
+    """The token in the address and what is behind `?`, where the first line is that of a request, and the headers."""
+    token, query = "", b""
     headers: list[tuple[bytes, bytes]] = []
     for number, line in enumerate(lines):
         name, colon, value = line.partition(b":")
         if number == 0 and b" /" in name:
-            path = line.split()[1].decode("latin-1").partition("?")[0]
-            token = path.partition(f"{entrance.path}/")[2]
+            path, _, query = line.split()[1].partition(b"?")
+            token = path.decode("latin-1").partition(f"{entrance.path}/")[2]
         elif line.strip() and not colon:
             end(USAGE, f"line {number + 1} of the headers is none: it has no colon")
         elif line.strip():
             headers.append((name.strip().lower(), value.strip()))
-    return token, tuple(headers)
+    return token, query, tuple(headers)
 
 
 def _tell(entrance: Entrance, found: Diagnosis) -> None:

@@ -200,6 +200,7 @@ class Source:
         those of all others are ignored.
     needs: settings without which the hook cannot work.
     headers: the headers that `translate` or `repeat_key` need; they are kept, and stand in `event.headers` spelled as here.
+        `?name` is a parameter of the address, which is proven only where the signature covers `{url}`.
     unsigned: a handshake that comes without a signature. challenge: one that is answered once the signature holds.
     probes: methods by which the tool tries an address: answered 200 with nothing.
     busy: the status of our own trouble that this tool tries again after.

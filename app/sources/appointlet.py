@@ -8,6 +8,9 @@ is in `action`.
 The page spells out one action, `Meeting.scheduled`; the others are made from its list of names and compared whatever
 their case, with one l or two. Recalled: `entity.attendees` with their names and addresses, and an attendee's `meeting`.
 Guessed: that a meeting keeps its id when it is rescheduled.
+
+A group meeting is one visit here, of whoever joined it last. When somebody leaves it, nothing says whose visit that was, so
+it ends until somebody joins again: an attendee may be asked for no review, and nobody is asked who did not come.
 """
 
 from app.delivery import Event
@@ -22,7 +25,8 @@ SETUP = """
    There is nothing to tick: it rings for everything, and what is not about meetings is ignored.
 
 Appointlet signs nothing: keep that address to yourself. It tells neither completions nor no-shows nor payments, so a review
-request counts from the start. A group meeting is one visit, of one of its attendees. Phone numbers on the form are not read.
+request counts from the start. A group meeting is one visit, of whoever joined last, and none once somebody left it. Phone
+numbers on the form are not read.
 """
 
 SOURCE = Source(
@@ -38,14 +42,15 @@ SOURCE = Source(
 
 BOOKS = {"meeting.scheduled", "meeting.approved", "meeting.rescheduled"}
 ENDS = {"meeting.cancelled", "meeting.canceled", "meeting.declined"}
-NAMES = {"attendee.scheduled", "attendee.approved"}
+JOINS = {"attendee.scheduled", "attendee.approved"}
+LEAVES = {"attendee.cancelled", "attendee.canceled", "attendee.declined"}
 
 
 def translate(event: Event) -> list[VisitChange] | Ignored:
     action, entity = event.data.at("action").needed_text(), event.data.at("entity")
     kind = action.lower().replace(" ", ".")
-    if kind in NAMES:
-        return _named(event, entity) or Ignored(action)
+    if kind in JOINS | LEAVES:
+        return _attended(event, entity, kind in LEAVES) or Ignored(action)
     if kind not in BOOKS | ENDS:
         return Ignored(action)
     happened_at, is_off = event.data.at("created_at").needed_moment(), kind in ENDS
@@ -62,13 +67,21 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     ]
 
 
-def _named(event: Event, attendee: Json) -> list[VisitChange]:
+def _attended(event: Event, attendee: Json, leaves: bool) -> list[VisitChange]:
     """Whose meeting it is, where an attendee says which that is."""
     meeting_id, contact = _id(attendee.at("meeting")), _attendee(attendee)
-    if not (meeting_id and contact.email):
+    if not meeting_id or not (leaves or contact.email):
         return []
-    order = microseconds(event.data.at("created_at").needed_moment())
-    return [VisitChange(action="update", visit_id=meeting_id, order=order, contact=contact)]
+    happened_at = event.data.at("created_at").needed_moment()
+    return [
+        VisitChange(
+            action="cancel" if leaves else "update",
+            visit_id=meeting_id,
+            order=microseconds(happened_at),
+            contact=None if leaves else contact,
+            date_cancelled=happened_at if leaves else None,
+        )
+    ]
 
 
 def _id(found: Json) -> str | None:

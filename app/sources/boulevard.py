@@ -8,6 +8,10 @@ are not. `data.node` is the appointment or the order. What it lacks is fetched: 
 an order's lines and its total. In an order a group of lines for an appointment has that appointment's id, and
 `summary.currentTotal` is what was collected, in cents.
 
+An order's summary also has `initialTotal` and `refundAmount`: that `currentTotal` is what refunds have left is inferred from
+those names, and that ORDER_REFUND_CLOSED is about the order from an integrator's page. Should it name the refund instead, no
+order is found under that id and the amount stays too high.
+
 Recalled: the states (FINAL is completion), and NO_SHOW as a cancellation's reason. A completion has no time of its own:
 it counts from the first event that shows it. What was cancelled and booked again is another appointment, unlinked.
 """

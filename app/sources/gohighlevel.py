@@ -103,7 +103,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
             order=microseconds(appointment.at("dateUpdated").moment() or said_at),
             contact=_contact(event.record.at("contact")) if event.record else None,
             time_scheduled=appointment.at("startTime").moment(event.zone) or UNSAID,
-            time_completed=said_at if status in DONE else UNSAID if is_off else None,
+            time_completed=said_at if status in DONE else None,
             date_cancelled=said_at if is_off else None,
             no_show=said_at if status == "noshow" else None,
             opted_out=_opted_out(event),

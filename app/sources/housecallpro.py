@@ -9,11 +9,13 @@ captures of live traffic: signature, probe, envelope, the names of the events. O
 - `job.*` carries the whole job whatever the event's name, so each of them says the whole state. Captures of 2023 have
   no `event_occurred_at`, no `canceled_at` and an empty `work_status`; without the first an event cannot be ordered.
 - Cents everywhere. What a job collected is its total without its balance; an invoice lists its payments, with refunds
-  below zero. A job may have several invoices, so a sum of nothing says nothing of the job, except after a refund.
+  below zero. A job may have several invoices: it collected their sum, or more if the job says so. Its balance may not have
+  heard of a refund yet, so a refund also says that no more than this is left, until the job's next event.
 - `complete rated`: the customer already rated this job, and is not asked again.
 - Nothing tells a no-show. Whether a retry carries a new `Api-Timestamp` is not known.
 """
 
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 
@@ -169,9 +171,10 @@ def _invoice(kind: str, data: Json) -> list[VisitChange] | Ignored:
         action="update",
         visit_id=job_id,
         order=microseconds(data.at("event_occurred_at").needed_moment()),
+        payment=invoice.at("id").needed_text(),
         amount_collected=_money(max(cents, 0), invoice),
     )
-    return [change]
+    return [change, replace(change, payment=None)] if kind == REFUND else [change]
 
 
 def _paid(invoice: Json) -> int | None:

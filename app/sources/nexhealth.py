@@ -12,9 +12,12 @@ appointment with nothing that links the two.
 Second-hand, from integrators: that the signature is in hexadecimal, that `appointment_created` has a list `appointments`
 where the others have an `appointment`, and that a deleted one is an update too. The patient has to be fetched (v2 of the
 API), unless its address is in the event; the API key is exchanged for a token that lives an hour.
+
+Guessed: a start without an offset, should there be one, is local time in the `timezone` beside it.
 """
 
 from datetime import datetime
+from zoneinfo import ZoneInfo
 
 from app.delivery import Event
 from app.reading import Json
@@ -108,14 +111,14 @@ def _change(event: Event, action: Action, appointment: Json) -> VisitChange:
     changed_at = appointment.at("updated_at").moment() or event.data.at("event_time").needed_moment()
     is_off, is_done = _is_cancelled(appointment), appointment.at("checked_out").flag() is not False
     cancelled_at, done_at = appointment.at("cancelled_at").moment(), appointment.at("checked_out_at").moment()
-    starts_at = appointment.at("start_time")
+    starts_at, zone = appointment.at("start_time"), _zone(appointment) or event.zone
     return VisitChange(
         action="cancel" if is_off else action,
         visit_id=_visit_id(event, appointment),
         order=microseconds(changed_at),
         as_of=microseconds(event.fetched_at) if event.fetched_at else 0,
         contact=_contact(event, appointment),
-        time_scheduled=(starts_at.moment(event.zone) or UNSAID) if is_off else starts_at.needed_moment(event.zone),
+        time_scheduled=(starts_at.moment(zone) or UNSAID) if is_off else starts_at.needed_moment(zone),
         time_completed=_completed(appointment, changed_at),
         date_cancelled=(cancelled_at or changed_at) if is_off else None,
         no_show=changed_at if appointment.at("patient_missed").flag() else None,
@@ -139,6 +142,14 @@ def _appointments(event: Event) -> list[Json]:
 def _visit_id(event: Event, appointment: Json) -> str:
     institution = event.data.at("institution_id").text() or appointment.at("institution_id").needed_text()
     return f"{institution}-{appointment.at('id').needed_text()}"
+
+
+def _zone(appointment: Json) -> ZoneInfo | None:
+    name = appointment.at("timezone").value
+    try:
+        return ZoneInfo(name) if isinstance(name, str) else None
+    except (KeyError, OSError, ValueError):
+        return None
 
 
 def _is_cancelled(appointment: Json) -> bool:

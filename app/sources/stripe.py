@@ -10,10 +10,16 @@ PaymentIntent, so it counts once, and a refund lowers it. `created` has whole se
 sum is the later. A session is not money yet while it is `unpaid`, nor is a charge that is authorized and not captured.
 Who paid may be somebody else than who came, so the visit's contact is left alone.
 
+An invoice has not named its PaymentIntent since 2025-03-31 (https://docs.stripe.com/changelog/basil/2025-03-31), nor does
+a charge name its invoice since then. So an invoice's money yields to that of a payment which names the invoice.
+Second-hand, from recorded events: that a PaymentIntent does so as its `payment_details.order_reference`.
+
 Recalled: which currencies have no cents, and that two of those are written as if they had (ISK, UGX); that retries are
 signed anew; that a charge copies its PaymentIntent's metadata, while a PaymentIntent gets none from its session.
 """
 
+from dataclasses import replace
+from datetime import UTC, datetime
 from decimal import Decimal
 
 from app.delivery import Event
@@ -29,8 +35,8 @@ SETUP = """
 3. Set the endpoint's signing secret, with its `whsec_`, as HOOKS__STRIPE__SECRETS. Test mode has one of its own.
 4. Where you make a payment, name its visit: set metadata[visit_external_id] to its external_id, like acuity-123456789. For
    Checkout set it in payment_intent_data[metadata] too, or refunds do not name it. Behind a payment link's address,
-   ?client_reference_id= does the same. Name it on the payment or on its invoice, not on both: newer versions of Stripe's API
-   do not say that the two are one, and both would count.
+   ?client_reference_id= does the same. Named on an invoice alone, its payment counts, and refunds are not told. Named on
+   both, it counts once, for which payment_intent.succeeded is needed: newer charges do not name their invoice.
 
 Stripe tells of money only. A payment that is refunded in whole leaves the visit without an amount; disputes are not counted.
 A platform (Connect) sets HOOKS__STRIPE__TENANTS to the accounts whose payments count.
@@ -49,12 +55,12 @@ SOURCE = Source(
 
 SESSIONS = {"checkout.session.completed", "checkout.session.async_payment_succeeded"}
 CHARGES = {"charge.succeeded", "charge.captured", "charge.refunded", "charge.updated"}
+INVOICES = {"invoice.paid", "invoice.payment_succeeded"}
 COLLECTED = {
     **dict.fromkeys(SESSIONS, "amount_total"),
     **dict.fromkeys(CHARGES, "amount_captured"),
+    **dict.fromkeys(INVOICES, "amount_paid"),
     "payment_intent.succeeded": "amount_received",
-    "invoice.paid": "amount_paid",
-    "invoice.payment_succeeded": "amount_paid",
 }
 
 
@@ -76,16 +82,22 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     amount = collected.amount(units)
     if amount is None:
         raise collected.surprise("an amount")
-    return [
-        VisitChange(
-            action="update",
-            named=named,
-            order=microseconds(event.data.at("created").needed_unix()),
-            as_of=int(refunded * units),
-            payment=_payment(kind, paid),
-            amount_collected=amount - refunded if amount > refunded else None,
-        )
-    ]
+    change = VisitChange(
+        action="update",
+        named=named,
+        order=microseconds(event.data.at("created").needed_unix()),
+        as_of=int(refunded * units),
+        payment=_payment(kind, paid),
+        amount_collected=amount - refunded if amount > refunded else None,
+    )
+    invoice = change.payment if kind in INVOICES else _invoice(paid)
+    if invoice == change.payment:
+        return [replace(change, order=YIELDS)]
+    return [change, replace(change, payment=invoice, amount_collected=None)] if invoice else [change]
+
+
+#: When an invoice's money is told: before there was Stripe, so that whatever a payment says of that invoice is later.
+YIELDS = microseconds(datetime(2000, 1, 1, tzinfo=UTC))
 
 
 def _not_yet(kind: str, paid: Json) -> str | None:
@@ -109,9 +121,16 @@ def _visit(paid: Json) -> str | None:
 
 def _payment(kind: str, paid: Json) -> str:
     """The PaymentIntent that it is about; subscriptions have an invoice instead."""
-    if kind == "payment_intent.succeeded":
+    if kind in INVOICES or kind == "payment_intent.succeeded":
         return paid.at("id").needed_text()
     return _id(paid.at("payment_intent")) or _id(paid.at("invoice")) or paid.at("id").needed_text()
+
+
+def _invoice(paid: Json) -> str | None:
+    """The invoice that it paid for. An order's reference may be anything else, too."""
+    reference = paid.at("payment_details", "order_reference").value
+    is_invoice = isinstance(reference, str) and reference.startswith("in_")
+    return _id(paid.at("invoice")) or (reference if is_invoice else None)
 
 
 def _id(found: Json) -> str | None:

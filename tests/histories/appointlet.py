@@ -1,4 +1,5 @@
-"""Appointlet: every activity tells the whole meeting as it is then; a meeting keeps its id."""
+"""Appointlet: every activity of a meeting tells the whole of it as it is then; a meeting keeps its id. Of a group whoever
+joined last counts, and once somebody left nobody does."""
 
 from collections.abc import Callable
 from datetime import UTC, timedelta
@@ -22,8 +23,8 @@ class Tool(Life):
         if not self.visits:
             return [self.book, self.book, self.ask]
         if self.visit.cancelled:
-            return [self.approve, self.tag]
-        return [self.move, self.move, self.cancel, self.tag]
+            return [self.approve, self.join, self.tag]
+        return [self.move, self.move, self.cancel, self.join, self.leave, self.tag]
 
     def book(self) -> None:
         self.visits = [Visit(self.name, ids=[self.name], scheduled=self.hour(), who=self.person())]
@@ -52,18 +53,36 @@ class Tool(Life):
         self.visit.cancelled = self.now
         self.say(self.dice.choice(("cancelled", "cancelled", "canceled")))
 
+    def join(self) -> None:
+        self.visit.who, self.visit.cancelled = self.person(), None
+        self.attend("scheduled")
+
+    def leave(self) -> None:
+        """Whoever it is."""
+        self.visit.cancelled = self.now
+        self.attend(self.dice.choice(("cancelled", "declined")))
+
     def tag(self) -> None:
         self.say("tagged")
 
     def say(self, what: str) -> None:
         visit = self.visit
         assert visit.scheduled
-        assert visit.who
-        who = {"id": 1, "email": visit.who.email, "first_name": visit.who.first, "last_name": visit.who.last}
-        meeting = {
+        self.tell(self.spelled.format(what), {
             "id": visit.id, "type": "Meeting", "start": written(visit.scheduled), "approved": None, "confirmed": False,
-            "cancelled": visit.cancelled is not None, "attendees": [who],
-        }  # fmt: skip
+            "cancelled": visit.cancelled is not None, "attendees": [self.attendee()],
+        })  # fmt: skip
+
+    def attend(self, what: str) -> None:
+        meeting = self.dice.choice((self.visit.id, {"id": self.visit.id}))
+        self.tell(f"Attendee.{what}", {"type": "Attendee", **self.attendee(), "meeting": meeting})
+
+    def attendee(self) -> dict[str, Any]:
+        who = self.visit.who
+        assert who
+        return {"id": 1, "email": who.email, "first_name": who.first, "last_name": who.last}
+
+    def tell(self, action: str, entity: dict[str, Any]) -> None:
         told_at = self.now.astimezone(UTC).isoformat().replace("+00:00", "Z")
         body = {"id": self.mint("act-{}"), "type": "Activity", "created_at": told_at, "metadata": None}
-        self.ring({**body, "action": self.spelled.format(what), "entity": meeting}, f"{what} {meeting['start']}")
+        self.ring({**body, "action": action, "entity": entity}, f"{action} {entity.get('start', '')}")

@@ -1,5 +1,6 @@
 """Housecall Pro: every event of a job carries the whole job; invoices and appointments have events of their own. All times
-are whole seconds. The customer may be changed, or want no messages; who has rated already is not asked again."""
+are whole seconds. A job may have two invoices. The customer may be changed, or want no messages; who has rated already is
+not asked again."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -14,7 +15,7 @@ NAMES = {"scheduled": "job.scheduled", "needs scheduling": "job.created"}
 class Tool(Life):
     def __init__(self, *given: Any, **more: Any) -> None:
         super().__init__(*given, **more)
-        self.status, self.total, self.owed = "scheduled", 0, 0
+        self.status, self.totals, self.owed = "scheduled", [0], [0]
 
     def acts(self) -> list[Callable[[], None]]:
         if not self.visits:
@@ -32,8 +33,9 @@ class Tool(Life):
         """A job without a time."""
         id = f"job_{self.name}"
         self.visits = [Visit(id, ids=[id], who=self.person())]
-        self.status, self.total = "needs scheduling", int(self.money() * 100)
-        self.owed = self.total
+        self.status = "needs scheduling"
+        self.totals = [int(self.money() * 100) for _ in range(self.dice.choice((1, 1, 2)))]
+        self.owed = [*self.totals]
         self.say("job.created")
 
     def book(self) -> None:
@@ -94,30 +96,36 @@ class Tool(Life):
         self.say("job.updated")
 
     def pay(self) -> None:
-        self.owed = 0 if self.maybe(0.7) else self.owed // 2
+        """Of two invoices each has to be heard of: neither says anything of the other."""
+        which = self.dice.randrange(len(self.owed))
+        self.owed[which] = 0 if self.maybe(0.7) else self.owed[which] // 2
         self.collected()
-        rings = [lambda: self.say("job.paid"), lambda: self.invoice("invoice.paid")]
-        for ring in self.dice.choice((rings, rings[::-1], rings[:1], rings[1:])):
+        rings = [lambda: self.say("job.paid"), lambda: self.invoice("invoice.paid", which)]
+        told = (rings, rings[::-1], rings[1:], rings[:1])
+        for ring in self.dice.choice(told if len(self.owed) == 1 else told[:3]):
             ring()
 
     def refund(self) -> None:
-        if self.owed < self.total:
-            self.owed = self.total
+        """The job tells it some time later, if at all."""
+        which = self.dice.randrange(len(self.owed))
+        if self.owed[which] < self.totals[which]:
+            self.owed[which] = self.totals[which]
             self.collected()
-            self.invoice("invoice.refund.succeeded")
+            self.invoice("invoice.refund.succeeded", which)
 
     def collected(self) -> None:
-        cents = self.total - self.owed
+        cents = sum(self.totals) - sum(self.owed)
         self.visit.paid = Decimal(cents) / 100 if cents else None
 
     # -- what is sent --
 
     notified = True
 
-    def invoice(self, kind: str) -> None:
+    def invoice(self, kind: str, which: int) -> None:
+        total, owed = self.totals[which], self.owed[which]
         self.tell(kind, invoice={
-            "id": "invoice_1", "job_id": self.visit.id, "amount": self.total, "due_amount": self.owed,
-            "payments": [{"status": "succeeded", "amount": self.total - self.owed}, {"status": "failed", "amount": 7}],
+            "id": f"invoice_{which}", "job_id": self.visit.id, "amount": total, "due_amount": owed,
+            "payments": [{"status": "succeeded", "amount": total - owed}, {"status": "failed", "amount": 7}],
         })  # fmt: skip
 
     def say(self, kind: str) -> None:
@@ -126,7 +134,8 @@ class Tool(Life):
         start = visit.scheduled
         is_off = visit.cancelled is not None
         self.tell(kind, job={
-            "id": visit.id, "work_status": self.status, "total_amount": self.total, "outstanding_balance": self.owed,
+            "id": visit.id, "work_status": self.status, "total_amount": sum(self.totals),
+            "outstanding_balance": sum(self.owed),
             "customer": {
                 "id": "cus_1", "first_name": who.first, "last_name": who.last, "email": who.email,
                 "mobile_number": None, "home_number": None, "work_number": None, "notifications_enabled": self.notified,

@@ -15,7 +15,7 @@ from app.sources import Get, Ignored, load
 from app.visits.merge import Said, Wanted, fold, wanted
 from app.visits.words import VisitChange, encode_change, external_id
 from tests.histories import SOME_TIME, Life, Ring, Visit
-from tests.histories.run import life_of, settings_for
+from tests.histories.run import life_of, named, settings_for
 
 ENTRANCES = settings_for("redis://127.0.0.1", "http://127.0.0.1", "http://127.0.0.1").entrances
 ORDERS = 4
@@ -74,7 +74,7 @@ def _looked(event: Event, life: Life, get: Get, clock: datetime) -> Event:
     """The event with its record, and with what else is fetched for that."""
 
     def answer(get: Get) -> Any:
-        keys = (get.variables.get("id") or get.path.rpartition("/")[2], *get.params.values())
+        keys = [get.variables["id"]] if get.query else named(get.path, get.params)
         return next((life.answer(key) for key in keys if life.owns(key)), None)
 
     record = answer(get)

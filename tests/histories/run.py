@@ -64,6 +64,8 @@ def settings_for(redis_url: str, sandbox_url: str, tools_url: str) -> Settings:
     for name in tools():
         hook, tool = f"HOOKS__{name.upper()}", load()[name]
         env[f"{hook}__SECRETS"] = specimens(name)["secret"]
+        if "TENANTS" in tool.source.needs:
+            env[f"{hook}__TENANTS"] = specimens(name)["tenants"]
         if "TIMEZONE" in tool.source.needs:
             env[f"{hook}__TIMEZONE"] = specimens(name)["timezone"]
         if tool.fetch and tool.source.credentials:
@@ -143,7 +145,7 @@ class World:
     async def _answer(self, request: web.Request) -> web.Response:
         """The record as it stands at this moment."""
         asked = await request.json() if request.method == "POST" else None
-        keys = [_key(asked)] if asked else [request.path.rpartition("/")[2], *request.query.values()]
+        keys = [_key(asked)] if asked else named(request.path, request.query)
         found = next((life.answer(key) for key in keys for life in self.lives if life.owns(key)), None)
         return web.json_response(found) if found is not None else web.Response(status=404)
 
@@ -363,6 +365,12 @@ def compare(history: History, visit: Visit, found: list[dict[str, Any]], email: 
 
 def _may_stay(state: bytes, reason: bytes | None) -> bool:
     return state in (b"parked", b"discarded") or (state == b"waiting" and (reason or b"").decode() in MAY_WAIT)
+
+
+def named(path: str, params: Mapping[str, str]) -> list[str]:
+    """What a record may be asked for by: the end of the path, a parameter, or both where they need each other."""
+    what = path.rpartition("/")[2]
+    return [what, *params.values(), *(f"{what}?{value}" for value in params.values())]
 
 
 def _key(asked: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Stripe: some payments for one visit, each told by its session, its PaymentIntent and its charge. Refunds lower one; the
-visit collected what is left of all of them. Whose visit it is and when, some other tool would say."""
+visit collected what is left of all of them. A payment of an invoice is told by that too; the invoice names the visit, and
+the payment may. Whose visit it is and when, some other tool would say."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ class Payment:
     amount: int
     refunded: int = 0
     is_captured: bool = False
+    invoice: str | None = None
+    names_visit: bool = True
 
 
 class Tool(Life):
@@ -22,15 +25,16 @@ class Tool(Life):
         super().__init__(*given, **more)
         self.currency, self.units = self.dice.choice((("usd", 100), ("jpy", 1), ("kwd", 1_000), ("isk", 100)))
         self.payments: list[Payment] = []
+        self.is_older = self.maybe()
 
     def acts(self) -> list[Callable[[], None]]:
         if not self.visits:
             self.visits = [Visit(self.name, ids=[self.name])]
-        acts = [self.authorize, self.authorize, self.disturb]
+        acts = [self.authorize, self.authorize, self.bill, self.disturb]
         for payment in self.payments:
             if not payment.is_captured:
                 acts.append(lambda payment=payment: self.capture(payment))  # type: ignore[misc]
-            elif payment.refunded < payment.amount:
+            elif payment.refunded < payment.amount and payment.names_visit:
                 acts.append(lambda payment=payment: self.refund(payment))  # type: ignore[misc]
         return acts
 
@@ -48,6 +52,19 @@ class Tool(Life):
             self.say_session(event, payment, "paid")
         if self.maybe():
             self.say("payment_intent.succeeded", "payment_intent", payment.id, {"amount_received": payment.amount})
+        self.say_charge("charge.succeeded", payment)
+
+    def bill(self) -> None:
+        """An invoice is paid. Older versions of the API name the one in the other; of a refund it does not tell."""
+        invoice = self.mint("in_{}")
+        payment = Payment(self.mint("pi_{}"), 7_000, is_captured=True, invoice=invoice, names_visit=self.maybe())
+        self.payments.append(payment)
+        self.count()
+        told = {"amount_paid": payment.amount, **({"payment_intent": payment.id} if self.is_older else {})}
+        self.say("invoice.paid", "invoice", invoice, told)
+        reference = {"invoice": invoice} if self.is_older else {"payment_details": {"order_reference": invoice}}
+        told = {"amount_received": payment.amount, **reference, **({} if payment.names_visit else {"metadata": {}})}
+        self.say("payment_intent.succeeded", "payment_intent", payment.id, told)
         self.say_charge("charge.succeeded", payment)
 
     def refund(self, payment: Payment) -> None:
@@ -73,6 +90,8 @@ class Tool(Life):
     def say_charge(self, what: str, payment: Payment) -> None:
         amounts = {"amount": payment.amount, "amount_captured": payment.amount, "amount_refunded": payment.refunded}
         told = {**amounts, "captured": True, "status": "succeeded", "payment_intent": payment.id}
+        told |= {"invoice": payment.invoice} if self.is_older else {}
+        told |= {} if payment.names_visit else {"metadata": {}}
         self.say(what, "charge", f"ch_{payment.id}", told)
 
     @property

@@ -1,0 +1,123 @@
+"""GoHighLevel: an appointment with a status is in the event, its contact is asked for. A completion and a no-show are
+statuses; every change of the appointment dates it anew, but its deletion may not. Whoever did not come, or cancelled, is
+not asked for."""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+from tests.histories import Life, Person, Visit
+
+LOCATION = "loc_8BWpSzSwfiuSl0tR2"
+STANDING = ("new", "confirmed", "active")
+
+
+class Tool(Life):
+    tick = timedelta(milliseconds=1)
+
+    def __init__(self, *given: Any, **more: Any) -> None:
+        super().__init__(*given, **more)
+        self.status, self.contact, self.updated = "", "", self.now
+        self.contacts: dict[str, Person] = {}
+        self.silent: set[str] = set()
+
+    def acts(self) -> list[Callable[[], None]]:
+        if not self.visits:
+            return [self.book]
+        match self.status:
+            case "deleted":
+                return []
+            case "cancelled" | "invalid":
+                return [self.confirm, self.confirm, self.touch, self.delete]
+            case "noshow":
+                return [self.confirm, self.show, self.touch, self.cancel]
+            case "showed" | "completed":
+                return [self.touch, self.swap, self.confirm, self.cancel, self.delete]
+        return [self.move, self.move, self.swap, self.silence, self.show, self.miss, self.cancel, self.delete]
+
+    @property
+    def visit(self) -> Visit:
+        return self.visits[-1]
+
+    def book(self) -> None:
+        id = self.mint("apt_{}")
+        self.visits = [Visit(id, ids=[id], scheduled=self.hour())]
+        self.new_contact()
+        self.become(self.dice.choice(STANDING), "AppointmentCreate")
+
+    def move(self) -> None:
+        self.visit.scheduled = self.hour()
+        self.become(self.status)
+
+    def swap(self) -> None:
+        """Another contact, or the same with another address."""
+        if self.maybe():
+            self.new_contact()
+        else:
+            self.contacts[self.contact] = self.person()
+        self.become(self.status)
+
+    def silence(self) -> None:
+        """Do not disturb, or do again; it is known with the appointment's next event."""
+        self.silent ^= {self.contact}
+        self.become(self.status)
+
+    def confirm(self) -> None:
+        self.become("confirmed")
+
+    def show(self) -> None:
+        self.become(self.dice.choice(("showed", "completed")))
+
+    def miss(self) -> None:
+        self.become("noshow")
+
+    def cancel(self) -> None:
+        self.become(self.dice.choice(("cancelled", "invalid")))
+
+    def touch(self) -> None:
+        """A note, say."""
+        self.become(self.status)
+
+    def delete(self) -> None:
+        self.status = "deleted"
+        self.visit.completed, self.visit.cancelled, self.visit.missed = None, self.visit.cancelled or self.now, None
+        self.updated = self.now if self.maybe() else self.updated
+        self.say("AppointmentDelete", self.dice.choice(("confirmed", "cancelled")))
+
+    def new_contact(self) -> None:
+        self.contact = self.mint("con_{}")
+        self.contacts[self.contact] = self.person()
+
+    def become(self, status: str, kind: str = "") -> None:
+        """The vendor's examples call some updates a creation."""
+        visit, self.status, self.updated = self.visit, status, self.now
+        done, off, missed = status in ("showed", "completed"), status in ("cancelled", "invalid"), status == "noshow"
+        visit.completed = (visit.completed or self.now) if done else None
+        visit.cancelled = (visit.cancelled or self.now) if off else None
+        visit.missed = (visit.missed or self.now) if missed else None
+        if not (off or missed):
+            visit.who, visit.opted_out = self.contacts[self.contact], self.contact in self.silent
+        self.say(kind or self.dice.choice(("AppointmentUpdate", "AppointmentUpdate", "AppointmentCreate")), status)
+
+    def owns(self, key: str) -> bool:
+        return key in self.contacts
+
+    def answer(self, key: str) -> Any:
+        who, dnd = self.contacts[key], key in self.silent
+        contact = {"id": key, "firstName": who.first, "lastName": who.last, "email": who.email, "phone": None}
+        return {"contact": {**contact, "locationId": LOCATION, "dnd": dnd}}
+
+    def say(self, kind: str, status: str) -> None:
+        assert self.visit.scheduled
+        appointment = {
+            "id": self.visit.id, "contactId": self.contact, "appointmentStatus": status, "title": "x",
+            "startTime": self.visit.scheduled.isoformat(), "dateAdded": self.stamp(self.now),
+            "dateUpdated": self.stamp(self.updated),
+        }  # fmt: skip
+        body = {"type": kind, "locationId": LOCATION, "appointment": appointment}
+        ids = {"timestamp": self.stamp(self.now), "webhookId": self.mint("wh-{}")}
+        said = f"{kind} {status} {appointment['startTime']}"
+        self.ring({**body, **ids}, said, **{"x-ghl-signature": "of the newer kind"})
+
+    def stamp(self, moment: datetime) -> str:
+        return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
