@@ -1,5 +1,6 @@
 """Real parts: one embedded Valkey (or REDIS_URL) per run, emptied for each test; processes as in production."""
 
+import signal
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -7,6 +8,9 @@ from rig import Rig, Server, redis_for_tests
 
 from app.connection import Address, Redis
 from app.ledger import Ledger
+
+# A shell lets what it puts into the background ignore this signal, and then so would every process that we start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
