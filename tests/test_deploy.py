@@ -20,10 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import yaml
-from rig import ROOT, Rig, Server, sign_standard, standard_body, wait_until
+from rig import ROOT, Rig, Server, a_client, sign_standard, standard_body, status_of, wait_until
 
 from app.connection import Address, Redis
 from app.embedded import free_port, valkey
@@ -169,20 +168,13 @@ def test_what_the_image_copies_is_enough_to_start_and_to_stop(rig: Rig, tmp_path
     env = on_path({**rig.env, "PORT": str(port), "PYTHONPATH": ""})
     process = subprocess.Popen(json.loads(dockerfile()["CMD"]), cwd=tmp_path, env=env)
     try:
-        wait_until(lambda: _status(f"http://127.0.0.1:{port}/readyz") == 200, 20)
+        wait_until(lambda: status_of(f"http://127.0.0.1:{port}/readyz") == 200, 20)
         process.send_signal(signal.SIGTERM)
 
         assert sorted(let_in) == sorted(copied)
         assert process.wait(25) in (0, -signal.SIGTERM)
     finally:
         process.kill()
-
-
-def _status(url: str) -> int:
-    try:
-        return httpx.get(url).status_code
-    except httpx.HTTPError:
-        return 0
 
 
 # -- the Procfile's own commands --
@@ -299,7 +291,7 @@ def test_a_request_that_was_on_its_way_when_web_was_asked_to_go_is_answered(rig:
         sender = Sender(door.port, "sender")
         first_closes = sender.ring()
         door.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: _status(f"{door.url}/healthz") == 0)
+        wait_until(lambda: status_of(f"{door.url}/healthz") == 0)
 
         second_closes = sender.ring()
 
@@ -333,7 +325,8 @@ def signed(visit: str) -> tuple[bytes, dict[str, str]]:
 
 def post(rig: Rig, raw: bytes, headers: dict[str, str]) -> int:
     """On a connection of its own: whichever process is there takes it."""
-    return httpx.post(f"{rig.door.url}/hooks/standard", content=raw, headers=headers, timeout=30).status_code
+    with a_client() as client:
+        return client.post(f"{rig.door.url}/hooks/standard", content=raw, headers=headers).status_code
 
 
 def children(pid: int) -> list[int]:
