@@ -494,7 +494,8 @@ def test_after_an_outage_the_backlog_drains_at_the_allowed_rate_soonest_first(sa
         # Ten are let into the line at once, those that had waited for their own next try beside them.
         assert max(abs(place - day) for place, day in enumerate(order, 1)) <= 13, order
         first, last = (datetime.fromisoformat(drained[place]["at"]) for place in (0, -1))
-        assert len(drained) <= 20 * (last - first).total_seconds() + 2
+        # At once they would take a fifth of a second, at this rate three; the first may come late by one.
+        assert len(drained) <= 20 * ((last - first).total_seconds() + 1)
 
 
 def test_many_replays_do_not_delay_what_rings(house: Rig) -> None:
@@ -504,15 +505,15 @@ def test_many_replays_do_not_delay_what_rings(house: Rig) -> None:
     wait_until(books.is_done, 30)
 
     async def replay_all(ledger: Ledger) -> None:
-        for number in range(200):
-            await ledger.replay(f"visit:main/standard-{number:03}", fresh=True, lane="replay")
+        replays = [f"visit:main/standard-{number:03}" for number in range(200)]
+        await asyncio.gather(*(ledger.replay(work, fresh=True, lane="replay") for work in replays))
 
     books.do(replay_all)
     books.land(booked("live", contact=Contact(id="cont_KYdl3lftgZXGRbxqoj")))
-    wait_until(lambda: books.member("live").state == "settled")
+    wait_until(books.is_done, 60)
 
-    assert len(books.works("queued")) > 100
-    wait_until(books.is_done, 30)
+    [live] = [attempt.at for attempt in books.member("live").attempts]
+    assert len([n for n in range(200) if books.member(f"{n:03}").attempts[-1].at > live]) > 100
 
 
 # The end of what began above ----------------------------------------------------------------------------------------
