@@ -52,7 +52,7 @@ class Post(BaseHTTPRequestHandler):
 @pytest.fixture
 def channel() -> Iterator[Channel]:
     with Channel() as channel:
-        threading.Thread(target=channel.serve_forever, daemon=True).start()
+        threading.Thread(target=channel.serve_forever, args=(0.01,), daemon=True).start()
         yield channel
         channel.shutdown()
 
