@@ -15,8 +15,10 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 from unittest.mock import patch
@@ -196,8 +198,9 @@ class Rig:
 
     def doorbell(self, *arguments: str, stdin: bytes = b"", **env: str) -> "subprocess.CompletedProcess[str]":
         """A command of ours, carried out here; a bug in it is raised."""
-        with patch.dict(os.environ, {**self.env, **env}, clear=True):
-            ran = CliRunner().invoke(main, arguments, stdin, prog_name="doorbell", catch_exceptions=False)
+        run = partial(CliRunner().invoke, main, arguments, stdin, prog_name="doorbell", catch_exceptions=False)
+        with patch.dict(os.environ, {**self.env, **env}, clear=True), ThreadPoolExecutor(1) as apart:
+            ran = apart.submit(run).result()  # a test may have a running loop
         return subprocess.CompletedProcess(arguments, ran.exit_code, ran.stdout, ran.stderr)
 
     def doorbell_process(self, *arguments: str, stdin: bytes = b"", **env: str) -> "subprocess.CompletedProcess[str]":

@@ -92,7 +92,7 @@ def walk_in(rig: Rig, id: str) -> str:
 
 
 def failures(rig: Rig) -> int:
-    return rig.doorbell_process("failures", "--json").stdout.count('"contact_unknown"')
+    return rig.doorbell("failures", "--json").stdout.count('"contact_unknown"')
 
 
 def fill(desk: Desk, rig: Rig) -> dict[str, str]:
@@ -164,7 +164,7 @@ def test_more_than_25_at_once_are_typed_and_all_that_match_go(running: Rig, open
     running.worker()
     for number in range(60):
         walk_in(running, f"B-{number}")
-    wait_until(lambda: "60" in running.doorbell_process("doctor").stdout.partition("need an operator")[0][-4:], 40)
+    wait_until(lambda: "60" in running.doorbell("doctor").stdout.partition("need an operator")[0][-4:], 40)
     desk = open_desk(OPERATOR)
 
     desk.open("/console/failures")
