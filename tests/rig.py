@@ -81,7 +81,7 @@ def standard_body(kind: str, visit_id: str, said_at: str | datetime | None = Non
     return json.dumps({"type": kind, "timestamp": stamp, "data": {"visit_id": visit_id, **data}}).encode()
 
 
-def wait_until(look: Callable[[], T], within_s: float = 10.0) -> T:
+def wait_until(look: Callable[[], T], within_s: float = 30.0) -> T:
     """What `look` returns once it is true; fails with what it returned last."""
     until = time.monotonic() + within_s
     while True:
@@ -117,7 +117,7 @@ class Server:
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(self._arguments, cwd=ROOT, env=dict(self._env), stdout=out, stderr=out)
         if self._ready:
-            wait_until(self._is_ready, 20)
+            wait_until(self._is_ready, 60)
 
     def _is_ready(self) -> bool:
         assert self.process.poll() is None, self.log.read_text()

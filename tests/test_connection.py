@@ -143,7 +143,7 @@ class Commands:
 
 async def soon(ask: Callable[[], Awaitable[Any]]) -> Any:
     """The answer, once the way back is found."""
-    for _ in range(250):
+    for _ in range(1_500):
         try:
             return await ask()
         except RedisDown:

@@ -1273,7 +1273,7 @@ async def test_refusals_leave_bounded_notes_that_quote_nothing(own_redis: OwnRed
 
 
 async def _flushed(redis: Redis, total: int) -> dict[str, int]:
-    for _ in range(250):
+    for _ in range(1_500):
         flat = await redis.command("HGETALL", "db:refused")
         counts = {name.decode(): int(count) for name, count in zip(flat[::2], flat[1::2], strict=True)}
         if sum(counts.values()) >= total:

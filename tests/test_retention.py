@@ -244,7 +244,7 @@ async def test_a_worker_tidies(rig: Rig, redis: Redis) -> None:
     await redis.command("ZADD", "db:deliveries:gone", 1_000, "d-long-ago")
     rig.worker()
 
-    for _ in range(500):
+    for _ in range(1_500):
         if not await redis.command("EXISTS", "db:deliveries:gone"):
             break
         await asyncio.sleep(0.02)

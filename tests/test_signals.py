@@ -231,7 +231,7 @@ def test_any_process_tells_what_all_of_them_did(rig: Rig) -> None:
         'doorbell_operator_actions_total{action="discard"}': 1,
     }
     with suppress(AssertionError):  # what is still missing is shown below
-        wait_until(lambda: expected.items() <= scrape(door).items(), 15)
+        wait_until(lambda: expected.items() <= scrape(door).items())
     here, there = scrape(door), scrape(other)
 
     assert expected == {name: here.get(name) for name in expected}, here

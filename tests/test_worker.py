@@ -380,7 +380,7 @@ def test_a_worker_survives_a_restart_of_its_redis(sandbox: Server) -> None:
 
         servers[-1].kill()  # The first fifty are on their way to the API, the others in the queue.
         servers[-1].wait()
-        wait_until(lambda: rig.calls().count("POST /visits") >= 50, 20)
+        wait_until(lambda: rig.calls().count("POST /visits") >= 50)
         servers.append(start(port, folder))
         rig.behave()
         wait_until(books.is_done, 45)
@@ -438,7 +438,7 @@ def test_an_api_that_quotes_what_it_refuses_is_not_quoted_in_a_log(sandbox: Serv
             booked("unreadable"),  # its contacts are answered with 200 and no JSON
         )
         worker = rig.worker(LOG_LEVEL="DEBUG", VISITS_API_URL=f"http://127.0.0.1:{api.server_port}")
-        wait_until(lambda: books.works("parked") and books.member("unreadable").tries, 20)
+        wait_until(lambda: books.works("parked") and books.member("unreadable").tries)
 
         told = worker.log.read_text()
         assert "POST /visits: 422" in told
