@@ -197,7 +197,7 @@ class Rig:
         return self._running.enter_context(Server(arguments, free_port(), "", {**self.env, **env}))
 
     def doorbell(self, *arguments: str, stdin: bytes = b"", **env: str) -> "subprocess.CompletedProcess[str]":
-        """A command of ours, carried out here; a bug in it is raised."""
+        """A command of ours, carried out here; a bug in it is raised. Not for one that becomes another process."""
         run = partial(CliRunner().invoke, main, arguments, stdin, prog_name="doorbell", catch_exceptions=False)
         with patch.dict(os.environ, {**self.env, **env}, clear=True), ThreadPoolExecutor(1) as apart:
             ran = apart.submit(run).result()  # a test may have a running loop

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from rig import Rig, Server, wait_until
-from test_worker import Books, a_rig
+from test_worker import Books
 
 from app.embedded import valkey
 from app.visits.words import Contact, VisitChange
@@ -79,7 +79,7 @@ class House:
 @pytest.fixture(scope="module")
 def standing(sandbox: Server) -> Iterator[House]:
     with ExitStack() as stack:
-        rig = a_rig(stack.enter_context(valkey()), sandbox, stack)
+        rig = stack.enter_context(Rig(stack.enter_context(valkey()), sandbox))
         for _ in range(WORKERS):
             rig.worker()
         yield House(rig, Books(rig.redis_url))
@@ -87,9 +87,7 @@ def standing(sandbox: Server) -> Iterator[House]:
 
 @pytest.fixture
 def house(standing: House) -> House:
-    standing.rig.behave()
-    standing.books.command("FLUSHDB")
-    standing.rig.http.post(f"{standing.rig.sandbox.url}/_sandbox/reset").raise_for_status()
+    standing.rig.empty()
     return standing
 
 
