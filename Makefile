@@ -19,7 +19,7 @@ demo: .venv/run    ## Everything on this machine, with nothing to set up
 PYTEST := $(BIN)/python -m pytest -q --dist loadfile --no-loadscope-reorder
 
 test: .venv/dev    ## All tests, but those in a browser
-	$(PYTEST) -n 3 --ignore=tests/test_console_browser.py
+	$(PYTEST) -n 4 --ignore=tests/test_console_browser.py
 
 browser: .venv/dev ## The console in a real browser (Chromium), with a picture of every page
 	$(PYTEST) -n 2 tests/test_console_browser.py

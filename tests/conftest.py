@@ -1,5 +1,6 @@
 """Real parts: one embedded Valkey (or REDIS_URL) per run, emptied for each test; processes as in production."""
 
+import signal
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -10,6 +11,17 @@ from rig import Rig, Server, redis_for_tests
 from app.connection import Address, Redis
 from app.ledger import Ledger
 from app.logs import shaped
+
+# A shell lets what it puts into the background ignore this signal, and then so would every process that we start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+#: They wait more than they work: begun first, so that the others work meanwhile.
+WAITING = ["test_crash", "test_faults", "test_worker", "test_watch", "test_deploy"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem not in WAITING)
 
 
 @pytest.fixture(scope="session")

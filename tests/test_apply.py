@@ -1021,7 +1021,7 @@ SPOILT = {
     "502": {"error_share": 1, "error_status": 502},
     "429": {"rate_limited_share": 1},
     "401": {"unauthorized": True},
-    "slow": {"slow_share": 1, "slow_s": 0.15},
+    "slow": {"slow_share": 1, "slow_s": 0.6},
 }
 ENDPOINTS = [
     "GET /visits/:id",
@@ -1043,7 +1043,7 @@ async def test_any_call_may_go_wrong_and_there_is_one_visit_and_one_customer(
     world: World, endpoint: str, switches: dict[str, Any]
 ) -> None:
     """A story that makes every call: a booking, a payment, another customer."""
-    patience_s = 0.1 if "slow" in str(switches) or switches == {"commit_then_hang_share": 1} else 10
+    patience_s = 0.4 if "slow" in str(switches) or switches == {"commit_then_hang_share": 1} else 10
     story = [booked(), change(order=2, amount_collected=Decimal(5)), change(order=3, contact=BOB)]
     world.rig.misbehave(**switches, only=[endpoint], times=1)
 
@@ -1119,17 +1119,17 @@ async def test_a_call_without_an_answer_is_not_repeated_within_seconds(world: Wo
 async def test_a_write_that_is_done_after_patience_ended_does_no_harm_also_on_a_short_schedule(
     world: World, slow: str, then: VisitChange, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Scaled by 50: patience 0.2 s for 10 s, an API that takes 0.24 s for 12 s; RETRY_CAP_S=1 is 0.02 s."""
-    world.set(answer_s=0.2, RETRY_FIRST_S="0.02", RETRY_CAP_S="0.02")
-    monkeypatch.setattr("jobs.retry.SETTLING_S", 0.1)
-    monkeypatch.setattr(jobs.contacts, "LOCK_MS", 300)
+    """Scaled by 20: patience 0.5 s for 10 s, an API that takes 0.6 s for 12 s; RETRY_CAP_S=1 is 0.05 s."""
+    world.set(answer_s=0.5, RETRY_FIRST_S="0.05", RETRY_CAP_S="0.05")
+    monkeypatch.setattr("jobs.retry.SETTLING_S", 0.25)
+    monkeypatch.setattr(jobs.contacts, "LOCK_MS", 1_500)
     if not slow.startswith("POST"):
         await world.apply(booked(hour=7))
-    world.rig.misbehave(slow_share=1, slow_s=0.24, only=[slow], times=1)
+    world.rig.misbehave(slow_share=1, slow_s=0.6, only=[slow], times=1)
 
     await world.apply(then)
     await world.land(change(order=3, time_scheduled=at(20)))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while (await world.member()).state != "settled":
             await world.ledger.sweep()
             await world.run()
@@ -1143,12 +1143,12 @@ async def test_a_write_that_is_done_after_patience_ended_does_no_harm_also_on_a_
 async def test_an_api_that_is_slow_but_answers_in_time_gets_its_visits(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Scaled by 40: every call takes 0.2 s of the 0.25 s (8 s of 10 s) that it may, a job has 0.5 s."""
-    for name, value in (("jobs.apply.JOB_S", 0.5), ("jobs.apply.ANSWER_S", 0.25)):
+    """Scaled by 10: every call takes 0.8 s of the 1 s (8 s of 10 s) that it may, a job has 2 s."""
+    for name, value in (("jobs.apply.JOB_S", 2), ("jobs.apply.ANSWER_S", 1)):
         monkeypatch.setattr(name, value)
     monkeypatch.setattr(jobs.contacts, "WAIT_S", 0.1)
-    world.set(answer_s=0.25)
-    world.rig.misbehave(slow_share=1, slow_s=0.2)
+    world.set(answer_s=1)
+    world.rig.misbehave(slow_share=1, slow_s=0.8)
 
     await world.apply(booked())
     for _ in range(10):

@@ -9,32 +9,51 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from argon2 import PasswordHasher
 from click.testing import CliRunner
-from rig import CALENDLY_SECRET, ROOT, SECRET, Rig, sign_standard, standard_body, wait_until
+from rig import ROOT, SECRET, Rig, Server, sign_standard, standard_body, wait_until
+from test_worker import Books
 
+from app.audit_log import AuditLog
 from app.cli import COMMANDS, main
+from app.embedded import free_port, valkey
 
 ADA = {"email": "ada@example.com", "first_name": "Ada", "last_name": "Lovelace", "phone": "+15550100001"}
 PERSONAL = ("ada@example.com", "Lovelace", "+15550100001")
 
 
+@pytest.fixture(scope="module")
+def standing(sandbox: Server) -> Iterator[Rig]:
+    """A door and a worker that does not wait long for an e-mail."""
+    with valkey() as url, Rig(url, sandbox) as rig:
+        rig.env |= {"SECRET_KEY": "key-of-the-tests", "CONTACT_FOR_S": "0.2"}
+        rig.web()
+        rig.worker()
+        yield rig
+
+
 @pytest.fixture
-def busy(rig: Rig) -> Rig:
+def house(standing: Rig) -> Iterator[Rig]:
+    """Empty; what a test leaves undone is done before the next one."""
+    standing.empty()
+    yield standing
+    wait_until(Books(standing.redis_url).is_done)
+
+
+@pytest.fixture
+def busy(house: Rig) -> Rig:
     """One visit applied, one without an e-mail, whose wait is over."""
-    rig.web()
-    rig.worker(CONTACT_FOR_S="0.2")
-    rig.ring("visit.created", "A-1", "2026-03-01T09:00:00Z", contact=ADA, time_scheduled="2026-03-14T16:00:00Z")
-    rig.ring("visit.created", "A-2", "2026-03-01T09:00:00Z", time_scheduled="2026-03-15T16:00:00Z")
-    wait_until(lambda: rig.visit("standard-A-1"))
-    wait_until(lambda: rows(rig, "failures", "--json"))
-    return rig
+    house.ring("visit.created", "A-1", "2026-03-01T09:00:00Z", contact=ADA, time_scheduled="2026-03-14T16:00:00Z")
+    house.ring("visit.created", "A-2", "2026-03-01T09:00:00Z", time_scheduled="2026-03-15T16:00:00Z")
+    wait_until(lambda: rows(house, "deliveries", "--state", "applied", "--json"))
+    wait_until(lambda: rows(house, "failures", "--json"))
+    return house
 
 
 def rows(rig: Rig, *command: str) -> list[dict[str, Any]]:
@@ -98,17 +117,15 @@ def test_a_replay_of_what_stands_changes_nothing(busy: Rig) -> None:
     assert before == busy.visit("standard-A-1")
 
 
-def test_ring_sends_a_signed_specimen_and_a_wrong_secret_is_told(rig: Rig) -> None:
-    door = rig.web()
-    to = f"{door.url}/hooks/calendly"
-    ours = {"HOOKS__CALENDLY__SECRETS": CALENDLY_SECRET}
+def test_ring_sends_a_signed_specimen_and_a_wrong_secret_is_told(house: Rig) -> None:
+    to = f"{house.door.url}/hooks/calendly"
 
-    rung = rig.doorbell("ring", "calendly", "an invitee books", "--to", to, **ours)
-    refused = rig.doorbell("ring", "calendly", "1", "--to", to, HOOKS__CALENDLY__SECRETS="another")
+    rung = house.doorbell("ring", "calendly", "an invitee books", "--to", to)
+    refused = house.doorbell("ring", "calendly", "1", "--to", to, HOOKS__CALENDLY__SECRETS="another")
 
     assert (0, 1) == (rung.returncode, json.loads(rung.stdout)["changes"])
     assert (3, "signature_mismatch") == (refused.returncode, json.loads(refused.stdout)["error"])
-    assert "an invitee books" in rig.doorbell("ring", "calendly").stdout
+    assert "an invitee books" in house.doorbell("ring", "calendly").stdout
 
 
 @pytest.mark.parametrize(
@@ -138,6 +155,17 @@ def test_the_exit_status_says_what_kind_of_end_it_was(
     ran = rig.doorbell(*command, **env)
 
     assert status == ran.returncode, ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("status", "command", "at"),
+    [(0, "sources", ""), (3, "failures", ""), (4, "failures", "redis://127.0.0.1:1/0")],
+)
+def test_a_process_ends_with_the_status_of_its_command(rig: Rig, status: int, command: str, at: str) -> None:
+    ran = rig.doorbell_process(command, REDIS_URL=at)
+
+    assert status == ran.returncode, ran.stderr
+    assert (status == 0) == bool(ran.stdout)
     assert "Traceback" not in ran.stderr
 
 
@@ -204,16 +232,13 @@ def test_nobodys_name_is_in_a_plan(busy: Rig) -> None:
     assert [] == [word for word in PERSONAL if word in text]
 
 
-def test_a_password_is_read_from_stdin_and_only_its_hash_is_written() -> None:
-    def ran(given: str) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "app", "hash-password"]
-        return subprocess.run(command, cwd=ROOT, input=given, capture_output=True, text=True)
-
-    made = ran("a long enough one\n")
+def test_a_password_is_read_from_stdin_and_only_its_hash_is_written(rig: Rig) -> None:
+    made = rig.doorbell_process("hash-password", stdin=b"a long enough one\n")
+    short = rig.doorbell("hash-password", stdin=b"short\n")
 
     assert 0 == made.returncode
     assert PasswordHasher().verify(made.stdout.strip(), "a long enough one")
-    assert (2, "") == (ran("short\n").returncode, ran("short\n").stdout)
+    assert (2, "") == (short.returncode, short.stdout)
 
 
 # -- lists and their words --
@@ -223,20 +248,16 @@ def ids(rig: Rig, *command: str) -> list[str]:
     return [visit for row in rows(rig, *command, "--json") for visit in row["visits"]]
 
 
-def test_deliveries_are_found_by_whatever_one_has(rig: Rig) -> None:
-    env = {"SECRET_KEY": "key-of-the-tests"}
-    rig.web(**env)
-    rig.worker(CONTACT_FOR_S="0.2", **env)
+def test_deliveries_are_found_by_whatever_one_has(house: Rig) -> None:
     raw = standard_body("visit.created", "A-1", contact=ADA, time_scheduled="2026-03-14T16:00:00Z")
-    delivery = rig.post(raw, sign_standard(raw) | {"x-request-id": "req-7f3a"}).json()["delivery"]
-    rig.ring("visit.created", "A-2", time_scheduled="2026-03-15T16:00:00Z")
-    wait_until(lambda: rig.visit("standard-A-1"))
-    wait_until(lambda: rows(rig, "failures", "--json"))
-    wait_until(lambda: rows(rig, "deliveries", "--search", "req-7f3a", "--json"))
+    delivery = house.post(raw, sign_standard(raw) | {"x-request-id": "req-7f3a"}).json()["delivery"]
+    house.ring("visit.created", "A-2", time_scheduled="2026-03-15T16:00:00Z")
+    wait_until(lambda: house.visit("standard-A-1"))
+    wait_until(lambda: rows(house, "failures", "--json"))
+    wait_until(lambda: rows(house, "deliveries", "--search", "req-7f3a", "--json"))
 
     def found(*words: str) -> list[str]:
-        ran = rig.doorbell("deliveries", *words, "--json", **env)
-        return [visit for line in ran.stdout.splitlines() for visit in json.loads(line)["visits"]]
+        return ids(house, "deliveries", *words)
 
     for had in ("A-1", "standard-A-1", delivery, "req-7f3a", " ADA@example.com", "+1 (555) 010-0001"):
         assert ["standard-A-1"] == found("--search", had), had
@@ -342,6 +363,9 @@ def test_an_export_of_visits_takes_the_filters_of_the_lists(busy: Rig) -> None:
     assert 5 == busy.doorbell("export", "visits", "--search", "A-3").returncode
 
 
+WHAT = ("deliveries", "visits")
+
+
 def test_an_export_reveals_nothing_personal_unless_that_is_confirmed_and_it_is_in_the_audit_log(busy: Rig) -> None:
     hidden = [busy.doorbell("export", what, "--format", kind) for what in WHAT for kind in ("csv", "ndjson")]
     unsaid = busy.doorbell("export", "visits", "--reveal")
@@ -350,34 +374,20 @@ def test_an_export_reveals_nothing_personal_unless_that_is_confirmed_and_it_is_i
     assert [] == [word for word in PERSONAL for ran in hidden if word in ran.stdout + ran.stderr]
     assert (2, "") == (unsaid.returncode, unsaid.stdout)
     assert [] == [word for word in PERSONAL for ran in revealed if word not in ran.stdout]
-    logged = subprocess.run(
-        [sys.executable, "-c", AUDIT_LOG, busy.redis_url], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert ["exported visits", "exported deliveries"] == logged.stdout.splitlines()
+    logged = Books(busy.redis_url).do(lambda ledger: AuditLog(ledger.redis).newest())
+    assert ["exported visits", "exported deliveries"] == [line.did for line in logged]
 
 
-WHAT = ("deliveries", "visits")
-AUDIT_LOG = """
-import asyncio, sys
-from app.audit_log import AuditLog
-from app.connection import Address, Redis
-for line in asyncio.run(AuditLog(Redis(Address(sys.argv[1]))).newest()):
-    print(line.did)
-"""
-
-
-def test_no_cell_of_a_spreadsheet_is_a_formula(rig: Rig) -> None:
-    rig.web()
-    rig.worker()
+def test_no_cell_of_a_spreadsheet_is_a_formula(house: Rig) -> None:
     evil = {
         "email": "eve@example.com",
         "first_name": '=HYPERLINK("https://x.example.com","a")',
         "last_name": 'a "b", c\nd',
     }
-    rig.ring("visit.created", "A-1", contact=evil | {"phone": "+15550100001"}, time_scheduled="2026-03-14T16:00:00Z")
-    wait_until(lambda: rig.visit("standard-A-1"))
+    house.ring("visit.created", "A-1", contact=evil | {"phone": "+15550100001"}, time_scheduled="2026-03-14T16:00:00Z")
+    wait_until(lambda: house.visit("standard-A-1"))
 
-    ran = rig.doorbell("export", "visits", "--reveal", "--yes")
+    ran = house.doorbell("export", "visits", "--reveal", "--yes")
 
     [row] = csv.DictReader(io.StringIO(ran.stdout, newline=""))
     assert "'" + evil["first_name"] == row["first_name"]
@@ -387,35 +397,28 @@ def test_no_cell_of_a_spreadsheet_is_a_formula(rig: Rig) -> None:
 # -- tail --
 
 
-def test_tail_tells_what_arrives_and_what_is_done_until_it_is_interrupted(rig: Rig) -> None:
-    rig.web()
-    rig.worker()
+def test_tail_tells_what_arrives_and_what_is_done_until_it_is_interrupted(house: Rig) -> None:
     command = [sys.executable, "-m", "app", "tail", "--json", "--source", "standard"]
-    with subprocess.Popen(
-        command, cwd=ROOT, env=rig.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as watching:
-        assert watching.stdout
+    with Server(command, free_port(), "", house.env) as watching:
+
+        def told(visit: str = "") -> list[dict[str, Any]]:
+            lines = watching.log.read_text().splitlines(keepends=True)
+            said = [json.loads(line) for line in lines if line.endswith("\n")]
+            return [row for row in said if not visit or row["visits"] == [visit]]
+
         # It says nothing when it begins: ring until it hears.
-        told, numbers = list[dict[str, Any]](), itertools.count()
-        lines = iter(watching.stdout.readline, "")
-
-        def hear() -> None:
-            told.extend(map(json.loads, lines))
-
-        hearing = threading.Thread(target=hear)
-        hearing.start()
-        wait_until(lambda: rig.ring("visit.created", f"A-{next(numbers)}", contact=ADA, time_scheduled=TIME) and told)
-        rig.ring("visit.created", "B-1", contact=ADA, time_scheduled=TIME)
+        numbers = itertools.count()
         wait_until(
-            lambda: {row["kind"] for row in told if row["visits"] == ["standard-B-1"]} == {"delivery", "attempt"}
+            lambda: house.ring("visit.created", f"A-{next(numbers)}", contact=ADA, time_scheduled=TIME) and told()
         )
-        watching.send_signal(signal.SIGINT)
-        hearing.join(10)
-        assert (130, "") == (watching.wait(10), watching.stderr.read() if watching.stderr else None)
+        house.ring("visit.created", "B-1", contact=ADA, time_scheduled=TIME)
+        wait_until(lambda: {"delivery", "attempt"} == {row["kind"] for row in told("standard-B-1")}, 30)
+        assert 130 == watching.kill(signal.SIGINT)
+        rows = told()
 
-    [attempt] = [row for row in told if row["visits"] == ["standard-B-1"] and row["kind"] == "attempt"]
+    [attempt] = [row for row in rows if row["visits"] == ["standard-B-1"] and row["kind"] == "attempt"]
     assert "POST /visits 201" in attempt["calls"]
-    assert [] == [word for word in PERSONAL if word in str(told)]
+    assert [] == [word for word in PERSONAL if word in str(rows)]
 
 
 TIME = "2026-03-14T16:00:00Z"
@@ -463,28 +466,24 @@ def test_a_generated_secret_is_one_that_the_hook_takes(rig: Rig) -> None:
     assert 3 == rig.doorbell("secrets", "generate", "gohighlevel").returncode
 
 
-def verify(rig: Rig, body: bytes, *arguments: str) -> "subprocess.CompletedProcess[bytes]":
-    command = [sys.executable, "-m", "app", "verify", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=rig.env, input=body, capture_output=True)
-
-
 def test_verify_says_why_a_signature_does_not_hold(rig: Rig, tmp_path: Path) -> None:
     raw = standard_body("visit.created", "A-1")
     file = tmp_path / "headers.txt"
     lines = [f"{name}: {value}" for name, value in sign_standard(raw).items()]
     file.write_text("\r\n".join(["POST /hooks/standard HTTP/1.1", "Host: bell.example.com", *lines, ""]))
+    command = ["verify", "standard", "--headers", str(file)]
 
-    right = verify(rig, raw, "standard", "--headers", str(file))
-    newline = verify(rig, raw + b"\n", "standard", "--headers", str(file), "--json")
-    late = verify(rig, raw, "standard", "--headers", str(file), "--at", "2020-01-01")
+    right = rig.doorbell_process(*command, stdin=raw)
+    newline = rig.doorbell(*command, "--json", stdin=raw + b"\n")
+    late = rig.doorbell(*command, "--at", "2020-01-01", stdin=raw)
 
-    assert (0, b"holds: secret 1 of 1") == (right.returncode, right.stdout[:20])
+    assert (0, "holds: secret 1 of 1") == (right.returncode, right.stdout[:20])
     told = json.loads(newline.stdout)
     assert (3, False, "body") == (newline.returncode, told["holds"], told["findings"][0]["kind"])
-    assert (3, True) == (late.returncode, b"\nclock: " in late.stdout)
-    assert SECRET.encode() not in right.stdout + newline.stdout + late.stdout
-    assert 5 == verify(rig, raw, "square").returncode
-    assert 2 == verify(rig, raw, "standard", "--header", "no colon").returncode
+    assert (3, True) == (late.returncode, "\nclock: " in late.stdout)
+    assert SECRET not in right.stdout + newline.stdout + late.stdout
+    assert 5 == rig.doorbell("verify", "square", stdin=raw).returncode
+    assert 2 == rig.doorbell("verify", "standard", "--header", "no colon", stdin=raw).returncode
 
 
 def test_names_are_completed(rig: Rig) -> None:

@@ -1,6 +1,5 @@
 """What the console stands on: counts, finding, lists that do not move, redaction, and files that come from nowhere else."""
 
-import asyncio
 import base64
 import hashlib
 import json
@@ -11,6 +10,8 @@ from typing import Any
 import orjson
 import pytest
 from rig import Rig, wait_until
+from test_crash import let_leases_end
+from test_worker import Books
 
 from app import find, tally
 from app.connection import Address, Redis
@@ -175,23 +176,22 @@ def test_an_operation_outlives_the_worker_that_carries_it_out(rig: Rig) -> None:
     for number in range(300):
         rig.ring("visit.created", f"B-{number}", contact={"first_name": "Grace"}, time_scheduled="2027-03-14T16:00:00Z")
 
-    async def with_operations(step: Any) -> Any:
-        redis = Redis(Address(rig.redis_url))
-        try:
-            return await step(Operations(Ledger(redis, 30), read(rig.env)))
-        finally:
-            await redis.close()
+    books = Books(rig.redis_url)
 
     def ask(step: Any) -> Any:
-        return asyncio.run(with_operations(step))
+        return books.do(lambda ledger: step(Operations(ledger, read(rig.env))))
 
     wait_until(lambda: rig.doorbell("failures", "--json", "--limit", "1000").stdout.count("contact_unknown") == 300, 60)
     order = Order(
         do="replay", selection=Selection(state="parked"), who="ada", expected=300, contact="cont_KYdl3lftgZXGRbxqoj"
     )
+    rig.misbehave(slow_share=1, slow_s=0.1)  # so that it lasts
     id = ask(lambda operations: operations.start(order))
     wait_until(lambda: ask(lambda operations: operations.one(id)).state == "running")
     first.kill()
+    rig.behave()
+    books.command("DEL", f"db:operation:{id}:lock")
+    let_leases_end(books)
     rig.worker()
 
     wait_until(lambda: ask(lambda operations: operations.one(id)).state == "done", 60)

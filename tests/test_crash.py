@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from rig import Rig, Server, wait_until
-from test_worker import Books, a_rig, all_visits, booked
+from test_worker import Books, all_visits, booked
 
 from app import connection
 from app.embedded import free_port, start, stop, valkey
@@ -79,7 +79,7 @@ class Heir:
 @pytest.fixture(scope="module")
 def heir(sandbox: Server) -> Iterator[tuple[Rig, Heir]]:
     with ExitStack() as stack:
-        rig = a_rig(stack.enter_context(valkey()), sandbox, stack)
+        rig = stack.enter_context(Rig(stack.enter_context(valkey()), sandbox))
         yield rig, Heir(rig.worker(), Books(rig.redis_url))
 
 
@@ -188,10 +188,8 @@ def test_a_lost_job_is_noticed_within_90_seconds() -> None:
 
 
 def clean(rig: Rig, other: Heir) -> None:
-    rig.behave()
-    rig.http.post(f"{rig.sandbox.url}/_sandbox/reset")
     other.still()
-    other.books.command("FLUSHDB")
+    rig.empty()
 
 
 def a_minute_passes(books: Books) -> None:
@@ -210,7 +208,7 @@ class Torn:
         self._start()
         stack.callback(lambda: stop(self._server))
         url = f"redis://127.0.0.1:{self._port}/0"
-        self.rig, self.books = a_rig(url, sandbox, stack), Books(url)
+        self.rig, self.books = stack.enter_context(Rig(url, sandbox)), Books(url)
 
     def _start(self) -> None:
         self._server = start(self._port, self._folder, appendfsync="always")

@@ -2,12 +2,13 @@
 
 import json
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 from click.testing import CliRunner
-from rig import Rig
+from rig import Rig, Server
 
 from app.cli import main
 from app.connection import Redis
@@ -195,6 +196,15 @@ def test_a_source_that_needs_tenants_says_where_they_are(monkeypatch: pytest.Mon
 # -- ringing ourselves, as the tool would --
 
 
+@pytest.fixture(scope="module")
+def open_door(redis_url: str, sandbox: Server) -> Iterator[Rig]:
+    with Rig(redis_url, sandbox) as rig:
+        rig.env |= {**SERVICEM8, **GOHIGHLEVEL, "HOOKS__ZOOM__SECRETS": specimens("zoom")["secret"]}
+        rig.env["HOOKS__GOHIGHLEVEL__TENANTS"] = specimens("gohighlevel")["tenants"]
+        rig.web()
+        yield rig
+
+
 @pytest.mark.parametrize(
     ("source", "specimen", "status"),
     [
@@ -206,11 +216,7 @@ def test_a_source_that_needs_tenants_says_where_they_are(monkeypatch: pytest.Mon
         ("zoom", "an invitee books", 202),
     ],
 )
-def test_a_specimen_rings_as_its_tool_would(rig: Rig, source: str, specimen: str, status: int) -> None:
-    zoom = {"HOOKS__ZOOM__SECRETS": specimens("zoom")["secret"]}
-    env = {**SERVICEM8, **GOHIGHLEVEL, **zoom, "HOOKS__GOHIGHLEVEL__TENANTS": specimens("gohighlevel")["tenants"]}
-    door = rig.web(**env)
-
-    ran = rig.doorbell("ring", source, specimen, "--to", f"{door.url}/hooks/{source}", **env)
+def test_a_specimen_rings_as_its_tool_would(open_door: Rig, source: str, specimen: str, status: int) -> None:
+    ran = open_door.doorbell("ring", source, specimen, "--to", f"{open_door.door.url}/hooks/{source}")
 
     assert (0, f"answered {status}") == (ran.returncode, ran.stderr.strip())

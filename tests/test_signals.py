@@ -1,21 +1,24 @@
 """What operators see from outside: one line per delivery and attempt, names that go along, counts that are true."""
 
 import json
+import os
 import re
 import time
 import tomllib
+from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
-import httpx
 import pytest
 import yaml
-from rig import ROOT, Rig, Server, sign_standard, standard_body, wait_until
+from rig import ROOT, Rig, Server, a_client, sign_standard, standard_body, wait_until
 from test_ledger import accept, begin, change, waiting
+from test_worker import Books
 
 from app import __version__
 from app.connection import Redis
-from app.embedded import free_port
+from app.embedded import free_port, valkey
 from app.ledger import Ledger, Verdict
 from app.signals import SIGNALS
 from app.tally import COUNTS, Tally, hours, totals
@@ -38,8 +41,38 @@ def ring(rig: Rig, visit_id: str, **headers: str) -> Any:
 # -- what goes along --
 
 
-def test_the_names_of_a_request_go_from_the_tool_to_the_visits_api(rig: Rig) -> None:
-    door, worker = rig.web(), rig.worker()
+@dataclass
+class House:
+    """A door and a worker, and what was heard from them since the test began."""
+
+    rig: Rig
+    worker: Server
+
+    def empty(self) -> None:
+        self.rig.empty()
+        for server in (self.rig.door, self.worker):
+            os.truncate(server.log, 0)
+
+    def command(self, *command: str) -> Any:
+        return Books(self.rig.redis_url).command(*command)
+
+
+@pytest.fixture(scope="module")
+def standing(sandbox: Server) -> Iterator[House]:
+    with valkey() as url, Rig(url, sandbox) as rig:
+        rig.web(METRICS_TOKEN="t")
+        yield House(rig, rig.worker())
+
+
+@pytest.fixture
+def house(standing: House) -> Iterator[House]:
+    standing.empty()
+    yield standing
+    wait_until(Books(standing.rig.redis_url).is_done)
+
+
+def test_the_names_of_a_request_go_from_the_tool_to_the_visits_api(house: House) -> None:
+    rig, worker = house.rig, house.worker
 
     answer = ring(rig, "A", **{"x-request-id": "req-17", "traceparent": TRACEPARENT})
     wait_until(lambda: rig.visit("standard-A"))
@@ -58,7 +91,7 @@ def test_the_names_of_a_request_go_from_the_tool_to_the_visits_api(rig: Rig) -> 
         "delivery": delivery,
     }.items() <= line.items()
     assert {"calls", "took_ms"} <= line.keys()
-    [line] = lines(door, "delivery answered")
+    [line] = lines(rig.door, "delivery answered")
     expected = {
         "hook": "standard",
         "source": "standard",
@@ -69,9 +102,8 @@ def test_the_names_of_a_request_go_from_the_tool_to_the_visits_api(rig: Rig) -> 
     assert (told | expected | {"outcome": "accepted"}).items() <= line.items()
 
 
-async def test_a_sender_that_names_nothing_gets_a_name_and_costs_no_byte(rig: Rig, redis: Redis) -> None:
-    rig.web()
-    rig.worker()
+def test_a_sender_that_names_nothing_gets_a_name_and_costs_no_byte(house: House) -> None:
+    rig = house.rig
 
     answer = ring(rig, "A")
     wait_until(lambda: rig.visit("standard-A"))
@@ -80,7 +112,7 @@ async def test_a_sender_that_names_nothing_gets_a_name_and_costs_no_byte(rig: Ri
     assert delivery == answer.headers["x-request-id"]
     calls = [call for call in rig.journal() if call["route"] != "GET /visits"]
     assert [(delivery, "")] == sorted({(call["request_id"], call["traceparent"]) for call in calls})
-    meta = (await redis.command("GET", f"db:delivery:{delivery}")).partition(b"\n")[0]
+    meta = house.command("GET", f"db:delivery:{delivery}").partition(b"\n")[0]
     assert b"trace" not in meta
     assert b'"request_id":""' in meta
 
@@ -108,30 +140,27 @@ def test_the_newest_delivery_of_a_visit_names_the_call(rig: Rig) -> None:
         "zebediah@example.com",
     ],
 )
-async def test_what_is_no_trace_is_not_kept(rig: Rig, redis: Redis, given: str) -> None:
-    rig.web()
+def test_what_is_no_trace_is_not_kept(house: House, given: str) -> None:
+    delivery = ring(house.rig, "A", traceparent=given).json()["delivery"]
 
-    delivery = ring(rig, "A", traceparent=given).json()["delivery"]
-
-    assert b"traceparent" not in await redis.command("GET", f"db:delivery:{delivery}")
+    assert b"traceparent" not in house.command("GET", f"db:delivery:{delivery}")
 
 
-async def test_a_body_cannot_pose_as_a_trace(rig: Rig, redis: Redis) -> None:
-    rig.web()
+def test_a_body_cannot_pose_as_a_trace(house: House) -> None:
+    rig = house.rig
     note = '"traceparent":"' + TRACEPARENT + '"'
     raw = standard_body("visit.created", "A", note=note, **VISIT)
     raw = raw.replace(b"}}", b'},"request_id":"forged","traceparent":"' + TRACEPARENT.encode() + b'"}', 1)
-    delivery = rig.post(raw, sign_standard(raw)).json()["delivery"]
 
-    rig.worker()
+    delivery = rig.post(raw, sign_standard(raw)).json()["delivery"]
     wait_until(lambda: rig.visit("standard-A"))
 
     calls = [call for call in rig.journal() if call["route"] != "GET /visits"]
     assert [(delivery, "")] == sorted({(call["request_id"], call["traceparent"]) for call in calls})
 
 
-def test_a_strangers_name_for_a_request_is_answered_and_not_logged_unless_a_machine_made_it(rig: Rig) -> None:
-    door, made = rig.web(), "3f2c8a4e-1f0b-4a6e-9a38-0a1b2c3d4e5f"
+def test_a_strangers_name_for_a_request_is_answered_and_not_logged_unless_a_machine_made_it(house: House) -> None:
+    rig, made = house.rig, "3f2c8a4e-1f0b-4a6e-9a38-0a1b2c3d4e5f"
 
     for name in ("zebediah-canary", made):
         answer = rig.post(b"{}", {"x-request-id": name})
@@ -139,7 +168,7 @@ def test_a_strangers_name_for_a_request_is_answered_and_not_logged_unless_a_mach
     nameless = rig.post(b"{}", {})
 
     # A line is written when its answer is on the way already.
-    named, other, own = wait_until(lambda: len(told := lines(door, "delivery answered")) == 3 and told)
+    named, other, own = wait_until(lambda: len(told := lines(rig.door, "delivery answered")) == 3 and told)
     assert {"refused"} == {line["outcome"] for line in (named, other, own)}
     assert {"signature_missing"} == {line["reason"] for line in (named, other, own)}
     assert ("request_id" in named, other["request_id"]) == (False, made)
@@ -149,9 +178,13 @@ def test_a_strangers_name_for_a_request_is_answered_and_not_logged_unless_a_mach
 # -- /metrics --
 
 
+def metrics(door: Server) -> str:
+    with a_client() as client:
+        return client.get(f"{door.url}/metrics", headers={"authorization": "Bearer t"}).text
+
+
 def scrape(door: Server) -> dict[str, float]:
-    told = httpx.get(f"{door.url}/metrics", headers={"authorization": "Bearer t"}).text
-    pairs = (line.rsplit(" ", 1) for line in told.splitlines() if not line.startswith("#"))
+    pairs = (line.rsplit(" ", 1) for line in metrics(door).splitlines() if not line.startswith("#"))
     return {name: float(value) for name, value in pairs}
 
 
@@ -202,7 +235,7 @@ def test_any_process_tells_what_all_of_them_did(rig: Rig) -> None:
         'doorbell_operator_actions_total{action="discard"}': 1,
     }
     with suppress(AssertionError):  # what is still missing is shown below
-        wait_until(lambda: expected.items() <= scrape(door).items(), 15)
+        wait_until(lambda: expected.items() <= scrape(door).items())
     here, there = scrape(door), scrape(other)
 
     assert expected == {name: here.get(name) for name in expected}, here
@@ -255,10 +288,8 @@ async def test_a_flush_that_fails_half_way_counts_nothing_twice(redis: Redis) ->
     assert 200_000 == written["doorbell_webhook_request_duration_seconds|standard|us"]
 
 
-def test_every_name_is_told_with_its_help_and_follows_the_rules_of_prometheus(rig: Rig) -> None:
-    door = rig.web(METRICS_TOKEN="t")
-
-    told = httpx.get(f"{door.url}/metrics", headers={"authorization": "Bearer t"}).text
+def test_every_name_is_told_with_its_help_and_follows_the_rules_of_prometheus(house: House) -> None:
+    told = metrics(house.rig.door)
 
     assert list(SIGNALS) == re.findall(r"^# HELP (\S+) .+$", told, re.M) == re.findall(r"^# TYPE (\S+)", told, re.M)
     for name, signal in SIGNALS.items():

@@ -939,24 +939,19 @@ def _both(specimen: Specimen) -> list[Any]:
 
 def _understand(tool: Tool, event: Event, fetched: Sequence[Any]) -> None:
     """As the door and the worker do it: a record is only there where the event points at one."""
-    said = [_complaint(_repeat_key, tool, event), _complaint(_tenant, tool, event), _complaint(_gets, tool, event)]
-    if _points(tool, event):
+    said = [_complaint(_repeat_key, tool, event), _complaint(_tenant, tool, event)]
+    gets: list[Get] = []
+    if tool.fetch:
+        said.append(_complaint(lambda *_: gets.extend(tool.fetch(event)), tool, event))
+        _safe(gets)
+    if gets:
         record, beside = fetched[0], fetched[1] if isinstance(fetched[1], dict) else {}
-        get = next(iter(tool.fetch(event))) if tool.fetch else None
-        said.append(
-            _complaint(lambda *_: _safe(list(get.then(Json(record)).values()) if get and record else []), tool, event)
-        )
-        event = event.with_record(record, FETCHED_AT, beside, get.path if get else "")
+        if record:
+            said.append(_complaint(lambda *_: _safe(gets[0].then(Json(record)).values()), tool, event))
+        event = event.with_record(record, FETCHED_AT, beside, gets[0].path)
     said.append(_complaint(_meaning, tool, event))
 
     assert not any(len(sentence) > 200 or PEOPLE.search(sentence) for sentence in said), said
-
-
-def _points(tool: Tool, event: Event) -> bool:
-    try:
-        return bool(tool.fetch and tool.fetch(event))
-    except Untranslatable:
-        return False
 
 
 @st.composite
@@ -997,10 +992,6 @@ def _complaint(read: Callable[[Tool, Event], Any], tool: Tool, event: Event) -> 
 def _tenant(tool: Tool, event: Event) -> None:
     if tool.source.tenant:
         assert isinstance(tool.source.tenant(event), str | None)
-
-
-def _gets(tool: Tool, event: Event) -> None:
-    _safe(tool.fetch(event) if tool.fetch else [])
 
 
 def _safe(gets: Iterable[Get]) -> None:

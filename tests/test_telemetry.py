@@ -152,7 +152,7 @@ def test_a_trace_goes_from_the_tool_through_both_processes_to_the_visits_api(rig
             for span in scope.spans
         }
 
-    wait_until(lambda: {"POST /hooks/{hook}", "visit", "POST /visits"} <= spans().keys(), 15)
+    wait_until(lambda: {"POST /hooks/{hook}", "visit", "POST /visits"} <= spans().keys())
 
     told = spans()
     assert {TRACE_ID} == {trace for trace, _, _ in told.values()}

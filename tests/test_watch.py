@@ -53,7 +53,7 @@ class Post(BaseHTTPRequestHandler):
 @pytest.fixture
 def channel() -> Iterator[Channel]:
     with Channel() as channel:
-        threading.Thread(target=channel.serve_forever, daemon=True).start()
+        threading.Thread(target=channel.serve_forever, args=(0.01,), daemon=True).start()
         yield channel
         channel.shutdown()
 
@@ -230,9 +230,9 @@ async def test_a_channel_that_is_not_there_fails_nothing_and_its_address_is_not_
 
 def test_web_tells_that_no_worker_lives_and_the_worker_that_it_is_over(rig: Rig, channel: Channel) -> None:
     door = rig.web(ALERT_WEBHOOK_URL=channel.url, PUBLIC_URL="https://doorbell.example.com")
-    wait_until(lambda: channel.texts, 25)
+    wait_until(lambda: channel.texts)
     worker = rig.worker(ALERT_WEBHOOK_URL=channel.url)
-    wait_until(lambda: channel.texts[1:], 30)
+    wait_until(lambda: channel.texts[1:])
 
     begun, over = channel.texts
     assert "No worker is running" in begun

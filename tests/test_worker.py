@@ -124,15 +124,6 @@ def all_visits(rig: Rig) -> list[str]:
     return sorted(visit["external_id"] for page in pages for visit in page["visits"])
 
 
-def a_rig(url: str, sandbox: Server, stack: ExitStack) -> Rig:
-    """Around a Redis of its own, which is empty; the sandbox becomes so."""
-    rig = Rig(url, sandbox)
-    stack.callback(rig.__exit__)
-    rig.behave()
-    rig.http.post(f"{sandbox.url}/_sandbox/reset").raise_for_status()
-    return rig
-
-
 # A worker that dies: its lease runs out while the other tests run ----------------------------------------------------
 
 
@@ -141,7 +132,7 @@ def death() -> Iterator[tuple[Rig, Books, float]]:
     """A worker was killed while the API was slow to make a visit, and another one is there."""
     with ExitStack() as stack:
         url, sandbox = stack.enter_context(valkey()), stack.enter_context(Server.sandbox())
-        rig, books = a_rig(url, sandbox, stack), Books(url)
+        rig, books = stack.enter_context(Rig(url, sandbox)), Books(url)
         rig.misbehave(slow_share=1, slow_s=3, only=["POST /visits"], times=1)
         books.land(booked("1"))
         first = rig.worker()
@@ -159,7 +150,7 @@ def death() -> Iterator[tuple[Rig, Books, float]]:
 @pytest.fixture(scope="module")
 def standing(sandbox: Server) -> Iterator[tuple[Rig, list[Server]]]:
     with ExitStack() as stack:
-        rig = a_rig(stack.enter_context(valkey()), sandbox, stack)
+        rig = stack.enter_context(Rig(stack.enter_context(valkey()), sandbox))
         yield rig, [rig.web(LOG_LEVEL="DEBUG"), rig.worker(LOG_LEVEL="DEBUG"), rig.worker(LOG_LEVEL="DEBUG")]
 
 
@@ -167,13 +158,10 @@ def standing(sandbox: Server) -> Iterator[tuple[Rig, list[Server]]]:
 def house(standing: tuple[Rig, list[Server]]) -> Iterator[Rig]:
     """Empty; what a test leaves undone is done before the next one."""
     rig, _ = standing
-    books = Books(rig.redis_url)
-    rig.behave()
-    rig.http.post(f"{rig.sandbox.url}/_sandbox/reset").raise_for_status()
-    books.command("FLUSHDB")
+    rig.empty()
     yield rig
     rig.behave()
-    wait_until(books.is_done, 30)
+    wait_until(Books(rig.redis_url).is_done)
 
 
 def calendly(kind: str, uri: str, at: str, start: str, **more: Any) -> bytes:
@@ -239,7 +227,7 @@ def test_two_workers_double_none_of_300_visits(house: Rig) -> None:
 def test_two_doors_and_four_workers_share_the_work(sandbox: Server) -> None:
     with ExitStack() as stack:
         url = stack.enter_context(valkey())
-        rig, books = a_rig(url, sandbox, stack), Books(url)
+        rig, books = stack.enter_context(Rig(url, sandbox)), Books(url)
         doors, _ = [rig.web(), rig.web()], [rig.worker() for _ in range(4)]
         bodies = [
             standard_body(kind, f"{number:03}", f"2026-03-14T09:00:0{at}Z", contact=SPOKEN, **said)
@@ -348,7 +336,7 @@ def test_arq_runs_what_the_queue_names() -> None:
 def test_a_worker_that_is_asked_to_go_finishes_what_it_began_and_loses_nothing(sandbox: Server) -> None:
     with ExitStack() as stack:
         url = stack.enter_context(valkey())
-        rig, books = a_rig(url, sandbox, stack), Books(url)
+        rig, books = stack.enter_context(Rig(url, sandbox)), Books(url)
         rig.misbehave(slow_share=1, slow_s=0.2)
         books.land(*(booked(f"{number:03}", contact=Contact(id="cont_KYdl3lftgZXGRbxqoj")) for number in range(200)))
         first = rig.worker()
@@ -372,7 +360,7 @@ def test_a_worker_survives_a_restart_of_its_redis(sandbox: Server) -> None:
         servers = [start(port, folder)]
         stack.callback(lambda: stop(servers[-1]))
         url = f"redis://127.0.0.1:{port}/0"
-        rig, books = a_rig(url, sandbox, stack), Books(url)
+        rig, books = stack.enter_context(Rig(url, sandbox)), Books(url)
         rig.misbehave(slow_share=1, slow_s=1, only=["POST /visits"])
         books.land(*(booked(f"{number:02}", contact=Contact(id="cont_KYdl3lftgZXGRbxqoj")) for number in range(80)))
         worker = rig.worker()
@@ -380,7 +368,7 @@ def test_a_worker_survives_a_restart_of_its_redis(sandbox: Server) -> None:
 
         servers[-1].kill()  # The first fifty are on their way to the API, the others in the queue.
         servers[-1].wait()
-        wait_until(lambda: rig.calls().count("POST /visits") >= 50, 20)
+        wait_until(lambda: rig.calls().count("POST /visits") >= 50)
         servers.append(start(port, folder))
         rig.behave()
         wait_until(books.is_done, 45)
@@ -432,13 +420,13 @@ def test_an_api_that_quotes_what_it_refuses_is_not_quoted_in_a_log(sandbox: Serv
         threading.Thread(target=api.serve_forever, daemon=True).start()
         stack.callback(api.server_close)
         stack.callback(api.shutdown)
-        rig, books = a_rig(url, sandbox, stack), Books(url)
+        rig, books = stack.enter_context(Rig(url, sandbox)), Books(url)
         books.land(
             booked("refused", contact=Contact(id="cont_1", **SPOKEN)),
             booked("unreadable"),  # its contacts are answered with 200 and no JSON
         )
         worker = rig.worker(LOG_LEVEL="DEBUG", VISITS_API_URL=f"http://127.0.0.1:{api.server_port}")
-        wait_until(lambda: books.works("parked") and books.member("unreadable").tries, 20)
+        wait_until(lambda: books.works("parked") and books.member("unreadable").tries)
 
         told = worker.log.read_text()
         assert "POST /visits: 422" in told
@@ -473,7 +461,7 @@ def test_jobs_that_hang_at_the_head_of_the_queue_delay_nobody(house: Rig) -> Non
 def test_after_an_outage_the_backlog_drains_at_the_allowed_rate_soonest_first(sandbox: Server) -> None:
     with ExitStack() as stack:
         url = stack.enter_context(valkey())
-        rig, books = a_rig(url, sandbox, stack), Books(url)
+        rig, books = stack.enter_context(Rig(url, sandbox)), Books(url)
         days = random.Random(1).sample(range(1, 29), 28)
         known = Contact(id="cont_KYdl3lftgZXGRbxqoj")
         rig.misbehave(down=True)
@@ -494,7 +482,8 @@ def test_after_an_outage_the_backlog_drains_at_the_allowed_rate_soonest_first(sa
         # Ten are let into the line at once, those that had waited for their own next try beside them.
         assert max(abs(place - day) for place, day in enumerate(order, 1)) <= 13, order
         first, last = (datetime.fromisoformat(drained[place]["at"]) for place in (0, -1))
-        assert len(drained) <= 20 * (last - first).total_seconds() + 2
+        # At once they would take a fifth of a second, at this rate three; the first may come late by one.
+        assert len(drained) <= 20 * ((last - first).total_seconds() + 1)
 
 
 def test_many_replays_do_not_delay_what_rings(house: Rig) -> None:
@@ -504,15 +493,15 @@ def test_many_replays_do_not_delay_what_rings(house: Rig) -> None:
     wait_until(books.is_done, 30)
 
     async def replay_all(ledger: Ledger) -> None:
-        for number in range(200):
-            await ledger.replay(f"visit:main/standard-{number:03}", fresh=True, lane="replay")
+        replays = [f"visit:main/standard-{number:03}" for number in range(200)]
+        await asyncio.gather(*(ledger.replay(work, fresh=True, lane="replay") for work in replays))
 
     books.do(replay_all)
     books.land(booked("live", contact=Contact(id="cont_KYdl3lftgZXGRbxqoj")))
-    wait_until(lambda: books.member("live").state == "settled")
+    wait_until(books.is_done, 60)
 
-    assert len(books.works("queued")) > 100
-    wait_until(books.is_done, 30)
+    [live] = [attempt.at for attempt in books.member("live").attempts]
+    assert len([n for n in range(200) if books.member(f"{n:03}").attempts[-1].at > live]) > 100
 
 
 # The end of what began above ----------------------------------------------------------------------------------------

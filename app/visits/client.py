@@ -12,10 +12,8 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote
 
-import aiohttp
 import httpx
 import orjson
-from httpx_aiohttp import AiohttpTransport
 
 Record = dict[str, Any]
 
@@ -68,6 +66,8 @@ def http_client(most: int = 100) -> httpx.AsyncClient:
 
     most: connections at once. The deadlines stay inside those of a job.
     """
+    from httpx_aiohttp import AiohttpTransport  # here: to import it takes 0.1 s, and few doors ever call
+
     limits = httpx.Limits(max_connections=most, max_keepalive_connections=most, keepalive_expiry=30)
     timeout = httpx.Timeout(ANSWER_S, connect=CONNECT_S, pool=CONNECT_S)
     transport = AiohttpTransport(limits=limits)
@@ -168,17 +168,17 @@ class VisitsClient:
 def silence(call: str, error: httpx.HTTPError, calls: list[list[Any]]) -> VisitsApiTrouble:
     """No answer, noted among the calls. Only where no connection came about is it sure that nothing was done: the names of
     httpx's errors do not tell, since the transport gives one that broke the name of one that never was."""
+    import aiohttp
+
     cause = error.__cause__
+    no_connection = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
     is_aiohttp = isinstance(cause, aiohttp.ClientError)
     never_sent = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
-    if isinstance(cause, _NO_CONNECTION) or (isinstance(error, never_sent) and not is_aiohttp):
+    if isinstance(cause, no_connection) or (isinstance(error, never_sent) and not is_aiohttp):
         calls.append([call, "unreachable"])
         return Unreachable(call, said=type(error).__name__)
     calls.append([call, "unanswered"])
     return Unanswered(call, said=type(cause or error).__name__)
-
-
-_NO_CONNECTION = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
 
 
 def trouble(call: str, answer: httpx.Response) -> VisitsApiTrouble:
