@@ -244,6 +244,57 @@ def test_what_arrives_meanwhile_moves_nothing_and_is_offered(running: Rig, open_
     assert "standard-A-2" in desk.page.inner_text("tbody tr:first-child")
 
 
+# -- what refreshes itself --
+
+
+def test_a_row_says_what_has_become_of_it_where_it_stands(running: Rig, open_desk: Opens) -> None:
+    book(running, "A-1")
+    desk = open_desk(OPERATOR)
+    desk.open("/console/deliveries")
+    desk.page.wait_for_selector("#live-state[data-state=live]")
+    assert "queued" in desk.page.inner_text("tbody tr")
+
+    running.worker()
+
+    desk.page.wait_for_selector("tbody tr .state.applied")
+    assert "live" == desk.page.inner_text("#live-state")
+
+
+@pytest.mark.parametrize("how", [{"status": 503}, None], ids=["no place", "no connection"])
+def test_without_a_stream_the_page_asks_now_and_then(running: Rig, open_desk: Opens, how: Any) -> None:
+    desk = open_desk(OPERATOR)
+    desk.page.route("**/console/stream", lambda route: route.fulfill(**how) if how else route.abort())
+    desk.open("/console/deliveries")
+    desk.page.wait_for_selector("#live-state[data-state=polling]")
+
+    book(running, "A-1")
+
+    desk.page.wait_for_selector("text=1 new delivery: show")
+
+
+def test_it_pauses_when_asked_to_and_when_nobody_looks(running: Rig, open_desk: Opens) -> None:
+    desk = open_desk(OPERATOR)
+    desk.page.wait_for_selector("#live-state[data-state=live]")
+
+    desk.page.keyboard.press("p")
+    assert "paused" == desk.page.inner_text("#live-state")
+    desk.page.click("#live-state")
+    desk.page.wait_for_selector("#live-state[data-state=live]")
+    desk.page.evaluate(_LOOKED_AT, True)
+    assert "paused" == desk.page.inner_text("#live-state")
+    book(running, "A-1")
+    desk.page.evaluate(_LOOKED_AT, False)
+
+    desk.page.wait_for_selector("#live-state[data-state=live]")
+    desk.page.wait_for_selector("dd:has-text('ago'), dd:has-text('just now')")
+
+
+_LOOKED_AT = """(hidden) => {
+  Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+  document.dispatchEvent(new Event("visibilitychange"));
+}"""
+
+
 # -- keys, and nothing but keys --
 
 

@@ -11,6 +11,7 @@ from app import doctor, refusals, tally
 from app.console import overview as overviews
 from app.console import redaction
 from app.console.desk import STATIC, Ask, Desk, Page, segment
+from app.console.live import EventStream
 from app.console.planning import steps_of
 from app.explain import Explain, Row, span
 from app.ledger import Gone, NoBody
@@ -55,6 +56,14 @@ async def overview(desk: Desk, ask: Ask) -> Response:
     )
 
 
+async def stream(desk: Desk, ask: Ask) -> Response:
+    """What happens, as it happens; who finds no place here asks now and then."""
+    messages = desk.live.join()
+    if messages is None:
+        return Response(status_code=503, headers={"retry-after": "30"})
+    return EventStream(desk.live, messages, lambda: desk.access.user(ask.request))
+
+
 async def search(desk: Desk, ask: Ask) -> Response:
     asked = ask.query("q")
     found = await _lists(desk).search(asked) if asked else []
@@ -93,6 +102,11 @@ async def newer(desk: Desk, ask: Ask) -> Response:
     filter = Filter.read(ask.request.query_params)
     hooks = [filter.hook] if filter.hook else list(desk.settings.hooks)
     return desk.page(ask, "newer.html", filter=filter, count=await _lists(desk).newer(hooks, ask.query("than")))
+
+
+async def state(desk: Desk, ask: Ask) -> Response:
+    """A piece of the page of deliveries: what has become of one."""
+    return desk.page(ask, "state.html", row=await desk.explain.row(ask.path("id")))
 
 
 async def delivery(desk: Desk, ask: Ask) -> Response:
@@ -334,10 +348,12 @@ PAGES = [
     Page("GET", "/console/static/{version}/{name}", "static", static),
     Page("GET", "/console/login", "anybody", login),
     Page("GET", "/console", "viewer", overview),
+    Page("GET", "/console/stream", "viewer", stream),
     Page("GET", "/console/search", "viewer", search),
     Page("GET", "/console/deliveries", "viewer", deliveries),
     Page("GET", "/console/deliveries/newer", "viewer", newer),
     Page("GET", "/console/deliveries/{id}", "viewer", delivery),
+    Page("GET", "/console/deliveries/{id}/state", "viewer", state),
     Page("GET", "/console/visits/{external_id}", "viewer", visit),
     Page("GET", "/console/failures", "viewer", failures),
     Page("GET", "/console/refused", "viewer", refused),
