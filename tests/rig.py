@@ -4,6 +4,7 @@ Deliveries are signed here from the documented rule, never by our own `sign`: no
 signs and verifies. The fixed signatures in specimens and vectors were made by openssl, or published by the vendor.
 """
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -22,6 +23,7 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
+from app.connection import Address, Redis
 from app.embedded import free_port, valkey
 
 ROOT = Path(__file__).parent.parent
@@ -180,6 +182,18 @@ class Rig:
         """A command of ours."""
         command = [sys.executable, "-m", "app", *arguments]
         return subprocess.run(command, cwd=ROOT, env={**self.env, **env}, capture_output=True, text=True, timeout=60)
+
+    def ask(self, *command: Any) -> Any:
+        """What Redis says."""
+
+        async def once() -> Any:
+            redis = Redis(Address(self.redis_url))
+            try:
+                return await redis.command(*command)
+            finally:
+                await redis.close()
+
+        return asyncio.run(once())
 
     # -- ringing --
 

@@ -1,6 +1,5 @@
 """The event stream of the console, at a real web process: who hears what, for how long, and how many may listen."""
 
-import asyncio
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -12,7 +11,6 @@ from argon2 import PasswordHasher
 from itsdangerous import TimestampSigner
 from rig import Rig, wait_until
 
-from app.connection import Address, Redis
 from app.console import live
 from app.console.access import COOKIE
 from app.console.live import MOST, EventStream, Live
@@ -35,17 +33,6 @@ def running(rig: Rig) -> Rig:
     }
     rig.web()
     return rig
-
-
-def ask(rig: Rig, *command: Any) -> Any:
-    async def once() -> Any:
-        redis = Redis(Address(rig.redis_url))
-        try:
-            return await redis.command(*command)
-        finally:
-            await redis.close()
-
-    return asyncio.run(once())
 
 
 class Listener:
@@ -73,7 +60,7 @@ class Listener:
 
 
 def readers(rig: Rig) -> int:
-    return sum(line.endswith(b"cmd=subscribe") or b"sub=1" in line for line in ask(rig, "CLIENT", "LIST").splitlines())
+    return sum(line.endswith(b"cmd=subscribe") or b"sub=1" in line for line in rig.ask("CLIENT", "LIST").splitlines())
 
 
 def test_what_arrives_and_what_is_done_is_told_by_name_and_nothing_else(running: Rig) -> None:
@@ -119,11 +106,11 @@ def test_whoever_finds_no_place_is_told_so_and_a_place_that_is_left_is_free(runn
 
 
 def test_nothing_is_told_to_a_session_that_was_taken_back(running: Rig) -> None:
-    ask(running, "SET", "db:session:hers", b'{"name":"viewer","role":"viewer"}')
+    running.ask("SET", "db:session:hers", b'{"name":"viewer","role":"viewer"}')
     cookie = TimestampSigner(KEY, salt="doorbell console session").sign("hers").decode()
     with Listener(running, {"cookie": f"{COOKIE}={cookie}"}) as listener:
         wait_until(lambda: readers(running) == 1)
-        ask(running, "DEL", "db:session:hers")
+        running.ask("DEL", "db:session:hers")
         running.ring("visit.created", "A-1", **VISIT)
 
         assert [] == list(listener.names())
@@ -134,7 +121,7 @@ def test_nothing_is_told_to_a_session_that_was_taken_back(running: Rig) -> None:
 def test_without_redis_streams_end_and_come_back_with_it(running: Rig) -> None:
     with Listener(running) as listener:
         wait_until(lambda: readers(running) == 1)
-        ask(running, "CLIENT", "KILL", "TYPE", "pubsub")
+        running.ask("CLIENT", "KILL", "TYPE", "pubsub")
 
         assert [] == list(listener.names())
 

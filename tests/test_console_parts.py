@@ -213,6 +213,12 @@ async def test_what_was_ordered_is_read_back_as_it_was_said(ledger: Ledger) -> N
 # -- redaction --
 
 
+def told(raw: bytes, *revealed: str) -> str:
+    """As it is read: what is hidden by what is told of it."""
+    pieces = redaction.body(raw, revealed)
+    return "".join(piece if isinstance(piece, str) else piece.value or piece.told for piece in pieces)
+
+
 @pytest.mark.parametrize(
     "raw",
     [
@@ -224,7 +230,7 @@ async def test_what_was_ordered_is_read_back_as_it_was_said(ledger: Ledger) -> N
     ],
 )
 def test_of_a_body_nothing_personal_is_shown(raw: bytes) -> None:
-    shown = redaction.body(raw)
+    shown = told(raw)
 
     assert [] == re.findall(r"ada|lovelace|555|010", shown, re.IGNORECASE)
     assert "•••" in shown
@@ -233,11 +239,28 @@ def test_of_a_body_nothing_personal_is_shown(raw: bytes) -> None:
 def test_of_a_body_it_is_shown_what_happened_and_when() -> None:
     raw = b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z","data":{"visit_id":"A-1","amount":"245.00"}}'
 
-    assert json.loads(raw) == json.loads(redaction.body(raw))
+    assert json.loads(raw) == json.loads(told(raw))
 
 
 def test_a_large_number_stays_as_it_was_written() -> None:
-    assert "12345678901234567890123" in redaction.body(b'{"id": 12345678901234567890123}', is_revealed=True)
+    assert "12345678901234567890123" in told(b'{"id": 12345678901234567890123}', "*")
+
+
+@pytest.mark.parametrize("raw", [b"{}", b"[]", b"null", b'{"type": [], "id": {}, "end": [{}, [[]], null, true]}'])
+def test_a_body_is_laid_out_as_it_is(raw: bytes) -> None:
+    assert json.loads(raw) == json.loads(told(raw))
+
+
+def test_one_field_is_revealed_and_no_other() -> None:
+    raw = b'{"a": {"b": ["x", "y"]}, "a.b": "z", "a.b.1": "w", "ada@example.com": "v"}'
+
+    assert ["x", "y", "z", "w", "v"] == [one for one in "xyzwv" if f'"{one}"' in told(raw, "*")]
+    assert ["y"] == [one for one in "xyzwv" if f'"{one}"' in told(raw, "a.b.1")]
+    assert ["v"] == [one for one in "xyzwv" if f'"{one}"' in told(raw, "#3")]
+
+
+def test_a_body_that_is_too_deep_is_not_shown_and_no_defect() -> None:
+    assert "too deep" in told(b'{"a":' * 1_000 + b"1" + b"}" * 1_000)
 
 
 # -- files --

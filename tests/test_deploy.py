@@ -1,6 +1,5 @@
 """The Procfile's own commands, as a platform starts them; and what else a platform reads."""
 
-import asyncio
 import http.client
 import json
 import os
@@ -18,14 +17,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 import yaml
 from rig import ROOT, Rig, Server, sign_standard, standard_body, wait_until
 
-from app.connection import Address, Redis
 from app.embedded import free_port, valkey
 from app.settings import read
 from jobs.worker import worker_settings
@@ -397,7 +394,7 @@ def children(pid: int) -> list[int]:
 def test_two_generations_and_a_release_fit_into_twenty_connections(sandbox: Server) -> None:
     with ExitStack() as stack:
         rig = stack.enter_context(Rig(stack.enter_context(valkey()), sandbox))
-        ask(rig, "CONFIG", "SET", "maxclients", "20")
+        rig.ask("CONFIG", "SET", "maxclients", "20")
         for _ in ("the old", "the new"):
             rig.door = stack.enter_context(serving(rig, 1))
             stack.enter_context(start(rig, "worker", free_port(), ""))
@@ -408,18 +405,7 @@ def test_two_generations_and_a_release_fit_into_twenty_connections(sandbox: Serv
         wait_until(lambda: rig.api("/visits")["pagination"]["total"] == 100, 60)
 
         assert 0 == released.returncode
-        assert b"rejected_connections:0" in ask(rig, "INFO", "stats").split()
-
-
-def ask(rig: Rig, *command: str) -> Any:
-    async def once() -> Any:
-        redis = Redis(Address(rig.redis_url))
-        try:
-            return await redis.command(*command)
-        finally:
-            await redis.close()
-
-    return asyncio.run(once())
+        assert b"rejected_connections:0" in rig.ask("INFO", "stats").split()
 
 
 # -- what else a platform looks for --

@@ -1,7 +1,6 @@
 """`doorbell export`: rows as they are read, for spreadsheets and for programs."""
 
 import csv
-import getpass
 import json
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -11,11 +10,10 @@ from typing import Any, Literal, TypeVar
 
 import click
 
-from app.audit_log import AuditLog
 from app.cli.filters import filter_of, filters, search
-from app.cli.reach import with_ledger
+from app.cli.reach import noted, with_ledger
 from app.cli.words import NOTHING_MATCHED, USAGE, end, examples
-from app.explain import Explain, Row
+from app.explain import EVERYTHING, Explain, Row
 from app.ledger import Gone, Ledger
 from app.lists import DONE, OPEN, Lists
 from app.queue import VISIT
@@ -79,7 +77,7 @@ def visits(format: Format, reveal: bool, yes: bool, **words: str | datetime | No
     selection = Selection(**{name: word for name, word in words.items() if word})  # type: ignore[arg-type]
 
     async def rows(ledger: Ledger, settings: Settings) -> AsyncIterator[Row]:
-        explain, known = Explain(ledger, settings, reveal), set[int]()
+        explain, known = Explain(ledger, settings, EVERYTHING if reveal else ()), set[int]()
         async for unit in Selector(ledger, settings, "retry").select(selection):
             with suppress(Gone):
                 row = await explain.visit_row(unit.work) if unit.work.startswith(VISIT) else None
@@ -105,7 +103,7 @@ def _export(
 
     async def write(ledger: Ledger, settings: Settings) -> int:
         if reveal:
-            await AuditLog(ledger.redis).note(f"{getpass.getuser()} (shell)", "operator", f"exported {what}", said)
+            await noted(ledger, f"exported {what}", said)
         count = 0
         table = csv.writer(sys.stdout)
         async for row in rows(ledger, settings):

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections import Counter
+from collections.abc import Container
 from typing import Any
 
 from starlette.responses import Response
@@ -13,7 +14,7 @@ from app.console import redaction
 from app.console.desk import STATIC, Ask, Desk, Page, segment
 from app.console.live import EventStream
 from app.console.planning import steps_of
-from app.explain import Explain, Row, span
+from app.explain import HIDDEN, Explain, Row, span
 from app.ledger import Gone, NoBody
 from app.lists import DONE, OPEN, PAGE, Filter, Found, Lists
 from app.retention import KINDS
@@ -113,13 +114,13 @@ async def delivery(desk: Desk, ask: Ask) -> Response:
     return await show_delivery(desk, ask, ask.path("id"))
 
 
-async def show_delivery(desk: Desk, ask: Ask, id: str, is_revealed: bool = False) -> Response:
-    explain = Explain(desk.ledger, desk.settings, is_revealed)
+async def show_delivery(desk: Desk, ask: Ask, id: str, revealed: Container[str] = ()) -> Response:
+    explain = Explain(desk.ledger, desk.settings, revealed)
     story = await explain.delivery(id)
     try:
-        body = redaction.body((await desk.ledger.delivery(id))[1], is_revealed)
+        body = redaction.body((await desk.ledger.delivery(id))[1], revealed)
     except NoBody as error:
-        body = str(error)
+        body = [str(error)]
     visits = sorted({change["visit"] for change in story["changes"] if "visit" in change})
     timeline = [*story["attempts"]]
     for name in visits:
@@ -133,7 +134,6 @@ async def show_delivery(desk: Desk, ask: Ask, id: str, is_revealed: bool = False
         sentence=told_of_delivery(story),
         timeline=[attempt for attempt in timeline if (attempt["at"] or "") >= (story["at"] or "")],
         body=body,
-        is_revealed=is_revealed,
         steps=await steps_of(desk, Selection(ids=(id,))),
         is_open=any(change["state"] in ("parked", "waiting", "held", "queued") for change in story["changes"]),
     )
@@ -168,16 +168,17 @@ async def visit(desk: Desk, ask: Ask) -> Response:
 
 
 async def show_visit(
-    desk: Desk, ask: Ask, external_id: str, is_revealed: bool = False, asked: dict[str, Any] | None = None
+    desk: Desk, ask: Ask, external_id: str, revealed: Container[str] = (), asked: dict[str, Any] | None = None
 ) -> Response:
-    stories = await Explain(desk.ledger, desk.settings, is_revealed).visit(external_id)
+    stories = await Explain(desk.ledger, desk.settings, revealed).visit(external_id)
     for story in stories:
         story["sentence"] = _told_of_visit(story)
         orders = {(change["delivery"], name) for change in story["changes"] for name in change["says"]}
         for name, fact in story["facts"].items():
             others = sum(1 for _, said in orders if said == name) - 1
+            fact["hidden"] = fact["value"] == HIDDEN
             fact["why"] = "the only one to say so" if others < 1 else f"the newest of {others + 1}"
-    return desk.page(ask, "visit.html", external_id=external_id, stories=stories, is_revealed=is_revealed, asked=asked)
+    return desk.page(ask, "visit.html", external_id=external_id, stories=stories, revealed=revealed, asked=asked)
 
 
 def _told_of_visit(story: Row) -> str:
