@@ -7,7 +7,7 @@ from typing import Any
 import browser as browsers
 import pytest
 from browser import NARROW, WIDE, Desk
-from rig import Rig, wait_until
+from rig import SECRET, TOKEN, Rig, sign_standard, standard_body, wait_until
 
 from app.console.access import hash_password
 
@@ -50,7 +50,7 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture
 def running(rig: Rig) -> Rig:
-    rig.env |= HASHES | {"CONTACT_FOR_S": "0.5"}
+    rig.env |= HASHES | {"CONTACT_FOR_S": "0.5", "HOOKS__OTHER__SOURCE": "standard", "HOOKS__OTHER__SECRETS": SECRET}
     rig.web()
     return rig
 
@@ -179,6 +179,44 @@ def test_more_than_25_at_once_are_typed_and_all_that_match_go(running: Rig, open
 
     desk.page.wait_for_selector("text=Done.")
     wait_until(lambda: len(running.visits()) == 60, 30)
+
+
+def test_all_that_arrived_at_a_hook_can_be_replayed(running: Rig, open_desk: Opens) -> None:
+    """The account lost what was made: its visits are made again, and only what the filter means."""
+    running.worker()
+    for number in range(28):
+        book(running, f"A-{number}")
+    running.post(*other_hooks_delivery(), hook="other")
+    wait_until(lambda: len(running.visits()) == 29, 30)
+    for visit in running.visits():
+        running.http.delete(f"{running.sandbox.url}/api/v1/visits/{visit['id']}", headers=AUTHORIZED)
+    assert [] == running.visits()
+    desk = open_desk(OPERATOR)
+
+    desk.open("/console/deliveries")
+    desk.page.select_option("#hook", "standard")
+    desk.page.select_option("#state", "applied")
+    desk.page.click("text=Show")
+    assert "at most 28 match" in desk.page.inner_text(".bulk")
+    desk.page.keyboard.press("A")
+    desk.page.wait_for_url("**/plan?**")
+    assert "Replay at most 28" in desk.heading
+    desk.page.select_option("#fresh", "1")
+    desk.page.fill("#confirm", "28")
+    desk.page.click("button.main")
+
+    desk.page.wait_for_selector("text=Done.")
+    wait_until(lambda: len(running.visits()) == 28, 30)
+    assert None is running.visit("standard-B-1")
+
+
+AUTHORIZED = {"authorization": f"Bearer {TOKEN}"}
+
+
+def other_hooks_delivery() -> tuple[bytes, dict[str, str]]:
+    contact = {"email": "grace@example.com"}
+    raw = standard_body("visit.created", "B-1", contact=contact, time_scheduled="2027-03-14T16:00:00Z")
+    return raw, sign_standard(raw)
 
 
 def test_what_is_discarded_is_given_up(running: Rig, open_desk: Opens) -> None:

@@ -5,6 +5,7 @@ import base64
 import hashlib
 import json
 import re
+from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from typing import Any
 
@@ -15,11 +16,12 @@ from rig import Rig, wait_until
 from app import find, tally
 from app.connection import Address, Redis
 from app.console import redaction
+from app.delivery import Delivery
 from app.explain import Explain
-from app.ledger import Ledger
-from app.lists import PAGE, Filter, Lists
+from app.filter import Filter
+from app.ledger import Ledger, Meta
+from app.lists import PAGE, Lists
 from app.operations import Operations, Order
-from app.selection import Selection
 from app.settings import read
 from app.tally import Tally
 from app.visits.words import Contact
@@ -165,6 +167,31 @@ async def test_a_list_of_what_is_rare_gives_up_and_says_where(redis: Redis, ledg
     assert rows.more
 
 
+async def test_what_a_filter_means_is_counted_as_its_list_shows_it(redis: Redis, ledger: Ledger) -> None:
+    settings = read(SETTINGS | {"HOOKS__OTHER__SOURCE": "standard", "HOOKS__OTHER__SECRETS": "whsec_c2VjcmV0"})
+    lists = Lists(ledger, settings, Explain(ledger, settings))
+    for number, hook in enumerate(["standard", "standard", "other"]):
+        delivery = Delivery(hook, "standard", (), b"%d" % number, datetime.now(UTC))
+        meta = Meta(hook, "standard", int(delivery.received_at.timestamp() * 1000))
+        await ledger.accept(delivery, meta, [], "main", repeat_key=None, event="parked", reason="bug")
+
+    filters = [
+        Filter(),
+        Filter(hook="other"),
+        Filter(source="standard"),
+        Filter(source="calendly"),
+        Filter(state="parked"),
+        Filter(state="parked", hook="other"),
+        Filter(reason="bug", hook="standard"),
+        Filter(reason="no such"),
+        Filter(until=(datetime.now(UTC) - timedelta(minutes=1)).isoformat()),
+    ]
+    counted = [await lists.count(filter) for filter in filters]
+
+    assert [3, 1, 3, 0, 3, 1, 2, 0, 0] == counted
+    assert counted == [len((await lists.deliveries(filter)).rows) for filter in filters]
+
+
 # -- operations --
 
 
@@ -187,7 +214,7 @@ def test_an_operation_outlives_the_worker_that_carries_it_out(rig: Rig) -> None:
 
     wait_until(lambda: rig.doorbell("failures", "--json", "--limit", "1000").stdout.count("contact_unknown") == 300, 60)
     order = Order(
-        do="replay", selection=Selection(state="parked"), who="ada", expected=300, contact="cont_KYdl3lftgZXGRbxqoj"
+        do="replay", filter=Filter(state="parked"), who="ada", expected=300, contact="cont_KYdl3lftgZXGRbxqoj"
     )
     id = ask(lambda operations: operations.start(order))
     wait_until(lambda: ask(lambda operations: operations.one(id)).state == "running")
@@ -201,8 +228,8 @@ def test_an_operation_outlives_the_worker_that_carries_it_out(rig: Rig) -> None:
 
 async def test_what_was_ordered_is_read_back_as_it_was_said(ledger: Ledger) -> None:
     operations = Operations(ledger, read(SETTINGS))
-    selection = Selection(state="parked", reason="bug", until=await ledger.now())
-    order = Order(do="discard", selection=selection, who="ada", expected=7, contact="cont_x", fresh=True)
+    filter = Filter(state="parked", reason="bug", until=(await ledger.now()).isoformat())
+    order = Order(do="discard", filter=filter, who="ada", expected=7, contact="cont_x", fresh=True)
 
     id = await operations.start(order)
 

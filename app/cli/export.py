@@ -14,10 +14,11 @@ from app.cli.filters import filter_of, filters, search
 from app.cli.reach import noted, with_ledger
 from app.cli.words import NOTHING_MATCHED, USAGE, end, examples
 from app.explain import EVERYTHING, Explain, Row
+from app.filter import DONE, OPEN, STATES
 from app.ledger import Gone, Ledger
-from app.lists import DONE, OPEN, Lists
+from app.lists import Lists
 from app.queue import VISIT
-from app.selection import STATES, Selection, Selector
+from app.selection import Selector
 from app.settings import Settings
 
 Format = Literal["csv", "ndjson"]
@@ -74,11 +75,11 @@ def deliveries(format: Format, reveal: bool, yes: bool, **words: str | datetime 
 @_written
 def visits(format: Format, reveal: bool, yes: bool, **words: str | datetime | None) -> None:
     """Visits as our facts say that they should be; with --reveal, whose they are."""
-    selection = Selection(**{name: word for name, word in words.items() if word})  # type: ignore[arg-type]
+    filter = filter_of(words)
 
     async def rows(ledger: Ledger, settings: Settings) -> AsyncIterator[Row]:
         explain, known = Explain(ledger, settings, EVERYTHING if reveal else ()), set[int]()
-        async for unit in Selector(ledger, settings, "retry").select(selection):
+        async for unit in Selector(ledger, settings, "retry").select(filter):
             with suppress(Gone):
                 row = await explain.visit_row(unit.work) if unit.work.startswith(VISIT) else None
                 # A visit that the tool renamed is one, by whichever of its ids it was found.

@@ -11,8 +11,9 @@ from app.cli.filters import before, filter_of, filters, hooks_like, search
 from app.cli.reach import noted, with_ledger
 from app.cli.words import NOTHING_MATCHED, Moment, as_json, end, examples, limit, print_story, reveal, show_rows
 from app.explain import EVERYTHING, Explain, Row, moment
+from app.filter import DONE, OPEN, Filter
 from app.ledger import Ledger
-from app.lists import DONE, OPEN, Filter, Lists
+from app.lists import Lists
 from app.settings import Settings
 
 #: Pages without a single row that fits, before a list says where it stopped.

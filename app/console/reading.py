@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections import Counter
 from collections.abc import Container
+from dataclasses import replace
 from typing import Any
 
 from starlette.responses import Response
@@ -15,10 +16,10 @@ from app.console.desk import STATIC, Ask, Desk, Page, segment
 from app.console.live import EventStream
 from app.console.planning import steps_of
 from app.explain import HIDDEN, Explain, Row, span
+from app.filter import DONE, OPEN, Filter
 from app.ledger import Gone, NoBody
-from app.lists import DONE, OPEN, PAGE, Filter, Found, Lists
+from app.lists import PAGE, Found, Lists
 from app.retention import KINDS
-from app.selection import Selection
 from app.settings import Settings
 from app.sources import load, specimens
 
@@ -82,9 +83,8 @@ def _address(found: Found) -> str:
 
 async def deliveries(desk: Desk, ask: Ask) -> Response:
     lists, filter = _lists(desk), Filter.read(ask.request.query_params)
-    hooks = [filter.hook] if filter.hook else list(desk.settings.hooks)
-    rows, states, sizes, mark = await asyncio.gather(
-        lists.deliveries(filter), lists.states(), lists.hooks(), lists.mark(hooks)
+    rows, states, sizes, mark, matching = await asyncio.gather(
+        lists.deliveries(filter), lists.states(), lists.hooks(), lists.mark(filter), lists.count(filter)
     )
     counted = {state: states[state] for state in OPEN} | dict.fromkeys(DONE)
     return desk.page(
@@ -95,14 +95,15 @@ async def deliveries(desk: Desk, ask: Ask) -> Response:
         states=counted,
         hooks=sizes,
         mark="" if filter.state or filter.reason else mark,
+        matching=matching,
+        at_most=filter.state in DONE,
     )
 
 
 async def newer(desk: Desk, ask: Ask) -> Response:
     """A piece of the page of deliveries: how many came since it was made."""
     filter = Filter.read(ask.request.query_params)
-    hooks = [filter.hook] if filter.hook else list(desk.settings.hooks)
-    return desk.page(ask, "newer.html", filter=filter, count=await _lists(desk).newer(hooks, ask.query("than")))
+    return desk.page(ask, "newer.html", filter=filter, count=await _lists(desk).newer(filter, ask.query("than")))
 
 
 async def state(desk: Desk, ask: Ask) -> Response:
@@ -134,7 +135,7 @@ async def show_delivery(desk: Desk, ask: Ask, id: str, revealed: Container[str] 
         sentence=told_of_delivery(story),
         timeline=[attempt for attempt in timeline if (attempt["at"] or "") >= (story["at"] or "")],
         body=body,
-        steps=await steps_of(desk, Selection(ids=(id,))),
+        steps=await steps_of(desk, Filter(ids=(id,))),
         is_open=any(change["state"] in ("parked", "waiting", "held", "queued") for change in story["changes"]),
     )
 
@@ -205,7 +206,9 @@ def _told_of_visit(story: Row) -> str:
 async def failures(desk: Desk, ask: Ask) -> Response:
     lists, filter = _lists(desk), Filter.read(ask.request.query_params)
     filter = Filter(reason=filter.reason, source=filter.source, since=filter.since, before=filter.before)
-    rows, groups, matching = await asyncio.gather(lists.works(filter), lists.groups(), lists.count(filter))
+    rows, groups, matching = await asyncio.gather(
+        lists.works(filter), lists.groups(), lists.count(replace(filter, state="parked"))
+    )
     reasons, sources = Counter[str](), Counter[str]()
     for group in groups:
         reasons[group.reason] += group.count

@@ -104,7 +104,8 @@
     stream.onmessage = (event) => {
       const names = new Set(JSON.parse(event.data));
       for (const row of rows()) {
-        if (row.dataset.names?.split(" ").some((name) => names.has(name))) htmx.trigger(row.cells[0], "live");
+        const state = row.querySelector("[hx-get]");
+        if (state && row.dataset.names.split(" ").some((name) => names.has(name))) htmx.trigger(state, "live");
       }
       refresh();
     };
