@@ -84,6 +84,26 @@ def test_what_is_revealed_is_in_the_audit_log(busy: Rig) -> None:
     ] == noted(busy)
 
 
+def test_what_is_paused_waits_and_goes_out_when_it_is_resumed(busy: Rig) -> None:
+    unknown, paused, again = (busy.doorbell("pause", hook) for hook in ("nobody", "calendly", "standard"))
+    rang = busy.ring("visit.created", "A-3", contact=ADA, time_scheduled="2026-03-16T16:00:00Z")
+    before = len(busy.calls())
+    held = wait_until(lambda: rows(busy, "deliveries", "--state", "held", "--json"))
+    told = next(row for row in rows(busy, "doctor", "--json") if row["check"] == "visits_api.gate")
+
+    assert [5, 0, 5] == [ran.returncode for ran in (unknown, paused, again)]
+    assert "calendly, standard: what goes to the account main waits" in paused.stderr
+    assert (202, ["standard-A-3"]) == (rang.status_code, held[0]["visits"])
+    assert ("warn", "`doorbell resume calendly`") == (told["result"], told["fix"])
+    assert before == len(busy.calls())
+
+    resumed, twice = busy.doorbell("resume", "standard"), busy.doorbell("resume", "standard")
+
+    assert [0, 5] == [ran.returncode for ran in (resumed, twice)]
+    wait_until(lambda: busy.visit("standard-A-3"))
+    assert {(b"paused", b"main"), (b"resumed", b"main")} == set(noted(busy))
+
+
 def test_a_failure_is_replayed_with_a_contact_that_an_operator_names(busy: Rig) -> None:
     [failure] = rows(busy, "failures", "--json")
 

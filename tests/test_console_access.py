@@ -105,6 +105,7 @@ def path_of(page: Any, delivery: str) -> str:
         "name": "standard",
         "hook": "standard",
         "operation": "none",
+        "account": "main",
         "version": "v",
     }
     return str(re.sub(r"\{(\w+)\}", lambda found: filled[found[1]], page.path))

@@ -219,6 +219,25 @@ def other_hooks_delivery() -> tuple[bytes, dict[str, str]]:
     return raw, sign_standard(raw)
 
 
+def test_an_account_is_paused_and_resumed(running: Rig, open_desk: Opens) -> None:
+    running.worker()
+    desk = open_desk(OPERATOR)
+    desk.open("/console/sources")
+    desk.page.click("button:has-text('Pause')")
+    assert "paused" == desk.page.inner_text("td .state.held")
+    book(running, "A-1")
+    wait_until(lambda: "held" in running.doorbell("deliveries").stdout)
+
+    desk.open("/console")
+    assert "Paused by an operator: 1 change waits for the account main." in desk.heading
+    desk.picture("paused")
+    desk.page.click("text=Resume…")
+    desk.page.click("button:has-text('Resume')")
+
+    assert "open" == desk.page.inner_text("td .state.applied")
+    wait_until(lambda: running.visit("standard-A-1"))
+
+
 def test_what_is_discarded_is_given_up(running: Rig, open_desk: Opens) -> None:
     running.worker()
     walk_in(running, "B-1")

@@ -104,6 +104,26 @@ def _client(desk: Desk, account: str) -> VisitsClient:
     return VisitsClient(desk.http, settings.visits_api_url, settings.tokens.get(account, ""), [], in_line)
 
 
+# -- pausing --
+
+
+async def pause(desk: Desk, ask: Ask) -> Response:
+    return await _pause(desk, ask, True)
+
+
+async def resume(desk: Desk, ask: Ask) -> Response:
+    return await _pause(desk, ask, False)
+
+
+async def _pause(desk: Desk, ask: Ask, is_paused: bool) -> Response:
+    account = ask.path("account")
+    if account not in desk.settings.accounts.values():
+        raise Gone(account)
+    await _note(desk, ask, "paused" if is_paused else "resumed", account)
+    await desk.ledger.pause(account, is_paused)
+    return desk.go("/console/sources")
+
+
 # -- ringing --
 
 
@@ -142,5 +162,7 @@ ACTIONS = [
     Page("POST", "/console/deliveries/{id}/reveal", "operator", reveal_delivery),
     Page("POST", "/console/visits/{external_id}/reveal", "operator", reveal_visit),
     Page("POST", "/console/visits/{external_id}/ask", "operator", ask_api),
+    Page("POST", "/console/accounts/{account}/pause", "operator", pause),
+    Page("POST", "/console/accounts/{account}/resume", "operator", resume),
     Page("POST", "/console/sources/{hook}/ring", "operator", ring),
 ]

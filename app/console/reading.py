@@ -251,7 +251,7 @@ async def refused(desk: Desk, ask: Ask) -> Response:
 
 
 async def sources(desk: Desk, ask: Ask) -> Response:
-    lasts = await overviews.last_of_hooks(desk)
+    lasts, gates = await asyncio.gather(overviews.last_of_hooks(desk), overviews.shut_gates(desk))
     entrances = desk.settings.entrances.values()
     listed = [
         {
@@ -262,7 +262,9 @@ async def sources(desk: Desk, ask: Ask) -> Response:
         for tool in load().values()
     ]
     listed.sort(key=lambda source: not source["hooks"])
-    return desk.page(ask, "sources.html", sources=listed)
+    shut = {gate.account: gate for gate in gates}
+    of_accounts = {account: desk.settings.hooks_of(account) for account in desk.settings.accounts.values()}
+    return desk.page(ask, "sources.html", sources=listed, accounts=of_accounts, shut=shut)
 
 
 async def source(desk: Desk, ask: Ask) -> Response:
