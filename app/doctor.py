@@ -209,11 +209,12 @@ async def _work(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
     for check in _queue(work):
         yield check
     for account in settings.tokens:
-        gate = await redis.command("HMGET", f"db:gate:{account}", "why", "since")
-        if gate[0]:
-            since_s = time.time() - float(gate[1]) / 1000
-            detail = f"{account}: paused for {since_s:.0f} s, {gate[0].decode()}"
-            yield Check("visits_api.gate", "warn", detail, "It is probed and resumes by itself.")
+        why, since = await redis.command("HMGET", f"db:gate:{account}", "why", "since")
+        if why:
+            detail = f"{account}: shut for {time.time() - float(since) / 1000:.0f} s, {why.decode()}"
+            hook = next(iter(settings.hooks_of(account)), "HOOK")
+            fix = f"`doorbell resume {hook}`" if why == b"paused" else "It is probed and opens by itself."
+            yield Check("visits_api.gate", "warn", detail, fix)
 
 
 def _queue(work: Due) -> list[Check]:

@@ -1,10 +1,10 @@
 """Answers for operators: what came of a delivery, why a visit is as it is. Plain dicts of what the ledger holds.
 
-Nothing personal unless `reveal`: of a contact's fields and of what an API answered only the shape is shown.
+Nothing personal but what is to be revealed, by name: `body`, `answers`, and the fields of a contact, `contact.email`.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,7 +25,18 @@ _IN_FORM = re.compile(rf"((?:^|[&?\s]){_PERSONAL}=)[^&\s]+", re.IGNORECASE)
 #: Of a visit in a line.
 FIELDS = ("time_scheduled", "time_completed", "event_date", "amount_collected", "date_cancelled")
 
+#: What stands for a value that is not revealed.
+HIDDEN = "•••"
+
 Row = dict[str, Any]
+
+
+class _Everything:
+    def __contains__(self, _: object) -> bool:
+        return True
+
+
+EVERYTHING: Container[str] = _Everything()
 
 
 def redacted(text: str) -> str:
@@ -50,7 +61,7 @@ def span(seconds: float) -> str:
 class Explain:
     """Every method may raise Gone and RedisDown."""
 
-    def __init__(self, ledger: Ledger, settings: Settings, reveal: bool = False) -> None:
+    def __init__(self, ledger: Ledger, settings: Settings, reveal: Container[str] = ()) -> None:
         self._ledger, self._settings, self._reveal = ledger, settings, reveal
 
     async def row(self, id: str) -> Row:
@@ -67,7 +78,7 @@ class Explain:
         """One delivery: what it was, what it changed, and every attempt."""
         try:
             meta, raw = await self._ledger.delivery(id)
-            body = raw.decode("utf-8", "replace") if self._reveal else f"{len(raw)} bytes"
+            body = raw.decode("utf-8", "replace") if "body" in self._reveal else f"{len(raw)} bytes"
         except NoBody as error:
             meta, body = error.meta, str(error)
         story = {
@@ -131,7 +142,7 @@ class Explain:
             "since": moment(root.since),
             **{name: want.fields.get(name) for name in FIELDS},
             "contact_id": want.contact.id or (root.api or {}).get("contact_id"),
-            **{name: said.get(name) if self._reveal else said.get(name) and "•••" for name in DETAILS if name != "id"},
+            **{name: said.get(name) and self._shown(f"contact.{name}", said[name]) for name in DETAILS if name != "id"},
         }
 
     # -- parts --
@@ -197,8 +208,11 @@ class Explain:
         }
 
     def _fact(self, name: str, fact: Fact) -> Row:
-        personal = name.startswith("contact.") and name != "contact.id" and not self._reveal
-        return {"value": "•••" if personal else fact.value, "said_by": fact.origin.rpartition(".")[0]}
+        return {"value": self._shown(name, fact.value), "said_by": fact.origin.rpartition(".")[0]}
+
+    def _shown(self, name: str, value: Any) -> Any:
+        personal = name.startswith("contact.") and name != "contact.id"
+        return HIDDEN if personal and name not in self._reveal else value
 
     def _change(self, said: Any, member: Member) -> Row:
         return {
@@ -206,7 +220,10 @@ class Explain:
             "id": member.external_id,
             "action": said.action,
             "order": said.order,
-            "says": {**said.facts, **{f"contact.{name}": "•••" for name in said.contact if not self._reveal}},
+            "says": {
+                **said.facts,
+                **{f"contact.{name}": self._shown(f"contact.{name}", value) for name, value in said.contact.items()},
+            },
         }
 
     def failure(self, member: Member) -> Row:
@@ -225,7 +242,7 @@ class Explain:
 
     def attempt(self, attempt: Attempt) -> Row:
         calls = [" ".join(map(str, call)) for call in attempt.calls]
-        said = attempt.said if self._reveal else redacted(attempt.said)
+        said = attempt.said if "answers" in self._reveal else redacted(attempt.said)
         return {
             "at": moment(attempt.at),
             "took_ms": attempt.took_ms,

@@ -342,6 +342,7 @@ end
 -- What one answer says about everybody's way to the API. A success opens the gate that trouble closed, but not the one
 -- that the API closed itself by naming a time. Trouble closes it when `enough` different visits met it in a minute.
 local function judge(gate, why, wait_ms, enough, work)
+  if call('HGET', gate, 'why') == 'paused' then return end
   if why == 'ok' then
     call('DEL', gate .. ':failing')
     if call('HGET', gate, 'why') ~= 'rate_limited' then call('DEL', gate) end
@@ -505,6 +506,17 @@ function steps.gate()
     if shut then call('HSET', gate, 'probe', work, 'until', now + 30000) end
   end
   return #out
+end
+
+-- account, 1 or 0: an operator shuts the gate, and no answer of the API opens it; or opens it. -> 1 if that changed anything
+function steps.pause()
+  local gate, is_paused = 'db:gate:' .. ARGV[2], call('HGET', 'db:gate:' .. ARGV[2], 'why') == 'paused'
+  if ARGV[3] == '0' then return is_paused and call('DEL', gate) or 0 end
+  if is_paused then return 0 end
+  call('SADD', 'db:gates', gate)
+  call('HDEL', gate, 'probe')
+  call('HSET', gate, 'why', 'paused', 'since', now, 'until', '9007199254740991')
+  return 1
 end
 
 local function put_back(work, lane)

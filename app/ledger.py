@@ -407,6 +407,11 @@ class Ledger:
         """Give up what has not been applied, of one delivery or of all: how many changes; -1 while a worker has it."""
         return int(await self.redis.script("discard", work, self._keep_ms, delivery))
 
+    async def pause(self, account: str, is_paused: bool = True) -> bool:
+        """Shut the account's gate until it is resumed: what is to be sent is held, and nothing is counted as a try. Whether
+        that changed anything."""
+        return bool(await self.redis.script("pause", account, int(is_paused)))
+
     async def gates(self) -> set[str]:
         """The accounts whose way to the API was ever shut."""
         return {gate.decode().removeprefix("db:gate:") for gate in await self.redis.command("SMEMBERS", "db:gates")}

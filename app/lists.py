@@ -3,14 +3,13 @@ so that what arrives meanwhile moves nothing."""
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
-from urllib.parse import urlencode
 
 from app import find, tally
 from app.explain import Explain, Row, moment
+from app.filter import OPEN, Filter
 from app.ledger import Gone, Ledger, Meta
 from app.queue import EVENT, VISIT
 from app.settings import Settings
@@ -26,64 +25,6 @@ MOST_LOOKED_AT = 400
 MOST_HEADS = 20_000
 #: More failures than this are counted, but not sorted by their reasons.
 MOST_GROUPED = 20_000
-
-#: States that have a set of their own; and what else came of a delivery.
-OPEN = ("parked", "waiting", "held", "queued", "running", "discarded")
-DONE = ("applied", "superseded", "ignored")
-
-
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """As it stands in the console's address; the last three are the command line's words.
-
-    before: where the page begins, `<score>_<name>`. visit: its id on either side. search: whatever one has.
-    """
-
-    state: str = ""
-    hook: str = ""
-    source: str = ""
-    reason: str = ""
-    since: str = ""
-    before: str = ""
-    until: str = ""
-    visit: str = ""
-    search: str = ""
-
-    @classmethod
-    def read(cls, given: Mapping[str, str]) -> "Filter":
-        """Whatever somebody wrote there: what is no state of ours is none."""
-        names = ("state", "hook", "source", "reason", "since", "before")
-        words = {name: given.get(name, "").strip()[:300] for name in names}
-        return cls(**words | {"state": words["state"] if words["state"] in (*OPEN, *DONE) else ""})
-
-    def query(self, **changes: str) -> str:
-        """The address of the same list with these changes; a page begins anew unless it is said where."""
-        words = asdict(replace(self, **{"before": "", **changes}))
-        return urlencode({name: value for name, value in words.items() if value})
-
-    @property
-    def is_empty(self) -> bool:
-        return not self.query()
-
-    @property
-    def since_ms(self) -> float:
-        return _ms(self.since, float("-inf"))
-
-    @property
-    def until_ms(self) -> float:
-        return _ms(self.until, float("inf"))
-
-    def start(self) -> tuple[float, str]:
-        score, _, name = self.before.partition("_")
-        return (float(score), name) if re.fullmatch(r"\d{1,16}", score) else (float("inf"), "")
-
-
-def _ms(written: str, otherwise: float) -> float:
-    try:
-        moment = datetime.fromisoformat(written)
-    except ValueError:
-        return otherwise
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +65,9 @@ class Lists:
     # -- lists --
 
     async def deliveries(self, filter: Filter, most: int = PAGE) -> Rows:
-        if filter.state in OPEN or filter.reason:
+        if filter.is_of_work:
             return await self.works(filter, most)
-        keys = [f"db:deliveries:{hook}" for hook in ([filter.hook] if filter.hook else self._settings.hooks)]
+        keys = [f"db:deliveries:{hook}" for hook in self.hooks_of(filter)]
         is_named = filter.visit or filter.search
         rows: list[Row] = []
         looked, heads, last = 0, 0, ""
@@ -183,20 +124,15 @@ class Lists:
                 return
             filter = replace(filter, before=page.more)
 
-    async def newer(self, hooks: Iterable[str], than: str) -> int:
+    async def newer(self, filter: Filter, than: str) -> int:
         """How many deliveries arrived after that one."""
         score = than.partition("_")[0]
-        if not re.fullmatch(r"\d{1,16}", score):
-            return 0
-        keys = [f"db:deliveries:{hook}" for hook in hooks]
-        counts = await asyncio.gather(*(self._redis.command("ZCOUNT", key, f"({score}", "+inf") for key in keys))
-        return sum(counts)
+        return await self._arrived(filter, f"({score}", "+inf") if re.fullmatch(r"\d{1,16}", score) else 0
 
-    async def mark(self, hooks: Iterable[str]) -> str:
+    async def mark(self, filter: Filter) -> str:
         """The time of the newest delivery, for `newer`."""
-        ends = await asyncio.gather(
-            *(self._redis.command("ZREVRANGE", f"db:deliveries:{hook}", 0, 0, "WITHSCORES") for hook in hooks)
-        )
+        keys = [f"db:deliveries:{hook}" for hook in self.hooks_of(filter)]
+        ends = await asyncio.gather(*(self._redis.command("ZREVRANGE", key, 0, 0, "WITHSCORES") for key in keys))
         return f"{max((float(end[1]) for end in ends if end), default=0):.0f}"
 
     async def states(self) -> dict[str, int]:
@@ -204,6 +140,9 @@ class Lists:
         sizes = await asyncio.gather(*(self._redis.command("ZCARD", f"db:{state}") for state in OPEN))
         held = await asyncio.gather(*(self._redis.command("ZCARD", key) for key in self._held()))
         return dict(zip(OPEN, sizes, strict=True)) | {"held": sum(held)}
+
+    def hooks_of(self, filter: Filter) -> list[str]:
+        return [filter.hook] if filter.hook else list(self._settings.hooks)
 
     async def hooks(self) -> dict[str, int]:
         names = list(self._settings.hooks)
@@ -219,13 +158,28 @@ class Lists:
             group.first, group.last = min(group.first, since), max(group.last, since)
         return sorted(groups.values(), key=lambda group: -group.count)
 
-    async def count(self, filter: Filter, until: float = float("inf")) -> int:
-        """How much work a filter of `works` fits. until: in ms; what came later is left out."""
+    async def count(self, filter: Filter) -> int:
+        """How much fits: of work exactly, of what arrived without a look at what came of it."""
+        if not filter.is_of_work:
+            return await self._arrived(filter, filter.since_ms, filter.until_ms)
         asked = await self._reasons(filter.state if filter.state in OPEN else "parked")
-        return sum(
-            filter.reason in reason and filter.source in ("", source) and filter.since_ms <= since <= until
-            for _, source, reason, since in asked
-        )
+        works = [
+            work
+            for work, source, reason, since in asked
+            if filter.reason in reason and filter.source in ("", source) and filter.since_ms <= since <= filter.until_ms
+        ]
+        if not filter.hook:
+            return len(works)
+        rows = await asyncio.gather(*(self.work(work) for work in works))
+        return sum(row is not None and row["hook"] == filter.hook for row in rows)
+
+    async def _arrived(self, filter: Filter, since: float | str, until: float | str) -> int:
+        keys = [f"db:deliveries:{hook}" for hook in self.hooks_of(filter) if self._is_of(hook, filter.source)]
+        return sum(await asyncio.gather(*(self._redis.command("ZCOUNT", key, since, until) for key in keys)))
+
+    def _is_of(self, hook: str, source: str) -> bool:
+        known = self._settings.hooks.get(hook)
+        return source in ("", known.source or hook) if known else True
 
     # -- search --
 

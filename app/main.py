@@ -20,6 +20,7 @@ from app.console import Console
 from app.intake import Intake
 from app.ledger import Ledger
 from app.logs import log
+from app.protocol import LEAVE
 from app.refusals import Refusals
 from app.settings import Settings, SettingsError, read
 from app.tally import Tally
@@ -46,7 +47,7 @@ def create_app(settings: Settings) -> Starlette:
     console = Console(settings, Ledger(desk, settings.retention_days, settings.body_keys))
 
     @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+    async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Any]]:
         running = asyncio.gather(
             refusals.keep_flushing(),
             intake.keep_cutting(),
@@ -58,7 +59,7 @@ def create_app(settings: Settings) -> Starlette:
         gc.freeze()
         gc.set_threshold(20_000)
         log.info("web started", hooks=sorted(settings.entrances))
-        yield
+        yield {LEAVE: console.leave}
         running.cancel()
         with suppress(asyncio.CancelledError):
             await running

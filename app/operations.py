@@ -13,16 +13,16 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
 from typing import Any, Literal
 
 import orjson
 
 from app.connection import RedisDown
+from app.filter import Filter
 from app.ledger import Gone, Ledger, new_id
 from app.logs import log
 from app.replay import Replay, Step, Stuck
-from app.selection import Selection, Selector
+from app.selection import Selector
 from app.settings import Settings
 
 Do = Literal["replay", "discard"]
@@ -37,7 +37,7 @@ class Order:
     """What was said. expected: how many matched when it was planned."""
 
     do: Do
-    selection: Selection
+    filter: Filter
     who: str
     expected: int
     contact: str = ""
@@ -151,13 +151,13 @@ class Operations:
         order = run.operation.order
         if order.do == "replay":
             replaying = Replay(self._ledger, self._settings, fresh=order.fresh, contact=order.contact)
-            await replaying.carry_out(order.selection, run.told)
+            await replaying.carry_out(order.filter, run.told)
         else:
-            async for _ in self._discard(order.selection, run):
+            async for _ in self._discard(order.filter, run):
                 await asyncio.sleep(0)
 
-    async def _discard(self, selection: Selection, run: "_Run") -> AsyncIterator[None]:
-        async for unit in Selector(self._ledger, self._settings, "retry").select(selection):
+    async def _discard(self, filter: Filter, run: "_Run") -> AsyncIterator[None]:
+        async for unit in Selector(self._ledger, self._settings, "retry").select(filter):
             given_up = await self._ledger.discard(unit.work, unit.delivery) if unit.work else 0
             run.count("running" if given_up < 0 else "" if given_up else "nothing to give up")
             yield
@@ -179,7 +179,7 @@ class _Run:
     """How far one is. What an earlier worker did counts, where it is not met again."""
 
     def __init__(self, operation: Operation) -> None:
-        goes_on = not operation.order.selection.ids
+        goes_on = not operation.order.filter.ids
         self.operation = operation
         self.done = operation.done if goes_on else 0
         self.skipped = Counter(operation.skipped if goes_on else {})
@@ -196,12 +196,10 @@ class _Run:
 
 def _read(id: str, stored: dict[bytes, bytes]) -> Operation:
     told: dict[str, Any] = orjson.loads(stored[b"order"])
-    selection = told.pop("selection")
-    for name in ("since", "until"):
-        selection[name] = selection[name] and datetime.fromisoformat(selection[name]).astimezone(UTC)
+    words = told.pop("filter")
     return Operation(
         id=id,
-        order=Order(selection=Selection(**selection | {"ids": tuple(selection["ids"])}), **told),
+        order=Order(filter=Filter(**words | {"ids": tuple(words["ids"])}), **told),
         at=int(stored[b"at"]),
         state=stored[b"state"].decode(),
         done=int(stored[b"done"]),

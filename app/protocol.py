@@ -11,6 +11,8 @@ MOST, WITHIN_S = 65_536, 10.0
 #: So long after SIGTERM a connection on which nothing is going on stays open: the next request may be on its way already,
 #: and would meet a reset. It is answered, with `connection: close`.
 LINGER_S = 2.0
+#: In the lifespan's state: what to call when this process is asked to go, so that event streams end at once.
+LEAVE = "doorbell.leave"
 #: In the scope of a request that arrived in one piece: nobody needs to watch how its body trickles in.
 WHOLE = "doorbell.whole"
 
@@ -45,8 +47,9 @@ class Bounded(HttpToolsProtocol):
         super().on_message_complete()
 
     def shutdown(self) -> None:
-        """What is being answered is finished within --timeout-graceful-shutdown; an event stream must end by itself."""
+        """What is being answered is finished within --timeout-graceful-shutdown."""
         self._is_leaving = True
+        self.app_state.get(LEAVE, _nothing)()
         if self.cycle is None or self.cycle.response_complete:
             self.loop.call_later(LINGER_S, super().shutdown)
         else:
@@ -64,6 +67,10 @@ class Bounded(HttpToolsProtocol):
     def _is_in_head(self) -> bool:
         """A request has begun of which there is no cycle yet."""
         return self.scope is not None and (self.cycle is None or self.cycle.scope is not self.scope)
+
+
+def _nothing() -> None:
+    pass
 
 
 class Gathering:

@@ -15,10 +15,11 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+from app.filter import Filter
 from app.intake import Meaning, mean
 from app.ledger import Gone, Ledger, Member, Meta
 from app.queue import EVENT, visit_work
-from app.selection import Mode, Selection, Selector, Unit, name_of, recalled
+from app.selection import Mode, Selector, Unit, name_of, recalled
 from app.settings import Entrance, Settings
 from app.visits.merge import REMEMBERED, Said, Wanted, difference, fold, wanted, winners
 from app.visits.words import Contact, VisitChange, encode_change, external_id
@@ -92,20 +93,20 @@ class Replay:
         self._ledger, self._settings, self._mode = ledger, settings, mode
         self._fresh, self._contact = fresh, contact
 
-    async def plan(self, selection: Selection) -> AsyncIterator[Step]:
+    async def plan(self, filter: Filter) -> AsyncIterator[Step]:
         """A step for everything that is selected, one after the other; nothing is done. A visit with several ids is one."""
         known: set[int] = set()
-        async for unit in Selector(self._ledger, self._settings, self._mode).select(selection):
+        async for unit in Selector(self._ledger, self._settings, self._mode).select(filter):
             step = await self._step(unit)
-            if selection.ids or hash(step.work) not in known:
+            if filter.ids or hash(step.work) not in known:
                 known.add(hash(step.work))
                 yield step
 
-    async def carry_out(self, selection: Selection, told: Callable[[Step, str], None]) -> Tally:
+    async def carry_out(self, filter: Filter, told: Callable[[Step, str], None]) -> Tally:
         """Do what the plan says, some at a time, and tell of each what it is now. Can be broken off and begun again.
         Raises Stuck."""
         tally, batch = Tally(most=0), list[str]()
-        async for step in self.plan(selection):
+        async for step in self.plan(filter):
             if not step.skip:
                 if len(batch) >= BATCH:
                     await self._taken(batch)

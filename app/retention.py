@@ -51,7 +51,7 @@ KINDS = (
     Kind("db:parked", "members", "names of work, by state", "an operator acts, however long that is"),
     Kind("db:discarded", "members", "names of work, by state", _RETENTION),
     Kind("db:gate:*:failing", "expires", "names of visits that met trouble", "1 minute"),
-    Kind("db:gate:*", "one", "an account's trouble with the Visits API", "the API answers"),
+    Kind("db:gate:*", "one", "why nothing goes to an account", "the API answers, or an operator resumes it"),
     Kind("db:gates", "one", "accounts that ever met trouble", _ALWAYS),
     Kind("db:pace:*", "expires", "an account's line for calls", _SECONDS),
     Kind("db:progress", "one", "when work last came to an end", _ALWAYS),

@@ -3,10 +3,11 @@
 from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Literal
 
 from app.delivery import Event, Unreadable
+from app.explain import Explain
+from app.filter import DONE, Filter
 from app.intake import recall
 from app.ledger import Gone, Ledger, Meta, NoBody
 from app.queue import EVENT, event_work, visit_work
@@ -14,36 +15,6 @@ from app.settings import Entrance, Settings
 from app.sources import Get
 
 Mode = Literal["retry", "rederive", "reconcile"]
-
-#: The states that have a set of their own, and `settled`, which is found through the deliveries.
-STATES = ("parked", "waiting", "held", "queued", "running", "discarded", "settled")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Selection:
-    """What to replay or to show: of deliveries and visits by their ids, or else of all, those that every other word fits.
-
-    reason: its beginning, or any part of it. since, until: when it arrived.
-    """
-
-    ids: tuple[str, ...] = ()
-    state: str = ""
-    source: str = ""
-    hook: str = ""
-    reason: str = ""
-    visit: str = ""
-    since: datetime | None = None
-    until: datetime | None = None
-
-    @property
-    def is_empty(self) -> bool:
-        return self == Selection()
-
-    @property
-    def between(self) -> tuple[float, float]:
-        """In ms."""
-        since = self.since.timestamp() * 1000 if self.since else float("-inf")
-        return since, self.until.timestamp() * 1000 if self.until else float("inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,41 +32,42 @@ class Selector:
 
     def __init__(self, ledger: Ledger, settings: Settings, mode: Mode) -> None:
         self._ledger, self._settings, self._mode = ledger, settings, mode
+        self._explain = Explain(ledger, settings)
 
-    async def select(self, selection: Selection) -> AsyncIterator[Unit]:
+    async def select(self, filter: Filter) -> AsyncIterator[Unit]:
         """Each piece of work once, page by page: of what was seen only digests are kept."""
         known: set[int] = set()
-        async for unit in self._units(selection):
+        async for unit in self._units(filter):
             digest = hash(unit.work or unit.id)
             if digest not in known:
                 known.add(digest)
                 yield unit
 
-    async def _units(self, selection: Selection) -> AsyncIterator[Unit]:
-        if selection.ids:
-            words = replace(selection, ids=())
-            for id in selection.ids:
+    async def _units(self, filter: Filter) -> AsyncIterator[Unit]:
+        if filter.ids:
+            words = replace(filter, ids=())
+            for id in filter.ids:
                 async for unit in self._of_id(id):
                     if words.is_empty or await self._fits(unit.work, words):
                         yield unit
-        elif selection.visit:
-            async for unit in self._of_visits(await self._visits(selection.visit), selection):
+        elif filter.visit:
+            async for unit in self._of_visits(await self._visits(filter.visit), filter):
                 yield unit
-        elif sets := self._sets(selection):
+        elif sets := self._sets(filter):
             for name in sets:
                 async for work in self._ledger.walk(name):
-                    async for unit in self._of_visits([work], selection):
+                    async for unit in self._of_visits([work], filter):
                         yield unit
         else:
-            async for unit in self._of_deliveries(selection):
+            async for unit in self._of_deliveries(filter):
                 yield unit
 
-    def _sets(self, selection: Selection) -> list[str]:
+    def _sets(self, filter: Filter) -> list[str]:
         """Where all that can fit stands; none, where that is everywhere."""
         held = [f"held:{account}" for account in self._accounts()]
-        if selection.state in ("", "settled"):
-            return ["parked", "waiting", *held] if selection.reason and not selection.state else []
-        return held if selection.state == "held" else [selection.state]
+        if filter.state in ("", "settled", *DONE):
+            return ["parked", "waiting", *held] if filter.reason and not filter.state else []
+        return held if filter.state == "held" else [filter.state]
 
     def _accounts(self) -> list[str]:
         return sorted({"main", *self._settings.accounts.values()})
@@ -119,68 +91,66 @@ class Selector:
         works = [visit_work(account, external_id) for account in self._accounts()]
         return [work for work in works if await self._ledger.redis.command("EXISTS", f"db:{work}")]
 
-    async def _of_visits(self, works: Iterable[str], selection: Selection) -> AsyncIterator[Unit]:
+    async def _of_visits(self, works: Iterable[str], filter: Filter) -> AsyncIterator[Unit]:
         for work in works:
-            if await self._fits(work, selection):
+            if await self._fits(work, filter):
                 async for unit in self._of_work(name_of(work), work):
                     yield unit
 
-    async def _fits(self, work: str, selection: Selection) -> bool:
+    async def _fits(self, work: str, filter: Filter) -> bool:
         try:
             member = await self._ledger.member(work)
         except Gone:
             return False
         if member.since:  # what is not over has a time of its own
-            since, until = selection.between
-            if not since <= member.since <= until:
+            if not filter.since_ms <= member.since <= filter.until_ms:
                 return False
-            selection = replace(selection, since=None, until=None)
+            filter = replace(filter, since="", until="")
         said_by = [origin.rpartition(".")[0] for origin in (*member.changes, *member.discarded)]
         rang = [work.removeprefix(f"{EVENT}:")] if work.startswith(EVENT) else list(dict.fromkeys(said_by))
         return (
-            (not selection.state or member.state == selection.state)
-            and selection.reason in member.reason
-            and await self._is_of(rang, selection)
+            (not filter.state or member.state == filter.state)
+            and filter.reason in member.reason
+            and await self._is_of(rang, filter)
         )
 
-    async def _is_of(self, deliveries: Iterable[str], selection: Selection) -> bool:
+    async def _is_of(self, deliveries: Iterable[str], filter: Filter) -> bool:
         """Does one of them fit, where source, hook or time are asked for?"""
-        if not (selection.source or selection.hook or selection.since or selection.until):
+        if not (filter.source or filter.hook or filter.since or filter.until):
             return True
-        since, until = selection.between
         for id in deliveries:
             with suppress(Gone):
                 meta = await self._ledger.meta(id)
-                if (
-                    selection.source in ("", meta.source)
-                    and selection.hook in ("", meta.hook)
-                    and since <= meta.at <= until
-                ):
+                is_then = filter.since_ms <= meta.at <= filter.until_ms
+                if is_then and filter.source in ("", meta.source) and filter.hook in ("", meta.hook):
                     return True
         return False
 
-    async def _of_deliveries(self, selection: Selection) -> AsyncIterator[Unit]:
-        since, until = selection.between
-        for hook in [selection.hook] if selection.hook else self._settings.hooks:
+    async def _of_deliveries(self, filter: Filter) -> AsyncIterator[Unit]:
+        since, until = filter.since_ms, filter.until_ms
+        for hook in [filter.hook] if filter.hook else self._settings.hooks:
             async for id in self._ledger.walk(f"deliveries:{hook}", since, until):
                 try:
                     meta = await self._ledger.meta(id)
                 except Gone:
                     continue
-                if selection.source in ("", meta.source):
+                if filter.source in ("", meta.source) and await self._came_to(id, filter):
                     async for unit in self._of_delivery(id, meta):
-                        if await self._is_in(unit.work, selection):
+                        if await self._is_in(unit.work, filter):
                             yield replace(unit, id=name_of(unit.work))
 
-    async def _is_in(self, work: str, selection: Selection) -> bool:
+    async def _came_to(self, id: str, filter: Filter) -> bool:
+        return filter.state not in DONE or filter.state in (await self._explain.row(id))["state"].split()
+
+    async def _is_in(self, work: str, filter: Filter) -> bool:
         """Does the state and the reason fit, where either is asked for?"""
-        if not (selection.state or selection.reason):
+        if filter.state in ("", *DONE) and not filter.reason:
             return True
         try:
             member = await self._ledger.member(work)
         except Gone:
             return False
-        return selection.state in ("", member.state) and selection.reason in member.reason
+        return filter.state in ("", *DONE, member.state) and filter.reason in member.reason
 
     async def _of_work(self, id: str, work: str) -> AsyncIterator[Unit]:
         """By mode: the visit or event itself, or the deliveries behind it."""

@@ -230,6 +230,10 @@ class Settings(BaseModel):
         tokens = own | {"main": self.visits_api_token}
         return {account: token for account, token in tokens.items() if token}
 
+    def hooks_of(self, account: str) -> list[str]:
+        """The hooks whose visits go there."""
+        return [name for name, of in self.accounts.items() if of == account]
+
     def contact_key(self, account: str) -> bytes:
         """Of the digests under which e-mail addresses are remembered."""
         return (self.secret_key[0] if self.secret_key else self.tokens.get(account, "")).encode()

@@ -4,6 +4,7 @@ Deliveries are signed here from the documented rule, never by our own `sign`: no
 signs and verifies. The fixed signatures in specimens and vectors were made by openssl, or published by the vendor.
 """
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -28,6 +29,7 @@ import redis
 from click.testing import CliRunner
 
 from app.cli import main
+from app.connection import Address, Redis
 from app.embedded import free_port, valkey
 
 ROOT = Path(__file__).parent.parent
@@ -209,6 +211,18 @@ class Rig:
         return subprocess.run(
             command, cwd=ROOT, env=env, input=stdin.decode(), capture_output=True, text=True, timeout=60
         )
+
+    def ask(self, *command: Any) -> Any:
+        """What Redis says."""
+
+        async def once() -> Any:
+            redis = Redis(Address(self.redis_url))
+            try:
+                return await redis.command(*command)
+            finally:
+                await redis.close()
+
+        return asyncio.run(once())
 
     # -- ringing --
 

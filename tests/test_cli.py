@@ -20,7 +20,6 @@ from click.testing import CliRunner
 from rig import ROOT, SECRET, Rig, Server, sign_standard, standard_body, wait_until
 from test_worker import Books
 
-from app.audit_log import AuditLog
 from app.cli import COMMANDS, main
 from app.embedded import free_port, valkey
 
@@ -56,6 +55,11 @@ def busy(house: Rig) -> Rig:
     return house
 
 
+def noted(rig: Rig) -> list[tuple[bytes, bytes]]:
+    """What the audit log says was done, and of what."""
+    return [(fields[5], fields[7]) for _, fields in rig.ask("XRANGE", "db:audit-log", "-", "+")]
+
+
 def rows(rig: Rig, *command: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in rig.doorbell(*command).stdout.splitlines()]
 
@@ -81,7 +85,41 @@ def test_nothing_personal_is_shown_unless_it_is_asked_for(busy: Rig) -> None:
     shown = "".join(ran.stdout + ran.stderr for ran in (busy.doorbell(*command) for command in commands))
 
     assert [] == [word for word in PERSONAL if word in shown]
-    assert "ada@example.com" in busy.doorbell("visit", "standard-A-1", "--reveal").stdout
+
+
+def test_what_is_revealed_is_in_the_audit_log(busy: Rig) -> None:
+    delivery = next(row["delivery"] for row in rows(busy, "deliveries", "--json") if row["visits"] == ["standard-A-1"])
+    shown = [busy.doorbell(*command, "--reveal") for command in (["visit", "standard-A-1"], ["show", delivery])]
+    unknown = busy.doorbell("show", "d0", "--reveal")
+
+    assert [True, True] == ["ada@example.com" in ran.stdout for ran in shown]
+    [visit] = json.loads("[" + shown[0].stdout + "]")
+    assert "ada@example.com" == visit["changes"][0]["says"]["contact.email"]
+    assert 5 == unknown.returncode
+    assert [
+        (b"revealed of a visit", b"standard-A-1: everything"),
+        (b"revealed of a delivery", f"{delivery}: everything".encode()),
+    ] == noted(busy)
+
+
+def test_what_is_paused_waits_and_goes_out_when_it_is_resumed(busy: Rig) -> None:
+    unknown, paused, again = (busy.doorbell("pause", hook) for hook in ("nobody", "calendly", "standard"))
+    rang = busy.ring("visit.created", "A-3", contact=ADA, time_scheduled="2026-03-16T16:00:00Z")
+    before = len(busy.calls())
+    held = wait_until(lambda: rows(busy, "deliveries", "--state", "held", "--json"))
+    told = next(row for row in rows(busy, "doctor", "--json") if row["check"] == "visits_api.gate")
+
+    assert [5, 0, 5] == [ran.returncode for ran in (unknown, paused, again)]
+    assert "calendly, standard: what goes to the account main waits" in paused.stderr
+    assert (202, ["standard-A-3"]) == (rang.status_code, held[0]["visits"])
+    assert ("warn", "`doorbell resume calendly`") == (told["result"], told["fix"])
+    assert before == len(busy.calls())
+
+    resumed, twice = busy.doorbell("resume", "standard"), busy.doorbell("resume", "standard")
+
+    assert [0, 5] == [ran.returncode for ran in (resumed, twice)]
+    wait_until(lambda: busy.visit("standard-A-3"))
+    assert {(b"paused", b"main"), (b"resumed", b"main")} == set(noted(busy))
 
 
 def test_a_failure_is_replayed_with_a_contact_that_an_operator_names(busy: Rig) -> None:
@@ -262,7 +300,7 @@ def test_deliveries_are_found_by_whatever_one_has(house: Rig) -> None:
     for had in ("A-1", "standard-A-1", delivery, "req-7f3a", " ADA@example.com", "+1 (555) 010-0001"):
         assert ["standard-A-1"] == found("--search", had), had
     assert ["standard-A-1"] == found("--visit", "A-1")
-    exported = rig.doorbell("export", "visits", "--search", "ada@example.com", "--format", "ndjson", **env)
+    exported = house.doorbell("export", "visits", "--search", "ada@example.com", "--format", "ndjson")
     assert ["standard-A-1"] == [json.loads(line)["visit"] for line in exported.stdout.splitlines()]
     assert [] == found("--search", "ada@example.com", "--state", "superseded")
     assert [] == found("--visit", "A-1", "--search", "A-2")
@@ -374,8 +412,10 @@ def test_an_export_reveals_nothing_personal_unless_that_is_confirmed_and_it_is_i
     assert [] == [word for word in PERSONAL for ran in hidden if word in ran.stdout + ran.stderr]
     assert (2, "") == (unsaid.returncode, unsaid.stdout)
     assert [] == [word for word in PERSONAL for ran in revealed if word not in ran.stdout]
-    logged = Books(busy.redis_url).do(lambda ledger: AuditLog(ledger.redis).newest())
-    assert ["exported visits", "exported deliveries"] == [line.did for line in logged]
+    assert [b"exported deliveries", b"exported visits"] == [did for did, _ in noted(busy)]
+
+
+WHAT = ("deliveries", "visits")
 
 
 def test_no_cell_of_a_spreadsheet_is_a_formula(house: Rig) -> None:

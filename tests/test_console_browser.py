@@ -7,7 +7,7 @@ from typing import Any
 import browser as browsers
 import pytest
 from browser import NARROW, WIDE, Desk
-from rig import Rig, wait_until
+from rig import SECRET, TOKEN, Rig, sign_standard, standard_body, wait_until
 
 from app.console.access import hash_password
 
@@ -50,7 +50,7 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture
 def running(rig: Rig) -> Rig:
-    rig.env |= HASHES | {"CONTACT_FOR_S": "0.5"}
+    rig.env |= HASHES | {"CONTACT_FOR_S": "0.5", "HOOKS__OTHER__SOURCE": "standard", "HOOKS__OTHER__SECRETS": SECRET}
     rig.web()
     return rig
 
@@ -181,6 +181,63 @@ def test_more_than_25_at_once_are_typed_and_all_that_match_go(running: Rig, open
     wait_until(lambda: len(running.visits()) == 60, 30)
 
 
+def test_all_that_arrived_at_a_hook_can_be_replayed(running: Rig, open_desk: Opens) -> None:
+    """The account lost what was made: its visits are made again, and only what the filter means."""
+    running.worker()
+    for number in range(28):
+        book(running, f"A-{number}")
+    running.post(*other_hooks_delivery(), hook="other")
+    wait_until(lambda: len(running.visits()) == 29, 30)
+    for visit in running.visits():
+        running.http.delete(f"{running.sandbox.url}/api/v1/visits/{visit['id']}", headers=AUTHORIZED)
+    assert [] == running.visits()
+    desk = open_desk(OPERATOR)
+
+    desk.open("/console/deliveries")
+    desk.page.select_option("#hook", "standard")
+    desk.page.select_option("#state", "applied")
+    desk.page.click("text=Show")
+    assert "at most 28 match" in desk.page.inner_text(".bulk")
+    desk.page.keyboard.press("A")
+    desk.page.wait_for_url("**/plan?**")
+    assert "Replay at most 28" in desk.heading
+    desk.page.select_option("#fresh", "1")
+    desk.page.fill("#confirm", "28")
+    desk.page.click("button.main")
+
+    desk.page.wait_for_selector("text=Done.")
+    wait_until(lambda: len(running.visits()) == 28, 30)
+    assert None is running.visit("standard-B-1")
+
+
+AUTHORIZED = {"authorization": f"Bearer {TOKEN}"}
+
+
+def other_hooks_delivery() -> tuple[bytes, dict[str, str]]:
+    contact = {"email": "grace@example.com"}
+    raw = standard_body("visit.created", "B-1", contact=contact, time_scheduled="2027-03-14T16:00:00Z")
+    return raw, sign_standard(raw)
+
+
+def test_an_account_is_paused_and_resumed(running: Rig, open_desk: Opens) -> None:
+    running.worker()
+    desk = open_desk(OPERATOR)
+    desk.open("/console/sources")
+    desk.page.click("button:has-text('Pause')")
+    assert "paused" == desk.page.inner_text("td .state.held")
+    book(running, "A-1")
+    wait_until(lambda: "held" in running.doorbell("deliveries").stdout)
+
+    desk.open("/console")
+    assert "Paused by an operator: 1 change waits for the account main." in desk.heading
+    desk.picture("paused")
+    desk.page.click("text=Resume…")
+    desk.page.click("button:has-text('Resume')")
+
+    assert "open" == desk.page.inner_text("td .state.applied")
+    wait_until(lambda: running.visit("standard-A-1"))
+
+
 def test_what_is_discarded_is_given_up(running: Rig, open_desk: Opens) -> None:
     running.worker()
     walk_in(running, "B-1")
@@ -242,6 +299,77 @@ def test_what_arrives_meanwhile_moves_nothing_and_is_offered(running: Rig, open_
     assert before.count("standard-A-") == desk.page.inner_text("tbody").count("standard-A-") == 1
     desk.page.click("text=1 new delivery: show")
     assert "standard-A-2" in desk.page.inner_text("tbody tr:first-child")
+
+
+def test_fields_are_revealed_where_they_stand_one_by_one(running: Rig, open_desk: Opens) -> None:
+    delivery = book(running, "A-1")
+    desk = open_desk(OPERATOR)
+    desk.open(f"/console/deliveries/{delivery}")
+    assert "Ada" not in desk.page.inner_text("pre")
+
+    desk.page.focus("[data-field='data.contact.email']")
+    desk.page.keyboard.press("Enter")
+    desk.page.wait_for_selector("span[data-field='data.contact.email']")
+    assert "data.contact.email" == desk.page.evaluate("document.activeElement.dataset.field")
+    desk.page.click("[data-field='data.contact.first_name']")
+    desk.page.wait_for_selector("span[data-field='data.contact.first_name']")
+
+    body = desk.page.inner_text("pre")
+    assert ["ada@example.com", "Ada"] == re.findall("ada@example.com|Ada", body)
+    assert "+15550100001" not in body
+    desk.picture("revealed")
+    assert [] == desk.violations()
+
+
+# -- what refreshes itself --
+
+
+def test_a_row_says_what_has_become_of_it_where_it_stands(running: Rig, open_desk: Opens) -> None:
+    book(running, "A-1")
+    desk = open_desk(OPERATOR)
+    desk.open("/console/deliveries")
+    desk.page.wait_for_selector("#live-state[data-state=live]")
+    assert "queued" in desk.page.inner_text("tbody tr")
+
+    running.worker()
+
+    desk.page.wait_for_selector("tbody tr .state.applied")
+    assert "live" == desk.page.inner_text("#live-state")
+
+
+@pytest.mark.parametrize("how", [{"status": 503}, None], ids=["no place", "no connection"])
+def test_without_a_stream_the_page_asks_now_and_then(running: Rig, open_desk: Opens, how: Any) -> None:
+    desk = open_desk(OPERATOR)
+    desk.page.route("**/console/stream", lambda route: route.fulfill(**how) if how else route.abort())
+    desk.open("/console/deliveries")
+    desk.page.wait_for_selector("#live-state[data-state=polling]")
+
+    book(running, "A-1")
+
+    desk.page.wait_for_selector("text=1 new delivery: show")
+
+
+def test_it_pauses_when_asked_to_and_when_nobody_looks(running: Rig, open_desk: Opens) -> None:
+    desk = open_desk(OPERATOR)
+    desk.page.wait_for_selector("#live-state[data-state=live]")
+
+    desk.page.keyboard.press("p")
+    assert "paused" == desk.page.inner_text("#live-state")
+    desk.page.click("#live-state")
+    desk.page.wait_for_selector("#live-state[data-state=live]")
+    desk.page.evaluate(_LOOKED_AT, True)
+    assert "paused" == desk.page.inner_text("#live-state")
+    book(running, "A-1")
+    desk.page.evaluate(_LOOKED_AT, False)
+
+    desk.page.wait_for_selector("#live-state[data-state=live]")
+    desk.page.wait_for_selector("dd:has-text('ago'), dd:has-text('just now')")
+
+
+_LOOKED_AT = """(hidden) => {
+  Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+  document.dispatchEvent(new Event("visibilitychange"));
+}"""
 
 
 # -- keys, and nothing but keys --
@@ -319,7 +447,8 @@ def test_without_javascript_everything_is_there(running: Rig, open_desk: Opens) 
 
     assert "standard-B-1" == desk.heading
     assert "dark" == desk.page.get_attribute("html", "data-theme")
-    desk.page.click("text=Reveal")
+    assert "Grace" not in desk.page.inner_text("main")
+    desk.page.click("[data-field='contact.first_name']")
     assert "Grace" in desk.page.inner_text("main")
     desk.page.click("text=Log out")
     assert desk.page.is_visible("#password")

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from typing import Any
 
@@ -16,11 +17,12 @@ from test_worker import Books
 from app import find, tally
 from app.connection import Address, Redis
 from app.console import redaction
+from app.delivery import Delivery
 from app.explain import Explain
-from app.ledger import Ledger
-from app.lists import PAGE, Filter, Lists
+from app.filter import Filter
+from app.ledger import Ledger, Meta
+from app.lists import PAGE, Lists
 from app.operations import Operations, Order
-from app.selection import Selection
 from app.settings import read
 from app.tally import Tally
 from app.visits.words import Contact
@@ -166,6 +168,31 @@ async def test_a_list_of_what_is_rare_gives_up_and_says_where(redis: Redis, ledg
     assert rows.more
 
 
+async def test_what_a_filter_means_is_counted_as_its_list_shows_it(redis: Redis, ledger: Ledger) -> None:
+    settings = read(SETTINGS | {"HOOKS__OTHER__SOURCE": "standard", "HOOKS__OTHER__SECRETS": "whsec_c2VjcmV0"})
+    lists = Lists(ledger, settings, Explain(ledger, settings))
+    for number, hook in enumerate(["standard", "standard", "other"]):
+        delivery = Delivery(hook, "standard", (), b"%d" % number, datetime.now(UTC))
+        meta = Meta(hook, "standard", int(delivery.received_at.timestamp() * 1000))
+        await ledger.accept(delivery, meta, [], "main", repeat_key=None, event="parked", reason="bug")
+
+    filters = [
+        Filter(),
+        Filter(hook="other"),
+        Filter(source="standard"),
+        Filter(source="calendly"),
+        Filter(state="parked"),
+        Filter(state="parked", hook="other"),
+        Filter(reason="bug", hook="standard"),
+        Filter(reason="no such"),
+        Filter(until=(datetime.now(UTC) - timedelta(minutes=1)).isoformat()),
+    ]
+    counted = [await lists.count(filter) for filter in filters]
+
+    assert [3, 1, 3, 0, 3, 1, 2, 0, 0] == counted
+    assert counted == [len((await lists.deliveries(filter)).rows) for filter in filters]
+
+
 # -- operations --
 
 
@@ -183,7 +210,7 @@ def test_an_operation_outlives_the_worker_that_carries_it_out(rig: Rig) -> None:
 
     wait_until(lambda: rig.doorbell("failures", "--json", "--limit", "1000").stdout.count("contact_unknown") == 300, 60)
     order = Order(
-        do="replay", selection=Selection(state="parked"), who="ada", expected=300, contact="cont_KYdl3lftgZXGRbxqoj"
+        do="replay", filter=Filter(state="parked"), who="ada", expected=300, contact="cont_KYdl3lftgZXGRbxqoj"
     )
     rig.misbehave(slow_share=1, slow_s=0.1)  # so that it lasts
     id = ask(lambda operations: operations.start(order))
@@ -201,8 +228,8 @@ def test_an_operation_outlives_the_worker_that_carries_it_out(rig: Rig) -> None:
 
 async def test_what_was_ordered_is_read_back_as_it_was_said(ledger: Ledger) -> None:
     operations = Operations(ledger, read(SETTINGS))
-    selection = Selection(state="parked", reason="bug", until=await ledger.now())
-    order = Order(do="discard", selection=selection, who="ada", expected=7, contact="cont_x", fresh=True)
+    filter = Filter(state="parked", reason="bug", until=(await ledger.now()).isoformat())
+    order = Order(do="discard", filter=filter, who="ada", expected=7, contact="cont_x", fresh=True)
 
     id = await operations.start(order)
 
@@ -211,6 +238,12 @@ async def test_what_was_ordered_is_read_back_as_it_was_said(ledger: Ledger) -> N
 
 
 # -- redaction --
+
+
+def told(raw: bytes, *revealed: str) -> str:
+    """As it is read: what is hidden by what is told of it."""
+    pieces = redaction.body(raw, revealed)
+    return "".join(piece if isinstance(piece, str) else piece.value or piece.told for piece in pieces)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +257,7 @@ async def test_what_was_ordered_is_read_back_as_it_was_said(ledger: Ledger) -> N
     ],
 )
 def test_of_a_body_nothing_personal_is_shown(raw: bytes) -> None:
-    shown = redaction.body(raw)
+    shown = told(raw)
 
     assert [] == re.findall(r"ada|lovelace|555|010", shown, re.IGNORECASE)
     assert "•••" in shown
@@ -233,11 +266,28 @@ def test_of_a_body_nothing_personal_is_shown(raw: bytes) -> None:
 def test_of_a_body_it_is_shown_what_happened_and_when() -> None:
     raw = b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z","data":{"visit_id":"A-1","amount":"245.00"}}'
 
-    assert json.loads(raw) == json.loads(redaction.body(raw))
+    assert json.loads(raw) == json.loads(told(raw))
 
 
 def test_a_large_number_stays_as_it_was_written() -> None:
-    assert "12345678901234567890123" in redaction.body(b'{"id": 12345678901234567890123}', is_revealed=True)
+    assert "12345678901234567890123" in told(b'{"id": 12345678901234567890123}', "*")
+
+
+@pytest.mark.parametrize("raw", [b"{}", b"[]", b"null", b'{"type": [], "id": {}, "end": [{}, [[]], null, true]}'])
+def test_a_body_is_laid_out_as_it_is(raw: bytes) -> None:
+    assert json.loads(raw) == json.loads(told(raw))
+
+
+def test_one_field_is_revealed_and_no_other() -> None:
+    raw = b'{"a": {"b": ["x", "y"]}, "a.b": "z", "a.b.1": "w", "ada@example.com": "v"}'
+
+    assert ["x", "y", "z", "w", "v"] == [one for one in "xyzwv" if f'"{one}"' in told(raw, "*")]
+    assert ["y"] == [one for one in "xyzwv" if f'"{one}"' in told(raw, "a.b.1")]
+    assert ["v"] == [one for one in "xyzwv" if f'"{one}"' in told(raw, "#3")]
+
+
+def test_a_body_that_is_too_deep_is_not_shown_and_no_defect() -> None:
+    assert "too deep" in told(b'{"a":' * 1_000 + b"1" + b"}" * 1_000)
 
 
 # -- files --

@@ -1,6 +1,5 @@
 """The Procfile's own commands, as a platform starts them; and what else a platform reads."""
 
-import asyncio
 import http.client
 import json
 import os
@@ -18,13 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from rig import ROOT, Rig, Server, a_client, sign_standard, standard_body, status_of, wait_until
 
-from app.connection import Address, Redis
 from app.embedded import free_port, valkey
 from app.settings import read
 from jobs.worker import worker_settings
@@ -286,6 +283,55 @@ def test_web_that_is_asked_to_go_answers_every_request_that_was_sent_and_loses_n
     assert len(answers) == rig.api("/visits")["pagination"]["total"]
 
 
+class Listener(threading.Thread):
+    """Somebody who looks at the console, and reads the event stream to its end."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__()
+        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        self.connection.request("GET", "/console/stream", headers={"x-user": "ada", "x-doorbell-proxy-secret": PROXYS})
+        self.answer = self.connection.getresponse()
+        self.trouble = ""
+
+    def run(self) -> None:
+        try:
+            self.answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            self.trouble = repr(error)
+        finally:
+            self.connection.close()
+
+
+PROXYS = "a secret of the proxy"
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_event_streams_keep_web_neither_from_going_nor_from_answering(rig: Rig, processes: int) -> None:
+    rig.env |= {"SECRET_KEY": "key", "CONSOLE_PROXY_HEADER": "X-User", "CONSOLE_PROXY_SECRET": PROXYS}
+    with serving(rig, processes) as door:
+        listeners = [Listener(door.port) for _ in range(6)]
+        senders = [Sender(door.port, f"sender-{number}") for number in range(4)]
+        for thread in (*listeners, *senders):
+            thread.start()
+        wait_until(lambda: sum(len(sender.answers) for sender in senders) > 100, 30)
+
+        door.process.send_signal(signal.SIGTERM)
+        for thread in (*listeners, *senders):
+            thread.join(60)
+        status = door.process.wait(60)
+        said = door.log.read_text()
+
+    answers = [code for sender in senders for code in sender.answers]
+    assert {200} == {listener.answer.status for listener in listeners}
+    assert [""] * 10 == [one.trouble for one in (*listeners, *senders)]
+    assert {202} == set(answers)
+    assert status in (0, -signal.SIGTERM)
+    assert "exceeded" not in said  # the grace
+    with start(rig, "worker", free_port(), ""):
+        wait_until(lambda: rig.api("/visits")["pagination"]["total"] >= len(answers), 60)
+    assert len(answers) == rig.api("/visits")["pagination"]["total"]
+
+
 def test_a_request_that_was_on_its_way_when_web_was_asked_to_go_is_answered(rig: Rig) -> None:
     with serving(rig, 1) as door:
         sender = Sender(door.port, "sender")
@@ -341,7 +387,7 @@ def children(pid: int) -> list[int]:
 def test_two_generations_and_a_release_fit_into_twenty_connections(sandbox: Server) -> None:
     with ExitStack() as stack:
         rig = stack.enter_context(Rig(stack.enter_context(valkey()), sandbox))
-        ask(rig, "CONFIG", "SET", "maxclients", "20")
+        rig.ask("CONFIG", "SET", "maxclients", "20")
         for _ in ("the old", "the new"):
             rig.door = stack.enter_context(serving(rig, 1))
             stack.enter_context(start(rig, "worker", free_port(), ""))
@@ -352,18 +398,7 @@ def test_two_generations_and_a_release_fit_into_twenty_connections(sandbox: Serv
         wait_until(lambda: rig.api("/visits")["pagination"]["total"] == 100, 60)
 
         assert 0 == released.returncode
-        assert b"rejected_connections:0" in ask(rig, "INFO", "stats").split()
-
-
-def ask(rig: Rig, *command: str) -> Any:
-    async def once() -> Any:
-        redis = Redis(Address(rig.redis_url))
-        try:
-            return await redis.command(*command)
-        finally:
-            await redis.close()
-
-    return asyncio.run(once())
+        assert b"rejected_connections:0" in rig.ask("INFO", "stats").split()
 
 
 # -- what else a platform looks for --

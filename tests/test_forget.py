@@ -17,10 +17,10 @@ from app import find
 from app.audit_log import AuditLog
 from app.connection import Redis
 from app.embedded import valkey
+from app.filter import Filter
 from app.forget import Forget, speaks_of
 from app.ledger import LEASE_S, Ledger
 from app.operations import Operations, Order
-from app.selection import Selection
 from app.settings import read
 from app.visits.words import Contact
 
@@ -296,15 +296,15 @@ async def test_it_is_not_found_by_address_or_number_any_more(rig: Rig, redis: Re
 async def test_what_an_operation_looked_for_goes_once_it_is_over(rig: Rig, redis: Redis, ledger: Ledger) -> None:
     settings = read(rig.env)
     operations = Operations(ledger, settings)
-    selection = Selection(state="parked", reason=f"about {EMAIL}")
-    id = await operations.start(Order(do="replay", selection=selection, who="grace", expected=1))
+    filter = Filter(state="parked", reason=f"about {EMAIL}")
+    id = await operations.start(Order(do="replay", filter=filter, who="grace", expected=1))
 
     during = await Forget(ledger, settings, EMAIL).carry_out()
     await operations.cancel(id)
     after = await Forget(ledger, settings, EMAIL).carry_out()
 
     assert ({f"operation:{id}"}, set()) == (during.busy, after.busy)
-    assert ("(removed)", "grace") == ((order := (await operations.one(id)).order).selection.reason, order.who)
+    assert ("(removed)", "grace") == ((order := (await operations.one(id)).order).filter.reason, order.who)
 
 
 async def test_the_audit_log_holds_no_address_that_somebody_looked_for(redis: Redis) -> None:

@@ -509,6 +509,30 @@ async def test_behind_a_shut_gate_work_is_held_until_one_probe_is_let_out(ledger
     assert {work("B"), work("C")} == set(await ledger.works("queued"))
 
 
+@pytest.mark.parametrize("why", ["ok", "down", "unauthorized", "rate_limited"])
+async def test_what_an_operator_paused_no_answer_opens(ledger: Ledger, redis: Redis, why: str) -> None:
+    for visit in "ABC":
+        await accept(ledger, change(visit))
+    in_hand = await begin(ledger, "A", gate="main")
+
+    assert [True, False] == [await ledger.pause("main"), await ledger.pause("main")]
+    await ledger.release(in_hand, settled(verdict=Verdict(why=why)), gate="main")
+    assert ["held", "held"] == [await ledger.begin(work(visit), gate="main") for visit in "BC"]
+    assert 0 == await ledger.open_gate("main")
+    assert b"paused" == await redis.command("HGET", "db:gate:main", "why")
+
+    assert [True, False] == [await ledger.pause("main", False), await ledger.pause("main", False)]
+    assert 2 == await ledger.open_gate("main")
+    assert [0, 0] == [(await ledger.member(work(visit))).tries for visit in "BC"]
+
+
+async def test_a_gate_that_trouble_shut_is_not_what_an_operator_resumes(ledger: Ledger, redis: Redis) -> None:
+    await held(ledger, "A", Verdict(why="down", wait_s=60))
+
+    assert not await ledger.pause("main", False)
+    assert b"down" == await redis.command("HGET", "db:gate:main", "why")
+
+
 async def test_a_probe_that_fails_shuts_the_gate_again(ledger: Ledger, redis: Redis) -> None:
     await held(ledger, "A", Verdict(why="unauthorized", wait_s=30))
     await accept(ledger, change("B"))

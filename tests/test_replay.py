@@ -17,11 +17,12 @@ from test_fetch import world as doorstep
 
 import app.replay
 import jobs.apply
+from app.cli.filters import filter_of
 from app.delivery import Delivery, Event
 from app.ledger import Attempt, Hold, Meta
 from app.reading import Untranslatable
 from app.replay import Call, Replay, Step, Stuck
-from app.selection import Mode, Selection
+from app.selection import Mode
 from app.sources import Ignored
 from app.visits.words import Contact, VisitChange
 
@@ -294,14 +295,14 @@ def replay_of(world: World, mode: Mode = "retry", **how: Any) -> Replay:
 
 async def plan(world: World, mode: Mode = "retry", fresh: bool = False, contact: str = "", **words: Any) -> list[Step]:
     replay = replay_of(world, mode, fresh=fresh, contact=contact)
-    return [step async for step in replay.plan(Selection(**words))]
+    return [step async for step in replay.plan(filter_of(words))]
 
 
 async def carry_out(world: World, mode: Mode = "retry", contact: str = "", **words: Any) -> list[tuple[str, str]]:
     """What became of each."""
     done: list[tuple[str, str]] = []
     replay = replay_of(world, mode, contact=contact)
-    await replay.carry_out(Selection(**words), lambda step, state: done.append((step.id, state)))
+    await replay.carry_out(filter_of(words), lambda step, state: done.append((step.id, state)))
     return done
 
 
@@ -443,6 +444,21 @@ async def test_words_of_a_filter_narrow_what_is_selected(world: World) -> None:
     assert [*both, "standard-3"] == await selected(source="standard")
     assert [*both, "standard-3"] == await selected(since=now - timedelta(hours=1))
     assert [] == await selected(until=now - timedelta(hours=1))
+
+
+async def test_what_came_of_a_delivery_narrows_what_is_selected(world: World) -> None:
+    await world.land(booked("1"))
+    await world.land(booked("2", hour=9))
+    await world.run()
+    await world.land(booked("2", order=2, hour=11))
+    await world.run()
+
+    async def selected(state: str) -> list[str]:
+        return [step.id for step in await plan(world, fresh=True, state=state)]
+
+    assert ["standard-1", "standard-2"] == await selected("applied")
+    assert ["standard-2"] == await selected("superseded")
+    assert [] == await selected("ignored")
 
 
 async def test_no_more_than_a_batch_is_put_in_front_of_the_live_work(

@@ -47,6 +47,8 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Act": {
         "replay": ("act", "Put deliveries or visits back to work; a plan first"),
         "discard": ("act", "Give up what has not been applied"),
+        "pause": ("pause", "Hold back what goes to the Visits API"),
+        "resume": ("pause", "Let it go on"),
         "audit": ("audit", "Does the account show what our facts say?"),
         "forget": ("forget", "Remove a person's data; what was decided stays"),
     },

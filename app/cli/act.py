@@ -9,13 +9,14 @@ from typing import Any
 
 import click
 
-from app.cli.filters import filters
+from app.cli.filters import filter_of, filters
 from app.cli.reach import with_ledger
 from app.cli.words import NOTHING_MATCHED, PARTLY_FAILED, USAGE, agree, as_json, end, examples, show_rows, table
 from app.explain import Explain
+from app.filter import STATES, Filter
 from app.ledger import Gone, Ledger
 from app.replay import Replay, Step, Stuck, Tally
-from app.selection import STATES, Mode, Selection
+from app.selection import Mode
 from app.settings import Settings
 from app.signals import ACTIONS
 from app.tally import note
@@ -52,10 +53,10 @@ def replay(
 ) -> None:
     """Put deliveries or visits back to work: by their IDs, or all that fit a filter. Without --rederive or --reconcile the
     same facts are sent again. Facts that newer ones decided do not change by it."""
-    selection = Selection(ids=ids, **{name: word for name, word in words.items() if word})  # type: ignore[arg-type]
-    if selection.is_empty:
+    filter = filter_of(words, ids=ids)
+    if filter.is_empty:
         end(USAGE, "say what to replay: IDs, or a filter like --state parked (see --help)")
-    if ids and selection != Selection(ids=ids):
+    if ids and filter != Filter(ids=ids):
         end(USAGE, "give IDs or a filter, not both")
 
     def replay_of(ledger: Ledger, settings: Settings) -> Replay:
@@ -63,7 +64,7 @@ def replay(
 
     async def plan(ledger: Ledger, settings: Settings) -> Tally:
         tally = Tally(SHOWN)
-        async for step in replay_of(ledger, settings).plan(selection):
+        async for step in replay_of(ledger, settings).plan(filter):
             tally.add(step)
             if as_json and only_plan:
                 show_rows([_row(step)], as_json)
@@ -81,7 +82,7 @@ def replay(
     async def carry_out(ledger: Ledger, settings: Settings) -> Tally:
         await note(ledger.redis, ACTIONS, "replay")
         with _told(tally, as_json) as told:
-            return await replay_of(ledger, settings).carry_out(selection, told)
+            return await replay_of(ledger, settings).carry_out(filter, told)
 
     try:
         done = with_ledger(carry_out)

@@ -1,7 +1,6 @@
 """`doorbell export`: rows as they are read, for spreadsheets and for programs."""
 
 import csv
-import getpass
 import json
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -12,15 +11,15 @@ from typing import Any, Literal, TypeVar
 
 import click
 
-from app.audit_log import AuditLog
 from app.cli.filters import filter_of, filters, search
-from app.cli.reach import with_ledger
+from app.cli.reach import noted, with_ledger
 from app.cli.words import NOTHING_MATCHED, USAGE, end, examples
-from app.explain import Explain, Row
+from app.explain import EVERYTHING, Explain, Row
+from app.filter import DONE, OPEN, STATES
 from app.ledger import Gone, Ledger
-from app.lists import DONE, OPEN, Filter, Lists
+from app.lists import Lists
 from app.queue import VISIT
-from app.selection import STATES, Selection, Selector
+from app.selection import Selector
 from app.settings import Settings
 
 Format = Literal["csv", "ndjson"]
@@ -80,15 +79,14 @@ def deliveries(format: Format, reveal: bool, yes: bool, **words: str | datetime 
 @_written
 def visits(format: Format, reveal: bool, yes: bool, **words: str | datetime | None) -> None:
     """Visits as our facts say that they should be; with --reveal, whose they are."""
-    names = Filter(visit=str(words.pop("visit") or ""), search=str(words.pop("search") or ""))
-    selection = Selection(**{name: word for name, word in words.items() if word})  # type: ignore[arg-type]
+    filter = filter_of(words)
 
     async def rows(ledger: Ledger, settings: Settings) -> AsyncIterator[Row]:
-        explain, known = Explain(ledger, settings, reveal), set[int]()
-        ids = tuple(await Lists(ledger, settings, explain).named(names))
-        if not ids and not names.is_empty:
+        explain, known = Explain(ledger, settings, EVERYTHING if reveal else ()), set[int]()
+        ids = tuple(await Lists(ledger, settings, explain).named(filter))
+        if not ids and (filter.visit or filter.search):
             return
-        async for unit in Selector(ledger, settings, "retry").select(replace(selection, ids=ids)):
+        async for unit in Selector(ledger, settings, "retry").select(replace(filter, ids=ids, visit="", search="")):
             with suppress(Gone):
                 row = await explain.visit_row(unit.work) if unit.work.startswith(VISIT) else None
                 # A visit that the tool renamed is one, by whichever of its ids it was found.
@@ -96,9 +94,7 @@ def visits(format: Format, reveal: bool, yes: bool, **words: str | datetime | No
                     known.add(name)
                     yield row
 
-    told = {**words, "visit": names.visit, "search": names.search and "…"}
-    said = " ".join(f"{name}={word}" for name, word in told.items() if word)
-    _export("visits", said, rows, format, reveal, yes)
+    _export("visits", filter.query(search="…" if filter.search else ""), rows, format, reveal, yes)
 
 
 def _export(
@@ -114,7 +110,7 @@ def _export(
 
     async def write(ledger: Ledger, settings: Settings) -> int:
         if reveal:
-            await AuditLog(ledger.redis).note(f"{getpass.getuser()} (shell)", "operator", f"exported {what}", said)
+            await noted(ledger, f"exported {what}", said)
         count = 0
         table = csv.writer(sys.stdout)
         async for row in rows(ledger, settings):

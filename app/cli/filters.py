@@ -1,8 +1,7 @@
 """The words that say which deliveries, failures or visits are meant: the same for every command that takes them; and what
 the shell completes them to."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -11,7 +10,7 @@ from click.shell_completion import CompletionItem
 
 from app.cli.reach import settings_or_none
 from app.cli.words import Moment
-from app.lists import Filter
+from app.filter import Filter
 from app.sources import load, specimens
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -57,6 +56,8 @@ search = click.option("--search", help="By any id, the tool's, a request's, an e
 before = click.option("--before", default="", help="Go on where the last list stopped.")
 
 
-def filter_of(words: dict[str, str | datetime | None], **more: str) -> Filter:
-    given = {name: word.isoformat() if isinstance(word, datetime) else word for name, word in words.items() if word}
-    return replace(Filter(**given), **more)
+def filter_of(words: Mapping[str, Any], **more: Any) -> Filter:
+    given: dict[str, Any] = {
+        name: word.isoformat() if isinstance(word, datetime) else word for name, word in words.items() if word
+    }
+    return Filter(**given | more)

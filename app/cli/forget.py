@@ -1,14 +1,12 @@
 """`doorbell forget`."""
 
-import getpass
 import json
 import sys
 
 import click
 
 from app import find
-from app.audit_log import AuditLog
-from app.cli.reach import with_ledger
+from app.cli.reach import noted, with_ledger
 from app.cli.words import NOTHING_MATCHED, PARTLY_FAILED, USAGE, as_json, end, examples, table
 from app.forget import Forget, Found
 from app.ledger import Ledger
@@ -61,7 +59,7 @@ def forget(email: str, only_plan: bool, yes: bool, as_json: bool) -> None:
     async def carry_out(ledger: Ledger, settings: Settings) -> Found:
         one = Forget(ledger, settings, name)
         what = f"{one.digest}: {len(found.visits)} visits, {len(found.deliveries)} deliveries"
-        await AuditLog(ledger.redis).note(f"{getpass.getuser()} (command line)", "operator", "forgot a person", what)
+        await noted(ledger, "forgot a person", what)
         return await one.carry_out()
 
     removed = with_ledger(carry_out)

@@ -8,11 +8,12 @@ import click
 
 from app import refusals
 from app.cli.filters import before, filter_of, filters, hooks_like, search
-from app.cli.reach import with_ledger
+from app.cli.reach import noted, with_ledger
 from app.cli.words import NOTHING_MATCHED, Moment, as_json, end, examples, limit, print_story, reveal, show_rows
-from app.explain import Explain, Row, moment
+from app.explain import EVERYTHING, Explain, Row, moment
+from app.filter import DONE, OPEN, Filter
 from app.ledger import Ledger
-from app.lists import DONE, OPEN, Filter, Lists
+from app.lists import Lists
 from app.settings import Settings
 
 #: Pages without a single row that fits, before a list says where it stopped.
@@ -70,7 +71,14 @@ def _list(filter: Filter, most: int, as_json: bool, names: Sequence[str]) -> Non
 @as_json
 def show(id: str, reveal: bool, as_json: bool) -> None:
     """One delivery: what it was, what came of it, every attempt."""
-    print_story(with_ledger(lambda ledger, settings: Explain(ledger, settings, reveal).delivery(id)), as_json)
+
+    async def look(ledger: Ledger, settings: Settings) -> Row:
+        if reveal:
+            await ledger.meta(id)
+            await noted(ledger, "revealed of a delivery", f"{id}: everything")
+        return await Explain(ledger, settings, EVERYTHING if reveal else ()).delivery(id)
+
+    print_story(with_ledger(look), as_json)
 
 
 @click.command(epilog=examples("visit standard-A-1", "visit standard-A-1 --json | jq .facts"))
@@ -79,7 +87,15 @@ def show(id: str, reveal: bool, as_json: bool) -> None:
 @as_json
 def visit(external_id: str, reveal: bool, as_json: bool) -> None:
     """One visit: every fact, who said it, what the API last answered."""
-    for story in with_ledger(lambda ledger, settings: Explain(ledger, settings, reveal).visit(external_id)):
+
+    async def look(ledger: Ledger, settings: Settings) -> list[Row]:
+        explain = Explain(ledger, settings, EVERYTHING if reveal else ())
+        if reveal:
+            await explain.works_of_visit(external_id)
+            await noted(ledger, "revealed of a visit", f"{external_id}: everything")
+        return await explain.visit(external_id)
+
+    for story in with_ledger(look):
         print_story(story, as_json)
 
 

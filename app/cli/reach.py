@@ -1,11 +1,13 @@
 """How the commands come to the settings and the ledger."""
 
 import asyncio
+import getpass
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from app import settings as configuration
+from app.audit_log import AuditLog
 from app.cli.words import CHECK_FAILED, NOTHING_MATCHED, UNREACHABLE, end
 from app.connection import Address, Redis, RedisDown
 from app.ledger import Gone, Ledger
@@ -54,3 +56,12 @@ async def opened(settings: Settings) -> AsyncIterator[Ledger]:
         yield Ledger(redis, settings.retention_days, settings.body_keys)
     finally:
         await redis.close()
+
+
+async def noted(ledger: Ledger, did: str, what: str) -> None:
+    """In the audit log, before it is done. Raises RedisDown."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have none
+        name = "somebody"
+    await AuditLog(ledger.redis).note(f"{name} (command line)", "operator", did, what)

@@ -2,9 +2,9 @@
 
     access.py       who gets in, and what they may do
     reading.py      the pages that show          acting.py     the forms that do
-    planning.py   replays and discards: the plan, and what came of it
-    overview.py     the verdict and its numbers  lists.py      deliveries and failures, filtered, page by page
-    redaction.py    a body without anybody's data             audit_log.py   who did what
+    planning.py     replays and discards: the plan, and what came of it
+    overview.py     the verdict and its numbers  live.py       the event stream
+    redaction.py    a body without anybody's data
     templates/, static/   all that a browser gets
 
 Every page is a line of a table (PAGES, ACTIONS) that names its role; here, around each of
@@ -43,7 +43,12 @@ class Console:
     def routes(self) -> list[Route]:
         return [self._route(page) for page in ALL_PAGES]
 
+    def leave(self) -> None:
+        """The process is asked to go: what would not end by itself does."""
+        self.desk.live.end()
+
     async def close(self) -> None:
+        self.leave()
         await self.desk.close()
 
     def _route(self, page: Page) -> Route:

@@ -1,5 +1,6 @@
 """The forms that do. Each says in the audit log what it is about to do, and by whom, before it does it."""
 
+import re
 from typing import Any
 
 import httpx
@@ -56,17 +57,26 @@ async def keep_settings(desk: Desk, ask: Ask) -> Response:
 
 
 async def reveal_delivery(desk: Desk, ask: Ask) -> Response:
-    id = ask.path("id")
+    """One field, as the form names it."""
+    id, field = ask.path("id"), _field(ask)
     await desk.ledger.meta(id)
-    await _note(desk, ask, "revealed a delivery", id)
-    return await show_delivery(desk, ask, id, is_revealed=True)
+    await _note(desk, ask, "revealed of a delivery", f"{id}: {'all of the body' if field == '*' else field}")
+    return await show_delivery(desk, ask, id, (field,))
 
 
 async def reveal_visit(desk: Desk, ask: Ask) -> Response:
-    external_id = ask.path("external_id")
+    external_id, field = ask.path("external_id"), _field(ask)
     await desk.explain.works_of_visit(external_id)
-    await _note(desk, ask, "revealed a visit", external_id)
-    return await show_visit(desk, ask, external_id, is_revealed=True)
+    await _note(desk, ask, "revealed of a visit", f"{external_id}: {field}")
+    return await show_visit(desk, ask, external_id, (field,))
+
+
+def _field(ask: Ask) -> str:
+    """Raises Gone for what is no field's name."""
+    field = ask.form.get("field", "")
+    if not re.fullmatch(r"[\w.#-]{1,200}|\*", field):
+        raise Gone("field")
+    return field
 
 
 async def ask_api(desk: Desk, ask: Ask) -> Response:
@@ -92,6 +102,26 @@ def _client(desk: Desk, account: str) -> VisitsClient:
             await desk.ledger.pace(account, settings.visits_api_rate, 0)
 
     return VisitsClient(desk.http, settings.visits_api_url, settings.tokens.get(account, ""), [], in_line)
+
+
+# -- pausing --
+
+
+async def pause(desk: Desk, ask: Ask) -> Response:
+    return await _pause(desk, ask, True)
+
+
+async def resume(desk: Desk, ask: Ask) -> Response:
+    return await _pause(desk, ask, False)
+
+
+async def _pause(desk: Desk, ask: Ask, is_paused: bool) -> Response:
+    account = ask.path("account")
+    if account not in desk.settings.accounts.values():
+        raise Gone(account)
+    await _note(desk, ask, "paused" if is_paused else "resumed", account)
+    await desk.ledger.pause(account, is_paused)
+    return desk.go("/console/sources")
 
 
 # -- ringing --
@@ -132,5 +162,7 @@ ACTIONS = [
     Page("POST", "/console/deliveries/{id}/reveal", "operator", reveal_delivery),
     Page("POST", "/console/visits/{external_id}/reveal", "operator", reveal_visit),
     Page("POST", "/console/visits/{external_id}/ask", "operator", ask_api),
+    Page("POST", "/console/accounts/{account}/pause", "operator", pause),
+    Page("POST", "/console/accounts/{account}/resume", "operator", resume),
     Page("POST", "/console/sources/{hook}/ring", "operator", ring),
 ]

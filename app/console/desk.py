@@ -16,6 +16,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from app.audit_log import AuditLog
 from app.console.access import Access, User
+from app.console.live import Live
 from app.explain import Explain, moment, span
 from app.ledger import Ledger
 from app.operations import Operations
@@ -63,6 +64,7 @@ class Desk:
         self.audit_log = AuditLog(ledger.redis)
         self.explain = Explain(ledger, settings)
         self.operations = Operations(ledger, settings)
+        self.live = Live(ledger, settings)
         self._templates = _environment()
         self._http: httpx.AsyncClient | None = None
 

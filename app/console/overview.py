@@ -58,6 +58,10 @@ class Gate:
     since: str
     waiting: int
 
+    @property
+    def is_paused(self) -> bool:
+        return self.why == "paused"
+
 
 @dataclass(frozen=True, slots=True)
 class Worker:
@@ -92,12 +96,18 @@ class Overview:
         waiting = sum(self.states[state] for state in ("queued", "waiting", "held"))
         if not self.workers and (waiting or self.last):
             return "bad", f"No worker is running: deliveries are accepted, but wait. {_works(waiting)} to be done."
-        if self.gates:
-            gate = self.gates[0]
+        if shut := [gate for gate in self.gates if not gate.is_paused]:
+            gate = shut[0]
             why = GATES.get(gate.why, gate.why)
             return "bad", f"The Visits API {why}. {_works(gate.waiting)} until it recovers; nothing is lost."
         if self.memory_share > 0.9:
             return "bad", f"Redis is {self.memory_share:.0%} full. When it is full, tools are asked to come back later."
+        if self.gates:
+            gate = self.gates[0]
+            return (
+                "warn",
+                f"Paused by an operator: {_works(gate.waiting)} for the account {gate.account}. Nothing is lost.",
+            )
         if self.states["parked"]:
             return "warn", _needing_you(self.states["parked"], self.groups)
         if self.due.is_stuck:
@@ -147,7 +157,7 @@ async def look(desk: Desk, lists: Lists) -> Overview:
         due(redis, desk.settings.tokens or {"main": ""}),
         redis.command("INFO", "memory"),
         last_of_hooks(desk),
-        _gates(desk),
+        shut_gates(desk),
     )
     told = dict(line.split(":", 1) for line in memory.decode().splitlines() if ":" in line)
     return Overview(
@@ -184,7 +194,7 @@ async def last_of_hooks(desk: Desk) -> dict[str, float | None]:
     return {name: float(end[1]) if end else None for name, end in zip(names, await asyncio.gather(*asked), strict=True)}
 
 
-async def _gates(desk: Desk) -> list[Gate]:
+async def shut_gates(desk: Desk) -> list[Gate]:
     accounts = list(desk.settings.tokens or {"main": ""})
     told = await asyncio.gather(*(desk.redis.command("HMGET", f"db:gate:{one}", "why", "since") for one in accounts))
     sizes = await asyncio.gather(*(desk.redis.command("ZCARD", f"db:held:{one}") for one in accounts))

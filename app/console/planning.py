@@ -11,10 +11,10 @@ from starlette.responses import Response
 
 from app.console.desk import Ask, Desk, Page, number
 from app.explain import span
-from app.lists import OPEN, Filter, Lists
+from app.filter import DONE, OPEN, Filter
+from app.lists import Lists
 from app.operations import Do, Order
 from app.replay import Replay, Step
-from app.selection import Selection
 
 #: More than this at once, and the number is to be typed.
 MOST_UNTYPED = 25
@@ -25,39 +25,28 @@ MOST_IDS = 200
 
 @dataclass(slots=True)
 class Plan:
-    """do: `replay` or `discard`. count: how many are meant. until: in ms; what comes later is not meant. steps: the first
-    few, as a worker would find them now."""
+    """do: `replay` or `discard`. filter: what is meant, until the plan was made. count: how much of it there is; of what
+    arrived in a state that is over, at most. steps: the first few, as a worker would find them now."""
 
     do: Do
     filter: Filter
-    ids: tuple[str, ...]
     contact: str
     until: int
     count: int = 0
     steps: list[Step] = field(default_factory=list)
 
     @property
-    def selection(self) -> Selection:
-        if self.ids:
-            return Selection(ids=self.ids)
-        since = datetime.fromtimestamp(self.filter.since_ms / 1000, UTC) if self.filter.since_ms > 0 else None
-        return Selection(
-            state=self.filter.state,
-            source=self.filter.source,
-            hook=self.filter.hook,
-            reason=self.filter.reason,
-            since=since,
-            until=datetime.fromtimestamp(self.until / 1000, UTC),
-        )
-
-    @property
     def must_be_typed(self) -> bool:
         return self.count > MOST_UNTYPED
 
     @property
+    def is_at_most(self) -> bool:
+        return self.filter.state in DONE
+
+    @property
     def told(self) -> str:
         """For the audit log."""
-        return " ".join(self.ids)[:250] if self.ids else self.filter.query()
+        return " ".join(self.filter.ids)[:250] or replace(self.filter, until="").query() or "everything"
 
 
 async def plan(desk: Desk, ask: Ask) -> Response:
@@ -78,7 +67,7 @@ async def start(desk: Desk, ask: Ask) -> Response:
         return await _show(desk, ask, planned, f"Type {number(planned.count)} to confirm. Nothing was done.")
     order = Order(
         do=planned.do,
-        selection=planned.selection,
+        filter=planned.filter,
         who=ask.user.name,
         expected=planned.count,
         contact=planned.contact,
@@ -109,12 +98,12 @@ async def cancel(desk: Desk, ask: Ask) -> Response:
     return desk.go(f"/console/operations/{id}")
 
 
-async def steps_of(desk: Desk, selection: Selection, contact: str = "") -> list[Step]:
+async def steps_of(desk: Desk, filter: Filter, contact: str = "") -> list[Step]:
     """The first few, as far as they can be seen at once."""
     found: list[Step] = []
     with suppress(TimeoutError):
         async with asyncio.timeout(LOOK_S):
-            async for step in Replay(desk.ledger, desk.settings, contact=contact).plan(selection):
+            async for step in Replay(desk.ledger, desk.settings, contact=contact).plan(filter):
                 found.append(step)
                 if len(found) >= SHOWN:
                     break
@@ -125,15 +114,21 @@ def _said(given: dict[str, str], ids: tuple[str, ...], until: int) -> Plan:
     do: Do = "discard" if given.get("do") == "discard" else "replay"
     contact = given.get("contact", "").strip()
     is_id = contact.replace("_", "").isalnum() and contact.isascii() and len(contact) <= 80
-    filter = Filter.read(given)
-    filter = replace(filter, before="", state=filter.state if filter.state in OPEN else "parked")
-    return Plan(do, filter, ids, contact if is_id else "", until)
+    filter = Filter(ids=ids) if ids else _meant(do, Filter.read(given), until)
+    return Plan(do, filter, contact if is_id else "", until)
+
+
+def _meant(do: Do, filter: Filter, until: int) -> Filter:
+    """Of what arrived only a replay can be meant; everything else is about failures, unless it says otherwise."""
+    is_clear = filter.state in OPEN or (do == "replay" and not filter.reason)
+    moment = datetime.fromtimestamp(until / 1000, UTC).isoformat()
+    return replace(filter, before="", until=moment, state=filter.state if is_clear else "parked")
 
 
 async def _look(desk: Desk, planned: Plan) -> Plan:
-    lists = Lists(desk.ledger, desk.settings, desk.explain)
-    planned.count = len(planned.ids) or await lists.count(planned.filter, planned.until)
-    planned.steps = await steps_of(desk, planned.selection, planned.contact) if planned.count else []
+    lists, filter = Lists(desk.ledger, desk.settings, desk.explain), planned.filter
+    planned.count = len(filter.ids) or await lists.count(filter)
+    planned.steps = await steps_of(desk, filter, planned.contact) if planned.count else []
     return planned
 
 
@@ -142,11 +137,10 @@ async def _show(desk: Desk, ask: Ask, planned: Plan, trouble: str = "") -> Respo
 
 
 def _told(order: Order) -> str:
-    selection = order.selection
-    if selection.ids:
-        return ", ".join(selection.ids)
-    words = {"state": selection.state, "source": selection.source, "hook": selection.hook, "reason": selection.reason}
-    return ", ".join(f"{name} {word}" for name, word in words.items() if word)
+    if order.filter.ids:
+        return ", ".join(order.filter.ids)
+    words = {name: getattr(order.filter, name) for name in ("state", "source", "hook", "reason", "since")}
+    return ", ".join(f"{name} {word}" for name, word in words.items() if word) or "everything that had arrived"
 
 
 PAGES = [

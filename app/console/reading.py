@@ -3,6 +3,8 @@
 import asyncio
 import re
 from collections import Counter
+from collections.abc import Container
+from dataclasses import replace
 from typing import Any
 
 from starlette.responses import Response
@@ -11,12 +13,13 @@ from app import doctor, refusals, tally
 from app.console import overview as overviews
 from app.console import redaction
 from app.console.desk import STATIC, Ask, Desk, Page, segment
+from app.console.live import EventStream
 from app.console.planning import steps_of
-from app.explain import Explain, Row, span
+from app.explain import HIDDEN, Explain, Row, span
+from app.filter import DONE, OPEN, Filter
 from app.ledger import Gone, NoBody
-from app.lists import DONE, OPEN, PAGE, Filter, Found, Lists
+from app.lists import PAGE, Found, Lists
 from app.retention import KINDS
-from app.selection import Selection
 from app.settings import Settings
 from app.sources import load, specimens
 
@@ -55,6 +58,14 @@ async def overview(desk: Desk, ask: Ask) -> Response:
     )
 
 
+async def stream(desk: Desk, ask: Ask) -> Response:
+    """What happens, as it happens; who finds no place here asks now and then."""
+    messages = desk.live.join()
+    if messages is None:
+        return Response(status_code=503, headers={"retry-after": "30"})
+    return EventStream(desk.live, messages, lambda: desk.access.user(ask.request))
+
+
 async def search(desk: Desk, ask: Ask) -> Response:
     asked = ask.query("q")
     found = await _lists(desk).search(asked) if asked else []
@@ -72,9 +83,8 @@ def _address(found: Found) -> str:
 
 async def deliveries(desk: Desk, ask: Ask) -> Response:
     lists, filter = _lists(desk), Filter.read(ask.request.query_params)
-    hooks = [filter.hook] if filter.hook else list(desk.settings.hooks)
-    rows, states, sizes, mark = await asyncio.gather(
-        lists.deliveries(filter), lists.states(), lists.hooks(), lists.mark(hooks)
+    rows, states, sizes, mark, matching = await asyncio.gather(
+        lists.deliveries(filter), lists.states(), lists.hooks(), lists.mark(filter), lists.count(filter)
     )
     counted = {state: states[state] for state in OPEN} | dict.fromkeys(DONE)
     return desk.page(
@@ -85,27 +95,33 @@ async def deliveries(desk: Desk, ask: Ask) -> Response:
         states=counted,
         hooks=sizes,
         mark="" if filter.state or filter.reason else mark,
+        matching=matching,
+        at_most=filter.state in DONE,
     )
 
 
 async def newer(desk: Desk, ask: Ask) -> Response:
     """A piece of the page of deliveries: how many came since it was made."""
     filter = Filter.read(ask.request.query_params)
-    hooks = [filter.hook] if filter.hook else list(desk.settings.hooks)
-    return desk.page(ask, "newer.html", filter=filter, count=await _lists(desk).newer(hooks, ask.query("than")))
+    return desk.page(ask, "newer.html", filter=filter, count=await _lists(desk).newer(filter, ask.query("than")))
+
+
+async def state(desk: Desk, ask: Ask) -> Response:
+    """A piece of the page of deliveries: what has become of one."""
+    return desk.page(ask, "state.html", row=await desk.explain.row(ask.path("id")))
 
 
 async def delivery(desk: Desk, ask: Ask) -> Response:
     return await show_delivery(desk, ask, ask.path("id"))
 
 
-async def show_delivery(desk: Desk, ask: Ask, id: str, is_revealed: bool = False) -> Response:
-    explain = Explain(desk.ledger, desk.settings, is_revealed)
+async def show_delivery(desk: Desk, ask: Ask, id: str, revealed: Container[str] = ()) -> Response:
+    explain = Explain(desk.ledger, desk.settings, revealed)
     story = await explain.delivery(id)
     try:
-        body = redaction.body((await desk.ledger.delivery(id))[1], is_revealed)
+        body = redaction.body((await desk.ledger.delivery(id))[1], revealed)
     except NoBody as error:
-        body = str(error)
+        body = [str(error)]
     visits = sorted({change["visit"] for change in story["changes"] if "visit" in change})
     timeline = [*story["attempts"]]
     for name in visits:
@@ -119,8 +135,7 @@ async def show_delivery(desk: Desk, ask: Ask, id: str, is_revealed: bool = False
         sentence=told_of_delivery(story),
         timeline=[attempt for attempt in timeline if (attempt["at"] or "") >= (story["at"] or "")],
         body=body,
-        is_revealed=is_revealed,
-        steps=await steps_of(desk, Selection(ids=(id,))),
+        steps=await steps_of(desk, Filter(ids=(id,))),
         is_open=any(change["state"] in ("parked", "waiting", "held", "queued") for change in story["changes"]),
     )
 
@@ -154,16 +169,17 @@ async def visit(desk: Desk, ask: Ask) -> Response:
 
 
 async def show_visit(
-    desk: Desk, ask: Ask, external_id: str, is_revealed: bool = False, asked: dict[str, Any] | None = None
+    desk: Desk, ask: Ask, external_id: str, revealed: Container[str] = (), asked: dict[str, Any] | None = None
 ) -> Response:
-    stories = await Explain(desk.ledger, desk.settings, is_revealed).visit(external_id)
+    stories = await Explain(desk.ledger, desk.settings, revealed).visit(external_id)
     for story in stories:
         story["sentence"] = _told_of_visit(story)
         orders = {(change["delivery"], name) for change in story["changes"] for name in change["says"]}
         for name, fact in story["facts"].items():
             others = sum(1 for _, said in orders if said == name) - 1
+            fact["hidden"] = fact["value"] == HIDDEN
             fact["why"] = "the only one to say so" if others < 1 else f"the newest of {others + 1}"
-    return desk.page(ask, "visit.html", external_id=external_id, stories=stories, is_revealed=is_revealed, asked=asked)
+    return desk.page(ask, "visit.html", external_id=external_id, stories=stories, revealed=revealed, asked=asked)
 
 
 def _told_of_visit(story: Row) -> str:
@@ -190,7 +206,9 @@ def _told_of_visit(story: Row) -> str:
 async def failures(desk: Desk, ask: Ask) -> Response:
     lists, filter = _lists(desk), Filter.read(ask.request.query_params)
     filter = Filter(reason=filter.reason, source=filter.source, since=filter.since, before=filter.before)
-    rows, groups, matching = await asyncio.gather(lists.works(filter), lists.groups(), lists.count(filter))
+    rows, groups, matching = await asyncio.gather(
+        lists.works(filter), lists.groups(), lists.count(replace(filter, state="parked"))
+    )
     reasons, sources = Counter[str](), Counter[str]()
     for group in groups:
         reasons[group.reason] += group.count
@@ -233,7 +251,7 @@ async def refused(desk: Desk, ask: Ask) -> Response:
 
 
 async def sources(desk: Desk, ask: Ask) -> Response:
-    lasts = await overviews.last_of_hooks(desk)
+    lasts, gates = await asyncio.gather(overviews.last_of_hooks(desk), overviews.shut_gates(desk))
     entrances = desk.settings.entrances.values()
     listed = [
         {
@@ -244,7 +262,9 @@ async def sources(desk: Desk, ask: Ask) -> Response:
         for tool in load().values()
     ]
     listed.sort(key=lambda source: not source["hooks"])
-    return desk.page(ask, "sources.html", sources=listed)
+    shut = {gate.account: gate for gate in gates}
+    of_accounts = {account: desk.settings.hooks_of(account) for account in desk.settings.accounts.values()}
+    return desk.page(ask, "sources.html", sources=listed, accounts=of_accounts, shut=shut)
 
 
 async def source(desk: Desk, ask: Ask) -> Response:
@@ -334,10 +354,12 @@ PAGES = [
     Page("GET", "/console/static/{version}/{name}", "static", static),
     Page("GET", "/console/login", "anybody", login),
     Page("GET", "/console", "viewer", overview),
+    Page("GET", "/console/stream", "viewer", stream),
     Page("GET", "/console/search", "viewer", search),
     Page("GET", "/console/deliveries", "viewer", deliveries),
     Page("GET", "/console/deliveries/newer", "viewer", newer),
     Page("GET", "/console/deliveries/{id}", "viewer", delivery),
+    Page("GET", "/console/deliveries/{id}/state", "viewer", state),
     Page("GET", "/console/visits/{external_id}", "viewer", visit),
     Page("GET", "/console/failures", "viewer", failures),
     Page("GET", "/console/refused", "viewer", refused),

@@ -2,6 +2,8 @@
 anybody's. What may be shown is listed; everything else is not."""
 
 import re
+from collections.abc import Container, Iterator
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -20,14 +22,26 @@ _AN_ADDRESS = re.compile(r"@|%40")
 _A_NUMBER = re.compile(r"\+?\d[\d\s().-]{6,}\d")
 
 
-def body(raw: bytes, is_revealed: bool = False) -> str:
-    """The body, as text to read."""
-    if is_revealed:
-        return _whole(raw)
-    parsed = _parsed(raw)
-    if parsed is None:
-        return f"••• ({len(raw)} bytes that are neither JSON nor a form)"
-    return orjson.dumps(_redacted(parsed, ""), option=orjson.OPT_INDENT_2).decode()
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """A value that may be somebody's. name: where it stands. told: what may be said of it. value: once it is revealed."""
+
+    name: str
+    told: str
+    value: str | None
+
+
+def body(raw: bytes, revealed: Container[str] = ()) -> list[str | Hidden]:
+    """The body as text to read, in pieces. revealed: the names of what is shown nevertheless; `*`: all of it."""
+    if "*" in revealed:
+        return [_whole(raw)]
+    try:
+        parsed = _parsed(raw)
+        return list(_laid_out(parsed, "", "", "\n", revealed))
+    except ValueError:
+        return [f"••• ({len(raw)} bytes that are neither JSON nor a form)"]
+    except RecursionError:
+        return [f"••• ({len(raw)} bytes, too deep to be laid out)"]
 
 
 def _whole(raw: bytes) -> str:
@@ -43,24 +57,42 @@ def _whole(raw: bytes) -> str:
 
 
 def _parsed(raw: bytes) -> Any:
+    """Raises ValueError."""
     try:
         return orjson.loads(raw)
     except ValueError:
-        pass
-    try:
         return dict(parse_qsl(raw.decode(), keep_blank_values=True, strict_parsing=True, max_num_fields=500))
-    except ValueError:
-        return None
 
 
-def _redacted(value: Any, name: str) -> Any:
-    if isinstance(value, dict):
-        return {key if _is_a_name(key) else "•••": _redacted(inside, key) for key, inside in value.items()}
-    if isinstance(value, list):
-        return [_redacted(item, name) for item in value]
-    if value is None or isinstance(value, bool) or _may_be_shown(value, name):
-        return value
-    return f"••• ({'number' if isinstance(value, int | float) else f'text, {len(value)}'})"
+def _laid_out(value: Any, key: str, place: str, line: str, revealed: Container[str]) -> Iterator[str | Hidden]:
+    """key: what it stands under; in a list, what the list does. line: how a line begins here."""
+    if isinstance(value, dict | list):
+        inside = _of_dict(value) if isinstance(value, dict) else ((key, str(n), "", one) for n, one in enumerate(value))
+        first, last = "{}" if isinstance(value, dict) else "[]"
+        before, end = first, ""
+        for name, at, head, one in inside:
+            yield f"{before}{line}  {head}"
+            yield from _laid_out(one, name, f"{place}.{at}".lstrip("."), f"{line}  ", revealed)
+            before, end = ",", line
+        yield (end or first) + last
+    elif value is None or isinstance(value, bool) or _may_be_shown(value, key):
+        yield _json(value)
+    else:
+        told = f"••• ({'number' if isinstance(value, int | float) else f'text, {len(value)}'})"
+        name = place or "*"
+        yield Hidden(name, told, _json(value) if name in revealed else None)
+
+
+def _of_dict(value: dict[str, Any]) -> Iterator[tuple[str, str, str, Any]]:
+    """Of each: its key, its name for the audit log, how it begins, its value."""
+    for number, (key, one) in enumerate(value.items()):
+        is_a_name = _is_a_name(key)
+        at = key if is_a_name and re.fullmatch(r"[\w-]+", key) else f"#{number}"
+        yield key, at, f"{_json(key if is_a_name else '•••')}: ", one
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value).decode()
 
 
 def _is_a_name(key: str) -> bool:

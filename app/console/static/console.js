@@ -7,13 +7,7 @@
   const remember = (name, value) => {
     document.cookie = `doorbell-${name}=${value}; path=/console; max-age=${value ? 31536000 : 0}; samesite=lax`;
   };
-  let paused = false;
   let before = "";
-
-  const say = (words) => {
-    const place = $("#live-state");
-    if (place) place.textContent = words;
-  };
 
   const step = (by) => {
     const all = rows();
@@ -57,10 +51,7 @@
     R: () => act($("#replay")),
     D: () => act($("#discard")),
     t: turn,
-    p: () => {
-      paused = !paused;
-      say(paused ? "Paused: nothing refreshes itself." : "Going on.");
-    },
+    p: () => $("#live-state:not([hidden])")?.click(),
   };
 
   document.addEventListener("keydown", (event) => {
@@ -80,11 +71,76 @@
     }
   });
 
-  // What nobody looks at, and what somebody paused, asks for nothing.
-  document.addEventListener("htmx:beforeRequest", (event) => {
-    const live = event.detail.elt.closest("[data-live]");
-    if (live && (paused || document.hidden || live.contains(document.activeElement))) event.preventDefault();
-  });
+  // What is live asks again when the stream says that something happened, and every 15 s, since ages are told too; where
+  // there is no stream, every 5 s. What nobody looks at, and what somebody paused, asks for nothing.
+  const live = () => $("[data-live]");
+  const shown = $("#live-state");
+  let stream, state, tries = 0, ticks = 0, due = 0, asked = 0;
+
+  const show = (now) => {
+    if (state === now) return;
+    state = shown.textContent = shown.dataset.state = now;
+    shown.hidden = false;
+    $("#live-said").textContent = { paused: "Nothing refreshes itself.", polling: "Refreshed every 5 seconds." }[now] ?? "";
+  };
+
+  const refresh = () => {
+    if (due) return;
+    due = setTimeout(() => {
+      due = 0;
+      asked = Date.now();
+      if (state !== "paused" && !live().contains(document.activeElement)) htmx.trigger(live(), "live");
+    }, Math.max(0, asked + live().dataset.live * 1000 - Date.now()));
+  };
+
+  const listen = () => {
+    stream?.close();
+    stream = new EventSource("/console/stream");
+    stream.onopen = () => {
+      tries = 0;
+      show("live");
+      refresh();
+    };
+    stream.onmessage = (event) => {
+      const names = new Set(JSON.parse(event.data));
+      for (const row of rows()) {
+        const state = row.querySelector("[hx-get]");
+        if (state && row.dataset.names.split(" ").some((name) => names.has(name))) htmx.trigger(state, "live");
+      }
+      refresh();
+    };
+    stream.onerror = () => {
+      tries += 1;
+      if (stream.readyState === EventSource.CONNECTING && tries < 3) return show("reconnecting");
+      stream.close();
+      show("polling");
+    };
+  };
+
+  const pause = () => {
+    stream?.close();
+    show("paused");
+  };
+
+  if (live()) {
+    let wanted = true;
+    const look = () => {
+      tries = 0;
+      if (wanted && !document.hidden) listen();
+      else pause();
+    };
+    shown.addEventListener("click", () => {
+      wanted = !wanted;
+      look();
+    });
+    document.addEventListener("visibilitychange", look);
+    setInterval(() => {
+      ticks += 1;
+      if (state === "polling" || ticks % 3 === 0) refresh();
+      if (state === "polling" && ticks % 12 === 0) listen();
+    }, 5000);
+    look();
+  }
 
   const all = $("#tick-all");
   if (all) {

@@ -1,0 +1,43 @@
+"""`doorbell pause` and `doorbell resume`."""
+
+import click
+
+from app.cli.filters import hooks_like
+from app.cli.reach import noted, with_ledger
+from app.cli.words import NOTHING_MATCHED, end, examples
+from app.ledger import Ledger
+from app.settings import Settings
+
+hook = click.argument("hook", shell_complete=hooks_like)
+
+
+@click.command(epilog=examples("pause calendly"))
+@hook
+def pause(hook: str) -> None:
+    """Hold back what HOOK's account is to be sent. Its deliveries are accepted, its changes wait, and spend no tries. Hooks
+    with the same Visits API token have one account, and pause together."""
+    account, others = _set(hook, True)
+    click.echo(f"{others}: what goes to the account {account} waits until `doorbell resume {hook}`", err=True)
+
+
+@click.command(epilog=examples("resume calendly"))
+@hook
+def resume(hook: str) -> None:
+    """Send what HOOK's account was not sent while it was paused, the visits that start soonest first."""
+    account, others = _set(hook, False)
+    click.echo(f"{others}: what waited for the account {account} goes out", err=True)
+
+
+def _set(hook: str, is_paused: bool) -> tuple[str, str]:
+    """The account, and all of its hooks."""
+
+    async def step(ledger: Ledger, settings: Settings) -> tuple[str, str]:
+        if hook not in settings.accounts:
+            end(NOTHING_MATCHED, f"there is no hook {hook}: see `doorbell sources`")
+        account = settings.accounts[hook]
+        await noted(ledger, "paused" if is_paused else "resumed", account)
+        if not await ledger.pause(account, is_paused):
+            end(NOTHING_MATCHED, f"the account {account} is {'paused already' if is_paused else 'not paused'}")
+        return account, ", ".join(settings.hooks_of(account))
+
+    return with_ledger(step)
