@@ -1,4 +1,5 @@
-"""Forgetting a person, by e-mail address: what we hold of them goes, and what was decided stays.
+"""Forgetting a person, by e-mail address, or by a phone number that leads to one: what we hold of them goes, and what was
+decided stays.
 
     a visit of theirs         the contact in each of its changes; of the address a digest stays, so that the visit is still
                               theirs and no later event makes it anybody else's, or makes a second one. What was quoted
@@ -15,7 +16,8 @@ and again until a walk finds nothing: what a worker had in its hands meanwhile i
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
@@ -28,8 +30,24 @@ from app.delivery import JWT, from_base64url
 from app.ledger import Gone, Ledger, Member, Meta, NoBody
 from app.queue import event_work
 from app.settings import Settings
-from app.visits.merge import REMEMBERED
+from app.visits.merge import REMEMBERED, fold, wanted
 from app.visits.words import FORGOTTEN, Contact
+
+#: What is told of what is found.
+TOLD = {
+    "visits": "contact and quoted answers removed",
+    "deliveries": "body and headers removed",
+    "shared": "of these deliveries spoke of others' visits too, which stay as they are",
+    "digests": "digests of the address removed",
+    "operations": "filters removed",
+    "open": "not done yet: they lack what was removed, and will need an operator",
+}
+BY_NUMBER = "a number only leads to the e-mail addresses of visits that have it: what has no address is not found by it"
+ELSEWHERE = (
+    "the contact and its visits in Review Rover: delete the contact there",
+    "the tool's own record: remove it there too, or the tool may ring with it again",
+    "backups of Redis, and its append-only file until it is rewritten (BGREWRITEAOF)",
+)
 
 #: Keys to a page; bodies to a command.
 PAGE, BODIES = 500, 50
@@ -62,8 +80,53 @@ class Found:
     def is_nothing(self) -> bool:
         return not (self.visits or self.deliveries or self.digests or self.operations)
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Of what there is something, as TOLD tells it."""
+        return {what: count for what in TOLD if (count := len(getattr(self, what)))}
+
+    @property
+    def unseen(self) -> str:
+        """What may be there all the same."""
+        told = f"{len(self.sealed)} bodies are sealed under keys that BODY_KEYS lacks: what they say cannot be seen"
+        return told if self.sealed else ""
+
 
 Told = Callable[[int], None]
+
+
+async def addresses_of(ledger: Ledger, settings: Settings, text: str) -> list[str]:
+    """Who is meant: an address, as find.email() writes it; by a number, those of the visits that are found by it. Raises
+    RedisDown."""
+    if email := find.email(text):
+        return [email]
+    found, number = dict[str, None](), find.phone(text)
+    for work in await find.works_of(ledger.redis, text, settings.secret_key, find.NEWEST) if number else ():
+        with suppress(Gone):
+            contact = wanted(fold(said for member in await ledger.family(work) for said in member.said())).contact
+            if find.phone(contact.phone or "") == number and (email := find.email(contact.email or "")):
+                found[email] = None
+    return list(found)
+
+
+def told_of(each: Iterable["Forget"], found: Found) -> str:
+    """For the audit log: digests for addresses."""
+    names = " ".join(one.digest for one in each)
+    return f"{names}: {len(found.visits)} visits, {len(found.deliveries)} deliveries"
+
+
+async def plan_of(each: Iterable["Forget"]) -> Found:
+    found = Found()
+    for one in each:
+        found.add(await one.plan())
+    return found
+
+
+async def carry_out(each: Iterable["Forget"]) -> Found:
+    removed = Found()
+    for one in each:
+        removed.add(await one.carry_out())
+    return removed
 
 
 class Forget:

@@ -605,3 +605,31 @@ async def test_a_count_of_attempts_that_lost_its_end_gets_another(app: Any, redi
 
     assert b"4" == await redis.command("GET", "db:attempts")
     assert 0 < await redis.command("TTL", "db:attempts") <= 900
+
+
+async def test_a_person_is_forgotten_once_the_address_was_typed_again(app: Any, delivery: str, redis: Redis) -> None:
+    operator = Browser(app)
+    await operator.log_in()
+
+    async def said(**form: str) -> tuple[int, str]:
+        answer = await operator.post("/console/forget", form)
+        [told] = re.findall(r"no e-mail address|hold nothing|would be removed|once more|Removed\.", answer.text)[:1]
+        return answer.status_code, told
+
+    whom = " Ada@Example.com"
+    assert (409, "no e-mail address") == await said(whom="ada")
+    assert (200, "hold nothing") == await said(whom="grace@example.com", confirm="grace@example.com")
+    assert (200, "would be removed") == await said(whom=whom)
+    assert (409, "once more") == await said(whom=whom, confirm="ada")
+    assert "ada@example.com" in await raw_body(operator, delivery)
+    assert (200, "Removed.") == await said(whom=whom, confirm="Ada@Example.com")
+
+    assert "its body was removed" in await raw_body(operator, delivery)
+    [(did, what)] = [line for line in await noted(redis) if b"revealed" not in line[0]]
+    assert b"forgot a person" == did
+    assert re.fullmatch(rb"\S+: 1 visits, 1 deliveries", what)
+    assert b"ada" not in what
+
+
+async def raw_body(operator: Browser, delivery: str) -> str:
+    return (await operator.post(f"/console/deliveries/{delivery}/reveal", {"field": "*"})).text

@@ -37,6 +37,7 @@ PATHS = {
     "operation": "/console/operations/{operation}",
     "audit": "/console/audit",
     "settings": "/console/settings",
+    "forget": "/console/forget",
     "search": "/console/search?q=nobody",
 }
 Opens = Callable[..., Desk]
@@ -236,6 +237,26 @@ def test_an_account_is_paused_and_resumed(running: Rig, open_desk: Opens) -> Non
 
     assert "open" == desk.page.inner_text("td .state.applied")
     wait_until(lambda: running.visit("standard-A-1"))
+
+
+def test_a_person_is_forgotten_with_a_plan_first(running: Rig, open_desk: Opens) -> None:
+    running.worker()
+    book(running, "A-1")
+    wait_until(lambda: running.visit("standard-A-1"))
+    desk = open_desk(OPERATOR, java_script_enabled=False)
+
+    desk.open("/console/settings")
+    desk.page.click("text=Forget a person…")
+    desk.page.fill("#whom", "+1 (555) 010-0001")
+    desk.page.click("main button")
+    assert "visits" in desk.page.inner_text("table")
+    desk.picture("forget-plan")
+    desk.page.fill("#confirm", "+1 (555) 010-0001")
+    desk.page.click("main button")
+
+    assert "Removed" in desk.page.inner_text("[role=status]")
+    desk.picture("forgotten")
+    assert "ada@example.com" not in running.doorbell("visit", "standard-A-1", "--reveal").stdout
 
 
 def test_what_is_discarded_is_given_up(running: Rig, open_desk: Opens) -> None:

@@ -293,6 +293,26 @@ async def test_it_is_not_found_by_address_or_number_any_more(rig: Rig, redis: Re
     assert [work("B")] == await find.works_of(redis, ADA["phone"], [KEY])
 
 
+def test_a_number_leads_to_the_address_and_forgets_whose_it_is(rig: Rig) -> None:
+    rig.env |= {"SECRET_KEY": KEY}
+    rig.web()
+    rig.worker()
+    rig.ring("visit.created", "A", contact=ADA, time_scheduled=SOON)
+    rig.ring("visit.created", "G", contact=GRACE, time_scheduled=SOON)
+    wait_until(lambda: rig.visit("standard-A") and rig.visit("standard-G"))
+    quiet(rig)
+
+    unknown = rig.doorbell("forget", "+1 555 010 9999", "--yes")
+    plan = rig.doorbell("forget", "(555) 010-0001", "--plan", "--json")
+    done = rig.doorbell("forget", "(555) 010-0001", "--yes")
+
+    assert (5, True) == (unknown.returncode, "a number only leads to" in unknown.stderr)
+    assert ["visit:main/standard-A"] == json.loads(plan.stdout)["visits"]
+    assert 0 == done.returncode
+    shown = [rig.doorbell("visit", f"standard-{one}", "--reveal").stdout for one in "AG"]
+    assert [False, True] == ["@example.com" in story for story in shown]
+
+
 async def test_what_an_operation_looked_for_goes_once_it_is_over(rig: Rig, redis: Redis, ledger: Ledger) -> None:
     settings = read(rig.env)
     operations = Operations(ledger, settings)

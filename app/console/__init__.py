@@ -3,6 +3,7 @@
     access.py       who gets in, and what they may do
     reading.py      the pages that show          acting.py     the forms that do
     planning.py     replays and discards: the plan, and what came of it
+    forgetting.py   a person is forgotten
     overview.py     the verdict and its numbers  live.py       the event stream
     redaction.py    a body without anybody's data
     templates/, static/   all that a browser gets
@@ -19,7 +20,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from app.connection import RedisDown
-from app.console import acting, planning, reading
+from app.console import acting, forgetting, planning, reading
 from app.console.access import HEADERS
 from app.console.desk import Ask, Desk, Page
 from app.intake import BODY_S, Refused, read_body
@@ -31,7 +32,11 @@ from app.settings import Settings
 LARGEST_FORM, LARGEST_LOGIN = 65_536, 4_096
 
 #: Every one, for whoever wants to know that none was forgotten.
-ALL_PAGES = (*reading.PAGES, *planning.PAGES, *acting.ACTIONS, *planning.ACTIONS)
+ALL_PAGES = tuple(
+    page
+    for pages in (reading.PAGES, planning.PAGES, forgetting.PAGES, acting.ACTIONS, planning.ACTIONS, forgetting.ACTIONS)
+    for page in pages
+)
 
 __all__ = ["Console"]
 
