@@ -129,7 +129,9 @@ class Intake:
 
     async def _read(self, scope: Scope, receive: Receive, entrance: Entrance, token: str, request_id: str) -> Delivery:
         headers, query = tuple(scope["headers"]), scope["query_string"]
-        delivery = Delivery(entrance.name, entrance.tool.name, headers, b"", _now(), request_id, token, query=query)
+        delivery = Delivery(
+            entrance.name, entrance.tool.name, headers, b"", datetime.now(UTC), request_id, token, query=query
+        )
         try:
             check_content_type(delivery, entrance.tool.source.form)
         except WrongContentType as error:
@@ -373,11 +375,11 @@ class Slow:
 
 def believe(entrance: Entrance, delivery: Delivery) -> Event:
     """The event in a delivery whose signature held. Raises Unreadable."""
-    source = entrance.tool.source
+    source, at = entrance.tool.source, delivery.received_at
     return Event(
         source=entrance.tool.name,
         data=parse_body(delivery, source.form),
-        received_at=delivery.received_at,
+        received_at=at.replace(microsecond=at.microsecond // 1000 * 1000),  # as it is kept
         headers={name: value for name in source.headers if (value := delivery.header(name)) is not None},
         zone=entrance.hook.zone,
     )
@@ -392,13 +394,7 @@ def recall(entrance: Entrance, meta: Meta, raw: bytes) -> Event:
 def _asked(entrance: Entrance, scope: Scope) -> Delivery:
     """A GET: no body, and nothing of it is kept."""
     headers, query = tuple(scope["headers"]), scope.get("query_string", b"")
-    return Delivery(entrance.name, entrance.tool.name, headers, b"", _now(), method="GET", query=query)
-
-
-def _now() -> datetime:
-    """In whole ms, as it is kept."""
-    now = datetime.now(UTC)
-    return now.replace(microsecond=now.microsecond // 1000 * 1000)
+    return Delivery(entrance.name, entrance.tool.name, headers, b"", datetime.now(UTC), method="GET", query=query)
 
 
 def _name(event: Event, path: tuple[str, ...]) -> str:

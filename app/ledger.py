@@ -175,8 +175,10 @@ class Trace:
 
 
 def traced(request_id: str, traceparent: str) -> dict[str, str]:
-    given = {"request_id": request_id, "trace_id": traceparent[3:35], "parent_id": traceparent[36:52]}
-    return {name: value for name, value in given.items() if value}
+    told = {"request_id": request_id} if request_id else {}
+    if traceparent:
+        told |= {"trace_id": traceparent[3:35], "parent_id": traceparent[36:52]}
+    return told
 
 
 @dataclass(frozen=True, slots=True)
@@ -505,7 +507,7 @@ class Ledger:
 
 def new_id() -> str:
     """A name that sorts by time: milliseconds, then 40 bits of chance."""
-    return f"d{time.time_ns() // 1_000_000:011x}{random.getrandbits(40):010x}"
+    return f"d{(time.time_ns() // 1_000_000 << 40) + random.getrandbits(40):021x}"
 
 
 def rang_ms(id: str) -> int:

@@ -9,7 +9,7 @@ import binascii
 import hashlib
 import hmac
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache, lru_cache
@@ -239,17 +239,13 @@ class Hmac(Scheme):
             signed_at = times[0]
         else:
             given = value.split(self.separator.encode()) if self.separator else [value]
-        given = list(self._unwrapped(given))
+        prefix = self.prefix.encode()
+        given = [signature[len(prefix) :] for signature in given if signature.startswith(prefix)]
         if not given:
             raise SignatureError(f"{self.header} holds no signature of the kind that this tool sends", "malformed")
+        if self.forgiving:
+            given = [signature.removeprefix(b"sha256=").lower() for signature in given]
         return given[:MOST_SIGNATURES], signed_at
-
-    def _unwrapped(self, given: Iterable[bytes]) -> Iterable[bytes]:
-        prefix = self.prefix.encode()
-        for signature in given:
-            if signature.startswith(prefix):
-                signature = signature[len(prefix) :]
-                yield signature.removeprefix(b"sha256=").lower() if self.forgiving else signature
 
     def _message(self, delivery: Delivery, url: str, signed_at: bytes | None) -> bytes:
         if self.signs == "{body}":
