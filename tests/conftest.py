@@ -16,12 +16,13 @@ from app.logs import shaped
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-#: They wait more than they work: begun first, so that the others work meanwhile.
-WAITING = ["test_crash", "test_faults", "test_worker", "test_watch", "test_deploy"]
+#: What waits more than it works, so that the others work meanwhile; then what is long, so that it does not end alone.
+FIRST = ["test_crash", "test_faults", "test_worker", "test_deploy", "test_watch"]
+FIRST += ["test_histories", "test_sources", "test_apply"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.stem not in WAITING)
+    items.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST))
 
 
 @pytest.fixture(scope="session")
