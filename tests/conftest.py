@@ -1,5 +1,6 @@
 """Real parts: one embedded Valkey (or REDIS_URL) per run, emptied for each test; processes as in production."""
 
+import signal
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -10,6 +11,9 @@ from rig import Rig, Server, redis_for_tests
 from app.connection import Address, Redis
 from app.ledger import Ledger
 from app.logs import shaped
+
+# A run that was started in the background hears no Ctrl-C, and what it starts would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -391,9 +392,13 @@ def test_tail_tells_what_arrives_and_what_is_done_until_it_is_interrupted(rig: R
     rig.web()
     rig.worker()
     command = [sys.executable, "-m", "app", "tail", "--json", "--source", "standard"]
-    with subprocess.Popen(
-        command, cwd=ROOT, env=rig.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as watching:
+    with (
+        subprocess.Popen(
+            command, cwd=ROOT, env=rig.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as watching,
+        ExitStack() as stack,
+    ):
+        stack.callback(watching.kill)
         assert watching.stdout
         # It says nothing when it begins: ring until it hears.
         told, numbers = list[dict[str, Any]](), itertools.count()
