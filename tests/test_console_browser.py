@@ -522,6 +522,17 @@ def test_every_page_is_accessible_and_fits_a_phone(running: Rig, open_desk: Open
     assert set() == troubles
 
 
+def test_on_a_phone_a_row_can_be_ticked(running: Rig, open_desk: Opens) -> None:
+    book(running, "A-1")
+    desk = open_desk(OPERATOR, viewport=NARROW)
+    desk.open("/console/deliveries")
+
+    box = desk.page.locator("td.tick input").bounding_box()
+
+    assert box
+    assert (18, 18) == (round(box["width"]), round(box["height"]))
+
+
 def test_a_page_says_so_when_redis_is_away_and_heals(running: Rig, open_desk: Opens, redis_url: str) -> None:
     desk = open_desk(OPERATOR)
     running.door.kill()
