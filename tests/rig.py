@@ -11,8 +11,10 @@ import hmac
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +28,7 @@ from unittest.mock import patch
 
 import httpx
 import redis
+import uvicorn
 from click.testing import CliRunner
 
 from app.cli import main
@@ -50,6 +53,20 @@ def redis_for_tests() -> Iterator[str]:
     else:
         with valkey(appendfsync="always") as url:
             yield url
+
+
+@contextmanager
+def serving(app: Any, http: str = "httptools", loop: str = "uvloop") -> Iterator[str]:
+    """An application behind a real uvicorn in a thread; gives its address."""
+    settings: dict[str, Any] = {"http": http, "loop": loop, "ws": "none", "log_config": None, "access_log": False}
+    server = uvicorn.Server(uvicorn.Config(app, lifespan="off", **settings))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
+        thread.start()
+        wait_until(lambda: server.started)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        server.should_exit = True
+        thread.join(5)
 
 
 def hmac_sha256(key: bytes, message: bytes) -> bytes:

@@ -3,9 +3,6 @@ worker fetches and applies, and the sandbox shows the visit. Nothing here names 
 
 import contextlib
 import json
-import socket
-import threading
-import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import replace
@@ -15,8 +12,7 @@ from urllib.parse import parse_qsl
 
 import httpx
 import pytest
-import uvicorn
-from rig import Rig, Server
+from rig import Rig, Server, serving
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -90,16 +86,8 @@ def _plain(body: str) -> str:
 @pytest.fixture(scope="module")
 def served() -> Iterator[tuple[Api, str]]:
     api = Api()
-    app = Starlette(routes=[Route("/{path:path}", api.serve, methods=["GET", "POST"])])
-    server = uvicorn.Server(uvicorn.Config(app, lifespan="off", ws="none", log_config=None, access_log=False))
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
-        thread.start()
-        while not server.started:
-            time.sleep(0.005)
-        yield api, f"http://127.0.0.1:{listening.getsockname()[1]}"
-        server.should_exit = True
-        thread.join(5)
+    with serving(Starlette(routes=[Route("/{path:path}", api.serve, methods=["GET", "POST"])])) as url:
+        yield api, url
 
 
 @pytest.fixture(scope="module")

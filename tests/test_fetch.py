@@ -4,7 +4,6 @@ import asyncio
 import base64
 import contextlib
 import json
-import socket
 import threading
 import time
 from collections import defaultdict
@@ -16,8 +15,7 @@ from urllib.parse import parse_qsl
 
 import httpx
 import pytest
-import uvicorn
-from rig import Rig, Server, hmac_sha256, wait_until
+from rig import Rig, Server, hmac_sha256, serving, wait_until
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -110,18 +108,9 @@ def item_id(delivery: Mapping[str, Any]) -> str:
 @pytest.fixture(scope="module")
 def served() -> Iterator[tuple[Tool, str]]:
     tool = Tool()
-    app = Starlette(routes=[Route("/{path:path}", tool.serve, methods=["GET", "POST"])])
-    config = uvicorn.Config(app, lifespan="off", ws="none", log_config=None, access_log=False)
-    server = uvicorn.Server(config)
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
-        thread.start()
-        while not server.started:
-            time.sleep(0.005)
-        yield tool, f"http://127.0.0.1:{listening.getsockname()[1]}"
+    with serving(Starlette(routes=[Route("/{path:path}", tool.serve, methods=["GET", "POST"])])) as url:
+        yield tool, url
         tool.open.set()
-        server.should_exit = True
-        thread.join(5)
 
 
 @pytest.fixture(scope="module")

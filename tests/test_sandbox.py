@@ -5,7 +5,6 @@ import contextlib
 import logging
 import re
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,8 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-import uvicorn
-from rig import wait_until
+from rig import serving, wait_until
 
 from app.visits.sandbox import create_sandbox
 
@@ -42,17 +40,9 @@ SERVERS = {"httptools": ("httptools", "uvloop"), "h11": ("h11", "asyncio")}
 
 @contextlib.contextmanager
 def running(http: str = "httptools", loop: str = "uvloop", **sandbox: Any) -> Iterator[str]:
-    """The sandbox behind a real uvicorn in a thread; gives its address."""
-    settings: dict[str, Any] = {"http": http, "loop": loop, "ws": "none", "log_config": None, "access_log": False}
-    server = uvicorn.Server(uvicorn.Config(create_sandbox(**sandbox), lifespan="off", **settings))
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
-        thread.start()
-        while not server.started:
-            time.sleep(0.005)
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        server.should_exit = True
-        thread.join(5)
+    """The sandbox behind a real uvicorn; gives its address."""
+    with serving(create_sandbox(**sandbox), http, loop) as url:
+        yield url
 
 
 class Caller:
