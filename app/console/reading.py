@@ -60,6 +60,8 @@ async def overview(desk: Desk, ask: Ask) -> Response:
 
 async def stream(desk: Desk, ask: Ask) -> Response:
     """What happens, as it happens; who finds no place here asks now and then."""
+    if ask.request.method == "HEAD":
+        return Response(media_type="text/event-stream")
     messages = desk.live.join()
     if messages is None:
         return Response(status_code=503, headers={"retry-after": "30"})
