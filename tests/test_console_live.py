@@ -105,6 +105,13 @@ def test_whoever_finds_no_place_is_told_so_and_a_place_that_is_left_is_free(runn
         assert delivery == next(listener.names())
 
 
+def test_who_asks_for_the_head_alone_takes_no_place(running: Rig) -> None:
+    with httpx.Client(timeout=5) as http:
+        heads = [http.head(f"{running.door.url}/console/stream", headers=PROXY) for _ in range(MOST + 1)]
+
+    assert {200} == {head.status_code for head in heads}
+
+
 def test_nothing_is_told_to_a_session_that_was_taken_back(running: Rig) -> None:
     running.ask("SET", "db:session:hers", b'{"name":"viewer","role":"viewer"}')
     cookie = TimestampSigner(KEY, salt="doorbell console session").sign("hers").decode()

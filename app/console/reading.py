@@ -60,6 +60,8 @@ async def overview(desk: Desk, ask: Ask) -> Response:
 
 async def stream(desk: Desk, ask: Ask) -> Response:
     """What happens, as it happens; who finds no place here asks now and then."""
+    if ask.request.method == "HEAD":
+        return Response(media_type="text/event-stream")
     messages = desk.live.join()
     if messages is None:
         return Response(status_code=503, headers={"retry-after": "30"})
@@ -206,9 +208,12 @@ def _told_of_visit(story: Row) -> str:
 async def failures(desk: Desk, ask: Ask) -> Response:
     lists, filter = _lists(desk), Filter.read(ask.request.query_params)
     filter = Filter(reason=filter.reason, source=filter.source, since=filter.since, before=filter.before)
-    rows, groups, matching = await asyncio.gather(
-        lists.works(filter), lists.groups(), lists.count(replace(filter, state="parked"))
-    )
+    rows, groups = await asyncio.gather(lists.works(filter), lists.groups())
+    if filter.since:
+        matching = await lists.count(replace(filter, state="parked"))
+    else:  # what was grouped is counted already
+        fitting = (one for one in groups if filter.reason in one.reason and filter.source in ("", one.source))
+        matching = sum(group.count for group in fitting)
     reasons, sources = Counter[str](), Counter[str]()
     for group in groups:
         reasons[group.reason] += group.count

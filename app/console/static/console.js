@@ -104,8 +104,8 @@
     stream.onmessage = (event) => {
       const names = new Set(JSON.parse(event.data));
       for (const row of rows()) {
-        const state = row.querySelector("[hx-get]");
-        if (state && row.dataset.names.split(" ").some((name) => names.has(name))) htmx.trigger(state, "live");
+        const cell = row.querySelector("[hx-get]");
+        if (cell && row.dataset.names.split(" ").some((name) => names.has(name))) htmx.trigger(cell, "live");
       }
       refresh();
     };
