@@ -18,7 +18,7 @@ from app.delivery import Event
 from app.reading import Json
 from app.signatures import StandardWebhooks
 from app.sources import Ignored, Source
-from app.visits.words import UNSAID, Action, Contact, Unsaid, VisitChange, microseconds
+from app.visits.words import DETAILS, UNSAID, Action, Contact, Unsaid, VisitChange, microseconds
 
 SETUP = """
 1. Make a secret: `whsec_` and 24 to 64 random bytes in base64. Set it here as HOOKS__STANDARD__SECRETS and give it to
@@ -91,15 +91,5 @@ def _contact(contact: Json) -> Contact | None:
         return None
     if not isinstance(contact.value, dict):
         raise contact.surprise("an object")
-    return Contact(
-        id=_text(contact, "id"),
-        email=_text(contact, "email"),
-        first_name=_text(contact, "first_name"),
-        last_name=_text(contact, "last_name"),
-        phone=_text(contact, "phone"),
-    )
-
-
-def _text(contact: Json, name: str) -> str | None:
-    """Empty where it is to be cleared."""
-    return contact.at(name).text() or ("" if name in contact.value else None)
+    # null, and an empty text, clear what was said before
+    return Contact(**{name: contact.at(name).text() or "" for name in DETAILS if name in contact.value})
