@@ -3,7 +3,6 @@ then asks for what it shows of them. However many look, one reader of Redis serv
 """
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 
@@ -14,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from app.connection import Redis, RedisDown
 from app.feed import arrivals, attempts
 from app.ledger import Ledger
+from app.logs import log
 from app.selection import name_of
 from app.settings import Settings
 
@@ -23,8 +23,6 @@ MOST = 50
 TELL_EVERY_S, MOST_NAMES, BEAT_S = 0.5, 200, 15.0
 #: What may wait for a slow reader, before it has to come anew.
 MOST_WAITING = 20
-
-log = logging.getLogger("doorbell.console")
 
 Messages = asyncio.Queue[bytes]
 
