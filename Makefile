@@ -24,7 +24,7 @@ test: .venv/dev    ## All tests, but those in a browser
 browser: .venv/dev ## The console in a real browser (Chromium), with a picture of every page
 	$(PYTEST) -n 2 tests/test_console_browser.py
 
-soak: .venv/dev    ## The long run: 10,000 histories of every source, a thousand kills under load (an hour)
+soak: .venv/dev    ## The long run: 10,000 histories of every source, a thousand kills under load (four hours on two cores)
 	$(BIN)/python -m tests.histories
 	$(BIN)/python -m tests.crash
 
