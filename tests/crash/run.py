@@ -191,9 +191,11 @@ class Run:
     # -- killing --
 
     async def _kill_all(self) -> None:
+        # Dice of its own: what is killed follows from the seed, whatever rings meanwhile.
+        dice = random.Random(f"kills {self.plan.seed}")
         for _ in range(self.plan.kills):
-            await asyncio.sleep(min(5 * self.plan.every_s, self.dice.expovariate(1 / self.plan.every_s)))
-            kind = self.dice.choices([*SHARES], [*SHARES.values()])[0]
+            await asyncio.sleep(min(5 * self.plan.every_s, dice.expovariate(1 / self.plan.every_s)))
+            kind = dice.choices([*SHARES], [*SHARES.values()])[0]
             self.report_.kills[kind] += 1
             if kind == "redis":
                 await self._kill_redis()
