@@ -244,7 +244,7 @@ Or in another terminal:
   {doorbell} failures
   {doorbell} visit standard-walk-in-{self.run}
   {doorbell} replay standard-walk-in-{self.run} --contact cont_KYdl3lftgZXGRbxqoj --yes
-  {doorbell} ring calendly "she cancels" --to {self.web}/hooks/calendly
+  {doorbell} ring calendly "an invitee books" --to {self.web}
   {doorbell} doctor
   curl -H 'Authorization: Bearer any' {self.sandbox}/api/v1/visits
 """)

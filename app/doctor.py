@@ -211,9 +211,9 @@ async def _work(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
     for account in settings.tokens:
         why, since = await redis.command("HMGET", f"db:gate:{account}", "why", "since")
         if why:
-            detail = f"{account}: shut for {time.time() - float(since) / 1000:.0f} s, {why.decode()}"
-            hook = next(iter(settings.hooks_of(account)), "HOOK")
-            fix = f"`doorbell resume {hook}`" if why == b"paused" else "It is probed and opens by itself."
+            hooks, shut_s = settings.hooks_of(account), time.time() - float(since) / 1000
+            detail = f"{account} ({', '.join(hooks)}): {why.decode()}, for {shut_s:.0f} s"
+            fix = f"`doorbell resume {hooks[0]}`" if why == b"paused" and hooks else "It is probed and opens by itself."
             yield Check("visits_api.gate", "warn", detail, fix)
 
 

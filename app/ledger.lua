@@ -236,6 +236,7 @@ function steps.accept()
   call('SET', 'db:delivery:' .. id, ARGV[7], 'PX', ARGV[6])
   if ARGV[8] ~= '' then call('PERSIST', 'db:delivery:' .. id) end  -- until its event is settled
   call('ZADD', 'db:deliveries:' .. hook, now, id)
+  call('SADD', 'db:hooks', hook)
   if ARGV[8] ~= '' then
     local work = 'event:' .. id
     call('HSET', 'db:' .. work, 'n', 1, 'rang', now)

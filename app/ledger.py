@@ -414,6 +414,10 @@ class Ledger:
         that changed anything."""
         return bool(await self.redis.script("pause", account, int(is_paused)))
 
+    async def hooks(self) -> list[str]:
+        """Where anybody ever rang, also those that are not in the settings any more."""
+        return sorted(hook.decode() for hook in await self.redis.command("SMEMBERS", "db:hooks"))
+
     async def gates(self) -> set[str]:
         """The accounts whose way to the API was ever shut."""
         return {gate.decode().removeprefix("db:gate:") for gate in await self.redis.command("SMEMBERS", "db:gates")}
@@ -526,8 +530,9 @@ def _landing(source: str, account: str, changes: Sequence[VisitChange]) -> list[
 
     parts = []
     for change in changes:
+        work = visit_work(account, change.external_id(source))
         before = visit_work(account, external_id(source, change.continues)) if change.continues else ""
-        parts += [visit_work(account, change.external_id(source)), encode_change(change), before]
+        parts += [work, encode_change(change), before if before != work else ""]
     return parts
 
 

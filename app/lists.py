@@ -67,7 +67,7 @@ class Lists:
     async def deliveries(self, filter: Filter, most: int = PAGE) -> Rows:
         if filter.is_of_work:
             return await self.works(filter, most)
-        keys = [f"db:deliveries:{hook}" for hook in self.hooks_of(filter)]
+        keys = [f"db:deliveries:{hook}" for hook in await self._hooks_of(filter)]
         is_named = filter.visit or filter.search
         rows: list[Row] = []
         looked, heads, last = 0, 0, ""
@@ -131,7 +131,7 @@ class Lists:
 
     async def mark(self, filter: Filter) -> str:
         """The time of the newest delivery, for `newer`."""
-        keys = [f"db:deliveries:{hook}" for hook in self.hooks_of(filter)]
+        keys = [f"db:deliveries:{hook}" for hook in await self._hooks_of(filter)]
         ends = await asyncio.gather(*(self._redis.command("ZREVRANGE", key, 0, 0, "WITHSCORES") for key in keys))
         return f"{max((float(end[1]) for end in ends if end), default=0):.0f}"
 
@@ -141,11 +141,14 @@ class Lists:
         held = await asyncio.gather(*(self._redis.command("ZCARD", key) for key in self._held()))
         return dict(zip(OPEN, sizes, strict=True)) | {"held": sum(held)}
 
-    def hooks_of(self, filter: Filter) -> list[str]:
-        return [filter.hook] if filter.hook else list(self._settings.hooks)
+    async def _hooks_of(self, filter: Filter) -> list[str]:
+        return [filter.hook] if filter.hook else await self._known_hooks()
+
+    async def _known_hooks(self) -> list[str]:
+        return list(dict.fromkeys([*self._settings.hooks, *await self._ledger.hooks()]))
 
     async def hooks(self) -> dict[str, int]:
-        names = list(self._settings.hooks)
+        names = await self._known_hooks()
         sizes = await asyncio.gather(*(self._redis.command("ZCARD", f"db:deliveries:{name}") for name in names))
         return dict(zip(names, sizes, strict=True))
 
@@ -174,7 +177,8 @@ class Lists:
         return sum(row is not None and row["hook"] == filter.hook for row in rows)
 
     async def _arrived(self, filter: Filter, since: float | str, until: float | str) -> int:
-        keys = [f"db:deliveries:{hook}" for hook in self.hooks_of(filter) if self._is_of(hook, filter.source)]
+        hooks = await self._hooks_of(filter)
+        keys = [f"db:deliveries:{hook}" for hook in hooks if self._is_of(hook, filter.source)]
         return sum(await asyncio.gather(*(self._redis.command("ZCOUNT", key, since, until) for key in keys)))
 
     def _is_of(self, hook: str, source: str) -> bool:

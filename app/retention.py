@@ -34,6 +34,7 @@ KINDS = (
     Kind("db:visit:*", "settled", "a visit: its facts with contact, attempts, the API's last answer", _LATER),
     Kind("db:event:*", "settled", "an event that is fetched or translated anew: its attempts", _LATER),
     Kind("db:deliveries:*", "members", "the ids of each hook's deliveries", _RETENTION),
+    Kind("db:hooks", "one", "where anybody ever rang", _ALWAYS),
     Kind("db:seen:*", "expires", "the digest of an event, by which a repeat is known", "8 days"),
     Kind("db:find:*", "expires", "the keyed digest of an address or number, and the names of its visits", _LATER),
     Kind("db:contact:*:lock", "expires", "who makes a contact", _SECONDS),
@@ -88,18 +89,14 @@ TIDY_EVERY_S = 3_600
 async def tidy(ledger: Ledger, most: int = 1_000) -> int:
     """Once an hour, whoever comes first: what is older than it is kept leaves the lists, also those of hooks that are not in
     the settings any more, in steps that keep Redis for a moment only; how many. Raises RedisDown."""
-    redis, gone, cursor = ledger.redis, 0, b"0"
-    if not await redis.command("SET", "db:tidied", 1, "NX", "EX", TIDY_EVERY_S):
+    gone = 0
+    if not await ledger.redis.command("SET", "db:tidied", 1, "NX", "EX", TIDY_EVERY_S):
         return 0
     while await ledger.trim(ALL, KEPT_S * 1_000, most) >= most:
         pass
-    while True:
-        asked = ("SCAN", cursor, "MATCH", "db:deliveries:*", "COUNT", 1_000)
-        cursor, keys = await redis.command(*asked)
-        for key in keys:
-            trimmed = most
-            while trimmed >= most:
-                trimmed = await ledger.trim(key.decode(), most=most)
-                gone += trimmed
-        if cursor == b"0":
-            return gone
+    for hook in await ledger.hooks():
+        trimmed = most
+        while trimmed >= most:
+            trimmed = await ledger.trim(f"db:deliveries:{hook}", most=most)
+            gone += trimmed
+    return gone

@@ -128,7 +128,7 @@ class Selector:
 
     async def _of_deliveries(self, filter: Filter) -> AsyncIterator[Unit]:
         since, until = filter.since_ms, filter.until_ms
-        for hook in [filter.hook] if filter.hook else self._settings.hooks:
+        for hook in [filter.hook] if filter.hook else await self._ledger.hooks():
             async for id in self._ledger.walk(f"deliveries:{hook}", since, until):
                 try:
                     meta = await self._ledger.meta(id)

@@ -151,6 +151,20 @@ async def test_page_after_page_shows_everything_once_while_more_arrives(
     assert expected == seen
 
 
+async def test_what_rang_at_a_hook_that_was_taken_out_of_the_settings_is_still_listed(ledger: Ledger) -> None:
+    raw, at = b"{}", datetime.now(UTC)
+    delivery = Delivery("gone", "calendly", (), raw, at)
+    meta = Meta("gone", "calendly", int(at.timestamp() * 1000), ignored="ping")
+    written = await ledger.accept(delivery, meta, [], "main", repeat_key=None)
+    lists = Lists(ledger, settings := read(SETTINGS), _NoStory(ledger, settings))
+
+    shown = [(await lists.deliveries(filter)).rows for filter in (Filter(), Filter(source="calendly"))]
+
+    assert [[written.delivery]] * 2 == [[row["delivery"] for row in rows] for rows in shown]
+    assert 1 == await lists.count(Filter())
+    assert {"standard": 0, "gone": 1} == await lists.hooks()
+
+
 class _NoStory(Explain):
     """Rows as they come; their stories are told elsewhere."""
 

@@ -1089,6 +1089,13 @@ async def test_a_reschedule_is_one_visit_whatever_order_its_links_arrive_in(
     assert dict.fromkeys("ABCD", whole) == await families(ledger, "ABCD")
 
 
+async def test_a_visit_that_continues_itself_continues_nothing(ledger: Ledger, redis: Redis) -> None:
+    await accept(ledger, change("A", "A"))
+
+    assert [("A", 0)] == [(m.work.rpartition("-")[2], m.generation) for m in (await begin(ledger, "A")).members]
+    assert 0 == await redis.command("HEXISTS", f"db:{work('A')}", "kin")
+
+
 async def test_a_link_that_arrives_before_either_half_is_remembered(ledger: Ledger) -> None:
     await accept(ledger, change("B", "A"))
     await work_off(ledger, "B")
@@ -1191,7 +1198,7 @@ async def test_a_settled_visit_is_forgotten_after_the_retention_and_leaves_nothi
 
     await asyncio.sleep(0.1)
 
-    kept = (b"db:seen:", b"db:deliveries:", b"db:progress")
+    kept = (b"db:seen:", b"db:deliveries:", b"db:hooks", b"db:progress")
     assert set() == {key for key in await everything(redis) if not key.startswith(kept)}
 
 

@@ -241,6 +241,7 @@ async def test_what_is_parked_longer_than_the_retention_stays(redis: Redis) -> N
 
 async def test_a_worker_tidies(rig: Rig, redis: Redis) -> None:
     await redis.command("ZADD", "db:deliveries:gone", 1_000, "d-long-ago")
+    await redis.command("SADD", "db:hooks", "gone")
     rig.worker()
 
     for _ in range(1_500):

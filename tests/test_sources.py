@@ -1017,7 +1017,6 @@ def _meaning(tool: Tool, event: Event) -> None:
         assert change.visit_id == change.visit_id.strip()
         assert bool(change.visit_id) != bool(change.named), "a change names one visit, by `visit_id` or by `named`"
         assert change.named is None or is_external_id(change.named)
-        assert change.continues is None or change.continues != change.visit_id
         assert re.fullmatch(r"[a-z][A-Za-z0-9._-]{0,119}", change.external_id(tool.name))
         assert type(change.order) is int
         Said.read("delivery", encode_change(change))

@@ -140,7 +140,7 @@ def _generated(scheme: Scheme) -> str | None:
 @click.command(epilog=examples("ring calendly", 'ring calendly "an invitee books"'))
 @click.argument("source", shell_complete=sources_like)
 @click.argument("specimen", required=False, shell_complete=specimens_like)
-@click.option("--to", "url", help="The hook's address; by default http://127.0.0.1:$PORT/hooks/SOURCE.")
+@click.option("--to", "url", help="Doorbell's address, or a hook's; by default http://127.0.0.1:$PORT/hooks/SOURCE.")
 def ring(source: str, specimen: str | None, url: str | None) -> None:
     """Send a really signed SPECIMEN, by its number or a part of its name; without one, list them."""
     from app.ring import Unknown, ring_at
@@ -149,7 +149,12 @@ def ring(source: str, specimen: str | None, url: str | None) -> None:
     names = [delivery["name"] for delivery in specimens(source)["deliveries"]]
     if specimen is None:
         return show_rows([{"number": number, "specimen": name} for number, name in enumerate(names, 1)], False)
-    url = url or f"http://127.0.0.1:{os.environ.get('PORT', '8000')}/hooks/{source}"
+    url = (url or f"http://127.0.0.1:{os.environ.get('PORT', '8000')}").rstrip("/")
+    if url.count("/") == 2:
+        url += f"/hooks/{source}"
+    secrets = f"HOOKS__{source.upper()}__SECRETS"
+    if not os.environ.get(secrets):
+        click.echo(f"{secrets} is not set here: signed with the specimen's own secret", err=True)
     try:
         answer = ring_at(url, source, specimen, os.environ)
     except Unknown as error:

@@ -61,9 +61,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     match kind:
         case "scheduler.scheduled_event_created":
             old = _link(booking, "rescheduled_from_event_id")
-            change = _known(event, booking)
-            continues = None if old == change.visit_id else old
-            return [replace(change, action="create", continues=continues, date_cancelled=None, no_show=None)]
+            return [replace(_known(event, booking), action="create", continues=old, date_cancelled=None, no_show=None)]
         case "scheduler.scheduled_event_canceled":
             return [_cancelled(event, booking)]
     return Ignored(kind)
