@@ -193,6 +193,31 @@ async def test_what_a_filter_means_is_counted_as_its_list_shows_it(redis: Redis,
     assert counted == [len((await lists.deliveries(filter)).rows) for filter in filters]
 
 
+async def test_however_much_fits_is_counted_some_at_a_time(
+    redis: Redis, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.lists.MOST_GROUPED", 20)
+    monkeypatch.setattr("app.lists.TOLD", 5)
+    monkeypatch.setattr("app.connection._MOST_WAITING", 20)  # at once
+    settings = read(SETTINGS)
+    for number in range(33):
+        delivery = Delivery("standard", "standard", (), b"%d" % number, datetime.now(UTC))
+        meta = Meta("standard", "standard", int(delivery.received_at.timestamp() * 1000))
+        await ledger.accept(delivery, meta, [], "main", repeat_key=None, event="parked", reason="bug")
+
+    lists = Lists(ledger, settings, Explain(ledger, settings))
+    words = (
+        {},
+        {"hook": "standard"},
+        {"reason": "bug"},
+        {"source": "standard"},
+        {"until": datetime.now(UTC).isoformat()},
+    )
+
+    assert [33] * 5 == [await lists.count(Filter(state="parked", **said)) for said in words]
+    assert [20] == [group.count for group in await lists.groups()]
+
+
 # -- operations --
 
 
