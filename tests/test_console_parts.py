@@ -15,8 +15,10 @@ from test_crash import let_leases_end
 from test_worker import Books
 
 from app import find, tally
+from app.alarms import Due
 from app.connection import Address, Redis
 from app.console import redaction
+from app.console.overview import Gate, Overview, Worker
 from app.delivery import Delivery
 from app.explain import Explain
 from app.filter import Filter
@@ -216,6 +218,23 @@ async def test_however_much_fits_is_counted_some_at_a_time(
 
     assert [33] * 5 == [await lists.count(Filter(state="parked", **said)) for said in words]
     assert [20] == [group.count for group in await lists.groups()]
+
+
+# -- the verdict --
+
+
+def test_a_pause_hides_nothing_that_is_worse() -> None:
+    states = dict.fromkeys(("queued", "waiting", "held", "parked"), 0) | {"queued": 1}
+    view = Overview(
+        states=states,
+        gates=[Gate("main", "paused", "2026-03-14T16:00:00Z", 7)],
+        workers=[Worker("dyno-1", 7, 0, None)],
+        due=Due({"queued": 600.0}, 600.0),
+    )
+
+    assert ("bad", "Work is due, and for 10 min nothing came to an end: restart the workers.") == view.verdict()
+    view.due = Due({"queued": 0.0}, 0.0)
+    assert ("warn", "Paused by an operator: 7 changes wait for the account main. Nothing is lost.") == view.verdict()
 
 
 # -- operations --
