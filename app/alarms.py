@@ -15,8 +15,8 @@ class Due:
     """Seconds.
 
     ages_s: by state, how long the oldest is overdue: queued since then, running past its lease, waiting past its next
-    try, held since then. no_progress_s: for how long work was due and none came to an end; what is held behind a shut
-    gate is not due, since then it is the API's turn.
+    try, held since its gate was shut. no_progress_s: for how long work was due and none came to an end; what is held
+    behind a shut gate is not due, since then it is the API's turn.
     """
 
     ages_s: dict[str, float]
@@ -44,10 +44,12 @@ async def due(redis: Redis, accounts: Iterable[str]) -> Due:
     ages_s = {state: await overdue_s(f"db:{state}") for state in ("queued", "running", "waiting")}
     held_s, let_out_s = 0.0, 0.0
     for account in accounts:
-        age_s = await overdue_s(f"db:held:{account}")
-        held_s = max(held_s, age_s)
-        if not await redis.command("EXISTS", f"db:gate:{account}"):
-            let_out_s = max(let_out_s, age_s)
+        # Who is held stands in the order of the visits' times, which tells no age.
+        if first := await redis.command("ZRANGE", f"db:held:{account}", 0, 0):
+            shut = await redis.command("HGET", f"db:gate:{account}", "since")
+            since = shut or await redis.command("HGET", f"db:{first[0].decode()}", "since") or now_ms
+            age_s = max(0.0, (now_ms - int(since)) / 1000)
+            held_s, let_out_s = max(held_s, age_s), max(let_out_s, 0.0 if shut else age_s)
     progress = await redis.command("GET", "db:progress")
     quiet_s = max(0.0, now_ms - int(progress)) / 1000 if progress else float("inf")
     # After a quiet night the first visit is not late at once: what is due has to have been due for as long.

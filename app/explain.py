@@ -12,7 +12,7 @@ from app.ledger import Attempt, Gone, Ledger, Member, NoBody
 from app.queue import EVENT, VISIT, visit_work
 from app.settings import Settings
 from app.sources import load
-from app.visits.merge import Fact, fold, wanted, winners
+from app.visits.merge import Fact, Facts, fold, wanted, winners
 from app.visits.words import DETAILS, external_id
 
 _ADDRESS = re.compile(r"[^\s\"'<>@]+@[^\s\"'<>@]+")
@@ -56,6 +56,18 @@ def span(seconds: float) -> str:
         if seconds >= size * (2 if unit != "min" else 1):
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def _counting(facts: Facts) -> Facts:
+    """Without what is known of customers whose visit it is no more."""
+    email, found = wanted(facts).contact.email or "", Facts()
+    for name, fact in facts.items():
+        field, _, owner = name.partition(" of ")
+        if not field.startswith("contact."):
+            found[name] = fact
+        elif owner in ("", email):
+            found[field] = found[field] | fact if field in found else fact
+    return found
 
 
 class Explain:
@@ -201,7 +213,7 @@ class Explain:
             **self._trouble(root),
             **({"person_removed": moment(root.forgot)} if root.forgot else {}),
             "later_ids": [member.external_id for member in family[1:]],
-            "facts": {name.partition(" of ")[0]: self._fact(name, fact) for name, fact in sorted(facts.items())},
+            "facts": {name: self._fact(name, fact) for name, fact in sorted(_counting(facts).items())},
             "changes": [self._change(facts_of, member) for member in family for facts_of in member.said()],
             "api": root.api,
             "attempts": [self.attempt(attempt) for member in family for attempt in member.attempts],

@@ -35,6 +35,7 @@ from app.visits.words import FORGOTTEN, Contact
 
 #: What is told of what is found.
 TOLD = {
+    "people": "are meant: by a number, everybody whose visits have it",
     "visits": "contact and quoted answers removed",
     "deliveries": "body and headers removed",
     "shared": "of these deliveries spoke of others' visits too, which stay as they are",
@@ -58,10 +59,12 @@ MOST_WALKS = 5
 
 @dataclass(slots=True)
 class Found:
-    """What speaks of a person. visits: names of work. deliveries, operations: ids. digests: keys. shared: deliveries that
-    spoke of others' visits too. open: work that is not done, and lacks what is removed. sealed: deliveries that cannot be
-    looked into. busy: what could not be removed, since somebody had it all the time. phones: never told."""
+    """What speaks of a person. people: digests of addresses. visits: names of work. deliveries, operations: ids. digests:
+    keys. shared: deliveries that spoke of others' visits too. open: work that is not done, and lacks what is removed.
+    sealed: deliveries that cannot be looked into. busy: what could not be removed, since somebody had it all the time.
+    phones: never told."""
 
+    people: set[str] = field(default_factory=set)
     visits: set[str] = field(default_factory=set)
     deliveries: set[str] = field(default_factory=set)
     digests: set[str] = field(default_factory=set)
@@ -160,6 +163,8 @@ class Forget:
         for key in self._digests():
             if await self._redis.command("EXISTS", key):
                 found.digests.add(key)
+        if not found.is_nothing:
+            found.people.add(self.digest)
         return found
 
     async def carry_out(self) -> Found:

@@ -512,7 +512,10 @@ end
 -- account, 1 or 0: an operator shuts the gate, and no answer of the API opens it; or opens it. -> 1 if that changed anything
 function steps.pause()
   local gate, is_paused = 'db:gate:' .. ARGV[2], call('HGET', 'db:gate:' .. ARGV[2], 'why') == 'paused'
-  if ARGV[3] == '0' then return is_paused and call('DEL', gate) or 0 end
+  if ARGV[3] == '0' then
+    if is_paused then progress() end  -- what stood still did so because somebody wanted it to
+    return is_paused and call('DEL', gate) or 0
+  end
   if is_paused then return 0 end
   call('SADD', 'db:gates', gate)
   call('HDEL', gate, 'probe')

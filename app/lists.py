@@ -2,6 +2,7 @@
 so that what arrives meanwhile moves nothing."""
 
 import asyncio
+import itertools
 import re
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,8 @@ BATCH = 200
 MOST_LOOKED_AT = 400
 #: Or after so many whose heads alone told that they do not.
 MOST_HEADS = 20_000
+#: Of so many is asked at once what is the matter.
+TOLD = 1_000
 #: More failures than this are counted, but not sorted by their reasons.
 MOST_GROUPED = 20_000
 
@@ -155,26 +158,36 @@ class Lists:
     async def groups(self, state: str = "parked") -> list[Group]:
         """What stands in that state, by reason and source, the largest first."""
         groups: dict[tuple[str, str], Group] = {}
-        for _, source, reason, since in await self._reasons(state):
-            group = groups.setdefault((reason, source), Group(reason, source))
-            group.count += 1
-            group.first, group.last = min(group.first, since), max(group.last, since)
+        grouped = 0
+        async for page in self._reasons(state):
+            for _, source, reason, since in page:
+                group = groups.setdefault((reason, source), Group(reason, source))
+                group.count += 1
+                group.first, group.last = min(group.first, since), max(group.last, since)
+            grouped += len(page)
+            if grouped >= MOST_GROUPED:
+                break
         return sorted(groups.values(), key=lambda group: -group.count)
 
     async def count(self, filter: Filter) -> int:
         """How much fits: of work exactly, of what arrived without a look at what came of it."""
         if not filter.is_of_work:
             return await self._arrived(filter, filter.since_ms, filter.until_ms)
-        asked = await self._reasons(filter.state if filter.state in OPEN else "parked")
-        works = [
-            work
-            for work, source, reason, since in asked
-            if filter.reason in reason and filter.source in ("", source) and filter.since_ms <= since <= filter.until_ms
-        ]
-        if not filter.hook:
-            return len(works)
+        if replace(filter, before="") == Filter(state=filter.state):
+            return (await self.states())[filter.state]
+        count, within = 0, (filter.since_ms, filter.until_ms)
+        async for page in self._reasons(filter.state if filter.state in OPEN else "parked"):
+            works = [
+                work
+                for work, source, reason, since in page
+                if filter.reason in reason and filter.source in ("", source) and within[0] <= since <= within[1]
+            ]
+            count += await self._count_of(filter.hook, works) if filter.hook else len(works)
+        return count
+
+    async def _count_of(self, hook: str, works: Sequence[str]) -> int:
         rows = await asyncio.gather(*(self.work(work) for work in works))
-        return sum(row is not None and row["hook"] == filter.hook for row in rows)
+        return sum(row is not None and row["hook"] == hook for row in rows)
 
     async def _arrived(self, filter: Filter, since: float | str, until: float | str) -> int:
         hooks = await self._hooks_of(filter)
@@ -305,18 +318,20 @@ class Lists:
             and filter.since_ms <= float(since or 0) <= filter.until_ms
         }
 
-    async def _reasons(self, state: str) -> list[tuple[str, str, str, float]]:
-        """Everything in that state, newest first: work, source, reason, since when."""
-        told: list[tuple[str, str, float]] = []
+    async def _reasons(self, state: str) -> AsyncIterator[list[tuple[str, str, str, float]]]:
+        """Everything in that state, newest first, in pages: work, source, reason, since when."""
         for key in self._held() if state == "held" else [f"db:{state}"]:
-            asked = ("SORT", key, "BY", "nosort", "DESC", "LIMIT", 0, MOST_GROUPED)
-            flat = await self._redis.command(*asked, "GET", "#", "GET", "db:*->reason", "GET", "db:*->since")
-            told += [
-                (flat[i].decode(), (flat[i + 1] or b"").decode(), float(flat[i + 2] or 0))
-                for i in range(0, len(flat), 3)
-            ]
-        sources = await self._sources([work for work, _, _ in told])
-        return [(work, sources[work], reason, since) for work, reason, since in told]
+            for start in itertools.count(0, TOLD):
+                asked = ("SORT", key, "BY", "nosort", "DESC", "LIMIT", start, TOLD)
+                flat = await self._redis.command(*asked, "GET", "#", "GET", "db:*->reason", "GET", "db:*->since")
+                works = [work.decode() for work in flat[::3]]
+                sources = await self._sources(works)
+                yield [
+                    (work, sources[work], (reason or b"").decode(), float(since or 0))
+                    for work, reason, since in zip(works, flat[1::3], flat[2::3], strict=True)
+                ]
+                if len(works) < TOLD:
+                    break
 
     async def _sources(self, works: Sequence[str]) -> dict[str, str]:
         events = [work for work in works if work.startswith(EVENT)]

@@ -6,6 +6,7 @@ called, as in most commands, it is warnings only, in words on stderr.
 
 import asyncio
 import logging
+import re
 import sys
 import time
 from contextlib import suppress
@@ -74,8 +75,15 @@ def shaped(_: Any, level: str, fields: EventDict) -> EventDict:
     at = f"{_second(int(now))}.{int(now % 1 * 1000):03}Z"
     line = {"ts": at, "level": level, "event": fields.pop("event")[:500], **fields}
     if raised:
+        line["event"] = unquoted(line["event"])
         line["error"] = where(sys.exc_info() if raised is True else raised)
     return line
+
+
+def unquoted(told: str) -> str:
+    """What somebody said of an exception, without its text, which asyncio puts into a line of its own, and without the
+    arguments that it was raised with."""
+    return re.split(r"[\n(]", told, maxsplit=1)[0].rstrip()
 
 
 def as_json(_: Any, __: str, fields: EventDict) -> str:

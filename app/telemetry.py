@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.typing import EventDict
 
 from app import __version__
-from app.logs import log
+from app.logs import log, unquoted
 
 #: What of a line's fields may go along with an error.
 TOLD = frozenset({"hook", "work", "delivery", "external_id", "operation"})
@@ -71,7 +71,7 @@ def scrubbed(event: dict[str, Any], _: Any = None) -> dict[str, Any]:
     if "extra" in kept:
         kept["extra"] = {name: value for name, value in kept["extra"].items() if name in TOLD}
     if "logentry" in kept:
-        kept["logentry"] = {"message": kept["logentry"].get("message", "")}
+        kept["logentry"] = {"message": unquoted(kept["logentry"].get("message") or "")}
     for error in kept.get("exception", {}).get("values", ()):
         error["value"] = ""
         for frame in (error.get("stacktrace") or {}).get("frames", ()):

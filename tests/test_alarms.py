@@ -1,6 +1,7 @@
 """Work that is left lying is told: by its age, and by nothing coming to an end."""
 
 import json
+from datetime import UTC, datetime
 
 import pytest
 from rig import Rig
@@ -36,22 +37,41 @@ async def test_the_age_of_what_is_overdue_is_told_for_each_state(ledger: Ledger,
     assert told.is_stuck
 
 
-async def test_what_is_held_is_the_apis_turn_until_its_gate_is_open(ledger: Ledger, redis: Redis) -> None:
-    await accept(ledger, change("A"))
+@pytest.mark.parametrize("at", [None, datetime(2020, 3, 14, tzinfo=UTC), datetime(2090, 3, 14, tzinfo=UTC)])
+async def test_what_is_held_is_the_apis_turn_until_its_gate_is_open(
+    ledger: Ledger, redis: Redis, at: datetime | None
+) -> None:
+    await accept(ledger, change("A", time_scheduled=at))
     verdict = Verdict(why="unauthorized", wait_s=60)
     await ledger.release(await begin(ledger, "A", "main"), waiting(verdict=verdict), gate="main")
-    await accept(ledger, change("B"))
+    await accept(ledger, change("B", time_scheduled=at))
     await ledger.begin(work("B"), "main")
-    await redis.command("ZINCRBY", "db:held:main", -DAY_S * 1000, work("B"))
+    now, _ = await redis.command("TIME")
+    for key in ("db:gate:main", f"db:{work('B')}"):
+        await redis.command("HSET", key, "since", (int(now) - DAY_S) * 1000)
     await redis.command("DEL", "db:progress")
 
     shut = await due(redis, ["main"])
     await redis.command("DEL", "db:gate:main")
     opened = await due(redis, ["main"])
 
-    assert DAY_S - 5 < shut.ages_s["held"]
+    assert DAY_S == round(shut.ages_s["held"], -2)
     assert not shut.is_stuck
+    assert DAY_S == round(opened.no_progress_s, -2)
     assert opened.is_stuck
+
+
+async def test_what_an_operator_lets_out_is_not_stuck_yet(ledger: Ledger, redis: Redis) -> None:
+    await ledger.pause("main")
+    await accept(ledger, change("A"))
+    await ledger.begin(work("A"), "main")
+    now, _ = await redis.command("TIME")
+    await redis.command("HSET", f"db:{work('A')}", "since", (int(now) - DAY_S) * 1000)
+    await quiet_for(redis, DAY_S)
+
+    await ledger.pause("main", False)
+
+    assert not (await due(redis, ["main"])).is_stuck
 
 
 async def test_settling_and_parking_are_progress_and_waiting_is_none(ledger: Ledger, redis: Redis) -> None:

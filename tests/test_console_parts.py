@@ -15,8 +15,10 @@ from test_crash import let_leases_end
 from test_worker import Books
 
 from app import find, tally
+from app.alarms import Due
 from app.connection import Address, Redis
 from app.console import redaction
+from app.console.overview import Gate, Overview, Worker
 from app.delivery import Delivery
 from app.explain import Explain
 from app.filter import Filter
@@ -205,6 +207,48 @@ async def test_what_a_filter_means_is_counted_as_its_list_shows_it(redis: Redis,
 
     assert [3, 1, 3, 0, 3, 1, 2, 0, 0] == counted
     assert counted == [len((await lists.deliveries(filter)).rows) for filter in filters]
+
+
+async def test_however_much_fits_is_counted_some_at_a_time(
+    redis: Redis, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.lists.MOST_GROUPED", 20)
+    monkeypatch.setattr("app.lists.TOLD", 5)
+    monkeypatch.setattr("app.connection._MOST_WAITING", 20)  # at once
+    settings = read(SETTINGS)
+    for number in range(33):
+        delivery = Delivery("standard", "standard", (), b"%d" % number, datetime.now(UTC))
+        meta = Meta("standard", "standard", int(delivery.received_at.timestamp() * 1000))
+        await ledger.accept(delivery, meta, [], "main", repeat_key=None, event="parked", reason="bug")
+
+    lists = Lists(ledger, settings, Explain(ledger, settings))
+    words = (
+        {},
+        {"hook": "standard"},
+        {"reason": "bug"},
+        {"source": "standard"},
+        {"until": datetime.now(UTC).isoformat()},
+    )
+
+    assert [33] * 5 == [await lists.count(Filter(state="parked", **said)) for said in words]
+    assert [20] == [group.count for group in await lists.groups()]
+
+
+# -- the verdict --
+
+
+def test_a_pause_hides_nothing_that_is_worse() -> None:
+    states = dict.fromkeys(("queued", "waiting", "held", "parked"), 0) | {"queued": 1}
+    view = Overview(
+        states=states,
+        gates=[Gate("main", "paused", "2026-03-14T16:00:00Z", 7)],
+        workers=[Worker("dyno-1", 7, 0, None)],
+        due=Due({"queued": 600.0}, 600.0),
+    )
+
+    assert ("bad", "Work is due, and for 10 min nothing came to an end: restart the workers.") == view.verdict()
+    view.due = Due({"queued": 0.0}, 0.0)
+    assert ("warn", "Paused by an operator: 7 changes wait for the account main. Nothing is lost.") == view.verdict()
 
 
 # -- operations --

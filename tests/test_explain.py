@@ -1,15 +1,16 @@
 """What is quoted to operators: enough to see what is wrong, and nobody's name."""
 
 from datetime import UTC, datetime
+from decimal import Decimal
 
 import pytest
 
 from app.connection import Redis
 from app.delivery import Delivery
-from app.explain import Explain, redacted
+from app.explain import EVERYTHING, Explain, redacted
 from app.ledger import Ledger, Meta
 from app.settings import read
-from app.visits.words import VisitChange
+from app.visits.words import Contact, VisitChange
 
 
 @pytest.mark.parametrize(
@@ -54,3 +55,27 @@ async def test_a_visit_is_found_by_the_tools_own_id_however_its_name_is_written(
 
     # Sixteen digits look like the end of a name that was shortened, so that this one had to be written with its digest.
     assert ["visit:main/standard-1562609287450015-"] == [work[: -len("0123456789abcdef")] for work in found]
+
+
+async def test_the_facts_are_those_of_whose_visit_it_is_and_every_payment_is_one(redis: Redis) -> None:
+    ledger, settings = Ledger(redis, 30), read({"REDIS_URL": "redis://127.0.0.1:1"})
+    zoe = Contact(email="zoe@example.com", first_name="Zoe", phone="+15550100001")
+    ada = Contact(email="ada@example.com", first_name="Ada")
+    changes = [
+        VisitChange(action="create", visit_id="A", order=1, contact=zoe, amount_collected=Decimal(90)),
+        VisitChange(action="update", visit_id="A", order=2, contact=ada),
+        VisitChange(action="update", visit_id="A", order=3, payment="pi_1", amount_collected=Decimal(40)),
+        VisitChange(action="update", visit_id="A", order=4, payment="pi_2", amount_collected=Decimal(50)),
+    ]
+    delivery = Delivery("standard", "standard", (), b"", datetime.now(UTC))
+    await ledger.accept(delivery, Meta("standard", "standard", 1), changes, "main", repeat_key=None)
+
+    [visit] = await Explain(ledger, settings, EVERYTHING).visit("standard-A")
+
+    assert {
+        "contact.email": "ada@example.com",
+        "contact.first_name": "Ada",
+        "amount_collected": "90.00",
+        "amount_collected of pi_1": "40.00",
+        "amount_collected of pi_2": "50.00",
+    } == {name: fact["value"] for name, fact in visit["facts"].items()}

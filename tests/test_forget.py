@@ -2,6 +2,7 @@
 
 import hmac
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -279,6 +280,22 @@ async def test_it_is_not_found_by_address_or_number_any_more(rig: Rig, redis: Re
 
     assert [] == await find.works_of(redis, EMAIL, [KEY])
     assert [work("B")] == await find.works_of(redis, ADA["phone"], [KEY])
+
+
+async def test_of_a_number_that_several_have_all_are_meant_and_it_is_told_how_many(
+    rig: Rig, redis: Redis, ledger: Ledger
+) -> None:
+    rig.env["SECRET_KEY"] = KEY
+    for name, email in (("A", EMAIL), ("B", "byron@example.com")):
+        contact = Contact(email=email, phone=ADA["phone"])
+        await accept(ledger, change(name, contact=contact))
+        await find.remember(redis, work(name), contact, KEY, 60_000)
+
+    told = [json.loads(rig.doorbell("forget", whom, "--plan", "--json").stdout) for whom in (EMAIL, ADA["phone"])]
+
+    assert [1, 2] == [one["people"] for one in told]
+    assert [1, 2] == [len(one["visits"]) for one in told]
+    assert re.search(r"people +2 +are meant: by a number", rig.doorbell("forget", ADA["phone"], "--plan").stdout)
 
 
 def test_a_number_leads_to_the_address_and_forgets_whose_it_is(rig: Rig) -> None:

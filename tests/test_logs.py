@@ -68,6 +68,35 @@ def test_an_exception_is_told_by_its_place_and_never_by_its_text() -> None:
     assert "zebediah" not in repr(told)
 
 
+def test_who_tells_of_somebody_elses_exception_quotes_it_no_more() -> None:
+    loses = """
+import gc
+async def main():
+    for each in ("a task", "a future"):
+        lost = asyncio.get_running_loop().create_future() if each == "a future" else asyncio.create_task(raises())
+        if each == "a future":
+            lost.set_exception(ValueError("zebediah@example.com"))
+        await asyncio.sleep(0)
+        del lost
+        gc.collect()
+    asyncio.get_running_loop().call_soon(translate, "zebediah@example.com")
+    await asyncio.sleep(0)
+async def raises():
+    translate("zebediah@example.com")
+asyncio.run(main())
+"""
+    whole = run(STUMBLES + loses).stdout
+    told = [json.loads(line) for line in whole.splitlines()]
+
+    assert [
+        "Task exception was never retrieved",
+        "Future exception was never retrieved",
+        "Exception in callback translate",
+    ] == [line["event"] for line in told]
+    assert all(line["error"].startswith("ValueError at ") for line in told)
+    assert "zebediah" not in whole
+
+
 def test_below_the_level_nothing_is_said() -> None:
     assert ["warning"] == [line["level"] for line in lines('log.info("a"); log.warning("b")', LOG_LEVEL="WARNING")]
     assert ["debug", "info"] == [line["level"] for line in lines('log.debug("a"); log.info("b")', LOG_LEVEL="DEBUG")]

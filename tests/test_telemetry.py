@@ -90,7 +90,11 @@ def test_of_an_error_goes_where_it_happened_and_nothing_that_quotes_anybody() ->
         "user": {"email": "canary"},
         "breadcrumbs": {"values": [{"message": "canary"}]},
         "extra": {"hook": "calendly", "raw": "canary", "sys.argv": ["canary"]},
-        "logentry": {"message": "bug in %s", "formatted": "bug in canary", "params": ["canary"]},
+        "logentry": {
+            "message": "bug in %s\nfuture: KeyError('canary')",
+            "formatted": "bug in canary",
+            "params": ["canary"],
+        },
         "exception": {"values": [{"type": "KeyError", "value": "canary", "stacktrace": {"frames": [frame]}}]},
     }
 

@@ -72,6 +72,6 @@ def forget(whom: str, only_plan: bool, yes: bool, as_json: bool) -> None:
 def _show(found: Found, as_json: bool) -> None:
     if as_json:
         told = {what: sorted(getattr(found, what)) for what in (*TOLD, "sealed", "busy")}
-        click.echo(json.dumps(told | {"digests": len(found.digests)}))
+        click.echo(json.dumps(told | {"people": len(found.people), "digests": len(found.digests)}))
     else:
         table([{"what": what, "count": count, "": TOLD[what]} for what, count in found.counts.items()])

@@ -102,6 +102,11 @@ class Overview:
             return "bad", f"The Visits API {why}. {_works(gate.waiting)} until it recovers; nothing is lost."
         if self.memory_share > 0.9:
             return "bad", f"Redis is {self.memory_share:.0%} full. When it is full, tools are asked to come back later."
+        if self.due.is_stuck:
+            return (
+                "bad",
+                f"Work is due, and for {span(self.due.no_progress_s)} nothing came to an end: restart the workers.",
+            )
         if self.gates:
             gate = self.gates[0]
             return (
@@ -110,11 +115,6 @@ class Overview:
             )
         if self.states["parked"]:
             return "warn", _needing_you(self.states["parked"], self.groups)
-        if self.due.is_stuck:
-            return (
-                "bad",
-                f"Work is due, and for {span(self.due.no_progress_s)} nothing came to an end: restart the workers.",
-            )
         if self.due.oldest_s > OLD_S:
             return "warn", f"The oldest due work has waited for {span(self.due.oldest_s)}; the workers do not keep up."
         if not self.hooks:

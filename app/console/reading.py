@@ -18,7 +18,7 @@ from app.console.planning import steps_of
 from app.explain import HIDDEN, Explain, Row, span
 from app.filter import DONE, OPEN, Filter
 from app.ledger import Gone, NoBody
-from app.lists import PAGE, Found, Lists
+from app.lists import MOST_GROUPED, PAGE, Found, Lists
 from app.retention import KINDS
 from app.settings import Settings
 from app.sources import load, specimens
@@ -209,7 +209,7 @@ async def failures(desk: Desk, ask: Ask) -> Response:
     lists, filter = _lists(desk), Filter.read(ask.request.query_params)
     filter = Filter(reason=filter.reason, source=filter.source, since=filter.since, before=filter.before)
     rows, groups = await asyncio.gather(lists.works(filter), lists.groups())
-    if filter.since:
+    if filter.since or ask.parked > MOST_GROUPED:
         matching = await lists.count(replace(filter, state="parked"))
     else:  # what was grouped is counted already
         fitting = (one for one in groups if filter.reason in one.reason and filter.source in ("", one.source))
