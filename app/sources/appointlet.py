@@ -10,7 +10,7 @@ their case, with one l or two. Recalled: `entity.attendees` with their names and
 Guessed: that a meeting keeps its id when it is rescheduled.
 
 A group meeting is one visit here, of whoever joined it last. When somebody leaves it, nothing says whose visit that was, so
-it ends until somebody joins again: an attendee may be asked for no review, and nobody is asked who did not come.
+it ends until somebody is named again: an attendee may be asked for no review, and nobody is asked who did not come.
 """
 
 from app.delivery import Event
@@ -54,15 +54,16 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     if kind not in BOOKS | ENDS:
         return Ignored(action)
     happened_at, is_off = event.data.at("created_at").needed_moment(), kind in ENDS
-    start = entity.at("start")
+    start, contact = entity.at("start"), _contact(entity.at("attendees"))
+    is_of_somebody = bool(contact and contact.email)
     return [
         VisitChange(
             action="cancel" if is_off else "create" if kind == "meeting.scheduled" else "update",
             visit_id=entity.at("id").needed_text(),
             order=microseconds(happened_at),
-            contact=_contact(entity.at("attendees")),
+            contact=contact,
             time_scheduled=(start.moment(event.zone) or UNSAID) if is_off else start.needed_moment(event.zone),
-            date_cancelled=happened_at if is_off else None,
+            date_cancelled=happened_at if is_off else None if is_of_somebody else UNSAID,
         )
     ]
 

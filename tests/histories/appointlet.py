@@ -23,7 +23,7 @@ class Tool(Life):
         if not self.visits:
             return [self.book, self.book, self.ask]
         if self.visit.cancelled:
-            return [self.approve, self.join, self.tag]
+            return [self.approve, self.join, self.shift, self.tag]
         return [self.move, self.move, self.cancel, self.join, self.leave, self.tag]
 
     def book(self) -> None:
@@ -49,6 +49,11 @@ class Tool(Life):
         self.visit.scheduled = self.hour()
         self.say("rescheduled")
 
+    def shift(self) -> None:
+        """The host moves it, and nobody says who comes: whoever cancelled or left does not."""
+        self.visit.scheduled = self.hour()
+        self.say("rescheduled", [])
+
     def cancel(self) -> None:
         self.visit.cancelled = self.now
         self.say(self.dice.choice(("cancelled", "cancelled", "canceled")))
@@ -65,12 +70,12 @@ class Tool(Life):
     def tag(self) -> None:
         self.say("tagged")
 
-    def say(self, what: str) -> None:
+    def say(self, what: str, attendees: list[dict[str, Any]] | None = None) -> None:
         visit = self.visit
         assert visit.scheduled
         self.tell(self.spelled.format(what), {
             "id": visit.id, "type": "Meeting", "start": written(visit.scheduled), "approved": None, "confirmed": False,
-            "cancelled": visit.cancelled is not None, "attendees": [self.attendee()],
+            "cancelled": visit.cancelled is not None, "attendees": [self.attendee()] if attendees is None else attendees,
         })  # fmt: skip
 
     def attend(self, what: str) -> None:
