@@ -5,6 +5,7 @@ called, as in most commands, it is warnings only, in words on stderr.
 """
 
 import asyncio
+import json
 import logging
 import re
 import sys
@@ -87,7 +88,10 @@ def unquoted(told: str) -> str:
 
 
 def as_json(_: Any, __: str, fields: EventDict) -> str:
-    return orjson.dumps(fields, default=str).decode()
+    try:
+        return orjson.dumps(fields, default=str).decode()
+    except TypeError:  # half a character, which UTF-8 cannot say
+        return json.dumps(fields, default=str)
 
 
 @lru_cache(maxsize=2)

@@ -43,6 +43,12 @@ def test_a_line_says_when_how_grave_and_what_before_all_else() -> None:
     assert list(expected.items()) == list(line.items())
 
 
+def test_half_a_character_harms_nobody() -> None:
+    [line] = lines('log.info("answered", hook="\\ud83d")')
+
+    assert "\ud83d" == line["hook"]
+
+
 def test_others_speak_in_the_same_shape_and_only_when_something_is_wrong() -> None:
     say = 'logging.getLogger(NAME).info("job %s", "a@example.com"); logging.getLogger(NAME).warning("lost %d", 7)\n'
     names = ("uvicorn.error", "arq.worker", "httpx", "asyncio")
