@@ -157,8 +157,9 @@ def test_jobs_that_are_lost_are_queued_again(heir: tuple[Rig, Heir], lose: Calla
     lose(other.books)
     a_minute_passes(other.books)
 
-    rig.worker()
+    worker = rig.worker()
     wait_until(other.books.is_done, 40)
+    worker.kill()  # the next test has nobody but its own
 
     assert [f"standard-{number:03}" for number in range(250)] == all_visits(rig)
     assert 250 == rig.calls().count("POST /visits")
@@ -178,8 +179,9 @@ def test_a_backlog_older_than_arqs_expiry_loses_nothing(
     wait_until(lambda: not other.books.command("KEYS", "arq:job:*"))
     a_minute_passes(other.books)
 
-    rig.worker()
+    worker = rig.worker()
     wait_until(other.books.is_done, 40)
+    worker.kill()  # the next test has nobody but its own
 
     assert [f"standard-{number:03}" for number in range(250)] == all_visits(rig)
 

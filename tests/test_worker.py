@@ -455,7 +455,7 @@ def test_jobs_that_hang_at_the_head_of_the_queue_delay_nobody(house: Rig) -> Non
     wait_until(lambda: house.visits())
 
     assert ["standard-quick"] == [visit["external_id"] for visit in house.visits()]
-    assert 30 == len(books.works("running"))
+    wait_until(lambda: len(books.works("running")) == 30)
 
 
 def test_after_an_outage_the_backlog_drains_at_the_allowed_rate_soonest_first(sandbox: Server) -> None:
