@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import uuid
@@ -129,7 +130,7 @@ class Server:
     def __init__(self, arguments: list[str], port: int, ready: str, env: Mapping[str, str]) -> None:
         self.url, self.port = f"http://127.0.0.1:{port}", port
         self._arguments, self._ready, self._env = arguments, ready, env
-        self.log = Path(f"/tmp/doorbell-test-{os.getpid()}-{port}.log")
+        self.log = Path(tempfile.gettempdir(), f"doorbell-test-{os.getpid()}-{port}.log")
         self.start()
 
     def start(self) -> None:
