@@ -372,6 +372,18 @@ def test_an_opt_out_wins_over_an_opt_in_of_the_same_second() -> None:
     assert visit.is_off
 
 
+@pytest.mark.parametrize(
+    ("order", "at"),
+    [(1_796_415_440_000_000, "2026-12-04T20:17:20Z"), (7, "1970-01-01T00:00:00Z")],
+    ids=["a time", "a version"],
+)
+def test_a_visit_that_lost_its_times_is_cancelled_for_a_customer_who_opted_out(order: int, at: str) -> None:
+    completed = said("update", order, time_completed=NINE, opted_out=True)
+    reopened = said("update", order + 1_000_000, time_completed=None)
+
+    assert {"time_completed": None, "event_date": None, "date_cancelled": at} == made_of(completed, reopened).fields
+
+
 def test_a_customer_who_opted_out_gets_no_visit_while_its_time_is_unknown_either() -> None:
     visit = made_of(said("create", 1, time_scheduled=None, opted_out=True))
 

@@ -7,14 +7,14 @@ commutative, associative and idempotent, so the facts depend on the *set* of cha
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from functools import reduce
 from typing import Any
 
 import orjson
 
-from app.visits.words import FACTS, PAYMENT, RANK, Contact, money
+from app.visits.words import FACTS, PAYMENT, RANK, Contact, money, timestamp
 
 Stamp = tuple[int, int, int, int, str]
 
@@ -151,9 +151,17 @@ def wanted(facts: Facts) -> Wanted:
     if value.keys() & {"time_scheduled", "time_completed"}:
         fields["event_date"] = event_date
     if value.keys() & {"date_cancelled", "no_show", "opted_out"}:
-        opted_out_at = event_date if value.get("opted_out") else None
+        opted_out_at = (event_date or _said_at(facts["opted_out"])) if value.get("opted_out") else None
         fields["date_cancelled"] = value.get("date_cancelled") or value.get("no_show") or opted_out_at
     return Wanted(fields, _contact(facts), bool(value.get("opted_out")))
+
+
+def _said_at(fact: Fact) -> str:
+    """By the clock of a tool that dates its changes; where it counts versions, some time long ago, which does as well."""
+    return timestamp(_EPOCH + timedelta(microseconds=min(max(fact.stamp[1], 0), _LATEST_US)))
+
+
+_EPOCH, _LATEST_US = datetime(1970, 1, 1, tzinfo=UTC), 250_000_000_000_000_000
 
 
 def _paid(facts: Facts) -> dict[str, str | None]:
