@@ -32,7 +32,7 @@ class Tool(Life):
         if not self.visits:
             return [self.open]
         money = [self.pay, self.void, self.refund] if self.payments else [self.pay]
-        acts = [self.swap, self.mute, self.again, *money]
+        acts = [self.swap, self.again, *money, *([self.mute] if self.is_asked_about else [])]
         match self.status:
             case "deleted":
                 return [self.reopen, self.again]
@@ -62,8 +62,13 @@ class Tool(Life):
         self.dated, self.visit.scheduled = True, self.hour()
         self.say("status updated")
 
+    @property
+    def is_asked_about(self) -> bool:
+        """Does the customer count? What becomes of them at other times may be seen or not, by when somebody asks."""
+        return self.status in ("complete", "posted") or (self.dated and self.status != "deleted")
+
     def swap(self) -> None:
-        if self.maybe():
+        if self.maybe() or not self.is_asked_about:
             self.new_customer()
         else:
             self.customers[self.customer] = self.person()
@@ -142,7 +147,7 @@ class Tool(Life):
 
     def say(self, what: str) -> None:
         self.updated = self.now
-        if self.status in ("complete", "posted") or (self.dated and self.status != "deleted"):
+        if self.is_asked_about:
             self.visit.who, self.visit.opted_out = self.customers[self.customer], self.customer in self.muted
         order = self.order()
         body = {"event": f"Repair Order #1042 {what} by Grace Hopper", "data": order}
