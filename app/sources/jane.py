@@ -103,7 +103,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
             date_cancelled=ended_at,
             no_show=missed_at,
             opted_out=_opted_out(event.beside.get("patient", Json(None))),
-            is_sighting=told_at in (ended_at, missed_at) or not (ended_at or missed_at),
+            is_sighting=not (_dated(appointment) if ended_at else appointment.at("no_show_at").moment()),
         )
     ]
 
@@ -114,10 +114,13 @@ def _topic(event: Event) -> str:
 
 def _cancelled(appointment: Json, topic: str, told_at: datetime) -> datetime | None:
     """As the record says; only of one that does not tell, the event is believed."""
-    at = appointment.at("cancelled_at").moment() or appointment.at("archived_at").moment()
     is_silent = isinstance(appointment.value, dict) and not appointment.value.keys() & {"state", "cancelled_at"}
     is_off = appointment.at("state").text() in ("cancelled", "archived") or (is_silent and ACTIONS[topic] == "cancel")
-    return at or (told_at if is_off else None)
+    return _dated(appointment) or (told_at if is_off else None)
+
+
+def _dated(appointment: Json) -> datetime | None:
+    return appointment.at("cancelled_at").moment() or appointment.at("archived_at").moment()
 
 
 def _missed(appointment: Json, told_at: datetime) -> datetime | None:
