@@ -29,7 +29,7 @@ class Tool(Life):
         if self.is_deleted:
             return []
         planned = [self.move, self.move, self.swap, self.unsubscribe] if not self.is_off else []
-        if not self.is_over and self.appointment:
+        if self.appointment and not (self.is_over or self.visit.completed):
             planned += [self.restore if self.is_off else self.cancel]
         else:
             planned = []
