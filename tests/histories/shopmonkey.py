@@ -12,6 +12,8 @@ from tests.histories import SOME_TIME, Life, Person, Visit
 class Tool(Life):
     tick = timedelta(milliseconds=1)
     tells_all = False
+    #: The link to its order waits for the customer, and a cancel of the order does not.
+    records_end = False
 
     def __init__(self, *given: Any, **more: Any) -> None:
         super().__init__(*given, **more)
