@@ -132,14 +132,11 @@ class Explain:
 
     async def works_of_visit(self, external_id: str) -> list[str]:
         """In every account; also by the tool's own id behind the source's name, where that had to be written otherwise."""
-        works = [visit_work(account, name) for account in self._accounts() for name in _names(external_id)]
+        works = [visit_work(account, name) for account in self._settings.every_account for name in _names(external_id)]
         found = [work for work in works if await self._ledger.redis.command("EXISTS", f"db:{work}")]
         if not found:
             raise Gone(external_id)
         return found
-
-    def _accounts(self) -> list[str]:
-        return sorted({"main", *self._settings.accounts.values()})
 
     async def visit_row(self, work: str) -> Row:
         """One visit in a line: what should stand in the API, whose it is, and how it is with it."""

@@ -212,7 +212,7 @@ class Forget:
 
     @cached_property
     def _all_names(self) -> set[str]:
-        return {name for account in self._accounts for name in self._names(account)}
+        return {name for account in self._settings.every_account for name in self._names(account)}
 
     def _look_at_visit(self, family: list[Member], found: Found) -> None:
         for member in family:
@@ -340,17 +340,15 @@ class Forget:
 
     # -- digests --
 
-    @property
-    def _accounts(self) -> set[str]:
-        return {"main", *self._settings.accounts.values()}
-
     def _names(self, account: str) -> list[str]:
         """What the contact is remembered by, under each key."""
         keys = [key.encode() for key in self._settings.secret_key] or [self._settings.contact_key(account)]
         return [str(Contact(email=self._email).name(key)) for key in keys]
 
     def _digests(self) -> list[str]:
-        contacts = [f"db:contact:{account}:{name}" for account in self._accounts for name in self._names(account)]
+        contacts = [
+            f"db:contact:{account}:{name}" for account in self._settings.every_account for name in self._names(account)
+        ]
         return [*contacts, *(find.place_of(self._email, key) for key in self._settings.secret_key), "db:none"]
 
 

@@ -222,7 +222,7 @@ class Lists:
         return found
 
     async def _known(self, names: Sequence[str]) -> list[str]:
-        accounts = sorted({"main", *self._settings.accounts.values()})
+        accounts = self._settings.every_account
         asked = [(name, f"db:visit:{account}/{name}") for name in names for account in accounts]
         found = await asyncio.gather(*(self._redis.command("EXISTS", key) for _, key in asked))
         return [name for (name, _), stands in zip(asked, found, strict=True) if stands]
@@ -230,7 +230,7 @@ class Lists:
     # -- parts --
 
     def _held(self) -> list[str]:
-        return [f"db:held:{account}" for account in sorted({"main", *self._settings.accounts.values()})]
+        return [f"db:held:{account}" for account in self._settings.every_account]
 
     async def _named_works(self, filter: Filter) -> AsyncIterator[list[tuple[float, str]]]:
         found = await asyncio.gather(*(self._works(id) for id in await self.named(filter)))

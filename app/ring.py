@@ -1,7 +1,8 @@
 """Ringing ourselves: a specimen, signed now with the hook's own secret, sent over HTTP as the tool would."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -46,25 +47,50 @@ def signed(
     return kept | fresh
 
 
+@dataclass(frozen=True, slots=True)
+class Specimen:
+    """A recorded delivery as the tool would send it now. token, query: what follows the hook's address."""
+
+    name: str
+    method: str
+    token: str
+    query: str
+    headers: dict[str, str]
+    raw: bytes
+
+    def at(self, address: str) -> str:
+        """Where it is sent. address: the hook's, with its token or without."""
+        return _with_token(address, self.token) + (self.query and f"?{self.query}")
+
+
+def specimen(
+    source: str, wanted: str, hook: str, secrets: Sequence[str], keys: Sequence[str], address: str
+) -> Specimen:
+    """secrets: the hook's, of which the first signs, or else the specimen's own; what a tool signs with a private key, ours
+    can only sign with the one that was made for the specimens. keys: SECRET_KEY. address: the hook's as the tool knows it.
+    Raises Unknown."""
+    recorded, scheme = find(source, wanted), load()[source].source.signature
+    own = {**specimens(source), **recorded}
+    secret = own.get("signing_key") or [*secrets, own["secret"]][0]
+    terms = Terms([secret], time.time(), keys=[*keys, own.get("secret_key", "")])
+    raw, token, query = scheme.wrap(body_of(recorded), terms), scheme.token(hook, terms), recorded.get("query", "")
+    headers = signed(source, raw, recorded["headers"], secret, _with_token(address, token), query)
+    return Specimen(recorded["name"], recorded.get("method", "POST"), token, query, headers, raw)
+
+
+def _with_token(address: str, token: str) -> str:
+    return address if not token or address.endswith(f"/{token}") else f"{address}/{token}"
+
+
 def ring_at(url: str, source: str, wanted: str, environ: Mapping[str, str]) -> httpx.Response:
     """Send it with the secret of HOOKS__<SOURCE>__SECRETS, or else the specimen's own. Raises Unknown, OSError."""
-    file, recorded = specimens(source), find(source, wanted)
-    scheme, public_url = load()[source].source.signature, environ.get("PUBLIC_URL", "").rstrip("/")
-    configured = environ.get(f"HOOKS__{source.upper()}__SECRETS", "").split()
-    # A tool that signs with a private key keeps it: we have the specimens' own only.
-    secret = file.get("signing_key") or [*configured, file["secret"]][0]
-    keys = environ.get("SECRET_KEY", "").split() or [file.get("secret_key", "")]
-    terms = Terms([secret], time.time(), keys=keys)
-    raw = scheme.wrap(body_of(recorded), terms)
-    token = scheme.token(source, terms)
-    if token and not url.endswith(token):
-        url = f"{url}/{token}"
-    known_as = f"{public_url}/hooks/{source}{token and '/' + token}" if public_url else url
-    method, query = recorded.get("method", "POST"), recorded.get("query", "")
-    headers = signed(source, raw, recorded["headers"], secret, known_as, query)
+    public_url = environ.get("PUBLIC_URL", "").rstrip("/")
+    secrets, keys = (environ.get(name, "").split() for name in (f"HOOKS__{source.upper()}__SECRETS", "SECRET_KEY"))
+    address = f"{public_url}/hooks/{source}" if public_url else url
+    made = specimen(source, wanted, source, secrets, keys, address)
     try:
         return httpx.request(
-            method, url + (query and f"?{query}"), content=raw, headers=headers, timeout=10, trust_env=False
+            made.method, made.at(url), content=made.raw, headers=made.headers, timeout=10, trust_env=False
         )
     except httpx.HTTPError as error:
         raise OSError(type(error).__name__) from None

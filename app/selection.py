@@ -64,13 +64,10 @@ class Selector:
 
     def _sets(self, filter: Filter) -> list[str]:
         """Where all that can fit stands; none, where that is everywhere."""
-        held = [f"held:{account}" for account in self._accounts()]
+        held = [f"held:{account}" for account in self._settings.every_account]
         if filter.state in ("", "settled", *DONE):
             return ["parked", "waiting", *held] if filter.reason and not filter.state else []
         return held if filter.state == "held" else [filter.state]
-
-    def _accounts(self) -> list[str]:
-        return sorted({"main", *self._settings.accounts.values()})
 
     async def _of_id(self, id: str) -> AsyncIterator[Unit]:
         try:
@@ -88,7 +85,7 @@ class Selector:
 
     async def _visits(self, external_id: str) -> list[str]:
         """In every account."""
-        works = [visit_work(account, external_id) for account in self._accounts()]
+        works = [visit_work(account, external_id) for account in self._settings.every_account]
         return [work for work in works if await self._ledger.redis.command("EXISTS", f"db:{work}")]
 
     async def _of_visits(self, works: Iterable[str], filter: Filter) -> AsyncIterator[Unit]:

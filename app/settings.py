@@ -224,6 +224,10 @@ class Settings(BaseModel):
         return {name: first.setdefault(self.hooks[name].visits_api_token, account) for name, account in named.items()}
 
     @cached_property
+    def every_account(self) -> list[str]:
+        return sorted({"main", *self.accounts.values()})
+
+    @cached_property
     def tokens(self) -> dict[str, str]:
         """Visits account to token."""
         own = {self.accounts[name]: hook.visits_api_token for name, hook in self.hooks.items()}

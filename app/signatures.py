@@ -9,6 +9,7 @@ import binascii
 import hashlib
 import hmac
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -49,23 +50,23 @@ class Terms(NamedTuple):
     keys: Sequence[str] = ()
 
 
-class Scheme:
+class Scheme(ABC):
     """What a source names as its signature. A scheme of its own needs `verify`, `sign` and `check_secret`."""
 
+    @abstractmethod
     def verify(self, delivery: Delivery, terms: Terms) -> int:
         """The position of the secret that matched. Raises SignatureError."""
-        raise NotImplementedError
 
+    @abstractmethod
     def sign(self, delivery: Delivery, terms: Terms) -> dict[str, str]:
         """The headers that the tool would send with this body, made with the first secret: for `ring` and the demo.
 
         Where the tool signs with a private key, that is what stands in the place of the first secret.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def check_secret(self, secret: str) -> str | None:
         """What is wrong with a secret that can never match, as a rule to follow; None if nothing is."""
-        raise NotImplementedError
 
     def wrap(self, raw: bytes, terms: Terms) -> bytes:
         """The body as the tool would send it, where the signature stands in the body itself."""

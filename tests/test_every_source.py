@@ -20,6 +20,7 @@ from starlette.routing import Route
 from test_apply import World, a_world
 from test_sources import BY_TOOL, TOOLS, Specimen
 
+from app import ring
 from app.connection import Redis
 from app.intake import Intake, believe, mean, recall
 from app.ledger import Meta
@@ -214,6 +215,24 @@ async def _unforeseen(world: Doorstep) -> list[str]:
     works = [work for state in ("parked", "waiting", "held") for work in await world.ledger.works(state)]  # type: ignore[arg-type]
     reasons = [(await world.ledger.member(work)).reason for work in works]
     return [reason for reason in reasons if reason not in foreseen]
+
+
+@every_source
+async def test_every_specimen_can_be_rung_anew(world: Doorstep, name: str) -> None:
+    """As the console and `doorbell ring` do: signed now, with the hook's own secret, and with its token."""
+    for number, found in enumerate(BY_TOOL[name], 1):
+        world.configure(found, **{f"HOOKS__{name.upper()}__TOLERANCE": "300"})
+        settings, door = (
+            world.context.settings,
+            Intake(world.context.settings, defaultdict(lambda: world.ledger), Refusals(world.redis)),
+        )
+        address = f"{settings.public_url}/hooks/{name}"
+        made = ring.specimen(name, str(number), name, settings.hooks[name].secrets, settings.secret_key, address)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(door), base_url="http://door") as client:
+            answer = await client.request(
+                made.method, made.at(f"/hooks/{name}"), content=made.raw, headers=made.headers
+            )
+        assert answer.status_code in (200, 202), (made.name, answer.text)
 
 
 @every_source

@@ -39,7 +39,7 @@ A_SOURCE = {
 
 #: Libraries that compute and do nothing else: no clock that is read, no chance, no file, no socket, no task.
 COMPUTING = {
-    "base64", "binascii", "collections", "collections.abc", "dataclasses", "datetime", "decimal", "enum", "fractions",
+    "abc", "base64", "binascii", "collections", "collections.abc", "dataclasses", "datetime", "decimal", "enum", "fractions",
     "functools", "hashlib", "hmac", "itertools", "itsdangerous", "json", "math", "operator", "orjson", "re",
     "string", "types", "typing",
     "unicodedata", "urllib.parse", "zoneinfo",

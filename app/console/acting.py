@@ -10,7 +10,7 @@ from app.console.access import TooMany, address_of, own_path
 from app.console.desk import Ask, Desk, Page
 from app.console.reading import show_delivery, show_source, show_visit
 from app.ledger import Gone
-from app.ring import Unknown, body_of, find, signed
+from app.ring import Unknown, specimen
 from app.visits.client import VisitsApiTrouble, VisitsClient
 
 # -- in and out --
@@ -133,18 +133,18 @@ async def ring(desk: Desk, ask: Ask) -> Response:
     if entrance is None:
         raise Gone(ask.path("hook"))
     tool = entrance.tool.name
+    settings, wanted = desk.settings, ask.form.get("specimen", "1")
+    address = f"{settings.public_url or 'http://door'}{entrance.path}"
     try:
-        recorded = find(tool, ask.form.get("specimen", "1"))
+        made = specimen(tool, wanted, entrance.name, entrance.hook.secrets, settings.secret_key, address)
     except Unknown:
         raise Gone("specimen") from None
-    await _note(desk, ask, "sent a test delivery", f"{entrance.name}: {recorded['name']}")
-    raw = body_of(recorded)
-    url = f"{desk.settings.public_url or 'http://door'}{entrance.path}"
-    headers = signed(tool, raw, recorded["headers"], entrance.hook.secrets[0], url)
+    await _note(desk, ask, "sent a test delivery", f"{entrance.name}: {made.name}")
     transport = httpx.ASGITransport(ask.request.app)
     async with httpx.AsyncClient(transport=transport, base_url="http://door") as door:
-        answer = await door.post(entrance.path, content=raw, headers=headers)
-    said = answer.json()
+        answer = await door.request(made.method, made.at(entrance.path), content=made.raw, headers=made.headers)
+    # A handshake is answered with whatever the tool wants.
+    said = answer.json() if answer.headers.get("content-type") == "application/json" else {}
     word = said.get("detail") or said.get("ignored") or ("a repeat" if said.get("repeat") else "accepted")
     rang = {"ok": answer.is_success, "status": answer.status_code, "said": word, "delivery": said.get("delivery")}
     return await show_source(desk, ask, tool, rang)
