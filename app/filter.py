@@ -46,6 +46,12 @@ class Filter:
         return urlencode({name: value for name, value in words.items() if value}, doseq=True)
 
     @property
+    def told(self) -> str:
+        """In words, for the audit log: without what somebody looked for."""
+        words = asdict(self) | {"ids": " ".join(self.ids), "search": "…" if self.search else "", "before": ""}
+        return ", ".join(f"{name} {word}" for name, word in words.items() if word) or "everything"
+
+    @property
     def is_empty(self) -> bool:
         return not self.query()
 

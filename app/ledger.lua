@@ -596,7 +596,7 @@ local function drop(work, delivery)
 end
 
 -- work, keep ms, delivery or '': an operator gives up what has not been applied, of one delivery or of all. -> how many
--- changes, or -1 while a worker has it
+-- changes, at least 1 where that was all of the work, or -1 while a worker has it
 function steps.discard()
   local members, dropped, open = family(ARGV[2]), 0, false
   for _, member in ipairs(members) do
@@ -617,7 +617,7 @@ function steps.discard()
   move(members[1][1], 'discarded', now)
   call('HINCRBY', 'db:counts', 'doorbell_jobs_finished_total|' .. string.match(ARGV[2], '^%a+') .. '|discarded', 1)
   call('ZREMRANGEBYSCORE', 'db:discarded', '-inf', now - ARGV[3])
-  return dropped
+  return math.max(dropped, 1)
 end
 
 -- work, mark: an audit saw it in the API; what is forgotten meanwhile is not remembered for that

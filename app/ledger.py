@@ -406,7 +406,8 @@ class Ledger:
         return str(answer.decode())
 
     async def discard(self, work: str, delivery: str = "") -> int:
-        """Give up what has not been applied, of one delivery or of all: how many changes; -1 while a worker has it."""
+        """Give up what has not been applied, of one delivery or of all: how many changes, of an event 1; -1 while a worker
+        has it."""
         return int(await self.redis.script("discard", work, self._keep_ms, delivery))
 
     async def pause(self, account: str, is_paused: bool = True) -> bool:

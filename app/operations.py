@@ -10,7 +10,6 @@ longer what is looked for, and a replay of what is done changes nothing.
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
@@ -18,11 +17,11 @@ from typing import Any, Literal
 import orjson
 
 from app.connection import RedisDown
+from app.discard import Discard
 from app.filter import Filter
 from app.ledger import Gone, Ledger, new_id
 from app.logs import log
 from app.replay import Replay, Step, Stuck
-from app.selection import Selector
 from app.settings import Settings
 
 Do = Literal["replay", "discard"]
@@ -153,14 +152,7 @@ class Operations:
             replaying = Replay(self._ledger, self._settings, fresh=order.fresh, contact=order.contact)
             await replaying.carry_out(order.filter, run.told)
         else:
-            async for _ in self._discard(order.filter, run):
-                await asyncio.sleep(0)
-
-    async def _discard(self, filter: Filter, run: "_Run") -> AsyncIterator[None]:
-        async for unit in Selector(self._ledger, self._settings, "retry").select(filter):
-            given_up = await self._ledger.discard(unit.work, unit.delivery) if unit.work else 0
-            run.count("running" if given_up < 0 else "" if given_up else "nothing to give up")
-            yield
+            await Discard(self._ledger, self._settings).carry_out(order.filter, run.told)
 
     async def _keep(self, operation: Operation) -> None:
         key, order = f"db:operation:{operation.id}", operation.order
@@ -185,10 +177,7 @@ class _Run:
         self.skipped = Counter(operation.skipped if goes_on else {})
 
     def told(self, step: Step, state: str) -> None:
-        self.count(step.skip or ("expired" if state == "expired" else ""))
-
-    def count(self, skipped: str) -> None:
-        if skipped:
+        if skipped := step.skip or ("expired" if state == "expired" else ""):
             self.skipped[skipped] += 1
         else:
             self.done += 1

@@ -10,7 +10,8 @@ from app.explain import Explain
 from app.filter import DONE, Filter
 from app.intake import recall
 from app.ledger import Gone, Ledger, Meta, NoBody
-from app.queue import EVENT, event_work, visit_work
+from app.lists import Lists
+from app.queue import EVENT, event_work
 from app.settings import Entrance, Settings
 from app.sources import Get
 
@@ -30,15 +31,21 @@ class Unit:
 class Selector:
     """Every method may raise RedisDown."""
 
-    def __init__(self, ledger: Ledger, settings: Settings, mode: Mode) -> None:
-        self._ledger, self._settings, self._mode = ledger, settings, mode
+    def __init__(self, ledger: Ledger, settings: Settings, mode: Mode, *, apart: bool = False) -> None:
+        """apart: what two deliveries did to one visit is two things."""
+        self._ledger, self._settings, self._mode, self._apart = ledger, settings, mode, apart
         self._explain = Explain(ledger, settings)
 
     async def select(self, filter: Filter) -> AsyncIterator[Unit]:
         """Each piece of work once, page by page: of what was seen only digests are kept."""
+        if filter.visit or filter.search:
+            ids = await Lists(self._ledger, self._settings, self._explain).named(filter)
+            if not ids:
+                return
+            filter = replace(filter, ids=tuple(ids), visit="", search="")
         known: set[int] = set()
         async for unit in self._units(filter):
-            digest = hash(unit.work or unit.id)
+            digest = hash((unit.work or unit.id, unit.delivery if self._apart else ""))
             if digest not in known:
                 known.add(digest)
                 yield unit
@@ -50,9 +57,6 @@ class Selector:
                 async for unit in self._of_id(id):
                     if words.is_empty or await self._fits(unit.work, words):
                         yield unit
-        elif filter.visit:
-            async for unit in self._of_visits(await self._visits(filter.visit), filter):
-                yield unit
         elif sets := self._sets(filter):
             for name in sets:
                 async for work in self._ledger.walk(name):
@@ -84,9 +88,9 @@ class Selector:
                 yield unit
 
     async def _visits(self, external_id: str) -> list[str]:
-        """In every account."""
-        works = [visit_work(account, external_id) for account in self._settings.every_account]
-        return [work for work in works if await self._ledger.redis.command("EXISTS", f"db:{work}")]
+        with suppress(Gone):
+            return await self._explain.works_of_visit(external_id)
+        return []
 
     async def _of_visits(self, works: Iterable[str], filter: Filter) -> AsyncIterator[Unit]:
         for work in works:

@@ -345,12 +345,30 @@ def test_a_story_is_one_line_as_json(busy: Rig) -> None:
     assert ["standard-A-1"] == [row["visit"] for row in rows(busy, "visit", "standard-A-1", "--json")]
 
 
+def test_what_fits_a_filter_is_discarded_after_a_plan(busy: Rig) -> None:
+    planned = busy.doorbell("discard", "--reason", "contact", "--plan")
+    unasked = busy.doorbell("discard", "--source", "standard")
+    none = [
+        busy.doorbell("discard", *words, "--yes").returncode for words in (["--hook", "other"], ["--state", "held"])
+    ]
+
+    assert "1 selected: 1 would be given up, 0 skipped" in planned.stdout
+    assert "standard-A-2" in planned.stdout
+    assert (2, planned.stdout) == (unasked.returncode, unasked.stdout)
+    assert [5, 5] == none
+    assert 1 == len(rows(busy, "failures", "--json"))
+
+    assert 0 == busy.doorbell("discard", "--search", "A-2", "--yes").returncode
+
+    assert 5 == busy.doorbell("failures").returncode
+    assert {(b"started a discard of 1", "state parked, search …".encode())} == set(noted(busy))
+
+
 def test_discard_goes_on_past_an_unknown_id(busy: Rig) -> None:
     ran = busy.doorbell("discard", "standard-nobody", "standard-A-2", "--yes", "--json")
 
-    told = {row["id"]: row["discarded"] for row in map(json.loads, ran.stdout.splitlines())}
-    assert (6, {"standard-nobody": None, "standard-A-2": 1}) == (ran.returncode, told)
-    assert "standard-nobody" in ran.stderr
+    told = {row["id"]: row["state"] for row in map(json.loads, ran.stdout.splitlines())}
+    assert (6, {"standard-nobody": "unknown", "standard-A-2": "discarded"}) == (ran.returncode, told)
     assert 5 == busy.doorbell("discard", "standard-nobody", "--yes").returncode
 
 

@@ -901,6 +901,15 @@ async def test_a_discarded_change_is_given_up_and_an_applied_one_stays(ledger: L
     assert 0 == await ledger.discard(work("A"))
 
 
+async def test_an_event_that_was_never_translated_is_given_up_as_one(ledger: Ledger) -> None:
+    odd = await accept(ledger, event="parked", reason="untranslatable: type")
+    event = f"event:{odd.delivery}"
+
+    given_up = [await ledger.discard(event), await ledger.discard(event)]
+
+    assert ([1, 0], "discarded") == (given_up, await state_of(ledger, event))
+
+
 async def test_work_in_a_workers_hands_is_not_discarded(ledger: Ledger) -> None:
     await accept(ledger, change("A"))
     await begin(ledger, "A")

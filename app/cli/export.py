@@ -5,7 +5,6 @@ import json
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from dataclasses import replace
 from datetime import datetime
 from typing import Any, Literal, TypeVar
 
@@ -68,7 +67,7 @@ def deliveries(format: Format, reveal: bool, yes: bool, **words: str | datetime 
                     row.setdefault("body", None)
                 yield row
 
-    _export("deliveries", filter.query(search="…" if filter.search else ""), rows, format, reveal, yes)
+    _export("deliveries", filter.told, rows, format, reveal, yes)
 
 
 @export.command(
@@ -83,10 +82,7 @@ def visits(format: Format, reveal: bool, yes: bool, **words: str | datetime | No
 
     async def rows(ledger: Ledger, settings: Settings) -> AsyncIterator[Row]:
         explain, known = Explain(ledger, settings, EVERYTHING if reveal else ()), set[int]()
-        ids = tuple(await Lists(ledger, settings, explain).named(filter))
-        if not ids and (filter.visit or filter.search):
-            return
-        async for unit in Selector(ledger, settings, "retry").select(replace(filter, ids=ids, visit="", search="")):
+        async for unit in Selector(ledger, settings, "retry").select(filter):
             with suppress(Gone):
                 row = await explain.visit_row(unit.work) if unit.work.startswith(VISIT) else None
                 # A visit that the tool renamed is one, by whichever of its ids it was found.
@@ -94,7 +90,7 @@ def visits(format: Format, reveal: bool, yes: bool, **words: str | datetime | No
                     known.add(name)
                     yield row
 
-    _export("visits", filter.query(search="…" if filter.search else ""), rows, format, reveal, yes)
+    _export("visits", filter.told, rows, format, reveal, yes)
 
 
 def _export(

@@ -58,10 +58,10 @@ async def opened(settings: Settings) -> AsyncIterator[Ledger]:
         await redis.close()
 
 
-async def noted(ledger: Ledger, did: str, what: str) -> None:
-    """In the audit log, before it is done. Raises RedisDown."""
+async def noted(ledger: Ledger, did: str, what: str, *, action: str = "") -> None:
+    """In the audit log, before it is done. action: what it is counted as, where that is not `did`. Raises RedisDown."""
     try:
         name = getpass.getuser()
     except (KeyError, OSError):  # a container's user may have none
         name = "somebody"
-    await AuditLog(ledger.redis).note(f"{name} (command line)", "operator", did, what)
+    await AuditLog(ledger.redis).note(f"{name} (command line)", "operator", did, what, action=action)

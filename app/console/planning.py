@@ -3,6 +3,7 @@
 import asyncio
 import re
 import time
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ from datetime import UTC, datetime
 from starlette.responses import Response
 
 from app.console.desk import Ask, Desk, Page, number
+from app.discard import Discard
 from app.explain import span
 from app.filter import DONE, OPEN, Filter
 from app.lists import Lists
@@ -43,11 +45,6 @@ class Plan:
     def is_at_most(self) -> bool:
         return self.filter.state in DONE
 
-    @property
-    def told(self) -> str:
-        """For the audit log."""
-        return " ".join(self.filter.ids)[:250] or replace(self.filter, until="").query() or "everything"
-
 
 async def plan(desk: Desk, ask: Ask) -> Response:
     query = ask.request.query_params
@@ -74,7 +71,9 @@ async def start(desk: Desk, ask: Ask) -> Response:
         fresh=bool(form.get("fresh")),
     )
     did = f"started a {planned.do} of {planned.count}"
-    await desk.audit_log.note(ask.user.name, ask.user.role, did, planned.told, action=planned.do)
+    await desk.audit_log.note(
+        ask.user.name, ask.user.role, did, replace(planned.filter, until="").told, action=planned.do
+    )
     return desk.go(f"/console/operations/{await desk.operations.start(order)}")
 
 
@@ -86,7 +85,13 @@ async def operation(desk: Desk, ask: Ask) -> Response:
     one = await desk.operations.one(ask.path("operation"))
     rate = one.seen / max(0.5, time.time() - one.at / 1000)
     left = span((one.order.expected - one.seen) / rate) if rate and one.order.expected > one.seen else ""
-    return desk.page(ask, "operation.html", operation=one, left=left if one.is_open else "", told=_told(one.order))
+    return desk.page(
+        ask,
+        "operation.html",
+        operation=one,
+        left=left if one.is_open else "",
+        told=replace(one.order.filter, until="").told,
+    )
 
 
 async def cancel(desk: Desk, ask: Ask) -> Response:
@@ -98,12 +103,12 @@ async def cancel(desk: Desk, ask: Ask) -> Response:
     return desk.go(f"/console/operations/{id}")
 
 
-async def steps_of(desk: Desk, filter: Filter, contact: str = "") -> list[Step]:
+async def first_of(steps: AsyncIterator[Step]) -> list[Step]:
     """The first few, as far as they can be seen at once."""
     found: list[Step] = []
     with suppress(TimeoutError):
         async with asyncio.timeout(LOOK_S):
-            async for step in Replay(desk.ledger, desk.settings, contact=contact).plan(filter):
+            async for step in steps:
                 found.append(step)
                 if len(found) >= SHOWN:
                     break
@@ -128,19 +133,18 @@ def _meant(do: Do, filter: Filter, until: int) -> Filter:
 async def _look(desk: Desk, planned: Plan) -> Plan:
     lists, filter = Lists(desk.ledger, desk.settings, desk.explain), planned.filter
     planned.count = len(filter.ids) or await lists.count(filter)
-    planned.steps = await steps_of(desk, filter, planned.contact) if planned.count else []
+    planned.steps = await first_of(_steps(desk, planned)) if planned.count else []
     return planned
+
+
+def _steps(desk: Desk, planned: Plan) -> AsyncIterator[Step]:
+    if planned.do == "discard":
+        return Discard(desk.ledger, desk.settings).plan(planned.filter)
+    return Replay(desk.ledger, desk.settings, contact=planned.contact).plan(planned.filter)
 
 
 async def _show(desk: Desk, ask: Ask, planned: Plan, trouble: str = "") -> Response:
     return desk.page(ask, "plan.html", 409 if trouble else 200, plan=planned, trouble=trouble)
-
-
-def _told(order: Order) -> str:
-    if order.filter.ids:
-        return ", ".join(order.filter.ids)
-    words = {name: getattr(order.filter, name) for name in ("state", "source", "hook", "reason", "since")}
-    return ", ".join(f"{name} {word}" for name, word in words.items() if word) or "everything that had arrived"
 
 
 PAGES = [

@@ -14,11 +14,12 @@ from app.console import overview as overviews
 from app.console import redaction
 from app.console.desk import STATIC, Ask, Desk, Page, segment
 from app.console.live import EventStream
-from app.console.planning import steps_of
+from app.console.planning import first_of
 from app.explain import HIDDEN, Explain, Row, span
 from app.filter import DONE, OPEN, Filter
 from app.ledger import Gone, NoBody
 from app.lists import MOST_GROUPED, PAGE, Found, Lists
+from app.replay import Replay
 from app.retention import KINDS
 from app.settings import Settings
 from app.sources import load, specimens
@@ -137,7 +138,7 @@ async def show_delivery(desk: Desk, ask: Ask, id: str, revealed: Container[str] 
         sentence=told_of_delivery(story),
         timeline=[attempt for attempt in timeline if (attempt["at"] or "") >= (story["at"] or "")],
         body=body,
-        steps=await steps_of(desk, Filter(ids=(id,))),
+        steps=await first_of(Replay(desk.ledger, desk.settings).plan(Filter(ids=(id,)))),
         is_open=any(change["state"] in ("parked", "waiting", "held", "queued") for change in story["changes"]),
     )
 
