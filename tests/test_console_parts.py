@@ -18,13 +18,13 @@ from app import find, tally
 from app.alarms import Due
 from app.connection import Address, Redis
 from app.console import redaction
-from app.console.overview import Gate, Overview, Worker
 from app.delivery import Delivery
 from app.explain import Explain
 from app.filter import Filter
 from app.ledger import Ledger, Meta
 from app.lists import PAGE, Lists
 from app.operations import Operations, Order
+from app.overview import Gate, Overview, Worker
 from app.settings import read
 from app.tally import Tally
 from app.visits.words import Contact

@@ -21,7 +21,7 @@ from app.explain import Explain, moment, span
 from app.ledger import Ledger
 from app.operations import Operations
 from app.settings import Settings
-from app.sources import load
+from app.sources import title_of
 from app.visits.client import http_client
 
 
@@ -142,7 +142,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"ago": ago, "number": number, "segment": segment, "iso": iso, "titled": titled}
+    environment.filters |= {"ago": ago, "number": number, "segment": segment, "iso": iso, "titled": title_of}
     environment.globals["static"] = lambda name: f"/console/static/{STATIC.version}/{name}"
     return environment
 
@@ -176,9 +176,3 @@ def number(value: float) -> str:
 def segment(text: str) -> str:
     """One part of an address."""
     return quote(text, safe="")
-
-
-def titled(source: str) -> str:
-    """A source's own name."""
-    tool = load().get(source)
-    return tool.source.title if tool else source

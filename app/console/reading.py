@@ -10,8 +10,8 @@ from typing import Any
 from starlette.responses import Response
 
 from app import doctor, refusals, tally
-from app.console import overview as overviews
 from app.console import redaction
+from app.console.chart import chart
 from app.console.desk import STATIC, Ask, Desk, Page, segment
 from app.console.live import EventStream
 from app.console.planning import first_of
@@ -19,6 +19,7 @@ from app.explain import HIDDEN, Explain, Row, span
 from app.filter import DONE, OPEN, Filter
 from app.ledger import Gone, NoBody
 from app.lists import MOST_GROUPED, PAGE, Found, Lists
+from app.overview import last_of_hooks, living, look, shut_gates
 from app.replay import Replay
 from app.retention import KINDS
 from app.settings import Settings
@@ -43,7 +44,7 @@ async def login(desk: Desk, ask: Ask) -> Response:
 
 
 async def overview(desk: Desk, ask: Ask) -> Response:
-    view = await overviews.look(desk, _lists(desk))
+    view = await look(desk.ledger, desk.settings)
     level, sentence = view.verdict()
     age = span(view.due.oldest_s) if view.due.oldest_s >= 1 else "nothing"
     return desk.page(
@@ -52,7 +53,7 @@ async def overview(desk: Desk, ask: Ask) -> Response:
         view=view,
         level=level,
         sentence=sentence,
-        bars=overviews.chart(view.hours),
+        bars=chart(view.hours),
         most=max(hour.total for hour in view.hours),
         age=age,
         base=_base(desk, ask),
@@ -257,7 +258,7 @@ async def refused(desk: Desk, ask: Ask) -> Response:
 
 
 async def sources(desk: Desk, ask: Ask) -> Response:
-    lasts, gates = await asyncio.gather(overviews.last_of_hooks(desk), overviews.shut_gates(desk))
+    lasts, gates = await asyncio.gather(last_of_hooks(desk.redis, desk.settings), shut_gates(desk.redis, desk.settings))
     entrances = desk.settings.entrances.values()
     listed = [
         {
@@ -305,13 +306,13 @@ _CONTINUED = re.compile(r"(?<!\n)\n(?!\n|\d+\.) *")
 
 
 async def workers(desk: Desk, ask: Ask) -> Response:
-    living, states, flat = await asyncio.gather(
-        overviews.living(desk),
+    at_work, states, flat = await asyncio.gather(
+        living(desk.redis),
         _lists(desk).states(),
         desk.redis.command("ZRANGE", "db:running", 0, PAGE - 1, "WITHSCORES"),
     )
     running = [(work.decode(), float(until)) for work, until in zip(flat[::2], flat[1::2], strict=True)]
-    return desk.page(ask, "workers.html", workers=living, states=states, running=running)
+    return desk.page(ask, "workers.html", workers=at_work, states=states, running=running)
 
 
 # -- the desk itself --

@@ -301,3 +301,9 @@ def source_of(work: str) -> str:
     """The source of a visit, by its external_id; of an event it is not in the name."""
     external_id = work.partition("/")[2]
     return max((name for name in load() if external_id.startswith(f"{name}-")), key=len, default="")
+
+
+def title_of(name: str) -> str:
+    """A source as it calls itself."""
+    tool = load().get(name)
+    return tool.source.title if tool else name

@@ -11,11 +11,14 @@ import orjson
 
 from app import tally
 from app.alarms import OLD_S, Due, due
-from app.console.desk import Desk, titled
+from app.connection import Redis
 from app.doctor import ALIVE_S
-from app.explain import moment, span
+from app.explain import Explain, moment, span
+from app.ledger import Ledger
 from app.lists import Group, Lists
 from app.queue import WORKERS
+from app.settings import Settings
+from app.sources import title_of
 
 HOURS = 24
 #: What the chart shows, from the bottom up: at the door, and of the worker.
@@ -142,22 +145,22 @@ def _needing_you(count: int, groups: Sequence[Group]) -> str:
     since = min(group.first for group in groups) if groups else 0
     age = f"The first came {span(time.time() - since / 1000)} ago."
     if len(groups) == 1:
-        return f"{needs} you: {groups[0].reason}, from {titled(groups[0].source)}. {age}"
+        return f"{needs} you: {groups[0].reason}, from {title_of(groups[0].source)}. {age}"
     return f"{needs} you, most often for {groups[0].reason}. {age}" if groups else f"{needs} you."
 
 
-async def look(desk: Desk, lists: Lists) -> Overview:
+async def look(ledger: Ledger, settings: Settings) -> Overview:
     """Raises RedisDown."""
-    redis = desk.redis
+    redis, lists = ledger.redis, Lists(ledger, settings, Explain(ledger, settings))
     states, groups, hours, workers, overdue, memory, lasts, gates = await asyncio.gather(
         lists.states(),
         lists.groups(),
         tally.hours(redis, HOURS),
-        living(desk),
-        due(redis, desk.settings.tokens or {"main": ""}),
+        living(redis),
+        due(redis, settings.tokens or {"main": ""}),
         redis.command("INFO", "memory"),
-        last_of_hooks(desk),
-        shut_gates(desk),
+        last_of_hooks(redis, settings),
+        shut_gates(redis, settings),
     )
     told = dict(line.split(":", 1) for line in memory.decode().splitlines() if ":" in line)
     return Overview(
@@ -165,9 +168,7 @@ async def look(desk: Desk, lists: Lists) -> Overview:
         due=overdue,
         gates=gates,
         workers=workers,
-        hooks=[
-            _hook(name, entrance.tool.name, lasts[name], hours) for name, entrance in desk.settings.entrances.items()
-        ],
+        hooks=[_hook(name, entrance.tool.name, lasts[name], hours) for name, entrance in settings.entrances.items()],
         hours=[_hour(at, counts) for at, counts in hours],
         groups=groups,
         memory=int(told["used_memory"]),
@@ -175,11 +176,11 @@ async def look(desk: Desk, lists: Lists) -> Overview:
     )
 
 
-async def living(desk: Desk) -> list[Worker]:
+async def living(redis: Redis) -> list[Worker]:
     """The workers that gave a sign of life."""
     least = int((time.time() - ALIVE_S) * 1000)
-    flat = await desk.redis.command("ZRANGEBYSCORE", WORKERS, least, "+inf", "WITHSCORES")
-    told = await desk.redis.command("MGET", *flat[::2]) if flat else []
+    flat = await redis.command("ZRANGEBYSCORE", WORKERS, least, "+inf", "WITHSCORES")
+    told = await redis.command("MGET", *flat[::2]) if flat else []
     return [_worker(orjson.loads(one), float(seen)) for one, seen in zip(told, flat[1::2], strict=True) if one]
 
 
@@ -187,17 +188,17 @@ def _worker(told: Mapping[str, Any], seen: float) -> Worker:
     return Worker(str(told.get("host", "")), int(told.get("pid", 0)), seen, told.get("since"))
 
 
-async def last_of_hooks(desk: Desk) -> dict[str, float | None]:
+async def last_of_hooks(redis: Redis, settings: Settings) -> dict[str, float | None]:
     """When each hook last had a delivery, in ms."""
-    names = list(desk.settings.entrances)
-    asked = (desk.redis.command("ZREVRANGE", f"db:deliveries:{name}", 0, 0, "WITHSCORES") for name in names)
+    names = list(settings.entrances)
+    asked = (redis.command("ZREVRANGE", f"db:deliveries:{name}", 0, 0, "WITHSCORES") for name in names)
     return {name: float(end[1]) if end else None for name, end in zip(names, await asyncio.gather(*asked), strict=True)}
 
 
-async def shut_gates(desk: Desk) -> list[Gate]:
-    accounts = list(desk.settings.tokens or {"main": ""})
-    told = await asyncio.gather(*(desk.redis.command("HMGET", f"db:gate:{one}", "why", "since") for one in accounts))
-    sizes = await asyncio.gather(*(desk.redis.command("ZCARD", f"db:held:{one}") for one in accounts))
+async def shut_gates(redis: Redis, settings: Settings) -> list[Gate]:
+    accounts = list(settings.tokens or {"main": ""})
+    told = await asyncio.gather(*(redis.command("HMGET", f"db:gate:{one}", "why", "since") for one in accounts))
+    sizes = await asyncio.gather(*(redis.command("ZCARD", f"db:held:{one}") for one in accounts))
     return [
         Gate(account, why.decode(), moment(int(float(since))) or "", size)
         for account, (why, since), size in zip(accounts, told, sizes, strict=True)
@@ -215,33 +216,3 @@ def _hour(hour: int, counts: Counter[tuple[str, str]]) -> Hour:
         return sum(count for (_, outcome), count in counts.items() if outcome in outcomes)
 
     return Hour(moment(hour * tally.HOUR_S * 1000) or "", of(*ARRIVED), of(*REFUSED), of(*PARKED))
-
-
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """One hour of the chart, in its own units."""
-
-    hour: Hour
-    x: float
-    width: float
-    arrived: float
-    refused: float
-
-
-def chart(hours: Sequence[Hour], width: float = 720, height: float = 120) -> list[Bar]:
-    top = max(4, *(hour.total for hour in hours))
-    step = width / len(hours)
-    return [
-        Bar(
-            hour,
-            x=round(place * step + 2, 1),
-            width=round(step - 4, 1),
-            arrived=_tall(hour.arrived, top, height),
-            refused=_tall(hour.refused, top, height),
-        )
-        for place, hour in enumerate(hours)
-    ]
-
-
-def _tall(count: int, top: int, height: float) -> float:
-    return round(max(2.0, count / top * height), 1) if count else 0.0
