@@ -228,3 +228,17 @@ def _is_since(moment: Any, oldest: datetime) -> bool:
         return datetime.fromisoformat(str(moment)) >= oldest
     except (ValueError, TypeError):
         return False
+
+
+async def stands_now(
+    ledger: Ledger, settings: Settings, http: httpx.AsyncClient, account: str, external_id: str
+) -> dict[str, Any] | None:
+    """What the API has of one visit, without what it knows of a person. Raises RedisDown, VisitsApiTrouble."""
+
+    async def in_line() -> None:
+        if settings.visits_api_rate:
+            await ledger.pace(account, settings.visits_api_rate, 0)
+
+    api = VisitsClient(http, settings.visits_api_url, settings.tokens.get(account, ""), [], in_line)
+    found = await api.get_visit(external_id)
+    return found and {name: value for name, value in found.items() if not isinstance(value, dict | list)}

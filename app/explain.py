@@ -4,11 +4,13 @@ Nothing personal but what is to be revealed, by name: `body`, `answers`, and the
 """
 
 import re
-from collections.abc import Container, Iterable
+from collections import Counter
+from collections.abc import Container, Iterable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from app.ledger import Attempt, Gone, Ledger, Member, NoBody
+from app.ledger import Attempt, Gone, Ledger, Member, Meta, NoBody
 from app.queue import EVENT, VISIT, visit_work
 from app.settings import Settings
 from app.sources import load
@@ -93,8 +95,10 @@ class Explain:
             body = raw.decode("utf-8", "replace") if "body" in self._reveal else f"{len(raw)} bytes"
         except NoBody as error:
             meta, body = error.meta, str(error)
-        story = {
+        changes = await self._changes(id, meta.work)
+        return {
             "delivery": id,
+            "sentence": _told_of_delivery(meta, changes),
             "at": moment(meta.at),
             "hook": meta.hook,
             "source": meta.source,
@@ -103,10 +107,9 @@ class Explain:
             "matched_secret": meta.slot + 1,
             "ignored": meta.ignored or None,
             "body": body,
-            "changes": await self._changes(id, meta.work),
+            "changes": changes,
+            "attempts": [self.attempt(attempt) for attempt in await self._attempts_since(meta)],
         }
-        work = [await self._ledger.member(name) for name in meta.work if name.startswith(EVENT)]
-        return story | {"attempts": [self.attempt(attempt) for member in work for attempt in member.attempts]}
 
     async def visit(self, external_id: str) -> list[Row]:
         """One visit by the name of any of its ids; several where accounts share a name."""
@@ -164,6 +167,18 @@ class Explain:
         except Gone:
             return []
 
+    async def _attempts_since(self, meta: Meta) -> list[Attempt]:
+        """Of its event and of its visits, since it arrived."""
+        found: dict[str, list[Attempt]] = {}
+        for work in meta.work:
+            with suppress(Gone):
+                member = await self._ledger.member(work)
+                for one in (work, *member.landed):
+                    for of_visit in await self._ledger.family(one):
+                        found[of_visit.work] = of_visit.attempts
+        attempts = [attempt for of_work in found.values() for attempt in of_work if attempt.at >= meta.at]
+        return sorted(attempts, key=lambda attempt: attempt.at)
+
     async def _changes(self, id: str, works: Iterable[str]) -> list[Row]:
         """What a delivery meant, and what came of each change."""
         rows: list[Row] = []
@@ -205,6 +220,7 @@ class Explain:
         facts = fold(said for member in family for said in member.said())
         return {
             "visit": root.external_id,
+            "sentence": _told_of_visit(root),
             "account": root.account,
             "state": root.state,
             **self._trouble(root),
@@ -264,3 +280,41 @@ class Explain:
 def _names(given: str) -> set[str]:
     source, _, id = given.partition("-")
     return {given, external_id(source, id)} if source in load() else {given}
+
+
+def _told_of_delivery(meta: Meta, changes: Sequence[Row]) -> str:
+    """What came of it, in a sentence."""
+    states = Counter(change["state"] for change in changes)
+    if not states:
+        return f"Genuine, and nothing to do: {meta.ignored}." if meta.ignored else "It changes nothing any more."
+    if states["parked"]:
+        reason = next(change.get("reason") for change in changes if change["state"] == "parked")
+        return f"It needs you: {reason}."
+    if waits := [change for change in changes if change["state"] in ("waiting", "held")]:
+        return f"Not applied yet: {waits[0].get('reason') or waits[0]['state']}. It is tried again by itself."
+    if states["queued"] or states["running"]:
+        return "Accepted, and on its way to the Visits API."
+    if states["applied"]:
+        return "Applied: the Visits API shows what it said."
+    if states["superseded"]:
+        return "Superseded: something newer decides every field that it spoke of."
+    return "Discarded by an operator."
+
+
+def _told_of_visit(root: Member) -> str:
+    match root.state:
+        case "parked":
+            return f"It needs you: {root.reason}."
+        case "waiting" | "held":
+            return f"Not there yet: {root.reason or root.state}. It is tried again by itself."
+        case "queued" | "running":
+            return "On its way to the Visits API."
+        case "discarded":
+            return "An operator gave up what was not applied."
+    if not root.api:
+        return "There is no visit, and there should be none."
+    return (
+        "The Visits API shows it as cancelled."
+        if root.api.get("date_cancelled")
+        else "The Visits API shows what was said."
+    )

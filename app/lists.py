@@ -348,11 +348,11 @@ class Lists:
         is_visit = work.startswith(VISIT)
         changes = member.discarded if member.state == "discarded" else member.changes
         pending = sorted(changes, key=lambda origin: -int(changes[origin].partition(b" ")[0]))
-        delivery = (pending[0].rpartition(".")[0] if pending else "") if is_visit else work.removeprefix(f"{EVENT}:")
-        meta = await self._meta(delivery)
+        rang = [origin.rpartition(".")[0] for origin in pending] if is_visit else [work.removeprefix(f"{EVENT}:")]
+        delivery, meta = await self._newest_known(rang)
         return self._explain.failure(member) | {
             "work": work,
-            "delivery": delivery if meta else "",
+            "delivery": delivery,
             "at": moment(meta.at) if meta else None,
             "hook": meta.hook if meta else "",
             "event": meta.name if meta else "",
@@ -360,6 +360,13 @@ class Lists:
             "state": member.state,
             "visits": [member.external_id] if is_visit else [],
         }
+
+    async def _newest_known(self, deliveries: Iterable[str]) -> tuple[str, Meta | None]:
+        """An operator's word is a change without a delivery."""
+        for id in deliveries:
+            if meta := await self._meta(id):
+                return id, meta
+        return "", None
 
 
 def _fits(filter: Filter, meta: Meta | None) -> bool:

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import orjson
@@ -13,7 +13,7 @@ from app import tally
 from app.alarms import OLD_S, Due, due
 from app.connection import Redis
 from app.doctor import ALIVE_S
-from app.explain import Explain, moment, span
+from app.explain import Explain, Row, moment, span
 from app.ledger import Ledger
 from app.lists import Group, Lists
 from app.queue import WORKERS
@@ -73,6 +73,9 @@ class Worker:
     seen: float
     since: float | None
 
+    def row(self) -> Row:
+        return asdict(self) | {"seen": _iso(self.seen), "since": _iso(self.since)}
+
 
 @dataclass(slots=True)
 class Overview:
@@ -127,6 +130,28 @@ class Overview:
         ago = span(time.time() - self.last / 1000)
         done = "nothing waits" if not waiting else f"{waiting:,} on their way"
         return "good", f"All is well. The last delivery came {ago} ago, {done}."
+
+    def story(self) -> Row:
+        """All of it, with times in ISO 8601."""
+        level, sentence = self.verdict()
+        return {
+            "verdict": level,
+            "sentence": sentence,
+            "last_delivery": _iso(self.last),
+            "oldest_due_s": round(self.due.oldest_s, 1),
+            "redis_bytes": self.memory,
+            "redis_bytes_most": self.memory_most or None,
+            "states": self.states,
+            "failures": [asdict(one) | {"first": _iso(one.first), "last": _iso(one.last)} for one in self.groups],
+            "shut": [asdict(gate) for gate in self.gates],
+            "hooks": [asdict(hook) | {"last": _iso(hook.last)} for hook in self.hooks],
+            "workers": [worker.row() for worker in self.workers],
+            "hours": [asdict(hour) for hour in self.hours],
+        }
+
+
+def _iso(ms: float | None) -> str | None:
+    return moment(int(ms)) if ms else None
 
 
 GATES = {

@@ -238,6 +238,18 @@ class Settings(BaseModel):
         """The hooks whose visits go there."""
         return [name for name, of in self.accounts.items() if of == account]
 
+    def shown(self) -> Iterator[dict[str, str]]:
+        """Every setting by its name, with its value and what it means; of what is secret only whether it is set."""
+        for name, known in type(self).model_fields.items():
+            value = getattr(self, name)
+            if name == "hooks":
+                yield {"name": "HOOKS__…", "value": ", ".join(self.hooks) or "none", "meaning": known.description or ""}
+                continue
+            if not known.repr:
+                value = "set" if value else None
+            told = " ".join(value) if isinstance(value, tuple) else "" if value is None else str(value)
+            yield {"name": name.upper(), "value": told or "not set", "meaning": known.description or ""}
+
     def contact_key(self, account: str) -> bytes:
         """Of the digests under which e-mail addresses are remembered."""
         return (self.secret_key[0] if self.secret_key else self.tokens.get(account, "")).encode()

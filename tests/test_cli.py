@@ -1,5 +1,6 @@
 """The command line: what an operator types, and what a script gets."""
 
+import asyncio
 import csv
 import hashlib
 import io
@@ -7,10 +8,12 @@ import itertools
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,11 @@ from rig import ROOT, SECRET, Rig, Server, sign_standard, standard_body, wait_un
 from test_worker import Books
 
 from app.cli import COMMANDS, main
+from app.cli.reach import opened
 from app.embedded import free_port, valkey
+from app.filter import Filter
+from app.operations import Operations, Order
+from app.settings import read
 
 ADA = {"email": "ada@example.com", "first_name": "Ada", "last_name": "Lovelace", "phone": "+15550100001"}
 PERSONAL = ("ada@example.com", "Lovelace", "+15550100001")
@@ -71,11 +78,13 @@ def test_what_happened_can_be_asked_in_every_way(busy: Rig) -> None:
     assert (["standard-A-2"], "parked") == (second["visits"], second["state"])
     told = json.loads(busy.doorbell("show", first["delivery"]).stdout)
     assert [{"visit": "standard-A-1", "state": "applied"}] == told["changes"]
+    assert "Applied: the Visits API shows what it said." == told["sentence"]
     story = json.loads(busy.doorbell("visit", "standard-A-1").stdout)
     assert "2026-03-14T16:00:00Z" == story["facts"]["time_scheduled"]["value"]
     assert first["delivery"] == story["facts"]["time_scheduled"]["said_by"]
     calls = ["GET /visits/:id 404", "GET /contacts 200", "POST /contacts 201", "POST /visits 201"]
     assert [calls] == [attempt["calls"] for attempt in story["attempts"]]
+    assert told["attempts"] == story["attempts"]
 
 
 def test_nothing_personal_is_shown_unless_it_is_asked_for(busy: Rig) -> None:
@@ -345,6 +354,15 @@ def test_a_story_is_one_line_as_json(busy: Rig) -> None:
     assert ["standard-A-1"] == [row["visit"] for row in rows(busy, "visit", "standard-A-1", "--json")]
 
 
+def test_a_failure_names_the_delivery_that_it_came_of_also_after_an_operators_word(busy: Rig) -> None:
+    [before] = rows(busy, "failures", "--json")
+
+    busy.doorbell("replay", "standard-A-2", "--contact", "cont_bogus", "--yes")
+
+    after = wait_until(lambda: [row for row in rows(busy, "failures", "--json") if "422" in row["reason"]])
+    assert (before["delivery"], "standard") == (after[0]["delivery"], after[0]["hook"])
+
+
 def test_what_fits_a_filter_is_discarded_after_a_plan(busy: Rig) -> None:
     planned = busy.doorbell("discard", "--reason", "contact", "--plan")
     unasked = busy.doorbell("discard", "--source", "standard")
@@ -556,6 +574,99 @@ def test_names_are_completed(rig: Rig) -> None:
     assert ["an invitee books and pays"] == completed("ring", "calendly", "an\\ invitee\\ b")
     for shell in ("bash", "zsh", "fish"):
         assert "_DOORBELL_COMPLETE" in rig.doorbell("completion", shell).stdout
+
+
+# -- how it stands, and who did what --
+
+
+def test_the_overview_is_a_sentence_and_the_numbers_behind_it(rig: Rig) -> None:
+    rig.env["CONTACT_FOR_S"] = "0.2"
+    rig.web()
+    process = rig.worker().process
+    rig.ring("visit.created", "A-2", "2026-03-01T09:00:00Z", time_scheduled="2026-03-15T16:00:00Z")
+    wait_until(lambda: rows(rig, "failures", "--json"))
+    [worker] = wait_until(lambda: rows(rig, "workers", "--json"))
+
+    [told] = rows(rig, "overview", "--json")
+    shown = rig.doorbell("overview").stdout
+
+    assert process
+    assert (socket.gethostname(), process.pid) == (worker["host"], worker["pid"])
+    assert worker["since"] <= worker["seen"]
+    assert "warn" == told["verdict"]
+    assert shown.startswith("One failure needs you: contact_unknown, from")
+    assert (1, 0) == (told["states"]["parked"], told["states"]["queued"])
+    [failures] = told["failures"]
+    assert ("contact_unknown", "standard", 1) == (failures["reason"], failures["source"], failures["count"])
+    [ringing] = [hook for hook in told["hooks"] if hook["last"]]
+    assert ("standard", 1) == (ringing["name"], len(told["workers"]))
+    assert datetime.fromisoformat(ringing["last"]) <= datetime.now(UTC)
+    assert 24 == len(told["hours"])
+    assert [title for title in ("states", "failures", "hooks", "workers") if f"\n{title}\n" in shown] == [
+        "states", "failures", "hooks", "workers",
+    ]  # fmt: skip
+
+
+def test_what_the_api_has_now_can_be_asked(busy: Rig) -> None:
+    url = f"{busy.env['VISITS_API_URL']}/visits/standard-A-1"
+    busy.http.put(url, data={"amount_collected": "7.00"}, headers={"authorization": "Bearer t"}).raise_for_status()
+
+    [there] = rows(busy, "visit", "standard-A-1", "--ask", "--json")
+    [absent] = rows(busy, "visit", "standard-A-2", "--ask", "--json")
+
+    assert (None, "7.00") == (there["api"].get("amount_collected"), there["now"]["amount_collected"])
+    assert absent["now"] is None
+    assert [(b"asked the Visits API", b"standard-A-1"), (b"asked the Visits API", b"standard-A-2")] == noted(busy)
+
+
+def test_operations_of_the_console_are_listed_and_cancelled(house: Rig) -> None:
+    order = Order(do="discard", filter=Filter(state="parked", reason="422"), who="ada", expected=7)
+
+    async def started(*orders: Order) -> list[str]:
+        settings = read(house.env)
+        async with opened(settings) as ledger:
+            operations = Operations(ledger, settings)
+            # No worker takes up the second while this one is in hand.
+            await ledger.redis.command("ZADD", "db:operations:open", 0, "in-hand")
+            await ledger.redis.command("SET", "db:operation:in-hand:lock", 1, "EX", 60)
+            return [await operations.start(order) for order in orders]
+
+    assert 5 == house.doorbell("operations").returncode
+    [id] = asyncio.run(started(order))
+
+    [told] = rows(house, "operations", "--json")
+    ended = [house.doorbell("cancel", name).returncode for name in (id, id, "nobody")]
+
+    assert (id, "ada", "discard", "queued", 7) == tuple(
+        told[n] for n in ("operation", "who", "does", "state", "expected")
+    )
+    assert "state parked, reason 422" == told["to"]
+    assert [0, 5, 5] == ended
+    assert ["cancelled"] == [row["state"] for row in rows(house, "operations", "--json")]
+    house.ask("DEL", "db:operations:open", "db:operation:in-hand:lock")
+
+
+def test_who_did_what_is_told_newest_first(busy: Rig) -> None:
+    for command in ("pause", "resume"):
+        busy.doorbell(command, "standard")
+
+    first = busy.doorbell("audit-log", "--limit", "1", "--json")
+    [newest] = map(json.loads, first.stdout.splitlines())
+    [older] = rows(busy, "audit-log", "--before", newest["id"], "--json")
+
+    assert [("resumed", "main"), ("paused", "main")] == [(line["did"], line["what"]) for line in (newest, older)]
+    assert newest["who"].endswith("(command line)")
+    assert f"--before {newest['id']}" in first.stderr
+
+
+def test_settings_are_told_without_their_secrets(rig: Rig) -> None:
+    told = {row["name"]: row["value"] for row in rows(rig, "settings", "--json")}
+
+    assert ("set", "not set") == (told["VISITS_API_TOKEN"], told["CONSOLE_PASSWORD_HASH"])
+    assert (rig.env["VISITS_API_URL"], "30", "standard, calendly") == tuple(
+        told[name] for name in ("VISITS_API_URL", "RETENTION_DAYS", "HOOKS__…")
+    )
+    assert SECRET not in str(told)
 
 
 # -- help --

@@ -1,4 +1,4 @@
-"""What an operator does about what happened: replay, discard."""
+"""What an operator does about what happened: `doorbell replay`, `discard`, `cancel`."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -14,8 +14,8 @@ from app.cli.reach import noted, with_ledger
 from app.cli.words import NOTHING_MATCHED, PARTLY_FAILED, USAGE, agree, as_json, end, examples, show_rows, table
 from app.discard import Discard
 from app.filter import OPEN, STATES, Filter
-from app.ledger import Ledger
-from app.operations import Do
+from app.ledger import Gone, Ledger
+from app.operations import Do, Operations
 from app.replay import Replay, Step, Stuck, Tally
 from app.selection import Mode
 from app.settings import Settings
@@ -185,3 +185,22 @@ def _status(do: Do, tally: Tally) -> int:
     if busy:
         click.echo("what a worker has in its hands cannot be given up; try again in a moment", err=True)
     return NOTHING_MATCHED if unknown == tally.steps else PARTLY_FAILED if unknown or busy else 0
+
+
+@click.command(epilog=examples("cancel d019a3b1c2d0a1b2c3d4e"))
+@click.argument("operation")
+def cancel(operation: str) -> None:
+    """Stop an OPERATION that was started at the console: what was done stays so, the rest is left alone."""
+
+    async def stop(ledger: Ledger, settings: Settings) -> None:
+        operations = Operations(ledger, settings)
+        try:
+            one = await operations.one(operation)
+        except Gone:
+            end(NOTHING_MATCHED, f"there is no operation {operation}: see `doorbell operations`")
+        if not one.is_open:
+            end(NOTHING_MATCHED, f"it is over already: {one.state}")
+        await noted(ledger, "cancelled an operation", operation)
+        await operations.cancel(operation)
+
+    with_ledger(stop)

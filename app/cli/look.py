@@ -7,14 +7,27 @@ from typing import Any
 import click
 
 from app import refusals
+from app.audit import stands_now
 from app.cli.filters import before, filter_of, filters, hooks_like, search
 from app.cli.reach import noted, with_ledger
-from app.cli.words import NOTHING_MATCHED, Moment, as_json, end, examples, limit, print_story, reveal, show_rows
+from app.cli.words import (
+    NOTHING_MATCHED,
+    UNREACHABLE,
+    Moment,
+    as_json,
+    end,
+    examples,
+    limit,
+    print_story,
+    reveal,
+    show_rows,
+)
 from app.explain import EVERYTHING, Explain, Row, moment
 from app.filter import DONE, OPEN, Filter
 from app.ledger import Ledger
 from app.lists import Lists
 from app.settings import Settings
+from app.visits.client import VisitsApiTrouble, http_client
 
 #: Pages without a single row that fits, before a list says where it stopped.
 MOST_EMPTY = 3
@@ -81,11 +94,14 @@ def show(id: str, reveal: bool, as_json: bool) -> None:
     print_story(with_ledger(look), as_json)
 
 
-@click.command(epilog=examples("visit standard-A-1", "visit standard-A-1 --json | jq .facts"))
+@click.command(
+    epilog=examples("visit standard-A-1", "visit standard-A-1 --ask", "visit standard-A-1 --json | jq .facts")
+)
 @click.argument("external_id")
+@click.option("--ask", is_flag=True, help="Ask the Visits API too, what stands there now.")
 @reveal
 @as_json
-def visit(external_id: str, reveal: bool, as_json: bool) -> None:
+def visit(external_id: str, ask: bool, reveal: bool, as_json: bool) -> None:
     """One visit: every fact, who said it, what the API last answered."""
 
     async def look(ledger: Ledger, settings: Settings) -> list[Row]:
@@ -93,9 +109,19 @@ def visit(external_id: str, reveal: bool, as_json: bool) -> None:
         if reveal:
             await explain.works_of_visit(external_id)
             await noted(ledger, "revealed of a visit", f"{external_id}: everything")
-        return await explain.visit(external_id)
+        stories = await explain.visit(external_id)
+        if ask:
+            await noted(ledger, "asked the Visits API", external_id)
+            async with http_client(most=1) as http:
+                for story in stories:
+                    story["now"] = await stands_now(ledger, settings, http, story["account"], story["visit"])
+        return stories
 
-    for story in with_ledger(look):
+    try:
+        stories = with_ledger(look)
+    except VisitsApiTrouble as trouble:
+        end(UNREACHABLE, f"the Visits API could not be asked: {trouble}")
+    for story in stories:
         print_story(story, as_json)
 
 

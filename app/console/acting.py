@@ -6,12 +6,13 @@ from typing import Any
 import httpx
 from starlette.responses import Response
 
+from app.audit import stands_now
 from app.console.access import TooMany, address_of, own_path
 from app.console.desk import Ask, Desk, Page
 from app.console.reading import show_delivery, show_source, show_visit
 from app.ledger import Gone
 from app.ring import Unknown, specimen
-from app.visits.client import VisitsApiTrouble, VisitsClient
+from app.visits.client import VisitsApiTrouble
 
 # -- in and out --
 
@@ -87,21 +88,10 @@ async def ask_api(desk: Desk, ask: Ask) -> Response:
     await _note(desk, ask, "asked the Visits API", external_id)
     asked: dict[str, Any] = {"account": root.account, "visit": None, "trouble": ""}
     try:
-        found = await _client(desk, root.account).get_visit(root.external_id)
-        asked["visit"] = found and {name: value for name, value in found.items() if not isinstance(value, dict | list)}
+        asked["visit"] = await stands_now(desk.ledger, desk.settings, desk.http, root.account, root.external_id)
     except VisitsApiTrouble as trouble:
         asked["trouble"] = f"It could not be asked: {trouble}."
     return await show_visit(desk, ask, external_id, asked=asked)
-
-
-def _client(desk: Desk, account: str) -> VisitsClient:
-    settings = desk.settings
-
-    async def in_line() -> None:
-        if settings.visits_api_rate:
-            await desk.ledger.pace(account, settings.visits_api_rate, 0)
-
-    return VisitsClient(desk.http, settings.visits_api_url, settings.tokens.get(account, ""), [], in_line)
 
 
 # -- pausing --

@@ -15,14 +15,13 @@ from app.console.chart import chart
 from app.console.desk import STATIC, Ask, Desk, Page, segment
 from app.console.live import EventStream
 from app.console.planning import first_of
-from app.explain import HIDDEN, Explain, Row, span
+from app.explain import HIDDEN, Explain, span
 from app.filter import DONE, OPEN, Filter
 from app.ledger import Gone, NoBody
 from app.lists import MOST_GROUPED, PAGE, Found, Lists
 from app.overview import last_of_hooks, living, look, shut_gates
 from app.replay import Replay
 from app.retention import KINDS
-from app.settings import Settings
 from app.sources import load, specimens
 
 # -- first things --
@@ -126,43 +125,14 @@ async def show_delivery(desk: Desk, ask: Ask, id: str, revealed: Container[str] 
         body = redaction.body((await desk.ledger.delivery(id))[1], revealed)
     except NoBody as error:
         body = [str(error)]
-    visits = sorted({change["visit"] for change in story["changes"] if "visit" in change})
-    timeline = [*story["attempts"]]
-    for name in visits:
-        for visit in await explain.visit(name):
-            timeline += visit["attempts"]
-    timeline.sort(key=lambda attempt: attempt["at"] or "")
     return desk.page(
         ask,
         "delivery.html",
         story=story,
-        sentence=told_of_delivery(story),
-        timeline=[attempt for attempt in timeline if (attempt["at"] or "") >= (story["at"] or "")],
         body=body,
         steps=await first_of(Replay(desk.ledger, desk.settings).plan(Filter(ids=(id,)))),
         is_open=any(change["state"] in ("parked", "waiting", "held", "queued") for change in story["changes"]),
     )
-
-
-def told_of_delivery(story: Row) -> str:
-    """What came of it, in a sentence."""
-    states = Counter(change["state"] for change in story["changes"])
-    if not states:
-        return (
-            f"Genuine, and nothing to do: {story['ignored']}." if story["ignored"] else "It changes nothing any more."
-        )
-    if states["parked"]:
-        reason = next(change.get("reason") for change in story["changes"] if change["state"] == "parked")
-        return f"It needs you: {reason}."
-    if waits := [change for change in story["changes"] if change["state"] in ("waiting", "held")]:
-        return f"Not applied yet: {waits[0].get('reason') or waits[0]['state']}. It is tried again by itself."
-    if states["queued"] or states["running"]:
-        return "Accepted, and on its way to the Visits API."
-    if states["applied"]:
-        return "Applied: the Visits API shows what it said."
-    if states["superseded"]:
-        return "Superseded: something newer decides every field that it spoke of."
-    return "Discarded by an operator."
 
 
 # -- visits --
@@ -177,31 +147,12 @@ async def show_visit(
 ) -> Response:
     stories = await Explain(desk.ledger, desk.settings, revealed).visit(external_id)
     for story in stories:
-        story["sentence"] = _told_of_visit(story)
         orders = {(change["delivery"], name) for change in story["changes"] for name in change["says"]}
         for name, fact in story["facts"].items():
             others = sum(1 for _, said in orders if said == name) - 1
             fact["hidden"] = fact["value"] == HIDDEN
             fact["why"] = "the only one to say so" if others < 1 else f"the newest of {others + 1}"
     return desk.page(ask, "visit.html", external_id=external_id, stories=stories, revealed=revealed, asked=asked)
-
-
-def _told_of_visit(story: Row) -> str:
-    match story["state"]:
-        case "parked":
-            return f"It needs you: {story.get('reason')}."
-        case "waiting" | "held":
-            return f"Not there yet: {story.get('reason') or story['state']}. It is tried again by itself."
-        case "queued" | "running":
-            return "On its way to the Visits API."
-        case "discarded":
-            return "An operator gave up what was not applied."
-    api = story["api"]
-    if not api:
-        return "There is no visit, and there should be none."
-    return (
-        "The Visits API shows it as cancelled." if api.get("date_cancelled") else "The Visits API shows what was said."
-    )
 
 
 # -- failures --
@@ -324,28 +275,7 @@ async def audit(desk: Desk, ask: Ask) -> Response:
 
 async def settings(desk: Desk, ask: Ask) -> Response:
     checks = [check async for check in doctor.at_hand(desk.redis, desk.settings)]
-    return desk.page(ask, "settings.html", checks=checks, environment=list(_environment(desk.settings)), kinds=KINDS)
-
-
-def _environment(settings: Settings) -> list[dict[str, str]]:
-    """Every setting: what is secret only as `set`."""
-    rows = []
-    for name, known in Settings.model_fields.items():
-        value = getattr(settings, name)
-        if name == "hooks":
-            shown = ", ".join(settings.hooks) or "none"
-        elif not known.repr:
-            shown = "set" if value else "not set"
-        else:
-            shown = "not set" if value in (None, ()) else " ".join(value) if isinstance(value, tuple) else str(value)
-        rows.append(
-            {
-                "name": "HOOKS__…" if name == "hooks" else name.upper(),
-                "value": shown,
-                "meaning": known.description or "",
-            }
-        )
-    return rows
+    return desk.page(ask, "settings.html", checks=checks, environment=list(desk.settings.shown()), kinds=KINDS)
 
 
 def _lists(desk: Desk) -> Lists:

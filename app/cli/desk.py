@@ -1,0 +1,96 @@
+"""How it stands, and who did what: `doorbell overview`, `workers`, `operations`, `audit-log`, `settings`."""
+
+from dataclasses import asdict
+
+import click
+
+from app.audit_log import AuditLog, Line
+from app.cli.filters import before
+from app.cli.reach import settings_at_hand, with_ledger
+from app.cli.words import as_json, examples, limit, print_story, show_rows, table
+from app.explain import Row, moment
+from app.ledger import Ledger
+from app.operations import Operation, Operations
+from app.overview import Overview, Worker, living, look
+from app.settings import Settings
+
+
+@click.command(epilog=examples("overview", "overview --json | jq .states"))
+@as_json
+def overview(as_json: bool) -> None:
+    """Is all well? A sentence; then how much is in which state, what fails and why, each hook, each worker. As JSON also
+    the last 24 hours."""
+
+    async def see(ledger: Ledger, settings: Settings) -> Overview:
+        return await look(ledger, settings)
+
+    story = with_ledger(see).story()
+    if as_json:
+        return print_story(story, as_json)
+    click.echo(story["sentence"])
+    for title in ("states", "failures", "shut", "hooks", "workers"):
+        rows = [story[title]] if title == "states" else story[title]
+        if rows:
+            click.echo(f"\n{title}")
+            table(rows)
+    return None
+
+
+@click.command(epilog=examples("workers", "workers --json"))
+@as_json
+def workers(as_json: bool) -> None:
+    """The workers that gave a sign of life; `doorbell deliveries --state running` tells what they have in hand."""
+
+    async def see(ledger: Ledger, settings: Settings) -> list[Worker]:
+        return await living(ledger.redis)
+
+    show_rows([worker.row() for worker in with_ledger(see)], as_json)
+
+
+@click.command(epilog=examples("operations", "operations --json"))
+@limit
+@as_json
+def operations(limit: int, as_json: bool) -> None:
+    """Replays and discards that somebody started at the console, newest first. `doorbell cancel` stops one."""
+
+    async def see(ledger: Ledger, settings: Settings) -> list[Operation]:
+        return await Operations(ledger, settings).newest(limit)
+
+    show_rows([_row(one) for one in with_ledger(see)], as_json)
+
+
+def _row(one: Operation) -> Row:
+    return {
+        "operation": one.id,
+        "at": moment(one.at),
+        "who": one.order.who,
+        "does": one.order.do,
+        "to": one.order.filter.told,
+        "state": one.state,
+        "expected": one.order.expected,
+        "done": one.done,
+        "skipped": one.seen - one.done,
+    }
+
+
+@click.command("audit-log", epilog=examples("audit-log", "audit-log --limit 1000 --json"))
+@limit
+@before
+@as_json
+def audit_log(limit: int, before: str, as_json: bool) -> None:
+    """Who did what, at the console and on the command line, newest first."""
+
+    async def see(ledger: Ledger, settings: Settings) -> list[Line]:
+        return await AuditLog(ledger.redis).newest(before, limit)
+
+    lines = with_ledger(see)
+    show_rows([asdict(line) for line in lines], as_json)
+    if len(lines) == limit:
+        click.echo(f"there may be more: --before {lines[-1].id}, or a larger --limit", err=True)
+
+
+@click.command(epilog=examples("settings", "settings --json"))
+@as_json
+def settings(as_json: bool) -> None:
+    """What the environment says: every setting, what it is, what it means. Of a secret only whether it is set."""
+    show_rows(settings_at_hand().shown(), as_json)
