@@ -8,6 +8,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 #: Address, headers or trailers, in bytes and in seconds; routers in front of us allow less.
 MOST, WITHIN_S = 65_536, 10.0
+#: Requests that are sent ahead on one connection, before the first of them is answered.
+MOST_AHEAD = 1_000
 #: So long after SIGTERM a connection on which nothing is going on stays open: the next request may be on its way already,
 #: and would meet a reset. It is answered, with `connection: close`.
 LINGER_S = 2.0
@@ -18,7 +20,8 @@ WHOLE = "doorbell.whole"
 
 
 class Bounded(HttpToolsProtocol):
-    """Hangs up on a request whose head, or whose trailers, do not end: on bytes that bring nothing forward."""
+    """Hangs up on a request whose head, or whose trailers, do not end: on bytes that bring nothing forward; and on too many
+    requests at once. What is sent ahead is not read before the answers are."""
 
     _idle = 0
     _is_leaving = False
@@ -36,6 +39,8 @@ class Bounded(HttpToolsProtocol):
         super().on_headers_complete()
         if self._is_leaving and self.cycle:
             self.cycle.keep_alive = False
+        if len(self.pipeline) > MOST_AHEAD:
+            self.transport.close()
 
     def on_body(self, body: bytes) -> None:
         self._idle = 0
@@ -45,6 +50,11 @@ class Bounded(HttpToolsProtocol):
         self._idle = 0
         cast(dict[str, Any], self.scope)[WHOLE] = True
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.pipeline:
+            self.flow.pause_reading()  # first what was read already
 
     def shutdown(self) -> None:
         """What is being answered is finished within --timeout-graceful-shutdown."""

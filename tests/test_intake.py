@@ -1058,6 +1058,41 @@ def test_two_hundred_senders_of_ten_megabytes_each_do_not_fill_the_memory(door: 
     assert 202 == door.ring("standard").status_code
 
 
+def test_who_reads_no_answers_is_not_read_either_and_gets_them_all_in_the_end(door: Door) -> None:
+    asked = (b"POST /hooks/standard HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n" + b"a" * 1_000) * 200
+    before, sent, answers = door.memory_kb("VmRSS"), 0, bytearray()
+
+    with closing(door.connect()) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 131_072)
+        connection.settimeout(1)
+        with suppress(TimeoutError):
+            while sent < 500:
+                connection.sendall(asked)
+                sent += 1
+        grown = door.memory_kb("VmRSS") - before
+        connection.settimeout(20)
+        while answers.count(b"HTTP/1.1 401") < sent * 200:
+            answers += connection.recv(1 << 20)
+
+    assert sent < 500
+    assert grown < 40_000
+    assert 202 == door.ring("standard").status_code
+
+
+def test_who_sends_thousands_of_requests_ahead_is_hung_up_on(door: Door) -> None:
+    with closing(door.connect()) as connection:
+        connection.settimeout(20)
+        with suppress(OSError):
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n" * 20_000)
+        answers = bytearray()
+        with suppress(OSError):
+            while part := connection.recv(1 << 20):
+                answers += part
+
+    assert answers.count(b"HTTP/1.1 200") < 20_000
+    assert 202 == door.ring("standard").status_code
+
+
 @pytest.mark.parametrize("where", ["one header", "many headers", "the address", "trailers"])
 async def test_a_head_without_end_does_not_fill_the_memory(door: Door, where: str) -> None:
     start = {
