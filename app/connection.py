@@ -9,7 +9,7 @@ import asyncio
 import ssl
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha1
@@ -236,10 +236,11 @@ class Redis:
         await asyncio.sleep(max(0.0, wire.grown_at - time.monotonic()))
         return await self.script(*arguments)
 
-    async def write(self, *arguments: Any) -> Any:
+    def write(self, *arguments: Any) -> Coroutine[Any, Any, Any]:
         """A step that an answer to the outside depends on: with ACK=fsync it is on the disk when this returns."""
-        if not self._fsync:
-            return await self.script(*arguments)
+        return self._write_synced(*arguments) if self._fsync else self.script(*arguments)
+
+    async def _write_synced(self, *arguments: Any) -> Any:
         wire = await self._connected()
         reply: Any = None
         on_disk: Any = None

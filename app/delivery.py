@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, tzinfo
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Literal
 from urllib.parse import parse_qsl
 
@@ -50,12 +50,17 @@ class Delivery:
 
     def header_lines(self, name: str) -> list[bytes]:
         wanted = _as_sent(name)
-        first = self._named.get(wanted)
-        if first is None:
-            return []
-        if len(self._named) == len(self.headers):
-            return [first]
-        return [value for given, value in self.headers if given == wanted]
+        return [value for given, value in self.headers if given == wanted] if wanted in self._named else []
+
+    def only_line(self, name: str) -> bytes | None:
+        """The header's one line; None where there is none, or several."""
+        wanted = _as_sent(name)
+        line = self._named.get(wanted)
+        return line if line is None or len(self._named) == len(self.headers) else self._only(wanted)
+
+    def _only(self, wanted: bytes) -> bytes | None:
+        lines = [value for given, value in self.headers if given == wanted]
+        return lines[0] if len(lines) == 1 else None
 
     def header(self, name: str) -> str | None:
         """The first line of that name, as text; of `?name` the parameter of the address."""
@@ -121,9 +126,14 @@ JWT = re.compile(rb"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+=?")
 
 def check_content_type(delivery: Delivery, form: Form) -> None:
     """A missing content type is forgiven, a wrong one is not. Raises WrongContentType."""
-    kind = _media_type(delivery)
-    if kind and kind not in _CONTENT_TYPES[form] and not (kind.endswith("+json") and form != "form"):
+    if not _is_taken(delivery.header("content-type") or "", form):
         raise WrongContentType(f"this hook takes {' or '.join(_CONTENT_TYPES[form])}")
+
+
+@lru_cache(256)
+def _is_taken(content_type: str, form: Form) -> bool:
+    kind = content_type.partition(";")[0].strip().lower()
+    return not kind or kind in _CONTENT_TYPES[form] or (kind.endswith("+json") and form != "form")
 
 
 def parse_body(delivery: Delivery, form: Form) -> Json:
@@ -158,10 +168,6 @@ def from_base64url(written: bytes) -> bytes | None:
     except ValueError:
         return None
     return read if base64.urlsafe_b64encode(read).rstrip(b"=") == written.rstrip(b"=") else None
-
-
-def _media_type(delivery: Delivery) -> str:
-    return (delivery.header("content-type") or "").partition(";")[0].strip().lower()
 
 
 def _parse_json(raw: bytes) -> Any:

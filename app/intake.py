@@ -100,7 +100,14 @@ class Intake:
             status, headers = 503, _LATER
             answer = orjson.dumps({"error": "bug", "detail": "this is our fault; what rang was not written down"})
             rang.refused("bug")
-        await _reply(send, status, answer, kind, headers, rang.known_as(), receive if status == 413 else None)
+        lines = [
+            (b"content-type", kind.encode()),
+            (b"content-length", str(len(answer)).encode()),
+            (b"x-request-id", rang.known_as().encode()),
+        ]
+        lines += [(name.encode(), value.encode()) for name, value in headers.items()]
+        if status == 413 or not ((whole := scope.get(WHOLE)) and whole.answer(status, lines, answer)):
+            await _reply(send, status, lines, answer, receive if status == 413 else None)
         took_s = time.perf_counter() - started
         self._tally.answered(rang.source, OUTCOMES.get(rang.reason, rang.reason) or rang.outcome, rang.slot, took_s)
         self._log.info("delivery answered", **rang.fields(), status=status, took_ms=round(took_s * 1000, 1))
@@ -136,8 +143,13 @@ class Intake:
             check_content_type(delivery, entrance.tool.source.form)
         except WrongContentType as error:
             raise Refused(415, "wrong_content_type", str(error)) from None
-        reading = read_body(receive, delivery.header("content-length") or "", self._max_body)
-        delivery.raw = await (reading if WHOLE in scope else self._slow.watch(reading))
+        if whole := scope.get(WHOLE):
+            if len(whole.body) > self._max_body:
+                raise _too_large(self._max_body)
+            delivery.raw = whole.body
+        else:
+            claimed = delivery.header("content-length") or ""
+            delivery.raw = await self._slow.watch(read_body(receive, claimed, self._max_body))
         return delivery
 
     async def _take(self, entrance: Entrance, delivery: Delivery, rang: "Rang") -> Answer:
@@ -426,22 +438,10 @@ def _request_id(given: bytes) -> str:
 
 
 async def _reply(
-    send: Send,
-    status: int,
-    answer: bytes,
-    kind: str,
-    headers: Mapping[str, str],
-    request_id: str,
-    unread: Receive | None = None,
+    send: Send, status: int, lines: list[tuple[bytes, bytes]], answer: bytes, unread: Receive | None = None
 ) -> None:
     """unread: what the sender still sends is thrown away for a moment before the connection closes: closing it with bytes
     unread would reset it, and most senders would never see the answer."""
-    lines = [
-        (b"content-type", kind.encode()),
-        (b"content-length", str(len(answer)).encode()),
-        (b"x-request-id", request_id.encode()),
-    ]
-    lines += [(name.encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": status, "headers": lines})
     await send({"type": "http.response.body", "body": answer, "more_body": unread is not None})
     if unread is not None:

@@ -1,10 +1,11 @@
-"""uvicorn's fast protocol, with a bound that it does not set, and one write for a response instead of two:
-`uvicorn --http app.protocol:Bounded`. Writes are much of what the door costs."""
+"""uvicorn's fast protocol, with a bound that it does not set, and a short way for requests that arrive in one piece:
+`uvicorn --http app.protocol:Bounded`."""
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 #: Address, headers or trailers, in bytes and in seconds; routers in front of us allow less.
 MOST, WITHIN_S = 65_536, 10.0
@@ -15,8 +16,38 @@ MOST_AHEAD = 1_000
 LINGER_S = 2.0
 #: In the lifespan's state: what to call when this process is asked to go, so that event streams end at once.
 LEAVE = "doorbell.leave"
-#: In the scope of a request that arrived in one piece: nobody needs to watch how its body trickles in.
+#: In the scope of a POST that arrived in one piece: a Whole.
 WHOLE = "doorbell.whole"
+
+
+class Whole:
+    """A request that is all here, and its answer in one write. ASGI takes a message for the body and two for the answer,
+    and looks through what we wrote ourselves: a tenth of what the door costs."""
+
+    __slots__ = ("_cycle", "body")
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle: RequestResponseCycle | None = cycle
+        self.body = bytes(cycle.body)
+
+    def answer(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bool:
+        """headers: in lower case, with the content-length, and nothing that a stranger wrote. False: the sender does not
+        read what it is told, and `send` has to wait for that."""
+        cycle = self._cycle
+        if cycle is None or cycle.flow.write_paused or cycle.disconnected:
+            return False
+        self._cycle = None  # which holds the scope that holds this
+        parts = [STATUS_LINE[status]]
+        for name, value in (*cycle.default_headers, *headers):
+            parts += (name, b": ", value, b"\r\n")
+        parts += (b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n", body)
+        cycle.transport.write(b"".join(parts))
+        cycle.response_started = cycle.response_complete = True
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            cycle.transport.close()
+        cycle.on_response()
+        return True
 
 
 class Bounded(HttpToolsProtocol):
@@ -48,8 +79,10 @@ class Bounded(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._idle = 0
-        cast(dict[str, Any], self.scope)[WHOLE] = True
         super().on_message_complete()
+        scope: Any = self.scope
+        if self.cycle and scope["method"] == "POST":
+            scope[WHOLE] = Whole(self.cycle)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -89,6 +122,7 @@ class Gathering:
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport, self._loop = transport, loop
         self._parts: list[bytes] = []
+        self.is_closing = transport.is_closing
 
     def write(self, data: bytes) -> None:
         if not self._parts:

@@ -306,7 +306,7 @@ class StandardWebhooks(Scheme):
         return _standard("webhook", self.key).check_secret(secret)
 
     def verify(self, delivery: Delivery, terms: Terms) -> int:
-        family, other = ("svix", "webhook") if delivery.header_lines("svix-signature") else ("webhook", "svix")
+        family, other = ("webhook", "svix") if delivery.header("svix-signature") is None else ("svix", "webhook")
         slot = _standard(family, self.key).verify(delivery, terms)
         # Repeats are known by the id: one beside the signed one must be the same.
         for id in delivery.header_lines(f"{other}-id"):
@@ -559,10 +559,11 @@ def _is_there(delivery: Delivery, header: str) -> bool:
 
 def only_line(delivery: Delivery, name: str) -> bytes:
     """The header's one line: two lines of one name are two claims, and none of them is believed."""
+    line = delivery.only_line(name)
+    if line and not line.isspace():
+        return line
     lines = delivery.header_lines(name)
-    if len(lines) == 1 and lines[0].strip():
-        return lines[0]
-    if not lines or not lines[0].strip():
+    if len(lines) < 2 or not lines[0].strip():
         raise SignatureError(f"{name} is missing", "missing")
     raise SignatureError(f"{name} was sent {len(lines)} times", "malformed")
 

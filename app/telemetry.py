@@ -15,6 +15,7 @@ from structlog.typing import EventDict
 
 from app import __version__
 from app.logs import log, unquoted
+from app.protocol import WHOLE
 
 #: What of a line's fields may go along with an error.
 TOLD = frozenset({"hook", "work", "delivery", "external_id", "operation"})
@@ -161,6 +162,6 @@ def traced(app: ASGIApp) -> ASGIApp:
 
             own = [(name.encode(), value.encode()) for name, value in headers().items()]
             others = [header for header in scope["headers"] if header[0] != b"traceparent"]
-            await app({**scope, "headers": [*others, *own]}, receive, told)
+            await app({**scope, "headers": [*others, *own], WHOLE: None}, receive, told)
 
     return door
