@@ -41,6 +41,60 @@ local function leave(work, state)
   if state then call('ZREM', set_of(work, state), work) end
 end
 
+-- A new job. Returns the fields that the caller writes into the hash; what had failed for good gets a fresh schedule.
+-- after: its place behind others that are queued in the same ms.
+local function queue(work, state, q, lane, after)
+  if state == 'parked' then call('HDEL', 'db:' .. work, 'tries', 'failed_since') end
+  local job = work .. '#' .. q
+  local kind, subject = string.match(work, '^(%a+):(.*)$')
+  local payload = '{"t":null,"f":"' .. kind .. '","a":["' .. subject .. '"],"k":{},"et":' .. string.format('%.0f', now) .. '}'
+  call('SET', 'arq:job:' .. job, payload, 'PX', JOB_TTL_MS)
+  call('ZADD', lane_of(work, lane), now + (after or 0), job)
+  leave(work, state)
+  call('ZADD', 'db:queued', now, work)
+  return 'state', 'queued', 'job', job, 'q', q
+end
+
+-- Something new landed: is anybody going to look at it?
+local function is_looked_at(state, failed_since)
+  -- Waiting for facts, these may be the ones; waiting for the API, the next try takes them along.
+  return state == 'queued' or state == 'running' or state == 'held' or (state == 'waiting' and failed_since)
+end
+
+-- A change of a visit. known: n, q, state, failed_since, since of its hash.
+local function put(work, name, change, known)
+  local key, n, q, state, failed_since, since = 'db:' .. work, unpack(known, 1, 5)
+  n = (n or 0) + 1
+  if is_looked_at(state, failed_since) then
+    call('HSET', key, 'n', n, name, n .. ' ' .. change)
+  else
+    call('HSET', key, 'n', n, name, n .. ' ' .. change, 'since', since or now, queue(work, state, (q or 0) + 1))
+    if n > 1 then call('PERSIST', key) end
+  end
+end
+
+-- A delivery as it arrived.
+local function write(id, hook, record, keep_ms)
+  call('SET', 'db:delivery:' .. id, record, 'PX', keep_ms)
+  call('ZADD', 'db:deliveries:' .. hook, now, id)
+  call('SADD', 'db:hooks', hook)
+end
+
+-- What a repeat is known by. Written last, so that a script that broke off is no reason to call the next try a repeat.
+local function remember(seen, id, s) call('SET', seen, id, 'EX', s) end
+
+-- The door's step in most cases: something new of one visit that hangs together with no other. What follows need not be
+-- made for it, which would take as long as a few calls. What ARGV holds stands at steps.accept.
+if ARGV[1] == 'accept' and ARGV[8] == '' and #ARGV == 13 and ARGV[13] == '' then
+  local known = call('HMGET', 'db:' .. ARGV[11], 'n', 'q', 'state', 'failed_since', 'since', 'kin', 'lane')
+  if not known[6] and not known[7] and call('EXISTS', ARGV[4]) == 0 then
+    write(ARGV[2], ARGV[3], ARGV[7], ARGV[6])
+    put(ARGV[11], 'c:' .. ARGV[2] .. '.0', ARGV[12], known)
+    remember(ARGV[4], ARGV[2], ARGV[5])
+    return {1, ARGV[2]}
+  end
+end
+
 local function move(work, state, score)
   local key = 'db:' .. work
   leave(work, call('HGET', key, 'state'))
@@ -119,32 +173,12 @@ local function keep(work)
   for _, member in ipairs(family(work)) do call('PERSIST', 'db:' .. member[1]) end
 end
 
--- A new job. Returns the fields that the caller writes into the hash; what had failed for good gets a fresh schedule.
--- after: its place behind others that are queued in the same ms.
-local function queue(work, state, q, lane, after)
-  if state == 'parked' then call('HDEL', 'db:' .. work, 'tries', 'failed_since') end
-  local job = work .. '#' .. q
-  local kind, subject = string.match(work, '^(%a+):(.*)$')
-  local payload = '{"t":null,"f":"' .. kind .. '","a":["' .. subject .. '"],"k":{},"et":' .. string.format('%.0f', now) .. '}'
-  call('SET', 'arq:job:' .. job, payload, 'PX', JOB_TTL_MS)
-  call('ZADD', lane_of(work, lane), now + (after or 0), job)
-  leave(work, state)
-  call('ZADD', 'db:queued', now, work)
-  return 'state', 'queued', 'job', job, 'q', q
-end
-
 local function enqueue(work, after)
   local key = 'db:' .. work
   local state, q, lane = unpack(call('HMGET', key, 'state', 'q', 'lane'))
   call('HSET', key, queue(work, state, (q or 0) + 1, lane, after))
   call('HSETNX', key, 'since', now)
   keep(work)
-end
-
--- Something new landed: is anybody going to look at it?
-local function is_looked_at(state, failed_since)
-  -- Waiting for facts, these may be the ones; waiting for the API, the next try takes them along.
-  return state == 'queued' or state == 'running' or state == 'held' or (state == 'waiting' and failed_since)
 end
 
 local function wake(work)
@@ -173,20 +207,11 @@ local function land(origin, from, anew)
   for i = from, #ARGV, 3 do
     local work, key = ARGV[i], 'db:' .. ARGV[i]
     local known = call('HMGET', key, 'n', 'q', 'state', 'failed_since', 'since', 'kin', 'lane', 'job')
-    local n, q, state, failed_since, since, kin, lane, job = unpack(known)
-    n = (n or 0) + 1
-    local name, change = origin .. '.' .. (i - from) / 3, n .. ' ' .. ARGV[i + 1]
-    name = (anew and call('HEXISTS', key, 'x:' .. name) == 1 and 'x:' or 'c:') .. name
-    if lane then make_live(work, job) end
-    if is_looked_at(state, failed_since) then
-      call('HSET', key, 'n', n, name, change)
-    else
-      local queued = {queue(work, state, (q or 0) + 1)}
-      call('HSET', key, 'n', n, name, change, 'since', since or now, unpack(queued))
-      if n > 1 then call('PERSIST', key) end
-    end
+    local name = origin .. '.' .. (i - from) / 3
+    if known[7] then make_live(work, known[8]) end
+    put(work, (anew and call('HEXISTS', key, 'x:' .. name) == 1 and 'x:' or 'c:') .. name, ARGV[i + 1], known)
     if ARGV[i + 2] ~= '' then link(work, ARGV[i + 2]) end
-    if kin or ARGV[i + 2] ~= '' then keep(work) end
+    if known[6] or ARGV[i + 2] ~= '' then keep(work) end
   end
 end
 
@@ -233,10 +258,8 @@ function steps.accept()
     end
     return {0, first}
   end
-  call('SET', 'db:delivery:' .. id, ARGV[7], 'PX', ARGV[6])
+  write(id, hook, ARGV[7], ARGV[6])
   if ARGV[8] ~= '' then call('PERSIST', 'db:delivery:' .. id) end  -- until its event is settled
-  call('ZADD', 'db:deliveries:' .. hook, now, id)
-  call('SADD', 'db:hooks', hook)
   if ARGV[8] ~= '' then
     local work = 'event:' .. id
     call('HSET', 'db:' .. work, 'n', 1, 'rang', now)
@@ -248,12 +271,10 @@ function steps.accept()
     end
   end
   land(id, 11)
-  -- Last, so that a script that broke off is no reason to call the next try a repeat.
-  call('SET', seen, id, 'EX', ARGV[5])
+  remember(seen, id, ARGV[5])
   return {1, id}
 end
 
--- The door's step, and most of the calls: what follows need not be made for it.
 if ARGV[1] == 'accept' then return steps.accept() end
 
 local function note_attempt(key, attempt)
