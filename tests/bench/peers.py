@@ -1,5 +1,5 @@
-"""What the door is measured beside: a bare route with the same body and the same HMAC, and one with the same checks that
-gives the job to arq."""
+"""What the door is measured beside: a bare route with the same body and the same HMAC, and two that give the job to arq:
+one that checks the request as the door does, and one that checks the fields of the body too."""
 
 import base64
 import gc
@@ -10,10 +10,13 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from decimal import Decimal
+from typing import Literal
 
 import orjson
 from arq import create_pool
 from arq.connections import RedisSettings
+from pydantic import AwareDatetime, BaseModel
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -55,8 +58,40 @@ async def capped(request: Request) -> bytes:
     return raw
 
 
-async def with_arq(request: Request) -> JSONResponse:
-    """What the door checks, before the job."""
+class Contact(BaseModel):
+    email: str | None = None
+    first_name: str | None = None
+    last_name: str | None = None
+    phone: str | None = None
+
+
+class Visit(BaseModel):
+    visit_id: str
+    contact: Contact | None = None
+    time_scheduled: AwareDatetime | None = None
+    time_completed: AwareDatetime | None = None
+    amount_collected: Decimal | None = None
+    date_cancelled: AwareDatetime | None = None
+
+
+class Body(BaseModel):
+    type: Literal["visit.created", "visit.updated", "visit.completed", "visit.cancelled"]
+    timestamp: AwareDatetime
+    data: Visit
+
+
+async def request_checked(request: Request) -> JSONResponse:
+    orjson.loads(await checked(request))
+    return await enqueue(request)
+
+
+async def fields_checked(request: Request) -> JSONResponse:
+    Body.model_validate_json(await checked(request))
+    return await enqueue(request)
+
+
+async def checked(request: Request) -> bytes:
+    """What the door checks of a request."""
     headers = request.headers
     if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise HTTPException(415)
@@ -66,11 +101,14 @@ async def with_arq(request: Request) -> JSONResponse:
             raise HTTPException(401)
     if abs(time.time() - int(headers["webhook-timestamp"])) > 300 or not signed(headers, raw):
         raise HTTPException(401)
-    orjson.loads(raw)
+    return raw
+
+
+async def enqueue(request: Request) -> JSONResponse:
     await request.app.state.pool.enqueue_job("visit", uuid.uuid4().hex)
     return JSONResponse({"ok": True}, 202)
 
 
-app = Starlette(
-    routes=[Route("/bare", bare, methods=["POST"]), Route("/arq", with_arq, methods=["POST"])], lifespan=lifespan
-)
+#: A place costs a microsecond: who has the most to beat comes first.
+ROUTES = {"/arq-fields": fields_checked, "/arq": request_checked, "/bare": bare}
+app = Starlette(routes=[Route(path, answer, methods=["POST"]) for path, answer in ROUTES.items()], lifespan=lifespan)
