@@ -100,14 +100,15 @@ class Intake:
             status, headers = 503, _LATER
             answer = orjson.dumps({"error": "bug", "detail": "this is our fault; what rang was not written down"})
             rang.refused("bug")
-        lines = [
-            (b"content-type", kind.encode()),
-            (b"content-length", str(len(answer)).encode()),
-            (b"x-request-id", rang.known_as().encode()),
-        ]
-        lines += [(name.encode(), value.encode()) for name, value in headers.items()]
-        if status == 413 or not ((whole := scope.get(WHOLE)) and whole.answer(status, lines, answer)):
-            await _reply(send, status, lines, answer, receive if status == 413 else None)
+        head = b"content-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n" % (
+            kind.encode(),
+            len(answer),
+            rang.known_as().encode(),
+        )
+        for name, value in headers.items():
+            head += f"{name}: {value}\r\n".encode()
+        if status == 413 or not ((whole := scope.get(WHOLE)) and whole.answer(status, head, answer)):
+            await _reply(send, status, head, answer, receive if status == 413 else None)
         took_s = time.perf_counter() - started
         self._tally.answered(rang.source, OUTCOMES.get(rang.reason, rang.reason) or rang.outcome, rang.slot, took_s)
         self._log.info("delivery answered", **rang.fields(), status=status, took_ms=round(took_s * 1000, 1))
@@ -437,11 +438,10 @@ def _request_id(given: bytes) -> str:
     return ""
 
 
-async def _reply(
-    send: Send, status: int, lines: list[tuple[bytes, bytes]], answer: bytes, unread: Receive | None = None
-) -> None:
+async def _reply(send: Send, status: int, head: bytes, answer: bytes, unread: Receive | None = None) -> None:
     """unread: what the sender still sends is thrown away for a moment before the connection closes: closing it with bytes
     unread would reset it, and most senders would never see the answer."""
+    lines = [line.split(b": ", 1) for line in head.splitlines()]
     await send({"type": "http.response.start", "status": status, "headers": lines})
     await send({"type": "http.response.body", "body": answer, "more_body": unread is not None})
     if unread is not None:

@@ -2,7 +2,6 @@
 `uvicorn --http app.protocol:Bounded`."""
 
 import asyncio
-from collections.abc import Iterable
 from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
@@ -30,18 +29,16 @@ class Whole:
         self._cycle: RequestResponseCycle | None = cycle
         self.body = bytes(cycle.body)
 
-    def answer(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bool:
-        """headers: in lower case, with the content-length, and nothing that a stranger wrote. False: the sender does not
-        read what it is told, and `send` has to wait for that."""
+    def answer(self, status: int, head: bytes, body: bytes) -> bool:
+        """head: the lines of our own, with the content-length, and nothing in them that a stranger wrote. False: the sender
+        does not read what it is told, and `send` has to wait for that."""
         cycle = self._cycle
         if cycle is None or cycle.flow.write_paused or cycle.disconnected:
             return False
         self._cycle = None  # which holds the scope that holds this
-        parts = [STATUS_LINE[status]]
-        for name, value in (*cycle.default_headers, *headers):
-            parts += (name, b": ", value, b"\r\n")
-        parts += (b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n", body)
-        cycle.transport.write(b"".join(parts))
+        ours = b"".join([b"%b: %b\r\n" % line for line in cycle.default_headers])
+        end = b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n"
+        cycle.transport.write(b"".join((STATUS_LINE[status], ours, head, end, body)))
         cycle.response_started = cycle.response_complete = True
         cycle.message_event.set()
         if not cycle.keep_alive:
@@ -103,7 +100,7 @@ class Bounded(HttpToolsProtocol):
         super().data_received(data)
         if self._idle > MOST:
             self.transport.close()
-        elif self._patience is None and self._is_in_head():
+        elif self._idle and self._patience is None and self._is_in_head():
             # Most heads come in one piece; only for the others is a timer worth its cost.
             self._patience = self.loop.call_later(WITHIN_S, self.transport.close)
 
