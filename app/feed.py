@@ -1,11 +1,13 @@
-"""What arrives and what is done, as it happens. Deliveries are looked for, in what is sorted by time already; attempts are
-published as they are written, which costs the server nothing while nobody listens."""
+"""What arrives and what is done, as it happens. Deliveries and refusals are looked for, in what is sorted by time already;
+attempts are published as they are written, which costs the server nothing while nobody listens."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Any
 
 import orjson
 
+from app import refusals
 from app.connection import Redis
 from app.ledger import Attempt, Ledger
 
@@ -41,3 +43,15 @@ async def attempts(listening: Redis) -> AsyncIterator[tuple[str, Attempt]]:
     async for told in listening.published("db:attempts"):
         work, _, attempt = told.partition(b" {")
         yield work.decode(), Attempt(**orjson.loads(b"{" + attempt))
+
+
+async def refused(ledger: Ledger, hooks: Sequence[str]) -> AsyncIterator[dict[str, Any]]:
+    """What is not let in from now on, as `refusals.newest` tells it; a door writes it down every few seconds. Raises
+    RedisDown."""
+    since = (await ledger.now()).timestamp() * 1000
+    while True:
+        notes = [note for note in await refusals.newest(ledger.redis, hooks) if note["at"] > since]
+        for note in reversed(notes):
+            yield note
+        since = max([since, *(note["at"] for note in notes)])
+        await asyncio.sleep(3 * EVERY_S)

@@ -489,11 +489,15 @@ def test_tail_tells_what_arrives_and_what_is_done_until_it_is_interrupted(house:
         )
         house.ring("visit.created", "B-1", contact=ADA, time_scheduled=TIME)
         wait_until(lambda: {"delivery", "attempt"} == {row["kind"] for row in told("standard-B-1")}, 30)
+        house.post(b"{}", {})
+        wait_until(lambda: "refusal" in {row["kind"] for row in told()}, 30)
         assert 130 == watching.kill(signal.SIGINT)
         rows = told()
 
     [attempt] = [row for row in rows if row["visits"] == ["standard-B-1"] and row["kind"] == "attempt"]
     assert "POST /visits 201" in attempt["calls"]
+    [refusal] = [row for row in rows if row["kind"] == "refusal"]
+    assert ("standard", "signature_missing") == (refusal["hook"], refusal["reason"])
     assert [] == [word for word in PERSONAL if word in str(rows)]
 
 

@@ -11,7 +11,7 @@ from app.cli.filters import hooks_like, sources_like
 from app.cli.reach import opened, with_ledger
 from app.cli.words import as_json, examples
 from app.explain import Explain, Row
-from app.feed import arrivals, attempts
+from app.feed import arrivals, attempts, refused
 from app.ledger import Gone, Ledger
 from app.lists import Lists
 from app.queue import VISIT
@@ -25,7 +25,8 @@ from app.settings import Settings
 @click.option("--visit", default="", help="Of this visit, by its external_id.")
 @as_json
 def tail(source: str, hook: str, visit: str, as_json: bool) -> None:
-    """What arrives (→) and what is attempted (←), a line each, as it happens. Ctrl-C ends it. Times are UTC."""
+    """What arrives (→), what is attempted (←) and what is refused (×, some seconds later), a line each, as it happens.
+    Ctrl-C ends it. Times are UTC."""
 
     def fits(row: Row) -> bool:
         return source in ("", row["source"]) and hook in ("", row["hook"]) and (not visit or visit in row["visits"])
@@ -36,7 +37,11 @@ def tail(source: str, hook: str, visit: str, as_json: bool) -> None:
 
     async def watch(ledger: Ledger, settings: Settings) -> None:
         async with opened(settings) as listening:
-            await asyncio.gather(_arriving(ledger, settings, tell), _attempted(ledger, settings, listening, tell))
+            await asyncio.gather(
+                _arriving(ledger, settings, tell),
+                _attempted(ledger, settings, listening, tell),
+                _refused(ledger, settings, tell),
+            )
 
     with_ledger(watch)
 
@@ -71,6 +76,13 @@ async def _attempted(ledger: Ledger, settings: Settings, listening: Ledger, tell
         tell({"kind": "attempt", **explain.attempt(attempt), **ended, **about})
 
 
+async def _refused(ledger: Ledger, settings: Settings, tell: Callable[[Row], None]) -> None:
+    async for note in refused(ledger, ["", *settings.hooks]):
+        entrance = settings.entrances.get(note["hook"])
+        source = entrance.tool.name if entrance else ""
+        tell({"kind": "refusal", **note, "at": _iso(note["at"]), "source": source, "visits": []})
+
+
 def _iso(ms: int) -> str:
     return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
@@ -80,6 +92,8 @@ def _line(row: Row) -> str:
     if row["kind"] == "delivery":
         parts = [row["hook"], row["event"], row["delivery"], visits, row["ignored"] and f"ignored: {row['ignored']}"]
         return f"{at} → {'  '.join(filter(None, parts))}"
+    if row["kind"] == "refusal":
+        return f"{at} × {'  '.join(filter(None, (row['hook'], row['reason'], row['detail'], row['cause'])))}"
     parts = [
         visits or row["delivery"],
         row["outcome"],
