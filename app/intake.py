@@ -107,7 +107,7 @@ class Intake:
         )
         for name, value in headers.items():
             head += f"{name}: {value}\r\n".encode()
-        if status == 413 or not ((whole := scope.get(WHOLE)) and whole.answer(status, head, answer)):
+        if "connection" in headers or not ((whole := scope.get(WHOLE)) and whole.answer(status, head, answer)):
             await _reply(send, status, head, answer, receive if status == 413 else None)
         took_s = time.perf_counter() - started
         self._tally.answered(rang.source, OUTCOMES.get(rang.reason, rang.reason) or rang.outcome, rang.slot, took_s)
@@ -145,9 +145,9 @@ class Intake:
         except WrongContentType as error:
             raise Refused(415, "wrong_content_type", str(error)) from None
         if whole := scope.get(WHOLE):
-            if len(whole.body) > self._max_body:
+            delivery.raw = whole.take()
+            if len(delivery.raw) > self._max_body:
                 raise _too_large(self._max_body)
-            delivery.raw = whole.body
         else:
             claimed = delivery.header("content-length") or ""
             delivery.raw = await self._slow.watch(read_body(receive, claimed, self._max_body))

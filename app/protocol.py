@@ -2,8 +2,11 @@
 `uvicorn --http app.protocol:Bounded`."""
 
 import asyncio
+import weakref
+from collections.abc import Sized
 from typing import Any, cast
 
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 #: Address, headers or trailers, in bytes and in seconds; routers in front of us allow less.
@@ -23,19 +26,26 @@ class Whole:
     """A request that is all here, and its answer in one write. ASGI takes a message for the body and two for the answer,
     and looks through what we wrote ourselves: a tenth of what the door costs."""
 
-    __slots__ = ("_cycle", "body")
+    __slots__ = ("_cycle",)
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
-        self._cycle: RequestResponseCycle | None = cycle
-        self.body = bytes(cycle.body)
+        # Weakly: it holds the scope that holds this, and circles of 2 KB are not for the collector.
+        self._cycle = weakref.ref(cycle)
+
+    def take(self) -> bytes:
+        """The body, once."""
+        cycle = self._cycle()
+        assert cycle, "whoever answers is run by it"
+        body = bytes(cycle.body)
+        cycle.body.clear()
+        return body
 
     def answer(self, status: int, head: bytes, body: bytes) -> bool:
         """head: the lines of our own, with the content-length, and nothing in them that a stranger wrote. False: the sender
         does not read what it is told, and `send` has to wait for that."""
-        cycle = self._cycle
-        if cycle is None or cycle.flow.write_paused or cycle.disconnected:
+        cycle = self._cycle()
+        if cycle is None or cycle.response_started or cycle.flow.write_paused or cycle.disconnected:
             return False
-        self._cycle = None  # which holds the scope that holds this
         ours = b"".join([b"%b: %b\r\n" % line for line in cycle.default_headers])
         end = b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n"
         cycle.transport.write(b"".join((STATUS_LINE[status], ours, head, end, body)))
@@ -47,9 +57,22 @@ class Whole:
         return True
 
 
+class Ahead(FlowControl):
+    """Reads no more while requests wait that were sent ahead. uvicorn reads on with every answer, and with every body that
+    is asked for: a stranger who reads no answers could fill the memory."""
+
+    def __init__(self, transport: asyncio.Transport, waiting: Sized) -> None:
+        super().__init__(transport)
+        self._waiting = waiting
+
+    def resume_reading(self) -> None:
+        if not self._waiting:
+            super().resume_reading()
+
+
 class Bounded(HttpToolsProtocol):
-    """Hangs up on a request whose head, or whose trailers, do not end: on bytes that bring nothing forward; and on too many
-    requests at once. What is sent ahead is not read before the answers are."""
+    """Hangs up on a request whose head, or whose trailers, do not end: on bytes that bring nothing forward; on too many
+    requests at once; and on who says nothing for as long as a connection is kept."""
 
     _idle = 0
     _is_leaving = False
@@ -58,6 +81,8 @@ class Bounded(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.transport = cast(asyncio.Transport, Gathering(transport, self.loop))
+        self.flow = Ahead(transport, self.pipeline)
+        self._keep()
 
     def on_headers_complete(self) -> None:
         self._idle = 0
@@ -82,9 +107,9 @@ class Bounded(HttpToolsProtocol):
             scope[WHOLE] = Whole(self.cycle)
 
     def on_response_complete(self) -> None:
+        if self.cycle and self.cycle.response_complete:
+            self.cycle.body.clear()  # which nobody asked for; a connection that stays open would keep it
         super().on_response_complete()
-        if self.pipeline:
-            self.flow.pause_reading()  # first what was read already
 
     def shutdown(self) -> None:
         """What is being answered is finished within --timeout-graceful-shutdown."""
@@ -98,15 +123,22 @@ class Bounded(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._idle += len(data)
         super().data_received(data)
+        cycle = self.cycle
         if self._idle > MOST:
             self.transport.close()
-        elif self._idle and self._patience is None and self._is_in_head():
-            # Most heads come in one piece; only for the others is a timer worth its cost.
-            self._patience = self.loop.call_later(WITHIN_S, self.transport.close)
+        elif self.scope is not None and (cycle is None or cycle.scope is not self.scope):
+            # In a head. Most come in one piece; only for the others is a timer worth its cost.
+            if self._patience is None and not self.flow.read_paused:
+                self._patience = self.loop.call_later(WITHIN_S, self.transport.close)
+        elif cycle is None or cycle.response_complete:
+            self._keep()
 
-    def _is_in_head(self) -> bool:
-        """A request has begun of which there is no cycle yet."""
-        return self.scope is not None and (self.cycle is None or self.cycle.scope is not self.scope)
+    def _keep(self) -> None:
+        """Nothing is going on: who is silent may stay for as long as between two requests."""
+        if self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
 
 def _nothing() -> None:
@@ -127,9 +159,9 @@ class Gathering:
         self._parts.append(data)
 
     def _flush(self) -> None:
-        if self._parts:
+        if self._parts and not self.is_closing():
             self._transport.write(b"".join(self._parts))
-            self._parts.clear()
+        self._parts.clear()
 
     def close(self) -> None:
         self._flush()

@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -190,9 +190,10 @@ UVICORN = ["-m", "uvicorn", "app.main:app", "--http", "app.protocol:Bounded", "-
 #: The same with less patience, so that what needs patience is seen in a moment.
 IMPATIENT = """
 import sys, uvicorn
-from app import intake, refusals
+from app import intake, protocol, refusals
 intake.BODY_S, intake.MOST_SENDING, intake.MOST_AT_ONCE, refusals.FLUSH_EVERY_S = 0.8, 4, 2, 0.05
-uvicorn.run("app.main:app", port=int(sys.argv[2]), http="app.protocol:Bounded", access_log=False)
+protocol.WITHIN_S, how = 0.8, {"access_log": False, "timeout_keep_alive": 1}
+uvicorn.run("app.main:app", port=int(sys.argv[2]), http="app.protocol:Bounded", **how)
 """
 
 
@@ -951,6 +952,33 @@ async def test_a_sender_that_trickles_is_cut_off(impatient: Door, redis: Redis) 
     assert set() == await kept(redis)
 
 
+HALF_A_HEAD = b"POST /hooks/standard HTTP/1.1\r\nhost: x"
+REFUSED_AT_ONCE = b"POST /hooks/nobody HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        pytest.param(b"", b"", id="nothing"),
+        pytest.param(HALF_A_HEAD, b"", id="half a head"),
+        pytest.param(REFUSED_AT_ONCE, b"", id="a head without its body"),
+        pytest.param(REFUSED_AT_ONCE, b"{", id="half a body after the answer"),
+        pytest.param(REFUSED_AT_ONCE, b"{}", id="a body after the answer"),
+        pytest.param(REFUSED_AT_ONCE + b"{}", b"\r\n", id="an empty line"),
+        pytest.param(REFUSED_AT_ONCE, b"{}" + HALF_A_HEAD, id="a body after the answer, and half a head"),
+    ],
+)
+def test_who_says_no_more_is_hung_up_on(impatient: Door, first: bytes, then: bytes) -> None:
+    with closing(impatient.connect()) as connection:
+        connection.sendall(first)
+        time.sleep(0.2)  # so that it is read, and answered where it can be
+        connection.sendall(then)
+        connection.settimeout(20)
+        with suppress(ConnectionResetError):
+            while connection.recv(65_536):
+                pass
+
+
 async def test_senders_that_leave_in_the_middle_cost_nothing(impatient: Door, redis: Redis) -> None:
     for _ in range(20):  # of whom four at once would fill the place
         begun(impatient).close()
@@ -1077,6 +1105,19 @@ def test_who_reads_no_answers_is_not_read_either_and_gets_them_all_in_the_end(do
     assert sent < 500
     assert grown < 40_000
     assert 202 == door.ring("standard").status_code
+
+
+@pytest.mark.parametrize("path", ["/hooks/standard", "/nowhere"])
+def test_a_body_is_not_kept_while_its_connection_stays_open(door: Door, path: str) -> None:
+    head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 60000\r\n\r\n".encode()
+    before = door.memory_kb("VmRSS")
+
+    with ExitStack() as connected:
+        for _ in range(300):
+            connection = connected.enter_context(closing(door.connect()))
+            connection.sendall(head + b"a" * 60_000)
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 40")
+        assert door.memory_kb("VmRSS") - before < 12_000
 
 
 def test_who_sends_thousands_of_requests_ahead_is_hung_up_on(door: Door) -> None:
