@@ -54,9 +54,8 @@ class Selector:
         if filter.ids:
             words = replace(filter, ids=())
             for id in filter.ids:
-                async for unit in self._of_id(id):
-                    if words.is_empty or await self._fits(unit.work, words):
-                        yield unit
+                async for unit in self._of_id(id, words):
+                    yield unit
         elif sets := self._sets(filter):
             for name in sets:
                 async for work in self._ledger.walk(name):
@@ -73,19 +72,26 @@ class Selector:
             return ["parked", "waiting", *held] if filter.reason and not filter.state else []
         return held if filter.state == "held" else [filter.state]
 
-    async def _of_id(self, id: str) -> AsyncIterator[Unit]:
+    async def _of_id(self, id: str, words: Filter) -> AsyncIterator[Unit]:
         try:
             meta = await self._ledger.meta(id)
         except Gone:
             works = await self._visits(id)
             for work in works:
-                async for unit in self._of_work(id, work):
-                    yield unit
+                if words.is_empty or await self._fits(work, words):
+                    async for unit in self._of_work(id, work):
+                        yield unit
             if not works:
                 yield Unit(id)
         else:
             async for unit in self._of_delivery(id, meta):
-                yield unit
+                if words.is_empty or await self._any_fits(id, unit, words):
+                    yield unit
+
+    async def _any_fits(self, delivery: str, unit: Unit, words: Filter) -> bool:
+        """By mode: that piece of work, or any that the delivery spoke of."""
+        works = [unit.work] if self._mode == "retry" else await self._explain.works(delivery)
+        return any([await self._fits(work, words) for work in works])
 
     async def _visits(self, external_id: str) -> list[str]:
         with suppress(Gone):

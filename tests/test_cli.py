@@ -382,6 +382,13 @@ def test_what_fits_a_filter_is_discarded_after_a_plan(busy: Rig) -> None:
     assert {(b"started a discard of 1", "state parked, search …".encode())} == set(noted(busy))
 
 
+def test_a_plan_with_nothing_to_do_does_nothing(busy: Rig) -> None:
+    [told] = rows(busy, "discard", "standard-A-1", "--json")
+
+    assert ("standard-A-1", "nothing to give up") == (told["id"], told["state"])
+    assert [] == noted(busy)
+
+
 def test_discard_goes_on_past_an_unknown_id(busy: Rig) -> None:
     ran = busy.doorbell("discard", "standard-nobody", "standard-A-2", "--yes", "--json")
 
@@ -631,8 +638,8 @@ def test_operations_of_the_console_are_listed_and_cancelled(house: Rig) -> None:
         async with opened(settings) as ledger:
             operations = Operations(ledger, settings)
             # No worker takes up the second while this one is in hand.
-            await ledger.redis.command("ZADD", "db:operations:open", 0, "in-hand")
             await ledger.redis.command("SET", "db:operation:in-hand:lock", 1, "EX", 60)
+            await ledger.redis.command("ZADD", "db:operations:open", 0, "in-hand")
             return [await operations.start(order) for order in orders]
 
     assert 5 == house.doorbell("operations").returncode

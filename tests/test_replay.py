@@ -22,7 +22,7 @@ from app.delivery import Delivery, Event
 from app.ledger import Attempt, Hold, Meta
 from app.reading import Untranslatable
 from app.replay import Call, Replay, Step, Stuck
-from app.selection import Mode
+from app.selection import Mode, Selector
 from app.sources import Ignored
 from app.visits.words import Contact, VisitChange
 
@@ -421,6 +421,26 @@ async def test_an_operator_names_a_contact_once(world: World) -> None:
     assert 2 == len((await world.member()).changes)
 
 
+async def test_words_narrow_the_deliveries_behind_a_visit_too(world: World) -> None:
+    await refused(world, "1", "2")
+    deliveries = await spoken(world)
+
+    async def selected(**words: Any) -> list[str]:
+        selector = Selector(world.ledger, world.context.settings, "rederive")
+        return [deliveries[unit.id] async for unit in selector.select(filter_of(words))]
+
+    for words in ({}, {"state": "parked"}, {"hook": "standard"}, {"since": datetime.now(UTC) - timedelta(hours=1)}):
+        assert [of("2")] == await selected(visit="2", **words), words
+    for words in ({"state": "waiting"}, {"hook": "calendly"}, {"reason": "401"}):
+        assert [] == await selected(visit="2", **words), words
+
+
+async def spoken(world: World) -> dict[str, str]:
+    """Each delivery with the visit that it spoke of."""
+    ids = [id.decode() for id in await world.redis.command("ZRANGE", "db:deliveries:standard", 0, -1)]
+    return {id: (await world.ledger.meta(id)).work[0] for id in ids}
+
+
 async def test_words_of_a_filter_narrow_what_is_selected(world: World) -> None:
     await refused(world, "1", "2")
     await world.land(booked("3", contact=None))
@@ -437,6 +457,7 @@ async def test_words_of_a_filter_narrow_what_is_selected(world: World) -> None:
     assert both == await selected(reason="422", source="standard", hook="standard")
     assert ["standard-3"] == await selected(reason="contact_unknown")
     assert ["standard-2"] == await selected(visit="standard-2")
+    assert ["standard-2"] == await selected(visit="2", hook="standard", since=now - timedelta(hours=1))
     assert [] == await selected(state="parked", source="calendly")
     assert [] == await selected(state="parked", hook="calendly")
     assert [] == await selected(state="parked", since=now)

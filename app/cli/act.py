@@ -103,6 +103,7 @@ def _act(
     as_json: bool,
 ) -> None:
     """The plan, a yes, and then the same way again. done: what happens to each, in words."""
+    planned, skipped = set[str](), list[Step]()
 
     async def plan(ledger: Ledger, settings: Settings) -> Tally:
         tally = Tally(SHOWN)
@@ -110,6 +111,10 @@ def _act(
             tally.add(step)
             if as_json and only_plan:
                 show_rows([asdict(step)], as_json)
+            elif step.skip:
+                skipped.append(step)
+            else:
+                planned.add(step.work)
         return tally
 
     tally = with_ledger(plan)
@@ -117,16 +122,19 @@ def _act(
         end(NOTHING_MATCHED, "nothing matched")
     if not as_json:
         _show_plan(tally, done)
-    if only_plan or not (tally.todo or as_json):
+    if not tally.todo and as_json and not only_plan:
+        show_rows([_row(step, step.skip) for step in skipped], as_json)
+    if only_plan or not tally.todo:
         sys.exit(_status(do, tally))
-    if tally.todo:
-        agree(f"{tally.todo} to be {done}: go on?", yes)
+    agree(f"{tally.todo} to be {done}: go on?", yes)
 
     async def carry_out(ledger: Ledger, settings: Settings) -> Tally:
-        if tally.todo:
-            await noted(ledger, f"started a {do} of {tally.todo}", filter.told, action=do)
+        await noted(ledger, f"started a {do} of {tally.todo}", filter.told, action=do)
+        one = acting(ledger, settings)
         with _told(tally, as_json) as told:
-            return await acting(ledger, settings).carry_out(filter, told)
+            if isinstance(one, Discard):
+                return await one.carry_out(filter, told, planned)
+            return await one.carry_out(filter, told)
 
     try:
         carried_out = with_ledger(carry_out)
@@ -145,12 +153,18 @@ def _told(tally: Tally, as_json: bool) -> Iterator[Any]:
         def told(step: Step, state: str) -> None:
             bar.update(1)
             if as_json:
-                show_rows([{"id": step.id, "work": step.work, "state": state}], as_json)
+                show_rows([_row(step, state)], as_json)
             elif tally.steps <= SHOWN:
-                rows.append({"id": step.id, "work": step.work, "state": state})
+                rows.append(_row(step, state))
 
-        yield told
-    table(rows)
+        try:
+            yield told
+        finally:
+            table(rows)
+
+
+def _row(step: Step, state: str) -> dict[str, Any]:
+    return {"id": step.id, "work": step.work, "state": state}
 
 
 def _show_plan(tally: Tally, done: str) -> None:
