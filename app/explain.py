@@ -72,6 +72,10 @@ def _counting(facts: Facts) -> Facts:
     return found
 
 
+#: So far apart may the clocks of the door and of a worker be.
+CLOCKS_MS = 5_000
+
+
 class Explain:
     """Every method may raise Gone and RedisDown."""
 
@@ -108,7 +112,7 @@ class Explain:
             "ignored": meta.ignored or None,
             "body": body,
             "changes": changes,
-            "attempts": [self.attempt(attempt) for attempt in await self._attempts_since(meta)],
+            "attempts": [self.attempt(attempt) for attempt in await self._attempts_of(meta)],
         }
 
     async def visit(self, external_id: str) -> list[Row]:
@@ -167,17 +171,24 @@ class Explain:
         except Gone:
             return []
 
-    async def _attempts_since(self, meta: Meta) -> list[Attempt]:
-        """Of its event and of its visits, since it arrived."""
+    async def _attempts_of(self, meta: Meta) -> list[Attempt]:
+        """Of its event, and of its visits since it arrived, by the clocks of two machines."""
         found: dict[str, list[Attempt]] = {}
         for work in meta.work:
             with suppress(Gone):
                 member = await self._ledger.member(work)
-                for one in (work, *member.landed):
-                    for of_visit in await self._ledger.family(one):
-                        found[of_visit.work] = of_visit.attempts
-        attempts = [attempt for of_work in found.values() for attempt in of_work if attempt.at >= meta.at]
-        return sorted(attempts, key=lambda attempt: attempt.at)
+                found[work] = member.attempts
+                for one in member.landed if work.startswith(EVENT) else [work]:
+                    found |= await self._attempts_since(one, meta.at - CLOCKS_MS)
+        return sorted((attempt for of_work in found.values() for attempt in of_work), key=lambda attempt: attempt.at)
+
+    async def _attempts_since(self, work: str, at: int) -> dict[str, list[Attempt]]:
+        """By each of the visit's ids."""
+        try:
+            family = await self._ledger.family(work)
+        except Gone:
+            return {}
+        return {one.work: [attempt for attempt in one.attempts if attempt.at >= at] for one in family}
 
     async def _changes(self, id: str, works: Iterable[str]) -> list[Row]:
         """What a delivery meant, and what came of each change."""

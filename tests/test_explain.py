@@ -1,5 +1,6 @@
 """What is quoted to operators: enough to see what is wrong, and nobody's name."""
 
+import time
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -8,7 +9,7 @@ import pytest
 from app.connection import Redis
 from app.delivery import Delivery
 from app.explain import EVERYTHING, Explain, redacted
-from app.ledger import Ledger, Meta
+from app.ledger import Attempt, Hold, Ledger, Meta, Outcome
 from app.settings import read
 from app.visits.words import Contact, VisitChange
 
@@ -79,3 +80,22 @@ async def test_the_facts_are_those_of_whose_visit_it_is_and_every_payment_is_one
         "amount_collected of pi_1": "40.00",
         "amount_collected of pi_2": "50.00",
     } == {name: fact["value"] for name, fact in visit["facts"].items()}
+
+
+@pytest.mark.parametrize(("behind_s", "shown"), [(0, 1), (2, 1), (60, 0)])
+async def test_a_delivery_tells_the_attempts_since_it_arrived_by_the_clocks_of_two_machines(
+    redis: Redis, behind_s: int, shown: int
+) -> None:
+    ledger, settings = Ledger(redis, 30), read({"REDIS_URL": "redis://127.0.0.1:1"})
+    arrived = int(time.time() * 1000)
+    delivery = Delivery("standard", "standard", (), b"{}", datetime.now(UTC))
+    changes = [VisitChange(action="create", visit_id="A", order=1)]
+    written = await ledger.accept(delivery, Meta("standard", "standard", arrived), changes, "main", repeat_key=None)
+    hold = await ledger.begin("visit:main/standard-A")
+    assert isinstance(hold, Hold)
+    attempt = Attempt(at=arrived - behind_s * 1000, took_ms=1, outcome="waiting")
+    await ledger.release(hold, Outcome(state="waiting", attempt=attempt, reason="time_unknown", due_s=60))
+
+    story = await Explain(ledger, settings).delivery(written.delivery)
+
+    assert shown == len(story["attempts"])
