@@ -11,7 +11,7 @@ from app.cli.words import as_json, examples, limit, print_story, show_rows, tabl
 from app.explain import Row, moment
 from app.ledger import Ledger
 from app.operations import Operation, Operations
-from app.overview import Overview, Worker, living, look
+from app.overview import Worker, living, look
 from app.settings import Settings
 
 
@@ -21,10 +21,7 @@ def overview(as_json: bool) -> None:
     """Is all well? A sentence; then how much is in which state, what fails and why, each hook, each worker. As JSON also
     the last 24 hours."""
 
-    async def see(ledger: Ledger, settings: Settings) -> Overview:
-        return await look(ledger, settings)
-
-    story = with_ledger(see).story()
+    story = with_ledger(look).story()
     if as_json:
         return print_story(story, as_json)
     click.echo(story["sentence"])
