@@ -77,6 +77,7 @@ class Bounded(HttpToolsProtocol):
     _idle = 0
     _is_leaving = False
     _patience: asyncio.TimerHandle | None = None
+    _running: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -84,11 +85,27 @@ class Bounded(HttpToolsProtocol):
         self.flow = Ahead(transport, self.pipeline)
         self._keep()
 
-    def on_headers_complete(self) -> None:
-        self._idle = 0
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._unset_keepalive_if_required()  # a timer would hold all of this
+        self._stop_waiting()
+        self.pipeline.clear()
+        if self._running:
+            self._running.disconnected = not self._running.response_complete
+            self._running.message_event.set()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle  # which is not the latest, where others were sent ahead
+        super()._start_asgi_task(cycle, app)
+
+    def _stop_waiting(self) -> None:
         if self._patience:
             self._patience.cancel()
             self._patience = None
+
+    def on_headers_complete(self) -> None:
+        self._idle = 0
+        self._stop_waiting()
         super().on_headers_complete()
         if self._is_leaving and self.cycle:
             self.cycle.keep_alive = False
@@ -103,12 +120,16 @@ class Bounded(HttpToolsProtocol):
         self._idle = 0
         super().on_message_complete()
         scope: Any = self.scope
-        if self.cycle and scope["method"] == "POST":
+        if self.cycle and scope.get("method") == "POST":
             scope[WHOLE] = Whole(self.cycle)
 
     def on_response_complete(self) -> None:
-        if self.cycle and self.cycle.response_complete:
-            self.cycle.body.clear()  # which nobody asked for; a connection that stays open would keep it
+        cycle = self.cycle
+        if cycle and cycle.response_complete and cycle.scope is self.scope:
+            # What arrived is not kept by a connection that stays open.
+            cycle.body.clear()
+            cycle.scope = self.scope = cast(Any, {})
+            self.headers, self.url = [], b""
         super().on_response_complete()
 
     def shutdown(self) -> None:
@@ -126,12 +147,12 @@ class Bounded(HttpToolsProtocol):
         cycle = self.cycle
         if self._idle > MOST:
             self.transport.close()
-        elif self.scope is not None and (cycle is None or cycle.scope is not self.scope):
-            # In a head. Most come in one piece; only for the others is a timer worth its cost.
-            if self._patience is None and not self.flow.read_paused:
-                self._patience = self.loop.call_later(WITHIN_S, self.transport.close)
         elif cycle is None or cycle.response_complete:
-            self._keep()
+            # Most heads come in one piece; only for the others is a timer worth its cost.
+            if self.scope is None or (cycle and cycle.scope is self.scope):
+                self._keep()
+            elif self._patience is None and not self.flow.read_paused:
+                self._patience = self.loop.call_later(WITHIN_S, self.transport.close)
 
     def _keep(self) -> None:
         """Nothing is going on: who is silent may stay for as long as between two requests."""

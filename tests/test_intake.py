@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import socket
+import struct
 import sys
 import time
 import uuid
@@ -1108,8 +1109,8 @@ def test_who_reads_no_answers_is_not_read_either_and_gets_them_all_in_the_end(do
 
 
 @pytest.mark.parametrize("path", ["/hooks/standard", "/nowhere"])
-def test_a_body_is_not_kept_while_its_connection_stays_open(door: Door, path: str) -> None:
-    head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 60000\r\n\r\n".encode()
+def test_what_arrived_is_not_kept_while_its_connection_stays_open(door: Door, path: str) -> None:
+    head = f"POST {path} HTTP/1.1\r\nhost: x\r\nx-long: {'a' * 30_000}\r\ncontent-length: 60000\r\n\r\n".encode()
     before = door.memory_kb("VmRSS")
 
     with ExitStack() as connected:
@@ -1118,6 +1119,19 @@ def test_a_body_is_not_kept_while_its_connection_stays_open(door: Door, path: st
             connection.sendall(head + b"a" * 60_000)
             assert connection.recv(65_536).startswith(b"HTTP/1.1 40")
         assert door.memory_kb("VmRSS") - before < 12_000
+
+
+def test_nothing_is_kept_of_a_connection_that_was_reset(door: Door) -> None:
+    asked = b"GET /healthz HTTP/1.1\r\nhost: x\r\nx-long: " + b"a" * 57_000 + b"\r\n\r\n"
+    before = door.memory_kb("VmRSS")
+
+    for _ in range(500):
+        with closing(door.connect()) as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.sendall(asked)
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
+
+    assert door.memory_kb("VmRSS") - before < 12_000
 
 
 def test_who_sends_thousands_of_requests_ahead_is_hung_up_on(door: Door) -> None:
