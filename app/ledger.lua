@@ -616,14 +616,17 @@ local function drop(work, delivery)
   return dropped, left
 end
 
--- work, keep ms, delivery or '': an operator gives up what has not been applied, of one delivery or of all. -> how many
--- changes, at least 1 where that was all of the work, or -1 while a worker has it
+-- work, keep ms, delivery or '', how many changes all ids of it had when somebody looked: an operator gives up what has not
+-- been applied, of one delivery or of all. -> how many changes, at least 1 where that was all of the work; -1 while a worker
+-- has it, -2 where something landed since
 function steps.discard()
-  local members, dropped, open = family(ARGV[2]), 0, false
+  local members, dropped, open, landed = family(ARGV[2]), 0, false, 0
   for _, member in ipairs(members) do
     if member[4] == 'running' then return -1 end
     open = open or (member[4] and member[4] ~= 'discarded')
+    landed = landed + (call('HGET', 'db:' .. member[1], 'n') or 0)
   end
+  if ARGV[5] ~= '' and landed ~= tonumber(ARGV[5]) then return -2 end
   if not open then return 0 end
   local left = 0
   for _, member in ipairs(members) do

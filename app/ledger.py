@@ -405,10 +405,11 @@ class Ledger:
             raise Gone(delivery)
         return str(answer.decode())
 
-    async def discard(self, work: str, delivery: str = "") -> int:
+    async def discard(self, work: str, delivery: str = "", landed: int | None = None) -> int:
         """Give up what has not been applied, of one delivery or of all: how many changes, of an event 1; -1 while a worker
-        has it."""
-        return int(await self.redis.script("discard", work, self._keep_ms, delivery))
+        has it, -2 where something landed since. landed: how many changes its members had when somebody looked."""
+        seen = "" if landed is None else landed
+        return int(await self.redis.script("discard", work, self._keep_ms, delivery, seen))
 
     async def pause(self, account: str, is_paused: bool = True) -> bool:
         """Shut the account's gate until it is resumed: what is to be sent is held, and nothing is counted as a try. Whether

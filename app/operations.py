@@ -33,12 +33,13 @@ TELL_EVERY_S, LOCK_S = 0.5, 15
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """What was said. expected: how many matched when it was planned."""
+    """What was said. expected: how many matched when it was planned, planned_at: when that was, in ms."""
 
     do: Do
     filter: Filter
     who: str
     expected: int
+    planned_at: int
     contact: str = ""
     fresh: bool = False
 
@@ -152,7 +153,8 @@ class Operations:
             replaying = Replay(self._ledger, self._settings, fresh=order.fresh, contact=order.contact)
             await replaying.carry_out(order.filter, run.told)
         else:
-            await Discard(self._ledger, self._settings).carry_out(order.filter, run.told)
+            discard = Discard(self._ledger, self._settings, planned_at=order.planned_at)
+            await discard.carry_out(order.filter, run.told)
 
     async def _keep(self, operation: Operation) -> None:
         key, order = f"db:operation:{operation.id}", operation.order
@@ -184,7 +186,7 @@ class _Run:
 
 
 def _read(id: str, stored: dict[bytes, bytes]) -> Operation:
-    told: dict[str, Any] = orjson.loads(stored[b"order"])
+    told: dict[str, Any] = {"planned_at": int(stored[b"at"])} | orjson.loads(stored[b"order"])
     words = told.pop("filter")
     return Operation(
         id=id,

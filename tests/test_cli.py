@@ -631,7 +631,9 @@ def test_what_the_api_has_now_can_be_asked(busy: Rig) -> None:
 
 
 def test_operations_of_the_console_are_listed_and_cancelled(house: Rig) -> None:
-    order = Order(do="discard", filter=Filter(state="parked", reason="422"), who="ada", expected=7)
+    order = Order(
+        do="discard", filter=Filter(state="parked", reason="422"), who="ada", expected=7, planned_at=1_795_600_000_000
+    )
 
     async def started(*orders: Order) -> list[str]:
         settings = read(house.env)

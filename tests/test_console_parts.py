@@ -268,7 +268,12 @@ def test_an_operation_outlives_the_worker_that_carries_it_out(rig: Rig) -> None:
 
     wait_until(lambda: rig.doorbell("failures", "--json", "--limit", "1000").stdout.count("contact_unknown") == 300, 60)
     order = Order(
-        do="replay", filter=Filter(state="parked"), who="ada", expected=300, contact="cont_KYdl3lftgZXGRbxqoj"
+        do="replay",
+        filter=Filter(state="parked"),
+        who="ada",
+        expected=300,
+        planned_at=1_795_600_000_000,
+        contact="cont_KYdl3lftgZXGRbxqoj",
     )
     rig.misbehave(slow_share=1, slow_s=0.1)  # so that it lasts
     id = ask(lambda operations: operations.start(order))
@@ -287,7 +292,9 @@ def test_an_operation_outlives_the_worker_that_carries_it_out(rig: Rig) -> None:
 async def test_what_was_ordered_is_read_back_as_it_was_said(ledger: Ledger) -> None:
     operations = Operations(ledger, read(SETTINGS))
     filter = Filter(state="parked", reason="bug", until=(await ledger.now()).isoformat())
-    order = Order(do="discard", filter=filter, who="ada", expected=7, contact="cont_x", fresh=True)
+    order = Order(
+        do="discard", filter=filter, who="ada", expected=7, planned_at=1_795_600_000_000, contact="cont_x", fresh=True
+    )
 
     id = await operations.start(order)
 

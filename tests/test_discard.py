@@ -3,27 +3,30 @@
 import asyncio
 from typing import Any
 
+import pytest
 from test_apply import World, booked, change, hands, world
 from test_apply import at as hour
 from test_replay import of, refused
 
 from app.cli.filters import filter_of
-from app.discard import Discard
+from app.discard import Discard, Planned
 from app.visits.words import Contact
 
 __all__ = ["hands", "world"]
 
 
-async def plan(world: World, **words: Any) -> list[tuple[str, str]]:
+async def plan(
+    world: World, planned: Planned | None = None, planned_at: float = float("inf"), **words: Any
+) -> list[tuple[str, str]]:
     """What is selected, and why it would be left alone; empty: it would be given up."""
-    discard = Discard(world.ledger, world.context.settings)
+    discard = Discard(world.ledger, world.context.settings, planned, planned_at)
     return sorted([(step.id, step.skip) async for step in discard.plan(filter_of(words))])
 
 
-async def carry_out(world: World, only: set[str] | None = None, **words: Any) -> list[tuple[str, str]]:
+async def carry_out(world: World, planned: Planned | None = None, **words: Any) -> list[tuple[str, str]]:
     done: list[tuple[str, str]] = []
-    discard = Discard(world.ledger, world.context.settings)
-    await discard.carry_out(filter_of(words), lambda step, state: done.append((step.id, state)), only)
+    discard = Discard(world.ledger, world.context.settings, planned)
+    await discard.carry_out(filter_of(words), lambda step, state: done.append((step.id, state)))
     return sorted(done)
 
 
@@ -61,19 +64,26 @@ async def test_of_a_delivery_only_its_own_changes_are_given_up(world: World) -> 
     assert {f"{second}.0"} == set((await world.member()).discarded)
 
 
-async def test_what_failed_after_the_plan_was_made_is_left_alone(world: World) -> None:
-    await refused(world, "1")
-    planned_at = await world.ledger.now()
+@pytest.mark.parametrize("words", [{"ids": ("standard-1", "standard-2")}, {"state": "parked"}])
+async def test_what_came_after_the_plan_is_left_alone(world: World, words: dict[str, Any]) -> None:
+    await refused(world, "1", "2")
+    planned = Planned()
+    await plan(world, planned, **words)
     await asyncio.sleep(0.01)
-    await refused_again(world, "2")
+    planned_at = (await world.ledger.now()).timestamp() * 1000
+    await asyncio.sleep(0.01)
+    await refused_again(world, "2", "3")
 
-    assert [("standard-1", "discarded"), ("standard-2", "not in the plan")] == await carry_out(
-        world, {of("1")}, state="parked"
-    )
-    # What the console plans is told by its time: that of the failure, where the change is older.
-    await world.redis.command("HSET", f"db:{of('2')}", "since", int(planned_at.timestamp() * 1000) - 60_000)
-    assert [("standard-2", "failed since")] == await plan(world, state="parked", until=planned_at)
-    assert [("standard-2", "")] == await plan(world, state="parked", until=await world.ledger.now())
+    looked = dict(await plan(world, planned_at=planned_at, **words))
+    done = dict(await carry_out(world, planned, **words))
+
+    since = {"standard-2": "changed since the plan", "standard-3": "changed since the plan"}
+    if "ids" in words:
+        del since["standard-3"]
+    assert {"standard-1": ""} | since == looked
+    assert {"standard-1": "discarded"} | since == done
+    assert [of("2"), of("3")] == sorted(await world.ledger.works("parked"))
+    assert 2 == len((await world.member("2")).changes)
 
 
 async def test_what_landed_after_a_discard_can_be_given_up_too(world: World) -> None:
@@ -87,9 +97,10 @@ async def test_what_landed_after_a_discard_can_be_given_up_too(world: World) -> 
     assert [("standard-2", "discarded")] == await carry_out(world, ids=("standard-2",))
 
 
-async def refused_again(world: World, visit_id: str) -> None:
+async def refused_again(world: World, *visits: str) -> None:
     world.rig.misbehave(duplicate_external_id="unprocessable")
-    await world.land(booked(visit_id, contact=Contact(id="cont_nobody")))
+    for visit_id in visits:
+        await world.land(booked(visit_id, order=2, contact=Contact(id="cont_nobody")))
     await world.run()
     world.rig.behave()
 

@@ -322,7 +322,7 @@ async def test_what_an_operation_looked_for_goes_once_it_is_over(rig: Rig, redis
     settings = read(rig.env)
     operations = Operations(ledger, settings)
     filter = Filter(state="parked", reason=f"about {EMAIL}")
-    id = await operations.start(Order(do="replay", filter=filter, who="grace", expected=1))
+    id = await operations.start(Order(do="replay", filter=filter, who="grace", expected=1, planned_at=0))
 
     during = await Forget(ledger, settings, EMAIL).carry_out()
     await operations.cancel(id)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
 
 import click
@@ -12,7 +13,7 @@ import click
 from app.cli.filters import filter_of, filters, search
 from app.cli.reach import noted, with_ledger
 from app.cli.words import NOTHING_MATCHED, PARTLY_FAILED, USAGE, agree, as_json, end, examples, show_rows, table
-from app.discard import Discard
+from app.discard import Discard, Planned
 from app.filter import OPEN, STATES, Filter
 from app.ledger import Gone, Ledger
 from app.operations import Do, Operations
@@ -81,7 +82,8 @@ def discard(ids: tuple[str, ...], only_plan: bool, yes: bool, as_json: bool, **w
     filter = _meant("discard", ids, words)
     if not ids:
         filter = replace(filter, state=filter.state or "parked")
-    _act("discard", "given up", Discard, filter, only_plan, yes, as_json)
+    planned = Planned()
+    _act("discard", "given up", partial(Discard, planned=planned), filter, only_plan, yes, as_json)
 
 
 def _meant(do: Do, ids: tuple[str, ...], words: Mapping[str, Any]) -> Filter:
@@ -103,7 +105,7 @@ def _act(
     as_json: bool,
 ) -> None:
     """The plan, a yes, and then the same way again. done: what happens to each, in words."""
-    planned, skipped = set[str](), list[Step]()
+    skipped = list[Step]()
 
     async def plan(ledger: Ledger, settings: Settings) -> Tally:
         tally = Tally(SHOWN)
@@ -111,10 +113,8 @@ def _act(
             tally.add(step)
             if as_json and only_plan:
                 show_rows([asdict(step)], as_json)
-            elif step.skip:
+            elif as_json and not tally.todo:
                 skipped.append(step)
-            else:
-                planned.add(step.work)
         return tally
 
     tally = with_ledger(plan)
@@ -122,7 +122,7 @@ def _act(
         end(NOTHING_MATCHED, "nothing matched")
     if not as_json:
         _show_plan(tally, done)
-    if not tally.todo and as_json and not only_plan:
+    if skipped and not tally.todo:
         show_rows([_row(step, step.skip) for step in skipped], as_json)
     if only_plan or not tally.todo:
         sys.exit(_status(do, tally))
@@ -130,11 +130,8 @@ def _act(
 
     async def carry_out(ledger: Ledger, settings: Settings) -> Tally:
         await noted(ledger, f"started a {do} of {tally.todo}", filter.told, action=do)
-        one = acting(ledger, settings)
         with _told(tally, as_json) as told:
-            if isinstance(one, Discard):
-                return await one.carry_out(filter, told, planned)
-            return await one.carry_out(filter, told)
+            return await acting(ledger, settings).carry_out(filter, told)
 
     try:
         carried_out = with_ledger(carry_out)

@@ -67,6 +67,7 @@ async def start(desk: Desk, ask: Ask) -> Response:
         filter=planned.filter,
         who=ask.user.name,
         expected=planned.count,
+        planned_at=planned.until,
         contact=planned.contact,
         fresh=bool(form.get("fresh")),
     )
