@@ -73,7 +73,7 @@ def _counting(facts: Facts) -> Facts:
 
 
 #: So far apart may the clocks of the door and of a worker be.
-CLOCKS_MS = 5_000
+CLOCKS_MS = 1_000
 
 
 class Explain:

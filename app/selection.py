@@ -78,20 +78,27 @@ class Selector:
         except Gone:
             works = await self._visits(id)
             for work in works:
-                if words.is_empty or await self._fits(work, words):
+                # What is the matter stands at the first of its ids.
+                if words.is_empty or await self._fits((await self._ledger.family(work))[0].work, words):
                     async for unit in self._of_work(id, work):
                         yield unit
             if not works:
                 yield Unit(id)
         else:
-            async for unit in self._of_delivery(id, meta):
-                if words.is_empty or await self._any_fits(id, unit, words):
+            if words.is_empty or await self._delivery_fits(id, words):
+                async for unit in self._of_delivery(id, meta):
                     yield unit
 
-    async def _any_fits(self, delivery: str, unit: Unit, words: Filter) -> bool:
-        """By mode: that piece of work, or any that the delivery spoke of."""
-        works = [unit.work] if self._mode == "retry" else await self._explain.works(delivery)
-        return any([await self._fits(work, words) for work in works])
+    async def _delivery_fits(self, id: str, words: Filter) -> bool:
+        """By its own head, and by what it spoke of."""
+        said, rest = replace(words, state="", reason=""), Filter(state=words.state, reason=words.reason)
+        if not await self._is_of([id], said):
+            return False
+        try:
+            works = [] if rest.is_empty else await self._explain.works(id)
+        except Gone:
+            return False
+        return rest.is_empty or any([await self._fits(work, rest) for work in works])
 
     async def _visits(self, external_id: str) -> list[str]:
         with suppress(Gone):

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 import uuid
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -435,10 +436,47 @@ async def test_words_narrow_the_deliveries_behind_a_visit_too(world: World) -> N
         assert [] == await selected(visit="2", **words), words
 
 
+@pytest.mark.parametrize("mode", ["retry", "rederive", "reconcile"])
+async def test_words_are_asked_of_the_delivery_that_was_found(world: World, mode: Mode) -> None:
+    ten_days_ago = int(time.time() * 1000) - 10 * 86_400_000
+    await world.ledger.accept(
+        Delivery("standard", "standard", (), b"old", datetime.now(UTC)),
+        Meta("standard", "standard", ten_days_ago),
+        [booked("1")],
+        "main",
+        repeat_key=None,
+    )
+    await asyncio.sleep(0.005)  # their names sort by the ms
+    await world.land(change("1", 2))
+    await asyncio.sleep(0.005)
+    await world.land()  # it spoke of nothing
+    old, new, nothing = sorted(await spoken(world))
+
+    async def found(id: str, **words: Any) -> bool:
+        selector = Selector(world.ledger, world.context.settings, mode)
+        return bool([unit async for unit in selector.select(filter_of(words, search=id))])
+
+    recent = datetime.now(UTC) - timedelta(hours=1)
+    assert [False, True] == [await found(id, since=recent) for id in (old, new)]
+    assert [True, True] == [await found(id, state="queued", hook="standard") for id in (old, new)]
+    assert [False, False] == [await found(id, **words) for id in (old, nothing) for words in [{"state": "parked"}]]
+    assert (mode != "retry") == await found(nothing, hook="standard")
+
+
+async def test_a_visit_is_found_by_its_later_id_whatever_is_the_matter_with_it(world: World) -> None:
+    world.rig.misbehave(duplicate_external_id="unprocessable")
+    await world.land(booked("1", contact=Contact(id="cont_nobody")), change("2", 2, continues="1"))
+    await world.run()
+
+    for name in ("1", "2"):
+        [step] = await plan(world, visit=name, state="parked", reason="422")
+        assert (of("1"), "parked", "") == (step.work, step.state, step.skip)
+
+
 async def spoken(world: World) -> dict[str, str]:
     """Each delivery with the visit that it spoke of."""
     ids = [id.decode() for id in await world.redis.command("ZRANGE", "db:deliveries:standard", 0, -1)]
-    return {id: (await world.ledger.meta(id)).work[0] for id in ids}
+    return {id: " ".join((await world.ledger.meta(id)).work) for id in ids}
 
 
 async def test_words_of_a_filter_narrow_what_is_selected(world: World) -> None:
