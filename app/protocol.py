@@ -2,7 +2,6 @@
 `uvicorn --http app.protocol:Bounded`."""
 
 import asyncio
-import weakref
 from collections.abc import Sized
 from typing import Any, cast
 
@@ -29,22 +28,19 @@ class Whole:
     __slots__ = ("_cycle",)
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
-        # Weakly: it holds the scope that holds this, and circles of 2 KB are not for the collector.
-        self._cycle = weakref.ref(cycle)
+        self._cycle = cycle
 
     def take(self) -> bytes:
         """The body, once."""
-        cycle = self._cycle()
-        assert cycle, "whoever answers is run by it"
-        body = bytes(cycle.body)
-        cycle.body.clear()
+        body = bytes(self._cycle.body)
+        self._cycle.body.clear()
         return body
 
     def answer(self, status: int, head: bytes, body: bytes) -> bool:
         """head: the lines of our own, with the content-length, and nothing in them that a stranger wrote. False: the sender
         does not read what it is told, and `send` has to wait for that."""
-        cycle = self._cycle()
-        if cycle is None or cycle.response_started or cycle.flow.write_paused or cycle.disconnected:
+        cycle = self._cycle
+        if cycle.response_started or cycle.flow.write_paused or cycle.disconnected:
             return False
         ours = b"".join([b"%b: %b\r\n" % line for line in cycle.default_headers])
         end = b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n"
@@ -66,7 +62,7 @@ class Ahead(FlowControl):
         self._waiting = waiting
 
     def resume_reading(self) -> None:
-        if not self._waiting:
+        if self.read_paused and not self._waiting:
             super().resume_reading()
 
 
@@ -89,14 +85,13 @@ class Bounded(HttpToolsProtocol):
         super().connection_lost(exc)
         self._unset_keepalive_if_required()  # a timer would hold all of this
         self._stop_waiting()
-        self.pipeline.clear()
         if self._running:
             self._running.disconnected = not self._running.response_complete
             self._running.message_event.set()
-
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self._running = cycle  # which is not the latest, where others were sent ahead
-        super()._start_asgi_task(cycle, app)
+            _let_go(self._running)
+        for cycle, _ in self.pipeline:
+            _let_go(cycle)
+        self.pipeline.clear()
 
     def _stop_waiting(self) -> None:
         if self._patience:
@@ -105,12 +100,15 @@ class Bounded(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._idle = 0
-        self._stop_waiting()
+        if self._patience:
+            self._stop_waiting()
         super().on_headers_complete()
+        if not self.pipeline:
+            self._running = self.cycle
+        elif len(self.pipeline) > MOST_AHEAD:
+            self.transport.close()
         if self._is_leaving and self.cycle:
             self.cycle.keep_alive = False
-        if len(self.pipeline) > MOST_AHEAD:
-            self.transport.close()
 
     def on_body(self, body: bytes) -> None:
         self._idle = 0
@@ -124,12 +122,16 @@ class Bounded(HttpToolsProtocol):
             scope[WHOLE] = Whole(self.cycle)
 
     def on_response_complete(self) -> None:
-        cycle = self.cycle
-        if cycle and cycle.response_complete and cycle.scope is self.scope:
-            # What arrived is not kept by a connection that stays open.
-            cycle.body.clear()
-            cycle.scope = self.scope = cast(Any, {})
-            self.headers, self.url = [], b""
+        """A connection that stays open keeps nothing of what arrived."""
+        done = self._running
+        if done:
+            is_latest = done.scope is self.scope
+            _let_go(done)
+            done.body.clear()
+            if is_latest:
+                self.scope, self.headers, self.url = done.scope, [], b""
+        if self.pipeline:
+            self._running = self.pipeline[-1][0]  # which is next
         super().on_response_complete()
 
     def shutdown(self) -> None:
@@ -160,6 +162,12 @@ class Bounded(HttpToolsProtocol):
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
+
+
+def _let_go(cycle: RequestResponseCycle) -> None:
+    """Of its scope, which may hold a Whole, which holds it: such circles would be left to the collector."""
+    nothing: Any = {}
+    cycle.scope = nothing
 
 
 def _nothing() -> None:
