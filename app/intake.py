@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 import orjson
 from starlette.types import Receive, Scope, Send
 
+from app import protocol
 from app.connection import RedisDown
 from app.delivery import Delivery, Event, Unreadable, WrongContentType, check_content_type, parse_body
 from app.ledger import Ledger, Meta, new_id, traced
@@ -107,7 +108,8 @@ class Intake:
         )
         for name, value in headers.items():
             head += f"{name}: {value}\r\n".encode()
-        if "connection" in headers or not ((whole := scope.get(WHOLE)) and whole.answer(status, head, answer)):
+        whole = None if "connection" in headers else scope.get(WHOLE)
+        if not whole or not protocol.answer(whole, status, head, answer):
             await _reply(send, status, head, answer, receive if status == 413 else None)
         took_s = time.perf_counter() - started
         self._tally.answered(rang.source, OUTCOMES.get(rang.reason, rang.reason) or rang.outcome, rang.slot, took_s)
@@ -145,7 +147,7 @@ class Intake:
         except WrongContentType as error:
             raise Refused(415, "wrong_content_type", str(error)) from None
         if whole := scope.get(WHOLE):
-            delivery.raw = whole.take()
+            delivery.raw = protocol.take(whole)
             if len(delivery.raw) > self._max_body:
                 raise _too_large(self._max_body)
         else:

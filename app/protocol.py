@@ -17,40 +17,35 @@ MOST_AHEAD = 1_000
 LINGER_S = 2.0
 #: In the lifespan's state: what to call when this process is asked to go, so that event streams end at once.
 LEAVE = "doorbell.leave"
-#: In the scope of a POST that arrived in one piece: a Whole.
+#: In the scope of a POST that arrived in one piece: for `take` and `answer`.
 WHOLE = "doorbell.whole"
 
 
-class Whole:
-    """A request that is all here, and its answer in one write. ASGI takes a message for the body and two for the answer,
-    and looks through what we wrote ourselves: a tenth of what the door costs."""
+def take(whole: RequestResponseCycle) -> bytes:
+    """The body, once."""
+    body = bytes(whole.body)
+    whole.body.clear()
+    return body
 
-    __slots__ = ("_cycle",)
 
-    def __init__(self, cycle: RequestResponseCycle) -> None:
-        self._cycle = cycle
+def answer(whole: RequestResponseCycle, status: int, head: bytes, body: bytes) -> bool:
+    """In one write. ASGI takes a message for the body and two for the answer, and looks through what we wrote ourselves: a
+    tenth of what the door costs.
 
-    def take(self) -> bytes:
-        """The body, once."""
-        body = bytes(self._cycle.body)
-        self._cycle.body.clear()
-        return body
-
-    def answer(self, status: int, head: bytes, body: bytes) -> bool:
-        """head: the lines of our own, with the content-length, and nothing in them that a stranger wrote. False: the sender
-        does not read what it is told, and `send` has to wait for that."""
-        cycle = self._cycle
-        if cycle.response_started or cycle.flow.write_paused or cycle.disconnected:
-            return False
-        ours = b"".join([b"%b: %b\r\n" % line for line in cycle.default_headers])
-        end = b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n"
-        cycle.transport.write(b"".join((STATUS_LINE[status], ours, head, end, body)))
-        cycle.response_started = cycle.response_complete = True
-        cycle.message_event.set()
-        if not cycle.keep_alive:
-            cycle.transport.close()
-        cycle.on_response()
-        return True
+    head: the lines of our own, with the content-length, and nothing in them that a stranger wrote. False: the sender does
+    not read what it is told, and `send` has to wait for that.
+    """
+    if whole.response_started or whole.flow.write_paused or whole.disconnected:
+        return False
+    ours = b"".join([b"%b: %b\r\n" % line for line in whole.default_headers])
+    end = b"\r\n" if whole.keep_alive else b"connection: close\r\n\r\n"
+    whole.transport.write(b"".join((STATUS_LINE[status], ours, head, end, body)))
+    whole.response_started = whole.response_complete = True
+    whole.message_event.set()
+    if not whole.keep_alive:
+        whole.transport.close()
+    whole.on_response()
+    return True
 
 
 class Ahead(FlowControl):
@@ -119,7 +114,7 @@ class Bounded(HttpToolsProtocol):
         super().on_message_complete()
         scope: Any = self.scope
         if self.cycle and scope.get("method") == "POST":
-            scope[WHOLE] = Whole(self.cycle)
+            scope[WHOLE] = self.cycle
 
     def on_response_complete(self) -> None:
         """A connection that stays open keeps nothing of what arrived."""
@@ -165,7 +160,7 @@ class Bounded(HttpToolsProtocol):
 
 
 def _let_go(cycle: RequestResponseCycle) -> None:
-    """Of its scope, which may hold a Whole, which holds it: such circles would be left to the collector."""
+    """Of its scope, which may hold it: such circles would be left to the collector."""
     nothing: Any = {}
     cycle.scope = nothing
 
