@@ -91,7 +91,7 @@ if ARGV[1] == 'accept' and ARGV[8] == '' and #ARGV == 13 and ARGV[13] == '' then
     write(ARGV[2], ARGV[3], ARGV[7], ARGV[6])
     put(ARGV[11], 'c:' .. ARGV[2] .. '.0', ARGV[12], known)
     remember(ARGV[4], ARGV[2], ARGV[5])
-    return {1, ARGV[2]}
+    return 1
   end
 end
 
@@ -241,7 +241,7 @@ end
 local steps = {}
 
 -- delivery, hook, seen key, its seconds, the delivery's ms, its record, event work: '' | queued | parked, the
--- reason, again: 1 where a repeat is fetched anew; changes. -> {1, id} or, for a repeat, {0, the first delivery's id}
+-- reason, again: 1 where a repeat is fetched anew; changes. -> 1 or, for a repeat, the first delivery's id
 function steps.accept()
   local id, hook, seen = ARGV[2], ARGV[3], ARGV[4]
   local first = call('GET', seen)
@@ -256,7 +256,7 @@ function steps.accept()
       -- What is being fetched now may have been read before this rang: the end of the run sees that n has moved.
       if ARGV[10] == '1' and state == 'running' then call('HINCRBY', 'db:' .. work, 'n', 1) end
     end
-    return {0, first}
+    return first
   end
   write(id, hook, ARGV[7], ARGV[6])
   if ARGV[8] ~= '' then call('PERSIST', 'db:delivery:' .. id) end  -- until its event is settled
@@ -272,7 +272,7 @@ function steps.accept()
   end
   land(id, 11)
   remember(seen, id, ARGV[5])
-  return {1, id}
+  return 1
 end
 
 if ARGV[1] == 'accept' then return steps.accept() end

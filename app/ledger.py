@@ -259,10 +259,10 @@ class Ledger:
         meta.work.extend([event_work(id)] if event else landing[::3])
         record = orjson.dumps(meta) + b"\n" + self._bodies.keep(delivery.raw, id)
         seen = _seen_key(delivery, repeat_key)
-        fresh, first = await self.redis.write(
+        first = await self.redis.write(
             "accept", id, meta.hook, seen, REPEAT_S, self._keep_ms, record, event, reason, int(again), *landing
         )
-        return Written(first.decode(), not fresh)
+        return Written(id, False) if first == 1 else Written(first.decode(), True)
 
     # -- for the worker --
 
