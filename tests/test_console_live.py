@@ -1,6 +1,7 @@
 """The event stream of the console, at a real web process: who hears what, for how long, and how many may listen."""
 
 import json
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -89,6 +90,16 @@ def test_all_that_listen_have_one_reader_and_the_last_takes_it_along(running: Ri
 
         assert [delivery] * 3 == [next(listener.names()) for listener in listeners]
         assert 1 == readers(running)
+
+    wait_until(lambda: readers(running) == 0)
+
+
+def test_a_reader_who_leaves_is_noticed_also_with_a_request_sent_ahead(running: Rig) -> None:
+    lines = "".join(f"{name}: {value}\r\n" for name, value in {"host": "x", **PROXY}.items())
+    with socket.create_connection(("127.0.0.1", running.door.port), 10) as connection:
+        for path in ("/console/stream", "/healthz"):
+            connection.sendall(f"GET {path} HTTP/1.1\r\n{lines}\r\n".encode())
+        wait_until(lambda: readers(running) == 1)
 
     wait_until(lambda: readers(running) == 0)
 
