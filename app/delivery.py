@@ -54,12 +54,9 @@ class Delivery:
 
     def only_line(self, name: str) -> bytes | None:
         """The header's one line; None where there is none, or several."""
-        wanted = _as_sent(name)
-        line = self._named.get(wanted)
-        return line if line is None or len(self._named) == len(self.headers) else self._only(wanted)
-
-    def _only(self, wanted: bytes) -> bytes | None:
-        lines = [value for given, value in self.headers if given == wanted]
+        if len(self._named) == len(self.headers):
+            return self._named.get(_as_sent(name))
+        lines = self.header_lines(name)
         return lines[0] if len(lines) == 1 else None
 
     def header(self, name: str) -> str | None:

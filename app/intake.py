@@ -21,7 +21,6 @@ from app.connection import RedisDown
 from app.delivery import Delivery, Event, Unreadable, WrongContentType, check_content_type, parse_body
 from app.ledger import Ledger, Meta, new_id, traced
 from app.logs import log
-from app.protocol import WHOLE
 from app.reading import Untranslatable
 from app.refusals import Refusals
 from app.settings import Entrance, Settings
@@ -108,7 +107,7 @@ class Intake:
         )
         for name, value in headers.items():
             head += f"{name}: {value}\r\n".encode()
-        whole = None if "connection" in headers else scope.get(WHOLE)
+        whole = None if "connection" in headers else scope.get(protocol.WHOLE)
         if not whole or not protocol.answer(whole, status, head, answer):
             await _reply(send, status, head, answer, receive if status == 413 else None)
         took_s = time.perf_counter() - started
@@ -146,7 +145,7 @@ class Intake:
             check_content_type(delivery, entrance.tool.source.form)
         except WrongContentType as error:
             raise Refused(415, "wrong_content_type", str(error)) from None
-        if whole := scope.get(WHOLE):
+        if whole := scope.get(protocol.WHOLE):
             delivery.raw = protocol.take(whole)
             if len(delivery.raw) > self._max_body:
                 raise _too_large(self._max_body)

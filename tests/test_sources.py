@@ -518,7 +518,7 @@ def test_a_delivery_stripped_of_its_signature_is_no_handshake(name: str) -> None
 # -- signatures --
 
 
-@pytest.mark.skipif(not shutil.which("openssl"), reason="there is no openssl here to make them with")
+@pytest.mark.skipif(not shutil.which("openssl"), reason="a fresh machine may lack the openssl command")
 @each_tool
 def test_openssl_makes_the_signatures_of_the_specimens(name: str) -> None:
     """By the command that the specimens name; one shell does all of them."""

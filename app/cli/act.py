@@ -26,7 +26,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 SHOWN = 20
 
 
-def planned(command: F) -> F:
+def plan_first(command: F) -> F:
     command = click.option("--yes", is_flag=True, help="Do not ask.")(command)
     return click.option("--plan", "only_plan", is_flag=True, help="Show what would be done, and do nothing.")(command)
 
@@ -45,7 +45,7 @@ def planned(command: F) -> F:
 @click.option("--reconcile", "mode", flag_value="reconcile", help="Fetch the truth from the tool.")
 @click.option("--fresh", is_flag=True, help="Ask the Visits API what stands there, instead of remembering.")
 @click.option("--contact", default="", help="Whose visits they are: Review Rover's cont_….")
-@planned
+@plan_first
 @as_json
 def replay(
     ids: tuple[str, ...],
@@ -74,7 +74,7 @@ def replay(
 @click.argument("ids", nargs=-1)
 @filters(OPEN)
 @search
-@planned
+@plan_first
 @as_json
 def discard(ids: tuple[str, ...], only_plan: bool, yes: bool, as_json: bool, **words: str | datetime | None) -> None:
     """Give up what has not been applied of deliveries or visits: by their IDs, or all that fit a filter, of what is parked
@@ -82,8 +82,7 @@ def discard(ids: tuple[str, ...], only_plan: bool, yes: bool, as_json: bool, **w
     filter = _meant("discard", ids, words)
     if not ids:
         filter = replace(filter, state=filter.state or "parked")
-    planned = Planned()
-    _act("discard", "given up", partial(Discard, planned=planned), filter, only_plan, yes, as_json)
+    _act("discard", "given up", partial(Discard, planned=Planned()), filter, only_plan, yes, as_json)
 
 
 def _meant(do: Do, ids: tuple[str, ...], words: Mapping[str, Any]) -> Filter:
@@ -173,13 +172,13 @@ def _show_plan(tally: Tally, done: str) -> None:
             table([{title: name, "count": count} for name, count in counts.most_common()])
     if tally.first:
         click.echo()
-        table([row for step in tally.first for row in _rows(step)])
+        table([row for step in tally.first for row in _calls_of(step)])
     if tally.todo > len(tally.first):
         click.echo(f"… and {tally.todo - len(tally.first)} more; --json shows all")
     click.echo()
 
 
-def _rows(step: Step) -> list[dict[str, str]]:
+def _calls_of(step: Step) -> list[dict[str, str]]:
     calls = [
         {"id": step.id, "call": call.call, "visit": call.visit, "sends": _sent(call.fields)} for call in step.calls
     ]
