@@ -405,6 +405,7 @@ def test_the_keyboard_is_enough(running: Rig, open_desk: Opens) -> None:
     desk.open("/console/login")
     page, keys = desk.page, desk.page.keyboard
 
+    page.wait_for_selector("input[name=password]:focus")
     keys.type(OPERATOR)
     keys.press("Enter")
     page.wait_for_url("**/console")
