@@ -19,6 +19,7 @@ from app.visits.words import (
     UNSAID,
     Contact,
     VisitChange,
+    attendee_visit_id,
     encode_change,
     external_id,
     is_external_id,
@@ -737,3 +738,22 @@ def test_a_change_may_name_the_visit_of_another_source() -> None:
 )
 def test_what_could_be_the_name_of_a_visit(text: str, is_one: bool) -> None:
     assert is_one == is_external_id(text)
+
+
+# -- one visit per person --
+
+
+def test_each_attendee_of_a_booking_has_a_visit_id_of_their_own() -> None:
+    ada, bob = (attendee_visit_id("uid-1", email) for email in ("ada@example.com", "bob@example.com"))
+    assert ada != bob
+    assert attendee_visit_id("uid-1", " Ada@Example.com") == ada
+
+
+def test_the_visit_id_of_an_attendee_contains_no_address_and_links_no_two_bookings() -> None:
+    first, second = (attendee_visit_id(booking, "ada@example.com") for booking in ("uid-1", "uid-2"))
+    assert "ada" not in first
+    assert first.removeprefix("uid-1") != second.removeprefix("uid-2")
+
+
+def test_the_tools_own_id_of_an_attendee_is_used_as_it_is() -> None:
+    assert attendee_visit_id("uid-1", "seat-7") == "uid-1.seat-7"

@@ -170,6 +170,20 @@ def external_id(source: str, visit_id: str) -> str:
     return f"{allowed[: LONGEST_EXTERNAL_ID - 17]}-{digest}"
 
 
+def attendee_visit_id(booking_id: str, attendee: str) -> str:
+    """The visit id of one person where several people share one booking.
+
+    booking_id: the tool's id of the booking, with the tenant in it where needed. attendee: the tool's own id of the
+    attendee, which is used as it is, or an e-mail address, which is replaced by a digest: an external_id is logged and
+    must not contain personal data. The booking id is part of the digest, so one person's visits cannot be linked.
+    """
+    if "@" not in attendee:
+        return f"{booking_id}.{attendee}"
+    address = attendee.strip().lower()
+    digest = hashlib.sha256(f"{booking_id}\n{address}".encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{booking_id}.{digest[:20]}"
+
+
 def is_external_id(text: str) -> bool:
     """Could it be a visit's name, ours or anybody's?"""
     return bool(len(text) <= LONGEST_EXTERNAL_ID and _EXTERNAL_ID.fullmatch(text))
