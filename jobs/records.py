@@ -192,7 +192,7 @@ def read_record(call: str, answer: httpx.Response) -> Any:
     return record
 
 
-#: What GraphQL says with status 200, by its `errors[].extensions.code`.
+#: What GraphQL says with status 200, by its `errors[].extensions.code`, or `errors[].code` (Boulevard).
 GRAPHQL_TROUBLE = {
     "THROTTLED": RateLimited,
     "UNAUTHENTICATED": Unauthorized,
@@ -206,9 +206,9 @@ def _items(errors: Json) -> list[Json]:
 
 def _graphql_trouble(record: Any) -> type[VisitsApiTrouble] | None:
     for error in _items(Json(record).at("errors")):
-        code = error.at("extensions", "code").value
-        if isinstance(code, str) and code in GRAPHQL_TROUBLE:
-            return GRAPHQL_TROUBLE[code]
+        for code in (error.at("extensions", "code").value, error.at("code").value):
+            if isinstance(code, str) and code in GRAPHQL_TROUBLE:
+                return GRAPHQL_TROUBLE[code]
     return None
 
 

@@ -551,12 +551,20 @@ def graphql(code: str | None, data: Any = None) -> Answerer:
     return lambda _: JSONResponse({"data": data, "errors": [error]})
 
 
+def with_code_beside_the_message(code: str) -> Answerer:
+    """As Boulevard writes it."""
+    return lambda _: JSONResponse({"data": None, "errors": [{"message": "ada@example.com", "code": code}]})
+
+
 @pytest.mark.parametrize(
     ("trouble", "state", "reason"),
     [
         pytest.param(graphql("THROTTLED"), "waiting", "GET visit: 200", id="throttled"),
         pytest.param(graphql("UNAUTHENTICATED"), "waiting", "credentials_refused", id="unauthenticated"),
         pytest.param(graphql("INTERNAL_SERVER_ERROR"), "waiting", "GET visit: 200", id="internal"),
+        pytest.param(
+            with_code_beside_the_message("UNAUTHENTICATED"), "waiting", "credentials_refused", id="code-beside-message"
+        ),
         pytest.param(graphql("undefinedField"), "parked", "untranslatable: Jobber", id="undefined-field"),
         pytest.param(graphql(None), "parked", "untranslatable: Jobber", id="no-code"),
         pytest.param(graphql("NOT_FOUND", {"visit": None}), "waiting", "record not there yet", id="not-found"),
