@@ -22,7 +22,7 @@ from app.queue import EVENT, visit_work
 from app.selection import Mode, Selector, Unit, name_of, recalled
 from app.settings import Entrance, Settings
 from app.visits.merge import REMEMBERED, Said, Wanted, difference, fold, wanted, winners
-from app.visits.words import Contact, VisitChange, encode_change, external_id
+from app.visits.words import Contact, VisitChange, encode_change
 
 #: So many are put back at once; the next ones when most of these have been taken, so that live work is never behind more.
 BATCH = 100
@@ -177,7 +177,7 @@ class Replay:
         if kept.entrance is None or kept.event is None:
             return replace(step, skip=kept.why)
         if gets := kept.gets:
-            return replace(step, calls=tuple(Call(f"GET {get.path.partition('/')[0]}", get.path) for get in gets))
+            return replace(step, calls=tuple(Call(get.call, get.path) for get in gets))
         if self._mode == "reconcile":
             return replace(step, skip="nothing of it can be fetched")
         # What came after it may be forgotten already, and would be undone.
@@ -308,4 +308,4 @@ def _named(contact: str) -> VisitChange:
 
 
 def _work_of(entrance: Entrance, meta: Meta, change: VisitChange) -> str:
-    return visit_work(entrance.account, external_id(meta.source, change.visit_id))
+    return visit_work(entrance.account, change.external_id(meta.source))

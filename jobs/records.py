@@ -144,16 +144,15 @@ class Records:
         base = (self.entrance.hook.api_url or source.api or "").rstrip("/")
         method, url, content = _request(get, base)
         headers = {"accept": "application/json", **source.headers_out, **shown.headers}
-        call = f"{method} {get.path.partition('/')[0]}" if not get.query else f"GET {get.path.partition('/')[0]}"
         try:
             answer = await self.context.http.request(
                 method, url, params={**get.params, **shown.params} or None, headers=headers, **content
             )
         except httpx.HTTPError as error:
-            raise silence(call, error, self.calls) from None
-        self.calls.append([call, answer.status_code])
+            raise silence(get.call, error, self.calls) from None
+        self.calls.append([get.call, answer.status_code])
         try:
-            return read_record(call, answer)
+            return read_record(get.call, answer)
         except RateLimited as limited:
             raise _until_reset(limited, answer, source.reset_header) from None
 

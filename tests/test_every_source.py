@@ -3,10 +3,11 @@ worker fetches and applies, and the sandbox shows the visit. Nothing here names 
 
 import contextlib
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -22,12 +23,15 @@ from test_sources import BY_TOOL, TOOLS, Specimen
 
 from app import ring
 from app.connection import Redis
+from app.delivery import Event
+from app.filter import Filter
 from app.intake import Intake, believe, mean, recall
 from app.ledger import Meta
 from app.reading import Json
 from app.refusals import Refusals
-from app.sources import Get
-from app.visits.words import encode_change, external_id
+from app.replay import Replay, Step
+from app.sources import Get, Ignored
+from app.visits.words import VisitChange, encode_change, external_id
 
 every_source = pytest.mark.parametrize("name", [name for name in TOOLS if BY_TOOL[name]])
 
@@ -250,6 +254,93 @@ async def test_every_specimen_translated_anew_says_the_same(world: Doorstep, nam
         again = mean(entrance, recall(entrance, kept, delivery.raw))
 
         assert [*map(encode_change, mean(entrance, event).changes)] == [*map(encode_change, again.changes)]
+
+
+# Translated anew: what the plan says, and what is done ----------------------------------------------------------------
+
+
+def as_today(change: VisitChange) -> VisitChange:
+    """What changed code might say instead: another time, and money."""
+    later = change.time_scheduled
+    if isinstance(later, datetime):
+        later += timedelta(hours=1)
+    amount = change.amount_collected
+    return replace(change, time_scheduled=later, amount_collected=amount + 1 if isinstance(amount, Decimal) else amount)
+
+
+def change_translation(world: Doorstep, name: str) -> None:
+    entrance = world.context.settings.entrances[name]
+    real = entrance.tool.translate
+
+    def translate(event: Event) -> list[VisitChange] | Ignored:
+        meaning = real(event)
+        return meaning if isinstance(meaning, Ignored) else [*map(as_today, meaning)]
+
+    changed = replace(entrance, tool=replace(entrance.tool, translate=translate))
+    world.context.settings.__dict__["entrances"] = {name: changed}
+
+
+def written(world: Doorstep) -> list[tuple[str, str, dict[str, str]]]:
+    """The calls that change visits: method, external_id, and what was sent beside the contact."""
+    calls = []
+    for request in world.wire.seen:
+        is_visit = request.url.path.startswith("/api/v1/visits") and str(request.url).startswith(world.rig.sandbox.url)
+        if is_visit and request.method != "GET":
+            form = dict(parse_qsl(request.content.decode(), keep_blank_values=True))
+            form.pop("contact_id", None)
+            named = form.pop("external_id", None) or request.url.path.rpartition("/")[2]
+            calls.append((request.method, named, form))
+    return calls
+
+
+def planned(step: Step) -> list[tuple[str, str, dict[str, str]]]:
+    """The same as the plan says it. A visit that gets another contact is deleted and made again."""
+    return [
+        (call.call.partition(" ")[0], call.visit, {name: value or "" for name, value in call.fields.items()})
+        for call in step.calls
+        if call.call in ("PUT /visits/:id", "POST /visits", "DELETE /visits/:id")
+    ]
+
+
+@every_source
+@pytest.mark.parametrize("is_changed", [False, True], ids=["same code", "changed code"])
+async def test_a_plan_to_translate_anew_says_what_is_then_done(world: Doorstep, name: str, is_changed: bool) -> None:
+    delivered: list[tuple[Specimen, str]] = []
+    for specimen in BY_TOOL[name]:
+        if not (specimen.is_handshake or specimen.is_answered):
+            world.configure(specimen)
+            world.api.keep(specimen)
+            delivered.append((specimen, (await world.ring(specimen)).json()["delivery"]))
+            await world.run()
+
+    skipped = 0
+    for specimen, id in {id: (specimen, id) for specimen, id in delivered}.values():
+        world.configure(specimen)
+        world.api.keep(specimen)
+        if is_changed:
+            change_translation(world, name)
+        replay = Replay(world.ledger, world.context.settings, "rederive")
+        [step] = [step async for step in replay.plan(Filter(ids=(id,)))]
+        world.forget_calls()
+        world.api.seen.clear()
+
+        await replay.carry_out(Filter(ids=(id,)), lambda *_: None)
+        await world.run()
+
+        what = (specimen.told["name"], step)
+        fetched = [get.call for get in specimen.gets()] if specimen.told.get("gets") else []
+        if step.skip:
+            skipped += 1
+            assert ([], []) == (written(world), world.api.seen), what
+        elif fetched:
+            calls = [call for call, _ in (await world.ledger.member(step.work)).attempts[-1].calls]
+            assert fetched == [call.call for call in step.calls], what
+            assert not Counter(fetched) - Counter(calls), what
+        else:
+            assert sorted(planned(step), key=str) == sorted(written(world), key=str), what
+    if not is_changed:
+        thin = [specimen for specimen, _ in delivered if specimen.told.get("gets")]
+        assert skipped >= len(dict.fromkeys(id for _, id in delivered)) - len(thin)
 
 
 @every_source

@@ -77,6 +77,12 @@ class Get:
         asked = "&".join(f"{name}={value}" for name, value in self.params.items())
         return f"{self.path}?{asked}" if asked else self.path
 
+    @property
+    def call(self) -> str:
+        """The request in plans and attempts: the method and the first part of the path. A GraphQL query only reads."""
+        posts = self.query is None and (self.json is not None or self.form is not None)
+        return f"{'POST' if posts else 'GET'} {self.path.partition('/')[0]}"
+
 
 class Credentials(Protocol):
     """How a request for a record shows who asks. names: the credentials (settings) that it takes.
