@@ -363,6 +363,15 @@ def test_a_failure_names_the_delivery_that_it_came_of_also_after_an_operators_wo
     assert (before["delivery"], "standard") == (after[0]["delivery"], after[0]["hook"])
 
 
+@pytest.mark.parametrize("command", ["replay", "discard"])
+@pytest.mark.parametrize("option", ["--visit", "--search", "--hook", "--source", "--reason"])
+def test_a_value_that_a_script_left_empty_does_not_widen_what_is_meant(busy: Rig, command: str, option: str) -> None:
+    told = busy.doorbell(command, option, "", "--since", "7d", "--yes")
+
+    assert 2 == told.returncode
+    assert f"{option} is empty" in told.stderr
+
+
 def test_what_fits_a_filter_is_discarded_after_a_plan(busy: Rig) -> None:
     planned = busy.doorbell("discard", "--reason", "contact", "--plan")
     unasked = busy.doorbell("discard", "--source", "standard")

@@ -1,9 +1,11 @@
 """Who gets in at /console, and what they may do: every route, every role, and whoever comes without being asked."""
 
+import html
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
+from urllib.parse import parse_qsl
 
 import httpx
 import pytest
@@ -544,6 +546,43 @@ async def test_only_what_is_open_can_be_meant_by_a_form(app: Any, delivery: str,
         await operator.post("/console/operations", form)
 
     assert [] == await redis.command("KEYS", "db:operation*")
+
+
+@pytest.mark.parametrize("do", ["replay", "discard"])
+@pytest.mark.parametrize(
+    "rest", ["", "&ids=", "&ids=%20", "&state=", "&state=nonsense", "&before=5_x", "&until=5", "&all=0"]
+)
+async def test_with_nothing_ticked_nothing_is_planned_and_nothing_done(
+    app: Any, delivery: str, redis: Redis, do: str, rest: str
+) -> None:
+    operator = Browser(app)
+    await operator.log_in()
+
+    planned = await operator.get(f"/console/plan?do={do}{rest}")
+    await operator.get("/console/settings")
+    form = dict(parse_qsl(f"do={do}{rest}", keep_blank_values=True))
+    started = [await operator.post("/console/operations", form | {"expected": number}) for number in ("0", "1")]
+
+    assert "Nothing was ticked" in planned.text
+    assert "/console/operations" not in planned.text.partition("<main")[2]
+    assert [409, 409] == [answer.status_code for answer in started]
+    assert [] == await redis.command("KEYS", "db:operation*")
+    assert [] == await noted(redis)
+
+
+async def test_everything_can_be_replayed_where_that_is_said(app: Any, delivery: str, redis: Redis) -> None:
+    operator = Browser(app)
+    await operator.log_in()
+    page = await operator.get("/console/deliveries")
+    [address] = re.findall(r'id="all" href="([^"]+)"', page.text)
+
+    planned = await operator.get(html.unescape(address))
+    form = dict(re.findall(r'name="(\w+)" value="([^"]*)"', planned.text))
+    started = await operator.post("/console/operations", form)
+
+    assert "Replay 1: the plan" in planned.text
+    assert 303 == started.status_code
+    assert 1 == await redis.command("ZCARD", "db:operations")
 
 
 async def test_html_in_what_rang_is_text(app: Any) -> None:

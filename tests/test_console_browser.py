@@ -393,6 +393,54 @@ _LOOKED_AT = """(hidden) => {
 }"""
 
 
+def test_buttons_for_ticked_rows_wait_for_a_tick_and_count(running: Rig, open_desk: Opens) -> None:
+    running.worker()
+    for number in range(3):
+        walk_in(running, f"B-{number}")
+    wait_until(lambda: failures(running) == 3)
+    desk = open_desk(OPERATOR)
+    page = desk.page
+    desk.open("/console/failures")
+    replay, discard, boxes = page.locator("#replay"), page.locator("#discard"), page.locator("td.tick input")
+
+    def shown() -> list[tuple[str, bool]]:
+        return [(button.inner_text(), button.is_enabled()) for button in (replay, discard)]
+
+    assert [("Replay ticked…", False), ("Discard ticked…", False)] == shown()
+    desk.picture("nothing-ticked")
+    boxes.nth(0).check()
+    boxes.nth(2).check()
+    assert [("Replay 2…", True), ("Discard 2…", True)] == shown()
+    boxes.nth(0).uncheck()
+    assert [("Replay 1…", True), ("Discard 1…", True)] == shown()
+    page.check("#tick-all")
+    assert [("Replay 3…", True), ("Discard 3…", True)] == shown()
+    desk.picture("all-ticked")
+    discard.click()
+    page.wait_for_url("**/plan?**")
+    assert "Discard 3: the plan" in desk.heading
+    page.go_back()
+    page.wait_for_selector("#replay")
+    assert boxes.evaluate_all("all => all.filter(one => one.checked).length") == (3 if replay.is_enabled() else 0)
+
+
+def test_without_a_script_a_press_with_nothing_ticked_does_nothing(running: Rig, open_desk: Opens) -> None:
+    running.worker()
+    walk_in(running, "B-1")
+    wait_until(lambda: failures(running) == 1)
+    desk = open_desk(OPERATOR, java_script_enabled=False)
+
+    for path, button in (("/failures", "#replay"), ("/failures", "#discard"), ("/deliveries", "#replay")):
+        desk.open(f"/console{path}")
+        desk.page.click(button)
+        assert "Nothing was ticked" == desk.heading
+    desk.picture("nothing-was-ticked")
+    desk.open("/console/failures")
+    desk.page.check("td.tick input")
+    desk.page.click("#discard")
+    assert "Discard 1: the plan" in desk.heading
+
+
 # -- keys, and nothing but keys --
 
 

@@ -86,6 +86,9 @@ def discard(ids: tuple[str, ...], only_plan: bool, yes: bool, as_json: bool, **w
 
 
 def _meant(do: Do, ids: tuple[str, ...], words: Mapping[str, Any]) -> Filter:
+    if empty := [name for name, word in words.items() if word == ""]:
+        # A variable that a script did not set must not widen what is meant.
+        end(USAGE, f"--{empty[0]} is empty: give it a value, or leave it out")
     filter = filter_of(words, ids=ids)
     if filter.is_empty:
         end(USAGE, f"say what to {do}: IDs, or a filter like --state parked (see --help)")

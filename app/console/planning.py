@@ -27,13 +27,15 @@ MOST_IDS = 200
 
 @dataclass(slots=True)
 class Plan:
-    """do: `replay` or `discard`. filter: what is meant, until the plan was made. count: how much of it there is; of what
-    arrived in a state that is over, at most. steps: the first few, as a worker would find them now."""
+    """do: `replay` or `discard`. filter: what is meant, until the plan was made. is_nothing: no row was ticked, and no
+    filter was given. count: how much of it there is; of what arrived in a state that is over, at most. steps: the first
+    few, as a worker would find them now."""
 
     do: Do
     filter: Filter
     contact: str
     until: int
+    is_nothing: bool = False
     count: int = 0
     steps: list[Step] = field(default_factory=list)
 
@@ -48,7 +50,7 @@ class Plan:
 
 async def plan(desk: Desk, ask: Ask) -> Response:
     query = ask.request.query_params
-    ids = tuple(dict.fromkeys(query.getlist("ids")))[:MOST_IDS]
+    ids = tuple(dict.fromkeys(filter(str.strip, query.getlist("ids"))))[:MOST_IDS]
     return await _show(desk, ask, await _look(desk, _said(dict(query), ids, int(time.time() * 1000))))
 
 
@@ -58,6 +60,8 @@ async def start(desk: Desk, ask: Ask) -> Response:
     now, given = int(time.time() * 1000), form.get("until", "")
     until = min(now, int(given)) if re.fullmatch(r"[0-9]{1,15}", given) else now
     planned = await _look(desk, _said(form, tuple(form.get("ids", "").split())[:MOST_IDS], until))
+    if planned.is_nothing:
+        return await _show(desk, ask, planned, "Nothing was ticked, and nothing was done.")
     if not planned.count or form.get("expected") != str(planned.count):
         return await _show(desk, ask, planned, "Meanwhile the number changed. Nothing was done; look again.")
     if planned.must_be_typed and form.get("confirm", "").replace(",", "").strip() != str(planned.count):
@@ -120,8 +124,10 @@ def _said(given: dict[str, str], ids: tuple[str, ...], until: int) -> Plan:
     do: Do = "discard" if given.get("do") == "discard" else "replay"
     contact = given.get("contact", "").strip()
     is_id = contact.replace("_", "").isalnum() and contact.isascii() and len(contact) <= 80
-    filter = Filter(ids=ids) if ids else _meant(do, Filter.read(given), until)
-    return Plan(do, filter, contact if is_id else "", until)
+    filter = Filter(ids=ids) if ids else Filter.read(given)
+    # A form without a ticked row has no filter either: that must never mean everything.
+    is_nothing = filter.is_empty and given.get("all") != "1"
+    return Plan(do, filter if ids else _meant(do, filter, until), contact if is_id else "", until, is_nothing)
 
 
 def _meant(do: Do, filter: Filter, until: int) -> Filter:
@@ -132,6 +138,8 @@ def _meant(do: Do, filter: Filter, until: int) -> Filter:
 
 
 async def _look(desk: Desk, planned: Plan) -> Plan:
+    if planned.is_nothing:
+        return planned
     lists, filter = Lists(desk.ledger, desk.settings, desk.explain), planned.filter
     planned.count = len(filter.ids) or await lists.count(filter)
     planned.steps = await first_of(_steps(desk, planned)) if planned.count else []

@@ -21,9 +21,24 @@
   const open = () => row()?.dataset.open && location.assign(row().dataset.open);
   const tick = () => {
     const box = row()?.querySelector("input[type=checkbox]");
-    if (box) box.checked = !box.checked;
+    if (!box) return;
+    box.checked = !box.checked;
+    showTicked();
   };
-  const ticked = () => rows().some((one) => one.querySelector("input:checked"));
+  const ticked = () => document.querySelectorAll(".rows td.tick input:checked").length;
+
+  // Buttons for ticked rows say how many there are, and are disabled while there is none.
+  const showTicked = () => {
+    const count = ticked();
+    for (const button of document.querySelectorAll("button[data-ticked]")) {
+      button.disabled = !count;
+      button.textContent = `${button.dataset.ticked} ${count || "ticked"}…`;
+    }
+  };
+  document.addEventListener("change", (event) => event.target.closest("td.tick") && showTicked());
+  showTicked();
+  // After "Back" a browser may have restored the ticks.
+  addEventListener("pageshow", showTicked);
 
   // With nothing ticked, the row under the hand is meant.
   const act = (button) => {
@@ -147,6 +162,7 @@
     all.hidden = false;
     all.addEventListener("change", () => {
       for (const box of document.querySelectorAll("td.tick input")) box.checked = all.checked;
+      showTicked();
     });
   }
 
