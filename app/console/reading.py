@@ -55,7 +55,7 @@ async def overview(desk: Desk, ask: Ask) -> Response:
         bars=chart(view.hours),
         most=max(hour.total for hour in view.hours),
         age=age,
-        base=_base(desk, ask),
+        addresses=_addresses(desk, ask),
     )
 
 
@@ -233,20 +233,24 @@ async def show_source(desk: Desk, ask: Ask, name: str, rang: dict[str, Any] | No
     tool = load().get(name)
     if tool is None:
         raise Gone(name)
-    hooks = []
+    hooks: list[dict[str, Any]] = []
     for entrance in desk.settings.entrances.values():
         if entrance.tool.name == name:
             matched = await tally.matched(desk.redis, entrance.name, entrance.hook.secrets)
             secrets = [{"fingerprint": one, "matched": at} for one, at in matched.items()]
             hooks.append({"name": entrance.name, "secrets": secrets})
-    address = hooks[0]["name"] if hooks else name
+    addresses = _addresses(desk, ask)
+    # Before there is a secret, there is no token either.
+    token = f"/{UNSEEN}" if tool.source.signature.needs_key else ""
+    address = addresses[hooks[0]["name"]] if hooks else f"{_base(desk, ask)}/hooks/{name}{token}"
     return desk.page(
         ask,
         "source.html",
         tool=tool,
         hooks=hooks,
-        base=_base(desk, ask),
-        setup=_CONTINUED.sub(" ", tool.source.setup.strip()).replace("{url}", f"{_base(desk, ask)}/hooks/{address}"),
+        addresses=addresses,
+        unseen=UNSEEN,
+        setup=_CONTINUED.sub(" ", tool.source.setup.strip()).replace("{url}", address),
         specimens=[recorded["name"] for recorded in specimens(name)["deliveries"]],
         rang=rang,
     )
@@ -285,6 +289,23 @@ def _lists(desk: Desk) -> Lists:
 def _base(desk: Desk, ask: Ask) -> str:
     """Our own address, as tools should call it."""
     return desk.settings.public_url or f"{ask.request.url.scheme}://{ask.request.url.netloc}"
+
+
+#: In the place of a token that is not for this user, or does not exist yet.
+UNSEEN = "•••"
+
+
+def _addresses(desk: Desk, ask: Ask) -> dict[str, str]:
+    """Of each hook the address to paste into its tool. Who has an address with a token can send deliveries: an operator
+    sees it, a viewer does not."""
+    settings, base, found = desk.settings, _base(desk, ask), dict[str, str]()
+    may_see = bool(ask.user and ask.user.may("operator"))
+    for name, entrance in settings.entrances.items():
+        address = settings.address(entrance)
+        if entrance.tool.source.signature.needs_key and not may_see:
+            address = f"{address.rpartition('/')[0]}/{UNSEEN}"
+        found[name] = address if settings.public_url else base + address
+    return found
 
 
 PAGES = [
