@@ -870,6 +870,26 @@ def test_another_token_is_refused(given: str, expected: str) -> None:
     assert expected == reason(BEARER, delivery(BODY, ("Authorization", given)), Terms(["token-for-tests"], 0))
 
 
+def test_a_header_of_thousands_of_prefixes_is_refused_by_its_length() -> None:
+    given = delivery(BODY, ("Authorization", "Bearer " * 9_000 + "token-for-tests"))
+
+    with pytest.raises(SignatureError, match="more than 2048 bytes"):
+        BEARER.verify(given, Terms(["token-for-tests"], 0))
+
+
+def test_the_longest_secret_has_room_in_its_header() -> None:
+    secret = "s" * 1_024
+    given = delivery(BODY, ("Authorization", "Bearer " * 100 + secret))
+
+    assert BEARER.check_secret(secret) is None
+    assert 0 == BEARER.verify(given, Terms([secret], 0))
+
+
+@pytest.mark.parametrize("secret", ["s" * 1_025, "é" * 513])
+def test_a_secret_that_no_header_has_room_for_is_refused_at_start(secret: str) -> None:
+    assert "must have 1024 bytes at most" == BEARER.check_secret(secret)
+
+
 def test_a_token_that_is_the_only_proof_must_not_be_short() -> None:
     assert "must have 8 characters or more" == BEARER.check_secret("1234567")
 
