@@ -371,7 +371,7 @@ class Token(Scheme):
 
 @cache
 def _prefixed(prefix: str) -> re.Pattern[bytes]:
-    """What follows the prefix, however often that is repeated. Possessive, so that the time is linear in the header's length."""
+    """What follows the prefix, which may be repeated. Possessive, so that the time is linear in the header's length."""
     return re.compile(rb"(?is:(?:%b)++(.*))" % re.escape(prefix.encode()) if prefix else rb"(?s:(.*))")
 
 
