@@ -3,9 +3,13 @@
 .PHONY: help demo test browser soak check bench pin clean
 
 # Found outside this folder, so that a version manager that reads .python-version cannot say no.
-FIND := import sys; sys.version_info >= (3, 11) and print(sys.executable)
-PYTHON := $(shell cd / && for p in python3.14 python3.13 python3.12 python3.11 python3 python; do \
-	found=$$($$p -c '$(FIND)' 2>/dev/null) && [ -n "$$found" ] && echo "$$found" && break; done)
+# First one with the security fixes that `doorbell doctor` asks for; else any that Doorbell runs on.
+FIXED := (3, 11, 10) <= v < (3, 12) or v >= (3, 12, 6)
+ENOUGH := v >= (3, 11)
+FIND = import sys; v = sys.version_info; ($(1)) and print(sys.executable)
+PYTHON := $(shell cd / && for find in '$(call FIND,$(FIXED))' '$(call FIND,$(ENOUGH))'; do \
+	for p in python3.14 python3.13 python3.12 python3.11 python3 python; do \
+	found=$$($$p -c "$$find" 2>/dev/null) && [ -n "$$found" ] && echo "$$found" && break 2; done; done)
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
 

@@ -1,6 +1,7 @@
 """Is everything as it should be? One line per check, each with its fix."""
 
 import asyncio
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
@@ -56,6 +57,7 @@ async def examine(environ: Mapping[str, str], *, is_release: bool = False) -> As
 
 async def _examine(settings: Settings, is_release: bool) -> AsyncIterator[Check]:
     yield Check("settings", "ok", f"{len(settings.entrances)} of {len(settings.hooks)} hooks have a secret")
+    yield _python(sys.version_info[:3])
     yield _bodies(settings)
     for check in _hooks(settings):
         yield check
@@ -78,6 +80,19 @@ async def _examine(settings: Settings, is_release: bool) -> AsyncIterator[Check]
         if entrance.account not in settings.tokens:
             fix = "Set VISITS_API_TOKEN, then replay what is parked."
             yield Check(f"visits_api {entrance.account}", "fail", f"no token for hook {entrance.name}", fix)
+
+
+#: By minor version, the first release with the fixes of 2024 for what strangers send (CVE-2024-7592 and others).
+FIXED = {(3, 11): (3, 11, 10), (3, 12): (3, 12, 6)}
+
+
+def _python(version: tuple[int, int, int]) -> Check:
+    name, fixed = ".".join(map(str, version)), FIXED.get(version[:2], version)
+    if version >= fixed:
+        return Check("python", "ok", name)
+    wanted = ".".join(map(str, fixed))
+    detail = f"{name} lacks security fixes that {wanted} has (CVE-2024-7592)"
+    return Check("python", "warn", detail, f"Run Doorbell on Python {wanted} or newer.")
 
 
 def _bodies(settings: Settings) -> Check:
@@ -111,6 +126,7 @@ def _hooks(settings: Settings) -> list[Check]:
 
 async def at_hand(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
     """What can be told without asking anybody but Redis. Raises RedisDown."""
+    yield _python(sys.version_info[:3])
     yield _bodies(settings)
     for check in _hooks(settings):
         yield check

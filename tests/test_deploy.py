@@ -421,3 +421,27 @@ def test_app_json_sets_what_heroku_needs() -> None:
 @pytest.mark.parametrize("option", ["--timeout-keep-alive 95", "--timeout-graceful-shutdown 20", "--no-access-log"])
 def test_the_web_command_has_the_options_that_are_no_defaults(option: str) -> None:
     assert option in PROCFILE["web"]
+
+
+@pytest.mark.parametrize(
+    ("installed", "chosen"),
+    [
+        ({"3.13": "3.13.1", "3.11": "3.11.10"}, "3.13"),
+        ({"3.12": "3.12.5", "3.11": "3.11.10"}, "3.11"),
+        ({"3.12": "3.12.6", "3.11": "3.11.10"}, "3.12"),
+        ({"3.12": "3.12.5", "3.11": "3.11.7"}, "3.12"),
+        ({"3.11": "3.11.7"}, "3.11"),
+    ],
+)
+def test_make_prefers_a_python_with_security_fixes(tmp_path: Path, installed: dict[str, str], chosen: str) -> None:
+    for name in ("3.14", "3.13", "3.12", "3.11", "3", ""):
+        version = installed.get(name, "3.10.0")
+        told = f"import sys; sys.version_info = ({version.replace('.', ', ')}); sys.executable = '{name}'; exec(sys.argv[1])"
+        stub = tmp_path / f"python{name}"
+        stub.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{told}" "$2"\n')
+        stub.chmod(0o755)
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+
+    told = subprocess.run(["make", "-p", "-n", "help"], cwd=ROOT, env=env, capture_output=True, text=True).stdout
+
+    assert f"PYTHON := {chosen}" in told.splitlines()

@@ -12,7 +12,7 @@ from rig import Rig, Server
 
 from app.cli import main
 from app.connection import Redis
-from app.doctor import _hooks
+from app.doctor import _hooks, _python
 from app.intake import Intake
 from app.ledger import Ledger
 from app.refusals import Refusals
@@ -150,6 +150,26 @@ def test_the_doctor_says_that_nothing_proves_the_body() -> None:
     [said] = [check for check in _hooks(read({**REDIS, **SERVICEM8})) if check.result == "warn"]
 
     assert "ServiceM8 proves nothing of the body" in said.detail
+
+
+@pytest.mark.parametrize(
+    ("version", "result", "wanted"),
+    [
+        ((3, 11, 2), "warn", "3.11.10"),
+        ((3, 11, 9), "warn", "3.11.10"),
+        ((3, 11, 10), "ok", ""),
+        ((3, 12, 5), "warn", "3.12.6"),
+        ((3, 12, 6), "ok", ""),
+        ((3, 13, 0), "ok", ""),
+    ],
+)
+def test_the_doctor_warns_of_a_python_without_security_fixes(
+    version: tuple[int, int, int], result: str, wanted: str
+) -> None:
+    check = _python(version)
+
+    assert result == check.result
+    assert (f"Python {wanted} or newer" in check.fix) == bool(wanted)
 
 
 def test_the_doctor_is_content_with_what_a_token_can_be_got_from() -> None:
