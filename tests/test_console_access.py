@@ -246,6 +246,46 @@ async def test_a_forged_cookie_is_none(app: Any, redis: Redis, cookie: str) -> N
     assert 303 == answer.status_code
 
 
+@pytest.mark.parametrize(
+    "around",
+    ["{}", "a=1; {}", "{}; a=1", 'a="1; 2"; {}', "{};", " ; =; a; {} ", "x{0}x; {0}", 'doorbell-theme="{}; {}'],
+    ids=["alone", "last", "first", "quoted", "semicolon", "blanks", "other names", "open quote"],
+)
+async def test_our_cookie_is_found_among_others(app: Any, around: str) -> None:
+    operator = Browser(app)
+    await operator.log_in()
+    ours = f"{COOKIE}={operator.http.cookies[COOKIE]}"
+
+    answer = await Browser(app).get("/console", headers={"cookie": around.format(ours, ours)})
+
+    assert 200 == answer.status_code
+
+
+@pytest.mark.parametrize("header", ["a={0}", "{0}", f"{COOKIE}-x={{0}}", f"x{COOKIE}={{0}}"])
+async def test_a_cookie_of_another_name_is_not_ours(app: Any, header: str) -> None:
+    operator = Browser(app)
+    await operator.log_in()
+
+    answer = await Browser(app).get("/console", headers={"cookie": header.format(operator.http.cookies[COOKIE])})
+
+    assert 303 == answer.status_code
+
+
+@pytest.mark.parametrize("lines", [1, 8], ids=["one header", "several headers"])
+async def test_more_cookies_than_anybody_has_are_refused(app: Any, lines: int) -> None:
+    """A quoted value is what Python before 3.11.10 reads in quadratic time (CVE-2024-7592); nothing here reads one."""
+    operator = Browser(app)
+    await operator.log_in()
+    ours = f"{COOKIE}={operator.http.cookies[COOKIE]}"
+    backslashes = "\\" * (60_000 // lines)
+    cookies = [("cookie", f'a{line}="{backslashes}"') for line in range(lines)]
+
+    answer = await Browser(app).http.get("/console", headers=[*cookies, ("cookie", ours)])
+
+    assert 431 == answer.status_code
+    assert "more than 8192 bytes of cookies" in answer.text
+
+
 async def test_a_session_ends_when_it_is_taken_back(app: Any, redis: Redis) -> None:
     operator = Browser(app)
     await operator.log_in()

@@ -21,7 +21,7 @@ from starlette.routing import Route
 
 from app.connection import RedisDown
 from app.console import acting, forgetting, planning, reading
-from app.console.access import HEADERS
+from app.console.access import HEADERS, LONGEST_COOKIES, has_too_many_cookies
 from app.console.desk import Ask, Desk, Page
 from app.intake import BODY_S, Refused, read_body
 from app.ledger import Gone, Ledger
@@ -72,6 +72,9 @@ class Console:
     async def _answer(self, page: Page, request: Request) -> Response:
         ask = Ask(request)
         try:
+            if has_too_many_cookies(request):
+                sentence = f"the browser sent more than {LONGEST_COOKIES} bytes of cookies; remove those of this host"
+                raise Refused(431, "cookies_too_long", sentence)
             # The form first: what is too large is refused before anything else is asked.
             if page.method == "POST":
                 ask.form = await self._form(page, request)

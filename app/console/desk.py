@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from app.audit_log import AuditLog
-from app.console.access import Access, User
+from app.console.access import Access, User, cookie
 from app.console.live import Live
 from app.explain import Explain, moment, span
 from app.ledger import Ledger
@@ -86,8 +86,8 @@ class Desk:
             "user": user,
             "may_act": bool(user and user.may("operator")),
             "token": self.access.token(user),
-            "theme": _one_of(ask.request.cookies.get("doorbell-theme"), "light", "dark"),
-            "keys": ask.request.cookies.get("doorbell-keys") != "off",
+            "theme": _one_of(cookie(ask.request, "doorbell-theme"), "light", "dark"),
+            "keys": cookie(ask.request, "doorbell-keys") != "off",
             "parked": ask.parked if user else 0,
             "path": ask.request.url.path,
             "has_passwords": self.access.has_passwords,
@@ -110,7 +110,7 @@ class Desk:
 Endpoint = Callable[[Desk, Ask], Awaitable[Response]]
 
 
-def _one_of(value: str | None, *allowed: str) -> str:
+def _one_of(value: str, *allowed: str) -> str:
     return value if value in allowed else ""
 
 
