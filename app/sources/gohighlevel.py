@@ -10,8 +10,13 @@ stays when an appointment moves. `dateUpdated` orders, being the record's own; a
 429 is tried again, six times in about 70 minutes. An invoice names no appointment, so its money cannot be told. No status
 has a time of its own: it counts from the first event that shows it.
 
-Second-hand: the Ed25519 key itself, and `N/A` in a header without a signature. Recalled: the contact's `dnd`, and the
-address at which tokens are got anew.
+An opt-out is the contact's `dnd` (all channels) or `dndSettings.Email.status` (apps/contacts.json: `active`, `inactive`,
+`permanent`), which an unsubscribe from e-mail sets while `dnd` stays false. Other channels, like `Call`, do not count. An
+e-mail status that the vendor does not document is parked: it may be an opt-out. ContactDndUpdate names no appointment, so
+an opt-out is only read with the appointment's next event.
+
+Second-hand: the Ed25519 key itself, and `N/A` in a header without a signature. Recalled: the address at which tokens are
+got anew.
 """
 
 from app.delivery import Event
@@ -46,8 +51,11 @@ SETUP = f"""
    installation, and SECRET_KEY; or, with a private integration, …__TOKEN alone.
 
 An appointment is completed when somebody sets its status to Showed; where nobody does, a review request counts from its
-start. Money is not told: invoices name no appointment. Contacts on "do not disturb" are not asked. The workflow action
-"Webhook" is another thing, unsigned, and refused here.
+start. Money is not told: invoices name no appointment. The workflow action "Webhook" is another thing, unsigned, and
+refused here.
+
+Contacts with "do not disturb" for all channels or for e-mail are not asked. This is read when the appointment has an event:
+whoever opts out later is asked, unless the appointment changes again (setting it to Showed is such a change).
 """
 
 
@@ -79,6 +87,7 @@ KINDS = {"AppointmentCreate", "AppointmentUpdate", "AppointmentDelete"}
 CANCELLED = {"cancelled", "invalid"}
 DONE = {"showed", "completed"}
 OPEN = {"new", "confirmed", "active", "pending", "booked"}
+NO_EMAIL = {"active", "permanent"}
 
 
 def fetch(event: Event) -> list[Get]:
@@ -142,5 +151,14 @@ def _contact(contact: Json) -> Contact:
 
 
 def _opted_out(event: Event) -> bool | Unsaid:
-    said = event.record.at("contact", "dnd").flag() if event.record else None
-    return UNSAID if said is None else said
+    contact = event.record.at("contact") if event.record else Json(None)
+    answers = [contact.at("dnd").flag(), _no_email(contact.at("dndSettings", "Email", "status"))]
+    known = [answer for answer in answers if answer is not None]
+    return any(known) if known else UNSAID
+
+
+def _no_email(status: Json) -> bool | None:
+    known = (status.text() or "").lower()
+    if known not in ("", "inactive", *NO_EMAIL):
+        raise status.surprise("a status of do not disturb")
+    return known in NO_EMAIL if known else None

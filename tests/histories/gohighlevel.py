@@ -103,9 +103,19 @@ class Tool(Life):
         return key in self.contacts
 
     def answer(self, key: str) -> Any:
-        who, dnd = self.contacts[key], key in self.silent
+        who = self.contacts[key]
         contact = {"id": key, "firstName": who.first, "lastName": who.last, "email": who.email, "phone": None}
-        return {"contact": {**contact, "locationId": LOCATION, "dnd": dnd}}
+        return {"contact": {**contact, "locationId": LOCATION, **self.dnd(key)}}
+
+    def dnd(self, key: str) -> dict[str, Any]:
+        """For all channels, or for e-mail alone; a call that is not wanted is another matter."""
+        calls = {"Call": {"status": self.dice.choice(("active", "inactive"))}}
+        if key not in self.silent:
+            emails = self.dice.choice(({}, {"Email": {"status": "inactive", "message": "", "code": ""}}))
+            return {"dnd": False, "dndSettings": calls | emails}
+        if self.maybe():
+            return {"dnd": True}
+        return {"dnd": False, "dndSettings": {**calls, "Email": {"status": self.dice.choice(("active", "permanent"))}}}
 
     def say(self, kind: str, status: str) -> None:
         assert self.visit.scheduled
