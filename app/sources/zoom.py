@@ -9,6 +9,12 @@ There is none for a move either. Since 2026-08-17 the cancelled half of one may 
 the old one (`rescheduled_to_event_id`, `rescheduled_from_event_id`); whether beside the event or in it is not shown, so
 both are looked at. Second-hand: that a move is these two halves. Without a link the old visit is cancelled and the new
 one stands by itself, which comes to the same for whoever is asked for a review.
+
+Invitees of a group event (`invitee_counters.limit` above 1) share its `event_id`: each has a visit of their own, known by
+the event and the e-mail address. Not by `invitee_id`: deliveries before 2026-08-17 have none, and a cancel must find the
+visit that an older delivery made. Two places that one address takes in an event are one visit. A move between group
+events is always a cancel and a new visit: an invitee may come back to an event, and links that go round have no first id.
+Not documented: whether a host who cancels a whole group event causes a delivery for each invitee.
 """
 
 import re
@@ -16,10 +22,10 @@ from dataclasses import replace
 
 from app.challenges import SignField
 from app.delivery import Event
-from app.reading import Json
+from app.reading import Json, Untranslatable
 from app.signatures import Hmac
 from app.sources import Ignored, Source
-from app.visits.words import Contact, VisitChange, microseconds
+from app.visits.words import UNSAID, Contact, VisitChange, attendee_visit_id, microseconds
 
 SETUP = """
 1. In the Zoom App Marketplace, Develop, build an app for your account (general or server-to-server) with the scopes to
@@ -28,8 +34,10 @@ SETUP = """
 3. Add the events of Zoom Scheduler: "Scheduled event created" and "Scheduled event canceled".
 4. Activate the app. Zoom validates the address again every 72 hours, and disables it after six failures.
 
-Zoom tells neither completions nor no-shows nor payments, so a review request counts from the start. A group event is one
-visit whoever else comes: give such schedules no webhook. The phone number is known only where the form asks for it.
+Zoom tells neither completions nor no-shows nor payments, so a review request counts from the start. Each invitee of a
+group event has a visit; guests whom an invitee brings have none. If you cancel a whole group event, check in the console
+that the visits of all its invitees are cancelled: Zoom does not document a delivery for each. The phone number is known
+where the invitee wants text reminders or the form asks for it.
 """
 
 SOURCE = Source(
@@ -60,29 +68,53 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     kind, booking = event.data.at("event").needed_text(), event.data.at("payload", "object")
     match kind:
         case "scheduler.scheduled_event_created":
-            old = _link(booking, "rescheduled_from_event_id")
-            return [replace(_known(event, booking), action="create", continues=old, date_cancelled=None, no_show=None)]
+            return [_created(event, booking)]
         case "scheduler.scheduled_event_canceled":
             return [_cancelled(event, booking)]
     return Ignored(kind)
 
 
+def _created(event: Event, booking: Json) -> VisitChange:
+    start = booking.at("scheduled_event", "start_date_time").needed_moment()
+    old = None if _is_group(booking) else _link(booking, "rescheduled_from_event_id")
+    known = replace(_known(event, booking), time_scheduled=start, date_cancelled=None, no_show=None)
+    return replace(known, action="create", continues=old)
+
+
 def _known(event: Event, booking: Json) -> VisitChange:
     return VisitChange(
         action="update",
-        visit_id=_event_id(booking),
+        visit_id=_visit_id(booking),
         order=microseconds(event.data.at("event_ts").needed_unix_ms()),
         contact=_contact(booking),
-        time_scheduled=booking.at("scheduled_event", "start_date_time").needed_moment(),
+        time_scheduled=booking.at("scheduled_event", "start_date_time").moment() or UNSAID,
     )
 
 
 def _cancelled(event: Event, booking: Json) -> VisitChange:
     """Or moved away: then nothing is cancelled, and the visit goes on under the new event."""
     happened_at, old, new = event.data.at("event_ts").needed_unix_ms(), _event_id(booking), _new(booking)
-    if new and new != old:
+    if new and new != old and not _is_group(booking):
         return VisitChange(action="update", visit_id=new, order=microseconds(happened_at), continues=old)
-    return replace(_known(event, booking), action="cancel", date_cancelled=happened_at)
+    cancelled_at = booking.at("cancellation", "cancel_at").moment() or happened_at
+    return replace(_known(event, booking), action="cancel", date_cancelled=cancelled_at)
+
+
+def _is_group(booking: Json) -> bool:
+    counters = booking.at("scheduled_event", "invitee_counters")
+    limit = counters.at("limit").whole()
+    if not limit and max(counters.at(name).whole() or 0 for name in ("active", "total")) > 1:
+        raise Untranslatable("an event with several invitees and no limit: whose visit it is cannot be told")
+    return (limit or 1) > 1
+
+
+def _visit_id(booking: Json) -> str:
+    if not _is_group(booking):
+        return _event_id(booking)
+    address = booking.at("invitee_email").text() or ""
+    if "@" not in address:
+        raise Untranslatable("a group event's invitee without an e-mail address: whose visit it is cannot be told")
+    return attendee_visit_id(_event_id(booking), address)
 
 
 def _new(booking: Json) -> str | None:
@@ -102,7 +134,7 @@ def _contact(booking: Json) -> Contact:
         email=booking.at("invitee_email").text(),
         first_name=booking.at("invitee_first_name").text(),
         last_name=booking.at("invitee_last_name").text(),
-        phone=_phone(booking),
+        phone=booking.at("text_phone_number").text() or _phone(booking),
     )
 
 

@@ -1,0 +1,219 @@
+"""Several people in one slot: each has a visit of their own, whatever comes in which order and how often.
+
+Every case here is a list of bodies as a tool sends them. All orders of them, each with a repeat, must end in the same
+visits; and who has a visit at what time is written out by hand."""
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from app.delivery import Delivery, Event
+from app.intake import believe
+from app.reading import Untranslatable
+from app.sources import Ignored, load
+from app.visits.merge import Said, fold, wanted
+from app.visits.words import VisitChange, encode_change, external_id
+from tests.histories.pure import ENTRANCES
+
+ARRIVAL = datetime(2026, 9, 21, 14, tzinfo=UTC)
+#: Whose visit stands, and when it begins.
+Standing = list[tuple[str, str]]
+
+
+def event_of(source: str, body: Any, received_at: datetime = ARRIVAL) -> Event:
+    lines = ((b"content-type", b"application/json"),)
+    return believe(ENTRANCES[source], Delivery(source, source, lines, json.dumps(body).encode(), received_at))
+
+
+def changes_of(source: str, body: Any, received_at: datetime = ARRIVAL) -> list[VisitChange]:
+    meaning = load()[source].translate(event_of(source, body, received_at))
+    return [] if isinstance(meaning, Ignored) else meaning
+
+
+def standing(source: str, changes: Iterable[VisitChange]) -> Standing:
+    """Who would be asked for a review, about which time."""
+    changes, said = list(changes), dict[str, list[Said]]()
+    before = {
+        change.external_id(source): external_id(source, change.continues) for change in changes if change.continues
+    }
+
+    def line(name: str) -> Iterator[str]:
+        yield name
+        if name in before:
+            yield from line(before[name])
+
+    for number, change in enumerate(changes):
+        *later, first = line(change.external_id(source))
+        said.setdefault(first, []).append(Said.read(f"d{number}", encode_change(change), len(later)))
+    found = [wanted(fold(those)) for those in said.values()]
+    return sorted(
+        (want.contact.email or "", want.fields["event_date"] or "")
+        for want in found
+        if want.has_date and not want.is_off and want.contact.email
+    )
+
+
+def assert_stands(source: str, bodies: Sequence[Any], expected: Standing) -> None:
+    """In every order, and with any one of them again at the end."""
+    meant = [changes_of(source, body) for body in bodies]
+    orders = [*itertools.permutations(meant)] if len(meant) < 6 else [meant, meant[::-1]]
+    for order in orders:
+        for again in order:
+            assert sorted(expected) == standing(source, itertools.chain.from_iterable([*order, again]))
+
+
+# -- Zoom Scheduler --
+
+ADA, BOB, EVE = "ada@example.com", "bob@example.com", "eve@example.com"
+ONE, TWO = "2026-10-01T15:00:00Z", "2026-10-08T15:00:00Z"
+SLOTS = {"slot-1": ONE, "slot-2": TWO}
+BOOKED, LEFT = "scheduler.scheduled_event_created", "scheduler.scheduled_event_canceled"
+
+
+def zoom(kind: str, minute: int, email: str | None, slot: str, invitee: str | None = None, **more: Any) -> Any:
+    counters = more.pop("counters", {"total": 2, "active": 1, "limit": 3})
+    booking = {
+        "invitee_email": email, "scheduled_event": {
+            "event_id": slot, "start_date_time": SLOTS[slot], "status": "confirmed", "invitee_counters": counters,
+        }, **({"invitee_id": invitee} if invitee else {}), **more,
+    }  # fmt: skip
+    return {
+        "event": kind,
+        "event_ts": 1_790_000_000_000 + minute * 60_000,
+        "payload": {"account_id": "ACC", "object": booking},
+    }
+
+
+ZOOM = {
+    "three book": (
+        [zoom(BOOKED, 0, ADA, "slot-1", "i1"), zoom(BOOKED, 1, BOB, "slot-1", "i2"), zoom(BOOKED, 2, EVE, "slot-1")],
+        [(ADA, ONE), (BOB, ONE), (EVE, ONE)],
+    ),
+    "who booked first cancels": (
+        [zoom(BOOKED, 0, ADA, "slot-1", "i1"), zoom(BOOKED, 1, BOB, "slot-1", "i2"), zoom(LEFT, 2, ADA, "slot-1", "i1")],
+        [(BOB, ONE)],
+    ),
+    "who booked last cancels": (
+        [zoom(BOOKED, 0, ADA, "slot-1", "i1"), zoom(BOOKED, 1, BOB, "slot-1", "i2"), zoom(LEFT, 2, BOB, "slot-1", "i2")],
+        [(ADA, ONE)],
+    ),
+    "all cancel": (
+        [
+            zoom(BOOKED, 0, ADA, "slot-1", "i1"), zoom(BOOKED, 1, BOB, "slot-1", "i2"),
+            zoom(LEFT, 2, BOB, "slot-1", "i2"), zoom(LEFT, 3, ADA, "slot-1", "i1"),
+        ],
+        [],
+    ),
+    "a cancel knows an invitee id that the older booking did not": (
+        [zoom(BOOKED, 0, ADA, "slot-1"), zoom(BOOKED, 1, BOB, "slot-1"), zoom(LEFT, 2, ADA, "slot-1", "i1")],
+        [(BOB, ONE)],
+    ),
+    "a cancel without the invitee id that the booking had": (
+        [zoom(BOOKED, 0, ADA, "slot-1", "i1"), zoom(BOOKED, 1, BOB, "slot-1", "i2"), zoom(LEFT, 2, ADA, "slot-1")],
+        [(BOB, ONE)],
+    ),
+    "an address in other letters is the same person": (
+        [zoom(BOOKED, 0, "Ada@Example.COM", "slot-1"), zoom(BOOKED, 1, BOB, "slot-1"), zoom(LEFT, 2, ADA, "slot-1")],
+        [(BOB, ONE)],
+    ),
+    "the same person in two slots": (
+        [zoom(BOOKED, 0, ADA, "slot-1", "i1"), zoom(BOOKED, 1, ADA, "slot-2", "i2"), zoom(LEFT, 2, ADA, "slot-1", "i1")],
+        [(ADA, TWO)],
+    ),
+    "the same person twice in one slot": (
+        [zoom(BOOKED, 0, ADA, "slot-1", "i1"), zoom(BOOKED, 1, ADA, "slot-1", "i2"), zoom(BOOKED, 2, BOB, "slot-1")],
+        [(ADA, ONE), (BOB, ONE)],
+    ),
+    "one cancels and books again": (
+        [
+            zoom(BOOKED, 0, ADA, "slot-1", "i1"), zoom(BOOKED, 1, BOB, "slot-1", "i2"),
+            zoom(LEFT, 2, ADA, "slot-1", "i1"), zoom(BOOKED, 3, ADA, "slot-1", "i3"),
+        ],
+        [(ADA, ONE), (BOB, ONE)],
+    ),
+    "one moves, with links": (
+        [
+            zoom(BOOKED, 0, ADA, "slot-1", "i1"), zoom(BOOKED, 1, BOB, "slot-1", "i2"),
+            zoom(LEFT, 2, ADA, "slot-1", "i1", rescheduled_to_event_id="slot-2", rescheduled_to_invitee_id="i3"),
+            zoom(BOOKED, 2, ADA, "slot-2", "i3", rescheduled_from_event_id="slot-1", rescheduled_from_invitee_id="i1"),
+        ],
+        [(ADA, TWO), (BOB, ONE)],
+    ),
+    "one moves, without links": (
+        [
+            zoom(BOOKED, 0, ADA, "slot-1"), zoom(BOOKED, 1, BOB, "slot-1"),
+            zoom(LEFT, 2, ADA, "slot-1", rescheduled=True), zoom(BOOKED, 2, ADA, "slot-2", rescheduled=True),
+        ],
+        [(ADA, TWO), (BOB, ONE)],
+    ),
+    "one moves and comes back": (
+        [
+            zoom(BOOKED, 0, ADA, "slot-1", "i1"),
+            zoom(LEFT, 2, ADA, "slot-1", "i1", rescheduled_to_event_id="slot-2", rescheduled_to_invitee_id="i3"),
+            zoom(BOOKED, 2, ADA, "slot-2", "i3", rescheduled_from_event_id="slot-1", rescheduled_from_invitee_id="i1"),
+            zoom(LEFT, 4, ADA, "slot-2", "i3", rescheduled_to_event_id="slot-1", rescheduled_to_invitee_id="i4"),
+            zoom(BOOKED, 4, ADA, "slot-1", "i4", rescheduled_from_event_id="slot-2", rescheduled_from_invitee_id="i3"),
+        ],
+        [(ADA, ONE)],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ZOOM)
+def test_zoom_has_a_visit_for_each_invitee_of_a_group_event(case: str) -> None:
+    bodies, expected = ZOOM[case]
+
+    assert_stands("zoom", bodies, expected)
+
+
+def test_a_zoom_event_for_one_invitee_keeps_the_id_of_the_event() -> None:
+    alone = {"total": 1, "active": 1, "limit": 1}
+
+    assert ["slot-1"] == [
+        each.visit_id for each in changes_of("zoom", zoom(BOOKED, 0, ADA, "slot-1", "i1", counters=alone))
+    ]
+    assert ["slot-1"] == [each.visit_id for each in changes_of("zoom", zoom(BOOKED, 0, ADA, "slot-1", counters={}))]
+
+
+@pytest.mark.parametrize("kind", [BOOKED, LEFT])
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"email": None, "invitee": "i1"}, "without an e-mail address"),
+        ({"email": " "}, "without an e-mail address"),
+        ({"email": "Ada Lovelace"}, "without an e-mail address"),
+        ({"email": ADA, "counters": {"active": 2}}, "no limit"),
+        ({"email": ADA, "counters": {"active": 1, "total": 2}}, "no limit"),
+    ],
+)
+def test_zoom_parks_what_does_not_tell_whose_visit_it_is(kind: str, more: dict[str, Any], reason: str) -> None:
+    with pytest.raises(Untranslatable, match=reason) as parked:
+        changes_of("zoom", zoom(kind, 0, slot="slot-1", **more))
+
+    assert "Ada" not in str(parked.value)
+
+
+def test_zoom_takes_the_phone_for_text_reminders_before_one_from_the_form() -> None:
+    asked = [{"question": "Mobile phone", "answer": ["+15550100002"], "position": 0}]
+    body = zoom(BOOKED, 0, ADA, "slot-1", text_phone_number="+1 83798773", questions_and_answers=asked)
+
+    (change,) = changes_of("zoom", body)
+
+    assert change.contact
+    assert "+1 83798773" == change.contact.phone
+
+
+def test_a_zoom_cancel_is_dated_by_when_it_was_cancelled_and_ordered_by_its_event() -> None:
+    cancelled = {"canceled_by": "bob@example.org", "canceler_type": "host", "cancel_at": "2026-09-22T00:10:00+08:00"}
+
+    (dated,), (bare,) = (
+        changes_of("zoom", zoom(LEFT, 5, ADA, "slot-1", **more)) for more in ({"cancellation": cancelled}, {})
+    )
+
+    assert datetime(2026, 9, 21, 16, 10, tzinfo=UTC) == dated.date_cancelled
+    assert datetime(2026, 9, 21, 14, 18, 20, tzinfo=UTC) == bare.date_cancelled
+    assert dated.order == bare.order == (1_790_000_000 + 300) * 1_000_000
