@@ -7,7 +7,12 @@ captures of live traffic: signature, probe, envelope, the names of the events. O
 - The record is under a key named after the first part of the event's name. A visit is a job; a job may have several
   appointments, and their own events carry `job_id` and no customer.
 - `job.*` carries the whole job whatever the event's name, so each of them says the whole state. Captures of 2023 have
-  no `event_occurred_at`, no `canceled_at` and an empty `work_status`; without the first an event cannot be ordered.
+  no `event_occurred_at`, no `canceled_at` and an empty `work_status`; all of 2026 have the first.
+- Without `event_occurred_at` the signed `Api-Timestamp` orders. It is the time of sending: if a retry gets a new one, an
+  old event may follow a newer one, so what it orders never takes a cancellation back.
+- A discarded appointment (`job.appointment.appointment_discarded`) names its job and no time. The job may have others,
+  so the visit only loses its time; a job that is done keeps its completion, from which a request counts. The next `job.*`
+  event has the time that remains. Until then nobody is asked, for the time that is known is of no appointment.
 - Cents everywhere. What a job collected is its total without its balance; an invoice lists its payments, with refunds
   below zero. A job may have several invoices: it collected their sum, or more if the job says so. Its balance may not have
   heard of a refund yet, so a refund also says that no more than this is left, until the job's next event.
@@ -31,23 +36,25 @@ SETUP = """
    it here as HOOKS__HOUSECALLPRO__SECRETS before the next step.
 2. Paste {url} as the webhook's address and save. Housecall Pro tries it at once, unsigned, and refuses an address that
    does not answer. As far as we know an account has one address: a service that used it before must forward to us.
-3. Tick every `job.` event, `job.appointment.scheduled` and `job.appointment.rescheduled`, `invoice.paid`,
-   `invoice.updated`, `invoice.amount_updated`, `invoice.payment.succeeded` and `invoice.refund.succeeded`, as far as
-   your list has them. The others do no harm.
+3. Tick every `job.` event, and of the appointments' `job.appointment.scheduled`, `job.appointment.rescheduled` and
+   `job.appointment.appointment_discarded`: without the last, a customer whose appointment was removed may be asked. Tick
+   `invoice.paid`, `invoice.updated`, `invoice.amount_updated`, `invoice.payment.succeeded` and
+   `invoice.refund.succeeded`, as far as your list has them. The others do no harm.
 4. If retries are refused because their time is too old, widen HOOKS__HOUSECALLPRO__TOLERANCE (seconds, normally 300).
 Customers whose notifications are switched off, and jobs that are rated already, get no review request. Housecall Pro
 does not tell no-shows; cancel the job instead.
 """
 
+SENT_AT = "Api-Timestamp"
+
 SOURCE = Source(
     title="Housecall Pro",
     docs="https://docs.housecallpro.com/docs/housecall-public-api/46e9e1be07621-webhooks",
-    signature=Hmac(
-        header="Api-Signature", timestamp="Api-Timestamp", signs="{t}.{body}", tolerance_s=300, forgiving=True
-    ),
+    signature=Hmac(header="Api-Signature", timestamp=SENT_AT, signs="{t}.{body}", tolerance_s=300, forgiving=True),
     setup=SETUP,
     evidence="second-hand",
     event=("event",),
+    headers=(SENT_AT,),
     unsigned=FixedBody(b'{"foo":"bar"}', unless_header="Api-Signature"),
 )
 
@@ -62,7 +69,8 @@ JOBS: dict[str, Action] = {
     "job.canceled": "cancel",
     "job.deleted": "cancel",
 }
-APPOINTMENTS = {"job.appointment.scheduled", "job.appointment.rescheduled"}
+DISCARDED = "job.appointment.appointment_discarded"
+APPOINTMENTS = {"job.appointment.scheduled", "job.appointment.rescheduled", DISCARDED}
 REFUND = "invoice.refund.succeeded"
 # `created`, `sent`, `voided`, `canceled` and `payment.failed` collect nothing.
 INVOICES = {"invoice.paid", "invoice.updated", "invoice.amount_updated", "invoice.payment.succeeded", REFUND}
@@ -78,22 +86,31 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     if not isinstance(kind, str) or not kind:
         return Ignored("no event")  # the probe of the address, should it ever be signed
     if kind in INVOICES:
-        return _invoice(kind, event.data)
+        return _invoice(kind, event)
     if kind in APPOINTMENTS:
-        return [_appointment(event.data)]
+        return [_appointment(kind, event)]
     if kind not in JOBS and not (_is_about_job(kind) and event.data.at("job")):
         return Ignored(kind)
-    return [_job(kind, event.data)]
+    return [_job(kind, event)]
 
 
 def _is_about_job(kind: str) -> bool:
     return kind.startswith("job.") and not kind.startswith("job.appointment.")
 
 
-def _job(kind: str, data: Json) -> VisitChange:
-    job, said_at = data.at("job"), data.at("event_occurred_at").needed_moment()
+def _occurred_at(event: Event) -> datetime:
+    occurred_at, sent_at = event.data.at("event_occurred_at"), event.headers.get(SENT_AT, "")
+    if occurred_at or not (sent_at.isascii() and sent_at.isdecimal()):
+        return occurred_at.needed_moment()
+    return Json(int(sent_at), SENT_AT).needed_unix()
+
+
+def _job(kind: str, event: Event) -> VisitChange:
+    job, said_at = event.data.at("job"), _occurred_at(event)
     status = job.at("work_status").text()
     cancelled = _cancelled(kind, job, status, said_at)
+    if cancelled is None and not event.data.at("event_occurred_at"):
+        cancelled = UNSAID  # only the time of sending is known: it may be a late retry
     return VisitChange(
         action="cancel" if isinstance(cancelled, datetime) else JOBS.get(kind, "update"),
         visit_id=job.at("id").needed_text(),
@@ -153,24 +170,25 @@ def _contact(customer: Json) -> Contact:
     )
 
 
-def _appointment(data: Json) -> VisitChange:
+def _appointment(kind: str, event: Event) -> VisitChange:
+    appointment = event.data.at("appointment")
     return VisitChange(
         action="update",
-        visit_id=data.at("appointment", "job_id").needed_text(),
-        order=microseconds(data.at("event_occurred_at").needed_moment()),
-        time_scheduled=data.at("appointment", "start_time").needed_moment(),
+        visit_id=appointment.at("job_id").needed_text(),
+        order=microseconds(_occurred_at(event)),
+        time_scheduled=None if kind == DISCARDED else appointment.at("start_time").needed_moment(),
     )
 
 
-def _invoice(kind: str, data: Json) -> list[VisitChange] | Ignored:
-    invoice = data.at("invoice")
+def _invoice(kind: str, event: Event) -> list[VisitChange] | Ignored:
+    invoice = event.data.at("invoice")
     job_id, cents = invoice.at("job_id").text(), _paid(invoice)
     if job_id is None or cents is None or (cents <= 0 and kind != REFUND):
         return Ignored(kind)
     change = VisitChange(
         action="update",
         visit_id=job_id,
-        order=microseconds(data.at("event_occurred_at").needed_moment()),
+        order=microseconds(_occurred_at(event)),
         payment=invoice.at("id").needed_text(),
         amount_collected=_money(max(cents, 0), invoice),
     )

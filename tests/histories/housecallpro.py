@@ -23,6 +23,7 @@ class Tool(Life):
         if self.status in ("user canceled", "pro canceled"):
             return [self.schedule]
         acts = [self.schedule, self.move, self.move, self.cancel, self.change, self.mute, self.pay, self.refund]
+        acts += [self.discard] if self.visit.scheduled else []
         return acts + ([self.reopen, self.rate] if self.status.startswith("complete") else [self.start, self.complete])
 
     @property
@@ -63,6 +64,15 @@ class Tool(Life):
         ]
         for ring in self.dice.choice((rings, rings[::-1], rings[:1], rings[1:])):
             ring()
+
+    def discard(self) -> None:
+        """Its only appointment is removed; a job that is done stays done. The job may say so, too."""
+        self.visit.scheduled = None
+        if self.status == "scheduled":
+            self.status = "needs scheduling"
+        self.tell("job.appointment.appointment_discarded", appointment={"id": "appt_1", "job_id": self.visit.id})
+        if self.maybe(0.3):
+            self.say("job.updated")
 
     def start(self) -> None:
         self.status = "in progress"
