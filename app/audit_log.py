@@ -9,6 +9,8 @@ from app.signals import ACTIONS
 from app.tally import note
 
 KEY, KEPT = "db:audit-log", 10_000
+#: Failed log-ins are one line for so long: how many, and which line.
+FAILED, FAILED_LINE, FAILED_S = "db:attempts:failed", "db:attempts:line", 900
 #: Somebody may have looked for one.
 _ADDRESS = re.compile(r"[^\s=&]+(?:@|%40)[^\s=&]+")
 
@@ -34,6 +36,18 @@ class AuditLog:
         told = ("who", who[:80], "role", role, "did", did, "what", _ADDRESS.sub("•••", what)[:300])
         await self._redis.command("XADD", KEY, "MAXLEN", "~", KEPT, "*", *told)
         await note(self._redis, ACTIONS, action or did.replace(" ", "_"))
+
+    async def failed_log_in(self, address: str) -> None:
+        """The line of this quarter of an hour is written anew with the count, so that nobody can push others out."""
+        count = int(await self._redis.command("INCR", FAILED))
+        await self._redis.command("EXPIRE", FAILED, FAILED_S, "NX")
+        tried = f"{count} wrong password{'' if count == 1 else 's'} in a quarter of an hour, the last from {address}"
+        told = ("who", "somebody", "role", "", "did", "failed to log in", "what", tried)
+        line = await self._redis.command("XADD", KEY, "MAXLEN", "~", KEPT, "*", *told)
+        before = await self._redis.command("SET", FAILED_LINE, line, "EX", FAILED_S, "GET")
+        if before and count > 1:
+            await self._redis.command("XDEL", KEY, before)
+        await note(self._redis, ACTIONS, "failed_to_log_in")
 
     async def newest(self, before: str = "", most: int = 50) -> list[Line]:
         """Newest first. before: the id of the last line that was seen."""

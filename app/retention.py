@@ -74,7 +74,13 @@ KINDS = (
     Kind("db:operations:open", "members", "operations that are not over", "they are over"),
     Kind("db:operations", "members", "the newest 500 operations", "90 days"),
     Kind("db:session:*", "expires", "who is logged in at the desk", "12 hours"),
-    Kind("db:attempts*", "expires", "how often a password was tried, from the digest of where", "15 minutes"),
+    Kind("db:sessions", "expires", "the ids of the sessions, so that all can be ended", "12 hours"),
+    Kind(
+        "db:attempts*",
+        "expires",
+        "how often a password was tried, by the digest of where; its line in the log",
+        "15 minutes",
+    ),
 )
 
 

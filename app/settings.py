@@ -190,6 +190,15 @@ class Settings(BaseModel):
         (), description="which of its users are operators; everybody else is a viewer", examples=["ada@example.com"]
     )
 
+    trusted_proxies: int | None = Field(
+        None,
+        ge=0,
+        le=10,
+        description="how many routers in front of us add to X-Forwarded-For (Heroku: 1; a CDN before it: 2; nobody: 0); "
+        "unset: 1 where requests come from a private address, else 0",
+        examples=["1"],
+    )
+
     @property
     def has_console(self) -> bool:
         """Closed unless somebody can get in."""

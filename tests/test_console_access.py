@@ -12,11 +12,12 @@ import pytest
 from argon2 import PasswordHasher
 from itsdangerous import TimestampSigner
 from rig import CALENDLY_SECRET, SECRET, TOKEN, sign_standard, standard_body
+from starlette.requests import Request
 from starlette.routing import Route
 
 from app.connection import Redis
 from app.console import ALL_PAGES
-from app.console.access import COOKIE, MOST_OF_ALL, MOST_OF_ONE, own_path
+from app.console.access import COOKIE, KNOWN, MOST_OF_ALL, MOST_OF_ONE, address_of, attempts_of, own_path
 from app.main import create_app
 from app.ring import specimen
 from app.settings import read
@@ -343,6 +344,39 @@ async def test_a_password_that_was_taken_out_ends_its_sessions(opened: Opened, e
     assert 303 == (await Browser(await opened(environ)).get("/console", headers=cookie)).status_code
 
 
+async def test_a_password_that_was_changed_ends_its_sessions(opened: Opened, environ: dict[str, str]) -> None:
+    before = await opened(environ)
+    operator, viewer = Browser(before), Browser(before)
+    await operator.log_in()
+    await viewer.log_in(VIEWERS)
+    environ["CONSOLE_PASSWORD_HASH"] = _CHEAP.hash("another password")
+    after = await opened(environ)
+
+    async def status(browser: Browser) -> int:
+        cookie = {"cookie": f"{COOKIE}={browser.http.cookies[COOKIE]}"}
+        return (await Browser(after).get("/console", headers=cookie)).status_code
+
+    assert (303, 200) == (await status(operator), await status(viewer))
+
+
+async def test_all_sessions_can_be_ended_at_once(app: Any, redis: Redis) -> None:
+    operators, viewer = [Browser(app), Browser(app)], Browser(app)
+    for operator in operators:
+        await operator.log_in()
+    await viewer.log_in(VIEWERS)
+    everybody = (*operators, viewer)
+
+    page = await operators[0].get("/console/settings")
+    answer = await operators[0].post("/console/sessions/end")
+
+    assert "3 open." in page.text
+    assert (303, "/console/login") == (answer.status_code, answer.headers["location"])
+    assert [303] * 3 == [(await browser.get("/console")).status_code for browser in everybody]
+    assert [] == await redis.command("KEYS", "db:session*")
+    assert (b"ended all sessions", b"3 of them") in await noted(redis)
+    assert 303 == (await viewer.log_in(VIEWERS)).status_code
+
+
 # -- logging in --
 
 
@@ -364,15 +398,127 @@ async def test_attempts_of_one_address_are_limited_whatever_the_password(app: An
     assert 303 == (await elsewhere.log_in(OPERATORS)).status_code
 
 
-async def test_attempts_of_everybody_are_limited_and_remembered_in_bounded_room(app: Any, redis: Redis) -> None:
-    await redis.command("SET", "db:attempts", MOST_OF_ALL, "EX", 900)
+async def test_when_very_many_strangers_try_nobody_with_the_password_is_kept_out(
+    app: Any, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.console.turns.PACE_S", 0.01)
+    await redis.command("SET", "db:attempts", 10 * MOST_OF_ALL, "EX", 900)
 
-    for number in range(20):
+    for number in range(3):
         browser = Browser(app, **{"x-forwarded-for": f"203.0.113.{number}"})
-        assert 429 == (await browser.log_in(OPERATORS)).status_code
+        assert [401, 303] == [(await browser.log_in(password)).status_code for password in ("wrong", OPERATORS)]
 
-    assert [] == await redis.command("KEYS", "db:attempts:*")
-    assert 0 < await redis.command("TTL", "db:attempts") <= 900
+
+async def test_a_browser_that_was_in_before_is_not_kept_out_by_strangers_at_its_address(app: Any) -> None:
+    owner = Browser(app)
+    await owner.log_in()
+    await owner.post("/console/logout")
+    stranger = Browser(app)
+    tried = [(await stranger.log_in(password)).status_code for password in ["wrong"] * MOST_OF_ONE + [OPERATORS]]
+
+    assert [401] * MOST_OF_ONE + [429] == tried
+    assert 303 == (await owner.log_in()).status_code
+
+
+async def test_a_browser_that_was_in_before_has_a_limit_of_its_own(app: Any) -> None:
+    owner = Browser(app)
+    await owner.log_in()
+    await owner.post("/console/logout")
+
+    tried = [(await owner.log_in(password)).status_code for password in ["wrong"] * MOST_OF_ONE + [OPERATORS]]
+
+    assert [401] * MOST_OF_ONE + [429] == tried
+
+
+@pytest.mark.parametrize(
+    "known",
+    ["x", TimestampSigner(KEY, salt="doorbell console session").sign("x").decode()],
+    ids=["unsigned", "another use"],
+)
+async def test_a_forged_word_that_it_was_in_before_counts_as_a_stranger(app: Any, redis: Redis, known: str) -> None:
+    forger = Browser(app)
+    forger.http.cookies.set(KNOWN, known)
+
+    await forger.log_in("wrong")
+
+    assert b"1" == await redis.command("GET", attempts_of("192.0.2.1"))
+
+
+async def test_a_viewer_cannot_go_on_guessing_the_operators_password(app: Any) -> None:
+    viewer = Browser(app)
+    tries = [VIEWERS, *["wrong"] * 5] * 2 + [OPERATORS]
+
+    statuses = []
+    for password in tries:
+        viewer.http.cookies.clear()
+        statuses.append((await viewer.log_in(password)).status_code)
+
+    assert 429 == statuses[-1]
+
+
+@pytest.mark.parametrize(
+    ("proxies", "lines", "expected"),
+    [
+        ("", [], "192.0.2.1"),
+        ("", ["198.51.100.7"], "198.51.100.7"),
+        ("", ["10.9.9.9", "198.51.100.7"], "198.51.100.7"),
+        ("", ["10.9.9.9, 10.8.8.8, 198.51.100.7"], "198.51.100.7"),
+        ("1", ["10.9.9.9", "10.8.8.8, 198.51.100.7"], "198.51.100.7"),
+        ("2", ["10.9.9.9", "198.51.100.7, 203.0.113.4"], "198.51.100.7"),
+        ("2", ["198.51.100.7"], "192.0.2.1"),  # it came past one of the two
+        ("0", ["198.51.100.7"], "192.0.2.1"),
+        ("1", [" "], "192.0.2.1"),
+    ],
+)
+async def test_who_asks_is_whom_our_own_routers_name(
+    opened: Opened, environ: dict[str, str], redis: Redis, proxies: str, lines: list[str], expected: str
+) -> None:
+    app = await opened(environ | {"TRUSTED_PROXIES": proxies})
+    browser = Browser(app)
+    await browser.get("/console/login")
+    form = {"token": browser.token, "password": "wrong"}
+
+    await browser.http.post(
+        "/console/login", data=form, headers=[*OURS.items(), *(("x-forwarded-for", line) for line in lines)]
+    )
+
+    assert b"1" == await redis.command("GET", attempts_of(expected))
+    [(_, told)] = await redis.command("XRANGE", "db:audit-log", "-", "+")
+    assert f"the last from {expected}".encode() in told[7]
+
+
+def test_from_a_public_address_nobodys_word_is_taken_for_a_routers() -> None:
+    headers = [(b"x-forwarded-for", b"198.51.100.7")]
+    scope = {"type": "http", "headers": headers}
+
+    found = [
+        address_of(Request(scope | {"client": (peer, 1)})) for peer in ("8.8.8.8", "2606:4700::1", "10.1.2.3", "::1")
+    ]
+
+    assert ["8.8.8.8", "2606:4700::1", "198.51.100.7", "198.51.100.7"] == found
+    assert "198.51.100.7" == address_of(Request(scope | {"client": None}))  # a unix socket
+
+
+def test_of_an_ipv6_address_the_network_counts() -> None:
+    assert attempts_of("2001:db8:1:2::1") == attempts_of("2001:db8:1:2:ffff::9") != attempts_of("2001:db8:1:3::1")
+    assert attempts_of("::ffff:192.0.2.1") == attempts_of("192.0.2.1") != attempts_of("192.0.2.2")
+    assert attempts_of("unknown, \udcff") != attempts_of("unknown")
+
+
+async def test_failed_log_ins_are_one_line_of_the_audit_log_with_their_count(app: Any, redis: Redis) -> None:
+    await Browser(app).log_in()
+    for number in range(7):
+        await Browser(app, **{"x-forwarded-for": f"203.0.113.{number}"}).log_in("wrong")
+
+    lines = [fields for _, fields in await redis.command("XRANGE", "db:audit-log", "-", "+")]
+
+    assert [b"logged in", b"failed to log in"] == [fields[5] for fields in lines]
+    assert b"7 wrong passwords in a quarter of an hour, the last from 203.0.113.6" == lines[1][7]
+
+    await redis.command("DEL", "db:attempts:failed")  # a quarter of an hour later
+    await Browser(app).log_in("wrong")
+
+    assert 3 == await redis.command("XLEN", "db:audit-log")
 
 
 async def test_a_large_login_is_refused_before_it_is_read(app: Any) -> None:
@@ -398,6 +544,8 @@ async def test_a_large_login_is_refused_before_it_is_read(app: Any) -> None:
         ("/console", ""),
         ("/console", "https://evil.example.com/console"),
         ("/console", "//evil.example.com/console"),
+        ("/console", "///console/x"),
+        ("/console", "////console"),
         ("/console", "/\\evil.example.com"),
         ("/console", "/console//evil.example.com"),
         ("/console", "/console/../hooks"),

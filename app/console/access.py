@@ -8,7 +8,9 @@ import asyncio
 import hashlib
 import hmac
 import secrets
+import time
 from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -20,6 +22,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.connection import Redis
+from app.console.turns import Rank, TooMany, Turns
 from app.settings import Settings
 
 Role = Literal["viewer", "operator"]
@@ -32,8 +35,13 @@ LONGEST_COOKIES = 8_192
 SESSION_S = 12 * 3600
 PROXY_SECRET = "x-doorbell-proxy-secret"
 
-#: Failed attempts in a quarter of an hour: of one address, and of all together.
+#: A browser that has logged in before shows this: strangers who try passwords do not keep it out.
+KNOWN, KNOWN_S = "__Host-doorbell-known", 365 * 86_400
+
+#: Failed attempts in a quarter of an hour: of one browser or address; of all strangers, before they are slowed down.
 ATTEMPTS_S, MOST_OF_ONE, MOST_OF_ALL = 900, 10, 200
+#: The ids of all sessions, so that they can be ended together.
+SESSIONS = "db:sessions"
 
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -46,10 +54,6 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
 }
-
-
-class TooMany(Exception):
-    """Attempts to log in; the answer is the same whether this one was right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +74,11 @@ class Access:
     def __init__(self, settings: Settings, redis: Redis) -> None:
         self._settings, self._redis = settings, redis
         self._hasher = PasswordHasher()
-        self._one_at_a_time = asyncio.Semaphore(1)  # a check takes 64 MB
+        self._turns = Turns()
         keys = list(reversed(settings.secret_key))  # itsdangerous signs with the last
         self._sessions = TimestampSigner(keys, salt="doorbell console session") if keys else None
         self._tokens = Signer(keys, salt="doorbell console form") if keys else None
+        self._browsers = TimestampSigner(keys, salt="doorbell console known browser") if keys else None
 
     @property
     def is_open(self) -> bool:
@@ -94,8 +99,9 @@ class Access:
         if not session or not kept:
             return None
         known = orjson.loads(kept)
-        # A password that was taken out of the settings lets nobody in any more.
-        return User(known["name"], known["role"], session) if self._hash_of(known["role"]) else None
+        # A password that was changed, or taken out of the settings, lets nobody in any more.
+        is_current = known.get("password") == self._password_of(known["role"]) != ""
+        return User(known["name"], known["role"], session) if is_current else None
 
     def session(self, request: Request) -> str | None:
         """The id in the cookie, if we signed it within the life of a session."""
@@ -119,54 +125,98 @@ class Access:
         settings = self._settings
         return settings.console_password_hash if role == "operator" else settings.console_viewer_password_hash
 
+    def _password_of(self, role: str) -> str:
+        """A digest of the password's hash, which a session ends with; empty where there is no password."""
+        hash = self._hash_of(role)
+        return hashlib.sha256(hash.encode()).hexdigest()[:32] if hash else ""
+
     # -- in and out --
 
-    async def log_in(self, password: str, address: str) -> User | None:
+    def address_of(self, request: Request) -> str:
+        return address_of(request, self._settings.trusted_proxies)
+
+    async def log_in(self, password: str, request: Request) -> User | None:
         """A new session; None for a wrong password. Raises TooMany."""
-        await self._check_attempts(address)
-        role = await self._role_of(password)
+        browser = self._browser(request)
+        attempts = attempts_of(f"browser {browser}" if browser else self.address_of(request))
+        failed = int(await self._redis.command("GET", attempts) or 0)
+        if failed >= MOST_OF_ONE:
+            raise TooMany
+        async with self._turns.turn(Rank(not browser, failed)):
+            await self._count(attempts, is_stranger=not browser)
+            role = await self._role_of(password)
         if role is None:
             return None
-        await self._redis.command("DEL", self._attempts_of(address))
-        user = User(role, role, secrets.token_urlsafe(32))
-        kept = orjson.dumps({"name": user.name, "role": user.role})
+        if role == "operator":  # a viewer could go on for ever guessing the operator's password
+            await self._redis.command("DEL", attempts)
+        return await self._begin(role)
+
+    async def _begin(self, role: Role) -> User:
+        user, now = User(role, role, secrets.token_urlsafe(32)), int(time.time())
+        kept = orjson.dumps({"name": user.name, "role": role, "password": self._password_of(role)})
+        await self._redis.command("ZADD", SESSIONS, now + SESSION_S, user.session)
+        await self._redis.command("ZREMRANGEBYSCORE", SESSIONS, "-inf", now)
+        await self._redis.command("EXPIRE", SESSIONS, SESSION_S)
         await self._redis.command("SET", f"db:session:{user.session}", kept, "EX", SESSION_S)
         return user
 
     async def log_out(self, user: User) -> None:
-        await self._redis.command("DEL", f"db:session:{user.session}")
+        await self._end([user.session])
 
-    def remember(self, response: Response, user: User) -> None:
+    async def count_sessions(self) -> int:
+        return int(await self._redis.command("ZCOUNT", SESSIONS, int(time.time()), "+inf"))
+
+    async def log_out_everybody(self) -> int:
+        """End every session; how many there were."""
+        sessions = await self._redis.command("ZRANGE", SESSIONS, 0, -1)
+        await self._end([session.decode() for session in sessions])
+        return len(sessions)
+
+    async def _end(self, sessions: list[str]) -> None:
+        if sessions:
+            await self._redis.command("DEL", *(f"db:session:{session}" for session in sessions))
+            await self._redis.command("ZREM", SESSIONS, *sessions)
+
+    def remember(self, request: Request, response: Response, user: User) -> None:
+        """The session; and this browser, beyond its end."""
         assert self._sessions
-        value = self._sessions.sign(user.session).decode()
-        response.set_cookie(COOKIE, value, SESSION_S, path="/", secure=True, httponly=True, samesite="lax")
+        assert self._browsers
+        browser = self._browser(request) or secrets.token_urlsafe(16)
+        for name, value, age_s in (
+            (COOKIE, self._sessions.sign(user.session), SESSION_S),
+            (KNOWN, self._browsers.sign(browser), KNOWN_S),
+        ):
+            response.set_cookie(name, value.decode(), age_s, path="/", secure=True, httponly=True, samesite="lax")
 
     def forget(self, response: Response) -> None:
         response.delete_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="lax")
 
-    async def _check_attempts(self, address: str) -> None:
-        """Counted before the password is looked at, so that many at once are no way around it. The number of all bounds
-        how many addresses are remembered."""
-        if await self._counted("db:attempts") > MOST_OF_ALL:
+    def _browser(self, request: Request) -> str:
+        """The id of a browser that has logged in before."""
+        try:
+            known = cookie(request, KNOWN)
+            return self._browsers.unsign(known, max_age=KNOWN_S).decode() if self._browsers else ""
+        except BadSignature:
+            return ""
+
+    async def _count(self, attempts: str, *, is_stranger: bool) -> None:
+        """Before the password is looked at, so that many at once are no way around it. Raises TooMany."""
+        if await self._counted(attempts) > MOST_OF_ONE:
             raise TooMany
-        if await self._counted(self._attempts_of(address)) > MOST_OF_ONE:
-            raise TooMany
+        if is_stranger and await self._counted("db:attempts") > MOST_OF_ALL:
+            self._turns.slow_strangers_down()
 
     async def _counted(self, key: str) -> int:
         count = int(await self._redis.command("INCR", key))
         await self._redis.command("EXPIRE", key, ATTEMPTS_S, "NX")
         return count
 
-    def _attempts_of(self, address: str) -> str:
-        return f"db:attempts:{hashlib.sha256(address.encode()).hexdigest()[:24]}"
-
     async def _role_of(self, password: str) -> Role | None:
-        async with self._one_at_a_time:
-            roles: tuple[Role, ...] = ("operator", "viewer")
-            for role in roles:
-                hash = self._hash_of(role)
-                if hash is not None and await asyncio.to_thread(self._fits, password, hash):
-                    return role
+        roles: tuple[Role, ...] = ("operator", "viewer")
+        for role in roles:
+            hash = self._hash_of(role)
+            if hash is not None and await asyncio.to_thread(self._fits, password, hash):
+                return role
         return None
 
     def _fits(self, password: str, hash: str) -> bool:
@@ -218,10 +268,35 @@ def has_too_many_cookies(request: Request) -> bool:
     return sum(map(len, request.headers.getlist("cookie"))) > LONGEST_COOKIES
 
 
-def address_of(request: Request) -> str:
-    """Who is asking: what the router in front of us appended, else the peer."""
-    forwarded = request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
-    return forwarded[:64] or (request.client.host if request.client else "")
+def attempts_of(who: str) -> str:
+    """Where the failed attempts of one are counted. Of an IPv6 address the network counts: a host has all of it."""
+    try:
+        address = ip_address(who)
+    except ValueError:
+        pass
+    else:
+        if isinstance(address, IPv6Address):
+            who = str(address.ipv4_mapped or ip_network((address, 64), strict=False))
+    return f"db:attempts:{hashlib.sha256(who.encode('utf-8', 'replace')).hexdigest()[:24]}"
+
+
+def address_of(request: Request, proxies: int | None = None) -> str:
+    """Who is asking. proxies: how many routers in front of us add themselves to X-Forwarded-For, each behind what was there;
+    None: one, where the request comes from a private address, as a router's do. What stands before is the client's own
+    word."""
+    peer = request.client.host if request.client else ""
+    if proxies is None:
+        proxies = 1 if _is_private(peer) else 0
+    forwarded = [one.strip() for line in request.headers.getlist("x-forwarded-for") for one in line.split(",")]
+    given = forwarded[-proxies] if 0 < proxies <= len(forwarded) else ""
+    return given[:64] or peer
+
+
+def _is_private(address: str) -> bool:
+    try:
+        return ip_address(address).is_private
+    except ValueError:  # a unix socket has no address
+        return True
 
 
 def own_path(target: str) -> str:
@@ -231,6 +306,7 @@ def own_path(target: str) -> str:
     except ValueError:
         return "/console"
     is_plain = target.isascii() and target.isprintable() and "\\" not in target and ".." not in target
-    is_below = parts.path == "/console" or parts.path.startswith("/console/")
-    is_ours = is_plain and not parts.scheme and not parts.netloc and is_below and "//" not in parts.path
+    # `///console` has the path /console too, and browsers read it as another host.
+    is_below = target.startswith("/console") and (parts.path == "/console" or parts.path.startswith("/console/"))
+    is_ours = is_plain and is_below and "//" not in parts.path
     return target if is_ours and not parts.path.startswith("/console/log") else "/console"

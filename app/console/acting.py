@@ -7,9 +7,10 @@ import httpx
 from starlette.responses import Response
 
 from app.audit import stands_now
-from app.console.access import TooMany, address_of, own_path
+from app.console.access import own_path
 from app.console.desk import Ask, Desk, Page
 from app.console.reading import show_delivery, show_source, show_visit
+from app.console.turns import TooMany
 from app.ledger import Gone
 from app.ring import Unknown, specimen
 from app.visits.client import VisitsApiTrouble
@@ -18,25 +19,35 @@ from app.visits.client import VisitsApiTrouble
 
 
 async def log_in(desk: Desk, ask: Ask) -> Response:
-    to = own_path(ask.form.get("to", ""))
+    to, address = own_path(ask.form.get("to", "")), desk.access.address_of(ask.request)
     try:
-        user = await desk.access.log_in(ask.form.get("password", ""), address_of(ask.request))
+        user = await desk.access.log_in(ask.form.get("password", ""), ask.request)
     except TooMany:
-        trouble = "Too many attempts. Wait a quarter of an hour."
+        trouble = "Too many attempts. Wait a quarter of an hour, or use a browser that has logged in here before."
         return desk.page(ask, "login.html", 429, trouble=trouble, to=to)
     if user is None:
+        await desk.audit_log.failed_log_in(address)
         return desk.page(ask, "login.html", 401, trouble="That is not the password.", to=to)
     if ask.user:
         await desk.access.log_out(ask.user)
-    await desk.audit_log.note(user.name, user.role, "logged in", address_of(ask.request))
+    await desk.audit_log.note(user.name, user.role, "logged in", address)
     response = desk.go(to)
-    desk.access.remember(response, user)
+    desk.access.remember(ask.request, response, user)
     return response
 
 
 async def log_out(desk: Desk, ask: Ask) -> Response:
     assert ask.user
     await desk.access.log_out(ask.user)
+    response = desk.go("/console/login")
+    desk.access.forget(response)
+    return response
+
+
+async def log_out_everybody(desk: Desk, ask: Ask) -> Response:
+    """Every session of every browser, this one too."""
+    await _note(desk, ask, "ended all sessions", f"{await desk.access.count_sessions()} of them")
+    await desk.access.log_out_everybody()
     response = desk.go("/console/login")
     desk.access.forget(response)
     return response
@@ -149,6 +160,7 @@ ACTIONS = [
     Page("POST", "/console/login", "anybody", log_in),
     Page("POST", "/console/logout", "viewer", log_out),
     Page("POST", "/console/settings", "viewer", keep_settings),
+    Page("POST", "/console/sessions/end", "operator", log_out_everybody),
     Page("POST", "/console/deliveries/{id}/reveal", "operator", reveal_delivery),
     Page("POST", "/console/visits/{external_id}/reveal", "operator", reveal_visit),
     Page("POST", "/console/visits/{external_id}/ask", "operator", ask_api),

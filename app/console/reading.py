@@ -279,7 +279,10 @@ async def audit(desk: Desk, ask: Ask) -> Response:
 
 async def settings(desk: Desk, ask: Ask) -> Response:
     checks = [check async for check in doctor.at_hand(desk.redis, desk.settings)]
-    return desk.page(ask, "settings.html", checks=checks, environment=list(desk.settings.shown()), kinds=KINDS)
+    sessions = await desk.access.count_sessions()
+    return desk.page(
+        ask, "settings.html", checks=checks, environment=list(desk.settings.shown()), kinds=KINDS, sessions=sessions
+    )
 
 
 def _lists(desk: Desk) -> Lists:
