@@ -14,7 +14,7 @@ from app.ledger import Attempt, Gone, Ledger, Member, Meta, NoBody
 from app.queue import EVENT, VISIT, visit_work
 from app.settings import Settings
 from app.sources import load
-from app.visits.merge import Fact, Facts, fold, wanted, winners
+from app.visits.merge import ONLY_FOR, Fact, Facts, fold, wanted, winners
 from app.visits.words import DETAILS, external_id
 
 _ADDRESS = re.compile(r"[^\s\"'<>@]+@[^\s\"'<>@]+")
@@ -64,12 +64,16 @@ def _counting(facts: Facts) -> Facts:
     """Without what is known of customers whose visit it is no more."""
     email, found = wanted(facts).contact.email or "", Facts()
     for name, fact in facts.items():
-        field, _, owner = name.partition(" of ")
-        if not field.startswith("contact."):
-            found[name] = fact
-        elif owner in ("", email):
+        field, owner = _owner(name)
+        if owner in ("", email):
             found[field] = found[field] | fact if field in found else fact
     return found
+
+
+def _owner(name: str) -> tuple[str, str]:
+    """A fact's name, and the address that it is bound to."""
+    field, _, owner = name.partition(" of ") if name.startswith("contact.") else name.partition(ONLY_FOR)
+    return field, owner
 
 
 #: So far apart may the clocks of the door and of a worker be.

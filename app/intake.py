@@ -25,7 +25,7 @@ from app.reading import Untranslatable
 from app.refusals import Refusals
 from app.settings import Entrance, Settings
 from app.signatures import SignatureError, Terms
-from app.sources import Ignored
+from app.sources import Ignored, PartlyTranslatable
 from app.tally import Tally
 from app.visits.words import VisitChange
 
@@ -303,6 +303,8 @@ def mean(entrance: Entrance, event: Event) -> Meaning:
         translated = tool.translate(event)
     except Untranslatable as error:
         meaning.state, meaning.reason = "parked", f"untranslatable: {error}"
+        if isinstance(error, PartlyTranslatable):
+            meaning.changes, meaning.expected = error.changes, len(error.changes)
         return meaning
     except Exception as error:
         log.exception("bug", hook=entrance.name)

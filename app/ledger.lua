@@ -215,6 +215,13 @@ local function land(origin, from, anew)
   end
 end
 
+-- The works among the changes in ARGV.
+local function works_of(from)
+  local names = {}
+  for i = from, #ARGV, 3 do names[#names + 1] = ARGV[i] end
+  return table.concat(names, ' ')
+end
+
 -- What a delivery said to these visits is taken back.
 local function unsay(origin, works)
   local prefix = 'c:' .. origin .. '.'
@@ -263,6 +270,7 @@ function steps.accept()
   if ARGV[8] ~= '' then
     local work = 'event:' .. id
     call('HSET', 'db:' .. work, 'n', 1, 'rang', now)
+    if #ARGV > 10 then call('HSET', 'db:' .. work, 'landed', works_of(11)) end
     if ARGV[8] == 'queued' then
       enqueue(work)
     else
@@ -444,19 +452,25 @@ function steps.release()
   return 'ok'
 end
 
--- delivery, token, the n that was seen, attempt, keep ms; changes: what an event turned out to mean. -> 'ok' | 'lost'
+-- delivery, token, the n that was seen, attempt, keep ms, the reason where an operator is needed for the rest of the event, or '';
+-- changes: what an event turned out to mean. -> 'ok' | 'lost'
 function steps.landed()
   local work = 'event:' .. ARGV[2]
   local key = 'db:' .. work
   if call('HGET', key, 'lease') ~= ARGV[3] then return 'lost' end
   local replaces, said = unpack(call('HMGET', key, 'replaces', 'landed'))
   if replaces then unsay(ARGV[2], said or '') end
-  land(ARGV[2], 7, replaces)
-  local names = {}
-  for i = 7, #ARGV, 3 do names[#names + 1] = ARGV[i] end
+  land(ARGV[2], 8, replaces)
   note_attempt(key, ARGV[5])
-  call('HSET', key, 'done', ARGV[4], 'landed', table.concat(names, ' '))
-  settle(work, ARGV[6])
+  call('HSET', key, 'done', ARGV[4], 'landed', works_of(8))
+  if ARGV[7] == '' then
+    settle(work, ARGV[6])
+  else
+    progress()
+    move(work, 'parked', now)
+    call('HDEL', key, 'lease', 'job', 'due', 'lane', 'tries', 'failed_since')
+    call('HSET', key, 'reason', ARGV[7])
+  end
   if call('HGET', key, 'n') ~= ARGV[4] then enqueue(work) else call('HDEL', key, 'replaces') end
   return 'ok'
 end

@@ -309,13 +309,13 @@ class Ledger:
         await self.redis.script("compact", member.work, hold.token, *origins)
 
     async def land(
-        self, hold: Hold, source: str, account: str, changes: Sequence[VisitChange], attempt: Attempt
+        self, hold: Hold, source: str, account: str, changes: Sequence[VisitChange], attempt: Attempt, parked: str = ""
     ) -> None:
-        """Write what an event turned out to mean, and settle it. Raises Lost."""
+        """Write what an event turned out to mean, and settle it, or park it for this reason. Raises Lost."""
         delivery = hold.root.work.partition(":")[2]
         landing = _landing(source, account, changes)
         answer = await self.redis.script(
-            "landed", delivery, hold.token, hold.root.n, orjson.dumps(attempt), self._keep_ms, *landing
+            "landed", delivery, hold.token, hold.root.n, orjson.dumps(attempt), self._keep_ms, parked, *landing
         )
         self.redis.rights.pop(hold.token, None)
         if answer == b"lost":

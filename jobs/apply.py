@@ -294,7 +294,7 @@ class Run:
     async def _create(self, root: Member, want: Wanted, contact_id: str | None = None) -> str:
         """contact_id: of the visit that this one stands in for. What stood, stands again, cancelled or not, so that it
         does not depend on how many changes came at once; only who wants no requests has no visit."""
-        if want.opted_out or (want.is_off and not contact_id):
+        if want.opted_out or (want.is_off and not contact_id) or want.is_nothing:
             return "never made"
         if not want.has_date:
             raise NotYet("time_unknown")

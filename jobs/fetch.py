@@ -13,7 +13,7 @@ from app.queue import event_work
 from app.reading import Untranslatable
 from app.settings import Entrance
 from app.signals import ATTEMPTS, FINISHED
-from app.sources import GONE, Ignored
+from app.sources import GONE, Ignored, PartlyTranslatable
 from app.tally import Tally
 from app.telemetry import span
 from app.visits.client import RateLimited, Unanswered, Unauthorized, VisitsApiTrouble
@@ -97,14 +97,14 @@ class Run:
         try:
             async with asyncio.timeout(JOB_S):
                 meta, entrance, event = await self._event()
-                meaning = await self._meaning(entrance, event)
+                parked, meaning = await self._known(entrance, event)
             word = f"ignored: {meaning.why}" if isinstance(meaning, Ignored) else "landed"
             attempt = self.clock.attempt(word, self.calls)
             # Translated anew, an event that means nothing takes back what it said; a record that is gone is no meaning.
             if isinstance(meaning, Ignored) and (meaning == GONE or not root.replaces):
                 return Outcome(state="settled", attempt=attempt)
             changes = [] if isinstance(meaning, Ignored) else meaning
-            await self.context.ledger.land(self.hold, meta.source, entrance.account, changes, attempt)
+            await self.context.ledger.land(self.hold, meta.source, entrance.account, changes, attempt, parked)
             return None
         except VisitsApiTrouble as failed:
             return self._after(failed)
@@ -137,6 +137,14 @@ class Run:
         if entrance is None:
             raise Parked("hook_not_configured")
         return meta, entrance, recall(entrance, meta, raw)
+
+    async def _known(self, entrance: Entrance, event: Event) -> tuple[str, list[VisitChange] | Ignored]:
+        """What the event means, behind the reason why an operator is needed for the rest of it, or nothing."""
+        try:
+            return "", await self._meaning(entrance, event)
+        except PartlyTranslatable as partly:
+            log.warning("event parked", delivery=self.delivery_id, reason=str(partly))
+            return f"untranslatable: {partly}", partly.changes
 
     async def _meaning(self, entrance: Entrance, event: Event) -> list[VisitChange] | Ignored:
         """What the event means, with its records. Ignored only if every part of it is."""

@@ -330,6 +330,15 @@ async def test_a_visit_that_was_made_by_others_is_updated(world: World) -> None:
     } == world.visit()
 
 
+async def test_a_mark_of_a_person_alone_makes_no_visit_and_waits_for_nothing(world: World) -> None:
+    await world.apply(change(no_show=at(10), contact=ADA, only_for_contact=True))
+    assert [] == world.rig.visits()
+    assert ("settled", []) == ((await world.member()).state, await world.ledger.works("waiting"))
+
+    await world.apply(booked(order=0))
+    assert [] == world.rig.visits(), "the mark counts once the visit is hers"
+
+
 @pytest.mark.parametrize(
     "spelling",
     [

@@ -757,3 +757,34 @@ def test_the_visit_id_of_an_attendee_contains_no_address_and_links_no_two_bookin
 
 def test_the_tools_own_id_of_an_attendee_is_used_as_it_is() -> None:
     assert attendee_visit_id("uid-1", "seat-7") == "uid-1.seat-7"
+
+
+# -- facts that are bound to a person --
+
+
+def mark(order: int, email: str, missed: datetime | None) -> Said:
+    return said("update", order, no_show=missed, contact=Contact(email=email), only_for_contact=True)
+
+
+def test_a_mark_of_the_customer_counts_whenever_it_arrives_and_one_of_a_guest_never_does() -> None:
+    booked = said("create", 1, time_scheduled=NINE, contact=Contact(email="Ada@example.com"))
+
+    assert "2026-03-14T10:00:00Z" == made_of(booked, mark(2, "ADA@example.com", TEN)).fields["date_cancelled"]
+    assert not made_of(booked, mark(2, "guest@example.com", TEN)).is_off
+    assert not made_of(booked, mark(2, "ada@example.com", TEN), mark(3, "ada@example.com", None)).is_off
+    assert made_of(booked, mark(2, "ada@example.com", TEN), mark(3, "guest@example.com", None)).is_off
+
+
+def test_a_mark_of_one_person_and_a_mark_of_the_visit_are_one_story() -> None:
+    booked = said("create", 1, time_scheduled=NINE, contact=Contact(email="ada@example.com"))
+    moved = said("update", 3, no_show=None)
+
+    assert not made_of(booked, mark(2, "ada@example.com", TEN), moved).is_off
+    assert made_of(booked, moved, mark(4, "ada@example.com", TEN)).is_off
+
+
+def test_a_mark_alone_is_no_visit_and_says_nothing_about_whose_it_is() -> None:
+    alone = made_of(mark(2, "ada@example.com", TEN))
+
+    assert (Contact(), {}, True) == (alone.contact, alone.fields, alone.is_nothing)
+    assert {} == fold([said("update", 2, no_show=TEN, contact=Contact(first_name="Ada"), only_for_contact=True)])

@@ -24,7 +24,7 @@ from app.ledger import Attempt, Hold, Meta
 from app.reading import Untranslatable
 from app.replay import Call, Replay, Step, Stuck
 from app.selection import Mode, Selector
-from app.sources import Ignored
+from app.sources import Ignored, PartlyTranslatable
 from app.visits.words import Contact, VisitChange
 
 __all__ = ["doorstep", "hands", "served", "world"]
@@ -256,6 +256,20 @@ async def test_what_cannot_be_translated_today_is_parked_and_what_it_said_stays(
     await tools.world.ledger.replay(f"event:{first}")  # the code was mended; any replay will do
     await tools.world.run()
     assert "2026-03-14T12:00:00Z" == (tools.world.visit() or {})["time_scheduled"]
+
+
+async def test_what_is_certain_is_applied_and_the_rest_is_parked(tools: Toolbox) -> None:
+    first = await tools.ring()
+
+    await tools.rederive(first, PartlyTranslatable("which other visits it means is not told", [booked()]))
+
+    member = await tools.world.ledger.member(f"event:{first}")
+    assert ("parked", "untranslatable: which other visits it means is not told") == (member.state, member.reason)
+    assert ["standard-1"] == names(tools.world)
+
+    await tools.rederive(first, [booked("2")])
+    assert ["standard-2"] == names(tools.world), "what it said before was taken back"
+    assert [] == await tools.world.ledger.works("parked")
 
 
 async def test_what_an_operator_discarded_stays_discarded(tools: Toolbox) -> None:

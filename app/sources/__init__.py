@@ -6,7 +6,8 @@ Nothing is registered anywhere else.
 
     SOURCE       what the tool is, as data: see Source below
     translate    (event) → the changes that it means, or Ignored; pure. It may raise Untranslatable (`event.data` does, where
-                 a value is not what the tool promises): then the event is kept, and an operator looks at it
+                 a value is not what the tool promises): then the event is kept, and an operator looks at it. Where some
+                 changes are certain all the same, it raises PartlyTranslatable with them
     fetch        thin sources: (event) → a Get for each record that the event points at, none where it says all by itself;
                  pure. `translate` is then called once for each record, with it in `event.record`
 
@@ -26,7 +27,7 @@ from typing import Any, Literal, Protocol
 
 from app.challenges import Signed, Unsigned
 from app.delivery import Event, Form
-from app.reading import Json
+from app.reading import Json, Untranslatable
 from app.signatures import Scheme
 from app.visits.words import VisitChange
 
@@ -41,6 +42,14 @@ class Ignored:
     """Genuine, and nothing to do with visits. why: the event's name, or a word like `opted_out`."""
 
     why: str
+
+
+class PartlyTranslatable(Untranslatable):
+    """The changes are certain and are applied; the rest of the event needs an operator, so the delivery is parked too."""
+
+    def __init__(self, reason: str, changes: "list[VisitChange]") -> None:
+        super().__init__(reason)
+        self.changes = changes
 
 
 #: The record is not there, and the event alone says nothing. Right after the event it is asked for again.

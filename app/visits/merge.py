@@ -31,13 +31,22 @@ class Said:
     generation: int = 0
     as_of: int = 0
     is_sighting: bool = False
+    only_for_contact: bool = False
 
     @classmethod
     def read(cls, origin: str, stored: bytes, generation: int = 0) -> "Said":
         """generation: 0 for the visit's first id, 1 for the id it was rescheduled to, and so on."""
         read = orjson.loads(stored)
         return cls(
-            origin, read["a"], read["o"], read["f"], read.get("c", {}), generation, read.get("t", 0), "s" in read
+            origin,
+            read["a"],
+            read["o"],
+            read["f"],
+            read.get("c", {}),
+            generation,
+            read.get("t", 0),
+            "s" in read,
+            "w" in read,
         )
 
     def stamp(self, value: Any) -> Stamp:
@@ -77,6 +86,9 @@ Facts = dict[str, Fact]
 
 def facts_of(said: Said) -> Facts:
     """What one change says, as facts. The contact's fields are named `contact.email` and so on."""
+    if said.only_for_contact:
+        owner = said.contact.get("email")
+        return {f"{name}{ONLY_FOR}{owner}": _fact(said, name, value) for name, value in said.facts.items() if owner}
     values = {**said.facts, **{f"contact.{name}": value for name, value in said.contact.items()}}
     facts = {name: _fact(said, name, value) for name, value in values.items()}
     email = said.contact.get("email")
@@ -88,6 +100,8 @@ def facts_of(said: Said) -> Facts:
     return facts
 
 
+#: In the name of a fact that counts only while the visit belongs to the address behind it.
+ONLY_FOR = " only for "
 #: The times that a tool may only let us see.
 SIGHTED = ("time_completed", "date_cancelled", "no_show")
 
@@ -132,6 +146,11 @@ class Wanted:
         return self.opted_out or bool(self.fields.get("date_cancelled"))
 
     @property
+    def is_nothing(self) -> bool:
+        """Nothing was said that counts: there is no visit, and nothing to wait for."""
+        return not self.fields and self.contact == Contact()
+
+    @property
     def has_date(self) -> bool:
         return bool(self.fields.get("event_date"))
 
@@ -145,15 +164,23 @@ def wanted(facts: Facts) -> Wanted:
     A no-show is a cancel, and so is an opt-out: nobody wants a review request for either. The campaign starts at
     `event_date`: the completion if there is one, else the appointment.
     """
-    value = {name: facts[name].value for name in FACTS if name in facts} | _paid(facts)
+    contact = _contact(facts)
+    found = {name: fact for name in FACTS if (fact := _greatest(facts, name, f"{name}{ONLY_FOR}{contact.email}"))}
+    value = {name: fact.value for name, fact in found.items()} | _paid(facts)
     fields: dict[str, str | None] = {name: value[name] for name in SENT_AS_SAID if name in value}
     event_date = value.get("time_completed") or value.get("time_scheduled")
     if value.keys() & {"time_scheduled", "time_completed"}:
         fields["event_date"] = event_date
     if value.keys() & {"date_cancelled", "no_show", "opted_out"}:
-        opted_out_at = (event_date or _said_at(facts["opted_out"])) if value.get("opted_out") else None
+        opted_out_at = (event_date or _said_at(found["opted_out"])) if value.get("opted_out") else None
         fields["date_cancelled"] = value.get("date_cancelled") or value.get("no_show") or opted_out_at
-    return Wanted(fields, _contact(facts), bool(value.get("opted_out")))
+    return Wanted(fields, contact, bool(value.get("opted_out")))
+
+
+def _greatest(facts: Facts, *names: str) -> Fact | None:
+    """What counts, of facts that are known by several names."""
+    known = [facts[name] for name in names if name in facts]
+    return reduce(Fact.__or__, known) if known else None
 
 
 def _said_at(fact: Fact) -> str:
@@ -178,8 +205,8 @@ def _contact(facts: Facts) -> Contact:
     email = (facts["contact.email"].value or None) if "contact.email" in facts else None
 
     def detail(name: str) -> Any:
-        found = [facts[key] for key in (f"contact.{name}", f"contact.{name} of {email}") if key in facts]
-        return (reduce(Fact.__or__, found).value or None) if found else None
+        found = _greatest(facts, f"contact.{name}", f"contact.{name} of {email}")
+        return (found.value or None) if found else None
 
     return Contact(
         id=detail("id"),

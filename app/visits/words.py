@@ -85,6 +85,8 @@ class VisitChange:
     payment: which payment `amount_collected` is, where the tool tells of each by itself: a visit collected the sum of
         what each of them says last. Without it the amount is all that the visit collected.
     opted_out: the customer wants no review request.
+    only_for_contact: the facts count only while the visit belongs to the address in `contact`, which then says nothing about
+        whose visit it is: the tool names a person, and not whether it is the customer, a guest, or the holder of a seat.
     is_sighting: the tool does not tell when it was completed, cancelled or missed, so those times are when it was first seen
         so: of several sightings in a row the first counts.
     """
@@ -104,6 +106,7 @@ class VisitChange:
     no_show: datetime | None | Unsaid = UNSAID
     opted_out: bool | Unsaid = UNSAID
     is_sighting: bool = False
+    only_for_contact: bool = False
 
     def facts(self) -> dict[str, str | bool | None]:
         """The fields that it says something about, as they are stored: times and money as the API writes them."""
@@ -201,4 +204,6 @@ def encode_change(change: VisitChange) -> bytes:
         stored["t"] = change.as_of
     if change.is_sighting:
         stored["s"] = True
+    if change.only_for_contact:
+        stored["w"] = True
     return orjson.dumps(stored)
