@@ -2,10 +2,13 @@
 
 import json
 import re
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import example, given, settings
@@ -14,7 +17,8 @@ from hypothesis import strategies as st
 from app.delivery import Event
 from app.reading import Json
 from app.sources import Ignored, load
-from app.visits.merge import Fact, Said, Wanted, fold, join, wanted, winners
+from app.visits import merge
+from app.visits.merge import Fact, Facts, Said, Wanted, fold, join, needed, wanted, winners
 from app.visits.words import (
     UNSAID,
     Contact,
@@ -82,6 +86,7 @@ CHANGES = st.builds(
     generation=st.integers(0, 2),
     as_of=st.integers(0, 1),
     is_sighting=st.booleans(),
+    only_for_contact=st.sampled_from((False, False, True)),
 )
 SETS = st.lists(CHANGES, max_size=6)
 
@@ -147,6 +152,139 @@ def test_a_fact_remembers_which_change_said_it(changes: list[Said]) -> None:
 
     assert winners(facts) <= origins
     assert all(isinstance(fact, Fact) and fact.origin in origins for fact in facts.values())
+
+
+@EXAMPLES
+@given(SETS)
+def test_one_pass_over_the_changes_is_the_join_of_all(changes: list[Said]) -> None:
+    joined: Facts = {}
+    for change in changes:
+        joined = join(joined, fold([change]))
+
+    assert joined == fold(changes)
+
+
+# -- what a visit may forget --
+
+#: Values of one field over a few moments: late, repeated, and dated alike.
+SIGHTINGS = st.lists(
+    st.builds(
+        Said,
+        origin=st.sampled_from(("d1", "d2", "d3", "d4")),
+        action=st.sampled_from(("update", "cancel")),
+        order=st.integers(0, 9),
+        facts=st.fixed_dictionaries({"date_cancelled": TIMES}),
+        contact=st.just({}),
+        generation=st.integers(0, 1),
+        is_sighting=st.sampled_from((True, True, True, False)),
+    ),
+    max_size=14,
+)
+
+
+def numbered(changes: Sequence[Said], prefix: str = "n") -> list[Said]:
+    """Each with an origin of its own, as in the ledger."""
+    return [replace(change, origin=f"{prefix}{at:02}") for at, change in enumerate(changes)]
+
+
+def kept_of(changes: Sequence[Said]) -> list[Said]:
+    origins = needed(changes)
+    return [change for change in changes if change.origin in origins]
+
+
+@EXAMPLES
+@given(SETS | SIGHTINGS, SETS | SIGHTINGS)
+def test_whatever_lands_later_what_is_needed_stands_for_all(changes: list[Said], later: list[Said]) -> None:
+    changes, later = numbered(changes), numbered(later, "late")
+
+    assert fold([*changes, *later]) == fold([*kept_of(changes), *later])
+
+
+@EXAMPLES
+@given(SETS | SIGHTINGS, SETS | SIGHTINGS, st.integers(1, 3))
+def test_what_is_needed_stands_for_all_also_behind_an_id_that_turns_out_to_come_before(
+    changes: list[Said], first: list[Said], by: int
+) -> None:
+    changes = numbered(changes)
+    moved = {change.origin: replace(change, generation=change.generation + by) for change in changes}
+
+    whole = fold([*numbered(first, "first"), *moved.values()])
+
+    assert whole == fold([*numbered(first, "first"), *(moved[change.origin] for change in kept_of(changes))])
+
+
+@EXAMPLES
+@given(st.lists(SIGHTINGS, max_size=4))
+def test_to_forget_again_and_again_forgets_nothing_that_is_needed(parts: list[list[Said]]) -> None:
+    everything, held = list[Said](), list[Said]()
+    for at, part in enumerate(parts):
+        everything += numbered(part, f"part{at}-")
+        held = kept_of([*held, *numbered(part, f"part{at}-")])
+
+    assert fold(everything) == fold(held)
+
+
+@EXAMPLES
+@given(SIGHTINGS, SIGHTINGS)
+def test_of_very_many_sightings_in_a_row_a_late_change_may_move_the_time_and_nothing_else(
+    changes: list[Said], later: list[Said]
+) -> None:
+    changes, later = numbered(changes), numbered(later, "late")
+    with patch.object(merge, "NEWEST_SIGHTINGS", 2):
+        kept = kept_of(changes)
+
+    whole, short = (fold([*some, *later]).get("date_cancelled") for some in (changes, kept))
+
+    assert (whole and (whole.stamp, whole.origin)) == (short and (short.stamp, short.origin))
+    assert bool(whole and whole.value) == bool(short and short.value)
+    newest = sorted({change.stamp(value) for change in kept if (value := change.facts["date_cancelled"])})[-2:]
+    if all(change.facts["date_cancelled"] or [change.stamp(None)] > newest[:1] for change in later):
+        assert (whole and whole.value) == (short and short.value)
+
+
+def test_of_eight_thousand_sightings_few_are_needed_and_the_first_of_them_counts() -> None:
+    def sighting(second: int, done: bool = True) -> Said:
+        seen_at = timestamp(NINE + timedelta(seconds=second)) if done else None
+        return Said(f"d{second:05}", "update", second, {"time_completed": seen_at}, {}, is_sighting=True)
+
+    changes = [sighting(0, done=False), *(sighting(second) for second in range(1, 8_000))]
+
+    kept = kept_of(changes)
+
+    assert merge.NEWEST_SIGHTINGS + 2 == len(kept)
+    assert (
+        "2026-03-14T09:00:01Z" == made_of(*kept).fields["time_completed"] == made_of(*changes).fields["time_completed"]
+    )
+
+
+def test_sightings_that_are_alike_are_kept_once() -> None:
+    changes = [
+        Said(f"d{at}", "update", 1, {"no_show": "2026-03-14T09:00:00Z"}, {}, is_sighting=True) for at in range(9)
+    ]
+
+    assert {"d8"} == needed(changes)
+
+
+@pytest.mark.parametrize("kind", ["sightings", "payments", "addresses"])
+def test_eight_times_the_changes_do_not_take_many_times_as_long(kind: str) -> None:
+    """Pairwise joins took 64 times as long and more."""
+
+    def change(at: int) -> Said:
+        seen_at = timestamp(NINE + timedelta(seconds=at))
+        if kind == "sightings":
+            return Said(f"d{at}", "update", at, {"time_completed": seen_at}, {}, is_sighting=True)
+        if kind == "payments":
+            return Said(f"d{at}", "update", at, {f"amount_collected of p{at}": "1.00"}, {})
+        return Said(f"d{at}", "update", at, {}, {"email": f"{at}@example.com", "first_name": "Ada", "phone": "+1555"})
+
+    def took_s(count: int) -> float:
+        changes, began = [change(at) for at in range(count)], time.process_time()
+        wanted(fold(changes))
+        return time.process_time() - began
+
+    few = min(took_s(1_000) for _ in range(3))
+
+    assert took_s(8_000) < 24 * few
 
 
 # -- what the rules mean to a visit --
