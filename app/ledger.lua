@@ -608,7 +608,7 @@ function steps.compact()
   local key = 'db:' .. ARGV[2]
   if call('HGET', key, 'lease') ~= ARGV[3] then return 0 end
   local gone = 0
-  for i = 4, #ARGV do gone = gone + call('HDEL', key, 'c:' .. ARGV[i]) end
+  for i = 4, #ARGV do gone = gone + call('HDEL', key, 'c:' .. ARGV[i], 'x:' .. ARGV[i]) end
   return call('HINCRBY', key, 'dropped', gone)
 end
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +18,7 @@ from app.sources import source_of
 from app.tally import Tally
 from app.telemetry import span
 from app.visits.client import ANSWER_S, Record, Refused, Unanswered, VisitsApiTrouble, VisitsClient
-from app.visits.merge import REMEMBERED, Wanted, difference, fold, wanted, winners
+from app.visits.merge import REMEMBERED, Wanted, difference, fold, needed, payments_of, wanted
 from app.visits.words import Contact
 from jobs.contacts import Busy, Contacts
 from jobs.context import JOB_S, Clock, Context, chance, since_s
@@ -25,8 +26,10 @@ from jobs.retry import decide, why
 
 #: In a line that is longer than this, a visit waits in the ledger and not with a lease in its hand.
 LONGEST_LINE_S = 2.0
-#: A settled visit with more changes than this keeps those that decide something and the newest.
-MOST_CHANGES, NEWEST_KEPT = 200, 50
+#: A visit with more changes than this keeps those that may still decide something, and the newest.
+MOST_CHANGES, NEWEST_KEPT = 300, 50
+#: A visit with more payments than this is an operator's turn: each of them is kept for ever.
+MOST_PAYMENTS = 500
 
 
 class OutOfTime(Exception):
@@ -35,6 +38,10 @@ class OutOfTime(Exception):
 
 class InLine(Exception):
     """The allowed rate of calls leaves no room now."""
+
+
+class TooMany(Exception):
+    """The visit grew beyond a bound, and an operator decides. The argument: which, in one word."""
 
 
 class NotYet(Exception):
@@ -61,7 +68,7 @@ async def apply(context: Context, account: str, external_id: str) -> str:
     with span("visit", "CONSUMER", hold.trace.traceparent, external_id=hold.root.external_id):
         run = Run(context, hold, account)
         outcome = await run.outcome()
-    if outcome.state == "settled":
+    with suppress(RedisDown):  # the next run does it
         await compact(context, hold)
     await asyncio.gather(give_back(context, hold, outcome, account), run.be_found(outcome))
     context.tally.count(account, outcome.state)
@@ -94,15 +101,19 @@ def count(tally: Tally, hold: Hold, outcome: Outcome) -> None:
 
 
 async def compact(context: Context, hold: Hold) -> None:
-    """A visit does not grow for ever: of very many changes, those that decide something stay, and the newest."""
+    """A visit does not grow for ever: of very many changes, those that may still decide something stay, and the newest."""
     for member in hold.members:
         if len(member.changes) > MOST_CHANGES:
-            newest_first = sorted(member.changes, key=lambda origin: -int(member.changes[origin].partition(b" ")[0]))
             # Folded by itself: should another id turn out to come before it, all of its changes move up alike.
-            said = member.said()
-            sightings = (one.origin for one in said if one.is_sighting)  # of those in a row the first counts
-            kept = winners(fold(said)).union(sightings, newest_first[:NEWEST_KEPT])
+            kept = needed(member.said()).union(_newest(member.changes))
             await context.ledger.compact(hold, member, member.changes.keys() - kept)
+        if len(member.discarded) > MOST_CHANGES:
+            await context.ledger.compact(hold, member, member.discarded.keys() - _newest(member.discarded))
+
+
+def _newest(changes: Mapping[str, bytes]) -> list[str]:
+    """The origins that landed last."""
+    return sorted(changes, key=lambda origin: -int(changes[origin].partition(b" ")[0]))[:NEWEST_KEPT]
 
 
 async def give_back(context: Context, hold: Hold, outcome: Outcome, gate: str = "") -> None:
@@ -167,6 +178,9 @@ class Run:
             return self._after(trouble)
         except NotYet as missing:
             return self._not_yet(str(missing))
+        except TooMany as bound:
+            said = f"this visit has more than {MOST_PAYMENTS} payments"
+            return self._parked(str(bound), said, tries=None)
         except (Busy, OutOfTime):
             return self._later("busy", 1 + chance())
         except InLine:
@@ -252,6 +266,8 @@ class Run:
         """Make the API show what the facts mean. Returns what was done, in a word."""
         root, *later = self.hold.members
         facts = fold(said for member in self.hold.members for said in member.said())
+        if payments_of(facts) > MOST_PAYMENTS:
+            raise TooMany("too_many_payments")
         want = wanted(facts)
         self.contact = want.contact
         for member in later:

@@ -121,6 +121,46 @@ async def test_of_many_changes_those_that_decide_and_the_newest_stay(world: Worl
 
 
 @pytest.mark.usefixtures("few")
+async def test_a_visit_that_does_not_settle_does_not_grow_either(world: World) -> None:
+    for order in range(2, 40):
+        await world.apply(change(order=order, time_scheduled=hour(order % 24)))  # of nobody yet
+
+    member = await world.member()
+    assert ("waiting", 0, 38) == (member.state, member.done, member.n)
+    assert len(member.changes) <= 10
+    assert 38 == len(member.changes) + member.dropped
+    await world.apply(booked(order=1_000))
+    assert "2026-03-14T09:00:00Z" == (world.visit() or {})["time_scheduled"]
+
+
+@pytest.mark.usefixtures("few")
+async def test_of_many_discarded_changes_the_newest_are_remembered(world: World) -> None:
+    for order in range(2, 40):
+        await world.land(change(order=order, time_scheduled=hour(order % 24)))
+    await world.ledger.discard(of("1"))
+    await world.apply(booked(order=1_000))
+
+    assert 3 == len((await world.member()).discarded)
+
+
+async def test_a_visit_of_very_many_payments_is_parked_and_one_less_is_not(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs.apply, "MOST_PAYMENTS", 5)
+    await world.apply(booked())
+    for number in range(5):
+        await world.apply(change(payment=f"p{number}", amount_collected=Decimal(10)))
+
+    assert "50.00" == (world.visit() or {})["amount_collected"]
+
+    await world.apply(change(payment="p5", amount_collected=Decimal(10)))
+
+    member = await world.member()
+    assert ("parked", "too_many_payments") == (member.state, member.reason)
+    assert "50.00" == (world.visit() or {})["amount_collected"]
+
+
+@pytest.mark.usefixtures("few")
 async def test_what_was_forgotten_does_not_come_back_by_a_later_link_or_a_fresh_run(world: World) -> None:
     for order in range(2, 40):
         await world.apply(change("2", order, contact=ADA, time_scheduled=hour(order % 24)))
@@ -133,16 +173,6 @@ async def test_what_was_forgotten_does_not_come_back_by_a_later_link_or_a_fresh_
 
     assert ["standard-1"] == names(world)
     assert "2026-03-14T15:00:00Z" == (world.visit("1") or {})["time_scheduled"]  # 39 % 24
-
-
-@pytest.mark.usefixtures("few")
-async def test_what_is_not_applied_yet_is_never_forgotten(world: World) -> None:
-    for order in range(2, 40):
-        await world.land(change(order=order, time_scheduled=hour(order % 24)))
-
-    assert ["waiting"] == await world.run()  # for a contact
-
-    assert 38 == len((await world.member()).changes)
 
 
 # -- translated anew -------------------------------------------------------------------------------------------------
