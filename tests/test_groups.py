@@ -217,3 +217,61 @@ def test_a_zoom_cancel_is_dated_by_when_it_was_cancelled_and_ordered_by_its_even
     assert datetime(2026, 9, 21, 16, 10, tzinfo=UTC) == dated.date_cancelled
     assert datetime(2026, 9, 21, 14, 18, 20, tzinfo=UTC) == bare.date_cancelled
     assert dated.order == bare.order == (1_790_000_000 + 300) * 1_000_000
+
+
+# -- Nylas Scheduler --
+
+HOST = {"email": "host@example.org", "name": "Host", "is_organizer": True}
+GUEST, OTHER = {"email": ADA, "name": "Ada Lovelace"}, {"email": BOB, "name": "Bob Boole"}
+
+
+def nylas(kind: str, minute: int, booking: str, *participants: Any, start: str = ONE, **more: Any) -> Any:
+    starts = int(datetime.fromisoformat(start).timestamp())
+    info = {"event_id": "cal-1", "start_time": starts, "participants": list(participants) or None, **more}
+    return {
+        "specversion": "1.0", "type": f"booking.{kind}", "id": f"{kind}-{minute}", "time": 1_790_000_000 + minute * 60,
+        "data": {"grant_id": "g-1", "object": {"booking_id": booking, "booking_info": info}},
+    }  # fmt: skip
+
+
+NYLAS = {
+    "each guest of a group event has a booking": (
+        [nylas("created", 0, "b1", GUEST), nylas("created", 1, "b2", OTHER), nylas("cancelled", 2, "b1", GUEST)],
+        [(BOB, ONE)],
+    ),
+    "one of them moves": (
+        [nylas("created", 0, "b1", GUEST), nylas("created", 1, "b2", OTHER), nylas("rescheduled", 2, "b2", OTHER, start=TWO)],
+        [(ADA, ONE), (BOB, TWO)],
+    ),
+    "the same person listed twice, in other letters": (
+        [nylas("created", 0, "b1", HOST, GUEST, {"email": "ADA@example.com"})],
+        [(ADA, ONE)],
+    ),
+    "a participant without an address": ([nylas("created", 0, "b1", {"name": "Room 3"}, GUEST)], [(ADA, ONE)]),
+    "a move of several holds for the visit, whosever it is": (
+        [nylas("created", 0, "b1", HOST, GUEST), nylas("rescheduled", 1, "b1", HOST, GUEST, OTHER, start=TWO)],
+        [(ADA, TWO)],
+    ),
+    "a cancel of several too": (
+        [nylas("created", 0, "b1", HOST, GUEST), nylas("cancelled", 1, "b1", HOST, GUEST, OTHER)],
+        [],
+    ),
+    "a cancel of nobody too": ([nylas("created", 0, "b1", HOST, GUEST), nylas("cancelled", 1, "b1")], []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", NYLAS)
+def test_nylas_has_a_visit_for_each_booking(case: str) -> None:
+    bodies, expected = NYLAS[case]
+
+    assert_stands("nylas", bodies, expected)
+
+
+@pytest.mark.parametrize(
+    "participants", [(GUEST, OTHER), (HOST, GUEST, OTHER), ({**HOST, "is_organizer": False}, GUEST)]
+)
+def test_nylas_parks_a_booking_whose_guest_cannot_be_told_from_the_hosts(participants: Sequence[Any]) -> None:
+    with pytest.raises(Untranslatable, match="cannot be told apart") as parked:
+        changes_of("nylas", nylas("created", 0, "b1", *participants))
+
+    assert "@" not in str(parked.value)

@@ -5,9 +5,11 @@ challenge in the query that wants to be heard back, unsigned; every event is sig
 sent. `time` beside `data` is when the event happened and orders; times are seconds since 1970, `id` is the same on every
 retry. `booking.pending` is a request that the host has not confirmed: no visit yet.
 
-There is no telling the guest from the host: both may be in `participants`, with an address and a name and nothing else.
-Who is marked as the organizer, or has the address that the organizer's calendar is named by, is passed over, and the
-first of the others counts, as in the vendor's example. A null list is a booking of nobody that we know.
+A participant has an address and a name, and nothing tells a guest from a host or a host's colleague. Who is marked as the
+organizer, or has the address that the organizer's calendar is named by, is passed over; who is left is the guest. Several
+who are left may be guests, or hosts of a collective meeting: such a booking is parked, for a review request to a colleague
+is a wrong one; its move and its cancel hold for the visit, if there is one, whosever it is. Each guest of a group event
+makes a booking of their own, which is a visit of their own. A null list is a booking of nobody that we know.
 
 Second-hand: the mark `is_organizer` (it stands in Scheduler's configurations). Implied, not stated: that `booking_id`
 stays when a booking moves.
@@ -18,10 +20,10 @@ from dataclasses import replace
 
 from app.challenges import EchoQuery
 from app.delivery import Event
-from app.reading import Json
+from app.reading import Json, Untranslatable
 from app.signatures import Hmac
 from app.sources import Ignored, Source
-from app.visits.words import UNSAID, Action, Contact, VisitChange, microseconds
+from app.visits.words import UNSAID, Contact, VisitChange, microseconds
 
 SETUP = """
 1. In the Nylas Dashboard, open Notifications and add a webhook with the address {url} and the triggers booking.created,
@@ -33,7 +35,8 @@ SETUP = """
 
 Nylas tries three times, within 20 minutes: what is missed while we are away longer is lost. It tells neither completions
 nor no-shows nor payments, so a review request counts from the start; the phone number is known only where an additional
-field asks for it. Give group events and those with several hosts no webhook: the guest could not be told from the others.
+field asks for it. Each booking of a group event is a visit. A booking with several participants beside the organizer needs
+your attention in the console: guests and hosts look alike.
 """
 
 
@@ -56,35 +59,49 @@ SOURCE = Source(
 def translate(event: Event) -> list[VisitChange] | Ignored:
     kind, booking = event.data.at("type").needed_text(), event.data.at("data", "object")
     match kind:
-        case "booking.created" | "booking.rescheduled":
-            start = booking.at("booking_info", "start_time").needed_unix()
-            action: Action = "create" if kind == "booking.created" else "update"
-            return [replace(_known(event, booking), action=action, time_scheduled=start, date_cancelled=None)]
+        case "booking.created":
+            if len(_guests(booking.at("booking_info"))) > 1:
+                raise Untranslatable("several participants beside the organizer: guests and hosts cannot be told apart")
+            return [replace(_moved(event, booking), action="create")]
+        case "booking.rescheduled":
+            return [_moved(event, booking)]
         case "booking.cancelled" | "booking.canceled":
             cancelled_at = event.data.at("time").needed_unix()
             return [replace(_known(event, booking), action="cancel", date_cancelled=cancelled_at)]
     return Ignored(kind)
 
 
+def _moved(event: Event, booking: Json) -> VisitChange:
+    start = booking.at("booking_info", "start_time").needed_unix()
+    return replace(_known(event, booking), time_scheduled=start, date_cancelled=None)
+
+
 def _known(event: Event, booking: Json) -> VisitChange:
     info = booking.at("booking_info")
+    guests = _guests(info)
     return VisitChange(
         action="update",
         visit_id=booking.at("booking_id").needed_text(),
         order=microseconds(event.data.at("time").needed_unix()),
-        contact=_contact(info),
+        contact=_contact(guests[0], info) if len(guests) == 1 else None,
         time_scheduled=info.at("start_time").unix() or UNSAID,
     )
 
 
-def _contact(info: Json) -> Contact | None:
-    host = (info.at("organizer_calendar_id").text() or "").lower()
+def _guests(info: Json) -> list[Json]:
+    """Who may be a guest, each address once."""
+    host, found = (info.at("organizer_calendar_id").text() or "").lower(), dict[str, Json]()
     for participant in info.at("participants"):
-        email = participant.at("email").text() or ""
-        if email and email.lower() != host and not participant.at("is_organizer").flag():
-            first, last = [*(participant.at("name").text() or "").rsplit(maxsplit=1), None, None][:2]
-            return Contact(email=email, first_name=first, last_name=last, phone=_phone(info.at("additional_fields")))
-    return None
+        email = (participant.at("email").text() or "").lower()
+        if email and email != host and not participant.at("is_organizer").flag():
+            found.setdefault(email, participant)
+    return list(found.values())
+
+
+def _contact(guest: Json, info: Json) -> Contact:
+    first, last = [*(guest.at("name").text() or "").rsplit(maxsplit=1), None, None][:2]
+    phone = _phone(info.at("additional_fields"))
+    return Contact(email=guest.at("email").text(), first_name=first, last_name=last, phone=phone)
 
 
 _ASKS_FOR_A_PHONE = re.compile(r"phone|mobile|\bcell\b", re.IGNORECASE)

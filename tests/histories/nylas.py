@@ -1,5 +1,6 @@
 """Nylas Scheduler: a booking keeps its id, and is over once it is cancelled. Where the host confirms, a request comes first.
-The host may stand among the participants, named by the calendar."""
+The host may stand among the participants, named by the calendar. Several guests of a group event have a booking each, for
+one event of the calendar."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -11,63 +12,75 @@ from tests.histories import Life, Visit
 class Tool(Life):
     def __init__(self, *given: Any, **more: Any) -> None:
         super().__init__(*given, **more)
-        self.state = ""
-        self.wish: datetime = self.now
+        self.states: dict[str, str] = {}
+        self.wishes: dict[str, datetime] = {}
+        self.group = self.hour() if self.maybe(0.4) else None
 
     def acts(self) -> list[Callable[[], None]]:
-        match self.state:
-            case "pending":
-                return [self.confirm, self.confirm, self.cancel]
-            case "booked":
-                return [self.move, self.move, self.move, self.remind, self.cancel]
-        return [self.book, self.book, self.ask] if len(self.visits) < 3 else []
+        acts: list[Callable[[], None]] = []
+        over = all(state == "cancelled" for state in self.states.values())
+        if len(self.visits) < 3 and (over or self.group):
+            acts += [self.book, self.book, *([] if self.group else [self.ask])]
+        for visit in self.visits:
+            acts += self.acts_of(visit)
+        return acts
 
-    @property
-    def visit(self) -> Visit:
-        return self.visits[-1]
+    def acts_of(self, visit: Visit) -> list[Callable[[], None]]:
+        def on(act: Callable[[Visit], None]) -> Callable[[], None]:
+            return lambda: act(visit)
+
+        match self.states[visit.id]:
+            case "pending":
+                return [on(self.confirm), on(self.confirm), on(self.cancel)]
+            case "booked":
+                return [on(self.move), on(self.move), on(self.move), on(self.remind), on(self.cancel)]
+        return []
 
     def book(self) -> None:
-        self.begin()
-        self.confirm()
+        self.confirm(self.begin())
 
     def ask(self) -> None:
-        self.begin()
-        self.state = "pending"
-        self.say("booking.pending")
+        visit = self.begin()
+        self.states[visit.id] = "pending"
+        self.say(visit, "booking.pending")
 
-    def confirm(self) -> None:
-        self.state, self.visit.scheduled = "booked", self.wish
-        self.say("booking.created")
+    def confirm(self, visit: Visit) -> None:
+        self.states[visit.id], visit.scheduled = "booked", self.wishes[visit.id]
+        self.say(visit, "booking.created")
 
-    def move(self) -> None:
-        old, self.wish = self.wish, self.hour()
-        self.visit.scheduled = self.wish
-        self.say("booking.rescheduled", old_start_time=int(old.timestamp()), old_end_time=int(old.timestamp()) + 1_800)
+    def move(self, visit: Visit) -> None:
+        old = int(self.wishes[visit.id].timestamp())
+        visit.scheduled = self.wishes[visit.id] = self.hour()
+        self.say(visit, "booking.rescheduled", old_start_time=old, old_end_time=old + 1_800)
 
-    def remind(self) -> None:
-        self.say("booking.reminder", time_until_event=600)
+    def remind(self, visit: Visit) -> None:
+        self.say(visit, "booking.reminder", time_until_event=600)
 
-    def cancel(self) -> None:
-        self.state, self.visit.scheduled, self.visit.cancelled = "cancelled", self.wish, self.now
-        self.say("booking.cancelled", cancellation_reason="")
+    def cancel(self, visit: Visit) -> None:
+        self.states[visit.id], visit.scheduled, visit.cancelled = "cancelled", self.wishes[visit.id], self.now
+        self.say(visit, "booking.cancelled", cancellation_reason="")
 
-    def begin(self) -> None:
+    def begin(self) -> Visit:
         id = self.mint("bk-{}")
-        self.visits.append(Visit(id, ids=[id], who=self.person()))
-        self.wish = self.hour()
+        visit = Visit(id, ids=[id], who=self.person())
+        self.visits.append(visit)
+        self.states[id], self.wishes[id] = "", self.group or self.hour()
+        return visit
 
-    def say(self, kind: str, **more: Any) -> None:
-        who, start = self.visit.who, int(self.wish.timestamp())
+    def say(self, visit: Visit, kind: str, **more: Any) -> None:
+        who, start = visit.who, int(self.wishes[visit.id].timestamp())
         assert who
+        assert who.email
         guest = {"email": who.email, "name": f"{who.first} {who.last}"}
+        participants = [guest, {**guest, "email": who.email.upper()}] if self.maybe(0.2) else [guest]
         info = {
             "event_id": "cal-1", "start_time": start, "end_time": start + 1_800, "additional_fields": None,
-            "participants": [guest], "organizer_calendar_id": "primary", **more,
+            "participants": participants, "organizer_calendar_id": "primary", **more,
         }  # fmt: skip
         if self.maybe():
             host = "host@example.org"
-            info |= {"participants": [{"email": host}, guest], "organizer_calendar_id": host}
-        booking = {"object": "booking", "booking_id": self.visit.id, "configuration_id": "cfg-1", "booking_info": info}
+            info |= {"participants": [{"email": host}, *participants], "organizer_calendar_id": host}
+        booking = {"object": "booking", "booking_id": visit.id, "configuration_id": "cfg-1", "booking_info": info}
         body = {"specversion": "1.0", "type": kind, "id": self.mint("evt-{}"), "time": int(self.now.timestamp())}
         data = {"application_id": "app-1", "grant_id": "grant-1", "object": booking}
-        self.ring({**body, "data": data}, f"{kind} {self.visit.id} {self.wish:%d %H:%M}")
+        self.ring({**body, "data": data}, f"{kind} {visit.id} {self.wishes[visit.id]:%d %H:%M}")
