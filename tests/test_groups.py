@@ -240,7 +240,10 @@ NYLAS = {
         [(BOB, ONE)],
     ),
     "one of them moves": (
-        [nylas("created", 0, "b1", GUEST), nylas("created", 1, "b2", OTHER), nylas("rescheduled", 2, "b2", OTHER, start=TWO)],
+        [
+            nylas("created", 0, "b1", GUEST), nylas("created", 1, "b2", OTHER),
+            nylas("rescheduled", 2, "b2", OTHER, start=TWO),
+        ],
         [(ADA, ONE), (BOB, TWO)],
     ),
     "the same person listed twice, in other letters": (
