@@ -34,7 +34,7 @@ class AuditLog:
     async def note(self, who: str, role: str, did: str, what: str = "", *, action: str = "") -> None:
         """did: a verb. what: an id or a filter; never anything personal. action: what it is counted as, one of few."""
         told = ("who", who[:80], "role", role, "did", did, "what", _ADDRESS.sub("•••", what)[:300])
-        await self._redis.command("XADD", KEY, "MAXLEN", "~", KEPT, "*", *told)
+        await self._redis.commands(("XADD", KEY, "MAXLEN", "~", KEPT, "*", *told))
         await note(self._redis, ACTIONS, action or did.replace(" ", "_"))
 
     async def failed_log_in(self, address: str) -> None:

@@ -230,6 +230,13 @@ class Redis:
                 raise self._sorted(wire, error) from None
         return await self.command("EVAL", SCRIPT, 0, *arguments)
 
+    async def commands(self, *commands: tuple[Any, ...]) -> list[Any]:
+        """The replies of commands that are executed together, also by a server that is full: for what a worker or an
+        operator writes. Raises RedisDown."""
+        parts = (part for command in commands for part in (len(command), *command))
+        replies: list[Any] = await self.script("commands", *parts)
+        return replies
+
     async def grant(self, *arguments: Any) -> Any:
         """A step that gives what no other process may have: not before all could say what they hold."""
         wire = await self._connected()

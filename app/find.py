@@ -7,6 +7,7 @@ import hmac
 import re
 import time
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from app.connection import Redis
 from app.visits.words import Contact
@@ -28,15 +29,16 @@ def phone(text: str) -> str:
 
 async def remember(redis: Redis, work: str, contact: Contact, key: str, keep_ms: int) -> None:
     """Let the visit be found by whose it is. Raises RedisDown."""
-    now, asked = int(time.time() * 1000), []
+    now, asked = int(time.time() * 1000), list[tuple[Any, ...]]()
     for name in filter(None, (email(contact.email or ""), phone(contact.phone or ""))):
         place = place_of(name, key)
-        asked.append(redis.command("ZADD", place, now, work))
-        asked.append(redis.command("ZREMRANGEBYRANK", place, 0, -NEWEST - 1))
+        asked.append(("ZADD", place, now, work))
+        asked.append(("ZREMRANGEBYRANK", place, 0, -NEWEST - 1))
         # The visit that is kept longest decides: one in half a year is found after another one of this week is gone.
-        asked.append(redis.command("PEXPIRE", place, keep_ms, "NX"))
-        asked.append(redis.command("PEXPIRE", place, keep_ms, "GT"))
-    await asyncio.gather(*asked)
+        asked.append(("PEXPIRE", place, keep_ms, "NX"))
+        asked.append(("PEXPIRE", place, keep_ms, "GT"))
+    if asked:
+        await redis.commands(*asked)
 
 
 async def works_of(redis: Redis, text: str, keys: Sequence[str], most: int = 50) -> list[str]:

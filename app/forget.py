@@ -304,7 +304,7 @@ class Forget:
             removed.busy.add(f"operation:{id}")
         elif order:
             words = self._blanked(orjson.loads(order))
-            await self._redis.command("HSET", f"db:operation:{id}", "order", orjson.dumps(words))
+            await self._redis.commands(("HSET", f"db:operation:{id}", "order", orjson.dumps(words)))
 
     def _blanked(self, told: Any) -> Any:
         if isinstance(told, dict):

@@ -699,14 +699,21 @@ function steps.pace()
   return wait
 end
 
--- ms, lock, token: take a lock, for so long at the most. -> 1, or nil while somebody else has it
+-- ms, lock, token: take a lock, or keep one, for so long at the most. -> 1, or nil while somebody else has it
 function steps.lock()
+  if call('GET', ARGV[3]) == ARGV[4] then return call('PEXPIRE', ARGV[3], ARGV[2]) end
   return call('SET', ARGV[3], ARGV[4], 'NX', 'PX', ARGV[2]) and 1
 end
 
--- key, value, ms: what a worker writes beside the ledger
-function steps.put()
-  return call('SET', ARGV[2], ARGV[3], 'PX', ARGV[4])
+-- [length, command, argument…]…: commands that are executed together, also on a full server. -> their replies
+function steps.commands()
+  local replies, i = {}, 2
+  while i <= #ARGV do
+    local last = i + tonumber(ARGV[i])
+    replies[#replies + 1] = call(unpack(ARGV, i + 1, last))
+    i = last + 1
+  end
+  return replies
 end
 
 -- key, seconds or 0, [field, count]…: what a process counted since it last said so

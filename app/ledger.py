@@ -344,7 +344,7 @@ class Ledger:
         return float(await self.redis.script("pace", f"db:pace:{account}", calls_a_second, int(most_s * 1000))) / 1000
 
     async def lock(self, name: str, token: str, lease_s: float) -> bool:
-        """Take a lock that ends by itself; False while somebody else has it."""
+        """Take a lock that ends by itself, or keep it longer; False while somebody else has it."""
         until = time.monotonic() + lease_s
         if not await self.redis.grant("lock", int(lease_s * 1000), name, token):
             return False
@@ -372,7 +372,7 @@ class Ledger:
 
     async def put(self, key: str, value: str | bytes, ms: int) -> None:
         """Write beside the ledger, for so long, also where Redis is full."""
-        await self.redis.script("put", key, value, ms)
+        await self.redis.commands(("SET", key, value, "PX", ms))
 
     async def beat(self, key: str, value: bytes, ms: int) -> None:
         """A worker's sign of life, which counts for so long; also where Redis is full."""

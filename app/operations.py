@@ -74,10 +74,8 @@ class Operations:
 
     async def start(self, order: Order) -> str:
         id, now = new_id(), int((await self._ledger.now()).timestamp() * 1000)
-        await self._keep(Operation(id=id, order=order, at=now))
-        await self._redis.command("ZADD", ALL, now, id)
-        await self._redis.command("ZREMRANGEBYRANK", ALL, 0, -MOST_KEPT - 1)
-        await self._redis.command("ZADD", OPEN, now, id)
+        lists = ("ZADD", ALL, now, id), ("ZREMRANGEBYRANK", ALL, 0, -MOST_KEPT - 1), ("ZADD", OPEN, now, id)
+        await self._keep(Operation(id=id, order=order, at=now), *lists)
         return id
 
     async def one(self, id: str) -> Operation:
@@ -98,23 +96,22 @@ class Operations:
         """What was put back to work stays so; the rest is left alone. Raises Gone."""
         operation = await self.one(id)
         if operation.is_open:
-            await self._redis.command("HSET", f"db:operation:{id}", "cancel", 1)
+            await self._redis.commands(("HSET", f"db:operation:{id}", "cancel", 1))
         if operation.state == "queued":
-            await self._keep(replace(operation, state="cancelled"))
-            await self._redis.command("ZREM", OPEN, id)
+            await self._keep(replace(operation, state="cancelled"), ("ZREM", OPEN, id))
 
     # -- for the worker --
 
     async def carry_out_next(self) -> None:
         for id in await self._redis.command("ZRANGE", OPEN, 0, 0):
             lock, token = f"db:operation:{id.decode()}:lock", new_id()
-            if await self._redis.command("SET", lock, token, "NX", "EX", LOCK_S):
+            if await self._ledger.lock(lock, token, LOCK_S):
                 try:
-                    await self._carry_out(id.decode(), lock)
+                    await self._carry_out(id.decode(), lock, token)
                 finally:
-                    await self._redis.script("unlock", lock, token)
+                    await self._ledger.unlock(lock, token)
 
-    async def _carry_out(self, id: str, lock: str) -> None:
+    async def _carry_out(self, id: str, lock: str, token: str) -> None:
         try:
             operation = await self.one(id)
         except Gone:
@@ -127,7 +124,8 @@ class Operations:
             while state == "running":
                 state = await self._look(run, work)
                 await self._keep(replace(operation, state=state, done=run.done, skipped=dict(run.skipped)))
-                await self._redis.command("EXPIRE", lock, LOCK_S)
+                if state == "running" and not await self._ledger.lock(lock, token, LOCK_S):
+                    return  # another worker has taken it over
         finally:
             work.cancel()
             with suppress(asyncio.CancelledError, RedisDown, Stuck):
@@ -156,7 +154,8 @@ class Operations:
             discard = Discard(self._ledger, self._settings, planned_at=order.planned_at)
             await discard.carry_out(order.filter, run.told)
 
-    async def _keep(self, operation: Operation) -> None:
+    async def _keep(self, operation: Operation, *more: tuple[Any, ...]) -> None:
+        """more: commands that are executed with it."""
         key, order = f"db:operation:{operation.id}", operation.order
         told = {
             "order": orjson.dumps(asdict(order)),
@@ -165,8 +164,8 @@ class Operations:
             "done": operation.done,
             "skipped": orjson.dumps(operation.skipped),
         }
-        await self._redis.command("HSET", key, *(part for pair in told.items() for part in pair))
-        await self._redis.command("EXPIRE", key, KEPT_S)
+        fields = (part for pair in told.items() for part in pair)
+        await self._redis.commands(("HSET", key, *fields), ("EXPIRE", key, KEPT_S), *more)
 
 
 class _Run:

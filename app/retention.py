@@ -96,7 +96,8 @@ async def tidy(ledger: Ledger, most: int = 1_000) -> int:
     """Once an hour, whoever comes first: what is older than it is kept leaves the lists, also those of hooks that are not in
     the settings any more, in steps that keep Redis for a moment only; how many. Raises RedisDown."""
     gone = 0
-    if not await ledger.redis.command("SET", "db:tidied", 1, "NX", "EX", TIDY_EVERY_S):
+    [is_first] = await ledger.redis.commands(("SET", "db:tidied", 1, "NX", "EX", TIDY_EVERY_S))
+    if not is_first:
         return 0
     while await ledger.trim(ALL, KEPT_S * 1_000, most) >= most:
         pass

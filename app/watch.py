@@ -88,7 +88,7 @@ class Watch:
         if not window or now.at - window[-1].at >= NOTE_EVERY_S:
             window.append(now)
         told = on if await self._tell(before.on, on) else before.on
-        await self._redis.script("put", STATE, orjson.dumps(State(told, window)), KEPT_MS)
+        await self._redis.commands(("SET", STATE, orjson.dumps(State(told, window)), "PX", KEPT_MS))
 
     async def _living(self) -> int:
         least = int((time.time() - ALIVE_S) * 1000)

@@ -31,7 +31,7 @@ LARGEST_RECORD = 1_048_576
 #: Of one tool's API, so many events at a time in one worker: one that hangs must not hold up all others.
 MOST_AT_ONCE = 8
 #: How long an answer serves others, how long who fetches may take, and how long the others wait for it.
-KEPT_MS, LOCK_MS, WAIT_S = 30_000, 25_000, 8.0
+KEPT_MS, LOCK_S, WAIT_S = 30_000, 25.0, 8.0
 
 
 class Parked(Exception):
@@ -76,10 +76,10 @@ class Records:
             busy[hook] -= 1
 
     async def _find(self, get: Get) -> Found:
-        redis, key, token = self.context.ledger.redis, f"db:record:{self.entrance.name}:{_digest(get)}", new_id()
+        ledger, key, token = self.context.ledger, f"db:record:{self.entrance.name}:{_digest(get)}", new_id()
         waits_until = time.monotonic() + WAIT_S
         while not (found := await self._kept(key)):
-            if await redis.command("SET", f"{key}:lock", token, "NX", "PX", LOCK_MS):
+            if await ledger.lock(f"{key}:lock", token, LOCK_S):
                 break
             if time.monotonic() > waits_until:
                 raise Busy
@@ -90,7 +90,7 @@ class Records:
             return await self._kept(key) or await self._fetch(get, key)
         finally:
             with suppress(RedisDown):
-                await redis.script("unlock", f"{key}:lock", token)
+                await ledger.unlock(f"{key}:lock", token)
 
     async def _kept(self, key: str) -> Found | None:
         """What another run was answered, if it asked after this event rang."""
@@ -115,7 +115,8 @@ class Records:
             began_us = int(began.timestamp()) * 1_000_000 + began.microsecond
             squeezed = zstandard.compress(orjson.dumps([record, beside]), 1)
             value = b"%d " % began_us + squeezed
-            await self.context.ledger.redis.command("SET", key, value, "PX", KEPT_MS)
+            with suppress(RedisDown):  # a full server has no room for it: then the next event asks for itself
+                await self.context.ledger.redis.command("SET", key, value, "PX", KEPT_MS)
         return found
 
     async def _ask(self, get: Get) -> Any:

@@ -30,7 +30,7 @@ from jobs.context import Context
 EARLY_S = 60.0
 #: One that is refused although it is younger is not the trouble.
 YOUNG_S = 30.0
-LOCK_MS, WAIT_S = 25_000, 8.0
+LOCK_S, WAIT_S = 25.0, 8.0
 
 
 class Busy(Exception):
@@ -51,10 +51,10 @@ class Tokens:
 
         Raises VisitsApiTrouble, Busy, RedisDown.
         """
-        redis, lock, mine = self.context.ledger.redis, f"{self._key}:lock", new_id()
+        ledger, lock, mine = self.context.ledger, f"{self._key}:lock", new_id()
         waits_until = time.monotonic() + WAIT_S
         while not (usable := _usable(await self._kept(), refused)):
-            if await redis.command("SET", lock, mine, "NX", "PX", LOCK_MS):
+            if await ledger.lock(lock, mine, LOCK_S):
                 break
             if time.monotonic() > waits_until:
                 raise Busy
@@ -66,7 +66,7 @@ class Tokens:
             return _usable(kept, refused) or await self._exchange(kept)
         finally:
             with suppress(RedisDown):
-                await redis.script("unlock", lock, mine)
+                await ledger.unlock(lock, mine)
 
     @property
     def _key(self) -> str:
@@ -108,7 +108,7 @@ class Tokens:
             "refresh": again if isinstance(again, str) and again else refresh,
             "of": self._origin,
         }
-        await self.context.ledger.redis.command("SET", self._key, self._seal.encrypt(orjson.dumps(kept)))
+        await self.context.ledger.redis.commands(("SET", self._key, self._seal.encrypt(orjson.dumps(kept))))
         return token
 
     async def _kept(self) -> dict[str, Any]:

@@ -154,10 +154,12 @@ class Access:
     async def _begin(self, role: Role) -> User:
         user, now = User(role, role, secrets.token_urlsafe(32)), int(time.time())
         kept = orjson.dumps({"name": user.name, "role": role, "password": self._password_of(role)})
-        await self._redis.command("ZADD", SESSIONS, now + SESSION_S, user.session)
-        await self._redis.command("ZREMRANGEBYSCORE", SESSIONS, "-inf", now)
-        await self._redis.command("EXPIRE", SESSIONS, SESSION_S)
-        await self._redis.command("SET", f"db:session:{user.session}", kept, "EX", SESSION_S)
+        await self._redis.commands(
+            ("ZADD", SESSIONS, now + SESSION_S, user.session),
+            ("ZREMRANGEBYSCORE", SESSIONS, "-inf", now),
+            ("EXPIRE", SESSIONS, SESSION_S),
+            ("SET", f"db:session:{user.session}", kept, "EX", SESSION_S),
+        )
         return user
 
     async def log_out(self, user: User) -> None:
@@ -207,9 +209,8 @@ class Access:
             self._turns.slow_strangers_down()
 
     async def _counted(self, key: str) -> int:
-        count = int(await self._redis.command("INCR", key))
-        await self._redis.command("EXPIRE", key, ATTEMPTS_S, "NX")
-        return count
+        count, _ = await self._redis.commands(("INCR", key), ("EXPIRE", key, ATTEMPTS_S, "NX"))
+        return int(count)
 
     async def _role_of(self, password: str) -> Role | None:
         roles: tuple[Role, ...] = ("operator", "viewer")
