@@ -1,16 +1,22 @@
 """What tools of field service, salons and practices send beyond the specimens, and what it means."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
+from test_every_source import Doorstep, hands, served, world
+from test_sources import BY_TOOL
 
 from app.delivery import Event
 from app.reading import Json, Untranslatable
-from app.sources import Ignored, load
+from app.sources import GONE, Ignored, load
 from app.visits.merge import Said, Wanted, fold, wanted
 from app.visits.words import VisitChange, encode_change
+
+__all__ = ["hands", "served", "world"]  # fixtures
 
 FETCHED_AT = datetime(2026, 3, 14, 18, tzinfo=UTC)
 
@@ -151,3 +157,115 @@ def test_housecallpro_a_late_retry_that_does_not_say_when_takes_no_cancellation_
 
     assert "2026-03-12T09:00:00Z" == what_stands(retried, cancelled).fields["date_cancelled"]
     assert what_stands(retried, cancelled).is_off
+
+
+# Boulevard ----------------------------------------------------------------------------------------------------------
+
+APPOINTMENT, ORDER = "urn:blvd:Appointment:c3253094", "urn:blvd:Order:77777777"
+REFUND = "urn:blvd:OrderRefund:88888888"
+PAID = {"lineGroups": [{"__typename": "OrderAppointmentLineGroup", "id": "c3253094"}]}
+
+
+def from_boulevard(event: str, id: str, node: Mapping[str, Any] | None = None) -> Event:
+    body = {"event": event, "eventType": event.partition(".")[0], "resource": {"id": id}, "data": {"node": node}}
+    return an_event("boulevard", {**body, "timestamp": "2026-03-14T15:02:06Z"})
+
+
+COMPLETED, PAID_FOR = from_boulevard("appointment.completed", APPOINTMENT), from_boulevard("order.completed", ORDER)
+
+
+@pytest.mark.parametrize(("name", "event"), [("appointment", COMPLETED), ("order", PAID_FOR)])
+@pytest.mark.parametrize(
+    "errors",
+    [
+        [{"message": "Not authorized", "code": "FORBIDDEN"}],
+        [{"message": "Not authorized", "extensions": {"code": "FORBIDDEN"}}],
+        [{"message": "Cannot query field"}],
+        [None, 7],
+    ],
+)
+def test_boulevard_an_answer_with_errors_is_no_record_that_is_gone(name: str, event: Event, errors: list[Any]) -> None:
+    for data in ({name: None}, None):
+        with pytest.raises(Untranslatable, match=f"Boulevard answered without the {name}"):
+            load()["boulevard"].translate(with_record(event, {"data": data, "errors": errors}))
+
+
+@pytest.mark.parametrize(
+    ("code", "state", "reason"),
+    [
+        ("UNAUTHENTICATED", "waiting", "credentials_refused"),
+        ("FORBIDDEN", "parked", "untranslatable: Boulevard answered without the order: check the token"),
+    ],
+)
+async def test_boulevard_a_payment_that_the_api_refuses_is_not_forgotten(
+    world: Doorstep, code: str, state: str, reason: str
+) -> None:
+    [paid] = [found for found in BY_TOOL["boulevard"] if found.told["name"].endswith("the event has no order in it")]
+    [path] = paid.told["records"]
+    refused = {"data": {"order": None}, "errors": [{"message": "ada@example.com", "code": code}]}
+    world.configure(paid)
+    world.api.keep(replace(paid, told={**paid.told, "records": {path: refused}}))
+
+    answer = await world.ring(paid)
+    await world.run()
+
+    event = await world.ledger.member(f"event:{answer.json()['delivery']}")
+    assert (state, reason) == (event.state, event.reason[: len(reason)])
+
+
+def test_boulevard_a_record_is_gone_where_the_api_says_so() -> None:
+    not_found = {"data": {"order": None}, "errors": [{"message": "no", "code": "NOT_FOUND"}]}
+
+    for answer in (None, {"data": {"order": None}}, not_found):
+        assert GONE == load()["boulevard"].translate(with_record(PAID_FOR, answer))
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"id": REFUND, "orderId": ORDER},
+        {"id": REFUND, "__typename": "OrderRefund", "order": {"id": ORDER}},
+        {"id": REFUND, "orderId": ORDER, "lineGroups": [], "summary": {"currentTotal": 5651}},
+    ],
+)
+def test_boulevard_a_refund_lowers_the_order_that_it_names(node: Mapping[str, Any]) -> None:
+    refunded = from_boulevard("order_refund.closed", REFUND, node)
+    answer = {"data": {"order": {"id": ORDER, "summary": {"currentTotal": 20000}, **PAID}}}
+
+    [change] = changes(with_record(refunded, answer))
+
+    assert ORDER == load()["boulevard"].fetch(refunded)[0].variables["id"]  # type: ignore[misc]
+    assert ("c3253094", "77777777", Decimal(200)) == (change.visit_id, change.payment, change.amount_collected)
+
+
+@pytest.mark.parametrize("node", [None, {"id": REFUND}, {"id": "88888888", "lineGroups": []}])
+def test_boulevard_a_refund_that_names_no_order_is_for_an_operator(node: Mapping[str, Any] | None) -> None:
+    with pytest.raises(Untranslatable, match="does not name its order"):
+        load()["boulevard"].fetch(from_boulevard("order_refund.closed", REFUND, node))  # type: ignore[misc]
+
+
+def test_boulevard_a_refund_of_an_order_that_is_not_there_is_for_an_operator() -> None:
+    refunded = from_boulevard("order_refund.closed", REFUND, {"id": REFUND, "orderId": ORDER})
+
+    with pytest.raises(Untranslatable, match="no order"):
+        changes(with_record(refunded, {"data": {"order": None}}))
+
+
+@pytest.mark.parametrize(
+    ("client", "names"),
+    [
+        ({"name": "Ada Lovelace"}, ("Ada", "Lovelace")),
+        ({"name": "Ada King Lovelace"}, ("Ada King", "Lovelace")),
+        ({"name": "Ada"}, ("Ada", None)),
+        ({"name": "Somebody Else", "firstName": "Ada"}, ("Ada", None)),
+        ({}, (None, None)),
+    ],
+)
+def test_boulevard_a_client_may_have_one_name_for_both(
+    client: Mapping[str, Any], names: tuple[str | None, ...]
+) -> None:
+    node = {"id": APPOINTMENT, "startAt": "2026-03-14T10:00:00-04:00", "client": {"email": "ada@example.com", **client}}
+    [change] = changes(from_boulevard("appointment.created", APPOINTMENT, node))
+
+    assert change.contact
+    assert names == (change.contact.first_name, change.contact.last_name)

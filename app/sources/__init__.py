@@ -93,6 +93,24 @@ class Get:
         return f"{'POST' if posts else 'GET'} {self.path.partition('/')[0]}"
 
 
+def graphql_record(answer: Json | None, name: str, title: str) -> Json | None:
+    """What a query asked for; None where the tool says that it has no such record. answer: None where it said so by its
+    status.
+
+    An answer with errors is no such word: the token may be wrong, a permission missing or the query out of date.
+    """
+    if answer is None:
+        return None
+    found, errors = answer.at("data", name), list(answer.at("errors"))
+    if found:
+        return found
+    if any("NOT_FOUND" in (error.at("extensions", "code").value, error.at("code").value) for error in errors):
+        return None
+    if errors or not answer.at("data"):
+        raise Untranslatable(f"{title} answered without the {name}: check the token, its scopes and the API's version")
+    return None
+
+
 class Credentials(Protocol):
     """How a request for a record shows who asks. names: the credentials (settings) that it takes.
 

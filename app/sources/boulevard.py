@@ -9,8 +9,13 @@ an order's lines and its total. In an order a group of lines for an appointment 
 `summary.currentTotal` is what was collected, in cents.
 
 An order's summary also has `initialTotal` and `refundAmount`: that `currentTotal` is what refunds have left is inferred from
-those names, and that ORDER_REFUND_CLOSED is about the order from an integrator's page. Should it name the refund instead, no
-order is found under that id and the amount stays too high.
+those names. The node of `order_refund.closed` may be the order, or an OrderRefund, as the schema suggests (`order.refunds
+{ id orderId }`): then the order of that `orderId` is fetched. A refund that names no order, and one whose order the API does
+not have, is parked, since the amount would silently stay too high.
+
+The API answers errors with status 200, their code in `errors[].code` (the vendor's own tests). Only NOT_FOUND, or an answer
+without errors, means that there is no such record; a token that is refused and a limit of the rate are tried again, and any
+other error is parked. A client of a capture of 2022 has a `name` and no `firstName`.
 
 Recalled: the states (FINAL is completion), and NO_SHOW as a cancellation's reason. A completion has no time of its own:
 it counts from the first event that shows it. What was cancelled and booked again is another appointment, unlinked.
@@ -25,9 +30,9 @@ from datetime import datetime
 from typing import Literal
 
 from app.delivery import Event
-from app.reading import Json
+from app.reading import Json, Untranslatable
 from app.signatures import LAST_SECONDS, Hmac, base64_key
-from app.sources import GONE, Get, Ignored, Shown, Source
+from app.sources import GONE, Get, Ignored, Shown, Source, graphql_record
 from app.visits.words import UNSAID, Action, Contact, VisitChange, microseconds
 
 SETUP = """
@@ -97,7 +102,8 @@ APPOINTMENT: dict[str, Action] = {
     "APPOINTMENT_CANCELLED": "cancel",
     "APPOINTMENT_CANCELED": "cancel",
 }
-ORDER = {"ORDER_COMPLETED", "ORDER_REFUND_CLOSED"}
+REFUND = "ORDER_REFUND_CLOSED"
+ORDER = {"ORDER_COMPLETED", REFUND}
 OPEN, OFF = {"BOOKED", "CONFIRMED", "ARRIVED", "ACTIVE"}, {"CANCELLED", "CANCELED", "NO_SHOW"}
 QUERIES = {
     "appointment": """
@@ -115,14 +121,16 @@ def fetch(event: Event) -> list[Get]:
     """The appointment, where it stands and the event lacks its start or its customer; the order that the event lacks."""
     kind, node = _kind(event), _node(event)
     if kind in ORDER:
-        return [] if node.at("lineGroups") and node.at("summary", "currentTotal") else [_get("order", event)]
+        order = _order_told(event)
+        is_whole = order.at("lineGroups") and order.at("summary", "currentTotal")
+        return [] if is_whole else [_get("order", _order_named(event))]
     if kind not in APPOINTMENT or _status(kind, node) in ("off", "missed"):
         return []
-    return [] if node.at("startAt") and node.at("client", "email").text() else [_get("appointment", event)]
+    return [] if node.at("startAt") and node.at("client", "email").text() else [_get("appointment", _named(event))]
 
 
-def _get(name: str, event: Event) -> Get:
-    id = _id(_named(event))
+def _get(name: str, named: Json) -> Get:
+    id = _id(named)
     return Get(f"{name}/{id}", QUERIES[name], {"id": f"urn:blvd:{name.title()}:{id}"})
 
 
@@ -135,7 +143,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
 
 def _appointment(event: Event, kind: str) -> list[VisitChange] | Ignored:
     node, said_at, status = _node(event), _said_at(event), _status(kind, _node(event))
-    record = event.record.at("data", "appointment") if event.record else Json(None)
+    record = graphql_record(event.record, "appointment", SOURCE.title) or Json(None)
     starts, is_off = node.at("startAt").moment() or record.at("startAt").moment(), status in ("off", "missed")
     if starts is None and kind in ("APPOINTMENT_CREATED", "APPOINTMENT_RESCHEDULED") and not is_off:
         return GONE
@@ -157,7 +165,9 @@ def _appointment(event: Event, kind: str) -> list[VisitChange] | Ignored:
 
 
 def _order(event: Event) -> list[VisitChange] | Ignored:
-    node = event.record.at("data", "order") if event.record else Json(None) if event.fetched_at else _node(event)
+    node = graphql_record(event.record, "order", SOURCE.title) if event.fetched_at else _order_told(event)
+    if not node and _kind(event) == REFUND:
+        raise Untranslatable("Boulevard has no order of the id that the refund names")
     if not node:
         return GONE
     visits = list(dict.fromkeys(_id(group.at("id")) for group in node.at("lineGroups") if _is_of_appointment(group)))
@@ -172,7 +182,7 @@ def _order(event: Event) -> list[VisitChange] | Ignored:
             visit_id=visits[0],
             order=microseconds(_said_at(event)),
             as_of=microseconds(event.fetched_at) if event.fetched_at else 0,
-            payment=_id(_named(event)),
+            payment=_id(_order_named(event)),
             amount_collected=total.amount(100),
         )
     ]
@@ -196,6 +206,25 @@ def _node(event: Event) -> Json:
 
 def _named(event: Event) -> Json:
     return _node(event).at("id") or event.data.at("resource", "id") or event.data.at("resourceId")
+
+
+def _order_told(event: Event) -> Json:
+    """The order in the event. Of nothing where the node is a refund."""
+    node = _node(event)
+    return Json(None) if _kind(event) == REFUND and not _is_order(node.at("id")) else node
+
+
+def _order_named(event: Event) -> Json:
+    named = _named(event)
+    if _kind(event) == REFUND and not _is_order(named):
+        named = _node(event).at("orderId") or _node(event).at("order", "id")
+        if not named:
+            raise Untranslatable("the refund does not name its order")
+    return named
+
+
+def _is_order(named: Json) -> bool:
+    return ":Order:" in (named.text() or "")
 
 
 def _id(found: Json) -> str:
@@ -229,9 +258,13 @@ def _is_of_appointment(group: Json) -> bool:
 def _contact(client: Json) -> Contact | None:
     if not client:
         return None
+    first_name, last_name = client.at("firstName").text(), client.at("lastName").text()
+    if not (first_name or last_name):
+        before, _, after = (client.at("name").text() or "").rpartition(" ")
+        first_name, last_name = before or after or None, after if before else None
     return Contact(
         email=client.at("email").text(),
-        first_name=client.at("firstName").text(),
-        last_name=client.at("lastName").text(),
+        first_name=first_name,
+        last_name=last_name,
         phone=client.at("mobilePhone").text(),
     )

@@ -21,7 +21,7 @@ import re
 from app.delivery import Event
 from app.reading import Json, Untranslatable
 from app.signatures import Hmac
-from app.sources import GONE, Bearer, Get, Ignored, Source, refreshed
+from app.sources import GONE, Bearer, Get, Ignored, Source, graphql_record, refreshed
 from app.visits.words import UNSAID, Action, Contact, Unsaid, VisitChange, microseconds
 
 SETUP = """
@@ -107,7 +107,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     if event.fetched_at is None:
         raise Untranslatable("the record that this event points at was not fetched")
     name, action = FETCHED[topic]
-    found, order = _found(event.record, name), microseconds(event.fetched_at)
+    found, order = graphql_record(event.record, name, SOURCE.title), microseconds(event.fetched_at)
     if found is None:
         return GONE
     if name == "visit":
@@ -146,20 +146,6 @@ def _destroyed(event: Event, told: Json) -> VisitChange:
         order=microseconds(event.received_at),
         date_cancelled=told.at("occurredAt").moment() or told.at("occuredAt").needed_moment(),
     )
-
-
-def _found(record: Json | None, name: str) -> Json | None:
-    """What the query asked for; None where Jobber has no such record."""
-    if record is None:
-        return None
-    found, errors = record.at("data", name), list(record.at("errors"))
-    if found:
-        return found
-    if any(error.at("extensions", "code").value == "NOT_FOUND" for error in errors):
-        return None
-    if errors or not record.at("data"):
-        raise Untranslatable(f"Jobber answered without the {name}: check the token, its scopes and the API's version")
-    return None
 
 
 def _invoices(found: Json, name: str) -> list[Json]:

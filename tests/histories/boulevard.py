@@ -94,12 +94,19 @@ class Tool(Life):
     def refund(self) -> None:
         id = self.dice.choice(list(self.orders))
         self.orders[id] = max(Decimal(), self.orders[id] - self.money())
-        self.order("ORDER_REFUND_CLOSED", id)
+        if self.maybe():
+            self.order("ORDER_REFUND_CLOSED", id)
+            return
+        self.count()
+        refund = f"urn:blvd:OrderRefund:{UUID(int=self.dice.getrandbits(128))}"
+        self.tell("ORDER_REFUND_CLOSED", refund, {"id": refund, "orderId": f"urn:blvd:Order:{id}"})
 
     def owns(self, key: str) -> bool:
-        return bool(self.visits) and key == self.urn
+        return bool(self.visits) and (key == self.urn or key.removeprefix("urn:blvd:Order:") in self.orders)
 
     def answer(self, key: str) -> Any:
+        if key != self.urn:
+            return {"data": {"order": self.record(key.removeprefix("urn:blvd:Order:"))}}
         starts = self.visit.scheduled
         assert starts
         return {"data": {"appointment": {"id": key, "startAt": written(starts), "client": self.client()}}}
@@ -112,12 +119,18 @@ class Tool(Life):
         return {"firstName": who.first, "lastName": who.last, "email": who.email, "mobilePhone": None}
 
     def order(self, kind: str, id: str) -> None:
+        self.count()
+        self.tell(kind, f"urn:blvd:Order:{id}", self.record(id))
+
+    def count(self) -> None:
         self.visit.paid = sum(self.orders.values(), Decimal()) or None
+
+    def record(self, id: str) -> dict[str, Any]:
         group = {"__typename": "OrderAppointmentLineGroup", "id": self.dice.choice((self.visit.id, self.urn))}
-        self.tell(kind, f"urn:blvd:Order:{id}", {
+        return {
             "id": f"urn:blvd:Order:{id}", "summary": {"currentTotal": int(self.orders[id] * 100), "refundAmount": 5},
             "lineGroups": [group, {"__typename": "OrderRetailLineGroup", "id": "r1"}],
-        })  # fmt: skip
+        }  # fmt: skip
 
     def say(self, kind: str, is_whole: bool = False) -> None:
         """is_whole: nothing else says how it stands."""
