@@ -275,7 +275,7 @@ Or in another terminal:
     def post(self, source: str, raw: bytes, headers: Mapping[str, str], signed_as: bytes = b"") -> httpx.Response:
         """signed_as: what the signature covers, where that is not what is sent."""
         url = f"{self.web}/hooks/{source}"
-        headers = signed(source, signed_as or raw, headers, self.secrets[source], url)
+        headers = signed(source, signed_as or raw, headers, [self.secrets[source]], url)
         return self._http.post(url, content=raw, headers=headers)
 
     def visits(self) -> list[dict[str, Any]]:

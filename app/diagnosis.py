@@ -101,7 +101,7 @@ def _matched(scheme: Scheme, case: _Case, findings: Sequence[Finding]) -> Diagno
         slot = scheme.verify(case.delivery, case.terms)
     except (SignatureError, ValueError):
         return Diagnosis(False)
-    return Diagnosis(True, slot + 1, fingerprint(case.terms.secrets[slot]), findings=tuple(findings))
+    return Diagnosis(True, slot + 1, fingerprint(case.terms.secrets[slot], case.terms.keys), findings=tuple(findings))
 
 
 def _at_any_time(case: _Case) -> _Case:
@@ -131,11 +131,14 @@ def _headers_like_a_signature(delivery: Delivery) -> str:
 
 
 def _nothing_fits(refused: tuple[str, str], case: _Case) -> Finding:
-    prints = ", ".join(map(fingerprint, case.terms.secrets))
+    prints = ", ".join(fingerprint(secret, case.terms.keys) for secret in case.terms.secrets)
     if refused[0] == "malformed":
         return Finding("header", f"{refused[1]}: this is not how this tool signs")
-    what = "the body was changed in a way that we do not know, or the secret is another one: set it anew"
-    return Finding("unknown", f"{what}, and compare its fingerprint with those that are set here ({prints})")
+    what = "the body was changed in an unknown way, or the secret is another one: set it again"
+    return Finding(
+        "unknown",
+        f"{what}, and compare what `doorbell secrets fingerprint` says of it with the secrets that are set here ({prints})",
+    )
 
 
 # -- what may be wrong --
@@ -163,15 +166,14 @@ def _secrets(settings: Settings, entrance: Entrance) -> Iterator[_Change]:
     for other in settings.entrances.values():
         for secret in other.hook.secrets:
             if other.name != entrance.name and secret not in ours and scheme.check_secret(secret) is None:
-                whose = f"the secret {fingerprint(secret)} of the hook {other.name}"
+                whose = f"the secret {fingerprint(secret, settings.secret_key)} of the hook {other.name}"
                 told = f"it is signed with {whose}: the wrong address is set in the tool, or the wrong secret here"
                 yield _Change(Finding("secret", told), signed_with(secret))
     for secret in entrance.hook.secrets:
         for what, other_secret in _misread(secret):
             if scheme.check_secret(other_secret) is None:
-                told = (
-                    f"the secret {fingerprint(secret)} of this hook would fit {what}: set it anew as the tool shows it"
-                )
+                mark = fingerprint(secret, settings.secret_key)
+                told = f"the secret {mark} of this hook would fit {what}: set it anew as the tool shows it"
                 yield _Change(Finding("secret", told), signed_with(other_secret))
 
 

@@ -16,8 +16,8 @@ from app.alarms import OLD_S, Due, due
 from app.bodies import name_of
 from app.connection import Address, Redis, RedisDown
 from app.queue import WORKERS
-from app.settings import Settings, SettingsError, read
-from app.sources import Source, load
+from app.settings import RECOMMENDED_KEY, Settings, SettingsError, read
+from app.sources import VERIFIED_BY, Source
 
 Result = Literal["ok", "warn", "fail", "down"]
 CLOCK_S = 2.0
@@ -59,7 +59,7 @@ async def _examine(settings: Settings, is_release: bool) -> AsyncIterator[Check]
     yield Check("settings", "ok", f"{len(settings.entrances)} of {len(settings.hooks)} hooks have a secret")
     yield _python(sys.version_info[:3])
     yield _bodies(settings)
-    for check in _hooks(settings):
+    for check in [*_keys(settings), *_hooks(settings)]:
         yield check
     redis = Redis(Address.of(settings), timeout_s=3)
     checks: list[Callable[[Redis, Settings], AsyncIterator[Check]]] = [_redis, _work]
@@ -106,7 +106,7 @@ def _bodies(settings: Settings) -> Check:
 def _hooks(settings: Settings) -> list[Check]:
     checks = []
     for name, hook in settings.hooks.items():
-        prefix, tool = f"HOOKS__{name.upper()}", load()[hook.source or name]
+        prefix, tool = f"HOOKS__{name.upper()}", settings.tool(name)
         needed = tool.source.missing(hook.credentials) if tool.fetch else []
         missing = [f"{prefix}__CREDENTIALS__{field}" for field in needed]
         if not hook.secrets:
@@ -119,6 +119,10 @@ def _hooks(settings: Settings) -> list[Check]:
             checks.append(Check(f"hook {name}", "ok", detail, "Take the old one out when the tool has changed over."))
         if hook.secrets and tool.source.signature.covers != "body":
             checks.append(_unproven(name, tool.source))
+        if hook.secrets and tool.source.evidence == "recalled":
+            checks.append(_unverified(name, tool.source))
+        if any(len(secret) < RECOMMENDED_KEY for secret in hook.secrets) and tool.source.signature.is_key_chosen:
+            checks.append(_short(f"hook {name}", f"{prefix}__SECRETS"))
     if not settings.entrances:
         checks.append(Check("hooks", "warn", "there is none: nobody can ring", "Set HOOKS__<NAME>__SECRETS."))
     return checks
@@ -128,12 +132,28 @@ async def at_hand(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
     """What can be told without asking anybody but Redis. Raises RedisDown."""
     yield _python(sys.version_info[:3])
     yield _bodies(settings)
-    for check in _hooks(settings):
+    for check in [*_keys(settings), *_hooks(settings)]:
         yield check
     for examined in (_redis, _work):
         async for check in examined(redis, settings):
             yield check
     yield await _worker(redis)
+
+
+def _unverified(name: str, source: Source) -> Check:
+    detail = f"our knowledge of {source.title} is verified by {VERIFIED_BY[source.evidence]}"
+    return Check(f"hook {name}", "warn", detail, "Compare its first deliveries with the tool before you rely on it.")
+
+
+def _short(name: str, setting: str) -> Check:
+    return Check(name, "warn", f"{setting} is shorter than {RECOMMENDED_KEY} characters", "Use 32 random characters.")
+
+
+def _keys(settings: Settings) -> list[Check]:
+    """Keys that are accepted and shorter than recommended."""
+    keys = {"SECRET_KEY": settings.secret_key, "METRICS_TOKEN": filter(None, [settings.metrics_token])}
+    short = [setting for setting, values in keys.items() if any(len(value) < RECOMMENDED_KEY for value in values)]
+    return [_short(setting, setting) for setting in short]
 
 
 def _unproven(name: str, source: Source) -> Check:

@@ -20,7 +20,7 @@ from app.delivery import JWT, Delivery, from_base64url
 from app.signatures import Scheme, SignatureError, Terms, only_line
 
 Algorithm = Literal["ed25519", "rsa-sha256"]
-SMALLEST_RSA = 2048
+SMALLEST_RSA, SHORTEST_HS256 = 2048, 32
 
 
 @lru_cache(maxsize=64)
@@ -109,6 +109,7 @@ class Jwt(Scheme):
     algorithm is not read: it is this one.
 
     expires: it must say until when it counts (`exp`). tolerance_s: how far clocks may be apart there and in `iat`, `nbf`.
+    A key of HS256 has 32 bytes or more: https://www.rfc-editor.org/rfc/rfc7518#section-3.2
     """
 
     algorithm: Literal["RS256", "HS256"]
@@ -121,7 +122,7 @@ class Jwt(Scheme):
     def check_secret(self, secret: str) -> str | None:
         if self.algorithm == "RS256":
             return _check_key("rsa-sha256", secret)
-        return None if secret else "must not be empty"
+        return None if len(secret.encode()) >= SHORTEST_HS256 else f"must have {SHORTEST_HS256} characters or more"
 
     def verify(self, delivery: Delivery, terms: Terms) -> int:
         token = delivery.raw.strip()

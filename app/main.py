@@ -40,7 +40,8 @@ def create_app(settings: Settings) -> Starlette:
     }
     redis, ledger = connections[PATIENCE_S], ledgers[PATIENCE_S]
     refusals = Refusals(redis)
-    tally = Tally(settings.retention_days, {name: entrance.hook.secrets for name, entrance in entrances.items()})
+    secrets = {name: entrance.hook.secrets for name, entrance in entrances.items()}
+    tally = Tally(settings.retention_days, secrets, settings.secret_key)
     intake = Intake(settings, ledgers, refusals, tally)
     # A connection of its own: a long answer to the console stands in front of no delivery.
     desk = Redis(Address.of(settings), PATIENCE_S)

@@ -36,13 +36,19 @@ def body_of(recorded: Mapping[str, Any]) -> bytes:
 
 
 def signed(
-    source: str, raw: bytes, headers: Mapping[str, str], secret: str, url: str, query: str = ""
+    source: str,
+    raw: bytes,
+    headers: Mapping[str, str],
+    secrets: Sequence[str],
+    url: str,
+    query: str = "",
+    auth: Sequence[str] = ("signature",),
 ) -> dict[str, str]:
-    """The headers to send: those given, with the signature made anew. url: as the tool knows the hook (PUBLIC_URL)."""
-    scheme = load()[source].source.signature
+    """The headers to send: those given, with a new signature. url: as the tool knows the hook (PUBLIC_URL)."""
+    scheme = load()[source].source.with_auth(auth).signature
     lines = tuple((name.lower().encode(), value.encode("latin-1")) for name, value in headers.items())
     delivery = Delivery(source, source, lines, raw, datetime.now(UTC), query=query.encode())
-    fresh = scheme.sign(delivery, Terms([secret], time.time(), url))
+    fresh = scheme.sign(delivery, Terms(secrets, time.time(), url))
     kept = {name: value for name, value in headers.items() if name.lower() not in {name.lower() for name in fresh}}
     return kept | fresh
 
@@ -64,17 +70,23 @@ class Specimen:
 
 
 def specimen(
-    source: str, wanted: str, hook: str, secrets: Sequence[str], keys: Sequence[str], address: str
+    source: str,
+    wanted: str,
+    hook: str,
+    secrets: Sequence[str],
+    keys: Sequence[str],
+    address: str,
+    auth: Sequence[str] = ("signature",),
 ) -> Specimen:
-    """secrets: the hook's, of which the first signs, or else the specimen's own; what a tool signs with a private key, ours
-    can only sign with the one that was made for the specimens. keys: SECRET_KEY. address: the hook's as the tool knows it.
-    Raises Unknown."""
-    recorded, scheme = find(source, wanted), load()[source].source.signature
+    """secrets: the hook's, of which the first that fits signs; else the specimen's own. Where the tool signs with a private
+    key, only the key of the specimens can sign. keys: SECRET_KEY. address: the hook's as the tool knows it. auth: what
+    the hook accepts. Raises Unknown."""
+    recorded, scheme = find(source, wanted), load()[source].source.with_auth(auth).signature
     own = {**specimens(source), **recorded}
-    secret = own.get("signing_key") or [*secrets, own["secret"]][0]
-    terms = Terms([secret], time.time(), keys=[*keys, own.get("secret_key", "")])
+    secrets = [own["signing_key"]] if "signing_key" in own else [*secrets] or [own["secret"]]
+    terms = Terms(secrets, time.time(), keys=[*keys, own.get("secret_key", "")])
     raw, token, query = scheme.wrap(body_of(recorded), terms), scheme.token(hook, terms), recorded.get("query", "")
-    headers = signed(source, raw, recorded["headers"], secret, _with_token(address, token), query)
+    headers = signed(source, raw, recorded["headers"], secrets, _with_token(address, token), query, auth)
     return Specimen(recorded["name"], recorded.get("method", "POST"), token, query, headers, raw)
 
 
@@ -85,9 +97,11 @@ def _with_token(address: str, token: str) -> str:
 def ring_at(url: str, source: str, wanted: str, environ: Mapping[str, str]) -> httpx.Response:
     """Send it with the secret of HOOKS__<SOURCE>__SECRETS, or else the specimen's own. Raises Unknown, OSError."""
     public_url = environ.get("PUBLIC_URL", "").rstrip("/")
-    secrets, keys = (environ.get(name, "").split() for name in (f"HOOKS__{source.upper()}__SECRETS", "SECRET_KEY"))
+    prefix = f"HOOKS__{source.upper()}"
+    names = (f"{prefix}__SECRETS", "SECRET_KEY", f"{prefix}__AUTH")
+    secrets, keys, auth = (environ.get(name, "").split() for name in names)
     address = f"{public_url}/hooks/{source}" if public_url else url
-    made = specimen(source, wanted, source, secrets, keys, address)
+    made = specimen(source, wanted, source, secrets, keys, address, auth or ("signature",))
     try:
         return httpx.request(
             made.method, made.at(url), content=made.raw, headers=made.headers, timeout=10, trust_env=False

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, available_timezones
@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 from redis.asyncio.connection import parse_url
 
 from app.signatures import Terms
-from app.sources import BadSource, Tool, load
+from app.sources import Auth, BadSource, Tool, load
 
 
 def _rule(sentence: str) -> PydanticCustomError:
@@ -52,6 +52,18 @@ def _argon2(value: str) -> str:
     return value
 
 
+def _account_name(value: str) -> str:
+    if not re.fullmatch("[a-z0-9][a-z0-9_-]{0,39}", value):
+        raise _rule("must be a name of small letters, digits, _ and -, like east")
+    return value
+
+
+def _not_an_example(value: str) -> str:
+    if value.lower().startswith("change-me"):
+        raise _rule("still has the value of the example")
+    return value
+
+
 def _header_name(value: str) -> str:
     if not value.replace("-", "").isalnum() or not value.isascii():
         raise _rule("must be the name of a header, like X-Forwarded-User")
@@ -73,13 +85,18 @@ def _secrets(value: Any) -> Any:
 
 _PEM = re.compile("-----BEGIN [A-Z ]+-----([A-Za-z0-9+/=\\s]+)-----END [A-Z ]+-----")
 
+Secret = Annotated[str, AfterValidator(_not_an_example)]
 Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
-Secrets = Annotated[tuple[str, ...], BeforeValidator(_secrets)]
+Keys = Annotated[tuple[Secret, ...], BeforeValidator(_words)]
+Secrets = Annotated[tuple[Secret, ...], BeforeValidator(_secrets)]
+AuthForms = Annotated[tuple[Auth, ...], BeforeValidator(_words), Field(min_length=1)]
 WebAddress = Annotated[str, AfterValidator(_web_address)]
 RedisAddress = Annotated[str, AfterValidator(_redis_address)]
 Zone = Annotated[str, AfterValidator(_zone)]
 #: Of a password that nobody knows.
 _A_HASH = "$argon2id$v=19$m=65536,t=3,p=4$+wCWcNZPvnKLxrHdWsPvjA$TsYYKC/fTSxQmZYdMDyaMz6rp3bMjn5qq+7nKYOvXPk"
+#: An account's name is part of the names of its tasks: `visit:<account>/<external_id>`.
+AccountName = Annotated[str, AfterValidator(_account_name)]
 PasswordHash = Annotated[str, AfterValidator(_argon2)]
 HeaderName = Annotated[str, AfterValidator(_header_name)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -94,7 +111,7 @@ class Hook(BaseModel):
         (), repr=False, description="one secret, or several separated by spaces (rotation: all are accepted)"
     )
     source: str = Field("", description="the tool; by default the hook's own name")
-    credentials: dict[str, str] = Field(
+    credentials: dict[str, Secret] = Field(
         {}, repr=False, description="what a source needs that fetches records: __API_KEY, __TOKEN, …"
     )
     api_url: WebAddress | None = Field(None, description="where it fetches; by default the tool's own API")
@@ -102,7 +119,18 @@ class Hook(BaseModel):
         None, description="where tokens that expire are got anew; by default the tool's own address"
     )
     tenants: Words = Field((), description="the tool's accounts that may ring here; others are ignored")
-    visits_api_token: str | None = Field(None, repr=False, description="another Review Rover account for this hook")
+    visits_api_token: Secret | None = Field(
+        None, repr=False, description="the token of another Review Rover account for this hook"
+    )
+    account: AccountName | None = Field(
+        None,
+        description="the name of the Review Rover account: by default main, or the hook's own name if it has a token of "
+        "its own. Hooks that share an account name the same one",
+    )
+    auth: AuthForms = Field(
+        ("signature",),
+        description="signature, bearer, or both: what a sender must show. Only the source standard has a choice",
+    )
     timezone: Zone | None = Field(None, description="what local times without an offset mean")
     tolerance: Seconds | None = Field(None, description="seconds, where the tool signs a time; by default the source's")
 
@@ -126,7 +154,7 @@ class Settings(BaseModel):
         "required", description="required or none: none for Heroku, whose certificates are self-signed"
     )
     visits_api_url: WebAddress = Field("https://dashboard.reviewrover.co/api/v1", description="where visits go")
-    visits_api_token: str | None = Field(None, repr=False, description="Review Rover's token", examples=["change-me"])
+    visits_api_token: Secret | None = Field(None, repr=False, description="Review Rover's token")
     visits_api_rate: Seconds | None = Field(
         None,
         description="at most so many calls a second over all workers; unset: no limit but the API's own 429",
@@ -144,28 +172,30 @@ class Settings(BaseModel):
     public_url: WebAddress | None = Field(
         None, description="our own address, for tools that sign it (Square)", examples=["https://doorbell.example.com"]
     )
-    secret_key: Words = Field(
-        (), repr=False, description="key(s) of our own signatures, newest first", examples=["change-me"]
+    secret_key: Keys = Field(
+        (),
+        repr=False,
+        description="key(s) of our own signatures, newest first; 32 random characters or more each",
     )
     max_body: int = Field(262_144, ge=1_024, le=16_777_216, description="bytes: the largest body that is read")
     retention_days: int = Field(30, ge=9, le=3_650, description="days that deliveries and settled visits are kept")
-    body_keys: Words = Field(
+    body_keys: Keys = Field(
         (),
         repr=False,
-        description="key(s) under which bodies are sealed, newest first; unset: they are only compressed",
-        examples=["change-me-to-32-random-characters"],
+        description="key(s) under which bodies are encrypted, newest first; 32 random characters or more each; unset: they "
+        "are only compressed",
     )
     ack: Literal["write", "fsync"] = Field("write", description="write or fsync: what must have happened before 202")
     log_format: Literal["json", "console"] = Field("json", description="json or console")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
-    metrics_token: str | None = Field(
-        None, repr=False, description="who may read /metrics; unset: nobody", examples=["change-me"]
+    metrics_token: Secret | None = Field(
+        None, repr=False, description="the bearer token that opens /metrics; unset: it is closed"
     )
     alert_webhook_url: WebAddress | None = Field(
         None,
         repr=False,
         description="where alarms are posted, as to a Slack channel: when one begins, and when it is over",
-        examples=["https://hooks.example.com/services/change-me"],
+        examples=["https://hooks.example.com/services/T0/B0/x"],
     )
     console_password_hash: PasswordHash | None = Field(
         None,
@@ -179,12 +209,12 @@ class Settings(BaseModel):
     console_proxy_header: HeaderName | None = Field(
         None, description="the header in which a trusted proxy names its user", examples=["X-Forwarded-User"]
     )
-    console_proxy_secret: str | None = Field(
+    console_proxy_secret: Secret | None = Field(
         None,
         repr=False,
         min_length=16,
-        description="what that proxy shows in X-Doorbell-Proxy-Secret, so that nobody else is believed",
-        examples=["change-me-to-something-long"],
+        description="what that proxy shows in X-Doorbell-Proxy-Secret, so that nobody else is believed; 16 characters or "
+        "more",
     )
     console_proxy_operators: Words = Field(
         (), description="which of its users are operators; everybody else is a viewer", examples=["ada@example.com"]
@@ -207,12 +237,18 @@ class Settings(BaseModel):
     @cached_property
     def entrances(self) -> dict[str, "Entrance"]:
         """The hooks that exist: those with a secret."""
-        tools, accounts = load(), self.accounts
+        accounts = self.accounts
         return {
-            name: Entrance(name, hook, tools[hook.source or name], accounts[name])
+            name: Entrance(name, hook, self.tool(name), accounts[name])
             for name, hook in self.hooks.items()
             if hook.secrets
         }
+
+    def tool(self, name: str) -> Tool:
+        """The source of a hook, with the form of authentication that the hook accepts."""
+        hook = self.hooks[name]
+        tool = load()[hook.source or name]
+        return replace(tool, source=tool.source.with_auth(hook.auth))
 
     def terms(self, entrance: "Entrance", now: float) -> Terms:
         """What the hook brings to the verification of a delivery."""
@@ -227,10 +263,13 @@ class Settings(BaseModel):
 
     @cached_property
     def accounts(self) -> dict[str, str]:
-        """Hook to Visits account: `main`, or the name of the first hook that brings the same token of its own."""
-        first: dict[str | None, str] = {None: "main", self.visits_api_token: "main"}
-        named = {name: "hook.main" if name == "main" else name for name in sorted(self.hooks)}
-        return {name: first.setdefault(self.hooks[name].visits_api_token, account) for name, account in named.items()}
+        """Hook to Visits account: the one that it names, else its own name if it has a token of its own, else `main`."""
+        return {name: hook.account or self._default_account(name, hook) for name, hook in sorted(self.hooks.items())}
+
+    def _default_account(self, name: str, hook: Hook) -> str:
+        if hook.visits_api_token in (None, self.visits_api_token):
+            return "main"
+        return "hook.main" if name == "main" else name  # nobody can choose a name with a dot
 
     @cached_property
     def every_account(self) -> list[str]:
@@ -239,9 +278,8 @@ class Settings(BaseModel):
     @cached_property
     def tokens(self) -> dict[str, str]:
         """Visits account to token."""
-        own = {self.accounts[name]: hook.visits_api_token for name, hook in self.hooks.items()}
-        tokens = own | {"main": self.visits_api_token}
-        return {account: token for account, token in tokens.items() if token}
+        given = [(self.accounts[name], hook.visits_api_token) for name, hook in self.hooks.items()]
+        return {account: token for account, token in [*given, ("main", self.visits_api_token)] if token}
 
     def hooks_of(self, account: str) -> list[str]:
         """The hooks whose visits go there."""
@@ -325,10 +363,10 @@ def read(environ: Mapping[str, str] = os.environ, *, redis_needed: bool = True, 
 def _without(raw: dict[str, Any], places: list[tuple[int | str, ...]]) -> dict[str, Any]:
     """What remains when the wrong values are taken out, so that the rest can be looked at too."""
     for place in places:
-        inside = raw
-        for step in place[:-1]:
-            inside = inside.get(str(step), {}) if isinstance(inside, dict) else {}
-        inside.pop(str(place[-1]), None)
+        inside, *steps = raw, *map(str, place)
+        while len(steps) > 1 and isinstance(inside.get(steps[0]), dict):
+            inside = inside[steps.pop(0)]
+        inside.pop(steps[0], None)
     return raw
 
 
@@ -349,7 +387,7 @@ def _hooks(given: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _problem(found: Any, given: Mapping[str, str]) -> Problem:
-    name = "__".join(str(step) for step in found["loc"]).upper()
+    name = "__".join(step for step in found["loc"] if isinstance(step, str)).upper()
     value = given.get(name, "")
     if found["type"] == "extra_forbidden":
         known = ", ".join(field.upper() for field in Hook.model_fields)
@@ -379,8 +417,10 @@ def _contradictions(settings: Settings, redis_needed: bool, token_needed: bool) 
         yield Problem("RETRY_FIRST_S", "must not be longer than RETRY_CAP_S", fix="Lower the one, or raise the other.")
     if settings.has_console and not settings.secret_key:
         yield Problem("SECRET_KEY", "is needed: it signs the console's sessions", fix="Set it to 32 random characters.")
-    if settings.body_keys and min(map(len, settings.body_keys)) < SHORTEST_KEY:
-        yield Problem("BODY_KEYS", f"must have {SHORTEST_KEY} characters or more each", fix="Use random ones.")
+    for setting, keys in (("SECRET_KEY", settings.secret_key), ("BODY_KEYS", settings.body_keys)):
+        if not all(map(_is_strong, keys)):
+            rule = f"must have {SHORTEST_KEY} characters or more each, {FEWEST_CHARACTERS} of them different"
+            yield Problem(setting, rule, fix="Use 32 random ones.")
     if bool(settings.console_proxy_header) != bool(settings.console_proxy_secret):
         missing = "CONSOLE_PROXY_SECRET" if settings.console_proxy_header else "CONSOLE_PROXY_HEADER"
         yield Problem(missing, "is needed: a proxy is trusted by both together", fix="Set it, or take the other out.")
@@ -389,23 +429,43 @@ def _contradictions(settings: Settings, redis_needed: bool, token_needed: bool) 
     except BadSource as error:
         yield Problem("app/sources", str(error), fix="Mend that file, or take it out.")
         return
+    yield from _account_contradictions(settings)
     for name, hook in settings.hooks.items():
         yield from _hook_contradictions(settings, name, hook, tools)
 
 
+def _account_contradictions(settings: Settings) -> Iterator[Problem]:
+    """One account has one token, and one token has one account: an account has one circuit and one rate limit."""
+    tokens = {"main": settings.visits_api_token} if settings.visits_api_token else {}
+    accounts = {token: account for account, token in tokens.items()}
+    for name, hook in settings.hooks.items():
+        account, token = settings.accounts[name], hook.visits_api_token
+        if token is None:
+            continue
+        setting = f"HOOKS__{name.upper()}__ACCOUNT"
+        if tokens.setdefault(account, token) != token:
+            yield Problem(setting, f"the account {account} has another token already", fix="Give it one token.")
+        elif accounts.setdefault(token, account) != account:
+            fix = f"Set it to {accounts[token]}, or set the same name at every hook with this token."
+            yield Problem(setting, f"its token is the one of the account {accounts[token]}", fix=fix)
+
+
 def _hook_contradictions(settings: Settings, name: str, hook: Hook, tools: Mapping[str, Tool]) -> Iterator[Problem]:
     prefix = f"HOOKS__{name.upper()}"
-    tool = tools.get(hook.source or name)
+    tool = settings.tool(name) if (hook.source or name) in tools else None
     if not name.replace("_", "").replace("-", "").isalnum() or not name.isascii() or len(name) > 40:
         yield Problem(f"{prefix}__SECRETS", "the name of a hook has letters, digits and _ only", fix="Rename it.")
     if tool is None:
         sources = ", ".join(tools)
         yield Problem(f"{prefix}__SOURCE", "must be one of the sources", shape(hook.source), f"There are {sources}.")
         return
+    if "bearer" in hook.auth and not tool.source.bearer:
+        why = f"{tool.source.title} takes no bearer token"
+        yield Problem(f"{prefix}__AUTH", why, fix="Take it out, or use the source standard.")
     for number, secret in enumerate(hook.secrets, 1):
         rule = tool.source.signature.check_secret(secret)
         if rule:
-            fix = f"Copy it again from {tool.source.title}."
+            fix = _SENDER_CANNOT_SIGN if tool.source.bearer else f"Copy it again from {tool.source.title}."
             yield Problem(f"{prefix}__SECRETS", f"secret {number} of {len(hook.secrets)} {rule}", shape(secret), fix)
     if hook.secrets and tool.source.signature.needs_url and not settings.public_url:
         why = f"is needed, because {tool.source.title} signs the address that it calls"
@@ -421,14 +481,15 @@ def _hook_contradictions(settings: Settings, name: str, hook: Hook, tools: Mappi
             )
 
 
+_SENDER_CANNOT_SIGN = "`doorbell secrets generate standard` makes one. For a sender that cannot sign, set AUTH=bearer."
+
+
 def _missing_beside_secrets(settings: Settings, prefix: str, hook: Hook, tool: Tool) -> Iterator[Problem]:
     """What a hook that exists needs too."""
     source, keys = tool.source, settings.secret_key
     if source.signature.needs_key and not keys:
         why = f"is needed, because {source.title} signs nothing and gets an address with a token of ours"
         yield Problem("SECRET_KEY", why, fix="Set it to 32 random characters or more.")
-    elif source.signature.needs_key and min(map(len, keys)) < SHORTEST_KEY:
-        yield Problem("SECRET_KEY", f"must have {SHORTEST_KEY} characters or more", fix="Use random ones.")
     if "REFRESH_TOKEN" in hook.credentials and not keys:
         yield Problem("SECRET_KEY", "is needed: the tokens that are got anew are kept under it")
     for need in source.needs:
@@ -439,8 +500,12 @@ def _missing_beside_secrets(settings: Settings, prefix: str, hook: Hook, tool: T
         yield Problem(f"{prefix}__TENANTS", f"{source.title} does not say which account rings", fix="Take it out.")
 
 
-#: What is made under a shorter key could be guessed.
-SHORTEST_KEY = 16
+def _is_strong(key: str) -> bool:
+    return len(key) >= SHORTEST_KEY and len(set(key)) >= FEWEST_CHARACTERS
+
+
+#: What is made under a weaker key could be guessed. 32 random characters are asked for everywhere; doctor warns below.
+SHORTEST_KEY, FEWEST_CHARACTERS, RECOMMENDED_KEY = 16, 8, 32
 
 
 def example() -> str:
@@ -448,7 +513,7 @@ def example() -> str:
     lines = ["# Every setting. What is commented out has the default that is shown, or none."]
     for name, field in Settings.model_fields.items():
         if name != "hooks":
-            default = field.examples[0] if field.examples else field.default
+            default = field.examples[0] if field.examples else field.default or ""
             lines += ["", f"# {field.description}", f"#{name.upper()}={default}"]
     lines += ["", "# A hook for every tool that rings. <NAME> is yours to choose, for example CALENDLY.", ""]
     for name, field in Hook.model_fields.items():

@@ -85,6 +85,11 @@ class Scheme(ABC):
         return "body"
 
     @property
+    def is_key_chosen(self) -> bool:
+        """Do people choose the key, rather than copy it from the tool?"""
+        return False
+
+    @property
     def needs_url(self) -> bool:
         """Does the tool sign our address? Then PUBLIC_URL must be set."""
         return False
@@ -165,6 +170,10 @@ _ENCODINGS: dict[str, Callable[[bytes], bytes]] = {"hex": _hex, "base64": base64
 _PLACEHOLDER = re.compile(r"\{([^}]+)\}")
 
 
+#: The shortest keys that are accepted, in bytes: one that a tool makes, and one that people choose, which can be guessed.
+TOOLS_KEY, CHOSEN_KEY = 8, 12
+
+
 @dataclass(frozen=True)
 class Hmac(Scheme):
     """HMAC over a template.
@@ -177,6 +186,7 @@ class Hmac(Scheme):
     key: how a secret becomes a key: text_key, base64_key, standard_webhooks_key, or a function of the source.
     prefix: what stands before each signature, like `v1,`.
     forgiving: also take `sha256=` before a signature, and hexadecimal in capitals.
+    shortest_key: bytes. A tool's own key is taken as it comes; CHOSEN_KEY where people choose the key.
     """
 
     header: str
@@ -191,6 +201,11 @@ class Hmac(Scheme):
     key: Callable[[str], bytes] = text_key
     forgiving: bool = False
     clock: Clock = SECONDS
+    shortest_key: int = TOOLS_KEY
+
+    @property
+    def is_key_chosen(self) -> bool:
+        return self.shortest_key >= CHOSEN_KEY
 
     @property
     def needs_url(self) -> bool:
@@ -201,9 +216,10 @@ class Hmac(Scheme):
 
     def check_secret(self, secret: str) -> str | None:
         try:
-            return None if self.key(secret) else "must not be empty"
+            key = self.key(secret)
         except ValueError:
             return _KEY_RULES.get(self.key, "must be base64, with or without `whsec_` before it")
+        return None if len(key) >= self.shortest_key else f"must have {self.shortest_key} characters or more"
 
     def verify(self, delivery: Delivery, terms: Terms) -> int:
         given, signed_at = self._read(delivery)
@@ -302,16 +318,24 @@ class StandardWebhooks(Scheme):
 
     key: Callable[[str], bytes] = standard_webhooks_key
 
+    def applies(self, delivery: Delivery) -> bool:
+        return any(_is_there(delivery, f"{family}-signature") for family in ("webhook", "svix"))
+
+    @property
+    def is_key_chosen(self) -> bool:
+        return self.key is not standard_webhooks_key  # a key in base64 is made by a program
+
     def check_secret(self, secret: str) -> str | None:
         return _standard("webhook", self.key).check_secret(secret)
 
     def verify(self, delivery: Delivery, terms: Terms) -> int:
         family, other = ("webhook", "svix") if delivery.header("svix-signature") is None else ("svix", "webhook")
         slot = _standard(family, self.key).verify(delivery, terms)
-        # Repeats are known by the id: one beside the signed one must be the same.
-        for id in delivery.header_lines(f"{other}-id"):
-            if id != only_line(delivery, f"{family}-id"):
-                raise SignatureError(f"{other}-id is not the id that was signed", "malformed")
+        # Sources read the id and the time under both names, and only one of them is signed.
+        for header in ("id", "timestamp"):
+            for line in delivery.header_lines(f"{other}-{header}"):
+                if line != only_line(delivery, f"{family}-{header}"):
+                    raise SignatureError(f"{other}-{header} is not the {header} that was signed", "malformed")
         return slot
 
     def sign(self, delivery: Delivery, terms: Terms) -> dict[str, str]:
@@ -330,6 +354,7 @@ def _standard(family: str, key: Callable[[str], bytes]) -> Hmac:
         separator=" ",
         timestamp=f"{family}-timestamp",
         key=key,
+        shortest_key=CHOSEN_KEY,
     )
 
 
@@ -343,14 +368,19 @@ class Token(Scheme):
 
     header: str
     prefix: str = ""
+    shortest: int = TOOLS_KEY
 
     @property
     def covers(self) -> Cover:
         return "nothing"
 
+    @property
+    def is_key_chosen(self) -> bool:
+        return self.shortest >= CHOSEN_KEY
+
     def check_secret(self, secret: str) -> str | None:
-        if len(secret) < SHORTEST_TOKEN:
-            return f"must have {SHORTEST_TOKEN} characters or more"
+        if len(secret) < self.shortest:
+            return f"must have {self.shortest} characters or more"
         return f"must have {LONGEST_TOKEN} bytes at most" if len(secret.encode()) > LONGEST_TOKEN else None
 
     def applies(self, delivery: Delivery) -> bool:
@@ -465,7 +495,8 @@ class FieldsHmac(Scheme):
 class Either(Scheme):
     """A tool with two schemes: the first counts where the delivery carries it, and then there is no way back to the other.
 
-    A secret belongs to one of them; each takes those that it can read.
+    Each scheme is given only the secrets that are strong enough for it (`check_secret`), so a sender gains nothing by
+    choosing the scheme.
     """
 
     first: Scheme
@@ -490,17 +521,26 @@ class Either(Scheme):
         return self.first.check_secret(secret) and self.otherwise.check_secret(secret)
 
     def verify(self, delivery: Delivery, terms: Terms) -> int:
-        return self.chosen(delivery).verify(delivery, terms)
+        scheme = self.chosen(delivery)
+        slots = [slot for slot, secret in enumerate(terms.secrets) if scheme.check_secret(secret) is None]
+        return slots[scheme.verify(delivery, terms._replace(secrets=[terms.secrets[slot] for slot in slots]))]
 
     def sign(self, delivery: Delivery, terms: Terms) -> dict[str, str]:
-        return self.chosen(delivery).sign(delivery, terms)
+        scheme = self.chosen(delivery)
+        return scheme.sign(delivery, _fitting(scheme, terms))
 
     def wrap(self, raw: bytes, terms: Terms) -> bytes:
         delivery = Delivery("", "", (), raw, datetime.fromtimestamp(terms.now, UTC))
-        return self.chosen(delivery).wrap(raw, terms)
+        scheme = self.chosen(delivery)
+        return scheme.wrap(raw, _fitting(scheme, terms))
 
     def token(self, hook: str, terms: Terms) -> str:
         return self.first.token(hook, terms) or self.otherwise.token(hook, terms)
+
+
+def _fitting(scheme: Scheme, terms: Terms) -> Terms:
+    """The secrets that the scheme takes first. A private key, with which only we sign, is none of them and stays."""
+    return terms._replace(secrets=sorted(terms.secrets, key=lambda secret: scheme.check_secret(secret) is not None))
 
 
 @dataclass(frozen=True)
@@ -550,8 +590,6 @@ def _strongest(*covers: Cover) -> Cover:
     return max(covers, key=_COVERS.index)
 
 
-#: A token that is the only proof must not be guessed.
-SHORTEST_TOKEN = 8
 #: In bytes. The header has room for a prefix that was pasted several times.
 LONGEST_TOKEN, LONGEST_TOKEN_HEADER = 1_024, 2_048
 

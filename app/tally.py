@@ -9,7 +9,7 @@ A process that is killed loses the last few seconds of it, and nothing that anyb
 """
 
 import asyncio
-import hashlib
+import hmac
 import time
 from bisect import bisect_left
 from collections import Counter
@@ -32,9 +32,11 @@ MOST_REQUESTS = 10_000
 
 
 class Tally:
-    def __init__(self, keep_days: int = 0, secrets: Mapping[str, Sequence[str]] | None = None) -> None:
-        """keep_days: of request ids. secrets: of each hook, for their fingerprints."""
-        self._keep_s, self._secrets = keep_days * 86_400, secrets or {}
+    def __init__(
+        self, keep_days: int = 0, secrets: Mapping[str, Sequence[str]] | None = None, keys: Sequence[str] = ()
+    ) -> None:
+        """keep_days: of request ids. secrets: of each hook, for their fingerprints. keys: SECRET_KEY."""
+        self._keep_s, self._secrets, self._keys = keep_days * 86_400, secrets or {}, keys
         self._counts: Counter[tuple[str, str]] = Counter()
         self._matched: dict[tuple[str, int], int] = {}
         self._requests: dict[str, str] = {}
@@ -109,7 +111,7 @@ class Tally:
         self, redis: Redis, key: str, matched: Mapping[tuple[str, int], int], requests: Mapping[str, str]
     ) -> None:
         asked = [
-            redis.command("HSET", f"db:matched:{hook}", fingerprint(self._secrets[hook][slot]), at)
+            redis.command("HSET", f"db:matched:{hook}", fingerprint(self._secrets[hook][slot], self._keys), at)
             for (hook, slot), at in matched.items()
         ]
         asked += [redis.command("EXPIRE", f"db:matched:{hook}", MATCHED_S) for hook, _ in matched]
@@ -155,20 +157,22 @@ async def delivery_of(redis: Redis, request_id: str, keep_days: int) -> str | No
     return next((id.decode() for id in reversed(found) if id), None)
 
 
-async def matched(redis: Redis, hook: str, secrets: Sequence[str]) -> dict[str, int | None]:
+async def matched(redis: Redis, hook: str, secrets: Sequence[str], keys: Sequence[str]) -> dict[str, int | None]:
     """When each secret last matched, in ms, by its fingerprint; None: never, as far as is known. Raises RedisDown."""
     flat = await redis.command("HGETALL", f"db:matched:{hook}")
     known = {print.decode(): int(at) for print, at in zip(flat[::2], flat[1::2], strict=True)}
-    return {print: known.get(print) for print in map(fingerprint, secrets)}
+    return {print: known.get(print) for print in (fingerprint(secret, keys) for secret in secrets)}
 
 
 def this_hour() -> int:
     return int(time.time() // HOUR_S)
 
 
-def fingerprint(secret: str) -> str:
-    """Enough to tell one secret from another, too little to guess it by."""
-    return hashlib.sha256(secret.encode()).hexdigest()[:8]
+def fingerprint(secret: str, keys: Sequence[str]) -> str:
+    """Enough to tell one secret from another. keys: SECRET_KEY, so that nobody without it can test guesses."""
+    return hmac.digest((keys[0] if keys else "").encode(), f"doorbell.fingerprint {secret}".encode(), "sha256").hex()[
+        :8
+    ]
 
 
 def _read(flat: list[bytes]) -> Counter[tuple[str, str]]:

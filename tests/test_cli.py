@@ -168,7 +168,7 @@ def test_ring_sends_a_signed_specimen_and_a_wrong_secret_is_told(house: Rig) -> 
     to = f"{house.door.url}/hooks/calendly"
 
     rung = house.doorbell("ring", "calendly", "an invitee books", "--to", to)
-    refused = house.doorbell("ring", "calendly", "1", "--to", to, HOOKS__CALENDLY__SECRETS="another")
+    refused = house.doorbell("ring", "calendly", "1", "--to", to, HOOKS__CALENDLY__SECRETS="another-secret-of-tests")
 
     assert (0, 1) == (rung.returncode, json.loads(rung.stdout)["changes"])
     assert (3, "signature_mismatch") == (refused.returncode, json.loads(refused.stdout)["error"])
@@ -221,7 +221,7 @@ def test_doctor_names_each_trouble_with_its_fix(rig: Rig) -> None:
         ran = rig.doorbell("doctor", "--json", **env)
         return ran.returncode, {row["check"]: row for row in map(json.loads, ran.stdout.splitlines())}
 
-    status, checks = doctor(HOOKS__ACUITY__SECRETS="s", HOOKS__SQUARE__SECRETS="")
+    status, checks = doctor(HOOKS__ACUITY__SECRETS="a-secret-of-tests", HOOKS__SQUARE__SECRETS="")
 
     assert 3 == status
     assert "fail" == checks["worker"]["result"]
@@ -547,7 +547,9 @@ def test_secrets_are_told_by_their_fingerprints_and_when_they_last_matched(rig: 
 
     told = {(row["hook"], row["secret"]): row for row in map(json.loads, ran.stdout.splitlines())}
     assert {("standard", 1), ("standard", 2), ("calendly", 1)} == told.keys()
-    assert hashlib.sha256(SECRET.encode()).hexdigest()[:8] == told["standard", 2]["fingerprint"]
+    printed = rig.doorbell("secrets", "fingerprint", stdin=f"{SECRET}\n".encode(), **secrets).stdout.strip()
+    assert printed == told["standard", 2]["fingerprint"]
+    assert not hashlib.sha256(SECRET.encode()).hexdigest().startswith(printed), "a dictionary must not find it"
     assert told["standard", 2]["last_matched"]
     assert None is told["standard", 1]["last_matched"]
     assert SECRET not in ran.stdout + ran.stderr

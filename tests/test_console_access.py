@@ -328,8 +328,8 @@ async def test_a_key_that_was_rotated_still_opens_and_one_that_is_gone_does_not(
     await operator.log_in()
     cookie = {"cookie": f"{COOKIE}={operator.http.cookies[COOKIE]}"}
 
-    rotated = Browser(await opened({**environ, "SECRET_KEY": f"new {KEY}"}))
-    gone = Browser(await opened({**environ, "SECRET_KEY": "new"}))
+    rotated = Browser(await opened({**environ, "SECRET_KEY": f"a-new-key-of-ours {KEY}"}))
+    gone = Browser(await opened({**environ, "SECRET_KEY": "a-new-key-of-ours"}))
 
     assert 200 == (await rotated.get("/console", headers=cookie)).status_code
     assert 303 == (await gone.get("/console", headers=cookie)).status_code

@@ -307,7 +307,7 @@ PROXYS = "a secret of the proxy"
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_event_streams_keep_web_neither_from_going_nor_from_answering(rig: Rig, processes: int) -> None:
-    rig.env |= {"SECRET_KEY": "key", "CONSOLE_PROXY_HEADER": "X-User", "CONSOLE_PROXY_SECRET": PROXYS}
+    rig.env |= {"SECRET_KEY": "a-key-of-the-tests", "CONSOLE_PROXY_HEADER": "X-User", "CONSOLE_PROXY_SECRET": PROXYS}
     with serving(rig, processes) as door:
         listeners = [Listener(door.port) for _ in range(6)]
         senders = [Sender(door.port, f"sender-{number}") for number in range(4)]

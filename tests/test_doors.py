@@ -16,6 +16,7 @@ from app.doctor import _hooks, _python
 from app.intake import Intake
 from app.ledger import Ledger
 from app.refusals import Refusals
+from app.ring import find
 from app.settings import SettingsError, read
 from app.sources import BadSource, Source, _tool, load, specimens
 
@@ -54,7 +55,11 @@ def test_the_command_line_prints_the_address_of_a_hook_with_its_token() -> None:
 
 
 def test_where_a_tool_signs_the_address_has_no_token() -> None:
-    env = {"HOOKS__CALCOM__SECRETS": "x", "PUBLIC_URL": "https://hooks.example.com", "SECRET_KEY": "a-key-of-sixteen-"}
+    env = {
+        "HOOKS__CALCOM__SECRETS": "a-secret-of-tests",
+        "PUBLIC_URL": "https://hooks.example.com",
+        "SECRET_KEY": "a-key-of-sixteen-",
+    }
 
     ran = CliRunner().invoke(main, ["hook-url", "calcom"], env=env)
 
@@ -66,7 +71,7 @@ def test_a_hook_that_is_not_there_has_no_address() -> None:
 
 
 async def knock(redis: Redis, path: str, method: str = "POST", **env: str) -> httpx.Response:
-    settings = read({**REDIS, **SERVICEM8, "HOOKS__CALCOM__SECRETS": "x", **env})
+    settings = read({**REDIS, **SERVICEM8, "HOOKS__CALCOM__SECRETS": "a-secret-of-tests", **env})
     ledger = Ledger(redis, keep_days=30)
     door = Intake(settings, defaultdict(lambda: ledger), Refusals(redis))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(door), base_url="http://door") as client:
@@ -115,7 +120,7 @@ async def test_a_new_secret_and_a_new_key_leave_the_old_address_open_while_both_
 
 def test_an_address_with_a_token_needs_a_key_that_cannot_be_guessed() -> None:
     assert "is needed, because ServiceM8 signs nothing" in problems(**without(SERVICEM8, "SECRET_KEY"))["SECRET_KEY"]
-    assert "must have 16 characters or more" == problems(**{**SERVICEM8, "SECRET_KEY": "short"})["SECRET_KEY"]
+    assert "must have 16 characters or more" in problems(**{**SERVICEM8, "SECRET_KEY": "short"})["SECRET_KEY"]
 
 
 def test_what_a_source_needs_is_asked_for() -> None:
@@ -130,13 +135,15 @@ def test_a_hook_without_a_secret_needs_nothing() -> None:
 
 
 def test_tenants_are_only_for_tools_that_name_them() -> None:
-    wrong = problems(HOOKS__CALENDLY__SECRETS="x", HOOKS__CALENDLY__TENANTS="me")
+    wrong = problems(HOOKS__CALENDLY__SECRETS="a-secret-of-tests", HOOKS__CALENDLY__TENANTS="me")
 
     assert {"HOOKS__CALENDLY__TENANTS": "Calendly does not say which account rings"} == wrong
 
 
 def test_a_refresh_token_is_kept_under_a_key() -> None:
-    assert "SECRET_KEY" in problems(HOOKS__JOBBER__SECRETS="x", HOOKS__JOBBER__CREDENTIALS__REFRESH_TOKEN="r")
+    assert "SECRET_KEY" in problems(
+        HOOKS__JOBBER__SECRETS="a-secret-of-tests", HOOKS__JOBBER__CREDENTIALS__REFRESH_TOKEN="r"
+    )
 
 
 def test_a_credential_that_a_tool_has_no_use_for_is_told() -> None:
@@ -147,9 +154,24 @@ def test_a_credential_that_a_tool_has_no_use_for_is_told() -> None:
 
 
 def test_the_doctor_says_that_nothing_proves_the_body() -> None:
-    [said] = [check for check in _hooks(read({**REDIS, **SERVICEM8})) if check.result == "warn"]
+    found = [check.detail for check in _hooks(read({**REDIS, **SERVICEM8})) if check.result == "warn"]
 
-    assert "ServiceM8 proves nothing of the body" in said.detail
+    assert any("ServiceM8 proves nothing of the body" in detail for detail in found)
+
+
+def test_the_doctor_warns_of_a_hook_whose_source_nobody_has_verified() -> None:
+    found = [check.detail for check in _hooks(read({**REDIS, **SERVICEM8})) if check.result == "warn"]
+
+    assert "our knowledge of ServiceM8 is verified by nobody: parts come from memory" in found
+
+
+def test_the_doctor_warns_of_short_keys_that_people_choose_and_not_of_a_tools_own() -> None:
+    short = {"HOOKS__CALCOM__SECRETS": "fifteen-letters", "HOOKS__JOBBER__SECRETS": "fifteen-letters"}
+    given = {**short, **{f"HOOKS__JOBBER__CREDENTIALS__{name}": "x" for name in ("TOKEN",)}}
+
+    found = {check.name: check.detail for check in _hooks(read({**REDIS, **given}))}
+
+    assert {"hook calcom": "HOOKS__CALCOM__SECRETS is shorter than 32 characters"} == found
 
 
 @pytest.mark.parametrize(
@@ -174,7 +196,7 @@ def test_the_doctor_warns_of_a_python_without_security_fixes(
 
 def test_the_doctor_is_content_with_what_a_token_can_be_got_from() -> None:
     given = {f"HOOKS__JOBBER__CREDENTIALS__{name}": "x" for name in ("CLIENT_ID", "CLIENT_SECRET", "REFRESH_TOKEN")}
-    secret = {"HOOKS__JOBBER__SECRETS": "x", "SECRET_KEY": "a-key-of-sixteen-"}
+    secret = {"HOOKS__JOBBER__SECRETS": "a-secret-of-tests", "SECRET_KEY": "a-key-of-sixteen-"}
 
     assert [] == _hooks(read({**REDIS, **secret, **given}))
     [said] = _hooks(read({**REDIS, **secret}))
@@ -220,6 +242,8 @@ def test_a_source_that_needs_tenants_says_where_they_are(monkeypatch: pytest.Mon
 def open_door(redis_url: str, sandbox: Server) -> Iterator[Rig]:
     with Rig(redis_url, sandbox) as rig:
         rig.env |= {**SERVICEM8, **GOHIGHLEVEL, "HOOKS__ZOOM__SECRETS": specimens("zoom")["secret"]}
+        app_secret = find("servicem8", "an add-on gets the same")["secret"]
+        rig.env["HOOKS__SERVICEM8__SECRETS"] += f" {app_secret}"
         rig.env["HOOKS__GOHIGHLEVEL__TENANTS"] = specimens("gohighlevel")["tenants"]
         rig.web()
         yield rig

@@ -15,6 +15,7 @@ from app.cli import main
 from app.delivery import Delivery, Event, parse_body
 from app.settings import Hook, Settings
 from app.signatures import SignatureError, Terms
+from app.sources import VERIFIED_BY, load
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 BLOCKS = {kind: re.findall(rf"```{kind}\n(.*?)```", README, re.DOTALL) for kind in ("python", "json")}
@@ -83,3 +84,10 @@ def test_every_command_is_in_the_readme() -> None:
     table = README.partition("## The commands")[2].partition("\n## ")[0]
 
     assert [] == [name for name in main.list_commands(Context(main)) if f"`doorbell {name}" not in table]
+
+
+def test_the_readme_says_who_verified_each_source() -> None:
+    rows = dict(re.findall(r"^\| (.+?) \| (.+?) \|$", README, re.MULTILINE))
+
+    for tool in load().values():
+        assert tool.source.title in rows[VERIFIED_BY[tool.source.evidence]].split(", ")

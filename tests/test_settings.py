@@ -73,7 +73,7 @@ def test_only_who_says_so_goes_without_redis() -> None:
 
 def test_the_worker_needs_a_token_and_one_of_a_hook_is_enough() -> None:
     assert "VISITS_API_TOKEN" in problems(token_needed=True, **REDIS)
-    own = {"HOOKS__CALENDLY__SECRETS": "key", "HOOKS__CALENDLY__VISITS_API_TOKEN": "own"}
+    own = {"HOOKS__CALENDLY__SECRETS": "a-secret-of-tests", "HOOKS__CALENDLY__VISITS_API_TOKEN": "own"}
     assert ["own"] == list(read({**REDIS, **own}, token_needed=True).tokens.values())
 
 
@@ -81,23 +81,31 @@ def test_the_worker_needs_a_token_and_one_of_a_hook_is_enough() -> None:
 
 
 def test_a_hook_is_named_like_its_source_and_found_at_its_name() -> None:
-    settings = read({**REDIS, "HOOKS__CALENDLY__SECRETS": "key"})
+    settings = read({**REDIS, "HOOKS__CALENDLY__SECRETS": "a-secret-of-tests"})
 
     entrance = settings.entrances["calendly"]
-    assert ("/hooks/calendly", "calendly", ("key",)) == (entrance.path, entrance.tool.name, entrance.hook.secrets)
+    assert ("/hooks/calendly", "calendly", ("a-secret-of-tests",)) == (
+        entrance.path,
+        entrance.tool.name,
+        entrance.hook.secrets,
+    )
 
 
 def test_a_hook_of_another_name_says_its_source() -> None:
-    settings = read({**REDIS, "HOOKS__NORTH_SHOP__SOURCE": "calendly", "HOOKS__NORTH_SHOP__SECRETS": "key"})
+    settings = read(
+        {**REDIS, "HOOKS__NORTH_SHOP__SOURCE": "calendly", "HOOKS__NORTH_SHOP__SECRETS": "a-secret-of-tests"}
+    )
 
     assert [("north_shop", "calendly")] == [(name, one.tool.name) for name, one in settings.entrances.items()]
 
 
-@pytest.mark.parametrize("written", ["one two", "  one\ttwo ", "one\ntwo"])
+@pytest.mark.parametrize(
+    "written", ["the-first-one the-second-one", "  the-first-one\tthe-second-one ", "the-first-one\nthe-second-one"]
+)
 def test_several_secrets_are_separated_by_white_space(written: str) -> None:
     settings = read({**REDIS, "HOOKS__CALENDLY__SECRETS": written})
 
-    assert ("one", "two") == settings.entrances["calendly"].hook.secrets
+    assert ("the-first-one", "the-second-one") == settings.entrances["calendly"].hook.secrets
 
 
 def test_a_hook_without_a_secret_does_not_exist() -> None:
@@ -108,7 +116,7 @@ def test_a_hook_without_a_secret_does_not_exist() -> None:
 
 def test_everything_that_a_hook_can_say_is_read() -> None:
     hook = {
-        "SECRETS": "key",
+        "SECRETS": "a-secret-of-tests",
         "SOURCE": "acuity",
         "CREDENTIALS__USER_ID": "42",
         "CREDENTIALS__API_KEY": "abc=",
@@ -147,21 +155,100 @@ def tokens(**environ: str) -> dict[str, str | None]:
 def test_hooks_write_with_the_main_token_unless_they_bring_one_of_their_own() -> None:
     assert {"calendly": "M", "square": "S", "acuity": "M"} == tokens(
         VISITS_API_TOKEN="M",
-        HOOKS__CALENDLY__SECRETS="x",
+        HOOKS__CALENDLY__SECRETS="a-secret-of-tests",
         HOOKS__SQUARE__VISITS_API_TOKEN="S",
         HOOKS__ACUITY__VISITS_API_TOKEN="M",
     )
 
 
-def test_hooks_with_the_same_token_share_an_account_and_others_do_not() -> None:
-    own = {
-        f"HOOKS__{name}__VISITS_API_TOKEN": token for name, token in [("SQUARE", "S"), ("ACUITY", "S"), ("JOBBER", "J")]
-    }
+OWN_TOKENS = {
+    f"HOOKS__{name}__VISITS_API_TOKEN": token for name, token in [("SQUARE", "S"), ("ACUITY", "S"), ("JOBBER", "J")]
+}
 
-    accounts = read({**REDIS, "VISITS_API_TOKEN": "M", "HOOKS__CALENDLY__SECRETS": "x", **own}).accounts
 
-    assert accounts["square"] == accounts["acuity"]
-    assert 3 == len(set(accounts.values()))
+def test_hooks_that_name_one_account_share_it_and_others_do_not() -> None:
+    named = {"HOOKS__SQUARE__ACCOUNT": "east", "HOOKS__ACUITY__ACCOUNT": "east"}
+
+    settings = read({**REDIS, "VISITS_API_TOKEN": "M", "HOOKS__CALENDLY__SECRETS": SECRET, **OWN_TOKENS, **named})
+
+    assert {"square": "east", "acuity": "east", "jobber": "jobber", "calendly": "main"} == settings.accounts
+    assert {"east": "S", "jobber": "J", "main": "M"} == settings.tokens
+
+
+def test_one_hook_can_bring_the_token_of_an_account_for_all_its_hooks() -> None:
+    named = {"HOOKS__SQUARE__ACCOUNT": "east", "HOOKS__ACUITY__ACCOUNT": "east", "HOOKS__SQUARE__VISITS_API_TOKEN": "S"}
+
+    assert {"square": "S", "acuity": "S"} == tokens(**named)
+
+
+def test_a_new_hook_never_renames_the_account_of_another() -> None:
+    before = {"HOOKS__SQUARE__VISITS_API_TOKEN": "S"}
+
+    assert "HOOKS__ACUITY__ACCOUNT" in problems(**REDIS, **before, HOOKS__ACUITY__VISITS_API_TOKEN="S")
+    after = read({**REDIS, **before, "HOOKS__ACUITY__VISITS_API_TOKEN": "S", "HOOKS__ACUITY__ACCOUNT": "square"})
+    assert {"square": "square", "acuity": "square"} == after.accounts
+
+
+@pytest.mark.parametrize(
+    ("given", "setting"),
+    [
+        ({"HOOKS__SQUARE__ACCOUNT": "east", "HOOKS__JOBBER__ACCOUNT": "east"}, "HOOKS__JOBBER__ACCOUNT"),
+        ({"HOOKS__JOBBER__ACCOUNT": "main", "VISITS_API_TOKEN": "M"}, "HOOKS__JOBBER__ACCOUNT"),
+        ({"HOOKS__JOBBER__ACCOUNT": "East/1"}, "HOOKS__JOBBER__ACCOUNT"),
+    ],
+    ids=["two tokens", "the token of main is another", "not a name"],
+)
+def test_an_account_has_one_token_and_a_plain_name(given: dict[str, str], setting: str) -> None:
+    own = {name: token for name, token in OWN_TOKENS.items() if "ACUITY" not in name}
+
+    assert [setting] == list(problems(**REDIS, **own, **given))
+
+
+# -- forms of authentication --
+
+
+def test_a_hook_accepts_signatures_only_unless_its_settings_name_the_bearer_form() -> None:
+    def scheme(**auth: str) -> str:
+        given = {"HOOKS__STANDARD__SECRETS": SECRET, **auth}
+        return type(read({**REDIS, **given}).entrances["standard"].tool.source.signature).__name__
+
+    assert "StandardWebhooks" == scheme()
+    assert "Token" == scheme(HOOKS__STANDARD__AUTH="bearer")
+    assert "Either" == scheme(HOOKS__STANDARD__AUTH="signature bearer")
+
+
+@pytest.mark.parametrize(
+    ("source", "auth"), [("STANDARD", "password"), ("STANDARD", "signature password"), ("CALENDLY", "bearer")]
+)
+def test_a_form_of_authentication_that_a_source_does_not_have_is_a_problem(source: str, auth: str) -> None:
+    given = {f"HOOKS__{source}__SECRETS": SECRET, f"HOOKS__{source}__AUTH": auth}
+
+    assert [f"HOOKS__{source}__AUTH"] == list(problems(**REDIS, **given))
+
+
+# -- examples and weak keys --
+
+EXAMPLES = ["SECRET_KEY", "BODY_KEYS", "METRICS_TOKEN", "CONSOLE_PROXY_SECRET", "VISITS_API_TOKEN"]
+
+
+@pytest.mark.parametrize("setting", [*EXAMPLES, "HOOKS__CALCOM__SECRETS", "HOOKS__ACUITY__CREDENTIALS__API_KEY"])
+@pytest.mark.parametrize("value", ["change-me", "change-me-to-32-random-characters", "Change-Me-To-Something-Long"])
+def test_a_value_that_was_left_as_in_an_example_is_a_problem(setting: str, value: str) -> None:
+    found = problems(**REDIS, **{setting: value})
+
+    assert {setting} == found.keys() - {"CONSOLE_PROXY_HEADER"}
+
+
+def test_the_example_shows_no_value_of_a_secret() -> None:
+    shown = dict(line.removeprefix("#").split("=", 1) for line in example().splitlines() if "=" in line)
+
+    assert {""} == {shown[setting] for setting in EXAMPLES}
+
+
+@pytest.mark.parametrize("setting", ["SECRET_KEY", "BODY_KEYS"])
+@pytest.mark.parametrize("key", ["abc", "fifteen-letters", "a" * 40])
+def test_a_key_of_ours_that_could_be_guessed_is_a_problem(setting: str, key: str) -> None:
+    assert [setting] == list(problems(**REDIS, **{setting: f"{'0123456789abcdef' * 2} {key}"}))
 
 
 @pytest.mark.parametrize("name", ["main", "hook", "visit", "event"])
@@ -169,7 +256,7 @@ def test_a_hook_of_any_name_writes_with_its_own_token(name: str) -> None:
     source, token = f"HOOKS__{name.upper()}__SOURCE", f"HOOKS__{name.upper()}__VISITS_API_TOKEN"
 
     assert {name: "OWN", "jobber": "M"} == tokens(
-        **{source: "calendly", token: "OWN"}, VISITS_API_TOKEN="M", HOOKS__JOBBER__SECRETS="x"
+        **{source: "calendly", token: "OWN"}, VISITS_API_TOKEN="M", HOOKS__JOBBER__SECRETS="a-secret-of-tests"
     )
 
 
@@ -209,7 +296,7 @@ WRONG: list[tuple[dict[str, str], list[str]]] = [
     ({"HOOKS__ACUITY__CREDENTIALS__PASSWORD": "canary"}, ["HOOKS__ACUITY__CREDENTIALS__PASSWORD"]),
     ({"HOOKS__CALENDLY__CREDENTIALS__API_KEY": "canary"}, ["HOOKS__CALENDLY__CREDENTIALS__API_KEY"]),
     ({"HOOKS__ACUITY__CREDENTIALS": "canary"}, ["HOOKS__ACUITY__CREDENTIALS"]),
-    ({"HOOKS__SQUARE__SECRETS": "canary"}, ["PUBLIC_URL"]),
+    ({"HOOKS__SQUARE__SECRETS": "canary-canary"}, ["PUBLIC_URL"]),
 ]
 
 
@@ -257,7 +344,7 @@ def test_every_problem_is_told_at_once() -> None:
         HOOKS__STANDARD__SECRETS="whsec_canary! whsec_",
         HOOKS__STANDARD__TIMEZONE="canary",
         HOOKS__NOBODY__SECRETS="canary",
-        HOOKS__SQUARE__SECRETS="canary",
+        HOOKS__SQUARE__SECRETS="canary-canary",
         RETRY_FIRST_S="10",
         RETRY_CAP_S="5",
     )
@@ -315,7 +402,7 @@ def test_a_secret_is_not_in_what_python_shows_of_the_settings() -> None:
         {
             "REDIS_URL": "redis://:canary-1@h",
             "VISITS_API_TOKEN": "canary-2",
-            "SECRET_KEY": "canary-3",
+            "SECRET_KEY": "canary-3-of-sixteen",
             "METRICS_TOKEN": "canary-4",
             "HOOKS__ACUITY__SECRETS": "canary-5",
             "HOOKS__ACUITY__CREDENTIALS__API_KEY": "canary-6",
@@ -337,7 +424,7 @@ def test_the_example_has_every_setting_and_nothing_wrong() -> None:
     lines = [line.removeprefix("#") for line in example().splitlines() if line.startswith("#") and "=" in line]
     shown = dict(line.split("=", 1) for line in lines if line.partition("=")[0].replace("_", "").isalnum())
 
-    settings = read(shown)
+    settings = read({**shown, "SECRET_KEY": "0123456789abcdef" * 2, "CONSOLE_PROXY_SECRET": "fedcba9876543210" * 2})
 
     assert {name.upper() for name in Settings.model_fields} - {"HOOKS"} == set(shown)
     assert (5, 262_144, "write", 30) == (
@@ -358,6 +445,8 @@ def test_the_example_shows_everything_that_a_hook_takes() -> None:
         "#HOOKS__<NAME>__API_URL",
         "#HOOKS__<NAME>__TOKEN_URL",
         "#HOOKS__<NAME>__TENANTS",
+        "#HOOKS__<NAME>__ACCOUNT",
+        "#HOOKS__<NAME>__AUTH",
         "#HOOKS__<NAME>__VISITS_API_TOKEN",
         "#HOOKS__<NAME>__TIMEZONE",
         "#HOOKS__<NAME>__TOLERANCE",

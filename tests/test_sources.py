@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from app.delivery import Delivery, Event, check_content_type, parse_body
 from app.reading import Json, Untranslatable
-from app.signatures import SHORTEST_TOKEN, Either, Scheme, SignatureError, Terms
+from app.signatures import TOOLS_KEY, Either, Scheme, SignatureError, Terms
 from app.sources import Get, Ignored, Tool, load, specimens
 from app.visits.merge import Said
 from app.visits.words import VisitChange, encode_change, is_external_id
@@ -539,7 +539,7 @@ def test_openssl_makes_the_signatures_of_the_specimens(name: str) -> None:
 
     digests = [line.rpartition(" ")[2] for line in ran.stdout.splitlines() if line.strip()]
     made = dict(zip(map(_name, found), digests, strict=True))
-    assert min(map(len, digests)) >= SHORTEST_TOKEN
+    assert min(map(len, digests)) >= TOOLS_KEY
     assert {} == unlike("", found, lambda specimen: _another(specimen, made[_name(specimen)]))
 
 

@@ -17,7 +17,7 @@ from app.explain import moment
 from app.ledger import Ledger
 from app.settings import Settings
 from app.signatures import Scheme
-from app.sources import Source, load, specimens
+from app.sources import VERIFIED_BY, Source, load, specimens
 
 
 @click.command(epilog=examples("sources", "sources calendly"))
@@ -32,6 +32,7 @@ def sources(name: str | None, as_json: bool) -> None:
                 "source": tool.name,
                 "title": tool.source.title,
                 "evidence": tool.source.evidence,
+                "verified_by": VERIFIED_BY[tool.source.evidence],
                 "proves": tool.source.signature.covers,
                 "busy": tool.source.busy,
                 "within_s": tool.source.answer_within_s,
@@ -41,16 +42,22 @@ def sources(name: str | None, as_json: bool) -> None:
             }
             for tool in load().values()
         ]
-        return show_rows(rows, as_json)
+        return show_rows(rows if as_json else [_without_evidence(row) for row in rows], as_json)
     source = _known(name)
     public_url = (hooks and hooks.public_url) or "https://YOUR-DOORBELL"
-    click.echo(f"{source.title}  ({source.docs}; evidence: {source.evidence})")
+    click.echo(f"{source.title}  ({source.docs})")
+    click.echo(f"Verified by {VERIFIED_BY[source.evidence]}.")
     url = f"{public_url}/hooks/{name}"
     if source.signature.needs_key:
         url = f"the address that `doorbell hook-url {name}` prints"
     click.echo(source.setup.replace("{url}", url).rstrip())
     click.echo(f"\n{'; '.join(_terms_of(source))}.")
     return None
+
+
+def _without_evidence(row: dict[str, Any]) -> dict[str, Any]:
+    """A table has the words only; programs get the level too."""
+    return {name: value for name, value in row.items() if name != "evidence"}
 
 
 def _known(name: str) -> Source:
@@ -102,11 +109,12 @@ def secrets(context: click.Context, as_json: bool) -> None:
         return
 
     async def look(ledger: Ledger, settings: Settings) -> list[dict[str, Any]]:
+        keys = settings.secret_key
         return [
             {"hook": hook, "secret": number, "fingerprint": fingerprint, "last_matched": moment(at)}
             for hook, entrance in settings.entrances.items()
             for number, (fingerprint, at) in enumerate(
-                (await tally.matched(ledger.redis, hook, entrance.hook.secrets)).items(), 1
+                (await tally.matched(ledger.redis, hook, entrance.hook.secrets, keys)).items(), 1
             )
         ]
 
@@ -127,6 +135,12 @@ def generate(source: str) -> None:
     click.echo(
         f"set it as HOOKS__{source.upper()}__SECRETS, and in the tool: see `doorbell sources {source}`", err=True
     )
+
+
+@secrets.command(epilog=examples("secrets fingerprint < secret.txt"))
+def fingerprint() -> None:
+    """The fingerprint of a secret on standard input, to compare with those that Doorbell shows."""
+    click.echo(tally.fingerprint(sys.stdin.readline().strip(), settings_at_hand().secret_key))
 
 
 def _generated(scheme: Scheme) -> str | None:

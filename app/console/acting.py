@@ -137,7 +137,8 @@ async def ring(desk: Desk, ask: Ask) -> Response:
     settings, wanted = desk.settings, ask.form.get("specimen", "1")
     address = f"{settings.public_url or 'http://door'}{entrance.path}"
     try:
-        made = specimen(tool, wanted, entrance.name, entrance.hook.secrets, settings.secret_key, address)
+        hook = entrance.hook
+        made = specimen(tool, wanted, entrance.name, hook.secrets, settings.secret_key, address, hook.auth)
     except Unknown:
         raise Gone("specimen") from None
     await _note(desk, ask, "sent a test delivery", f"{entrance.name}: {made.name}")

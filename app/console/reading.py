@@ -22,7 +22,7 @@ from app.lists import MOST_GROUPED, PAGE, Found, Lists
 from app.overview import last_of_hooks, living, look, shut_gates
 from app.replay import Replay
 from app.retention import KINDS
-from app.sources import load, specimens
+from app.sources import VERIFIED_BY, load, specimens
 
 # -- first things --
 
@@ -215,6 +215,7 @@ async def sources(desk: Desk, ask: Ask) -> Response:
         {
             "name": tool.name,
             "title": tool.source.title,
+            "verified_by": VERIFIED_BY[tool.source.evidence],
             "hooks": [{"name": e.name, "last": lasts[e.name]} for e in entrances if e.tool.name == tool.name],
         }
         for tool in load().values()
@@ -236,7 +237,7 @@ async def show_source(desk: Desk, ask: Ask, name: str, rang: dict[str, Any] | No
     hooks: list[dict[str, Any]] = []
     for entrance in desk.settings.entrances.values():
         if entrance.tool.name == name:
-            matched = await tally.matched(desk.redis, entrance.name, entrance.hook.secrets)
+            matched = await tally.matched(desk.redis, entrance.name, entrance.hook.secrets, desk.settings.secret_key)
             secrets = [{"fingerprint": one, "matched": at} for one, at in matched.items()]
             hooks.append({"name": entrance.name, "secrets": secrets})
     addresses = _addresses(desk, ask)
@@ -247,6 +248,7 @@ async def show_source(desk: Desk, ask: Ask, name: str, rang: dict[str, Any] | No
         ask,
         "source.html",
         tool=tool,
+        verified_by=VERIFIED_BY[tool.source.evidence],
         hooks=hooks,
         addresses=addresses,
         unseen=UNSEEN,

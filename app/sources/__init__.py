@@ -19,8 +19,8 @@ import base64
 import importlib
 import json
 import pkgutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any, Literal, Protocol
@@ -28,11 +28,19 @@ from typing import Any, Literal, Protocol
 from app.challenges import Signed, Unsigned
 from app.delivery import Event, Form
 from app.reading import Json, Untranslatable
-from app.signatures import Scheme
+from app.signatures import Either, Scheme
 from app.visits.words import VisitChange
 
-#: Where our facts come from at their weakest: the vendor, somebody who saw it work, or memory.
+#: Where our facts come from at their weakest.
 Evidence = Literal["vendor", "second-hand", "recalled"]
+#: "Verified by …": what each level means to somebody who decides whether to rely on a source.
+VERIFIED_BY: Mapping[Evidence, str] = {
+    "vendor": "the vendor's documentation",
+    "second-hand": "integrators' code and recorded payloads",
+    "recalled": "nobody: parts come from memory",
+}
+#: How a sender proves itself, where a source offers a choice (HOOKS__<NAME>__AUTH).
+Auth = Literal["signature", "bearer"]
 #: Settings that a hook may need beside its secrets and credentials.
 Need = Literal["API_URL", "TOKEN_URL", "TIMEZONE", "TENANTS"]
 
@@ -221,9 +229,10 @@ class Source:
 
     docs: the vendor's page on its webhooks.
     signature: the scheme; `PathToken()` or `Token(…)` for tools that sign nothing.
+    bearer: the scheme for senders that cannot sign, which a hook may choose instead of the signature, or beside it.
     setup: steps for whoever connects the tool: where to click, what to tick, what it cannot tell. `{url}` is the hook's
         address.
-    evidence: where our facts come from at their weakest.
+    evidence: where our facts come from at their weakest; VERIFIED_BY says what the words mean.
     form: what the body is.
     event: the path to the event's name in the body; it is for people only, and may lead nowhere.
     repeat_key: what names an event, the same on every retry; None (the default): the digest of the body. It must be
@@ -249,7 +258,8 @@ class Source:
     docs: str
     signature: Scheme
     setup: str
-    evidence: Evidence = "vendor"
+    evidence: Evidence
+    bearer: Scheme | None = None
     form: Form = "json"
     event: tuple[str, ...] = ("type",)
     repeat_key: Callable[[Event], str | None] | None = None
@@ -267,6 +277,13 @@ class Source:
     exchange: Exchange | None = None
     headers_out: Mapping[str, str] = field(default_factory=dict)
     reset_header: str | None = None
+
+    def with_auth(self, auth: Sequence[str]) -> "Source":
+        """This source for a hook that accepts these forms of authentication. With both, a delivery that carries a
+        signature must have the right one: it is never accepted by its bearer token."""
+        if not self.bearer or "bearer" not in auth:
+            return self
+        return replace(self, signature=Either(self.signature, self.bearer) if "signature" in auth else self.bearer)
 
     @property
     def credential_names(self) -> tuple[str, ...]:

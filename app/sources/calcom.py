@@ -20,7 +20,7 @@ from decimal import Decimal
 
 from app.delivery import Event
 from app.reading import THOUSANDTHS, Json, smallest_units
-from app.signatures import Hmac
+from app.signatures import CHOSEN_KEY, Hmac
 from app.sources import Ignored, Source
 from app.visits.words import UNSAID, Contact, Unsaid, VisitChange, microseconds
 
@@ -41,8 +41,9 @@ cancels for all: give such event types no webhook.
 SOURCE = Source(
     title="Cal.com",
     docs="https://cal.com/docs/developing/guides/automation/webhooks",
-    signature=Hmac(header="X-Cal-Signature-256"),
+    signature=Hmac(header="X-Cal-Signature-256", shortest_key=CHOSEN_KEY),
     setup=SETUP,
+    evidence="vendor",
     event=("triggerEvent",),
 )
 

@@ -18,7 +18,7 @@ from decimal import Decimal
 
 from app.delivery import Event
 from app.reading import Json
-from app.signatures import Hmac
+from app.signatures import CHOSEN_KEY, Hmac
 from app.sources import Ignored, Source
 from app.visits.words import UNSAID, Contact, Unsaid, VisitChange, microseconds
 
@@ -41,7 +41,13 @@ SOURCE = Source(
     title="Calendly",
     docs="https://developer.calendly.com/api-docs/overview/webhooks/webhook-signatures",
     evidence="second-hand",
-    signature=Hmac(header="Calendly-Webhook-Signature", fields=("t", "v1"), signs="{t}.{body}", tolerance_s=180),
+    signature=Hmac(
+        header="Calendly-Webhook-Signature",
+        fields=("t", "v1"),
+        signs="{t}.{body}",
+        tolerance_s=180,
+        shortest_key=CHOSEN_KEY,
+    ),
     setup=SETUP,
     event=("event",),
 )

@@ -49,6 +49,7 @@ SOURCE = Source(
     docs="https://developer.squareup.com/docs/bookings-api/use-webhooks",
     signature=Hmac(header="x-square-hmacsha256-signature", signs="{url}{body}", encoding="base64"),
     setup=SETUP,
+    evidence="vendor",
     repeat_key=_event_id,
     api="https://connect.squareup.com/v2/",
     credentials=Bearer("TOKEN"),

@@ -1,4 +1,5 @@
-"""Standard Webhooks over a small body of our own: for Zapier, Make, n8n and every system without a module here.
+"""Standard Webhooks over a small body of our own: for every system without a module here. Senders that cannot sign, like
+Zapier, Make and n8n, show the hook's secret as a bearer token instead, where the hook accepts it (docs/standard.md).
 
     {"type": "visit.updated", "timestamp": "2026-03-14T17:32:05Z",
      "data": {"visit_id": "A-1042",
@@ -9,34 +10,47 @@
 
 A field that is left out says nothing; null clears it. Three types say what goes without saying: `visit.completed` the
 time, `visit.cancelled` the date, `visit.created` that there is none. `timestamp` orders the events of a visit, `webhook-id`
-names one for repeats. https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+names one for repeats, or `id` in the body where that header is missing. https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 """
 
 from datetime import datetime
 
 from app.delivery import Event
 from app.reading import Json
-from app.signatures import StandardWebhooks
+from app.signatures import StandardWebhooks, Token
 from app.sources import Ignored, Source
 from app.visits.words import DETAILS, UNSAID, Action, Contact, Unsaid, VisitChange, microseconds
 
 SETUP = """
 1. Make a secret: `whsec_` and 24 to 64 random bytes in base64. Set it here as HOOKS__STANDARD__SECRETS and give it to
    the sender.
-2. Let the sender POST the body that the README shows to {url}, signed as Standard Webhooks says: `webhook-id`,
+2. Let the sender POST the body that docs/standard.md shows to {url}, signed as Standard Webhooks says: `webhook-id`,
    `webhook-timestamp`, `webhook-signature`. Libraries for most languages are linked from standardwebhooks.com.
 3. Send `visit.created`, `visit.updated`, `visit.completed` and `visit.cancelled`; retry whatever is not answered 2xx,
    with the same `webhook-id`.
+
+A sender that cannot sign (Zapier, Make, n8n) sends `Authorization: Bearer` and the secret instead, and `id` in the body:
+set HOOKS__STANDARD__AUTH=bearer and a secret of 24 random characters or more. Give such senders a hook of their own:
+whoever learns a bearer token can invent visits. docs/standard.md has a recipe for each.
 """
+
+BEARER = Token("Authorization", prefix="Bearer ", shortest=16)
 
 SOURCE = Source(
     title="Standard Webhooks",
     docs="https://www.standardwebhooks.com",
     signature=StandardWebhooks(),
+    bearer=BEARER,
     setup=SETUP,
+    evidence="vendor",
     headers=("webhook-id", "svix-id"),
-    repeat_key=lambda event: event.headers.get("svix-id") or event.headers.get("webhook-id"),
+    repeat_key=lambda event: _header_id(event) or event.data.at("id").text(),
 )
+
+
+def _header_id(event: Event) -> str | None:
+    return event.headers.get("svix-id") or event.headers.get("webhook-id")
+
 
 ACTIONS: dict[str, Action] = {
     "visit.created": "create",

@@ -18,7 +18,7 @@ from decimal import Decimal
 
 from app.delivery import Event
 from app.reading import Json
-from app.signatures import Token
+from app.signatures import CHOSEN_KEY, Token
 from app.sources import Ignored, Source
 from app.visits.words import UNSAID, Contact, Unsaid, VisitChange, microseconds
 
@@ -38,7 +38,7 @@ SOURCE = Source(
     title="Workiz",
     docs="https://help.workiz.com/hc/en-us/articles/39192462158993-Creating-webhooks-in-Workiz",
     evidence="recalled",
-    signature=Token("Authorization", prefix="Bearer "),
+    signature=Token("Authorization", prefix="Bearer ", shortest=CHOSEN_KEY),
     setup=SETUP,
     event=("trigger", "type"),
     needs=("TIMEZONE",),

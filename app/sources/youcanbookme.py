@@ -19,7 +19,7 @@ from datetime import datetime
 
 from app.delivery import Event
 from app.reading import Json
-from app.signatures import Token
+from app.signatures import CHOSEN_KEY, Token
 from app.sources import Ignored, Source
 from app.visits.words import UNSAID, Action, Contact, VisitChange, microseconds
 
@@ -44,7 +44,7 @@ SOURCE = Source(
     title="YouCanBook.me",
     docs="https://support.youcanbook.me/hc/en-us/articles/17321777608727-Webhooks",
     evidence="recalled",
-    signature=Token("X-Doorbell-Token"),
+    signature=Token("X-Doorbell-Token", shortest=CHOSEN_KEY),
     setup=SETUP,
     event=("event",),
 )

@@ -57,7 +57,9 @@ class Contact:
             return self.id
         if self.is_forgotten:
             return self.email.removeprefix(FORGOTTEN)
-        return hmac.digest(key, self.email.encode("utf-8", "surrogatepass"), hashlib.sha256).hex()[:32]
+        # The label keeps these digests apart from all else that is made with this key.
+        address = b"doorbell.contact\n" + self.email.encode("utf-8", "surrogatepass")
+        return hmac.digest(key, address, hashlib.sha256).hex()[:32]
 
     @property
     def is_forgotten(self) -> bool:
