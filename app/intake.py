@@ -7,10 +7,11 @@ microsecond counts, and there is nothing here that a Request object would do.
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import orjson
@@ -31,8 +32,11 @@ from app.visits.words import VisitChange
 
 #: A body that is not here by then never will be.
 BODY_S = 10.0
-#: More senders than this at once in one process, and who has been sending longest makes room.
-MOST_SENDING = 1_000
+#: More senders than this at once in one process, or more bytes of unfinished bodies, and who has been sending longest
+#: makes room.
+MOST_SENDING, MOST_UNFINISHED = 1_000, 67_108_864
+#: Once this process is asked to go, a body has so long to come.
+LEAVING_S = 4.0
 #: More deliveries than this that wait for Redis in one process, and the next is asked to come back.
 MOST_AT_ONCE = 1_000
 RETRY_AFTER_S = 5
@@ -77,6 +81,10 @@ class Intake:
     async def keep_cutting(self) -> None:
         """For ever: slow senders are cut off."""
         await self._slow.keep_cutting()
+
+    def leave(self) -> None:
+        """The process is asked to go: what would keep it does not."""
+        self._slow.leave()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # What may follow the name is a token of ours: it is nobody's to read in a log.
@@ -128,7 +136,7 @@ class Intake:
         if method != "POST":
             raise Refused(405, "method_not_allowed", "webhooks are POSTed here", allow="POST")
         delivery = await self._read(scope, receive, entrance, behind[1:], rang.request_id)
-        if self._at_once >= MOST_AT_ONCE:
+        if self._at_once >= min(MOST_AT_ONCE, protocol.MOST_CONNECTIONS // 2):
             raise Refused(_busy(entrance), "too_busy", "too many deliveries at once", **_LATER)
         self._at_once += 1
         try:
@@ -151,7 +159,7 @@ class Intake:
                 raise _too_large(self._max_body)
         else:
             claimed = delivery.header("content-length") or ""
-            delivery.raw = await self._slow.watch(read_body(receive, claimed, self._max_body))
+            delivery.raw = await self._slow.read(receive, claimed, self._max_body)
         return delivery
 
     async def _take(self, entrance: Entrance, delivery: Delivery, rang: "Rang") -> Answer:
@@ -328,8 +336,9 @@ def is_of_another(entrance: Entrance, event: Event) -> bool:
     return bool(tenants and tenant) and tenant is not None and tenant(event) not in tenants
 
 
-async def read_body(receive: Receive, claimed: str, most: int) -> bytes:
-    """The body, never more than `most` bytes of it in memory. claimed: its content-length. Raises Refused."""
+async def read_body(receive: Receive, claimed: str, most: int, grow: Callable[[int], None] | None = None) -> bytes:
+    """The body, never more than `most` bytes of it in memory. claimed: its content-length. grow: is told the size of every
+    part. Raises Refused."""
     claimed = claimed.strip() or "0"
     if not (claimed.isascii() and claimed.isdecimal()) or len(claimed) > 15 or int(claimed) > most:
         raise _too_large(most)
@@ -343,6 +352,8 @@ async def read_body(receive: Receive, claimed: str, most: int) -> bytes:
         if size > most:
             raise _too_large(most)
         parts.append(part)
+        if grow:
+            grow(len(part))
         if not message.get("more_body"):
             return b"".join(parts)
 
@@ -351,42 +362,80 @@ def _too_large(most: int) -> Refused:
     return Refused(413, "too_large", f"a body has {most} bytes at the most", connection="close")
 
 
+@dataclass(slots=True, eq=False)
+class Sending:
+    """A body that is on its way."""
+
+    task: asyncio.Task[Any]
+    since: float
+    size: int = 0
+
+
+def _too_slow() -> Refused:
+    return Refused(408, "too_slow", "the body did not come in time", connection="close")
+
+
 class Slow:
     """Who is still sending. One look at all of them now and then costs less than a timer for each; and whoever sends
     nothing at all takes no place from those who do."""
 
-    def __init__(self) -> None:
-        self._since: dict[asyncio.Task[Any], float] = {}
-        self._cut: set[asyncio.Task[Any]] = set()
+    def __init__(self, most_unfinished: int | None = None) -> None:
+        self._most_unfinished = most_unfinished or MOST_UNFINISHED
+        self._sending: dict[Sending, None] = {}  # the longest first
+        self._cut: set[Sending] = set()
+        self._unfinished = 0
+        self._within_s = BODY_S
 
-    async def watch(self, reading: Awaitable[bytes]) -> bytes:
-        """Raises Refused, 408, in whoever is cut off meanwhile."""
+    async def read(self, receive: Receive, claimed: str, most: int) -> bytes:
+        """The body. Raises Refused, 408, in whoever is cut off meanwhile."""
         task = asyncio.current_task()
         assert task
-        if len(self._since) - len(self._cut) >= MOST_SENDING:
-            self._cut_off(next(longest for longest in self._since if longest not in self._cut))
-        self._since[task] = time.monotonic()
+        if len(self._sending) >= min(MOST_SENDING, protocol.MOST_CONNECTIONS // 2):
+            self._cut_off_longest()
+        sending = Sending(task, time.monotonic())
+        self._sending[sending] = None
         try:
-            return await reading
+            return await read_body(receive, claimed, most, partial(self._grow, sending))
         except asyncio.CancelledError:
-            if task not in self._cut:
+            if sending not in self._cut:
                 raise
             task.uncancel()
-            raise Refused(408, "too_slow", "the body did not come in time", connection="close") from None
+            raise _too_slow() from None
         finally:
-            del self._since[task]
-            self._cut.discard(task)
+            self._forget(sending)
+            self._cut.discard(sending)
+
+    def _grow(self, sending: Sending, size: int) -> None:
+        sending.size += size
+        self._unfinished += size
+        while self._unfinished > self._most_unfinished:
+            if next(iter(self._sending)) is sending:
+                raise _too_slow()  # a task that cancels itself would stop at some later step
+            self._cut_off_longest()
 
     async def keep_cutting(self) -> None:
         while True:
-            await asyncio.sleep(BODY_S / 10)
-            for task, since in list(self._since.items()):
-                if time.monotonic() - since > BODY_S and task not in self._cut:
-                    self._cut_off(task)
+            await asyncio.sleep(self._within_s / 10)
+            least = time.monotonic() - self._within_s
+            for sending in [sending for sending in self._sending if sending.since < least]:
+                self._cut_off(sending)
 
-    def _cut_off(self, task: asyncio.Task[Any]) -> None:
-        self._cut.add(task)
-        task.cancel()
+    def leave(self) -> None:
+        """The process is asked to go."""
+        self._within_s = min(self._within_s, LEAVING_S)
+
+    def _cut_off_longest(self) -> None:
+        self._cut_off(next(iter(self._sending)))
+
+    def _cut_off(self, sending: Sending) -> None:
+        self._forget(sending)
+        self._cut.add(sending)
+        sending.task.cancel()
+
+    def _forget(self, sending: Sending) -> None:
+        if sending in self._sending:
+            del self._sending[sending]
+            self._unfinished -= sending.size
 
 
 def believe(entrance: Entrance, delivery: Delivery) -> Event:

@@ -20,7 +20,7 @@ from app.console import Console
 from app.intake import Intake
 from app.ledger import Ledger
 from app.logs import log
-from app.protocol import LEAVE
+from app.protocol import LEAVE, make_room
 from app.refusals import Refusals
 from app.settings import Settings, SettingsError, read
 from app.tally import Tally
@@ -52,6 +52,7 @@ def create_app(settings: Settings) -> Starlette:
         running = asyncio.gather(
             refusals.keep_flushing(),
             intake.keep_cutting(),
+            console.keep_cutting(),
             tally.keep_flushing(redis),
             Watch(redis, settings).keep_looking(is_worker=False),
         )
@@ -60,7 +61,12 @@ def create_app(settings: Settings) -> Starlette:
         gc.freeze()
         gc.set_threshold(20_000)
         log.info("web started", hooks=sorted(settings.entrances))
-        yield {LEAVE: console.leave}
+
+        def leave() -> None:
+            intake.leave()
+            console.leave()
+
+        yield {LEAVE: leave}
         running.cancel()
         with suppress(asyncio.CancelledError):
             await running
@@ -126,6 +132,7 @@ def _start() -> ASGIApp:
         sys.exit(3)
     logs.configure(settings)
     telemetry.start("web")
+    make_room()
     return telemetry.traced(create_app(settings))
 
 

@@ -2,16 +2,24 @@
 `uvicorn --http app.protocol:Bounded`."""
 
 import asyncio
-from collections.abc import Sized
-from typing import Any, cast
+import resource
+from collections.abc import Callable, Sized
+from contextlib import suppress
+from typing import Any, ClassVar, cast
 
+import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-#: Address, headers or trailers, in bytes and in seconds; routers in front of us allow less.
+#: Address, headers or trailers, in bytes and in seconds; routers in front of us allow less. The first byte of a
+#: connection, and the rest of a body after its answer, must come within the same time.
 MOST, WITHIN_S = 65_536, 10.0
+#: Whoever takes less than this of an answer WITHIN_S, while more of it waits, is disconnected.
+LEAST_READ = 65_536
 #: Requests that are sent ahead on one connection, before the first of them is answered.
 MOST_AHEAD = 1_000
+#: Connections of one process; `make_room` lowers it to what the system allows. An idle one costs 4 KB.
+MOST_CONNECTIONS = 10_000
 #: So long after SIGTERM a connection on which nothing is going on stays open: the next request may be on its way already,
 #: and would meet a reset. It is answered, with `connection: close`.
 LINGER_S = 2.0
@@ -62,24 +70,42 @@ class Ahead(FlowControl):
 
 
 class Bounded(HttpToolsProtocol):
-    """Hangs up on a request whose head, or whose trailers, do not end: on bytes that bring nothing forward; on too many
-    requests at once; and on who says nothing for as long as a connection is kept."""
+    """Closes a connection whose head, trailers or body does not end, that sends nothing, that does not read its answers, or
+    that sends too much ahead. Where there are too many connections, the one that has been idle for longest is closed."""
 
-    _idle = 0
+    #: Without a request that is being answered, the longest first.
+    _idle: ClassVar[dict["Bounded", None]] = {}
+
+    _unused = 0  # bytes since anything came of them
+    _is_midway = False  # a head was complete, and its body is not
+    _is_malformed = False
     _is_leaving = False
     _patience: asyncio.TimerHandle | None = None
+    _reader: asyncio.TimerHandle | None = None
     _running: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.transport = cast(asyncio.Transport, Gathering(transport, self.loop))
+        self.transport = cast(asyncio.Transport, Gathering(transport, self.loop, self._watch_reader))
         self.flow = Ahead(transport, self.pipeline)
-        self._keep()
+        self.timeout_keep_alive_task = self.loop.call_later(WITHIN_S, self.timeout_keep_alive_handler)
+        self._idle[self] = None
+        if len(self.connections) > MOST_CONNECTIONS:
+            next(iter(self._idle))._make_way()
+
+    def _make_way(self) -> None:
+        del self._idle[self]
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+        else:
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._idle.pop(self, None)
         self._unset_keepalive_if_required()  # a timer would hold all of this
         self._stop_waiting()
+        self._stop_watching()
         if self._running:
             self._running.disconnected = not self._running.response_complete
             self._running.message_event.set()
@@ -88,29 +114,37 @@ class Bounded(HttpToolsProtocol):
             _let_go(cycle)
         self.pipeline.clear()
 
-    def _stop_waiting(self) -> None:
-        if self._patience:
-            self._patience.cancel()
-            self._patience = None
+    # -- requests --
 
     def on_headers_complete(self) -> None:
-        self._idle = 0
+        self._unused = 0
         if self._patience:
             self._stop_waiting()
+        if self.timeout_keep_alive_task:
+            self._unset_keepalive_if_required()
         super().on_headers_complete()
+        self._is_midway = True
+        self.headers = []  # trailers are no headers
         if not self.pipeline:
             self._running = self.cycle
+            self._idle.pop(self, None)
         elif len(self.pipeline) > MOST_AHEAD:
             self.transport.close()
         if self._is_leaving and self.cycle:
             self.cycle.keep_alive = False
 
+    def _should_upgrade(self) -> bool:
+        return False
+
     def on_body(self, body: bytes) -> None:
-        self._idle = 0
+        self._unused = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._idle = 0
+        self._unused = 0
+        self._is_midway = False
+        if self._patience:
+            self._stop_waiting()
         super().on_message_complete()
         scope: Any = self.scope
         if self.cycle and scope.get("method") == "POST":
@@ -118,7 +152,7 @@ class Bounded(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """A connection that stays open keeps nothing of what arrived."""
-        done = self._running
+        done, is_latest = self._running, True
         if done:
             is_latest = done.scope is self.scope
             _let_go(done)
@@ -127,36 +161,117 @@ class Bounded(HttpToolsProtocol):
                 self.scope, self.headers, self.url = done.scope, [], b""
         if self.pipeline:
             self._running = self.pipeline[-1][0]  # which is next
+            super().on_response_complete()
+            return
         super().on_response_complete()
+        self._idle[self] = None
+        if self._is_malformed:
+            self._refuse()
+        elif not is_latest:
+            self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        self._unused += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            pass  # nothing but HTTP is spoken here
+        except httptools.HttpParserError:
+            self._on_malformed()
+            return
+        cycle = self.cycle
+        if self._unused > MOST:
+            self.transport.close()
+        elif (cycle is None or cycle.response_complete) and (self._is_midway or self._is_in_head()):
+            # Most heads come in one piece; only for the others is a timer worth its cost.
+            self._wait()
+
+    def _is_in_head(self) -> bool:
+        cycle = self.cycle
+        return self.scope is not None and not (cycle and cycle.scope is self.scope)
+
+    def _on_malformed(self) -> None:
+        """The requests before it are answered first. The one that is being answered may itself be malformed."""
+        running = self._running
+        if self._is_midway and self.pipeline:
+            _let_go(self.pipeline.popleft()[0])
+        elif self._is_midway and running and running.response_complete:
+            self.transport.close()
+            return
+        elif self._is_midway or not running or running.response_complete:
+            self._refuse()
+            return
+        self._is_midway, self._is_malformed = False, True
+        self.flow.pause_reading()
+
+    def _refuse(self) -> None:
+        message = "Invalid HTTP request received."
+        self.logger.warning(message)
+        if not self.transport.is_closing():
+            self.send_400_response(message)
+
+    # -- time --
+
+    def _wait(self) -> None:
+        """For the rest of a head, or of a body that was answered."""
+        if self._patience is None and not self.flow.read_paused:
+            self._unset_keepalive_if_required()
+            self._patience = self.loop.call_later(WITHIN_S, self.transport.close)
+
+    def _stop_waiting(self) -> None:
+        if self._patience:
+            self._patience.cancel()
+            self._patience = None
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_reader()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if not self.transport.is_closing():
+            self._stop_watching()
+
+    def _watch_reader(self) -> None:
+        """Something waits to be read: while writing is paused, and after the connection was closed."""
+        if self._reader is None:
+            within_s = LINGER_S if self._is_leaving else WITHIN_S
+            self._reader = self.loop.call_later(within_s, self._judge_reader, self.transport.get_write_buffer_size())
+
+    def _judge_reader(self, before: int) -> None:
+        self._reader = None
+        if before - self.transport.get_write_buffer_size() < LEAST_READ:
+            self.transport.abort()
+        else:
+            self._watch_reader()
+
+    def _stop_watching(self) -> None:
+        if self._reader:
+            self._reader.cancel()
+            self._reader = None
 
     def shutdown(self) -> None:
         """What is being answered is finished within --timeout-graceful-shutdown."""
         self._is_leaving = True
         self.app_state.get(LEAVE, _nothing)()
+        if self._reader:
+            self._stop_watching()
+            self._watch_reader()
         if self.cycle is None or self.cycle.response_complete:
             self.loop.call_later(LINGER_S, super().shutdown)
         else:
             super().shutdown()
 
-    def data_received(self, data: bytes) -> None:
-        self._idle += len(data)
-        super().data_received(data)
-        cycle = self.cycle
-        if self._idle > MOST:
-            self.transport.close()
-        elif cycle is None or cycle.response_complete:
-            # Most heads come in one piece; only for the others is a timer worth its cost.
-            if self.scope is None or (cycle and cycle.scope is self.scope):
-                self._keep()
-            elif self._patience is None and not self.flow.read_paused:
-                self._patience = self.loop.call_later(WITHIN_S, self.transport.close)
 
-    def _keep(self) -> None:
-        """Nothing is going on: who is silent may stay for as long as between two requests."""
-        if self.timeout_keep_alive_task is None:
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
+def make_room() -> None:
+    """Raises the limit of open files as far as this process may, and keeps a fifth of it for what are no connections."""
+    global MOST_CONNECTIONS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # macOS has a lower limit of its own
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    if soft != resource.RLIM_INFINITY:
+        MOST_CONNECTIONS = min(MOST_CONNECTIONS, soft * 4 // 5)
 
 
 def _let_go(cycle: RequestResponseCycle) -> None:
@@ -172,8 +287,11 @@ def _nothing() -> None:
 class Gathering:
     """A transport that sends what is written in one turn of the loop together."""
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport, self._loop = transport, loop
+    def __init__(
+        self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, on_unread: Callable[[], None]
+    ) -> None:
+        """on_unread: called where the connection is closed and something still waits to be read."""
+        self._transport, self._loop, self._on_unread = transport, loop, on_unread
         self._parts: list[bytes] = []
         self.is_closing = transport.is_closing
 
@@ -190,6 +308,8 @@ class Gathering:
     def close(self) -> None:
         self._flush()
         self._transport.close()
+        if self._transport.get_write_buffer_size():
+            self._on_unread()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)

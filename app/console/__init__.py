@@ -23,13 +23,15 @@ from app.connection import RedisDown
 from app.console import acting, forgetting, planning, reading
 from app.console.access import HEADERS, LONGEST_COOKIES, has_too_many_cookies
 from app.console.desk import Ask, Desk, Page
-from app.intake import BODY_S, Refused, read_body
+from app.intake import Refused, Slow
 from app.ledger import Gone, Ledger
 from app.logs import log
 from app.settings import Settings
 
 #: The largest form; that of logging in holds one password.
 LARGEST_FORM, LARGEST_LOGIN = 65_536, 4_096
+#: In bytes, of all forms that are on their way.
+MOST_UNFINISHED = 8_388_608
 
 #: Every one, for whoever wants to know that none was forgotten.
 ALL_PAGES = tuple(
@@ -44,12 +46,18 @@ __all__ = ["Console"]
 class Console:
     def __init__(self, settings: Settings, ledger: Ledger) -> None:
         self.desk = Desk(settings, ledger)
+        self._slow = Slow(MOST_UNFINISHED)
 
     def routes(self) -> list[Route]:
         return [self._route(page) for page in ALL_PAGES]
 
+    async def keep_cutting(self) -> None:
+        """For ever: who sends a form slowly is cut off."""
+        await self._slow.keep_cutting()
+
     def leave(self) -> None:
         """The process is asked to go: what would not end by itself does."""
+        self._slow.leave()
         self.desk.live.end()
 
     async def close(self) -> None:
@@ -117,11 +125,7 @@ class Console:
 
     async def _form(self, page: Page, request: Request) -> dict[str, str]:
         most = LARGEST_LOGIN if page.role == "anybody" else LARGEST_FORM
-        try:
-            async with asyncio.timeout(BODY_S):
-                raw = await read_body(request.receive, request.headers.get("content-length", ""), most)
-        except TimeoutError:
-            raise Refused(408, "too_slow", "the form did not come in time", connection="close") from None
+        raw = await self._slow.read(request.receive, request.headers.get("content-length", ""), most)
         try:
             fields = parse_qsl(raw.decode(), keep_blank_values=True, max_num_fields=500)
         except ValueError:
