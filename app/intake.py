@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from app import protocol
 from app.connection import RedisDown
 from app.delivery import Delivery, Event, Unreadable, WrongContentType, check_content_type, parse_body
-from app.ledger import Ledger, Meta, new_id, traced
+from app.ledger import LONG_REPEAT_S, REPEAT_S, Ledger, Meta, new_id, traced
 from app.logs import log
 from app.reading import Untranslatable
 from app.refusals import Refusals
@@ -212,6 +212,7 @@ class Intake:
             event=meaning.state,
             reason=meaning.reason,
             again=tool.source.look_alike,
+            repeat_s=LONG_REPEAT_S if tool.source.orders_by_arrival else REPEAT_S,
         )
         rang.outcome = "repeat" if written.repeat else "ignored" if meaning.ignored else "accepted"
         rang.delivery, rang.name = written.delivery, meta.name if meaning.expected else ""

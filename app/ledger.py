@@ -29,6 +29,8 @@ State = Literal["queued", "running", "waiting", "held", "parked", "discarded", "
 
 #: A tool's retry of the same event is known for so long.
 REPEAT_S = 8 * 86_400
+#: The same where changes are ordered by their arrival: a recorded delivery that is sent again would count as the newest.
+LONG_REPEAT_S = 400 * 86_400
 #: A worker that dies gives its work up after so long; a job never takes as long (jobs.worker).
 LEASE_S = 35.0
 #: A new delivery whose job is lost gets another after so long.
@@ -248,11 +250,13 @@ class Ledger:
         event: Literal["", "queued", "parked"] = "",
         reason: str = "",
         again: bool = False,
+        repeat_s: int = REPEAT_S,
     ) -> Written:
         """Write a delivery, its changes and its job, unless it is a repeat: all of it, or nothing.
 
         repeat_key: what the tool calls the event; None: the digest of the body. event: whether the delivery itself is work
-        (to fetch and translate), or is parked for the reason. again: a repeat is fetched anew.
+        (to fetch and translate), or is parked for the reason. again: a repeat is fetched anew. repeat_s:
+        how long a repeat is known.
         """
         id = new_id()
         landing = _landing(meta.source, account, changes)
@@ -260,7 +264,7 @@ class Ledger:
         record = orjson.dumps(meta) + b"\n" + self._bodies.keep(delivery.raw, id)
         seen = _seen_key(delivery, repeat_key)
         first = await self.redis.write(
-            "accept", id, meta.hook, seen, REPEAT_S, self._keep_ms, record, event, reason, int(again), *landing
+            "accept", id, meta.hook, seen, repeat_s, self._keep_ms, record, event, reason, int(again), *landing
         )
         return Written(id, False) if first == 1 else Written(first.decode(), True)
 

@@ -35,7 +35,12 @@ KINDS = (
     Kind("db:event:*", "settled", "an event that is fetched or translated anew: its attempts", _LATER),
     Kind("db:deliveries:*", "members", "the ids of each hook's deliveries", _RETENTION),
     Kind("db:hooks", "one", "where anybody ever rang", _ALWAYS),
-    Kind("db:seen:*", "expires", "the digest of an event, by which a repeat is known", "8 days"),
+    Kind(
+        "db:seen:*",
+        "expires",
+        "the digest of an event, by which a repeat is known",
+        "8 days; 400 for Cronofy",
+    ),
     Kind("db:find:*", "expires", "the keyed digest of an address or number, and the names of its visits", _LATER),
     Kind("db:contact:*:lock", "expires", "who makes a contact", _SECONDS),
     Kind("db:contact:*", "expires", "the keyed digest of an address, and Review Rover's id of the contact", "30 days"),

@@ -1,5 +1,7 @@
 """Hooks of tools that sign nothing, or not for us alone: their addresses, what they need, and what the doctor says."""
 
+import base64
+import hmac
 import json
 from collections import defaultdict
 from collections.abc import Iterator
@@ -16,7 +18,7 @@ from app.doctor import _hooks, _python
 from app.intake import Intake
 from app.ledger import Ledger
 from app.refusals import Refusals
-from app.ring import find
+from app.ring import find, specimen
 from app.settings import SettingsError, read
 from app.sources import BadSource, Source, _tool, load, specimens
 
@@ -70,12 +72,12 @@ def test_a_hook_that_is_not_there_has_no_address() -> None:
     assert 5 == CliRunner().invoke(main, ["hook-url", "nobody"]).exit_code
 
 
-async def knock(redis: Redis, path: str, method: str = "POST", **env: str) -> httpx.Response:
+async def knock(redis: Redis, path: str, method: str = "POST", content: bytes = b"", **env: str) -> httpx.Response:
     settings = read({**REDIS, **SERVICEM8, "HOOKS__CALCOM__SECRETS": "a-secret-of-tests", **env})
     ledger = Ledger(redis, keep_days=30)
     door = Intake(settings, defaultdict(lambda: ledger), Refusals(redis))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(door), base_url="http://door") as client:
-        content = b'{"object":"company","entry":[]}' if method == "POST" else b""
+        content = content or (b'{"object":"company","entry":[]}' if method == "POST" else b"")
         return await client.request(method, path, content=content, headers={"content-type": "application/json"})
 
 
@@ -113,6 +115,44 @@ async def test_a_new_secret_and_a_new_key_leave_the_old_address_open_while_both_
 
     assert 200 == (await knock(redis, f"/hooks/servicem8/{TOKEN}", **both)).status_code
     assert 401 == (await knock(redis, f"/hooks/servicem8/{TOKEN}", SECRET_KEY="a-newer-key-of-ours")).status_code
+
+
+def token_by(key: str) -> bytes:
+    """What an add-on would get, signed by whoever knows the key."""
+    unsigned = find("servicem8", "an add-on gets the same")["body"].rpartition(".")[0].encode()
+    digest = hmac.digest(key.encode(), unsigned, "sha256")
+    return unsigned + b"." + base64.urlsafe_b64encode(digest).rstrip(b"=")
+
+
+@pytest.mark.parametrize("word", ["doorbell", "servicem8-word-for-tests", "x" * 31])
+async def test_a_word_that_is_good_enough_for_an_address_is_no_key_of_a_token(redis: Redis, word: str) -> None:
+    forged = await knock(redis, "/hooks/servicem8", content=token_by(word), HOOKS__SERVICEM8__SECRETS=word)
+
+    assert (401, "signature_mismatch") == (forged.status_code, forged.json()["error"])
+
+
+async def test_a_long_key_signs_tokens(redis: Redis) -> None:
+    genuine = await knock(redis, "/hooks/servicem8", content=token_by("x" * 32), HOOKS__SERVICEM8__SECRETS="x" * 32)
+
+    assert 202 == genuine.status_code
+
+
+@pytest.mark.parametrize(("source", "days"), [("cronofy", 400), ("calendly", 8)])
+async def test_a_repeat_is_known_for_longer_where_changes_are_ordered_by_arrival(
+    redis: Redis, source: str, days: int
+) -> None:
+    """Cronofy signs no time: a recorded answer that is sent again after eight days would count as the newest."""
+    secret, address = specimens(source)["secret"], f"http://door/hooks/{source}"
+    settings = read({**REDIS, f"HOOKS__{source.upper()}__SECRETS": secret})
+    made = specimen(source, "2", source, [secret], [], address)
+    ledger = Ledger(redis, keep_days=30)
+    door = Intake(settings, defaultdict(lambda: ledger), Refusals(redis))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(door)) as client:
+        answer = await client.post(address, content=made.raw, headers=made.headers)
+
+    assert 202 == answer.status_code
+    [seen] = await redis.command("KEYS", "db:seen:*")
+    assert days == round(await redis.command("TTL", seen) / 86_400)
 
 
 # -- what such a hook needs --

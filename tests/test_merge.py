@@ -1,5 +1,6 @@
 """The join and the words it is made of: the visit is a function of the set of changes, and of nothing else."""
 
+import hmac
 import json
 import re
 import time
@@ -876,6 +877,17 @@ def test_a_change_may_name_the_visit_of_another_source() -> None:
 )
 def test_what_could_be_the_name_of_a_visit(text: str, is_one: bool) -> None:
     assert is_one == is_external_id(text)
+
+
+# -- contacts --
+
+
+@pytest.mark.parametrize("label", ["doorbell.hook", "doorbell.token", "doorbell.fingerprint"])
+def test_the_digest_of_an_address_is_no_part_of_another_key(label: str) -> None:
+    """An address is a stranger's word, and other keys are HMACs of a label under the same key."""
+    digest = Contact(email=label).name(b"key")
+
+    assert hmac.digest(b"key", label.encode(), "sha256").hex()[:32] != digest
 
 
 # -- one visit per person --

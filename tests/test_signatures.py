@@ -565,6 +565,17 @@ def test_the_id_that_names_an_event_for_repeats_is_the_one_that_was_signed(famil
     assert "msg_1" == key_of(_event(given))
 
 
+@pytest.mark.parametrize("family", ["webhook", "svix"])
+def test_a_time_under_the_other_name_is_the_one_that_was_signed(family: str) -> None:
+    """Sources read the time under either name: an unsigned one would order a change in the year 2100."""
+    other = "webhook" if family == "svix" else "svix"
+    signed = _text(standard(family=family))
+
+    assert 0 == STANDARD.verify(delivery(BODY, (f"{other}-timestamp", str(NOW)), *signed), Terms([SPEC_SECRET], NOW))
+    forged = delivery(BODY, (f"{other}-timestamp", "4102444800"), *signed)
+    assert "malformed" == reason(STANDARD, forged, Terms([SPEC_SECRET], NOW))
+
+
 def _event(given: Delivery) -> Event:
     headers = {name: value for name in load()["standard"].source.headers if (value := given.header(name)) is not None}
     return Event("standard", parse_body(given, "json"), given.received_at, headers)

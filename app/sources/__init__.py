@@ -238,6 +238,8 @@ class Source:
     repeat_key: what names an event, the same on every retry; None (the default): the digest of the body. It must be
         covered by the signature.
     look_alike: two different events can be the same to the byte, so a repeat is fetched anew instead of forgotten.
+    orders_by_arrival: neither a time nor a version orders the changes, and none is signed, so a repeat must be known for
+        longer.
     tenant: the tool's account that the event is from, where one hook could hear of several: with the setting TENANTS,
         those of all others are ignored.
     needs: settings without which the hook cannot work.
@@ -264,6 +266,7 @@ class Source:
     event: tuple[str, ...] = ("type",)
     repeat_key: Callable[[Event], str | None] | None = None
     look_alike: bool = False
+    orders_by_arrival: bool = False
     tenant: Callable[[Event], str | None] | None = None
     needs: tuple[Need, ...] = ()
     headers: tuple[str, ...] = ()

@@ -50,6 +50,7 @@ SOURCE = Source(
     signature=Hmac(header="Cronofy-HMAC-SHA256", encoding="base64", separator=","),
     setup=SETUP,
     event=("notification", "type"),
+    orders_by_arrival=True,
 )
 
 CHOSEN = {"scheduling_request_time_chosen", "scheduling_request_rescheduled"}
