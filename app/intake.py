@@ -214,6 +214,8 @@ class Intake:
             again=tool.source.look_alike,
             repeat_s=LONG_REPEAT_S if tool.source.orders_by_arrival else REPEAT_S,
         )
+        if written.bound:
+            log.warning("event parked", hook=entrance.name, reason=written.bound)
         rang.outcome = "repeat" if written.repeat else "ignored" if meaning.ignored else "accepted"
         rang.delivery, rang.name = written.delivery, meta.name if meaning.expected else ""
         self._tally.let_in(entrance.name, rang.outcome, slot, meta.at, meta.request_id, written.delivery)

@@ -20,6 +20,7 @@
 --   seen         by which audit, under which number of the API's own
 --   forgot       when somebody whose visit it was was forgotten
 --   dropped      how many superseded changes were forgotten, so that a visit does not grow for ever
+--   lost         how often its lease ran out since a run last came to an end
 local call = redis.call
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -27,6 +28,11 @@ local JOB_TTL_MS = 30 * 86400 * 1000
 -- Jobs wait in lanes of their own, each with its own places in a worker: a tool whose records come slowly, or ten thousand
 -- replays, stand in nobody's way.
 local LANES = {visit = 'db:jobs', event = 'db:jobs:event', replay = 'db:jobs:replay'}
+
+-- What a visit may grow to, over all of its ids; hash fields are changes for the most part. Beyond the first bounds nothing
+-- more lands: an operator decides. Beyond the second ones, which only what was stored without bounds passes, no run begins.
+local MOST_IDS, MOST_FIELDS = 200, 5000
+local MOST_IDS_READ, MOST_FIELDS_READ = 1000, 20000
 
 local function set_of(work, state)
   if state == 'held' then return 'db:held:' .. string.match(work, '^%a+:([^/]*)/') end
@@ -61,7 +67,7 @@ local function is_looked_at(state, failed_since)
   return state == 'queued' or state == 'running' or state == 'held' or (state == 'waiting' and failed_since)
 end
 
--- A change of a visit. known: n, q, state, failed_since, since of its hash.
+-- A change of a visit. known: n, q, state, failed_since, since of its hash. -> whether it was put to work
 local function put(work, name, change, known)
   local key, n, q, state, failed_since, since = 'db:' .. work, unpack(known, 1, 5)
   n = (n or 0) + 1
@@ -70,6 +76,7 @@ local function put(work, name, change, known)
   else
     call('HSET', key, 'n', n, name, n .. ' ' .. change, 'since', since or now, queue(work, state, (q or 0) + 1))
     if n > 1 then call('PERSIST', key) end
+    return true
   end
 end
 
@@ -87,7 +94,8 @@ local function remember(seen, id, s) call('SET', seen, id, 'EX', s) end
 -- made for it, which would take as long as a few calls. What ARGV holds stands at steps.accept.
 if ARGV[1] == 'accept' and ARGV[8] == '' and #ARGV == 13 and ARGV[13] == '' then
   local known = call('HMGET', 'db:' .. ARGV[11], 'n', 'q', 'state', 'failed_since', 'since', 'kin', 'lane')
-  if not known[6] and not known[7] and call('EXISTS', ARGV[4]) == 0 then
+  local has_room = tonumber(known[1] or 0) < MOST_FIELDS or call('HLEN', 'db:' .. ARGV[11]) < MOST_FIELDS
+  if has_room and not known[6] and not known[7] and call('EXISTS', ARGV[4]) == 0 then
     write(ARGV[2], ARGV[3], ARGV[7], ARGV[6])
     put(ARGV[11], 'c:' .. ARGV[2] .. '.0', ARGV[12], known)
     remember(ARGV[4], ARGV[2], ARGV[5])
@@ -98,6 +106,9 @@ end
 local function move(work, state, score)
   local key = 'db:' .. work
   leave(work, call('HGET', key, 'state'))
+  local account = (state == 'held' or state == 'parked') and string.match(work, '^visit:([^/]*)/')
+  -- Its token may leave the settings: what needs somebody is found by this set.
+  if account then call('SADD', 'db:accounts', account) end
   call('ZADD', set_of(work, state), score, work)
   call('HSET', key, 'state', state)
 end
@@ -109,44 +120,69 @@ local function settle(work, keep_ms)
   local key = 'db:' .. work
   progress()
   leave(work, call('HGET', key, 'state'))
-  call('HDEL', key, 'state', 'lease', 'job', 'lane', 'since', 'due', 'tries', 'failed_since', 'reason', 'probes', 'refused')
+  call('HDEL', key, 'state', 'lease', 'job', 'lane', 'since', 'due', 'tries', 'failed_since', 'reason', 'probes', 'refused', 'lost')
   call('PEXPIRE', key, keep_ms)
   local delivery = string.match(work, '^event:(.*)$')
   if delivery then call('PEXPIRE', 'db:delivery:' .. delivery, keep_ms) end
+end
+
+-- Sorts the names of links into the ids before and after.
+local function note_link(member, name)
+  local kind = string.sub(name, 1, 5)
+  if kind == 'prev:' then table.insert(member[5], string.sub(name, 6)) end
+  if kind == 'next:' then table.insert(member[6], string.sub(name, 6)) end
 end
 
 -- One id of a visit: {work, generation, hash, state, ids before, ids after}.
 local function load(work)
   local member = {work, 0, call('HGETALL', 'db:' .. work), false, {}, {}}
   for f = 1, #member[3], 2 do
-    local name = member[3][f]
-    local kind = string.sub(name, 1, 5)
-    if name == 'state' then member[4] = member[3][f + 1] end
-    if kind == 'prev:' then table.insert(member[5], string.sub(name, 6)) end
-    if kind == 'next:' then table.insert(member[6], string.sub(name, 6)) end
+    note_link(member, member[3][f])
+    if member[3][f] == 'state' then member[4] = member[3][f + 1] end
   end
   return member
 end
 
--- The whole of a visit that the tool renamed: all ids that hang together, each with how many came before it. The first is
--- one that none came before; should there be several, or should they go round in a circle, the least: a rule, not a matter
--- of arrival.
-local function family(work)
-  local members, found, i = {}, {work}, 1
+-- The same without its hash.
+local function load_links(work)
+  local member = {work, 0, {}, false, {}, {}}
+  if call('HEXISTS', 'db:' .. work, 'kin') == 1 then
+    for _, name in ipairs(call('HKEYS', 'db:' .. work)) do note_link(member, name) end
+  end
+  return member
+end
+
+-- The ids that hang together with these, as `read` gives them, up to one of the bounds. -> by name, how many there are, how
+-- many fields they have
+local function walk(found, read, most_ids, most_fields)
+  local members, ids, fields, i = {}, 0, 0, 1
   while i <= #found do
-    if not members[found[i]] then
-      members[found[i]] = load(found[i])
+    local name = found[i]
+    if not members[name] then
+      ids, fields = ids + 1, fields + call('HLEN', 'db:' .. name)
+      if ids > 1 and (ids > most_ids or fields > most_fields) then return members, ids, fields end
+      members[name] = read(name)
       for side = 5, 6 do
-        for _, other in ipairs(members[found[i]][side]) do table.insert(found, other) end
+        for _, other in ipairs(members[name][side]) do table.insert(found, other) end
       end
     end
     i = i + 1
   end
+  return members, ids, fields
+end
+
+-- The whole of a visit that the tool renamed: all ids that hang together, each with how many came before it. The first is
+-- one that none came before; should there be several, or should they go round in a circle, the least: a rule, not a matter
+-- of arrival. -> members, and the reason if they are not all
+local function family(work)
+  local members, ids, fields = walk({work}, load, MOST_IDS_READ, MOST_FIELDS_READ)
   local first, all = {}, {}
   for name, member in pairs(members) do
     table.insert(all, name)
     if #member[5] == 0 then table.insert(first, name) end
-    for _, before in ipairs(member[5]) do table.insert(members[before][6], name) end
+    for _, before in ipairs(member[5]) do
+      if members[before] then table.insert(members[before][6], name) end
+    end
   end
   table.sort(first)
   table.sort(all)
@@ -165,12 +201,24 @@ local function family(work)
     table.sort(later)
     generation, depth = later, depth + 1
   end
-  return ordered
+  return ordered, ids > MOST_IDS_READ and 'too_many_reschedules' or fields > MOST_FIELDS_READ and 'too_many_changes'
 end
 
 -- While one id of a visit has something to do, none of the others is forgotten.
 local function keep(work)
-  for _, member in ipairs(family(work)) do call('PERSIST', 'db:' .. member[1]) end
+  for name in pairs((walk({work}, load_links, MOST_IDS_READ, MOST_FIELDS_READ))) do call('PERSIST', 'db:' .. name) end
+end
+
+-- Whether a bound leaves no room for the changes in ARGV: its name, or nil. Asked before anything is written.
+local function no_room(from)
+  for i = from, #ARGV, 3 do
+    local work, continues = ARGV[i], ARGV[i + 2]
+    local found = continues ~= '' and {work, continues} or {work}
+    local _, ids, fields = walk(found, load_links, MOST_IDS, MOST_FIELDS)
+    if fields >= MOST_FIELDS then return 'too_many_changes' end
+    local is_new_link = continues ~= '' and call('HEXISTS', 'db:' .. work, 'prev:' .. continues) == 0
+    if is_new_link and ids > MOST_IDS then return 'too_many_reschedules' end
+  end
 end
 
 local function enqueue(work, after)
@@ -209,9 +257,10 @@ local function land(origin, from, anew)
     local known = call('HMGET', key, 'n', 'q', 'state', 'failed_since', 'since', 'kin', 'lane', 'job')
     local name = origin .. '.' .. (i - from) / 3
     if known[7] then make_live(work, known[8]) end
-    put(work, (anew and call('HEXISTS', key, 'x:' .. name) == 1 and 'x:' or 'c:') .. name, ARGV[i + 1], known)
+    local field = (anew and call('HEXISTS', key, 'x:' .. name) == 1 and 'x:' or 'c:') .. name
+    local is_put_to_work = put(work, field, ARGV[i + 1], known)
     if ARGV[i + 2] ~= '' then link(work, ARGV[i + 2]) end
-    if known[6] or ARGV[i + 2] ~= '' then keep(work) end
+    if ARGV[i + 2] ~= '' or known[6] and is_put_to_work then keep(work) end
   end
 end
 
@@ -248,7 +297,8 @@ end
 local steps = {}
 
 -- delivery, hook, seen key, its seconds, the delivery's ms, its record, event work: '' | queued | parked, the
--- reason, again: 1 where a repeat is fetched anew; changes. -> 1 or, for a repeat, the first delivery's id
+-- reason, again: 1 where a repeat is fetched anew; changes. -> 1 or, for a repeat, the first delivery's id; {reason} where
+-- a bound of a visit leaves no room, and nothing is written
 function steps.accept()
   local id, hook, seen = ARGV[2], ARGV[3], ARGV[4]
   local first = call('GET', seen)
@@ -265,6 +315,8 @@ function steps.accept()
     end
     return first
   end
+  local bound = no_room(11)
+  if bound then return {bound} end
   write(id, hook, ARGV[7], ARGV[6])
   if ARGV[8] ~= '' then call('PERSIST', 'db:delivery:' .. id) end  -- until its event is settled
   if ARGV[8] ~= '' then
@@ -328,14 +380,37 @@ local function trace(work, members)
   return {newest, kept('request_id'), kept('traceparent')}
 end
 
--- work, token, lease ms, gate or '', 1 where calls are paced -> {'yours', trace, [work, generation, hash]…} | {'busy'} |
--- {'held'} | {'nothing'}
+-- An operator's turn, without a run. said: a sentence.
+local function park(work, reason, said)
+  local key = 'db:' .. work
+  progress()
+  move(work, 'parked', now)
+  call('HDEL', key, 'lease', 'job', 'due', 'lane', 'probes', 'refused', 'lost')
+  call('HSET', key, 'reason', reason)
+  call('HSETNX', key, 'since', now)
+  note_attempt(key, string.format('{"at":%.0f,"took_ms":0,"outcome":"parked","calls":[],"said":"%s"}', now, said))
+  call('HINCRBY', 'db:counts', 'doorbell_jobs_finished_total|' .. string.match(work, '^%a+') .. '|parked', 1)
+end
+
+local function is_taken(member)
+  return member[4] == 'running' and tonumber(call('ZSCORE', 'db:running', member[1]) or 0) > now
+end
+
+-- work, token, lease ms, gate or '', 1 where calls are paced -> {'yours', trace, {[work, generation, hash]…}} | {'busy'} |
+-- {'held'} | {'parked'} | {'nothing'}
 function steps.begin()
   local work, token, gate = ARGV[2], ARGV[3], ARGV[5]
-  local members, to_do = family(work), false
+  local members, bound = family(work)
+  local to_do = false
   for _, member in ipairs(members) do
-    if member[4] == 'running' and tonumber(call('ZSCORE', 'db:running', member[1])) > now then return {'busy'} end
+    if is_taken(member) then return {'busy'} end
     if member[4] == 'queued' or member[4] == 'running' then to_do = true end
+  end
+  if bound then
+    local state = call('HGET', 'db:' .. work, 'state')
+    if state ~= 'queued' and state ~= 'running' then return {'nothing'} end
+    park(work, bound, 'it is more than a run can read')
+    return {'parked'}
   end
   if not to_do then return {'nothing'} end
   local is_let_out = call('HDEL', 'db:' .. work, 'let_out') == 1
@@ -344,13 +419,14 @@ function steps.begin()
     move(work, 'held', starts(work))
     return {'held'}
   end
+  local reply = {'yours', trace(work, members), shown(members)}
   for _, member in ipairs(members) do
     move(member[1], 'running', now + tonumber(ARGV[4]))
     call('HSET', 'db:' .. member[1], 'lease', token)
     call('PERSIST', 'db:' .. member[1])
   end
   call('HSET', 'db:' .. members[1][1], 'tried', 1)
-  return {'yours', trace(work, members), unpack(shown(members))}
+  return reply
 end
 
 -- lease ms, token, work…: a worker says what it has begun on, should this server have lost that with the end of its file.
@@ -425,13 +501,13 @@ function steps.release()
       settle(ARGV[i], ARGV[7])
     elseif i > 13 then
       leave(ARGV[i], call('HGET', member, 'state'))
-      call('HDEL', member, 'state', 'lease', 'job')
+      call('HDEL', member, 'state', 'lease', 'job', 'lost')
     end
   end
   if outcome ~= 'settled' then
     if outcome == 'parked' then progress() end
     move(root, outcome, outcome == 'parked' and now or outcome == 'held' and starts(root) or due)
-    call('HDEL', key, 'lease', 'job', 'due')
+    call('HDEL', key, 'lease', 'job', 'due', 'lost')
     if outcome == 'parked' then call('HDEL', key, 'lane', 'probes', 'refused') end
     call('HSET', key, 'reason', ARGV[5])
     if outcome == 'waiting' then call('HSET', key, 'due', due) end
@@ -453,11 +529,13 @@ function steps.release()
 end
 
 -- delivery, token, the n that was seen, attempt, keep ms, the reason where an operator is needed for the rest of the event, or '';
--- changes: what an event turned out to mean. -> 'ok' | 'lost'
+-- changes: what an event turned out to mean. -> 'ok' | 'lost' | {reason} where a bound of a visit leaves no room
 function steps.landed()
   local work = 'event:' .. ARGV[2]
   local key = 'db:' .. work
   if call('HGET', key, 'lease') ~= ARGV[3] then return 'lost' end
+  local bound = no_room(8)
+  if bound then return {bound} end
   local replaces, said = unpack(call('HMGET', key, 'replaces', 'landed'))
   if replaces then unsay(ARGV[2], said or '') end
   land(ARGV[2], 8, replaces)
@@ -468,20 +546,57 @@ function steps.landed()
   else
     progress()
     move(work, 'parked', now)
-    call('HDEL', key, 'lease', 'job', 'due', 'lane', 'tries', 'failed_since')
+    call('HDEL', key, 'lease', 'job', 'due', 'lane', 'tries', 'failed_since', 'lost')
     call('HSET', key, 'reason', ARGV[7])
   end
   if call('HGET', key, 'n') ~= ARGV[4] then enqueue(work) else call('HDEL', key, 'replaces') end
   return 'ok'
 end
 
+-- A set of work may hold what is no name of any: whoever can write to Redis wrote it. It must not stop everybody.
+local function works_in(set, page)
+  local works = {}
+  for _, name in ipairs(page) do
+    if string.find(name, '^visit:[^/]+/.') or string.find(name, '^event:.') then
+      works[#works + 1] = name
+    else
+      call('ZREM', set, name)
+    end
+  end
+  return works
+end
+
+-- Its lease ran out. Once is a worker that was ended; again and again, it may be what ends them: it is put to work apart from
+-- the others, and in the end left to an operator.
+local MOST_LOST, APART_MS = 5, 1000
+local function take_back(works)
+  local parked = {}
+  for i, work in ipairs(works) do
+    local lost = parked[work] and 0 or call('HINCRBY', 'db:' .. work, 'lost', 1)
+    if lost >= MOST_LOST then
+      local members = family(work)
+      for _, member in ipairs(members) do
+        if member[4] == 'running' then
+          parked[member[1]] = true
+          leave(member[1], 'running')
+          call('HDEL', 'db:' .. member[1], 'state', 'lease', 'job', 'lost')
+        end
+      end
+      local said = string.format('its lease ran out %d times and no run came to an end', lost)
+      park(members[1][1], 'crashed_repeatedly', said)
+    elseif lost > 0 then
+      enqueue(work, lost > 1 and i * APART_MS or 0)
+    end
+  end
+end
+
 -- most, keep ms: what has become due, and what a dead worker left. -> how many were put to work
 function steps.sweep()
-  local due = call('ZRANGEBYSCORE', 'db:waiting', '-inf', now, 'LIMIT', 0, ARGV[2])
-  local left = call('ZRANGEBYSCORE', 'db:running', '-inf', now, 'LIMIT', 0, ARGV[2])
+  local due = works_in('db:waiting', call('ZRANGEBYSCORE', 'db:waiting', '-inf', now, 'LIMIT', 0, ARGV[2]))
+  local left = works_in('db:running', call('ZRANGEBYSCORE', 'db:running', '-inf', now, 'LIMIT', 0, ARGV[2]))
   call('ZREMRANGEBYSCORE', 'db:discarded', '-inf', now - ARGV[3])
   for _, work in ipairs(due) do enqueue(work) end
-  for _, work in ipairs(left) do enqueue(work) end
+  take_back(left)
   return #due + #left
 end
 
@@ -495,7 +610,7 @@ end
 function steps.orphans()
   local most, offset, woken = tonumber(ARGV[2]), tonumber(ARGV[4]), 0
   local page = call('ZRANGEBYSCORE', 'db:queued', '-inf', now - tonumber(ARGV[3]), 'LIMIT', offset, most)
-  for _, work in ipairs(page) do
+  for _, work in ipairs(works_in('db:queued', page)) do
     local job, lane = unpack(call('HMGET', 'db:' .. work, 'job', 'lane'))
     if not job or not call('ZSCORE', lane_of(work, lane), job) or call('EXISTS', 'arq:job:' .. job) == 0 then
       enqueue(work)
@@ -508,7 +623,7 @@ end
 -- Of the first in line the one that was sent least often: a visit that the API always refuses must not be every probe.
 local function next_probe(held)
   local chosen, fewest
-  for _, work in ipairs(call('ZRANGE', held, 0, 49)) do
+  for _, work in ipairs(works_in(held, call('ZRANGE', held, 0, 49))) do
     local probes = tonumber(call('HGET', 'db:' .. work, 'probes') or 0)
     if not fewest or probes < fewest then chosen, fewest = work, probes end
   end
@@ -534,7 +649,7 @@ function steps.gate()
   end
   if ARGV[4] ~= '' then most = math.min(most, room_in_line('db:pace:' .. ARGV[2], ARGV[4], ARGV[5])) end
   if most < 1 then return 0 end
-  local out = shut and next_probe(held) or call('ZRANGE', held, 0, most - 1)
+  local out = shut and next_probe(held) or works_in(held, call('ZRANGE', held, 0, most - 1))
   for i, work in ipairs(out) do
     enqueue(work, i / 1000)
     if ARGV[4] ~= '' then call('HSET', 'db:' .. work, 'let_out', 1) end
@@ -561,7 +676,7 @@ end
 local function put_back(work, lane)
   local key, delivery = 'db:' .. work, string.match(work, '^event:(.*)$')
   local state = call('HGET', key, 'state')
-  call('HDEL', key, 'failed_since', 'due')
+  call('HDEL', key, 'failed_since', 'due', 'lost')
   if delivery then
     call('PERSIST', 'db:delivery:' .. delivery)
     call('HSET', key, 'rang', now)  -- what it points at is asked for anew
@@ -686,7 +801,7 @@ end
 
 -- work -> [work, generation, hash]… as in begin, for reading
 function steps.look()
-  return shown(family(ARGV[2]))
+  return shown((family(ARGV[2])))
 end
 
 -- key, calls a second, most ms: a place in a line that all workers share. -> ms to wait for it; -ms: too long, not taken

@@ -55,11 +55,17 @@ class Lost(Exception):
     """The lease went to another worker, which goes on from here."""
 
 
+class TooMany(Exception):
+    """A visit has grown to one of its bounds, and nothing more lands on it. The argument: which, in one word."""
+
+
 class Written(NamedTuple):
-    """What the ledger made of a delivery: its id, or the first one's where it is a repeat."""
+    """What the ledger made of a delivery: its id, or the first one's where it is a repeat. bound: why it was parked, where a
+    visit takes no more."""
 
     delivery: str
     repeat: bool
+    bound: str = ""
 
 
 @dataclass(slots=True)
@@ -257,6 +263,9 @@ class Ledger:
         repeat_key: what the tool calls the event; None: the digest of the body. event: whether the delivery itself is work
         (to fetch and translate), or is parked for the reason. again: a repeat is fetched anew. repeat_s:
         how long a repeat is known.
+
+        Where a visit takes no more, the delivery is parked and its changes do not land: an operator may have it translated
+        again.
         """
         id = new_id()
         landing = _landing(meta.source, account, changes)
@@ -266,20 +275,25 @@ class Ledger:
         first = await self.redis.write(
             "accept", id, meta.hook, seen, repeat_s, self._keep_ms, record, event, reason, int(again), *landing
         )
+        if isinstance(first, list):
+            bound, meta.work = first[0].decode(), []
+            how: dict[str, Any] = {"repeat_key": repeat_key, "again": again, "repeat_s": repeat_s}
+            written = await self.accept(delivery, meta, (), account, event="parked", reason=bound, **how)
+            return written._replace(bound=bound)
         return Written(id, False) if first == 1 else Written(first.decode(), True)
 
     # -- for the worker --
 
     async def begin(self, work: str, gate: str = "", is_paced: bool = False) -> Hold | str:
-        """The work and the lease on it, or why not: `busy`, `held`, `nothing`. is_paced: while others of this account wait
-        for their turn, so does this."""
+        """The work and the lease on it, or why not: `busy`, `held`, `parked`, `nothing`. is_paced: while others of this
+        account wait for their turn, so does this."""
         token, started = new_id(), time.monotonic()
         answer, *rest = await self.redis.grant(
             "begin", work, token, int(LEASE_S * 1000), gate and f"db:gate:{gate}", int(is_paced)
         )
         if answer != b"yours":
             return str(answer.decode())
-        trace, *members = rest
+        trace, members = rest
         known_as = Trace(*(name.decode() for name in trace))
         hold = Hold(token, started + LEASE_S, [_member(*member) for member in members], known_as)
         self.redis.rights[token] = Right(hold.until, "resume", (token, *(member.work for member in hold.members)))
@@ -315,12 +329,15 @@ class Ledger:
     async def land(
         self, hold: Hold, source: str, account: str, changes: Sequence[VisitChange], attempt: Attempt, parked: str = ""
     ) -> None:
-        """Write what an event turned out to mean, and settle it, or park it for this reason. Raises Lost."""
+        """Write what an event turned out to mean, and settle it, or park it for this reason. Raises Lost; TooMany, and then
+        nothing is written."""
         delivery = hold.root.work.partition(":")[2]
         landing = _landing(source, account, changes)
         answer = await self.redis.script(
             "landed", delivery, hold.token, hold.root.n, orjson.dumps(attempt), self._keep_ms, parked, *landing
         )
+        if isinstance(answer, list):
+            raise TooMany(answer[0].decode())
         self.redis.rights.pop(hold.token, None)
         if answer == b"lost":
             raise Lost(hold.root.work)
@@ -423,6 +440,12 @@ class Ledger:
     async def hooks(self) -> list[str]:
         """Where anybody ever rang, also those that are not in the settings any more."""
         return sorted(hook.decode() for hook in await self.redis.command("SMEMBERS", "db:hooks"))
+
+    async def accounts(self) -> set[str]:
+        """The accounts that ever had work held or parked, or whose way to the API was ever shut; also those that are not in
+        the settings any more."""
+        names = await self.redis.command("SMEMBERS", "db:accounts")
+        return {name.decode() for name in names} | await self.gates()
 
     async def gates(self) -> set[str]:
         """The accounts whose way to the API was ever shut."""
@@ -542,6 +565,10 @@ def _landing(source: str, account: str, changes: Sequence[VisitChange]) -> list[
     return parts
 
 
+#: A visit further ahead than this is kept no longer for it: a wrong date must not keep a contact for ever.
+MOST_AHEAD_MS = 2 * 366 * 86_400_000
+
+
 def future_ms(hold: Hold, outcome: Outcome) -> int:
     """How far ahead the visit lies: what is known of it is kept so much longer, since it may still be moved or cancelled."""
     stands = outcome.api.get(hold.root.work) or hold.root.api or {}
@@ -549,7 +576,7 @@ def future_ms(hold: Hold, outcome: Outcome) -> int:
         ahead = datetime.fromisoformat(str(stands.get("event_date"))) - datetime.now(UTC)
     except (ValueError, TypeError):
         return 0
-    return max(0, int(ahead.total_seconds() * 1000))
+    return min(max(0, int(ahead.total_seconds() * 1000)), MOST_AHEAD_MS)
 
 
 def _api(work: str, api: dict[str, dict[str, Any] | None]) -> bytes:

@@ -24,7 +24,7 @@ class Kind:
     until: str
 
 
-_LATER = "RETENTION_DAYS after it was settled; a visit that lies ahead, after its date; never while it is unsettled"
+_LATER = "RETENTION_DAYS after it was settled; a visit ahead, after its date (two years at most); never while unsettled"
 _RETENTION, _WORK = "RETENTION_DAYS", "it leaves the state"
 _SECONDS, _ALWAYS = "seconds, or a minute at the most", "always: it names nobody"
 
@@ -58,6 +58,7 @@ KINDS = (
     Kind("db:discarded", "members", "names of work, by state", _RETENTION),
     Kind("db:gate:*:failing", "expires", "names of visits that met trouble", "1 minute"),
     Kind("db:gate:*", "one", "why nothing goes to an account", "the API answers, or an operator resumes it"),
+    Kind("db:accounts", "one", "accounts that ever had work held or parked", _ALWAYS),
     Kind("db:gates", "one", "accounts that ever met trouble", _ALWAYS),
     Kind("db:pace:*", "expires", "an account's line for calls", _SECONDS),
     Kind("db:progress", "one", "when work last came to an end", _ALWAYS),

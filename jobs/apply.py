@@ -10,7 +10,7 @@ from typing import Any
 from app import telemetry
 from app.connection import RedisDown
 from app.find import remember
-from app.ledger import Hold, Lost, Member, Outcome, Verdict, future_ms, rang_ms
+from app.ledger import Hold, Lost, Member, Outcome, TooMany, Verdict, future_ms, rang_ms
 from app.logs import log
 from app.queue import visit_work
 from app.signals import ATTEMPTS, CALL_S, CALLS, END_TO_END_S, FINISHED
@@ -38,10 +38,6 @@ class OutOfTime(Exception):
 
 class InLine(Exception):
     """The allowed rate of calls leaves no room now."""
-
-
-class TooMany(Exception):
-    """The visit grew beyond a bound, and an operator decides. The argument: which, in one word."""
 
 
 class NotYet(Exception):

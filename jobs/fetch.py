@@ -7,7 +7,7 @@ from typing import Any
 from app.connection import RedisDown
 from app.delivery import Event, Unreadable
 from app.intake import ANOTHER_ACCOUNT, is_of_another, recall
-from app.ledger import Gone, Hold, Lost, Meta, NoBody, Outcome
+from app.ledger import Gone, Hold, Lost, Meta, NoBody, Outcome, TooMany
 from app.logs import log
 from app.queue import event_work
 from app.reading import Untranslatable
@@ -120,6 +120,8 @@ class Run:
         except (Parked, Untranslatable, Unreadable) as reason:
             word = "" if isinstance(reason, Parked) else "untranslatable: "
             return self._park(f"{word}{reason}")
+        except TooMany as bound:
+            return self._park(str(bound), "the visit takes no more until an operator looks at it")
         except RedisDown:
             return self._wait("redis_down", 1 + chance(), root.tries or None)
         except Exception:
