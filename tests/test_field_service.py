@@ -14,7 +14,7 @@ from app.delivery import Event
 from app.reading import Json, Untranslatable
 from app.sources import GONE, Ignored, load
 from app.visits.merge import Said, Wanted, fold, wanted
-from app.visits.words import VisitChange, encode_change
+from app.visits.words import UNSAID, VisitChange, encode_change
 
 __all__ = ["hands", "served", "world"]  # fixtures
 
@@ -269,3 +269,123 @@ def test_boulevard_a_client_may_have_one_name_for_both(
 
     assert change.contact
     assert names == (change.contact.first_name, change.contact.last_name)
+
+
+# Jobber -------------------------------------------------------------------------------------------------------------
+
+CLIENT = {"firstName": "Ada", "lastName": "Lovelace", "emails": [{"address": "ada@example.com", "primary": True}]}
+FIRST = "Rmlyc3Q="
+BEFORE, AFTER = "2026-03-10T15:00:00Z", "2026-03-17T15:00:00Z"  # the event
+
+
+def from_jobber(topic: str, item: str = FIRST) -> Event:
+    told = {"topic": topic, "itemId": item, "occurredAt": "2026-03-10T15:20:38Z"}
+    return an_event("jobber", {"data": {"webHookEvent": told}})
+
+
+def a_visit(id: str, starts: str | None, **more: Any) -> dict[str, Any]:
+    return {"id": id, "startAt": starts, "isComplete": False, "allDay": False, **more}
+
+
+def created(visits: list[dict[str, Any]], page: Mapping[str, Any] | None = None, **first: Any) -> dict[str, Any]:
+    job = {"id": "Sm9i", "visits": {"nodes": visits, "pageInfo": page or {"hasPreviousPage": False}}}
+    return {"data": {"visit": {**a_visit(FIRST, "2026-03-12T15:00:00Z"), "client": CLIENT, **first, "job": job}}}
+
+
+def test_jobber_announces_the_first_visit_of_a_recurring_job_and_means_all_that_are_to_come() -> None:
+    visits = [
+        a_visit("T2xk", BEFORE),
+        a_visit("RG9uZQ==", AFTER, isComplete=True),
+        a_visit("QW55dGltZQ==", None),
+        a_visit(FIRST, "2026-03-12T15:00:00Z"),
+        a_visit("TmV4dA==", AFTER),
+        a_visit("RGF5", "2026-03-24T00:00:00Z", allDay=True, endAt="2026-03-24T23:59:59Z"),
+    ]
+    answer = created(visits, completedAt="2026-03-14T17:00:00Z", isComplete=True)
+
+    said = changes(with_record(from_jobber("VISIT_CREATE"), answer))
+
+    assert [
+        ("Rmlyc3Q", "2026-03-12T15:00:00Z", "2026-03-14T17:00:00Z"),
+        ("TmV4dA", AFTER, None),
+        ("RGF5", "2026-03-24T23:59:59Z", None),
+    ] == [(change.visit_id, change.facts()["time_scheduled"], change.facts()["time_completed"]) for change in said]
+    assert {"ada@example.com"} == {change.contact.email for change in said if change.contact}
+    assert ["create"] * 3 == [change.action for change in said]
+
+
+def test_jobber_other_events_are_about_one_visit() -> None:
+    said = changes(with_record(from_jobber("VISIT_UPDATE"), created([a_visit("TmV4dA==", AFTER)])))
+
+    assert ["Rmlyc3Q"] == [change.visit_id for change in said]
+
+
+def test_jobber_a_long_series_is_asked_for_in_two_pages_and_no_more() -> None:
+    [get] = load()["jobber"].fetch(from_jobber("VISIT_CREATE"))  # type: ignore[misc]
+    page = {"hasPreviousPage": True, "startCursor": "MTAw"}
+    answer = created([a_visit("TmV4dA==", AFTER)], page)
+    earlier = {"data": {"job": {"visits": {"nodes": [a_visit("RWFybHk=", "2026-03-13T15:00:00Z")], "pageInfo": page}}}}
+
+    asked = get.then(Json(answer))
+    said = changes(with_record(from_jobber("VISIT_CREATE"), answer, {"earlier": earlier}))
+
+    assert {"earlier": {"id": "Sm9i", "before": "MTAw"}} == {name: one.variables for name, one in asked.items()}
+    assert {} == asked["earlier"].then(Json(earlier))
+    assert {"Rmlyc3Q", "TmV4dA", "RWFybHk"} == {change.visit_id for change in said}
+
+
+@pytest.mark.parametrize(
+    ("visits", "page"),
+    [
+        ([a_visit("TmV4dA==", AFTER)], {"hasPreviousPage": False, "startCursor": "MTAw"}),
+        ([a_visit("T2xk", BEFORE), a_visit("TmV4dA==", AFTER)], {"hasPreviousPage": True, "startCursor": "MTAw"}),
+        ([], {"hasPreviousPage": True, "startCursor": None}),
+    ],
+)
+def test_jobber_visits_of_the_past_are_not_asked_for(visits: list[dict[str, Any]], page: Mapping[str, Any]) -> None:
+    [get] = load()["jobber"].fetch(from_jobber("VISIT_CREATE"))  # type: ignore[misc]
+
+    assert {} == get.then(Json(created(visits, page)))
+
+
+def test_jobber_a_page_that_was_refused_is_for_an_operator() -> None:
+    event = with_record(from_jobber("VISIT_CREATE"), created([]), {"earlier": {"errors": [{"message": "no"}]}})
+
+    with pytest.raises(Untranslatable, match="Jobber answered without the job"):
+        changes(event)
+
+
+def billed(*ids: str, paid: float) -> dict[str, Any]:
+    invoice = {"amounts": {"paymentsTotal": paid}}
+    return {"visits": {"nodes": [{**a_visit(id, AFTER), "client": CLIENT, "invoice": invoice} for id in ids]}}
+
+
+def test_jobber_the_money_of_an_invoice_for_several_visits_is_not_counted_for_each() -> None:
+    paid = with_record(from_jobber("INVOICE_UPDATE", "SW52"), {"data": {"invoice": billed("QQ==", "Qg==", paid=150.0)}})
+    invoice = {"amounts": {"paymentsTotal": 150.0}, "visits": {"nodes": [{"id": "QQ=="}, {"id": "Qg=="}]}}
+    visit = {"data": {"visit": {**a_visit("QQ==", AFTER), "client": CLIENT, "invoice": invoice}}}
+    updated = with_record(from_jobber("VISIT_UPDATE", "QQ=="), visit)
+
+    assert [None, None, None] == [change.amount_collected for event in (paid, updated) for change in changes(event)]
+
+
+def test_jobber_of_two_invoices_each_counts_by_itself() -> None:
+    record = {
+        "invoice": billed("QQ==", paid=50.0),
+        "allocations": {"nodes": [{"invoice": billed("Qg==", "Qw==", paid=70.0)}]},
+    }
+    event = with_record(from_jobber("PAYMENT_CREATE", "UGF5"), {"data": {"paymentRecord": record}})
+
+    assert {"QQ": Decimal(50), "Qg": None, "Qw": None} == {
+        change.visit_id: change.amount_collected for change in changes(event)
+    }
+
+
+@pytest.mark.parametrize(("receives", "is_opted_out"), [(False, True), (True, False), (None, UNSAID)])
+def test_jobber_a_client_who_receives_no_review_requests_has_opted_out(
+    receives: bool | None, is_opted_out: object
+) -> None:
+    client = {**CLIENT, "receivesReviewRequests": receives}
+    [change] = changes(with_record(from_jobber("VISIT_UPDATE"), created([], client=client)))
+
+    assert is_opted_out is change.opted_out

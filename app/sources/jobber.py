@@ -3,20 +3,33 @@
 https://developer.getjobber.com/docs/using_jobbers_api/setting_up_webhooks: envelope, signature, patience of one second,
 `occuredAt` in apps made before 2023-12-08, forms for apps made before 2022-04-11. How such a form looks is not
 published: `data[webHookEvent][topic]=…` and `data` with JSON in it are guesses. Second-hand, from printouts of the
-GraphQL schema and integrators' queries: every field that is asked for, `invoice.visits`, `paymentRecord.invoice` and
-`paymentRecord.allocations` among them. Observed or told there:
+GraphQL schema and integrators' queries: every field that is asked for, `invoice.visits`, `job.visits`,
+`paymentRecord.invoice` and `paymentRecord.allocations` among them. Observed or told there:
 
 - `itemId` is opaque (base64 of `gid://Jobber/Visit/…`), and is the record's `id`; a visit keeps it when it moves.
 - A visit has no `updatedAt`: what is fetched is the truth of that moment, so our own clock orders, also for a destroyed
   visit, which is gone from the API and never comes back. There is no cancel and no no-show: it is destroyed.
-- `paymentsTotal` is what an invoice collected, so every visit on one invoice shows the whole of it. A visit without an
-  invoice may be paid through its job, or by a deposit: that says nothing. A query takes 40 visits of an invoice.
+- VISIT_CREATE: "when multiple visits are created in a recurring schedule, only the first visit will notify" (the
+  schema). So the job's other visits are asked for with it: those that are not complete and begin after the event; what
+  came before may be older than this connection, and nobody is asked about it now. The answer has the last 100, and 100
+  before them where those are still to come: by our count less than 1,000 of the 10,000 points that a query may cost.
+  VISIT_UPDATE and VISIT_DESTROY have no such exception in the schema.
+- `paymentsTotal` is what an invoice collected. On an invoice for several visits no amount is told: which part is whose
+  is not known, and the whole on each of them would count it several times. A visit without an invoice may be paid
+  through its job, or by a deposit: that says nothing. A query takes 40 visits of an invoice.
+- `receivesReviewRequests` is the client's own setting, and `false` is an opt-out here, although some integrations clear
+  it for every client that they make: whoever declined must not be asked. `allowReviewRequest` of a job or an invoice
+  only switches Jobber's own message, so it is not asked for.
+- A visit that takes a whole day (`allDay`) starts at midnight: it counts from its end.
 - Apps made for many accounts get all of their events on one address; the token opens one account, whose `accountId` the
   setting TENANTS names.
 - A wrong token and a missing scope may be answered with status 200 and `errors` or `message`.
 """
 
 import re
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
 
 from app.delivery import Event
 from app.reading import Json, Untranslatable
@@ -32,8 +45,14 @@ SETUP = """
    gave); SECRET_KEY must be set too, for a refresh token that Jobber replaces is kept under it.
 3. In the app, under Webhooks, add {url} for each of VISIT_CREATE, VISIT_UPDATE, VISIT_COMPLETE and VISIT_DESTROY.
 4. For the money add INVOICE_CREATE, INVOICE_UPDATE, PAYMENT_CREATE and PAYMENT_UPDATE in the same way: it is usually
-   paid after the visit. A deleted payment is seen through INVOICE_UPDATE.
-Clients who take no review requests get none. Jobber does not tell no-shows; a visit that will not happen must be deleted.
+   paid after the visit. A deleted payment is seen through INVOICE_UPDATE. The money of an invoice for several visits is
+   not told, for it is not known which visit collected how much.
+
+Of a recurring job Jobber only announces the first visit; the others are fetched with it, up to 200. Of a longer series the
+first visits may be missing until they are changed or completed.
+Clients who take no review requests get none: that is "review requests" in a client's communication settings, which some
+integrations switch off for each client that they make. Jobber does not tell no-shows; a visit that will not happen must
+be deleted.
 """
 
 SOURCE = Source(
@@ -64,15 +83,22 @@ FETCHED: dict[str, tuple[str, Action]] = {
     "PAYMENT_UPDATE": ("paymentRecord", "update"),
 }
 
-VISIT = """
+TIMES = " fragment Times on Visit { id startAt endAt allDay completedAt isComplete }"
+VISIT = (
+    """
 fragment Fields on Visit {
-  id startAt completedAt isComplete
+  ...Times
   client {
     name firstName lastName isCompany receivesReviewRequests
     emails { address primary } phones { number primary }
   }
-  invoice { amounts { paymentsTotal } }
+  invoice { amounts { paymentsTotal } visits(first: 2) { nodes { id } } }
 }"""
+    + TIMES
+)
+SERIES = "visits(last: 100%s) { nodes { ...Times } pageInfo { hasPreviousPage startCursor } }"
+CREATED = "query ($id: EncodedId!) { visit(id: $id) { ...Fields job { id " + SERIES % "" + " } } }" + VISIT
+EARLIER = "query ($id: EncodedId!, $before: String!) { job(id: $id) { " + SERIES % ", before: $before" + " } }" + TIMES
 QUERIES = {
     "visit": "query ($id: EncodedId!) { visit(id: $id) { ...Fields } }" + VISIT,
     "invoice": "query ($id: EncodedId!) { invoice(id: $id) { visits(first: 40) { nodes { ...Fields } } } }" + VISIT,
@@ -93,8 +119,24 @@ def fetch(event: Event) -> list[Get]:
     name, _ = FETCHED.get(told.at("topic").needed_text(), (None, None))
     if name is None:
         return []
-    item = told.at("itemId")
-    return [Get(f"{name}/{_safe(item)}", QUERIES[name], {"id": item.needed_text()})]
+    item, is_new = told.at("itemId"), told.at("topic").text() == "VISIT_CREATE"
+    path, variables = f"{name}/{_safe(item)}", {"id": item.needed_text()}
+    if is_new:
+        return [Get(path, CREATED, variables, then=partial(_earlier, _since(event)))]
+    return [Get(path, QUERIES[name], variables)]
+
+
+def _earlier(since: datetime, answer: Json) -> dict[str, Get]:
+    """The page before the last one, where that does not reach back to the event."""
+    job = answer.at("data", "visit", "job")
+    page, cursor = list(job.at("visits", "nodes")), job.at("visits", "pageInfo", "startCursor")
+    if not page or not cursor.text() or job.at("visits", "pageInfo", "hasPreviousPage").value is not True:
+        return {}
+    starts_at = page[0].at("startAt").moment()
+    if starts_at and starts_at <= since:
+        return {}
+    variables = {"id": job.at("id").needed_text(), "before": cursor.needed_text()}
+    return {"earlier": Get(f"job/{_safe(job.at('id'))}", EARLIER, variables)}
 
 
 def translate(event: Event) -> list[VisitChange] | Ignored:
@@ -111,10 +153,11 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     if found is None:
         return GONE
     if name == "visit":
-        return [_visit(found, action, _safe(told.at("itemId")), order)]
-    billed = [visit for invoice in _invoices(found, name) for visit in invoice.at("visits", "nodes")]
-    visits = {_safe(visit.at("id")): visit for visit in billed}
-    return [_visit(visit, action, visit_id, order) for visit_id, visit in visits.items()] or Ignored(topic)
+        visit = _visit(found, action, _safe(told.at("itemId")), order)
+        return [visit, *_others(event, visit)] if action == "create" else [visit]
+    billed = [list(invoice.at("visits", "nodes")) for invoice in _invoices(found, name)]
+    visits = {_safe(visit.at("id")): (visit, len(visits) > 1) for visits in billed for visit in visits}
+    return [_visit(visit, action, id, order, is_shared) for id, (visit, is_shared) in visits.items()] or Ignored(topic)
 
 
 def _told(data: Json) -> Json:
@@ -154,25 +197,60 @@ def _invoices(found: Json, name: str) -> list[Json]:
     return [found.at("invoice"), *(part.at("invoice") for part in found.at("allocations", "nodes"))]
 
 
-def _visit(visit: Json, action: Action, visit_id: str, order: int) -> VisitChange:
+def _since(event: Event) -> datetime:
+    """What begins later was still to come when the event occurred."""
+    told = _told(event.data)
+    return told.at("occurredAt").moment() or told.at("occuredAt").moment() or event.received_at
+
+
+def _others(event: Event, first: VisitChange) -> list[VisitChange]:
+    """The visits of the same job that are still to come: Jobber announces only the first of a recurring schedule."""
+    job, earlier = event.record.at("data", "visit", "job") if event.record else Json(None), event.beside.get("earlier")
+    pages = [job, graphql_record(earlier, "job", SOURCE.title) or Json(None)]
+    visits = {_safe(visit.at("id")): visit for page in pages for visit in page.at("visits", "nodes")}
+    return [
+        replace(
+            first,
+            visit_id=visit_id,
+            time_scheduled=_scheduled(visit),
+            time_completed=None,
+            amount_collected=UNSAID,
+        )
+        for visit_id, visit in visits.items()
+        if visit_id != first.visit_id and _is_to_come(visit, _since(event))
+    ]
+
+
+def _is_to_come(visit: Json, since: datetime) -> bool:
+    starts_at = visit.at("startAt").moment()
+    return bool(starts_at and starts_at > since) and visit.at("isComplete").flag() is not True
+
+
+def _scheduled(visit: Json) -> datetime | None:
+    ends_at = visit.at("endAt").moment() if visit.at("allDay").flag() else None
+    return ends_at or visit.at("startAt").moment()
+
+
+def _visit(visit: Json, action: Action, visit_id: str, order: int, is_shared: bool = False) -> VisitChange:
+    """is_shared: it is on an invoice with others."""
     if not isinstance(visit.value, dict):
         raise visit.surprise("a visit")
     client, invoice = visit.at("client"), visit.at("invoice")
     complete, paid = visit.at("isComplete").flag(), invoice.at("amounts", "paymentsTotal").amount()
+    is_shared = is_shared or len(list(invoice.at("visits", "nodes"))) > 1
     return VisitChange(
         action=action,
         visit_id=visit_id,
         order=order,
         contact=_contact(client),
-        time_scheduled=visit.at("startAt").moment(),
+        time_scheduled=_scheduled(visit),
         time_completed=visit.at("completedAt").moment() or UNSAID if complete is not False else None,
-        amount_collected=UNSAID if paid is None or paid < 0 else paid or None,
+        amount_collected=UNSAID if paid is None or paid < 0 else None if is_shared else paid or None,
         opted_out=_opted_out(client),
     )
 
 
 def _opted_out(client: Json) -> bool | Unsaid:
-    # `invoice.allowReviewRequest` is not asked for: it switches Jobber's own review message, and integrations clear it.
     asked = client.at("receivesReviewRequests").flag()
     return UNSAID if asked is None else not asked
 
