@@ -23,11 +23,10 @@ from app.ledger import new_id
 from app.reading import Json
 from app.settings import Entrance
 from app.sources import Get
-from app.visits.client import Broken, RateLimited, Refused, Unauthorized, VisitsApiTrouble, silence, trouble
+from app.visits.client import Broken, RateLimited, Refused, Unauthorized, VisitsApiTrouble, ask, trouble
 from jobs.context import Context
 from jobs.tokens import Busy, Tokens
 
-LARGEST_RECORD = 1_048_576
 #: Of one tool's API, so many events at a time in one worker: one that hangs must not hold up all others.
 MOST_AT_ONCE = 8
 #: How long an answer serves others, how long who fetches may take, and how long the others wait for it.
@@ -145,13 +144,18 @@ class Records:
         base = (self.entrance.hook.api_url or source.api or "").rstrip("/")
         method, url, content = _request(get, base)
         headers = {"accept": "application/json", **source.headers_out, **shown.headers}
-        try:
-            answer = await self.context.http.request(
-                method, url, params={**get.params, **shown.params} or None, headers=headers, **content
-            )
-        except httpx.HTTPError as error:
-            raise silence(get.call, error, self.calls) from None
-        self.calls.append([get.call, answer.status_code])
+        params = {**get.params, **shown.params} or None
+        answer = await ask(
+            self.context.http,
+            method,
+            url,
+            get.call,
+            self.calls,
+            headers=headers,
+            oversized=Refused,
+            params=params,
+            **content,
+        )
         try:
             return read_record(get.call, answer)
         except RateLimited as limited:
@@ -181,8 +185,6 @@ def read_record(call: str, answer: httpx.Response) -> Any:
         return None
     if not answer.is_success:
         raise trouble(call, answer)
-    if len(answer.content) > LARGEST_RECORD:
-        raise Refused(call, answer.status_code, "the record is larger than a record is")
     try:
         record = orjson.loads(answer.content)
     except ValueError:

@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
@@ -99,6 +99,19 @@ def standard_body(kind: str, visit_id: str, said_at: str | datetime | None = Non
     said_at = said_at or datetime.now(UTC)
     stamp = said_at if isinstance(said_at, str) else said_at.isoformat().replace("+00:00", "Z")
     return json.dumps({"type": kind, "timestamp": stamp, "data": {"visit_id": visit_id, **data}}).encode()
+
+
+class _Body(httpx.AsyncByteStream):
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self._content
+
+
+def unread(answer: httpx.Response) -> httpx.Response:
+    """A response made in a test, as a transport gives it: its body is still to be read."""
+    return httpx.Response(answer.status_code, headers=answer.headers, stream=_Body(answer.content))
 
 
 def wait_until(look: Callable[[], T], within_s: float = 30.0) -> T:

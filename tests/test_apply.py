@@ -22,7 +22,7 @@ from urllib.parse import parse_qsl
 import httpx
 import pytest
 from httpx_aiohttp import AiohttpTransport
-from rig import SECRET, TOKEN, Rig, Server, wait_until
+from rig import SECRET, TOKEN, Rig, Server, unread, wait_until
 
 import jobs.apply
 import jobs.contacts
@@ -73,14 +73,14 @@ class Wire(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         self.seen.append(request)
         if answer := self.before(request):
-            return answer
+            return unread(answer)
         real = await self.inner.handle_async_request(request)
         if held := self.holds.get(route_of(request)):
             await held.wait()
         if answer := self.after(request):
             await real.aread()
             await real.aclose()
-            return answer
+            return unread(answer)
         return real
 
     async def aclose(self) -> None:

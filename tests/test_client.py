@@ -2,10 +2,14 @@
 
 import asyncio
 import contextlib
+import gzip
 import ssl
 import traceback
+import tracemalloc
+import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -13,10 +17,17 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rig import Rig, Server
+from rig import Rig, Server, serving, unread
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
 
+import app.visits.client
 from app.embedded import free_port
 from app.visits.client import (
+    LARGEST_ANSWER,
+    LONGEST_QUOTE,
     Broken,
     RateLimited,
     Refused,
@@ -69,7 +80,7 @@ async def client(api: Rig) -> AsyncIterator[VisitsClient]:
 @contextlib.asynccontextmanager
 async def answered(answer: Answerer) -> AsyncIterator[VisitsClient]:
     """A client of an API that is a function."""
-    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
+    async with httpx.AsyncClient(transport=httpx.MockTransport(lambda request: unread(answer(request)))) as http:
         yield VisitsClient(http, "https://api.example.com/api/v1", "s3cret-token", [], nothing)
 
 
@@ -576,3 +587,124 @@ async def test_the_text_of_a_network_error_holds_nothing_personal(api: Rig, clie
 
     told = "".join([*traceback.format_exception(trouble), str(trouble), repr(trouble), trouble.said])
     assert [] == [canary for canary in CANARIES if canary in told]
+
+
+# Answers that are too long, or never end ----------------------------------------------------------------------------
+
+
+class Flood:
+    """A server that answers whatever path it is asked for in its own way. sent: bytes of bodies that it could send."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.asked: list[str] = []
+
+    async def serve(self, request: Request) -> Response:
+        self.asked.append(request.headers["accept-encoding"])
+        kind = request.url.path.rpartition("/")[2]
+        if kind == "endless":
+            return StreamingResponse(self.endlessly(), media_type="application/json")
+        if kind == "dripping":
+            return StreamingResponse(self.dripping(), media_type="application/json")
+        if kind == "endless-503":
+            return StreamingResponse(self.endlessly(), 503)
+        body, encoding = self.bodies[kind]
+        return Response(body, headers={"content-encoding": encoding} if encoding else {})
+
+    async def endlessly(self) -> AsyncIterator[bytes]:
+        while True:
+            yield b" " * 65_536
+            self.sent += 65_536
+            await asyncio.sleep(0)  # or the server would never see that nobody reads
+
+    async def dripping(self) -> AsyncIterator[bytes]:
+        while True:
+            yield b" "
+            await asyncio.sleep(0.02)
+
+    @cached_property
+    def bodies(self) -> dict[str, tuple[bytes, str]]:
+        visit, longest = b'{"id": 1}', b'{"id": 1}' + b" " * (LARGEST_ANSWER - 9)
+        squeezing = zlib.compressobj(wbits=31)
+        bomb = b"".join(squeezing.compress(b" " * 1_000_000) for _ in range(100)) + squeezing.flush()
+        return {
+            "longest": (longest, ""),
+            "one-more": (longest + b" ", ""),
+            "gzip": (gzip.compress(visit), "gzip"),
+            "deflate": (zlib.compress(visit), "deflate"),
+            "gzip-longest": (gzip.compress(longest), "GZIP"),
+            "bomb": (bomb, "gzip"),
+            "brotli": (b"\x0b\x04\x80", "br"),
+            "not-gzip": (visit, "gzip"),
+        }
+
+
+@pytest.fixture(scope="module")
+def flooding() -> Iterator[tuple[Flood, str]]:
+    flood = Flood()
+    with serving(Starlette(routes=[Route("/{path:path}", flood.serve, methods=["GET", "POST"])])) as url:
+        yield flood, url
+
+
+@pytest.mark.parametrize("kind", ["longest", "gzip", "deflate", "gzip-longest"])
+async def test_an_answer_up_to_the_limit_is_read_compressed_or_not(flooding: tuple[Flood, str], kind: str) -> None:
+    flood, url = flooding
+    async with http_client() as http:
+        client = VisitsClient(http, url, "token", [], nothing)
+
+        assert {"id": 1} == await client.get_visit(kind)
+    assert {"identity"} == set(flood.asked)
+
+
+@pytest.mark.parametrize("kind", ["one-more", "endless", "bomb"])
+async def test_a_longer_answer_is_not_read_to_its_end(flooding: tuple[Flood, str], kind: str) -> None:
+    flood, url = flooding
+    flood.sent = 0
+    tracemalloc.start()
+    async with http_client() as http:
+        client = VisitsClient(http, url, "token", [], nothing)
+        with pytest.raises(Unanswered) as failed:
+            await client.get_visit(kind)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert "the answer is longer than 1,048,576 bytes" == failed.value.said
+    assert [["GET /visits/:id", 200]] == client.calls
+    assert most < 40 * LARGEST_ANSWER  # the bomb is 100 MB, and the server of this test is measured too
+    assert flood.sent < 40 * LARGEST_ANSWER
+
+
+async def test_of_a_long_refusal_the_status_counts(flooding: tuple[Flood, str]) -> None:
+    async with http_client() as http:
+        with pytest.raises(Broken) as failed:
+            await VisitsClient(http, flooding[1], "token", [], nothing).get_visit("endless-503")
+
+    assert (503, LONGEST_QUOTE) == (failed.value.status, len(failed.value.said))
+
+
+async def test_an_answer_that_does_not_end_is_none(
+    flooding: tuple[Flood, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app.visits.client, "ANSWER_S", 0.3)
+    async with http_client() as http:
+        with pytest.raises(Unanswered, match="unanswered") as failed:
+            await VisitsClient(http, flooding[1], "token", [], nothing).get_visit("dripping")
+
+    assert "the answer does not end in time" == failed.value.said
+
+
+@pytest.mark.parametrize("kind", ["brotli", "not-gzip"])
+async def test_an_answer_that_cannot_be_decompressed_is_none(flooding: tuple[Flood, str], kind: str) -> None:
+    async with http_client() as http:
+        with pytest.raises(Unanswered) as failed:
+            await VisitsClient(http, flooding[1], "token", [], nothing).get_visit(kind)
+
+    assert "DecodingError" == failed.value.said
+
+
+async def test_a_request_whose_address_is_too_long_is_refused_before_it_is_sent(client: VisitsClient) -> None:
+    with pytest.raises(Refused) as failed:
+        await client.find_contacts("a" * 200_000 + "@example.com")
+
+    assert [["GET /contacts", "not sent"]] == client.calls
+    assert "a" * 10 not in str(failed.value) + failed.value.said

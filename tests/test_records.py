@@ -15,7 +15,7 @@ from test_fetch import SPECIMENS, Doorstep, Tool, hands, served, world
 
 import jobs.tokens
 from app.sources import Exchange, Get, Keys
-from app.visits.client import RateLimited
+from app.visits.client import LARGEST_ANSWER, RateLimited
 from jobs.records import MOST_AT_ONCE, _request, _until_reset
 from jobs.tokens import _filled
 
@@ -289,3 +289,13 @@ def test_credentials_are_shown_in_headers_and_params() -> None:
     shown = keys.show({"API_KEY": "k", "COMPANY": "c"}, 0, Get("visits/1"))
 
     assert (("API_KEY", "COMPANY"), {"X-Key": "k"}, {"company": "c"}) == (keys.names, shown.headers, shown.params)
+
+
+async def test_a_record_that_is_too_long_is_parked_and_says_so(world: Doorstep) -> None:
+    world.tool.trouble = [lambda _: PlainTextResponse(b"[" + b"1," * LARGEST_ANSWER + b"1]")]
+
+    outcome = await world.do(work := await ring(world, 1))
+
+    [attempt] = (await world.ledger.member(work)).attempts
+    assert "GET visit: refused" == outcome
+    assert "the answer is longer than 1,048,576 bytes" == attempt.said

@@ -4,7 +4,9 @@ The rules stand in the vendor's reference; what it leaves open is not relied on:
 their status alone, bodies are form-encoded as in every printed request.
 """
 
+import asyncio
 import time
+import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,6 +21,8 @@ Record = dict[str, Any]
 
 CONNECT_S, ANSWER_S = 5.0, 10.0
 LONGEST_QUOTE = 500
+#: No answer that we need is longer. The rest of a longer one is not read.
+LARGEST_ANSWER = 1_048_576
 
 
 class VisitsApiTrouble(Exception):
@@ -152,17 +156,77 @@ class VisitsClient:
         call = f"{method} {route}"
         headers = {"authorization": f"Bearer {self.token}", "accept": "application/json", **self.names}
         started = time.perf_counter()
+
+        def told() -> None:
+            status = self.calls[-1][1]
+            outcome = status if isinstance(status, str) else f"{status // 100}xx"
+            self.told(method, route, outcome, time.perf_counter() - started)
+
         try:
-            answer = await self.http.request(method, self.url + path, params=params, data=data, headers=headers)
-        except httpx.HTTPError as error:
-            silent = silence(call, error, self.calls)
-            self.told(method, route, self.calls[-1][1], time.perf_counter() - started)
-            raise silent from None
-        self.calls.append([call, answer.status_code])
-        self.told(method, route, f"{answer.status_code // 100}xx", time.perf_counter() - started)
+            answer = await ask(
+                self.http, method, self.url + path, call, self.calls, params=params, data=data, headers=headers
+            )
+        except VisitsApiTrouble:
+            told()
+            raise
+        told()
         if not answer.is_success:
             raise trouble(call, answer)
         return _read(call, answer) if reads else {}
+
+
+async def ask(
+    http: httpx.AsyncClient,
+    method: str,
+    url: str,
+    call: str,
+    calls: list[list[Any]],
+    *,
+    headers: Mapping[str, str],
+    oversized: type[VisitsApiTrouble] = Unanswered,
+    **more: Any,
+) -> httpx.Response:
+    """The answer to one request, noted among the calls, with no more than LARGEST_ANSWER bytes of it in memory.
+
+    Raises Refused where the request cannot be sent, Unreachable, Unanswered, and `oversized` for a success that is longer.
+    """
+    headers = {**headers, "accept-encoding": "identity"}
+    try:
+        async with http.stream(method, url, headers=headers, **more) as answer, asyncio.timeout(ANSWER_S):
+            content = await _read_most(answer)
+    except httpx.HTTPError as error:
+        raise silence(call, error, calls) from None
+    except TimeoutError:
+        calls.append([call, "unanswered"])
+        raise Unanswered(call, said="the answer does not end in time") from None
+    except httpx.InvalidURL:
+        calls.append([call, "not sent"])
+        raise Refused(call, said="the address of the request is not valid, or is too long") from None
+    calls.append([call, answer.status_code])
+    if answer.is_success and len(content) > LARGEST_ANSWER:
+        raise oversized(call, said=f"the answer is longer than {LARGEST_ANSWER:,} bytes")
+    plain = [(name, value) for name, value in answer.headers.multi_items() if name not in _ABOUT_THE_BODY]
+    return httpx.Response(answer.status_code, headers=plain, content=content)
+
+
+_ABOUT_THE_BODY = ("content-encoding", "content-length", "transfer-encoding")
+
+
+async def _read_most(answer: httpx.Response) -> bytes:
+    """The body up to one byte more than LARGEST_ANSWER. Some servers compress it although they are asked not to."""
+    encoding = answer.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("identity", "gzip", "x-gzip", "deflate"):
+        raise httpx.DecodingError(f"content encoding {encoding[:20]}")
+    decoder = None if encoding == "identity" else zlib.decompressobj(zlib.MAX_WBITS | 32)
+    content = bytearray()
+    async for part in answer.aiter_raw():
+        try:
+            content += decoder.decompress(part, LARGEST_ANSWER + 1 - len(content)) if decoder else part
+        except zlib.error:
+            raise httpx.DecodingError("not compressed as it says") from None
+        if len(content) > LARGEST_ANSWER:
+            break
+    return bytes(content)
 
 
 def silence(call: str, error: httpx.HTTPError, calls: list[list[Any]]) -> VisitsApiTrouble:
