@@ -3,18 +3,20 @@
 Nothing personal but what is to be revealed, by name: `body`, `answers`, and the fields of a contact, `contact.email`.
 """
 
+import asyncio
 import re
-from collections import Counter
-from collections.abc import Container, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from app.ledger import Attempt, Gone, Ledger, Member, Meta, NoBody
 from app.queue import EVENT, VISIT, visit_work
 from app.settings import Settings
 from app.sources import load
-from app.visits.merge import ONLY_FOR, Fact, Facts, fold, wanted, winners
+from app.visits.merge import ONLY_FOR, Fact, Facts, Said, fold, wanted, winners
 from app.visits.words import DETAILS, external_id
 
 _ADDRESS = re.compile(r"[^\s\"'<>@]+@[^\s\"'<>@]+")
@@ -30,7 +32,12 @@ FIELDS = ("time_scheduled", "time_completed", "event_date", "amount_collected", 
 #: What stands for a value that is not revealed.
 HIDDEN = "•••"
 
+#: More changes than this are computed with in a thread: deliveries wait for the event loop.
+MOST_ON_LOOP = 200
+
 Row = dict[str, Any]
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class _Everything:
@@ -80,6 +87,58 @@ def _owner(name: str) -> tuple[str, str]:
 CLOCKS_MS = 1_000
 
 
+async def apart(family: Sequence[Member], step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """A computation over all changes of a visit: in a thread, where they are many."""
+    if sum(len(member.changes) + len(member.discarded) for member in family) <= MOST_ON_LOOP:
+        return step(*args, **kwargs)
+    return await asyncio.to_thread(step, *args, **kwargs)
+
+
+def fold_family(family: Sequence[Member], *more: Said) -> Facts:
+    return fold([*(said for member in family for said in member.said()), *more])
+
+
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """A visit with all of its ids, and what its changes come to.
+
+    deciding: the origins whose facts hold. changes: by id and delivery, the origins with the numbers of their changes.
+    discarded: by id and delivery, how many were given up.
+    """
+
+    family: list[Member]
+    facts: Facts
+    deciding: set[str]
+    changes: dict[tuple[str, str], list[tuple[str, int]]]
+    discarded: Counter[tuple[str, str]]
+
+    @classmethod
+    def of(cls, family: list[Member]) -> "Folded":
+        facts, changes = fold_family(family), defaultdict[tuple[str, str], list[tuple[str, int]]](list)
+        for member in family:
+            for origin, change in member.changes.items():
+                changes[member.work, origin.rpartition(".")[0]].append((origin, int(change.partition(b" ")[0])))
+        discarded = Counter((one.work, origin.rpartition(".")[0]) for one in family for origin in one.discarded)
+        return cls(family, facts, winners(facts), dict(changes), discarded)
+
+
+class Visits:
+    """What one page asks about visits: each is read and folded once, however many rows and ids speak of it."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger, self._known = ledger, dict[str, Folded]()
+        self._one_at_a_time = asyncio.Lock()
+
+    async def of(self, work: str) -> Folded:
+        """By the name of any of its ids. Raises Gone, RedisDown."""
+        async with self._one_at_a_time:
+            if work not in self._known:
+                family = await self._ledger.family(work)
+                folded = await apart(family, Folded.of, family)
+                self._known |= {member.work: folded for member in family}
+            return self._known[work]
+
+
 class Explain:
     """Every method may raise Gone and RedisDown."""
 
@@ -87,11 +146,19 @@ class Explain:
         self._ledger, self._settings, self._reveal = ledger, settings, reveal
 
     async def row(self, id: str) -> Row:
+        [row] = await self.rows([id])
+        return row
+
+    async def rows(self, ids: Iterable[str]) -> list[Row]:
+        visits = Visits(self._ledger)
+        return await asyncio.gather(*(self._row(id, visits) for id in ids))
+
+    async def _row(self, id: str, visits: Visits) -> Row:
         try:
             meta = await self._ledger.meta(id)
         except Gone:
             return {"delivery": id, "state": "expired"}
-        states = {change["state"] for change in await self._changes(id, meta.work)}
+        states = {change["state"] for change in await self._changes(id, meta.work, visits)}
         state = "ignored" if meta.ignored and not states else " ".join(sorted(states)) or "settled"
         row = {"delivery": id, "at": moment(meta.at), "hook": meta.hook, "event": meta.name, "state": state}
         return row | {"visits": [name for work in meta.work for name in await self._visits_of(work)]}
@@ -103,7 +170,7 @@ class Explain:
             body = raw.decode("utf-8", "replace") if "body" in self._reveal else f"{len(raw)} bytes"
         except NoBody as error:
             meta, body = error.meta, str(error)
-        changes = await self._changes(id, meta.work)
+        changes = await self._changes(id, meta.work, Visits(self._ledger))
         return {
             "delivery": id,
             "sentence": _told_of_delivery(meta, changes),
@@ -151,8 +218,8 @@ class Explain:
 
     async def visit_row(self, work: str) -> Row:
         """One visit in a line: what should stand in the API, whose it is, and how it is with it."""
-        root, *later = await self._ledger.family(work)
-        want = wanted(fold(said for member in (root, *later) for said in member.said()))
+        family = await self._ledger.family(work)
+        root, want = family[0], wanted(await apart(family, fold_family, family))
         said = want.contact.details()
         return {
             "visit": root.external_id,
@@ -194,51 +261,34 @@ class Explain:
             return {}
         return {one.work: [attempt for attempt in one.attempts if attempt.at >= at] for one in family}
 
-    async def _changes(self, id: str, works: Iterable[str]) -> list[Row]:
+    async def _changes(self, id: str, works: Iterable[str], visits: Visits) -> list[Row]:
         """What a delivery meant, and what came of each change."""
         rows: list[Row] = []
         for work in works:
-            try:
-                member = await self._ledger.member(work)
-            except Gone:
-                continue
-            if work.startswith(EVENT):
-                if member.state != "settled" or not member.landed:
-                    rows.append({"work": "translate", "state": member.state, **self._trouble(member)})
-                rows += await self._changes(id, member.landed)
-            else:
-                rows += await self._changes_of_visit(id, work, member)
+            with suppress(Gone):
+                rows += await (self._changes_of_event if work.startswith(EVENT) else _changes_of_visit)(
+                    id, work, visits
+                )
         return rows
 
-    async def _changes_of_visit(self, id: str, work: str, member: Member) -> list[Row]:
-        family = await self._ledger.family(work)
-        deciding = winners(fold(said for one in family for said in one.said()))
-        root = family[0]
-        rows = []
-        for origin, change in member.changes.items():
-            if origin.rpartition(".")[0] == id:
-                if int(change.partition(b" ")[0]) <= member.done:
-                    came_of_it = {"state": "applied" if origin in deciding else "superseded"}
-                else:
-                    came_of_it = {"state": root.state, **self._trouble(root)}
-                rows.append({"visit": root.external_id, **came_of_it})
-        for origin in member.discarded:
-            if origin.rpartition(".")[0] == id:
-                rows.append({"visit": root.external_id, "state": "discarded"})
-        if not rows and member.dropped:
-            rows.append({"visit": root.external_id, "state": "superseded"})
-        return rows
+    async def _changes_of_event(self, id: str, work: str, visits: Visits) -> list[Row]:
+        member = await self._ledger.member(work)
+        is_over = member.state == "settled" and member.landed
+        rows = [] if is_over else [{"work": "translate", "state": member.state, **_trouble(member)}]
+        return rows + await self._changes(id, member.landed, visits)
 
     async def _visit(self, work: str) -> Row:
         family = await self._ledger.family(work)
-        root = family[0]
-        facts = fold(said for member in family for said in member.said())
+        return await apart(family, self._story, family)
+
+    def _story(self, family: list[Member]) -> Row:
+        root, facts = family[0], fold_family(family)
         return {
             "visit": root.external_id,
             "sentence": _told_of_visit(root),
             "account": root.account,
             "state": root.state,
-            **self._trouble(root),
+            **_trouble(root),
             **({"person_removed": moment(root.forgot)} if root.forgot else {}),
             "later_ids": [member.external_id for member in family[1:]],
             "facts": {name: self._fact(name, fact) for name, fact in sorted(_counting(facts).items())},
@@ -271,14 +321,10 @@ class Explain:
         return {
             "id": member.external_id if is_visit else member.work.partition(":")[2],
             "kind": "visit" if is_visit else "event",
-            **self._trouble(member),
+            **_trouble(member),
             "attempts": len(member.attempts),
             "answered": self.attempt(member.attempts[-1])["answered"] if member.attempts else None,
         }
-
-    def _trouble(self, member: Member) -> Row:
-        told = {"reason": member.reason or None, "since": moment(member.since), "next_try": moment(member.due)}
-        return {name: value for name, value in (told | {"tries": member.tries or None}).items() if value}
 
     def attempt(self, attempt: Attempt) -> Row:
         calls = [" ".join(map(str, call)) for call in attempt.calls]
@@ -290,6 +336,27 @@ class Explain:
             "calls": calls,
             "answered": said or None,
         }
+
+
+async def _changes_of_visit(id: str, work: str, visits: Visits) -> list[Row]:
+    visit = await visits.of(work)
+    root, rows = visit.family[0], list[Row]()
+    member = next(one for one in visit.family if one.work == work)
+    for origin, number in visit.changes.get((work, id), ()):
+        if number <= member.done:
+            came_of_it: Row = {"state": "applied" if origin in visit.deciding else "superseded"}
+        else:
+            came_of_it = {"state": root.state, **_trouble(root)}
+        rows.append({"visit": root.external_id, **came_of_it})
+    rows += [{"visit": root.external_id, "state": "discarded"}] * visit.discarded[work, id]
+    if not rows and member.dropped:
+        rows.append({"visit": root.external_id, "state": "superseded"})
+    return rows
+
+
+def _trouble(member: Member) -> Row:
+    told = {"reason": member.reason or None, "since": moment(member.since), "next_try": moment(member.due)}
+    return {name: value for name, value in (told | {"tries": member.tries or None}).items() if value}
 
 
 def _names(given: str) -> set[str]:

@@ -27,10 +27,11 @@ import orjson
 
 from app import find
 from app.delivery import JWT, from_base64url
+from app.explain import apart, fold_family
 from app.ledger import Gone, Ledger, Member, Meta, NoBody
 from app.queue import event_work
 from app.settings import Settings
-from app.visits.merge import REMEMBERED, fold, wanted
+from app.visits.merge import REMEMBERED, wanted
 from app.visits.words import FORGOTTEN, Contact
 
 #: What is told of what is found.
@@ -106,7 +107,8 @@ async def addresses_of(ledger: Ledger, settings: Settings, text: str) -> list[st
     found, number = dict[str, None](), find.phone(text)
     for work in await find.works_of(ledger.redis, text, settings.secret_key, find.NEWEST) if number else ():
         with suppress(Gone):
-            contact = wanted(fold(said for member in await ledger.family(work) for said in member.said())).contact
+            family = await ledger.family(work)
+            contact = wanted(await apart(family, fold_family, family)).contact
             if find.phone(contact.phone or "") == number and (email := find.email(contact.email or "")):
                 found[email] = None
     return list(found)

@@ -81,7 +81,7 @@ class Lists:
             # In handfuls: a page is full before all of them were asked for.
             for start in range(0, len(fitting), PAGE):
                 handful = fitting[start : start + PAGE]
-                for (at, id), row in zip(handful, await self._rows(id for _, id in handful), strict=True):
+                for (at, id), row in zip(handful, await self._explain.rows([id for _, id in handful]), strict=True):
                     looked += 1
                     if not filter.state or filter.state in row["state"].split():
                         if len(rows) == most:
@@ -301,9 +301,6 @@ class Lists:
             return await self._ledger.meta(id) if id else None
         except Gone:
             return None
-
-    async def _rows(self, ids: Iterable[str]) -> list[Row]:
-        return await asyncio.gather(*(self._explain.row(id) for id in ids))
 
     async def _wanted(self, works: Sequence[str], filter: Filter) -> set[str]:
         if not (filter.reason or filter.source or filter.since or filter.until):

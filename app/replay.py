@@ -15,13 +15,14 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+from app.explain import apart, fold_family
 from app.filter import Filter
 from app.intake import Meaning, mean
 from app.ledger import Gone, Ledger, Member, Meta
 from app.queue import EVENT, visit_work
 from app.selection import Mode, Selector, Unit, name_of, recalled
 from app.settings import Entrance, Settings
-from app.visits.merge import REMEMBERED, Said, Wanted, difference, fold, wanted, winners
+from app.visits.merge import REMEMBERED, Facts, Said, Wanted, difference, fold, wanted, winners
 from app.visits.words import Contact, VisitChange, encode_change
 
 #: So many are put back at once; the next ones when most of these have been taken, so that live work is never behind more.
@@ -132,8 +133,8 @@ class Replay:
 
     async def _name_contact(self, work: str) -> None:
         """Once is enough: named again, it says the same."""
-        facts = fold(said for member in await self._ledger.family(work) for said in member.said())
-        if wanted(facts).contact.id != self._contact:
+        family = await self._ledger.family(work)
+        if wanted(await apart(family, fold_family, family)).contact.id != self._contact:
             await self._ledger.name_contact(work, _named(self._contact))
 
     async def _taken(self, batch: list[str]) -> None:
@@ -194,21 +195,20 @@ class Replay:
         step = replace(step, work=family[0].work, state=root.state, reason=root.reason)
         if root.state == "discarded" or (root.state in ("queued", "running") and not self._fresh):
             return replace(step, skip=root.state)
-        said = [one for member in family for one in member.said()]
-        if self._contact:
-            said.append(Said.read("operator", encode_change(_named(self._contact))))
-        calls = await self._calls(family, said)
+        more = [Said.read("operator", encode_change(_named(self._contact)))] if self._contact else []
+        facts = await apart(family, fold_family, family, *more)
+        calls = await self._calls(family, facts if more or any(member.changes for member in family) else None)
         if root.state == "settled" and not calls:
-            decides = {origin.rpartition(".")[0] for origin in winners(fold(said))}
+            decides = {origin.rpartition(".")[0] for origin in winners(facts)}
             return replace(step, skip="superseded" if delivery and delivery not in decides else "applied")
         return replace(step, calls=calls)
 
-    async def _calls(self, family: list[Member], said: list[Said]) -> tuple[Call, ...]:
-        """What a worker would do now, as far as it can be known without asking."""
+    async def _calls(self, family: list[Member], facts: Facts | None) -> tuple[Call, ...]:
+        """What a worker would do now, as far as it can be known without asking. facts: None where no change is left."""
         root, *later = family
         calls = [Call("DELETE /visits/:id", member.external_id) for member in later if member.api or member.tried]
-        if said:
-            call = await self._call(root, wanted(fold(said)))
+        if facts is not None:
+            call = await self._call(root, wanted(facts))
         else:
             call = Call("DELETE /visits/:id", root.external_id) if root.api or root.tried else None
         return (*calls, *filter(None, [call]))
@@ -284,7 +284,7 @@ class Replay:
         said = [one for member in family for one in member.said() if one.origin.rpartition(".")[0] != delivery]
         for member in family:
             said += [Said.read(o, change, member.generation) for o, (at, change) in now.items() if at == member.work]
-        return await self._calls(family, said)
+        return await self._calls(family, await apart(family, fold, said) if said else None)
 
     async def _spoken_of(self, meta: Meta) -> list[str]:
         works: list[str] = []

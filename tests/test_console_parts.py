@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from typing import Any
@@ -171,8 +172,8 @@ async def test_what_rang_at_a_hook_that_was_taken_out_of_the_settings_is_still_l
 class _NoStory(Explain):
     """Rows as they come; their stories are told elsewhere."""
 
-    async def row(self, id: str) -> dict[str, Any]:
-        return {"delivery": id, "state": "ignored"}
+    async def rows(self, ids: Iterable[str]) -> list[dict[str, Any]]:
+        return [{"delivery": id, "state": "ignored"} for id in ids]
 
 
 async def test_a_list_of_what_is_rare_gives_up_and_says_where(redis: Redis, ledger: Ledger) -> None:

@@ -95,7 +95,7 @@ class Console:
                 sentence = (
                     "This form did not come from a page of this console, or its session is over. Nothing was done."
                 )
-                return self.desk.problem(ask, 403, "Not accepted", sentence)
+                return await self.desk.problem(ask, 403, "Not accepted", sentence)
             if page.role == "anybody":
                 return await page.endpoint(self.desk, ask)
             if ask.user is None:
@@ -104,22 +104,22 @@ class Console:
                 sentence = (
                     f"This needs the role {page.role}; you are {ask.user.name}, a {ask.user.role}. Nothing was done."
                 )
-                return self.desk.problem(ask, 403, "Not allowed", sentence)
+                return await self.desk.problem(ask, 403, "Not allowed", sentence)
             return await page.endpoint(self.desk, ask)
         except Refused as refused:
-            response = self.desk.problem(ask, refused.status, "Not accepted", f"{refused}.")
+            response = await self.desk.problem(ask, refused.status, "Not accepted", f"{refused}.")
             response.headers.update(refused.headers)
             return response
         except Gone:
             days = self.desk.settings.retention_days
             sentence = f"There is nothing of that name, or no longer: what is settled is kept for {days} days."
-            return self.desk.problem(ask, 404, "Not found", sentence)
+            return await self.desk.problem(ask, 404, "Not found", sentence)
         except RedisDown as trouble:
             was_in = ask.user is not None or self.desk.access.session(request) is not None
-            return self.desk.redis_down(ask, str(trouble) if was_in else "")
+            return await self.desk.redis_down(ask, str(trouble) if was_in else "")
         except Exception:
             log.exception("bug", page=page.endpoint.__name__)
-            return self.desk.problem(
+            return await self.desk.problem(
                 ask, 500, "A defect of Doorbell", "This page could not be made; the log has the place."
             )
 

@@ -24,10 +24,10 @@ async def log_in(desk: Desk, ask: Ask) -> Response:
         user = await desk.access.log_in(ask.form.get("password", ""), ask.request)
     except TooMany:
         trouble = "Too many attempts. Wait a quarter of an hour, or use a browser that has logged in here before."
-        return desk.page(ask, "login.html", 429, trouble=trouble, to=to)
+        return await desk.page(ask, "login.html", 429, trouble=trouble, to=to)
     if user is None:
         await desk.audit_log.failed_log_in(address)
-        return desk.page(ask, "login.html", 401, trouble="That is not the password.", to=to)
+        return await desk.page(ask, "login.html", 401, trouble="That is not the password.", to=to)
     if ask.user:
         await desk.access.log_out(ask.user)
     await desk.audit_log.note(user.name, user.role, "logged in", address)

@@ -1,5 +1,6 @@
 """What every page works with: settings, ledger, who asks, and how an answer is written."""
 
+import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -80,7 +81,8 @@ class Desk:
 
     # -- answers --
 
-    def page(self, ask: Ask, template: str, status: int = 200, **values: Any) -> Response:
+    async def page(self, ask: Ask, template: str, status: int = 200, **values: Any) -> Response:
+        """Laid out in a thread: a large page must not keep deliveries waiting."""
         user = ask.user
         known = {
             "user": user,
@@ -92,14 +94,15 @@ class Desk:
             "path": ask.request.url.path,
             "has_passwords": self.access.has_passwords,
         }
-        return HTMLResponse(self._templates.get_template(template).render(known | values), status)
+        render = self._templates.get_template(template).render
+        return await asyncio.to_thread(lambda: HTMLResponse(render(known | values), status))
 
-    def problem(self, ask: Ask, status: int, title: str, sentence: str) -> Response:
-        return self.page(ask, "problem.html", status, title=title, sentence=sentence)
+    async def problem(self, ask: Ask, status: int, title: str, sentence: str) -> Response:
+        return await self.page(ask, "problem.html", status, title=title, sentence=sentence)
 
-    def redis_down(self, ask: Ask, why: str) -> Response:
+    async def redis_down(self, ask: Ask, why: str) -> Response:
         """The page that is served when nothing else can be."""
-        response = self.page(ask, "redis_down.html", 503, why=why)
+        response = await self.page(ask, "redis_down.html", 503, why=why)
         response.headers["retry-after"] = "5"
         return response
 

@@ -13,37 +13,37 @@ WITHIN_S = 20.0
 
 
 async def ask_whom(desk: Desk, ask: Ask) -> Response:
-    return _page(desk, ask)
+    return await _page(desk, ask)
 
 
 async def forget(desk: Desk, ask: Ask) -> Response:
     assert ask.user
     whom = ask.form.get("whom", "").strip()[:300]
     if not (find.email(whom) or find.phone(whom)):
-        return _page(desk, ask, whom, trouble="That is no e-mail address, and no phone number.")
+        return await _page(desk, ask, whom, trouble="That is no e-mail address, and no phone number.")
     each = [Forget(desk.ledger, desk.settings, one) for one in await addresses_of(desk.ledger, desk.settings, whom)]
     try:
         async with asyncio.timeout(WITHIN_S):
             found = await plan_of(each)
     except TimeoutError:
-        return _page(
+        return await _page(
             desk, ask, whom, trouble="There is more to look through than a page can wait for: use `doorbell forget`."
         )
     typed = ask.form.get("confirm")
     if found.is_nothing or typed is None:
-        return _page(desk, ask, whom, found=found)
+        return await _page(desk, ask, whom, found=found)
     if typed.strip() != whom:
-        return _page(desk, ask, whom, found=found, trouble="Type it once more to confirm. Nothing was removed.")
+        return await _page(desk, ask, whom, found=found, trouble="Type it once more to confirm. Nothing was removed.")
     await desk.audit_log.note(ask.user.name, ask.user.role, "forgot a person", told_of(each, found))
-    return _page(desk, ask, removed=await carry_out(each))
+    return await _page(desk, ask, removed=await carry_out(each))
 
 
-def _page(
+async def _page(
     desk: Desk, ask: Ask, whom: str = "", *, trouble: str = "", found: Found | None = None, removed: Found | None = None
 ) -> Response:
     known = {"whom": whom, "trouble": trouble, "found": found, "removed": removed}
     words = {"words": TOLD, "elsewhere": ELSEWHERE, "by_number": BY_NUMBER if find.phone(whom) else ""}
-    return desk.page(ask, "forget.html", 409 if trouble else 200, **known, **words)
+    return await desk.page(ask, "forget.html", 409 if trouble else 200, **known, **words)
 
 
 PAGES = [Page("GET", "/console/forget", "operator", ask_whom)]

@@ -83,14 +83,14 @@ async def start(desk: Desk, ask: Ask) -> Response:
 
 
 async def operations(desk: Desk, ask: Ask) -> Response:
-    return desk.page(ask, "operations.html", operations=await desk.operations.newest())
+    return await desk.page(ask, "operations.html", operations=await desk.operations.newest())
 
 
 async def operation(desk: Desk, ask: Ask) -> Response:
     one = await desk.operations.one(ask.path("operation"))
     rate = one.seen / max(0.5, time.time() - one.at / 1000)
     left = span((one.order.expected - one.seen) / rate) if rate and one.order.expected > one.seen else ""
-    return desk.page(
+    return await desk.page(
         ask,
         "operation.html",
         operation=one,
@@ -153,7 +153,7 @@ def _steps(desk: Desk, planned: Plan) -> AsyncIterator[Step]:
 
 
 async def _show(desk: Desk, ask: Ask, planned: Plan, trouble: str = "") -> Response:
-    return desk.page(ask, "plan.html", 409 if trouble else 200, plan=planned, trouble=trouble)
+    return await desk.page(ask, "plan.html", 409 if trouble else 200, plan=planned, trouble=trouble)
 
 
 PAGES = [

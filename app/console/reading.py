@@ -39,14 +39,14 @@ async def static(desk: Desk, ask: Ask) -> Response:
 async def login(desk: Desk, ask: Ask) -> Response:
     if ask.user:
         return desk.go("/console")
-    return desk.page(ask, "login.html", trouble="", to=ask.query("to"))
+    return await desk.page(ask, "login.html", trouble="", to=ask.query("to"))
 
 
 async def overview(desk: Desk, ask: Ask) -> Response:
     view = await look(desk.ledger, desk.settings)
     level, sentence = view.verdict()
     age = span(view.due.oldest_s) if view.due.oldest_s >= 1 else "nothing"
-    return desk.page(
+    return await desk.page(
         ask,
         "overview.html",
         view=view,
@@ -74,7 +74,7 @@ async def search(desk: Desk, ask: Ask) -> Response:
     found = await _lists(desk).search(asked) if asked else []
     if len(found) == 1:
         return desk.go(_address(found[0]))
-    return desk.page(ask, "search.html", asked=asked, found=found, days=desk.settings.retention_days)
+    return await desk.page(ask, "search.html", asked=asked, found=found, days=desk.settings.retention_days)
 
 
 def _address(found: Found) -> str:
@@ -90,7 +90,7 @@ async def deliveries(desk: Desk, ask: Ask) -> Response:
         lists.deliveries(filter), lists.states(), lists.hooks(), lists.mark(filter), lists.count(filter)
     )
     counted = {state: states[state] for state in OPEN} | dict.fromkeys(DONE)
-    return desk.page(
+    return await desk.page(
         ask,
         "deliveries.html",
         filter=filter,
@@ -106,12 +106,12 @@ async def deliveries(desk: Desk, ask: Ask) -> Response:
 async def newer(desk: Desk, ask: Ask) -> Response:
     """A piece of the page of deliveries: how many came since it was made."""
     filter = Filter.read(ask.request.query_params)
-    return desk.page(ask, "newer.html", filter=filter, count=await _lists(desk).newer(filter, ask.query("than")))
+    return await desk.page(ask, "newer.html", filter=filter, count=await _lists(desk).newer(filter, ask.query("than")))
 
 
 async def state(desk: Desk, ask: Ask) -> Response:
     """A piece of the page of deliveries: what has become of one."""
-    return desk.page(ask, "state.html", row=await desk.explain.row(ask.path("id")))
+    return await desk.page(ask, "state.html", row=await desk.explain.row(ask.path("id")))
 
 
 async def delivery(desk: Desk, ask: Ask) -> Response:
@@ -125,7 +125,7 @@ async def show_delivery(desk: Desk, ask: Ask, id: str, revealed: Container[str] 
         body = redaction.body((await desk.ledger.delivery(id))[1], revealed)
     except NoBody as error:
         body = [str(error)]
-    return desk.page(
+    return await desk.page(
         ask,
         "delivery.html",
         story=story,
@@ -152,7 +152,7 @@ async def show_visit(
             others = sum(1 for _, said in orders if said == name) - 1
             fact["hidden"] = fact["value"] == HIDDEN
             fact["why"] = "the only one to say so" if others < 1 else f"the newest of {others + 1}"
-    return desk.page(ask, "visit.html", external_id=external_id, stories=stories, revealed=revealed, asked=asked)
+    return await desk.page(ask, "visit.html", external_id=external_id, stories=stories, revealed=revealed, asked=asked)
 
 
 # -- failures --
@@ -171,7 +171,7 @@ async def failures(desk: Desk, ask: Ask) -> Response:
     for group in groups:
         reasons[group.reason] += group.count
         sources[group.source] += group.count
-    return desk.page(
+    return await desk.page(
         ask,
         "failures.html",
         filter=filter,
@@ -194,7 +194,7 @@ async def refused(desk: Desk, ask: Ask) -> Response:
     wanted = ask.query("hook")
     hooks = ([wanted] if wanted in by_hook else []) if wanted else ["", *desk.settings.hooks]
     notes = await refusals.newest(desk.redis, hooks)
-    return desk.page(
+    return await desk.page(
         ask,
         "refused.html",
         notes=notes[: 2 * PAGE],
@@ -223,7 +223,7 @@ async def sources(desk: Desk, ask: Ask) -> Response:
     listed.sort(key=lambda source: not source["hooks"])
     shut = {gate.account: gate for gate in gates}
     of_accounts = {account: desk.settings.hooks_of(account) for account in desk.settings.accounts.values()}
-    return desk.page(ask, "sources.html", sources=listed, accounts=of_accounts, shut=shut)
+    return await desk.page(ask, "sources.html", sources=listed, accounts=of_accounts, shut=shut)
 
 
 async def source(desk: Desk, ask: Ask) -> Response:
@@ -244,7 +244,7 @@ async def show_source(desk: Desk, ask: Ask, name: str, rang: dict[str, Any] | No
     # Before there is a secret, there is no token either.
     token = f"/{UNSEEN}" if tool.source.signature.needs_key else ""
     address = addresses[hooks[0]["name"]] if hooks else f"{_base(desk, ask)}/hooks/{name}{token}"
-    return desk.page(
+    return await desk.page(
         ask,
         "source.html",
         tool=tool,
@@ -269,20 +269,20 @@ async def workers(desk: Desk, ask: Ask) -> Response:
         desk.redis.command("ZRANGE", "db:running", 0, PAGE - 1, "WITHSCORES"),
     )
     running = [(work.decode(), float(until)) for work, until in zip(flat[::2], flat[1::2], strict=True)]
-    return desk.page(ask, "workers.html", workers=at_work, states=states, running=running)
+    return await desk.page(ask, "workers.html", workers=at_work, states=states, running=running)
 
 
 # -- the desk itself --
 
 
 async def audit(desk: Desk, ask: Ask) -> Response:
-    return desk.page(ask, "audit.html", lines=await desk.audit_log.newest(ask.query("before")))
+    return await desk.page(ask, "audit.html", lines=await desk.audit_log.newest(ask.query("before")))
 
 
 async def settings(desk: Desk, ask: Ask) -> Response:
     checks = [check async for check in doctor.at_hand(desk.redis, desk.settings)]
     sessions = await desk.access.count_sessions()
-    return desk.page(
+    return await desk.page(
         ask, "settings.html", checks=checks, environment=list(desk.settings.shown()), kinds=KINDS, sessions=sessions
     )
 
