@@ -59,6 +59,16 @@ def moment(ms: int | None) -> str | None:
     return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z") if ms else None
 
 
+def event_name(meta: Meta) -> str:
+    """What the tool calls the event, where that can name nobody: a word, or what the source declares as the name."""
+    tool = load().get(meta.source)
+    is_declared = bool(tool and tool.source.event)
+    return meta.name if is_declared or _WORD.fullmatch(meta.name) else ""
+
+
+_WORD = re.compile(r"[A-Za-z][\w.:/-]*", re.ASCII)
+
+
 def span(seconds: float) -> str:
     """So long, for people."""
     for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
@@ -146,11 +156,10 @@ class Explain:
         self._ledger, self._settings, self._reveal = ledger, settings, reveal
 
     async def row(self, id: str) -> Row:
-        [row] = await self.rows([id])
+        [row] = await self.rows([id], Visits(self._ledger))
         return row
 
-    async def rows(self, ids: Iterable[str]) -> list[Row]:
-        visits = Visits(self._ledger)
+    async def rows(self, ids: Iterable[str], visits: Visits) -> list[Row]:
         return await asyncio.gather(*(self._row(id, visits) for id in ids))
 
     async def _row(self, id: str, visits: Visits) -> Row:
@@ -160,7 +169,7 @@ class Explain:
             return {"delivery": id, "state": "expired"}
         states = {change["state"] for change in await self._changes(id, meta.work, visits)}
         state = "ignored" if meta.ignored and not states else " ".join(sorted(states)) or "settled"
-        row = {"delivery": id, "at": moment(meta.at), "hook": meta.hook, "event": meta.name, "state": state}
+        row = {"delivery": id, "at": moment(meta.at), "hook": meta.hook, "event": event_name(meta), "state": state}
         return row | {"visits": [name for work in meta.work for name in await self._visits_of(work)]}
 
     async def delivery(self, id: str) -> Row:
@@ -177,7 +186,7 @@ class Explain:
             "at": moment(meta.at),
             "hook": meta.hook,
             "source": meta.source,
-            "event": meta.name,
+            "event": event_name(meta),
             "request_id": meta.request_id or None,
             "matched_secret": meta.slot + 1,
             "ignored": meta.ignored or None,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from app import find, tally
-from app.explain import Explain, Row, moment
+from app.explain import Explain, Row, Visits, event_name, moment
 from app.filter import OPEN, Filter
 from app.ledger import Gone, Ledger, Meta
 from app.queue import EVENT, VISIT
@@ -73,7 +73,7 @@ class Lists:
         keys = [f"db:deliveries:{hook}" for hook in await self._hooks_of(filter)]
         is_named = filter.visit or filter.search
         rows: list[Row] = []
-        looked, heads, last = 0, 0, ""
+        looked, heads, last, visits = 0, 0, "", Visits(self._ledger)
         async for page in self._named_deliveries(filter) if is_named else self._newest(keys, filter):
             heads += len(page)
             metas = await self._metas([id for _, id in page])
@@ -81,7 +81,9 @@ class Lists:
             # In handfuls: a page is full before all of them were asked for.
             for start in range(0, len(fitting), PAGE):
                 handful = fitting[start : start + PAGE]
-                for (at, id), row in zip(handful, await self._explain.rows([id for _, id in handful]), strict=True):
+                for (at, id), row in zip(
+                    handful, await self._explain.rows([id for _, id in handful], visits), strict=True
+                ):
                     looked += 1
                     if not filter.state or filter.state in row["state"].split():
                         if len(rows) == most:
@@ -352,7 +354,7 @@ class Lists:
             "delivery": delivery,
             "at": moment(meta.at) if meta else None,
             "hook": meta.hook if meta else "",
-            "event": meta.name if meta else "",
+            "event": event_name(meta) if meta else "",
             "source": meta.source if meta else source_of(work),
             "state": member.state,
             "visits": [member.external_id] if is_visit else [],

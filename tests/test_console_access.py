@@ -2,6 +2,7 @@
 
 import html
 import re
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
@@ -11,12 +12,13 @@ import httpx
 import pytest
 from argon2 import PasswordHasher
 from itsdangerous import TimestampSigner
+from jinja2 import Template
 from rig import CALENDLY_SECRET, SECRET, TOKEN, sign_standard, standard_body
 from starlette.requests import Request
 from starlette.routing import Route
 
 from app.connection import Redis
-from app.console import ALL_PAGES
+from app.console import ALL_PAGES, redaction
 from app.console.access import COOKIE, KNOWN, MOST_OF_ALL, MOST_OF_ONE, address_of, attempts_of, own_path
 from app.main import create_app
 from app.ring import specimen
@@ -846,6 +848,50 @@ async def test_everything_can_be_replayed_where_that_is_said(app: Any, delivery:
     assert "Replay 1: the plan" in planned.text
     assert 303 == started.status_code
     assert 1 == await redis.command("ZCARD", "db:operations")
+
+
+@pytest.mark.parametrize(
+    "inside",
+    ["[" + "1," * 100_000 + "1]", "[" * 400 + "]" * 400, '{"a":' * 260 + '"x"' + "}" * 260],
+    ids=["wide", "deep", "text"],
+)
+async def test_whatever_a_body_is_its_page_is_bounded_and_no_defect(app: Any, inside: str) -> None:
+    raw = b'{"type":"visit.touched","data":%b}' % inside.encode()
+    operator = Browser(app)
+    rang = await operator.http.post("/hooks/standard", content=raw, headers=sign_standard(raw))
+    await operator.log_in()
+    path = f"/console/deliveries/{rang.json()['delivery']}"
+
+    hidden, whole = await operator.get(path), await operator.post(f"{path}/reveal", {"field": "*"})
+
+    assert (200, 200) == (hidden.status_code, whole.status_code)
+    assert len(hidden.text) < 2_000_000
+    assert inside.count("1") == whole.text.partition('aria-label="Body of the delivery">')[2].partition("</pre>")[
+        0
+    ].count("1")
+
+
+async def test_a_page_is_laid_out_beside_the_event_loop(
+    app: Any, delivery: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator, threads = Browser(app), set[bool]()
+    await operator.log_in()
+    render, body = Template.render, redaction.body
+
+    def rendered(*given: Any, **more: Any) -> str:
+        threads.add(threading.current_thread() is threading.main_thread())
+        return render(*given, **more)
+
+    def laid_out(*given: Any) -> Any:
+        threads.add(threading.current_thread() is threading.main_thread())
+        return body(*given)
+
+    monkeypatch.setattr(Template, "render", rendered)
+    monkeypatch.setattr(redaction, "body", laid_out)
+    for page in (page for page in PAGES if page.path != "/console/stream"):
+        await operator.get(path_of(page, delivery))
+
+    assert {False} == threads
 
 
 async def test_html_in_what_rang_is_text(app: Any) -> None:

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+import threading
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
@@ -20,15 +21,17 @@ from app.alarms import Due
 from app.connection import Address, Redis
 from app.console import redaction
 from app.delivery import Delivery
-from app.explain import Explain
+from app.explain import MOST_ON_LOOP, Explain
 from app.filter import Filter
 from app.ledger import Ledger, Meta
 from app.lists import PAGE, Lists
 from app.operations import Operations, Order
 from app.overview import Gate, Overview, Worker
+from app.replay import Replay
 from app.settings import read
 from app.tally import Tally
-from app.visits.words import Contact
+from app.visits.merge import fold
+from app.visits.words import Contact, VisitChange
 
 STATIC = files("app.console").joinpath("static")
 OTHER_SECRET = "whsec_c2VjcmV0LW9mLXRoZS1vdGhlcg=="
@@ -172,7 +175,7 @@ async def test_what_rang_at_a_hook_that_was_taken_out_of_the_settings_is_still_l
 class _NoStory(Explain):
     """Rows as they come; their stories are told elsewhere."""
 
-    async def rows(self, ids: Iterable[str]) -> list[dict[str, Any]]:
+    async def rows(self, ids: Iterable[str], visits: object) -> list[dict[str, Any]]:
         return [{"delivery": id, "state": "ignored"} for id in ids]
 
 
@@ -353,8 +356,126 @@ def test_one_field_is_revealed_and_no_other() -> None:
     assert ["v"] == [one for one in "xyzwv" if f'"{one}"' in told(raw, "#3")]
 
 
-def test_a_body_that_is_too_deep_is_not_shown_and_no_defect() -> None:
-    assert "too deep" in told(b'{"a":' * 1_000 + b"1" + b"}" * 1_000)
+@pytest.mark.parametrize("depth", [100, 300, 1_000])
+def test_a_body_that_is_too_deep_is_not_shown_and_no_defect(depth: int) -> None:
+    raw = b'{"a":' * depth + b"1" + b"}" * depth
+
+    assert "too deep" in told(raw)
+    assert raw == re.sub(rb"\s", b"", told(raw, "*").encode())
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"[" + b"1," * 130_000 + b"1]",
+        b'{"a":[' + b'{"b":"x"},' * 26_000 + b"1]}",
+        b"[" + b"[]," * 80_000 + b"1]",
+        b"[" * 60 + b"1," * 130_000 + b"1" + b"]" * 60,
+        (b'{"' + b"k" * 60 + b'":') * 60 + b"[" + b'"x",' * 60_000 + b"1]" + b"}" * 60,
+    ],
+    ids=["numbers", "objects", "empty lists", "deep", "long names"],
+)
+def test_of_very_many_values_some_are_laid_out_and_the_rest_is_counted(raw: bytes) -> None:
+    pieces = redaction.body(raw)
+    text = told(raw)
+
+    buttons = [piece for piece in pieces if not isinstance(piece, str)]
+    assert len(buttons) <= redaction.MOST_VALUES
+    assert sum(len(button.name) for button in buttons) + len(text) < 1_500_000
+    [more] = re.findall(r"\n… and ([\d,]+) more$", text)
+    everything = raw.count(b"1,") + raw.count(b'{"b"') * 2 + raw.count(b"[],") + raw.count(b'"x",')
+    assert 0.9 * everything < int(more.replace(",", "")) + redaction.MOST_VALUES < 1.1 * everything + 200
+    assert len(told(raw, "*")) < 2 * len(raw) + 1_000_000
+
+
+def test_as_many_values_as_are_laid_out_lack_none() -> None:
+    for count in (redaction.MOST_VALUES - 1, redaction.MOST_VALUES):
+        text = told(b"[" + b",".join([b"true"] * count) + b"]")
+        assert (min(count, redaction.MOST_VALUES - 1), count == redaction.MOST_VALUES) == (
+            text.count("true"),
+            "more" in text,
+        )
+
+
+@pytest.mark.parametrize(
+    ("shown", "value", "event"),
+    [
+        (True, "repair_order.posted", ()),
+        (False, "Payment made by Grace Hopper", ()),
+        (False, "Payment made by Grace Hopper", ("data", "event")),
+        (True, "Job Created", ("event",)),
+        (False, "Order of grace@example.com", ("event",)),
+    ],
+)
+def test_the_name_of_an_event_is_a_word_or_what_the_source_declares(
+    shown: bool, value: str, event: tuple[str, ...]
+) -> None:
+    pieces = redaction.body(json.dumps({"event": value}).encode(), (), event)
+
+    assert shown == any(value in piece for piece in pieces if isinstance(piece, str))
+
+
+# -- a visit with very many changes --
+
+
+def folds(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Of each fold whether it kept the event loop."""
+    calls: list[bool] = []
+
+    def counted(said: Any) -> Any:
+        calls.append(threading.current_thread() is threading.main_thread())
+        return fold(said)
+
+    monkeypatch.setattr("app.explain.fold", counted)
+    return calls
+
+
+async def speak(ledger: Ledger, visit: str, numbers: range) -> None:
+    for number in numbers:
+        raw, at = f"{visit} {number}".encode(), datetime.now(UTC)
+        meta = Meta("standard", "standard", int(at.timestamp() * 1000), name="visit.updated")
+        said = VisitChange(action="update", visit_id=visit, order=number, time_scheduled=at)
+        await ledger.accept(Delivery("standard", "standard", (), raw, at), meta, [said], "main", repeat_key=None)
+
+
+async def test_a_page_folds_a_visit_once_however_many_rows_speak_of_it(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, calls = read(SETTINGS), folds(monkeypatch)
+    await speak(ledger, "A", range(PAGE))
+    await speak(ledger, "B", range(3))
+    asked = ledger.redis.script
+    families: list[Any] = []
+
+    async def counted(*arguments: Any) -> Any:
+        families.append(arguments[0])
+        return await asked(*arguments)
+
+    monkeypatch.setattr(ledger.redis, "script", counted)
+    rows = (await Lists(ledger, settings, Explain(ledger, settings)).deliveries(Filter())).rows
+
+    assert PAGE == len(rows)
+    assert {"queued"} == {row["state"] for row in rows}
+    assert 2 == len(calls)
+    assert families.count("look") <= 2
+
+
+async def test_very_many_changes_are_folded_beside_the_event_loop(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, calls = read(SETTINGS), folds(monkeypatch)
+    explain, replay = Explain(ledger, settings), Replay(ledger, settings)
+    await speak(ledger, "A", range(MOST_ON_LOOP + 1))
+
+    [row] = (await Lists(ledger, settings, explain).deliveries(Filter(), 1)).rows
+    await explain.delivery(row["delivery"])
+    [story] = await explain.visit("standard-A")
+    await explain.visit_row("visit:main/standard-A")
+    assert 1 == len([step async for step in replay.plan(Filter(ids=("standard-A",)))])
+
+    assert MOST_ON_LOOP + 1 == len(story["changes"])
+    assert calls
+    assert not any(calls)
 
 
 # -- files --

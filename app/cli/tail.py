@@ -10,7 +10,7 @@ import click
 from app.cli.filters import hooks_like, sources_like
 from app.cli.reach import opened, with_ledger
 from app.cli.words import as_json, examples
-from app.explain import Explain, Row
+from app.explain import Explain, Row, event_name
 from app.feed import arrivals, attempts, refused
 from app.ledger import Gone, Ledger
 from app.lists import Lists
@@ -59,7 +59,7 @@ async def _arriving(ledger: Ledger, settings: Settings, tell: Callable[[Row], No
                 "source": meta.source,
                 "hook": meta.hook,
                 "delivery": id,
-                "event": meta.name,
+                "event": event_name(meta),
                 "ignored": meta.ignored or None,
                 "visits": [name_of(work) for work in meta.work if work.startswith(VISIT)],
             }

@@ -1,6 +1,7 @@
 """The pages that show. Each puts together what other modules know; PAGES says where each one is, and who may see it."""
 
 import asyncio
+import itertools
 import re
 from collections import Counter
 from collections.abc import Container
@@ -122,7 +123,9 @@ async def show_delivery(desk: Desk, ask: Ask, id: str, revealed: Container[str] 
     explain = Explain(desk.ledger, desk.settings, revealed)
     story = await explain.delivery(id)
     try:
-        body = redaction.body((await desk.ledger.delivery(id))[1], revealed)
+        meta, raw = await desk.ledger.delivery(id)
+        tool = load().get(meta.source)
+        body = await asyncio.to_thread(redaction.body, raw, revealed, tool.source.event if tool else ())
     except NoBody as error:
         body = [str(error)]
     return await desk.page(
@@ -147,12 +150,26 @@ async def show_visit(
 ) -> Response:
     stories = await Explain(desk.ledger, desk.settings, revealed).visit(external_id)
     for story in stories:
-        orders = {(change["delivery"], name) for change in story["changes"] for name in change["says"]}
-        for name, fact in story["facts"].items():
-            others = sum(1 for _, said in orders if said == name) - 1
-            fact["hidden"] = fact["value"] == HIDDEN
-            fact["why"] = "the only one to say so" if others < 1 else f"the newest of {others + 1}"
+        await asyncio.to_thread(_prepare, story)
     return await desk.page(ask, "visit.html", external_id=external_id, stories=stories, revealed=revealed, asked=asked)
+
+
+#: So many facts and changes of one visit are on its page; `doorbell visit` shows all.
+MOST_OF_VISIT = 300
+
+
+def _prepare(story: dict[str, Any]) -> None:
+    """For the page: why each fact holds; of very many changes the newest."""
+    spoken = {(change["delivery"], name) for change in story["changes"] for name in change["says"]}
+    said = Counter(name for _, name in spoken)
+    for name, fact in story["facts"].items():
+        fact["hidden"] = fact["value"] == HIDDEN
+        fact["why"] = "the only one to say so" if said[name] < 2 else f"the newest of {said[name]}"
+    changes = sorted(story["changes"], key=lambda change: int(change["order"]))
+    story["more_facts"] = max(0, len(story["facts"]) - MOST_OF_VISIT)
+    story["more_changes"] = max(0, len(changes) - MOST_OF_VISIT)
+    story["facts"] = dict(itertools.islice(story["facts"].items(), MOST_OF_VISIT))
+    story["changes"] = changes[-MOST_OF_VISIT:]
 
 
 # -- failures --

@@ -3,7 +3,7 @@ anybody's. What may be shown is listed; everything else is not."""
 
 import re
 from collections.abc import Container, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -16,10 +16,18 @@ SHOWN = frozenset(
     price rescheduled start start_at start_time starts_at starttime status time_completed time_scheduled time_zone timestamp
     timezone topic trigger triggerevent type uid updated updated_at updatedat uri uuid version visit_id""".split()  # noqa: SIM905
 )
+#: Of these, the ones under which some tools write a sentence, in which somebody may be named. A word is shown; a sentence
+#: only where the source declares that it is the event's name.
+NAMES = frozenset("action event event_type eventtype kind object topic trigger triggerevent type".split())  # noqa: SIM905
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+(Z|[+-]\d\d:?\d\d)?")
 _HARMLESS = re.compile(r"[\w:./+ -]{0,200}")
 _AN_ADDRESS = re.compile(r"@|%40")
 _A_NUMBER = re.compile(r"\+?\d[\d\s().-]{6,}\d")
+
+#: So many values are laid out, so deep; every one of them costs the browser a button.
+MOST_VALUES, DEEPEST = 2_000, 64
+#: A longer name of a field cannot be asked for.
+LONGEST_NAME = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,27 +39,31 @@ class Hidden:
     value: str | None
 
 
-def body(raw: bytes, revealed: Container[str] = ()) -> list[str | Hidden]:
-    """The body as text to read, in pieces. revealed: the names of what is shown nevertheless; `*`: all of it."""
+def body(raw: bytes, revealed: Container[str] = (), event: tuple[str, ...] = ()) -> list[str | Hidden]:
+    """The body as text to read, in pieces. revealed: the names of what is shown nevertheless; `*`: all of it. event: where
+    the source declares the event's name."""
     if "*" in revealed:
         return [_whole(raw)]
     try:
         parsed = _parsed(raw)
-        return list(_laid_out(parsed, "", "", "\n", revealed))
     except ValueError:
         return [f"••• ({len(raw)} bytes that are neither JSON nor a form)"]
-    except RecursionError:
-        return [f"••• ({len(raw)} bytes, too deep to be laid out)"]
+    layout = _Layout(revealed, ".".join(event))
+    pieces = list(layout.of(parsed, "", "", 0))
+    left = _size(parsed)[0] - MOST_VALUES
+    return [*pieces, f"\n… and {left:,} more" if layout.left < 0 else ""]
 
 
 def _whole(raw: bytes) -> str:
-    """As it came; JSON is laid out, unless that would change a number."""
+    """As it came; JSON is laid out, unless that would change a number, or make very much of it."""
     text = raw.decode("utf-8", "replace")
     try:
         parsed = orjson.loads(raw)
-        if orjson.loads(orjson.dumps(parsed)) == parsed and len(re.findall(r"\d{16,}", text)) == 0:
+        values, indentation = _size(parsed)
+        is_small = values <= 10 * MOST_VALUES and indentation <= 1_000_000
+        if is_small and not re.search(r"\d{16,}", text) and orjson.loads(orjson.dumps(parsed)) == parsed:
             return orjson.dumps(parsed, option=orjson.OPT_INDENT_2).decode()
-    except ValueError:
+    except (ValueError, TypeError, RecursionError):  # a TypeError: too deep to be written
         pass
     return text
 
@@ -64,23 +76,74 @@ def _parsed(raw: bytes) -> Any:
         return dict(parse_qsl(raw.decode(), keep_blank_values=True, strict_parsing=True, max_num_fields=500))
 
 
-def _laid_out(value: Any, key: str, place: str, line: str, revealed: Container[str]) -> Iterator[str | Hidden]:
-    """key: what it stands under; in a list, what the list does. line: how a line begins here."""
-    if isinstance(value, dict | list):
-        inside = _of_dict(value) if isinstance(value, dict) else ((key, str(n), "", one) for n, one in enumerate(value))
+def _size(parsed: Any) -> tuple[int, int]:
+    """How many values there are, containers too; and how many characters their indentation has."""
+    values, indentation, level = 0, 0, [parsed]
+    for depth in range(2_000):
+        if not level:
+            break
+        values, indentation = values + len(level), indentation + 2 * depth * len(level)
+        inside = (one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list))
+        level = [value for values_of in inside for value in values_of]
+    return values, indentation
+
+
+@dataclass(slots=True)
+class _Layout:
+    """left: how many values may still be laid out; below 0, there were more."""
+
+    revealed: Container[str]
+    event: str
+    left: int = field(default=MOST_VALUES)
+
+    def of(self, value: Any, key: str, place: str, depth: int) -> Iterator[str | Hidden]:
+        """key: what it stands under; in a list, what the list does."""
+        self.left -= 1
+        if isinstance(value, dict | list):
+            yield from self._inside(value, key, place, depth)
+        elif value is None or isinstance(value, bool) or self._may_be_shown(value, key, place):
+            yield _json(value)
+        else:
+            told = f"••• ({'number' if isinstance(value, int | float) else f'text, {len(value)}'})"
+            name = place or "*"
+            yield (
+                Hidden(name, told, _json(value) if name in self.revealed else None)
+                if len(name) <= LONGEST_NAME
+                else told
+            )
+
+    def _inside(self, value: Any, key: str, place: str, depth: int) -> Iterator[str | Hidden]:
         first, last = "{}" if isinstance(value, dict) else "[]"
-        before, end = first, ""
+        if not value:
+            yield first + last
+            return
+        if depth >= DEEPEST:
+            yield f"{first} ••• too deep to be laid out {last}"
+            return
+        line = f"\n{'  ' * depth}"
+        inside = _of_dict(value) if isinstance(value, dict) else ((key, str(n), "", one) for n, one in enumerate(value))
+        before = first
         for name, at, head, one in inside:
+            if self.left <= 0:
+                self.left = -1
+                yield f"{before}{line}  …"
+                break
             yield f"{before}{line}  {head}"
-            yield from _laid_out(one, name, f"{place}.{at}".lstrip("."), f"{line}  ", revealed)
-            before, end = ",", line
-        yield (end or first) + last
-    elif value is None or isinstance(value, bool) or _may_be_shown(value, key):
-        yield _json(value)
-    else:
-        told = f"••• ({'number' if isinstance(value, int | float) else f'text, {len(value)}'})"
-        name = place or "*"
-        yield Hidden(name, told, _json(value) if name in revealed else None)
+            # Of a place that is too long to be asked for, only that is remembered.
+            yield from self.of(one, name, f"{place}.{at}".lstrip(".")[: LONGEST_NAME + 1], depth + 1)
+            before = ","
+        yield line + last
+
+    def _may_be_shown(self, value: Any, key: str, place: str) -> bool:
+        if isinstance(value, str) and _TIME.fullmatch(value):
+            return True
+        name = key.lower()
+        if name not in SHOWN:
+            return False
+        if not isinstance(value, str):
+            return True
+        is_word = name not in NAMES or " " not in value or place == self.event != ""
+        return is_word and bool(_HARMLESS.fullmatch(value) and not _AN_ADDRESS.search(value))
 
 
 def _of_dict(value: dict[str, Any]) -> Iterator[tuple[str, str, str, Any]]:
@@ -98,11 +161,3 @@ def _json(value: Any) -> str:
 def _is_a_name(key: str) -> bool:
     """A key may be somebody's address too."""
     return len(key) <= 60 and not _AN_ADDRESS.search(key) and not _A_NUMBER.search(key)
-
-
-def _may_be_shown(value: Any, name: str) -> bool:
-    if isinstance(value, str) and _TIME.fullmatch(value):
-        return True
-    if name.lower() not in SHOWN:
-        return False
-    return not isinstance(value, str) or bool(_HARMLESS.fullmatch(value) and not _AN_ADDRESS.search(value))
