@@ -9,7 +9,11 @@ taken for its state. `uuid` stays when a job moves and is in a job's invoices to
 
 All of it is second-hand. Recalled: `In Progress` and `Done Pending Approval`. Inferred: collected is `totalPrice` less
 `amountDue`. There is no status for a no-show: a sub-status of that name counts as one. No status has a time of its own:
-it counts from the first event that shows it.
+it counts from the first event that shows it. `new`, which one account's data has, is taken for a job before Submitted: it
+is open. Any other status is parked, for nobody knows whether such a job takes place.
+
+A job may have several invoices. Each tells what was paid on it, and the job what was paid in all: the greater of that and
+the sum of the invoices counts, so no invoice replaces another.
 """
 
 import re
@@ -44,7 +48,7 @@ SOURCE = Source(
     needs=("TIMEZONE",),
 )
 
-OPEN = {"submitted", "pending", "in progress", "done pending approval"}
+OPEN = {"new", "submitted", "pending", "in progress", "done pending approval"}
 OFF = {"canceled", "cancelled", "deleted"}
 #: Of a payment: it brought nothing.
 FAILED = {"canceled", "cancelled", "declined", "deleted", "failed", "pending", "refunded", "void", "voided"}
@@ -85,7 +89,8 @@ def _invoice(event: Event, kind: str) -> list[VisitChange] | Ignored:
     if not invoice.at("uuid"):
         return Ignored("an invoice without a job")
     visit_id, order = invoice.at("uuid").needed_text(), microseconds(_said_at(event))
-    return [VisitChange(action="update", visit_id=visit_id, order=order, amount_collected=paid)]
+    payment = invoice.at("id").text()
+    return [VisitChange(action="update", visit_id=visit_id, order=order, payment=payment, amount_collected=paid)]
 
 
 def _counts(payment: Json) -> bool:

@@ -1,5 +1,5 @@
 """Workiz: every event of a job has its whole state, though some automations leave out the client or the time; the time is
-the account's. What was paid is in the job, as total and due, and in its invoice, as payments."""
+the account's. What was paid is in the job, as total and due, and in its one or two invoices, as payments."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +15,7 @@ class Tool(Life):
         super().__init__(*given, **more)
         self.status, self.sub = "Submitted", ""
         self.cents, self.payments = 0, list[int]()
+        self.has_two_invoices = self.maybe(0.3)
 
     def acts(self) -> list[Callable[[], None]]:
         if not self.visits:
@@ -58,7 +59,7 @@ class Tool(Life):
         self.say("job_status_changed")
 
     def reopen(self) -> None:
-        self.status, self.sub = self.dice.choice(("Pending", "In Progress", "Submitted")), ""
+        self.status, self.sub = self.dice.choice(("Pending", "In Progress", "Submitted", "new")), ""
         self.visit.completed = self.visit.cancelled = self.visit.missed = None
         self.say("job_status_changed")
 
@@ -81,15 +82,21 @@ class Tool(Life):
         self.cents = max(self.cents, sum(self.payments))
         self.visit.paid = sum((paid * 0 + cents for cents in self.payments), paid * 0) / 100
         rings = [self.again, self.bill]
-        for ring in self.dice.choice((rings, rings[::-1], rings[:1], rings[1:])):
+        # An invoice knows its own payments only.
+        alone = (rings[:1],) if self.has_two_invoices else (rings[:1], rings[1:])
+        for ring in self.dice.choice((rings, rings[::-1], *alone)):
             ring()
 
     # -- what is sent --
 
     def bill(self) -> None:
-        paid = [{"id": f"PAY-{n}", "amount": cents / 100, "tipAmount": 1} for n, cents in enumerate(self.payments)]
+        """The invoice that was paid last, of one or two by turns."""
+        invoices = 2 if self.has_two_invoices else 1
+        number = (len(self.payments) - 1) % invoices
+        on_it = self.payments[number::invoices]
+        paid = [{"id": f"PAY-{n}", "amount": cents / 100, "tipAmount": 1} for n, cents in enumerate(on_it)]
         failed = {"id": "PAY-x", "amount": 7, "status": "Declined"}
-        self.tell("invoice_paid", {"id": f"IV-{self.name}", "uuid": self.name, "payments": [*paid, failed]})
+        self.tell("invoice_paid", {"id": f"IV-{self.name}-{number}", "uuid": self.name, "payments": [*paid, failed]})
 
     def say(self, kind: str, whole: bool = False) -> None:
         who, starts = self.visit.who, self.visit.scheduled
