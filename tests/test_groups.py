@@ -278,3 +278,73 @@ def test_nylas_parks_a_booking_whose_guest_cannot_be_told_from_the_hosts(partici
         changes_of("nylas", nylas("created", 0, "b1", *participants))
 
     assert "@" not in str(parked.value)
+
+
+# -- Mindbody --
+
+
+def place(kind: str, minute: int, client: str, email: str | None = None, **more: Any) -> Any:
+    data = {"siteId": -99, "classId": 7, "classRosterBookingId": minute + 100, "clientId": client, **more}
+    if email:
+        data |= {"classStartDateTime": ONE, "clientEmail": email, "clientFirstName": "A", "clientLastName": "B"}
+    return {
+        "messageId": f"m-{kind}-{minute}", "eventId": f"classRoster{kind}", "eventData": data,
+        "eventInstanceOriginationDateTime": f"2026-09-21T14:{minute:02d}:00Z",
+    }  # fmt: skip
+
+
+def signed_in(minute: int, client: str, status: str) -> Any:
+    return place("BookingStatus.updated", minute, client, signedInStatus=status)
+
+
+MINDBODY = {
+    "three book, and one cancels": (
+        [
+            place("Booking.created", 0, "1", ADA), place("Booking.created", 1, "2", BOB),
+            place("Booking.created", 2, "3", EVE), place("Booking.cancelled", 3, "2"),
+        ],
+        [(ADA, ONE), (EVE, ONE)],
+    ),
+    "one cancels and books again": (
+        [
+            place("Booking.created", 0, "1", ADA), place("Booking.cancelled", 1, "1"),
+            place("Booking.created", 2, "1", ADA.upper()), place("Booking.created", 3, "2", BOB),
+        ],
+        [(ADA, ONE), (BOB, ONE)],
+    ),
+    "one is absent, one late, one signs in": (
+        [
+            place("Booking.created", 0, "1", ADA), place("Booking.created", 1, "2", BOB),
+            place("Booking.created", 2, "3", EVE), signed_in(3, "1", "Absent"), signed_in(4, "2", "Late Cancelled"),
+        ],
+        [(EVE, ONE)],
+    ),
+    "an absence is taken back": (
+        [place("Booking.created", 0, "1", ADA), signed_in(1, "1", "Absent"), signed_in(2, "1", "SignedIn")],
+        [(ADA, ONE)],
+    ),
+    "a client without an address": (
+        [place("Booking.created", 0, "1"), place("Booking.created", 1, "2", BOB), place("Booking.cancelled", 2, "1")],
+        [(BOB, ONE)],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MINDBODY)
+def test_mindbody_has_a_visit_for_each_client_of_a_class(case: str) -> None:
+    bodies, expected = MINDBODY[case]
+
+    assert_stands("mindbody", bodies, expected)
+
+
+def test_mindbody_parks_a_class_that_is_cancelled_as_a_whole() -> None:
+    off = {"eventId": "class.updated", "eventData": {"siteId": -99, "classId": 7, "isCancelled": True}}
+
+    with pytest.raises(Untranslatable, match="its clients are not named"):
+        changes_of("mindbody", off)
+
+
+def test_mindbody_keeps_an_address_that_is_a_client_id_out_of_the_visits_name() -> None:
+    (change,) = changes_of("mindbody", place("Booking.created", 0, "ada@example.com", ADA))
+
+    assert "ada" not in change.visit_id

@@ -1,4 +1,4 @@
-"""Mindbody: appointments of studios and spas. All is in the event but in a cancel, which has two ids and nothing else.
+"""Mindbody: appointments and classes of studios and spas. All is in the event but in a cancel, which has ids only.
 
 https://developers.mindbodyonline.com/WebhooksDocumentation: the signature, `messageId` (the same on every retry),
 `eventInstanceOriginationDateTime` (UTC, when it happened; deliveries come doubled and in any order), times in UTC, and
@@ -8,30 +8,40 @@ was told before or comes later; an update after it brings the appointment back.
 
 The documentation knows the statuses Scheduled and Cancelled, and no event for a completion, a no-show or the payment of
 an appointment. Second-hand, from integrators: Completed may be seen in an update. Recalled: the other statuses of the
-Public API, which mean here what they mean there. No status has a time of its own: it counts from the first event that
-shows it.
+Public API, which mean here what they mean there. Requested is not agreed yet: it holds the visit back as a cancel does,
+until an update says another status. None tells no status: the visit keeps the one that it has. No status has a time of
+its own: it counts from the first event that shows it.
+
+A class has many clients, each with a booking: a visit for each client of a class (`classId`, `clientId`), so who cancels
+and books the class again has one. Second-hand, from integrators: the fields of these events, and the sign-in statuses
+SignedIn and LateCancelled. Recalled: Absent and the other words. SignedIn is no completion, for clients sign in before a
+class begins. Absent counts as a no-show only where the status was changed to it. A class that is cancelled as a whole
+names no client: that event is parked.
 """
 
-from datetime import UTC
+from dataclasses import replace
+from datetime import UTC, datetime
 
 from app.delivery import Event
-from app.reading import Json
+from app.reading import Json, Untranslatable
 from app.signatures import Hmac
 from app.sources import Ignored, Source
-from app.visits.words import UNSAID, Contact, VisitChange, microseconds
+from app.visits.words import UNSAID, Contact, VisitChange, attendee_visit_id, microseconds
 
 SETUP = """
 1. In Mindbody's developer portal go live, have the business activate the link to your account, and make an API key.
 2. POST to https://mb-api.mindbodyonline.com/push/api/v1/subscriptions, with the header API-Key: `eventIds` with
-   appointmentBooking.created, appointmentBooking.updated and appointmentBooking.cancelled, `eventSchemaVersion` 1, a
-   `referenceId` of your own, and as `webhookUrl` {url}, which Mindbody tries with HEAD.
+   appointmentBooking.created, appointmentBooking.updated and appointmentBooking.cancelled, and for classes
+   classRosterBooking.created, classRosterBookingStatus.updated, classRosterBooking.cancelled and class.updated,
+   `eventSchemaVersion` 1, a `referenceId` of your own, and as `webhookUrl` {url}, which Mindbody tries with HEAD.
 3. The answer shows `messageSignatureKey` once: set it as it is, with its `=`, as HOOKS__MINDBODY__SECRETS and restart.
 4. PATCH …/subscriptions/ID with {"status": "Active"}. A subscription that failed for hours is deactivated: PATCH it
    again.
 5. Of several sites on one address, name yours in HOOKS__MINDBODY__TENANTS (its siteId).
 
 Mindbody does not reliably tell when an appointment is over, so a review request counts from its start; no-shows have to
-be cancelled. Sales name no appointment, so no money is told. Classes and opt-outs are not told.
+be cancelled, or marked as absent in a class. A class that you cancel as a whole needs your attention in the console.
+Sales name no appointment, so no money is told. Opt-outs are not told.
 """
 
 SOURCE = Source(
@@ -47,45 +57,80 @@ SOURCE = Source(
 )
 
 OPEN = {"scheduled", "booked", "confirmed", "arrived", "started"}
-OFF = {"cancelled", "canceled", "latecancelled", "latecanceled", "earlycancelled", "earlycanceled"}
+OFF = {"cancelled", "canceled", "latecancelled", "latecanceled", "earlycancelled", "earlycanceled", "requested"}
+MISSED = {"noshow", "absent"}
 
 
 def translate(event: Event) -> list[VisitChange] | Ignored:
     kind, booking = event.data.at("eventId").needed_text(), event.data.at("eventData")
     match kind:
         case "appointmentBooking.created" | "appointmentBooking.updated":
-            status = _status(booking)
+            return [
+                _appointment(
+                    event, booking, _status(booking.at("status"), OPEN | OFF | {"completed", "noshow", "none"})
+                )
+            ]
         case "appointmentBooking.cancelled":
-            status = "cancelled"
-        case _:
-            return Ignored(kind)
-    said_at = event.data.at("eventInstanceOriginationDateTime").needed_moment(UTC)
-    is_off, starts = status in OFF, booking.at("startDateTime")
-    return [
-        VisitChange(
-            action="cancel" if is_off else "create" if kind.endswith("created") else "update",
-            visit_id=_id(booking),
-            order=microseconds(said_at),
-            contact=_contact(booking),
-            time_scheduled=starts.moment(UTC) or UNSAID if is_off else starts.needed_moment(UTC),
-            time_completed=said_at if status == "completed" else None,
-            date_cancelled=said_at if is_off else None,
-            no_show=said_at if status == "noshow" else None,
-            is_sighting=True,
-        )
-    ]
+            return [_appointment(event, booking, "cancelled")]
+        case "classRosterBooking.created":
+            return [_place(event, booking, "booked")]
+        case "classRosterBookingStatus.updated":
+            return [_place(event, booking, _status(booking.at("signedInStatus"), OFF | MISSED | {"signedin", "none"}))]
+        case "classRosterBooking.cancelled":
+            return [_place(event, booking, "cancelled")]
+        case "class.updated" if booking.at("isCancelled").flag():
+            raise Untranslatable("a class is cancelled, and its clients are not named")
+    return Ignored(kind)
 
 
-def _id(booking: Json) -> str:
-    return f"{booking.at('siteId').needed_text()}:{booking.at('appointmentId').needed_text()}"
+def _appointment(event: Event, booking: Json, status: str) -> VisitChange:
+    site, starts = booking.at("siteId").needed_text(), booking.at("startDateTime")
+    known = _known(event, booking, f"{site}:{booking.at('appointmentId').needed_text()}", starts)
+    if status not in OFF:
+        starts.needed_moment(UTC)
+    return _with_status(known, status, _said_at(event))
 
 
-def _status(booking: Json) -> str:
-    """Where it is left out, the appointment stands."""
-    found = booking.at("status")
+def _place(event: Event, booking: Json, status: str) -> VisitChange:
+    """Of one client in a class."""
+    its_class = f"{booking.at('siteId').needed_text()}:class:{booking.at('classId').needed_text()}"
+    visit_id = attendee_visit_id(its_class, booking.at("clientId").needed_text())
+    known = _known(event, booking, visit_id, booking.at("classStartDateTime"))
+    return _with_status(known, status, _said_at(event))
+
+
+def _known(event: Event, booking: Json, visit_id: str, starts: Json) -> VisitChange:
+    return VisitChange(
+        action="create" if event.data.at("eventId").needed_text().endswith("created") else "update",
+        visit_id=visit_id,
+        order=microseconds(_said_at(event)),
+        contact=_contact(booking),
+        time_scheduled=starts.moment(UTC) or UNSAID,
+        is_sighting=True,
+    )
+
+
+def _with_status(known: VisitChange, status: str, said_at: datetime) -> VisitChange:
+    if status == "none":
+        return known
+    return replace(
+        known,
+        action="cancel" if status in OFF else known.action,
+        time_completed=said_at if status == "completed" else None,
+        date_cancelled=said_at if status in OFF else None,
+        no_show=said_at if status in MISSED else None,
+    )
+
+
+def _said_at(event: Event) -> datetime:
+    return event.data.at("eventInstanceOriginationDateTime").needed_moment(UTC)
+
+
+def _status(found: Json, known: set[str]) -> str:
+    """Where it is left out, the booking stands."""
     status = (found.text() or "scheduled").lower().replace(" ", "").replace("-", "")
-    if status not in OPEN | OFF | {"completed", "noshow"}:
-        raise found.surprise("an appointment's status that Mindbody has")
+    if status not in known | {"scheduled"}:
+        raise found.surprise("a status that Mindbody has")
     return status
 
 
