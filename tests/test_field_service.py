@@ -389,3 +389,69 @@ def test_jobber_a_client_who_receives_no_review_requests_has_opted_out(
     [change] = changes(with_record(from_jobber("VISIT_UPDATE"), created([], client=client)))
 
     assert is_opted_out is change.opted_out
+
+
+# Stripe -------------------------------------------------------------------------------------------------------------
+
+OLDER, BASIL = "2024-06-20", "2025-03-31.basil"
+INVOICE = "in_1SVWoDDwzgQ85STg31e2DgXy"
+
+
+def from_stripe(kind: str, version: str | None, paid: Mapping[str, Any], created: int = 1773510000) -> Event:
+    named = {"currency": "usd", "metadata": {"visit_external_id": "acuity-1"}, **paid}
+    return an_event("stripe", {"type": kind, "created": created, "api_version": version, "data": {"object": named}})
+
+
+def a_charge(captured: int, refunded: int) -> dict[str, Any]:
+    amounts = {"amount": 20675, "amount_captured": captured, "amount_refunded": refunded}
+    return {"id": "ch_1", "payment_intent": "pi_1", "captured": True, "status": "succeeded", **amounts}
+
+
+@pytest.mark.parametrize(
+    ("version", "refunded", "collected"),
+    [
+        (OLDER, 375, "203.00"),  # released, not refunded
+        (OLDER, 0, "203.00"),
+        (OLDER, 1375, "193.00"),
+        (OLDER, 20675, None),
+        (BASIL, 375, "199.25"),
+        ("2025-11-17.clover", 0, "203.00"),
+        (None, 375, "199.25"),
+    ],
+)
+def test_stripe_what_was_never_captured_is_no_refund(version: str | None, refunded: int, collected: str | None) -> None:
+    received = {"id": "pi_1", "amount": 20675, "amount_received": 20300}
+    events = [
+        from_stripe("payment_intent.succeeded", version, received),
+        from_stripe("charge.captured", version, a_charge(20300, refunded)),
+        from_stripe("charge.refunded", version, a_charge(20300, refunded), 1773510001),
+    ]
+
+    assert collected == what_stands(*events).fields["amount_collected"]
+    assert collected == what_stands(*reversed(events)).fields["amount_collected"]
+
+
+def test_stripe_before_2020_a_charge_does_not_say_what_was_captured() -> None:
+    charge = a_charge(0, 375)
+    del charge["amount_captured"]
+
+    assert "203.00" == what_stands(from_stripe("charge.refunded", OLDER, charge)).fields["amount_collected"]
+
+
+@pytest.mark.parametrize("reference", [INVOICE, INVOICE[:25]])
+def test_stripe_an_invoice_and_its_payment_count_once_however_much_of_its_id_is_told(reference: str) -> None:
+    invoice = from_stripe("invoice.paid", "2025-11-17.clover", {"id": INVOICE, "amount_paid": 5000})
+    told = {"id": "pi_2", "amount_received": 5000, "payment_details": {"order_reference": reference}}
+    payment = from_stripe("payment_intent.succeeded", "2025-11-17.clover", told)
+
+    for arrived in ([invoice, payment], [payment, invoice]):
+        assert "50.00" == what_stands(*arrived).fields["amount_collected"]
+
+
+def test_stripe_two_invoices_of_one_visit_are_both_counted() -> None:
+    invoices = [
+        from_stripe("invoice.paid", BASIL, {"id": id, "amount_paid": 5000})
+        for id in (INVOICE, "in_1SVWoDDwzgQ85STg31e2ZZXy")
+    ]
+
+    assert "100.00" == what_stands(*invoices).fields["amount_collected"]

@@ -12,7 +12,12 @@ Who paid may be somebody else than who came, so the visit's contact is left alon
 
 An invoice has not named its PaymentIntent since 2025-03-31 (https://docs.stripe.com/changelog/basil/2025-03-31), nor does
 a charge name its invoice since then. So an invoice's money yields to that of a payment which names the invoice.
-Second-hand, from recorded events: that a PaymentIntent does so as its `payment_details.order_reference`.
+Second-hand, from recorded events: that a PaymentIntent does so as its `payment_details.order_reference`. Recordings of
+2025-11 (`2025-11-17.clover`) cut it to 25 characters, those of 2026 do not: so an invoice is known by its first 25.
+
+Before API version 2025-03-31 a capture of a part also counts what was never captured as refunded (`amount_refunded`) and
+rings `charge.refunded`. Events name their version; there only what goes beyond that is a refund. An event without a version
+is taken for a newer one.
 
 Recalled: which currencies have no cents, and that two of those are written as if they had (ISK, UGX); that retries are
 signed anew; that a charge copies its PaymentIntent's metadata, while a PaymentIntent gets none from its session.
@@ -76,7 +81,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     if why := _not_yet(kind, paid):
         return Ignored(f"{kind}: {why}")
     units = smallest_units(paid.at("currency").needed_text(), but=("ISK", "UGX"))
-    collected, refunded = paid.at(COLLECTED[kind]), paid.at("amount_refunded").amount(units) or Decimal()
+    collected, refunded = paid.at(COLLECTED[kind]), _refunded(event, units)
     if kind in CHARGES:
         collected = collected or paid.at("amount")  # before 2020 a charge told nothing else
     amount = collected.amount(units)
@@ -112,6 +117,20 @@ def _not_yet(kind: str, paid: Json) -> str | None:
     return None
 
 
+def _refunded(event: Event, units: int) -> Decimal:
+    """What was paid back, without what was authorized and never captured."""
+    charge, version = event.data.at("data", "object"), event.data.at("api_version").text()
+    refunded = charge.at("amount_refunded").amount(units) or Decimal()
+    authorized, captured = charge.at("amount").amount(units), charge.at("amount_captured").amount(units)
+    if not version or version >= BASIL or authorized is None or captured is None:
+        return refunded
+    return max(refunded - (authorized - captured), Decimal())
+
+
+#: The first version in which `amount_refunded` is refunds alone.
+BASIL = "2025-03-31"
+
+
 def _visit(paid: Json) -> str | None:
     """Ours, or what somebody else's reference happens to be."""
     references = (paid.at("metadata", "visit_external_id").value, paid.at("client_reference_id").value)
@@ -121,16 +140,26 @@ def _visit(paid: Json) -> str | None:
 
 def _payment(kind: str, paid: Json) -> str:
     """The PaymentIntent that it is about; subscriptions have an invoice instead."""
-    if kind in INVOICES or kind == "payment_intent.succeeded":
+    if kind in INVOICES:
+        return paid.at("id").needed_text()[:LONGEST_REFERENCE]
+    if kind == "payment_intent.succeeded":
         return paid.at("id").needed_text()
-    return _id(paid.at("payment_intent")) or _id(paid.at("invoice")) or paid.at("id").needed_text()
+    return _id(paid.at("payment_intent")) or _cut(_id(paid.at("invoice"))) or paid.at("id").needed_text()
 
 
 def _invoice(paid: Json) -> str | None:
     """The invoice that it paid for. An order's reference may be anything else, too."""
     reference = paid.at("payment_details", "order_reference").value
     is_invoice = isinstance(reference, str) and reference.startswith("in_")
-    return _id(paid.at("invoice")) or (reference if is_invoice else None)
+    return _cut(_id(paid.at("invoice")) or (reference if is_invoice else None))
+
+
+LONGEST_REFERENCE = 25
+
+
+def _cut(invoice: str | None) -> str | None:
+    """An invoice's id, as far as every reference to it has it."""
+    return invoice and invoice[:LONGEST_REFERENCE]
 
 
 def _id(found: Json) -> str | None:

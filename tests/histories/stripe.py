@@ -1,5 +1,6 @@
-"""Stripe: some payments for one visit, each told by its session, its PaymentIntent and its charge. Refunds lower one; the
-visit collected what is left of all of them. A payment of an invoice is told by that too; the invoice names the visit, and
+"""Stripe: some payments for one visit, each told by its session, its PaymentIntent and its charge. Less may be captured
+than was authorized; older versions call the rest refunded. Refunds lower a payment; the visit collected what is left of all
+of them. A payment of an invoice is told by that too, and may name it by a part of its id; the invoice names the visit, and
 the payment may. Whose visit it is and when, some other tool would say."""
 
 from collections.abc import Callable
@@ -15,6 +16,7 @@ class Payment:
     id: str
     amount: int
     refunded: int = 0
+    released: int = 0
     is_captured: bool = False
     invoice: str | None = None
     names_visit: bool = True
@@ -46,6 +48,7 @@ class Tool(Life):
 
     def capture(self, payment: Payment) -> None:
         is_late = payment.is_captured = True
+        payment.released = self.dice.choice((0, 0, 375))
         self.count()
         if self.maybe():
             event = "async_payment_succeeded" if is_late else "completed"
@@ -53,16 +56,19 @@ class Tool(Life):
         if self.maybe():
             self.say("payment_intent.succeeded", "payment_intent", payment.id, {"amount_received": payment.amount})
         self.say_charge("charge.succeeded", payment)
+        if payment.released and self.is_older:
+            self.say_charge("charge.refunded", payment)
 
     def bill(self) -> None:
         """An invoice is paid. Older versions of the API name the one in the other; of a refund it does not tell."""
-        invoice = self.mint("in_{}")
+        invoice = (self.mint("in_{}") + "x" * 27)[:27]
         payment = Payment(self.mint("pi_{}"), 7_000, is_captured=True, invoice=invoice, names_visit=self.maybe())
         self.payments.append(payment)
         self.count()
         told = {"amount_paid": payment.amount, **({"payment_intent": payment.id} if self.is_older else {})}
         self.say("invoice.paid", "invoice", invoice, told)
-        reference = {"invoice": invoice} if self.is_older else {"payment_details": {"order_reference": invoice}}
+        told_of = self.dice.choice((invoice, invoice[:25]))
+        reference = {"invoice": invoice} if self.is_older else {"payment_details": {"order_reference": told_of}}
         told = {"amount_received": payment.amount, **reference, **({} if payment.names_visit else {"metadata": {}})}
         self.say("payment_intent.succeeded", "payment_intent", payment.id, told)
         self.say_charge("charge.succeeded", payment)
@@ -88,7 +94,9 @@ class Tool(Life):
         self.say(f"checkout.session.{what}", "checkout.session", self.mint("cs_{}"), told)
 
     def say_charge(self, what: str, payment: Payment) -> None:
-        amounts = {"amount": payment.amount, "amount_captured": payment.amount, "amount_refunded": payment.refunded}
+        refunded = payment.refunded + (payment.released if self.is_older else 0)
+        amounts = {"amount": payment.amount + payment.released, "amount_captured": payment.amount}
+        amounts |= {"amount_refunded": refunded}
         told = {**amounts, "captured": True, "status": "succeeded", "payment_intent": payment.id}
         told |= {"invoice": payment.invoice} if self.is_older else {}
         told |= {} if payment.names_visit else {"metadata": {}}
@@ -102,4 +110,5 @@ class Tool(Life):
         named = {"metadata": {"visit_external_id": self.visit_name}}
         paid = {"id": id, "object": what, "currency": self.currency, **named, **told}
         body = {"id": self.mint("evt_{}"), "object": "event", "created": int(self.now.timestamp())}
+        body |= {"api_version": "2024-06-20" if self.is_older else "2025-11-17.clover"}
         self.ring({**body, "type": kind, "data": {"object": paid}}, f"{kind} {told}")
