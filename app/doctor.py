@@ -62,7 +62,7 @@ async def _examine(settings: Settings, is_release: bool) -> AsyncIterator[Check]
     for check in [*_keys(settings), *_hooks(settings)]:
         yield check
     redis = Redis(Address.of(settings), timeout_s=3)
-    checks: list[Callable[[Redis, Settings], AsyncIterator[Check]]] = [_redis, _work]
+    checks: list[Callable[[Redis, Settings], AsyncIterator[Check]]] = [_redis, _work, _tenants]
     try:
         await redis.command("PING")
         for examined in checks:
@@ -134,7 +134,7 @@ async def at_hand(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
     yield _bodies(settings)
     for check in [*_keys(settings), *_hooks(settings)]:
         yield check
-    for examined in (_redis, _work):
+    for examined in (_redis, _work, _tenants):
         async for check in examined(redis, settings):
             yield check
     yield await _worker(redis)
@@ -251,6 +251,18 @@ async def _work(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
             detail = f"{account} ({', '.join(hooks)}): {why.decode()}, for {shut_s:.0f} s"
             fix = f"`doorbell resume {hooks[0]}`" if why == b"paused" and hooks else "It is probed and opens by itself."
             yield Check("visits_api.gate", "warn", detail, fix)
+
+
+async def _tenants(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
+    """Events of other accounts are not kept, so a wrong TENANTS loses everything."""
+    for name, entrance in settings.entrances.items():
+        if not entrance.hook.tenants:
+            continue
+        foreign = int(await redis.command("HGET", "db:refused", f"{name}:another_account") or 0)
+        if foreign and not await redis.command("EXISTS", f"db:deliveries:{name}"):
+            detail = f"all {foreign} events came from accounts that TENANTS does not name, and none was kept"
+            fix = f"Compare HOOKS__{name.upper()}__TENANTS with the accounts in `doorbell refused --hook {name}`."
+            yield Check(f"hook {name}", "warn", detail, fix)
 
 
 def _queue(work: Due) -> list[Check]:

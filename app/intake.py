@@ -174,8 +174,11 @@ class Intake:
             raise Refused(400, "unreadable_body", str(error)) from None
         if source.challenge and (reply := source.challenge.answer(event, entrance.hook.secrets[slot])):
             return Answer(200, reply.body, reply.content_type)
+        meaning = mean(entrance, event)
+        if meaning.is_foreign:
+            return self._count_foreign(entrance, event, slot, rang)
         try:
-            return await self._write(entrance, delivery, event, slot, rang)
+            return await self._write(entrance, delivery, event, meaning, slot, rang)
         except RedisDown as error:
             log.warning("redis down", hook=entrance.name, reason=str(error))
             raise Refused(_busy(entrance), "redis_down", "what rang cannot be written down now", **_LATER) from None
@@ -188,8 +191,20 @@ class Intake:
         except SignatureError as error:
             raise Refused(401, f"signature_{error.reason}", str(error)) from None
 
-    async def _write(self, entrance: Entrance, delivery: Delivery, event: Event, slot: int, rang: "Rang") -> Answer:
-        tool, meaning = entrance.tool, mean(entrance, event)
+    def _count_foreign(self, entrance: Entrance, event: Event, slot: int, rang: "Rang") -> Answer:
+        """Where all customers of a tool share its keys, anybody who has an account there could fill Redis: such an event is
+        counted and not kept."""
+        rang.outcome, rang.delivery = FOREIGN, new_id()
+        self._refusals.note(
+            entrance.name, FOREIGN, f"the event is of {_account(entrance, event)}; TENANTS does not name it"
+        )
+        self._tally.let_in(entrance.name, FOREIGN, slot, int(event.received_at.timestamp() * 1000), "", "")
+        return Answer(200, orjson.dumps({"delivery": rang.delivery, "ignored": ANOTHER_ACCOUNT}))
+
+    async def _write(
+        self, entrance: Entrance, delivery: Delivery, event: Event, meaning: "Meaning", slot: int, rang: "Rang"
+    ) -> Answer:
+        tool = entrance.tool
         rang.traceparent = _traceparent(delivery.header("traceparent") or "")
         meta = Meta(
             hook=entrance.name,
@@ -288,7 +303,7 @@ class Meaning:
 
     changes: what is known at once. ignored: why there is nothing to do, or nothing to make. state: `queued` if a record
     is to be fetched first, `parked` if only an operator can help, for the reason. expected: how many changes the tool
-    is told of.
+    is told of. is_foreign: the event is from an account of the tool that this hook is not for.
     """
 
     changes: list[VisitChange] = field(default_factory=list)
@@ -297,6 +312,7 @@ class Meaning:
     reason: str = ""
     expected: int = 0
     repeat_key: str | None = None
+    is_foreign: bool = False
 
 
 def mean(entrance: Entrance, event: Event) -> Meaning:
@@ -304,10 +320,10 @@ def mean(entrance: Entrance, event: Event) -> Meaning:
     tool = entrance.tool
     meaning = Meaning()
     try:
-        meaning.repeat_key = tool.source.repeat_key(event) if tool.source.repeat_key else None
         if is_of_another(entrance, event):
-            meaning.ignored = ANOTHER_ACCOUNT
+            meaning.ignored, meaning.is_foreign = ANOTHER_ACCOUNT, True
             return meaning
+        meaning.repeat_key = tool.source.repeat_key(event) if tool.source.repeat_key else None
         if tool.fetch and (gets := tool.fetch(event)):
             meaning.state, meaning.expected = "queued", len(gets)
             return meaning
@@ -331,12 +347,23 @@ def mean(entrance: Entrance, event: Event) -> Meaning:
 
 
 ANOTHER_ACCOUNT = "another account"
+#: The same as a reason, where such events are counted.
+FOREIGN = "another_account"
 
 
 def is_of_another(entrance: Entrance, event: Event) -> bool:
     """Is the event from an account of the tool that this hook is not for?"""
     tenants, tenant = entrance.hook.tenants, entrance.tool.source.tenant
     return bool(tenants and tenant) and tenant is not None and tenant(event) not in tenants
+
+
+def _account(entrance: Entrance, event: Event) -> str:
+    """The account that the event names, in words."""
+    named = entrance.tool.source.tenant(event) if entrance.tool.source.tenant else None
+    return f"account {named}" if named and _ACCOUNT.fullmatch(named) else "an account without a plain name"
+
+
+_ACCOUNT = re.compile("[A-Za-z0-9._:/-]{1,64}")
 
 
 async def read_body(receive: Receive, claimed: str, most: int, grow: Callable[[int], None] | None = None) -> bytes:

@@ -19,6 +19,10 @@ NEWEST = 50
 KEPT_S = 30 * 86_400
 
 
+#: Reasons with a list of their own: so many may come that no others would be left in the hook's list.
+APART = ("another_account",)
+
+
 class Refusals:
     """Counts by hook and reason, and the newest few of each hook with their sentence. `hook` is empty for unknown ones."""
 
@@ -30,7 +34,7 @@ class Refusals:
     def note(self, hook: str, reason: str, detail: str) -> None:
         """hook: a configured one, or empty: names from outside would fill the memory."""
         self._counts[f"{hook}:{reason}"] += 1
-        newest = self._newest.setdefault(hook, deque(maxlen=NEWEST))
+        newest = self._newest.setdefault(f"{hook}:{reason}" if reason in APART else hook, deque(maxlen=NEWEST))
         newest.append(orjson.dumps({"at": int(time.time() * 1000), "reason": reason, "detail": detail[:200]}))
 
     async def flush(self) -> None:
@@ -38,10 +42,10 @@ class Refusals:
         try:
             for field in list(self._counts):
                 await self._count(field, self._counts.pop(field))
-            for hook in list(self._newest):
-                await self._redis.command("LPUSH", f"db:refused:{hook}", *self._newest.pop(hook))
-                await self._redis.command("LTRIM", f"db:refused:{hook}", 0, NEWEST - 1)
-                await self._redis.command("EXPIRE", f"db:refused:{hook}", KEPT_S)
+            for name in list(self._newest):
+                await self._redis.command("LPUSH", f"db:refused:{name}", *self._newest.pop(name))
+                await self._redis.command("LTRIM", f"db:refused:{name}", 0, NEWEST - 1)
+                await self._redis.command("EXPIRE", f"db:refused:{name}", KEPT_S)
         except (RedisDown, hiredis.ReplyError) as error:
             log.warning("refusals not written", reason=type(error).__name__)
 
@@ -69,8 +73,11 @@ async def counts(redis: Redis) -> dict[tuple[str, str], int]:
 async def newest(redis: Redis, hooks: Sequence[str]) -> list[dict[str, Any]]:
     """The newest refusals of these hooks, newest first: at (ms), hook, reason, detail, and the likely cause. Raises
     RedisDown."""
-    lists = await asyncio.gather(*(redis.command("LRANGE", f"db:refused:{hook}", 0, NEWEST - 1) for hook in hooks))
-    notes = [orjson.loads(note) | {"hook": hook} for hook, found in zip(hooks, lists, strict=True) for note in found]
+    names = [(hook, f"{hook}{apart}") for hook in hooks for apart in ("", *(f":{reason}" for reason in APART))]
+    lists = await asyncio.gather(*(redis.command("LRANGE", f"db:refused:{name}", 0, NEWEST - 1) for _, name in names))
+    notes = [
+        orjson.loads(note) | {"hook": hook} for (hook, _), found in zip(names, lists, strict=True) for note in found
+    ]
     for note in notes:
         note["cause"] = likely_cause(note["reason"], note["detail"])
     return sorted(notes, key=lambda note: -note["at"])

@@ -71,8 +71,11 @@ KINDS = (
     Kind("db:alarms", "expires", "which alarms are on, and the counts of ten minutes", "7 days"),
     Kind("db:requests:*", "expires", "request ids of an hour, with their deliveries", _RETENTION),
     Kind("db:matched:*", "expires", "when each secret of a hook last matched", "1 year after that"),
+    Kind(
+        "db:refused:*:*", "expires", "the newest 50 events from other accounts: account and time", "30 days without one"
+    ),
     Kind("db:refused:*", "expires", "the newest 50 refusals of a hook: reason and time", "30 days without another one"),
-    Kind("db:refused", "one", "counts of refusals", _ALWAYS),
+    Kind("db:refused", "one", "counts of refusals, and of events from other accounts", _ALWAYS),
     Kind("db:audit:*", "expires", "how far an audit is", "7 days, or its end"),
     Kind("db:audit-log", "members", "who did what at the desk", "the newest 10,000 lines"),
     Kind("db:operation:*:lock", "expires", "who carries an operation out", _SECONDS),

@@ -59,7 +59,9 @@ SIGNALS: Mapping[str, Signal] = {
     REQUEST_S: Signal("histogram", "From the head of a request until its answer was handed over.", ("source",), QUICK),
     LAST_ACCEPTED: _gauge("When the source's newest delivery was written down.", "source"),
     MATCHES: _counter("Signatures that held, by the place of the secret in the hook's list, from 1.", "source", "slot"),
-    REFUSED: _counter("Requests at the door that were refused, by the code that the sender read.", "hook", "reason"),
+    REFUSED: _counter(
+        "Requests at the door that were refused, or were from another account, by reason.", "hook", "reason"
+    ),
     ATTEMPTS: _counter(
         "Runs over a visit, or over an event whose record is fetched.", "operation", "outcome", "reason"
     ),

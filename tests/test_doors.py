@@ -12,15 +12,17 @@ import pytest
 from click.testing import CliRunner
 from rig import Rig, Server
 
+from app import refusals, tally
 from app.cli import main
 from app.connection import Redis
-from app.doctor import _hooks, _python
+from app.doctor import _hooks, _python, _tenants
 from app.intake import Intake
 from app.ledger import Ledger
 from app.refusals import Refusals
 from app.ring import find, specimen
 from app.settings import SettingsError, read
 from app.sources import BadSource, Source, _tool, load, specimens
+from app.tally import Tally
 
 REDIS = {"REDIS_URL": "redis://127.0.0.1:6379"}
 SERVICEM8 = {
@@ -153,6 +155,106 @@ async def test_a_repeat_is_known_for_longer_where_changes_are_ordered_by_arrival
     assert 202 == answer.status_code
     [seen] = await redis.command("KEYS", "db:seen:*")
     assert days == round(await redis.command("TTL", seen) / 86_400)
+
+
+# -- events of another customer of the tool --
+
+NYLAS = {"HOOKS__NYLAS__SECRETS": "nylas-secret-of-the-tests-32-long", "HOOKS__NYLAS__TENANTS": "grant-1"}
+
+
+def nylas_event(number: int, grant: str) -> bytes:
+    """With 8 KB of somebody else's data."""
+    data = {"grant_id": grant, "object": {"note": "x" * 8_000}}
+    return json.dumps(
+        {"id": f"event-{number}", "type": "booking.created", "time": 1_790_000_000, "data": data}
+    ).encode()
+
+
+class NylasDoor:
+    """A door with this hook, and what it counts."""
+
+    def __init__(self, redis: Redis, **env: str) -> None:
+        settings = read({**REDIS, **NYLAS, **env})
+        self.redis, self.refusals = redis, Refusals(redis)
+        self.tally = Tally(30, {name: entrance.hook.secrets for name, entrance in settings.entrances.items()})
+        ledger = Ledger(redis, keep_days=30)
+        self.door = Intake(settings, defaultdict(lambda: ledger), self.refusals, self.tally)
+
+    async def ring(self, *bodies: bytes) -> list[httpx.Response]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(self.door), base_url="http://door") as client:
+            answers = [await client.post("/hooks/nylas", content=raw, headers=self.signed(raw)) for raw in bodies]
+        await self.refusals.flush()
+        await self.tally.flush(self.redis)
+        return answers
+
+    def signed(self, raw: bytes) -> dict[str, str]:
+        digest = hmac.new(NYLAS["HOOKS__NYLAS__SECRETS"].encode(), raw, "sha256").hexdigest()
+        return {"content-type": "application/json", "x-nylas-signature": digest, "x-request-id": f"r-{digest[:8]}"}
+
+
+async def test_foreign_events_leave_the_number_of_keys_as_it_was(redis: Redis) -> None:
+    door = NylasDoor(redis)
+    await door.ring(nylas_event(0, "grant-2"))
+    before = await redis.command("DBSIZE")
+
+    answers = await door.ring(*(nylas_event(number, f"grant-{number}") for number in range(2, 202)))
+
+    assert {(200, "another account")} == {(answer.status_code, answer.json()["ignored"]) for answer in answers}
+    assert before == await redis.command("DBSIZE")
+    assert 50 == await redis.command("LLEN", "db:refused:nylas:another_account")
+    assert 20_000 > sum([await redis.command("MEMORY", "USAGE", key) for key in await redis.command("KEYS", "*")])
+
+
+async def test_foreign_events_are_counted_and_the_newest_are_told(redis: Redis) -> None:
+    door = NylasDoor(redis)
+
+    await door.ring(*(nylas_event(number, "grant-2") for number in range(60)))
+
+    assert 60 == (await refusals.counts(redis))["nylas", "another_account"]
+    told = await refusals.newest(redis, ["nylas"])
+    assert 50 == len([note for note in told if note["reason"] == "another_account"])
+    assert {"the event is of account grant-2; TENANTS does not name it"} == {
+        note["detail"] for note in told if note["reason"] == "another_account"
+    }
+    assert 60 == (await tally.hours(redis, 1))[0][1]["nylas", "another_account"]
+
+
+async def test_foreign_events_push_no_refusal_out_of_the_newest(redis: Redis) -> None:
+    door = NylasDoor(redis)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(door.door), base_url="http://door") as client:
+        await client.post("/hooks/nylas", content=b"{}")
+
+    await door.ring(*(nylas_event(number, "grant-2") for number in range(60)))
+
+    assert 51 == len(await refusals.newest(redis, ["nylas"]))
+
+
+@pytest.mark.parametrize("grant", ["<script>", "x" * 65, "ada@example.com", ""])
+async def test_an_account_that_is_no_plain_name_is_not_quoted(redis: Redis, grant: str) -> None:
+    await NylasDoor(redis).ring(nylas_event(1, grant))
+
+    [note] = await refusals.newest(redis, ["nylas"])
+    assert "the event is of an account without a plain name; TENANTS does not name it" == note["detail"]
+
+
+async def test_an_event_of_ours_is_kept_as_ever(redis: Redis) -> None:
+    [answer] = await NylasDoor(redis).ring(nylas_event(1, "grant-1"))
+
+    assert 202 == answer.status_code
+    assert await redis.command("EXISTS", f"db:delivery:{answer.json()['delivery']}")
+
+
+async def test_the_doctor_warns_where_every_event_was_foreign(redis: Redis) -> None:
+    settings, door = read({**REDIS, **NYLAS}), NylasDoor(redis)
+    assert [] == [check async for check in _tenants(redis, settings)]
+
+    await door.ring(nylas_event(1, "grant-2"), nylas_event(2, "grant-2"))
+    [check] = [check async for check in _tenants(redis, settings)]
+    await door.ring(nylas_event(3, "grant-1"))
+
+    assert "all 2 events" in check.detail
+    assert "HOOKS__NYLAS__TENANTS" in check.fix
+    assert [] == [check async for check in _tenants(redis, settings)]
 
 
 # -- what such a hook needs --

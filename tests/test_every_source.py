@@ -399,7 +399,7 @@ async def test_only_the_methods_that_a_tool_probes_with_are_answered(world: Door
 
 
 @every_source
-async def test_where_events_name_their_tenant_those_of_others_are_ignored(world: Doorstep, name: str) -> None:
+async def test_where_events_name_their_tenant_those_of_others_are_not_kept(world: Doorstep, name: str) -> None:
     if not TOOLS[name].source.tenant:
         return
     specimen = next(found for found in BY_TOOL[name] if isinstance(found.expect, list))
@@ -408,6 +408,7 @@ async def test_where_events_name_their_tenant_those_of_others_are_ignored(world:
     answer = await world.ring(specimen)
 
     assert (200, "another account") == (answer.status_code, answer.json().get("ignored"))
+    assert [] == await world.redis.command("KEYS", "*")
 
 
 @every_source
