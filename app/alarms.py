@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from app.connection import Redis
+from app.ledger import every_account
 
 #: Due work this old is an alarm, and so is due work of which nothing came to an end for so long.
 OLD_S = 120.0
@@ -43,7 +44,7 @@ async def due(redis: Redis, accounts: Iterable[str]) -> Due:
 
     ages_s = {state: await overdue_s(f"db:{state}") for state in ("queued", "running", "waiting")}
     held_s, let_out_s = 0.0, 0.0
-    for account in accounts:
+    for account in await every_account(redis, accounts):
         # Who is held stands in the order of the visits' times, which tells no age.
         if first := await redis.command("ZRANGE", f"db:held:{account}", 0, 0):
             shut = await redis.command("HGET", f"db:gate:{account}", "since")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, ParamSpec, TypeVar
 
-from app.ledger import Attempt, Gone, Ledger, Member, Meta, NoBody
+from app.ledger import Attempt, Gone, Ledger, Member, Meta, NoBody, every_account
 from app.queue import EVENT, VISIT, visit_work
 from app.settings import Settings
 from app.sources import load
@@ -219,7 +219,8 @@ class Explain:
 
     async def works_of_visit(self, external_id: str) -> list[str]:
         """In every account; also by the tool's own id behind the source's name, where that had to be written otherwise."""
-        works = [visit_work(account, name) for account in self._settings.every_account for name in _names(external_id)]
+        accounts = await every_account(self._ledger.redis, self._settings.every_account)
+        works = [visit_work(account, name) for account in accounts for name in _names(external_id)]
         found = [work for work in works if await self._ledger.redis.command("EXISTS", f"db:{work}")]
         if not found:
             raise Gone(external_id)

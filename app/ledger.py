@@ -3,6 +3,7 @@
 What is kept per piece of work stands at the top of ledger.lua.
 """
 
+import asyncio
 import base64
 import hashlib
 import random
@@ -441,16 +442,6 @@ class Ledger:
         """Where anybody ever rang, also those that are not in the settings any more."""
         return sorted(hook.decode() for hook in await self.redis.command("SMEMBERS", "db:hooks"))
 
-    async def accounts(self) -> set[str]:
-        """The accounts that ever had work held or parked, or whose way to the API was ever shut; also those that are not in
-        the settings any more."""
-        names = await self.redis.command("SMEMBERS", "db:accounts")
-        return {name.decode() for name in names} | await self.gates()
-
-    async def gates(self) -> set[str]:
-        """The accounts whose way to the API was ever shut."""
-        return {gate.decode().removeprefix("db:gate:") for gate in await self.redis.command("SMEMBERS", "db:gates")}
-
     async def forget_gate(self, account: str) -> None:
         """Nobody has a token for it any more: what it held comes out, and is parked for that."""
         await self.redis.command("DEL", f"db:gate:{account}")
@@ -536,6 +527,14 @@ class Ledger:
         """The names of the work in that state, oldest first."""
         names = await self.redis.command("ZRANGE", f"db:{state}", 0, most - 1)
         return [name.decode() for name in names]
+
+
+async def every_account(redis: Redis, configured: Iterable[str]) -> list[str]:
+    """The accounts of the settings, and those that had work held or parked, or whose way to the API was shut: an account may
+    leave the settings before its work is done. Raises RedisDown."""
+    left, gates = await asyncio.gather(redis.command("SMEMBERS", "db:accounts"), redis.command("SMEMBERS", "db:gates"))
+    names = {name.decode().removeprefix("db:gate:") for name in (*left, *gates)}
+    return sorted(names.union(configured))
 
 
 def new_id() -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from app import find, tally
 from app.explain import Explain, Row, Visits, event_name, moment
 from app.filter import OPEN, Filter
-from app.ledger import Gone, Ledger, Meta
+from app.ledger import Gone, Ledger, Meta, every_account
 from app.queue import EVENT, VISIT
 from app.settings import Settings
 from app.sources import load, source_of
@@ -99,7 +99,7 @@ class Lists:
     async def works(self, filter: Filter, most: int = PAGE) -> Rows:
         """What stands in a state that is not over: visits and events, with the delivery that waits in each."""
         state = filter.state if filter.state in OPEN else "parked"
-        keys = self._held() if state == "held" else [f"db:{state}"]
+        keys = await self._held() if state == "held" else [f"db:{state}"]
         is_named = filter.visit or filter.search
         rows: list[Row] = []
         last = ""
@@ -143,7 +143,7 @@ class Lists:
     async def states(self) -> dict[str, int]:
         """How much work stands in each state."""
         sizes = await asyncio.gather(*(self._redis.command("ZCARD", f"db:{state}") for state in OPEN))
-        held = await asyncio.gather(*(self._redis.command("ZCARD", key) for key in self._held()))
+        held = await asyncio.gather(*(self._redis.command("ZCARD", key) for key in await self._held()))
         return dict(zip(OPEN, sizes, strict=True)) | {"held": sum(held)}
 
     async def _hooks_of(self, filter: Filter) -> list[str]:
@@ -224,15 +224,15 @@ class Lists:
         return found
 
     async def _known(self, names: Sequence[str]) -> list[str]:
-        accounts = self._settings.every_account
+        accounts = await every_account(self._redis, self._settings.every_account)
         asked = [(name, f"db:visit:{account}/{name}") for name in names for account in accounts]
         found = await asyncio.gather(*(self._redis.command("EXISTS", key) for _, key in asked))
         return [name for (name, _), stands in zip(asked, found, strict=True) if stands]
 
     # -- parts --
 
-    def _held(self) -> list[str]:
-        return [f"db:held:{account}" for account in self._settings.every_account]
+    async def _held(self) -> list[str]:
+        return [f"db:held:{one}" for one in await every_account(self._redis, self._settings.every_account)]
 
     async def _named_works(self, filter: Filter) -> AsyncIterator[list[tuple[float, str]]]:
         found = await asyncio.gather(*(self._works(id) for id in await self.named(filter)))
@@ -319,7 +319,7 @@ class Lists:
 
     async def _reasons(self, state: str) -> AsyncIterator[list[tuple[str, str, str, float]]]:
         """Everything in that state, newest first, in pages: work, source, reason, since when."""
-        for key in self._held() if state == "held" else [f"db:{state}"]:
+        for key in await self._held() if state == "held" else [f"db:{state}"]:
             for start in itertools.count(0, TOLD):
                 asked = ("SORT", key, "BY", "nosort", "DESC", "LIMIT", start, TOLD)
                 flat = await self._redis.command(*asked, "GET", "#", "GET", "db:*->reason", "GET", "db:*->since")

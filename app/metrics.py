@@ -13,7 +13,7 @@ from app import __version__, signals, tally
 from app.alarms import Due, due
 from app.connection import Redis, RedisDown
 from app.doctor import ALIVE_S
-from app.ledger import Ledger
+from app.ledger import Ledger, every_account
 from app.queue import WORKERS
 from app.settings import Settings
 from app.signals import SIGNALS, Signal
@@ -64,7 +64,7 @@ def _revision() -> str:
 
 
 async def _live(redis: Redis, settings: Settings) -> dict[str, Values]:
-    accounts = list(settings.tokens or {"main": ""})
+    accounts = await every_account(redis, settings.tokens or {"main": ""})
     entrances = settings.entrances.values()
     sizes, held, gates, lasts, refused, work, living, beat, info, clock = await asyncio.gather(
         _each(redis, STATES, "ZCARD", "db:{}"),

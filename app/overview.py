@@ -14,7 +14,7 @@ from app.alarms import OLD_S, Due, due
 from app.connection import Redis
 from app.doctor import ALIVE_S
 from app.explain import Explain, Row, moment, span
-from app.ledger import Ledger
+from app.ledger import Ledger, every_account
 from app.lists import Group, Lists
 from app.queue import WORKERS
 from app.settings import Settings
@@ -221,7 +221,7 @@ async def last_of_hooks(redis: Redis, settings: Settings) -> dict[str, float | N
 
 
 async def shut_gates(redis: Redis, settings: Settings) -> list[Gate]:
-    accounts = list(settings.tokens or {"main": ""})
+    accounts = await every_account(redis, settings.tokens or {"main": ""})
     told = await asyncio.gather(*(redis.command("HMGET", f"db:gate:{one}", "why", "since") for one in accounts))
     sizes = await asyncio.gather(*(redis.command("ZCARD", f"db:held:{one}") for one in accounts))
     return [

@@ -9,7 +9,7 @@ from app.delivery import Event, Unreadable
 from app.explain import Explain
 from app.filter import DONE, Filter
 from app.intake import recall
-from app.ledger import Gone, Ledger, Meta, NoBody
+from app.ledger import Gone, Ledger, Meta, NoBody, every_account
 from app.lists import Lists
 from app.queue import EVENT, event_work
 from app.settings import Entrance, Settings
@@ -56,7 +56,7 @@ class Selector:
             for id in filter.ids:
                 async for unit in self._of_id(id, words):
                     yield unit
-        elif sets := self._sets(filter):
+        elif sets := await self._sets(filter):
             for name in sets:
                 async for work in self._ledger.walk(name):
                     async for unit in self._of_visits([work], filter):
@@ -65,9 +65,9 @@ class Selector:
             async for unit in self._of_deliveries(filter):
                 yield unit
 
-    def _sets(self, filter: Filter) -> list[str]:
+    async def _sets(self, filter: Filter) -> list[str]:
         """Where all that can fit stands; none, where that is everywhere."""
-        held = [f"held:{account}" for account in self._settings.every_account]
+        held = [f"held:{one}" for one in await every_account(self._ledger.redis, self._settings.every_account)]
         if filter.state in ("", "settled", *DONE):
             return ["parked", "waiting", *held] if filter.reason and not filter.state else []
         return held if filter.state == "held" else [filter.state]

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import orjson
 
 from app.connection import RedisDown
-from app.ledger import new_id
+from app.ledger import every_account, new_id
 from app.logs import log
 from app.operations import Operations
 from app.retention import tidy
@@ -56,7 +56,7 @@ async def _sweep(context: Context) -> None:
 
 
 async def _open_gates(context: Context) -> None:
-    for account in await context.ledger.gates() | context.settings.tokens.keys():
+    for account in await every_account(context.ledger.redis, context.settings.tokens):
         if account not in context.settings.tokens:
             await context.ledger.forget_gate(account)
         await context.ledger.open_gate(account, calls_a_second=context.settings.visits_api_rate)

@@ -1,16 +1,22 @@
 """What one sender, one visit or one broken name may cost everybody: bounded, and never silently."""
 
 import asyncio
+import json
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from typing import Any
 
 import pytest
-from test_apply import hands, world
+from test_apply import World, booked, hands, world
 from test_ledger import accept, attempt, backdate, begin, change, jobs, settled, state_of, work, work_off
 
+from app import metrics, signals
+from app.alarms import due
 from app.connection import Redis
-from app.ledger import Hold, Ledger, Outcome, TooMany
+from app.delivery import Delivery
+from app.ledger import Hold, Ledger, Meta, Outcome, TooMany
+from jobs.sweep import _open_gates
 
 __all__ = ["hands", "world"]
 
@@ -364,3 +370,50 @@ async def test_a_visit_of_next_year_is_kept_until_it_was(ledger: Ledger, redis: 
     await ledger.release(await begin(ledger, "A"), settled(api={work("A"): {"event_date": next_year.isoformat()}}))
 
     assert 394 * 86_400_000 < await redis.command("PTTL", f"db:{work('A')}") <= 395 * 86_400_000
+
+
+# -- work of an account that left the settings --
+
+EAST = "visit:east/standard-1"
+
+
+async def hold_in_east(world: World) -> str:
+    """A visit of an account with no token, held for the rate of calls; the id of its delivery."""
+    delivery = Delivery("standard", "standard", (), b"east", datetime.now(UTC))
+    meta = Meta("standard", "standard", 1_790_000_000_000)
+    written = await world.ledger.accept(delivery, meta, [booked()], "east", repeat_key=None)
+    hold = await world.ledger.begin(EAST, "east", True)
+    assert isinstance(hold, Hold)
+    await world.ledger.release(hold, Outcome(state="held", attempt=None, reason="rate"), "east")
+    return written.delivery
+
+
+def told(world: World, *command: str) -> list[Any]:
+    """What the command line prints, by lines."""
+    ran = world.rig.doorbell(*command, "--json")
+    return [json.loads(line) for line in ran.stdout.splitlines()]
+
+
+async def test_what_is_held_is_seen_also_when_its_account_left_the_settings(world: World) -> None:
+    delivery = await hold_in_east(world)
+
+    assert [1] == [one["states"]["held"] for one in told(world, "overview")]
+    assert [delivery] == [row["delivery"] for row in told(world, "deliveries", "--state", "held")]
+    assert [("standard-1", "east", "held")] == [
+        (row["visit"], row["account"], row["state"]) for row in told(world, "visit", "standard-1")
+    ]
+    assert 0 < (await due(world.redis, ["main"])).ages_s["held"]
+    exposition = await metrics.exposition(world.ledger, world.context.settings)
+    assert f'{signals.JOBS}{{state="held"}} 1' in exposition.splitlines()
+
+
+async def test_what_was_held_for_an_account_that_has_no_token_any_more_is_parked_for_that(world: World) -> None:
+    await hold_in_east(world)
+
+    await _open_gates(world.context)
+    await world.run()
+
+    member = await world.ledger.member(EAST)
+    assert ("parked", "token_missing") == (member.state, member.reason)
+    assert ["token_missing"] == [row["reason"] for row in told(world, "failures")]
+    assert [("standard-1", "parked")] == [(row["visit"], row["state"]) for row in told(world, "visit", "standard-1")]
