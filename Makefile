@@ -1,6 +1,6 @@
 # Everything that a newcomer, CI or a release needs; `make` alone lists it.
 .DEFAULT_GOAL := help
-.PHONY: help demo test browser soak check bench pin clean
+.PHONY: help demo test browser soak fuzz mutants check bench pin clean
 
 # Found outside this folder, so that a version manager that reads .python-version cannot say no.
 # First one with the security fixes that `doorbell doctor` asks for; else any that Doorbell runs on.
@@ -32,6 +32,14 @@ soak: .venv/dev    ## The long run: 10,000 histories of every source, a thousand
 	$(BIN)/python -m tests.histories
 	$(BIN)/python -m tests.crash
 
+fuzz: .venv/deep   ## An hour each: bodies, translations and the HTTP protocol, guided by coverage
+	for target in body translate http; do $(BIN)/python -m tests.fuzz $$target $(SECONDS_EACH) || exit 1; done
+SECONDS_EACH := 3600
+
+mutants: .venv/deep ## Change signatures, bodies, merge and retry line by line: which change does no test notice?
+	$(BIN)/mutmut run
+	$(BIN)/mutmut results
+
 check: .venv/dev   ## Lint and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -44,10 +52,11 @@ pin: .venv/dev     ## Write both lists of requirements anew, with hashes
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile $(PIN) pyproject.toml -o requirements.txt
 	$(BIN)/uv pip compile $(PIN) --group dev pyproject.toml -c requirements.txt -o tests/requirements.txt
+	$(BIN)/uv pip compile $(PIN) --group deep -c tests/requirements.txt -o tests/fuzz/requirements.txt
 PIN := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
 
 clean:          ## Take away what make made
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build mutants *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .venv/made:
 	@[ -n "$(PYTHON)" ] || { echo "Doorbell needs Python 3.11 or newer; none was found." >&2; exit 1; }
@@ -65,4 +74,8 @@ clean:          ## Take away what make made
 .venv/dev: .venv/run tests/requirements.txt
 	@echo "installing what tests and checks, into .venv …"
 	@$(INSTALL) -r tests/requirements.txt
+	@touch $@
+
+.venv/deep: .venv/dev tests/fuzz/requirements.txt
+	@$(INSTALL) -r tests/fuzz/requirements.txt
 	@touch $@

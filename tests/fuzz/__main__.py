@@ -1,0 +1,30 @@
+"""`python -m tests.fuzz TARGET [SECONDS]`: fuzz one target with atheris, for an hour by default. Where a rule is broken, it
+ends with an error and keeps the input in tests/fuzz/corpus/TARGET."""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import atheris  # type: ignore[import-not-found, unused-ignore]
+
+LIMITS = ["-max_len=4096", "-timeout=20", "-rss_limit_mb=2048"]
+CORPUS = Path(__file__).parent / "corpus"
+
+
+def main(target: str, seconds: str = "3600") -> None:
+    with atheris.instrument_imports(include=["app"]):
+        from app.sources import load
+        from tests.fuzz.targets import TARGETS, seeds
+
+        load()  # here, so that the sources are instrumented too
+    kept = CORPUS / target
+    kept.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as work:
+        for number, seed in enumerate(seeds(target)):
+            (Path(work) / f"seed-{number}").write_bytes(seed)
+        options = [f"-artifact_prefix={kept}/", f"-max_total_time={seconds}", *LIMITS, "-print_final_stats=1"]
+        atheris.Setup([sys.argv[0], work, str(kept), *options], TARGETS[target])
+        atheris.Fuzz()
+
+
+main(*sys.argv[1:])

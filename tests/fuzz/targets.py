@@ -1,0 +1,330 @@
+"""What is fuzzed, as functions of bytes: each raises where a rule is broken. They need no fuzzer, so tests can call them."""
+
+import asyncio
+import copy
+import itertools
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any, get_args
+from urllib.parse import urlencode
+from zoneinfo import ZoneInfo
+
+import orjson
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+from app.delivery import Delivery, Event, Form, Unreadable, parse_body
+from app.protocol import Bounded
+from app.reading import Json, Untranslatable
+from app.sources import Ignored, Tool, load, specimens
+from app.visits.merge import Said, fold, wanted
+from app.visits.words import VisitChange, encode_change, is_external_id
+
+NOW = datetime(2026, 10, 1, 12, tzinfo=UTC)
+ZONE = ZoneInfo("America/New_York")
+FORMS: tuple[Form, ...] = get_args(Form)
+
+
+# -- bodies --
+
+
+def body(data: bytes) -> None:
+    """A body is JSON of plain values, or Unreadable; every reader of a value gives one or raises Untranslatable."""
+    form = FORMS[data[0] % len(FORMS)] if data else "json"
+    delivery = Delivery("hook", "standard", (), data[1:], NOW)
+    try:
+        read = parse_body(delivery, form)
+    except Unreadable:
+        return
+    for found in itertools.islice(_nodes(read, 8), 200):
+        for reader in READERS:
+            with suppress(Untranslatable):
+                reader(found)
+
+
+READERS: tuple[Callable[[Json], Any], ...] = (
+    Json.text,
+    Json.flag,
+    Json.whole,
+    Json.unix,
+    Json.unix_ms,
+    Json.amount,
+    Json.unwrapped,
+    Json.needed_text,
+    Json.moment,
+    lambda found: found.moment(ZONE),
+    lambda found: found.needed_moment(ZONE),
+    lambda found: found.at("a", "b").text(),
+)
+
+
+def _nodes(found: Json, depth: int) -> Iterator[Json]:
+    yield found
+    if depth and isinstance(found.value, dict):
+        for name in found.value:
+            yield from _nodes(found.at(name), depth - 1)
+    elif depth and isinstance(found.value, list):
+        for item in found:
+            yield from _nodes(item, depth - 1)
+
+
+# -- translation --
+
+
+def translate(data: bytes) -> None:
+    """A specimen with some values changed is translated, ignored, or Untranslatable; a change can be stored and read."""
+    choices = Choices(data)
+    tool = choices.one_of(_tools())
+    recorded = choices.one_of(specimens(tool.name)["deliveries"])
+    raw = _changed_body(choices, recorded["body"])
+    headers = {name: choices.text() if choices.rarely() else value for name, value in recorded["headers"].items()}
+    kept = {name: headers[name] for name in headers if name in tool.source.headers}
+    try:
+        read = parse_body(Delivery(tool.name, tool.name, (), raw, NOW), tool.source.form)
+    except Unreadable:
+        return
+    event = Event(tool.name, read, NOW, kept, zone=ZONE)
+    try:
+        for seen in _with_records(choices, tool, event, recorded.get("records", {})):
+            _check(tool, tool.translate(seen))
+        if tool.source.repeat_key:
+            tool.source.repeat_key(event)
+        if tool.source.tenant:
+            tool.source.tenant(event)
+    except Untranslatable as error:
+        if len(str(error)) > LONGEST_REASON:
+            raise
+
+
+#: Reasons are shown in lists.
+LONGEST_REASON = 1_000
+
+
+@cache
+def _tools() -> list[Tool]:
+    return list(load().values())
+
+
+def _changed_body(choices: "Choices", recorded: Any) -> bytes:
+    if isinstance(recorded, str) and not recorded.lstrip().startswith(("{", "[")):
+        if "=" not in recorded or choices.rarely():
+            return choices.mangled(recorded.encode())
+        pairs = dict(pair.partition("=")[::2] for pair in recorded.split("&"))
+        return urlencode(
+            {name: choices.text() if choices.rarely() else value for name, value in pairs.items()}
+        ).encode()
+    value = orjson.loads(recorded) if isinstance(recorded, str) else copy.deepcopy(recorded)
+    return orjson.dumps(choices.mutated(value))
+
+
+def _with_records(choices: "Choices", tool: Tool, event: Event, records: dict[str, Any]) -> Iterator[Event]:
+    gets = tool.fetch(event) if tool.fetch else []
+    if not gets:
+        yield event
+    for get in gets[:5]:
+        if choices.rarely():
+            yield event.with_record(None, NOW, {}, get.path)
+            continue
+        record = choices.mutated(copy.deepcopy(choices.one_of(list(records.values())))) if records else {}
+        others = get.then(Json(record, "record"))
+        beside = {
+            name: choices.mutated(copy.deepcopy(choices.one_of(list(records.values())))) for name in others if records
+        }
+        yield event.with_record(record, NOW, beside, get.path)
+
+
+def _check(tool: Tool, meant: list[VisitChange] | Ignored) -> None:
+    if isinstance(meant, Ignored):
+        assert isinstance(meant.why, str)
+        return
+    said = []
+    for n, change in enumerate(meant):
+        assert is_external_id(change.external_id(tool.name)), change.external_id(tool.name)
+        assert -(2**63) <= change.order < 2**63
+        said.append(Said.read(f"d.{n}", encode_change(change)))
+    wanted(fold(said))
+
+
+class Choices:
+    """Decisions made from bytes: 0 where they are used up, so that short inputs are small changes."""
+
+    def __init__(self, data: bytes) -> None:
+        self._left = memoryview(data)
+
+    def byte(self) -> int:
+        taken, self._left = self._left[:1], self._left[1:]
+        return taken[0] if taken else 0
+
+    def one_of(self, items: list[Any]) -> Any:
+        return items[(self.byte() + (self.byte() << 8 if len(items) > 256 else 0)) % len(items)]
+
+    def rarely(self) -> bool:
+        return self.byte() > 240
+
+    def text(self) -> str:
+        taken, self._left = bytes(self._left[:16]), self._left[16:]
+        return taken.decode("utf-8", "replace")
+
+    def mangled(self, raw: bytes) -> bytes:
+        for _ in range(self.byte() % 4):
+            at = self.byte() * 7 % (len(raw) + 1)
+            raw = raw[:at] + bytes([self.byte()]) + raw[at + self.byte() % 2 :]
+        return raw
+
+    def mutated(self, value: Any) -> Any:
+        """Up to eight places of it changed."""
+        holder = {"": value}
+        for _ in range(self.byte() % 9):
+            inside: Any = holder
+            key: Any = ""
+            while isinstance(inside[key], dict | list) and inside[key] and self.byte() % 5:
+                inside = inside[key]
+                key = self.one_of(list(inside)) if isinstance(inside, dict) else self.byte() % len(inside)
+            self._change(holder, inside, key)
+        return holder[""]
+
+    def _change(self, holder: dict[str, Any], inside: Any, key: Any) -> None:
+        match self.byte() % 6:
+            case 0 if inside is not holder and isinstance(inside, dict):
+                del inside[key]
+            case 1:
+                inside[key] = [inside[key]]
+            case 2 if isinstance(inside, list):
+                inside.append(copy.deepcopy(inside[key]))
+            case 3:
+                inside[key] = self.text()
+            case _:
+                inside[key] = copy.deepcopy(self.one_of(ODD_VALUES))
+
+
+ODD_VALUES: list[Any] = [
+    *(None, True, False, [], {}, [None], [[]], [{}], {"": None}, {"a": {"b": "c"}}),
+    *(0, -1, 1, 2**31, 2**53 + 1, 2**63 - 1, -(2**63), 2**64 - 1, 0.1, -0.0, 1e22, 1e308),
+    *("", " ", "0", "-1", "1e400", "NaN", "Infinity", "-0.004", "1,234.50", "1.234,50", "$12", "\u0969\u0969"),
+    *("0001-01-01T00:00:00Z", "9999-12-31T23:59:59-23:59", "0000-00-00 00:00:00", "2026-02-30T10:00:00Z", "24:00"),
+    *("2026-10-01T10:00:00", "2026-10-01", "20261001T100000Z", "1790000000", "99999999999999999999"),
+    *("ada@example.com", "@", "ADA@EXAMPLE.COM ", "a" * 400, "\x00", "\u202e", "\u00e9", "../..", "a/b?c#d", "'\""),
+]
+
+
+# -- HTTP --
+
+
+def http(data: bytes) -> None:
+    """Whatever is sent, in whatever pieces, no exception leaves the protocol, and no task hangs."""
+    asyncio.run(_talk(data))
+
+
+async def _talk(data: bytes) -> None:
+    served: list[dict[str, Any]] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert isinstance(scope["raw_path"], bytes)
+        assert all(name == name.lower() for name, _ in scope["headers"])
+        served.append(scope)
+        size = 0
+        while (message := await receive())["type"] == "http.request":
+            size += len(message.get("body", b""))
+            if not message.get("more_body"):
+                break
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    config = Config(app, http=Bounded, proxy_headers=False, log_config=None, access_log=False)
+    config.load()
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # it tells of every malformed request
+    failed: list[BaseException] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: failed.append(context.get("exception") or RuntimeError(str(context))))
+    protocol = Bounded(config=config, server_state=ServerState(), app_state={}, _loop=loop)
+    transport = Transport(protocol)
+    protocol.connection_made(transport)
+    for piece in _pieces(data):
+        if transport.is_closing():
+            break
+        protocol.data_received(piece)
+        await asyncio.sleep(0)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    protocol.connection_lost(None)
+    for task in [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]:
+        await asyncio.wait_for(task, 5)
+    await asyncio.sleep(0)
+    if failed:
+        raise failed[0]
+
+
+def _pieces(data: bytes) -> Iterator[bytes]:
+    """The first byte says how long the pieces are: 0 for all at once."""
+    size, rest = (data[0] if data else 0), data[1:]
+    if not size:
+        yield rest
+        return
+    for at in range(0, len(rest), size):
+        yield rest[at : at + size]
+
+
+class Transport(asyncio.Transport):
+    """Takes what is written, and forgets it."""
+
+    def __init__(self, protocol: Any) -> None:
+        super().__init__({"peername": ("127.0.0.1", 1), "sockname": ("127.0.0.1", 2)})
+        self._closing, self._protocol = False, protocol
+
+    def write(self, data: Any) -> None:
+        assert not isinstance(data, str)
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+    def close(self) -> None:
+        self._closing = True
+
+    def abort(self) -> None:
+        self._closing = True
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
+
+    def get_protocol(self) -> Any:
+        return self._protocol
+
+    def set_protocol(self, protocol: Any) -> None: ...
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {"body": body, "translate": translate, "http": http}
+
+
+# -- where a fuzzer starts --
+
+REQUESTS = [
+    b"POST /hooks/standard HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n{}",
+    b"POST /hooks/standard HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nx: y\r\n\r\n",
+    b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\nGET /readyz HTTP/1.0\r\n\r\n",
+    b"POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 1\r\nconnection: close\r\n\r\nx",
+    b"POST / HTTP/1.1\r\nhost: a\r\nupgrade: h2c\r\nconnection: upgrade\r\ncontent-length: 1\r\n\r\nx",
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+]
+
+
+def seeds(target: str) -> Iterator[bytes]:
+    if target == "http":
+        yield from (bytes([size]) + request for size in (0, 1, 7) for request in REQUESTS)
+        return
+    for number, tool in enumerate(_tools()):
+        for n, recorded in enumerate(specimens(tool.name)["deliveries"]):
+            if target == "translate":
+                yield bytes([number, n])
+                yield bytes([number, n, 0, 3, 1, 2, 3, 4, 5, 6, 7, 8, 9])
+            else:
+                raw = recorded["body"] if isinstance(recorded["body"], str) else orjson.dumps(recorded["body"]).decode()
+                yield bytes([FORMS.index(tool.source.form)]) + raw.encode()
