@@ -165,15 +165,22 @@ def by_visit(changes: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What a delivery says of each visit, where it says several things: the later over the earlier."""
     together: dict[str, dict[str, Any]] = {}
     for change in sorted(changes, key=lambda change: change.get("order", 0)):
-        together.setdefault(change.get("named") or change["visit_id"], {}).update(change)
+        known = together.setdefault(change.get("named") or change["visit_id"], {})
+        is_bound = change.get("only_for_contact") and "contact" in known
+        known.update({name: value for name, value in change.items() if not (is_bound and name in BINDING)})
     return list(together.values())
+
+
+#: What says only whose the rest of a change is.
+BINDING = ("contact", "only_for_contact")
 
 
 def stands(change: Mapping[str, Any]) -> bool:
     """Is a visit to be made of this alone?"""
     is_off = change.get("date_cancelled") or change.get("no_show") or change.get("opted_out")
     has_date = change.get("time_scheduled") or change.get("time_completed")
-    return bool(has_date and not is_off and change.get("contact", {}).keys() & {"id", "email"})
+    is_somebodys = not change.get("only_for_contact") and change.get("contact", {}).keys() & {"id", "email"}
+    return bool(has_date and not is_off and is_somebodys)
 
 
 @every_source

@@ -1,4 +1,4 @@
-"""Cal.com: bookings, their payments and no-shows, and the end of a meeting.
+"""Cal.com: bookings, their seats, payments and no-shows, and the end of a meeting.
 
 From https://cal.com/docs/developing/guides/automation/webhooks and Cal.com's own code (packages/features: webhooks,
 bookings, ee/payments, handleMarkNoShow). `uid` names a booking; a reschedule is one event with a new `uid` and the old
@@ -7,22 +7,41 @@ saved when the meeting was booked, without a `payload` around it, so its `create
 `noShow`, `paid` and `status` are as old. It comes at `endTime`, also when nobody came to the meeting.
 
 Where the host confirms bookings, BOOKING_REQUESTED comes first and BOOKING_CREATED once it is confirmed: a request is
-no visit yet. But a request to move an agreed booking (`rescheduleUid`) ends that one at once: Cal.com cancels it there,
-without a BOOKING_CANCELLED. So the visit goes on under the new `uid`, held back like a cancelled one, since nobody
-will come at the old time; BOOKING_CREATED of the new `uid`, which has no link of its own, restores it. "Request
-reschedule" by the host is a cancel as well: no new time is known.
+no visit yet. But a request to move an agreed booking ends that one at once: Cal.com cancels it there, without a
+BOOKING_CANCELLED. So the visit goes on under the new `uid`, held back like a cancelled one, since nobody will come at
+the old time; BOOKING_CREATED of the new `uid` restores it. "Request reschedule" by the host is a cancel as well: no new
+time is known.
+
+Since Cal.com builds its webhooks from the database (WebhookTaskConsumer), neither BOOKING_REQUESTED nor the
+BOOKING_CREATED after it has `rescheduleUid`. That it is a move shows in `iCalSequence`, which is 0 for a new booking and
+rises with a move, or in the reason on the form (`responses.rescheduleReason`). `iCalUID` stays the same through moves and
+is `<first uid>@Cal.com`, unless a connected calendar replaced it. Where the old booking cannot be told that way, the
+delivery is parked, because the visit at the old time must be cancelled by hand.
+
+A series that is cancelled at once is one BOOKING_CANCELLED, with the `uid` of one booking and `recurringEvent`. The others
+are not named, so the delivery is parked; its own booking is cancelled all the same. WebhookTaskConsumer sends
+`recurringEvent` with every cancel in a series, so a single one is parked too.
+
+Seats (`seatsPerTimeSlot` above 1): several people share one `uid`, and each is a visit, named by the `uid` and a digest of
+the address, which alone is in every kind of event. A seat's cancel lists its holder, a cancel by the host everybody. In a
+move everybody who is listed moves, unless `rescheduledBy` is one of them. Nobody's cancel is taken back by an event that
+merely lists them. MEETING_ENDED and BOOKING_NO_SHOW_UPDATED need not say that a booking has seats: so the booking itself
+is kept from being a visit by the events that do, and a no-show counts for the visit, of the booking or of the seat, that
+belongs to the named address. That also leaves a guest's no-show without effect.
 """
 
-from collections.abc import Iterable
-from dataclasses import replace
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
+from typing import Any
 
 from app.delivery import Event
-from app.reading import THOUSANDTHS, Json, smallest_units
+from app.reading import THOUSANDTHS, Json, Untranslatable, smallest_units
 from app.signatures import CHOSEN_KEY, Hmac
-from app.sources import Ignored, Source
-from app.visits.words import UNSAID, Contact, Unsaid, VisitChange, microseconds
+from app.sources import Ignored, PartlyTranslatable, Source
+from app.visits.words import UNSAID, Contact, Unsaid, VisitChange, attendee_visit_id, microseconds
 
 SETUP = """
 1. Make up a secret (32 random characters or more) and set it as HOOKS__CALCOM__SECRETS.
@@ -34,8 +53,12 @@ SETUP = """
 
 Cal.com hardly ever sends a delivery again: what is missed while we are away is lost. A meeting counts as completed at
 its planned end, unless the attendee is marked as a no-show. A card that is only held is no money collected, and refunds
-are not reported. An event type with seats has one booking for everybody in it, of whom we see one, and who cancels
-cancels for all: give such event types no webhook.
+are not reported. Of an event type with seats every attendee is a visit; one without an e-mail address gets no request.
+
+Some deliveries need an operator, since Cal.com does not tell enough: a move that the host has to confirm, where the old
+booking is not named (cancel the old visit by hand); a cancelled booking of a series, because all that remain may have been
+cancelled with it (cancel their visits too, if so); and a payment for one of several seats. A request to move that gives no
+reason and no `iCalSequence` cannot be told from a new one.
 """
 
 SOURCE = Source(
@@ -47,9 +70,37 @@ SOURCE = Source(
     event=("triggerEvent",),
 )
 
+NO_OLD_BOOKING = (
+    "a booking was moved, and the old one is not named: the visit at the old time must be cancelled by hand"
+)
+A_SERIES = "a booking of a series was cancelled, and all that remain may be too: they are not named"
+A_SEAT_PAID = "a payment for one of several seats, and for which is not told"
+NOBODY = "an attendee has neither an e-mail address nor a phone number to be told by"
+
 
 def translate(event: Event) -> list[VisitChange] | Ignored:
-    kind, booking = event.data.at("triggerEvent").needed_text(), event.data.at("payload")
+    kind = event.data.at("triggerEvent").needed_text()
+    booking = event.data if kind == "MEETING_ENDED" and not event.data.at("payload") else event.data.at("payload")
+    meaning = _seats(event, kind, booking) if _has_seats(booking) else _booking(event, kind, booking)
+    if isinstance(meaning, Ignored):
+        return meaning
+    missing = _missing(kind, booking)
+    if missing:
+        raise PartlyTranslatable(missing, meaning)
+    return meaning
+
+
+def _missing(kind: str, booking: Json) -> str | None:
+    """What an operator has to see to, beside what the event says."""
+    if kind == "BOOKING_RESCHEDULED" or (kind in ("BOOKING_REQUESTED", "BOOKING_CREATED") and _is_moved(booking)):
+        return None if _old_uid(booking) else NO_OLD_BOOKING
+    if kind == "BOOKING_CANCELLED" and _is_of_series(booking):
+        return A_SERIES
+    tells_apart = kind == "BOOKING_NO_SHOW_UPDATED" or _has_seats(booking)
+    return NOBODY if tells_apart and _is_nameless(booking) else None
+
+
+def _booking(event: Event, kind: str, booking: Json) -> list[VisitChange] | Ignored:
     match kind:
         case "BOOKING_CREATED":
             return [replace(_known(event), action="create", date_cancelled=None, no_show=None)]
@@ -58,7 +109,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
             return [replace(_known(event), action="create", time_completed=None, date_cancelled=None, no_show=None)]
         case "BOOKING_CANCELLED" | "BOOKING_REJECTED":
             return [replace(_known(event), action="cancel", date_cancelled=_happened_at(event))]
-        case "BOOKING_REQUESTED" if _continues(booking):
+        case "BOOKING_REQUESTED" if _is_moved(booking):
             asked_at = _happened_at(event)
             return [replace(_bare(event), action="cancel", time_completed=None, date_cancelled=asked_at)]
         case "BOOKING_PAID":
@@ -66,9 +117,9 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
             change = _bare(event) if booking.at("status").text() == "PENDING" else _known(event)
             return [replace(change, amount_collected=_paid(booking))]
         case "BOOKING_NO_SHOW_UPDATED":
-            return _no_show(event, booking)
+            return _marks(event, booking)
         case "MEETING_ENDED":
-            return _ended(booking or event.data)
+            return _ended(booking)
     return Ignored(kind)
 
 
@@ -110,30 +161,258 @@ def _ended(booking: Json) -> list[VisitChange]:
     return [booked, ended]
 
 
-def _no_show(event: Event, booking: Json) -> list[VisitChange] | Ignored:
-    """Only the attendees whose mark changed are named. Guests look like the customer there, so any of them counts."""
-    marks = [attendee.at("noShow").flag() for attendee in booking.at("attendees")]
-    if True not in marks and False not in marks:
-        return Ignored("BOOKING_NO_SHOW_UPDATED: no attendee")
-    missed_at = _happened_at(event)
-    return [
-        VisitChange(
-            action="update",
-            visit_id=booking.at("bookingUid").needed_text(),
-            order=microseconds(missed_at),
-            no_show=missed_at if True in marks else None,
-        )
-    ]
-
-
 def _happened_at(event: Event) -> datetime:
     return event.data.at("createdAt").needed_moment()
 
 
+# -- moves and series --
+
+
 def _continues(booking: Json) -> str | None:
-    """MEETING_ENDED calls it `fromReschedule`. With seats, a booking may come from itself."""
-    old = booking.at("rescheduleUid").text() or booking.at("fromReschedule").text()
+    """With seats, a booking may come from itself."""
+    old = _old_uid(booking)
     return None if old == booking.at("uid").text() else old
+
+
+def _old_uid(booking: Json) -> str | None:
+    """The booking that this one was moved from, or one that came before that. MEETING_ENDED calls it `fromReschedule`."""
+    named = (booking.at(name).text() for name in ("rescheduleUid", "fromReschedule", "rootBookingUid"))
+    return next(filter(None, named), None) or _first_uid(booking)
+
+
+def _first_uid(booking: Json) -> str | None:
+    """The `uid` before any move, where `iCalUID` still tells it. Seats share a calendar event, so theirs does not."""
+    found = _OF_CALCOM.fullmatch(str(booking.at("iCalUID").value or ""))
+    if not found or not _was_moved_before(booking) or _has_seats(booking):
+        return None
+    return None if found[1] == booking.at("uid").text() else found[1]
+
+
+_OF_CALCOM = re.compile(r"([A-Za-z0-9-]+)@cal\.com", re.IGNORECASE)
+
+
+def _is_moved(booking: Json) -> bool:
+    return bool(_continues(booking) or _response(booking, "rescheduleReason") or _was_moved_before(booking))
+
+
+def _was_moved_before(booking: Json) -> bool:
+    sequence = booking.at("iCalSequence").value
+    return isinstance(sequence, int) and sequence > 0
+
+
+def _is_of_series(booking: Json) -> bool:
+    """May others have been cancelled with it?"""
+    together = [booking.at(name).flag() for name in ("allRemainingBookings", "cancelSubsequentBookings")]
+    return True in together or bool(booking.at("recurringEvent").value and False not in together)
+
+
+# -- seats --
+
+
+def _has_seats(booking: Json) -> bool:
+    """`seatsPerTimeSlot`, or else what only a booking with seats has."""
+    for place in (booking, booking.at("eventType")):
+        if (seats := place.at("seatsPerTimeSlot").whole()) is not None:
+            return seats > 1
+    held = [booking.at("attendeeSeatId").value, booking.at("seatsReferences").value]
+    return any(held) or any(attendee.at("bookingSeat").value for attendee in booking.at("attendees"))
+
+
+def _seats(event: Event, kind: str, booking: Json) -> list[VisitChange] | Ignored:
+    match kind:
+        case "BOOKING_CREATED":
+            return [*_taken(event, booking), _no_visit(event, booking)]
+        case "BOOKING_RESCHEDULED":
+            return [*_moved(event, booking), _no_visit(event, booking)]
+        case "BOOKING_CANCELLED" | "BOOKING_REJECTED":
+            happened_at = _happened_at(event)
+            return [
+                replace(seat.said(event), action="cancel", date_cancelled=happened_at) for seat in _holders(booking)
+            ]
+        case "BOOKING_REQUESTED" if _is_moved(booking):
+            asked_at, old = _happened_at(event), _continues(booking)
+            return [
+                replace(
+                    seat.bare(event),
+                    action="cancel",
+                    continues=seat.of(old),
+                    time_completed=None,
+                    date_cancelled=asked_at,
+                )
+                for seat in _holders(booking)
+            ]
+        case "BOOKING_PAID":
+            return _seat_paid(event, booking)
+        case "BOOKING_NO_SHOW_UPDATED":
+            return _marks(event, booking, has_seats=True)
+        case "MEETING_ENDED":
+            return [change for seat in _holders(booking) for change in seat.ended()]
+    return Ignored(kind)
+
+
+def _taken(event: Event, booking: Json) -> Iterator[VisitChange]:
+    """Whoever took a seat, and who holds one already."""
+    seats = _holders(booking)
+    seat_id, booker = booking.at("attendeeSeatId").text(), _lower(_response(booking, "email"))
+    for seat in seats:
+        # Older versions name the seat, and the booker, of whoever came first: the new one is the last in the list.
+        is_new = seat is seats[-1] or seat.address == booker or (seat_id and seat.id == seat_id)
+        said = seat.said(event)
+        yield replace(said, action="create", date_cancelled=None, no_show=None) if is_new else said
+
+
+def _moved(event: Event, booking: Json) -> Iterator[VisitChange]:
+    old, seats = _continues(booking), _holders(booking)
+    mover = _lower(booking.at("rescheduledBy").text())
+    by_one = mover in [seat.address for seat in seats]
+    for seat in seats:
+        said = seat.said(event)
+        if not old and _old_uid(booking):  # by the host, all at once, and the booking keeps its uid
+            yield replace(said, time_completed=None, no_show=None)
+        elif by_one and seat.address != mover:
+            yield said
+        else:
+            moved = replace(said, action="create", continues=seat.of(old), time_completed=None)
+            yield replace(moved, date_cancelled=None, no_show=None)
+
+
+def _no_visit(event: Event, booking: Json) -> VisitChange:
+    """The booking itself, which some events do not tell from one without seats."""
+    happened_at = _happened_at(event)
+    uid = booking.at("uid").needed_text()
+    return VisitChange(action="cancel", visit_id=uid, order=microseconds(happened_at), date_cancelled=happened_at)
+
+
+def _seat_paid(event: Event, booking: Json) -> list[VisitChange]:
+    seats = _holders(booking)
+    if len(seats) > 1:
+        raise Untranslatable(A_SEAT_PAID)
+    is_pending = booking.at("status").text() == "PENDING"
+    said = seats[0].bare(event) if is_pending else seats[0].said(event)
+    return [replace(said, amount_collected=_paid(booking))]
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """Somebody's place in a booking. address: in small letters; Cal.com makes one up for a phone number."""
+
+    booking: Json
+    attendee: Json
+    address: str
+
+    @property
+    def id(self) -> str | None:
+        return self.attendee.at("bookingSeat", "referenceUid").text()
+
+    def of(self, uid: str | None) -> str | None:
+        """Its visit's id in that booking."""
+        return attendee_visit_id(uid, self.address) if uid else None
+
+    def bare(self, event: Event) -> VisitChange:
+        visit_id = attendee_visit_id(self.booking.at("uid").needed_text(), self.address)
+        return VisitChange(action="update", visit_id=visit_id, order=microseconds(_happened_at(event)))
+
+    def said(self, event: Event) -> VisitChange:
+        start = self.booking.at("startTime").needed_moment()
+        return replace(self.bare(event), contact=self.contact(), time_scheduled=start)
+
+    def contact(self) -> Contact:
+        is_booker = self.address == _lower(_response(self.booking, "email"))
+        phone = _response(self.booking, "attendeePhoneNumber") if is_booker else None
+        return _person(self.attendee, self.attendee.at("email").text(), phone)
+
+    def ended(self) -> list[VisitChange]:
+        """That its time is over, and who held it. A host among the attendees holds no seat: it belongs to nobody then."""
+        visit_id, ended_at = self.of(self.booking.at("uid").needed_text()), self.booking.at("endTime").needed_moment()
+        missed = self.attendee.at("noShow").flag()
+        over = VisitChange(
+            action="update",
+            visit_id=str(visit_id),
+            order=microseconds(ended_at),
+            time_completed=UNSAID if missed else ended_at,
+            no_show=ended_at if missed else UNSAID,
+            **_only_for(self.address),
+        )
+        if not self._is_surely_held:
+            return [over]
+        booked = VisitChange(
+            action="update",
+            visit_id=str(visit_id),
+            order=microseconds(self.booking.at("createdAt").moment() or ended_at),
+            contact=self.contact(),
+            time_scheduled=self.booking.at("startTime").moment() or UNSAID,
+        )
+        return [booked, over]
+
+    @property
+    def _is_surely_held(self) -> bool:
+        kind = self.booking.at("eventType")
+        return bool(self.attendee.at("bookingSeat").value or (kind.value and not kind.at("team").value))
+
+
+def _holders(booking: Json) -> list[Seat]:
+    """Each address once. Raises Untranslatable if there is nobody."""
+    attendees = {address: attendee for attendee in _guests(booking) if (address := _address(attendee))}
+    if not attendees:
+        raise booking.at("attendees").surprise("somebody who holds a seat")
+    return [Seat(booking, attendee, address) for address, attendee in attendees.items()]
+
+
+def _guests(booking: Json) -> list[Json]:
+    """Without the hosts of a team, who are attendees too."""
+    attendees = list(booking.at("attendees"))
+    if seated := [attendee for attendee in attendees if attendee.at("bookingSeat").value]:
+        return seated
+    hosts = [booking.at("organizer", "email"), booking.at("user", "email"), booking.at("userPrimaryEmail")]
+    hosts += [member.at("email") for member in booking.at("team", "members")]
+    theirs = {_lower(host.text()) for host in hosts} - {""}
+    return [attendee for attendee in attendees if _lower(attendee.at("email").text()) not in theirs]
+
+
+def _address(attendee: Json) -> str | None:
+    email, phone = _lower(attendee.at("email").text()), attendee.at("phoneNumber").text() or ""
+    digits = "".join(filter(str.isdecimal, phone))
+    return email if "@" in email else f"{digits}{MADE_UP}" if digits else None
+
+
+#: `15550100001@sms.cal.com` is made up for somebody who left a phone number only (contructEmailFromPhoneNumber).
+MADE_UP = "@sms.cal.com"
+
+
+# -- no-shows --
+
+
+def _marks(event: Event, booking: Json, has_seats: bool = False) -> list[VisitChange] | Ignored:
+    """Only the attendees whose mark changed are named: the customer, guests, or holders of seats."""
+    uid, missed_at = booking.at("bookingUid").needed_text(), _happened_at(event)
+    changes = []
+    for attendee in booking.at("attendees"):
+        is_missing, address = attendee.at("noShow").flag(), _address(attendee)
+        if is_missing is None or not address:
+            continue
+        mark = VisitChange(
+            action="update",
+            visit_id=attendee_visit_id(uid, address),
+            order=microseconds(missed_at),
+            no_show=missed_at if is_missing else None,
+            **_only_for(address),
+        )
+        changes += [mark] if has_seats else [replace(mark, visit_id=uid), mark]
+    if not changes and not _is_nameless(booking):
+        return Ignored("BOOKING_NO_SHOW_UPDATED: no attendee")
+    return changes
+
+
+def _only_for(address: str) -> dict[str, Any]:
+    """For the visit of whoever has this address. One that is made up is no guest's, and in no contact."""
+    return {} if address.endswith(MADE_UP) else {"contact": Contact(email=address), "only_for_contact": True}
+
+
+def _is_nameless(booking: Json) -> bool:
+    return any(not _address(attendee) for attendee in _guests(booking))
+
+
+# -- money --
 
 
 def _paid(booking: Json) -> Decimal | Unsaid:
@@ -160,6 +439,9 @@ def _money(amount: Json, beside: Json) -> Decimal:
     return amount.amount(smallest_units(beside.at("currency").text(), but=THOUSANDTHS)) or Decimal()
 
 
+# -- people --
+
+
 def _customer(booking: Json) -> Json:
     """The attendee who booked: guests are attendees too, and in MEETING_ENDED the hosts of a team."""
     attendees, booker = list(booking.at("attendees")), _response(booking, "email")
@@ -170,7 +452,7 @@ def _customer(booking: Json) -> Json:
 
 
 def _lower(text: str | None) -> str:
-    return (text or "").lower()
+    return (text or "").strip().lower()
 
 
 def _response(booking: Json, name: str) -> str | None:
@@ -181,17 +463,22 @@ def _response(booking: Json, name: str) -> str | None:
 
 def _contact(booking: Json) -> Contact:
     customer = _customer(booking)
-    email = customer.at("email").text() or _response(booking, "email")
-    first, last = customer.at("firstName").text(), customer.at("lastName").text()
+    phone = (
+        _response(booking, "attendeePhoneNumber")
+        or booking.at("smsReminderNumber").text()
+        or _response(booking, "smsReminderNumber")
+    )
+    return _person(customer, customer.at("email").text() or _response(booking, "email"), phone)
+
+
+def _person(attendee: Json, email: str | None, phone: str | None) -> Contact:
+    """phone: where the attendee has none."""
+    first, last = attendee.at("firstName").text(), attendee.at("lastName").text()
     if not (first or last):
-        first, last = [*(customer.at("name").text() or "").rsplit(maxsplit=1), None, None][:2]
+        first, last = [*(attendee.at("name").text() or "").rsplit(maxsplit=1), None, None][:2]
     return Contact(
-        # `15550100001@sms.cal.com` is made up for somebody who left a phone number only (contructEmailFromPhoneNumber).
-        email=None if _lower(email).endswith("@sms.cal.com") else email,
+        email=None if _lower(email).endswith(MADE_UP) else email,
         first_name=first,
         last_name=last,
-        phone=customer.at("phoneNumber").text()
-        or _response(booking, "attendeePhoneNumber")
-        or booking.at("smsReminderNumber").text()
-        or _response(booking, "smsReminderNumber"),
+        phone=attendee.at("phoneNumber").text() or phone,
     )
