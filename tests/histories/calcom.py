@@ -1,8 +1,13 @@
 """Cal.com. A move is one event with a new uid and the old one in `rescheduleUid`. Where the host confirms, a request comes
 first; a request to move takes the agreed time away until it is confirmed. Times have milliseconds. MEETING_ENDED is the
-booking as it was saved when it was made."""
+booking as it was saved when it was made.
 
-from collections.abc import Callable
+Or a class with seats: several people share a uid, and each is a visit of their own. They take seats, give them up, take them
+again, move by themselves or all at once, and are missed."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -16,8 +21,12 @@ class Tool(Life):
         super().__init__(*given, **more)
         self.asked = self.ended = self.over = self.refused = False
         self.saved: dict[str, Any] = {}
+        self.slots: list[Slot] = []
+        self.has_seats = self.maybe(0.4)
 
     def acts(self) -> list[Callable[[], None]]:
+        if self.has_seats:
+            return self.acts_with_seats()
         if not self.visits:
             return [self.book, self.book, self.ask]
         visit = self.visits[-1]
@@ -27,8 +36,8 @@ class Tool(Life):
             return [self.confirm, self.confirm, self.reject]
         if visit.cancelled:  # by the host, who asks for another time
             return [self.move, self.give_up]
-        mark = self.unmark if visit.missed else self.miss
-        acts = [self.move, self.move, self.cancel, self.ask_to_move, self.host_asks, self.other_address, mark]
+        acts = [self.move, self.move, self.cancel, self.ask_to_move, self.host_asks, self.guest_is_missing]
+        acts += [self.unmark] if visit.missed else [self.miss, self.other_address]
         return acts + ([] if visit.paid else [self.pay]) + ([] if self.ended else [self.end])
 
     def book(self) -> None:
@@ -113,6 +122,13 @@ class Tool(Life):
         self.visits[-1].missed = None
         self.mark(False)
 
+    def guest_is_missing(self) -> None:
+        """Somebody who was brought along: the customer was there."""
+        self.mark_all([self.guest()], True, self.visits[-1].ids[-1])
+
+    def guest(self) -> Person:
+        return Person(self.mint("guest-{}@example.com"), "Gus", "Guest")
+
     def end(self) -> None:
         """The meeting's time is over, whoever came."""
         visit, self.ended = self.visits[-1], True
@@ -121,6 +137,167 @@ class Tool(Life):
         self.now = max(self.now, end)
         visit.completed = end
         self.ring({"triggerEvent": "MEETING_ENDED", **self.saved}, "MEETING_ENDED")
+
+    # -- seats --
+
+    def acts_with_seats(self) -> list[Callable[[], None]]:
+        if not self.slots:
+            return [self.open_slot]
+        acts = [self.take, self.take, self.mark_some, self.guest_of_seat] if len(self.visits) < 6 else []
+        open_slots = [slot for slot in self.slots if not slot.is_over]
+        if any(slot.holders for slot in open_slots):
+            acts += [
+                self.leave,
+                self.leave,
+                self.move_seat,
+                self.move_seat,
+                self.move_all,
+                self.cancel_all,
+                self.end_slot,
+            ]
+        return [*acts, self.take_again]
+
+    def slot(self, held: bool = True) -> "Slot | None":
+        could = [slot for slot in self.slots if (slot.holders and not slot.is_over if held else self.is_open(slot))]
+        return self.dice.choice(could) if could else None
+
+    def is_open(self, slot: "Slot") -> bool:
+        return not slot.is_over and slot.start > self.now
+
+    def open_slot(self) -> None:
+        """And a few people take a seat at once."""
+        slot = Slot(self.mint("uid{}"), self.hour(), self.now)
+        self.slots.append(slot)
+        for _ in range(self.dice.randint(1, 3)):
+            self.take_in(slot)
+            self.now += self.tick
+
+    def take(self) -> None:
+        slot = self.slot(held=False)
+        if slot is None or self.maybe(0.3):
+            self.open_slot()
+        else:
+            self.take_in(slot)
+
+    def take_in(self, slot: "Slot") -> None:
+        who = self.person()
+        if who.email in [visit.who and visit.who.email for visit in self.visits]:
+            return
+        if self.maybe(0.15):  # a phone number is all that is known
+            who = Person(None, who.first, who.last)
+        visit = Visit("", who=who)
+        self.visits.append(visit)
+        visit.id = seat_of(slot.uid, self.address(visit))
+        visit.ids = [visit.id]
+        self.sit(slot, visit)
+
+    def sit(self, slot: "Slot", visit: Visit) -> None:
+        others = list(slot.holders) if self.maybe(0.7) else []
+        slot.holders.append(visit)
+        visit.scheduled, visit.cancelled, visit.missed, visit.completed = slot.start, None, None, None
+        self.say_seats("BOOKING_CREATED", slot, [*others, visit], visit, attendeeSeatId=self.mint("seat-{}"))
+
+    def take_again(self) -> None:
+        """Whoever gave a seat up takes one in the same booking after all."""
+        gone = [visit for visit in self.visits if visit.cancelled]
+        for slot in self.slots:
+            for visit in gone:
+                if self.is_open(slot) and visit.ids[-1] == seat_of(slot.uid, self.address(visit)):
+                    return self.sit(slot, visit)
+        return None
+
+    def leave(self) -> None:
+        if slot := self.slot():
+            visit = self.dice.choice(slot.holders)
+            slot.holders.remove(visit)
+            visit.cancelled = self.now
+            self.say_seats("BOOKING_CANCELLED", slot, [visit], self.dice.choice(self.visits))
+
+    def cancel_all(self) -> None:
+        if slot := self.slot():
+            gone, slot.holders, slot.is_over = slot.holders, [], True
+            for visit in gone:
+                visit.cancelled = self.now
+            self.say_seats("BOOKING_CANCELLED", slot, gone, gone[0])
+
+    def move_seat(self) -> None:
+        """By whoever holds it: to another booking, or to one that begins with it."""
+        old = self.slot()
+        if old is None:
+            return
+        visit = self.dice.choice(old.holders)
+        address = self.address(visit)
+        others = [s for s in self.slots if self.is_open(s) and seat_of(s.uid, address) not in visit.ids]
+        new = self.dice.choice(others) if others and self.maybe() else Slot(self.mint("uid{}"), self.hour(), self.now)
+        if new not in self.slots:
+            self.slots.append(new)
+        old.holders.remove(visit)
+        listed = [visit, *new.holders] if self.maybe() else [visit]
+        new.holders.append(visit)
+        visit.ids.append(seat_of(new.uid, address))
+        visit.scheduled, visit.cancelled, visit.missed, visit.completed = new.start, None, None, None
+        self.say_seats("BOOKING_RESCHEDULED", new, listed, visit, rescheduleUid=old.uid, rescheduledBy=address)
+
+    def move_all(self) -> None:
+        """By the host: the booking keeps its uid."""
+        if slot := self.slot():
+            slot.start = self.hour()
+            for visit in slot.holders:
+                visit.scheduled, visit.missed, visit.completed = slot.start, None, None
+            self.say_seats("BOOKING_RESCHEDULED", slot, slot.holders, slot.holders[0], rescheduleUid=slot.uid)
+
+    def mark_some(self) -> None:
+        held = [slot for slot in self.slots if slot.holders]
+        if held:
+            slot = self.dice.choice(held)
+            some = self.dice.sample(slot.holders, self.dice.randint(1, len(slot.holders)))
+            missed = self.maybe(0.7)
+            for visit in some:
+                visit.missed = self.now if missed else None
+            more = {"seatsPerTimeSlot": 5} if self.maybe() else {}
+            self.mark_all([self.listed(visit) for visit in some], missed, slot.uid, **more)
+
+    def guest_of_seat(self) -> None:
+        self.mark_all([self.guest()], True, self.dice.choice(self.slots).uid)
+
+    def end_slot(self) -> None:
+        slot = self.slot()
+        if slot is None:
+            return
+        slot.is_over, end = True, slot.start + timedelta(minutes=30)
+        self.now = max(self.now, end)
+        for visit in slot.holders:
+            visit.completed = end
+        booking = {
+            "uid": slot.uid, "startTime": self.stamp(slot.start), "endTime": self.stamp(end),
+            "createdAt": self.stamp(slot.since), "paid": False, "payment": [], "fromReschedule": None,
+            "eventType": {"team": None, "seatsPerTimeSlot": 5},
+            "attendees": [{**self.listed(visit), "noShow": False} for visit in slot.holders],
+        }  # fmt: skip
+        body = {"triggerEvent": "MEETING_ENDED", "createdAt": self.stamp(self.now), "payload": booking}
+        self.ring(body if self.maybe() else {"triggerEvent": "MEETING_ENDED", **booking}, f"MEETING_ENDED {slot.uid}")
+
+    def address(self, visit: Visit) -> str:
+        """Cal.com makes one of the phone number where there is nothing else."""
+        assert visit.who
+        return visit.who.email or f"1555{self.visits.index(visit):07}@sms.cal.com"
+
+    def listed(self, visit: Visit) -> dict[str, Any]:
+        who, address = visit.who, self.address(visit)
+        assert who
+        return {
+            "email": self.dice.choice((address, address.upper(), address.title())),
+            "name": f"{who.first} {who.last}",
+        }
+
+    def say_seats(self, kind: str, slot: "Slot", listed: Sequence[Visit], booker: Visit, **more: Any) -> None:
+        payload = {
+            "startTime": self.stamp(slot.start), "endTime": self.stamp(slot.start + timedelta(minutes=30)),
+            "organizer": {"email": "host@example.com"}, "seatsPerTimeSlot": 5, "uid": slot.uid,
+            "responses": {"email": {"label": "email_address", "value": self.address(booker)}},
+            "attendees": [self.listed(visit) for visit in listed], **more,
+        }  # fmt: skip
+        self.envelope(kind, payload)
 
     # -- what is sent --
 
@@ -146,8 +323,13 @@ class Tool(Life):
 
     def mark(self, missed: bool) -> None:
         visit = self.visits[-1]
-        payload = {"message": "x", "bookingUid": visit.ids[-1], "bookingId": 1,
-                   "attendees": [{"email": visit.who and visit.who.email, "noShow": missed}]}  # fmt: skip
+        assert visit.who
+        self.mark_all([visit.who], missed, visit.ids[-1])
+
+    def mark_all(self, those: Sequence[Person | dict[str, Any]], missed: bool, uid: str, **more: Any) -> None:
+        emails = [one.email if isinstance(one, Person) else one["email"] for one in those]
+        attendees = [{"email": email, "noShow": missed} for email in emails]
+        payload = {"message": "x", "bookingUid": uid, "bookingId": 1, "attendees": attendees, **more}
         self.envelope("BOOKING_NO_SHOW_UPDATED", payload)
 
     def say(self, kind: str, start: datetime | None = None, **more: Any) -> None:
@@ -169,3 +351,19 @@ class Tool(Life):
     def stamp(self, moment: datetime | None) -> str:
         assert moment
         return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+@dataclass(eq=False)
+class Slot:
+    """One booking with seats, and who holds one."""
+
+    uid: str
+    start: datetime
+    since: datetime
+    holders: list[Visit] = field(default_factory=list)
+    is_over: bool = False
+
+
+def seat_of(uid: str, address: str) -> str:
+    """What the visit of a seat is named by, as SETUP's reader would make it: no address can be read from it."""
+    return f"{uid}.{hashlib.sha256(f'{uid}{chr(10)}{address}'.encode()).hexdigest()[:20]}"
