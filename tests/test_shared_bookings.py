@@ -1,0 +1,356 @@
+"""One visit per person: several people in one slot of a booking tool, from the door to the Visits API, in every order.
+
+Each delivery is written from the tool's documents (or its own code) and signed by the documented rule.
+"""
+
+import hashlib
+import hmac
+import itertools
+import json
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any
+
+import httpx
+import pytest
+from rig import Rig, Server
+from test_apply import World, a_world
+
+from app.connection import Redis
+from app.intake import Intake
+from app.refusals import Refusals
+
+SECRET = "a-secret-of-thirty-two-characters"
+Body = dict[str, Any]
+
+
+class Door(World):
+    """A world with the hooks of the booking tools."""
+
+    async def ring(self, source: str, *bodies: Body) -> list[dict[str, Any]]:
+        """The answers."""
+        hooks = self.context.settings.entrances
+        intake = Intake(self.context.settings, defaultdict(lambda: self.ledger), Refusals(self.redis))
+        path = self.context.settings.address(hooks[source]).removeprefix("https://hooks.example.com")
+        answers = []
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(intake), base_url="http://door") as client:
+            for body in bodies:
+                raw = json.dumps(body).encode()
+                headers = {"content-type": "application/json", **SIGNED[source](raw)}
+                answer = await client.post(path, content=raw, headers=headers)
+                assert answer.status_code in (200, 202), answer.text
+                answers.append(answer.json())
+        return answers
+
+    async def hear(self, source: str, *bodies: Body) -> None:
+        """Each is worked off before the next one arrives."""
+        for body in bodies:
+            await self.ring(source, body)
+            await self.run()
+
+    def asked(self) -> list[tuple[str, str]]:
+        """Who will be asked for a review, and about which time."""
+        emails = {contact["id"]: contact["email"] for contact in self.rig.api("/contacts?limit=100")["data"]}
+        visits = [visit for visit in self.rig.visits() if not visit.get("date_cancelled")]
+        return sorted((emails[visit["contact_id"]].split("@")[0], visit["event_date"]) for visit in visits)
+
+    async def parked(self) -> list[str]:
+        works = await self.ledger.works("parked")
+        return [(await self.ledger.member(work)).reason.removeprefix("untranslatable: ") for work in works]
+
+    async def in_every_order(self, source: str, bodies: Sequence[Body], most: int = 8) -> list[tuple[str, str]]:
+        """Who is asked, which is the same in every order, and when each is told twice."""
+        orders = list(itertools.permutations(bodies))
+        found = set()
+        for order in orders[:: max(1, len(orders) // most)]:
+            await self.redis.command("FLUSHDB")
+            self.rig.http.post(f"{self.rig.sandbox.url}/_sandbox/reset").raise_for_status()
+            await self.hear(source, *order)
+            await self.ring(source, *order)
+            await self.run()
+            found.add(tuple(self.asked()))
+        assert len(found) == 1, found
+        return list(found.pop())
+
+
+@pytest.fixture(scope="module")
+def hands(redis_url: str, sandbox: Server) -> Iterator[Rig]:
+    rig = Rig(redis_url, sandbox)
+    yield rig
+    rig.http.close()
+
+
+@pytest.fixture
+async def door(redis: Redis, hands: Rig) -> AsyncIterator[Door]:
+    async with a_world(redis, hands):
+        door = Door(redis, hands)
+        door.set(
+            **{f"HOOKS__{name.upper()}__SECRETS": SECRET for name in SIGNED},
+            PUBLIC_URL="https://hooks.example.com",
+            SECRET_KEY="a-key-of-ours-for-tests-of-groups",
+        )
+        yield door
+        await door.wire.aclose()
+
+
+def _hex(raw: bytes) -> str:
+    return hmac.new(SECRET.encode(), raw, hashlib.sha256).hexdigest()
+
+
+SIGNED = {
+    "calcom": lambda raw: {"X-Cal-Signature-256": _hex(raw)},
+}
+
+# -- Cal.com --
+
+FIRST, SECOND, THIRD = "2026-10-01T15:00:00Z", "2026-10-05T09:00:00Z", "2026-10-09T11:00:00Z"
+
+
+def calcom(kind: str, minute: int, uid: str, people: Sequence[str], start: str = FIRST, **more: Any) -> Body:
+    """minute: when it happened. people: their addresses; who acts comes last."""
+    attendees = [{"email": email, "name": email.split("@")[0], "timeZone": "Europe/London"} for email in people]
+    payload = {
+        "uid": uid, "startTime": start, "endTime": start.replace(":00:00Z", ":30:00Z"), "attendees": attendees,
+        "organizer": {"email": "host@example.com", "name": "Grace Host"}, "status": "ACCEPTED",
+        "responses": {"email": {"label": "email_address", "value": people[-1] if people else ""}},
+        "price": 0, "currency": "usd", "metadata": {}, **more,
+    }  # fmt: skip
+    return {"triggerEvent": kind, "createdAt": f"2026-09-21T14:{minute:02}:00.000Z", "payload": payload}
+
+
+def seats(kind: str, minute: int, uid: str, people: Sequence[str], start: str = FIRST, **more: Any) -> Body:
+    return calcom(kind, minute, uid, people, start, seatsPerTimeSlot=10, **more)
+
+
+def missed(minute: int, uid: str, marks: dict[str, bool], **more: Any) -> Body:
+    attendees = [{"email": email, "noShow": mark} for email, mark in marks.items()]
+    payload = {"message": "x", "bookingUid": uid, "bookingId": 1, "attendees": attendees, **more}
+    return {
+        "triggerEvent": "BOOKING_NO_SHOW_UPDATED",
+        "createdAt": f"2026-09-21T14:{minute:02}:00.000Z",
+        "payload": payload,
+    }
+
+
+ADA, BOB, CY = "ada@example.com", "bob@example.com", "cy@example.com"
+TAKEN = [seats("BOOKING_CREATED", 1, "u1", [ADA]), seats("BOOKING_CREATED", 2, "u1", [ADA, BOB]),
+         seats("BOOKING_CREATED", 3, "u1", [ADA, BOB, CY])]  # fmt: skip
+
+
+async def test_everybody_with_a_seat_is_a_visit(door: Door) -> None:
+    assert [("ada", FIRST), ("bob", FIRST), ("cy", FIRST)] == await door.in_every_order("calcom", TAKEN)
+
+
+async def test_a_seat_given_up_ends_one_visit(door: Door) -> None:
+    left = seats("BOOKING_CANCELLED", 4, "u1", ["BOB@Example.com"], status="CANCELLED")
+
+    assert [("ada", FIRST), ("cy", FIRST)] == await door.in_every_order("calcom", [*TAKEN, left])
+
+
+async def test_a_seat_taken_again_is_the_same_visit(door: Door) -> None:
+    left, again = seats("BOOKING_CANCELLED", 4, "u1", [BOB]), seats("BOOKING_CREATED", 5, "u1", [ADA, CY, BOB])
+
+    assert [("ada", FIRST), ("bob", FIRST), ("cy", FIRST)] == await door.in_every_order("calcom", [*TAKEN, left, again])
+
+
+async def test_whoever_left_is_not_taken_back_by_a_list_that_still_has_them(door: Door) -> None:
+    left, late = (
+        seats("BOOKING_CANCELLED", 4, "u1", [ADA]),
+        seats("BOOKING_CREATED", 5, "u1", [ADA, BOB, CY, "dan@example.com"]),
+    )
+
+    assert [("bob", FIRST), ("cy", FIRST), ("dan", FIRST)] == await door.in_every_order("calcom", [*TAKEN, left, late])
+
+
+async def test_the_host_cancels_for_everybody(door: Door) -> None:
+    assert [] == await door.in_every_order("calcom", [*TAKEN, seats("BOOKING_CANCELLED", 4, "u1", [ADA, BOB, CY])])
+
+
+@pytest.mark.parametrize("listed", [[ADA], [BOB, ADA]], ids=["alone", "with who is there"])
+async def test_one_seat_moves_to_another_booking(door: Door, listed: list[str]) -> None:
+    """Bob has a seat in both bookings, and keeps both."""
+    there = seats("BOOKING_CREATED", 4, "u2", [BOB], SECOND)
+    moved = seats("BOOKING_RESCHEDULED", 5, "u2", listed, SECOND, rescheduleUid="u1", rescheduledBy=ADA)
+
+    expected = [("ada", SECOND), ("bob", FIRST), ("bob", SECOND), ("cy", FIRST)]
+    assert expected == await door.in_every_order("calcom", [*TAKEN, there, moved])
+
+
+async def test_the_host_moves_all_seats_of_a_booking(door: Door) -> None:
+    moved = seats(
+        "BOOKING_RESCHEDULED", 4, "u1", [ADA, BOB, CY], SECOND, rescheduleUid="u1", rescheduledBy="host@example.com"
+    )
+
+    assert [("ada", SECOND), ("bob", SECOND), ("cy", SECOND)] == await door.in_every_order("calcom", [*TAKEN, moved])
+
+
+async def test_the_host_joins_two_bookings(door: Door) -> None:
+    there = seats("BOOKING_CREATED", 4, "u2", ["dan@example.com"], SECOND)
+    moved = seats(
+        "BOOKING_RESCHEDULED", 5, "u2", [ADA, BOB, CY], SECOND, rescheduleUid="u1", rescheduledBy="host@example.com"
+    )
+
+    expected = [("ada", SECOND), ("bob", SECOND), ("cy", SECOND), ("dan", SECOND)]
+    assert expected == await door.in_every_order("calcom", [*TAKEN, there, moved])
+
+
+@pytest.mark.parametrize("more", [{}, {"seatsPerTimeSlot": 10}], ids=["without a word of seats", "with seats"])
+async def test_a_no_show_is_of_one_seat(door: Door, more: Body) -> None:
+    marks = [missed(40, "u1", {"Ada@Example.com": True, CY: True}, **more), missed(41, "u1", {ADA: False}, **more)]
+
+    assert [("ada", FIRST), ("bob", FIRST)] == await door.in_every_order("calcom", [*TAKEN, *marks])
+    assert [] == await door.ledger.works("waiting")
+
+
+async def test_a_meeting_with_seats_ends_for_those_who_held_one(door: Door) -> None:
+    ended = {
+        "triggerEvent": "MEETING_ENDED", "uid": "u1", "startTime": FIRST, "endTime": "2026-10-01T15:30:00Z",
+        "createdAt": "2026-09-21T14:01:00.000Z", "seatsPerTimeSlot": 10, "fromReschedule": None, "paid": False,
+        "attendees": [{"email": ADA, "name": "ada", "noShow": True}, {"email": BOB, "name": "bob", "noShow": False},
+                      {"email": "cohost@example.com", "name": "Co", "noShow": False}],
+    }  # fmt: skip
+    left = seats("BOOKING_CANCELLED", 4, "u1", [CY])
+
+    assert [("bob", "2026-10-01T15:30:00Z")] == await door.in_every_order("calcom", [*TAKEN[:2], left, ended])
+    assert [] == await door.ledger.works("waiting"), "a host among the attendees is waited for"
+
+
+async def test_the_end_of_a_meeting_that_does_not_say_that_it_had_seats_asks_nobody_twice(door: Door) -> None:
+    """The booking as it was saved when the first seat was taken (scheduleTrigger)."""
+    ended = {
+        "triggerEvent": "MEETING_ENDED", "uid": "u1", "startTime": FIRST, "endTime": "2026-10-01T15:30:00Z",
+        "createdAt": "2026-09-21T14:01:00.000Z", "attendees": [{"email": ADA, "name": "ada", "noShow": False}],
+    }  # fmt: skip
+
+    assert [("ada", FIRST), ("bob", FIRST)] == await door.in_every_order("calcom", [*TAKEN[:2], ended])
+
+
+async def test_a_seat_without_an_address_is_nobody_elses(door: Door) -> None:
+    """By its phone number it is a visit that waits for somebody to name the customer; without one, an operator is told."""
+    phone_only = seats("BOOKING_CREATED", 2, "u1", [ADA])
+    phone_only["payload"]["attendees"].append({"name": "Bob", "phoneNumber": "+1 555 0100002"})
+    nameless = seats("BOOKING_CREATED", 3, "u1", [ADA, CY])
+    nameless["payload"]["attendees"].append({"email": None, "name": "Dan"})
+
+    await door.hear("calcom", TAKEN[0], phone_only, nameless)
+
+    assert [("ada", FIRST), ("cy", FIRST)] == door.asked()
+    assert ["contact_unknown"] == [
+        (await door.ledger.member(work)).reason for work in await door.ledger.works("waiting")
+    ]
+    assert ["an attendee has neither an e-mail address nor a phone number to be told by"] == await door.parked()
+    assert not [key for key in await door.redis.command("KEYS", "*") if b"5550100002" in key or b"@" in key]
+
+
+async def test_a_payment_for_one_of_several_seats_is_an_operators(door: Door) -> None:
+    paid = {"paymentId": 9, "paymentData": {"amount": 7550, "currency": "usd", "success": True, "refunded": False}}
+
+    await door.hear("calcom", *TAKEN[:2], seats("BOOKING_PAID", 4, "u1", [ADA, BOB], **paid))
+    assert ["a payment for one of several seats, and for which is not told"] == await door.parked()
+    assert not any(visit.get("amount_collected") for visit in door.rig.visits())
+
+    await door.hear("calcom", seats("BOOKING_CREATED", 5, "u3", [CY]), seats("BOOKING_PAID", 6, "u3", [CY], **paid))
+    assert ["75.50"] == [visit["amount_collected"] for visit in door.rig.visits() if visit.get("amount_collected")]
+
+
+async def test_a_booking_without_seats_is_named_as_before(door: Door) -> None:
+    await door.hear("calcom", calcom("BOOKING_CREATED", 1, "u1", [ADA], seatsPerTimeSlot=None),
+                    calcom("BOOKING_CREATED", 1, "u2", [ADA], seatsPerTimeSlot=1))  # fmt: skip
+
+    assert ["calcom-u1", "calcom-u2"] == sorted(visit["external_id"] for visit in door.rig.visits())
+
+
+async def test_a_guest_who_is_missing_leaves_the_customers_visit_alone(door: Door) -> None:
+    booked = calcom("BOOKING_CREATED", 1, "u1", ["guest@example.com", ADA])
+
+    assert [("ada", FIRST)] == await door.in_every_order(
+        "calcom", [booked, missed(40, "u1", {"guest@example.com": True})]
+    )
+    assert [] == await door.in_every_order("calcom", [booked, missed(40, "u1", {"guest@example.com": True, ADA: True})])
+    both = [missed(40, "u1", {ADA: True}), missed(41, "u1", {ADA: False, "guest@example.com": True})]
+    assert [("ada", FIRST)] == await door.in_every_order("calcom", [booked, *both])
+
+
+REASON = {
+    "responses": {"email": {"value": ADA}, "rescheduleReason": {"label": "reason_for_reschedule", "value": "Ill"}}
+}
+UNNAMED = "a booking was moved, and the old one is not named: the visit at the old time must be cancelled by hand"
+
+
+@pytest.mark.parametrize(
+    "sign", [REASON, {"iCalSequence": 1, "iCalUID": "a1b2@google.com"}], ids=["a reason", "a sequence"]
+)
+async def test_a_request_to_move_that_does_not_name_the_old_booking_is_an_operators(door: Door, sign: Body) -> None:
+    """As WebhookTaskConsumer sends it, after Cal.com cancelled the old booking."""
+    booked = calcom("BOOKING_CREATED", 1, "u1", [ADA])
+    asked = calcom("BOOKING_REQUESTED", 2, "u2", [ADA], SECOND, status="PENDING", **sign)
+    agreed = calcom("BOOKING_CREATED", 3, "u2", [ADA], SECOND, **sign)
+
+    await door.hear("calcom", booked, asked)
+    assert [UNNAMED] == await door.parked()
+
+    await door.hear("calcom", agreed)
+    assert [UNNAMED, UNNAMED] == await door.parked()
+    assert ("ada", SECOND) in door.asked(), "what is agreed on is certain"
+
+
+async def test_a_request_to_move_whose_calendar_event_names_the_first_booking_is_a_move(door: Door) -> None:
+    more = {"iCalUID": "u1@Cal.com", "iCalSequence": 1}
+    booked = calcom("BOOKING_CREATED", 1, "u1", [ADA], iCalUID="u1@Cal.com", iCalSequence=0)
+    asked = calcom("BOOKING_REQUESTED", 2, "u2", [ADA], SECOND, status="PENDING", **more)
+    agreed = calcom("BOOKING_CREATED", 3, "u2", [ADA], SECOND, **more)
+    again = calcom("BOOKING_REQUESTED", 4, "u3", [ADA], THIRD, status="PENDING", **more)
+
+    assert [] == await door.in_every_order("calcom", [booked, asked])
+    assert [("ada", SECOND)] == await door.in_every_order("calcom", [booked, asked, agreed])
+    assert [] == await door.in_every_order("calcom", [booked, asked, agreed, again])
+    refused = calcom("BOOKING_REJECTED", 5, "u3", [ADA], THIRD, status="REJECTED", **more)
+    assert [] == await door.in_every_order("calcom", [booked, asked, agreed, again, refused])
+    accepted = calcom("BOOKING_CREATED", 5, "u3", [ADA], THIRD, **more)
+    assert [("ada", THIRD)] == await door.in_every_order("calcom", [booked, asked, agreed, again, accepted])
+    assert [] == await door.parked()
+
+
+async def test_a_request_to_move_by_the_root_booking_is_a_move(door: Door) -> None:
+    """`rootBookingUid`, once Cal.com sends it; for every seat by itself."""
+    asked = seats("BOOKING_REQUESTED", 4, "u2", [ADA], SECOND, rootBookingUid="u1", status="PENDING")
+
+    assert [("bob", FIRST), ("cy", FIRST)] == await door.in_every_order("calcom", [*TAKEN, asked])
+
+
+async def test_a_request_for_a_new_booking_is_no_visit_and_nobodys_work(door: Door) -> None:
+    asked = calcom("BOOKING_REQUESTED", 1, "u1", [ADA], status="PENDING", iCalUID="u1@Cal.com", iCalSequence=0)
+
+    assert "BOOKING_REQUESTED" == (await door.ring("calcom", asked))[0]["ignored"]
+
+
+async def test_a_move_that_names_no_booking_is_an_operators_and_counts(door: Door) -> None:
+    await door.hear("calcom", calcom("BOOKING_RESCHEDULED", 2, "u2", [ADA], SECOND))
+
+    assert [UNNAMED] == await door.parked()
+    assert [("ada", SECOND)] == door.asked()
+
+
+SERIES = {"recurringEvent": {"freq": 2, "count": 3, "interval": 1}}
+
+
+@pytest.mark.parametrize(
+    "more", [SERIES, {"allRemainingBookings": True}], ids=["recurringEvent", "allRemainingBookings"]
+)
+async def test_a_series_that_is_cancelled_at_once_is_an_operators(door: Door, more: Body) -> None:
+    booked = [calcom("BOOKING_CREATED", n, f"u{n}", [ADA], start) for n, start in enumerate((FIRST, SECOND, THIRD), 1)]
+
+    await door.hear("calcom", *booked, calcom("BOOKING_CANCELLED", 9, "u2", [ADA], SECOND, **more))
+
+    assert [("ada", FIRST), ("ada", THIRD)] == door.asked(), "the one that is named is cancelled at once"
+    assert [
+        "a booking of a series was cancelled, and all that remain may be too: they are not named"
+    ] == await door.parked()
+
+
+async def test_one_booking_of_a_series_is_cancelled_by_itself(door: Door) -> None:
+    alone = calcom("BOOKING_CANCELLED", 9, "u1", [ADA], **SERIES, allRemainingBookings=False)
+
+    await door.hear("calcom", calcom("BOOKING_CREATED", 1, "u1", [ADA], **SERIES), alone)
+
+    assert ([], []) == (door.asked(), await door.parked())
