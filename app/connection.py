@@ -31,6 +31,8 @@ _RETRY_CONNECT_S = 0.1
 #: A server that comes back may have lost its last writes, also answered ones, and with them rights that somebody still
 #: uses. So long nobody gets a new one, and whoever holds one says so again.
 GRACE_S = 2
+#: A server's clock that moves by so much more or less than our own has jumped.
+JUMP_S = 2.0
 
 
 class RedisDown(Exception):
@@ -88,11 +90,12 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Right:
-    """What one process alone may do until a time (monotonic), and the step that takes it again after a restart:
-    its name, and its arguments after the ms that are left."""
+    """What one process alone may do until a time (monotonic), and the steps that take it again after a restart and renew it
+    by a clock that jumped: their names, and their arguments after the ms that are left."""
 
     until: float
     step: str
+    renewal: str
     arguments: tuple[Any, ...]
 
 
@@ -109,6 +112,7 @@ class _Wire(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._watch: asyncio.TimerHandle | None = None
         self.lost, self.grown_at = False, 0.0
+        self.ahead_s: float | None = None  # the server's clock, from our monotonic one
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -208,11 +212,14 @@ class Redis:
         self._connecting: asyncio.Task[_Wire] | None = None
         self._failed_at = float("-inf")
         self._run_id = b""
+        self._ahead_s: float | None = None
         self.rights: dict[str, Right] = {}
 
     async def command(self, *command: Any) -> Any:
         """One command's reply: bytes, int, list or None. Raises RedisDown; hiredis.ReplyError for a wrong question."""
-        wire = await self._connected()
+        return await self._ask(await self._connected(), *command)
+
+    async def _ask(self, wire: _Wire, *command: Any) -> Any:
         try:
             return await wire.send(command)
         except hiredis.ReplyError as error:
@@ -223,12 +230,7 @@ class Redis:
         wire = self._wire
         if wire is None or wire.lost:
             wire = await self._connected()
-        try:
-            return await wire.send(("EVALSHA", SHA, 0, *arguments))
-        except hiredis.ReplyError as error:
-            if not str(error).startswith("NOSCRIPT"):
-                raise self._sorted(wire, error) from None
-        return await self.command("EVAL", SCRIPT, 0, *arguments)
+        return await self._run(wire, *arguments)
 
     async def commands(self, *commands: tuple[Any, ...]) -> list[Any]:
         """The replies of commands that are executed together, also by a server that is full: for what a worker or an
@@ -238,10 +240,54 @@ class Redis:
         return replies
 
     async def grant(self, *arguments: Any) -> Any:
-        """A step that gives what no other process may have: not before all could say what they hold."""
-        wire = await self._connected()
-        await asyncio.sleep(max(0.0, wire.grown_at - time.monotonic()))
-        return await self.script(*arguments)
+        """A step that gives what no other process may have: not before every holder could renew what it holds, also where
+        the server or its clock changed. The server is told what time we expect, and refuses where its clock jumped."""
+        while True:
+            wire = await self._connected()
+            wait_s = wire.grown_at - time.monotonic()
+            if wait_s > 0:
+                await asyncio.sleep(wait_s)
+            elif wire.ahead_s is None:
+                await self._compare_clocks(wire)
+            else:
+                expected_ms = int((wire.ahead_s + time.monotonic()) * 1000)
+                try:
+                    return await self._run(wire, "grant", expected_ms, *arguments)
+                except hiredis.ReplyError as error:
+                    if not str(error).startswith("CLOCK"):
+                        raise
+                await self._compare_clocks(wire)
+            # Meanwhile there may be another connection, to a server that has to be waited for anew.
+
+    async def compare_clocks(self) -> None:
+        """Follow the server's clock; where it jumped, renew at once what is held here."""
+        await self._compare_clocks(await self._connected())
+
+    async def _compare_clocks(self, wire: _Wire) -> None:
+        asked_at = time.monotonic()
+        seconds, micros = await self._ask(wire, "TIME")
+        now = time.monotonic()
+        if now - asked_at > JUMP_S / 2 and wire.ahead_s is not None:
+            return  # too slow an answer to compare by
+        wire.ahead_s = int(seconds) + int(micros) / 1_000_000 - now
+        before_s, self._ahead_s = self._ahead_s, wire.ahead_s
+        if before_s is not None and abs(wire.ahead_s - before_s) > JUMP_S:
+            wire.grown_at = max(wire.grown_at, now + GRACE_S)
+            await asyncio.gather(
+                *(self._run(wire, *self._again(right, right.renewal)) for right in self._valid_rights())
+            )
+
+    async def _run(self, wire: _Wire, *arguments: Any) -> Any:
+        """A step on this connection and no other."""
+        try:
+            try:
+                return await wire.send(("EVALSHA", SHA, 0, *arguments))
+            except hiredis.ReplyError as error:
+                if not str(error).startswith("NOSCRIPT"):
+                    raise
+            return await wire.send(("EVAL", SCRIPT, 0, *arguments))
+        except hiredis.ReplyError as error:
+            raise self._sorted(wire, error) from None
 
     def write(self, *arguments: Any) -> Coroutine[Any, Any, Any]:
         """A step that an answer to the outside depends on: with ACK=fsync it is on the disk when this returns."""
@@ -332,12 +378,22 @@ class Redis:
         told = dict(line.split(b":", 1) for line in lines if b":" in line)
         run_id, now = told.get(b"run_id", b""), time.monotonic()
         is_known = self._run_id in (b"", run_id)
-        wire.grown_at = now + GRACE_S - (int(told.get(b"uptime_in_seconds", 0)) if is_known else 0)
+        uptime_s = max(0, int(told.get(b"uptime_in_seconds", 0)))  # below 0 where its clock went back since it started
+        wire.grown_at = now + GRACE_S - (uptime_s if is_known else 0)
         self._run_id = run_id
+        for right in self._valid_rights():
+            await wire.send(("EVALSHA", SHA, 0, *self._again(right, right.step)))
+
+    def _valid_rights(self) -> list[Right]:
+        now = time.monotonic()
         self.rights = {name: right for name, right in self.rights.items() if right.until > now}
-        for right in list(self.rights.values()):
-            left_ms = int((right.until - now) * 1000) + 1
-            await wire.send(("EVALSHA", SHA, 0, right.step, left_ms, *right.arguments))
+        return list(self.rights.values())
+
+    @staticmethod
+    def _again(right: Right, step: str) -> tuple[Any, ...]:
+        """How it is taken or renewed for as long as it still lasts."""
+        left_ms = int((right.until - time.monotonic()) * 1000) + 1
+        return (step, left_ms, *right.arguments)
 
     def _trouble(self, error: BaseException) -> BaseException:
         if isinstance(error, hiredis.ReplyError):

@@ -34,6 +34,14 @@ local LANES = {visit = 'db:jobs', event = 'db:jobs:event', replay = 'db:jobs:rep
 local MOST_IDS, MOST_FIELDS = 200, 5000
 local MOST_IDS_READ, MOST_FIELDS_READ = 1000, 20000
 
+-- A step that gives a right comes as `grant` with the time (ms) that its process expects. Where the clock jumped, leases
+-- seem to have ended that have not: nothing is given before their holders could renew them.
+if ARGV[1] == 'grant' then
+  if math.abs(now - ARGV[2]) > 2000 then return redis.error_reply('CLOCK jumped') end
+  table.remove(ARGV, 1)
+  table.remove(ARGV, 1)
+end
+
 local function set_of(work, state)
   if state == 'held' then return 'db:held:' .. string.match(work, '^%a+:([^/]*)/') end
   return 'db:' .. state
@@ -429,19 +437,29 @@ function steps.begin()
   return reply
 end
 
--- lease ms, token, work…: a worker says what it has begun on, should this server have lost that with the end of its file.
--- What another one has begun on since is left alone.
+-- lease ms, token, work…: a worker says what it has begun on, should this server have lost that with the end of its file,
+-- or another clock. What another one has begun on since is left alone.
 function steps.resume()
   for i = 4, #ARGV do
     local key = 'db:' .. ARGV[i]
     local state, lease = unpack(call('HMGET', key, 'state', 'lease'))
     local is_taken = state == 'running' and tonumber(call('ZSCORE', 'db:running', ARGV[i])) > now
-    if lease ~= ARGV[3] and not is_taken then
+    if lease == ARGV[3] and state == 'running' then
+      call('ZADD', 'db:running', 'XX', now + tonumber(ARGV[2]), ARGV[i])
+    elseif lease ~= ARGV[3] and not is_taken then
       move(ARGV[i], 'running', now + tonumber(ARGV[2]))
       call('HSET', key, 'lease', ARGV[3])
       if i == 4 then call('HSET', key, 'tried', 1) end
       call('PERSIST', key)
     end
+  end
+end
+
+-- lease ms, token, work…: the server's clock jumped, and the leases that a worker still holds end so much later by it.
+function steps.renew()
+  for i = 4, #ARGV do
+    local state, lease = unpack(call('HMGET', 'db:' .. ARGV[i], 'state', 'lease'))
+    if state == 'running' and lease == ARGV[3] then call('ZADD', 'db:running', now + tonumber(ARGV[2]), ARGV[i]) end
   end
 end
 
@@ -590,8 +608,36 @@ local function take_back(works)
   end
 end
 
+-- The clock went back: what was put at a time that has not come yet is moved by as much as the newest sign of life of a
+-- worker lies ahead. Leases that still live were renewed by their holders; others end half a minute from now.
+local function follow_clock_back(most)
+  local ahead = (tonumber(call('ZREVRANGE', 'db:workers', 0, 0, 'WITHSCORES')[2]) or 0) - now
+  if ahead > 2000 then
+    for _, worker in ipairs(call('ZRANGEBYSCORE', 'db:workers', now, '+inf')) do call('ZADD', 'db:workers', now, worker) end
+    for _, work in ipairs(call('ZRANGE', 'db:waiting', 0, -1)) do
+      call('ZINCRBY', 'db:waiting', -ahead, work)
+      call('HINCRBY', 'db:' .. work, 'due', -ahead)
+    end
+    for _, gate in ipairs(call('SMEMBERS', 'db:gates')) do
+      if call('HEXISTS', gate, 'until') == 1 and call('HGET', gate, 'why') ~= 'paused' then
+        call('HINCRBY', gate, 'until', -ahead)
+      end
+      call('DEL', (string.gsub(gate, '^db:gate', 'db:pace')))
+    end
+  end
+  for _, work in ipairs(call('ZRANGEBYSCORE', 'db:queued', now + 2000, '+inf', 'LIMIT', 0, most)) do
+    local job, lane = unpack(call('HMGET', 'db:' .. work, 'job', 'lane'))
+    call('ZADD', 'db:queued', now, work)
+    if job then call('ZADD', lane_of(work, lane), 'XX', now, job) end
+  end
+  for _, work in ipairs(call('ZRANGEBYSCORE', 'db:running', now + 60000, '+inf', 'LIMIT', 0, most)) do
+    call('ZADD', 'db:running', now + 30000, work)
+  end
+end
+
 -- most, keep ms: what has become due, and what a dead worker left. -> how many were put to work
 function steps.sweep()
+  follow_clock_back(ARGV[2])
   local due = works_in('db:waiting', call('ZRANGEBYSCORE', 'db:waiting', '-inf', now, 'LIMIT', 0, ARGV[2]))
   local left = works_in('db:running', call('ZRANGEBYSCORE', 'db:running', '-inf', now, 'LIMIT', 0, ARGV[2]))
   call('ZREMRANGEBYSCORE', 'db:discarded', '-inf', now - ARGV[3])
@@ -631,10 +677,16 @@ local function next_probe(held)
   return {chosen}
 end
 
+-- When the next place in a line for calls is free. Nobody joins a line of more than two minutes: then the clock went back.
+local function turn_in_line(pace, gap)
+  local turn = tonumber(call('GET', pace) or 0)
+  return (turn < now or turn > now + 120000 + gap) and now or turn
+end
+
 -- How many visits may go on without making the line for a call longer than `long` ms; most take one or two calls.
 local function room_in_line(pace, calls_a_second, long)
-  local line = tonumber(call('GET', pace) or 0) - now
-  return math.ceil((long - math.max(line, 0)) * calls_a_second / 1000 / 2)
+  local line = turn_in_line(pace, 1000 / calls_a_second) - now
+  return math.ceil((long - line) * calls_a_second / 1000 / 2)
 end
 
 -- account, most, calls a second or '', ms: when the gate's time has come, let one probe out; when it is open, what it held,
@@ -807,7 +859,7 @@ end
 -- key, calls a second, most ms: a place in a line that all workers share. -> ms to wait for it; -ms: too long, not taken
 function steps.pace()
   local gap = 1000 / tonumber(ARGV[3])
-  local turn = math.max(now, tonumber(call('GET', ARGV[2]) or 0))
+  local turn = turn_in_line(ARGV[2], gap)
   local wait = math.ceil(turn - now)
   if wait > tonumber(ARGV[4]) then return -wait end
   call('SET', ARGV[2], string.format('%.3f', turn + gap), 'PX', math.ceil(wait + gap) + 60000)

@@ -297,7 +297,9 @@ class Ledger:
         trace, members = rest
         known_as = Trace(*(name.decode() for name in trace))
         hold = Hold(token, started + LEASE_S, [_member(*member) for member in members], known_as)
-        self.redis.rights[token] = Right(hold.until, "resume", (token, *(member.work for member in hold.members)))
+        self.redis.rights[token] = Right(
+            hold.until, "resume", "renew", (token, *(member.work for member in hold.members))
+        )
         return hold
 
     async def release(self, hold: Hold, outcome: Outcome, gate: str = "") -> None:
@@ -345,7 +347,7 @@ class Ledger:
 
     async def sweep(self, most: int = 200) -> int:
         """Put to work what has become due and what a dead worker left; how many."""
-        return int(await self.redis.script("sweep", most, self._keep_ms))
+        return int(await self.redis.grant("sweep", most, self._keep_ms))
 
     async def trim(self, key: str, keep_ms: int = 0, most: int = 1_000) -> int:
         """Take out of a set that is sorted by time what is older, by default than what is settled is kept; how many."""
@@ -370,7 +372,7 @@ class Ledger:
         until = time.monotonic() + lease_s
         if not await self.redis.grant("lock", int(lease_s * 1000), name, token):
             return False
-        self.redis.rights[token] = Right(until, "lock", (name, token))
+        self.redis.rights[token] = Right(until, "lock", "lock", (name, token))
         return True
 
     async def unlock(self, name: str, token: str) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import platform
-import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
@@ -66,18 +65,18 @@ def _revision() -> str:
 async def _live(redis: Redis, settings: Settings) -> dict[str, Values]:
     accounts = await every_account(redis, settings.tokens or {"main": ""})
     entrances = settings.entrances.values()
-    sizes, held, gates, lasts, refused, work, living, beat, info, clock = await asyncio.gather(
+    sizes, held, gates, lasts, refused, work, workers, info, clock = await asyncio.gather(
         _each(redis, STATES, "ZCARD", "db:{}"),
         _each(redis, accounts, "ZCARD", "db:held:{}"),
         _each(redis, accounts, "EXISTS", "db:gate:{}"),
         _each(redis, [entrance.name for entrance in entrances], "ZREVRANGE", "db:deliveries:{}", 0, 0, "WITHSCORES"),
         redis.command("HGETALL", "db:refused"),
         due(redis, accounts),
-        redis.command("ZCOUNT", WORKERS, int((time.time() - ALIVE_S) * 1000), "+inf"),
-        redis.command("ZREVRANGE", WORKERS, 0, 0, "WITHSCORES"),
+        redis.command("ZREVRANGE", WORKERS, 0, -1, "WITHSCORES"),
         redis.command("INFO"),
         redis.command("TIME"),
     )
+    beats = [max(0.0, int(clock[0]) - float(beat) / 1000) for beat in workers[1::2]]
     told = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
     last: dict[tuple[str, ...], float] = {}
     for entrance, found in zip(entrances, lasts, strict=True):
@@ -90,8 +89,8 @@ async def _live(redis: Redis, settings: Settings) -> dict[str, Values]:
         signals.GATE: {(account,): shut for account, shut in zip(accounts, gates, strict=True)},
         signals.LAST_ACCEPTED: last,
         signals.REFUSED: dict(_refused(refused)),
-        signals.WORKERS: {(): living},
-        signals.HEARTBEAT_S: {(): max(0.0, int(clock[0]) - float(beat[1]) / 1000)} if beat else {},
+        signals.WORKERS: {(): sum(age_s <= ALIVE_S for age_s in beats)},
+        signals.HEARTBEAT_S: {(): beats[0]} if beats else {},
         signals.REDIS_USED: {(): int(told["used_memory"])},
         signals.REDIS_MAX: {(): int(told.get("maxmemory", 0))},
         signals.REDIS_CLIENTS: {(): int(told["connected_clients"])},

@@ -203,7 +203,7 @@ async def look(ledger: Ledger, settings: Settings) -> Overview:
 
 async def living(redis: Redis) -> list[Worker]:
     """The workers that gave a sign of life."""
-    least = int((time.time() - ALIVE_S) * 1000)
+    least = (int((await redis.command("TIME"))[0]) - ALIVE_S) * 1000  # the beats are by the server's clock
     flat = await redis.command("ZRANGEBYSCORE", WORKERS, least, "+inf", "WITHSCORES")
     told = await redis.command("MGET", *flat[::2]) if flat else []
     return [_worker(orjson.loads(one), float(seen)) for one, seen in zip(told, flat[1::2], strict=True) if one]

@@ -91,8 +91,8 @@ class Watch:
         await self._redis.commands(("SET", STATE, orjson.dumps(State(told, window)), "PX", KEPT_MS))
 
     async def _living(self) -> int:
-        least = int((time.time() - ALIVE_S) * 1000)
-        return int(await self._redis.command("ZCOUNT", WORKERS, least, "+inf"))
+        seconds, _ = await self._redis.command("TIME")  # the beats are by the server's clock
+        return int(await self._redis.command("ZCOUNT", WORKERS, (int(seconds) - ALIVE_S) * 1000, "+inf"))
 
     async def _see(self) -> Seen:
         counts, parked = await asyncio.gather(totals(self._redis), self._redis.command("ZCARD", "db:parked"))

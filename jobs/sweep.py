@@ -51,6 +51,7 @@ async def _every(seconds: float, step: Callable[[], Awaitable[None]]) -> None:
 
 
 async def _sweep(context: Context) -> None:
+    await context.ledger.redis.compare_clocks()
     while await context.ledger.sweep() >= 200:
         pass
 

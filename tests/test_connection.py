@@ -295,6 +295,25 @@ async def test_a_killed_server_is_told_as_down_and_found_again(own: OwnServer) -
         assert 0 == await Ledger(redis, keep_days=30).sweep()
 
 
+async def test_a_right_is_asked_of_the_server_that_was_waited_for(own: OwnServer) -> None:
+    """While somebody waits until others could tell a server what they hold, another one takes its place."""
+    own.kill()
+    own.start()
+    loop = asyncio.get_running_loop()
+    async with connected(own.url) as redis:
+        waits = asyncio.create_task(redis.grant("lock", 1_000, "a-lock", "mine"))
+        await asyncio.sleep(1)
+        assert not waits.done()
+        own.kill()
+        own.start()
+        await soon(lambda: redis.command("PING"))
+        began = loop.time()
+
+        await waits
+
+        assert loop.time() - began > 1.5
+
+
 async def test_commands_under_way_when_the_connection_is_cut_are_told_so(own: OwnServer) -> None:
     async with connected(own.url) as redis:
         await redis.command("PING")
