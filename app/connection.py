@@ -31,8 +31,8 @@ _RETRY_CONNECT_S = 0.1
 #: A server that comes back may have lost its last writes, also answered ones, and with them rights that somebody still
 #: uses. So long nobody gets a new one, and whoever holds one says so again.
 GRACE_S = 2
-#: A server's clock that moves by so much more or less than our own has jumped.
-JUMP_S = 2.0
+#: A server's clock that moves by so much more or less than our own has jumped; then a busy process gets more time.
+JUMP_S, JUMP_GRACE_S = 2.0, 5
 
 
 class RedisDown(Exception):
@@ -272,7 +272,7 @@ class Redis:
         wire.ahead_s = int(seconds) + int(micros) / 1_000_000 - now
         before_s, self._ahead_s = self._ahead_s, wire.ahead_s
         if before_s is not None and abs(wire.ahead_s - before_s) > JUMP_S:
-            wire.grown_at = max(wire.grown_at, now + GRACE_S)
+            wire.grown_at = max(wire.grown_at, now + JUMP_GRACE_S)
             await asyncio.gather(
                 *(self._run(wire, *self._again(right, right.renewal)) for right in self._valid_rights())
             )
