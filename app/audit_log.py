@@ -39,12 +39,11 @@ class AuditLog:
 
     async def failed_log_in(self, address: str) -> None:
         """The line of this quarter of an hour is written anew with the count, so that nobody can push others out."""
-        count = int(await self._redis.command("INCR", FAILED))
-        await self._redis.command("EXPIRE", FAILED, FAILED_S, "NX")
+        [count, _] = await self._redis.commands(("INCR", FAILED), ("EXPIRE", FAILED, FAILED_S, "NX"))
         tried = f"{count} wrong password{'' if count == 1 else 's'} in a quarter of an hour, the last from {address}"
         told = ("who", "somebody", "role", "", "did", "failed to log in", "what", tried)
-        line = await self._redis.command("XADD", KEY, "MAXLEN", "~", KEPT, "*", *told)
-        before = await self._redis.command("SET", FAILED_LINE, line, "EX", FAILED_S, "GET")
+        [line] = await self._redis.commands(("XADD", KEY, "MAXLEN", "~", KEPT, "*", *told))
+        [before] = await self._redis.commands(("SET", FAILED_LINE, line, "EX", FAILED_S, "GET"))
         if before and count > 1:
             await self._redis.command("XDEL", KEY, before)
         await note(self._redis, ACTIONS, "failed_to_log_in")

@@ -1,6 +1,5 @@
 """`doorbell audit`."""
 
-import json
 import sys
 from dataclasses import asdict
 
@@ -8,7 +7,7 @@ import click
 
 from app.audit import Audit, Difference, Where
 from app.cli.reach import with_ledger
-from app.cli.words import CHECK_FAILED, NOTHING_MATCHED, UNREACHABLE, as_json, end, examples
+from app.cli.words import CHECK_FAILED, NOTHING_MATCHED, UNREACHABLE, as_json, as_line, end, examples, printable
 from app.ledger import Gone, Ledger
 from app.settings import Settings
 from app.visits.client import VisitsApiTrouble, http_client
@@ -66,7 +65,7 @@ async def _repair(audit: Audit, difference: Difference) -> bool:
 
 def _show(difference: Difference, is_repaired: bool, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(asdict(difference) | {"repaired": is_repaired}, ensure_ascii=False))
+        click.echo(as_line(asdict(difference) | {"repaired": is_repaired}))
         return
     details = [
         f"{name}: {ours or 'nothing'}, there {theirs or 'nothing'}"
@@ -74,7 +73,8 @@ def _show(difference: Difference, is_repaired: bool, as_json: bool) -> None:
     ]
     numbers = [f"numbers {' and '.join(map(str, difference.numbers))}"] if difference.numbers else []
     unheard = [] if difference.can_be_repaired else ["we know nothing of it"]
-    click.echo("  ".join([f"{difference.kind:<9}", difference.visit, "; ".join(details + numbers + unheard)]).rstrip())
+    line = "  ".join([f"{difference.kind:<9}", difference.visit, "; ".join(details + numbers + unheard)])
+    click.echo(printable(line.rstrip()))
 
 
 def _told(where: Where) -> None:

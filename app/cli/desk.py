@@ -7,7 +7,7 @@ import click
 from app.audit_log import AuditLog, Line
 from app.cli.filters import before
 from app.cli.reach import settings_at_hand, with_ledger
-from app.cli.words import as_json, examples, limit, print_story, show_rows, table
+from app.cli.words import as_json, examples, limit, print_story, printable, show_rows, table
 from app.explain import Row, moment
 from app.ledger import Ledger
 from app.operations import Operation, Operations
@@ -24,7 +24,7 @@ def overview(as_json: bool) -> None:
     story = with_ledger(look).story()
     if as_json:
         return print_story(story, as_json)
-    click.echo(story["sentence"])
+    click.echo(printable(story["sentence"]))
     for title in ("states", "failures", "shut", "hooks", "workers"):
         rows = [story[title]] if title == "states" else story[title]
         if rows:

@@ -12,7 +12,7 @@ import click
 from app import tally
 from app.cli.filters import hooks_like, sources_like, specimens_like
 from app.cli.reach import settings_at_hand, settings_or_none, with_ledger
-from app.cli.words import CHECK_FAILED, NOTHING_MATCHED, UNREACHABLE, as_json, end, examples, show_rows
+from app.cli.words import CHECK_FAILED, NOTHING_MATCHED, UNREACHABLE, as_json, end, examples, printable, show_rows
 from app.explain import moment
 from app.ledger import Ledger
 from app.settings import Settings
@@ -175,6 +175,6 @@ def ring(source: str, specimen: str | None, url: str | None) -> None:
         end(NOTHING_MATCHED, str(error))
     except OSError as error:
         end(UNREACHABLE, f"{url} cannot be reached ({error})")
-    click.echo(answer.text)
+    click.echo(printable(answer.text))
     click.echo(f"answered {answer.status_code}", err=True)
     sys.exit(0 if answer.is_success else CHECK_FAILED)

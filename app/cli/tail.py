@@ -1,7 +1,6 @@
 """`doorbell tail`."""
 
 import asyncio
-import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -9,7 +8,7 @@ import click
 
 from app.cli.filters import hooks_like, sources_like
 from app.cli.reach import opened, with_ledger
-from app.cli.words import as_json, examples
+from app.cli.words import as_json, as_line, examples, printable
 from app.explain import Explain, Row, event_name
 from app.feed import arrivals, attempts, refused
 from app.ledger import Gone, Ledger
@@ -33,7 +32,7 @@ def tail(source: str, hook: str, visit: str, as_json: bool) -> None:
 
     def tell(row: Row) -> None:
         if fits(row):
-            click.echo(json.dumps(row, ensure_ascii=False) if as_json else _line(row))
+            click.echo(as_line(row) if as_json else printable(_line(row)))
 
     async def watch(ledger: Ledger, settings: Settings) -> None:
         async with opened(settings) as listening:

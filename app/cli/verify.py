@@ -1,6 +1,5 @@
 """`doorbell verify`."""
 
-import json
 import sys
 import time
 from dataclasses import asdict
@@ -11,7 +10,7 @@ import click
 
 from app.cli.filters import hooks_like
 from app.cli.reach import settings_at_hand
-from app.cli.words import CHECK_FAILED, NOTHING_MATCHED, USAGE, Moment, as_json, end, examples
+from app.cli.words import CHECK_FAILED, NOTHING_MATCHED, USAGE, Moment, as_json, as_line, end, examples, printable
 from app.delivery import Delivery
 from app.diagnosis import Diagnosis, diagnose
 from app.settings import Entrance, Settings
@@ -51,7 +50,7 @@ def verify(
     delivery = Delivery(entrance.name, entrance.tool.name, parsed, body.read(), arrived_at, token=token, query=query)
     found = diagnose(settings, entrance, delivery, now)
     if as_json:
-        click.echo(json.dumps({"hook": entrance.name, **asdict(found)}, ensure_ascii=False))
+        click.echo(as_line({"hook": entrance.name, **asdict(found)}))
     else:
         _tell(entrance, found)
     sys.exit(0 if found.holds else CHECK_FAILED)
@@ -90,8 +89,8 @@ def _tell(entrance: Entrance, found: Diagnosis) -> None:
         click.echo(f"holds: {of} matches")
         return
     reason, sentence = found.refused
-    click.echo(f"fails: signature_{reason}: {sentence}")
+    click.echo(printable(f"fails: signature_{reason}: {sentence}"))
     for finding in found.findings:
-        click.echo(f"{finding.kind}: {finding.sentence}")
+        click.echo(printable(f"{finding.kind}: {finding.sentence}"))
     if found.secret:
         click.echo(f"{of} is the one", err=True)

@@ -41,7 +41,7 @@ class Moment(click.ParamType[datetime]):
 
 
 def end(status: int, sentence: str) -> NoReturn:
-    click.echo(sentence, err=True)
+    click.echo("\n".join(map(printable, sentence.split("\n"))), err=True)
     sys.exit(status)
 
 
@@ -56,7 +56,7 @@ def agree(question: str, yes: bool) -> None:
 
 
 def print_story(story: dict[str, Any], as_json: bool = False) -> None:
-    click.echo(json.dumps(story, indent=None if as_json else 2, ensure_ascii=False))
+    click.echo(as_line(story, None if as_json else 2))
 
 
 def show_rows(rows: Iterable[dict[str, Any]], as_json: bool) -> None:
@@ -64,7 +64,7 @@ def show_rows(rows: Iterable[dict[str, Any]], as_json: bool) -> None:
     rows = list(rows)
     if as_json:
         for row in rows:
-            click.echo(json.dumps(row, ensure_ascii=False))
+            click.echo(as_line(row))
     else:
         table(rows)
     if not rows:
@@ -86,5 +86,26 @@ def table(rows: list[dict[str, Any]]) -> None:
 
 def _cell(value: Any) -> str:
     if isinstance(value, list):
-        return " ".join(map(str, value)) or "–"
-    return "–" if value is None or value == "" else str(value)
+        return printable(" ".join(map(str, value))) or "–"
+    return "–" if value is None or value == "" else printable(str(value))
+
+
+def as_line(value: Any, indent: int | None = None) -> str:
+    """JSON, in which what a terminal would not print as it is is escaped."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return text if text.isprintable() else _UNPRINTABLE.sub(_escaped, text)
+
+
+_UNPRINTABLE = re.compile(r"[^\n -~]")
+
+
+def _escaped(found: re.Match[str]) -> str:
+    one = found[0]
+    return one if one.isprintable() else json.dumps(one)[1:-1] if ord(one) > 0x7F else f"\\u{ord(one):04x}"
+
+
+def printable(text: str) -> str:
+    """For a terminal: what a sender wrote must neither steer it nor turn the direction of a line."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else " " if one.isspace() else "\N{REPLACEMENT CHARACTER}" for one in text)
