@@ -207,7 +207,7 @@ class Lists:
         stands, visits, request = await asyncio.gather(
             self._redis.command("EXISTS", f"db:delivery:{text}"),
             self._known(_names(text)),
-            tally.delivery_of(self._redis, text, self._settings.retention_days),
+            tally.delivery_of(self._redis, text),
         )
         works = await find.works_of(self._redis, text, self._settings.secret_key)
         found = [Found("delivery", text)] if stands else []
@@ -224,7 +224,11 @@ class Lists:
         return found
 
     async def _known(self, names: Sequence[str]) -> list[str]:
-        accounts = await every_account(self._redis, self._settings.every_account)
+        """Those of the names that are visits: one command for each account, and for each name where there is one."""
+        every = await every_account(self._redis, self._settings.every_account)
+        keys = [[f"db:visit:{account}/{name}" for name in names] for account in every]
+        sizes = await asyncio.gather(*(self._redis.command("EXISTS", *of_account) for of_account in keys))
+        accounts = [account for account, size in zip(every, sizes, strict=True) if size]
         asked = [(name, f"db:visit:{account}/{name}") for name in names for account in accounts]
         found = await asyncio.gather(*(self._redis.command("EXISTS", key) for _, key in asked))
         return [name for (name, _), stands in zip(asked, found, strict=True) if stands]

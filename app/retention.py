@@ -69,7 +69,7 @@ KINDS = (
     Kind("db:counts", "one", "counts for /metrics", _ALWAYS),
     Kind("db:alarms:lock", "expires", "who looks whether to alarm", _SECONDS),
     Kind("db:alarms", "expires", "which alarms are on, and the counts of ten minutes", "7 days"),
-    Kind("db:requests:*", "expires", "request ids of an hour, with their deliveries", _RETENTION),
+    Kind("db:request:*", "expires", "the digest of a request id, and its delivery", _RETENTION),
     Kind("db:matched:*", "expires", "when each secret of a hook last matched", "1 year after that"),
     Kind(
         "db:refused:*:*", "expires", "the newest 50 events from other accounts: account and time", "30 days without one"

@@ -2,13 +2,14 @@
 
     db:hour:<hour>      counts of that hour since 1970, by `<hook>:<outcome>`; it goes after a week
     db:matched:<hook>   when each secret last matched, in ms, by its fingerprint; a year after the last of them
-    db:requests:<hour>  X-Request-ID to delivery, kept as long as deliveries are
+    db:request:<digest> an X-Request-ID's delivery, kept as long as deliveries are
     db:counts           counts since ever for /metrics, by `<signal>|<label>|…`, of a histogram also `|<bucket>` or `|us`
 
 A process that is killed loses the last few seconds of it, and nothing that anybody relies on.
 """
 
 import asyncio
+import hashlib
 import hmac
 import time
 from bisect import bisect_left
@@ -27,8 +28,8 @@ KEPT_S = 8 * 86_400
 #: A hook at which nobody rang for so long has forgotten its secrets.
 MATCHED_S = 366 * 86_400
 COUNTS = "db:counts"
-#: While Redis is away, no more request ids than this wait in memory.
-MOST_REQUESTS = 10_000
+#: While Redis is away, no more request ids than this wait in memory; so many are written at once.
+MOST_REQUESTS, REQUESTS_AT_ONCE = 10_000, 500
 
 
 class Tally:
@@ -81,7 +82,7 @@ class Tally:
         wrote = await asyncio.gather(
             _count(redis, f"db:hour:{hour}", by_hour, KEPT_S),
             _count(redis, COUNTS, since_ever),
-            self._note(redis, f"db:requests:{hour}", matched, requests),
+            self._note(redis, matched, requests),
             return_exceptions=True,
         )
         if wrote[0]:
@@ -107,18 +108,17 @@ class Tally:
         for source, us in spent.items():
             self._totals[REQUEST_S, source, "us"] += us
 
-    async def _note(
-        self, redis: Redis, key: str, matched: Mapping[tuple[str, int], int], requests: Mapping[str, str]
-    ) -> None:
+    async def _note(self, redis: Redis, matched: Mapping[tuple[str, int], int], requests: Mapping[str, str]) -> None:
         asked = [
             redis.command("HSET", f"db:matched:{hook}", fingerprint(self._secrets[hook][slot], self._keys), at)
             for (hook, slot), at in matched.items()
         ]
         asked += [redis.command("EXPIRE", f"db:matched:{hook}", MATCHED_S) for hook, _ in matched]
-        if requests:
-            asked.append(redis.command("HSET", key, *(part for pair in requests.items() for part in pair)))
-            asked.append(redis.command("EXPIRE", key, self._keep_s))
         await asyncio.gather(*asked)
+        known = list(requests.items()) if self._keep_s else []
+        for at in range(0, len(known), REQUESTS_AT_ONCE):
+            page = known[at : at + REQUESTS_AT_ONCE]
+            await asyncio.gather(*(redis.command("SET", request_key(id), one, "EX", self._keep_s) for id, one in page))
 
     async def keep_flushing(self, redis: Redis) -> None:
         while True:
@@ -150,11 +150,14 @@ async def hours(redis: Redis, last: int) -> list[tuple[int, Counter[tuple[str, s
     return [(hour, _read(flat)) for hour, flat in zip(names, hashes, strict=True)]
 
 
-async def delivery_of(redis: Redis, request_id: str, keep_days: int) -> str | None:
-    """The delivery that arrived under that X-Request-ID. Raises RedisDown."""
-    names = range(this_hour() - keep_days * 24, this_hour() + 1)
-    found = await asyncio.gather(*(redis.command("HGET", f"db:requests:{hour}", request_id) for hour in names))
-    return next((id.decode() for id in reversed(found) if id), None)
+async def delivery_of(redis: Redis, request_id: str) -> str | None:
+    """The delivery that arrived under that X-Request-ID, the newest one. Raises RedisDown."""
+    id = await redis.command("GET", request_key(request_id))
+    return id.decode() if id else None
+
+
+def request_key(id: str) -> str:
+    return f"db:request:{hashlib.sha256(id.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
 
 
 async def matched(redis: Redis, hook: str, secrets: Sequence[str], keys: Sequence[str]) -> dict[str, int | None]:

@@ -60,12 +60,49 @@ async def test_counts_are_written_together_and_read_by_hour(redis: Redis) -> Non
 async def test_a_delivery_is_found_by_its_request_id_for_as_long_as_it_is_kept(redis: Redis) -> None:
     counting = Tally(9, {"standard": ("key",)})
     counting.let_in("standard", "accepted", 0, 1, "req-1", "d1")
+    await counting.flush(redis)
+    counting.let_in("standard", "accepted", 0, 1, "req-1", "d2")
+    counting.let_in("standard", "accepted", 0, 1, "req-3", "d3")
+    await counting.flush(redis)
+
+    found = [await tally.delivery_of(redis, id) for id in ("req-1", "req-2", "req-3", "\udcff")]
+
+    assert ["d2", None, "d3", None] == found
+    keys = await redis.command("KEYS", "db:request:*")
+    assert 2 == len(keys)
+    assert all([9 * 86_400 - 60 < await redis.command("TTL", key) <= 9 * 86_400 for key in keys])
+
+
+async def test_very_many_request_ids_are_written_some_at_a_time(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.connection._MOST_WAITING", 1_000)
+    counting = Tally(9, {"standard": ("key",)})
+    for number in range(3_000):
+        counting.let_in("standard", "accepted", 0, 1, f"req-{number}", f"d{number}")
 
     await counting.flush(redis)
 
-    assert "d1" == await tally.delivery_of(redis, "req-1", 9)
-    assert None is await tally.delivery_of(redis, "req-2", 9)
-    assert 0 < await redis.command("TTL", f"db:requests:{tally.this_hour()}") <= 9 * 86_400
+    assert "d2999" == await tally.delivery_of(redis, "req-2999")
+
+
+@pytest.mark.parametrize("days", [9, 417, 3_650])
+async def test_a_search_costs_as_many_commands_however_long_deliveries_are_kept(
+    redis: Redis, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, days: int
+) -> None:
+    settings = read(SETTINGS | {"RETENTION_DAYS": str(days), "SECRET_KEY": "key-of-the-tests" * 2})
+    counting = Tally(days, {"standard": ("key",)})
+    counting.let_in("standard", "accepted", 0, 1, "req-1", "d1")
+    await counting.flush(redis)
+    lists, asked, command = Lists(ledger, settings, Explain(ledger, settings)), [], ledger.redis.command
+
+    async def counted(*arguments: Any) -> Any:
+        asked.append(arguments)
+        return await command(*arguments)
+
+    monkeypatch.setattr(ledger.redis, "command", counted)
+
+    assert ["d1"] == [one.id for one in await lists.search("req-1")]
+    assert [] == await lists.search("ada@example.com")
+    assert len(asked) <= 20
 
 
 async def test_what_redis_could_not_take_is_counted_later(redis: Redis) -> None:
@@ -78,7 +115,7 @@ async def test_what_redis_could_not_take_is_counted_later(redis: Redis) -> None:
 
     [(_, counts)] = await tally.hours(redis, 1)
     assert 2 == counts["standard", "accepted"]
-    assert "d1" == await tally.delivery_of(redis, "req-1", 9)
+    assert "d1" == await tally.delivery_of(redis, "req-1")
 
 
 # -- finding --

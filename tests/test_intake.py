@@ -223,7 +223,7 @@ def impatient(redis_url: str) -> Iterator[Door]:
 
 async def kept(redis: Redis) -> set[bytes]:
     """Every key but what is counted for people, now and then."""
-    counted = (b"db:refused", b"db:hour:", b"db:matched:", b"db:requests:", b"db:counts")
+    counted = (b"db:refused", b"db:hour:", b"db:matched:", b"db:request:", b"db:counts")
     return {key for key in await redis.command("KEYS", "*") if not key.startswith(counted)}
 
 
@@ -1204,7 +1204,7 @@ class OwnRedis:
 
     def keys(self) -> set[bytes]:
         """Of what is accepted: what doors count, they write now and then."""
-        counted = (b"db:refused", b"db:counts", b"db:hour:", b"db:matched:", b"db:requests:")
+        counted = (b"db:refused", b"db:counts", b"db:hour:", b"db:matched:", b"db:request:")
         return {key for key in self.ask("KEYS", "*") if not key.startswith(counted)}
 
 

@@ -17,6 +17,7 @@ import httpx
 import orjson
 import zstandard
 
+from app import tally
 from app.connection import Address, Redis
 from app.console.access import hash_password
 from app.embedded import free_port, valkey
@@ -75,7 +76,7 @@ def _delivery(redis: Redis, number: int, at: int, names: dict[str, str]) -> list
     asked = [
         redis.command("SET", f"db:delivery:{id}", record),
         redis.command("ZADD", f"db:deliveries:{hook}", at, id),
-        redis.command("HSET", f"db:requests:{at // 3_600_000}", f"req-{number}", id),
+        redis.command("SET", tally.request_key(f"req-{number}"), id),
     ]
     if failed:
         fields |= {"state": "parked", "reason": REASONS[number // 20 % len(REASONS)], "since": at}
