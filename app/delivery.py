@@ -3,6 +3,7 @@ signature held."""
 
 import base64
 import re
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, tzinfo
@@ -24,6 +25,14 @@ class Unreadable(Exception):
 
 class WrongContentType(Exception):
     """The body calls itself something that this tool never sends."""
+
+
+class WrongContentEncoding(Exception):
+    """The body is compressed, or in a way that this tool never uses."""
+
+
+class TooLarge(Exception):
+    """What comes out of a compressed body is larger than a body may be."""
 
 
 @dataclass(slots=True)
@@ -135,6 +144,38 @@ LONGEST_TYPE = 200
 def _is_taken(content_type: str, form: Form) -> bool:
     kind = content_type.partition(";")[0].strip().lower()
     return not kind or kind in _CONTENT_TYPES[form] or (kind.endswith("+json") and form != "form")
+
+
+def content_encoding(delivery: Delivery) -> str:
+    """How the body is compressed, as `gzip`; several are separated by commas. Empty: it is not."""
+    if delivery.header("content-encoding") is None:
+        return ""
+    given = b",".join(delivery.header_lines("content-encoding")).decode("latin-1").lower()
+    names = [name.strip() for name in given.split(",")]
+    return ", ".join("gzip" if name == "x-gzip" else name for name in names if name not in ("", "identity"))
+
+
+def check_content_encoding(delivery: Delivery, taken: tuple[str, ...]) -> None:
+    """Raises WrongContentEncoding."""
+    encoding = content_encoding(delivery)
+    if encoding and encoding not in taken:
+        raise WrongContentEncoding(f"this hook takes bodies {' or '.join(('without a content encoding', *taken))}")
+
+
+def decompress(raw: bytes, most: int) -> bytes:
+    """What one gzip member holds; never more than `most` bytes of it in memory. Raises Unreadable, TooLarge."""
+    member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+    try:
+        read = member.decompress(raw, most + 1)
+    except zlib.error:
+        raise Unreadable("the body is not what its content encoding says") from None
+    if len(read) > most:
+        raise TooLarge
+    if not member.eof:
+        raise Unreadable("the compressed body is not complete")
+    if member.unused_data:
+        raise Unreadable("something follows the compressed body")
+    return read
 
 
 def parse_body(delivery: Delivery, form: Form) -> Json:

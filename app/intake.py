@@ -19,7 +19,19 @@ from starlette.types import Receive, Scope, Send
 
 from app import protocol
 from app.connection import RedisDown
-from app.delivery import Delivery, Event, Unreadable, WrongContentType, check_content_type, parse_body
+from app.delivery import (
+    Delivery,
+    Event,
+    TooLarge,
+    Unreadable,
+    WrongContentEncoding,
+    WrongContentType,
+    check_content_encoding,
+    check_content_type,
+    content_encoding,
+    decompress,
+    parse_body,
+)
 from app.ledger import LONG_REPEAT_S, REPEAT_S, Ledger, Meta, new_id, traced
 from app.logs import log
 from app.reading import Untranslatable
@@ -117,7 +129,7 @@ class Intake:
             head += f"{name}: {value}\r\n".encode()
         whole = None if "connection" in headers else scope.get(protocol.WHOLE)
         if not whole or not protocol.answer(whole, status, head, answer):
-            await _reply(send, status, head, answer, receive if status == 413 else None)
+            await _reply(send, status, head, answer, receive if status == 413 and "connection" in headers else None)
         took_s = time.perf_counter() - started
         self._tally.answered(rang.source, OUTCOMES.get(rang.reason, rang.reason) or rang.outcome, rang.slot, took_s)
         self._log.info("delivery answered", **rang.fields(), status=status, took_ms=round(took_s * 1000, 1))
@@ -151,8 +163,12 @@ class Intake:
         )
         try:
             check_content_type(delivery, entrance.tool.source.form)
+            check_content_encoding(delivery, entrance.tool.source.content_encodings)
         except WrongContentType as error:
             raise Refused(415, "wrong_content_type", str(error)) from None
+        except WrongContentEncoding as error:
+            taken = ", ".join(entrance.tool.source.content_encodings) or "identity"
+            raise Refused(415, "wrong_content_encoding", str(error), **{"accept-encoding": taken}) from None
         if whole := scope.get(protocol.WHOLE):
             delivery.raw = protocol.take(whole)
             if len(delivery.raw) > self._max_body:
@@ -169,9 +185,13 @@ class Intake:
         slot = self._verify(entrance, delivery)
         rang.slot = slot + 1
         try:
+            if source.content_encodings and content_encoding(delivery):
+                delivery.raw = decompress(delivery.raw, self._max_body)
             event = believe(entrance, delivery)
         except Unreadable as error:
             raise Refused(400, "unreadable_body", str(error)) from None
+        except TooLarge:
+            raise Refused(413, "too_large", f"a body has {self._max_body} bytes at the most, decompressed") from None
         if source.challenge and (reply := source.challenge.answer(event, entrance.hook.secrets[slot])):
             return Answer(200, reply.body, reply.content_type)
         meaning = mean(entrance, event)
@@ -290,6 +310,7 @@ OUTCOMES = {
     "signature_stale": "stale_timestamp",
     "unreadable_body": "bad_body",
     "wrong_content_type": "bad_body",
+    "wrong_content_encoding": "bad_body",
     "unfinished": "bad_body",
     "redis_down": "unavailable",
     "too_busy": "unavailable",

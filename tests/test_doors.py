@@ -1,8 +1,11 @@
 """Hooks of tools that sign nothing, or not for us alone: their addresses, what they need, and what the doctor says."""
 
 import base64
+import gzip
 import hmac
 import json
+import tracemalloc
+import zlib
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
@@ -255,6 +258,144 @@ async def test_the_doctor_warns_where_every_event_was_foreign(redis: Redis) -> N
     assert "all 2 events" in check.detail
     assert "HOOKS__NYLAS__TENANTS" in check.fix
     assert [] == [check async for check in _tenants(redis, settings)]
+
+
+# -- compressed bodies --
+
+EVENT = nylas_event(1, "grant-1")
+
+
+def gzipped(raw: bytes) -> bytes:
+    return gzip.compress(raw, mtime=0)
+
+
+async def compressed(redis: Redis, raw: bytes, *encodings: str, **env: str) -> httpx.Response:
+    """A signed delivery as it is, under these content encodings."""
+    door = NylasDoor(redis, **env)
+    lines = [*door.signed(raw).items(), *(("content-encoding", encoding) for encoding in encodings)]
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(door.door), base_url="http://door") as client:
+        return await client.post("/hooks/nylas", content=raw, headers=lines)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "GZIP", "x-gzip", " gzip ", "identity, gzip", "gzip,"])
+async def test_a_compressed_body_is_taken_and_kept_as_it_was_before(redis: Redis, encoding: str) -> None:
+    answer = await compressed(redis, gzipped(EVENT), encoding)
+
+    assert 202 == answer.status_code
+    assert EVENT == (await Ledger(redis, keep_days=30).delivery(answer.json()["delivery"]))[1]
+
+
+@pytest.mark.parametrize("encodings", [(), ("identity",), ("",), ("identity, identity",)])
+async def test_a_body_that_is_not_compressed_is_taken_as_ever(redis: Redis, encodings: tuple[str, ...]) -> None:
+    assert 202 == (await compressed(redis, EVENT, *encodings)).status_code
+
+
+async def test_a_repeat_is_known_whether_compressed_or_not(redis: Redis) -> None:
+    first = await compressed(redis, gzipped(EVENT), "gzip")
+    again = await compressed(redis, EVENT)
+
+    assert {"delivery": first.json()["delivery"], "repeat": True} == again.json()
+
+
+@pytest.mark.parametrize(
+    "encodings",
+    [
+        ("deflate",),
+        ("br",),
+        ("zstd",),
+        ("compress",),
+        ("gzip, gzip",),
+        ("gzip", "gzip"),
+        ("gzip, br",),
+        ("aws-chunked",),
+    ],
+)
+async def test_another_content_encoding_is_refused_before_the_body_is_looked_at(
+    redis: Redis, encodings: tuple[str, ...]
+) -> None:
+    answer = await compressed(redis, b"", *encodings)
+
+    assert (415, "wrong_content_encoding") == (answer.status_code, answer.json()["error"])
+    assert "gzip" == answer.headers["accept-encoding"]
+
+
+@pytest.mark.parametrize("name", [name for name in load() if not load()[name].source.content_encodings])
+async def test_where_a_tool_never_compresses_gzip_is_refused(redis: Redis, name: str) -> None:
+    known = specimens(name)
+    env = {
+        f"HOOKS__{name.upper()}__SECRETS": known["secret"],
+        f"HOOKS__{name.upper()}__TENANTS": known.get("tenants", ""),
+        f"HOOKS__{name.upper()}__TIMEZONE": known.get("timezone", ""),
+        f"HOOKS__{name.upper()}__API_URL": "https://api.example.com",
+        "PUBLIC_URL": "https://hooks.example.com",
+        "SECRET_KEY": known.get("secret_key", "a-key-of-32-characters-for-tests"),
+    }
+    settings = read({**REDIS, **env})
+    door = Intake(settings, defaultdict(lambda: Ledger(redis, keep_days=30)), Refusals(redis))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(door), base_url="http://door") as client:
+        answer = await client.post(f"/hooks/{name}", content=gzipped(b"{}"), headers={"content-encoding": "gzip"})
+
+    assert (415, "identity") == (answer.status_code, answer.headers["accept-encoding"])
+
+
+GZIPPED = gzipped(EVENT)
+#: A member without its name, its time and its checks is still one; these are none.
+BROKEN = {
+    "cut in the middle": GZIPPED[:50],
+    "without its checks": GZIPPED[:-8],
+    "without its last byte": GZIPPED[:-1],
+    "another check": GZIPPED[:-5] + bytes([GZIPPED[-5] ^ 1]) + GZIPPED[-4:],
+    "another length": GZIPPED[:-1] + b"\x01",
+    "a head alone": GZIPPED[:10],
+    "nothing": b"",
+    "plain": EVENT,
+    "zlib": zlib.compress(EVENT),
+    "two members": gzipped(EVENT[:50]) + gzipped(EVENT[50:]),
+    "the same twice": GZIPPED + GZIPPED,
+    "something behind it": GZIPPED + b"x",
+    "zeros behind it": GZIPPED + bytes(512),
+    "of nothing": gzipped(b""),
+    "of no JSON": gzipped(b"x"),
+    "compressed twice": gzipped(GZIPPED),
+}
+
+
+@pytest.mark.parametrize("raw", BROKEN.values(), ids=BROKEN)
+async def test_what_is_not_one_whole_member_is_unreadable(redis: Redis, raw: bytes) -> None:
+    answer = await compressed(redis, raw, "gzip")
+
+    assert (400, "unreadable_body") == (answer.status_code, answer.json()["error"])
+    assert [] == await redis.command("KEYS", "*")
+
+
+@pytest.mark.parametrize(("size", "status"), [(60_000, 202), (60_001, 413), (50_000_000, 413)])
+async def test_the_limit_is_of_what_comes_out(redis: Redis, size: int, status: int) -> None:
+    raw = gzipped(EVENT + b" " * (size - len(EVENT)))
+    assert len(raw) < 60_000
+
+    tracemalloc.start()
+    answer = await compressed(redis, raw, "gzip", MAX_BODY="60000")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert status == answer.status_code
+    assert peak < 5_000_000
+
+
+async def test_a_compressed_body_that_is_not_signed_is_not_decompressed(redis: Redis) -> None:
+    door = NylasDoor(redis)
+    headers = door.signed(EVENT) | {"content-encoding": "gzip"}
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(door.door), base_url="http://door") as client:
+        answers = [await client.post("/hooks/nylas", content=raw, headers=headers) for raw in (gzipped(EVENT), b"x")]
+
+    assert [401, 401] == [answer.status_code for answer in answers]
+
+
+@pytest.mark.parametrize("name", load())
+def test_only_what_is_signed_as_a_whole_may_be_compressed(name: str) -> None:
+    source = load()[name].source
+
+    assert not source.content_encodings or source.signature.covers == "body"
 
 
 # -- what such a hook needs --

@@ -71,6 +71,8 @@ def _terms_of(source: Source) -> Iterable[str]:
     yield PROVES[source.signature.covers]
     yield f"while Redis is away it hears {source.busy} and tries again"
     yield f"it is answered within {source.answer_within_s:g} s"
+    if source.content_encodings:
+        yield f"its bodies may be compressed ({', '.join(source.content_encodings)})"
     needs = [f"HOOKS__<NAME>__{need}" for need in source.needs]
     needs += ["PUBLIC_URL"] * source.signature.needs_url + ["SECRET_KEY"] * source.signature.needs_key
     if needs:

@@ -234,6 +234,7 @@ class Source:
         address.
     evidence: where our facts come from at their weakest; VERIFIED_BY says what the words mean.
     form: what the body is.
+    content_encodings: how the tool may compress its bodies: `gzip`. The signature covers the bytes as they are sent.
     event: the path to the event's name in the body; it is for people only, and may lead nowhere.
     repeat_key: what names an event, the same on every retry; None (the default): the digest of the body. It must be
         covered by the signature.
@@ -263,6 +264,7 @@ class Source:
     evidence: Evidence
     bearer: Scheme | None = None
     form: Form = "json"
+    content_encodings: tuple[Literal["gzip"], ...] = ()
     event: tuple[str, ...] = ("type",)
     repeat_key: Callable[[Event], str | None] | None = None
     look_alike: bool = False

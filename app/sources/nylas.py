@@ -2,8 +2,9 @@
 
 From that page, those of each event, and https://developer.nylas.com/docs/v3/notifications: Nylas tries the address with a
 challenge in the query that wants to be heard back, unsigned; every event is signed, hexadecimal over the body as it is
-sent. `time` beside `data` is when the event happened and orders; times are seconds since 1970, `id` is the same on every
-retry. `booking.pending` is a request that the host has not confirmed: no visit yet.
+sent, with compressed delivery over the compressed bytes. `time` beside `data` is when the event happened and orders; times
+are seconds since 1970, `id` is the same on every retry. `booking.pending` is a request that the host has not confirmed: no
+visit yet.
 
 A participant has an address and a name, and nothing tells a guest from a host or a host's colleague. Who is marked as the
 organizer, or has the address that the organizer's calendar is named by, is passed over; who is left is the guest. Several
@@ -29,7 +30,7 @@ SETUP = """
 1. In the Nylas Dashboard, open Notifications and add a webhook with the address {url} and the triggers booking.created,
    booking.rescheduled and booking.cancelled. Nylas tries the address at once: HOOKS__NYLAS__SECRETS must be set to
    something by then, or the hook does not exist.
-2. Leave compressed delivery off.
+2. Compressed delivery may be on or off.
 3. Set HOOKS__NYLAS__SECRETS to the webhook's secret, which is shown once, and restart.
 4. One application rings for all of its grants. Set HOOKS__NYLAS__TENANTS to the grants that are yours, if others are not.
 
@@ -49,6 +50,7 @@ SOURCE = Source(
     docs="https://developer.nylas.com/docs/reference/notifications/scheduler",
     evidence="second-hand",
     signature=Hmac(header="X-Nylas-Signature"),
+    content_encodings=("gzip",),
     setup=SETUP,
     repeat_key=_notification_id,
     tenant=lambda event: event.data.at("data", "grant_id").text(),
