@@ -1,5 +1,6 @@
 """What tools of field service, salons and practices send beyond the specimens, and what it means."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 from test_every_source import Doorstep, hands, served, world
-from test_sources import BY_TOOL
+from test_sources import BY_TOOL, Specimen
 
 from app.delivery import Event
 from app.reading import Json, Untranslatable
@@ -455,3 +456,87 @@ def test_stripe_two_invoices_of_one_visit_are_both_counted() -> None:
     ]
 
     assert "100.00" == what_stands(*invoices).fields["amount_collected"]
+
+
+# NexHealth ----------------------------------------------------------------------------------------------------------
+
+
+def from_nexhealth(envelope: Mapping[str, Any], headers: Mapping[str, str] | None = None, **more: Any) -> Event:
+    appointment = {"id": 7, "patient_id": 5001, "start_time": "2026-03-14T15:00:00Z", **more}
+    told = {"event_name": "appointment_updated", "event_time": "2026-03-10T15:20:38Z", "institution_id": 11}
+    return an_event("nexhealth", {**told, **envelope, "data": {"appointment": appointment}}, headers=headers or {})
+
+
+NAMED, IN_ADDRESS = {"subdomain": "example-dental"}, {"?subdomain": "example-dental"}
+
+
+@pytest.mark.parametrize(
+    ("envelope", "headers"),
+    [(NAMED, {}), ({}, IN_ADDRESS), (NAMED, {"?subdomain": "another"}), ({"subdomain": None}, IN_ADDRESS)],
+)
+def test_nexhealth_a_practice_is_named_by_the_event_or_by_the_address(
+    envelope: Mapping[str, Any], headers: Mapping[str, str]
+) -> None:
+    [get] = load()["nexhealth"].fetch(from_nexhealth(envelope, headers))  # type: ignore[misc]
+
+    assert ("patients/5001", "example-dental") == (get.path, get.params["subdomain"])
+
+
+@pytest.mark.parametrize("headers", [{}, {"?subdomain": ""}, {"?subdomain": "a/b"}, {"?subdomain": "a&x=1"}])
+def test_nexhealth_an_event_that_names_no_practice_is_for_an_operator(headers: Mapping[str, str]) -> None:
+    event = from_nexhealth({}, headers)
+
+    with pytest.raises(Untranslatable, match="subdomain"):
+        load()["nexhealth"].fetch(event)  # type: ignore[misc]
+
+
+def test_nexhealth_where_no_patient_has_to_be_fetched_no_practice_has_to_be_named() -> None:
+    [change] = changes(from_nexhealth({}, patient={"email": "ada@example.com", "cell_phone_number": "5550100002"}))
+    [cancelled] = changes(from_nexhealth({}, cancelled=True))
+
+    assert change.contact
+    assert ("ada@example.com", "5550100002") == (change.contact.email, change.contact.phone)
+    assert "cancel" == cancelled.action
+
+
+@pytest.mark.parametrize(
+    ("patient", "phone"),
+    [
+        ({"bio": {"cell_phone_number": "1", "phone_number": "2"}}, "1"),
+        ({"bio": {"cell_phone_number": "", "phone_number": "2"}}, "2"),
+        ({"cell_phone_number": "3", "preferred_phone_number": "4", "bio": {"phone_number": "2"}}, "3"),
+        ({"cell_phone_number": None, "preferred_phone_number": "4", "bio": {}}, "4"),
+        ({"phone_number": "5"}, "5"),
+        ({"bio": {}}, None),
+    ],
+)
+def test_nexhealth_each_version_has_the_phone_in_another_place(patient: Mapping[str, Any], phone: str | None) -> None:
+    record = {"data": {"id": 5001, "email": "ada@example.com", **patient}}
+    [change] = changes(with_record(from_nexhealth(NAMED), record))
+
+    assert change.contact
+    assert phone == change.contact.phone
+
+
+def sent(specimen: Specimen, body: Mapping[str, Any], query: str = "") -> Specimen:
+    """Another body and address, signed like the specimen."""
+    delivery = specimen.changed(raw=json.dumps(body).encode(), query=query.encode())
+    signature = specimen.scheme.sign(delivery, specimen.terms_of_the_tool())
+    lines = tuple((name.lower().encode(), value.encode()) for name, value in signature.items())
+    return replace(specimen, delivery=replace(delivery, headers=lines))
+
+
+async def test_nexhealth_of_one_practice_an_event_without_a_name_is_parked_and_not_ignored(world: Doorstep) -> None:
+    specimen = BY_TOOL["nexhealth"][0]
+    world.configure(specimen, HOOKS__NEXHEALTH__TENANTS="example-dental")
+    world.api.keep(specimen)
+    body = {name: value for name, value in specimen.told["body"].items() if name != "subdomain"}
+
+    answer = await world.ring(sent(specimen, body))
+    await world.ring(sent(specimen, {**body, "event_time": "2026-03-10T15:20:39.000Z"}, "subdomain=example-dental"))
+    await world.run()
+
+    event = await world.ledger.member(f"event:{answer.json()['delivery']}")
+    assert ("parked", True) == (event.state, "?subdomain=" in event.reason)
+    assert ["nexhealth-11-700001"] == [visit["external_id"] for visit in world.rig.visits()]
+    assert {"v20240412"} == {headers["nex-api-version"] for headers in world.api.seen}

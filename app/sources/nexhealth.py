@@ -9,9 +9,18 @@ appointments that are `unavailable`. An id is only unique inside one institution
 NexHealth itself cannot move an appointment; a practice system may. Where it cancels and books again instead, that is another
 appointment with nothing that links the two.
 
+The stable version of the API is v20240412, also called v3.0.0; its name is sent in a header
+(https://docs.nexhealth.com/docs/api-v2-to-v20240412-migration-guide). The patient has to be fetched, unless its address is
+in the event: v3.1 has a `patient` in `appointment_created`. A phone may be in several places: `bio.cell_phone_number` and
+`bio.phone_number`, and since v3.1 the patient's `cell_phone_number` and `preferred_phone_number`.
+
+`GET patients/{id}` requires the practice's `subdomain`. The printed example of an event does not show one; an integrator's
+receiver reads it in the envelope. Where it is not there, `?subdomain=` of the webhook's own address counts, and an event
+with neither is parked. That parameter is not signed: it only narrows a query that our own token makes.
+
 Second-hand, from integrators: that the signature is in hexadecimal, that `appointment_created` has a list `appointments`
-where the others have an `appointment`, and that a deleted one is an update too. The patient has to be fetched (v2 of the
-API), unless its address is in the event; the API key is exchanged for a token that lives an hour.
+where the others have an `appointment`, and that a deleted one is an update too. The API key is exchanged for a token that
+lives an hour.
 
 Guessed: a start without an offset, should there be one, is local time in the `timezone` beside it.
 """
@@ -20,7 +29,7 @@ from datetime import datetime
 from zoneinfo import ZoneInfo
 
 from app.delivery import Event
-from app.reading import Json
+from app.reading import Json, Untranslatable
 from app.signatures import ISO_TIME, Hmac
 from app.sources import Bearer, Exchange, Get, Ignored, Source
 from app.visits.words import UNSAID, Action, Contact, Unsaid, VisitChange, microseconds
@@ -28,11 +37,11 @@ from app.visits.words import UNSAID, Action, Contact, Unsaid, VisitChange, micro
 SETUP = """
 1. In the NexHealth Developer Portal make an API key and set it as HOOKS__NEXHEALTH__CREDENTIALS__API_KEY. It is exchanged
    for tokens, which needs SECRET_KEY, 32 random characters or more.
-2. POST {"target_url": "{url}"} to https://nexhealth.info/webhook_endpoints, and set the `secret_key` of the answer as
-   HOOKS__NEXHEALTH__SECRETS. Restart.
-3. POST to https://nexhealth.info/webhook_endpoints/ID/webhook_subscriptions?subdomain=SUBDOMAIN, with that endpoint's ID and
-   for each practice, {"resource_type": "Appointment", "event": "…"} for appointment_created, appointment_updated and
-   appointment_insertion.
+2. POST {"target_url": "{url}?subdomain=SUBDOMAIN"} to https://nexhealth.info/webhook_endpoints, with the subdomain of the
+   practice and, as in the next steps, the header Nex-Api-Version: v20240412. Set the `secret_key` of the answer as
+   HOOKS__NEXHEALTH__SECRETS and restart. Several practices have an endpoint each, and all keys in that setting.
+3. POST to https://nexhealth.info/webhook_endpoints/ID/webhook_subscriptions?subdomain=SUBDOMAIN, with that endpoint's ID,
+   {"resource_type": "Appointment", "event": "…"} for appointment_created, appointment_updated and appointment_insertion.
 4. After 48 hours of failures an endpoint is switched off: PATCH it with "active": true.
 
 What is sent is health data: keep logs and Redis accordingly, and have the agreements that the law asks for. Not every
@@ -40,7 +49,8 @@ practice system tells that a patient was checked out; where none does, a review 
 start. Money is not told, and neither is who wants no e-mail.
 """
 
-VERSION = {"accept": "application/vnd.Nexhealth+json;version=2", "nex-api-version": "v2"}
+#: https://docs.nexhealth.com/v20240412/reference/versioning
+VERSION = {"nex-api-version": "v20240412"}
 ACTIONS: dict[str, Action] = {
     "appointment_created": "create",
     "appointment_insertion.complete": "create",
@@ -58,8 +68,15 @@ def _repeat_key(event: Event) -> str | None:
     return " ".join([f"{kind} {told_at}", *versions])
 
 
-def _subdomain(event: Event) -> str | None:
-    return event.data.at("subdomain").text()
+ADDRESS_PARAMETER = "?subdomain"
+
+
+def _practice(event: Event) -> str | None:
+    """Its subdomain. Raises Untranslatable where an appointment's event does not name it."""
+    practice = event.data.at("subdomain").text() or event.headers.get(ADDRESS_PARAMETER)
+    if not practice and event.data.at("event_name").text() in ACTIONS:
+        raise Untranslatable("the event does not name its practice: add ?subdomain= to the webhook's address")
+    return practice
 
 
 SOURCE = Source(
@@ -72,7 +89,8 @@ SOURCE = Source(
     setup=SETUP,
     event=("event_name",),
     repeat_key=_repeat_key,
-    tenant=_subdomain,
+    tenant=_practice,
+    headers=(ADDRESS_PARAMETER,),
     api="https://nexhealth.info/",
     credentials=Bearer("TOKEN"),
     exchange=Exchange(
@@ -170,7 +188,7 @@ def _patient(event: Event, appointment: Json) -> Get | None:
     patient_id = appointment.at("patient_id")
     if is_off or not patient_id.text() or appointment.at("patient", "email").text():
         return None
-    params = {"subdomain": event.data.at("subdomain").needed_id()}
+    params = {"subdomain": Json(_practice(event), "subdomain").needed_id()}
     if appointment.at("location_id").text():
         params["location_id"] = appointment.at("location_id").needed_id()
     return Get(f"patients/{patient_id.needed_id()}", params=params)
@@ -187,5 +205,15 @@ def _contact(event: Event, appointment: Json) -> Contact | None:
         email=patient.at("email").text(),
         first_name=patient.at("first_name").text(),
         last_name=patient.at("last_name").text(),
-        phone=patient.at("bio", "cell_phone_number").text() or patient.at("bio", "phone_number").text(),
+        phone=next(filter(None, (patient.at(*place).text() for place in PHONES)), None),
     )
+
+
+#: Where a phone may be, the better first.
+PHONES = (
+    ("bio", "cell_phone_number"),
+    ("cell_phone_number",),
+    ("preferred_phone_number",),
+    ("bio", "phone_number"),
+    ("phone_number",),
+)

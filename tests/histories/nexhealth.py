@@ -17,6 +17,11 @@ class Tool(Life):
     def __init__(self, *given: Any, **more: Any) -> None:
         super().__init__(*given, **more)
         self.tells_times, self.brings_patient = self.maybe(0.6), self.maybe(0.2)
+        named, self.practice, self.address = {"subdomain": "example-dental"}, dict[str, str](), dict[str, str]()
+        if self.maybe(0.7):
+            self.practice = named
+        else:
+            self.address = {f"?{name}": value for name, value in named.items()}
         self.patients: dict[str, Person] = {}
         self.patient = ""
 
@@ -120,6 +125,6 @@ class Tool(Life):
         data = {"appointments": [appointment]} if kind == "appointment_created" else {"appointment": appointment}
         self.ring(
             {"resource_type": "Appointment", "event_name": kind, "event_time": self.stamp(self.now), "data": data,
-             "subdomain": "example-dental", "institution_id": INSTITUTION, "delivery_errors": []},
-            f"{kind} {appointment}",
+             **self.practice, "institution_id": INSTITUTION, "delivery_errors": []},
+            f"{kind} {appointment}", **self.address,
         )  # fmt: skip
