@@ -6,8 +6,10 @@ not be unique, and `attemptNumber` differs on retries. Ids count inside their po
 is fetched, and our own clock orders; when its outcome became what it is stands in the history of that property, else in
 the event. A deleted meeting is not there any more, or `archived`: that is a cancel only where the event is its deletion.
 
-RESCHEDULED cancels nothing: whether a guest's new time is a new meeting or the same one is not told, and a meeting that has
-a time stands. A portal may have outcomes of its own, which cancel nothing either.
+RESCHEDULED has two uses: some tools move the meeting itself, others leave it as it is and make a new one. The history of
+the start tells them apart: a meeting whose start changed with that outcome, or later, was moved and stands; any other is
+held back like a cancelled one, for its new meeting has a visit too. A portal may have outcomes of its own, which cancel
+nothing.
 
 Second-hand: the outcomes' spelling, the answer within 5 s, ten tries a day after any other status. Recalled: `0-47` for
 meetings, the shapes of records and histories, `hs_email_optout`, times in milliseconds, where tokens are got anew.
@@ -15,7 +17,7 @@ meetings, the shapes of records and histories, `hs_email_optout`, times in milli
 
 import hashlib
 import re
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import orjson
 
@@ -89,7 +91,7 @@ def fetch(event: Event) -> list[Get]:
     ids = dict.fromkeys(_meeting_id(item).needed_id() for item in _watched(event))
     asked = {
         "properties": ",".join(PROPERTIES),
-        "propertiesWithHistory": "hs_meeting_outcome",
+        "propertiesWithHistory": "hs_meeting_outcome,hs_meeting_start_time",
         "associations": "contacts",
     }
     return [Get(f"crm/v3/objects/meetings/{id}", params=asked, then=_beside) for id in ids]
@@ -118,18 +120,19 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
             return GONE
         deleted_at = deletions[-1].at("occurredAt").needed_unix_ms()
         return [VisitChange(action="cancel", visit_id=visit_id, order=order, date_cancelled=deleted_at)]
-    outcome, history = _outcome(event.record), list(event.record.at("propertiesWithHistory", "hs_meeting_outcome"))
+    outcome, history = _outcome(event.record), _history(event.record, "hs_meeting_outcome")
     since = _since(event.record, history, told) or event.fetched_at
+    is_off = outcome == "CANCELED" or (outcome == "RESCHEDULED" and not _was_moved(event.record, since))
     person = event.beside.get("contact", Json(None)).at("properties")
     return [
         VisitChange(
-            action="cancel" if outcome == "CANCELED" else "update",
+            action="cancel" if is_off else "update",
             visit_id=visit_id,
             order=order,
             contact=_contact(person) if person else None,
             time_scheduled=_start(event.record),
             time_completed=since if outcome == "COMPLETED" else None,
-            date_cancelled=since if outcome == "CANCELED" else None,
+            date_cancelled=since if is_off else None,
             no_show=since if outcome == "NO_SHOW" else None,
             opted_out=person.at("hs_email_optout").value in (True, "true") if person else UNSAID,
             is_sighting=not history,
@@ -159,6 +162,22 @@ def _meeting_id(item: Json) -> Json:
 def _outcome(meeting: Json) -> str:
     said = (meeting.at("properties", "hs_meeting_outcome").text() or "SCHEDULED").upper().replace(" ", "_")
     return "CANCELED" if said == "CANCELLED" else said
+
+
+def _history(meeting: Json, name: str) -> list[Json]:
+    return list(meeting.at("propertiesWithHistory", name))
+
+
+#: One action of a tool may change two properties by two requests.
+ONE_ACTION = timedelta(seconds=5)
+
+
+def _was_moved(meeting: Json, since: datetime) -> bool:
+    """Did the start change when the outcome became RESCHEDULED, or later? The start that it was made with is no change."""
+    entries = [_moment(entry.at("timestamp")) for entry in _history(meeting, "hs_meeting_start_time")]
+    times = sorted(filter(None, entries))
+    made_at = _moment(meeting.at("createdAt")) or next(iter(times), since)
+    return any(time > made_at + ONE_ACTION and time >= since - ONE_ACTION for time in times)
 
 
 def _since(meeting: Json, history: list[Json], told: list[Json]) -> datetime | None:

@@ -2,12 +2,14 @@
 not there, and may come back. Contacts change without any event, so the next fetch tells it."""
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from tests.histories import SOME_TIME, Life, Person, Visit, written
 
 PORTAL = 62515
+#: Two changes in so short a time are one.
+ONE_ACTION = timedelta(seconds=5)
 
 
 class Tool(Life):
@@ -17,6 +19,8 @@ class Tool(Life):
         super().__init__(*given, **more)
         self.outcome, self.deletions = "SCHEDULED", 0
         self.history: list[dict[str, str]] = []
+        self.starts: list[dict[str, str]] = []
+        self.made_at = self.moved_at = self.now
         self.contacts: dict[str, Person] = {}
         self.unsubscribed: set[str] = set()
         self.contact = ""
@@ -35,7 +39,9 @@ class Tool(Life):
 
     def book(self) -> None:
         id = f"{PORTAL}-{self.name}"
-        self.visits = [Visit(id, ids=[id], scheduled=self.hour())]
+        self.visits = [Visit(id, ids=[id])]
+        self.made_at = self.now
+        self.start()
         self.new_contact()
         self.become("SCHEDULED")
         self.tell("object.creation", changeFlag="CREATED")
@@ -43,12 +49,17 @@ class Tool(Life):
 
     def move(self) -> None:
         """A guest's new time may leave RESCHEDULED behind."""
-        self.visit.scheduled = self.hour()
+        self.start()
         self.tell("object.propertyChange", propertyName="hs_meeting_start_time")
         if self.maybe(0.3):
             self.decide("RESCHEDULED")
         else:
+            self.stand()
             self.send()
+
+    def start(self) -> None:
+        self.visit.scheduled, self.moved_at = self.hour(), self.now
+        self.starts.insert(0, {"value": written(self.visit.scheduled), "timestamp": written(self.now)})
 
     def decide(self, outcome: str = "") -> None:
         others = {"SCHEDULED", "COMPLETED", "CANCELED", "NO_SHOW", "RESCHEDULED"} - {self.outcome}
@@ -65,7 +76,10 @@ class Tool(Life):
         """As the record says it."""
         since = {entry["value"]: entry["timestamp"] for entry in reversed(self.history)}
         when = datetime.fromisoformat(since[self.outcome])
-        self.visit.cancelled = when if self.outcome == "CANCELED" else None
+        # With the start that it had before, RESCHEDULED means that another meeting takes its place.
+        was_moved = self.moved_at > self.made_at + ONE_ACTION and self.moved_at >= when - ONE_ACTION
+        is_replaced = self.outcome == "RESCHEDULED" and not was_moved
+        self.visit.cancelled = when if self.outcome == "CANCELED" or is_replaced else None
         self.visit.missed = when if self.outcome == "NO_SHOW" else None
         self.visit.completed = when if self.outcome == "COMPLETED" else None
 
@@ -122,7 +136,9 @@ class Tool(Life):
         return {
             "id": key, "updatedAt": written(self.now), "archived": False,
             "properties": {"hs_meeting_start_time": written(self.visit.scheduled), "hs_meeting_outcome": self.outcome},
-            "propertiesWithHistory": {"hs_meeting_outcome": list(self.history)},
+            "propertiesWithHistory": {
+                "hs_meeting_outcome": list(self.history), "hs_meeting_start_time": list(self.starts),
+            }, "createdAt": written(self.made_at),
             "associations": {"contacts": {"results": results}},
         }  # fmt: skip
 
