@@ -8,14 +8,16 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from test_apply import World, booked, hands, world
+from rig import Rig, wait_until
+from test_apply import ADA, World, booked, hands, world
 from test_ledger import accept, attempt, backdate, begin, change, jobs, settled, state_of, work, work_off
 
 from app import metrics, signals
 from app.alarms import due
-from app.connection import Redis
+from app.connection import Address, Redis
 from app.delivery import Delivery
-from app.ledger import Hold, Ledger, Meta, Outcome, TooMany
+from app.ledger import Hold, Ledger, Meta, Outcome, TooMany, Written
+from app.visits.words import VisitChange
 from jobs.sweep import _open_gates
 
 __all__ = ["hands", "world"]
@@ -417,3 +419,61 @@ async def test_what_was_held_for_an_account_that_has_no_token_any_more_is_parked
     assert ("parked", "token_missing") == (member.state, member.reason)
     assert ["token_missing"] == [row["reason"] for row in told(world, "failures")]
     assert [("standard-1", "parked")] == [(row["visit"], row["state"]) for row in told(world, "visit", "standard-1")]
+
+
+# -- with a real worker --
+
+SOON = f"{datetime.now(UTC) + timedelta(days=2):%Y-%m-%dT%H:%M:%SZ}"
+FIRST_SEEN = datetime(2026, 3, 14, 9, tzinfo=UTC)
+
+
+async def flood(redis_url: str, count: int, at_once: int) -> int:
+    """So many small changes of one Workiz job that was done all the while, as its automation in a loop would send them; how
+    many of them a bound of the visit parked. at_once: how many the visit has before the sender waits for the worker."""
+    redis = Redis(Address(redis_url))
+    ledger = Ledger(redis, keep_days=30)
+
+    def seen(at: int) -> VisitChange:
+        done_at = FIRST_SEEN + timedelta(seconds=at)
+        said = {"contact": ADA, "time_scheduled": FIRST_SEEN, "time_completed": done_at}
+        return VisitChange(action="update", visit_id="loop", order=at, is_sighting=True, **said)  # type: ignore[arg-type]
+
+    async def land(at: int) -> Written:
+        delivery = Delivery("workiz", "workiz", (), b"%d" % at, datetime.now(UTC))
+        meta = Meta("workiz", "workiz", 1_790_000_000_000)
+        return await ledger.accept(delivery, meta, [seen(at)], "main", repeat_key=None)
+
+    try:
+        bounds = 0
+        for start in range(0, count, 100):
+            bounds += sum(bool(one.bound) for one in await asyncio.gather(*map(land, range(start, start + 100))))
+            for _ in range(3_000):
+                if await redis.command("HLEN", "db:visit:main/workiz-loop") <= at_once:
+                    break
+                await asyncio.sleep(0.02)
+        return bounds
+    finally:
+        await redis.close()
+
+
+@pytest.mark.parametrize("is_backlog", [False, True], ids=["while the worker runs", "before it starts"])
+def test_a_visit_in_a_loop_does_not_keep_others_from_being_made(rig: Rig, is_backlog: bool) -> None:
+    rig.web()
+    if not is_backlog:
+        rig.worker()
+    parked = asyncio.run(flood(rig.redis_url, 8_000, 9_000 if is_backlog else 1_500))
+    for number in range(20):
+        person = {"email": f"{number}@example.com", "first_name": "Ada"}
+        assert 202 == rig.ring("visit.created", f"good-{number}", time_scheduled=SOON, contact=person).status_code
+    if is_backlog:
+        rig.worker()
+
+    good = {f"standard-good-{number}" for number in range(20)}
+    wait_until(lambda: good <= {visit["external_id"] for visit in rig.visits()}, 120)
+    loop = wait_until(lambda: rig.visit("workiz-loop"), 120)
+
+    assert "2026-03-14T09:00:00Z" == loop["time_completed"]  # it was seen then for the first time
+    assert parked == rig.ask("ZCARD", "db:parked")
+    assert parked in (range(3_000, 3_050) if is_backlog else [0])
+    wait_until(lambda: rig.ask("HLEN", "db:visit:main/workiz-loop") < 500, 60)
+    assert not rig.ask("EXISTS", "db:gate:main")
