@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from rig import Rig, wait_until
+from rig import Rig, standard_body, wait_until
 from test_apply import ADA, World, booked, hands, world
 from test_ledger import accept, attempt, backdate, begin, change, jobs, settled, state_of, work, work_off
 
@@ -477,3 +477,25 @@ def test_a_visit_in_a_loop_does_not_keep_others_from_being_made(rig: Rig, is_bac
     assert parked in (range(3_000, 3_050) if is_backlog else [0])
     wait_until(lambda: rig.ask("HLEN", "db:visit:main/workiz-loop") < 500, 60)
     assert not rig.ask("EXISTS", "db:gate:main")
+
+
+async def test_what_was_parked_for_a_full_visit_is_replayed_and_decides(world: World) -> None:
+    await world.apply(booked(order=1))
+    await fill(world.redis, "1", MOST_FIELDS)
+    raw = standard_body("visit.completed", "1", "2026-03-15T10:00:00Z", time_completed="2026-03-15T09:30:00Z")
+    delivery = Delivery("standard", "standard", (), raw, datetime.now(UTC))
+    moved = VisitChange(action="update", visit_id="1", order=1, time_completed=FIRST_SEEN)
+    meta = Meta("standard", "standard", 1_790_000_000_000)
+    written = await world.ledger.accept(delivery, meta, [moved], "main", repeat_key=None)
+    event = f"event:{written.delivery}"
+
+    await world.ledger.replay(event)
+    assert "too_many_changes" == await world.do(event)
+    assert "parked" == (await world.ledger.member(event)).state
+    await world.ledger.replay(work("1"))
+    await world.run()
+    await world.ledger.replay(event)
+    await world.run()
+
+    assert "settled" == (await world.ledger.member(event)).state
+    assert "2026-03-15T09:30:00Z" == (world.visit() or {})["time_completed"]
