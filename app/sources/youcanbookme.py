@@ -9,9 +9,14 @@ Nothing in such a body dates it, but a booking's life has an order of its own: a
 cancel, a no-show or a follow-up nothing moves any more. So each counts as one step, and only of several moves the one that
 arrived last wins. The same move twice, to the byte, is taken for a retry.
 
-Recalled: `{REF}`, `{LNAME}` and the phone's code. A code that YouCanBook.me does not know stays as it was typed, and is
-refused as a reference: else all bookings would be one. Not known: whether the reference stays when a booking moves. If it
-does not, the old visit stays beside the new one.
+`{START-ISO-8601}` and `{START-MILLIS}` are in the vendor's table of codes (youcanbook.me/feature/mailmerge); an integrator
+uses `{REF}`, `{LNAME}` and `{PHONE}`. By analogy only: `{END-ISO-8601}`. A code that YouCanBook.me does not know stays as
+it was typed: as a reference, or as the start of a booking, it is refused; elsewhere it says nothing, so that a cancel is
+never lost.
+
+Not known: whether the reference stays when a booking moves. The vendor says that a reschedule makes a replacement of the
+original, so the recipe calls a move `replaced`: what it says is applied, and an operator looks at it, because the visit
+under the old reference may still be there. Who has seen that the reference stays calls it `rescheduled`.
 """
 
 import re
@@ -20,23 +25,26 @@ from datetime import datetime
 from app.delivery import Event
 from app.reading import Json
 from app.signatures import CHOSEN_KEY, Token
-from app.sources import Ignored, Source
+from app.sources import Ignored, PartlyTranslatable, Source
 from app.visits.words import UNSAID, Action, Contact, VisitChange, microseconds
 
 SETUP = """
 1. Make up a token (32 random characters or more) and set it as HOOKS__YOUCANBOOKME__SECRETS.
 2. In the booking page's Notifications, under "When a booking is made", press + and Webhook. Destination URL: {url}, method
    POST, delay 0. Add the headers X-Doorbell-Token with the token, and Content-Type with application/json. Payload:
-   {"event": "booked", "reference": "{REF}", "start": "{START-ISO}", "end": "{END-ISO}", "email": "{EMAIL}",
+   {"event": "booked", "reference": "{REF}", "start": "{START-ISO-8601}", "end": "{END-ISO-8601}", "email": "{EMAIL}",
    "first_name": "{FNAME}", "last_name": "{LNAME}", "phone": "{PHONE}"}
-3. The code for the booking's reference may have another name than {REF}: take it from the list of codes. It must be one
-   that stays the same until the booking is over. Leave out what your form does not ask for.
-4. Do the same for the other triggers, with another `event`: rescheduled, cancelled, no_show, and completed for a follow-up
-   after the booking (delay 0). Reminders need none.
-5. Where the codes give times without an offset, set HOOKS__YOUCANBOOKME__TIMEZONE.
+3. The code for the booking's reference may have another name than {REF}: take it from the list of codes. Leave out what
+   your form does not ask for.
+4. Do the same for the other triggers, with another `event`: replaced when a booking is rescheduled, cancelled, no_show, and
+   completed for a follow-up after the booking (delay 0). Reminders need none.
+5. Book once, move the booking, and compare the two deliveries. If both have the same reference, change `replaced` to
+   `rescheduled`. Otherwise leave it: every move then needs an operator, who cancels the visit at the old time.
+6. Where the codes give times without an offset, set HOOKS__YOUCANBOOKME__TIMEZONE.
 
-YouCanBook.me signs nothing: whoever knows the token can say anything about any booking. A quotation mark in a name breaks
-the payload, and such a delivery is refused with 400 and lost. Money is not told. A no-show that is taken back is not either.
+Not told: a booking that you move or delete in your own calendar; whether a tentative booking was confirmed (it is told as
+made, and counts); money; a no-show that is taken back. YouCanBook.me signs nothing: whoever knows the token can say
+anything about any booking. A quotation mark in a name breaks the payload, and such a delivery is refused with 400 and lost.
 A booking that is moved to a time, away, and to that time again within eight days stays away: both moves read the same.
 """
 
@@ -53,6 +61,7 @@ SOURCE = Source(
 STEPS: dict[str, tuple[Action, int]] = {
     "booked": ("create", 0),
     "rescheduled": ("update", 1),
+    "replaced": ("update", 1),
     "completed": ("update", 2),
     "no_show": ("update", 2),
     "cancelled": ("cancel", 2),
@@ -65,21 +74,29 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     if kind not in STEPS:
         return Ignored(kind)
     action, step = STEPS[kind]
-    start = event.data.at("start")
-    return [
+    start = _moment(event, "start")
+    if not start and step < 2:
+        raise event.data.at("start").surprise("a time, in ISO 8601 or in milliseconds")
+    changes = [
         VisitChange(
             action=action,
             visit_id=_reference(event.data.at("reference")),
             order=step,
             as_of=microseconds(event.received_at),
             contact=_contact(event.data),
-            time_scheduled=start.moment(event.zone) or UNSAID if step == 2 else start.needed_moment(event.zone),
-            time_completed=_ended_at(event) if kind == "completed" else UNSAID,
+            time_scheduled=start or UNSAID,
+            time_completed=(_moment(event, "end") or event.received_at) if kind == "completed" else UNSAID,
             date_cancelled=event.received_at if action == "cancel" else UNSAID,
             no_show=event.received_at if kind == "no_show" else UNSAID,
             is_sighting=True,
         )
     ]
+    if kind == "replaced":
+        raise PartlyTranslatable(REPLACED, changes)
+    return changes
+
+
+REPLACED = "a booking was moved, and its old reference is not told: a visit at the old time must be cancelled by hand"
 
 
 def _reference(found: Json) -> str:
@@ -91,8 +108,16 @@ def _reference(found: Json) -> str:
 _CODE = re.compile(r"\{[A-Z0-9_-]+\}")
 
 
-def _ended_at(event: Event) -> datetime:
-    return event.data.at("end").moment(event.zone) or event.received_at
+def _moment(event: Event, name: str) -> datetime | None:
+    """`2026-10-01T15:00:00+0000`, or the milliseconds since 1970; nothing where the code was not replaced."""
+    found = event.data.at(name)
+    written = found.text() or ""
+    if _CODE.search(written):
+        return None
+    return Json(int(written), name).unix_ms() if _MILLIS.fullmatch(written) else found.moment(event.zone)
+
+
+_MILLIS = re.compile("[0-9]{12,13}")
 
 
 def _contact(data: Json) -> Contact:

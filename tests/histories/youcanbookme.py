@@ -70,4 +70,6 @@ class Tool(Life):
         }, f"{kind} {self.visit.id} {start}")  # fmt: skip
 
     def stamp(self, moment: datetime) -> str:
-        return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        """As `{START-ISO-8601}` and `{START-MILLIS}` are written."""
+        iso = moment.isoformat(timespec="seconds").replace("+00:00", "+0000")
+        return self.dice.choice((iso, iso, str(int(moment.timestamp() * 1000))))
