@@ -1,5 +1,6 @@
 """What every job works with."""
 
+import asyncio
 import random
 import time
 from collections import Counter
@@ -26,6 +27,8 @@ class Context:
     tally: Tally = field(default_factory=Tally)
     #: Events of each hook whose records are being fetched here.
     at_once: Counter[str] = field(default_factory=Counter)
+    #: Exchanges of refresh tokens that are under way; they outlive the jobs that began them.
+    exchanges: set[asyncio.Task[str]] = field(default_factory=set)
 
     @property
     def schedule(self) -> Schedule:

@@ -35,6 +35,7 @@ from app.visits.client import ANSWER_S, http_client
 from jobs import apply, fetch
 from jobs.context import JOB_S, Context, since_s
 from jobs.sweep import keep_sweeping
+from jobs.tokens import EXCHANGE_S
 
 #: Places in a worker, by lane.
 AT_ONCE: dict[Lane, int] = {"visit": 50, "event": 25, "replay": 10}
@@ -134,6 +135,8 @@ async def stop(ctx: dict[Any, Any]) -> None:
     ctx["sweeping"].cancel()
     with suppress(asyncio.CancelledError):
         await ctx["sweeping"]
+    if exchanges := ctx["context"].exchanges:
+        await asyncio.wait(exchanges, timeout=EXCHANGE_S)
     await ctx["context"].tally.flush(ctx["context"].ledger.redis)
     await ctx["context"].http.aclose()
     await ctx["context"].ledger.redis.close()
