@@ -38,7 +38,7 @@ from app.reading import Untranslatable
 from app.refusals import Refusals
 from app.settings import Entrance, Settings
 from app.signatures import SignatureError, Terms
-from app.sources import Ignored, PartlyTranslatable
+from app.sources import Ignored, PartlyTranslatable, Source
 from app.tally import Tally
 from app.visits.words import VisitChange
 
@@ -230,7 +230,7 @@ class Intake:
             hook=entrance.name,
             source=tool.name,
             at=int(event.received_at.timestamp() * 1000),
-            name=_name(event, tool.source.event),
+            name=_name(event, tool.source),
             request_id=delivery.request_id,
             slot=slot,
             ignored=meaning.ignored,
@@ -513,9 +513,12 @@ def _asked(entrance: Entrance, scope: Scope) -> Delivery:
     return Delivery(entrance.name, entrance.tool.name, headers, b"", datetime.now(UTC), method="GET", query=query)
 
 
-def _name(event: Event, path: tuple[str, ...]) -> str:
+def _name(event: Event, source: Source) -> str:
     """What the tool calls the event, for people; it is not relied on."""
-    name = event.data.at(*path).value
+    try:
+        name = source.name(event) if source.name else event.data.at(*source.event).value
+    except Untranslatable:
+        return ""
     return name[:80] if isinstance(name, str) else ""
 
 

@@ -540,3 +540,49 @@ async def test_nexhealth_of_one_practice_an_event_without_a_name_is_parked_and_n
     assert ("parked", True) == (event.state, "?subdomain=" in event.reason)
     assert ["nexhealth-11-700001"] == [visit["external_id"] for visit in world.rig.visits()]
     assert {"v20240412"} == {headers["nex-api-version"] for headers in world.api.seen}
+
+
+# Tekmetric ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sentence", "name"),
+    [
+        ("Repair Order #1042 created by grace@example.com", "repair_order.created"),
+        ("Repair Order #1042 status updated to Work-In-Progress by Grace Hopper", "repair_order.status_updated"),
+        ("Repair Order #1042 posted by Grace Hopper", "repair_order.posted"),
+        ("Repair Order #1042 unposted by Grace Hopper", "repair_order.unposted"),
+        ("Repair Order #1042 sent to A/R by Grace Hopper", "repair_order.sent_to_a_r"),
+        ("Grace Hopper approved 1 job(s) and declined 0 job(s) for Repair Order #1042", "repair_order.approved"),
+        ("Inspection for Repair Order #1042 marked complete by Grace Hopper", "inspection.marked_complete"),
+        ("Payment made by Grace Hopper", "payment.made"),
+        ("Payment voided for Grace Hopper", "payment.voided"),
+        ("Refund issued to Grace Hopper", "refund.issued"),
+        ("Grace Hopper", "something_else"),
+    ],
+)
+async def test_tekmetric_an_event_has_a_name_in_which_nobody_is_named(
+    world: Doorstep, sentence: str, name: str
+) -> None:
+    specimen = BY_TOOL["tekmetric"][0]
+    world.configure(specimen)
+    body = {"event": sentence, "data": {"shopId": 77}}
+
+    answer = await world.ring(specimen, raw=json.dumps(body).encode())
+
+    id = answer.json()["delivery"]
+    meta, _ = await world.ledger.delivery(id)
+    beside_the_body = (await world.redis.command("GET", f"db:delivery:{id}")).partition(b"\n")[0].lower()
+    assert name == meta.name
+    assert (False, False) == (b"hopper" in beside_the_body, b"grace" in beside_the_body)
+
+
+@pytest.mark.parametrize("body", [{}, {"event": None, "data": {"id": 1}}, {"event": ["Grace"]}])
+async def test_tekmetric_an_event_without_a_sentence_has_no_name(world: Doorstep, body: Mapping[str, Any]) -> None:
+    specimen = BY_TOOL["tekmetric"][0]
+    world.configure(specimen, HOOKS__TEKMETRIC__TENANTS="")
+
+    answer = await world.ring(specimen, raw=json.dumps(body).encode())
+
+    meta, _ = await world.ledger.delivery(answer.json()["delivery"])
+    assert (202, "") == (answer.status_code, meta.name)

@@ -920,7 +920,7 @@ def test_one_strange_value_anywhere_is_understood_ignored_or_untranslatable(name
     for specimen in events(name):
         event, both = specimen.event(), _both(specimen)
         odd_values = (..., *ODD_VALUES, *{change.visit_id for change in _changes(specimen)})
-        kind = event.data.at(*tool.source.event).value
+        kind = tool.source.name(event) if tool.source.name else event.data.at(*tool.source.event).value
         for place in _places(both):
             if not place or looked[place, kind] or looked[place] == 3:
                 continue

@@ -235,7 +235,9 @@ class Source:
     evidence: where our facts come from at their weakest; VERIFIED_BY says what the words mean.
     form: what the body is.
     content_encodings: how the tool may compress its bodies: `gzip`. The signature covers the bytes as they are sent.
-    event: the path to the event's name in the body; it is for people only, and may lead nowhere.
+    event: the path to the event's name in the body; it is for people only, and may lead nowhere. What is there is shown:
+        `()` for tools that may write personal data into it.
+    name: the event's name, made of words of our own, where `event` is `()`.
     repeat_key: what names an event, the same on every retry; None (the default): the digest of the body. It must be
         covered by the signature.
     look_alike: two different events can be the same to the byte, so a repeat is fetched anew instead of forgotten.
@@ -266,6 +268,7 @@ class Source:
     form: Form = "json"
     content_encodings: tuple[Literal["gzip"], ...] = ()
     event: tuple[str, ...] = ("type",)
+    name: Callable[[Event], str] | None = None
     repeat_key: Callable[[Event], str | None] | None = None
     look_alike: bool = False
     orders_by_arrival: bool = False

@@ -2,10 +2,11 @@
 
 There is no public page on its webhooks. Second-hand, from integrators who run it: a body is `event`, a sentence in
 English with people's names in it, and `data`, the whole repair order or the payment; nothing is signed and no event has
-an id. What an order is at is in `repairOrderStatus`; where that is left out, the sentence tells it (posted, unposted,
-sent to A/R, deleted). `updatedDate` orders, and a time without an offset is UTC. Money is in cents: `amountPaid` is
-what an order collected, and each payment, refund and void has an event of its own. An id is told with its shop. `GET
-customers/ID` has the customer.
+an id. The sentence is read, but not shown or kept as the event's name: that is `repair_order.posted` and the like, of a
+few words that all sentences share. What an order is at is in `repairOrderStatus`; where that is left out, the sentence
+tells it (posted, unposted, sent to A/R, deleted). `updatedDate` orders, and a time without an offset is UTC. Money is in
+cents: `amountPaid` is what an order collected, and each payment, refund and void has an event of its own. An id is told
+with its shop. `GET customers/ID` has the customer.
 
 Recalled: the numbers and the full list of the statuses, `appointmentStartTime`, `completedDate`, `deletedDate`, and the
 customer's `okForMarketing`, and that `GET repair-orders/ID` has the order as events do. Appointments have events too,
@@ -47,7 +48,8 @@ SOURCE = Source(
     evidence="recalled",
     signature=PathToken(),
     setup=SETUP,
-    event=("event",),
+    event=(),  # a sentence with people's names in it
+    name=lambda event: _name(event),
     tenant=lambda event: event.data.at("data", "shopId").text(),
     api="https://shop.tekmetric.com/api/v1",
     credentials=Bearer("TOKEN"),
@@ -161,6 +163,20 @@ def _topic(event: Event) -> str:
     """What it is about, in a word: the sentence itself names people."""
     topics = ("inspection", "purchase order", "appointment", "estimate", "repair order", "customer", "vehicle")
     return next((topic for topic in topics if topic in _sentence(event)), "something else")
+
+
+HAPPENED = (
+    "status updated", "unposted", "posted", "sent to a/r", "approved", "declined", "marked complete", "completed", "deleted",
+    "voided", "refunded", "issued", "made", "created", "updated",
+)  # fmt: skip
+
+
+def _name(event: Event) -> str:
+    """`repair_order.posted`: of words that Tekmetric's sentences have in common, so that nobody is named."""
+    said = _sentence(event)
+    topic = "refund" if said.startswith("refund") else "payment" if _is_payment(event) else _topic(event)
+    happened = next((words for words in HAPPENED if re.search(rf"\b{words}\b", said)), "")
+    return re.sub("[^a-z.]", "_", f"{topic}.{happened}".strip("."))
 
 
 def _status(event: Event) -> str:
