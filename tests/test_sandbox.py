@@ -581,6 +581,14 @@ def test_misbehaviour_for_one_endpoint_and_a_number_of_times(call: Caller) -> No
     assert 0 == call.http.get("/_sandbox/switches").json()["times"]
 
 
+def test_misbehaviour_for_calls_about_one_thing(call: Caller) -> None:
+    call.turn(down=True, matching="slow@")
+
+    asked = [call.http.get(f"/contacts?email={name}%40example.com").status_code for name in ("slow", "quick")]
+
+    assert [503, 200] == asked
+
+
 def test_a_share_is_a_share_and_a_seed_repeats_it(call: Caller) -> None:
     def luck(seed: int) -> list[int]:
         call.turn(error_share=0.25, rate_limited_share=0.25, seed=seed)

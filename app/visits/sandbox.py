@@ -30,10 +30,11 @@ from datetime import UTC, datetime
 from email.utils import formatdate
 from itertools import takewhile
 from typing import Annotated, Any, Literal, NamedTuple, cast
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from starlette.applications import Starlette
+from starlette.datastructures import URL
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -50,7 +51,7 @@ Success = Literal[200, 201, 202, 204]
 
 
 class Switches(BaseModel):
-    """How the sandbox behaves. Shares are of the calls that `only` names; at most one of the failures meets a call."""
+    """How the sandbox behaves. Shares are of the calls that `only` and `matching` name; at most one failure meets a call."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -69,6 +70,7 @@ class Switches(BaseModel):
     hang_s: Seconds = 30
     wrong_json_share: Share = 0  # done, then 200 and a body that is no JSON
     only: tuple[str, ...] = ()  # endpoints that misbehave; empty: all
+    matching: str = ""  # calls misbehave whose path or query has this text; empty: all
     after: Annotated[int, Field(ge=0)] = 0  # calls that are let through before, counted down
     times: Annotated[int, Field(ge=0)] | None = None  # calls still to be spoilt, counted down; None: no end
     seed: int = 0  # of the random choices; sending it starts them over
@@ -585,7 +587,7 @@ class Sandbox:
 
     async def serve(self, request: Request, route: str, work: Work) -> Response:
         arrived = time.time()
-        trouble, slow_s = self._trouble(route)
+        trouble, slow_s = self._trouble(route, request.url)
         try:
             body = b"" if trouble == "reset" else await request.body()
         except ClientDisconnect:
@@ -613,10 +615,12 @@ class Sandbox:
         self.journal.clear()
         self.calls.clear()
 
-    def _trouble(self, route: str) -> tuple[str | None, float]:
+    def _trouble(self, route: str, url: URL) -> tuple[str | None, float]:
         """What will go wrong with this call, and how long it is to wait before anything is done."""
         switches = self.switches
         if switches.times == 0 or (switches.only and route not in switches.only):
+            return None, 0
+        if switches.matching not in unquote(f"{url.path}?{url.query}"):
             return None, 0
         if switches.after:
             self.switches = switches.model_copy(update={"after": switches.after - 1})
