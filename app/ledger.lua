@@ -51,8 +51,12 @@ local function lane_of(work, lane)
   return LANES[lane or string.match(work, '^%a+')]
 end
 
+-- What is held, by how long it has had something to do.
+local function ages_of(work) return 'db:ages:' .. string.match(work, '^%a+:([^/]*)/') end
+
 local function leave(work, state)
   if state then call('ZREM', set_of(work, state), work) end
+  if state == 'held' then call('ZREM', ages_of(work), work) end
 end
 
 -- A new job. Returns the fields that the caller writes into the hash; what had failed for good gets a fresh schedule.
@@ -371,7 +375,15 @@ local function starts(work)
       if type(said) == 'string' and change.o > newest then newest, at = change.o, said end
     end
   end
-  return tonumber((string.gsub(at, '%D', ''))) or 0
+  return tonumber(string.sub((string.gsub(at, '%D', '')), 1, 14)) or 0
+end
+
+-- Held work has its place by when its visit starts, behind all that never failed; and, since nobody must be overtaken for
+-- ever, another one by how long it has had something to do.
+local function hold(work)
+  local tries, since = unpack(call('HMGET', 'db:' .. work, 'tries', 'since'))
+  move(work, 'held', starts(work) + (tries and 1e14 or 0))
+  call('ZADD', ages_of(work), since or now, work)
 end
 
 -- The newest delivery that spoke of it, and the names that its sender gave to the request.
@@ -424,7 +436,7 @@ function steps.begin()
   local is_let_out = call('HDEL', 'db:' .. work, 'let_out') == 1
   if gate ~= '' and call('EXISTS', gate) == 1 and call('HGET', gate, 'probe') ~= work
     or ARGV[6] == '1' and not is_let_out and call('EXISTS', set_of(work, 'held')) == 1 then
-    move(work, 'held', starts(work))
+    hold(work)
     return {'held'}
   end
   local reply = {'yours', trace(work, members), shown(members)}
@@ -463,25 +475,46 @@ function steps.renew()
   end
 end
 
+local function note_answer(answers, answer)
+  call('LPUSH', answers, answer)
+  call('LTRIM', answers, 0, 19)
+  call('EXPIRE', answers, 60)
+end
+
+-- Is the API down, or does it only fail this visit? Of the newest twenty answers, most must be first failures of different
+-- visits, `enough` of them at least. Where another visit succeeded during this run, or within the last second, the trouble
+-- is this visit's own, as it is where it failed before.
+local function is_outage(answers, enough, work, took_ms)
+  if call('HEXISTS', 'db:' .. work, 'tries') == 1 then return false end
+  local failed, succeeded = 1, 0
+  for _, answer in ipairs(call('LRANGE', answers, 0, 18)) do
+    local at = tonumber(string.match(answer, '^%+(%d+)$'))
+    if answer == work or at and at <= now and now - at < math.max(took_ms, 1000) then return false end
+    if at then succeeded = succeeded + 1 else failed = failed + 1 end
+  end
+  note_answer(answers, work)
+  return failed >= enough and succeeded * 4 <= failed
+end
+
 -- What one answer says about everybody's way to the API. A success opens the gate that trouble closed, but not the one
--- that the API closed itself by naming a time. Trouble closes it when `enough` different visits met it in a minute.
-local function judge(gate, why, wait_ms, enough, work)
-  if call('HGET', gate, 'why') == 'paused' then return end
+-- that the API closed itself by naming a time. While the API is down, only a probe's failure says anything new; each makes
+-- the wait for the next probe twice as long.
+local function judge(gate, why, wait_ms, enough, work, took_ms)
+  local shut, probe = unpack(call('HMGET', gate, 'why', 'probe'))
+  local answers = string.gsub(gate, '^db:gate', 'db:answers')
+  if shut == 'paused' then return end
   if why == 'ok' then
-    call('DEL', gate .. ':failing')
-    if call('HGET', gate, 'why') ~= 'rate_limited' then call('DEL', gate) end
+    note_answer(answers, '+' .. string.format('%.0f', now))
+    if shut and shut ~= 'rate_limited' then call('DEL', gate) end
     return
   end
-  if enough > 1 and call('EXISTS', gate) == 0 then
-    call('SADD', gate .. ':failing', work)
-    call('EXPIRE', gate .. ':failing', 60)
-    if call('SCARD', gate .. ':failing') < enough then return end
+  if why == 'down' then
+    if shut and probe ~= work or not shut and not is_outage(answers, enough, work, took_ms) then return end
   end
-  local named = call('HGET', gate, 'why') == 'rate_limited' and tonumber(call('HGET', gate, 'until')) or 0
-  if why == 'down' and named > now then return end
   call('SADD', 'db:gates', gate)
   call('HSETNX', gate, 'since', now)
-  call('HINCRBY', gate, 'fails', 1)
+  local fails = call('HINCRBY', gate, 'fails', 1)
+  if why == 'down' then wait_ms = math.min(wait_ms, 1000 * 2 ^ (fails - 1)) end
   call('HSET', gate, 'why', why, 'until', now + wait_ms)
   call('HDEL', gate, 'probe')
 end
@@ -504,7 +537,8 @@ function steps.release()
   if ARGV[9] == 'unauthorized' and is_refused_alone(ARGV[8], root) then
     outcome = 'parked'
   elseif ARGV[9] ~= '' then
-    judge(ARGV[8], ARGV[9], tonumber(ARGV[10]), tonumber(ARGV[11]), root)
+    local took_ms = tonumber(string.match(ARGV[6], '"took_ms":(%d+)')) or 0
+    judge(ARGV[8], ARGV[9], tonumber(ARGV[10]), tonumber(ARGV[11]), root, took_ms)
   elseif ARGV[8] ~= '' and call('HGET', ARGV[8], 'probe') == root then
     -- A probe that had no reason to call says nothing; another one goes.
     call('HSET', ARGV[8], 'until', now)
@@ -524,7 +558,7 @@ function steps.release()
   end
   if outcome ~= 'settled' then
     if outcome == 'parked' then progress() end
-    move(root, outcome, outcome == 'parked' and now or outcome == 'held' and starts(root) or due)
+    if outcome == 'held' then hold(root) else move(root, outcome, outcome == 'parked' and now or due) end
     call('HDEL', key, 'lease', 'job', 'due', 'lost')
     if outcome == 'parked' then call('HDEL', key, 'lane', 'probes', 'refused') end
     call('HSET', key, 'reason', ARGV[5])
@@ -666,15 +700,36 @@ function steps.orphans()
   return {woken, #page < most and -1 or offset + #page - woken}
 end
 
--- Of the first in line the one that was sent least often: a visit that the API always refuses must not be every probe.
+-- Of the first in line the one that never failed and was sent least often: a visit that the API always refuses must not be
+-- every probe.
 local function next_probe(held)
   local chosen, fewest
   for _, work in ipairs(works_in(held, call('ZRANGE', held, 0, 49))) do
-    local probes = tonumber(call('HGET', 'db:' .. work, 'probes') or 0)
+    local tries, probes = unpack(call('HMGET', 'db:' .. work, 'tries', 'probes'))
+    probes = (probes or 0) + (tries and 1e6 or 0)
     if not fewest or probes < fewest then chosen, fewest = work, probes end
   end
   if chosen then call('HINCRBY', 'db:' .. chosen, 'probes', 1) end
   return {chosen}
+end
+
+-- The visits that start soonest; where calls are paced, every second one that goes is the one that has waited longest, once
+-- that is half a minute: visits that start sooner may come for ever.
+local LONG_WAIT_MS = 30000
+local function next_in_line(held, ages, most, is_paced)
+  local out, is_out = {}, {}
+  local function add(works)
+    for _, work in ipairs(works) do
+      if #out < most and not is_out[work] then
+        is_out[work] = true
+        out[#out + 1] = work
+      end
+    end
+  end
+  local aged = is_paced and math.floor((most + time[2] % 2) / 2) or 0  -- of an odd number, chance has one
+  if aged > 0 then add(works_in(ages, call('ZRANGEBYSCORE', ages, '-inf', now - LONG_WAIT_MS, 'LIMIT', 0, aged))) end
+  add(works_in(held, call('ZRANGE', held, 0, most - 1)))
+  return out
 end
 
 -- When the next place in a line for calls is free. Nobody joins a line of more than two minutes: then the clock went back.
@@ -690,7 +745,7 @@ local function room_in_line(pace, calls_a_second, long)
 end
 
 -- account, most, calls a second or '', ms: when the gate's time has come, let one probe out; when it is open, what it held,
--- the visit that starts soonest first. -> how many
+-- what never failed and the visit that starts soonest first. -> how many
 function steps.gate()
   local gate, held, most = 'db:gate:' .. ARGV[2], 'db:held:' .. ARGV[2], tonumber(ARGV[3])
   local shut = call('HGET', gate, 'until')
@@ -701,7 +756,7 @@ function steps.gate()
   end
   if ARGV[4] ~= '' then most = math.min(most, room_in_line('db:pace:' .. ARGV[2], ARGV[4], ARGV[5])) end
   if most < 1 then return 0 end
-  local out = shut and next_probe(held) or works_in(held, call('ZRANGE', held, 0, most - 1))
+  local out = shut and next_probe(held) or next_in_line(held, 'db:ages:' .. ARGV[2], most, ARGV[4] ~= '')
   for i, work in ipairs(out) do
     enqueue(work, i / 1000)
     if ARGV[4] ~= '' then call('HSET', 'db:' .. work, 'let_out', 1) end

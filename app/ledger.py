@@ -211,8 +211,8 @@ class Hold:
 class Verdict:
     """What one run says about everybody's way to the Visits API.
 
-    why: `ok` opens the gate; `down`, `unauthorized` and `rate_limited` close it for wait_s, once `enough` different visits
-    met it within a minute.
+    why: `ok` opens the gate; `unauthorized` and `rate_limited` close it for wait_s; `down` closes it for wait_s at most,
+    once most of the newest answers are first failures of different visits, and `enough` of them.
     """
 
     why: str

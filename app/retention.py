@@ -56,7 +56,10 @@ KINDS = (
     Kind("db:held:*", "members", "names of work, by state", _WORK),
     Kind("db:parked", "members", "names of work, by state", "an operator acts, however long that is"),
     Kind("db:discarded", "members", "names of work, by state", _RETENTION),
-    Kind("db:gate:*:failing", "expires", "names of visits that met trouble", "1 minute"),
+    Kind("db:ages:*", "members", "names of held work, by age", _WORK),
+    Kind(
+        "db:answers:*", "expires", "whether the API's newest 20 answers were failures, and of which visits", "1 minute"
+    ),
     Kind("db:gate:*", "one", "why nothing goes to an account", "the API answers, or an operator resumes it"),
     Kind("db:accounts", "one", "accounts that ever had work held or parked", _ALWAYS),
     Kind("db:gates", "one", "accounts that ever met trouble", _ALWAYS),

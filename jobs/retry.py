@@ -10,9 +10,9 @@ from app.visits.client import Broken, RateLimited, Refused, Unanswered, Unauthor
 SETTLING_S = 5.0
 #: Without a Retry-After.
 RATE_LIMITED_S = 15.0
-#: How long nobody tries, at first and at most: an API that is back is noticed within the latter.
-PAUSE_FIRST_S, PAUSE_CAP_S = 2.0, 30.0
-#: So many different visits must meet the same trouble within a minute before everybody waits.
+#: How long nobody tries at most: an API that is back is noticed within this. The first pauses are shorter (ledger.lua).
+PAUSE_CAP_S = 30.0
+#: So many different visits must fail for the first time, while hardly any succeed, before everybody waits.
 ENOUGH = 3
 
 
@@ -74,7 +74,7 @@ def decide(trouble: VisitsApiTrouble, schedule: Schedule, tries: int, failing_fo
     due_s = max(schedule.wait_s(tries + 1, chance), trouble.wait_s or 0.0)
     if may_be_under_way(trouble):
         due_s = max(due_s, SETTLING_S)
-    pause_s = min(PAUSE_CAP_S, schedule.cap_s, max(PAUSE_FIRST_S, due_s))
+    pause_s = min(PAUSE_CAP_S, schedule.cap_s)
     return Decision(due_s, tries + 1, reason, Verdict(why="down", wait_s=pause_s, enough=ENOUGH))
 
 

@@ -151,11 +151,11 @@ class World:
             for name in await self.redis.command("ZRANGE", key, 0, -1):
                 await self.redis.command("ZINCRBY", key, -ms, name)
         for key in await self.redis.command("KEYS", "db:*:*"):
-            if key.startswith((b"db:visit:", b"db:event:", b"db:gate:")) and not key.endswith(b":failing"):
+            if key.startswith((b"db:visit:", b"db:event:", b"db:gate:")):
                 for field in (b"since", b"failed_since", b"until"):
                     if await self.redis.command("HEXISTS", key, field):
                         await self.redis.command("HINCRBY", key, field, -ms)
-            elif key.endswith((b":lock", b":failing")):
+            elif key.endswith(b":lock") or key.startswith(b"db:answers:"):
                 left = await self.redis.command("PTTL", key)
                 await self.redis.command("PEXPIRE", key, max(0, left - ms))
         await self.ledger.sweep()
@@ -1322,7 +1322,7 @@ async def test_after_the_time_for_tries_it_is_parked_with_its_reason_and_all_att
     for _ in range(5):
         await world.later(1_800)
         states += await world.run()
-        await world.redis.command("DEL", "db:gate:main:failing")
+        await world.redis.command("DEL", "db:answers:main")
 
     member = await world.member()
     assert ["waiting", "waiting", "waiting", "waiting", "parked"] == states

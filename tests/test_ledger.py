@@ -584,6 +584,136 @@ async def test_trouble_of_one_visit_shuts_no_gate_but_that_of_three_does(ledger:
     assert ["yours", "yours", "held"] == ["yours" if isinstance(one, Hold) else one for one in seen]
 
 
+DOWN = Verdict(why="down", wait_s=30, enough=3)
+
+
+async def fails(ledger: Ledger, visit: str, took_ms: int = 1) -> bool:
+    """A run over a new visit ends in trouble. Whether the account's calls are held now."""
+    await accept(ledger, change(visit))
+    trouble = Attempt(at=1, took_ms=took_ms, outcome="broken")
+    outcome = Outcome(state="waiting", attempt=trouble, reason="500", due_s=60, tries=1, verdict=DOWN)
+    await ledger.release(await begin(ledger, visit), outcome, gate="main")
+    return bool(await ledger.redis.command("EXISTS", "db:gate:main"))
+
+
+async def answers_of_late(redis: Redis, *seconds_ago: float) -> None:
+    """So long ago some calls of other visits succeeded."""
+    now_ms = int(time.time() * 1000)
+    await redis.command("RPUSH", "db:answers:main", *(f"+{now_ms - int(ago * 1000)}" for ago in seconds_ago))
+
+
+async def test_a_visit_that_failed_before_shuts_no_gate(ledger: Ledger, redis: Redis) -> None:
+    for visit in "ABCDE":
+        await accept(ledger, change(visit))
+        await ledger.release(await begin(ledger, visit), waiting(tries=3))  # seen by nobody
+    await backdate(redis, "waiting")
+    await ledger.sweep()
+
+    for visit in "ABCDE":
+        again = waiting(tries=4, verdict=DOWN)
+        await ledger.release(await begin(ledger, visit), again, gate="main")
+
+    assert not await redis.command("EXISTS", "db:gate:main")
+
+
+@pytest.mark.parametrize(("succeeded", "failures_until_shut"), [(0, 3), (1, 4), (2, 8), (20, 16)])
+async def test_the_share_of_failures_among_the_newest_answers_shuts_the_gate(
+    ledger: Ledger, redis: Redis, succeeded: int, failures_until_shut: int
+) -> None:
+    if succeeded:
+        await answers_of_late(redis, *(5 for _ in range(succeeded)))
+
+    shut = [await fails(ledger, f"V{number}") for number in range(20)]
+
+    assert failures_until_shut == shut.index(True) + 1
+
+
+@pytest.mark.parametrize(("took_ms", "ago_s", "shuts"), [(10, 5, True), (10_000, 5, False), (10, 0.2, False)])
+async def test_while_others_succeed_a_failure_is_a_visits_own(
+    ledger: Ledger, redis: Redis, took_ms: int, ago_s: float, shuts: bool
+) -> None:
+    """Two hundred look-ups that hang for ten seconds end at the same time, and others went through meanwhile."""
+    await answers_of_late(redis, ago_s)
+
+    shut = [await fails(ledger, f"V{number}", took_ms) for number in range(10)]
+
+    assert shuts == shut[-1]
+
+
+async def test_while_the_gate_is_shut_only_a_probe_says_anything_new(ledger: Ledger, redis: Redis) -> None:
+    for visit in "DE":
+        await accept(ledger, change(visit))
+    under_way = [await begin(ledger, visit, gate="main") for visit in "DE"]
+    assert [False, False, True] == [await fails(ledger, visit) for visit in "ABC"]
+    before = await redis.command("HGETALL", "db:gate:main")
+
+    for hold in under_way:
+        await ledger.release(hold, waiting(verdict=DOWN), gate="main")
+
+    assert before == await redis.command("HGETALL", "db:gate:main")
+
+
+async def test_the_pauses_between_probes_double_up_to_the_longest(ledger: Ledger, redis: Redis) -> None:
+    pauses = []
+    for visit in ("A", "B", "C", "D", "E", "F", "G", "H", "I"):
+        is_shut = await redis.command("EXISTS", "db:gate:main")
+        if is_shut:  # this one is the probe
+            await redis.command("HSET", "db:gate:main", "probe", work(visit))
+        await accept(ledger, change(visit))
+        hold = await ledger.begin(work(visit), gate="main")
+        assert isinstance(hold, Hold)
+        before_ms = (await ledger.now()).timestamp() * 1000
+        await ledger.release(hold, waiting(verdict=DOWN), gate="main")
+        if until := await redis.command("HGET", "db:gate:main", "until"):
+            pauses.append(round((float(until) - before_ms) / 1000))
+
+    assert [1, 2, 4, 8, 16, 30, 30] == pauses
+
+
+async def test_what_never_failed_probes_and_comes_out_first(ledger: Ledger, redis: Redis) -> None:
+    for visit in "AB":
+        await accept(ledger, change(visit, time_scheduled=on_day(1)))
+        await ledger.release(await begin(ledger, visit), waiting(tries=1))
+    await backdate(redis, "waiting")
+    await ledger.sweep()
+    for visit in "CD":
+        await accept(ledger, change(visit, time_scheduled=on_day(9)))
+    await ledger.pause("main")
+    for visit in "ABCD":
+        assert "held" == await ledger.begin(work(visit), gate="main")
+    await redis.command("HSET", "db:gate:main", "why", "down", "until", 1)
+
+    await ledger.open_gate("main")
+    [probe] = await ledger.works("queued")
+    await ledger.release(await begin(ledger, probe[-1], gate="main"), settled(verdict=Verdict(why="ok")), gate="main")
+    await ledger.open_gate("main")
+
+    assert work("C") == probe
+    assert [work("D"), work("A"), work("B")] == (await jobs(redis, "visit"))[-3:]
+
+
+async def test_at_a_rate_no_visit_is_overtaken_for_ever(ledger: Ledger, redis: Redis) -> None:
+    """Visits of yesterday keep coming, and have been at work for less long than one of next month."""
+    await accept(ledger, change("patient", time_scheduled=on_day(28)))
+    first = await ledger.begin(work("patient"), "main", is_paced=True)
+    assert isinstance(first, Hold)
+    await redis.command("HINCRBY", f"db:{work('patient')}", "since", -60_000)
+    await ledger.release(first, Outcome(state="held", attempt=None, reason="rate"), gate="main")
+
+    out = set[str]()
+    for number in range(100):
+        for half in "ab":
+            await accept(ledger, change(f"past-{number}{half}", time_scheduled=on_day(1)))
+            await ledger.begin(work(f"past-{number}{half}"), "main", is_paced=True)
+        await ledger.open_gate("main", most=1, calls_a_second=1_000)
+        out |= set(await ledger.works("queued"))
+        if work("patient") in out:
+            break
+
+    assert work("patient") in out
+    assert 0 == await redis.command("ZCARD", "db:ages:main") - await redis.command("ZCARD", "db:held:main")
+
+
 async def _replayed(ledger: Ledger, visit: str) -> Hold:
     await ledger.replay(work(visit))
     return await begin(ledger, visit)

@@ -458,6 +458,26 @@ def test_jobs_that_hang_at_the_head_of_the_queue_delay_nobody(house: Rig) -> Non
     wait_until(lambda: len(books.works("running")) == 30)
 
 
+def test_visits_that_the_api_always_fails_hold_up_no_other(house: Rig) -> None:
+    house.misbehave(error_share=1, error_status=500, only=["GET /visits/:id"], matching="/standard-bad")
+    books, known = Books(house.redis_url), Contact(id="cont_KYdl3lftgZXGRbxqoj")
+    books.land(*(booked(f"bad-{number}", contact=known) for number in range(30)))
+
+    looks: list[int] = []
+    for number in range(10):
+        books.land(booked(f"good-{number}", contact=known))
+        until = time.monotonic() + 1
+        while time.monotonic() < until:
+            looks.append(books.command("EXISTS", "db:gate:main"))
+            time.sleep(0.05)
+    wait_until(lambda: len(all_visits(house)) == 10)
+
+    assert [1] * 10 == [len(books.member(f"good-{number}").attempts) for number in range(10)]
+    assert all(books.member(f"bad-{number}").tries > 3 for number in range(30))
+    # The thirty at once may look like an outage, until the first probe: one that never failed.
+    assert sum(looks) < len(looks) / 3
+
+
 def test_after_an_outage_the_backlog_drains_at_the_allowed_rate_soonest_first(sandbox: Server) -> None:
     with ExitStack() as stack:
         url = stack.enter_context(valkey())
