@@ -10,7 +10,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
@@ -95,7 +95,11 @@ def create_app(settings: Settings) -> Starlette:
             return JSONResponse({"error": "unauthorized", "detail": "Authorization: Bearer <METRICS_TOKEN>"}, 401)
         return PlainTextResponse(await metrics.exposition(ledger, settings), media_type=metrics.CONTENT_TYPE)
 
+    async def root(request: Request) -> Response:
+        return RedirectResponse("/console", 303) if settings.has_console else await _no_such_page(request, Exception())
+
     routes = [
+        Route("/", root),
         Route("/healthz", healthz),
         Route("/readyz", readyz),
         Route("/metrics", show_metrics),
