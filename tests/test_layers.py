@@ -42,7 +42,7 @@ COMPUTING = {
     "abc", "base64", "binascii", "collections", "collections.abc", "dataclasses", "datetime", "decimal", "enum", "fractions",
     "functools", "hashlib", "hmac", "itertools", "itsdangerous", "json", "math", "operator", "orjson", "re",
     "string", "types", "typing",
-    "unicodedata", "urllib.parse", "zoneinfo",
+    "unicodedata", "urllib.parse", "zlib", "zoneinfo",
 }  # fmt: skip
 #: The one that finds the others, once, at start.
 FINDING = {"importlib", "importlib.resources", "pkgutil"}
