@@ -157,17 +157,22 @@ class Run:
         if not gets:
             return tool.translate(event)
         changes: list[VisitChange] = []
-        ignored = Ignored("nothing")
+        ignored, reason = Ignored("nothing"), ""
         records = Records(self.context, entrance, self.hold.root.rang or 0, self.calls)
         for get in gets:
             found = await records.find(get)
-            meaning = tool.translate(event.with_record(found.record, found.fetched_at, found.beside, get.path))
+            try:
+                meaning = tool.translate(event.with_record(found.record, found.fetched_at, found.beside, get.path))
+            except PartlyTranslatable as partly:
+                meaning, reason = partly.changes, str(partly)
             if _may_come(meaning, found) and since_s(int(event.received_at.timestamp() * 1000)) < LAG_S:
                 raise Lagging
             if isinstance(meaning, Ignored):
                 ignored = meaning
             else:
                 changes += meaning
+        if reason:
+            raise PartlyTranslatable(reason, changes)
         return changes or ignored
 
     # -- what comes of trouble --

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from rig import Rig, Server, hmac_sha256, serving, wait_until
+from rig import Rig, Server, hmac_sha256, serving, sign_standard, standard_body, wait_until
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -408,6 +408,48 @@ async def test_what_will_not_get_better_is_parked_with_its_reason(
     event = await world.event(answer)
     assert ("parked", reason) == (event.state, event.reason[: len(reason)])
     assert "ada@" not in event.reason
+
+
+TOO_LONG = "a" * 200_000 + "@example.com"
+
+
+async def test_an_address_that_is_too_long_is_left_to_an_operator_and_the_rest_is_known(world: Doorstep) -> None:
+    record = next(iter(BOOKED["records"].values()))
+    world.tool.records[APPOINTMENT] = {**record, "email": TOO_LONG, "firstName": "A" * 201, "phone": "1" * 51}
+
+    answer = await world.ring("acuity", BOOKED)
+    await world.run()
+
+    event, visit = await world.event(answer), await world.ledger.member("visit:main/acuity-123456789")
+    assert "parked" == event.state
+    assert event.reason.startswith("untranslatable: the contact's e-mail address or id is too long")
+    assert ("waiting", "contact_unknown") == (visit.state, visit.reason)
+    assert [] == world.rig.visits()
+
+
+@pytest.mark.parametrize("detail", ["email", "id"])
+async def test_so_it_is_where_the_event_itself_names_it(world: Doorstep, detail: str) -> None:
+    contact = {"email": "ada@example.com", detail: TOO_LONG}
+    raw = standard_body("visit.created", "1", time_scheduled="2026-03-14T16:00:00Z", contact=contact)
+
+    answer = await world.ring("standard", {"body": raw.decode(), "headers": sign_standard(raw)})
+    await world.run()
+
+    event = await world.event(answer)
+    assert (202, "parked") == (answer.status_code, event.state)
+    assert "is too long" in event.reason
+    assert [] == world.rig.visits()
+
+
+async def test_of_long_names_the_beginning_is_kept(world: Doorstep) -> None:
+    contact = {"email": "ada@example.com", "first_name": "A" * 201, "last_name": "L" * 200, "phone": "1" * 51}
+    raw = standard_body("visit.created", "1", time_scheduled="2026-03-14T16:00:00Z", contact=contact)
+
+    await world.ring("standard", {"body": raw.decode(), "headers": sign_standard(raw)})
+    await world.run()
+
+    [made] = world.contacts("ada@example.com")
+    assert ("A" * 200, "L" * 200, "1" * 50) == (made["first_name"], made["last_name"], made["phone"])
 
 
 async def test_a_tools_retry_after_is_kept(world: Doorstep) -> None:

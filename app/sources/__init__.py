@@ -21,7 +21,7 @@ import json
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, wraps
 from importlib.resources import files
 from typing import Any, Literal, Protocol
 
@@ -29,7 +29,7 @@ from app.challenges import Signed, Unsigned
 from app.delivery import Event, Form
 from app.reading import Json, Untranslatable
 from app.signatures import Either, Scheme
-from app.visits.words import VisitChange
+from app.visits.words import DETAILS, VisitChange
 
 #: Where our facts come from at their weakest.
 Evidence = Literal["vendor", "second-hand", "recalled"]
@@ -346,7 +346,33 @@ def _tool(name: str) -> Tool:
         raise BadSource(f"{where} has fetch(event), but its SOURCE names no api or no credentials")
     if "TENANTS" in source.needs and not source.tenant:
         raise BadSource(f"{where} needs TENANTS, but its SOURCE does not say where an event names its tenant")
-    return Tool(name, source, translate, fetch)
+    return Tool(name, source, _with_bounds(translate), fetch)
+
+
+def _with_bounds(translate: Translate) -> Translate:
+    """The same, but what it says of a person whose address is too long to be one is left to an operator."""
+
+    @wraps(translate)
+    def bounded(event: Event) -> list[VisitChange] | Ignored:
+        try:
+            meaning, reason = translate(event), ""
+        except PartlyTranslatable as partly:
+            meaning, reason = partly.changes, str(partly)
+        if isinstance(meaning, Ignored):
+            return meaning
+        if any(change.contact and change.contact.is_too_long for change in meaning):
+            reason = TOO_LONG
+            meaning = [replace(it, contact=None) if it.contact and it.contact.is_too_long else it for it in meaning]
+        if reason:
+            raise PartlyTranslatable(reason, meaning)
+        return meaning
+
+    return bounded
+
+
+TOO_LONG = (
+    f"the contact's e-mail address or id is too long: {DETAILS['email']} and {DETAILS['id']} characters at the most"
+)
 
 
 def specimens(name: str) -> dict[str, Any]:

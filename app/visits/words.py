@@ -44,8 +44,10 @@ class Contact:
     phone: str | None = None
 
     def details(self) -> dict[str, str]:
-        """What was said. Addresses in lower case: `Ada@` and `ada@` are one person and get one request."""
-        said = {name: value.strip() for name in DETAILS if (value := getattr(self, name)) is not None}
+        """What was said, up to a bound. Addresses in lower case: `Ada@` and `ada@` are one person and get one request."""
+        said = {
+            name: value.strip()[:most] for name, most in DETAILS.items() if (value := getattr(self, name)) is not None
+        }
         if "email" in said:
             said["email"] = said["email"].lower()
         return said
@@ -62,6 +64,12 @@ class Contact:
         return hmac.digest(key, address, hashlib.sha256).hex()[:32]
 
     @property
+    def is_too_long(self) -> bool:
+        """Cut short, an address or an id would be somebody else's."""
+        named = {"email": self.email, "id": self.id}
+        return any(value and len(value.strip()) > DETAILS[name] for name, value in named.items())
+
+    @property
     def is_forgotten(self) -> bool:
         return bool(self.email) and str(self.email).startswith(FORGOTTEN)
 
@@ -69,7 +77,8 @@ class Contact:
 #: Before the digest that stands for the address of somebody who was forgotten: whose visit it is, is still decided.
 FORGOTTEN = "forgotten:"
 
-DETAILS = ("id", "email", "first_name", "last_name", "phone")
+#: What is told of a person, and how many characters of it. An address has 64, @, and 255 at the most (RFC 5321).
+DETAILS = {"id": 120, "email": 320, "first_name": 200, "last_name": 200, "phone": 50}
 
 
 @dataclass(slots=True, kw_only=True)
