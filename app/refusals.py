@@ -19,8 +19,18 @@ NEWEST = 50
 KEPT_S = 30 * 86_400
 
 
+#: What carried a signature of the right shape, or one that holds, is the tool's own as a rule. All else may be anybody's:
+#: it has a list of its own, so that strangers push none of the tool's requests out of the newest.
+SIGNED = ("signature_mismatch", "signature_stale", "unreadable_body", "redis_down")
 #: Reasons with a list of their own: so many may come that no others would be left in the hook's list.
 APART = ("another_account",)
+UNSIGNED = "unsigned"
+
+
+def _list_of(hook: str, reason: str) -> str:
+    if reason in APART:
+        return f"{hook}:{reason}"
+    return hook if reason in SIGNED or not hook else f"{hook}:{UNSIGNED}"
 
 
 class Refusals:
@@ -34,7 +44,7 @@ class Refusals:
     def note(self, hook: str, reason: str, detail: str) -> None:
         """hook: a configured one, or empty: names from outside would fill the memory."""
         self._counts[f"{hook}:{reason}"] += 1
-        newest = self._newest.setdefault(f"{hook}:{reason}" if reason in APART else hook, deque(maxlen=NEWEST))
+        newest = self._newest.setdefault(_list_of(hook, reason), deque(maxlen=NEWEST))
         newest.append(orjson.dumps({"at": int(time.time() * 1000), "reason": reason, "detail": detail[:200]}))
 
     async def flush(self) -> None:
@@ -73,7 +83,8 @@ async def counts(redis: Redis) -> dict[tuple[str, str], int]:
 async def newest(redis: Redis, hooks: Sequence[str]) -> list[dict[str, Any]]:
     """The newest refusals of these hooks, newest first: at (ms), hook, reason, detail, and the likely cause. Raises
     RedisDown."""
-    names = [(hook, f"{hook}{apart}") for hook in hooks for apart in ("", *(f":{reason}" for reason in APART))]
+    kinds = ("", *(f":{kind}" for kind in (*APART, UNSIGNED)))
+    names = [(hook, f"{hook}{kind}") for hook in hooks for kind in kinds]
     lists = await asyncio.gather(*(redis.command("LRANGE", f"db:refused:{name}", 0, NEWEST - 1) for _, name in names))
     notes = [
         orjson.loads(note) | {"hook": hook} for (hook, _), found in zip(names, lists, strict=True) for note in found
@@ -81,3 +92,17 @@ async def newest(redis: Redis, hooks: Sequence[str]) -> list[dict[str, Any]]:
     for note in notes:
         note["cause"] = likely_cause(note["reason"], note["detail"])
     return sorted(notes, key=lambda note: -note["at"])
+
+
+def first(notes: Sequence[dict[str, Any]], most: int) -> list[dict[str, Any]]:
+    """So many of them, newest first: those of the tools before those that may be anybody's."""
+    signed = [note for note in notes if note["reason"] in SIGNED][:most]
+    others = [note for note in notes if note["reason"] not in SIGNED][: most - len(signed)]
+    return sorted([*signed, *others], key=lambda note: -note["at"])
+
+
+async def mismatches(redis: Redis, hook: str, since: float) -> list[float]:
+    """When requests came since then (ms) whose signature had the right shape and fitted no secret; of the newest refusals.
+    Raises RedisDown."""
+    notes = map(orjson.loads, await redis.command("LRANGE", f"db:refused:{hook}", 0, NEWEST - 1))
+    return [note["at"] for note in notes if note["reason"] == "signature_mismatch" and note["at"] > since]

@@ -75,7 +75,10 @@ KINDS = (
     Kind("db:request:*", "expires", "the digest of a request id, and its delivery", _RETENTION),
     Kind("db:matched:*", "expires", "when each secret of a hook last matched", "1 year after that"),
     Kind(
-        "db:refused:*:*", "expires", "the newest 50 events from other accounts: account and time", "30 days without one"
+        "db:refused:*:*",
+        "expires",
+        "the newest 50 of a hook without a signature, and of other accounts",
+        "30 days without one",
     ),
     Kind("db:refused:*", "expires", "the newest 50 refusals of a hook: reason and time", "30 days without another one"),
     Kind("db:refused", "one", "counts of refusals, and of events from other accounts", _ALWAYS),

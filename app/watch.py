@@ -6,9 +6,10 @@ minutes, stand in `db:alarms`. A message that was not taken is sent again at the
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from statistics import median
 from typing import Any
 
 import httpx
@@ -20,9 +21,8 @@ from app.doctor import ALIVE_S
 from app.ledger import new_id
 from app.logs import log
 from app.queue import WORKERS
+from app.refusals import mismatches
 from app.settings import Settings
-from app.signals import REQUESTS
-from app.tally import totals
 
 LOOK_EVERY_S = 10.0
 STATE, LOCK = "db:alarms", "db:alarms:lock"
@@ -30,8 +30,9 @@ KEPT_MS = 7 * 86_400_000
 POST_S = 5.0
 #: Counts are compared over so long, and noted so often.
 WINDOW_S, NOTE_EVERY_S = 600.0, 30.0
-#: So many bad signatures, and this share of all requests, and somebody has changed a secret. Strangers try the door too.
-FEWEST_BAD, BAD_SHARE = 3, 0.05
+#: So many wrong signatures since the last genuine delivery, which is longer ago than usual, and somebody has changed a
+#: secret. Of what has no signature of the right shape, or comes beside genuine deliveries, strangers are the cause.
+FEWEST_BAD = 3
 #: A source is silent after three times the longest gap between its last deliveries, which is at least so long. Whoever
 #: rang less often than this has no usual gap yet.
 GAPS, SILENT, SHORTEST_GAP_S, FEWEST_GAPS = 200, 3, 1_200.0, 10
@@ -40,11 +41,10 @@ FULL_SHARE = 0.8
 
 @dataclass(slots=True)
 class Seen:
-    """Counts at one time. requests: of each source, all and those with a bad signature."""
+    """Counts at one time."""
 
     at: float
     parked: int
-    requests: dict[str, list[int]]
 
 
 @dataclass(slots=True)
@@ -57,7 +57,7 @@ class State:
     @classmethod
     def read(cls, stored: bytes | None) -> "State":
         told: dict[str, Any] = orjson.loads(stored or b"{}")
-        return cls(told.get("on", {}), [Seen(**seen) for seen in told.get("seen", [])])
+        return cls(told.get("on", {}), [Seen(seen["at"], seen["parked"]) for seen in told.get("seen", [])])
 
 
 class Watch:
@@ -95,15 +95,7 @@ class Watch:
         return int(await self._redis.command("ZCOUNT", WORKERS, (int(seconds) - ALIVE_S) * 1000, "+inf"))
 
     async def _see(self) -> Seen:
-        counts, parked = await asyncio.gather(totals(self._redis), self._redis.command("ZCARD", "db:parked"))
-        requests: dict[str, list[int]] = {}
-        for name, count in counts.items():
-            signal, *labels = name.split("|")
-            if signal == REQUESTS and labels[0]:
-                of_source = requests.setdefault(labels[0], [0, 0])
-                of_source[0] += count
-                of_source[1] += count if labels[1] == "bad_signature" else 0
-        return Seen(time.time(), parked, requests)
+        return Seen(time.time(), await self._redis.command("ZCARD", "db:parked"))
 
     # -- what may be the matter --
 
@@ -114,12 +106,6 @@ class Watch:
         new = now.parked - min(seen.parked for seen in window)
         if new > 0:
             yield "parked", f"{new} more need an operator; now it is {now.parked}."
-        for source, (all_now, bad_now) in now.requests.items():
-            all_then, bad_then = window[0].requests.get(source, [0, 0])
-            came, bad = all_now - all_then, bad_now - bad_then
-            if bad >= FEWEST_BAD and bad > BAD_SHARE * came:
-                share = f"{bad} of {came} requests in the last ten minutes had a wrong signature"
-                yield f"signatures {source}", f"{source}: {share}. Was its secret changed?"
 
     async def _of_now(self) -> list[tuple[str, str]]:
         redis, found = self._redis, list[tuple[str, str]]()
@@ -134,11 +120,28 @@ class Watch:
         used, most = int(told["used_memory"]), int(told.get("maxmemory", 0))
         if most and used > FULL_SHARE * most:
             found.append(("memory", f"Redis is more than {FULL_SHARE:.0%} full; when it is full, tools get 503."))
-        return found + [silent for hook in self._settings.entrances if (silent := await self._silent(hook))]
+        for hook in self._settings.entrances:
+            times = await self._times(hook)
+            found += filter(None, (self._silent(hook, times), await self._wrongly_signed(hook, times)))
+        return found
 
-    async def _silent(self, hook: str) -> tuple[str, str] | None:
+    async def _times(self, hook: str) -> list[float]:
+        """When the last deliveries came, the newest first."""
         flat = await self._redis.command("ZREVRANGE", f"db:deliveries:{hook}", 0, GAPS, "WITHSCORES")
-        times = [float(score) / 1000 for score in flat[1::2]]
+        return [float(score) / 1000 for score in flat[1::2]]
+
+    async def _wrongly_signed(self, hook: str, times: Sequence[float]) -> tuple[str, str] | None:
+        gaps = [later - sooner for later, sooner in pairwise(times)]
+        now = time.time()
+        if not gaps or now - times[0] <= median(gaps):
+            return None
+        bad = await mismatches(self._redis, hook, 1000 * max(times[0], now - WINDOW_S))
+        if len(bad) < FEWEST_BAD:
+            return None
+        told = f"{hook}: {len(bad)} requests had a wrong signature, and no genuine delivery came meanwhile"
+        return f"signatures {hook}", f"{told}. Was its secret changed?"
+
+    def _silent(self, hook: str, times: Sequence[float]) -> tuple[str, str] | None:
         gaps = [later - sooner for later, sooner in pairwise(times)]
         if len(gaps) < FEWEST_GAPS:
             return None

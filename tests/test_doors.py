@@ -232,6 +232,26 @@ async def test_foreign_events_push_no_refusal_out_of_the_newest(redis: Redis) ->
     assert 51 == len(await refusals.newest(redis, ["nylas"]))
 
 
+@pytest.mark.parametrize("reason", ["missing", "malformed"])
+async def test_strangers_push_no_request_of_the_tool_out_of_the_newest(redis: Redis, reason: str) -> None:
+    refused = Refusals(redis)
+    for real in ("signature_mismatch", "signature_stale", "unreadable_body"):
+        refused.note("nylas", real, "of the tool")
+    for _ in range(300):
+        refused.note("nylas", f"signature_{reason}", "of a stranger")
+        refused.note("", "no_such_hook", "of a stranger")
+    await refused.flush()
+
+    notes = await refusals.newest(redis, ["", "nylas"])
+
+    for most in (3, 100):
+        told = refusals.first(notes, most)
+        assert most == len(told)
+        assert 3 == [note["detail"] for note in told].count("of the tool")
+    assert sorted(notes, key=lambda note: -note["at"]) == notes
+    assert 103 == len(notes)
+
+
 @pytest.mark.parametrize("grant", ["<script>", "x" * 65, "ada@example.com", ""])
 async def test_an_account_that_is_no_plain_name_is_not_quoted(redis: Redis, grant: str) -> None:
     await NylasDoor(redis).ring(nylas_event(1, grant))

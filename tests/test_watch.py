@@ -17,8 +17,8 @@ from test_ledger import accept, backdate, begin, change, parked, work_off
 from app.connection import Redis
 from app.embedded import free_port
 from app.ledger import Ledger
+from app.refusals import Refusals
 from app.settings import Settings, read
-from app.tally import Tally
 from app.watch import LOCK, STATE, Watch
 
 
@@ -113,13 +113,27 @@ async def park(scene: Scene) -> None:
     await scene.ledger.release(await begin(scene.ledger, "A"), parked())
 
 
-async def rings(scene: Scene, bad: int, good: int) -> None:
-    tally = Tally()
-    for _ in range(bad):
-        tally.answered("standard", "bad_signature", 0, 0.01)
-    for _ in range(good):
-        tally.answered("standard", "accepted", 1, 0.01)
-    await tally.flush(scene.redis)
+async def deliveries(scene: Scene, *minutes_ago: float) -> None:
+    for minutes in minutes_ago:
+        await scene.redis.command("ZADD", "db:deliveries:standard", (time.time() - minutes * 60) * 1000, f"d{minutes}")
+
+
+async def refuse(scene: Scene, reason: str, count: int = 3) -> None:
+    refusals = Refusals(scene.redis)
+    for _ in range(count):
+        refusals.note("standard", f"signature_{reason}", "why")
+    await refusals.flush()
+
+
+async def secret_changed(scene: Scene) -> None:
+    """Genuine ones every five minutes, and none for ten."""
+    await deliveries(scene, 10, 15, 20, 25)
+    await refuse(scene, "mismatch")
+
+
+async def beside(scene: Scene, reason: str, *minutes_ago: float) -> None:
+    await deliveries(scene, *minutes_ago)
+    await refuse(scene, reason, 40)
 
 
 async def silence(scene: Scene) -> None:
@@ -140,9 +154,7 @@ async def ring_again(scene: Scene) -> None:
         pytest.param(full, roomy, "Redis is more than 80% full", id="memory"),
         pytest.param(overdue, lambda scene: work_off(scene.ledger, "A"), "has waited for more than 120", id="oldest"),
         pytest.param(park, lambda scene: scene.minutes_later(12), "1 more need an operator", id="parked"),
-        pytest.param(
-            lambda scene: rings(scene, 3, 20), lambda scene: scene.minutes_later(12), "3 of 23", id="signatures"
-        ),
+        pytest.param(secret_changed, lambda scene: deliveries(scene, 0), "3 requests had a wrong", id="signatures"),
         pytest.param(silence, ring_again, "standard has been silent", id="silent"),
     ],
 )
@@ -170,8 +182,11 @@ async def test_an_alarm_is_told_when_it_begins_and_when_it_is_over(
 @pytest.mark.parametrize(
     "fine",
     [
-        pytest.param(lambda scene: rings(scene, 3, 97), id="few-bad-among-many"),
-        pytest.param(lambda scene: rings(scene, 2, 0), id="a-stranger"),
+        pytest.param(lambda scene: beside(scene, "missing", 10, 15, 20), id="strangers-without-a-signature"),
+        pytest.param(lambda scene: beside(scene, "malformed", 10, 15, 20), id="strangers-with-nonsense"),
+        pytest.param(lambda scene: beside(scene, "mismatch", 10, 500, 900), id="strangers-at-a-quiet-hook"),
+        pytest.param(lambda scene: beside(scene, "mismatch"), id="strangers-where-nobody-ever-rang"),
+        pytest.param(lambda scene: beside(scene, "mismatch", 0, 5, 10), id="strangers-while-genuine-ones-come"),
         pytest.param(lambda scene: accept(scene.ledger, change("A")), id="young-work"),
         pytest.param(ring_again, id="a-first-delivery"),
     ],
@@ -199,6 +214,17 @@ async def test_failures_that_were_there_before_are_no_news_and_a_second_wave_is(
 
     [told] = await scene.look()
     assert "1 more need an operator; now it is 2" in told
+
+
+async def test_what_an_older_version_noted_is_read(redis: Redis, channel: Channel) -> None:
+    scene = Scene(redis, channel)
+    await scene.beat()
+    seen = {"at": time.time() - 60, "parked": 0, "requests": {"standard": [5, 0]}}
+    await redis.command("SET", STATE, orjson.dumps({"on": {}, "seen": [seen]}))
+
+    await park(scene)
+
+    assert "1 more need an operator" in (await scene.look())[0]
 
 
 async def test_what_was_not_taken_is_told_again(redis: Redis, channel: Channel) -> None:

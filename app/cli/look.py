@@ -140,4 +140,7 @@ def refused(hook: str | None, reason: str, since: datetime | None, limit: int, a
 
     notes = [note for note in with_ledger(look) if reason in note["reason"] and note["at"] >= least]
     names = ("at", "hook", "reason", "detail", "cause")
-    show_rows([{name: (note | {"at": moment(note["at"])})[name] for name in names} for note in notes[:limit]], as_json)
+    show_rows(
+        [{name: (note | {"at": moment(note["at"])})[name] for name in names} for note in refusals.first(notes, limit)],
+        as_json,
+    )

@@ -214,7 +214,7 @@ async def refused(desk: Desk, ask: Ask) -> Response:
     return await desk.page(
         ask,
         "refused.html",
-        notes=notes[: 2 * PAGE],
+        notes=refusals.first(notes, 2 * PAGE),
         counts=dict(by_reason.most_common(6)),
         hooks={hook: count for hook, count in by_hook.items() if hook},
         hook=wanted,
