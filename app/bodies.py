@@ -14,7 +14,12 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 _SEALED, _NAME, _NONCE = b"\x01", 4, 12
-_squeeze, _widen = zstandard.ZstdCompressor(level=1).compress, zstandard.ZstdDecompressor().decompress
+_squeeze = zstandard.ZstdCompressor(level=1).compress
+
+
+def _widen(squeezed: bytes) -> bytes:
+    """By a decompressor of its own: bodies are read in several threads."""
+    return zstandard.ZstdDecompressor().decompress(squeezed)
 
 
 class UnknownKey(Exception):

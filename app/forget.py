@@ -16,11 +16,11 @@ and again until a walk finds nothing: what a worker had in its hands meanwhile i
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 import orjson
@@ -51,8 +51,11 @@ ELSEWHERE = (
     "backups of Redis, and its append-only file until it is rewritten (BGREWRITEAOF)",
 )
 
-#: Keys to a page; bodies to a command.
-PAGE, BODIES = 500, 50
+#: Keys to a page; visits to a slice, and bodies, by number and by bytes. A slice is looked through in a thread, so that
+#: deliveries do not wait, and between two of them a deadline can end the walk.
+PAGE, VISITS, BODIES, BODY_BYTES = 500, 100, 50, 8_388_608
+#: In the place of why a delivery was ignored.
+REMOVED = "removed"
 #: Longer than the lease of a worker that died.
 PATIENCE_S = 40.0
 MOST_WALKS = 5
@@ -97,6 +100,7 @@ class Found:
 
 
 Told = Callable[[int], None]
+T = TypeVar("T")
 
 
 async def addresses_of(ledger: Ledger, settings: Settings, text: str) -> list[str]:
@@ -141,6 +145,7 @@ class Forget:
         """email: as find.email() writes it. told: hears of every page how many keys it walked past."""
         self._ledger, self._redis, self._settings, self._told = ledger, ledger.redis, settings, told
         self._email, self._speaks = email, speaks_of(email)
+        self._bodies = max(1, min(BODIES, BODY_BYTES // settings.max_body))
 
     @property
     def digest(self) -> str:
@@ -155,8 +160,8 @@ class Forget:
             said_by.update(origin.rpartition(".")[0] for one in family for origin in (*one.changes, *one.discarded))
             self._look_at_visit(family, found)
         async for page in self._pages("db:delivery:*"):
-            for at in range(0, len(page), BODIES):
-                await self._look_at_deliveries(page[at : at + BODIES], theirs, said_by, found)
+            for keys in batched(page, self._bodies):
+                await self._look_at_deliveries(keys, theirs, said_by, found)
         async for page in self._pages("db:operation:*"):
             for key in page:
                 order = b"" if key.endswith(":lock") else await self._redis.command("HGET", key, "order")
@@ -198,16 +203,20 @@ class Forget:
             if family := await self._family(work):
                 yield family
         async for page in self._pages("db:visit:*"):
-            kept = await asyncio.gather(*(self._redis.command("HVALS", key) for key in page))
-            for key, values in zip(page, kept, strict=True):
-                if any(map(self._names_them, values)) and (family := await self._family(key.removeprefix("db:"))):
-                    yield family
+            for keys in batched(page, VISITS):
+                kept = await asyncio.gather(*(self._redis.command("HVALS", key) for key in keys))
+                for key in await asyncio.to_thread(self._naming_them, keys, kept):
+                    if family := await self._family(key.removeprefix("db:")):
+                        yield family
 
     async def _family(self, work: str) -> list[Member]:
         try:
             return await self._ledger.family(work)
         except Gone:
             return []
+
+    def _naming_them(self, keys: Sequence[str], kept: Sequence[list[bytes]]) -> list[str]:
+        return [key for key, values in zip(keys, kept, strict=True) if any(map(self._names_them, values))]
 
     def _names_them(self, value: bytes) -> bool:
         return self._speaks(value) or any(f"{FORGOTTEN}{name}".encode() in value for name in self._all_names)
@@ -223,22 +232,31 @@ class Forget:
         if found.visits & {member.work for member in family}:
             found.open.update(one.work for one in family if one.state not in ("settled", "discarded"))
 
-    async def _look_at_deliveries(self, keys: list[str], theirs: set[str], said_by: set[str], found: Found) -> None:
-        for key, record in zip(keys, await self._redis.command("MGET", *keys), strict=True):
-            id = key.removeprefix("db:delivery:")
+    async def _look_at_deliveries(self, keys: Sequence[str], theirs: set[str], said_by: set[str], found: Found) -> None:
+        records = await self._redis.command("MGET", *keys)
+        for id, meta, speaks in await asyncio.to_thread(self._read, keys, records):
+            if speaks or id in said_by or not theirs.isdisjoint(meta.work):
+                found.deliveries.add(id)
+                await self._look_at_work(id, meta, theirs, found)
+            elif speaks is None:
+                found.sealed.add(id)
+
+    def _read(self, keys: Sequence[str], records: Sequence[bytes | None]) -> list[tuple[str, Meta, bool | None]]:
+        """Of each delivery whether it speaks of the person; None: it cannot be looked into. What was removed already is left
+        out, but for what an older version left."""
+        read: list[tuple[str, Meta, bool | None]] = []
+        for key, record in zip(keys, records, strict=True):
             if record is None:
                 continue
+            id, is_sealed = key.removeprefix("db:delivery:"), False
             try:
                 meta, raw = self._ledger.opened(id, record)
             except NoBody as error:
-                meta, raw = error.meta, b""
-            if meta.removed:
-                continue
-            if id in said_by or not theirs.isdisjoint(meta.work) or self._speaks(raw):
-                found.deliveries.add(id)
-                await self._look_at_work(id, meta, theirs, found)
-            elif not raw and record.partition(b"\n")[2]:
-                found.sealed.add(id)
+                meta, raw, is_sealed = error.meta, b"", bool(record.partition(b"\n")[2])
+            if not meta.removed or meta.name:
+                speaks = self._speaks(raw) or self._speaks(f"{meta.name} {meta.ignored}".encode())
+                read.append((id, meta, None if is_sealed and not speaks else speaks))
+        return read
 
     async def _look_at_work(self, id: str, meta: Meta, theirs: set[str], found: Found) -> None:
         works = set(meta.work)
@@ -295,7 +313,9 @@ class Forget:
         except Gone:
             return "ok"
         removed_at = int((await self._ledger.now()).timestamp() * 1000)
-        record = orjson.dumps(replace(meta, headers={}, removed=removed_at)) + b"\n"
+        # What the tool calls the event, and why there was nothing to do, may be sentences that name somebody.
+        bare = replace(meta, headers={}, name="", ignored=meta.ignored and REMOVED, removed=meta.removed or removed_at)
+        record = orjson.dumps(bare) + b"\n"
         quoted = _unquoted(event) if event else {}
         return await self._ledger.forget(event_work(id), event.n if event else None, record, quoted)
 
@@ -354,13 +374,18 @@ class Forget:
         return [*contacts, *(find.place_of(self._email, key) for key in self._settings.secret_key), "db:none"]
 
 
+def batched(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    return (items[at : at + size] for at in range(0, len(items), size))
+
+
 def _unquoted(member: Member) -> dict[str, bytes]:
     """The attempts that quote an answer, without it."""
     quoting = {number: attempt for number, attempt in member.numbered.items() if attempt.said}
     return {f"a:{number}": orjson.dumps(replace(attempt, said="")) for number, attempt in quoting.items()}
 
 
-_ESCAPED = re.compile(r"\\+(?:u([0-9a-f]{4})|[nrtbf/\"])")
+#: A run of backslashes is read once, also where nothing follows it that they could escape: in linear time.
+_ESCAPED = re.compile(r"(?<!\\)\\++(?:u([0-9a-f]{4})|[nrtbf/\"])")
 
 
 def speaks_of(email: str) -> Callable[[bytes], bool]:

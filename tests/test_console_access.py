@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.routing import Route
 
 from app.connection import Redis
-from app.console import ALL_PAGES, redaction
+from app.console import ALL_PAGES, forgetting, redaction
 from app.console.access import COOKIE, KNOWN, MOST_OF_ALL, MOST_OF_ONE, address_of, attempts_of, own_path
 from app.main import create_app
 from app.ring import specimen
@@ -977,6 +977,21 @@ async def test_a_person_is_forgotten_once_the_address_was_typed_again(app: Any, 
     assert b"forgot a person" == did
     assert re.fullmatch(rb"\S+: 1 visits, 1 deliveries", what)
     assert b"ada" not in what
+
+
+async def test_a_page_waits_for_a_bounded_time_until_somebody_is_forgotten(
+    app: Any, delivery: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator = Browser(app)
+    await operator.log_in()
+    monkeypatch.setattr(forgetting, "WITHIN_S", 0.0)
+
+    for form in ({"whom": "ada@example.com"}, {"whom": "ada@example.com", "confirm": "ada@example.com"}):
+        answer = await operator.post("/console/forget", form)
+
+        assert 409 == answer.status_code
+        assert "use `doorbell forget`" in html.unescape(answer.text)
+        assert ("removed already" in answer.text) == ("confirm" in form)
 
 
 async def raw_body(operator: Browser, delivery: str) -> str:

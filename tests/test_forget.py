@@ -1,8 +1,11 @@
 """A person is forgotten: nothing of them is left in Redis, and what was decided stays decided."""
 
+import asyncio
 import hmac
 import json
 import re
+import threading
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,12 +18,13 @@ from test_retention import ADA, KEY, SOON, acuity, configure, ring_everything, r
 from app import find
 from app.audit_log import AuditLog
 from app.connection import Redis
+from app.delivery import Delivery
 from app.filter import Filter
 from app.forget import Forget, speaks_of
-from app.ledger import LEASE_S, Ledger
+from app.ledger import LEASE_S, Ledger, Meta
 from app.operations import Operations, Order
 from app.settings import read
-from app.visits.words import Contact
+from app.visits.words import Contact, VisitChange
 
 EMAIL = "ada@example.com"
 #: As they are written, by `standard` and by Acuity.
@@ -359,3 +363,83 @@ async def test_the_audit_log_holds_no_address_that_somebody_looked_for(redis: Re
 )
 def test_an_address_is_seen_however_it_is_written(raw: bytes, speaks: bool) -> None:
     assert speaks == speaks_of(EMAIL)(raw)
+
+
+SETTINGS = {"REDIS_URL": "redis://127.0.0.1/0", "SECRET_KEY": KEY}
+
+
+def test_backslashes_are_looked_through_in_linear_time() -> None:
+    def took(count: int) -> float:
+        raw, best = b"\\" * count + b"x" + b"\\" * count, float("inf")
+        for _ in range(3):
+            started = time.perf_counter()
+            assert not speaks_of(EMAIL)(raw)
+            best = min(best, time.perf_counter() - started)
+        return best
+
+    # 32 times as much: a quadratic search takes 1,000 times as long.
+    assert took(96_000) < 250 * took(3_000)
+
+
+async def test_what_is_kept_is_looked_through_beside_the_event_loop(
+    redis: Redis, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = set[bool]()
+
+    def watched(email: str) -> Any:
+        speaks = speaks_of(email)
+
+        def watching(raw: bytes) -> bool:
+            threads.add(threading.current_thread() is threading.main_thread())
+            return speaks(raw)
+
+        return watching
+
+    monkeypatch.setattr("app.forget.speaks_of", watched)
+    raw = b'{"email":"ada@example.com"}'
+    said = VisitChange(action="create", visit_id="A", order=1, contact=Contact(email="grace@example.com"))
+    delivery = Delivery("standard", "standard", (), raw, datetime.now(UTC))
+    await ledger.accept(delivery, Meta("standard", "standard", 1), [said], "main", repeat_key=None)
+
+    found = await Forget(ledger, read(SETTINGS), EMAIL).plan()
+
+    assert 1 == len(found.deliveries)
+    assert {False} == threads
+
+
+async def test_the_event_loop_goes_on_while_very_much_is_looked_through(redis: Redis, ledger: Ledger) -> None:
+    for number in range(60):
+        raw = b'{"note":"%b","n":%d}' % (b"\\\\" * 100_000, number)
+        delivery = Delivery("standard", "standard", (), raw, datetime.now(UTC))
+        await ledger.accept(delivery, Meta("standard", "standard", 1, ignored="x"), [], "main", repeat_key=None)
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    counting = asyncio.create_task(count_turns())
+    found = await Forget(ledger, read(SETTINGS), EMAIL).plan()
+    counting.cancel()
+
+    assert found.is_nothing
+    assert turns > 60
+
+
+@pytest.mark.parametrize("removed", [0, 1_700_000_000_000], ids=["now", "by an older version"])
+async def test_names_of_events_go_too_since_they_may_be_sentences(redis: Redis, ledger: Ledger, removed: int) -> None:
+    sentence = "Payment made by Ada Lovelace"
+    said = VisitChange(action="create", visit_id="A", order=1, contact=Contact(email=EMAIL))
+    delivery = Delivery("standard", "standard", (), b"{}", datetime.now(UTC))
+    meta = Meta("standard", "standard", 1, name=sentence, ignored=f"no: {sentence}", removed=removed)
+    written = await ledger.accept(delivery, meta, [said], "main", repeat_key=None)
+
+    await Forget(ledger, read(SETTINGS), EMAIL).carry_out()
+
+    after = await ledger.meta(written.delivery)
+    assert ("", "removed") == (after.name, after.ignored)
+    assert after.removed
+    assert b"Lovelace" not in flat(await redis.command("GET", f"db:delivery:{written.delivery}"))
+    assert (await Forget(ledger, read(SETTINGS), EMAIL).plan()).is_nothing

@@ -8,7 +8,7 @@ from app import find
 from app.console.desk import Ask, Desk, Page
 from app.forget import BY_NUMBER, ELSEWHERE, TOLD, Forget, Found, addresses_of, carry_out, plan_of, told_of
 
-#: Everything is walked through: for so long somebody waits for a page.
+#: Everything is walked through: for so long somebody waits for a page, also for what is removed.
 WITHIN_S = 20.0
 
 
@@ -17,18 +17,23 @@ async def ask_whom(desk: Desk, ask: Ask) -> Response:
 
 
 async def forget(desk: Desk, ask: Ask) -> Response:
-    assert ask.user
     whom = ask.form.get("whom", "").strip()[:300]
     if not (find.email(whom) or find.phone(whom)):
         return await _page(desk, ask, whom, trouble="That is no e-mail address, and no phone number.")
-    each = [Forget(desk.ledger, desk.settings, one) for one in await addresses_of(desk.ledger, desk.settings, whom)]
     try:
         async with asyncio.timeout(WITHIN_S):
-            found = await plan_of(each)
+            return await _forget(desk, ask, whom)
     except TimeoutError:
-        return await _page(
-            desk, ask, whom, trouble="There is more to look through than a page can wait for: use `doorbell forget`."
-        )
+        trouble = "There is more to look through than a page can wait for: use `doorbell forget`."
+        if ask.form.get("confirm"):
+            trouble += " Some of it may be removed already."
+        return await _page(desk, ask, whom, trouble=trouble)
+
+
+async def _forget(desk: Desk, ask: Ask, whom: str) -> Response:
+    assert ask.user
+    each = [Forget(desk.ledger, desk.settings, one) for one in await addresses_of(desk.ledger, desk.settings, whom)]
+    found = await plan_of(each)
     typed = ask.form.get("confirm")
     if found.is_nothing or typed is None:
         return await _page(desk, ask, whom, found=found)
