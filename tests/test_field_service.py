@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from test_every_source import Doorstep, hands, served, world
@@ -586,3 +587,39 @@ async def test_tekmetric_an_event_without_a_sentence_has_no_name(world: Doorstep
 
     meta, _ = await world.ledger.delivery(answer.json()["delivery"])
     assert (202, "") == (answer.status_code, meta.name)
+
+
+# ServiceM8 ----------------------------------------------------------------------------------------------------------
+
+JOB = "de305d54-75b4-431b-adb2-eb6b9e546013"
+
+
+def from_servicem8(status: str, completion_date: str, told_at: str, fetched_at: datetime) -> Event:
+    body = {"object": "job", "entry": [{"uuid": JOB, "changed_fields": ["status"], "time": told_at}]}
+    event = an_event("servicem8", body, zone=ZoneInfo("Australia/Sydney"))
+    job = {"uuid": JOB, "active": 1, "status": status, "completion_date": completion_date}
+    beside: dict[str, Any] = {"jobcontact": [], "jobactivity": [], "jobpayment": []}
+    return replace(with_record(event, job, beside), fetched_at=fetched_at)
+
+
+def test_servicem8_a_completion_without_a_date_counts_from_when_it_is_first_seen() -> None:
+    never = "0000-00-00 00:00:00"
+    booked = from_servicem8("Work Order", never, "2026-03-14T06:00:00Z", datetime(2026, 3, 14, 6, 1, tzinfo=UTC))
+    done = from_servicem8("Completed", never, "2026-03-14T06:32:05Z", datetime(2026, 3, 14, 6, 33, tzinfo=UTC))
+    paid = from_servicem8("Completed", never, "2026-03-16T06:00:00Z", datetime(2026, 3, 16, 6, 1, tzinfo=UTC))
+    dated = from_servicem8(
+        "Completed", "2026-03-14 17:31:00", "2026-03-17T06:00:00Z", datetime(2026, 3, 17, tzinfo=UTC)
+    )
+
+    assert "2026-03-14T06:32:05Z" == what_stands(paid, booked, done).fields["event_date"]
+    assert "2026-03-14T06:31:00Z" == what_stands(dated, paid, booked, done).fields["event_date"]
+    assert what_stands(booked).fields["event_date"] is None
+
+
+def test_servicem8_where_nobody_knows_when_work_begins_nobody_is_asked() -> None:
+    """The first day on which somebody may take a job up (`joballocation`) is no time of a visit."""
+    event = from_servicem8("Work Order", "", "2026-03-14T06:00:00Z", datetime(2026, 3, 14, 6, 1, tzinfo=UTC))
+    [get] = load()["servicem8"].fetch(event)  # type: ignore[misc]
+
+    assert {"jobcontact", "jobactivity", "jobpayment"} == get.then(Json({"uuid": JOB})).keys()
+    assert not what_stands(event).has_date

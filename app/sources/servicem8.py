@@ -5,6 +5,11 @@ challenge: a form with `mode=subscribe`, answered with the challenge alone. Noth
 so the address carries a token. The body does not say which event it is, and need not: a job is told as it stands when it
 is fetched, and our own clock orders. `resource_url` is not followed; the address is made from the uuid.
 
+A flexible booking is a `joballocation` and no `jobactivity`. Its `allocation_date` is "the minimum start date" (the vendor's
+reference) for somebody to take the job up, and not when the work takes place, so it is not asked for: such a job has no time
+until it is Completed, and nobody is asked before. A completion without a date (`0000-…`) counts from the first event that
+shows it.
+
 Second-hand, from integrators: the fields of `job`, `jobcontact`, `jobactivity`, `jobpayment` and `companycontact`; local
 times without an offset and `0000-00-00 00:00:00` for none; `Unsuccessful` and `active` 0 for a job that will not be; and
 that add-ons get the same inside `eventArgs`, in a JSON Web Token signed with the App Secret. Recalled: API keys begin
@@ -36,7 +41,8 @@ SETUP = """
 4. A subscription that fails for 12 hours may be switched off; then do step 3 again.
 
 ServiceM8 signs nothing: whoever knows the address can make us look at a job, and nothing else. Quotes are no visits yet.
-There are no no-shows; set the job to Unsuccessful instead.
+There are no no-shows; set the job to Unsuccessful instead. A job that is only allocated to somebody (a flexible booking) has
+no time before it is Completed; one that takes days is parked meanwhile, and its completion takes it up again.
 """
 
 
@@ -98,6 +104,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     uuid, status = _uuid(job.at("uuid")), job.at("status").needed_text()
     # A quote is no visit yet, or none any more; what is cancelled from the start is never made.
     is_off = status in ("Quote", "Unsuccessful") or job.at("active").value in (0, "0", False)
+    is_done, done_at = status == "Completed", _local(job.at("completion_date"), event.zone)
     return [
         VisitChange(
             action="cancel" if is_off else "update",
@@ -105,10 +112,10 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
             order=microseconds(event.fetched_at),
             contact=_contact(event),
             time_scheduled=_scheduled(event),
-            time_completed=_local(job.at("completion_date"), event.zone) if status == "Completed" else None,
+            time_completed=(done_at or _told_at(event, uuid)) if is_done else None,
             amount_collected=_collected(event.beside.get("jobpayment", Json(None))),
             date_cancelled=_told_at(event, uuid) if is_off else None,
-            is_sighting=is_off or status != "Completed",
+            is_sighting=is_off or not (is_done and done_at),
         )
     ]
 
@@ -140,7 +147,7 @@ def _uuid(found: Json) -> str:
 
 
 def _told_at(event: Event, uuid: str) -> datetime:
-    """When the change was told that made us look: the job has no time of its end."""
+    """When the change was told that made us look: a job has no time of its end, and its completion may have none."""
     for entry in _entries(event):
         if _uuid(entry.at("uuid")) == uuid:
             return entry.at("time").moment(event.zone) or event.received_at

@@ -60,7 +60,8 @@ class Tool(Life):
         self.become(self.status)
 
     def complete(self) -> None:
-        self.finished = self.stamp(self.now)
+        """Sometimes without a date: then it is when it was first seen."""
+        self.finished = self.stamp(self.now) if self.maybe(0.8) else NEVER
         self.become("Completed")
 
     def reopen(self) -> None:
@@ -110,7 +111,8 @@ class Tool(Life):
         """As the records say it."""
         visit = self.visit
         visit.who, visit.scheduled = self.named or self.customer, min(self.planned, default=None)
-        visit.completed = self.local(self.finished) if self.status == "Completed" else None
+        finished: Any = SOME_TIME if self.finished == NEVER else self.local(self.finished)
+        visit.completed = finished if self.status == "Completed" else None
         visit.cancelled = SOME_TIME if not self.is_there or self.status in ("Quote", "Unsuccessful") else None
         visit.paid = sum((amount for amount, counts in self.payments if counts), Decimal()) or None
 
