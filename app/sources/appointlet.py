@@ -9,15 +9,23 @@ The page spells out one action, `Meeting.scheduled`; the others are made from it
 their case, with one l or two. Recalled: `entity.attendees` with their names and addresses, and an attendee's `meeting`.
 Guessed: that a meeting keeps its id when it is rescheduled.
 
-A group meeting is one visit here, of whoever joined it last. When somebody leaves it, nothing says whose visit that was, so
-it ends until somebody is named again: an attendee may be asked for no review, and nobody is asked who did not come.
+Each attendee of a meeting is a visit, named by the meeting's id and a digest of the address (without an address: the
+attendee's id), so the same person twice is one visit. Who is alone in the meeting as it is made keeps the meeting's id as
+the visit's name. Whoever left is not taken back by an event that lists a group; by one that lists nobody else, they are.
+A meeting that lists nobody is parked, and so is whatever cannot be told apart. Somebody who joins is told without the
+meeting's time: the visit waits for an event of the meeting.
+
+Older accounts send `{"type": "booking", "action": …}`. No description of it was found, so it is parked.
 """
 
+from dataclasses import replace
+from datetime import datetime, timedelta
+
 from app.delivery import Event
-from app.reading import Json
+from app.reading import Json, Untranslatable
 from app.signatures import PathToken
-from app.sources import Ignored, Source
-from app.visits.words import UNSAID, Contact, VisitChange, microseconds
+from app.sources import Ignored, PartlyTranslatable, Source
+from app.visits.words import UNSAID, Contact, VisitChange, attendee_visit_id, microseconds
 
 SETUP = """
 1. Set HOOKS__APPOINTLET__SECRETS to a word of your own and SECRET_KEY to 32 random characters or more. Restart.
@@ -25,8 +33,10 @@ SETUP = """
    There is nothing to tick: it rings for everything, and what is not about meetings is ignored.
 
 Appointlet signs nothing: keep that address to yourself. It tells neither completions nor no-shows nor payments, so a review
-request counts from the start. A group meeting is one visit, of whoever joined last, and none once somebody left it. Phone
-numbers on the form are not read.
+request counts from the start. Every attendee of a group meeting is a visit; one who joins later becomes one as soon as an
+event of the meeting lists them, and needs an operator after a day without one. A group meeting that was cancelled and comes
+back stays cancelled here. Phone numbers on the form are not read. The webhooks of legacy accounts are not understood: each
+delivery needs an operator.
 """
 
 SOURCE = Source(
@@ -45,57 +55,92 @@ ENDS = {"meeting.cancelled", "meeting.canceled", "meeting.declined"}
 JOINS = {"attendee.scheduled", "attendee.approved"}
 LEAVES = {"attendee.cancelled", "attendee.canceled", "attendee.declined"}
 
+LEGACY = "a booking of a legacy account, whose webhooks are not understood"
+NOBODY_LISTED = "a meeting ended, and whose visits end with it is not told"
+UNTOLD = "an attendee has neither an e-mail address nor an id"
+#: An activity that follows the making of its meeting within this time is what made it.
+MADE_WITHIN = timedelta(minutes=1)
+
 
 def translate(event: Event) -> list[VisitChange] | Ignored:
+    if (event.data.at("type").text() or "").lower() == "booking":
+        raise Untranslatable(LEGACY)
     action, entity = event.data.at("action").needed_text(), event.data.at("entity")
     kind = action.lower().replace(" ", ".")
-    if kind in JOINS | LEAVES:
-        return _attended(event, entity, kind in LEAVES) or Ignored(action)
-    if kind not in BOOKS | ENDS:
-        return Ignored(action)
-    happened_at, is_off = event.data.at("created_at").needed_moment(), kind in ENDS
-    start, contact = entity.at("start"), _contact(entity.at("attendees"))
-    is_of_somebody = bool(contact and contact.email)
-    return [
-        VisitChange(
-            action="cancel" if is_off else "create" if kind == "meeting.scheduled" else "update",
-            visit_id=entity.at("id").needed_text(),
-            order=microseconds(happened_at),
-            contact=contact,
-            time_scheduled=(start.moment(event.zone) or UNSAID) if is_off else start.needed_moment(event.zone),
-            date_cancelled=happened_at if is_off else None if is_of_somebody else UNSAID,
+    if kind in BOOKS | ENDS:
+        return _meeting(event, kind, entity)
+    if kind in LEAVES or (kind in JOINS and _id(entity.at("meeting"))):
+        return [_attended(event, entity, kind in LEAVES)]
+    return Ignored(action)
+
+
+def _meeting(event: Event, kind: str, meeting: Json) -> list[VisitChange]:
+    meeting_id, people = meeting.at("id").needed_text(), list(meeting.at("attendees"))
+    happened_at, is_off, start = event.data.at("created_at").needed_moment(), kind in ENDS, meeting.at("start")
+    bare = VisitChange(
+        action="cancel" if is_off else "create" if kind == "meeting.scheduled" else "update",
+        visit_id=meeting_id,
+        order=microseconds(happened_at),
+        time_scheduled=(start.moment(event.zone) or UNSAID) if is_off else start.needed_moment(event.zone),
+        date_cancelled=happened_at if is_off else UNSAID,
+    )
+    known = {key: person for person in people if (key := _key(person))}
+    is_alone = len(known) == len(people) == 1
+    is_made = kind == "meeting.scheduled" and is_alone and _is_made_by(happened_at, meeting)
+    changes = [
+        replace(
+            bare,
+            visit_id=attendee_visit_id(meeting_id, key),
+            continues=meeting_id if is_made else None,
+            contact=_contact(person),
+            date_cancelled=None if is_alone and not is_off else bare.date_cancelled,
         )
+        for key, person in known.items()
     ]
+    if not people and not is_off:
+        raise meeting.at("attendees").surprise("whoever comes")
+    if not people:
+        raise PartlyTranslatable(NOBODY_LISTED, [bare])
+    if not all(map(_key, people)):
+        raise PartlyTranslatable(UNTOLD, changes)
+    return changes
 
 
-def _attended(event: Event, attendee: Json, leaves: bool) -> list[VisitChange]:
-    """Whose meeting it is, where an attendee says which that is."""
-    meeting_id, contact = _id(attendee.at("meeting")), _attendee(attendee)
-    if not meeting_id or not (leaves or contact.email):
-        return []
+def _is_made_by(happened_at: datetime, meeting: Json) -> bool:
+    """Is it not somebody else's booking in a meeting that is there already?"""
+    made_at = meeting.at("created_at").moment()
+    return made_at is None or abs(happened_at - made_at) <= MADE_WITHIN
+
+
+def _attended(event: Event, attendee: Json, leaves: bool) -> VisitChange:
+    meeting_id, key = _id(attendee.at("meeting")), _key(attendee)
+    if not meeting_id:
+        raise attendee.at("meeting").surprise("the meeting that the attendee left")
+    if not key:
+        raise Untranslatable(UNTOLD)
     happened_at = event.data.at("created_at").needed_moment()
-    return [
-        VisitChange(
-            action="cancel" if leaves else "update",
-            visit_id=meeting_id,
-            order=microseconds(happened_at),
-            contact=None if leaves else contact,
-            date_cancelled=happened_at if leaves else None,
-        )
-    ]
+    start = attendee.at("meeting", "start").moment(event.zone) or UNSAID
+    return VisitChange(
+        action="cancel" if leaves else "update",
+        visit_id=attendee_visit_id(meeting_id, key),
+        order=microseconds(happened_at),
+        contact=_contact(attendee),
+        time_scheduled=start,
+        date_cancelled=happened_at if leaves else None,
+    )
 
 
 def _id(found: Json) -> str | None:
     return found.at("id").text() if isinstance(found.value, dict) else found.text()
 
 
-def _contact(attendees: Json) -> Contact | None:
-    """The first who can be written to."""
-    known = [_attendee(attendee) for attendee in attendees]
-    return next((contact for contact in known if contact.email), known[0] if known else None)
+def _key(attendee: Json) -> str | None:
+    """What an attendee of one meeting is told by."""
+    email = (attendee.at("email").text() or "").lower()
+    return email if "@" in email else attendee.at("id").text()
 
 
-def _attendee(attendee: Json) -> Contact:
+def _contact(attendee: Json) -> Contact:
     first, last = attendee.at("first_name").text(), attendee.at("last_name").text()
     if not (first or last):
         first, last = [*(attendee.at("name").text() or "").rsplit(maxsplit=1), None, None][:2]
