@@ -620,7 +620,7 @@ end
 
 -- Its lease ran out. Once is a worker that was ended; again and again, it may be what ends them: it is put to work apart from
 -- the others, and in the end left to an operator.
-local MOST_LOST, APART_MS = 5, 1000
+local MOST_LOST, APART_MS = 5, 250
 local function take_back(works)
   local parked = {}
   for i, work in ipairs(works) do
