@@ -812,17 +812,20 @@ function steps.replay()
   return put_back(root, ARGV[5])
 end
 
--- delivery, record, works, lane: it is translated anew, and what comes of it takes the place of what it said. Where the door
--- had translated it: its record with the event as its work, and the visits that it spoke of; else '' and ''.
+-- delivery, the head of its record as it was read, new head, works, lane: it is translated anew, and what comes of it takes
+-- the place of what it said. Where the door had translated it: the head with the event as its work, and the visits that it
+-- spoke of; else '' and ''. -> 'moved' where the head is another one by now: the body may have been removed
 function steps.rederive()
-  local work, record = 'event:' .. ARGV[2], 'db:delivery:' .. ARGV[2]
-  if call('EXISTS', record) == 0 then return 'gone' end
-  if call('HSETNX', 'db:' .. work, 'n', 1) == 1 and ARGV[3] ~= '' then
-    call('SET', record, ARGV[3])
-    call('HSET', 'db:' .. work, 'landed', ARGV[4])
+  local work, key, head = 'event:' .. ARGV[2], 'db:delivery:' .. ARGV[2], ARGV[3]
+  local record = call('GET', key)
+  if not record then return 'gone' end
+  if string.sub(record, 1, #head + 1) ~= head .. '\n' then return 'moved' end
+  if call('HSETNX', 'db:' .. work, 'n', 1) == 1 and ARGV[4] ~= '' then
+    call('SET', key, ARGV[4] .. string.sub(record, #head + 1))
+    call('HSET', 'db:' .. work, 'landed', ARGV[5])
   end
   call('HSET', 'db:' .. work, 'replaces', 1)
-  return put_back(work, ARGV[5])
+  return put_back(work, ARGV[6])
 end
 
 -- work, token, origins: a worker forgets changes that can never win again. -> how many

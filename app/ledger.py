@@ -416,15 +416,18 @@ class Ledger:
         return str(answer.decode())
 
     async def rederive(self, delivery: str, lane: Aside = "") -> str:
-        """Have a delivery translated anew; what comes of it takes the place of what it said. Raises Gone."""
-        meta, event = await self.meta(delivery), event_work(delivery)
-        by_door = meta.work != [event]
-        record = b""
-        if by_door:
-            _, _, body = (await self.redis.command("GET", f"db:delivery:{delivery}") or b"").partition(b"\n")
-            record = orjson.dumps(replace(meta, work=[event])) + b"\n" + body
-        works = " ".join(meta.work) if by_door else ""
-        answer = await self.redis.script("rederive", delivery, record, works, lane)
+        """Have a delivery translated anew; what comes of it takes the place of what it said. Raises Gone, also where its
+        body was removed."""
+        answer = b"moved"
+        while answer == b"moved":
+            head = await self._head(delivery)
+            meta, event = Meta(**orjson.loads(head)), event_work(delivery)
+            if meta.removed:
+                raise Gone(delivery)
+            told = (
+                ("", "") if meta.work == [event] else (orjson.dumps(replace(meta, work=[event])), " ".join(meta.work))
+            )
+            answer = await self.redis.script("rederive", delivery, head, *told, lane)
         if answer == b"gone":
             raise Gone(delivery)
         return str(answer.decode())
@@ -479,12 +482,15 @@ class Ledger:
 
     async def meta(self, id: str) -> Meta:
         """A delivery without its body. Raises Gone."""
+        return Meta(**orjson.loads(await self._head(id)))
+
+    async def _head(self, id: str) -> bytes:
         head, newline, _ = (await self.redis.command("GETRANGE", f"db:delivery:{id}", 0, 4_095)).partition(b"\n")
         if not newline:
             head, newline, _ = (await self.redis.command("GET", f"db:delivery:{id}") or b"").partition(b"\n")
         if not newline:
             raise Gone(id)
-        return Meta(**orjson.loads(head))
+        return bytes(head)
 
     async def walk(self, name: str, since: float = float("-inf"), until: float = float("inf")) -> AsyncIterator[str]:
         """The names in `db:<name>`, a set that is sorted by time in ms, page by page, while others leave and join it."""

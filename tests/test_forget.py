@@ -21,7 +21,7 @@ from app.connection import Redis
 from app.delivery import Delivery
 from app.filter import Filter
 from app.forget import Forget, speaks_of
-from app.ledger import LEASE_S, Ledger, Meta
+from app.ledger import LEASE_S, Gone, Ledger, Meta
 from app.operations import Operations, Order
 from app.settings import read
 from app.visits.words import Contact, VisitChange
@@ -256,6 +256,38 @@ def test_it_is_safe_while_workers_run_and_hooks_ring(rig: Rig, sandbox: Server) 
     assert len(names) == len(set(names))
     assert {f"standard-V-{number}" for number in range(0, 60, 2)} <= set(names)
     assert all(worker.process.poll() is None for worker in workers)
+
+
+@pytest.mark.parametrize("first", ["forget", "rederive"])
+async def test_a_delivery_that_is_to_be_translated_anew_meanwhile_gets_its_body_back_by_no_order(
+    rig: Rig, redis: Redis, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    """Between what the one reads and what it writes, the other does all of its work."""
+    rig.web()
+    rig.ring("visit.created", "A", contact=ADA)
+    [id] = await ledger.deliveries(["standard"], 1)
+    await ledger.release(await begin(ledger, "A"), settled())
+    forget, script = Forget(ledger, read(rig.env), EMAIL), redis.script
+    came_of_it: list[str] = []
+
+    async def rederive() -> None:
+        try:
+            came_of_it.append(await ledger.rederive(id))
+        except Gone:
+            came_of_it.append("gone")
+
+    async def interleaved(*arguments: Any) -> Any:
+        if arguments[0] == ("rederive" if first == "forget" else "forget"):
+            monkeypatch.setattr(redis, "script", script)
+            await (forget.carry_out() if first == "forget" else rederive())
+        return await script(*arguments)
+
+    monkeypatch.setattr(redis, "script", interleaved)
+    await (rederive() if first == "forget" else forget.carry_out())
+
+    assert {} == await traces(redis)
+    assert (await ledger.meta(id)).removed
+    assert ["gone" if first == "forget" else "queued"] == came_of_it
 
 
 async def test_whose_visit_it_is_stays_known_under_the_key_of_its_time(rig: Rig, redis: Redis, ledger: Ledger) -> None:
