@@ -1,5 +1,7 @@
 """What tools of field service, salons and practices send beyond the specimens, and what it means."""
 
+import base64
+import copy
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -334,6 +336,24 @@ def test_jobber_a_long_series_is_asked_for_in_two_pages_and_no_more() -> None:
     assert {"earlier": {"id": "Sm9i", "before": "MTAw"}} == {name: one.variables for name, one in asked.items()}
     assert {} == asked["earlier"].then(Json(earlier))
     assert {"Rmlyc3Q", "TmV4dA", "RWFybHk"} == {change.visit_id for change in said}
+
+
+async def test_jobber_two_hundred_visits_of_one_series_land_together(world: Doorstep) -> None:
+    [booked] = [found for found in BY_TOOL["jobber"] if found.told["name"].startswith("a recurring job")]
+    records = copy.deepcopy(booked.told["records"])
+    numbers = iter(range(200))
+    for path, record in records.items():
+        job = record["data"]["job"] if path.startswith("job/") else record["data"]["visit"]["job"]
+        ids = [base64.b64encode(f"gid://Jobber/Visit/{next(numbers)}".encode()).decode() for _ in range(100)]
+        job["visits"]["nodes"] = [a_visit(id, AFTER) for id in ids]
+    booked = replace(booked, told={**booked.told, "records": records})
+    world.configure(booked)
+    world.api.keep(booked)
+
+    event = f"event:{(await world.ring(booked)).json()['delivery']}"
+    await world.do(event)
+
+    assert 201 == len(set((await world.ledger.member(event)).landed))
 
 
 @pytest.mark.parametrize(

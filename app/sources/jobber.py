@@ -13,7 +13,7 @@ GraphQL schema and integrators' queries: every field that is asked for, `invoice
   schema). So the job's other visits are asked for with it: those that are not complete and begin after the event; what
   came before may be older than this connection, and nobody is asked about it now. The answer has the last 100, and 100
   before them where those are still to come: by our count less than 1,000 of the 10,000 points that a query may cost.
-  VISIT_UPDATE and VISIT_DESTROY have no such exception in the schema.
+  VISIT_UPDATE and VISIT_DESTROY have no such exception in the schema; not proven for a job that is deleted or closed.
 - `paymentsTotal` is what an invoice collected. On an invoice for several visits no amount is told: which part is whose
   is not known, and the whole on each of them would count it several times. A visit without an invoice may be paid
   through its job, or by a deposit: that says nothing. A query takes 40 visits of an invoice.
@@ -49,7 +49,8 @@ SETUP = """
    not told, for it is not known which visit collected how much.
 
 Of a recurring job Jobber only announces the first visit; the others are fetched with it, up to 200. Of a longer series the
-first visits may be missing until they are changed or completed.
+first visits may be missing until they are changed or completed. Each visit that is deleted should be announced: try it once
+with a recurring job that you delete, and see that all of its visits are cancelled here.
 Clients who take no review requests get none: that is "review requests" in a client's communication settings, which some
 integrations switch off for each client that they make. Jobber does not tell no-shows; a visit that will not happen must
 be deleted.
