@@ -14,6 +14,9 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 #: Address, headers or trailers, in bytes and in seconds; routers in front of us allow less. The first byte of a
 #: connection, and the rest of a body after its answer, must come within the same time.
 MOST, WITHIN_S = 65_536, 10.0
+#: More headers than this are malformed: each costs some 130 bytes, however short it is. And in bytes, all heads that are
+#: on their way in one process: beyond it, the one that began first makes room.
+MOST_HEADERS, MOST_HEADS = 256, 67_108_864
 #: Whoever takes less than this of an answer WITHIN_S, while more of it waits, is disconnected.
 LEAST_READ = 65_536
 #: Requests that are sent ahead on one connection, before the first of them is answered.
@@ -75,6 +78,9 @@ class Bounded(HttpToolsProtocol):
 
     #: Without a request that is being answered, the longest first.
     _idle: ClassVar[dict["Bounded", None]] = {}
+    #: How much arrived of each head that is on its way, in bytes, the first to begin first; and the sum.
+    _heads: ClassVar[dict["Bounded", int]] = {}
+    _heads_size: ClassVar[int] = 0
 
     _unused = 0  # bytes since anything came of them
     _is_midway = False  # a head was complete, and its body is not
@@ -122,9 +128,11 @@ class Bounded(HttpToolsProtocol):
             self._stop_waiting()
         if self.timeout_keep_alive_task:
             self._unset_keepalive_if_required()
+        if len(self.headers) > MOST_HEADERS:
+            raise ValueError  # for the parser
         super().on_headers_complete()
         self._is_midway = True
-        self.headers = []  # trailers are no headers
+        self.headers = _DROPPED  # trailers are no headers
         if not self.pipeline:
             self._running = self.cycle
             self._idle.pop(self, None)
@@ -182,13 +190,28 @@ class Bounded(HttpToolsProtocol):
         cycle = self.cycle
         if self._unused > MOST:
             self.transport.close()
-        elif (cycle is None or cycle.response_complete) and (self._is_midway or self._is_in_head()):
+        elif cycle is None or cycle.response_complete:
             # Most heads come in one piece; only for the others is a timer worth its cost.
-            self._wait()
+            if self._is_midway:
+                self._wait()
+            elif self.scope is not None and not (cycle and cycle.scope is self.scope):
+                self._wait()
+                self._count_head(len(data))
 
-    def _is_in_head(self) -> bool:
-        cycle = self.cycle
-        return self.scope is not None and not (cycle and cycle.scope is self.scope)
+    def _count_head(self, size: int) -> None:
+        if self._patience is None:
+            return
+        if len(self.headers) > MOST_HEADERS:
+            self.transport.close()
+        self._heads[self] = self._heads.get(self, 0) + size
+        Bounded._heads_size += size
+        while self._heads_size > MOST_HEADS:
+            first = next(iter(self._heads))
+            first._forget_head()
+            first.transport.close()
+
+    def _forget_head(self) -> None:
+        Bounded._heads_size -= self._heads.pop(self, 0)
 
     def _on_malformed(self) -> None:
         """The requests before it are answered first. The one that is being answered may itself be malformed."""
@@ -222,6 +245,7 @@ class Bounded(HttpToolsProtocol):
         if self._patience:
             self._patience.cancel()
             self._patience = None
+            self._forget_head()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -282,6 +306,16 @@ def _let_go(cycle: RequestResponseCycle) -> None:
 
 def _nothing() -> None:
     pass
+
+
+class Dropped(list[tuple[bytes, bytes]]):
+    """In the place of headers: keeps none."""
+
+    def append(self, header: tuple[bytes, bytes]) -> None:
+        pass
+
+
+_DROPPED = Dropped()
 
 
 class Gathering:

@@ -227,6 +227,56 @@ def test_nobody_keeps_a_process_that_is_asked_to_go(redis_url: str, how: str) ->
         assert door.server.process.wait(30) in (0, -signal.SIGTERM)
 
 
+# -- heads --
+
+
+@pytest.mark.parametrize(("count", "status"), [(254, 401), (255, 400), (5_000, 400)])
+def test_a_head_has_256_headers_at_most(impatient: Door, count: int, status: int) -> None:
+    """Beside the two of `request`."""
+    head, _, _ = request().partition(b"\r\n\r\n")
+
+    assert status == impatient.raw(head + b"\r\na:b" * count + b"\r\n\r\n").status
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        b"POST /hooks/standard HTTP/1.1\r\nhost: x\r\n",
+        request(transfer_encoding="chunked") + b"2\r\n{}\r\n0\r\n",
+        b"POST /hooks/nobody HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n",
+    ],
+    ids=["heads", "trailers", "trailers after the answer"],
+)
+def test_many_short_headers_do_not_fill_the_memory(redis_url: str, begun: bytes) -> None:
+    """As many as fit into 60 KB would cost 1.4 MB on each connection."""
+    with web(redis_url) as door, ExitStack() as stack:
+        door.http.get("/healthz")
+        before = door.memory_kb("VmRSS")
+        for _ in range(200):
+            connection = stack.enter_context(closing(door.connect()))
+            connection.sendall(begun + b"ab:cd\r\n" * 8_500)
+        time.sleep(2)  # so that all of it is read
+
+        assert door.memory_kb("VmRSS") - before < 100_000
+
+
+def test_unfinished_heads_are_bounded_by_their_bytes(redis_url: str) -> None:
+    """Forty of 50 KB are 2 MB; twenty of them are kept."""
+    code = STUBBORN.replace("0.8", "60").replace(
+        "protocol.WITHIN_S", "protocol.MOST_HEADS = 1_000_000\nprotocol.WITHIN_S", 1
+    )
+    with web(redis_url, "-c", code) as door, ExitStack() as stack:
+        connections = [stack.enter_context(closing(door.connect())) for _ in range(40)]
+        for connection in connections:
+            connection.sendall(SMALL[:40] + b"x-a: " + b"a" * 50_000)
+            door.http.get("/healthz")
+        gone = [is_closed(connection, 0.01) for connection in connections]
+
+        assert [True] * 20 == gone[:20]
+        assert [False] * 18 == gone[-18:]
+        assert 202 == door.ring("standard").status_code
+
+
 # -- how many --
 
 
