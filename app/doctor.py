@@ -15,6 +15,7 @@ import httpx
 from app.alarms import OLD_S, Due, due
 from app.bodies import name_of
 from app.connection import Address, Redis, RedisDown
+from app.ledger import every_account
 from app.queue import WORKERS
 from app.settings import RECOMMENDED_KEY, Settings, SettingsError, read
 from app.sources import VERIFIED_BY, Source
@@ -251,6 +252,11 @@ async def _work(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
             detail = f"{account} ({', '.join(hooks)}): {why.decode()}, for {shut_s:.0f} s"
             fix = f"`doorbell resume {hooks[0]}`" if why == b"paused" and hooks else "It is probed and opens by itself."
             yield Check("visits_api.gate", "warn", detail, fix)
+    for account in await every_account(redis, settings.tokens):
+        held = 0 if account in settings.tokens else await redis.command("ZCARD", f"db:held:{account}")
+        if held:
+            fix = "Set a token for it; a worker parks them as token_missing, and they can be replayed then."
+            yield Check(f"visits_api {account}", "warn", f"{held} held; the account has no token", fix)
 
 
 async def _tenants(redis: Redis, settings: Settings) -> AsyncIterator[Check]:

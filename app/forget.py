@@ -28,7 +28,7 @@ import orjson
 from app import find
 from app.delivery import JWT, from_base64url
 from app.explain import apart, fold_family
-from app.ledger import Gone, Ledger, Member, Meta, NoBody
+from app.ledger import Gone, Ledger, Member, Meta, NoBody, every_account
 from app.queue import event_work
 from app.settings import Settings
 from app.visits.merge import REMEMBERED, wanted
@@ -167,7 +167,7 @@ class Forget:
                 order = b"" if key.endswith(":lock") else await self._redis.command("HGET", key, "order")
                 if self._speaks(order or b""):
                     found.operations.add(key.removeprefix("db:operation:"))
-        for key in self._digests():
+        for key in await self._digests():
             if await self._redis.command("EXISTS", key):
                 found.digests.add(key)
         if not found.is_nothing:
@@ -288,7 +288,7 @@ class Forget:
         async for page in self._pages("db:record:*"):  # of anybody: they would serve for seconds only
             for key in page:
                 await self._redis.command("DEL", key)
-        await self._redis.command("DEL", *self._digests())
+        await self._redis.command("DEL", *await self._digests())
 
     async def _patiently(self, work: str, step: Callable[[], Awaitable[str]], removed: Found) -> None:
         """What a worker has in its hands is waited for, and what something landed on is read again."""
@@ -367,10 +367,9 @@ class Forget:
         keys = [key.encode() for key in self._settings.secret_key] or [self._settings.contact_key(account)]
         return [str(Contact(email=self._email).name(key)) for key in keys]
 
-    def _digests(self) -> list[str]:
-        contacts = [
-            f"db:contact:{account}:{name}" for account in self._settings.every_account for name in self._names(account)
-        ]
+    async def _digests(self) -> list[str]:
+        accounts = await every_account(self._redis, self._settings.every_account)
+        contacts = [f"db:contact:{account}:{name}" for account in accounts for name in self._names(account)]
         return [*contacts, *(find.place_of(self._email, key) for key in self._settings.secret_key), "db:none"]
 
 

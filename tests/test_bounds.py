@@ -424,6 +424,8 @@ async def test_what_is_held_is_seen_also_when_its_account_left_the_settings(worl
         (row["visit"], row["account"], row["state"]) for row in told(world, "visit", "standard-1")
     ]
     assert 0 < (await due(world.redis, ["main"])).ages_s["held"]
+    warned = [check for check in told(world, "doctor") if check["check"] == "visits_api east"]
+    assert ["1 held; the account has no token"] == [check["detail"] for check in warned]
     exposition = await metrics.exposition(world.ledger, world.context.settings)
     assert f'{signals.JOBS}{{state="held"}} 1' in exposition.splitlines()
 
