@@ -177,7 +177,7 @@ BINDING = ("contact", "only_for_contact")
 
 def stands(change: Mapping[str, Any]) -> bool:
     """Is a visit to be made of this alone?"""
-    is_off = change.get("date_cancelled") or change.get("no_show") or change.get("opted_out")
+    is_off = any(map(change.get, ("date_cancelled", "no_show", "date_left", "opted_out")))
     has_date = change.get("time_scheduled") or change.get("time_completed")
     is_somebodys = not change.get("only_for_contact") and change.get("contact", {}).keys() & {"id", "email"}
     return bool(has_date and not is_off and is_somebodys)

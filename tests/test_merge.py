@@ -62,6 +62,7 @@ FACTS = st.fixed_dictionaries(
         "time_completed": TIMES,
         "date_cancelled": TIMES,
         "no_show": TIMES,
+        "date_left": TIMES,
         "amount_collected": st.none() | st.sampled_from(("90.00", "245.00")),
         "opted_out": st.booleans(),
     },
@@ -938,3 +939,16 @@ def test_a_mark_alone_is_no_visit_and_says_nothing_about_whose_it_is() -> None:
 
     assert (Contact(), {}, True) == (alone.contact, alone.fields, alone.is_nothing)
     assert {} == fold([said("update", 2, no_show=TEN, contact=Contact(first_name="Ada"), only_for_contact=True)])
+
+
+def test_whoever_left_stays_away_when_the_booking_comes_back() -> None:
+    booked = said("create", 1, time_scheduled=NINE, date_cancelled=None)
+    left, cancelled, back = (
+        said("cancel", 2, date_left=TEN),
+        said("cancel", 3, date_cancelled=TEN),
+        said("update", 4, date_cancelled=None),
+    )
+
+    assert made_of(booked, left, cancelled, back).is_off
+    assert not made_of(booked, cancelled, back).is_off
+    assert not made_of(booked, left, cancelled, back, said("update", 5, date_left=None)).is_off

@@ -331,7 +331,7 @@ def test_some_specimen_is_ignored_because_tools_ring_about_other_things_too(name
 @each_tool
 def test_a_booking_and_its_end_are_about_the_same_visit(name: str) -> None:
     said = told_changes(name)
-    ended = {_visit(change) for change in said if change.get("date_cancelled") or change.get("no_show")}
+    ended = {_visit(change) for change in said if _is_over(change)}
     booked = {_visit(change) for change in said if change["action"] != "cancel" and _is_dated(change)}
 
     assert booked or all("named" in change for change in said), "no specimen books a visit"
@@ -354,7 +354,7 @@ def test_a_cancel_says_when(name: str) -> None:
 
 
 def _is_over(change: Mapping[str, Any]) -> bool:
-    return bool(change.get("date_cancelled") or change.get("no_show"))
+    return bool(change.get("date_cancelled") or change.get("no_show") or change.get("date_left"))
 
 
 @each_tool

@@ -11,7 +11,7 @@ Guessed: that a meeting keeps its id when it is rescheduled.
 
 Each attendee of a meeting is a visit, named by the meeting's id and a digest of the address (without an address: the
 attendee's id), so the same person twice is one visit. Who is alone in the meeting as it is made keeps the meeting's id as
-the visit's name. Whoever left is not taken back by an event that lists a group; by one that lists nobody else, they are.
+the visit's name. Whoever left is not taken back by an event of the meeting that lists others too.
 A meeting that lists nobody is parked, and so is whatever cannot be told apart. Somebody who joins is told without the
 meeting's time: the visit waits for an event of the meeting.
 
@@ -34,9 +34,8 @@ SETUP = """
 
 Appointlet signs nothing: keep that address to yourself. It tells neither completions nor no-shows nor payments, so a review
 request counts from the start. Every attendee of a group meeting is a visit; one who joins later becomes one as soon as an
-event of the meeting lists them, and needs an operator after a day without one. A group meeting that was cancelled and comes
-back stays cancelled here. Phone numbers on the form are not read. The webhooks of legacy accounts are not understood: each
-delivery needs an operator.
+event of the meeting lists them, and needs an operator after a day without one. Phone numbers on the form are not read. The
+webhooks of legacy accounts are not understood: each delivery needs an operator.
 """
 
 SOURCE = Source(
@@ -82,7 +81,7 @@ def _meeting(event: Event, kind: str, meeting: Json) -> list[VisitChange]:
         visit_id=meeting_id,
         order=microseconds(happened_at),
         time_scheduled=(start.moment(event.zone) or UNSAID) if is_off else start.needed_moment(event.zone),
-        date_cancelled=happened_at if is_off else UNSAID,
+        date_cancelled=happened_at if is_off else None,
     )
     known = {key: person for person in people if (key := _key(person))}
     is_alone = len(known) == len(people) == 1
@@ -93,7 +92,7 @@ def _meeting(event: Event, kind: str, meeting: Json) -> list[VisitChange]:
             visit_id=attendee_visit_id(meeting_id, key),
             continues=meeting_id if is_made else None,
             contact=_contact(person),
-            date_cancelled=None if is_alone and not is_off else bare.date_cancelled,
+            date_left=None if is_alone and not is_off else UNSAID,
         )
         for key, person in known.items()
     ]
@@ -126,7 +125,7 @@ def _attended(event: Event, attendee: Json, leaves: bool) -> VisitChange:
         order=microseconds(happened_at),
         contact=_contact(attendee),
         time_scheduled=start,
-        date_cancelled=happened_at if leaves else None,
+        date_left=happened_at if leaves else None,
     )
 
 

@@ -208,11 +208,15 @@ class Wanted:
 SENT_AS_SAID: tuple[str, ...] = ("time_scheduled", "time_completed", "amount_collected")
 
 
+#: The facts that take a visit off, whichever is there.
+OFF = ("date_cancelled", "no_show", "date_left")
+
+
 def wanted(facts: Facts) -> Wanted:
     """The visit that the facts mean.
 
-    A no-show is a cancel, and so is an opt-out: nobody wants a review request for either. The campaign starts at
-    `event_date`: the completion if there is one, else the appointment.
+    A no-show is a cancel, and so are a place given up and an opt-out: nobody wants a review request for them. The campaign
+    starts at `event_date`: the completion if there is one, else the appointment.
     """
     contact = _contact(facts)
     found = {name: fact for name in FACTS if (fact := _greatest(facts, name, f"{name}{ONLY_FOR}{contact.email}"))}
@@ -221,9 +225,9 @@ def wanted(facts: Facts) -> Wanted:
     event_date = value.get("time_completed") or value.get("time_scheduled")
     if value.keys() & {"time_scheduled", "time_completed"}:
         fields["event_date"] = event_date
-    if value.keys() & {"date_cancelled", "no_show", "opted_out"}:
+    if value.keys() & {*OFF, "opted_out"}:
         opted_out_at = (event_date or _said_at(found["opted_out"])) if value.get("opted_out") else None
-        fields["date_cancelled"] = value.get("date_cancelled") or value.get("no_show") or opted_out_at
+        fields["date_cancelled"] = next(filter(None, map(value.get, OFF)), None) or opted_out_at
     return Wanted(fields, contact, bool(value.get("opted_out")))
 
 

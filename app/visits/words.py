@@ -93,6 +93,8 @@ class VisitChange:
     as_of: of changes of one order the greatest counts: when the record was fetched, where a version does not tell that.
     continues: the id that this visit had before the tool gave it a new one (a reschedule).
     no_show: when the customer was marked as missing; None takes the mark back.
+    date_left: when this person gave up a place in a booking that goes on without them; None takes that back. It is no
+        date_cancelled, so that the cancel of the whole booking, and its return, leave it alone.
     payment: which payment `amount_collected` is, where the tool tells of each by itself: a visit collected the sum of
         what each of them says last. Without it the amount is all that the visit collected.
     opted_out: the customer wants no review request.
@@ -115,6 +117,7 @@ class VisitChange:
     amount_collected: Decimal | None | Unsaid = UNSAID
     date_cancelled: datetime | None | Unsaid = UNSAID
     no_show: datetime | None | Unsaid = UNSAID
+    date_left: datetime | None | Unsaid = UNSAID
     opted_out: bool | Unsaid = UNSAID
     is_sighting: bool = False
     only_for_contact: bool = False
@@ -132,7 +135,7 @@ class VisitChange:
 
 
 #: The fields of a change that are facts about the visit itself.
-FACTS = ("time_scheduled", "time_completed", "amount_collected", "date_cancelled", "no_show", "opted_out")
+FACTS = ("time_scheduled", "time_completed", "amount_collected", "date_cancelled", "no_show", "date_left", "opted_out")
 
 
 #: What one payment collected: a fact of its own for each.

@@ -29,6 +29,8 @@ class Tool(Life):
         again = [self.come_back] if self.left else []
         if not self.present:
             return [self.tag, *join, *again]
+        if self.present[0].cancelled:
+            return [self.move, self.confirm, self.tag, *join, *again]
         return [self.move, self.move, self.cancel, self.leave, self.leave, self.tag, self.confirm, *join, *again]
 
     def book(self) -> None:
@@ -49,25 +51,24 @@ class Tool(Life):
 
     def confirm(self) -> None:
         for visit in self.present:
-            visit.scheduled = self.start
+            visit.scheduled, visit.cancelled = self.start, None
         self.say("approved", self.present)
 
     def move(self) -> None:
         """Of a group, those who left may still be listed."""
         self.start = self.hour()
-        listed = self.present + (self.left if len(self.present) > 1 and self.maybe() else [])
+        listed = self.present + (self.left if self.maybe() else [])
         for visit in listed:
-            visit.scheduled = self.start
+            visit.scheduled, visit.cancelled = self.start, None
         self.say("rescheduled", listed)
 
     def cancel(self) -> None:
         self.end(self.dice.choice(("cancelled", "cancelled", "canceled")))
 
     def end(self, what: str) -> None:
-        ended, self.left, self.present = self.present, self.left + self.present, []
-        for visit in ended:
+        for visit in self.present:
             visit.scheduled, visit.cancelled = self.start, self.now
-        self.say(what, ended)
+        self.say(what, self.present)
 
     def join(self) -> None:
         """When is not told: an event of the meeting must list them."""
@@ -76,13 +77,13 @@ class Tool(Life):
 
     def come_back(self) -> None:
         visit = self.left.pop(self.dice.randrange(len(self.left)))
-        visit.cancelled = None
+        visit.missed = None
         self.present.append(visit)
         self.attend("approved", visit)
 
     def leave(self) -> None:
         visit = self.present.pop(self.dice.randrange(len(self.present)))
-        visit.cancelled = self.now
+        visit.missed = self.now
         self.left.append(visit)
         self.attend(self.dice.choice(("cancelled", "declined")), visit)
 
@@ -108,7 +109,7 @@ class Tool(Life):
         assert self.start
         self.tell(self.spelled.format(what), {
             "id": self.name, "type": "Meeting", "created_at": self.stamp(self.made_at), "start": written(self.start),
-            "approved": None, "confirmed": False, "cancelled": not self.present,
+            "approved": None, "confirmed": False, "cancelled": bool(self.present and self.present[0].cancelled),
             "attendees": [self.attendee(visit) for visit in listed],
         })  # fmt: skip
 
