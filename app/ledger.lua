@@ -13,6 +13,7 @@
 --   lease        token of the worker that may write it; its end is the score in `db:running`
 --   since, due, tries, failed_since, reason, a, a:<k>   its troubles: attempts are kept, the last hundred
 --   probes       how often it went to see whether the gate may open; refused: how often its token was, when it was no probe
+--   again        when it was last put to work because the same was sent again, or when it will be
 --   rang         when an event last rang, itself or a repeat that may be another: a record read before is too old
 --   api, tried   what the API last answered; whether a worker ever began on it
 --   ask          an operator doubts that answer: the API is asked anew; also about the visits of these numbers of its own
@@ -241,6 +242,20 @@ local function enqueue(work, after)
   keep(work)
 end
 
+-- Somebody outside asks for it once more: it is done at once, and from then on once a minute, however often the same is sent.
+local AGAIN_MS = 60000
+local function enqueue_again(work)
+  local key = 'db:' .. work
+  local due = (tonumber(call('HGET', key, 'again')) or 0) + AGAIN_MS
+  call('HSET', key, 'again', math.max(due, now))
+  if due <= now then return enqueue(work) end
+  call('HDEL', key, 'tries', 'failed_since')
+  move(work, 'waiting', due)
+  call('HSET', key, 'due', due, 'reason', 'repeated within a minute')
+  call('HSETNX', key, 'since', now)
+  keep(work)
+end
+
 local function wake(work)
   local state, failed_since = unpack(call('HMGET', 'db:' .. work, 'state', 'failed_since'))
   if not is_looked_at(state, failed_since) then enqueue(work) end
@@ -301,7 +316,7 @@ end
 -- A repeat of what had failed puts it back to work: under whichever of its ids, and whatever the event turned out to mean.
 local function revive(work)
   for _, member in ipairs(family(work)) do
-    if member[4] == 'parked' then enqueue(member[1]) end
+    if member[4] == 'parked' then enqueue_again(member[1]) end
   end
   for landed in string.gmatch(call('HGET', 'db:' .. work, 'landed') or '', '%S+') do revive(landed) end
 end
@@ -321,7 +336,7 @@ function steps.accept()
       if ARGV[10] == '1' then call('HSET', 'db:' .. work, 'rang', now) end
       revive(work)
       local state = call('HGET', 'db:' .. work, 'state')
-      if ARGV[10] == '1' and not state then enqueue(work) end
+      if ARGV[10] == '1' and not state then enqueue_again(work) end
       -- What is being fetched now may have been read before this rang: the end of the run sees that n has moved.
       if ARGV[10] == '1' and state == 'running' then call('HINCRBY', 'db:' .. work, 'n', 1) end
     end
@@ -572,7 +587,12 @@ function steps.release()
   end
   for i = 13, #ARGV, 3 do
     if (call('HGET', 'db:' .. ARGV[i], 'n') or '0') ~= ARGV[i + 1] then
-      wake(ARGV[i])
+      -- What an event points at is fetched anew; where it waits, it will be.
+      if string.find(ARGV[i], '^visit:') then
+        wake(ARGV[i])
+      elseif outcome == 'settled' or outcome == 'parked' then
+        enqueue_again(ARGV[i])
+      end
     elseif outcome == 'settled' then
       call('HDEL', 'db:' .. ARGV[i], 'ask', 'replaces')
     end
@@ -601,7 +621,7 @@ function steps.landed()
     call('HDEL', key, 'lease', 'job', 'due', 'lane', 'tries', 'failed_since', 'lost')
     call('HSET', key, 'reason', ARGV[7])
   end
-  if call('HGET', key, 'n') ~= ARGV[4] then enqueue(work) else call('HDEL', key, 'replaces') end
+  if call('HGET', key, 'n') ~= ARGV[4] then enqueue_again(work) else call('HDEL', key, 'replaces') end
   return 'ok'
 end
 
@@ -783,7 +803,7 @@ end
 local function put_back(work, lane)
   local key, delivery = 'db:' .. work, string.match(work, '^event:(.*)$')
   local state = call('HGET', key, 'state')
-  call('HDEL', key, 'failed_since', 'due', 'lost')
+  call('HDEL', key, 'failed_since', 'due', 'lost', 'again')
   if delivery then
     call('PERSIST', 'db:delivery:' .. delivery)
     call('HSET', key, 'rang', now)  -- what it points at is asked for anew

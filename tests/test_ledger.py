@@ -293,6 +293,55 @@ async def test_a_look_alike_that_rings_during_the_fetch_is_fetched_after_it(ledg
     assert "queued" == await state_of(ledger, name)
 
 
+async def fetched(ledger: Ledger, name: str, meanwhile: int = 0) -> None:
+    """A run over the event, during which it rings so many times."""
+    hold = await ledger.begin(name)
+    assert isinstance(hold, Hold)
+    for _ in range(meanwhile):
+        await accept(ledger, key="evt", event="queued", again=True)
+    await ledger.land(hold, "standard", "main", [change("A")], attempt())
+
+
+@pytest.mark.parametrize("meanwhile", [0, 3])
+async def test_a_look_alike_that_is_sent_again_and_again_is_fetched_once_a_minute(
+    ledger: Ledger, redis: Redis, meanwhile: int
+) -> None:
+    first = await accept(ledger, key="evt", event="queued", again=True)
+    name = f"event:{first.delivery}"
+    await fetched(ledger, name)
+    await accept(ledger, key="evt", event="queued", again=True)
+    await fetched(ledger, name, meanwhile)  # the first repeat is not waited with
+
+    came_of_it = []
+    for minute in range(4):
+        for _ in range(20):
+            await accept(ledger, key="evt", event="queued", again=True)
+        came_of_it.append(await state_of(ledger, name))
+        [_, due] = await redis.command("ZRANGE", "db:waiting", 0, -1, "WITHSCORES")
+        left_ms = float(due) - (await ledger.now()).timestamp() * 1000
+        assert 0 < left_ms <= 60_000, minute
+        await redis.command("ZINCRBY", "db:waiting", -int(left_ms + 1), name)
+        await redis.command("HINCRBY", f"db:{name}", "again", -int(left_ms + 1))
+        assert 1 == await ledger.sweep()
+        await fetched(ledger, name, meanwhile)
+
+    assert ["waiting"] * 4 == came_of_it
+
+
+async def test_what_was_parked_is_put_back_by_repeats_once_a_minute(ledger: Ledger) -> None:
+    first = await accept(ledger, change("A"), key="evt")
+    for expected in ("queued", "waiting"):
+        hold = await begin(ledger, "A")
+        await ledger.release(hold, Outcome(state="parked", attempt=attempt(), reason="422"))
+        await accept(ledger, change("A"), key="evt")
+        assert expected == await state_of(ledger, work("A"))
+
+    # An operator is not made to wait.
+    await ledger.replay(work("A"))
+    assert "queued" == await state_of(ledger, work("A"))
+    assert (await ledger.meta(first.delivery)).work == [work("A")]
+
+
 # -- lease --
 
 

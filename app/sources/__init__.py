@@ -240,7 +240,8 @@ class Source:
     name: the event's name, made of words of our own, where `event` is `()`.
     repeat_key: what names an event, the same on every retry; None (the default): the digest of the body. It must be
         covered by the signature.
-    look_alike: two different events can be the same to the byte, so a repeat is fetched anew instead of forgotten.
+    look_alike: two different events can be the same to the byte, so a repeat is fetched anew instead of
+        forgotten, once a minute at the most.
     orders_by_arrival: neither a time nor a version orders the changes, and none is signed, so a repeat must be known for
         longer.
     tenant: the tool's account that the event is from, where one hook could hear of several: with the setting TENANTS,
