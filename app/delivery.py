@@ -93,6 +93,8 @@ class Event:
     headers: only those that the source asks for.
     record: what a thin event pointed at, once fetched; None before, and where the tool says that it is gone.
     beside: what else was fetched with it (`Get.then`), by name; of nothing where the tool has no such record.
+    people: whom the records of this booking listed so far, as the source's `people` names them, this record's included;
+        those first who were listed first. None where nobody counts them.
     asked: the path of the Get that the record answers; there is one for each record of a thin event.
     fetched_at: when the fetch of the record began.
     zone: what local times without an offset mean (the hook's TIMEZONE).
@@ -104,6 +106,7 @@ class Event:
     headers: Mapping[str, str] = field(default_factory=dict)
     record: Json | None = None
     beside: Mapping[str, Json] = field(default_factory=dict)
+    people: tuple[str, ...] | None = None
     asked: str = ""
     fetched_at: datetime | None = None
     zone: tzinfo | None = None

@@ -1000,6 +1000,25 @@ function steps.ran()
   return call('DEL', 'arq:job:' .. ARGV[2])
 end
 
+-- visit, when its record was asked for (us), ms to keep, the people in the record: the list of everybody whom any record of
+-- it listed, those first who were listed first. A record that is older than one that was seen, and lists somebody new, is
+-- outdated: who was taken off the list since would not be known. -> the list, or 'outdated'
+function steps.people()
+  local key, at, new = 'db:people:' .. ARGV[2], tonumber(ARGV[3]), {}
+  for i = 5, #ARGV do
+    if not call('ZSCORE', key, ARGV[i]) then new[#new + 1] = ARGV[i] end
+  end
+  local newest = tonumber(call('ZSCORE', key, '') or 0)
+  if #new > 0 and at < newest then return 'outdated' end
+  local count = call('ZCARD', key)
+  for i, person in ipairs(new) do call('ZADD', key, count + i, person) end
+  call('ZADD', key, at > newest and ARGV[3] or string.format('%.0f', newest), '')
+  call('PEXPIRE', key, ARGV[4])
+  local people = call('ZRANGE', key, 0, -1)
+  people[#people] = nil
+  return people
+end
+
 -- A full server refuses a script's first write if it takes room, and lets a script finish that began with another. The door's
 -- step has not come this far: it is refused, and what was accepted can still be worked off.
 if ARGV[1] ~= 'look' then call('DEL', 'db:none') end

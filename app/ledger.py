@@ -20,7 +20,7 @@ from app.connection import Redis, Right
 from app.delivery import Delivery
 from app.queue import event_work, visit_work
 from app.visits.merge import Said
-from app.visits.words import VisitChange, encode_change, external_id
+from app.visits.words import VisitChange, encode_change, external_id, microseconds
 
 #: Where jobs wait: each lane has places of its own in a worker.
 Lane = Literal["visit", "event", "replay"]
@@ -28,6 +28,8 @@ Lane = Literal["visit", "event", "replay"]
 Aside = Literal["", "replay"]
 State = Literal["queued", "running", "waiting", "held", "parked", "discarded", "settled"]
 
+#: Whom the records of a booking listed. A booking may be made long ahead.
+PEOPLE_KEPT_MS = 2 * 366 * 86_400_000
 #: A tool's retry of the same event is known for so long.
 REPEAT_S = 8 * 86_400
 #: The same where changes are ordered by their arrival: a recorded delivery that is sent again would count as the newest.
@@ -54,6 +56,10 @@ class NoBody(Exception):
 
 class Lost(Exception):
     """The lease went to another worker, which goes on from here."""
+
+
+class Outdated(Exception):
+    """A newer record of the same booking was seen."""
 
 
 class TooMany(Exception):
@@ -324,6 +330,17 @@ class Ledger:
         self.redis.rights.pop(hold.token, None)
         if answer == b"lost":
             raise Lost(hold.root.work)
+
+    async def people(
+        self, account: str, external_id: str, asked_at: datetime, people: Sequence[str]
+    ) -> tuple[str, ...]:
+        """Everybody whom any record of this booking listed, those first who were listed first. people: whom its record lists
+        that was asked for at that time. Raises Outdated."""
+        name, order = f"{account}/{external_id}", microseconds(asked_at)
+        answer = await self.redis.script("people", name, order, PEOPLE_KEPT_MS, *people)
+        if answer == b"outdated":
+            raise Outdated
+        return tuple(person.decode() for person in answer)
 
     async def compact(self, hold: Hold, member: Member, origins: Iterable[str]) -> None:
         """Forget what these said: it can never win again."""

@@ -41,6 +41,7 @@ KINDS = (
         "the digest of an event, by which a repeat is known",
         "8 days; 400 for Cronofy",
     ),
+    Kind("db:people:*", "expires", "the tool's ids of the people in a booking", "2 years after its last record"),
     Kind("db:find:*", "expires", "the keyed digest of an address or number, and the names of its visits", _LATER),
     Kind("db:contact:*:lock", "expires", "who makes a contact", _SECONDS),
     Kind("db:contact:*", "expires", "the keyed digest of an address, and Review Rover's id of the contact", "30 days"),

@@ -1,13 +1,13 @@
 """Events that only point at a record: fetch it, translate, and land what it means. A replayed event goes this way too."""
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from app.connection import RedisDown
 from app.delivery import Event, Unreadable
 from app.intake import ANOTHER_ACCOUNT, is_of_another, recall
-from app.ledger import Gone, Hold, Lost, Meta, NoBody, Outcome, TooMany
+from app.ledger import Gone, Hold, Lost, Meta, NoBody, Outcome, Outdated, TooMany
 from app.logs import log
 from app.queue import event_work
 from app.reading import Untranslatable
@@ -17,7 +17,7 @@ from app.sources import GONE, Ignored, PartlyTranslatable
 from app.tally import Tally
 from app.telemetry import span
 from app.visits.client import RateLimited, Unanswered, Unauthorized, VisitsApiTrouble
-from app.visits.words import VisitChange
+from app.visits.words import VisitChange, external_id
 from jobs.apply import give_back
 from jobs.context import JOB_S, Clock, Context, chance, since_s
 from jobs.records import Found, Parked, Records
@@ -112,7 +112,7 @@ class Run:
             return self._after(Unanswered("fetch", said=f"not done within {JOB_S:.0f} s"))
         except Busy:
             return self._wait("busy", 1 + BUSY_WAIT_S * chance(), root.tries or None)
-        except Lagging:
+        except (Lagging, Outdated):
             return self._wait("record not there yet", LAG_WAIT_S, root.tries or None)
         except Lost:
             log.warning("lease lost", work=root.work)
@@ -161,8 +161,10 @@ class Run:
         records = Records(self.context, entrance, self.hold.root.rang or 0, self.calls)
         for get in gets:
             found = await records.find(get)
+            looked = event.with_record(found.record, found.fetched_at, found.beside, get.path)
+            looked = await self._with_people(entrance, looked, found)
             try:
-                meaning = tool.translate(event.with_record(found.record, found.fetched_at, found.beside, get.path))
+                meaning = tool.translate(looked)
             except PartlyTranslatable as partly:
                 meaning, reason = partly.changes, str(partly)
             if _may_come(meaning, found) and since_s(int(event.received_at.timestamp() * 1000)) < LAG_S:
@@ -174,6 +176,15 @@ class Run:
         if reason:
             raise PartlyTranslatable(reason, changes)
         return changes or ignored
+
+    async def _with_people(self, entrance: Entrance, event: Event, found: Found) -> Event:
+        """The event with everybody whom the records of its booking ever listed. Raises Outdated."""
+        if entrance.tool.people is None:
+            return event
+        visit_id, people = entrance.tool.people(event)
+        name = external_id(event.source, visit_id)
+        everybody = await self.context.ledger.people(entrance.account, name, found.fetched_at, people)
+        return replace(event, people=everybody)
 
     # -- what comes of trouble --
 

@@ -6,7 +6,7 @@ visits; and who has a visit at what time is written out by hand."""
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -17,7 +17,7 @@ from app.reading import Untranslatable
 from app.sources import Ignored, load
 from app.visits.merge import Said, fold, wanted
 from app.visits.words import VisitChange, encode_change, external_id
-from tests.histories.pure import ENTRANCES
+from tests.histories.pure import ENTRANCES, with_people
 
 ARRIVAL = datetime(2026, 9, 21, 14, tzinfo=UTC)
 #: Whose visit stands, and when it begins.
@@ -348,3 +348,102 @@ def test_mindbody_keeps_an_address_that_is_a_client_id_out_of_the_visits_name() 
     (change,) = changes_of("mindbody", place("Booking.created", 0, "ada@example.com", ADA))
 
     assert "ada" not in change.visit_id
+
+
+# -- HubSpot --
+
+
+class Meeting:
+    """One meeting as it changes, and what is fetched of it. contacts: its contacts' ids, with their addresses."""
+
+    def __init__(self, **contacts: str | None) -> None:
+        self.people, self.contacts, self.opted_out = dict(contacts), list(contacts), set[str]()
+        self.start, self.outcome, self.minute = ONE, "SCHEDULED", 0
+        self.is_deleted = False
+        self.listed: dict[str, list[str]] = {}
+        self.changes: list[list[VisitChange]] = []
+
+    def now(self, kind: str = "object.propertyChange", **changed: Any) -> "Meeting":
+        """This changes, and what a fetch then means is kept."""
+        vars(self).update(changed)
+        self.minute += 1
+        ends = {"fromObjectId": 1, "fromObjectTypeId": "0-47", "toObjectId": 2, "toObjectTypeId": "0-1"}
+        item = {"subscriptionType": kind, "propertyName": "hs_meeting_outcome", "portalId": 5, "objectId": 1}
+        item |= {"objectTypeId": "0-47", "occurredAt": 1_790_000_000_000 + self.minute * 60_000, **ends}
+        event, tool = event_of("hubspot", [item]), load()["hubspot"]
+        (get,) = tool.fetch(event) if tool.fetch else []
+        fetched_at = ARRIVAL + timedelta(minutes=self.minute)
+        beside = {contact: self.contact(contact) for contact in self.contacts}
+        looked = event.with_record(self.record(), fetched_at, beside, get.path)
+        meaning = tool.translate(with_people(ENTRANCES["hubspot"], looked, self.listed))
+        self.changes.append([] if isinstance(meaning, Ignored) else meaning)
+        return self
+
+    def record(self) -> Any:
+        made = {"timestamp": "2026-09-01T10:00:00Z"}
+        history = {"hs_meeting_outcome": [{"value": self.outcome, **made}], "hs_meeting_start_time": [made]}
+        return None if self.is_deleted else {
+            "id": "1", "propertiesWithHistory": history, "createdAt": "2026-09-01T10:00:00Z",
+            "properties": {"hs_meeting_start_time": self.start, "hs_meeting_outcome": self.outcome},
+            "associations": {"contacts": {"results": [{"id": contact} for contact in self.contacts]}},
+        }  # fmt: skip
+
+    def contact(self, id: str) -> Any:
+        return {"properties": {"email": self.people[id], "hs_email_optout": str(id in self.opted_out).lower()}}
+
+
+def three() -> Meeting:
+    return Meeting(c1=ADA, c2=BOB, c3=EVE).now("object.creation")
+
+
+BOTH = [(ADA, ONE), (BOB, ONE)]
+HUBSPOT = {
+    "all come": (three(), [*BOTH, (EVE, ONE)]),
+    "it is moved": (three().now(start=TWO), [(ADA, TWO), (BOB, TWO), (EVE, TWO)]),
+    "it is cancelled": (three().now(outcome="CANCELED"), []),
+    "it is cancelled and stands again": (three().now(outcome="CANCELED").now(outcome="SCHEDULED"), [*BOTH, (EVE, ONE)]),
+    "nobody came": (three().now(outcome="NO_SHOW"), []),
+    "another meeting takes its place": (three().now(outcome="RESCHEDULED"), []),
+    "one is removed": (three().now("object.associationChange", contacts=["c1", "c2"]), BOTH),
+    "the first is removed": (three().now("object.associationChange", contacts=["c2"]), [(BOB, ONE)]),
+    "the first is removed, and nothing else was told": (three().now(contacts=["c2"], start=TWO), [(BOB, TWO)]),
+    "the first comes back, behind the others": (
+        three().now(contacts=["c2"]).now(contacts=["c2", "c1"]),
+        BOTH,
+    ),
+    "one is added before the first": (Meeting(c2=BOB, c1=ADA).now(contacts=["c2"]).now(contacts=["c1", "c2"]), BOTH),
+    "all are removed": (three().now(contacts=[]), []),
+    "it has nobody yet": (Meeting(c1=ADA).now(contacts=[]).now(contacts=["c1"]), [(ADA, ONE)]),
+    "it is deleted": (three().now("object.deletion", is_deleted=True), []),
+    "it is deleted after one was removed": (three().now(contacts=["c2"]).now("object.deletion", is_deleted=True), []),
+    "it is deleted and restored": (
+        three().now("object.deletion", is_deleted=True).now("object.restore", is_deleted=False),
+        [*BOTH, (EVE, ONE)],
+    ),
+    "one wants no e-mail": (three().now(opted_out={"c2"}), [(ADA, ONE), (EVE, ONE)]),
+    "one has no address": (Meeting(c1=ADA, c2=None, c3=EVE).now(), [(ADA, ONE), (EVE, ONE)]),
+}
+
+
+@pytest.mark.parametrize("case", HUBSPOT)
+def test_hubspot_has_a_visit_for_each_contact_of_a_meeting(case: str) -> None:
+    meeting, expected = HUBSPOT[case]
+    orders = itertools.permutations(meeting.changes)
+
+    for order in orders:
+        assert sorted(expected) == standing("hubspot", itertools.chain(*order, order[0]))
+
+
+def test_a_contact_keeps_the_visit_of_a_hubspot_meeting_while_others_come_and_go() -> None:
+    meeting = Meeting(c1=ADA, c2=BOB, c3=EVE).now(contacts=["c2"]).now(contacts=["c1", "c2", "c3"]).now(contacts=["c3"])
+
+    named = [{change.visit_id: change.action for change in changes} for changes in meeting.changes]
+
+    assert {"5-1": "update"} == named[0]
+    assert {"5-1": "update", "5-1.c1": "update", "5-1.c3": "update"} == named[1]
+    assert {"5-1": "cancel", "5-1.c1": "cancel", "5-1.c3": "update"} == named[2]
+
+
+def test_hubspot_parks_a_meeting_of_very_many_contacts() -> None:
+    with pytest.raises(Untranslatable, match="more than 50 contacts"):
+        Meeting(**{f"c{number}": ADA for number in range(51)}).now()

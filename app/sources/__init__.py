@@ -10,6 +10,9 @@ Nothing is registered anywhere else.
                  changes are certain all the same, it raises PartlyTranslatable with them
     fetch        thin sources: (event) → a Get for each record that the event points at, none where it says all by itself;
                  pure. `translate` is then called once for each record, with it in `event.record`
+    people       thin sources whose record lists several people, each of them a visit: (event with a record) → the booking's
+                 visit id and the ids of the people in the record, none where it is gone; pure. `translate` finds all who
+                 were ever listed in `event.people`: a record does not tell who was removed
 
 How to read a body: app/reading.py (Json). What a change can say: app/visits/words.py (VisitChange). Schemes of signatures:
 app/signatures.py, and app/keys.py for public keys and JSON Web Tokens. Handshakes: app/challenges.py.
@@ -311,6 +314,7 @@ class Source:
 
 Translate = Callable[[Event], "list[VisitChange] | Ignored"]
 Fetch = Callable[[Event], list[Get]]
+People = Callable[[Event], tuple[str, list[str]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,6 +325,7 @@ class Tool:
     source: Source
     translate: Translate
     fetch: Fetch | None
+    people: People | None = None
 
 
 class BadSource(Exception):
@@ -347,7 +352,7 @@ def _tool(name: str) -> Tool:
         raise BadSource(f"{where} has fetch(event), but its SOURCE names no api or no credentials")
     if "TENANTS" in source.needs and not source.tenant:
         raise BadSource(f"{where} needs TENANTS, but its SOURCE does not say where an event names its tenant")
-    return Tool(name, source, _with_bounds(translate), fetch)
+    return Tool(name, source, _with_bounds(translate), fetch, getattr(module, "people", None))
 
 
 def _with_bounds(translate: Translate) -> Translate:

@@ -11,12 +11,19 @@ the start tells them apart: a meeting whose start changed with that outcome, or 
 held back like a cancelled one, for its new meeting has a visit too. A portal may have outcomes of its own, which cancel
 nothing.
 
+Each contact of a meeting has a visit. The one that was listed first has the meeting's id, which was the id of all meetings
+when Doorbell knew one contact only, and keeps it while others come and go; each other one has the contact's id behind it.
+Whom the meeting no longer lists has a visit that is cancelled, and a meeting that is deleted cancels the visits of all whom
+it ever listed: the record that is gone does not tell them. Two contacts that are merged are one who was removed and one who
+was added.
+
 Second-hand: the outcomes' spelling, the answer within 5 s, ten tries a day after any other status. Recalled: `0-47` for
 meetings, the shapes of records and histories, `hs_email_optout`, times in milliseconds, where tokens are got anew.
 """
 
 import hashlib
 import re
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import orjson
@@ -25,7 +32,7 @@ from app.delivery import Event
 from app.reading import Json, Untranslatable
 from app.signatures import MILLISECONDS, Hmac
 from app.sources import GONE, Bearer, Get, Ignored, Source, refreshed
-from app.visits.words import UNSAID, Contact, VisitChange, microseconds
+from app.visits.words import Contact, VisitChange, attendee_visit_id, microseconds
 
 SETUP = """
 1. In HubSpot make an app (Development, or Settings, Integrations, Private Apps) with the scope crm.objects.contacts.read.
@@ -38,7 +45,8 @@ SETUP = """
 4. An app that several accounts install rings for all of them: set HOOKS__HUBSPOT__TENANTS to your Hub ID.
 
 A meeting is completed, missed or cancelled when its outcome is set so; otherwise a review request counts from its start.
-Of several contacts the first is meant. HubSpot tells no money. Webhook actions of workflows are another thing, and refused.
+Each contact of a meeting has a visit, so take colleagues off its contacts. HubSpot tells no money. Webhook actions of
+workflows are another thing, and refused.
 """
 
 MEETINGS = "0-47"
@@ -97,11 +105,30 @@ def fetch(event: Event) -> list[Get]:
     return [Get(f"crm/v3/objects/meetings/{id}", params=asked, then=_beside) for id in ids]
 
 
+#: More contacts of one meeting than this are an operator's turn: each is another request.
+MOST_CONTACTS = 50
+
+
+def _contacts(meeting: Json) -> list[str]:
+    found = [contact.at("id").needed_id() for contact in meeting.at("associations", "contacts", "results")]
+    return list(dict.fromkeys(found))
+
+
 def _beside(meeting: Json) -> dict[str, Get]:
-    for contact in meeting.at("associations", "contacts", "results"):
-        asked = {"properties": "email,firstname,lastname,phone,mobilephone,hs_email_optout"}
-        return {"contact": Get(f"crm/v3/objects/contacts/{contact.at('id').needed_id()}", params=asked)}
-    return {}
+    asked = {"properties": "email,firstname,lastname,phone,mobilephone,hs_email_optout"}
+    return {id: Get(f"crm/v3/objects/contacts/{id}", params=asked) for id in _contacts(meeting)[:MOST_CONTACTS]}
+
+
+def people(event: Event) -> tuple[str, list[str]]:
+    return _visit_id(event), _contacts(event.record) if event.record is not None and _is_there(event) else []
+
+
+def _visit_id(event: Event) -> str:
+    return f"{_watched(event)[0].at('portalId').needed_text()}-{event.asked.rpartition('/')[2]}"
+
+
+def _is_there(event: Event) -> bool:
+    return event.record is not None and not event.record.at("archived").flag()
 
 
 def translate(event: Event) -> list[VisitChange] | Ignored:
@@ -113,31 +140,64 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
         raise Untranslatable("the meeting that this event points at was not fetched")
     id = event.asked.rpartition("/")[2]
     told = [item for item in watched if _meeting_id(item).text() == id]
-    visit_id, order = f"{watched[0].at('portalId').needed_text()}-{id}", microseconds(event.fetched_at)
-    if event.record is None or event.record.at("archived").flag():
+    if event.record is None or not _is_there(event):
         deletions = [item for item in told if item.at("subscriptionType").text() == "object.deletion"]
         if not deletions:
             return GONE
         deleted_at = deletions[-1].at("occurredAt").needed_unix_ms()
-        return [VisitChange(action="cancel", visit_id=visit_id, order=order, date_cancelled=deleted_at)]
-    outcome, history = _outcome(event.record), _history(event.record, "hs_meeting_outcome")
-    since = _since(event.record, history, told) or event.fetched_at
-    is_off = outcome == "CANCELED" or (outcome == "RESCHEDULED" and not _was_moved(event.record, since))
-    person = event.beside.get("contact", Json(None)).at("properties")
-    return [
-        VisitChange(
-            action="cancel" if is_off else "update",
-            visit_id=visit_id,
-            order=order,
-            contact=_contact(person) if person else None,
-            time_scheduled=_start(event.record),
-            time_completed=since if outcome == "COMPLETED" else None,
-            date_cancelled=since if is_off else None,
-            no_show=since if outcome == "NO_SHOW" else None,
-            opted_out=person.at("hs_email_optout").value in (True, "true") if person else UNSAID,
-            is_sighting=not history,
-        )
-    ]
+        return [_off(event, contact, deleted_at) for contact in event.people or [""]]
+    here = _contacts(event.record)
+    if len(here) > MOST_CONTACTS:
+        raise Untranslatable(f"a meeting with more than {MOST_CONTACTS} contacts")
+    whole, everybody = _meeting(event, event.record, told), event.people or tuple(here)
+    removed = [_off(event, contact, event.fetched_at) for contact in everybody if contact not in here]
+    if not everybody:
+        return [whole]
+    return [*(_of_contact(event, whole, contact) for contact in here), *removed]
+
+
+def _meeting(event: Event, record: Json, told: list[Json]) -> VisitChange:
+    """What holds for all who come."""
+    assert event.fetched_at
+    outcome, history = _outcome(record), _history(record, "hs_meeting_outcome")
+    since = _since(record, history, told) or event.fetched_at
+    is_off = outcome == "CANCELED" or (outcome == "RESCHEDULED" and not _was_moved(record, since))
+    return VisitChange(
+        action="cancel" if is_off else "update",
+        visit_id=_visit_id(event),
+        order=microseconds(event.fetched_at),
+        time_scheduled=_start(record),
+        time_completed=since if outcome == "COMPLETED" else None,
+        date_cancelled=since if is_off else None,
+        no_show=since if outcome == "NO_SHOW" else None,
+        is_sighting=not history,
+    )
+
+
+def _of_contact(event: Event, whole: VisitChange, contact: str) -> VisitChange:
+    person = event.beside.get(contact, Json(None)).at("properties")
+    change = replace(whole, visit_id=_visit_of(event, contact))
+    if not person:
+        return change
+    opted_out = person.at("hs_email_optout").value in (True, "true")
+    return replace(change, contact=_contact(person), opted_out=opted_out)
+
+
+def _off(event: Event, contact: str, at: datetime) -> VisitChange:
+    """Of a meeting that is gone, or a contact that it no longer lists; when the latter was removed is not told."""
+    assert event.fetched_at
+    order, visit_id = microseconds(event.fetched_at), _visit_of(event, contact)
+    return VisitChange(
+        action="cancel", visit_id=visit_id, order=order, date_cancelled=at, is_sighting=at == event.fetched_at
+    )
+
+
+def _visit_of(event: Event, contact: str) -> str:
+    """contact: its id, or nothing where no contact is known."""
+    everybody = event.people or (_contacts(event.record) if event.record is not None else ())
+    if not contact or contact == everybody[0]:
+        return _visit_id(event)
+    return attendee_visit_id(_visit_id(event), contact)
 
 
 def _watched(event: Event) -> list[Json]:

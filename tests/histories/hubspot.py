@@ -1,10 +1,14 @@
-"""HubSpot: a body lists what happened to meetings, whose records are asked for, each with its contact. A deleted meeting is
-not there, and may come back. Contacts change without any event, so the next fetch tells it."""
+"""HubSpot: a body lists what happened to meetings, whose records are asked for, each with its contacts. A deleted meeting is
+not there, and may come back. Contacts change without any event, so the next fetch tells it.
+
+Each contact has a visit: the one that was ever listed first has the meeting's own id. Who was listed first depends on when
+somebody asked, so the visits begin when the record is served."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
+from app.visits.words import attendee_visit_id
 from tests.histories import SOME_TIME, Life, Person, Visit, written
 
 PORTAL = 62515
@@ -17,32 +21,32 @@ class Tool(Life):
 
     def __init__(self, *given: Any, **more: Any) -> None:
         super().__init__(*given, **more)
-        self.outcome, self.deletions = "SCHEDULED", 0
+        self.outcome = "SCHEDULED"
         self.history: list[dict[str, str]] = []
         self.starts: list[dict[str, str]] = []
         self.made_at = self.moved_at = self.now
         self.contacts: dict[str, Person] = {}
         self.unsubscribed: set[str] = set()
-        self.contact = ""
+        self.members: list[str] = []
+        self.listed: dict[str, Visit] = {}
+        self.scheduled = self.now
+        self.is_deleted = False
         self.batch: list[dict[str, Any]] = []
-
-    @property
-    def visit(self) -> Visit:
-        return self.visits[-1]
 
     def acts(self) -> list[Callable[[], None]]:
         if not self.visits:
             return [self.book]
-        if self.visit.is_gone:
+        if self.is_deleted:
             return [self.restore]
-        return [self.move, self.move, self.decide, self.decide, self.swap, self.correct, self.unsubscribe, self.delete]
+        acts = [self.move, self.move, self.decide, self.decide, self.swap, self.correct, self.unsubscribe, self.delete]
+        return acts + ([self.add] if len(self.members) < 3 else []) + ([self.remove] if len(self.members) > 1 else [])
 
     def book(self) -> None:
         id = f"{PORTAL}-{self.name}"
         self.visits = [Visit(id, ids=[id])]
         self.made_at = self.now
         self.start()
-        self.new_contact()
+        self.members = [self.new_contact() for _ in range(self.dice.choice((1, 1, 2, 3)))]
         self.become("SCHEDULED")
         self.tell("object.creation", changeFlag="CREATED")
         self.send()
@@ -58,8 +62,8 @@ class Tool(Life):
             self.send()
 
     def start(self) -> None:
-        self.visit.scheduled, self.moved_at = self.hour(), self.now
-        self.starts.insert(0, {"value": written(self.visit.scheduled), "timestamp": written(self.now)})
+        self.scheduled, self.moved_at = self.hour(), self.now
+        self.starts.insert(0, {"value": written(self.scheduled), "timestamp": written(self.now)})
 
     def decide(self, outcome: str = "") -> None:
         others = {"SCHEDULED", "COMPLETED", "CANCELED", "NO_SHOW", "RESCHEDULED"} - {self.outcome}
@@ -79,47 +83,82 @@ class Tool(Life):
         # With the start that it had before, RESCHEDULED means that another meeting takes its place.
         was_moved = self.moved_at > self.made_at + ONE_ACTION and self.moved_at >= when - ONE_ACTION
         is_replaced = self.outcome == "RESCHEDULED" and not was_moved
-        self.visit.cancelled = when if self.outcome == "CANCELED" or is_replaced else None
-        self.visit.missed = when if self.outcome == "NO_SHOW" else None
-        self.visit.completed = when if self.outcome == "COMPLETED" else None
+        if not self.listed:
+            self.visits[0].is_gone = self.is_deleted
+        for contact, visit in self.listed.items():
+            if contact not in self.members or self.is_deleted:
+                visit.is_gone, visit.cancelled = True, SOME_TIME
+                continue
+            visit.is_gone, visit.scheduled = False, self.scheduled
+            visit.who, visit.opted_out = self.contacts[contact], contact in self.unsubscribed
+            visit.cancelled = when if self.outcome == "CANCELED" or is_replaced else None
+            visit.missed = when if self.outcome == "NO_SHOW" else None
+            visit.completed = when if self.outcome == "COMPLETED" else None
 
     def delete(self) -> None:
-        """Of two deletions the record that is not there cannot tell which one is meant."""
-        self.deletions += 1
-        self.visit.is_gone, self.visit.cancelled = True, self.now if self.deletions == 1 else SOME_TIME
+        self.is_deleted = True
+        self.stand()
         self.tell("object.deletion")
         self.send()
 
     def restore(self) -> None:
-        self.visit.is_gone = False
+        self.is_deleted = False
         self.stand()
         self.tell("object.restore")
         self.send()
 
-    def new_contact(self) -> None:
-        self.contact = self.mint("con-{}")
-        self.contacts[self.contact] = self.person()
-        self.know()
+    def new_contact(self) -> str:
+        contact = self.mint("con-{}")
+        self.contacts[contact] = self.person()
+        return contact
+
+    def add(self) -> None:
+        """A new one, or one that was removed."""
+        removed = [contact for contact in self.contacts if contact not in self.members]
+        contact = self.dice.choice(removed) if removed and self.maybe() else self.new_contact()
+        self.members.insert(self.dice.randint(0, len(self.members)), contact)
+        self.associate(contact)
+        self.send()
+
+    def remove(self) -> None:
+        contact = self.dice.choice(self.members)
+        self.members.remove(contact)
+        self.associate(contact, associationRemoved=True)
+        self.send()
 
     def swap(self) -> None:
-        self.new_contact()
-        ends = {"fromObjectId": self.name, "fromObjectTypeId": "0-47", "toObjectId": 7, "toObjectTypeId": "0-1"}
-        self.batch.append(self.item("object.associationChange", **ends))
+        old = self.dice.choice(self.members)
+        self.members[self.members.index(old)] = self.new_contact()
+        self.associate(old, associationRemoved=True)
+        self.associate(self.members[-1])
         self.send()
+
+    def associate(self, contact: str, **more: Any) -> None:
+        self.stand()
+        ends = {"fromObjectId": self.name, "fromObjectTypeId": "0-47", "toObjectId": contact, "toObjectTypeId": "0-1"}
+        self.batch.append(self.item("object.associationChange", **ends, **more))
 
     def correct(self) -> None:
         """Nothing rings that is listened to."""
-        self.contacts[self.contact] = self.person()
-        self.know()
+        self.contacts[self.dice.choice(self.members)] = self.person()
+        self.stand()
         self.batch.append(self.item("contact.propertyChange", objectId=7, objectTypeId="0-1", propertyName="email"))
         self.send()
 
     def unsubscribe(self) -> None:
-        self.unsubscribed ^= {self.contact}
-        self.know()
+        self.unsubscribed ^= {self.dice.choice(self.members)}
+        self.stand()
 
-    def know(self) -> None:
-        self.visit.who, self.visit.opted_out = self.contacts[self.contact], self.contact in self.unsubscribed
+    def list_all(self) -> None:
+        """Whoever is served for the first time has a visit from now on."""
+        for contact in self.members:
+            if contact not in self.listed:
+                id = f"{PORTAL}-{self.name}"
+                if self.listed:
+                    id = attendee_visit_id(id, contact)
+                    self.visits.append(Visit(id, ids=[id]))
+                self.listed[contact] = self.visits[-1]
+        self.stand()
 
     def owns(self, key: str) -> bool:
         return key == self.name or key in self.contacts
@@ -129,13 +168,13 @@ class Tool(Life):
             optout = "true" if key in self.unsubscribed else self.dice.choice((None, "false", ""))
             properties = {"email": who.email, "firstname": who.first, "lastname": who.last, "hs_email_optout": optout}
             return {"id": key, "properties": properties}
-        if self.visit.is_gone:
+        if self.is_deleted:
             return None
-        assert self.visit.scheduled
-        results = [{"id": self.contact, "type": "meeting_event_to_contact"}]
+        self.list_all()
+        results = [{"id": contact, "type": "meeting_event_to_contact"} for contact in self.members]
         return {
             "id": key, "updatedAt": written(self.now), "archived": False,
-            "properties": {"hs_meeting_start_time": written(self.visit.scheduled), "hs_meeting_outcome": self.outcome},
+            "properties": {"hs_meeting_start_time": written(self.scheduled), "hs_meeting_outcome": self.outcome},
             "propertiesWithHistory": {
                 "hs_meeting_outcome": list(self.history), "hs_meeting_start_time": list(self.starts),
             }, "createdAt": written(self.made_at),

@@ -3,6 +3,7 @@ is the record of some moment after its event."""
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
@@ -44,6 +45,7 @@ def _changes(entrance: Entrance, life: Life, steps: int, dice: Random) -> Iterat
     """All that is said, with who said it. A fetch comes at any time after its event, some twice."""
     waiting: list[tuple[int, Ring]] = []
     clock, number, rings_again = datetime(2026, 11, 1, tzinfo=UTC), 0, not life.tells_all
+    listed: dict[str, list[str]] = {}
     while steps or waiting or rings_again:
         if not (steps or waiting):
             waiting, rings_again = [(number + again, ring) for again, ring in enumerate(life.rung)], False
@@ -57,15 +59,17 @@ def _changes(entrance: Entrance, life: Life, steps: int, dice: Random) -> Iterat
             continue
         origin, ring = waiting.pop(dice.randrange(len(waiting)))
         clock += timedelta(microseconds=dice.randrange(1, 10**8))
-        yield from ((f"d{origin}.{part}", each) for part, each in enumerate(_said(entrance, life, ring, clock)))
+        yield from ((f"d{origin}.{part}", each) for part, each in enumerate(_said(entrance, life, ring, clock, listed)))
 
 
-def _said(entrance: Entrance, life: Life, ring: Ring, clock: datetime) -> list[VisitChange]:
+def _said(
+    entrance: Entrance, life: Life, ring: Ring, clock: datetime, listed: dict[str, list[str]]
+) -> list[VisitChange]:
     headers = tuple((name.encode(), value.encode()) for name, value in ring.headers.items())
     event = believe(entrance, Delivery(entrance.name, entrance.name, headers, ring.body, clock))
     tool, said = load()[entrance.name], list[VisitChange]()
     for get in (tool.fetch(event) if tool.fetch else []) or [None]:
-        meaning = tool.translate(_looked(event, life, get, clock) if get else event)
+        meaning = tool.translate(with_people(entrance, _looked(event, life, get, clock), listed) if get else event)
         said += [] if isinstance(meaning, Ignored) else meaning
     return said
 
@@ -80,6 +84,16 @@ def _looked(event: Event, life: Life, get: Get, clock: datetime) -> Event:
     record = answer(get)
     others = get.then(Json(record)) if record is not None else {}
     return event.with_record(record, clock, {name: answer(other) for name, other in others.items()}, get.path)
+
+
+def with_people(entrance: Entrance, event: Event, listed: dict[str, list[str]]) -> Event:
+    """As the ledger remembers them."""
+    if entrance.tool.people is None:
+        return event
+    visit_id, people = entrance.tool.people(event)
+    everybody = listed.setdefault(visit_id, [])
+    everybody += [person for person in people if person not in everybody]
+    return replace(event, people=tuple(everybody))
 
 
 def _visits(source: str, changes: Changes) -> dict[str, Wanted]:

@@ -1,0 +1,61 @@
+"""Whom the records of a booking ever listed: the ledger remembers it, in the order in which they came."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from app.connection import Redis
+from app.ledger import Ledger, Outdated
+
+NOON = datetime(2026, 11, 29, 12, tzinfo=UTC)
+
+
+async def listed(redis: Redis, minute: float, *people: str, booking: str = "hubspot-5-1") -> tuple[str, ...]:
+    return await Ledger(redis, keep_days=30).people("main", booking, NOON + timedelta(minutes=minute), people)
+
+
+async def test_who_was_listed_first_stays_first_whatever_later_records_say(redis: Redis) -> None:
+    assert ("b",) == await listed(redis, 0, "b")
+    assert ("b", "c", "a") == await listed(redis, 1, "c", "b", "a")
+    assert ("b", "c", "a") == await listed(redis, 2)
+    assert ("b", "c", "a", "d") == await listed(redis, 3, "d", "a")
+
+
+async def test_each_booking_of_each_account_has_its_own_people(redis: Redis) -> None:
+    await listed(redis, 0, "a")
+
+    assert ("b",) == await listed(redis, 0, "b", booking="hubspot-5-2")
+    assert ("c",) == await Ledger(redis, keep_days=30).people("other", "hubspot-5-1", NOON, ["c"])
+
+
+async def test_an_older_record_that_lists_somebody_new_is_outdated_for_who_was_removed_since_is_not_known(
+    redis: Redis,
+) -> None:
+    await listed(redis, 1, "a")
+
+    with pytest.raises(Outdated):
+        await listed(redis, 0.5, "a", "b")
+
+    assert ("a",) == await listed(redis, 0.5, "a")
+    assert ("a",) == await listed(redis, 2)
+
+
+async def test_the_same_record_for_two_events_is_not_outdated(redis: Redis) -> None:
+    await listed(redis, 1)
+
+    assert ("a",) == await listed(redis, 1, "a")
+
+
+async def test_a_record_that_is_gone_counts_as_seen(redis: Redis) -> None:
+    assert () == await listed(redis, 1)
+
+    with pytest.raises(Outdated):
+        await listed(redis, 0, "a")
+
+
+async def test_it_is_forgotten_two_years_after_the_last_record(redis: Redis) -> None:
+    await listed(redis, 0, "a")
+
+    ms = await redis.command("PTTL", "db:people:main/hubspot-5-1")
+
+    assert 731 * 86_400_000 < ms <= 732 * 86_400_000
