@@ -86,7 +86,7 @@ class Intake:
         self._max_body = settings.max_body
         self._terms = {name: settings.terms(entrance, 0) for name, entrance in settings.entrances.items()}
         self._ledgers, self._refusals, self._tally = ledgers, refusals, tally or Tally()
-        self._at_once = 0
+        self._at_once, self._most_at_once = 0, min(MOST_AT_ONCE, protocol.MOST_CONNECTIONS // 2)
         self._slow = Slow()
         self._log = log.bind()  # once: looking it up for every line costs a fifth of the line
 
@@ -148,7 +148,7 @@ class Intake:
         if method != "POST":
             raise Refused(405, "method_not_allowed", "webhooks are POSTed here", allow="POST")
         delivery = await self._read(scope, receive, entrance, behind[1:], rang.request_id)
-        if self._at_once >= min(MOST_AT_ONCE, protocol.MOST_CONNECTIONS // 2):
+        if self._at_once >= self._most_at_once:
             raise Refused(_busy(entrance), "too_busy", "too many deliveries at once", **_LATER)
         self._at_once += 1
         try:
