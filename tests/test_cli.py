@@ -26,8 +26,6 @@ from test_worker import Books
 from app.cli import COMMANDS, main
 from app.cli.reach import opened
 from app.cli.words import as_line, printable
-from app.cli.words import as_line, printable
-from app.cli.words import as_line, printable
 from app.embedded import free_port, valkey
 from app.filter import Filter
 from app.operations import Operations, Order
@@ -364,60 +362,6 @@ def test_a_failure_names_the_delivery_that_it_came_of_also_after_an_operators_wo
 
     after = wait_until(lambda: [row for row in rows(busy, "failures", "--json") if "422" in row["reason"]])
     assert (before["delivery"], "standard") == (after[0]["delivery"], after[0]["hook"])
-
-
-#: A title is set, the screen cleared, the direction turned, twice as C1 and once behind the basic plane; and a bell.
-STEERING = "\x1b]0;owned\x07\x1b[2J\u202eevil\u2066\u200f\x9b31m\x7f\U000e0001"
-
-
-@pytest.mark.parametrize("command", [["deliveries"], ["failures"], ["show"], ["visit"], ["overview"]], ids=" ".join)
-@pytest.mark.parametrize("form", [[], ["--json"]], ids=["table", "json"])
-def test_what_a_sender_writes_does_not_steer_the_terminal(house: Rig, command: list[str], form: list[str]) -> None:
-    rang = house.ring(
-        f"visit.created{STEERING}", f"A{STEERING}", contact={"email": "ada@example.com", "last_name": STEERING}
-    )
-    house.ring("visit.created", f"B{STEERING}", contact={"first_name": STEERING}, time_scheduled="2026-03-15T16:00:00Z")
-    wait_until(lambda: rows(house, "failures", "--json"))
-    [failure] = rows(house, "failures", "--json")
-    subject = {"show": [rang.json()["delivery"], "--reveal"], "visit": [failure["id"], "--reveal"]}
-
-    told = house.doorbell(*command, *subject.get(command[0], []), *form)
-
-    assert told.stdout
-    assert [] == [one for one in told.stdout + told.stderr if not one.isprintable() and one != "\n"]
-
-
-def test_a_line_of_json_says_what_was_written_and_a_cell_shows_where_something_was() -> None:
-    assert {"a": STEERING, "é": "日本"} == json.loads(as_line({"a": STEERING, "é": "日本"}))
-    assert "é 日本" in as_line("é 日本")
-    assert "a\N{REPLACEMENT CHARACTER}b c é" == printable("a\u202eb\tc\xa0é")
-
-
-#: A title is set, the screen cleared, the direction turned, twice as C1 and once behind the basic plane; and a bell.
-STEERING = "\x1b]0;owned\x07\x1b[2J\u202eevil\u2066\u200f\x9b31m\x7f\U000e0001"
-
-
-@pytest.mark.parametrize("command", [["deliveries"], ["failures"], ["show"], ["visit"], ["overview"]], ids=" ".join)
-@pytest.mark.parametrize("form", [[], ["--json"]], ids=["table", "json"])
-def test_what_a_sender_writes_does_not_steer_the_terminal(house: Rig, command: list[str], form: list[str]) -> None:
-    rang = house.ring(
-        f"visit.created{STEERING}", f"A{STEERING}", contact={"email": "ada@example.com", "last_name": STEERING}
-    )
-    house.ring("visit.created", f"B{STEERING}", contact={"first_name": STEERING}, time_scheduled="2026-03-15T16:00:00Z")
-    wait_until(lambda: rows(house, "failures", "--json"))
-    [failure] = rows(house, "failures", "--json")
-    subject = {"show": [rang.json()["delivery"], "--reveal"], "visit": [failure["id"], "--reveal"]}
-
-    told = house.doorbell(*command, *subject.get(command[0], []), *form)
-
-    assert told.stdout
-    assert [] == [one for one in told.stdout + told.stderr if not one.isprintable() and one != "\n"]
-
-
-def test_a_line_of_json_says_what_was_written_and_a_cell_shows_where_something_was() -> None:
-    assert {"a": STEERING, "é": "日本"} == json.loads(as_line({"a": STEERING, "é": "日本"}))
-    assert "é 日本" in as_line("é 日本")
-    assert "a\N{REPLACEMENT CHARACTER}b c é" == printable("a\u202eb\tc\xa0é")
 
 
 #: A title is set, the screen cleared, the direction turned, twice as C1 and once behind the basic plane; and a bell.
