@@ -14,6 +14,7 @@ GraphQL schema and integrators' queries: every field that is asked for, `invoice
   came before may be older than this connection, and nobody is asked about it now. The answer has the last 100, and 100
   before them where those are still to come: by our count less than 1,000 of the 10,000 points that a query may cost.
   VISIT_UPDATE and VISIT_DESTROY have no such exception in the schema; not proven for a job that is deleted or closed.
+  Where the first visit is deleted before it is fetched, the others are only known once they change.
 - `paymentsTotal` is what an invoice collected. On an invoice for several visits no amount is told: which part is whose
   is not known, and the whole on each of them would count it several times. A visit without an invoice may be paid
   through its job, or by a deposit: that says nothing. A query takes 40 visits of an invoice.

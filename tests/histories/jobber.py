@@ -22,6 +22,7 @@ class Tool(Life):
         self.billed: list[Visit] = []
         self.paid: Decimal | None = None
         self.is_series = False
+        self.told: set[str] = set()
 
     def acts(self) -> list[Callable[[], None]]:
         standing = [item for item, visit in self.items.items() if not visit.is_gone]
@@ -31,7 +32,13 @@ class Tool(Life):
             return book
         self.at = self.dice.choice(standing)
         acts = [self.move, self.move, self.change, self.ask, self.reopen if self.visit.completed else self.complete]
-        return acts + book + [self.pay if self.billed else self.bill] + ([self.destroy] if self.maybe(0.3) else [])
+        destroy = [self.destroy] if self.maybe(0.3) and self.are_all_told else []
+        return acts + book + [self.pay if self.billed else self.bill] + destroy
+
+    @property
+    def are_all_told(self) -> bool:
+        """Of a series whose first visit is destroyed before somebody looks, nobody could know the second."""
+        return not self.is_series or self.items.keys() <= self.told
 
     @property
     def visit(self) -> Visit:
@@ -172,5 +179,6 @@ class Tool(Life):
         return b64encode(f"gid://Jobber/{kind}/{self.mint()}".encode()).decode()
 
     def say(self, topic: str, item: str) -> None:
+        self.told.add(item)
         told = {"topic": topic, "accountId": "MTIzNDU=", "itemId": item, "occurredAt": written(self.now)}
         self.ring({"data": {"webHookEvent": told}}, f"{topic} {item}")
