@@ -94,6 +94,7 @@ class Bounded(HttpToolsProtocol):
         super().connection_made(transport)
         self.transport = cast(asyncio.Transport, Gathering(transport, self.loop, self._watch_reader))
         self.flow = Ahead(transport, self.pipeline)
+        self.headers = []
         self.timeout_keep_alive_task = self.loop.call_later(WITHIN_S, self.timeout_keep_alive_handler)
         self._idle[self] = None
         if len(self.connections) > MOST_CONNECTIONS:
@@ -188,7 +189,7 @@ class Bounded(HttpToolsProtocol):
             self._on_malformed()
             return
         cycle = self.cycle
-        if self._unused > MOST:
+        if self._unused > MOST or len(self.headers) > MOST_HEADERS:
             self.transport.close()
         elif cycle is None or cycle.response_complete:
             # Most heads come in one piece; only for the others is a timer worth its cost.
@@ -201,8 +202,6 @@ class Bounded(HttpToolsProtocol):
     def _count_head(self, size: int) -> None:
         if self._patience is None:
             return
-        if len(self.headers) > MOST_HEADERS:
-            self.transport.close()
         self._heads[self] = self._heads.get(self, 0) + size
         Bounded._heads_size += size
         while self._heads_size > MOST_HEADS:

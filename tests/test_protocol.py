@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from rig import sign_standard, wait_until
+from test_console_access import HASHES, OPERATORS
 from test_intake import IMPATIENT, Door, an_event, answer_on, begun, is_told, kept, padded, request, web
 
 from app.connection import Redis
@@ -225,6 +226,16 @@ def test_nobody_keeps_a_process_that_is_asked_to_go(redis_url: str, how: str) ->
         door.server.process.send_signal(signal.SIGTERM)
 
         assert door.server.process.wait(30) in (0, -signal.SIGTERM)
+
+
+def test_a_form_of_the_console_that_does_not_come_is_cut_off(redis_url: str) -> None:
+    console = {"CONSOLE_PASSWORD_HASH": HASHES[OPERATORS], "SECRET_KEY": "a-key-of-32-characters-for-tests"}
+    with web(redis_url, "-c", IMPATIENT, **console) as door, closing(door.connect()) as connection:
+        connection.sendall(request("/console/login", body=b"password=", content_length="100"))
+        connection.settimeout(20)
+        answer = answer_on(connection)
+
+    assert 408 == answer.status
 
 
 # -- heads --
