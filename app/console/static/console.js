@@ -32,7 +32,7 @@
     const count = ticked();
     for (const button of document.querySelectorAll("button[data-ticked]")) {
       button.disabled = !count;
-      button.textContent = `${button.dataset.ticked} ${count || "ticked"}…`;
+      button.textContent = `${button.dataset.ticked} ${count ? `${count} ` : ""}ticked…`;
     }
   };
   document.addEventListener("change", (event) => event.target.closest("td.tick") && showTicked());
