@@ -8,8 +8,16 @@ is in `state`, and that is what is read, since the page's own example of `event.
 What waits for the organizer's approval or for the checkout is no appointment yet. Where one that was agreed on waits
 again (it was moved, and the new time wants approval), it is held back like a cancelled one until it is confirmed.
 
+`event.changed` has the event in `payload.event`, beside what changed; all others have it as `payload`.
+
 `amount_total` is in cents; no currency is told, and should one come (`payment.currency`) it is heeded. Second-hand: the
 state `awaiting_reschedule`, and that `event.attendee.…` carries the attendee alone, without the event.
+
+Group sessions (`is_group_session`): each attendee who is no organizer is a visit, named by the event's id and a digest of
+the address, so the same person twice is one visit. Whoever left is not taken back by an event that merely lists them. What
+`event.attendee.…` looks like is not published: where it has both the event and the attendee it is read, also for guests of
+other events, who are no visits; else it is parked. So is a move to another session, since one of the two is not told, and
+a payment in a session with several attendees.
 """
 
 from dataclasses import replace
@@ -17,10 +25,10 @@ from datetime import datetime
 from decimal import Decimal
 
 from app.delivery import Event
-from app.reading import Json, smallest_units
+from app.reading import Json, Untranslatable, smallest_units
 from app.signatures import Hmac
-from app.sources import Ignored, Source
-from app.visits.words import UNSAID, Action, Contact, Unsaid, VisitChange, microseconds
+from app.sources import Ignored, PartlyTranslatable, Source
+from app.visits.words import UNSAID, Action, Contact, Unsaid, VisitChange, attendee_visit_id, microseconds
 
 SETUP = """
 1. In SavvyCal, open Settings, Integrations, and press + beside Webhooks. Paste {url}. If you are asked which events, tick
@@ -28,7 +36,8 @@ SETUP = """
 2. Copy the signing secret that is shown beside the webhook and set it as HOOKS__SAVVYCAL__SECRETS.
 
 SavvyCal tells neither completions nor no-shows, so a review request counts from the start; of money it tells what is
-paid at the checkout. A group session is one visit, of whoever booked it: attendees who join or leave are not told apart.
+paid at the checkout. In a group session every attendee is a visit. If SavvyCal does not say which session somebody joined
+or left, or between which two they moved, the delivery needs an operator, and so does a payment in a group session.
 """
 
 
@@ -65,37 +74,47 @@ STANDS = {"confirmed", "tentative"}
 
 
 def translate(event: Event) -> list[VisitChange] | Ignored:
-    kind, booking = event.data.at("type").needed_text(), event.data.at("payload")
+    kind, payload = event.data.at("type").needed_text(), event.data.at("payload")
+    booking = payload.at("event") if isinstance(payload.at("event").value, dict) else payload
+    if kind in ATTENDS:
+        return _attended(event, kind, payload, booking)
     if kind not in KINDS:
         return Ignored(kind)
-    state, happened_at = _state(kind, booking), event.data.at("occurred_at").needed_moment()
+    state = _state(kind, booking)
     if state in WAITING and kind in FIRST and not booking.at("rescheduled_at"):
         return Ignored(f"{kind}: {state}")
-    known = VisitChange(
-        action="update",
-        visit_id=booking.at("id").needed_text(),
-        order=microseconds(happened_at),
-        contact=_contact(booking),
-        amount_collected=_collected(kind, booking.at("payment")),
-    )
+    known = _booked(event, kind, state, booking)
+    if booking.at("is_group_session").flag():
+        return _group(event, kind, booking, known)
+    amount = _collected(kind, booking.at("payment"))
+    return [replace(known, contact=_contact(booking), amount_collected=amount)]
+
+
+def _booked(event: Event, kind: str, state: str, booking: Json) -> VisitChange:
+    """What an event of the calendar means, whoever comes."""
+    happened_at = _happened_at(event)
+    known = VisitChange(action="update", visit_id=booking.at("id").needed_text(), order=microseconds(happened_at))
     if state in STANDS:
         action: Action = "create" if kind == "event.created" else "update"
         start = booking.at("start_at").needed_moment()
-        return [replace(known, action=action, time_scheduled=start, date_cancelled=None)]
-    return [
-        replace(
-            known,
-            action="cancel",
-            time_scheduled=booking.at("start_at").moment() or UNSAID,
-            date_cancelled=_ended_at(state, booking) or happened_at,
-        )
-    ]
+        return replace(known, action=action, time_scheduled=start, date_cancelled=None)
+    return replace(
+        known,
+        action="cancel",
+        time_scheduled=booking.at("start_at").moment() or UNSAID,
+        date_cancelled=_ended_at(state, booking) or happened_at,
+    )
+
+
+def _happened_at(event: Event) -> datetime:
+    return event.data.at("occurred_at").needed_moment()
 
 
 def _state(kind: str, booking: Json) -> str:
-    if KINDS[kind] in OFF:
-        return KINDS[kind]
-    state = (booking.at("state").text() or KINDS[kind]).lower()
+    usual = KINDS.get(kind, "confirmed")
+    if usual in OFF:
+        return usual
+    state = (booking.at("state").text() or usual).lower()
     if state not in OFF | WAITING | STANDS:
         raise booking.at("state").surprise("an event's state that SavvyCal documents")
     return state
@@ -111,13 +130,94 @@ def _collected(kind: str, payment: Json) -> Decimal | Unsaid:
     return payment.at("amount_total").amount(smallest_units(payment.at("currency").text())) or UNSAID
 
 
+# -- group sessions --
+
+#: What rings for one attendee.
+LEAVES = {"event.attendee.canceled", "event.attendee.cancelled"}
+ATTENDS = {"event.attendee.added", "event.attendee.rescheduled"} | LEAVES
+NOT_COMING = {"declined", "canceled", "cancelled"}
+WHO = "an attendee of a group session, and who it is is not told"
+WHICH = "an attendee, and which event it is about is not told"
+FROM_WHERE = "an attendee of a group session moved, and the session that they left is not told"
+WHO_PAID = "a payment in a group session, and by whom is not told"
+UNTOLD = "an attendee has neither an e-mail address nor an id"
+
+
+def _group(event: Event, kind: str, booking: Json, known: VisitChange) -> list[VisitChange]:
+    """known: what the event means for whoever comes."""
+    happened_at = _happened_at(event)
+    people = [one for one in booking.at("attendees") if not one.at("is_organizer").flag()]
+    told_apart = {key: one for one in people if (key := _key(one))}
+    booker = _key(booking.at("scheduler")) if kind == "event.created" else None
+    amount = _collected(kind, booking.at("payment")) if len(people) == 1 else UNSAID
+    changes = [
+        replace(
+            known,
+            visit_id=attendee_visit_id(known.visit_id, key),
+            contact=_person(one),
+            amount_collected=amount,
+            date_left=happened_at if _is_not_coming(one) else None if key == booker else UNSAID,
+        )
+        for key, one in told_apart.items()
+    ]
+    if not people:
+        raise booking.at("attendees").surprise("whoever comes to a group session")
+    if not all(map(_key, people)):
+        raise PartlyTranslatable(UNTOLD, changes)
+    if kind == "event.checkout.completed" and len(people) > 1:
+        raise PartlyTranslatable(WHO_PAID, changes)
+    return changes
+
+
+def _attended(event: Event, kind: str, payload: Json, booking: Json) -> list[VisitChange] | Ignored:
+    """One attendee, with the event beside them, or at least its id."""
+    attendee = payload.at("attendee") if isinstance(payload.at("attendee").value, dict) else payload
+    is_group, joins = booking.at("is_group_session").flag(), kind == "event.attendee.added"
+    if is_group is False or attendee.at("is_organizer").flag():
+        return Ignored(kind)
+    if attendee is booking and booking.at("start_at"):  # the whole event, and nobody in particular
+        if joins and is_group:
+            return _group(event, kind, booking, _booked(event, kind, _state(kind, booking), booking))
+        raise Untranslatable(WHO)
+    named = (booking.at("id") if booking is not payload else None, payload.at("event_id"), attendee.at("event_id"))
+    event_id, key = next((id for one in named if one and (id := one.text())), None), _key(attendee)
+    if not event_id or not key or (joins and is_group is None):
+        raise Untranslatable(WHICH)
+    happened_at, leaves = _happened_at(event), kind in LEAVES
+    change = VisitChange(
+        action="cancel" if leaves else "update",
+        visit_id=attendee_visit_id(event_id, key),
+        order=microseconds(happened_at),
+        contact=_person(attendee),
+        time_scheduled=booking.at("start_at").moment() or UNSAID,
+        date_left=happened_at if leaves else None,
+    )
+    if not (joins or leaves):
+        raise PartlyTranslatable(FROM_WHERE, [change])
+    return [change]
+
+
+def _is_not_coming(attendee: Json) -> bool:
+    return (attendee.at("response_status").text() or "").lower() in NOT_COMING
+
+
+def _key(attendee: Json) -> str | None:
+    """What an attendee of one event is told by."""
+    email = (attendee.at("email").text() or "").lower()
+    return email if "@" in email else attendee.at("id").text()
+
+
+# -- people --
+
+
 def _contact(booking: Json) -> Contact | None:
     """Whoever booked; where nobody did (a poll, or the organizer), the first attendee who is not the organizer."""
     people = [booking.at("scheduler"), *booking.at("attendees")]
     guests = [one for one in people if one.at("email").text() and not one.at("is_organizer").flag()]
-    if not guests:
-        return None
-    guest = guests[0]
+    return _person(guests[0]) if guests else None
+
+
+def _person(guest: Json) -> Contact:
     first, last = guest.at("first_name").text(), guest.at("last_name").text()
     if not (first or last):
         first, last = [*(guest.at("display_name").text() or "").rsplit(maxsplit=1), None, None][:2]
