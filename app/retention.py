@@ -46,6 +46,7 @@ KINDS = (
     Kind("db:contact:*:lock", "expires", "who makes a contact", _SECONDS),
     Kind("db:contact:*", "expires", "the keyed digest of an address, and Review Rover's id of the contact", "30 days"),
     Kind("db:record:*", "expires", "a record that a tool was asked for", "30 seconds"),
+    Kind("db:pause:*", "expires", "that a hook's tool asked to wait", "5 minutes at the most"),
     Kind("db:token:*:lock", "expires", "who gets a token", _SECONDS),
     Kind("db:token:*", "one", "a hook's access token, sealed", "it is replaced"),
     Kind("db:jobs:health-check", "expires", "arq's sign of life", _SECONDS),

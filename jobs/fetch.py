@@ -21,7 +21,7 @@ from app.visits.words import VisitChange, external_id
 from jobs.apply import give_back
 from jobs.context import JOB_S, Clock, Context, chance, since_s
 from jobs.records import Found, Parked, Records
-from jobs.retry import decide, why
+from jobs.retry import RATE_LIMITED_S, decide, why
 from jobs.tokens import Busy
 
 #: A record may not be readable yet when its event rings: until then its absence means nothing.
@@ -197,7 +197,9 @@ class Run:
                 return self._park("credentials_refused", failed.said)
             return self._wait("credentials_refused", CREDENTIALS_WAIT_S * (0.5 + chance() / 2), root.tries, failed.said)
         if isinstance(failed, RateLimited):
-            return self._wait(str(failed), (failed.wait_s or 15.0) + chance(), root.tries or None, failed.said)
+            return self._wait(
+                str(failed), (failed.wait_s or RATE_LIMITED_S) + chance(), root.tries or None, failed.said
+            )
         decision = decide(failed, self.context.schedule, root.tries, failing_for_s, chance())
         if decision.due_s is None:
             return self._park(decision.reason, failed.said)

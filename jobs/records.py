@@ -24,13 +24,18 @@ from app.reading import Json
 from app.settings import Entrance
 from app.sources import Get
 from app.visits.client import Broken, RateLimited, Refused, Unauthorized, VisitsApiTrouble, ask, trouble
-from jobs.context import Context
+from jobs.context import Context, chance
+from jobs.retry import RATE_LIMITED_S
 from jobs.tokens import Busy, Tokens
 
 #: Of one tool's API, so many events at a time in one worker: one that hangs must not hold up all others.
 MOST_AT_ONCE = 8
 #: How long an answer serves others, how long who fetches may take, and how long the others wait for it.
 KEPT_MS, LOCK_S, WAIT_S = 30_000, 25.0, 8.0
+#: The longest that a hook is paused after a 429: the limit may be of one kind of record only.
+LONGEST_PAUSE_S = 300.0
+#: Those that waited together do not all come back at once.
+SPREAD_S = 5.0
 
 
 class Parked(Exception):
@@ -105,10 +110,15 @@ class Records:
         )
 
     async def _fetch(self, get: Get, key: str) -> Found:
+        await self._paused(get)
         began = await self.context.ledger.now()
-        record = await self._ask(get)
-        others = get.then(Json(record, "record")) if record is not None else {}
-        beside = {name: await self._ask(other) for name, other in others.items()}
+        try:
+            record = await self._ask(get)
+            others = get.then(Json(record, "record")) if record is not None else {}
+            beside = {name: await self._ask(other) for name, other in others.items()}
+        except RateLimited as limited:
+            await self._pause(limited)
+            raise
         found = Found(record, beside, began)
         if found.is_whole:
             began_us = int(began.timestamp()) * 1_000_000 + began.microsecond
@@ -117,6 +127,26 @@ class Records:
             with suppress(RedisDown):  # a full server has no room for it: then the next event asks for itself
                 await self.context.ledger.redis.command("SET", key, value, "PX", KEPT_MS)
         return found
+
+    @property
+    def _pause_key(self) -> str:
+        return f"db:pause:{self.entrance.name}"
+
+    async def _paused(self, get: Get) -> None:
+        """The rate is the hook's and not the record's: after a 429 nothing is asked for until the tool's time has come."""
+        left_ms = int(await self.context.ledger.redis.command("PTTL", self._pause_key))
+        if left_ms > 0:
+            wait_s, said = (
+                left_ms / 1000 + SPREAD_S * chance(),
+                "not sent: another request of this hook was answered so",
+            )
+            raise RateLimited(get.call, 429, said, wait_s)
+
+    async def _pause(self, limited: RateLimited) -> None:
+        wait_s = RATE_LIMITED_S if limited.wait_s is None else limited.wait_s
+        if pause_ms := int(min(wait_s, LONGEST_PAUSE_S) * 1000):
+            with suppress(RedisDown):
+                await self.context.ledger.put(self._pause_key, b"1", pause_ms)
 
     async def _ask(self, get: Get) -> Any:
         """The record as JSON; None where the tool says that there is none. A token that has ended is got anew, once."""

@@ -155,7 +155,7 @@ class World:
                 for field in (b"since", b"failed_since", b"until", b"again"):
                     if await self.redis.command("HEXISTS", key, field):
                         await self.redis.command("HINCRBY", key, field, -ms)
-            elif key.endswith(b":lock") or key.startswith(b"db:answers:"):
+            elif key.endswith(b":lock") or key.startswith((b"db:answers:", b"db:pause:")):
                 left = await self.redis.command("PTTL", key)
                 await self.redis.command("PEXPIRE", key, max(0, left - ms))
         await self.ledger.sweep()

@@ -464,6 +464,26 @@ async def test_a_tools_retry_after_is_kept(world: Doorstep) -> None:
     assert 69 < due / 1000 - time.time() < 72
 
 
+async def test_while_a_tool_limits_the_rate_nothing_else_of_that_hook_is_asked_for(world: Doorstep) -> None:
+    world.tool.keep("square", (square := SPECIMENS["square"]["deliveries"][0]))
+    world.tool.keep("acuity", BOOKED)
+    world.tool.records["appointments/5"] = {**world.tool.records[APPOINTMENT], "id": 5}
+    world.tool.trouble = [lambda _: PlainTextResponse("", 429, {"Retry-After": "70"})]
+    works = [f"event:{(await world.ring('acuity', one)).json()['delivery']}" for one in (BOOKED, replace_id(BOOKED, 5))]
+
+    outcomes = [await world.do(work) for work in works]
+    asked, world.tool.trouble = len(world.tool.seen), []
+    other = await world.do(f"event:{(await world.ring('square', square)).json()['delivery']}")
+
+    assert (["GET appointments: 429"] * 2, 1, "landed") == (outcomes, asked, other)
+    paused = await world.ledger.member(works[1])
+    assert paused.due is not None
+    assert 69 < paused.due / 1000 - time.time() < 77
+    assert ([], 0) == (paused.attempts[-1].calls, paused.tries)
+    await world.later(80)
+    assert ["landed", "landed"] == [await world.do(work) for work in works]
+
+
 async def test_a_tool_that_does_not_answer_is_tried_again(world: Doorstep) -> None:
     world.set(answer_s=0.1)
     world.tool.open.clear()
