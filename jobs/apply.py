@@ -18,7 +18,7 @@ from app.sources import source_of
 from app.tally import Tally
 from app.telemetry import span
 from app.visits.client import ANSWER_S, Record, Refused, Unanswered, VisitsApiTrouble, VisitsClient
-from app.visits.merge import REMEMBERED, Wanted, difference, fold, needed, payments_of, wanted
+from app.visits.merge import REMEMBERED, Wanted, difference, fold, needed, payments_of, people_of, wanted
 from app.visits.words import Contact
 from jobs.contacts import Busy, Contacts
 from jobs.context import JOB_S, Clock, Context, chance, since_s
@@ -137,6 +137,8 @@ class Run:
     clock: Clock = field(default_factory=Clock)
     #: Whose visit it is, once the facts were looked at.
     contact: Contact | None = None
+    #: How many others the tool named under the same id.
+    others: int = 0
     #: What now stands in the API, per piece of work that was touched.
     stands: dict[str, Record | None] = field(default_factory=dict)
 
@@ -169,6 +171,9 @@ class Run:
                 return self._parked("token_missing", "no token is set for this account", tries=None)
             async with asyncio.timeout(JOB_S + ANSWER_S):
                 done = await self.bring_about()
+            if self.others:
+                said = f"{done}; {self.others} more people share this id, and have no visit"
+                return self._parked("several_people", said, tries=None)
             return self._settled(done)
         except VisitsApiTrouble as trouble:
             return self._after(trouble)
@@ -265,7 +270,7 @@ class Run:
         if payments_of(facts) > MOST_PAYMENTS:
             raise TooMany("too_many_payments")
         want = wanted(facts)
-        self.contact = want.contact
+        self.contact, self.others = want.contact, max(people_of(facts) - 1, 0)
         for member in later:
             if member.api or member.tried:  # made under a later id before the first one was known
                 await self._remove(member)

@@ -81,7 +81,7 @@ def decide(trouble: VisitsApiTrouble, schedule: Schedule, tries: int, failing_fo
 #: Reasons that are one word; of others only the kind is counted.
 _WORDS = {"", "bug", "busy", "rate", "redis_down", "token_missing", "contact_unknown", "time_unknown"}
 _WORDS |= {"untranslatable", "credentials_missing", "credentials_refused"}
-_WORDS |= {"too_many_changes", "too_many_payments", "too_many_reschedules", "crashed_repeatedly"}
+_WORDS |= {"too_many_changes", "too_many_payments", "too_many_reschedules", "crashed_repeatedly", "several_people"}
 _KINDS = {"unreachable": "network", "unanswered": "timeout", "429": "rate_limited", "401": "unauthorized"}
 _KINDS |= {"403": "unauthorized"}
 

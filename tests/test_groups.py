@@ -447,3 +447,90 @@ def test_a_contact_keeps_the_visit_of_a_hubspot_meeting_while_others_come_and_go
 def test_hubspot_parks_a_meeting_of_very_many_contacts() -> None:
     with pytest.raises(Untranslatable, match="more than 50 contacts"):
         Meeting(**{f"c{number}": ADA for number in range(51)}).now()
+
+
+# -- Cronofy --
+
+
+def request(minute: int, *people: tuple[str, bool], start: str = ONE, kind: str = "time_chosen") -> Any:
+    recipients = [{"email": email, "display_name": "A B", "slot_selector": chooses} for email, chooses in people]
+    about = {"scheduling_request_id": "srq1", "recipients": recipients, "event": {"start": start}}
+    note = {"type": f"scheduling_request_{kind}", "triggered_at": f"2026-09-21T14:{minute:02d}:00Z"}
+    return {"notification": note, "scheduling_request": about}
+
+
+COLLEAGUE = ("host@example.org", False)
+CRONOFY = {
+    "two choose, a colleague comes along": (
+        [request(0, (ADA, True), COLLEAGUE, (BOB, True))],
+        [(ADA, ONE), (BOB, ONE)],
+    ),
+    "they choose again": (
+        [request(0, (ADA, True), (BOB, True)), request(1, (BOB.upper(), True), (ADA, True), start=TWO)],
+        [(ADA, TWO), (BOB, TWO)],
+    ),
+    "it is called off": (
+        [request(0, (ADA, True), (BOB, True)), request(1, (ADA, True), (BOB, True), kind="cancelled")],
+        [],
+    ),
+    "the same person twice": ([request(0, (ADA, True), (ADA.upper(), True), COLLEAGUE)], [(ADA, ONE)]),
+    "one alone is asked": ([request(0, (ADA, False))], [(ADA, ONE)]),
+    "one alone, called off beside others": (
+        [request(0, (ADA, True)), request(1, (ADA, False), COLLEAGUE, kind="declined")],
+        [],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CRONOFY)
+def test_cronofy_has_a_visit_for_each_recipient_who_chooses_the_time(case: str) -> None:
+    bodies, expected = CRONOFY[case]
+
+    assert_stands("cronofy", bodies, expected)
+
+
+def test_a_cronofy_request_of_one_keeps_its_id() -> None:
+    assert ["srq1"] == [each.visit_id for each in changes_of("cronofy", request(0, (ADA, True), COLLEAGUE))]
+
+
+def test_cronofy_parks_a_request_whose_customer_cannot_be_told() -> None:
+    with pytest.raises(Untranslatable, match="none may choose"):
+        changes_of("cronofy", request(0, (ADA, False), COLLEAGUE))
+
+
+def invited(email: str, status: str) -> Any:
+    reply = {"email": email, "status": status}
+    invite = {"smart_invite_id": "own-1", "recipient": reply, "reply": reply}
+    return {"notification": {"type": "smart_invite"}, "smart_invite": invite}
+
+
+PICKED = {"event": {"event_id": "own-1", "start": {"time": ONE, "tzid": "Europe/London"}}, "user": {}}
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ([(ADA, "accepted")], [(ADA, ONE)]),
+        ([(ADA, "accepted"), (BOB, "accepted")], [(ADA, ONE)]),
+        ([(ADA, "accepted"), (BOB, "declined")], [(ADA, ONE)]),
+        ([(ADA, "declined"), (BOB, "accepted")], []),
+        ([(ADA, "accepted"), (BOB, "accepted"), (ADA, "declined")], []),
+        ([(ADA, "declined"), (BOB, "declined"), (ADA.upper(), "accepted")], [(ADA, ONE)]),
+    ],
+)
+def test_the_visit_of_a_cronofy_invite_stays_its_first_recipients(answers: list[Any], expected: Standing) -> None:
+    meant = [changes_of("cronofy", PICKED, ARRIVAL)]
+    for minute, answer in enumerate(answers, 1):
+        meant.append(changes_of("cronofy", invited(*answer), ARRIVAL + timedelta(minutes=minute)))
+
+    for order in itertools.permutations(meant):
+        assert expected == standing("cronofy", itertools.chain(*order, order[0]))
+
+
+@pytest.mark.parametrize("name", ["recipients", "replies"])
+def test_cronofy_parks_an_invite_of_several_recipients(name: str) -> None:
+    body = invited(ADA, "accepted")
+    body["smart_invite"][name] = [{"email": ADA, "status": "accepted"}, {"email": BOB, "status": "declined"}]
+
+    with pytest.raises(Untranslatable, match="an invite with several recipients"):
+        changes_of("cronofy", body)

@@ -269,6 +269,7 @@ def as_told(change: VisitChange) -> dict[str, Any]:
         **({"as_of": change.as_of} if change.as_of else {}),
         **({"is_sighting": True} if change.is_sighting else {}),
         **({"only_for_contact": True} if change.only_for_contact else {}),
+        **({"first_contact_stays": True} if change.first_contact_stays else {}),
     }
 
 

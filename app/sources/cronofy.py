@@ -14,6 +14,15 @@ knows. They carry no clock, so the moment of their arrival orders, and the same 
 a retry. A visit without a time or without an address waits for it, and is parked after a day. What calendars tell of
 their changes (`change`) names no visit.
 
+Several people are several visits where the delivery tells both who and when: recipients of a Scheduler request who may each
+choose the time have the request's id with their address behind it; one alone has the request's id. Of several recipients
+of whom none may choose, the customer cannot be told, and the request is parked.
+
+An invite does not tell the time, so its visit has the id under which Real-Time Scheduling tells it, which is
+`smart_invite_id`, without the recipient: the first delivery cannot know whether the caller invites others under it. If so,
+the visit stays the first recipient's, the answers of the others do not touch it, and the visit is parked so that an
+operator sees them. An invite that names several recipients at once (`recipients`, `replies`) is parked.
+
 Recalled: the Scheduler's events besides that one. What calls itself cancelled or declined is a cancel, a
 `scheduling_request_rescheduled` is a chosen time; anything else is ignored.
 """
@@ -22,10 +31,10 @@ from dataclasses import replace
 from datetime import datetime
 
 from app.delivery import Event
-from app.reading import Json
+from app.reading import Json, Untranslatable
 from app.signatures import Hmac
 from app.sources import Ignored, Source
-from app.visits.words import UNSAID, Contact, Unsaid, VisitChange, microseconds
+from app.visits.words import UNSAID, Contact, Unsaid, VisitChange, attendee_visit_id, microseconds
 
 SETUP = """
 1. Set HOOKS__CRONOFY__SECRETS to your application's client secret (Cronofy's developer dashboard, Credentials). While
@@ -39,7 +48,8 @@ SETUP = """
    and after a day of failures Cronofy closes it for good.
 
 Cronofy tells neither completions nor no-shows nor money, so a review request counts from the start. An invite that you
-cancel through its API is not told either. A guest who accepts, declines, and accepts again in the same words within eight
+cancel through its API is not told either. Of several guests invited under one id only the first has a visit, and it needs
+your attention in the console. A guest who accepts, declines, and accepts again in the same words within eight
 days stays declined: the last answer reads like the first.
 """
 
@@ -68,7 +78,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
             return _chosen(event, event.data.at("scheduling_request"))
         case name if name in CALLED_OFF:
             request, at = event.data.at("scheduling_request"), _triggered_at(event)
-            return [replace(_requested(event, request), action="cancel", date_cancelled=at)]
+            return [replace(known, action="cancel", date_cancelled=at) for known in _requested(event, request)]
         case name:
             return Ignored(name)
 
@@ -77,31 +87,47 @@ def _chosen(event: Event, request: Json) -> list[VisitChange] | Ignored:
     selection = request.at("slot_selection").text() or "complete"
     if selection != "complete":
         return Ignored(f"slot selection {selection}")
-    return [replace(_requested(event, request), time_scheduled=_start(event, request.at("event")), date_cancelled=None)]
+    if not _who_chooses(request) and len(_recipients(request)) > 1:
+        raise Untranslatable("several recipients, and none may choose the time: the customer cannot be told")
+    start = _start(event, request.at("event"))
+    return [replace(known, time_scheduled=start, date_cancelled=None) for known in _requested(event, request)]
 
 
-def _requested(event: Event, request: Json) -> VisitChange:
-    return VisitChange(
-        action="update",
-        visit_id=request.at("scheduling_request_id").needed_text(),
-        order=microseconds(_triggered_at(event)),
-        contact=_recipient(request),
-    )
+def _requested(event: Event, request: Json) -> list[VisitChange]:
+    """For each recipient who may choose the time; else for the only one who is asked, or for somebody unknown."""
+    id, asked = request.at("scheduling_request_id").needed_text(), _recipients(request)
+    people = _who_chooses(request) or asked
+    known = VisitChange(action="update", visit_id=id, order=microseconds(_triggered_at(event)))
+    if not people or (len(people) > 1 and people is asked):
+        return [known]
+    phone = _phone(request) if len(people) == 1 else None
+    changes = {email: replace(known, contact=_contact(person, phone)) for email, person in people.items()}
+    if len(changes) == 1:
+        return list(changes.values())
+    return [replace(change, visit_id=attendee_visit_id(id, email)) for email, change in changes.items()]
+
+
+def _recipients(request: Json) -> dict[str, Json]:
+    """By their addresses, each once."""
+    found: dict[str, Json] = {}
+    for one in request.at("recipients"):
+        if email := one.at("email").text():
+            found.setdefault(email.lower(), one)
+    return found
+
+
+def _who_chooses(request: Json) -> dict[str, Json]:
+    return {email: one for email, one in _recipients(request).items() if one.at("slot_selector").flag()}
 
 
 def _triggered_at(event: Event) -> datetime:
     return event.data.at("notification", "triggered_at").needed_moment()
 
 
-def _recipient(request: Json) -> Contact | None:
-    """Who may choose the time; else the first who is asked."""
-    recipients = [one for one in request.at("recipients") if one.at("email").text()]
-    chooses = [one for one in recipients if one.at("slot_selector").flag()]
-    if not recipients:
-        return None
+def _phone(request: Json) -> str | None:
     asked = request.at("event", "metadata", "scheduler")
     phones = (asked.at("captured_data.phone_number").value, asked.at("captured_data", "phone_number").value)
-    return _contact([*chooses, *recipients][0], next((phone for phone in phones if isinstance(phone, str)), None))
+    return next((phone for phone in phones if isinstance(phone, str)), None)
 
 
 def _contact(guest: Json, phone: str | None = None) -> Contact:
@@ -132,6 +158,8 @@ def _picked(event: Event) -> list[VisitChange] | Ignored:
 
 
 def _answered(event: Event, invite: Json) -> VisitChange:
+    if len(list(invite.at("recipients"))) > 1 or len(list(invite.at("replies"))) > 1:
+        raise Untranslatable("an invite with several recipients: an invite's id stands for one visit")
     recipient = invite.at("recipient") or invite.at("reply")
     status = recipient.at("status")
     if status.text() not in ("pending", "accepted", "tentative", "declined"):
@@ -144,4 +172,5 @@ def _answered(event: Event, invite: Json) -> VisitChange:
         contact=_contact(recipient),
         date_cancelled=event.received_at if is_off else None,
         is_sighting=True,
+        first_contact_stays=True,
     )

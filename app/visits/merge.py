@@ -32,6 +32,7 @@ class Said:
     as_of: int = 0
     is_sighting: bool = False
     only_for_contact: bool = False
+    first_contact_stays: bool = False
 
     @classmethod
     def read(cls, origin: str, stored: bytes, generation: int = 0) -> "Said":
@@ -47,6 +48,7 @@ class Said:
             read.get("t", 0),
             "s" in read,
             "w" in read,
+            "k" in read,
         )
 
     def stamp(self, value: Any) -> Stamp:
@@ -104,8 +106,11 @@ def _values(said: Said) -> dict[str, Any]:
         return {f"{name}{ONLY_FOR}{owner}": value for name, value in said.facts.items() if owner}
     if not said.contact:
         return said.facts
-    values = said.facts | {f"contact.{name}": value for name, value in said.contact.items()}
     email = said.contact.get("email")
+    facts = said.facts
+    if said.first_contact_stays and email:
+        facts = {f"{name}{ONLY_FOR}{email}": value for name, value in facts.items()} | {f"{NAMED}{email}": True}
+    values = facts | {f"contact.{name}": value for name, value in said.contact.items()}
     for name in ("id", "first_name", "last_name", "phone"):
         if email and f"contact.{name}" in values:
             # These belong to their address: when another customer takes the visit over, the old name does not stay.
@@ -115,8 +120,17 @@ def _values(said: Said) -> dict[str, Any]:
 
 #: In the name of a fact that counts only while the visit belongs to the address behind it.
 ONLY_FOR = " only for "
+#: The fact that the tool named this address under an id that several people may share.
+NAMED = f"named{ONLY_FOR}"
 #: The times that a tool may only let us see.
 SIGHTED = ("time_completed", "date_cancelled", "no_show")
+
+
+def _is_sighting(said: Said, name: str) -> bool:
+    """Does the first of several in a row count?"""
+    if name == "contact.email":
+        return said.first_contact_stays
+    return said.is_sighting and name.partition(ONLY_FOR)[0] in SIGHTED
 
 
 def join(one: Facts, other: Facts) -> Facts:
@@ -141,7 +155,7 @@ def fold(changes: Iterable[Said]) -> Facts:
             stamp = said.stamp(value)
             if name not in last or (stamp, said.origin) > last[name][:2]:
                 last[name] = (stamp, said.origin, value)
-            if said.is_sighting and name.partition(ONLY_FOR)[0] in SIGHTED:
+            if _is_sighting(said, name):
                 seen.setdefault(name, []).append(stamp)
     return {
         name: _with_sightings(Fact(value, stamp, origin), seen.get(name, ()))
@@ -167,7 +181,7 @@ def needed(changes: Sequence[Said]) -> set[str]:
     sighted = {
         (name, stamp): said.origin
         for said in changes
-        if said.is_sighting
+        if said.is_sighting or said.first_contact_stays
         for name, value in _values(said).items()
         if name in live and (stamp := said.stamp(value)) in live[name]
     }
@@ -253,6 +267,11 @@ def _paid(facts: Facts) -> dict[str, str | None]:
     total = facts["amount_collected"].value if "amount_collected" in facts else None
     most = max(sum(paid, Decimal()), Decimal(total or 0))
     return {"amount_collected": money(most) if most > 0 else None}
+
+
+def people_of(facts: Facts) -> int:
+    """How many people the tool named under this one id, where it may name several."""
+    return sum(name.startswith(NAMED) for name in facts)
 
 
 def payments_of(facts: Facts) -> int:

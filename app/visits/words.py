@@ -100,6 +100,8 @@ class VisitChange:
     opted_out: the customer wants no review request.
     only_for_contact: the facts count only while the visit belongs to the address in `contact`, which then says nothing about
         whose visit it is: the tool names a person, and not whether it is the customer, a guest, or the holder of a seat.
+    first_contact_stays: the tool uses this one id for several people. The visit belongs to whom it named first, what the
+        facts say of somebody else does not count for it, and an operator sees that there are others.
     is_sighting: the tool does not tell when it was completed, cancelled or missed, so those times are when it was first seen
         so: of several sightings in a row the first counts.
     """
@@ -121,6 +123,7 @@ class VisitChange:
     opted_out: bool | Unsaid = UNSAID
     is_sighting: bool = False
     only_for_contact: bool = False
+    first_contact_stays: bool = False
 
     def facts(self) -> dict[str, str | bool | None]:
         """The fields that it says something about, as they are stored: times and money as the API writes them."""
@@ -220,4 +223,6 @@ def encode_change(change: VisitChange) -> bytes:
         stored["s"] = True
     if change.only_for_contact:
         stored["w"] = True
+    if change.first_contact_stays:
+        stored["k"] = True
     return orjson.dumps(stored)

@@ -1,11 +1,14 @@
 """Cronofy, in the two ways that make a visit of it: a request of the Scheduler, where times are chosen again and again (its
 cancel is a guess), or an appointment of one's own, whose time is picked in Real-Time Scheduling and whose guest answers a
-Smart Invite. The latter two carry no clock, so here each rings once: nothing but their arrival could tell two apart."""
+Smart Invite. The latter two carry no clock, so here each rings once: nothing but their arrival could tell two apart.
+
+Of a request one to three recipients may choose the time, and each of them comes."""
 
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+from app.visits.words import attendee_visit_id
 from tests.histories import SOME_TIME, Life, Person, Visit, written
 
 
@@ -13,8 +16,10 @@ class Tool(Life):
     def __init__(self, *given: Any, **more: Any) -> None:
         super().__init__(*given, **more)
         self.is_request = self.maybe(0.7)
-        self.guest: Person = self.person()
+        self.guests: list[Person] = [self.person() for _ in range(self.dice.choice((1, 1, 2, 3)))]
+        self.guest = self.guests[0]
         self.picked = self.answered = False
+        self.asked = ""
 
     def acts(self) -> list[Callable[[], None]]:
         if self.is_request:
@@ -24,12 +29,18 @@ class Tool(Life):
         return acts or [self.change]
 
     def choose(self) -> None:
-        visit = self.known("srq_")
-        visit.who, visit.scheduled, visit.cancelled = self.guest, self.hour(), None
-        self.request("scheduling_request_time_chosen", start=visit.scheduled)
+        starts, people = self.hour(), {guest.email or "": guest for guest in self.guests}
+        if not self.visits:
+            self.asked = self.mint("srq_{}")
+            ids = [attendee_visit_id(self.asked, email) for email in people] if len(people) > 1 else [self.asked]
+            self.visits = [Visit(id, ids=[id], who=who) for id, who in zip(ids, people.values(), strict=True)]
+        for visit in self.visits:
+            visit.scheduled, visit.cancelled = starts, None
+        self.request("scheduling_request_time_chosen", start=starts)
 
     def call_off(self) -> None:
-        self.visits[-1].cancelled = self.now
+        for visit in self.visits:
+            visit.cancelled = self.now
         self.request(self.dice.choice(("scheduling_request_cancelled", "scheduling_request_declined")))
 
     def pick(self) -> None:
@@ -70,10 +81,13 @@ class Tool(Life):
         if start:
             event["start"] = self.dice.choice(({"time": written(start), "tzid": "Europe/London"}, written(start)))
         about = {
-            "scheduling_request_id": self.visits[-1].id, "slot_selection": "complete", "event": event,
+            "scheduling_request_id": self.asked, "slot_selection": "complete", "event": event,
             "recipients": [
                 {"email": "colleague@example.com", "display_name": "Colleague", "slot_selector": False},
-                {"email": self.guest.email, "display_name": f"{self.guest.first} {self.guest.last}", "slot_selector": True},
+                *(
+                    {"email": who.email, "display_name": f"{who.first} {who.last}", "slot_selector": True}
+                    for who in self.dice.sample(self.guests, len(self.guests))
+                ),
             ],
         }  # fmt: skip
         note = {"type": kind, "triggered_at": written(self.now)}
