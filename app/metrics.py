@@ -88,7 +88,7 @@ async def _live(redis: Redis, settings: Settings) -> dict[str, Values]:
         **_ages(work),
         signals.GATE: {(account,): shut for account, shut in zip(accounts, gates, strict=True)},
         signals.LAST_ACCEPTED: last,
-        signals.REFUSED: dict(_refused(refused)),
+        signals.REFUSED: {(one.name, "signature_mismatch"): 0 for one in entrances} | dict(_refused(refused)),
         signals.WORKERS: {(): sum(age_s <= ALIVE_S for age_s in beats)},
         signals.HEARTBEAT_S: {(): beats[0]} if beats else {},
         signals.REDIS_USED: {(): int(told["used_memory"])},

@@ -17,7 +17,7 @@ from rig import CALENDLY_SECRET, SECRET, TOKEN, sign_standard, standard_body
 from starlette.requests import Request
 from starlette.routing import Route
 
-from app.connection import Redis
+from app.connection import Redis, RedisDown
 from app.console import ALL_PAGES, forgetting, redaction
 from app.console.access import COOKIE, KNOWN, MOST_OF_ALL, MOST_OF_ONE, address_of, attempts_of, own_path
 from app.main import create_app
@@ -490,14 +490,15 @@ async def test_who_asks_is_whom_our_own_routers_name(
 
 
 def test_from_a_public_address_nobodys_word_is_taken_for_a_routers() -> None:
-    headers = [(b"x-forwarded-for", b"198.51.100.7")]
-    scope = {"type": "http", "headers": headers}
+    scope = {"type": "http", "headers": [(b"x-forwarded-for", b"198.51.100.7")]}
 
-    found = [
-        address_of(Request(scope | {"client": (peer, 1)})) for peer in ("8.8.8.8", "2606:4700::1", "10.1.2.3", "::1")
-    ]
+    def found(peer: str) -> str:
+        return address_of(Request(scope | {"client": (peer, 1)}))
 
-    assert ["8.8.8.8", "2606:4700::1", "198.51.100.7", "198.51.100.7"] == found
+    for stranger in ("8.8.8.8", "2606:4700::1", "::ffff:8.8.8.8"):
+        assert stranger == found(stranger)
+    for router in ("10.1.2.3", "100.64.0.9", "169.254.8.1", "::1", "fdaa::3", "::ffff:10.1.2.3"):
+        assert "198.51.100.7" == found(router)
     assert "198.51.100.7" == address_of(Request(scope | {"client": None}))  # a unix socket
 
 
@@ -505,6 +506,23 @@ def test_of_an_ipv6_address_the_network_counts() -> None:
     assert attempts_of("2001:db8:1:2::1") == attempts_of("2001:db8:1:2:ffff::9") != attempts_of("2001:db8:1:3::1")
     assert attempts_of("::ffff:192.0.2.1") == attempts_of("192.0.2.1") != attempts_of("192.0.2.2")
     assert attempts_of("unknown, \udcff") != attempts_of("unknown")
+
+
+async def test_an_operator_logs_in_while_redis_is_full(app: Any, redis: Redis) -> None:
+    browser = Browser(app)
+    await browser.get("/console/login")
+    await redis.command("CONFIG", "SET", "maxmemory", 1)
+    try:
+        with pytest.raises(RedisDown):
+            await redis.command("SET", "x", 1)
+        statuses = [(await browser.log_in(password)).status_code for password in ("wrong", OPERATORS)]
+        page = await browser.get("/console/audit")
+    finally:
+        await redis.command("CONFIG", "SET", "maxmemory", 0)
+
+    assert [401, 303] == statuses
+    assert "logged in" in page.text
+    assert "failed to log in" in page.text
 
 
 async def test_failed_log_ins_are_one_line_of_the_audit_log_with_their_count(app: Any, redis: Redis) -> None:

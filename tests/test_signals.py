@@ -255,6 +255,7 @@ def test_the_first_burst_of_bad_signatures_is_a_rise(rig: Rig) -> None:
 
     for source in ("standard", "calendly"):
         assert 0 == told[f'doorbell_webhook_requests_total{{source="{source}",outcome="bad_signature"}}']
+        assert 0 == told[f'doorbell_webhook_refused_total{{hook="{source}",reason="signature_mismatch"}}']
 
 
 def test_without_redis_metrics_say_so_and_nothing_else(rig: Rig) -> None:

@@ -287,17 +287,19 @@ def address_of(request: Request, proxies: int | None = None) -> str:
     word."""
     peer = request.client.host if request.client else ""
     if proxies is None:
-        proxies = 1 if _is_private(peer) else 0
+        proxies = 0 if _is_public(peer) else 1
     forwarded = [one.strip() for line in request.headers.getlist("x-forwarded-for") for one in line.split(",")]
     given = forwarded[-proxies] if 0 < proxies <= len(forwarded) else ""
     return given[:64] or peer
 
 
-def _is_private(address: str) -> bool:
+def _is_public(address: str) -> bool:
+    """Of the internet, and not of a network that a platform has between its routers and us."""
     try:
-        return ip_address(address).is_private
+        peer = ip_address(address)
     except ValueError:  # a unix socket has no address
-        return True
+        return False
+    return ((isinstance(peer, IPv6Address) and peer.ipv4_mapped) or peer).is_global
 
 
 def own_path(target: str) -> str:
