@@ -22,14 +22,15 @@ from starlette.routing import Route
 from test_apply import World, a_world
 
 from app.connection import Redis
-from app.delivery import Delivery
+from app.delivery import Delivery, Event
 from app.embedded import free_port
 from app.intake import Intake
 from app.ledger import Member, Meta
 from app.refusals import Refusals
 from app.signals import FINISHED
-from app.sources import specimens
+from app.sources import Get, PartlyTranslatable, specimens
 from app.tally import totals
+from app.visits.words import VisitChange
 
 TOOLS = ("acuity", "square", "jobber")
 SPECIMENS = {name: specimens(name) for name in TOOLS}
@@ -409,6 +410,30 @@ async def test_what_will_not_get_better_is_parked_with_its_reason(
     event = await world.event(answer)
     assert ("parked", reason) == (event.state, event.reason[: len(reason)])
     assert "ada@" not in event.reason
+
+
+async def test_what_one_record_leaves_open_keeps_none_of_the_others_back(world: Doorstep) -> None:
+    for number in (1, 2, 3):
+        world.tool.records[f"appointments/{number}"] = {"id": number}
+
+    def translate(event: Event) -> list[VisitChange]:
+        number = event.record.at("id").needed_id()
+        scheduled = datetime(2026, 3, 14, int(number), tzinfo=UTC)
+        changes = [VisitChange(action="update", visit_id=number, order=1, time_scheduled=scheduled)]
+        if number == "2":
+            raise PartlyTranslatable("who comes", changes)
+        return changes
+
+    entrance = world.context.settings.entrances["acuity"]
+    tool = replace(entrance.tool, translate=translate, fetch=lambda _: [Get(f"appointments/{n}") for n in (1, 2, 3)])
+    world.context.settings.__dict__["entrances"] = {"acuity": replace(entrance, tool=tool)}
+
+    answer = await world.ring("acuity", BOOKED)
+    await world.run()
+
+    event = await world.event(answer)
+    assert ("parked", "untranslatable: who comes") == (event.state, event.reason)
+    assert [f"visit:main/acuity-{number}" for number in (1, 2, 3)] == sorted(event.landed)
 
 
 TOO_LONG = "a" * 200_000 + "@example.com"
