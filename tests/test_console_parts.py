@@ -452,6 +452,31 @@ def test_the_name_of_an_event_is_a_word_or_what_the_source_declares(
     assert shown == any(value in piece for piece in pieces if isinstance(piece, str))
 
 
+@pytest.mark.parametrize(
+    ("source", "name", "shown"),
+    [
+        ("tekmetric", "Payment made by Grace Hopper", ""),  # as an older version kept it
+        ("tekmetric", "grace@example.com", ""),
+        ("tekmetric", "repair_order.posted", "repair_order.posted"),
+        ("no such source", "Payment made by Grace Hopper", ""),
+        ("standard", "a name that is declared", "a name that is declared"),
+    ],
+)
+async def test_in_lists_the_name_of_an_event_names_nobody(ledger: Ledger, source: str, name: str, shown: str) -> None:
+    settings, at = read(SETTINGS), datetime.now(UTC)
+    meta = Meta("standard", source, int(at.timestamp() * 1000), name=name)
+    written = await ledger.accept(
+        Delivery("standard", source, (), b"{}", at), meta, [], "main", repeat_key=None, event="parked", reason="bug"
+    )
+    explain = Explain(ledger, settings)
+    lists = Lists(ledger, settings, explain)
+
+    pages = [(await lists.deliveries(filter)).rows for filter in (Filter(), Filter(state="parked"))]
+
+    assert [shown, shown] == [row["event"] for rows in pages for row in rows]
+    assert shown == (await explain.delivery(written.delivery))["event"]
+
+
 # -- a visit with very many changes --
 
 
