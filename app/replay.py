@@ -185,7 +185,7 @@ class Replay:
         if time.time() - kept.meta.at / 1000 > self._settings.retention_days * 86_400:
             return replace(step, skip="expired")
         meaning = mean(kept.entrance, kept.event)
-        if meaning.state == "parked":
+        if meaning.state == "parked" and not meaning.changes:
             return replace(step, skip=meaning.reason)
         return await self._compared(step, kept.meta, kept.entrance, meaning)
 
@@ -217,7 +217,7 @@ class Replay:
         name, whole = root.external_id, {name: value for name, value in want.fields.items() if value is not None}
         if self._fresh:
             return Call("GET /visits/:id, then what differs", name, want.fields)
-        if root.api is None and want.is_off:
+        if root.api is None and (want.is_off or want.is_nothing):
             return Call("GET /visits/:id: it is not to be made", name) if root.state != "settled" else None
         if root.api is None and not want.has_date:
             return Call("wait: time_unknown", name)
@@ -257,8 +257,8 @@ class Replay:
             f"{delivery}.{number}": (_work_of(entrance, meta, change), encode_change(change))
             for number, change in enumerate(meaning.changes)
         }
-        if step.state == "settled" and now == before:
-            return replace(step, skip="same")
+        if now == before and (step.state == "settled" or meaning.reason):
+            return replace(step, skip=meaning.reason or "same")
         if before and before.keys() == discarded:
             return replace(step, skip="discarded")
         if forgotten and not before:

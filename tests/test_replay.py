@@ -302,6 +302,29 @@ async def test_what_is_certain_is_applied_and_the_rest_is_parked(tools: Toolbox)
     assert [] == await tools.world.ledger.works("parked")
 
 
+async def test_a_plan_says_what_is_certain_of_a_delivery_that_needs_an_operator(tools: Toolbox) -> None:
+    world, which = tools.world, "which other visits it means is not told"
+    first = await tools.ring()
+    tools.means(PartlyTranslatable(which, [booked()]))
+
+    [step] = await plan(world, "rederive")
+    assert ("", ["POST /visits"]) == (step.skip, [call.call for call in step.calls])
+
+    await tools.rederive(first, PartlyTranslatable(which, [booked()]))
+    assert [f"untranslatable: {which}"] == [step.skip for step in await plan(world, "rederive")]
+
+
+async def test_what_is_certain_stays_when_an_operator_is_done_with_the_rest(tools: Toolbox) -> None:
+    world = tools.world
+    first = await tools.ring()
+    await tools.rederive(first, PartlyTranslatable("which other visits it means is not told", [booked()]))
+
+    assert 1 == await world.ledger.discard(f"event:{first}")
+    await world.run()
+
+    assert (["standard-1"], []) == (names(world), await world.ledger.works("parked"))
+
+
 async def test_what_an_operator_discarded_stays_discarded(tools: Toolbox) -> None:
     world = tools.world
     await tools.ring(booked())

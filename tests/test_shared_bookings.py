@@ -18,6 +18,7 @@ from rig import Rig, Server
 from test_apply import World, a_world
 
 from app.connection import Redis
+from app.explain import Explain
 from app.intake import Intake
 from app.refusals import Refusals
 from app.sources import load
@@ -230,6 +231,17 @@ async def test_the_end_of_a_meeting_that_does_not_say_that_it_had_seats_asks_nob
     assert [("ada", FIRST), ("bob", FIRST)] == await door.in_every_order("calcom", [*TAKEN[:2], ended])
 
 
+async def test_a_host_of_a_team_holds_no_seat(door: Door) -> None:
+    """Hosts are attendees too: Cal.com lists them in the team, or the others with their seats."""
+    team = {"team": {"name": "Team", "members": [{"email": "Cohost@example.com", "name": "Co"}]}}
+    named = seats("BOOKING_CREATED", 1, "u1", ["host@example.com", "cohost@example.com", ADA], **team)
+    listed = seats("BOOKING_CREATED", 2, "u2", ["cohost@example.com", ADA, BOB], SECOND, attendeeSeatId="seat-2")
+    for number, attendee in enumerate(listed["payload"]["attendees"][1:], 1):
+        attendee["bookingSeat"] = {"referenceUid": f"seat-{number}", "attendeeId": number}
+
+    assert [("ada", FIRST), ("ada", SECOND), ("bob", SECOND)] == await door.in_every_order("calcom", [named, listed])
+
+
 async def test_a_seat_without_an_address_is_nobody_elses(door: Door) -> None:
     """By its phone number it is a visit that waits for somebody to name the customer; without one, an operator is told."""
     phone_only = seats("BOOKING_CREATED", 2, "u1", [ADA])
@@ -351,6 +363,19 @@ async def test_a_series_that_is_cancelled_at_once_is_an_operators(door: Door, mo
     assert [
         "a booking of a series was cancelled, and all that remain may be too: they are not named"
     ] == await door.parked()
+
+
+async def test_what_is_applied_and_what_is_left_are_both_shown_and_a_repeat_changes_neither(door: Door) -> None:
+    body = calcom("BOOKING_CANCELLED", 9, "u1", [ADA], **SERIES)
+    await door.hear("calcom", calcom("BOOKING_CREATED", 1, "u1", [ADA]), body)
+
+    [again] = await door.ring("calcom", body)
+    await door.run()
+
+    assert again["repeat"]
+    row = await Explain(door.ledger, door.context.settings).row(again["delivery"])
+    assert ("applied parked", ["calcom-u1"]) == (row["state"], row["visits"])
+    assert ([], 1) == (door.asked(), len(await door.parked()))
 
 
 async def test_one_booking_of_a_series_is_cancelled_by_itself(door: Door) -> None:
