@@ -378,6 +378,28 @@ async def test_what_is_applied_and_what_is_left_are_both_shown_and_a_repeat_chan
     assert ([], 1) == (door.asked(), len(await door.parked()))
 
 
+async def test_a_seat_in_a_booking_that_somebody_else_moved_is_nobodys_work(door: Door) -> None:
+    """The booking's calendar event and its answers are those of whoever moved it first."""
+    hers = {
+        "iCalSequence": 1,
+        "iCalUID": "u1@Cal.com",
+        "responses": {"email": {"value": ADA}, "rescheduleReason": {"value": "Ill"}},
+    }
+    moved = seats("BOOKING_RESCHEDULED", 4, "u2", [ADA], SECOND, rescheduleUid="u1", rescheduledBy=ADA)
+    joined = seats("BOOKING_CREATED", 5, "u2", [ADA, "dan@example.com"], SECOND, **hers)
+
+    expected = [("ada", SECOND), ("bob", FIRST), ("cy", FIRST), ("dan", SECOND)]
+    assert expected == await door.in_every_order("calcom", [*TAKEN, moved, joined])
+    assert [] == await door.parked()
+
+
+async def test_a_seat_in_a_series_is_given_up_by_itself(door: Door) -> None:
+    assert [("ada", FIRST)] == await door.in_every_order(
+        "calcom", [*TAKEN[:2], seats("BOOKING_CANCELLED", 9, "u1", [BOB], **SERIES)]
+    )
+    assert [] == await door.parked()
+
+
 async def test_one_booking_of_a_series_is_cancelled_by_itself(door: Door) -> None:
     alone = calcom("BOOKING_CANCELLED", 9, "u1", [ADA], **SERIES, allRemainingBookings=False)
 

@@ -20,7 +20,8 @@ delivery is parked, because the visit at the old time must be cancelled by hand.
 
 A series that is cancelled at once is one BOOKING_CANCELLED, with the `uid` of one booking and `recurringEvent`. The others
 are not named, so the delivery is parked; its own booking is cancelled all the same. WebhookTaskConsumer sends
-`recurringEvent` with every cancel in a series, so a single one is parked too.
+`recurringEvent` with every cancel in a series, so a single one is parked too. Bookings with seats are cancelled one by one
+(https://cal.com/docs/api-reference/v2/bookings/cancel-a-booking).
 
 Seats (`seatsPerTimeSlot` above 1): several people share one `uid`, and each is a visit, named by the `uid` and a digest of
 the address, which alone is in every kind of event. A seat's cancel lists its holder, a cancel by the host everybody. In a
@@ -92,7 +93,9 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
 
 def _missing(kind: str, booking: Json) -> str | None:
     """What an operator has to see to, beside what the event says."""
-    if kind == "BOOKING_RESCHEDULED" or (kind in ("BOOKING_REQUESTED", "BOOKING_CREATED") and _is_moved(booking)):
+    # A seat is taken in a booking that others may have moved: what says so is theirs.
+    may_be_moved = kind == "BOOKING_REQUESTED" or (kind == "BOOKING_CREATED" and not _has_seats(booking))
+    if kind == "BOOKING_RESCHEDULED" or (may_be_moved and _is_moved(booking)):
         return None if _old_uid(booking) else NO_OLD_BOOKING
     if kind == "BOOKING_CANCELLED" and _is_of_series(booking):
         return A_SERIES
@@ -181,9 +184,9 @@ def _old_uid(booking: Json) -> str | None:
 
 
 def _first_uid(booking: Json) -> str | None:
-    """The `uid` before any move, where `iCalUID` still tells it. Seats share a calendar event, so theirs does not."""
+    """The `uid` before any move, where `iCalUID` still tells it."""
     found = _OF_CALCOM.fullmatch(str(booking.at("iCalUID").value or ""))
-    if not found or not _was_moved_before(booking) or _has_seats(booking):
+    if not found or not _was_moved_before(booking):
         return None
     return None if found[1] == booking.at("uid").text() else found[1]
 
@@ -196,14 +199,18 @@ def _is_moved(booking: Json) -> bool:
 
 
 def _was_moved_before(booking: Json) -> bool:
+    """Of seats it tells nothing: they share a calendar event."""
+    if _has_seats(booking):
+        return False
     sequence = booking.at("iCalSequence").value
     return isinstance(sequence, int) and sequence > 0
 
 
 def _is_of_series(booking: Json) -> bool:
-    """May others have been cancelled with it?"""
+    """May others have been cancelled with it? Not where they have seats, unless that is said."""
     together = [booking.at(name).flag() for name in ("allRemainingBookings", "cancelSubsequentBookings")]
-    return True in together or bool(booking.at("recurringEvent").value and False not in together)
+    may_be = booking.at("recurringEvent").value and not _has_seats(booking)
+    return True in together or bool(may_be and False not in together)
 
 
 # -- seats --
