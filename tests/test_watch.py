@@ -23,12 +23,13 @@ from app.watch import LOCK, STATE, Watch
 
 
 class Channel(ThreadingHTTPServer):
-    """Where alarms are posted. answers: with which statuses, the last one for ever."""
+    """Where alarms are posted. answers: with which statuses, the last one for ever. length: of a body that never comes."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Post)
         self.texts: list[str] = []
         self.answers = [200]
+        self.length = 0
 
     @property
     def url(self) -> str:
@@ -43,7 +44,7 @@ class Post(BaseHTTPRequestHandler):
         self.server.texts.append(json.loads(body)["text"])
         answers = self.server.answers
         self.send_response(answers.pop(0) if answers[1:] else answers[0])
-        self.send_header("content-length", "0")
+        self.send_header("content-length", str(self.server.length))
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
@@ -235,6 +236,16 @@ async def test_what_was_not_taken_is_told_again(redis: Redis, channel: Channel) 
 
     assert (first, []) == (second, third)
     assert "No worker" in first[0]
+
+
+async def test_of_an_answer_only_the_status_is_read(redis: Redis, channel: Channel) -> None:
+    scene = Scene(redis, channel)
+    channel.length = 1_000_000_000
+
+    first, second = [await scene.look() for _ in range(2)]
+
+    assert "No worker" in first[0]
+    assert [] == second
 
 
 async def test_of_many_that_look_at_once_one_tells(redis: Redis, channel: Channel) -> None:
