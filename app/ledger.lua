@@ -979,16 +979,25 @@ function steps.unlock()
   return call('GET', ARGV[2]) == ARGV[3] and call('DEL', ARGV[2]) or 0
 end
 
--- lease ms, [lane, most]…: jobs for a worker, those due longest first. A claimed job's turn comes again when the lease
--- ends: the jobs of a dead worker come back, and running ones do not stand in the way of those behind them.
--- -> [lane, job, payload or '']…
+-- lease ms, lane:account… without room, [lane, most]…: jobs for a worker, those due longest first. A claimed job's turn comes
+-- again when the lease ends: the jobs of a dead worker come back, and running ones do not stand in the way of those behind
+-- them. Nor do those for which there is no room: their turn comes a second later. -> [lane, job, payload or '']…
+local PUT_OFF_MS, MOST_PUT_OFF = 1000, 1000
 function steps.claim()
-  local claimed = {}
-  for l = 3, #ARGV, 2 do
-    local lane = ARGV[l]
-    for _, job in ipairs(call('ZRANGEBYSCORE', LANES[lane], '-inf', now, 'LIMIT', 0, ARGV[l + 1])) do
-      call('ZADD', LANES[lane], now + tonumber(ARGV[2]), job)
-      for _, part in ipairs({lane, job, call('GET', 'arq:job:' .. job) or ''}) do claimed[#claimed + 1] = part end
+  local claimed, full = {}, {}
+  for share in string.gmatch(ARGV[3], '%S+') do full[share] = true end
+  for l = 4, #ARGV, 2 do
+    local lane, room = ARGV[l], tonumber(ARGV[l + 1])
+    local most = next(full) and room + MOST_PUT_OFF or room
+    for _, job in ipairs(call('ZRANGEBYSCORE', LANES[lane], '-inf', now, 'LIMIT', 0, most)) do
+      local account = string.match(job, '^visit:([^/]*)/')
+      if account and full[lane .. ':' .. account] then
+        call('ZADD', LANES[lane], now + PUT_OFF_MS, job)
+      elseif room > 0 then
+        room = room - 1
+        call('ZADD', LANES[lane], now + tonumber(ARGV[2]), job)
+        for _, part in ipairs({lane, job, call('GET', 'arq:job:' .. job) or ''}) do claimed[#claimed + 1] = part end
+      end
     end
   end
   return claimed

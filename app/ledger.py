@@ -401,10 +401,15 @@ class Ledger:
         seconds, micros = await self.redis.command("TIME")
         return datetime.fromtimestamp(int(seconds), UTC).replace(microsecond=int(micros))
 
-    async def claim(self, room: Mapping[Lane, int], lease_s: float) -> list[tuple[Lane, str, bytes]]:
-        """arq's jobs that this worker has room for, those due longest first, with their payloads (empty: it expired)."""
+    async def claim(
+        self, room: Mapping[Lane, int], lease_s: float, full: Sequence[str] = ()
+    ) -> list[tuple[Lane, str, bytes]]:
+        """arq's jobs that this worker has room for, those due longest first, with their payloads (empty: it expired).
+
+        full: `<lane>:<account>` for which there is no room; others overtake them.
+        """
         lanes = [part for lane, most in room.items() if most for part in (lane, most)]
-        flat = await self.redis.grant("claim", int(lease_s * 1000), *lanes) if lanes else []
+        flat = await self.redis.grant("claim", int(lease_s * 1000), " ".join(full), *lanes) if lanes else []
         return [(flat[i].decode(), flat[i + 1].decode(), flat[i + 2]) for i in range(0, len(flat), 3)]
 
     async def ran(self, job: str, lane: Lane = "visit") -> None:

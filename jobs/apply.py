@@ -147,7 +147,8 @@ class Run:
         token = settings.tokens.get(self.account, "")
         names, url = self.hold.trace.headers | telemetry.headers(), settings.visits_api_url
         self.api = VisitsClient(self.context.http, url, token, [], self.before_call, names, self.called)
-        self.contacts = Contacts(self.context.ledger, self.account, settings.contact_key(self.account))
+        key = settings.contact_key(self.account)
+        self.contacts = Contacts(self.context.ledger, self.account, key, self.context.turns)
 
     async def before_call(self) -> None:
         rate = self.context.settings.visits_api_rate

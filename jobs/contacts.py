@@ -7,24 +7,27 @@ from app.connection import RedisDown
 from app.ledger import Ledger, new_id
 from app.visits.client import Record, Refused, Unanswered, VisitsApiTrouble, VisitsClient
 from app.visits.words import Contact
+from jobs.places import Turns
 from jobs.retry import may_be_under_way
 
 CACHE_MS = 30 * 86_400_000
 LOCK_MS = 30_000
-WAIT_S = 5.0
+#: For others in this process, which costs nothing, and for other workers.
+TURN_S, WAIT_S = 10.0, 5.0
 
 
 class Busy(Exception):
-    """Another worker is making this contact right now."""
+    """Somebody else is making this contact right now."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contacts:
-    """key: of the digests under which addresses are remembered."""
+    """key: of the digests under which addresses are remembered. turns: of this process."""
 
     ledger: Ledger
     account: str
     key: bytes
+    turns: Turns
 
     def name(self, contact: Contact) -> str | None:
         return contact.name(self.key)
@@ -48,6 +51,11 @@ class Contacts:
         await self.ledger.redis.command("DEL", f"db:contact:{self.account}:{self.name(contact)}")
 
     async def _resolve_alone(self, contact: Contact, api: VisitsClient, cache: str) -> str:
+        async with self.turns.alone(cache, TURN_S, Busy):
+            known = await self.ledger.redis.command("GET", cache)
+            return str(known.decode()) if known else await self._resolve_locked(contact, api, cache)
+
+    async def _resolve_locked(self, contact: Contact, api: VisitsClient, cache: str) -> str:
         redis, lock, token = self.ledger.redis, f"{cache}:lock", new_id()
         for _ in range(int(WAIT_S / 0.1)):
             if await self.ledger.lock(lock, token, LOCK_MS / 1000):

@@ -11,6 +11,7 @@ import httpx
 from app.ledger import Attempt, Ledger
 from app.settings import Settings
 from app.tally import Tally
+from jobs.places import Places, Slots, Turns
 from jobs.retry import Schedule
 
 #: The calls of a job begin within so long; each is over in ten seconds more. Lease and arq's own limit are longer.
@@ -25,8 +26,11 @@ class Context:
     ledger: Ledger
     http: httpx.AsyncClient
     tally: Tally = field(default_factory=Tally)
-    #: Events of each hook whose records are being fetched here.
+    places: Places = field(default_factory=Places)
+    turns: Turns = field(default_factory=Turns)
+    #: Events of each hook whose records are being fetched here, and the slots for them.
     at_once: Counter[str] = field(default_factory=Counter)
+    slots: dict[str, Slots] = field(default_factory=dict)
     #: Exchanges of refresh tokens that are under way; they outlive the jobs that began them.
     exchanges: set[asyncio.Task[str]] = field(default_factory=set)
 

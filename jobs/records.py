@@ -25,11 +25,12 @@ from app.settings import Entrance
 from app.sources import Get
 from app.visits.client import Broken, RateLimited, Refused, Unauthorized, VisitsApiTrouble, ask, trouble
 from jobs.context import Context, chance
+from jobs.places import Slots
 from jobs.retry import RATE_LIMITED_S
 from jobs.tokens import Busy, Tokens
 
-#: Of one tool's API, so many events at a time in one worker: one that hangs must not hold up all others.
-MOST_AT_ONCE = 8
+#: Of one tool's API, so many records at a time in one worker, without those whose answer keeps us waiting.
+MOST_AT_ONCE = 32
 #: How long an answer serves others, how long who fetches may take, and how long the others wait for it.
 KEPT_MS, LOCK_S, WAIT_S = 30_000, 25.0, 8.0
 #: The longest that a hook is paused after a 429: the limit may be of one kind of record only.
@@ -70,17 +71,23 @@ class Records:
 
     async def find(self, get: Get) -> Found:
         """Raises VisitsApiTrouble, Parked, Busy, RedisDown."""
-        busy, hook = self.context.at_once, self.entrance.name
-        if busy[hook] >= MOST_AT_ONCE:
+        at_once, hook = self.context.at_once, self.entrance.name
+        if self.context.places.is_full(at_once[hook]):
             raise Busy
-        busy[hook] += 1
+        at_once[hook] += 1
         try:
-            return await self._find(get)
+            async with self.context.slots.setdefault(hook, Slots(MOST_AT_ONCE)).one(WAIT_S, Busy):
+                return await self._find(get)
         finally:
-            busy[hook] -= 1
+            at_once[hook] -= 1
 
     async def _find(self, get: Get) -> Found:
-        ledger, key, token = self.context.ledger, f"db:record:{self.entrance.name}:{_digest(get)}", new_id()
+        key = f"db:record:{self.entrance.name}:{_digest(get)}"
+        async with self.context.turns.alone(key, WAIT_S, Busy):
+            return await self._find_locked(get, key)
+
+    async def _find_locked(self, get: Get, key: str) -> Found:
+        ledger, token = self.context.ledger, new_id()
         waits_until = time.monotonic() + WAIT_S
         while not (found := await self._kept(key)):
             if await ledger.lock(f"{key}:lock", token, LOCK_S):

@@ -71,6 +71,12 @@ class Tokens:
 
         Raises VisitsApiTrouble, Busy, RedisDown.
         """
+        if usable := _usable(await self._kept(), refused):
+            return usable
+        async with self.context.turns.alone(self._key, WAIT_S, Busy):
+            return await self._current_locked(refused)
+
+    async def _current_locked(self, refused: str) -> str:
         ledger, lock, mine = self.context.ledger, f"{self._key}:lock", new_id()
         waits_until = time.monotonic() + WAIT_S
         while not (usable := _usable(await self._kept(), refused)):

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from typing import Any
 
 import arq.worker
@@ -34,11 +35,10 @@ from app.tally import Tally
 from app.visits.client import ANSWER_S, http_client
 from jobs import apply, fetch
 from jobs.context import JOB_S, Context, since_s
+from jobs.places import IN_FLIGHT, Job
 from jobs.sweep import keep_sweeping
 from jobs.tokens import EXCHANGE_S
 
-#: Places in a worker, by lane.
-AT_ONCE: dict[Lane, int] = {"visit": 50, "event": 25, "replay": 10}
 #: arq's own limit. A job has its own, shorter one (JOB_S), so that this never fires; ten seconds after it, a job that a
 #: dead worker left is claimed by another.
 JOB_LIMIT_S = JOB_S + ANSWER_S + 2
@@ -55,34 +55,57 @@ class ClaimingWorker(arq.worker.Worker):
     running jobs and the health check are arq's. There are no results and no tries: the ledger has both.
     """
 
+    @cached_property
+    def _ended(self) -> asyncio.Event:
+        return asyncio.Event()  # not in __init__, whose signature is what arq reads settings by
+
     async def _poll_iteration(self) -> None:
         more = True
         while more and self.allow_pick_jobs:
             more = await self._claim()
             if more:
-                await asyncio.wait(self.tasks.values(), timeout=self.poll_delay_s, return_when=asyncio.FIRST_COMPLETED)
+                await self._next_end()
             await self._look_around()
         await self._look_around()
 
+    async def _next_end(self) -> None:
+        """Of a job since the last claim, or of the time between two looks."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.poll_delay_s):
+                await self._ended.wait()
+
     async def _look_around(self) -> None:
-        for name, task in list(self.tasks.items()):
-            if task.done():
-                del self.tasks[name]
         with _surviving():
             await self.heart_beat()
 
     async def _claim(self) -> bool:
         """Start what there is room for; True if there may be more than there was room for."""
         context: Context = self.ctx["context"]
-        taken = Counter(name.partition(" ")[0] for name in self.tasks)
-        room = {lane: places - taken[lane] for lane, places in AT_ONCE.items()}
+        places = context.places
+        self._ended.clear()
+        room = places.room()
         with _surviving():
-            claimed = await context.ledger.claim(room, self.in_progress_timeout_s)
+            claimed = await context.ledger.claim(room, self.in_progress_timeout_s, places.full())
             for lane, job, payload in claimed:
-                self.tasks[f"{lane} {job}"] = self.loop.create_task(self._run(context, lane, job, payload))
+                self._start(context, lane, job, payload)
             full = Counter(lane for lane, _, _ in claimed)
             return any(full[lane] == places for lane, places in room.items())
         return False
+
+    def _start(self, context: Context, lane: Lane, name: str, payload: bytes) -> None:
+        account = name.removeprefix("visit:").partition("/")[0] if name.startswith("visit:") else ""
+        job = Job(self._run(context, lane, name, payload), lane, account and f"{lane}:{account}")
+        context.places.jobs.add(job)
+        key = f"{lane} {name}"
+        self.tasks[key] = task = self.loop.create_task(job)
+
+        def end(_: asyncio.Task[None]) -> None:
+            context.places.jobs.discard(job)
+            if self.tasks.get(key) is task:  # the same job may have been claimed again when its lease ended
+                del self.tasks[key]
+            self._ended.set()
+
+        task.add_done_callback(end)
 
     async def _run(self, context: Context, lane: Lane, job: str, payload: bytes) -> None:
         """An expired payload loses nothing: the work still stands in the ledger, and gets another job."""
@@ -96,7 +119,8 @@ class ClaimingWorker(arq.worker.Worker):
         name, arguments, _, _, queued_ms = deserialize_job_raw(payload, deserializer=self.job_deserializer)
         tally.observe(JOB_WAIT_S, since_s(queued_ms), name)
         began = time.monotonic()
-        await asyncio.wait_for(self.functions[name].coroutine(self.ctx, *arguments), self.job_timeout_s)
+        async with asyncio.timeout(self.job_timeout_s):  # in this task, whose moves are watched
+            await self.functions[name].coroutine(self.ctx, *arguments)
         tally.observe(JOB_TOOK_S, time.monotonic() - began, name)
 
     async def close(self) -> None:
@@ -127,7 +151,7 @@ async def start(ctx: dict[Any, Any]) -> None:
     telemetry.start("worker")
     redis = Redis(Address.of(settings))
     ledger = Ledger(redis, settings.retention_days, settings.body_keys)
-    ctx["context"] = Context(settings, ledger, http_client())
+    ctx["context"] = Context(settings, ledger, http_client(IN_FLIGHT))
     ctx["sweeping"] = asyncio.create_task(keep_sweeping(ctx["context"]))
 
 
@@ -151,7 +175,7 @@ def worker_settings(settings: Settings) -> dict[str, Any]:
         "ctx": {"settings": settings},
         "on_startup": start,
         "on_shutdown": stop,
-        "max_jobs": sum(AT_ONCE.values()),
+        "max_jobs": IN_FLIGHT,
         "poll_delay": 0.05,
         "job_timeout": JOB_LIMIT_S,
         # On SIGTERM: pick nothing up, and let what runs come to its end; platforms kill after 30 s.

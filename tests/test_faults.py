@@ -17,7 +17,7 @@ from test_worker import Books
 from app.embedded import valkey
 from app.visits.words import Contact, VisitChange
 from jobs.contacts import LOCK_MS
-from jobs.worker import AT_ONCE
+from jobs.places import AT_ONCE
 from tests.crash.judge import doubled_in
 
 MANY, PEOPLE, WORKERS = 200, 40, 2

@@ -31,6 +31,7 @@ from app.signals import FINISHED
 from app.sources import Get, PartlyTranslatable, specimens
 from app.tally import totals
 from app.visits.words import VisitChange
+from jobs.places import Turns
 
 TOOLS = ("acuity", "square", "jobber")
 SPECIMENS = {name: specimens(name) for name in TOOLS}
@@ -890,6 +891,7 @@ async def test_who_lost_the_lease_on_an_event_lands_nothing(world: Doorstep) -> 
     await world.asked(1)
     await world.later(60)
     world.tool.keep("acuity", MOVED)
+    world.context = replace(world.context, turns=Turns())  # another worker
     second = asyncio.create_task(world.run())
     await world.asked(2)
     world.tool.open.set()
