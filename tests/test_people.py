@@ -3,10 +3,14 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import test_every_source
+from test_every_source import Doorstep
+from test_sources import BY_TOOL
 
 from app.connection import Redis
 from app.ledger import Ledger, Outdated
 
+hands, served, doorstep = test_every_source.hands, test_every_source.served, test_every_source.world
 NOON = datetime(2026, 11, 29, 12, tzinfo=UTC)
 
 
@@ -59,3 +63,42 @@ async def test_it_is_forgotten_two_years_after_the_last_record(redis: Redis) -> 
     ms = await redis.command("PTTL", "db:people:main/hubspot-5-1")
 
     assert 731 * 86_400_000 < ms <= 732 * 86_400_000
+
+
+async def test_an_event_whose_record_is_outdated_waits_and_is_fetched_again(redis: Redis, doorstep: Doorstep) -> None:
+    specimen = next(found for found in BY_TOOL["hubspot"] if found.told["name"] == "a meeting of two contacts")
+    doorstep.configure(specimen)
+    doorstep.api.keep(specimen)
+    newer = datetime.now(UTC) + timedelta(minutes=1)
+    assert () == await doorstep.ledger.people("main", "hubspot-62515-9001", newer, [])
+
+    await doorstep.ring(specimen)
+    came_of_it = await doorstep.run()
+    await redis.command("DEL", "db:people:main/hubspot-62515-9001")
+    await doorstep.later(60)
+    await doorstep.run()
+
+    assert ["record not there yet"] == came_of_it
+    names = {visit["external_id"] for visit in doorstep.rig.visits()}
+    assert {"hubspot-62515-9001"} == names  # the other contact wants no e-mail
+
+
+async def test_contacts_of_a_deleted_meeting_are_known_from_its_earlier_records(doorstep: Doorstep) -> None:
+    specimens = {found.told["name"]: found for found in BY_TOOL["hubspot"]}
+    booked, deleted = specimens["a meeting of two contacts"], specimens["it is deleted"]
+    doorstep.configure(booked)
+    doorstep.api.keep(booked)
+    contact = next(name for name in booked.told["records"] if "contacts/102" in name)
+    for asked, record in doorstep.api.records.items():
+        if record == booked.told["records"][contact]:
+            doorstep.api.records[asked] = {**record, "properties": {**record["properties"], "hs_email_optout": None}}
+    await doorstep.ring(booked)
+    await doorstep.run()
+    doorstep.api.records.clear()
+    await doorstep.redis.command("DEL", *await doorstep.redis.command("KEYS", "db:record:*"))
+
+    await doorstep.ring(deleted)
+    await doorstep.run()
+
+    off = {visit["external_id"]: bool(visit["date_cancelled"]) for visit in doorstep.rig.visits()}
+    assert {"hubspot-62515-9001": True, "hubspot-62515-9001.102": True} == off
