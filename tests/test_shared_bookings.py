@@ -19,9 +19,11 @@ from test_apply import World, a_world
 
 from app.connection import Redis
 from app.explain import Explain
+from app.forget import Forget
 from app.intake import Intake
 from app.refusals import Refusals
 from app.sources import load
+from app.visits.merge import fold, wanted
 
 SECRET = "a-secret-of-thirty-two-characters"
 Body = dict[str, Any]
@@ -286,6 +288,21 @@ async def test_a_guest_who_is_missing_leaves_the_customers_visit_alone(door: Doo
     assert [] == await door.in_every_order("calcom", [booked, missed(40, "u1", {"guest@example.com": True, ADA: True})])
     both = [missed(40, "u1", {ADA: True}), missed(41, "u1", {ADA: False, "guest@example.com": True})]
     assert [("ada", FIRST)] == await door.in_every_order("calcom", [booked, *both])
+
+
+async def test_a_no_show_of_somebody_who_was_forgotten_still_counts(door: Door) -> None:
+    await door.hear("calcom", *TAKEN[:2], missed(40, "u1", {ADA: True, "guest@example.com": True}))
+    assert [("bob", FIRST)] == door.asked()
+
+    for email in (ADA, "guest@example.com"):
+        await Forget(door.ledger, door.context.settings, email).carry_out()
+
+    works = [key.decode() for key in await door.redis.command("KEYS", "db:visit:*")]
+    left = [b" ".join(await door.redis.command("HGETALL", work)) for work in works]
+    assert not [text for text in left if ADA.encode() in text or b"guest@" in text]
+    families = [await door.ledger.family(work.removeprefix("db:")) for work in works]
+    wants = [wanted(fold(said for member in family for said in member.said())) for family in families]
+    assert [True] == [want.is_off for want in wants if want.contact.is_forgotten]
 
 
 REASON = {
