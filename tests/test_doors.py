@@ -567,3 +567,13 @@ def test_a_specimen_rings_as_its_tool_would(open_door: Rig, source: str, specime
     ran = open_door.doorbell("ring", source, specimen, "--to", f"{open_door.door.url}/hooks/{source}")
 
     assert (0, f"answered {status}") == (ran.returncode, ran.stderr.strip())
+
+
+def test_a_source_that_lists_people_fetches_the_records_that_list_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    module: Any = type("module", (), {"SOURCE": load()["zoom"].source})
+    module.translate = staticmethod(lambda event: [])
+    module.people = staticmethod(lambda event: ("1", []))
+    monkeypatch.setattr("importlib.import_module", lambda _: module)
+
+    with pytest.raises(BadSource, match=r"app/sources/zoom\.py has people\(event\), but no fetch"):
+        _tool("zoom")

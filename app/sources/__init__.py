@@ -350,6 +350,8 @@ def _tool(name: str) -> Tool:
     fetch = getattr(module, "fetch", None)
     if fetch and not ((source.api or "API_URL" in source.needs) and source.credentials):
         raise BadSource(f"{where} has fetch(event), but its SOURCE names no api or no credentials")
+    if hasattr(module, "people") and not fetch:
+        raise BadSource(f"{where} has people(event), but no fetch(event): only records list people")
     if "TENANTS" in source.needs and not source.tenant:
         raise BadSource(f"{where} needs TENANTS, but its SOURCE does not say where an event names its tenant")
     return Tool(name, source, _with_bounds(translate), fetch, getattr(module, "people", None))

@@ -120,7 +120,8 @@ def _beside(meeting: Json) -> dict[str, Get]:
 
 
 def people(event: Event) -> tuple[str, list[str]]:
-    return _visit_id(event), _contacts(event.record) if event.record is not None and _is_there(event) else []
+    here = _contacts(event.record) if event.record is not None and _is_there(event) else []
+    return _visit_id(event), here if len(here) <= MOST_CONTACTS else []
 
 
 def _visit_id(event: Event) -> str:
