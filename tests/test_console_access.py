@@ -1,6 +1,8 @@
 """Who gets in at /console, and what they may do: every route, every role, and whoever comes without being asked."""
 
+import hashlib
 import html
+import json
 import re
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -241,12 +243,22 @@ async def test_the_cookie_is_for_this_host_and_no_script(app: Any) -> None:
     ids=["no signature", "no time", "another key", "another use", "no such session", "no key"],
 )
 async def test_a_forged_cookie_is_none(app: Any, redis: Redis, cookie: str) -> None:
-    await redis.command("SET", "db:session:session", b'{"name":"x","role":"operator"}')
-    forger = Browser(app)
+    password = hashlib.sha256(HASHES[OPERATORS].encode()).hexdigest()[:32]
+    session = {"name": "x", "role": "operator", "password": password}
+    await redis.command("SET", "db:session:session", json.dumps(session))
+    ours = TimestampSigner(KEY, salt="doorbell console session").sign("session").decode()
 
-    answer = await forger.get("/console", headers={"cookie": f"{COOKIE}={cookie}"})
+    answers = [await Browser(app).get("/console", headers={"cookie": f"{COOKIE}={one}"}) for one in (cookie, ours)]
 
-    assert 303 == answer.status_code
+    assert [303, 200] == [answer.status_code for answer in answers]
+
+
+@pytest.mark.parametrize("password", [{}, {"password": ""}, {"password": None}, {"password": "0" * 32}], ids=str)
+async def test_a_session_of_no_password_is_over(app: Any, redis: Redis, password: dict[str, Any]) -> None:
+    await redis.command("SET", "db:session:session", json.dumps({"name": "x", "role": "operator", **password}))
+    cookie = TimestampSigner(KEY, salt="doorbell console session").sign("session").decode()
+
+    assert 303 == (await Browser(app).get("/console", headers={"cookie": f"{COOKIE}={cookie}"})).status_code
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The event stream of the console, at a real web process: who hears what, for how long, and how many may listen."""
 
+import hashlib
 import json
 import socket
 from collections.abc import Iterator
@@ -124,7 +125,8 @@ def test_who_asks_for_the_head_alone_takes_no_place(running: Rig) -> None:
 
 
 def test_nothing_is_told_to_a_session_that_was_taken_back(running: Rig) -> None:
-    running.ask("SET", "db:session:hers", b'{"name":"viewer","role":"viewer"}')
+    password = hashlib.sha256(running.env["CONSOLE_VIEWER_PASSWORD_HASH"].encode()).hexdigest()[:32]
+    running.ask("SET", "db:session:hers", json.dumps({"name": "viewer", "role": "viewer", "password": password}))
     cookie = TimestampSigner(KEY, salt="doorbell console session").sign("hers").decode()
     with Listener(running, {"cookie": f"{COOKIE}={cookie}"}) as listener:
         wait_until(lambda: readers(running) == 1)
