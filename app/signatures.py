@@ -11,7 +11,7 @@ import hmac
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, lru_cache
 from typing import Literal, NamedTuple
@@ -231,9 +231,6 @@ class Hmac(Scheme):
 
     def sign(self, delivery: Delivery, terms: Terms) -> dict[str, str]:
         now = self.clock.write(terms.now, (self.timestamp and delivery.header(self.timestamp)) or "")
-        if self.timestamp:
-            others = tuple(line for line in delivery.headers if line[0] != self.timestamp.lower().encode())
-            delivery = replace(delivery, headers=(*others, (self.timestamp.lower().encode(), now.encode())))
         message = self._message(delivery, terms.url, now.encode())
         digest = hmac.digest(self.key(terms.secrets[0]), message, self.digest)
         signature = self.prefix + _ENCODINGS[self.encoding](digest).decode()
@@ -425,7 +422,7 @@ class PathToken(Scheme):
         if not delivery.token:
             raise SignatureError("the address has no token; `doorbell hook-url` prints it", "missing")
         expected = [_path_token(key, delivery.hook, secret) for secret in terms.secrets for key in terms.keys]
-        return _same(delivery.token.encode(), expected, "the token in the address") // (len(terms.keys) or 1)
+        return _same(delivery.token.encode(), expected, "the token in the address") // len(terms.keys)
 
     def sign(self, delivery: Delivery, terms: Terms) -> dict[str, str]:
         return {}
@@ -465,7 +462,7 @@ class FieldsHmac(Scheme):
             raise SignatureError(f"the body has no `{self.field}`", "missing")
         message = self._message(body)
         expected = [_hex(hmac.digest(secret.encode(), message, "sha256")) for secret in terms.secrets]
-        return _same(given.encode("utf-8", "surrogatepass"), expected, f"`{self.field}`")
+        return _same(given.encode(), expected, f"`{self.field}`")
 
     def sign(self, delivery: Delivery, terms: Terms) -> dict[str, str]:
         return {}
@@ -488,7 +485,7 @@ class FieldsHmac(Scheme):
         values = [body.at(*path).value for path in self.signs]
         if not all(isinstance(value, str | int) and not isinstance(value, bool) for value in values):
             raise SignatureError("a signed field is missing", "malformed")
-        return "".join(map(str, values)).encode("utf-8", "surrogatepass")
+        return "".join(map(str, values)).encode()
 
 
 @dataclass(frozen=True)
