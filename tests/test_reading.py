@@ -1,7 +1,11 @@
 """Reading what is not believed yet: bytes become JSON or a refusal, a value what was expected or Untranslatable."""
 
+import gzip
 import json
 import math
+import tracemalloc
+import zlib
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
@@ -12,7 +16,21 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from app.delivery import Delivery, Form, Unreadable, WrongContentType, check_content_type, parse_body
+from app.delivery import (
+    Delivery,
+    Event,
+    Form,
+    TooLarge,
+    Unreadable,
+    WrongContentEncoding,
+    WrongContentType,
+    check_content_encoding,
+    check_content_type,
+    content_encoding,
+    decompress,
+    from_base64url,
+    parse_body,
+)
 from app.intake import believe, recall
 from app.ledger import Meta
 from app.reading import THOUSANDTHS, Json, Untranslatable, smallest_units
@@ -82,16 +100,49 @@ def test_what_is_no_list_has_no_items(value: Any) -> None:
         list(Json(value))
 
 
-def test_a_sentence_names_the_place_and_the_shape_and_never_the_value() -> None:
-    assert "a[0].b: expected text, found list of length 1" == told(["ada@example.com"], "text")
-    assert "a[0].b: expected text, found nothing" == told(None, "needed_text")
-    assert "a[0].b: expected true or false, found str of length 15" == told("ada@example.com", "flag")
-    assert "a[0].b: expected a time in ISO 8601, found str of length 15" == told("ada@example.com", "moment")
-    assert "a[0].b: expected a whole number, found float" == told(1.5, "whole")
-    assert "a[0].b: expected an amount, found dict of length 0" == told({}, "amount")
-    assert "a[0].b: expected a time, found nothing" == told(None, "needed_moment")
-    with pytest.raises(Untranslatable, match=r"^body: expected a whole number, found nothing$"):
-        Json(None).needed_whole()
+EMAIL = "ada@example.com"
+
+
+@pytest.mark.parametrize(
+    ("sentence", "value", "read"),
+    [
+        ("expected text, found list of length 1", [EMAIL], "text"),
+        ("expected text, found nothing", None, "needed_text"),
+        ("expected true or false, found str of length 15", EMAIL, "flag"),
+        ("expected a whole number, found float", 1.5, "whole"),
+        ("expected a whole number, found nothing", None, "needed_whole"),
+        ("expected a time in ISO 8601, found str of length 15", EMAIL, "moment"),
+        ("expected a time in ISO 8601, found int", 20_260_314, "moment"),
+        ("expected a time with an offset, found str of length 10", "2026-03-14", "moment"),
+        ("expected a time that a calendar has, found str of length 25", "0001-01-01T00:00:00+14:00", "moment"),
+        ("expected a time, found nothing", None, "needed_moment"),
+        ("expected seconds since 1970, found int", 2**63, "unix"),
+        ("expected seconds since 1970, found nothing", None, "needed_unix"),
+        ("expected milliseconds since 1970, found int", 2**63, "unix_ms"),
+        ("expected milliseconds since 1970, found nothing", None, "needed_unix_ms"),
+        ("expected an amount, found dict of length 0", {}, "amount"),
+        ("expected an amount, found str of length 15", EMAIL, "amount"),
+        ("expected an amount that somebody could pay, found int", 10**12, "amount"),
+        ("expected an id, found str of length 15", EMAIL, "needed_id"),
+        ("expected JSON, found str of length 15", EMAIL, "unwrapped"),
+    ],
+)
+def test_a_sentence_names_the_place_and_the_shape_and_never_the_value(sentence: str, value: Any, read: str) -> None:
+    assert f"a[0].b: {sentence}" == told(value, read)
+
+
+def test_a_sentence_about_a_whole_body_says_so_and_one_about_json_in_a_text_names_the_text() -> None:
+    with pytest.raises(Untranslatable, match=r"^body: expected a list, found str of length 1$"):
+        list(Json("x"))
+    with pytest.raises(Untranslatable, match=r"^a\.b: expected text, found bool$"):
+        Json({"a": '{"b":true}'}).at("a").unwrapped().at("b").text()
+
+
+def test_values_are_equal_wherever_they_stand() -> None:
+    assert Json(1, "a") == Json(1, "b")
+    assert Json(1) != Json(2)
+    assert Json(1) != 1
+    assert Json(None) != None  # noqa: E711
 
 
 # -- text, flags, numbers --
@@ -476,3 +527,142 @@ def test_any_body_is_taken_for_what_it_looks_like() -> None:
     assert {"a": "1"} == parse_body(delivery(b"a=1"), "any").value
     assert {"a": 1} == parse_body(delivery(b'{"a":1}'), "any").value
     assert [1] == parse_body(delivery(b"[1]"), "any").value
+
+
+# -- what a request says of its body --
+
+
+def test_a_header_is_found_by_its_name_in_any_case_and_a_parameter_only_when_asked_for() -> None:
+    lines = ((b"one", b"1"), (b"two", b"a"), (b"two", b"\xe9"))
+    given = Delivery(
+        "hook", "source", lines, b"", datetime(2026, 9, 21, tzinfo=UTC), query=b"ne=x&empty=&two&e=%e9&e=2"
+    )
+
+    assert ("1", "a", None) == (given.header("One"), given.header("TWO"), given.header("three"))
+    assert ([b"1"], [b"a", b"\xe9"], []) == tuple(map(given.header_lines, ("ONE", "two", "three")))
+    assert (b"1", None, None) == tuple(map(given.only_line, ("ONE", "two", "three")))
+    assert given.header("one") == "1"
+    assert (None, None) == (given.header("empty"), given.header("xne"))
+    assert ("x", "", "", "é", None) == tuple(map(given.header, ("?ne", "?empty", "?two", "?e", "?one")))
+    assert replace(given, query=b"").header("?ne") is None
+
+
+@pytest.mark.parametrize(
+    ("encoding", "lines"),
+    [
+        ("", []),
+        ("", [b""]),
+        ("", [b"identity"]),
+        ("gzip", [b"gzip"]),
+        ("gzip", [b" GZIP "]),
+        ("gzip", [b"x-gzip"]),
+        ("gzip", [b"identity, gzip,"]),
+        ("gzip, br", [b"gzip,br"]),
+        ("gzip, gzip", [b"gzip", b"X-GZip"]),
+        ("\xff", [b"\xff"]),
+    ],
+)
+def test_how_a_body_is_compressed(encoding: str, lines: list[bytes]) -> None:
+    given = replace(delivery(b""), headers=tuple((b"content-encoding", line) for line in lines))
+
+    assert encoding == content_encoding(given)
+
+
+def test_nothing_of_a_compressed_body_is_read_beyond_the_limit() -> None:
+    bomb = gzip.compress(bytes(64_000_000))
+
+    tracemalloc.start()
+    with pytest.raises(TooLarge):
+        decompress(bomb, 1_000)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert most < 1_000_000
+
+
+@pytest.mark.parametrize("size", [0, 1, 1_000])
+def test_a_compressed_body_may_be_as_large_as_any(size: int) -> None:
+    assert bytes(size) == decompress(gzip.compress(bytes(size)), 1_000)
+    with pytest.raises(TooLarge):
+        decompress(gzip.compress(bytes(size + 1)), size)
+
+
+def gzipped(raw: bytes, encoding: str) -> Delivery:
+    return replace(delivery(raw), headers=((b"content-encoding", encoding.encode()),))
+
+
+@pytest.mark.parametrize(
+    ("sentence", "refuse"),
+    [
+        ("the body is empty", lambda: parse_body(delivery(b" \n"), "json")),
+        ("the body is not JSON in UTF-8", lambda: parse_body(delivery(b"a=1"), "json")),
+        ("the body is not JSON in UTF-8", lambda: parse_body(delivery(b"{a=1"), "json or form")),
+        ("the body is not JSON in UTF-8", lambda: parse_body(delivery(b"[a=1"), "any")),
+        ("the body is not a form", lambda: parse_body(delivery(b"[1]"), "json or form")),
+        ("the body is not a form", lambda: parse_body(delivery(b"{}"), "form")),
+        ("the body is not a form", lambda: parse_body(delivery(b"x"), "any")),
+        ("the body is not a JSON Web Token", lambda: parse_body(delivery(b"{}"), "jwt")),
+        ("the body is not a JSON Web Token", lambda: parse_body(delivery(b"a.b.c"), "jwt")),
+        ("the body is not a JSON Web Token", lambda: parse_body(delivery(b"a.b.c"), "any")),
+        ("the body is not what its content encoding says", lambda: decompress(b"{}", 9)),
+        ("the body is not what its content encoding says", lambda: decompress(zlib.compress(b"{}"), 9)),
+        ("the compressed body is not complete", lambda: decompress(gzip.compress(b"{}")[:-1], 9)),
+        ("something follows the compressed body", lambda: decompress(gzip.compress(b"{}") + b"x", 9)),
+        (
+            "this hook takes application/json or text/json",
+            lambda: check_content_type(delivery(b"", "text/plain"), "json"),
+        ),
+        (
+            "this hook takes application/x-www-form-urlencoded",
+            lambda: check_content_type(delivery(b"", "text/json"), "form"),
+        ),
+        (
+            "this hook takes bodies without a content encoding",
+            lambda: check_content_encoding(gzipped(b"", "gzip"), ()),
+        ),
+        (
+            "this hook takes bodies without a content encoding or gzip",
+            lambda: check_content_encoding(gzipped(b"", "gzip, br"), ("gzip",)),
+        ),
+    ],
+)
+def test_a_refused_body_is_told_why(sentence: str, refuse: Callable[[], Any]) -> None:
+    with pytest.raises((Unreadable, WrongContentType, WrongContentEncoding)) as refused:
+        refuse()
+
+    assert sentence == str(refused.value)
+
+
+def test_an_encoding_that_a_tool_uses_and_none_at_all_are_taken() -> None:
+    check_content_encoding(gzipped(b"", "x-gzip"), ("gzip",))
+    check_content_encoding(gzipped(b"", "identity"), ())
+    check_content_encoding(delivery(b""), ())
+
+
+@pytest.mark.parametrize(
+    ("expected", "written"),
+    [
+        (b"", b""), (b"A", b"QQ"), (b"A", b"QQ=="), (b"\xfb\xff", b"-_8"), (b"\0\0\x17", b"AAAX"),
+        (None, b"QR"),  # its last four bits are lost
+        (None, b"Q"), (None, b"+/8"), (None, b"Q Q"), (None, b"QQ=A"), (None, b"\xff\xff"), (None, b"=QQ"),
+        (None, b"QQ== "),
+    ],
+)  # fmt: skip
+def test_base64_for_urls_is_read_in_the_one_way_in_which_it_is_written(expected: bytes | None, written: bytes) -> None:
+    assert expected == from_base64url(written)
+
+
+def test_a_record_that_was_fetched_stands_beside_its_event() -> None:
+    at = datetime(2026, 9, 21, 12, tzinfo=UTC)
+    event = Event("source", Json({}), datetime(2026, 9, 21, tzinfo=UTC), {"h": "1"})
+
+    fetched = event.with_record({"id": True}, at, {"customer": {"id": True}, "gone": None}, "records/1")
+    gone = event.with_record(None, at)
+
+    assert replace(event, record=Json({"id": True}), fetched_at=at, asked="records/1", beside=fetched.beside) == fetched
+    assert {"customer": Json({"id": True}), "gone": Json(None)} == fetched.beside
+    assert replace(event, fetched_at=at) == gone
+    for place, found in (("record", fetched.record), ("customer", fetched.beside["customer"])):
+        assert found is not None
+        with pytest.raises(Untranslatable, match=rf"^{place}\.id: expected text, found bool$"):
+            found.at("id").text()

@@ -6,7 +6,7 @@ import pytest
 
 from app.ledger import Verdict
 from app.visits.client import Broken, RateLimited, Refused, Unanswered, Unauthorized, Unreachable, VisitsApiTrouble
-from jobs.retry import Decision, Schedule, decide, why
+from jobs.retry import Decision, Schedule, decide, may_be_under_way, why
 
 SCHEDULE = Schedule(first_s=5, cap_s=3_600, for_s=259_200)
 CALL = "PUT /visits/:id"
@@ -182,3 +182,49 @@ def test_the_reason_quotes_nothing_that_was_answered(trouble: VisitsApiTrouble) 
 )
 def test_reasons_are_counted_by_a_few_kinds(reason: str, kind: str) -> None:
     assert kind == why(reason)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "expected"),
+    [
+        (Unanswered("POST /visits"), True),
+        (Unanswered("POST /visits", 200), True),
+        (Broken("PUT /visits/:id", 408), True),
+        (Broken("PUT /visits/:id", 502), True),
+        (Broken("PUT /visits/:id", 504), True),
+        (Broken("PUT /visits/:id", 500), False),
+        (Broken("PUT /visits/:id", 503), False),
+        (Unreachable("POST /visits"), False),
+        (Unanswered("GET /visits"), False),
+        (Broken("GET /visits/:id", 504), False),
+    ],
+    ids=str,
+)
+def test_only_a_write_without_an_answer_of_the_api_may_be_under_way(trouble: VisitsApiTrouble, expected: bool) -> None:
+    assert expected == may_be_under_way(trouble)
+
+
+@pytest.mark.parametrize(("chance", "wait_s"), [(0.0, 15), (0.5, 22.5), (1.0, 30)])
+def test_after_a_refused_token_everybody_waits_at_least_half_of_the_longest_pause(chance: float, wait_s: float) -> None:
+    verdict = Verdict(why="unauthorized", wait_s=wait_s)
+
+    assert Decision(0, 4, f"{CALL}: 401", verdict, held=True) == after(Unauthorized(CALL, 401), 4, chance=chance)
+
+
+@pytest.mark.parametrize(("chance", "wait_s"), [(0.0, 7.5), (0.5, 11.25), (1.0, 15)])
+def test_a_429_that_names_no_time_holds_everybody_for_half_of_15_seconds_or_more(chance: float, wait_s: float) -> None:
+    verdict = Verdict(why="rate_limited", wait_s=wait_s)
+
+    assert Decision(0, 4, f"{CALL}: 429", verdict, held=True) == after(RateLimited(CALL, 429), 4, chance=chance)
+
+
+def test_trouble_of_the_api_is_tried_again_after_a_chance_share_and_may_hold_everybody_for_half_a_minute() -> None:
+    verdict = Verdict(why="down", wait_s=30, enough=3)
+
+    assert Decision(0, 1, f"{CALL}: 503", verdict) == after(Broken(CALL, 503), chance=0)
+    assert Decision(5, 1, f"{CALL}: 503", verdict) == after(Broken(CALL, 503), chance=1)
+    assert replace(verdict, wait_s=7) == decide(Broken(CALL, 503), replace(SCHEDULE, cap_s=7), 0, 0, 1).verdict
+
+
+def test_the_status_is_the_last_word_of_a_reason() -> None:
+    assert "http_5xx" == why("GET /visits: again: 503")
