@@ -62,10 +62,10 @@ def _made(algorithm: Algorithm, private: str, message: bytes) -> bytes:
 
 def _check_key(algorithm: Algorithm, secret: str) -> str | None:
     key = _public(secret)
-    if algorithm == "ed25519":
-        return None if isinstance(key, Ed25519PublicKey) else "must be an Ed25519 public key, as PEM or its base64"
-    is_large = isinstance(key, RSAPublicKey) and key.key_size >= SMALLEST_RSA
-    return None if is_large else f"must be an RSA public key of {SMALLEST_RSA} bits or more, as PEM or its base64"
+    if algorithm == "rsa-sha256":
+        is_large = isinstance(key, RSAPublicKey) and key.key_size >= SMALLEST_RSA
+        return None if is_large else f"must be an RSA public key of {SMALLEST_RSA} bits or more, as PEM or its base64"
+    return None if isinstance(key, Ed25519PublicKey) else "must be an Ed25519 public key, as PEM or its base64"
 
 
 @dataclass(frozen=True)

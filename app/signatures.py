@@ -11,7 +11,7 @@ import hmac
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache, lru_cache
 from typing import Literal, NamedTuple
@@ -437,6 +437,10 @@ def _path_token(key: str, hook: str, secret: str) -> bytes:
     return signer.get_signature(f"{hook} {secret}")
 
 
+#: The delivery that a body is before it is sent.
+_UNSENT = Delivery("", "", (), b"", datetime.fromtimestamp(0, UTC))
+
+
 @dataclass(frozen=True)
 class FieldsHmac(Scheme):
     """HMAC-SHA256, in hexadecimal, over some fields of a JSON body, itself a field of it: nothing else is proven.
@@ -468,7 +472,7 @@ class FieldsHmac(Scheme):
         return {}
 
     def wrap(self, raw: bytes, terms: Terms) -> bytes:
-        body = self._body(Delivery("", "", (), raw, datetime.fromtimestamp(terms.now, UTC)))
+        body = self._body(replace(_UNSENT, raw=raw))
         digest = hmac.digest(terms.secrets[0].encode(), self._message(body), "sha256")
         return orjson.dumps({**body.value, self.field: digest.hex()})
 
@@ -527,8 +531,7 @@ class Either(Scheme):
         return scheme.sign(delivery, _fitting(scheme, terms))
 
     def wrap(self, raw: bytes, terms: Terms) -> bytes:
-        delivery = Delivery("", "", (), raw, datetime.fromtimestamp(terms.now, UTC))
-        scheme = self.chosen(delivery)
+        scheme = self.chosen(replace(_UNSENT, raw=raw))
         return scheme.wrap(raw, _fitting(scheme, terms))
 
     def token(self, hook: str, terms: Terms) -> str:

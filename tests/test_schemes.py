@@ -189,12 +189,13 @@ STANDARD_DIGEST = f"v1,{base64_of(digest(b'msg_1.1790000000.' + BODY, '012345678
         pytest.param(FIELDS, TERMS, delivery(), {}, id="in the body"),
         pytest.param(HS256, TERMS, delivery(JWT_TOKEN), {}, id="the body"),
         pytest.param(
-            Both(LISTED, BEARER),
+            Both(LISTED, APART),
             TERMS,
             delivery(),
             {
                 "Listed-Signature": f"t=1790000000,v1={digest(b'1790000000.' + BODY).hex()}",
-                "Authorization": f"Bearer {SECRET}",
+                "Apart-Timestamp": "1790000000",
+                "Apart-Signature": digest(b"1790000000." + BODY).hex(),
             },
             id="both",
         ),
