@@ -54,10 +54,11 @@ def _private(secret: str) -> object:
 
 def _made(algorithm: Algorithm, private: str, message: bytes) -> bytes:
     key = _private(private)
-    if algorithm == "ed25519" and isinstance(key, Ed25519PrivateKey):
-        return key.sign(message)
-    assert isinstance(key, RSAPrivateKey)
-    return key.sign(message, PKCS1v15(), SHA256())
+    if algorithm == "rsa-sha256":
+        assert isinstance(key, RSAPrivateKey)
+        return key.sign(message, PKCS1v15(), SHA256())
+    assert isinstance(key, Ed25519PrivateKey)
+    return key.sign(message)
 
 
 def _check_key(algorithm: Algorithm, secret: str) -> str | None:
