@@ -38,7 +38,7 @@ SECONDS_EACH := 3600
 
 mutants: .venv/deep ## Change signatures, bodies, merge and retry line by line: which change does no test notice?
 	$(BIN)/mutmut run
-	$(BIN)/mutmut results
+	$(BIN)/python -m tests.fuzz.mutants
 
 check: .venv/dev   ## Lint and types
 	$(BIN)/ruff check .

@@ -31,8 +31,10 @@ class Equivalent(NamedTuple):
 
 
 def listed(table: str) -> list[Equivalent]:
-    rows = (line.strip("| \n").split(" | ") for line in table.splitlines() if line.startswith("| `"))
-    return [Equivalent(*(cell.strip().removeprefix("`").removesuffix("`") for cell in row[:3])) for row in rows]
+    rows = (re.split(r" (?<!\\)\| ", line.strip("| ")) for line in table.splitlines() if line.startswith("| `"))
+    return [
+        Equivalent(*(cell.removeprefix("`").removesuffix("`").replace("\\|", "|") for cell in row[:3])) for row in rows
+    ]
 
 
 def function_of(mutant: str) -> str:
@@ -73,7 +75,9 @@ def main() -> None:
     unknown = list(news(mutants, listed(LIST.read_text("utf-8"))))
     print(*unknown, f"{len(mutants) - len(unknown)} mutants change nothing, as {LIST.name} says", sep="\n")
     if unknown:
-        sys.exit(f"{len(unknown)} mutants that no test notices: write a test, or say in {LIST.name} why it changes nothing")
+        sys.exit(
+            f"{len(unknown)} mutants that no test notices: write a test, or say in {LIST.name} why it changes nothing"
+        )
 
 
 if __name__ == "__main__":
