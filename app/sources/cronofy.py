@@ -49,8 +49,8 @@ SETUP = """
 
 Cronofy tells neither completions nor no-shows nor money, so a review request counts from the start. An invite that you
 cancel through its API is not told either. Of several guests invited under one id only the first has a visit, and it needs
-your attention in the console. A guest who accepts, declines, and accepts again in the same words within eight
-days stays declined: the last answer reads like the first.
+your attention in the console. A guest who accepts, declines, and accepts again in the same words stays
+declined: the last answer reads like the first, and no time tells them apart.
 """
 
 SOURCE = Source(
