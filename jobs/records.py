@@ -129,9 +129,11 @@ class Records:
         found = Found(record, beside, began)
         if found.is_whole:
             began_us = int(began.timestamp()) * 1_000_000 + began.microsecond
-            squeezed = zstandard.compress(orjson.dumps([record, beside]), 1)
-            value = b"%d " % began_us + squeezed
-            with suppress(RedisDown):  # a full server has no room for it: then the next event asks for itself
+            # A full server has no room for it, and JSON that is nested too deep is read but not written: then the next event
+            # asks for itself.
+            with suppress(RedisDown, orjson.JSONEncodeError):
+                squeezed = zstandard.compress(orjson.dumps([record, beside]), 1)
+                value = b"%d " % began_us + squeezed
                 await self.context.ledger.redis.command("SET", key, value, "PX", KEPT_MS)
         return found
 

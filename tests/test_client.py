@@ -702,6 +702,28 @@ async def test_an_answer_that_cannot_be_decompressed_is_none(flooding: tuple[Flo
     assert "DecodingError" == failed.value.said
 
 
+@pytest.mark.parametrize(
+    "head",
+    [b"HTTP/1.1 200 OK\r\nx-a: " + b"a" * 100_000, b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 40_000, b"220 ready\r\n\r\n"],
+    ids=["a long header", "many headers", "no HTTP"],
+)
+async def test_an_answer_whose_head_cannot_be_read_is_none(head: bytes) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(head)
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server, http_client() as http:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        client = VisitsClient(http, url, "token", [], nothing)
+        with pytest.raises(Unanswered) as failed:
+            await client.get_visit("A-1")
+
+    assert "the answer is not valid HTTP" == failed.value.said
+    assert [["GET /visits/:id", "unanswered"]] == client.calls
+
+
 async def test_a_request_whose_address_is_too_long_is_refused_before_it_is_sent(client: VisitsClient) -> None:
     with pytest.raises(Refused) as failed:
         await client.find_contacts("a" * 200_000 + "@example.com")

@@ -320,3 +320,12 @@ async def test_a_record_that_is_too_long_is_parked_and_says_so(world: Doorstep) 
     [attempt] = (await world.ledger.member(work)).attempts
     assert "GET visit: refused" == outcome
     assert "the answer is longer than 1,048,576 bytes" == attempt.said
+
+
+async def test_a_record_that_is_nested_too_deep_to_be_kept_counts_all_the_same(world: Doorstep) -> None:
+    world.tool.keep("jobber", BOOKED)
+    whole = json.dumps(world.tool.records[ITEM])
+    nested = whole.replace("{", '{"nested": ' + "[" * 300 + "]" * 300 + ",", 1)
+    world.tool.trouble = [lambda _: Response(nested, media_type="application/json")]
+
+    assert "landed" == await world.do(await ring(world, 1))

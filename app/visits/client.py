@@ -202,6 +202,11 @@ async def ask(
     except httpx.InvalidURL:
         calls.append([call, "not sent"])
         raise Refused(call, said="the address of the request is not valid, or is too long") from None
+    except Exception as error:
+        if not _is_malformed_answer(error):
+            raise
+        calls.append([call, "unanswered"])
+        raise Unanswered(call, said="the answer is not valid HTTP") from None
     calls.append([call, answer.status_code])
     if answer.is_success and len(content) > LARGEST_ANSWER:
         raise oversized(call, said=f"the answer is longer than {LARGEST_ANSWER:,} bytes")
@@ -227,6 +232,13 @@ async def _read_most(answer: httpx.Response) -> bytes:
         if len(content) > LARGEST_ANSWER:
             break
     return bytes(content)
+
+
+def _is_malformed_answer(error: Exception) -> bool:
+    """The transport has no name of httpx's for a head that cannot be read, or is too long."""
+    import aiohttp
+
+    return isinstance(error, aiohttp.ClientResponseError)
 
 
 def silence(call: str, error: httpx.HTTPError, calls: list[list[Any]]) -> VisitsApiTrouble:
