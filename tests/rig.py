@@ -101,6 +101,11 @@ def standard_body(kind: str, visit_id: str, said_at: str | datetime | None = Non
     return json.dumps({"type": kind, "timestamp": stamp, "data": {"visit_id": visit_id, **data}}).encode()
 
 
+def label(value: Any) -> str:
+    """The name of a case (`ids=label`). Without a backslash, which pytest would double whenever it collects again."""
+    return ascii(value)[:24].replace("\\", "/")
+
+
 class _Body(httpx.AsyncByteStream):
     def __init__(self, content: bytes) -> None:
         self._content = content

@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from rig import label
 
 from app.delivery import (
     Delivery,
@@ -185,7 +186,7 @@ def test_zero_is_there() -> None:
     assert 0 == Json(0).needed_whole()
     assert "0" == Json(0).needed_text()
     assert Decimal(0) == Json(0).amount()
-    assert datetime(1970, 1, 1, tzinfo=UTC) == Json(0).unix()
+    assert datetime(1970, 1, 1, tzinfo=UTC) == Json(0).unix() == Json(0).needed_unix() == Json(0).needed_unix_ms()
 
 
 # -- times --
@@ -260,7 +261,7 @@ def test_without_a_zone_a_time_without_an_offset_is_refused() -> None:
         "10000-01-01T00:00:00Z",
         "٢٠٢٦-03-14T17:32:05Z", "２０２６-03-14T17:32:05Z", "2026-03-14T17:32:05.Z.Z", "\0", "1790000000", "nan", "[]",
     ],
-    ids=lambda written: written[:24],
+    ids=label,
 )  # fmt: skip
 def test_what_is_no_time_is_untranslatable(written: str) -> None:
     assert "expected a time" in told(written, "moment")
@@ -331,7 +332,7 @@ def test_money_that_is_left_out_is_none(value: Any) -> None:
         "$5", "5 USD", "five", "0x10", " ", "--5", "1..2", "½", True, False, [], {}, ["5"],
         "9" * 100_000, math.nan, math.inf,
     ],
-    ids=lambda value: str(value)[:20],
+    ids=label,
 )  # fmt: skip
 def test_what_nobody_could_pay_is_untranslatable(value: Any) -> None:
     assert "expected an amount" in told(value, "amount")
@@ -387,7 +388,7 @@ def test_whatever_a_value_is_it_is_read_or_untranslatable(value: Any, zone: Any)
         (b"&".join([b"a=1"] * 501), "form"), (b"\xfe\xff", "form"), (b'{"a":1}', "form"),
         (b"[1]", "json or form"), (b'{"a"', "json or form"), (b"x", "json or form"), (b"{} a=1", "json or form"),
     ],
-    ids=lambda part: repr(part[:24]) if isinstance(part, bytes) else part,
+    ids=label,
 )  # fmt: skip
 def test_a_body_that_is_not_what_it_should_be_is_unreadable(raw: bytes, form: Form) -> None:
     with pytest.raises(Unreadable):
