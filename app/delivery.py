@@ -209,7 +209,7 @@ def _parse_claims(raw: bytes) -> Any:
 def from_base64url(written: bytes) -> bytes | None:
     """The bytes; None where it is not what base64 for URLs writes of any bytes."""
     try:
-        read = base64.urlsafe_b64decode(written + b"=" * (-len(written) % 4))
+        read = base64.urlsafe_b64decode(written + b"==")  # more of these than are needed are passed over
     except ValueError:
         return None
     return read if base64.urlsafe_b64encode(read).rstrip(b"=") == written.rstrip(b"=") else None
