@@ -25,10 +25,12 @@ are not named, so the delivery is parked; its own booking is cancelled all the s
 
 Seats (`seatsPerTimeSlot` above 1): several people share one `uid`, and each is a visit, named by the `uid` and a digest of
 the address, which alone is in every kind of event. A seat's cancel lists its holder, a cancel by the host everybody. In a
-move everybody who is listed moves, unless `rescheduledBy` is one of them. Nobody's cancel is taken back by an event that
-merely lists them. MEETING_ENDED and BOOKING_NO_SHOW_UPDATED need not say that a booking has seats: so the booking itself
-is kept from being a visit by the events that do, and a no-show counts for the visit, of the booking or of the seat, that
-belongs to the named address. That also leaves a guest's no-show without effect.
+move everybody who is listed moves, unless `rescheduledBy` is one of them. A move to another booking ends one visit and
+begins another, without a link: its holder may come back to the first booking, and links that go round have no first visit.
+What was paid for the seat stays with the visit that ended. Nobody's cancel is taken back by an event that merely lists them.
+MEETING_ENDED and BOOKING_NO_SHOW_UPDATED need not say that a booking has seats: so the booking itself is kept from being a
+visit by the events that do, and a no-show counts for the visit, of the booking or of the seat, that belongs to the named
+address. That also leaves a guest's no-show without effect.
 """
 
 import re
@@ -237,17 +239,8 @@ def _seats(event: Event, kind: str, booking: Json) -> list[VisitChange] | Ignore
                 replace(seat.said(event), action="cancel", date_cancelled=happened_at) for seat in _holders(booking)
             ]
         case "BOOKING_REQUESTED" if _is_moved(booking):
-            asked_at, old = _happened_at(event), _continues(booking)
-            return [
-                replace(
-                    seat.bare(event),
-                    action="cancel",
-                    continues=seat.of(old),
-                    time_completed=None,
-                    date_cancelled=asked_at,
-                )
-                for seat in _holders(booking)
-            ]
+            seats, uids = _holders(booking), (booking.at("uid").text(), _continues(booking))
+            return [seat.given_up(event, uid) for seat in seats for uid in uids if uid]
         case "BOOKING_PAID":
             return _seat_paid(event, booking)
         case "BOOKING_NO_SHOW_UPDATED":
@@ -279,8 +272,9 @@ def _moved(event: Event, booking: Json) -> Iterator[VisitChange]:
         elif by_one and seat.address != mover:
             yield said
         else:
-            moved = replace(said, action="create", continues=seat.of(old), time_completed=None)
-            yield replace(moved, date_cancelled=None, no_show=None)
+            yield replace(said, action="create", time_completed=None, date_cancelled=None, no_show=None)
+            if old:
+                yield seat.given_up(event, old)
 
 
 def _no_visit(event: Event, booking: Json) -> VisitChange:
@@ -311,17 +305,21 @@ class Seat:
     def id(self) -> str | None:
         return self.attendee.at("bookingSeat", "referenceUid").text()
 
-    def of(self, uid: str | None) -> str | None:
-        """Its visit's id in that booking."""
-        return attendee_visit_id(uid, self.address) if uid else None
+    @property
+    def visit_id(self) -> str:
+        return attendee_visit_id(self.booking.at("uid").needed_text(), self.address)
 
     def bare(self, event: Event) -> VisitChange:
-        visit_id = attendee_visit_id(self.booking.at("uid").needed_text(), self.address)
-        return VisitChange(action="update", visit_id=visit_id, order=microseconds(_happened_at(event)))
+        return VisitChange(action="update", visit_id=self.visit_id, order=microseconds(_happened_at(event)))
 
     def said(self, event: Event) -> VisitChange:
         start = self.booking.at("startTime").needed_moment()
         return replace(self.bare(event), contact=self.contact(), time_scheduled=start)
+
+    def given_up(self, event: Event, uid: str) -> VisitChange:
+        """That its holder has none in that booking."""
+        visit_id, left_at = attendee_visit_id(uid, self.address), _happened_at(event)
+        return VisitChange(action="cancel", visit_id=visit_id, order=microseconds(left_at), date_cancelled=left_at)
 
     def contact(self) -> Contact:
         is_booker = self.address == _lower(_response(self.booking, "email"))
@@ -330,11 +328,11 @@ class Seat:
 
     def ended(self) -> list[VisitChange]:
         """That its time is over, and who held it. A host among the attendees holds no seat: it belongs to nobody then."""
-        visit_id, ended_at = self.of(self.booking.at("uid").needed_text()), self.booking.at("endTime").needed_moment()
+        ended_at = self.booking.at("endTime").needed_moment()
         missed = self.attendee.at("noShow").flag()
         over = VisitChange(
             action="update",
-            visit_id=str(visit_id),
+            visit_id=self.visit_id,
             order=microseconds(ended_at),
             time_completed=UNSAID if missed else ended_at,
             no_show=ended_at if missed else UNSAID,
@@ -344,7 +342,7 @@ class Seat:
             return [over]
         booked = VisitChange(
             action="update",
-            visit_id=str(visit_id),
+            visit_id=self.visit_id,
             order=microseconds(self.booking.at("createdAt").moment() or ended_at),
             contact=self.contact(),
             time_scheduled=self.booking.at("startTime").moment() or UNSAID,

@@ -221,22 +221,30 @@ class Tool(Life):
             self.say_seats("BOOKING_CANCELLED", slot, gone, gone[0])
 
     def move_seat(self) -> None:
-        """By whoever holds it: to another booking, or to one that begins with it."""
+        """By whoever holds it: to another booking, also back to one, or to one that begins with it. Each is a visit."""
         old = self.slot()
         if old is None:
             return
-        visit = self.dice.choice(old.holders)
-        address = self.address(visit)
-        others = [s for s in self.slots if self.is_open(s) and seat_of(s.uid, address) not in visit.ids]
+        left = self.dice.choice(old.holders)
+        address = self.address(left)
+        others = [s for s in self.slots if self.is_open(s) and left.who not in [visit.who for visit in s.holders]]
         new = self.dice.choice(others) if others and self.maybe() else Slot(self.mint("uid{}"), self.hour(), self.now)
         if new not in self.slots:
             self.slots.append(new)
-        old.holders.remove(visit)
+        old.holders.remove(left)
+        left.cancelled = self.now
+        visit = self.visit_of(seat_of(new.uid, address), left)
         listed = [visit, *new.holders] if self.maybe() else [visit]
         new.holders.append(visit)
-        visit.ids.append(seat_of(new.uid, address))
         visit.scheduled, visit.cancelled, visit.missed, visit.completed = new.start, None, None, None
         self.say_seats("BOOKING_RESCHEDULED", new, listed, visit, rescheduleUid=old.uid, rescheduledBy=address)
+
+    def visit_of(self, id: str, person: Visit) -> Visit:
+        for visit in self.visits:
+            if visit.id == id:
+                return visit
+        self.visits.append(Visit(id, who=person.who, ids=[id]))
+        return self.visits[-1]
 
     def move_all(self) -> None:
         """By the host: the booking keeps its uid."""
@@ -280,7 +288,8 @@ class Tool(Life):
     def address(self, visit: Visit) -> str:
         """Cal.com makes one of the phone number where there is nothing else."""
         assert visit.who
-        return visit.who.email or f"1555{self.visits.index(visit):07}@sms.cal.com"
+        number = next(n for n, other in enumerate(self.visits) if other.who is visit.who)
+        return visit.who.email or f"1555{number:07}@sms.cal.com"
 
     def listed(self, visit: Visit) -> dict[str, Any]:
         who, address = visit.who, self.address(visit)
