@@ -160,6 +160,27 @@ ZOOM = {
         ],
         [(ADA, ONE)],
     ),
+    "the first books before there is room for others, and cancels": (
+        [
+            zoom(BOOKED, 0, ADA, "slot-1", counters={"total": 1, "active": 1, "limit": 1}), zoom(BOOKED, 1, BOB, "slot-1"),
+            zoom(LEFT, 2, ADA, "slot-1"),
+        ],
+        [(BOB, ONE)],
+    ),
+    "another cancels in a slot whose first booked alone": (
+        [
+            zoom(BOOKED, 0, ADA, "slot-1", counters={"total": 1, "active": 1, "limit": 1}), zoom(BOOKED, 1, BOB, "slot-1"),
+            zoom(LEFT, 2, BOB, "slot-1"),
+        ],
+        [(ADA, ONE)],
+    ),
+    "one cancels, and the limit is not told": (
+        [
+            zoom(BOOKED, 0, ADA, "slot-1"), zoom(BOOKED, 1, BOB, "slot-1"),
+            zoom(LEFT, 2, ADA, "slot-1", counters={"total": 1, "active": 1}),
+        ],
+        [(BOB, ONE)],
+    ),
 }  # fmt: skip
 
 
@@ -210,7 +231,7 @@ def test_zoom_takes_the_phone_for_text_reminders_before_one_from_the_form() -> N
 def test_a_zoom_cancel_is_dated_by_when_it_was_cancelled_and_ordered_by_its_event() -> None:
     cancelled = {"canceled_by": "bob@example.org", "canceler_type": "host", "cancel_at": "2026-09-22T00:10:00+08:00"}
 
-    (dated,), (bare,) = (
+    (dated, _), (bare, _) = (
         changes_of("zoom", zoom(LEFT, 5, ADA, "slot-1", **more)) for more in ({"cancellation": cancelled}, {})
     )
 
@@ -471,6 +492,10 @@ CRONOFY = {
     ),
     "it is called off": (
         [request(0, (ADA, True), (BOB, True)), request(1, (ADA, True), (BOB, True), kind="cancelled")],
+        [],
+    ),
+    "it is called off, and nobody is marked any more": (
+        [request(0, (ADA, True), (BOB, True)), request(1, (ADA, False), (BOB, False), kind="cancelled")],
         [],
     ),
     "the same person twice": ([request(0, (ADA, True), (ADA.upper(), True), COLLEAGUE)], [(ADA, ONE)]),

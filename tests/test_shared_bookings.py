@@ -184,6 +184,32 @@ async def test_one_seat_moves_to_another_booking(door: Door, listed: list[str]) 
     assert expected == await door.in_every_order("calcom", [*TAKEN, there, moved])
 
 
+async def test_a_seat_that_moves_and_comes_back_is_where_it_is_now(door: Door) -> None:
+    there = seats("BOOKING_CREATED", 4, "u2", ["dan@example.com"], SECOND)
+    moved = seats(
+        "BOOKING_RESCHEDULED", 5, "u2", ["dan@example.com", BOB], SECOND, rescheduleUid="u1", rescheduledBy=BOB
+    )
+    back = seats("BOOKING_RESCHEDULED", 6, "u1", [ADA, CY, BOB], FIRST, rescheduleUid="u2", rescheduledBy=BOB)
+
+    expected = [("ada", FIRST), ("bob", FIRST), ("cy", FIRST), ("dan", SECOND)]
+    assert expected == await door.in_every_order("calcom", [*TAKEN, there, moved, back])
+    away = seats(
+        "BOOKING_RESCHEDULED", 7, "u2", ["dan@example.com", BOB], SECOND, rescheduleUid="u1", rescheduledBy=BOB
+    )
+    expected = [("ada", FIRST), ("bob", SECOND), ("cy", FIRST), ("dan", SECOND)]
+    assert expected == await door.in_every_order("calcom", [*TAKEN, there, moved, back, away])
+
+
+@pytest.mark.parametrize("is_confirmed", [False, True])
+async def test_a_seat_whose_move_has_to_be_confirmed_is_not_where_it_was(door: Door, is_confirmed: bool) -> None:
+    asked = seats("BOOKING_REQUESTED", 5, "u2", [BOB], SECOND, rescheduleUid="u1", rescheduledBy=BOB, status="PENDING")
+    agreed = seats("BOOKING_CREATED", 6, "u2", [BOB], SECOND)
+
+    moved = [("bob", SECOND)] if is_confirmed else []
+    expected = [("ada", FIRST), *moved, ("cy", FIRST)]
+    assert expected == await door.in_every_order("calcom", [*TAKEN, asked, *([agreed] if is_confirmed else [])])
+
+
 async def test_the_host_moves_all_seats_of_a_booking(door: Door) -> None:
     moved = seats(
         "BOOKING_RESCHEDULED", 4, "u1", [ADA, BOB, CY], SECOND, rescheduleUid="u1", rescheduledBy="host@example.com"
@@ -545,6 +571,18 @@ async def test_a_meeting_of_one_is_named_by_the_meeting(door: Door) -> None:
     assert ["appointlet-2751918"] == [visit["external_id"] for visit in door.rig.visits()]
     assert [] == await door.in_every_order("appointlet", [*life, appointlet("cancelled", 3, ADA)])
     assert [] == await door.in_every_order("appointlet", [*life, attendee("cancelled", 3, ADA)])
+
+
+async def test_a_meeting_of_one_ends_with_a_cancel_that_lists_nobody(door: Door) -> None:
+    made, moved, gone = (
+        appointlet("scheduled", 1, ADA),
+        appointlet("rescheduled", 2, ADA, start=SECOND),
+        appointlet("cancelled", 3),
+    )
+
+    assert [] == await door.in_every_order("appointlet", [made, gone])
+    assert [] == await door.in_every_order("appointlet", [made, moved, gone])
+    assert ["a meeting ended, and whose visits end with it is not told"] == await door.parked()
 
 
 async def test_a_second_booking_of_one_meeting_is_a_second_visit(door: Door) -> None:

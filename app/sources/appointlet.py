@@ -99,7 +99,8 @@ def _meeting(event: Event, kind: str, meeting: Json) -> list[VisitChange]:
     if not people and not is_off:
         raise meeting.at("attendees").surprise("whoever comes")
     if not people:
-        raise PartlyTranslatable(NOBODY_LISTED, [bare])
+        # What is told of whoever was alone in it outranks a cancel under the meeting's own id, but tells no no-show.
+        raise PartlyTranslatable(NOBODY_LISTED, [replace(bare, no_show=happened_at)])
     if not all(map(_key, people)):
         raise PartlyTranslatable(UNTOLD, changes)
     return changes

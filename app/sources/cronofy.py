@@ -77,8 +77,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
         case name if name in CHOSEN:
             return _chosen(event, event.data.at("scheduling_request"))
         case name if name in CALLED_OFF:
-            request, at = event.data.at("scheduling_request"), _triggered_at(event)
-            return [replace(known, action="cancel", date_cancelled=at) for known in _requested(event, request)]
+            return _called_off(event, event.data.at("scheduling_request"))
         case name:
             return Ignored(name)
 
@@ -91,6 +90,16 @@ def _chosen(event: Event, request: Json) -> list[VisitChange] | Ignored:
         raise Untranslatable("several recipients, and none may choose the time: the customer cannot be told")
     start = _start(event, request.at("event"))
     return [replace(known, time_scheduled=start, date_cancelled=None) for known in _requested(event, request)]
+
+
+def _called_off(event: Event, request: Json) -> list[VisitChange]:
+    """Where nobody is marked as choosing the time any more, for all who may have been."""
+    at, known = _triggered_at(event), _requested(event, request)
+    asked = _recipients(request)
+    if not _who_chooses(request) and len(asked) > 1:
+        id = request.at("scheduling_request_id").needed_text()
+        known += [replace(known[0], visit_id=attendee_visit_id(id, email)) for email in asked]
+    return [replace(one, action="cancel", date_cancelled=at) for one in known]
 
 
 def _requested(event: Event, request: Json) -> list[VisitChange]:

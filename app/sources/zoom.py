@@ -12,8 +12,9 @@ one stands by itself, which comes to the same for whoever is asked for a review.
 
 Invitees of a group event (`invitee_counters.limit` above 1) share its `event_id`: each has a visit of their own, known by
 the event and the e-mail address. Not by `invitee_id`: deliveries before 2026-08-17 have none, and a cancel must find the
-visit that an older delivery made. Two places that one address takes in an event are one visit. A move between group
-events is always a cancel and a new visit: an invitee may come back to an event, and links that go round have no first id.
+visit that an older delivery made. A cancel also ends the visit that its invitee got while the event had another limit. Two
+places that one address takes in an event are one visit. A move between group events is always a cancel and a new visit: an
+invitee may come back to an event, and links that go round have no first id.
 Not documented: whether a host who cancels a whole group event causes a delivery for each invitee.
 """
 
@@ -70,7 +71,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
         case "scheduler.scheduled_event_created":
             return [_created(event, booking)]
         case "scheduler.scheduled_event_canceled":
-            return [_cancelled(event, booking)]
+            return _cancelled(event, booking)
     return Ignored(kind)
 
 
@@ -91,18 +92,32 @@ def _known(event: Event, booking: Json) -> VisitChange:
     )
 
 
-def _cancelled(event: Event, booking: Json) -> VisitChange:
+def _cancelled(event: Event, booking: Json) -> list[VisitChange]:
     """Or moved away: then nothing is cancelled, and the visit goes on under the new event."""
     happened_at, old, new = event.data.at("event_ts").needed_unix_ms(), _event_id(booking), _new(booking)
     if new and new != old and not _is_group(booking):
-        return VisitChange(action="update", visit_id=new, order=microseconds(happened_at), continues=old)
+        return [VisitChange(action="update", visit_id=new, order=microseconds(happened_at), continues=old)]
     cancelled_at = booking.at("cancellation", "cancel_at").moment() or happened_at
-    return replace(_known(event, booking), action="cancel", date_cancelled=cancelled_at)
+    cancelled = replace(_known(event, booking), action="cancel", date_cancelled=cancelled_at)
+    return [cancelled, *_under_another_id(booking, cancelled)]
+
+
+def _under_another_id(booking: Json, cancelled: VisitChange) -> list[VisitChange]:
+    """The same invitee's visit, where the limit was another one when they booked, or is not told now."""
+    address = booking.at("invitee_email").text() or ""
+    if _is_group(booking):
+        return [replace(cancelled, visit_id=_event_id(booking), contact=Contact(email=address), only_for_contact=True)]
+    if "@" not in address or _limit(booking):
+        return []
+    return [replace(cancelled, visit_id=attendee_visit_id(_event_id(booking), address))]
+
+
+def _limit(booking: Json) -> int | None:
+    return booking.at("scheduled_event", "invitee_counters", "limit").whole()
 
 
 def _is_group(booking: Json) -> bool:
-    counters = booking.at("scheduled_event", "invitee_counters")
-    limit = counters.at("limit").whole()
+    counters, limit = booking.at("scheduled_event", "invitee_counters"), _limit(booking)
     if not limit and max(counters.at(name).whole() or 0 for name in ("active", "total")) > 1:
         raise Untranslatable("an event with several invitees and no limit: whose visit it is cannot be told")
     return (limit or 1) > 1
