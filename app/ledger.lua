@@ -639,8 +639,16 @@ local function works_in(set, page)
 end
 
 -- Its lease ran out. Once is a worker that was ended; again and again, it may be what ends them: it is put to work apart from
--- the others, and in the end left to an operator.
-local MOST_LOST, APART_MS = 5, 250
+-- the others, the last time as good as alone, and in the end left to an operator. What ends the workers must not take those
+-- along that happened to run beside it each time.
+local MOST_LOST, APART_MS, ALONE_MS = 5, 250, 10000
+local function alone()
+  local turn = tonumber(call('GET', 'db:alone') or 0)
+  if turn < now or turn > now + 3600000 then turn = now end
+  call('SET', 'db:alone', string.format('%.0f', turn + ALONE_MS), 'PX', 3600000)
+  return turn + ALONE_MS - now
+end
+
 local function take_back(works)
   local parked = {}
   for i, work in ipairs(works) do
@@ -656,6 +664,8 @@ local function take_back(works)
       end
       local said = string.format('its lease ran out %d times and no run came to an end', lost)
       park(members[1][1], 'crashed_repeatedly', said)
+    elseif lost == MOST_LOST - 1 then
+      enqueue(work, alone())
     elseif lost > 0 then
       enqueue(work, lost > 1 and i * APART_MS or 0)
     end

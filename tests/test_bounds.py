@@ -24,6 +24,7 @@ __all__ = ["hands", "world"]
 
 #: As in app/ledger.lua.
 MOST_IDS, MOST_FIELDS, MOST_IDS_READ, MOST_LOST = 200, 5_000, 1_000, 5
+ALONE_MS = 10_000
 SOON = f"{datetime.now(UTC) + timedelta(days=2):%Y-%m-%dT%H:%M:%SZ}"
 KEPT = Outcome(state="waiting", attempt=None, reason="contact_unknown", due_s=600)
 
@@ -334,6 +335,37 @@ async def test_what_was_lost_together_twice_is_put_to_work_apart(ledger: Ledger,
 
     assert 0 == max(first) - min(first)
     assert [250, 250] == [later - sooner for sooner, later in pairwise(second)]
+
+
+async def test_the_last_chance_is_alone_whenever_the_leases_ran_out(ledger: Ledger, redis: Redis) -> None:
+    """Those that only ran beside what ends the workers come to an end without it."""
+    for visit in "ABC":
+        await accept(ledger, change(visit))
+        for _ in range(MOST_LOST - 2):
+            await lose(ledger, redis, visit)
+    await redis.command("DEL", "db:jobs")
+
+    for visit in "ABC":  # each by a sweep of its own
+        await lose(ledger, redis, visit)
+
+    turns = [float(score) for score in (await redis.command("ZRANGE", "db:jobs", 0, -1, "WITHSCORES"))[1::2]]
+    assert 3 == len(turns)
+    assert all(later - sooner >= ALONE_MS - 1 for sooner, later in pairwise(turns))
+    assert turns[0] - 1000 * (await ledger.now()).timestamp() > ALONE_MS / 2
+
+
+async def test_who_waits_for_the_last_chance_waits_an_hour_at_most(ledger: Ledger, redis: Redis) -> None:
+    await accept(ledger, change("A"))
+    for _ in range(MOST_LOST - 2):
+        await lose(ledger, redis, "A")
+    far = 1000 * (await ledger.now()).timestamp() + 2 * 3_600_000  # the clock went back, or very many wait
+    await redis.command("SET", "db:alone", int(far))
+    await redis.command("DEL", "db:jobs")
+
+    await lose(ledger, redis, "A")
+
+    [_, turn] = await redis.command("ZRANGE", "db:jobs", 0, -1, "WITHSCORES")
+    assert float(turn) < far - 3_600_000
 
 
 # -- names that are none --
