@@ -511,6 +511,15 @@ def test_nexhealth_an_event_that_names_no_practice_is_for_an_operator(headers: M
         load()["nexhealth"].fetch(event)  # type: ignore[misc]
 
 
+def test_nexhealth_a_test_event_is_nobodys_appointment() -> None:
+    tool, event = load()["nexhealth"], from_nexhealth({"test": True}, patient={"email": "example@example.com"})
+
+    assert [] == tool.fetch(event)  # type: ignore[misc]
+    assert Ignored("a test event") == tool.translate(event)
+    assert tool.source.tenant
+    assert None is tool.source.tenant(event)
+
+
 def test_nexhealth_where_no_patient_has_to_be_fetched_no_practice_has_to_be_named() -> None:
     [change] = changes(from_nexhealth({}, patient={"email": "ada@example.com", "cell_phone_number": "5550100002"}))
     [cancelled] = changes(from_nexhealth({}, cancelled=True))

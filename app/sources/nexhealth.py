@@ -18,6 +18,9 @@ in the event: v3.1 has a `patient` in `appointment_created`. A phone may be in s
 receiver reads it in the envelope. Where it is not there, `?subdomain=` of the webhook's own address counts, and an event
 with neither is parked. That parameter is not signed: it only narrows a query that our own token makes.
 
+A test event (v3.1, https://docs.nexhealth.com/reference/postwebhookendpointsidtestbeta) is signed like any other, with
+example data and `"test": true` in its body: it is ignored.
+
 Second-hand, from integrators: that the signature is in hexadecimal, that `appointment_created` has a list `appointments`
 where the others have an `appointment`, and that a deleted one is an update too. The API key is exchanged for a token that
 lives an hour.
@@ -37,12 +40,15 @@ from app.visits.words import UNSAID, Action, Contact, Unsaid, VisitChange, micro
 SETUP = """
 1. In the NexHealth Developer Portal make an API key and set it as HOOKS__NEXHEALTH__CREDENTIALS__API_KEY. It is exchanged
    for tokens, which needs SECRET_KEY, 32 random characters or more.
-2. POST {"target_url": "{url}?subdomain=SUBDOMAIN"} to https://nexhealth.info/webhook_endpoints, with the subdomain of the
-   practice and, as in the next steps, the header Nex-Api-Version: v20240412. Set the `secret_key` of the answer as
-   HOOKS__NEXHEALTH__SECRETS and restart. Several practices have an endpoint each, and all keys in that setting.
-3. POST to https://nexhealth.info/webhook_endpoints/ID/webhook_subscriptions?subdomain=SUBDOMAIN, with that endpoint's ID,
+2. Get a token for the next steps: POST to https://nexhealth.info/authenticates with the headers Authorization: and the API
+   key, and Nex-Api-Version: v20240412. The answer's `data.token` goes into the header Authorization: Bearer TOKEN, beside
+   the same Nex-Api-Version.
+3. POST {"target_url": "{url}?subdomain=SUBDOMAIN"} to https://nexhealth.info/webhook_endpoints, with the subdomain of the
+   practice. Set the `secret_key` of the answer as HOOKS__NEXHEALTH__SECRETS and restart. Several practices have an endpoint
+   each, and all keys in that setting.
+4. POST to https://nexhealth.info/webhook_endpoints/ID/webhook_subscriptions?subdomain=SUBDOMAIN, with that endpoint's ID,
    {"resource_type": "Appointment", "event": "…"} for appointment_created, appointment_updated and appointment_insertion.
-4. After 48 hours of failures an endpoint is switched off: PATCH it with "active": true.
+5. After 48 hours of failures an endpoint is switched off: PATCH it with "active": true.
 
 What is sent is health data: keep logs and Redis accordingly, and have the agreements that the law asks for. Not every
 practice system tells that a patient was checked out; where none does, a review request counts from the appointment's
@@ -74,7 +80,7 @@ ADDRESS_PARAMETER = "?subdomain"
 def _practice(event: Event) -> str | None:
     """Its subdomain. Raises Untranslatable where an appointment's event does not name it."""
     practice = event.data.at("subdomain").text() or event.headers.get(ADDRESS_PARAMETER)
-    if not practice and event.data.at("event_name").text() in ACTIONS:
+    if not practice and event.data.at("event_name").text() in ACTIONS and not _is_test(event):
         raise Untranslatable("the event does not name its practice: add ?subdomain= to the webhook's address")
     return practice
 
@@ -105,7 +111,7 @@ SOURCE = Source(
 
 def fetch(event: Event) -> list[Get]:
     """The patients of the appointments that stand or took place, where the event does not say who they are."""
-    if _kind(event) not in ACTIONS:
+    if _kind(event) not in ACTIONS or _is_test(event):
         return []
     gets = [_patient(event, one) for one in _appointments(event)]
     return list({get.path: get for get in gets if get}.values())
@@ -116,6 +122,8 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     kind = _kind(event)
     if kind not in ACTIONS:
         return Ignored(kind)
+    if _is_test(event):
+        return Ignored("a test event")
     first, told = next((get.path for get in fetch(event)), ""), list(_appointments(event))
     if not told:
         raise event.data.at("data", "appointment").surprise("an appointment")
@@ -142,6 +150,10 @@ def _change(event: Event, action: Action, appointment: Json) -> VisitChange:
         no_show=changed_at if appointment.at("patient_missed").flag() else None,
         is_sighting=not (is_off and cancelled_at) and not (is_done and done_at),
     )
+
+
+def _is_test(event: Event) -> bool:
+    return event.data.at("test").flag() is True
 
 
 def _kind(event: Event) -> str:
