@@ -14,7 +14,7 @@ import pytest
 from app.delivery import Delivery, Event
 from app.intake import believe
 from app.reading import Untranslatable
-from app.sources import Ignored, load
+from app.sources import Ignored, PartlyTranslatable, load
 from app.visits.merge import Said, fold, wanted
 from app.visits.words import VisitChange, encode_change, external_id
 from tests.histories.pure import ENTRANCES, with_people
@@ -216,6 +216,31 @@ def test_zoom_parks_what_does_not_tell_whose_visit_it_is(kind: str, more: dict[s
         changes_of("zoom", zoom(kind, 0, slot="slot-1", **more))
 
     assert "Ada" not in str(parked.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "total", "by", "is_parked"),
+    [
+        ("cancelled", 2, "host", True),
+        ("cancelled", 2, None, True),
+        ("cancelled", 2, "invitee", False),  # the last one who was left
+        ("cancelled", 1, "host", False),
+        ("confirmed", 2, "host", False),
+    ],
+)
+def test_zoom_parks_a_group_event_that_may_be_cancelled_for_all(
+    status: str, total: int, by: str | None, is_parked: bool
+) -> None:
+    body = zoom(LEFT, 5, ADA, "slot-1", counters={"total": total, "active": 0, "limit": 3})
+    about = body["payload"]["object"]
+    about["scheduled_event"]["status"], about["cancellation"] = status, {"canceler_type": by}
+
+    if not is_parked:
+        assert changes_of("zoom", body)
+        return
+    with pytest.raises(PartlyTranslatable, match="perhaps by the host and for all") as parked:
+        changes_of("zoom", body)
+    assert ["cancel", "cancel"] == [change.action for change in parked.value.changes]
 
 
 def test_zoom_takes_the_phone_for_text_reminders_before_one_from_the_form() -> None:

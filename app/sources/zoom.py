@@ -15,7 +15,8 @@ the event and the e-mail address. Not by `invitee_id`: deliveries before 2026-08
 visit that an older delivery made. A cancel also ends the visit that its invitee got while the event had another limit. Two
 places that one address takes in an event are one visit. A move between group events is always a cancel and a new visit: an
 invitee may come back to an event, and links that go round have no first id.
-Not documented: whether a host who cancels a whole group event causes a delivery for each invitee.
+Not documented: whether a host who cancels a whole group event causes a delivery for each invitee. So a delivery of such a
+cancel (`scheduled_event.status`, several in `invitee_counters.total`, not by an invitee) ends its own visit and is parked.
 """
 
 import re
@@ -25,7 +26,7 @@ from app.challenges import SignField
 from app.delivery import Event
 from app.reading import Json, Untranslatable
 from app.signatures import Hmac
-from app.sources import Ignored, Source
+from app.sources import Ignored, PartlyTranslatable, Source
 from app.visits.words import UNSAID, Contact, VisitChange, attendee_visit_id, microseconds
 
 SETUP = """
@@ -36,9 +37,9 @@ SETUP = """
 4. Activate the app. Zoom validates the address again every 72 hours, and disables it after six failures.
 
 Zoom tells neither completions nor no-shows nor payments, so a review request counts from the start. Each invitee of a
-group event has a visit; guests whom an invitee brings have none. If you cancel a whole group event, check in the console
-that the visits of all its invitees are cancelled: Zoom does not document a delivery for each. The phone number is known
-where the invitee wants text reminders or the form asks for it.
+group event has a visit; guests whom an invitee brings have none. If you cancel a whole group event, the delivery needs an
+operator, who checks that the visits of all its invitees are cancelled: Zoom does not document a delivery for each. The
+phone number is known where the invitee wants text reminders or the form asks for it.
 """
 
 SOURCE = Source(
@@ -99,7 +100,20 @@ def _cancelled(event: Event, booking: Json) -> list[VisitChange]:
         return [VisitChange(action="update", visit_id=new, order=microseconds(happened_at), continues=old)]
     cancelled_at = booking.at("cancellation", "cancel_at").moment() or happened_at
     cancelled = replace(_known(event, booking), action="cancel", date_cancelled=cancelled_at)
-    return [cancelled, *_under_another_id(booking, cancelled)]
+    changes = [cancelled, *_under_another_id(booking, cancelled)]
+    if _is_group(booking) and _may_end_for_all(booking):
+        raise PartlyTranslatable(FOR_ALL, changes)
+    return changes
+
+
+FOR_ALL = "a group event was cancelled, perhaps by the host and for all of its invitees: only one is named"
+
+
+def _may_end_for_all(booking: Json) -> bool:
+    """The event itself is cancelled, others had booked it, and it is not told that an invitee did it."""
+    about, by = booking.at("scheduled_event"), booking.at("cancellation", "canceler_type").text()
+    is_over = (about.at("status").text() or "").lower() in ("cancelled", "canceled")
+    return is_over and (about.at("invitee_counters", "total").whole() or 0) > 1 and by != "invitee"
 
 
 def _under_another_id(booking: Json, cancelled: VisitChange) -> list[VisitChange]:
