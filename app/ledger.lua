@@ -511,6 +511,8 @@ local function is_outage(answers, enough, work, took_ms)
   return failed >= enough and succeeded * 4 <= failed
 end
 
+local function tool_of(work) return string.match(work, '/([^-]*)') end
+
 -- What one answer says about everybody's way to the API. A success opens the gate that trouble closed, but not the one
 -- that the API closed itself by naming a time. While the API is down, only a probe's failure says anything new; each makes
 -- the wait for the next probe twice as long.
@@ -528,6 +530,7 @@ local function judge(gate, why, wait_ms, enough, work, took_ms)
   end
   call('SADD', 'db:gates', gate)
   call('HSETNX', gate, 'since', now)
+  if why == 'down' and shut then call('HSET', gate, 'failed', tool_of(work)) end
   local fails = call('HINCRBY', gate, 'fails', 1)
   if why == 'down' then wait_ms = math.min(wait_ms, 1000 * 2 ^ (fails - 1)) end
   call('HSET', gate, 'why', why, 'until', now + wait_ms)
@@ -731,12 +734,15 @@ function steps.orphans()
 end
 
 -- Of the first in line the one that never failed and was sent least often: a visit that the API always refuses must not be
--- every probe.
-local function next_probe(held)
+-- every probe. Where a probe failed, of any in line, and rather of another tool: it may be that tool's visits that fail, and
+-- new ones of them may come first for ever.
+local function next_probe(gate, held)
+  local failed = call('HGET', gate, 'failed')
+  local line = failed and call('ZRANDMEMBER', held, 50) or call('ZRANGE', held, 0, 49)
   local chosen, fewest
-  for _, work in ipairs(works_in(held, call('ZRANGE', held, 0, 49))) do
+  for _, work in ipairs(works_in(held, line)) do
     local tries, probes = unpack(call('HMGET', 'db:' .. work, 'tries', 'probes'))
-    probes = (probes or 0) + (tries and 1e6 or 0)
+    probes = (probes or 0) + (tries and 1e6 or 0) + (tool_of(work) == failed and 1e3 or 0)
     if not fewest or probes < fewest then chosen, fewest = work, probes end
   end
   if chosen then call('HINCRBY', 'db:' .. chosen, 'probes', 1) end
@@ -786,7 +792,7 @@ function steps.gate()
   end
   if ARGV[4] ~= '' then most = math.min(most, room_in_line('db:pace:' .. ARGV[2], ARGV[4], ARGV[5])) end
   if most < 1 then return 0 end
-  local out = shut and next_probe(held) or next_in_line(held, 'db:ages:' .. ARGV[2], most, ARGV[4] ~= '')
+  local out = shut and next_probe(gate, held) or next_in_line(held, 'db:ages:' .. ARGV[2], most, ARGV[4] ~= '')
   for i, work in ipairs(out) do
     enqueue(work, i / 1000)
     if ARGV[4] ~= '' then call('HSET', 'db:' .. work, 'let_out', 1) end

@@ -826,6 +826,34 @@ async def test_a_visit_that_always_fails_is_not_every_probe(ledger: Ledger, redi
     assert [work("A"), work("B"), work("C"), work("A")] == probes
 
 
+async def test_visits_of_one_tool_that_all_fail_are_not_every_probe(ledger: Ledger, redis: Redis) -> None:
+    """There are more of them than are looked at, they start first, and new ones keep coming."""
+    for visit in "ABC":
+        await fails(ledger, visit)
+    for number in range(60):
+        await accept(ledger, change(f"bad-{number}", time_scheduled=on_day(1)))
+        assert "held" == await ledger.begin(work(f"bad-{number}"), gate="main")
+    good = VisitChange(action="update", visit_id="good", order=1, named="calcom-good", time_scheduled=on_day(20))
+    await accept(ledger, good)
+    assert "held" == await ledger.begin("visit:main/calcom-good", gate="main")
+
+    async def probe(number: int) -> str:
+        await let_time_pass(redis)
+        assert 1 == await ledger.open_gate("main")
+        [probe] = await ledger.works("queued")
+        hold = await ledger.begin(probe, gate="main")
+        assert isinstance(hold, Hold)
+        trouble = Attempt(at=1, took_ms=1, outcome="broken")
+        outcome = Outcome(state="held", attempt=trouble, reason="500", tries=number, verdict=DOWN)
+        await ledger.release(hold, outcome, gate="main")
+        return probe
+
+    probes = [await probe(number) for number in range(1, 10)]
+
+    assert probes[0].startswith(work("bad-"))
+    assert "visit:main/calcom-good" in probes
+
+
 async def test_a_visit_that_is_refused_alone_is_parked_before_it_stops_everybody_for_ever(ledger: Ledger) -> None:
     refused = Outcome(state="held", attempt=attempt(), reason="403", verdict=Verdict(why="unauthorized", wait_s=30))
     ok = settled(verdict=Verdict(why="ok"))
