@@ -210,6 +210,36 @@ async def test_a_seat_whose_move_has_to_be_confirmed_is_not_where_it_was(door: D
     assert expected == await door.in_every_order("calcom", [*TAKEN, asked, *([agreed] if is_confirmed else [])])
 
 
+PAID = {"paymentData": {"success": True, "amount": 2_000, "refunded": False}}
+
+
+@pytest.mark.parametrize(
+    ("later", "expected"),
+    [
+        (seats("BOOKING_CREATED", 4, "u1", [ADA, BOB]), [("ada", FIRST), ("bob", FIRST)]),
+        (seats("BOOKING_CANCELLED", 4, "u1", [ADA]), []),
+        (seats("BOOKING_CANCELLED", 4, "u1", [BOB]), [("ada", FIRST)]),
+        (
+            seats("BOOKING_RESCHEDULED", 4, "u2", [ADA], SECOND, rescheduleUid="u1", rescheduledBy=ADA),
+            [("ada", SECOND)],
+        ),
+        (seats("BOOKING_REQUESTED", 4, "u2", [ADA], SECOND, rescheduleUid="u1", status="PENDING"), []),
+        (seats("BOOKING_PAID", 4, "u1", [ADA], **PAID), [("ada", FIRST)]),
+        (
+            seats("MEETING_ENDED", 0, "u1", [ADA], eventType={"team": None, "seatsPerTimeSlot": 10}),
+            [("ada", "2026-10-01T15:30:00Z")],
+        ),
+    ],
+    ids=["joined", "cancelled", "another's cancel", "moved", "asked to move", "paid", "ended"],
+)
+async def test_a_booking_that_got_seats_later_is_not_asked_about_twice(
+    door: Door, later: Body, expected: list[tuple[str, str]]
+) -> None:
+    alone = calcom("BOOKING_CREATED", 1, "u1", [ADA])
+
+    assert expected == await door.in_every_order("calcom", [alone, later])
+
+
 async def test_the_host_moves_all_seats_of_a_booking(door: Door) -> None:
     moved = seats(
         "BOOKING_RESCHEDULED", 4, "u1", [ADA, BOB, CY], SECOND, rescheduleUid="u1", rescheduledBy="host@example.com"

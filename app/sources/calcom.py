@@ -27,10 +27,11 @@ Seats (`seatsPerTimeSlot` above 1): several people share one `uid`, and each is 
 the address, which alone is in every kind of event. A seat's cancel lists its holder, a cancel by the host everybody. In a
 move everybody who is listed moves, unless `rescheduledBy` is one of them. A move to another booking ends one visit and
 begins another, without a link: its holder may come back to the first booking, and links that go round have no first visit.
-What was paid for the seat stays with the visit that ended. Nobody's cancel is taken back by an event that merely lists them.
-MEETING_ENDED and BOOKING_NO_SHOW_UPDATED need not say that a booking has seats: so the booking itself is kept from being a
-visit by the events that do, and a no-show counts for the visit, of the booking or of the seat, that belongs to the named
-address. That also leaves a guest's no-show without effect.
+What was paid for the seat stays with the visit that ended. An event type may get seats after a booking was made: then what
+is told of a holder also ends their visit of the whole booking. Nobody's cancel is taken back by an event that merely lists
+them. MEETING_ENDED and BOOKING_NO_SHOW_UPDATED need not say that a booking has seats: so the booking itself is kept from
+being a visit by the events that do, and a no-show counts for the visit, of the booking or of the seat, that belongs to the
+named address. That also leaves a guest's no-show without effect.
 """
 
 import re
@@ -234,13 +235,18 @@ def _seats(event: Event, kind: str, booking: Json) -> list[VisitChange] | Ignore
         case "BOOKING_RESCHEDULED":
             return [*_moved(event, booking), _no_visit(event, booking)]
         case "BOOKING_CANCELLED" | "BOOKING_REJECTED":
-            happened_at = _happened_at(event)
+            seats, uid, happened_at = _holders(booking), booking.at("uid").needed_text(), _happened_at(event)
             return [
-                replace(seat.said(event), action="cancel", date_cancelled=happened_at) for seat in _holders(booking)
+                change
+                for seat in seats
+                for change in (
+                    replace(seat.said(event), action="cancel", date_cancelled=happened_at),
+                    *seat.from_before(uid, happened_at),
+                )
             ]
         case "BOOKING_REQUESTED" if _is_moved(booking):
             seats, uids = _holders(booking), (booking.at("uid").text(), _continues(booking))
-            return [seat.given_up(event, uid) for seat in seats for uid in uids if uid]
+            return [change for seat in seats for uid in uids if uid for change in seat.given_up(event, uid)]
         case "BOOKING_PAID":
             return _seat_paid(event, booking)
         case "BOOKING_NO_SHOW_UPDATED":
@@ -274,7 +280,7 @@ def _moved(event: Event, booking: Json) -> Iterator[VisitChange]:
         else:
             yield replace(said, action="create", time_completed=None, date_cancelled=None, no_show=None)
             if old:
-                yield seat.given_up(event, old)
+                yield from seat.given_up(event, old)
 
 
 def _no_visit(event: Event, booking: Json) -> VisitChange:
@@ -290,7 +296,8 @@ def _seat_paid(event: Event, booking: Json) -> list[VisitChange]:
         raise Untranslatable(A_SEAT_PAID)
     is_pending = booking.at("status").text() == "PENDING"
     said = seats[0].bare(event) if is_pending else seats[0].said(event)
-    return [replace(said, amount_collected=_paid(booking))]
+    before = seats[0].from_before(booking.at("uid").needed_text(), _happened_at(event))
+    return [replace(said, amount_collected=_paid(booking)), *before]
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,10 +323,18 @@ class Seat:
         start = self.booking.at("startTime").needed_moment()
         return replace(self.bare(event), contact=self.contact(), time_scheduled=start)
 
-    def given_up(self, event: Event, uid: str) -> VisitChange:
+    def given_up(self, event: Event, uid: str) -> list[VisitChange]:
         """That its holder has none in that booking."""
         visit_id, left_at = attendee_visit_id(uid, self.address), _happened_at(event)
-        return VisitChange(action="cancel", visit_id=visit_id, order=microseconds(left_at), date_cancelled=left_at)
+        left = VisitChange(action="cancel", visit_id=visit_id, order=microseconds(left_at), date_cancelled=left_at)
+        return [left, *self.from_before(uid, left_at)]
+
+    def from_before(self, uid: str, at: datetime) -> list[VisitChange]:
+        """That no visit of the whole booking is its holder's: there is one if the booking had no seats when it was made."""
+        if self.address.endswith(MADE_UP):
+            return []
+        off = VisitChange(action="cancel", visit_id=uid, order=microseconds(at), date_cancelled=at)
+        return [replace(off, **_only_for(self.address))]
 
     def contact(self) -> Contact:
         is_booker = self.address == _lower(_response(self.booking, "email"))
@@ -347,7 +362,7 @@ class Seat:
             contact=self.contact(),
             time_scheduled=self.booking.at("startTime").moment() or UNSAID,
         )
-        return [booked, over]
+        return [booked, over, *self.from_before(self.booking.at("uid").needed_text(), ended_at)]
 
     @property
     def _is_surely_held(self) -> bool:
