@@ -36,7 +36,8 @@ fuzz: .venv/deep   ## An hour each: bodies, translations and the HTTP protocol, 
 	for target in body translate http; do $(BIN)/python -m tests.fuzz $$target $(SECONDS_EACH) || exit 1; done
 SECONDS_EACH := 3600
 
-mutants: .venv/deep ## Change signatures, bodies, merge and retry line by line: which change does no test notice?
+mutants: .venv/deep ## Change signatures, bodies, merge and retry piece by piece: an error where no test notices (ten minutes)
+	rm -rf mutants
 	$(BIN)/mutmut run
 	$(BIN)/python -m tests.fuzz.mutants
 
