@@ -97,24 +97,17 @@ class Json:
         if written is None:
             return None
         try:
-            read = datetime.fromisoformat(written)
+            read = datetime.fromisoformat(written)  # cuts what is finer than a microsecond (Square writes nine digits)
         except ValueError:
-            read = self._odd_moment(written)
+            raise self.surprise("a time in ISO 8601") from None
         if read.tzinfo is None:
             if zone is None:
                 raise self.surprise("a time with an offset")
             read = read.replace(tzinfo=zone)
         try:
-            return read if read.tzinfo is UTC else read.astimezone(UTC)
+            return read.astimezone(UTC)
         except OverflowError:
             raise self.surprise("a time that a calendar has") from None
-
-    def _odd_moment(self, written: str) -> datetime:
-        """More than six digits of a second (Square writes nine) are cut."""
-        try:
-            return datetime.fromisoformat(_LONG_FRACTION.sub(r"\1", written))
-        except ValueError:
-            raise self.surprise("a time in ISO 8601") from None
 
     def unix(self) -> datetime | None:
         """Seconds since 1970."""
@@ -150,7 +143,7 @@ class Json:
             raise self.surprise("an amount")
         try:
             amount = Decimal(written.replace(",", "")) / smallest_units
-        except ArithmeticError:
+        except ArithmeticError:  # of a million digits
             raise self.surprise("an amount") from None
         if not amount.is_finite() or abs(amount) >= _TOO_MUCH:
             raise self.surprise("an amount that somebody could pay")
@@ -207,6 +200,5 @@ def smallest_units(currency: str | None, but: Container[str] = ()) -> int:
 _new = object.__new__
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ID = re.compile("[A-Za-z0-9_-]{1,191}")
-_LONG_FRACTION = re.compile(r"(\.\d{6})\d+")
 _AMOUNT = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|[0-9]{1,3}(,[0-9]{3})+\.[0-9]{2})")
 _TOO_MUCH = Decimal(10) ** 12

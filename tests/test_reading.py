@@ -3,6 +3,7 @@
 import gzip
 import json
 import math
+import time
 import tracemalloc
 import zlib
 from collections.abc import Callable
@@ -123,6 +124,7 @@ EMAIL = "ada@example.com"
         ("expected milliseconds since 1970, found nothing", None, "needed_unix_ms"),
         ("expected an amount, found dict of length 0", {}, "amount"),
         ("expected an amount, found str of length 15", EMAIL, "amount"),
+        ("expected an amount, found bool", True, "amount"),
         ("expected an amount that somebody could pay, found int", 10**12, "amount"),
         ("expected an id, found str of length 15", EMAIL, "needed_id"),
         ("expected JSON, found str of length 15", EMAIL, "unwrapped"),
@@ -212,6 +214,16 @@ def test_a_time_with_an_offset_is_read_as_utc(expected: str, written: str) -> No
 
     assert expected == timestamp(moment)
     assert moment.utcoffset() == timedelta(0)
+
+
+def test_the_zone_of_the_machine_makes_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("TZ", "America/New_York")
+        time.tzset()
+        moment = Json("2026-03-14T11:32:05-06:00").needed_moment()
+    time.tzset()
+
+    assert "2026-03-14T17:32:05+00:00" == moment.isoformat()
 
 
 @pytest.mark.parametrize(
@@ -337,6 +349,15 @@ def test_money_that_is_left_out_is_none(value: Any) -> None:
 def test_what_nobody_could_pay_is_untranslatable(value: Any) -> None:
     assert "expected an amount" in told(value, "amount")
     assert "expected an amount" in told(value, "amount", 1)
+
+
+def test_a_million_digits_and_lists_in_lists_are_no_amount() -> None:
+    nested: list[Any] = []
+    for _ in range(10_000):
+        nested = [nested]
+
+    assert "a[0].b: expected an amount, found str of length 1000001" == told("9" * 1_000_001, "amount")
+    assert "a[0].b: expected an amount, found list of length 1" == told(nested, "amount")
 
 
 # -- whatever a value is --
