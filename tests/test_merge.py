@@ -29,6 +29,7 @@ from app.visits.merge import (
     join,
     needed,
     payments_of,
+    people_of,
     same,
     wanted,
     winners,
@@ -102,6 +103,7 @@ CHANGES = st.builds(
     as_of=st.integers(0, 1),
     is_sighting=st.booleans(),
     only_for_contact=st.sampled_from((False, False, True)),
+    first_contact_stays=st.sampled_from((False, False, True)),
 )
 SETS = st.lists(CHANGES, max_size=6)
 
@@ -1052,3 +1054,41 @@ def test_an_opt_out_is_told_apart_from_a_cancel() -> None:
     assert (True, True) == (made_of(booked, out).opted_out, made_of(booked, out).is_off)
     assert not made_of(booked, out, said("update", 3, opted_out=False)).opted_out
     assert not made_of(booked, said("cancel", 2, date_cancelled=TEN)).opted_out
+
+
+# -- one id for several people --
+
+
+def shared(order: int, email: str, **fields: Any) -> Said:
+    contact = Contact(email=email, first_name=email.partition("@")[0])
+    return said("create", order, contact=contact, first_contact_stays=True, **fields)
+
+
+def test_an_id_that_several_people_share_belongs_to_whom_it_named_first() -> None:
+    ada = shared(1, "ada@example.com", time_scheduled=NINE)
+    zoe = shared(2, "zoe@example.com", time_scheduled=TEN, date_cancelled=TEN)
+
+    visit = made_of(ada, zoe)
+
+    assert ("ada@example.com", "ada") == (visit.contact.email, visit.contact.first_name)
+    assert {"time_scheduled": "2026-03-14T09:00:00Z", "event_date": "2026-03-14T09:00:00Z"} == visit.fields
+    assert (
+        "2026-03-14T11:00:00Z"
+        == made_of(ada, zoe, shared(3, "ada@example.com", time_scheduled=ELEVEN)).fields["event_date"]
+    )
+
+
+def test_the_people_of_an_id_are_counted_once_each_and_only_where_it_may_have_several() -> None:
+    ada, zoe = shared(1, "ada@example.com"), shared(2, "zoe@example.com")
+    alone = said("create", 3, contact=Contact(email="ada@example.com"), time_scheduled=NINE)
+
+    assert [0, 1, 1, 2, 2] == [
+        people_of(fold(changes)) for changes in ([alone], [ada], [ada, ada, alone], [ada, zoe], [zoe, ada, zoe])
+    ]
+
+
+def test_whom_an_id_named_first_is_not_forgotten() -> None:
+    changes = [shared(order, f"{order}@example.com") for order in range(1, 6)]
+
+    assert changes[0].origin in needed(changes)
+    assert "1@example.com" == wanted(fold(one for one in changes if one.origin in needed(changes))).contact.email
