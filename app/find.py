@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from app.connection import Redis
-from app.visits.words import Contact
+from app.visits.change import Contact
 
 NEWEST = 200
 _EMAIL = re.compile(r"[^\s@]+@[^\s@]+")

@@ -31,8 +31,8 @@ from app.explain import apart, fold_family
 from app.ledger import Gone, Ledger, Member, Meta, NoBody, every_account
 from app.queue import event_work
 from app.settings import Settings
+from app.visits.change import FORGOTTEN, Contact
 from app.visits.merge import REMEMBERED, wanted
-from app.visits.words import FORGOTTEN, Contact
 
 #: What is told of what is found.
 TOLD = {

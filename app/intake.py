@@ -40,7 +40,7 @@ from app.settings import Entrance, Settings
 from app.signatures import SignatureError, Terms
 from app.sources import Ignored, PartlyTranslatable, Source
 from app.tally import Tally
-from app.visits.words import VisitChange
+from app.visits.change import VisitChange
 
 #: A body that is not here by then never will be.
 BODY_S = 10.0

@@ -15,7 +15,7 @@ from app.ledger import Gone, Ledger, Meta, every_account
 from app.queue import EVENT, VISIT
 from app.settings import Settings
 from app.sources import load, source_of
-from app.visits.words import external_id
+from app.visits.change import external_id
 
 PAGE = 50
 #: So many are asked for at once.

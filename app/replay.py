@@ -22,8 +22,8 @@ from app.ledger import Gone, Ledger, Member, Meta
 from app.queue import EVENT, visit_work
 from app.selection import Mode, Selector, Unit, name_of, recalled
 from app.settings import Entrance, Settings
+from app.visits.change import Contact, VisitChange, encode_change
 from app.visits.merge import REMEMBERED, Facts, Said, Wanted, difference, fold, wanted, winners
-from app.visits.words import Contact, VisitChange, encode_change
 
 #: So many are put back at once; the next ones when most of these have been taken, so that live work is never behind more.
 BATCH = 100

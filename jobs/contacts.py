@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from app.connection import RedisDown
 from app.ledger import Ledger, new_id
+from app.visits.change import Contact
 from app.visits.client import Record, Refused, Unanswered, VisitsApiTrouble, VisitsClient
-from app.visits.words import Contact
 from jobs.places import Turns
 from jobs.retry import may_be_under_way
 

@@ -16,8 +16,8 @@ from app.signals import ATTEMPTS, FINISHED
 from app.sources import GONE, Ignored, PartlyTranslatable
 from app.tally import Tally
 from app.telemetry import span
+from app.visits.change import VisitChange, external_id
 from app.visits.client import RateLimited, Unanswered, Unauthorized, VisitsApiTrouble
-from app.visits.words import VisitChange, external_id
 from jobs.apply import give_back
 from jobs.context import JOB_S, Clock, Context, chance, since_s
 from jobs.records import Found, Parked, Records

@@ -30,7 +30,7 @@ from app.connection import Redis
 from app.delivery import Delivery
 from app.ledger import Ledger, Member, Meta
 from app.settings import read
-from app.visits.words import UNSAID, Contact, VisitChange
+from app.visits.change import UNSAID, Contact, VisitChange
 from jobs.apply import apply
 from jobs.context import Context
 from jobs.fetch import translate

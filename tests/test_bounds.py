@@ -17,7 +17,7 @@ from app.alarms import due
 from app.connection import Address, Redis
 from app.delivery import Delivery
 from app.ledger import Hold, Ledger, Meta, Outcome, TooMany, Written
-from app.visits.words import VisitChange
+from app.visits.change import VisitChange
 from jobs.sweep import _open_gates
 
 __all__ = ["hands", "world"]

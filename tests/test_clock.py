@@ -16,7 +16,7 @@ from test_worker import Books, all_visits, booked
 from app.connection import Address, Redis
 from app.embedded import binary, free_port
 from app.ledger import Hold, Ledger
-from app.visits.words import Contact
+from app.visits.change import Contact
 
 KNOWN = Contact(id="cont_KYdl3lftgZXGRbxqoj")
 SETS = ("db:running", "db:queued", "db:waiting", "db:workers", *LANES.values())

@@ -30,8 +30,8 @@ from app.overview import Gate, Overview, Worker
 from app.replay import Replay
 from app.settings import read
 from app.tally import Tally
+from app.visits.change import Contact, VisitChange
 from app.visits.merge import fold
-from app.visits.words import Contact, VisitChange
 
 STATIC = files("app.console").joinpath("static")
 OTHER_SECRET = "whsec_c2VjcmV0LW9mLXRoZS1vdGhlcg=="

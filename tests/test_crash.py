@@ -18,7 +18,7 @@ from app import connection
 from app.embedded import free_port, start, stop, valkey
 from app.ledger import ORPHAN_S
 from app.queue import QUEUE
-from app.visits.words import Contact, VisitChange
+from app.visits.change import Contact, VisitChange
 from jobs.sweep import ADOPT_EVERY_S
 from tests.crash.judge import doubled_in
 from tests.crash.run import Plan, run

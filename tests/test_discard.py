@@ -10,7 +10,7 @@ from test_replay import of, refused
 
 from app.cli.filters import filter_of
 from app.discard import Discard, Planned
-from app.visits.words import Contact
+from app.visits.change import Contact
 
 __all__ = ["hands", "world"]
 

@@ -31,7 +31,7 @@ from app.reading import Json
 from app.refusals import Refusals
 from app.replay import Replay, Step
 from app.sources import Get, Ignored
-from app.visits.words import VisitChange, encode_change, external_id
+from app.visits.change import VisitChange, encode_change, external_id
 
 every_source = pytest.mark.parametrize("name", [name for name in TOOLS if BY_TOOL[name]])
 

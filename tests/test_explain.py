@@ -11,7 +11,7 @@ from app.delivery import Delivery
 from app.explain import EVERYTHING, Explain, redacted
 from app.ledger import Attempt, Hold, Ledger, Meta, Outcome
 from app.settings import read
-from app.visits.words import Contact, VisitChange
+from app.visits.change import Contact, VisitChange
 
 
 @pytest.mark.parametrize(

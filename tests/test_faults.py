@@ -15,7 +15,7 @@ from rig import Rig, Server, wait_until
 from test_worker import Books
 
 from app.embedded import valkey
-from app.visits.words import Contact, VisitChange
+from app.visits.change import Contact, VisitChange
 from jobs.contacts import LOCK_MS
 from jobs.places import AT_ONCE
 from tests.crash.judge import doubled_in

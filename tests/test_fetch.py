@@ -30,7 +30,7 @@ from app.refusals import Refusals
 from app.signals import FINISHED
 from app.sources import Get, PartlyTranslatable, specimens
 from app.tally import totals
-from app.visits.words import VisitChange
+from app.visits.change import VisitChange
 from jobs.places import Turns
 
 TOOLS = ("acuity", "square", "jobber")

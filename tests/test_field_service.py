@@ -17,8 +17,8 @@ from test_sources import BY_TOOL, Specimen
 from app.delivery import Event
 from app.reading import Json, Untranslatable
 from app.sources import GONE, Ignored, load
+from app.visits.change import UNSAID, VisitChange, encode_change
 from app.visits.merge import Said, Wanted, fold, wanted
-from app.visits.words import UNSAID, VisitChange, encode_change
 
 __all__ = ["hands", "served", "world"]  # fixtures
 

@@ -23,7 +23,7 @@ from app.forget import Forget, speaks_of
 from app.ledger import LEASE_S, Gone, Ledger, Meta
 from app.operations import Operations, Order
 from app.settings import read
-from app.visits.words import Contact, VisitChange
+from app.visits.change import Contact, VisitChange
 
 EMAIL = "ada@example.com"
 #: As they are written, by `standard` and by Acuity.

@@ -15,8 +15,8 @@ from app.delivery import Delivery, Event
 from app.intake import believe
 from app.reading import Untranslatable
 from app.sources import Ignored, PartlyTranslatable, load
+from app.visits.change import VisitChange, encode_change, external_id
 from app.visits.merge import Said, fold, wanted
-from app.visits.words import VisitChange, encode_change, external_id
 from tests.histories.pure import ENTRANCES, with_people
 
 ARRIVAL = datetime(2026, 9, 21, 14, tzinfo=UTC)

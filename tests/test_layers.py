@@ -23,18 +23,18 @@ ROOT = Path(__file__).parent.parent
 #: What of ours each pure module may import.
 PURE = {
     "app.reading": set(),
-    "app.visits.words": set(),
+    "app.visits.change": set(),
     "app.queue": set(),
     "app.delivery": {"app.reading"},
-    "app.visits.merge": {"app.visits.words"},
+    "app.visits.merge": {"app.visits.change"},
     "app.signatures": {"app.delivery", "app.reading"},
     "app.keys": {"app.delivery", "app.signatures"},
     "app.challenges": {"app.delivery"},
-    "app.sources": {"app.challenges", "app.delivery", "app.reading", "app.signatures", "app.visits.words"},
+    "app.sources": {"app.challenges", "app.delivery", "app.reading", "app.signatures", "app.visits.change"},
     "jobs.retry": {"app.ledger", "app.visits.client"},  # words only, see below
 }
 A_SOURCE = {
-    "app.challenges", "app.delivery", "app.keys", "app.reading", "app.signatures", "app.sources", "app.visits.words",
+    "app.challenges", "app.delivery", "app.keys", "app.reading", "app.signatures", "app.sources", "app.visits.change",
 }  # fmt: skip
 
 #: Libraries that compute and do nothing else: no clock that is read, no chance, no file, no socket, no task.
@@ -142,7 +142,7 @@ def test_no_import_goes_in_a_circle_wherever_in_a_module_it_stands() -> None:
 
     order = list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError with the circle
 
-    assert order.index("app.visits.words") < order.index("app.ledger") < order.index("jobs.worker")
+    assert order.index("app.visits.change") < order.index("app.ledger") < order.index("jobs.worker")
 
 
 # -- what is pure --

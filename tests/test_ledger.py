@@ -20,7 +20,7 @@ from app.connection import Address, Redis, RedisDown
 from app.delivery import Delivery
 from app.embedded import valkey
 from app.ledger import Attempt, Gone, Hold, Lane, Ledger, Lost, Meta, Outcome, Verdict, Written
-from app.visits.words import Contact, VisitChange
+from app.visits.change import Contact, VisitChange
 
 T = TypeVar("T")
 

@@ -19,6 +19,18 @@ from app.delivery import Event
 from app.reading import Json
 from app.sources import Ignored, load
 from app.visits import merge
+from app.visits.change import (
+    UNSAID,
+    Contact,
+    VisitChange,
+    attendee_visit_id,
+    encode_change,
+    external_id,
+    is_external_id,
+    microseconds,
+    money,
+    timestamp,
+)
 from app.visits.merge import (
     Fact,
     Facts,
@@ -33,18 +45,6 @@ from app.visits.merge import (
     same,
     wanted,
     winners,
-)
-from app.visits.words import (
-    UNSAID,
-    Contact,
-    VisitChange,
-    attendee_visit_id,
-    encode_change,
-    external_id,
-    is_external_id,
-    microseconds,
-    money,
-    timestamp,
 )
 
 EXAMPLES = settings(max_examples=60, deadline=None, derandomize=True, database=None)

@@ -19,7 +19,7 @@ import jobs.places
 from app.connection import Redis
 from app.ledger import Lane, Ledger
 from app.sources import specimens
-from app.visits.words import Contact
+from app.visits.change import Contact
 from jobs.places import AT_ONCE, Job, Places, Slots, Turns
 
 SLOW, QUICK = 200, 20

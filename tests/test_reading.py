@@ -37,7 +37,7 @@ from app.intake import believe, recall
 from app.ledger import Meta
 from app.reading import THOUSANDTHS, Json, Untranslatable, smallest_units
 from app.settings import read
-from app.visits.words import timestamp
+from app.visits.change import timestamp
 
 EXAMPLES = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 NEW_YORK = ZoneInfo("America/New_York")

@@ -25,7 +25,7 @@ from app.reading import Untranslatable
 from app.replay import Call, Replay, Step, Stuck
 from app.selection import Mode, Selector
 from app.sources import Ignored, PartlyTranslatable
-from app.visits.words import Contact, VisitChange
+from app.visits.change import Contact, VisitChange
 
 __all__ = ["doorstep", "hands", "served", "world"]
 TOKEN = {"authorization": "Bearer t"}

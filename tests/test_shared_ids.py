@@ -11,8 +11,8 @@ from test_apply import World, a_world
 
 from app.connection import Redis
 from app.explain import Explain
+from app.visits.change import Contact, VisitChange, encode_change
 from app.visits.merge import Said, fold, needed, people_of, wanted
-from app.visits.words import Contact, VisitChange, encode_change
 
 START, OFF = datetime(2026, 10, 1, 15, tzinfo=UTC), datetime(2026, 9, 21, tzinfo=UTC)
 

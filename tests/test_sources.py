@@ -22,8 +22,8 @@ from app.delivery import Delivery, Event, check_content_type, parse_body
 from app.reading import Json, Untranslatable
 from app.signatures import TOOLS_KEY, Either, Scheme, SignatureError, Terms
 from app.sources import Get, Ignored, Tool, load, specimens
+from app.visits.change import VisitChange, encode_change, is_external_id
 from app.visits.merge import Said
-from app.visits.words import VisitChange, encode_change, is_external_id
 
 TOOLS = load()
 #: No tool's secrets: base64 behind its prefix for those who want that, text for everybody else; and public keys.

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from rig import SECRET, Rig, Server, sign_standard, standard_body, wait_until
 
-from app.visits.words import external_id
+from app.visits.change import external_id
 
 DOCS = (Path(__file__).parents[1] / "docs" / "standard.md").read_text("utf-8")
 SHELL = re.findall(r"```bash\n(.*?)```", DOCS, re.DOTALL)

@@ -40,7 +40,7 @@ from app.embedded import free_port, start, stop, valkey
 from app.ledger import Ledger, Member, Meta
 from app.queue import JOBS
 from app.settings import read
-from app.visits.words import Contact, VisitChange
+from app.visits.change import Contact, VisitChange
 from jobs.worker import worker_settings
 
 T = TypeVar("T")

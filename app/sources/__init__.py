@@ -14,7 +14,7 @@ Nothing is registered anywhere else.
                  visit id and the ids of the people in the record, none where it is gone; pure. `translate` finds all who
                  were ever listed in `event.people`: a record does not tell who was removed
 
-How to read a body: app/reading.py (Json). What a change can say: app/visits/words.py (VisitChange). Schemes of signatures:
+How to read a body: app/reading.py (Json). What a change can say: app/visits/change.py (VisitChange). Schemes of signatures:
 app/signatures.py, and app/keys.py for public keys and JSON Web Tokens. Handshakes: app/challenges.py.
 """
 
@@ -32,7 +32,7 @@ from app.challenges import Signed, Unsigned
 from app.delivery import Event, Form
 from app.reading import Json, Untranslatable
 from app.signatures import Either, Scheme
-from app.visits.words import DETAILS, VisitChange
+from app.visits.change import DETAILS, VisitChange
 
 #: Where our facts come from at their weakest.
 Evidence = Literal["vendor", "second-hand", "recalled"]

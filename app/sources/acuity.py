@@ -23,7 +23,7 @@ from app.delivery import Event
 from app.reading import Json, Untranslatable
 from app.signatures import Hmac
 from app.sources import GONE, Basic, Get, Ignored, Source
-from app.visits.words import UNSAID, Action, Contact, Unsaid, VisitChange, microseconds
+from app.visits.change import UNSAID, Action, Contact, Unsaid, VisitChange, microseconds
 
 SETUP = """
 1. In Acuity, open Integrations, API, "View credentials". Set HOOKS__ACUITY__CREDENTIALS__USER_ID to the user id,

@@ -25,7 +25,7 @@ from app.delivery import Event
 from app.reading import Json, Untranslatable
 from app.signatures import PathToken
 from app.sources import Ignored, PartlyTranslatable, Source
-from app.visits.words import UNSAID, Contact, VisitChange, attendee_visit_id, microseconds
+from app.visits.change import UNSAID, Contact, VisitChange, attendee_visit_id, microseconds
 
 SETUP = """
 1. Set HOOKS__APPOINTLET__SECRETS to a word of your own and SECRET_KEY to 32 random characters or more. Restart.

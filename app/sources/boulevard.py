@@ -33,7 +33,7 @@ from app.delivery import Event
 from app.reading import Json, Untranslatable
 from app.signatures import LAST_SECONDS, Hmac, base64_key
 from app.sources import GONE, Get, Ignored, Shown, Source, graphql_record
-from app.visits.words import UNSAID, Action, Contact, VisitChange, microseconds
+from app.visits.change import UNSAID, Action, Contact, VisitChange, microseconds
 
 SETUP = """
 1. In Boulevard (Enterprise plan) open Settings, Developers, and make an application for the Admin API. Set its secret

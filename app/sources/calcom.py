@@ -45,7 +45,7 @@ from app.delivery import Event
 from app.reading import THOUSANDTHS, Json, Untranslatable, smallest_units
 from app.signatures import CHOSEN_KEY, Hmac
 from app.sources import Ignored, PartlyTranslatable, Source
-from app.visits.words import UNSAID, Contact, Unsaid, VisitChange, attendee_visit_id, microseconds
+from app.visits.change import UNSAID, Contact, Unsaid, VisitChange, attendee_visit_id, microseconds
 
 SETUP = """
 1. Make up a secret (32 random characters or more) and set it as HOOKS__CALCOM__SECRETS.

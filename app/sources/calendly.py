@@ -20,7 +20,7 @@ from app.delivery import Event
 from app.reading import Json
 from app.signatures import CHOSEN_KEY, Hmac
 from app.sources import Ignored, Source
-from app.visits.words import UNSAID, Contact, Unsaid, VisitChange, microseconds
+from app.visits.change import UNSAID, Contact, Unsaid, VisitChange, microseconds
 
 SETUP = """
 1. Calendly makes webhooks through its API only, on a paid plan. In Integrations, "API and webhooks", make a personal

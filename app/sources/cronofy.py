@@ -34,7 +34,7 @@ from app.delivery import Event
 from app.reading import Json, Untranslatable
 from app.signatures import Hmac
 from app.sources import Ignored, Source
-from app.visits.words import UNSAID, Contact, Unsaid, VisitChange, attendee_visit_id, microseconds
+from app.visits.change import UNSAID, Contact, Unsaid, VisitChange, attendee_visit_id, microseconds
 
 SETUP = """
 1. Set HOOKS__CRONOFY__SECRETS to your application's client secret (Cronofy's developer dashboard, Credentials). While

@@ -22,7 +22,7 @@ from app.delivery import Event
 from app.reading import Json, Untranslatable
 from app.signatures import Both, FieldsHmac, PathToken
 from app.sources import GONE, Get, Ignored, Keys, Source
-from app.visits.words import Contact, VisitChange, microseconds
+from app.visits.change import Contact, VisitChange, microseconds
 
 SETUP = """
 1. Think of a signature key of 24 characters or more and set it as HOOKS__GINGR__SECRETS, SECRET_KEY to 32 random characters

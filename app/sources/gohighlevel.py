@@ -24,7 +24,7 @@ from app.keys import PublicKey
 from app.reading import Json
 from app.signatures import Either
 from app.sources import Bearer, Get, Ignored, Source, refreshed
-from app.visits.words import UNSAID, Contact, Unsaid, VisitChange, microseconds
+from app.visits.change import UNSAID, Contact, Unsaid, VisitChange, microseconds
 
 ED25519 = "MCowBQYDK2VwAyEAi2HR1srL4o18O8BRa7gVJY7G7bupbN3H9AwJrHCDiOg="
 RSA = (

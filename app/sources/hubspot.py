@@ -32,7 +32,7 @@ from app.delivery import Event
 from app.reading import Json, Untranslatable
 from app.signatures import MILLISECONDS, Hmac
 from app.sources import GONE, Bearer, Get, Ignored, Source, refreshed
-from app.visits.words import Contact, VisitChange, attendee_visit_id, microseconds
+from app.visits.change import Contact, VisitChange, attendee_visit_id, microseconds
 
 SETUP = """
 1. In HubSpot make an app (Development, or Settings, Integrations, Private Apps) with the scope crm.objects.contacts.read.

@@ -18,7 +18,7 @@ from app.delivery import Event
 from app.reading import Json, Untranslatable
 from app.signatures import Hmac
 from app.sources import GONE, Bearer, Get, Ignored, Source, refreshed
-from app.visits.words import UNSAID, Action, Contact, Unsaid, VisitChange, microseconds
+from app.visits.change import UNSAID, Action, Contact, Unsaid, VisitChange, microseconds
 
 SETUP = """
 1. As an approved partner of Jane's Developer Platform, connect the clinic with the scopes appointments:read, patients:read,

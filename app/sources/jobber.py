@@ -36,7 +36,7 @@ from app.delivery import Event
 from app.reading import Json, Untranslatable
 from app.signatures import Hmac
 from app.sources import GONE, Bearer, Get, Ignored, Source, graphql_record, refreshed
-from app.visits.words import UNSAID, Action, Contact, Unsaid, VisitChange, microseconds
+from app.visits.change import UNSAID, Action, Contact, Unsaid, VisitChange, microseconds
 
 SETUP = """
 1. In Jobber's Developer Center make an app with read access to clients, jobs, scheduled items, invoices and Jobber

@@ -26,7 +26,7 @@ from app.delivery import Event
 from app.reading import Json, Untranslatable
 from app.signatures import Hmac
 from app.sources import Ignored, Source
-from app.visits.words import UNSAID, Contact, VisitChange, attendee_visit_id, microseconds
+from app.visits.change import UNSAID, Contact, VisitChange, attendee_visit_id, microseconds
 
 SETUP = """
 1. In Mindbody's developer portal go live, have the business activate the link to your account, and make an API key.

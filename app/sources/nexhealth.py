@@ -35,7 +35,7 @@ from app.delivery import Event
 from app.reading import Json, Untranslatable
 from app.signatures import ISO_TIME, Hmac
 from app.sources import Bearer, Exchange, Get, Ignored, Source
-from app.visits.words import UNSAID, Action, Contact, Unsaid, VisitChange, microseconds
+from app.visits.change import UNSAID, Action, Contact, Unsaid, VisitChange, microseconds
 
 SETUP = """
 1. In the NexHealth Developer Portal make an API key and set it as HOOKS__NEXHEALTH__CREDENTIALS__API_KEY. It is exchanged

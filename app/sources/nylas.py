@@ -24,7 +24,7 @@ from app.delivery import Event
 from app.reading import Json, Untranslatable
 from app.signatures import Hmac
 from app.sources import Ignored, Source
-from app.visits.words import UNSAID, Contact, VisitChange, microseconds
+from app.visits.change import UNSAID, Contact, VisitChange, microseconds
 
 SETUP = """
 1. In the Nylas Dashboard, open Notifications and add a webhook with the address {url} and the triggers booking.created,

@@ -23,7 +23,7 @@ from app.delivery import Event
 from app.reading import Json, smallest_units
 from app.signatures import Hmac
 from app.sources import Ignored, Source
-from app.visits.words import UNSAID, Contact, Unsaid, VisitChange, microseconds
+from app.visits.change import UNSAID, Contact, Unsaid, VisitChange, microseconds
 
 SETUP = """
 1. In OnceHub, open the gear menu, Account integrations, "API and webhooks", and add a webhook with the address {url} and

@@ -28,7 +28,7 @@ from app.delivery import Event
 from app.reading import Json, Untranslatable, smallest_units
 from app.signatures import Hmac
 from app.sources import Ignored, PartlyTranslatable, Source
-from app.visits.words import UNSAID, Action, Contact, Unsaid, VisitChange, attendee_visit_id, microseconds
+from app.visits.change import UNSAID, Action, Contact, Unsaid, VisitChange, attendee_visit_id, microseconds
 
 SETUP = """
 1. In SavvyCal, open Settings, Integrations, and press + beside Webhooks. Paste {url}. If you are asked which events, tick

@@ -28,7 +28,7 @@ from app.keys import Jwt
 from app.reading import Json, Untranslatable
 from app.signatures import Either, PathToken
 from app.sources import GONE, Get, Ignored, Shown, Source, refreshed
-from app.visits.words import Contact, VisitChange, microseconds
+from app.visits.change import Contact, VisitChange, microseconds
 
 SETUP = """
 1. Set HOOKS__SERVICEM8__SECRETS to a word of your own (a public add-on: its App Secret), SECRET_KEY to 32 random

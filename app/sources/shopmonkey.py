@@ -22,7 +22,7 @@ from app.delivery import Event
 from app.reading import Json
 from app.signatures import StandardWebhooks, standard_webhooks_key, text_key
 from app.sources import Bearer, Get, Ignored, Source
-from app.visits.words import UNSAID, Contact, Unsaid, VisitChange, microseconds
+from app.visits.change import UNSAID, Contact, Unsaid, VisitChange, microseconds
 
 SETUP = """
 1. In Shopmonkey open Settings, Integration, API Keys, make a key, and set it as HOOKS__SHOPMONKEY__CREDENTIALS__TOKEN.

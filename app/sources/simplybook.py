@@ -21,7 +21,7 @@ from app.delivery import Event
 from app.reading import Json, Untranslatable
 from app.signatures import PathToken
 from app.sources import GONE, Exchange, Get, Ignored, Shown, Source
-from app.visits.words import UNSAID, Action, Contact, VisitChange, microseconds
+from app.visits.change import UNSAID, Action, Contact, VisitChange, microseconds
 
 SETUP = """
 1. Set HOOKS__SIMPLYBOOK__SECRETS to a word of your own, SECRET_KEY to 32 random characters or more, and

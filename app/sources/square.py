@@ -21,7 +21,7 @@ from app.delivery import Event
 from app.reading import Json
 from app.signatures import Hmac
 from app.sources import Bearer, Get, Ignored, Source
-from app.visits.words import UNSAID, Action, Contact, Unsaid, VisitChange, microseconds
+from app.visits.change import UNSAID, Action, Contact, Unsaid, VisitChange, microseconds
 
 SETUP = """
 1. In Square's Developer Console, open your application, Production, and copy its access token into

@@ -19,7 +19,7 @@ from app.delivery import Event
 from app.reading import Json
 from app.signatures import StandardWebhooks, Token
 from app.sources import Ignored, Source
-from app.visits.words import DETAILS, UNSAID, Action, Contact, Unsaid, VisitChange, microseconds
+from app.visits.change import DETAILS, UNSAID, Action, Contact, Unsaid, VisitChange, microseconds
 
 SETUP = """
 1. Make a secret: `whsec_` and 24 to 64 random bytes in base64. Set it here as HOOKS__STANDARD__SECRETS and give it to

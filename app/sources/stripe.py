@@ -31,7 +31,7 @@ from app.delivery import Event
 from app.reading import Json, smallest_units
 from app.signatures import Hmac
 from app.sources import Ignored, Source
-from app.visits.words import VisitChange, is_external_id, microseconds
+from app.visits.change import VisitChange, is_external_id, microseconds
 
 SETUP = """
 1. In Stripe's Workbench (or under Developers), open Webhooks and add an endpoint with the address {url}.

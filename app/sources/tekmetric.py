@@ -24,7 +24,7 @@ from app.delivery import Event
 from app.reading import Json
 from app.signatures import PathToken
 from app.sources import Bearer, Get, Ignored, Source
-from app.visits.words import UNSAID, Contact, Unsaid, VisitChange, microseconds
+from app.visits.change import UNSAID, Contact, Unsaid, VisitChange, microseconds
 
 SETUP = """
 1. Set HOOKS__TEKMETRIC__SECRETS to a word of your own and SECRET_KEY to 32 random characters or more. Restart.

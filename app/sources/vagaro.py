@@ -24,7 +24,7 @@ from app.delivery import Event
 from app.reading import Json
 from app.signatures import Token
 from app.sources import Exchange, Get, Ignored, Keys, Source
-from app.visits.words import UNSAID, Contact, VisitChange, microseconds
+from app.visits.change import UNSAID, Contact, VisitChange, microseconds
 
 SETUP = """
 1. In Vagaro open Settings, Developers, APIs & Webhooks (an add-on that Vagaro has to approve), Webhooks, Create

@@ -19,7 +19,7 @@ from app.delivery import Event
 from app.keys import Jwt
 from app.reading import Json
 from app.sources import Ignored, Source
-from app.visits.words import UNSAID, Contact, VisitChange, microseconds
+from app.visits.change import UNSAID, Contact, VisitChange, microseconds
 
 SETUP = """
 1. In the Wix app dashboard (dev.wix.com) make an app with the permission "Read Bookings - Including Participants", and

@@ -24,7 +24,7 @@ from app.delivery import Event
 from app.reading import Json
 from app.signatures import CHOSEN_KEY, Token
 from app.sources import Ignored, Source
-from app.visits.words import UNSAID, Contact, Unsaid, VisitChange, microseconds
+from app.visits.change import UNSAID, Contact, Unsaid, VisitChange, microseconds
 
 SETUP = """
 1. Set HOOKS__WORKIZ__SECRETS to 32 random characters of your own, and HOOKS__WORKIZ__TIMEZONE to the account's time

@@ -26,7 +26,7 @@ from app.delivery import Event
 from app.reading import Json
 from app.signatures import CHOSEN_KEY, Token
 from app.sources import Ignored, PartlyTranslatable, Source
-from app.visits.words import UNSAID, Action, Contact, VisitChange, microseconds
+from app.visits.change import UNSAID, Action, Contact, VisitChange, microseconds
 
 SETUP = """
 1. Make up a token (32 random characters or more) and set it as HOOKS__YOUCANBOOKME__SECRETS.

@@ -27,7 +27,7 @@ from app.delivery import Event
 from app.reading import Json, Untranslatable
 from app.signatures import Hmac
 from app.sources import Ignored, PartlyTranslatable, Source
-from app.visits.words import UNSAID, Contact, VisitChange, attendee_visit_id, microseconds
+from app.visits.change import UNSAID, Contact, VisitChange, attendee_visit_id, microseconds
 
 SETUP = """
 1. In the Zoom App Marketplace, Develop, build an app for your account (general or server-to-server) with the scopes to

@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from app.visits.words import FACTS, PAYMENT, RANK, Contact, money, timestamp
+from app.visits.change import FACTS, PAYMENT, RANK, Contact, money, timestamp
 
 Stamp = tuple[int, int, int, int, str]
 

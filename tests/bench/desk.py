@@ -22,7 +22,7 @@ from app.connection import Address, Redis
 from app.console.access import hash_password
 from app.embedded import free_port, valkey
 from app.find import remember
-from app.visits.words import Contact
+from app.visits.change import Contact
 
 DELIVERIES, FAILURES, ROUNDS = 100_000, 5_000, 7
 REASONS = ("contact_unknown", "POST /visits: 422", "time_unknown", "bug", "credentials_missing: HOOKS__ACUITY")

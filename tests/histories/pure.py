@@ -13,8 +13,8 @@ from app.intake import believe
 from app.reading import Json
 from app.settings import Entrance
 from app.sources import Get, Ignored, load
+from app.visits.change import VisitChange, encode_change, external_id
 from app.visits.merge import Said, Wanted, fold, wanted
-from app.visits.words import VisitChange, encode_change, external_id
 from tests.histories import SOME_TIME, Life, Ring, Visit
 from tests.histories.run import life_of, named, settings_for
 

@@ -22,8 +22,8 @@ from app.main import create_app
 from app.queue import event_work, visit_work
 from app.settings import Settings, read
 from app.sources import load, specimens
+from app.visits.change import external_id
 from app.visits.client import http_client
-from app.visits.words import external_id
 from jobs.apply import apply
 from jobs.context import Context
 from jobs.fetch import translate

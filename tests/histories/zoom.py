@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from app.visits.words import attendee_visit_id
+from app.visits.change import attendee_visit_id
 from tests.histories import Life, Person, Visit, written
 
 
