@@ -285,7 +285,7 @@ class Rig:
         return found[0] if found else None
 
     def misbehave(self, **switches: Any) -> None:
-        """Switches of the sandbox (see app/visits/sandbox.py)."""
+        """Switches of the sandbox (see app/sandbox/api.py)."""
         self.http.put(f"{self.sandbox.url}/_sandbox/switches", json=switches).raise_for_status()
 
     def behave(self) -> None:

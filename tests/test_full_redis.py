@@ -19,8 +19,8 @@ from starlette.routing import Route
 
 from app.console.access import COOKIE
 from app.embedded import valkey
+from app.sandbox.store import DOCUMENTED_CONTACT
 from app.sources import specimens
-from app.visits.sandbox import DOCUMENTED_CONTACT
 
 MANY = 20
 API_KEY, PASSWORD = "acuity-api-key", "an operator's password"

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from rig import serving, wait_until
 
-from app.visits.sandbox import create_sandbox
+from app.sandbox.api import create_sandbox
 
 CONTACT = "cont_KYdl3lftgZXGRbxqoj"
 CREATE = {

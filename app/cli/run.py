@@ -53,7 +53,7 @@ def sandbox(port: int, host: str, file: str, token: str | None) -> None:
     """A Visits and Contacts API of our own, for first runs and tests."""
     import uvicorn
 
-    from app.visits.sandbox import create_sandbox
+    from app.sandbox.api import create_sandbox
 
     click.echo(
         f"Visits API: http://{host}:{port}/api/v1   switches and journal: http://{host}:{port}/_sandbox/", err=True

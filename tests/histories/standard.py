@@ -5,7 +5,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
-from app.visits.sandbox import DOCUMENTED_CONTACT
+from app.sandbox.store import DOCUMENTED_CONTACT
 from tests.histories import Life, Person, Visit
 
 
