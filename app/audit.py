@@ -22,9 +22,9 @@ import orjson
 from app.ledger import Gone, Ledger, Member, new_id
 from app.queue import visit_work
 from app.settings import Settings
-from app.sources import load
 from app.visits.client import Broken, RateLimited, Record, Unanswered, Unreachable, VisitsClient
 from app.visits.merge import difference, fold, same, wanted
+from app.webhooks.registry import load
 
 Kind = Literal["missing", "extra", "different", "doubled"]
 

@@ -22,8 +22,8 @@ import httpx
 
 from app import embedded
 from app.console.access import hash_password
-from app.ring import body_of, find, signed
-from app.sources import specimens
+from app.webhooks.registry import specimens
+from app.webhooks.specimens import body_of, find, signed
 
 PATIENCE_S = 30.0
 APPOINTMENT = "123456789"

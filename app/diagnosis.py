@@ -15,11 +15,10 @@ from itertools import combinations, product
 from typing import Literal, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
-from app.delivery import Delivery
 from app.explain import span
 from app.settings import Entrance, Settings
-from app.signatures import Scheme, SignatureError, Terms
-from app.tally import fingerprint
+from app.webhooks.delivery import Delivery
+from app.webhooks.signatures.scheme import Scheme, SignatureError, Terms, fingerprint
 
 Kind = Literal["clock", "secret", "body", "encoding", "url", "header", "unknown"]
 FOR_EVER = float("inf")

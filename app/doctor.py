@@ -18,7 +18,7 @@ from app.connection import Address, Redis, RedisDown
 from app.ledger import every_account
 from app.queue import WORKERS
 from app.settings import RECOMMENDED_KEY, Settings, SettingsError, read
-from app.sources import VERIFIED_BY, Source
+from app.webhooks.source import VERIFIED_BY, Source
 
 Result = Literal["ok", "warn", "fail", "down"]
 CLOCK_S = 2.0

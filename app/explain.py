@@ -15,9 +15,9 @@ from typing import Any, ParamSpec, TypeVar
 from app.ledger import Attempt, Gone, Ledger, Member, Meta, NoBody, every_account
 from app.queue import EVENT, VISIT, visit_work
 from app.settings import Settings
-from app.sources import load
 from app.visits.change import DETAILS, external_id
 from app.visits.merge import ONLY_FOR, Fact, Facts, Said, fold, wanted, winners
+from app.webhooks.registry import load
 
 _ADDRESS = re.compile(r"[^\s\"'<>@]+@[^\s\"'<>@]+")
 _NUMBER = re.compile(r"\+?\d[\d\s().-]{6,}\d")

@@ -26,13 +26,13 @@ from urllib.parse import unquote
 import orjson
 
 from app import find
-from app.delivery import JWT, from_base64url
 from app.explain import apart, fold_family
 from app.ledger import Gone, Ledger, Member, Meta, NoBody, every_account
 from app.queue import event_work
 from app.settings import Settings
 from app.visits.change import FORGOTTEN, Contact
 from app.visits.merge import REMEMBERED, wanted
+from app.webhooks.delivery import JWT, from_base64url
 
 #: What is told of what is found.
 TOLD = {

@@ -19,7 +19,13 @@ from starlette.types import Receive, Scope, Send
 
 from app import protocol
 from app.connection import RedisDown
-from app.delivery import (
+from app.ledger import LONG_REPEAT_S, REPEAT_S, Ledger, Meta, new_id, traced
+from app.logs import log
+from app.refusals import Refusals
+from app.settings import Entrance, Settings
+from app.tally import Tally
+from app.visits.change import VisitChange
+from app.webhooks.delivery import (
     Delivery,
     Event,
     TooLarge,
@@ -32,15 +38,9 @@ from app.delivery import (
     decompress,
     parse_body,
 )
-from app.ledger import LONG_REPEAT_S, REPEAT_S, Ledger, Meta, new_id, traced
-from app.logs import log
-from app.reading import Untranslatable
-from app.refusals import Refusals
-from app.settings import Entrance, Settings
-from app.signatures import SignatureError, Terms
-from app.sources import Ignored, PartlyTranslatable, Source
-from app.tally import Tally
-from app.visits.change import VisitChange
+from app.webhooks.payload import Untranslatable
+from app.webhooks.signatures.scheme import SignatureError, Terms
+from app.webhooks.source import Ignored, PartlyTranslatable, Source
 
 #: A body that is not here by then never will be.
 BODY_S = 10.0

@@ -17,10 +17,10 @@ import orjson
 
 from app.bodies import Bodies, UnknownKey
 from app.connection import Redis, Right
-from app.delivery import Delivery
 from app.queue import event_work, visit_work
 from app.visits.change import VisitChange, encode_change, external_id, microseconds
 from app.visits.merge import Said
+from app.webhooks.delivery import Delivery
 
 #: Where jobs wait: each lane has places of its own in a worker.
 Lane = Literal["visit", "event", "replay"]

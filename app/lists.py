@@ -14,8 +14,8 @@ from app.filter import OPEN, Filter
 from app.ledger import Gone, Ledger, Meta, every_account
 from app.queue import EVENT, VISIT
 from app.settings import Settings
-from app.sources import load, source_of
 from app.visits.change import external_id
+from app.webhooks.registry import load, source_of
 
 PAGE = 50
 #: So many are asked for at once.

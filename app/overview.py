@@ -18,7 +18,7 @@ from app.ledger import Ledger, every_account
 from app.lists import Group, Lists
 from app.queue import WORKERS
 from app.settings import Settings
-from app.sources import title_of
+from app.webhooks.registry import title_of
 
 HOURS = 24
 #: What the chart shows, from the bottom up: at the door, and of the worker.

@@ -5,7 +5,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from app.delivery import Event, Unreadable
 from app.explain import Explain
 from app.filter import DONE, Filter
 from app.intake import recall
@@ -13,7 +12,8 @@ from app.ledger import Gone, Ledger, Meta, NoBody, every_account
 from app.lists import Lists
 from app.queue import EVENT, event_work
 from app.settings import Entrance, Settings
-from app.sources import Get
+from app.webhooks.delivery import Event, Unreadable
+from app.webhooks.fetching import Get
 
 Mode = Literal["retry", "rederive", "reconcile"]
 

@@ -14,8 +14,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 from redis.asyncio.connection import parse_url
 
-from app.signatures import Terms
-from app.sources import Auth, BadSource, Tool, load
+from app.webhooks.registry import load
+from app.webhooks.signatures.scheme import Terms
+from app.webhooks.source import Auth, BadSource, Tool
 
 
 def _rule(sentence: str) -> PydanticCustomError:

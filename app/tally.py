@@ -10,7 +10,6 @@ A process that is killed loses the last few seconds of it, and nothing that anyb
 
 import asyncio
 import hashlib
-import hmac
 import time
 from bisect import bisect_left
 from collections import Counter
@@ -21,6 +20,7 @@ import hiredis
 from app.connection import Redis, RedisDown
 from app.logs import log
 from app.signals import MATCHES, QUICK, REQUEST_S, REQUESTS, SIGNALS
+from app.webhooks.signatures.scheme import fingerprint
 
 FLUSH_EVERY_S = 3.0
 HOUR_S = 3_600
@@ -169,13 +169,6 @@ async def matched(redis: Redis, hook: str, secrets: Sequence[str], keys: Sequenc
 
 def this_hour() -> int:
     return int(time.time() // HOUR_S)
-
-
-def fingerprint(secret: str, keys: Sequence[str]) -> str:
-    """Enough to tell one secret from another. keys: SECRET_KEY, so that nobody without it can test guesses."""
-    return hmac.digest((keys[0] if keys else "").encode(), f"doorbell.fingerprint {secret}".encode(), "sha256").hex()[
-        :8
-    ]
 
 
 def _read(flat: list[bytes]) -> Counter[tuple[str, str]]:

@@ -14,12 +14,12 @@ from app.ledger import Hold, Lost, Member, Outcome, TooMany, Verdict, future_ms,
 from app.logs import log
 from app.queue import visit_work
 from app.signals import ATTEMPTS, CALL_S, CALLS, END_TO_END_S, FINISHED
-from app.sources import source_of
 from app.tally import Tally
 from app.telemetry import span
 from app.visits.change import Contact
 from app.visits.client import ANSWER_S, Record, Refused, Unanswered, VisitsApiTrouble, VisitsClient
 from app.visits.merge import REMEMBERED, Wanted, difference, fold, needed, payments_of, people_of, wanted
+from app.webhooks.registry import source_of
 from jobs.contacts import Busy, Contacts
 from jobs.context import JOB_S, Clock, Context, chance, since_s
 from jobs.retry import decide, why

@@ -5,19 +5,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from app.connection import RedisDown
-from app.delivery import Event, Unreadable
 from app.intake import ANOTHER_ACCOUNT, is_of_another, recall
 from app.ledger import Gone, Hold, Lost, Meta, NoBody, Outcome, Outdated, TooMany
 from app.logs import log
 from app.queue import event_work
-from app.reading import Untranslatable
 from app.settings import Entrance
 from app.signals import ATTEMPTS, FINISHED
-from app.sources import GONE, Ignored, PartlyTranslatable
 from app.tally import Tally
 from app.telemetry import span
 from app.visits.change import VisitChange, external_id
 from app.visits.client import RateLimited, Unanswered, Unauthorized, VisitsApiTrouble
+from app.webhooks.delivery import Event, Unreadable
+from app.webhooks.payload import Untranslatable
+from app.webhooks.source import GONE, Ignored, PartlyTranslatable
 from jobs.apply import give_back
 from jobs.context import JOB_S, Clock, Context, chance, since_s
 from jobs.records import Found, Parked, Records

@@ -20,10 +20,10 @@ import zstandard
 
 from app.connection import RedisDown
 from app.ledger import new_id
-from app.reading import Json
 from app.settings import Entrance
-from app.sources import Get
 from app.visits.client import Broken, RateLimited, Refused, Unauthorized, VisitsApiTrouble, ask, trouble
+from app.webhooks.fetching import Get
+from app.webhooks.payload import Json
 from jobs.context import Context, chance
 from jobs.places import Slots
 from jobs.retry import RATE_LIMITED_S

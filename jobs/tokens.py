@@ -28,10 +28,10 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from app.connection import RedisDown
 from app.ledger import new_id
 from app.logs import log
-from app.reading import Json
 from app.settings import Entrance
-from app.sources import Exchange
 from app.visits.client import CONNECT_S, Broken, RateLimited, Unanswered, Unauthorized, Unreachable, ask, trouble
+from app.webhooks.fetching import Exchange
+from app.webhooks.payload import Json
 from jobs.context import Context
 
 #: A token is got anew so long before it ends.

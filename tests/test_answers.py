@@ -12,7 +12,7 @@ from test_intake import CAP, IMPATIENT, Door, an_event, padded, request, web
 from test_sources import BY_TOOL
 
 from app.embedded import free_port
-from app.sources import load, specimens
+from app.webhooks.registry import load, specimens
 
 #: What the README lists.
 LISTED = {200, 202, 400, 401, 404, 405, 408, 413, 415, 429, 503}

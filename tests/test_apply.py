@@ -27,10 +27,10 @@ from rig import SECRET, TOKEN, Rig, Server, unread, wait_until
 import jobs.apply
 import jobs.contacts
 from app.connection import Redis
-from app.delivery import Delivery
 from app.ledger import Ledger, Member, Meta
 from app.settings import read
 from app.visits.change import UNSAID, Contact, VisitChange
+from app.webhooks.delivery import Delivery
 from jobs.apply import apply
 from jobs.context import Context
 from jobs.fetch import translate

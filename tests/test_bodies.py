@@ -7,9 +7,9 @@ import pytest
 from rig import Rig, wait_until
 
 from app.connection import Redis
-from app.delivery import Delivery
 from app.ledger import Ledger, Meta, NoBody
 from app.settings import SettingsError, read
+from app.webhooks.delivery import Delivery
 
 OLD, NEW = "an-old-key-of-32-characters-....", "a-newer-key-of-32-characters-..."
 RAW = b'{"email": "canary@example.com", "padding": "' + b"-" * 200 + b'"}'

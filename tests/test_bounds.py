@@ -15,9 +15,9 @@ from test_ledger import accept, attempt, backdate, begin, change, jobs, settled,
 from app import metrics, signals
 from app.alarms import due
 from app.connection import Address, Redis
-from app.delivery import Delivery
 from app.ledger import Hold, Ledger, Meta, Outcome, TooMany, Written
 from app.visits.change import VisitChange
+from app.webhooks.delivery import Delivery
 from jobs.sweep import _open_gates
 
 __all__ = ["hands", "world"]

@@ -18,9 +18,9 @@ import pytest
 from rig import ROOT, Rig, wait_until
 
 from app.connection import Address, Redis, RedisDown
-from app.delivery import Delivery
 from app.embedded import binary, free_port
 from app.ledger import Ledger, Meta, Written
+from app.webhooks.delivery import Delivery
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 

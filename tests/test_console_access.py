@@ -23,9 +23,9 @@ from app.connection import Redis, RedisDown
 from app.console import ALL_PAGES, forgetting, redaction
 from app.console.access import COOKIE, KNOWN, MOST_OF_ALL, MOST_OF_ONE, address_of, attempts_of, own_path
 from app.main import create_app
-from app.ring import specimen
 from app.settings import read
-from app.sources import load, specimens
+from app.webhooks.registry import load, specimens
+from app.webhooks.specimens import specimen
 
 Opened = Callable[[dict[str, str]], Awaitable[Any]]
 OPERATORS, VIEWERS = "an operator's password", "a viewer's password"

@@ -20,7 +20,6 @@ from app import find, tally
 from app.alarms import Due
 from app.connection import Address, Redis
 from app.console import redaction
-from app.delivery import Delivery
 from app.explain import MOST_ON_LOOP, Explain
 from app.filter import Filter
 from app.ledger import Ledger, Meta
@@ -32,6 +31,8 @@ from app.settings import read
 from app.tally import Tally
 from app.visits.change import Contact, VisitChange
 from app.visits.merge import fold
+from app.webhooks.delivery import Delivery
+from app.webhooks.signatures.scheme import fingerprint
 
 STATIC = files("app.console").joinpath("static")
 OTHER_SECRET = "whsec_c2VjcmV0LW9mLXRoZS1vdGhlcg=="
@@ -52,7 +53,7 @@ async def test_counts_are_written_together_and_read_by_hour(redis: Redis) -> Non
 
     [*_, (_, counts)] = await tally.hours(redis, 24)
     assert {("standard", "accepted"): 3, ("", "refused"): 1} == counts
-    old = tally.fingerprint("old", ["key"])
+    old = fingerprint("old", ["key"])
     assert [old.encode(), b"1700000000000"] == await redis.command("HGETALL", "db:matched:standard")
     assert 0 < await redis.command("TTL", f"db:hour:{tally.this_hour()}") <= 8 * 86_400
 

@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 from app.cli import main
-from app.delivery import Delivery
 from app.diagnosis import Diagnosis, diagnose
 from app.settings import read
+from app.webhooks.delivery import Delivery
 
 NOW = 1_772_442_000
 BODY = (

@@ -22,10 +22,11 @@ from app.doctor import _hooks, _python, _tenants
 from app.intake import Intake
 from app.ledger import Ledger
 from app.refusals import Refusals
-from app.ring import find, specimen
 from app.settings import SettingsError, read
-from app.sources import BadSource, Source, _tool, load, specimens
 from app.tally import Tally
+from app.webhooks.registry import _tool, load, specimens
+from app.webhooks.source import BadSource, Source
+from app.webhooks.specimens import find, specimen
 
 REDIS = {"REDIS_URL": "redis://127.0.0.1:6379"}
 SERVICEM8 = {

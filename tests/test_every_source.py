@@ -21,17 +21,18 @@ from starlette.routing import Route
 from test_apply import World, a_world
 from test_sources import BY_TOOL, TOOLS, Specimen
 
-from app import ring
 from app.connection import Redis
-from app.delivery import Event
 from app.filter import Filter
 from app.intake import Intake, believe, mean, recall
 from app.ledger import Meta
-from app.reading import Json
 from app.refusals import Refusals
 from app.replay import Replay, Step
-from app.sources import Get, Ignored
 from app.visits.change import VisitChange, encode_change, external_id
+from app.webhooks import specimens
+from app.webhooks.delivery import Event
+from app.webhooks.fetching import Get
+from app.webhooks.payload import Json
+from app.webhooks.source import Ignored
 
 every_source = pytest.mark.parametrize("name", [name for name in TOOLS if BY_TOOL[name]])
 
@@ -238,7 +239,7 @@ async def test_every_specimen_can_be_rung_anew(world: Doorstep, name: str) -> No
             Intake(world.context.settings, defaultdict(lambda: world.ledger), Refusals(world.redis)),
         )
         address = f"{settings.public_url}/hooks/{name}"
-        made = ring.specimen(name, str(number), name, settings.hooks[name].secrets, settings.secret_key, address)
+        made = specimens.specimen(name, str(number), name, settings.hooks[name].secrets, settings.secret_key, address)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(door), base_url="http://door") as client:
             answer = await client.request(
                 made.method, made.at(f"/hooks/{name}"), content=made.raw, headers=made.headers

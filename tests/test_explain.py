@@ -7,11 +7,11 @@ from decimal import Decimal
 import pytest
 
 from app.connection import Redis
-from app.delivery import Delivery
 from app.explain import EVERYTHING, Explain, redacted
 from app.ledger import Attempt, Hold, Ledger, Meta, Outcome
 from app.settings import read
 from app.visits.change import Contact, VisitChange
+from app.webhooks.delivery import Delivery
 
 
 @pytest.mark.parametrize(

@@ -22,15 +22,17 @@ from starlette.routing import Route
 from test_apply import World, a_world
 
 from app.connection import Redis
-from app.delivery import Delivery, Event
 from app.embedded import free_port
 from app.intake import Intake
 from app.ledger import Member, Meta
 from app.refusals import Refusals
 from app.signals import FINISHED
-from app.sources import Get, PartlyTranslatable, specimens
 from app.tally import totals
 from app.visits.change import VisitChange
+from app.webhooks.delivery import Delivery, Event
+from app.webhooks.fetching import Get
+from app.webhooks.registry import specimens
+from app.webhooks.source import PartlyTranslatable
 from jobs.places import Turns
 
 TOOLS = ("acuity", "square", "jobber")

@@ -14,11 +14,12 @@ import pytest
 from test_every_source import Doorstep, hands, served, world
 from test_sources import BY_TOOL, Specimen
 
-from app.delivery import Event
-from app.reading import Json, Untranslatable
-from app.sources import GONE, Ignored, load
 from app.visits.change import UNSAID, VisitChange, encode_change
 from app.visits.merge import Said, Wanted, fold, wanted
+from app.webhooks.delivery import Event
+from app.webhooks.payload import Json, Untranslatable
+from app.webhooks.registry import load
+from app.webhooks.source import GONE, Ignored
 
 __all__ = ["hands", "served", "world"]  # fixtures
 

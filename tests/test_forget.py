@@ -17,13 +17,13 @@ from test_retention import ADA, KEY, SOON, acuity, configure, ring_everything, r
 from app import find
 from app.audit_log import AuditLog
 from app.connection import Redis
-from app.delivery import Delivery
 from app.filter import Filter
 from app.forget import Forget, speaks_of
 from app.ledger import LEASE_S, Gone, Ledger, Meta
 from app.operations import Operations, Order
 from app.settings import read
 from app.visits.change import Contact, VisitChange
+from app.webhooks.delivery import Delivery
 
 EMAIL = "ada@example.com"
 #: As they are written, by `standard` and by Acuity.

@@ -20,7 +20,7 @@ from starlette.routing import Route
 from app.console.access import COOKIE
 from app.embedded import valkey
 from app.sandbox.store import DOCUMENTED_CONTACT
-from app.sources import specimens
+from app.webhooks.registry import specimens
 
 MANY = 20
 API_KEY, PASSWORD = "acuity-api-key", "an operator's password"

@@ -44,17 +44,19 @@ def test_every_row_of_the_list_names_a_function_and_one_replacement() -> None:
 @pytest.mark.parametrize(
     ("expected", "function", "line", "changed"),
     [
-        (True, "app.keys._holds", 'f("a", "a")', 'f("a", "A")'),
-        (True, "app.keys._holds", 'f("a", "a")', 'f("A", "a")'),
-        (False, "app.keys._holds", 'f("a", "a")', 'f("A", "A")'),
-        (False, "app.keys._holds", 'f("a", "b")', 'f("A", "c")'),
-        (False, "app.delivery.decompress", 'f("a")', 'f("A")'),
+        (True, "app.webhooks.signatures.public_key._holds", 'f("a", "a")', 'f("a", "A")'),
+        (True, "app.webhooks.signatures.public_key._holds", 'f("a", "a")', 'f("A", "a")'),
+        (False, "app.webhooks.signatures.public_key._holds", 'f("a", "a")', 'f("A", "A")'),
+        (False, "app.webhooks.signatures.public_key._holds", 'f("a", "b")', 'f("A", "c")'),
+        (False, "app.webhooks.delivery.decompress", 'f("a")', 'f("A")'),
     ],
 )
 def test_a_row_explains_one_replacement_in_the_functions_that_it_names(
     expected: bool, function: str, line: str, changed: str
 ) -> None:
-    [row] = mutants.listed('| `app.keys.*` | `"a"` | `"A"` | no case |\n| Where | From | To | Why |\n')
+    [row] = mutants.listed(
+        '| `app.webhooks.signatures.public_key.*` | `"a"` | `"A"` | no case |\n| Where | From | To | Why |\n'
+    )
 
     assert expected is row.explains(function, line, changed)
 
@@ -64,11 +66,17 @@ def test_a_row_may_contain_a_bar() -> None:
 
 
 def test_what_mutmut_prints_is_read() -> None:
-    results = "    app.keys.x__holds__mutmut_1: survived\n    app.keys.xǁJwtǁ_is_by__mutmut_3: killed\n"
-    diff = "--- app/keys.py\n+++ app/keys.py\n@@ -1,2 +1,2 @@\n def f():\n-    return 1\n+    return 2\n"
+    results = "    app.webhooks.signatures.public_key.x__holds__mutmut_1: survived\n    app.webhooks.signatures.public_key.xǁJwtǁ_is_by__mutmut_3: killed\n"
+    diff = "--- app/webhooks/signatures/public_key.py\n+++ app/webhooks/signatures/public_key.py\n@@ -1,2 +1,2 @@\n def f():\n-    return 1\n+    return 2\n"
 
-    assert [("app.keys.x__holds__mutmut_1", "survived")] == list(mutants.survivors(results))
+    assert [("app.webhooks.signatures.public_key.x__holds__mutmut_1", "survived")] == list(mutants.survivors(results))
     assert ("    return 1", "    return 2") == mutants.line_of(diff)
-    assert "app.keys._holds" == mutants.function_of("app.keys.x__holds__mutmut_1")
-    assert "app.keys.fold" == mutants.function_of("app.keys.x_fold__mutmut_10")
-    assert "app.keys.Jwt._is_by" == mutants.function_of("app.keys.xǁJwtǁ_is_by__mutmut_3")
+    assert "app.webhooks.signatures.public_key._holds" == mutants.function_of(
+        "app.webhooks.signatures.public_key.x__holds__mutmut_1"
+    )
+    assert "app.webhooks.signatures.public_key.fold" == mutants.function_of(
+        "app.webhooks.signatures.public_key.x_fold__mutmut_10"
+    )
+    assert "app.webhooks.signatures.public_key.Jwt._is_by" == mutants.function_of(
+        "app.webhooks.signatures.public_key.xǁJwtǁ_is_by__mutmut_3"
+    )

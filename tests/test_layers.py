@@ -22,19 +22,25 @@ ROOT = Path(__file__).parent.parent
 
 #: What of ours each pure module may import.
 PURE = {
-    "app.reading": set(),
+    "app.webhooks.payload": set(),
     "app.visits.change": set(),
     "app.queue": set(),
-    "app.delivery": {"app.reading"},
+    "app.webhooks.delivery": {"app.webhooks.payload"},
     "app.visits.merge": {"app.visits.change"},
-    "app.signatures": {"app.delivery", "app.reading"},
-    "app.keys": {"app.delivery", "app.signatures"},
-    "app.challenges": {"app.delivery"},
-    "app.sources": {"app.challenges", "app.delivery", "app.reading", "app.signatures", "app.visits.change"},
+    "app.webhooks.signatures.hmac": {"app.webhooks.delivery", "app.webhooks.payload"},
+    "app.webhooks.signatures.public_key": {"app.webhooks.delivery", "app.webhooks.signatures.hmac"},
+    "app.webhooks.handshakes": {"app.webhooks.delivery"},
+    "app.sources": {
+        "app.webhooks.handshakes",
+        "app.webhooks.delivery",
+        "app.webhooks.payload",
+        "app.webhooks.signatures.hmac",
+        "app.visits.change",
+    },
     "jobs.retry": {"app.ledger", "app.visits.client"},  # words only, see below
 }
 A_SOURCE = {
-    "app.challenges", "app.delivery", "app.keys", "app.reading", "app.signatures", "app.sources", "app.visits.change",
+    "app.webhooks.handshakes", "app.webhooks.delivery", "app.webhooks.signatures.public_key", "app.webhooks.payload", "app.webhooks.signatures.hmac", "app.sources", "app.visits.change",
 }  # fmt: skip
 
 #: Libraries that compute and do nothing else: no clock that is read, no chance, no file, no socket, no task.
@@ -119,8 +125,8 @@ ARROWS = {**PURE, **dict.fromkeys(sorted(SOURCES), A_SOURCE)}
 def test_there_is_something_to_look_at() -> None:
     assert len(SOURCES) >= 7
     assert NAMES >= PURE.keys()
-    assert ("app.delivery", "Delivery") in MODULES["app.signatures"].imports
-    assert "app.reading" in MODULES["app.sources.standard"].ours()
+    assert ("app.webhooks.delivery", "Delivery") in MODULES["app.webhooks.signatures.hmac"].imports
+    assert "app.webhooks.payload" in MODULES["app.sources.standard"].ours()
 
 
 def test_the_web_side_never_imports_the_jobs() -> None:
@@ -185,7 +191,7 @@ def test_to_load_every_source_brings_in_no_network_no_redis_and_no_tasks() -> No
     look = """
 import sys
 from app.sources import load
-import app.reading, app.visits.merge
+import app.webhooks.payload, app.visits.merge
 load()
 beyond = "asyncio socket ssl select http httpx httpcore aiohttp redis hiredis arq uvicorn starlette subprocess sqlite3"
 ours = "app.settings app.connection app.ledger app.visits.client"
@@ -261,7 +267,7 @@ def test_the_sandbox_shares_no_code_with_what_is_tested_against_it() -> None:
         ({("app.sources", "load")}, "def f():\n    from app.sources import load"),
         ({("app.sources.standard", "")}, "if False:\n    from . import standard as s"),
         ({("app.sources.standard", "translate")}, "from .standard import translate"),
-        ({("app.delivery", "Event")}, "from ..delivery import Event"),
+        ({("app.webhooks.delivery", "Event")}, "from ..delivery import Event"),
         ({("jobs.retry", "decide")}, "try:\n    from jobs.retry import decide\nexcept ImportError: pass"),
     ],
 )

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from app.connection import Address, Redis, RedisDown
-from app.delivery import Delivery
 from app.embedded import valkey
 from app.ledger import Attempt, Gone, Hold, Lane, Ledger, Lost, Meta, Outcome, Verdict, Written
 from app.visits.change import Contact, VisitChange
+from app.webhooks.delivery import Delivery
 
 T = TypeVar("T")
 

@@ -15,9 +15,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from app.delivery import Event
-from app.reading import Json
-from app.sources import Ignored, load
 from app.visits import merge
 from app.visits.change import (
     UNSAID,
@@ -46,6 +43,10 @@ from app.visits.merge import (
     wanted,
     winners,
 )
+from app.webhooks.delivery import Event
+from app.webhooks.payload import Json
+from app.webhooks.registry import load
+from app.webhooks.source import Ignored
 
 EXAMPLES = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 

@@ -18,8 +18,8 @@ from test_worker import Books, all_visits, booked
 import jobs.places
 from app.connection import Redis
 from app.ledger import Lane, Ledger
-from app.sources import specimens
 from app.visits.change import Contact
+from app.webhooks.registry import specimens
 from jobs.places import AT_ONCE, Job, Places, Slots, Turns
 
 SLOW, QUICK = 200, 20

@@ -18,7 +18,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rig import label
 
-from app.delivery import (
+from app.intake import believe, recall
+from app.ledger import Meta
+from app.settings import read
+from app.visits.change import timestamp
+from app.webhooks.delivery import (
     Delivery,
     Event,
     Form,
@@ -33,11 +37,7 @@ from app.delivery import (
     from_base64url,
     parse_body,
 )
-from app.intake import believe, recall
-from app.ledger import Meta
-from app.reading import THOUSANDTHS, Json, Untranslatable, smallest_units
-from app.settings import read
-from app.visits.change import timestamp
+from app.webhooks.payload import THOUSANDTHS, Json, Untranslatable, smallest_units
 
 EXAMPLES = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 NEW_YORK = ZoneInfo("America/New_York")

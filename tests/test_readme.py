@@ -12,10 +12,11 @@ from click import Context
 from click.testing import CliRunner
 
 from app.cli import main
-from app.delivery import Delivery, Event, parse_body
 from app.settings import Hook, Settings
-from app.signatures import SignatureError, Terms
-from app.sources import VERIFIED_BY, load
+from app.webhooks.delivery import Delivery, Event, parse_body
+from app.webhooks.registry import load
+from app.webhooks.signatures.scheme import SignatureError, Terms
+from app.webhooks.source import VERIFIED_BY
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 BLOCKS = {kind: re.findall(rf"```{kind}\n(.*?)```", README, re.DOTALL) for kind in ("python", "json")}

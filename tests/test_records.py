@@ -15,8 +15,8 @@ from test_fetch import SPECIMENS, Doorstep, Tool, hands, served, world
 
 import jobs.places
 import jobs.tokens
-from app.sources import Exchange, Get, Keys
 from app.visits.client import LARGEST_ANSWER, RateLimited
+from app.webhooks.fetching import Exchange, Get, Keys
 from jobs.records import MOST_AT_ONCE, _request, _until_reset
 from jobs.tokens import _filled
 

@@ -19,13 +19,13 @@ from test_fetch import world as doorstep
 import app.replay
 import jobs.apply
 from app.cli.filters import filter_of
-from app.delivery import Delivery, Event
 from app.ledger import Attempt, Hold, Meta
-from app.reading import Untranslatable
 from app.replay import Call, Replay, Step, Stuck
 from app.selection import Mode, Selector
-from app.sources import Ignored, PartlyTranslatable
 from app.visits.change import Contact, VisitChange
+from app.webhooks.delivery import Delivery, Event
+from app.webhooks.payload import Untranslatable
+from app.webhooks.source import Ignored, PartlyTranslatable
 
 __all__ = ["doorstep", "hands", "served", "world"]
 TOKEN = {"authorization": "Bearer t"}

@@ -19,7 +19,7 @@ from app.ledger import Ledger
 from app.main import create_app
 from app.retention import KINDS, kind_of, tidy
 from app.settings import read
-from app.sources import specimens
+from app.webhooks.registry import specimens
 
 KEY = "secret-key-of-the-tests-0123456789"
 ACUITY = specimens("acuity")

@@ -9,28 +9,22 @@ import orjson
 import pytest
 from rig import hmac_sha256
 
-from app.delivery import Delivery, from_base64url
-from app.keys import Jwt, PublicKey
-from app.signatures import (
+from app.webhooks.delivery import Delivery, from_base64url
+from app.webhooks.registry import specimens
+from app.webhooks.signatures.combined import Both, Either, FieldsHmac
+from app.webhooks.signatures.hmac import Hmac, StandardWebhooks, base64_key, text_key
+from app.webhooks.signatures.public_key import Jwt, PublicKey
+from app.webhooks.signatures.scheme import (
     CHOSEN_KEY,
     ISO_TIME,
     LAST_SECONDS,
     MILLISECONDS,
-    Both,
-    Either,
-    FieldsHmac,
-    Hmac,
-    PathToken,
     Reason,
     Scheme,
     SignatureError,
-    StandardWebhooks,
     Terms,
-    Token,
-    base64_key,
-    text_key,
 )
-from app.sources import specimens
+from app.webhooks.signatures.token import PathToken, Token
 
 NOW, SECRET, BODY = 1_790_000_000, "secret-for-tests", b'{"event":"demo"}'
 TERMS = Terms([SECRET], NOW)

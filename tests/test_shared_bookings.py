@@ -22,8 +22,8 @@ from app.explain import Explain
 from app.forget import Forget
 from app.intake import Intake
 from app.refusals import Refusals
-from app.sources import load
 from app.visits.merge import fold, wanted
+from app.webhooks.registry import load
 
 SECRET = "a-secret-of-thirty-two-characters"
 Body = dict[str, Any]

@@ -13,26 +13,15 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from rig import hmac_sha256, label
 
-from app.challenges import FixedBody
-from app.delivery import Delivery, Event, parse_body
-from app.keys import Jwt, PublicKey
 from app.settings import Hook
-from app.signatures import (
-    ISO_TIME,
-    LAST_SECONDS,
-    MILLISECONDS,
-    Both,
-    FieldsHmac,
-    Hmac,
-    PathToken,
-    Scheme,
-    SignatureError,
-    StandardWebhooks,
-    Terms,
-    Token,
-    base64_key,
-)
-from app.sources import load, specimens
+from app.webhooks.delivery import Delivery, Event, parse_body
+from app.webhooks.handshakes import FixedBody
+from app.webhooks.registry import load, specimens
+from app.webhooks.signatures.combined import Both, FieldsHmac
+from app.webhooks.signatures.hmac import Hmac, StandardWebhooks, base64_key
+from app.webhooks.signatures.public_key import Jwt, PublicKey
+from app.webhooks.signatures.scheme import ISO_TIME, LAST_SECONDS, MILLISECONDS, Scheme, SignatureError, Terms
+from app.webhooks.signatures.token import PathToken, Token
 
 needs_openssl = pytest.mark.skipif(not shutil.which("openssl"), reason="there is no openssl here to make them with")
 
@@ -454,7 +443,7 @@ def test_ten_thousand_wrong_signatures_are_refused() -> None:
 
 def test_of_ten_thousand_signatures_no_more_than_a_few_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[object] = []
-    monkeypatch.setattr("app.signatures.hmac.compare_digest", lambda *pair: compared.append(pair))
+    monkeypatch.setattr("app.webhooks.signatures.hmac.hmac.compare_digest", lambda *pair: compared.append(pair))
 
     assert "mismatch" == reason(STANDARD, resigned(" ".join([WRONG_SIGNATURE] * 10_000)), SPEC_TERMS)
     assert 1 <= len(compared) <= 100
@@ -462,7 +451,7 @@ def test_of_ten_thousand_signatures_no_more_than_a_few_are_compared(monkeypatch:
 
 def test_what_is_compared_is_bytes_and_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[tuple[object, object]] = []
-    monkeypatch.setattr("app.signatures.hmac.compare_digest", lambda *pair: compared.append(pair) or True)
+    monkeypatch.setattr("app.webhooks.signatures.hmac.hmac.compare_digest", lambda *pair: compared.append(pair) or True)
 
     assert 0 == STANDARD.verify(resigned("v1,é"), SPEC_TERMS)
     assert [(b"g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=", "é".encode())] == compared

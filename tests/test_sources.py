@@ -18,12 +18,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.delivery import Delivery, Event, check_content_type, parse_body
-from app.reading import Json, Untranslatable
-from app.signatures import TOOLS_KEY, Either, Scheme, SignatureError, Terms
-from app.sources import Get, Ignored, Tool, load, specimens
 from app.visits.change import VisitChange, encode_change, is_external_id
 from app.visits.merge import Said
+from app.webhooks.delivery import Delivery, Event, check_content_type, parse_body
+from app.webhooks.fetching import Get
+from app.webhooks.payload import Json, Untranslatable
+from app.webhooks.registry import load, specimens
+from app.webhooks.signatures.combined import Either
+from app.webhooks.signatures.scheme import TOOLS_KEY, Scheme, SignatureError, Terms
+from app.webhooks.source import Ignored, Tool
 
 TOOLS = load()
 #: No tool's secrets: base64 behind its prefix for those who want that, text for everybody else; and public keys.

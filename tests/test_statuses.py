@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from test_groups import changes_of, event_of, standing
 
-from app.reading import Json, Untranslatable
-from app.sources import load
 from app.visits.change import VisitChange, encode_change
 from app.visits.merge import Said, fold, wanted
+from app.webhooks.payload import Json, Untranslatable
+from app.webhooks.registry import load
 
 START = "2026-10-01T15:00:00Z"
 

@@ -35,12 +35,12 @@ from rig import (
 
 import app.ledger
 from app.connection import Address, Redis
-from app.delivery import Delivery
 from app.embedded import free_port, start, stop, valkey
 from app.ledger import Ledger, Member, Meta
 from app.queue import JOBS
 from app.settings import read
 from app.visits.change import Contact, VisitChange
+from app.webhooks.delivery import Delivery
 from jobs.worker import worker_settings
 
 T = TypeVar("T")

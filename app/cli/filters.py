@@ -11,7 +11,7 @@ from click.shell_completion import CompletionItem
 from app.cli.reach import settings_or_none
 from app.cli.words import Moment
 from app.filter import Filter
-from app.sources import load, specimens
+from app.webhooks.registry import load, specimens
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -16,8 +16,9 @@ from app.cli.words import CHECK_FAILED, NOTHING_MATCHED, UNREACHABLE, as_json, e
 from app.explain import moment
 from app.ledger import Ledger
 from app.settings import Settings
-from app.signatures import Scheme
-from app.sources import VERIFIED_BY, Source, load, specimens
+from app.webhooks.registry import load, specimens
+from app.webhooks.signatures.scheme import Scheme, fingerprint
+from app.webhooks.source import VERIFIED_BY, Source
 
 
 @click.command(epilog=examples("sources", "sources calendly"))
@@ -113,9 +114,9 @@ def secrets(context: click.Context, as_json: bool) -> None:
     async def look(ledger: Ledger, settings: Settings) -> list[dict[str, Any]]:
         keys = settings.secret_key
         return [
-            {"hook": hook, "secret": number, "fingerprint": fingerprint, "last_matched": moment(at)}
+            {"hook": hook, "secret": number, "fingerprint": mark, "last_matched": moment(at)}
             for hook, entrance in settings.entrances.items()
-            for number, (fingerprint, at) in enumerate(
+            for number, (mark, at) in enumerate(
                 (await tally.matched(ledger.redis, hook, entrance.hook.secrets, keys)).items(), 1
             )
         ]
@@ -139,10 +140,10 @@ def generate(source: str) -> None:
     )
 
 
-@secrets.command(epilog=examples("secrets fingerprint < secret.txt"))
-def fingerprint() -> None:
+@secrets.command("fingerprint", epilog=examples("secrets fingerprint < secret.txt"))
+def print_fingerprint() -> None:
     """The fingerprint of a secret on standard input, to compare with those that Doorbell shows."""
-    click.echo(tally.fingerprint(sys.stdin.readline().strip(), settings_at_hand().secret_key))
+    click.echo(fingerprint(sys.stdin.readline().strip(), settings_at_hand().secret_key))
 
 
 def _generated(scheme: Scheme) -> str | None:
@@ -159,7 +160,7 @@ def _generated(scheme: Scheme) -> str | None:
 @click.option("--to", "url", help="Doorbell's address, or a hook's; by default http://127.0.0.1:$PORT/hooks/SOURCE.")
 def ring(source: str, specimen: str | None, url: str | None) -> None:
     """Send a really signed SPECIMEN, by its number or a part of its name; without one, list them."""
-    from app.ring import Unknown, ring_at
+    from app.webhooks.specimens import Unknown, ring_at
 
     _known(source)
     names = [delivery["name"] for delivery in specimens(source)["deliveries"]]

@@ -12,8 +12,8 @@ from app.console.desk import Ask, Desk, Page
 from app.console.reading import show_delivery, show_source, show_visit
 from app.console.turns import TooMany
 from app.ledger import Gone
-from app.ring import Unknown, specimen
 from app.visits.client import VisitsApiTrouble
+from app.webhooks.specimens import Unknown, specimen
 
 # -- in and out --
 

@@ -22,8 +22,8 @@ from app.explain import Explain, moment, span
 from app.ledger import Ledger
 from app.operations import Operations
 from app.settings import Settings
-from app.sources import title_of
 from app.visits.client import http_client
+from app.webhooks.registry import title_of
 
 
 @dataclass(slots=True)

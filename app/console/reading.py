@@ -23,7 +23,8 @@ from app.lists import MOST_GROUPED, PAGE, Found, Lists
 from app.overview import last_of_hooks, living, look, shut_gates
 from app.replay import Replay
 from app.retention import KINDS
-from app.sources import VERIFIED_BY, load, specimens
+from app.webhooks.registry import load, specimens
+from app.webhooks.source import VERIFIED_BY
 
 # -- first things --
 

@@ -19,11 +19,12 @@ import re
 from datetime import datetime
 from decimal import Decimal
 
-from app.delivery import Event
-from app.reading import Json, Untranslatable
-from app.signatures import Hmac
-from app.sources import GONE, Basic, Get, Ignored, Source
 from app.visits.change import UNSAID, Action, Contact, Unsaid, VisitChange, microseconds
+from app.webhooks.delivery import Event
+from app.webhooks.fetching import Basic, Get
+from app.webhooks.payload import Json, Untranslatable
+from app.webhooks.signatures.hmac import Hmac
+from app.webhooks.source import GONE, Ignored, Source
 
 SETUP = """
 1. In Acuity, open Integrations, API, "View credentials". Set HOOKS__ACUITY__CREDENTIALS__USER_ID to the user id,

@@ -21,11 +21,11 @@ Older accounts send `{"type": "booking", "action": …}`. No description of it w
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from app.delivery import Event
-from app.reading import Json, Untranslatable
-from app.signatures import PathToken
-from app.sources import Ignored, PartlyTranslatable, Source
 from app.visits.change import UNSAID, Contact, VisitChange, attendee_visit_id, microseconds
+from app.webhooks.delivery import Event
+from app.webhooks.payload import Json, Untranslatable
+from app.webhooks.signatures.token import PathToken
+from app.webhooks.source import Ignored, PartlyTranslatable, Source
 
 SETUP = """
 1. Set HOOKS__APPOINTLET__SECRETS to a word of your own and SECRET_KEY to 32 random characters or more. Restart.

@@ -29,11 +29,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from app.delivery import Event
-from app.reading import Json, Untranslatable
-from app.signatures import LAST_SECONDS, Hmac, base64_key
-from app.sources import GONE, Get, Ignored, Shown, Source, graphql_record
 from app.visits.change import UNSAID, Action, Contact, VisitChange, microseconds
+from app.webhooks.delivery import Event
+from app.webhooks.fetching import Get, Shown
+from app.webhooks.payload import Json, Untranslatable
+from app.webhooks.signatures.hmac import Hmac, base64_key
+from app.webhooks.signatures.scheme import LAST_SECONDS
+from app.webhooks.source import GONE, Ignored, Source, graphql_record
 
 SETUP = """
 1. In Boulevard (Enterprise plan) open Settings, Developers, and make an application for the Admin API. Set its secret

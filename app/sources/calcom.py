@@ -41,11 +41,12 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from app.delivery import Event
-from app.reading import THOUSANDTHS, Json, Untranslatable, smallest_units
-from app.signatures import CHOSEN_KEY, Hmac
-from app.sources import Ignored, PartlyTranslatable, Source
 from app.visits.change import UNSAID, Contact, Unsaid, VisitChange, attendee_visit_id, microseconds
+from app.webhooks.delivery import Event
+from app.webhooks.payload import THOUSANDTHS, Json, Untranslatable, smallest_units
+from app.webhooks.signatures.hmac import Hmac
+from app.webhooks.signatures.scheme import CHOSEN_KEY
+from app.webhooks.source import Ignored, PartlyTranslatable, Source
 
 SETUP = """
 1. Make up a secret (32 random characters or more) and set it as HOOKS__CALCOM__SECRETS.

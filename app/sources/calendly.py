@@ -16,11 +16,12 @@ from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 
-from app.delivery import Event
-from app.reading import Json
-from app.signatures import CHOSEN_KEY, Hmac
-from app.sources import Ignored, Source
 from app.visits.change import UNSAID, Contact, Unsaid, VisitChange, microseconds
+from app.webhooks.delivery import Event
+from app.webhooks.payload import Json
+from app.webhooks.signatures.hmac import Hmac
+from app.webhooks.signatures.scheme import CHOSEN_KEY
+from app.webhooks.source import Ignored, Source
 
 SETUP = """
 1. Calendly makes webhooks through its API only, on a paid plan. In Integrations, "API and webhooks", make a personal

@@ -30,11 +30,11 @@ Recalled: the Scheduler's events besides that one. What calls itself cancelled o
 from dataclasses import replace
 from datetime import datetime
 
-from app.delivery import Event
-from app.reading import Json, Untranslatable
-from app.signatures import Hmac
-from app.sources import Ignored, Source
 from app.visits.change import UNSAID, Contact, Unsaid, VisitChange, attendee_visit_id, microseconds
+from app.webhooks.delivery import Event
+from app.webhooks.payload import Json, Untranslatable
+from app.webhooks.signatures.hmac import Hmac
+from app.webhooks.source import Ignored, Source
 
 SETUP = """
 1. Set HOOKS__CRONOFY__SECRETS to your application's client secret (Cronofy's developer dashboard, Credentials). While

@@ -18,11 +18,13 @@ in texts.
 from datetime import datetime, tzinfo
 from functools import partial
 
-from app.delivery import Event
-from app.reading import Json, Untranslatable
-from app.signatures import Both, FieldsHmac, PathToken
-from app.sources import GONE, Get, Ignored, Keys, Source
 from app.visits.change import Contact, VisitChange, microseconds
+from app.webhooks.delivery import Event
+from app.webhooks.fetching import Get, Keys
+from app.webhooks.payload import Json, Untranslatable
+from app.webhooks.signatures.combined import Both, FieldsHmac
+from app.webhooks.signatures.token import PathToken
+from app.webhooks.source import GONE, Ignored, Source
 
 SETUP = """
 1. Think of a signature key of 24 characters or more and set it as HOOKS__GINGR__SECRETS, SECRET_KEY to 32 random characters

@@ -19,12 +19,13 @@ Second-hand: the Ed25519 key itself, and `N/A` in a header without a signature. 
 got anew.
 """
 
-from app.delivery import Event
-from app.keys import PublicKey
-from app.reading import Json
-from app.signatures import Either
-from app.sources import Bearer, Get, Ignored, Source, refreshed
 from app.visits.change import UNSAID, Contact, Unsaid, VisitChange, microseconds
+from app.webhooks.delivery import Event
+from app.webhooks.fetching import Bearer, Get, refreshed
+from app.webhooks.payload import Json
+from app.webhooks.signatures.combined import Either
+from app.webhooks.signatures.public_key import PublicKey
+from app.webhooks.source import Ignored, Source
 
 ED25519 = "MCowBQYDK2VwAyEAi2HR1srL4o18O8BRa7gVJY7G7bupbN3H9AwJrHCDiOg="
 RSA = (

@@ -24,12 +24,12 @@ from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 
-from app.challenges import FixedBody
-from app.delivery import Event
-from app.reading import Json
-from app.signatures import Hmac
-from app.sources import Ignored, Source
 from app.visits.change import UNSAID, Action, Contact, Unsaid, VisitChange, microseconds
+from app.webhooks.delivery import Event
+from app.webhooks.handshakes import FixedBody
+from app.webhooks.payload import Json
+from app.webhooks.signatures.hmac import Hmac
+from app.webhooks.source import Ignored, Source
 
 SETUP = """
 1. Webhooks need Housecall Pro's MAX plan. Open My Apps → App Store → Webhooks; that page shows the signing secret: set

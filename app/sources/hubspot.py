@@ -28,11 +28,13 @@ from datetime import datetime, timedelta
 
 import orjson
 
-from app.delivery import Event
-from app.reading import Json, Untranslatable
-from app.signatures import MILLISECONDS, Hmac
-from app.sources import GONE, Bearer, Get, Ignored, Source, refreshed
 from app.visits.change import Contact, VisitChange, attendee_visit_id, microseconds
+from app.webhooks.delivery import Event
+from app.webhooks.fetching import Bearer, Get, refreshed
+from app.webhooks.payload import Json, Untranslatable
+from app.webhooks.signatures.hmac import Hmac
+from app.webhooks.signatures.scheme import MILLISECONDS
+from app.webhooks.source import GONE, Ignored, Source
 
 SETUP = """
 1. In HubSpot make an app (Development, or Settings, Integrations, Private Apps) with the scope crm.objects.contacts.read.

@@ -14,11 +14,12 @@ half an hour, unless they were asked for with the scope `offline_access`.
 
 from datetime import datetime
 
-from app.delivery import Event
-from app.reading import Json, Untranslatable
-from app.signatures import Hmac
-from app.sources import GONE, Bearer, Get, Ignored, Source, refreshed
 from app.visits.change import UNSAID, Action, Contact, Unsaid, VisitChange, microseconds
+from app.webhooks.delivery import Event
+from app.webhooks.fetching import Bearer, Get, refreshed
+from app.webhooks.payload import Json, Untranslatable
+from app.webhooks.signatures.hmac import Hmac
+from app.webhooks.source import GONE, Ignored, Source
 
 SETUP = """
 1. As an approved partner of Jane's Developer Platform, connect the clinic with the scopes appointments:read, patients:read,

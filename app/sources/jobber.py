@@ -32,11 +32,12 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
-from app.delivery import Event
-from app.reading import Json, Untranslatable
-from app.signatures import Hmac
-from app.sources import GONE, Bearer, Get, Ignored, Source, graphql_record, refreshed
 from app.visits.change import UNSAID, Action, Contact, Unsaid, VisitChange, microseconds
+from app.webhooks.delivery import Event
+from app.webhooks.fetching import Bearer, Get, refreshed
+from app.webhooks.payload import Json, Untranslatable
+from app.webhooks.signatures.hmac import Hmac
+from app.webhooks.source import GONE, Ignored, Source, graphql_record
 
 SETUP = """
 1. In Jobber's Developer Center make an app with read access to clients, jobs, scheduled items, invoices and Jobber

@@ -22,11 +22,11 @@ names no client: that event is parked.
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from app.delivery import Event
-from app.reading import Json, Untranslatable
-from app.signatures import Hmac
-from app.sources import Ignored, Source
 from app.visits.change import UNSAID, Contact, VisitChange, attendee_visit_id, microseconds
+from app.webhooks.delivery import Event
+from app.webhooks.payload import Json, Untranslatable
+from app.webhooks.signatures.hmac import Hmac
+from app.webhooks.source import Ignored, Source
 
 SETUP = """
 1. In Mindbody's developer portal go live, have the business activate the link to your account, and make an API key.

@@ -31,11 +31,13 @@ Guessed: a start without an offset, should there be one, is local time in the `t
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
-from app.delivery import Event
-from app.reading import Json, Untranslatable
-from app.signatures import ISO_TIME, Hmac
-from app.sources import Bearer, Exchange, Get, Ignored, Source
 from app.visits.change import UNSAID, Action, Contact, Unsaid, VisitChange, microseconds
+from app.webhooks.delivery import Event
+from app.webhooks.fetching import Bearer, Exchange, Get
+from app.webhooks.payload import Json, Untranslatable
+from app.webhooks.signatures.hmac import Hmac
+from app.webhooks.signatures.scheme import ISO_TIME
+from app.webhooks.source import Ignored, Source
 
 SETUP = """
 1. In the NexHealth Developer Portal make an API key and set it as HOOKS__NEXHEALTH__CREDENTIALS__API_KEY. It is exchanged

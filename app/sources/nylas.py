@@ -19,12 +19,12 @@ stays when a booking moves.
 import re
 from dataclasses import replace
 
-from app.challenges import EchoQuery
-from app.delivery import Event
-from app.reading import Json, Untranslatable
-from app.signatures import Hmac
-from app.sources import Ignored, Source
 from app.visits.change import UNSAID, Contact, VisitChange, microseconds
+from app.webhooks.delivery import Event
+from app.webhooks.handshakes import EchoQuery
+from app.webhooks.payload import Json, Untranslatable
+from app.webhooks.signatures.hmac import Hmac
+from app.webhooks.source import Ignored, Source
 
 SETUP = """
 1. In the Nylas Dashboard, open Notifications and add a webhook with the address {url} and the triggers booking.created,

@@ -19,11 +19,11 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from app.delivery import Event
-from app.reading import Json, smallest_units
-from app.signatures import Hmac
-from app.sources import Ignored, Source
 from app.visits.change import UNSAID, Contact, Unsaid, VisitChange, microseconds
+from app.webhooks.delivery import Event
+from app.webhooks.payload import Json, smallest_units
+from app.webhooks.signatures.hmac import Hmac
+from app.webhooks.source import Ignored, Source
 
 SETUP = """
 1. In OnceHub, open the gear menu, Account integrations, "API and webhooks", and add a webhook with the address {url} and

@@ -24,11 +24,11 @@ from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 
-from app.delivery import Event
-from app.reading import Json, Untranslatable, smallest_units
-from app.signatures import Hmac
-from app.sources import Ignored, PartlyTranslatable, Source
 from app.visits.change import UNSAID, Action, Contact, Unsaid, VisitChange, attendee_visit_id, microseconds
+from app.webhooks.delivery import Event
+from app.webhooks.payload import Json, Untranslatable, smallest_units
+from app.webhooks.signatures.hmac import Hmac
+from app.webhooks.source import Ignored, PartlyTranslatable, Source
 
 SETUP = """
 1. In SavvyCal, open Settings, Integrations, and press + beside Webhooks. Paste {url}. If you are asked which events, tick

@@ -22,13 +22,15 @@ from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from decimal import Decimal
 
-from app.challenges import EchoField
-from app.delivery import Event
-from app.keys import Jwt
-from app.reading import Json, Untranslatable
-from app.signatures import Either, PathToken
-from app.sources import GONE, Get, Ignored, Shown, Source, refreshed
 from app.visits.change import Contact, VisitChange, microseconds
+from app.webhooks.delivery import Event
+from app.webhooks.fetching import Get, Shown, refreshed
+from app.webhooks.handshakes import EchoField
+from app.webhooks.payload import Json, Untranslatable
+from app.webhooks.signatures.combined import Either
+from app.webhooks.signatures.public_key import Jwt
+from app.webhooks.signatures.token import PathToken
+from app.webhooks.source import GONE, Ignored, Source
 
 SETUP = """
 1. Set HOOKS__SERVICEM8__SECRETS to a word of your own (a public add-on: its App Secret), SECRET_KEY to 32 random

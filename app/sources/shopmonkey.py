@@ -18,11 +18,12 @@ columns of a payment are not documented; its order tells the sum.
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from app.delivery import Event
-from app.reading import Json
-from app.signatures import StandardWebhooks, standard_webhooks_key, text_key
-from app.sources import Bearer, Get, Ignored, Source
 from app.visits.change import UNSAID, Contact, Unsaid, VisitChange, microseconds
+from app.webhooks.delivery import Event
+from app.webhooks.fetching import Bearer, Get
+from app.webhooks.payload import Json
+from app.webhooks.signatures.hmac import StandardWebhooks, standard_webhooks_key, text_key
+from app.webhooks.source import Ignored, Source
 
 SETUP = """
 1. In Shopmonkey open Settings, Integration, API Keys, make a key, and set it as HOOKS__SHOPMONKEY__CREDENTIALS__TOKEN.

@@ -17,11 +17,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from app.delivery import Event
-from app.reading import Json, Untranslatable
-from app.signatures import PathToken
-from app.sources import GONE, Exchange, Get, Ignored, Shown, Source
 from app.visits.change import UNSAID, Action, Contact, VisitChange, microseconds
+from app.webhooks.delivery import Event
+from app.webhooks.fetching import Exchange, Get, Shown
+from app.webhooks.payload import Json, Untranslatable
+from app.webhooks.signatures.token import PathToken
+from app.webhooks.source import GONE, Ignored, Source
 
 SETUP = """
 1. Set HOOKS__SIMPLYBOOK__SECRETS to a word of your own, SECRET_KEY to 32 random characters or more, and

@@ -17,11 +17,12 @@ A customer's details have no version of their own: they are told as of the booki
 import re
 from datetime import datetime
 
-from app.delivery import Event
-from app.reading import Json
-from app.signatures import Hmac
-from app.sources import Bearer, Get, Ignored, Source
 from app.visits.change import UNSAID, Action, Contact, Unsaid, VisitChange, microseconds
+from app.webhooks.delivery import Event
+from app.webhooks.fetching import Bearer, Get
+from app.webhooks.payload import Json
+from app.webhooks.signatures.hmac import Hmac
+from app.webhooks.source import Ignored, Source
 
 SETUP = """
 1. In Square's Developer Console, open your application, Production, and copy its access token into

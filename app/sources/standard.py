@@ -15,11 +15,12 @@ names one for repeats, or `id` in the body where that header is missing. https:/
 
 from datetime import datetime
 
-from app.delivery import Event
-from app.reading import Json
-from app.signatures import StandardWebhooks, Token
-from app.sources import Ignored, Source
 from app.visits.change import DETAILS, UNSAID, Action, Contact, Unsaid, VisitChange, microseconds
+from app.webhooks.delivery import Event
+from app.webhooks.payload import Json
+from app.webhooks.signatures.hmac import StandardWebhooks
+from app.webhooks.signatures.token import Token
+from app.webhooks.source import Ignored, Source
 
 SETUP = """
 1. Make a secret: `whsec_` and 24 to 64 random bytes in base64. Set it here as HOOKS__STANDARD__SECRETS and give it to

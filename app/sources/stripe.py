@@ -27,11 +27,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from app.delivery import Event
-from app.reading import Json, smallest_units
-from app.signatures import Hmac
-from app.sources import Ignored, Source
 from app.visits.change import VisitChange, is_external_id, microseconds
+from app.webhooks.delivery import Event
+from app.webhooks.payload import Json, smallest_units
+from app.webhooks.signatures.hmac import Hmac
+from app.webhooks.source import Ignored, Source
 
 SETUP = """
 1. In Stripe's Workbench (or under Developers), open Webhooks and add an endpoint with the address {url}.

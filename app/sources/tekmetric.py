@@ -20,11 +20,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from app.delivery import Event
-from app.reading import Json
-from app.signatures import PathToken
-from app.sources import Bearer, Get, Ignored, Source
 from app.visits.change import UNSAID, Contact, Unsaid, VisitChange, microseconds
+from app.webhooks.delivery import Event
+from app.webhooks.fetching import Bearer, Get
+from app.webhooks.payload import Json
+from app.webhooks.signatures.token import PathToken
+from app.webhooks.source import Ignored, Source
 
 SETUP = """
 1. Set HOOKS__TEKMETRIC__SECRETS to a word of your own and SECRET_KEY to 32 random characters or more. Restart.

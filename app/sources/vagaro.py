@@ -20,11 +20,12 @@ from collections.abc import Iterator
 from datetime import datetime
 from decimal import Decimal
 
-from app.delivery import Event
-from app.reading import Json
-from app.signatures import Token
-from app.sources import Exchange, Get, Ignored, Keys, Source
 from app.visits.change import UNSAID, Contact, VisitChange, microseconds
+from app.webhooks.delivery import Event
+from app.webhooks.fetching import Exchange, Get, Keys
+from app.webhooks.payload import Json
+from app.webhooks.signatures.token import Token
+from app.webhooks.source import Ignored, Source
 
 SETUP = """
 1. In Vagaro open Settings, Developers, APIs & Webhooks (an add-on that Vagaro has to approve), Webhooks, Create

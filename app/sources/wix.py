@@ -15,11 +15,11 @@ Second-hand: RS256, and that the layers are texts (objects are read too); `entit
 
 import re
 
-from app.delivery import Event
-from app.keys import Jwt
-from app.reading import Json
-from app.sources import Ignored, Source
 from app.visits.change import UNSAID, Contact, VisitChange, microseconds
+from app.webhooks.delivery import Event
+from app.webhooks.payload import Json
+from app.webhooks.signatures.public_key import Jwt
+from app.webhooks.source import Ignored, Source
 
 SETUP = """
 1. In the Wix app dashboard (dev.wix.com) make an app with the permission "Read Bookings - Including Participants", and

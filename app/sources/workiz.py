@@ -20,11 +20,12 @@ import re
 from datetime import datetime
 from decimal import Decimal
 
-from app.delivery import Event
-from app.reading import Json
-from app.signatures import CHOSEN_KEY, Token
-from app.sources import Ignored, Source
 from app.visits.change import UNSAID, Contact, Unsaid, VisitChange, microseconds
+from app.webhooks.delivery import Event
+from app.webhooks.payload import Json
+from app.webhooks.signatures.scheme import CHOSEN_KEY
+from app.webhooks.signatures.token import Token
+from app.webhooks.source import Ignored, Source
 
 SETUP = """
 1. Set HOOKS__WORKIZ__SECRETS to 32 random characters of your own, and HOOKS__WORKIZ__TIMEZONE to the account's time

@@ -22,11 +22,12 @@ under the old reference may still be there. Who has seen that the reference stay
 import re
 from datetime import datetime
 
-from app.delivery import Event
-from app.reading import Json
-from app.signatures import CHOSEN_KEY, Token
-from app.sources import Ignored, PartlyTranslatable, Source
 from app.visits.change import UNSAID, Action, Contact, VisitChange, microseconds
+from app.webhooks.delivery import Event
+from app.webhooks.payload import Json
+from app.webhooks.signatures.scheme import CHOSEN_KEY
+from app.webhooks.signatures.token import Token
+from app.webhooks.source import Ignored, PartlyTranslatable, Source
 
 SETUP = """
 1. Make up a token (32 random characters or more) and set it as HOOKS__YOUCANBOOKME__SECRETS.

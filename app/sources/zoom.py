@@ -22,12 +22,12 @@ cancel (`scheduled_event.status`, several in `invitee_counters.total`, not by an
 import re
 from dataclasses import replace
 
-from app.challenges import SignField
-from app.delivery import Event
-from app.reading import Json, Untranslatable
-from app.signatures import Hmac
-from app.sources import Ignored, PartlyTranslatable, Source
 from app.visits.change import UNSAID, Contact, VisitChange, attendee_visit_id, microseconds
+from app.webhooks.delivery import Event
+from app.webhooks.handshakes import SignField
+from app.webhooks.payload import Json, Untranslatable
+from app.webhooks.signatures.hmac import Hmac
+from app.webhooks.source import Ignored, PartlyTranslatable, Source
 
 SETUP = """
 1. In the Zoom App Marketplace, Develop, build an app for your account (general or server-to-server) with the scopes to

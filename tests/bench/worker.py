@@ -9,11 +9,11 @@ from itertools import count
 import uvloop
 
 from app.connection import Address, Redis
-from app.delivery import Delivery
 from app.intake import believe, mean
 from app.ledger import Ledger, Meta
 from app.settings import read
 from app.visits.client import VisitsClient, http_client
+from app.webhooks.delivery import Delivery
 
 AT_ONCE = 50
 TOKEN = "bench"

@@ -13,7 +13,7 @@ CORPUS = Path(__file__).parent / "corpus"
 
 def main(target: str, seconds: str = "3600") -> None:
     with atheris.instrument_imports(include=["app"]):
-        from app.sources import load
+        from app.webhooks.registry import load
         from tests.fuzz.targets import TARGETS, seeds
 
         load()  # here, so that the sources are instrumented too

@@ -16,12 +16,13 @@ import orjson
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from app.delivery import Delivery, Event, Form, Unreadable, parse_body
 from app.protocol import Bounded
-from app.reading import Json, Untranslatable
-from app.sources import Ignored, Tool, load, specimens
 from app.visits.change import VisitChange, encode_change, is_external_id
 from app.visits.merge import Said, fold, wanted
+from app.webhooks.delivery import Delivery, Event, Form, Unreadable, parse_body
+from app.webhooks.payload import Json, Untranslatable
+from app.webhooks.registry import load, specimens
+from app.webhooks.source import Ignored, Tool
 
 NOW = datetime(2026, 10, 1, 12, tzinfo=UTC)
 ZONE = ZoneInfo("America/New_York")

@@ -8,13 +8,15 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
-from app.delivery import Delivery, Event
 from app.intake import believe
-from app.reading import Json
 from app.settings import Entrance
-from app.sources import Get, Ignored, load
 from app.visits.change import VisitChange, encode_change, external_id
 from app.visits.merge import Said, Wanted, fold, wanted
+from app.webhooks.delivery import Delivery, Event
+from app.webhooks.fetching import Get
+from app.webhooks.payload import Json
+from app.webhooks.registry import load
+from app.webhooks.source import Ignored
 from tests.histories import SOME_TIME, Life, Ring, Visit
 from tests.histories.run import life_of, named, settings_for
 

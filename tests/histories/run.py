@@ -16,14 +16,14 @@ import httpx
 from aiohttp import web
 
 from app.connection import Address, Redis
-from app.delivery import Delivery
 from app.ledger import Ledger
 from app.main import create_app
 from app.queue import event_work, visit_work
 from app.settings import Settings, read
-from app.sources import load, specimens
 from app.visits.change import external_id
 from app.visits.client import http_client
+from app.webhooks.delivery import Delivery
+from app.webhooks.registry import load, specimens
 from jobs.apply import apply
 from jobs.context import Context
 from jobs.fetch import translate

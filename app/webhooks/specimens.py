@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import orjson
 
-from app.delivery import Delivery
-from app.signatures import Terms
-from app.sources import load, specimens
+from app.webhooks.delivery import Delivery
+from app.webhooks.registry import load, specimens
+from app.webhooks.signatures.scheme import Terms
 
 
 class Unknown(Exception):

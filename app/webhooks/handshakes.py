@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl
 
 import orjson
 
-from app.delivery import Delivery, Event
+from app.webhooks.delivery import Delivery, Event
 
 _HARMLESS = re.compile(r"[A-Za-z0-9._~=+/-]{1,256}")
 #: No message that a tool signs is only this.

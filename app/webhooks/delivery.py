@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 
 import orjson
 
-from app.reading import Json
+from app.webhooks.payload import Json
 
 #: `any`: whichever of the three it looks like.
 Form = Literal["json", "form", "json or form", "jwt", "any"]

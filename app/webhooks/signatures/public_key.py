@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPubl
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_der_private_key, load_der_public_key
 
-from app.delivery import JWT, Delivery, from_base64url
-from app.signatures import Scheme, SignatureError, Terms, only_line
+from app.webhooks.delivery import JWT, Delivery, from_base64url
+from app.webhooks.signatures.scheme import Scheme, SignatureError, Terms, only_line
 
 Algorithm = Literal["ed25519", "rsa-sha256"]
 SMALLEST_RSA, SHORTEST_HS256 = 2048, 32
