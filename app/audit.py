@@ -21,7 +21,7 @@ import orjson
 
 from app.ledger import Gone, Ledger, Member, new_id
 from app.queue import visit_work
-from app.settings import Settings
+from app.settings.model import Settings
 from app.visits.client import Broken, RateLimited, Record, Unanswered, Unreachable, VisitsClient
 from app.visits.merge import difference, fold, same, wanted
 from app.webhooks.registry import load

@@ -19,7 +19,7 @@ from typing import Any, cast
 import hiredis
 from redis.asyncio.connection import parse_url
 
-from app.settings import Settings
+from app.settings.model import Settings
 
 SCRIPT = files("app").joinpath("ledger.lua").read_bytes()
 SHA = sha1(SCRIPT, usedforsecurity=False).hexdigest()

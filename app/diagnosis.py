@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 from app.explain import span
-from app.settings import Entrance, Settings
+from app.settings.model import Entrance, Settings
 from app.webhooks.delivery import Delivery
 from app.webhooks.signatures.scheme import Scheme, SignatureError, Terms, fingerprint
 

@@ -8,7 +8,7 @@ from app.filter import Filter
 from app.ledger import Gone, Ledger, Member, rang_ms
 from app.replay import Step, Tally
 from app.selection import Selector, Unit
-from app.settings import Settings
+from app.settings.model import Settings
 
 NOTHING, SINCE, OVER = "nothing to give up", "changed since the plan", ("settled", "discarded")
 #: What the ledger answers where it gave up nothing.

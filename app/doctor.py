@@ -17,7 +17,8 @@ from app.bodies import name_of
 from app.connection import Address, Redis, RedisDown
 from app.ledger import every_account
 from app.queue import WORKERS
-from app.settings import RECOMMENDED_KEY, Settings, SettingsError, read
+from app.settings.environment import RECOMMENDED_KEY, SettingsError, read
+from app.settings.model import Settings
 from app.webhooks.source import VERIFIED_BY, Source
 
 Result = Literal["ok", "warn", "fail", "down"]

@@ -14,7 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from app.ledger import Attempt, Gone, Ledger, Member, Meta, NoBody, every_account
 from app.queue import EVENT, VISIT, visit_work
-from app.settings import Settings
+from app.settings.model import Settings
 from app.visits.change import DETAILS, external_id
 from app.visits.merge import ONLY_FOR, Fact, Facts, Said, fold, wanted, winners
 from app.webhooks.registry import load

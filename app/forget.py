@@ -29,7 +29,7 @@ from app import find
 from app.explain import apart, fold_family
 from app.ledger import Gone, Ledger, Member, Meta, NoBody, every_account
 from app.queue import event_work
-from app.settings import Settings
+from app.settings.model import Settings
 from app.visits.change import FORGOTTEN, Contact
 from app.visits.merge import REMEMBERED, wanted
 from app.webhooks.delivery import JWT, from_base64url

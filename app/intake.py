@@ -22,7 +22,7 @@ from app.connection import RedisDown
 from app.ledger import LONG_REPEAT_S, REPEAT_S, Ledger, Meta, new_id, traced
 from app.logs import log
 from app.refusals import Refusals
-from app.settings import Entrance, Settings
+from app.settings.model import Entrance, Settings
 from app.tally import Tally
 from app.visits.change import VisitChange
 from app.webhooks.delivery import (

@@ -13,7 +13,7 @@ from app.explain import Explain, Row, Visits, event_name, moment
 from app.filter import OPEN, Filter
 from app.ledger import Gone, Ledger, Meta, every_account
 from app.queue import EVENT, VISIT
-from app.settings import Settings
+from app.settings.model import Settings
 from app.visits.change import external_id
 from app.webhooks.registry import load, source_of
 

@@ -20,7 +20,7 @@ import structlog
 from structlog.stdlib import ProcessorFormatter
 from structlog.typing import EventDict, FilteringBoundLogger, Processor
 
-from app.settings import Settings
+from app.settings.model import Settings
 
 log: FilteringBoundLogger = structlog.get_logger()
 

@@ -22,7 +22,8 @@ from app.ledger import Ledger
 from app.logs import log
 from app.protocol import LEAVE, make_room
 from app.refusals import Refusals
-from app.settings import Settings, SettingsError, read
+from app.settings.environment import SettingsError, read
+from app.settings.model import Settings
 from app.tally import Tally
 from app.watch import Watch
 

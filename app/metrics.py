@@ -14,7 +14,7 @@ from app.connection import Redis, RedisDown
 from app.doctor import ALIVE_S
 from app.ledger import Ledger, every_account
 from app.queue import WORKERS
-from app.settings import Settings
+from app.settings.model import Settings
 from app.signals import SIGNALS, Signal
 
 CONTENT_TYPE = "text/plain; version=0.0.4"

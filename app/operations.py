@@ -22,7 +22,7 @@ from app.filter import Filter
 from app.ledger import Gone, Ledger, new_id
 from app.logs import log
 from app.replay import Replay, Step, Stuck
-from app.settings import Settings
+from app.settings.model import Settings
 
 Do = Literal["replay", "discard"]
 OPEN, ALL = "db:operations:open", "db:operations"

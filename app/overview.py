@@ -17,7 +17,7 @@ from app.explain import Explain, Row, moment, span
 from app.ledger import Ledger, every_account
 from app.lists import Group, Lists
 from app.queue import WORKERS
-from app.settings import Settings
+from app.settings.model import Settings
 from app.webhooks.registry import title_of
 
 HOURS = 24

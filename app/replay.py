@@ -21,7 +21,7 @@ from app.intake import Meaning, mean
 from app.ledger import Gone, Ledger, Member, Meta
 from app.queue import EVENT, visit_work
 from app.selection import Mode, Selector, Unit, name_of, recalled
-from app.settings import Entrance, Settings
+from app.settings.model import Entrance, Settings
 from app.visits.change import Contact, VisitChange, encode_change
 from app.visits.merge import REMEMBERED, Facts, Said, Wanted, difference, fold, wanted, winners
 

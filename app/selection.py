@@ -11,7 +11,7 @@ from app.intake import recall
 from app.ledger import Gone, Ledger, Meta, NoBody, every_account
 from app.lists import Lists
 from app.queue import EVENT, event_work
-from app.settings import Entrance, Settings
+from app.settings.model import Entrance, Settings
 from app.webhooks.delivery import Event, Unreadable
 from app.webhooks.fetching import Get
 

@@ -22,7 +22,7 @@ from app.ledger import new_id
 from app.logs import log
 from app.queue import WORKERS
 from app.refusals import mismatches
-from app.settings import Settings
+from app.settings.model import Settings
 
 LOOK_EVERY_S = 10.0
 STATE, LOCK = "db:alarms", "db:alarms:lock"

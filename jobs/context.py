@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import httpx
 
 from app.ledger import Attempt, Ledger
-from app.settings import Settings
+from app.settings.model import Settings
 from app.tally import Tally
 from jobs.places import Places, Slots, Turns
 from jobs.retry import Schedule

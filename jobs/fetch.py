@@ -9,7 +9,7 @@ from app.intake import ANOTHER_ACCOUNT, is_of_another, recall
 from app.ledger import Gone, Hold, Lost, Meta, NoBody, Outcome, Outdated, TooMany
 from app.logs import log
 from app.queue import event_work
-from app.settings import Entrance
+from app.settings.model import Entrance
 from app.signals import ATTEMPTS, FINISHED
 from app.tally import Tally
 from app.telemetry import span

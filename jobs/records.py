@@ -20,7 +20,7 @@ import zstandard
 
 from app.connection import RedisDown
 from app.ledger import new_id
-from app.settings import Entrance
+from app.settings.model import Entrance
 from app.visits.client import Broken, RateLimited, Refused, Unauthorized, VisitsApiTrouble, ask, trouble
 from app.webhooks.fetching import Get
 from app.webhooks.payload import Json

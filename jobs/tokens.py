@@ -28,7 +28,7 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from app.connection import RedisDown
 from app.ledger import new_id
 from app.logs import log
-from app.settings import Entrance
+from app.settings.model import Entrance
 from app.visits.client import CONNECT_S, Broken, RateLimited, Unanswered, Unauthorized, Unreachable, ask, trouble
 from app.webhooks.fetching import Exchange
 from app.webhooks.payload import Json

@@ -29,7 +29,8 @@ from app.connection import Address, Distrusted, Redis, RedisDown
 from app.ledger import Lane, Ledger
 from app.logs import log
 from app.queue import EVENT, QUEUE, VISIT, deserialize, serialize
-from app.settings import Settings, SettingsError, read
+from app.settings.environment import SettingsError, read
+from app.settings.model import Settings
 from app.signals import JOB_TOOK_S, JOB_WAIT_S
 from app.tally import Tally
 from app.visits.client import ANSWER_S, http_client

@@ -28,7 +28,7 @@ import jobs.apply
 import jobs.contacts
 from app.connection import Redis
 from app.ledger import Ledger, Member, Meta
-from app.settings import read
+from app.settings.environment import read
 from app.visits.change import UNSAID, Contact, VisitChange
 from app.webhooks.delivery import Delivery
 from jobs.apply import apply

@@ -8,7 +8,7 @@ from rig import Rig, wait_until
 
 from app.connection import Redis
 from app.ledger import Ledger, Meta, NoBody
-from app.settings import SettingsError, read
+from app.settings.environment import SettingsError, read
 from app.webhooks.delivery import Delivery
 
 OLD, NEW = "an-old-key-of-32-characters-....", "a-newer-key-of-32-characters-..."

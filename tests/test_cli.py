@@ -29,7 +29,7 @@ from app.cli.words import as_line, printable
 from app.embedded import free_port, valkey
 from app.filter import Filter
 from app.operations import Operations, Order
-from app.settings import read
+from app.settings.environment import read
 
 ADA = {"email": "ada@example.com", "first_name": "Ada", "last_name": "Lovelace", "phone": "+15550100001"}
 PERSONAL = ("ada@example.com", "Lovelace", "+15550100001")

@@ -23,7 +23,7 @@ from app.connection import Redis, RedisDown
 from app.console import ALL_PAGES, forgetting, redaction
 from app.console.access import COOKIE, KNOWN, MOST_OF_ALL, MOST_OF_ONE, address_of, attempts_of, own_path
 from app.main import create_app
-from app.settings import read
+from app.settings.environment import read
 from app.webhooks.registry import load, specimens
 from app.webhooks.specimens import specimen
 

@@ -17,7 +17,7 @@ from app.console import live
 from app.console.access import COOKIE
 from app.console.live import MOST, EventStream, Live
 from app.ledger import Ledger
-from app.settings import read
+from app.settings.environment import read
 
 KEY = "key-of-the-tests"
 PROXYS = "a secret of the proxy"

@@ -27,7 +27,7 @@ from app.lists import PAGE, Lists
 from app.operations import Operations, Order
 from app.overview import Gate, Overview, Worker
 from app.replay import Replay
-from app.settings import read
+from app.settings.environment import read
 from app.tally import Tally
 from app.visits.change import Contact, VisitChange
 from app.visits.merge import fold

@@ -23,7 +23,7 @@ import yaml
 from rig import ROOT, Rig, Server, a_client, sign_standard, standard_body, status_of, wait_until
 
 from app.embedded import free_port, valkey
-from app.settings import read
+from app.settings.environment import read
 from jobs.worker import worker_settings
 
 PROCFILE = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines())

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from app.cli import main
 from app.diagnosis import Diagnosis, diagnose
-from app.settings import read
+from app.settings.environment import read
 from app.webhooks.delivery import Delivery
 
 NOW = 1_772_442_000

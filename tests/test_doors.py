@@ -22,7 +22,7 @@ from app.doctor import _hooks, _python, _tenants
 from app.intake import Intake
 from app.ledger import Ledger
 from app.refusals import Refusals
-from app.settings import SettingsError, read
+from app.settings.environment import SettingsError, read
 from app.tally import Tally
 from app.webhooks.registry import _tool, load, specimens
 from app.webhooks.source import BadSource, Source

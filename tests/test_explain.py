@@ -9,7 +9,7 @@ import pytest
 from app.connection import Redis
 from app.explain import EVERYTHING, Explain, redacted
 from app.ledger import Attempt, Hold, Ledger, Meta, Outcome
-from app.settings import read
+from app.settings.environment import read
 from app.visits.change import Contact, VisitChange
 from app.webhooks.delivery import Delivery
 

@@ -21,7 +21,7 @@ from app.filter import Filter
 from app.forget import Forget, speaks_of
 from app.ledger import LEASE_S, Gone, Ledger, Meta
 from app.operations import Operations, Order
-from app.settings import read
+from app.settings.environment import read
 from app.visits.change import Contact, VisitChange
 from app.webhooks.delivery import Delivery
 

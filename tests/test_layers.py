@@ -194,7 +194,7 @@ from app.sources import load
 import app.webhooks.payload, app.visits.merge
 load()
 beyond = "asyncio socket ssl select http httpx httpcore aiohttp redis hiredis arq uvicorn starlette subprocess sqlite3"
-ours = "app.settings app.connection app.ledger app.visits.client"
+ours = "app.settings.model app.connection app.ledger app.visits.client"
 print(*sorted({*ours.split(), *beyond.split()} & set(sys.modules)))
 """
 

@@ -12,7 +12,7 @@ CONFIGURED = """
 import asyncio, logging, sys
 from app import logs
 from app.logs import log
-from app.settings import read
+from app.settings.model import read
 logs.configure(read(ENV, redis_needed=False))
 """
 STUMBLES = """

@@ -20,7 +20,7 @@ from rig import label
 
 from app.intake import believe, recall
 from app.ledger import Meta
-from app.settings import read
+from app.settings.environment import read
 from app.visits.change import timestamp
 from app.webhooks.delivery import (
     Delivery,

@@ -12,7 +12,7 @@ from click import Context
 from click.testing import CliRunner
 
 from app.cli import main
-from app.settings import Hook, Settings
+from app.settings.model import Hook, Settings
 from app.webhooks.delivery import Delivery, Event, parse_body
 from app.webhooks.registry import load
 from app.webhooks.signatures.scheme import SignatureError, Terms

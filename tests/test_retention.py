@@ -18,7 +18,7 @@ from app.connection import Address, Redis
 from app.ledger import Ledger
 from app.main import create_app
 from app.retention import KINDS, kind_of, tidy
-from app.settings import read
+from app.settings.environment import read
 from app.webhooks.registry import specimens
 
 KEY = "secret-key-of-the-tests-0123456789"

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from rig import ROOT, SECRET
 
-from app.settings import Settings, SettingsError, example, read
+from app.settings.environment import SettingsError, example, read
+from app.settings.model import Settings
 
 REDIS = {"REDIS_URL": "redis://127.0.0.1:6379/0"}
 #: A part of every value that is given here and wrong: it must never be told.

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from rig import hmac_sha256, label
 
-from app.settings import Hook
+from app.settings.model import Hook
 from app.webhooks.delivery import Delivery, Event, parse_body
 from app.webhooks.handshakes import FixedBody
 from app.webhooks.registry import load, specimens

@@ -111,7 +111,7 @@ def test_sentry_gets_a_defect_without_anybodys_data(receiver: Receiver) -> None:
     fail = """
 import sys
 from app import logs, telemetry
-from app.settings import read
+from app.settings.model import read
 logs.configure(read({}, redis_needed=False))
 telemetry.start("web", {"SENTRY_DSN": sys.argv[1]})
 def translate(body):

@@ -18,7 +18,8 @@ from app.connection import Redis
 from app.embedded import free_port
 from app.ledger import Ledger
 from app.refusals import Refusals
-from app.settings import Settings, read
+from app.settings.environment import read
+from app.settings.model import Settings
 from app.watch import LOCK, STATE, Watch
 
 

@@ -38,7 +38,7 @@ from app.connection import Address, Redis
 from app.embedded import free_port, start, stop, valkey
 from app.ledger import Ledger, Member, Meta
 from app.queue import JOBS
-from app.settings import read
+from app.settings.environment import read
 from app.visits.change import Contact, VisitChange
 from app.webhooks.delivery import Delivery
 from jobs.worker import worker_settings

@@ -19,7 +19,7 @@ from app.ledger import Gone, Ledger
 from app.operations import Do, Operations
 from app.replay import Replay, Step, Stuck, Tally
 from app.selection import Mode
-from app.settings import Settings
+from app.settings.model import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 #: More rows than this are counted and not shown, unless as JSON.

@@ -9,7 +9,7 @@ from app.audit import Audit, Difference, Where
 from app.cli.reach import with_ledger
 from app.cli.words import CHECK_FAILED, NOTHING_MATCHED, UNREACHABLE, as_json, as_line, end, examples, printable
 from app.ledger import Gone, Ledger
-from app.settings import Settings
+from app.settings.model import Settings
 from app.visits.client import VisitsApiTrouble, http_client
 
 

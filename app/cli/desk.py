@@ -12,7 +12,7 @@ from app.explain import Row, moment
 from app.ledger import Ledger
 from app.operations import Operation, Operations
 from app.overview import Worker, living, look
-from app.settings import Settings
+from app.settings.model import Settings
 
 
 @click.command(epilog=examples("overview", "overview --json | jq .states"))

@@ -19,7 +19,7 @@ from app.ledger import Gone, Ledger
 from app.lists import Lists
 from app.queue import VISIT
 from app.selection import Selector
-from app.settings import Settings
+from app.settings.model import Settings
 
 Format = Literal["csv", "ndjson"]
 F = TypeVar("F", bound=Callable[..., Any])

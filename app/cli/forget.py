@@ -10,7 +10,7 @@ from app.cli.reach import noted, with_ledger
 from app.cli.words import NOTHING_MATCHED, PARTLY_FAILED, USAGE, as_json, end, examples, table
 from app.forget import BY_NUMBER, ELSEWHERE, TOLD, Forget, Found, Told, addresses_of, carry_out, plan_of, told_of
 from app.ledger import Ledger
-from app.settings import Settings
+from app.settings.model import Settings
 
 #: Three walks.
 WALKS = 3

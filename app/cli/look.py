@@ -26,7 +26,7 @@ from app.explain import EVERYTHING, Explain, Row, moment
 from app.filter import DONE, OPEN, Filter
 from app.ledger import Ledger
 from app.lists import Lists
-from app.settings import Settings
+from app.settings.model import Settings
 from app.visits.client import VisitsApiTrouble, http_client
 
 #: Pages without a single row that fits, before a list says where it stopped.

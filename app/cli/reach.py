@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from app import settings as configuration
 from app.audit_log import AuditLog
 from app.cli.words import CHECK_FAILED, NOTHING_MATCHED, UNREACHABLE, end
 from app.connection import Address, Redis, RedisDown
 from app.ledger import Gone, Ledger
-from app.settings import Settings, SettingsError
+from app.settings import environment as configuration
+from app.settings.environment import SettingsError
+from app.settings.model import Settings
 
 T = TypeVar("T")
 

@@ -15,7 +15,7 @@ from app.ledger import Gone, Ledger
 from app.lists import Lists
 from app.queue import VISIT
 from app.selection import name_of
-from app.settings import Settings
+from app.settings.model import Settings
 
 
 @click.command(epilog=examples("tail", "tail --source calendly", "tail --visit standard-A-1 --json"))

@@ -26,7 +26,7 @@ from app.console.desk import Ask, Desk, Page
 from app.intake import Refused, Slow
 from app.ledger import Gone, Ledger
 from app.logs import log
-from app.settings import Settings
+from app.settings.model import Settings
 
 #: The largest form; that of logging in holds one password.
 LARGEST_FORM, LARGEST_LOGIN = 65_536, 4_096

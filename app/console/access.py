@@ -23,7 +23,7 @@ from starlette.responses import Response
 
 from app.connection import Redis
 from app.console.turns import Rank, TooMany, Turns
-from app.settings import Settings
+from app.settings.model import Settings
 
 Role = Literal["viewer", "operator"]
 RANK: dict[str, int] = {"viewer": 1, "operator": 2}

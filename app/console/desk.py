@@ -21,7 +21,7 @@ from app.console.live import Live
 from app.explain import Explain, moment, span
 from app.ledger import Ledger
 from app.operations import Operations
-from app.settings import Settings
+from app.settings.model import Settings
 from app.visits.client import http_client
 from app.webhooks.registry import title_of
 

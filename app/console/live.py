@@ -15,7 +15,7 @@ from app.feed import arrivals, attempts
 from app.ledger import Ledger
 from app.logs import log
 from app.selection import name_of
-from app.settings import Settings
+from app.settings.model import Settings
 
 #: Streams of one process; whoever finds no place polls.
 MOST = 50

@@ -11,7 +11,7 @@ import uvloop
 from app.connection import Address, Redis
 from app.intake import believe, mean
 from app.ledger import Ledger, Meta
-from app.settings import read
+from app.settings.environment import read
 from app.visits.client import VisitsClient, http_client
 from app.webhooks.delivery import Delivery
 

@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 from app.intake import believe
-from app.settings import Entrance
+from app.settings.model import Entrance
 from app.visits.change import VisitChange, encode_change, external_id
 from app.visits.merge import Said, Wanted, fold, wanted
 from app.webhooks.delivery import Delivery, Event

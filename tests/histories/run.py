@@ -19,7 +19,8 @@ from app.connection import Address, Redis
 from app.ledger import Ledger
 from app.main import create_app
 from app.queue import event_work, visit_work
-from app.settings import Settings, read
+from app.settings.environment import read
+from app.settings.model import Settings
 from app.visits.change import external_id
 from app.visits.client import http_client
 from app.webhooks.delivery import Delivery

@@ -1,0 +1,1 @@
+"""Settings: what the environment can say, read once at start."""

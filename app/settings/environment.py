@@ -1,0 +1,218 @@
+"""Settings from the environment, every problem reported at once, and `.env.example`."""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from app.settings.model import Hook, Settings
+from app.webhooks.registry import load
+from app.webhooks.source import BadSource, Tool
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One wrong setting: its name, the rule it breaks, the shape of what was given (never the value), and the fix."""
+
+    name: str
+    rule: str
+    given: str = ""
+    fix: str = ""
+
+    def __str__(self) -> str:
+        given = f"; given: {self.given}" if self.given else ""
+        return f"{self.name}: {self.rule}{given}." + (f" {self.fix}" if self.fix else "")
+
+
+class SettingsError(Exception):
+    """What the environment says cannot be worked with. `problems` has all of it."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = problems
+
+
+def read(environ: Mapping[str, str] = os.environ, *, redis_needed: bool = True, token_needed: bool = False) -> Settings:
+    """The settings that the environment describes. Raises SettingsError with every problem.
+
+    An empty variable is an unset one. redis_needed, token_needed: whether the process works with Redis, and whether it
+    talks to the Visits API.
+    """
+    given = {name: value.strip() for name, value in environ.items() if value.strip()}
+    raw: dict[str, Any] = {name: given[name.upper()] for name in Settings.model_fields if name.upper() in given}
+    raw["hooks"] = _hooks(given)
+    problems: list[Problem] = []
+    try:
+        settings = Settings.model_validate(raw)
+    except ValidationError as error:
+        problems = [_problem(found, given) for found in error.errors()]
+        settings = Settings.model_validate(_without(raw, [found["loc"] for found in error.errors()]))
+    told = {problem.name for problem in problems}
+    problems += [p for p in _contradictions(settings, redis_needed, token_needed) if p.name not in told]
+    if problems:
+        raise SettingsError(problems)
+    return settings
+
+
+def _without(raw: dict[str, Any], places: list[tuple[int | str, ...]]) -> dict[str, Any]:
+    """What remains when the wrong values are taken out, so that the rest can be looked at too."""
+    for place in places:
+        inside, *steps = raw, *map(str, place)
+        while len(steps) > 1 and isinstance(inside.get(steps[0]), dict):
+            inside = inside[steps.pop(0)]
+        inside.pop(steps[0], None)
+    return raw
+
+
+def _hooks(given: Mapping[str, str]) -> dict[str, Any]:
+    """HOOKS__CALENDLY__SECRETS=… as {"calendly": {"secrets": …}}."""
+    hooks: dict[str, Any] = {}
+    for name, value in given.items():
+        prefix, *steps = name.split("__")
+        if prefix == "HOOKS" and len(steps) >= 2:
+            hook = hooks.setdefault(steps[0].lower(), {})
+            if steps[1] == "CREDENTIALS" and len(steps) == 3:
+                credentials = hook.setdefault("credentials", {})
+                if isinstance(credentials, dict):
+                    credentials[steps[2]] = value
+            else:
+                hook["__".join(steps[1:]).lower()] = value
+    return hooks
+
+
+def _problem(found: Any, given: Mapping[str, str]) -> Problem:
+    name = "__".join(step for step in found["loc"] if isinstance(step, str)).upper()
+    value = given.get(name, "")
+    if found["type"] == "extra_forbidden":
+        known = ", ".join(field.upper() for field in Hook.model_fields)
+        return Problem(name, "there is no such setting of a hook", fix=f"There are {known}.")
+    rule = found["msg"].replace("Input should be", "must be")
+    of_hook = name.startswith("HOOKS__")
+    field = Hook.model_fields.get(name.split("__")[2].lower()) if of_hook else Settings.model_fields.get(name.lower())
+    fix = f"It is {field.description}." if field and field.description else ""
+    return Problem(name, rule, shape(value), fix)
+
+
+def shape(value: str) -> str:
+    """What a value looks like, without a letter of it."""
+    kind = "digits" if value.isdigit() else "text"
+    return f"{kind} of length {len(value)}"
+
+
+def _contradictions(settings: Settings, redis_needed: bool, token_needed: bool) -> Iterator[Problem]:
+    """What is wrong although each variable by itself is right."""
+    if redis_needed and not settings.redis_url:
+        yield Problem(
+            "REDIS_URL", "is needed", fix="Set it to the address of a Redis 7 or Valkey; `doorbell demo` goes without."
+        )
+    if token_needed and not settings.tokens:
+        yield Problem("VISITS_API_TOKEN", "is needed", fix="Review Rover shows it under Settings, API.")
+    if settings.retry_first_s > settings.retry_cap_s:
+        yield Problem("RETRY_FIRST_S", "must not be longer than RETRY_CAP_S", fix="Lower the one, or raise the other.")
+    if settings.has_console and not settings.secret_key:
+        yield Problem("SECRET_KEY", "is needed: it signs the console's sessions", fix="Set it to 32 random characters.")
+    for setting, keys in (("SECRET_KEY", settings.secret_key), ("BODY_KEYS", settings.body_keys)):
+        if not all(map(_is_strong, keys)):
+            rule = f"must have {SHORTEST_KEY} characters or more each, {FEWEST_CHARACTERS} of them different"
+            yield Problem(setting, rule, fix="Use 32 random ones.")
+    if bool(settings.console_proxy_header) != bool(settings.console_proxy_secret):
+        missing = "CONSOLE_PROXY_SECRET" if settings.console_proxy_header else "CONSOLE_PROXY_HEADER"
+        yield Problem(missing, "is needed: a proxy is trusted by both together", fix="Set it, or take the other out.")
+    try:
+        tools = load()
+    except BadSource as error:
+        yield Problem("app/sources", str(error), fix="Mend that file, or take it out.")
+        return
+    yield from _account_contradictions(settings)
+    for name, hook in settings.hooks.items():
+        yield from _hook_contradictions(settings, name, hook, tools)
+
+
+def _account_contradictions(settings: Settings) -> Iterator[Problem]:
+    """One account has one token, and one token has one account: an account has one circuit and one rate limit."""
+    tokens = {"main": settings.visits_api_token} if settings.visits_api_token else {}
+    accounts = {token: account for account, token in tokens.items()}
+    for name, hook in settings.hooks.items():
+        account, token = settings.accounts[name], hook.visits_api_token
+        if token is None:
+            continue
+        setting = f"HOOKS__{name.upper()}__ACCOUNT"
+        if tokens.setdefault(account, token) != token:
+            yield Problem(setting, f"the account {account} has another token already", fix="Give it one token.")
+        elif accounts.setdefault(token, account) != account:
+            fix = f"Set it to {accounts[token]}, or set the same name at every hook with this token."
+            yield Problem(setting, f"its token is the one of the account {accounts[token]}", fix=fix)
+
+
+def _hook_contradictions(settings: Settings, name: str, hook: Hook, tools: Mapping[str, Tool]) -> Iterator[Problem]:
+    prefix = f"HOOKS__{name.upper()}"
+    tool = settings.tool(name) if (hook.source or name) in tools else None
+    if not name.replace("_", "").replace("-", "").isalnum() or not name.isascii() or len(name) > 40:
+        yield Problem(f"{prefix}__SECRETS", "the name of a hook has letters, digits and _ only", fix="Rename it.")
+    if tool is None:
+        sources = ", ".join(tools)
+        yield Problem(f"{prefix}__SOURCE", "must be one of the sources", shape(hook.source), f"There are {sources}.")
+        return
+    if "bearer" in hook.auth and not tool.source.bearer:
+        why = f"{tool.source.title} takes no bearer token"
+        yield Problem(f"{prefix}__AUTH", why, fix="Take it out, or use the source standard.")
+    for number, secret in enumerate(hook.secrets, 1):
+        rule = tool.source.signature.check_secret(secret)
+        if rule:
+            fix = _SENDER_CANNOT_SIGN if tool.source.bearer else f"Copy it again from {tool.source.title}."
+            yield Problem(f"{prefix}__SECRETS", f"secret {number} of {len(hook.secrets)} {rule}", shape(secret), fix)
+    if hook.secrets and tool.source.signature.needs_url and not settings.public_url:
+        why = f"is needed, because {tool.source.title} signs the address that it calls"
+        yield Problem("PUBLIC_URL", why, fix=f"Set it to the part of the address before {f'/hooks/{name}'}.")
+    if hook.secrets:
+        yield from _missing_beside_secrets(settings, prefix, hook, tool)
+    known = tool.source.credential_names
+    for credential in hook.credentials:
+        if credential not in known:
+            fix = f"It takes {', '.join(known)}." if known else "It takes none."
+            yield Problem(
+                f"{prefix}__CREDENTIALS__{credential}", f"{tool.source.title} has no such credential", fix=fix
+            )
+
+
+_SENDER_CANNOT_SIGN = "`doorbell secrets generate standard` makes one. For a sender that cannot sign, set AUTH=bearer."
+
+
+def _missing_beside_secrets(settings: Settings, prefix: str, hook: Hook, tool: Tool) -> Iterator[Problem]:
+    """What a hook that exists needs too."""
+    source, keys = tool.source, settings.secret_key
+    if source.signature.needs_key and not keys:
+        why = f"is needed, because {source.title} signs nothing and gets an address with a token of ours"
+        yield Problem("SECRET_KEY", why, fix="Set it to 32 random characters or more.")
+    if "REFRESH_TOKEN" in hook.credentials and not keys:
+        yield Problem("SECRET_KEY", "is needed: the tokens that are got anew are kept under it")
+    for need in source.needs:
+        if not getattr(hook, need.lower()):
+            fix = f"It is {Hook.model_fields[need.lower()].description}."
+            yield Problem(f"{prefix}__{need}", f"is needed for {source.title}", fix=fix)
+    if hook.tenants and not source.tenant:
+        yield Problem(f"{prefix}__TENANTS", f"{source.title} does not say which account rings", fix="Take it out.")
+
+
+def _is_strong(key: str) -> bool:
+    return len(key) >= SHORTEST_KEY and len(set(key)) >= FEWEST_CHARACTERS
+
+
+#: What is made under a weaker key could be guessed. 32 random characters are asked for everywhere; doctor warns below.
+SHORTEST_KEY, FEWEST_CHARACTERS, RECOMMENDED_KEY = 16, 8, 32
+
+
+def example() -> str:
+    """`.env.example`: every setting with its meaning and default."""
+    lines = ["# Every setting. What is commented out has the default that is shown, or none."]
+    for name, field in Settings.model_fields.items():
+        if name != "hooks":
+            default = field.examples[0] if field.examples else field.default or ""
+            lines += ["", f"# {field.description}", f"#{name.upper()}={default}"]
+    lines += ["", "# A hook for every tool that rings. <NAME> is yours to choose, for example CALENDLY.", ""]
+    for name, field in Hook.model_fields.items():
+        suffix = "__<FIELD>" if name == "credentials" else ""
+        lines += [f"# {field.description}", f"#HOOKS__<NAME>__{name.upper()}{suffix}="]
+    return "\n".join(lines) + "\n"
