@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from app.connection import Redis
-from app.ledger import every_account
+from app.ledger.ledger import every_account
+from app.ledger.redis import Redis
 
 #: Due work this old is an alarm, and so is due work of which nothing came to an end for so long.
 OLD_S = 120.0

@@ -19,8 +19,9 @@ from typing import Any, Literal
 import httpx
 import orjson
 
-from app.ledger import Gone, Ledger, Member, new_id
-from app.queue import visit_work
+from app.ledger.jobs_contract import visit_work
+from app.ledger.ledger import Ledger, new_id
+from app.ledger.records import Gone, Member
 from app.settings.model import Settings
 from app.visits.client import Broken, RateLimited, Record, Unanswered, Unreachable, VisitsClient
 from app.visits.merge import difference, fold, same, wanted

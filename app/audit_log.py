@@ -3,8 +3,8 @@
 import re
 from dataclasses import dataclass
 
-from app.connection import Redis
-from app.explain import moment
+from app.ledger.redis import Redis
+from app.ledger.times import moment
 from app.signals import ACTIONS
 from app.tally import note
 

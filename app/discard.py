@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
 from app.filter import Filter
-from app.ledger import Gone, Ledger, Member, rang_ms
+from app.ledger.ledger import Ledger, rang_ms
+from app.ledger.records import Gone, Member
 from app.replay import Step, Tally
 from app.selection import Selector, Unit
 from app.settings.model import Settings

@@ -13,10 +13,10 @@ import hiredis
 import httpx
 
 from app.alarms import OLD_S, Due, due
-from app.bodies import name_of
-from app.connection import Address, Redis, RedisDown
-from app.ledger import every_account
-from app.queue import WORKERS
+from app.ledger.bodies import name_of
+from app.ledger.jobs_contract import WORKERS
+from app.ledger.ledger import every_account
+from app.ledger.redis import Address, Redis, RedisDown
 from app.settings.environment import RECOMMENDED_KEY, SettingsError, read
 from app.settings.model import Settings
 from app.webhooks.source import VERIFIED_BY, Source

@@ -9,11 +9,12 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, ParamSpec, TypeVar
 
-from app.ledger import Attempt, Gone, Ledger, Member, Meta, NoBody, every_account
-from app.queue import EVENT, VISIT, visit_work
+from app.ledger.jobs_contract import EVENT, VISIT, visit_work
+from app.ledger.ledger import Ledger, every_account
+from app.ledger.records import Attempt, Gone, Member, Meta, NoBody
+from app.ledger.times import moment
 from app.settings.model import Settings
 from app.visits.change import DETAILS, external_id
 from app.visits.merge import ONLY_FOR, Fact, Facts, Said, fold, wanted, winners
@@ -52,11 +53,6 @@ def redacted(text: str) -> str:
     """Without addresses and telephone numbers, and without what stands under the name of something personal."""
     text = _IN_FORM.sub(r"\1•••", _IN_JSON.sub(r'\1"•••"', text))
     return _NUMBER.sub("•••", _ADDRESS.sub("•••@•••", text))
-
-
-def moment(ms: int | None) -> str | None:
-    """A time of the ledger, as ISO 8601."""
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z") if ms else None
 
 
 def event_name(meta: Meta) -> str:

@@ -8,8 +8,9 @@ from typing import Any
 import orjson
 
 from app import refusals
-from app.connection import Redis
-from app.ledger import Attempt, Ledger
+from app.ledger.ledger import Ledger
+from app.ledger.records import Attempt
+from app.ledger.redis import Redis
 
 EVERY_S = 0.3
 PAGE = 500

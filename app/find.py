@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from app.connection import Redis
+from app.ledger.redis import Redis
 from app.visits.change import Contact
 
 NEWEST = 200

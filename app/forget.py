@@ -27,8 +27,9 @@ import orjson
 
 from app import find
 from app.explain import apart, fold_family
-from app.ledger import Gone, Ledger, Member, Meta, NoBody, every_account
-from app.queue import event_work
+from app.ledger.jobs_contract import event_work
+from app.ledger.ledger import Ledger, every_account
+from app.ledger.records import Gone, Member, Meta, NoBody
 from app.settings.model import Settings
 from app.visits.change import FORGOTTEN, Contact
 from app.visits.merge import REMEMBERED, wanted

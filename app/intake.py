@@ -18,8 +18,9 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from app import protocol
-from app.connection import RedisDown
-from app.ledger import LONG_REPEAT_S, REPEAT_S, Ledger, Meta, new_id, traced
+from app.ledger.ledger import LONG_REPEAT_S, REPEAT_S, Ledger, new_id
+from app.ledger.records import Meta, traced
+from app.ledger.redis import RedisDown
 from app.logs import log
 from app.refusals import Refusals
 from app.settings.model import Entrance, Settings

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from app import find, tally
-from app.explain import Explain, Row, Visits, event_name, moment
+from app.explain import Explain, Row, Visits, event_name
 from app.filter import OPEN, Filter
-from app.ledger import Gone, Ledger, Meta, every_account
-from app.queue import EVENT, VISIT
+from app.ledger.jobs_contract import EVENT, VISIT
+from app.ledger.ledger import Ledger, every_account
+from app.ledger.records import Gone, Meta
+from app.ledger.times import moment
 from app.settings.model import Settings
 from app.visits.change import external_id
 from app.webhooks.registry import load, source_of

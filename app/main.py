@@ -15,10 +15,10 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
 from app import logs, metrics, telemetry
-from app.connection import Address, Redis, RedisDown
 from app.console import Console
 from app.intake import Intake
-from app.ledger import Ledger
+from app.ledger.ledger import Ledger
+from app.ledger.redis import Address, Redis, RedisDown
 from app.logs import log
 from app.protocol import LEAVE, make_room
 from app.refusals import Refusals

@@ -10,10 +10,10 @@ from typing import Any
 
 from app import __version__, signals, tally
 from app.alarms import Due, due
-from app.connection import Redis, RedisDown
 from app.doctor import ALIVE_S
-from app.ledger import Ledger, every_account
-from app.queue import WORKERS
+from app.ledger.jobs_contract import WORKERS
+from app.ledger.ledger import Ledger, every_account
+from app.ledger.redis import Redis, RedisDown
 from app.settings.model import Settings
 from app.signals import SIGNALS, Signal
 

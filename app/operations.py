@@ -16,10 +16,11 @@ from typing import Any, Literal
 
 import orjson
 
-from app.connection import RedisDown
 from app.discard import Discard
 from app.filter import Filter
-from app.ledger import Gone, Ledger, new_id
+from app.ledger.ledger import Ledger, new_id
+from app.ledger.records import Gone
+from app.ledger.redis import RedisDown
 from app.logs import log
 from app.replay import Replay, Step, Stuck
 from app.settings.model import Settings

@@ -11,12 +11,13 @@ import orjson
 
 from app import tally
 from app.alarms import OLD_S, Due, due
-from app.connection import Redis
 from app.doctor import ALIVE_S
-from app.explain import Explain, Row, moment, span
-from app.ledger import Ledger, every_account
+from app.explain import Explain, Row, span
+from app.ledger.jobs_contract import WORKERS
+from app.ledger.ledger import Ledger, every_account
+from app.ledger.redis import Redis
+from app.ledger.times import _iso, moment
 from app.lists import Group, Lists
-from app.queue import WORKERS
 from app.settings.model import Settings
 from app.webhooks.registry import title_of
 
@@ -148,10 +149,6 @@ class Overview:
             "workers": [worker.row() for worker in self.workers],
             "hours": [asdict(hour) for hour in self.hours],
         }
-
-
-def _iso(ms: float | None) -> str | None:
-    return moment(int(ms)) if ms else None
 
 
 GATES = {

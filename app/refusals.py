@@ -9,8 +9,8 @@ from typing import Any
 import hiredis
 import orjson
 
-from app.connection import Redis, RedisDown
 from app.diagnosis import likely_cause
+from app.ledger.redis import Redis, RedisDown
 from app.logs import log
 
 FLUSH_EVERY_S = 5.0

@@ -18,8 +18,9 @@ from dataclasses import dataclass, field, replace
 from app.explain import apart, fold_family
 from app.filter import Filter
 from app.intake import Meaning, mean
-from app.ledger import Gone, Ledger, Member, Meta
-from app.queue import EVENT, visit_work
+from app.ledger.jobs_contract import EVENT, visit_work
+from app.ledger.ledger import Ledger
+from app.ledger.records import Gone, Member, Meta
 from app.selection import Mode, Selector, Unit, name_of, recalled
 from app.settings.model import Entrance, Settings
 from app.visits.change import Contact, VisitChange, encode_change

@@ -8,9 +8,10 @@ from typing import Literal
 from app.explain import Explain
 from app.filter import DONE, Filter
 from app.intake import recall
-from app.ledger import Gone, Ledger, Meta, NoBody, every_account
+from app.ledger.jobs_contract import EVENT, event_work
+from app.ledger.ledger import Ledger, every_account
+from app.ledger.records import Gone, Meta, NoBody
 from app.lists import Lists
-from app.queue import EVENT, event_work
 from app.settings.model import Entrance, Settings
 from app.webhooks.delivery import Event, Unreadable
 from app.webhooks.fetching import Get

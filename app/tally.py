@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 
 import hiredis
 
-from app.connection import Redis, RedisDown
+from app.ledger.redis import Redis, RedisDown
 from app.logs import log
 from app.signals import MATCHES, QUICK, REQUEST_S, REQUESTS, SIGNALS
 from app.webhooks.signatures.scheme import fingerprint

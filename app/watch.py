@@ -16,11 +16,11 @@ import httpx
 import orjson
 
 from app.alarms import OLD_S, due
-from app.connection import Redis, RedisDown
 from app.doctor import ALIVE_S
-from app.ledger import new_id
+from app.ledger.jobs_contract import WORKERS
+from app.ledger.ledger import new_id
+from app.ledger.redis import Redis, RedisDown
 from app.logs import log
-from app.queue import WORKERS
 from app.refusals import mismatches
 from app.settings.model import Settings
 

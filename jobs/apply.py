@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app import telemetry
-from app.connection import RedisDown
 from app.find import remember
-from app.ledger import Hold, Lost, Member, Outcome, TooMany, Verdict, future_ms, rang_ms
+from app.ledger.jobs_contract import visit_work
+from app.ledger.ledger import future_ms, rang_ms
+from app.ledger.records import Hold, Lost, Member, Outcome, TooMany, Verdict
+from app.ledger.redis import RedisDown
 from app.logs import log
-from app.queue import visit_work
 from app.signals import ATTEMPTS, CALL_S, CALLS, END_TO_END_S, FINISHED
 from app.tally import Tally
 from app.telemetry import span

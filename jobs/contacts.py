@@ -3,8 +3,8 @@
 import asyncio
 from dataclasses import dataclass
 
-from app.connection import RedisDown
-from app.ledger import Ledger, new_id
+from app.ledger.ledger import Ledger, new_id
+from app.ledger.redis import RedisDown
 from app.visits.change import Contact
 from app.visits.client import Record, Refused, Unanswered, VisitsApiTrouble, VisitsClient
 from jobs.places import Turns

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from app.ledger import Attempt, Ledger
+from app.ledger.ledger import Ledger
+from app.ledger.records import Attempt
 from app.settings.model import Settings
 from app.tally import Tally
 from jobs.places import Places, Slots, Turns

@@ -4,11 +4,11 @@ import asyncio
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from app.connection import RedisDown
 from app.intake import ANOTHER_ACCOUNT, is_of_another, recall
-from app.ledger import Gone, Hold, Lost, Meta, NoBody, Outcome, Outdated, TooMany
+from app.ledger.jobs_contract import event_work
+from app.ledger.records import Gone, Hold, Lost, Meta, NoBody, Outcome, Outdated, TooMany
+from app.ledger.redis import RedisDown
 from app.logs import log
-from app.queue import event_work
 from app.settings.model import Entrance
 from app.signals import ATTEMPTS, FINISHED
 from app.tally import Tally

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 from weakref import WeakValueDictionary
 
-from app.ledger import Lane
+from app.ledger.records import Lane
 
 #: Jobs at work at once, by lane.
 AT_ONCE: dict[Lane, int] = {"visit": 80, "event": 80, "replay": 10}

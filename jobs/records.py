@@ -18,8 +18,8 @@ import httpx
 import orjson
 import zstandard
 
-from app.connection import RedisDown
-from app.ledger import new_id
+from app.ledger.ledger import new_id
+from app.ledger.redis import RedisDown
 from app.settings.model import Entrance
 from app.visits.client import Broken, RateLimited, Refused, Unauthorized, VisitsApiTrouble, ask, trouble
 from app.webhooks.fetching import Get

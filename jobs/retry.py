@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from app.ledger import Verdict
+from app.ledger.records import Verdict
 from app.visits.client import Broken, RateLimited, Refused, Unanswered, Unauthorized, Unreachable, VisitsApiTrouble
 
 #: While a write may still be under way, nothing else is done to the visit: twice made, or an old value that arrives after

@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable
 
 import orjson
 
-from app.connection import RedisDown
-from app.ledger import every_account, new_id
+from app.ledger.keys import tidy
+from app.ledger.ledger import every_account, new_id
+from app.ledger.redis import RedisDown
 from app.logs import log
 from app.operations import Operations
-from app.retention import tidy
 from app.tally import FLUSH_EVERY_S
 from app.watch import Watch
 from jobs.context import Context

@@ -25,8 +25,8 @@ import httpx
 import orjson
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
-from app.connection import RedisDown
-from app.ledger import new_id
+from app.ledger.ledger import new_id
+from app.ledger.redis import RedisDown
 from app.logs import log
 from app.settings.model import Entrance
 from app.visits.client import CONNECT_S, Broken, RateLimited, Unanswered, Unauthorized, Unreachable, ask, trouble

@@ -25,10 +25,11 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app import logs, telemetry
-from app.connection import Address, Distrusted, Redis, RedisDown
-from app.ledger import Lane, Ledger
+from app.ledger.jobs_contract import EVENT, QUEUE, VISIT, deserialize, serialize
+from app.ledger.ledger import Ledger
+from app.ledger.records import Lane
+from app.ledger.redis import Address, Distrusted, Redis, RedisDown
 from app.logs import log
-from app.queue import EVENT, QUEUE, VISIT, deserialize, serialize
 from app.settings.environment import SettingsError, read
 from app.settings.model import Settings
 from app.signals import JOB_TOOK_S, JOB_WAIT_S

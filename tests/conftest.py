@@ -8,8 +8,8 @@ import pytest
 import structlog
 from rig import Rig, Server, redis_for_tests
 
-from app.connection import Address, Redis
-from app.ledger import Ledger
+from app.ledger.ledger import Ledger
+from app.ledger.redis import Address, Redis
 from app.logs import shaped
 
 # A shell lets what it puts into the background ignore this signal, and then so would every process that we start.

@@ -33,8 +33,8 @@ import uvicorn
 from click.testing import CliRunner
 
 from app.cli import main
-from app.connection import Address, Redis
 from app.embedded import free_port, valkey
+from app.ledger.redis import Address, Redis
 
 ROOT = Path(__file__).parent.parent
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # the specification's own example

@@ -8,8 +8,9 @@ from rig import Rig
 from test_ledger import accept, backdate, begin, change, parked, settled, waiting, work, work_off
 
 from app.alarms import due
-from app.connection import Redis
-from app.ledger import Ledger, Verdict
+from app.ledger.ledger import Ledger
+from app.ledger.records import Verdict
+from app.ledger.redis import Redis
 
 DAY_S = 86_400
 

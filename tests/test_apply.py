@@ -26,8 +26,9 @@ from rig import SECRET, TOKEN, Rig, Server, unread, wait_until
 
 import jobs.apply
 import jobs.contacts
-from app.connection import Redis
-from app.ledger import Ledger, Member, Meta
+from app.ledger.ledger import Ledger
+from app.ledger.records import Member, Meta
+from app.ledger.redis import Redis
 from app.settings.environment import read
 from app.visits.change import UNSAID, Contact, VisitChange
 from app.webhooks.delivery import Delivery

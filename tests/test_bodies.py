@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from rig import Rig, wait_until
 
-from app.connection import Redis
-from app.ledger import Ledger, Meta, NoBody
+from app.ledger.ledger import Ledger
+from app.ledger.records import Meta, NoBody
+from app.ledger.redis import Redis
 from app.settings.environment import SettingsError, read
 from app.webhooks.delivery import Delivery
 

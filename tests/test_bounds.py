@@ -14,15 +14,16 @@ from test_ledger import accept, attempt, backdate, begin, change, jobs, settled,
 
 from app import metrics, signals
 from app.alarms import due
-from app.connection import Address, Redis
-from app.ledger import Hold, Ledger, Meta, Outcome, TooMany, Written
+from app.ledger.ledger import Ledger
+from app.ledger.records import Hold, Meta, Outcome, TooMany, Written
+from app.ledger.redis import Address, Redis
 from app.visits.change import VisitChange
 from app.webhooks.delivery import Delivery
 from jobs.sweep import _open_gates
 
 __all__ = ["hands", "world"]
 
-#: As in app/ledger.lua.
+#: As in app/ledger/ledger.lua.
 MOST_IDS, MOST_FIELDS, MOST_IDS_READ, MOST_LOST = 200, 5_000, 1_000, 5
 ALONE_MS = 10_000
 SOON = f"{datetime.now(UTC) + timedelta(days=2):%Y-%m-%dT%H:%M:%SZ}"

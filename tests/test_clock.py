@@ -13,9 +13,10 @@ from rig import Rig, Server, wait_until
 from test_ledger import LANES, accept, begin, change, settled, state_of, waiting, work
 from test_worker import Books, all_visits, booked
 
-from app.connection import Address, Redis
 from app.embedded import binary, free_port
-from app.ledger import Hold, Ledger
+from app.ledger.ledger import Ledger
+from app.ledger.records import Hold
+from app.ledger.redis import Address, Redis
 from app.visits.change import Contact
 
 KNOWN = Contact(id="cont_KYdl3lftgZXGRbxqoj")

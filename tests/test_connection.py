@@ -17,9 +17,10 @@ import hiredis
 import pytest
 from rig import ROOT, Rig, wait_until
 
-from app.connection import Address, Redis, RedisDown
 from app.embedded import binary, free_port
-from app.ledger import Ledger, Meta, Written
+from app.ledger.ledger import Ledger
+from app.ledger.records import Meta, Written
+from app.ledger.redis import Address, Redis, RedisDown
 from app.webhooks.delivery import Delivery
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

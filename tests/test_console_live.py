@@ -16,7 +16,7 @@ from rig import Rig, wait_until
 from app.console import live
 from app.console.access import COOKIE
 from app.console.live import MOST, EventStream, Live
-from app.ledger import Ledger
+from app.ledger.ledger import Ledger
 from app.settings.environment import read
 
 KEY = "key-of-the-tests"

@@ -18,11 +18,12 @@ from test_worker import Books
 
 from app import find, tally
 from app.alarms import Due
-from app.connection import Address, Redis
 from app.console import redaction
 from app.explain import MOST_ON_LOOP, Explain
 from app.filter import Filter
-from app.ledger import Ledger, Meta
+from app.ledger.ledger import Ledger
+from app.ledger.records import Meta
+from app.ledger.redis import Address, Redis
 from app.lists import PAGE, Lists
 from app.operations import Operations, Order
 from app.overview import Gate, Overview, Worker
@@ -75,7 +76,7 @@ async def test_a_delivery_is_found_by_its_request_id_for_as_long_as_it_is_kept(r
 
 
 async def test_very_many_request_ids_are_written_some_at_a_time(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.connection._MOST_WAITING", 1_000)
+    monkeypatch.setattr("app.ledger.redis._MOST_WAITING", 1_000)
     counting = Tally(9, {"standard": ("key",)})
     for number in range(3_000):
         counting.let_in("standard", "accepted", 0, 1, f"req-{number}", f"d{number}")
@@ -257,7 +258,7 @@ async def test_however_much_fits_is_counted_some_at_a_time(
 ) -> None:
     monkeypatch.setattr("app.lists.MOST_GROUPED", 20)
     monkeypatch.setattr("app.lists.TOLD", 5)
-    monkeypatch.setattr("app.connection._MOST_WAITING", 20)  # at once
+    monkeypatch.setattr("app.ledger.redis._MOST_WAITING", 20)  # at once
     settings = read(SETTINGS)
     for number in range(33):
         delivery = Delivery("standard", "standard", (), b"%d" % number, datetime.now(UTC))

@@ -14,10 +14,10 @@ import pytest
 from rig import Rig, Server, wait_until
 from test_worker import Books, all_visits, booked
 
-from app import connection
 from app.embedded import free_port, start, stop, valkey
-from app.ledger import ORPHAN_S
-from app.queue import QUEUE
+from app.ledger import redis
+from app.ledger.jobs_contract import QUEUE
+from app.ledger.ledger import ORPHAN_S
 from app.visits.change import Contact, VisitChange
 from jobs.sweep import ADOPT_EVERY_S
 from tests.crash.judge import doubled_in
@@ -171,10 +171,10 @@ def test_a_backlog_older_than_arqs_expiry_loses_nothing(
     """The expiry is 30 days; here it is 50 ms."""
     rig, other = heir
     clean(rig, other)
-    script = connection.SCRIPT.replace(b"JOB_TTL_MS = 30 * 86400 * 1000", b"JOB_TTL_MS = 50")
-    assert script != connection.SCRIPT
-    monkeypatch.setattr(connection, "SCRIPT", script)
-    monkeypatch.setattr(connection, "SHA", sha1(script).hexdigest())
+    script = redis.SCRIPT.replace(b"JOB_TTL_MS = 30 * 86400 * 1000", b"JOB_TTL_MS = 50")
+    assert script != redis.SCRIPT
+    monkeypatch.setattr(redis, "SCRIPT", script)
+    monkeypatch.setattr(redis, "SHA", sha1(script).hexdigest())
     other.books.land(*(booked(f"{number:03}") for number in range(250)))
     wait_until(lambda: not other.books.command("KEYS", "arq:job:*"))
     a_minute_passes(other.books)

@@ -17,10 +17,10 @@ from rig import Rig, Server
 
 from app import refusals, tally
 from app.cli import main
-from app.connection import Redis
 from app.doctor import _hooks, _python, _tenants
 from app.intake import Intake
-from app.ledger import Ledger
+from app.ledger.ledger import Ledger
+from app.ledger.redis import Redis
 from app.refusals import Refusals
 from app.settings.environment import SettingsError, read
 from app.tally import Tally

@@ -21,10 +21,10 @@ from starlette.routing import Route
 from test_apply import World, a_world
 from test_sources import BY_TOOL, TOOLS, Specimen
 
-from app.connection import Redis
 from app.filter import Filter
 from app.intake import Intake, believe, mean, recall
-from app.ledger import Meta
+from app.ledger.records import Meta
+from app.ledger.redis import Redis
 from app.refusals import Refusals
 from app.replay import Replay, Step
 from app.visits.change import VisitChange, encode_change, external_id

@@ -21,10 +21,10 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from test_apply import World, a_world
 
-from app.connection import Redis
 from app.embedded import free_port
 from app.intake import Intake
-from app.ledger import Member, Meta
+from app.ledger.records import Member, Meta
+from app.ledger.redis import Redis
 from app.refusals import Refusals
 from app.signals import FINISHED
 from app.tally import totals

@@ -16,10 +16,11 @@ from test_retention import ADA, KEY, SOON, acuity, configure, ring_everything, r
 
 from app import find
 from app.audit_log import AuditLog
-from app.connection import Redis
 from app.filter import Filter
 from app.forget import Forget, speaks_of
-from app.ledger import LEASE_S, Gone, Ledger, Meta
+from app.ledger.ledger import LEASE_S, Ledger
+from app.ledger.records import Gone, Meta
+from app.ledger.redis import Redis
 from app.operations import Operations, Order
 from app.settings.environment import read
 from app.visits.change import Contact, VisitChange

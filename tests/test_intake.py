@@ -26,7 +26,7 @@ import pytest
 from rig import CALENDLY_SECRET, SECRET, Server, sign_calendly, sign_standard, standard_body, wait_until
 
 from app import embedded
-from app.connection import Address, Redis, RedisDown
+from app.ledger.redis import Address, Redis, RedisDown
 
 OLD_SECRET = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 PUBLIC_URL = "https://doorbell.example.com"

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 PURE = {
     "app.webhooks.payload": set(),
     "app.visits.change": set(),
-    "app.queue": set(),
+    "app.ledger.jobs_contract": set(),
     "app.webhooks.delivery": {"app.webhooks.payload"},
     "app.visits.merge": {"app.visits.change"},
     "app.webhooks.signatures.hmac": {"app.webhooks.delivery", "app.webhooks.payload"},
@@ -37,7 +37,7 @@ PURE = {
         "app.webhooks.signatures.hmac",
         "app.visits.change",
     },
-    "jobs.retry": {"app.ledger", "app.visits.client"},  # words only, see below
+    "jobs.retry": {"app.ledger.ledger", "app.visits.client"},  # words only, see below
 }
 A_SOURCE = {
     "app.webhooks.handshakes", "app.webhooks.delivery", "app.webhooks.signatures.public_key", "app.webhooks.payload", "app.webhooks.signatures.hmac", "app.sources", "app.visits.change",
@@ -148,7 +148,7 @@ def test_no_import_goes_in_a_circle_wherever_in_a_module_it_stands() -> None:
 
     order = list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError with the circle
 
-    assert order.index("app.visits.change") < order.index("app.ledger") < order.index("jobs.worker")
+    assert order.index("app.visits.change") < order.index("app.ledger.ledger") < order.index("jobs.worker")
 
 
 # -- what is pure --
@@ -182,7 +182,7 @@ def test_of_what_does_io_retry_takes_words_only() -> None:
     }
 
     client = importlib.import_module("app.visits.client")
-    assert {"Verdict"} >= taken["app.ledger"]
+    assert {"Verdict"} >= taken["app.ledger.ledger"]
     assert "" not in taken["app.visits.client"]
     assert [] == [name for name in taken["app.visits.client"] if not issubclass(getattr(client, name), Exception)]
 
@@ -194,7 +194,7 @@ from app.sources import load
 import app.webhooks.payload, app.visits.merge
 load()
 beyond = "asyncio socket ssl select http httpx httpcore aiohttp redis hiredis arq uvicorn starlette subprocess sqlite3"
-ours = "app.settings.model app.connection app.ledger app.visits.client"
+ours = "app.settings.model app.ledger.redis app.ledger.ledger app.visits.client"
 print(*sorted({*ours.split(), *beyond.split()} & set(sys.modules)))
 """
 

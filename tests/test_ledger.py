@@ -16,9 +16,10 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from app.connection import Address, Redis, RedisDown
 from app.embedded import valkey
-from app.ledger import Attempt, Gone, Hold, Lane, Ledger, Lost, Meta, Outcome, Verdict, Written
+from app.ledger.ledger import Ledger
+from app.ledger.records import Attempt, Gone, Hold, Lane, Lost, Meta, Outcome, Verdict, Written
+from app.ledger.redis import Address, Redis, RedisDown
 from app.visits.change import Contact, VisitChange
 from app.webhooks.delivery import Delivery
 

@@ -7,8 +7,9 @@ import test_every_source
 from test_every_source import Doorstep
 from test_sources import BY_TOOL
 
-from app.connection import Redis
-from app.ledger import Ledger, Outdated
+from app.ledger.ledger import Ledger
+from app.ledger.records import Outdated
+from app.ledger.redis import Redis
 
 hands, served, doorstep = test_every_source.hands, test_every_source.served, test_every_source.world
 NOON = datetime(2026, 11, 29, 12, tzinfo=UTC)

@@ -16,8 +16,9 @@ from test_ledger import accept, change, work
 from test_worker import Books, all_visits, booked
 
 import jobs.places
-from app.connection import Redis
-from app.ledger import Lane, Ledger
+from app.ledger.ledger import Ledger
+from app.ledger.records import Lane
+from app.ledger.redis import Redis
 from app.visits.change import Contact
 from app.webhooks.registry import specimens
 from jobs.places import AT_ONCE, Job, Places, Slots, Turns

@@ -14,7 +14,7 @@ from rig import sign_standard, wait_until
 from test_console_access import HASHES, OPERATORS
 from test_intake import IMPATIENT, Door, an_event, answer_on, begun, is_told, kept, padded, request, web
 
-from app.connection import Redis
+from app.ledger.redis import Redis
 
 #: So few open files that a test can use all of them.
 FILES = 200

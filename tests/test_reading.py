@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from rig import label
 
 from app.intake import believe, recall
-from app.ledger import Meta
+from app.ledger.records import Meta
 from app.settings.environment import read
 from app.visits.change import timestamp
 from app.webhooks.delivery import (

@@ -19,7 +19,7 @@ from test_fetch import world as doorstep
 import app.replay
 import jobs.apply
 from app.cli.filters import filter_of
-from app.ledger import Attempt, Hold, Meta
+from app.ledger.records import Attempt, Hold, Meta
 from app.replay import Call, Replay, Step, Stuck
 from app.selection import Mode, Selector
 from app.visits.change import Contact, VisitChange

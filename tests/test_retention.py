@@ -14,10 +14,10 @@ from rig import Rig, sign_standard, standard_body, wait_until
 from test_console_access import ENDING, HASHES, OPERATORS, Browser
 from test_ledger import accept, begin, change, forgetful, parked, work, work_off
 
-from app.connection import Address, Redis
-from app.ledger import Ledger
+from app.ledger.keys import KINDS, kind_of, tidy
+from app.ledger.ledger import Ledger
+from app.ledger.redis import Address, Redis
 from app.main import create_app
-from app.retention import KINDS, kind_of, tidy
 from app.settings.environment import read
 from app.webhooks.registry import specimens
 

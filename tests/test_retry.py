@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from app.ledger import Verdict
+from app.ledger.records import Verdict
 from app.visits.client import Broken, RateLimited, Refused, Unanswered, Unauthorized, Unreachable, VisitsApiTrouble
 from jobs.retry import Decision, Schedule, decide, may_be_under_way, why
 

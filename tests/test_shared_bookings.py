@@ -17,10 +17,10 @@ import pytest
 from rig import Rig, Server
 from test_apply import World, a_world
 
-from app.connection import Redis
 from app.explain import Explain
 from app.forget import Forget
 from app.intake import Intake
+from app.ledger.redis import Redis
 from app.refusals import Refusals
 from app.visits.merge import fold, wanted
 from app.webhooks.registry import load

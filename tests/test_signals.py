@@ -17,9 +17,10 @@ from test_ledger import accept, begin, change, waiting
 from test_worker import Books
 
 from app import __version__
-from app.connection import Redis
 from app.embedded import free_port, valkey
-from app.ledger import Ledger, Verdict
+from app.ledger.ledger import Ledger
+from app.ledger.records import Verdict
+from app.ledger.redis import Redis
 from app.signals import SIGNALS
 from app.tally import COUNTS, Tally, hours, totals
 

@@ -14,9 +14,9 @@ import pytest
 from rig import SECRET, Rig, wait_until
 from test_ledger import accept, backdate, begin, change, parked, work_off
 
-from app.connection import Redis
 from app.embedded import free_port
-from app.ledger import Ledger
+from app.ledger.ledger import Ledger
+from app.ledger.redis import Redis
 from app.refusals import Refusals
 from app.settings.environment import read
 from app.settings.model import Settings

@@ -33,11 +33,12 @@ from rig import (
     wait_until,
 )
 
-import app.ledger
-from app.connection import Address, Redis
+import app.ledger.ledger
 from app.embedded import free_port, start, stop, valkey
-from app.ledger import Ledger, Member, Meta
-from app.queue import JOBS
+from app.ledger.jobs_contract import JOBS
+from app.ledger.ledger import Ledger
+from app.ledger.records import Member, Meta
+from app.ledger.redis import Address, Redis
 from app.settings.environment import read
 from app.visits.change import Contact, VisitChange
 from app.webhooks.delivery import Delivery
@@ -277,7 +278,7 @@ def test_a_lost_job_is_queued_again(house: Rig, monkeypatch: pytest.MonkeyPatch)
     wait_until(books.is_done)
     for step in steps:  # It is queued, and arq knows nothing of it.
         books.command(*step)
-    monkeypatch.setattr(app.ledger, "ORPHAN_S", 0)
+    monkeypatch.setattr(app.ledger.ledger, "ORPHAN_S", 0)
 
     adopted = books.do(lambda ledger: ledger.adopt())
 

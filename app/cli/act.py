@@ -15,7 +15,8 @@ from app.cli.reach import noted, with_ledger
 from app.cli.words import NOTHING_MATCHED, PARTLY_FAILED, USAGE, agree, as_json, end, examples, show_rows, table
 from app.discard import Discard, Planned
 from app.filter import OPEN, STATES, Filter
-from app.ledger import Gone, Ledger
+from app.ledger.ledger import Ledger
+from app.ledger.records import Gone
 from app.operations import Do, Operations
 from app.replay import Replay, Step, Stuck, Tally
 from app.selection import Mode

@@ -8,8 +8,9 @@ from app.audit_log import AuditLog, Line
 from app.cli.filters import before
 from app.cli.reach import settings_at_hand, with_ledger
 from app.cli.words import as_json, examples, limit, print_story, printable, show_rows, table
-from app.explain import Row, moment
-from app.ledger import Ledger
+from app.explain import Row
+from app.ledger.ledger import Ledger
+from app.ledger.times import moment
 from app.operations import Operation, Operations
 from app.overview import Worker, living, look
 from app.settings.model import Settings

@@ -15,9 +15,10 @@ from app.cli.reach import noted, with_ledger
 from app.cli.words import NOTHING_MATCHED, USAGE, end, examples
 from app.explain import EVERYTHING, Explain, Row
 from app.filter import DONE, OPEN, STATES
-from app.ledger import Gone, Ledger
+from app.ledger.jobs_contract import VISIT
+from app.ledger.ledger import Ledger
+from app.ledger.records import Gone
 from app.lists import Lists
-from app.queue import VISIT
 from app.selection import Selector
 from app.settings.model import Settings
 

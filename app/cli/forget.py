@@ -9,7 +9,7 @@ from app import find
 from app.cli.reach import noted, with_ledger
 from app.cli.words import NOTHING_MATCHED, PARTLY_FAILED, USAGE, as_json, end, examples, table
 from app.forget import BY_NUMBER, ELSEWHERE, TOLD, Forget, Found, Told, addresses_of, carry_out, plan_of, told_of
-from app.ledger import Ledger
+from app.ledger.ledger import Ledger
 from app.settings.model import Settings
 
 #: Three walks.

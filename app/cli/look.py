@@ -22,9 +22,10 @@ from app.cli.words import (
     reveal,
     show_rows,
 )
-from app.explain import EVERYTHING, Explain, Row, moment
+from app.explain import EVERYTHING, Explain, Row
 from app.filter import DONE, OPEN, Filter
-from app.ledger import Ledger
+from app.ledger.ledger import Ledger
+from app.ledger.times import moment
 from app.lists import Lists
 from app.settings.model import Settings
 from app.visits.client import VisitsApiTrouble, http_client

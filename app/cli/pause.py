@@ -5,7 +5,7 @@ import click
 from app.cli.filters import hooks_like
 from app.cli.reach import noted, with_ledger
 from app.cli.words import NOTHING_MATCHED, end, examples
-from app.ledger import Ledger
+from app.ledger.ledger import Ledger
 from app.settings.model import Settings
 
 hook = click.argument("hook", shell_complete=hooks_like)

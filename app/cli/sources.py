@@ -13,8 +13,8 @@ from app import tally
 from app.cli.filters import hooks_like, sources_like, specimens_like
 from app.cli.reach import settings_at_hand, settings_or_none, with_ledger
 from app.cli.words import CHECK_FAILED, NOTHING_MATCHED, UNREACHABLE, as_json, end, examples, printable, show_rows
-from app.explain import moment
-from app.ledger import Ledger
+from app.ledger.ledger import Ledger
+from app.ledger.times import moment
 from app.settings.model import Settings
 from app.webhooks.registry import load, specimens
 from app.webhooks.signatures.scheme import Scheme, fingerprint

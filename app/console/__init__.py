@@ -19,12 +19,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from app.connection import RedisDown
 from app.console import acting, forgetting, planning, reading
 from app.console.access import HEADERS, LONGEST_COOKIES, has_too_many_cookies
 from app.console.desk import Ask, Desk, Page
 from app.intake import Refused, Slow
-from app.ledger import Gone, Ledger
+from app.ledger.ledger import Ledger
+from app.ledger.records import Gone
+from app.ledger.redis import RedisDown
 from app.logs import log
 from app.settings.model import Settings
 

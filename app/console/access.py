@@ -21,8 +21,8 @@ from itsdangerous import BadSignature, Signer, TimestampSigner
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.connection import Redis
 from app.console.turns import Rank, TooMany, Turns
+from app.ledger.redis import Redis
 from app.settings.model import Settings
 
 Role = Literal["viewer", "operator"]

@@ -11,7 +11,7 @@ from app.console.access import own_path
 from app.console.desk import Ask, Desk, Page
 from app.console.reading import show_delivery, show_source, show_visit
 from app.console.turns import TooMany
-from app.ledger import Gone
+from app.ledger.records import Gone
 from app.visits.client import VisitsApiTrouble
 from app.webhooks.specimens import Unknown, specimen
 

@@ -18,8 +18,9 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from app.audit_log import AuditLog
 from app.console.access import Access, User, cookie
 from app.console.live import Live
-from app.explain import Explain, moment, span
-from app.ledger import Ledger
+from app.explain import Explain, span
+from app.ledger.ledger import Ledger
+from app.ledger.times import moment
 from app.operations import Operations
 from app.settings.model import Settings
 from app.visits.client import http_client

@@ -10,9 +10,9 @@ import orjson
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from app.connection import Redis, RedisDown
 from app.feed import arrivals, attempts
-from app.ledger import Ledger
+from app.ledger.ledger import Ledger
+from app.ledger.redis import Redis, RedisDown
 from app.logs import log
 from app.selection import name_of
 from app.settings.model import Settings

@@ -18,11 +18,11 @@ from app.console.live import EventStream
 from app.console.planning import first_of
 from app.explain import HIDDEN, Explain, span
 from app.filter import DONE, OPEN, Filter
-from app.ledger import Gone, NoBody
+from app.ledger.keys import KINDS
+from app.ledger.records import Gone, NoBody
 from app.lists import MOST_GROUPED, PAGE, Found, Lists
 from app.overview import last_of_hooks, living, look, shut_gates
 from app.replay import Replay
-from app.retention import KINDS
 from app.webhooks.registry import load, specimens
 from app.webhooks.source import VERIFIED_BY
 

@@ -18,10 +18,10 @@ import orjson
 import zstandard
 
 from app import tally
-from app.connection import Address, Redis
 from app.console.access import hash_password
 from app.embedded import free_port, valkey
 from app.find import remember
+from app.ledger.redis import Address, Redis
 from app.visits.change import Contact
 
 DELIVERIES, FAILURES, ROUNDS = 100_000, 5_000, 7

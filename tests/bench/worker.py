@@ -8,9 +8,10 @@ from itertools import count
 
 import uvloop
 
-from app.connection import Address, Redis
 from app.intake import believe, mean
-from app.ledger import Ledger, Meta
+from app.ledger.ledger import Ledger
+from app.ledger.records import Meta
+from app.ledger.redis import Address, Redis
 from app.settings.environment import read
 from app.visits.client import VisitsClient, http_client
 from app.webhooks.delivery import Delivery

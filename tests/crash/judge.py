@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from app.connection import Address, Redis
-from app.ledger import Gone, Ledger
+from app.ledger.ledger import Ledger
+from app.ledger.records import Gone
+from app.ledger.redis import Address, Redis
 from tests.crash.stories import FIELDS, SOME, Story
 
 #: The states of work that is not at rest, as the ledger's sorted sets.

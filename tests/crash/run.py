@@ -11,8 +11,8 @@ from typing import Any
 
 import aiohttp
 
-from app.connection import Address, Redis, RedisDown
-from app.queue import QUEUE
+from app.ledger.jobs_contract import QUEUE
+from app.ledger.redis import Address, Redis, RedisDown
 from tests.crash import stories
 from tests.crash.house import House
 from tests.crash.judge import Breaches, compare, contacts_of, doubled_in, open_work, unknown, unsettled, visits_of

@@ -15,10 +15,10 @@ from typing import Any
 import httpx
 from aiohttp import web
 
-from app.connection import Address, Redis
-from app.ledger import Ledger
+from app.ledger.jobs_contract import event_work, visit_work
+from app.ledger.ledger import Ledger
+from app.ledger.redis import Address, Redis
 from app.main import create_app
-from app.queue import event_work, visit_work
 from app.settings.environment import read
 from app.settings.model import Settings
 from app.visits.change import external_id

@@ -21,7 +21,7 @@ from redis.asyncio.connection import parse_url
 
 from app.settings.model import Settings
 
-SCRIPT = files("app").joinpath("ledger.lua").read_bytes()
+SCRIPT = files("app.ledger").joinpath("ledger.lua").read_bytes()
 SHA = sha1(SCRIPT, usedforsecurity=False).hexdigest()
 
 #: Answers that mean "not now" rather than "you asked wrongly".

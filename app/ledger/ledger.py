@@ -9,24 +9,34 @@ import hashlib
 import random
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import orjson
 
-from app.bodies import Bodies, UnknownKey
-from app.connection import Redis, Right
-from app.queue import event_work, visit_work
+from app.ledger.bodies import Bodies, UnknownKey
+from app.ledger.jobs_contract import event_work, visit_work
+from app.ledger.records import (
+    Aside,
+    Attempt,
+    Gone,
+    Hold,
+    Lane,
+    Lost,
+    Member,
+    Meta,
+    NoBody,
+    Outcome,
+    Outdated,
+    State,
+    TooMany,
+    Trace,
+    Written,
+)
+from app.ledger.redis import Redis, Right
 from app.visits.change import VisitChange, encode_change, external_id, microseconds
-from app.visits.merge import Said
 from app.webhooks.delivery import Delivery
-
-#: Where jobs wait: each lane has places of its own in a worker.
-Lane = Literal["visit", "event", "replay"]
-#: Where an operator puts work back: among what rings, or behind it.
-Aside = Literal["", "replay"]
-State = Literal["queued", "running", "waiting", "held", "parked", "discarded", "settled"]
 
 #: Whom the records of a booking listed. A booking may be made long ahead.
 PEOPLE_KEPT_MS = 2 * 366 * 86_400_000
@@ -40,208 +50,6 @@ LEASE_S = 35.0
 ORPHAN_S = 60.0
 #: As long as the line for a call is no longer than this, more may join it.
 SHORT_LINE_MS = 1_000
-
-
-class Gone(Exception):
-    """There is nothing of that name, or no longer."""
-
-
-class NoBody(Exception):
-    """The delivery is there, and its body cannot be read. reason: in one word; the argument: as a sentence."""
-
-    def __init__(self, meta: "Meta", reason: str, why: str) -> None:
-        super().__init__(why)
-        self.meta, self.reason = meta, reason
-
-
-class Lost(Exception):
-    """The lease went to another worker, which goes on from here."""
-
-
-class Outdated(Exception):
-    """A newer record of the same booking was seen."""
-
-
-class TooMany(Exception):
-    """A visit has grown to one of its bounds, and nothing more lands on it. The argument: which, in one word."""
-
-
-class Written(NamedTuple):
-    """What the ledger made of a delivery: its id, or the first one's where it is a repeat. bound: why it was parked, where a
-    visit takes no more."""
-
-    delivery: str
-    repeat: bool
-    bound: str = ""
-
-
-@dataclass(slots=True)
-class Meta:
-    """What is kept of a delivery beside its body.
-
-    at: when it arrived, in ms. slot: which secret matched. headers: those that the source needs, and the sender's
-    traceparent. work: the pieces of work that it gave; the ledger fills it in. removed: when somebody whom it spoke of was
-    forgotten, in ms.
-    """
-
-    hook: str
-    source: str
-    at: int
-    name: str = ""
-    request_id: str = ""
-    slot: int = 0
-    ignored: str = ""
-    headers: dict[str, str] = field(default_factory=dict)
-    work: list[str] = field(default_factory=list)
-    removed: int = 0
-
-    @property
-    def removed_at(self) -> str:
-        return f"{datetime.fromtimestamp(self.removed / 1000, UTC):%Y-%m-%dT%H:%M:%SZ}"
-
-    @property
-    def received_at(self) -> datetime:
-        return datetime.fromtimestamp(self.at / 1000, UTC)
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One run of one piece of work: when (ms), how long, which calls with which answers, and what came of it.
-
-    said: what was answered to the call that failed, at most 500 characters.
-    """
-
-    at: int
-    took_ms: int
-    outcome: str
-    calls: list[list[Any]] = field(default_factory=list)
-    said: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One id of a visit, as the ledger has it. Most visits have one; a rescheduled one may have several.
-
-    n: how many changes landed, done: how many of them the last settled run had seen. api: what the Visits API last
-    answered for this id. tried: whether a worker ever began on it. rang: when an event last rang, in ms of the server.
-    ask: the API is to be asked anew, also about the visits of these numbers of its own; None: what it last answered is
-    believed. replaces: what this event says next takes the place of what it said. dropped: superseded changes that were
-    forgotten. forgot: when somebody whose visit it was was forgotten, in ms.
-    """
-
-    work: str
-    generation: int
-    n: int
-    done: int
-    state: State
-    changes: dict[str, bytes]
-    discarded: dict[str, bytes]
-    numbered: dict[str, Attempt]
-    api: dict[str, Any] | None
-    tried: bool
-    ask: list[str] | None
-    replaces: bool
-    dropped: int
-    tries: int
-    since: int | None
-    failed_since: int | None
-    due: int | None
-    reason: str
-    landed: list[str]
-    rang: int | None
-    forgot: int | None = None
-
-    @property
-    def attempts(self) -> list[Attempt]:
-        return list(self.numbered.values())
-
-    @property
-    def external_id(self) -> str:
-        return self.work.partition("/")[2]
-
-    @property
-    def account(self) -> str:
-        return self.work.partition(":")[2].partition("/")[0]
-
-    def said(self) -> list[Said]:
-        return [
-            Said.read(origin, change.partition(b" ")[2], self.generation) for origin, change in self.changes.items()
-        ]
-
-
-@dataclass(frozen=True, slots=True)
-class Trace:
-    """The newest delivery that spoke of some work, and what its sender called the request: X-Request-ID, traceparent."""
-
-    delivery: str = ""
-    request_id: str = ""
-    traceparent: str = ""
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """What goes with the calls that are made for it."""
-        given = {"x-request-id": self.request_id or self.delivery, "traceparent": self.traceparent}
-        return {name: value for name, value in given.items() if value}
-
-    @property
-    def fields(self) -> dict[str, str]:
-        """For a line of the log."""
-        return traced(self.request_id, self.traceparent)
-
-
-def traced(request_id: str, traceparent: str) -> dict[str, str]:
-    told = {"request_id": request_id} if request_id else {}
-    if traceparent:
-        told |= {"trace_id": traceparent[3:35], "parent_id": traceparent[36:52]}
-    return told
-
-
-@dataclass(frozen=True, slots=True)
-class Hold:
-    """Work that this worker alone may do until its lease ends. members: the visit's first id, then its later ones."""
-
-    token: str
-    until: float
-    members: list[Member]
-    trace: Trace = field(default_factory=Trace)
-
-    @property
-    def root(self) -> Member:
-        return self.members[0]
-
-    def remaining_s(self) -> float:
-        return self.until - time.monotonic()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """What one run says about everybody's way to the Visits API.
-
-    why: `ok` opens the gate; `unauthorized` and `rate_limited` close it for wait_s; `down` closes it for wait_s at most,
-    once most of the newest answers are first failures of different visits, and `enough` of them.
-    """
-
-    why: str
-    wait_s: float = 0
-    enough: int = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """How a run ends. due_s: how long until the next try. tries: how many failed so far; None: what failed before is
-    over and does not count (but while held, nothing is counted or forgotten).
-
-    attempt: None where nothing was attempted. api: what now stands in the API per piece of work: an answer, or None where
-    there is no visit any more.
-    """
-
-    state: Literal["settled", "waiting", "held", "parked"]
-    attempt: Attempt | None
-    reason: str = ""
-    due_s: float = 0
-    tries: int | None = None
-    api: dict[str, dict[str, Any] | None] = field(default_factory=dict)
-    verdict: Verdict | None = None
 
 
 class Ledger:

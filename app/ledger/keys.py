@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from app.ledger import Ledger
+from app.ledger.ledger import Ledger
 from app.operations import ALL, KEPT_S
 
 #: How a key ends. `expires`: it always has a time to live. `settled`: it has one unless its work is still to be done.

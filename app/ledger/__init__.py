@@ -1,0 +1,1 @@
+"""Everything that is in Redis: deliveries, changes, tasks, leases. Nobody else spells a key."""
