@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from app.ledger.redis import Redis
 from app.ledger.times import moment
-from app.signals import ACTIONS
-from app.tally import note
+from app.telemetry.counters import note
+from app.telemetry.metric_names import ACTIONS
 
 KEY, KEPT = "db:audit-log", 10_000
 #: Failed log-ins are one line for so long: how many, and which line.

@@ -12,19 +12,17 @@ from typing import Literal
 import hiredis
 import httpx
 
-from app.alarms import OLD_S, Due, due
 from app.ledger.bodies import name_of
 from app.ledger.jobs_contract import WORKERS
 from app.ledger.ledger import every_account
 from app.ledger.redis import Address, Redis, RedisDown
 from app.settings.environment import RECOMMENDED_KEY, SettingsError, read
 from app.settings.model import Settings
+from app.telemetry.health import ALIVE_S, OLD_S, Due, due
 from app.webhooks.source import VERIFIED_BY, Source
 
 Result = Literal["ok", "warn", "fail", "down"]
 CLOCK_S = 2.0
-#: Workers beat every ten seconds.
-ALIVE_S = 30.0
 #: With Redis' own deadline less than the ten seconds that a release may take.
 API_S = 5.0
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import orjson
 
-from app import refusals
 from app.ledger.ledger import Ledger
 from app.ledger.records import Attempt
 from app.ledger.redis import Redis
+from app.telemetry import rejections
 
 EVERY_S = 0.3
 PAGE = 500
@@ -47,11 +47,11 @@ async def attempts(listening: Redis) -> AsyncIterator[tuple[str, Attempt]]:
 
 
 async def refused(ledger: Ledger, hooks: Sequence[str]) -> AsyncIterator[dict[str, Any]]:
-    """What is not let in from now on, as `refusals.newest` tells it; a door writes it down every few seconds. Raises
+    """What is not let in from now on, as `rejections.newest` tells it; a door writes it down every few seconds. Raises
     RedisDown."""
     since = (await ledger.now()).timestamp() * 1000
     while True:
-        notes = [note for note in await refusals.newest(ledger.redis, hooks) if note["at"] > since]
+        notes = [note for note in await rejections.newest(ledger.redis, hooks) if note["at"] > since]
         for note in reversed(notes):
             yield note
         since = max([since, *(note["at"] for note in notes)])

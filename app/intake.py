@@ -21,10 +21,10 @@ from app import protocol
 from app.ledger.ledger import LONG_REPEAT_S, REPEAT_S, Ledger, new_id
 from app.ledger.records import Meta, traced
 from app.ledger.redis import RedisDown
-from app.logs import log
-from app.refusals import Refusals
 from app.settings.model import Entrance, Settings
-from app.tally import Tally
+from app.telemetry.counters import Tally
+from app.telemetry.logs import log
+from app.telemetry.rejections import Refusals
 from app.visits.change import VisitChange
 from app.webhooks.delivery import (
     Delivery,

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from app import find, tally
+from app import find
 from app.explain import Explain, Row, Visits, event_name
 from app.filter import OPEN, Filter
 from app.ledger.jobs_contract import EVENT, VISIT
@@ -16,6 +16,7 @@ from app.ledger.ledger import Ledger, every_account
 from app.ledger.records import Gone, Meta
 from app.ledger.times import moment
 from app.settings.model import Settings
+from app.telemetry import counters
 from app.visits.change import external_id
 from app.webhooks.registry import load, source_of
 
@@ -209,7 +210,7 @@ class Lists:
         stands, visits, request = await asyncio.gather(
             self._redis.command("EXISTS", f"db:delivery:{text}"),
             self._known(_names(text)),
-            tally.delivery_of(self._redis, text),
+            counters.delivery_of(self._redis, text),
         )
         works = await find.works_of(self._redis, text, self._settings.secret_key)
         found = [Found("delivery", text)] if stands else []

@@ -14,18 +14,18 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route
 from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
-from app import logs, metrics, telemetry
 from app.console import Console
 from app.intake import Intake
 from app.ledger.ledger import Ledger
 from app.ledger.redis import Address, Redis, RedisDown
-from app.logs import log
 from app.protocol import LEAVE, make_room
-from app.refusals import Refusals
 from app.settings.environment import SettingsError, read
 from app.settings.model import Settings
-from app.tally import Tally
-from app.watch import Watch
+from app.telemetry import logs, metrics, tracing
+from app.telemetry.alerts import Watch
+from app.telemetry.counters import Tally
+from app.telemetry.logs import log
+from app.telemetry.rejections import Refusals
 
 #: How long Redis may take where no tool is in a hurry.
 PATIENCE_S = 3.0
@@ -136,9 +136,9 @@ def _start() -> ASGIApp:
         print(f"doorbell web cannot start:\n{error}", file=sys.stderr)
         sys.exit(3)
     logs.configure(settings)
-    telemetry.start("web")
+    tracing.start("web")
     make_room()
-    return telemetry.traced(create_app(settings))
+    return tracing.traced(create_app(settings))
 
 
 def __getattr__(name: str) -> ASGIApp:

@@ -21,9 +21,9 @@ from app.filter import Filter
 from app.ledger.ledger import Ledger, new_id
 from app.ledger.records import Gone
 from app.ledger.redis import RedisDown
-from app.logs import log
 from app.replay import Replay, Step, Stuck
 from app.settings.model import Settings
+from app.telemetry.logs import log
 
 Do = Literal["replay", "discard"]
 OPEN, ALL = "db:operations:open", "db:operations"

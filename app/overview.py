@@ -3,22 +3,16 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
-import orjson
-
-from app import tally
-from app.alarms import OLD_S, Due, due
-from app.doctor import ALIVE_S
 from app.explain import Explain, Row, span
-from app.ledger.jobs_contract import WORKERS
-from app.ledger.ledger import Ledger, every_account
-from app.ledger.redis import Redis
+from app.ledger.ledger import Ledger
 from app.ledger.times import _iso, moment
 from app.lists import Group, Lists
 from app.settings.model import Settings
+from app.telemetry import counters
+from app.telemetry.health import GATES, OLD_S, Due, Gate, Worker, due, last_of_hooks, living, shut_gates
 from app.webhooks.registry import title_of
 
 HOURS = 24
@@ -51,31 +45,6 @@ class Hour:
     @property
     def total(self) -> int:
         return self.arrived + self.refused
-
-
-@dataclass(frozen=True, slots=True)
-class Gate:
-    """The way of an account to the Visits API is shut."""
-
-    account: str
-    why: str
-    since: str
-    waiting: int
-
-    @property
-    def is_paused(self) -> bool:
-        return self.why == "paused"
-
-
-@dataclass(frozen=True, slots=True)
-class Worker:
-    host: str
-    pid: int
-    seen: float
-    since: float | None
-
-    def row(self) -> Row:
-        return asdict(self) | {"seen": _iso(self.seen), "since": _iso(self.since)}
 
 
 @dataclass(slots=True)
@@ -151,13 +120,6 @@ class Overview:
         }
 
 
-GATES = {
-    "down": "does not answer",
-    "unauthorized": "refuses our token",
-    "rate_limited": "asked us to slow down",
-}
-
-
 def _works(count: int) -> str:
     return f"{count:,} change waits" if count == 1 else f"{count:,} changes wait"
 
@@ -177,7 +139,7 @@ async def look(ledger: Ledger, settings: Settings) -> Overview:
     states, groups, hours, workers, overdue, memory, lasts, gates = await asyncio.gather(
         lists.states(),
         lists.groups(),
-        tally.hours(redis, HOURS),
+        counters.hours(redis, HOURS),
         living(redis),
         due(redis, settings.tokens or {"main": ""}),
         redis.command("INFO", "memory"),
@@ -198,36 +160,6 @@ async def look(ledger: Ledger, settings: Settings) -> Overview:
     )
 
 
-async def living(redis: Redis) -> list[Worker]:
-    """The workers that gave a sign of life."""
-    least = (int((await redis.command("TIME"))[0]) - ALIVE_S) * 1000  # the beats are by the server's clock
-    flat = await redis.command("ZRANGEBYSCORE", WORKERS, least, "+inf", "WITHSCORES")
-    told = await redis.command("MGET", *flat[::2]) if flat else []
-    return [_worker(orjson.loads(one), float(seen)) for one, seen in zip(told, flat[1::2], strict=True) if one]
-
-
-def _worker(told: Mapping[str, Any], seen: float) -> Worker:
-    return Worker(str(told.get("host", "")), int(told.get("pid", 0)), seen, told.get("since"))
-
-
-async def last_of_hooks(redis: Redis, settings: Settings) -> dict[str, float | None]:
-    """When each hook last had a delivery, in ms."""
-    names = list(settings.entrances)
-    asked = (redis.command("ZREVRANGE", f"db:deliveries:{name}", 0, 0, "WITHSCORES") for name in names)
-    return {name: float(end[1]) if end else None for name, end in zip(names, await asyncio.gather(*asked), strict=True)}
-
-
-async def shut_gates(redis: Redis, settings: Settings) -> list[Gate]:
-    accounts = await every_account(redis, settings.tokens or {"main": ""})
-    told = await asyncio.gather(*(redis.command("HMGET", f"db:gate:{one}", "why", "since") for one in accounts))
-    sizes = await asyncio.gather(*(redis.command("ZCARD", f"db:held:{one}") for one in accounts))
-    return [
-        Gate(account, why.decode(), moment(int(float(since))) or "", size)
-        for account, (why, since), size in zip(accounts, told, sizes, strict=True)
-        if why and since
-    ]
-
-
 def _hook(name: str, source: str, last: float | None, hours: Sequence[tuple[int, Counter[tuple[str, str]]]]) -> Hook:
     rang = sum(counts[name, outcome] for _, counts in hours for outcome in ARRIVED)
     return Hook(name, source, last, rang, sum(counts[name, "refused"] for _, counts in hours))
@@ -237,4 +169,4 @@ def _hour(hour: int, counts: Counter[tuple[str, str]]) -> Hour:
     def of(*outcomes: str) -> int:
         return sum(count for (_, outcome), count in counts.items() if outcome in outcomes)
 
-    return Hour(moment(hour * tally.HOUR_S * 1000) or "", of(*ARRIVED), of(*REFUSED), of(*PARKED))
+    return Hour(moment(hour * counters.HOUR_S * 1000) or "", of(*ARRIVED), of(*REFUSED), of(*PARKED))

@@ -7,16 +7,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from app import telemetry
 from app.find import remember
 from app.ledger.jobs_contract import visit_work
 from app.ledger.ledger import future_ms, rang_ms
 from app.ledger.records import Hold, Lost, Member, Outcome, TooMany, Verdict
 from app.ledger.redis import RedisDown
-from app.logs import log
-from app.signals import ATTEMPTS, CALL_S, CALLS, END_TO_END_S, FINISHED
-from app.tally import Tally
-from app.telemetry import span
+from app.telemetry import tracing
+from app.telemetry.counters import Tally
+from app.telemetry.logs import log
+from app.telemetry.metric_names import ATTEMPTS, CALL_S, CALLS, END_TO_END_S, FINISHED
+from app.telemetry.tracing import span
 from app.visits.change import Contact
 from app.visits.client import ANSWER_S, Record, Refused, Unanswered, VisitsApiTrouble, VisitsClient
 from app.visits.merge import REMEMBERED, Wanted, difference, fold, needed, payments_of, people_of, wanted
@@ -146,7 +146,7 @@ class Run:
     def __post_init__(self) -> None:
         settings, self.deadline = self.context.settings, time.monotonic() + JOB_S
         token = settings.tokens.get(self.account, "")
-        names, url = self.hold.trace.headers | telemetry.headers(), settings.visits_api_url
+        names, url = self.hold.trace.headers | tracing.headers(), settings.visits_api_url
         self.api = VisitsClient(self.context.http, url, token, [], self.before_call, names, self.called)
         key = settings.contact_key(self.account)
         self.contacts = Contacts(self.context.ledger, self.account, key, self.context.turns)
@@ -164,7 +164,7 @@ class Run:
     def called(self, method: str, route: str, status: str, seconds: float) -> None:
         self.context.tally.add(CALLS, method, route, status)
         self.context.tally.observe(CALL_S, seconds, method, route)
-        telemetry.called(method, route, status, seconds)
+        tracing.called(method, route, status, seconds)
 
     async def outcome(self) -> Outcome:
         root = self.hold.root

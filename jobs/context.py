@@ -11,7 +11,7 @@ import httpx
 from app.ledger.ledger import Ledger
 from app.ledger.records import Attempt
 from app.settings.model import Settings
-from app.tally import Tally
+from app.telemetry.counters import Tally
 from jobs.places import Places, Slots, Turns
 from jobs.retry import Schedule
 

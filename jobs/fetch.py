@@ -8,11 +8,11 @@ from app.intake import ANOTHER_ACCOUNT, is_of_another, recall
 from app.ledger.jobs_contract import event_work
 from app.ledger.records import Gone, Hold, Lost, Meta, NoBody, Outcome, Outdated, TooMany
 from app.ledger.redis import RedisDown
-from app.logs import log
 from app.settings.model import Entrance
-from app.signals import ATTEMPTS, FINISHED
-from app.tally import Tally
-from app.telemetry import span
+from app.telemetry.counters import Tally
+from app.telemetry.logs import log
+from app.telemetry.metric_names import ATTEMPTS, FINISHED
+from app.telemetry.tracing import span
 from app.visits.change import VisitChange, external_id
 from app.visits.client import RateLimited, Unanswered, Unauthorized, VisitsApiTrouble
 from app.webhooks.delivery import Event, Unreadable

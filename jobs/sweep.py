@@ -11,10 +11,10 @@ import orjson
 from app.ledger.keys import tidy
 from app.ledger.ledger import every_account, new_id
 from app.ledger.redis import RedisDown
-from app.logs import log
 from app.operations import Operations
-from app.tally import FLUSH_EVERY_S
-from app.watch import Watch
+from app.telemetry.alerts import Watch
+from app.telemetry.counters import FLUSH_EVERY_S
+from app.telemetry.logs import log
 from jobs.context import Context
 
 SWEEP_EVERY_S = 0.5

@@ -27,8 +27,8 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
 from app.ledger.ledger import new_id
 from app.ledger.redis import RedisDown
-from app.logs import log
 from app.settings.model import Entrance
+from app.telemetry.logs import log
 from app.visits.client import CONNECT_S, Broken, RateLimited, Unanswered, Unauthorized, Unreachable, ask, trouble
 from app.webhooks.fetching import Exchange
 from app.webhooks.payload import Json

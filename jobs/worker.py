@@ -24,16 +24,16 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from app import logs, telemetry
 from app.ledger.jobs_contract import EVENT, QUEUE, VISIT, deserialize, serialize
 from app.ledger.ledger import Ledger
 from app.ledger.records import Lane
 from app.ledger.redis import Address, Distrusted, Redis, RedisDown
-from app.logs import log
 from app.settings.environment import SettingsError, read
 from app.settings.model import Settings
-from app.signals import JOB_TOOK_S, JOB_WAIT_S
-from app.tally import Tally
+from app.telemetry import logs, tracing
+from app.telemetry.counters import Tally
+from app.telemetry.logs import log
+from app.telemetry.metric_names import JOB_TOOK_S, JOB_WAIT_S
 from app.visits.client import ANSWER_S, http_client
 from jobs import apply, fetch
 from jobs.context import JOB_S, Context, since_s
@@ -150,7 +150,7 @@ arq.worker.Worker = ClaimingWorker  # type: ignore[misc]
 async def start(ctx: dict[Any, Any]) -> None:
     settings: Settings = ctx["settings"]
     logs.configure(settings)  # here, because arq's command line has just set up its own
-    telemetry.start("worker")
+    tracing.start("worker")
     redis = Redis(Address.of(settings))
     ledger = Ledger(redis, settings.retention_days, settings.body_keys)
     ctx["context"] = Context(settings, ledger, http_client(IN_FLIGHT))

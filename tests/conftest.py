@@ -10,7 +10,7 @@ from rig import Rig, Server, redis_for_tests
 
 from app.ledger.ledger import Ledger
 from app.ledger.redis import Address, Redis
-from app.logs import shaped
+from app.telemetry.logs import shaped
 
 # A shell lets what it puts into the background ignore this signal, and then so would every process that we start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

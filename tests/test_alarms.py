@@ -7,10 +7,10 @@ import pytest
 from rig import Rig
 from test_ledger import accept, backdate, begin, change, parked, settled, waiting, work, work_off
 
-from app.alarms import due
 from app.ledger.ledger import Ledger
 from app.ledger.records import Verdict
 from app.ledger.redis import Redis
+from app.telemetry.health import due
 
 DAY_S = 86_400
 

@@ -12,11 +12,11 @@ from rig import Rig, standard_body, wait_until
 from test_apply import ADA, World, booked, hands, world
 from test_ledger import accept, attempt, backdate, begin, change, jobs, settled, state_of, work, work_off
 
-from app import metrics, signals
-from app.alarms import due
 from app.ledger.ledger import Ledger
 from app.ledger.records import Hold, Meta, Outcome, TooMany, Written
 from app.ledger.redis import Address, Redis
+from app.telemetry import metric_names, metrics
+from app.telemetry.health import due
 from app.visits.change import VisitChange
 from app.webhooks.delivery import Delivery
 from jobs.sweep import _open_gates
@@ -460,7 +460,7 @@ async def test_what_is_held_is_seen_also_when_its_account_left_the_settings(worl
     warned = [check for check in told(world, "doctor") if check["check"] == "visits_api east"]
     assert ["1 held; the account has no token"] == [check["detail"] for check in warned]
     exposition = await metrics.exposition(world.ledger, world.context.settings)
-    assert f'{signals.JOBS}{{state="held"}} 1' in exposition.splitlines()
+    assert f'{metric_names.JOBS}{{state="held"}} 1' in exposition.splitlines()
 
 
 async def test_what_was_held_for_an_account_that_has_no_token_any_more_is_parked_for_that(world: World) -> None:

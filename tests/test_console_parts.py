@@ -16,8 +16,7 @@ from rig import Rig, wait_until
 from test_crash import let_leases_end
 from test_worker import Books
 
-from app import find, tally
-from app.alarms import Due
+from app import find
 from app.console import redaction
 from app.explain import MOST_ON_LOOP, Explain
 from app.filter import Filter
@@ -26,10 +25,12 @@ from app.ledger.records import Meta
 from app.ledger.redis import Address, Redis
 from app.lists import PAGE, Lists
 from app.operations import Operations, Order
-from app.overview import Gate, Overview, Worker
+from app.overview import Overview
 from app.replay import Replay
 from app.settings.environment import read
-from app.tally import Tally
+from app.telemetry import counters
+from app.telemetry.counters import Tally
+from app.telemetry.health import Due, Gate, Worker
 from app.visits.change import Contact, VisitChange
 from app.visits.merge import fold
 from app.webhooks.delivery import Delivery
@@ -52,11 +53,11 @@ async def test_counts_are_written_together_and_read_by_hour(redis: Redis) -> Non
     await counting.flush(redis)
     await counting.flush(redis)
 
-    [*_, (_, counts)] = await tally.hours(redis, 24)
+    [*_, (_, counts)] = await counters.hours(redis, 24)
     assert {("standard", "accepted"): 3, ("", "refused"): 1} == counts
     old = fingerprint("old", ["key"])
     assert [old.encode(), b"1700000000000"] == await redis.command("HGETALL", "db:matched:standard")
-    assert 0 < await redis.command("TTL", f"db:hour:{tally.this_hour()}") <= 8 * 86_400
+    assert 0 < await redis.command("TTL", f"db:hour:{counters.this_hour()}") <= 8 * 86_400
 
 
 async def test_a_delivery_is_found_by_its_request_id_for_as_long_as_it_is_kept(redis: Redis) -> None:
@@ -67,7 +68,7 @@ async def test_a_delivery_is_found_by_its_request_id_for_as_long_as_it_is_kept(r
     counting.let_in("standard", "accepted", 0, 1, "req-3", "d3")
     await counting.flush(redis)
 
-    found = [await tally.delivery_of(redis, id) for id in ("req-1", "req-2", "req-3", "\udcff")]
+    found = [await counters.delivery_of(redis, id) for id in ("req-1", "req-2", "req-3", "\udcff")]
 
     assert ["d2", None, "d3", None] == found
     keys = await redis.command("KEYS", "db:request:*")
@@ -83,7 +84,7 @@ async def test_very_many_request_ids_are_written_some_at_a_time(redis: Redis, mo
 
     await counting.flush(redis)
 
-    assert "d2999" == await tally.delivery_of(redis, "req-2999")
+    assert "d2999" == await counters.delivery_of(redis, "req-2999")
 
 
 @pytest.mark.parametrize("days", [9, 417, 3_650])
@@ -115,9 +116,9 @@ async def test_what_redis_could_not_take_is_counted_later(redis: Redis) -> None:
     counting.count("standard", "accepted")
     await counting.flush(redis)
 
-    [(_, counts)] = await tally.hours(redis, 1)
+    [(_, counts)] = await counters.hours(redis, 1)
     assert 2 == counts["standard", "accepted"]
-    assert "d1" == await tally.delivery_of(redis, "req-1")
+    assert "d1" == await counters.delivery_of(redis, "req-1")
 
 
 # -- finding --

@@ -15,15 +15,15 @@ import pytest
 from click.testing import CliRunner
 from rig import Rig, Server
 
-from app import refusals, tally
 from app.cli import main
 from app.doctor import _hooks, _python, _tenants
 from app.intake import Intake
 from app.ledger.ledger import Ledger
 from app.ledger.redis import Redis
-from app.refusals import Refusals
 from app.settings.environment import SettingsError, read
-from app.tally import Tally
+from app.telemetry import counters, rejections
+from app.telemetry.counters import Tally
+from app.telemetry.rejections import Refusals
 from app.webhooks.registry import _tool, load, specimens
 from app.webhooks.source import BadSource, Source
 from app.webhooks.specimens import find, specimen
@@ -214,13 +214,13 @@ async def test_foreign_events_are_counted_and_the_newest_are_told(redis: Redis) 
 
     await door.ring(*(nylas_event(number, "grant-2") for number in range(60)))
 
-    assert 60 == (await refusals.counts(redis))["nylas", "another_account"]
-    told = await refusals.newest(redis, ["nylas"])
+    assert 60 == (await rejections.counts(redis))["nylas", "another_account"]
+    told = await rejections.newest(redis, ["nylas"])
     assert 50 == len([note for note in told if note["reason"] == "another_account"])
     assert {"the event is of account grant-2; TENANTS does not name it"} == {
         note["detail"] for note in told if note["reason"] == "another_account"
     }
-    assert 60 == (await tally.hours(redis, 1))[0][1]["nylas", "another_account"]
+    assert 60 == (await counters.hours(redis, 1))[0][1]["nylas", "another_account"]
 
 
 async def test_foreign_events_push_no_refusal_out_of_the_newest(redis: Redis) -> None:
@@ -230,7 +230,7 @@ async def test_foreign_events_push_no_refusal_out_of_the_newest(redis: Redis) ->
 
     await door.ring(*(nylas_event(number, "grant-2") for number in range(60)))
 
-    assert 51 == len(await refusals.newest(redis, ["nylas"]))
+    assert 51 == len(await rejections.newest(redis, ["nylas"]))
 
 
 @pytest.mark.parametrize("reason", ["missing", "malformed"])
@@ -243,10 +243,10 @@ async def test_strangers_push_no_request_of_the_tool_out_of_the_newest(redis: Re
         refused.note("", "no_such_hook", "of a stranger")
     await refused.flush()
 
-    notes = await refusals.newest(redis, ["", "nylas"])
+    notes = await rejections.newest(redis, ["", "nylas"])
 
     for most in (3, 100):
-        told = refusals.first(notes, most)
+        told = rejections.first(notes, most)
         assert most == len(told)
         assert 3 == [note["detail"] for note in told].count("of the tool")
     assert sorted(notes, key=lambda note: -note["at"]) == notes
@@ -257,7 +257,7 @@ async def test_strangers_push_no_request_of_the_tool_out_of_the_newest(redis: Re
 async def test_an_account_that_is_no_plain_name_is_not_quoted(redis: Redis, grant: str) -> None:
     await NylasDoor(redis).ring(nylas_event(1, grant))
 
-    [note] = await refusals.newest(redis, ["nylas"])
+    [note] = await rejections.newest(redis, ["nylas"])
     assert "the event is of an account without a plain name; TENANTS does not name it" == note["detail"]
 
 

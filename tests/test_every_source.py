@@ -25,8 +25,8 @@ from app.filter import Filter
 from app.intake import Intake, believe, mean, recall
 from app.ledger.records import Meta
 from app.ledger.redis import Redis
-from app.refusals import Refusals
 from app.replay import Replay, Step
+from app.telemetry.rejections import Refusals
 from app.visits.change import VisitChange, encode_change, external_id
 from app.webhooks import specimens
 from app.webhooks.delivery import Event

@@ -25,9 +25,9 @@ from app.embedded import free_port
 from app.intake import Intake
 from app.ledger.records import Member, Meta
 from app.ledger.redis import Redis
-from app.refusals import Refusals
-from app.signals import FINISHED
-from app.tally import totals
+from app.telemetry.counters import totals
+from app.telemetry.metric_names import FINISHED
+from app.telemetry.rejections import Refusals
 from app.visits.change import VisitChange
 from app.webhooks.delivery import Delivery, Event
 from app.webhooks.fetching import Get

@@ -11,7 +11,7 @@ from rig import ROOT
 CONFIGURED = """
 import asyncio, logging, sys
 from app import logs
-from app.logs import log
+from app.telemetry.logs import log
 from app.settings.model import read
 logs.configure(read(ENV, redis_needed=False))
 """
@@ -143,7 +143,10 @@ log.info("f")
 
 
 def test_commands_print_warnings_only_and_not_among_their_data() -> None:
-    say = STUMBLES + 'from app.logs import log\nlog.info("a")\nlog.warning("b")\nstumble(lambda: log.exception("bug"))'
+    say = (
+        STUMBLES
+        + 'from app.telemetry.logs import log\nlog.info("a")\nlog.warning("b")\nstumble(lambda: log.exception("bug"))'
+    )
 
     ran = subprocess.run([sys.executable, "-c", say], cwd=ROOT, capture_output=True, text=True, check=True)
 

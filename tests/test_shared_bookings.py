@@ -21,7 +21,7 @@ from app.explain import Explain
 from app.forget import Forget
 from app.intake import Intake
 from app.ledger.redis import Redis
-from app.refusals import Refusals
+from app.telemetry.rejections import Refusals
 from app.visits.merge import fold, wanted
 from app.webhooks.registry import load
 

@@ -21,8 +21,8 @@ from app.embedded import free_port, valkey
 from app.ledger.ledger import Ledger
 from app.ledger.records import Verdict
 from app.ledger.redis import Redis
-from app.signals import SIGNALS
-from app.tally import COUNTS, Tally, hours, totals
+from app.telemetry.counters import COUNTS, Tally, hours, totals
+from app.telemetry.metric_names import SIGNALS
 
 TRACE_ID, SENDER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 TRACEPARENT = f"00-{TRACE_ID}-{SENDER}-01"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rig import ROOT, Rig, sign_standard, standard_body, wait_until
 
-from app import telemetry
+from app.telemetry import tracing
 
 TRACE_ID, SENDER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 PERSON = {"id": "cont_KYdl3lftgZXGRbxqoj", "email": "zebediah@example.com", "first_name": "Zebediah"}
@@ -56,11 +56,11 @@ def test_without_their_variables_neither_is_imported_and_the_application_is_what
     look = """
 import sys
 from app import telemetry
-telemetry.start("web", {"SENTRY_DSN": " "})
+tracing.start("web", {"SENTRY_DSN": " "})
 async def app(*_): ...
-assert telemetry.traced(app) is app
-assert telemetry.headers() == {}
-with telemetry.span("visit", "CONSUMER", ""): telemetry.called("GET", "/visits", "2xx", 1)
+assert tracing.traced(app) is app
+assert tracing.headers() == {}
+with tracing.span("visit", "CONSUMER", ""): tracing.called("GET", "/visits", "2xx", 1)
 print([name for name in sys.modules if name.startswith(("sentry_sdk", "opentelemetry"))])
 """
     ran = subprocess.run([sys.executable, "-c", look], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -74,7 +74,7 @@ def test_an_extra_that_is_not_installed_is_told_and_fails_nothing(
     for package in ("sentry_sdk", "opentelemetry", "opentelemetry.exporter"):
         monkeypatch.setitem(sys.modules, package, None)
 
-    telemetry.start("web", {"SENTRY_DSN": "https://k@example.com/1", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://[::1]:9"})
+    tracing.start("web", {"SENTRY_DSN": "https://k@example.com/1", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://[::1]:9"})
 
     assert [
         "SENTRY_DSN is set, but the extra [sentry]",
@@ -98,7 +98,7 @@ def test_of_an_error_goes_where_it_happened_and_nothing_that_quotes_anybody() ->
         "exception": {"values": [{"type": "KeyError", "value": "canary", "stacktrace": {"frames": [frame]}}]},
     }
 
-    sent = telemetry.scrubbed(event)
+    sent = tracing.scrubbed(event)
 
     assert "canary" not in repr(sent)
     assert {"hook": "calendly"} == sent["extra"]
@@ -113,7 +113,7 @@ import sys
 from app import logs, telemetry
 from app.settings.model import read
 logs.configure(read({}, redis_needed=False))
-telemetry.start("web", {"SENTRY_DSN": sys.argv[1]})
+tracing.start("web", {"SENTRY_DSN": sys.argv[1]})
 def translate(body):
     raise ValueError(f"no visit in {body}")
 logs.log.warning("redis down")

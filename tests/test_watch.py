@@ -17,10 +17,10 @@ from test_ledger import accept, backdate, begin, change, parked, work_off
 from app.embedded import free_port
 from app.ledger.ledger import Ledger
 from app.ledger.redis import Redis
-from app.refusals import Refusals
 from app.settings.environment import read
 from app.settings.model import Settings
-from app.watch import LOCK, STATE, Watch
+from app.telemetry.alerts import LOCK, STATE, Watch
+from app.telemetry.rejections import Refusals
 
 
 class Channel(ThreadingHTTPServer):

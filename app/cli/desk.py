@@ -12,8 +12,9 @@ from app.explain import Row
 from app.ledger.ledger import Ledger
 from app.ledger.times import moment
 from app.operations import Operation, Operations
-from app.overview import Worker, living, look
+from app.overview import look
 from app.settings.model import Settings
+from app.telemetry.health import Worker, living
 
 
 @click.command(epilog=examples("overview", "overview --json | jq .states"))

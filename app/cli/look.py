@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from app import refusals
 from app.audit import stands_now
 from app.cli.filters import before, filter_of, filters, hooks_like, search
 from app.cli.reach import noted, with_ledger
@@ -28,6 +27,7 @@ from app.ledger.ledger import Ledger
 from app.ledger.times import moment
 from app.lists import Lists
 from app.settings.model import Settings
+from app.telemetry import rejections
 from app.visits.client import VisitsApiTrouble, http_client
 
 #: Pages without a single row that fits, before a list says where it stopped.
@@ -137,11 +137,14 @@ def refused(hook: str | None, reason: str, since: datetime | None, limit: int, a
     least = since.timestamp() * 1000 if since else 0
 
     async def look(ledger: Ledger, settings: Settings) -> list[dict[str, Any]]:
-        return await refusals.newest(ledger.redis, [hook] if hook else ["", *settings.hooks])
+        return await rejections.newest(ledger.redis, [hook] if hook else ["", *settings.hooks])
 
     notes = [note for note in with_ledger(look) if reason in note["reason"] and note["at"] >= least]
     names = ("at", "hook", "reason", "detail", "cause")
     show_rows(
-        [{name: (note | {"at": moment(note["at"])})[name] for name in names} for note in refusals.first(notes, limit)],
+        [
+            {name: (note | {"at": moment(note["at"])})[name] for name in names}
+            for note in rejections.first(notes, limit)
+        ],
         as_json,
     )

@@ -9,13 +9,13 @@ from typing import Any
 
 import click
 
-from app import tally
 from app.cli.filters import hooks_like, sources_like, specimens_like
 from app.cli.reach import settings_at_hand, settings_or_none, with_ledger
 from app.cli.words import CHECK_FAILED, NOTHING_MATCHED, UNREACHABLE, as_json, end, examples, printable, show_rows
 from app.ledger.ledger import Ledger
 from app.ledger.times import moment
 from app.settings.model import Settings
+from app.telemetry import counters
 from app.webhooks.registry import load, specimens
 from app.webhooks.signatures.scheme import Scheme, fingerprint
 from app.webhooks.source import VERIFIED_BY, Source
@@ -117,7 +117,7 @@ def secrets(context: click.Context, as_json: bool) -> None:
             {"hook": hook, "secret": number, "fingerprint": mark, "last_matched": moment(at)}
             for hook, entrance in settings.entrances.items()
             for number, (mark, at) in enumerate(
-                (await tally.matched(ledger.redis, hook, entrance.hook.secrets, keys)).items(), 1
+                (await counters.matched(ledger.redis, hook, entrance.hook.secrets, keys)).items(), 1
             )
         ]
 

@@ -26,8 +26,8 @@ from app.intake import Refused, Slow
 from app.ledger.ledger import Ledger
 from app.ledger.records import Gone
 from app.ledger.redis import RedisDown
-from app.logs import log
 from app.settings.model import Settings
+from app.telemetry.logs import log
 
 #: The largest form; that of logging in holds one password.
 LARGEST_FORM, LARGEST_LOGIN = 65_536, 4_096

@@ -13,9 +13,9 @@ from starlette.types import Receive, Scope, Send
 from app.feed import arrivals, attempts
 from app.ledger.ledger import Ledger
 from app.ledger.redis import Redis, RedisDown
-from app.logs import log
 from app.selection import name_of
 from app.settings.model import Settings
+from app.telemetry.logs import log
 
 #: Streams of one process; whoever finds no place polls.
 MOST = 50

@@ -10,7 +10,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from app import doctor, refusals, tally
+from app import doctor
 from app.console import redaction
 from app.console.chart import chart
 from app.console.desk import STATIC, Ask, Desk, Page, segment
@@ -21,8 +21,10 @@ from app.filter import DONE, OPEN, Filter
 from app.ledger.keys import KINDS
 from app.ledger.records import Gone, NoBody
 from app.lists import MOST_GROUPED, PAGE, Found, Lists
-from app.overview import last_of_hooks, living, look, shut_gates
+from app.overview import look
 from app.replay import Replay
+from app.telemetry import counters, rejections
+from app.telemetry.health import last_of_hooks, living, shut_gates
 from app.webhooks.registry import load, specimens
 from app.webhooks.source import VERIFIED_BY
 
@@ -206,20 +208,20 @@ async def failures(desk: Desk, ask: Ask) -> Response:
 
 async def refused(desk: Desk, ask: Ask) -> Response:
     by_hook, by_reason = Counter[str](), Counter[str]()
-    for (hook, reason), count in (await refusals.counts(desk.redis)).items():
+    for (hook, reason), count in (await rejections.counts(desk.redis)).items():
         by_hook[hook] += count
         by_reason[reason] += count
     wanted = ask.query("hook")
     hooks = ([wanted] if wanted in by_hook else []) if wanted else ["", *desk.settings.hooks]
-    notes = await refusals.newest(desk.redis, hooks)
+    notes = await rejections.newest(desk.redis, hooks)
     return await desk.page(
         ask,
         "refused.html",
-        notes=refusals.first(notes, 2 * PAGE),
+        notes=rejections.first(notes, 2 * PAGE),
         counts=dict(by_reason.most_common(6)),
         hooks={hook: count for hook, count in by_hook.items() if hook},
         hook=wanted,
-        newest=refusals.NEWEST,
+        newest=rejections.NEWEST,
     )
 
 
@@ -255,7 +257,7 @@ async def show_source(desk: Desk, ask: Ask, name: str, rang: dict[str, Any] | No
     hooks: list[dict[str, Any]] = []
     for entrance in desk.settings.entrances.values():
         if entrance.tool.name == name:
-            matched = await tally.matched(desk.redis, entrance.name, entrance.hook.secrets, desk.settings.secret_key)
+            matched = await counters.matched(desk.redis, entrance.name, entrance.hook.secrets, desk.settings.secret_key)
             secrets = [{"fingerprint": one, "matched": at} for one, at in matched.items()]
             hooks.append({"name": entrance.name, "secrets": secrets})
     addresses = _addresses(desk, ask)

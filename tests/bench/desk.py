@@ -17,11 +17,11 @@ import httpx
 import orjson
 import zstandard
 
-from app import tally
 from app.console.access import hash_password
 from app.embedded import free_port, valkey
 from app.find import remember
 from app.ledger.redis import Address, Redis
+from app.telemetry import counters
 from app.visits.change import Contact
 
 DELIVERIES, FAILURES, ROUNDS = 100_000, 5_000, 7
@@ -76,7 +76,7 @@ def _delivery(redis: Redis, number: int, at: int, names: dict[str, str]) -> list
     asked = [
         redis.command("SET", f"db:delivery:{id}", record),
         redis.command("ZADD", f"db:deliveries:{hook}", at, id),
-        redis.command("SET", tally.request_key(f"req-{number}"), id),
+        redis.command("SET", counters.request_key(f"req-{number}"), id),
     ]
     if failed:
         fields |= {"state": "parked", "reason": REASONS[number // 20 % len(REASONS)], "since": at}

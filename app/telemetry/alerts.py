@@ -15,14 +15,13 @@ from typing import Any
 import httpx
 import orjson
 
-from app.alarms import OLD_S, due
-from app.doctor import ALIVE_S
 from app.ledger.jobs_contract import WORKERS
 from app.ledger.ledger import new_id
 from app.ledger.redis import Redis, RedisDown
-from app.logs import log
-from app.refusals import mismatches
 from app.settings.model import Settings
+from app.telemetry.health import ALIVE_S, OLD_S, due
+from app.telemetry.logs import log
+from app.telemetry.rejections import mismatches
 
 LOOK_EVERY_S = 10.0
 STATE, LOCK = "db:alarms", "db:alarms:lock"

@@ -18,8 +18,8 @@ from collections.abc import Mapping, Sequence
 import hiredis
 
 from app.ledger.redis import Redis, RedisDown
-from app.logs import log
-from app.signals import MATCHES, QUICK, REQUEST_S, REQUESTS, SIGNALS
+from app.telemetry.logs import log
+from app.telemetry.metric_names import MATCHES, QUICK, REQUEST_S, REQUESTS, SIGNALS
 from app.webhooks.signatures.scheme import fingerprint
 
 FLUSH_EVERY_S = 3.0

@@ -8,14 +8,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
-from app import __version__, signals, tally
-from app.alarms import Due, due
-from app.doctor import ALIVE_S
+from app import __version__
 from app.ledger.jobs_contract import WORKERS
 from app.ledger.ledger import Ledger, every_account
 from app.ledger.redis import Redis, RedisDown
 from app.settings.model import Settings
-from app.signals import SIGNALS, Signal
+from app.telemetry import counters, metric_names
+from app.telemetry.health import ALIVE_S, Due, due
+from app.telemetry.metric_names import SIGNALS, Signal
 
 CONTENT_TYPE = "text/plain; version=0.0.4"
 #: What dashboards of queues call it.
@@ -37,14 +37,14 @@ Values = dict[tuple[str, ...], float]
 
 async def exposition(ledger: Ledger, settings: Settings) -> str:
     """What is known; without Redis that is little."""
-    known: dict[str, Values] = {signals.BUILD: {(__version__, _revision(), platform.python_version()): 1}}
+    known: dict[str, Values] = {metric_names.BUILD: {(__version__, _revision(), platform.python_version()): 1}}
     try:
         redis = ledger.redis
-        live, counted = await asyncio.gather(_live(redis, settings), tally.totals(redis))
-        known |= live | {signals.REDIS_UP: {(): 1}}
+        live, counted = await asyncio.gather(_live(redis, settings), counters.totals(redis))
+        known |= live | {metric_names.REDIS_UP: {(): 1}}
         counted = _zeros(settings) | counted
     except RedisDown:
-        known[signals.REDIS_UP], counted = {(): 0}, {}
+        known[metric_names.REDIS_UP], counted = {(): 0}, {}
     by_signal: dict[str, dict[tuple[str, ...], int]] = defaultdict(dict)
     for field, count in counted.items():
         name, *labels = field.split("|")
@@ -55,7 +55,9 @@ async def exposition(ledger: Ledger, settings: Settings) -> str:
 def _zeros(settings: Settings) -> dict[str, int]:
     """Of what alarms look at: a count that first appears as five has not risen, as far as Prometheus can see."""
     sources = {entrance.tool.name for entrance in settings.entrances.values()}
-    return {f"{signals.REQUESTS}|{name}|{outcome}": 0 for name in sources for outcome in ("accepted", "bad_signature")}
+    return {
+        f"{metric_names.REQUESTS}|{name}|{outcome}": 0 for name in sources for outcome in ("accepted", "bad_signature")
+    }
 
 
 def _revision() -> str:
@@ -84,16 +86,16 @@ async def _live(redis: Redis, settings: Settings) -> dict[str, Values]:
             source = (entrance.tool.name,)
             last[source] = max(last.get(source, 0), float(found[1]) / 1000)
     return {
-        signals.JOBS: {(state,): size for state, size in zip(STATES, sizes, strict=True)} | {("held",): sum(held)},
+        metric_names.JOBS: {(state,): size for state, size in zip(STATES, sizes, strict=True)} | {("held",): sum(held)},
         **_ages(work),
-        signals.GATE: {(account,): shut for account, shut in zip(accounts, gates, strict=True)},
-        signals.LAST_ACCEPTED: last,
-        signals.REFUSED: {(one.name, "signature_mismatch"): 0 for one in entrances} | dict(_refused(refused)),
-        signals.WORKERS: {(): sum(age_s <= ALIVE_S for age_s in beats)},
-        signals.HEARTBEAT_S: {(): beats[0]} if beats else {},
-        signals.REDIS_USED: {(): int(told["used_memory"])},
-        signals.REDIS_MAX: {(): int(told.get("maxmemory", 0))},
-        signals.REDIS_CLIENTS: {(): int(told["connected_clients"])},
+        metric_names.GATE: {(account,): shut for account, shut in zip(accounts, gates, strict=True)},
+        metric_names.LAST_ACCEPTED: last,
+        metric_names.REFUSED: {(one.name, "signature_mismatch"): 0 for one in entrances} | dict(_refused(refused)),
+        metric_names.WORKERS: {(): sum(age_s <= ALIVE_S for age_s in beats)},
+        metric_names.HEARTBEAT_S: {(): beats[0]} if beats else {},
+        metric_names.REDIS_USED: {(): int(told["used_memory"])},
+        metric_names.REDIS_MAX: {(): int(told.get("maxmemory", 0))},
+        metric_names.REDIS_CLIENTS: {(): int(told["connected_clients"])},
     }
 
 
@@ -103,7 +105,7 @@ async def _each(redis: Redis, names: Iterable[str], command: str, key: str, *mor
 
 def _ages(work: Due) -> dict[str, Values]:
     ages: Values = {(LABELS.get(state, state),): round(age_s, 3) for state, age_s in work.ages_s.items()}
-    return {signals.OLDEST_S: ages, signals.NO_PROGRESS_S: {(): round(work.no_progress_s, 3)}}
+    return {metric_names.OLDEST_S: ages, metric_names.NO_PROGRESS_S: {(): round(work.no_progress_s, 3)}}
 
 
 def _refused(flat: Sequence[bytes]) -> Iterator[tuple[tuple[str, ...], float]]:

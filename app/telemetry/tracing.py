@@ -14,8 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.typing import EventDict
 
 from app import __version__
-from app.logs import log, unquoted
 from app.protocol import WHOLE
+from app.telemetry.logs import log, unquoted
 
 #: What of a line's fields may go along with an error.
 TOLD = frozenset({"hook", "work", "delivery", "external_id", "operation"})

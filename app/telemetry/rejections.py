@@ -11,7 +11,7 @@ import orjson
 
 from app.diagnosis import likely_cause
 from app.ledger.redis import Redis, RedisDown
-from app.logs import log
+from app.telemetry.logs import log
 
 FLUSH_EVERY_S = 5.0
 NEWEST = 50

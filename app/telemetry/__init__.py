@@ -1,0 +1,1 @@
+"""What Doorbell says about itself: logs, traces, metrics, rejections, health, alerts."""
