@@ -15,10 +15,10 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
 from app.console import Console
-from app.intake import Intake
+from app.intake.endpoint import Intake
+from app.intake.http_protocol import LEAVE, make_room
 from app.ledger.ledger import Ledger
 from app.ledger.redis import Address, Redis, RedisDown
-from app.protocol import LEAVE, make_room
 from app.settings.environment import SettingsError, read
 from app.settings.model import Settings
 from app.telemetry import logs, metrics, tracing

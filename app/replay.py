@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, replace
 
 from app.explain import apart, fold_family
 from app.filter import Filter
-from app.intake import Meaning, mean
 from app.ledger.jobs_contract import EVENT, visit_work
 from app.ledger.ledger import Ledger
 from app.ledger.records import Gone, Member, Meta
@@ -25,6 +24,7 @@ from app.selection import Mode, Selector, Unit, name_of, recalled
 from app.settings.model import Entrance, Settings
 from app.visits.change import Contact, VisitChange, encode_change
 from app.visits.merge import REMEMBERED, Facts, Said, Wanted, difference, fold, wanted, winners
+from app.webhooks.translation import Meaning, mean
 
 #: So many are put back at once; the next ones when most of these have been taken, so that live work is never behind more.
 BATCH = 100

@@ -7,7 +7,6 @@ from typing import Literal
 
 from app.explain import Explain
 from app.filter import DONE, Filter
-from app.intake import recall
 from app.ledger.jobs_contract import EVENT, event_work
 from app.ledger.ledger import Ledger, every_account
 from app.ledger.records import Gone, Meta, NoBody
@@ -15,6 +14,7 @@ from app.lists import Lists
 from app.settings.model import Entrance, Settings
 from app.webhooks.delivery import Event, Unreadable
 from app.webhooks.fetching import Get
+from app.webhooks.translation import recall
 
 Mode = Literal["retry", "rederive", "reconcile"]
 

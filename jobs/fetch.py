@@ -4,7 +4,6 @@ import asyncio
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from app.intake import ANOTHER_ACCOUNT, is_of_another, recall
 from app.ledger.jobs_contract import event_work
 from app.ledger.records import Gone, Hold, Lost, Meta, NoBody, Outcome, Outdated, TooMany
 from app.ledger.redis import RedisDown
@@ -18,6 +17,7 @@ from app.visits.client import RateLimited, Unanswered, Unauthorized, VisitsApiTr
 from app.webhooks.delivery import Event, Unreadable
 from app.webhooks.payload import Untranslatable
 from app.webhooks.source import GONE, Ignored, PartlyTranslatable
+from app.webhooks.translation import ANOTHER_ACCOUNT, is_of_another, recall
 from jobs.apply import give_back
 from jobs.context import JOB_S, Clock, Context, chance, since_s
 from jobs.records import Found, Parked, Records

@@ -17,7 +17,7 @@ from rig import Rig, Server
 
 from app.cli import main
 from app.doctor import _hooks, _python, _tenants
-from app.intake import Intake
+from app.intake.endpoint import Intake
 from app.ledger.ledger import Ledger
 from app.ledger.redis import Redis
 from app.settings.environment import SettingsError, read

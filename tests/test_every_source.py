@@ -22,7 +22,7 @@ from test_apply import World, a_world
 from test_sources import BY_TOOL, TOOLS, Specimen
 
 from app.filter import Filter
-from app.intake import Intake, believe, mean, recall
+from app.intake.endpoint import Intake
 from app.ledger.records import Meta
 from app.ledger.redis import Redis
 from app.replay import Replay, Step
@@ -33,6 +33,7 @@ from app.webhooks.delivery import Event
 from app.webhooks.fetching import Get
 from app.webhooks.payload import Json
 from app.webhooks.source import Ignored
+from app.webhooks.translation import believe, mean, recall
 
 every_source = pytest.mark.parametrize("name", [name for name in TOOLS if BY_TOOL[name]])
 

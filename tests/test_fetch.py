@@ -22,7 +22,7 @@ from starlette.routing import Route
 from test_apply import World, a_world
 
 from app.embedded import free_port
-from app.intake import Intake
+from app.intake.endpoint import Intake
 from app.ledger.records import Member, Meta
 from app.ledger.redis import Redis
 from app.telemetry.counters import totals

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from app.intake import believe
 from app.visits.change import VisitChange, encode_change, external_id
 from app.visits.merge import Said, fold, wanted
 from app.webhooks.delivery import Delivery, Event
 from app.webhooks.payload import Untranslatable
 from app.webhooks.registry import load
 from app.webhooks.source import Ignored, PartlyTranslatable
+from app.webhooks.translation import believe
 from tests.histories.pure import ENTRANCES, with_people
 
 ARRIVAL = datetime(2026, 9, 21, 14, tzinfo=UTC)

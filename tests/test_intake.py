@@ -187,14 +187,14 @@ def request(path: str = "/hooks/standard", method: str = "POST", body: bytes = b
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-UVICORN = ["-m", "uvicorn", "app.main:app", "--http", "app.protocol:Bounded", "--no-access-log"]
+UVICORN = ["-m", "uvicorn", "app.main:app", "--http", "app.intake.http_protocol:Bounded", "--no-access-log"]
 #: The same with less patience, so that what needs patience is seen in a moment.
 IMPATIENT = """
 import sys, uvicorn
 from app import intake, protocol, refusals
 intake.BODY_S, intake.MOST_SENDING, intake.MOST_AT_ONCE, refusals.FLUSH_EVERY_S = 0.8, 4, 2, 0.05
 protocol.WITHIN_S, how = 0.8, {"access_log": False, "timeout_keep_alive": 1}
-uvicorn.run("app.main:app", port=int(sys.argv[2]), http="app.protocol:Bounded", **how)
+uvicorn.run("app.main:app", port=int(sys.argv[2]), http="app.intake.http_protocol:Bounded", **how)
 """
 
 

@@ -18,7 +18,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rig import label
 
-from app.intake import believe, recall
 from app.ledger.records import Meta
 from app.settings.environment import read
 from app.visits.change import timestamp
@@ -38,6 +37,7 @@ from app.webhooks.delivery import (
     parse_body,
 )
 from app.webhooks.payload import THOUSANDTHS, Json, Untranslatable, smallest_units
+from app.webhooks.translation import believe, recall
 
 EXAMPLES = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 NEW_YORK = ZoneInfo("America/New_York")

@@ -19,7 +19,7 @@ from test_apply import World, a_world
 
 from app.explain import Explain
 from app.forget import Forget
-from app.intake import Intake
+from app.intake.endpoint import Intake
 from app.ledger.redis import Redis
 from app.telemetry.rejections import Refusals
 from app.visits.merge import fold, wanted

@@ -83,7 +83,7 @@ def test_an_extra_that_is_not_installed_is_told_and_fails_nothing(
 
 
 def test_of_an_error_goes_where_it_happened_and_nothing_that_quotes_anybody() -> None:
-    frame = {"filename": "app/intake.py", "lineno": 7, "vars": {"raw": "canary"}}
+    frame = {"filename": "app/intake/endpoint.py", "lineno": 7, "vars": {"raw": "canary"}}
     event = {
         "level": "error",
         "request": {"data": "canary", "headers": {"x": "canary"}},

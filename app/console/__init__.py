@@ -22,7 +22,7 @@ from starlette.routing import Route
 from app.console import acting, forgetting, planning, reading
 from app.console.access import HEADERS, LONGEST_COOKIES, has_too_many_cookies
 from app.console.desk import Ask, Desk, Page
-from app.intake import Refused, Slow
+from app.intake.request_body import Refused, Slow
 from app.ledger.ledger import Ledger
 from app.ledger.records import Gone
 from app.ledger.redis import RedisDown

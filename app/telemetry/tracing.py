@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.typing import EventDict
 
 from app import __version__
-from app.protocol import WHOLE
+from app.intake.http_protocol import WHOLE
 from app.telemetry.logs import log, unquoted
 
 #: What of a line's fields may go along with an error.

@@ -8,13 +8,13 @@ from itertools import count
 
 import uvloop
 
-from app.intake import believe, mean
 from app.ledger.ledger import Ledger
 from app.ledger.records import Meta
 from app.ledger.redis import Address, Redis
 from app.settings.environment import read
 from app.visits.client import VisitsClient, http_client
 from app.webhooks.delivery import Delivery
+from app.webhooks.translation import believe, mean
 
 AT_ONCE = 50
 TOKEN = "bench"

@@ -16,7 +16,7 @@ import orjson
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from app.protocol import Bounded
+from app.intake.http_protocol import Bounded
 from app.visits.change import VisitChange, encode_change, is_external_id
 from app.visits.merge import Said, fold, wanted
 from app.webhooks.delivery import Delivery, Event, Form, Unreadable, parse_body

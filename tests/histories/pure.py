@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
-from app.intake import believe
 from app.settings.model import Entrance
 from app.visits.change import VisitChange, encode_change, external_id
 from app.visits.merge import Said, Wanted, fold, wanted
@@ -17,6 +16,7 @@ from app.webhooks.fetching import Get
 from app.webhooks.payload import Json
 from app.webhooks.registry import load
 from app.webhooks.source import Ignored
+from app.webhooks.translation import believe
 from tests.histories import SOME_TIME, Life, Ring, Visit
 from tests.histories.run import life_of, named, settings_for
 

@@ -7,17 +7,17 @@ microsecond counts, and there is nothing here that a Request object would do.
 import asyncio
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 from starlette.types import Receive, Scope, Send
 
-from app import protocol
+from app.intake import http_protocol
+from app.intake.request_body import Refused, Slow, _too_large
 from app.ledger.ledger import LONG_REPEAT_S, REPEAT_S, Ledger, new_id
 from app.ledger.records import Meta, traced
 from app.ledger.redis import RedisDown
@@ -25,7 +25,6 @@ from app.settings.model import Entrance, Settings
 from app.telemetry.counters import Tally
 from app.telemetry.logs import log
 from app.telemetry.rejections import Refusals
-from app.visits.change import VisitChange
 from app.webhooks.delivery import (
     Delivery,
     Event,
@@ -37,32 +36,17 @@ from app.webhooks.delivery import (
     check_content_type,
     content_encoding,
     decompress,
-    parse_body,
 )
 from app.webhooks.payload import Untranslatable
 from app.webhooks.signatures.scheme import SignatureError, Terms
-from app.webhooks.source import Ignored, PartlyTranslatable, Source
+from app.webhooks.source import Source
+from app.webhooks.translation import ANOTHER_ACCOUNT, Meaning, believe, mean
 
-#: A body that is not here by then never will be.
-BODY_S = 10.0
-#: More senders than this at once in one process, or more bytes of unfinished bodies, and who has been sending longest
-#: makes room.
-MOST_SENDING, MOST_UNFINISHED = 1_000, 67_108_864
-#: Once this process is asked to go, a body has so long to come.
-LEAVING_S = 4.0
 #: More deliveries than this that wait for Redis in one process, and the next is asked to come back.
 MOST_AT_ONCE = 1_000
 RETRY_AFTER_S = 5
 #: Of a body that is too large, so much is thrown away, for so long, before the connection closes.
 MOST_THROWN_AWAY, THROWING_AWAY_S = 16_777_216, 2.0
-
-
-class Refused(Exception):
-    """An answer that is not 2xx. code and detail are what the tool's operator gets to read."""
-
-    def __init__(self, status: int, code: str, detail: str, **headers: str) -> None:
-        super().__init__(detail)
-        self.status, self.code, self.headers = status, code, headers
 
 
 JSON = "application/json"
@@ -87,7 +71,7 @@ class Intake:
         self._max_body = settings.max_body
         self._terms = {name: settings.terms(entrance, 0) for name, entrance in settings.entrances.items()}
         self._ledgers, self._refusals, self._tally = ledgers, refusals, tally or Tally()
-        self._at_once, self._most_at_once = 0, min(MOST_AT_ONCE, protocol.MOST_CONNECTIONS // 2)
+        self._at_once, self._most_at_once = 0, min(MOST_AT_ONCE, http_protocol.MOST_CONNECTIONS // 2)
         self._slow = Slow()
         self._log = log.bind()  # once: looking it up for every line costs a fifth of the line
 
@@ -128,8 +112,8 @@ class Intake:
         )
         for name, value in headers.items():
             head += f"{name}: {value}\r\n".encode()
-        whole = None if "connection" in headers else scope.get(protocol.WHOLE)
-        if not whole or not protocol.answer(whole, status, head, answer):
+        whole = None if "connection" in headers else scope.get(http_protocol.WHOLE)
+        if not whole or not http_protocol.answer(whole, status, head, answer):
             await _reply(send, status, head, answer, receive if status == 413 and "connection" in headers else None)
         took_s = time.perf_counter() - started
         self._tally.answered(rang.source, OUTCOMES.get(rang.reason, rang.reason) or rang.outcome, rang.slot, took_s)
@@ -170,8 +154,8 @@ class Intake:
         except WrongContentEncoding as error:
             taken = ", ".join(entrance.tool.source.content_encodings) or "identity"
             raise Refused(415, "wrong_content_encoding", str(error), **{"accept-encoding": taken}) from None
-        if whole := scope.get(protocol.WHOLE):
-            delivery.raw = protocol.take(whole)
+        if whole := scope.get(http_protocol.WHOLE):
+            delivery.raw = http_protocol.take(whole)
             if len(delivery.raw) > self._max_body:
                 raise _too_large(self._max_body)
         else:
@@ -317,66 +301,8 @@ OUTCOMES = {
     "too_busy": "unavailable",
     "bug": "unavailable",
 }
-
-
-@dataclass(slots=True)
-class Meaning:
-    """What the door makes of an event.
-
-    changes: what is known at once. ignored: why there is nothing to do, or nothing to make. state: `queued` if a record
-    is to be fetched first, `parked` if only an operator can help, for the reason. expected: how many changes the tool
-    is told of. is_foreign: the event is from an account of the tool that this hook is not for.
-    """
-
-    changes: list[VisitChange] = field(default_factory=list)
-    ignored: str = ""
-    state: Literal["", "queued", "parked"] = ""
-    reason: str = ""
-    expected: int = 0
-    repeat_key: str | None = None
-    is_foreign: bool = False
-
-
-def mean(entrance: Entrance, event: Event) -> Meaning:
-    """A genuine event that is not understood is parked, whatever it was that our code stumbled over."""
-    tool = entrance.tool
-    meaning = Meaning()
-    try:
-        if is_of_another(entrance, event):
-            meaning.ignored, meaning.is_foreign = ANOTHER_ACCOUNT, True
-            return meaning
-        meaning.repeat_key = tool.source.repeat_key(event) if tool.source.repeat_key else None
-        if tool.fetch and (gets := tool.fetch(event)):
-            meaning.state, meaning.expected = "queued", len(gets)
-            return meaning
-        translated = tool.translate(event)
-    except Untranslatable as error:
-        meaning.state, meaning.reason = "parked", f"untranslatable: {error}"
-        if isinstance(error, PartlyTranslatable):
-            meaning.changes, meaning.expected = error.changes, len(error.changes)
-        return meaning
-    except Exception as error:
-        log.exception("bug", hook=entrance.name)
-        meaning.state, meaning.reason = "parked", f"bug: {type(error).__name__}"
-        return meaning
-    if isinstance(translated, Ignored):
-        meaning.ignored = translated.why[:80]
-    else:
-        meaning.changes, meaning.expected = translated, len(translated)
-        if translated and all(change.opted_out is True for change in translated):
-            meaning.ignored = "opted_out"
-    return meaning
-
-
-ANOTHER_ACCOUNT = "another account"
 #: The same as a reason, where such events are counted.
 FOREIGN = "another_account"
-
-
-def is_of_another(entrance: Entrance, event: Event) -> bool:
-    """Is the event from an account of the tool that this hook is not for?"""
-    tenants, tenant = entrance.hook.tenants, entrance.tool.source.tenant
-    return bool(tenants and tenant) and tenant is not None and tenant(event) not in tenants
 
 
 def _account(entrance: Entrance, event: Event) -> str:
@@ -386,126 +312,6 @@ def _account(entrance: Entrance, event: Event) -> str:
 
 
 _ACCOUNT = re.compile("[A-Za-z0-9._:/-]{1,64}")
-
-
-async def read_body(receive: Receive, claimed: str, most: int, grow: Callable[[int], None] | None = None) -> bytes:
-    """The body, never more than `most` bytes of it in memory. claimed: its content-length. grow: is told the size of every
-    part. Raises Refused."""
-    claimed = claimed.strip() or "0"
-    if not (claimed.isascii() and claimed.isdecimal()) or len(claimed) > 15 or int(claimed) > most:
-        raise _too_large(most)
-    parts, size = [], 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise Refused(400, "unfinished", "the sender left before the body was complete")
-        part = message.get("body", b"")
-        size += len(part)
-        if size > most:
-            raise _too_large(most)
-        parts.append(part)
-        if grow:
-            grow(len(part))
-        if not message.get("more_body"):
-            return b"".join(parts)
-
-
-def _too_large(most: int) -> Refused:
-    return Refused(413, "too_large", f"a body has {most} bytes at the most", connection="close")
-
-
-@dataclass(slots=True, eq=False)
-class Sending:
-    """A body that is on its way."""
-
-    task: asyncio.Task[Any]
-    since: float
-    size: int = 0
-
-
-def _too_slow() -> Refused:
-    return Refused(408, "too_slow", "the body did not come in time", connection="close")
-
-
-class Slow:
-    """Who is still sending. One look at all of them now and then costs less than a timer for each; and whoever sends
-    nothing at all takes no place from those who do."""
-
-    def __init__(self, most_unfinished: int | None = None) -> None:
-        self._most_unfinished = most_unfinished or MOST_UNFINISHED
-        self._sending: dict[Sending, None] = {}  # the longest first
-        self._cut: set[Sending] = set()
-        self._unfinished = 0
-        self._within_s = BODY_S
-
-    async def read(self, receive: Receive, claimed: str, most: int) -> bytes:
-        """The body. Raises Refused, 408, in whoever is cut off meanwhile."""
-        task = asyncio.current_task()
-        assert task
-        if len(self._sending) >= min(MOST_SENDING, protocol.MOST_CONNECTIONS // 2):
-            self._cut_off_longest()
-        sending = Sending(task, time.monotonic())
-        self._sending[sending] = None
-        try:
-            return await read_body(receive, claimed, most, partial(self._grow, sending))
-        except asyncio.CancelledError:
-            if sending not in self._cut:
-                raise
-            task.uncancel()
-            raise _too_slow() from None
-        finally:
-            self._forget(sending)
-            self._cut.discard(sending)
-
-    def _grow(self, sending: Sending, size: int) -> None:
-        sending.size += size
-        self._unfinished += size
-        while self._unfinished > self._most_unfinished:
-            if next(iter(self._sending)) is sending:
-                raise _too_slow()  # a task that cancels itself would stop at some later step
-            self._cut_off_longest()
-
-    async def keep_cutting(self) -> None:
-        while True:
-            await asyncio.sleep(self._within_s / 10)
-            least = time.monotonic() - self._within_s
-            for sending in [sending for sending in self._sending if sending.since < least]:
-                self._cut_off(sending)
-
-    def leave(self) -> None:
-        """The process is asked to go."""
-        self._within_s = min(self._within_s, LEAVING_S)
-
-    def _cut_off_longest(self) -> None:
-        self._cut_off(next(iter(self._sending)))
-
-    def _cut_off(self, sending: Sending) -> None:
-        self._forget(sending)
-        self._cut.add(sending)
-        sending.task.cancel()
-
-    def _forget(self, sending: Sending) -> None:
-        if sending in self._sending:
-            del self._sending[sending]
-            self._unfinished -= sending.size
-
-
-def believe(entrance: Entrance, delivery: Delivery) -> Event:
-    """The event in a delivery whose signature held. Raises Unreadable."""
-    source, at = entrance.tool.source, delivery.received_at
-    return Event(
-        source=entrance.tool.name,
-        data=parse_body(delivery, source.form),
-        received_at=at.replace(microsecond=at.microsecond // 1000 * 1000),  # as it is kept
-        headers={name: value for name in source.headers if (value := delivery.header(name)) is not None},
-        zone=entrance.hook.zone,
-    )
-
-
-def recall(entrance: Entrance, meta: Meta, raw: bytes) -> Event:
-    """The event in a delivery as it was kept. Raises Unreadable."""
-    headers = tuple((name.lower().encode(), value.encode("latin-1")) for name, value in meta.headers.items())
-    return believe(entrance, Delivery(meta.hook, meta.source, headers, raw, meta.received_at, meta.request_id))
 
 
 def _asked(entrance: Entrance, scope: Scope) -> Delivery:

@@ -1,5 +1,5 @@
 """uvicorn's fast protocol, with a bound that it does not set, and a short way for requests that arrive in one piece:
-`uvicorn --http app.protocol:Bounded`."""
+`uvicorn --http app.intake.http_protocol:Bounded`."""
 
 import asyncio
 import resource

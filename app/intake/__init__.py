@@ -1,0 +1,1 @@
+"""POST /hooks/{hook}: from a request to an accepted delivery."""
