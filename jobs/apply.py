@@ -7,11 +7,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.find import remember
 from app.ledger.jobs_contract import visit_work
 from app.ledger.ledger import future_ms, rang_ms
 from app.ledger.records import Hold, Lost, Member, Outcome, TooMany, Verdict
 from app.ledger.redis import RedisDown
+from app.operators.search_index import remember
 from app.telemetry import tracing
 from app.telemetry.counters import Tally
 from app.telemetry.logs import log

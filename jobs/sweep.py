@@ -11,7 +11,7 @@ import orjson
 from app.ledger.keys import tidy
 from app.ledger.ledger import every_account, new_id
 from app.ledger.redis import RedisDown
-from app.operations import Operations
+from app.operators.operations import Operations
 from app.telemetry.alerts import Watch
 from app.telemetry.counters import FLUSH_EVERY_S
 from app.telemetry.logs import log

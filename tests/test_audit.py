@@ -12,8 +12,8 @@ from test_apply import BOB, DOCUMENTED, World, booked, cancelled, change, hands,
 from test_apply import at as hour
 from test_replay import TOKEN, made_by_hand, names, of
 
-import app.audit
-from app.audit import Audit, Difference
+import app.operators.drift_audit
+from app.operators.drift_audit import Audit, Difference
 from app.visits.client import Broken
 
 __all__ = ["hands", "world"]
@@ -182,8 +182,8 @@ def answers(page: Callable[[int], dict[str, Any]]) -> Callable[[httpx.Request], 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three a page; nobody waits long."""
-    monkeypatch.setattr(app.audit, "PAGE", 3)
-    monkeypatch.setattr(app.audit, "TRY_AGAIN_S", 0.01)
+    monkeypatch.setattr(app.operators.drift_audit, "PAGE", 3)
+    monkeypatch.setattr(app.operators.drift_audit, "TRY_AGAIN_S", 0.01)
 
 
 @pytest.mark.usefixtures("small")
@@ -254,7 +254,7 @@ async def test_the_apis_429_is_heeded(world: World, monkeypatch: pytest.MonkeyPa
 
     limited = iter([httpx.Response(429, headers={"retry-after": "7"}), httpx.Response(429)])
     world.wire.before = lambda request: next(limited, None)
-    monkeypatch.setattr(app.audit.asyncio, "sleep", slept)
+    monkeypatch.setattr(app.operators.drift_audit.asyncio, "sleep", slept)
 
     assert [] == await differences(world)
     assert [7.0, 15.0] == waits

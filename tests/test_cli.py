@@ -27,8 +27,8 @@ from app.cli import COMMANDS, main
 from app.cli.reach import opened
 from app.cli.words import as_line, printable
 from app.embedded import free_port, valkey
-from app.filter import Filter
-from app.operations import Operations, Order
+from app.operators.filter import Filter
+from app.operators.operations import Operations, Order
 from app.settings.environment import read
 
 ADA = {"email": "ada@example.com", "first_name": "Ada", "last_name": "Lovelace", "phone": "+15550100001"}

@@ -19,10 +19,11 @@ from rig import CALENDLY_SECRET, SECRET, TOKEN, sign_standard, standard_body
 from starlette.requests import Request
 from starlette.routing import Route
 
-from app.console import ALL_PAGES, forgetting, redaction
+from app.console import ALL_PAGES, forgetting
 from app.console.access import COOKIE, KNOWN, MOST_OF_ALL, MOST_OF_ONE, address_of, attempts_of, own_path
 from app.ledger.redis import Redis, RedisDown
 from app.main import create_app
+from app.operators import redaction
 from app.settings.environment import read
 from app.webhooks.registry import load, specimens
 from app.webhooks.specimens import specimen

@@ -16,17 +16,16 @@ from rig import Rig, wait_until
 from test_crash import let_leases_end
 from test_worker import Books
 
-from app import find
-from app.console import redaction
-from app.explain import MOST_ON_LOOP, Explain
-from app.filter import Filter
 from app.ledger.ledger import Ledger
 from app.ledger.records import Meta
 from app.ledger.redis import Address, Redis
-from app.lists import PAGE, Lists
-from app.operations import Operations, Order
-from app.overview import Overview
-from app.replay import Replay
+from app.operators import redaction, search_index
+from app.operators.explain import MOST_ON_LOOP, Explain
+from app.operators.filter import Filter
+from app.operators.lists import PAGE, Lists
+from app.operators.operations import Operations, Order
+from app.operators.overview import Overview
+from app.operators.replay import Replay
 from app.settings.environment import read
 from app.telemetry import counters
 from app.telemetry.counters import Tally
@@ -128,14 +127,18 @@ async def test_what_redis_could_not_take_is_counted_later(redis: Redis) -> None:
     "asked", ["ada@example.com", " Ada@Example.com ", "+1 555 010 0001", "(555) 010-0001", "15550100001"]
 )
 async def test_a_visit_is_found_by_whose_it_is(redis: Redis, asked: str) -> None:
-    await find.remember(redis, "visit:main/s-1", Contact(email="ada@example.com", phone="+15550100001"), "key", 60_000)
+    await search_index.remember(
+        redis, "visit:main/s-1", Contact(email="ada@example.com", phone="+15550100001"), "key", 60_000
+    )
 
-    assert ["visit:main/s-1"] == await find.works_of(redis, asked, ["new", "key"])
-    assert [] == await find.works_of(redis, asked, ["another"])
+    assert ["visit:main/s-1"] == await search_index.works_of(redis, asked, ["new", "key"])
+    assert [] == await search_index.works_of(redis, asked, ["another"])
 
 
 async def test_no_index_holds_an_address_or_a_number(redis: Redis) -> None:
-    await find.remember(redis, "visit:main/s-1", Contact(email="ada@example.com", phone="+15550100001"), "key", 60_000)
+    await search_index.remember(
+        redis, "visit:main/s-1", Contact(email="ada@example.com", phone="+15550100001"), "key", 60_000
+    )
 
     keys = await redis.command("KEYS", "*")
     assert 2 == len(keys)
@@ -147,18 +150,18 @@ async def test_no_index_holds_an_address_or_a_number(redis: Redis) -> None:
 @pytest.mark.parametrize("lives_ms", [(60_000, 600_000), (600_000, 60_000)], ids=["longer", "shorter"])
 async def test_an_address_is_known_as_long_as_the_visit_that_is_kept_longest(redis: Redis, lives_ms: list[int]) -> None:
     for number, keep_ms in enumerate(lives_ms):
-        await find.remember(redis, f"visit:main/s-{number}", Contact(email="ada@example.com"), "key", keep_ms)
+        await search_index.remember(redis, f"visit:main/s-{number}", Contact(email="ada@example.com"), "key", keep_ms)
 
     [key] = await redis.command("KEYS", "*")
     assert 590_000 < await redis.command("PTTL", key) <= 600_000
 
 
 async def test_an_address_with_very_many_visits_keeps_the_newest(redis: Redis) -> None:
-    for number in range(find.NEWEST + 20):
-        await find.remember(redis, f"visit:main/s-{number}", Contact(email="ada@example.com"), "key", 60_000)
+    for number in range(search_index.NEWEST + 20):
+        await search_index.remember(redis, f"visit:main/s-{number}", Contact(email="ada@example.com"), "key", 60_000)
 
     [key] = await redis.command("KEYS", "*")
-    assert find.NEWEST == await redis.command("ZCARD", key)
+    assert search_index.NEWEST == await redis.command("ZCARD", key)
 
 
 # -- lists --
@@ -257,8 +260,8 @@ async def test_what_a_filter_means_is_counted_as_its_list_shows_it(redis: Redis,
 async def test_however_much_fits_is_counted_some_at_a_time(
     redis: Redis, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.lists.MOST_GROUPED", 20)
-    monkeypatch.setattr("app.lists.TOLD", 5)
+    monkeypatch.setattr("app.operators.lists.MOST_GROUPED", 20)
+    monkeypatch.setattr("app.operators.lists.TOLD", 5)
     monkeypatch.setattr("app.ledger.redis._MOST_WAITING", 20)  # at once
     settings = read(SETTINGS)
     for number in range(33):
@@ -491,7 +494,7 @@ def folds(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         calls.append(threading.current_thread() is threading.main_thread())
         return fold(said)
 
-    monkeypatch.setattr("app.explain.fold", counted)
+    monkeypatch.setattr("app.operators.explain.fold", counted)
     return calls
 
 

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from app.cli import main
-from app.diagnosis import Diagnosis, diagnose
+from app.operators.signature_diagnosis import Diagnosis, diagnose
 from app.settings.environment import read
 from app.webhooks.delivery import Delivery
 

@@ -9,7 +9,7 @@ from test_apply import at as hour
 from test_replay import of, refused
 
 from app.cli.filters import filter_of
-from app.discard import Discard, Planned
+from app.operators.discard import Discard, Planned
 from app.visits.change import Contact
 
 __all__ = ["hands", "world"]

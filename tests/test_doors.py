@@ -16,10 +16,10 @@ from click.testing import CliRunner
 from rig import Rig, Server
 
 from app.cli import main
-from app.doctor import _hooks, _python, _tenants
 from app.intake.endpoint import Intake
 from app.ledger.ledger import Ledger
 from app.ledger.redis import Redis
+from app.operators.doctor import _hooks, _python, _tenants
 from app.settings.environment import SettingsError, read
 from app.telemetry import counters, rejections
 from app.telemetry.counters import Tally

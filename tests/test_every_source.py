@@ -21,11 +21,11 @@ from starlette.routing import Route
 from test_apply import World, a_world
 from test_sources import BY_TOOL, TOOLS, Specimen
 
-from app.filter import Filter
 from app.intake.endpoint import Intake
 from app.ledger.records import Meta
 from app.ledger.redis import Redis
-from app.replay import Replay, Step
+from app.operators.filter import Filter
+from app.operators.replay import Replay, Step
 from app.telemetry.rejections import Refusals
 from app.visits.change import VisitChange, encode_change, external_id
 from app.webhooks import specimens

@@ -6,10 +6,10 @@ from decimal import Decimal
 
 import pytest
 
-from app.explain import EVERYTHING, Explain, redacted
 from app.ledger.ledger import Ledger
 from app.ledger.records import Attempt, Hold, Meta, Outcome
 from app.ledger.redis import Redis
+from app.operators.explain import EVERYTHING, Explain, redacted
 from app.settings.environment import read
 from app.visits.change import Contact, VisitChange
 from app.webhooks.delivery import Delivery

@@ -14,14 +14,14 @@ from rig import Rig, Server, sign_standard, standard_body, wait_until
 from test_ledger import accept, begin, change, settled, work
 from test_retention import ADA, KEY, SOON, acuity, configure, ring_everything, run_of, without_an_end
 
-from app import find
-from app.audit_log import AuditLog
-from app.filter import Filter
-from app.forget import Forget, speaks_of
 from app.ledger.ledger import LEASE_S, Ledger
 from app.ledger.records import Gone, Meta
 from app.ledger.redis import Redis
-from app.operations import Operations, Order
+from app.operators import search_index
+from app.operators.activity_log import AuditLog
+from app.operators.erasure import Forget, speaks_of
+from app.operators.filter import Filter
+from app.operators.operations import Operations, Order
 from app.settings.environment import read
 from app.visits.change import Contact, VisitChange
 from app.webhooks.delivery import Delivery
@@ -308,14 +308,14 @@ async def test_it_is_not_found_by_address_or_number_any_more(rig: Rig, redis: Re
     rig.env["SECRET_KEY"] = KEY
     await accept(ledger, change("A", contact=Contact(**ADA)))
     for name in ("A", "B"):
-        await find.remember(
+        await search_index.remember(
             redis, work(name), Contact(email=EMAIL if name == "A" else None, phone=ADA["phone"]), KEY, 60_000
         )
 
     await Forget(ledger, read(rig.env), EMAIL).carry_out()
 
-    assert [] == await find.works_of(redis, EMAIL, [KEY])
-    assert [work("B")] == await find.works_of(redis, ADA["phone"], [KEY])
+    assert [] == await search_index.works_of(redis, EMAIL, [KEY])
+    assert [work("B")] == await search_index.works_of(redis, ADA["phone"], [KEY])
 
 
 async def test_of_a_number_that_several_have_all_are_meant_and_it_is_told_how_many(
@@ -325,7 +325,7 @@ async def test_of_a_number_that_several_have_all_are_meant_and_it_is_told_how_ma
     for name, email in (("A", EMAIL), ("B", "byron@example.com")):
         contact = Contact(email=email, phone=ADA["phone"])
         await accept(ledger, change(name, contact=contact))
-        await find.remember(redis, work(name), contact, KEY, 60_000)
+        await search_index.remember(redis, work(name), contact, KEY, 60_000)
 
     told = [json.loads(rig.doorbell("forget", whom, "--plan", "--json").stdout) for whom in (EMAIL, ADA["phone"])]
 
@@ -421,7 +421,7 @@ async def test_what_is_kept_is_looked_through_beside_the_event_loop(
 
         return watching
 
-    monkeypatch.setattr("app.forget.speaks_of", watched)
+    monkeypatch.setattr("app.operators.erasure.speaks_of", watched)
     raw = b'{"email":"ada@example.com"}'
     said = VisitChange(action="create", visit_id="A", order=1, contact=Contact(email="grace@example.com"))
     delivery = Delivery("standard", "standard", (), raw, datetime.now(UTC))

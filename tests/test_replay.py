@@ -16,12 +16,12 @@ from test_apply import at as hour
 from test_fetch import BOOKED, MOVED, Doorstep, served
 from test_fetch import world as doorstep
 
-import app.replay
+import app.operators.replay
 import jobs.apply
 from app.cli.filters import filter_of
 from app.ledger.records import Attempt, Hold, Meta
-from app.replay import Call, Replay, Step, Stuck
-from app.selection import Mode, Selector
+from app.operators.replay import Call, Replay, Step, Stuck
+from app.operators.selection import Mode, Selector
 from app.visits.change import Contact, VisitChange
 from app.webhooks.delivery import Delivery, Event
 from app.webhooks.payload import Untranslatable
@@ -590,8 +590,8 @@ async def test_what_came_of_a_delivery_narrows_what_is_selected(world: World) ->
 async def test_no_more_than_a_batch_is_put_in_front_of_the_live_work(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app.replay, "BATCH", 5)
-    monkeypatch.setattr(app.replay, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(app.operators.replay, "BATCH", 5)
+    monkeypatch.setattr(app.operators.replay, "PATIENCE_S", 0.3)
     await refused(world, *map(str, range(1, 24)))
 
     with pytest.raises(Stuck):

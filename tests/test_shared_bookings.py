@@ -17,10 +17,10 @@ import pytest
 from rig import Rig, Server
 from test_apply import World, a_world
 
-from app.explain import Explain
-from app.forget import Forget
 from app.intake.endpoint import Intake
 from app.ledger.redis import Redis
+from app.operators.erasure import Forget
+from app.operators.explain import Explain
 from app.telemetry.rejections import Refusals
 from app.visits.merge import fold, wanted
 from app.webhooks.registry import load

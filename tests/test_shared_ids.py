@@ -9,8 +9,8 @@ import pytest
 from rig import Rig, Server
 from test_apply import World, a_world
 
-from app.explain import Explain
 from app.ledger.redis import Redis
+from app.operators.explain import Explain
 from app.visits.change import Contact, VisitChange, encode_change
 from app.visits.merge import Said, fold, needed, people_of, wanted
 

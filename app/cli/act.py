@@ -13,13 +13,13 @@ import click
 from app.cli.filters import filter_of, filters, search
 from app.cli.reach import noted, with_ledger
 from app.cli.words import NOTHING_MATCHED, PARTLY_FAILED, USAGE, agree, as_json, end, examples, show_rows, table
-from app.discard import Discard, Planned
-from app.filter import OPEN, STATES, Filter
 from app.ledger.ledger import Ledger
 from app.ledger.records import Gone
-from app.operations import Do, Operations
-from app.replay import Replay, Step, Stuck, Tally
-from app.selection import Mode
+from app.operators.discard import Discard, Planned
+from app.operators.filter import OPEN, STATES, Filter
+from app.operators.operations import Do, Operations
+from app.operators.replay import Replay, Step, Stuck, Tally
+from app.operators.selection import Mode
 from app.settings.model import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -5,11 +5,11 @@ from dataclasses import asdict
 
 import click
 
-from app.audit import Audit, Difference, Where
 from app.cli.reach import with_ledger
 from app.cli.words import CHECK_FAILED, NOTHING_MATCHED, UNREACHABLE, as_json, as_line, end, examples, printable
 from app.ledger.ledger import Ledger
 from app.ledger.records import Gone
+from app.operators.drift_audit import Audit, Difference, Where
 from app.settings.model import Settings
 from app.visits.client import VisitsApiTrouble, http_client
 

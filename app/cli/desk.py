@@ -4,15 +4,15 @@ from dataclasses import asdict
 
 import click
 
-from app.audit_log import AuditLog, Line
 from app.cli.filters import before
 from app.cli.reach import settings_at_hand, with_ledger
 from app.cli.words import as_json, examples, limit, print_story, printable, show_rows, table
-from app.explain import Row
 from app.ledger.ledger import Ledger
 from app.ledger.times import moment
-from app.operations import Operation, Operations
-from app.overview import look
+from app.operators.activity_log import AuditLog, Line
+from app.operators.explain import Row
+from app.operators.operations import Operation, Operations
+from app.operators.overview import look
 from app.settings.model import Settings
 from app.telemetry.health import Worker, living
 

@@ -13,13 +13,13 @@ import click
 from app.cli.filters import filter_of, filters, search
 from app.cli.reach import noted, with_ledger
 from app.cli.words import NOTHING_MATCHED, USAGE, end, examples
-from app.explain import EVERYTHING, Explain, Row
-from app.filter import DONE, OPEN, STATES
 from app.ledger.jobs_contract import VISIT
 from app.ledger.ledger import Ledger
 from app.ledger.records import Gone
-from app.lists import Lists
-from app.selection import Selector
+from app.operators.explain import EVERYTHING, Explain, Row
+from app.operators.filter import DONE, OPEN, STATES
+from app.operators.lists import Lists
+from app.operators.selection import Selector
 from app.settings.model import Settings
 
 Format = Literal["csv", "ndjson"]

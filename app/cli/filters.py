@@ -10,7 +10,7 @@ from click.shell_completion import CompletionItem
 
 from app.cli.reach import settings_or_none
 from app.cli.words import Moment
-from app.filter import Filter
+from app.operators.filter import Filter
 from app.webhooks.registry import load, specimens
 
 F = TypeVar("F", bound=Callable[..., Any])

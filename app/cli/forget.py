@@ -5,11 +5,22 @@ import sys
 
 import click
 
-from app import find
 from app.cli.reach import noted, with_ledger
 from app.cli.words import NOTHING_MATCHED, PARTLY_FAILED, USAGE, as_json, end, examples, table
-from app.forget import BY_NUMBER, ELSEWHERE, TOLD, Forget, Found, Told, addresses_of, carry_out, plan_of, told_of
 from app.ledger.ledger import Ledger
+from app.operators import search_index
+from app.operators.erasure import (
+    BY_NUMBER,
+    ELSEWHERE,
+    TOLD,
+    Forget,
+    Found,
+    Told,
+    addresses_of,
+    carry_out,
+    plan_of,
+    told_of,
+)
 from app.settings.model import Settings
 
 #: Three walks.
@@ -25,10 +36,10 @@ def forget(whom: str, only_plan: bool, yes: bool, as_json: bool) -> None:
     """Remove a person's data from Redis: WHOM is an e-mail address, or a phone number whose visits name one (-: read from
     stdin). Digests and what was decided stay: no later event makes a wrong visit, or a second one."""
     name = (sys.stdin.readline() if whom == "-" else whom).strip()
-    if not (find.email(name) or find.phone(name)):
+    if not (search_index.email(name) or search_index.phone(name)):
         end(USAGE, "that is no e-mail address, and no phone number")
 
-    number = BY_NUMBER if find.phone(name) else ""
+    number = BY_NUMBER if search_index.phone(name) else ""
 
     async def forgets(ledger: Ledger, settings: Settings, told: Told = lambda _: None) -> list[Forget]:
         return [Forget(ledger, settings, one, told) for one in await addresses_of(ledger, settings, name)]

@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from app.audit import stands_now
 from app.cli.filters import before, filter_of, filters, hooks_like, search
 from app.cli.reach import noted, with_ledger
 from app.cli.words import (
@@ -21,11 +20,12 @@ from app.cli.words import (
     reveal,
     show_rows,
 )
-from app.explain import EVERYTHING, Explain, Row
-from app.filter import DONE, OPEN, Filter
 from app.ledger.ledger import Ledger
 from app.ledger.times import moment
-from app.lists import Lists
+from app.operators.drift_audit import stands_now
+from app.operators.explain import EVERYTHING, Explain, Row
+from app.operators.filter import DONE, OPEN, Filter
+from app.operators.lists import Lists
 from app.settings.model import Settings
 from app.telemetry import rejections
 from app.visits.client import VisitsApiTrouble, http_client

@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from app.audit_log import AuditLog
 from app.cli.words import CHECK_FAILED, NOTHING_MATCHED, UNREACHABLE, end
 from app.ledger.ledger import Ledger
 from app.ledger.records import Gone
 from app.ledger.redis import Address, Redis, RedisDown
+from app.operators.activity_log import AuditLog
 from app.settings import environment as configuration
 from app.settings.environment import SettingsError
 from app.settings.model import Settings

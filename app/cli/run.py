@@ -69,7 +69,7 @@ def doctor(phase: str, as_json: bool) -> None:
     """Check settings, Redis, the Visits API, the clock and the worker; each trouble with its fix."""
     import asyncio
 
-    from app import doctor as doctors
+    from app.operators import doctor as doctors
 
     async def examine() -> list[doctors.Check]:
         return [check async for check in doctors.examine(os.environ, is_release=phase == "release")]

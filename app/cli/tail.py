@@ -9,13 +9,13 @@ import click
 from app.cli.filters import hooks_like, sources_like
 from app.cli.reach import opened, with_ledger
 from app.cli.words import as_json, as_line, examples, printable
-from app.explain import Explain, Row, event_name
-from app.feed import arrivals, attempts, refused
 from app.ledger.jobs_contract import VISIT
 from app.ledger.ledger import Ledger
 from app.ledger.records import Gone
-from app.lists import Lists
-from app.selection import name_of
+from app.operators.explain import Explain, Row, event_name
+from app.operators.feed import arrivals, attempts, refused
+from app.operators.lists import Lists
+from app.operators.selection import name_of
 from app.settings.model import Settings
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from app.overview import Hour
+from app.operators.overview import Hour
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,13 +15,13 @@ from jinja2 import Environment, PackageLoader
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from app.audit_log import AuditLog
 from app.console.access import Access, User, cookie
 from app.console.live import Live
-from app.explain import Explain, span
 from app.ledger.ledger import Ledger
 from app.ledger.times import moment
-from app.operations import Operations
+from app.operators.activity_log import AuditLog
+from app.operators.explain import Explain, span
+from app.operators.operations import Operations
 from app.settings.model import Settings
 from app.visits.client import http_client
 from app.webhooks.registry import title_of

@@ -4,9 +4,9 @@ import asyncio
 
 from starlette.responses import Response
 
-from app import find
 from app.console.desk import Ask, Desk, Page
-from app.forget import BY_NUMBER, ELSEWHERE, TOLD, Forget, Found, addresses_of, carry_out, plan_of, told_of
+from app.operators import search_index
+from app.operators.erasure import BY_NUMBER, ELSEWHERE, TOLD, Forget, Found, addresses_of, carry_out, plan_of, told_of
 
 #: Everything is walked through: for so long somebody waits for a page, also for what is removed.
 WITHIN_S = 20.0
@@ -18,7 +18,7 @@ async def ask_whom(desk: Desk, ask: Ask) -> Response:
 
 async def forget(desk: Desk, ask: Ask) -> Response:
     whom = ask.form.get("whom", "").strip()[:300]
-    if not (find.email(whom) or find.phone(whom)):
+    if not (search_index.email(whom) or search_index.phone(whom)):
         return await _page(desk, ask, whom, trouble="That is no e-mail address, and no phone number.")
     try:
         async with asyncio.timeout(WITHIN_S):
@@ -47,7 +47,7 @@ async def _page(
     desk: Desk, ask: Ask, whom: str = "", *, trouble: str = "", found: Found | None = None, removed: Found | None = None
 ) -> Response:
     known = {"whom": whom, "trouble": trouble, "found": found, "removed": removed}
-    words = {"words": TOLD, "elsewhere": ELSEWHERE, "by_number": BY_NUMBER if find.phone(whom) else ""}
+    words = {"words": TOLD, "elsewhere": ELSEWHERE, "by_number": BY_NUMBER if search_index.phone(whom) else ""}
     return await desk.page(ask, "forget.html", 409 if trouble else 200, **known, **words)
 
 

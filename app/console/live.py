@@ -10,10 +10,10 @@ import orjson
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from app.feed import arrivals, attempts
 from app.ledger.ledger import Ledger
 from app.ledger.redis import Redis, RedisDown
-from app.selection import name_of
+from app.operators.feed import arrivals, attempts
+from app.operators.selection import name_of
 from app.settings.model import Settings
 from app.telemetry.logs import log
 

@@ -11,12 +11,12 @@ from datetime import UTC, datetime
 from starlette.responses import Response
 
 from app.console.desk import Ask, Desk, Page, number
-from app.discard import Discard
-from app.explain import span
-from app.filter import DONE, OPEN, Filter
-from app.lists import Lists
-from app.operations import Do, Order
-from app.replay import Replay, Step
+from app.operators.discard import Discard
+from app.operators.explain import span
+from app.operators.filter import DONE, OPEN, Filter
+from app.operators.lists import Lists
+from app.operators.operations import Do, Order
+from app.operators.replay import Replay, Step
 
 #: More than this at once, and the number is to be typed.
 MOST_UNTYPED = 25

@@ -10,19 +10,18 @@ from typing import Any
 
 from starlette.responses import Response
 
-from app import doctor
-from app.console import redaction
 from app.console.chart import chart
 from app.console.desk import STATIC, Ask, Desk, Page, segment
 from app.console.live import EventStream
 from app.console.planning import first_of
-from app.explain import HIDDEN, Explain, span
-from app.filter import DONE, OPEN, Filter
 from app.ledger.keys import KINDS
 from app.ledger.records import Gone, NoBody
-from app.lists import MOST_GROUPED, PAGE, Found, Lists
-from app.overview import look
-from app.replay import Replay
+from app.operators import doctor, redaction
+from app.operators.explain import HIDDEN, Explain, span
+from app.operators.filter import DONE, OPEN, Filter
+from app.operators.lists import MOST_GROUPED, PAGE, Found, Lists
+from app.operators.overview import look
+from app.operators.replay import Replay
 from app.telemetry import counters, rejections
 from app.telemetry.health import last_of_hooks, living, shut_gates
 from app.webhooks.registry import load, specimens

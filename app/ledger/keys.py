@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from typing import Literal
 
 from app.ledger.ledger import Ledger
-from app.operations import ALL, KEPT_S
+from app.operators.operations import ALL, KEPT_S
 
 #: How a key ends. `expires`: it always has a time to live. `settled`: it has one unless its work is still to be done.
 #: `members`: it stays, and what is in it goes: with the work, or by the job below. `one`: it stays, one for each hook,

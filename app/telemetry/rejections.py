@@ -9,8 +9,8 @@ from typing import Any
 import hiredis
 import orjson
 
-from app.diagnosis import likely_cause
 from app.ledger.redis import Redis, RedisDown
+from app.operators.signature_diagnosis import likely_cause
 from app.telemetry.logs import log
 
 FLUSH_EVERY_S = 5.0

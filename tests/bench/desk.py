@@ -19,8 +19,8 @@ import zstandard
 
 from app.console.access import hash_password
 from app.embedded import free_port, valkey
-from app.find import remember
 from app.ledger.redis import Address, Redis
+from app.operators.search_index import remember
 from app.telemetry import counters
 from app.visits.change import Contact
 

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
-from app.explain import Explain, Row, span
 from app.ledger.ledger import Ledger
 from app.ledger.times import _iso, moment
-from app.lists import Group, Lists
+from app.operators.explain import Explain, Row, span
+from app.operators.lists import Group, Lists
 from app.settings.model import Settings
 from app.telemetry import counters
 from app.telemetry.health import GATES, OLD_S, Due, Gate, Worker, due, last_of_hooks, living, shut_gates

@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from app import find
-from app.explain import Explain, Row, Visits, event_name
-from app.filter import OPEN, Filter
 from app.ledger.jobs_contract import EVENT, VISIT
 from app.ledger.ledger import Ledger, every_account
 from app.ledger.records import Gone, Meta
 from app.ledger.times import moment
+from app.operators import search_index
+from app.operators.explain import Explain, Row, Visits, event_name
+from app.operators.filter import OPEN, Filter
 from app.settings.model import Settings
 from app.telemetry import counters
 from app.visits.change import external_id
@@ -212,7 +212,7 @@ class Lists:
             self._known(_names(text)),
             counters.delivery_of(self._redis, text),
         )
-        works = await find.works_of(self._redis, text, self._settings.secret_key)
+        works = await search_index.works_of(self._redis, text, self._settings.secret_key)
         found = [Found("delivery", text)] if stands else []
         found += [Found("delivery", request)] if request else []
         names = list(dict.fromkeys([*visits, *(work.partition("/")[2] for work in works)]))

@@ -5,12 +5,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from app.explain import Explain
-from app.filter import DONE, Filter
 from app.ledger.jobs_contract import EVENT, event_work
 from app.ledger.ledger import Ledger, every_account
 from app.ledger.records import Gone, Meta, NoBody
-from app.lists import Lists
+from app.operators.explain import Explain
+from app.operators.filter import DONE, Filter
+from app.operators.lists import Lists
 from app.settings.model import Entrance, Settings
 from app.webhooks.delivery import Event, Unreadable
 from app.webhooks.fetching import Get

@@ -15,12 +15,12 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from app.explain import apart, fold_family
-from app.filter import Filter
 from app.ledger.jobs_contract import EVENT, visit_work
 from app.ledger.ledger import Ledger
 from app.ledger.records import Gone, Member, Meta
-from app.selection import Mode, Selector, Unit, name_of, recalled
+from app.operators.explain import apart, fold_family
+from app.operators.filter import Filter
+from app.operators.selection import Mode, Selector, Unit, name_of, recalled
 from app.settings.model import Entrance, Settings
 from app.visits.change import Contact, VisitChange, encode_change
 from app.visits.merge import REMEMBERED, Facts, Said, Wanted, difference, fold, wanted, winners

@@ -25,11 +25,11 @@ from urllib.parse import unquote
 
 import orjson
 
-from app import find
-from app.explain import apart, fold_family
 from app.ledger.jobs_contract import event_work
 from app.ledger.ledger import Ledger, every_account
 from app.ledger.records import Gone, Member, Meta, NoBody
+from app.operators import search_index
+from app.operators.explain import apart, fold_family
 from app.settings.model import Settings
 from app.visits.change import FORGOTTEN, Contact
 from app.visits.merge import REMEMBERED, wanted
@@ -105,16 +105,18 @@ T = TypeVar("T")
 
 
 async def addresses_of(ledger: Ledger, settings: Settings, text: str) -> list[str]:
-    """Who is meant: an address, as find.email() writes it; by a number, those of the visits that are found by it. Raises
+    """Who is meant: an address, as search_index.email() writes it; by a number, those of the visits that are found by it. Raises
     RedisDown."""
-    if email := find.email(text):
+    if email := search_index.email(text):
         return [email]
-    found, number = dict[str, None](), find.phone(text)
-    for work in await find.works_of(ledger.redis, text, settings.secret_key, find.NEWEST) if number else ():
+    found, number = dict[str, None](), search_index.phone(text)
+    for work in (
+        await search_index.works_of(ledger.redis, text, settings.secret_key, search_index.NEWEST) if number else ()
+    ):
         with suppress(Gone):
             family = await ledger.family(work)
             contact = wanted(await apart(family, fold_family, family)).contact
-            if find.phone(contact.phone or "") == number and (email := find.email(contact.email or "")):
+            if search_index.phone(contact.phone or "") == number and (email := search_index.email(contact.email or "")):
                 found[email] = None
     return list(found)
 
@@ -143,7 +145,7 @@ class Forget:
     """Of one person. Every method may raise RedisDown."""
 
     def __init__(self, ledger: Ledger, settings: Settings, email: str, told: Told = lambda _: None) -> None:
-        """email: as find.email() writes it. told: hears of every page how many keys it walked past."""
+        """email: as search_index.email() writes it. told: hears of every page how many keys it walked past."""
         self._ledger, self._redis, self._settings, self._told = ledger, ledger.redis, settings, told
         self._email, self._speaks = email, speaks_of(email)
         self._bodies = max(1, min(BODIES, BODY_BYTES // settings.max_body))
@@ -199,7 +201,7 @@ class Forget:
 
     async def _families(self) -> AsyncIterator[list[Member]]:
         """The person's visits, each with all of its ids: those that the index knows, and those that name them."""
-        works = await find.works_of(self._redis, self._email, self._settings.secret_key, find.NEWEST)
+        works = await search_index.works_of(self._redis, self._email, self._settings.secret_key, search_index.NEWEST)
         for work in works:
             if family := await self._family(work):
                 yield family
@@ -283,9 +285,9 @@ class Forget:
             await self._patiently(event_work(id), lambda id=id: self._remove_body(id), removed)  # type: ignore[misc]
         for id in sorted(found.operations):
             await self._remove_words(id, removed)
-        for phone in filter(None, map(find.phone, found.phones)):
+        for phone in filter(None, map(search_index.phone, found.phones)):
             for key in self._settings.secret_key:
-                await self._redis.command("ZREM", find.place_of(phone, key), *found.visits, "")
+                await self._redis.command("ZREM", search_index.place_of(phone, key), *found.visits, "")
         async for page in self._pages("db:record:*"):  # of anybody: they would serve for seconds only
             for key in page:
                 await self._redis.command("DEL", key)
@@ -371,7 +373,7 @@ class Forget:
     async def _digests(self) -> list[str]:
         accounts = await every_account(self._redis, self._settings.every_account)
         contacts = [f"db:contact:{account}:{name}" for account in accounts for name in self._names(account)]
-        return [*contacts, *(find.place_of(self._email, key) for key in self._settings.secret_key), "db:none"]
+        return [*contacts, *(search_index.place_of(self._email, key) for key in self._settings.secret_key), "db:none"]
 
 
 def batched(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

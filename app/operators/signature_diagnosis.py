@@ -15,7 +15,7 @@ from itertools import combinations, product
 from typing import Literal, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
-from app.explain import span
+from app.operators.explain import span
 from app.settings.model import Entrance, Settings
 from app.webhooks.delivery import Delivery
 from app.webhooks.signatures.scheme import Scheme, SignatureError, Terms, fingerprint

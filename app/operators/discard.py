@@ -4,11 +4,11 @@ one, a discard could harm, so that what changed since the plan is left alone."""
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
-from app.filter import Filter
 from app.ledger.ledger import Ledger, rang_ms
 from app.ledger.records import Gone, Member
-from app.replay import Step, Tally
-from app.selection import Selector, Unit
+from app.operators.filter import Filter
+from app.operators.replay import Step, Tally
+from app.operators.selection import Selector, Unit
 from app.settings.model import Settings
 
 NOTHING, SINCE, OVER = "nothing to give up", "changed since the plan", ("settled", "discarded")

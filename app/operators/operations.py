@@ -16,12 +16,12 @@ from typing import Any, Literal
 
 import orjson
 
-from app.discard import Discard
-from app.filter import Filter
 from app.ledger.ledger import Ledger, new_id
 from app.ledger.records import Gone
 from app.ledger.redis import RedisDown
-from app.replay import Replay, Step, Stuck
+from app.operators.discard import Discard
+from app.operators.filter import Filter
+from app.operators.replay import Replay, Step, Stuck
 from app.settings.model import Settings
 from app.telemetry.logs import log
 
