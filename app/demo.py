@@ -21,7 +21,7 @@ import click
 import httpx
 
 from app import embedded
-from app.console.access import hash_password
+from app.console.auth import hash_password
 from app.webhooks.registry import specimens
 from app.webhooks.specimens import body_of, find, signed
 

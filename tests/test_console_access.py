@@ -19,8 +19,8 @@ from rig import CALENDLY_SECRET, SECRET, TOKEN, sign_standard, standard_body
 from starlette.requests import Request
 from starlette.routing import Route
 
-from app.console import ALL_PAGES, forgetting
-from app.console.access import COOKIE, KNOWN, MOST_OF_ALL, MOST_OF_ONE, address_of, attempts_of, own_path
+from app.console import ALL_PAGES, erasure
+from app.console.auth import COOKIE, KNOWN, MOST_OF_ALL, MOST_OF_ONE, address_of, attempts_of, own_path
 from app.ledger.redis import Redis, RedisDown
 from app.main import create_app
 from app.operators import redaction
@@ -1015,7 +1015,7 @@ async def test_a_page_waits_for_a_bounded_time_until_somebody_is_forgotten(
 ) -> None:
     operator = Browser(app)
     await operator.log_in()
-    monkeypatch.setattr(forgetting, "WITHIN_S", 0.0)
+    monkeypatch.setattr(erasure, "WITHIN_S", 0.0)
 
     for form in ({"whom": "ada@example.com"}, {"whom": "ada@example.com", "confirm": "ada@example.com"}):
         answer = await operator.post("/console/forget", form)

@@ -9,7 +9,7 @@ import pytest
 from browser import NARROW, WIDE, Desk
 from rig import SECRET, TOKEN, Rig, sign_standard, standard_body, wait_until
 
-from app.console.access import hash_password
+from app.console.auth import hash_password
 
 pytestmark = [
     pytest.mark.skipif(not browsers.PATH, reason="there is no Chromium: install it, or set CHROMIUM_PATH"),

@@ -13,9 +13,9 @@ from argon2 import PasswordHasher
 from itsdangerous import TimestampSigner
 from rig import Rig, wait_until
 
-from app.console import live
-from app.console.access import COOKIE
-from app.console.live import MOST, EventStream, Live
+from app.console import events
+from app.console.auth import COOKIE
+from app.console.events import MOST, EventStream, Live
 from app.ledger.ledger import Ledger
 from app.settings.environment import read
 
@@ -154,7 +154,7 @@ def test_without_redis_streams_end_and_come_back_with_it(running: Rig) -> None:
 async def test_where_nothing_happens_something_is_sent_all_the_same(
     ledger: Ledger, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live, "BEAT_S", 0.01)
+    monkeypatch.setattr(events, "BEAT_S", 0.01)
     streams = Live(ledger, read({"REDIS_URL": redis_url}))
     messages = streams.join()
     assert messages
@@ -178,7 +178,7 @@ async def test_a_reader_that_is_too_slow_is_sent_away(ledger: Ledger, redis_url:
     streams = Live(ledger, read({"REDIS_URL": redis_url}))
     messages = streams.join()
     assert messages
-    for number in range(live.MOST_WAITING):
+    for number in range(events.MOST_WAITING):
         messages.put_nowait(b"%d" % number)
 
     streams.end()

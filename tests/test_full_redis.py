@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from app.console.access import COOKIE
+from app.console.auth import COOKIE
 from app.embedded import valkey
 from app.sandbox.store import DOCUMENTED_CONTACT
 from app.webhooks.registry import specimens

@@ -1,9 +1,9 @@
 """The console at /console: pages for operators, made here, without a script being needed for any of it.
 
     access.py       who gets in, and what they may do
-    reading.py      the pages that show          acting.py     the forms that do
-    planning.py     replays and discards: the plan, and what came of it
-    forgetting.py   a person is forgotten
+    pages.py      the pages that show          forms.py     the forms that do
+    plans.py     replays and discards: the plan, and what came of it
+    erasure.py   a person is forgotten
     overview.py     the verdict and its numbers  live.py       the event stream
     redaction.py    a body without anybody's data
     templates/, static/   all that a browser gets
@@ -19,9 +19,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from app.console import acting, forgetting, planning, reading
-from app.console.access import HEADERS, LONGEST_COOKIES, has_too_many_cookies
-from app.console.desk import Ask, Desk, Page
+from app.console import erasure, forms, pages, plans
+from app.console.auth import HEADERS, LONGEST_COOKIES, has_too_many_cookies
+from app.console.rendering import Ask, Desk, Page
 from app.intake.request_body import Refused, Slow
 from app.ledger.ledger import Ledger
 from app.ledger.records import Gone
@@ -37,7 +37,7 @@ MOST_UNFINISHED = 8_388_608
 #: Every one, for whoever wants to know that none was forgotten.
 ALL_PAGES = tuple(
     page
-    for pages in (reading.PAGES, planning.PAGES, forgetting.PAGES, acting.ACTIONS, planning.ACTIONS, forgetting.ACTIONS)
+    for pages in (pages.PAGES, plans.PAGES, erasure.PAGES, forms.ACTIONS, plans.ACTIONS, erasure.ACTIONS)
     for page in pages
 )
 

@@ -17,7 +17,7 @@ import httpx
 import orjson
 import zstandard
 
-from app.console.access import hash_password
+from app.console.auth import hash_password
 from app.embedded import free_port, valkey
 from app.ledger.redis import Address, Redis
 from app.operators.search_index import remember

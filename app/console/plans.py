@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from starlette.responses import Response
 
-from app.console.desk import Ask, Desk, Page, number
+from app.console.rendering import Ask, Desk, Page, number
 from app.operators.discard import Discard
 from app.operators.explain import span
 from app.operators.filter import DONE, OPEN, Filter

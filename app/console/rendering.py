@@ -15,8 +15,8 @@ from jinja2 import Environment, PackageLoader
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from app.console.access import Access, User, cookie
-from app.console.live import Live
+from app.console.auth import Access, User, cookie
+from app.console.events import Live
 from app.ledger.ledger import Ledger
 from app.ledger.times import moment
 from app.operators.activity_log import AuditLog

@@ -4,7 +4,7 @@ import asyncio
 
 from starlette.responses import Response
 
-from app.console.desk import Ask, Desk, Page
+from app.console.rendering import Ask, Desk, Page
 from app.operators import search_index
 from app.operators.erasure import BY_NUMBER, ELSEWHERE, TOLD, Forget, Found, addresses_of, carry_out, plan_of, told_of
 

@@ -11,9 +11,9 @@ from typing import Any
 from starlette.responses import Response
 
 from app.console.chart import chart
-from app.console.desk import STATIC, Ask, Desk, Page, segment
-from app.console.live import EventStream
-from app.console.planning import first_of
+from app.console.events import EventStream
+from app.console.plans import first_of
+from app.console.rendering import STATIC, Ask, Desk, Page, segment
 from app.ledger.keys import KINDS
 from app.ledger.records import Gone, NoBody
 from app.operators import doctor, redaction

@@ -6,9 +6,9 @@ from typing import Any
 import httpx
 from starlette.responses import Response
 
-from app.console.access import own_path
-from app.console.desk import Ask, Desk, Page
-from app.console.reading import show_delivery, show_source, show_visit
+from app.console.auth import own_path
+from app.console.pages import show_delivery, show_source, show_visit
+from app.console.rendering import Ask, Desk, Page
 from app.console.turns import TooMany
 from app.ledger.records import Gone
 from app.operators.drift_audit import stands_now
