@@ -24,8 +24,8 @@ from rig import ROOT, SECRET, Rig, Server, sign_standard, standard_body, wait_un
 from test_worker import Books
 
 from app.cli import COMMANDS, main
-from app.cli.reach import opened
-from app.cli.words import as_line, printable
+from app.cli.output import as_line, printable
+from app.cli.session import opened
 from app.embedded import free_port, valkey
 from app.operators.filter import Filter
 from app.operators.operations import Operations, Order

@@ -8,7 +8,7 @@ from test_apply import World, booked, change, hands, world
 from test_apply import at as hour
 from test_replay import of, refused
 
-from app.cli.filters import filter_of
+from app.cli.options import filter_of
 from app.operators.discard import Discard, Planned
 from app.visits.change import Contact
 

@@ -18,7 +18,7 @@ from test_fetch import world as doorstep
 
 import app.operators.replay
 import jobs.apply
-from app.cli.filters import filter_of
+from app.cli.options import filter_of
 from app.ledger.records import Attempt, Hold, Meta
 from app.operators.replay import Call, Replay, Step, Stuck
 from app.operators.selection import Mode, Selector

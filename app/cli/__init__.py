@@ -12,7 +12,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from app.cli.words import INTERRUPTED
+from app.cli.output import INTERRUPTED
 
 ROOT = Path(__file__).parent.parent.parent
 #: By section: each command, its module, and what it is for.
@@ -32,27 +32,27 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "web": ("run", "The receiver"),
         "worker": ("run", "From what was written to the Visits API"),
         "doctor": ("run", "Is everything as it should be? Each trouble with its fix"),
-        "settings": ("desk", "What the environment says, without its secrets"),
+        "settings": ("status", "What the environment says, without its secrets"),
         "hash-password": ("run", "A password for the console"),
         "completion": ("completion", "Completion for bash, zsh or fish"),
     },
     "Look": {
-        "overview": ("desk", "Is all well? A sentence, and the numbers"),
-        "failures": ("look", "What needs an operator, and why"),
-        "deliveries": ("look", "What arrived"),
-        "show": ("look", "One delivery: what came of it, every attempt"),
-        "visit": ("look", "One visit: every fact, and who said it"),
-        "refused": ("look", "What was not let in, and the likely cause"),
-        "workers": ("desk", "Who is at work"),
-        "operations": ("desk", "Replays and discards of the console, and how far they are"),
-        "audit-log": ("desk", "Who did what"),
+        "overview": ("status", "Is all well? A sentence, and the numbers"),
+        "failures": ("show", "What needs an operator, and why"),
+        "deliveries": ("show", "What arrived"),
+        "show": ("show", "One delivery: what came of it, every attempt"),
+        "visit": ("show", "One visit: every fact, and who said it"),
+        "refused": ("show", "What was not let in, and the likely cause"),
+        "workers": ("status", "Who is at work"),
+        "operations": ("status", "Replays and discards of the console, and how far they are"),
+        "audit-log": ("status", "Who did what"),
         "tail": ("tail", "What arrives and what is done, as it happens"),
         "export": ("export", "Deliveries or visits as CSV or NDJSON"),
     },
     "Act": {
-        "replay": ("act", "Put deliveries or visits back to work; a plan first"),
-        "discard": ("act", "Give up what has not been applied"),
-        "cancel": ("act", "Stop an operation of the console"),
+        "replay": ("replay", "Put deliveries or visits back to work; a plan first"),
+        "discard": ("replay", "Give up what has not been applied"),
+        "cancel": ("replay", "Stop an operation of the console"),
         "pause": ("pause", "Hold back what goes to the Visits API"),
         "resume": ("pause", "Let it go on"),
         "audit": ("audit", "Does the account show what our facts say?"),

@@ -5,8 +5,8 @@ from dataclasses import asdict
 
 import click
 
-from app.cli.reach import with_ledger
-from app.cli.words import CHECK_FAILED, NOTHING_MATCHED, UNREACHABLE, as_json, as_line, end, examples, printable
+from app.cli.output import CHECK_FAILED, NOTHING_MATCHED, UNREACHABLE, as_json, as_line, end, examples, printable
+from app.cli.session import with_ledger
 from app.ledger.ledger import Ledger
 from app.ledger.records import Gone
 from app.operators.drift_audit import Audit, Difference, Where

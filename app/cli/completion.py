@@ -3,7 +3,7 @@
 import click
 from click.shell_completion import get_completion_class
 
-from app.cli.words import examples
+from app.cli.output import examples
 
 
 @click.command(

@@ -10,9 +10,9 @@ from typing import Any, Literal, TypeVar
 
 import click
 
-from app.cli.filters import filter_of, filters, search
-from app.cli.reach import noted, with_ledger
-from app.cli.words import NOTHING_MATCHED, USAGE, end, examples
+from app.cli.options import filter_of, filters, search
+from app.cli.output import NOTHING_MATCHED, USAGE, end, examples
+from app.cli.session import noted, with_ledger
 from app.ledger.jobs_contract import VISIT
 from app.ledger.ledger import Ledger
 from app.ledger.records import Gone

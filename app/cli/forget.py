@@ -5,8 +5,8 @@ import sys
 
 import click
 
-from app.cli.reach import noted, with_ledger
-from app.cli.words import NOTHING_MATCHED, PARTLY_FAILED, USAGE, as_json, end, examples, table
+from app.cli.output import NOTHING_MATCHED, PARTLY_FAILED, USAGE, as_json, end, examples, table
+from app.cli.session import noted, with_ledger
 from app.ledger.ledger import Ledger
 from app.operators import search_index
 from app.operators.erasure import (

@@ -2,9 +2,9 @@
 
 import click
 
-from app.cli.filters import hooks_like
-from app.cli.reach import noted, with_ledger
-from app.cli.words import NOTHING_MATCHED, end, examples
+from app.cli.options import hooks_like
+from app.cli.output import NOTHING_MATCHED, end, examples
+from app.cli.session import noted, with_ledger
 from app.ledger.ledger import Ledger
 from app.settings.model import Settings
 

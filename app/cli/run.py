@@ -5,7 +5,7 @@ import sys
 
 import click
 
-from app.cli.words import USAGE, as_json, end, examples, show_rows
+from app.cli.output import USAGE, as_json, end, examples, show_rows
 
 SHORTEST_PASSWORD = 12
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from app.cli.filters import hooks_like, sources_like, specimens_like
-from app.cli.reach import settings_at_hand, settings_or_none, with_ledger
-from app.cli.words import CHECK_FAILED, NOTHING_MATCHED, UNREACHABLE, as_json, end, examples, printable, show_rows
+from app.cli.options import hooks_like, sources_like, specimens_like
+from app.cli.output import CHECK_FAILED, NOTHING_MATCHED, UNREACHABLE, as_json, end, examples, printable, show_rows
+from app.cli.session import settings_at_hand, settings_or_none, with_ledger
 from app.ledger.ledger import Ledger
 from app.ledger.times import moment
 from app.settings.model import Settings

@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 
 import click
 
-from app.cli.filters import hooks_like, sources_like
-from app.cli.reach import opened, with_ledger
-from app.cli.words import as_json, as_line, examples, printable
+from app.cli.options import hooks_like, sources_like
+from app.cli.output import as_json, as_line, examples, printable
+from app.cli.session import opened, with_ledger
 from app.ledger.jobs_contract import VISIT
 from app.ledger.ledger import Ledger
 from app.ledger.records import Gone

@@ -8,9 +8,9 @@ from typing import BinaryIO
 
 import click
 
-from app.cli.filters import hooks_like
-from app.cli.reach import settings_at_hand
-from app.cli.words import CHECK_FAILED, NOTHING_MATCHED, USAGE, Moment, as_json, as_line, end, examples, printable
+from app.cli.options import hooks_like
+from app.cli.output import CHECK_FAILED, NOTHING_MATCHED, USAGE, Moment, as_json, as_line, end, examples, printable
+from app.cli.session import settings_at_hand
 from app.operators.signature_diagnosis import Diagnosis, diagnose
 from app.settings.model import Entrance, Settings
 from app.webhooks.delivery import Delivery

@@ -4,9 +4,9 @@ from dataclasses import asdict
 
 import click
 
-from app.cli.filters import before
-from app.cli.reach import settings_at_hand, with_ledger
-from app.cli.words import as_json, examples, limit, print_story, printable, show_rows, table
+from app.cli.options import before
+from app.cli.output import as_json, examples, limit, print_story, printable, show_rows, table
+from app.cli.session import settings_at_hand, with_ledger
 from app.ledger.ledger import Ledger
 from app.ledger.times import moment
 from app.operators.activity_log import AuditLog, Line

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from app.cli.reach import settings_or_none
-from app.cli.words import Moment
+from app.cli.output import Moment
+from app.cli.session import settings_or_none
 from app.operators.filter import Filter
 from app.webhooks.registry import load, specimens
 

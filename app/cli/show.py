@@ -6,9 +6,8 @@ from typing import Any
 
 import click
 
-from app.cli.filters import before, filter_of, filters, hooks_like, search
-from app.cli.reach import noted, with_ledger
-from app.cli.words import (
+from app.cli.options import before, filter_of, filters, hooks_like, search
+from app.cli.output import (
     NOTHING_MATCHED,
     UNREACHABLE,
     Moment,
@@ -20,6 +19,7 @@ from app.cli.words import (
     reveal,
     show_rows,
 )
+from app.cli.session import noted, with_ledger
 from app.ledger.ledger import Ledger
 from app.ledger.times import moment
 from app.operators.drift_audit import stands_now

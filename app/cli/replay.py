@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 import click
 
-from app.cli.filters import filter_of, filters, search
-from app.cli.reach import noted, with_ledger
-from app.cli.words import NOTHING_MATCHED, PARTLY_FAILED, USAGE, agree, as_json, end, examples, show_rows, table
+from app.cli.options import filter_of, filters, search
+from app.cli.output import NOTHING_MATCHED, PARTLY_FAILED, USAGE, agree, as_json, end, examples, show_rows, table
+from app.cli.session import noted, with_ledger
 from app.ledger.ledger import Ledger
 from app.ledger.records import Gone
 from app.operators.discard import Discard, Planned

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from app.cli.words import CHECK_FAILED, NOTHING_MATCHED, UNREACHABLE, end
+from app.cli.output import CHECK_FAILED, NOTHING_MATCHED, UNREACHABLE, end
 from app.ledger.ledger import Ledger
 from app.ledger.records import Gone
 from app.ledger.redis import Address, Redis, RedisDown
