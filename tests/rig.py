@@ -33,7 +33,7 @@ import uvicorn
 from click.testing import CliRunner
 
 from app.cli import main
-from app.embedded import free_port, valkey
+from app.demo.valkey import free_port, valkey
 from app.ledger.redis import Address, Redis
 
 ROOT = Path(__file__).parent.parent

@@ -11,7 +11,7 @@ from test_console_access import HASHES, OPERATORS
 from test_intake import CAP, IMPATIENT, Door, an_event, padded, request, web
 from test_sources import BY_TOOL
 
-from app.embedded import free_port
+from app.demo.valkey import free_port
 from app.webhooks.registry import load, specimens
 
 #: What the README lists.

@@ -26,7 +26,7 @@ from test_worker import Books
 from app.cli import COMMANDS, main
 from app.cli.output import as_line, printable
 from app.cli.session import opened
-from app.embedded import free_port, valkey
+from app.demo.valkey import free_port, valkey
 from app.operators.filter import Filter
 from app.operators.operations import Operations, Order
 from app.settings.environment import read

@@ -24,7 +24,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 import app.visits.client
-from app.embedded import free_port
+from app.demo.valkey import free_port
 from app.visits.client import (
     LARGEST_ANSWER,
     LONGEST_QUOTE,

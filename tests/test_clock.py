@@ -13,7 +13,7 @@ from rig import Rig, Server, wait_until
 from test_ledger import LANES, accept, begin, change, settled, state_of, waiting, work
 from test_worker import Books, all_visits, booked
 
-from app.embedded import binary, free_port
+from app.demo.valkey import binary, free_port
 from app.ledger.ledger import Ledger
 from app.ledger.records import Hold
 from app.ledger.redis import Address, Redis

@@ -17,7 +17,7 @@ import hiredis
 import pytest
 from rig import ROOT, Rig, wait_until
 
-from app.embedded import binary, free_port
+from app.demo.valkey import binary, free_port
 from app.ledger.ledger import Ledger
 from app.ledger.records import Meta, Written
 from app.ledger.redis import Address, Redis, RedisDown

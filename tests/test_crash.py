@@ -14,7 +14,7 @@ import pytest
 from rig import Rig, Server, wait_until
 from test_worker import Books, all_visits, booked
 
-from app.embedded import free_port, start, stop, valkey
+from app.demo.valkey import free_port, start, stop, valkey
 from app.ledger import redis
 from app.ledger.jobs_contract import QUEUE
 from app.ledger.ledger import ORPHAN_S

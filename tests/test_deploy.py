@@ -22,7 +22,7 @@ import pytest
 import yaml
 from rig import ROOT, Rig, Server, a_client, sign_standard, standard_body, status_of, wait_until
 
-from app.embedded import free_port, valkey
+from app.demo.valkey import free_port, valkey
 from app.settings.environment import read
 from jobs.worker import worker_settings
 

@@ -14,7 +14,7 @@ import pytest
 from rig import Rig, Server, wait_until
 from test_worker import Books
 
-from app.embedded import valkey
+from app.demo.valkey import valkey
 from app.visits.change import Contact, VisitChange
 from jobs.contacts import LOCK_MS
 from jobs.places import AT_ONCE

@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from test_apply import World, a_world
 
-from app.embedded import free_port
+from app.demo.valkey import free_port
 from app.intake.endpoint import Intake
 from app.ledger.records import Member, Meta
 from app.ledger.redis import Redis

@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from app.console.auth import COOKIE
-from app.embedded import valkey
+from app.demo.valkey import valkey
 from app.sandbox.store import DOCUMENTED_CONTACT
 from app.webhooks.registry import specimens
 

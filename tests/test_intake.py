@@ -25,7 +25,7 @@ import httpx
 import pytest
 from rig import CALENDLY_SECRET, SECRET, Server, sign_calendly, sign_standard, standard_body, wait_until
 
-from app import embedded
+from app.demo import valkey
 from app.ledger.redis import Address, Redis, RedisDown
 
 OLD_SECRET = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
@@ -201,7 +201,7 @@ uvicorn.run("app.main:app", port=int(sys.argv[2]), http="app.intake.http_protoco
 @contextmanager
 def web(redis_url: str, *python: str, **more: str) -> Iterator[Door]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HOOKS__", "RETRY_", "VISITS_"))}
-    port = embedded.free_port()
+    port = valkey.free_port()
     arguments = [sys.executable, *(python or UVICORN), "--port", str(port)]
     with Server(arguments, port, "/healthz", {**kept, **HOOKS, "REDIS_URL": redis_url, **more}) as server:
         door = Door(server)
@@ -1176,12 +1176,12 @@ class OwnRedis:
     """A Valkey of this module's own, to be stopped, killed, filled and locked."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.port = folder, embedded.free_port()
+        self.folder, self.port = folder, valkey.free_port()
         self.url = f"redis://:{PASSWORD}@127.0.0.1:{self.port}/0"
         self.start()
 
     def start(self) -> None:
-        self.process = embedded.start(self.port, self.folder, appendfsync="always")
+        self.process = valkey.start(self.port, self.folder, appendfsync="always")
         self.ask("CONFIG", "SET", "requirepass", PASSWORD)
 
     def kill(self) -> None:
@@ -1347,7 +1347,7 @@ def test_with_ack_fsync_a_delivery_is_accepted_once(own_redis: OwnRedis) -> None
 
 
 def test_with_ack_fsync_a_redis_without_a_disk_still_accepts_a_first_delivery() -> None:
-    with embedded.valkey(appendonly=False) as url, web(url, ACK="fsync") as door:
+    with valkey.valkey(appendonly=False) as url, web(url, ACK="fsync") as door:
         answer = door.ring("standard")
 
     assert 202 == answer.status_code, answer.text

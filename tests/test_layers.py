@@ -217,7 +217,7 @@ def test_nothing_imports_a_source_by_its_name() -> None:
 
 
 #: It tells a story, and a story has names.
-STORIES = {"app.demo"}
+STORIES = {"app.demo.story"}
 
 
 def test_nothing_outside_a_tools_two_files_knows_its_name() -> None:

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from app.embedded import valkey
+from app.demo.valkey import valkey
 from app.ledger.ledger import Ledger
 from app.ledger.records import Attempt, Gone, Hold, Lane, Lost, Meta, Outcome, Verdict, Written
 from app.ledger.redis import Address, Redis, RedisDown

@@ -17,7 +17,7 @@ from test_ledger import accept, begin, change, waiting
 from test_worker import Books
 
 from app import __version__
-from app.embedded import free_port, valkey
+from app.demo.valkey import free_port, valkey
 from app.ledger.ledger import Ledger
 from app.ledger.records import Verdict
 from app.ledger.redis import Redis

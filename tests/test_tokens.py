@@ -24,7 +24,7 @@ from test_records import ring as ring_jobber
 
 import jobs.fetch
 import jobs.tokens
-from app import embedded
+from app.demo import valkey
 from app.visits.client import LARGEST_ANSWER
 
 __all__ = ["hands", "served", "world"]  # fixtures
@@ -187,7 +187,7 @@ class House:
         rig.web()
 
     def start_redis(self) -> None:
-        self.redis = embedded.start(self._port, self._folder, appendfsync="always")
+        self.redis = valkey.start(self._port, self._folder, appendfsync="always")
 
     def ring(self) -> str:
         raw = json.dumps(BOOKED["body"]).encode()
@@ -217,7 +217,7 @@ class House:
 
 @pytest.fixture
 def house(sandbox: Server, tmp_path: Path) -> Iterator[House]:
-    tool, port = StrictTool(), embedded.free_port()
+    tool, port = StrictTool(), valkey.free_port()
     with ExitStack() as stack:
         routes = [Route("/{path:path}", tool.serve, methods=["POST"])]
         url = stack.enter_context(serving(Starlette(routes=routes)))
@@ -232,7 +232,7 @@ def house(sandbox: Server, tmp_path: Path) -> Iterator[House]:
             "SECRET_KEY": "a-key-for-tests-that-is-long-enough",
         }
         house = House(rig, tool, port, tmp_path)
-        stack.callback(lambda: embedded.stop(house.redis))
+        stack.callback(lambda: valkey.stop(house.redis))
         stack.enter_context(rig)
         stack.callback(tool.open.set)
         yield house
@@ -281,7 +281,7 @@ def test_while_redis_is_away_the_answer_is_kept_in_the_process_until_it_can_be_w
     house.rig.worker()
     house.ring()
     house.is_asked()
-    embedded.stop(house.redis)
+    valkey.stop(house.redis)
     house.answer()
     time.sleep(1)
     house.start_redis()

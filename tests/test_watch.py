@@ -14,7 +14,7 @@ import pytest
 from rig import SECRET, Rig, wait_until
 from test_ledger import accept, backdate, begin, change, parked, work_off
 
-from app.embedded import free_port
+from app.demo.valkey import free_port
 from app.ledger.ledger import Ledger
 from app.ledger.redis import Redis
 from app.settings.environment import read

@@ -34,7 +34,7 @@ from rig import (
 )
 
 import app.ledger.ledger
-from app.embedded import free_port, start, stop, valkey
+from app.demo.valkey import free_port, start, stop, valkey
 from app.ledger.jobs_contract import JOBS
 from app.ledger.ledger import Ledger
 from app.ledger.records import Member, Meta

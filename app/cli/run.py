@@ -14,7 +14,7 @@ SHORTEST_PASSWORD = 12
 @click.option("--once", is_flag=True, help="End after the last line: 0 if every line was as it should be, else 1.")
 def demo(once: bool) -> None:
     """The whole of it on this machine, with nothing to set up: see what it does."""
-    from app.demo import run
+    from app.demo.story import run
 
     sys.exit(run(once))
 

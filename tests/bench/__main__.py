@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import redis
 
-from app import embedded
+from app.demo import valkey
 from tests.bench.load import SECRET
 
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
@@ -74,12 +74,12 @@ def cpu_s(pid: int) -> float:
 class Bench:
     def __init__(self, stack: ExitStack) -> None:
         self.stack = stack
-        self.port = embedded.free_port()
+        self.port = valkey.free_port()
         folder = stack.enter_context(TemporaryDirectory())
         os.sched_setaffinity(0, {1}) if pinned(1) else None
-        self.server = embedded.start(self.port, Path(folder), appendfsync="always")
+        self.server = valkey.start(self.port, Path(folder), appendfsync="always")
         os.sched_setaffinity(0, range(os.cpu_count() or 1)) if pinned(1) else None
-        stack.callback(embedded.stop, self.server)
+        stack.callback(valkey.stop, self.server)
         self.redis = redis.Redis(port=self.port)
         # A rewrite of the file takes half of core 1 for a second, in whoever's round it falls.
         self.redis.config_set("auto-aof-rewrite-percentage", 0)
@@ -95,7 +95,7 @@ class Bench:
     # -- the door --
 
     def web(self, app: str) -> tuple[int, int]:
-        port = embedded.free_port()
+        port = valkey.free_port()
         arguments = ["-m", "uvicorn", app, "--port", str(port), "--no-access-log", "--log-level", "warning"]
         if app == "app.main:app":
             arguments = ["-m", "app", "web", "--port", str(port)]
@@ -218,7 +218,7 @@ class Bench:
 
     @contextmanager
     def api(self, answers_after_s: float = 0) -> Iterator[dict[str, str]]:
-        port = embedded.free_port()
+        port = valkey.free_port()
         with process(["-m", "app", "sandbox", "--port", str(port)], self.env):
             listening(port)
             if answers_after_s:

@@ -18,7 +18,7 @@ import orjson
 import zstandard
 
 from app.console.auth import hash_password
-from app.embedded import free_port, valkey
+from app.demo.valkey import free_port, valkey
 from app.ledger.redis import Address, Redis
 from app.operators.search_index import remember
 from app.telemetry import counters

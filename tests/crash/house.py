@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from app import embedded
+from app.demo import valkey
 from tests.crash.stories import ACUITY_KEY
 from tests.rig import CALENDLY_SECRET, ROOT, SECRET, TOKEN, Server
 
@@ -50,16 +50,16 @@ class House:
 
     def __init__(self, stack: ExitStack, fsync: str) -> None:
         self.folder = Path(stack.enter_context(TemporaryDirectory(prefix="doorbell-crash-")))
-        self.fsync, self.redis_port = fsync, embedded.free_port()
+        self.fsync, self.redis_port = fsync, valkey.free_port()
         self.records: Records = {}
         self._data = self.folder / "valkey"
         self._data.mkdir()
         self._start_redis()
-        stack.callback(lambda: embedded.stop(self._redis))
+        stack.callback(lambda: valkey.stop(self._redis))
         self.visits_file = self.folder / "visits.db"
         self.sandbox = stack.enter_context(Server.sandbox("--file", str(self.visits_file)))
         env = self._env(stack.enter_context(a_tools_api(self.records)))
-        ports = [embedded.free_port() for _ in range(2)]
+        ports = [valkey.free_port() for _ in range(2)]
         self.doors = [f"http://127.0.0.1:{port}" for port in ports]
         self.webs = [self._kept(stack, ["app", "web", "--port", str(port)], env) for port in ports]
         self.workers = [self._kept(stack, ["arq", "jobs.worker.WorkerSettings"], env) for _ in range(2)]
@@ -94,7 +94,7 @@ class House:
     # -- violence --
 
     def _start_redis(self) -> None:
-        self._redis = embedded.start(self.redis_port, self._data, appendfsync=self.fsync)
+        self._redis = valkey.start(self.redis_port, self._data, appendfsync=self.fsync)
 
     async def kill_redis(self, torn: int = 0) -> None:
         """torn: so many bytes are missing at the end of its file when it comes back, as after a power cut."""

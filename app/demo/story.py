@@ -20,8 +20,8 @@ from typing import Any
 import click
 import httpx
 
-from app import embedded
 from app.console.auth import hash_password
+from app.demo import valkey
 from app.webhooks.registry import specimens
 from app.webhooks.specimens import body_of, find, signed
 
@@ -49,7 +49,7 @@ def run(once: bool) -> int:
         with ExitStack() as stack:
             try:
                 demo = Demo(stack)
-            except embedded.NoServer as error:
+            except valkey.NoServer as error:
                 click.echo(str(error), err=True)
                 return 4
             except NotStarted as error:
@@ -89,15 +89,15 @@ class Demo:
         if given := os.environ.get("REDIS_URL"):
             say("redis", "the one of REDIS_URL; what the demo writes stays there")
             return given
-        port = embedded.free_port()
+        port = valkey.free_port()
         data = self.folder / "valkey"
         data.mkdir()
-        stack.callback(embedded.stop, embedded.start(port, data))
+        stack.callback(valkey.stop, valkey.start(port, data))
         say("redis", f"embedded Valkey with an append-only file, 127.0.0.1:{port}")
         return f"redis://127.0.0.1:{port}/0"
 
     def _sandbox(self, stack: ExitStack) -> str:
-        port = embedded.free_port()
+        port = valkey.free_port()
         url = f"http://127.0.0.1:{port}"
         stack.enter_context(process("sandbox", "--port", str(port)))
         wait_until(lambda: self._answers(f"{url}/_sandbox/calls"))
@@ -120,7 +120,7 @@ class Demo:
         }
 
     def _processes(self, stack: ExitStack) -> str:
-        started, port = time.monotonic(), embedded.free_port()
+        started, port = time.monotonic(), valkey.free_port()
         log = stack.enter_context((self.folder / "log").open("wb"))
         stack.enter_context(process("worker", env=self.env, log=log))
         web = stack.enter_context(process("web", "--port", str(port), env=self.env, log=log))

@@ -1,0 +1,1 @@
+"""`doorbell demo`: everything on this machine, with nothing to set up."""
