@@ -24,7 +24,7 @@ import pytest
 from httpx_aiohttp import AiohttpTransport
 from rig import SECRET, TOKEN, Rig, Server, unread, wait_until
 
-import jobs.apply
+import jobs.apply_visit
 import jobs.contacts
 from app.ledger.ledger import Ledger
 from app.ledger.records import Member, Meta
@@ -32,9 +32,9 @@ from app.ledger.redis import Redis
 from app.settings.environment import read
 from app.visits.change import UNSAID, Contact, VisitChange
 from app.webhooks.delivery import Delivery
-from jobs.apply import apply
+from jobs.apply_visit import apply
 from jobs.context import Context
-from jobs.fetch import translate
+from jobs.translate_event import translate
 
 DOCUMENTED = "cont_KYdl3lftgZXGRbxqoj"
 ADA = Contact(email="ada@example.com", first_name="Ada", last_name="Lovelace", phone="+15550100001")
@@ -1154,7 +1154,7 @@ async def test_an_api_that_is_slow_but_answers_in_time_gets_its_visits(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Scaled by 10: every call takes 0.8 s of the 1 s (8 s of 10 s) that it may, a job has 2 s."""
-    for name, value in (("jobs.apply.JOB_S", 2), ("jobs.apply.ANSWER_S", 1)):
+    for name, value in (("jobs.apply_visit.JOB_S", 2), ("jobs.apply_visit.ANSWER_S", 1)):
         monkeypatch.setattr(name, value)
     monkeypatch.setattr(jobs.contacts, "WAIT_S", 0.1)
     world.set(answer_s=1)
@@ -1382,7 +1382,7 @@ async def test_a_rate_is_kept_by_all_together(world: World) -> None:
 
 async def test_who_waits_in_a_long_line_keeps_no_customer_locked(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The line before the API is a tenth of a second long, and the second of the four calls does not fit in."""
-    monkeypatch.setattr(jobs.apply, "LONGEST_LINE_S", 0.1)
+    monkeypatch.setattr(jobs.apply_visit, "LONGEST_LINE_S", 0.1)
     world.set(VISITS_API_RATE="0.5")
     await world.apply(booked())
 

@@ -19,7 +19,7 @@ from app.telemetry import metric_names, metrics
 from app.telemetry.health import due
 from app.visits.change import VisitChange
 from app.webhooks.delivery import Delivery
-from jobs.sweep import _open_gates
+from jobs.maintenance import _open_gates
 
 __all__ = ["hands", "world"]
 

@@ -19,7 +19,7 @@ from app.ledger import redis
 from app.ledger.jobs_contract import QUEUE
 from app.ledger.ledger import ORPHAN_S
 from app.visits.change import Contact, VisitChange
-from jobs.sweep import ADOPT_EVERY_S
+from jobs.maintenance import ADOPT_EVERY_S
 from tests.crash.judge import doubled_in
 from tests.crash.run import Plan, run
 

@@ -191,9 +191,11 @@ UVICORN = ["-m", "uvicorn", "app.main:app", "--http", "app.intake.http_protocol:
 #: The same with less patience, so that what needs patience is seen in a moment.
 IMPATIENT = """
 import sys, uvicorn
-from app import intake, protocol, refusals
-intake.BODY_S, intake.MOST_SENDING, intake.MOST_AT_ONCE, refusals.FLUSH_EVERY_S = 0.8, 4, 2, 0.05
-protocol.WITHIN_S, how = 0.8, {"access_log": False, "timeout_keep_alive": 1}
+from app.intake import endpoint, http_protocol, request_body
+from app.telemetry import rejections
+request_body.BODY_S, request_body.MOST_SENDING, endpoint.MOST_AT_ONCE = 0.8, 4, 2
+rejections.FLUSH_EVERY_S = 0.05
+http_protocol.WITHIN_S, how = 0.8, {"access_log": False, "timeout_keep_alive": 1}
 uvicorn.run("app.main:app", port=int(sys.argv[2]), http="app.intake.http_protocol:Bounded", **how)
 """
 

@@ -10,9 +10,9 @@ from rig import ROOT
 
 CONFIGURED = """
 import asyncio, logging, sys
-from app import logs
+from app.settings.environment import read
+from app.telemetry import logs
 from app.telemetry.logs import log
-from app.settings.model import read
 logs.configure(read(ENV, redis_needed=False))
 """
 STUMBLES = """

@@ -17,7 +17,7 @@ from test_fetch import BOOKED, MOVED, Doorstep, served
 from test_fetch import world as doorstep
 
 import app.operators.replay
-import jobs.apply
+import jobs.apply_visit
 from app.cli.options import filter_of
 from app.ledger.records import Attempt, Hold, Meta
 from app.operators.replay import Call, Replay, Step, Stuck
@@ -103,8 +103,8 @@ async def test_of_two_visits_under_one_name_the_one_that_its_name_opens_stays(wo
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs.apply, "MOST_CHANGES", 10)
-    monkeypatch.setattr(jobs.apply, "NEWEST_KEPT", 3)
+    monkeypatch.setattr(jobs.apply_visit, "MOST_CHANGES", 10)
+    monkeypatch.setattr(jobs.apply_visit, "NEWEST_KEPT", 3)
 
 
 @pytest.mark.usefixtures("few")
@@ -146,7 +146,7 @@ async def test_of_many_discarded_changes_the_newest_are_remembered(world: World)
 async def test_a_visit_of_very_many_payments_is_parked_and_one_less_is_not(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs.apply, "MOST_PAYMENTS", 5)
+    monkeypatch.setattr(jobs.apply_visit, "MOST_PAYMENTS", 5)
     await world.apply(booked())
     for number in range(5):
         await world.apply(change(payment=f"p{number}", amount_collected=Decimal(10)))

@@ -55,7 +55,7 @@ def receiver() -> Iterator[Receiver]:
 def test_without_their_variables_neither_is_imported_and_the_application_is_what_it_was() -> None:
     look = """
 import sys
-from app import telemetry
+from app.telemetry import tracing
 tracing.start("web", {"SENTRY_DSN": " "})
 async def app(*_): ...
 assert tracing.traced(app) is app
@@ -110,8 +110,8 @@ def test_sentry_gets_a_defect_without_anybodys_data(receiver: Receiver) -> None:
     pytest.importorskip("sentry_sdk", reason="the extra [sentry] is not installed")
     fail = """
 import sys
-from app import logs, telemetry
-from app.settings.model import read
+from app.settings.environment import read
+from app.telemetry import logs, tracing
 logs.configure(read({}, redis_needed=False))
 tracing.start("web", {"SENTRY_DSN": sys.argv[1]})
 def translate(body):

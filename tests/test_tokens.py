@@ -22,8 +22,8 @@ from test_fetch import SPECIMENS, Doorstep, hands, served, world
 from test_records import FIRST, SECOND, connect, gives
 from test_records import ring as ring_jobber
 
-import jobs.fetch
 import jobs.tokens
+import jobs.translate_event
 from app.demo import valkey
 from app.visits.client import LARGEST_ANSWER
 
@@ -36,7 +36,7 @@ BOOKED = SPECIMENS["jobber"]["deliveries"][0]
 
 
 async def test_an_exchange_outlives_the_job_that_began_it(world: Doorstep, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs.fetch, "JOB_S", 0.3)
+    monkeypatch.setattr(jobs.translate_event, "JOB_S", 0.3)
     connect(world)
     sent = gives(world, FIRST)
     world.tool.open.clear()

@@ -25,9 +25,9 @@ from app.visits.change import external_id
 from app.visits.client import http_client
 from app.webhooks.delivery import Delivery
 from app.webhooks.registry import load, specimens
-from jobs.apply import apply
+from jobs.apply_visit import apply
 from jobs.context import Context
-from jobs.fetch import translate
+from jobs.translate_event import translate
 from tests.histories import SOME_TIME, Life, Ring, Visit, tools
 
 TOKEN = "visits-token-for-tests"

@@ -18,7 +18,7 @@ from app.webhooks.delivery import Event, Unreadable
 from app.webhooks.payload import Untranslatable
 from app.webhooks.source import GONE, Ignored, PartlyTranslatable
 from app.webhooks.translation import ANOTHER_ACCOUNT, is_of_another, recall
-from jobs.apply import give_back
+from jobs.apply_visit import give_back
 from jobs.context import JOB_S, Clock, Context, chance, since_s
 from jobs.records import Found, Parked, Records
 from jobs.retry import RATE_LIMITED_S, decide, why
