@@ -66,17 +66,11 @@ def test_a_row_may_contain_a_bar() -> None:
 
 
 def test_what_mutmut_prints_is_read() -> None:
-    results = "    app.webhooks.signatures.public_key.x__holds__mutmut_1: survived\n    app.webhooks.signatures.public_key.xǁJwtǁ_is_by__mutmut_3: killed\n"
-    diff = "--- app/webhooks/signatures/public_key.py\n+++ app/webhooks/signatures/public_key.py\n@@ -1,2 +1,2 @@\n def f():\n-    return 1\n+    return 2\n"
+    results = "    app.keys.x__holds__mutmut_1: survived\n    app.keys.xǁJwtǁ_is_by__mutmut_3: killed\n"
+    diff = "--- app/keys.py\n+++ app/keys.py\n@@ -1,2 +1,2 @@\n def f():\n-    return 1\n+    return 2\n"
 
-    assert [("app.webhooks.signatures.public_key.x__holds__mutmut_1", "survived")] == list(mutants.survivors(results))
+    assert [("app.keys.x__holds__mutmut_1", "survived")] == list(mutants.survivors(results))
     assert ("    return 1", "    return 2") == mutants.line_of(diff)
-    assert "app.webhooks.signatures.public_key._holds" == mutants.function_of(
-        "app.webhooks.signatures.public_key.x__holds__mutmut_1"
-    )
-    assert "app.webhooks.signatures.public_key.fold" == mutants.function_of(
-        "app.webhooks.signatures.public_key.x_fold__mutmut_10"
-    )
-    assert "app.webhooks.signatures.public_key.Jwt._is_by" == mutants.function_of(
-        "app.webhooks.signatures.public_key.xǁJwtǁ_is_by__mutmut_3"
-    )
+    assert "app.keys._holds" == mutants.function_of("app.keys.x__holds__mutmut_1")
+    assert "app.keys.fold" == mutants.function_of("app.keys.x_fold__mutmut_10")
+    assert "app.keys.Jwt._is_by" == mutants.function_of("app.keys.xǁJwtǁ_is_by__mutmut_3")

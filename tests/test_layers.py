@@ -1,9 +1,7 @@
 """Who may import whom: nearly everything that can be subtly wrong does no I/O, and a source is known by its name only.
 
-    jobs ──→ app ──→ ledger, client, … ──→ merge ──→ words
-                └──→ sources/tool ──→ sources ──→ keys, signatures, challenges ──→ delivery ──→ reading
-
-The pictures below are exact for what is pure: whoever adds an arrow there changes the picture too, and has a reason.
+The pictures below are exact for what is pure: whoever adds an arrow there changes the picture too, and has a reason. The
+packages of app lie on levels (LEVELS): a package imports only from levels below its own.
 """
 
 import ast

@@ -105,8 +105,8 @@ T = TypeVar("T")
 
 
 async def addresses_of(ledger: Ledger, settings: Settings, text: str) -> list[str]:
-    """Who is meant: an address, as search_index.email() writes it; by a number, those of the visits that are found by it. Raises
-    RedisDown."""
+    """The addresses that the text means: an e-mail address, as search_index.email() writes it; for a number, those of the
+    visits that it finds. Raises RedisDown."""
     if email := search_index.email(text):
         return [email]
     found, number = dict[str, None](), search_index.phone(text)

@@ -14,8 +14,8 @@ Nothing is registered anywhere else.
                  visit id and the ids of the people in the record, none where it is gone; pure. `translate` finds all who
                  were ever listed in `event.people`: a record does not tell who was removed
 
-How to read a body: app/webhooks/payload.py (Json). What a change can say: app/visits/change.py (VisitChange). Schemes of signatures:
-app/webhooks/signatures/hmac.py, and app/webhooks/signatures/public_key.py for public keys and JSON Web Tokens. Handshakes: app/webhooks/handshakes.py.
+How to read a body: payload.py (Json). What a change can say: app/visits/change.py (VisitChange). Schemes of signatures:
+signatures/. Handshakes: handshakes.py. Requests for records: fetching.py.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -36,8 +36,8 @@ def listed(table: str) -> list[Equivalent]:
 
 
 def function_of(mutant: str) -> str:
-    """`app.webhooks.signatures.public_key.xǁJwtǁ_is_by__mutmut_3` is a mutant of `app.webhooks.signatures.public_key.Jwt._is_by`, `app.webhooks.signatures.public_key.x__holds__mutmut_1` of
-    `app.webhooks.signatures.public_key._holds`."""
+    """`app.module.xǁJwtǁ_is_by__mutmut_3` is a mutant of `app.module.Jwt._is_by`, `app.module.x__holds__mutmut_1` of
+    `app.module._holds`."""
     module, _, name = mutant.rpartition("__mutmut_")[0].rpartition(".")
     return f"{module}.{name.removeprefix('x').removeprefix('ǁ' if 'ǁ' in name else '_').replace('ǁ', '.')}"
 
