@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 from app.console import Console
 from app.intake.endpoint import Intake
 from app.intake.http_protocol import LEAVE, make_room
+from app.intake.tracing import trace_requests
 from app.ledger.ledger import Ledger
 from app.ledger.redis import Address, Redis, RedisDown
 from app.settings.environment import SettingsError, read
@@ -35,7 +36,10 @@ def create_app(settings: Settings) -> Starlette:
     # A connection for each patience: a deadline of its own for every request would cost more than a connection.
     entrances = settings.entrances
     patiences = {entrance.tool.source.answer_within_s for entrance in entrances.values()}
-    connections = {s: Redis(Address.of(settings), s, fsync=settings.ack == "fsync") for s in patiences | {PATIENCE_S}}
+    connections = {
+        s: Redis(Address.of(settings.redis_url, settings.redis_tls_verify), s, fsync=settings.ack == "fsync")
+        for s in patiences | {PATIENCE_S}
+    }
     ledgers = {
         s: Ledger(connection, settings.retention_days, settings.body_keys) for s, connection in connections.items()
     }
@@ -45,7 +49,7 @@ def create_app(settings: Settings) -> Starlette:
     tally = Tally(settings.retention_days, secrets, settings.secret_key)
     intake = Intake(settings, ledgers, refusals, tally)
     # A connection of its own: a long answer to the console stands in front of no delivery.
-    desk = Redis(Address.of(settings), PATIENCE_S)
+    desk = Redis(Address.of(settings.redis_url, settings.redis_tls_verify), PATIENCE_S)
     console = Console(settings, Ledger(desk, settings.retention_days, settings.body_keys))
 
     @asynccontextmanager
@@ -138,7 +142,7 @@ def _start() -> ASGIApp:
     logs.configure(settings)
     tracing.start("web")
     make_room()
-    return tracing.traced(create_app(settings))
+    return trace_requests(create_app(settings))
 
 
 def __getattr__(name: str) -> ASGIApp:

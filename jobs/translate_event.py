@@ -17,7 +17,7 @@ from app.visits.client import RateLimited, Unanswered, Unauthorized, VisitsApiTr
 from app.webhooks.delivery import Event, Unreadable
 from app.webhooks.payload import Untranslatable
 from app.webhooks.source import GONE, Ignored, PartlyTranslatable
-from app.webhooks.translation import ANOTHER_ACCOUNT, is_of_another, recall
+from app.webhooks.translation import FOREIGN_TENANT, is_foreign_tenant, parse_event
 from jobs.apply_visit import give_back
 from jobs.context import JOB_S, Clock, Context, chance, since_s
 from jobs.records import Found, Parked, Records
@@ -138,7 +138,7 @@ class Run:
         entrance = self.context.settings.entrances.get(meta.hook)
         if entrance is None:
             raise Parked("hook_not_configured")
-        return meta, entrance, recall(entrance, meta, raw)
+        return meta, entrance, parse_event(entrance.tool, meta.delivery(raw), entrance.hook.zone)
 
     async def _known(self, entrance: Entrance, event: Event) -> tuple[str, list[VisitChange] | Ignored]:
         """What the event means, behind the reason why an operator is needed for the rest of it, or nothing."""
@@ -151,8 +151,8 @@ class Run:
     async def _meaning(self, entrance: Entrance, event: Event) -> list[VisitChange] | Ignored:
         """What the event means, with its records. Ignored only if every part of it is."""
         tool = entrance.tool
-        if is_of_another(entrance, event):
-            return Ignored(ANOTHER_ACCOUNT)
+        if is_foreign_tenant(tool, event, entrance.hook.tenants):
+            return Ignored(FOREIGN_TENANT)
         gets = tool.fetch(event) if tool.fetch else []
         if not gets:
             return tool.translate(event)

@@ -46,7 +46,7 @@ async def start(ctx: dict[Any, Any]) -> None:
     settings: Settings = ctx["settings"]
     logs.configure(settings)  # here, because arq's command line has just set up its own
     tracing.start("worker")
-    redis = Redis(Address.of(settings))
+    redis = Redis(Address.of(settings.redis_url, settings.redis_tls_verify))
     ledger = Ledger(redis, settings.retention_days, settings.body_keys)
     ctx["context"] = Context(settings, ledger, http_client(IN_FLIGHT))
     ctx["sweeping"] = asyncio.create_task(keep_sweeping(ctx["context"]))
@@ -91,7 +91,7 @@ def worker_settings(settings: Settings) -> dict[str, Any]:
 
 def _pool(settings: Settings) -> ArqRedis:
     """arq's own connections: with an answer in bounded time, and through a restart of Redis."""
-    address = Address.of(settings)
+    address = Address.of(settings.redis_url, settings.redis_tls_verify)
     tls: Mapping[str, Any] = {"ssl_cert_reqs": "required" if address.verify else "none"} if address.is_tls else {}
     pool: ConnectionPool = ConnectionPool.from_url(
         address.url,
@@ -108,7 +108,7 @@ def _pool(settings: Settings) -> ArqRedis:
 
 
 def _where(settings: Settings) -> RedisSettings:
-    address = Address.of(settings)
+    address = Address.of(settings.redis_url, settings.redis_tls_verify)
     parts = address.parts
     return RedisSettings(
         host=parts.get("host", "localhost"),
@@ -132,7 +132,7 @@ def _start() -> dict[str, Any]:
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
     try:
-        loop.run_until_complete(_reach(Redis(Address.of(settings))))
+        loop.run_until_complete(_reach(Redis(Address.of(settings.redis_url, settings.redis_tls_verify))))
     except RedisDown as error:
         print(f"doorbell worker cannot start:\n{error}", file=sys.stderr)
         sys.exit(4)

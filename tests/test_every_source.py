@@ -33,7 +33,7 @@ from app.webhooks.delivery import Event
 from app.webhooks.fetching import Get
 from app.webhooks.payload import Json
 from app.webhooks.source import Ignored
-from app.webhooks.translation import believe, mean, recall
+from app.webhooks.translation import parse_event, translate_event
 
 every_source = pytest.mark.parametrize("name", [name for name in TOOLS if BY_TOOL[name]])
 
@@ -257,12 +257,15 @@ async def test_every_specimen_translated_anew_says_the_same(world: Doorstep, nam
         world.configure(specimen)
         entrance = world.context.settings.entrances[name]
         delivery = replace(specimen.delivery, received_at=datetime.now(UTC).replace(microsecond=123_456))
-        event = believe(entrance, delivery)
+        event = parse_event(entrance.tool, delivery, entrance.hook.zone)
         kept = Meta(name, name, int(delivery.received_at.timestamp() * 1000), headers=dict(event.headers))
 
-        again = mean(entrance, recall(entrance, kept, delivery.raw))
+        stored = parse_event(entrance.tool, kept.delivery(delivery.raw), entrance.hook.zone)
+        again = translate_event(entrance.tool, stored, entrance.hook.tenants)
 
-        assert [*map(encode_change, mean(entrance, event).changes)] == [*map(encode_change, again.changes)]
+        assert [*map(encode_change, translate_event(entrance.tool, event, entrance.hook.tenants).changes)] == [
+            *map(encode_change, again.changes)
+        ]
 
 
 # Translated anew: what the plan says, and what is done ----------------------------------------------------------------

@@ -17,7 +17,7 @@ from app.webhooks.delivery import Delivery, Event
 from app.webhooks.payload import Untranslatable
 from app.webhooks.registry import load
 from app.webhooks.source import Ignored, PartlyTranslatable
-from app.webhooks.translation import believe
+from app.webhooks.translation import parse_event
 from tests.histories.pure import ENTRANCES, with_people
 
 ARRIVAL = datetime(2026, 9, 21, 14, tzinfo=UTC)
@@ -27,7 +27,10 @@ Standing = list[tuple[str, str]]
 
 def event_of(source: str, body: Any, received_at: datetime = ARRIVAL) -> Event:
     lines = ((b"content-type", b"application/json"),)
-    return believe(ENTRANCES[source], Delivery(source, source, lines, json.dumps(body).encode(), received_at))
+    entrance = ENTRANCES[source]
+    return parse_event(
+        entrance.tool, Delivery(source, source, lines, json.dumps(body).encode(), received_at), entrance.hook.zone
+    )
 
 
 def changes_of(source: str, body: Any, received_at: datetime = ARRIVAL) -> list[VisitChange]:

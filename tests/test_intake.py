@@ -193,8 +193,7 @@ IMPATIENT = """
 import sys, uvicorn
 from app.intake import endpoint, http_protocol, request_body
 from app.telemetry import rejections
-request_body.BODY_S, request_body.MOST_SENDING, endpoint.MOST_AT_ONCE = 0.8, 4, 2
-rejections.FLUSH_EVERY_S = 0.05
+request_body.BODY_S, request_body.MOST_SENDING, endpoint.MOST_AT_ONCE, rejections.FLUSH_EVERY_S = 0.8, 4, 2, 0.05
 http_protocol.WITHIN_S, how = 0.8, {"access_log": False, "timeout_keep_alive": 1}
 uvicorn.run("app.main:app", port=int(sys.argv[2]), http="app.intake.http_protocol:Bounded", **how)
 """

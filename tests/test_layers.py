@@ -45,7 +45,13 @@ PURE = {
         "app.webhooks.signatures.combined",
         "app.webhooks.signatures.scheme",
     },
-    "app.webhooks.registry": {"app.sources", "app.visits.change", "app.webhooks.delivery", "app.webhooks.source"},
+    "app.webhooks.registry": {"app.visits.change", "app.webhooks.delivery", "app.webhooks.source"},
+    "app.webhooks.translation": {
+        "app.visits.change",
+        "app.webhooks.delivery",
+        "app.webhooks.payload",
+        "app.webhooks.source",
+    },
     "app.ledger.jobs_contract": set(),
     "jobs.retry": {"app.ledger.records", "app.visits.client"},  # words only, see below
 }
@@ -141,6 +147,49 @@ def test_there_is_something_to_look_at() -> None:
     assert "app.webhooks.payload" in MODULES["app.sources.standard"].ours()
 
 
+#: The packages of app and jobs, from below: each imports only from packages on lower levels.
+LEVELS = [
+    {"app.visits", "app.sandbox"},
+    {"app.webhooks"},
+    {"app.sources", "app.settings", "app.ledger"},
+    {"app.telemetry"},
+    {"app.operators", "app.intake"},
+    {"app.console", "jobs"},
+    {"app.main", "app.demo"},
+    {"app.cli"},
+    {"app.__main__"},
+]
+
+
+def test_no_package_imports_from_its_own_level_or_from_above() -> None:
+    level = {package: number for number, packages in enumerate(LEVELS) for package in packages}
+    wrong = {
+        (name, other)
+        for name, module in MODULES.items()
+        for other in module.ours()
+        if (mine := _package(name)) != (theirs := _package(other)) and "app" not in (mine, theirs)
+        if level[theirs] >= level[mine]
+    }
+
+    assert set() == wrong
+
+
+def _package(module: str) -> str:
+    """`app` has the version only, and everybody may read it."""
+    parts = module.split(".")
+    return parts[0] if parts[0] == "jobs" else ".".join(parts[:2])
+
+
+def test_replaying_needs_no_http_endpoint() -> None:
+    faces = {"app.intake", "app.console", "app.cli"}
+
+    assert set() == {name for name in NAMES if name.startswith("app.operators") and _packages(name) & faces}
+
+
+def _packages(name: str) -> set[str]:
+    return {_package(other) for other in MODULES[name].ours()}
+
+
 def test_the_web_side_never_imports_the_jobs() -> None:
     wrong = {name: found for name in NAMES if name.startswith("app") and (found := _of(name, "jobs"))}
 
@@ -186,7 +235,7 @@ def test_the_one_that_finds_sources_imports_and_reads_nothing_but_sources() -> N
     """Each of these reads at start, from the folder that it is in: `load` a module, `specimens` a file beside it."""
     called = sorted(call.partition(",")[0] for call in MODULES["app.webhooks.registry"].calls())
 
-    assert [".import_module", ".read_text"] == called
+    assert [".import_module", ".import_module", ".read_text"] == called
 
 
 def test_of_what_does_io_retry_takes_words_only() -> None:

@@ -274,7 +274,7 @@ def test_many_short_headers_do_not_fill_the_memory(redis_url: str, begun: bytes)
 def test_unfinished_heads_are_bounded_by_their_bytes(redis_url: str) -> None:
     """Forty of 50 KB are 2 MB; twenty of them are kept."""
     code = STUBBORN.replace("0.8", "60").replace(
-        "protocol.WITHIN_S", "protocol.MOST_HEADS = 1_000_000\nprotocol.WITHIN_S", 1
+        "http_protocol.WITHIN_S", "http_protocol.MOST_HEADS = 1_000_000\nhttp_protocol.WITHIN_S", 1
     )
     with web(redis_url, "-c", code) as door, ExitStack() as stack:
         connections = [stack.enter_context(closing(door.connect())) for _ in range(40)]
@@ -331,7 +331,9 @@ def test_unfinished_bodies_are_bounded_by_their_bytes(redis_url: str) -> None:
     """Eighty of 200 KB are 16 MB; only four are kept."""
     code = IMPATIENT.replace("4, 2, 0.05", "200, 200, 0.05").replace("= 0.8", "= 60", 1)
     code = code.replace(
-        "protocol.WITHIN_S", "intake.MOST_UNFINISHED, intake.BODY_S = 1_000_000, 60\nprotocol.WITHIN_S", 1
+        "http_protocol.WITHIN_S",
+        "request_body.MOST_UNFINISHED, request_body.BODY_S = 1_000_000, 60\nhttp_protocol.WITHIN_S",
+        1,
     )
     with web(redis_url, "-c", code) as door, ExitStack() as stack:
         slow = []

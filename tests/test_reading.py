@@ -37,7 +37,7 @@ from app.webhooks.delivery import (
     parse_body,
 )
 from app.webhooks.payload import THOUSANDTHS, Json, Untranslatable, smallest_units
-from app.webhooks.translation import believe, recall
+from app.webhooks.translation import parse_event
 
 EXAMPLES = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 NEW_YORK = ZoneInfo("America/New_York")
@@ -68,11 +68,11 @@ def test_a_parameter_of_the_address_is_read_and_kept_for_a_source_that_asks_for_
     entrance = replace(entrance, tool=replace(entrance.tool, source=asking))
     rung = replace(delivery(b'{"type":"t"}'), query=b"event=moved&event=second&x+y=Zo%C3%AB&other=1")
 
-    event = believe(entrance, rung)
-    again = recall(entrance, Meta("shop", "standard", 0, headers=dict(event.headers)), rung.raw)
+    event = parse_event(entrance.tool, rung)
+    again = parse_event(entrance.tool, Meta("shop", "standard", 0, headers=dict(event.headers)).delivery(rung.raw))
 
     assert {"?event": "moved", "?x y": "Zo\xc3\xab"} == event.headers == again.headers
-    assert {} == believe(entrance, replace(rung, query=b"")).headers
+    assert {} == parse_event(entrance.tool, replace(rung, query=b"")).headers
 
 
 # -- places --

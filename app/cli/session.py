@@ -53,7 +53,7 @@ def with_ledger(step: Callable[[Ledger, Settings], Awaitable[T]]) -> T:
 
 @asynccontextmanager
 async def opened(settings: Settings) -> AsyncIterator[Ledger]:
-    redis = Redis(Address.of(settings))
+    redis = Redis(Address.of(settings.redis_url, settings.redis_tls_verify))
     try:
         yield Ledger(redis, settings.retention_days, settings.body_keys)
     finally:

@@ -26,6 +26,7 @@ from app.operators.drift_audit import stands_now
 from app.operators.explain import EVERYTHING, Explain, Row
 from app.operators.filter import DONE, OPEN, Filter
 from app.operators.lists import Lists
+from app.operators.signature_diagnosis import with_likely_causes
 from app.settings.model import Settings
 from app.telemetry import rejections
 from app.visits.client import VisitsApiTrouble, http_client
@@ -137,7 +138,7 @@ def refused(hook: str | None, reason: str, since: datetime | None, limit: int, a
     least = since.timestamp() * 1000 if since else 0
 
     async def look(ledger: Ledger, settings: Settings) -> list[dict[str, Any]]:
-        return await rejections.newest(ledger.redis, [hook] if hook else ["", *settings.hooks])
+        return with_likely_causes(await rejections.newest(ledger.redis, [hook] if hook else ["", *settings.hooks]))
 
     notes = [note for note in with_ledger(look) if reason in note["reason"] and note["at"] >= least]
     names = ("at", "hook", "reason", "detail", "cause")

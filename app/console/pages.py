@@ -22,6 +22,7 @@ from app.operators.filter import DONE, OPEN, Filter
 from app.operators.lists import MOST_GROUPED, PAGE, Found, Lists
 from app.operators.overview import look
 from app.operators.replay import Replay
+from app.operators.signature_diagnosis import with_likely_causes
 from app.telemetry import counters, rejections
 from app.telemetry.health import last_of_hooks, living, shut_gates
 from app.webhooks.registry import load, specimens
@@ -212,7 +213,7 @@ async def refused(desk: Desk, ask: Ask) -> Response:
         by_reason[reason] += count
     wanted = ask.query("hook")
     hooks = ([wanted] if wanted in by_hook else []) if wanted else ["", *desk.settings.hooks]
-    notes = await rejections.newest(desk.redis, hooks)
+    notes = with_likely_causes(await rejections.newest(desk.redis, hooks))
     return await desk.page(
         ask,
         "refused.html",

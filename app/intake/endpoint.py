@@ -40,7 +40,7 @@ from app.webhooks.delivery import (
 from app.webhooks.payload import Untranslatable
 from app.webhooks.signatures.scheme import SignatureError, Terms
 from app.webhooks.source import Source
-from app.webhooks.translation import ANOTHER_ACCOUNT, Meaning, believe, mean
+from app.webhooks.translation import FOREIGN_TENANT, Translation, parse_event, translate_event
 
 #: More deliveries than this that wait for Redis in one process, and the next is asked to come back.
 MOST_AT_ONCE = 1_000
@@ -172,18 +172,20 @@ class Intake:
         try:
             if source.content_encodings and content_encoding(delivery):
                 delivery.raw = decompress(delivery.raw, self._max_body)
-            event = believe(entrance, delivery)
+            event = parse_event(entrance.tool, delivery, entrance.hook.zone)
         except Unreadable as error:
             raise Refused(400, "unreadable_body", str(error)) from None
         except TooLarge:
             raise Refused(413, "too_large", f"a body has {self._max_body} bytes at the most, decompressed") from None
         if source.challenge and (reply := source.challenge.answer(event, entrance.hook.secrets[slot])):
             return Answer(200, reply.body, reply.content_type)
-        meaning = mean(entrance, event)
-        if meaning.is_foreign:
+        translation = translate_event(entrance.tool, event, entrance.hook.tenants)
+        if translation.error:
+            log.error("bug", hook=entrance.name, exc_info=translation.error)
+        if translation.is_foreign:
             return self._count_foreign(entrance, event, slot, rang)
         try:
-            return await self._write(entrance, delivery, event, meaning, slot, rang)
+            return await self._write(entrance, delivery, event, translation, slot, rang)
         except RedisDown as error:
             log.warning("redis down", hook=entrance.name, reason=str(error))
             raise Refused(_busy(entrance), "redis_down", "what rang cannot be written down now", **_LATER) from None
@@ -204,10 +206,10 @@ class Intake:
             entrance.name, FOREIGN, f"the event is of {_account(entrance, event)}; TENANTS does not name it"
         )
         self._tally.let_in(entrance.name, FOREIGN, slot, int(event.received_at.timestamp() * 1000), "", "")
-        return Answer(200, orjson.dumps({"delivery": rang.delivery, "ignored": ANOTHER_ACCOUNT}))
+        return Answer(200, orjson.dumps({"delivery": rang.delivery, "ignored": FOREIGN_TENANT}))
 
     async def _write(
-        self, entrance: Entrance, delivery: Delivery, event: Event, meaning: "Meaning", slot: int, rang: "Rang"
+        self, entrance: Entrance, delivery: Delivery, event: Event, translation: Translation, slot: int, rang: "Rang"
     ) -> Answer:
         tool = entrance.tool
         rang.traceparent = _traceparent(delivery.header("traceparent") or "")
@@ -218,32 +220,32 @@ class Intake:
             name=_name(event, tool.source),
             request_id=delivery.request_id,
             slot=slot,
-            ignored=meaning.ignored,
+            ignored=translation.ignored,
             headers={"traceparent": rang.traceparent, **event.headers} if rang.traceparent else dict(event.headers),
         )
-        if meaning.state == "parked":
-            log.warning("event parked", hook=entrance.name, reason=meaning.reason)
+        if translation.state == "parked":
+            log.warning("event parked", hook=entrance.name, reason=translation.reason)
         written = await self._ledgers[tool.source.answer_within_s].accept(
             delivery,
             meta,
-            meaning.changes,
+            translation.changes,
             entrance.account,
-            repeat_key=meaning.repeat_key,
-            event=meaning.state,
-            reason=meaning.reason,
+            repeat_key=translation.repeat_key,
+            event=translation.state,
+            reason=translation.reason,
             again=tool.source.look_alike,
             repeat_s=LONG_REPEAT_S if tool.source.orders_by_arrival else REPEAT_S,
         )
         if written.bound:
             log.warning("event parked", hook=entrance.name, reason=written.bound)
-        rang.outcome = "repeat" if written.repeat else "ignored" if meaning.ignored else "accepted"
-        rang.delivery, rang.name = written.delivery, meta.name if meaning.expected else ""
+        rang.outcome = "repeat" if written.repeat else "ignored" if translation.ignored else "accepted"
+        rang.delivery, rang.name = written.delivery, meta.name if translation.expected else ""
         self._tally.let_in(entrance.name, rang.outcome, slot, meta.at, meta.request_id, written.delivery)
         if written.repeat:
             return Answer(200, orjson.dumps({"delivery": written.delivery, "repeat": True}))
-        if meaning.ignored:
-            return Answer(200, orjson.dumps({"delivery": written.delivery, "ignored": meaning.ignored}))
-        return Answer(202, orjson.dumps({"delivery": written.delivery, "changes": meaning.expected}))
+        if translation.ignored:
+            return Answer(200, orjson.dumps({"delivery": written.delivery, "ignored": translation.ignored}))
+        return Answer(202, orjson.dumps({"delivery": written.delivery, "changes": translation.expected}))
 
 
 @dataclass(slots=True)

@@ -6,7 +6,9 @@ from fnmatch import fnmatchcase
 from typing import Literal
 
 from app.ledger.ledger import Ledger
-from app.operators.operations import ALL, KEPT_S
+
+#: The ids of replays and discards, and for how long they are kept.
+OPERATIONS, OPERATIONS_KEPT_S = "db:operations", 90 * 86_400
 
 #: How a key ends. `expires`: it always has a time to live. `settled`: it has one unless its work is still to be done.
 #: `members`: it stays, and what is in it goes: with the work, or by the job below. `one`: it stays, one for each hook,
@@ -116,7 +118,7 @@ async def tidy(ledger: Ledger, most: int = 1_000) -> int:
     [is_first] = await ledger.redis.commands(("SET", "db:tidied", 1, "NX", "EX", TIDY_EVERY_S))
     if not is_first:
         return 0
-    while await ledger.trim(ALL, KEPT_S * 1_000, most) >= most:
+    while await ledger.trim(OPERATIONS, OPERATIONS_KEPT_S * 1_000, most) >= most:
         pass
     for hook in await ledger.hooks():
         trimmed = most

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
 from app.visits.merge import Said
+from app.webhooks.delivery import Delivery
 
 #: Where jobs wait: each lane has places of its own in a worker.
 Lane = Literal["visit", "event", "replay"]
@@ -74,6 +75,11 @@ class Meta:
     @property
     def received_at(self) -> datetime:
         return datetime.fromtimestamp(self.at / 1000, UTC)
+
+    def delivery(self, raw: bytes) -> Delivery:
+        """The delivery as far as it is stored. raw: its body."""
+        headers = tuple((name.lower().encode(), value.encode("latin-1")) for name, value in self.headers.items())
+        return Delivery(self.hook, self.source, headers, raw, self.received_at, self.request_id)
 
 
 @dataclass(frozen=True, slots=True)

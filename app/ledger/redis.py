@@ -19,8 +19,6 @@ from typing import Any, cast
 import hiredis
 from redis.asyncio.connection import parse_url
 
-from app.settings.model import Settings
-
 SCRIPT = files("app.ledger").joinpath("ledger.lua").read_bytes()
 SHA = sha1(SCRIPT, usedforsecurity=False).hexdigest()
 
@@ -51,9 +49,10 @@ class Address:
     verify: bool = True
 
     @classmethod
-    def of(cls, settings: Settings) -> "Address":
-        assert settings.redis_url
-        return cls(settings.redis_url, settings.redis_tls_verify == "required")
+    def of(cls, url: str | None, tls_verify: str) -> "Address":
+        """tls_verify: `required`, or `none`."""
+        assert url
+        return cls(url, tls_verify == "required")
 
     @cached_property
     def parts(self) -> dict[str, Any]:

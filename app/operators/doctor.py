@@ -61,7 +61,7 @@ async def _examine(settings: Settings, is_release: bool) -> AsyncIterator[Check]
     yield _bodies(settings)
     for check in [*_keys(settings), *_hooks(settings)]:
         yield check
-    redis = Redis(Address.of(settings), timeout_s=3)
+    redis = Redis(Address.of(settings.redis_url, settings.redis_tls_verify), timeout_s=3)
     checks: list[Callable[[Redis, Settings], AsyncIterator[Check]]] = [_redis, _work, _tenants]
     try:
         await redis.command("PING")

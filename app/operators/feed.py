@@ -10,6 +10,7 @@ import orjson
 from app.ledger.ledger import Ledger
 from app.ledger.records import Attempt
 from app.ledger.redis import Redis
+from app.operators.signature_diagnosis import with_likely_causes
 from app.telemetry import rejections
 
 EVERY_S = 0.3
@@ -51,7 +52,7 @@ async def refused(ledger: Ledger, hooks: Sequence[str]) -> AsyncIterator[dict[st
     RedisDown."""
     since = (await ledger.now()).timestamp() * 1000
     while True:
-        notes = [note for note in await rejections.newest(ledger.redis, hooks) if note["at"] > since]
+        notes = with_likely_causes(note for note in await rejections.newest(ledger.redis, hooks) if note["at"] > since)
         for note in reversed(notes):
             yield note
         since = max([since, *(note["at"] for note in notes)])

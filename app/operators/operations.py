@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import orjson
 
+from app.ledger.keys import OPERATIONS, OPERATIONS_KEPT_S
 from app.ledger.ledger import Ledger, new_id
 from app.ledger.records import Gone
 from app.ledger.redis import RedisDown
@@ -26,8 +27,8 @@ from app.settings.model import Settings
 from app.telemetry.logs import log
 
 Do = Literal["replay", "discard"]
-OPEN, ALL = "db:operations:open", "db:operations"
-KEPT_S, MOST_KEPT = 90 * 86_400, 500
+OPEN = "db:operations:open"
+MOST_KEPT = 500
 #: How often progress is written, and how long a worker that says nothing keeps its operation.
 TELL_EVERY_S, LOCK_S = 0.5, 15
 
@@ -75,7 +76,11 @@ class Operations:
 
     async def start(self, order: Order) -> str:
         id, now = new_id(), int((await self._ledger.now()).timestamp() * 1000)
-        lists = ("ZADD", ALL, now, id), ("ZREMRANGEBYRANK", ALL, 0, -MOST_KEPT - 1), ("ZADD", OPEN, now, id)
+        lists = (
+            ("ZADD", OPERATIONS, now, id),
+            ("ZREMRANGEBYRANK", OPERATIONS, 0, -MOST_KEPT - 1),
+            ("ZADD", OPEN, now, id),
+        )
         await self._keep(Operation(id=id, order=order, at=now), *lists)
         return id
 
@@ -88,7 +93,7 @@ class Operations:
 
     async def newest(self, most: int = 50) -> list[Operation]:
         found = []
-        for id in await self._redis.command("ZREVRANGE", ALL, 0, most - 1):
+        for id in await self._redis.command("ZREVRANGE", OPERATIONS, 0, most - 1):
             with suppress(Gone):
                 found.append(await self.one(id.decode()))
         return found
@@ -166,7 +171,7 @@ class Operations:
             "skipped": orjson.dumps(operation.skipped),
         }
         fields = (part for pair in told.items() for part in pair)
-        await self._redis.commands(("HSET", key, *fields), ("EXPIRE", key, KEPT_S), *more)
+        await self._redis.commands(("HSET", key, *fields), ("EXPIRE", key, OPERATIONS_KEPT_S), *more)
 
 
 class _Run:

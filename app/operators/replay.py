@@ -24,7 +24,7 @@ from app.operators.selection import Mode, Selector, Unit, name_of, recalled
 from app.settings.model import Entrance, Settings
 from app.visits.change import Contact, VisitChange, encode_change
 from app.visits.merge import REMEMBERED, Facts, Said, Wanted, difference, fold, wanted, winners
-from app.webhooks.translation import Meaning, mean
+from app.webhooks.translation import Translation, translate_event
 
 #: So many are put back at once; the next ones when most of these have been taken, so that live work is never behind more.
 BATCH = 100
@@ -185,10 +185,10 @@ class Replay:
         # What came after it may be forgotten already, and would be undone.
         if time.time() - kept.meta.at / 1000 > self._settings.retention_days * 86_400:
             return replace(step, skip="expired")
-        meaning = mean(kept.entrance, kept.event)
-        if meaning.state == "parked" and not meaning.changes:
-            return replace(step, skip=meaning.reason)
-        return await self._compared(step, kept.meta, kept.entrance, meaning)
+        translation = translate_event(kept.entrance.tool, kept.event, kept.entrance.hook.tenants)
+        if translation.state == "parked" and not translation.changes:
+            return replace(step, skip=translation.reason)
+        return await self._compared(step, kept.meta, kept.entrance, translation)
 
     async def _visit(self, step: Step, delivery: str) -> Step:
         family = await self._ledger.family(step.work)
@@ -242,7 +242,7 @@ class Replay:
             return "GET /contacts, then what differs"
         return "" if known == root.api.get("contact_id") else "DELETE and POST /visits: another contact"
 
-    async def _compared(self, step: Step, meta: Meta, entrance: Entrance, meaning: Meaning) -> Step:
+    async def _compared(self, step: Step, meta: Meta, entrance: Entrance, translation: Translation) -> Step:
         """What the ledger has of a delivery beside what today's code says."""
         delivery = name_of(step.work)
         families = {work: family for work in await self._spoken_of(meta) if (family := await self._family(work))}
@@ -256,10 +256,10 @@ class Replay:
             forgotten = forgotten or bool(member.dropped)
         now = {
             f"{delivery}.{number}": (_work_of(entrance, meta, change), encode_change(change))
-            for number, change in enumerate(meaning.changes)
+            for number, change in enumerate(translation.changes)
         }
-        if now == before and (step.state == "settled" or meaning.reason):
-            return replace(step, skip=meaning.reason or "same")
+        if now == before and (step.state == "settled" or translation.reason):
+            return replace(step, skip=translation.reason or "same")
         if before and before.keys() == discarded:
             return replace(step, skip="discarded")
         if forgotten and not before:

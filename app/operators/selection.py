@@ -14,7 +14,7 @@ from app.operators.lists import Lists
 from app.settings.model import Entrance, Settings
 from app.webhooks.delivery import Event, Unreadable
 from app.webhooks.fetching import Get
-from app.webhooks.translation import recall
+from app.webhooks.translation import parse_event
 
 Mode = Literal["retry", "rederive", "reconcile"]
 
@@ -240,7 +240,7 @@ async def recalled(ledger: Ledger, settings: Settings, delivery: str) -> Kept:
     if entrance is None:
         return Kept(meta, None, why="its hook has no secret")
     try:
-        return Kept(meta, entrance, recall(entrance, meta, raw))
+        return Kept(meta, entrance, parse_event(entrance.tool, meta.delivery(raw), entrance.hook.zone))
     except Unreadable as error:
         return Kept(meta, entrance, why=str(error))
 

@@ -8,11 +8,11 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import combinations, product
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 from app.operators.explain import span
@@ -319,3 +319,8 @@ def likely_cause(reason: str, detail: str) -> str:
     told = _SECONDS.search(detail)
     apart = span(float(told[1])) if told else "too far"
     return CAUSES[max(fitting, key=len)].replace("{}", apart) if fitting else "–"
+
+
+def with_likely_causes(rejections: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rejections as `rejections.newest` returns them, each with its likely cause."""
+    return [{**one, "cause": likely_cause(one["reason"], one["detail"])} for one in rejections]

@@ -11,7 +11,6 @@ from app.ledger.jobs_contract import WORKERS
 from app.ledger.ledger import every_account
 from app.ledger.redis import Redis
 from app.ledger.times import _iso, moment
-from app.operators.explain import Row
 from app.settings.model import Settings
 
 #: Due work this old is an alarm, and so is due work of which nothing came to an end for so long.
@@ -91,7 +90,7 @@ class Worker:
     seen: float
     since: float | None
 
-    def row(self) -> Row:
+    def row(self) -> dict[str, Any]:
         return asdict(self) | {"seen": _iso(self.seen), "since": _iso(self.since)}
 
 

@@ -10,7 +10,6 @@ import hiredis
 import orjson
 
 from app.ledger.redis import Redis, RedisDown
-from app.operators.signature_diagnosis import likely_cause
 from app.telemetry.logs import log
 
 FLUSH_EVERY_S = 5.0
@@ -81,7 +80,7 @@ async def counts(redis: Redis) -> dict[tuple[str, str], int]:
 
 
 async def newest(redis: Redis, hooks: Sequence[str]) -> list[dict[str, Any]]:
-    """The newest refusals of these hooks, newest first: at (ms), hook, reason, detail, and the likely cause. Raises
+    """The newest refusals of these hooks, newest first: at (ms), hook, reason and detail. Raises
     RedisDown."""
     kinds = ("", *(f":{kind}" for kind in (*APART, UNSIGNED)))
     names = [(hook, f"{hook}{kind}") for hook in hooks for kind in kinds]
@@ -89,8 +88,6 @@ async def newest(redis: Redis, hooks: Sequence[str]) -> list[dict[str, Any]]:
     notes = [
         orjson.loads(note) | {"hook": hook} for (hook, _), found in zip(names, lists, strict=True) for note in found
     ]
-    for note in notes:
-        note["cause"] = likely_cause(note["reason"], note["detail"])
     return sorted(notes, key=lambda note: -note["at"])
 
 

@@ -10,11 +10,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import structlog
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.typing import EventDict
 
 from app import __version__
-from app.intake.http_protocol import WHOLE
 from app.telemetry.logs import log, unquoted
 
 #: What of a line's fields may go along with an error.
@@ -143,25 +141,6 @@ def called(method: str, route: str, status: str, seconds: float) -> None:
         one.end(now)
 
 
-def traced(app: ASGIApp) -> ASGIApp:
-    """The application, with a span for every request at the door; without OpenTelemetry the application itself."""
-    if not _tracer:
-        return app
-
-    async def door(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not scope["path"].startswith("/hooks/"):
-            await app(scope, receive, send)
-            return
-        given = dict(scope["headers"]).get(b"traceparent", b"").decode("latin-1")
-        with span(f"{scope['method']} /hooks/{{hook}}", "SERVER", given) as one:
-
-            async def told(message: Message) -> None:
-                if message["type"] == "http.response.start":
-                    one.set_attribute("http.response.status_code", message["status"])
-                await send(message)
-
-            own = [(name.encode(), value.encode()) for name, value in headers().items()]
-            others = [header for header in scope["headers"] if header[0] != b"traceparent"]
-            await app({**scope, "headers": [*others, *own], WHOLE: None}, receive, told)
-
-    return door
+def is_on() -> bool:
+    """Was OpenTelemetry started?"""
+    return _tracer is not None

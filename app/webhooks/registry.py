@@ -8,21 +8,23 @@ from functools import cache, wraps
 from importlib.resources import files
 from typing import Any
 
-import app.sources
 from app.visits.change import DETAILS, VisitChange
 from app.webhooks.delivery import Event
 from app.webhooks.source import BadSource, Ignored, PartlyTranslatable, Source, Tool, Translate
+
+#: The package whose modules are the sources. It is found by name, since every module there imports this package.
+SOURCES = "app.sources"
 
 
 @cache
 def load() -> dict[str, Tool]:
     """Every source, by name. Raises BadSource."""
-    names = sorted(module.name for module in pkgutil.iter_modules(app.sources.__path__))
+    names = sorted(module.name for module in pkgutil.iter_modules(importlib.import_module(SOURCES).__path__))
     return {name: _tool(name) for name in names}
 
 
 def _tool(name: str) -> Tool:
-    module = importlib.import_module(f"app.sources.{name}")
+    module = importlib.import_module(f"{SOURCES}.{name}")
     where = f"app/sources/{name}.py"
     source, translate = getattr(module, "SOURCE", None), getattr(module, "translate", None)
     if not isinstance(source, Source):
@@ -67,7 +69,7 @@ TOO_LONG = (
 
 def specimens(name: str) -> dict[str, Any]:
     """The recorded deliveries of a source, and what they should become."""
-    read: dict[str, Any] = json.loads(files("app.sources").joinpath(f"{name}.json").read_text("utf-8"))
+    read: dict[str, Any] = json.loads(files(SOURCES).joinpath(f"{name}.json").read_text("utf-8"))
     return read
 
 

@@ -1,28 +1,24 @@
-"""From a verified delivery to an event, and from an event to the changes that it means."""
+"""From a verified delivery to an event, and from an event to the changes that it means. Pure: the caller logs."""
 
+from collections.abc import Container
 from dataclasses import dataclass, field
+from datetime import tzinfo
 from typing import Literal
 
-from app.ledger.records import Meta
-from app.settings.model import Entrance
-from app.telemetry.logs import log
 from app.visits.change import VisitChange
-from app.webhooks.delivery import (
-    Delivery,
-    Event,
-    parse_body,
-)
+from app.webhooks.delivery import Delivery, Event, parse_body
 from app.webhooks.payload import Untranslatable
-from app.webhooks.source import Ignored, PartlyTranslatable
+from app.webhooks.source import Ignored, PartlyTranslatable, Tool
 
 
 @dataclass(slots=True)
-class Meaning:
-    """What the door makes of an event.
+class Translation:
+    """What an event means.
 
-    changes: what is known at once. ignored: why there is nothing to do, or nothing to make. state: `queued` if a record
-    is to be fetched first, `parked` if only an operator can help, for the reason. expected: how many changes the tool
-    is told of. is_foreign: the event is from an account of the tool that this hook is not for.
+    changes: what is known at once. ignored: why there is nothing to do, or nothing to create. state: `queued` if a record
+    must be fetched first, `parked` if only an operator can help, for the reason. expected: the number of changes in the
+    answer to the tool. is_foreign: the event is from an account of the tool that this hook is not for. error: what our own
+    code stumbled over.
     """
 
     changes: list[VisitChange] = field(default_factory=list)
@@ -32,61 +28,55 @@ class Meaning:
     expected: int = 0
     repeat_key: str | None = None
     is_foreign: bool = False
+    error: Exception | None = None
 
 
-def mean(entrance: Entrance, event: Event) -> Meaning:
-    """A genuine event that is not understood is parked, whatever it was that our code stumbled over."""
-    tool = entrance.tool
-    meaning = Meaning()
+def translate_event(tool: Tool, event: Event, tenants: Container[str | None] = ()) -> Translation:
+    """tenants: the accounts of the tool that the hook is for; none: all of them. A genuine event that is not understood is
+    parked, whatever our code stumbled over."""
+    translation = Translation()
     try:
-        if is_of_another(entrance, event):
-            meaning.ignored, meaning.is_foreign = ANOTHER_ACCOUNT, True
-            return meaning
-        meaning.repeat_key = tool.source.repeat_key(event) if tool.source.repeat_key else None
+        if is_foreign_tenant(tool, event, tenants):
+            translation.ignored, translation.is_foreign = FOREIGN_TENANT, True
+            return translation
+        translation.repeat_key = tool.source.repeat_key(event) if tool.source.repeat_key else None
         if tool.fetch and (gets := tool.fetch(event)):
-            meaning.state, meaning.expected = "queued", len(gets)
-            return meaning
+            translation.state, translation.expected = "queued", len(gets)
+            return translation
         translated = tool.translate(event)
     except Untranslatable as error:
-        meaning.state, meaning.reason = "parked", f"untranslatable: {error}"
+        translation.state, translation.reason = "parked", f"untranslatable: {error}"
         if isinstance(error, PartlyTranslatable):
-            meaning.changes, meaning.expected = error.changes, len(error.changes)
-        return meaning
+            translation.changes, translation.expected = error.changes, len(error.changes)
+        return translation
     except Exception as error:
-        log.exception("bug", hook=entrance.name)
-        meaning.state, meaning.reason = "parked", f"bug: {type(error).__name__}"
-        return meaning
+        translation.state, translation.reason, translation.error = "parked", f"bug: {type(error).__name__}", error
+        return translation
     if isinstance(translated, Ignored):
-        meaning.ignored = translated.why[:80]
+        translation.ignored = translated.why[:80]
     else:
-        meaning.changes, meaning.expected = translated, len(translated)
+        translation.changes, translation.expected = translated, len(translated)
         if translated and all(change.opted_out is True for change in translated):
-            meaning.ignored = "opted_out"
-    return meaning
+            translation.ignored = "opted_out"
+    return translation
 
 
-ANOTHER_ACCOUNT = "another account"
+FOREIGN_TENANT = "another account"
 
 
-def is_of_another(entrance: Entrance, event: Event) -> bool:
+def is_foreign_tenant(tool: Tool, event: Event, tenants: Container[str | None]) -> bool:
     """Is the event from an account of the tool that this hook is not for?"""
-    tenants, tenant = entrance.hook.tenants, entrance.tool.source.tenant
-    return bool(tenants and tenant) and tenant is not None and tenant(event) not in tenants
+    tenant = tool.source.tenant
+    return bool(tenants) and tenant is not None and tenant(event) not in tenants
 
 
-def believe(entrance: Entrance, delivery: Delivery) -> Event:
-    """The event in a delivery whose signature held. Raises Unreadable."""
-    source, at = entrance.tool.source, delivery.received_at
+def parse_event(tool: Tool, delivery: Delivery, zone: tzinfo | None = None) -> Event:
+    """The event in a delivery whose signature was verified. zone: what local times mean. Raises Unreadable."""
+    at = delivery.received_at
     return Event(
-        source=entrance.tool.name,
-        data=parse_body(delivery, source.form),
-        received_at=at.replace(microsecond=at.microsecond // 1000 * 1000),  # as it is kept
-        headers={name: value for name in source.headers if (value := delivery.header(name)) is not None},
-        zone=entrance.hook.zone,
+        source=tool.name,
+        data=parse_body(delivery, tool.source.form),
+        received_at=at.replace(microsecond=at.microsecond // 1000 * 1000),  # as it is stored
+        headers={name: value for name in tool.source.headers if (value := delivery.header(name)) is not None},
+        zone=zone,
     )
-
-
-def recall(entrance: Entrance, meta: Meta, raw: bytes) -> Event:
-    """The event in a delivery as it was kept. Raises Unreadable."""
-    headers = tuple((name.lower().encode(), value.encode("latin-1")) for name, value in meta.headers.items())
-    return believe(entrance, Delivery(meta.hook, meta.source, headers, raw, meta.received_at, meta.request_id))

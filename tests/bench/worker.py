@@ -14,7 +14,7 @@ from app.ledger.redis import Address, Redis
 from app.settings.environment import read
 from app.visits.client import VisitsClient, http_client
 from app.webhooks.delivery import Delivery
-from app.webhooks.translation import believe, mean
+from app.webhooks.translation import parse_event, translate_event
 
 AT_ONCE = 50
 TOKEN = "bench"
@@ -63,7 +63,7 @@ async def queue(redis_url: str, visits: int, seed: str) -> None:
         data["time_scheduled"] = fields(number)["time_scheduled"]
         raw = json.dumps({"type": "visit.created", "timestamp": "2026-03-01T09:00:00Z", "data": data}).encode()
         delivery = Delivery("standard", "standard", (), raw, await ledger.now())
-        meaning = mean(entrance, believe(entrance, delivery))
+        meaning = translate_event(entrance.tool, parse_event(entrance.tool, delivery))
         meta = Meta("standard", "standard", int(delivery.received_at.timestamp() * 1000))
         await ledger.accept(delivery, meta, meaning.changes, "main", repeat_key=None)
 

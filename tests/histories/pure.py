@@ -16,7 +16,7 @@ from app.webhooks.fetching import Get
 from app.webhooks.payload import Json
 from app.webhooks.registry import load
 from app.webhooks.source import Ignored
-from app.webhooks.translation import believe
+from app.webhooks.translation import parse_event
 from tests.histories import SOME_TIME, Life, Ring, Visit
 from tests.histories.run import life_of, named, settings_for
 
@@ -68,7 +68,9 @@ def _said(
     entrance: Entrance, life: Life, ring: Ring, clock: datetime, listed: dict[str, list[str]]
 ) -> list[VisitChange]:
     headers = tuple((name.encode(), value.encode()) for name, value in ring.headers.items())
-    event = believe(entrance, Delivery(entrance.name, entrance.name, headers, ring.body, clock))
+    event = parse_event(
+        entrance.tool, Delivery(entrance.name, entrance.name, headers, ring.body, clock), entrance.hook.zone
+    )
     tool, said = load()[entrance.name], list[VisitChange]()
     for get in (tool.fetch(event) if tool.fetch else []) or [None]:
         meaning = tool.translate(with_people(entrance, _looked(event, life, get, clock), listed) if get else event)
