@@ -233,7 +233,16 @@ EXAMPLES = ["SECRET_KEY", "BODY_KEYS", "METRICS_TOKEN", "CONSOLE_PROXY_SECRET", 
 
 
 @pytest.mark.parametrize("setting", [*EXAMPLES, "HOOKS__CALCOM__SECRETS", "HOOKS__ACUITY__CREDENTIALS__API_KEY"])
-@pytest.mark.parametrize("value", ["change-me", "change-me-to-32-random-characters", "Change-Me-To-Something-Long"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "change-me",
+        "change-me-to-32-random-characters",
+        "Change-Me-To-Something-Long",
+        "changeme-to-a-long-secret",
+        "CHANGE_ME",
+    ],
+)
 def test_a_value_that_was_left_as_in_an_example_is_a_problem(setting: str, value: str) -> None:
     found = problems(**REDIS, **{setting: value})
 
