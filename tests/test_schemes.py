@@ -375,12 +375,14 @@ STANDARD_HEADERS = {"webhook_id": "msg_1", "webhook_timestamp": "1790000000", "w
 STANDARD_TERMS = Terms([STANDARD_SECRET], NOW)
 SVIX_HEADERS = {name.replace("webhook", "svix"): value for name, value in STANDARD_HEADERS.items()}
 TWICE = replace(delivery(), headers=((b"plain-signature", b"a"), (b"plain-signature", b"a")))
+FIRST_EMPTY = replace(delivery(), headers=((b"plain-signature", b" "), (b"plain-signature", b"a")))
 EXPIRING = Jwt("HS256", tolerance_s=300)
 
 REFUSED: list[tuple[Reason, str, Scheme, Delivery, Terms]] = [
     ("missing", "Plain-Signature is missing", PLAIN, delivery(), TERMS),
     ("missing", "Plain-Signature is missing", PLAIN, delivery(Plain_Signature=" "), TERMS),
     ("malformed", "Plain-Signature was sent 2 times", PLAIN, TWICE, TERMS),
+    ("missing", "Plain-Signature is missing", PLAIN, FIRST_EMPTY, TERMS),
     (
         "malformed",
         "Plain-Signature holds no signature of the kind that this tool sends",
