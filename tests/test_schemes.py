@@ -23,6 +23,7 @@ from app.webhooks.signatures.scheme import (
     Scheme,
     SignatureError,
     Terms,
+    fingerprint,
 )
 from app.webhooks.signatures.token import PathToken, Token
 
@@ -590,3 +591,8 @@ TEXT_OF_ANOTHER_KIND = Hmac("Signature", key=lambda secret: text_key(secret) if 
 )
 def test_a_secret_that_can_never_match_is_refused_with_a_rule(scheme: Scheme, secret: str, rule: str | None) -> None:
     assert rule == scheme.check_secret(secret)
+
+
+@pytest.mark.parametrize(("keys", "key"), [((), b""), (("new", "old"), b"new")])
+def test_a_fingerprint_is_eight_digits_made_with_the_newest_key(keys: tuple[str, ...], key: bytes) -> None:
+    assert hmac_sha256(key, b"doorbell.fingerprint secret").hex()[:8] == fingerprint("secret", keys)
