@@ -1,4 +1,4 @@
-"""What the README shows is true: its source works, its table of settings is whole, its commands exist."""
+"""The README and docs/ are true: the example source works, the tables of settings and commands are complete."""
 
 import importlib.util
 import json
@@ -18,13 +18,19 @@ from app.webhooks.registry import load
 from app.webhooks.signatures.scheme import SignatureError, Terms
 from app.webhooks.source import VERIFIED_BY
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
-BLOCKS = {kind: re.findall(rf"```{kind}\n(.*?)```", README, re.DOTALL) for kind in ("python", "json")}
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+PAGES = {path.name: path.read_text() for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
+BLOCKS = {
+    kind: re.findall(rf"```{kind}\n(.*?)```", PAGES["adding-a-source.md"], re.DOTALL) for kind in ("python", "json")
+}
+#: A command at the start of a line, of an example or of a code span, on any page.
+COMMANDS = set(re.findall(r"(?:^|\$ |`)doorbell ([a-z-]+)", "\n".join(PAGES.values()), re.MULTILINE))
 
 
 @pytest.fixture
 def tidybook(tmp_path: Path) -> Any:
-    """The README's own source, imported."""
+    """The example source of docs/adding-a-source.md, imported."""
     (tmp_path / "tidybook.py").write_text(BLOCKS["python"][0])
     spec = importlib.util.spec_from_file_location("tidybook", tmp_path / "tidybook.py")
     assert spec
@@ -39,7 +45,7 @@ def delivery_of(recorded: dict[str, Any]) -> Delivery:
     return Delivery("tidybook", "tidybook", headers, recorded["body"].encode(), datetime.now(UTC))
 
 
-def test_the_readmes_source_turns_its_specimen_into_what_it_expects(tidybook: Any) -> None:
+def test_the_example_source_translates_its_specimen_into_the_expected_change(tidybook: Any) -> None:
     specimens = json.loads(BLOCKS["json"][0])
     recorded = specimens["deliveries"][0]
     delivery = delivery_of(recorded)
@@ -55,7 +61,7 @@ def test_the_readmes_source_turns_its_specimen_into_what_it_expects(tidybook: An
     assert {"time_scheduled": "2026-03-09T13:00:00Z", "date_cancelled": None} == change.facts()
 
 
-def test_the_readmes_source_refuses_another_body(tidybook: Any) -> None:
+def test_the_example_source_refuses_another_body(tidybook: Any) -> None:
     specimens = json.loads(BLOCKS["json"][0])
     recorded = specimens["deliveries"][0]
     forged = delivery_of(recorded | {"body": recorded["body"].replace("4711", "4712")})
@@ -65,26 +71,30 @@ def test_the_readmes_source_refuses_another_body(tidybook: Any) -> None:
 
 
 @pytest.mark.parametrize("name", [name.upper() for name in Settings.model_fields if name != "hooks"])
-def test_every_setting_is_in_the_readme(name: str) -> None:
-    assert f"`{name}`" in README
+def test_every_setting_is_in_the_table_of_settings(name: str) -> None:
+    assert f"`{name}`" in PAGES["settings.md"]
 
 
 @pytest.mark.parametrize("name", [name.upper() for name in Hook.model_fields])
-def test_every_setting_of_a_hook_is_in_the_readme(name: str) -> None:
-    assert re.search(rf"`(HOOKS__<NAME>|…)__{name}", README)
+def test_every_setting_of_a_hook_is_in_the_table_of_settings(name: str) -> None:
+    assert re.search(rf"`(HOOKS__<NAME>|…)__{name}", PAGES["settings.md"])
 
 
-@pytest.mark.parametrize("command", sorted(set(re.findall(r"`?doorbell ([a-z-]+)", README))))
-def test_every_command_in_the_readme_exists(command: str) -> None:
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_that_a_page_shows_exists(command: str) -> None:
     result = CliRunner().invoke(main, [command, "--help"])
 
     assert 0 == result.exit_code
 
 
-def test_every_command_is_in_the_readme() -> None:
-    table = README.partition("## The commands")[2].partition("\n## ")[0]
+def test_every_command_is_in_the_table_of_commands() -> None:
+    table = "\n".join(row for row in PAGES["cli.md"].splitlines() if row.startswith("| `"))
 
     assert [] == [name for name in main.list_commands(Context(main)) if f"`doorbell {name}" not in table]
+
+
+def test_there_are_commands_to_check() -> None:
+    assert {"demo", "doctor", "failures", "replay", "ring"} <= COMMANDS
 
 
 def test_the_readme_says_who_verified_each_source() -> None:
