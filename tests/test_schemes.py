@@ -13,7 +13,8 @@ from app.webhooks.delivery import Delivery, from_base64url
 from app.webhooks.registry import specimens
 from app.webhooks.signatures.combined import Both, Either, FieldsHmac
 from app.webhooks.signatures.hmac import Hmac, StandardWebhooks, base64_key, text_key
-from app.webhooks.signatures.public_key import Jwt, PublicKey
+from app.webhooks.signatures.jwt import Jwt
+from app.webhooks.signatures.public_key import PublicKey
 from app.webhooks.signatures.scheme import (
     CHOSEN_KEY,
     ISO_TIME,
@@ -78,10 +79,18 @@ SMALL_RSA_PUBLIC = (
     "WnBN9Cmbvd5BUuZ8dzUAqNTXY/F8FEZVa4F3rJbUOlGbrKm/33uQnCV1XduwBAcE1a1RTAG9ummt6IuyTvo+a0P+PBts2/iI6QIDAQAB"
 )
 
-# The example of https://jwt.io. Its secret is too short for us, and was public before it was printed there.
-JWT_SECRET = "your-256-bit-secret"
-JWT_CLAIMS = {"sub": "1234567890", "name": "John Doe", "iat": 1516239022}
+# The example of https://jwt.io for HS256.
+JWT_SECRET = "a-string-secret-at-least-256-bits-long"
+JWT_CLAIMS = {"sub": "1234567890", "name": "John Doe", "admin": True, "iat": 1516239022}
 JWT_TOKEN = (
+    b"eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9"
+    b".eyJzdWIiOiIxMjM0NTY3ODkwIiwibmFtZSI6IkpvaG4gRG9lIiwiYWRtaW4iOnRydWUsImlhdCI6MTUxNjIzOTAyMn0"
+    b".KMUFsIDTnFmyG3nMiGM6H9FNFUROf3wh7SmqJp-QV30"
+)
+JWT_TERMS = Terms([JWT_SECRET], NOW)
+# Its older example: its secret has 18 bytes, fewer than HS256 needs.
+SHORT_JWT_SECRET = "your-256-bit-secret"
+SHORT_JWT_TOKEN = (
     b"eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiIxMjM0NTY3ODkwIiwibmFtZSI6IkpvaG4gRG9lIiwiaWF0IjoxNTE2MjM5MDIyfQ"
     b".SflKxwRJSMeKKF2QT4fwpMeJf36POk6yJV_adQssw5c"
 )
@@ -253,7 +262,7 @@ def parts(token: bytes) -> tuple[Any, Any]:
 @pytest.mark.parametrize("raw", [orjson.dumps(JWT_CLAIMS), JWT_TOKEN, b" " + JWT_TOKEN + b"\n"])
 @pytest.mark.parametrize(
     ("scheme", "private", "public", "algorithm"),
-    [(HS256, SECRET, SECRET, "HS256"), (RS256, RSA_PRIVATE, RSA_PUBLIC, "RS256")],
+    [(HS256, JWT_SECRET, JWT_SECRET, "HS256"), (RS256, RSA_PRIVATE, RSA_PUBLIC, "RS256")],
 )
 def test_a_body_becomes_a_token_of_an_hour(scheme: Jwt, private: str, public: str, algorithm: str, raw: bytes) -> None:
     wrapped = scheme.wrap(raw, Terms([private, "another"], NOW + 0.9))
@@ -366,10 +375,10 @@ def stale(scheme: Hmac, now: float, **terms: Any) -> tuple[Scheme, Delivery, Ter
     return scheme, delivery(**scheme.sign(delivery(), TERMS)), Terms([SECRET], now, **terms)
 
 
-def token_of(claims: object, **head: str) -> Delivery:
-    encoded = [base64.urlsafe_b64encode(orjson.dumps(part)).rstrip(b"=") for part in (head, claims)]
-    message = b".".join(encoded)
-    return delivery(message + b"." + base64.urlsafe_b64encode(digest(message)).rstrip(b"="))
+def token_of(claims: object, **head: object) -> Delivery:
+    parts = ({"alg": "HS256"} | head, claims)
+    message = b".".join(base64.urlsafe_b64encode(orjson.dumps(part)).rstrip(b"=") for part in parts)
+    return delivery(message + b"." + base64.urlsafe_b64encode(digest(message, JWT_SECRET)).rstrip(b"="))
 
 
 STANDARD_HEADERS = {"webhook_id": "msg_1", "webhook_timestamp": "1790000000", "webhook_signature": STANDARD_DIGEST}
@@ -378,6 +387,7 @@ SVIX_HEADERS = {name.replace("webhook", "svix"): value for name, value in STANDA
 TWICE = replace(delivery(), headers=((b"plain-signature", b"a"), (b"plain-signature", b"a")))
 FIRST_EMPTY = replace(delivery(), headers=((b"plain-signature", b" "), (b"plain-signature", b"a")))
 EXPIRING = Jwt("HS256", tolerance_s=300)
+CRITICAL = "the token names extensions that must be understood (`crit`)"
 
 REFUSED: list[tuple[Reason, str, Scheme, Delivery, Terms]] = [
     ("missing", "Plain-Signature is missing", PLAIN, delivery(), TERMS),
@@ -510,15 +520,22 @@ REFUSED: list[tuple[Reason, str, Scheme, Delivery, Terms]] = [
     ("mismatch", "X-WH-Signature matches none of 1 keys", RSA, delivery(X_WH_Signature="AA=="), Terms(["no key"], 0)),
     ("missing", "the body is empty, and the signature would stand in it", HS256, delivery(b" \n"), TERMS),
     ("malformed", "the body is not a JSON Web Token", HS256, delivery(b"{}"), TERMS),
-    ("mismatch", "the token in the body matches none of 1 keys", HS256, delivery(JWT_TOKEN), TERMS),
-    ("malformed", "the token's claims are not an object", HS256, token_of([1]), TERMS),
-    ("malformed", "the token does not say when it expires", EXPIRING, token_of({"iat": NOW}), TERMS),
-    ("malformed", "the token's `exp` is not a time", EXPIRING, token_of({"exp": "soon"}), TERMS),
-    ("malformed", "the token's `nbf` is not a time", HS256, token_of({"nbf": True}), TERMS),
-    ("stale", "the token's `exp` is 301 s off", EXPIRING, token_of({"exp": NOW - 301}), TERMS),
-    ("stale", "the token's `iat` is 301 s off", HS256, token_of({"iat": NOW + 301}), TERMS),
-    ("stale", "the token's `nbf` is 301 s off", HS256, token_of({"nbf": NOW + 301}), TERMS),
-    ("stale", "the token's `nbf` is 6 s off", HS256, token_of({"nbf": NOW + 6}), TERMS._replace(tolerance_s=5)),
+    ("mismatch", "the token in the body matches none of 1 keys", HS256, delivery(JWT_TOKEN), Terms(["x" * 32], NOW)),
+    ("mismatch", "the token in the body matches none of 1 keys", HS256, token_of({}, alg="none"), JWT_TERMS),
+    ("mismatch", "the token in the body matches none of 1 keys", HS256, token_of({}, alg="HS512"), JWT_TERMS),
+    ("malformed", "the body is not a JSON Web Token that can be read", HS256, delivery(b"a.b.c"), JWT_TERMS),
+    ("malformed", "the body is not a JSON Web Token that can be read", HS256, token_of({}, crit=["x"], x=1), JWT_TERMS),
+    ("malformed", "the body is not a JSON Web Token that can be read", HS256, token_of({}, crit=[]), JWT_TERMS),
+    ("malformed", "the body is not a JSON Web Token that can be read", HS256, token_of({}, b64=False), JWT_TERMS),
+    ("malformed", CRITICAL, HS256, token_of({}, crit=["b64"], b64=True), JWT_TERMS),
+    ("malformed", "the token's claims are not an object", HS256, token_of([1]), JWT_TERMS),
+    ("malformed", "the token does not say when it expires", EXPIRING, token_of({"iat": NOW}), JWT_TERMS),
+    ("malformed", "the token's `exp` is not a time", EXPIRING, token_of({"exp": "soon"}), JWT_TERMS),
+    ("malformed", "the token's `nbf` is not a time", HS256, token_of({"nbf": True}), JWT_TERMS),
+    ("stale", "the token's `exp` is 301 s off", EXPIRING, token_of({"exp": NOW - 301}), JWT_TERMS),
+    ("stale", "the token's `iat` is 301 s off", HS256, token_of({"iat": NOW + 301}), JWT_TERMS),
+    ("stale", "the token's `nbf` is 301 s off", HS256, token_of({"nbf": NOW + 301}), JWT_TERMS),
+    ("stale", "the token's `nbf` is 6 s off", HS256, token_of({"nbf": NOW + 6}), JWT_TERMS._replace(tolerance_s=5)),
 ]
 
 
@@ -536,7 +553,7 @@ def test_a_refusal_says_what_is_wrong(
     "claims", [{"exp": NOW - 300}, {"iat": NOW + 300, "nbf": NOW + 300, "exp": NOW + 1.5}, {"nbf": 0}]
 )
 def test_a_token_as_far_from_our_clock_as_is_allowed_is_believed(claims: dict[str, float]) -> None:
-    assert 0 == HS256.verify(token_of(claims), TERMS)
+    assert 0 == HS256.verify(token_of(claims), JWT_TERMS)
 
 
 def test_the_token_of_an_example_is_believed_of_its_second_secret() -> None:
@@ -544,6 +561,25 @@ def test_the_token_of_an_example_is_believed_of_its_second_secret() -> None:
     assert 1 == HS256.verify(delivery(JWT_TOKEN), Terms([SECRET, JWT_SECRET], NOW))
 
 
+def test_a_key_too_short_for_hs256_verifies_no_token() -> None:
+    for secrets in ([SHORT_JWT_SECRET], [SHORT_JWT_SECRET, JWT_SECRET]):
+        with pytest.raises(SignatureError) as refused:
+            HS256.verify(delivery(SHORT_JWT_TOKEN), Terms(secrets, NOW))
+        assert "mismatch" == refused.value.reason
+
+
+@pytest.mark.parametrize("secret", ["", "é", SECRET, ED25519_PUBLIC, SMALL_RSA_PUBLIC])
+def test_a_secret_that_is_no_rsa_key_is_passed_over(secret: str) -> None:
+    token = RS256.wrap(orjson.dumps(JWT_CLAIMS), Terms([RSA_PRIVATE], NOW))
+
+    assert 1 == RS256.verify(delivery(token), Terms([secret, RSA_PUBLIC], NOW))
+    with pytest.raises(SignatureError) as refused:
+        RS256.verify(delivery(token), Terms([secret], NOW))
+    assert "mismatch" == refused.value.reason
+
+
+PEM = f"-----BEGIN PUBLIC KEY-----\n{ED25519_PUBLIC}\n-----END PUBLIC KEY-----"
+JWK = '{"kty":"oct","k":"c2VjcmV0LW9mLXRoZS1vdGhlcg"}'
 TOOLS_TEXT, CHOSEN_TEXT = Hmac("Signature"), Hmac("Signature", shortest_key=CHOSEN_KEY)
 TEXT_OF_ANOTHER_KIND = Hmac("Signature", key=lambda secret: text_key(secret) if secret != "odd" else base64_key("?"))
 
@@ -581,6 +617,8 @@ TEXT_OF_ANOTHER_KIND = Hmac("Signature", key=lambda secret: text_key(secret) if 
         (RS256, RSA_PUBLIC, None),
         (HS256, "é" * 15 + "x", "must have 32 characters or more"),
         (HS256, "é" * 16, None),
+        (HS256, PEM, "must be a text that both sides know, not a public key or a JSON Web Key"),
+        (HS256, JWK, "must be a text that both sides know, not a public key or a JSON Web Key"),
         (Either(STANDARD, BEARER), "1234567", "must have 8 characters or more"),
         (Either(STANDARD, BEARER), "12345678", None),
         (Either(STANDARD, BEARER), "x" * 1_028, None),

@@ -19,7 +19,8 @@ from app.webhooks.handshakes import FixedBody
 from app.webhooks.registry import load, specimens
 from app.webhooks.signatures.combined import Both, FieldsHmac
 from app.webhooks.signatures.hmac import Hmac, StandardWebhooks, base64_key
-from app.webhooks.signatures.public_key import Jwt, PublicKey
+from app.webhooks.signatures.jwt import Jwt
+from app.webhooks.signatures.public_key import PublicKey
 from app.webhooks.signatures.scheme import ISO_TIME, LAST_SECONDS, MILLISECONDS, Scheme, SignatureError, Terms
 from app.webhooks.signatures.token import PathToken, Token
 
@@ -999,13 +1000,18 @@ CLAIMS = {"data": "x", "iat": NOW, "exp": NOW + 3600}
 
 
 @needs_openssl
-@pytest.mark.parametrize("header", [None, {"alg": "none"}, {"alg": "HS256"}, {}])
-def test_a_token_is_verified_as_we_say_and_not_as_it_says(header: object) -> None:
-    token = jwt(CLAIMS, header)
+def test_a_token_that_names_the_algorithm_of_its_tool_is_verified() -> None:
+    token = jwt(CLAIMS)
 
     assert 0 == RS256.verify(delivery(token), JWT_TERMS)
     assert 0 == RS256.verify(delivery(b" " + token + b"\n"), JWT_TERMS)
     assert {"data": "x"}.items() <= parse_body(delivery(token), "jwt").value.items()
+
+
+@needs_openssl
+@pytest.mark.parametrize("header", [{"alg": "none"}, {"alg": "HS256"}, {"alg": "RS512"}, {}])
+def test_a_token_that_names_another_algorithm_is_refused_also_where_ours_signed_it(header: object) -> None:
+    assert "mismatch" == reason(RS256, delivery(jwt(CLAIMS, header)), JWT_TERMS)
 
 
 def test_a_token_signed_with_the_public_key_as_a_secret_is_refused() -> None:
@@ -1027,8 +1033,12 @@ def test_a_token_signed_with_the_public_key_as_a_secret_is_refused() -> None:
         (b"a.b.", "malformed"),
         (b"a.b.c.d", "malformed"),
         (url64(b'{"alg":"none"}') + b"." + url64(b"{}") + b".", "malformed"),
-        (b"a.b.A", "mismatch"),
-        (b"a.b.AA", "mismatch"),
+        (b"a.b.A", "malformed"),
+        (b"a.b.AA", "malformed"),
+        (url64(b'{"alg":"RS256"}') + b".e30.AA", "mismatch"),
+        (url64(b'{"alg":"none"}') + b".e30.AA", "mismatch"),
+        (url64(b"[]") + b".e30.AA", "malformed"),
+        (url64(b"[" * 100_000) + b".e30.AA", "malformed"),
     ],
 )
 def test_what_is_no_token_of_theirs_is_refused(raw: bytes, expected: str) -> None:

@@ -28,7 +28,7 @@ from app.webhooks.fetching import Get, Shown, refreshed
 from app.webhooks.handshakes import EchoField
 from app.webhooks.payload import Json, Untranslatable
 from app.webhooks.signatures.combined import Either
-from app.webhooks.signatures.public_key import Jwt
+from app.webhooks.signatures.jwt import Jwt
 from app.webhooks.signatures.token import PathToken
 from app.webhooks.source import GONE, Ignored, Source
 

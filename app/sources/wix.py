@@ -18,7 +18,7 @@ import re
 from app.visits.change import UNSAID, Contact, VisitChange, microseconds
 from app.webhooks.delivery import Event
 from app.webhooks.payload import Json
-from app.webhooks.signatures.public_key import Jwt
+from app.webhooks.signatures.jwt import Jwt
 from app.webhooks.source import Ignored, Source
 
 SETUP = """

@@ -1,0 +1,116 @@
+"""Bodies that are JSON Web Tokens, verified and signed by PyJWT."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import orjson
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from jwt.api_jws import PyJWS
+from jwt.exceptions import InvalidAlgorithmError, InvalidKeyError, InvalidSignatureError, InvalidTokenError
+
+from app.webhooks.delivery import JWT, Delivery, from_base64url
+from app.webhooks.signatures.public_key import check_key, load_private, load_public
+from app.webhooks.signatures.scheme import Scheme, SignatureError, Terms
+
+SHORTEST_HS256 = 32
+_JWS = PyJWS(["RS256", "HS256"], {"enforce_minimum_key_length": True})
+
+
+@dataclass(frozen=True)
+class Jwt(Scheme):
+    """The whole body is a JSON Web Token, and its claims are the event (form="jwt").
+
+    algorithm: the only one that is accepted; a token that names another is refused.
+    expires: the token must have an expiration time (`exp`). tolerance_s: the leeway for `exp`, `iat` and `nbf`.
+    An HS256 key has 32 bytes or more: https://www.rfc-editor.org/rfc/rfc7518#section-3.2
+
+    The times are not left to PyJWT: it compares them with the clock, not with `Terms.now`, and takes texts and booleans.
+    """
+
+    algorithm: Literal["RS256", "HS256"]
+    expires: bool = True
+    tolerance_s: float = 300
+
+    def applies(self, delivery: Delivery) -> bool:
+        return bool(JWT.fullmatch(delivery.raw.strip()))
+
+    def check_secret(self, secret: str) -> str | None:
+        if self.algorithm == "RS256":
+            return check_key("rsa-sha256", secret)
+        if len(secret.encode()) < SHORTEST_HS256:
+            return f"must have {SHORTEST_HS256} characters or more"
+        try:
+            _JWS.get_algorithm_by_name("HS256").prepare_key(secret)
+        except InvalidKeyError:
+            return "must be a text that both sides know, not a public key or a JSON Web Key"
+        return None
+
+    def verify(self, delivery: Delivery, terms: Terms) -> int:
+        token = delivery.raw.strip()
+        if not token:
+            raise SignatureError("the body is empty, and the signature would stand in it", "missing")
+        if not JWT.fullmatch(token):
+            raise SignatureError("the body is not a JSON Web Token", "malformed")
+        for slot, secret in enumerate(terms.secrets):
+            claims = self._verified(token, secret)
+            if claims is not None:
+                self._check_times(_claims(claims), terms)
+                return slot
+        raise SignatureError(f"the token in the body matches none of {len(terms.secrets)} keys", "mismatch")
+
+    def _verified(self, token: bytes, secret: str) -> bytes | None:
+        """The claims as they are written; None where this secret did not sign them."""
+        key = self._key(secret)
+        if key is None:
+            return None
+        try:
+            verified = _JWS.decode_complete(token, key, [self.algorithm])
+        except (InvalidSignatureError, InvalidAlgorithmError, InvalidKeyError):
+            return None
+        except InvalidTokenError:
+            raise SignatureError("the body is not a JSON Web Token that can be read", "malformed") from None
+        if "crit" in verified["header"]:  # PyJWT knows one such extension, `b64`; no tool of ours uses it
+            raise SignatureError("the token names extensions that must be understood (`crit`)", "malformed")
+        claims: bytes = verified["payload"]
+        return claims
+
+    def _key(self, secret: str) -> RSAPublicKey | str | None:
+        if self.algorithm == "HS256":
+            return secret
+        key = load_public(secret)
+        return key if isinstance(key, RSAPublicKey) else None
+
+    def _check_times(self, claims: dict[str, Any], terms: Terms) -> None:
+        tolerance_s = self.tolerance_s if terms.tolerance_s is None else terms.tolerance_s
+        times = {name: claims.get(name) for name in ("exp", "iat", "nbf")}
+        if times["exp"] is None and self.expires:
+            raise SignatureError("the token does not say when it expires", "malformed")
+        for name, at in times.items():
+            if at is None:
+                continue
+            if isinstance(at, bool) or not isinstance(at, int | float):
+                raise SignatureError(f"the token's `{name}` is not a time", "malformed")
+            too_late = terms.now - at if name == "exp" else at - terms.now
+            if not too_late <= tolerance_s:
+                raise SignatureError(f"the token's `{name}` is {too_late:.0f} s off", "stale")
+
+    def sign(self, delivery: Delivery, terms: Terms) -> dict[str, str]:
+        return {}
+
+    def wrap(self, raw: bytes, terms: Terms) -> bytes:
+        token = raw.strip()
+        claims = _claims(from_base64url(token.split(b".")[1]) or b"") if JWT.fullmatch(token) else orjson.loads(raw)
+        fresh = {**claims, "iat": int(terms.now), "exp": int(terms.now) + 3600}
+        secret = terms.secrets[0]
+        key: Any = load_private(secret) if self.algorithm == "RS256" else secret
+        return _JWS.encode(orjson.dumps(fresh), key, self.algorithm).encode()
+
+
+def _claims(raw: bytes) -> dict[str, Any]:
+    try:
+        claims = orjson.loads(raw)
+    except ValueError:
+        claims = None
+    if not isinstance(claims, dict):
+        raise SignatureError("the token's claims are not an object", "malformed")
+    return claims
