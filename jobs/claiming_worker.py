@@ -5,9 +5,11 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cached_property
+from functools import wraps
+from typing import Any
 
 import arq.worker
+import uvloop
 from arq.jobs import deserialize_job_raw
 from redis.exceptions import RedisError
 
@@ -17,8 +19,10 @@ from app.telemetry.counters import Tally
 from app.telemetry.logs import log
 from app.telemetry.metric_names import JOB_TOOK_S, JOB_WAIT_S
 from app.visits.client import ANSWER_S
+from jobs.arq_redis import redis_pool
 from jobs.context import JOB_S, Context, since_s
 from jobs.places import Job
+from jobs.startup import wait_for_redis
 
 #: arq's own limit. A job has its own, shorter one (JOB_S), so that this never fires; ten seconds after it, a job that a
 #: dead worker left is claimed by another.
@@ -34,9 +38,20 @@ class ClaimingWorker(arq.worker.Worker):
     running jobs and the health check are arq's. There are no results and no tries: the ledger has both.
     """
 
-    @cached_property
-    def _ended(self) -> asyncio.Event:
-        return asyncio.Event()  # not in __init__, whose signature is what arq reads settings by
+    # arq finds out by the signature which settings there are.
+    @wraps(arq.worker.Worker.__init__)  # type: ignore[misc]
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        if not _is_loop_running():
+            asyncio.set_event_loop(uvloop.new_event_loop())
+        super().__init__(*arguments, **settings)
+        self._ended = asyncio.Event()
+
+    async def main(self) -> None:
+        """Raises NoRedis where Redis does not answer. Without a pool, `close` has nothing to do."""
+        settings = self.ctx["settings"]
+        await wait_for_redis(settings)
+        self._pool = redis_pool(settings)
+        await super().main()
 
     async def _poll_iteration(self) -> None:
         more = True
@@ -107,6 +122,14 @@ class ClaimingWorker(arq.worker.Worker):
         await asyncio.gather(*self.tasks.values(), return_exceptions=True)
         self.tasks.clear()
         await super().close()
+
+
+def _is_loop_running() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 @contextmanager

@@ -231,7 +231,7 @@ class Rig:
         return self.door
 
     def worker(self, **env: str) -> Server:
-        arguments = [sys.executable, "-m", "arq", "jobs.worker.WorkerSettings"]
+        arguments = [sys.executable, "-m", "jobs"]
         return self._running.enter_context(Server(arguments, free_port(), "", {**self.env, **env}))
 
     def doorbell(self, *arguments: str, stdin: bytes = b"", **env: str) -> "subprocess.CompletedProcess[str]":

@@ -630,7 +630,7 @@ async def test_web_and_worker_work_over_tls_with_a_certificate_that_need_not_be_
         assert await asyncio.to_thread(work)
 
 
-@pytest.mark.parametrize("command", ["arq jobs.worker.WorkerSettings", "app doctor --phase release"])
+@pytest.mark.parametrize("command", ["jobs", "arq jobs.worker.WorkerSettings", "app doctor --phase release"])
 async def test_a_certificate_that_must_be_verified_and_cannot_be_is_said_to_be_the_reason(
     rig: Rig, own: OwnServer, certificate: ssl.SSLContext, command: str
 ) -> None:

@@ -381,7 +381,7 @@ def test_each_wrong_secret_of_several_is_told_by_its_place() -> None:
 
 @pytest.mark.parametrize("process", ["web", "worker"])
 def test_a_process_does_not_start_with_wrong_settings_and_tells_them_with_status_3(process: str) -> None:
-    arguments = {"web": ["uvicorn", "app.main:app", "--port", "1"], "worker": ["arq", "jobs.worker.WorkerSettings"]}
+    arguments = {"web": ["uvicorn", "app.main:app", "--port", "1"], "worker": ["jobs"]}
     environ = {
         "PATH": "",
         "MAX_BODY": CANARY,

@@ -2,11 +2,9 @@
 
 import asyncio
 import json
-import os
 import random
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -22,7 +20,6 @@ from typing import Any, TypeVar
 import pytest
 from rig import (
     CALENDLY_SECRET,
-    ROOT,
     SECRET,
     TOKEN,
     Rig,
@@ -433,17 +430,6 @@ def test_an_api_that_quotes_what_it_refuses_is_not_quoted_in_a_log(sandbox: Serv
         assert "POST /visits: 422" in told
         assert [] == [canary for canary in (*CANARIES, "canary.ada") if canary in told]
         assert "canary.ada@example.com" in books.member("refused").attempts[-1].said
-
-
-def test_a_worker_that_cannot_start_says_all_of_why_and_no_value() -> None:
-    env = {"PATH": os.environ["PATH"], "REDIS_URL": f"canary-{SECRET}", "HOOKS__STANDARD__SECRETS": "whsec_canary"}
-    command = [sys.executable, "-m", "arq", "jobs.worker.WorkerSettings"]
-
-    ended = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
-
-    assert 3 == ended.returncode
-    assert "REDIS_URL" in ended.stderr
-    assert [] == [word for word in ("canary", SECRET, "Traceback") if word in ended.stderr + ended.stdout]
 
 
 def test_jobs_that_hang_at_the_head_of_the_queue_delay_nobody(house: Rig) -> None:

@@ -41,7 +41,7 @@ WEB_OPTIONS = (
 @click.command(epilog=examples("worker"))
 def worker() -> None:
     """The worker: from written facts to the Visits API."""
-    os.execv(sys.executable, [sys.executable, "-m", "arq", "jobs.worker.WorkerSettings"])
+    os.execv(sys.executable, [sys.executable, "-m", "jobs"])
 
 
 @click.command(epilog=examples("sandbox", "sandbox --port 9000 --file visits.db"))

@@ -162,7 +162,7 @@ class Bench:
         before = self.redis.info("memory")["used_memory"]
         self.load(port, "/hooks/standard", 2_000)
         queued = (self.redis.info("memory")["used_memory"] - before) / 2_000
-        with self.api() as env, process(["-m", "arq", "jobs.worker.WorkerSettings"], env):
+        with self.api() as env, process(["-m", "jobs"], env):
             self.wait_applied()
         applied = (self.redis.info("memory")["used_memory"] - before) / 2_100
         print(
@@ -178,7 +178,7 @@ class Bench:
         self.redis.config_set("maxmemory", "25mb")
         port, _ = self.web("app.main:app")
         queued = self.fill(port)
-        with self.api() as env, process(["-m", "arq", "jobs.worker.WorkerSettings"], env):
+        with self.api() as env, process(["-m", "jobs"], env):
             self.wait_applied()
             drained = self.redis.info("memory")["used_memory"] / 2**20
             made = self.made(env)
@@ -186,7 +186,7 @@ class Bench:
             applied = self.fill(port, step=200, settle=True)
             one = len(self.redis.client_list())
             newer, _ = self.web("app.main:app")
-            with process(["-m", "arq", "jobs.worker.WorkerSettings"], env):
+            with process(["-m", "jobs"], env):
                 time.sleep(3)
                 self.load(newer, "/hooks/standard", 100)
                 two = len(self.redis.client_list())
@@ -265,7 +265,7 @@ class Bench:
         with self.api(answers_after_s) as env, ExitStack() as started:
             ran(["-m", "tests.bench.worker", "queue", self.url, str(VISITS), seed], env)
             for _ in range(workers):
-                started.enter_context(process(["-m", "arq", "jobs.worker.WorkerSettings"], env))
+                started.enter_context(process(["-m", "jobs"], env))
             return VISITS / self.wait_applied()
 
 

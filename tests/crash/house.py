@@ -62,7 +62,7 @@ class House:
         ports = [valkey.free_port() for _ in range(2)]
         self.doors = [f"http://127.0.0.1:{port}" for port in ports]
         self.webs = [self._kept(stack, ["app", "web", "--port", str(port)], env) for port in ports]
-        self.workers = [self._kept(stack, ["arq", "jobs.worker.WorkerSettings"], env) for _ in range(2)]
+        self.workers = [self._kept(stack, ["jobs"], env) for _ in range(2)]
 
     def _kept(self, stack: ExitStack, arguments: list[str], env: dict[str, str]) -> Kept:
         kept = Kept(arguments, env, self.folder / f"{arguments[0]}.log")

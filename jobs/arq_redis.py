@@ -1,0 +1,49 @@
+"""arq's own connections to Redis, as it and its `--check` want them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from arq.connections import ArqRedis, RedisSettings
+from redis.asyncio.connection import ConnectionPool
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from app.ledger.jobs_contract import QUEUE, deserialize, serialize
+from app.ledger.redis import Address
+from app.settings.model import Settings
+
+
+def redis_pool(settings: Settings) -> ArqRedis:
+    """Every command ends in bounded time, and outlives a restart of Redis: arq's settings offer neither."""
+    address = Address.of(settings.redis_url, settings.redis_tls_verify)
+    tls: Mapping[str, Any] = {"ssl_cert_reqs": "required" if address.verify else "none"} if address.is_tls else {}
+    pool: ConnectionPool = ConnectionPool.from_url(
+        address.url,
+        socket_timeout=5,
+        socket_connect_timeout=5,
+        socket_keepalive=True,
+        health_check_interval=30,
+        retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), 30),
+        retry_on_error=[RedisConnectionError, RedisTimeoutError, OSError],
+        max_connections=4,
+        **tls,
+    )
+    return ArqRedis(pool, job_serializer=serialize, job_deserializer=deserialize, default_queue_name=QUEUE)
+
+
+def redis_settings(settings: Settings) -> RedisSettings:
+    """For `arq --check`, which knows no pool."""
+    address = Address.of(settings.redis_url, settings.redis_tls_verify)
+    parts = address.parts
+    return RedisSettings(
+        host=parts.get("host", "localhost"),
+        port=parts.get("port", 6379),
+        unix_socket_path=parts.get("path"),
+        database=parts.get("db", 0),
+        username=parts.get("username"),
+        password=parts.get("password"),
+        ssl=address.is_tls,
+        ssl_cert_reqs="required" if address.verify else "none",
+    )

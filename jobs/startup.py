@@ -1,0 +1,74 @@
+"""What a worker needs before it works: settings, the version of arq that it extends, a Redis that answers."""
+
+import asyncio
+import sys
+import time
+from typing import IO, Any
+
+import click
+from arq.version import VERSION
+
+from app.ledger.redis import Address, Distrusted, Redis, RedisDown
+from app.settings.environment import SettingsError, read
+from app.settings.model import Settings
+
+#: ClaimingWorker overrides methods of arq's Worker that are not public.
+ARQ_VERSION = "0.28.0"
+#: How long a worker waits for a Redis that does not answer yet, in a deploy or after a restart.
+REDIS_WAIT_S = 30
+
+
+class CannotStart(click.ClickException):
+    """Ends `arq` and `python -m jobs` with sentences and a status, and without a traceback: both are click commands."""
+
+    def __init__(self, reason: object) -> None:
+        super().__init__(f"doorbell worker cannot start:\n{reason}")
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        print(self.message, file=file or sys.stderr)
+
+
+class WrongArq(CannotStart):
+    exit_code = 1
+
+
+class WrongSettings(CannotStart):
+    exit_code = 3
+
+
+class NoRedis(CannotStart):
+    exit_code = 4
+
+
+def check_arq_version() -> None:
+    """Raises WrongArq."""
+    if VERSION != ARQ_VERSION:
+        raise WrongArq(
+            f"arq {VERSION} is installed, and the worker extends internals of arq {ARQ_VERSION}. "
+            "Install the versions in requirements.txt."
+        )
+
+
+def read_settings() -> Settings:
+    """Raises WrongSettings with every wrong setting at once."""
+    try:
+        return read(token_needed=True)
+    except SettingsError as error:
+        raise WrongSettings(error) from error
+
+
+async def wait_for_redis(settings: Settings) -> None:
+    """Raises NoRedis when Redis has not answered within REDIS_WAIT_S."""
+    redis = Redis(Address.of(settings.redis_url, settings.redis_tls_verify))
+    until = time.monotonic() + REDIS_WAIT_S
+    try:
+        while True:
+            try:
+                await redis.command("PING")
+                return
+            except RedisDown as error:
+                if isinstance(error, Distrusted) or time.monotonic() > until:
+                    raise NoRedis(error) from error
+            await asyncio.sleep(0.5)
+    finally:
+        await redis.close()
