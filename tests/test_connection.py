@@ -124,6 +124,8 @@ async def listening(handler: Handler, tls: ssl.SSLContext | None = None) -> Asyn
         for client in list(clients):
             client.cancel()
         await asyncio.gather(*clients, return_exceptions=True)
+        for _ in range(10):  # turns of the loop, in which it meets the end of connections that have no handler yet
+            await asyncio.sleep(0)
 
 
 class Commands:
