@@ -1,21 +1,28 @@
 """Connections of the web process: how long one may do nothing, how many there may be, and what belongs to a request."""
 
 import asyncio
+import os
 import re
+import shlex
 import signal
 import socket
+import subprocess
+import sys
 import time
+import tomllib
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import pytest
-from rig import sign_standard, wait_until
+from rig import ROOT, sign_standard, wait_until
 from test_console_access import HASHES, OPERATORS
 from test_intake import IMPATIENT, Door, an_event, answer_on, begun, is_told, kept, padded, request, web
 
+from app.intake import http_protocol
 from app.ledger.redis import Redis
 
+PROCFILE_WEB = (ROOT / "Procfile").read_text().splitlines()[0].partition(": ")[2]
 #: So few open files that a test can use all of them.
 FILES = 200
 FEW_FILES = f"""
@@ -31,6 +38,31 @@ STUBBORN = IMPATIENT.replace('"timeout_keep_alive": 1', '"timeout_keep_alive": 9
 SMALL = b"POST /hooks/standard HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}"
 #: Of which not more than a thousand are read at once.
 LARGE = b"POST /hooks/standard HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n" + b"a" * 1_000
+
+
+# -- the version of uvicorn --
+
+
+@pytest.mark.parametrize("gone", ["", "uvicorn.protocols.http.flow_control"])
+def test_another_version_of_uvicorn_ends_web_with_a_sentence_also_where_its_internals_are_elsewhere(gone: str) -> None:
+    command = shlex.split(PROCFILE_WEB.replace("${PORT:-8000}", "0"))[1:]
+    prepare = f"import sys, uvicorn; uvicorn.__version__ = '0.55.0'; sys.modules[{gone!r}] = None"
+
+    ended = subprocess.run(
+        [sys.executable, "-c", f"{prepare}; from uvicorn.main import main; main({command!r})"],
+        env={"PATH": os.environ["PATH"], "REDIS_URL": "redis://127.0.0.1:1/0"},
+        cwd=ROOT, capture_output=True, text=True, timeout=30,
+    )  # fmt: skip
+
+    assert 1 == ended.returncode
+    assert "doorbell web cannot start: uvicorn 0.55.0 is installed" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_the_version_that_is_checked_is_the_one_that_is_installed_by_pip() -> None:
+    needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+
+    assert f"uvicorn=={http_protocol.UVICORN_VERSION}.*" in needed
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,27 @@ from collections.abc import Callable, Sized
 from contextlib import suppress
 from typing import Any, ClassVar, cast
 
+import click
 import httptools
-from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+import uvicorn
+
+#: This module overrides methods of uvicorn that are not public, and works on attributes that are not.
+UVICORN_VERSION = "0.54"
+
+
+class WrongUvicorn(click.ClickException):
+    """Ends `uvicorn`, which is a click command, with a sentence and without a traceback."""
+
+
+if not uvicorn.__version__.startswith(f"{UVICORN_VERSION}."):
+    raise WrongUvicorn(
+        f"doorbell web cannot start: uvicorn {uvicorn.__version__} is installed, and app/intake/http_protocol.py extends "
+        f"internals of uvicorn {UVICORN_VERSION}. Install the versions in requirements.txt."
+    )
+
+# Only now: in another version they may be elsewhere.
+from uvicorn.protocols.http.flow_control import FlowControl  # noqa: E402
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle  # noqa: E402
 
 #: Address, headers or trailers, in bytes and in seconds; routers in front of us allow less. The first byte of a
 #: connection, and the rest of a body after its answer, must come within the same time.
