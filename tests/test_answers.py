@@ -14,7 +14,7 @@ from test_sources import BY_TOOL
 from app.demo.valkey import free_port
 from app.webhooks.registry import load, specimens
 
-#: What the README lists.
+#: What docs/runbook.md lists.
 LISTED = {200, 202, 400, 401, 404, 405, 408, 413, 415, 429, 503}
 METHODS = [
     "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PROPFIND", "MKCOL", "MOVE", "LOCK",

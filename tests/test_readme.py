@@ -10,17 +10,19 @@ from typing import Any
 import pytest
 from click import Context
 from click.testing import CliRunner
+from test_layers import LEVELS
 
 from app.cli import main
 from app.settings.model import Hook, Settings
 from app.webhooks.delivery import Delivery, Event, parse_body
-from app.webhooks.registry import load
+from app.webhooks.registry import load, specimens
 from app.webhooks.signatures.scheme import SignatureError, Terms
-from app.webhooks.source import VERIFIED_BY
+from app.webhooks.source import VERIFIED_BY, Evidence
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-PAGES = {path.name: path.read_text() for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
+PLACES = {path.name: path for path in [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]}
+PAGES = {name: path.read_text() for name, path in PLACES.items()}
 BLOCKS = {
     kind: re.findall(rf"```{kind}\n(.*?)```", PAGES["adding-a-source.md"], re.DOTALL) for kind in ("python", "json")
 }
@@ -97,8 +99,94 @@ def test_there_are_commands_to_check() -> None:
     assert {"demo", "doctor", "failures", "replay", "ring"} <= COMMANDS
 
 
-def test_the_readme_says_who_verified_each_source() -> None:
-    rows = dict(re.findall(r"^\| (.+?) \| (.+?) \|$", README, re.MULTILINE))
+#: The columns of the README's table of tools, and the field of a change that shows it.
+COLUMNS = {
+    "cancelled": "date_cancelled",
+    "completed": "time_completed",
+    "no-show": "no_show",
+    "money": "amount_collected",
+}
 
-    for tool in load().values():
-        assert tool.source.title in rows[VERIFIED_BY[tool.source.evidence]].split(", ")
+
+def table_of_tools() -> dict[str, dict[str, str]]:
+    section = README.partition("## The tools")[2].partition("\n## ")[0]
+    rows = [row.strip("| ").split(" | ") for row in section.splitlines() if row.startswith("| ")]
+    return {row[0]: dict(zip(rows[0], row, strict=True)) for row in rows[2:]}
+
+
+def fields_in_specimens(name: str) -> set[str]:
+    """Fields that have a value in an expected change; of separate payments, `amount_collected of …` is one."""
+    expected = [one["expect"] for one in specimens(name)["deliveries"]]
+    changes = [change for one in expected if isinstance(one, list) for change in one]
+    return {field.partition(" of ")[0] for change in changes for field, value in change.items() if value is not None}
+
+
+def test_the_table_of_tools_has_every_source() -> None:
+    assert table_of_tools().keys() == {tool.source.title for tool in load().values()}
+
+
+@pytest.mark.parametrize("name", sorted(load()))
+def test_the_table_of_tools_is_what_the_source_declares(name: str) -> None:
+    source = load()[name].source
+    row = table_of_tools()[source.title]
+
+    assert (source.signature.covers, source.evidence) == (row["signed"], row["evidence"])
+
+
+@pytest.mark.parametrize("name", sorted(load()))
+def test_the_table_of_tools_is_what_the_specimens_show(name: str) -> None:
+    row, fields = table_of_tools()[load()[name].source.title], fields_in_specimens(name)
+
+    assert ("time_scheduled" in fields) == (row["booked"] != "–")
+    assert {column for column, field in COLUMNS.items() if field in fields} == {
+        column for column in COLUMNS if row[column] != "–"
+    }
+
+
+@pytest.mark.parametrize("evidence", VERIFIED_BY)
+def test_the_readme_says_what_each_evidence_means(evidence: Evidence) -> None:
+    assert f"`{evidence}`: {VERIFIED_BY[evidence]}" in README
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 150
+
+
+LINKS = [
+    (name, link) for name, text in PAGES.items() for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link
+]
+
+
+@pytest.mark.parametrize(("name", "link"), LINKS)
+def test_every_link_leads_to_a_page_and_its_heading(name: str, link: str) -> None:
+    path, _, anchor = link.partition("#")
+    page = PLACES[name].parent / path if path else PLACES[name]
+
+    assert page.is_file()
+    assert not anchor or anchor in anchors(page.read_text())
+
+
+def anchors(text: str) -> set[str]:
+    """The headings, as GitHub names them."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+FILES = sorted(set(re.findall(r"`((?:app|jobs|tests|deploy)/[\w./-]*)`", "\n".join(PAGES.values()))))
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if "tidybook" not in path])
+def test_every_file_that_a_page_names_exists(path: str) -> None:
+    assert (ROOT / path).exists()
+
+
+def test_the_architecture_shows_the_levels_of_the_packages() -> None:
+    rows = dict(re.findall(r"^\| (\d) \| (.+) \|$", PAGES["architecture.md"], re.MULTILINE))
+
+    assert LEVELS == [set(re.findall(r"`((?:app\.|jobs)[a-z_]*)`", rows[str(level)])) for level in range(1, 10)]
+
+
+def test_the_page_on_deploys_has_the_commands_of_the_procfile() -> None:
+    for line in (ROOT / "Procfile").read_text().splitlines():
+        name, command = line.split(": ", 1)
+        assert re.search(rf"^{name} +{re.escape(command.partition(' --')[0])}", PAGES["deploy.md"], re.MULTILINE)

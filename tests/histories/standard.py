@@ -1,4 +1,4 @@
-"""A system of somebody's own that sends the body of the README. Any field may come with any event, or alone."""
+"""A system of somebody's own that sends the body of docs/standard.md. Any field may come with any event, or alone."""
 
 import json
 from collections.abc import Callable
