@@ -1,6 +1,7 @@
 """Work that is left lying is told: by its age, and by nothing coming to an end."""
 
 import json
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 import pytest
@@ -120,6 +121,14 @@ async def test_doctor_and_metrics_tell_it(rig: Rig, redis: Redis) -> None:
     assert ("fail", "fail") == (checks["progress"]["result"], checks["queue"]["result"])
     assert "Start a worker" in checks["progress"]["fix"]
     metrics = dict(line.rsplit(" ", 1) for line in told.splitlines() if not line.startswith("#"))
-    assert DAY_S - 5 < float(metrics['doorbell_queue_oldest_age_seconds{state="ready"}'])
+    assert DAY_S - 5 < float(metrics['doorbell_queue_oldest_age_seconds{state="queued"}'])
     assert {0.0} == {float(metrics[f'doorbell_queue_oldest_age_seconds{{state="{s}"}}']) for s in ("running", "held")}
+    assert {"queued", "running", "waiting", "held"} == states_of("doorbell_queue_oldest_age_seconds", metrics)
+    assert {"parked", "discarded"} == (
+        states_of("doorbell_queue_jobs", metrics) - states_of("doorbell_queue_oldest_age_seconds", metrics)
+    )
     assert 1_000 <= float(metrics["doorbell_queue_no_progress_seconds"]) < 1_100
+
+
+def states_of(metric: str, metrics: Iterable[str]) -> set[str]:
+    return {name.split('"')[1] for name in metrics if name.startswith(metric + "{")}

@@ -18,8 +18,6 @@ from app.telemetry.health import ALIVE_S, Due, due
 from app.telemetry.metric_names import SIGNALS, Signal
 
 CONTENT_TYPE = "text/plain; version=0.0.4"
-#: What dashboards of queues call it.
-LABELS = {"queued": "ready"}
 STATES = ("queued", "running", "waiting", "parked", "discarded")
 #: Where platforms say which commit runs.
 REVISIONS = (
@@ -104,7 +102,7 @@ async def _each(redis: Redis, names: Iterable[str], command: str, key: str, *mor
 
 
 def _ages(work: Due) -> dict[str, Values]:
-    ages: Values = {(LABELS.get(state, state),): round(age_s, 3) for state, age_s in work.ages_s.items()}
+    ages: Values = {(state,): round(age_s, 3) for state, age_s in work.ages_s.items()}
     return {metric_names.OLDEST_S: ages, metric_names.NO_PROGRESS_S: {(): round(work.no_progress_s, 3)}}
 
 
