@@ -417,7 +417,7 @@ async def test_when_very_many_strangers_try_nobody_with_the_password_is_kept_out
     app: Any, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.console.turns.PACE_S", 0.01)
-    await redis.command("SET", "db:attempts", 10 * MOST_OF_ALL, "EX", 900)
+    await redis.command("SET", "db:login-attempts", 10 * MOST_OF_ALL, "EX", 900)
 
     for number in range(3):
         browser = Browser(app, **{"x-forwarded-for": f"203.0.113.{number}"})
@@ -548,7 +548,7 @@ async def test_failed_log_ins_are_one_line_of_the_audit_log_with_their_count(app
     assert [b"logged in", b"failed to log in"] == [fields[5] for fields in lines]
     assert b"7 wrong passwords in a quarter of an hour, the last from 203.0.113.6" == lines[1][7]
 
-    await redis.command("DEL", "db:attempts:failed")  # a quarter of an hour later
+    await redis.command("DEL", "db:login-attempts:failed")  # a quarter of an hour later
     await Browser(app).log_in("wrong")
 
     assert 3 == await redis.command("XLEN", "db:audit-log")
@@ -978,12 +978,12 @@ async def test_the_page_is_served_also_when_redis_is_not_there(opened: Opened, e
 
 
 async def test_a_count_of_attempts_that_lost_its_end_gets_another(app: Any, redis: Redis) -> None:
-    await redis.command("SET", "db:attempts", 3)
+    await redis.command("SET", "db:login-attempts", 3)
 
     await Browser(app).log_in("a wrong password")
 
-    assert b"4" == await redis.command("GET", "db:attempts")
-    assert 0 < await redis.command("TTL", "db:attempts") <= 900
+    assert b"4" == await redis.command("GET", "db:login-attempts")
+    assert 0 < await redis.command("TTL", "db:login-attempts") <= 900
 
 
 async def test_a_person_is_forgotten_once_the_address_was_typed_again(app: Any, delivery: str, redis: Redis) -> None:

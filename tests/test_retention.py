@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -10,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from rig import Rig, sign_standard, standard_body, wait_until
+from rig import ROOT, Rig, sign_standard, standard_body, wait_until
 from test_console_access import ENDING, HASHES, OPERATORS, Browser
 from test_ledger import accept, begin, change, forgetful, parked, work, work_off
 
@@ -179,6 +180,15 @@ UNSEEN = {
     "db:pause:*", "db:queued", "db:running", "db:waiting", "db:jobs*", "arq:job:*", "db:audit:*", "db:operations:open",
     "db:refused:*:*", "db:people:*",
 }  # fmt: skip
+
+
+def test_no_channel_has_the_name_of_a_key() -> None:
+    script = (ROOT / "app" / "ledger" / "ledger.lua").read_text()
+
+    channels = re.findall(r"'PUBLISH', '([^']+)'", script)
+
+    assert ["db:attempts"] == channels
+    assert [None] == [kind_of(channel) for channel in channels]
 
 
 @pytest.mark.parametrize("wrong", ["db:nobody-knows", "db:seen:standard:x", "db:visit:main/standard-A"])

@@ -38,6 +38,8 @@ PROXY_SECRET = "x-doorbell-proxy-secret"
 #: A browser that has logged in before shows this: strangers who try passwords do not keep it out.
 KNOWN, KNOWN_S = "__Host-doorbell-known", 365 * 86_400
 
+#: Counts attempts to log in: of all strangers under this key, of each browser or address under one that begins with it.
+LOGIN_ATTEMPTS = "db:login-attempts"
 #: Failed attempts in a quarter of an hour: of one browser or address; of all strangers, before they are slowed down.
 ATTEMPTS_S, MOST_OF_ONE, MOST_OF_ALL = 900, 10, 200
 #: The ids of all sessions, so that they can be ended together.
@@ -205,7 +207,7 @@ class Access:
         """Before the password is looked at, so that many at once are no way around it. Raises TooMany."""
         if await self._counted(attempts) > MOST_OF_ONE:
             raise TooMany
-        if is_stranger and await self._counted("db:attempts") > MOST_OF_ALL:
+        if is_stranger and await self._counted(LOGIN_ATTEMPTS) > MOST_OF_ALL:
             self._turns.slow_strangers_down()
 
     async def _counted(self, key: str) -> int:
@@ -278,7 +280,7 @@ def attempts_of(who: str) -> str:
     else:
         if isinstance(address, IPv6Address):
             who = str(address.ipv4_mapped or ip_network((address, 64), strict=False))
-    return f"db:attempts:{hashlib.sha256(who.encode('utf-8', 'replace')).hexdigest()[:24]}"
+    return f"{LOGIN_ATTEMPTS}:{hashlib.sha256(who.encode('utf-8', 'replace')).hexdigest()[:24]}"
 
 
 def address_of(request: Request, proxies: int | None = None) -> str:

@@ -95,7 +95,7 @@ KINDS = (
     Kind("db:session:*", "expires", "who is logged in at the desk", "12 hours"),
     Kind("db:sessions", "expires", "the ids of the sessions, so that all can be ended", "12 hours"),
     Kind(
-        "db:attempts*",
+        "db:login-attempts*",
         "expires",
         "how often a password was tried, by the digest of where; its line in the log",
         "15 minutes",

@@ -10,7 +10,7 @@ from app.telemetry.metric_names import ACTIONS
 
 KEY, KEPT = "db:audit-log", 10_000
 #: Failed log-ins are one line for so long: how many, and which line.
-FAILED, FAILED_LINE, FAILED_S = "db:attempts:failed", "db:attempts:line", 900
+FAILED, FAILED_LINE, FAILED_S = "db:login-attempts:failed", "db:login-attempts:line", 900
 #: Somebody may have looked for one.
 _ADDRESS = re.compile(r"[^\s=&]+(?:@|%40)[^\s=&]+")
 
