@@ -240,7 +240,7 @@ def _was_moved(meeting: Json, since: datetime) -> bool:
     entries = [_moment(entry.at("timestamp")) for entry in _history(meeting, "hs_meeting_start_time")]
     times = sorted(filter(None, entries))
     made_at = _moment(meeting.at("createdAt")) or next(iter(times), since)
-    return any(time > made_at + ONE_ACTION and time >= since - ONE_ACTION for time in times)
+    return any(time - made_at > ONE_ACTION and since - time <= ONE_ACTION for time in times)
 
 
 def _since(meeting: Json, history: list[Json], told: list[Json]) -> datetime | None:
