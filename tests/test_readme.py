@@ -13,11 +13,13 @@ from click.testing import CliRunner
 from test_layers import LEVELS
 
 from app.cli import main
+from app.operators.filter import STATES
 from app.settings.model import Hook, Settings
 from app.webhooks.delivery import Delivery, Event, parse_body
 from app.webhooks.registry import load, specimens
 from app.webhooks.signatures.scheme import SignatureError, Terms
 from app.webhooks.source import VERIFIED_BY, Evidence
+from jobs.retry import why
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -190,3 +192,18 @@ def test_the_page_on_deploys_has_the_commands_of_the_procfile() -> None:
     for line in (ROOT / "Procfile").read_text().splitlines():
         name, command = line.split(": ", 1)
         assert re.search(rf"^{name} +{re.escape(command.partition(' --')[0])}", PAGES["deploy.md"], re.MULTILINE)
+
+
+def test_the_architecture_has_every_state_of_a_task() -> None:
+    section = PAGES["architecture.md"].partition("## States of a task")[2].partition("\n## ")[0]
+
+    assert [] == [state for state in STATES if f"`{state}`" not in section and f"--state {state}`" not in section]
+
+
+def test_the_reasons_in_the_runbook_are_those_that_are_counted() -> None:
+    section = PAGES["runbook.md"].partition("## Reasons")[2].partition("\n## ")[0]
+    cells = [row.split(" | ")[0] for row in section.splitlines() if row.startswith("| `")]
+    reasons = {word for cell in cells for word in re.findall(r"`([a-z_]+)[`:]", cell)}
+
+    assert {"contact_unknown", "token_missing", "rate"} <= reasons
+    assert {reason for reason in reasons if why(reason) == "other"} <= {"body_removed", "body_key_unknown"}
