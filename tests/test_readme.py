@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import re
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -63,6 +65,14 @@ def test_the_example_source_translates_its_specimen_into_the_expected_change(tid
     assert expected["visit_id"] == change.visit_id
     assert expected["contact"] == change.contact.details()
     assert {"time_scheduled": "2026-03-09T13:00:00Z", "date_cancelled": None} == change.facts()
+
+
+def test_the_example_source_passes_the_linter() -> None:
+    check = [sys.executable, "-m", "ruff", "check", "--stdin-filename", "app/sources/tidybook.py", "-"]
+
+    ran = subprocess.run(check, input=BLOCKS["python"][0], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert "All checks passed!\n" == ran.stdout
 
 
 def test_the_example_source_refuses_another_body(tidybook: Any) -> None:
