@@ -10,7 +10,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
@@ -98,7 +98,8 @@ def create_app(settings: Settings) -> Starlette:
         given = request.headers.get("authorization", "").encode()
         if not hmac.compare_digest(given, f"Bearer {settings.metrics_token}".encode()):
             return JSONResponse({"error": "unauthorized", "detail": "Authorization: Bearer <METRICS_TOKEN>"}, 401)
-        return PlainTextResponse(await metrics.exposition(ledger, settings), media_type=metrics.CONTENT_TYPE)
+        body, content_type = (await metrics.read(ledger, settings)).encode(request.headers.get("accept", ""))
+        return Response(body, headers={"content-type": content_type})
 
     async def root(request: Request) -> Response:
         return RedirectResponse("/console", 303) if settings.has_console else await _no_such_page(request, Exception())

@@ -459,8 +459,8 @@ async def test_what_is_held_is_seen_also_when_its_account_left_the_settings(worl
     assert 0 < (await due(world.redis, ["main"])).ages_s["held"]
     warned = [check for check in told(world, "doctor") if check["check"] == "visits_api east"]
     assert ["1 held; the account has no token"] == [check["detail"] for check in warned]
-    exposition = await metrics.exposition(world.ledger, world.context.settings)
-    assert f'{metric_names.JOBS}{{state="held"}} 1' in exposition.splitlines()
+    exposition, _ = (await metrics.read(world.ledger, world.context.settings)).encode()
+    assert f'{metric_names.JOBS}{{state="held"}} 1.0' in exposition.decode().splitlines()
 
 
 async def test_what_was_held_for_an_account_that_has_no_token_any_more_is_parked_for_that(world: World) -> None:

@@ -5,13 +5,18 @@ import os
 import re
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
 import pytest
 import yaml
+from prometheus_client.metrics_core import Metric
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 from rig import ROOT, Rig, Server, a_client, sign_standard, standard_body, wait_until
 from test_ledger import accept, begin, change, waiting
 from test_worker import Books
@@ -179,14 +184,24 @@ def test_a_strangers_name_for_a_request_is_answered_and_not_logged_unless_a_mach
 # -- /metrics --
 
 
-def metrics(door: Server) -> str:
+def metrics(door: Server, **headers: str) -> httpx.Response:
     with a_client() as client:
-        return client.get(f"{door.url}/metrics", headers={"authorization": "Bearer t"}).text
+        return client.get(f"{door.url}/metrics", headers={"authorization": "Bearer t"} | headers)
 
 
 def scrape(door: Server) -> dict[str, float]:
-    pairs = (line.rsplit(" ", 1) for line in metrics(door).splitlines() if not line.startswith("#"))
-    return {name: float(value) for name, value in pairs}
+    return samples(text_string_to_metric_families(metrics(door).text))
+
+
+def samples(families: Iterable[Metric]) -> dict[str, float]:
+    """The values by their names with labels, these in the order that SIGNALS has, as `name{a="b",c="d"}`."""
+    return {written(sample): sample.value for family in families for sample in family.samples}
+
+
+def written(sample: Sample) -> str:
+    signal = SIGNALS[re.sub("_(bucket|sum|count)$", "", sample.name)]
+    labels = ",".join(f'{label}="{sample.labels[label]}"' for label in (*signal.labels, "le") if label in sample.labels)
+    return f"{sample.name}{{{labels}}}" if labels else sample.name
 
 
 def test_any_process_tells_what_all_of_them_did(rig: Rig) -> None:
@@ -294,7 +309,7 @@ async def test_a_flush_that_fails_half_way_counts_nothing_twice(redis: Redis) ->
 
 
 def test_every_name_is_told_with_its_help_and_follows_the_rules_of_prometheus(house: House) -> None:
-    told = metrics(house.rig.door)
+    told = metrics(house.rig.door).text
 
     assert list(SIGNALS) == re.findall(r"^# HELP (\S+) .+$", told, re.M) == re.findall(r"^# TYPE (\S+)", told, re.M)
     for name, signal in SIGNALS.items():
@@ -302,6 +317,49 @@ def test_every_name_is_told_with_its_help_and_follows_the_rules_of_prometheus(ho
         assert name.endswith("_total") == (signal.kind == "counter")
         assert bool(signal.buckets) == (signal.kind == "histogram")
         assert signal.help.endswith(".") or "; " in signal.help
+
+
+def test_a_scraper_that_accepts_openmetrics_gets_the_same_in_it(house: House) -> None:
+    ring(house.rig, "A")
+    wait_until(lambda: house.rig.visit("standard-A"))
+    wait_until(lambda: scrape(house.rig.door).get('doorbell_end_to_end_seconds_count{source="standard"}'))
+
+    plain = metrics(house.rig.door)
+    other = metrics(house.rig.door, accept="application/openmetrics-text; version=1.0.0, text/plain; version=0.0.4")
+
+    assert "text/plain; version=0.0.4; charset=utf-8" == plain.headers["content-type"]
+    assert other.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0; charset=utf-8")
+    families = list(openmetrics(other.text))
+    assert {name.removesuffix("_total"): signal.kind for name, signal in SIGNALS.items()} == {
+        family.name: family.type for family in families
+    }
+    assert samples(text_string_to_metric_families(plain.text)).keys() == samples(families).keys()
+
+
+def test_buckets_are_cumulative_and_label_values_are_escaped(house: House) -> None:
+    odd = 'a"b\\c'
+    name = "doorbell_job_wait_seconds"
+    house.command("HSET", COUNTS, f"{name}|{odd}|0", "2", f"{name}|{odd}|3", "1", f"{name}|{odd}|us", "1500000")
+
+    text = metrics(house.rig.door).text
+
+    [family] = [one for one in text_string_to_metric_families(text) if one.name == name]
+    found = {
+        (sample.name.removeprefix(name), sample.labels.get("le")): sample.value
+        for sample in family.samples
+        if sample.labels["operation"] == odd
+    }
+    below_a_second = {("_bucket", bound): 2 for bound in ("0.1", "0.25", "0.5")}
+    above = ("1.0", "2.5", "5.0", "10.0", "30.0", "60.0", "300.0", "1800.0", "7200.0", "21600.0", "86400.0", "+Inf")
+    expected = below_a_second | {("_bucket", bound): 3 for bound in above} | {("_sum", None): 1.5, ("_count", None): 3}
+    assert expected == found
+
+
+@pytest.mark.parametrize("accept", ["", "*/*", "text/html", "text/plain; version=x"])
+def test_whatever_a_scraper_accepts_it_gets_metrics(house: House, accept: str) -> None:
+    answer = metrics(house.rig.door, accept=accept)
+
+    assert (200, "text/plain; version=0.0.4; charset=utf-8") == (answer.status_code, answer.headers["content-type"])
 
 
 def test_the_version_is_the_one_of_the_package() -> None:

@@ -1,12 +1,21 @@
-"""/metrics in Prometheus' text format. The counts live in Redis, so that any process of any machine answers the same."""
+"""/metrics, written by prometheus_client in Prometheus' text format or as OpenMetrics, as the scraper accepts. The counts
+live in Redis, so that any process of any machine answers the same.
+"""
 
 import asyncio
+import math
 import os
 import platform
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
+
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.utils import floatToGoString
 
 from app import __version__
 from app.ledger.jobs_contract import WORKERS
@@ -17,7 +26,6 @@ from app.telemetry import counters, metric_names
 from app.telemetry.health import ALIVE_S, Due, due
 from app.telemetry.metric_names import SIGNALS, Signal
 
-CONTENT_TYPE = "text/plain; version=0.0.4"
 STATES = ("queued", "running", "waiting", "parked", "discarded")
 #: Where platforms say which commit runs.
 REVISIONS = (
@@ -33,8 +41,27 @@ REVISIONS = (
 Values = dict[tuple[str, ...], float]
 
 
-async def exposition(ledger: Ledger, settings: Settings) -> str:
-    """What is known; without Redis that is little."""
+@dataclass(frozen=True, slots=True)
+class Exposition:
+    """A collector of metric families that were read before: to read them is asynchronous, to write them is not."""
+
+    families: Sequence[Metric]
+
+    def collect(self) -> Sequence[Metric]:
+        return self.families
+
+    def encode(self, accept: str = "") -> tuple[bytes, str]:
+        """The body and its content type, for a request with this `Accept` header.
+
+        The library's own `choose_encoder` raises TypeError for a version that is not a number.
+        """
+        if "application/openmetrics-text" in accept:
+            return openmetrics.generate_latest(self), openmetrics.CONTENT_TYPE_LATEST
+        return generate_latest(self), CONTENT_TYPE_PLAIN_0_0_4
+
+
+async def read(ledger: Ledger, settings: Settings) -> Exposition:
+    """Everything that is measured; without Redis that is little."""
     known: dict[str, Values] = {metric_names.BUILD: {(__version__, _revision(), platform.python_version()): 1}}
     try:
         redis = ledger.redis
@@ -47,7 +74,7 @@ async def exposition(ledger: Ledger, settings: Settings) -> str:
     for field, count in counted.items():
         name, *labels = field.split("|")
         by_signal[name][tuple(labels)] = count
-    return "\n".join(_lines(known, by_signal)) + "\n"
+    return Exposition(list(_families(known, by_signal)))
 
 
 def _zeros(settings: Settings) -> dict[str, int]:
@@ -112,31 +139,27 @@ def _refused(flat: Sequence[bytes]) -> Iterator[tuple[tuple[str, ...], float]]:
         yield (hook, reason), int(count)
 
 
-def _lines(known: Mapping[str, Values], counted: Mapping[str, Mapping[tuple[str, ...], int]]) -> Iterator[str]:
+def _families(known: Mapping[str, Values], counted: Mapping[str, Mapping[tuple[str, ...], int]]) -> Iterator[Metric]:
     for name, signal in SIGNALS.items():
-        yield f"# HELP {name} {signal.help}"
-        yield f"# TYPE {name} {signal.kind}"
         if signal.kind == "histogram":
-            yield from _histogram(name, signal, counted.get(name, {}))
+            yield _histogram(name, signal, counted.get(name, {}))
         else:
-            for labels, value in sorted((known.get(name) or counted.get(name, {})).items()):
-                yield _line(name, signal.labels, labels, value)
+            yield _plain(name, signal, known.get(name) or counted.get(name, {}))
 
 
-def _histogram(name: str, signal: Signal, counted: Mapping[tuple[str, ...], int]) -> Iterator[str]:
+def _plain(name: str, signal: Signal, values: Mapping[tuple[str, ...], float]) -> Metric:
+    kind = CounterMetricFamily if signal.kind == "counter" else GaugeMetricFamily
+    family = kind(name, signal.help, labels=signal.labels)
+    for labels, value in sorted(values.items()):
+        family.add_metric(labels, value)
+    return family
+
+
+def _histogram(name: str, signal: Signal, counted: Mapping[tuple[str, ...], int]) -> Metric:
+    family = HistogramMetricFamily(name, signal.help, labels=signal.labels)
+    bounds = [floatToGoString(bound) for bound in (*signal.buckets, math.inf)]
     for labels in sorted({labels[:-1] for labels in counted}):
-        by_bucket = [counted.get((*labels, str(bucket)), 0) for bucket in range(len(signal.buckets) + 1)]
-        bounds = [*map(str, signal.buckets), "+Inf"]
-        for bound, count in zip(bounds, accumulate(by_bucket), strict=True):
-            yield _line(f"{name}_bucket", (*signal.labels, "le"), (*labels, bound), count)
-        yield _line(f"{name}_sum", signal.labels, labels, counted.get((*labels, "us"), 0) / 1e6)
-        yield _line(f"{name}_count", signal.labels, labels, sum(by_bucket))
-
-
-def _line(name: str, names: Sequence[str], values: Sequence[str], value: float) -> str:
-    labels = ",".join(f'{label}="{_escaped(said)}"' for label, said in zip(names, values, strict=True))
-    return f"{name}{{{labels}}} {value}" if labels else f"{name} {value}"
-
-
-def _escaped(said: str) -> str:
-    return said.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+        by_bucket = [counted.get((*labels, str(bucket)), 0) for bucket in range(len(bounds))]
+        cumulative = list(zip(bounds, accumulate(by_bucket), strict=True))
+        family.add_metric(labels, cumulative, counted.get((*labels, "us"), 0) / 1e6)
+    return family
