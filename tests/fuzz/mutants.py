@@ -59,6 +59,9 @@ def survivors(results: str) -> Iterator[tuple[str, str]]:
 
 def news(mutants: Iterable[tuple[str, str]], known: Sequence[Equivalent]) -> Iterator[str]:
     for mutant, status in mutants:
+        if status == "not checked":  # the run was stopped
+            yield f"{mutant}: {status}"
+            continue
         diff = _mutmut("show", mutant)
         if status != "survived" or not any(one.explains(function_of(mutant), *line_of(diff)) for one in known):
             yield f"{mutant}: {status}\n{diff}"
