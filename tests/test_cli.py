@@ -23,6 +23,7 @@ from click.testing import CliRunner
 from rig import ROOT, SECRET, Rig, Server, sign_standard, standard_body, wait_until
 from test_worker import Books
 
+from app import __version__
 from app.cli import COMMANDS, main
 from app.cli.output import as_line, printable
 from app.cli.session import opened
@@ -744,3 +745,10 @@ def test_every_command_helps_with_an_example_of_its_own(name: str) -> None:
 
     assert 0 == ran.exit_code
     assert f"    doorbell {name}" in ran.output
+
+
+def test_the_version_is_the_one_of_the_package() -> None:
+    ran = CliRunner().invoke(main, ["--version"], prog_name="doorbell")
+
+    assert (0, f"doorbell {__version__}\n") == (ran.exit_code, ran.stdout)
+    assert f'version = "{__version__}"' in (ROOT / "pyproject.toml").read_text("utf-8")

@@ -12,6 +12,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from app import __version__
 from app.cli.output import INTERRUPTED
 
 ROOT = Path(__file__).parent.parent.parent
@@ -97,6 +98,7 @@ class Doorbell(click.Group):
 
 
 @click.group(cls=Doorbell, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, message="%(prog)s %(version)s")
 def main() -> None:
     """Signed webhooks from scheduling tools become the right visits in Review Rover.
 
