@@ -1,6 +1,6 @@
 # Everything that a newcomer, CI or a release needs; `make` alone lists it.
 .DEFAULT_GOAL := help
-.PHONY: help demo test browser soak fuzz mutants check bench pin clean
+.PHONY: help demo dev test browser soak fuzz mutants check format bench pin clean
 
 # Found outside this folder, so that a version manager that reads .python-version cannot say no.
 # First one with the security fixes that `doorbell doctor` asks for; else any that Doorbell runs on.
@@ -18,6 +18,15 @@ help:           ## What there is
 
 demo: .venv/run    ## Everything on this machine, with nothing to set up
 	@$(BIN)/doorbell demo
+
+dev: .venv/dev .dev/env    ## Web with reload, worker, sandbox and an embedded Valkey; Ctrl-C stops them, .dev keeps their data
+	@PATH="$(CURDIR)/$(BIN):$$PATH" honcho -e deploy/dev.env,.dev/env -f deploy/Procfile.dev -d . start
+
+# Secrets of this machine, made once.
+.dev/env:
+	@mkdir -p .dev
+	@$(BIN)/python -c 'from secrets import token_hex as t; print(f"SECRET_KEY={t(32)}\nHOOKS__STANDARD__SECRETS=whsec_{t(24)}\nHOOKS__CALENDLY__SECRETS={t(16)}")' > $@
+	@printf "CONSOLE_PASSWORD_HASH='%s'\n" "$$(echo development-only | $(BIN)/doorbell hash-password)" >> $@
 
 # Some tests wait for processes more than they work, so there are more workers than cores.
 PYTEST := $(BIN)/python -m pytest -q --dist loadfile --no-loadscope-reorder
@@ -46,6 +55,10 @@ check: .venv/dev   ## Lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+format: .venv/dev  ## Format the code, and fix what ruff can fix
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
 bench: .venv/dev   ## Side by side: the door, the worker, the memory
 	$(BIN)/python -m tests.bench
 
@@ -57,7 +70,7 @@ pin: .venv/dev     ## Write both lists of requirements anew, with hashes
 PIN := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
 
 clean:          ## Take away what make made
-	rm -rf .venv build mutants *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .dev build mutants *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 .venv/made:
 	@[ -n "$(PYTHON)" ] || { echo "Doorbell needs Python 3.11 or newer; none was found." >&2; exit 1; }

@@ -1,5 +1,6 @@
 """A real Valkey from a wheel, for the demo, the tests and the benchmarks: nobody has to install a server first."""
 
+import os
 import secrets
 import socket
 import subprocess
@@ -41,6 +42,13 @@ def start(
     port: int, folder: Path, *, appendonly: bool = True, appendfsync: str = "everysec"
 ) -> subprocess.Popen[bytes]:
     """A server on 127.0.0.1, with its files in the folder. Returns when it answers."""
+    command = _command(port, folder, appendonly=appendonly, appendfsync=appendfsync)
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _wait_until_it_answers(server, port)
+    return server
+
+
+def _command(port: int, folder: Path, *, appendonly: bool = True, appendfsync: str = "everysec") -> list[str]:
     options = {
         "port": port,
         "bind": "127.0.0.1",
@@ -51,10 +59,7 @@ def start(
         "save": "",
         "loglevel": "warning",
     }
-    arguments = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    server = subprocess.Popen([binary(), *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _wait_until_it_answers(server, port)
-    return server
+    return [binary(), *(part for name, value in options.items() for part in (f"--{name}", str(value)))]
 
 
 def _wait_until_it_answers(server: subprocess.Popen[bytes], port: int) -> None:
@@ -92,3 +97,15 @@ def valkey(*, appendonly: bool = True, appendfsync: str = "everysec") -> Iterato
             yield f"redis://127.0.0.1:{port}/0"
         finally:
             stop(server)
+
+
+def main() -> None:
+    """Replace this process by a server: `python -m app.demo.valkey PORT FOLDER`."""
+    port, folder = int(sys.argv[1]), Path(sys.argv[2])
+    folder.mkdir(parents=True, exist_ok=True)
+    command = _command(port, folder)
+    os.execv(command[0], command)
+
+
+if __name__ == "__main__":
+    main()
