@@ -20,7 +20,15 @@ from starlette.requests import Request
 from starlette.routing import Route
 
 from app.console import ALL_PAGES, erasure
-from app.console.auth import COOKIE, KNOWN, MOST_OF_ALL, MOST_OF_ONE, address_of, attempts_of, own_path
+from app.console.auth import (
+    BROWSER_COOKIE,
+    MAX_ATTEMPTS_PER_CLIENT,
+    MAX_STRANGER_ATTEMPTS,
+    SESSION_COOKIE,
+    attempts_key,
+    client_address,
+    safe_redirect_target,
+)
 from app.ledger.redis import Redis, RedisDown
 from app.main import create_app
 from app.operators import redaction
@@ -249,7 +257,9 @@ async def test_a_forged_cookie_is_none(app: Any, redis: Redis, cookie: str) -> N
     await redis.command("SET", "db:session:session", json.dumps(session))
     ours = TimestampSigner(KEY, salt="doorbell console session").sign("session").decode()
 
-    answers = [await Browser(app).get("/console", headers={"cookie": f"{COOKIE}={one}"}) for one in (cookie, ours)]
+    answers = [
+        await Browser(app).get("/console", headers={"cookie": f"{SESSION_COOKIE}={one}"}) for one in (cookie, ours)
+    ]
 
     assert [303, 200] == [answer.status_code for answer in answers]
 
@@ -259,7 +269,7 @@ async def test_a_session_of_no_password_is_over(app: Any, redis: Redis, password
     await redis.command("SET", "db:session:session", json.dumps({"name": "x", "role": "operator", **password}))
     cookie = TimestampSigner(KEY, salt="doorbell console session").sign("session").decode()
 
-    assert 303 == (await Browser(app).get("/console", headers={"cookie": f"{COOKIE}={cookie}"})).status_code
+    assert 303 == (await Browser(app).get("/console", headers={"cookie": f"{SESSION_COOKIE}={cookie}"})).status_code
 
 
 @pytest.mark.parametrize(
@@ -270,19 +280,21 @@ async def test_a_session_of_no_password_is_over(app: Any, redis: Redis, password
 async def test_our_cookie_is_found_among_others(app: Any, around: str) -> None:
     operator = Browser(app)
     await operator.log_in()
-    ours = f"{COOKIE}={operator.http.cookies[COOKIE]}"
+    ours = f"{SESSION_COOKIE}={operator.http.cookies[SESSION_COOKIE]}"
 
     answer = await Browser(app).get("/console", headers={"cookie": around.format(ours, ours)})
 
     assert 200 == answer.status_code
 
 
-@pytest.mark.parametrize("header", ["a={0}", "{0}", f"{COOKIE}-x={{0}}", f"x{COOKIE}={{0}}"])
+@pytest.mark.parametrize("header", ["a={0}", "{0}", f"{SESSION_COOKIE}-x={{0}}", f"x{SESSION_COOKIE}={{0}}"])
 async def test_a_cookie_of_another_name_is_not_ours(app: Any, header: str) -> None:
     operator = Browser(app)
     await operator.log_in()
 
-    answer = await Browser(app).get("/console", headers={"cookie": header.format(operator.http.cookies[COOKIE])})
+    answer = await Browser(app).get(
+        "/console", headers={"cookie": header.format(operator.http.cookies[SESSION_COOKIE])}
+    )
 
     assert 303 == answer.status_code
 
@@ -292,7 +304,7 @@ async def test_more_cookies_than_anybody_has_are_refused(app: Any, lines: int) -
     """A quoted value is what Python before 3.11.10 reads in quadratic time (CVE-2024-7592); nothing here reads one."""
     operator = Browser(app)
     await operator.log_in()
-    ours = f"{COOKIE}={operator.http.cookies[COOKIE]}"
+    ours = f"{SESSION_COOKIE}={operator.http.cookies[SESSION_COOKIE]}"
     backslashes = "\\" * (60_000 // lines)
     cookies = [("cookie", f'a{line}="{backslashes}"') for line in range(lines)]
 
@@ -317,22 +329,22 @@ async def test_a_session_ends_when_it_is_taken_back(app: Any, redis: Redis) -> N
 async def test_logging_out_ends_it_on_the_server_too(app: Any) -> None:
     operator = Browser(app)
     await operator.log_in()
-    kept = operator.http.cookies[COOKIE]
+    kept = operator.http.cookies[SESSION_COOKIE]
 
     await operator.post("/console/logout")
 
-    assert 303 == (await Browser(app).get("/console", headers={"cookie": f"{COOKIE}={kept}"})).status_code
+    assert 303 == (await Browser(app).get("/console", headers={"cookie": f"{SESSION_COOKIE}={kept}"})).status_code
 
 
 async def test_logging_in_makes_a_new_session_and_ends_the_one_before(app: Any, redis: Redis) -> None:
     """Nobody can be given a session that somebody else knows."""
     operator = Browser(app)
     await operator.log_in()
-    first = operator.http.cookies[COOKIE]
+    first = operator.http.cookies[SESSION_COOKIE]
     await operator.get("/console/settings")
     await operator.post("/console/login", {"password": OPERATORS})
 
-    assert first != operator.http.cookies[COOKIE]
+    assert first != operator.http.cookies[SESSION_COOKIE]
     assert 1 == len(await redis.command("KEYS", "db:session:*"))
 
 
@@ -341,7 +353,7 @@ async def test_a_key_that_was_rotated_still_opens_and_one_that_is_gone_does_not(
 ) -> None:
     operator = Browser(await opened(environ))
     await operator.log_in()
-    cookie = {"cookie": f"{COOKIE}={operator.http.cookies[COOKIE]}"}
+    cookie = {"cookie": f"{SESSION_COOKIE}={operator.http.cookies[SESSION_COOKIE]}"}
 
     rotated = Browser(await opened({**environ, "SECRET_KEY": f"a-new-key-of-ours {KEY}"}))
     gone = Browser(await opened({**environ, "SECRET_KEY": "a-new-key-of-ours"}))
@@ -353,7 +365,7 @@ async def test_a_key_that_was_rotated_still_opens_and_one_that_is_gone_does_not(
 async def test_a_password_that_was_taken_out_ends_its_sessions(opened: Opened, environ: dict[str, str]) -> None:
     viewer = Browser(await opened(environ))
     await viewer.log_in(VIEWERS)
-    cookie = {"cookie": f"{COOKIE}={viewer.http.cookies[COOKIE]}"}
+    cookie = {"cookie": f"{SESSION_COOKIE}={viewer.http.cookies[SESSION_COOKIE]}"}
     del environ["CONSOLE_VIEWER_PASSWORD_HASH"]
 
     assert 303 == (await Browser(await opened(environ)).get("/console", headers=cookie)).status_code
@@ -368,7 +380,7 @@ async def test_a_password_that_was_changed_ends_its_sessions(opened: Opened, env
     after = await opened(environ)
 
     async def status(browser: Browser) -> int:
-        cookie = {"cookie": f"{COOKIE}={browser.http.cookies[COOKIE]}"}
+        cookie = {"cookie": f"{SESSION_COOKIE}={browser.http.cookies[SESSION_COOKIE]}"}
         return (await Browser(after).get("/console", headers=cookie)).status_code
 
     assert (303, 200) == (await status(operator), await status(viewer))
@@ -405,7 +417,7 @@ async def test_a_wrong_password_is_told_and_makes_no_session(app: Any, redis: Re
 
 async def test_attempts_of_one_address_are_limited_whatever_the_password(app: Any, redis: Redis) -> None:
     browser = Browser(app)
-    statuses = [(await browser.log_in("wrong")).status_code for _ in range(MOST_OF_ONE)]
+    statuses = [(await browser.log_in("wrong")).status_code for _ in range(MAX_ATTEMPTS_PER_CLIENT)]
 
     assert {401} == set(statuses)
     assert 429 == (await browser.log_in(OPERATORS)).status_code
@@ -416,8 +428,8 @@ async def test_attempts_of_one_address_are_limited_whatever_the_password(app: An
 async def test_when_very_many_strangers_try_nobody_with_the_password_is_kept_out(
     app: Any, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.console.turns.PACE_S", 0.01)
-    await redis.command("SET", "db:login-attempts", 10 * MOST_OF_ALL, "EX", 900)
+    monkeypatch.setattr("app.console.turns.STRANGER_INTERVAL_S", 0.01)
+    await redis.command("SET", "db:login-attempts", 10 * MAX_STRANGER_ATTEMPTS, "EX", 900)
 
     for number in range(3):
         browser = Browser(app, **{"x-forwarded-for": f"203.0.113.{number}"})
@@ -429,9 +441,11 @@ async def test_a_browser_that_was_in_before_is_not_kept_out_by_strangers_at_its_
     await owner.log_in()
     await owner.post("/console/logout")
     stranger = Browser(app)
-    tried = [(await stranger.log_in(password)).status_code for password in ["wrong"] * MOST_OF_ONE + [OPERATORS]]
+    tried = [
+        (await stranger.log_in(password)).status_code for password in ["wrong"] * MAX_ATTEMPTS_PER_CLIENT + [OPERATORS]
+    ]
 
-    assert [401] * MOST_OF_ONE + [429] == tried
+    assert [401] * MAX_ATTEMPTS_PER_CLIENT + [429] == tried
     assert 303 == (await owner.log_in()).status_code
 
 
@@ -440,9 +454,11 @@ async def test_a_browser_that_was_in_before_has_a_limit_of_its_own(app: Any) -> 
     await owner.log_in()
     await owner.post("/console/logout")
 
-    tried = [(await owner.log_in(password)).status_code for password in ["wrong"] * MOST_OF_ONE + [OPERATORS]]
+    tried = [
+        (await owner.log_in(password)).status_code for password in ["wrong"] * MAX_ATTEMPTS_PER_CLIENT + [OPERATORS]
+    ]
 
-    assert [401] * MOST_OF_ONE + [429] == tried
+    assert [401] * MAX_ATTEMPTS_PER_CLIENT + [429] == tried
 
 
 @pytest.mark.parametrize(
@@ -452,11 +468,11 @@ async def test_a_browser_that_was_in_before_has_a_limit_of_its_own(app: Any) -> 
 )
 async def test_a_forged_word_that_it_was_in_before_counts_as_a_stranger(app: Any, redis: Redis, known: str) -> None:
     forger = Browser(app)
-    forger.http.cookies.set(KNOWN, known)
+    forger.http.cookies.set(BROWSER_COOKIE, known)
 
     await forger.log_in("wrong")
 
-    assert b"1" == await redis.command("GET", attempts_of("192.0.2.1"))
+    assert b"1" == await redis.command("GET", attempts_key("192.0.2.1"))
 
 
 async def test_a_viewer_cannot_go_on_guessing_the_operators_password(app: Any) -> None:
@@ -497,7 +513,7 @@ async def test_who_asks_is_whom_our_own_routers_name(
         "/console/login", data=form, headers=[*OURS.items(), *(("x-forwarded-for", line) for line in lines)]
     )
 
-    assert b"1" == await redis.command("GET", attempts_of(expected))
+    assert b"1" == await redis.command("GET", attempts_key(expected))
     [(_, told)] = await redis.command("XRANGE", "db:audit-log", "-", "+")
     assert f"the last from {expected}".encode() in told[7]
 
@@ -506,19 +522,19 @@ def test_from_a_public_address_nobodys_word_is_taken_for_a_routers() -> None:
     scope = {"type": "http", "headers": [(b"x-forwarded-for", b"198.51.100.7")]}
 
     def found(peer: str) -> str:
-        return address_of(Request(scope | {"client": (peer, 1)}))
+        return client_address(Request(scope | {"client": (peer, 1)}))
 
     for stranger in ("8.8.8.8", "2606:4700::1", "::ffff:8.8.8.8"):
         assert stranger == found(stranger)
     for router in ("10.1.2.3", "100.64.0.9", "169.254.8.1", "::1", "fdaa::3", "::ffff:10.1.2.3"):
         assert "198.51.100.7" == found(router)
-    assert "198.51.100.7" == address_of(Request(scope | {"client": None}))  # a unix socket
+    assert "198.51.100.7" == client_address(Request(scope | {"client": None}))  # a unix socket
 
 
 def test_of_an_ipv6_address_the_network_counts() -> None:
-    assert attempts_of("2001:db8:1:2::1") == attempts_of("2001:db8:1:2:ffff::9") != attempts_of("2001:db8:1:3::1")
-    assert attempts_of("::ffff:192.0.2.1") == attempts_of("192.0.2.1") != attempts_of("192.0.2.2")
-    assert attempts_of("unknown, \udcff") != attempts_of("unknown")
+    assert attempts_key("2001:db8:1:2::1") == attempts_key("2001:db8:1:2:ffff::9") != attempts_key("2001:db8:1:3::1")
+    assert attempts_key("::ffff:192.0.2.1") == attempts_key("192.0.2.1") != attempts_key("192.0.2.2")
+    assert attempts_key("unknown, \udcff") != attempts_key("unknown")
 
 
 async def test_an_operator_logs_in_while_redis_is_full(app: Any, redis: Redis) -> None:
@@ -529,7 +545,7 @@ async def test_an_operator_logs_in_while_redis_is_full(app: Any, redis: Redis) -
         with pytest.raises(RedisDown):
             await redis.command("SET", "x", 1)
         statuses = [(await browser.log_in(password)).status_code for password in ("wrong", OPERATORS)]
-        page = await browser.get("/console/audit")
+        page = await browser.get("/console/activity")
     finally:
         await redis.command("CONFIG", "SET", "maxmemory", 0)
 
@@ -590,7 +606,7 @@ async def test_a_large_login_is_refused_before_it_is_read(app: Any) -> None:
     ],
 )
 async def test_after_logging_in_only_a_page_of_ours_opens(app: Any, expected: str, target: str) -> None:
-    assert expected == own_path(target)
+    assert expected == safe_redirect_target(target)
 
     answer = await Browser(app).log_in(to=target)
 
@@ -815,11 +831,11 @@ async def test_html_in_a_name_is_text(app: Any, path: str) -> None:
     [
         *(f"/console/deliveries?before={odd}" for odd in ("nan_x", "inf_", "-inf_x", "1e400_", "9" * 400, "%00")),
         *(f"/console/deliveries?since={odd}" for odd in ("0001-01-01T00:00", "9999-99-99", "9999-12-31T23:59", "x")),
-        *(f"/console/audit?before={odd}" for odd in ("x", "1-1-1", "%0d%0a", "9" * 30 + "-1")),
+        *(f"/console/activity?before={odd}" for odd in ("x", "1-1-1", "%0d%0a", "9" * 30 + "-1")),
         "/console/deliveries?state=deliveries:standard",
         "/console/plan?do=replay&state=jobs",
         "/console/plan?do=x&since=0001-01-01T00:00",
-        "/console/deliveries/newer?than=" + "9" * 400,
+        "/console/deliveries/newer?newest=" + "9" * 400,
         "/console/search?q=%ff%00",
     ],
 )
@@ -969,7 +985,7 @@ async def test_the_page_is_served_also_when_redis_is_not_there(opened: Opened, e
     known = TimestampSigner(KEY, salt="doorbell console session").sign("session").decode()
 
     stranger = await Browser(app).get("/console")
-    insider = await Browser(app).get("/console", headers={"cookie": f"{COOKIE}={known}"})
+    insider = await Browser(app).get("/console", headers={"cookie": f"{SESSION_COOKIE}={known}"})
 
     assert (503, 503) == (stranger.status_code, insider.status_code)
     assert "Redis cannot be reached" in stranger.text
@@ -991,17 +1007,17 @@ async def test_a_person_is_forgotten_once_the_address_was_typed_again(app: Any, 
     await operator.log_in()
 
     async def said(**form: str) -> tuple[int, str]:
-        answer = await operator.post("/console/forget", form)
+        answer = await operator.post("/console/erasure", form)
         [told] = re.findall(r"no e-mail address|hold nothing|would be removed|once more|Removed\.", answer.text)[:1]
         return answer.status_code, told
 
     whom = " Ada@Example.com"
-    assert (409, "no e-mail address") == await said(whom="ada")
-    assert (200, "hold nothing") == await said(whom="grace@example.com", confirm="grace@example.com")
-    assert (200, "would be removed") == await said(whom=whom)
-    assert (409, "once more") == await said(whom=whom, confirm="ada")
+    assert (409, "no e-mail address") == await said(person="ada")
+    assert (200, "hold nothing") == await said(person="grace@example.com", confirm="grace@example.com")
+    assert (200, "would be removed") == await said(person=whom)
+    assert (409, "once more") == await said(person=whom, confirm="ada")
     assert "ada@example.com" in await raw_body(operator, delivery)
-    assert (200, "Removed.") == await said(whom=whom, confirm="Ada@Example.com")
+    assert (200, "Removed.") == await said(person=whom, confirm="Ada@Example.com")
 
     assert "its body was removed" in await raw_body(operator, delivery)
     [(did, what)] = [line for line in await noted(redis) if b"revealed" not in line[0]]
@@ -1015,10 +1031,10 @@ async def test_a_page_waits_for_a_bounded_time_until_somebody_is_forgotten(
 ) -> None:
     operator = Browser(app)
     await operator.log_in()
-    monkeypatch.setattr(erasure, "WITHIN_S", 0.0)
+    monkeypatch.setattr(erasure, "TIMEOUT_S", 0.0)
 
-    for form in ({"whom": "ada@example.com"}, {"whom": "ada@example.com", "confirm": "ada@example.com"}):
-        answer = await operator.post("/console/forget", form)
+    for form in ({"person": "ada@example.com"}, {"person": "ada@example.com", "confirm": "ada@example.com"}):
+        answer = await operator.post("/console/erasure", form)
 
         assert 409 == answer.status_code
         assert "use `doorbell forget`" in html.unescape(answer.text)

@@ -29,15 +29,15 @@ PATHS = {
     "parked": "/console/deliveries?state=parked",
     "delivery": "/console/deliveries/{delivery}",
     "visit": "/console/visits/standard-A-1",
-    "refused": "/console/refused",
+    "rejections": "/console/rejections",
     "sources": "/console/sources",
     "source": "/console/sources/standard",
     "workers": "/console/workers",
     "operations": "/console/operations",
     "operation": "/console/operations/{operation}",
-    "audit": "/console/audit",
+    "activity": "/console/activity",
     "settings": "/console/settings",
-    "forget": "/console/forget",
+    "erasure": "/console/erasure",
     "search": "/console/search?q=nobody",
 }
 Opens = Callable[..., Desk]
@@ -130,7 +130,7 @@ def test_a_test_delivery_can_be_sent_from_the_page_of_its_source(running: Rig, o
     desk = open_desk(OPERATOR)
 
     desk.open("/console/sources/standard")
-    desk.page.click("form[action$='/ring'] button")
+    desk.page.click("form[action$='/test-delivery'] button")
 
     assert "The door answered 202" in desk.page.inner_text("[role=status].note")
     wait_until(running.visits)
@@ -202,7 +202,7 @@ def test_all_that_arrived_at_a_hook_can_be_replayed(running: Rig, open_desk: Ope
     desk.page.keyboard.press("A")
     desk.page.wait_for_url("**/plan?**")
     assert "Replay at most 28" in desk.heading
-    desk.page.select_option("#fresh", "1")
+    desk.page.select_option("#recheck", "1")
     desk.page.fill("#confirm", "28")
     desk.page.click("button.main")
 
@@ -246,8 +246,8 @@ def test_a_person_is_forgotten_with_a_plan_first(running: Rig, open_desk: Opens)
     desk = open_desk(OPERATOR, java_script_enabled=False)
 
     desk.open("/console/settings")
-    desk.page.click("text=Forget a person…")
-    desk.page.fill("#whom", "+1 (555) 010-0001")
+    desk.page.click("text=Erase a person…")
+    desk.page.fill("#person", "+1 (555) 010-0001")
     desk.page.click("main button")
     assert "visits" in desk.page.inner_text("table")
     desk.picture("forget-plan")

@@ -14,8 +14,8 @@ from itsdangerous import TimestampSigner
 from rig import Rig, wait_until
 
 from app.console import events
-from app.console.auth import COOKIE
-from app.console.events import MOST, EventStream, Live
+from app.console.auth import SESSION_COOKIE
+from app.console.events import MAX_STREAMS, EventHub, EventStream
 from app.ledger.ledger import Ledger
 from app.settings.environment import read
 
@@ -107,7 +107,7 @@ def test_a_reader_who_leaves_is_noticed_also_with_a_request_sent_ahead(running: 
 
 def test_whoever_finds_no_place_is_told_so_and_a_place_that_is_left_is_free(running: Rig) -> None:
     with ExitStack() as stack:
-        for _ in range(MOST):
+        for _ in range(MAX_STREAMS):
             stack.enter_context(Listener(running))
         assert 503 == stack.enter_context(Listener(running)).answer.status_code
 
@@ -119,7 +119,7 @@ def test_whoever_finds_no_place_is_told_so_and_a_place_that_is_left_is_free(runn
 
 def test_who_asks_for_the_head_alone_takes_no_place(running: Rig) -> None:
     with httpx.Client(timeout=5) as http:
-        heads = [http.head(f"{running.door.url}/console/stream", headers=PROXY) for _ in range(MOST + 1)]
+        heads = [http.head(f"{running.door.url}/console/stream", headers=PROXY) for _ in range(MAX_STREAMS + 1)]
 
     assert {200} == {head.status_code for head in heads}
 
@@ -128,7 +128,7 @@ def test_nothing_is_told_to_a_session_that_was_taken_back(running: Rig) -> None:
     password = hashlib.sha256(running.env["CONSOLE_VIEWER_PASSWORD_HASH"].encode()).hexdigest()[:32]
     running.ask("SET", "db:session:hers", json.dumps({"name": "viewer", "role": "viewer", "password": password}))
     cookie = TimestampSigner(KEY, salt="doorbell console session").sign("hers").decode()
-    with Listener(running, {"cookie": f"{COOKIE}={cookie}"}) as listener:
+    with Listener(running, {"cookie": f"{SESSION_COOKIE}={cookie}"}) as listener:
         wait_until(lambda: readers(running) == 1)
         running.ask("DEL", "db:session:hers")
         running.ring("visit.created", "A-1", **VISIT)
@@ -154,14 +154,14 @@ def test_without_redis_streams_end_and_come_back_with_it(running: Rig) -> None:
 async def test_where_nothing_happens_something_is_sent_all_the_same(
     ledger: Ledger, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(events, "BEAT_S", 0.01)
-    streams = Live(ledger, read({"REDIS_URL": redis_url}))
-    messages = streams.join()
+    monkeypatch.setattr(events, "KEEPALIVE_S", 0.01)
+    streams = EventHub(ledger, read({"REDIS_URL": redis_url}))
+    messages = streams.subscribe()
     assert messages
 
     sent = [chunk async for chunk in _three(EventStream(streams, messages, _anybody).body_iterator)]
 
-    streams.leave(messages)
+    streams.unsubscribe(messages)
     assert [b": hello\n\n", b": still here\n\n", b": still here\n\n"] == sent
 
 
@@ -175,15 +175,15 @@ async def _three(chunks: Any) -> Any:
 
 
 async def test_a_reader_that_is_too_slow_is_sent_away(ledger: Ledger, redis_url: str) -> None:
-    streams = Live(ledger, read({"REDIS_URL": redis_url}))
-    messages = streams.join()
+    streams = EventHub(ledger, read({"REDIS_URL": redis_url}))
+    messages = streams.subscribe()
     assert messages
-    for number in range(events.MOST_WAITING):
+    for number in range(events.MAX_QUEUED_MESSAGES):
         messages.put_nowait(b"%d" % number)
 
-    streams.end()
+    streams.shut_down()
 
     left = [messages.get_nowait() for _ in range(messages.qsize())]
-    streams.leave(messages)
+    streams.unsubscribe(messages)
     assert b"" == left[-1]
-    assert None is streams.join()
+    assert None is streams.subscribe()

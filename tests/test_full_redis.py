@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from app.console.auth import COOKIE
+from app.console.auth import SESSION_COOKIE
 from app.demo.valkey import valkey
 from app.sandbox.store import DOCUMENTED_CONTACT
 from app.webhooks.registry import specimens
@@ -197,7 +197,7 @@ class Console:
     def log_in(self) -> None:
         answer = self.post("/console/login", password=PASSWORD)
         assert 303 == answer.status_code, answer.text
-        self._cookie = f"{COOKIE}={answer.cookies[COOKIE]}"
+        self._cookie = f"{SESSION_COOKIE}={answer.cookies[SESSION_COOKIE]}"
 
     def carry_out(self, do: str, visit: str, **more: str) -> None:
         """Start an operation, and wait for its end."""

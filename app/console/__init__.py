@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from app.console import erasure, forms, pages, plans
-from app.console.auth import HEADERS, LONGEST_COOKIES, has_too_many_cookies
+from app.console.auth import MAX_COOKIE_BYTES, SECURITY_HEADERS, exceeds_cookie_limit
 from app.console.rendering import Ask, Desk, Page
 from app.intake.request_body import Refused, Slow
 from app.ledger.ledger import Ledger
@@ -30,9 +30,9 @@ from app.settings.model import Settings
 from app.telemetry.logs import log
 
 #: The largest form; that of logging in holds one password.
-LARGEST_FORM, LARGEST_LOGIN = 65_536, 4_096
+MAX_FORM_BYTES, MAX_LOGIN_BYTES = 65_536, 4_096
 #: In bytes, of all forms that are on their way.
-MOST_UNFINISHED = 8_388_608
+MAX_OPEN_FORM_BYTES = 8_388_608
 
 #: Every one, for whoever wants to know that none was forgotten.
 ALL_PAGES = tuple(
@@ -47,7 +47,7 @@ __all__ = ["Console"]
 class Console:
     def __init__(self, settings: Settings, ledger: Ledger) -> None:
         self.desk = Desk(settings, ledger)
-        self._slow = Slow(MOST_UNFINISHED)
+        self._slow = Slow(MAX_OPEN_FORM_BYTES)
 
     def routes(self) -> list[Route]:
         return [self._route(page) for page in ALL_PAGES]
@@ -59,7 +59,7 @@ class Console:
     def leave(self) -> None:
         """The process is asked to go: what would not end by itself does."""
         self._slow.leave()
-        self.desk.live.end()
+        self.desk.live.shut_down()
 
     async def close(self) -> None:
         self.leave()
@@ -70,7 +70,7 @@ class Console:
             if not self.desk.access.is_open:
                 return _closed()
             response = await self._answer(page, request)
-            for name, value in HEADERS.items():
+            for name, value in SECURITY_HEADERS.items():
                 response.headers.setdefault(name, value)
             response.headers.setdefault("cache-control", "private, no-store")
             response.headers.setdefault("vary", "Cookie, HX-Request")
@@ -81,8 +81,8 @@ class Console:
     async def _answer(self, page: Page, request: Request) -> Response:
         ask = Ask(request)
         try:
-            if has_too_many_cookies(request):
-                sentence = f"the browser sent more than {LONGEST_COOKIES} bytes of cookies; remove those of this host"
+            if exceeds_cookie_limit(request):
+                sentence = f"the browser sent more than {MAX_COOKIE_BYTES} bytes of cookies; remove those of this host"
                 raise Refused(431, "cookies_too_long", sentence)
             # The form first: what is too large is refused before anything else is asked.
             if page.method == "POST":
@@ -92,7 +92,9 @@ class Console:
             ask.user, ask.parked = await asyncio.gather(
                 self.desk.access.user(request), self.desk.redis.command("ZCARD", "db:parked")
             )
-            if page.method == "POST" and not self.desk.access.is_ours(request, ask.form.get("token", ""), ask.user):
+            if page.method == "POST" and not self.desk.access.is_same_origin_form(
+                request, ask.form.get("token", ""), ask.user
+            ):
                 sentence = (
                     "This form did not come from a page of this console, or its session is over. Nothing was done."
                 )
@@ -101,7 +103,7 @@ class Console:
                 return await page.endpoint(self.desk, ask)
             if ask.user is None:
                 return _to_login(page, request)
-            if not ask.user.may(page.role):
+            if not ask.user.has_role(page.role):
                 sentence = (
                     f"This needs the role {page.role}; you are {ask.user.name}, a {ask.user.role}. Nothing was done."
                 )
@@ -119,13 +121,13 @@ class Console:
             was_in = ask.user is not None or self.desk.access.session(request) is not None
             return await self.desk.redis_down(ask, str(trouble) if was_in else "")
         except Exception:
-            log.exception("bug", page=page.endpoint.__name__)
+            log.exception("unhandled_exception", page=page.endpoint.__name__)
             return await self.desk.problem(
                 ask, 500, "A defect of Doorbell", "This page could not be made; the log has the place."
             )
 
     async def _form(self, page: Page, request: Request) -> dict[str, str]:
-        most = LARGEST_LOGIN if page.role == "anybody" else LARGEST_FORM
+        most = MAX_LOGIN_BYTES if page.role == "anybody" else MAX_FORM_BYTES
         raw = await self._slow.read(request.receive, request.headers.get("content-length", ""), most)
         try:
             fields = parse_qsl(raw.decode(), keep_blank_values=True, max_num_fields=500)

@@ -21,31 +21,31 @@ from itsdangerous import BadSignature, Signer, TimestampSigner
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.console.turns import Rank, TooMany, Turns
+from app.console.turns import LoginQueue, Priority, TooManyAttempts
 from app.ledger.redis import Redis
 from app.settings.model import Settings
 
 Role = Literal["viewer", "operator"]
-RANK: dict[str, int] = {"viewer": 1, "operator": 2}
+ROLE_RANK: dict[str, int] = {"viewer": 1, "operator": 2}
 
 #: `__Host-`: set by this host for itself, over https only. Browsers other than Safari take it at http://localhost too.
-COOKIE = "__Host-doorbell"
+SESSION_COOKIE = "__Host-doorbell"
 #: In bytes, of all cookies together. Ours have some 200; a browser also sends those of other applications on this host.
-LONGEST_COOKIES = 8_192
-SESSION_S = 12 * 3600
-PROXY_SECRET = "x-doorbell-proxy-secret"
+MAX_COOKIE_BYTES = 8_192
+SESSION_TTL_S = 12 * 3600
+PROXY_SECRET_HEADER = "x-doorbell-proxy-secret"
 
 #: A browser that has logged in before shows this: strangers who try passwords do not keep it out.
-KNOWN, KNOWN_S = "__Host-doorbell-known", 365 * 86_400
+BROWSER_COOKIE, BROWSER_TTL_S = "__Host-doorbell-known", 365 * 86_400
 
 #: Counts attempts to log in: of all strangers under this key, of each browser or address under one that begins with it.
 LOGIN_ATTEMPTS = "db:login-attempts"
 #: Failed attempts in a quarter of an hour: of one browser or address; of all strangers, before they are slowed down.
-ATTEMPTS_S, MOST_OF_ONE, MOST_OF_ALL = 900, 10, 200
+ATTEMPTS_WINDOW_S, MAX_ATTEMPTS_PER_CLIENT, MAX_STRANGER_ATTEMPTS = 900, 10, 200
 #: The ids of all sessions, so that they can be ended together.
 SESSIONS = "db:sessions"
 
-HEADERS = {
+SECURITY_HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
@@ -66,8 +66,8 @@ class User:
     role: Role
     session: str
 
-    def may(self, role: Role) -> bool:
-        return RANK[self.role] >= RANK[role]
+    def has_role(self, role: Role) -> bool:
+        return ROLE_RANK[self.role] >= ROLE_RANK[role]
 
 
 class Access:
@@ -76,7 +76,7 @@ class Access:
     def __init__(self, settings: Settings, redis: Redis) -> None:
         self._settings, self._redis = settings, redis
         self._hasher = PasswordHasher()
-        self._turns = Turns()
+        self._turns = LoginQueue()
         keys = list(reversed(settings.secret_key))  # itsdangerous signs with the last
         self._sessions = TimestampSigner(keys, salt="doorbell console session") if keys else None
         self._tokens = Signer(keys, salt="doorbell console form") if keys else None
@@ -107,9 +107,9 @@ class Access:
 
     def session(self, request: Request) -> str | None:
         """The id in the cookie, if we signed it within the life of a session."""
-        signed = cookie(request, COOKIE)
+        signed = cookie(request, SESSION_COOKIE)
         try:
-            return self._sessions.unsign(signed, max_age=SESSION_S).decode() if self._sessions else None
+            return self._sessions.unsign(signed, max_age=SESSION_TTL_S).decode() if self._sessions else None
         except BadSignature:
             return None
 
@@ -117,7 +117,7 @@ class Access:
         header, secret = self._settings.console_proxy_header, self._settings.console_proxy_secret
         if not header or not secret:
             return ""
-        shown = request.headers.getlist(PROXY_SECRET)
+        shown = request.headers.getlist(PROXY_SECRET_HEADER)
         names = request.headers.getlist(header)
         if len(shown) != 1 or len(names) != 1 or not hmac.compare_digest(shown[0].encode(), secret.encode()):
             return ""
@@ -135,16 +135,16 @@ class Access:
     # -- in and out --
 
     def address_of(self, request: Request) -> str:
-        return address_of(request, self._settings.trusted_proxies)
+        return client_address(request, self._settings.trusted_proxies)
 
     async def log_in(self, password: str, request: Request) -> User | None:
         """A new session; None for a wrong password. Raises TooMany."""
         browser = self._browser(request)
-        attempts = attempts_of(f"browser {browser}" if browser else self.address_of(request))
+        attempts = attempts_key(f"browser {browser}" if browser else self.address_of(request))
         failed = int(await self._redis.command("GET", attempts) or 0)
-        if failed >= MOST_OF_ONE:
-            raise TooMany
-        async with self._turns.turn(Rank(not browser, failed)):
+        if failed >= MAX_ATTEMPTS_PER_CLIENT:
+            raise TooManyAttempts
+        async with self._turns.turn(Priority(not browser, failed)):
             await self._count(attempts, is_stranger=not browser)
             role = await self._role_of(password)
         if role is None:
@@ -157,10 +157,10 @@ class Access:
         user, now = User(role, role, secrets.token_urlsafe(32)), int(time.time())
         kept = orjson.dumps({"name": user.name, "role": role, "password": self._password_of(role)})
         await self._redis.commands(
-            ("ZADD", SESSIONS, now + SESSION_S, user.session),
+            ("ZADD", SESSIONS, now + SESSION_TTL_S, user.session),
             ("ZREMRANGEBYSCORE", SESSIONS, "-inf", now),
-            ("EXPIRE", SESSIONS, SESSION_S),
-            ("SET", f"db:session:{user.session}", kept, "EX", SESSION_S),
+            ("EXPIRE", SESSIONS, SESSION_TTL_S),
+            ("SET", f"db:session:{user.session}", kept, "EX", SESSION_TTL_S),
         )
         return user
 
@@ -187,31 +187,31 @@ class Access:
         assert self._browsers
         browser = self._browser(request) or secrets.token_urlsafe(16)
         for name, value, age_s in (
-            (COOKIE, self._sessions.sign(user.session), SESSION_S),
-            (KNOWN, self._browsers.sign(browser), KNOWN_S),
+            (SESSION_COOKIE, self._sessions.sign(user.session), SESSION_TTL_S),
+            (BROWSER_COOKIE, self._browsers.sign(browser), BROWSER_TTL_S),
         ):
             response.set_cookie(name, value.decode(), age_s, path="/", secure=True, httponly=True, samesite="lax")
 
     def forget(self, response: Response) -> None:
-        response.delete_cookie(COOKIE, path="/", secure=True, httponly=True, samesite="lax")
+        response.delete_cookie(SESSION_COOKIE, path="/", secure=True, httponly=True, samesite="lax")
 
     def _browser(self, request: Request) -> str:
         """The id of a browser that has logged in before."""
         try:
-            known = cookie(request, KNOWN)
-            return self._browsers.unsign(known, max_age=KNOWN_S).decode() if self._browsers else ""
+            known = cookie(request, BROWSER_COOKIE)
+            return self._browsers.unsign(known, max_age=BROWSER_TTL_S).decode() if self._browsers else ""
         except BadSignature:
             return ""
 
     async def _count(self, attempts: str, *, is_stranger: bool) -> None:
         """Before the password is looked at, so that many at once are no way around it. Raises TooMany."""
-        if await self._counted(attempts) > MOST_OF_ONE:
-            raise TooMany
-        if is_stranger and await self._counted(LOGIN_ATTEMPTS) > MOST_OF_ALL:
+        if await self._counted(attempts) > MAX_ATTEMPTS_PER_CLIENT:
+            raise TooManyAttempts
+        if is_stranger and await self._counted(LOGIN_ATTEMPTS) > MAX_STRANGER_ATTEMPTS:
             self._turns.slow_strangers_down()
 
     async def _counted(self, key: str) -> int:
-        count, _ = await self._redis.commands(("INCR", key), ("EXPIRE", key, ATTEMPTS_S, "NX"))
+        count, _ = await self._redis.commands(("INCR", key), ("EXPIRE", key, ATTEMPTS_WINDOW_S, "NX"))
         return int(count)
 
     async def _role_of(self, password: str) -> Role | None:
@@ -234,7 +234,7 @@ class Access:
         """Of every form: signed, and bound to the session."""
         return self._tokens.get_signature(user.session if user else "nobody").decode() if self._tokens else ""
 
-    def is_ours(self, request: Request, token: str, user: User | None) -> bool:
+    def is_same_origin_form(self, request: Request, token: str, user: User | None) -> bool:
         """Was this form sent from a page of ours?"""
         named = user.session if user else "nobody"
         if not self._tokens or not self._tokens.verify_signature(named.encode(), token.encode()):
@@ -257,7 +257,7 @@ def cookie(request: Request, name: str) -> str:
     Not `request.cookies`: on Python before 3.11.10 and 3.12.6 the time that takes grows with the square of a quoted value
     (CVE-2024-7592), and a stranger writes the header.
     """
-    if has_too_many_cookies(request):
+    if exceeds_cookie_limit(request):
         return ""
     for line in request.headers.getlist("cookie"):
         for pair in line.split(";"):
@@ -267,35 +267,35 @@ def cookie(request: Request, name: str) -> str:
     return ""
 
 
-def has_too_many_cookies(request: Request) -> bool:
-    return sum(map(len, request.headers.getlist("cookie"))) > LONGEST_COOKIES
+def exceeds_cookie_limit(request: Request) -> bool:
+    return sum(map(len, request.headers.getlist("cookie"))) > MAX_COOKIE_BYTES
 
 
-def attempts_of(who: str) -> str:
+def attempts_key(client: str) -> str:
     """Where the failed attempts of one are counted. Of an IPv6 address the network counts: a host has all of it."""
     try:
-        address = ip_address(who)
+        address = ip_address(client)
     except ValueError:
         pass
     else:
         if isinstance(address, IPv6Address):
-            who = str(address.ipv4_mapped or ip_network((address, 64), strict=False))
-    return f"{LOGIN_ATTEMPTS}:{hashlib.sha256(who.encode('utf-8', 'replace')).hexdigest()[:24]}"
+            client = str(address.ipv4_mapped or ip_network((address, 64), strict=False))
+    return f"{LOGIN_ATTEMPTS}:{hashlib.sha256(client.encode('utf-8', 'replace')).hexdigest()[:24]}"
 
 
-def address_of(request: Request, proxies: int | None = None) -> str:
+def client_address(request: Request, proxies: int | None = None) -> str:
     """Who is asking. proxies: how many routers in front of us add themselves to X-Forwarded-For, each behind what was there;
     None: one, where the request comes from a private address, as a router's do. What stands before is the client's own
     word."""
     peer = request.client.host if request.client else ""
     if proxies is None:
-        proxies = 0 if _is_public(peer) else 1
+        proxies = 0 if _is_public_address(peer) else 1
     forwarded = [one.strip() for line in request.headers.getlist("x-forwarded-for") for one in line.split(",")]
     given = forwarded[-proxies] if 0 < proxies <= len(forwarded) else ""
     return given[:64] or peer
 
 
-def _is_public(address: str) -> bool:
+def _is_public_address(address: str) -> bool:
     """Of the internet, and not of a network that a platform has between its routers and us."""
     try:
         peer = ip_address(address)
@@ -304,7 +304,7 @@ def _is_public(address: str) -> bool:
     return ((isinstance(peer, IPv6Address) and peer.ipv4_mapped) or peer).is_global
 
 
-def own_path(target: str) -> str:
+def safe_redirect_target(target: str) -> str:
     """Where to go after logging in: a page of the console, whatever somebody put into the address."""
     try:
         parts = urlsplit(target)

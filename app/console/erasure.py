@@ -9,19 +9,19 @@ from app.operators import search_index
 from app.operators.erasure import BY_NUMBER, ELSEWHERE, TOLD, Forget, Found, addresses_of, carry_out, plan_of, told_of
 
 #: Everything is walked through: for so long somebody waits for a page, also for what is removed.
-WITHIN_S = 20.0
+TIMEOUT_S = 20.0
 
 
-async def ask_whom(desk: Desk, ask: Ask) -> Response:
+async def erasure_form(desk: Desk, ask: Ask) -> Response:
     return await _page(desk, ask)
 
 
-async def forget(desk: Desk, ask: Ask) -> Response:
-    whom = ask.form.get("whom", "").strip()[:300]
+async def erase(desk: Desk, ask: Ask) -> Response:
+    whom = ask.form.get("person", "").strip()[:300]
     if not (search_index.email(whom) or search_index.phone(whom)):
         return await _page(desk, ask, whom, trouble="That is no e-mail address, and no phone number.")
     try:
-        async with asyncio.timeout(WITHIN_S):
+        async with asyncio.timeout(TIMEOUT_S):
             return await _forget(desk, ask, whom)
     except TimeoutError:
         trouble = "There is more to look through than a page can wait for: use `doorbell forget`."
@@ -46,10 +46,10 @@ async def _forget(desk: Desk, ask: Ask, whom: str) -> Response:
 async def _page(
     desk: Desk, ask: Ask, whom: str = "", *, trouble: str = "", found: Found | None = None, removed: Found | None = None
 ) -> Response:
-    known = {"whom": whom, "trouble": trouble, "found": found, "removed": removed}
+    known = {"person": whom, "trouble": trouble, "found": found, "removed": removed}
     words = {"words": TOLD, "elsewhere": ELSEWHERE, "by_number": BY_NUMBER if search_index.phone(whom) else ""}
-    return await desk.page(ask, "forget.html", 409 if trouble else 200, **known, **words)
+    return await desk.page(ask, "erasure.html", 409 if trouble else 200, **known, **words)
 
 
-PAGES = [Page("GET", "/console/forget", "operator", ask_whom)]
-ACTIONS = [Page("POST", "/console/forget", "operator", forget)]
+PAGES = [Page("GET", "/console/erasure", "operator", erasure_form)]
+ACTIONS = [Page("POST", "/console/erasure", "operator", erase)]

@@ -18,84 +18,84 @@ from app.settings.model import Settings
 from app.telemetry.logs import log
 
 #: Streams of one process; whoever finds no place polls.
-MOST = 50
+MAX_STREAMS = 50
 #: How often something is told at the most, and how many names; routers close what is silent for 55 s.
-TELL_EVERY_S, MOST_NAMES, BEAT_S = 0.5, 200, 15.0
+BROADCAST_INTERVAL_S, MAX_IDS_PER_MESSAGE, KEEPALIVE_S = 0.5, 200, 15.0
 #: What may wait for a slow reader, before it has to come anew.
-MOST_WAITING = 20
+MAX_QUEUED_MESSAGES = 20
 
 Messages = asyncio.Queue[bytes]
 
 
-class Live:
+class EventHub:
     """All streams of a process. An empty message ends one."""
 
     def __init__(self, ledger: Ledger, settings: Settings) -> None:
         self._ledger, self._settings = ledger, settings
         self._streams: set[Messages] = set()
-        self._names: dict[str, None] = {}
-        self._reading: asyncio.Task[None] | None = None
-        self._is_over = False
+        self._changed_ids: dict[str, None] = {}
+        self._runner: asyncio.Task[None] | None = None
+        self._is_shut_down = False
 
-    def join(self) -> Messages | None:
+    def subscribe(self) -> Messages | None:
         """A place, if there is one; to be given back."""
-        if self._is_over or len(self._streams) >= MOST:
+        if self._is_shut_down or len(self._streams) >= MAX_STREAMS:
             return None
-        messages = Messages(MOST_WAITING)
+        messages = Messages(MAX_QUEUED_MESSAGES)
         self._streams.add(messages)
-        self._reading = self._reading or asyncio.create_task(self._read())
+        self._runner = self._runner or asyncio.create_task(self._run())
         return messages
 
-    def leave(self, messages: Messages) -> None:
+    def unsubscribe(self, messages: Messages) -> None:
         self._streams.discard(messages)
-        if not self._streams and self._reading:
-            self._reading.cancel()
-            self._reading = None
+        if not self._streams and self._runner:
+            self._runner.cancel()
+            self._runner = None
 
-    def end(self) -> None:
+    def shut_down(self) -> None:
         """All of them, for good: this process is asked to go."""
-        self._is_over = True
-        self._end_all()
+        self._is_shut_down = True
+        self._close_streams()
 
-    def _end_all(self) -> None:
+    def _close_streams(self) -> None:
         for messages in self._streams:
             _put(messages, b"")
 
-    async def _read(self) -> None:
+    async def _run(self) -> None:
         # A connection that listens can be asked nothing else.
         listening = Redis(self._ledger.redis.address)
         try:
             async with asyncio.TaskGroup() as group:
-                for step in (self._arriving(), self._attempted(listening), self._telling()):
+                for step in (self._read_arrivals(), self._read_attempts(listening), self._broadcast()):
                     group.create_task(step)
         except* RedisDown:
-            log.info("streams ended: redis down")
+            log.info("event_streams_closed")
         except* Exception:
-            log.exception("bug")
+            log.exception("unhandled_exception")
         finally:
             await listening.close()
-            if self._reading is asyncio.current_task():
-                self._reading = None
-                self._end_all()
+            if self._runner is asyncio.current_task():
+                self._runner = None
+                self._close_streams()
 
-    async def _arriving(self) -> None:
+    async def _read_arrivals(self) -> None:
         async for id in arrivals(self._ledger, self._settings.hooks):
-            self._happened(id)
+            self._publish(id)
 
-    async def _attempted(self, listening: Redis) -> None:
+    async def _read_attempts(self, listening: Redis) -> None:
         async for work, _ in attempts(listening):
-            self._happened(name_of(work))
+            self._publish(name_of(work))
 
-    def _happened(self, name: str) -> None:
-        if len(self._names) < MOST_NAMES:
-            self._names[name] = None
+    def _publish(self, name: str) -> None:
+        if len(self._changed_ids) < MAX_IDS_PER_MESSAGE:
+            self._changed_ids[name] = None
 
-    async def _telling(self) -> None:
+    async def _broadcast(self) -> None:
         while True:
-            await asyncio.sleep(TELL_EVERY_S)
-            if self._names:
-                told = b"data: " + orjson.dumps(list(self._names)) + b"\n\n"
-                self._names.clear()
+            await asyncio.sleep(BROADCAST_INTERVAL_S)
+            if self._changed_ids:
+                told = b"data: " + orjson.dumps(list(self._changed_ids)) + b"\n\n"
+                self._changed_ids.clear()
                 for messages in self._streams:
                     _put(messages, told)
 
@@ -111,7 +111,7 @@ def _put(messages: Messages, told: bytes) -> None:
 class EventStream(StreamingResponse):
     """Comments where there is nothing to tell; nothing at all to somebody whose session is over."""
 
-    def __init__(self, live: Live, messages: Messages, is_allowed: Callable[[], Awaitable[object]]) -> None:
+    def __init__(self, live: EventHub, messages: Messages, is_allowed: Callable[[], Awaitable[object]]) -> None:
         headers = {"x-accel-buffering": "no"}
         super().__init__(self._told(messages, is_allowed), media_type="text/event-stream", headers=headers)
         self._live, self._messages = live, messages
@@ -120,7 +120,7 @@ class EventStream(StreamingResponse):
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._live.leave(self._messages)
+            self._live.unsubscribe(self._messages)
 
     async def _told(self, messages: Messages, is_allowed: Callable[[], Awaitable[object]]) -> AsyncIterator[bytes]:
         message = b": hello\n\n"
@@ -128,6 +128,6 @@ class EventStream(StreamingResponse):
             while message and await is_allowed():
                 yield message
                 try:
-                    message = await asyncio.wait_for(messages.get(), BEAT_S)
+                    message = await asyncio.wait_for(messages.get(), KEEPALIVE_S)
                 except TimeoutError:
                     message = b": still here\n\n"

@@ -6,10 +6,10 @@ from typing import Any
 import httpx
 from starlette.responses import Response
 
-from app.console.auth import own_path
-from app.console.pages import show_delivery, show_source, show_visit
+from app.console.auth import safe_redirect_target
+from app.console.pages import delivery_page, source_page, visit_page
 from app.console.rendering import Ask, Desk, Page
-from app.console.turns import TooMany
+from app.console.turns import TooManyAttempts
 from app.ledger.records import Gone
 from app.operators.drift_audit import stands_now
 from app.visits.client import VisitsApiTrouble
@@ -19,10 +19,10 @@ from app.webhooks.specimens import Unknown, specimen
 
 
 async def log_in(desk: Desk, ask: Ask) -> Response:
-    to, address = own_path(ask.form.get("to", "")), desk.access.address_of(ask.request)
+    to, address = safe_redirect_target(ask.form.get("to", "")), desk.access.address_of(ask.request)
     try:
         user = await desk.access.log_in(ask.form.get("password", ""), ask.request)
-    except TooMany:
+    except TooManyAttempts:
         trouble = "Too many attempts. Wait a quarter of an hour, or use a browser that has logged in here before."
         return await desk.page(ask, "login.html", 429, trouble=trouble, to=to)
     if user is None:
@@ -53,7 +53,7 @@ async def log_out_everybody(desk: Desk, ask: Ask) -> Response:
     return response
 
 
-async def keep_settings(desk: Desk, ask: Ask) -> Response:
+async def save_preferences(desk: Desk, ask: Ask) -> Response:
     """What this browser likes; nothing that anybody else would notice."""
     response = desk.go("/console/settings")
     for name, allowed in (("theme", ("light", "dark")), ("keys", ("off",))):
@@ -73,14 +73,14 @@ async def reveal_delivery(desk: Desk, ask: Ask) -> Response:
     id, field = ask.path("id"), _field(ask)
     await desk.ledger.meta(id)
     await _note(desk, ask, "revealed of a delivery", f"{id}: {'all of the body' if field == '*' else field}")
-    return await show_delivery(desk, ask, id, (field,))
+    return await delivery_page(desk, ask, id, (field,))
 
 
 async def reveal_visit(desk: Desk, ask: Ask) -> Response:
     external_id, field = ask.path("external_id"), _field(ask)
     await desk.explain.works_of_visit(external_id)
     await _note(desk, ask, "revealed of a visit", f"{external_id}: {field}")
-    return await show_visit(desk, ask, external_id, (field,))
+    return await visit_page(desk, ask, external_id, (field,))
 
 
 def _field(ask: Ask) -> str:
@@ -91,7 +91,7 @@ def _field(ask: Ask) -> str:
     return field
 
 
-async def ask_api(desk: Desk, ask: Ask) -> Response:
+async def fetch_remote(desk: Desk, ask: Ask) -> Response:
     """What the Visits API has now; nothing of it is kept."""
     external_id = ask.path("external_id")
     [work, *_] = await desk.explain.works_of_visit(external_id)
@@ -102,7 +102,7 @@ async def ask_api(desk: Desk, ask: Ask) -> Response:
         asked["visit"] = await stands_now(desk.ledger, desk.settings, desk.http, root.account, root.external_id)
     except VisitsApiTrouble as trouble:
         asked["trouble"] = f"It could not be asked: {trouble}."
-    return await show_visit(desk, ask, external_id, asked=asked)
+    return await visit_page(desk, ask, external_id, remote=asked)
 
 
 # -- pausing --
@@ -128,7 +128,7 @@ async def _pause(desk: Desk, ask: Ask, is_paused: bool) -> Response:
 # -- ringing --
 
 
-async def ring(desk: Desk, ask: Ask) -> Response:
+async def send_test_delivery(desk: Desk, ask: Ask) -> Response:
     """A specimen, signed now, through our own door."""
     entrance = desk.settings.entrances.get(ask.path("hook"))
     if entrance is None:
@@ -149,7 +149,7 @@ async def ring(desk: Desk, ask: Ask) -> Response:
     said = answer.json() if answer.headers.get("content-type") == "application/json" else {}
     word = said.get("detail") or said.get("ignored") or ("a repeat" if said.get("repeat") else "accepted")
     rang = {"ok": answer.is_success, "status": answer.status_code, "said": word, "delivery": said.get("delivery")}
-    return await show_source(desk, ask, tool, rang)
+    return await source_page(desk, ask, tool, rang)
 
 
 async def _note(desk: Desk, ask: Ask, did: str, what: str) -> None:
@@ -160,12 +160,12 @@ async def _note(desk: Desk, ask: Ask, did: str, what: str) -> None:
 ACTIONS = [
     Page("POST", "/console/login", "anybody", log_in),
     Page("POST", "/console/logout", "viewer", log_out),
-    Page("POST", "/console/settings", "viewer", keep_settings),
+    Page("POST", "/console/settings", "viewer", save_preferences),
     Page("POST", "/console/sessions/end", "operator", log_out_everybody),
     Page("POST", "/console/deliveries/{id}/reveal", "operator", reveal_delivery),
     Page("POST", "/console/visits/{external_id}/reveal", "operator", reveal_visit),
-    Page("POST", "/console/visits/{external_id}/ask", "operator", ask_api),
+    Page("POST", "/console/visits/{external_id}/fetch", "operator", fetch_remote),
     Page("POST", "/console/accounts/{account}/pause", "operator", pause),
     Page("POST", "/console/accounts/{account}/resume", "operator", resume),
-    Page("POST", "/console/sources/{hook}/ring", "operator", ring),
+    Page("POST", "/console/sources/{hook}/test-delivery", "operator", send_test_delivery),
 ]

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from app.console.chart import chart
 from app.console.events import EventStream
-from app.console.plans import first_of
+from app.console.plans import preview
 from app.console.rendering import STATIC, Ask, Desk, Page, segment
 from app.ledger.keys import KINDS
 from app.ledger.records import Gone, NoBody
@@ -67,7 +67,7 @@ async def stream(desk: Desk, ask: Ask) -> Response:
     """What happens, as it happens; who finds no place here asks now and then."""
     if ask.request.method == "HEAD":
         return Response(media_type="text/event-stream")
-    messages = desk.live.join()
+    messages = desk.live.subscribe()
     if messages is None:
         return Response(status_code=503, headers={"retry-after": "30"})
     return EventStream(desk.live, messages, lambda: desk.access.user(ask.request))
@@ -110,19 +110,21 @@ async def deliveries(desk: Desk, ask: Ask) -> Response:
 async def newer(desk: Desk, ask: Ask) -> Response:
     """A piece of the page of deliveries: how many came since it was made."""
     filter = Filter.read(ask.request.query_params)
-    return await desk.page(ask, "newer.html", filter=filter, count=await _lists(desk).newer(filter, ask.query("than")))
+    return await desk.page(
+        ask, "newer_count.html", filter=filter, count=await _lists(desk).newer(filter, ask.query("newest"))
+    )
 
 
 async def state(desk: Desk, ask: Ask) -> Response:
     """A piece of the page of deliveries: what has become of one."""
-    return await desk.page(ask, "state.html", row=await desk.explain.row(ask.path("id")))
+    return await desk.page(ask, "state_cell.html", row=await desk.explain.row(ask.path("id")))
 
 
 async def delivery(desk: Desk, ask: Ask) -> Response:
-    return await show_delivery(desk, ask, ask.path("id"))
+    return await delivery_page(desk, ask, ask.path("id"))
 
 
-async def show_delivery(desk: Desk, ask: Ask, id: str, revealed: Container[str] = ()) -> Response:
+async def delivery_page(desk: Desk, ask: Ask, id: str, revealed: Container[str] = ()) -> Response:
     explain = Explain(desk.ledger, desk.settings, revealed)
     story = await explain.delivery(id)
     try:
@@ -136,7 +138,7 @@ async def show_delivery(desk: Desk, ask: Ask, id: str, revealed: Container[str] 
         "delivery.html",
         story=story,
         body=body,
-        steps=await first_of(Replay(desk.ledger, desk.settings).plan(Filter(ids=(id,)))),
+        steps=await preview(Replay(desk.ledger, desk.settings).plan(Filter(ids=(id,)))),
         is_open=any(change["state"] in ("parked", "waiting", "held", "queued") for change in story["changes"]),
     )
 
@@ -145,20 +147,20 @@ async def show_delivery(desk: Desk, ask: Ask, id: str, revealed: Container[str] 
 
 
 async def visit(desk: Desk, ask: Ask) -> Response:
-    return await show_visit(desk, ask, ask.path("external_id"))
+    return await visit_page(desk, ask, ask.path("external_id"))
 
 
-async def show_visit(
-    desk: Desk, ask: Ask, external_id: str, revealed: Container[str] = (), asked: dict[str, Any] | None = None
+async def visit_page(
+    desk: Desk, ask: Ask, external_id: str, revealed: Container[str] = (), remote: dict[str, Any] | None = None
 ) -> Response:
     stories = await Explain(desk.ledger, desk.settings, revealed).visit(external_id)
     for story in stories:
         await asyncio.to_thread(_prepare, story)
-    return await desk.page(ask, "visit.html", external_id=external_id, stories=stories, revealed=revealed, asked=asked)
+    return await desk.page(ask, "visit.html", external_id=external_id, stories=stories, revealed=revealed, asked=remote)
 
 
 #: So many facts and changes of one visit are on its page; `doorbell visit` shows all.
-MOST_OF_VISIT = 300
+MAX_ROWS_OF_VISIT = 300
 
 
 def _prepare(story: dict[str, Any]) -> None:
@@ -169,10 +171,10 @@ def _prepare(story: dict[str, Any]) -> None:
         fact["hidden"] = fact["value"] == HIDDEN
         fact["why"] = "the only one to say so" if said[name] < 2 else f"the newest of {said[name]}"
     changes = sorted(story["changes"], key=lambda change: int(change["order"]))
-    story["more_facts"] = max(0, len(story["facts"]) - MOST_OF_VISIT)
-    story["more_changes"] = max(0, len(changes) - MOST_OF_VISIT)
-    story["facts"] = dict(itertools.islice(story["facts"].items(), MOST_OF_VISIT))
-    story["changes"] = changes[-MOST_OF_VISIT:]
+    story["more_facts"] = max(0, len(story["facts"]) - MAX_ROWS_OF_VISIT)
+    story["more_changes"] = max(0, len(changes) - MAX_ROWS_OF_VISIT)
+    story["facts"] = dict(itertools.islice(story["facts"].items(), MAX_ROWS_OF_VISIT))
+    story["changes"] = changes[-MAX_ROWS_OF_VISIT:]
 
 
 # -- failures --
@@ -206,7 +208,7 @@ async def failures(desk: Desk, ask: Ask) -> Response:
 # -- refused --
 
 
-async def refused(desk: Desk, ask: Ask) -> Response:
+async def rejected(desk: Desk, ask: Ask) -> Response:
     by_hook, by_reason = Counter[str](), Counter[str]()
     for (hook, reason), count in (await rejections.counts(desk.redis)).items():
         by_hook[hook] += count
@@ -216,7 +218,7 @@ async def refused(desk: Desk, ask: Ask) -> Response:
     notes = with_likely_causes(await rejections.newest(desk.redis, hooks))
     return await desk.page(
         ask,
-        "refused.html",
+        "rejections.html",
         notes=rejections.first(notes, 2 * PAGE),
         counts=dict(by_reason.most_common(6)),
         hooks={hook: count for hook, count in by_hook.items() if hook},
@@ -247,10 +249,10 @@ async def sources(desk: Desk, ask: Ask) -> Response:
 
 
 async def source(desk: Desk, ask: Ask) -> Response:
-    return await show_source(desk, ask, ask.path("name"))
+    return await source_page(desk, ask, ask.path("name"))
 
 
-async def show_source(desk: Desk, ask: Ask, name: str, rang: dict[str, Any] | None = None) -> Response:
+async def source_page(desk: Desk, ask: Ask, name: str, response: dict[str, Any] | None = None) -> Response:
     tool = load().get(name)
     if tool is None:
         raise Gone(name)
@@ -262,7 +264,7 @@ async def show_source(desk: Desk, ask: Ask, name: str, rang: dict[str, Any] | No
             hooks.append({"name": entrance.name, "secrets": secrets})
     addresses = _addresses(desk, ask)
     # Before there is a secret, there is no token either.
-    token = f"/{UNSEEN}" if tool.source.signature.needs_key else ""
+    token = f"/{HIDDEN_TOKEN}" if tool.source.signature.needs_key else ""
     address = addresses[hooks[0]["name"]] if hooks else f"{_base(desk, ask)}/hooks/{name}{token}"
     return await desk.page(
         ask,
@@ -271,15 +273,15 @@ async def show_source(desk: Desk, ask: Ask, name: str, rang: dict[str, Any] | No
         verified_by=VERIFIED_BY[tool.source.evidence],
         hooks=hooks,
         addresses=addresses,
-        unseen=UNSEEN,
-        setup=_CONTINUED.sub(" ", tool.source.setup.strip()).replace("{url}", address),
+        unseen=HIDDEN_TOKEN,
+        setup=_CONTINUED_LINE.sub(" ", tool.source.setup.strip()).replace("{url}", address),
         specimens=[recorded["name"] for recorded in specimens(name)["deliveries"]],
-        rang=rang,
+        rang=response,
     )
 
 
 #: The end of a line that is not the end of a step or a paragraph.
-_CONTINUED = re.compile(r"(?<!\n)\n(?!\n|\d+\.) *")
+_CONTINUED_LINE = re.compile(r"(?<!\n)\n(?!\n|\d+\.) *")
 
 
 async def workers(desk: Desk, ask: Ask) -> Response:
@@ -295,8 +297,8 @@ async def workers(desk: Desk, ask: Ask) -> Response:
 # -- the desk itself --
 
 
-async def audit(desk: Desk, ask: Ask) -> Response:
-    return await desk.page(ask, "audit.html", lines=await desk.audit_log.newest(ask.query("before")))
+async def activity(desk: Desk, ask: Ask) -> Response:
+    return await desk.page(ask, "activity.html", lines=await desk.audit_log.newest(ask.query("before")))
 
 
 async def settings(desk: Desk, ask: Ask) -> Response:
@@ -317,18 +319,18 @@ def _base(desk: Desk, ask: Ask) -> str:
 
 
 #: In the place of a token that is not for this user, or does not exist yet.
-UNSEEN = "•••"
+HIDDEN_TOKEN = "•••"
 
 
 def _addresses(desk: Desk, ask: Ask) -> dict[str, str]:
     """Of each hook the address to paste into its tool. Who has an address with a token can send deliveries: an operator
     sees it, a viewer does not."""
     settings, base, found = desk.settings, _base(desk, ask), dict[str, str]()
-    may_see = bool(ask.user and ask.user.may("operator"))
+    may_see = bool(ask.user and ask.user.has_role("operator"))
     for name, entrance in settings.entrances.items():
         address = settings.address(entrance)
         if entrance.tool.source.signature.needs_key and not may_see:
-            address = f"{address.rpartition('/')[0]}/{UNSEEN}"
+            address = f"{address.rpartition('/')[0]}/{HIDDEN_TOKEN}"
         found[name] = address if settings.public_url else base + address
     return found
 
@@ -345,10 +347,10 @@ PAGES = [
     Page("GET", "/console/deliveries/{id}/state", "viewer", state),
     Page("GET", "/console/visits/{external_id}", "viewer", visit),
     Page("GET", "/console/failures", "viewer", failures),
-    Page("GET", "/console/refused", "viewer", refused),
+    Page("GET", "/console/rejections", "viewer", rejected),
     Page("GET", "/console/sources", "viewer", sources),
     Page("GET", "/console/sources/{name}", "viewer", source),
     Page("GET", "/console/workers", "viewer", workers),
-    Page("GET", "/console/audit", "viewer", audit),
+    Page("GET", "/console/activity", "viewer", activity),
     Page("GET", "/console/settings", "viewer", settings),
 ]

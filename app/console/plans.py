@@ -19,10 +19,10 @@ from app.operators.operations import Do, Order
 from app.operators.replay import Replay, Step
 
 #: More than this at once, and the number is to be typed.
-MOST_UNTYPED = 25
+CONFIRM_ABOVE = 25
 #: Of very many only the first few are looked at, and only for so long: a page is no place to wait.
-SHOWN, LOOK_S = 20, 0.15
-MOST_IDS = 200
+PREVIEW_STEPS, PREVIEW_TIMEOUT_S = 20, 0.15
+MAX_SELECTED_IDS = 200
 
 
 @dataclass(slots=True)
@@ -35,13 +35,13 @@ class Plan:
     filter: Filter
     contact: str
     until: int
-    is_nothing: bool = False
+    is_empty: bool = False
     count: int = 0
     steps: list[Step] = field(default_factory=list)
 
     @property
-    def must_be_typed(self) -> bool:
-        return self.count > MOST_UNTYPED
+    def needs_confirmation(self) -> bool:
+        return self.count > CONFIRM_ABOVE
 
     @property
     def is_at_most(self) -> bool:
@@ -50,8 +50,8 @@ class Plan:
 
 async def plan(desk: Desk, ask: Ask) -> Response:
     query = ask.request.query_params
-    ids = tuple(dict.fromkeys(filter(str.strip, query.getlist("ids"))))[:MOST_IDS]
-    return await _show(desk, ask, await _look(desk, _said(dict(query), ids, int(time.time() * 1000))))
+    ids = tuple(dict.fromkeys(filter(str.strip, query.getlist("ids"))))[:MAX_SELECTED_IDS]
+    return await _show(desk, ask, await _fill(desk, _parse_plan(dict(query), ids, int(time.time() * 1000))))
 
 
 async def start(desk: Desk, ask: Ask) -> Response:
@@ -59,12 +59,12 @@ async def start(desk: Desk, ask: Ask) -> Response:
     form = ask.form
     now, given = int(time.time() * 1000), form.get("until", "")
     until = min(now, int(given)) if re.fullmatch(r"[0-9]{1,15}", given) else now
-    planned = await _look(desk, _said(form, tuple(form.get("ids", "").split())[:MOST_IDS], until))
-    if planned.is_nothing:
+    planned = await _fill(desk, _parse_plan(form, tuple(form.get("ids", "").split())[:MAX_SELECTED_IDS], until))
+    if planned.is_empty:
         return await _show(desk, ask, planned, "Nothing was ticked, and nothing was done.")
     if not planned.count or form.get("expected") != str(planned.count):
         return await _show(desk, ask, planned, "Meanwhile the number changed. Nothing was done; look again.")
-    if planned.must_be_typed and form.get("confirm", "").replace(",", "").strip() != str(planned.count):
+    if planned.needs_confirmation and form.get("confirm", "").replace(",", "").strip() != str(planned.count):
         return await _show(desk, ask, planned, f"Type {number(planned.count)} to confirm. Nothing was done.")
     order = Order(
         do=planned.do,
@@ -73,7 +73,7 @@ async def start(desk: Desk, ask: Ask) -> Response:
         expected=planned.count,
         planned_at=planned.until,
         contact=planned.contact,
-        fresh=bool(form.get("fresh")),
+        fresh=bool(form.get("recheck")),
     )
     did = f"started a {planned.do} of {planned.count}"
     await desk.audit_log.note(
@@ -108,41 +108,41 @@ async def cancel(desk: Desk, ask: Ask) -> Response:
     return desk.go(f"/console/operations/{id}")
 
 
-async def first_of(steps: AsyncIterator[Step]) -> list[Step]:
+async def preview(steps: AsyncIterator[Step]) -> list[Step]:
     """The first few, as far as they can be seen at once."""
     found: list[Step] = []
     with suppress(TimeoutError):
-        async with asyncio.timeout(LOOK_S):
+        async with asyncio.timeout(PREVIEW_TIMEOUT_S):
             async for step in steps:
                 found.append(step)
-                if len(found) >= SHOWN:
+                if len(found) >= PREVIEW_STEPS:
                     break
     return found
 
 
-def _said(given: dict[str, str], ids: tuple[str, ...], until: int) -> Plan:
+def _parse_plan(given: dict[str, str], ids: tuple[str, ...], until: int) -> Plan:
     do: Do = "discard" if given.get("do") == "discard" else "replay"
     contact = given.get("contact", "").strip()
     is_id = contact.replace("_", "").isalnum() and contact.isascii() and len(contact) <= 80
     filter = Filter(ids=ids) if ids else Filter.read(given)
     # A form without a ticked row has no filter either: that must never mean everything.
     is_nothing = filter.is_empty and given.get("all") != "1"
-    return Plan(do, filter if ids else _meant(do, filter, until), contact if is_id else "", until, is_nothing)
+    return Plan(do, filter if ids else _resolve_filter(do, filter, until), contact if is_id else "", until, is_nothing)
 
 
-def _meant(do: Do, filter: Filter, until: int) -> Filter:
+def _resolve_filter(do: Do, filter: Filter, until: int) -> Filter:
     """Of what arrived only a replay can be meant; everything else is about failures, unless it says otherwise."""
     is_clear = filter.state in OPEN or (do == "replay" and not filter.reason)
     moment = datetime.fromtimestamp(until / 1000, UTC).isoformat()
     return replace(filter, before="", until=moment, state=filter.state if is_clear else "parked")
 
 
-async def _look(desk: Desk, planned: Plan) -> Plan:
-    if planned.is_nothing:
+async def _fill(desk: Desk, planned: Plan) -> Plan:
+    if planned.is_empty:
         return planned
     lists, filter = Lists(desk.ledger, desk.settings, desk.explain), planned.filter
     planned.count = len(filter.ids) or await lists.count(filter)
-    planned.steps = await first_of(_steps(desk, planned)) if planned.count else []
+    planned.steps = await preview(_steps(desk, planned)) if planned.count else []
     return planned
 
 

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from app.console.auth import Access, User, cookie
-from app.console.events import Live
+from app.console.events import EventHub
 from app.ledger.ledger import Ledger
 from app.ledger.times import moment
 from app.operators.activity_log import AuditLog
@@ -66,7 +66,7 @@ class Desk:
         self.audit_log = AuditLog(ledger.redis)
         self.explain = Explain(ledger, settings)
         self.operations = Operations(ledger, settings)
-        self.live = Live(ledger, settings)
+        self.live = EventHub(ledger, settings)
         self._templates = _environment()
         self._http: httpx.AsyncClient | None = None
 
@@ -87,7 +87,7 @@ class Desk:
         user = ask.user
         known = {
             "user": user,
-            "may_act": bool(user and user.may("operator")),
+            "may_act": bool(user and user.has_role("operator")),
             "token": self.access.token(user),
             "theme": _one_of(cookie(ask.request, "doorbell-theme"), "light", "dark"),
             "keys": cookie(ask.request, "doorbell-keys") != "off",
@@ -99,11 +99,11 @@ class Desk:
         return await asyncio.to_thread(lambda: HTMLResponse(render(known | values), status))
 
     async def problem(self, ask: Ask, status: int, title: str, sentence: str) -> Response:
-        return await self.page(ask, "problem.html", status, title=title, sentence=sentence)
+        return await self.page(ask, "error.html", status, title=title, sentence=sentence)
 
     async def redis_down(self, ask: Ask, why: str) -> Response:
         """The page that is served when nothing else can be."""
-        response = await self.page(ask, "redis_down.html", 503, why=why)
+        response = await self.page(ask, "redis_unavailable.html", 503, why=why)
         response.headers["retry-after"] = "5"
         return response
 

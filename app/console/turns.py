@@ -8,40 +8,40 @@ from itertools import count
 from typing import NamedTuple
 
 #: So many wait in one process; routers give up after 30 s.
-MOST_WAITING, PATIENCE_S = 50, 20.0
+MAX_WAITING, MAX_WAIT_S = 50, 20.0
 #: Between two checks for strangers, once they are slowed down.
-PACE_S = 2.0
+STRANGER_INTERVAL_S = 2.0
 
 
-class TooMany(Exception):
+class TooManyAttempts(Exception):
     """Attempts to log in; the answer is the same whether this one was right."""
 
 
-class Rank(NamedTuple):
+class Priority(NamedTuple):
     """The least goes first."""
 
     is_stranger: bool
-    failed: int
+    failed_attempts: int
 
 
-class _Place(NamedTuple):
-    rank: Rank
+class _Waiter(NamedTuple):
+    rank: Priority
     number: int
     turn: asyncio.Future[None]
 
 
-class Turns:
+class LoginQueue:
     def __init__(self) -> None:
-        self._waiting: list[_Place] = []
+        self._waiting: list[_Waiter] = []
         self._numbers = count()
         self._is_taken = False
         self._strangers_from = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     @asynccontextmanager
-    async def turn(self, rank: Rank) -> AsyncIterator[None]:
+    async def turn(self, rank: Priority) -> AsyncIterator[None]:
         """Raises TooMany where so many wait that this one has no place, or has none soon."""
-        await self._wait(_Place(rank, next(self._numbers), asyncio.get_running_loop().create_future()))
+        await self._wait(_Waiter(rank, next(self._numbers), asyncio.get_running_loop().create_future()))
         try:
             yield
         finally:
@@ -49,27 +49,27 @@ class Turns:
 
     def slow_strangers_down(self) -> None:
         """From whoever holds the turn: the next stranger has to wait for a while."""
-        self._strangers_from = asyncio.get_running_loop().time() + PACE_S
+        self._strangers_from = asyncio.get_running_loop().time() + STRANGER_INTERVAL_S
 
-    async def _wait(self, place: _Place) -> None:
+    async def _wait(self, place: _Waiter) -> None:
         self._waiting.append(place)
         self._waiting.sort(key=lambda one: (one.rank, one.number))
-        if len(self._waiting) > MOST_WAITING:
+        if len(self._waiting) > MAX_WAITING:
             last = self._waiting.pop()
             if not last.turn.done():
-                last.turn.set_exception(TooMany())
+                last.turn.set_exception(TooManyAttempts())
         self._look()
         try:
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(MAX_WAIT_S):
                 await place.turn
         except TimeoutError:
             self._leave(place)
-            raise TooMany from None
+            raise TooManyAttempts from None
         except asyncio.CancelledError:
             self._leave(place)
             raise
 
-    def _leave(self, place: _Place) -> None:
+    def _leave(self, place: _Waiter) -> None:
         """Somebody who does not wait any more; the turn may have come at the same moment."""
         if place in self._waiting:
             self._waiting.remove(place)

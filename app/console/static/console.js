@@ -54,7 +54,7 @@
     remember("theme", root.dataset.theme);
   };
 
-  const places = { o: "", f: "/failures", d: "/deliveries", r: "/refused", s: "/sources", w: "/workers" };
+  const places = { o: "", f: "/failures", d: "/deliveries", r: "/rejections", s: "/sources", w: "/workers" };
   const keys = {
     "/": () => $("#q")?.focus(),
     "?": () => $("#help")?.showModal(),
