@@ -32,10 +32,10 @@ dev: .venv/dev .dev/env    ## Web with reload, worker, sandbox and an embedded V
 PYTEST := $(BIN)/python -m pytest -q --dist loadfile --no-loadscope-reorder
 
 test: .venv/dev    ## All tests, but those in a browser
-	$(PYTEST) -n 4 --ignore=tests/test_console_browser.py
+	$(PYTEST) -n 4 tests/processes tests/integration tests/sources tests/fuzz tests/unit tests/architecture
 
 browser: .venv/dev ## The console in a real browser (Chromium), with a picture of every page
-	$(PYTEST) -n 2 tests/test_console_browser.py
+	$(PYTEST) -n 2 tests/browser
 
 soak: .venv/dev    ## The long run: 10,000 histories of every source, a thousand kills under load (four hours on two cores)
 	$(BIN)/python -m tests.histories

@@ -6,23 +6,14 @@ from typing import Any
 
 import pytest
 import structlog
-from rig import Rig, Server, redis_for_tests
 
 from app.ledger.ledger import Ledger
 from app.ledger.redis import Address, Redis
 from app.telemetry.logs import shaped
+from tests.support.harness import Rig, Server, redis_for_tests
 
 # A shell lets what it puts into the background ignore this signal, and then so would every process that we start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-#: What waits more than it works, so that the others work meanwhile; then what is long, so that it does not end alone.
-FIRST = ["test_crash", "test_faults", "test_worker", "test_deploy", "test_watch"]
-FIRST += ["test_histories", "test_sources", "test_apply"]
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST))
 
 
 @pytest.fixture(scope="session")

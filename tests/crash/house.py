@@ -15,7 +15,7 @@ from typing import Any
 
 from app.demo import valkey
 from tests.crash.stories import ACUITY_KEY
-from tests.rig import CALENDLY_SECRET, ROOT, SECRET, TOKEN, Server
+from tests.support.harness import CALENDLY_SECRET, ROOT, SECRET, TOKEN, Server
 
 Records = dict[str, dict[str, Any]]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from tests.rig import hmac_sha256, sign_calendly, sign_standard
+from tests.support.harness import hmac_sha256, sign_calendly, sign_standard
 
 ACUITY_KEY = "acuity-key-for-tests"
 PEOPLE = 400

@@ -1,2 +1,2 @@
 """Coverage-guided fuzzing of what reads a stranger's bytes: `make fuzz`. Inputs that broke a rule are kept in `corpus/`, and
-tests/test_fuzz.py runs them again."""
+tests/fuzz/test_targets.py runs them again."""

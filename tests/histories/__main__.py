@@ -10,7 +10,7 @@ import uvloop
 
 from tests.histories import tools
 from tests.histories.run import BATCH, World
-from tests.rig import Server, redis_for_tests
+from tests.support.harness import Server, redis_for_tests
 
 
 def main() -> int:

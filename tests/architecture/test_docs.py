@@ -1,0 +1,219 @@
+"""The README and docs/ are true: the example source works, the tables of settings and commands are complete."""
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click import Context
+from click.testing import CliRunner
+
+from app.cli import main
+from app.operators.filter import STATES
+from app.settings.model import Hook, Settings
+from app.webhooks.delivery import Delivery, Event, parse_body
+from app.webhooks.registry import load, specimens
+from app.webhooks.signatures.scheme import SignatureError, Terms
+from app.webhooks.source import VERIFIED_BY, Evidence
+from jobs.retry import why
+from tests.architecture.test_layers import LEVELS
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+PLACES = {path.name: path for path in [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]}
+PAGES = {name: path.read_text() for name, path in PLACES.items()}
+BLOCKS = {
+    kind: re.findall(rf"```{kind}\n(.*?)```", PAGES["adding-a-source.md"], re.DOTALL) for kind in ("python", "json")
+}
+#: A command at the start of a line, of an example or of a code span, on any page.
+COMMANDS = set(re.findall(r"(?:^|\$ |`)doorbell ([a-z-]+)", "\n".join(PAGES.values()), re.MULTILINE))
+
+
+@pytest.fixture
+def tidybook(tmp_path: Path) -> Any:
+    """The example source of docs/adding-a-source.md, imported."""
+    (tmp_path / "tidybook.py").write_text(BLOCKS["python"][0])
+    spec = importlib.util.spec_from_file_location("tidybook", tmp_path / "tidybook.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def delivery_of(recorded: dict[str, Any]) -> Delivery:
+    headers = tuple((name.lower().encode(), value.encode()) for name, value in recorded["headers"].items())
+    return Delivery("tidybook", "tidybook", headers, recorded["body"].encode(), datetime.now(UTC))
+
+
+def test_the_example_source_translates_its_specimen_into_the_expected_change(tidybook: Any) -> None:
+    specimens = json.loads(BLOCKS["json"][0])
+    recorded = specimens["deliveries"][0]
+    delivery = delivery_of(recorded)
+
+    tidybook.SOURCE.signature.verify(delivery, Terms([specimens["secret"]], now=0))
+    event = Event("tidybook", parse_body(delivery, "json"), delivery.received_at)
+    [change] = tidybook.translate(event)
+
+    expected = recorded["expect"][0]
+    assert expected["action"] == change.action
+    assert expected["visit_id"] == change.visit_id
+    assert expected["contact"] == change.contact.details()
+    assert {"time_scheduled": "2026-03-09T13:00:00Z", "date_cancelled": None} == change.facts()
+
+
+def test_the_example_source_passes_the_linter() -> None:
+    check = [sys.executable, "-m", "ruff", "check", "--stdin-filename", "app/sources/tidybook.py", "-"]
+
+    ran = subprocess.run(check, input=BLOCKS["python"][0], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert "All checks passed!\n" == ran.stdout
+
+
+def test_the_example_source_refuses_another_body(tidybook: Any) -> None:
+    specimens = json.loads(BLOCKS["json"][0])
+    recorded = specimens["deliveries"][0]
+    forged = delivery_of(recorded | {"body": recorded["body"].replace("4711", "4712")})
+
+    with pytest.raises(SignatureError):
+        tidybook.SOURCE.signature.verify(forged, Terms([specimens["secret"]], now=0))
+
+
+@pytest.mark.parametrize("name", [name.upper() for name in Settings.model_fields if name != "hooks"])
+def test_every_setting_is_in_the_table_of_settings(name: str) -> None:
+    assert f"`{name}`" in PAGES["settings.md"]
+
+
+@pytest.mark.parametrize("name", [name.upper() for name in Hook.model_fields])
+def test_every_setting_of_a_hook_is_in_the_table_of_settings(name: str) -> None:
+    assert re.search(rf"`(HOOKS__<NAME>|…)__{name}", PAGES["settings.md"])
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_that_a_page_shows_exists(command: str) -> None:
+    result = CliRunner().invoke(main, [command, "--help"])
+
+    assert 0 == result.exit_code
+
+
+def test_every_command_is_in_the_table_of_commands() -> None:
+    table = "\n".join(row for row in PAGES["cli.md"].splitlines() if row.startswith("| `"))
+
+    assert [] == [name for name in main.list_commands(Context(main)) if f"`doorbell {name}" not in table]
+
+
+def test_there_are_commands_to_check() -> None:
+    assert {"demo", "doctor", "failures", "replay", "ring"} <= COMMANDS
+
+
+#: The columns of the README's table of tools, and the field of a change that shows it.
+COLUMNS = {
+    "cancelled": "date_cancelled",
+    "completed": "time_completed",
+    "no-show": "no_show",
+    "money": "amount_collected",
+}
+
+
+def table_of_tools() -> dict[str, dict[str, str]]:
+    section = README.partition("## The tools")[2].partition("\n## ")[0]
+    rows = [row.strip("| ").split(" | ") for row in section.splitlines() if row.startswith("| ")]
+    return {row[0]: dict(zip(rows[0], row, strict=True)) for row in rows[2:]}
+
+
+def fields_in_specimens(name: str) -> set[str]:
+    """Fields that have a value in an expected change; of separate payments, `amount_collected of …` is one."""
+    expected = [one["expect"] for one in specimens(name)["deliveries"]]
+    changes = [change for one in expected if isinstance(one, list) for change in one]
+    return {field.partition(" of ")[0] for change in changes for field, value in change.items() if value is not None}
+
+
+def test_the_table_of_tools_has_every_source() -> None:
+    assert table_of_tools().keys() == {tool.source.title for tool in load().values()}
+
+
+@pytest.mark.parametrize("name", sorted(load()))
+def test_the_table_of_tools_is_what_the_source_declares(name: str) -> None:
+    source = load()[name].source
+    row = table_of_tools()[source.title]
+
+    assert (source.signature.covers, source.evidence) == (row["signed"], row["evidence"])
+
+
+@pytest.mark.parametrize("name", sorted(load()))
+def test_the_table_of_tools_is_what_the_specimens_show(name: str) -> None:
+    row, fields = table_of_tools()[load()[name].source.title], fields_in_specimens(name)
+
+    assert ("time_scheduled" in fields) == (row["booked"] != "–")
+    assert {column for column, field in COLUMNS.items() if field in fields} == {
+        column for column in COLUMNS if row[column] != "–"
+    }
+
+
+@pytest.mark.parametrize("evidence", VERIFIED_BY)
+def test_the_readme_says_what_each_evidence_means(evidence: Evidence) -> None:
+    assert f"`{evidence}`: {VERIFIED_BY[evidence]}" in README
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 150
+
+
+LINKS = [
+    (name, link) for name, text in PAGES.items() for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link
+]
+
+
+@pytest.mark.parametrize(("name", "link"), LINKS)
+def test_every_link_leads_to_a_page_and_its_heading(name: str, link: str) -> None:
+    path, _, anchor = link.partition("#")
+    page = PLACES[name].parent / path if path else PLACES[name]
+
+    assert page.is_file()
+    assert not anchor or anchor in anchors(page.read_text())
+
+
+def anchors(text: str) -> set[str]:
+    """The headings, as GitHub names them."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+FILES = sorted(set(re.findall(r"`((?:app|jobs|tests|deploy)/[\w./-]*)`", "\n".join(PAGES.values()))))
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if "tidybook" not in path])
+def test_every_file_that_a_page_names_exists(path: str) -> None:
+    assert (ROOT / path).exists()
+
+
+def test_the_architecture_shows_the_levels_of_the_packages() -> None:
+    rows = dict(re.findall(r"^\| (\d) \| (.+) \|$", PAGES["architecture.md"], re.MULTILINE))
+
+    assert LEVELS == [set(re.findall(r"`((?:app\.|jobs)[a-z_]*)`", rows[str(level)])) for level in range(1, 10)]
+
+
+def test_the_page_on_deploys_has_the_commands_of_the_procfile() -> None:
+    for line in (ROOT / "Procfile").read_text().splitlines():
+        name, command = line.split(": ", 1)
+        assert re.search(rf"^{name} +{re.escape(command.partition(' --')[0])}", PAGES["deploy.md"], re.MULTILINE)
+
+
+def test_the_architecture_has_every_state_of_a_task() -> None:
+    section = PAGES["architecture.md"].partition("## States of a task")[2].partition("\n## ")[0]
+
+    assert [] == [state for state in STATES if f"`{state}`" not in section and f"--state {state}`" not in section]
+
+
+def test_the_reasons_in_the_runbook_are_those_that_are_counted() -> None:
+    section = PAGES["runbook.md"].partition("## Reasons")[2].partition("\n## ")[0]
+    cells = [row.split(" | ")[0] for row in section.splitlines() if row.startswith("| `")]
+    reasons = {word for cell in cells for word in re.findall(r"`([a-z_]+)[`:]", cell)}
+
+    assert {"contact_unknown", "token_missing", "rate"} <= reasons
+    assert {reason for reason in reasons if why(reason) == "other"} <= {"body_removed", "body_key_unknown"}

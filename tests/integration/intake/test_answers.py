@@ -1,0 +1,157 @@
+"""No request to a hook is answered 3xx or 410, whatever comes, in every state: Calendly deletes its subscription on 410, and
+most tools do not follow a redirect of a POST."""
+
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from app.demo.valkey import free_port
+from app.webhooks.registry import load, specimens
+from tests.integration.console.test_access import HASHES, OPERATORS
+from tests.integration.intake.test_endpoint import CAP, IMPATIENT, Door, an_event, padded, request, web
+from tests.sources.test_specimens import BY_TOOL
+from tests.support.harness import sign_standard
+
+#: What docs/runbook.md lists.
+LISTED = {200, 202, 400, 401, 404, 405, 408, 413, 415, 429, 503}
+METHODS = [
+    "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PROPFIND", "MKCOL", "MOVE", "LOCK",
+    "SEARCH", "REPORT", "PURGE", "LINK", "SUBSCRIBE", "M-SEARCH", "QUERY", "post", "BREW",
+]  # fmt: skip
+HOOKS = ["standard", "calendly", "acuity", "servicem8", "gohighlevel", "nylas", "zoom", "calcom", "nobody"]
+#: What may stand in the place of a hook's path.
+SHAPES = [
+    "/hooks/{}", "/hooks/{}/", "/hooks/{}//", "/hooks//{}", "//hooks/{}", "/hooks/{}/token", "/hooks/{}/token/",
+    "/hooks/{}?a=b", "/hooks/{}?", "/hooks/{}?challenge=abc", "/hooks/{}?hub.challenge=1", "/hooks/{}/?a=b", "/hooks/{}#x",
+    "/hooks/{}%2F", "/hooks/{}%2f..", "/hooks/%2e%2e/{}", "/hooks/./{}", "/hooks/../hooks/{}", "/hooks/{}/..",
+    "/hooks/{};a=b",
+    "/hooks/{}%20", "/hooks/{}%00", "/hooks/{}%0d%0alocation:%20x", "/hooks/{}\\", "/Hooks/{}", "/HOOKS/{}", "/hook/{}",
+    "/%68ooks/{}", "/hooks%2f{}", "http://doorbell/hooks/{}", "http://evil.example/hooks/{}", "https://doorbell:443/hooks/{}",
+    "/hooks/{}/console", "/hooks/console/{}", "/hooks/{}.json", "/hooks/{}/healthz",
+]  # fmt: skip
+#: Of no hook, but where a tool may be set to by mistake.
+OTHERS = [
+    "/hooks", "/hooks/", "/hooks//", "/hooks?", "/hooks/?a=b", "/hooks/%", "/hooks/%zz", "/hooks/%ff",
+    "/hooks/" + "a" * 10_000,
+    "*", "/hooks/*", "hooks/standard", "", "//", "/..", "http://doorbell", "http:///hooks", "doorbell:443",
+]  # fmt: skip
+
+ENV = {
+    "HOOKS__NYLAS__SECRETS": "nylas-secret-of-the-tests-32-long",
+    "HOOKS__ZOOM__SECRETS": specimens("zoom")["secret"],
+    "HOOKS__SERVICEM8__SECRETS": specimens("servicem8")["secret"],
+    "HOOKS__SERVICEM8__TIMEZONE": "Australia/Sydney",
+    "HOOKS__GOHIGHLEVEL__SECRETS": specimens("gohighlevel")["secret"],
+    "HOOKS__GOHIGHLEVEL__TENANTS": "loc_1",
+    "SECRET_KEY": "a-key-of-32-characters-for-tests",
+    "CONSOLE_PASSWORD_HASH": HASHES[OPERATORS],
+}
+#: So busy that nothing more is taken.
+BUSY = IMPATIENT.replace("4, 2, 0.05", "4, 0, 0.05")
+
+
+def _state(stack: ExitStack, redis_url: str, state: str) -> Door:
+    match state:
+        case "without a console":
+            return stack.enter_context(web(redis_url, **{**ENV, "CONSOLE_PASSWORD_HASH": ""}))
+        case "without Redis":
+            return stack.enter_context(web(f"redis://127.0.0.1:{free_port()}/0", **ENV))
+        case "busy":
+            return stack.enter_context(web(redis_url, "-c", BUSY, **ENV))
+    return stack.enter_context(web(redis_url, **ENV))
+
+
+@pytest.fixture(scope="module", params=["with a console", "without a console", "without Redis", "busy"])
+def door(request: pytest.FixtureRequest, redis_url: str) -> Iterator[Door]:
+    with ExitStack() as stack:
+        yield _state(stack, redis_url, request.param)
+
+
+def statuses(door: Door, requests: list[bytes], *, hangs_up: bool = False) -> dict[int, bytes]:
+    """Each status that was answered, with the first request that got it. 0: the connection was closed without an answer."""
+    met: dict[int, bytes] = {}
+    for one in requests:
+        answer = door.raw(one, method=one.partition(b" ")[0].decode(), hangs_up=hangs_up)
+        met.setdefault(answer.status, one[:200])
+        if "location" in answer.headers:
+            met.setdefault(302, one[:200])
+    return met
+
+
+def unlisted(met: dict[int, bytes]) -> dict[int, bytes]:
+    return {status: one for status, one in met.items() if status not in LISTED}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_at_every_path_is_answered_as_listed(door: Door, method: str) -> None:
+    paths = [*(shape.format(hook) for shape in SHAPES for hook in HOOKS), *OTHERS]
+
+    assert {} == unlisted(statuses(door, [request(path, method) for path in paths]))
+
+
+def test_every_signed_request_is_answered_as_listed(door: Door) -> None:
+    raw = an_event("standard")
+    signed = {name.replace("-", "_"): value for name, value in sign_standard(raw).items()}
+    headers = [
+        {},
+        {"content_type": "text/plain"},
+        {"content_encoding": "gzip"},
+        {"expect": "100-continue"},
+        {"upgrade": "websocket", "connection": "upgrade"},
+        {"upgrade": "h2c", "http2_settings": "AAMAAABkAARAAAAAAAIAAAAA"},
+        {"host": "evil.example", "x_forwarded_host": "evil.example", "x_forwarded_proto": "http"},
+        {"x_forwarded_proto": "https", "forwarded": "proto=http;host=x"},
+        {"x_http_method_override": "DELETE"},
+        {"accept": "text/html", "cookie": "a=b", "origin": "null"},
+        {"if_none_match": "*", "if_modified_since": "Sat, 29 Oct 2050 19:43:31 GMT", "range": "bytes=0-1"},
+    ]
+    requests = [
+        request(shape.format("standard"), "POST", raw, **signed | {"content_length": str(len(raw))} | more)
+        for shape in SHAPES
+        for more in headers
+    ]
+
+    met = statuses(door, requests)
+
+    assert {} == unlisted(met)
+    assert {200, 202} <= met.keys() or 503 in met
+
+
+def test_every_odd_body_is_answered_as_listed(door: Door) -> None:
+    large = padded(CAP + 1)
+    requests = [request(f"/hooks/{hook}", body=large, content_length=str(len(large))) for hook in HOOKS]
+    requests += [request(f"/hooks/{hook}", body=b"{", content_length="5") for hook in HOOKS]
+    requests += [request(f"/hooks/{hook}", body=b"zz\r\n", transfer_encoding="chunked") for hook in HOOKS]
+    requests += [request(f"/hooks/{hook}", body=b"2\r\n{}\r\n0\r\n\r\n", transfer_encoding="chunked") for hook in HOOKS]
+
+    # Whoever hangs up in the middle of a body hears nothing.
+    met = statuses(door, requests, hangs_up=True)
+    assert {} == unlisted({status: one for status, one in met.items() if status})
+
+
+@pytest.mark.parametrize("name", [name for name in HOOKS if name in BY_TOOL])
+def test_every_specimen_in_every_shape_is_answered_as_listed(door: Door, name: str) -> None:
+    """With the vendor's own body and headers, whether they hold or not."""
+    requests = []
+    for specimen in BY_TOOL[name]:
+        raw = specimen.delivery.raw
+        headers = {key.decode().replace("-", "_"): value.decode() for key, value in specimen.delivery.headers}
+        headers["content_length"] = str(len(raw))
+        for path in (f"/hooks/{name}", f"/hooks/{name}/", f"/hooks/{name}/x", f"/hooks/{name}?a=b"):
+            requests += [request(path, method, raw, **headers) for method in ("POST", "GET", "PUT", "DELETE")]
+
+    assert {} == unlisted(statuses(door, requests))
+
+
+@pytest.mark.parametrize("name", load())
+def test_our_own_trouble_is_told_by_a_status_that_is_tried_again(name: str) -> None:
+    assert load()[name].source.busy in (429, 503)
+
+
+def test_the_root_leads_to_the_console_where_there_is_one(door: Door) -> None:
+    answer = door.raw(request("/", "GET"), method="GET")
+
+    assert (answer.status, answer.headers.get("location")) in ((303, "/console"), (404, None))
+    assert not re.match("3|410", str(door.raw(request("/", "POST")).status))

@@ -1,0 +1,258 @@
+"""Nothing starves: what waits for somebody's answer is in nobody's way."""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+import jobs.places
+from app.ledger.ledger import Ledger
+from app.ledger.records import Lane
+from app.ledger.redis import Redis
+from app.visits.change import Contact
+from app.webhooks.registry import specimens
+from jobs.places import AT_ONCE, Job, Places, Slots, Turns
+from tests.integration.ledger.test_ledger import accept, change, work
+from tests.processes.test_worker import Books, all_visits, booked
+from tests.support.harness import Rig, wait_until
+
+SLOW, QUICK = 200, 20
+
+
+class Occupied(Exception):
+    pass
+
+
+async def waiting_job(places: Places, answer: asyncio.Event, lane: Lane = "visit", share: str = "visit:main") -> Job:
+    async def run() -> None:
+        await answer.wait()
+
+    job = Job(run(), lane, share)
+    places.jobs.add(job)
+    asyncio.create_task(job).add_done_callback(lambda _: places.jobs.discard(job))
+    await asyncio.sleep(0)
+    return job
+
+
+async def test_a_job_that_waits_for_an_answer_holds_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs.places, "WAITS_S", 0.05)
+    places, answer = Places(), asyncio.Event()
+    for _ in range(10):
+        await waiting_job(places, answer)
+
+    at_work = places.room()
+    await asyncio.sleep(0.1)
+    only_wait = places.room()
+    answer.set()
+    await asyncio.sleep(0)
+
+    assert (AT_ONCE["visit"] - 10, AT_ONCE["visit"]) == (at_work["visit"], only_wait["visit"])
+    assert {"event": AT_ONCE["event"], "replay": AT_ONCE["replay"]} == {
+        lane: at_work[lane] for lane in ("event", "replay")
+    }
+
+
+async def test_jobs_that_wait_are_bounded_and_one_account_leaves_as_many_to_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(jobs.places, "IN_FLIGHT", 12)
+    monkeypatch.setattr(jobs.places, "WAITS_S", -1)
+    places, answer = Places(), asyncio.Event()
+    for _ in range(5):
+        await waiting_job(places, answer)
+    before = places.full()
+    await waiting_job(places, answer)
+    after = places.full()
+    for _ in range(3):
+        await waiting_job(places, answer, share="visit:shop")
+    both = sorted(places.full()), places.room()
+    for _ in range(3):
+        await waiting_job(places, answer, "event", "")
+
+    assert ([], ["visit:main"]) == (before, after)
+    assert (["visit:main", "visit:shop"], {"visit": 3, "event": 0, "replay": 0}) == both
+    assert {"visit": 0, "event": 0, "replay": 0} == places.room()
+    answer.set()
+    await asyncio.sleep(0)
+
+
+async def test_a_job_can_be_cancelled_and_its_end_is_its_own() -> None:
+    ends = []
+
+    async def run() -> None:
+        try:
+            async with asyncio.timeout(0.01):
+                await asyncio.sleep(60)
+        except TimeoutError:
+            ends.append("time")
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ends.append("cancelled")
+
+    task = asyncio.create_task(Job(run(), "visit", "visit:main"))
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert ["time", "cancelled"] == ends
+
+
+async def test_slots_are_for_so_many_and_pass_on_after_a_moment() -> None:
+    slots, begun, answer, all_began = Slots(2), list[int](), asyncio.Event(), asyncio.Event()
+
+    async def call(number: int) -> None:
+        async with slots.one(5, Occupied):
+            begun.append(number)
+            if len(begun) == 5:
+                all_began.set()
+            await answer.wait()
+
+    calls = [asyncio.create_task(call(number)) for number in range(5)]
+    await asyncio.sleep(0.01)
+    at_first = list(begun)
+    await all_began.wait()
+    answer.set()
+    await asyncio.gather(*calls)
+
+    assert [0, 1] == at_first
+    assert 2 == slots._free._value
+
+
+async def test_whoever_waits_too_long_for_a_turn_is_told() -> None:
+    turns = Turns()
+    async with turns.alone("a", 1, Occupied):
+        with pytest.raises(Occupied):
+            async with turns.alone("a", 0.01, Occupied):
+                pass
+        async with turns.alone("b", 0.01, Occupied):
+            pass
+    async with turns.alone("a", 0.01, Occupied):
+        pass
+
+
+async def test_jobs_of_an_account_without_room_are_overtaken(ledger: Ledger, redis: Redis) -> None:
+    for number in range(30):
+        await accept(ledger, change(f"slow-{number}"))
+    other = b"visit:shop/standard-quick"
+    await redis.command("SET", b"arq:job:" + other + b"#1", "payload")
+    await redis.command("ZADD", "db:jobs", int((await ledger.now()).timestamp() * 1000), other + b"#1")
+
+    claimed = await ledger.claim({"visit": 5, "replay": 5}, 35, ["visit:main"])
+    at_once = await ledger.claim({"visit": 5}, 35)
+    await asyncio.sleep(1.1)
+    later = await ledger.claim({"visit": 50}, 35)
+
+    assert [("visit", f"{other.decode()}#1", b"payload")] == claimed
+    assert [] == at_once
+    assert {f"{work(f'slow-{number}')}#1" for number in range(30)} == {job for _, job, _ in later}
+
+
+# -- with a real worker --
+
+
+def hanging(books: Books) -> int:
+    return sum("slow" in name for name in books.works("running"))
+
+
+def test_look_ups_that_hang_do_not_delay_others_of_the_account(rig: Rig) -> None:
+    """Twenty visits behind two hundred whose contact is looked up for longer than a call may take."""
+    rig.misbehave(slow_share=1, slow_s=25, only=["GET /contacts"], matching="slow.")
+    books = Books(rig.redis_url)
+    slow = [booked(f"slow-{n}", contact=Contact(email=f"slow.{n}@example.com")) for n in range(SLOW)]
+    quick = [booked(f"quick-{n}", contact=Contact(email=f"quick.{n}@example.com")) for n in range(QUICK)]
+    books.land(*slow, *quick)
+    rig.worker()
+
+    wait_until(lambda: len(all_visits(rig)) == QUICK)
+
+    # No call that hangs had come to an end: nobody waited for one.
+    assert SLOW == hanging(books)
+    assert sorted(f"standard-quick-{n}" for n in range(QUICK)) == all_visits(rig)
+
+
+def test_visits_of_one_contact_that_hangs_do_not_delay_others(rig: Rig) -> None:
+    rig.misbehave(slow_share=1, slow_s=25, only=["GET /contacts"], matching="slow.")
+    books = Books(rig.redis_url)
+    slow = [booked(f"slow-{n}", contact=Contact(email="slow.1@example.com")) for n in range(SLOW)]
+    quick = [booked(f"quick-{n}", contact=Contact(email=f"quick.{n}@example.com")) for n in range(QUICK)]
+    books.land(*slow, *quick)
+    rig.worker()
+
+    wait_until(lambda: len(all_visits(rig)) == QUICK)
+
+    assert SLOW == hanging(books)
+
+
+BOOKED: dict[str, Any] = specimens("acuity")["deliveries"][0]
+RECORD = BOOKED["records"]["appointments/123456789"]
+
+
+class HangingTool(BaseHTTPRequestHandler):
+    """It answers for ids from 1,000 on, and hangs for the others."""
+
+    over = threading.Event()
+    asked: list[int]
+
+    def do_GET(self) -> None:
+        number = int(self.path.rpartition("/")[2])
+        self.server.asked.append(number)  # type: ignore[attr-defined]
+        if number < 1_000:
+            self.over.wait(25)
+            return
+        body = json.dumps({**RECORD, "id": number, "email": f"ada.{number}@example.com"}).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class ManyConnections(ThreadingHTTPServer):
+    request_queue_size = 512
+    daemon_threads = True
+
+
+@pytest.fixture
+def tool() -> Iterator[ManyConnections]:
+    with ManyConnections(("127.0.0.1", 0), HangingTool) as server:
+        server.asked = []  # type: ignore[attr-defined]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        HangingTool.over.set()
+        server.shutdown()
+
+
+def test_records_that_hang_delay_neither_others_of_the_tool_nor_other_hooks(rig: Rig, tool: ManyConnections) -> None:
+    secret = specimens("acuity")["secret"]
+    env = {
+        "HOOKS__ACUITY__SECRETS": secret,
+        "HOOKS__ACUITY__CREDENTIALS__USER_ID": "4711",
+        "HOOKS__ACUITY__CREDENTIALS__API_KEY": "acuity-api-key",
+        "HOOKS__ACUITY__API_URL": f"http://127.0.0.1:{tool.server_port}",
+    }
+    rig.web(**env)
+    for number in [*range(1, SLOW + 1), *range(1_000, 1_000 + QUICK)]:
+        raw = f"action=scheduled&id={number}&calendarID=1234567&appointmentTypeID=7654321".encode()
+        signature = base64.b64encode(hmac.digest(secret.encode(), raw, hashlib.sha256)).decode()
+        headers = {"content-type": "application/x-www-form-urlencoded", "x-acuity-signature": signature}
+        assert 202 == rig.post(raw, headers, "acuity").status_code
+    books = Books(rig.redis_url)
+    books.land(*(booked(f"{n}", contact=Contact(email=f"quick.{n}@example.com")) for n in range(QUICK)))
+    rig.worker(**env)
+
+    wait_until(lambda: len(all_visits(rig)) == 2 * QUICK)
+
+    assert SLOW <= sum(name.startswith("event:") for name in books.works("running"))
+    assert len(tool.asked) <= SLOW + QUICK  # type: ignore[attr-defined]

@@ -1,0 +1,331 @@
+"""Records are fetched once for many events, by a few at a time; tokens that expire are got once for all, and kept sealed."""
+
+import asyncio
+import base64
+import json
+from typing import Any
+from urllib.parse import parse_qs
+
+import httpx
+import pytest
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+import jobs.places
+import jobs.tokens
+from app.visits.client import LARGEST_ANSWER, RateLimited
+from app.webhooks.fetching import Exchange, Get, Keys
+from jobs.records import MOST_AT_ONCE, _request, _until_reset
+from jobs.tokens import _filled
+from tests.integration.jobs.test_translate_event import SPECIMENS, Doorstep, Tool, hands, served, world
+from tests.support.harness import hmac_sha256
+
+__all__ = ["hands", "served", "world"]  # fixtures
+
+BOOKED = SPECIMENS["jobber"]["deliveries"][0]
+ITEM = BOOKED["body"]["data"]["webHookEvent"]["itemId"]
+OAUTH = {
+    "HOOKS__JOBBER__CREDENTIALS__TOKEN": "",
+    "HOOKS__JOBBER__CREDENTIALS__CLIENT_ID": "the-client",
+    "HOOKS__JOBBER__CREDENTIALS__CLIENT_SECRET": "its-secret",
+    "HOOKS__JOBBER__CREDENTIALS__REFRESH_TOKEN": "refresh-one",
+    "SECRET_KEY": "a-key-of-ours-for-tests",
+}
+
+
+async def ring(world: Doorstep, second: int, item: str = ITEM) -> str:
+    """An event of its own about a visit. Returns the event's work."""
+    told = {**BOOKED["body"]["data"]["webHookEvent"], "itemId": item, "occurredAt": f"2026-03-10T15:20:{second:02d}Z"}
+    body = {"data": {"webHookEvent": told}}
+    raw = json.dumps(body, separators=(",", ":")).encode()
+    signature = base64.b64encode(hmac_sha256(SPECIMENS["jobber"]["secret"].encode(), raw)).decode()
+    headers = {"Content-Type": "application/json", "X-Jobber-Hmac-SHA256": signature}
+    answer = await world.ring("jobber", {"body": body, "headers": headers})
+    assert 202 == answer.status_code, answer.text
+    return f"event:{answer.json()['delivery']}"
+
+
+def asked_for_records(world: Doorstep) -> list[dict[str, str]]:
+    return [headers for _, path, headers, _ in world.tool.seen if path == "/jobber/graphql"]
+
+
+async def test_ten_events_of_one_record_cost_two_fetches(world: Doorstep) -> None:
+    world.tool.keep("jobber", BOOKED)
+    world.tool.open.clear()
+    works = [await ring(world, 0)]
+    running = [asyncio.create_task(world.do(works[0]))]
+    await world.asked(1)
+    works += [await ring(world, second) for second in range(1, 10)]
+    running += [asyncio.create_task(world.do(work)) for work in works[1:]]
+    await asyncio.sleep(0.5)
+    world.tool.open.set()
+
+    outcomes = await asyncio.gather(*running)
+
+    assert ["landed"] * 10 == outcomes
+    assert 2 == len(world.tool.seen)
+    assert {"settled"} == {(await world.ledger.member(work)).state for work in works}
+
+
+async def test_a_record_that_was_asked_for_before_an_event_rang_is_too_old_for_it(world: Doorstep) -> None:
+    world.tool.keep("jobber", BOOKED)
+    await ring(world, 1)
+    await world.run()
+    moved = json.loads(json.dumps(world.tool.records[ITEM]))
+    moved["data"]["visit"]["startAt"] = "2026-03-20T09:00:00Z"
+    world.tool.records[ITEM] = moved
+
+    await ring(world, 2)
+    await world.run()
+
+    assert ["2026-03-20T09:00:00Z"] == [visit["time_scheduled"] for visit in world.rig.visits()]
+    assert 2 == len(world.tool.seen)
+
+
+def items(most: int) -> list[str]:
+    return [base64.b64encode(f"gid://Jobber/Visit/{number}".encode()).decode() for number in range(most)]
+
+
+@pytest.mark.parametrize(("slot_s", "asked"), [(3_600, MOST_AT_ONCE), (0.05, 2 * MOST_AT_ONCE)])
+async def test_a_tool_is_asked_by_a_few_at_a_time_but_for_calls_that_hang(
+    world: Doorstep, monkeypatch: pytest.MonkeyPatch, slot_s: float, asked: int
+) -> None:
+    monkeypatch.setattr(jobs.places, "SLOT_S", slot_s)
+    world.tool.open.clear()
+    works = [await ring(world, number % 60, item) for number, item in enumerate(items(2 * MOST_AT_ONCE))]
+    running = [asyncio.create_task(world.do(work)) for work in works]
+
+    await world.asked(asked)
+    await asyncio.sleep(0.2)
+    so_far = len(world.tool.seen)
+    world.tool.open.set()
+    await asyncio.gather(*running)
+
+    assert (asked, 2 * MOST_AT_ONCE) == (so_far, len(world.tool.seen))
+
+
+async def test_a_tool_that_hangs_leaves_places_to_others_and_loses_nothing(
+    world: Doorstep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs.places, "IN_FLIGHT", 8)
+    world.tool.open.clear()
+    works = [await ring(world, number, item) for number, item in enumerate(items(12))]
+    running = [asyncio.create_task(world.do(work)) for work in works]
+    await world.asked(8)
+    while len([task for task in running if task.done()]) < 4:
+        await asyncio.wait([task for task in running if not task.done()], return_when=asyncio.FIRST_COMPLETED)
+
+    members = [await world.ledger.member(work) for work in works]
+    busy = [member.reason for member in members if member.state == "waiting"]
+    world.tool.open.set()
+    await asyncio.gather(*running)
+
+    assert ["busy"] * 4 == busy
+    assert 8 == len(world.tool.seen)
+
+
+# -- tokens --
+
+
+def gives(world: Doorstep, *tokens: dict[str, Any] | int) -> list[dict[str, str]]:
+    """The token endpoint answers these, the last one for ever. Returns what it is sent."""
+    sent: list[dict[str, str]] = []
+    left = list(tokens)
+    real = Tool.answer
+
+    def answer(request: Request, body: bytes) -> Response:
+        if request.url.path != "/oauth/token":
+            return real(world.tool, request, body)
+        sent.append({name: value for name, [value] in parse_qs(body.decode()).items()})
+        given = left.pop(0) if len(left) > 1 else left[0]
+        return PlainTextResponse("no", given) if isinstance(given, int) else JSONResponse(given)
+
+    world.tool.answer = answer  # type: ignore[method-assign]
+    return sent
+
+
+def connect(world: Doorstep, **other: str) -> None:
+    world.set(**{**OAUTH, "HOOKS__JOBBER__TOKEN_URL": f"{world.url}/oauth/token", **other})
+    world.tool.keep("jobber", BOOKED)
+
+
+FIRST = {"access_token": "access-one", "expires_in": 3600, "refresh_token": "refresh-two"}
+SECOND = {"access_token": "access-two", "expires_in": 3600}
+
+
+async def test_a_token_is_got_once_for_all_who_need_one(world: Doorstep) -> None:
+    connect(world)
+    sent = gives(world, FIRST)
+    items = [base64.b64encode(f"gid://Jobber/Visit/{number}".encode()).decode() for number in range(6)]
+
+    works = [await ring(world, number, item) for number, item in enumerate(items)]
+    await asyncio.gather(*(world.do(work) for work in works))
+
+    assert [
+        {
+            "grant_type": "refresh_token",
+            "client_id": "the-client",
+            "client_secret": "its-secret",
+            "refresh_token": "refresh-one",
+        }
+    ] == sent
+    assert ["Bearer access-one"] * 6 == [headers["authorization"] for headers in asked_for_records(world)]
+
+
+async def test_a_token_that_ended_early_is_got_anew_with_the_refresh_token_that_came_last(
+    world: Doorstep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs.tokens, "YOUNG_S", 0.0)
+    connect(world)
+    sent = gives(world, FIRST, SECOND)
+    await ring(world, 1)
+    await world.run()
+    refusals = [PlainTextResponse("expired", 401)]
+    real = world.tool.answer
+
+    def once(request: Request, body: bytes) -> Response:
+        if request.url.path == "/jobber/graphql" and refusals:
+            return refusals.pop()
+        return real(request, body)
+
+    world.tool.answer = once  # type: ignore[method-assign]
+    work = await ring(world, 2)
+    outcome = await world.do(work)
+
+    assert "landed" == outcome
+    assert ["refresh-one", "refresh-two"] == [form["refresh_token"] for form in sent]
+    assert ["access-one", "access-one", "access-two"] == [
+        headers["authorization"].removeprefix("Bearer ") for headers in asked_for_records(world)
+    ]
+
+
+async def test_a_token_is_got_anew_before_it_ends(world: Doorstep) -> None:
+    connect(world)
+    sent = gives(world, {"access_token": "short", "expires_in": 0.5}, SECOND)
+    await ring(world, 1)
+    await world.run()
+    await asyncio.sleep(0.3)
+    await ring(world, 2)
+    await world.run()
+
+    assert 2 == len(sent)
+    assert ["Bearer short", "Bearer access-two"] == [headers["authorization"] for headers in asked_for_records(world)]
+
+
+async def test_a_young_token_that_is_refused_is_not_got_anew_again_and_again(world: Doorstep) -> None:
+    connect(world)
+    sent = gives(world, FIRST)
+    real = world.tool.answer
+
+    def refuse(request: Request, body: bytes) -> Response:
+        return PlainTextResponse("no", 401) if request.url.path == "/jobber/graphql" else real(request, body)
+
+    world.tool.answer = refuse  # type: ignore[method-assign]
+    outcome = await world.do(await ring(world, 1))
+
+    assert ("credentials_refused", 1) == (outcome, len(sent))
+
+
+async def test_a_refused_refresh_token_waits_for_an_operator(world: Doorstep) -> None:
+    connect(world)
+    gives(world, 400)
+
+    outcome = await world.do(await ring(world, 1))
+
+    assert ("credentials_refused", []) == (outcome, asked_for_records(world))
+
+
+async def test_what_is_kept_of_tokens_can_be_read_under_our_key_only(
+    world: Doorstep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs.tokens, "EARLY_S", 1e6)
+    connect(world)
+    sent = gives(world, FIRST, SECOND)
+    await ring(world, 1)
+    await world.run()
+    kept = await world.redis.command("GET", "db:token:jobber")
+
+    # A new key in front of the old one reads it; a key that never saw it does not, and begins anew.
+    for second, key in enumerate(["another-key-of-ours a-key-of-ours-for-tests", "a-key-that-is-not-it"], 2):
+        connect(world, SECRET_KEY=key)
+        await world.redis.command("SET", "db:token:jobber", kept)
+        monkeypatch.setattr(jobs.tokens, "_usable", lambda *_: "")
+        await ring(world, second)
+        await world.run()
+
+    assert not any(secret in kept for secret in (b"access-one", b"refresh-one", b"refresh-two"))
+    assert ["refresh-one", "refresh-two", "refresh-one"] == [form["refresh_token"] for form in sent]
+
+
+async def test_who_connects_the_account_anew_begins_with_the_new_refresh_token(world: Doorstep) -> None:
+    connect(world)
+    sent = gives(world, FIRST)
+    await ring(world, 1)
+    await world.run()
+
+    connect(world, HOOKS__JOBBER__CREDENTIALS__REFRESH_TOKEN="refresh-new")
+    await ring(world, 2)
+    await world.run()
+
+    assert ["refresh-one", "refresh-new"] == [form["refresh_token"] for form in sent]
+
+
+def test_a_template_takes_credentials_and_no_other_brace() -> None:
+    exchange = Exchange("https://tool.example.com", ("A",), json={"params": ["{A}", "{B}", 1], "m": "get"})
+
+    assert {"params": ["a{A}", "{B}", 1], "m": "get"} == _filled(exchange.json, {"A": "a{A}"})
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"), [("30", 30.0), ("soon", None), ("", None), ("9" * 20, None), ("1", 1.0), ("1000000001", 0.0)]
+)
+def test_a_tools_own_header_says_how_long_to_wait_or_until_when(said: str, expected: float | None) -> None:
+    answer = httpx.Response(429, headers={"X-Reset": said})
+
+    assert expected == _until_reset(RateLimited("GET x", 429), answer, "X-Reset").wait_s
+
+
+@pytest.mark.parametrize(
+    ("get", "expected"),
+    [
+        (Get("visits/1"), ("GET", "https://api.example.com/v1/visits/1", {})),
+        (
+            Get("visits/1", at="", json={"method": "x"}),
+            ("POST", "https://api.example.com/v1", {"json": {"method": "x"}}),
+        ),
+        (Get("visits/1", form={"id": "1"}), ("POST", "https://api.example.com/v1/visits/1", {"data": {"id": "1"}})),
+        (
+            Get("visits/1", query="{ x }", variables={"id": "1"}),
+            ("POST", "https://api.example.com/v1", {"json": {"query": "{ x }", "variables": {"id": "1"}}}),
+        ),
+    ],
+)
+def test_a_get_is_one_request_below_the_tools_api(get: Get, expected: tuple[str, str, dict[str, Any]]) -> None:
+    assert expected == _request(get, "https://api.example.com/v1")
+
+
+def test_credentials_are_shown_in_headers_and_params() -> None:
+    keys = Keys(headers={"X-Key": "API_KEY"}, params={"company": "COMPANY"})
+
+    shown = keys.show({"API_KEY": "k", "COMPANY": "c"}, 0, Get("visits/1"))
+
+    assert (("API_KEY", "COMPANY"), {"X-Key": "k"}, {"company": "c"}) == (keys.names, shown.headers, shown.params)
+
+
+async def test_a_record_that_is_too_long_is_parked_and_says_so(world: Doorstep) -> None:
+    world.tool.trouble = [lambda _: PlainTextResponse(b"[" + b"1," * LARGEST_ANSWER + b"1]")]
+
+    outcome = await world.do(work := await ring(world, 1))
+
+    [attempt] = (await world.ledger.member(work)).attempts
+    assert "GET visit: refused" == outcome
+    assert "the answer is longer than 1,048,576 bytes" == attempt.said
+
+
+async def test_a_record_that_is_nested_too_deep_to_be_kept_counts_all_the_same(world: Doorstep) -> None:
+    world.tool.keep("jobber", BOOKED)
+    whole = json.dumps(world.tool.records[ITEM])
+    nested = whole.replace("{", '{"nested": ' + "[" * 300 + "]" * 300 + ",", 1)
+    world.tool.trouble = [lambda _: Response(nested, media_type="application/json")]
+
+    assert "landed" == await world.do(await ring(world, 1))

@@ -1,0 +1,305 @@
+"""Refresh tokens that a tool accepts once: none is lost to slow answers, to Redis, or to a worker that ends in between."""
+
+import base64
+import json
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+import pytest
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+import jobs.tokens
+import jobs.translate_event
+from app.demo import valkey
+from app.visits.client import LARGEST_ANSWER
+from tests.integration.jobs.test_records import FIRST, SECOND, connect, gives
+from tests.integration.jobs.test_records import ring as ring_jobber
+from tests.integration.jobs.test_translate_event import SPECIMENS, Doorstep, hands, served, world
+from tests.support.harness import Rig, Server, hmac_sha256, serving, wait_until
+
+__all__ = ["hands", "served", "world"]  # fixtures
+
+BOOKED = SPECIMENS["jobber"]["deliveries"][0]
+
+
+# In one process -----------------------------------------------------------------------------------------------------
+
+
+async def test_an_exchange_outlives_the_job_that_began_it(world: Doorstep, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs.translate_event, "JOB_S", 0.3)
+    connect(world)
+    sent = gives(world, FIRST)
+    world.tool.open.clear()
+    work = await ring_jobber(world, 1)
+
+    outcome = await world.do(work)
+    [exchange] = world.context.exchanges
+    world.tool.open.set()
+    token = await exchange
+
+    assert ("fetch: unanswered", "access-one") == (outcome, token)
+    await world.later(60)
+    assert ["landed"] == [await world.do(work)]
+    assert ["refresh-one"] == [form["refresh_token"] for form in sent]
+    assert set() == world.context.exchanges
+
+
+async def test_an_exchange_is_not_begun_when_its_lock_may_end_first(
+    world: Doorstep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs.tokens, "LOCK_S", jobs.tokens.EXCHANGE_S)
+    connect(world)
+    sent = gives(world, FIRST)
+
+    outcome = await world.do(await ring_jobber(world, 1))
+
+    assert ("busy", []) == (outcome, sent)
+
+
+def answers_by_token(world: Doorstep, answers: dict[str, Any]) -> list[str]:
+    """The token endpoint answers by the refresh token that it is shown. Returns what it is shown."""
+    shown: list[str] = []
+    real = type(world.tool).answer
+
+    def answer(request: Request, body: bytes) -> Response:
+        if request.url.path != "/oauth/token":
+            return real(world.tool, request, body)
+        [refresh] = parse_qs(body.decode())["refresh_token"]
+        shown.append(refresh)
+        given = answers[refresh]
+        return given if isinstance(given, Response) else JSONResponse(given)
+
+    world.tool.answer = answer  # type: ignore[method-assign]
+    return shown
+
+
+async def first_exchange(world: Doorstep, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves refresh-two, with refresh-one before it, and an access token that is over."""
+    connect(world)
+    gives(world, FIRST)
+    await ring_jobber(world, 1)
+    await world.run()
+    monkeypatch.setattr(jobs.tokens, "EARLY_S", 1e6)
+    monkeypatch.setattr(jobs.tokens, "_usable", lambda kept, refused: "")
+
+
+async def test_should_the_newest_be_refused_the_one_before_is_tried_once(
+    world: Doorstep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await first_exchange(world, monkeypatch)
+    refused = PlainTextResponse("no", 401)
+    shown = answers_by_token(world, {"refresh-two": refused, "refresh-one": refused})
+
+    outcomes = [await world.do(await ring_jobber(world, second)) for second in (2, 3)]
+    then = answers_by_token(world, {"refresh-two": SECOND})
+    outcomes.append(await world.do(await ring_jobber(world, 4)))
+
+    assert ["credentials_refused", "credentials_refused", "landed"] == outcomes
+    assert (["refresh-two", "refresh-one", "refresh-two"], ["refresh-two"]) == (shown, then)
+
+
+async def test_the_one_before_may_still_be_accepted(world: Doorstep, monkeypatch: pytest.MonkeyPatch) -> None:
+    await first_exchange(world, monkeypatch)
+    invalid = JSONResponse({"error": "invalid_grant"}, 400)
+    shown = answers_by_token(world, {"refresh-two": invalid, "refresh-one": {**SECOND, "refresh_token": "refresh-3"}})
+
+    assert "landed" == await world.do(await ring_jobber(world, 2))
+
+    then = answers_by_token(world, {"refresh-3": SECOND})
+    assert "landed" == await world.do(await ring_jobber(world, 3))
+    assert (["refresh-two", "refresh-one"], ["refresh-3"]) == (shown, then)
+
+
+async def test_where_the_app_itself_is_refused_no_older_token_is_shown(
+    world: Doorstep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await first_exchange(world, monkeypatch)
+    shown = answers_by_token(world, {"refresh-two": JSONResponse({"error": "invalid_client"}, 401)})
+
+    work = await ring_jobber(world, 2)
+    outcome = await world.do(work)
+
+    member = await world.ledger.member(work)
+    said = "the token endpoint refuses these credentials: invalid_client"
+    assert ("credentials_refused", ["refresh-two"], said) == (outcome, shown, member.attempts[-1].said)
+
+
+async def test_a_token_endpoint_that_answers_without_end_is_unanswered(world: Doorstep) -> None:
+    connect(world)
+    gives(world, {"access_token": "x" * LARGEST_ANSWER})
+
+    assert "POST token: unanswered" == await world.do(await ring_jobber(world, 1))
+
+
+# With a worker of its own -------------------------------------------------------------------------------------------
+
+
+class StrictTool:
+    """Jobber's API, whose refresh tokens count once: what was exchanged is refused, unless `grace`.
+
+    exchanged: the refresh tokens that came. Its answers come no sooner than `open`.
+    """
+
+    def __init__(self) -> None:
+        self.exchanged: list[str] = []
+        self.answered, self.newest, self.grace = 0, 1, False
+        self.open = threading.Event()
+
+    async def serve(self, request: Request) -> Response:
+        body = await request.body()
+        if request.url.path == "/graphql":
+            assert f"Bearer access-{self.newest}" == request.headers["authorization"]
+            return JSONResponse(next(iter(BOOKED["records"].values())))
+        [refresh] = parse_qs(body.decode())["refresh_token"]
+        self.exchanged.append(refresh)
+        is_newest, is_last = refresh == f"refresh-{self.newest}", refresh == f"refresh-{self.newest - 1}"
+        if is_newest:
+            self.newest += 1
+        await run_in_threadpool(self.open.wait, 60)
+        self.answered += 1
+        if not (is_newest or (is_last and self.grace)):
+            return PlainTextResponse("refused", 401)
+        return JSONResponse(
+            {
+                "access_token": f"access-{self.newest}",
+                "refresh_token": f"refresh-{self.newest}",
+                "expires_in": 3_600,
+            }
+        )
+
+
+class House:
+    """A Redis that can be restarted, a door, and workers."""
+
+    def __init__(self, rig: Rig, tool: StrictTool, port: int, folder: Path) -> None:
+        self.rig, self.tool, self._port, self._folder = rig, tool, port, folder
+        self.start_redis()
+        rig.web()
+
+    def start_redis(self) -> None:
+        self.redis = valkey.start(self._port, self._folder, appendfsync="always")
+
+    def ring(self) -> str:
+        raw = json.dumps(BOOKED["body"]).encode()
+        signature = base64.b64encode(hmac_sha256(SPECIMENS["jobber"]["secret"].encode(), raw)).decode()
+        headers = {"content-type": "application/json", "x-jobber-hmac-sha256": signature}
+        return str(self.rig.post(raw, headers, "jobber").raise_for_status().json()["delivery"])
+
+    def is_asked(self) -> None:
+        wait_until(lambda: self.tool.exchanged)
+
+    def answer(self) -> None:
+        """The tool's answer leaves, and has arrived by then."""
+        self.tool.open.set()
+        wait_until(lambda: self.tool.answered)
+        time.sleep(0.2)
+
+    def forget_the_dead(self) -> None:
+        """What a worker held that was killed ends now and not in half a minute."""
+        for work in self.rig.ask("ZRANGE", "db:running", 0, -1):
+            self.rig.ask("ZADD", "db:running", 1, work)
+        for lock in self.rig.ask("KEYS", "db:*:lock"):
+            self.rig.ask("DEL", lock)
+
+    def is_made(self) -> None:
+        wait_until(lambda: len(self.rig.visits()) == 1, 60)
+
+
+@pytest.fixture
+def house(sandbox: Server, tmp_path: Path) -> Iterator[House]:
+    tool, port = StrictTool(), valkey.free_port()
+    with ExitStack() as stack:
+        routes = [Route("/{path:path}", tool.serve, methods=["POST"])]
+        url = stack.enter_context(serving(Starlette(routes=routes)))
+        rig = Rig(f"redis://127.0.0.1:{port}/0", sandbox)
+        rig.env |= {
+            "HOOKS__JOBBER__SECRETS": SPECIMENS["jobber"]["secret"],
+            "HOOKS__JOBBER__CREDENTIALS__CLIENT_ID": "the-client",
+            "HOOKS__JOBBER__CREDENTIALS__CLIENT_SECRET": "its-secret",
+            "HOOKS__JOBBER__CREDENTIALS__REFRESH_TOKEN": "refresh-1",
+            "HOOKS__JOBBER__API_URL": f"{url}/graphql",
+            "HOOKS__JOBBER__TOKEN_URL": f"{url}/token",
+            "SECRET_KEY": "a-key-for-tests-that-is-long-enough",
+        }
+        house = House(rig, tool, port, tmp_path)
+        stack.callback(lambda: valkey.stop(house.redis))
+        stack.enter_context(rig)
+        stack.callback(tool.open.set)
+        yield house
+
+
+def killed_before_it_could_read_the_answer(house: House) -> str:
+    """A worker dies after the tool replaced its refresh token. The event."""
+    worker = house.rig.worker()
+    delivery = house.ring()
+    house.is_asked()
+    worker.process.send_signal(signal.SIGSTOP)
+    house.answer()
+    worker.kill()
+    house.forget_the_dead()
+    house.rig.worker()
+    return delivery
+
+
+def test_a_worker_that_is_killed_with_the_answer_unread_costs_nothing_where_the_tool_has_a_grace_period(
+    house: House,
+) -> None:
+    house.tool.grace = True
+
+    killed_before_it_could_read_the_answer(house)
+
+    house.is_made()
+    assert (["refresh-1", "refresh-1"], 2) == (house.tool.exchanged, house.tool.newest)
+
+
+def test_where_the_tool_has_none_the_event_waits_and_says_what_happened(house: House) -> None:
+    delivery = killed_before_it_could_read_the_answer(house)
+
+    def attempts() -> list[dict[str, Any]]:
+        kept = house.rig.ask("HGETALL", f"db:event:{delivery}")
+        stored = dict(zip(kept[::2], kept[1::2], strict=True))
+        return [json.loads(value) for name, value in stored.items() if name.startswith(b"a:")]
+
+    [attempt] = wait_until(attempts)
+    assert b"credentials_refused" == house.rig.ask("HGET", f"db:event:{delivery}", "reason")
+    assert "was lost" in attempt["said"]
+    assert "connect the account anew" in attempt["said"]
+    assert ["refresh-1", "refresh-1"] == house.tool.exchanged
+
+
+def test_while_redis_is_away_the_answer_is_kept_in_the_process_until_it_can_be_written(house: House) -> None:
+    house.rig.worker()
+    house.ring()
+    house.is_asked()
+    valkey.stop(house.redis)
+    house.answer()
+    time.sleep(1)
+    house.start_redis()
+
+    house.is_made()
+    assert (["refresh-1"], 2) == (house.tool.exchanged, house.tool.newest)
+
+
+def test_a_worker_that_is_told_to_end_writes_the_answer_before_it_goes(house: House) -> None:
+    worker = house.rig.worker()
+    house.ring()
+    house.is_asked()
+    worker.process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    house.tool.open.set()
+    worker.process.wait(40)
+    house.forget_the_dead()
+    house.rig.worker()
+
+    house.is_made()
+    assert (["refresh-1"], 2) == (house.tool.exchanged, house.tool.newest)

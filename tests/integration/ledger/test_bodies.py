@@ -1,0 +1,93 @@
+"""Bodies as they are kept: compressed, sealed under BODY_KEYS or not, old and new side by side."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from app.ledger.ledger import Ledger
+from app.ledger.records import Meta, NoBody
+from app.ledger.redis import Redis
+from app.settings.environment import SettingsError, read
+from app.webhooks.delivery import Delivery
+from tests.support.harness import Rig, wait_until
+
+OLD, NEW = "an-old-key-of-32-characters-....", "a-newer-key-of-32-characters-..."
+RAW = b'{"email": "canary@example.com", "padding": "' + b"-" * 200 + b'"}'
+
+
+async def kept(redis: Redis, *keys: str) -> str:
+    """A delivery that was accepted under these keys."""
+    delivery = Delivery("standard", "standard", (), RAW, datetime.now(UTC))
+    meta = Meta("standard", "standard", 1_790_000_000_000)
+    written = await Ledger(redis, 30, keys).accept(delivery, meta, [], "main", repeat_key=f"evt {keys}")
+    return written.delivery
+
+
+async def body(redis: Redis, delivery: str, *keys: str) -> bytes:
+    return (await Ledger(redis, 30, keys).delivery(delivery))[1]
+
+
+@pytest.mark.parametrize(
+    ("then", "now"),
+    [((), ()), ((), (NEW,)), ((OLD,), (OLD,)), ((OLD,), (NEW, OLD)), ((NEW, OLD), (NEW,))],
+    ids=["never sealed", "switched on", "sealed", "rotated", "the old key taken out"],
+)
+async def test_a_body_is_read_as_it_rang(redis: Redis, then: tuple[str, ...], now: tuple[str, ...]) -> None:
+    assert RAW == await body(redis, await kept(redis, *then), *now)
+
+
+async def test_a_sealed_body_says_nothing_without_its_key_and_is_no_larger_than_it_must_be(redis: Redis) -> None:
+    plain, sealed = await kept(redis), await kept(redis, NEW)
+    records = [await redis.command("GET", f"db:delivery:{id}") for id in (plain, sealed)]
+
+    assert b"canary@example.com" in records[0]  # what zstd cannot shorten stands there as it is
+    assert b"canary" not in records[1]
+    assert len(records[1]) == len(records[0]) + 1 + 4 + 12 + 16
+
+
+@pytest.mark.parametrize("keys", [(), (NEW,)], ids=["switched off", "replaced"])
+async def test_a_key_that_is_gone_is_said_in_a_sentence(redis: Redis, keys: tuple[str, ...]) -> None:
+    delivery = await kept(redis, OLD)
+
+    with pytest.raises(NoBody, match=r"sealed under a key that BODY_KEYS lacks \([0-9a-f]{8}\)") as told:
+        await body(redis, delivery, *keys)
+
+    assert ("body_key_unknown", "standard") == (told.value.reason, told.value.meta.hook)
+
+
+async def test_a_sealed_body_cannot_be_put_under_another_delivery(redis: Redis) -> None:
+    one, other = await kept(redis, NEW), await kept(redis, NEW, OLD)
+    await redis.command("SET", f"db:delivery:{other}", await redis.command("GET", f"db:delivery:{one}"))
+
+    with pytest.raises(NoBody, match="not as it was sealed"):
+        await body(redis, other, NEW)
+
+
+def test_a_short_key_is_refused_by_name_and_not_by_value() -> None:
+    with pytest.raises(SettingsError, match="BODY_KEYS: must have 16 characters or more each") as told:
+        read({"REDIS_URL": "redis://127.0.0.1", "BODY_KEYS": f"{NEW} too-short-1234"})
+
+    assert "1234" not in str(told.value)
+
+
+def test_all_of_doorbell_works_with_sealed_bodies_and_says_what_it_cannot_open(rig: Rig, redis_url: str) -> None:
+    rig.web(BODY_KEYS=OLD)
+    rig.worker(BODY_KEYS=OLD)
+    contact: dict[str, Any] = {"email": "canary@example.com", "first_name": "Canary"}
+    rang = rig.ring("visit.created", "A", contact=contact, time_scheduled="2031-03-14T16:00:00Z")
+    wait_until(lambda: rig.visit("standard-A"))
+    id = rang.json()["delivery"]
+
+    revealed = rig.doorbell("show", id, "--reveal", BODY_KEYS=f"{NEW} {OLD}")
+    locked = rig.doorbell("show", id, "--reveal", BODY_KEYS=NEW)
+    replayed = rig.doorbell("replay", id, "--rederive", "--plan", BODY_KEYS=NEW)
+    examined = rig.doorbell("doctor", BODY_KEYS=f"{NEW} {OLD}")
+
+    assert "canary@example.com" in revealed.stdout
+    assert (0, True) == (locked.returncode, "sealed under a key that BODY_KEYS lacks" in locked.stdout), locked
+    assert "sealed under a key that BODY_KEYS lacks" in replayed.stdout, replayed
+    [told] = [line for line in examined.stdout.splitlines() if line.startswith("bodies")]
+    assert "sealed under key" in told
+    assert NEW not in told
+    assert "opened under" in told

@@ -1,0 +1,117 @@
+"""Discards: what is planned is what is given up, and nothing else."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from app.cli.options import filter_of
+from app.operators.discard import Discard, Planned
+from app.visits.change import Contact
+from tests.integration.jobs.test_apply_visit import World, booked, change, hands, world
+from tests.integration.jobs.test_apply_visit import at as hour
+from tests.integration.operators.test_replay import of, refused
+
+__all__ = ["hands", "world"]
+
+
+async def plan(
+    world: World, planned: Planned | None = None, planned_at: float = float("inf"), **words: Any
+) -> list[tuple[str, str]]:
+    """What is selected, and why it would be left alone; empty: it would be given up."""
+    discard = Discard(world.ledger, world.context.settings, planned, planned_at)
+    return sorted([(step.id, step.skip) async for step in discard.plan(filter_of(words))])
+
+
+async def carry_out(world: World, planned: Planned | None = None, **words: Any) -> list[tuple[str, str]]:
+    done: list[tuple[str, str]] = []
+    discard = Discard(world.ledger, world.context.settings, planned)
+    await discard.carry_out(filter_of(words), lambda step, state: done.append((step.id, state)))
+    return sorted(done)
+
+
+async def test_what_is_planned_is_given_up(world: World) -> None:
+    await world.apply(booked("3"))
+    await refused(world, "1", "2")
+    one, two, three = "standard-1", "standard-2", "standard-3"
+
+    by_id = await plan(world, ids=(one, "nobody", three))
+
+    assert [("nobody", "unknown"), (one, ""), (three, "nothing to give up")] == sorted(by_id)
+    assert [(one, ""), (two, "")] == await plan(world, state="parked")
+    assert [(two, "")] == await plan(world, state="parked", reason="422", visit="2")
+    assert [] == await plan(world, state="parked", hook="calendly")
+    assert 2 == len(await world.ledger.works("parked"))
+
+    done = await carry_out(world, ids=(one, "nobody", three))
+
+    assert [("nobody", "unknown"), (one, "discarded"), (three, "nothing to give up")] == done
+    assert [of("2")] == await world.ledger.works("parked")
+    assert [(one, "nothing to give up")] == await plan(world, ids=(one,))
+
+
+async def test_of_a_delivery_only_its_own_changes_are_given_up(world: World) -> None:
+    await world.apply(booked())
+    [first] = await deliveries(world)
+    world.rig.misbehave(error_share=1)
+    await world.apply(change(order=2, time_scheduled=hour(12)))
+    [second] = set(await deliveries(world)) - {first}
+
+    assert [(first, "nothing to give up")] == await plan(world, ids=(first,))
+    assert [(second, "")] == await plan(world, ids=(second,))
+    assert [(first, "nothing to give up"), (second, "discarded")] == await carry_out(world, ids=(first, second))
+
+    assert {f"{second}.0"} == set((await world.member()).discarded)
+
+
+@pytest.mark.parametrize("words", [{"ids": ("standard-1", "standard-2")}, {"state": "parked"}])
+async def test_what_came_after_the_plan_is_left_alone(world: World, words: dict[str, Any]) -> None:
+    await refused(world, "1", "2")
+    planned = Planned()
+    await plan(world, planned, **words)
+    await asyncio.sleep(0.01)
+    planned_at = (await world.ledger.now()).timestamp() * 1000
+    await asyncio.sleep(0.01)
+    await refused_again(world, "2", "3")
+
+    looked = dict(await plan(world, planned_at=planned_at, **words))
+    done = dict(await carry_out(world, planned, **words))
+
+    since = {"standard-2": "changed since the plan", "standard-3": "changed since the plan"}
+    if "ids" in words:
+        del since["standard-3"]
+    assert {"standard-1": ""} | since == looked
+    assert {"standard-1": "discarded"} | since == done
+    assert [of("2"), of("3")] == sorted(await world.ledger.works("parked"))
+    assert 2 == len((await world.member("2")).changes)
+
+
+async def test_what_landed_after_a_discard_can_be_given_up_too(world: World) -> None:
+    world.rig.misbehave(error_share=1)
+    await world.land(booked("1"), change("2", 2, continues="1", time_scheduled=hour(12)))
+    await world.do(of("1"))
+    await carry_out(world, ids=("standard-1",))
+    await world.land(change("2", 3, time_scheduled=hour(13)))
+
+    assert [("standard-2", "")] == await plan(world, ids=("standard-2",))
+    assert [("standard-2", "discarded")] == await carry_out(world, ids=("standard-2",))
+
+
+async def refused_again(world: World, *visits: str) -> None:
+    world.rig.misbehave(duplicate_external_id="unprocessable")
+    for visit_id in visits:
+        await world.land(booked(visit_id, order=2, contact=Contact(id="cont_nobody")))
+    await world.run()
+    world.rig.behave()
+
+
+async def test_what_a_worker_has_in_its_hands_is_left_alone(world: World) -> None:
+    await world.land(booked())
+    await world.ledger.begin(of("1"), "main")
+
+    assert [("standard-1", "running")] == await plan(world, ids=("standard-1",))
+    assert [("standard-1", "running")] == await carry_out(world, ids=("standard-1",))
+
+
+async def deliveries(world: World) -> list[str]:
+    return [id.decode() for id in await world.redis.command("ZRANGE", "db:deliveries:standard", 0, -1)]

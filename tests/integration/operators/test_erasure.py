@@ -1,0 +1,480 @@
+"""A person is forgotten: nothing of them is left in Redis, and what was decided stays decided."""
+
+import asyncio
+import hmac
+import json
+import re
+import threading
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import zstandard
+
+from app.ledger.ledger import LEASE_S, Ledger
+from app.ledger.records import Gone, Meta
+from app.ledger.redis import Redis
+from app.operators import search_index
+from app.operators.activity_log import AuditLog
+from app.operators.erasure import Forget, speaks_of
+from app.operators.filter import Filter
+from app.operators.operations import Operations, Order
+from app.settings.environment import read
+from app.visits.change import Contact, VisitChange
+from app.webhooks.delivery import Delivery
+from tests.integration.ledger.test_keys import (
+    ADA,
+    KEY,
+    SOON,
+    acuity,
+    configure,
+    ring_everything,
+    run_of,
+    without_an_end,
+)
+from tests.integration.ledger.test_ledger import accept, begin, change, settled, work
+from tests.support.harness import Rig, Server, sign_standard, standard_body, wait_until
+
+EMAIL = "ada@example.com"
+#: As they are written, by `standard` and by Acuity.
+TRACES = (b"ada@example.com", b"ada%40example.com", b"5550100001", b"lovelace", b'"ada"')
+GRACE = {"email": "grace@example.com", "first_name": "Grace", "last_name": "Hopper", "phone": "+15550100002"}
+
+
+async def whole(redis: Redis) -> dict[str, bytes]:
+    """All of Redis as text: every key with its value, and what is compressed in it laid open."""
+    found = {}
+    for key in await redis.command("KEYS", "*"):
+        kind = (await redis.command("TYPE", key)).decode()
+        asked: dict[str, tuple[Any, ...]] = {
+            "string": ("GET", key),
+            "hash": ("HGETALL", key),
+            "zset": ("ZRANGE", key, 0, -1),
+            "set": ("SMEMBERS", key),
+            "list": ("LRANGE", key, 0, -1),
+            "stream": ("XRANGE", key, "-", "+"),
+        }
+        if kind in asked:  # else it went meanwhile
+            found[key.decode()] = key + b" " + flat(await redis.command(*asked[kind]) or b"")
+    return found
+
+
+def flat(value: Any) -> bytes:
+    if isinstance(value, list):
+        return b" ".join(map(flat, value))
+    start = value.find(b"\x28\xb5\x2f\xfd")
+    return value if start < 0 else value[:start] + zstandard.decompress(value[start:])
+
+
+async def traces(redis: Redis) -> dict[str, list[bytes]]:
+    kept = await whole(redis)
+    return {key: found for key, text in kept.items() if (found := [trace for trace in TRACES if trace in text.lower()])}
+
+
+def forgotten(rig: Rig, *options: str, **env: str) -> dict[str, Any]:
+    done = rig.doorbell("forget", EMAIL, "--json", "--yes", *options, **env)
+    assert done.returncode == 0, done
+    told: dict[str, Any] = json.loads(done.stdout)
+    return told
+
+
+def test_after_it_nothing_of_the_person_is_anywhere_in_redis(rig: Rig) -> None:
+    with acuity() as url:
+        configure(rig, url)
+        rig.web()
+        rig.worker()
+        ring_everything(rig)
+        rig.ring("visit.created", "G", contact=GRACE, time_scheduled=SOON)
+        rig.ring("visit.updated", "A", contact={"phone": "+15550100001", "first_name": "Ada"})
+        wait_until(lambda: rig.visit("standard-G"))
+        quiet(rig)
+        before = run_of(rig.redis_url, traces)
+        plan = rig.doorbell("forget", EMAIL, "--plan", "--json")
+        untouched = run_of(rig.redis_url, traces)
+
+        told = forgotten(rig)
+
+    assert {kind.split(":")[1] for kind in before} >= {"delivery", "visit"}
+    assert (0, before.keys()) == (plan.returncode, untouched.keys() | before.keys())
+    assert {} == run_of(rig.redis_url, traces)
+    assert ["visit:main/acuity-123456789", "visit:main/standard-A"] == told["visits"]
+    assert (told["visits"], told["deliveries"]) == tuple(
+        json.loads(plan.stdout)[what] for what in ("visits", "deliveries")
+    )
+    assert (5, 0) == (len(told["deliveries"]), len(told["shared"]))  # four of A, one of Acuity
+    kept = run_of(rig.redis_url, whole)
+    assert b"grace@example.com" in kept["db:visit:main/standard-G"]
+    assert b"forgot a person" in kept["db:audit-log"]
+    assert [] == run_of(rig.redis_url, without_an_end)
+
+
+def quiet(rig: Rig) -> None:
+    async def open_work(redis: Redis) -> int:
+        return int(await redis.command("ZCARD", "db:queued")) + int(await redis.command("ZCARD", "db:running"))
+
+    wait_until(lambda: not run_of(rig.redis_url, open_work))
+
+
+def test_later_events_of_a_forgotten_visit_make_no_wrong_and_no_second_one(rig: Rig) -> None:
+    """It was another customer's once: whose it is now stays decided."""
+    rig.env["SECRET_KEY"] = KEY
+    rig.web()
+    rig.worker()
+    start = datetime.now(UTC) - timedelta(minutes=10)
+    rig.ring("visit.created", "A", start, contact=GRACE, time_scheduled=SOON)
+    wait_until(lambda: rig.visit("standard-A"))
+    rig.ring("visit.updated", "A", start + timedelta(minutes=1), contact=ADA)
+    stood = wait_until(lambda: contact_is(rig, EMAIL))
+    quiet(rig)
+
+    told = forgotten(rig)
+    rig.ring("visit.updated", "A", start + timedelta(minutes=2), amount_collected="245.00")
+    after = wait_until(lambda: next((one for one in rig.visits() if one.get("amount_collected") == "245.00"), None))
+    rig.ring("visit.updated", "A", start + timedelta(minutes=3), contact=ADA)
+    quiet(rig)
+
+    assert ["visit:main/standard-A"] == told["visits"]
+    assert (stood["id"], stood["contact_id"]) == (after["id"], after["contact_id"])
+    assert 1 == len(rig.visits())
+    assert 1 == len([visit for visit in rig.visits() if visit["id"] == stood["id"]])
+    rig.ring("visit.updated", "A", start + timedelta(minutes=4), contact=GRACE)
+    assert wait_until(lambda: contact_is(rig, "grace@example.com"))
+
+
+def contact_is(rig: Rig, email: str) -> Any:
+    visit = rig.visit("standard-A")
+    contacts = rig.api(f"/contacts?email={email}")["data"]
+    return visit if visit and contacts and visit["contact_id"] == contacts[0]["id"] else None
+
+
+def test_a_replay_says_that_the_body_was_removed(rig: Rig) -> None:
+    rig.web()
+    rig.worker()
+    id = rig.ring("visit.created", "A", contact=ADA, time_scheduled=SOON).json()["delivery"]
+    wait_until(lambda: rig.visit("standard-A"))
+    quiet(rig)
+    forgotten(rig)
+
+    replayed = rig.doorbell("replay", id, "--rederive", "--plan")
+    again = rig.doorbell("replay", id, "--fresh", "--yes")
+    shown = rig.doorbell("show", id, "--reveal")
+
+    assert "its body was removed at 20" in replayed.stdout
+    assert 0 == again.returncode
+    assert "its body was removed at 20" in json.loads(shown.stdout)["body"]
+    assert "person_removed" in rig.doorbell("visit", "standard-A").stdout
+    quiet(rig)
+    assert 1 == len(rig.visits())
+
+
+def test_a_repeat_of_what_was_forgotten_is_still_a_repeat(rig: Rig) -> None:
+    rig.web()
+    raw = standard_body("visit.created", "A", contact=ADA)
+    headers = sign_standard(raw)
+    first = rig.post(raw, headers)
+    forgotten(rig)
+
+    again = rig.post(raw, headers)
+
+    assert (200, first.json()["delivery"]) == (again.status_code, again.json()["delivery"])
+    assert {} == run_of(rig.redis_url, traces)
+
+
+def test_a_visit_that_was_never_made_waits_for_an_operator_and_is_not_made_for_somebody_else(rig: Rig) -> None:
+    rig.env["CONTACT_FOR_S"] = "0.2"
+    rig.web()
+    rig.ring("visit.created", "A", contact=ADA, time_scheduled=SOON)
+    told = forgotten(rig)
+    rig.worker()
+
+    wait_until(lambda: "contact_unknown" in rig.doorbell("failures").stdout)
+
+    assert ["visit:main/standard-A"] == told["open"]
+    assert [] == rig.visits()
+
+
+def test_of_a_delivery_that_speaks_of_several_the_body_goes_and_the_others_visits_stay(rig: Rig) -> None:
+    rig.web()
+    rig.ring("visit.created", "A", contact=ADA)
+    id = rig.ring("visit.created", "G", contact=GRACE, note=f"a friend of {EMAIL.upper()}").json()["delivery"]
+
+    told = forgotten(rig)
+
+    assert [id] == told["shared"]
+    assert ["visit:main/standard-A"] == told["visits"]
+    assert {} == run_of(rig.redis_url, traces)
+    assert b"grace@example.com" in run_of(rig.redis_url, whole)["db:visit:main/standard-G"]
+
+
+def test_what_is_sealed_under_a_lost_key_is_told(rig: Rig) -> None:
+    rig.web(BODY_KEYS="a-key-that-will-be-lost")
+    rig.ring("visit.created", "G", contact=GRACE)
+
+    asked = rig.doorbell("forget", EMAIL, "--plan", BODY_KEYS="another-key-of-the-tests")
+
+    assert "1 bodies are sealed under keys that BODY_KEYS lacks" in asked.stderr
+
+
+def test_nothing_is_removed_without_a_word(rig: Rig) -> None:
+    rig.web()
+    rig.ring("visit.created", "A", contact=ADA)
+    # The door's counts, which it writes every few seconds.
+    wait_until(lambda: {"db:counts", "db:matched:standard"} <= run_of(rig.redis_url, whole).keys())
+    before = run_of(rig.redis_url, whole)
+
+    statuses = [rig.doorbell("forget", *words).returncode for words in ((EMAIL,), (EMAIL, "--plan"), ("ada", "--yes"))]
+
+    assert [2, 0, 2] == statuses
+    assert 5 == rig.doorbell("forget", "nobody@example.com", "--yes").returncode
+    assert before == run_of(rig.redis_url, whole)
+
+
+async def test_what_a_worker_has_in_its_hands_is_waited_for(rig: Rig, redis: Redis, ledger: Ledger) -> None:
+    rig.web()
+    rig.ring("visit.created", "A", contact=ADA)
+    hold = await ledger.begin("visit:main/standard-A")
+    assert not isinstance(hold, str)
+    member = await ledger.member("visit:main/standard-A")
+
+    busy = await ledger.forget(member.work, member.n, b"", {})
+    await redis.command("ZINCRBY", "db:running", -LEASE_S * 1000, member.work)  # it died
+    moved = await ledger.forget(member.work, member.n - 1, b"", {})
+    removed = await Forget(ledger, read(rig.env), EMAIL).carry_out()
+
+    assert ("busy", "moved") == (busy, moved)
+    assert {"visit:main/standard-A"} == removed.visits
+    assert set() == removed.busy
+    assert {} == await traces(redis)
+
+
+def test_it_is_safe_while_workers_run_and_hooks_ring(rig: Rig, sandbox: Server) -> None:
+    rig.env |= {"SECRET_KEY": KEY, "CONTACT_FOR_S": "0.2"}
+    rig.web()
+    rig.misbehave(slow_share=0.5, slow_s=0.2)
+    for number in range(60):
+        rig.ring("visit.created", f"V-{number}", contact=ADA if number % 2 else GRACE, time_scheduled=SOON)
+    workers = [rig.worker(), rig.worker()]
+    wait_until(lambda: len(rig.visits()) > 5)
+
+    told = forgotten(rig)
+    quiet(rig)
+
+    assert 30 == len(told["visits"])
+    assert {} == run_of(rig.redis_url, traces)
+    names = [visit["external_id"] for visit in rig.visits()]
+    assert len(names) == len(set(names))
+    assert {f"standard-V-{number}" for number in range(0, 60, 2)} <= set(names)
+    assert all(worker.process.poll() is None for worker in workers)
+
+
+@pytest.mark.parametrize("first", ["forget", "rederive"])
+async def test_a_delivery_that_is_to_be_translated_anew_meanwhile_gets_its_body_back_by_no_order(
+    rig: Rig, redis: Redis, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    """Between what the one reads and what it writes, the other does all of its work."""
+    rig.web()
+    rig.ring("visit.created", "A", contact=ADA)
+    [id] = await ledger.deliveries(["standard"], 1)
+    await ledger.release(await begin(ledger, "A"), settled())
+    forget, script = Forget(ledger, read(rig.env), EMAIL), redis.script
+    came_of_it: list[str] = []
+
+    async def rederive() -> None:
+        try:
+            came_of_it.append(await ledger.rederive(id))
+        except Gone:
+            came_of_it.append("gone")
+
+    async def interleaved(*arguments: Any) -> Any:
+        if arguments[0] == ("rederive" if first == "forget" else "forget"):
+            monkeypatch.setattr(redis, "script", script)
+            await (forget.carry_out() if first == "forget" else rederive())
+        return await script(*arguments)
+
+    monkeypatch.setattr(redis, "script", interleaved)
+    await (rederive() if first == "forget" else forget.carry_out())
+
+    assert {} == await traces(redis)
+    assert (await ledger.meta(id)).removed
+    assert ["gone" if first == "forget" else "queued"] == came_of_it
+
+
+async def test_whose_visit_it_is_stays_known_under_the_key_of_its_time(rig: Rig, redis: Redis, ledger: Ledger) -> None:
+    """The keys were changed since: what stands in the visit decides which digest stays."""
+    then = hmac.digest(b"an old key", b"doorbell.contact\n" + EMAIL.encode(), "sha256").hex()[:32]
+    await accept(ledger, change("A", contact=Contact(**ADA)))
+    stands = {"contact_id": "cont_1", "contact": then}
+    await ledger.release(await begin(ledger, "A"), settled(api={work("A"): stands}))
+
+    settings = read(rig.env).model_copy(update={"secret_key": ("a new key", "an old key")})
+    await Forget(ledger, settings, EMAIL).carry_out()
+
+    [said] = (await ledger.member(work("A"))).said()
+    assert {"email": f"forgotten:{then}"} == said.contact
+
+
+async def test_it_is_not_found_by_address_or_number_any_more(rig: Rig, redis: Redis, ledger: Ledger) -> None:
+    rig.env["SECRET_KEY"] = KEY
+    await accept(ledger, change("A", contact=Contact(**ADA)))
+    for name in ("A", "B"):
+        await search_index.remember(
+            redis, work(name), Contact(email=EMAIL if name == "A" else None, phone=ADA["phone"]), KEY, 60_000
+        )
+
+    await Forget(ledger, read(rig.env), EMAIL).carry_out()
+
+    assert [] == await search_index.works_of(redis, EMAIL, [KEY])
+    assert [work("B")] == await search_index.works_of(redis, ADA["phone"], [KEY])
+
+
+async def test_of_a_number_that_several_have_all_are_meant_and_it_is_told_how_many(
+    rig: Rig, redis: Redis, ledger: Ledger
+) -> None:
+    rig.env["SECRET_KEY"] = KEY
+    for name, email in (("A", EMAIL), ("B", "byron@example.com")):
+        contact = Contact(email=email, phone=ADA["phone"])
+        await accept(ledger, change(name, contact=contact))
+        await search_index.remember(redis, work(name), contact, KEY, 60_000)
+
+    told = [json.loads(rig.doorbell("forget", whom, "--plan", "--json").stdout) for whom in (EMAIL, ADA["phone"])]
+
+    assert [1, 2] == [one["people"] for one in told]
+    assert [1, 2] == [len(one["visits"]) for one in told]
+    assert re.search(r"people +2 +are meant: by a number", rig.doorbell("forget", ADA["phone"], "--plan").stdout)
+
+
+def test_a_number_leads_to_the_address_and_forgets_whose_it_is(rig: Rig) -> None:
+    rig.env |= {"SECRET_KEY": KEY}
+    rig.web()
+    rig.worker()
+    rig.ring("visit.created", "A", contact=ADA, time_scheduled=SOON)
+    rig.ring("visit.created", "G", contact=GRACE, time_scheduled=SOON)
+    wait_until(lambda: rig.visit("standard-A") and rig.visit("standard-G"))
+    quiet(rig)
+
+    unknown = rig.doorbell("forget", "+1 555 010 9999", "--yes")
+    plan = rig.doorbell("forget", "(555) 010-0001", "--plan", "--json")
+    done = rig.doorbell("forget", "(555) 010-0001", "--yes")
+
+    assert (5, True) == (unknown.returncode, "a number only leads to" in unknown.stderr)
+    assert ["visit:main/standard-A"] == json.loads(plan.stdout)["visits"]
+    assert 0 == done.returncode
+    shown = [rig.doorbell("visit", f"standard-{one}", "--reveal").stdout for one in "AG"]
+    assert [False, True] == ["@example.com" in story for story in shown]
+
+
+async def test_what_an_operation_looked_for_goes_once_it_is_over(rig: Rig, redis: Redis, ledger: Ledger) -> None:
+    settings = read(rig.env)
+    operations = Operations(ledger, settings)
+    filter = Filter(state="parked", reason=f"about {EMAIL}")
+    id = await operations.start(Order(do="replay", filter=filter, who="grace", expected=1, planned_at=0))
+
+    during = await Forget(ledger, settings, EMAIL).carry_out()
+    await operations.cancel(id)
+    after = await Forget(ledger, settings, EMAIL).carry_out()
+
+    assert ({f"operation:{id}"}, set()) == (during.busy, after.busy)
+    assert ("(removed)", "grace") == ((order := (await operations.one(id)).order).filter.reason, order.who)
+
+
+async def test_the_audit_log_holds_no_address_that_somebody_looked_for(redis: Redis) -> None:
+    await AuditLog(redis).note(
+        "grace", "operator", "started a replay", "reason=ada%40example.com&state=parked ada@example.com"
+    )
+
+    [line] = await AuditLog(redis).newest()
+    assert "reason=•••&state=parked •••" == line.what
+
+
+@pytest.mark.parametrize(
+    ("raw", "speaks"),
+    [
+        (b'{"email": "Ada@Example.com"}', True),
+        (b"name=Ada&email=ada%40example.com&x=1", True),
+        (b'{"email": "ada\\u0040example.com"}', True),
+        (b'{"data": "{\\"email\\": \\"ada@example.com\\"}"}', True),
+        (b'{"note": "write to\\nada@example.com"}', True),
+        (b"payload=%7B%22email%22%3A%22ada%5Cu0040example.com%22%7D", True),
+        (b"eyJhbGciOiJIUzI1NiJ9.eyJlbWFpbCI6ImFkYUBleGFtcGxlLmNvbSJ9.c2ln", True),
+        (b'{"email": "not-ada@example.com"}', False),
+        (b'{"email": "ada@example.com.au"}', False),
+        (b'{"email": "grace@example.com"}', False),
+        (b"\xff\xfe", False),
+    ],
+)
+def test_an_address_is_seen_however_it_is_written(raw: bytes, speaks: bool) -> None:
+    assert speaks == speaks_of(EMAIL)(raw)
+
+
+SETTINGS = {"REDIS_URL": "redis://127.0.0.1/0", "SECRET_KEY": KEY}
+
+
+def test_a_body_of_backslashes_is_searched_to_its_end() -> None:
+    """In a moment; a search that begins again at each of them would take an hour."""
+    raw = b"\\" * 1_000_000 + b"x" + b"\\" * 1_000_000 + EMAIL.encode()
+
+    assert speaks_of(EMAIL)(raw)
+
+
+async def test_what_is_kept_is_looked_through_beside_the_event_loop(
+    redis: Redis, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = set[bool]()
+
+    def watched(email: str) -> Any:
+        speaks = speaks_of(email)
+
+        def watching(raw: bytes) -> bool:
+            threads.add(threading.current_thread() is threading.main_thread())
+            return speaks(raw)
+
+        return watching
+
+    monkeypatch.setattr("app.operators.erasure.speaks_of", watched)
+    raw = b'{"email":"ada@example.com"}'
+    said = VisitChange(action="create", visit_id="A", order=1, contact=Contact(email="grace@example.com"))
+    delivery = Delivery("standard", "standard", (), raw, datetime.now(UTC))
+    await ledger.accept(delivery, Meta("standard", "standard", 1), [said], "main", repeat_key=None)
+
+    found = await Forget(ledger, read(SETTINGS), EMAIL).plan()
+
+    assert 1 == len(found.deliveries)
+    assert {False} == threads
+
+
+async def test_the_event_loop_goes_on_while_very_much_is_looked_through(redis: Redis, ledger: Ledger) -> None:
+    for number in range(60):
+        raw = b'{"note":"%b","n":%d}' % (b"\\\\" * 100_000, number)
+        delivery = Delivery("standard", "standard", (), raw, datetime.now(UTC))
+        await ledger.accept(delivery, Meta("standard", "standard", 1, ignored="x"), [], "main", repeat_key=None)
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    counting = asyncio.create_task(count_turns())
+    found = await Forget(ledger, read(SETTINGS), EMAIL).plan()
+    counting.cancel()
+
+    assert found.is_nothing
+    assert turns > 60
+
+
+@pytest.mark.parametrize("removed", [0, 1_700_000_000_000], ids=["now", "by an older version"])
+async def test_names_of_events_go_too_since_they_may_be_sentences(redis: Redis, ledger: Ledger, removed: int) -> None:
+    sentence = "Payment made by Ada Lovelace"
+    said = VisitChange(action="create", visit_id="A", order=1, contact=Contact(email=EMAIL))
+    delivery = Delivery("standard", "standard", (), b"{}", datetime.now(UTC))
+    meta = Meta("standard", "standard", 1, name=sentence, ignored=f"no: {sentence}", removed=removed)
+    written = await ledger.accept(delivery, meta, [said], "main", repeat_key=None)
+
+    await Forget(ledger, read(SETTINGS), EMAIL).carry_out()
+
+    after = await ledger.meta(written.delivery)
+    assert ("", "removed") == (after.name, after.ignored)
+    assert after.removed
+    assert b"Lovelace" not in flat(await redis.command("GET", f"db:delivery:{written.delivery}"))
+    assert (await Forget(ledger, read(SETTINGS), EMAIL).plan()).is_nothing

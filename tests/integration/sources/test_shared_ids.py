@@ -1,0 +1,78 @@
+"""A tool that uses one id for several people: the visit is the first one's, and an operator sees that there are others."""
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
+from itertools import permutations
+
+import pytest
+
+from app.ledger.redis import Redis
+from app.operators.explain import Explain
+from app.visits.change import Contact, VisitChange, encode_change
+from app.visits.merge import Said, fold, needed, people_of, wanted
+from tests.integration.jobs.test_apply_visit import World, a_world
+from tests.support.harness import Rig, Server
+
+START, OFF = datetime(2026, 10, 1, 15, tzinfo=UTC), datetime(2026, 9, 21, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def hands(redis_url: str, sandbox: Server) -> Iterator[Rig]:
+    rig = Rig(redis_url, sandbox)
+    yield rig
+    rig.http.close()
+
+
+@pytest.fixture
+async def world(redis: Redis, hands: Rig) -> AsyncIterator[World]:
+    async with a_world(redis, hands) as world:
+        yield world
+
+
+def answer(order: int, name: str, off: datetime | None = None) -> VisitChange:
+    return VisitChange(
+        action="cancel" if off else "update",
+        visit_id="1",
+        order=order,
+        contact=Contact(email=f"{name}@example.com", first_name=name),
+        date_cancelled=off,
+        is_sighting=True,
+        first_contact_stays=True,
+    )
+
+
+TIME = VisitChange(action="create", visit_id="1", order=1, time_scheduled=START)
+
+
+async def test_the_visit_is_made_for_the_first_and_parked_for_the_others(world: World) -> None:
+    assert ["settled"] == await world.apply(TIME, answer(2, "ada"))
+    assert ["parked"] == await world.apply(answer(3, "bob", OFF))
+
+    visit, member = world.visit() or {}, await world.member()
+    assert ("parked", "several_people") == (member.state, member.reason)
+    assert "2026-10-01T15:00:00Z" == visit["time_scheduled"]
+    assert not visit.get("date_cancelled")
+    assert (1, 0) == (len(world.contacts("ada@example.com")), len(world.contacts("bob@example.com")))
+    assert "@" not in " ".join(attempt.said or "" for attempt in member.attempts)
+    shown = await Explain(world.ledger, world.context.settings).visit("standard-1")
+    assert "@" not in json.dumps(shown, default=str)
+
+
+async def test_what_the_first_says_later_still_counts(world: World) -> None:
+    await world.apply(TIME, answer(2, "ada"), answer(3, "bob"))
+    await world.apply(answer(4, "ada", OFF))
+
+    assert "2026-09-21T00:00:00Z" == (world.visit() or {})["date_cancelled"]
+
+
+def test_the_first_is_the_first_in_every_order_and_after_compaction() -> None:
+    changes = [TIME, answer(2, "ada"), answer(3, "bob", OFF), answer(4, "eve"), answer(5, "ada")]
+    said = [Said.read(f"d{number}", encode_change(change)) for number, change in enumerate(changes)]
+
+    for order in permutations(said):
+        facts = fold(order)
+        kept = fold(one for one in order if one.origin in needed(order))
+        for found in (facts, kept):
+            assert ("ada@example.com", "ada") == (wanted(found).contact.email, wanted(found).contact.first_name)
+            assert (3, None) == (people_of(found), wanted(found).fields.get("date_cancelled"))

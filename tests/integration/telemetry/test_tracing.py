@@ -1,0 +1,168 @@
+"""OpenTelemetry and Sentry: nothing without their variable, nobody's data with it. Both are told to a server of ours."""
+
+import gzip
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from app.telemetry import tracing
+from tests.support.harness import ROOT, Rig, sign_standard, standard_body, wait_until
+
+TRACE_ID, SENDER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+PERSON = {"id": "cont_KYdl3lftgZXGRbxqoj", "email": "zebediah@example.com", "first_name": "Zebediah"}
+
+
+class Receiver(ThreadingHTTPServer):
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Post)
+        self.bodies: list[bytes] = []
+
+
+class Post(BaseHTTPRequestHandler):
+    server: Receiver
+
+    def do_POST(self) -> None:
+        length = self.headers.get("content-length")
+        body = self.rfile.read(int(length)) if length else b"".join(self._chunks())
+        self.server.bodies.append(gzip.decompress(body) if self.headers.get("content-encoding") == "gzip" else body)
+        self.send_response(200)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def _chunks(self) -> Iterator[bytes]:
+        while size := int(self.rfile.readline(), 16):
+            yield self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as receiver:
+        threading.Thread(target=receiver.serve_forever, daemon=True).start()
+        yield receiver
+        receiver.shutdown()
+
+
+def test_without_their_variables_neither_is_imported_and_the_application_is_what_it_was() -> None:
+    look = """
+import sys
+from app.intake.tracing import trace_requests
+from app.telemetry import tracing
+tracing.start("web", {"SENTRY_DSN": " "})
+async def app(*_): ...
+assert trace_requests(app) is app
+assert tracing.headers() == {}
+with tracing.span("visit", "CONSUMER", ""): tracing.called("GET", "/visits", "2xx", 1)
+print([name for name in sys.modules if name.startswith(("sentry_sdk", "opentelemetry"))])
+"""
+    ran = subprocess.run([sys.executable, "-c", look], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert "[]" == ran.stdout.strip()
+
+
+def test_an_extra_that_is_not_installed_is_told_and_fails_nothing(
+    logged: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in ("sentry_sdk", "opentelemetry", "opentelemetry.exporter"):
+        monkeypatch.setitem(sys.modules, package, None)
+
+    tracing.start("web", {"SENTRY_DSN": "https://k@example.com/1", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://[::1]:9"})
+
+    assert [
+        "SENTRY_DSN is set, but the extra [sentry]",
+        "OTEL_EXPORTER_OTLP_ENDPOINT is set, but the extra [otel]",
+    ] == [line["event"].partition(" is not installed")[0] for line in logged]
+
+
+def test_of_an_error_goes_where_it_happened_and_nothing_that_quotes_anybody() -> None:
+    frame = {"filename": "app/intake/endpoint.py", "lineno": 7, "vars": {"raw": "canary"}}
+    event = {
+        "level": "error",
+        "request": {"data": "canary", "headers": {"x": "canary"}},
+        "user": {"email": "canary"},
+        "breadcrumbs": {"values": [{"message": "canary"}]},
+        "extra": {"hook": "calendly", "raw": "canary", "sys.argv": ["canary"]},
+        "logentry": {
+            "message": "bug in %s\nfuture: KeyError('canary')",
+            "formatted": "bug in canary",
+            "params": ["canary"],
+        },
+        "exception": {"values": [{"type": "KeyError", "value": "canary", "stacktrace": {"frames": [frame]}}]},
+    }
+
+    sent = tracing.scrubbed(event)
+
+    assert "canary" not in repr(sent)
+    assert {"hook": "calendly"} == sent["extra"]
+    [error] = sent["exception"]["values"]
+    assert ("KeyError", 7) == (error["type"], error["stacktrace"]["frames"][0]["lineno"])
+
+
+def test_sentry_gets_a_defect_without_anybodys_data(receiver: Receiver) -> None:
+    pytest.importorskip("sentry_sdk", reason="the extra [sentry] is not installed")
+    fail = """
+import sys
+from app.settings.environment import read
+from app.telemetry import logs, tracing
+logs.configure(read({}, redis_needed=False))
+tracing.start("web", {"SENTRY_DSN": sys.argv[1]})
+def translate(body):
+    raise ValueError(f"no visit in {body}")
+logs.log.warning("redis down")
+try:
+    translate("zebediah@" + "example.com")
+except ValueError:
+    logs.log.exception("bug", hook="calendly", raw="zebediah" + "@")
+import sentry_sdk
+sentry_sdk.flush(5)
+"""
+    dsn = f"http://key@127.0.0.1:{receiver.server_port}/1"
+
+    subprocess.run([sys.executable, "-c", fail, dsn], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    [told] = [body for body in receiver.bodies if b'"exception"' in body]
+    assert b"ValueError" in told
+    assert b'"hook":"calendly"' in told.replace(b": ", b":")
+    assert b"zebediah" not in told
+
+
+def test_a_trace_goes_from_the_tool_through_both_processes_to_the_visits_api(rig: Rig, receiver: Receiver) -> None:
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="the extra [otel] is not installed")
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+    env = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{receiver.server_port}",
+        "OTEL_BSP_SCHEDULE_DELAY": "100",
+    }
+    rig.web(**env)
+    rig.worker(**env)
+    raw = standard_body("visit.created", "A", contact=PERSON, time_scheduled="2026-03-14T16:00:00Z")
+    rig.post(raw, sign_standard(raw) | {"traceparent": f"00-{TRACE_ID}-{SENDER}-01"})
+
+    def spans() -> dict[str, tuple[str, str, str]]:
+        return {
+            span.name: (span.trace_id.hex(), span.parent_span_id.hex(), span.span_id.hex())
+            for body in list(receiver.bodies)
+            for resource in ExportTraceServiceRequest.FromString(body).resource_spans
+            for scope in resource.scope_spans
+            for span in scope.spans
+        }
+
+    wait_until(lambda: {"POST /hooks/{hook}", "visit", "POST /visits"} <= spans().keys())
+
+    told = spans()
+    assert {TRACE_ID} == {trace for trace, _, _ in told.values()}
+    door, visit, call = told["POST /hooks/{hook}"], told["visit"], told["POST /visits"]
+    assert [SENDER, door[2], visit[2]] == [door[1], visit[1], call[1]]
+    sent = {entry["traceparent"] for entry in rig.journal() if entry["route"] == "POST /visits"}
+    assert {f"00-{TRACE_ID}-{visit[2]}-01"} == sent
+    assert not [body for body in receiver.bodies if b"ebediah" in body]

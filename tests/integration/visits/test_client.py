@@ -1,0 +1,732 @@
+"""The client against the sandbox: every request of the reference, and every way in which a call can fail."""
+
+import asyncio
+import contextlib
+import gzip
+import ssl
+import traceback
+import tracemalloc
+import zlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
+from urllib.parse import parse_qsl
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+import app.visits.client
+from app.demo.valkey import free_port
+from app.visits.client import (
+    LARGEST_ANSWER,
+    LONGEST_QUOTE,
+    Broken,
+    RateLimited,
+    Refused,
+    Unanswered,
+    Unauthorized,
+    Unreachable,
+    VisitsApiTrouble,
+    VisitsClient,
+    http_client,
+    retry_after_s,
+)
+from tests.support.harness import Rig, Server, serving, unread
+
+CONTACT = "cont_KYdl3lftgZXGRbxqoj"
+NOW = datetime(2026, 3, 14, 12, 0, 0, tzinfo=UTC)
+CANARIES = ("ada@example.com", "Lovelace", "+15550100001", "s3cret-token")
+
+Answerer = Callable[[httpx.Request], httpx.Response]
+
+
+async def nothing() -> None:
+    pass
+
+
+@pytest.fixture(autouse=True)
+def one_tls_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading the certificates costs every new client 20 ms, and nothing here speaks TLS."""
+    monkeypatch.setattr(httpx, "create_ssl_context", lambda **_: ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+
+
+@pytest.fixture(scope="module")
+def api_rig(sandbox: Server) -> Iterator[Rig]:
+    rig = Rig("redis://127.0.0.1:1/0", sandbox)  # Only its hands on the sandbox are used here.
+    yield rig
+    rig.http.close()
+
+
+@pytest.fixture
+def api(api_rig: Rig) -> Rig:
+    api_rig.behave()
+    api_rig.http.post(f"{api_rig.sandbox.url}/_sandbox/reset").raise_for_status()
+    return api_rig
+
+
+@pytest.fixture
+async def client(api: Rig) -> AsyncIterator[VisitsClient]:
+    async with http_client() as http:
+        yield VisitsClient(http, f"{api.sandbox.url}/api/v1", "s3cret-token", [], nothing)
+
+
+@contextlib.asynccontextmanager
+async def answered(answer: Answerer) -> AsyncIterator[VisitsClient]:
+    """A client of an API that is a function."""
+    async with httpx.AsyncClient(transport=httpx.MockTransport(lambda request: unread(answer(request)))) as http:
+        yield VisitsClient(http, "https://api.example.com/api/v1", "s3cret-token", [], nothing)
+
+
+Call = Callable[[VisitsClient], Any]
+CALLS: dict[str, Call] = {
+    "GET /visits": lambda client: client.list_visits(),
+    "POST /visits": lambda client: client.create_visit(CONTACT, "vis_001", {}),
+    "GET /visits/:id": lambda client: client.get_visit("vis_001"),
+    "PUT /visits/:id": lambda client: client.update_visit("vis_001", {"time_completed": "2025-02-17T11:00:00Z"}),
+    "DELETE /visits/:id": lambda client: client.delete_visit("vis_001"),
+    "GET /contacts": lambda client: client.find_contacts("ada@example.com"),
+    "POST /contacts": lambda client: client.create_contact(
+        {"email": "ada@example.com", "last_name": "Lovelace", "phone": "+15550100001"}
+    ),
+}
+EVERY_CALL = pytest.mark.parametrize("route", CALLS)
+
+
+# As the reference prints it -----------------------------------------------------------------------------------------
+
+
+async def test_every_request_leaves_as_the_reference_prints_it() -> None:
+    seen: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(200, json={"visits": []})
+
+    async with answered(answer) as client:
+        times = {"time_scheduled": "2025-02-17T09:00:00Z", "time_completed": "2025-02-17T10:30:00Z"}
+        await client.list_visits()
+        await client.create_visit("cont_KYdl3lftgZXGRbxqoj", "vis_001", times)
+        await client.get_visit("vis_001")
+        await client.update_visit("1", {"time_completed": "2025-02-17T11:00:00Z"})
+        await client.delete_visit("1")
+
+    base = "https://api.example.com/api/v1"
+    assert [
+        ("GET", f"{base}/visits", []),
+        (
+            "POST",
+            f"{base}/visits",
+            [
+                ("contact_id", "cont_KYdl3lftgZXGRbxqoj"),
+                ("external_id", "vis_001"),
+                ("time_scheduled", "2025-02-17T09:00:00Z"),
+                ("time_completed", "2025-02-17T10:30:00Z"),
+            ],
+        ),
+        ("GET", f"{base}/visits/vis_001", []),
+        ("PUT", f"{base}/visits/1", [("time_completed", "2025-02-17T11:00:00Z")]),
+        ("DELETE", f"{base}/visits/1", []),
+    ] == [(request.method, str(request.url).partition("?")[0], parse_qsl(request.content.decode())) for request in seen]
+    assert {"Bearer s3cret-token"} == {request.headers["authorization"] for request in seen}
+    assert ["application/x-www-form-urlencoded"] * 2 == [
+        request.headers["content-type"] for request in seen if request.content
+    ]
+
+
+async def test_a_created_visit_answers_as_in_the_reference(client: VisitsClient) -> None:
+    times = {"time_scheduled": "2025-02-17T09:00:00Z", "time_completed": "2025-02-17T10:30:00Z"}
+
+    visit = await client.create_visit("cont_KYdl3lftgZXGRbxqoj", "vis_001", times)
+
+    expected = {
+        "id": 1,
+        "external_id": "vis_001",
+        "time_scheduled": "2025-02-17T09:00:00Z",
+        "time_completed": "2025-02-17T10:30:00Z",
+        "completed": True,
+        "contact_id": "cont_KYdl3lftgZXGRbxqoj",
+        "event_date": "2025-02-17T09:00:00Z",
+    }
+    assert expected == {name: value for name, value in visit.items() if not name.endswith("ed_at")}
+
+
+@pytest.mark.parametrize("id", ["vis_001", "1"], ids=["external_id", "number"])
+async def test_a_visit_is_got_updated_and_deleted_by_either_name(client: VisitsClient, id: str) -> None:
+    await client.create_visit(CONTACT, "vis_001", {"time_scheduled": "2025-02-17T09:00:00Z"})
+
+    got = await client.get_visit(id)
+    updated = await client.update_visit(id, {"amount_collected": "120.00"})
+    deleted = await client.delete_visit(id)
+    again = (await client.get_visit(id), await client.update_visit(id, {}), await client.delete_visit(id))
+
+    assert got is not None
+    assert ("vis_001", 1) == (got["external_id"], got["id"])
+    assert updated is not None
+    assert "120.00" == updated["amount_collected"]
+    assert deleted is True
+    assert (None, None, False) == again
+
+
+async def test_an_empty_value_is_sent_and_clears(client: VisitsClient) -> None:
+    await client.create_visit(CONTACT, "vis_001", {"date_cancelled": "2025-02-17T09:00:00Z"})
+
+    updated = await client.update_visit("vis_001", {"date_cancelled": ""})
+
+    assert updated is not None
+    assert "date_cancelled" not in updated
+
+
+async def test_visits_are_listed_by_pages(client: VisitsClient) -> None:
+    for number in range(3):
+        await client.create_visit(CONTACT, f"vis_{number}", {})
+
+    second = await client.list_visits(page=2, limit=2)
+
+    assert ["vis_2"] == [visit["external_id"] for visit in second["visits"]]
+    assert {"page": 2, "limit": 2, "total": 3, "total_pages": 2} == second["pagination"]
+
+
+@pytest.mark.parametrize(
+    "email",
+    ["ada@example.com", "ada+tag@example.com", "o'hara&co=x%41@example.com", "a d@ü.example", "#?/@example.com"],
+)
+async def test_a_contact_is_found_by_exactly_its_address(api: Rig, client: VisitsClient, email: str) -> None:
+    json = {"email": email.replace(" ", "_"), "first_name": "Ada"}
+    made = api.http.post(f"{client.url}/contacts", json=json, headers={"authorization": "Bearer t"}).json()
+
+    found = await client.find_contacts(email.replace(" ", "_"))
+
+    assert [made] == found
+    assert [] == await client.find_contacts("nobody@example.com")
+
+
+async def test_a_contact_is_made_with_what_is_known(client: VisitsClient) -> None:
+    known = {"email": "ada@example.com", "first_name": "Ada", "last_name": "Løvelace & Co", "phone": "+1 555 010-0001"}
+
+    made = await client.create_contact(known)
+
+    assert known == {name: made[name] for name in known}
+    assert [made] == await client.find_contacts("ada@example.com")
+
+
+# Paths --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "id",
+    [
+        "a/b",
+        "a?b=c",
+        "a#b",
+        "a b",
+        "100%41",
+        "a%2Fb",
+        "ü",
+        "a+b",
+        "a;b",
+        "a&b",
+        "a:b",
+        "x/../y",
+        "%2e%2e",
+        "a\\b",
+        "a'b",
+    ],
+)
+async def test_an_id_is_quoted_in_the_path(api: Rig, client: VisitsClient, id: str) -> None:
+    await client.create_visit(CONTACT, id, {"time_scheduled": "2025-02-17T09:00:00Z"})
+
+    got = await client.get_visit(id)
+
+    assert got is not None
+    assert id == got["external_id"]
+    assert id == api.journal()[-1]["id"]
+
+
+# Trouble ------------------------------------------------------------------------------------------------------------
+
+
+async def trouble_of(call: Any) -> VisitsApiTrouble:
+    with pytest.raises(VisitsApiTrouble) as raised:
+        await call
+    return raised.value
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, Refused),
+        (402, Refused),
+        (405, Refused),
+        (409, Refused),
+        (413, Refused),
+        (422, Refused),
+        (451, Refused),
+        (401, Unauthorized),
+        (403, Unauthorized),
+        (408, Broken),
+        (425, Broken),
+        (500, Broken),
+        (501, Broken),
+        (502, Broken),
+        (503, Broken),
+        (504, Broken),
+        (520, Broken),
+        (599, Broken),
+        (429, RateLimited),
+    ],
+)
+async def test_a_status_that_is_no_success_is_sorted(status: int, kind: type[VisitsApiTrouble]) -> None:
+    async with answered(lambda _: httpx.Response(status, text="no")) as client:
+        troubles = [await trouble_of(call(client)) for call in CALLS.values()]
+
+    expected = [(kind, status, "no", f"{route}: {status}") for route in CALLS]
+    assert expected == [(type(trouble), trouble.status, trouble.said, str(trouble)) for trouble in troubles]
+
+
+@pytest.mark.parametrize("status", [404, 410])
+@pytest.mark.parametrize(
+    ("route", "expected"), [("GET /visits/:id", None), ("PUT /visits/:id", None), ("DELETE /visits/:id", False)]
+)
+async def test_a_visit_that_is_not_there_is_no_trouble(route: str, expected: object, status: int) -> None:
+    async with answered(lambda _: httpx.Response(status, text="no")) as client:
+        assert expected is await CALLS[route](client)
+
+
+@pytest.mark.parametrize("status", [404, 410])
+@pytest.mark.parametrize("route", ["GET /visits", "POST /visits", "GET /contacts", "POST /contacts"])
+async def test_an_endpoint_that_is_not_there_is_a_refusal(route: str, status: int) -> None:
+    async with answered(lambda _: httpx.Response(status, text="no")) as client:
+        assert Refused is type(await trouble_of(CALLS[route](client)))
+
+
+@EVERY_CALL
+@pytest.mark.parametrize(
+    ("switches", "kind", "status"),
+    [
+        pytest.param({"down": True}, Broken, 503, id="down"),
+        pytest.param({"unauthorized": True}, Unauthorized, 401, id="unauthorized"),
+        pytest.param({"rate_limited_share": 1}, RateLimited, 429, id="rate_limited"),
+        pytest.param({"error_share": 1, "error_status": 500}, Broken, 500, id="500"),
+        pytest.param({"error_share": 1, "error_status": 502}, Broken, 502, id="502"),
+        pytest.param({"reset_share": 1}, Unanswered, None, id="reset"),
+        pytest.param({"commit_then_hang_share": 1, "hang_s": 0.02}, Unanswered, None, id="done-then-reset"),
+        pytest.param({"half_answer_share": 1}, Unanswered, None, id="half-answer"),
+        pytest.param({"wrong_json_share": 1}, Unanswered, 200, id="wrong-json"),
+    ],
+)
+async def test_whatever_the_api_does_is_one_class_of_trouble(
+    api: Rig,
+    client: VisitsClient,
+    route: str,
+    switches: dict[str, Any],
+    kind: type[VisitsApiTrouble],
+    status: int | None,
+) -> None:
+    # Something for the calls on one visit to work with, and answers that are long enough to be cut in half.
+    await client.create_visit(CONTACT, "vis_001", {"time_scheduled": "2025-02-17T09:00:00Z"})
+    api.misbehave(**switches, only=[route])
+    if (route, switches) == ("DELETE /visits/:id", {"wrong_json_share": 1}):
+        assert await CALLS[route](client) is True  # that it was deleted: nothing is read of the answer
+        return
+
+    trouble = await trouble_of(CALLS[route](client))
+
+    assert (kind, status) == (type(trouble), trouble.status)
+
+
+@pytest.mark.parametrize(
+    "switches",
+    [
+        pytest.param({"commit_then_hang_share": 1}, id="done-then-silence"),
+        pytest.param({"slow_share": 1, "slow_s": 0.3}, id="slow"),
+    ],
+)
+async def test_patience_ends_without_an_answer(api: Rig, client: VisitsClient, switches: dict[str, Any]) -> None:
+    api.misbehave(**switches)
+    client.http.timeout = httpx.Timeout(10, read=0.1)
+
+    troubles = [await trouble_of(call(client)) for call in CALLS.values()]
+
+    assert [Unanswered] * 7 == list(map(type, troubles))
+
+
+async def test_where_nobody_listens_nothing_was_sent() -> None:
+    async with http_client() as http:
+        client = VisitsClient(http, f"http://127.0.0.1:{free_port()}/api/v1", "t", [], nothing)
+
+        troubles = [await trouble_of(call(client)) for call in CALLS.values()]
+
+    assert [Unreachable] * 7 == list(map(type, troubles))
+
+
+async def test_a_name_that_does_not_resolve_is_unreachable() -> None:
+    async with http_client() as http:
+        client = VisitsClient(http, "http://visits.invalid/api/v1", "t", [], nothing)
+
+        assert Unreachable is type(await trouble_of(client.get_visit("vis_001")))
+
+
+@EVERY_CALL
+async def test_a_server_that_hangs_up_without_a_word_may_have_done_it(route: str) -> None:
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server, http_client() as http:
+        port = server.sockets[0].getsockname()[1]
+        client = VisitsClient(http, f"http://127.0.0.1:{port}/api/v1", "t", [], nothing)
+
+        assert Unanswered is type(await trouble_of(CALLS[route](client)))
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirect_is_not_followed_with_the_token_in_hand(status: int) -> None:
+    hosts: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        hosts.append(request.url.host)
+        return httpx.Response(status, headers={"location": "https://elsewhere.example.org/"})
+
+    async with answered(answer) as client:
+        await trouble_of(client.get_visit("vis_001"))
+
+    assert ["api.example.com"] == hosts
+
+
+# Answers ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "answer", [(200, b""), (201, b""), (202, b" \n"), (204, b"")], ids=["200", "201", "202", "204"]
+)
+@pytest.mark.parametrize(
+    ("route", "expected"),
+    [
+        ("GET /visits", {}),
+        ("POST /visits", {"contact_id": CONTACT, "external_id": "vis_001"}),
+        ("PUT /visits/:id", {}),
+        ("DELETE /visits/:id", True),
+        ("GET /contacts", []),
+        ("POST /contacts", {}),
+    ],
+)
+async def test_a_success_without_a_body_is_a_success(route: str, expected: object, answer: tuple[int, bytes]) -> None:
+    async with answered(lambda _: httpx.Response(answer[0], content=answer[1])) as client:
+        assert expected == await CALLS[route](client)
+
+
+@pytest.mark.parametrize("body", [b"null", b"[]", b'"ok"', b"1", b"{", b"<html>", b"\xff\xfe", b'{"id": NaN}', b"{}}"])
+async def test_an_answer_that_is_no_json_object_is_none(body: bytes) -> None:
+    async with answered(lambda _: httpx.Response(200, content=body)) as client:
+        troubles = [await trouble_of(call(client)) for route, call in CALLS.items() if route != "DELETE /visits/:id"]
+
+    assert [(Unanswered, 200)] * 6 == [(type(trouble), trouble.status) for trouble in troubles]
+
+
+async def test_a_delete_may_answer_anything() -> None:
+    async with answered(lambda _: httpx.Response(200, content=b"deleted!")) as client:
+        assert await client.delete_visit("vis_001") is True
+
+
+@pytest.mark.parametrize("body", [{}, {"data": None}, {"data": {}}, {"data": [1, "x", None]}, {"has_more": True}])
+async def test_a_list_of_contacts_in_another_shape_has_none(body: Any) -> None:
+    async with answered(lambda _: httpx.Response(200, json=body)) as client:
+        assert [] == await client.find_contacts("ada@example.com")
+
+
+# Retry-After --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("header", "wait_s"),
+    [
+        (None, None),
+        ("", None),
+        ("0", 0),
+        ("7", 7),
+        (" 7 ", 7),
+        ("120", 120),
+        ("86400", 86_400),
+        ("86401", 86_400),  # a day at the most
+        ("9" * 400, 86_400),
+        ("Sat, 14 Mar 2026 12:02:00 GMT", 120),
+        ("Saturday, 14-Mar-26 12:02:00 GMT", 120),  # RFC 850, which RFC 9110 wants read
+        ("Sat Mar 14 12:02:00 2026", 120),  # asctime, likewise
+        ("Sat, 14 Mar 2026 13:02:00 +0100", 120),
+        ("Sat, 14 Mar 2026 11:00:00 GMT", 0),  # past
+        ("Tue, 14 Mar 2028 12:00:00 GMT", 86_400),
+        ("-5", None),
+        ("1.5", None),
+        ("soon", None),
+        ("1e3", None),
+        ("Sat, 14 Mar", None),
+        ("Mon, 99999999999999999999 Jan 2020 00:00:00 GMT", None),
+        ("Wed, 01 Jan 2020 00:00:00 -99999999999999999999", None),
+        ("Fri, 31 Dec 9999 23:59:59 -1200", 86_400),
+        ("\x00", None),
+    ],
+)
+def test_a_retry_after_is_seconds_or_a_date_or_nothing(header: str | None, wait_s: float | None) -> None:
+    assert wait_s == retry_after_s(header, NOW)
+
+
+WORDS = st.sampled_from(
+    ["Mon,", "21", "Oct", "2026", "07:28:00", "GMT", "+0000", "-9999", "9" * 20, "-1", ":", "a", "²"]
+)
+
+
+@given(st.text(max_size=40) | st.lists(WORDS, max_size=8).map(" ".join))
+def test_no_retry_after_whatsoever_is_a_defect(header: str) -> None:
+    wait_s = retry_after_s(header, NOW)
+
+    assert wait_s is None or 0 <= wait_s <= 86_400
+
+
+@pytest.mark.parametrize(
+    ("switches", "wait_s"),
+    [
+        pytest.param({"retry_after_s": 7}, (7, 7), id="seconds"),
+        pytest.param({"retry_after_s": 30, "retry_after_date": True}, (25, 30), id="date"),
+        pytest.param({"retry_after_s": 0}, (0, 0), id="now"),
+    ],
+)
+async def test_a_429_says_how_long(
+    api: Rig, client: VisitsClient, switches: dict[str, Any], wait_s: tuple[float, float]
+) -> None:
+    api.misbehave(rate_limited_share=1, **switches)
+
+    trouble = await trouble_of(client.get_visit("vis_001"))
+
+    assert trouble.wait_s is not None
+    assert wait_s[0] <= trouble.wait_s <= wait_s[1]
+
+
+async def test_a_429_may_say_nothing(api: Rig, client: VisitsClient) -> None:
+    api.misbehave(rate_limited_share=1, retry_after_s=None)
+
+    assert None is (await trouble_of(client.get_visit("vis_001"))).wait_s
+
+
+async def test_a_503_may_say_how_long() -> None:
+    async with answered(lambda _: httpx.Response(503, headers={"retry-after": "9"})) as client:
+        assert 9 == (await trouble_of(client.get_visit("vis_001"))).wait_s
+
+
+# What is kept and told of a call ------------------------------------------------------------------------------------
+
+
+async def test_every_call_is_noted_with_what_was_answered(api: Rig, client: VisitsClient) -> None:
+    await client.create_visit(CONTACT, "vis_001", {})
+    await client.get_visit("nothing")
+    api.misbehave(down=True)
+    await trouble_of(client.find_contacts("ada@example.com"))
+    api.misbehave(down=False, half_answer_share=1)
+    await trouble_of(client.get_visit("vis_001"))
+
+    assert [
+        ["POST /visits", 201],
+        ["GET /visits/:id", 404],
+        ["GET /contacts", 503],
+        ["GET /visits/:id", "unanswered"],
+    ] == client.calls
+
+
+async def test_a_call_that_may_not_begin_is_not_made(api: Rig, client: VisitsClient) -> None:
+    async def no_time() -> None:
+        raise TimeoutError
+
+    client.before = no_time
+    with pytest.raises(TimeoutError):
+        await client.create_visit(CONTACT, "vis_001", {})
+
+    assert ([], []) == (client.calls, api.calls())
+
+
+async def test_at_most_500_characters_of_an_answer_are_kept() -> None:
+    async with answered(lambda _: httpx.Response(422, text="ä" * 10_000)) as client:
+        trouble = await trouble_of(client.create_visit(CONTACT, "vis_001", {}))
+
+    assert "ä" * 500 == trouble.said
+
+
+@pytest.mark.parametrize("charset", ["utf-8", "latin-1", "no-such-charset", "utf-16", "idna", "base64"])
+async def test_an_error_in_any_spelling_is_only_an_error(charset: str) -> None:
+    headers = {"content-type": f"text/html; charset={charset}"}
+    async with answered(lambda _: httpx.Response(500, content=b"\xff\xfe\x00broken", headers=headers)) as client:
+        assert Broken is type(await trouble_of(client.get_visit("vis_001")))
+
+
+@pytest.mark.parametrize("status", [200, 302, 401, 404, 422, 429, 500])
+async def test_the_text_of_an_exception_holds_nothing_personal(status: int) -> None:
+    answer = httpx.Response(status, text=" ".join(CANARIES), headers={"location": f"/?{CANARIES[0]}"})
+    told = ""
+
+    async with answered(lambda _: answer) as client:
+        for call in CALLS.values():
+            try:
+                await call(client)
+            except VisitsApiTrouble as trouble:
+                told += "".join([*traceback.format_exception(trouble), str(trouble), repr(trouble), str(trouble.args)])
+
+    assert "POST /contacts: " in told
+    assert [] == [canary for canary in CANARIES if canary in told]
+
+
+@EVERY_CALL
+async def test_the_text_of_a_network_error_holds_nothing_personal(api: Rig, client: VisitsClient, route: str) -> None:
+    api.misbehave(reset_share=1)
+
+    trouble = await trouble_of(CALLS[route](client))
+
+    told = "".join([*traceback.format_exception(trouble), str(trouble), repr(trouble), trouble.said])
+    assert [] == [canary for canary in CANARIES if canary in told]
+
+
+# Answers that are too long, or never end ----------------------------------------------------------------------------
+
+
+class Flood:
+    """A server that answers whatever path it is asked for in its own way. sent: bytes of bodies that it could send."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.asked: list[str] = []
+
+    async def serve(self, request: Request) -> Response:
+        self.asked.append(request.headers["accept-encoding"])
+        kind = request.url.path.rpartition("/")[2]
+        if kind == "endless":
+            return StreamingResponse(self.endlessly(), media_type="application/json")
+        if kind == "dripping":
+            return StreamingResponse(self.dripping(), media_type="application/json")
+        if kind == "endless-503":
+            return StreamingResponse(self.endlessly(), 503)
+        body, encoding = self.bodies[kind]
+        return Response(body, headers={"content-encoding": encoding} if encoding else {})
+
+    async def endlessly(self) -> AsyncIterator[bytes]:
+        while True:
+            yield b" " * 65_536
+            self.sent += 65_536
+            await asyncio.sleep(0)  # or the server would never see that nobody reads
+
+    async def dripping(self) -> AsyncIterator[bytes]:
+        while True:
+            yield b" "
+            await asyncio.sleep(0.02)
+
+    @cached_property
+    def bodies(self) -> dict[str, tuple[bytes, str]]:
+        visit, longest = b'{"id": 1}', b'{"id": 1}' + b" " * (LARGEST_ANSWER - 9)
+        squeezing = zlib.compressobj(wbits=31)
+        bomb = b"".join(squeezing.compress(b" " * 1_000_000) for _ in range(100)) + squeezing.flush()
+        return {
+            "longest": (longest, ""),
+            "one-more": (longest + b" ", ""),
+            "gzip": (gzip.compress(visit), "gzip"),
+            "deflate": (zlib.compress(visit), "deflate"),
+            "gzip-longest": (gzip.compress(longest), "GZIP"),
+            "bomb": (bomb, "gzip"),
+            "brotli": (b"\x0b\x04\x80", "br"),
+            "not-gzip": (visit, "gzip"),
+        }
+
+
+@pytest.fixture(scope="module")
+def flooding() -> Iterator[tuple[Flood, str]]:
+    flood = Flood()
+    with serving(Starlette(routes=[Route("/{path:path}", flood.serve, methods=["GET", "POST"])])) as url:
+        yield flood, url
+
+
+@pytest.mark.parametrize("kind", ["longest", "gzip", "deflate", "gzip-longest"])
+async def test_an_answer_up_to_the_limit_is_read_compressed_or_not(flooding: tuple[Flood, str], kind: str) -> None:
+    flood, url = flooding
+    async with http_client() as http:
+        client = VisitsClient(http, url, "token", [], nothing)
+
+        assert {"id": 1} == await client.get_visit(kind)
+    assert {"identity"} == set(flood.asked)
+
+
+@pytest.mark.parametrize("kind", ["one-more", "endless", "bomb"])
+async def test_a_longer_answer_is_not_read_to_its_end(flooding: tuple[Flood, str], kind: str) -> None:
+    flood, url = flooding
+    flood.sent = 0
+    tracemalloc.start()
+    async with http_client() as http:
+        client = VisitsClient(http, url, "token", [], nothing)
+        with pytest.raises(Unanswered) as failed:
+            await client.get_visit(kind)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert "the answer is longer than 1,048,576 bytes" == failed.value.said
+    assert [["GET /visits/:id", 200]] == client.calls
+    assert most < 40 * LARGEST_ANSWER  # the bomb is 100 MB, and the server of this test is measured too
+    assert flood.sent < 40 * LARGEST_ANSWER
+
+
+async def test_of_a_long_refusal_the_status_counts(flooding: tuple[Flood, str]) -> None:
+    async with http_client() as http:
+        with pytest.raises(Broken) as failed:
+            await VisitsClient(http, flooding[1], "token", [], nothing).get_visit("endless-503")
+
+    assert (503, LONGEST_QUOTE) == (failed.value.status, len(failed.value.said))
+
+
+async def test_an_answer_that_does_not_end_is_none(
+    flooding: tuple[Flood, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app.visits.client, "ANSWER_S", 0.3)
+    async with http_client() as http:
+        with pytest.raises(Unanswered, match="unanswered") as failed:
+            await VisitsClient(http, flooding[1], "token", [], nothing).get_visit("dripping")
+
+    assert "the answer does not end in time" == failed.value.said
+
+
+@pytest.mark.parametrize("kind", ["brotli", "not-gzip"])
+async def test_an_answer_that_cannot_be_decompressed_is_none(flooding: tuple[Flood, str], kind: str) -> None:
+    async with http_client() as http:
+        with pytest.raises(Unanswered) as failed:
+            await VisitsClient(http, flooding[1], "token", [], nothing).get_visit(kind)
+
+    assert "DecodingError" == failed.value.said
+
+
+@pytest.mark.parametrize(
+    "head",
+    [b"HTTP/1.1 200 OK\r\nx-a: " + b"a" * 100_000, b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 40_000, b"220 ready\r\n\r\n"],
+    ids=["a long header", "many headers", "no HTTP"],
+)
+async def test_an_answer_whose_head_cannot_be_read_is_none(head: bytes) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(head)
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server, http_client() as http:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        client = VisitsClient(http, url, "token", [], nothing)
+        with pytest.raises(Unanswered) as failed:
+            await client.get_visit("A-1")
+
+    assert "the answer is not valid HTTP" == failed.value.said
+    assert [["GET /visits/:id", "unanswered"]] == client.calls
+
+
+async def test_a_request_whose_address_is_too_long_is_refused_before_it_is_sent(client: VisitsClient) -> None:
+    with pytest.raises(Refused) as failed:
+        await client.find_contacts("a" * 200_000 + "@example.com")
+
+    assert [["GET /contacts", "not sent"]] == client.calls
+    assert "a" * 10 not in str(failed.value) + failed.value.said

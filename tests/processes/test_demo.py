@@ -1,0 +1,58 @@
+"""The demo, as somebody sees it who just cloned this, and ends it with Ctrl-C."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support.harness import ROOT, wait_until
+
+
+def children_of(pid: int) -> list[int]:
+    if (listed := Path(f"/proc/{pid}/task/{pid}/children")).exists():
+        return [int(child) for child in listed.read_text().split()]
+    everything = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    return [int(child) for child, parent in map(str.split, everything.splitlines()) if int(parent) == pid]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_every_line_is_as_it_should_be_and_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    env.pop("REDIS_URL", None)
+    log = tmp_path / "said"
+    with log.open("wb") as out:
+        demo = subprocess.Popen([sys.executable, "-m", "app", "demo"], cwd=ROOT, env=env, stdout=out, stderr=out)
+    wait_until(lambda: "It stays up" in log.read_text() or demo.poll() is not None, 60)
+    children = children_of(demo.pid)
+
+    demo.send_signal(signal.SIGINT)
+    status = demo.wait(30)
+
+    assert "7 of 7 as they should be." in log.read_text()
+    assert 0 == status
+    assert 4 == len(children)  # Valkey, sandbox, web, worker
+    assert [] == [pid for pid in children if is_alive(pid)]
+    assert [log] == list(tmp_path.iterdir())
+
+
+def test_a_setting_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
+    """As whoever tries a new source has it: its hook is set, and what it needs beside is not."""
+    env = {**os.environ, "TMPDIR": str(tmp_path), "HOOKS__SQUARE__SECRETS": "x"}
+    env = {name: value for name, value in env.items() if name not in ("REDIS_URL", "PUBLIC_URL")}
+
+    ran = subprocess.run(
+        [sys.executable, "-m", "app", "demo"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=25
+    )
+
+    assert 3 == ran.returncode
+    assert "PUBLIC_URL" in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert [] == list(tmp_path.iterdir())

@@ -1,0 +1,207 @@
+"""A Redis that is full: nothing new is accepted, everything that was accepted is applied, and operators can act."""
+
+import base64
+import json
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+from urllib.parse import parse_qs
+
+import httpx
+import pytest
+from argon2 import PasswordHasher
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from app.console.auth import SESSION_COOKIE
+from app.demo.valkey import valkey
+from app.sandbox.store import DOCUMENTED_CONTACT
+from app.webhooks.registry import specimens
+from tests.support.harness import Rig, Server, hmac_sha256, serving, wait_until
+
+MANY = 20
+API_KEY, PASSWORD = "acuity-api-key", "an operator's password"
+FIRST_APPOINTMENT = 1_000
+JOBBER = specimens("jobber")
+BOOKED_JOBBER = JOBBER["deliveries"][0]
+
+
+class Tools:
+    """Acuity's API with any appointment, and Jobber's with any visit and tokens that expire. asked: paths."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def serve(self, request: Request) -> Response:
+        self.asked.append(request.url.path)
+        if request.url.path == "/token":
+            form = parse_qs((await request.body()).decode())
+            if form["refresh_token"] != ["refresh-1"]:
+                return PlainTextResponse("refused", 401)
+            return JSONResponse({"access_token": "access-1", "expires_in": 3_600, "refresh_token": "refresh-2"})
+        if request.url.path == "/graphql":
+            return JSONResponse(next(iter(BOOKED_JOBBER["records"].values())))
+        return JSONResponse(an_appointment(int(request.url.path.rpartition("/")[2])))
+
+
+def an_appointment(id: int) -> dict[str, Any]:
+    return {
+        "id": id,
+        "email": f"{id}@example.com",
+        "firstName": "Ada",
+        "datetime": "2026-03-14T09:00:00-0500",
+        "canceled": False,
+    }
+
+
+@pytest.fixture(scope="module")
+def tools() -> Iterator[tuple[Tools, str]]:
+    tools = Tools()
+    with serving(Starlette(routes=[Route("/{path:path}", tools.serve, methods=["GET", "POST"])])) as url:
+        yield tools, url
+
+
+@pytest.fixture
+def house(sandbox: Server, tools: tuple[Tools, str]) -> Iterator[Rig]:
+    """A Redis of its own, a door with a console, and no worker yet."""
+    with ExitStack() as stack:
+        rig = stack.enter_context(Rig(stack.enter_context(valkey()), sandbox))
+        rig.env |= {
+            "HOOKS__ACUITY__SECRETS": API_KEY,
+            "HOOKS__ACUITY__CREDENTIALS__USER_ID": "4711",
+            "HOOKS__ACUITY__CREDENTIALS__API_KEY": API_KEY,
+            "HOOKS__ACUITY__API_URL": tools[1],
+            "HOOKS__JOBBER__SECRETS": JOBBER["secret"],
+            "HOOKS__JOBBER__CREDENTIALS__CLIENT_ID": "the-client",
+            "HOOKS__JOBBER__CREDENTIALS__CLIENT_SECRET": "its-secret",
+            "HOOKS__JOBBER__CREDENTIALS__REFRESH_TOKEN": "refresh-1",
+            "HOOKS__JOBBER__API_URL": f"{tools[1]}/graphql",
+            "HOOKS__JOBBER__TOKEN_URL": f"{tools[1]}/token",
+            "SECRET_KEY": "a-key-for-tests-that-is-long-enough",
+            "CONSOLE_PASSWORD_HASH": PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(PASSWORD),
+        }
+        rig.web()
+        yield rig
+
+
+def fill(rig: Rig) -> None:
+    """From now on the server refuses every command that may take room."""
+    rig.ask("CONFIG", "SET", "maxmemory", "1")
+
+
+def ring_acuity(rig: Rig, id: int) -> httpx.Response:
+    raw = f"action=scheduled&id={id}&calendarID=1&appointmentTypeID=2".encode()
+    signature = base64.b64encode(hmac_sha256(API_KEY.encode(), raw)).decode()
+    headers = {"content-type": "application/x-www-form-urlencoded", "x-acuity-signature": signature}
+    return rig.post(raw, headers, "acuity")
+
+
+def ring_jobber(rig: Rig) -> httpx.Response:
+    raw = json.dumps(BOOKED_JOBBER["body"]).encode()
+    signature = base64.b64encode(hmac_sha256(JOBBER["secret"].encode(), raw)).decode()
+    return rig.post(raw, {"content-type": "application/json", "x-jobber-hmac-sha256": signature}, "jobber")
+
+
+def ring(rig: Rig, visit_id: str, **data: Any) -> httpx.Response:
+    contact = {"email": f"{visit_id}@example.com"}
+    return rig.ring("visit.created", visit_id, time_scheduled="2026-03-14T16:00:00Z", **{"contact": contact, **data})
+
+
+def test_what_was_accepted_before_redis_was_full_becomes_visits(house: Rig, tools: tuple[Tools, str]) -> None:
+    jobber = ring_jobber(house)
+    full_events = [ring(house, f"A-{number}") for number in range(MANY)]
+    thin_events = [ring_acuity(house, FIRST_APPOINTMENT + number) for number in range(MANY)]
+    assert {202} == {answer.status_code for answer in [jobber, *full_events, *thin_events]}
+    fill(house)
+
+    refused = ring(house, "too-late"), ring_acuity(house, 5)
+    house.worker()
+    wait_until(lambda: len(house.visits()) >= 2 * MANY + 1, 60)
+    wait_until(lambda: not house.ask("ZCARD", "db:queued") + house.ask("ZCARD", "db:running"))
+
+    names = {f"standard-A-{number}" for number in range(MANY)}
+    names |= {f"acuity-{FIRST_APPOINTMENT + number}" for number in range(MANY)}
+    made = {visit["external_id"] for visit in house.visits()}
+    assert names == {name for name in made if not name.startswith("jobber-")}
+    assert 2 * MANY + 1 == len(made)
+    assert {503} == {answer.status_code for answer in refused}
+    assert (0, 0) == (house.ask("ZCARD", "db:parked"), house.ask("ZCARD", "db:waiting"))
+    assert sorted(["/token", "/graphql"] + [f"/appointments/{FIRST_APPOINTMENT + n}" for n in range(MANY)]) == sorted(
+        tools[0].asked
+    )
+    # A visit is still found by whose it is.
+    found = house.doorbell("deliveries", "--search", "A-1@example.com", "--json")
+    assert [full_events[1].json()["delivery"]] == [json.loads(line)["delivery"] for line in found.stdout.splitlines()]
+
+
+def test_operators_can_act_on_a_full_redis(house: Rig) -> None:
+    house.misbehave(duplicate_external_id="unprocessable")
+    for number in range(4):
+        ring(house, f"A-{number}", contact={"id": "cont_nobody", "email": f"a-{number}@example.com"})
+    house.worker()
+    wait_until(lambda: house.ask("ZCARD", "db:parked") == 4)
+    fill(house)
+
+    # -- on the command line, by processes that connect to a server that is full already --
+    replayed = house.doorbell_process("replay", "standard-A-0", "--contact", DOCUMENTED_CONTACT, "--yes")
+    wait_until(lambda: house.visit("standard-A-0"))
+    discarded = house.doorbell_process("discard", "standard-A-1", "--yes")
+    paused = house.doorbell_process("pause", "standard"), house.doorbell_process("resume", "standard")
+    forgotten = house.doorbell_process("forget", "a-1@example.com", "--yes")
+
+    commands = [replayed, discarded, *paused, forgotten]
+    assert [0] * 5 == [ran.returncode for ran in commands], [ran.stderr for ran in commands]
+
+    # -- at the console --
+    with Console(house) as console:
+        console.log_in()
+        console.carry_out("replay", "standard-A-2", contact=DOCUMENTED_CONTACT)
+        console.carry_out("discard", "standard-A-3")
+        assert 303 == console.post("/console/accounts/main/pause").status_code
+        assert 303 == console.post("/console/accounts/main/resume").status_code
+
+    wait_until(lambda: house.visit("standard-A-2"))
+    assert ["standard-A-0", "standard-A-2"] == sorted(visit["external_id"] for visit in house.visits())
+    assert 0 == house.ask("ZCARD", "db:parked")
+    did = [json.loads(line)["did"] for line in house.doorbell("audit-log", "--json").stdout.splitlines()]
+    assert ["resumed", "paused", "started a discard of 1", "started a replay of 1", "logged in"] == did[:5]
+    assert {"started a replay of 1", "started a discard of 1", "paused", "resumed", "forgot a person"} <= set(did[5:])
+
+
+class Console:
+    """A browser of somebody who acts."""
+
+    def __init__(self, rig: Rig) -> None:
+        self._rig = rig
+        self._http = httpx.Client(base_url=rig.door.url, timeout=30, trust_env=False)
+        self._cookie = ""
+
+    def __enter__(self) -> "Console":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def get(self, path: str) -> httpx.Response:
+        return self._http.get(path, headers={"cookie": self._cookie})
+
+    def post(self, path: str, **form: str) -> httpx.Response:
+        page = self.get("/console/settings" if self._cookie else "/console/login").text
+        token = re.findall(r'name="token" value="([^"]+)"', page)[0]
+        headers = {"cookie": self._cookie, "sec-fetch-site": "same-origin"}
+        return self._http.post(path, data={"token": token, **form}, headers=headers)
+
+    def log_in(self) -> None:
+        answer = self.post("/console/login", password=PASSWORD)
+        assert 303 == answer.status_code, answer.text
+        self._cookie = f"{SESSION_COOKIE}={answer.cookies[SESSION_COOKIE]}"
+
+    def carry_out(self, do: str, visit: str, **more: str) -> None:
+        """Start an operation, and wait for its end."""
+        answer = self.post("/console/operations", do=do, ids=visit, expected="1", **more)
+        assert 303 == answer.status_code, answer.text
+        id = answer.headers["location"].rpartition("/")[2]
+        wait_until(lambda: self._rig.ask("HGET", f"db:operation:{id}", "state") == b"done")

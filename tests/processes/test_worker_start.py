@@ -1,0 +1,139 @@
+"""How a worker starts, by each way there is; and what it says when it cannot."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app.demo.valkey import free_port
+from tests.support.harness import ROOT, SECRET, Rig, Server, wait_until
+
+BY_ARQ = "arq jobs.worker.WorkerSettings"
+WAYS = ["jobs", "app worker", BY_ARQ]
+#: The same in an interpreter that a test has prepared.
+PREPARED_WAYS = [
+    "import runpy; runpy.run_module('jobs', run_name='__main__')",
+    "from arq.cli import cli; cli(['jobs.worker.WorkerSettings'])",
+]
+#: Nothing listens on port 1.
+ENV = {"PATH": os.environ["PATH"], "REDIS_URL": "redis://127.0.0.1:1/0", "VISITS_API_TOKEN": "t"}
+
+
+def python(*arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, env={**ENV, **env}, cwd=ROOT, capture_output=True, text=True, timeout=30)
+
+
+# -- nothing happens before the start --
+
+
+@pytest.mark.parametrize("module", ["jobs.worker", "jobs.claiming_worker"])
+def test_import_changes_nothing_in_arq_and_opens_no_socket(module: str) -> None:
+    ran = python(
+        "-c",
+        f"""
+import arq.worker, sys
+before, sockets = dict(vars(arq.worker)), []
+sys.addaudithook(lambda event, _: sockets.append(event) if event.startswith("socket.") else None)
+import {module}
+print([name for name, value in vars(arq.worker).items() if before.get(name) is not value], sockets)
+""",
+    )
+
+    assert "[] []\n" == ran.stdout, ran.stderr
+
+
+def test_worker_settings_are_read_without_a_socket_and_without_an_event_loop() -> None:
+    ran = python(
+        "-c",
+        """
+import asyncio, sys
+import jobs.worker
+io = []
+sys.addaudithook(lambda event, _: io.append(event) if event.startswith("socket.") else None)
+asyncio.new_event_loop = asyncio.set_event_loop = lambda *_: io.append("loop")
+settings = jobs.worker.WorkerSettings
+print(type(settings).__name__, io)
+""",
+    )
+
+    assert "dict []\n" == ran.stdout, ran.stderr
+
+
+# -- each way starts a worker --
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_each_way_starts_a_worker_that_applies_visits_and_ends_when_asked(rig: Rig, way: str) -> None:
+    rig.web()
+    with Server([sys.executable, "-m", *way.split()], free_port(), "", rig.env) as worker:
+        rig.ring("visit.created", "1", contact={"id": "cont_KYdl3lftgZXGRbxqoj"}, time_scheduled="2026-03-14T16:00:00Z")
+        visit = wait_until(lambda: rig.visit("standard-1"))
+        status = worker.kill(signal.SIGTERM)
+
+    assert "2026-03-14T16:00:00Z" == visit["time_scheduled"]
+    assert 0 == status
+
+
+def test_arqs_check_finds_a_worker_that_runs_and_none_that_does_not(rig: Rig) -> None:
+    def check() -> int:
+        return python("-m", "arq", "--check", "jobs.worker.WorkerSettings", **rig.env).returncode
+
+    without = check()
+    rig.worker()
+    wait_until(lambda: rig.ask("EXISTS", "db:jobs:health-check"))
+
+    assert (1, 0) == (without, check())
+
+
+# -- what a worker says that cannot start --
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_wrong_settings_end_a_worker_with_every_reason_and_no_value(way: str) -> None:
+    env = {"REDIS_URL": f"canary-{SECRET}", "HOOKS__STANDARD__SECRETS": "whsec_canary"}
+
+    ended = python("-m", *way.split(), **env)
+
+    assert 3 == ended.returncode
+    assert "doorbell worker cannot start:" in ended.stderr
+    assert "REDIS_URL" in ended.stderr
+    assert [] == [word for word in ("canary", SECRET, "Traceback") if word in ended.stderr + ended.stdout]
+
+
+@pytest.mark.parametrize("way", PREPARED_WAYS)
+def test_redis_that_does_not_answer_in_time_ends_a_worker_with_a_sentence(way: str) -> None:
+    ended = python("-c", f"import jobs.startup; jobs.startup.REDIS_WAIT_S = 0; {way}")
+
+    assert 4 == ended.returncode
+    assert "doorbell worker cannot start:" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_worker_that_waits_for_redis_ends_when_asked(way: str) -> None:
+    with Server([sys.executable, "-m", *way.split()], free_port(), "", ENV) as worker:
+        wait_until(lambda: handles_sigterm(worker.process.pid))
+        status = worker.kill(signal.SIGTERM)
+        said = worker.log.read_text()
+
+    assert 0 == status
+    assert "Traceback" not in said
+
+
+def handles_sigterm(pid: int) -> bool:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    [caught] = [line.split()[1] for line in lines if line.startswith("SigCgt")]
+    return bool(int(caught, 16) >> signal.SIGTERM - 1 & 1)
+
+
+@pytest.mark.parametrize("way", PREPARED_WAYS)
+def test_another_version_of_arq_ends_a_worker_with_a_sentence(way: str) -> None:
+    ended = python("-c", f"import arq.version; arq.version.VERSION = '0.29.0'; {way}")
+
+    assert 1 == ended.returncode
+    assert "arq 0.29.0 is installed, and the worker extends internals of arq 0.28.0" in ended.stderr
+    assert "Traceback" not in ended.stderr

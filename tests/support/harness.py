@@ -1,0 +1,299 @@
+"""What the tests stand on: our processes, the sandbox and its switches, and a signer that is not ours.
+
+Deliveries are signed here from the documented rule, never by our own `sign`: nothing is right only because the same code
+signs and verifies. The fixed signatures in specimens and vectors were made by openssl, or published by the vendor.
+"""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, Self, TypeVar
+from unittest.mock import patch
+
+import httpx
+import redis
+import uvicorn
+from click.testing import CliRunner
+
+from app.cli import main
+from app.demo.valkey import free_port, valkey
+from app.ledger.redis import Address, Redis
+
+ROOT = Path(__file__).parents[2]
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # the specification's own example
+CALENDLY_SECRET = "calendly-signing-key-for-tests"
+TOKEN = "visits-token-for-tests"
+T = TypeVar("T")
+
+
+@contextmanager
+def redis_for_tests() -> Iterator[str]:
+    """REDIS_URL if it is set, on a database of its own; else an embedded Valkey."""
+    given = os.environ.get("REDIS_URL")
+    if given:
+        # The tests empty their database, and several may run at once.
+        worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+        yield f"{given.rpartition('/')[0]}/{worker + 1}" if given.count("/") > 2 else f"{given}/{worker + 1}"
+    else:
+        with valkey(appendfsync="always") as url:
+            yield url
+
+
+@contextmanager
+def serving(app: Any, http: str = "httptools", loop: str = "uvloop") -> Iterator[str]:
+    """An application behind a real uvicorn in a thread; gives its address."""
+    settings: dict[str, Any] = {"http": http, "loop": loop, "ws": "none", "log_config": None, "access_log": False}
+    server = uvicorn.Server(uvicorn.Config(app, lifespan="off", **settings))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
+        thread.start()
+        wait_until(lambda: server.started)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        server.should_exit = True
+        thread.join(5)
+
+
+def hmac_sha256(key: bytes, message: bytes) -> bytes:
+    return hmac.digest(key, message, hashlib.sha256)
+
+
+def sign_standard(
+    raw: bytes, *, id: str | None = None, at: float | None = None, secret: str = SECRET
+) -> dict[str, str]:
+    """The headers of Standard Webhooks."""
+    id, stamp = id or f"msg_{uuid.uuid4().hex}", str(int(time.time() if at is None else at))
+    signature = hmac_sha256(base64.b64decode(secret.removeprefix("whsec_")), f"{id}.{stamp}.".encode() + raw)
+    return {
+        "content-type": "application/json",
+        "webhook-id": id,
+        "webhook-timestamp": stamp,
+        "webhook-signature": f"v1,{base64.b64encode(signature).decode()}",
+    }
+
+
+def sign_calendly(raw: bytes, *, at: float | None = None, secret: str = CALENDLY_SECRET) -> dict[str, str]:
+    stamp = str(int(time.time() if at is None else at))
+    signature = hmac_sha256(secret.encode(), f"{stamp}.".encode() + raw).hex()
+    return {"content-type": "application/json", "calendly-webhook-signature": f"t={stamp},v1={signature}"}
+
+
+def standard_body(kind: str, visit_id: str, said_at: str | datetime | None = None, **data: Any) -> bytes:
+    """A body of the `standard` source. said_at: its timestamp, by default now."""
+    said_at = said_at or datetime.now(UTC)
+    stamp = said_at if isinstance(said_at, str) else said_at.isoformat().replace("+00:00", "Z")
+    return json.dumps({"type": kind, "timestamp": stamp, "data": {"visit_id": visit_id, **data}}).encode()
+
+
+def label(value: Any) -> str:
+    """The name of a case (`ids=label`). Without a backslash, which pytest would double whenever it collects again."""
+    return ascii(value)[:24].replace("\\", "/")
+
+
+class _Body(httpx.AsyncByteStream):
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self._content
+
+
+def unread(answer: httpx.Response) -> httpx.Response:
+    """A response made in a test, as a transport gives it: its body is still to be read."""
+    return httpx.Response(answer.status_code, headers=answer.headers, stream=_Body(answer.content))
+
+
+def wait_until(look: Callable[[], T], within_s: float = 30.0) -> T:
+    """What `look` returns once it is true; fails with what it returned last."""
+    until = time.monotonic() + within_s
+    while True:
+        seen = look()
+        if seen:
+            return seen
+        assert time.monotonic() < until, f"not within {within_s} s; last seen: {seen!r}"
+        time.sleep(0.02)
+
+
+def a_client(**options: Any) -> httpx.Client:
+    """For plain addresses: to read the certificates that they do not need takes as long as ten requests."""
+    return httpx.Client(timeout=30, trust_env=False, verify=False, **options)
+
+
+def status_of(url: str) -> int:
+    """0 if there is no answer."""
+    with a_client() as client, suppress(httpx.HTTPError):
+        return client.get(url).status_code
+    return 0
+
+
+class Server:
+    """A process of ours that listens on a port."""
+
+    def __init__(self, arguments: list[str], port: int, ready: str, env: Mapping[str, str]) -> None:
+        self.url, self.port = f"http://127.0.0.1:{port}", port
+        self._arguments, self._ready, self._env = arguments, ready, env
+        self.log = Path(tempfile.gettempdir(), f"doorbell-test-{os.getpid()}-{port}.log")
+        self.start()
+
+    def start(self) -> None:
+        with self.log.open("ab") as out:
+            self.process = subprocess.Popen(self._arguments, cwd=ROOT, env=dict(self._env), stdout=out, stderr=out)
+        if self._ready:
+            wait_until(self._is_ready, 60)
+
+    def _is_ready(self) -> bool:
+        assert self.process.poll() is None, self.log.read_text()
+        return 0 < status_of(self.url + self._ready) < 500
+
+    def kill(self, how: signal.Signals = signal.SIGKILL) -> int:
+        """End it and wait; its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+        return self.process.wait(40)
+
+    def restart(self) -> None:
+        self.kill()
+        self.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        self.log.unlink(missing_ok=True)
+
+    @classmethod
+    def sandbox(cls, *options: str) -> "Server":
+        port = free_port()
+        arguments = [sys.executable, "-m", "app", "sandbox", "--port", str(port), *options]
+        return cls(arguments, port, "/_sandbox/calls", os.environ)
+
+
+class Rig:
+    """The whole of Doorbell around an empty Redis and an empty sandbox."""
+
+    def __init__(self, redis_url: str, sandbox: Server) -> None:
+        self.redis_url, self.sandbox = redis_url, sandbox
+        self.http = a_client()
+        self.env = {
+            **{
+                name: value
+                for name, value in os.environ.items()
+                if not name.startswith(("HOOKS__", "RETRY_", "VISITS_"))
+            },
+            "REDIS_URL": redis_url,
+            "VISITS_API_URL": f"{sandbox.url}/api/v1",
+            "VISITS_API_TOKEN": TOKEN,
+            "HOOKS__STANDARD__SECRETS": SECRET,
+            "HOOKS__CALENDLY__SECRETS": CALENDLY_SECRET,
+            "RETRY_FIRST_S": "0.2",
+            "RETRY_CAP_S": "1",
+        }
+        self._running = ExitStack()
+
+    def __enter__(self) -> Self:
+        self.empty()
+        return self
+
+    def empty(self) -> None:
+        """Redis and the sandbox are, and the sandbox behaves."""
+        with redis.Redis.from_url(self.redis_url) as server:
+            server.flushdb()
+        self.http.post(f"{self.sandbox.url}/_sandbox/reset").raise_for_status()
+        self.behave()
+
+    def __exit__(self, *_: object) -> None:
+        self._running.close()
+        self.http.close()
+
+    # -- processes --
+
+    def web(self, **env: str) -> Server:
+        port = free_port()
+        arguments = [sys.executable, "-m", "app", "web", "--port", str(port)]
+        self.door = self._running.enter_context(Server(arguments, port, "/healthz", {**self.env, **env}))
+        return self.door
+
+    def worker(self, **env: str) -> Server:
+        arguments = [sys.executable, "-m", "jobs"]
+        return self._running.enter_context(Server(arguments, free_port(), "", {**self.env, **env}))
+
+    def doorbell(self, *arguments: str, stdin: bytes = b"", **env: str) -> "subprocess.CompletedProcess[str]":
+        """A command of ours, carried out here; a bug in it is raised. Not for one that becomes another process."""
+        run = partial(CliRunner().invoke, main, arguments, stdin, prog_name="doorbell", catch_exceptions=False)
+        with patch.dict(os.environ, {**self.env, **env}, clear=True), ThreadPoolExecutor(1) as apart:
+            ran = apart.submit(run).result()  # a test may have a running loop
+        return subprocess.CompletedProcess(arguments, ran.exit_code, ran.stdout, ran.stderr)
+
+    def doorbell_process(self, *arguments: str, stdin: bytes = b"", **env: str) -> "subprocess.CompletedProcess[str]":
+        """The same by a process of its own, as a shell starts it."""
+        command, env = [sys.executable, "-m", "app", *arguments], {**self.env, **env}
+        return subprocess.run(
+            command, cwd=ROOT, env=env, input=stdin.decode(), capture_output=True, text=True, timeout=60
+        )
+
+    def ask(self, *command: Any) -> Any:
+        """What Redis says."""
+
+        async def once() -> Any:
+            redis = Redis(Address(self.redis_url))
+            try:
+                return await redis.command(*command)
+            finally:
+                await redis.close()
+
+        return asyncio.run(once())
+
+    # -- ringing --
+
+    def post(self, raw: bytes, headers: Mapping[str, str], hook: str = "standard") -> httpx.Response:
+        return self.http.post(f"{self.door.url}/hooks/{hook}", content=raw, headers=dict(headers))
+
+    def ring(self, kind: str, visit_id: str, said_at: str | datetime | None = None, **data: Any) -> httpx.Response:
+        """A signed `standard` delivery."""
+        raw = standard_body(kind, visit_id, said_at, **data)
+        return self.post(raw, sign_standard(raw))
+
+    # -- what stands in the Visits API --
+
+    def api(self, path: str) -> Any:
+        answer = self.http.get(f"{self.sandbox.url}/api/v1{path}", headers={"authorization": f"Bearer {TOKEN}"})
+        return answer.json()
+
+    def visits(self) -> list[dict[str, Any]]:
+        return list(self.api("/visits?limit=100")["visits"])
+
+    def visit(self, external_id: str) -> dict[str, Any] | None:
+        found = [visit for visit in self.visits() if visit.get("external_id") == external_id]
+        assert len(found) < 2, f"doubled: {found}"
+        return found[0] if found else None
+
+    def misbehave(self, **switches: Any) -> None:
+        """Switches of the sandbox (see app/sandbox/api.py)."""
+        self.http.put(f"{self.sandbox.url}/_sandbox/switches", json=switches).raise_for_status()
+
+    def behave(self) -> None:
+        self.http.delete(f"{self.sandbox.url}/_sandbox/switches").raise_for_status()
+
+    def journal(self) -> list[dict[str, Any]]:
+        return list(self.http.get(f"{self.sandbox.url}/_sandbox/journal").json()["journal"])
+
+    def calls(self) -> list[str]:
+        """The calls to the API so far, without our own looks at the list: `["GET /visits/:id", …]`."""
+        return [call["route"] for call in self.journal() if call["route"] != "GET /visits"]

@@ -1,0 +1,15 @@
+"""Unit tests start no server: a test that needs one belongs to tests/integration."""
+
+from typing import NoReturn
+
+import pytest
+
+
+@pytest.fixture
+def redis_url() -> NoReturn:
+    pytest.fail("unit tests have no Redis")
+
+
+@pytest.fixture
+def sandbox() -> NoReturn:
+    pytest.fail("unit tests have no sandbox")

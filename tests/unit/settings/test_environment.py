@@ -1,0 +1,463 @@
+"""Settings come from the environment; whatever is wrong with them is told at once, and without a letter of a value."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.settings.environment import SettingsError, example, read
+from app.settings.model import Settings
+from tests.support.harness import ROOT, SECRET
+
+REDIS = {"REDIS_URL": "redis://127.0.0.1:6379/0"}
+#: A part of every value that is given here and wrong: it must never be told.
+CANARY = "canary"
+
+
+def problems(token_needed: bool = False, redis_needed: bool = True, **environ: str) -> dict[str, Any]:
+    """By name."""
+    with pytest.raises(SettingsError) as told:
+        read(environ, redis_needed=redis_needed, token_needed=token_needed)
+    assert CANARY not in str(told.value).lower()
+    assert str(told.value).splitlines() == [str(problem) for problem in told.value.problems]
+    return {problem.name: problem for problem in told.value.problems}
+
+
+# -- defaults --
+
+
+@pytest.mark.parametrize(
+    ("name", "default"),
+    [
+        ("visits_api_url", "https://dashboard.reviewrover.co/api/v1"),
+        ("redis_tls_verify", "required"),
+        ("visits_api_token", None),
+        ("visits_api_rate", None),
+        ("retry_first_s", 5),
+        ("retry_cap_s", 3_600),
+        ("retry_for_s", 259_200),  # three days
+        ("public_url", None),
+        ("secret_key", ()),
+        ("max_body", 262_144),  # 256 KiB
+        ("metrics_token", None),
+        ("hooks", {}),
+        ("entrances", {}),
+    ],
+)
+def test_what_is_not_set_has_the_default_of_the_table(name: str, default: object) -> None:
+    assert default == getattr(read(REDIS), name)
+
+
+def test_an_event_is_known_for_less_time_than_its_delivery_is_kept_at_the_least() -> None:
+    assert "RETENTION_DAYS" in problems(**REDIS, RETENTION_DAYS="8")
+    assert 9 == read({**REDIS, "RETENTION_DAYS": "9"}).retention_days
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\t"])
+def test_an_empty_variable_is_an_unset_one(blank: str) -> None:
+    settings = read({**REDIS, "MAX_BODY": blank, "HOOKS__STANDARD__SECRETS": blank, "VISITS_API_TOKEN": blank})
+
+    assert (262_144, {}, None) == (settings.max_body, settings.entrances, settings.visits_api_token)
+
+
+@pytest.mark.parametrize("url", ["redis://h", "rediss://:pw@h:6380/1", "unix:///run/redis.sock?db=2"])
+def test_redis_may_be_reached_in_three_ways(url: str) -> None:
+    assert url == read({"REDIS_URL": url}).redis_url
+
+
+def test_only_who_says_so_goes_without_redis() -> None:
+    assert "REDIS_URL" in problems()
+    assert None is read({}, redis_needed=False).redis_url
+
+
+def test_the_worker_needs_a_token_and_one_of_a_hook_is_enough() -> None:
+    assert "VISITS_API_TOKEN" in problems(token_needed=True, **REDIS)
+    own = {"HOOKS__CALENDLY__SECRETS": "a-secret-of-tests", "HOOKS__CALENDLY__VISITS_API_TOKEN": "own"}
+    assert ["own"] == list(read({**REDIS, **own}, token_needed=True).tokens.values())
+
+
+# -- hooks --
+
+
+def test_a_hook_is_named_like_its_source_and_found_at_its_name() -> None:
+    settings = read({**REDIS, "HOOKS__CALENDLY__SECRETS": "a-secret-of-tests"})
+
+    entrance = settings.entrances["calendly"]
+    assert ("/hooks/calendly", "calendly", ("a-secret-of-tests",)) == (
+        entrance.path,
+        entrance.tool.name,
+        entrance.hook.secrets,
+    )
+
+
+def test_a_hook_of_another_name_says_its_source() -> None:
+    settings = read(
+        {**REDIS, "HOOKS__NORTH_SHOP__SOURCE": "calendly", "HOOKS__NORTH_SHOP__SECRETS": "a-secret-of-tests"}
+    )
+
+    assert [("north_shop", "calendly")] == [(name, one.tool.name) for name, one in settings.entrances.items()]
+
+
+@pytest.mark.parametrize(
+    "written", ["the-first-one the-second-one", "  the-first-one\tthe-second-one ", "the-first-one\nthe-second-one"]
+)
+def test_several_secrets_are_separated_by_white_space(written: str) -> None:
+    settings = read({**REDIS, "HOOKS__CALENDLY__SECRETS": written})
+
+    assert ("the-first-one", "the-second-one") == settings.entrances["calendly"].hook.secrets
+
+
+def test_a_hook_without_a_secret_does_not_exist() -> None:
+    settings = read({**REDIS, "HOOKS__CALENDLY__TIMEZONE": "America/New_York"})
+
+    assert {} == settings.entrances
+
+
+def test_everything_that_a_hook_can_say_is_read() -> None:
+    hook = {
+        "SECRETS": "a-secret-of-tests",
+        "SOURCE": "acuity",
+        "CREDENTIALS__USER_ID": "42",
+        "CREDENTIALS__API_KEY": "abc=",
+        "API_URL": "https://mirror.example.com/v1/",
+        "VISITS_API_TOKEN": "own",
+        "TIMEZONE": "Europe/Berlin",
+        "TOLERANCE": "600",
+    }
+
+    read_hook = read({**REDIS, **{f"HOOKS__SHOP__{name}": value for name, value in hook.items()}}).hooks["shop"]
+
+    assert {"USER_ID": "42", "API_KEY": "abc="} == read_hook.credentials
+    assert ("https://mirror.example.com/v1", "own", 600) == (
+        read_hook.api_url,
+        read_hook.visits_api_token,
+        read_hook.tolerance,
+    )
+    assert "Europe/Berlin" == str(read_hook.zone)
+
+
+def test_expiring_tokens_have_their_credentials_where_they_can_be_exchanged() -> None:
+    oauth = {f"HOOKS__JOBBER__CREDENTIALS__{name}": "x" for name in ("CLIENT_ID", "CLIENT_SECRET", "REFRESH_TOKEN")}
+
+    assert 3 == len(read({**REDIS, **oauth}).hooks["jobber"].credentials)
+
+
+# -- accounts --
+
+
+def tokens(**environ: str) -> dict[str, str | None]:
+    """The token that each hook's visits are written with."""
+    settings = read({**REDIS, **environ})
+    return {hook: settings.tokens.get(account) for hook, account in settings.accounts.items()}
+
+
+def test_hooks_write_with_the_main_token_unless_they_bring_one_of_their_own() -> None:
+    assert {"calendly": "M", "square": "S", "acuity": "M"} == tokens(
+        VISITS_API_TOKEN="M",
+        HOOKS__CALENDLY__SECRETS="a-secret-of-tests",
+        HOOKS__SQUARE__VISITS_API_TOKEN="S",
+        HOOKS__ACUITY__VISITS_API_TOKEN="M",
+    )
+
+
+OWN_TOKENS = {
+    f"HOOKS__{name}__VISITS_API_TOKEN": token for name, token in [("SQUARE", "S"), ("ACUITY", "S"), ("JOBBER", "J")]
+}
+
+
+def test_hooks_that_name_one_account_share_it_and_others_do_not() -> None:
+    named = {"HOOKS__SQUARE__ACCOUNT": "east", "HOOKS__ACUITY__ACCOUNT": "east"}
+
+    settings = read({**REDIS, "VISITS_API_TOKEN": "M", "HOOKS__CALENDLY__SECRETS": SECRET, **OWN_TOKENS, **named})
+
+    assert {"square": "east", "acuity": "east", "jobber": "jobber", "calendly": "main"} == settings.accounts
+    assert {"east": "S", "jobber": "J", "main": "M"} == settings.tokens
+
+
+def test_one_hook_can_bring_the_token_of_an_account_for_all_its_hooks() -> None:
+    named = {"HOOKS__SQUARE__ACCOUNT": "east", "HOOKS__ACUITY__ACCOUNT": "east", "HOOKS__SQUARE__VISITS_API_TOKEN": "S"}
+
+    assert {"square": "S", "acuity": "S"} == tokens(**named)
+
+
+def test_a_new_hook_never_renames_the_account_of_another() -> None:
+    before = {"HOOKS__SQUARE__VISITS_API_TOKEN": "S"}
+
+    assert "HOOKS__ACUITY__ACCOUNT" in problems(**REDIS, **before, HOOKS__ACUITY__VISITS_API_TOKEN="S")
+    after = read({**REDIS, **before, "HOOKS__ACUITY__VISITS_API_TOKEN": "S", "HOOKS__ACUITY__ACCOUNT": "square"})
+    assert {"square": "square", "acuity": "square"} == after.accounts
+
+
+@pytest.mark.parametrize(
+    ("given", "setting"),
+    [
+        ({"HOOKS__SQUARE__ACCOUNT": "east", "HOOKS__JOBBER__ACCOUNT": "east"}, "HOOKS__JOBBER__ACCOUNT"),
+        ({"HOOKS__JOBBER__ACCOUNT": "main", "VISITS_API_TOKEN": "M"}, "HOOKS__JOBBER__ACCOUNT"),
+        ({"HOOKS__JOBBER__ACCOUNT": "East/1"}, "HOOKS__JOBBER__ACCOUNT"),
+    ],
+    ids=["two tokens", "the token of main is another", "not a name"],
+)
+def test_an_account_has_one_token_and_a_plain_name(given: dict[str, str], setting: str) -> None:
+    own = {name: token for name, token in OWN_TOKENS.items() if "ACUITY" not in name}
+
+    assert [setting] == list(problems(**REDIS, **own, **given))
+
+
+# -- forms of authentication --
+
+
+def test_a_hook_accepts_signatures_only_unless_its_settings_name_the_bearer_form() -> None:
+    def scheme(**auth: str) -> str:
+        given = {"HOOKS__STANDARD__SECRETS": SECRET, **auth}
+        return type(read({**REDIS, **given}).entrances["standard"].tool.source.signature).__name__
+
+    assert "StandardWebhooks" == scheme()
+    assert "Token" == scheme(HOOKS__STANDARD__AUTH="bearer")
+    assert "Either" == scheme(HOOKS__STANDARD__AUTH="signature bearer")
+
+
+@pytest.mark.parametrize(
+    ("source", "auth"), [("STANDARD", "password"), ("STANDARD", "signature password"), ("CALENDLY", "bearer")]
+)
+def test_a_form_of_authentication_that_a_source_does_not_have_is_a_problem(source: str, auth: str) -> None:
+    given = {f"HOOKS__{source}__SECRETS": SECRET, f"HOOKS__{source}__AUTH": auth}
+
+    assert [f"HOOKS__{source}__AUTH"] == list(problems(**REDIS, **given))
+
+
+# -- examples and weak keys --
+
+EXAMPLES = ["SECRET_KEY", "BODY_KEYS", "METRICS_TOKEN", "CONSOLE_PROXY_SECRET", "VISITS_API_TOKEN"]
+
+
+@pytest.mark.parametrize("setting", [*EXAMPLES, "HOOKS__CALCOM__SECRETS", "HOOKS__ACUITY__CREDENTIALS__API_KEY"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "change-me",
+        "change-me-to-32-random-characters",
+        "Change-Me-To-Something-Long",
+        "changeme-to-a-long-secret",
+        "CHANGE_ME",
+    ],
+)
+def test_a_value_that_was_left_as_in_an_example_is_a_problem(setting: str, value: str) -> None:
+    found = problems(**REDIS, **{setting: value})
+
+    assert {setting} == found.keys() - {"CONSOLE_PROXY_HEADER"}
+
+
+def test_the_example_shows_no_value_of_a_secret() -> None:
+    shown = dict(line.removeprefix("#").split("=", 1) for line in example().splitlines() if "=" in line)
+
+    assert {""} == {shown[setting] for setting in EXAMPLES}
+
+
+@pytest.mark.parametrize("setting", ["SECRET_KEY", "BODY_KEYS"])
+@pytest.mark.parametrize("key", ["abc", "fifteen-letters", "a" * 40])
+def test_a_key_of_ours_that_could_be_guessed_is_a_problem(setting: str, key: str) -> None:
+    assert [setting] == list(problems(**REDIS, **{setting: f"{'0123456789abcdef' * 2} {key}"}))
+
+
+@pytest.mark.parametrize("name", ["main", "hook", "visit", "event"])
+def test_a_hook_of_any_name_writes_with_its_own_token(name: str) -> None:
+    source, token = f"HOOKS__{name.upper()}__SOURCE", f"HOOKS__{name.upper()}__VISITS_API_TOKEN"
+
+    assert {name: "OWN", "jobber": "M"} == tokens(
+        **{source: "calendly", token: "OWN"}, VISITS_API_TOKEN="M", HOOKS__JOBBER__SECRETS="a-secret-of-tests"
+    )
+
+
+# -- what is wrong is told --
+
+WRONG: list[tuple[dict[str, str], list[str]]] = [
+    ({"REDIS_URL": "https://canary"}, ["REDIS_URL"]),
+    ({"REDIS_URL": "canary"}, ["REDIS_URL"]),
+    ({"REDIS_URL": "redis://:pa/canary@127.0.0.1:6379"}, ["REDIS_URL"]),  # a `/` that was not written as %2F
+    ({"REDIS_URL": "redis://127.0.0.1:canary"}, ["REDIS_URL"]),
+    ({"REDIS_TLS_VERIFY": "canary"}, ["REDIS_TLS_VERIFY"]),
+    ({"VISITS_API_URL": "ftp://canary"}, ["VISITS_API_URL"]),
+    ({"VISITS_API_RATE": "0"}, ["VISITS_API_RATE"]),
+    ({"VISITS_API_RATE": "nan"}, ["VISITS_API_RATE"]),
+    ({"RETRY_FIRST_S": "-1"}, ["RETRY_FIRST_S"]),
+    ({"RETRY_FIRST_S": "10", "RETRY_CAP_S": "5"}, ["RETRY_FIRST_S"]),
+    ({"RETRY_CAP_S": "inf"}, ["RETRY_CAP_S"]),
+    ({"RETRY_FOR_S": "canary"}, ["RETRY_FOR_S"]),
+    ({"PUBLIC_URL": "canary.example.com"}, ["PUBLIC_URL"]),
+    ({"MAX_BODY": "256k-canary"}, ["MAX_BODY"]),
+    ({"MAX_BODY": "-1"}, ["MAX_BODY"]),
+    ({"MAX_BODY": "9" * 5_000}, ["MAX_BODY"]),
+    ({"RETENTION_DAYS": "0"}, ["RETENTION_DAYS"]),
+    ({"ACK": "canary"}, ["ACK"]),
+    ({"LOG_FORMAT": "canary"}, ["LOG_FORMAT"]),
+    ({"LOG_LEVEL": "canary"}, ["LOG_LEVEL"]),
+    ({"HOOKS__NOBODY__SECRETS": "canary"}, ["HOOKS__NOBODY__SOURCE"]),
+    ({"HOOKS__SHOP__SECRETS": "canary", "HOOKS__SHOP__SOURCE": "canary"}, ["HOOKS__SHOP__SOURCE"]),
+    ({"HOOKS__STANDARD__SECRETS": "whsec_canary!"}, ["HOOKS__STANDARD__SECRETS"]),
+    ({"HOOKS__STANDARD__SECRETS": f"{SECRET} whsec_canary!"}, ["HOOKS__STANDARD__SECRETS"]),
+    ({"HOOKS__STANDARD__SECRETS": "whsec_"}, ["HOOKS__STANDARD__SECRETS"]),
+    ({"HOOKS__STANDARD__SECRET": "canary"}, ["HOOKS__STANDARD__SECRET"]),
+    ({"HOOKS__STANDARD__TIMEZONE": "Mars/Canary"}, ["HOOKS__STANDARD__TIMEZONE"]),
+    ({"HOOKS__STANDARD__TOLERANCE": "-1"}, ["HOOKS__STANDARD__TOLERANCE"]),
+    ({"HOOKS__STANDARD__TOLERANCE": "nan"}, ["HOOKS__STANDARD__TOLERANCE"]),
+    ({"HOOKS__ACUITY__API_URL": "canary"}, ["HOOKS__ACUITY__API_URL"]),
+    ({"HOOKS__ACUITY__CREDENTIALS__PASSWORD": "canary"}, ["HOOKS__ACUITY__CREDENTIALS__PASSWORD"]),
+    ({"HOOKS__CALENDLY__CREDENTIALS__API_KEY": "canary"}, ["HOOKS__CALENDLY__CREDENTIALS__API_KEY"]),
+    ({"HOOKS__ACUITY__CREDENTIALS": "canary"}, ["HOOKS__ACUITY__CREDENTIALS"]),
+    ({"HOOKS__SQUARE__SECRETS": "canary-canary"}, ["PUBLIC_URL"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("environ", "names"),
+    WRONG,
+    ids=lambda one: " ".join(f"{k}={v[:24]}" for k, v in one.items()) if isinstance(one, dict) else "",
+)
+def test_a_wrong_setting_is_told_by_its_name_with_a_rule_and_without_its_value(
+    environ: dict[str, str], names: list[str]
+) -> None:
+    told = problems(**{**REDIS, **environ})
+
+    assert names == list(told)
+    assert all(problem.rule for problem in told.values())
+
+
+def test_every_problem_comes_with_what_to_do() -> None:
+    told = [problem for environ, _ in WRONG[4:] for problem in problems(**{**REDIS, **environ}).values()]
+
+    assert [] == sorted({problem.name for problem in told if not problem.fix})
+
+
+@pytest.mark.parametrize(
+    ("value", "shape"), [("canary", "text of length 6"), ("12", "digits of length 2"), ("", "")], ids=repr
+)
+def test_of_a_wrong_value_its_shape_is_told(value: str, shape: str) -> None:
+    told = problems(**{"MAX_BODY": value} if value else {}, redis_needed=True)
+
+    assert shape == (told["MAX_BODY"].given if value else told["REDIS_URL"].given)
+
+
+@pytest.mark.parametrize("is_first", [True, False], ids=["field last", "field first"])
+def test_credentials_with_and_without_a_field_are_told_as_a_problem(is_first: bool) -> None:
+    both = [("HOOKS__ACUITY__CREDENTIALS", "canary"), ("HOOKS__ACUITY__CREDENTIALS__API_KEY", "canary")]
+
+    assert ["HOOKS__ACUITY__CREDENTIALS"] == list(problems(**REDIS, **dict(both if is_first else both[::-1])))
+
+
+def test_every_problem_is_told_at_once() -> None:
+    told = problems(
+        token_needed=True,
+        MAX_BODY="canary",
+        ACK="canary",
+        HOOKS__STANDARD__SECRETS="whsec_canary! whsec_",
+        HOOKS__STANDARD__TIMEZONE="canary",
+        HOOKS__NOBODY__SECRETS="canary",
+        HOOKS__SQUARE__SECRETS="canary-canary",
+        RETRY_FIRST_S="10",
+        RETRY_CAP_S="5",
+    )
+
+    assert {
+        "REDIS_URL",
+        "VISITS_API_TOKEN",
+        "MAX_BODY",
+        "ACK",
+        "HOOKS__STANDARD__SECRETS",
+        "HOOKS__STANDARD__TIMEZONE",
+        "HOOKS__NOBODY__SOURCE",
+        "PUBLIC_URL",
+        "RETRY_FIRST_S",
+    } == set(told)
+
+
+def test_each_wrong_secret_of_several_is_told_by_its_place() -> None:
+    with pytest.raises(SettingsError) as told:
+        read({**REDIS, "HOOKS__STANDARD__SECRETS": f"whsec_canary! {SECRET} whsec_"})
+
+    assert ["secret 1 of 3", "secret 3 of 3"] == [problem.rule[:13] for problem in told.value.problems]
+
+
+@pytest.mark.parametrize("process", ["web", "worker"])
+def test_a_process_does_not_start_with_wrong_settings_and_tells_them_with_status_3(process: str) -> None:
+    arguments = {"web": ["uvicorn", "app.main:app", "--port", "1"], "worker": ["jobs"]}
+    environ = {
+        "PATH": "",
+        "MAX_BODY": CANARY,
+        "RETRY_CAP_S": CANARY,
+        "REDIS_URL": f"https://{CANARY}",
+        "VISITS_API_TOKEN": "t",
+    }
+
+    ended = subprocess.run(
+        [sys.executable, "-m", *arguments[process]], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=30
+    )
+
+    told = ended.stdout + ended.stderr
+    assert 3 == ended.returncode, told
+    assert f"doorbell {process} cannot start:" in told
+    assert ["MAX_BODY", "REDIS_URL", "RETRY_CAP_S"] == sorted(
+        line.partition(":")[0] for line in told.splitlines() if line.partition(":")[0].isupper()
+    )
+    assert CANARY not in told
+    assert "Traceback" not in told
+
+
+# -- no value is shown by accident --
+
+
+def test_a_secret_is_not_in_what_python_shows_of_the_settings() -> None:
+    settings = read(
+        {
+            "REDIS_URL": "redis://:canary-1@h",
+            "VISITS_API_TOKEN": "canary-2",
+            "SECRET_KEY": "canary-3-of-sixteen",
+            "METRICS_TOKEN": "canary-4",
+            "HOOKS__ACUITY__SECRETS": "canary-5",
+            "HOOKS__ACUITY__CREDENTIALS__API_KEY": "canary-6",
+            "HOOKS__ACUITY__VISITS_API_TOKEN": "canary-7",
+        }
+    )
+
+    assert CANARY not in repr(settings) + str(settings) + repr(settings.hooks) + repr(settings.entrances)
+
+
+# -- .env.example --
+
+
+def test_the_example_in_the_repository_is_up_to_date() -> None:
+    assert example() == Path(ROOT, ".env.example").read_text("utf-8")
+
+
+def test_the_example_has_every_setting_and_nothing_wrong() -> None:
+    lines = [line.removeprefix("#") for line in example().splitlines() if line.startswith("#") and "=" in line]
+    shown = dict(line.split("=", 1) for line in lines if line.partition("=")[0].replace("_", "").isalnum())
+
+    settings = read({**shown, "SECRET_KEY": "0123456789abcdef" * 2, "CONSOLE_PROXY_SECRET": "fedcba9876543210" * 2})
+
+    assert {name.upper() for name in Settings.model_fields} - {"HOOKS"} == set(shown)
+    assert (5, 262_144, "write", 30) == (
+        settings.retry_first_s,
+        settings.max_body,
+        settings.ack,
+        settings.retention_days,
+    )
+
+
+def test_the_example_shows_everything_that_a_hook_takes() -> None:
+    shown = {line.partition("=")[0] for line in example().splitlines() if line.startswith("#HOOKS__")}
+
+    assert {
+        "#HOOKS__<NAME>__SECRETS",
+        "#HOOKS__<NAME>__SOURCE",
+        "#HOOKS__<NAME>__CREDENTIALS__<FIELD>",
+        "#HOOKS__<NAME>__API_URL",
+        "#HOOKS__<NAME>__TOKEN_URL",
+        "#HOOKS__<NAME>__TENANTS",
+        "#HOOKS__<NAME>__ACCOUNT",
+        "#HOOKS__<NAME>__AUTH",
+        "#HOOKS__<NAME>__VISITS_API_TOKEN",
+        "#HOOKS__<NAME>__TIMEZONE",
+        "#HOOKS__<NAME>__TOLERANCE",
+    } == shown

@@ -1,0 +1,690 @@
+"""Reading what is not believed yet: bytes become JSON or a refusal, a value what was expected or Untranslatable."""
+
+import gzip
+import json
+import math
+import time
+import tracemalloc
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from app.ledger.records import Meta
+from app.settings.environment import read
+from app.visits.change import timestamp
+from app.webhooks.delivery import (
+    Delivery,
+    Event,
+    Form,
+    TooLarge,
+    Unreadable,
+    WrongContentEncoding,
+    WrongContentType,
+    check_content_encoding,
+    check_content_type,
+    content_encoding,
+    decompress,
+    from_base64url,
+    parse_body,
+)
+from app.webhooks.payload import THOUSANDTHS, Json, Untranslatable, smallest_units
+from app.webhooks.translation import parse_event
+from tests.support.harness import label
+
+EXAMPLES = settings(max_examples=150, deadline=None, derandomize=True, database=None)
+NEW_YORK = ZoneInfo("America/New_York")
+
+
+def told(value: Any, read: str, *arguments: Any) -> str:
+    """Why a value cannot be read."""
+    [item] = Json({"a": [{"b": value}]}).at("a")
+
+    with pytest.raises(Untranslatable) as untranslatable:
+        getattr(item.at("b"), read)(*arguments)
+
+    return str(untranslatable.value)
+
+
+def delivery(raw: bytes, content_type: str | None = None) -> Delivery:
+    headers = ((b"content-type", content_type.encode()),) if content_type is not None else ()
+    return Delivery("hook", "source", headers, raw, datetime(2026, 9, 21, tzinfo=UTC))
+
+
+# -- the address --
+
+
+def test_a_parameter_of_the_address_is_read_and_kept_for_a_source_that_asks_for_it() -> None:
+    env = {"REDIS_URL": "redis://127.0.0.1", "HOOKS__STANDARD__SECRETS": "whsec_dGVzdC1zZWNyZXQtZm9yLXZlY3RvcnM="}
+    entrance = read(env).entrances["standard"]
+    asking = replace(entrance.tool.source, headers=("?event", "?x y", "?none"))
+    entrance = replace(entrance, tool=replace(entrance.tool, source=asking))
+    rung = replace(delivery(b'{"type":"t"}'), query=b"event=moved&event=second&x+y=Zo%C3%AB&other=1")
+
+    event = parse_event(entrance.tool, rung)
+    again = parse_event(entrance.tool, Meta("shop", "standard", 0, headers=dict(event.headers)).delivery(rung.raw))
+
+    assert {"?event": "moved", "?x y": "Zo\xc3\xab"} == event.headers == again.headers
+    assert {} == parse_event(entrance.tool, replace(rung, query=b"")).headers
+
+
+# -- places --
+
+
+def test_a_step_that_is_missing_leads_to_nothing() -> None:
+    body = Json({"a": {"b": 1}, "l": [1], "t": "text", "n": None})
+
+    for steps in (("x",), ("a", "x"), ("a", "b", "c"), ("l", "0"), ("t", "t"), ("n", "x"), ("x", "y", "z")):
+        assert not body.at(*steps)
+        assert body.at(*steps).text() is None
+
+
+def test_nothing_is_false_and_everything_else_true() -> None:
+    assert not Json(None)
+    assert [value for value in (0, "", False, [], {}, 0.0) if not Json(value)] == []
+
+
+def test_a_list_gives_its_items_and_nothing_gives_none() -> None:
+    assert [1, None, "x"] == [item.value for item in Json([1, None, "x"])]
+    assert [] == list(Json(None))
+
+
+@pytest.mark.parametrize("value", [{}, {"a": 1}, "text", 0, True, 1.5])
+def test_what_is_no_list_has_no_items(value: Any) -> None:
+    with pytest.raises(Untranslatable, match="expected a list"):
+        list(Json(value))
+
+
+EMAIL = "ada@example.com"
+
+
+@pytest.mark.parametrize(
+    ("sentence", "value", "read"),
+    [
+        ("expected text, found list of length 1", [EMAIL], "text"),
+        ("expected text, found nothing", None, "needed_text"),
+        ("expected true or false, found str of length 15", EMAIL, "flag"),
+        ("expected a whole number, found float", 1.5, "whole"),
+        ("expected a whole number, found nothing", None, "needed_whole"),
+        ("expected a time in ISO 8601, found str of length 15", EMAIL, "moment"),
+        ("expected a time in ISO 8601, found int", 20_260_314, "moment"),
+        ("expected a time with an offset, found str of length 10", "2026-03-14", "moment"),
+        ("expected a time that a calendar has, found str of length 25", "0001-01-01T00:00:00+14:00", "moment"),
+        ("expected a time, found nothing", None, "needed_moment"),
+        ("expected seconds since 1970, found int", 2**63, "unix"),
+        ("expected seconds since 1970, found nothing", None, "needed_unix"),
+        ("expected milliseconds since 1970, found int", 2**63, "unix_ms"),
+        ("expected milliseconds since 1970, found nothing", None, "needed_unix_ms"),
+        ("expected an amount, found dict of length 0", {}, "amount"),
+        ("expected an amount, found str of length 15", EMAIL, "amount"),
+        ("expected an amount, found bool", True, "amount"),
+        ("expected an amount that somebody could pay, found int", 10**12, "amount"),
+        ("expected an id, found str of length 15", EMAIL, "needed_id"),
+        ("expected JSON, found str of length 15", EMAIL, "unwrapped"),
+    ],
+)
+def test_a_sentence_names_the_place_and_the_shape_and_never_the_value(sentence: str, value: Any, read: str) -> None:
+    assert f"a[0].b: {sentence}" == told(value, read)
+
+
+def test_a_sentence_about_a_whole_body_says_so_and_one_about_json_in_a_text_names_the_text() -> None:
+    with pytest.raises(Untranslatable, match=r"^body: expected a list, found str of length 1$"):
+        list(Json("x"))
+    with pytest.raises(Untranslatable, match=r"^a\.b: expected text, found bool$"):
+        Json({"a": '{"b":true}'}).at("a").unwrapped().at("b").text()
+
+
+def test_values_are_equal_wherever_they_stand() -> None:
+    assert Json(1, "a") == Json(1, "b")
+    assert Json(1) != Json(2)
+    assert Json(1) != 1
+    assert Json(None) != None  # noqa: E711
+
+
+# -- text, flags, numbers --
+
+
+@pytest.mark.parametrize(
+    ("expected", "value"),
+    [("x", "x"), ("x y", "  x y\n"), (None, ""), (None, "  \t "), (None, None), ("42", 42), ("0", 0), ("-1", -1),
+     ("18446744073709551615", 2**64 - 1), ("Zoë 😀", "Zoë 😀"), ("\0", "\0")],
+)  # fmt: skip
+def test_text_is_without_the_space_around_it_and_a_number_counts_as_text(expected: str | None, value: Any) -> None:
+    assert expected == Json(value).text()
+
+
+@pytest.mark.parametrize("value", [True, False, 1.0, 1e300, [], {}, ["x"]])
+def test_what_is_no_text_is_untranslatable(value: Any) -> None:
+    assert "expected text" in told(value, "text")
+
+
+@pytest.mark.parametrize("value", [None, "", "   "])
+def test_text_that_must_be_there_is_more_than_space(value: Any) -> None:
+    assert "expected text" in told(value, "needed_text")
+
+
+@pytest.mark.parametrize("value", [0, 1, "true", "", [], {}, 0.0])
+def test_a_flag_is_true_or_false_and_nothing_like_it(value: Any) -> None:
+    assert "expected true or false" in told(value, "flag")
+
+
+def test_a_flag_that_is_left_out_is_neither() -> None:
+    assert [True, False, None] == [Json(value).flag() for value in (True, False, None)]
+
+
+@pytest.mark.parametrize("value", [True, False, 1.0, "1", "", [], {}])
+def test_a_whole_number_is_not_a_fraction_a_text_or_a_flag(value: Any) -> None:
+    assert "expected a whole number" in told(value, "whole")
+
+
+def test_zero_is_there() -> None:
+    assert 0 == Json(0).needed_whole()
+    assert "0" == Json(0).needed_text()
+    assert Decimal(0) == Json(0).amount()
+    assert datetime(1970, 1, 1, tzinfo=UTC) == Json(0).unix() == Json(0).needed_unix() == Json(0).needed_unix_ms()
+
+
+# -- times --
+
+
+@pytest.mark.parametrize(
+    ("expected", "written"),
+    [
+        ("2026-03-14T17:32:05Z", "2026-03-14T17:32:05Z"),
+        ("2026-03-14T17:32:05Z", "2026-03-14T11:32:05-06:00"),
+        ("2026-03-14T17:32:05Z", "2026-03-14T11:32:05-0600"),
+        ("2026-03-14T17:32:05Z", "2026-03-14 23:17:05+05:45"),
+        ("2026-03-14T17:32:05Z", " 2026-03-14T17:32:05Z "),
+        ("2026-03-14T17:32:05Z", "2026-03-14T17:32:05-00:00"),
+        ("2026-03-14T17:32:00Z", "2026-03-14T17:32Z"),
+        ("2026-03-14T17:32:05Z", "20260314T173205Z"),
+        ("2026-03-13T23:30:00Z", "2026-03-14T00:30:00+01:00"),
+        ("2024-02-29T23:59:59Z", "2024-02-29T23:59:59.999Z"),
+    ],
+)
+def test_a_time_with_an_offset_is_read_as_utc(expected: str, written: str) -> None:
+    moment = Json(written).needed_moment()
+
+    assert expected == timestamp(moment)
+    assert moment.utcoffset() == timedelta(0)
+
+
+def test_the_zone_of_the_machine_makes_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("TZ", "America/New_York")
+        time.tzset()
+        moment = Json("2026-03-14T11:32:05-06:00").needed_moment()
+    time.tzset()
+
+    assert "2026-03-14T17:32:05+00:00" == moment.isoformat()
+
+
+@pytest.mark.parametrize(
+    ("microseconds", "fraction"),
+    [
+        (37_339, ".037339943"),
+        (500_000, ".5"),
+        (123_456, ".123456"),
+        (123_456, ".1234567"),
+        (999_999, ".999999999"),
+        (0, ""),
+    ],
+)  # the first is Square's, https://github.com/square/square-python-sdk, tests/integration/test_webhooks_helper.py
+def test_more_digits_of_a_second_than_we_keep_are_cut(microseconds: int, fraction: str) -> None:
+    assert (
+        datetime(2022, 7, 13, 20, 30, 59, microseconds, tzinfo=UTC) == Json(f"2022-07-13T20:30:59{fraction}Z").moment()
+    )
+
+
+@pytest.mark.parametrize(
+    ("expected", "local"),
+    [
+        ("2026-07-01T13:00:00Z", "2026-07-01T09:00:00"),
+        ("2026-12-01T14:00:00Z", "2026-12-01T09:00:00"),
+        ("2026-03-08T07:30:00Z", "2026-03-08T02:30:00"),  # left out in spring: as if the clock had not moved
+        ("2026-11-01T05:30:00Z", "2026-11-01T01:30:00"),  # twice in autumn: the first
+        ("2026-07-01T09:00:00Z", "2026-07-01T09:00:00Z"),
+        ("2026-07-01T08:00:00Z", "2026-07-01T09:00:00+01:00"),
+    ],
+)
+def test_a_time_without_an_offset_is_local_to_the_zone_of_the_hook(expected: str, local: str) -> None:
+    assert expected == timestamp(Json(local).needed_moment(NEW_YORK))
+
+
+def test_without_a_zone_a_time_without_an_offset_is_refused() -> None:
+    assert "expected a time with an offset" in told("2026-07-01T09:00:00", "moment")
+    assert "expected a time with an offset" in told("2026-07-01", "moment")
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "now", "tomorrow", "14.03.2026", "03/14/2026 5:32 PM", "2026-02-30T00:00:00Z", "2026-13-01T00:00:00Z",
+        "2026-03-14T25:00:00Z", "2026-03-14T17:60:00Z", "2026-03-14T17:32:05+25:00", "2026-03-14T17:32:05 PST", "T",
+        "Z",
+        "2026-03-14T17:32:05Z2026-03-14T17:32:05Z", "2026-03-14T17:32:05ZZ", "-2026-03-14T17:32:05Z",
+        "10000-01-01T00:00:00Z",
+        "٢٠٢٦-03-14T17:32:05Z", "２０２６-03-14T17:32:05Z", "2026-03-14T17:32:05.Z.Z", "\0", "1790000000", "nan", "[]",
+    ],
+    ids=label,
+)  # fmt: skip
+def test_what_is_no_time_is_untranslatable(written: str) -> None:
+    assert "expected a time" in told(written, "moment")
+    assert "expected a time" in told(written, "moment", NEW_YORK)
+
+
+@pytest.mark.parametrize("written", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+def test_a_time_that_is_before_or_after_all_calendars_in_utc_is_untranslatable(written: str) -> None:
+    assert "expected a time that a calendar has" in told(written, "moment")
+
+
+@pytest.mark.parametrize("number", [0, 1_790_000_000, 1_712_122_500_000, 20_260_314, 2_026])
+def test_a_bare_number_is_no_time_even_where_its_digits_look_like_one(number: int) -> None:
+    """1712122500000 is April 2024 in milliseconds; as basic ISO 8601 it would be Christmas of 1712."""
+    assert "expected" in told(number, "moment")
+    assert "expected" in told(number, "moment", NEW_YORK)
+
+
+@pytest.mark.parametrize("value", [True, 1.5, [], {}])
+def test_what_is_not_even_text_is_no_time(value: Any) -> None:
+    assert "expected" in told(value, "moment")
+
+
+@pytest.mark.parametrize(
+    ("expected", "seconds"),
+    [("2026-09-21T14:13:20Z", 1_790_000_000), ("2021-02-25T15:02:10Z", 1_614_265_330), ("1969-12-31T23:59:59Z", -1)],
+)  # `date -u -d @…`
+def test_seconds_since_1970_are_a_time(expected: str, seconds: int) -> None:
+    moment = Json(seconds).unix()
+
+    assert moment is not None
+    assert expected == timestamp(moment)
+
+
+@pytest.mark.parametrize(
+    "value", [2**63, -(2**63), 2**64 - 1, 1_790_000_000_000_000, 1.5, "1790000000", True, math.inf]
+)
+def test_seconds_that_are_none_are_untranslatable(value: Any) -> None:
+    assert "expected" in told(value, "unix")
+
+
+# -- money --
+
+
+@pytest.mark.parametrize(
+    ("expected", "written", "smallest_units"),
+    [
+        ("245.00", "245.00", 1), ("120", 120, 1), ("75.5", 75.5, 1), ("0.1", 0.1, 1), ("0", 0, 1), ("0", "0.00", 1),
+        ("245", 24_500, 100), ("75.5", 7_550, 100), ("0.01", 1, 100), ("7550", 7_550, 1), ("12.345", 12_345, 1_000),
+        ("19.99", "1999", 100), ("999999999999.99", "999999999999.99", 1), ("0.30", "0.30", 1),
+        ("1075.50", "1,075.50", 1), ("-1234567.00", "-1,234,567.00", 1),
+    ],
+)  # fmt: skip
+def test_money_is_exact_and_in_whole_units_of_its_currency(expected: str, written: Any, smallest_units: int) -> None:
+    assert Decimal(expected) == Json(written).amount(smallest_units)
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_money_that_is_left_out_is_none(value: Any) -> None:
+    assert Json(value).amount() is None
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "NaN", "sNaN", "nan", "Infinity", "-inf", "1e999999999999999999", "1e400", 10**12, -(10**12), 1e308, 2**64 - 1,
+        "1,000", "1.000,00", "1,00.00", "1,0000.00", ",100.00", "1000,000.00", "1,000.0", "1,000.000",
+        "$5", "5 USD", "five", "0x10", " ", "--5", "1..2", "½", True, False, [], {}, ["5"],
+        "9" * 100_000, math.nan, math.inf,
+    ],
+    ids=label,
+)  # fmt: skip
+def test_what_nobody_could_pay_is_untranslatable(value: Any) -> None:
+    assert "expected an amount" in told(value, "amount")
+    assert "expected an amount" in told(value, "amount", 1)
+
+
+def test_a_million_digits_and_lists_in_lists_are_no_amount() -> None:
+    nested: list[Any] = []
+    for _ in range(10_000):
+        nested = [nested]
+
+    assert "a[0].b: expected an amount, found str of length 1000001" == told("9" * 1_000_001, "amount")
+    assert "a[0].b: expected an amount, found list of length 1" == told(nested, "amount")
+
+
+# -- whatever a value is --
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=20),
+    lambda inside: st.lists(inside, max_size=2) | st.dictionaries(st.text(max_size=3), inside, max_size=2),
+    max_leaves=4,
+)
+#: Nearly times and nearly amounts.
+NEARLY = st.text(st.sampled_from("0123456789-+:.TZWeE, _nai"), max_size=32)
+READS = ("text", "flag", "whole", "moment", "unix", "amount", "needed_text", "needed_moment", "needed_whole")
+
+
+@EXAMPLES
+@given(VALUES | NEARLY, st.sampled_from([None, NEW_YORK, timezone(timedelta(hours=14)), ZoneInfo("Asia/Kathmandu")]))
+@example("2026-03-14T24:00:00Z", None)
+@example("0001-01-01T00:00:00", ZoneInfo("Asia/Kathmandu"))
+@example("9999-12-31T23:59:59", NEW_YORK)
+def test_whatever_a_value_is_it_is_read_or_untranslatable(value: Any, zone: Any) -> None:
+    for name in READS:
+        try:
+            read = getattr(Json(value), name)(*([zone] if "moment" in name else []))
+        except Untranslatable:
+            continue
+        if isinstance(read, datetime):
+            assert read.utcoffset() == timedelta(0)
+        elif isinstance(read, Decimal):
+            assert abs(read) < 10**12
+        else:
+            assert read is None or isinstance(read, str | int)
+
+
+# -- bodies --
+
+
+@pytest.mark.parametrize(
+    ("raw", "form"),
+    [
+        (b"", "json"), (b" ", "json"), (b"{", "json"), (b"{}x", "json"), (b"{'a':1}", "json"), (b'{"a":1,}', "json"),
+        (b"NaN", "json"), (b'{"a":NaN}', "json"), (b"[Infinity]", "json"), (b"-Infinity", "json"),
+        (b"undefined", "json"),
+        (b"\xef\xbb\xbf{}", "json"), (b'{"a":"\xff"}', "json"), ('{"a":"é"}'.encode("latin-1"), "json"),
+        ("{}".encode("utf-16"), "json"), (b"\x00", "json"), (b'{"a":"\n"}', "json"), (b"01", "json"), (b"+1", "json"),
+        (b"[" * 200_000, "json"), (b"[" * 100_000 + b"]" * 100_000, "json"),
+        (b'{"a":' * 50_000 + b"1" + b"}" * 50_000, "json"),
+        (b"", "form"), (b"", "json or form"), (b" \n", "form"),
+        (b"a=1&b", "form"), (b"plain", "form"), (b"a=\xff", "form"), (b"a=%ff", "form"), (b"a=%c3%28", "form"),
+        (b"&".join([b"a=1"] * 501), "form"), (b"\xfe\xff", "form"), (b'{"a":1}', "form"),
+        (b"[1]", "json or form"), (b'{"a"', "json or form"), (b"x", "json or form"), (b"{} a=1", "json or form"),
+    ],
+    ids=label,
+)  # fmt: skip
+def test_a_body_that_is_not_what_it_should_be_is_unreadable(raw: bytes, form: Form) -> None:
+    with pytest.raises(Unreadable):
+        parse_body(delivery(raw), form)
+
+
+@pytest.mark.parametrize(
+    ("expected", "raw", "form"),
+    [
+        ({"a": 1}, b' {"a": 1}\r\n', "json"),
+        ({"name": "Zoë 😀"}, '{"name":"Zo\\u00eb 😀"}'.encode(), "json"),
+        ({"a": 2}, b'{"a":1,"a":2}', "json"),
+        ([], b"[]", "json"),
+        (None, b"null", "json"),
+        ({"id": 18446744073709551615}, b'{"id":18446744073709551615}', "json"),
+        ({"action": "scheduled", "id": "1"}, b"action=scheduled&id=1", "form"),
+        ({"name": "Zoë & Ada", "empty": ""}, b"name=Zo%C3%AB+%26+Ada&empty=", "form"),
+        ({"a": "1;b=2"}, b"a=1;b=2", "form"),
+        ({"a": "2"}, b"a=1&a=2", "form"),
+        ({"data[webHookEvent][topic]": "X"}, b"data%5BwebHookEvent%5D%5Btopic%5D=X", "json or form"),
+        ({"a": "{"}, b"a={", "json or form"),
+        ({"a": 1}, b'\n {"a":1}', "json or form"),
+    ],
+)
+def test_a_body_is_read_as_what_its_tool_sends(expected: Any, raw: bytes, form: Form) -> None:
+    assert expected == parse_body(delivery(raw), form).value
+
+
+@EXAMPLES
+@given(st.binary(max_size=60) | VALUES.map(lambda value: json.dumps(value).encode()))
+def test_whatever_bytes_arrive_they_are_read_or_unreadable(raw: bytes) -> None:
+    for form in ("json", "form", "json or form"):
+        try:
+            parse_body(delivery(raw), form)  # type: ignore[arg-type]
+        except Unreadable as error:
+            assert str(error).startswith("the body is ")  # noqa: PT017
+            assert len(str(error)) < 60  # noqa: PT017
+
+
+# -- content types --
+
+
+@pytest.mark.parametrize(
+    ("content_type", "form"),
+    [
+        (None, "json"), (None, "form"), ("", "json"), ("application/json", "json"), ("APPLICATION/JSON", "json"),
+        ("application/json; charset=utf-8", "json"), (" application/json ;x", "json"), ("text/json", "json"),
+        ("application/cloudevents+json", "json"), ("application/x-www-form-urlencoded", "form"),
+        ("application/x-www-form-urlencoded; charset=UTF-8", "json or form"), ("application/json", "json or form"),
+    ],
+)  # fmt: skip
+def test_the_content_type_may_be_missing_or_the_tools(content_type: str | None, form: Form) -> None:
+    check_content_type(delivery(b"", content_type), form)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "form"),
+    [
+        ("text/plain", "json"), ("text/html", "json or form"), ("multipart/form-data; boundary=x", "form"),
+        ("application/json", "form"), ("application/x-www-form-urlencoded", "json"), ("application/xml", "json"),
+        ("json", "json"), ("application/jsonx", "json"), ("text/plain; application/json", "json"), ("\xff", "json"),
+        ("application/vnd.api+json", "form"),
+    ],
+)  # fmt: skip
+def test_another_content_type_is_refused(content_type: str, form: Form) -> None:
+    with pytest.raises(WrongContentType):
+        check_content_type(delivery(b"", content_type), form)
+
+
+def test_half_a_character_does_not_cost_a_booking() -> None:
+    # What JavaScript makes of an emoji that it cuts in two.
+    raw = b'{"name":"Zo\\ud83d","whole":"\\ud83d\\ude00"}'
+
+    data = parse_body(Delivery("h", "s", (), raw, datetime(2026, 3, 14, tzinfo=UTC)), "json")
+
+    assert ("Zo\ufffd", "\U0001f600") == (data.at("name").text(), data.at("whole").text())
+
+
+@pytest.mark.parametrize(
+    ("expected", "written", "currency"),
+    [
+        ("245", 24500, "usd"),
+        ("24500", 24500, "JPY"),
+        ("24.5", 24500, "kwd"),
+        ("245", 24500, None),
+        ("245", 24500, "XYZ"),
+    ],
+)
+def test_the_smallest_unit_of_a_currency_is_not_always_a_cent(
+    expected: str, written: int, currency: str | None
+) -> None:
+    assert Decimal(expected) == Json(written).amount(smallest_units(currency))
+
+
+def test_a_tool_may_count_in_hundredths_all_the_same() -> None:
+    assert (100, 1) == (smallest_units("KWD", but=THOUSANDTHS), smallest_units("JPY", but=THOUSANDTHS))
+
+
+def test_milliseconds_since_1970_are_a_time() -> None:
+    assert "2026-09-21T14:13:20Z" == timestamp(Json(1790000000123).needed_unix_ms())
+    assert 123_000 == Json(1790000000123).needed_unix_ms().microsecond
+    with pytest.raises(Untranslatable):
+        Json(10**18).unix_ms()
+
+
+@pytest.mark.parametrize("value", ["a/b", "..", "a b", "a?b", "a#b", "ü", "a'b", "", "a" * 192, 1.5, True])
+def test_an_id_that_stands_in_a_path_is_letters_digits_and_dashes(value: Any) -> None:
+    with pytest.raises(Untranslatable):
+        Json(value).needed_id()
+
+
+def test_an_id_may_be_a_number() -> None:
+    assert ("42", "cst_1-A") == (Json(42).needed_id(), Json(" cst_1-A ").needed_id())
+
+
+@pytest.mark.parametrize("form", ["any", "jwt"])
+def test_a_token_is_read_for_what_it_says(form: Form) -> None:
+    token = b"eyJhbGciOiJIUzI1NiJ9.eyJkYXRhIjp7ImlkIjoxfX0.c2ln"
+
+    assert 1 == parse_body(delivery(token), form).at("data", "id").value
+
+
+@pytest.mark.parametrize("raw", [b"a.b.c", b"a.e30", b"not a token", b"e30.e3.e30"])
+def test_what_is_no_token_is_unreadable(raw: bytes) -> None:
+    with pytest.raises(Unreadable):
+        parse_body(delivery(raw), "jwt")
+
+
+def test_json_inside_a_text_is_unwrapped() -> None:
+    assert {"a": 1} == Json('{"a":1}').unwrapped().value
+    assert {"a": 1} == Json({"a": 1}).unwrapped().value
+    with pytest.raises(Untranslatable, match="expected JSON"):
+        Json("{").unwrapped()
+
+
+def test_any_body_is_taken_for_what_it_looks_like() -> None:
+    assert {"a": "1"} == parse_body(delivery(b"a=1"), "any").value
+    assert {"a": 1} == parse_body(delivery(b'{"a":1}'), "any").value
+    assert [1] == parse_body(delivery(b"[1]"), "any").value
+
+
+# -- what a request says of its body --
+
+
+def test_a_header_is_found_by_its_name_in_any_case_and_a_parameter_only_when_asked_for() -> None:
+    lines = ((b"one", b"1"), (b"two", b"a"), (b"two", b"\xe9"))
+    given = Delivery(
+        "hook", "source", lines, b"", datetime(2026, 9, 21, tzinfo=UTC), query=b"ne=x&empty=&two&e=%e9&e=2"
+    )
+
+    assert ("1", "a", None) == (given.header("One"), given.header("TWO"), given.header("three"))
+    assert ([b"1"], [b"a", b"\xe9"], []) == tuple(map(given.header_lines, ("ONE", "two", "three")))
+    assert (b"1", None, None) == tuple(map(given.only_line, ("ONE", "two", "three")))
+    assert given.header("one") == "1"
+    assert (None, None) == (given.header("empty"), given.header("xne"))
+    assert ("x", "", "", "é", None) == tuple(map(given.header, ("?ne", "?empty", "?two", "?e", "?one")))
+    assert replace(given, query=b"").header("?ne") is None
+
+
+@pytest.mark.parametrize(
+    ("encoding", "lines"),
+    [
+        ("", []),
+        ("", [b""]),
+        ("", [b"identity"]),
+        ("gzip", [b"gzip"]),
+        ("gzip", [b" GZIP "]),
+        ("gzip", [b"x-gzip"]),
+        ("gzip", [b"identity, gzip,"]),
+        ("gzip, br", [b"gzip,br"]),
+        ("gzip, gzip", [b"gzip", b"X-GZip"]),
+        ("\xff", [b"\xff"]),
+    ],
+)
+def test_how_a_body_is_compressed(encoding: str, lines: list[bytes]) -> None:
+    given = replace(delivery(b""), headers=tuple((b"content-encoding", line) for line in lines))
+
+    assert encoding == content_encoding(given)
+
+
+def test_nothing_of_a_compressed_body_is_read_beyond_the_limit() -> None:
+    bomb = gzip.compress(bytes(64_000_000))
+
+    tracemalloc.start()
+    with pytest.raises(TooLarge):
+        decompress(bomb, 1_000)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert most < 1_000_000
+
+
+@pytest.mark.parametrize("size", [0, 1, 1_000])
+def test_a_compressed_body_may_be_as_large_as_any(size: int) -> None:
+    assert bytes(size) == decompress(gzip.compress(bytes(size)), 1_000)
+    with pytest.raises(TooLarge):
+        decompress(gzip.compress(bytes(size + 1)), size)
+
+
+def gzipped(raw: bytes, encoding: str) -> Delivery:
+    return replace(delivery(raw), headers=((b"content-encoding", encoding.encode()),))
+
+
+@pytest.mark.parametrize(
+    ("sentence", "refuse"),
+    [
+        ("the body is empty", lambda: parse_body(delivery(b" \n"), "json")),
+        ("the body is not JSON in UTF-8", lambda: parse_body(delivery(b"a=1"), "json")),
+        ("the body is not JSON in UTF-8", lambda: parse_body(delivery(b"{a=1"), "json or form")),
+        ("the body is not JSON in UTF-8", lambda: parse_body(delivery(b"[a=1"), "any")),
+        ("the body is not a form", lambda: parse_body(delivery(b"[1]"), "json or form")),
+        ("the body is not a form", lambda: parse_body(delivery(b"{}"), "form")),
+        ("the body is not a form", lambda: parse_body(delivery(b"x"), "any")),
+        ("the body is not a JSON Web Token", lambda: parse_body(delivery(b"{}"), "jwt")),
+        ("the body is not a JSON Web Token", lambda: parse_body(delivery(b"a.b.c"), "jwt")),
+        ("the body is not a JSON Web Token", lambda: parse_body(delivery(b"a.b.c"), "any")),
+        ("the body is not what its content encoding says", lambda: decompress(b"{}", 9)),
+        ("the body is not what its content encoding says", lambda: decompress(zlib.compress(b"{}"), 9)),
+        ("the compressed body is not complete", lambda: decompress(gzip.compress(b"{}")[:-1], 9)),
+        ("something follows the compressed body", lambda: decompress(gzip.compress(b"{}") + b"x", 9)),
+        (
+            "this hook takes application/json or text/json",
+            lambda: check_content_type(delivery(b"", "text/plain"), "json"),
+        ),
+        (
+            "this hook takes application/x-www-form-urlencoded",
+            lambda: check_content_type(delivery(b"", "text/json"), "form"),
+        ),
+        (
+            "this hook takes bodies without a content encoding",
+            lambda: check_content_encoding(gzipped(b"", "gzip"), ()),
+        ),
+        (
+            "this hook takes bodies without a content encoding or gzip",
+            lambda: check_content_encoding(gzipped(b"", "gzip, br"), ("gzip",)),
+        ),
+    ],
+)
+def test_a_refused_body_is_told_why(sentence: str, refuse: Callable[[], Any]) -> None:
+    with pytest.raises((Unreadable, WrongContentType, WrongContentEncoding)) as refused:
+        refuse()
+
+    assert sentence == str(refused.value)
+
+
+def test_an_encoding_that_a_tool_uses_and_none_at_all_are_taken() -> None:
+    check_content_encoding(gzipped(b"", "x-gzip"), ("gzip",))
+    check_content_encoding(gzipped(b"", "identity"), ())
+    check_content_encoding(delivery(b""), ())
+
+
+@pytest.mark.parametrize(
+    ("expected", "written"),
+    [
+        (b"", b""), (b"A", b"QQ"), (b"A", b"QQ=="), (b"\xfb\xff", b"-_8"), (b"\0\0\x17", b"AAAX"),
+        (None, b"QR"),  # its last four bits are lost
+        (None, b"Q"), (None, b"+/8"), (None, b"Q Q"), (None, b"QQ=A"), (None, b"\xff\xff"), (None, b"=QQ"),
+        (None, b"QQ== "),
+    ],
+)  # fmt: skip
+def test_base64_for_urls_is_read_in_the_one_way_in_which_it_is_written(expected: bytes | None, written: bytes) -> None:
+    assert expected == from_base64url(written)
+
+
+def test_a_record_that_was_fetched_stands_beside_its_event() -> None:
+    at = datetime(2026, 9, 21, 12, tzinfo=UTC)
+    event = Event("source", Json({}), datetime(2026, 9, 21, tzinfo=UTC), {"h": "1"})
+
+    fetched = event.with_record({"id": True}, at, {"customer": {"id": True}, "gone": None}, "records/1")
+    gone = event.with_record(None, at)
+
+    assert replace(event, record=Json({"id": True}), fetched_at=at, asked="records/1", beside=fetched.beside) == fetched
+    assert {"customer": Json({"id": True}), "gone": Json(None)} == fetched.beside
+    assert replace(event, fetched_at=at) == gone
+    for place, found in (("record", fetched.record), ("customer", fetched.beside["customer"])):
+        assert found is not None
+        with pytest.raises(Untranslatable, match=rf"^{place}\.id: expected text, found bool$"):
+            found.at("id").text()
