@@ -20,13 +20,13 @@ from app.telemetry.logs import log
 from app.telemetry.metric_names import JOB_TOOK_S, JOB_WAIT_S
 from app.visits.client import ANSWER_S
 from jobs.arq_redis import redis_pool
-from jobs.context import JOB_S, Context, since_s
-from jobs.places import Job
+from jobs.concurrency import Job
+from jobs.context import RUN_TIMEOUT_S, Context, seconds_since
 from jobs.startup import wait_for_redis
 
-#: arq's own limit. A job has its own, shorter one (JOB_S), so that this never fires; ten seconds after it, a job that a
-#: dead worker left is claimed by another.
-JOB_LIMIT_S = JOB_S + ANSWER_S + 2
+#: arq's own limit, which never fires: a run ends earlier (RUN_TIMEOUT_S). Ten seconds after it, a job that a dead worker
+#: left is claimed by another.
+JOB_TIMEOUT_S = RUN_TIMEOUT_S + ANSWER_S + 2
 
 
 class ClaimingWorker(arq.worker.Worker):
@@ -44,7 +44,7 @@ class ClaimingWorker(arq.worker.Worker):
         if not _is_loop_running():
             asyncio.set_event_loop(uvloop.new_event_loop())
         super().__init__(*arguments, **settings)
-        self._ended = asyncio.Event()
+        self._job_ended = asyncio.Event()
 
     async def main(self) -> None:
         """Raises NoRedis where Redis does not answer. Without a pool, `close` has nothing to do."""
@@ -58,28 +58,28 @@ class ClaimingWorker(arq.worker.Worker):
         while more and self.allow_pick_jobs:
             more = await self._claim()
             if more:
-                await self._next_end()
-            await self._look_around()
-        await self._look_around()
+                await self._wait_for_job_end()
+            await self._beat()
+        await self._beat()
 
-    async def _next_end(self) -> None:
+    async def _wait_for_job_end(self) -> None:
         """Of a job since the last claim, or of the time between two looks."""
         with suppress(TimeoutError):
             async with asyncio.timeout(self.poll_delay_s):
-                await self._ended.wait()
+                await self._job_ended.wait()
 
-    async def _look_around(self) -> None:
-        with _surviving():
+    async def _beat(self) -> None:
+        with _log_errors():
             await self.heart_beat()
 
     async def _claim(self) -> bool:
         """Start what there is room for; True if there may be more than there was room for."""
         context: Context = self.ctx["context"]
-        places = context.places
-        self._ended.clear()
-        room = places.room()
-        with _surviving():
-            claimed = await context.ledger.claim(room, self.in_progress_timeout_s, places.full())
+        places = context.running_jobs
+        self._job_ended.clear()
+        room = places.capacity()
+        with _log_errors():
+            claimed = await context.ledger.claim(room, self.in_progress_timeout_s, places.full_shares())
             for lane, job, payload in claimed:
                 self._start(context, lane, job, payload)
             full = Counter(lane for lane, _, _ in claimed)
@@ -89,33 +89,33 @@ class ClaimingWorker(arq.worker.Worker):
     def _start(self, context: Context, lane: Lane, name: str, payload: bytes) -> None:
         account = name.removeprefix("visit:").partition("/")[0] if name.startswith("visit:") else ""
         job = Job(self._run(context, lane, name, payload), lane, account and f"{lane}:{account}")
-        context.places.jobs.add(job)
+        context.running_jobs.jobs.add(job)
         key = f"{lane} {name}"
         self.tasks[key] = task = self.loop.create_task(job)
 
         def end(_: asyncio.Task[None]) -> None:
-            context.places.jobs.discard(job)
+            context.running_jobs.jobs.discard(job)
             if self.tasks.get(key) is task:  # the same job may have been claimed again when its lease ended
                 del self.tasks[key]
-            self._ended.set()
+            self._job_ended.set()
 
         task.add_done_callback(end)
 
     async def _run(self, context: Context, lane: Lane, job: str, payload: bytes) -> None:
         """An expired payload loses nothing: the work still stands in the ledger, and gets another job."""
-        with _surviving():
+        with _log_errors():
             if payload:
-                await self._errand(context.tally, payload)
+                await self._execute(context.tally, payload)
             self.jobs_complete += 1
             await context.ledger.ran(job, lane)
 
-    async def _errand(self, tally: Tally, payload: bytes) -> None:
+    async def _execute(self, tally: Tally, payload: bytes) -> None:
         name, arguments, _, _, queued_ms = deserialize_job_raw(payload, deserializer=self.job_deserializer)
-        tally.observe(JOB_WAIT_S, since_s(queued_ms), name)
-        began = time.monotonic()
+        tally.observe(JOB_WAIT_S, seconds_since(queued_ms), name)
+        started = time.monotonic()
         async with asyncio.timeout(self.job_timeout_s):  # in this task, whose moves are watched
             await self.functions[name].coroutine(self.ctx, *arguments)
-        tally.observe(JOB_TOOK_S, time.monotonic() - began, name)
+        tally.observe(JOB_TOOK_S, time.monotonic() - started, name)
 
     async def close(self) -> None:
         """A job that was cancelled at last must not spoil the way out."""
@@ -133,11 +133,11 @@ def _is_loop_running() -> bool:
 
 
 @contextmanager
-def _surviving() -> Iterator[None]:
+def _log_errors() -> Iterator[None]:
     """Nothing ends the process: what was not finished is claimed again when its lease ends."""
     try:
         yield
     except (RedisDown, RedisError, OSError) as error:
-        log.warning("redis down", reason=str(error) if isinstance(error, RedisDown) else type(error).__name__)
+        log.warning("redis_unavailable", reason=str(error) if isinstance(error, RedisDown) else type(error).__name__)
     except Exception:
-        log.exception("bug")
+        log.exception("unhandled_exception")

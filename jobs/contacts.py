@@ -7,16 +7,16 @@ from app.ledger.ledger import Ledger, new_id
 from app.ledger.redis import RedisDown
 from app.visits.change import Contact
 from app.visits.client import Record, Refused, Unanswered, VisitsApiTrouble, VisitsClient
-from jobs.places import Turns
-from jobs.retry import may_be_under_way
+from jobs.concurrency import KeyedLocks
+from jobs.retry import outcome_is_unknown
 
-CACHE_MS = 30 * 86_400_000
-LOCK_MS = 30_000
+CACHE_TTL_MS = 30 * 86_400_000
+LOCK_TTL_MS = 30_000
 #: For others in this process, which costs nothing, and for other workers.
-TURN_S, WAIT_S = 10.0, 5.0
+LOCAL_LOCK_WAIT_S, LOCK_WAIT_S = 10.0, 5.0
 
 
-class Busy(Exception):
+class InProgressElsewhere(Exception):
     """Somebody else is making this contact right now."""
 
 
@@ -26,18 +26,18 @@ class Contacts:
 
     ledger: Ledger
     account: str
-    key: bytes
-    turns: Turns
+    hash_key: bytes
+    locks: KeyedLocks
 
-    def name(self, contact: Contact) -> str | None:
-        return contact.name(self.key)
+    def cache_key(self, contact: Contact) -> str | None:
+        return contact.name(self.hash_key)
 
     async def resolve(self, contact: Contact, api: VisitsClient) -> str | None:
         """Review Rover's id of the contact; None without an e-mail, or where it was forgotten.
 
         Raises VisitsApiTrouble, Busy, RedisDown.
         """
-        name = self.name(contact)
+        name = self.cache_key(contact)
         if contact.id or name is None:
             return contact.id
         cache = f"db:contact:{self.account}:{name}"
@@ -46,37 +46,37 @@ class Contacts:
             return known and str(known.decode())
         return await self._resolve_alone(contact, api, cache)
 
-    async def forget(self, contact: Contact) -> None:
+    async def evict(self, contact: Contact) -> None:
         """The API does not know the remembered id any more."""
-        await self.ledger.redis.command("DEL", f"db:contact:{self.account}:{self.name(contact)}")
+        await self.ledger.redis.command("DEL", f"db:contact:{self.account}:{self.cache_key(contact)}")
 
     async def _resolve_alone(self, contact: Contact, api: VisitsClient, cache: str) -> str:
-        async with self.turns.alone(cache, TURN_S, Busy):
+        async with self.locks.hold(cache, LOCAL_LOCK_WAIT_S, InProgressElsewhere):
             known = await self.ledger.redis.command("GET", cache)
             return str(known.decode()) if known else await self._resolve_locked(contact, api, cache)
 
     async def _resolve_locked(self, contact: Contact, api: VisitsClient, cache: str) -> str:
         redis, lock, token = self.ledger.redis, f"{cache}:lock", new_id()
-        for _ in range(int(WAIT_S / 0.1)):
-            if await self.ledger.lock(lock, token, LOCK_MS / 1000):
+        for _ in range(int(LOCK_WAIT_S / 0.1)):
+            if await self.ledger.lock(lock, token, LOCK_TTL_MS / 1000):
                 break
             await asyncio.sleep(0.1)
         else:
-            raise Busy
+            raise InProgressElsewhere
         try:
             known = await redis.command("GET", cache)
-            id = str(known.decode()) if known else await self._find_or_make(contact, api)
-            await self.ledger.put(cache, id, CACHE_MS)
+            id = str(known.decode()) if known else await self._find_or_create(contact, api)
+            await self.ledger.put(cache, id, CACHE_TTL_MS)
         except BaseException as error:
             # While a contact may still be in the making, nobody else begins: then the lock runs out by itself.
-            is_open = isinstance(error, VisitsApiTrouble) and may_be_under_way(error)
+            is_open = isinstance(error, VisitsApiTrouble) and outcome_is_unknown(error)
             if not is_open and not isinstance(error, asyncio.CancelledError | RedisDown):
                 await self.ledger.unlock(lock, token)
             raise
         await self.ledger.unlock(lock, token)
         return id
 
-    async def _find_or_make(self, contact: Contact, api: VisitsClient) -> str:
+    async def _find_or_create(self, contact: Contact, api: VisitsClient) -> str:
         assert contact.email
         found = await api.find_contacts(contact.email)
         if not found:

@@ -12,11 +12,11 @@ from app.ledger.ledger import Ledger
 from app.ledger.records import Attempt
 from app.settings.model import Settings
 from app.telemetry.counters import Tally
-from jobs.places import Places, Slots, Turns
+from jobs.concurrency import FetchSlots, KeyedLocks, RunningJobs
 from jobs.retry import Schedule
 
 #: The calls of a job begin within so long; each is over in ten seconds more. Lease and arq's own limit are longer.
-JOB_S = 20.0
+RUN_TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +27,13 @@ class Context:
     ledger: Ledger
     http: httpx.AsyncClient
     tally: Tally = field(default_factory=Tally)
-    places: Places = field(default_factory=Places)
-    turns: Turns = field(default_factory=Turns)
+    running_jobs: RunningJobs = field(default_factory=RunningJobs)
+    locks: KeyedLocks = field(default_factory=KeyedLocks)
     #: Events of each hook whose records are being fetched here, and the slots for them.
-    at_once: Counter[str] = field(default_factory=Counter)
-    slots: dict[str, Slots] = field(default_factory=dict)
+    fetches_by_hook: Counter[str] = field(default_factory=Counter)
+    fetch_slots: dict[str, FetchSlots] = field(default_factory=dict)
     #: Exchanges of refresh tokens that are under way; they outlive the jobs that began them.
-    exchanges: set[asyncio.Task[str]] = field(default_factory=set)
+    token_exchanges: set[asyncio.Task[str]] = field(default_factory=set)
 
     @property
     def schedule(self) -> Schedule:
@@ -42,10 +42,10 @@ class Context:
 
 
 @dataclass(slots=True)
-class Clock:
+class RunTimer:
     """When a run began, for the record of its attempt."""
 
-    at: int = field(default_factory=lambda: int(time.time() * 1000))
+    started_at_ms: int = field(default_factory=lambda: int(time.time() * 1000))
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -53,10 +53,10 @@ class Clock:
         return round((time.monotonic() - self.started) * 1000)
 
     def attempt(self, outcome: str, calls: list[list[object]], said: str = "") -> Attempt:
-        return Attempt(self.at, self.took_ms, outcome, calls, said)
+        return Attempt(self.started_at_ms, self.took_ms, outcome, calls, said)
 
 
-def since_s(ms: int | None) -> float:
+def seconds_since(ms: int | None) -> float:
     """Seconds since a time of the ledger; 0 without one."""
     return max(0.0, time.time() - ms / 1000) if ms else 0.0
 

@@ -17,21 +17,21 @@ from app.telemetry.counters import FLUSH_EVERY_S
 from app.telemetry.logs import log
 from jobs.context import Context
 
-SWEEP_EVERY_S = 0.5
-GATE_EVERY_S = 0.5
-ADOPT_EVERY_S = 20.0
+REQUEUE_EVERY_S = 0.5
+CIRCUITS_EVERY_S = 0.5
+ORPHANS_EVERY_S = 20.0
 OPERATIONS_EVERY_S = 0.5
-TIDY_EVERY_S = 60.0
-HEARTBEAT_EVERY_S, HEARTBEAT_MS = 10.0, 30_000
+TRIM_EVERY_S = 60.0
+HEARTBEAT_EVERY_S, HEARTBEAT_TTL_MS = 10.0, 30_000
 
 
-async def keep_sweeping(context: Context) -> None:
+async def run_maintenance(context: Context) -> None:
     """For ever. Every worker sweeps: whoever comes first does the work, and the others find nothing."""
     async with asyncio.TaskGroup() as group:
-        group.create_task(_every(SWEEP_EVERY_S, lambda: _sweep(context)))
-        group.create_task(_every(GATE_EVERY_S, lambda: _open_gates(context)))
-        group.create_task(_every(ADOPT_EVERY_S, lambda: _adopt(context)))
-        group.create_task(_every(TIDY_EVERY_S, lambda: _tidy(context)))
+        group.create_task(_every(REQUEUE_EVERY_S, lambda: _requeue_due(context)))
+        group.create_task(_every(CIRCUITS_EVERY_S, lambda: _release_circuits(context)))
+        group.create_task(_every(ORPHANS_EVERY_S, lambda: _requeue_orphans(context)))
+        group.create_task(_every(TRIM_EVERY_S, lambda: _trim(context)))
         operations = Operations(context.ledger, context.settings)
         group.create_task(_every(OPERATIONS_EVERY_S, operations.carry_out_next))
         group.create_task(_every(HEARTBEAT_EVERY_S, Heartbeat(context).beat))
@@ -44,36 +44,36 @@ async def _every(seconds: float, step: Callable[[], Awaitable[None]]) -> None:
         try:
             await step()
         except RedisDown as error:
-            log.warning("redis down", reason=str(error))
+            log.warning("redis_unavailable", reason=str(error))
         except Exception:
-            log.exception("bug")
+            log.exception("unhandled_exception")
         await asyncio.sleep(seconds)
 
 
-async def _sweep(context: Context) -> None:
+async def _requeue_due(context: Context) -> None:
     await context.ledger.redis.compare_clocks()
     while await context.ledger.sweep() >= 200:
         pass
 
 
-async def _open_gates(context: Context) -> None:
+async def _release_circuits(context: Context) -> None:
     for account in await every_account(context.ledger.redis, context.settings.tokens):
         if account not in context.settings.tokens:
             await context.ledger.forget_gate(account)
         await context.ledger.open_gate(account, calls_a_second=context.settings.visits_api_rate)
 
 
-async def _adopt(context: Context) -> None:
+async def _requeue_orphans(context: Context) -> None:
     offset = 0
     while offset >= 0:
-        adopted, offset = await context.ledger.adopt(offset)
-        if adopted:
-            log.warning("lost jobs queued again", jobs=adopted)
+        requeued, offset = await context.ledger.adopt(offset)
+        if requeued:
+            log.warning("orphans_requeued", tasks=requeued)
 
 
-async def _tidy(context: Context) -> None:
+async def _trim(context: Context) -> None:
     if gone := await tidy(context.ledger):
-        log.info("old deliveries left their lists", deliveries=gone)
+        log.info("deliveries_trimmed", deliveries=gone)
 
 
 class Heartbeat:
@@ -86,4 +86,4 @@ class Heartbeat:
         self._value = orjson.dumps({"host": host, "pid": os.getpid(), "since": int(time.time() * 1000)})
 
     async def beat(self) -> None:
-        await self._ledger.beat(self._key, self._value, HEARTBEAT_MS)
+        await self._ledger.beat(self._key, self._value, HEARTBEAT_TTL_MS)

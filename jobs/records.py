@@ -24,37 +24,37 @@ from app.settings.model import Entrance
 from app.visits.client import Broken, RateLimited, Refused, Unauthorized, VisitsApiTrouble, ask, trouble
 from app.webhooks.fetching import Get
 from app.webhooks.payload import Json
+from jobs.concurrency import FetchSlots
 from jobs.context import Context, chance
-from jobs.places import Slots
-from jobs.retry import RATE_LIMITED_S
-from jobs.tokens import Busy, Tokens
+from jobs.retry import RATE_LIMIT_WAIT_S
+from jobs.tokens import InProgressElsewhere, Tokens
 
 #: Of one tool's API, so many records at a time in one worker, without those whose answer keeps us waiting.
-MOST_AT_ONCE = 32
+MAX_CONCURRENT_FETCHES = 32
 #: How long an answer serves others, how long who fetches may take, and how long the others wait for it.
-KEPT_MS, LOCK_S, WAIT_S = 30_000, 25.0, 8.0
+CACHE_TTL_MS, LOCK_TTL_S, LOCK_WAIT_S = 30_000, 25.0, 8.0
 #: The longest that a hook is paused after a 429: the limit may be of one kind of record only.
-LONGEST_PAUSE_S = 300.0
+MAX_PAUSE_S = 300.0
 #: Those that waited together do not all come back at once.
-SPREAD_S = 5.0
+PAUSE_JITTER_S = 5.0
 
 
-class Parked(Exception):
+class NeedsOperator(Exception):
     """An operator's turn. The argument: the reason."""
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FetchedRecord:
     """A record and what was fetched with it; when the fetch began, by the server's clock."""
 
     record: Any
-    beside: Mapping[str, Any]
+    related: Mapping[str, Any]
     fetched_at: datetime
 
     @property
-    def is_whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Is all there that was asked for?"""
-        return self.record is not None and None not in self.beside.values()
+        return self.record is not None and None not in self.related.values()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,103 +66,105 @@ class Records:
 
     context: Context
     entrance: Entrance
-    rang_ms: int
+    event_received_ms: int
     calls: list[list[object]]
 
-    async def find(self, get: Get) -> Found:
+    async def find(self, get: Get) -> FetchedRecord:
         """Raises VisitsApiTrouble, Parked, Busy, RedisDown."""
-        at_once, hook = self.context.at_once, self.entrance.name
-        if self.context.places.is_full(at_once[hook]):
-            raise Busy
+        at_once, hook = self.context.fetches_by_hook, self.entrance.name
+        if self.context.running_jobs.is_full(at_once[hook]):
+            raise InProgressElsewhere
         at_once[hook] += 1
         try:
-            async with self.context.slots.setdefault(hook, Slots(MOST_AT_ONCE)).one(WAIT_S, Busy):
-                return await self._find(get)
+            async with self.context.fetch_slots.setdefault(hook, FetchSlots(MAX_CONCURRENT_FETCHES)).hold(
+                LOCK_WAIT_S, InProgressElsewhere
+            ):
+                return await self._find_exclusively(get)
         finally:
             at_once[hook] -= 1
 
-    async def _find(self, get: Get) -> Found:
-        key = f"db:record:{self.entrance.name}:{_digest(get)}"
-        async with self.context.turns.alone(key, WAIT_S, Busy):
-            return await self._find_locked(get, key)
+    async def _find_exclusively(self, get: Get) -> FetchedRecord:
+        key = f"db:record:{self.entrance.name}:{_request_digest(get)}"
+        async with self.context.locks.hold(key, LOCK_WAIT_S, InProgressElsewhere):
+            return await self._fetch_once(get, key)
 
-    async def _find_locked(self, get: Get, key: str) -> Found:
+    async def _fetch_once(self, get: Get, key: str) -> FetchedRecord:
         ledger, token = self.context.ledger, new_id()
-        waits_until = time.monotonic() + WAIT_S
-        while not (found := await self._kept(key)):
-            if await ledger.lock(f"{key}:lock", token, LOCK_S):
+        waits_until = time.monotonic() + LOCK_WAIT_S
+        while not (found := await self._cached(key)):
+            if await ledger.lock(f"{key}:lock", token, LOCK_TTL_S):
                 break
             if time.monotonic() > waits_until:
-                raise Busy
+                raise InProgressElsewhere
             await asyncio.sleep(0.05)
         if found:
             return found
         try:
-            return await self._kept(key) or await self._fetch(get, key)
+            return await self._cached(key) or await self._fetch(get, key)
         finally:
             with suppress(RedisDown):
                 await ledger.unlock(f"{key}:lock", token)
 
-    async def _kept(self, key: str) -> Found | None:
+    async def _cached(self, key: str) -> FetchedRecord | None:
         """What another run was answered, if it asked after this event rang."""
-        kept = await self.context.ledger.redis.command("GET", key)
-        began_us, _, squeezed = (kept or b"0 ").partition(b" ")
-        if int(began_us) < (self.rang_ms + 1) * 1000:  # the millisecond itself may have been before
+        cached = await self.context.ledger.redis.command("GET", key)
+        began_us, _, compressed = (cached or b"0 ").partition(b" ")
+        if int(began_us) < (self.event_received_ms + 1) * 1000:  # the millisecond itself may have been before
             return None
-        record, beside = orjson.loads(zstandard.decompress(squeezed))
-        return Found(
+        record, beside = orjson.loads(zstandard.decompress(compressed))
+        return FetchedRecord(
             record,
             beside,
             datetime.fromtimestamp(int(began_us) // 1_000_000, UTC).replace(microsecond=int(began_us) % 1_000_000),
         )
 
-    async def _fetch(self, get: Get, key: str) -> Found:
-        await self._paused(get)
+    async def _fetch(self, get: Get, key: str) -> FetchedRecord:
+        await self._check_pause(get)
         began = await self.context.ledger.now()
         try:
-            record = await self._ask(get)
+            record = await self._fetch_one(get)
             others = get.then(Json(record, "record")) if record is not None else {}
-            beside = {name: await self._ask(other) for name, other in others.items()}
+            beside = {name: await self._fetch_one(other) for name, other in others.items()}
         except RateLimited as limited:
-            await self._pause(limited)
+            await self._pause_hook(limited)
             raise
-        found = Found(record, beside, began)
-        if found.is_whole:
+        found = FetchedRecord(record, beside, began)
+        if found.is_complete:
             began_us = int(began.timestamp()) * 1_000_000 + began.microsecond
             # A full server has no room for it, and JSON that is nested too deep is read but not written: then the next event
             # asks for itself.
             with suppress(RedisDown, orjson.JSONEncodeError):
                 squeezed = zstandard.compress(orjson.dumps([record, beside]), 1)
                 value = b"%d " % began_us + squeezed
-                await self.context.ledger.redis.command("SET", key, value, "PX", KEPT_MS)
+                await self.context.ledger.redis.command("SET", key, value, "PX", CACHE_TTL_MS)
         return found
 
     @property
     def _pause_key(self) -> str:
         return f"db:pause:{self.entrance.name}"
 
-    async def _paused(self, get: Get) -> None:
+    async def _check_pause(self, get: Get) -> None:
         """The rate is the hook's and not the record's: after a 429 nothing is asked for until the tool's time has come."""
         left_ms = int(await self.context.ledger.redis.command("PTTL", self._pause_key))
         if left_ms > 0:
             wait_s, said = (
-                left_ms / 1000 + SPREAD_S * chance(),
+                left_ms / 1000 + PAUSE_JITTER_S * chance(),
                 "not sent: another request of this hook was answered so",
             )
             raise RateLimited(get.call, 429, said, wait_s)
 
-    async def _pause(self, limited: RateLimited) -> None:
-        wait_s = RATE_LIMITED_S if limited.wait_s is None else limited.wait_s
-        if pause_ms := int(min(wait_s, LONGEST_PAUSE_S) * 1000):
+    async def _pause_hook(self, limited: RateLimited) -> None:
+        wait_s = RATE_LIMIT_WAIT_S if limited.wait_s is None else limited.wait_s
+        if pause_ms := int(min(wait_s, MAX_PAUSE_S) * 1000):
             with suppress(RedisDown):
                 await self.context.ledger.put(self._pause_key, b"1", pause_ms)
 
-    async def _ask(self, get: Get) -> Any:
+    async def _fetch_one(self, get: Get) -> Any:
         """The record as JSON; None where the tool says that there is none. A token that has ended is got anew, once."""
         source, given = self.entrance.tool.source, self.entrance.hook.credentials
         if missing := source.missing(given):
             names = ", ".join(f"HOOKS__{self.entrance.name.upper()}__CREDENTIALS__{name}" for name in missing)
-            raise Parked(f"credentials_missing: {names}")
+            raise NeedsOperator(f"credentials_missing: {names}")
         if source.exchange is None or "TOKEN" in given:
             return await self._call(get, given)
         tokens = Tokens(self.context, self.entrance, source.exchange, self.calls)
@@ -170,7 +172,7 @@ class Records:
         try:
             return await self._call(get, {**given, "TOKEN": token})
         except Unauthorized as refused:
-            if refused.status == 403 or (fresh := await tokens.current(refused=token)) == token:
+            if refused.status == 403 or (fresh := await tokens.current(rejected=token)) == token:
                 raise
             return await self._call(get, {**given, "TOKEN": fresh})
 
@@ -213,9 +215,9 @@ def _request(get: Get, base: str) -> tuple[str, str, dict[str, Any]]:
     return "GET", url, {}
 
 
-def _digest(get: Get) -> str:
-    asked = [get.path, get.at, get.query, dict(get.variables), dict(get.params), get.json, get.form]
-    return hashlib.sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]
+def _request_digest(get: Get) -> str:
+    parts = [get.path, get.at, get.query, dict(get.variables), dict(get.params), get.json, get.form]
+    return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]
 
 
 def read_record(call: str, answer: httpx.Response) -> Any:
@@ -228,13 +230,13 @@ def read_record(call: str, answer: httpx.Response) -> Any:
         record = orjson.loads(answer.content)
     except ValueError:
         raise Broken(call, answer.status_code, "the answer is not JSON") from None
-    if failed := _graphql_trouble(record):
+    if failed := _graphql_error(record):
         raise failed(call, answer.status_code, "said inside a 200")
     return record
 
 
 #: What GraphQL says with status 200, by its `errors[].extensions.code`, or `errors[].code` (Boulevard).
-GRAPHQL_TROUBLE = {
+GRAPHQL_ERRORS = {
     "THROTTLED": RateLimited,
     "UNAUTHENTICATED": Unauthorized,
     "INTERNAL_SERVER_ERROR": Broken,
@@ -245,11 +247,11 @@ def _items(errors: Json) -> list[Json]:
     return list(errors) if isinstance(errors.value, list) else []
 
 
-def _graphql_trouble(record: Any) -> type[VisitsApiTrouble] | None:
+def _graphql_error(record: Any) -> type[VisitsApiTrouble] | None:
     for error in _items(Json(record).at("errors")):
         for code in (error.at("extensions", "code").value, error.at("code").value):
-            if isinstance(code, str) and code in GRAPHQL_TROUBLE:
-                return GRAPHQL_TROUBLE[code]
+            if isinstance(code, str) and code in GRAPHQL_ERRORS:
+                return GRAPHQL_ERRORS[code]
     return None
 
 

@@ -7,13 +7,13 @@ from app.visits.client import Broken, RateLimited, Refused, Unanswered, Unauthor
 
 #: While a write may still be under way, nothing else is done to the visit: twice made, or an old value that arrives after
 #: the new one, is worse than late. Whatever RETRY_CAP_S says.
-SETTLING_S = 5.0
+IN_FLIGHT_WAIT_S = 5.0
 #: Without a Retry-After.
-RATE_LIMITED_S = 15.0
+RATE_LIMIT_WAIT_S = 15.0
 #: How long nobody tries at most: an API that is back is noticed within this. The first pauses are shorter (ledger.lua).
-PAUSE_CAP_S = 30.0
+MAX_PAUSE_S = 30.0
 #: So many different visits must fail for the first time, while hardly any succeed, before everybody waits.
-ENOUGH = 3
+CIRCUIT_THRESHOLD = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +24,9 @@ class Schedule:
     cap_s: float
     for_s: float
 
-    def wait_s(self, tries: int, chance: float) -> float:
+    def delay_s(self, failed_attempts: int, jitter: float) -> float:
         """tries: made so far, from 1. chance: 0 to 1; full jitter, so that a crowd does not come back as one."""
-        return chance * min(self.cap_s, self.first_s * 2.0 ** min(tries - 1, 40))
+        return jitter * min(self.cap_s, self.first_s * 2.0 ** min(failed_attempts - 1, 40))
 
     def is_over(self, failing_for_s: float) -> bool:
         return failing_for_s >= self.for_s
@@ -40,57 +40,80 @@ class Decision:
     learns from it.
     """
 
-    due_s: float | None
-    tries: int
+    retry_in_s: float | None
+    failed_attempts: int
     reason: str
-    verdict: Verdict | None = None
-    held: bool = False
+    circuit_signal: Verdict | None = None
+    opens_circuit: bool = False
 
 
-def may_be_under_way(trouble: VisitsApiTrouble) -> bool:
+def outcome_is_unknown(error: VisitsApiTrouble) -> bool:
     """A write without an answer, or with one that only a proxy gave."""
-    is_silent = isinstance(trouble, Unanswered) or trouble.status in (408, 502, 504)
-    return is_silent and not trouble.call.startswith("GET")
+    is_silent = isinstance(error, Unanswered) or error.status in (408, 502, 504)
+    return is_silent and not error.call.startswith("GET")
 
 
-def decide(trouble: VisitsApiTrouble, schedule: Schedule, tries: int, failing_for_s: float, chance: float) -> Decision:
+def decide(
+    error: VisitsApiTrouble, schedule: Schedule, failed_attempts: int, failing_for_s: float, jitter: float
+) -> Decision:
     """What the trouble with one call means for this visit, and for all.
 
     tries: how many failed before this one. failing_for_s: since the first of them.
     """
-    reason = str(trouble)
-    if isinstance(trouble, Refused):
-        return Decision(None, tries + 1, reason, Verdict(why="ok"))
-    if isinstance(trouble, Unauthorized):
+    reason = str(error)
+    if isinstance(error, Refused):
+        return Decision(None, failed_attempts + 1, reason, Verdict(why="ok"))
+    if isinstance(error, Unauthorized):
         return Decision(
-            0, tries, reason, Verdict(why="unauthorized", wait_s=PAUSE_CAP_S * (0.5 + chance / 2)), held=True
+            0,
+            failed_attempts,
+            reason,
+            Verdict(why="unauthorized", wait_s=MAX_PAUSE_S * (0.5 + jitter / 2)),
+            opens_circuit=True,
         )
-    if isinstance(trouble, RateLimited):
-        wait_s = RATE_LIMITED_S * (0.5 + chance / 2) if trouble.wait_s is None else trouble.wait_s
-        return Decision(0, tries, reason, Verdict(why="rate_limited", wait_s=wait_s), held=True)
-    assert isinstance(trouble, Broken | Unreachable | Unanswered)
+    if isinstance(error, RateLimited):
+        wait_s = RATE_LIMIT_WAIT_S * (0.5 + jitter / 2) if error.wait_s is None else error.wait_s
+        return Decision(0, failed_attempts, reason, Verdict(why="rate_limited", wait_s=wait_s), opens_circuit=True)
+    assert isinstance(error, Broken | Unreachable | Unanswered)
     if schedule.is_over(failing_for_s):
-        return Decision(None, tries + 1, reason)
-    due_s = max(schedule.wait_s(tries + 1, chance), trouble.wait_s or 0.0)
-    if may_be_under_way(trouble):
-        due_s = max(due_s, SETTLING_S)
-    pause_s = min(PAUSE_CAP_S, schedule.cap_s)
-    return Decision(due_s, tries + 1, reason, Verdict(why="down", wait_s=pause_s, enough=ENOUGH))
+        return Decision(None, failed_attempts + 1, reason)
+    retry_in_s = max(schedule.delay_s(failed_attempts + 1, jitter), error.wait_s or 0.0)
+    if outcome_is_unknown(error):
+        retry_in_s = max(retry_in_s, IN_FLIGHT_WAIT_S)
+    pause_s = min(MAX_PAUSE_S, schedule.cap_s)
+    return Decision(
+        retry_in_s, failed_attempts + 1, reason, Verdict(why="down", wait_s=pause_s, enough=CIRCUIT_THRESHOLD)
+    )
 
 
 #: Reasons that are one word; of others only the kind is counted.
-_WORDS = {"", "bug", "busy", "rate", "redis_down", "token_missing", "contact_unknown", "time_unknown"}
-_WORDS |= {"untranslatable", "credentials_missing", "credentials_refused"}
-_WORDS |= {"too_many_changes", "too_many_payments", "too_many_reschedules", "crashed_repeatedly", "several_people"}
-_KINDS = {"unreachable": "network", "unanswered": "timeout", "429": "rate_limited", "401": "unauthorized"}
-_KINDS |= {"403": "unauthorized"}
+_KNOWN_REASONS = {
+    "",
+    "internal_error",
+    "lock_contention",
+    "rate_limited_locally",
+    "redis_down",
+    "token_missing",
+    "contact_unknown",
+    "time_unknown",
+}
+_KNOWN_REASONS |= {"untranslatable", "credentials_missing", "credentials_refused"}
+_KNOWN_REASONS |= {
+    "too_many_changes",
+    "too_many_payments",
+    "too_many_reschedules",
+    "crashed_repeatedly",
+    "several_people",
+}
+_REASON_CLASSES = {"unreachable": "network", "unanswered": "timeout", "429": "rate_limited", "401": "unauthorized"}
+_REASON_CLASSES |= {"403": "unauthorized"}
 
 
-def why(reason: str) -> str:
+def reason_class(reason: str) -> str:
     """The kind of a reason, of which there are few: `POST /visits: 422` is `http_4xx`."""
-    word, said = reason.partition(":")[0], reason.rpartition(": ")[2]
-    if word in _WORDS:
-        return word or "none"
-    if said in _KINDS:
-        return _KINDS[said]
-    return f"http_{said[0]}xx" if len(said) == 3 and said.isdecimal() else "other"
+    name, status = reason.partition(":")[0], reason.rpartition(": ")[2]
+    if name in _KNOWN_REASONS:
+        return name or "none"
+    if status in _REASON_CLASSES:
+        return _REASON_CLASSES[status]
+    return f"http_{status[0]}xx" if len(status) == 3 and status.isdecimal() else "other"

@@ -35,25 +35,31 @@ from app.webhooks.payload import Json
 from jobs.context import Context
 
 #: A token is got anew so long before it ends.
-EARLY_S = 60.0
+REFRESH_BEFORE_EXPIRY_S = 60.0
 #: One that is refused although it is younger is not the trouble.
-YOUNG_S = 30.0
-WAIT_S = 8.0
+MIN_REPLACEABLE_AGE_S = 30.0
+LOCK_WAIT_S = 8.0
 #: An exchange may take so long, also beyond the time of the job that began it. Its lock is held for longer.
-EXCHANGE_S, LOCK_S = 25.0, 40.0
-STORE_AGAIN_S = 0.5
+EXCHANGE_TIMEOUT_S, LOCK_TTL_S = 25.0, 40.0
+STORE_RETRY_S = 0.5
 CALL = "POST token"
 #: Refusals of something else than the refresh token.
-OTHER_REFUSALS = ("invalid_client", "unauthorized_client", "invalid_request", "unsupported_grant_type", "invalid_scope")
+NON_GRANT_ERRORS = (
+    "invalid_client",
+    "unauthorized_client",
+    "invalid_request",
+    "unsupported_grant_type",
+    "invalid_scope",
+)
 #: What is kept where nobody got a token yet.
-NOTHING: Mapping[str, Any] = {"token": "", "at": 0, "until": 0}
+NO_TOKEN: Mapping[str, Any] = {"token": "", "at": 0, "until": 0}
 
 
-class GrantRefused(Unauthorized):
+class GrantRejected(Unauthorized):
     """The refresh token is refused, as far as the tool tells."""
 
 
-class Busy(Exception):
+class InProgressElsewhere(Exception):
     """Another worker has it in hand, or too many have."""
 
 
@@ -66,37 +72,37 @@ class Tokens:
     exchange: Exchange
     calls: list[list[object]]
 
-    async def current(self, refused: str = "") -> str:
+    async def current(self, rejected: str = "") -> str:
         """A token that counts for a minute at least. refused: one that the tool has just not accepted.
 
         Raises VisitsApiTrouble, Busy, RedisDown.
         """
-        if usable := _usable(await self._kept(), refused):
+        if usable := _usable_token(await self._load(), rejected):
             return usable
-        async with self.context.turns.alone(self._key, WAIT_S, Busy):
-            return await self._current_locked(refused)
+        async with self.context.locks.hold(self._key, LOCK_WAIT_S, InProgressElsewhere):
+            return await self._current_or_renewed(rejected)
 
-    async def _current_locked(self, refused: str) -> str:
-        ledger, lock, mine = self.context.ledger, f"{self._key}:lock", new_id()
-        waits_until = time.monotonic() + WAIT_S
-        while not (usable := _usable(await self._kept(), refused)):
-            taken_at = time.monotonic()
-            if await ledger.lock(lock, mine, LOCK_S):
-                return await asyncio.shield(self._task(self._renew(refused, mine, taken_at)))
+    async def _current_or_renewed(self, rejected: str) -> str:
+        ledger, lock, lock_token = self.context.ledger, f"{self._key}:lock", new_id()
+        waits_until = time.monotonic() + LOCK_WAIT_S
+        while not (usable := _usable_token(await self._load(), rejected)):
+            locked_at = time.monotonic()
+            if await ledger.lock(lock, lock_token, LOCK_TTL_S):
+                return await asyncio.shield(self._start_renewal(self._renew(rejected, lock_token, locked_at)))
             if time.monotonic() > waits_until:
-                raise Busy
+                raise InProgressElsewhere
             await asyncio.sleep(0.05)
         return usable
 
-    def _task(self, renewing: Coroutine[Any, Any, str]) -> asyncio.Task[str]:
+    def _start_renewal(self, renewal: Coroutine[Any, Any, str]) -> asyncio.Task[str]:
         """Of its own, so that neither the end of the job's time nor its cancellation breaks an exchange off."""
-        task = asyncio.create_task(renewing)
-        self.context.exchanges.add(task)
+        task = asyncio.create_task(renewal)
+        self.context.token_exchanges.add(task)
         task.add_done_callback(self._ended)
         return task
 
     def _ended(self, task: asyncio.Task[str]) -> None:
-        self.context.exchanges.discard(task)
+        self.context.token_exchanges.discard(task)
         if not task.cancelled() and (error := task.exception()):  # the job that began it may have ended
             log.warning("no token", hook=self.entrance.name, reason=str(error) or type(error).__name__)
 
@@ -104,159 +110,164 @@ class Tokens:
     def _key(self) -> str:
         return f"db:token:{self.entrance.name}"
 
-    async def _renew(self, refused: str, mine: str, taken_at: float) -> str:
+    async def _renew(self, rejected: str, lock_token: str, locked_at: float) -> str:
         """With the lock in hand. The token is returned once the refresh token that came with it is in Redis."""
         try:
-            kept = await self._kept()
-            if usable := _usable(kept, refused):
+            stored = await self._load()
+            if usable := _usable_token(stored, rejected):
                 return usable
-            if time.monotonic() - taken_at > LOCK_S - EXCHANGE_S:
-                raise Busy  # the lock might end before the exchange does
-            async with asyncio.timeout(EXCHANGE_S):
-                got = await self._exchange(kept)
-            await self._store_at_last(got)
-            return str(got["token"])
+            if time.monotonic() - locked_at > LOCK_TTL_S - EXCHANGE_TIMEOUT_S:
+                raise InProgressElsewhere  # the lock might end before the exchange does
+            async with asyncio.timeout(EXCHANGE_TIMEOUT_S):
+                renewed = await self._exchange(stored)
+            await self._store_until_accepted(renewed)
+            return str(renewed["token"])
         except TimeoutError:
-            raise Unanswered(CALL, said=f"not done within {EXCHANGE_S:.0f} s") from None
+            raise Unanswered(CALL, said=f"not done within {EXCHANGE_TIMEOUT_S:.0f} s") from None
         finally:
             with suppress(RedisDown):
-                await self.context.ledger.unlock(f"{self._key}:lock", mine)
+                await self.context.ledger.unlock(f"{self._key}:lock", lock_token)
 
-    async def _exchange(self, kept: Mapping[str, Any]) -> dict[str, Any]:
+    async def _exchange(self, stored: Mapping[str, Any]) -> dict[str, Any]:
         """With the newest refresh token and, should the tool refuse that one, once with the one before it: a tool may
         accept the old one until the new one was used, or for a while."""
-        refresh, begun = kept.get("refresh") or self.entrance.hook.credentials.get("REFRESH_TOKEN"), kept.get("begun")
+        refresh, started_at = (
+            stored.get("refresh") or self.entrance.hook.credentials.get("REFRESH_TOKEN"),
+            stored.get("begun"),
+        )
         if not refresh:
             return await self._post(None)
-        kept = {**NOTHING, **kept, "of": self._origin}
+        stored = {**NO_TOKEN, **stored, "of": self._credentials_digest}
         # Redis must accept a write before the tool is asked for what it may give only once.
-        await self._store({**kept, "begun": begun or int(time.time())})
+        await self._store({**stored, "begun": started_at or int(time.time())})
         try:
             return await self._post(refresh)
-        except GrantRefused as failed:
-            await self._store({**kept, "before": None})
-            if before := kept.get("before"):
-                with suppress(GrantRefused):
-                    return await self._post(before)
-            raise _lost(failed, begun) if begun else failed from None
+        except GrantRejected as failed:
+            await self._store({**stored, "before": None})
+            if previous := stored.get("before"):
+                with suppress(GrantRejected):
+                    return await self._post(previous)
+            raise _lost_refresh_token(failed, started_at) if started_at else failed from None
         except (Unauthorized, RateLimited, Unreachable):  # nothing was exchanged
-            await self._store(kept)
+            await self._store(stored)
             raise
 
     async def _post(self, refresh: str | None) -> dict[str, Any]:
         exchange, given = self.exchange, dict(self.entrance.hook.credentials)
         if refresh:
             given["REFRESH_TOKEN"] = refresh
-        body: dict[str, Any] = {"timeout": httpx.Timeout(EXCHANGE_S, connect=CONNECT_S)}
+        body: dict[str, Any] = {"timeout": httpx.Timeout(EXCHANGE_TIMEOUT_S, connect=CONNECT_S)}
         if exchange.form is not None:
-            body["data"] = _filled(exchange.form, given)
+            body["data"] = _render_template(exchange.form, given)
         if exchange.json is not None:
-            body["json"] = _filled(exchange.json, given)
-        headers = {"accept": "application/json", **_filled(exchange.headers, given)}
-        url, asked_at = self.entrance.hook.token_url or exchange.url, time.time()
+            body["json"] = _render_template(exchange.json, given)
+        headers = {"accept": "application/json", **_render_template(exchange.headers, given)}
+        url, requested_at = self.entrance.hook.token_url or exchange.url, time.time()
         answer = await ask(self.context.http, "POST", url, CALL, self.calls, headers=headers, **body)
         if answer.status_code in (400, 401, 403):
-            raise _refusal(answer, bool(refresh))
+            raise _token_error(answer, bool(refresh))
         if not answer.is_success:
             raise trouble(CALL, answer)
-        return self._got(_answered(answer), refresh, asked_at)
+        return self._parse_token(_parse_json(answer), refresh, requested_at)
 
-    def _got(self, answer: Json, refresh: str | None, asked_at: float) -> dict[str, Any]:
+    def _parse_token(self, answer: Json, refresh: str | None, requested_at: float) -> dict[str, Any]:
         """What is kept of an answer."""
-        token, lives_s = answer.at(*self.exchange.at).value, answer.at("expires_in").value
+        token, ttl_s = answer.at(*self.exchange.at).value, answer.at("expires_in").value
         if not isinstance(token, str) or not token:
             raise Broken(CALL, 200, "the answer has no token")
-        if isinstance(lives_s, bool) or not isinstance(lives_s, int | float):
-            lives_s = self.exchange.lives_s
-        again = answer.at("refresh_token").value
-        newest = again if isinstance(again, str) and again else refresh
+        if isinstance(ttl_s, bool) or not isinstance(ttl_s, int | float):
+            ttl_s = self.exchange.lives_s
+        replacement = answer.at("refresh_token").value
+        newest = replacement if isinstance(replacement, str) and replacement else refresh
         return {
             "token": token,
-            "at": asked_at,
-            "until": asked_at + lives_s,
+            "at": requested_at,
+            "until": requested_at + ttl_s,
             "refresh": newest,
             "before": refresh if refresh != newest else None,
-            "of": self._origin,
+            "of": self._credentials_digest,
         }
 
-    async def _store(self, kept: Mapping[str, Any]) -> None:
-        await self.context.ledger.redis.commands(("SET", self._key, self._seal.encrypt(orjson.dumps(kept))))
+    async def _store(self, token: Mapping[str, Any]) -> None:
+        await self.context.ledger.redis.commands(("SET", self._key, self._fernet.encrypt(orjson.dumps(token))))
 
-    async def _store_at_last(self, got: Mapping[str, Any]) -> None:
+    async def _store_until_accepted(self, token: Mapping[str, Any]) -> None:
         """Again and again until Redis has it, unless it has a newer one: the tool may accept no other one any more."""
         while True:
             try:
-                if (await self._kept()).get("at", 0) <= got["at"]:
-                    await self._store(got)
+                if (await self._load()).get("at", 0) <= token["at"]:
+                    await self._store(token)
                 return
             except RedisDown as error:
-                log.warning("token not stored yet", hook=self.entrance.name, reason=str(error))
-                await asyncio.sleep(STORE_AGAIN_S)
+                log.warning("token_not_stored", hook=self.entrance.name, reason=str(error))
+                await asyncio.sleep(STORE_RETRY_S)
 
-    async def _kept(self) -> dict[str, Any]:
+    async def _load(self) -> dict[str, Any]:
         """Nothing, where nobody got one yet, where the key that sealed it is gone, and after a change of settings."""
-        sealed = await self.context.ledger.redis.command("GET", self._key)
+        encrypted = await self.context.ledger.redis.command("GET", self._key)
         try:
-            kept: dict[str, Any] = orjson.loads(self._seal.decrypt(sealed)) if sealed else {}
+            stored: dict[str, Any] = orjson.loads(self._fernet.decrypt(encrypted)) if encrypted else {}
         except (InvalidToken, ValueError):
             return {}
-        return kept if kept.get("of") == self._origin else {}
+        return stored if stored.get("of") == self._credentials_digest else {}
 
     @property
-    def _origin(self) -> str:
+    def _credentials_digest(self) -> str:
         given = orjson.dumps(self.entrance.hook.credentials, option=orjson.OPT_SORT_KEYS)
         return hmac.digest(b"doorbell.credentials", given, hashlib.sha256).hex()
 
     @property
-    def _seal(self) -> MultiFernet:
+    def _fernet(self) -> MultiFernet:
         """Under SECRET_KEY, newest first. Without one there is no refresh token, and the credentials themselves do."""
-        keys = self.context.settings.secret_key or (self._origin,)
-        return MultiFernet([Fernet(base64.urlsafe_b64encode(_derived(key))) for key in keys])
+        keys = self.context.settings.secret_key or (self._credentials_digest,)
+        return MultiFernet([Fernet(base64.urlsafe_b64encode(_derive_key(key))) for key in keys])
 
 
-def _derived(key: str) -> bytes:
+def _derive_key(key: str) -> bytes:
     return hmac.digest(key.encode(), b"doorbell.token", hashlib.sha256)
 
 
-def _usable(kept: Mapping[str, Any], refused: str) -> str:
+def _usable_token(stored: Mapping[str, Any], rejected: str) -> str:
     now = time.time()
-    if not kept or kept["until"] - now < min(EARLY_S, (kept["until"] - kept["at"]) / 2):
+    if not stored or stored["until"] - now < min(REFRESH_BEFORE_EXPIRY_S, (stored["until"] - stored["at"]) / 2):
         return ""
-    return str(kept["token"]) if kept["token"] != refused or now - kept["at"] < YOUNG_S else ""
+    return str(stored["token"]) if stored["token"] != rejected or now - stored["at"] < MIN_REPLACEABLE_AGE_S else ""
 
 
-def _filled(template: Any, given: Mapping[str, str]) -> Any:
+def _render_template(template: Any, credentials: Mapping[str, str]) -> Any:
     """With `{NAME}` replaced by that credential, and nothing else: no other brace means anything."""
     if isinstance(template, str):
-        for name, value in given.items():
+        for name, value in credentials.items():
             template = template.replace(f"{{{name}}}", value)
         return template
     if isinstance(template, Mapping):
-        return {name: _filled(value, given) for name, value in template.items()}
+        return {name: _render_template(value, credentials) for name, value in template.items()}
     if isinstance(template, list | tuple):
-        return [_filled(value, given) for value in template]
+        return [_render_template(value, credentials) for value in template]
     return template
 
 
-def _lost(failed: Unauthorized, begun: int) -> Unauthorized:
-    at = f"{datetime.fromtimestamp(begun, UTC):%Y-%m-%dT%H:%M:%SZ}"
-    why = f"the answer to an exchange at {at} was lost, and a new refresh token with it: connect the account anew"
-    return Unauthorized(CALL, failed.status, f"{failed.said}; {why}")
+def _lost_refresh_token(error: Unauthorized, started_at: int) -> Unauthorized:
+    at = f"{datetime.fromtimestamp(started_at, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    explanation = (
+        f"the answer to an exchange at {at} was lost, and a new refresh token with it: connect the account anew"
+    )
+    return Unauthorized(CALL, error.status, f"{error.said}; {explanation}")
 
 
-def _refusal(answer: httpx.Response, has_refresh: bool) -> Unauthorized:
+def _token_error(answer: httpx.Response, has_refresh: bool) -> Unauthorized:
     """OAuth names what it refuses (RFC 6749, 5.2). Tools that name nothing may mean the refresh token, too."""
     try:
         error = Json(orjson.loads(answer.content)).at("error").value
     except ValueError:
         error = None
-    said = "the token endpoint refuses these credentials"
-    if error in OTHER_REFUSALS:
-        return Unauthorized(CALL, answer.status_code, f"{said}: {error}")
-    return (GrantRefused if has_refresh else Unauthorized)(CALL, answer.status_code, said)
+    summary = "the token endpoint refuses these credentials"
+    if error in NON_GRANT_ERRORS:
+        return Unauthorized(CALL, answer.status_code, f"{summary}: {error}")
+    return (GrantRejected if has_refresh else Unauthorized)(CALL, answer.status_code, summary)
 
 
-def _answered(answer: httpx.Response) -> Json:
+def _parse_json(answer: httpx.Response) -> Json:
     try:
         return Json(orjson.loads(answer.content))
     except ValueError:

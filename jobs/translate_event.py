@@ -18,51 +18,51 @@ from app.webhooks.delivery import Event, Unreadable
 from app.webhooks.payload import Untranslatable
 from app.webhooks.source import GONE, Ignored, PartlyTranslatable
 from app.webhooks.translation import FOREIGN_TENANT, is_foreign_tenant, parse_event
-from jobs.apply_visit import give_back
-from jobs.context import JOB_S, Clock, Context, chance, since_s
-from jobs.records import Found, Parked, Records
-from jobs.retry import RATE_LIMITED_S, decide, why
-from jobs.tokens import Busy
+from jobs.apply_visit import complete
+from jobs.context import RUN_TIMEOUT_S, Context, RunTimer, chance, seconds_since
+from jobs.records import FetchedRecord, NeedsOperator, Records
+from jobs.retry import RATE_LIMIT_WAIT_S, decide, reason_class
+from jobs.tokens import InProgressElsewhere
 
 #: A record may not be readable yet when its event rings: until then its absence means nothing.
-LAG_S = 60.0
-LAG_WAIT_S = 10.0
+READ_LAG_S = 60.0
+READ_LAG_RETRY_S = 10.0
 #: After finding the tool's API, or the record, in others' hands.
-BUSY_WAIT_S = 4.0
+CONTENTION_RETRY_S = 4.0
 #: Between two looks whether a refused credential has been put right.
-CREDENTIALS_WAIT_S = 60.0
+CREDENTIALS_RETRY_S = 60.0
 
 
-class Lagging(Exception):
+class RecordNotReadable(Exception):
     """A record is not there, and the event is young."""
 
 
-def _may_come(meaning: list[VisitChange] | Ignored, found: Found) -> bool:
+def _record_may_appear(meaning: list[VisitChange] | Ignored, found: FetchedRecord) -> bool:
     """Is the record missing, or whose visit it is? A cancel needs neither."""
     if isinstance(meaning, Ignored):
         return meaning == GONE
-    return not found.is_whole and any(change.action != "cancel" for change in meaning)
+    return not found.is_complete and any(change.action != "cancel" for change in meaning)
 
 
-async def event(ctx: dict[str, Any], subject: str) -> None:
+async def event_job(ctx: dict[str, Any], subject: str) -> None:
     """arq's job. subject: the delivery's id."""
-    await translate(ctx["context"], subject)
+    await run_event(ctx["context"], subject)
 
 
-async def translate(context: Context, delivery_id: str) -> str:
+async def run_event(context: Context, delivery_id: str) -> str:
     """Fetch what the event points at, translate it and land the changes; what came of it, in a word."""
     hold = await context.ledger.begin(event_work(delivery_id))
     if isinstance(hold, str):
         return hold
-    run = Run(context, hold, delivery_id)
+    run = EventRun(context, hold, delivery_id)
     with span("event", "CONSUMER", hold.trace.traceparent, delivery=delivery_id):
         outcome = await run.outcome()
     if outcome is not None:
-        await give_back(context, hold, outcome)
-    count(context.tally, outcome)
-    came_of_it = outcome.reason or outcome.state if outcome else "landed"
+        await complete(context, hold, outcome)
+    record_metrics(context.tally, outcome)
+    came_of_it = outcome.reason or outcome.state if outcome else "translated"
     log.info(
-        "event translated",
+        "event_run_finished",
         delivery=delivery_id,
         attempt=hold.root.tries + 1,
         outcome=came_of_it,
@@ -73,32 +73,32 @@ async def translate(context: Context, delivery_id: str) -> str:
     return came_of_it
 
 
-def count(tally: Tally, outcome: Outcome | None) -> None:
+def record_metrics(tally: Tally, outcome: Outcome | None) -> None:
     """A run over an event."""
     state, reason = (outcome.state, outcome.reason) if outcome else ("settled", "")
-    tally.add(ATTEMPTS, "event", state, why(reason))
+    tally.add(ATTEMPTS, "event", state, reason_class(reason))
     if state in ("settled", "parked"):
-        tally.add(FINISHED, "event", "landed" if outcome is None else "ignored" if state == "settled" else "parked")
+        tally.add(FINISHED, "event", "translated" if outcome is None else "ignored" if state == "settled" else "parked")
 
 
 @dataclass
-class Run:
+class EventRun:
     """One run over one event, under a lease."""
 
     context: Context
     hold: Hold
     delivery_id: str
-    clock: Clock = field(default_factory=Clock)
+    clock: RunTimer = field(default_factory=RunTimer)
     calls: list[list[object]] = field(default_factory=list)
 
     async def outcome(self) -> Outcome | None:
         """None: the changes landed, and with them the event is settled."""
         root = self.hold.root
         try:
-            async with asyncio.timeout(JOB_S):
-                meta, entrance, event = await self._event()
-                parked, meaning = await self._known(entrance, event)
-            word = f"ignored: {meaning.why}" if isinstance(meaning, Ignored) else "landed"
+            async with asyncio.timeout(RUN_TIMEOUT_S):
+                meta, entrance, event = await self._load_event()
+                parked, meaning = await self._translate(entrance, event)
+            word = f"ignored: {meaning.why}" if isinstance(meaning, Ignored) else "translated"
             attempt = self.clock.attempt(word, self.calls)
             # Translated anew, an event that means nothing takes back what it said; a record that is gone is no meaning.
             if isinstance(meaning, Ignored) and (meaning == GONE or not root.replaces):
@@ -107,48 +107,48 @@ class Run:
             await self.context.ledger.land(self.hold, meta.source, entrance.account, changes, attempt, parked)
             return None
         except VisitsApiTrouble as failed:
-            return self._after(failed)
+            return self._on_api_error(failed)
         except TimeoutError:
-            return self._after(Unanswered("fetch", said=f"not done within {JOB_S:.0f} s"))
-        except Busy:
-            return self._wait("busy", 1 + BUSY_WAIT_S * chance(), root.tries or None)
-        except (Lagging, Outdated):
-            return self._wait("record not there yet", LAG_WAIT_S, root.tries or None)
+            return self._on_api_error(Unanswered("fetch", said=f"not done within {RUN_TIMEOUT_S:.0f} s"))
+        except InProgressElsewhere:
+            return self._wait("lock_contention", 1 + CONTENTION_RETRY_S * chance(), root.tries or None)
+        except (RecordNotReadable, Outdated):
+            return self._wait("record_not_found_yet", READ_LAG_RETRY_S, root.tries or None)
         except Lost:
-            log.warning("lease lost", work=root.work)
+            log.warning("lease_lost", task=root.work)
             return None
-        except (Parked, Untranslatable, Unreadable) as reason:
-            word = "" if isinstance(reason, Parked) else "untranslatable: "
+        except (NeedsOperator, Untranslatable, Unreadable) as reason:
+            word = "" if isinstance(reason, NeedsOperator) else "untranslatable: "
             return self._park(f"{word}{reason}")
         except TooMany as bound:
             return self._park(str(bound), "the visit takes no more until an operator looks at it")
         except RedisDown:
             return self._wait("redis_down", 1 + chance(), root.tries or None)
         except Exception:
-            log.exception("bug", delivery=self.delivery_id)
-            return self._park("bug", "a defect of Doorbell; its log has the place")
+            log.exception("unhandled_exception", delivery=self.delivery_id)
+            return self._park("internal_error", "a defect of Doorbell; its log has the place")
 
-    async def _event(self) -> tuple[Meta, Entrance, Event]:
+    async def _load_event(self) -> tuple[Meta, Entrance, Event]:
         try:
             meta, raw = await self.context.ledger.delivery(self.delivery_id)
         except Gone:
-            raise Parked("delivery_expired") from None
+            raise NeedsOperator("delivery_expired") from None
         except NoBody as error:
-            raise Parked(f"{error.reason}: {error}") from None
+            raise NeedsOperator(f"{error.reason}: {error}") from None
         entrance = self.context.settings.entrances.get(meta.hook)
         if entrance is None:
-            raise Parked("hook_not_configured")
+            raise NeedsOperator("hook_not_configured")
         return meta, entrance, parse_event(entrance.tool, meta.delivery(raw), entrance.hook.zone)
 
-    async def _known(self, entrance: Entrance, event: Event) -> tuple[str, list[VisitChange] | Ignored]:
+    async def _translate(self, entrance: Entrance, event: Event) -> tuple[str, list[VisitChange] | Ignored]:
         """What the event means, behind the reason why an operator is needed for the rest of it, or nothing."""
         try:
-            return "", await self._meaning(entrance, event)
+            return "", await self._translate_records(entrance, event)
         except PartlyTranslatable as partly:
-            log.warning("event parked", delivery=self.delivery_id, reason=str(partly))
+            log.warning("event_parked", delivery=self.delivery_id, reason=str(partly))
             return f"untranslatable: {partly}", partly.changes
 
-    async def _meaning(self, entrance: Entrance, event: Event) -> list[VisitChange] | Ignored:
+    async def _translate_records(self, entrance: Entrance, event: Event) -> list[VisitChange] | Ignored:
         """What the event means, with its records. Ignored only if every part of it is."""
         tool = entrance.tool
         if is_foreign_tenant(tool, event, entrance.hook.tenants):
@@ -161,14 +161,17 @@ class Run:
         records = Records(self.context, entrance, self.hold.root.rang or 0, self.calls)
         for get in gets:
             found = await records.find(get)
-            looked = event.with_record(found.record, found.fetched_at, found.beside, get.path)
+            looked = event.with_record(found.record, found.fetched_at, found.related, get.path)
             looked = await self._with_people(entrance, looked, found)
             try:
                 meaning = tool.translate(looked)
             except PartlyTranslatable as partly:
                 meaning, reason = partly.changes, str(partly)
-            if _may_come(meaning, found) and since_s(int(event.received_at.timestamp() * 1000)) < LAG_S:
-                raise Lagging
+            if (
+                _record_may_appear(meaning, found)
+                and seconds_since(int(event.received_at.timestamp() * 1000)) < READ_LAG_S
+            ):
+                raise RecordNotReadable
             if isinstance(meaning, Ignored):
                 ignored = meaning
             else:
@@ -177,7 +180,7 @@ class Run:
             raise PartlyTranslatable(reason, changes)
         return changes or ignored
 
-    async def _with_people(self, entrance: Entrance, event: Event, found: Found) -> Event:
+    async def _with_people(self, entrance: Entrance, event: Event, found: FetchedRecord) -> Event:
         """The event with everybody whom the records of its booking ever listed. Raises Outdated."""
         if entrance.tool.people is None:
             return event
@@ -188,28 +191,30 @@ class Run:
 
     # -- what comes of trouble --
 
-    def _after(self, failed: VisitsApiTrouble) -> Outcome:
+    def _on_api_error(self, failed: VisitsApiTrouble) -> Outcome:
         """As for the Visits API, but every event by itself: a tool's API that is down holds up its own events only."""
         root = self.hold.root
-        failing_for_s = since_s(root.failed_since)
+        failing_for_s = seconds_since(root.failed_since)
         if isinstance(failed, Unauthorized):
             if self.context.schedule.is_over(failing_for_s):
                 return self._park("credentials_refused", failed.said)
-            return self._wait("credentials_refused", CREDENTIALS_WAIT_S * (0.5 + chance() / 2), root.tries, failed.said)
+            return self._wait(
+                "credentials_refused", CREDENTIALS_RETRY_S * (0.5 + chance() / 2), root.tries, failed.said
+            )
         if isinstance(failed, RateLimited):
             return self._wait(
-                str(failed), (failed.wait_s or RATE_LIMITED_S) + chance(), root.tries or None, failed.said
+                str(failed), (failed.wait_s or RATE_LIMIT_WAIT_S) + chance(), root.tries or None, failed.said
             )
         decision = decide(failed, self.context.schedule, root.tries, failing_for_s, chance())
-        if decision.due_s is None:
+        if decision.retry_in_s is None:
             return self._park(decision.reason, failed.said)
-        return self._wait(decision.reason, decision.due_s, decision.tries, failed.said)
+        return self._wait(decision.reason, decision.retry_in_s, decision.failed_attempts, failed.said)
 
     def _wait(self, reason: str, due_s: float, tries: int | None, said: str = "") -> Outcome:
         attempt = self.clock.attempt("waiting", self.calls, said)
         return Outcome(state="waiting", attempt=attempt, reason=reason, due_s=due_s, tries=tries)
 
     def _park(self, reason: str, said: str = "") -> Outcome:
-        log.warning("event parked", delivery=self.delivery_id, reason=reason)
+        log.warning("event_parked", delivery=self.delivery_id, reason=reason)
         attempt = self.clock.attempt("parked", self.calls, said)
         return Outcome(state="parked", attempt=attempt, reason=reason, tries=self.hold.root.tries + 1)

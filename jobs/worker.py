@@ -18,12 +18,12 @@ from app.telemetry import logs, tracing
 from app.visits.client import http_client
 from jobs import apply_visit, translate_event
 from jobs.arq_redis import redis_settings
-from jobs.claiming_worker import JOB_LIMIT_S, ClaimingWorker
+from jobs.claiming_worker import JOB_TIMEOUT_S, ClaimingWorker
+from jobs.concurrency import MAX_IN_FLIGHT
 from jobs.context import Context
-from jobs.maintenance import keep_sweeping
-from jobs.places import IN_FLIGHT
+from jobs.maintenance import run_maintenance
 from jobs.startup import check_arq_version, read_settings
-from jobs.tokens import EXCHANGE_S
+from jobs.tokens import EXCHANGE_TIMEOUT_S
 
 
 def run() -> None:
@@ -46,22 +46,22 @@ def __getattr__(name: str) -> dict[str, Any]:
     return settings
 
 
-async def start(ctx: dict[Any, Any]) -> None:
+async def on_startup(ctx: dict[Any, Any]) -> None:
     settings: Settings = ctx["settings"]
     logs.configure(settings)  # here, because arq's command line has just set up its own
     tracing.start("worker")
     redis = Redis(Address.of(settings.redis_url, settings.redis_tls_verify))
     ledger = Ledger(redis, settings.retention_days, settings.body_keys)
-    ctx["context"] = Context(settings, ledger, http_client(IN_FLIGHT))
-    ctx["sweeping"] = asyncio.create_task(keep_sweeping(ctx["context"]))
+    ctx["context"] = Context(settings, ledger, http_client(MAX_IN_FLIGHT))
+    ctx["maintenance"] = asyncio.create_task(run_maintenance(ctx["context"]))
 
 
-async def stop(ctx: dict[Any, Any]) -> None:
-    ctx["sweeping"].cancel()
+async def on_shutdown(ctx: dict[Any, Any]) -> None:
+    ctx["maintenance"].cancel()
     with suppress(asyncio.CancelledError):
-        await ctx["sweeping"]
+        await ctx["maintenance"]
     if exchanges := ctx["context"].exchanges:
-        await asyncio.wait(exchanges, timeout=EXCHANGE_S)
+        await asyncio.wait(exchanges, timeout=EXCHANGE_TIMEOUT_S)
     await ctx["context"].tally.flush(ctx["context"].ledger.redis)
     await ctx["context"].http.aclose()
     await ctx["context"].ledger.redis.close()
@@ -69,15 +69,15 @@ async def stop(ctx: dict[Any, Any]) -> None:
 
 def worker_settings(settings: Settings) -> dict[str, Any]:
     return {
-        "functions": [func(apply_visit.visit, name=VISIT), func(translate_event.event, name=EVENT)],
+        "functions": [func(apply_visit.visit_job, name=VISIT), func(translate_event.event_job, name=EVENT)],
         "queue_name": QUEUE,
         "redis_settings": redis_settings(settings),
         "ctx": {"settings": settings},
-        "on_startup": start,
-        "on_shutdown": stop,
-        "max_jobs": IN_FLIGHT,
+        "on_startup": on_startup,
+        "on_shutdown": on_shutdown,
+        "max_jobs": MAX_IN_FLIGHT,
         "poll_delay": 0.05,
-        "job_timeout": JOB_LIMIT_S,
+        "job_timeout": JOB_TIMEOUT_S,
         # On SIGTERM: pick nothing up, and let what runs come to its end; platforms kill after 30 s.
         "job_completion_wait": 25,
         # Tries are ours to count; arq would delete the job after its own number of them, deploys included.

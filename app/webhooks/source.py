@@ -60,7 +60,7 @@ class PartlyTranslatable(Untranslatable):
 
 
 #: The record is not there, and the event alone says nothing. Right after the event it is asked for again.
-GONE = Ignored("record gone")
+GONE = Ignored("record_gone")
 
 
 def graphql_record(answer: Json | None, name: str, title: str) -> Json | None:

@@ -50,7 +50,11 @@ def translate_event(tool: Tool, event: Event, tenants: Container[str | None] = (
             translation.changes, translation.expected = error.changes, len(error.changes)
         return translation
     except Exception as error:
-        translation.state, translation.reason, translation.error = "parked", f"bug: {type(error).__name__}", error
+        translation.state, translation.reason, translation.error = (
+            "parked",
+            f"internal_error: {type(error).__name__}",
+            error,
+        )
         return translation
     if isinstance(translated, Ignored):
         translation.ignored = translated.why[:80]
@@ -61,7 +65,7 @@ def translate_event(tool: Tool, event: Event, tenants: Container[str | None] = (
     return translation
 
 
-FOREIGN_TENANT = "another account"
+FOREIGN_TENANT = "foreign_tenant"
 
 
 def is_foreign_tenant(tool: Tool, event: Event, tenants: Container[str | None]) -> bool:

@@ -20,7 +20,7 @@ from app.webhooks.delivery import Delivery, Event, parse_body
 from app.webhooks.registry import load, specimens
 from app.webhooks.signatures.scheme import SignatureError, Terms
 from app.webhooks.source import VERIFIED_BY, Evidence
-from jobs.retry import why
+from jobs.retry import reason_class
 from tests.architecture.test_layers import LEVELS
 
 ROOT = Path(__file__).parents[2]
@@ -215,5 +215,5 @@ def test_the_reasons_in_the_runbook_are_those_that_are_counted() -> None:
     cells = [row.split(" | ")[0] for row in section.splitlines() if row.startswith("| `")]
     reasons = {word for cell in cells for word in re.findall(r"`([a-z_]+)[`:]", cell)}
 
-    assert {"contact_unknown", "token_missing", "rate"} <= reasons
-    assert {reason for reason in reasons if why(reason) == "other"} <= {"body_removed", "body_key_unknown"}
+    assert {"contact_unknown", "token_missing", "rate_limited_locally"} <= reasons
+    assert {reason for reason in reasons if reason_class(reason) == "other"} <= {"body_removed", "body_key_unknown"}

@@ -25,9 +25,9 @@ from app.visits.change import external_id
 from app.visits.client import http_client
 from app.webhooks.delivery import Delivery
 from app.webhooks.registry import load, specimens
-from jobs.apply_visit import apply
+from jobs.apply_visit import run_visit
 from jobs.context import Context
-from jobs.translate_event import translate
+from jobs.translate_event import run_event
 from tests.histories import SOME_TIME, Life, Ring, Visit, tools
 
 TOKEN = "visits-token-for-tests"
@@ -43,7 +43,7 @@ SWITCHES: dict[str, Sequence[Any]] = {
     "deleted_status": (204, 200, 202),
 }
 #: What may be waited for without end: the tool never said it.
-MAY_WAIT = ("contact_unknown", "time_unknown", "record not there yet")
+MAY_WAIT = ("contact_unknown", "time_unknown", "record_not_found_yet")
 
 
 def life_of(source: str, seed: int, ties: bool = False) -> tuple[Life, int]:
@@ -174,8 +174,8 @@ class World:
         kind, _, subject = work.partition(":")
         context = dice.choice(self.workers)
         if kind == "event":
-            return await translate(context, subject)
-        return await apply(context, *subject.split("/", 1))
+            return await run_event(context, subject)
+        return await run_visit(context, *subject.split("/", 1))
 
     async def drain(self, history: History) -> None:
         """Work until nothing is left that time alone would do; time passes by itself here."""

@@ -17,7 +17,7 @@ from app.ledger import redis
 from app.ledger.jobs_contract import QUEUE
 from app.ledger.ledger import ORPHAN_S
 from app.visits.change import Contact, VisitChange
-from jobs.maintenance import ADOPT_EVERY_S
+from jobs.maintenance import ORPHANS_EVERY_S
 from tests.crash.judge import doubled_in
 from tests.crash.run import Plan, run
 from tests.processes.test_worker import Books, all_visits, booked
@@ -187,7 +187,7 @@ def test_a_backlog_older_than_arqs_expiry_loses_nothing(
 
 
 def test_a_lost_job_is_noticed_within_90_seconds() -> None:
-    assert ORPHAN_S + ADOPT_EVERY_S <= 90
+    assert ORPHAN_S + ORPHANS_EVERY_S <= 90
 
 
 def clean(rig: Rig, other: Heir) -> None:

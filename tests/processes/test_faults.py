@@ -14,8 +14,8 @@ import pytest
 
 from app.demo.valkey import valkey
 from app.visits.change import Contact, VisitChange
-from jobs.contacts import LOCK_MS
-from jobs.places import AT_ONCE
+from jobs.concurrency import MAX_ACTIVE
+from jobs.contacts import LOCK_TTL_MS
 from tests.crash.judge import doubled_in
 from tests.processes.test_worker import Books
 from tests.support.harness import Rig, Server, wait_until
@@ -55,7 +55,7 @@ class House:
             if self.books.command("EXISTS", "db:gate:main"):
                 self.books.command("HSET", "db:gate:main", "until", 0)
             for lock in self.books.command("KEYS", "db:contact:*:lock"):
-                if 0 < self.books.command("PTTL", lock) < LOCK_MS - 5_000:
+                if 0 < self.books.command("PTTL", lock) < LOCK_TTL_MS - 5_000:
                     self.books.command("DEL", lock)
             return bool(self.books.is_done())
 
@@ -169,7 +169,7 @@ def test_while_nobody_gets_through_one_probe_asks_and_then_everything_drains(
     # Whoever was on the way when the first was answered, and where a kept connection was reset the transport asks once more;
     # from then on a probe at most every second, for so long the gate is shut each time (RETRY_CAP_S).
     calls = 2 if answer == "reset" else 1
-    assert met <= calls * (WORKERS * AT_ONCE["visit"] + (met_at - landed_at) + 1)
+    assert met <= calls * (WORKERS * MAX_ACTIVE["visit"] + (met_at - landed_at) + 1)
     assert probes.keys() <= {answer}
     assert probes.total() <= calls * (longest_s + 1)
     if answer in (401, 429):

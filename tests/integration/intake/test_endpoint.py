@@ -1402,7 +1402,7 @@ def test_no_trouble_told_of_is_told_with_the_password(shaky: Door, own_redis: Ow
     finally:
         own_redis.start()
 
-    assert "redis down" in shaky.log
+    assert "redis_unavailable" in shaky.log
     assert PASSWORD not in shaky.log
 
 

@@ -31,9 +31,9 @@ from app.ledger.redis import Redis
 from app.settings.environment import read
 from app.visits.change import UNSAID, Contact, VisitChange
 from app.webhooks.delivery import Delivery
-from jobs.apply_visit import apply
+from jobs.apply_visit import run_visit
 from jobs.context import Context
-from jobs.translate_event import translate
+from jobs.translate_event import run_event
 from tests.support.harness import SECRET, TOKEN, Rig, Server, unread, wait_until
 
 DOCUMENTED = "cont_KYdl3lftgZXGRbxqoj"
@@ -137,9 +137,9 @@ class World:
     async def do(self, work: str) -> str:
         kind, _, subject = work.partition(":")
         if kind == "event":
-            return await translate(self.context, subject)
+            return await run_event(self.context, subject)
         account, _, external_id = subject.partition("/")
-        return await apply(self.context, account, external_id)
+        return await run_visit(self.context, account, external_id)
 
     async def apply(self, *changes: VisitChange) -> list[str]:
         await self.land(*changes)
@@ -1131,8 +1131,8 @@ async def test_a_write_that_is_done_after_patience_ended_does_no_harm_also_on_a_
 ) -> None:
     """Scaled by 20: patience 0.5 s for 10 s, an API that takes 0.6 s for 12 s; RETRY_CAP_S=1 is 0.05 s."""
     world.set(answer_s=0.5, RETRY_FIRST_S="0.05", RETRY_CAP_S="0.05")
-    monkeypatch.setattr("jobs.retry.SETTLING_S", 0.25)
-    monkeypatch.setattr(jobs.contacts, "LOCK_MS", 1_500)
+    monkeypatch.setattr("jobs.retry.IN_FLIGHT_WAIT_S", 0.25)
+    monkeypatch.setattr(jobs.contacts, "LOCK_TTL_MS", 1_500)
     if not slow.startswith("POST"):
         await world.apply(booked(hour=7))
     world.rig.misbehave(slow_share=1, slow_s=0.6, only=[slow], times=1)
@@ -1154,9 +1154,9 @@ async def test_an_api_that_is_slow_but_answers_in_time_gets_its_visits(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Scaled by 10: every call takes 0.8 s of the 1 s (8 s of 10 s) that it may, a job has 2 s."""
-    for name, value in (("jobs.apply_visit.JOB_S", 2), ("jobs.apply_visit.ANSWER_S", 1)):
+    for name, value in (("jobs.apply_visit.RUN_TIMEOUT_S", 2), ("jobs.apply_visit.ANSWER_S", 1)):
         monkeypatch.setattr(name, value)
-    monkeypatch.setattr(jobs.contacts, "WAIT_S", 0.1)
+    monkeypatch.setattr(jobs.contacts, "LOCK_WAIT_S", 0.1)
     world.set(answer_s=1)
     world.rig.misbehave(slow_share=1, slow_s=0.8)
 
@@ -1382,11 +1382,11 @@ async def test_a_rate_is_kept_by_all_together(world: World) -> None:
 
 async def test_who_waits_in_a_long_line_keeps_no_customer_locked(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The line before the API is a tenth of a second long, and the second of the four calls does not fit in."""
-    monkeypatch.setattr(jobs.apply_visit, "LONGEST_LINE_S", 0.1)
+    monkeypatch.setattr(jobs.apply_visit, "MAX_RATE_WAIT_S", 0.1)
     world.set(VISITS_API_RATE="0.5")
     await world.apply(booked())
 
-    assert "rate" == (await world.member()).reason
+    assert "rate_limited_locally" == (await world.member()).reason
     assert [] == await world.redis.command("KEYS", "db:contact:*:lock")
 
 
@@ -1443,7 +1443,7 @@ async def test_two_workers_never_write_one_visit_at_once(world: World) -> None:
 
     async def worker() -> None:
         while not telling.done():
-            await apply(world.context, "main", "standard-1")
+            await run_visit(world.context, "main", "standard-1")
             await asyncio.sleep(dice.random() / 100)
 
     async def tool() -> None:
@@ -1486,7 +1486,7 @@ async def test_a_change_that_lands_during_a_run_is_picked_up_by_the_next(world: 
 async def test_who_lost_the_lease_leaves_no_mark(world: World) -> None:
     world.wire.holds = {"POST /visits": asyncio.Event()}
     await world.land(booked())
-    first = asyncio.create_task(apply(world.context, "main", "standard-1"))
+    first = asyncio.create_task(run_visit(world.context, "main", "standard-1"))
     await asyncio.to_thread(wait_until, world.rig.visits)
     await world.later(60)
 
@@ -1557,7 +1557,7 @@ STORIES = {
 async def test_killed_wherever_it_waits_and_run_again_there_is_one_visit_and_one_customer(
     world: World, before: list[VisitChange], then: list[VisitChange], lets: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs.contacts, "LOCK_MS", 20)
+    monkeypatch.setattr(jobs.contacts, "LOCK_TTL_MS", 20)
     root = "1"
     for k in range(200):
         await world.redis.command("FLUSHDB")
@@ -1568,7 +1568,7 @@ async def test_killed_wherever_it_waits_and_run_again_there_is_one_visit_and_one
         for each in then:
             await world.land(each)
 
-        was_cut = await cut(world, apply(world.context, "main", f"standard-{root}"), k, lets)
+        was_cut = await cut(world, run_visit(world.context, "main", f"standard-{root}"), k, lets)
         for _ in range(2):
             world.rig.journal()  # What was on its way to the sandbox is done.
         for _ in range(3):
@@ -1786,7 +1786,7 @@ def model(changes: Sequence[VisitChange]) -> tuple[dict[str, str] | None, str | 
 async def test_any_history_in_any_order_through_any_trouble_ends_in_what_was_said_last(
     world: World, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs.contacts, "LOCK_MS", 20)
+    monkeypatch.setattr(jobs.contacts, "LOCK_TTL_MS", 20)
     dice = random.Random(seed)
     changes = history(dice)
     arrivals = [*changes, *dice.choices(changes, k=2)]

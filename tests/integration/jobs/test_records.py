@@ -11,12 +11,12 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-import jobs.places
+import jobs.concurrency
 import jobs.tokens
 from app.visits.client import LARGEST_ANSWER, RateLimited
 from app.webhooks.fetching import Exchange, Get, Keys
-from jobs.records import MOST_AT_ONCE, _request, _until_reset
-from jobs.tokens import _filled
+from jobs.records import MAX_CONCURRENT_FETCHES, _request, _until_reset
+from jobs.tokens import _render_template
 from tests.integration.jobs.test_translate_event import SPECIMENS, Doorstep, Tool, hands, served, world
 from tests.support.harness import hmac_sha256
 
@@ -62,7 +62,7 @@ async def test_ten_events_of_one_record_cost_two_fetches(world: Doorstep) -> Non
 
     outcomes = await asyncio.gather(*running)
 
-    assert ["landed"] * 10 == outcomes
+    assert ["translated"] * 10 == outcomes
     assert 2 == len(world.tool.seen)
     assert {"settled"} == {(await world.ledger.member(work)).state for work in works}
 
@@ -86,13 +86,13 @@ def items(most: int) -> list[str]:
     return [base64.b64encode(f"gid://Jobber/Visit/{number}".encode()).decode() for number in range(most)]
 
 
-@pytest.mark.parametrize(("slot_s", "asked"), [(3_600, MOST_AT_ONCE), (0.05, 2 * MOST_AT_ONCE)])
+@pytest.mark.parametrize(("slot_s", "asked"), [(3_600, MAX_CONCURRENT_FETCHES), (0.05, 2 * MAX_CONCURRENT_FETCHES)])
 async def test_a_tool_is_asked_by_a_few_at_a_time_but_for_calls_that_hang(
     world: Doorstep, monkeypatch: pytest.MonkeyPatch, slot_s: float, asked: int
 ) -> None:
-    monkeypatch.setattr(jobs.places, "SLOT_S", slot_s)
+    monkeypatch.setattr(jobs.concurrency, "SLOT_TIMEOUT_S", slot_s)
     world.tool.open.clear()
-    works = [await ring(world, number % 60, item) for number, item in enumerate(items(2 * MOST_AT_ONCE))]
+    works = [await ring(world, number % 60, item) for number, item in enumerate(items(2 * MAX_CONCURRENT_FETCHES))]
     running = [asyncio.create_task(world.do(work)) for work in works]
 
     await world.asked(asked)
@@ -101,13 +101,13 @@ async def test_a_tool_is_asked_by_a_few_at_a_time_but_for_calls_that_hang(
     world.tool.open.set()
     await asyncio.gather(*running)
 
-    assert (asked, 2 * MOST_AT_ONCE) == (so_far, len(world.tool.seen))
+    assert (asked, 2 * MAX_CONCURRENT_FETCHES) == (so_far, len(world.tool.seen))
 
 
 async def test_a_tool_that_hangs_leaves_places_to_others_and_loses_nothing(
     world: Doorstep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs.places, "IN_FLIGHT", 8)
+    monkeypatch.setattr(jobs.concurrency, "MAX_IN_FLIGHT", 8)
     world.tool.open.clear()
     works = [await ring(world, number, item) for number, item in enumerate(items(12))]
     running = [asyncio.create_task(world.do(work)) for work in works]
@@ -120,7 +120,7 @@ async def test_a_tool_that_hangs_leaves_places_to_others_and_loses_nothing(
     world.tool.open.set()
     await asyncio.gather(*running)
 
-    assert ["busy"] * 4 == busy
+    assert ["lock_contention"] * 4 == busy
     assert 8 == len(world.tool.seen)
 
 
@@ -175,7 +175,7 @@ async def test_a_token_is_got_once_for_all_who_need_one(world: Doorstep) -> None
 async def test_a_token_that_ended_early_is_got_anew_with_the_refresh_token_that_came_last(
     world: Doorstep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs.tokens, "YOUNG_S", 0.0)
+    monkeypatch.setattr(jobs.tokens, "MIN_REPLACEABLE_AGE_S", 0.0)
     connect(world)
     sent = gives(world, FIRST, SECOND)
     await ring(world, 1)
@@ -192,7 +192,7 @@ async def test_a_token_that_ended_early_is_got_anew_with_the_refresh_token_that_
     work = await ring(world, 2)
     outcome = await world.do(work)
 
-    assert "landed" == outcome
+    assert "translated" == outcome
     assert ["refresh-one", "refresh-two"] == [form["refresh_token"] for form in sent]
     assert ["access-one", "access-one", "access-two"] == [
         headers["authorization"].removeprefix("Bearer ") for headers in asked_for_records(world)
@@ -238,7 +238,7 @@ async def test_a_refused_refresh_token_waits_for_an_operator(world: Doorstep) ->
 async def test_what_is_kept_of_tokens_can_be_read_under_our_key_only(
     world: Doorstep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs.tokens, "EARLY_S", 1e6)
+    monkeypatch.setattr(jobs.tokens, "REFRESH_BEFORE_EXPIRY_S", 1e6)
     connect(world)
     sent = gives(world, FIRST, SECOND)
     await ring(world, 1)
@@ -249,7 +249,7 @@ async def test_what_is_kept_of_tokens_can_be_read_under_our_key_only(
     for second, key in enumerate(["another-key-of-ours a-key-of-ours-for-tests", "a-key-that-is-not-it"], 2):
         connect(world, SECRET_KEY=key)
         await world.redis.command("SET", "db:token:jobber", kept)
-        monkeypatch.setattr(jobs.tokens, "_usable", lambda *_: "")
+        monkeypatch.setattr(jobs.tokens, "_usable_token", lambda *_: "")
         await ring(world, second)
         await world.run()
 
@@ -273,7 +273,7 @@ async def test_who_connects_the_account_anew_begins_with_the_new_refresh_token(w
 def test_a_template_takes_credentials_and_no_other_brace() -> None:
     exchange = Exchange("https://tool.example.com", ("A",), json={"params": ["{A}", "{B}", 1], "m": "get"})
 
-    assert {"params": ["a{A}", "{B}", 1], "m": "get"} == _filled(exchange.json, {"A": "a{A}"})
+    assert {"params": ["a{A}", "{B}", 1], "m": "get"} == _render_template(exchange.json, {"A": "a{A}"})
 
 
 @pytest.mark.parametrize(
@@ -328,4 +328,4 @@ async def test_a_record_that_is_nested_too_deep_to_be_kept_counts_all_the_same(w
     nested = whole.replace("{", '{"nested": ' + "[" * 300 + "]" * 300 + ",", 1)
     world.tool.trouble = [lambda _: Response(nested, media_type="application/json")]
 
-    assert "landed" == await world.do(await ring(world, 1))
+    assert "translated" == await world.do(await ring(world, 1))

@@ -36,34 +36,34 @@ BOOKED = SPECIMENS["jobber"]["deliveries"][0]
 
 
 async def test_an_exchange_outlives_the_job_that_began_it(world: Doorstep, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs.translate_event, "JOB_S", 0.3)
+    monkeypatch.setattr(jobs.translate_event, "RUN_TIMEOUT_S", 0.3)
     connect(world)
     sent = gives(world, FIRST)
     world.tool.open.clear()
     work = await ring_jobber(world, 1)
 
     outcome = await world.do(work)
-    [exchange] = world.context.exchanges
+    [exchange] = world.context.token_exchanges
     world.tool.open.set()
     token = await exchange
 
     assert ("fetch: unanswered", "access-one") == (outcome, token)
     await world.later(60)
-    assert ["landed"] == [await world.do(work)]
+    assert ["translated"] == [await world.do(work)]
     assert ["refresh-one"] == [form["refresh_token"] for form in sent]
-    assert set() == world.context.exchanges
+    assert set() == world.context.token_exchanges
 
 
 async def test_an_exchange_is_not_begun_when_its_lock_may_end_first(
     world: Doorstep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs.tokens, "LOCK_S", jobs.tokens.EXCHANGE_S)
+    monkeypatch.setattr(jobs.tokens, "LOCK_TTL_S", jobs.tokens.EXCHANGE_TIMEOUT_S)
     connect(world)
     sent = gives(world, FIRST)
 
     outcome = await world.do(await ring_jobber(world, 1))
 
-    assert ("busy", []) == (outcome, sent)
+    assert ("lock_contention", []) == (outcome, sent)
 
 
 def answers_by_token(world: Doorstep, answers: dict[str, Any]) -> list[str]:
@@ -89,8 +89,8 @@ async def first_exchange(world: Doorstep, monkeypatch: pytest.MonkeyPatch) -> No
     gives(world, FIRST)
     await ring_jobber(world, 1)
     await world.run()
-    monkeypatch.setattr(jobs.tokens, "EARLY_S", 1e6)
-    monkeypatch.setattr(jobs.tokens, "_usable", lambda kept, refused: "")
+    monkeypatch.setattr(jobs.tokens, "REFRESH_BEFORE_EXPIRY_S", 1e6)
+    monkeypatch.setattr(jobs.tokens, "_usable_token", lambda kept, refused: "")
 
 
 async def test_should_the_newest_be_refused_the_one_before_is_tried_once(
@@ -104,7 +104,7 @@ async def test_should_the_newest_be_refused_the_one_before_is_tried_once(
     then = answers_by_token(world, {"refresh-two": SECOND})
     outcomes.append(await world.do(await ring_jobber(world, 4)))
 
-    assert ["credentials_refused", "credentials_refused", "landed"] == outcomes
+    assert ["credentials_refused", "credentials_refused", "translated"] == outcomes
     assert (["refresh-two", "refresh-one", "refresh-two"], ["refresh-two"]) == (shown, then)
 
 
@@ -113,10 +113,10 @@ async def test_the_one_before_may_still_be_accepted(world: Doorstep, monkeypatch
     invalid = JSONResponse({"error": "invalid_grant"}, 400)
     shown = answers_by_token(world, {"refresh-two": invalid, "refresh-one": {**SECOND, "refresh_token": "refresh-3"}})
 
-    assert "landed" == await world.do(await ring_jobber(world, 2))
+    assert "translated" == await world.do(await ring_jobber(world, 2))
 
     then = answers_by_token(world, {"refresh-3": SECOND})
-    assert "landed" == await world.do(await ring_jobber(world, 3))
+    assert "translated" == await world.do(await ring_jobber(world, 3))
     assert (["refresh-two", "refresh-one"], ["refresh-3"]) == (shown, then)
 
 

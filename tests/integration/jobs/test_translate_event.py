@@ -31,7 +31,7 @@ from app.webhooks.delivery import Delivery, Event
 from app.webhooks.fetching import Get
 from app.webhooks.registry import specimens
 from app.webhooks.source import PartlyTranslatable
-from jobs.places import Turns
+from jobs.concurrency import KeyedLocks
 from tests.integration.jobs.test_apply_visit import World, a_world
 from tests.support.harness import Rig, Server, hmac_sha256, serving, sign_standard, standard_body, wait_until
 
@@ -186,12 +186,12 @@ async def test_every_specimen_has_its_record_fetched_and_lands(
     assert (202, expected) == (answer.status_code, paths)
     outcome, is_missing = event.attempts[-1].outcome, None in delivery.get("records", {}).values()
     if isinstance(delivery["expect"], list) and is_missing and delivery["expect"][0]["action"] != "cancel":
-        assert ("waiting", "record not there yet") == (outcome, event.reason)
+        assert ("waiting", "record_not_found_yet") == (outcome, event.reason)
     elif isinstance(delivery["expect"], list):
         named = sorted({f"visit:main/{tool}-{visit['visit_id']}" for visit in delivery["expect"]})
-        assert ("landed", named) == (outcome, sorted(set(event.landed)))
+        assert ("translated", named) == (outcome, sorted(set(event.landed)))
     else:
-        assert outcome != "landed"
+        assert outcome != "translated"
 
 
 async def test_acuity_is_asked_with_its_user_and_key(world: Doorstep) -> None:
@@ -296,7 +296,7 @@ async def test_a_record_that_is_not_readable_yet_is_waited_for(world: Doorstep) 
     await world.later(15)
     await world.run()
 
-    assert ("waiting", "record not there yet", 0) == (early.state, early.reason, early.tries)
+    assert ("waiting", "record_not_found_yet", 0) == (early.state, early.reason, early.tries)
     assert ["acuity-123456789"] == [visit["external_id"] for visit in world.rig.visits()]
 
 
@@ -316,7 +316,7 @@ async def test_a_record_that_is_still_not_there_after_a_minute_is_gone(world: Do
     await world.run()
 
     event = await world.ledger.member(f"event:{delivery_id}")
-    assert ("settled", "ignored: record gone") == (event.state, event.attempts[-1].outcome)
+    assert ("settled", "ignored: record_gone") == (event.state, event.attempts[-1].outcome)
 
 
 async def test_whose_visit_it_is_may_not_be_readable_yet_either(world: Doorstep) -> None:
@@ -328,7 +328,7 @@ async def test_whose_visit_it_is_may_not_be_readable_yet_either(world: Doorstep)
     await world.later(15)
     await world.run()
 
-    assert ("waiting", "record not there yet", 0) == (early.state, early.reason, early.tries)
+    assert ("waiting", "record_not_found_yet", 0) == (early.state, early.reason, early.tries)
     assert ["square-zkdemobooking1"] == [visit["external_id"] for visit in world.rig.visits()]
 
 
@@ -503,13 +503,13 @@ async def test_while_a_tool_limits_the_rate_nothing_else_of_that_hook_is_asked_f
     asked, world.tool.trouble = len(world.tool.seen), []
     other = await world.do(f"event:{(await world.ring('square', square)).json()['delivery']}")
 
-    assert (["GET appointments: 429"] * 2, 1, "landed") == (outcomes, asked, other)
+    assert (["GET appointments: 429"] * 2, 1, "translated") == (outcomes, asked, other)
     paused = await world.ledger.member(works[1])
     assert paused.due is not None
     assert 69 < paused.due / 1000 - time.time() < 77
     assert ([], 0) == (paused.attempts[-1].calls, paused.tries)
     await world.later(80)
-    assert ["landed", "landed"] == [await world.do(work) for work in works]
+    assert ["translated", "translated"] == [await world.do(work) for work in works]
 
 
 async def test_a_tool_that_does_not_answer_is_tried_again(world: Doorstep) -> None:
@@ -608,7 +608,7 @@ async def test_what_work_came_to_is_counted_each_time_it_comes_to_an_end(world: 
 
     counted = {name.removeprefix(FINISHED): count for name, count in (await totals(world.redis)).items()}
     ends = {name: count for name, count in counted.items() if name.startswith("|")}
-    assert {"|event|parked": 1, "|event|landed": 1, "|event|ignored": 1, "|visit|created": 1} == ends
+    assert {"|event|parked": 1, "|event|translated": 1, "|event|ignored": 1, "|visit|created": 1} == ends
 
 
 async def test_a_parked_event_is_put_back_to_work_by_the_tools_retry(world: Doorstep) -> None:
@@ -649,8 +649,8 @@ def with_code_beside_the_message(code: str) -> Answerer:
         ),
         pytest.param(graphql("undefinedField"), "parked", "untranslatable: Jobber", id="undefined-field"),
         pytest.param(graphql(None), "parked", "untranslatable: Jobber", id="no-code"),
-        pytest.param(graphql("NOT_FOUND", {"visit": None}), "waiting", "record not there yet", id="not-found"),
-        pytest.param(lambda _: JSONResponse({"data": {"visit": None}}), "waiting", "record not there yet", id="null"),
+        pytest.param(graphql("NOT_FOUND", {"visit": None}), "waiting", "record_not_found_yet", id="not-found"),
+        pytest.param(lambda _: JSONResponse({"data": {"visit": None}}), "waiting", "record_not_found_yet", id="null"),
         pytest.param(lambda _: JSONResponse({"message": "no"}), "parked", "untranslatable: Jobber", id="message"),
         pytest.param(lambda _: JSONResponse({"errors": "no"}), "parked", "untranslatable: record", id="errors-is-text"),
         pytest.param(lambda _: JSONResponse(["no"]), "parked", "untranslatable: Jobber", id="a-list"),
@@ -848,8 +848,8 @@ async def test_a_defect_in_a_source_parks_the_event_and_quotes_nothing(world: Do
     await world.run()
 
     event = await world.event(answer)
-    assert ("parked", "bug") == (event.state, event.reason)
-    [bug] = [line for line in logged if line["event"] == "bug"]
+    assert ("parked", "internal_error") == (event.state, event.reason)
+    [bug] = [line for line in logged if line["event"] == "unhandled_exception"]
     assert bug["error"].startswith("ValueError at test_translate_event.py:")
     assert "ada@" not in json.dumps(logged, default=str)
 
@@ -893,7 +893,7 @@ async def test_who_lost_the_lease_on_an_event_lands_nothing(world: Doorstep) -> 
     await world.asked(1)
     await world.later(60)
     world.tool.keep("acuity", MOVED)
-    world.context = replace(world.context, turns=Turns())  # another worker
+    world.context = replace(world.context, locks=KeyedLocks())  # another worker
     second = asyncio.create_task(world.run())
     await world.asked(2)
     world.tool.open.set()

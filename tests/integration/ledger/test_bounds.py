@@ -16,7 +16,7 @@ from app.telemetry import metric_names, metrics
 from app.telemetry.health import due
 from app.visits.change import VisitChange
 from app.webhooks.delivery import Delivery
-from jobs.maintenance import _open_gates
+from jobs.maintenance import _release_circuits
 from tests.integration.jobs.test_apply_visit import ADA, World, booked, hands, world
 from tests.integration.ledger.test_ledger import (
     accept,
@@ -405,7 +405,7 @@ async def test_a_name_that_is_none_stops_nobody_and_goes(ledger: Ledger, redis: 
 
 async def test_a_name_that_is_none_does_not_keep_a_gate_from_opening(ledger: Ledger, redis: Redis) -> None:
     await accept(ledger, change("A"))
-    await ledger.release(await begin(ledger, "A"), Outcome(state="held", attempt=None, reason="rate"))
+    await ledger.release(await begin(ledger, "A"), Outcome(state="held", attempt=None, reason="rate_limited_locally"))
     await redis.command("ZADD", "db:held:main", -1, "nonsense")
     await redis.command("DEL", "db:jobs")
 
@@ -449,7 +449,7 @@ async def hold_in_east(world: World) -> str:
     written = await world.ledger.accept(delivery, meta, [booked()], "east", repeat_key=None)
     hold = await world.ledger.begin(EAST, "east", True)
     assert isinstance(hold, Hold)
-    await world.ledger.release(hold, Outcome(state="held", attempt=None, reason="rate"), "east")
+    await world.ledger.release(hold, Outcome(state="held", attempt=None, reason="rate_limited_locally"), "east")
     return written.delivery
 
 
@@ -477,7 +477,7 @@ async def test_what_is_held_is_seen_also_when_its_account_left_the_settings(worl
 async def test_what_was_held_for_an_account_that_has_no_token_any_more_is_parked_for_that(world: World) -> None:
     await hold_in_east(world)
 
-    await _open_gates(world.context)
+    await _release_circuits(world.context)
     await world.run()
 
     member = await world.ledger.member(EAST)

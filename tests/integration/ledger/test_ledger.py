@@ -748,7 +748,7 @@ async def test_at_a_rate_no_visit_is_overtaken_for_ever(ledger: Ledger, redis: R
     first = await ledger.begin(work("patient"), "main", is_paced=True)
     assert isinstance(first, Hold)
     await redis.command("HINCRBY", f"db:{work('patient')}", "since", -60_000)
-    await ledger.release(first, Outcome(state="held", attempt=None, reason="rate"), gate="main")
+    await ledger.release(first, Outcome(state="held", attempt=None, reason="rate_limited_locally"), gate="main")
 
     out = set[str]()
     for number in range(100):
@@ -879,7 +879,7 @@ async def test_where_calls_are_paced_whoever_comes_later_waits_for_its_turn(ledg
         await accept(ledger, change(visit, time_scheduled=on_day(day)))
     first = await ledger.begin(work("A"), "main", is_paced=True)
     assert isinstance(first, Hold)
-    await ledger.release(first, Outcome(state="held", attempt=None, reason="rate"), gate="main")
+    await ledger.release(first, Outcome(state="held", attempt=None, reason="rate_limited_locally"), gate="main")
 
     later = [await ledger.begin(work(visit), "main", is_paced=True) for visit in "CB"]
     elsewhere = await ledger.begin(work("C"), "main")

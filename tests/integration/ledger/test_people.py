@@ -79,7 +79,7 @@ async def test_an_event_whose_record_is_outdated_waits_and_is_fetched_again(redi
     await doorstep.later(60)
     await doorstep.run()
 
-    assert ["record not there yet"] == came_of_it
+    assert ["record_not_found_yet"] == came_of_it
     names = {visit["external_id"] for visit in doorstep.rig.visits()}
     assert {"hubspot-62515-9001"} == names  # the other contact wants no e-mail
 

@@ -103,8 +103,8 @@ async def test_of_two_visits_under_one_name_the_one_that_its_name_opens_stays(wo
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs.apply_visit, "MOST_CHANGES", 10)
-    monkeypatch.setattr(jobs.apply_visit, "NEWEST_KEPT", 3)
+    monkeypatch.setattr(jobs.apply_visit, "COMPACT_ABOVE", 10)
+    monkeypatch.setattr(jobs.apply_visit, "COMPACT_KEEP_NEWEST", 3)
 
 
 @pytest.mark.usefixtures("few")
@@ -146,7 +146,7 @@ async def test_of_many_discarded_changes_the_newest_are_remembered(world: World)
 async def test_a_visit_of_very_many_payments_is_parked_and_one_less_is_not(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs.apply_visit, "MOST_PAYMENTS", 5)
+    monkeypatch.setattr(jobs.apply_visit, "MAX_PAYMENTS", 5)
     await world.apply(booked())
     for number in range(5):
         await world.apply(change(payment=f"p{number}", amount_collected=Decimal(10)))
@@ -347,7 +347,7 @@ async def test_asked_for_during_a_run_it_is_done_once_more(tools: Toolbox) -> No
     assert isinstance(hold, Hold)
 
     await world.ledger.rederive(first)
-    await world.ledger.land(hold, "standard", "main", [booked(hour=10)], Attempt(1, 1, "landed"))
+    await world.ledger.land(hold, "standard", "main", [booked(hour=10)], Attempt(1, 1, "translated"))
     tools.means(Ignored("not a visit"))
     await world.run()
 

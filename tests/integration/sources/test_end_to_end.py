@@ -224,7 +224,7 @@ def _same(said: Any, stands: Any) -> bool:
 
 async def _unforeseen(world: Doorstep) -> list[str]:
     """What is neither done nor waits for something that no single delivery brings."""
-    foreseen = {"contact_unknown", "time_unknown", "record not there yet"}
+    foreseen = {"contact_unknown", "time_unknown", "record_not_found_yet"}
     works = [work for state in ("parked", "waiting", "held") for work in await world.ledger.works(state)]  # type: ignore[arg-type]
     reasons = [(await world.ledger.member(work)).reason for work in works]
     return [reason for reason in reasons if reason not in foreseen]
@@ -419,7 +419,7 @@ async def test_where_events_name_their_tenant_those_of_others_are_not_kept(world
 
     answer = await world.ring(specimen)
 
-    assert (200, "another account") == (answer.status_code, answer.json().get("ignored"))
+    assert (200, "foreign_tenant") == (answer.status_code, answer.json().get("ignored"))
     assert [] == await world.redis.command("KEYS", "*")
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from app.ledger.records import Verdict
 from app.visits.client import Broken, RateLimited, Refused, Unanswered, Unauthorized, Unreachable, VisitsApiTrouble
-from jobs.retry import Decision, Schedule, decide, may_be_under_way, why
+from jobs.retry import Decision, Schedule, decide, outcome_is_unknown, reason_class
 
 SCHEDULE = Schedule(first_s=5, cap_s=3_600, for_s=259_200)
 CALL = "PUT /visits/:id"
@@ -41,12 +41,12 @@ def after(trouble: VisitsApiTrouble, tries: int = 0, failing_for_s: float = 0, c
     ],
 )
 def test_the_longest_wait_doubles_up_to_the_cap(tries: int, longest_s: float) -> None:
-    assert longest_s == SCHEDULE.wait_s(tries, 1.0)
+    assert longest_s == SCHEDULE.delay_s(tries, 1.0)
 
 
 @pytest.mark.parametrize(("chance", "wait_s"), [(0.0, 0), (0.25, 10), (0.5, 20), (1.0, 40)])
 def test_a_wait_is_a_chance_share_of_the_longest_one(chance: float, wait_s: float) -> None:
-    assert wait_s == SCHEDULE.wait_s(4, chance)
+    assert wait_s == SCHEDULE.delay_s(4, chance)
 
 
 @pytest.mark.parametrize("trouble", TRANSIENT)
@@ -54,7 +54,7 @@ def test_a_wait_is_a_chance_share_of_the_longest_one(chance: float, wait_s: floa
 def test_what_may_pass_is_tried_again_on_the_schedule(trouble: VisitsApiTrouble, tries: int, due_s: float) -> None:
     decision = after(trouble, tries)
 
-    assert (due_s, tries + 1, False) == (decision.due_s, decision.tries, decision.held)
+    assert (due_s, tries + 1, False) == (decision.retry_in_s, decision.failed_attempts, decision.opens_circuit)
 
 
 @pytest.mark.parametrize("trouble", TRANSIENT)
@@ -67,13 +67,13 @@ def test_after_three_days_it_is_an_operators_turn(
 ) -> None:
     decision = after(trouble, 80, failing_for_s)
 
-    assert goes_on == (decision.due_s is not None)
-    assert (81, str(trouble)) == (decision.tries, decision.reason)
+    assert goes_on == (decision.retry_in_s is not None)
+    assert (81, str(trouble)) == (decision.failed_attempts, decision.reason)
 
 
 @pytest.mark.parametrize("trouble", TRANSIENT)
 def test_trouble_that_may_be_everybodys_is_told_as_such(trouble: VisitsApiTrouble) -> None:
-    verdict = after(trouble).verdict
+    verdict = after(trouble).circuit_signal
 
     assert verdict is not None
     assert ("down", 3) == (verdict.why, verdict.enough)
@@ -85,23 +85,23 @@ def test_trouble_that_may_be_everybodys_is_told_as_such(trouble: VisitsApiTroubl
 def test_an_api_that_is_back_is_noticed_within_half_a_minute(
     trouble: VisitsApiTrouble, tries: int, chance: float
 ) -> None:
-    verdict = after(trouble, tries, chance=chance).verdict
+    verdict = after(trouble, tries, chance=chance).circuit_signal
 
     assert verdict is not None
     assert 0 < verdict.wait_s <= 30
 
 
 def test_a_503_that_names_a_time_is_taken_by_its_word() -> None:
-    assert 120 == after(Broken(CALL, 503, wait_s=120), chance=0.0).due_s
+    assert 120 == after(Broken(CALL, 503, wait_s=120), chance=0.0).retry_in_s
 
 
 def test_a_503_that_names_a_short_time_does_not_shorten_the_schedule() -> None:
-    assert 40 == after(Broken(CALL, 503, wait_s=1), tries=3).due_s
+    assert 40 == after(Broken(CALL, 503, wait_s=1), tries=3).retry_in_s
 
 
 @pytest.mark.parametrize("chance", [0.0, 0.1, 0.9])
 def test_what_may_still_be_under_way_gets_time_to_settle(chance: float) -> None:
-    due_s = after(Unanswered("POST /visits"), chance=chance).due_s
+    due_s = after(Unanswered("POST /visits"), chance=chance).retry_in_s
 
     assert due_s is not None
     assert due_s >= 5
@@ -113,10 +113,10 @@ def test_what_may_still_be_under_way_gets_time_to_settle(chance: float) -> None:
 def test_a_refused_token_holds_everybody_and_costs_no_try(status: int, chance: float, failing_for_s: float) -> None:
     decision = after(Unauthorized(CALL, status), 4, failing_for_s, chance)
 
-    assert (True, 4, 0) == (decision.held, decision.tries, decision.due_s)
-    assert decision.verdict is not None
-    assert ("unauthorized", 1) == (decision.verdict.why, decision.verdict.enough)
-    assert 0 < decision.verdict.wait_s <= 30
+    assert (True, 4, 0) == (decision.opens_circuit, decision.failed_attempts, decision.retry_in_s)
+    assert decision.circuit_signal is not None
+    assert ("unauthorized", 1) == (decision.circuit_signal.why, decision.circuit_signal.enough)
+    assert 0 < decision.circuit_signal.wait_s <= 30
 
 
 @pytest.mark.parametrize("asked_s", [0, 0.5, 7, 86_400])
@@ -124,14 +124,18 @@ def test_a_refused_token_holds_everybody_and_costs_no_try(status: int, chance: f
 def test_a_429_holds_everybody_as_long_as_it_asks_and_costs_no_try(asked_s: float, failing_for_s: float) -> None:
     decision = after(RateLimited(CALL, 429, wait_s=asked_s), 4, failing_for_s)
 
-    assert (True, 4, 0) == (decision.held, decision.tries, decision.due_s)
-    assert decision.verdict is not None
-    assert ("rate_limited", asked_s, 1) == (decision.verdict.why, decision.verdict.wait_s, decision.verdict.enough)
+    assert (True, 4, 0) == (decision.opens_circuit, decision.failed_attempts, decision.retry_in_s)
+    assert decision.circuit_signal is not None
+    assert ("rate_limited", asked_s, 1) == (
+        decision.circuit_signal.why,
+        decision.circuit_signal.wait_s,
+        decision.circuit_signal.enough,
+    )
 
 
 @pytest.mark.parametrize("chance", [0.0, 0.5, 1.0])
 def test_a_429_that_names_no_time_holds_everybody_for_some_seconds(chance: float) -> None:
-    verdict = after(RateLimited(CALL, 429), chance=chance).verdict
+    verdict = after(RateLimited(CALL, 429), chance=chance).circuit_signal
 
     assert verdict is not None
     assert 1 <= verdict.wait_s <= 60
@@ -151,9 +155,9 @@ def test_any_other_refusal_is_parked_at_once_with_the_answers_status(status: int
 def test_no_wait_of_our_own_is_longer_than_the_cap_that_is_set(trouble: VisitsApiTrouble, chance: float) -> None:
     decision = decide(trouble, replace(SCHEDULE, first_s=0.2, cap_s=1), 30, 0, chance)
 
-    assert decision.due_s is not None
+    assert decision.retry_in_s is not None
     under_way = isinstance(trouble, Unanswered) or trouble.status in (408, 502, 504)  # a write: it comes first
-    assert decision.due_s <= (5 if under_way else 1)
+    assert decision.retry_in_s <= (5 if under_way else 1)
 
 
 @pytest.mark.parametrize("trouble", TRANSIENT)
@@ -175,13 +179,13 @@ def test_the_reason_quotes_nothing_that_was_answered(trouble: VisitsApiTrouble) 
         ("POST /visits: unanswered", "timeout"),
         ("contact_unknown", "contact_unknown"),
         ("untranslatable: zebediah", "untranslatable"),
-        ("bug", "bug"),
+        ("internal_error", "internal_error"),
         ("zebediah@example.com", "other"),
         ("zebediah: 1234", "other"),
     ],
 )
 def test_reasons_are_counted_by_a_few_kinds(reason: str, kind: str) -> None:
-    assert kind == why(reason)
+    assert kind == reason_class(reason)
 
 
 @pytest.mark.parametrize(
@@ -201,21 +205,25 @@ def test_reasons_are_counted_by_a_few_kinds(reason: str, kind: str) -> None:
     ids=str,
 )
 def test_only_a_write_without_an_answer_of_the_api_may_be_under_way(trouble: VisitsApiTrouble, expected: bool) -> None:
-    assert expected == may_be_under_way(trouble)
+    assert expected == outcome_is_unknown(trouble)
 
 
 @pytest.mark.parametrize(("chance", "wait_s"), [(0.0, 15), (0.5, 22.5), (1.0, 30)])
 def test_after_a_refused_token_everybody_waits_at_least_half_of_the_longest_pause(chance: float, wait_s: float) -> None:
     verdict = Verdict(why="unauthorized", wait_s=wait_s)
 
-    assert Decision(0, 4, f"{CALL}: 401", verdict, held=True) == after(Unauthorized(CALL, 401), 4, chance=chance)
+    assert Decision(0, 4, f"{CALL}: 401", verdict, opens_circuit=True) == after(
+        Unauthorized(CALL, 401), 4, chance=chance
+    )
 
 
 @pytest.mark.parametrize(("chance", "wait_s"), [(0.0, 7.5), (0.5, 11.25), (1.0, 15)])
 def test_a_429_that_names_no_time_holds_everybody_for_half_of_15_seconds_or_more(chance: float, wait_s: float) -> None:
     verdict = Verdict(why="rate_limited", wait_s=wait_s)
 
-    assert Decision(0, 4, f"{CALL}: 429", verdict, held=True) == after(RateLimited(CALL, 429), 4, chance=chance)
+    assert Decision(0, 4, f"{CALL}: 429", verdict, opens_circuit=True) == after(
+        RateLimited(CALL, 429), 4, chance=chance
+    )
 
 
 def test_trouble_of_the_api_is_tried_again_after_a_chance_share_and_may_hold_everybody_for_half_a_minute() -> None:
@@ -223,8 +231,8 @@ def test_trouble_of_the_api_is_tried_again_after_a_chance_share_and_may_hold_eve
 
     assert Decision(0, 1, f"{CALL}: 503", verdict) == after(Broken(CALL, 503), chance=0)
     assert Decision(5, 1, f"{CALL}: 503", verdict) == after(Broken(CALL, 503), chance=1)
-    assert replace(verdict, wait_s=7) == decide(Broken(CALL, 503), replace(SCHEDULE, cap_s=7), 0, 0, 1).verdict
+    assert replace(verdict, wait_s=7) == decide(Broken(CALL, 503), replace(SCHEDULE, cap_s=7), 0, 0, 1).circuit_signal
 
 
 def test_the_status_is_the_last_word_of_a_reason() -> None:
-    assert "http_5xx" == why("GET /visits: again: 503")
+    assert "http_5xx" == reason_class("GET /visits: again: 503")

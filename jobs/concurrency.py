@@ -15,11 +15,11 @@ from weakref import WeakValueDictionary
 from app.ledger.records import Lane
 
 #: Jobs at work at once, by lane.
-AT_ONCE: dict[Lane, int] = {"visit": 80, "event": 80, "replay": 10}
+MAX_ACTIVE: dict[Lane, int] = {"visit": 80, "event": 80, "replay": 10}
 #: Jobs at once, those that wait included. Each may have a connection, and a process often has 1,024 descriptors.
-IN_FLIGHT = 600
+MAX_IN_FLIGHT = 600
 #: A job that has not gone on for so long only waits; what a tool was asked holds a slot for less time.
-WAITS_S, SLOT_S = 0.5, 0.25
+IDLE_AFTER_S, SLOT_TIMEOUT_S = 0.5, 0.25
 
 
 class Job(Coroutine[Any, Any, None]):
@@ -29,19 +29,19 @@ class Job(Coroutine[Any, Any, None]):
     """
 
     def __init__(self, run: Coroutine[Any, Any, None], lane: Lane, share: str) -> None:
-        self._run, self.lane, self.share, self.moved = run, lane, share, time.monotonic()
+        self._run, self.queue, self.share, self.last_active = run, lane, share, time.monotonic()
 
     def send(self, value: Any) -> Any:
         try:
             return self._run.send(value)
         finally:
-            self.moved = time.monotonic()
+            self.last_active = time.monotonic()
 
     def throw(self, *error: Any) -> Any:
         try:
             return self._run.throw(*error)
         finally:
-            self.moved = time.monotonic()
+            self.last_active = time.monotonic()
 
     def close(self) -> None:
         self._run.close()
@@ -50,7 +50,7 @@ class Job(Coroutine[Any, Any, None]):
         return self._run.__await__()
 
 
-class Places:
+class RunningJobs:
     """The jobs of one worker."""
 
     def __init__(self) -> None:
@@ -58,19 +58,19 @@ class Places:
 
     @property
     def free(self) -> int:
-        return IN_FLIGHT - len(self.jobs)
+        return MAX_IN_FLIGHT - len(self.jobs)
 
-    def room(self) -> dict[Lane, int]:
+    def capacity(self) -> dict[Lane, int]:
         """How many jobs may begin, by lane."""
-        moved_after = time.monotonic() - WAITS_S
-        at_work = Counter(job.lane for job in self.jobs if job.moved > moved_after)
-        free, room = self.free, dict[Lane, int]()
-        for lane, most in AT_ONCE.items():
-            room[lane] = max(0, min(most - at_work[lane], free))
-            free -= room[lane]
-        return room
+        active_since = time.monotonic() - IDLE_AFTER_S
+        active = Counter(job.queue for job in self.jobs if job.last_active > active_since)
+        free, capacity = self.free, dict[Lane, int]()
+        for queue, limit in MAX_ACTIVE.items():
+            capacity[queue] = max(0, min(limit - active[queue], free))
+            free -= capacity[queue]
+        return capacity
 
-    def full(self) -> list[str]:
+    def full_shares(self) -> list[str]:
         """The shares of which no more jobs may begin."""
         counts = Counter(job.share for job in self.jobs if job.share)
         return [share for share, count in counts.items() if self.is_full(count)]
@@ -80,52 +80,52 @@ class Places:
         return count >= self.free
 
 
-class Turns:
+class KeyedLocks:
     """One at a time for each name in this process: whoever comes later waits here, and does not ask Redis meanwhile."""
 
     def __init__(self) -> None:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @asynccontextmanager
-    async def alone(self, name: str, wait_s: float, busy: type[Exception]) -> AsyncIterator[None]:
+    async def hold(self, name: str, wait_s: float, error: type[Exception]) -> AsyncIterator[None]:
         """Raises `busy` where that takes longer than wait_s."""
         lock = self._locks.setdefault(name, asyncio.Lock())
-        await _acquired(lock, wait_s, busy)
+        await _acquire(lock, wait_s, error)
         try:
             yield
         finally:
             lock.release()
 
 
-class Slots:
+class FetchSlots:
     """So many at a time, without those that wait for longer than a moment."""
 
-    def __init__(self, most: int) -> None:
-        self._free = asyncio.Semaphore(most)
+    def __init__(self, limit: int) -> None:
+        self._free = asyncio.Semaphore(limit)
 
     @asynccontextmanager
-    async def one(self, wait_s: float, busy: type[Exception]) -> AsyncIterator[None]:
+    async def hold(self, wait_s: float, error: type[Exception]) -> AsyncIterator[None]:
         """Raises `busy` where that takes longer than wait_s."""
-        await _acquired(self._free, wait_s, busy)
+        await _acquire(self._free, wait_s, error)
         is_held = True
 
-        def let_go() -> None:
+        def release() -> None:
             nonlocal is_held
             if is_held:
                 is_held = False
                 self._free.release()
 
-        timer = asyncio.get_running_loop().call_later(SLOT_S, let_go)
+        timer = asyncio.get_running_loop().call_later(SLOT_TIMEOUT_S, release)
         try:
             yield
         finally:
             timer.cancel()
-            let_go()
+            release()
 
 
-async def _acquired(lock: asyncio.Lock | asyncio.Semaphore, wait_s: float, busy: type[Exception]) -> None:
+async def _acquire(lock: asyncio.Lock | asyncio.Semaphore, wait_s: float, error: type[Exception]) -> None:
     try:
         async with asyncio.timeout(wait_s):
             await lock.acquire()
     except TimeoutError:
-        raise busy from None
+        raise error from None

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-import jobs.places
+import jobs.concurrency
 from app.ledger.ledger import Ledger
 from app.ledger.records import Lane
 from app.ledger.redis import Redis
 from app.visits.change import Contact
 from app.webhooks.registry import specimens
-from jobs.places import AT_ONCE, Job, Places, Slots, Turns
+from jobs.concurrency import MAX_ACTIVE, FetchSlots, Job, KeyedLocks, RunningJobs
 from tests.integration.ledger.test_ledger import accept, change, work
 from tests.processes.test_worker import Books, all_visits, booked
 from tests.support.harness import Rig, wait_until
@@ -30,7 +30,9 @@ class Occupied(Exception):
     pass
 
 
-async def waiting_job(places: Places, answer: asyncio.Event, lane: Lane = "visit", share: str = "visit:main") -> Job:
+async def waiting_job(
+    places: RunningJobs, answer: asyncio.Event, lane: Lane = "visit", share: str = "visit:main"
+) -> Job:
     async def run() -> None:
         await answer.wait()
 
@@ -42,19 +44,19 @@ async def waiting_job(places: Places, answer: asyncio.Event, lane: Lane = "visit
 
 
 async def test_a_job_that_waits_for_an_answer_holds_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs.places, "WAITS_S", 0.05)
-    places, answer = Places(), asyncio.Event()
+    monkeypatch.setattr(jobs.concurrency, "IDLE_AFTER_S", 0.05)
+    places, answer = RunningJobs(), asyncio.Event()
     for _ in range(10):
         await waiting_job(places, answer)
 
-    at_work = places.room()
+    at_work = places.capacity()
     await asyncio.sleep(0.1)
-    only_wait = places.room()
+    only_wait = places.capacity()
     answer.set()
     await asyncio.sleep(0)
 
-    assert (AT_ONCE["visit"] - 10, AT_ONCE["visit"]) == (at_work["visit"], only_wait["visit"])
-    assert {"event": AT_ONCE["event"], "replay": AT_ONCE["replay"]} == {
+    assert (MAX_ACTIVE["visit"] - 10, MAX_ACTIVE["visit"]) == (at_work["visit"], only_wait["visit"])
+    assert {"event": MAX_ACTIVE["event"], "replay": MAX_ACTIVE["replay"]} == {
         lane: at_work[lane] for lane in ("event", "replay")
     }
 
@@ -62,23 +64,23 @@ async def test_a_job_that_waits_for_an_answer_holds_no_place(monkeypatch: pytest
 async def test_jobs_that_wait_are_bounded_and_one_account_leaves_as_many_to_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(jobs.places, "IN_FLIGHT", 12)
-    monkeypatch.setattr(jobs.places, "WAITS_S", -1)
-    places, answer = Places(), asyncio.Event()
+    monkeypatch.setattr(jobs.concurrency, "MAX_IN_FLIGHT", 12)
+    monkeypatch.setattr(jobs.concurrency, "IDLE_AFTER_S", -1)
+    places, answer = RunningJobs(), asyncio.Event()
     for _ in range(5):
         await waiting_job(places, answer)
-    before = places.full()
+    before = places.full_shares()
     await waiting_job(places, answer)
-    after = places.full()
+    after = places.full_shares()
     for _ in range(3):
         await waiting_job(places, answer, share="visit:shop")
-    both = sorted(places.full()), places.room()
+    both = sorted(places.full_shares()), places.capacity()
     for _ in range(3):
         await waiting_job(places, answer, "event", "")
 
     assert ([], ["visit:main"]) == (before, after)
     assert (["visit:main", "visit:shop"], {"visit": 3, "event": 0, "replay": 0}) == both
-    assert {"visit": 0, "event": 0, "replay": 0} == places.room()
+    assert {"visit": 0, "event": 0, "replay": 0} == places.capacity()
     answer.set()
     await asyncio.sleep(0)
 
@@ -107,10 +109,10 @@ async def test_a_job_can_be_cancelled_and_its_end_is_its_own() -> None:
 
 
 async def test_slots_are_for_so_many_and_pass_on_after_a_moment() -> None:
-    slots, begun, answer, all_began = Slots(2), list[int](), asyncio.Event(), asyncio.Event()
+    slots, begun, answer, all_began = FetchSlots(2), list[int](), asyncio.Event(), asyncio.Event()
 
     async def call(number: int) -> None:
-        async with slots.one(5, Occupied):
+        async with slots.hold(5, Occupied):
             begun.append(number)
             if len(begun) == 5:
                 all_began.set()
@@ -128,14 +130,14 @@ async def test_slots_are_for_so_many_and_pass_on_after_a_moment() -> None:
 
 
 async def test_whoever_waits_too_long_for_a_turn_is_told() -> None:
-    turns = Turns()
-    async with turns.alone("a", 1, Occupied):
+    turns = KeyedLocks()
+    async with turns.hold("a", 1, Occupied):
         with pytest.raises(Occupied):
-            async with turns.alone("a", 0.01, Occupied):
+            async with turns.hold("a", 0.01, Occupied):
                 pass
-        async with turns.alone("b", 0.01, Occupied):
+        async with turns.hold("b", 0.01, Occupied):
             pass
-    async with turns.alone("a", 0.01, Occupied):
+    async with turns.hold("a", 0.01, Occupied):
         pass
 
 
