@@ -11,7 +11,7 @@ from app.ledger.jobs_contract import visit_work
 from app.ledger.ledger import future_ms, rang_ms
 from app.ledger.records import Hold, Lost, Member, Outcome, TooMany, Verdict
 from app.ledger.redis import RedisDown
-from app.operators.search_index import remember
+from app.operators.search_index import index
 from app.telemetry import tracing
 from app.telemetry.counters import Tally
 from app.telemetry.logs import log
@@ -204,7 +204,7 @@ class VisitRun:
             return
         keep_ms = self.context.settings.retention_days * 86_400_000 + future_ms(self.hold, outcome)
         with suppress(RedisDown):
-            await remember(self.context.ledger.redis, self.hold.root.work, self.contact, keys[0], keep_ms)
+            await index(self.context.ledger.redis, self.hold.root.work, self.contact, keys[0], keep_ms)
 
     # -- what comes of it --
 

@@ -33,7 +33,7 @@ async def run_maintenance(context: Context) -> None:
         group.create_task(_every(ORPHANS_EVERY_S, lambda: _requeue_orphans(context)))
         group.create_task(_every(TRIM_EVERY_S, lambda: _trim(context)))
         operations = Operations(context.ledger, context.settings)
-        group.create_task(_every(OPERATIONS_EVERY_S, operations.carry_out_next))
+        group.create_task(_every(OPERATIONS_EVERY_S, operations.run_next))
         group.create_task(_every(HEARTBEAT_EVERY_S, Heartbeat(context).beat))
         group.create_task(Watch(context.ledger.redis, context.settings).keep_looking(is_worker=True))
         group.create_task(_every(FLUSH_EVERY_S, lambda: context.tally.flush(context.ledger.redis)))

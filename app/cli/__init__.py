@@ -43,10 +43,10 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "deliveries": ("show", "What arrived"),
         "show": ("show", "One delivery: what came of it, every attempt"),
         "visit": ("show", "One visit: every fact, and who said it"),
-        "refused": ("show", "What was not let in, and the likely cause"),
+        "rejections": ("show", "What was not let in, and the likely cause"),
         "workers": ("status", "Who is at work"),
         "operations": ("status", "Replays and discards of the console, and how far they are"),
-        "audit-log": ("status", "Who did what"),
+        "activity": ("status", "Who did what"),
         "tail": ("tail", "What arrives and what is done, as it happens"),
         "export": ("export", "Deliveries or visits as CSV or NDJSON"),
     },
@@ -57,7 +57,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "pause": ("pause", "Hold back what goes to the Visits API"),
         "resume": ("pause", "Let it go on"),
         "audit": ("audit", "Does the account show what our facts say?"),
-        "forget": ("forget", "Remove a person's data; what was decided stays"),
+        "erase": ("erase", "Remove a person's data; what was decided stays"),
     },
 }
 

@@ -9,7 +9,7 @@ from app.cli.output import CHECK_FAILED, NOTHING_MATCHED, UNREACHABLE, as_json, 
 from app.cli.session import with_ledger
 from app.ledger.ledger import Ledger
 from app.ledger.records import Gone
-from app.operators.drift_audit import Audit, Difference, Where
+from app.operators.drift_audit import AuditProgress, Difference, DriftAudit
 from app.settings.model import Settings
 from app.visits.client import VisitsApiTrouble, http_client
 
@@ -31,14 +31,14 @@ def audit(account: str | None, repair: bool, rate: float | None, resume: bool, a
         found = repairable = repaired = 0
         async with http_client(most=2) as http:
             for name in accounts:
-                one = Audit(ledger, settings, http, name, rate)
+                one = DriftAudit(ledger, settings, http, name, rate)
                 async for difference in one.differences(resume, _told):
                     found += 1
-                    repairable += difference.can_be_repaired
+                    repairable += difference.is_repairable
                     is_repaired = repair and await _repair(one, difference)
                     repaired += is_repaired
                     _show(difference, is_repaired, as_json)
-                _sum_up(name, one.where)
+                _sum_up(name, one.progress)
         return found, repairable, repaired
 
     try:
@@ -54,8 +54,8 @@ def audit(account: str | None, repair: bool, rate: float | None, resume: bool, a
     sys.exit(CHECK_FAILED if found > repaired else 0)
 
 
-async def _repair(audit: Audit, difference: Difference) -> bool:
-    if not difference.can_be_repaired:
+async def _repair(audit: DriftAudit, difference: Difference) -> bool:
+    if not difference.is_repairable:
         return False
     try:
         await audit.repair(difference)
@@ -72,19 +72,19 @@ def _show(difference: Difference, is_repaired: bool, as_json: bool) -> None:
         f"{name}: {ours or 'nothing'}, there {theirs or 'nothing'}"
         for name, (ours, theirs) in difference.fields.items()
     ]
-    numbers = [f"numbers {' and '.join(map(str, difference.numbers))}"] if difference.numbers else []
-    unheard = [] if difference.can_be_repaired else ["we know nothing of it"]
+    numbers = [f"numbers {' and '.join(map(str, difference.remote_ids))}"] if difference.remote_ids else []
+    unheard = [] if difference.is_repairable else ["we know nothing of it"]
     line = "  ".join([f"{difference.kind:<9}", difference.visit, "; ".join(details + numbers + unheard)])
     click.echo(printable(line.rstrip()))
 
 
-def _told(where: Where) -> None:
+def _told(where: AuditProgress) -> None:
     if sys.stderr.isatty():
         click.echo(
             f"\rpage {where.page} of {max(where.pages, where.page)}\033[K", nl=where.page >= where.pages, err=True
         )
 
 
-def _sum_up(account: str, where: Where) -> None:
+def _sum_up(account: str, where: AuditProgress) -> None:
     counts = ", ".join(f"{count} {what}" for what, count in where.counts.items() if what != "seen")
     click.echo(f"{account}: {where.counts.get('seen', 0)} visits in the API{': ' if counts else ''}{counts}", err=True)

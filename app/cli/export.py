@@ -16,10 +16,10 @@ from app.cli.session import noted, with_ledger
 from app.ledger.jobs_contract import VISIT
 from app.ledger.ledger import Ledger
 from app.ledger.records import Gone
-from app.operators.explain import EVERYTHING, Explain, Row
-from app.operators.filter import DONE, OPEN, STATES
+from app.operators.explain import ALL_FIELDS, Explain, Row
+from app.operators.filter import INDEXED_STATES, RESULT_STATES, TASK_STATES
 from app.operators.lists import Lists
-from app.operators.selection import Selector
+from app.operators.selection import TaskSelector
 from app.settings.model import Settings
 
 Format = Literal["csv", "ndjson"]
@@ -31,7 +31,10 @@ def _written(command: F) -> F:
     for option in (
         click.option("--yes", is_flag=True, help="Do not ask."),
         click.option(
-            "--reveal", is_flag=True, help="Personal data too. It has to be confirmed, and is in the audit log."
+            "--show-personal-data",
+            "reveal",
+            is_flag=True,
+            help="Personal data too. It has to be confirmed, and is in the audit log.",
         ),
         click.option("--format", type=formats, default="csv", show_default=True),
     ):
@@ -49,17 +52,17 @@ def export() -> None:
 
 
 @export.command(epilog=examples("export deliveries --hook calendly --since 7d > week.csv"))
-@filters((*OPEN, *DONE))
+@filters((*INDEXED_STATES, *RESULT_STATES))
 @search
 @_written
 def deliveries(format: Format, reveal: bool, yes: bool, **words: str | datetime | None) -> None:
-    """What arrived, newest first; with --reveal, its body too."""
+    """What arrived, newest first; with --show-personal-data, its body too."""
     filter = filter_of(words)
 
     async def rows(ledger: Ledger, settings: Settings) -> AsyncIterator[Row]:
         lists = Lists(ledger, settings, Explain(ledger, settings))
         names = ("delivery", "at", "hook", "event", "state", "reason", "visits")
-        async for page in lists.every(filter):
+        async for page in lists.iter_pages(filter):
             for row in page.rows:
                 row = {name: row.get(name) for name in names}
                 if reveal:
@@ -68,30 +71,30 @@ def deliveries(format: Format, reveal: bool, yes: bool, **words: str | datetime 
                     row.setdefault("body", None)
                 yield row
 
-    _export("deliveries", filter.told, rows, format, reveal, yes)
+    _export("deliveries", filter.summary, rows, format, reveal, yes)
 
 
 @export.command(
     epilog=examples("export visits --source square --format ndjson > visits.ndjson", "export visits --search A-1042")
 )
-@filters(STATES)
+@filters(TASK_STATES)
 @search
 @_written
 def visits(format: Format, reveal: bool, yes: bool, **words: str | datetime | None) -> None:
-    """Visits as our facts say that they should be; with --reveal, whose they are."""
+    """Visits as our facts say that they should be; with --show-personal-data, whose they are."""
     filter = filter_of(words)
 
     async def rows(ledger: Ledger, settings: Settings) -> AsyncIterator[Row]:
-        explain, known = Explain(ledger, settings, EVERYTHING if reveal else ()), set[int]()
-        async for unit in Selector(ledger, settings, "retry").select(filter):
+        explain, known = Explain(ledger, settings, ALL_FIELDS if reveal else ()), set[int]()
+        async for unit in TaskSelector(ledger, settings, "retry").iter(filter):
             with suppress(Gone):
-                row = await explain.visit_row(unit.work) if unit.work.startswith(VISIT) else None
+                row = await explain.visit_summary(unit.task_id) if unit.task_id.startswith(VISIT) else None
                 # A visit that the tool renamed is one, by whichever of its ids it was found.
                 if row and (name := hash((row["account"], row["visit"]))) not in known:
                     known.add(name)
                     yield row
 
-    _export("visits", filter.told, rows, format, reveal, yes)
+    _export("visits", filter.summary, rows, format, reveal, yes)
 
 
 def _export(

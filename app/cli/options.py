@@ -53,7 +53,7 @@ def filters(states: Sequence[str]) -> Callable[[F], F]:
 
 
 search = click.option("--search", help="By any id, the tool's, a request's, an e-mail address or a phone number.")
-before = click.option("--before", default="", help="Go on where the last list stopped.")
+cursor = click.option("--cursor", default="", help="Go on where the last list stopped.")
 
 
 def filter_of(words: Mapping[str, Any], **more: Any) -> Filter:

@@ -13,7 +13,9 @@ BUG, USAGE, CHECK_FAILED, UNREACHABLE, NOTHING_MATCHED, PARTLY_FAILED, INTERRUPT
 
 as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 limit = click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000), help="How many at most.")
-reveal = click.option("--reveal", is_flag=True, help="Show personal data too; it is in the audit log.")
+reveal = click.option(
+    "--show-personal-data", "reveal", is_flag=True, help="Show personal data too; it is in the audit log."
+)
 
 
 def examples(*lines: str) -> str:

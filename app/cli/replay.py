@@ -16,9 +16,9 @@ from app.cli.session import noted, with_ledger
 from app.ledger.ledger import Ledger
 from app.ledger.records import Gone
 from app.operators.discard import Discard, Planned
-from app.operators.filter import OPEN, STATES, Filter
-from app.operators.operations import Do, Operations
-from app.operators.replay import Replay, Step, Stuck, Tally
+from app.operators.filter import INDEXED_STATES, TASK_STATES, Filter
+from app.operators.operations import OperationKind, Operations
+from app.operators.replay import NoWorkerProgress, PlannedTask, PlanSummary, Replay
 from app.operators.selection import Mode
 from app.settings.model import Settings
 
@@ -29,64 +29,66 @@ SHOWN = 20
 
 def plan_first(command: F) -> F:
     command = click.option("--yes", is_flag=True, help="Do not ask.")(command)
-    return click.option("--plan", "only_plan", is_flag=True, help="Show what would be done, and do nothing.")(command)
+    return click.option("--dry-run", "dry_run", is_flag=True, help="Show what would be done, and do nothing.")(command)
 
 
 @click.command(
     epilog=examples(
-        "replay --state parked --reason 422 --since 2h --plan",
+        "replay --state parked --reason 422 --since 2h --dry-run",
         "replay standard-A-5 --contact cont_KYdl3lftgZXGRbxqoj --yes",
-        "replay --hook calendly --since 7d --rederive --plan",
+        "replay --hook calendly --since 7d --retranslate --dry-run",
     )
 )
 @click.argument("ids", nargs=-1)
-@filters(STATES)
+@filters(TASK_STATES)
 @search
-@click.option("--rederive", "mode", flag_value="rederive", help="Translate the stored bodies with today's code.")
+@click.option("--retranslate", "mode", flag_value="retranslate", help="Translate the stored bodies with today's code.")
 @click.option("--reconcile", "mode", flag_value="reconcile", help="Fetch the truth from the tool.")
-@click.option("--fresh", is_flag=True, help="Ask the Visits API what stands there, instead of remembering.")
+@click.option("--recheck", is_flag=True, help="Ask the Visits API what stands there, instead of remembering.")
 @click.option("--contact", default="", help="Whose visits they are: Review Rover's cont_….")
 @plan_first
 @as_json
 def replay(
     ids: tuple[str, ...],
     mode: Mode | None,
-    fresh: bool,
+    recheck: bool,
     contact: str,
-    only_plan: bool,
+    dry_run: bool,
     yes: bool,
     as_json: bool,
     **words: str | datetime | None,
 ) -> None:
-    """Put deliveries or visits back to work: by their IDs, or all that fit a filter. Without --rederive or --reconcile the
-    same facts are sent again. Facts that newer ones decided do not change by it."""
+    """Requeue deliveries or visits: by their IDs, or all that match a filter. Without --retranslate or --reconcile the
+    stored changes are sent again. Newer values still win."""
 
     def replaying(ledger: Ledger, settings: Settings) -> Replay:
-        return Replay(ledger, settings, mode or "retry", fresh=fresh, contact=contact)
+        return Replay(ledger, settings, mode or "retry", recheck=recheck, contact=contact)
 
-    _act("replay", "put back to work", replaying, _meant("replay", ids, words), only_plan, yes, as_json)
+    _act("replay", "put back to work", replaying, _meant("replay", ids, words), dry_run, yes, as_json)
 
 
 @click.command(
     epilog=examples(
-        "discard standard-A-2", "discard --reason time_unknown --since 7d --plan", "discard standard-A-2 --yes --json"
+        "discard standard-A-2",
+        "discard --reason time_unknown --since 7d --dry-run",
+        "discard standard-A-2 --yes --json",
     )
 )
 @click.argument("ids", nargs=-1)
-@filters(OPEN)
+@filters(INDEXED_STATES)
 @search
 @plan_first
 @as_json
-def discard(ids: tuple[str, ...], only_plan: bool, yes: bool, as_json: bool, **words: str | datetime | None) -> None:
+def discard(ids: tuple[str, ...], dry_run: bool, yes: bool, as_json: bool, **words: str | datetime | None) -> None:
     """Give up what has not been applied of deliveries or visits: by their IDs, or all that fit a filter, of what is parked
     unless --state says otherwise. What was sent stays as it is in the Visits API."""
     filter = _meant("discard", ids, words)
     if not ids:
         filter = replace(filter, state=filter.state or "parked")
-    _act("discard", "given up", partial(Discard, planned=Planned()), filter, only_plan, yes, as_json)
+    _act("discard", "given up", partial(Discard, planned=Planned()), filter, dry_run, yes, as_json)
 
 
-def _meant(do: Do, ids: tuple[str, ...], words: Mapping[str, Any]) -> Filter:
+def _meant(do: OperationKind, ids: tuple[str, ...], words: Mapping[str, Any]) -> Filter:
     if empty := [name for name, word in words.items() if word == ""]:
         # A variable that a script did not set must not widen what is meant.
         end(USAGE, f"--{empty[0]} is empty: give it a value, or leave it out")
@@ -99,62 +101,62 @@ def _meant(do: Do, ids: tuple[str, ...], words: Mapping[str, Any]) -> Filter:
 
 
 def _act(
-    do: Do,
+    do: OperationKind,
     done: str,
     acting: Callable[[Ledger, Settings], Replay | Discard],
     filter: Filter,
-    only_plan: bool,
+    dry_run: bool,
     yes: bool,
     as_json: bool,
 ) -> None:
     """The plan, a yes, and then the same way again. done: what happens to each, in words."""
-    skipped = list[Step]()
+    skipped = list[PlannedTask]()
 
-    async def plan(ledger: Ledger, settings: Settings) -> Tally:
-        tally = Tally(SHOWN)
+    async def plan(ledger: Ledger, settings: Settings) -> PlanSummary:
+        tally = PlanSummary(SHOWN)
         async for step in acting(ledger, settings).plan(filter):
             tally.add(step)
-            if as_json and only_plan:
+            if as_json and dry_run:
                 show_rows([asdict(step)], as_json)
-            elif as_json and not tally.todo:
+            elif as_json and not tally.actionable:
                 skipped.append(step)
         return tally
 
     tally = with_ledger(plan)
-    if not tally.steps:
+    if not tally.total:
         end(NOTHING_MATCHED, "nothing matched")
     if not as_json:
         _show_plan(tally, done)
-    if skipped and not tally.todo:
-        show_rows([_row(step, step.skip) for step in skipped], as_json)
-    if only_plan or not tally.todo:
+    if skipped and not tally.actionable:
+        show_rows([_row(step, step.skip_reason) for step in skipped], as_json)
+    if dry_run or not tally.actionable:
         sys.exit(_status(do, tally))
-    agree(f"{tally.todo} to be {done}: go on?", yes)
+    agree(f"{tally.actionable} to be {done}: go on?", yes)
 
-    async def carry_out(ledger: Ledger, settings: Settings) -> Tally:
-        await noted(ledger, f"started a {do} of {tally.todo}", filter.told, action=do)
+    async def carry_out(ledger: Ledger, settings: Settings) -> PlanSummary:
+        await noted(ledger, f"started a {do} of {tally.actionable}", filter.summary, action=do)
         with _told(tally, as_json) as told:
-            return await acting(ledger, settings).carry_out(filter, told)
+            return await acting(ledger, settings).execute(filter, told)
 
     try:
         carried_out = with_ledger(carry_out)
-    except Stuck:
+    except NoWorkerProgress:
         end(PARTLY_FAILED, "no worker takes what was put back; the rest was left alone: start one, and say it again")
-    click.echo(f"{done}: {carried_out.todo}; skipped: {carried_out.skipped.total()}", err=True)
+    click.echo(f"{done}: {carried_out.actionable}; skipped: {carried_out.skipped.total()}", err=True)
     sys.exit(_status(do, carried_out))
 
 
 @contextmanager
-def _told(tally: Tally, as_json: bool) -> Iterator[Any]:
+def _told(tally: PlanSummary, as_json: bool) -> Iterator[Any]:
     """How each step is told while it is done: as a line of JSON, or on a bar, or, where there are few, in a table."""
     rows: list[dict[str, Any]] = []
-    with click.progressbar(length=tally.steps, file=sys.stderr, hidden=as_json or not sys.stderr.isatty()) as bar:
+    with click.progressbar(length=tally.total, file=sys.stderr, hidden=as_json or not sys.stderr.isatty()) as bar:
 
-        def told(step: Step, state: str) -> None:
+        def told(step: PlannedTask, state: str) -> None:
             bar.update(1)
             if as_json:
                 show_rows([_row(step, state)], as_json)
-            elif tally.steps <= SHOWN:
+            elif tally.total <= SHOWN:
                 rows.append(_row(step, state))
 
         try:
@@ -163,26 +165,26 @@ def _told(tally: Tally, as_json: bool) -> Iterator[Any]:
             table(rows)
 
 
-def _row(step: Step, state: str) -> dict[str, Any]:
-    return {"id": step.id, "work": step.work, "state": state}
+def _row(step: PlannedTask, state: str) -> dict[str, Any]:
+    return {"id": step.id, "task_id": step.task_id, "state": state}
 
 
-def _show_plan(tally: Tally, done: str) -> None:
+def _show_plan(tally: PlanSummary, done: str) -> None:
     """Counts by reason, by call and by why something is skipped; then the first few, with what would be sent."""
-    click.echo(f"{tally.steps} selected: {tally.todo} would be {done}, {tally.skipped.total()} skipped")
+    click.echo(f"{tally.total} selected: {tally.actionable} would be {done}, {tally.skipped.total()} skipped")
     for title, counts in (("reason", tally.by_reason), ("call", tally.by_call), ("skipped", tally.skipped)):
         if counts:
             click.echo()
             table([{title: name, "count": count} for name, count in counts.most_common()])
-    if tally.first:
+    if tally.samples:
         click.echo()
-        table([row for step in tally.first for row in _calls_of(step)])
-    if tally.todo > len(tally.first):
-        click.echo(f"… and {tally.todo - len(tally.first)} more; --json shows all")
+        table([row for step in tally.samples for row in _calls_of(step)])
+    if tally.actionable > len(tally.samples):
+        click.echo(f"… and {tally.actionable - len(tally.samples)} more; --json shows all")
     click.echo()
 
 
-def _calls_of(step: Step) -> list[dict[str, str]]:
+def _calls_of(step: PlannedTask) -> list[dict[str, str]]:
     calls = [
         {"id": step.id, "call": call.call, "visit": call.visit, "sends": _sent(call.fields)} for call in step.calls
     ]
@@ -193,12 +195,12 @@ def _sent(fields: Mapping[str, str | None]) -> str:
     return " ".join(f"{name}={value or ''}" for name, value in fields.items())
 
 
-def _status(do: Do, tally: Tally) -> int:
+def _status(do: OperationKind, tally: PlanSummary) -> int:
     """An unknown id does not stop the others, but it is told; and so is what can be given up only a moment later."""
     unknown, busy = tally.skipped["unknown"], tally.skipped["running"] if do == "discard" else 0
     if busy:
         click.echo("what a worker has in its hands cannot be given up; try again in a moment", err=True)
-    return NOTHING_MATCHED if unknown == tally.steps else PARTLY_FAILED if unknown or busy else 0
+    return NOTHING_MATCHED if unknown == tally.total else PARTLY_FAILED if unknown or busy else 0
 
 
 @click.command(epilog=examples("cancel d019a3b1c2d0a1b2c3d4e"))
@@ -209,7 +211,7 @@ def cancel(operation: str) -> None:
     async def stop(ledger: Ledger, settings: Settings) -> None:
         operations = Operations(ledger, settings)
         try:
-            one = await operations.one(operation)
+            one = await operations.get(operation)
         except Gone:
             end(NOTHING_MATCHED, f"there is no operation {operation}: see `doorbell operations`")
         if not one.is_open:

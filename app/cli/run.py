@@ -76,7 +76,7 @@ def doctor(phase: str, as_json: bool) -> None:
 
     checks = asyncio.run(examine())
     show_rows([{"check": c.name, "result": c.result, "detail": c.detail, "fix": c.fix} for c in checks], as_json)
-    sys.exit(doctors.status(checks))
+    sys.exit(doctors.exit_status(checks))
 
 
 @click.command("hash-password", epilog=examples("hash-password < FILE"))

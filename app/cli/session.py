@@ -10,7 +10,7 @@ from app.cli.output import CHECK_FAILED, NOTHING_MATCHED, UNREACHABLE, end
 from app.ledger.ledger import Ledger
 from app.ledger.records import Gone
 from app.ledger.redis import Address, Redis, RedisDown
-from app.operators.activity_log import AuditLog
+from app.operators.activity_log import ActivityLog
 from app.settings import environment as configuration
 from app.settings.environment import SettingsError
 from app.settings.model import Settings
@@ -66,4 +66,4 @@ async def noted(ledger: Ledger, did: str, what: str, *, action: str = "") -> Non
         name = getpass.getuser()
     except (KeyError, OSError):  # a container's user may have none
         name = "somebody"
-    await AuditLog(ledger.redis).note(f"{name} (command line)", "operator", did, what, action=action)
+    await ActivityLog(ledger.redis).record(f"{name} (command line)", "operator", did, what, metric=action)

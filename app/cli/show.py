@@ -1,4 +1,4 @@
-"""What happened: `doorbell failures`, `deliveries`, `show`, `visit`, `refused`."""
+"""What happened: `doorbell failures`, `deliveries`, `show`, `visit`, `rejections`."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from app.cli.options import before, filter_of, filters, hooks_like, search
+from app.cli.options import cursor, filter_of, filters, hooks_like, search
 from app.cli.output import (
     NOTHING_MATCHED,
     UNREACHABLE,
@@ -22,13 +22,13 @@ from app.cli.output import (
 from app.cli.session import noted, with_ledger
 from app.ledger.ledger import Ledger
 from app.ledger.times import moment
-from app.operators.drift_audit import stands_now
-from app.operators.explain import EVERYTHING, Explain, Row
-from app.operators.filter import DONE, OPEN, Filter
+from app.operators.drift_audit import fetch_remote_visit
+from app.operators.explain import ALL_FIELDS, Explain, Row
+from app.operators.filter import INDEXED_STATES, RESULT_STATES, Filter
 from app.operators.lists import Lists
 from app.operators.signature_diagnosis import with_likely_causes
 from app.settings.model import Settings
-from app.telemetry import rejections
+from app.telemetry import rejections as rejection_notes
 from app.visits.client import VisitsApiTrouble, http_client
 
 #: Pages without a single row that fits, before a list says where it stopped.
@@ -38,14 +38,14 @@ MOST_EMPTY = 3
 @click.command(
     epilog=examples("deliveries --since 2h", "deliveries --search ada@example.com", "deliveries --state parked --json")
 )
-@filters((*OPEN, *DONE))
+@filters((*INDEXED_STATES, *RESULT_STATES))
 @search
 @limit
-@before
+@cursor
 @as_json
-def deliveries(limit: int, before: str, as_json: bool, **words: str | datetime | None) -> None:
+def deliveries(limit: int, cursor: str, as_json: bool, **words: str | datetime | None) -> None:
     """What arrived, newest first."""
-    _list(filter_of(words, before=before), limit, as_json, ("delivery", "at", "hook", "event", "state", "visits"))
+    _list(filter_of(words, cursor=cursor), limit, as_json, ("delivery", "at", "hook", "event", "state", "visits"))
 
 
 @click.command(
@@ -54,33 +54,33 @@ def deliveries(limit: int, before: str, as_json: bool, **words: str | datetime |
 @filters(())
 @search
 @limit
-@before
+@cursor
 @as_json
-def failures(limit: int, before: str, as_json: bool, **words: str | datetime | None) -> None:
+def failures(limit: int, cursor: str, as_json: bool, **words: str | datetime | None) -> None:
     """What needs an operator, newest first."""
-    shown = ("id", "kind", "reason", "since", "tries", "attempts", "answered", "source", "hook", "delivery")
-    _list(filter_of(words, before=before, state="parked"), limit, as_json, shown)
+    shown = ("id", "kind", "reason", "since", "failed_attempts", "attempts", "response", "source", "hook", "delivery")
+    _list(filter_of(words, cursor=cursor, state="parked"), limit, as_json, shown)
 
 
 def _list(filter: Filter, most: int, as_json: bool, names: Sequence[str]) -> None:
     async def look(ledger: Ledger, settings: Settings) -> tuple[list[Row], str]:
         lists = Lists(ledger, settings, Explain(ledger, settings))
         rows, more = list[Row](), ""
-        async for page in lists.every(filter, most, MOST_EMPTY):
-            rows, more = rows + page.rows, page.more
+        async for page in lists.iter_pages(filter, most, MOST_EMPTY):
+            rows, more = rows + page.rows, page.next_cursor
         return rows, more
 
     rows, more = with_ledger(look)
     if more and not rows:
-        end(NOTHING_MATCHED, f"nothing among the newest; to look further back: --before {more}")
+        end(NOTHING_MATCHED, f"nothing among the newest; to look further back: --cursor {more}")
     # A reason is told where something is the matter, also in a list of all.
     shown = [{name: row[name] for name in (*names, "reason") if name in row} for row in rows]
     show_rows(shown, as_json)
     if more:
-        click.echo(f"there may be more: --before {more}, or a larger --limit", err=True)
+        click.echo(f"there may be more: --cursor {more}, or a larger --limit", err=True)
 
 
-@click.command(epilog=examples("show d019a3b1c2d0a1b2c3d4e", "show d019a3b1c2d0a1b2c3d4e --reveal"))
+@click.command(epilog=examples("show d019a3b1c2d0a1b2c3d4e", "show d019a3b1c2d0a1b2c3d4e --show-personal-data"))
 @click.argument("id")
 @reveal
 @as_json
@@ -91,32 +91,34 @@ def show(id: str, reveal: bool, as_json: bool) -> None:
         if reveal:
             await ledger.meta(id)
             await noted(ledger, "revealed of a delivery", f"{id}: everything")
-        return await Explain(ledger, settings, EVERYTHING if reveal else ()).delivery(id)
+        return await Explain(ledger, settings, ALL_FIELDS if reveal else ()).delivery(id)
 
     print_story(with_ledger(look), as_json)
 
 
 @click.command(
-    epilog=examples("visit standard-A-1", "visit standard-A-1 --ask", "visit standard-A-1 --json | jq .facts")
+    epilog=examples("visit standard-A-1", "visit standard-A-1 --remote", "visit standard-A-1 --json | jq .facts")
 )
 @click.argument("external_id")
-@click.option("--ask", is_flag=True, help="Ask the Visits API too, what stands there now.")
+@click.option("--remote", is_flag=True, help="Ask the Visits API too, what stands there now.")
 @reveal
 @as_json
-def visit(external_id: str, ask: bool, reveal: bool, as_json: bool) -> None:
+def visit(external_id: str, remote: bool, reveal: bool, as_json: bool) -> None:
     """One visit: every fact, who said it, what the API last answered."""
 
     async def look(ledger: Ledger, settings: Settings) -> list[Row]:
-        explain = Explain(ledger, settings, EVERYTHING if reveal else ())
+        explain = Explain(ledger, settings, ALL_FIELDS if reveal else ())
         if reveal:
-            await explain.works_of_visit(external_id)
+            await explain.visit_task_ids(external_id)
             await noted(ledger, "revealed of a visit", f"{external_id}: everything")
         stories = await explain.visit(external_id)
-        if ask:
+        if remote:
             await noted(ledger, "asked the Visits API", external_id)
             async with http_client(most=1) as http:
                 for story in stories:
-                    story["now"] = await stands_now(ledger, settings, http, story["account"], story["visit"])
+                    story["remote_now"] = await fetch_remote_visit(
+                        ledger, settings, http, story["account"], story["visit"]
+                    )
         return stories
 
     try:
@@ -127,25 +129,27 @@ def visit(external_id: str, ask: bool, reveal: bool, as_json: bool) -> None:
         print_story(story, as_json)
 
 
-@click.command(epilog=examples("refused", "refused --hook calendly --since 1h", "refused --reason stale --json"))
+@click.command(
+    epilog=examples("rejections", "rejections --hook calendly --since 1h", "rejections --reason stale --json")
+)
 @click.option("--hook", help="At this hook.", shell_complete=hooks_like)
 @click.option("--reason", default="", help="For this reason, or any part of it.")
 @click.option("--since", type=Moment(), help="Since then: 2h, 7d, or a time in ISO 8601.")
 @limit
 @as_json
-def refused(hook: str | None, reason: str, since: datetime | None, limit: int, as_json: bool) -> None:
+def rejections(hook: str | None, reason: str, since: datetime | None, limit: int, as_json: bool) -> None:
     """What rang and was not let in: when, why, and the likely cause. Only the newest of each hook are kept."""
     least = since.timestamp() * 1000 if since else 0
 
     async def look(ledger: Ledger, settings: Settings) -> list[dict[str, Any]]:
-        return with_likely_causes(await rejections.newest(ledger.redis, [hook] if hook else ["", *settings.hooks]))
+        return with_likely_causes(await rejection_notes.newest(ledger.redis, [hook] if hook else ["", *settings.hooks]))
 
     notes = [note for note in with_ledger(look) if reason in note["reason"] and note["at"] >= least]
     names = ("at", "hook", "reason", "detail", "cause")
     show_rows(
         [
             {name: (note | {"at": moment(note["at"])})[name] for name in names}
-            for note in rejections.first(notes, limit)
+            for note in rejection_notes.first(notes, limit)
         ],
         as_json,
     )

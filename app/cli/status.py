@@ -1,18 +1,18 @@
-"""How it stands, and who did what: `doorbell overview`, `workers`, `operations`, `audit-log`, `settings`."""
+"""How it stands, and who did what: `doorbell overview`, `workers`, `operations`, `activity`, `settings`."""
 
 from dataclasses import asdict
 
 import click
 
-from app.cli.options import before
+from app.cli.options import cursor
 from app.cli.output import as_json, examples, limit, print_story, printable, show_rows, table
 from app.cli.session import settings_at_hand, with_ledger
 from app.ledger.ledger import Ledger
 from app.ledger.times import moment
-from app.operators.activity_log import AuditLog, Line
+from app.operators.activity_log import Activity, ActivityLog
 from app.operators.explain import Row
 from app.operators.operations import Operation, Operations
-from app.operators.overview import look
+from app.operators.overview import load_overview
 from app.settings.model import Settings
 from app.telemetry.health import Worker, living
 
@@ -23,11 +23,11 @@ def overview(as_json: bool) -> None:
     """Is all well? A sentence; then how much is in which state, what fails and why, each hook, each worker. As JSON also
     the last 24 hours."""
 
-    story = with_ledger(look).story()
+    story = with_ledger(load_overview).to_dict()
     if as_json:
         return print_story(story, as_json)
-    click.echo(printable(story["sentence"]))
-    for title in ("states", "failures", "shut", "hooks", "workers"):
+    click.echo(printable(story["summary"]))
+    for title in ("states", "failures", "circuits", "hooks", "workers"):
         rows = [story[title]] if title == "states" else story[title]
         if rows:
             click.echo(f"\n{title}")
@@ -61,31 +61,31 @@ def operations(limit: int, as_json: bool) -> None:
 def _row(one: Operation) -> Row:
     return {
         "operation": one.id,
-        "at": moment(one.at),
-        "who": one.order.who,
-        "does": one.order.do,
-        "to": one.order.filter.told,
+        "at": moment(one.created_at_ms),
+        "actor": one.request.actor,
+        "kind": one.request.kind,
+        "filter": one.request.filter.summary,
         "state": one.state,
-        "expected": one.order.expected,
+        "expected": one.request.expected,
         "done": one.done,
-        "skipped": one.seen - one.done,
+        "skipped": one.processed - one.done,
     }
 
 
-@click.command("audit-log", epilog=examples("audit-log", "audit-log --limit 1000 --json"))
+@click.command(epilog=examples("activity", "activity --limit 1000 --json"))
 @limit
-@before
+@cursor
 @as_json
-def audit_log(limit: int, before: str, as_json: bool) -> None:
+def activity(limit: int, cursor: str, as_json: bool) -> None:
     """Who did what, at the console and on the command line, newest first."""
 
-    async def see(ledger: Ledger, settings: Settings) -> list[Line]:
-        return await AuditLog(ledger.redis).newest(before, limit)
+    async def see(ledger: Ledger, settings: Settings) -> list[Activity]:
+        return await ActivityLog(ledger.redis).newest(cursor, limit)
 
     lines = with_ledger(see)
     show_rows([asdict(line) for line in lines], as_json)
     if len(lines) == limit:
-        click.echo(f"there may be more: --before {lines[-1].id}, or a larger --limit", err=True)
+        click.echo(f"there may be more: --cursor {lines[-1].id}, or a larger --limit", err=True)
 
 
 @click.command(epilog=examples("settings", "settings --json"))

@@ -13,9 +13,9 @@ from app.ledger.jobs_contract import VISIT
 from app.ledger.ledger import Ledger
 from app.ledger.records import Gone
 from app.operators.explain import Explain, Row, event_name
-from app.operators.feed import arrivals, attempts, refused
+from app.operators.feed import finished_attempts, new_deliveries, new_rejections
 from app.operators.lists import Lists
-from app.operators.selection import name_of
+from app.operators.selection import display_id
 from app.settings.model import Settings
 
 
@@ -47,7 +47,7 @@ def tail(source: str, hook: str, visit: str, as_json: bool) -> None:
 
 
 async def _arriving(ledger: Ledger, settings: Settings, tell: Callable[[Row], None]) -> None:
-    async for id in arrivals(ledger, settings.hooks):
+    async for id in new_deliveries(ledger, settings.hooks):
         try:
             meta = await ledger.meta(id)
         except Gone:
@@ -61,7 +61,7 @@ async def _arriving(ledger: Ledger, settings: Settings, tell: Callable[[Row], No
                 "delivery": id,
                 "event": event_name(meta),
                 "ignored": meta.ignored or None,
-                "visits": [name_of(work) for work in meta.work if work.startswith(VISIT)],
+                "visits": [display_id(work) for work in meta.work if work.startswith(VISIT)],
             }
         )
 
@@ -69,18 +69,18 @@ async def _arriving(ledger: Ledger, settings: Settings, tell: Callable[[Row], No
 async def _attempted(ledger: Ledger, settings: Settings, listening: Ledger, tell: Callable[[Row], None]) -> None:
     explain = Explain(ledger, settings)
     lists = Lists(ledger, settings, explain)
-    async for work, attempt in attempts(listening.redis):
-        row = await lists.work(work) or {}
+    async for work, attempt in finished_attempts(listening.redis):
+        row = await lists.task_row(work) or {}
         about = {name: row.get(name, "") for name in ("source", "hook", "delivery")} | {"visits": row.get("visits", [])}
         ended = {"at": _iso(attempt.at + attempt.took_ms)}
         tell({"kind": "attempt", **explain.attempt(attempt), **ended, **about})
 
 
 async def _refused(ledger: Ledger, settings: Settings, tell: Callable[[Row], None]) -> None:
-    async for note in refused(ledger, ["", *settings.hooks]):
+    async for note in new_rejections(ledger, ["", *settings.hooks]):
         entrance = settings.entrances.get(note["hook"])
         source = entrance.tool.name if entrance else ""
-        tell({"kind": "refusal", **note, "at": _iso(note["at"]), "source": source, "visits": []})
+        tell({"kind": "rejection", **note, "at": _iso(note["at"]), "source": source, "visits": []})
 
 
 def _iso(ms: int) -> str:
@@ -92,13 +92,13 @@ def _line(row: Row) -> str:
     if row["kind"] == "delivery":
         parts = [row["hook"], row["event"], row["delivery"], visits, row["ignored"] and f"ignored: {row['ignored']}"]
         return f"{at} → {'  '.join(filter(None, parts))}"
-    if row["kind"] == "refusal":
+    if row["kind"] == "rejection":
         return f"{at} × {'  '.join(filter(None, (row['hook'], row['reason'], row['detail'], row['cause'])))}"
     parts = [
         visits or row["delivery"],
         row["outcome"],
         ", ".join(row["calls"]),
         f"{row['took_ms']} ms",
-        row["answered"],
+        row["response"],
     ]
     return f"{at} ← {'  '.join(filter(None, parts))}"

@@ -53,7 +53,7 @@ def verify(
         click.echo(as_line({"hook": entrance.name, **asdict(found)}))
     else:
         _tell(entrance, found)
-    sys.exit(0 if found.holds else CHECK_FAILED)
+    sys.exit(0 if found.is_valid else CHECK_FAILED)
 
 
 def _entrance(settings: Settings, name: str) -> Entrance:
@@ -84,13 +84,13 @@ def _parsed(entrance: Entrance, lines: list[bytes]) -> tuple[str, bytes, tuple[t
 
 
 def _tell(entrance: Entrance, found: Diagnosis) -> None:
-    of = f"secret {found.secret} of {len(entrance.hook.secrets)} ({found.fingerprint})"
-    if found.holds:
+    of = f"secret {found.secret_number} of {len(entrance.hook.secrets)} ({found.fingerprint})"
+    if found.is_valid:
         click.echo(f"holds: {of} matches")
         return
-    reason, sentence = found.refused
+    reason, sentence = found.rejection
     click.echo(printable(f"fails: signature_{reason}: {sentence}"))
     for finding in found.findings:
-        click.echo(printable(f"{finding.kind}: {finding.sentence}"))
-    if found.secret:
+        click.echo(printable(f"{finding.kind}: {finding.summary}"))
+    if found.secret_number:
         click.echo(f"{of} is the one", err=True)

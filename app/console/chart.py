@@ -3,21 +3,21 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from app.operators.overview import Hour
+from app.operators.overview import HourStats
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
     """One hour of the chart, in its own units."""
 
-    hour: Hour
+    hour: HourStats
     x: float
     width: float
     arrived: float
     refused: float
 
 
-def chart(hours: Sequence[Hour], width: float = 720, height: float = 120) -> list[Bar]:
+def chart(hours: Sequence[HourStats], width: float = 720, height: float = 120) -> list[Bar]:
     top = max(4, *(hour.total for hour in hours))
     step = width / len(hours)
     return [
@@ -26,7 +26,7 @@ def chart(hours: Sequence[Hour], width: float = 720, height: float = 120) -> lis
             x=round(place * step + 2, 1),
             width=round(step - 4, 1),
             arrived=_tall(hour.arrived, top, height),
-            refused=_tall(hour.refused, top, height),
+            refused=_tall(hour.rejected, top, height),
         )
         for place, hour in enumerate(hours)
     ]

@@ -12,8 +12,8 @@ from starlette.types import Receive, Scope, Send
 
 from app.ledger.ledger import Ledger
 from app.ledger.redis import Redis, RedisDown
-from app.operators.feed import arrivals, attempts
-from app.operators.selection import name_of
+from app.operators.feed import finished_attempts, new_deliveries
+from app.operators.selection import display_id
 from app.settings.model import Settings
 from app.telemetry.logs import log
 
@@ -79,12 +79,12 @@ class EventHub:
                 self._close_streams()
 
     async def _read_arrivals(self) -> None:
-        async for id in arrivals(self._ledger, self._settings.hooks):
+        async for id in new_deliveries(self._ledger, self._settings.hooks):
             self._publish(id)
 
     async def _read_attempts(self, listening: Redis) -> None:
-        async for work, _ in attempts(listening):
-            self._publish(name_of(work))
+        async for work, _ in finished_attempts(listening):
+            self._publish(display_id(work))
 
     def _publish(self, name: str) -> None:
         if len(self._changed_ids) < MAX_IDS_PER_MESSAGE:

@@ -11,7 +11,7 @@ from app.console.pages import delivery_page, source_page, visit_page
 from app.console.rendering import Ask, Desk, Page
 from app.console.turns import TooManyAttempts
 from app.ledger.records import Gone
-from app.operators.drift_audit import stands_now
+from app.operators.drift_audit import fetch_remote_visit
 from app.visits.client import VisitsApiTrouble
 from app.webhooks.specimens import Unknown, specimen
 
@@ -26,11 +26,11 @@ async def log_in(desk: Desk, ask: Ask) -> Response:
         trouble = "Too many attempts. Wait a quarter of an hour, or use a browser that has logged in here before."
         return await desk.page(ask, "login.html", 429, trouble=trouble, to=to)
     if user is None:
-        await desk.audit_log.failed_log_in(address)
+        await desk.audit_log.record_failed_login(address)
         return await desk.page(ask, "login.html", 401, trouble="That is not the password.", to=to)
     if ask.user:
         await desk.access.log_out(ask.user)
-    await desk.audit_log.note(user.name, user.role, "logged in", address)
+    await desk.audit_log.record(user.name, user.role, "logged in", address)
     response = desk.go(to)
     desk.access.remember(ask.request, response, user)
     return response
@@ -78,7 +78,7 @@ async def reveal_delivery(desk: Desk, ask: Ask) -> Response:
 
 async def reveal_visit(desk: Desk, ask: Ask) -> Response:
     external_id, field = ask.path("external_id"), _field(ask)
-    await desk.explain.works_of_visit(external_id)
+    await desk.explain.visit_task_ids(external_id)
     await _note(desk, ask, "revealed of a visit", f"{external_id}: {field}")
     return await visit_page(desk, ask, external_id, (field,))
 
@@ -94,12 +94,12 @@ def _field(ask: Ask) -> str:
 async def fetch_remote(desk: Desk, ask: Ask) -> Response:
     """What the Visits API has now; nothing of it is kept."""
     external_id = ask.path("external_id")
-    [work, *_] = await desk.explain.works_of_visit(external_id)
+    [work, *_] = await desk.explain.visit_task_ids(external_id)
     [root, *_] = await desk.ledger.family(work)
     await _note(desk, ask, "asked the Visits API", external_id)
     asked: dict[str, Any] = {"account": root.account, "visit": None, "trouble": ""}
     try:
-        asked["visit"] = await stands_now(desk.ledger, desk.settings, desk.http, root.account, root.external_id)
+        asked["visit"] = await fetch_remote_visit(desk.ledger, desk.settings, desk.http, root.account, root.external_id)
     except VisitsApiTrouble as trouble:
         asked["trouble"] = f"It could not be asked: {trouble}."
     return await visit_page(desk, ask, external_id, remote=asked)
@@ -154,7 +154,7 @@ async def send_test_delivery(desk: Desk, ask: Ask) -> Response:
 
 async def _note(desk: Desk, ask: Ask, did: str, what: str) -> None:
     assert ask.user
-    await desk.audit_log.note(ask.user.name, ask.user.role, did, what)
+    await desk.audit_log.record(ask.user.name, ask.user.role, did, what)
 
 
 ACTIONS = [

@@ -17,10 +17,10 @@ from app.console.rendering import STATIC, Ask, Desk, Page, segment
 from app.ledger.keys import KINDS
 from app.ledger.records import Gone, NoBody
 from app.operators import doctor, redaction
-from app.operators.explain import HIDDEN, Explain, span
-from app.operators.filter import DONE, OPEN, Filter
-from app.operators.lists import MOST_GROUPED, PAGE, Found, Lists
-from app.operators.overview import look
+from app.operators.explain import REDACTED, Explain, humanize
+from app.operators.filter import INDEXED_STATES, RESULT_STATES, Filter
+from app.operators.lists import MAX_GROUPED, PAGE_SIZE, Lists, SearchResult
+from app.operators.overview import load_overview
 from app.operators.replay import Replay
 from app.operators.signature_diagnosis import with_likely_causes
 from app.telemetry import counters, rejections
@@ -47,9 +47,9 @@ async def login(desk: Desk, ask: Ask) -> Response:
 
 
 async def overview(desk: Desk, ask: Ask) -> Response:
-    view = await look(desk.ledger, desk.settings)
-    level, sentence = view.verdict()
-    age = span(view.due.oldest_s) if view.due.oldest_s >= 1 else "nothing"
+    view = await load_overview(desk.ledger, desk.settings)
+    level, sentence = view.status()
+    age = humanize(view.backlog.oldest_s) if view.backlog.oldest_s >= 1 else "nothing"
     return await desk.page(
         ask,
         "overview.html",
@@ -81,7 +81,7 @@ async def search(desk: Desk, ask: Ask) -> Response:
     return await desk.page(ask, "search.html", asked=asked, found=found, days=desk.settings.retention_days)
 
 
-def _address(found: Found) -> str:
+def _address(found: SearchResult) -> str:
     return f"/console/{'deliveries' if found.kind == 'delivery' else 'visits'}/{segment(found.id)}"
 
 
@@ -89,11 +89,15 @@ def _address(found: Found) -> str:
 
 
 async def deliveries(desk: Desk, ask: Ask) -> Response:
-    lists, filter = _lists(desk), Filter.read(ask.request.query_params)
+    lists, filter = _lists(desk), Filter.from_query(ask.request.query_params)
     rows, states, sizes, mark, matching = await asyncio.gather(
-        lists.deliveries(filter), lists.states(), lists.hooks(), lists.mark(filter), lists.count(filter)
+        lists.deliveries(filter),
+        lists.count_by_state(),
+        lists.count_by_hook(),
+        lists.newest_cursor(filter),
+        lists.count(filter),
     )
-    counted = {state: states[state] for state in OPEN} | dict.fromkeys(DONE)
+    counted = {state: states[state] for state in INDEXED_STATES} | dict.fromkeys(RESULT_STATES)
     return await desk.page(
         ask,
         "deliveries.html",
@@ -103,21 +107,21 @@ async def deliveries(desk: Desk, ask: Ask) -> Response:
         hooks=sizes,
         mark="" if filter.state or filter.reason else mark,
         matching=matching,
-        at_most=filter.state in DONE,
+        at_most=filter.state in RESULT_STATES,
     )
 
 
 async def newer(desk: Desk, ask: Ask) -> Response:
     """A piece of the page of deliveries: how many came since it was made."""
-    filter = Filter.read(ask.request.query_params)
+    filter = Filter.from_query(ask.request.query_params)
     return await desk.page(
-        ask, "newer_count.html", filter=filter, count=await _lists(desk).newer(filter, ask.query("newest"))
+        ask, "newer_count.html", filter=filter, count=await _lists(desk).count_newer(filter, ask.query("newest"))
     )
 
 
 async def state(desk: Desk, ask: Ask) -> Response:
     """A piece of the page of deliveries: what has become of one."""
-    return await desk.page(ask, "state_cell.html", row=await desk.explain.row(ask.path("id")))
+    return await desk.page(ask, "state_cell.html", row=await desk.explain.delivery_summary(ask.path("id")))
 
 
 async def delivery(desk: Desk, ask: Ask) -> Response:
@@ -130,7 +134,7 @@ async def delivery_page(desk: Desk, ask: Ask, id: str, revealed: Container[str] 
     try:
         meta, raw = await desk.ledger.delivery(id)
         tool = load().get(meta.source)
-        body = await asyncio.to_thread(redaction.body, raw, revealed, tool.source.event if tool else ())
+        body = await asyncio.to_thread(redaction.redact_body, raw, revealed, tool.source.event if tool else ())
     except NoBody as error:
         body = [str(error)]
     return await desk.page(
@@ -165,12 +169,12 @@ MAX_ROWS_OF_VISIT = 300
 
 def _prepare(story: dict[str, Any]) -> None:
     """For the page: why each fact holds; of very many changes the newest."""
-    spoken = {(change["delivery"], name) for change in story["changes"] for name in change["says"]}
+    spoken = {(change["delivery"], name) for change in story["changes"] for name in change["fields"]}
     said = Counter(name for _, name in spoken)
     for name, fact in story["facts"].items():
-        fact["hidden"] = fact["value"] == HIDDEN
+        fact["hidden"] = fact["value"] == REDACTED
         fact["why"] = "the only one to say so" if said[name] < 2 else f"the newest of {said[name]}"
-    changes = sorted(story["changes"], key=lambda change: int(change["order"]))
+    changes = sorted(story["changes"], key=lambda change: int(change["version"]))
     story["more_facts"] = max(0, len(story["facts"]) - MAX_ROWS_OF_VISIT)
     story["more_changes"] = max(0, len(changes) - MAX_ROWS_OF_VISIT)
     story["facts"] = dict(itertools.islice(story["facts"].items(), MAX_ROWS_OF_VISIT))
@@ -181,10 +185,10 @@ def _prepare(story: dict[str, Any]) -> None:
 
 
 async def failures(desk: Desk, ask: Ask) -> Response:
-    lists, filter = _lists(desk), Filter.read(ask.request.query_params)
-    filter = Filter(reason=filter.reason, source=filter.source, since=filter.since, before=filter.before)
-    rows, groups = await asyncio.gather(lists.works(filter), lists.groups())
-    if filter.since or ask.parked > MOST_GROUPED:
+    lists, filter = _lists(desk), Filter.from_query(ask.request.query_params)
+    filter = Filter(reason=filter.reason, source=filter.source, since=filter.since, cursor=filter.cursor)
+    rows, groups = await asyncio.gather(lists.tasks(filter), lists.group_by_reason())
+    if filter.since or ask.parked > MAX_GROUPED:
         matching = await lists.count(replace(filter, state="parked"))
     else:  # what was grouped is counted already
         fitting = (one for one in groups if filter.reason in one.reason and filter.source in ("", one.source))
@@ -219,7 +223,7 @@ async def rejected(desk: Desk, ask: Ask) -> Response:
     return await desk.page(
         ask,
         "rejections.html",
-        notes=rejections.first(notes, 2 * PAGE),
+        notes=rejections.first(notes, 2 * PAGE_SIZE),
         counts=dict(by_reason.most_common(6)),
         hooks={hook: count for hook, count in by_hook.items() if hook},
         hook=wanted,
@@ -287,8 +291,8 @@ _CONTINUED_LINE = re.compile(r"(?<!\n)\n(?!\n|\d+\.) *")
 async def workers(desk: Desk, ask: Ask) -> Response:
     at_work, states, flat = await asyncio.gather(
         living(desk.redis),
-        _lists(desk).states(),
-        desk.redis.command("ZRANGE", "db:running", 0, PAGE - 1, "WITHSCORES"),
+        _lists(desk).count_by_state(),
+        desk.redis.command("ZRANGE", "db:running", 0, PAGE_SIZE - 1, "WITHSCORES"),
     )
     running = [(work.decode(), float(until)) for work, until in zip(flat[::2], flat[1::2], strict=True)]
     return await desk.page(ask, "workers.html", workers=at_work, states=states, running=running)
@@ -298,11 +302,11 @@ async def workers(desk: Desk, ask: Ask) -> Response:
 
 
 async def activity(desk: Desk, ask: Ask) -> Response:
-    return await desk.page(ask, "activity.html", lines=await desk.audit_log.newest(ask.query("before")))
+    return await desk.page(ask, "activity.html", lines=await desk.audit_log.newest(ask.query("cursor")))
 
 
 async def settings(desk: Desk, ask: Ask) -> Response:
-    checks = [check async for check in doctor.at_hand(desk.redis, desk.settings)]
+    checks = [check async for check in doctor.local_checks(desk.redis, desk.settings)]
     sessions = await desk.access.count_sessions()
     return await desk.page(
         ask, "settings.html", checks=checks, environment=list(desk.settings.shown()), kinds=KINDS, sessions=sessions

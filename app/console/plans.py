@@ -12,11 +12,11 @@ from starlette.responses import Response
 
 from app.console.rendering import Ask, Desk, Page, number
 from app.operators.discard import Discard
-from app.operators.explain import span
-from app.operators.filter import DONE, OPEN, Filter
+from app.operators.explain import humanize
+from app.operators.filter import INDEXED_STATES, RESULT_STATES, Filter
 from app.operators.lists import Lists
-from app.operators.operations import Do, Order
-from app.operators.replay import Replay, Step
+from app.operators.operations import OperationKind, OperationRequest
+from app.operators.replay import PlannedTask, Replay
 
 #: More than this at once, and the number is to be typed.
 CONFIRM_ABOVE = 25
@@ -31,13 +31,13 @@ class Plan:
     filter was given. count: how much of it there is; of what arrived in a state that is over, at most. steps: the first
     few, as a worker would find them now."""
 
-    do: Do
+    do: OperationKind
     filter: Filter
     contact: str
     until: int
     is_empty: bool = False
     count: int = 0
-    steps: list[Step] = field(default_factory=list)
+    steps: list[PlannedTask] = field(default_factory=list)
 
     @property
     def needs_confirmation(self) -> bool:
@@ -45,7 +45,7 @@ class Plan:
 
     @property
     def is_at_most(self) -> bool:
-        return self.filter.state in DONE
+        return self.filter.state in RESULT_STATES
 
 
 async def plan(desk: Desk, ask: Ask) -> Response:
@@ -66,20 +66,20 @@ async def start(desk: Desk, ask: Ask) -> Response:
         return await _show(desk, ask, planned, "Meanwhile the number changed. Nothing was done; look again.")
     if planned.needs_confirmation and form.get("confirm", "").replace(",", "").strip() != str(planned.count):
         return await _show(desk, ask, planned, f"Type {number(planned.count)} to confirm. Nothing was done.")
-    order = Order(
-        do=planned.do,
+    order = OperationRequest(
+        kind=planned.do,
         filter=planned.filter,
-        who=ask.user.name,
+        actor=ask.user.name,
         expected=planned.count,
-        planned_at=planned.until,
+        planned_at_ms=planned.until,
         contact=planned.contact,
-        fresh=bool(form.get("recheck")),
+        recheck=bool(form.get("recheck")),
     )
     did = f"started a {planned.do} of {planned.count}"
-    await desk.audit_log.note(
-        ask.user.name, ask.user.role, did, replace(planned.filter, until="").told, action=planned.do
+    await desk.audit_log.record(
+        ask.user.name, ask.user.role, did, replace(planned.filter, until="").summary, metric=planned.do
     )
-    return desk.go(f"/console/operations/{await desk.operations.start(order)}")
+    return desk.go(f"/console/operations/{await desk.operations.create(order)}")
 
 
 async def operations(desk: Desk, ask: Ask) -> Response:
@@ -87,30 +87,32 @@ async def operations(desk: Desk, ask: Ask) -> Response:
 
 
 async def operation(desk: Desk, ask: Ask) -> Response:
-    one = await desk.operations.one(ask.path("operation"))
-    rate = one.seen / max(0.5, time.time() - one.at / 1000)
-    left = span((one.order.expected - one.seen) / rate) if rate and one.order.expected > one.seen else ""
+    one = await desk.operations.get(ask.path("operation"))
+    rate = one.processed / max(0.5, time.time() - one.created_at_ms / 1000)
+    left = (
+        humanize((one.request.expected - one.processed) / rate) if rate and one.request.expected > one.processed else ""
+    )
     return await desk.page(
         ask,
         "operation.html",
         operation=one,
         left=left if one.is_open else "",
-        told=replace(one.order.filter, until="").told,
+        told=replace(one.request.filter, until="").summary,
     )
 
 
 async def cancel(desk: Desk, ask: Ask) -> Response:
     assert ask.user
     id = ask.path("operation")
-    await desk.operations.one(id)
-    await desk.audit_log.note(ask.user.name, ask.user.role, "cancelled an operation", id)
+    await desk.operations.get(id)
+    await desk.audit_log.record(ask.user.name, ask.user.role, "cancelled an operation", id)
     await desk.operations.cancel(id)
     return desk.go(f"/console/operations/{id}")
 
 
-async def preview(steps: AsyncIterator[Step]) -> list[Step]:
+async def preview(steps: AsyncIterator[PlannedTask]) -> list[PlannedTask]:
     """The first few, as far as they can be seen at once."""
-    found: list[Step] = []
+    found: list[PlannedTask] = []
     with suppress(TimeoutError):
         async with asyncio.timeout(PREVIEW_TIMEOUT_S):
             async for step in steps:
@@ -121,20 +123,20 @@ async def preview(steps: AsyncIterator[Step]) -> list[Step]:
 
 
 def _parse_plan(given: dict[str, str], ids: tuple[str, ...], until: int) -> Plan:
-    do: Do = "discard" if given.get("do") == "discard" else "replay"
+    do: OperationKind = "discard" if given.get("do") == "discard" else "replay"
     contact = given.get("contact", "").strip()
     is_id = contact.replace("_", "").isalnum() and contact.isascii() and len(contact) <= 80
-    filter = Filter(ids=ids) if ids else Filter.read(given)
+    filter = Filter(ids=ids) if ids else Filter.from_query(given)
     # A form without a ticked row has no filter either: that must never mean everything.
     is_nothing = filter.is_empty and given.get("all") != "1"
     return Plan(do, filter if ids else _resolve_filter(do, filter, until), contact if is_id else "", until, is_nothing)
 
 
-def _resolve_filter(do: Do, filter: Filter, until: int) -> Filter:
+def _resolve_filter(do: OperationKind, filter: Filter, until: int) -> Filter:
     """Of what arrived only a replay can be meant; everything else is about failures, unless it says otherwise."""
-    is_clear = filter.state in OPEN or (do == "replay" and not filter.reason)
+    is_clear = filter.state in INDEXED_STATES or (do == "replay" and not filter.reason)
     moment = datetime.fromtimestamp(until / 1000, UTC).isoformat()
-    return replace(filter, before="", until=moment, state=filter.state if is_clear else "parked")
+    return replace(filter, cursor="", until=moment, state=filter.state if is_clear else "parked")
 
 
 async def _fill(desk: Desk, planned: Plan) -> Plan:
@@ -146,7 +148,7 @@ async def _fill(desk: Desk, planned: Plan) -> Plan:
     return planned
 
 
-def _steps(desk: Desk, planned: Plan) -> AsyncIterator[Step]:
+def _steps(desk: Desk, planned: Plan) -> AsyncIterator[PlannedTask]:
     if planned.do == "discard":
         return Discard(desk.ledger, desk.settings).plan(planned.filter)
     return Replay(desk.ledger, desk.settings, contact=planned.contact).plan(planned.filter)

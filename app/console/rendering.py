@@ -19,8 +19,8 @@ from app.console.auth import Access, User, cookie
 from app.console.events import EventHub
 from app.ledger.ledger import Ledger
 from app.ledger.times import moment
-from app.operators.activity_log import AuditLog
-from app.operators.explain import Explain, span
+from app.operators.activity_log import ActivityLog
+from app.operators.explain import Explain, humanize
 from app.operators.operations import Operations
 from app.settings.model import Settings
 from app.visits.client import http_client
@@ -63,7 +63,7 @@ class Desk:
     def __init__(self, settings: Settings, ledger: Ledger) -> None:
         self.settings, self.ledger, self.redis = settings, ledger, ledger.redis
         self.access = Access(settings, ledger.redis)
-        self.audit_log = AuditLog(ledger.redis)
+        self.audit_log = ActivityLog(ledger.redis)
         self.explain = Explain(ledger, settings)
         self.operations = Operations(ledger, settings)
         self.live = EventHub(ledger, settings)
@@ -169,7 +169,7 @@ def ago(when: Any) -> str:
     if found is None:
         return "never"
     seconds = (datetime.now(UTC) - found).total_seconds()
-    told = span(abs(seconds))
+    told = humanize(abs(seconds))
     return "just now" if abs(seconds) < 2 else f"{told} ago" if seconds > 0 else f"in {told}"
 
 

@@ -8,54 +8,62 @@ from app.ledger.times import moment
 from app.telemetry.counters import note
 from app.telemetry.metric_names import ACTIONS
 
-KEY, KEPT = "db:audit-log", 10_000
+KEY, MAX_ENTRIES = "db:audit-log", 10_000
 #: Failed log-ins are one line for so long: how many, and which line.
-FAILED, FAILED_LINE, FAILED_S = "db:login-attempts:failed", "db:login-attempts:line", 900
+FAILED_LOGINS_KEY, FAILED_LOGINS_ENTRY_KEY, FAILED_LOGINS_WINDOW_S = (
+    "db:login-attempts:failed",
+    "db:login-attempts:line",
+    900,
+)
 #: Somebody may have looked for one.
 _ADDRESS = re.compile(r"[^\s=&]+(?:@|%40)[^\s=&]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class Activity:
     id: str
     at: str
-    who: str
+    actor: str
     role: str
-    did: str
-    what: str
+    action: str
+    target: str
 
 
-class AuditLog:
+class ActivityLog:
     """Raises RedisDown: what cannot be written down is not done."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
-    async def note(self, who: str, role: str, did: str, what: str = "", *, action: str = "") -> None:
+    async def record(self, actor: str, role: str, action: str, target: str = "", *, metric: str = "") -> None:
         """did: a verb. what: an id or a filter; never anything personal. action: what it is counted as, one of few."""
-        told = ("who", who[:80], "role", role, "did", did, "what", _ADDRESS.sub("•••", what)[:300])
-        await self._redis.commands(("XADD", KEY, "MAXLEN", "~", KEPT, "*", *told))
-        await note(self._redis, ACTIONS, action or did.replace(" ", "_"))
+        told = ("actor", actor[:80], "role", role, "action", action, "target", _ADDRESS.sub("•••", target)[:300])
+        await self._redis.commands(("XADD", KEY, "MAXLEN", "~", MAX_ENTRIES, "*", *told))
+        await note(self._redis, ACTIONS, metric or action.replace(" ", "_"))
 
-    async def failed_log_in(self, address: str) -> None:
+    async def record_failed_login(self, address: str) -> None:
         """The line of this quarter of an hour is written anew with the count, so that nobody can push others out."""
-        [count, _] = await self._redis.commands(("INCR", FAILED), ("EXPIRE", FAILED, FAILED_S, "NX"))
+        [count, _] = await self._redis.commands(
+            ("INCR", FAILED_LOGINS_KEY), ("EXPIRE", FAILED_LOGINS_KEY, FAILED_LOGINS_WINDOW_S, "NX")
+        )
         tried = f"{count} wrong password{'' if count == 1 else 's'} in a quarter of an hour, the last from {address}"
-        told = ("who", "somebody", "role", "", "did", "failed to log in", "what", tried)
-        [line] = await self._redis.commands(("XADD", KEY, "MAXLEN", "~", KEPT, "*", *told))
-        [before] = await self._redis.commands(("SET", FAILED_LINE, line, "EX", FAILED_S, "GET"))
+        told = ("actor", "somebody", "role", "", "action", "failed to log in", "target", tried)
+        [line] = await self._redis.commands(("XADD", KEY, "MAXLEN", "~", MAX_ENTRIES, "*", *told))
+        [before] = await self._redis.commands(
+            ("SET", FAILED_LOGINS_ENTRY_KEY, line, "EX", FAILED_LOGINS_WINDOW_S, "GET")
+        )
         if before and count > 1:
             await self._redis.command("XDEL", KEY, before)
         await note(self._redis, ACTIONS, "failed_to_log_in")
 
-    async def newest(self, before: str = "", most: int = 50) -> list[Line]:
+    async def newest(self, cursor: str = "", limit: int = 50) -> list[Activity]:
         """Newest first. before: the id of the last line that was seen."""
-        start = f"({before}" if re.fullmatch(r"\d{1,15}-\d{1,15}", before) else "+"
-        flat = await self._redis.command("XREVRANGE", KEY, start, "-", "COUNT", most)
-        return [_line(id.decode(), fields) for id, fields in flat]
+        start = f"({cursor}" if re.fullmatch(r"\d{1,15}-\d{1,15}", cursor) else "+"
+        flat = await self._redis.command("XREVRANGE", KEY, start, "-", "COUNT", limit)
+        return [_decode(id.decode(), fields) for id, fields in flat]
 
 
-def _line(id: str, fields: list[bytes]) -> Line:
+def _decode(id: str, fields: list[bytes]) -> Activity:
     told = {name.decode(): value.decode() for name, value in zip(fields[::2], fields[1::2], strict=True)}
     at = moment(int(id.partition("-")[0])) or ""
-    return Line(id, at, told.get("who", ""), told.get("role", ""), told.get("did", ""), told.get("what", ""))
+    return Activity(id, at, told.get("actor", ""), told.get("role", ""), told.get("action", ""), told.get("target", ""))

@@ -7,13 +7,17 @@ from dataclasses import replace
 from app.ledger.ledger import Ledger, rang_ms
 from app.ledger.records import Gone, Member
 from app.operators.filter import Filter
-from app.operators.replay import Step, Tally
-from app.operators.selection import Selector, Unit
+from app.operators.replay import PlannedTask, PlanSummary
+from app.operators.selection import SelectedTask, TaskSelector
 from app.settings.model import Settings
 
-NOTHING, SINCE, OVER = "nothing to give up", "changed since the plan", ("settled", "discarded")
+NOTHING_TO_DISCARD, CHANGED_SINCE_PLAN, FINAL_STATES = (
+    "nothing_to_discard",
+    "changed_since_plan",
+    ("settled", "discarded"),
+)
 #: What the ledger answers where it gave up nothing.
-LEFT_ALONE = {0: NOTHING, -1: "running", -2: SINCE}
+SKIP_REASONS = {0: NOTHING_TO_DISCARD, -1: "running", -2: CHANGED_SINCE_PLAN}
 
 #: Work and delivery, and how many changes had landed.
 Planned = dict[tuple[str, str], int]
@@ -27,45 +31,47 @@ class Discard:
     ) -> None:
         """planned: where the plan is remembered for whoever carries it out. planned_at: when it was made, in ms, where
         that is all that is known of it."""
-        self._ledger, self._selector = ledger, Selector(ledger, settings, "retry", apart=True)
+        self._ledger, self._selector = ledger, TaskSelector(ledger, settings, "retry", per_delivery=True)
         self._planned, self._planned_at = planned, planned_at
 
-    async def plan(self, filter: Filter) -> AsyncIterator[Step]:
+    async def plan(self, filter: Filter) -> AsyncIterator[PlannedTask]:
         """A step for everything that is selected, one after the other; nothing is done."""
-        async for unit in self._selector.select(filter):
-            step, landed = await self._look(unit)
-            if self._planned is not None and not step.skip:
-                self._planned[unit.work, unit.delivery] = landed
+        async for unit in self._selector.iter(filter):
+            step, landed = await self._inspect(unit)
+            if self._planned is not None and not step.skip_reason:
+                self._planned[unit.task_id, unit.delivery] = landed
             yield step
 
-    async def carry_out(self, filter: Filter, told: Callable[[Step, str], None]) -> Tally:
+    async def execute(self, filter: Filter, on_step: Callable[[PlannedTask, str], None]) -> PlanSummary:
         """Do what the plan says, and tell of each what it is now: `discarded`, or why it is left as it was."""
-        tally = Tally(most=0)
-        async for unit in self._selector.select(filter):
-            step, landed = await self._look(unit)
-            if not step.skip and self._planned is not None:
-                landed = self._planned.get((unit.work, unit.delivery), -1)
-            if not step.skip:
-                given_up = await self._ledger.discard(unit.work, unit.delivery, landed)
-                step = replace(step, skip=LEFT_ALONE.get(given_up, ""))
+        tally = PlanSummary(max_samples=0)
+        async for unit in self._selector.iter(filter):
+            step, landed = await self._inspect(unit)
+            if not step.skip_reason and self._planned is not None:
+                landed = self._planned.get((unit.task_id, unit.delivery), -1)
+            if not step.skip_reason:
+                given_up = await self._ledger.discard(unit.task_id, unit.delivery, landed)
+                step = replace(step, skip_reason=SKIP_REASONS.get(given_up, ""))
             tally.add(step)
-            told(step, step.skip or "discarded")
+            on_step(step, step.skip_reason or "discarded")
         return tally
 
-    async def _look(self, unit: Unit) -> tuple[Step, int]:
+    async def _inspect(self, unit: SelectedTask) -> tuple[PlannedTask, int]:
         """What it means to one, and how many changes it has."""
-        step = Step(id=unit.id, work=unit.work)
-        if not unit.work:
-            return replace(step, skip="unknown"), 0
+        step = PlannedTask(id=unit.id, task_id=unit.task_id)
+        if not unit.task_id:
+            return replace(step, skip_reason="unknown"), 0
         try:
-            family = await self._ledger.family(unit.work)
+            family = await self._ledger.family(unit.task_id)
         except Gone:
-            return replace(step, skip="expired"), 0
-        root = next((member for member in family if member.state not in OVER), family[0])
-        step = replace(step, state=root.state, reason=root.reason, skip=await self._skip(root, family, unit.delivery))
+            return replace(step, skip_reason="expired"), 0
+        root = next((member for member in family if member.state not in FINAL_STATES), family[0])
+        step = replace(
+            step, state=root.state, reason=root.reason, skip_reason=await self._skip_reason(root, family, unit.delivery)
+        )
         return step, sum(member.n for member in family)
 
-    async def _skip(self, root: Member, family: list[Member], delivery: str) -> str:
+    async def _skip_reason(self, root: Member, family: list[Member], delivery: str) -> str:
         if root.state == "running":
             return "running"
         rang = {
@@ -75,8 +81,8 @@ class Discard:
             if int(change.partition(b" ")[0]) > member.done
         }
         # Where no change is open, the work itself is given up.
-        if root.state in OVER or (rang and delivery and delivery not in rang):
-            return NOTHING
+        if root.state in FINAL_STATES or (rang and delivery and delivery not in rang):
+            return NOTHING_TO_DISCARD
         parked_at = await self._ledger.redis.command("ZSCORE", "db:parked", root.work)
         since = [float(parked_at or 0), *(rang_ms(one) for one in rang if one.startswith("d"))]
-        return SINCE if max(since) > self._planned_at else ""
+        return CHANGED_SINCE_PLAN if max(since) > self._planned_at else ""

@@ -22,9 +22,9 @@ from app.telemetry.health import ALIVE_S, OLD_S, Due, due
 from app.webhooks.source import VERIFIED_BY, Source
 
 Result = Literal["ok", "warn", "fail", "down"]
-CLOCK_S = 2.0
+MAX_CLOCK_DRIFT_S = 2.0
 #: With Redis' own deadline less than the ten seconds that a release may take.
-API_S = 5.0
+API_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ async def _examine(settings: Settings, is_release: bool) -> AsyncIterator[Check]
     for check in [*_keys(settings), *_hooks(settings)]:
         yield check
     redis = Redis(Address.of(settings.redis_url, settings.redis_tls_verify), timeout_s=3)
-    checks: list[Callable[[Redis, Settings], AsyncIterator[Check]]] = [_redis, _work, _tenants]
+    checks: list[Callable[[Redis, Settings], AsyncIterator[Check]]] = [_redis, _tasks, _tenants]
     try:
         await redis.command("PING")
         for examined in checks:
@@ -83,11 +83,11 @@ async def _examine(settings: Settings, is_release: bool) -> AsyncIterator[Check]
 
 
 #: By minor version, the first release with the fixes of 2024 for what strangers send (CVE-2024-7592 and others).
-FIXED = {(3, 11): (3, 11, 10), (3, 12): (3, 12, 6)}
+PATCHED_PYTHON = {(3, 11): (3, 11, 10), (3, 12): (3, 12, 6)}
 
 
 def _python(version: tuple[int, int, int]) -> Check:
-    name, fixed = ".".join(map(str, version)), FIXED.get(version[:2], version)
+    name, fixed = ".".join(map(str, version)), PATCHED_PYTHON.get(version[:2], version)
     if version >= fixed:
         return Check("python", "ok", name)
     wanted = ".".join(map(str, fixed))
@@ -128,13 +128,13 @@ def _hooks(settings: Settings) -> list[Check]:
     return checks
 
 
-async def at_hand(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
+async def local_checks(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
     """What can be told without asking anybody but Redis. Raises RedisDown."""
     yield _python(sys.version_info[:3])
     yield _bodies(settings)
     for check in [*_keys(settings), *_hooks(settings)]:
         yield check
-    for examined in (_redis, _work, _tenants):
+    for examined in (_redis, _tasks, _tenants):
         async for check in examined(redis, settings):
             yield check
     yield await _worker(redis)
@@ -229,13 +229,13 @@ def _memory(info: Mapping[str, str]) -> Check:
 
 
 def _clock(name: str, drift_s: float, against: str) -> Check:
-    if drift_s <= CLOCK_S:
+    if drift_s <= MAX_CLOCK_DRIFT_S:
         return Check(name, "ok", f"{drift_s:.1f} s against {against}")
     fix = "Synchronise the clock (NTP): signatures carry times."
     return Check(name, "warn" if drift_s < 60 else "fail", f"{drift_s:.0f} s against {against}", fix)
 
 
-async def _work(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
+async def _tasks(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
     parked = await redis.command("ZCARD", "db:parked")
     if parked:
         yield Check(
@@ -266,7 +266,7 @@ async def _tenants(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
         foreign = int(await redis.command("HGET", "db:refused", f"{name}:another_account") or 0)
         if foreign and not await redis.command("EXISTS", f"db:deliveries:{name}"):
             detail = f"all {foreign} events came from accounts that TENANTS does not name, and none was kept"
-            fix = f"Compare HOOKS__{name.upper()}__TENANTS with the accounts in `doorbell refused --hook {name}`."
+            fix = f"Compare HOOKS__{name.upper()}__TENANTS with the accounts in `doorbell rejections --hook {name}`."
             yield Check(f"hook {name}", "warn", detail, fix)
 
 
@@ -300,7 +300,7 @@ async def _visits_api(settings: Settings, account: str, token: str) -> Check:
     try:
         headers, url = {"authorization": f"Bearer {token}"}, f"{settings.visits_api_url}/visits?limit=1"
         async with (
-            asyncio.timeout(API_S),
+            asyncio.timeout(API_TIMEOUT_S),
             httpx.AsyncClient(trust_env=False) as http,
             http.stream("GET", url, headers=headers) as answer,
         ):
@@ -313,7 +313,7 @@ async def _visits_api(settings: Settings, account: str, token: str) -> Check:
     if not answer.is_success:
         return Check(name, "down", f"answers {answer.status_code}", "Changes wait until it recovers.")
     drift = _drift_s(answer.headers.get("date"))
-    aside = f", its clock is {drift:.0f} s off ours" if drift and drift > CLOCK_S else ""
+    aside = f", its clock is {drift:.0f} s off ours" if drift and drift > MAX_CLOCK_DRIFT_S else ""
     return Check(name, "ok", f"token accepted, {took_ms:.0f} ms{aside}")
 
 
@@ -324,7 +324,7 @@ def _drift_s(date: str | None) -> float | None:
         return None
 
 
-def status(checks: list[Check]) -> int:
+def exit_status(checks: list[Check]) -> int:
     """The exit status: 3 a check failed, 4 something cannot be reached."""
     results = {check.result for check in checks}
     return 3 if "fail" in results else 4 if "down" in results else 0

@@ -1,9 +1,9 @@
 """The audit: what the account's list of visits shows beside what our facts say.
 
     missing     we say that it stands, the API has none
-    extra       it bears a name of ours and should not stand: merged into another id, or nothing that we ever heard of
+    unexpected  it bears a name of ours and should not stand: merged into another id, or nothing that we ever heard of
     different   a field, or the contact, is not what it was when we last wrote it
-    doubled     two visits under one name, or two ids of one visit that both stand
+    duplicate   two visits under one name, or two ids of one visit that both stand
 
 Settled visits are forgotten after RETENTION_DAYS: what bears a name of ours and is older than that is `unknown`, and no
 difference. A repair puts a visit back to work with what stands there doubted; the worker asks, under its lease. Nothing is
@@ -27,12 +27,12 @@ from app.visits.client import Broken, RateLimited, Record, Unanswered, Unreachab
 from app.visits.merge import difference, fold, same, wanted
 from app.webhooks.registry import load
 
-Kind = Literal["missing", "extra", "different", "doubled"]
+Kind = Literal["missing", "unexpected", "different", "duplicate"]
 
-PAGE = 100
+PAGE_SIZE = 100
 #: Where an audit stands is kept so long, for --resume.
-KEPT_S = 7 * 86_400
-TRIES, TRY_AGAIN_S, RATE_LIMITED_S = 4, 1.0, 15.0
+PROGRESS_TTL_S = 7 * 86_400
+MAX_ATTEMPTS, RETRY_DELAY_S, RATE_LIMITED_DELAY_S = 4, 1.0, 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +43,20 @@ class Difference:
     kind: Kind
     account: str
     visit: str
-    work: str = ""
+    task_id: str = ""
     fields: dict[str, list[Any]] = field(default_factory=dict)
-    numbers: list[int] = field(default_factory=list)
+    remote_ids: list[int] = field(default_factory=list)
 
     @property
-    def can_be_repaired(self) -> bool:
-        return bool(self.work)
+    def is_repairable(self) -> bool:
+        return bool(self.task_id)
 
 
 @dataclass(slots=True)
-class Where:
+class AuditProgress:
     """How far the audit of one account is. run: its name. counts: what was seen so far."""
 
-    run: str = field(default_factory=new_id)
+    run_id: str = field(default_factory=new_id)
     page: int = 0
     pages: int = 0
     counts: dict[str, int] = field(default_factory=dict)
@@ -65,7 +65,7 @@ class Where:
         self.counts[what] = self.counts.get(what, 0) + 1
 
 
-class Audit:
+class DriftAudit:
     """Of one account. Raises RedisDown, VisitsApiTrouble."""
 
     def __init__(
@@ -78,7 +78,7 @@ class Audit:
         token = settings.tokens[account]
         self._api = VisitsClient(http, settings.visits_api_url, token, [], self._before_call)
         self._ours = tuple(f"{name}-" for name in load())
-        self.where = Where()
+        self.progress = AuditProgress()
 
     async def _before_call(self) -> None:
         self._api.calls.clear()
@@ -88,98 +88,98 @@ class Audit:
                 return
 
     async def differences(
-        self, resume: bool = False, told: Callable[[Where], None] = lambda _: None
+        self, resume: bool = False, on_progress: Callable[[AuditProgress], None] = lambda _: None
     ) -> AsyncIterator[Difference]:
         """Everything that is not as it should be: first what the list shows, then what it lacks. resume: go on after the
         last page that was finished; told: hears of each."""
-        self.where = await self._left_off() if resume else Where()
-        while self.where.page == 0 or self.where.page < self.where.pages:
-            page = await self._page(self.where.page + 1)
+        self.progress = await self._load_progress() if resume else AuditProgress()
+        while self.progress.page == 0 or self.progress.page < self.progress.pages:
+            page = await self._fetch_page(self.progress.page + 1)
             for visit in page["visits"]:
-                if found := await self._judge(visit):
-                    self.where.count(found.kind)
+                if found := await self._compare(visit):
+                    self.progress.count(found.kind)
                     yield found
-            self.where.page += 1
-            self.where.pages = _pages(page, self.where.page)
-            await self._ledger.put(self._key, orjson.dumps(asdict(self.where)), KEPT_S * 1000)
-            told(self.where)
-        async for work in self._visits():
-            if found := await self._lacking(work):
-                self.where.count(found.kind)
+            self.progress.page += 1
+            self.progress.pages = _page_count(page, self.progress.page)
+            await self._ledger.put(self._key, orjson.dumps(asdict(self.progress)), PROGRESS_TTL_S * 1000)
+            on_progress(self.progress)
+        async for work in self._iter_visits():
+            if found := await self._missing(work):
+                self.progress.count(found.kind)
                 yield found
         await self._ledger.redis.command("DEL", self._key)
 
-    async def repair(self, found: Difference) -> None:
+    async def repair(self, difference: Difference) -> None:
         """Put it back to work; the worker asks what stands there. Raises Gone."""
-        await self._ledger.replay(found.work, fresh=True, beside=found.numbers, lane="replay")
+        await self._ledger.replay(difference.task_id, fresh=True, beside=difference.remote_ids, lane="replay")
 
-    async def _left_off(self) -> Where:
+    async def _load_progress(self) -> AuditProgress:
         kept = await self._ledger.redis.command("GET", self._key)
-        return Where(**orjson.loads(kept)) if kept else Where()
+        return AuditProgress(**orjson.loads(kept)) if kept else AuditProgress()
 
-    async def _page(self, number: int) -> Record:
-        page: Record = await self._patiently(lambda: self._api.list_visits(number, PAGE))
+    async def _fetch_page(self, number: int) -> Record:
+        page: Record = await self._with_retries(lambda: self._api.list_visits(number, PAGE_SIZE))
         return page
 
-    async def _patiently(self, call: Callable[[], Any]) -> Any:
+    async def _with_retries(self, call: Callable[[], Any]) -> Any:
         """The API is asked for nothing but a list: trouble that passes is waited for."""
-        for tries in range(1, TRIES + 1):
+        for tries in range(1, MAX_ATTEMPTS + 1):
             try:
                 return await call()
             except RateLimited as limited:
-                wait_s = RATE_LIMITED_S if limited.wait_s is None else limited.wait_s
-                if tries == TRIES:
+                wait_s = RATE_LIMITED_DELAY_S if limited.wait_s is None else limited.wait_s
+                if tries == MAX_ATTEMPTS:
                     raise
             except (Broken, Unreachable, Unanswered):
-                wait_s = TRY_AGAIN_S * tries
-                if tries == TRIES:
+                wait_s = RETRY_DELAY_S * tries
+                if tries == MAX_ATTEMPTS:
                     raise
             await asyncio.sleep(wait_s)
         raise AssertionError
 
     # -- what the list shows --
 
-    async def _judge(self, visit: Record) -> Difference | None:
-        self.where.count("seen")
+    async def _compare(self, visit: Record) -> Difference | None:
+        self.progress.count("seen")
         name = visit.get("external_id")
         if not isinstance(name, str) or not name.startswith(self._ours):
-            self.where.count("of others")
+            self.progress.count("foreign")
             return None
         work = visit_work(self._account, name)
         try:
             family = await self._ledger.family(work)
         except Gone:
-            return self._unheard_of(name, visit)
-        if numbers := await self._seen_before(work, visit):
-            return Difference("doubled", self._account, name, family[0].work, numbers=numbers)
+            return self._unknown_visit(name, visit)
+        if numbers := await self._duplicate_ids(work, visit):
+            return Difference("duplicate", self._account, name, family[0].work, remote_ids=numbers)
         if any(member.state != "settled" for member in family):
-            self.where.count("not settled")
+            self.progress.count("in_progress")
             return None
         if family[0].work != work:
-            return Difference("doubled" if family[0].api else "extra", self._account, name, family[0].work)
+            return Difference("duplicate" if family[0].api else "unexpected", self._account, name, family[0].work)
         if not any(member.changes for member in family):
-            return Difference("extra", self._account, name, work)
-        return self._compared(family, visit)
+            return Difference("unexpected", self._account, name, work)
+        return self._field_differences(family, visit)
 
-    def _unheard_of(self, name: str, visit: Record) -> Difference | None:
+    def _unknown_visit(self, name: str, visit: Record) -> Difference | None:
         """Long ago it may have been ours; a young one that the ledger does not know never was."""
         oldest = datetime.now(UTC) - timedelta(days=self._settings.retention_days)
         if _is_since(visit.get("created_at"), oldest):
-            return Difference("extra", self._account, name)
-        self.where.count("unknown")
+            return Difference("unexpected", self._account, name)
+        self.progress.count("unknown")
         return None
 
-    async def _seen_before(self, work: str, visit: Record) -> list[int]:
+    async def _duplicate_ids(self, work: str, visit: Record) -> list[int]:
         """Pages shift while visits are made, so one may be seen twice; two numbers under one name are two visits."""
-        number, mark = visit.get("id"), f"{self.where.run} {visit.get('id')}"
+        number, mark = visit.get("id"), f"{self.progress.run_id} {visit.get('id')}"
         earlier = await self._ledger.redis.command("HGET", f"db:{work}", "seen")
         run, _, before = (earlier or b"").decode().partition(" ")
-        if run == self.where.run and before != str(number):
+        if run == self.progress.run_id and before != str(number):
             return [int(before), int(number)] if before.isdecimal() and isinstance(number, int) else []
         await self._ledger.redis.script("seen", work, mark)
         return []
 
-    def _compared(self, family: list[Member], visit: Record) -> Difference | None:
+    def _field_differences(self, family: list[Member], visit: Record) -> Difference | None:
         root, want = family[0], wanted(fold(said for member in family for said in member.said()))
         theirs = {name: visit.get(name) for name in want.fields}
         fields = {n: [value, theirs[n]] for n, value in difference(visit, want).items() if not same(theirs[n], value)}
@@ -187,13 +187,13 @@ class Audit:
         if contact_id and contact_id != visit.get("contact_id"):
             fields["contact_id"] = [contact_id, visit.get("contact_id")]
         if not fields:
-            self.where.count("as it should be")
+            self.progress.count("matching")
             return None
         return Difference("different", self._account, root.external_id, root.work, fields)
 
     # -- what it lacks --
 
-    async def _visits(self) -> AsyncIterator[str]:
+    async def _iter_visits(self) -> AsyncIterator[str]:
         """The ledger's visits of this account, page by page."""
         cursor, prefix = b"0", f"db:visit:{self._account}/"
         while True:
@@ -204,24 +204,24 @@ class Audit:
             if cursor == b"0":
                 return
 
-    async def _lacking(self, work: str) -> Difference | None:
+    async def _missing(self, work: str) -> Difference | None:
         """A visit that should stand and was on no page. It is asked for by its name before anything is said: pages shift
         also when visits are removed, and it may have been made meanwhile."""
         fields = ("state", "api", "seen")
         state, api, seen = await self._ledger.redis.command("HMGET", f"db:{work}", *fields)
-        if state or not api or (seen or b"").decode().startswith(self.where.run):
+        if state or not api or (seen or b"").decode().startswith(self.progress.run_id):
             return None
         name = work.partition("/")[2]
-        visit = await self._patiently(lambda: self._api.get_visit(name))
+        visit = await self._with_retries(lambda: self._api.get_visit(name))
         if visit is None:
             return Difference("missing", self._account, name, work)
-        return await self._judge(visit)
+        return await self._compare(visit)
 
 
-def _pages(page: Record, number: int) -> int:
+def _page_count(page: Record, number: int) -> int:
     """How many there are; where the API does not tell, at least one more after a full one."""
     told = page.get("pagination", {}).get("total_pages")
-    return told if isinstance(told, int) else number + (len(page["visits"]) >= PAGE)
+    return told if isinstance(told, int) else number + (len(page["visits"]) >= PAGE_SIZE)
 
 
 def _is_since(moment: Any, oldest: datetime) -> bool:
@@ -231,7 +231,7 @@ def _is_since(moment: Any, oldest: datetime) -> bool:
         return False
 
 
-async def stands_now(
+async def fetch_remote_visit(
     ledger: Ledger, settings: Settings, http: httpx.AsyncClient, account: str, external_id: str
 ) -> dict[str, Any] | None:
     """What the API has of one visit, without what it knows of a person. Raises RedisDown, VisitsApiTrouble."""

@@ -29,24 +29,26 @@ from app.ledger.jobs_contract import event_work
 from app.ledger.ledger import Ledger, every_account
 from app.ledger.records import Gone, Member, Meta, NoBody
 from app.operators import search_index
-from app.operators.explain import apart, fold_family
+from app.operators.explain import merge_visit, run_off_loop
 from app.settings.model import Settings
 from app.visits.change import FORGOTTEN, Contact
 from app.visits.merge import REMEMBERED, wanted
 from app.webhooks.delivery import JWT, from_base64url
 
 #: What is told of what is found.
-TOLD = {
+LABELS = {
     "people": "are meant: by a number, everybody whose visits have it",
     "visits": "contact and quoted answers removed",
     "deliveries": "body and headers removed",
     "shared": "of these deliveries spoke of others' visits too, which stay as they are",
     "digests": "digests of the address removed",
     "operations": "filters removed",
-    "open": "not done yet: they lack what was removed, and will need an operator",
+    "unfinished": "not done yet: they lack what was removed, and will need an operator",
 }
-BY_NUMBER = "a number only leads to the e-mail addresses of visits that have it: what has no address is not found by it"
-ELSEWHERE = (
+PHONE_NOTE = (
+    "a number only leads to the e-mail addresses of visits that have it: what has no address is not found by it"
+)
+NOT_COVERED = (
     "the contact and its visits in Review Rover: delete the contact there",
     "the tool's own record: remove it there too, or the tool may ring with it again",
     "backups of Redis, and its append-only file until it is rewritten (BGREWRITEAOF)",
@@ -54,16 +56,16 @@ ELSEWHERE = (
 
 #: Keys to a page; visits to a slice, and bodies, by number and by bytes. A slice is looked through in a thread, so that
 #: deliveries do not wait, and between two of them a deadline can end the walk.
-PAGE, VISITS, BODIES, BODY_BYTES = 500, 100, 50, 8_388_608
+SCAN_BATCH, VISIT_BATCH, BODY_BATCH, MAX_BATCH_BYTES = 500, 100, 50, 8_388_608
 #: In the place of why a delivery was ignored.
-REMOVED = "removed"
+ERASED = "removed"
 #: Longer than the lease of a worker that died.
-PATIENCE_S = 40.0
-MOST_WALKS = 5
+BUSY_TIMEOUT_S = 40.0
+MAX_PASSES = 5
 
 
 @dataclass(slots=True)
-class Found:
+class ErasureReport:
     """What speaks of a person. people: digests of addresses. visits: names of work. deliveries, operations: ids. digests:
     keys. shared: deliveries that spoke of others' visits too. open: work that is not done, and lacks what is removed.
     sealed: deliveries that cannot be looked into. busy: what could not be removed, since somebody had it all the time.
@@ -75,176 +77,186 @@ class Found:
     digests: set[str] = field(default_factory=set)
     operations: set[str] = field(default_factory=set)
     shared: set[str] = field(default_factory=set)
-    open: set[str] = field(default_factory=set)
-    sealed: set[str] = field(default_factory=set)
+    unfinished: set[str] = field(default_factory=set)
+    unreadable: set[str] = field(default_factory=set)
     busy: set[str] = field(default_factory=set)
     phones: set[str] = field(default_factory=set)
 
-    def add(self, other: "Found") -> None:
-        for one in fields(Found):
+    def add(self, other: "ErasureReport") -> None:
+        for one in fields(ErasureReport):
             getattr(self, one.name).update(getattr(other, one.name))
 
     @property
-    def is_nothing(self) -> bool:
+    def is_empty(self) -> bool:
         return not (self.visits or self.deliveries or self.digests or self.operations)
 
     @property
     def counts(self) -> dict[str, int]:
         """Of what there is something, as TOLD tells it."""
-        return {what: count for what in TOLD if (count := len(getattr(self, what)))}
+        return {what: count for what in LABELS if (count := len(getattr(self, what)))}
 
     @property
-    def unseen(self) -> str:
+    def unreadable_note(self) -> str:
         """What may be there all the same."""
-        told = f"{len(self.sealed)} bodies are sealed under keys that BODY_KEYS lacks: what they say cannot be seen"
-        return told if self.sealed else ""
+        told = f"{len(self.unreadable)} bodies are sealed under keys that BODY_KEYS lacks: what they say cannot be seen"
+        return told if self.unreadable else ""
 
 
-Told = Callable[[int], None]
+OnProgress = Callable[[int], None]
 T = TypeVar("T")
 
 
-async def addresses_of(ledger: Ledger, settings: Settings, text: str) -> list[str]:
+async def resolve_emails(ledger: Ledger, settings: Settings, text: str) -> list[str]:
     """The addresses that the text means: an e-mail address, as search_index.email() writes it; for a number, those of the
     visits that it finds. Raises RedisDown."""
-    if email := search_index.email(text):
+    if email := search_index.normalize_email(text):
         return [email]
-    found, number = dict[str, None](), search_index.phone(text)
+    found, number = dict[str, None](), search_index.normalize_phone(text)
     for work in (
-        await search_index.works_of(ledger.redis, text, settings.secret_key, search_index.NEWEST) if number else ()
+        await search_index.lookup(ledger.redis, text, settings.secret_key, search_index.MAX_VISITS_PER_KEY)
+        if number
+        else ()
     ):
         with suppress(Gone):
             family = await ledger.family(work)
-            contact = wanted(await apart(family, fold_family, family)).contact
-            if search_index.phone(contact.phone or "") == number and (email := search_index.email(contact.email or "")):
+            contact = wanted(await run_off_loop(family, merge_visit, family)).contact
+            if search_index.normalize_phone(contact.phone or "") == number and (
+                email := search_index.normalize_email(contact.email or "")
+            ):
                 found[email] = None
     return list(found)
 
 
-def told_of(each: Iterable["Forget"], found: Found) -> str:
+def activity_target(each: Iterable["Erasure"], found: ErasureReport) -> str:
     """For the audit log: digests for addresses."""
     names = " ".join(one.digest for one in each)
     return f"{names}: {len(found.visits)} visits, {len(found.deliveries)} deliveries"
 
 
-async def plan_of(each: Iterable["Forget"]) -> Found:
-    found = Found()
+async def plan_all(each: Iterable["Erasure"]) -> ErasureReport:
+    found = ErasureReport()
     for one in each:
         found.add(await one.plan())
     return found
 
 
-async def carry_out(each: Iterable["Forget"]) -> Found:
-    removed = Found()
+async def erase_all(each: Iterable["Erasure"]) -> ErasureReport:
+    removed = ErasureReport()
     for one in each:
-        removed.add(await one.carry_out())
+        removed.add(await one.execute())
     return removed
 
 
-class Forget:
+class Erasure:
     """Of one person. Every method may raise RedisDown."""
 
-    def __init__(self, ledger: Ledger, settings: Settings, email: str, told: Told = lambda _: None) -> None:
+    def __init__(
+        self, ledger: Ledger, settings: Settings, email: str, on_progress: OnProgress = lambda _: None
+    ) -> None:
         """email: as search_index.email() writes it. told: hears of every page how many keys it walked past."""
-        self._ledger, self._redis, self._settings, self._told = ledger, ledger.redis, settings, told
-        self._email, self._speaks = email, speaks_of(email)
-        self._bodies = max(1, min(BODIES, BODY_BYTES // settings.max_body))
+        self._ledger, self._redis, self._settings, self._on_progress = ledger, ledger.redis, settings, on_progress
+        self._email, self._mentions = email, mentions(email)
+        self._body_batch = max(1, min(BODY_BATCH, MAX_BATCH_BYTES // settings.max_body))
 
     @property
     def digest(self) -> str:
         """What stands for the address in the audit log."""
-        return self._names("main")[0]
+        return self._contact_keys("main")[0]
 
-    async def plan(self) -> Found:
+    async def plan(self) -> ErasureReport:
         """What is to be removed."""
-        found, theirs, said_by = Found(), set[str](), set[str]()
-        async for family in self._families():
+        found, theirs, said_by = ErasureReport(), set[str](), set[str]()
+        async for family in self._iter_visits():
             theirs.update(member.work for member in family)
             said_by.update(origin.rpartition(".")[0] for one in family for origin in (*one.changes, *one.discarded))
-            self._look_at_visit(family, found)
-        async for page in self._pages("db:delivery:*"):
-            for keys in batched(page, self._bodies):
-                await self._look_at_deliveries(keys, theirs, said_by, found)
-        async for page in self._pages("db:operation:*"):
+            self._inspect_visit(family, found)
+        async for page in self._scan("db:delivery:*"):
+            for keys in batched(page, self._body_batch):
+                await self._inspect_deliveries(keys, theirs, said_by, found)
+        async for page in self._scan("db:operation:*"):
             for key in page:
-                order = b"" if key.endswith(":lock") else await self._redis.command("HGET", key, "order")
-                if self._speaks(order or b""):
+                order = b"" if key.endswith(":lock") else await self._redis.command("HGET", key, "request")
+                if self._mentions(order or b""):
                     found.operations.add(key.removeprefix("db:operation:"))
-        for key in await self._digests():
+        for key in await self._digest_keys():
             if await self._redis.command("EXISTS", key):
                 found.digests.add(key)
-        if not found.is_nothing:
+        if not found.is_empty:
             found.people.add(self.digest)
         return found
 
-    async def carry_out(self) -> Found:
+    async def execute(self) -> ErasureReport:
         """Remove it; what was removed, and what could not be."""
-        removed = Found()
-        for _ in range(MOST_WALKS):
+        removed = ErasureReport()
+        for _ in range(MAX_PASSES):
             found = await self.plan()
             removed.add(found)
-            await self._remove(found, removed)
-            if found.is_nothing or removed.busy:
+            await self._erase(found, removed)
+            if found.is_empty or removed.busy:
                 break
         return removed
 
     # -- looking --
 
-    async def _pages(self, pattern: str) -> AsyncIterator[list[str]]:
+    async def _scan(self, pattern: str) -> AsyncIterator[list[str]]:
         cursor = b"0"
         while True:
-            cursor, keys = await self._redis.command("SCAN", cursor, "MATCH", pattern, "COUNT", PAGE)
+            cursor, keys = await self._redis.command("SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_BATCH)
             yield [key.decode() for key in keys]
-            self._told(PAGE)
+            self._on_progress(SCAN_BATCH)
             if cursor == b"0":
                 return
 
-    async def _families(self) -> AsyncIterator[list[Member]]:
+    async def _iter_visits(self) -> AsyncIterator[list[Member]]:
         """The person's visits, each with all of its ids: those that the index knows, and those that name them."""
-        works = await search_index.works_of(self._redis, self._email, self._settings.secret_key, search_index.NEWEST)
+        works = await search_index.lookup(
+            self._redis, self._email, self._settings.secret_key, search_index.MAX_VISITS_PER_KEY
+        )
         for work in works:
-            if family := await self._family(work):
+            if family := await self._visit_or_empty(work):
                 yield family
-        async for page in self._pages("db:visit:*"):
-            for keys in batched(page, VISITS):
+        async for page in self._scan("db:visit:*"):
+            for keys in batched(page, VISIT_BATCH):
                 kept = await asyncio.gather(*(self._redis.command("HVALS", key) for key in keys))
-                for key in await asyncio.to_thread(self._naming_them, keys, kept):
-                    if family := await self._family(key.removeprefix("db:")):
+                for key in await asyncio.to_thread(self._keys_naming_person, keys, kept):
+                    if family := await self._visit_or_empty(key.removeprefix("db:")):
                         yield family
 
-    async def _family(self, work: str) -> list[Member]:
+    async def _visit_or_empty(self, work: str) -> list[Member]:
         try:
             return await self._ledger.family(work)
         except Gone:
             return []
 
-    def _naming_them(self, keys: Sequence[str], kept: Sequence[list[bytes]]) -> list[str]:
-        return [key for key, values in zip(keys, kept, strict=True) if any(map(self._names_them, values))]
+    def _keys_naming_person(self, keys: Sequence[str], kept: Sequence[list[bytes]]) -> list[str]:
+        return [key for key, values in zip(keys, kept, strict=True) if any(map(self._names_person, values))]
 
-    def _names_them(self, value: bytes) -> bool:
-        return self._speaks(value) or any(f"{FORGOTTEN}{name}".encode() in value for name in self._all_names)
+    def _names_person(self, value: bytes) -> bool:
+        return self._mentions(value) or any(f"{FORGOTTEN}{name}".encode() in value for name in self._all_contact_keys)
 
     @cached_property
-    def _all_names(self) -> set[str]:
-        return {name for account in self._settings.every_account for name in self._names(account)}
+    def _all_contact_keys(self) -> set[str]:
+        return {name for account in self._settings.every_account for name in self._contact_keys(account)}
 
-    def _look_at_visit(self, family: list[Member], found: Found) -> None:
+    def _inspect_visit(self, family: list[Member], found: ErasureReport) -> None:
         for member in family:
-            if self._without(member, family[0], found):
+            if self._redacted_fields(member, family[0], found):
                 found.visits.add(member.work)
         if found.visits & {member.work for member in family}:
-            found.open.update(one.work for one in family if one.state not in ("settled", "discarded"))
+            found.unfinished.update(one.work for one in family if one.state not in ("settled", "discarded"))
 
-    async def _look_at_deliveries(self, keys: Sequence[str], theirs: set[str], said_by: set[str], found: Found) -> None:
+    async def _inspect_deliveries(
+        self, keys: Sequence[str], theirs: set[str], said_by: set[str], found: ErasureReport
+    ) -> None:
         records = await self._redis.command("MGET", *keys)
-        for id, meta, speaks in await asyncio.to_thread(self._read, keys, records):
+        for id, meta, speaks in await asyncio.to_thread(self._decode, keys, records):
             if speaks or id in said_by or not theirs.isdisjoint(meta.work):
                 found.deliveries.add(id)
-                await self._look_at_work(id, meta, theirs, found)
+                await self._inspect_tasks(id, meta, theirs, found)
             elif speaks is None:
-                found.sealed.add(id)
+                found.unreadable.add(id)
 
-    def _read(self, keys: Sequence[str], records: Sequence[bytes | None]) -> list[tuple[str, Meta, bool | None]]:
+    def _decode(self, keys: Sequence[str], records: Sequence[bytes | None]) -> list[tuple[str, Meta, bool | None]]:
         """Of each delivery whether it speaks of the person; None: it cannot be looked into. What was removed already is left
         out, but for what an older version left."""
         read: list[tuple[str, Meta, bool | None]] = []
@@ -257,20 +269,20 @@ class Forget:
             except NoBody as error:
                 meta, raw, is_sealed = error.meta, b"", bool(record.partition(b"\n")[2])
             if not meta.removed or meta.name:
-                speaks = self._speaks(raw) or self._speaks(f"{meta.name} {meta.ignored}".encode())
+                speaks = self._mentions(raw) or self._mentions(f"{meta.name} {meta.ignored}".encode())
                 read.append((id, meta, None if is_sealed and not speaks else speaks))
         return read
 
-    async def _look_at_work(self, id: str, meta: Meta, theirs: set[str], found: Found) -> None:
+    async def _inspect_tasks(self, id: str, meta: Meta, theirs: set[str], found: ErasureReport) -> None:
         works = set(meta.work)
-        if event_work(id) in works and (event := await self._member(event_work(id))):
+        if event_work(id) in works and (event := await self._task_or_none(event_work(id))):
             works = set(event.landed)
             if event.state not in ("settled", "discarded"):
-                found.open.add(event.work)
+                found.unfinished.add(event.work)
         if works - theirs:
             found.shared.add(id)
 
-    async def _member(self, work: str) -> Member | None:
+    async def _task_or_none(self, work: str) -> Member | None:
         try:
             return await self._ledger.member(work)
         except Gone:
@@ -278,109 +290,111 @@ class Forget:
 
     # -- removing --
 
-    async def _remove(self, found: Found, removed: Found) -> None:
+    async def _erase(self, found: ErasureReport, removed: ErasureReport) -> None:
         for work in sorted(found.visits):
-            await self._patiently(work, lambda work=work: self._remove_contact(work), removed)  # type: ignore[misc]
+            await self._retry_while_busy(work, lambda work=work: self._erase_contact(work), removed)  # type: ignore[misc]
         for id in sorted(found.deliveries):
-            await self._patiently(event_work(id), lambda id=id: self._remove_body(id), removed)  # type: ignore[misc]
+            await self._retry_while_busy(event_work(id), lambda id=id: self._erase_body(id), removed)  # type: ignore[misc]
         for id in sorted(found.operations):
-            await self._remove_words(id, removed)
-        for phone in filter(None, map(search_index.phone, found.phones)):
+            await self._erase_filter(id, removed)
+        for phone in filter(None, map(search_index.normalize_phone, found.phones)):
             for key in self._settings.secret_key:
-                await self._redis.command("ZREM", search_index.place_of(phone, key), *found.visits, "")
-        async for page in self._pages("db:record:*"):  # of anybody: they would serve for seconds only
+                await self._redis.command("ZREM", search_index.index_key(phone, key), *found.visits, "")
+        async for page in self._scan("db:record:*"):  # of anybody: they would serve for seconds only
             for key in page:
                 await self._redis.command("DEL", key)
-        await self._redis.command("DEL", *await self._digests())
+        await self._redis.command("DEL", *await self._digest_keys())
 
-    async def _patiently(self, work: str, step: Callable[[], Awaitable[str]], removed: Found) -> None:
+    async def _retry_while_busy(self, work: str, step: Callable[[], Awaitable[str]], removed: ErasureReport) -> None:
         """What a worker has in its hands is waited for, and what something landed on is read again."""
-        until = time.monotonic() + PATIENCE_S
+        until = time.monotonic() + BUSY_TIMEOUT_S
         while (came_of_it := await step()) != "ok":
             if time.monotonic() > until:
                 removed.busy.add(work)
                 return
             await asyncio.sleep(0 if came_of_it == "moved" else 0.1)
 
-    async def _remove_contact(self, work: str) -> str:
-        family = await self._family(work)
+    async def _erase_contact(self, work: str) -> str:
+        family = await self._visit_or_empty(work)
         for member in family:
             if member.work == work:
-                return await self._ledger.forget(work, member.n, b"", self._without(member, family[0], Found()))
+                return await self._ledger.forget(
+                    work, member.n, b"", self._redacted_fields(member, family[0], ErasureReport())
+                )
         return "ok"  # it went by itself
 
-    async def _remove_body(self, id: str) -> str:
-        event = await self._member(event_work(id))
+    async def _erase_body(self, id: str) -> str:
+        event = await self._task_or_none(event_work(id))
         try:
             meta = await self._ledger.meta(id)
         except Gone:
             return "ok"
         removed_at = int((await self._ledger.now()).timestamp() * 1000)
         # What the tool calls the event, and why there was nothing to do, may be sentences that name somebody.
-        bare = replace(meta, headers={}, name="", ignored=meta.ignored and REMOVED, removed=meta.removed or removed_at)
+        bare = replace(meta, headers={}, name="", ignored=meta.ignored and ERASED, removed=meta.removed or removed_at)
         record = orjson.dumps(bare) + b"\n"
-        quoted = _unquoted(event) if event else {}
+        quoted = _attempts_without_answers(event) if event else {}
         return await self._ledger.forget(event_work(id), event.n if event else None, record, quoted)
 
-    async def _remove_words(self, id: str, removed: Found) -> None:
+    async def _erase_filter(self, id: str, removed: ErasureReport) -> None:
         """An operation that is not over looks for what it was told to look for."""
-        order, state = await self._redis.command("HMGET", f"db:operation:{id}", "order", "state")
+        order, state = await self._redis.command("HMGET", f"db:operation:{id}", "request", "state")
         if state in (b"queued", b"running"):
             removed.busy.add(f"operation:{id}")
         elif order:
-            words = self._blanked(orjson.loads(order))
-            await self._redis.commands(("HSET", f"db:operation:{id}", "order", orjson.dumps(words)))
+            words = self._redact(orjson.loads(order))
+            await self._redis.commands(("HSET", f"db:operation:{id}", "request", orjson.dumps(words)))
 
-    def _blanked(self, told: Any) -> Any:
+    def _redact(self, told: Any) -> Any:
         if isinstance(told, dict):
-            return {name: self._blanked(value) for name, value in told.items()}
+            return {name: self._redact(value) for name, value in told.items()}
         if isinstance(told, list):
-            return [self._blanked(value) for value in told]
-        return "(removed)" if isinstance(told, str) and self._speaks(told.encode()) else told
+            return [self._redact(value) for value in told]
+        return "(removed)" if isinstance(told, str) and self._mentions(told.encode()) else told
 
-    def _without(self, member: Member, root: Member, found: Found) -> dict[str, bytes]:
+    def _redacted_fields(self, member: Member, root: Member, found: ErasureReport) -> dict[str, bytes]:
         """The fields of a visit that are to change, without the person."""
-        changed = _unquoted(member)
+        changed = _attempts_without_answers(member)
         for prefix, changes in (("c", member.changes), ("x", member.discarded)):
             for origin, kept in changes.items():
                 n, _, said = kept.partition(b" ")
                 change = orjson.loads(said)
                 contact = change.get("c", {})
-                left = self._contact_without(contact, member.account, root)
+                left = self._redacted_contact(contact, member.account, root)
                 if left != contact:
                     found.phones.add(contact.get("phone", ""))
                     changed[f"{prefix}:{origin}"] = n + b" " + orjson.dumps(change | {"c": left})
         return changed
 
-    def _contact_without(self, contact: dict[str, str], account: str, root: Member) -> dict[str, str]:
+    def _redacted_contact(self, contact: dict[str, str], account: str, root: Member) -> dict[str, str]:
         """Of somebody else's address nothing is taken. What has no address counts as theirs."""
         email = contact.get("email")
         if email and email != self._email:
             return contact
         left: dict[str, str] = {name: contact[name] for name in ("id", "email") if name in contact}
         if email:
-            names, remembered = self._names(account), (root.api or {}).get(REMEMBERED)
+            names, remembered = self._contact_keys(account), (root.api or {}).get(REMEMBERED)
             left["email"] = FORGOTTEN + (remembered if remembered in names else names[0])
         return left
 
     # -- digests --
 
-    def _names(self, account: str) -> list[str]:
+    def _contact_keys(self, account: str) -> list[str]:
         """What the contact is remembered by, under each key."""
         keys = [key.encode() for key in self._settings.secret_key] or [self._settings.contact_key(account)]
         return [str(Contact(email=self._email).name(key)) for key in keys]
 
-    async def _digests(self) -> list[str]:
+    async def _digest_keys(self) -> list[str]:
         accounts = await every_account(self._redis, self._settings.every_account)
-        contacts = [f"db:contact:{account}:{name}" for account in accounts for name in self._names(account)]
-        return [*contacts, *(search_index.place_of(self._email, key) for key in self._settings.secret_key), "db:none"]
+        contacts = [f"db:contact:{account}:{name}" for account in accounts for name in self._contact_keys(account)]
+        return [*contacts, *(search_index.index_key(self._email, key) for key in self._settings.secret_key), "db:none"]
 
 
 def batched(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     return (items[at : at + size] for at in range(0, len(items), size))
 
 
-def _unquoted(member: Member) -> dict[str, bytes]:
+def _attempts_without_answers(member: Member) -> dict[str, bytes]:
     """The attempts that quote an answer, without it."""
     quoting = {number: attempt for number, attempt in member.numbered.items() if attempt.said}
     return {f"a:{number}": orjson.dumps(replace(attempt, said="")) for number, attempt in quoting.items()}
@@ -390,7 +404,7 @@ def _unquoted(member: Member) -> dict[str, bytes]:
 _ESCAPED = re.compile(r"(?<!\\)\\++(?:u([0-9a-f]{4})|[nrtbf/\"])")
 
 
-def speaks_of(email: str) -> Callable[[bytes], bool]:
+def mentions(email: str) -> Callable[[bytes], bool]:
     """Whether a text has the address in it: as JSON, in JSON, as a form, in a token; as a word of its own."""
     word = re.compile(rf"(?<![\w.+%-]){re.escape(email)}(?![\w-]|\.\w)")
 

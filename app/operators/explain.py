@@ -28,25 +28,25 @@ _IN_JSON = re.compile(rf'("{_PERSONAL}"\s*:\s*)(?:"(?:[^"\\]|\\.)*(?:"|\\?$)|\[[
 _IN_FORM = re.compile(rf"((?:^|[&?\s]){_PERSONAL}=)[^&\s]+", re.IGNORECASE)
 
 #: Of a visit in a line.
-FIELDS = ("time_scheduled", "time_completed", "event_date", "amount_collected", "date_cancelled")
+SUMMARY_FIELDS = ("time_scheduled", "time_completed", "event_date", "amount_collected", "date_cancelled")
 
 #: What stands for a value that is not revealed.
-HIDDEN = "•••"
+REDACTED = "•••"
 
 #: More changes than this are computed with in a thread: deliveries wait for the event loop.
-MOST_ON_LOOP = 200
+MAX_CHANGES_ON_LOOP = 200
 
 Row = dict[str, Any]
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class _Everything:
+class _AllFields:
     def __contains__(self, _: object) -> bool:
         return True
 
 
-EVERYTHING: Container[str] = _Everything()
+ALL_FIELDS: Container[str] = _AllFields()
 
 
 def redacted(text: str) -> str:
@@ -65,7 +65,7 @@ def event_name(meta: Meta) -> str:
 _WORD = re.compile(r"[A-Za-z][\w.:/-]*", re.ASCII)
 
 
-def span(seconds: float) -> str:
+def humanize(seconds: float) -> str:
     """So long, for people."""
     for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= size * (2 if unit != "min" else 1):
@@ -73,39 +73,39 @@ def span(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def _counting(facts: Facts) -> Facts:
+def _current_contact_facts(facts: Facts) -> Facts:
     """Without what is known of customers whose visit it is no more."""
     email, found = wanted(facts).contact.email or "", Facts()
     for name, fact in facts.items():
-        field, owner = _owner(name)
+        field, owner = _split_owner(name)
         if owner in ("", email):
             found[field] = found[field] | fact if field in found else fact
     return found
 
 
-def _owner(name: str) -> tuple[str, str]:
+def _split_owner(name: str) -> tuple[str, str]:
     """A fact's name, and the address that it is bound to."""
     field, _, owner = name.partition(" of ") if name.startswith("contact.") else name.partition(ONLY_FOR)
     return field, owner
 
 
 #: So far apart may the clocks of the door and of a worker be.
-CLOCKS_MS = 1_000
+MAX_CLOCK_SKEW_MS = 1_000
 
 
-async def apart(family: Sequence[Member], step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+async def run_off_loop(visit: Sequence[Member], step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """A computation over all changes of a visit: in a thread, where they are many."""
-    if sum(len(member.changes) + len(member.discarded) for member in family) <= MOST_ON_LOOP:
+    if sum(len(member.changes) + len(member.discarded) for member in visit) <= MAX_CHANGES_ON_LOOP:
         return step(*args, **kwargs)
     return await asyncio.to_thread(step, *args, **kwargs)
 
 
-def fold_family(family: Sequence[Member], *more: Said) -> Facts:
+def merge_visit(family: Sequence[Member], *more: Said) -> Facts:
     return fold([*(said for member in family for said in member.said()), *more])
 
 
 @dataclass(frozen=True, slots=True)
-class Folded:
+class MergedVisit:
     """A visit with all of its ids, and what its changes come to.
 
     deciding: the origins whose facts hold. changes: by id and delivery, the origins with the numbers of their changes.
@@ -114,13 +114,13 @@ class Folded:
 
     family: list[Member]
     facts: Facts
-    deciding: set[str]
+    deciding_origins: set[str]
     changes: dict[tuple[str, str], list[tuple[str, int]]]
-    discarded: Counter[tuple[str, str]]
+    discarded_counts: Counter[tuple[str, str]]
 
     @classmethod
-    def of(cls, family: list[Member]) -> "Folded":
-        facts, changes = fold_family(family), defaultdict[tuple[str, str], list[tuple[str, int]]](list)
+    def merge(cls, family: list[Member]) -> "MergedVisit":
+        facts, changes = merge_visit(family), defaultdict[tuple[str, str], list[tuple[str, int]]](list)
         for member in family:
             for origin, change in member.changes.items():
                 changes[member.work, origin.rpartition(".")[0]].append((origin, int(change.partition(b" ")[0])))
@@ -128,21 +128,21 @@ class Folded:
         return cls(family, facts, winners(facts), dict(changes), discarded)
 
 
-class Visits:
+class VisitCache:
     """What one page asks about visits: each is read and folded once, however many rows and ids speak of it."""
 
     def __init__(self, ledger: Ledger) -> None:
-        self._ledger, self._known = ledger, dict[str, Folded]()
-        self._one_at_a_time = asyncio.Lock()
+        self._ledger, self._merged = ledger, dict[str, MergedVisit]()
+        self._lock = asyncio.Lock()
 
-    async def of(self, work: str) -> Folded:
+    async def get(self, work: str) -> MergedVisit:
         """By the name of any of its ids. Raises Gone, RedisDown."""
-        async with self._one_at_a_time:
-            if work not in self._known:
+        async with self._lock:
+            if work not in self._merged:
                 family = await self._ledger.family(work)
-                folded = await apart(family, Folded.of, family)
-                self._known |= {member.work: folded for member in family}
-            return self._known[work]
+                folded = await run_off_loop(family, MergedVisit.merge, family)
+                self._merged |= {member.work: folded for member in family}
+            return self._merged[work]
 
 
 class Explain:
@@ -151,14 +151,14 @@ class Explain:
     def __init__(self, ledger: Ledger, settings: Settings, reveal: Container[str] = ()) -> None:
         self._ledger, self._settings, self._reveal = ledger, settings, reveal
 
-    async def row(self, id: str) -> Row:
-        [row] = await self.rows([id], Visits(self._ledger))
+    async def delivery_summary(self, id: str) -> Row:
+        [row] = await self.delivery_summaries([id], VisitCache(self._ledger))
         return row
 
-    async def rows(self, ids: Iterable[str], visits: Visits) -> list[Row]:
-        return await asyncio.gather(*(self._row(id, visits) for id in ids))
+    async def delivery_summaries(self, ids: Iterable[str], visits: VisitCache) -> list[Row]:
+        return await asyncio.gather(*(self._delivery_summary(id, visits) for id in ids))
 
-    async def _row(self, id: str, visits: Visits) -> Row:
+    async def _delivery_summary(self, id: str, visits: VisitCache) -> Row:
         try:
             meta = await self._ledger.meta(id)
         except Gone:
@@ -166,7 +166,7 @@ class Explain:
         states = {change["state"] for change in await self._changes(id, meta.work, visits)}
         state = "ignored" if meta.ignored and not states else " ".join(sorted(states)) or "settled"
         row = {"delivery": id, "at": moment(meta.at), "hook": meta.hook, "event": event_name(meta), "state": state}
-        return row | {"visits": [name for work in meta.work for name in await self._visits_of(work)]}
+        return row | {"visits": [name for work in meta.work for name in await self._external_ids(work)]}
 
     async def delivery(self, id: str) -> Row:
         """One delivery: what it was, what it changed, and every attempt."""
@@ -175,10 +175,10 @@ class Explain:
             body = raw.decode("utf-8", "replace") if "body" in self._reveal else f"{len(raw)} bytes"
         except NoBody as error:
             meta, body = error.meta, str(error)
-        changes = await self._changes(id, meta.work, Visits(self._ledger))
+        changes = await self._changes(id, meta.work, VisitCache(self._ledger))
         return {
             "delivery": id,
-            "sentence": _told_of_delivery(meta, changes),
+            "summary": _delivery_sentence(meta, changes),
             "at": moment(meta.at),
             "hook": meta.hook,
             "source": meta.source,
@@ -193,14 +193,14 @@ class Explain:
 
     async def visit(self, external_id: str) -> list[Row]:
         """One visit by the name of any of its ids; several where accounts share a name."""
-        return [await self._visit(work) for work in await self.works_of_visit(external_id)]
+        return [await self._visit(work) for work in await self.visit_task_ids(external_id)]
 
-    async def works(self, id: str) -> list[str]:
+    async def task_ids(self, id: str) -> list[str]:
         """The pieces of work behind the id of a delivery or a visit. Raises Gone if there is neither."""
         try:
             meta = await self._ledger.meta(id)
         except Gone:
-            works = await self.works_of_visit(id)
+            works = await self.visit_task_ids(id)
         else:
             works = [*meta.work]
             for work in meta.work:
@@ -213,19 +213,19 @@ class Explain:
         """Is it a visit's name, and not a delivery's?"""
         return not await self._ledger.redis.command("EXISTS", f"db:delivery:{id}")
 
-    async def works_of_visit(self, external_id: str) -> list[str]:
+    async def visit_task_ids(self, external_id: str) -> list[str]:
         """In every account; also by the tool's own id behind the source's name, where that had to be written otherwise."""
         accounts = await every_account(self._ledger.redis, self._settings.every_account)
-        works = [visit_work(account, name) for account in accounts for name in _names(external_id)]
+        works = [visit_work(account, name) for account in accounts for name in _possible_names(external_id)]
         found = [work for work in works if await self._ledger.redis.command("EXISTS", f"db:{work}")]
         if not found:
             raise Gone(external_id)
         return found
 
-    async def visit_row(self, work: str) -> Row:
+    async def visit_summary(self, work: str) -> Row:
         """One visit in a line: what should stand in the API, whose it is, and how it is with it."""
         family = await self._ledger.family(work)
-        root, want = family[0], wanted(await apart(family, fold_family, family))
+        root, want = family[0], wanted(await run_off_loop(family, merge_visit, family))
         said = want.contact.details()
         return {
             "visit": root.external_id,
@@ -233,14 +233,16 @@ class Explain:
             "state": root.state,
             "reason": root.reason or None,
             "since": moment(root.since),
-            **{name: want.fields.get(name) for name in FIELDS},
+            **{name: want.fields.get(name) for name in SUMMARY_FIELDS},
             "contact_id": want.contact.id or (root.api or {}).get("contact_id"),
-            **{name: said.get(name) and self._shown(f"contact.{name}", said[name]) for name in DETAILS if name != "id"},
+            **{
+                name: said.get(name) and self._redact(f"contact.{name}", said[name]) for name in DETAILS if name != "id"
+            },
         }
 
     # -- parts --
 
-    async def _visits_of(self, work: str) -> list[str]:
+    async def _external_ids(self, work: str) -> list[str]:
         if work.startswith(VISIT):
             return [work.partition("/")[2]]
         try:
@@ -256,7 +258,7 @@ class Explain:
                 member = await self._ledger.member(work)
                 found[work] = member.attempts
                 for one in member.landed if work.startswith(EVENT) else [work]:
-                    found |= await self._attempts_since(one, meta.at - CLOCKS_MS)
+                    found |= await self._attempts_since(one, meta.at - MAX_CLOCK_SKEW_MS)
         return sorted((attempt for of_work in found.values() for attempt in of_work), key=lambda attempt: attempt.at)
 
     async def _attempts_since(self, work: str, at: int) -> dict[str, list[Attempt]]:
@@ -267,7 +269,7 @@ class Explain:
             return {}
         return {one.work: [attempt for attempt in one.attempts if attempt.at >= at] for one in family}
 
-    async def _changes(self, id: str, works: Iterable[str], visits: Visits) -> list[Row]:
+    async def _changes(self, id: str, works: Iterable[str], visits: VisitCache) -> list[Row]:
         """What a delivery meant, and what came of each change."""
         rows: list[Row] = []
         for work in works:
@@ -277,48 +279,48 @@ class Explain:
                 )
         return rows
 
-    async def _changes_of_event(self, id: str, work: str, visits: Visits) -> list[Row]:
+    async def _changes_of_event(self, id: str, work: str, visits: VisitCache) -> list[Row]:
         member = await self._ledger.member(work)
         is_over = member.state == "settled" and member.landed
-        rows = [] if is_over else [{"work": "translate", "state": member.state, **_trouble(member)}]
+        rows = [] if is_over else [{"task": "translate", "state": member.state, **_failure_fields(member)}]
         return rows + await self._changes(id, member.landed, visits)
 
     async def _visit(self, work: str) -> Row:
         family = await self._ledger.family(work)
-        return await apart(family, self._story, family)
+        return await run_off_loop(family, self._visit_details, family)
 
-    def _story(self, family: list[Member]) -> Row:
-        root, facts = family[0], fold_family(family)
+    def _visit_details(self, family: list[Member]) -> Row:
+        root, facts = family[0], merge_visit(family)
         return {
             "visit": root.external_id,
-            "sentence": _told_of_visit(root),
+            "summary": _visit_sentence(root),
             "account": root.account,
             "state": root.state,
-            **_trouble(root),
-            **({"person_removed": moment(root.forgot)} if root.forgot else {}),
-            "later_ids": [member.external_id for member in family[1:]],
-            "facts": {name: self._fact(name, fact) for name, fact in sorted(_counting(facts).items())},
+            **_failure_fields(root),
+            **({"erased_at": moment(root.forgot)} if root.forgot else {}),
+            "aliases": [member.external_id for member in family[1:]],
+            "facts": {name: self._fact(name, fact) for name, fact in sorted(_current_contact_facts(facts).items())},
             "changes": [self._change(facts_of, member) for member in family for facts_of in member.said()],
-            "api": root.api,
+            "remote": root.api,
             "attempts": [self.attempt(attempt) for member in family for attempt in member.attempts],
         }
 
     def _fact(self, name: str, fact: Fact) -> Row:
-        return {"value": self._shown(name, fact.value), "said_by": fact.origin.rpartition(".")[0]}
+        return {"value": self._redact(name, fact.value), "delivery": fact.origin.rpartition(".")[0]}
 
-    def _shown(self, name: str, value: Any) -> Any:
+    def _redact(self, name: str, value: Any) -> Any:
         personal = name.startswith("contact.") and name != "contact.id"
-        return HIDDEN if personal and name not in self._reveal else value
+        return REDACTED if personal and name not in self._reveal else value
 
     def _change(self, said: Any, member: Member) -> Row:
         return {
             "delivery": said.origin.rpartition(".")[0],
             "id": member.external_id,
             "action": said.action,
-            "order": said.order,
-            "says": {
+            "version": said.order,
+            "fields": {
                 **said.facts,
-                **{f"contact.{name}": self._shown(f"contact.{name}", value) for name, value in said.contact.items()},
+                **{f"contact.{name}": self._redact(f"contact.{name}", value) for name, value in said.contact.items()},
             },
         }
 
@@ -327,9 +329,9 @@ class Explain:
         return {
             "id": member.external_id if is_visit else member.work.partition(":")[2],
             "kind": "visit" if is_visit else "event",
-            **_trouble(member),
+            **_failure_fields(member),
             "attempts": len(member.attempts),
-            "answered": self.attempt(member.attempts[-1])["answered"] if member.attempts else None,
+            "response": self.attempt(member.attempts[-1])["response"] if member.attempts else None,
         }
 
     def attempt(self, attempt: Attempt) -> Row:
@@ -340,37 +342,37 @@ class Explain:
             "took_ms": attempt.took_ms,
             "outcome": attempt.outcome,
             "calls": calls,
-            "answered": said or None,
+            "response": said or None,
         }
 
 
-async def _changes_of_visit(id: str, work: str, visits: Visits) -> list[Row]:
-    visit = await visits.of(work)
+async def _changes_of_visit(id: str, work: str, visits: VisitCache) -> list[Row]:
+    visit = await visits.get(work)
     root, rows = visit.family[0], list[Row]()
     member = next(one for one in visit.family if one.work == work)
     for origin, number in visit.changes.get((work, id), ()):
         if number <= member.done:
-            came_of_it: Row = {"state": "applied" if origin in visit.deciding else "superseded"}
+            came_of_it: Row = {"state": "applied" if origin in visit.deciding_origins else "superseded"}
         else:
-            came_of_it = {"state": root.state, **_trouble(root)}
+            came_of_it = {"state": root.state, **_failure_fields(root)}
         rows.append({"visit": root.external_id, **came_of_it})
-    rows += [{"visit": root.external_id, "state": "discarded"}] * visit.discarded[work, id]
+    rows += [{"visit": root.external_id, "state": "discarded"}] * visit.discarded_counts[work, id]
     if not rows and member.dropped:
         rows.append({"visit": root.external_id, "state": "superseded"})
     return rows
 
 
-def _trouble(member: Member) -> Row:
-    told = {"reason": member.reason or None, "since": moment(member.since), "next_try": moment(member.due)}
-    return {name: value for name, value in (told | {"tries": member.tries or None}).items() if value}
+def _failure_fields(member: Member) -> Row:
+    told = {"reason": member.reason or None, "since": moment(member.since), "next_attempt": moment(member.due)}
+    return {name: value for name, value in (told | {"failed_attempts": member.tries or None}).items() if value}
 
 
-def _names(given: str) -> set[str]:
+def _possible_names(given: str) -> set[str]:
     source, _, id = given.partition("-")
     return {given, external_id(source, id)} if source in load() else {given}
 
 
-def _told_of_delivery(meta: Meta, changes: Sequence[Row]) -> str:
+def _delivery_sentence(meta: Meta, changes: Sequence[Row]) -> str:
     """What came of it, in a sentence."""
     states = Counter(change["state"] for change in changes)
     if not states:
@@ -389,7 +391,7 @@ def _told_of_delivery(meta: Meta, changes: Sequence[Row]) -> str:
     return "Discarded by an operator."
 
 
-def _told_of_visit(root: Member) -> str:
+def _visit_sentence(root: Member) -> str:
     match root.state:
         case "parked":
             return f"It needs you: {root.reason}."

@@ -13,11 +13,11 @@ from app.ledger.redis import Redis
 from app.operators.signature_diagnosis import with_likely_causes
 from app.telemetry import rejections
 
-EVERY_S = 0.3
-PAGE = 500
+POLL_INTERVAL_S = 0.3
+PAGE_SIZE = 500
 
 
-async def arrivals(ledger: Ledger, hooks: Iterable[str]) -> AsyncIterator[str]:
+async def new_deliveries(ledger: Ledger, hooks: Iterable[str]) -> AsyncIterator[str]:
     """The ids of the deliveries that arrive from now on. Raises RedisDown."""
     now = (await ledger.now()).timestamp() * 1000
     # Of the last time that was seen also the ids: several may share it, and some may still come.
@@ -31,23 +31,23 @@ async def arrivals(ledger: Ledger, hooks: Iterable[str]) -> AsyncIterator[str]:
                     yield id.decode()
                 last, known = (last, known | {id}) if at == last else (at, {id})
             seen[hook] = last, known
-        await asyncio.sleep(0 if max(map(len, pages), default=0) >= PAGE else EVERY_S)
+        await asyncio.sleep(0 if max(map(len, pages), default=0) >= PAGE_SIZE else POLL_INTERVAL_S)
 
 
 async def _page(redis: Redis, hook: str, since: float, known: set[bytes]) -> list[tuple[bytes, float]]:
-    asked = ("ZRANGEBYSCORE", f"db:deliveries:{hook}", since, "+inf", "WITHSCORES", "LIMIT", 0, PAGE + len(known))
+    asked = ("ZRANGEBYSCORE", f"db:deliveries:{hook}", since, "+inf", "WITHSCORES", "LIMIT", 0, PAGE_SIZE + len(known))
     flat = await redis.command(*asked)
     return list(zip(flat[::2], map(float, flat[1::2]), strict=True))
 
 
-async def attempts(listening: Redis) -> AsyncIterator[tuple[str, Attempt]]:
+async def finished_attempts(listening: Redis) -> AsyncIterator[tuple[str, Attempt]]:
     """Each piece of work with the attempt that just came to an end. Raises RedisDown."""
     async for told in listening.published("db:attempts"):
         work, _, attempt = told.partition(b" {")
         yield work.decode(), Attempt(**orjson.loads(b"{" + attempt))
 
 
-async def refused(ledger: Ledger, hooks: Sequence[str]) -> AsyncIterator[dict[str, Any]]:
+async def new_rejections(ledger: Ledger, hooks: Sequence[str]) -> AsyncIterator[dict[str, Any]]:
     """What is not let in from now on, as `rejections.newest` tells it; a door writes it down every few seconds. Raises
     RedisDown."""
     since = (await ledger.now()).timestamp() * 1000
@@ -56,4 +56,4 @@ async def refused(ledger: Ledger, hooks: Sequence[str]) -> AsyncIterator[dict[st
         for note in reversed(notes):
             yield note
         since = max([since, *(note["at"] for note in notes)])
-        await asyncio.sleep(3 * EVERY_S)
+        await asyncio.sleep(3 * POLL_INTERVAL_S)

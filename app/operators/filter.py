@@ -8,10 +8,10 @@ from typing import Any
 from urllib.parse import urlencode
 
 #: States that have a set of their own; and what else came of a delivery.
-OPEN = ("parked", "waiting", "held", "queued", "running", "discarded")
-DONE = ("applied", "superseded", "ignored")
+INDEXED_STATES = ("parked", "waiting", "held", "queued", "running", "discarded")
+RESULT_STATES = ("applied", "superseded", "ignored")
 #: Of a visit or an event; `settled` has no set.
-STATES = (*OPEN, "settled")
+TASK_STATES = (*INDEXED_STATES, "settled")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +19,7 @@ class Filter:
     """Deliveries and visits by their ids, or all that every word of it fits.
 
     reason: its beginning, or any part of it. since, until: when it arrived, in ISO 8601. visit: its id on either side.
-    search: whatever one has; only lists know it. before: where a page begins, `<score>_<name>`.
+    search: whatever one has; only lists know it. cursor: where a page begins, `<score>_<name>`.
     """
 
     ids: tuple[str, ...] = ()
@@ -31,24 +31,24 @@ class Filter:
     until: str = ""
     visit: str = ""
     search: str = ""
-    before: str = ""
+    cursor: str = ""
 
     @classmethod
-    def read(cls, given: Mapping[str, str]) -> "Filter":
+    def from_query(cls, params: Mapping[str, str]) -> "Filter":
         """Whatever somebody wrote into an address: what is no state of ours is none."""
-        names = ("state", "hook", "source", "reason", "since", "before")
-        words: dict[str, Any] = {name: given.get(name, "").strip()[:300] for name in names}
-        return cls(**words | {"state": words["state"] if words["state"] in (*OPEN, *DONE) else ""})
+        names = ("state", "hook", "source", "reason", "since", "cursor")
+        words: dict[str, Any] = {name: params.get(name, "").strip()[:300] for name in names}
+        return cls(**words | {"state": words["state"] if words["state"] in (*INDEXED_STATES, *RESULT_STATES) else ""})
 
     def query(self, **changes: str) -> str:
         """The address of the same list with these changes; a page begins anew unless it is said where."""
-        words = asdict(self) | {"before": "", **changes}
+        words = asdict(self) | {"cursor": "", **changes}
         return urlencode({name: value for name, value in words.items() if value}, doseq=True)
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         """In words, for the audit log: without what somebody looked for."""
-        words = asdict(self) | {"ids": " ".join(self.ids), "search": "…" if self.search else "", "before": ""}
+        words = asdict(self) | {"ids": " ".join(self.ids), "search": "…" if self.search else "", "cursor": ""}
         return ", ".join(f"{name} {word}" for name, word in words.items() if word) or "everything"
 
     @property
@@ -56,24 +56,24 @@ class Filter:
         return not self.query()
 
     @property
-    def is_of_work(self) -> bool:
+    def is_by_state(self) -> bool:
         """Is it about what stands in a state that is not over? Else about what arrived."""
-        return self.state in OPEN or bool(self.reason)
+        return self.state in INDEXED_STATES or bool(self.reason)
 
     @property
     def since_ms(self) -> float:
-        return _ms(self.since, float("-inf"))
+        return _parse_ms(self.since, float("-inf"))
 
     @property
     def until_ms(self) -> float:
-        return _ms(self.until, float("inf"))
+        return _parse_ms(self.until, float("inf"))
 
-    def start(self) -> tuple[float, str]:
-        score, _, name = self.before.partition("_")
+    def cursor_position(self) -> tuple[float, str]:
+        score, _, name = self.cursor.partition("_")
         return (float(score), name) if re.fullmatch(r"\d{1,16}", score) else (float("inf"), "")
 
 
-def _ms(written: str, otherwise: float) -> float:
+def _parse_ms(written: str, otherwise: float) -> float:
     try:
         moment = datetime.fromisoformat(written)
     except ValueError:

@@ -13,37 +13,37 @@ from app.ledger.ledger import Ledger, every_account
 from app.ledger.records import Gone, Meta
 from app.ledger.times import moment
 from app.operators import search_index
-from app.operators.explain import Explain, Row, Visits, event_name
-from app.operators.filter import OPEN, Filter
+from app.operators.explain import Explain, Row, VisitCache, event_name
+from app.operators.filter import INDEXED_STATES, Filter
 from app.settings.model import Settings
 from app.telemetry import counters
 from app.visits.change import external_id
 from app.webhooks.registry import load, source_of
 
-PAGE = 50
+PAGE_SIZE = 50
 #: So many are asked for at once.
-BATCH = 200
+BATCH_SIZE = 200
 #: A page gives up looking after so many rows that do not fit, and says where it stopped.
-MOST_LOOKED_AT = 400
+MAX_ROWS_CHECKED = 400
 #: Or after so many whose heads alone told that they do not.
-MOST_HEADS = 20_000
+MAX_SCANNED = 20_000
 #: Of so many is asked at once what is the matter.
-TOLD = 1_000
+REASON_BATCH = 1_000
 #: More failures than this are counted, but not sorted by their reasons.
-MOST_GROUPED = 20_000
+MAX_GROUPED = 20_000
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class ListPage:
     """One page. more: where the next one begins, if there may be one; given_up: it stopped looking before it was full."""
 
     rows: list[Row]
-    more: str = ""
-    given_up: bool = False
+    next_cursor: str = ""
+    truncated: bool = False
 
 
 @dataclass(slots=True)
-class Group:
+class FailureGroup:
     """Failures of one reason and source."""
 
     reason: str
@@ -54,7 +54,7 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SearchResult:
     """What a search came to: an address of ours, and what is there."""
 
     kind: str
@@ -70,163 +70,163 @@ class Lists:
 
     # -- lists --
 
-    async def deliveries(self, filter: Filter, most: int = PAGE) -> Rows:
-        if filter.is_of_work:
-            return await self.works(filter, most)
-        keys = [f"db:deliveries:{hook}" for hook in await self._hooks_of(filter)]
+    async def deliveries(self, filter: Filter, limit: int = PAGE_SIZE) -> ListPage:
+        if filter.is_by_state:
+            return await self.tasks(filter, limit)
+        keys = [f"db:deliveries:{hook}" for hook in await self._hooks_matching(filter)]
         is_named = filter.visit or filter.search
         rows: list[Row] = []
-        looked, heads, last, visits = 0, 0, "", Visits(self._ledger)
-        async for page in self._named_deliveries(filter) if is_named else self._newest(keys, filter):
+        looked, heads, last, visits = 0, 0, "", VisitCache(self._ledger)
+        async for page in self._deliveries_by_id(filter) if is_named else self._scan(keys, filter):
             heads += len(page)
-            metas = await self._metas([id for _, id in page])
-            fitting = [(at, id) for (at, id), meta in zip(page, metas, strict=True) if _fits(filter, meta)]
+            metas = await self._delivery_infos([id for _, id in page])
+            fitting = [(at, id) for (at, id), meta in zip(page, metas, strict=True) if _matches(filter, meta)]
             # In handfuls: a page is full before all of them were asked for.
-            for start in range(0, len(fitting), PAGE):
-                handful = fitting[start : start + PAGE]
+            for start in range(0, len(fitting), PAGE_SIZE):
+                handful = fitting[start : start + PAGE_SIZE]
                 for (at, id), row in zip(
-                    handful, await self._explain.rows([id for _, id in handful], visits), strict=True
+                    handful, await self._explain.delivery_summaries([id for _, id in handful], visits), strict=True
                 ):
                     looked += 1
                     if not filter.state or filter.state in row["state"].split():
-                        if len(rows) == most:
-                            return Rows(rows, last)
+                        if len(rows) == limit:
+                            return ListPage(rows, last)
                         rows.append(row)
                     last = f"{at:.0f}_{id}"
-                if looked >= MOST_LOOKED_AT:
-                    return Rows(rows, last, given_up=True)
-            if heads >= MOST_HEADS:
-                return Rows(rows, f"{page[-1][0]:.0f}_{page[-1][1]}", given_up=True)
-        return Rows(rows)
+                if looked >= MAX_ROWS_CHECKED:
+                    return ListPage(rows, last, truncated=True)
+            if heads >= MAX_SCANNED:
+                return ListPage(rows, f"{page[-1][0]:.0f}_{page[-1][1]}", truncated=True)
+        return ListPage(rows)
 
-    async def works(self, filter: Filter, most: int = PAGE) -> Rows:
+    async def tasks(self, filter: Filter, limit: int = PAGE_SIZE) -> ListPage:
         """What stands in a state that is not over: visits and events, with the delivery that waits in each."""
-        state = filter.state if filter.state in OPEN else "parked"
-        keys = await self._held() if state == "held" else [f"db:{state}"]
+        state = filter.state if filter.state in INDEXED_STATES else "parked"
+        keys = await self._held_keys() if state == "held" else [f"db:{state}"]
         is_named = filter.visit or filter.search
         rows: list[Row] = []
         last = ""
-        async for page in self._named_works(filter) if is_named else self._newest(keys, filter, by_arrival=False):
-            wanted = await self._wanted([work for _, work in page], filter)
+        async for page in self._tasks_by_id(filter) if is_named else self._scan(keys, filter, by_arrival=False):
+            wanted = await self._filter_tasks([work for _, work in page], filter)
             fitting = [(at, work) for at, work in page if work in wanted]
-            for start in range(0, len(fitting), PAGE):
-                handful = fitting[start : start + PAGE]
-                found = await asyncio.gather(*(self.work(work) for _, work in handful))
+            for start in range(0, len(fitting), PAGE_SIZE):
+                handful = fitting[start : start + PAGE_SIZE]
+                found = await asyncio.gather(*(self.task_row(work) for _, work in handful))
                 for (at, work), row in zip(handful, found, strict=True):
                     if row and row["state"] == state and filter.hook in ("", row["hook"]):
-                        if len(rows) == most:
-                            return Rows(rows, last)
+                        if len(rows) == limit:
+                            return ListPage(rows, last)
                         rows.append(row)
                     last = f"{at:.0f}_{work}"
-        return Rows(rows)
+        return ListPage(rows)
 
-    async def every(
-        self, filter: Filter, most: float = float("inf"), most_empty: float = float("inf")
-    ) -> AsyncIterator[Rows]:
+    async def iter_pages(
+        self, filter: Filter, limit: float = float("inf"), max_empty_pages: float = float("inf")
+    ) -> AsyncIterator[ListPage]:
         """One page of deliveries after the other: to the end, so many rows, or so many pages in which nothing fits."""
         while True:
-            page = await self.deliveries(filter, int(min(most, BATCH)))
-            most, most_empty = most - len(page.rows), most_empty - (not page.rows)
+            page = await self.deliveries(filter, int(min(limit, BATCH_SIZE)))
+            limit, max_empty_pages = limit - len(page.rows), max_empty_pages - (not page.rows)
             yield page
-            if not page.more or most <= 0 or most_empty <= 0:
+            if not page.next_cursor or limit <= 0 or max_empty_pages <= 0:
                 return
-            filter = replace(filter, before=page.more)
+            filter = replace(filter, cursor=page.next_cursor)
 
-    async def newer(self, filter: Filter, than: str) -> int:
+    async def count_newer(self, filter: Filter, cursor: str) -> int:
         """How many deliveries arrived after that one."""
-        score = than.partition("_")[0]
-        return await self._arrived(filter, f"({score}", "+inf") if re.fullmatch(r"\d{1,16}", score) else 0
+        score = cursor.partition("_")[0]
+        return await self._count_arrived(filter, f"({score}", "+inf") if re.fullmatch(r"\d{1,16}", score) else 0
 
-    async def mark(self, filter: Filter) -> str:
+    async def newest_cursor(self, filter: Filter) -> str:
         """The time of the newest delivery, for `newer`."""
-        keys = [f"db:deliveries:{hook}" for hook in await self._hooks_of(filter)]
+        keys = [f"db:deliveries:{hook}" for hook in await self._hooks_matching(filter)]
         ends = await asyncio.gather(*(self._redis.command("ZREVRANGE", key, 0, 0, "WITHSCORES") for key in keys))
         return f"{max((float(end[1]) for end in ends if end), default=0):.0f}"
 
-    async def states(self) -> dict[str, int]:
+    async def count_by_state(self) -> dict[str, int]:
         """How much work stands in each state."""
-        sizes = await asyncio.gather(*(self._redis.command("ZCARD", f"db:{state}") for state in OPEN))
-        held = await asyncio.gather(*(self._redis.command("ZCARD", key) for key in await self._held()))
-        return dict(zip(OPEN, sizes, strict=True)) | {"held": sum(held)}
+        sizes = await asyncio.gather(*(self._redis.command("ZCARD", f"db:{state}") for state in INDEXED_STATES))
+        held = await asyncio.gather(*(self._redis.command("ZCARD", key) for key in await self._held_keys()))
+        return dict(zip(INDEXED_STATES, sizes, strict=True)) | {"held": sum(held)}
 
-    async def _hooks_of(self, filter: Filter) -> list[str]:
-        return [filter.hook] if filter.hook else await self._known_hooks()
+    async def _hooks_matching(self, filter: Filter) -> list[str]:
+        return [filter.hook] if filter.hook else await self._all_hooks()
 
-    async def _known_hooks(self) -> list[str]:
+    async def _all_hooks(self) -> list[str]:
         return list(dict.fromkeys([*self._settings.hooks, *await self._ledger.hooks()]))
 
-    async def hooks(self) -> dict[str, int]:
-        names = await self._known_hooks()
+    async def count_by_hook(self) -> dict[str, int]:
+        names = await self._all_hooks()
         sizes = await asyncio.gather(*(self._redis.command("ZCARD", f"db:deliveries:{name}") for name in names))
         return dict(zip(names, sizes, strict=True))
 
-    async def groups(self, state: str = "parked") -> list[Group]:
+    async def group_by_reason(self, state: str = "parked") -> list[FailureGroup]:
         """What stands in that state, by reason and source, the largest first."""
-        groups: dict[tuple[str, str], Group] = {}
+        groups: dict[tuple[str, str], FailureGroup] = {}
         grouped = 0
-        async for page in self._reasons(state):
+        async for page in self._iter_reasons(state):
             for _, source, reason, since in page:
-                group = groups.setdefault((reason, source), Group(reason, source))
+                group = groups.setdefault((reason, source), FailureGroup(reason, source))
                 group.count += 1
                 group.first, group.last = min(group.first, since), max(group.last, since)
             grouped += len(page)
-            if grouped >= MOST_GROUPED:
+            if grouped >= MAX_GROUPED:
                 break
         return sorted(groups.values(), key=lambda group: -group.count)
 
     async def count(self, filter: Filter) -> int:
         """How much fits: of work exactly, of what arrived without a look at what came of it."""
-        if not filter.is_of_work:
-            return await self._arrived(filter, filter.since_ms, filter.until_ms)
-        if replace(filter, before="") == Filter(state=filter.state):
-            return (await self.states())[filter.state]
+        if not filter.is_by_state:
+            return await self._count_arrived(filter, filter.since_ms, filter.until_ms)
+        if replace(filter, cursor="") == Filter(state=filter.state):
+            return (await self.count_by_state())[filter.state]
         count, within = 0, (filter.since_ms, filter.until_ms)
-        async for page in self._reasons(filter.state if filter.state in OPEN else "parked"):
+        async for page in self._iter_reasons(filter.state if filter.state in INDEXED_STATES else "parked"):
             works = [
                 work
                 for work, source, reason, since in page
                 if filter.reason in reason and filter.source in ("", source) and within[0] <= since <= within[1]
             ]
-            count += await self._count_of(filter.hook, works) if filter.hook else len(works)
+            count += await self._count_for_hook(filter.hook, works) if filter.hook else len(works)
         return count
 
-    async def _count_of(self, hook: str, works: Sequence[str]) -> int:
-        rows = await asyncio.gather(*(self.work(work) for work in works))
+    async def _count_for_hook(self, hook: str, works: Sequence[str]) -> int:
+        rows = await asyncio.gather(*(self.task_row(work) for work in works))
         return sum(row is not None and row["hook"] == hook for row in rows)
 
-    async def _arrived(self, filter: Filter, since: float | str, until: float | str) -> int:
-        hooks = await self._hooks_of(filter)
-        keys = [f"db:deliveries:{hook}" for hook in hooks if self._is_of(hook, filter.source)]
+    async def _count_arrived(self, filter: Filter, since: float | str, until: float | str) -> int:
+        hooks = await self._hooks_matching(filter)
+        keys = [f"db:deliveries:{hook}" for hook in hooks if self._hook_has_source(hook, filter.source)]
         return sum(await asyncio.gather(*(self._redis.command("ZCOUNT", key, since, until) for key in keys)))
 
-    def _is_of(self, hook: str, source: str) -> bool:
+    def _hook_has_source(self, hook: str, source: str) -> bool:
         known = self._settings.hooks.get(hook)
         return source in ("", known.source or hook) if known else True
 
     # -- search --
 
-    async def search(self, text: str) -> list[Found]:
+    async def search(self, text: str) -> list[SearchResult]:
         """By the id of a delivery, of a visit on either side, of a request; by e-mail address or phone number."""
         stands, visits, request = await asyncio.gather(
             self._redis.command("EXISTS", f"db:delivery:{text}"),
-            self._known(_names(text)),
+            self._existing_visits(_possible_names(text)),
             counters.delivery_of(self._redis, text),
         )
-        works = await search_index.works_of(self._redis, text, self._settings.secret_key)
-        found = [Found("delivery", text)] if stands else []
-        found += [Found("delivery", request)] if request else []
+        works = await search_index.lookup(self._redis, text, self._settings.secret_key)
+        found = [SearchResult("delivery", text)] if stands else []
+        found += [SearchResult("delivery", request)] if request else []
         names = list(dict.fromkeys([*visits, *(work.partition("/")[2] for work in works)]))
-        return found + [Found("visit", name) for name in names]
+        return found + [SearchResult("visit", name) for name in names]
 
-    async def named(self, filter: Filter) -> list[str]:
+    async def resolve_ids(self, filter: Filter) -> list[str]:
         """The ids of the deliveries and visits that its visit and its search mean."""
         found = [one.id for one in await self.search(filter.search)] if filter.search else []
         if filter.visit:
-            visits = await self._known(_names(filter.visit))
+            visits = await self._existing_visits(_possible_names(filter.visit))
             return visits if not filter.search else [id for id in found if id in visits]
         return found
 
-    async def _known(self, names: Sequence[str]) -> list[str]:
+    async def _existing_visits(self, names: Sequence[str]) -> list[str]:
         """Those of the names that are visits: one command for each account, and for each name where there is one."""
         every = await every_account(self._redis, self._settings.every_account)
         keys = [[f"db:visit:{account}/{name}" for name in names] for account in every]
@@ -238,49 +238,49 @@ class Lists:
 
     # -- parts --
 
-    async def _held(self) -> list[str]:
+    async def _held_keys(self) -> list[str]:
         return [f"db:held:{one}" for one in await every_account(self._redis, self._settings.every_account)]
 
-    async def _named_works(self, filter: Filter) -> AsyncIterator[list[tuple[float, str]]]:
-        found = await asyncio.gather(*(self._works(id) for id in await self.named(filter)))
+    async def _tasks_by_id(self, filter: Filter) -> AsyncIterator[list[tuple[float, str]]]:
+        found = await asyncio.gather(*(self._task_ids(id) for id in await self.resolve_ids(filter)))
         works = {work for works in found for work in works}
-        yield sorted(((0.0, work) for work in works if (0.0, work) < filter.start()), reverse=True)
+        yield sorted(((0.0, work) for work in works if (0.0, work) < filter.cursor_position()), reverse=True)
 
-    async def _works(self, id: str) -> list[str]:
+    async def _task_ids(self, id: str) -> list[str]:
         try:
-            return await self._explain.works(id)
+            return await self._explain.task_ids(id)
         except Gone:
             return []
 
-    async def _named_deliveries(self, filter: Filter) -> AsyncIterator[list[tuple[float, str]]]:
+    async def _deliveries_by_id(self, filter: Filter) -> AsyncIterator[list[tuple[float, str]]]:
         """Those that said something of the visits, and those that are named themselves; in one page, newest first."""
-        found = await asyncio.gather(*(self._deliveries_of(name) for name in await self.named(filter)))
+        found = await asyncio.gather(*(self._deliveries_of_id(name) for name in await self.resolve_ids(filter)))
         ids = list({id for ids in found for id in ids})
-        metas = await self._metas(ids)
+        metas = await self._delivery_infos(ids)
         page = [(float(meta.at), id) for id, meta in zip(ids, metas, strict=True) if meta]
-        start, within = filter.start(), (filter.since_ms, filter.until_ms)
+        start, within = filter.cursor_position(), (filter.since_ms, filter.until_ms)
         yield sorted((one for one in page if one < start and within[0] <= one[0] <= within[1]), reverse=True)
 
-    async def _deliveries_of(self, name: str) -> set[str]:
+    async def _deliveries_of_id(self, name: str) -> set[str]:
         """Of a visit, all that said something of it; of a delivery, itself."""
         try:
-            works = await self._explain.works_of_visit(name)
+            works = await self._explain.visit_task_ids(name)
         except Gone:
             return {name}
         families = await asyncio.gather(*(self._ledger.family(work) for work in works))
         members = [member for family in families for member in family]
         return {origin.rpartition(".")[0] for one in members for origin in (*one.changes, *one.discarded)}
 
-    async def _newest(
+    async def _scan(
         self, keys: Sequence[str], filter: Filter, by_arrival: bool = True
     ) -> AsyncIterator[list[tuple[float, str]]]:
         """What is in these sorted sets together, greatest score first, in pages, from where the filter begins."""
-        score, name = filter.start()
+        score, name = filter.cursor_position()
         least: Any = "-inf"
         if by_arrival:
             least = filter.since_ms
             score, name = (score, name) if score <= filter.until_ms else (filter.until_ms, "")
-        most = BATCH
+        most = BATCH_SIZE
         while keys:
             flats = await asyncio.gather(
                 *(
@@ -302,20 +302,20 @@ class Lists:
             if bound == float("-inf"):
                 return
 
-    async def _metas(self, ids: Sequence[str]) -> list[Meta | None]:
-        return await asyncio.gather(*(self._meta(id) for id in ids))
+    async def _delivery_infos(self, ids: Sequence[str]) -> list[Meta | None]:
+        return await asyncio.gather(*(self._delivery_info(id) for id in ids))
 
-    async def _meta(self, id: str) -> Meta | None:
+    async def _delivery_info(self, id: str) -> Meta | None:
         try:
             return await self._ledger.meta(id) if id else None
         except Gone:
             return None
 
-    async def _wanted(self, works: Sequence[str], filter: Filter) -> set[str]:
+    async def _filter_tasks(self, works: Sequence[str], filter: Filter) -> set[str]:
         if not (filter.reason or filter.source or filter.since or filter.until):
             return set(works)
         told = await asyncio.gather(*(self._redis.command("HMGET", f"db:{work}", "reason", "since") for work in works))
-        sources = await self._sources(works)
+        sources = await self._sources_of_tasks(works)
         return {
             work
             for work, (reason, since) in zip(works, told, strict=True)
@@ -324,28 +324,28 @@ class Lists:
             and filter.since_ms <= float(since or 0) <= filter.until_ms
         }
 
-    async def _reasons(self, state: str) -> AsyncIterator[list[tuple[str, str, str, float]]]:
+    async def _iter_reasons(self, state: str) -> AsyncIterator[list[tuple[str, str, str, float]]]:
         """Everything in that state, newest first, in pages: work, source, reason, since when."""
-        for key in await self._held() if state == "held" else [f"db:{state}"]:
-            for start in itertools.count(0, TOLD):
-                asked = ("SORT", key, "BY", "nosort", "DESC", "LIMIT", start, TOLD)
+        for key in await self._held_keys() if state == "held" else [f"db:{state}"]:
+            for start in itertools.count(0, REASON_BATCH):
+                asked = ("SORT", key, "BY", "nosort", "DESC", "LIMIT", start, REASON_BATCH)
                 flat = await self._redis.command(*asked, "GET", "#", "GET", "db:*->reason", "GET", "db:*->since")
                 works = [work.decode() for work in flat[::3]]
-                sources = await self._sources(works)
+                sources = await self._sources_of_tasks(works)
                 yield [
                     (work, sources[work], (reason or b"").decode(), float(since or 0))
                     for work, reason, since in zip(works, flat[1::3], flat[2::3], strict=True)
                 ]
-                if len(works) < TOLD:
+                if len(works) < REASON_BATCH:
                     break
 
-    async def _sources(self, works: Sequence[str]) -> dict[str, str]:
+    async def _sources_of_tasks(self, works: Sequence[str]) -> dict[str, str]:
         events = [work for work in works if work.startswith(EVENT)]
-        metas = await self._metas([work.removeprefix(f"{EVENT}:") for work in events])
+        metas = await self._delivery_infos([work.removeprefix(f"{EVENT}:") for work in events])
         of_events = {work: meta.source if meta else "" for work, meta in zip(events, metas, strict=True)}
         return {work: of_events.get(work) or source_of(work) for work in works}
 
-    async def work(self, work: str) -> Row | None:
+    async def task_row(self, work: str) -> Row | None:
         """As a row of deliveries: the newest one that is not applied, and what is the matter."""
         try:
             member = await self._ledger.member(work)
@@ -355,9 +355,9 @@ class Lists:
         changes = member.discarded if member.state == "discarded" else member.changes
         pending = sorted(changes, key=lambda origin: -int(changes[origin].partition(b" ")[0]))
         rang = [origin.rpartition(".")[0] for origin in pending] if is_visit else [work.removeprefix(f"{EVENT}:")]
-        delivery, meta = await self._newest_known(rang)
+        delivery, meta = await self._first_stored(rang)
         return self._explain.failure(member) | {
-            "work": work,
+            "task_id": work,
             "delivery": delivery,
             "at": moment(meta.at) if meta else None,
             "hook": meta.hook if meta else "",
@@ -367,15 +367,15 @@ class Lists:
             "visits": [member.external_id] if is_visit else [],
         }
 
-    async def _newest_known(self, deliveries: Iterable[str]) -> tuple[str, Meta | None]:
+    async def _first_stored(self, deliveries: Iterable[str]) -> tuple[str, Meta | None]:
         """An operator's word is a change without a delivery."""
         for id in deliveries:
-            if meta := await self._meta(id):
+            if meta := await self._delivery_info(id):
                 return id, meta
         return "", None
 
 
-def _fits(filter: Filter, meta: Meta | None) -> bool:
+def _matches(filter: Filter, meta: Meta | None) -> bool:
     """What the head of a delivery tells."""
     if meta is None:
         return not (filter.source or filter.state)
@@ -383,6 +383,6 @@ def _fits(filter: Filter, meta: Meta | None) -> bool:
     return fits and (filter.state != "ignored" or bool(meta.ignored))
 
 
-def _names(id: str) -> list[str]:
+def _possible_names(id: str) -> list[str]:
     """What a visit of that id may be called: it may be ours, or the tool's."""
     return [id, *(external_id(source, id) for source in load())]

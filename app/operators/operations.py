@@ -22,37 +22,37 @@ from app.ledger.records import Gone
 from app.ledger.redis import RedisDown
 from app.operators.discard import Discard
 from app.operators.filter import Filter
-from app.operators.replay import Replay, Step, Stuck
+from app.operators.replay import NoWorkerProgress, PlannedTask, Replay
 from app.settings.model import Settings
 from app.telemetry.logs import log
 
-Do = Literal["replay", "discard"]
+OperationKind = Literal["replay", "discard"]
 OPEN = "db:operations:open"
-MOST_KEPT = 500
+MAX_STORED = 500
 #: How often progress is written, and how long a worker that says nothing keeps its operation.
-TELL_EVERY_S, LOCK_S = 0.5, 15
+PROGRESS_INTERVAL_S, LOCK_TTL_S = 0.5, 15
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class OperationRequest:
     """What was said. expected: how many matched when it was planned, planned_at: when that was, in ms."""
 
-    do: Do
+    kind: OperationKind
     filter: Filter
-    who: str
+    actor: str
     expected: int
-    planned_at: int
+    planned_at_ms: int
     contact: str = ""
-    fresh: bool = False
+    recheck: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """state: `queued`, `running`, `done`, `cancelled`, or `stuck`: no worker took what was put back. skipped: by why."""
+    """state: `queued`, `running`, `done`, `cancelled`, or `stalled`: no worker took what was put back. skipped: by why."""
 
     id: str
-    order: Order
-    at: int
+    request: OperationRequest
+    created_at_ms: int
     state: str = "queued"
     done: int = 0
     skipped: dict[str, int] = field(default_factory=dict)
@@ -62,7 +62,7 @@ class Operation:
         return self.state in ("queued", "running")
 
     @property
-    def seen(self) -> int:
+    def processed(self) -> int:
         return self.done + sum(self.skipped.values())
 
 
@@ -74,98 +74,98 @@ class Operations:
 
     # -- at the desk --
 
-    async def start(self, order: Order) -> str:
+    async def create(self, request: OperationRequest) -> str:
         id, now = new_id(), int((await self._ledger.now()).timestamp() * 1000)
         lists = (
             ("ZADD", OPERATIONS, now, id),
-            ("ZREMRANGEBYRANK", OPERATIONS, 0, -MOST_KEPT - 1),
+            ("ZREMRANGEBYRANK", OPERATIONS, 0, -MAX_STORED - 1),
             ("ZADD", OPEN, now, id),
         )
-        await self._keep(Operation(id=id, order=order, at=now), *lists)
+        await self._store(Operation(id=id, request=request, created_at_ms=now), *lists)
         return id
 
-    async def one(self, id: str) -> Operation:
+    async def get(self, id: str) -> Operation:
         """Raises Gone."""
         flat = await self._redis.command("HGETALL", f"db:operation:{id}")
         if not flat:
             raise Gone(id)
-        return _read(id, dict(zip(flat[::2], flat[1::2], strict=True)))
+        return _decode(id, dict(zip(flat[::2], flat[1::2], strict=True)))
 
-    async def newest(self, most: int = 50) -> list[Operation]:
+    async def newest(self, limit: int = 50) -> list[Operation]:
         found = []
-        for id in await self._redis.command("ZREVRANGE", OPERATIONS, 0, most - 1):
+        for id in await self._redis.command("ZREVRANGE", OPERATIONS, 0, limit - 1):
             with suppress(Gone):
-                found.append(await self.one(id.decode()))
+                found.append(await self.get(id.decode()))
         return found
 
     async def cancel(self, id: str) -> None:
         """What was put back to work stays so; the rest is left alone. Raises Gone."""
-        operation = await self.one(id)
+        operation = await self.get(id)
         if operation.is_open:
             await self._redis.commands(("HSET", f"db:operation:{id}", "cancel", 1))
         if operation.state == "queued":
-            await self._keep(replace(operation, state="cancelled"), ("ZREM", OPEN, id))
+            await self._store(replace(operation, state="cancelled"), ("ZREM", OPEN, id))
 
     # -- for the worker --
 
-    async def carry_out_next(self) -> None:
+    async def run_next(self) -> None:
         for id in await self._redis.command("ZRANGE", OPEN, 0, 0):
             lock, token = f"db:operation:{id.decode()}:lock", new_id()
-            if await self._ledger.lock(lock, token, LOCK_S):
+            if await self._ledger.lock(lock, token, LOCK_TTL_S):
                 try:
-                    await self._carry_out(id.decode(), lock, token)
+                    await self._run(id.decode(), lock, token)
                 finally:
                     await self._ledger.unlock(lock, token)
 
-    async def _carry_out(self, id: str, lock: str, token: str) -> None:
+    async def _run(self, id: str, lock: str, token: str) -> None:
         try:
-            operation = await self.one(id)
+            operation = await self.get(id)
         except Gone:
             await self._redis.command("ZREM", OPEN, id)
             return
-        run = _Run(operation)
-        work = asyncio.create_task(self._work(run))
+        run = _Progress(operation)
+        work = asyncio.create_task(self._execute(run))
         state = "running"
         try:
             while state == "running":
-                state = await self._look(run, work)
-                await self._keep(replace(operation, state=state, done=run.done, skipped=dict(run.skipped)))
-                if state == "running" and not await self._ledger.lock(lock, token, LOCK_S):
+                state = await self._poll(run, work)
+                await self._store(replace(operation, state=state, done=run.done, skipped=dict(run.skipped)))
+                if state == "running" and not await self._ledger.lock(lock, token, LOCK_TTL_S):
                     return  # another worker has taken it over
         finally:
             work.cancel()
-            with suppress(asyncio.CancelledError, RedisDown, Stuck):
+            with suppress(asyncio.CancelledError, RedisDown, NoWorkerProgress):
                 await work
         await self._redis.command("ZREM", OPEN, id)
-        log.info("operation over", operation=id, outcome=state, done=run.done)
+        log.info("operation_finished", operation=id, state=state, done=run.done)
 
-    async def _look(self, run: "_Run", work: "asyncio.Task[None]") -> str:
+    async def _poll(self, run: "_Progress", work: "asyncio.Task[None]") -> str:
         """What has become of it a moment later."""
-        await asyncio.wait([work], timeout=TELL_EVERY_S)
+        await asyncio.wait([work], timeout=PROGRESS_INTERVAL_S)
         if work.done():
-            if isinstance(error := work.exception(), Stuck):
-                return "stuck"
+            if isinstance(error := work.exception(), NoWorkerProgress):
+                return "stalled"
             if error:
                 raise error
             return "done"
         cancelled = await self._redis.command("HEXISTS", f"db:operation:{run.operation.id}", "cancel")
         return "cancelled" if cancelled else "running"
 
-    async def _work(self, run: "_Run") -> None:
-        order = run.operation.order
-        if order.do == "replay":
-            replaying = Replay(self._ledger, self._settings, fresh=order.fresh, contact=order.contact)
-            await replaying.carry_out(order.filter, run.told)
+    async def _execute(self, run: "_Progress") -> None:
+        order = run.operation.request
+        if order.kind == "replay":
+            replaying = Replay(self._ledger, self._settings, recheck=order.recheck, contact=order.contact)
+            await replaying.execute(order.filter, run.on_step)
         else:
-            discard = Discard(self._ledger, self._settings, planned_at=order.planned_at)
-            await discard.carry_out(order.filter, run.told)
+            discard = Discard(self._ledger, self._settings, planned_at=order.planned_at_ms)
+            await discard.execute(order.filter, run.on_step)
 
-    async def _keep(self, operation: Operation, *more: tuple[Any, ...]) -> None:
+    async def _store(self, operation: Operation, *more: tuple[Any, ...]) -> None:
         """more: commands that are executed with it."""
-        key, order = f"db:operation:{operation.id}", operation.order
+        key, order = f"db:operation:{operation.id}", operation.request
         told = {
-            "order": orjson.dumps(asdict(order)),
-            "at": operation.at,
+            "request": orjson.dumps(asdict(order)),
+            "at": operation.created_at_ms,
             "state": operation.state,
             "done": operation.done,
             "skipped": orjson.dumps(operation.skipped),
@@ -174,29 +174,29 @@ class Operations:
         await self._redis.commands(("HSET", key, *fields), ("EXPIRE", key, OPERATIONS_KEPT_S), *more)
 
 
-class _Run:
+class _Progress:
     """How far one is. What an earlier worker did counts, where it is not met again."""
 
     def __init__(self, operation: Operation) -> None:
-        goes_on = not operation.order.filter.ids
+        goes_on = not operation.request.filter.ids
         self.operation = operation
         self.done = operation.done if goes_on else 0
         self.skipped = Counter(operation.skipped if goes_on else {})
 
-    def told(self, step: Step, state: str) -> None:
-        if skipped := step.skip or ("expired" if state == "expired" else ""):
+    def on_step(self, step: PlannedTask, state: str) -> None:
+        if skipped := step.skip_reason or ("expired" if state == "expired" else ""):
             self.skipped[skipped] += 1
         else:
             self.done += 1
 
 
-def _read(id: str, stored: dict[bytes, bytes]) -> Operation:
-    told: dict[str, Any] = {"planned_at": int(stored[b"at"])} | orjson.loads(stored[b"order"])
+def _decode(id: str, stored: dict[bytes, bytes]) -> Operation:
+    told: dict[str, Any] = {"planned_at_ms": int(stored[b"at"])} | orjson.loads(stored[b"request"])
     words = told.pop("filter")
     return Operation(
         id=id,
-        order=Order(filter=Filter(**words | {"ids": tuple(words["ids"])}), **told),
-        at=int(stored[b"at"]),
+        request=OperationRequest(filter=Filter(**words | {"ids": tuple(words["ids"])}), **told),
+        created_at_ms=int(stored[b"at"]),
         state=stored[b"state"].decode(),
         done=int(stored[b"done"]),
         skipped=orjson.loads(stored[b"skipped"]),

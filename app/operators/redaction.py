@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 import orjson
 
 #: Names whose values say what happened, and when, but not to whom.
-SHOWN = frozenset(
+SAFE_KEYS = frozenset(
     """action amount amount_collected api_version cancelled canceled completed created created_at createdat currency
     date_cancelled duration end end_at end_time ends_at endtime event event_id event_type eventtype id kind object order
     price rescheduled start start_at start_time starts_at starttime status time_completed time_scheduled time_zone timestamp
@@ -18,49 +18,49 @@ SHOWN = frozenset(
 )
 #: Of these, the ones under which some tools write a sentence, in which somebody may be named. A word is shown; a sentence
 #: only where the source declares that it is the event's name.
-NAMES = frozenset("action event event_type eventtype kind object topic trigger triggerevent type".split())  # noqa: SIM905
+EVENT_NAME_KEYS = frozenset("action event event_type eventtype kind object topic trigger triggerevent type".split())  # noqa: SIM905
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+(Z|[+-]\d\d:?\d\d)?")
-_HARMLESS = re.compile(r"[\w:./+ -]{0,200}")
-_AN_ADDRESS = re.compile(r"@|%40")
-_A_NUMBER = re.compile(r"\+?\d[\d\s().-]{6,}\d")
+_SAFE_VALUE = re.compile(r"[\w:./+ -]{0,200}")
+_ADDRESS = re.compile(r"@|%40")
+_NUMBER = re.compile(r"\+?\d[\d\s().-]{6,}\d")
 
 #: So many values are laid out, so deep; every one of them costs the browser a button.
-MOST_VALUES, DEEPEST = 2_000, 64
+MAX_VALUES, MAX_DEPTH = 2_000, 64
 #: A longer name of a field cannot be asked for.
-LONGEST_NAME = 200
+MAX_NAME_LENGTH = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Hidden:
+class HiddenValue:
     """A value that may be somebody's. name: where it stands. told: what may be said of it. value: once it is revealed."""
 
-    name: str
-    told: str
+    path: str
+    placeholder: str
     value: str | None
 
 
-def body(raw: bytes, revealed: Container[str] = (), event: tuple[str, ...] = ()) -> list[str | Hidden]:
+def redact_body(raw: bytes, revealed: Container[str] = (), event: tuple[str, ...] = ()) -> list[str | HiddenValue]:
     """The body as text to read, in pieces. revealed: the names of what is shown nevertheless; `*`: all of it. event: where
     the source declares the event's name."""
     if "*" in revealed:
-        return [_whole(raw)]
+        return [_full_body(raw)]
     try:
-        parsed = _parsed(raw)
+        parsed = _parse(raw)
     except ValueError:
         return [f"••• ({len(raw)} bytes that are neither JSON nor a form)"]
-    layout = _Layout(revealed, ".".join(event))
-    pieces = list(layout.of(parsed, "", "", 0))
-    left = _size(parsed)[0] - MOST_VALUES
+    layout = _Renderer(revealed, ".".join(event))
+    pieces = list(layout.render(parsed, "", "", 0))
+    left = _size(parsed)[0] - MAX_VALUES
     return [*pieces, f"\n… and {left:,} more" if layout.left < 0 else ""]
 
 
-def _whole(raw: bytes) -> str:
+def _full_body(raw: bytes) -> str:
     """As it came; JSON is laid out, unless that would change a number, or make very much of it."""
     text = raw.decode("utf-8", "replace")
     try:
         parsed = orjson.loads(raw)
         values, indentation = _size(parsed)
-        is_small = values <= 10 * MOST_VALUES and indentation <= 1_000_000
+        is_small = values <= 10 * MAX_VALUES and indentation <= 1_000_000
         if is_small and not re.search(r"\d{16,}", text) and orjson.loads(orjson.dumps(parsed)) == parsed:
             return orjson.dumps(parsed, option=orjson.OPT_INDENT_2).decode()
     except (ValueError, TypeError, RecursionError):  # a TypeError: too deep to be written
@@ -68,7 +68,7 @@ def _whole(raw: bytes) -> str:
     return text
 
 
-def _parsed(raw: bytes) -> Any:
+def _parse(raw: bytes) -> Any:
     """Raises ValueError."""
     try:
         return orjson.loads(raw)
@@ -89,39 +89,41 @@ def _size(parsed: Any) -> tuple[int, int]:
 
 
 @dataclass(slots=True)
-class _Layout:
+class _Renderer:
     """left: how many values may still be laid out; below 0, there were more."""
 
     revealed: Container[str]
     event: str
-    left: int = field(default=MOST_VALUES)
+    left: int = field(default=MAX_VALUES)
 
-    def of(self, value: Any, key: str, place: str, depth: int) -> Iterator[str | Hidden]:
+    def render(self, value: Any, key: str, place: str, depth: int) -> Iterator[str | HiddenValue]:
         """key: what it stands under; in a list, what the list does."""
         self.left -= 1
         if isinstance(value, dict | list):
-            yield from self._inside(value, key, place, depth)
-        elif value is None or isinstance(value, bool) or self._may_be_shown(value, key, place):
+            yield from self._render_container(value, key, place, depth)
+        elif value is None or isinstance(value, bool) or self._is_safe(value, key, place):
             yield _json(value)
         else:
             told = f"••• ({'number' if isinstance(value, int | float) else f'text, {len(value)}'})"
             name = place or "*"
             yield (
-                Hidden(name, told, _json(value) if name in self.revealed else None)
-                if len(name) <= LONGEST_NAME
+                HiddenValue(name, told, _json(value) if name in self.revealed else None)
+                if len(name) <= MAX_NAME_LENGTH
                 else told
             )
 
-    def _inside(self, value: Any, key: str, place: str, depth: int) -> Iterator[str | Hidden]:
+    def _render_container(self, value: Any, key: str, place: str, depth: int) -> Iterator[str | HiddenValue]:
         first, last = "{}" if isinstance(value, dict) else "[]"
         if not value:
             yield first + last
             return
-        if depth >= DEEPEST:
+        if depth >= MAX_DEPTH:
             yield f"{first} ••• too deep to be laid out {last}"
             return
         line = f"\n{'  ' * depth}"
-        inside = _of_dict(value) if isinstance(value, dict) else ((key, str(n), "", one) for n, one in enumerate(value))
+        inside = (
+            _dict_items(value) if isinstance(value, dict) else ((key, str(n), "", one) for n, one in enumerate(value))
+        )
         before = first
         for name, at, head, one in inside:
             if self.left <= 0:
@@ -130,26 +132,26 @@ class _Layout:
                 break
             yield f"{before}{line}  {head}"
             # Of a place that is too long to be asked for, only that is remembered.
-            yield from self.of(one, name, f"{place}.{at}".lstrip(".")[: LONGEST_NAME + 1], depth + 1)
+            yield from self.render(one, name, f"{place}.{at}".lstrip(".")[: MAX_NAME_LENGTH + 1], depth + 1)
             before = ","
         yield line + last
 
-    def _may_be_shown(self, value: Any, key: str, place: str) -> bool:
+    def _is_safe(self, value: Any, key: str, place: str) -> bool:
         if isinstance(value, str) and _TIME.fullmatch(value):
             return True
         name = key.lower()
-        if name not in SHOWN:
+        if name not in SAFE_KEYS:
             return False
         if not isinstance(value, str):
             return True
-        is_word = name not in NAMES or " " not in value or place == self.event != ""
-        return is_word and bool(_HARMLESS.fullmatch(value) and not _AN_ADDRESS.search(value))
+        is_word = name not in EVENT_NAME_KEYS or " " not in value or place == self.event != ""
+        return is_word and bool(_SAFE_VALUE.fullmatch(value) and not _ADDRESS.search(value))
 
 
-def _of_dict(value: dict[str, Any]) -> Iterator[tuple[str, str, str, Any]]:
+def _dict_items(value: dict[str, Any]) -> Iterator[tuple[str, str, str, Any]]:
     """Of each: its key, its name for the audit log, how it begins, its value."""
     for number, (key, one) in enumerate(value.items()):
-        is_a_name = _is_a_name(key)
+        is_a_name = _is_safe_key(key)
         at = key if is_a_name and re.fullmatch(r"[\w-]+", key) else f"#{number}"
         yield key, at, f"{_json(key if is_a_name else '•••')}: ", one
 
@@ -158,6 +160,6 @@ def _json(value: Any) -> str:
     return orjson.dumps(value).decode()
 
 
-def _is_a_name(key: str) -> bool:
+def _is_safe_key(key: str) -> bool:
     """A key may be somebody's address too."""
-    return len(key) <= 60 and not _AN_ADDRESS.search(key) and not _A_NUMBER.search(key)
+    return len(key) <= 60 and not _ADDRESS.search(key) and not _NUMBER.search(key)

@@ -2,7 +2,7 @@
 tells what the other does.
 
     retry       the same facts again; what has nothing left to send is skipped
-    rederive    a delivery is translated by today's code; its changes take the place of what it had said. What a thin event
+    retranslate a delivery is translated by today's code; its changes take the place of what it had said. What a thin event
                 points at is fetched anew: the record was not kept, and as it is now it is truer
     reconcile   the tool is asked for the truth, through the newest event that can be fetched; it lands as a fact of now
 
@@ -18,21 +18,21 @@ from dataclasses import dataclass, field, replace
 from app.ledger.jobs_contract import EVENT, visit_work
 from app.ledger.ledger import Ledger
 from app.ledger.records import Gone, Member, Meta
-from app.operators.explain import apart, fold_family
+from app.operators.explain import merge_visit, run_off_loop
 from app.operators.filter import Filter
-from app.operators.selection import Mode, Selector, Unit, name_of, recalled
+from app.operators.selection import Mode, SelectedTask, TaskSelector, display_id, load_stored
 from app.settings.model import Entrance, Settings
 from app.visits.change import Contact, VisitChange, encode_change
 from app.visits.merge import REMEMBERED, Facts, Said, Wanted, difference, fold, wanted, winners
 from app.webhooks.translation import Translation, translate_event
 
 #: So many are put back at once; the next ones when most of these have been taken, so that live work is never behind more.
-BATCH = 100
+BATCH_SIZE = 100
 #: Nobody took any of a batch for so long: there is no worker, or it has no time.
-PATIENCE_S = 120.0
+STALL_TIMEOUT_S = 120.0
 
 
-class Stuck(Exception):
+class NoWorkerProgress(Exception):
     """What was put back is not taken by any worker."""
 
 
@@ -46,162 +46,162 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class PlannedTask:
     """What a replay means to one visit or delivery.
 
-    work: as the ledger has it. reason: what it failed for. skip: why nothing is done: `applied`, `superseded`, `same`,
+    work: as the ledger has it. reason: what it failed for. skip: why nothing is done: `applied`, `superseded`, `unchanged`,
     `discarded`, `expired`, `queued`, `running`, `unknown`, or a sentence.
     """
 
     id: str
-    work: str = ""
+    task_id: str = ""
     state: str = "settled"
     reason: str = ""
-    skip: str = ""
+    skip_reason: str = ""
     calls: tuple[Call, ...] = ()
 
 
 @dataclass(slots=True)
-class Tally:
+class PlanSummary:
     """Of many steps only the counts are kept, and the first few."""
 
-    most: int = 20
-    steps: int = 0
-    todo: int = 0
+    max_samples: int = 20
+    total: int = 0
+    actionable: int = 0
     by_reason: Counter[str] = field(default_factory=Counter)
     by_call: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
-    first: list[Step] = field(default_factory=list)
+    samples: list[PlannedTask] = field(default_factory=list)
 
-    def add(self, step: Step) -> None:
-        self.steps += 1
-        if step.skip:
-            self.skipped[step.skip] += 1
+    def add(self, planned: PlannedTask) -> None:
+        self.total += 1
+        if planned.skip_reason:
+            self.skipped[planned.skip_reason] += 1
             return
-        self.todo += 1
-        self.by_reason[step.reason or step.state] += 1
-        self.by_call.update(call.call for call in step.calls)
-        if len(self.first) < self.most:
-            self.first.append(step)
+        self.actionable += 1
+        self.by_reason[planned.reason or planned.state] += 1
+        self.by_call.update(call.call for call in planned.calls)
+        if len(self.samples) < self.max_samples:
+            self.samples.append(planned)
 
 
 class Replay:
     """Every method may raise RedisDown."""
 
     def __init__(
-        self, ledger: Ledger, settings: Settings, mode: Mode = "retry", *, fresh: bool = False, contact: str = ""
+        self, ledger: Ledger, settings: Settings, mode: Mode = "retry", *, recheck: bool = False, contact: str = ""
     ) -> None:
         """fresh: the Visits API is asked what stands there. contact: whose visits they are, by an operator's word."""
         self._ledger, self._settings, self._mode = ledger, settings, mode
-        self._fresh, self._contact = fresh, contact
+        self._recheck, self._contact = recheck, contact
 
-    async def plan(self, filter: Filter) -> AsyncIterator[Step]:
+    async def plan(self, filter: Filter) -> AsyncIterator[PlannedTask]:
         """A step for everything that is selected, one after the other; nothing is done. A visit with several ids is one."""
         known: set[int] = set()
-        async for unit in Selector(self._ledger, self._settings, self._mode).select(filter):
-            step = await self._step(unit)
-            if filter.ids or hash(step.work) not in known:
-                known.add(hash(step.work))
+        async for unit in TaskSelector(self._ledger, self._settings, self._mode).iter(filter):
+            step = await self._plan_task(unit)
+            if filter.ids or hash(step.task_id) not in known:
+                known.add(hash(step.task_id))
                 yield step
 
-    async def carry_out(self, filter: Filter, told: Callable[[Step, str], None]) -> Tally:
+    async def execute(self, filter: Filter, on_step: Callable[[PlannedTask, str], None]) -> PlanSummary:
         """Do what the plan says, some at a time, and tell of each what it is now. Can be broken off and begun again.
         Raises Stuck."""
-        tally, batch = Tally(most=0), list[str]()
+        tally, batch = PlanSummary(max_samples=0), list[str]()
         async for step in self.plan(filter):
-            if not step.skip:
-                if len(batch) >= BATCH:
-                    await self._taken(batch)
+            if not step.skip_reason:
+                if len(batch) >= BATCH_SIZE:
+                    await self._wait_for_workers(batch)
                     batch.clear()
-                state = await self.do(step)
-                batch.append(step.work)
+                state = await self.replay_one(step)
+                batch.append(step.task_id)
             else:
-                state = step.skip
+                state = step.skip_reason
             tally.add(step)
-            told(step, state)
+            on_step(step, state)
         return tally
 
-    async def do(self, step: Step) -> str:
+    async def replay_one(self, step: PlannedTask) -> str:
         """Put one back to work: `queued`, `running`, or `expired` where it went meanwhile."""
         try:
-            if self._mode == "rederive":
-                return await self._ledger.rederive(step.work.removeprefix(f"{EVENT}:"), lane="replay")
-            if self._contact and not step.work.startswith(EVENT):
-                await self._name_contact(step.work)
-            return await self._ledger.replay(step.work, self._fresh, lane="replay")
+            if self._mode == "retranslate":
+                return await self._ledger.rederive(step.task_id.removeprefix(f"{EVENT}:"), lane="replay")
+            if self._contact and not step.task_id.startswith(EVENT):
+                await self._assign_contact(step.task_id)
+            return await self._ledger.replay(step.task_id, self._recheck, lane="replay")
         except Gone:
             return "expired"
 
-    async def _name_contact(self, work: str) -> None:
+    async def _assign_contact(self, work: str) -> None:
         """Once is enough: named again, it says the same."""
         family = await self._ledger.family(work)
-        if wanted(await apart(family, fold_family, family)).contact.id != self._contact:
-            await self._ledger.name_contact(work, _named(self._contact))
+        if wanted(await run_off_loop(family, merge_visit, family)).contact.id != self._contact:
+            await self._ledger.name_contact(work, _contact_assignment(self._contact))
 
-    async def _taken(self, batch: list[str]) -> None:
-        left, until = len(batch), time.monotonic() + PATIENCE_S
+    async def _wait_for_workers(self, batch: list[str]) -> None:
+        left, until = len(batch), time.monotonic() + STALL_TIMEOUT_S
         while (now := await self._ledger.queued(batch)) > len(batch) / 2:
             if now < left:
-                left, until = now, time.monotonic() + PATIENCE_S
+                left, until = now, time.monotonic() + STALL_TIMEOUT_S
             if time.monotonic() > until:
-                raise Stuck
+                raise NoWorkerProgress
             await asyncio.sleep(0.1)
 
     # -- what one step would do --
 
-    async def _step(self, unit: Unit) -> Step:
-        if not unit.work:
-            return Step(id=unit.id, skip="unknown")
-        step = Step(id=unit.id, work=unit.work)
+    async def _plan_task(self, unit: SelectedTask) -> PlannedTask:
+        if not unit.task_id:
+            return PlannedTask(id=unit.id, skip_reason="unknown")
+        step = PlannedTask(id=unit.id, task_id=unit.task_id)
         try:
-            if unit.work.startswith(EVENT):
-                return await self._event(await self._standing(step))
+            if unit.task_id.startswith(EVENT):
+                return await self._plan_event(await self._with_state(step))
             if self._mode == "reconcile":
-                return replace(step, skip="nothing of it can be fetched")
-            return await self._visit(step, unit.delivery)
+                return replace(step, skip_reason="record_not_fetchable")
+            return await self._plan_visit(step, unit.delivery)
         except Gone:
-            return replace(step, skip="expired")
+            return replace(step, skip_reason="expired")
 
-    async def _standing(self, step: Step) -> Step:
+    async def _with_state(self, step: PlannedTask) -> PlannedTask:
         """With the state of its work; where the door translated it, there is none."""
         try:
-            member = await self._ledger.member(step.work)
+            member = await self._ledger.member(step.task_id)
         except Gone:
             return step
         return replace(step, state=member.state, reason=member.reason)
 
-    async def _event(self, step: Step) -> Step:
-        kept = await recalled(self._ledger, self._settings, name_of(step.work))
+    async def _plan_event(self, step: PlannedTask) -> PlannedTask:
+        kept = await load_stored(self._ledger, self._settings, display_id(step.task_id))
         if step.state in ("queued", "running", "discarded"):
-            return replace(step, skip=step.state)
+            return replace(step, skip_reason=step.state)
         if self._mode == "retry" and step.state == "settled":
-            return replace(step, skip="applied")
+            return replace(step, skip_reason="applied")
         if kept.entrance is None or kept.event is None:
-            return replace(step, skip=kept.why)
-        if gets := kept.gets:
+            return replace(step, skip_reason=kept.problem)
+        if gets := kept.record_requests:
             return replace(step, calls=tuple(Call(get.call, get.path) for get in gets))
         if self._mode == "reconcile":
-            return replace(step, skip="nothing of it can be fetched")
+            return replace(step, skip_reason="record_not_fetchable")
         # What came after it may be forgotten already, and would be undone.
         if time.time() - kept.meta.at / 1000 > self._settings.retention_days * 86_400:
-            return replace(step, skip="expired")
+            return replace(step, skip_reason="expired")
         translation = translate_event(kept.entrance.tool, kept.event, kept.entrance.hook.tenants)
         if translation.state == "parked" and not translation.changes:
-            return replace(step, skip=translation.reason)
-        return await self._compared(step, kept.meta, kept.entrance, translation)
+            return replace(step, skip_reason=translation.reason)
+        return await self._plan_retranslation(step, kept.meta, kept.entrance, translation)
 
-    async def _visit(self, step: Step, delivery: str) -> Step:
-        family = await self._ledger.family(step.work)
+    async def _plan_visit(self, step: PlannedTask, delivery: str) -> PlannedTask:
+        family = await self._ledger.family(step.task_id)
         root = next((member for member in family if member.state != "settled"), family[0])
-        step = replace(step, work=family[0].work, state=root.state, reason=root.reason)
-        if root.state == "discarded" or (root.state in ("queued", "running") and not self._fresh):
-            return replace(step, skip=root.state)
-        more = [Said.read("operator", encode_change(_named(self._contact)))] if self._contact else []
-        facts = await apart(family, fold_family, family, *more)
+        step = replace(step, task_id=family[0].work, state=root.state, reason=root.reason)
+        if root.state == "discarded" or (root.state in ("queued", "running") and not self._recheck):
+            return replace(step, skip_reason=root.state)
+        more = [Said.read("operator", encode_change(_contact_assignment(self._contact)))] if self._contact else []
+        facts = await run_off_loop(family, merge_visit, family, *more)
         calls = await self._calls(family, facts if more or any(member.changes for member in family) else None)
         if root.state == "settled" and not calls:
             decides = {origin.rpartition(".")[0] for origin in winners(facts)}
-            return replace(step, skip="superseded" if delivery and delivery not in decides else "applied")
+            return replace(step, skip_reason="superseded" if delivery and delivery not in decides else "applied")
         return replace(step, calls=calls)
 
     async def _calls(self, family: list[Member], facts: Facts | None) -> tuple[Call, ...]:
@@ -209,14 +209,14 @@ class Replay:
         root, *later = family
         calls = [Call("DELETE /visits/:id", member.external_id) for member in later if member.api or member.tried]
         if facts is not None:
-            call = await self._call(root, wanted(facts))
+            call = await self._visit_call(root, wanted(facts))
         else:
             call = Call("DELETE /visits/:id", root.external_id) if root.api or root.tried else None
         return (*calls, *filter(None, [call]))
 
-    async def _call(self, root: Member, want: Wanted) -> Call | None:
+    async def _visit_call(self, root: Member, want: Wanted) -> Call | None:
         name, whole = root.external_id, {name: value for name, value in want.fields.items() if value is not None}
-        if self._fresh:
+        if self._recheck:
             return Call("GET /visits/:id, then what differs", name, want.fields)
         if root.api is None and (want.is_off or want.is_nothing):
             return Call("GET /visits/:id: it is not to be made", name) if root.state != "settled" else None
@@ -225,12 +225,12 @@ class Replay:
         if root.api is None:
             known = want.contact.name(self._settings.contact_key(root.account)) and not want.contact.is_forgotten
             return Call("POST /visits", name, whole) if known else Call("wait: contact_unknown", name)
-        if contact := await self._another_contact(root, want):
+        if contact := await self._contact_call(root, want):
             return Call(contact, name, whole)
         changed = difference(root.api, want)
         return Call("PUT /visits/:id", name, changed) if changed else None
 
-    async def _another_contact(self, root: Member, want: Wanted) -> str:
+    async def _contact_call(self, root: Member, want: Wanted) -> str:
         """The calls, where the facts name somebody else than when the visit was made; empty where they do not."""
         assert root.api is not None
         name = want.contact.name(self._settings.contact_key(root.account))
@@ -242,10 +242,14 @@ class Replay:
             return "GET /contacts, then what differs"
         return "" if known == root.api.get("contact_id") else "DELETE and POST /visits: another contact"
 
-    async def _compared(self, step: Step, meta: Meta, entrance: Entrance, translation: Translation) -> Step:
+    async def _plan_retranslation(
+        self, step: PlannedTask, meta: Meta, entrance: Entrance, translation: Translation
+    ) -> PlannedTask:
         """What the ledger has of a delivery beside what today's code says."""
-        delivery = name_of(step.work)
-        families = {work: family for work in await self._spoken_of(meta) if (family := await self._family(work))}
+        delivery = display_id(step.task_id)
+        families = {
+            work: family for work in await self._affected_task_ids(meta) if (family := await self._visit_or_empty(work))
+        }
         before, discarded, forgotten = dict[str, tuple[str, bytes]](), set[str](), False
         for work, family in families.items():
             [member] = [one for one in family if one.work == work]
@@ -255,21 +259,21 @@ class Replay:
             discarded |= before.keys() & member.discarded.keys()
             forgotten = forgotten or bool(member.dropped)
         now = {
-            f"{delivery}.{number}": (_work_of(entrance, meta, change), encode_change(change))
+            f"{delivery}.{number}": (_task_id_of(entrance, meta, change), encode_change(change))
             for number, change in enumerate(translation.changes)
         }
         if now == before and (step.state == "settled" or translation.reason):
-            return replace(step, skip=translation.reason or "same")
+            return replace(step, skip_reason=translation.reason or "unchanged")
         if before and before.keys() == discarded:
-            return replace(step, skip="discarded")
+            return replace(step, skip_reason="discarded")
         if forgotten and not before:
-            return replace(step, skip="superseded")
+            return replace(step, skip_reason="superseded")
         calls: list[Call] = []
         for work in dict.fromkeys([*families, *(work for work, _ in now.values())]):
-            calls += await self._after(delivery, work, families, now)
+            calls += await self._calls_after(delivery, work, families, now)
         return replace(step, calls=tuple(calls or [Call("translate: nothing to send")]))
 
-    async def _after(
+    async def _calls_after(
         self,
         delivery: str,
         work: str,
@@ -277,17 +281,17 @@ class Replay:
         now: Mapping[str, tuple[str, bytes]],
     ) -> tuple[Call, ...]:
         """What would be called for one visit if the delivery had said that."""
-        family = families.get(work) or await self._family(work)
+        family = families.get(work) or await self._visit_or_empty(work)
         if not family:
             said = [Said.read(origin, change) for origin, (at, change) in now.items() if at == work]
             want = wanted(fold(said))
-            return (Call("POST /visits", name_of(work), want.fields),) if want.has_date and not want.is_off else ()
+            return (Call("POST /visits", display_id(work), want.fields),) if want.has_date and not want.is_off else ()
         said = [one for member in family for one in member.said() if one.origin.rpartition(".")[0] != delivery]
         for member in family:
             said += [Said.read(o, change, member.generation) for o, (at, change) in now.items() if at == member.work]
-        return await self._calls(family, await apart(family, fold, said) if said else None)
+        return await self._calls(family, await run_off_loop(family, fold, said) if said else None)
 
-    async def _spoken_of(self, meta: Meta) -> list[str]:
+    async def _affected_task_ids(self, meta: Meta) -> list[str]:
         works: list[str] = []
         for work in meta.work:
             try:
@@ -296,17 +300,17 @@ class Replay:
                 continue
         return works
 
-    async def _family(self, work: str) -> list[Member]:
+    async def _visit_or_empty(self, work: str) -> list[Member]:
         try:
             return await self._ledger.family(work)
         except Gone:
             return []
 
 
-def _named(contact: str) -> VisitChange:
+def _contact_assignment(contact: str) -> VisitChange:
     """An operator's word counts from now on."""
     return VisitChange(action="update", visit_id="", order=time.time_ns() // 1000, contact=Contact(id=contact))
 
 
-def _work_of(entrance: Entrance, meta: Meta, change: VisitChange) -> str:
+def _task_id_of(entrance: Entrance, meta: Meta, change: VisitChange) -> str:
     return visit_work(entrance.account, change.external_id(meta.source))

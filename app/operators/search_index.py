@@ -12,28 +12,28 @@ from typing import Any
 from app.ledger.redis import Redis
 from app.visits.change import Contact
 
-NEWEST = 200
+MAX_VISITS_PER_KEY = 200
 _EMAIL = re.compile(r"[^\s@]+@[^\s@]+")
 _PHONE = re.compile(r"[+(]?[0-9][0-9 ()./-]{5,24}")
 
 
-def email(text: str) -> str:
+def normalize_email(text: str) -> str:
     """As it is digested; empty if it is none."""
     return text.strip().lower() if _EMAIL.fullmatch(text.strip()) else ""
 
 
-def phone(text: str) -> str:
+def normalize_phone(text: str) -> str:
     """The last ten digits: with and without its country a number is the same one. Empty if it is none."""
     return re.sub(r"\D", "", text)[-10:] if _PHONE.fullmatch(text.strip()) else ""
 
 
-async def remember(redis: Redis, work: str, contact: Contact, key: str, keep_ms: int) -> None:
+async def index(redis: Redis, work: str, contact: Contact, key: str, keep_ms: int) -> None:
     """Let the visit be found by whose it is. Raises RedisDown."""
     now, asked = int(time.time() * 1000), list[tuple[Any, ...]]()
-    for name in filter(None, (email(contact.email or ""), phone(contact.phone or ""))):
-        place = place_of(name, key)
+    for name in filter(None, (normalize_email(contact.email or ""), normalize_phone(contact.phone or ""))):
+        place = index_key(name, key)
         asked.append(("ZADD", place, now, work))
-        asked.append(("ZREMRANGEBYRANK", place, 0, -NEWEST - 1))
+        asked.append(("ZREMRANGEBYRANK", place, 0, -MAX_VISITS_PER_KEY - 1))
         # The visit that is kept longest decides: one in half a year is found after another one of this week is gone.
         asked.append(("PEXPIRE", place, keep_ms, "NX"))
         asked.append(("PEXPIRE", place, keep_ms, "GT"))
@@ -41,16 +41,18 @@ async def remember(redis: Redis, work: str, contact: Contact, key: str, keep_ms:
         await redis.commands(*asked)
 
 
-async def works_of(redis: Redis, text: str, keys: Sequence[str], most: int = 50) -> list[str]:
+async def lookup(redis: Redis, text: str, keys: Sequence[str], limit: int = 50) -> list[str]:
     """The visits of that address or number, newest first. keys: all of SECRET_KEY. Raises RedisDown."""
-    places = [place_of(name, key) for name in filter(None, (email(text), phone(text))) for key in keys]
+    places = [
+        index_key(name, key) for name in filter(None, (normalize_email(text), normalize_phone(text))) for key in keys
+    ]
     found: Iterable[list[bytes]] = await asyncio.gather(
-        *(redis.command("ZREVRANGE", place, 0, most - 1) for place in places)
+        *(redis.command("ZREVRANGE", place, 0, limit - 1) for place in places)
     )
-    return list(dict.fromkeys(work.decode() for works in found for work in works))[:most]
+    return list(dict.fromkeys(work.decode() for works in found for work in works))[:limit]
 
 
-def place_of(name: str, key: str) -> str:
+def index_key(name: str, key: str) -> str:
     """Where the visits of an address or a number are. name: as it is digested."""
     digest = hmac.digest(key.encode(), f"doorbell find {name}".encode("utf-8", "surrogatepass"), hashlib.sha256)
     return f"db:find:{digest.hex()[:32]}"

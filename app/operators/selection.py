@@ -9,110 +9,110 @@ from app.ledger.jobs_contract import EVENT, event_work
 from app.ledger.ledger import Ledger, every_account
 from app.ledger.records import Gone, Meta, NoBody
 from app.operators.explain import Explain
-from app.operators.filter import DONE, Filter
+from app.operators.filter import RESULT_STATES, Filter
 from app.operators.lists import Lists
 from app.settings.model import Entrance, Settings
 from app.webhooks.delivery import Event, Unreadable
 from app.webhooks.fetching import Get
 from app.webhooks.translation import parse_event
 
-Mode = Literal["retry", "rederive", "reconcile"]
+Mode = Literal["retry", "retranslate", "reconcile"]
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class SelectedTask:
     """One thing that is selected. id: as an operator knows it. work: as the ledger does; empty: unknown. delivery: the one
     that led to it."""
 
     id: str
-    work: str = ""
+    task_id: str = ""
     delivery: str = ""
 
 
-class Selector:
+class TaskSelector:
     """Every method may raise RedisDown."""
 
-    def __init__(self, ledger: Ledger, settings: Settings, mode: Mode, *, apart: bool = False) -> None:
+    def __init__(self, ledger: Ledger, settings: Settings, mode: Mode, *, per_delivery: bool = False) -> None:
         """apart: what two deliveries did to one visit is two things."""
-        self._ledger, self._settings, self._mode, self._apart = ledger, settings, mode, apart
+        self._ledger, self._settings, self._mode, self._per_delivery = ledger, settings, mode, per_delivery
         self._explain = Explain(ledger, settings)
 
-    async def select(self, filter: Filter) -> AsyncIterator[Unit]:
+    async def iter(self, filter: Filter) -> AsyncIterator[SelectedTask]:
         """Each piece of work once, page by page: of what was seen only digests are kept."""
         if filter.visit or filter.search:
-            ids = await Lists(self._ledger, self._settings, self._explain).named(filter)
+            ids = await Lists(self._ledger, self._settings, self._explain).resolve_ids(filter)
             if not ids:
                 return
             filter = replace(filter, ids=tuple(ids), visit="", search="")
         known: set[int] = set()
-        async for unit in self._units(filter):
-            digest = hash((unit.work or unit.id, unit.delivery if self._apart else ""))
+        async for unit in self._iter_all(filter):
+            digest = hash((unit.task_id or unit.id, unit.delivery if self._per_delivery else ""))
             if digest not in known:
                 known.add(digest)
                 yield unit
 
-    async def _units(self, filter: Filter) -> AsyncIterator[Unit]:
+    async def _iter_all(self, filter: Filter) -> AsyncIterator[SelectedTask]:
         if filter.ids:
             words = replace(filter, ids=())
             for id in filter.ids:
-                async for unit in self._of_id(id, words):
+                async for unit in self._select_id(id, words):
                     yield unit
-        elif sets := await self._sets(filter):
+        elif sets := await self._state_sets(filter):
             for name in sets:
                 async for work in self._ledger.walk(name):
-                    async for unit in self._of_visits([work], filter):
+                    async for unit in self._select_visits([work], filter):
                         yield unit
         else:
-            async for unit in self._of_deliveries(filter):
+            async for unit in self._select_deliveries(filter):
                 yield unit
 
-    async def _sets(self, filter: Filter) -> list[str]:
+    async def _state_sets(self, filter: Filter) -> list[str]:
         """Where all that can fit stands; none, where that is everywhere."""
         held = [f"held:{one}" for one in await every_account(self._ledger.redis, self._settings.every_account)]
-        if filter.state in ("", "settled", *DONE):
+        if filter.state in ("", "settled", *RESULT_STATES):
             return ["parked", "waiting", *held] if filter.reason and not filter.state else []
         return held if filter.state == "held" else [filter.state]
 
-    async def _of_id(self, id: str, words: Filter) -> AsyncIterator[Unit]:
+    async def _select_id(self, id: str, words: Filter) -> AsyncIterator[SelectedTask]:
         try:
             meta = await self._ledger.meta(id)
         except Gone:
-            works = await self._visits(id)
+            works = await self._visit_task_ids(id)
             for work in works:
                 # What is the matter stands at the first of its ids.
-                if words.is_empty or await self._fits((await self._ledger.family(work))[0].work, words):
-                    async for unit in self._of_work(id, work):
+                if words.is_empty or await self._task_matches((await self._ledger.family(work))[0].work, words):
+                    async for unit in self._select_task(id, work):
                         yield unit
             if not works:
-                yield Unit(id)
+                yield SelectedTask(id)
         else:
-            if words.is_empty or await self._delivery_fits(id, words):
-                async for unit in self._of_delivery(id, meta):
+            if words.is_empty or await self._delivery_matches(id, words):
+                async for unit in self._select_delivery(id, meta):
                     yield unit
 
-    async def _delivery_fits(self, id: str, words: Filter) -> bool:
+    async def _delivery_matches(self, id: str, words: Filter) -> bool:
         """By its own head, and by what it spoke of."""
         said, rest = replace(words, state="", reason=""), Filter(state=words.state, reason=words.reason)
-        if not await self._is_of([id], said):
+        if not await self._any_delivery_matches([id], said):
             return False
         try:
-            works = [] if rest.is_empty else await self._explain.works(id)
+            works = [] if rest.is_empty else await self._explain.task_ids(id)
         except Gone:
             return False
-        return rest.is_empty or any([await self._fits(work, rest) for work in works])
+        return rest.is_empty or any([await self._task_matches(work, rest) for work in works])
 
-    async def _visits(self, external_id: str) -> list[str]:
+    async def _visit_task_ids(self, external_id: str) -> list[str]:
         with suppress(Gone):
-            return await self._explain.works_of_visit(external_id)
+            return await self._explain.visit_task_ids(external_id)
         return []
 
-    async def _of_visits(self, works: Iterable[str], filter: Filter) -> AsyncIterator[Unit]:
+    async def _select_visits(self, works: Iterable[str], filter: Filter) -> AsyncIterator[SelectedTask]:
         for work in works:
-            if await self._fits(work, filter):
-                async for unit in self._of_work(name_of(work), work):
+            if await self._task_matches(work, filter):
+                async for unit in self._select_task(display_id(work), work):
                     yield unit
 
-    async def _fits(self, work: str, filter: Filter) -> bool:
+    async def _task_matches(self, work: str, filter: Filter) -> bool:
         try:
             member = await self._ledger.member(work)
         except Gone:
@@ -126,10 +126,10 @@ class Selector:
         return (
             (not filter.state or member.state == filter.state)
             and filter.reason in member.reason
-            and await self._is_of(rang, filter)
+            and await self._any_delivery_matches(rang, filter)
         )
 
-    async def _is_of(self, deliveries: Iterable[str], filter: Filter) -> bool:
+    async def _any_delivery_matches(self, deliveries: Iterable[str], filter: Filter) -> bool:
         """Does one of them fit, where source, hook or time are asked for?"""
         if not (filter.source or filter.hook or filter.since or filter.until):
             return True
@@ -141,7 +141,7 @@ class Selector:
                     return True
         return False
 
-    async def _of_deliveries(self, filter: Filter) -> AsyncIterator[Unit]:
+    async def _select_deliveries(self, filter: Filter) -> AsyncIterator[SelectedTask]:
         since, until = filter.since_ms, filter.until_ms
         for hook in [filter.hook] if filter.hook else await self._ledger.hooks():
             async for id in self._ledger.walk(f"deliveries:{hook}", since, until):
@@ -149,45 +149,48 @@ class Selector:
                     meta = await self._ledger.meta(id)
                 except Gone:
                     continue
-                if filter.source in ("", meta.source) and await self._came_to(id, filter):
-                    async for unit in self._of_delivery(id, meta):
-                        if await self._is_in(unit.work, filter):
-                            yield replace(unit, id=name_of(unit.work))
+                if filter.source in ("", meta.source) and await self._has_result(id, filter):
+                    async for unit in self._select_delivery(id, meta):
+                        if await self._in_state(unit.task_id, filter):
+                            yield replace(unit, id=display_id(unit.task_id))
 
-    async def _came_to(self, id: str, filter: Filter) -> bool:
-        return filter.state not in DONE or filter.state in (await self._explain.row(id))["state"].split()
+    async def _has_result(self, id: str, filter: Filter) -> bool:
+        return (
+            filter.state not in RESULT_STATES
+            or filter.state in (await self._explain.delivery_summary(id))["state"].split()
+        )
 
-    async def _is_in(self, work: str, filter: Filter) -> bool:
+    async def _in_state(self, work: str, filter: Filter) -> bool:
         """Does the state and the reason fit, where either is asked for?"""
-        if filter.state in ("", *DONE) and not filter.reason:
+        if filter.state in ("", *RESULT_STATES) and not filter.reason:
             return True
         try:
             member = await self._ledger.member(work)
         except Gone:
             return False
-        return filter.state in ("", *DONE, member.state) and filter.reason in member.reason
+        return filter.state in ("", *RESULT_STATES, member.state) and filter.reason in member.reason
 
-    async def _of_work(self, id: str, work: str) -> AsyncIterator[Unit]:
+    async def _select_task(self, id: str, work: str) -> AsyncIterator[SelectedTask]:
         """By mode: the visit or event itself, or the deliveries behind it."""
         if work.startswith(EVENT) or self._mode == "retry":
-            yield Unit(id, work)
+            yield SelectedTask(id, work)
             return
         family = await self._ledger.family(work)
         said = [(int(change.partition(b" ")[0]), origin) for one in family for origin, change in one.changes.items()]
         rang = list(dict.fromkeys(origin.rpartition(".")[0] for _, origin in sorted(said, reverse=True)))
-        if self._mode == "rederive":
+        if self._mode == "retranslate":
             for delivery in reversed(rang):
-                yield Unit(delivery, event_work(delivery), delivery)
+                yield SelectedTask(delivery, event_work(delivery), delivery)
             return
         for delivery in rang:
-            if await self._is_thin(delivery):
-                yield Unit(id, event_work(delivery), delivery)
+            if await self._has_record_requests(delivery):
+                yield SelectedTask(id, event_work(delivery), delivery)
                 return
-        yield Unit(id, work)
+        yield SelectedTask(id, work)
 
-    async def _of_delivery(self, id: str, meta: Meta) -> AsyncIterator[Unit]:
+    async def _select_delivery(self, id: str, meta: Meta) -> AsyncIterator[SelectedTask]:
         if self._mode != "retry":
-            yield Unit(id, event_work(id), id)
+            yield SelectedTask(id, event_work(id), id)
             return
         for work in meta.work:
             landed: list[str] = []
@@ -200,27 +203,27 @@ class Selector:
                 if member.state == "settled" and landed:
                     work = ""
             for one in filter(None, (work, *landed)):
-                yield Unit(id, one, id)
+                yield SelectedTask(id, one, id)
 
-    async def _is_thin(self, delivery: str) -> bool:
+    async def _has_record_requests(self, delivery: str) -> bool:
         try:
-            kept = await recalled(self._ledger, self._settings, delivery)
+            kept = await load_stored(self._ledger, self._settings, delivery)
         except Gone:
             return False
-        return bool(kept.gets)
+        return bool(kept.record_requests)
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class StoredDelivery:
     """A delivery as it was kept. event: what is in it; None: nothing that can be read, for the reason `why`."""
 
     meta: Meta
     entrance: Entrance | None
     event: Event | None = None
-    why: str = ""
+    problem: str = ""
 
     @property
-    def gets(self) -> list[Get]:
+    def record_requests(self) -> list[Get]:
         """The records that it points at, if it is a thin one."""
         if self.entrance is None or self.event is None or self.entrance.tool.fetch is None:
             return []
@@ -230,21 +233,21 @@ class Kept:
             return []
 
 
-async def recalled(ledger: Ledger, settings: Settings, delivery: str) -> Kept:
+async def load_stored(ledger: Ledger, settings: Settings, delivery: str) -> StoredDelivery:
     """Raises Gone."""
     try:
         meta, raw = await ledger.delivery(delivery)
     except NoBody as error:
-        return Kept(error.meta, None, why=str(error))
+        return StoredDelivery(error.meta, None, problem=str(error))
     entrance = settings.entrances.get(meta.hook)
     if entrance is None:
-        return Kept(meta, None, why="its hook has no secret")
+        return StoredDelivery(meta, None, problem="its hook has no secret")
     try:
-        return Kept(meta, entrance, parse_event(entrance.tool, meta.delivery(raw), entrance.hook.zone))
+        return StoredDelivery(meta, entrance, parse_event(entrance.tool, meta.delivery(raw), entrance.hook.zone))
     except Unreadable as error:
-        return Kept(meta, entrance, why=str(error))
+        return StoredDelivery(meta, entrance, problem=str(error))
 
 
-def name_of(work: str) -> str:
+def display_id(task_id: str) -> str:
     """As an operator knows it: a visit's external_id, a delivery's id."""
-    return work.removeprefix(f"{EVENT}:") if work.startswith(EVENT) else work.partition("/")[2]
+    return task_id.removeprefix(f"{EVENT}:") if task_id.startswith(EVENT) else task_id.partition("/")[2]

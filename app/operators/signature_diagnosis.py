@@ -15,13 +15,13 @@ from itertools import combinations, product
 from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
-from app.operators.explain import span
+from app.operators.explain import humanize
 from app.settings.model import Entrance, Settings
 from app.webhooks.delivery import Delivery
 from app.webhooks.signatures.scheme import Scheme, SignatureError, Terms, fingerprint
 
 Kind = Literal["clock", "secret", "body", "encoding", "url", "header", "unknown"]
-FOR_EVER = float("inf")
+ANY_AGE_S = float("inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Finding:
     """One thing that is wrong, and what to do."""
 
     kind: Kind
-    sentence: str
+    summary: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,55 +37,55 @@ class Diagnosis:
     """holds: as it was given, now. secret: which one matched, by its number, and its fingerprint: none where none did.
     refused: what the door says, its reason and its sentence."""
 
-    holds: bool
-    secret: int | None = None
+    is_valid: bool
+    secret_number: int | None = None
     fingerprint: str | None = None
-    refused: tuple[str, str] = ("", "")
+    rejection: tuple[str, str] = ("", "")
     findings: tuple[Finding, ...] = ()
 
 
-class _Case(NamedTuple):
+class _Attempt(NamedTuple):
     """What is verified: a delivery, the secrets and the address."""
 
     delivery: Delivery
     terms: Terms
 
 
-class _Change(NamedTuple):
+class _Correction(NamedTuple):
     """Another case, and what would be wrong if it held."""
 
     finding: Finding
-    make: Callable[[_Case], _Case]
+    make: Callable[[_Attempt], _Attempt]
 
 
 def diagnose(settings: Settings, entrance: Entrance, delivery: Delivery, now: float) -> Diagnosis:
-    scheme, case = entrance.tool.source.signature, _Case(delivery, settings.terms(entrance, now))
-    refused = _refused(scheme, case)
+    scheme, case = entrance.tool.source.signature, _Attempt(delivery, settings.terms(entrance, now))
+    refused = _rejection(scheme, case)
     if refused is None:
-        return _matched(scheme, case, ())
-    found = _matched(scheme, _at_any_time(case), ())
-    if found.secret:
-        return replace(found, holds=False, refused=refused, findings=(_clock(refused[1]),))
+        return _verify(scheme, case, ())
+    found = _verify(scheme, _ignoring_age(case), ())
+    if found.secret_number:
+        return replace(found, is_valid=False, rejection=refused, findings=(_clock_finding(refused[1]),))
     if refused[0] == "missing":
-        sentence = f"{refused[1]}; {_headers_like_a_signature(delivery)}"
-        return Diagnosis(False, refused=refused, findings=(Finding("header", sentence),))
-    for changes in _changes(settings, entrance, case):
+        sentence = f"{refused[1]}; {_describe_signature_headers(delivery)}"
+        return Diagnosis(False, rejection=refused, findings=(Finding("header", sentence),))
+    for changes in _corrections(settings, entrance, case):
         changed = case
         for change in changes:
             changed = change.make(changed)
         if changed == case:
             continue
-        found = _matched(scheme, _at_any_time(changed), [change.finding for change in changes])
-        if found.secret:
-            still = _refused(scheme, changed)
-            findings = (*([_clock(still[1])] if still else ()), *found.findings)
+        found = _verify(scheme, _ignoring_age(changed), [change.finding for change in changes])
+        if found.secret_number:
+            still = _rejection(scheme, changed)
+            findings = (*([_clock_finding(still[1])] if still else ()), *found.findings)
             # The number of another hook's secret says nothing here.
-            secret = found.secret if changed.terms.secrets == case.terms.secrets else None
-            return replace(found, holds=False, refused=refused, findings=findings, secret=secret)
-    return Diagnosis(False, refused=refused, findings=(_nothing_fits(refused, case),))
+            secret = found.secret_number if changed.terms.secrets == case.terms.secrets else None
+            return replace(found, is_valid=False, rejection=refused, findings=findings, secret_number=secret)
+    return Diagnosis(False, rejection=refused, findings=(_unknown_finding(refused, case),))
 
 
-def _refused(scheme: Scheme, case: _Case) -> tuple[str, str] | None:
+def _rejection(scheme: Scheme, case: _Attempt) -> tuple[str, str] | None:
     try:
         scheme.verify(case.delivery, case.terms)
     except SignatureError as error:
@@ -95,7 +95,7 @@ def _refused(scheme: Scheme, case: _Case) -> tuple[str, str] | None:
     return None
 
 
-def _matched(scheme: Scheme, case: _Case, findings: Sequence[Finding]) -> Diagnosis:
+def _verify(scheme: Scheme, case: _Attempt, findings: Sequence[Finding]) -> Diagnosis:
     try:
         slot = scheme.verify(case.delivery, case.terms)
     except (SignatureError, ValueError):
@@ -103,11 +103,11 @@ def _matched(scheme: Scheme, case: _Case, findings: Sequence[Finding]) -> Diagno
     return Diagnosis(True, slot + 1, fingerprint(case.terms.secrets[slot], case.terms.keys), findings=tuple(findings))
 
 
-def _at_any_time(case: _Case) -> _Case:
-    return case._replace(terms=case.terms._replace(tolerance_s=FOR_EVER))
+def _ignoring_age(case: _Attempt) -> _Attempt:
+    return case._replace(terms=case.terms._replace(tolerance_s=ANY_AGE_S))
 
 
-def _clock(sentence: str) -> Finding:
+def _clock_finding(sentence: str) -> Finding:
     """The time is signed, and the signature holds: only the clocks differ, or it came late."""
     told = _SECONDS.search(sentence)
     seconds = float(told[1]) if told else 0.0
@@ -118,10 +118,10 @@ def _clock(sentence: str) -> Finding:
         why = "it was held up or sent again on the way, our clock is fast, or the sender's is slow"
     if hours >= 0.9 and abs(hours - round(hours)) * 3_600 <= 300:
         why = "so many whole hours look like a local time that was taken for UTC"
-    return Finding("clock", f"the signature is right, and its time is {span(seconds)} off ({sentence}): {why}")
+    return Finding("clock", f"the signature is right, and its time is {humanize(seconds)} off ({sentence}): {why}")
 
 
-def _headers_like_a_signature(delivery: Delivery) -> str:
+def _describe_signature_headers(delivery: Delivery) -> str:
     names = [name.decode("latin-1") for name, _ in delivery.headers]
     alike = [name for name in names if re.search(r"sign|hmac|digest|token|authorization", name)]
     if alike:
@@ -129,7 +129,7 @@ def _headers_like_a_signature(delivery: Delivery) -> str:
     return "no header looks like a signature: the tool signs nothing, or something on the way drops it"
 
 
-def _nothing_fits(refused: tuple[str, str], case: _Case) -> Finding:
+def _unknown_finding(refused: tuple[str, str], case: _Attempt) -> Finding:
     prints = ", ".join(fingerprint(secret, case.terms.keys) for secret in case.terms.secrets)
     if refused[0] == "malformed":
         return Finding("header", f"{refused[1]}: this is not how this tool signs")
@@ -143,7 +143,7 @@ def _nothing_fits(refused: tuple[str, str], case: _Case) -> Finding:
 # -- what may be wrong --
 
 
-def _changes(settings: Settings, entrance: Entrance, case: _Case) -> Iterator[tuple[_Change, ...]]:
+def _corrections(settings: Settings, entrance: Entrance, case: _Attempt) -> Iterator[tuple[_Correction, ...]]:
     """One at a time, then two of different kinds."""
     groups = [
         list(_secrets(settings, entrance)),
@@ -157,8 +157,8 @@ def _changes(settings: Settings, entrance: Entrance, case: _Case) -> Iterator[tu
         yield from product(first, second)
 
 
-def _secrets(settings: Settings, entrance: Entrance) -> Iterator[_Change]:
-    def signed_with(*secrets: str) -> Callable[[_Case], _Case]:
+def _secrets(settings: Settings, entrance: Entrance) -> Iterator[_Correction]:
+    def signed_with(*secrets: str) -> Callable[[_Attempt], _Attempt]:
         return lambda case: case._replace(terms=case.terms._replace(secrets=secrets))
 
     scheme, ours = entrance.tool.source.signature, set(entrance.hook.secrets)
@@ -167,16 +167,16 @@ def _secrets(settings: Settings, entrance: Entrance) -> Iterator[_Change]:
             if other.name != entrance.name and secret not in ours and scheme.check_secret(secret) is None:
                 whose = f"the secret {fingerprint(secret, settings.secret_key)} of the hook {other.name}"
                 told = f"it is signed with {whose}: the wrong address is set in the tool, or the wrong secret here"
-                yield _Change(Finding("secret", told), signed_with(secret))
+                yield _Correction(Finding("secret", told), signed_with(secret))
     for secret in entrance.hook.secrets:
-        for what, other_secret in _misread(secret):
+        for what, other_secret in _misread_secrets(secret):
             if scheme.check_secret(other_secret) is None:
                 mark = fingerprint(secret, settings.secret_key)
                 told = f"the secret {mark} of this hook would fit {what}: set it anew as the tool shows it"
-                yield _Change(Finding("secret", told), signed_with(other_secret))
+                yield _Correction(Finding("secret", told), signed_with(other_secret))
 
 
-def _misread(secret: str) -> Iterator[tuple[str, str]]:
+def _misread_secrets(secret: str) -> Iterator[tuple[str, str]]:
     if len(secret) > 2 and secret[0] == secret[-1] and secret[0] in "'\"":
         yield "without its quotes", secret[1:-1]
     if "_" in secret:
@@ -187,18 +187,18 @@ def _misread(secret: str) -> Iterator[tuple[str, str]]:
         yield "as the text that its base64 stands for", base64.b64decode(secret, validate=True).decode()
 
 
-def _bodies(raw: bytes) -> Iterator[_Change]:
-    for told, body in _written_otherwise(raw):
+def _bodies(raw: bytes) -> Iterator[_Correction]:
+    for told, body in _body_variants(raw):
         if body != raw:
             sentence = f"it would hold for the body {told}: something on the way writes the body anew, or it was copied"
-            yield _Change(Finding("body", sentence), lambda case, body=body: _with_body(case, body))  # type: ignore[misc]
+            yield _Correction(Finding("body", sentence), lambda case, body=body: _with_body(case, body))  # type: ignore[misc]
 
 
-def _with_body(case: _Case, raw: bytes) -> _Case:
+def _with_body(case: _Attempt, raw: bytes) -> _Attempt:
     return case._replace(delivery=replace(case.delivery, raw=raw))
 
 
-def _written_otherwise(raw: bytes) -> Iterator[tuple[str, bytes]]:
+def _body_variants(raw: bytes) -> Iterator[tuple[str, bytes]]:
     """The same body as other programs write it."""
     yield "without the newline at its end", raw.rstrip(b"\r\n")
     yield "without the space around it", raw.strip()
@@ -231,7 +231,7 @@ _BASE64 = re.compile(rb"(?<![0-9A-Za-z+/_-])(?:[\w+/-]{86}(?:==)?|[\w+/-]{43}=?|
 _BARE, _NAMED = re.compile(rb"^(?=[0-9A-Fa-f]{64}$)"), re.compile(rb"^sha256=")
 
 
-def _encodings(delivery: Delivery) -> Iterator[_Change]:
+def _encodings(delivery: Delivery) -> Iterator[_Correction]:
     """Each header that holds a digest, with that digest written otherwise."""
     writings: list[tuple[str, re.Pattern[bytes], Callable[[bytes], bytes]]] = [
         ("hexadecimal, and the tool writes base64", _HEX, lambda found: base64.b64encode(binascii.unhexlify(found))),
@@ -246,7 +246,7 @@ def _encodings(delivery: Delivery) -> Iterator[_Change]:
             written = pattern.sub(lambda found, write=write: write(found[0]), value)  # type: ignore[misc]
             if written != value:
                 sentence = f"the signature is right, but {name.decode('latin-1')} holds it as {told}"
-                yield _Change(Finding("encoding", sentence), _rewriting(number, written))
+                yield _Correction(Finding("encoding", sentence), _with_header(number, written))
 
 
 def _from_base64(written: bytes) -> bytes:
@@ -255,8 +255,8 @@ def _from_base64(written: bytes) -> bytes:
     return base64.b64decode(plain + b"=" * (-len(plain) % 4))
 
 
-def _rewriting(number: int, value: bytes) -> Callable[[_Case], _Case]:
-    def rewrite(case: _Case) -> _Case:
+def _with_header(number: int, value: bytes) -> Callable[[_Attempt], _Attempt]:
+    def rewrite(case: _Attempt) -> _Attempt:
         headers = list(case.delivery.headers)
         headers[number] = headers[number][0], value
         return case._replace(delivery=replace(case.delivery, headers=tuple(headers)))
@@ -264,20 +264,20 @@ def _rewriting(number: int, value: bytes) -> Callable[[_Case], _Case]:
     return rewrite
 
 
-def _urls(case: _Case) -> Iterator[_Change]:
-    for told, url in _addresses(case.terms.url, case.delivery.header("host") or ""):
+def _urls(case: _Attempt) -> Iterator[_Correction]:
+    for told, url in _url_variants(case.terms.url, case.delivery.header("host") or ""):
         if url != case.terms.url:
             sentence = f"the tool signs our address {told}: PUBLIC_URL must be what is set in the tool, to the letter"
-            yield _Change(Finding("url", sentence), _at(url))
+            yield _Correction(Finding("url", sentence), _with_url(url))
     sentence = "the tool signs our address without what is behind its `?`, which something on the way adds"
-    yield _Change(Finding("url", sentence), lambda case: case._replace(delivery=replace(case.delivery, query=b"")))
+    yield _Correction(Finding("url", sentence), lambda case: case._replace(delivery=replace(case.delivery, query=b"")))
 
 
-def _at(url: str) -> Callable[[_Case], _Case]:
+def _with_url(url: str) -> Callable[[_Attempt], _Attempt]:
     return lambda case: case._replace(terms=case.terms._replace(url=url))
 
 
-def _addresses(url: str, host: str) -> Iterator[tuple[str, str]]:
+def _url_variants(url: str, host: str) -> Iterator[tuple[str, str]]:
     """How else our address may be written. host: where it was rung, as the sender says."""
     parts = urlsplit(url)
     port = {"http": 80, "https": 443}
@@ -317,7 +317,7 @@ _SECONDS = re.compile(r"(\d+) s (old|ahead|in the future)?")
 def likely_cause(reason: str, detail: str) -> str:
     fitting = [beginning for beginning in CAUSES if reason.startswith(beginning)]
     told = _SECONDS.search(detail)
-    apart = span(float(told[1])) if told else "too far"
+    apart = humanize(float(told[1])) if told else "too far"
     return CAUSES[max(fitting, key=len)].replace("{}", apart) if fitting else "–"
 
 

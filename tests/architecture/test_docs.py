@@ -14,7 +14,7 @@ from click import Context
 from click.testing import CliRunner
 
 from app.cli import main
-from app.operators.filter import STATES
+from app.operators.filter import TASK_STATES
 from app.settings.model import Hook, Settings
 from app.webhooks.delivery import Delivery, Event, parse_body
 from app.webhooks.registry import load, specimens
@@ -207,7 +207,7 @@ def test_the_page_on_deploys_has_the_commands_of_the_procfile() -> None:
 def test_the_architecture_has_every_state_of_a_task() -> None:
     section = PAGES["architecture.md"].partition("## States of a task")[2].partition("\n## ")[0]
 
-    assert [] == [state for state in STATES if f"`{state}`" not in section and f"--state {state}`" not in section]
+    assert [] == [state for state in TASK_STATES if f"`{state}`" not in section and f"--state {state}`" not in section]
 
 
 def test_the_reasons_in_the_runbook_are_those_that_are_counted() -> None:

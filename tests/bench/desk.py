@@ -20,7 +20,7 @@ import zstandard
 from app.console.auth import hash_password
 from app.demo.valkey import free_port, valkey
 from app.ledger.redis import Address, Redis
-from app.operators.search_index import remember
+from app.operators.search_index import index
 from app.telemetry import counters
 from app.visits.change import Contact
 
@@ -45,7 +45,7 @@ async def fill(url: str) -> dict[str, str]:
     await asyncio.gather(*pending)
     contact = Contact(email="ada@example.com", phone="+15550100001")
     for number in range(500):
-        await remember(redis, f"visit:main/standard-V-{number}", contact, KEY, DAY_MS)
+        await index(redis, f"visit:main/standard-V-{number}", contact, KEY, DAY_MS)
     await redis.close()
     return names
 
@@ -104,7 +104,7 @@ def pages(names: dict[str, str]) -> dict[str, str]:
         "deliveries, applied": "/console/deliveries?state=applied",
         "deliveries, ignored (none)": "/console/deliveries?state=ignored",
         "deliveries, superseded (none)": "/console/deliveries?state=superseded",
-        "deliveries, a page far back": f"/console/deliveries?before={int(time.time() * 1000) - 20 * DAY_MS}_",
+        "deliveries, a page far back": f"/console/deliveries?cursor={int(time.time() * 1000) - 20 * DAY_MS}_",
         "delivery": f"/console/deliveries/{names['delivery']}",
         "visit": f"/console/visits/{names['visit']}",
         "rejections": "/console/rejections",

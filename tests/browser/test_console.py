@@ -256,7 +256,7 @@ def test_a_person_is_forgotten_with_a_plan_first(running: Rig, open_desk: Opens)
 
     assert "Removed" in desk.page.inner_text("[role=status]")
     desk.picture("forgotten")
-    assert "ada@example.com" not in running.doorbell("visit", "standard-A-1", "--reveal").stdout
+    assert "ada@example.com" not in running.doorbell("visit", "standard-A-1", "--show-personal-data").stdout
 
 
 def test_what_is_discarded_is_given_up(running: Rig, open_desk: Opens) -> None:

@@ -166,7 +166,7 @@ def test_operators_can_act_on_a_full_redis(house: Rig) -> None:
     wait_until(lambda: house.visit("standard-A-2"))
     assert ["standard-A-0", "standard-A-2"] == sorted(visit["external_id"] for visit in house.visits())
     assert 0 == house.ask("ZCARD", "db:parked")
-    did = [json.loads(line)["did"] for line in house.doorbell("audit-log", "--json").stdout.splitlines()]
+    did = [json.loads(line)["action"] for line in house.doorbell("activity", "--json").stdout.splitlines()]
     assert ["resumed", "paused", "started a discard of 1", "started a replay of 1", "logged in"] == did[:5]
     assert {"started a replay of 1", "started a discard of 1", "paused", "resumed", "forgot a person"} <= set(did[5:])
 

@@ -27,7 +27,7 @@ from app.cli.output import as_line, printable
 from app.cli.session import opened
 from app.demo.valkey import free_port, valkey
 from app.operators.filter import Filter
-from app.operators.operations import Operations, Order
+from app.operators.operations import OperationRequest, Operations
 from app.settings.environment import read
 from tests.processes.test_worker import Books
 from tests.support.harness import ROOT, SECRET, Rig, Server, sign_standard, standard_body, wait_until
@@ -80,10 +80,10 @@ def test_what_happened_can_be_asked_in_every_way(busy: Rig) -> None:
     assert (["standard-A-2"], "parked") == (second["visits"], second["state"])
     told = json.loads(busy.doorbell("show", first["delivery"]).stdout)
     assert [{"visit": "standard-A-1", "state": "applied"}] == told["changes"]
-    assert "Applied: the Visits API shows what it said." == told["sentence"]
+    assert "Applied: the Visits API shows what it said." == told["summary"]
     story = json.loads(busy.doorbell("visit", "standard-A-1").stdout)
     assert "2026-03-14T16:00:00Z" == story["facts"]["time_scheduled"]["value"]
-    assert first["delivery"] == story["facts"]["time_scheduled"]["said_by"]
+    assert first["delivery"] == story["facts"]["time_scheduled"]["delivery"]
     calls = ["GET /visits/:id 404", "GET /contacts 200", "POST /contacts 201", "POST /visits 201"]
     assert [calls] == [attempt["calls"] for attempt in story["attempts"]]
     assert told["attempts"] == story["attempts"]
@@ -100,12 +100,14 @@ def test_nothing_personal_is_shown_unless_it_is_asked_for(busy: Rig) -> None:
 
 def test_what_is_revealed_is_in_the_audit_log(busy: Rig) -> None:
     delivery = next(row["delivery"] for row in rows(busy, "deliveries", "--json") if row["visits"] == ["standard-A-1"])
-    shown = [busy.doorbell(*command, "--reveal") for command in (["visit", "standard-A-1"], ["show", delivery])]
-    unknown = busy.doorbell("show", "d0", "--reveal")
+    shown = [
+        busy.doorbell(*command, "--show-personal-data") for command in (["visit", "standard-A-1"], ["show", delivery])
+    ]
+    unknown = busy.doorbell("show", "d0", "--show-personal-data")
 
     assert [True, True] == ["ada@example.com" in ran.stdout for ran in shown]
     [visit] = json.loads("[" + shown[0].stdout + "]")
-    assert "ada@example.com" == visit["changes"][0]["says"]["contact.email"]
+    assert "ada@example.com" == visit["changes"][0]["fields"]["contact.email"]
     assert 5 == unknown.returncode
     assert [
         (b"revealed of a visit", b"standard-A-1: everything"),
@@ -159,7 +161,7 @@ def test_a_replay_of_what_stands_changes_nothing(busy: Rig) -> None:
     before = busy.visit("standard-A-1")
     calls = len(busy.calls())
 
-    busy.doorbell("replay", "standard-A-1", "--fresh", "--yes")
+    busy.doorbell("replay", "standard-A-1", "--recheck", "--yes")
 
     wait_until(lambda: len(busy.calls()) == calls + 1)
     assert "GET /visits/:id" == busy.calls()[-1]
@@ -251,7 +253,7 @@ def test_a_healthy_doorbell_has_a_healthy_doctor(rig: Rig) -> None:
 
 
 def test_a_replay_shows_its_plan_and_waits_for_a_yes(busy: Rig) -> None:
-    planned = busy.doorbell("replay", "--state", "parked", "--contact", "cont_KYdl3lftgZXGRbxqoj", "--plan")
+    planned = busy.doorbell("replay", "--state", "parked", "--contact", "cont_KYdl3lftgZXGRbxqoj", "--dry-run")
     unasked = busy.doorbell("replay", "--state", "parked", "--contact", "cont_KYdl3lftgZXGRbxqoj")
 
     assert 0 == planned.returncode
@@ -274,7 +276,9 @@ def test_a_replay_tells_each_as_json_and_an_unknown_id_does_not_stop_the_others(
 
 
 def test_nobodys_name_is_in_a_plan(busy: Rig) -> None:
-    shown = [busy.doorbell("replay", "--source", "standard", "--plan", *more) for more in ([], ["--json"], ["--fresh"])]
+    shown = [
+        busy.doorbell("replay", "--source", "standard", "--dry-run", *more) for more in ([], ["--json"], ["--recheck"])
+    ]
 
     text = "".join(ran.stdout + ran.stderr for ran in shown)
     assert "standard-A-1" in text
@@ -339,10 +343,10 @@ def test_lists_take_the_words_of_replay(busy: Rig) -> None:
 
 def test_a_list_says_where_it_goes_on(busy: Rig) -> None:
     first = busy.doorbell("deliveries", "--limit", "1", "--json")
-    mark = re.search(r"--before (\S+),", first.stderr)
+    mark = re.search(r"--cursor (\S+),", first.stderr)
     assert mark
 
-    rest = busy.doorbell("deliveries", "--before", mark[1], "--json")
+    rest = busy.doorbell("deliveries", "--cursor", mark[1], "--json")
 
     seen = [json.loads(ran.stdout)["visits"] for ran in (first, rest)]
     assert [["standard-A-2"], ["standard-A-1"]] == seen
@@ -378,7 +382,10 @@ def test_what_a_sender_writes_does_not_steer_the_terminal(house: Rig, command: l
     house.ring("visit.created", f"B{STEERING}", contact={"first_name": STEERING}, time_scheduled="2026-03-15T16:00:00Z")
     wait_until(lambda: rows(house, "failures", "--json"))
     [failure] = rows(house, "failures", "--json")
-    subject = {"show": [rang.json()["delivery"], "--reveal"], "visit": [failure["id"], "--reveal"]}
+    subject = {
+        "show": [rang.json()["delivery"], "--show-personal-data"],
+        "visit": [failure["id"], "--show-personal-data"],
+    }
 
     told = house.doorbell(*command, *subject.get(command[0], []), *form)
 
@@ -402,7 +409,7 @@ def test_a_value_that_a_script_left_empty_does_not_widen_what_is_meant(busy: Rig
 
 
 def test_what_fits_a_filter_is_discarded_after_a_plan(busy: Rig) -> None:
-    planned = busy.doorbell("discard", "--reason", "contact", "--plan")
+    planned = busy.doorbell("discard", "--reason", "contact", "--dry-run")
     unasked = busy.doorbell("discard", "--source", "standard")
     none = [
         busy.doorbell("discard", *words, "--yes").returncode for words in (["--hook", "other"], ["--state", "held"])
@@ -423,7 +430,7 @@ def test_what_fits_a_filter_is_discarded_after_a_plan(busy: Rig) -> None:
 def test_a_plan_with_nothing_to_do_does_nothing(busy: Rig) -> None:
     [told] = rows(busy, "discard", "standard-A-1", "--json")
 
-    assert ("standard-A-1", "nothing to give up") == (told["id"], told["state"])
+    assert ("standard-A-1", "nothing_to_discard") == (told["id"], told["state"])
     assert [] == noted(busy)
 
 
@@ -442,13 +449,13 @@ def test_what_was_not_let_in_is_told_with_its_likely_cause(rig: Rig) -> None:
     rig.post(raw, sign_standard(raw, secret="whsec_c2VjcmV0LXNlY3JldC1zZWNyZXQ="))
     rig.door.kill(signal.SIGTERM)
 
-    told = {row["reason"]: row for row in rows(rig, "refused", "--json")}
+    told = {row["reason"]: row for row in rows(rig, "rejections", "--json")}
 
     assert {"signature_stale", "signature_mismatch"} == told.keys()
     assert "12 min" in told["signature_stale"]["cause"]
     assert "secret" in told["signature_mismatch"]["cause"]
-    assert ["signature_stale"] == [row["reason"] for row in rows(rig, "refused", "--reason", "stale", "--json")]
-    assert 5 == rig.doorbell("refused", "--hook", "calendly").returncode
+    assert ["signature_stale"] == [row["reason"] for row in rows(rig, "rejections", "--reason", "stale", "--json")]
+    assert 5 == rig.doorbell("rejections", "--hook", "calendly").returncode
 
 
 # -- export --
@@ -487,8 +494,8 @@ WHAT = ("deliveries", "visits")
 
 def test_an_export_reveals_nothing_personal_unless_that_is_confirmed_and_it_is_in_the_audit_log(busy: Rig) -> None:
     hidden = [busy.doorbell("export", what, "--format", kind) for what in WHAT for kind in ("csv", "ndjson")]
-    unsaid = busy.doorbell("export", "visits", "--reveal")
-    revealed = [busy.doorbell("export", what, "--reveal", "--yes", "--format", "ndjson") for what in WHAT]
+    unsaid = busy.doorbell("export", "visits", "--show-personal-data")
+    revealed = [busy.doorbell("export", what, "--show-personal-data", "--yes", "--format", "ndjson") for what in WHAT]
 
     assert [] == [word for word in PERSONAL for ran in hidden if word in ran.stdout + ran.stderr]
     assert (2, "") == (unsaid.returncode, unsaid.stdout)
@@ -508,7 +515,7 @@ def test_no_cell_of_a_spreadsheet_is_a_formula(house: Rig) -> None:
     house.ring("visit.created", "A-1", contact=evil | {"phone": "+15550100001"}, time_scheduled="2026-03-14T16:00:00Z")
     wait_until(lambda: house.visit("standard-A-1"))
 
-    ran = house.doorbell("export", "visits", "--reveal", "--yes")
+    ran = house.doorbell("export", "visits", "--show-personal-data", "--yes")
 
     [row] = csv.DictReader(io.StringIO(ran.stdout, newline=""))
     assert "'" + evil["first_name"] == row["first_name"]
@@ -535,13 +542,13 @@ def test_tail_tells_what_arrives_and_what_is_done_until_it_is_interrupted(house:
         house.ring("visit.created", "B-1", contact=ADA, time_scheduled=TIME)
         wait_until(lambda: {"delivery", "attempt"} == {row["kind"] for row in told("standard-B-1")}, 30)
         house.post(b"{}", {})
-        wait_until(lambda: "refusal" in {row["kind"] for row in told()}, 30)
+        wait_until(lambda: "rejection" in {row["kind"] for row in told()}, 30)
         assert 130 == watching.kill(signal.SIGINT)
         rows = told()
 
     [attempt] = [row for row in rows if row["visits"] == ["standard-B-1"] and row["kind"] == "attempt"]
     assert "POST /visits 201" in attempt["calls"]
-    [refusal] = [row for row in rows if row["kind"] == "refusal"]
+    [refusal] = [row for row in rows if row["kind"] == "rejection"]
     assert ("standard", "signature_missing") == (refusal["hook"], refusal["reason"])
     assert [] == [word for word in PERSONAL if word in str(rows)]
 
@@ -606,7 +613,7 @@ def test_verify_says_why_a_signature_does_not_hold(rig: Rig, tmp_path: Path) -> 
 
     assert (0, "holds: secret 1 of 1") == (right.returncode, right.stdout[:20])
     told = json.loads(newline.stdout)
-    assert (3, False, "body") == (newline.returncode, told["holds"], told["findings"][0]["kind"])
+    assert (3, False, "body") == (newline.returncode, told["is_valid"], told["findings"][0]["kind"])
     assert (3, True) == (late.returncode, "\nclock: " in late.stdout)
     assert SECRET not in right.stdout + newline.stdout + late.stdout
     assert 5 == rig.doorbell("verify", "square", stdin=raw).returncode
@@ -644,7 +651,7 @@ def test_the_overview_is_a_sentence_and_the_numbers_behind_it(rig: Rig) -> None:
     assert process
     assert (socket.gethostname(), process.pid) == (worker["host"], worker["pid"])
     assert worker["since"] <= worker["seen"]
-    assert "warn" == told["verdict"]
+    assert "warn" == told["status"]
     assert shown.startswith("One failure needs you: contact_unknown, from")
     assert (1, 0) == (told["states"]["parked"], told["states"]["queued"])
     [failures] = told["failures"]
@@ -662,27 +669,31 @@ def test_what_the_api_has_now_can_be_asked(busy: Rig) -> None:
     url = f"{busy.env['VISITS_API_URL']}/visits/standard-A-1"
     busy.http.put(url, data={"amount_collected": "7.00"}, headers={"authorization": "Bearer t"}).raise_for_status()
 
-    [there] = rows(busy, "visit", "standard-A-1", "--ask", "--json")
-    [absent] = rows(busy, "visit", "standard-A-2", "--ask", "--json")
+    [there] = rows(busy, "visit", "standard-A-1", "--remote", "--json")
+    [absent] = rows(busy, "visit", "standard-A-2", "--remote", "--json")
 
-    assert (None, "7.00") == (there["api"].get("amount_collected"), there["now"]["amount_collected"])
-    assert absent["now"] is None
+    assert (None, "7.00") == (there["remote"].get("amount_collected"), there["remote_now"]["amount_collected"])
+    assert absent["remote_now"] is None
     assert [(b"asked the Visits API", b"standard-A-1"), (b"asked the Visits API", b"standard-A-2")] == noted(busy)
 
 
 def test_operations_of_the_console_are_listed_and_cancelled(house: Rig) -> None:
-    order = Order(
-        do="discard", filter=Filter(state="parked", reason="422"), who="ada", expected=7, planned_at=1_795_600_000_000
+    order = OperationRequest(
+        kind="discard",
+        filter=Filter(state="parked", reason="422"),
+        actor="ada",
+        expected=7,
+        planned_at_ms=1_795_600_000_000,
     )
 
-    async def started(*orders: Order) -> list[str]:
+    async def started(*orders: OperationRequest) -> list[str]:
         settings = read(house.env)
         async with opened(settings) as ledger:
             operations = Operations(ledger, settings)
             # No worker takes up the second while this one is in hand.
             await ledger.redis.command("SET", "db:operation:in-hand:lock", 1, "EX", 60)
             await ledger.redis.command("ZADD", "db:operations:open", 0, "in-hand")
-            return [await operations.start(order) for order in orders]
+            return [await operations.create(order) for order in orders]
 
     assert 5 == house.doorbell("operations").returncode
     [id] = asyncio.run(started(order))
@@ -691,9 +702,9 @@ def test_operations_of_the_console_are_listed_and_cancelled(house: Rig) -> None:
     ended = [house.doorbell("cancel", name).returncode for name in (id, id, "nobody")]
 
     assert (id, "ada", "discard", "queued", 7) == tuple(
-        told[n] for n in ("operation", "who", "does", "state", "expected")
+        told[n] for n in ("operation", "actor", "kind", "state", "expected")
     )
-    assert "state parked, reason 422" == told["to"]
+    assert "state parked, reason 422" == told["filter"]
     assert [0, 5, 5] == ended
     assert ["cancelled"] == [row["state"] for row in rows(house, "operations", "--json")]
     house.ask("DEL", "db:operations:open", "db:operation:in-hand:lock")
@@ -703,13 +714,13 @@ def test_who_did_what_is_told_newest_first(busy: Rig) -> None:
     for command in ("pause", "resume"):
         busy.doorbell(command, "standard")
 
-    first = busy.doorbell("audit-log", "--limit", "1", "--json")
+    first = busy.doorbell("activity", "--limit", "1", "--json")
     [newest] = map(json.loads, first.stdout.splitlines())
-    [older] = rows(busy, "audit-log", "--before", newest["id"], "--json")
+    [older] = rows(busy, "activity", "--cursor", newest["id"], "--json")
 
-    assert [("resumed", "main"), ("paused", "main")] == [(line["did"], line["what"]) for line in (newest, older)]
-    assert newest["who"].endswith("(command line)")
-    assert f"--before {newest['id']}" in first.stderr
+    assert [("resumed", "main"), ("paused", "main")] == [(line["action"], line["target"]) for line in (newest, older)]
+    assert newest["actor"].endswith("(command line)")
+    assert f"--cursor {newest['id']}" in first.stderr
 
 
 def test_settings_are_told_without_their_secrets(rig: Rig) -> None:

@@ -829,9 +829,9 @@ async def test_html_in_a_name_is_text(app: Any, path: str) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        *(f"/console/deliveries?before={odd}" for odd in ("nan_x", "inf_", "-inf_x", "1e400_", "9" * 400, "%00")),
+        *(f"/console/deliveries?cursor={odd}" for odd in ("nan_x", "inf_", "-inf_x", "1e400_", "9" * 400, "%00")),
         *(f"/console/deliveries?since={odd}" for odd in ("0001-01-01T00:00", "9999-99-99", "9999-12-31T23:59", "x")),
-        *(f"/console/activity?before={odd}" for odd in ("x", "1-1-1", "%0d%0a", "9" * 30 + "-1")),
+        *(f"/console/activity?cursor={odd}" for odd in ("x", "1-1-1", "%0d%0a", "9" * 30 + "-1")),
         "/console/deliveries?state=deliveries:standard",
         "/console/plan?do=replay&state=jobs",
         "/console/plan?do=x&since=0001-01-01T00:00",
@@ -862,7 +862,7 @@ async def test_only_what_is_open_can_be_meant_by_a_form(app: Any, delivery: str,
 
 @pytest.mark.parametrize("do", ["replay", "discard"])
 @pytest.mark.parametrize(
-    "rest", ["", "&ids=", "&ids=%20", "&state=", "&state=nonsense", "&before=5_x", "&until=5", "&all=0"]
+    "rest", ["", "&ids=", "&ids=%20", "&state=", "&state=nonsense", "&cursor=5_x", "&until=5", "&all=0"]
 )
 async def test_with_nothing_ticked_nothing_is_planned_and_nothing_done(
     app: Any, delivery: str, redis: Redis, do: str, rest: str
@@ -923,7 +923,7 @@ async def test_a_page_is_laid_out_beside_the_event_loop(
 ) -> None:
     operator, threads = Browser(app), set[bool]()
     await operator.log_in()
-    render, body = Template.render, redaction.body
+    render, body = Template.render, redaction.redact_body
 
     def rendered(*given: Any, **more: Any) -> str:
         threads.add(threading.current_thread() is threading.main_thread())
@@ -934,7 +934,7 @@ async def test_a_page_is_laid_out_beside_the_event_loop(
         return body(*given)
 
     monkeypatch.setattr(Template, "render", rendered)
-    monkeypatch.setattr(redaction, "body", laid_out)
+    monkeypatch.setattr(redaction, "redact_body", laid_out)
     for page in (page for page in PAGES if page.path != "/console/stream"):
         await operator.get(path_of(page, delivery))
 
@@ -1037,7 +1037,7 @@ async def test_a_page_waits_for_a_bounded_time_until_somebody_is_forgotten(
         answer = await operator.post("/console/erasure", form)
 
         assert 409 == answer.status_code
-        assert "use `doorbell forget`" in html.unescape(answer.text)
+        assert "use `doorbell erase`" in html.unescape(answer.text)
         assert ("removed already" in answer.text) == ("confirm" in form)
 
 

@@ -79,9 +79,9 @@ def test_all_of_doorbell_works_with_sealed_bodies_and_says_what_it_cannot_open(r
     wait_until(lambda: rig.visit("standard-A"))
     id = rang.json()["delivery"]
 
-    revealed = rig.doorbell("show", id, "--reveal", BODY_KEYS=f"{NEW} {OLD}")
-    locked = rig.doorbell("show", id, "--reveal", BODY_KEYS=NEW)
-    replayed = rig.doorbell("replay", id, "--rederive", "--plan", BODY_KEYS=NEW)
+    revealed = rig.doorbell("show", id, "--show-personal-data", BODY_KEYS=f"{NEW} {OLD}")
+    locked = rig.doorbell("show", id, "--show-personal-data", BODY_KEYS=NEW)
+    replayed = rig.doorbell("replay", id, "--retranslate", "--dry-run", BODY_KEYS=NEW)
     examined = rig.doorbell("doctor", BODY_KEYS=f"{NEW} {OLD}")
 
     assert "canary@example.com" in revealed.stdout

@@ -159,7 +159,7 @@ def test_every_key_is_of_a_known_kind_and_has_an_end(rig: Rig) -> None:
         during = run_of(rig.redis_url, without_an_end)
         rig.behave()
         wait_until(lambda: rig.visit("standard-D"))
-        assert 0 == rig.doorbell("replay", "standard-A", "--fresh", "--yes").returncode
+        assert 0 == rig.doorbell("replay", "standard-A", "--recheck", "--yes").returncode
         assert rig.doorbell("audit").returncode in (0, 3)
         rig.doorbell("discard", "standard-B", "--yes")
         wait_until(lambda: not run_of(rig.redis_url, lambda redis: redis.command("ZCARD", "db:queued")))

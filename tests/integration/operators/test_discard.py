@@ -20,13 +20,13 @@ async def plan(
 ) -> list[tuple[str, str]]:
     """What is selected, and why it would be left alone; empty: it would be given up."""
     discard = Discard(world.ledger, world.context.settings, planned, planned_at)
-    return sorted([(step.id, step.skip) async for step in discard.plan(filter_of(words))])
+    return sorted([(step.id, step.skip_reason) async for step in discard.plan(filter_of(words))])
 
 
 async def carry_out(world: World, planned: Planned | None = None, **words: Any) -> list[tuple[str, str]]:
     done: list[tuple[str, str]] = []
     discard = Discard(world.ledger, world.context.settings, planned)
-    await discard.carry_out(filter_of(words), lambda step, state: done.append((step.id, state)))
+    await discard.execute(filter_of(words), lambda step, state: done.append((step.id, state)))
     return sorted(done)
 
 
@@ -37,7 +37,7 @@ async def test_what_is_planned_is_given_up(world: World) -> None:
 
     by_id = await plan(world, ids=(one, "nobody", three))
 
-    assert [("nobody", "unknown"), (one, ""), (three, "nothing to give up")] == sorted(by_id)
+    assert [("nobody", "unknown"), (one, ""), (three, "nothing_to_discard")] == sorted(by_id)
     assert [(one, ""), (two, "")] == await plan(world, state="parked")
     assert [(two, "")] == await plan(world, state="parked", reason="422", visit="2")
     assert [] == await plan(world, state="parked", hook="calendly")
@@ -45,9 +45,9 @@ async def test_what_is_planned_is_given_up(world: World) -> None:
 
     done = await carry_out(world, ids=(one, "nobody", three))
 
-    assert [("nobody", "unknown"), (one, "discarded"), (three, "nothing to give up")] == done
+    assert [("nobody", "unknown"), (one, "discarded"), (three, "nothing_to_discard")] == done
     assert [of("2")] == await world.ledger.works("parked")
-    assert [(one, "nothing to give up")] == await plan(world, ids=(one,))
+    assert [(one, "nothing_to_discard")] == await plan(world, ids=(one,))
 
 
 async def test_of_a_delivery_only_its_own_changes_are_given_up(world: World) -> None:
@@ -57,9 +57,9 @@ async def test_of_a_delivery_only_its_own_changes_are_given_up(world: World) -> 
     await world.apply(change(order=2, time_scheduled=hour(12)))
     [second] = set(await deliveries(world)) - {first}
 
-    assert [(first, "nothing to give up")] == await plan(world, ids=(first,))
+    assert [(first, "nothing_to_discard")] == await plan(world, ids=(first,))
     assert [(second, "")] == await plan(world, ids=(second,))
-    assert [(first, "nothing to give up"), (second, "discarded")] == await carry_out(world, ids=(first, second))
+    assert [(first, "nothing_to_discard"), (second, "discarded")] == await carry_out(world, ids=(first, second))
 
     assert {f"{second}.0"} == set((await world.member()).discarded)
 
@@ -77,7 +77,7 @@ async def test_what_came_after_the_plan_is_left_alone(world: World, words: dict[
     looked = dict(await plan(world, planned_at=planned_at, **words))
     done = dict(await carry_out(world, planned, **words))
 
-    since = {"standard-2": "changed since the plan", "standard-3": "changed since the plan"}
+    since = {"standard-2": "changed_since_plan", "standard-3": "changed_since_plan"}
     if "ids" in words:
         del since["standard-3"]
     assert {"standard-1": ""} | since == looked

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 import app.operators.drift_audit
-from app.operators.drift_audit import Audit, Difference
+from app.operators.drift_audit import Difference, DriftAudit
 from app.visits.client import Broken
 from tests.integration.jobs.test_apply_visit import BOB, DOCUMENTED, World, booked, cancelled, change, hands, world
 from tests.integration.jobs.test_apply_visit import at as hour
@@ -19,8 +19,8 @@ from tests.support.harness import Rig, wait_until
 __all__ = ["hands", "world"]
 
 
-def audit_of(world: World, **how: Any) -> Audit:
-    return Audit(world.ledger, world.context.settings, world.context.http, "main", **how)
+def audit_of(world: World, **how: Any) -> DriftAudit:
+    return DriftAudit(world.ledger, world.context.settings, world.context.http, "main", **how)
 
 
 async def differences(world: World, **how: Any) -> list[Difference]:
@@ -31,7 +31,7 @@ async def repaired(world: World) -> list[Difference]:
     """What is left to be said after a repair."""
     audit = audit_of(world)
     async for found in audit.differences():
-        if found.can_be_repaired:
+        if found.is_repairable:
             await audit.repair(found)
     await world.run()
     return await differences(world)
@@ -52,7 +52,7 @@ async def test_what_is_as_it_should_be_is_no_difference(world: World) -> None:
     audit = audit_of(world)
 
     assert [] == [found async for found in audit.differences()]
-    assert {"seen": 5, "as it should be": 3, "of others": 2} == audit.where.counts
+    assert {"seen": 5, "matching": 3, "foreign": 2} == audit.progress.counts
 
 
 async def test_a_visit_that_was_deleted_is_missing_and_made_again(world: World) -> None:
@@ -104,7 +104,7 @@ async def test_of_two_visits_under_one_name_the_second_goes(world: World) -> Non
 
     [found] = await differences(world)
 
-    assert ("doubled", [first["id"], second["id"]]) == (found.kind, found.numbers)
+    assert ("duplicate", [first["id"], second["id"]]) == (found.kind, found.remote_ids)
     assert [] == await repaired(world)
     assert [first["id"]] == [visit["id"] for visit in world.rig.visits()]
 
@@ -113,7 +113,7 @@ async def test_two_ids_of_one_visit_that_both_stand_are_one_too_many(world: Worl
     await world.apply(booked("1"), change("2", 2, continues="1", time_scheduled=hour(12)))
     made_by_hand(world, external_id="standard-2")
 
-    assert [Difference("doubled", "main", "standard-2", of("1"))] == await differences(world)
+    assert [Difference("duplicate", "main", "standard-2", of("1"))] == await differences(world)
     assert [] == await repaired(world)
     assert ["standard-1"] == names(world)
 
@@ -131,8 +131,8 @@ async def test_a_visit_that_was_cancelled_before_it_was_made_should_not_stand(wo
 async def test_a_young_visit_of_our_name_that_nobody_heard_of_is_extra_and_never_touched(world: World) -> None:
     made_by_hand(world, external_id="standard-9")
 
-    assert [Difference("extra", "main", "standard-9")] == await differences(world)
-    assert ["extra"] == [found.kind for found in await repaired(world)]
+    assert [Difference("unexpected", "main", "standard-9")] == await differences(world)
+    assert ["unexpected"] == [found.kind for found in await repaired(world)]
     assert ["standard-9"] == names(world)
 
 
@@ -144,7 +144,7 @@ async def test_an_old_visit_that_was_forgotten_is_unknown_and_no_difference(worl
     audit = audit_of(world)
 
     assert [] == [found async for found in audit.differences()]
-    assert {"seen": 1, "unknown": 1} == audit.where.counts
+    assert {"seen": 1, "unknown": 1} == audit.progress.counts
 
 
 async def test_what_is_being_worked_on_is_not_compared(world: World) -> None:
@@ -155,7 +155,7 @@ async def test_what_is_being_worked_on_is_not_compared(world: World) -> None:
     audit = audit_of(world)
 
     assert [] == [found async for found in audit.differences()]
-    assert 1 == audit.where.counts["not settled"]
+    assert 1 == audit.progress.counts["in_progress"]
 
 
 async def test_another_customer_since_is_a_new_visit_and_no_difference(world: World) -> None:
@@ -182,8 +182,8 @@ def answers(page: Callable[[int], dict[str, Any]]) -> Callable[[httpx.Request], 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three a page; nobody waits long."""
-    monkeypatch.setattr(app.operators.drift_audit, "PAGE", 3)
-    monkeypatch.setattr(app.operators.drift_audit, "TRY_AGAIN_S", 0.01)
+    monkeypatch.setattr(app.operators.drift_audit, "PAGE_SIZE", 3)
+    monkeypatch.setattr(app.operators.drift_audit, "RETRY_DELAY_S", 0.01)
 
 
 @pytest.mark.usefixtures("small")
@@ -217,7 +217,7 @@ async def test_broken_off_it_goes_on_after_the_last_page(world: World) -> None:
         pages.append(int(request.url.params.get("page", 0)))
         return httpx.Response(503) if pages[-1] == 3 and len(pages) < 7 else None
 
-    async def hear(audit: Audit, resume: bool = False) -> None:
+    async def hear(audit: DriftAudit, resume: bool = False) -> None:
         async for one in audit.differences(resume):
             found.append(one.visit)
 
@@ -229,7 +229,7 @@ async def test_broken_off_it_goes_on_after_the_last_page(world: World) -> None:
 
     assert [1, 2, 3, 3, 3, 3, 3] == pages
     assert ["standard-1", "standard-7"] == found
-    assert 8 == audit.where.counts["seen"]
+    assert 8 == audit.progress.counts["seen"]
 
 
 @pytest.mark.usefixtures("small")

@@ -15,10 +15,10 @@ from app.ledger.ledger import LEASE_S, Ledger
 from app.ledger.records import Gone, Meta
 from app.ledger.redis import Redis
 from app.operators import search_index
-from app.operators.activity_log import AuditLog
-from app.operators.erasure import Forget, speaks_of
+from app.operators.activity_log import ActivityLog
+from app.operators.erasure import Erasure, mentions
 from app.operators.filter import Filter
-from app.operators.operations import Operations, Order
+from app.operators.operations import OperationRequest, Operations
 from app.settings.environment import read
 from app.visits.change import Contact, VisitChange
 from app.webhooks.delivery import Delivery
@@ -72,7 +72,7 @@ async def traces(redis: Redis) -> dict[str, list[bytes]]:
 
 
 def forgotten(rig: Rig, *options: str, **env: str) -> dict[str, Any]:
-    done = rig.doorbell("forget", EMAIL, "--json", "--yes", *options, **env)
+    done = rig.doorbell("erase", EMAIL, "--json", "--yes", *options, **env)
     assert done.returncode == 0, done
     told: dict[str, Any] = json.loads(done.stdout)
     return told
@@ -89,7 +89,7 @@ def test_after_it_nothing_of_the_person_is_anywhere_in_redis(rig: Rig) -> None:
         wait_until(lambda: rig.visit("standard-G"))
         quiet(rig)
         before = run_of(rig.redis_url, traces)
-        plan = rig.doorbell("forget", EMAIL, "--plan", "--json")
+        plan = rig.doorbell("erase", EMAIL, "--dry-run", "--json")
         untouched = run_of(rig.redis_url, traces)
 
         told = forgotten(rig)
@@ -155,14 +155,14 @@ def test_a_replay_says_that_the_body_was_removed(rig: Rig) -> None:
     quiet(rig)
     forgotten(rig)
 
-    replayed = rig.doorbell("replay", id, "--rederive", "--plan")
-    again = rig.doorbell("replay", id, "--fresh", "--yes")
-    shown = rig.doorbell("show", id, "--reveal")
+    replayed = rig.doorbell("replay", id, "--retranslate", "--dry-run")
+    again = rig.doorbell("replay", id, "--recheck", "--yes")
+    shown = rig.doorbell("show", id, "--show-personal-data")
 
     assert "its body was removed at 20" in replayed.stdout
     assert 0 == again.returncode
     assert "its body was removed at 20" in json.loads(shown.stdout)["body"]
-    assert "person_removed" in rig.doorbell("visit", "standard-A").stdout
+    assert "erased_at" in rig.doorbell("visit", "standard-A").stdout
     quiet(rig)
     assert 1 == len(rig.visits())
 
@@ -189,7 +189,7 @@ def test_a_visit_that_was_never_made_waits_for_an_operator_and_is_not_made_for_s
 
     wait_until(lambda: "contact_unknown" in rig.doorbell("failures").stdout)
 
-    assert ["visit:main/standard-A"] == told["open"]
+    assert ["visit:main/standard-A"] == told["unfinished"]
     assert [] == rig.visits()
 
 
@@ -210,7 +210,7 @@ def test_what_is_sealed_under_a_lost_key_is_told(rig: Rig) -> None:
     rig.web(BODY_KEYS="a-key-that-will-be-lost")
     rig.ring("visit.created", "G", contact=GRACE)
 
-    asked = rig.doorbell("forget", EMAIL, "--plan", BODY_KEYS="another-key-of-the-tests")
+    asked = rig.doorbell("erase", EMAIL, "--dry-run", BODY_KEYS="another-key-of-the-tests")
 
     assert "1 bodies are sealed under keys that BODY_KEYS lacks" in asked.stderr
 
@@ -222,10 +222,12 @@ def test_nothing_is_removed_without_a_word(rig: Rig) -> None:
     wait_until(lambda: {"db:counts", "db:matched:standard"} <= run_of(rig.redis_url, whole).keys())
     before = run_of(rig.redis_url, whole)
 
-    statuses = [rig.doorbell("forget", *words).returncode for words in ((EMAIL,), (EMAIL, "--plan"), ("ada", "--yes"))]
+    statuses = [
+        rig.doorbell("erase", *words).returncode for words in ((EMAIL,), (EMAIL, "--dry-run"), ("ada", "--yes"))
+    ]
 
     assert [2, 0, 2] == statuses
-    assert 5 == rig.doorbell("forget", "nobody@example.com", "--yes").returncode
+    assert 5 == rig.doorbell("erase", "nobody@example.com", "--yes").returncode
     assert before == run_of(rig.redis_url, whole)
 
 
@@ -239,7 +241,7 @@ async def test_what_a_worker_has_in_its_hands_is_waited_for(rig: Rig, redis: Red
     busy = await ledger.forget(member.work, member.n, b"", {})
     await redis.command("ZINCRBY", "db:running", -LEASE_S * 1000, member.work)  # it died
     moved = await ledger.forget(member.work, member.n - 1, b"", {})
-    removed = await Forget(ledger, read(rig.env), EMAIL).carry_out()
+    removed = await Erasure(ledger, read(rig.env), EMAIL).execute()
 
     assert ("busy", "moved") == (busy, moved)
     assert {"visit:main/standard-A"} == removed.visits
@@ -276,7 +278,7 @@ async def test_a_delivery_that_is_to_be_translated_anew_meanwhile_gets_its_body_
     rig.ring("visit.created", "A", contact=ADA)
     [id] = await ledger.deliveries(["standard"], 1)
     await ledger.release(await begin(ledger, "A"), settled())
-    forget, script = Forget(ledger, read(rig.env), EMAIL), redis.script
+    forget, script = Erasure(ledger, read(rig.env), EMAIL), redis.script
     came_of_it: list[str] = []
 
     async def rederive() -> None:
@@ -288,11 +290,11 @@ async def test_a_delivery_that_is_to_be_translated_anew_meanwhile_gets_its_body_
     async def interleaved(*arguments: Any) -> Any:
         if arguments[0] == ("rederive" if first == "forget" else "forget"):
             monkeypatch.setattr(redis, "script", script)
-            await (forget.carry_out() if first == "forget" else rederive())
+            await (forget.execute() if first == "forget" else rederive())
         return await script(*arguments)
 
     monkeypatch.setattr(redis, "script", interleaved)
-    await (rederive() if first == "forget" else forget.carry_out())
+    await (rederive() if first == "forget" else forget.execute())
 
     assert {} == await traces(redis)
     assert (await ledger.meta(id)).removed
@@ -307,7 +309,7 @@ async def test_whose_visit_it_is_stays_known_under_the_key_of_its_time(rig: Rig,
     await ledger.release(await begin(ledger, "A"), settled(api={work("A"): stands}))
 
     settings = read(rig.env).model_copy(update={"secret_key": ("a new key", "an old key")})
-    await Forget(ledger, settings, EMAIL).carry_out()
+    await Erasure(ledger, settings, EMAIL).execute()
 
     [said] = (await ledger.member(work("A"))).said()
     assert {"email": f"forgotten:{then}"} == said.contact
@@ -317,14 +319,14 @@ async def test_it_is_not_found_by_address_or_number_any_more(rig: Rig, redis: Re
     rig.env["SECRET_KEY"] = KEY
     await accept(ledger, change("A", contact=Contact(**ADA)))
     for name in ("A", "B"):
-        await search_index.remember(
+        await search_index.index(
             redis, work(name), Contact(email=EMAIL if name == "A" else None, phone=ADA["phone"]), KEY, 60_000
         )
 
-    await Forget(ledger, read(rig.env), EMAIL).carry_out()
+    await Erasure(ledger, read(rig.env), EMAIL).execute()
 
-    assert [] == await search_index.works_of(redis, EMAIL, [KEY])
-    assert [work("B")] == await search_index.works_of(redis, ADA["phone"], [KEY])
+    assert [] == await search_index.lookup(redis, EMAIL, [KEY])
+    assert [work("B")] == await search_index.lookup(redis, ADA["phone"], [KEY])
 
 
 async def test_of_a_number_that_several_have_all_are_meant_and_it_is_told_how_many(
@@ -334,13 +336,13 @@ async def test_of_a_number_that_several_have_all_are_meant_and_it_is_told_how_ma
     for name, email in (("A", EMAIL), ("B", "byron@example.com")):
         contact = Contact(email=email, phone=ADA["phone"])
         await accept(ledger, change(name, contact=contact))
-        await search_index.remember(redis, work(name), contact, KEY, 60_000)
+        await search_index.index(redis, work(name), contact, KEY, 60_000)
 
-    told = [json.loads(rig.doorbell("forget", whom, "--plan", "--json").stdout) for whom in (EMAIL, ADA["phone"])]
+    told = [json.loads(rig.doorbell("erase", whom, "--dry-run", "--json").stdout) for whom in (EMAIL, ADA["phone"])]
 
     assert [1, 2] == [one["people"] for one in told]
     assert [1, 2] == [len(one["visits"]) for one in told]
-    assert re.search(r"people +2 +are meant: by a number", rig.doorbell("forget", ADA["phone"], "--plan").stdout)
+    assert re.search(r"people +2 +are meant: by a number", rig.doorbell("erase", ADA["phone"], "--dry-run").stdout)
 
 
 def test_a_number_leads_to_the_address_and_forgets_whose_it_is(rig: Rig) -> None:
@@ -352,14 +354,14 @@ def test_a_number_leads_to_the_address_and_forgets_whose_it_is(rig: Rig) -> None
     wait_until(lambda: rig.visit("standard-A") and rig.visit("standard-G"))
     quiet(rig)
 
-    unknown = rig.doorbell("forget", "+1 555 010 9999", "--yes")
-    plan = rig.doorbell("forget", "(555) 010-0001", "--plan", "--json")
-    done = rig.doorbell("forget", "(555) 010-0001", "--yes")
+    unknown = rig.doorbell("erase", "+1 555 010 9999", "--yes")
+    plan = rig.doorbell("erase", "(555) 010-0001", "--dry-run", "--json")
+    done = rig.doorbell("erase", "(555) 010-0001", "--yes")
 
     assert (5, True) == (unknown.returncode, "a number only leads to" in unknown.stderr)
     assert ["visit:main/standard-A"] == json.loads(plan.stdout)["visits"]
     assert 0 == done.returncode
-    shown = [rig.doorbell("visit", f"standard-{one}", "--reveal").stdout for one in "AG"]
+    shown = [rig.doorbell("visit", f"standard-{one}", "--show-personal-data").stdout for one in "AG"]
     assert [False, True] == ["@example.com" in story for story in shown]
 
 
@@ -367,23 +369,25 @@ async def test_what_an_operation_looked_for_goes_once_it_is_over(rig: Rig, redis
     settings = read(rig.env)
     operations = Operations(ledger, settings)
     filter = Filter(state="parked", reason=f"about {EMAIL}")
-    id = await operations.start(Order(do="replay", filter=filter, who="grace", expected=1, planned_at=0))
+    id = await operations.create(
+        OperationRequest(kind="replay", filter=filter, actor="grace", expected=1, planned_at_ms=0)
+    )
 
-    during = await Forget(ledger, settings, EMAIL).carry_out()
+    during = await Erasure(ledger, settings, EMAIL).execute()
     await operations.cancel(id)
-    after = await Forget(ledger, settings, EMAIL).carry_out()
+    after = await Erasure(ledger, settings, EMAIL).execute()
 
     assert ({f"operation:{id}"}, set()) == (during.busy, after.busy)
-    assert ("(removed)", "grace") == ((order := (await operations.one(id)).order).filter.reason, order.who)
+    assert ("(removed)", "grace") == ((order := (await operations.get(id)).request).filter.reason, order.actor)
 
 
 async def test_the_audit_log_holds_no_address_that_somebody_looked_for(redis: Redis) -> None:
-    await AuditLog(redis).note(
+    await ActivityLog(redis).record(
         "grace", "operator", "started a replay", "reason=ada%40example.com&state=parked ada@example.com"
     )
 
-    [line] = await AuditLog(redis).newest()
-    assert "reason=•••&state=parked •••" == line.what
+    [line] = await ActivityLog(redis).newest()
+    assert "reason=•••&state=parked •••" == line.target
 
 
 @pytest.mark.parametrize(
@@ -403,7 +407,7 @@ async def test_the_audit_log_holds_no_address_that_somebody_looked_for(redis: Re
     ],
 )
 def test_an_address_is_seen_however_it_is_written(raw: bytes, speaks: bool) -> None:
-    assert speaks == speaks_of(EMAIL)(raw)
+    assert speaks == mentions(EMAIL)(raw)
 
 
 SETTINGS = {"REDIS_URL": "redis://127.0.0.1/0", "SECRET_KEY": KEY}
@@ -413,7 +417,7 @@ def test_a_body_of_backslashes_is_searched_to_its_end() -> None:
     """In a moment; a search that begins again at each of them would take an hour."""
     raw = b"\\" * 1_000_000 + b"x" + b"\\" * 1_000_000 + EMAIL.encode()
 
-    assert speaks_of(EMAIL)(raw)
+    assert mentions(EMAIL)(raw)
 
 
 async def test_what_is_kept_is_looked_through_beside_the_event_loop(
@@ -422,7 +426,7 @@ async def test_what_is_kept_is_looked_through_beside_the_event_loop(
     threads = set[bool]()
 
     def watched(email: str) -> Any:
-        speaks = speaks_of(email)
+        speaks = mentions(email)
 
         def watching(raw: bytes) -> bool:
             threads.add(threading.current_thread() is threading.main_thread())
@@ -430,13 +434,13 @@ async def test_what_is_kept_is_looked_through_beside_the_event_loop(
 
         return watching
 
-    monkeypatch.setattr("app.operators.erasure.speaks_of", watched)
+    monkeypatch.setattr("app.operators.erasure.mentions", watched)
     raw = b'{"email":"ada@example.com"}'
     said = VisitChange(action="create", visit_id="A", order=1, contact=Contact(email="grace@example.com"))
     delivery = Delivery("standard", "standard", (), raw, datetime.now(UTC))
     await ledger.accept(delivery, Meta("standard", "standard", 1), [said], "main", repeat_key=None)
 
-    found = await Forget(ledger, read(SETTINGS), EMAIL).plan()
+    found = await Erasure(ledger, read(SETTINGS), EMAIL).plan()
 
     assert 1 == len(found.deliveries)
     assert {False} == threads
@@ -456,10 +460,10 @@ async def test_the_event_loop_goes_on_while_very_much_is_looked_through(redis: R
             turns += 1
 
     counting = asyncio.create_task(count_turns())
-    found = await Forget(ledger, read(SETTINGS), EMAIL).plan()
+    found = await Erasure(ledger, read(SETTINGS), EMAIL).plan()
     counting.cancel()
 
-    assert found.is_nothing
+    assert found.is_empty
     assert turns > 60
 
 
@@ -471,10 +475,10 @@ async def test_names_of_events_go_too_since_they_may_be_sentences(redis: Redis, 
     meta = Meta("standard", "standard", 1, name=sentence, ignored=f"no: {sentence}", removed=removed)
     written = await ledger.accept(delivery, meta, [said], "main", repeat_key=None)
 
-    await Forget(ledger, read(SETTINGS), EMAIL).carry_out()
+    await Erasure(ledger, read(SETTINGS), EMAIL).execute()
 
     after = await ledger.meta(written.delivery)
     assert ("", "removed") == (after.name, after.ignored)
     assert after.removed
     assert b"Lovelace" not in flat(await redis.command("GET", f"db:delivery:{written.delivery}"))
-    assert (await Forget(ledger, read(SETTINGS), EMAIL).plan()).is_nothing
+    assert (await Erasure(ledger, read(SETTINGS), EMAIL).plan()).is_empty

@@ -9,7 +9,7 @@ import pytest
 from app.ledger.ledger import Ledger
 from app.ledger.records import Attempt, Hold, Meta, Outcome
 from app.ledger.redis import Redis
-from app.operators.explain import EVERYTHING, Explain, redacted
+from app.operators.explain import ALL_FIELDS, Explain, redacted
 from app.settings.environment import read
 from app.visits.change import Contact, VisitChange
 from app.webhooks.delivery import Delivery
@@ -53,7 +53,7 @@ async def test_a_visit_is_found_by_the_tools_own_id_however_its_name_is_written(
     delivery = Delivery("standard", "standard", (), b"", datetime.now(UTC))
     await ledger.accept(delivery, Meta("standard", "standard", 1), [change], "main", repeat_key=None)
 
-    found = await Explain(ledger, settings).works_of_visit("standard-1562609287450015")
+    found = await Explain(ledger, settings).visit_task_ids("standard-1562609287450015")
 
     # Sixteen digits look like the end of a name that was shortened, so that this one had to be written with its digest.
     assert ["visit:main/standard-1562609287450015-"] == [work[: -len("0123456789abcdef")] for work in found]
@@ -72,7 +72,7 @@ async def test_the_facts_are_those_of_whose_visit_it_is_and_every_payment_is_one
     delivery = Delivery("standard", "standard", (), b"", datetime.now(UTC))
     await ledger.accept(delivery, Meta("standard", "standard", 1), changes, "main", repeat_key=None)
 
-    [visit] = await Explain(ledger, settings, EVERYTHING).visit("standard-A")
+    [visit] = await Explain(ledger, settings, ALL_FIELDS).visit("standard-A")
 
     assert {
         "contact.email": "ada@example.com",

@@ -17,10 +17,10 @@ from app.ledger.ledger import Ledger
 from app.ledger.records import Meta
 from app.ledger.redis import Address, Redis
 from app.operators import redaction, search_index
-from app.operators.explain import MOST_ON_LOOP, Explain
+from app.operators.explain import MAX_CHANGES_ON_LOOP, Explain
 from app.operators.filter import Filter
-from app.operators.lists import PAGE, Lists
-from app.operators.operations import Operations, Order
+from app.operators.lists import PAGE_SIZE, Lists
+from app.operators.operations import OperationRequest, Operations
 from app.operators.overview import Overview
 from app.operators.replay import Replay
 from app.settings.environment import read
@@ -127,16 +127,16 @@ async def test_what_redis_could_not_take_is_counted_later(redis: Redis) -> None:
     "asked", ["ada@example.com", " Ada@Example.com ", "+1 555 010 0001", "(555) 010-0001", "15550100001"]
 )
 async def test_a_visit_is_found_by_whose_it_is(redis: Redis, asked: str) -> None:
-    await search_index.remember(
+    await search_index.index(
         redis, "visit:main/s-1", Contact(email="ada@example.com", phone="+15550100001"), "key", 60_000
     )
 
-    assert ["visit:main/s-1"] == await search_index.works_of(redis, asked, ["new", "key"])
-    assert [] == await search_index.works_of(redis, asked, ["another"])
+    assert ["visit:main/s-1"] == await search_index.lookup(redis, asked, ["new", "key"])
+    assert [] == await search_index.lookup(redis, asked, ["another"])
 
 
 async def test_no_index_holds_an_address_or_a_number(redis: Redis) -> None:
-    await search_index.remember(
+    await search_index.index(
         redis, "visit:main/s-1", Contact(email="ada@example.com", phone="+15550100001"), "key", 60_000
     )
 
@@ -150,18 +150,18 @@ async def test_no_index_holds_an_address_or_a_number(redis: Redis) -> None:
 @pytest.mark.parametrize("lives_ms", [(60_000, 600_000), (600_000, 60_000)], ids=["longer", "shorter"])
 async def test_an_address_is_known_as_long_as_the_visit_that_is_kept_longest(redis: Redis, lives_ms: list[int]) -> None:
     for number, keep_ms in enumerate(lives_ms):
-        await search_index.remember(redis, f"visit:main/s-{number}", Contact(email="ada@example.com"), "key", keep_ms)
+        await search_index.index(redis, f"visit:main/s-{number}", Contact(email="ada@example.com"), "key", keep_ms)
 
     [key] = await redis.command("KEYS", "*")
     assert 590_000 < await redis.command("PTTL", key) <= 600_000
 
 
 async def test_an_address_with_very_many_visits_keeps_the_newest(redis: Redis) -> None:
-    for number in range(search_index.NEWEST + 20):
-        await search_index.remember(redis, f"visit:main/s-{number}", Contact(email="ada@example.com"), "key", 60_000)
+    for number in range(search_index.MAX_VISITS_PER_KEY + 20):
+        await search_index.index(redis, f"visit:main/s-{number}", Contact(email="ada@example.com"), "key", 60_000)
 
     [key] = await redis.command("KEYS", "*")
-    assert search_index.NEWEST == await redis.command("ZCARD", key)
+    assert search_index.MAX_VISITS_PER_KEY == await redis.command("ZCARD", key)
 
 
 # -- lists --
@@ -185,18 +185,18 @@ async def test_page_after_page_shows_everything_once_while_more_arrives(
 ) -> None:
     settings = read(SETTINGS)
     lists = Lists(ledger, settings, _NoStory(ledger, settings))
-    expected = await arrive(redis, range(3 * PAGE + 120), at)
+    expected = await arrive(redis, range(3 * PAGE_SIZE + 120), at)
 
     seen: list[str] = []
     filter = Filter()
     while True:
         rows = await lists.deliveries(filter)
-        assert len(rows.rows) <= PAGE
+        assert len(rows.rows) <= PAGE_SIZE
         seen += [row["delivery"] for row in rows.rows]
         await arrive(redis, range(10_000 + len(seen), 10_010 + len(seen)), 1_800_000_000_000)
-        if not rows.more:
+        if not rows.next_cursor:
             break
-        filter = Filter(before=rows.more)
+        filter = Filter(cursor=rows.next_cursor)
 
     assert expected == seen
 
@@ -212,7 +212,7 @@ async def test_what_rang_at_a_hook_that_was_taken_out_of_the_settings_is_still_l
 
     assert [[written.delivery]] * 2 == [[row["delivery"] for row in rows] for rows in shown]
     assert 1 == await lists.count(Filter())
-    assert {"standard": 0, "gone": 1} == await lists.hooks()
+    assert {"standard": 0, "gone": 1} == await lists.count_by_hook()
 
 
 class _NoStory(Explain):
@@ -228,8 +228,8 @@ async def test_a_list_of_what_is_rare_gives_up_and_says_where(redis: Redis, ledg
 
     rows = await Lists(ledger, settings, _NoStory(ledger, settings)).deliveries(Filter(state="applied"))
 
-    assert ([], True) == (rows.rows, rows.given_up)
-    assert rows.more
+    assert ([], True) == (rows.rows, rows.truncated)
+    assert rows.next_cursor
 
 
 async def test_what_a_filter_means_is_counted_as_its_list_shows_it(redis: Redis, ledger: Ledger) -> None:
@@ -260,8 +260,8 @@ async def test_what_a_filter_means_is_counted_as_its_list_shows_it(redis: Redis,
 async def test_however_much_fits_is_counted_some_at_a_time(
     redis: Redis, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.operators.lists.MOST_GROUPED", 20)
-    monkeypatch.setattr("app.operators.lists.TOLD", 5)
+    monkeypatch.setattr("app.operators.lists.MAX_GROUPED", 20)
+    monkeypatch.setattr("app.operators.lists.REASON_BATCH", 5)
     monkeypatch.setattr("app.ledger.redis._MOST_WAITING", 20)  # at once
     settings = read(SETTINGS)
     for number in range(33):
@@ -279,7 +279,7 @@ async def test_however_much_fits_is_counted_some_at_a_time(
     )
 
     assert [33] * 5 == [await lists.count(Filter(state="parked", **said)) for said in words]
-    assert [20] == [group.count for group in await lists.groups()]
+    assert [20] == [group.count for group in await lists.group_by_reason()]
 
 
 # -- the verdict --
@@ -289,14 +289,14 @@ def test_a_pause_hides_nothing_that_is_worse() -> None:
     states = dict.fromkeys(("queued", "waiting", "held", "parked"), 0) | {"queued": 1}
     view = Overview(
         states=states,
-        gates=[Gate("main", "paused", "2026-03-14T16:00:00Z", 7)],
+        circuits=[Gate("main", "paused", "2026-03-14T16:00:00Z", 7)],
         workers=[Worker("dyno-1", 7, 0, None)],
-        due=Due({"queued": 600.0}, 600.0),
+        backlog=Due({"queued": 600.0}, 600.0),
     )
 
-    assert ("bad", "Work is due, and for 10 min nothing came to an end: restart the workers.") == view.verdict()
-    view.due = Due({"queued": 0.0}, 0.0)
-    assert ("warn", "Paused by an operator: 7 changes wait for the account main. Nothing is lost.") == view.verdict()
+    assert ("bad", "Work is due, and for 10 min nothing came to an end: restart the workers.") == view.status()
+    view.backlog = Due({"queued": 0.0}, 0.0)
+    assert ("warn", "Paused by an operator: 7 changes wait for the account main. Nothing is lost.") == view.status()
 
 
 # -- operations --
@@ -315,38 +315,44 @@ def test_an_operation_outlives_the_worker_that_carries_it_out(rig: Rig) -> None:
         return books.do(lambda ledger: step(Operations(ledger, read(rig.env))))
 
     wait_until(lambda: rig.doorbell("failures", "--json", "--limit", "1000").stdout.count("contact_unknown") == 300, 60)
-    order = Order(
-        do="replay",
+    order = OperationRequest(
+        kind="replay",
         filter=Filter(state="parked"),
-        who="ada",
+        actor="ada",
         expected=300,
-        planned_at=1_795_600_000_000,
+        planned_at_ms=1_795_600_000_000,
         contact="cont_KYdl3lftgZXGRbxqoj",
     )
     rig.misbehave(slow_share=1, slow_s=0.1)  # so that it lasts
-    id = ask(lambda operations: operations.start(order))
-    wait_until(lambda: ask(lambda operations: operations.one(id)).state == "running")
+    id = ask(lambda operations: operations.create(order))
+    wait_until(lambda: ask(lambda operations: operations.get(id)).state == "running")
     first.kill()
     rig.behave()
     books.command("DEL", f"db:operation:{id}:lock")
     let_leases_end(books)
     rig.worker()
 
-    wait_until(lambda: ask(lambda operations: operations.one(id)).state == "done", 60)
+    wait_until(lambda: ask(lambda operations: operations.get(id)).state == "done", 60)
     wait_until(lambda: rig.api("/visits?limit=1")["pagination"]["total"] == 300, 60)
-    assert not ask(lambda operations: operations.one(id)).is_open
+    assert not ask(lambda operations: operations.get(id)).is_open
 
 
 async def test_what_was_ordered_is_read_back_as_it_was_said(ledger: Ledger) -> None:
     operations = Operations(ledger, read(SETTINGS))
     filter = Filter(state="parked", reason="bug", until=(await ledger.now()).isoformat())
-    order = Order(
-        do="discard", filter=filter, who="ada", expected=7, planned_at=1_795_600_000_000, contact="cont_x", fresh=True
+    order = OperationRequest(
+        kind="discard",
+        filter=filter,
+        actor="ada",
+        expected=7,
+        planned_at_ms=1_795_600_000_000,
+        contact="cont_x",
+        recheck=True,
     )
 
-    id = await operations.start(order)
+    id = await operations.create(order)
 
-    assert order == (await operations.one(id)).order
+    assert order == (await operations.get(id)).request
     assert [id] == [one.id for one in await operations.newest()]
 
 
@@ -355,8 +361,8 @@ async def test_what_was_ordered_is_read_back_as_it_was_said(ledger: Ledger) -> N
 
 def told(raw: bytes, *revealed: str) -> str:
     """As it is read: what is hidden by what is told of it."""
-    pieces = redaction.body(raw, revealed)
-    return "".join(piece if isinstance(piece, str) else piece.value or piece.told for piece in pieces)
+    pieces = redaction.redact_body(raw, revealed)
+    return "".join(piece if isinstance(piece, str) else piece.value or piece.placeholder for piece in pieces)
 
 
 @pytest.mark.parametrize(
@@ -419,22 +425,22 @@ def test_a_body_that_is_too_deep_is_not_shown_and_no_defect(depth: int) -> None:
     ids=["numbers", "objects", "empty lists", "deep", "long names"],
 )
 def test_of_very_many_values_some_are_laid_out_and_the_rest_is_counted(raw: bytes) -> None:
-    pieces = redaction.body(raw)
+    pieces = redaction.redact_body(raw)
     text = told(raw)
 
     buttons = [piece for piece in pieces if not isinstance(piece, str)]
-    assert len(buttons) <= redaction.MOST_VALUES
-    assert sum(len(button.name) for button in buttons) + len(text) < 1_500_000
+    assert len(buttons) <= redaction.MAX_VALUES
+    assert sum(len(button.path) for button in buttons) + len(text) < 1_500_000
     [more] = re.findall(r"\n… and ([\d,]+) more$", text)
     everything = raw.count(b"1,") + raw.count(b'{"b"') * 2 + raw.count(b"[],") + raw.count(b'"x",')
-    assert 0.9 * everything < int(more.replace(",", "")) + redaction.MOST_VALUES < 1.1 * everything + 200
+    assert 0.9 * everything < int(more.replace(",", "")) + redaction.MAX_VALUES < 1.1 * everything + 200
     assert len(told(raw, "*")) < 2 * len(raw) + 1_000_000
 
 
 def test_as_many_values_as_are_laid_out_lack_none() -> None:
-    for count in (redaction.MOST_VALUES - 1, redaction.MOST_VALUES):
+    for count in (redaction.MAX_VALUES - 1, redaction.MAX_VALUES):
         text = told(b"[" + b",".join([b"true"] * count) + b"]")
-        assert (min(count, redaction.MOST_VALUES - 1), count == redaction.MOST_VALUES) == (
+        assert (min(count, redaction.MAX_VALUES - 1), count == redaction.MAX_VALUES) == (
             text.count("true"),
             "more" in text,
         )
@@ -453,7 +459,7 @@ def test_as_many_values_as_are_laid_out_lack_none() -> None:
 def test_the_name_of_an_event_is_a_word_or_what_the_source_declares(
     shown: bool, value: str, event: tuple[str, ...]
 ) -> None:
-    pieces = redaction.body(json.dumps({"event": value}).encode(), (), event)
+    pieces = redaction.redact_body(json.dumps({"event": value}).encode(), (), event)
 
     assert shown == any(value in piece for piece in pieces if isinstance(piece, str))
 
@@ -510,7 +516,7 @@ async def test_a_page_folds_a_visit_once_however_many_rows_speak_of_it(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, calls = read(SETTINGS), folds(monkeypatch)
-    await speak(ledger, "A", range(PAGE))
+    await speak(ledger, "A", range(PAGE_SIZE))
     await speak(ledger, "B", range(3))
     asked = ledger.redis.script
     families: list[Any] = []
@@ -522,7 +528,7 @@ async def test_a_page_folds_a_visit_once_however_many_rows_speak_of_it(
     monkeypatch.setattr(ledger.redis, "script", counted)
     rows = (await Lists(ledger, settings, Explain(ledger, settings)).deliveries(Filter())).rows
 
-    assert PAGE == len(rows)
+    assert PAGE_SIZE == len(rows)
     assert {"queued"} == {row["state"] for row in rows}
     assert 2 == len(calls)
     assert families.count("look") <= 2
@@ -533,15 +539,15 @@ async def test_very_many_changes_are_folded_beside_the_event_loop(
 ) -> None:
     settings, calls = read(SETTINGS), folds(monkeypatch)
     explain, replay = Explain(ledger, settings), Replay(ledger, settings)
-    await speak(ledger, "A", range(MOST_ON_LOOP + 1))
+    await speak(ledger, "A", range(MAX_CHANGES_ON_LOOP + 1))
 
     [row] = (await Lists(ledger, settings, explain).deliveries(Filter(), 1)).rows
     await explain.delivery(row["delivery"])
     [story] = await explain.visit("standard-A")
-    await explain.visit_row("visit:main/standard-A")
+    await explain.visit_summary("visit:main/standard-A")
     assert 1 == len([step async for step in replay.plan(Filter(ids=("standard-A",)))])
 
-    assert MOST_ON_LOOP + 1 == len(story["changes"])
+    assert MAX_CHANGES_ON_LOOP + 1 == len(story["changes"])
     assert calls
     assert not any(calls)
 

@@ -15,8 +15,8 @@ import app.operators.replay
 import jobs.apply_visit
 from app.cli.options import filter_of
 from app.ledger.records import Attempt, Hold, Meta
-from app.operators.replay import Call, Replay, Step, Stuck
-from app.operators.selection import Mode, Selector
+from app.operators.replay import Call, NoWorkerProgress, PlannedTask, Replay
+from app.operators.selection import Mode, TaskSelector
 from app.visits.change import Contact, VisitChange
 from app.webhooks.delivery import Delivery, Event
 from app.webhooks.payload import Untranslatable
@@ -307,11 +307,11 @@ async def test_a_plan_says_what_is_certain_of_a_delivery_that_needs_an_operator(
     first = await tools.ring()
     tools.means(PartlyTranslatable(which, [booked()]))
 
-    [step] = await plan(world, "rederive")
-    assert ("", ["POST /visits"]) == (step.skip, [call.call for call in step.calls])
+    [step] = await plan(world, "retranslate")
+    assert ("", ["POST /visits"]) == (step.skip_reason, [call.call for call in step.calls])
 
     await tools.rederive(first, PartlyTranslatable(which, [booked()]))
-    assert [f"untranslatable: {which}"] == [step.skip for step in await plan(world, "rederive")]
+    assert [f"untranslatable: {which}"] == [step.skip_reason for step in await plan(world, "retranslate")]
 
 
 async def test_what_is_certain_stays_when_an_operator_is_done_with_the_rest(tools: Toolbox) -> None:
@@ -361,8 +361,10 @@ def replay_of(world: World, mode: Mode = "retry", **how: Any) -> Replay:
     return Replay(world.ledger, world.context.settings, mode, **how)
 
 
-async def plan(world: World, mode: Mode = "retry", fresh: bool = False, contact: str = "", **words: Any) -> list[Step]:
-    replay = replay_of(world, mode, fresh=fresh, contact=contact)
+async def plan(
+    world: World, mode: Mode = "retry", recheck: bool = False, contact: str = "", **words: Any
+) -> list[PlannedTask]:
+    replay = replay_of(world, mode, recheck=recheck, contact=contact)
     return [step async for step in replay.plan(filter_of(words))]
 
 
@@ -370,7 +372,7 @@ async def carry_out(world: World, mode: Mode = "retry", contact: str = "", **wor
     """What became of each."""
     done: list[tuple[str, str]] = []
     replay = replay_of(world, mode, contact=contact)
-    await replay.carry_out(filter_of(words), lambda step, state: done.append((step.id, state)))
+    await replay.execute(filter_of(words), lambda step, state: done.append((step.id, state)))
     return done
 
 
@@ -390,7 +392,7 @@ async def test_a_plan_says_what_would_be_sent_and_sends_nothing(world: World) ->
 
     [step] = await plan(world, ids=("standard-1",))
 
-    assert ("standard-1", "parked", "POST /visits: 422", "") == (step.id, step.state, step.reason, step.skip)
+    assert ("standard-1", "parked", "POST /visits: 422", "") == (step.id, step.state, step.reason, step.skip_reason)
     sends = {"time_scheduled": "2026-03-14T09:00:00Z", "event_date": "2026-03-14T09:00:00Z"}
     assert (Call("POST /visits", "standard-1", sends),) == step.calls
     assert [] == world.calls()
@@ -427,10 +429,10 @@ async def test_of_what_has_nothing_to_send_the_plan_says_why(tools: Toolbox) -> 
     await world.land(booked("2"))
     await refused_and_discarded(world, "3")
 
-    skips = {step.id: step.skip for step in await plan(world, ids=(old, "standard-2", "standard-3", "nobody"))}
+    skips = {step.id: step.skip_reason for step in await plan(world, ids=(old, "standard-2", "standard-3", "nobody"))}
 
     assert {old: "superseded", "standard-2": "queued", "standard-3": "discarded", "nobody": "unknown"} == skips
-    assert ["applied"] == [step.skip for step in await plan(world, ids=(new,))]
+    assert ["applied"] == [step.skip_reason for step in await plan(world, ids=(new,))]
 
 
 async def refused_and_discarded(world: World, visit_id: str) -> None:
@@ -456,7 +458,7 @@ async def test_a_visit_with_several_ids_is_one_and_begins_its_tries_anew_by_any_
     world.rig.behave()
     assert 1 == (await world.member("1")).tries
 
-    assert [("standard-1", "visit:main/standard-1")] == [(s.id, s.work) for s in await plan(world, hook="standard")]
+    assert [("standard-1", "visit:main/standard-1")] == [(s.id, s.task_id) for s in await plan(world, hook="standard")]
     assert [("standard-2", "queued")] == await carry_out(world, ids=("standard-2",))
 
     assert 0 == (await world.member("1")).tries
@@ -468,7 +470,7 @@ async def test_a_replay_done_twice_changes_nothing(world: World) -> None:
     stands = world.rig.visits()
     world.forget_calls()
 
-    for mode in ("retry", "rederive", "reconcile") * 2:
+    for mode in ("retry", "retranslate", "reconcile") * 2:
         await carry_out(world, mode, hook="standard")
         await world.run()
 
@@ -494,8 +496,8 @@ async def test_words_narrow_the_deliveries_behind_a_visit_too(world: World) -> N
     deliveries = await spoken(world)
 
     async def selected(**words: Any) -> list[str]:
-        selector = Selector(world.ledger, world.context.settings, "rederive")
-        return [deliveries[unit.id] async for unit in selector.select(filter_of(words))]
+        selector = TaskSelector(world.ledger, world.context.settings, "retranslate")
+        return [deliveries[unit.id] async for unit in selector.iter(filter_of(words))]
 
     for words in ({}, {"state": "parked"}, {"hook": "standard"}, {"since": datetime.now(UTC) - timedelta(hours=1)}):
         assert [of("2")] == await selected(visit="2", **words), words
@@ -503,7 +505,7 @@ async def test_words_narrow_the_deliveries_behind_a_visit_too(world: World) -> N
         assert [] == await selected(visit="2", **words), words
 
 
-@pytest.mark.parametrize("mode", ["retry", "rederive", "reconcile"])
+@pytest.mark.parametrize("mode", ["retry", "retranslate", "reconcile"])
 async def test_words_are_asked_of_the_delivery_that_was_found(world: World, mode: Mode) -> None:
     ten_days_ago = int(time.time() * 1000) - 10 * 86_400_000
     await world.ledger.accept(
@@ -520,8 +522,8 @@ async def test_words_are_asked_of_the_delivery_that_was_found(world: World, mode
     old, new, nothing = sorted(await spoken(world))
 
     async def found(id: str, **words: Any) -> bool:
-        selector = Selector(world.ledger, world.context.settings, mode)
-        return bool([unit async for unit in selector.select(filter_of(words, search=id))])
+        selector = TaskSelector(world.ledger, world.context.settings, mode)
+        return bool([unit async for unit in selector.iter(filter_of(words, search=id))])
 
     recent = datetime.now(UTC) - timedelta(hours=1)
     assert [False, True] == [await found(id, since=recent) for id in (old, new)]
@@ -537,7 +539,7 @@ async def test_a_visit_is_found_by_its_later_id_whatever_is_the_matter_with_it(w
 
     for name in ("1", "2"):
         [step] = await plan(world, visit=name, state="parked", reason="422")
-        assert (of("1"), "parked", "") == (step.work, step.state, step.skip)
+        assert (of("1"), "parked", "") == (step.task_id, step.state, step.skip_reason)
 
 
 async def spoken(world: World) -> dict[str, str]:
@@ -553,7 +555,7 @@ async def test_words_of_a_filter_narrow_what_is_selected(world: World) -> None:
     now = datetime.now(UTC)
 
     async def selected(**words: Any) -> list[str]:
-        return sorted(step.id for step in await plan(world, **words) if not step.skip)
+        return sorted(step.id for step in await plan(world, **words) if not step.skip_reason)
 
     both = ["standard-1", "standard-2"]
     assert both == await selected(state="parked")
@@ -580,7 +582,7 @@ async def test_what_came_of_a_delivery_narrows_what_is_selected(world: World) ->
     await world.run()
 
     async def selected(state: str) -> list[str]:
-        return [step.id for step in await plan(world, fresh=True, state=state)]
+        return [step.id for step in await plan(world, recheck=True, state=state)]
 
     assert ["standard-1", "standard-2"] == await selected("applied")
     assert ["standard-2"] == await selected("superseded")
@@ -590,11 +592,11 @@ async def test_what_came_of_a_delivery_narrows_what_is_selected(world: World) ->
 async def test_no_more_than_a_batch_is_put_in_front_of_the_live_work(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app.operators.replay, "BATCH", 5)
-    monkeypatch.setattr(app.operators.replay, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(app.operators.replay, "BATCH_SIZE", 5)
+    monkeypatch.setattr(app.operators.replay, "STALL_TIMEOUT_S", 0.3)
     await refused(world, *map(str, range(1, 24)))
 
-    with pytest.raises(Stuck):
+    with pytest.raises(NoWorkerProgress):
         await carry_out(world, state="parked")
     assert 5 == len(await world.ledger.works("queued"))
 
@@ -628,9 +630,9 @@ async def test_a_plan_of_translating_anew_says_what_today_differs(tools: Toolbox
     other = await tools.ring(booked("2"))
     tools.means([booked("1")])
 
-    steps = {step.id: step for step in await plan(world, "rederive", hook="standard")}
+    steps = {step.id: step for step in await plan(world, "retranslate", hook="standard")}
 
-    assert "same" == steps[same].skip
+    assert "unchanged" == steps[same].skip_reason
     assert {("DELETE /visits/:id", "standard-2")} == {(call.call, call.visit) for call in steps[other].calls}
 
 
@@ -644,9 +646,9 @@ async def test_what_is_older_than_what_is_remembered_is_not_translated_anew(tool
     meta["at"] -= 31 * 86_400_000
     await tools.world.redis.command("SET", f"db:delivery:{first}", json.dumps(meta).encode() + b"\n" + body)
 
-    [step] = await plan(tools.world, "rederive", ids=(first,))
+    [step] = await plan(tools.world, "retranslate", ids=(first,))
 
-    assert "expired" == step.skip
+    assert "expired" == step.skip_reason
 
 
 # -- the truth from the tool -----------------------------------------------------------------------------------------
@@ -674,7 +676,7 @@ async def test_a_record_that_is_gone_takes_nothing_back(doorstep: Doorstep) -> N
     stands = doorstep.rig.visits()
     doorstep.tool.records.clear()
 
-    for mode in ("reconcile", "rederive"):
+    for mode in ("reconcile", "retranslate"):
         await carry_out(doorstep, mode, ids=(answer.json()["delivery"],))
         await doorstep.run()
         await doorstep.later(600)
@@ -688,4 +690,4 @@ async def test_what_a_full_event_said_cannot_be_fetched(world: World) -> None:
 
     [step] = await plan(world, "reconcile", visit="standard-1")
 
-    assert "nothing of it can be fetched" == step.skip
+    assert "record_not_fetchable" == step.skip_reason

@@ -22,7 +22,7 @@ from app.intake.endpoint import Intake
 from app.ledger.records import Meta
 from app.ledger.redis import Redis
 from app.operators.filter import Filter
-from app.operators.replay import Replay, Step
+from app.operators.replay import PlannedTask, Replay
 from app.telemetry.rejections import Refusals
 from app.visits.change import VisitChange, encode_change, external_id
 from app.webhooks import specimens
@@ -305,7 +305,7 @@ def written(world: Doorstep) -> list[tuple[str, str, dict[str, str]]]:
     return calls
 
 
-def planned(step: Step) -> list[tuple[str, str, dict[str, str]]]:
+def planned(step: PlannedTask) -> list[tuple[str, str, dict[str, str]]]:
     """The same as the plan says it. A visit that gets another contact is deleted and made again."""
     return [
         (call.call.partition(" ")[0], call.visit, {name: value or "" for name, value in call.fields.items()})
@@ -331,21 +331,21 @@ async def test_a_plan_to_translate_anew_says_what_is_then_done(world: Doorstep, 
         world.api.keep(specimen)
         if is_changed:
             change_translation(world, name)
-        replay = Replay(world.ledger, world.context.settings, "rederive")
+        replay = Replay(world.ledger, world.context.settings, "retranslate")
         [step] = [step async for step in replay.plan(Filter(ids=(id,)))]
         world.forget_calls()
         world.api.seen.clear()
 
-        await replay.carry_out(Filter(ids=(id,)), lambda *_: None)
+        await replay.execute(Filter(ids=(id,)), lambda *_: None)
         await world.run()
 
         what = (specimen.told["name"], step)
         fetched = [get.call for get in specimen.gets()] if specimen.told.get("gets") else []
-        if step.skip:
+        if step.skip_reason:
             skipped += 1
             assert ([], []) == (written(world), world.api.seen), what
         elif fetched:
-            calls = [call for call, _ in (await world.ledger.member(step.work)).attempts[-1].calls]
+            calls = [call for call, _ in (await world.ledger.member(step.task_id)).attempts[-1].calls]
             assert fetched == [call.call for call in step.calls], what
             assert not Counter(fetched) - Counter(calls), what
         else:

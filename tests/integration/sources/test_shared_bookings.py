@@ -17,7 +17,7 @@ import pytest
 
 from app.intake.endpoint import Intake
 from app.ledger.redis import Redis
-from app.operators.erasure import Forget
+from app.operators.erasure import Erasure
 from app.operators.explain import Explain
 from app.telemetry.rejections import Refusals
 from app.visits.merge import fold, wanted
@@ -351,7 +351,7 @@ async def test_a_no_show_of_somebody_who_was_forgotten_still_counts(door: Door) 
     assert [("bob", FIRST)] == door.asked()
 
     for email in (ADA, "guest@example.com"):
-        await Forget(door.ledger, door.context.settings, email).carry_out()
+        await Erasure(door.ledger, door.context.settings, email).execute()
 
     works = [key.decode() for key in await door.redis.command("KEYS", "db:visit:*")]
     left = [b" ".join(await door.redis.command("HGETALL", work)) for work in works]
@@ -446,7 +446,7 @@ async def test_what_is_applied_and_what_is_left_are_both_shown_and_a_repeat_chan
     await door.run()
 
     assert again["repeat"]
-    row = await Explain(door.ledger, door.context.settings).row(again["delivery"])
+    row = await Explain(door.ledger, door.context.settings).delivery_summary(again["delivery"])
     assert ("applied parked", ["calcom-u1"]) == (row["state"], row["visits"])
     assert ([], 1) == (door.asked(), len(await door.parked()))
 
