@@ -56,7 +56,7 @@ def sandbox(port: int, host: str, file: str, token: str | None) -> None:
     from app.sandbox.api import create_sandbox
 
     click.echo(
-        f"Visits API: http://{host}:{port}/api/v1   switches and journal: http://{host}:{port}/_sandbox/", err=True
+        f"Visits API: http://{host}:{port}/api/v1   faults and journal: http://{host}:{port}/_sandbox/", err=True
     )
     options = {"access_log": False, "log_level": "warning", "timeout_graceful_shutdown": 1, "timeout_keep_alive": 75}
     uvicorn.run(create_sandbox(file, token), host=host, port=port, **options)  # type: ignore[arg-type]

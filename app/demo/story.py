@@ -193,11 +193,11 @@ class Demo:
         )
 
     def outage(self) -> Line:
-        self._http.put(f"{self.sandbox}/_sandbox/switches", json={"down": True})
+        self._http.put(f"{self.sandbox}/_sandbox/faults", json={"down": True})
         started = time.monotonic()
         answer = self.ring("calcom", "an attendee books")
-        refused = wait_until(lambda: [call for call in self.journal() if call["answered"] == 503][1:])
-        self._http.delete(f"{self.sandbox}/_sandbox/switches")
+        refused = wait_until(lambda: [call for call in self.journal() if call["response"] == 503][1:])
+        self._http.delete(f"{self.sandbox}/_sandbox/faults")
         visit = self.visit_like(f"calcom-bookUidOld1-{self.run}", time_scheduled="2026-10-01T15:00:00Z")
         outage = f"the API answered 503 at first; after {time.monotonic() - started:.1f} s: {shown(visit)}"
         good = answer.status_code == 202 and bool(refused) and bool(visit)

@@ -1,1 +1,1 @@
-"""A Visits and Contacts API of our own, for first runs and tests."""
+"""A stand-in for Review Rover's Visits API, for first runs, tests and benchmarks."""

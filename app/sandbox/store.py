@@ -1,4 +1,4 @@
-"""The sandbox's state, in SQLite."""
+"""Visits and contacts in SQLite."""
 
 import contextlib
 import random
@@ -7,40 +7,14 @@ import sqlite3
 import string
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
+#: The contact that the reference uses in its examples.
 DOCUMENTED_CONTACT = "cont_KYdl3lftgZXGRbxqoj"
-PREFIXES = ("/api/v1", "")
-JOURNAL_ROWS = 100_000
 
 
-class Entry(NamedTuple):
-    """One call in the journal, in the order in which they were decided.
-
-    answered: a status, or "reset", "hang", "half" (a cut body), "gone" (the caller left before the body was read).
-    trouble: the switch that spoilt it. Calls overlapped where `at` lies inside another's `at` + `took_ms`; the time
-    of a hang itself is not in it, since the entry is there from the commit on.
-    """
-
-    number: int
-    at: str
-    took_ms: float
-    method: str
-    route: str
-    id: str | None
-    answered: int | str
-    committed: bool
-    trouble: str | None
-    external_id: str | None
-    contact_id: str | None
-    request_id: str = ""
-    traceparent: str = ""
-
-
-# State --------------------------------------------------------------------------------------------------------------
-
-# AUTOINCREMENT: the id of a deleted visit never comes back. Neither external_id nor email is unique: what is sent
-# twice is there twice, for everybody to see.
+# AUTOINCREMENT: the id of a deleted visit is never used again. Neither external_id nor email is unique: a duplicate is
+# stored, so that tests see it.
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS visits (
     id INTEGER PRIMARY KEY AUTOINCREMENT, external_id TEXT, time_scheduled TEXT, time_completed TEXT,
@@ -74,12 +48,13 @@ Row = dict[str, Any]
 
 
 class Store:
-    """Visits and contacts in SQLite, over one connection that the event loop's thread alone uses."""
+    """One connection, used only by the event loop's thread."""
 
     def __init__(self, file: str) -> None:
         self.connection = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
         self.connection.row_factory = sqlite3.Row
-        self.dice = random.Random()  # Its own: test tools seed the shared one, and ids would come twice.
+        # Not the shared generator: test tools seed it, and ids would repeat.
+        self._rng = random.Random()
         if file != ":memory:":
             self.connection.execute("PRAGMA journal_mode = WAL")
             self.connection.execute("PRAGMA synchronous = NORMAL")
@@ -87,18 +62,18 @@ class Store:
         if not self.has_contact(DOCUMENTED_CONTACT):
             self._insert_documented_contact()
 
-    def visit(self, name: str) -> Row | None:
-        """The visit with that numeric id, else the first with that external_id."""
+    def visit(self, id: str) -> Row | None:
+        """The visit with that numeric id, else the oldest with that external_id."""
         # Eighteen digits always fit into SQLite's integers.
-        by_id = self._rows("SELECT * FROM visits WHERE id = ?", int(name)) if re.fullmatch("[0-9]{1,18}", name) else []
-        return by_id[0] if by_id else self.visit_called(name)
+        by_id = self._rows("SELECT * FROM visits WHERE id = ?", int(id)) if re.fullmatch("[0-9]{1,18}", id) else []
+        return by_id[0] if by_id else self.visit_by_external_id(id)
 
-    def visit_called(self, external_id: str) -> Row | None:
-        found = self._rows("SELECT * FROM visits WHERE external_id = ? ORDER BY id LIMIT 1", external_id)
-        return found[0] if found else None
+    def visit_by_external_id(self, external_id: str) -> Row | None:
+        visits = self._rows("SELECT * FROM visits WHERE external_id = ? ORDER BY id LIMIT 1", external_id)
+        return visits[0] if visits else None
 
     def visits(self, limit: int, page: int) -> tuple[list[Row], int]:
-        """One page of all visits, oldest first, and how many there are."""
+        """One page, oldest first, and the number of all visits."""
         total: int = self.connection.execute("SELECT count(*) FROM visits").fetchone()[0]
         return self._rows("SELECT * FROM visits ORDER BY id LIMIT ? OFFSET ?", limit, (page - 1) * limit), total
 
@@ -120,11 +95,11 @@ class Store:
         return self._rows(f"SELECT {CONTACT} FROM contacts WHERE email = ? ORDER BY number LIMIT ?", email, limit)
 
     def insert_contact(self, values: Row) -> Row:
-        named = {"id": f"cont_{''.join(self.dice.choices(string.ascii_letters + string.digits, k=18))}"}
-        return self._write(INSERT_CONTACT, {**dict.fromkeys(CONTACT_COLUMNS), **named, **values, "now": _now()})
+        generated = {"id": f"cont_{''.join(self._rng.choices(string.ascii_letters + string.digits, k=18))}"}
+        return self._write(INSERT_CONTACT, {**dict.fromkeys(CONTACT_COLUMNS), **generated, **values, "now": _now()})
 
-    def empty(self) -> None:
-        """Back to the first day: the next visit has the id 1."""
+    def clear(self) -> None:
+        """The next visit has the id 1 again."""
         with self._writing():
             for table in ("visits", "contacts", "sqlite_sequence"):
                 self.connection.execute(f"DELETE FROM {table}")
@@ -147,12 +122,9 @@ class Store:
             yield
 
 
-# What was sent ------------------------------------------------------------------------------------------------------
-
-
 def _now() -> str:
-    return _written(datetime.now(UTC))
+    return iso_timestamp(datetime.now(UTC))
 
 
-def _written(moment: datetime) -> str:
+def iso_timestamp(moment: datetime) -> str:
     return moment.replace(microsecond=0, tzinfo=None).isoformat() + "Z"

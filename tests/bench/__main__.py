@@ -223,7 +223,7 @@ class Bench:
             listening(port)
             if answers_after_s:
                 slow = {"slow_share": 1, "slow_s": answers_after_s}
-                httpx.put(f"http://127.0.0.1:{port}/_sandbox/switches", json=slow).raise_for_status()
+                httpx.put(f"http://127.0.0.1:{port}/_sandbox/faults", json=slow).raise_for_status()
             yield self.env | {"VISITS_API_URL": f"http://127.0.0.1:{port}/api/v1", "LOG_LEVEL": "WARNING"}
 
     def wait_applied(self) -> float:

@@ -103,7 +103,7 @@ class Run:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as self.http:
             await self._until_up()
             switches = {"slow_share": 0.3, "slow_s": SLOW_S, "seed": self.plan.seed}
-            await self.http.put(f"{self.house.sandbox.url}/_sandbox/switches", json=switches)
+            await self.http.put(f"{self.house.sandbox.url}/_sandbox/faults", json=switches)
             async with asyncio.TaskGroup() as group:
                 watching = [group.create_task(self._read_journal()), group.create_task(self._keep())]
                 ringing = group.create_task(self._ring_all())

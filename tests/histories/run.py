@@ -34,7 +34,7 @@ TOKEN = "visits-token-for-tests"
 PUBLIC_URL = "https://doorbell.example.com"
 WORKERS = 3
 #: What the API does where its reference says nothing and it matters most …
-POLICIES = ("allow", "refuse", "unprocessable", "upsert")
+POLICIES = ("allow", "conflict", "unprocessable", "upsert")
 #: … and where it should not matter at all.
 SWITCHES: dict[str, Sequence[Any]] = {
     "event_date_follows": (False, True),
@@ -123,7 +123,7 @@ class World:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.http.delete(f"{self.sandbox_url}/_sandbox/switches")
+        await self.http.delete(f"{self.sandbox_url}/_sandbox/faults")
         await self._running.aclose()
 
     async def _worker(self) -> Context:
@@ -305,7 +305,7 @@ class World:
         switches, redis = behaviour(seeds[0][1] // BATCH), self.workers[0].ledger.redis
         await redis.command("FLUSHDB")
         (await self.http.post(f"{self.sandbox_url}/_sandbox/reset")).raise_for_status()
-        (await self.http.put(f"{self.sandbox_url}/_sandbox/switches", json=switches)).raise_for_status()
+        (await self.http.put(f"{self.sandbox_url}/_sandbox/faults", json=switches)).raise_for_status()
         histories = [History(source, seed, [f"API: {switches}"]) for source, seed in seeds]
         self.lives = [history.life for history in histories]
         await _all(self.live, histories)

@@ -120,7 +120,7 @@ def test_killed_after_any_call_another_worker_finishes_and_nothing_is_there_twic
 
 
 def is_hanging(rig: Rig) -> bool:
-    return any(call["answered"] == "hang" for call in rig.journal())
+    return any(call["response"] == "hang" for call in rig.journal())
 
 
 def let_leases_end(books: Books) -> None:
@@ -232,7 +232,7 @@ class Torn:
 
 
 def slow_calls(rig: Rig) -> int:
-    return [call["trouble"] for call in rig.journal()].count("slow")
+    return [call["fault"] for call in rig.journal()].count("slow")
 
 
 @pytest.fixture

@@ -93,7 +93,7 @@ def house(standing: House) -> House:
 
 def answers(rig: Rig, since: int = 0) -> Counter[Any]:
     """How often each answer was given to a worker, after so many calls."""
-    return Counter(call["answered"] for call in rig.journal()[since:])
+    return Counter(call["response"] for call in rig.journal()[since:])
 
 
 # Trouble that meets some calls --------------------------------------------------------------------------------------
@@ -103,7 +103,7 @@ SOME: dict[str, dict[str, Any]] = {
     "slow": {"slow_share": 1, "slow_s": 0.1},
     "5xx": {"error_share": 0.3, "error_status": 500, "times": 100},
     "resets": {"reset_share": 0.3, "times": 60, "only": VISITS},
-    "half-answers": {"half_answer_share": 0.3, "times": 60, "only": VISITS},
+    "half-answers": {"truncated_share": 0.3, "times": 60, "only": VISITS},
     "done-then-silence": {"commit_then_hang_share": 0.3, "hang_s": 0.2, "times": 60, "only": VISITS},
     "wrong-json": {"wrong_json_share": 0.3, "times": 60, "only": VISITS},
     "a-mixture": {
@@ -112,7 +112,7 @@ SOME: dict[str, dict[str, Any]] = {
         "rate_limited_share": 0.02,
         "error_share": 0.1,
         "reset_share": 0.1,
-        "half_answer_share": 0.1,
+        "truncated_share": 0.1,
         "commit_then_hang_share": 0.1,
         "hang_s": 0.2,
         "wrong_json_share": 0.1,
@@ -128,7 +128,7 @@ def test_through_trouble_with_some_calls_everything_stands_once(house: House, sw
     house.land()
     house.rest(120)
 
-    spoilt = sum(call["trouble"] is not None for call in house.rig.journal())
+    spoilt = sum(call["fault"] is not None for call in house.rig.journal())
     calls = answers(house.rig).total()
     house.assert_stands()
     assert spoilt >= switches.get("times", MANY)

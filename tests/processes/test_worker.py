@@ -135,7 +135,7 @@ def death() -> Iterator[tuple[Rig, Books, float]]:
         books.land(booked("1"))
         first = rig.worker()
         wait_until(lambda: "POST /contacts" in rig.calls(), 30)
-        wait_until(lambda: rig.http.get(f"{sandbox.url}/_sandbox/switches").json()["times"] == 0)
+        wait_until(lambda: rig.http.get(f"{sandbox.url}/_sandbox/faults").json()["times"] == 0)
         first.kill(signal.SIGKILL)
         books.command("ZINCRBY", "db:running", -20_000, "visit:main/standard-1")  # A part of its lease passes at once.
         rig.worker()

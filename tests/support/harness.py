@@ -286,10 +286,10 @@ class Rig:
 
     def misbehave(self, **switches: Any) -> None:
         """Switches of the sandbox (see app/sandbox/api.py)."""
-        self.http.put(f"{self.sandbox.url}/_sandbox/switches", json=switches).raise_for_status()
+        self.http.put(f"{self.sandbox.url}/_sandbox/faults", json=switches).raise_for_status()
 
     def behave(self) -> None:
-        self.http.delete(f"{self.sandbox.url}/_sandbox/switches").raise_for_status()
+        self.http.delete(f"{self.sandbox.url}/_sandbox/faults").raise_for_status()
 
     def journal(self) -> list[dict[str, Any]]:
         return list(self.http.get(f"{self.sandbox.url}/_sandbox/journal").json()["journal"])

@@ -917,7 +917,7 @@ async def test_who_opts_out_later_has_his_visit_cancelled_and_may_come_back(worl
 
 
 @pytest.mark.parametrize(
-    "policy", [pytest.param("refuse", id="409"), pytest.param("unprocessable", id="422"), "upsert"]
+    "policy", [pytest.param("conflict", id="409"), pytest.param("unprocessable", id="422"), "upsert"]
 )
 async def test_a_visit_that_a_look_did_not_show_is_not_doubled(world: World, policy: str) -> None:
     await world.apply(booked(contact=ADA))
@@ -938,7 +938,7 @@ async def test_a_visit_that_a_look_did_not_show_is_not_doubled(world: World, pol
     assert {"time_scheduled": "2026-03-14T15:00:00Z", "event_date": "2026-03-14T15:00:00Z"} == world.visit()
 
 
-@pytest.mark.parametrize("policy", ["allow", "refuse", "unprocessable", "upsert"])
+@pytest.mark.parametrize("policy", ["allow", "conflict", "unprocessable", "upsert"])
 async def test_no_policy_on_ids_that_are_taken_is_relied_on(world: World, policy: str) -> None:
     world.rig.misbehave(
         duplicate_external_id=policy, commit_then_hang_share=1, hang_s=0.01, only=["POST /visits"], times=1
@@ -1026,7 +1026,7 @@ SPOILT = {
     "done-then-silence": {"commit_then_hang_share": 1},
     "done-then-reset": {"commit_then_hang_share": 1, "hang_s": 0.01},
     "reset": {"reset_share": 1},
-    "half-answer": {"half_answer_share": 1},
+    "half-answer": {"truncated_share": 1},
     "wrong-json": {"wrong_json_share": 1},
     "502": {"error_share": 1, "error_status": 502},
     "429": {"rate_limited_share": 1},
@@ -1044,7 +1044,7 @@ ENDPOINTS = [
 
 
 def spoilt(world: World) -> list[str]:
-    return [call["route"] for call in world.rig.journal() if call["trouble"]]
+    return [call["route"] for call in world.rig.journal() if call["fault"]]
 
 
 @pytest.mark.parametrize("switches", SPOILT.values(), ids=SPOILT)
@@ -1060,7 +1060,7 @@ async def test_any_call_may_go_wrong_and_there_is_one_visit_and_one_customer(
     for each in story:
         world.set(answer_s=patience_s)
         await world.apply(each)
-        if world.rig.http.get(f"{world.rig.sandbox.url}/_sandbox/switches").json()["times"] == 0:
+        if world.rig.http.get(f"{world.rig.sandbox.url}/_sandbox/faults").json()["times"] == 0:
             wait_until(lambda: spoilt(world))  # What is slow is done before the next try, which comes 5 s later.
         world.set()
         for _ in range(4):
@@ -1086,7 +1086,7 @@ async def test_any_call_may_go_wrong_and_there_is_one_visit_and_one_customer(
     [
         pytest.param({"down": True}, "broken", "GET /visits/:id: 503", ["GET /visits/:id", 503], id="503"),
         pytest.param(
-            {"half_answer_share": 1, "only": ["POST /contacts"]},
+            {"truncated_share": 1, "only": ["POST /contacts"]},
             "unanswered",
             "POST /contacts: unanswered",
             ["POST /contacts", "unanswered"],
@@ -1108,7 +1108,7 @@ async def test_every_attempt_is_told_with_its_calls(
 
 
 async def test_a_call_without_an_answer_is_not_repeated_within_seconds(world: World) -> None:
-    world.rig.misbehave(half_answer_share=1, only=["POST /visits"])
+    world.rig.misbehave(truncated_share=1, only=["POST /visits"])
 
     await world.apply(booked())
 
@@ -1797,7 +1797,7 @@ async def test_any_history_in_any_order_through_any_trouble_ends_in_what_was_sai
         await world.land(each)
         world.rig.behave()
         if dice.random() < 0.5:
-            trouble = dice.choice([{}, {"reset_share": 0.3}, {"half_answer_share": 0.3}, {"error_share": 0.3}])
+            trouble = dice.choice([{}, {"reset_share": 0.3}, {"truncated_share": 0.3}, {"error_share": 0.3}])
             world.rig.misbehave(**trouble, empty_clears=clears, seed=seed)
             await cut(world, world.run(), dice.randint(1, 60), dice.random() < 0.5)
             world.rig.journal()

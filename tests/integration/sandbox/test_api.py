@@ -1,4 +1,4 @@
-"""The sandbox keeps what the reference prints, and misbehaves exactly as told. Expected values are the vendor's."""
+"""The sandbox does what the reference documents, and shows the faults that are set. Expected values are the vendor's."""
 
 import asyncio
 import contextlib
@@ -34,19 +34,19 @@ CREATED = {
 }
 STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
-# Both of uvicorn's protocols, on either event loop: a dropped connection is the server's business.
+# Both of uvicorn's protocols, on either event loop: dropping a connection depends on the server.
 SERVERS = {"httptools": ("httptools", "uvloop"), "h11": ("h11", "asyncio")}
 
 
 @contextlib.contextmanager
 def running(http: str = "httptools", loop: str = "uvloop", **sandbox: Any) -> Iterator[str]:
-    """The sandbox behind a real uvicorn; gives its address."""
+    """The sandbox behind a real uvicorn; yields its address."""
     with serving(create_sandbox(**sandbox), http, loop) as url:
         yield url
 
 
 class Caller:
-    """A client with a token, and the sandbox's own controls."""
+    """A client of the API with a token, and of the endpoints under /_sandbox."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -63,11 +63,11 @@ class Caller:
     def total(self) -> int:
         return self("GET /visits").json()["pagination"]["total"]  # type: ignore[no-any-return]
 
-    def turn(self, **switches: Any) -> httpx.Response:
-        return self.http.put("/_sandbox/switches", json=switches)
+    def set_faults(self, **faults: Any) -> httpx.Response:
+        return self.http.put("/_sandbox/faults", json=faults)
 
-    def turn_back(self) -> None:
-        self.http.delete("/_sandbox/switches").raise_for_status()
+    def clear_faults(self) -> None:
+        self.http.delete("/_sandbox/faults").raise_for_status()
 
     def journal(self, since: int = 0) -> list[dict[str, Any]]:
         return self.http.get("/_sandbox/journal", params={"since": since}).json()["journal"]  # type: ignore[no-any-return]
@@ -75,7 +75,7 @@ class Caller:
 
 @pytest.fixture(scope="module")
 def callers() -> Iterator[Callable[[str], Caller]]:
-    """A caller of the sandbox on that server; each server is started once, when first asked for."""
+    """Return a caller of the sandbox on the named server. A server starts when it is first needed."""
     with contextlib.ExitStack() as stack:
         started: dict[str, Caller] = {}
 
@@ -89,7 +89,7 @@ def callers() -> Iterator[Callable[[str], Caller]]:
 
 
 def _fresh(call: Caller) -> Caller:
-    call.turn_back()
+    call.clear_faults()
     call.http.post("/_sandbox/reset").raise_for_status()
     return call
 
@@ -112,7 +112,7 @@ def without_stamps(visit: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("base", ["/api/v1", ""])
-def test_every_request_of_the_reference_works_as_printed(call: Caller, base: str) -> None:
+def test_every_request_of_the_reference_works(call: Caller, base: str) -> None:
     statuses = [
         call.http.get(f"{base}/visits").status_code,
         call.http.post(f"{base}/visits", data=CREATE).status_code,
@@ -124,7 +124,7 @@ def test_every_request_of_the_reference_works_as_printed(call: Caller, base: str
     assert [200, 201, 200, 200, 204] == statuses
 
 
-def test_a_create_answers_as_in_the_reference(call: Caller) -> None:
+def test_a_create_returns_what_the_reference_prints(call: Caller) -> None:
     visit = call("POST /visits", CREATE).json()
 
     assert CREATED == without_stamps(visit)
@@ -132,11 +132,11 @@ def test_a_create_answers_as_in_the_reference(call: Caller) -> None:
     assert STAMP.fullmatch(visit["updated_at"])
 
 
-def test_json_says_the_same_as_a_form(call: Caller) -> None:
+def test_json_and_a_form_have_the_same_effect(call: Caller) -> None:
     assert CREATED == without_stamps(call("POST /visits", json=CREATE).json())
 
 
-def test_the_list_answers_as_in_the_reference(call: Caller) -> None:
+def test_the_list_returns_what_the_reference_prints(call: Caller) -> None:
     call("POST /visits", CREATE | {"amount_collected": "120", "event_date": "2025-02-17T10:30:00Z"})
 
     page = call("GET /visits").json()
@@ -146,7 +146,7 @@ def test_the_list_answers_as_in_the_reference(call: Caller) -> None:
     assert {"page": 1, "limit": 25, "total": 1, "total_pages": 1} == page["pagination"]
 
 
-def test_an_update_changes_what_it_names(call: Caller) -> None:
+def test_an_update_changes_only_the_fields_that_it_names(call: Caller) -> None:
     call("POST /visits", CREATE)
 
     updated = call("PUT /visits/1", {"time_completed": "2025-02-17T11:00:00Z"}).json()
@@ -155,14 +155,14 @@ def test_an_update_changes_what_it_names(call: Caller) -> None:
     assert updated == call.visit("vis_001")
 
 
-def test_what_is_unset_is_left_out(call: Caller) -> None:
+def test_unset_fields_are_left_out(call: Caller) -> None:
     visit = call("POST /visits", {"contact_id": CONTACT, "amount_collected": ""}).json()
 
     assert {"id": 1, "completed": False, "contact_id": CONTACT} == without_stamps(visit)
 
 
 @pytest.mark.parametrize("name", ["1", "vis_001"])
-def test_a_visit_goes_by_its_id_and_by_ours(call: Caller, name: str) -> None:
+def test_a_visit_is_found_by_its_id_and_by_its_external_id(call: Caller, name: str) -> None:
     call("POST /visits", CREATE)
 
     assert 1 == call.visit(name)["id"]
@@ -171,7 +171,7 @@ def test_a_visit_goes_by_its_id_and_by_ours(call: Caller, name: str) -> None:
     assert 404 == call(f"GET /visits/{name}").status_code
 
 
-def test_a_numeric_name_is_an_id_first(call: Caller) -> None:
+def test_an_id_comes_before_an_equal_external_id(call: Caller) -> None:
     call("POST /visits", CREATE)
     call("POST /visits", {"contact_id": CONTACT, "external_id": "1"})
     call("POST /visits", {"contact_id": CONTACT, "external_id": "777"})
@@ -180,7 +180,7 @@ def test_a_numeric_name_is_an_id_first(call: Caller) -> None:
     assert 3 == call.visit(777)["id"]
 
 
-def test_the_id_of_a_deleted_visit_never_comes_back(call: Caller) -> None:
+def test_the_id_of_a_deleted_visit_is_never_used_again(call: Caller) -> None:
     call("POST /visits", CREATE)
     call("DELETE /visits/1")
 
@@ -197,7 +197,7 @@ def test_the_id_of_a_deleted_visit_never_comes_back(call: Caller) -> None:
         ("?page=9", [], {"page": 9, "limit": 25, "total": 30, "total_pages": 2}),
     ],
 )
-def test_pages(call: Caller, query: str, ids: list[int], pagination: dict[str, int]) -> None:
+def test_lists_are_paginated(call: Caller, query: str, ids: list[int], pagination: dict[str, int]) -> None:
     for _ in range(30):
         call("POST /visits", {"contact_id": CONTACT})
 
@@ -208,7 +208,7 @@ def test_pages(call: Caller, query: str, ids: list[int], pagination: dict[str, i
 
 
 @pytest.mark.parametrize(
-    ("field", "sent", "kept"),
+    ("field", "sent", "stored"),
     [
         ("time_scheduled", "2025-02-17T09:00:00.987Z", "2025-02-17T09:00:00Z"),
         ("time_scheduled", "2025-02-17T10:00:00+01:00", "2025-02-17T09:00:00Z"),
@@ -219,17 +219,17 @@ def test_pages(call: Caller, query: str, ids: list[int], pagination: dict[str, i
         ("amount_collected", "0", "0.00"),
     ],
 )
-def test_values_are_kept_in_one_form(call: Caller, field: str, sent: str, kept: str) -> None:
-    assert kept == call("POST /visits", {"contact_id": CONTACT, field: sent}).json()[field]
+def test_values_are_normalized(call: Caller, field: str, sent: str, stored: str) -> None:
+    assert stored == call("POST /visits", {"contact_id": CONTACT, field: sent}).json()[field]
 
 
-@pytest.mark.parametrize(("written", "kept"), [("120.10", "120.10"), ("120", "120.00")])
-def test_a_json_number_is_an_amount_too(call: Caller, written: str, kept: str) -> None:
+@pytest.mark.parametrize(("written", "stored"), [("120.10", "120.10"), ("120", "120.00")])
+def test_an_amount_may_be_a_json_number(call: Caller, written: str, stored: str) -> None:
     body = f'{{"contact_id": "{CONTACT}", "amount_collected": {written}}}'
 
     answer = call("POST /visits", content=body, headers={"Content-Type": "application/json"})
 
-    assert kept == answer.json()["amount_collected"]
+    assert stored == answer.json()["amount_collected"]
 
 
 def test_a_contact_is_found_by_its_exact_address(call: Caller) -> None:
@@ -244,15 +244,15 @@ def test_a_contact_is_found_by_its_exact_address(call: Caller) -> None:
     assert {"has_more": False, "data": []} == call("GET /contacts?email=").json()
 
 
-def test_a_contact_made_twice_is_there_twice(call: Caller) -> None:
+def test_a_contact_that_is_created_twice_exists_twice(call: Caller) -> None:
     for _ in range(2):
         call("POST /contacts", {"email": "ada@example.com"})
 
     assert 2 == len(call("GET /contacts?email=ada@example.com").json()["data"])
 
 
-def test_contacts_come_ten_at_a_time(call: Caller) -> None:
-    for n in range(10):  # and the documented one
+def test_contacts_are_listed_ten_at_a_time(call: Caller) -> None:
+    for n in range(10):  # the documented contact is the eleventh
         call("POST /contacts", {"email": f"{n}@example.com"})
 
     first_ten = call("GET /contacts").json()
@@ -291,7 +291,7 @@ def test_contacts_come_ten_at_a_time(call: Caller) -> None:
         ("POST /contacts", {"email": "Ada"}, 422, "email"),
     ],
 )
-def test_what_cannot_be_done_is_refused_in_json(
+def test_an_invalid_request_is_rejected_in_json(
     call: Caller, request_line: str, sent: dict[str, str], status: int, about: str
 ) -> None:
     call("POST /visits", CREATE)
@@ -317,14 +317,14 @@ def test_what_cannot_be_done_is_refused_in_json(
         ("multipart/form-data; boundary=x", b"--x--"),
     ],
 )
-def test_a_body_that_cannot_be_read_is_refused_in_json(call: Caller, content_type: str, body: bytes) -> None:
+def test_an_unreadable_body_is_rejected_in_json(call: Caller, content_type: str, body: bytes) -> None:
     answer = call("POST /visits", content=body, headers={"Content-Type": content_type})
 
     assert 422 == answer.status_code
     assert answer.json()["detail"]
 
 
-def test_unknown_fields_and_those_that_cannot_change_are_passed_over(call: Caller) -> None:
+def test_unknown_and_immutable_fields_are_ignored(call: Caller) -> None:
     other = call("POST /contacts", {"email": "ada@example.com"}).json()["id"]
     call("POST /visits", CREATE | {"colour": "red", "id": "7", "completed": "false"})
 
@@ -337,7 +337,7 @@ def test_unknown_fields_and_those_that_cannot_change_are_passed_over(call: Calle
     ("authorization", "status"),
     [(None, 401), ("Bearer", 401), ("Basic abc", 401), ("Bearer other", 401), ("Bearer s3cret", 200)],
 )
-def test_a_token_that_was_set_is_asked_for(secret_address: str, authorization: str | None, status: int) -> None:
+def test_the_token_is_checked(secret_address: str, authorization: str | None, status: int) -> None:
     headers = {"Authorization": authorization} if authorization else {}
 
     answer = httpx.get(f"{secret_address}/api/v1/visits", headers=headers)
@@ -352,34 +352,34 @@ def secret_address() -> Iterator[str]:
         yield address
 
 
-def test_without_a_token_set_any_will_do_but_one_must_be_sent(call: Caller) -> None:
+def test_without_a_set_token_any_token_is_accepted(call: Caller) -> None:
     assert 200 == httpx.get(f"{call.address}/visits", headers={"Authorization": "bearer x"}).status_code
     assert 401 == httpx.get(f"{call.address}/visits").status_code
 
 
-def test_a_file_outlives_its_sandbox(tmp_path: Path) -> None:
+def test_the_file_survives_a_restart(tmp_path: Path) -> None:
     file = str(tmp_path / "visits.db")
     for expected in (1, 2):
         with running(file=file) as address, contextlib.closing(Caller(address).http) as http:
             assert expected == http.post("/visits", data=CREATE).json()["id"]
 
 
-# Not documented: switches -------------------------------------------------------------------------------------------
+# Not documented: choices -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("duplicate_external_id", "status", "total", "amount"),
     [
         ("allow", 201, 2, None),
-        ("refuse", 409, 1, None),
+        ("conflict", 409, 1, None),
         ("unprocessable", 422, 1, None),
         ("upsert", 200, 1, "5.00"),
     ],
 )
-def test_an_external_id_that_exists(
+def test_a_duplicate_external_id(
     call: Caller, duplicate_external_id: str, status: int, total: int, amount: str | None
 ) -> None:
-    call.turn(duplicate_external_id=duplicate_external_id)
+    call.set_faults(duplicate_external_id=duplicate_external_id)
     call("POST /visits", CREATE)
 
     again = call("POST /visits", CREATE | {"amount_collected": "5"})
@@ -388,16 +388,18 @@ def test_an_external_id_that_exists(
     assert amount == call.visit("vis_001").get("amount_collected")
 
 
-@pytest.mark.parametrize(("empty_clears", "kept"), [(True, None), (False, "2025-02-17T10:30:00Z")])
+@pytest.mark.parametrize(("empty_clears", "expected"), [(True, None), (False, "2025-02-17T10:30:00Z")])
 @pytest.mark.parametrize("empty", [{"data": {"time_completed": ""}}, {"json": {"time_completed": None}}])
-def test_an_empty_value(call: Caller, empty_clears: bool, kept: str | None, empty: dict[str, Any]) -> None:
-    call.turn(empty_clears=empty_clears)
+def test_an_empty_value_clears_the_field_or_is_ignored(
+    call: Caller, empty_clears: bool, expected: str | None, empty: dict[str, Any]
+) -> None:
+    call.set_faults(empty_clears=empty_clears)
     call("POST /visits", CREATE)
 
     visit = call("PUT /visits/1", **empty).json()
 
-    assert kept == visit.get("time_completed")
-    assert (kept is not None) == visit["completed"]
+    assert expected == visit.get("time_completed")
+    assert (expected is not None) == visit["completed"]
 
 
 @pytest.mark.parametrize(
@@ -408,10 +410,10 @@ def test_an_empty_value(call: Caller, empty_clears: bool, kept: str | None, empt
         (True, {"event_date": "2025-02-18T09:00:00Z"}, "2025-02-18T09:00:00Z"),
     ],
 )
-def test_the_event_date_of_a_rescheduled_visit(
+def test_the_event_date_may_follow_the_scheduled_time(
     call: Caller, follows: bool, sent: dict[str, str], event_date: str
 ) -> None:
-    call.turn(event_date_follows=follows)
+    call.set_faults(event_date_follows=follows)
     call("POST /visits", CREATE)
 
     visit = call("PUT /visits/1", {"time_scheduled": "2025-02-20T09:00:00Z", **sent}).json()
@@ -419,8 +421,8 @@ def test_the_event_date_of_a_rescheduled_visit(
     assert event_date == visit["event_date"]
 
 
-def test_a_contact_can_change_where_that_is_switched_on(call: Caller) -> None:
-    call.turn(contact_can_change=True)
+def test_the_contact_of_a_visit_may_be_changeable(call: Caller) -> None:
+    call.set_faults(contact_can_change=True)
     other = call("POST /contacts", {"email": "ada@example.com"}).json()["id"]
     call("POST /visits", CREATE)
 
@@ -429,8 +431,8 @@ def test_a_contact_can_change_where_that_is_switched_on(call: Caller) -> None:
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204])
-def test_the_status_of_success(call: Caller, status: int) -> None:
-    call.turn(created_status=status, deleted_status=status)
+def test_the_status_of_success_can_be_set(call: Caller, status: int) -> None:
+    call.set_faults(created_status=status, deleted_status=status)
 
     answers = [call("POST /visits", CREATE), call("POST /contacts", {"email": "a@b.c"}), call("DELETE /visits/1")]
 
@@ -438,11 +440,11 @@ def test_the_status_of_success(call: Caller, status: int) -> None:
     assert (status == 204) == (answers[0].content == b"")
 
 
-# Misbehaviour -------------------------------------------------------------------------------------------------------
+# Faults -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("switches", "status", "trouble"),
+    ("faults", "status", "fault"),
     [
         ({"down": True}, 503, "down"),
         ({"unauthorized": True}, 401, "unauthorized"),
@@ -452,14 +454,16 @@ def test_the_status_of_success(call: Caller, status: int) -> None:
         ({"error_share": 1, "error_status": 502}, 502, "error"),
     ],
 )
-def test_a_failure_before_anything_is_done(call: Caller, switches: dict[str, Any], status: int, trouble: str) -> None:
-    call.turn(**switches)
+def test_a_failure_before_the_call_is_carried_out(
+    call: Caller, faults: dict[str, Any], status: int, fault: str
+) -> None:
+    call.set_faults(**faults)
 
     answer = call("POST /visits", CREATE)
 
-    call.turn_back()
-    assert (status, trouble) == (answer.status_code, answer.json()["error"])
-    assert (status, trouble, False) == pick(call.journal()[0], "answered", "trouble", "committed")
+    call.clear_faults()
+    assert (status, fault) == (answer.status_code, answer.json()["error"])
+    assert (status, fault, False) == pick(call.journal()[0], "response", "fault", "committed")
     assert 0 == call.total()
 
 
@@ -468,23 +472,23 @@ def pick(entry: dict[str, Any], *names: str) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize(
-    ("switches", "header"),
+    ("faults", "header"),
     [
         ({"retry_after_s": 7}, "7"),
         ({"retry_after_s": None}, None),
         ({"retry_after_s": 7, "retry_after_date": True}, r"\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT"),
     ],
 )
-def test_how_long_to_wait(call: Caller, switches: dict[str, Any], header: str | None) -> None:
-    call.turn(rate_limited_share=1, **switches)
+def test_retry_after_has_the_set_form(call: Caller, faults: dict[str, Any], header: str | None) -> None:
+    call.set_faults(rate_limited_share=1, **faults)
 
     sent = call("GET /visits").headers.get("retry-after")
 
     assert sent is None if header is None else re.fullmatch(header, sent)
 
 
-def test_a_reset_connection(any_server: Caller, caplog: pytest.LogCaptureFixture) -> None:
-    any_server.turn(reset_share=1)
+def test_a_connection_is_reset(any_server: Caller, caplog: pytest.LogCaptureFixture) -> None:
+    any_server.set_faults(reset_share=1)
     host, port = any_server.address.removeprefix("http://").split(":")
 
     with socket.create_connection((host, int(port)), timeout=5) as connection:
@@ -492,7 +496,7 @@ def test_a_reset_connection(any_server: Caller, caplog: pytest.LogCaptureFixture
         with pytest.raises(ConnectionResetError):
             connection.recv(1)
 
-    assert ("reset", False) == pick(any_server.journal()[0], "answered", "committed")
+    assert ("reset", False) == pick(any_server.journal()[0], "response", "committed")
     assert [] == complaints(caplog)
 
 
@@ -500,70 +504,72 @@ def complaints(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno > logging.INFO]
 
 
-def test_half_an_answer_to_a_whole_visit(any_server: Caller, caplog: pytest.LogCaptureFixture) -> None:
-    any_server.turn(half_answer_share=1)
+def test_a_truncated_response_is_committed(any_server: Caller, caplog: pytest.LogCaptureFixture) -> None:
+    any_server.set_faults(truncated_share=1)
 
     with pytest.raises(httpx.RemoteProtocolError, match="without sending complete message body"):
         any_server("POST /visits", CREATE)
-    with pytest.raises(httpx.TransportError):  # 204 has no body to cut.
+    with pytest.raises(httpx.TransportError):  # 204 has no body to truncate.
         any_server("DELETE /visits/1")
 
-    assert [("half", True), ("half", True)] == [pick(entry, "answered", "committed") for entry in any_server.journal()]
+    assert [("truncated", True), ("truncated", True)] == [
+        pick(entry, "response", "committed") for entry in any_server.journal()
+    ]
     assert [] == complaints(caplog)
 
 
-def test_committed_and_then_silence_until_the_caller_gives_up(
+def test_a_call_commits_and_hangs_until_the_caller_gives_up(
     any_server: Caller, caplog: pytest.LogCaptureFixture
 ) -> None:
-    any_server.turn(commit_then_hang_share=1, hang_s=60)
+    any_server.set_faults(commit_then_hang_share=1, hang_s=60)
 
     with pytest.raises(httpx.ReadTimeout):
         any_server("POST /visits", CREATE, timeout=0.1)
 
-    any_server.turn_back()
+    any_server.clear_faults()
     assert CREATED == without_stamps(any_server.visit("vis_001"))
-    assert ("hang", True, "vis_001") == pick(any_server.journal()[0], "answered", "committed", "external_id")
+    assert ("hang", True, "vis_001") == pick(any_server.journal()[0], "response", "committed", "external_id")
     assert [] == complaints(caplog)
 
 
-def test_committed_and_then_silence_until_the_connection_drops(any_server: Caller) -> None:
-    any_server.turn(commit_then_hang_share=1, hang_s=0.1)
+def test_a_call_commits_and_hangs_until_the_connection_drops(any_server: Caller) -> None:
+    any_server.set_faults(commit_then_hang_share=1, hang_s=0.1)
 
-    began = time.monotonic()
+    started = time.monotonic()
     with pytest.raises(httpx.ReadError):
         any_server("POST /visits", CREATE)
 
-    assert time.monotonic() - began >= 0.1
-    any_server.turn_back()
+    assert time.monotonic() - started >= 0.1
+    any_server.clear_faults()
     assert 1 == any_server.total()
 
 
-def test_success_that_is_no_json(call: Caller) -> None:
-    call.turn(wrong_json_share=1)
+def test_a_success_may_have_a_body_that_is_not_json(call: Caller) -> None:
+    call.set_faults(wrong_json_share=1)
 
     answer = call("POST /visits", CREATE)
 
-    call.turn_back()
+    call.clear_faults()
     assert 200 == answer.status_code
     with pytest.raises(ValueError, match="Expecting value"):
         answer.json()
     assert 1 == call.total()
 
 
-def test_a_slow_answer_is_a_right_one(call: Caller) -> None:
-    call.turn(slow_share=1, slow_s=0.1)
+def test_a_slow_call_succeeds(call: Caller) -> None:
+    call.set_faults(slow_share=1, slow_s=0.1)
 
-    began = time.monotonic()
+    started = time.monotonic()
     answer = call("POST /visits", CREATE)
 
-    assert time.monotonic() - began >= 0.1
+    assert time.monotonic() - started >= 0.1
     assert 201 == answer.status_code
-    assert "slow" == call.journal()[0]["trouble"]
+    assert "slow" == call.journal()[0]["fault"]
     assert call.journal()[0]["took_ms"] >= 99
 
 
-def test_a_slow_call_is_done_though_its_caller_has_gone(call: Caller) -> None:
-    call.turn(slow_share=1, slow_s=1, times=1)
+def test_a_slow_call_is_carried_out_after_its_caller_has_gone(call: Caller) -> None:
+    call.set_faults(slow_share=1, slow_s=1, times=1)
 
     with pytest.raises(httpx.ReadTimeout):
         call("POST /visits", CREATE, timeout=0.05)
@@ -572,71 +578,71 @@ def test_a_slow_call_is_done_though_its_caller_has_gone(call: Caller) -> None:
     assert 1 == wait_until(call.total)
 
 
-def test_misbehaviour_for_one_endpoint_and_a_number_of_times(call: Caller) -> None:
-    call.turn(down=True, only=["POST /visits"], times=2)
+def test_faults_can_be_limited_to_an_endpoint_and_a_number(call: Caller) -> None:
+    call.set_faults(down=True, only=["POST /visits"], times=2)
 
     statuses = [call("POST /visits", CREATE).status_code if n % 2 else call.total() for n in range(6)]
 
     assert [0, 503, 0, 503, 0, 201] == statuses
-    assert 0 == call.http.get("/_sandbox/switches").json()["times"]
+    assert 0 == call.http.get("/_sandbox/faults").json()["times"]
 
 
-def test_misbehaviour_for_calls_about_one_thing(call: Caller) -> None:
-    call.turn(down=True, matching="slow@")
+def test_faults_can_be_limited_to_matching_calls(call: Caller) -> None:
+    call.set_faults(down=True, matching="slow@")
 
-    asked = [call.http.get(f"/contacts?email={name}%40example.com").status_code for name in ("slow", "quick")]
+    statuses = [call.http.get(f"/contacts?email={name}%40example.com").status_code for name in ("slow", "quick")]
 
-    assert [503, 200] == asked
+    assert [503, 200] == statuses
 
 
-def test_a_share_is_a_share_and_a_seed_repeats_it(call: Caller) -> None:
-    def luck(seed: int) -> list[int]:
-        call.turn(error_share=0.25, rate_limited_share=0.25, seed=seed)
+def test_a_seed_repeats_the_random_choices(call: Caller) -> None:
+    def statuses(seed: int) -> list[int]:
+        call.set_faults(error_share=0.25, rate_limited_share=0.25, seed=seed)
         return [call("GET /visits").status_code for _ in range(80)]
 
-    first = luck(7)
+    first = statuses(7)
 
-    assert first == luck(7)
-    assert first != luck(8)
-    assert all(8 <= first.count(status) <= 32 for status in (429, 503))  # 20 expected, s. d. 4
+    assert first == statuses(7)
+    assert first != statuses(8)
+    assert all(8 <= first.count(status) <= 32 for status in (429, 503))  # 20 expected, standard deviation 4
 
 
-def test_a_server_that_hides_its_connection_gets_an_error_in_mid_answer() -> None:
-    async def told_to(**switches: float) -> None:
+def test_a_server_without_access_to_the_connection_gets_an_exception() -> None:
+    async def call_with(**faults: float) -> None:
         transport = httpx.ASGITransport(create_sandbox())
         async with httpx.AsyncClient(transport=transport, base_url="http://sandbox") as http:
-            await http.put("/_sandbox/switches", json=switches)
+            await http.put("/_sandbox/faults", json=faults)
             await http.get("/visits", headers={"Authorization": "Bearer x"})
 
-    for switch in ("reset_share", "half_answer_share"):
+    for fault in ("reset_share", "truncated_share"):
         with pytest.raises(ConnectionResetError):
-            asyncio.run(told_to(**{switch: 1}))
+            asyncio.run(call_with(**{fault: 1}))
 
 
 # Control ------------------------------------------------------------------------------------------------------------
 
 
-def test_switches_keep_what_a_change_does_not_name(call: Caller) -> None:
-    call.turn(slow_s=2, only=["GET /visits/:id"])
-    call.turn(hang_s=3)
+def test_an_update_of_faults_keeps_the_others(call: Caller) -> None:
+    call.set_faults(slow_s=2, only=["GET /visits/:id"])
+    call.set_faults(hang_s=3)
 
-    switches = call.http.get("/_sandbox/switches").json()
+    faults = call.http.get("/_sandbox/faults").json()
 
-    assert (2, 3, ["GET /visits/:id"]) == pick(switches, "slow_s", "hang_s", "only")
-    assert (1, 30, []) == pick(call.http.delete("/_sandbox/switches").json(), "slow_s", "hang_s", "only")
+    assert (2, 3, ["GET /visits/:id"]) == pick(faults, "slow_s", "hang_s", "only")
+    assert (1, 30, []) == pick(call.http.delete("/_sandbox/faults").json(), "slow_s", "hang_s", "only")
 
 
-def test_an_unknown_switch_is_refused_with_those_there_are(call: Caller) -> None:
-    answer = call.turn(down=True, dwon=True)
+def test_an_unknown_fault_is_rejected_with_the_known_ones(call: Caller) -> None:
+    answer = call.set_faults(down=True, dwon=True)
 
     assert 422 == answer.status_code
-    assert "there is no switch dwon" == answer.json()["detail"]
-    assert set(call.http.get("/_sandbox/switches").json()) == set(answer.json()["known"])
+    assert "there is no fault dwon" == answer.json()["detail"]
+    assert set(call.http.get("/_sandbox/faults").json()) == set(answer.json()["known"])
     assert 200 == call("GET /visits").status_code
 
 
 @pytest.mark.parametrize(
-    ("switches", "about"),
+    ("faults", "about"),
     [
         ({"slow_share": 1.5}, "slow_share"),
         ({"error_share": 0.6, "reset_share": 0.6}, "add up"),
@@ -648,24 +654,24 @@ def test_an_unknown_switch_is_refused_with_those_there_are(call: Caller) -> None
         ({"hang_s": "long"}, "hang_s"),
     ],
 )
-def test_a_switch_that_cannot_stand_so_is_refused(call: Caller, switches: dict[str, Any], about: str) -> None:
-    before = call.http.get("/_sandbox/switches").json()
+def test_an_invalid_fault_is_rejected(call: Caller, faults: dict[str, Any], about: str) -> None:
+    before = call.http.get("/_sandbox/faults").json()
 
-    answer = call.turn(**switches)
+    answer = call.set_faults(**faults)
 
     assert 422 == answer.status_code
     assert about in answer.json()["detail"]
-    assert before == call.http.get("/_sandbox/switches").json()
+    assert before == call.http.get("/_sandbox/faults").json()
 
 
-def test_the_journal_tells_what_was_asked_and_done(call: Caller) -> None:
+def test_the_journal_has_every_call_and_its_result(call: Caller) -> None:
     number = call.http.get("/_sandbox/journal").json()["last"]
     call("POST /visits", CREATE)
     call("PUT /visits/vis_001", {"amount_collected": "x"})
     call.http.delete("/visits/1")
     call("PATCH /visits/1")
 
-    names = ("number", "method", "route", "id", "answered", "committed", "external_id", "contact_id")
+    names = ("number", "method", "route", "id", "response", "committed", "external_id", "contact_id")
     assert [
         (number + 1, "POST", "POST /visits", None, 201, True, "vis_001", CONTACT),
         (number + 2, "PUT", "PUT /visits/:id", "vis_001", 422, False, None, None),
@@ -675,7 +681,7 @@ def test_the_journal_tells_what_was_asked_and_done(call: Caller) -> None:
     assert [number + 4] == [entry["number"] for entry in call.journal(since=number + 3)]
 
 
-def test_the_journal_names_a_contact_by_its_id_only(call: Caller) -> None:
+def test_the_journal_contains_no_personal_data(call: Caller) -> None:
     created = call("POST /contacts", {"email": "ada@example.com", "first_name": "Ada"}).json()
     call("GET /contacts?email=ada@example.com")
 
@@ -683,7 +689,7 @@ def test_the_journal_names_a_contact_by_its_id_only(call: Caller) -> None:
     assert "ada" not in call.http.get("/_sandbox/journal").text.lower()
 
 
-def test_numbers_go_on_after_the_journal_is_emptied(call: Caller) -> None:
+def test_numbers_continue_after_the_journal_is_cleared(call: Caller) -> None:
     call("GET /visits")
     last = call.journal()[0]["number"]
 
@@ -709,21 +715,21 @@ def test_calls_are_counted_by_endpoint(call: Caller) -> None:
     } == call.http.get("/_sandbox/calls").json()
 
 
-def test_a_reset_leaves_the_documented_contact_and_the_switches(call: Caller) -> None:
-    call.turn(slow_s=2)
+def test_a_reset_keeps_the_documented_contact_and_the_faults(call: Caller) -> None:
+    call.set_faults(slow_s=2)
     call("POST /visits", CREATE)
     call("POST /contacts", {"email": "ada@example.com"})
 
     assert 204 == call.http.post("/_sandbox/reset").status_code
 
     assert [] == call.journal()
-    assert 2 == call.http.get("/_sandbox/switches").json()["slow_s"]
+    assert 2 == call.http.get("/_sandbox/faults").json()["slow_s"]
     assert [CONTACT] == [contact["id"] for contact in call("GET /contacts").json()["data"]]
     assert 0 == call.total()
     assert 1 == call("POST /visits", CREATE).json()["id"]
 
 
-def test_an_unknown_control_is_said_to_be_one(call: Caller) -> None:
+def test_an_unknown_control_endpoint_is_404(call: Caller) -> None:
     assert 404 == call.http.get("/_sandbox/else").status_code
     assert 422 == call.http.get("/_sandbox/journal?since=x").status_code
     assert [] == call.journal()

@@ -317,7 +317,7 @@ async def test_an_endpoint_that_is_not_there_is_a_refusal(route: str, status: in
         pytest.param({"error_share": 1, "error_status": 502}, Broken, 502, id="502"),
         pytest.param({"reset_share": 1}, Unanswered, None, id="reset"),
         pytest.param({"commit_then_hang_share": 1, "hang_s": 0.02}, Unanswered, None, id="done-then-reset"),
-        pytest.param({"half_answer_share": 1}, Unanswered, None, id="half-answer"),
+        pytest.param({"truncated_share": 1}, Unanswered, None, id="half-answer"),
         pytest.param({"wrong_json_share": 1}, Unanswered, 200, id="wrong-json"),
     ],
 )
@@ -527,7 +527,7 @@ async def test_every_call_is_noted_with_what_was_answered(api: Rig, client: Visi
     await client.get_visit("nothing")
     api.misbehave(down=True)
     await trouble_of(client.find_contacts("ada@example.com"))
-    api.misbehave(down=False, half_answer_share=1)
+    api.misbehave(down=False, truncated_share=1)
     await trouble_of(client.get_visit("vis_001"))
 
     assert [
