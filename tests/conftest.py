@@ -10,7 +10,7 @@ import structlog
 from app.ledger.ledger import Ledger
 from app.ledger.redis import Address, Redis
 from app.telemetry.logs import shaped
-from tests.support.harness import Rig, Server, redis_for_tests
+from tests.support.harness import Harness, Server, redis_for_tests
 
 # A shell lets what it puts into the background ignore this signal, and then so would every process that we start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -38,16 +38,16 @@ def ledger(redis: Redis) -> Ledger:
 
 @pytest.fixture(scope="session")
 def sandbox() -> Iterator[Server]:
-    """The sandbox as its own process; `rig.fresh_sandbox` empties it."""
+    """The sandbox as its own process; `harness.fresh_sandbox` empties it."""
     with Server.sandbox() as server:
         yield server
 
 
 @pytest.fixture
-def rig(redis_url: str, sandbox: Server) -> Iterator[Rig]:
+def harness(redis_url: str, sandbox: Server) -> Iterator[Harness]:
     """Nothing running yet beside Redis and the sandbox, both empty: start what the test needs."""
-    with Rig(redis_url, sandbox) as rig:
-        yield rig
+    with Harness(redis_url, sandbox) as harness:
+        yield harness
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ import pytest
 
 from app.console.auth import hash_password
 from tests.support import browser as browsers
-from tests.support.browser import NARROW, WIDE, Desk
-from tests.support.harness import SECRET, TOKEN, Rig, sign_standard, standard_body, wait_until
+from tests.support.browser import NARROW, WIDE, ConsoleBrowser
+from tests.support.harness import SECRET, TOKEN, Harness, sign_standard, standard_body, wait_until
 
 pytestmark = [
-    pytest.mark.skipif(not browsers.PATH, reason="there is no Chromium: install it, or set CHROMIUM_PATH"),
+    pytest.mark.skipif(not browsers.CHROMIUM, reason="there is no Chromium: install it, or set CHROMIUM_PATH"),
 ]
 
 OPERATOR, VIEWER = "operate", "look"
@@ -40,7 +40,7 @@ PATHS = {
     "erasure": "/console/erasure",
     "search": "/console/search?q=nobody",
 }
-Opens = Callable[..., Desk]
+Opens = Callable[..., ConsoleBrowser]
 
 
 @pytest.fixture(scope="module")
@@ -50,59 +50,63 @@ def chromium() -> Iterator[Any]:
 
 
 @pytest.fixture
-def running(rig: Rig) -> Rig:
-    rig.env |= HASHES | {"CONTACT_FOR_S": "0.5", "HOOKS__OTHER__SOURCE": "standard", "HOOKS__OTHER__SECRETS": SECRET}
-    rig.web()
-    return rig
+def running(harness: Harness) -> Harness:
+    harness.env |= HASHES | {
+        "CONTACT_FOR_S": "0.5",
+        "HOOKS__OTHER__SOURCE": "standard",
+        "HOOKS__OTHER__SECRETS": SECRET,
+    }
+    harness.start_web()
+    return harness
 
 
 @pytest.fixture
-def open_desk(running: Rig, chromium: Any) -> Iterator[Opens]:
+def open_desk(running: Harness, chromium: Any) -> Iterator[Opens]:
     """A browser at the console's door, or, with a password, inside. At the end nothing was foreign and nothing refused."""
-    desks: list[Desk] = []
+    desks: list[ConsoleBrowser] = []
 
-    def open_desk(password: str = "", **how: Any) -> Desk:
-        desk = Desk(chromium, running.door.url, **how)
+    def open_desk(password: str = "", **how: Any) -> ConsoleBrowser:
+        desk = ConsoleBrowser(chromium, running.web_server.url, **how)
         desks.append(desk)
         if password:
             desk.log_in(password)
         return desk
 
     yield open_desk
-    complaints = [complaint for desk in desks for complaint in desk.complaints]
-    foreign = [url for desk in desks for url in desk.foreign]
+    complaints = [complaint for desk in desks for complaint in desk.errors]
+    foreign = [url for desk in desks for url in desk.foreign_requests]
     for desk in desks:
         desk.close()
     assert ([], []) == (complaints, foreign)
 
 
-def book(rig: Rig, id: str, **more: Any) -> str:
+def book(harness: Harness, id: str, **more: Any) -> str:
     """A visit that is going to stand; its delivery."""
     contact = {"email": "ada@example.com", "phone": "+15550100001", "first_name": "Ada"}
-    answer = rig.ring("visit.created", id, contact=contact, time_scheduled="2027-03-14T16:00:00Z", **more)
+    answer = harness.send("visit.created", id, contact=contact, time_scheduled="2027-03-14T16:00:00Z", **more)
     return str(answer.json()["delivery"])
 
 
-def walk_in(rig: Rig, id: str) -> str:
+def walk_in(harness: Harness, id: str) -> str:
     """A visit that nobody can contact: it comes to need an operator."""
     return str(
-        rig.ring("visit.created", id, contact={"first_name": "Grace"}, time_scheduled="2027-03-14T16:00:00Z").json()[
-            "delivery"
-        ]
+        harness.send(
+            "visit.created", id, contact={"first_name": "Grace"}, time_scheduled="2027-03-14T16:00:00Z"
+        ).json()["delivery"]
     )
 
 
-def failures(rig: Rig) -> int:
-    return rig.doorbell("failures", "--json").stdout.count('"contact_unknown"')
+def failures(harness: Harness) -> int:
+    return harness.doorbell("failures", "--json").stdout.count('"contact_unknown"')
 
 
-def fill(desk: Desk, rig: Rig) -> dict[str, str]:
+def fill(desk: ConsoleBrowser, harness: Harness) -> dict[str, str]:
     """Something on every page."""
-    delivery = book(rig, "A-1")
+    delivery = book(harness, "A-1")
     for number in range(30):
-        walk_in(rig, f"B-{number}")
-    rig.post(b"{}", {"content-type": "application/json"})
-    wait_until(lambda: rig.visit("standard-A-1") and failures(rig) == 30, 30)
+        walk_in(harness, f"B-{number}")
+    harness.post(b"{}", {"content-type": "application/json"})
+    wait_until(lambda: harness.visit("standard-A-1") and failures(harness) == 30, 30)
     desk.open("/console/plan?do=replay&ids=standard-B-1")
     desk.page.click("button.main")
     operation = desk.page.url.rpartition("/")[2]
@@ -112,11 +116,11 @@ def fill(desk: Desk, rig: Rig) -> dict[str, str]:
 # -- the first day --
 
 
-def test_on_the_first_visit_it_waits_and_what_rings_appears(running: Rig, open_desk: Opens) -> None:
-    running.worker()
+def test_on_the_first_visit_it_waits_and_what_rings_appears(running: Harness, open_desk: Opens) -> None:
+    running.start_worker()
     desk = open_desk(OPERATOR)
     assert "Waiting for the first delivery" in desk.heading
-    desk.picture("first-visit")
+    desk.screenshot("first-visit")
 
     delivery = book(running, "A-1")
 
@@ -125,8 +129,8 @@ def test_on_the_first_visit_it_waits_and_what_rings_appears(running: Rig, open_d
     assert delivery in desk.page.inner_text("table")
 
 
-def test_a_test_delivery_can_be_sent_from_the_page_of_its_source(running: Rig, open_desk: Opens) -> None:
-    running.worker()
+def test_a_test_delivery_can_be_sent_from_the_page_of_its_source(running: Harness, open_desk: Opens) -> None:
+    running.start_worker()
     desk = open_desk(OPERATOR)
 
     desk.open("/console/sources/standard")
@@ -139,8 +143,8 @@ def test_a_test_delivery_can_be_sent_from_the_page_of_its_source(running: Rig, o
 # -- a bad one --
 
 
-def test_a_failure_is_planned_replayed_and_applied(running: Rig, open_desk: Opens) -> None:
-    running.worker()
+def test_a_failure_is_planned_replayed_and_applied(running: Harness, open_desk: Opens) -> None:
+    running.start_worker()
     walk_in(running, "B-1")
     wait_until(lambda: failures(running) == 1)
     desk = open_desk(OPERATOR)
@@ -158,11 +162,11 @@ def test_a_failure_is_planned_replayed_and_applied(running: Rig, open_desk: Open
     assert "cont_KYdl3lftgZXGRbxqoj" == visit["contact_id"]
     desk.open("/console/failures")
     assert "Nothing needs you." in desk.page.inner_text("main")
-    desk.picture("nothing-needs-you")
+    desk.screenshot("nothing-needs-you")
 
 
-def test_more_than_25_at_once_are_typed_and_all_that_match_go(running: Rig, open_desk: Opens) -> None:
-    running.worker()
+def test_more_than_25_at_once_are_typed_and_all_that_match_go(running: Harness, open_desk: Opens) -> None:
+    running.start_worker()
     for number in range(60):
         walk_in(running, f"B-{number}")
     wait_until(lambda: "60" in running.doorbell("doctor").stdout.partition("need an operator")[0][-4:], 40)
@@ -182,9 +186,9 @@ def test_more_than_25_at_once_are_typed_and_all_that_match_go(running: Rig, open
     wait_until(lambda: len(running.visits()) == 60, 30)
 
 
-def test_all_that_arrived_at_a_hook_can_be_replayed(running: Rig, open_desk: Opens) -> None:
+def test_all_that_arrived_at_a_hook_can_be_replayed(running: Harness, open_desk: Opens) -> None:
     """The account lost what was made: its visits are made again, and only what the filter means."""
-    running.worker()
+    running.start_worker()
     for number in range(28):
         book(running, f"A-{number}")
     running.post(*other_hooks_delivery(), hook="other")
@@ -220,8 +224,8 @@ def other_hooks_delivery() -> tuple[bytes, dict[str, str]]:
     return raw, sign_standard(raw)
 
 
-def test_an_account_is_paused_and_resumed(running: Rig, open_desk: Opens) -> None:
-    running.worker()
+def test_an_account_is_paused_and_resumed(running: Harness, open_desk: Opens) -> None:
+    running.start_worker()
     desk = open_desk(OPERATOR)
     desk.open("/console/sources")
     desk.page.click("button:has-text('Pause')")
@@ -231,7 +235,7 @@ def test_an_account_is_paused_and_resumed(running: Rig, open_desk: Opens) -> Non
 
     desk.open("/console")
     assert "Paused by an operator: 1 change waits for the account main." in desk.heading
-    desk.picture("paused")
+    desk.screenshot("paused")
     desk.page.click("text=Resume…")
     desk.page.click("button:has-text('Resume')")
 
@@ -239,8 +243,8 @@ def test_an_account_is_paused_and_resumed(running: Rig, open_desk: Opens) -> Non
     wait_until(lambda: running.visit("standard-A-1"))
 
 
-def test_a_person_is_forgotten_with_a_plan_first(running: Rig, open_desk: Opens) -> None:
-    running.worker()
+def test_a_person_is_forgotten_with_a_plan_first(running: Harness, open_desk: Opens) -> None:
+    running.start_worker()
     book(running, "A-1")
     wait_until(lambda: running.visit("standard-A-1"))
     desk = open_desk(OPERATOR, java_script_enabled=False)
@@ -250,17 +254,17 @@ def test_a_person_is_forgotten_with_a_plan_first(running: Rig, open_desk: Opens)
     desk.page.fill("#person", "+1 (555) 010-0001")
     desk.page.click("main button")
     assert "visits" in desk.page.inner_text("table")
-    desk.picture("forget-plan")
+    desk.screenshot("forget-plan")
     desk.page.fill("#confirm", "+1 (555) 010-0001")
     desk.page.click("main button")
 
     assert "Removed" in desk.page.inner_text("[role=status]")
-    desk.picture("forgotten")
+    desk.screenshot("forgotten")
     assert "ada@example.com" not in running.doorbell("visit", "standard-A-1", "--show-personal-data").stdout
 
 
-def test_what_is_discarded_is_given_up(running: Rig, open_desk: Opens) -> None:
-    running.worker()
+def test_what_is_discarded_is_given_up(running: Harness, open_desk: Opens) -> None:
+    running.start_worker()
     walk_in(running, "B-1")
     wait_until(lambda: failures(running) == 1)
     desk = open_desk(OPERATOR)
@@ -274,8 +278,8 @@ def test_what_is_discarded_is_given_up(running: Rig, open_desk: Opens) -> None:
     assert "gave up" in desk.page.inner_text(".lead")
 
 
-def test_an_operation_that_no_worker_takes_up_can_be_cancelled(running: Rig, open_desk: Opens) -> None:
-    worker = running.worker()
+def test_an_operation_that_no_worker_takes_up_can_be_cancelled(running: Harness, open_desk: Opens) -> None:
+    worker = running.start_worker()
     walk_in(running, "B-1")
     wait_until(lambda: failures(running) == 1)
     worker.kill()
@@ -285,7 +289,7 @@ def test_an_operation_that_no_worker_takes_up_can_be_cancelled(running: Rig, ope
     desk.page.click("button.main")
     assert "Waiting for a worker" in desk.page.inner_text("main")
     desk.page.click("text=Cancel")
-    running.worker()
+    running.start_worker()
 
     desk.page.wait_for_selector("text=Cancelled")
     assert 1 == failures(running)
@@ -295,8 +299,8 @@ def test_an_operation_that_no_worker_takes_up_can_be_cancelled(running: Rig, ope
 
 
 @pytest.mark.parametrize("asked", ["A-1", "standard-A-1", "Ada@Example.com", "+1 (555) 010-0001", "555 010 0001"])
-def test_a_visit_is_found_by_whatever_one_has(running: Rig, open_desk: Opens, asked: str) -> None:
-    running.worker()
+def test_a_visit_is_found_by_whatever_one_has(running: Harness, open_desk: Opens, asked: str) -> None:
+    running.start_worker()
     book(running, "A-1")
     wait_until(lambda: running.visit("standard-A-1"))
     desk = open_desk(OPERATOR)
@@ -308,7 +312,7 @@ def test_a_visit_is_found_by_whatever_one_has(running: Rig, open_desk: Opens, as
     assert "ada@example.com" not in desk.page.content()
 
 
-def test_what_arrives_meanwhile_moves_nothing_and_is_offered(running: Rig, open_desk: Opens) -> None:
+def test_what_arrives_meanwhile_moves_nothing_and_is_offered(running: Harness, open_desk: Opens) -> None:
     book(running, "A-1")
     desk = open_desk(OPERATOR)
     desk.open("/console/deliveries")
@@ -322,7 +326,7 @@ def test_what_arrives_meanwhile_moves_nothing_and_is_offered(running: Rig, open_
     assert "standard-A-2" in desk.page.inner_text("tbody tr:first-child")
 
 
-def test_fields_are_revealed_where_they_stand_one_by_one(running: Rig, open_desk: Opens) -> None:
+def test_fields_are_revealed_where_they_stand_one_by_one(running: Harness, open_desk: Opens) -> None:
     delivery = book(running, "A-1")
     desk = open_desk(OPERATOR)
     desk.open(f"/console/deliveries/{delivery}")
@@ -338,28 +342,28 @@ def test_fields_are_revealed_where_they_stand_one_by_one(running: Rig, open_desk
     body = desk.page.inner_text("pre")
     assert ["ada@example.com", "Ada"] == re.findall("ada@example.com|Ada", body)
     assert "+15550100001" not in body
-    desk.picture("revealed")
+    desk.screenshot("revealed")
     assert [] == desk.violations()
 
 
 # -- what refreshes itself --
 
 
-def test_a_row_says_what_has_become_of_it_where_it_stands(running: Rig, open_desk: Opens) -> None:
+def test_a_row_says_what_has_become_of_it_where_it_stands(running: Harness, open_desk: Opens) -> None:
     book(running, "A-1")
     desk = open_desk(OPERATOR)
     desk.open("/console/deliveries")
     desk.page.wait_for_selector("#live-state[data-state=live]")
     assert "queued" in desk.page.inner_text("tbody tr")
 
-    running.worker()
+    running.start_worker()
 
     desk.page.wait_for_selector("tbody tr .state.applied")
     assert "live" == desk.page.inner_text("#live-state")
 
 
 @pytest.mark.parametrize("how", [{"status": 503}, None], ids=["no place", "no connection"])
-def test_without_a_stream_the_page_asks_now_and_then(running: Rig, open_desk: Opens, how: Any) -> None:
+def test_without_a_stream_the_page_asks_now_and_then(running: Harness, open_desk: Opens, how: Any) -> None:
     desk = open_desk(OPERATOR)
     desk.page.route("**/console/stream", lambda route: route.fulfill(**how) if how else route.abort())
     desk.open("/console/deliveries")
@@ -370,7 +374,7 @@ def test_without_a_stream_the_page_asks_now_and_then(running: Rig, open_desk: Op
     desk.page.wait_for_selector("text=1 new delivery: show")
 
 
-def test_it_pauses_when_asked_to_and_when_nobody_looks(running: Rig, open_desk: Opens) -> None:
+def test_it_pauses_when_asked_to_and_when_nobody_looks(running: Harness, open_desk: Opens) -> None:
     desk = open_desk(OPERATOR)
     desk.page.wait_for_selector("#live-state[data-state=live]")
 
@@ -393,8 +397,8 @@ _LOOKED_AT = """(hidden) => {
 }"""
 
 
-def test_buttons_for_ticked_rows_wait_for_a_tick_and_count(running: Rig, open_desk: Opens) -> None:
-    running.worker()
+def test_buttons_for_ticked_rows_wait_for_a_tick_and_count(running: Harness, open_desk: Opens) -> None:
+    running.start_worker()
     for number in range(3):
         walk_in(running, f"B-{number}")
     wait_until(lambda: failures(running) == 3)
@@ -407,7 +411,7 @@ def test_buttons_for_ticked_rows_wait_for_a_tick_and_count(running: Rig, open_de
         return [(button.inner_text(), button.is_enabled()) for button in (replay, discard)]
 
     assert [("Replay ticked…", False), ("Discard ticked…", False)] == shown()
-    desk.picture("nothing-ticked")
+    desk.screenshot("nothing-ticked")
     boxes.nth(0).check()
     boxes.nth(2).check()
     assert [("Replay 2 ticked…", True), ("Discard 2 ticked…", True)] == shown()
@@ -415,7 +419,7 @@ def test_buttons_for_ticked_rows_wait_for_a_tick_and_count(running: Rig, open_de
     assert [("Replay 1 ticked…", True), ("Discard 1 ticked…", True)] == shown()
     page.check("#tick-all")
     assert [("Replay 3 ticked…", True), ("Discard 3 ticked…", True)] == shown()
-    desk.picture("all-ticked")
+    desk.screenshot("all-ticked")
     discard.click()
     page.wait_for_url("**/plan?**")
     assert "Discard 3: the plan" in desk.heading
@@ -424,8 +428,8 @@ def test_buttons_for_ticked_rows_wait_for_a_tick_and_count(running: Rig, open_de
     assert boxes.evaluate_all("all => all.filter(one => one.checked).length") == (3 if replay.is_enabled() else 0)
 
 
-def test_without_a_script_a_press_with_nothing_ticked_does_nothing(running: Rig, open_desk: Opens) -> None:
-    running.worker()
+def test_without_a_script_a_press_with_nothing_ticked_does_nothing(running: Harness, open_desk: Opens) -> None:
+    running.start_worker()
     walk_in(running, "B-1")
     wait_until(lambda: failures(running) == 1)
     desk = open_desk(OPERATOR, java_script_enabled=False)
@@ -434,7 +438,7 @@ def test_without_a_script_a_press_with_nothing_ticked_does_nothing(running: Rig,
         desk.open(f"/console{path}")
         desk.page.click(button)
         assert "Nothing was ticked" == desk.heading
-    desk.picture("nothing-was-ticked")
+    desk.screenshot("nothing-was-ticked")
     desk.open("/console/failures")
     desk.page.check("td.tick input")
     desk.page.click("#discard")
@@ -444,8 +448,8 @@ def test_without_a_script_a_press_with_nothing_ticked_does_nothing(running: Rig,
 # -- keys, and nothing but keys --
 
 
-def test_the_keyboard_is_enough(running: Rig, open_desk: Opens) -> None:
-    running.worker()
+def test_the_keyboard_is_enough(running: Harness, open_desk: Opens) -> None:
+    running.start_worker()
     for id in ("B-1", "B-2"):
         walk_in(running, id)
     wait_until(lambda: failures(running) == 2)
@@ -479,7 +483,7 @@ def test_the_keyboard_is_enough(running: Rig, open_desk: Opens) -> None:
     page.wait_for_url("**/console/visits/standard-B-2")
 
 
-def test_keys_are_letters_where_somebody_types_and_can_be_switched_off(running: Rig, open_desk: Opens) -> None:
+def test_keys_are_letters_where_somebody_types_and_can_be_switched_off(running: Harness, open_desk: Opens) -> None:
     desk = open_desk(OPERATOR)
     desk.page.keyboard.press("/")
     desk.page.keyboard.type("?gd")
@@ -496,8 +500,8 @@ def test_keys_are_letters_where_somebody_types_and_can_be_switched_off(running: 
 # -- without --
 
 
-def test_without_javascript_everything_is_there(running: Rig, open_desk: Opens) -> None:
-    running.worker()
+def test_without_javascript_everything_is_there(running: Harness, open_desk: Opens) -> None:
+    running.start_worker()
     walk_in(running, "B-1")
     wait_until(lambda: failures(running) == 1)
     desk = open_desk(OPERATOR, java_script_enabled=False)
@@ -524,8 +528,8 @@ def test_without_javascript_everything_is_there(running: Rig, open_desk: Opens) 
     assert desk.page.is_visible("#password")
 
 
-def test_a_viewer_sees_no_button_that_acts_and_cannot_act(running: Rig, open_desk: Opens) -> None:
-    running.worker()
+def test_a_viewer_sees_no_button_that_acts_and_cannot_act(running: Harness, open_desk: Opens) -> None:
+    running.start_worker()
     walk_in(running, "B-1")
     wait_until(lambda: failures(running) == 1)
     desk = open_desk(VIEWER)
@@ -550,8 +554,8 @@ def test_a_viewer_sees_no_button_that_acts_and_cannot_act(running: Rig, open_des
 
 
 @pytest.mark.parametrize("colours", ["light", "dark"])
-def test_every_page_is_accessible_and_fits_a_phone(running: Rig, open_desk: Opens, colours: str) -> None:
-    running.worker()
+def test_every_page_is_accessible_and_fits_a_phone(running: Harness, open_desk: Opens, colours: str) -> None:
+    running.start_worker()
     ids = fill(open_desk(OPERATOR), running)
     wide = open_desk(OPERATOR, color_scheme=colours, viewport=WIDE)
     narrow = open_desk(OPERATOR, color_scheme=colours, viewport=NARROW)
@@ -559,19 +563,19 @@ def test_every_page_is_accessible_and_fits_a_phone(running: Rig, open_desk: Open
 
     outside.open("/console/login")
     troubles = {f"login {found}" for found in outside.violations()}
-    outside.picture(f"login-{colours}-narrow")
+    outside.screenshot(f"login-{colours}-narrow")
     for name, path in PATHS.items():
         for desk, width in ((wide, "wide"), (narrow, "narrow")):
             assert 200 == desk.open(path.format(**ids)).status, name
-            desk.picture(f"{name}-{colours}-{width}")
+            desk.screenshot(f"{name}-{colours}-{width}")
             troubles |= {f"{name} {width} {found}" for found in desk.violations()}
-            if desk.sideways():
-                troubles.add(f"{name} is {desk.sideways()} pixels too wide")
+            if desk.horizontal_overflow():
+                troubles.add(f"{name} is {desk.horizontal_overflow()} pixels too wide")
 
     assert set() == troubles
 
 
-def test_on_a_phone_a_row_can_be_ticked(running: Rig, open_desk: Opens) -> None:
+def test_on_a_phone_a_row_can_be_ticked(running: Harness, open_desk: Opens) -> None:
     book(running, "A-1")
     desk = open_desk(OPERATOR, viewport=NARROW)
     desk.open("/console/deliveries")
@@ -582,23 +586,23 @@ def test_on_a_phone_a_row_can_be_ticked(running: Rig, open_desk: Opens) -> None:
     assert (18, 18) == (round(box["width"]), round(box["height"]))
 
 
-def test_a_page_says_so_when_redis_is_away_and_heals(running: Rig, open_desk: Opens, redis_url: str) -> None:
+def test_a_page_says_so_when_redis_is_away_and_heals(running: Harness, open_desk: Opens, redis_url: str) -> None:
     desk = open_desk(OPERATOR)
-    running.door.kill()
-    port = running.door.port
-    with_nowhere = {**running.door._env, "REDIS_URL": "redis://127.0.0.1:9/0"}
-    running.door._env, kept = with_nowhere, running.door._env
-    running.door.start()
+    running.web_server.kill()
+    port = running.web_server.port
+    with_nowhere = {**running.web_server._env, "REDIS_URL": "redis://127.0.0.1:9/0"}
+    running.web_server._env, kept = with_nowhere, running.web_server._env
+    running.web_server.start()
     desk.open("/console")
     assert "Redis cannot be reached" in desk.heading
-    desk.picture("redis-down")
-    assert not desk.sideways()
+    desk.screenshot("redis-down")
+    assert not desk.horizontal_overflow()
     assert [] == desk.violations()
 
-    running.door.kill()
-    running.door._env = kept
-    running.door.start()
+    running.web_server.kill()
+    running.web_server._env = kept
+    running.web_server.start()
 
     desk.page.wait_for_selector("h1:not(:has-text('Redis'))")
-    assert port == running.door.port
+    assert port == running.web_server.port
     assert re.search("Waiting|All is well", desk.heading)

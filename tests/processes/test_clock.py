@@ -16,8 +16,8 @@ from app.ledger.records import Hold
 from app.ledger.redis import Address, Redis
 from app.visits.change import Contact
 from tests.integration.ledger.test_ledger import LANES, accept, begin, change, settled, state_of, waiting, work
-from tests.processes.test_worker import Books, all_visits, booked
-from tests.support.harness import Rig, Server, wait_until
+from tests.processes.test_worker import LedgerClient, all_visits, booked
+from tests.support.harness import Harness, Server, wait_until
 
 KNOWN = Contact(id="cont_KYdl3lftgZXGRbxqoj")
 SETS = ("db:running", "db:queued", "db:waiting", "db:workers", *LANES.values())
@@ -190,11 +190,11 @@ class ClockedServer:
         options = f"--port {self.port} --bind 127.0.0.1 --appendonly yes --appendfsync always --loglevel warning"
         command = [binary(), *options.split(), "--save", "", "--dir", str(self._folder)]
         self.process = subprocess.Popen(command, env={**os.environ, **faked}, stdout=subprocess.DEVNULL)
-        wait_until(lambda: Books(self.url).command("PING") if self._listens() else None)
+        wait_until(lambda: LedgerClient(self.url).command("PING") if self._listens() else None)
 
     def _listens(self) -> bool:
         try:
-            Books(self.url).command("PING")
+            LedgerClient(self.url).command("PING")
         except Exception:
             return False
         return True
@@ -220,21 +220,21 @@ def test_whatever_a_servers_clock_does_a_visit_is_made_once(
     clocked: ClockedServer, sandbox: Server, seconds: int, restarts: bool
 ) -> None:
     with ExitStack() as stack:
-        rig, books = stack.enter_context(Rig(clocked.url, sandbox)), Books(clocked.url)
-        rig.misbehave(slow_share=1, slow_s=6, only=["POST /visits"])
-        books.land(*(booked(f"{number}", contact=KNOWN) for number in range(5)))
+        harness, books = stack.enter_context(Harness(clocked.url, sandbox)), LedgerClient(clocked.url)
+        harness.inject_faults(slow_share=1, slow_s=6, only=["POST /visits"])
+        books.accept(*(booked(f"{number}", contact=KNOWN) for number in range(5)))
         for _ in range(2):
-            rig.worker(VISITS_API_RATE="100")
-        wait_until(lambda: rig.calls().count("GET /visits/:id") == 5)
+            harness.start_worker(VISITS_API_RATE="100")
+        wait_until(lambda: harness.calls().count("GET /visits/:id") == 5)
 
         if restarts:
             clocked.kill()
         clocked.set(seconds)
         if restarts:
             clocked.start()
-        books.land(*(booked(f"late-{number}", contact=KNOWN) for number in range(5)))
-        wait_until(lambda: len(all_visits(rig)) >= 10, 60)
+        books.accept(*(booked(f"late-{number}", contact=KNOWN) for number in range(5)))
+        wait_until(lambda: len(all_visits(harness)) >= 10, 60)
         wait_until(books.is_done, 60)
 
-        assert 10 == rig.calls().count("POST /visits")
-        wait_until(lambda: "No worker is running" not in rig.doorbell("overview").stdout)
+        assert 10 == harness.calls().count("POST /visits")
+        wait_until(lambda: "No worker is running" not in harness.doorbell("overview").stdout)

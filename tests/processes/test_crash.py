@@ -18,17 +18,17 @@ from app.ledger.jobs_contract import QUEUE
 from app.ledger.ledger import ORPHAN_S
 from app.visits.change import Contact, VisitChange
 from jobs.maintenance import ORPHANS_EVERY_S
-from tests.crash.judge import doubled_in
+from tests.crash.checker import duplicated_visits
 from tests.crash.run import Plan, run
-from tests.processes.test_worker import Books, all_visits, booked
-from tests.support.harness import Rig, Server, wait_until
+from tests.processes.test_worker import LedgerClient, all_visits, booked
+from tests.support.harness import Harness, Server, wait_until
 
 
 @pytest.mark.parametrize(
     "plan",
     [
-        pytest.param(Plan(kills=12, seed=4, every_s=0.5, fast=True), id="everysec"),
-        pytest.param(Plan(kills=12, seed=9, every_s=0.5, fast=True, torn=True), id="torn"),
+        pytest.param(Plan(kills=12, seed=4, kill_interval_s=0.5, fast=True), id="everysec"),
+        pytest.param(Plan(kills=12, seed=9, kill_interval_s=0.5, fast=True, torn=True), id="torn"),
     ],
 )
 async def test_whatever_is_killed_what_was_accepted_stands_in_the_api_once(plan: Plan) -> None:
@@ -66,7 +66,7 @@ class Heir:
     """A worker that stands still until it is its turn."""
 
     worker: Server
-    books: Books
+    books: LedgerClient
 
     def still(self) -> None:
         self.worker.process.send_signal(signal.SIGSTOP)
@@ -78,52 +78,52 @@ class Heir:
 
 
 @pytest.fixture(scope="module")
-def heir(sandbox: Server) -> Iterator[tuple[Rig, Heir]]:
+def heir(sandbox: Server) -> Iterator[tuple[Harness, Heir]]:
     with ExitStack() as stack:
-        rig = stack.enter_context(Rig(stack.enter_context(valkey()), sandbox))
-        yield rig, Heir(rig.worker(), Books(rig.redis_url))
+        harness = stack.enter_context(Harness(stack.enter_context(valkey()), sandbox))
+        yield harness, Heir(harness.start_worker(), LedgerClient(harness.redis_url))
 
 
 @pytest.mark.parametrize(("before", "then", "people"), STORIES.values(), ids=STORIES)
 def test_killed_after_any_call_another_worker_finishes_and_nothing_is_there_twice(
-    heir: tuple[Rig, Heir], before: list[VisitChange], then: VisitChange, people: set[str]
+    heir: tuple[Harness, Heir], before: list[VisitChange], then: VisitChange, people: set[str]
 ) -> None:
     """The call is done, the answer never comes, and whoever waits for it dies."""
-    rig, other = heir
+    harness, other = heir
     killed = 0
     while True:
-        clean(rig, other)
-        other.books.land(*before)
+        clean(harness, other)
+        other.books.accept(*before)
         other.finish()
-        rig.misbehave(commit_then_hang_share=1, after=killed, times=1)
-        made = rig.journal()
-        other.books.land(then)
+        harness.inject_faults(commit_then_hang_share=1, after=killed, times=1)
+        made = harness.journal()
+        other.books.accept(then)
 
-        first = rig.worker()
-        wait_until(lambda: is_hanging(rig) or other.books.is_done(), 30)
+        first = harness.start_worker()
+        wait_until(lambda: is_hanging(harness) or other.books.is_done(), 30)
         first.kill()
-        if not is_hanging(rig):
+        if not is_hanging(harness):
             break
         killed += 1
         let_leases_end(other.books)
         other.finish()
 
-        story = f"killed after {[call['route'] for call in rig.journal()[len(made) :]][:killed]}"
+        story = f"killed after {[call['route'] for call in harness.journal()[len(made) :]][:killed]}"
         assert [("standard-1", "2026-03-14T09:00:00Z")] == [
-            (visit["external_id"], visit["time_scheduled"]) for visit in rig.visits()
+            (visit["external_id"], visit["time_scheduled"]) for visit in harness.visits()
         ], story
-        assert [1] * len(people) == [len(rig.api(f"/contacts?email={name}@example.com")["data"]) for name in people], (
-            story
-        )
-        assert [] == doubled_in(rig.journal()), story
+        assert [1] * len(people) == [
+            len(harness.get_from_api(f"/contacts?email={name}@example.com")["data"]) for name in people
+        ], story
+        assert [] == duplicated_visits(harness.journal()), story
     assert killed >= 1
 
 
-def is_hanging(rig: Rig) -> bool:
-    return any(call["response"] == "hang" for call in rig.journal())
+def is_hanging(harness: Harness) -> bool:
+    return any(call["response"] == "hang" for call in harness.journal())
 
 
-def let_leases_end(books: Books) -> None:
+def let_leases_end(books: LedgerClient) -> None:
     """A minute passes for who is dead."""
     for key in ("db:running", QUEUE):
         for name in books.command("ZRANGE", key, 0, -1):
@@ -135,68 +135,68 @@ def let_leases_end(books: Books) -> None:
 # Jobs that are lost -------------------------------------------------------------------------------------------------
 
 
-def no_payloads(books: Books) -> None:
+def no_payloads(books: LedgerClient) -> None:
     for key in books.command("KEYS", "arq:job:*"):
         books.command("DEL", key)
 
 
-def no_queue(books: Books) -> None:
+def no_queue(books: LedgerClient) -> None:
     books.command("DEL", QUEUE)
 
 
-def no_arq(books: Books) -> None:
+def no_arq(books: LedgerClient) -> None:
     no_payloads(books)
     no_queue(books)
 
 
 @pytest.mark.parametrize("lose", [no_payloads, no_queue, no_arq])
-def test_jobs_that_are_lost_are_queued_again(heir: tuple[Rig, Heir], lose: Callable[[Books], None]) -> None:
-    rig, other = heir
-    clean(rig, other)
-    other.books.land(*(booked(f"{number:03}") for number in range(250)))
+def test_jobs_that_are_lost_are_queued_again(heir: tuple[Harness, Heir], lose: Callable[[LedgerClient], None]) -> None:
+    harness, other = heir
+    clean(harness, other)
+    other.books.accept(*(booked(f"{number:03}") for number in range(250)))
     lose(other.books)
     a_minute_passes(other.books)
 
-    worker = rig.worker()
+    worker = harness.start_worker()
     wait_until(other.books.is_done, 40)
     worker.kill()  # the next test has nobody but its own
 
-    assert [f"standard-{number:03}" for number in range(250)] == all_visits(rig)
-    assert 250 == rig.calls().count("POST /visits")
+    assert [f"standard-{number:03}" for number in range(250)] == all_visits(harness)
+    assert 250 == harness.calls().count("POST /visits")
 
 
 def test_a_backlog_older_than_arqs_expiry_loses_nothing(
-    heir: tuple[Rig, Heir], monkeypatch: pytest.MonkeyPatch
+    heir: tuple[Harness, Heir], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The expiry is 30 days; here it is 50 ms."""
-    rig, other = heir
-    clean(rig, other)
+    harness, other = heir
+    clean(harness, other)
     script = redis.SCRIPT.replace(b"JOB_TTL_MS = 30 * 86400 * 1000", b"JOB_TTL_MS = 50")
     assert script != redis.SCRIPT
     monkeypatch.setattr(redis, "SCRIPT", script)
     monkeypatch.setattr(redis, "SHA", sha1(script).hexdigest())
-    other.books.land(*(booked(f"{number:03}") for number in range(250)))
+    other.books.accept(*(booked(f"{number:03}") for number in range(250)))
     wait_until(lambda: not other.books.command("KEYS", "arq:job:*"))
     a_minute_passes(other.books)
 
-    worker = rig.worker()
+    worker = harness.start_worker()
     wait_until(other.books.is_done, 40)
     worker.kill()  # the next test has nobody but its own
 
-    assert [f"standard-{number:03}" for number in range(250)] == all_visits(rig)
+    assert [f"standard-{number:03}" for number in range(250)] == all_visits(harness)
 
 
 def test_a_lost_job_is_noticed_within_90_seconds() -> None:
     assert ORPHAN_S + ORPHANS_EVERY_S <= 90
 
 
-def clean(rig: Rig, other: Heir) -> None:
+def clean(harness: Harness, other: Heir) -> None:
     other.still()
-    rig.empty()
+    harness.reset()
 
 
-def a_minute_passes(books: Books) -> None:
-    for work in books.works("queued"):
+def a_minute_passes(books: LedgerClient) -> None:
+    for work in books.tasks("queued"):
         books.command("ZINCRBY", "db:queued", -60_000, work)
 
 
@@ -204,14 +204,14 @@ def a_minute_passes(books: Books) -> None:
 
 
 class Torn:
-    """A Redis that forgets what it was told since `mark`, and a rig around it."""
+    """A Redis that forgets what it was told since `mark`, and a harness around it."""
 
     def __init__(self, stack: ExitStack, sandbox: Server) -> None:
         self._folder, self._port = Path(stack.enter_context(tempfile.TemporaryDirectory())), free_port()
         self._start()
         stack.callback(lambda: stop(self._server))
         url = f"redis://127.0.0.1:{self._port}/0"
-        self.rig, self.books = stack.enter_context(Rig(url, sandbox)), Books(url)
+        self.harness, self.books = stack.enter_context(Harness(url, sandbox)), LedgerClient(url)
 
     def _start(self) -> None:
         self._server = start(self._port, self._folder, appendfsync="always")
@@ -231,8 +231,8 @@ class Torn:
         self._start()
 
 
-def slow_calls(rig: Rig) -> int:
-    return [call["fault"] for call in rig.journal()].count("slow")
+def slow_calls(harness: Harness) -> int:
+    return [call["fault"] for call in harness.journal()].count("slow")
 
 
 @pytest.fixture
@@ -242,36 +242,36 @@ def torn(sandbox: Server) -> Iterator[Torn]:
 
 
 def test_a_redis_that_forgot_who_holds_what_lets_nobody_double_it(torn: Torn) -> None:
-    rig, books = torn.rig, torn.books
-    rig.misbehave(slow_share=1, slow_s=3, only=["POST /visits"])
-    books.land(*(booked(f"{number:02}", contact=Contact(id="cont_KYdl3lftgZXGRbxqoj")) for number in range(20)))
+    harness, books = torn.harness, torn.books
+    harness.inject_faults(slow_share=1, slow_s=3, only=["POST /visits"])
+    books.accept(*(booked(f"{number:02}", contact=Contact(id="cont_KYdl3lftgZXGRbxqoj")) for number in range(20)))
     torn.mark()
     for _ in range(2):
-        rig.worker()
-    wait_until(lambda: rig.calls().count("GET /visits/:id") == 20, 30)
+        harness.start_worker()
+    wait_until(lambda: harness.calls().count("GET /visits/:id") == 20, 30)
 
     torn.tear()  # The leases are gone, and twenty visits are in the making.
-    rig.behave()
-    wait_until(lambda: slow_calls(rig) == 20)
+    harness.clear_faults()
+    wait_until(lambda: slow_calls(harness) == 20)
     wait_until(books.is_done, 60)
 
-    assert [f"standard-{number:02}" for number in range(20)] == all_visits(rig)
-    assert 20 == rig.calls().count("POST /visits")
+    assert [f"standard-{number:02}" for number in range(20)] == all_visits(harness)
+    assert 20 == harness.calls().count("POST /visits")
 
 
 def test_a_redis_that_forgot_who_makes_a_customer_lets_nobody_make_him_twice(torn: Torn) -> None:
-    rig, books = torn.rig, torn.books
-    rig.misbehave(slow_share=1, slow_s=3, only=["POST /contacts"])
-    books.land(*(booked(f"{number:02}") for number in range(4)))
+    harness, books = torn.harness, torn.books
+    harness.inject_faults(slow_share=1, slow_s=3, only=["POST /contacts"])
+    books.accept(*(booked(f"{number:02}") for number in range(4)))
     torn.mark()
     for _ in range(2):
-        rig.worker()
-    wait_until(lambda: rig.calls().count("GET /contacts") == 1, 30)
+        harness.start_worker()
+    wait_until(lambda: harness.calls().count("GET /contacts") == 1, 30)
 
     torn.tear()
-    rig.behave()
-    wait_until(lambda: slow_calls(rig) == 1)
+    harness.clear_faults()
+    wait_until(lambda: slow_calls(harness) == 1)
     wait_until(books.is_done, 60)
 
-    assert [f"standard-{number:02}" for number in range(4)] == all_visits(rig)
-    assert 1 == rig.calls().count("POST /contacts")
+    assert [f"standard-{number:02}" for number in range(4)] == all_visits(harness)
+    assert 1 == harness.calls().count("POST /contacts")

@@ -24,7 +24,16 @@ import yaml
 from app.demo.valkey import free_port, valkey
 from app.settings.environment import read
 from jobs.worker import worker_settings
-from tests.support.harness import ROOT, Rig, Server, a_client, sign_standard, standard_body, status_of, wait_until
+from tests.support.harness import (
+    ROOT,
+    Harness,
+    Server,
+    http_client,
+    sign_standard,
+    standard_body,
+    status_of,
+    wait_until,
+)
 
 PROCFILE = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines())
 DEPLOY = ROOT / "deploy"
@@ -36,8 +45,10 @@ def on_path(env: dict[str, str]) -> dict[str, str]:
     return {**env, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 
-def start(rig: Rig, name: str, port: int, ready: str, **env: str) -> Server:
-    return Server(["sh", "-c", f"exec {PROCFILE[name]}"], port, ready, on_path({**rig.env, "PORT": str(port), **env}))
+def start(harness: Harness, name: str, port: int, ready: str, **env: str) -> Server:
+    return Server(
+        ["sh", "-c", f"exec {PROCFILE[name]}"], port, ready, on_path({**harness.env, "PORT": str(port), **env})
+    )
 
 
 # -- what each platform reads --
@@ -156,13 +167,13 @@ def test_the_image_has_the_python_of_the_other_platforms_runs_as_nobody_and_inst
     assert "pip install --no-cache-dir --require-hashes -r requirements.txt" == image["RUN"]
 
 
-def test_what_the_image_copies_is_enough_to_start_and_to_stop(rig: Rig, tmp_path: Path) -> None:
+def test_what_the_image_copies_is_enough_to_start_and_to_stop(harness: Harness, tmp_path: Path) -> None:
     copied = re.findall(r"^COPY (\S+)", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
     let_in = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
     for name in copied:
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, tmp_path / name)
     port = free_port()
-    env = on_path({**rig.env, "PORT": str(port), "PYTHONPATH": ""})
+    env = on_path({**harness.env, "PORT": str(port), "PYTHONPATH": ""})
     process = subprocess.Popen(json.loads(dockerfile()["CMD"]), cwd=tmp_path, env=env)
     try:
         wait_until(lambda: status_of(f"http://127.0.0.1:{port}/readyz") == 200)
@@ -181,36 +192,39 @@ def test_the_procfile_names_the_three_processes() -> None:
     assert ["web", "worker", "release"] == list(PROCFILE)
 
 
-def test_a_delivery_goes_through_the_procfiles_own_commands(rig: Rig) -> None:
+def test_a_delivery_goes_through_the_procfiles_own_commands(harness: Harness) -> None:
     port = free_port()
-    with start(rig, "web", port, "/readyz") as rig.door, start(rig, "worker", free_port(), "") as worker:
-        answer = rig.ring(
+    with (
+        start(harness, "web", port, "/readyz") as harness.web_server,
+        start(harness, "worker", free_port(), "") as worker,
+    ):
+        answer = harness.send(
             "visit.created", "A-1042", contact={"email": "ada@example.com"}, time_scheduled="2026-03-14T16:00:00Z"
         )
 
         assert (202, 1) == (answer.status_code, answer.json()["changes"])
-        visit = wait_until(lambda: rig.visit("standard-A-1042"))
+        visit = wait_until(lambda: harness.visit("standard-A-1042"))
         assert "2026-03-14T16:00:00Z" == visit["time_scheduled"]
         assert 0 == worker.kill(signal.SIGTERM)
-        assert 0 == rig.door.kill(signal.SIGTERM) or -signal.SIGTERM == rig.door.process.returncode
+        assert 0 == harness.web_server.kill(signal.SIGTERM) or -signal.SIGTERM == harness.web_server.process.returncode
 
 
 #: It is to take less than ten; a crowded machine gets some more. One that waits for the API takes sixty.
 RELEASE_S = 30
 
 
-def test_the_release_command_fails_on_wrong_settings_and_without_redis_and_on_nothing_else(rig: Rig) -> None:
+def test_the_release_command_fails_on_wrong_settings_and_without_redis_and_on_nothing_else(harness: Harness) -> None:
     def release(**env: str) -> "subprocess.CompletedProcess[str]":
-        env = on_path({**rig.env, **env})
+        env = on_path({**harness.env, **env})
         command = ["sh", "-c", PROCFILE["release"]]
         return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=RELEASE_S)
 
     assert 0 == release().returncode
-    rig.misbehave(down=True)
+    harness.inject_faults(down=True)
     assert 0 == release().returncode
-    rig.misbehave(down=False, slow_share=1, slow_s=60)
+    harness.inject_faults(down=False, slow_share=1, slow_s=60)
     assert 0 == release(HOOKS__CALENDLY__VISITS_API_TOKEN="another").returncode
-    rig.behave()
+    harness.clear_faults()
     assert 0 == release(VISITS_API_URL="http://127.0.0.1:1").returncode
     gone = release(REDIS_URL="redis://127.0.0.1:1/0")
     assert 4 == gone.returncode
@@ -254,9 +268,9 @@ class Sender(threading.Thread):
 
 
 @contextmanager
-def serving(rig: Rig, processes: int) -> Iterator[Server]:
+def serving(harness: Harness, processes: int) -> Iterator[Server]:
     """The Procfile's web; SIGKILL would leave its children behind."""
-    with start(rig, "web", free_port(), "/readyz", WEB_CONCURRENCY=str(processes)) as door:
+    with start(harness, "web", free_port(), "/readyz", WEB_CONCURRENCY=str(processes)) as door:
         try:
             yield door
         finally:
@@ -264,8 +278,10 @@ def serving(rig: Rig, processes: int) -> Iterator[Server]:
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_web_that_is_asked_to_go_answers_every_request_that_was_sent_and_loses_none(rig: Rig, processes: int) -> None:
-    with serving(rig, processes) as door:
+def test_web_that_is_asked_to_go_answers_every_request_that_was_sent_and_loses_none(
+    harness: Harness, processes: int
+) -> None:
+    with serving(harness, processes) as door:
         senders = [Sender(door.port, f"sender-{number}") for number in range(8)]
         for sender in senders:
             sender.start()
@@ -278,9 +294,9 @@ def test_web_that_is_asked_to_go_answers_every_request_that_was_sent_and_loses_n
     answers = [status for sender in senders for status in sender.answers]
     assert [""] * 8 == [sender.trouble for sender in senders]
     assert {202} == set(answers)
-    with start(rig, "worker", free_port(), ""):
-        wait_until(lambda: rig.api("/visits")["pagination"]["total"] >= len(answers), 60)
-    assert len(answers) == rig.api("/visits")["pagination"]["total"]
+    with start(harness, "worker", free_port(), ""):
+        wait_until(lambda: harness.get_from_api("/visits")["pagination"]["total"] >= len(answers), 60)
+    assert len(answers) == harness.get_from_api("/visits")["pagination"]["total"]
 
 
 class Listener(threading.Thread):
@@ -306,9 +322,13 @@ PROXYS = "a secret of the proxy"
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_event_streams_keep_web_neither_from_going_nor_from_answering(rig: Rig, processes: int) -> None:
-    rig.env |= {"SECRET_KEY": "a-key-of-the-tests", "CONSOLE_PROXY_HEADER": "X-User", "CONSOLE_PROXY_SECRET": PROXYS}
-    with serving(rig, processes) as door:
+def test_event_streams_keep_web_neither_from_going_nor_from_answering(harness: Harness, processes: int) -> None:
+    harness.env |= {
+        "SECRET_KEY": "a-key-of-the-tests",
+        "CONSOLE_PROXY_HEADER": "X-User",
+        "CONSOLE_PROXY_SECRET": PROXYS,
+    }
+    with serving(harness, processes) as door:
         listeners = [Listener(door.port) for _ in range(6)]
         senders = [Sender(door.port, f"sender-{number}") for number in range(4)]
         for thread in (*listeners, *senders):
@@ -327,13 +347,13 @@ def test_event_streams_keep_web_neither_from_going_nor_from_answering(rig: Rig, 
     assert {202} == set(answers)
     assert status in (0, -signal.SIGTERM)
     assert "exceeded" not in said  # the grace
-    with start(rig, "worker", free_port(), ""):
-        wait_until(lambda: rig.api("/visits")["pagination"]["total"] >= len(answers), 60)
-    assert len(answers) == rig.api("/visits")["pagination"]["total"]
+    with start(harness, "worker", free_port(), ""):
+        wait_until(lambda: harness.get_from_api("/visits")["pagination"]["total"] >= len(answers), 60)
+    assert len(answers) == harness.get_from_api("/visits")["pagination"]["total"]
 
 
-def test_a_request_that_was_on_its_way_when_web_was_asked_to_go_is_answered(rig: Rig) -> None:
-    with serving(rig, 1) as door:
+def test_a_request_that_was_on_its_way_when_web_was_asked_to_go_is_answered(harness: Harness) -> None:
+    with serving(harness, 1) as door:
         sender = Sender(door.port, "sender")
         first_closes = sender.ring()
         door.process.send_signal(signal.SIGTERM)
@@ -346,18 +366,18 @@ def test_a_request_that_was_on_its_way_when_web_was_asked_to_go_is_answered(rig:
         assert door.process.wait(20) in (0, -signal.SIGTERM)
 
 
-def test_two_web_processes_share_the_work_and_double_none_of_it(rig: Rig) -> None:
-    with serving(rig, 2) as rig.door:
-        pids = wait_until(lambda: len(found := children(rig.door.process.pid)) == 2 and found)
+def test_two_web_processes_share_the_work_and_double_none_of_it(harness: Harness) -> None:
+    with serving(harness, 2) as harness.web_server:
+        pids = wait_until(lambda: len(found := children(harness.web_server.process.pid)) == 2 and found)
         alone = []
         for absent in pids:
             os.kill(absent, signal.SIGSTOP)
-            alone.append(post(rig, *signed(f"without-{absent}")))
+            alone.append(post(harness, *signed(f"without-{absent}")))
             os.kill(absent, signal.SIGCONT)
         deliveries = [signed(str(number)) for number in range(100)] * 2
 
         with ThreadPoolExecutor(20) as crowd:
-            answers = list(crowd.map(lambda delivery: post(rig, *delivery), deliveries))
+            answers = list(crowd.map(lambda delivery: post(harness, *delivery), deliveries))
 
     assert [202, 202] == alone
     assert {202: 100, 200: 100} == Counter(answers)
@@ -369,10 +389,10 @@ def signed(visit: str) -> tuple[bytes, dict[str, str]]:
     return raw, sign_standard(raw)
 
 
-def post(rig: Rig, raw: bytes, headers: dict[str, str]) -> int:
+def post(harness: Harness, raw: bytes, headers: dict[str, str]) -> int:
     """On a connection of its own: whichever process is there takes it."""
-    with a_client() as client:
-        return client.post(f"{rig.door.url}/hooks/standard", content=raw, headers=headers).status_code
+    with http_client() as client:
+        return client.post(f"{harness.web_server.url}/hooks/standard", content=raw, headers=headers).status_code
 
 
 def children(pid: int) -> list[int]:
@@ -386,19 +406,21 @@ def children(pid: int) -> list[int]:
 
 def test_two_generations_and_a_release_fit_into_twenty_connections(sandbox: Server) -> None:
     with ExitStack() as stack:
-        rig = stack.enter_context(Rig(stack.enter_context(valkey()), sandbox))
-        rig.ask("CONFIG", "SET", "maxclients", "20")
+        harness = stack.enter_context(Harness(stack.enter_context(valkey()), sandbox))
+        harness.redis_command("CONFIG", "SET", "maxclients", "20")
         for _ in ("the old", "the new"):
-            rig.door = stack.enter_context(serving(rig, 1))
-            stack.enter_context(start(rig, "worker", free_port(), ""))
+            harness.web_server = stack.enter_context(serving(harness, 1))
+            stack.enter_context(start(harness, "worker", free_port(), ""))
             for number in range(50):
-                rig.ring("visit.created", f"{rig.door.port}-{number}", **VISIT)
+                harness.send("visit.created", f"{harness.web_server.port}-{number}", **VISIT)
 
-        released = subprocess.run(shlex.split(PROCFILE["release"]), cwd=ROOT, env=on_path(rig.env), capture_output=True)
-        wait_until(lambda: rig.api("/visits")["pagination"]["total"] == 100, 60)
+        released = subprocess.run(
+            shlex.split(PROCFILE["release"]), cwd=ROOT, env=on_path(harness.env), capture_output=True
+        )
+        wait_until(lambda: harness.get_from_api("/visits")["pagination"]["total"] == 100, 60)
 
         assert 0 == released.returncode
-        assert b"rejected_connections:0" in rig.ask("INFO", "stats").split()
+        assert b"rejected_connections:0" in harness.redis_command("INFO", "stats").split()
 
 
 # -- what else a platform looks for --

@@ -16,24 +16,24 @@ from app.demo.valkey import valkey
 from app.visits.change import Contact, VisitChange
 from jobs.concurrency import MAX_ACTIVE
 from jobs.contacts import LOCK_TTL_MS
-from tests.crash.judge import doubled_in
-from tests.processes.test_worker import Books
-from tests.support.harness import Rig, Server, wait_until
+from tests.crash.checker import duplicated_visits
+from tests.processes.test_worker import LedgerClient
+from tests.support.harness import Harness, Server, wait_until
 
 MANY, PEOPLE, WORKERS = 200, 40, 2
 START = datetime(2026, 3, 14, 9, tzinfo=UTC)
 
 
 @dataclass
-class House:
+class Service:
     """Two workers, their Redis, and a sandbox that behaves."""
 
-    rig: Rig
-    books: Books
+    harness: Harness
+    books: LedgerClient
 
     def land(self, order: int = 1) -> None:
         """A booking of every visit, `order` hours after nine, and money to the amount of `order`."""
-        self.books.land(
+        self.books.accept(
             *(
                 VisitChange(
                     action="create",
@@ -66,34 +66,40 @@ class House:
         return sum(self.books.member(f"{number:03}").tries for number in range(0, MANY, 7))
 
     def assert_stands(self, order: int = 1) -> None:
-        first = self.rig.api("/visits?limit=100")["visits"] + self.rig.api("/visits?limit=100&page=2")["visits"]
+        first = (
+            self.harness.get_from_api("/visits?limit=100")["visits"]
+            + self.harness.get_from_api("/visits?limit=100&page=2")["visits"]
+        )
         stands = sorted((visit["external_id"], visit["event_date"], visit["amount_collected"]) for visit in first)
         when = (START + timedelta(hours=order)).strftime("%Y-%m-%dT%H:%M:%SZ")
         assert [(f"standard-{number:03}", when, f"{order}.00") for number in range(MANY)] == stands
-        assert [] == doubled_in(self.rig.journal())
-        contacts = [len(self.rig.api(f"/contacts?email={number}%40example.com")["data"]) for number in range(PEOPLE)]
+        assert [] == duplicated_visits(self.harness.journal())
+        contacts = [
+            len(self.harness.get_from_api(f"/contacts?email={number}%40example.com")["data"])
+            for number in range(PEOPLE)
+        ]
         assert [1] * PEOPLE == contacts
-        assert [] == self.books.works("parked")
+        assert [] == self.books.tasks("parked")
 
 
 @pytest.fixture(scope="module")
-def standing(sandbox: Server) -> Iterator[House]:
+def shared_service(sandbox: Server) -> Iterator[Service]:
     with ExitStack() as stack:
-        rig = stack.enter_context(Rig(stack.enter_context(valkey()), sandbox))
+        harness = stack.enter_context(Harness(stack.enter_context(valkey()), sandbox))
         for _ in range(WORKERS):
-            rig.worker()
-        yield House(rig, Books(rig.redis_url))
+            harness.start_worker()
+        yield Service(harness, LedgerClient(harness.redis_url))
 
 
 @pytest.fixture
-def house(standing: House) -> House:
-    standing.rig.empty()
-    return standing
+def service(shared_service: Service) -> Service:
+    shared_service.harness.reset()
+    return shared_service
 
 
-def answers(rig: Rig, since: int = 0) -> Counter[Any]:
+def answers(harness: Harness, since: int = 0) -> Counter[Any]:
     """How often each answer was given to a worker, after so many calls."""
-    return Counter(call["response"] for call in rig.journal()[since:])
+    return Counter(call["response"] for call in harness.journal()[since:])
 
 
 # Trouble that meets some calls --------------------------------------------------------------------------------------
@@ -122,15 +128,15 @@ SOME: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("switches", SOME.values(), ids=SOME)
-def test_through_trouble_with_some_calls_everything_stands_once(house: House, switches: dict[str, Any]) -> None:
-    house.rig.misbehave(**switches)
+def test_through_trouble_with_some_calls_everything_stands_once(service: Service, switches: dict[str, Any]) -> None:
+    service.harness.inject_faults(**switches)
 
-    house.land()
-    house.rest(120)
+    service.land()
+    service.rest(120)
 
-    spoilt = sum(call["fault"] is not None for call in house.rig.journal())
-    calls = answers(house.rig).total()
-    house.assert_stands()
+    spoilt = sum(call["fault"] is not None for call in service.harness.journal())
+    calls = answers(service.harness).total()
+    service.assert_stands()
     assert spoilt >= switches.get("times", MANY)
     # A visit costs two calls, a customer two; a call that went wrong costs its run once more, which has four at the most,
     # and where a customer may be in the making, a look now and then of everybody who waits for him.
@@ -150,21 +156,21 @@ ALL: dict[str, tuple[dict[str, Any], int | str]] = {
 
 @pytest.mark.parametrize(("switches", "answer"), ALL.values(), ids=ALL)
 def test_while_nobody_gets_through_one_probe_asks_and_then_everything_drains(
-    house: House, switches: dict[str, Any], answer: int | str
+    service: Service, switches: dict[str, Any], answer: int | str
 ) -> None:
-    house.rig.misbehave(**switches)
-    house.land()
+    service.harness.inject_faults(**switches)
+    service.land()
     landed_at = time.monotonic()
-    wait_until(lambda: house.books.command("ZCARD", "db:held:main") > MANY - 10)
-    wait_until(lambda: not house.books.works("running"))
-    met, met_at = len(house.rig.journal()), time.monotonic()
+    wait_until(lambda: service.books.command("ZCARD", "db:held:main") > MANY - 10)
+    wait_until(lambda: not service.books.tasks("running"))
+    met, met_at = len(service.harness.journal()), time.monotonic()
 
     time.sleep(3)
-    probes = answers(house.rig, since=met)
+    probes = answers(service.harness, since=met)
     longest_s = time.monotonic() - met_at
-    tries = house.tries()
-    house.rig.behave()
-    house.rest()
+    tries = service.tries()
+    service.harness.clear_faults()
+    service.rest()
 
     # Whoever was on the way when the first was answered, and where a kept connection was reset the transport asks once more;
     # from then on a probe at most every second, for so long the gate is shut each time (RETRY_CAP_S).
@@ -174,20 +180,20 @@ def test_while_nobody_gets_through_one_probe_asks_and_then_everything_drains(
     assert probes.total() <= calls * (longest_s + 1)
     if answer in (401, 429):
         assert (0, 0) == (probes.total(), tries)
-    house.assert_stands()
+    service.assert_stands()
 
 
-def test_a_visit_that_somebody_deleted_is_made_again_by_its_next_change(house: House) -> None:
-    house.land()
-    house.rest()
+def test_a_visit_that_somebody_deleted_is_made_again_by_its_next_change(service: Service) -> None:
+    service.land()
+    service.rest()
     for number in range(0, MANY, 4):
-        house.rig.http.delete(
-            f"{house.rig.sandbox.url}/api/v1/visits/standard-{number:03}", headers={"authorization": "Bearer any"}
+        service.harness.http.delete(
+            f"{service.harness.sandbox.url}/api/v1/visits/standard-{number:03}", headers={"authorization": "Bearer any"}
         ).raise_for_status()
-    gone = len(house.rig.journal())
+    gone = len(service.harness.journal())
 
-    house.land(2)
-    house.rest()
+    service.land(2)
+    service.rest()
 
-    assert {200: MANY - MANY // 4, 404: MANY // 4, 201: MANY // 4} == answers(house.rig, since=gone)
-    house.assert_stands(2)
+    assert {200: MANY - MANY // 4, 404: MANY // 4, 201: MANY // 4} == answers(service.harness, since=gone)
+    service.assert_stands(2)

@@ -20,7 +20,7 @@ from app.console.auth import SESSION_COOKIE
 from app.demo.valkey import valkey
 from app.sandbox.store import DOCUMENTED_CONTACT
 from app.webhooks.registry import specimens
-from tests.support.harness import Rig, Server, hmac_sha256, serving, wait_until
+from tests.support.harness import Harness, Server, hmac_sha256, serving, wait_until
 
 MANY = 20
 API_KEY, PASSWORD = "acuity-api-key", "an operator's password"
@@ -65,11 +65,11 @@ def tools() -> Iterator[tuple[Tools, str]]:
 
 
 @pytest.fixture
-def house(sandbox: Server, tools: tuple[Tools, str]) -> Iterator[Rig]:
+def service(sandbox: Server, tools: tuple[Tools, str]) -> Iterator[Harness]:
     """A Redis of its own, a door with a console, and no worker yet."""
     with ExitStack() as stack:
-        rig = stack.enter_context(Rig(stack.enter_context(valkey()), sandbox))
-        rig.env |= {
+        harness = stack.enter_context(Harness(stack.enter_context(valkey()), sandbox))
+        harness.env |= {
             "HOOKS__ACUITY__SECRETS": API_KEY,
             "HOOKS__ACUITY__CREDENTIALS__USER_ID": "4711",
             "HOOKS__ACUITY__CREDENTIALS__API_KEY": API_KEY,
@@ -83,90 +83,92 @@ def house(sandbox: Server, tools: tuple[Tools, str]) -> Iterator[Rig]:
             "SECRET_KEY": "a-key-for-tests-that-is-long-enough",
             "CONSOLE_PASSWORD_HASH": PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(PASSWORD),
         }
-        rig.web()
-        yield rig
+        harness.start_web()
+        yield harness
 
 
-def fill(rig: Rig) -> None:
+def fill(harness: Harness) -> None:
     """From now on the server refuses every command that may take room."""
-    rig.ask("CONFIG", "SET", "maxmemory", "1")
+    harness.redis_command("CONFIG", "SET", "maxmemory", "1")
 
 
-def ring_acuity(rig: Rig, id: int) -> httpx.Response:
+def ring_acuity(harness: Harness, id: int) -> httpx.Response:
     raw = f"action=scheduled&id={id}&calendarID=1&appointmentTypeID=2".encode()
     signature = base64.b64encode(hmac_sha256(API_KEY.encode(), raw)).decode()
     headers = {"content-type": "application/x-www-form-urlencoded", "x-acuity-signature": signature}
-    return rig.post(raw, headers, "acuity")
+    return harness.post(raw, headers, "acuity")
 
 
-def ring_jobber(rig: Rig) -> httpx.Response:
+def ring_jobber(harness: Harness) -> httpx.Response:
     raw = json.dumps(BOOKED_JOBBER["body"]).encode()
     signature = base64.b64encode(hmac_sha256(JOBBER["secret"].encode(), raw)).decode()
-    return rig.post(raw, {"content-type": "application/json", "x-jobber-hmac-sha256": signature}, "jobber")
+    return harness.post(raw, {"content-type": "application/json", "x-jobber-hmac-sha256": signature}, "jobber")
 
 
-def ring(rig: Rig, visit_id: str, **data: Any) -> httpx.Response:
+def ring(harness: Harness, visit_id: str, **data: Any) -> httpx.Response:
     contact = {"email": f"{visit_id}@example.com"}
-    return rig.ring("visit.created", visit_id, time_scheduled="2026-03-14T16:00:00Z", **{"contact": contact, **data})
+    return harness.send(
+        "visit.created", visit_id, time_scheduled="2026-03-14T16:00:00Z", **{"contact": contact, **data}
+    )
 
 
-def test_what_was_accepted_before_redis_was_full_becomes_visits(house: Rig, tools: tuple[Tools, str]) -> None:
-    jobber = ring_jobber(house)
-    full_events = [ring(house, f"A-{number}") for number in range(MANY)]
-    thin_events = [ring_acuity(house, FIRST_APPOINTMENT + number) for number in range(MANY)]
+def test_what_was_accepted_before_redis_was_full_becomes_visits(service: Harness, tools: tuple[Tools, str]) -> None:
+    jobber = ring_jobber(service)
+    full_events = [ring(service, f"A-{number}") for number in range(MANY)]
+    thin_events = [ring_acuity(service, FIRST_APPOINTMENT + number) for number in range(MANY)]
     assert {202} == {answer.status_code for answer in [jobber, *full_events, *thin_events]}
-    fill(house)
+    fill(service)
 
-    refused = ring(house, "too-late"), ring_acuity(house, 5)
-    house.worker()
-    wait_until(lambda: len(house.visits()) >= 2 * MANY + 1, 60)
-    wait_until(lambda: not house.ask("ZCARD", "db:queued") + house.ask("ZCARD", "db:running"))
+    refused = ring(service, "too-late"), ring_acuity(service, 5)
+    service.start_worker()
+    wait_until(lambda: len(service.visits()) >= 2 * MANY + 1, 60)
+    wait_until(lambda: not service.redis_command("ZCARD", "db:queued") + service.redis_command("ZCARD", "db:running"))
 
     names = {f"standard-A-{number}" for number in range(MANY)}
     names |= {f"acuity-{FIRST_APPOINTMENT + number}" for number in range(MANY)}
-    made = {visit["external_id"] for visit in house.visits()}
+    made = {visit["external_id"] for visit in service.visits()}
     assert names == {name for name in made if not name.startswith("jobber-")}
     assert 2 * MANY + 1 == len(made)
     assert {503} == {answer.status_code for answer in refused}
-    assert (0, 0) == (house.ask("ZCARD", "db:parked"), house.ask("ZCARD", "db:waiting"))
+    assert (0, 0) == (service.redis_command("ZCARD", "db:parked"), service.redis_command("ZCARD", "db:waiting"))
     assert sorted(["/token", "/graphql"] + [f"/appointments/{FIRST_APPOINTMENT + n}" for n in range(MANY)]) == sorted(
         tools[0].asked
     )
     # A visit is still found by whose it is.
-    found = house.doorbell("deliveries", "--search", "A-1@example.com", "--json")
+    found = service.doorbell("deliveries", "--search", "A-1@example.com", "--json")
     assert [full_events[1].json()["delivery"]] == [json.loads(line)["delivery"] for line in found.stdout.splitlines()]
 
 
-def test_operators_can_act_on_a_full_redis(house: Rig) -> None:
-    house.misbehave(duplicate_external_id="unprocessable")
+def test_operators_can_act_on_a_full_redis(service: Harness) -> None:
+    service.inject_faults(duplicate_external_id="unprocessable")
     for number in range(4):
-        ring(house, f"A-{number}", contact={"id": "cont_nobody", "email": f"a-{number}@example.com"})
-    house.worker()
-    wait_until(lambda: house.ask("ZCARD", "db:parked") == 4)
-    fill(house)
+        ring(service, f"A-{number}", contact={"id": "cont_nobody", "email": f"a-{number}@example.com"})
+    service.start_worker()
+    wait_until(lambda: service.redis_command("ZCARD", "db:parked") == 4)
+    fill(service)
 
     # -- on the command line, by processes that connect to a server that is full already --
-    replayed = house.doorbell_process("replay", "standard-A-0", "--contact", DOCUMENTED_CONTACT, "--yes")
-    wait_until(lambda: house.visit("standard-A-0"))
-    discarded = house.doorbell_process("discard", "standard-A-1", "--yes")
-    paused = house.doorbell_process("pause", "standard"), house.doorbell_process("resume", "standard")
-    forgotten = house.doorbell_process("forget", "a-1@example.com", "--yes")
+    replayed = service.doorbell_process("replay", "standard-A-0", "--contact", DOCUMENTED_CONTACT, "--yes")
+    wait_until(lambda: service.visit("standard-A-0"))
+    discarded = service.doorbell_process("discard", "standard-A-1", "--yes")
+    paused = service.doorbell_process("pause", "standard"), service.doorbell_process("resume", "standard")
+    forgotten = service.doorbell_process("forget", "a-1@example.com", "--yes")
 
     commands = [replayed, discarded, *paused, forgotten]
     assert [0] * 5 == [ran.returncode for ran in commands], [ran.stderr for ran in commands]
 
     # -- at the console --
-    with Console(house) as console:
+    with Console(service) as console:
         console.log_in()
         console.carry_out("replay", "standard-A-2", contact=DOCUMENTED_CONTACT)
         console.carry_out("discard", "standard-A-3")
         assert 303 == console.post("/console/accounts/main/pause").status_code
         assert 303 == console.post("/console/accounts/main/resume").status_code
 
-    wait_until(lambda: house.visit("standard-A-2"))
-    assert ["standard-A-0", "standard-A-2"] == sorted(visit["external_id"] for visit in house.visits())
-    assert 0 == house.ask("ZCARD", "db:parked")
-    did = [json.loads(line)["action"] for line in house.doorbell("activity", "--json").stdout.splitlines()]
+    wait_until(lambda: service.visit("standard-A-2"))
+    assert ["standard-A-0", "standard-A-2"] == sorted(visit["external_id"] for visit in service.visits())
+    assert 0 == service.redis_command("ZCARD", "db:parked")
+    did = [json.loads(line)["action"] for line in service.doorbell("activity", "--json").stdout.splitlines()]
     assert ["resumed", "paused", "started a discard of 1", "started a replay of 1", "logged in"] == did[:5]
     assert {"started a replay of 1", "started a discard of 1", "paused", "resumed", "forgot a person"} <= set(did[5:])
 
@@ -174,9 +176,9 @@ def test_operators_can_act_on_a_full_redis(house: Rig) -> None:
 class Console:
     """A browser of somebody who acts."""
 
-    def __init__(self, rig: Rig) -> None:
-        self._rig = rig
-        self._http = httpx.Client(base_url=rig.door.url, timeout=30, trust_env=False)
+    def __init__(self, harness: Harness) -> None:
+        self._rig = harness
+        self._http = httpx.Client(base_url=harness.web_server.url, timeout=30, trust_env=False)
         self._cookie = ""
 
     def __enter__(self) -> "Console":
@@ -204,4 +206,4 @@ class Console:
         answer = self.post("/console/operations", do=do, ids=visit, expected="1", **more)
         assert 303 == answer.status_code, answer.text
         id = answer.headers["location"].rpartition("/")[2]
-        wait_until(lambda: self._rig.ask("HGET", f"db:operation:{id}", "state") == b"done")
+        wait_until(lambda: self._rig.redis_command("HGET", f"db:operation:{id}", "state") == b"done")

@@ -26,7 +26,7 @@ from app.telemetry.rejections import Refusals
 from app.webhooks.registry import _tool, load, specimens
 from app.webhooks.source import BadSource, Source
 from app.webhooks.specimens import find, specimen
-from tests.support.harness import Rig, Server
+from tests.support.harness import Harness, Server
 
 REDIS = {"REDIS_URL": "redis://127.0.0.1:6379"}
 SERVICEM8 = {
@@ -543,14 +543,14 @@ def test_a_source_that_needs_tenants_says_where_they_are(monkeypatch: pytest.Mon
 
 
 @pytest.fixture(scope="module")
-def open_door(redis_url: str, sandbox: Server) -> Iterator[Rig]:
-    with Rig(redis_url, sandbox) as rig:
-        rig.env |= {**SERVICEM8, **GOHIGHLEVEL, "HOOKS__ZOOM__SECRETS": specimens("zoom")["secret"]}
+def open_door(redis_url: str, sandbox: Server) -> Iterator[Harness]:
+    with Harness(redis_url, sandbox) as harness:
+        harness.env |= {**SERVICEM8, **GOHIGHLEVEL, "HOOKS__ZOOM__SECRETS": specimens("zoom")["secret"]}
         app_secret = find("servicem8", "an add-on gets the same")["secret"]
-        rig.env["HOOKS__SERVICEM8__SECRETS"] += f" {app_secret}"
-        rig.env["HOOKS__GOHIGHLEVEL__TENANTS"] = specimens("gohighlevel")["tenants"]
-        rig.web()
-        yield rig
+        harness.env["HOOKS__SERVICEM8__SECRETS"] += f" {app_secret}"
+        harness.env["HOOKS__GOHIGHLEVEL__TENANTS"] = specimens("gohighlevel")["tenants"]
+        harness.start_web()
+        yield harness
 
 
 @pytest.mark.parametrize(
@@ -564,8 +564,8 @@ def open_door(redis_url: str, sandbox: Server) -> Iterator[Rig]:
         ("zoom", "an invitee books", 202),
     ],
 )
-def test_a_specimen_rings_as_its_tool_would(open_door: Rig, source: str, specimen: str, status: int) -> None:
-    ran = open_door.doorbell("ring", source, specimen, "--to", f"{open_door.door.url}/hooks/{source}")
+def test_a_specimen_rings_as_its_tool_would(open_door: Harness, source: str, specimen: str, status: int) -> None:
+    ran = open_door.doorbell("ring", source, specimen, "--to", f"{open_door.web_server.url}/hooks/{source}")
 
     assert (0, f"answered {status}") == (ran.returncode, ran.stderr.strip())
 

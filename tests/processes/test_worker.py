@@ -33,7 +33,7 @@ from tests.support.harness import (
     CALENDLY_SECRET,
     SECRET,
     TOKEN,
-    Rig,
+    Harness,
     Server,
     sign_calendly,
     sign_standard,
@@ -52,7 +52,7 @@ CANARIES = (*SPOKEN.values(), "15550142424", TOKEN, SECRET, SECRET.removeprefix(
 
 
 @dataclass
-class Books:
+class LedgerClient:
     """The ledger, from the outside: for tests that need no door."""
 
     url: str
@@ -69,7 +69,7 @@ class Books:
 
         return asyncio.run(once())
 
-    def land(self, *changes: VisitChange) -> None:
+    def accept(self, *changes: VisitChange) -> None:
         """Each by a delivery of its own."""
 
         async def step(ledger: Ledger) -> None:
@@ -83,7 +83,7 @@ class Books:
     def member(self, visit_id: str) -> Member:
         return self.do(lambda ledger: ledger.member(f"visit:main/standard-{visit_id}"))  # type: ignore[no-any-return]
 
-    def works(self, state: Any) -> list[str]:
+    def tasks(self, state: Any) -> list[str]:
         return self.do(lambda ledger: ledger.works(state))  # type: ignore[no-any-return]
 
     def command(self, *command: Any) -> Any:
@@ -112,12 +112,15 @@ def booked(visit_id: str, **said: Any) -> VisitChange:
     return VisitChange(action="create", visit_id=visit_id, order=1, **said)
 
 
-def all_visits(rig: Rig) -> list[str]:
+def all_visits(harness: Harness) -> list[str]:
     """The external_ids of all pages."""
-    first = rig.api("/visits?limit=100")
+    first = harness.get_from_api("/visits?limit=100")
     pages = [
         first,
-        *(rig.api(f"/visits?limit=100&page={page}") for page in range(2, first["pagination"]["total_pages"] + 1)),
+        *(
+            harness.get_from_api(f"/visits?limit=100&page={page}")
+            for page in range(2, first["pagination"]["total_pages"] + 1)
+        ),
     ]
     return sorted(visit["external_id"] for page in pages for visit in page["visits"])
 
@@ -126,40 +129,47 @@ def all_visits(rig: Rig) -> list[str]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def death() -> Iterator[tuple[Rig, Books, float]]:
+def death() -> Iterator[tuple[Harness, LedgerClient, float]]:
     """A worker was killed while the API was slow to make a visit, and another one is there."""
     with ExitStack() as stack:
         url, sandbox = stack.enter_context(valkey()), stack.enter_context(Server.sandbox())
-        rig, books = stack.enter_context(Rig(url, sandbox)), Books(url)
-        rig.misbehave(slow_share=1, slow_s=3, only=["POST /visits"], times=1)
-        books.land(booked("1"))
-        first = rig.worker()
-        wait_until(lambda: "POST /contacts" in rig.calls(), 30)
-        wait_until(lambda: rig.http.get(f"{sandbox.url}/_sandbox/faults").json()["times"] == 0)
+        harness, books = stack.enter_context(Harness(url, sandbox)), LedgerClient(url)
+        harness.inject_faults(slow_share=1, slow_s=3, only=["POST /visits"], times=1)
+        books.accept(booked("1"))
+        first = harness.start_worker()
+        wait_until(lambda: "POST /contacts" in harness.calls(), 30)
+        wait_until(lambda: harness.http.get(f"{sandbox.url}/_sandbox/faults").json()["times"] == 0)
         first.kill(signal.SIGKILL)
         books.command("ZINCRBY", "db:running", -20_000, "visit:main/standard-1")  # A part of its lease passes at once.
-        rig.worker()
-        yield rig, books, time.monotonic()
+        harness.start_worker()
+        yield harness, books, time.monotonic()
 
 
-# A house with a door and two workers, for the tests that leave it standing -------------------------------------------
+# One web process and two workers, shared by the tests that leave them running --------------------------------------
 
 
 @pytest.fixture(scope="module")
-def standing(sandbox: Server) -> Iterator[tuple[Rig, list[Server]]]:
+def shared_service(sandbox: Server) -> Iterator[tuple[Harness, list[Server]]]:
     with ExitStack() as stack:
-        rig = stack.enter_context(Rig(stack.enter_context(valkey()), sandbox))
-        yield rig, [rig.web(LOG_LEVEL="DEBUG"), rig.worker(LOG_LEVEL="DEBUG"), rig.worker(LOG_LEVEL="DEBUG")]
+        harness = stack.enter_context(Harness(stack.enter_context(valkey()), sandbox))
+        yield (
+            harness,
+            [
+                harness.start_web(LOG_LEVEL="DEBUG"),
+                harness.start_worker(LOG_LEVEL="DEBUG"),
+                harness.start_worker(LOG_LEVEL="DEBUG"),
+            ],
+        )
 
 
 @pytest.fixture
-def house(standing: tuple[Rig, list[Server]]) -> Iterator[Rig]:
+def service(shared_service: tuple[Harness, list[Server]]) -> Iterator[Harness]:
     """Empty; what a test leaves undone is done before the next one."""
-    rig, _ = standing
-    rig.empty()
-    yield rig
-    rig.behave()
-    wait_until(Books(rig.redis_url).is_done)
+    harness, _ = shared_service
+    harness.reset()
+    yield harness
+    harness.clear_faults()
+    wait_until(LedgerClient(harness.redis_url).is_done)
 
 
 def calendly(kind: str, uri: str, at: str, start: str, **more: Any) -> bytes:
@@ -178,7 +188,7 @@ def calendly(kind: str, uri: str, at: str, start: str, **more: Any) -> bytes:
     return json.dumps({"event": kind, "created_at": at, "payload": payload}).encode()
 
 
-def test_what_rings_in_two_languages_stands_in_the_api(house: Rig) -> None:
+def test_what_rings_in_two_languages_stands_in_the_api(service: Harness) -> None:
     moved = calendly(
         "invitee.created", "NEW", "2026-03-01T10:00:01Z", "2026-03-15T09:00:00Z", old_invitee="OLD", new_invitee=None
     )
@@ -186,18 +196,18 @@ def test_what_rings_in_two_languages_stands_in_the_api(house: Rig) -> None:
     made = calendly("invitee.created", "OLD", "2026-03-01T09:00:00Z", "2026-03-14T09:00:00Z")
     visit = {"contact": SPOKEN, "time_scheduled": "2026-03-14T16:00:00Z"}
 
-    answers = [house.post(raw, sign_calendly(raw), hook="calendly") for raw in (moved, away, made)]
-    answers.append(house.ring("visit.created", "A-1042", "2026-03-14T12:00:00Z", **visit))
-    answers.append(house.ring("visit.completed", "A-1042", "2026-03-14T17:32:05Z", amount_collected="245.67"))
+    answers = [service.post(raw, sign_calendly(raw), hook="calendly") for raw in (moved, away, made)]
+    answers.append(service.send("visit.created", "A-1042", "2026-03-14T12:00:00Z", **visit))
+    answers.append(service.send("visit.completed", "A-1042", "2026-03-14T17:32:05Z", amount_collected="245.67"))
 
     def seen() -> bool:
-        return "time_completed" in (house.visit("standard-A-1042") or {}) and bool(house.visit("calendly-OLD"))
+        return "time_completed" in (service.visit("standard-A-1042") or {}) and bool(service.visit("calendly-OLD"))
 
     wait_until(seen)
-    wait_until(Books(house.redis_url).is_done)
-    ours, theirs = house.visit("standard-A-1042") or {}, house.visit("calendly-OLD") or {}
+    wait_until(LedgerClient(service.redis_url).is_done)
+    ours, theirs = service.visit("standard-A-1042") or {}, service.visit("calendly-OLD") or {}
     assert [202] * 5 == [answer.status_code for answer in answers]
-    assert 2 == len(house.visits())
+    assert 2 == len(service.visits())
     assert ("2026-03-14T17:32:05Z", "2026-03-14T17:32:05Z", "245.67") == (
         ours["time_completed"],
         ours["event_date"],
@@ -205,28 +215,28 @@ def test_what_rings_in_two_languages_stands_in_the_api(house: Rig) -> None:
     )
     assert ("2026-03-15T09:00:00Z", "2026-03-15T09:00:00Z") == (theirs["time_scheduled"], theirs["event_date"])
     assert ours["contact_id"] == theirs["contact_id"]
-    assert 1 == len(house.api("/contacts?email=canary.ada%40example.com")["data"])
+    assert 1 == len(service.get_from_api("/contacts?email=canary.ada%40example.com")["data"])
 
 
-def test_two_workers_double_none_of_300_visits(house: Rig) -> None:
-    books = Books(house.redis_url)
+def test_two_workers_double_none_of_300_visits(service: Harness) -> None:
+    books = LedgerClient(service.redis_url)
     contacts = [Contact(**SPOKEN | {"email": f"canary.{number % 40}@example.com"}) for number in range(300)]
 
-    books.land(*(booked(f"{number:03}", contact=contact) for number, contact in enumerate(contacts)))
-    wait_until(lambda: house.api("/visits")["pagination"]["total"] >= 300, 30)
+    books.accept(*(booked(f"{number:03}", contact=contact) for number, contact in enumerate(contacts)))
+    wait_until(lambda: service.get_from_api("/visits")["pagination"]["total"] >= 300, 30)
     wait_until(books.is_done)
 
-    assert [f"standard-{number:03}" for number in range(300)] == all_visits(house)
+    assert [f"standard-{number:03}" for number in range(300)] == all_visits(service)
     assert [40, 300, 300] == [
-        house.calls().count(call) for call in ("POST /contacts", "POST /visits", "GET /visits/:id")
+        service.calls().count(call) for call in ("POST /contacts", "POST /visits", "GET /visits/:id")
     ]
 
 
 def test_two_doors_and_four_workers_share_the_work(sandbox: Server) -> None:
     with ExitStack() as stack:
         url = stack.enter_context(valkey())
-        rig, books = stack.enter_context(Rig(url, sandbox)), Books(url)
-        doors, _ = [rig.web(), rig.web()], [rig.worker() for _ in range(4)]
+        harness, books = stack.enter_context(Harness(url, sandbox)), LedgerClient(url)
+        doors, _ = [harness.start_web(), harness.start_web()], [harness.start_worker() for _ in range(4)]
         bodies = [
             standard_body(kind, f"{number:03}", f"2026-03-14T09:00:0{at}Z", contact=SPOKEN, **said)
             for number in range(60)
@@ -242,36 +252,36 @@ def test_two_doors_and_four_workers_share_the_work(sandbox: Server) -> None:
 
         answers = []
         for number, raw in enumerate(bodies):
-            rig.door = doors[number % 2]
-            answers.append(rig.post(raw, sign_standard(raw)).status_code)
+            harness.web_server = doors[number % 2]
+            answers.append(harness.post(raw, sign_standard(raw)).status_code)
         wait_until(books.is_done, 30)
 
         assert {202} == set(answers)
-        stands = {(visit["time_scheduled"], visit["amount_collected"]) for visit in rig.visits()}
+        stands = {(visit["time_scheduled"], visit["amount_collected"]) for visit in harness.visits()}
         assert {("2026-03-21T09:00:00Z", "12.50")} == stands
-        assert [f"standard-{number:03}" for number in range(60)] == all_visits(rig)
-        assert 60 == rig.calls().count("POST /visits")
-        assert 1 == rig.calls().count("POST /contacts")
+        assert [f"standard-{number:03}" for number in range(60)] == all_visits(harness)
+        assert 60 == harness.calls().count("POST /visits")
+        assert 1 == harness.calls().count("POST /contacts")
 
 
-def test_a_visit_that_waits_for_the_api_is_applied_when_it_is_back(house: Rig) -> None:
-    house.misbehave(down=True)
-    house.ring("visit.created", "1", contact=SPOKEN, time_scheduled="2026-03-14T16:00:00Z")
-    wait_until(lambda: house.calls().count("GET /visits/:id") >= 2)
+def test_a_visit_that_waits_for_the_api_is_applied_when_it_is_back(service: Harness) -> None:
+    service.inject_faults(down=True)
+    service.send("visit.created", "1", contact=SPOKEN, time_scheduled="2026-03-14T16:00:00Z")
+    wait_until(lambda: service.calls().count("GET /visits/:id") >= 2)
 
-    house.behave()
+    service.clear_faults()
 
-    wait_until(lambda: house.visit("standard-1"))
+    wait_until(lambda: service.visit("standard-1"))
 
 
-def test_a_lost_job_is_queued_again(house: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    books = Books(house.redis_url)
+def test_a_lost_job_is_queued_again(service: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    books = LedgerClient(service.redis_url)
     steps = [["ZADD", "db:queued", 1, "visit:main/standard-1"], ["HSET", "db:visit:main/standard-1", "state", "queued"]]
-    books.land(booked("1"))
-    wait_until(lambda: house.visit("standard-1"))
+    books.accept(booked("1"))
+    wait_until(lambda: service.visit("standard-1"))
     wait_until(books.is_done)
-    house.ring("visit.updated", "1", amount_collected="1.00")
-    wait_until(lambda: "amount_collected" in (house.visit("standard-1") or {}))
+    service.send("visit.updated", "1", amount_collected="1.00")
+    wait_until(lambda: "amount_collected" in (service.visit("standard-1") or {}))
     wait_until(books.is_done)
     for step in steps:  # It is queued, and arq knows nothing of it.
         books.command(*step)
@@ -284,32 +294,34 @@ def test_a_lost_job_is_queued_again(house: Rig, monkeypatch: pytest.MonkeyPatch)
     assert 3 == len(books.member("1").attempts)
 
 
-def test_the_house_has_logged_nobodys_name(standing: tuple[Rig, list[Server]], house: Rig) -> None:
+def test_the_house_has_logged_nobodys_name(shared_service: tuple[Harness, list[Server]], service: Harness) -> None:
     """All that the tests above rang, at LOG_LEVEL=DEBUG, and some that does not go well."""
-    house.misbehave(error_share=1, error_status=500, times=3, only=["GET /contacts", "POST /visits"])
-    house.ring("visit.created", "1", contact=SPOKEN, time_scheduled="2026-03-14T16:00:00Z", amount_collected="245.67")
-    house.ring("visit.created", "2", contact={**SPOKEN, "email": "canary.ada.example.com"}, time_scheduled="tomorrow")
-    house.ring(
+    service.inject_faults(error_share=1, error_status=500, times=3, only=["GET /contacts", "POST /visits"])
+    service.send("visit.created", "1", contact=SPOKEN, time_scheduled="2026-03-14T16:00:00Z", amount_collected="245.67")
+    service.send("visit.created", "2", contact={**SPOKEN, "email": "canary.ada.example.com"}, time_scheduled="tomorrow")
+    service.send(
         "visit.created",
         "3",
         contact={**SPOKEN, "email": "canary.ada.example.com"},
         time_scheduled="2026-03-14T16:00:00Z",
     )
-    house.post(b'{"email": "canary.ada@example.com"', sign_calendly(b'{"email": "canary.ada@example.com"'), "calendly")
-    house.post(b'{"email": "canary.ada@example.com"}', {"content-type": "application/json"})
-    wait_until(lambda: house.visit("standard-1"))
-    wait_until(lambda: "visit:main/standard-3" in Books(house.redis_url).works("parked"))
+    service.post(
+        b'{"email": "canary.ada@example.com"', sign_calendly(b'{"email": "canary.ada@example.com"'), "calendly"
+    )
+    service.post(b'{"email": "canary.ada@example.com"}', {"content-type": "application/json"})
+    wait_until(lambda: service.visit("standard-1"))
+    wait_until(lambda: "visit:main/standard-3" in LedgerClient(service.redis_url).tasks("parked"))
 
-    for server in standing[1]:
+    for server in shared_service[1]:
         told = server.log.read_text()
         assert told
         assert [] == [canary for canary in (*CANARIES, "canary.ada", "tomorrow") if canary in told]
 
 
-def test_arq_knows_nobodys_name(house: Rig) -> None:
-    house.misbehave(slow_share=1, slow_s=1)
-    house.ring("visit.created", "1", contact=SPOKEN, time_scheduled="2026-03-14T16:00:00Z", amount_collected="245.67")
-    books = Books(house.redis_url)
+def test_arq_knows_nobodys_name(service: Harness) -> None:
+    service.inject_faults(slow_share=1, slow_s=1)
+    service.send("visit.created", "1", contact=SPOKEN, time_scheduled="2026-03-14T16:00:00Z", amount_collected="245.67")
+    books = LedgerClient(service.redis_url)
 
     keys = wait_until(lambda: books.command("KEYS", "arq:*"))
     told = b" ".join(
@@ -334,22 +346,22 @@ def test_arq_runs_what_the_queue_names() -> None:
 def test_a_worker_that_is_asked_to_go_finishes_what_it_began_and_loses_nothing(sandbox: Server) -> None:
     with ExitStack() as stack:
         url = stack.enter_context(valkey())
-        rig, books = stack.enter_context(Rig(url, sandbox)), Books(url)
-        rig.misbehave(slow_share=1, slow_s=0.2)
-        books.land(*(booked(f"{number:03}", contact=Contact(id="cont_KYdl3lftgZXGRbxqoj")) for number in range(200)))
-        first = rig.worker()
-        wait_until(lambda: rig.calls().count("POST /visits") > 5, 30)
+        harness, books = stack.enter_context(Harness(url, sandbox)), LedgerClient(url)
+        harness.inject_faults(slow_share=1, slow_s=0.2)
+        books.accept(*(booked(f"{number:03}", contact=Contact(id="cont_KYdl3lftgZXGRbxqoj")) for number in range(200)))
+        first = harness.start_worker()
+        wait_until(lambda: harness.calls().count("POST /visits") > 5, 30)
 
         status = first.kill(signal.SIGTERM)
-        running, stood = books.works("running"), len(all_visits(rig))
-        rig.behave()
-        rig.worker()
+        running, stood = books.tasks("running"), len(all_visits(harness))
+        harness.clear_faults()
+        harness.start_worker()
         wait_until(books.is_done, 30)
 
         assert (0, []) == (status, running)
         assert 0 < stood < 200
-        assert [f"standard-{number:03}" for number in range(200)] == all_visits(rig)
-        assert 200 == rig.calls().count("POST /visits")
+        assert [f"standard-{number:03}" for number in range(200)] == all_visits(harness)
+        assert 200 == harness.calls().count("POST /visits")
 
 
 def test_a_worker_survives_a_restart_of_its_redis(sandbox: Server) -> None:
@@ -358,39 +370,39 @@ def test_a_worker_survives_a_restart_of_its_redis(sandbox: Server) -> None:
         servers = [start(port, folder)]
         stack.callback(lambda: stop(servers[-1]))
         url = f"redis://127.0.0.1:{port}/0"
-        rig, books = stack.enter_context(Rig(url, sandbox)), Books(url)
-        rig.misbehave(slow_share=1, slow_s=1, only=["POST /visits"])
-        books.land(*(booked(f"{number:02}", contact=Contact(id="cont_KYdl3lftgZXGRbxqoj")) for number in range(80)))
-        worker = rig.worker()
-        wait_until(lambda: rig.calls().count("GET /visits/:id") >= 50, 30)
+        harness, books = stack.enter_context(Harness(url, sandbox)), LedgerClient(url)
+        harness.inject_faults(slow_share=1, slow_s=1, only=["POST /visits"])
+        books.accept(*(booked(f"{number:02}", contact=Contact(id="cont_KYdl3lftgZXGRbxqoj")) for number in range(80)))
+        worker = harness.start_worker()
+        wait_until(lambda: harness.calls().count("GET /visits/:id") >= 50, 30)
 
         servers[-1].kill()  # The first fifty are on their way to the API, the others in the queue.
         servers[-1].wait()
-        wait_until(lambda: rig.calls().count("POST /visits") >= 50)
+        wait_until(lambda: harness.calls().count("POST /visits") >= 50)
         servers.append(start(port, folder))
-        rig.behave()
+        harness.clear_faults()
         wait_until(books.is_done, 45)
 
         assert worker.process.poll() is None
-        assert [f"standard-{number:02}" for number in range(80)] == all_visits(rig)
-        assert 80 == rig.calls().count("POST /visits")
+        assert [f"standard-{number:02}" for number in range(80)] == all_visits(harness)
+        assert 80 == harness.calls().count("POST /visits")
 
 
 def test_a_worker_that_is_there_before_its_redis_waits_for_it(sandbox: Server) -> None:
     with ExitStack() as stack:
         folder, port = Path(stack.enter_context(tempfile.TemporaryDirectory())), free_port()
-        rig, books = Rig(f"redis://127.0.0.1:{port}/0", sandbox), Books(f"redis://127.0.0.1:{port}/0")
-        stack.callback(rig.__exit__)
-        rig.http.post(f"{sandbox.url}/_sandbox/reset").raise_for_status()
-        worker = rig.worker()
+        harness, books = Harness(f"redis://127.0.0.1:{port}/0", sandbox), LedgerClient(f"redis://127.0.0.1:{port}/0")
+        stack.callback(harness.__exit__)
+        harness.http.post(f"{sandbox.url}/_sandbox/reset").raise_for_status()
+        worker = harness.start_worker()
         with pytest.raises(subprocess.TimeoutExpired):
             worker.process.wait(3)
 
         server = start(port, folder)
         stack.callback(lambda: stop(server))
-        books.land(booked("1"))
+        books.accept(booked("1"))
 
-        wait_until(lambda: rig.visit("standard-1"))
+        wait_until(lambda: harness.visit("standard-1"))
 
 
 class Quoting(BaseHTTPRequestHandler):
@@ -418,13 +430,13 @@ def test_an_api_that_quotes_what_it_refuses_is_not_quoted_in_a_log(sandbox: Serv
         threading.Thread(target=api.serve_forever, daemon=True).start()
         stack.callback(api.server_close)
         stack.callback(api.shutdown)
-        rig, books = stack.enter_context(Rig(url, sandbox)), Books(url)
-        books.land(
+        harness, books = stack.enter_context(Harness(url, sandbox)), LedgerClient(url)
+        books.accept(
             booked("refused", contact=Contact(id="cont_1", **SPOKEN)),
             booked("unreadable"),  # its contacts are answered with 200 and no JSON
         )
-        worker = rig.worker(LOG_LEVEL="DEBUG", VISITS_API_URL=f"http://127.0.0.1:{api.server_port}")
-        wait_until(lambda: books.works("parked") and books.member("unreadable").tries)
+        worker = harness.start_worker(LOG_LEVEL="DEBUG", VISITS_API_URL=f"http://127.0.0.1:{api.server_port}")
+        wait_until(lambda: books.tasks("parked") and books.member("unreadable").tries)
 
         told = worker.log.read_text()
         assert "POST /visits: 422" in told
@@ -432,32 +444,32 @@ def test_an_api_that_quotes_what_it_refuses_is_not_quoted_in_a_log(sandbox: Serv
         assert "canary.ada@example.com" in books.member("refused").attempts[-1].said
 
 
-def test_jobs_that_hang_at_the_head_of_the_queue_delay_nobody(house: Rig) -> None:
-    house.misbehave(slow_share=1, slow_s=4, only=["POST /contacts"])
-    books = Books(house.redis_url)
-    books.land(*(booked(f"{number}", contact=Contact(email=f"canary.{number}@example.com")) for number in range(30)))
-    wait_until(lambda: len(books.works("running")) == 30)
+def test_jobs_that_hang_at_the_head_of_the_queue_delay_nobody(service: Harness) -> None:
+    service.inject_faults(slow_share=1, slow_s=4, only=["POST /contacts"])
+    books = LedgerClient(service.redis_url)
+    books.accept(*(booked(f"{number}", contact=Contact(email=f"canary.{number}@example.com")) for number in range(30)))
+    wait_until(lambda: len(books.tasks("running")) == 30)
 
-    books.land(booked("quick", contact=Contact(id="cont_KYdl3lftgZXGRbxqoj")))
-    wait_until(lambda: house.visits())
+    books.accept(booked("quick", contact=Contact(id="cont_KYdl3lftgZXGRbxqoj")))
+    wait_until(lambda: service.visits())
 
-    assert ["standard-quick"] == [visit["external_id"] for visit in house.visits()]
-    wait_until(lambda: len(books.works("running")) == 30)
+    assert ["standard-quick"] == [visit["external_id"] for visit in service.visits()]
+    wait_until(lambda: len(books.tasks("running")) == 30)
 
 
-def test_visits_that_the_api_always_fails_hold_up_no_other(house: Rig) -> None:
-    house.misbehave(error_share=1, error_status=500, only=["GET /visits/:id"], matching="/standard-bad")
-    books, known = Books(house.redis_url), Contact(id="cont_KYdl3lftgZXGRbxqoj")
-    books.land(*(booked(f"bad-{number}", contact=known) for number in range(30)))
+def test_visits_that_the_api_always_fails_hold_up_no_other(service: Harness) -> None:
+    service.inject_faults(error_share=1, error_status=500, only=["GET /visits/:id"], matching="/standard-bad")
+    books, known = LedgerClient(service.redis_url), Contact(id="cont_KYdl3lftgZXGRbxqoj")
+    books.accept(*(booked(f"bad-{number}", contact=known) for number in range(30)))
 
     looks: list[int] = []
     for number in range(10):
-        books.land(booked(f"good-{number}", contact=known))
+        books.accept(booked(f"good-{number}", contact=known))
         until = time.monotonic() + 1
         while time.monotonic() < until:
             looks.append(books.command("EXISTS", "db:gate:main"))
             time.sleep(0.05)
-    wait_until(lambda: len(all_visits(house)) == 10)
+    wait_until(lambda: len(all_visits(service)) == 10)
 
     assert [1] * 10 == [len(books.member(f"good-{number}").attempts) for number in range(10)]
     assert all(books.member(f"bad-{number}").tries > 3 for number in range(30))
@@ -468,23 +480,23 @@ def test_visits_that_the_api_always_fails_hold_up_no_other(house: Rig) -> None:
 def test_after_an_outage_the_backlog_drains_at_the_allowed_rate_soonest_first(sandbox: Server) -> None:
     with ExitStack() as stack:
         url = stack.enter_context(valkey())
-        rig, books = stack.enter_context(Rig(url, sandbox)), Books(url)
+        harness, books = stack.enter_context(Harness(url, sandbox)), LedgerClient(url)
         days = random.Random(1).sample(range(1, 29), 28)
         known = Contact(id="cont_KYdl3lftgZXGRbxqoj")
-        rig.misbehave(down=True)
-        rig.worker(VISITS_API_RATE="20")
-        books.land(
+        harness.inject_faults(down=True)
+        harness.start_worker(VISITS_API_RATE="20")
+        books.accept(
             *(booked(f"{day:02}", contact=known, time_scheduled=datetime(2026, 3, day, 9, tzinfo=UTC)) for day in days)
         )
-        wait_until(lambda: len(books.works("held:main")) + len(books.works("waiting")) == 28)
-        storm = len(rig.calls())
+        wait_until(lambda: len(books.tasks("held:main")) + len(books.tasks("waiting")) == 28)
+        storm = len(harness.calls())
 
-        rig.behave()
+        harness.clear_faults()
         wait_until(books.is_done, 30)
 
-        made = [call for call in rig.journal() if call["route"] == "POST /visits"]
+        made = [call for call in harness.journal() if call["route"] == "POST /visits"]
         order = [int(call["external_id"][-2:]) for call in made]
-        drained = rig.journal()[storm:]
+        drained = harness.journal()[storm:]
         assert sorted(days) == sorted(order)
         # Ten are let into the line at once, those that had waited for their own next try beside them.
         assert max(abs(place - day) for place, day in enumerate(order, 1)) <= 13, order
@@ -493,10 +505,10 @@ def test_after_an_outage_the_backlog_drains_at_the_allowed_rate_soonest_first(sa
         assert len(drained) <= 20 * ((last - first).total_seconds() + 1)
 
 
-def test_many_replays_do_not_delay_what_rings(house: Rig) -> None:
-    house.misbehave(slow_share=1, slow_s=0.05)
-    books = Books(house.redis_url)
-    books.land(*(booked(f"{number:03}", contact=Contact(id="cont_KYdl3lftgZXGRbxqoj")) for number in range(200)))
+def test_many_replays_do_not_delay_what_rings(service: Harness) -> None:
+    service.inject_faults(slow_share=1, slow_s=0.05)
+    books = LedgerClient(service.redis_url)
+    books.accept(*(booked(f"{number:03}", contact=Contact(id="cont_KYdl3lftgZXGRbxqoj")) for number in range(200)))
     wait_until(books.is_done, 30)
 
     async def replay_all(ledger: Ledger) -> None:
@@ -504,7 +516,7 @@ def test_many_replays_do_not_delay_what_rings(house: Rig) -> None:
         await asyncio.gather(*(ledger.replay(work, fresh=True, lane="replay") for work in replays))
 
     books.do(replay_all)
-    books.land(booked("live", contact=Contact(id="cont_KYdl3lftgZXGRbxqoj")))
+    books.accept(booked("live", contact=Contact(id="cont_KYdl3lftgZXGRbxqoj")))
     wait_until(books.is_done, 60)
 
     [live] = [attempt.at for attempt in books.member("live").attempts]
@@ -514,12 +526,14 @@ def test_many_replays_do_not_delay_what_rings(house: Rig) -> None:
 # The end of what began above ----------------------------------------------------------------------------------------
 
 
-def test_what_a_killed_worker_held_is_finished_by_another_within_a_minute(death: tuple[Rig, Books, float]) -> None:
-    rig, books, killed_at = death
+def test_what_a_killed_worker_held_is_finished_by_another_within_a_minute(
+    death: tuple[Harness, LedgerClient, float],
+) -> None:
+    harness, books, killed_at = death
 
     wait_until(lambda: books.member("1").state == "settled", 45 - (time.monotonic() - killed_at))
 
-    assert ["standard-1"] == all_visits(rig)
-    assert 1 == rig.calls().count("POST /visits")
-    assert 1 == len(rig.api("/contacts?email=canary.ada%40example.com")["data"])
+    assert ["standard-1"] == all_visits(harness)
+    assert 1 == harness.calls().count("POST /visits")
+    assert 1 == len(harness.get_from_api("/contacts?email=canary.ada%40example.com")["data"])
     assert "settled" == books.member("1").state

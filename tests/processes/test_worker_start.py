@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from app.demo.valkey import free_port
-from tests.support.harness import ROOT, SECRET, Rig, Server, wait_until
+from tests.support.harness import ROOT, SECRET, Harness, Server, wait_until
 
 BY_ARQ = "arq jobs.worker.WorkerSettings"
 WAYS = ["jobs", "app worker", BY_ARQ]
@@ -67,24 +67,26 @@ print(type(settings).__name__, io)
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_each_way_starts_a_worker_that_applies_visits_and_ends_when_asked(rig: Rig, way: str) -> None:
-    rig.web()
-    with Server([sys.executable, "-m", *way.split()], free_port(), "", rig.env) as worker:
-        rig.ring("visit.created", "1", contact={"id": "cont_KYdl3lftgZXGRbxqoj"}, time_scheduled="2026-03-14T16:00:00Z")
-        visit = wait_until(lambda: rig.visit("standard-1"))
+def test_each_way_starts_a_worker_that_applies_visits_and_ends_when_asked(harness: Harness, way: str) -> None:
+    harness.start_web()
+    with Server([sys.executable, "-m", *way.split()], free_port(), "", harness.env) as worker:
+        harness.send(
+            "visit.created", "1", contact={"id": "cont_KYdl3lftgZXGRbxqoj"}, time_scheduled="2026-03-14T16:00:00Z"
+        )
+        visit = wait_until(lambda: harness.visit("standard-1"))
         status = worker.kill(signal.SIGTERM)
 
     assert "2026-03-14T16:00:00Z" == visit["time_scheduled"]
     assert 0 == status
 
 
-def test_arqs_check_finds_a_worker_that_runs_and_none_that_does_not(rig: Rig) -> None:
+def test_arqs_check_finds_a_worker_that_runs_and_none_that_does_not(harness: Harness) -> None:
     def check() -> int:
-        return python("-m", "arq", "--check", "jobs.worker.WorkerSettings", **rig.env).returncode
+        return python("-m", "arq", "--check", "jobs.worker.WorkerSettings", **harness.env).returncode
 
     without = check()
-    rig.worker()
-    wait_until(lambda: rig.ask("EXISTS", "db:jobs:health-check"))
+    harness.start_worker()
+    wait_until(lambda: harness.redis_command("EXISTS", "db:jobs:health-check"))
 
     assert (1, 0) == (without, check())
 

@@ -13,39 +13,39 @@ from typing import Any
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, sync_playwright
 
-PATH = os.environ.get("CHROMIUM_PATH") or shutil.which("chromium") or shutil.which("chromium-browser") or ""
+CHROMIUM = os.environ.get("CHROMIUM_PATH") or shutil.which("chromium") or shutil.which("chromium-browser") or ""
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
 
 
 @contextmanager
 def chromium() -> Iterator[Any]:
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=PATH, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()
 
 
-class Desk:
+class ConsoleBrowser:
     """Somebody in front of the console. Whatever the browser complains about, or asks of anybody but us, is kept."""
 
-    def __init__(self, browser: Any, url: str, **how: Any) -> None:
+    def __init__(self, browser: Any, url: str, **options: Any) -> None:
         self.url = url
-        self.context = browser.new_context(viewport=how.pop("viewport", WIDE), **how)
+        self.context = browser.new_context(viewport=options.pop("viewport", WIDE), **options)
         self.context.set_default_timeout(15_000)
         self.page: Page = self.context.new_page()
-        self.complaints: list[str] = []
-        self.foreign: list[str] = []
-        self.page.on("console", self._said)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", self._asked)
+        self.errors: list[str] = []
+        self.foreign_requests: list[str] = []
+        self.page.on("console", self._on_console_message)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("request", self._on_request)
 
-    def _said(self, message: Any) -> None:
+    def _on_console_message(self, message: Any) -> None:
         if message.type in ("error", "warning") and "Failed to load resource" not in message.text:
-            self.complaints.append(message.text)
+            self.errors.append(message.text)
 
-    def _asked(self, request: Any) -> None:
+    def _on_request(self, request: Any) -> None:
         if not request.url.startswith(self.url):
-            self.foreign.append(request.url)
+            self.foreign_requests.append(request.url)
 
     def open(self, path: str) -> Any:
         return self.page.goto(self.url + path)
@@ -60,7 +60,7 @@ class Desk:
     def heading(self) -> str:
         return str(self.page.inner_text("h1"))
 
-    def sideways(self) -> int:
+    def horizontal_overflow(self) -> int:
         """By how many pixels the page is wider than the window."""
         wider = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
         return int(self.page.evaluate(wider))
@@ -71,7 +71,7 @@ class Desk:
         found = Axe().run(self.page, options={"runOnly": {"type": "tag", "values": tags}})
         return [f"{one['id']}: {node['html'][:120]}" for one in found.response["violations"] for node in one["nodes"]]
 
-    def picture(self, name: str) -> None:
+    def screenshot(self, name: str) -> None:
         if folder := os.environ.get("SCREENSHOTS"):
             Path(folder).mkdir(parents=True, exist_ok=True)
             self.page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)

@@ -94,11 +94,11 @@ def sign_calendly(raw: bytes, *, at: float | None = None, secret: str = CALENDLY
     return {"content-type": "application/json", "calendly-webhook-signature": f"t={stamp},v1={signature}"}
 
 
-def standard_body(kind: str, visit_id: str, said_at: str | datetime | None = None, **data: Any) -> bytes:
+def standard_body(event_type: str, visit_id: str, timestamp: str | datetime | None = None, **data: Any) -> bytes:
     """A body of the `standard` source. said_at: its timestamp, by default now."""
-    said_at = said_at or datetime.now(UTC)
-    stamp = said_at if isinstance(said_at, str) else said_at.isoformat().replace("+00:00", "Z")
-    return json.dumps({"type": kind, "timestamp": stamp, "data": {"visit_id": visit_id, **data}}).encode()
+    timestamp = timestamp or datetime.now(UTC)
+    stamp = timestamp if isinstance(timestamp, str) else timestamp.isoformat().replace("+00:00", "Z")
+    return json.dumps({"type": event_type, "timestamp": stamp, "data": {"visit_id": visit_id, **data}}).encode()
 
 
 def label(value: Any) -> str:
@@ -114,30 +114,30 @@ class _Body(httpx.AsyncByteStream):
         yield self._content
 
 
-def unread(answer: httpx.Response) -> httpx.Response:
+def unread_response(response: httpx.Response) -> httpx.Response:
     """A response made in a test, as a transport gives it: its body is still to be read."""
-    return httpx.Response(answer.status_code, headers=answer.headers, stream=_Body(answer.content))
+    return httpx.Response(response.status_code, headers=response.headers, stream=_Body(response.content))
 
 
-def wait_until(look: Callable[[], T], within_s: float = 30.0) -> T:
+def wait_until(condition: Callable[[], T], within_s: float = 30.0) -> T:
     """What `look` returns once it is true; fails with what it returned last."""
-    until = time.monotonic() + within_s
+    deadline = time.monotonic() + within_s
     while True:
-        seen = look()
-        if seen:
-            return seen
-        assert time.monotonic() < until, f"not within {within_s} s; last seen: {seen!r}"
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"not within {within_s} s; last seen: {value!r}"
         time.sleep(0.02)
 
 
-def a_client(**options: Any) -> httpx.Client:
+def http_client(**options: Any) -> httpx.Client:
     """For plain addresses: to read the certificates that they do not need takes as long as ten requests."""
     return httpx.Client(timeout=30, trust_env=False, verify=False, **options)
 
 
 def status_of(url: str) -> int:
     """0 if there is no answer."""
-    with a_client() as client, suppress(httpx.HTTPError):
+    with http_client() as client, suppress(httpx.HTTPError):
         return client.get(url).status_code
     return 0
 
@@ -161,10 +161,10 @@ class Server:
         assert self.process.poll() is None, self.log.read_text()
         return 0 < status_of(self.url + self._ready) < 500
 
-    def kill(self, how: signal.Signals = signal.SIGKILL) -> int:
+    def kill(self, signum: signal.Signals = signal.SIGKILL) -> int:
         """End it and wait; its exit status."""
         if self.process.poll() is None:
-            self.process.send_signal(how)
+            self.process.send_signal(signum)
         return self.process.wait(40)
 
     def restart(self) -> None:
@@ -185,12 +185,12 @@ class Server:
         return cls(arguments, port, "/_sandbox/calls", os.environ)
 
 
-class Rig:
+class Harness:
     """The whole of Doorbell around an empty Redis and an empty sandbox."""
 
     def __init__(self, redis_url: str, sandbox: Server) -> None:
         self.redis_url, self.sandbox = redis_url, sandbox
-        self.http = a_client()
+        self.http = http_client()
         self.env = {
             **{
                 name: value
@@ -208,15 +208,15 @@ class Rig:
         self._running = ExitStack()
 
     def __enter__(self) -> Self:
-        self.empty()
+        self.reset()
         return self
 
-    def empty(self) -> None:
+    def reset(self) -> None:
         """Redis and the sandbox are, and the sandbox behaves."""
         with redis.Redis.from_url(self.redis_url) as server:
             server.flushdb()
         self.http.post(f"{self.sandbox.url}/_sandbox/reset").raise_for_status()
-        self.behave()
+        self.clear_faults()
 
     def __exit__(self, *_: object) -> None:
         self._running.close()
@@ -224,13 +224,13 @@ class Rig:
 
     # -- processes --
 
-    def web(self, **env: str) -> Server:
+    def start_web(self, **env: str) -> Server:
         port = free_port()
         arguments = [sys.executable, "-m", "app", "web", "--port", str(port)]
-        self.door = self._running.enter_context(Server(arguments, port, "/healthz", {**self.env, **env}))
-        return self.door
+        self.web_server = self._running.enter_context(Server(arguments, port, "/healthz", {**self.env, **env}))
+        return self.web_server
 
-    def worker(self, **env: str) -> Server:
+    def start_worker(self, **env: str) -> Server:
         arguments = [sys.executable, "-m", "jobs"]
         return self._running.enter_context(Server(arguments, free_port(), "", {**self.env, **env}))
 
@@ -248,7 +248,7 @@ class Rig:
             command, cwd=ROOT, env=env, input=stdin.decode(), capture_output=True, text=True, timeout=60
         )
 
-    def ask(self, *command: Any) -> Any:
+    def redis_command(self, *command: Any) -> Any:
         """What Redis says."""
 
         async def once() -> Any:
@@ -263,32 +263,34 @@ class Rig:
     # -- ringing --
 
     def post(self, raw: bytes, headers: Mapping[str, str], hook: str = "standard") -> httpx.Response:
-        return self.http.post(f"{self.door.url}/hooks/{hook}", content=raw, headers=dict(headers))
+        return self.http.post(f"{self.web_server.url}/hooks/{hook}", content=raw, headers=dict(headers))
 
-    def ring(self, kind: str, visit_id: str, said_at: str | datetime | None = None, **data: Any) -> httpx.Response:
+    def send(
+        self, event_type: str, visit_id: str, timestamp: str | datetime | None = None, **data: Any
+    ) -> httpx.Response:
         """A signed `standard` delivery."""
-        raw = standard_body(kind, visit_id, said_at, **data)
+        raw = standard_body(event_type, visit_id, timestamp, **data)
         return self.post(raw, sign_standard(raw))
 
     # -- what stands in the Visits API --
 
-    def api(self, path: str) -> Any:
+    def get_from_api(self, path: str) -> Any:
         answer = self.http.get(f"{self.sandbox.url}/api/v1{path}", headers={"authorization": f"Bearer {TOKEN}"})
         return answer.json()
 
     def visits(self) -> list[dict[str, Any]]:
-        return list(self.api("/visits?limit=100")["visits"])
+        return list(self.get_from_api("/visits?limit=100")["visits"])
 
     def visit(self, external_id: str) -> dict[str, Any] | None:
         found = [visit for visit in self.visits() if visit.get("external_id") == external_id]
         assert len(found) < 2, f"doubled: {found}"
         return found[0] if found else None
 
-    def misbehave(self, **switches: Any) -> None:
+    def inject_faults(self, **switches: Any) -> None:
         """Switches of the sandbox (see app/sandbox/api.py)."""
         self.http.put(f"{self.sandbox.url}/_sandbox/faults", json=switches).raise_for_status()
 
-    def behave(self) -> None:
+    def clear_faults(self) -> None:
         self.http.delete(f"{self.sandbox.url}/_sandbox/faults").raise_for_status()
 
     def journal(self) -> list[dict[str, Any]]:

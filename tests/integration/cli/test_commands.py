@@ -29,51 +29,51 @@ from app.demo.valkey import free_port, valkey
 from app.operators.filter import Filter
 from app.operators.operations import OperationRequest, Operations
 from app.settings.environment import read
-from tests.processes.test_worker import Books
-from tests.support.harness import ROOT, SECRET, Rig, Server, sign_standard, standard_body, wait_until
+from tests.processes.test_worker import LedgerClient
+from tests.support.harness import ROOT, SECRET, Harness, Server, sign_standard, standard_body, wait_until
 
 ADA = {"email": "ada@example.com", "first_name": "Ada", "last_name": "Lovelace", "phone": "+15550100001"}
 PERSONAL = ("ada@example.com", "Lovelace", "+15550100001")
 
 
 @pytest.fixture(scope="module")
-def standing(sandbox: Server) -> Iterator[Rig]:
+def shared_service(sandbox: Server) -> Iterator[Harness]:
     """A door and a worker that does not wait long for an e-mail."""
-    with valkey() as url, Rig(url, sandbox) as rig:
-        rig.env |= {"SECRET_KEY": "key-of-the-tests", "CONTACT_FOR_S": "0.2"}
-        rig.web()
-        rig.worker()
-        yield rig
+    with valkey() as url, Harness(url, sandbox) as harness:
+        harness.env |= {"SECRET_KEY": "key-of-the-tests", "CONTACT_FOR_S": "0.2"}
+        harness.start_web()
+        harness.start_worker()
+        yield harness
 
 
 @pytest.fixture
-def house(standing: Rig) -> Iterator[Rig]:
+def service(shared_service: Harness) -> Iterator[Harness]:
     """Empty; what a test leaves undone is done before the next one."""
-    standing.empty()
-    yield standing
-    wait_until(Books(standing.redis_url).is_done)
+    shared_service.reset()
+    yield shared_service
+    wait_until(LedgerClient(shared_service.redis_url).is_done)
 
 
 @pytest.fixture
-def busy(house: Rig) -> Rig:
+def busy(service: Harness) -> Harness:
     """One visit applied, one without an e-mail, whose wait is over."""
-    house.ring("visit.created", "A-1", "2026-03-01T09:00:00Z", contact=ADA, time_scheduled="2026-03-14T16:00:00Z")
-    house.ring("visit.created", "A-2", "2026-03-01T09:00:00Z", time_scheduled="2026-03-15T16:00:00Z")
-    wait_until(lambda: rows(house, "deliveries", "--state", "applied", "--json"))
-    wait_until(lambda: rows(house, "failures", "--json"))
-    return house
+    service.send("visit.created", "A-1", "2026-03-01T09:00:00Z", contact=ADA, time_scheduled="2026-03-14T16:00:00Z")
+    service.send("visit.created", "A-2", "2026-03-01T09:00:00Z", time_scheduled="2026-03-15T16:00:00Z")
+    wait_until(lambda: rows(service, "deliveries", "--state", "applied", "--json"))
+    wait_until(lambda: rows(service, "failures", "--json"))
+    return service
 
 
-def noted(rig: Rig) -> list[tuple[bytes, bytes]]:
+def noted(harness: Harness) -> list[tuple[bytes, bytes]]:
     """What the audit log says was done, and of what."""
-    return [(fields[5], fields[7]) for _, fields in rig.ask("XRANGE", "db:audit-log", "-", "+")]
+    return [(fields[5], fields[7]) for _, fields in harness.redis_command("XRANGE", "db:audit-log", "-", "+")]
 
 
-def rows(rig: Rig, *command: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in rig.doorbell(*command).stdout.splitlines()]
+def rows(harness: Harness, *command: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in harness.doorbell(*command).stdout.splitlines()]
 
 
-def test_what_happened_can_be_asked_in_every_way(busy: Rig) -> None:
+def test_what_happened_can_be_asked_in_every_way(busy: Harness) -> None:
     first, second = sorted(rows(busy, "deliveries", "--json"), key=lambda row: row["visits"])
 
     assert (["standard-A-1"], "applied", "visit.created") == (first["visits"], first["state"], first["event"])
@@ -89,7 +89,7 @@ def test_what_happened_can_be_asked_in_every_way(busy: Rig) -> None:
     assert told["attempts"] == story["attempts"]
 
 
-def test_nothing_personal_is_shown_unless_it_is_asked_for(busy: Rig) -> None:
+def test_nothing_personal_is_shown_unless_it_is_asked_for(busy: Harness) -> None:
     delivery = next(row["delivery"] for row in rows(busy, "deliveries", "--json") if row["visits"] == ["standard-A-1"])
     commands = [["deliveries"], ["deliveries", "--json"], ["show", delivery], ["visit", "standard-A-1"], ["failures"]]
 
@@ -98,7 +98,7 @@ def test_nothing_personal_is_shown_unless_it_is_asked_for(busy: Rig) -> None:
     assert [] == [word for word in PERSONAL if word in shown]
 
 
-def test_what_is_revealed_is_in_the_audit_log(busy: Rig) -> None:
+def test_what_is_revealed_is_in_the_audit_log(busy: Harness) -> None:
     delivery = next(row["delivery"] for row in rows(busy, "deliveries", "--json") if row["visits"] == ["standard-A-1"])
     shown = [
         busy.doorbell(*command, "--show-personal-data") for command in (["visit", "standard-A-1"], ["show", delivery])
@@ -115,9 +115,9 @@ def test_what_is_revealed_is_in_the_audit_log(busy: Rig) -> None:
     ] == noted(busy)
 
 
-def test_what_is_paused_waits_and_goes_out_when_it_is_resumed(busy: Rig) -> None:
+def test_what_is_paused_waits_and_goes_out_when_it_is_resumed(busy: Harness) -> None:
     unknown, paused, again = (busy.doorbell("pause", hook) for hook in ("nobody", "calendly", "standard"))
-    rang = busy.ring("visit.created", "A-3", contact=ADA, time_scheduled="2026-03-16T16:00:00Z")
+    rang = busy.send("visit.created", "A-3", contact=ADA, time_scheduled="2026-03-16T16:00:00Z")
     before = len(busy.calls())
     held = wait_until(lambda: rows(busy, "deliveries", "--state", "held", "--json"))
     told = next(row for row in rows(busy, "doctor", "--json") if row["check"] == "visits_api.gate")
@@ -135,7 +135,7 @@ def test_what_is_paused_waits_and_goes_out_when_it_is_resumed(busy: Rig) -> None
     assert {(b"paused", b"main"), (b"resumed", b"main")} == set(noted(busy))
 
 
-def test_a_failure_is_replayed_with_a_contact_that_an_operator_names(busy: Rig) -> None:
+def test_a_failure_is_replayed_with_a_contact_that_an_operator_names(busy: Harness) -> None:
     [failure] = rows(busy, "failures", "--json")
 
     replayed = busy.doorbell("replay", failure["id"], "--contact", "cont_KYdl3lftgZXGRbxqoj", "--yes")
@@ -147,17 +147,17 @@ def test_a_failure_is_replayed_with_a_contact_that_an_operator_names(busy: Rig) 
     assert 5 == busy.doorbell("failures").returncode
 
 
-def test_a_failure_is_discarded_and_a_newer_change_still_counts(busy: Rig) -> None:
+def test_a_failure_is_discarded_and_a_newer_change_still_counts(busy: Harness) -> None:
     assert 0 == busy.doorbell("discard", "standard-A-2", "--yes").returncode
     assert 5 == busy.doorbell("failures").returncode
 
-    busy.ring("visit.updated", "A-2", "2026-03-02T09:00:00Z", contact=ADA, time_scheduled="2026-03-16T16:00:00Z")
+    busy.send("visit.updated", "A-2", "2026-03-02T09:00:00Z", contact=ADA, time_scheduled="2026-03-16T16:00:00Z")
 
     visit = wait_until(lambda: busy.visit("standard-A-2"))
     assert "2026-03-16T16:00:00Z" == visit["time_scheduled"]
 
 
-def test_a_replay_of_what_stands_changes_nothing(busy: Rig) -> None:
+def test_a_replay_of_what_stands_changes_nothing(busy: Harness) -> None:
     before = busy.visit("standard-A-1")
     calls = len(busy.calls())
 
@@ -168,15 +168,15 @@ def test_a_replay_of_what_stands_changes_nothing(busy: Rig) -> None:
     assert before == busy.visit("standard-A-1")
 
 
-def test_ring_sends_a_signed_specimen_and_a_wrong_secret_is_told(house: Rig) -> None:
-    to = f"{house.door.url}/hooks/calendly"
+def test_ring_sends_a_signed_specimen_and_a_wrong_secret_is_told(service: Harness) -> None:
+    to = f"{service.web_server.url}/hooks/calendly"
 
-    rung = house.doorbell("ring", "calendly", "an invitee books", "--to", to)
-    refused = house.doorbell("ring", "calendly", "1", "--to", to, HOOKS__CALENDLY__SECRETS="another-secret-of-tests")
+    rung = service.doorbell("ring", "calendly", "an invitee books", "--to", to)
+    refused = service.doorbell("ring", "calendly", "1", "--to", to, HOOKS__CALENDLY__SECRETS="another-secret-of-tests")
 
     assert (0, 1) == (rung.returncode, json.loads(rung.stdout)["changes"])
     assert (3, "signature_mismatch") == (refused.returncode, json.loads(refused.stdout)["error"])
-    assert "an invitee books" in house.doorbell("ring", "calendly").stdout
+    assert "an invitee books" in service.doorbell("ring", "calendly").stdout
 
 
 @pytest.mark.parametrize(
@@ -201,9 +201,9 @@ def test_ring_sends_a_signed_specimen_and_a_wrong_secret_is_told(house: Rig) -> 
     ],
 )
 def test_the_exit_status_says_what_kind_of_end_it_was(
-    rig: Rig, status: int, command: list[str], env: dict[str, str]
+    harness: Harness, status: int, command: list[str], env: dict[str, str]
 ) -> None:
-    ran = rig.doorbell(*command, **env)
+    ran = harness.doorbell(*command, **env)
 
     assert status == ran.returncode, ran.stderr
 
@@ -212,17 +212,17 @@ def test_the_exit_status_says_what_kind_of_end_it_was(
     ("status", "command", "at"),
     [(0, "sources", ""), (3, "failures", ""), (4, "failures", "redis://127.0.0.1:1/0")],
 )
-def test_a_process_ends_with_the_status_of_its_command(rig: Rig, status: int, command: str, at: str) -> None:
-    ran = rig.doorbell_process(command, REDIS_URL=at)
+def test_a_process_ends_with_the_status_of_its_command(harness: Harness, status: int, command: str, at: str) -> None:
+    ran = harness.doorbell_process(command, REDIS_URL=at)
 
     assert status == ran.returncode, ran.stderr
     assert (status == 0) == bool(ran.stdout)
     assert "Traceback" not in ran.stderr
 
 
-def test_doctor_names_each_trouble_with_its_fix(rig: Rig) -> None:
+def test_doctor_names_each_trouble_with_its_fix(harness: Harness) -> None:
     def doctor(**env: str) -> tuple[int, dict[str, dict[str, str]]]:
-        ran = rig.doorbell("doctor", "--json", **env)
+        ran = harness.doorbell("doctor", "--json", **env)
         return ran.returncode, {row["check"]: row for row in map(json.loads, ran.stdout.splitlines())}
 
     status, checks = doctor(HOOKS__ACUITY__SECRETS="a-secret-of-tests", HOOKS__SQUARE__SECRETS="")
@@ -241,10 +241,10 @@ def test_doctor_names_each_trouble_with_its_fix(rig: Rig) -> None:
     assert 4 == doctor(REDIS_URL="redis://127.0.0.1:1/0")[0]
 
 
-def test_a_healthy_doorbell_has_a_healthy_doctor(rig: Rig) -> None:
-    rig.worker()
+def test_a_healthy_doorbell_has_a_healthy_doctor(harness: Harness) -> None:
+    harness.start_worker()
 
-    ran = wait_until(lambda: (told := rig.doorbell("doctor")).returncode == 0 and told)
+    ran = wait_until(lambda: (told := harness.doorbell("doctor")).returncode == 0 and told)
 
     assert "at work" in ran.stdout
 
@@ -252,7 +252,7 @@ def test_a_healthy_doorbell_has_a_healthy_doctor(rig: Rig) -> None:
 # -- replay --
 
 
-def test_a_replay_shows_its_plan_and_waits_for_a_yes(busy: Rig) -> None:
+def test_a_replay_shows_its_plan_and_waits_for_a_yes(busy: Harness) -> None:
     planned = busy.doorbell("replay", "--state", "parked", "--contact", "cont_KYdl3lftgZXGRbxqoj", "--dry-run")
     unasked = busy.doorbell("replay", "--state", "parked", "--contact", "cont_KYdl3lftgZXGRbxqoj")
 
@@ -264,7 +264,7 @@ def test_a_replay_shows_its_plan_and_waits_for_a_yes(busy: Rig) -> None:
     assert ["standard-A-2"] == [row["id"] for row in rows(busy, "failures", "--json")]
 
 
-def test_a_replay_tells_each_as_json_and_an_unknown_id_does_not_stop_the_others(busy: Rig) -> None:
+def test_a_replay_tells_each_as_json_and_an_unknown_id_does_not_stop_the_others(busy: Harness) -> None:
     ids = ("standard-A-2", "standard-nobody", "standard-A-1")
 
     ran = busy.doorbell("replay", *ids, "--contact", "cont_KYdl3lftgZXGRbxqoj", "--yes", "--json")
@@ -275,7 +275,7 @@ def test_a_replay_tells_each_as_json_and_an_unknown_id_does_not_stop_the_others(
     assert wait_until(lambda: busy.visit("standard-A-2"))
 
 
-def test_nobodys_name_is_in_a_plan(busy: Rig) -> None:
+def test_nobodys_name_is_in_a_plan(busy: Harness) -> None:
     shown = [
         busy.doorbell("replay", "--source", "standard", "--dry-run", *more) for more in ([], ["--json"], ["--recheck"])
     ]
@@ -285,9 +285,9 @@ def test_nobodys_name_is_in_a_plan(busy: Rig) -> None:
     assert [] == [word for word in PERSONAL if word in text]
 
 
-def test_a_password_is_read_from_stdin_and_only_its_hash_is_written(rig: Rig) -> None:
-    made = rig.doorbell_process("hash-password", stdin=b"a long enough one\n")
-    short = rig.doorbell("hash-password", stdin=b"short\n")
+def test_a_password_is_read_from_stdin_and_only_its_hash_is_written(harness: Harness) -> None:
+    made = harness.doorbell_process("hash-password", stdin=b"a long enough one\n")
+    short = harness.doorbell("hash-password", stdin=b"short\n")
 
     assert 0 == made.returncode
     assert PasswordHasher().verify(made.stdout.strip(), "a long enough one")
@@ -297,32 +297,32 @@ def test_a_password_is_read_from_stdin_and_only_its_hash_is_written(rig: Rig) ->
 # -- lists and their words --
 
 
-def ids(rig: Rig, *command: str) -> list[str]:
-    return [visit for row in rows(rig, *command, "--json") for visit in row["visits"]]
+def ids(harness: Harness, *command: str) -> list[str]:
+    return [visit for row in rows(harness, *command, "--json") for visit in row["visits"]]
 
 
-def test_deliveries_are_found_by_whatever_one_has(house: Rig) -> None:
+def test_deliveries_are_found_by_whatever_one_has(service: Harness) -> None:
     raw = standard_body("visit.created", "A-1", contact=ADA, time_scheduled="2026-03-14T16:00:00Z")
-    delivery = house.post(raw, sign_standard(raw) | {"x-request-id": "req-7f3a"}).json()["delivery"]
-    house.ring("visit.created", "A-2", time_scheduled="2026-03-15T16:00:00Z")
-    wait_until(lambda: house.visit("standard-A-1"))
-    wait_until(lambda: rows(house, "failures", "--json"))
-    wait_until(lambda: rows(house, "deliveries", "--search", "req-7f3a", "--json"))
+    delivery = service.post(raw, sign_standard(raw) | {"x-request-id": "req-7f3a"}).json()["delivery"]
+    service.send("visit.created", "A-2", time_scheduled="2026-03-15T16:00:00Z")
+    wait_until(lambda: service.visit("standard-A-1"))
+    wait_until(lambda: rows(service, "failures", "--json"))
+    wait_until(lambda: rows(service, "deliveries", "--search", "req-7f3a", "--json"))
 
     def found(*words: str) -> list[str]:
-        return ids(house, "deliveries", *words)
+        return ids(service, "deliveries", *words)
 
     for had in ("A-1", "standard-A-1", delivery, "req-7f3a", " ADA@example.com", "+1 (555) 010-0001"):
         assert ["standard-A-1"] == found("--search", had), had
     assert ["standard-A-1"] == found("--visit", "A-1")
-    exported = house.doorbell("export", "visits", "--search", "ada@example.com", "--format", "ndjson")
+    exported = service.doorbell("export", "visits", "--search", "ada@example.com", "--format", "ndjson")
     assert ["standard-A-1"] == [json.loads(line)["visit"] for line in exported.stdout.splitlines()]
     assert [] == found("--search", "ada@example.com", "--state", "superseded")
     assert [] == found("--visit", "A-1", "--search", "A-2")
     assert [] == found("--search", "A-1", "--hook", "calendly")
 
 
-def test_lists_take_the_words_of_replay(busy: Rig) -> None:
+def test_lists_take_the_words_of_replay(busy: Harness) -> None:
     assert ["standard-A-1"] == ids(busy, "deliveries", "--state", "applied")
     assert ["standard-A-2"] == ids(busy, "deliveries", "--state", "parked")
     assert ["standard-A-2"] == ids(busy, "deliveries", "--reason", "contact")
@@ -341,7 +341,7 @@ def test_lists_take_the_words_of_replay(busy: Rig) -> None:
         assert count == len(rows(busy, "failures", *words, "--json")), words
 
 
-def test_a_list_says_where_it_goes_on(busy: Rig) -> None:
+def test_a_list_says_where_it_goes_on(busy: Harness) -> None:
     first = busy.doorbell("deliveries", "--limit", "1", "--json")
     mark = re.search(r"--cursor (\S+),", first.stderr)
     assert mark
@@ -353,14 +353,14 @@ def test_a_list_says_where_it_goes_on(busy: Rig) -> None:
     assert "" == rest.stderr
 
 
-def test_a_story_is_one_line_as_json(busy: Rig) -> None:
+def test_a_story_is_one_line_as_json(busy: Harness) -> None:
     [delivery] = [row["delivery"] for row in rows(busy, "deliveries", "--visit", "A-1", "--json")]
 
     assert [delivery] == [row["delivery"] for row in rows(busy, "show", delivery, "--json")]
     assert ["standard-A-1"] == [row["visit"] for row in rows(busy, "visit", "standard-A-1", "--json")]
 
 
-def test_a_failure_names_the_delivery_that_it_came_of_also_after_an_operators_word(busy: Rig) -> None:
+def test_a_failure_names_the_delivery_that_it_came_of_also_after_an_operators_word(busy: Harness) -> None:
     [before] = rows(busy, "failures", "--json")
 
     busy.doorbell("replay", "standard-A-2", "--contact", "cont_bogus", "--yes")
@@ -375,19 +375,23 @@ STEERING = "\x1b]0;owned\x07\x1b[2J\u202eevil\u2066\u200f\x9b31m\x7f\U000e0001"
 
 @pytest.mark.parametrize("command", [["deliveries"], ["failures"], ["show"], ["visit"], ["overview"]], ids=" ".join)
 @pytest.mark.parametrize("form", [[], ["--json"]], ids=["table", "json"])
-def test_what_a_sender_writes_does_not_steer_the_terminal(house: Rig, command: list[str], form: list[str]) -> None:
-    rang = house.ring(
+def test_what_a_sender_writes_does_not_steer_the_terminal(
+    service: Harness, command: list[str], form: list[str]
+) -> None:
+    rang = service.send(
         f"visit.created{STEERING}", f"A{STEERING}", contact={"email": "ada@example.com", "last_name": STEERING}
     )
-    house.ring("visit.created", f"B{STEERING}", contact={"first_name": STEERING}, time_scheduled="2026-03-15T16:00:00Z")
-    wait_until(lambda: rows(house, "failures", "--json"))
-    [failure] = rows(house, "failures", "--json")
+    service.send(
+        "visit.created", f"B{STEERING}", contact={"first_name": STEERING}, time_scheduled="2026-03-15T16:00:00Z"
+    )
+    wait_until(lambda: rows(service, "failures", "--json"))
+    [failure] = rows(service, "failures", "--json")
     subject = {
         "show": [rang.json()["delivery"], "--show-personal-data"],
         "visit": [failure["id"], "--show-personal-data"],
     }
 
-    told = house.doorbell(*command, *subject.get(command[0], []), *form)
+    told = service.doorbell(*command, *subject.get(command[0], []), *form)
 
     assert told.stdout
     assert [] == [one for one in told.stdout + told.stderr if not one.isprintable() and one != "\n"]
@@ -401,14 +405,16 @@ def test_a_line_of_json_says_what_was_written_and_a_cell_shows_where_something_w
 
 @pytest.mark.parametrize("command", ["replay", "discard"])
 @pytest.mark.parametrize("option", ["--visit", "--search", "--hook", "--source", "--reason"])
-def test_a_value_that_a_script_left_empty_does_not_widen_what_is_meant(busy: Rig, command: str, option: str) -> None:
+def test_a_value_that_a_script_left_empty_does_not_widen_what_is_meant(
+    busy: Harness, command: str, option: str
+) -> None:
     told = busy.doorbell(command, option, "", "--since", "7d", "--yes")
 
     assert 2 == told.returncode
     assert f"{option} is empty" in told.stderr
 
 
-def test_what_fits_a_filter_is_discarded_after_a_plan(busy: Rig) -> None:
+def test_what_fits_a_filter_is_discarded_after_a_plan(busy: Harness) -> None:
     planned = busy.doorbell("discard", "--reason", "contact", "--dry-run")
     unasked = busy.doorbell("discard", "--source", "standard")
     none = [
@@ -427,14 +433,14 @@ def test_what_fits_a_filter_is_discarded_after_a_plan(busy: Rig) -> None:
     assert {(b"started a discard of 1", "state parked, search …".encode())} == set(noted(busy))
 
 
-def test_a_plan_with_nothing_to_do_does_nothing(busy: Rig) -> None:
+def test_a_plan_with_nothing_to_do_does_nothing(busy: Harness) -> None:
     [told] = rows(busy, "discard", "standard-A-1", "--json")
 
     assert ("standard-A-1", "nothing_to_discard") == (told["id"], told["state"])
     assert [] == noted(busy)
 
 
-def test_discard_goes_on_past_an_unknown_id(busy: Rig) -> None:
+def test_discard_goes_on_past_an_unknown_id(busy: Harness) -> None:
     ran = busy.doorbell("discard", "standard-nobody", "standard-A-2", "--yes", "--json")
 
     told = {row["id"]: row["state"] for row in map(json.loads, ran.stdout.splitlines())}
@@ -442,26 +448,26 @@ def test_discard_goes_on_past_an_unknown_id(busy: Rig) -> None:
     assert 5 == busy.doorbell("discard", "standard-nobody", "--yes").returncode
 
 
-def test_what_was_not_let_in_is_told_with_its_likely_cause(rig: Rig) -> None:
-    rig.web()
+def test_what_was_not_let_in_is_told_with_its_likely_cause(harness: Harness) -> None:
+    harness.start_web()
     raw = standard_body("visit.created", "A-1")
-    rig.post(raw, sign_standard(raw, at=time.time() - 720))
-    rig.post(raw, sign_standard(raw, secret="whsec_c2VjcmV0LXNlY3JldC1zZWNyZXQ="))
-    rig.door.kill(signal.SIGTERM)
+    harness.post(raw, sign_standard(raw, at=time.time() - 720))
+    harness.post(raw, sign_standard(raw, secret="whsec_c2VjcmV0LXNlY3JldC1zZWNyZXQ="))
+    harness.web_server.kill(signal.SIGTERM)
 
-    told = {row["reason"]: row for row in rows(rig, "rejections", "--json")}
+    told = {row["reason"]: row for row in rows(harness, "rejections", "--json")}
 
     assert {"signature_stale", "signature_mismatch"} == told.keys()
     assert "12 min" in told["signature_stale"]["cause"]
     assert "secret" in told["signature_mismatch"]["cause"]
-    assert ["signature_stale"] == [row["reason"] for row in rows(rig, "rejections", "--reason", "stale", "--json")]
-    assert 5 == rig.doorbell("rejections", "--hook", "calendly").returncode
+    assert ["signature_stale"] == [row["reason"] for row in rows(harness, "rejections", "--reason", "stale", "--json")]
+    assert 5 == harness.doorbell("rejections", "--hook", "calendly").returncode
 
 
 # -- export --
 
 
-def test_an_export_is_csv_or_a_line_of_json_each(busy: Rig) -> None:
+def test_an_export_is_csv_or_a_line_of_json_each(busy: Harness) -> None:
     table = list(csv.DictReader(busy.doorbell("export", "deliveries").stdout.splitlines()))
     assert {"standard-A-1": "applied", "standard-A-2": "parked"} == {row["visits"]: row["state"] for row in table}
 
@@ -474,7 +480,7 @@ def test_an_export_is_csv_or_a_line_of_json_each(busy: Rig) -> None:
     assert 5 == busy.doorbell("export", "visits", "--hook", "calendly").returncode
 
 
-def test_an_export_of_visits_takes_the_filters_of_the_lists(busy: Rig) -> None:
+def test_an_export_of_visits_takes_the_filters_of_the_lists(busy: Harness) -> None:
     [delivery] = [row["delivery"] for row in rows(busy, "deliveries", "--visit", "standard-A-1", "--json")]
 
     def found(*filter: str) -> list[str]:
@@ -492,7 +498,7 @@ def test_an_export_of_visits_takes_the_filters_of_the_lists(busy: Rig) -> None:
 WHAT = ("deliveries", "visits")
 
 
-def test_an_export_reveals_nothing_personal_unless_that_is_confirmed_and_it_is_in_the_audit_log(busy: Rig) -> None:
+def test_an_export_reveals_nothing_personal_unless_that_is_confirmed_and_it_is_in_the_audit_log(busy: Harness) -> None:
     hidden = [busy.doorbell("export", what, "--format", kind) for what in WHAT for kind in ("csv", "ndjson")]
     unsaid = busy.doorbell("export", "visits", "--show-personal-data")
     revealed = [busy.doorbell("export", what, "--show-personal-data", "--yes", "--format", "ndjson") for what in WHAT]
@@ -506,16 +512,18 @@ def test_an_export_reveals_nothing_personal_unless_that_is_confirmed_and_it_is_i
 WHAT = ("deliveries", "visits")
 
 
-def test_no_cell_of_a_spreadsheet_is_a_formula(house: Rig) -> None:
+def test_no_cell_of_a_spreadsheet_is_a_formula(service: Harness) -> None:
     evil = {
         "email": "eve@example.com",
         "first_name": '=HYPERLINK("https://x.example.com","a")',
         "last_name": 'a "b", c\nd',
     }
-    house.ring("visit.created", "A-1", contact=evil | {"phone": "+15550100001"}, time_scheduled="2026-03-14T16:00:00Z")
-    wait_until(lambda: house.visit("standard-A-1"))
+    service.send(
+        "visit.created", "A-1", contact=evil | {"phone": "+15550100001"}, time_scheduled="2026-03-14T16:00:00Z"
+    )
+    wait_until(lambda: service.visit("standard-A-1"))
 
-    ran = house.doorbell("export", "visits", "--show-personal-data", "--yes")
+    ran = service.doorbell("export", "visits", "--show-personal-data", "--yes")
 
     [row] = csv.DictReader(io.StringIO(ran.stdout, newline=""))
     assert "'" + evil["first_name"] == row["first_name"]
@@ -525,9 +533,9 @@ def test_no_cell_of_a_spreadsheet_is_a_formula(house: Rig) -> None:
 # -- tail --
 
 
-def test_tail_tells_what_arrives_and_what_is_done_until_it_is_interrupted(house: Rig) -> None:
+def test_tail_tells_what_arrives_and_what_is_done_until_it_is_interrupted(service: Harness) -> None:
     command = [sys.executable, "-m", "app", "tail", "--json", "--source", "standard"]
-    with Server(command, free_port(), "", house.env) as watching:
+    with Server(command, free_port(), "", service.env) as watching:
 
         def told(visit: str = "") -> list[dict[str, Any]]:
             lines = watching.log.read_text().splitlines(keepends=True)
@@ -537,11 +545,11 @@ def test_tail_tells_what_arrives_and_what_is_done_until_it_is_interrupted(house:
         # It says nothing when it begins: ring until it hears.
         numbers = itertools.count()
         wait_until(
-            lambda: house.ring("visit.created", f"A-{next(numbers)}", contact=ADA, time_scheduled=TIME) and told()
+            lambda: service.send("visit.created", f"A-{next(numbers)}", contact=ADA, time_scheduled=TIME) and told()
         )
-        house.ring("visit.created", "B-1", contact=ADA, time_scheduled=TIME)
+        service.send("visit.created", "B-1", contact=ADA, time_scheduled=TIME)
         wait_until(lambda: {"delivery", "attempt"} == {row["kind"] for row in told("standard-B-1")}, 30)
-        house.post(b"{}", {})
+        service.post(b"{}", {})
         wait_until(lambda: "rejection" in {row["kind"] for row in told()}, 30)
         assert 130 == watching.kill(signal.SIGINT)
         rows = told()
@@ -556,9 +564,9 @@ def test_tail_tells_what_arrives_and_what_is_done_until_it_is_interrupted(house:
 TIME = "2026-03-14T16:00:00Z"
 
 
-def test_nothing_is_said_of_a_reader_who_reads_no_further(busy: Rig) -> None:
+def test_nothing_is_said_of_a_reader_who_reads_no_further(busy: Harness) -> None:
     for number in range(30):
-        busy.ring("visit.created", f"C-{number}", contact=ADA, time_scheduled=TIME)
+        busy.send("visit.created", f"C-{number}", contact=ADA, time_scheduled=TIME)
     ran = subprocess.run(
         ["bash", "-o", "pipefail", "-c", f"'{sys.executable}' -m app deliveries --json | head -n 1 >/dev/null"],
         cwd=ROOT,
@@ -573,17 +581,17 @@ def test_nothing_is_said_of_a_reader_who_reads_no_further(busy: Rig) -> None:
 # -- secrets, verify, completion --
 
 
-def test_secrets_are_told_by_their_fingerprints_and_when_they_last_matched(rig: Rig) -> None:
+def test_secrets_are_told_by_their_fingerprints_and_when_they_last_matched(harness: Harness) -> None:
     secrets = {"HOOKS__STANDARD__SECRETS": f"whsec_c2VjcmV0LXNlY3JldC1zZWNyZXQ= {SECRET}"}
-    rig.web(**secrets)
-    assert 202 == rig.ring("visit.created", "A-1", time_scheduled=TIME).status_code
-    rig.door.kill(signal.SIGTERM)
+    harness.start_web(**secrets)
+    assert 202 == harness.send("visit.created", "A-1", time_scheduled=TIME).status_code
+    harness.web_server.kill(signal.SIGTERM)
 
-    ran = rig.doorbell("secrets", "--json", **secrets)
+    ran = harness.doorbell("secrets", "--json", **secrets)
 
     told = {(row["hook"], row["secret"]): row for row in map(json.loads, ran.stdout.splitlines())}
     assert {("standard", 1), ("standard", 2), ("calendly", 1)} == told.keys()
-    printed = rig.doorbell("secrets", "fingerprint", stdin=f"{SECRET}\n".encode(), **secrets).stdout.strip()
+    printed = harness.doorbell("secrets", "fingerprint", stdin=f"{SECRET}\n".encode(), **secrets).stdout.strip()
     assert printed == told["standard", 2]["fingerprint"]
     assert not hashlib.sha256(SECRET.encode()).hexdigest().startswith(printed), "a dictionary must not find it"
     assert told["standard", 2]["last_matched"]
@@ -591,39 +599,39 @@ def test_secrets_are_told_by_their_fingerprints_and_when_they_last_matched(rig: 
     assert SECRET not in ran.stdout + ran.stderr
 
 
-def test_a_generated_secret_is_one_that_the_hook_takes(rig: Rig) -> None:
+def test_a_generated_secret_is_one_that_the_hook_takes(harness: Harness) -> None:
     for source in ("standard", "calendly"):
-        made = [rig.doorbell("secrets", "generate", source).stdout.strip() for _ in range(2)]
+        made = [harness.doorbell("secrets", "generate", source).stdout.strip() for _ in range(2)]
         assert made[0] != made[1]
-        assert 0 == rig.doorbell("secrets", **{f"HOOKS__{source.upper()}__SECRETS": made[0]}).returncode
+        assert 0 == harness.doorbell("secrets", **{f"HOOKS__{source.upper()}__SECRETS": made[0]}).returncode
         assert len(made[0]) > 40
-    assert 3 == rig.doorbell("secrets", "generate", "gohighlevel").returncode
+    assert 3 == harness.doorbell("secrets", "generate", "gohighlevel").returncode
 
 
-def test_verify_says_why_a_signature_does_not_hold(rig: Rig, tmp_path: Path) -> None:
+def test_verify_says_why_a_signature_does_not_hold(harness: Harness, tmp_path: Path) -> None:
     raw = standard_body("visit.created", "A-1")
     file = tmp_path / "headers.txt"
     lines = [f"{name}: {value}" for name, value in sign_standard(raw).items()]
     file.write_text("\r\n".join(["POST /hooks/standard HTTP/1.1", "Host: bell.example.com", *lines, ""]))
     command = ["verify", "standard", "--headers", str(file)]
 
-    right = rig.doorbell_process(*command, stdin=raw)
-    newline = rig.doorbell(*command, "--json", stdin=raw + b"\n")
-    late = rig.doorbell(*command, "--at", "2020-01-01", stdin=raw)
+    right = harness.doorbell_process(*command, stdin=raw)
+    newline = harness.doorbell(*command, "--json", stdin=raw + b"\n")
+    late = harness.doorbell(*command, "--at", "2020-01-01", stdin=raw)
 
     assert (0, "holds: secret 1 of 1") == (right.returncode, right.stdout[:20])
     told = json.loads(newline.stdout)
     assert (3, False, "body") == (newline.returncode, told["is_valid"], told["findings"][0]["kind"])
     assert (3, True) == (late.returncode, "\nclock: " in late.stdout)
     assert SECRET not in right.stdout + newline.stdout + late.stdout
-    assert 5 == rig.doorbell("verify", "square", stdin=raw).returncode
-    assert 2 == rig.doorbell("verify", "standard", "--header", "no colon", stdin=raw).returncode
+    assert 5 == harness.doorbell("verify", "square", stdin=raw).returncode
+    assert 2 == harness.doorbell("verify", "standard", "--header", "no colon", stdin=raw).returncode
 
 
-def test_names_are_completed(rig: Rig) -> None:
+def test_names_are_completed(harness: Harness) -> None:
     def completed(*words: str) -> list[str]:
         env = {"_DOORBELL_COMPLETE": "bash_complete", "COMP_WORDS": " ".join(["doorbell", *words])}
-        ran = rig.doorbell(**env, COMP_CWORD=str(len(words)))
+        ran = harness.doorbell(**env, COMP_CWORD=str(len(words)))
         return [line.partition(",")[2] for line in ran.stdout.splitlines()]
 
     assert ["deliveries", "demo", "discard", "doctor"] == sorted(completed("d"))
@@ -631,22 +639,22 @@ def test_names_are_completed(rig: Rig) -> None:
     assert ["calendly"] == completed("failures", "--hook", "cal")
     assert ["an invitee books and pays"] == completed("ring", "calendly", "an\\ invitee\\ b")
     for shell in ("bash", "zsh", "fish"):
-        assert "_DOORBELL_COMPLETE" in rig.doorbell("completion", shell).stdout
+        assert "_DOORBELL_COMPLETE" in harness.doorbell("completion", shell).stdout
 
 
 # -- how it stands, and who did what --
 
 
-def test_the_overview_is_a_sentence_and_the_numbers_behind_it(rig: Rig) -> None:
-    rig.env["CONTACT_FOR_S"] = "0.2"
-    rig.web()
-    process = rig.worker().process
-    rig.ring("visit.created", "A-2", "2026-03-01T09:00:00Z", time_scheduled="2026-03-15T16:00:00Z")
-    wait_until(lambda: rows(rig, "failures", "--json"))
-    [worker] = wait_until(lambda: rows(rig, "workers", "--json"))
+def test_the_overview_is_a_sentence_and_the_numbers_behind_it(harness: Harness) -> None:
+    harness.env["CONTACT_FOR_S"] = "0.2"
+    harness.start_web()
+    process = harness.start_worker().process
+    harness.send("visit.created", "A-2", "2026-03-01T09:00:00Z", time_scheduled="2026-03-15T16:00:00Z")
+    wait_until(lambda: rows(harness, "failures", "--json"))
+    [worker] = wait_until(lambda: rows(harness, "workers", "--json"))
 
-    [told] = rows(rig, "overview", "--json")
-    shown = rig.doorbell("overview").stdout
+    [told] = rows(harness, "overview", "--json")
+    shown = harness.doorbell("overview").stdout
 
     assert process
     assert (socket.gethostname(), process.pid) == (worker["host"], worker["pid"])
@@ -665,7 +673,7 @@ def test_the_overview_is_a_sentence_and_the_numbers_behind_it(rig: Rig) -> None:
     ]  # fmt: skip
 
 
-def test_what_the_api_has_now_can_be_asked(busy: Rig) -> None:
+def test_what_the_api_has_now_can_be_asked(busy: Harness) -> None:
     url = f"{busy.env['VISITS_API_URL']}/visits/standard-A-1"
     busy.http.put(url, data={"amount_collected": "7.00"}, headers={"authorization": "Bearer t"}).raise_for_status()
 
@@ -677,7 +685,7 @@ def test_what_the_api_has_now_can_be_asked(busy: Rig) -> None:
     assert [(b"asked the Visits API", b"standard-A-1"), (b"asked the Visits API", b"standard-A-2")] == noted(busy)
 
 
-def test_operations_of_the_console_are_listed_and_cancelled(house: Rig) -> None:
+def test_operations_of_the_console_are_listed_and_cancelled(service: Harness) -> None:
     order = OperationRequest(
         kind="discard",
         filter=Filter(state="parked", reason="422"),
@@ -687,7 +695,7 @@ def test_operations_of_the_console_are_listed_and_cancelled(house: Rig) -> None:
     )
 
     async def started(*orders: OperationRequest) -> list[str]:
-        settings = read(house.env)
+        settings = read(service.env)
         async with opened(settings) as ledger:
             operations = Operations(ledger, settings)
             # No worker takes up the second while this one is in hand.
@@ -695,22 +703,22 @@ def test_operations_of_the_console_are_listed_and_cancelled(house: Rig) -> None:
             await ledger.redis.command("ZADD", "db:operations:open", 0, "in-hand")
             return [await operations.create(order) for order in orders]
 
-    assert 5 == house.doorbell("operations").returncode
+    assert 5 == service.doorbell("operations").returncode
     [id] = asyncio.run(started(order))
 
-    [told] = rows(house, "operations", "--json")
-    ended = [house.doorbell("cancel", name).returncode for name in (id, id, "nobody")]
+    [told] = rows(service, "operations", "--json")
+    ended = [service.doorbell("cancel", name).returncode for name in (id, id, "nobody")]
 
     assert (id, "ada", "discard", "queued", 7) == tuple(
         told[n] for n in ("operation", "actor", "kind", "state", "expected")
     )
     assert "state parked, reason 422" == told["filter"]
     assert [0, 5, 5] == ended
-    assert ["cancelled"] == [row["state"] for row in rows(house, "operations", "--json")]
-    house.ask("DEL", "db:operations:open", "db:operation:in-hand:lock")
+    assert ["cancelled"] == [row["state"] for row in rows(service, "operations", "--json")]
+    service.redis_command("DEL", "db:operations:open", "db:operation:in-hand:lock")
 
 
-def test_who_did_what_is_told_newest_first(busy: Rig) -> None:
+def test_who_did_what_is_told_newest_first(busy: Harness) -> None:
     for command in ("pause", "resume"):
         busy.doorbell(command, "standard")
 
@@ -723,11 +731,11 @@ def test_who_did_what_is_told_newest_first(busy: Rig) -> None:
     assert f"--cursor {newest['id']}" in first.stderr
 
 
-def test_settings_are_told_without_their_secrets(rig: Rig) -> None:
-    told = {row["name"]: row["value"] for row in rows(rig, "settings", "--json")}
+def test_settings_are_told_without_their_secrets(harness: Harness) -> None:
+    told = {row["name"]: row["value"] for row in rows(harness, "settings", "--json")}
 
     assert ("set", "not set") == (told["VISITS_API_TOKEN"], told["CONSOLE_PASSWORD_HASH"])
-    assert (rig.env["VISITS_API_URL"], "30", "standard, calendly") == tuple(
+    assert (harness.env["VISITS_API_URL"], "30", "standard, calendly") == tuple(
         told[name] for name in ("VISITS_API_URL", "RETENTION_DAYS", "HOOKS__…")
     )
     assert SECRET not in str(told)

@@ -17,7 +17,7 @@ from app.console.auth import SESSION_COOKIE
 from app.console.events import MAX_STREAMS, EventHub, EventStream
 from app.ledger.ledger import Ledger
 from app.settings.environment import read
-from tests.support.harness import Rig, wait_until
+from tests.support.harness import Harness, wait_until
 
 KEY = "key-of-the-tests"
 PROXYS = "a secret of the proxy"
@@ -26,23 +26,23 @@ VISIT = {"contact": {"email": "ada@example.com", "first_name": "Ada"}, "time_sch
 
 
 @pytest.fixture
-def running(rig: Rig) -> Rig:
-    rig.env |= {
+def running(harness: Harness) -> Harness:
+    harness.env |= {
         "SECRET_KEY": KEY,
         "CONSOLE_VIEWER_PASSWORD_HASH": PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash("a viewer's"),
         "CONSOLE_PROXY_HEADER": "X-User",
         "CONSOLE_PROXY_SECRET": PROXYS,
     }
-    rig.web()
-    return rig
+    harness.start_web()
+    return harness
 
 
 class Listener:
     """Somebody with an open stream; as a context, so that it is closed at the end."""
 
-    def __init__(self, rig: Rig, headers: dict[str, str] = PROXY) -> None:
+    def __init__(self, harness: Harness, headers: dict[str, str] = PROXY) -> None:
         self._stack = ExitStack()
-        self._url, self._headers = f"{rig.door.url}/console/stream", headers
+        self._url, self._headers = f"{harness.web_server.url}/console/stream", headers
 
     def __enter__(self) -> "Listener":
         http = self._stack.enter_context(httpx.Client(timeout=30))
@@ -61,15 +61,18 @@ class Listener:
                 yield from json.loads(line.removeprefix("data: "))
 
 
-def readers(rig: Rig) -> int:
-    return sum(line.endswith(b"cmd=subscribe") or b"sub=1" in line for line in rig.ask("CLIENT", "LIST").splitlines())
+def readers(harness: Harness) -> int:
+    return sum(
+        line.endswith(b"cmd=subscribe") or b"sub=1" in line
+        for line in harness.redis_command("CLIENT", "LIST").splitlines()
+    )
 
 
-def test_what_arrives_and_what_is_done_is_told_by_name_and_nothing_else(running: Rig) -> None:
+def test_what_arrives_and_what_is_done_is_told_by_name_and_nothing_else(running: Harness) -> None:
     with Listener(running) as listener:
         wait_until(lambda: readers(running) == 1)
-        delivery = running.ring("visit.created", "A-1", **VISIT).json()["delivery"]
-        running.worker()
+        delivery = running.send("visit.created", "A-1", **VISIT).json()["delivery"]
+        running.start_worker()
 
         told = set[str]()
         for name in listener.names():
@@ -83,11 +86,11 @@ def test_what_arrives_and_what_is_done_is_told_by_name_and_nothing_else(running:
     assert "default-src 'none'" in listener.answer.headers["content-security-policy"]
 
 
-def test_all_that_listen_have_one_reader_and_the_last_takes_it_along(running: Rig) -> None:
+def test_all_that_listen_have_one_reader_and_the_last_takes_it_along(running: Harness) -> None:
     with ExitStack() as stack:
         listeners = [stack.enter_context(Listener(running)) for _ in range(3)]
         wait_until(lambda: readers(running) == 1)
-        delivery = running.ring("visit.created", "A-1", **VISIT).json()["delivery"]
+        delivery = running.send("visit.created", "A-1", **VISIT).json()["delivery"]
 
         assert [delivery] * 3 == [next(listener.names()) for listener in listeners]
         assert 1 == readers(running)
@@ -95,9 +98,9 @@ def test_all_that_listen_have_one_reader_and_the_last_takes_it_along(running: Ri
     wait_until(lambda: readers(running) == 0)
 
 
-def test_a_reader_who_leaves_is_noticed_also_with_a_request_sent_ahead(running: Rig) -> None:
+def test_a_reader_who_leaves_is_noticed_also_with_a_request_sent_ahead(running: Harness) -> None:
     lines = "".join(f"{name}: {value}\r\n" for name, value in {"host": "x", **PROXY}.items())
-    with socket.create_connection(("127.0.0.1", running.door.port), 10) as connection:
+    with socket.create_connection(("127.0.0.1", running.web_server.port), 10) as connection:
         for path in ("/console/stream", "/healthz"):
             connection.sendall(f"GET {path} HTTP/1.1\r\n{lines}\r\n".encode())
         wait_until(lambda: readers(running) == 1)
@@ -105,7 +108,7 @@ def test_a_reader_who_leaves_is_noticed_also_with_a_request_sent_ahead(running: 
     wait_until(lambda: readers(running) == 0)
 
 
-def test_whoever_finds_no_place_is_told_so_and_a_place_that_is_left_is_free(running: Rig) -> None:
+def test_whoever_finds_no_place_is_told_so_and_a_place_that_is_left_is_free(running: Harness) -> None:
     with ExitStack() as stack:
         for _ in range(MAX_STREAMS):
             stack.enter_context(Listener(running))
@@ -113,41 +116,43 @@ def test_whoever_finds_no_place_is_told_so_and_a_place_that_is_left_is_free(runn
 
     with Listener(running) as listener:
         wait_until(lambda: readers(running) == 1)
-        delivery = running.ring("visit.created", "A-1", **VISIT).json()["delivery"]
+        delivery = running.send("visit.created", "A-1", **VISIT).json()["delivery"]
         assert delivery == next(listener.names())
 
 
-def test_who_asks_for_the_head_alone_takes_no_place(running: Rig) -> None:
+def test_who_asks_for_the_head_alone_takes_no_place(running: Harness) -> None:
     with httpx.Client(timeout=5) as http:
-        heads = [http.head(f"{running.door.url}/console/stream", headers=PROXY) for _ in range(MAX_STREAMS + 1)]
+        heads = [http.head(f"{running.web_server.url}/console/stream", headers=PROXY) for _ in range(MAX_STREAMS + 1)]
 
     assert {200} == {head.status_code for head in heads}
 
 
-def test_nothing_is_told_to_a_session_that_was_taken_back(running: Rig) -> None:
+def test_nothing_is_told_to_a_session_that_was_taken_back(running: Harness) -> None:
     password = hashlib.sha256(running.env["CONSOLE_VIEWER_PASSWORD_HASH"].encode()).hexdigest()[:32]
-    running.ask("SET", "db:session:hers", json.dumps({"name": "viewer", "role": "viewer", "password": password}))
+    running.redis_command(
+        "SET", "db:session:hers", json.dumps({"name": "viewer", "role": "viewer", "password": password})
+    )
     cookie = TimestampSigner(KEY, salt="doorbell console session").sign("hers").decode()
     with Listener(running, {"cookie": f"{SESSION_COOKIE}={cookie}"}) as listener:
         wait_until(lambda: readers(running) == 1)
-        running.ask("DEL", "db:session:hers")
-        running.ring("visit.created", "A-1", **VISIT)
+        running.redis_command("DEL", "db:session:hers")
+        running.send("visit.created", "A-1", **VISIT)
 
         assert [] == list(listener.names())
 
-    assert 303 == httpx.get(f"{running.door.url}/console/stream").status_code
+    assert 303 == httpx.get(f"{running.web_server.url}/console/stream").status_code
 
 
-def test_without_redis_streams_end_and_come_back_with_it(running: Rig) -> None:
+def test_without_redis_streams_end_and_come_back_with_it(running: Harness) -> None:
     with Listener(running) as listener:
         wait_until(lambda: readers(running) == 1)
-        running.ask("CLIENT", "KILL", "TYPE", "pubsub")
+        running.redis_command("CLIENT", "KILL", "TYPE", "pubsub")
 
         assert [] == list(listener.names())
 
     with Listener(running) as listener:
         wait_until(lambda: readers(running) == 1)
-        delivery = running.ring("visit.created", "A-1", **VISIT).json()["delivery"]
+        delivery = running.send("visit.created", "A-1", **VISIT).json()["delivery"]
         assert delivery == next(listener.names())
 
 

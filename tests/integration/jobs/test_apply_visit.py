@@ -34,7 +34,7 @@ from app.webhooks.delivery import Delivery
 from jobs.apply_visit import run_visit
 from jobs.context import Context
 from jobs.translate_event import run_event
-from tests.support.harness import SECRET, TOKEN, Rig, Server, unread, wait_until
+from tests.support.harness import SECRET, TOKEN, Harness, Server, unread_response, wait_until
 
 DOCUMENTED = "cont_KYdl3lftgZXGRbxqoj"
 ADA = Contact(email="ada@example.com", first_name="Ada", last_name="Lovelace", phone="+15550100001")
@@ -74,14 +74,14 @@ class Wire(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         self.seen.append(request)
         if answer := self.before(request):
-            return unread(answer)
+            return unread_response(answer)
         real = await self.inner.handle_async_request(request)
         if held := self.holds.get(route_of(request)):
             await held.wait()
         if answer := self.after(request):
             await real.aread()
             await real.aclose()
-            return unread(answer)
+            return unread_response(answer)
         return real
 
     async def aclose(self) -> None:
@@ -100,11 +100,11 @@ class Wire(httpx.AsyncBaseTransport):
 class World:
     """A worker without its process: a ledger, a context, and both hands on the API and on the clock."""
 
-    def __init__(self, redis: Redis, rig: Rig, answer_s: float = 10, **env: str) -> None:
-        self.redis, self.rig, self.ledger = redis, rig, Ledger(redis, keep_days=30)
+    def __init__(self, redis: Redis, harness: Harness, answer_s: float = 10, **env: str) -> None:
+        self.redis, self.harness, self.ledger = redis, harness, Ledger(redis, keep_days=30)
         self.env = {
-            "REDIS_URL": rig.redis_url,
-            "VISITS_API_URL": rig.env["VISITS_API_URL"],
+            "REDIS_URL": harness.redis_url,
+            "VISITS_API_URL": harness.env["VISITS_API_URL"],
             "VISITS_API_TOKEN": TOKEN,
             "HOOKS__STANDARD__SECRETS": SECRET,
         }
@@ -167,16 +167,16 @@ class World:
 
     def visit(self, visit_id: str = "1") -> dict[str, Any] | None:
         """What stands in the API, without what the API alone decides."""
-        visit = self.rig.visit(f"standard-{visit_id}")
+        visit = self.harness.visit(f"standard-{visit_id}")
         names = ("time_scheduled", "time_completed", "amount_collected", "date_cancelled", "event_date")
         return visit and {name: visit[name] for name in names if name in visit}
 
     def contacts(self, email: str) -> list[dict[str, Any]]:
         query = httpx.QueryParams(email=email)
-        return list(self.rig.api(f"/contacts?{query}")["data"])
+        return list(self.harness.get_from_api(f"/contacts?{query}")["data"])
 
     def forget_calls(self) -> None:
-        self.rig.http.delete(f"{self.rig.sandbox.url}/_sandbox/journal").raise_for_status()
+        self.harness.http.delete(f"{self.harness.sandbox.url}/_sandbox/journal").raise_for_status()
         self.wire.seen.clear()
 
     def calls(self) -> list[str]:
@@ -190,26 +190,26 @@ def route_of(request: httpx.Request) -> str:
 
 
 @pytest.fixture(scope="module")
-def hands(redis_url: str, sandbox: Server) -> Iterator[Rig]:
-    rig = Rig(redis_url, sandbox)
-    yield rig
-    rig.http.close()
+def hands(redis_url: str, sandbox: Server) -> Iterator[Harness]:
+    harness = Harness(redis_url, sandbox)
+    yield harness
+    harness.http.close()
 
 
 @pytest.fixture
-async def world(redis: Redis, hands: Rig) -> AsyncIterator[World]:
+async def world(redis: Redis, hands: Harness) -> AsyncIterator[World]:
     async with a_world(redis, hands) as world:
         yield world
 
 
 @contextlib.asynccontextmanager
-async def a_world(redis: Redis, rig: Rig, **env: str) -> AsyncIterator[World]:
+async def a_world(redis: Redis, harness: Harness, **env: str) -> AsyncIterator[World]:
     """Everything is empty."""
-    rig.behave()
-    rig.http.post(f"{rig.sandbox.url}/_sandbox/reset").raise_for_status()
-    world = World(redis, rig, **env)
+    harness.clear_faults()
+    harness.http.post(f"{harness.sandbox.url}/_sandbox/reset").raise_for_status()
+    world = World(redis, harness, **env)
     yield world
-    rig.behave()
+    harness.clear_faults()
     await world.wire.aclose()
 
 
@@ -236,7 +236,7 @@ async def test_a_customer_named_by_review_rovers_id_is_not_looked_for(world: Wor
     await world.apply(booked(contact=Contact(id=DOCUMENTED)))
 
     assert AGAIN == world.calls()
-    assert [DOCUMENTED] == [visit["contact_id"] for visit in world.rig.visits()]
+    assert [DOCUMENTED] == [visit["contact_id"] for visit in world.harness.visits()]
 
 
 @pytest.mark.parametrize(
@@ -313,13 +313,17 @@ async def test_many_changes_that_wait_for_one_visit_cost_one_call(world: World) 
 async def test_one_delivery_may_change_many_visits(world: World) -> None:
     await world.apply(booked("1"), booked("2"), booked("3"), change("1", 2, amount_collected=Decimal(5)))
 
-    assert ["standard-1", "standard-2", "standard-3"] == sorted(visit["external_id"] for visit in world.rig.visits())
+    assert ["standard-1", "standard-2", "standard-3"] == sorted(
+        visit["external_id"] for visit in world.harness.visits()
+    )
     assert "5.00" == (world.visit("1") or {})["amount_collected"]
 
 
 async def test_a_visit_that_was_made_by_others_is_updated(world: World) -> None:
     visit = {"contact_id": DOCUMENTED, "external_id": "standard-1", "amount_collected": "7.00"}
-    world.rig.http.post(f"{world.rig.env['VISITS_API_URL']}/visits", data=visit, headers={"authorization": "Bearer t"})
+    world.harness.http.post(
+        f"{world.harness.env['VISITS_API_URL']}/visits", data=visit, headers={"authorization": "Bearer t"}
+    )
 
     await world.apply(booked(contact=Contact(id=DOCUMENTED)))
 
@@ -333,11 +337,11 @@ async def test_a_visit_that_was_made_by_others_is_updated(world: World) -> None:
 
 async def test_a_mark_of_a_person_alone_makes_no_visit_and_waits_for_nothing(world: World) -> None:
     await world.apply(change(no_show=at(10), contact=ADA, only_for_contact=True))
-    assert [] == world.rig.visits()
+    assert [] == world.harness.visits()
     assert ("settled", []) == ((await world.member()).state, await world.ledger.works("waiting"))
 
     await world.apply(booked(order=0))
-    assert [] == world.rig.visits(), "the mark counts once the visit is hers"
+    assert [] == world.harness.visits(), "the mark counts once the visit is hers"
 
 
 @pytest.mark.parametrize(
@@ -380,14 +384,14 @@ async def test_a_new_customer_is_made_with_all_that_is_known(world: World) -> No
 
     (contact,) = world.contacts("ada@example.com")
     assert ("Ada", "Lovelace", "+15550100001") == (contact["first_name"], contact["last_name"], contact["phone"])
-    assert [contact["id"]] == [visit["contact_id"] for visit in world.rig.visits()]
+    assert [contact["id"]] == [visit["contact_id"] for visit in world.harness.visits()]
 
 
 async def test_a_customer_who_exists_is_found_and_left_alone(world: World) -> None:
     await world.apply(booked(contact=replace(ADA, email="first.contact@example.com")))
 
     assert ["GET /visits/:id", "GET /contacts", "POST /visits"] == world.calls()
-    assert [DOCUMENTED] == [visit["contact_id"] for visit in world.rig.visits()]
+    assert [DOCUMENTED] == [visit["contact_id"] for visit in world.harness.visits()]
     assert "first_name" not in world.contacts("first.contact@example.com")[0]
 
 
@@ -401,11 +405,11 @@ async def test_of_several_customers_with_one_address_everybody_takes_the_same(wo
     world.wire.before = both
     await world.apply(booked("1"), booked("2", contact=BOB))
 
-    assert [DOCUMENTED] * 2 == [visit["contact_id"] for visit in world.rig.visits()]
+    assert [DOCUMENTED] * 2 == [visit["contact_id"] for visit in world.harness.visits()]
 
 
 async def test_a_customer_is_made_once_however_many_visits_need_him(world: World) -> None:
-    world.rig.misbehave(slow_share=1, slow_s=0.02)
+    world.harness.inject_faults(slow_share=1, slow_s=0.02)
     for number in range(8):
         await world.land(booked(str(number)))
 
@@ -413,19 +417,19 @@ async def test_a_customer_is_made_once_however_many_visits_need_him(world: World
 
     assert 1 == world.calls().count("POST /contacts")
     assert 1 == len(world.contacts("ada@example.com"))
-    assert 8 == len(world.rig.visits())
+    assert 8 == len(world.harness.visits())
 
 
 async def test_a_customer_who_is_gone_is_looked_for_again_when_it_is_replayed(world: World) -> None:
     await world.apply(booked("1"))
-    world.rig.http.post(f"{world.rig.sandbox.url}/_sandbox/reset")
+    world.harness.http.post(f"{world.harness.sandbox.url}/_sandbox/reset")
     await world.apply(booked("2"))
 
     assert ("parked", "POST /visits: 422") == ((await world.member("2")).state, (await world.member("2")).reason)
     await world.ledger.replay("visit:main/standard-2")
     await world.run()
 
-    assert ["standard-2"] == [visit["external_id"] for visit in world.rig.visits()]
+    assert ["standard-2"] == [visit["external_id"] for visit in world.harness.visits()]
 
 
 @pytest.mark.parametrize("status", [200, 202, 204])
@@ -454,7 +458,7 @@ async def test_a_customer_who_is_made_but_not_listed_yet_is_waited_for(world: Wo
     await world.run()
 
     assert ["waiting"] == first
-    assert 1 == len(world.rig.visits())
+    assert 1 == len(world.harness.visits())
     assert 1 == len(world.contacts("ada@example.com"))
 
 
@@ -464,15 +468,15 @@ async def test_a_customer_made_by_somebody_else_meanwhile_is_taken(world: World,
         """Somebody was quicker."""
         if route_of(request) != "POST /contacts":
             return None
-        url, headers = f"{world.rig.env['VISITS_API_URL']}/contacts", {"authorization": "Bearer t"}
-        world.rig.http.post(url, data={"email": "ada@example.com"}, headers=headers)
+        url, headers = f"{world.harness.env['VISITS_API_URL']}/contacts", {"authorization": "Bearer t"}
+        world.harness.http.post(url, data={"email": "ada@example.com"}, headers=headers)
         return httpx.Response(status)
 
     world.wire.before = taken
     states = await world.apply(booked())
 
     assert ["settled"] == states
-    assert [world.contacts("ada@example.com")[0]["id"]] == [visit["contact_id"] for visit in world.rig.visits()]
+    assert [world.contacts("ada@example.com")[0]["id"]] == [visit["contact_id"] for visit in world.harness.visits()]
 
 
 async def test_an_address_that_the_api_does_not_take_is_parked_with_its_answer(world: World) -> None:
@@ -491,7 +495,7 @@ async def test_another_customer_gets_a_new_visit_under_the_same_name(world: Worl
     await world.apply(change(order=2, contact=BOB))
 
     assert ["GET /contacts", "POST /contacts", "DELETE /visits/:id", "POST /visits"] == world.calls()
-    assert [world.contacts("bob@example.com")[0]["id"]] == [visit["contact_id"] for visit in world.rig.visits()]
+    assert [world.contacts("bob@example.com")[0]["id"]] == [visit["contact_id"] for visit in world.harness.visits()]
     assert {
         "time_scheduled": "2026-03-14T09:00:00Z",
         "event_date": "2026-03-14T09:00:00Z",
@@ -511,7 +515,7 @@ async def test_another_address_of_the_same_customer_changes_nothing(world: World
 
     await world.apply(change(order=2, contact=Contact(id=DOCUMENTED, email="ada@example.com")))
 
-    assert [DOCUMENTED] == [visit["contact_id"] for visit in world.rig.visits()]
+    assert [DOCUMENTED] == [visit["contact_id"] for visit in world.harness.visits()]
     assert {"DELETE /visits/:id", "POST /contacts"}.isdisjoint(world.calls())
 
 
@@ -521,7 +525,7 @@ async def test_a_visit_that_was_off_when_its_customer_changed_is_his_when_it_is_
 
     await world.apply(booked(order=3, contact=BOB, date_cancelled=None))
 
-    assert [world.contacts("bob@example.com")[0]["id"]] == [visit["contact_id"] for visit in world.rig.visits()]
+    assert [world.contacts("bob@example.com")[0]["id"]] == [visit["contact_id"] for visit in world.harness.visits()]
 
 
 @pytest.mark.parametrize("at_once", [False, True], ids=["one-by-one", "at-once"])
@@ -536,7 +540,7 @@ async def test_a_cancelled_visit_of_another_customer_is_the_same_however_many_ch
         await world.apply(change(order=2, contact=BOB))
         await world.apply(cancelled(order=3))
 
-    (visit,) = world.rig.visits()
+    (visit,) = world.harness.visits()
     assert world.contacts("bob@example.com")[0]["id"] == visit["contact_id"]
     assert "2026-03-14T08:00:00Z" == visit["date_cancelled"]
 
@@ -545,26 +549,28 @@ async def test_a_cancelled_visit_of_another_customer_is_the_same_however_many_ch
 async def test_a_cancelled_visit_stays_where_the_api_cannot_clear_what_is_taken_back(
     world: World, at_once: bool
 ) -> None:
-    world.rig.misbehave(empty_clears=False)
+    world.harness.inject_faults(empty_clears=False)
     await world.apply(booked(amount_collected=Decimal(90)))
     back, off = change(order=2, amount_collected=None), cancelled(order=3)
 
     for changes in [[back, off]] if at_once else [[back], [off]]:
         await world.apply(*changes)
 
-    (visit,) = world.rig.visits()
+    (visit,) = world.harness.visits()
     assert "2026-03-14T08:00:00Z" == visit["date_cancelled"]
     assert "amount_collected" not in visit
 
 
 async def test_a_visit_made_by_others_keeps_its_customer_where_the_api_cannot_clear(world: World) -> None:
-    world.rig.misbehave(empty_clears=False)
+    world.harness.inject_faults(empty_clears=False)
     visit = {"contact_id": DOCUMENTED, "external_id": "standard-1", "amount_collected": "7.00"}
-    world.rig.http.post(f"{world.rig.env['VISITS_API_URL']}/visits", data=visit, headers={"authorization": "Bearer t"})
+    world.harness.http.post(
+        f"{world.harness.env['VISITS_API_URL']}/visits", data=visit, headers={"authorization": "Bearer t"}
+    )
 
     await world.apply(change(time_scheduled=at(9), amount_collected=None))
 
-    (made,) = world.rig.visits()
+    (made,) = world.harness.visits()
     assert DOCUMENTED == made["contact_id"]
     assert "amount_collected" not in made
 
@@ -597,7 +603,7 @@ async def test_a_visit_made_by_others_keeps_its_customer_where_the_api_cannot_cl
 async def test_a_campaign_starts_from_the_completion_else_from_the_appointment(
     world: World, changes: list[VisitChange], event_date: str | None, follows: bool, at_once: bool
 ) -> None:
-    world.rig.misbehave(event_date_follows=follows)
+    world.harness.inject_faults(event_date_follows=follows)
 
     for each in changes:
         await world.land(each)
@@ -612,9 +618,9 @@ async def test_a_visit_without_any_time_waits_for_one(world: World) -> None:
     states = await world.apply(booked(time_scheduled=UNSAID))
 
     assert (["waiting"], "time_unknown") == (states, (await world.member()).reason)
-    assert [] == world.rig.visits()
+    assert [] == world.harness.visits()
     assert ["settled"] == await world.apply(change(order=2, time_scheduled=at(9)))
-    assert 1 == len(world.rig.visits())
+    assert 1 == len(world.harness.visits())
 
 
 # Clearing -----------------------------------------------------------------------------------------------------------
@@ -654,7 +660,7 @@ async def test_a_visit_without_any_time_waits_for_one(world: World) -> None:
 async def test_what_is_taken_back_is_gone(
     world: World, first: VisitChange, then: list[VisitChange], gone: str, clears: bool, last: list[str]
 ) -> None:
-    world.rig.misbehave(empty_clears=clears)
+    world.harness.inject_faults(empty_clears=clears)
     await world.apply(first)
     for each in then:
         world.forget_calls()
@@ -678,7 +684,7 @@ async def test_what_is_taken_back_is_gone(
 async def test_what_is_taken_back_is_gone_whatever_an_update_answers(
     world: World, answer: httpx.Response, clears: bool
 ) -> None:
-    world.rig.misbehave(empty_clears=clears)
+    world.harness.inject_faults(empty_clears=clears)
     await world.apply(booked(), cancelled(order=2))
     await world.apply(change(order=3, date_cancelled=None))
     await world.apply(cancelled(order=4))
@@ -703,13 +709,13 @@ async def test_whatever_a_create_answers_there_is_one_visit(world: World, answer
     await world.apply(booked())
     await world.apply(change(order=2, time_scheduled=at(15)))
 
-    assert 1 == len(world.rig.visits())
+    assert 1 == len(world.harness.visits())
     assert {"time_scheduled": "2026-03-14T15:00:00Z", "event_date": "2026-03-14T15:00:00Z"} == world.visit()
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204])
 async def test_any_2xx_will_do(world: World, status: int) -> None:
-    world.rig.misbehave(created_status=status, deleted_status=status)
+    world.harness.inject_faults(created_status=status, deleted_status=status)
 
     states = [
         *await world.apply(booked()),
@@ -717,7 +723,7 @@ async def test_any_2xx_will_do(world: World, status: int) -> None:
     ]
 
     assert ["settled", "settled"] == states
-    assert 1 == len(world.rig.visits())
+    assert 1 == len(world.harness.visits())
     assert "2.00" == (world.visit() or {})["amount_collected"]
 
 
@@ -728,7 +734,7 @@ async def test_a_cancel_before_the_booking_makes_nothing(world: World) -> None:
     await world.apply(cancelled(order=2, contact=ADA))
     await world.apply(booked(order=1))
 
-    assert [] == world.rig.visits()
+    assert [] == world.harness.visits()
     assert "POST /visits" not in world.calls()
 
 
@@ -788,7 +794,7 @@ async def test_every_order_of_arrival_ends_alike(world: World, order: tuple[int,
         "event_date": "2026-03-14T16:00:00Z",
         "amount_collected": "10.00",
     } == world.visit()
-    assert 1 == len(world.rig.visits())
+    assert 1 == len(world.harness.visits())
 
 
 @pytest.mark.parametrize("pair", [(0, 1), (1, 0)], ids=["one-way", "the-other"])
@@ -815,13 +821,13 @@ async def test_a_visit_without_an_address_waits_for_one(world: World) -> None:
     assert member.due is not None
     assert 86_390 < member.due / 1000 - time.time() < 86_401
     assert ["settled"] == await world.apply(change(order=2, contact=ADA))
-    assert 1 == len(world.rig.visits())
+    assert 1 == len(world.harness.visits())
 
 
 async def test_a_name_without_an_address_is_no_customer(world: World) -> None:
     states = await world.apply(booked(contact=Contact(first_name="Ada", phone="+15550100001", email=" ")))
 
-    assert (["waiting"], []) == (states, world.rig.visits())
+    assert (["waiting"], []) == (states, world.harness.visits())
 
 
 async def test_after_a_day_without_an_address_it_is_parked(world: World) -> None:
@@ -854,7 +860,9 @@ async def test_an_operator_names_the_customer(world: World) -> None:
     states = await world.run()
 
     assert ["settled"] == states
-    assert [(DOCUMENTED, "standard-1")] == [(visit["contact_id"], visit["external_id"]) for visit in world.rig.visits()]
+    assert [(DOCUMENTED, "standard-1")] == [
+        (visit["contact_id"], visit["external_id"]) for visit in world.harness.visits()
+    ]
     assert ["settled"] == await world.apply(change(order=3, time_scheduled=at(15)))
     assert "2026-03-14T15:00:00Z" == (world.visit() or {})["event_date"]
 
@@ -879,9 +887,9 @@ TROUBLE_BEFORE = {
 async def test_the_address_that_was_waited_for_is_used_at_once_also_after_trouble(
     world: World, switches: dict[str, Any]
 ) -> None:
-    world.rig.misbehave(**switches)
+    world.harness.inject_faults(**switches)
     await world.apply(booked(contact=None))
-    world.rig.behave()
+    world.harness.clear_faults()
     await world.later(60)
     await world.run()
     assert "contact_unknown" == (await world.member()).reason
@@ -889,7 +897,7 @@ async def test_the_address_that_was_waited_for_is_used_at_once_also_after_troubl
     states = await world.apply(change(order=2, contact=ADA))
 
     assert ["settled"] == states
-    assert 1 == len(world.rig.visits())
+    assert 1 == len(world.harness.visits())
 
 
 # Opt-out ------------------------------------------------------------------------------------------------------------
@@ -898,7 +906,7 @@ async def test_the_address_that_was_waited_for_is_used_at_once_also_after_troubl
 async def test_who_wants_no_request_gets_no_visit(world: World) -> None:
     states = await world.apply(booked(opted_out=True))
 
-    assert (["settled"], []) == (states, world.rig.visits())
+    assert (["settled"], []) == (states, world.harness.visits())
     assert [] == world.contacts("ada@example.com")
 
 
@@ -931,16 +939,16 @@ async def test_a_visit_that_a_look_did_not_show_is_not_doubled(world: World, pol
         return httpx.Response(404) if first else None
 
     world.wire.before = lagging
-    world.rig.misbehave(duplicate_external_id=policy)
+    world.harness.inject_faults(duplicate_external_id=policy)
     states = await world.apply(booked(order=2, hour=15))
 
-    assert (["settled"], 1) == (states, len(world.rig.visits()))
+    assert (["settled"], 1) == (states, len(world.harness.visits()))
     assert {"time_scheduled": "2026-03-14T15:00:00Z", "event_date": "2026-03-14T15:00:00Z"} == world.visit()
 
 
 @pytest.mark.parametrize("policy", ["allow", "conflict", "unprocessable", "upsert"])
 async def test_no_policy_on_ids_that_are_taken_is_relied_on(world: World, policy: str) -> None:
-    world.rig.misbehave(
+    world.harness.inject_faults(
         duplicate_external_id=policy, commit_then_hang_share=1, hang_s=0.01, only=["POST /visits"], times=1
     )
 
@@ -949,10 +957,10 @@ async def test_no_policy_on_ids_that_are_taken_is_relied_on(world: World, policy
     await world.run()
     await world.apply(change(order=2, contact=BOB))
     await world.apply(cancelled(order=3))
-    world.rig.misbehave(empty_clears=False)
+    world.harness.inject_faults(empty_clears=False)
     await world.apply(booked(order=4, hour=15, date_cancelled=None, contact=BOB))
 
-    assert 1 == len(world.rig.visits())
+    assert 1 == len(world.harness.visits())
     assert {"time_scheduled": "2026-03-14T15:00:00Z", "event_date": "2026-03-14T15:00:00Z"} == world.visit()
 
 
@@ -982,8 +990,8 @@ async def test_a_parked_visit_is_tried_again_with_the_next_change(world: World) 
 
 async def test_a_visit_that_somebody_deleted_is_made_again_by_the_next_change(world: World) -> None:
     await world.apply(booked())
-    url = f"{world.rig.env['VISITS_API_URL']}/visits/standard-1"
-    world.rig.http.delete(url, headers={"authorization": "Bearer t"}).raise_for_status()
+    url = f"{world.harness.env['VISITS_API_URL']}/visits/standard-1"
+    world.harness.http.delete(url, headers={"authorization": "Bearer t"}).raise_for_status()
     world.forget_calls()
 
     await world.apply(change(order=2, amount_collected=Decimal(5)))
@@ -998,8 +1006,8 @@ async def test_a_visit_that_somebody_deleted_is_made_again_by_the_next_change(wo
 
 async def test_a_visit_that_somebody_deleted_is_made_again_by_a_fresh_replay(world: World) -> None:
     await world.apply(booked())
-    url = f"{world.rig.env['VISITS_API_URL']}/visits/standard-1"
-    world.rig.http.delete(url, headers={"authorization": "Bearer t"}).raise_for_status()
+    url = f"{world.harness.env['VISITS_API_URL']}/visits/standard-1"
+    world.harness.http.delete(url, headers={"authorization": "Bearer t"}).raise_for_status()
 
     await world.ledger.replay("visit:main/standard-1", fresh=True)
     await world.run()
@@ -1009,14 +1017,14 @@ async def test_a_visit_that_somebody_deleted_is_made_again_by_a_fresh_replay(wor
 
 async def test_a_replay_of_what_stands_changes_nothing(world: World) -> None:
     await world.apply(booked(), change(order=2, time_scheduled=at(15), amount_collected=Decimal(5)))
-    stands = world.rig.visits()
+    stands = world.harness.visits()
     world.forget_calls()
 
     for fresh in (False, True, True):
         await world.ledger.replay("visit:main/standard-1", fresh=fresh)
         await world.run()
 
-    assert stands == world.rig.visits()
+    assert stands == world.harness.visits()
     assert ["GET /visits/:id"] * 2 == world.calls()
 
 
@@ -1044,7 +1052,7 @@ ENDPOINTS = [
 
 
 def spoilt(world: World) -> list[str]:
-    return [call["route"] for call in world.rig.journal() if call["fault"]]
+    return [call["route"] for call in world.harness.journal() if call["fault"]]
 
 
 @pytest.mark.parametrize("switches", SPOILT.values(), ids=SPOILT)
@@ -1055,12 +1063,12 @@ async def test_any_call_may_go_wrong_and_there_is_one_visit_and_one_customer(
     """A story that makes every call: a booking, a payment, another customer."""
     patience_s = 0.4 if "slow" in str(switches) or switches == {"commit_then_hang_share": 1} else 10
     story = [booked(), change(order=2, amount_collected=Decimal(5)), change(order=3, contact=BOB)]
-    world.rig.misbehave(**switches, only=[endpoint], times=1)
+    world.harness.inject_faults(**switches, only=[endpoint], times=1)
 
     for each in story:
         world.set(answer_s=patience_s)
         await world.apply(each)
-        if world.rig.http.get(f"{world.rig.sandbox.url}/_sandbox/faults").json()["times"] == 0:
+        if world.harness.http.get(f"{world.harness.sandbox.url}/_sandbox/faults").json()["times"] == 0:
             wait_until(lambda: spoilt(world))  # What is slow is done before the next try, which comes 5 s later.
         world.set()
         for _ in range(4):
@@ -1071,7 +1079,7 @@ async def test_any_call_may_go_wrong_and_there_is_one_visit_and_one_customer(
 
     assert [endpoint] == spoilt(world)
     assert [("standard-1", world.contacts("bob@example.com")[0]["id"])] == [
-        (visit["external_id"], visit["contact_id"]) for visit in world.rig.visits()
+        (visit["external_id"], visit["contact_id"]) for visit in world.harness.visits()
     ]
     assert {
         "time_scheduled": "2026-03-14T09:00:00Z",
@@ -1097,7 +1105,7 @@ async def test_any_call_may_go_wrong_and_there_is_one_visit_and_one_customer(
 async def test_every_attempt_is_told_with_its_calls(
     world: World, switches: dict[str, Any], outcome: str, reason: str, call: list[Any]
 ) -> None:
-    world.rig.misbehave(**switches)
+    world.harness.inject_faults(**switches)
 
     states = await world.apply(booked())
 
@@ -1108,7 +1116,7 @@ async def test_every_attempt_is_told_with_its_calls(
 
 
 async def test_a_call_without_an_answer_is_not_repeated_within_seconds(world: World) -> None:
-    world.rig.misbehave(truncated_share=1, only=["POST /visits"])
+    world.harness.inject_faults(truncated_share=1, only=["POST /visits"])
 
     await world.apply(booked())
 
@@ -1135,7 +1143,7 @@ async def test_a_write_that_is_done_after_patience_ended_does_no_harm_also_on_a_
     monkeypatch.setattr(jobs.contacts, "LOCK_TTL_MS", 1_500)
     if not slow.startswith("POST"):
         await world.apply(booked(hour=7))
-    world.rig.misbehave(slow_share=1, slow_s=0.6, only=[slow], times=1)
+    world.harness.inject_faults(slow_share=1, slow_s=0.6, only=[slow], times=1)
 
     await world.apply(then)
     await world.land(change(order=3, time_scheduled=at(20)))
@@ -1147,7 +1155,7 @@ async def test_a_write_that_is_done_after_patience_ended_does_no_harm_also_on_a_
     await asyncio.to_thread(wait_until, lambda: spoilt(world))
 
     assert {"time_scheduled": "2026-03-14T20:00:00Z", "event_date": "2026-03-14T20:00:00Z"} == world.visit()
-    assert [1, 1] == [len(world.rig.visits()), len(world.contacts("ada@example.com"))]
+    assert [1, 1] == [len(world.harness.visits()), len(world.contacts("ada@example.com"))]
 
 
 async def test_an_api_that_is_slow_but_answers_in_time_gets_its_visits(
@@ -1158,7 +1166,7 @@ async def test_an_api_that_is_slow_but_answers_in_time_gets_its_visits(
         monkeypatch.setattr(name, value)
     monkeypatch.setattr(jobs.contacts, "LOCK_WAIT_S", 0.1)
     world.set(answer_s=1)
-    world.rig.misbehave(slow_share=1, slow_s=0.8)
+    world.harness.inject_faults(slow_share=1, slow_s=0.8)
 
     await world.apply(booked())
     for _ in range(10):
@@ -1167,7 +1175,7 @@ async def test_an_api_that_is_slow_but_answers_in_time_gets_its_visits(
             await world.run()
 
     assert "settled" == (await world.member()).state
-    assert [1, 1] == [len(world.rig.visits()), len(world.contacts("ada@example.com"))]
+    assert [1, 1] == [len(world.harness.visits()), len(world.contacts("ada@example.com"))]
 
 
 # Trouble for everybody ----------------------------------------------------------------------------------------------
@@ -1186,9 +1194,9 @@ async def test_after_a_429_nobody_calls_before_its_time(
 ) -> None:
     for number in range(5):
         await world.land(booked(str(number)))
-    world.rig.misbehave(rate_limited_share=1, **switches)
+    world.harness.inject_faults(rate_limited_share=1, **switches)
     states = await world.run()
-    world.rig.behave()
+    world.harness.clear_faults()
     await world.later(wait_s[0] - 2)
     early = await world.run()
     calls = world.calls()
@@ -1203,7 +1211,7 @@ async def test_after_a_429_nobody_calls_before_its_time(
 async def test_a_refused_token_holds_everybody_and_is_probed(world: World) -> None:
     for number in range(5):
         await world.land(booked(str(number)))
-    world.rig.misbehave(unauthorized=True)
+    world.harness.inject_faults(unauthorized=True)
     states = await world.run()
     probes = []
     for _ in range(10):  # An hour and more, which is over RETRY_FOR_S here.
@@ -1211,7 +1219,7 @@ async def test_a_refused_token_holds_everybody_and_is_probed(world: World) -> No
         probes.append(await world.run())
     tries = [(await world.member(str(number))).tries for number in range(5)]
     calls = world.calls()
-    world.rig.behave()
+    world.harness.clear_faults()
     await world.later(60)
     back = await world.run()
     await world.later(1)
@@ -1224,11 +1232,11 @@ async def test_a_refused_token_holds_everybody_and_is_probed(world: World) -> No
 
 async def test_time_spent_with_a_refused_token_is_not_held_against_a_visit(world: World) -> None:
     world.set(RETRY_FOR_S="3600")
-    world.rig.misbehave(unauthorized=True)
+    world.harness.inject_faults(unauthorized=True)
     await world.apply(booked())
     await world.later(4_000)
-    world.rig.behave()
-    world.rig.misbehave(down=True)
+    world.harness.clear_faults()
+    world.harness.inject_faults(down=True)
 
     states = await world.run()
 
@@ -1237,7 +1245,7 @@ async def test_time_spent_with_a_refused_token_is_not_held_against_a_visit(world
 
 async def test_a_429_is_never_parked_for_its_age(world: World) -> None:
     world.set(RETRY_FOR_S="3600")
-    world.rig.misbehave(rate_limited_share=1)
+    world.harness.inject_faults(rate_limited_share=1)
     await world.apply(booked())
 
     for _ in range(3):
@@ -1248,7 +1256,7 @@ async def test_a_429_is_never_parked_for_its_age(world: World) -> None:
 async def test_when_the_api_is_down_one_probe_asks_and_the_others_wait(world: World) -> None:
     for number in range(10):
         await world.land(booked(str(number), contact=replace(ADA, email=f"{number}@example.com")))
-    world.rig.misbehave(down=True)
+    world.harness.inject_faults(down=True)
     states = await world.run()
     world.forget_calls()
     probes = []
@@ -1257,13 +1265,13 @@ async def test_when_the_api_is_down_one_probe_asks_and_the_others_wait(world: Wo
         await world.run()
         probes.append(len(world.calls()))
         world.forget_calls()
-    world.rig.behave()
+    world.harness.clear_faults()
     for _ in range(4):
         await world.later(3_600)
         await world.run()
 
     assert ["waiting"] * 3 + ["held"] * 7 == states
-    assert 10 == len(world.rig.visits())
+    assert 10 == len(world.harness.visits())
 
 
 @pytest.mark.parametrize(
@@ -1277,7 +1285,7 @@ async def test_when_the_api_is_down_one_probe_asks_and_the_others_wait(world: Wo
 async def test_when_the_api_is_back_whatever_the_probe_meets_everybody_goes_on(
     world: World, first: VisitChange
 ) -> None:
-    world.rig.misbehave(down=True)
+    world.harness.inject_faults(down=True)
     for number in (7, 8, 9):
         await world.land(booked(str(number)))
     await world.run()
@@ -1285,7 +1293,7 @@ async def test_when_the_api_is_back_whatever_the_probe_meets_everybody_goes_on(
     for number in range(1, 6):
         await world.land(booked(str(number)))
     await world.run()
-    world.rig.behave()
+    world.harness.clear_faults()
 
     await world.later(31)
     await world.run()
@@ -1312,12 +1320,12 @@ async def test_poisoned_visits_hold_up_no_other_for_long(world: World, poisoned:
         await world.later(1)
         await world.run()
 
-    assert [f"standard-{number}" for number in range(7)] == [visit["external_id"] for visit in world.rig.visits()]
+    assert [f"standard-{number}" for number in range(7)] == [visit["external_id"] for visit in world.harness.visits()]
 
 
 async def test_after_the_time_for_tries_it_is_parked_with_its_reason_and_all_attempts(world: World) -> None:
     world.set(RETRY_FOR_S="7200")
-    world.rig.misbehave(error_share=1, error_status=502)
+    world.harness.inject_faults(error_share=1, error_status=502)
     states = await world.apply(booked())
 
     for _ in range(5):
@@ -1333,7 +1341,7 @@ async def test_after_the_time_for_tries_it_is_parked_with_its_reason_and_all_att
 
 async def test_a_replay_begins_the_time_for_tries_anew(world: World) -> None:
     world.set(RETRY_FOR_S="3600")
-    world.rig.misbehave(down=True)
+    world.harness.inject_faults(down=True)
     await world.apply(booked())
     await world.later(4_000)
     await world.run()
@@ -1346,7 +1354,7 @@ async def test_a_replay_begins_the_time_for_tries_anew(world: World) -> None:
 
 async def test_a_new_change_begins_the_time_for_tries_anew(world: World) -> None:
     world.set(RETRY_FOR_S="3600")
-    world.rig.misbehave(down=True)
+    world.harness.inject_faults(down=True)
     await world.apply(booked())
     await world.later(4_000)
     await world.run()
@@ -1377,7 +1385,7 @@ async def test_a_rate_is_kept_by_all_together(world: World) -> None:
 
     assert 40 == len(world.calls())
     assert time.monotonic() - started > 0.38  # 39 gaps of 10 ms, less what a clock of whole ms may cut
-    assert 10 == len(world.rig.visits())
+    assert 10 == len(world.harness.visits())
 
 
 async def test_who_waits_in_a_long_line_keeps_no_customer_locked(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1438,7 +1446,7 @@ def overlaps(journal: Sequence[dict[str, Any]], external_id: str) -> list[tuple[
 
 
 async def test_two_workers_never_write_one_visit_at_once(world: World) -> None:
-    world.rig.misbehave(slow_share=1, slow_s=0.01, empty_clears=False)
+    world.harness.inject_faults(slow_share=1, slow_s=0.01, empty_clears=False)
     dice = random.Random(5)
 
     async def worker() -> None:
@@ -1456,7 +1464,7 @@ async def test_two_workers_never_write_one_visit_at_once(world: World) -> None:
     await asyncio.gather(telling, *(worker() for _ in range(8)))
     await world.run()
 
-    journal = world.rig.journal()
+    journal = world.harness.journal()
     assert len(journal) > 10
     assert [] == overlaps(journal, "standard-1")
     assert {"time_scheduled": "2026-03-14T05:00:00Z", "event_date": "2026-03-14T05:00:00Z"} == world.visit()
@@ -1474,7 +1482,7 @@ async def test_a_change_that_lands_during_a_run_is_picked_up_by_the_next(world: 
             landed.set()
 
     world.wire.before = on_the_way
-    world.rig.misbehave(slow_share=1, slow_s=0.05, only=["POST /visits"])
+    world.harness.inject_faults(slow_share=1, slow_s=0.05, only=["POST /visits"])
     landing = asyncio.create_task(land_when_asked())
     states = await world.apply(booked())
     await landing
@@ -1487,7 +1495,7 @@ async def test_who_lost_the_lease_leaves_no_mark(world: World) -> None:
     world.wire.holds = {"POST /visits": asyncio.Event()}
     await world.land(booked())
     first = asyncio.create_task(run_visit(world.context, "main", "standard-1"))
-    await asyncio.to_thread(wait_until, world.rig.visits)
+    await asyncio.to_thread(wait_until, world.harness.visits)
     await world.later(60)
 
     states = await world.run()
@@ -1496,7 +1504,7 @@ async def test_who_lost_the_lease_leaves_no_mark(world: World) -> None:
 
     member = await world.member()
     assert ["settled"] == states
-    assert ("settled", 1, 1) == (member.state, len(member.attempts), len(world.rig.visits()))
+    assert ("settled", 1, 1) == (member.state, len(member.attempts), len(world.harness.visits()))
 
 
 # Killed at any instruction ------------------------------------------------------------------------------------------
@@ -1561,8 +1569,8 @@ async def test_killed_wherever_it_waits_and_run_again_there_is_one_visit_and_one
     root = "1"
     for k in range(200):
         await world.redis.command("FLUSHDB")
-        world.rig.http.post(f"{world.rig.sandbox.url}/_sandbox/reset")
-        world.rig.misbehave(empty_clears=False)
+        world.harness.http.post(f"{world.harness.sandbox.url}/_sandbox/reset")
+        world.harness.inject_faults(empty_clears=False)
         for each in before:
             await world.apply(each)
         for each in then:
@@ -1570,14 +1578,14 @@ async def test_killed_wherever_it_waits_and_run_again_there_is_one_visit_and_one
 
         was_cut = await cut(world, run_visit(world.context, "main", f"standard-{root}"), k, lets)
         for _ in range(2):
-            world.rig.journal()  # What was on its way to the sandbox is done.
+            world.harness.journal()  # What was on its way to the sandbox is done.
         for _ in range(3):
             await world.later(3_600)
             await world.run()
 
         context = f"cut at {k}"
         assert "settled" == (await world.member(root)).state, context
-        assert [f"standard-{root}"] == [visit["external_id"] for visit in world.rig.visits()], context
+        assert [f"standard-{root}"] == [visit["external_id"] for visit in world.harness.visits()], context
         expected = "2026-03-14T09:00:00Z"
         assert expected == (world.visit(root) or {})["time_scheduled"], context
         assert "date_cancelled" not in (world.visit(root) or {}), context
@@ -1621,12 +1629,12 @@ async def test_a_move_under_a_new_id_is_one_visit_under_the_first_whatever_comes
 ) -> None:
     for stops in itertools.product([True, False], repeat=3):
         await world.redis.command("FLUSHDB")
-        world.rig.http.post(f"{world.rig.sandbox.url}/_sandbox/reset")
+        world.harness.http.post(f"{world.harness.sandbox.url}/_sandbox/reset")
         story = chain("b", "a")  # The later id comes first in the alphabet.
 
         await tell(world, [story[number] for number in order], stops, random.Random(1))
 
-        assert ["standard-b"] == [visit["external_id"] for visit in world.rig.visits()], stops
+        assert ["standard-b"] == [visit["external_id"] for visit in world.harness.visits()], stops
         expected = {"time_scheduled": "2026-03-14T10:00:00Z", "event_date": "2026-03-14T10:00:00Z"}
         assert expected == world.visit("b"), stops
 
@@ -1642,7 +1650,7 @@ async def test_a_visit_that_moves_three_times_is_one_visit_under_its_first_id(wo
 
     await tell(world, story, stops, dice)
 
-    assert [f"standard-{ids[0]}"] == [visit["external_id"] for visit in world.rig.visits()]
+    assert [f"standard-{ids[0]}"] == [visit["external_id"] for visit in world.harness.visits()]
     expected = {"time_scheduled": "2026-03-14T12:00:00Z", "event_date": "2026-03-14T12:00:00Z"}
     assert expected == world.visit(ids[0])
     assert 1 == len(world.contacts("ada@example.com"))
@@ -1659,7 +1667,7 @@ async def test_a_chain_of_five_that_arrives_backwards_is_one_visit_under_the_fir
 
     for each in [*backwards, first]:
         await world.apply(each)
-        known.append([visit["external_id"] for visit in world.rig.visits()])
+        known.append([visit["external_id"] for visit in world.harness.visits()])
 
     # The booking that names its old half is enough to know the old half's name.
     by_moves = [[f"standard-{old}"] for old in "abcde" for _ in range(2)] + [["standard-e"]]
@@ -1675,24 +1683,24 @@ async def test_an_old_id_that_is_moved_from_twice_is_one_visit_at_the_time_of_th
 
     for story in itertools.permutations([booked("old"), asked, moved]):
         await world.redis.command("FLUSHDB")
-        world.rig.http.post(f"{world.rig.sandbox.url}/_sandbox/reset")
+        world.harness.http.post(f"{world.harness.sandbox.url}/_sandbox/reset")
         for each in story:
             await world.apply(each)
 
-        assert ["standard-old"] == [visit["external_id"] for visit in world.rig.visits()]
+        assert ["standard-old"] == [visit["external_id"] for visit in world.harness.visits()]
         assert {"time_scheduled": "2026-03-14T15:00:00Z", "event_date": "2026-03-14T15:00:00Z"} == world.visit("old")
 
 
 async def test_a_visit_made_under_a_later_id_goes_when_the_first_is_known(world: World) -> None:
     await world.apply(booked("old"))
     await world.apply(booked("new", order=2, hour=15))
-    two = sorted(visit["external_id"] for visit in world.rig.visits())
+    two = sorted(visit["external_id"] for visit in world.harness.visits())
     world.forget_calls()
 
     await world.apply(change("new", order=2, continues="old"))
 
     assert ["standard-new", "standard-old"] == two
-    assert ["standard-old"] == [visit["external_id"] for visit in world.rig.visits()]
+    assert ["standard-old"] == [visit["external_id"] for visit in world.harness.visits()]
     assert sorted(["DELETE /visits/:id", "PUT /visits/:id"]) == sorted(world.calls())
     assert {"time_scheduled": "2026-03-14T15:00:00Z", "event_date": "2026-03-14T15:00:00Z"} == world.visit("old")
 
@@ -1711,13 +1719,13 @@ async def test_a_cancel_of_the_moved_visit_cancels_the_one_that_stands(world: Wo
 async def test_a_move_of_a_visit_we_never_heard_of_is_made_under_its_first_id(world: World) -> None:
     await world.apply(*chain("1", "2")[1:])
 
-    assert ["standard-1"] == [visit["external_id"] for visit in world.rig.visits()]
+    assert ["standard-1"] == [visit["external_id"] for visit in world.harness.visits()]
 
 
 async def test_a_moved_visit_is_kept_for_as_long_as_there_is_trouble_with_it(world: World) -> None:
     for each in chain("1", "2", "3"):
         await world.apply(each)
-    world.rig.misbehave(down=True)
+    world.harness.inject_faults(down=True)
 
     await world.apply(change("3", order=99, time_scheduled=at(20)))
 
@@ -1729,7 +1737,7 @@ async def test_links_that_go_in_a_circle_end(world: World) -> None:
     await world.apply(booked("1", continues="2"))
     await world.apply(booked("2", order=2, hour=15, continues="1"))
 
-    assert 1 == len(world.rig.visits())
+    assert 1 == len(world.harness.visits())
 
 
 # Histories ----------------------------------------------------------------------------------------------------------
@@ -1795,21 +1803,21 @@ async def test_any_history_in_any_order_through_any_trouble_ends_in_what_was_sai
 
     for each in arrivals:
         await world.land(each)
-        world.rig.behave()
+        world.harness.clear_faults()
         if dice.random() < 0.5:
             trouble = dice.choice([{}, {"reset_share": 0.3}, {"truncated_share": 0.3}, {"error_share": 0.3}])
-            world.rig.misbehave(**trouble, empty_clears=clears, seed=seed)
+            world.harness.inject_faults(**trouble, empty_clears=clears, seed=seed)
             await cut(world, world.run(), dice.randint(1, 60), dice.random() < 0.5)
-            world.rig.journal()
+            world.harness.journal()
             await world.later(3_600)
-    world.rig.behave()
-    world.rig.misbehave(empty_clears=clears)
+    world.harness.clear_faults()
+    world.harness.inject_faults(empty_clears=clears)
     for _ in range(4):
         await world.run()
         await world.later(3_600)
 
     stands, email, off = model(changes)
-    visits = [(visit["external_id"], visit["contact_id"]) for visit in world.rig.visits()]
+    visits = [(visit["external_id"], visit["contact_id"]) for visit in world.harness.visits()]
     if stands is None or (off and not visits):
         assert [] == visits or off or not email
         return

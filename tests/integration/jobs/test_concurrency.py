@@ -20,8 +20,8 @@ from app.visits.change import Contact
 from app.webhooks.registry import specimens
 from jobs.concurrency import MAX_ACTIVE, FetchSlots, Job, KeyedLocks, RunningJobs
 from tests.integration.ledger.test_ledger import accept, change, work
-from tests.processes.test_worker import Books, all_visits, booked
-from tests.support.harness import Rig, wait_until
+from tests.processes.test_worker import LedgerClient, all_visits, booked
+from tests.support.harness import Harness, wait_until
 
 SLOW, QUICK = 200, 20
 
@@ -161,35 +161,35 @@ async def test_jobs_of_an_account_without_room_are_overtaken(ledger: Ledger, red
 # -- with a real worker --
 
 
-def hanging(books: Books) -> int:
-    return sum("slow" in name for name in books.works("running"))
+def hanging(books: LedgerClient) -> int:
+    return sum("slow" in name for name in books.tasks("running"))
 
 
-def test_look_ups_that_hang_do_not_delay_others_of_the_account(rig: Rig) -> None:
+def test_look_ups_that_hang_do_not_delay_others_of_the_account(harness: Harness) -> None:
     """Twenty visits behind two hundred whose contact is looked up for longer than a call may take."""
-    rig.misbehave(slow_share=1, slow_s=25, only=["GET /contacts"], matching="slow.")
-    books = Books(rig.redis_url)
+    harness.inject_faults(slow_share=1, slow_s=25, only=["GET /contacts"], matching="slow.")
+    books = LedgerClient(harness.redis_url)
     slow = [booked(f"slow-{n}", contact=Contact(email=f"slow.{n}@example.com")) for n in range(SLOW)]
     quick = [booked(f"quick-{n}", contact=Contact(email=f"quick.{n}@example.com")) for n in range(QUICK)]
-    books.land(*slow, *quick)
-    rig.worker()
+    books.accept(*slow, *quick)
+    harness.start_worker()
 
-    wait_until(lambda: len(all_visits(rig)) == QUICK)
+    wait_until(lambda: len(all_visits(harness)) == QUICK)
 
     # No call that hangs had come to an end: nobody waited for one.
     assert SLOW == hanging(books)
-    assert sorted(f"standard-quick-{n}" for n in range(QUICK)) == all_visits(rig)
+    assert sorted(f"standard-quick-{n}" for n in range(QUICK)) == all_visits(harness)
 
 
-def test_visits_of_one_contact_that_hangs_do_not_delay_others(rig: Rig) -> None:
-    rig.misbehave(slow_share=1, slow_s=25, only=["GET /contacts"], matching="slow.")
-    books = Books(rig.redis_url)
+def test_visits_of_one_contact_that_hangs_do_not_delay_others(harness: Harness) -> None:
+    harness.inject_faults(slow_share=1, slow_s=25, only=["GET /contacts"], matching="slow.")
+    books = LedgerClient(harness.redis_url)
     slow = [booked(f"slow-{n}", contact=Contact(email="slow.1@example.com")) for n in range(SLOW)]
     quick = [booked(f"quick-{n}", contact=Contact(email=f"quick.{n}@example.com")) for n in range(QUICK)]
-    books.land(*slow, *quick)
-    rig.worker()
+    books.accept(*slow, *quick)
+    harness.start_worker()
 
-    wait_until(lambda: len(all_visits(rig)) == QUICK)
+    wait_until(lambda: len(all_visits(harness)) == QUICK)
 
     assert SLOW == hanging(books)
 
@@ -236,7 +236,9 @@ def tool() -> Iterator[ManyConnections]:
         server.shutdown()
 
 
-def test_records_that_hang_delay_neither_others_of_the_tool_nor_other_hooks(rig: Rig, tool: ManyConnections) -> None:
+def test_records_that_hang_delay_neither_others_of_the_tool_nor_other_hooks(
+    harness: Harness, tool: ManyConnections
+) -> None:
     secret = specimens("acuity")["secret"]
     env = {
         "HOOKS__ACUITY__SECRETS": secret,
@@ -244,17 +246,17 @@ def test_records_that_hang_delay_neither_others_of_the_tool_nor_other_hooks(rig:
         "HOOKS__ACUITY__CREDENTIALS__API_KEY": "acuity-api-key",
         "HOOKS__ACUITY__API_URL": f"http://127.0.0.1:{tool.server_port}",
     }
-    rig.web(**env)
+    harness.start_web(**env)
     for number in [*range(1, SLOW + 1), *range(1_000, 1_000 + QUICK)]:
         raw = f"action=scheduled&id={number}&calendarID=1234567&appointmentTypeID=7654321".encode()
         signature = base64.b64encode(hmac.digest(secret.encode(), raw, hashlib.sha256)).decode()
         headers = {"content-type": "application/x-www-form-urlencoded", "x-acuity-signature": signature}
-        assert 202 == rig.post(raw, headers, "acuity").status_code
-    books = Books(rig.redis_url)
-    books.land(*(booked(f"{n}", contact=Contact(email=f"quick.{n}@example.com")) for n in range(QUICK)))
-    rig.worker(**env)
+        assert 202 == harness.post(raw, headers, "acuity").status_code
+    books = LedgerClient(harness.redis_url)
+    books.accept(*(booked(f"{n}", contact=Contact(email=f"quick.{n}@example.com")) for n in range(QUICK)))
+    harness.start_worker(**env)
 
-    wait_until(lambda: len(all_visits(rig)) == 2 * QUICK)
+    wait_until(lambda: len(all_visits(harness)) == 2 * QUICK)
 
-    assert SLOW <= sum(name.startswith("event:") for name in books.works("running"))
+    assert SLOW <= sum(name.startswith("event:") for name in books.tasks("running"))
     assert len(tool.asked) <= SLOW + QUICK  # type: ignore[attr-defined]

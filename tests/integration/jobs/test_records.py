@@ -78,7 +78,7 @@ async def test_a_record_that_was_asked_for_before_an_event_rang_is_too_old_for_i
     await ring(world, 2)
     await world.run()
 
-    assert ["2026-03-20T09:00:00Z"] == [visit["time_scheduled"] for visit in world.rig.visits()]
+    assert ["2026-03-20T09:00:00Z"] == [visit["time_scheduled"] for visit in world.harness.visits()]
     assert 2 == len(world.tool.seen)
 
 

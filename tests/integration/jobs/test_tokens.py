@@ -25,7 +25,7 @@ from app.visits.client import LARGEST_ANSWER
 from tests.integration.jobs.test_records import FIRST, SECOND, connect, gives
 from tests.integration.jobs.test_records import ring as ring_jobber
 from tests.integration.jobs.test_translate_event import SPECIMENS, Doorstep, hands, served, world
-from tests.support.harness import Rig, Server, hmac_sha256, serving, wait_until
+from tests.support.harness import Harness, Server, hmac_sha256, serving, wait_until
 
 __all__ = ["hands", "served", "world"]  # fixtures
 
@@ -178,13 +178,13 @@ class StrictTool:
         )
 
 
-class House:
+class Service:
     """A Redis that can be restarted, a door, and workers."""
 
-    def __init__(self, rig: Rig, tool: StrictTool, port: int, folder: Path) -> None:
-        self.rig, self.tool, self._port, self._folder = rig, tool, port, folder
+    def __init__(self, harness: Harness, tool: StrictTool, port: int, folder: Path) -> None:
+        self.harness, self.tool, self._port, self._folder = harness, tool, port, folder
         self.start_redis()
-        rig.web()
+        harness.start_web()
 
     def start_redis(self) -> None:
         self.redis = valkey.start(self._port, self._folder, appendfsync="always")
@@ -193,7 +193,7 @@ class House:
         raw = json.dumps(BOOKED["body"]).encode()
         signature = base64.b64encode(hmac_sha256(SPECIMENS["jobber"]["secret"].encode(), raw)).decode()
         headers = {"content-type": "application/json", "x-jobber-hmac-sha256": signature}
-        return str(self.rig.post(raw, headers, "jobber").raise_for_status().json()["delivery"])
+        return str(self.harness.post(raw, headers, "jobber").raise_for_status().json()["delivery"])
 
     def is_asked(self) -> None:
         wait_until(lambda: self.tool.exchanged)
@@ -206,23 +206,23 @@ class House:
 
     def forget_the_dead(self) -> None:
         """What a worker held that was killed ends now and not in half a minute."""
-        for work in self.rig.ask("ZRANGE", "db:running", 0, -1):
-            self.rig.ask("ZADD", "db:running", 1, work)
-        for lock in self.rig.ask("KEYS", "db:*:lock"):
-            self.rig.ask("DEL", lock)
+        for work in self.harness.redis_command("ZRANGE", "db:running", 0, -1):
+            self.harness.redis_command("ZADD", "db:running", 1, work)
+        for lock in self.harness.redis_command("KEYS", "db:*:lock"):
+            self.harness.redis_command("DEL", lock)
 
     def is_made(self) -> None:
-        wait_until(lambda: len(self.rig.visits()) == 1, 60)
+        wait_until(lambda: len(self.harness.visits()) == 1, 60)
 
 
 @pytest.fixture
-def house(sandbox: Server, tmp_path: Path) -> Iterator[House]:
+def service(sandbox: Server, tmp_path: Path) -> Iterator[Service]:
     tool, port = StrictTool(), valkey.free_port()
     with ExitStack() as stack:
         routes = [Route("/{path:path}", tool.serve, methods=["POST"])]
         url = stack.enter_context(serving(Starlette(routes=routes)))
-        rig = Rig(f"redis://127.0.0.1:{port}/0", sandbox)
-        rig.env |= {
+        harness = Harness(f"redis://127.0.0.1:{port}/0", sandbox)
+        harness.env |= {
             "HOOKS__JOBBER__SECRETS": SPECIMENS["jobber"]["secret"],
             "HOOKS__JOBBER__CREDENTIALS__CLIENT_ID": "the-client",
             "HOOKS__JOBBER__CREDENTIALS__CLIENT_SECRET": "its-secret",
@@ -231,75 +231,75 @@ def house(sandbox: Server, tmp_path: Path) -> Iterator[House]:
             "HOOKS__JOBBER__TOKEN_URL": f"{url}/token",
             "SECRET_KEY": "a-key-for-tests-that-is-long-enough",
         }
-        house = House(rig, tool, port, tmp_path)
-        stack.callback(lambda: valkey.stop(house.redis))
-        stack.enter_context(rig)
+        service = Service(harness, tool, port, tmp_path)
+        stack.callback(lambda: valkey.stop(service.redis))
+        stack.enter_context(harness)
         stack.callback(tool.open.set)
-        yield house
+        yield service
 
 
-def killed_before_it_could_read_the_answer(house: House) -> str:
+def killed_before_it_could_read_the_answer(service: Service) -> str:
     """A worker dies after the tool replaced its refresh token. The event."""
-    worker = house.rig.worker()
-    delivery = house.ring()
-    house.is_asked()
+    worker = service.harness.start_worker()
+    delivery = service.ring()
+    service.is_asked()
     worker.process.send_signal(signal.SIGSTOP)
-    house.answer()
+    service.answer()
     worker.kill()
-    house.forget_the_dead()
-    house.rig.worker()
+    service.forget_the_dead()
+    service.harness.start_worker()
     return delivery
 
 
 def test_a_worker_that_is_killed_with_the_answer_unread_costs_nothing_where_the_tool_has_a_grace_period(
-    house: House,
+    service: Service,
 ) -> None:
-    house.tool.grace = True
+    service.tool.grace = True
 
-    killed_before_it_could_read_the_answer(house)
+    killed_before_it_could_read_the_answer(service)
 
-    house.is_made()
-    assert (["refresh-1", "refresh-1"], 2) == (house.tool.exchanged, house.tool.newest)
+    service.is_made()
+    assert (["refresh-1", "refresh-1"], 2) == (service.tool.exchanged, service.tool.newest)
 
 
-def test_where_the_tool_has_none_the_event_waits_and_says_what_happened(house: House) -> None:
-    delivery = killed_before_it_could_read_the_answer(house)
+def test_where_the_tool_has_none_the_event_waits_and_says_what_happened(service: Service) -> None:
+    delivery = killed_before_it_could_read_the_answer(service)
 
     def attempts() -> list[dict[str, Any]]:
-        kept = house.rig.ask("HGETALL", f"db:event:{delivery}")
+        kept = service.harness.redis_command("HGETALL", f"db:event:{delivery}")
         stored = dict(zip(kept[::2], kept[1::2], strict=True))
         return [json.loads(value) for name, value in stored.items() if name.startswith(b"a:")]
 
     [attempt] = wait_until(attempts)
-    assert b"credentials_refused" == house.rig.ask("HGET", f"db:event:{delivery}", "reason")
+    assert b"credentials_refused" == service.harness.redis_command("HGET", f"db:event:{delivery}", "reason")
     assert "was lost" in attempt["said"]
     assert "connect the account anew" in attempt["said"]
-    assert ["refresh-1", "refresh-1"] == house.tool.exchanged
+    assert ["refresh-1", "refresh-1"] == service.tool.exchanged
 
 
-def test_while_redis_is_away_the_answer_is_kept_in_the_process_until_it_can_be_written(house: House) -> None:
-    house.rig.worker()
-    house.ring()
-    house.is_asked()
-    valkey.stop(house.redis)
-    house.answer()
+def test_while_redis_is_away_the_answer_is_kept_in_the_process_until_it_can_be_written(service: Service) -> None:
+    service.harness.start_worker()
+    service.ring()
+    service.is_asked()
+    valkey.stop(service.redis)
+    service.answer()
     time.sleep(1)
-    house.start_redis()
+    service.start_redis()
 
-    house.is_made()
-    assert (["refresh-1"], 2) == (house.tool.exchanged, house.tool.newest)
+    service.is_made()
+    assert (["refresh-1"], 2) == (service.tool.exchanged, service.tool.newest)
 
 
-def test_a_worker_that_is_told_to_end_writes_the_answer_before_it_goes(house: House) -> None:
-    worker = house.rig.worker()
-    house.ring()
-    house.is_asked()
+def test_a_worker_that_is_told_to_end_writes_the_answer_before_it_goes(service: Service) -> None:
+    worker = service.harness.start_worker()
+    service.ring()
+    service.is_asked()
     worker.process.send_signal(signal.SIGTERM)
     time.sleep(0.5)
-    house.tool.open.set()
+    service.tool.open.set()
     worker.process.wait(40)
-    house.forget_the_dead()
-    house.rig.worker()
+    service.forget_the_dead()
+    service.harness.start_worker()
 
-    house.is_made()
-    assert (["refresh-1"], 2) == (house.tool.exchanged, house.tool.newest)
+    service.is_made()
+    assert (["refresh-1"], 2) == (service.tool.exchanged, service.tool.newest)

@@ -33,7 +33,7 @@ from app.webhooks.registry import specimens
 from app.webhooks.source import PartlyTranslatable
 from jobs.concurrency import KeyedLocks
 from tests.integration.jobs.test_apply_visit import World, a_world
-from tests.support.harness import Rig, Server, hmac_sha256, serving, sign_standard, standard_body, wait_until
+from tests.support.harness import Harness, Server, hmac_sha256, serving, sign_standard, standard_body, wait_until
 
 TOOLS = ("acuity", "square", "jobber")
 SPECIMENS = {name: specimens(name) for name in TOOLS}
@@ -110,17 +110,17 @@ def served() -> Iterator[tuple[Tool, str]]:
 
 
 @pytest.fixture(scope="module")
-def hands(redis_url: str, sandbox: Server) -> Iterator[Rig]:
-    rig = Rig(redis_url, sandbox)
-    yield rig
-    rig.http.close()
+def hands(redis_url: str, sandbox: Server) -> Iterator[Harness]:
+    harness = Harness(redis_url, sandbox)
+    yield harness
+    harness.http.close()
 
 
 class Doorstep(World):
     """A world with a door, and tools behind it."""
 
-    def __init__(self, redis: Redis, rig: Rig, tool: Tool, url: str) -> None:
-        super().__init__(redis, rig)
+    def __init__(self, redis: Redis, harness: Harness, tool: Tool, url: str) -> None:
+        super().__init__(redis, harness)
         self.tool, self.url = tool, url
         self.given = {
             **CREDENTIALS,
@@ -152,7 +152,7 @@ class Doorstep(World):
 
 
 @pytest.fixture
-async def world(redis: Redis, hands: Rig, served: tuple[Tool, str]) -> AsyncIterator[Doorstep]:
+async def world(redis: Redis, hands: Harness, served: tuple[Tool, str]) -> AsyncIterator[Doorstep]:
     served[0].reset()
     async with a_world(redis, hands):
         world = Doorstep(redis, hands, *served)
@@ -265,7 +265,7 @@ async def test_what_was_fetched_becomes_the_visit(
     answer = await world.ring(tool, delivery)
     await world.run()
 
-    (visit,) = world.rig.visits()
+    (visit,) = world.harness.visits()
     assert name == visit["external_id"]
     assert expected == {field: visit[field] for field in expected | dict.fromkeys(visit) if field in expected}
     (contact,) = world.contacts("ada@example.com")
@@ -297,7 +297,7 @@ async def test_a_record_that_is_not_readable_yet_is_waited_for(world: Doorstep) 
     await world.run()
 
     assert ("waiting", "record_not_found_yet", 0) == (early.state, early.reason, early.tries)
-    assert ["acuity-123456789"] == [visit["external_id"] for visit in world.rig.visits()]
+    assert ["acuity-123456789"] == [visit["external_id"] for visit in world.harness.visits()]
 
 
 async def a_minute_ago(world: Doorstep, tool: str, told: Mapping[str, Any]) -> str:
@@ -329,7 +329,7 @@ async def test_whose_visit_it_is_may_not_be_readable_yet_either(world: Doorstep)
     await world.run()
 
     assert ("waiting", "record_not_found_yet", 0) == (early.state, early.reason, early.tries)
-    assert ["square-zkdemobooking1"] == [visit["external_id"] for visit in world.rig.visits()]
+    assert ["square-zkdemobooking1"] == [visit["external_id"] for visit in world.harness.visits()]
 
 
 async def test_a_visit_whose_customer_is_still_not_there_after_a_minute_waits_for_one(world: Doorstep) -> None:
@@ -351,7 +351,7 @@ async def test_a_cancelled_appointment_that_is_gone_is_cancelled_all_the_same(wo
     await world.ring("acuity", ACUITY["it is cancelled, and gone when we ask"])
     await world.run()
 
-    (visit,) = world.rig.visits()
+    (visit,) = world.harness.visits()
     assert visit["date_cancelled"]
 
 
@@ -386,7 +386,7 @@ async def test_after_trouble_that_may_pass_the_event_waits_and_then_lands(
     await world.run()
 
     assert ("waiting", reason, tries) == (event.state, event.reason, event.tries)
-    assert ["acuity-123456789"] == [visit["external_id"] for visit in world.rig.visits()]
+    assert ["acuity-123456789"] == [visit["external_id"] for visit in world.harness.visits()]
 
 
 @pytest.mark.parametrize(
@@ -453,7 +453,7 @@ async def test_an_address_that_is_too_long_is_left_to_an_operator_and_the_rest_i
     assert "parked" == event.state
     assert event.reason.startswith("untranslatable: the contact's e-mail address or id is too long")
     assert ("waiting", "contact_unknown") == (visit.state, visit.reason)
-    assert [] == world.rig.visits()
+    assert [] == world.harness.visits()
 
 
 @pytest.mark.parametrize("detail", ["email", "id"])
@@ -467,7 +467,7 @@ async def test_so_it_is_where_the_event_itself_names_it(world: Doorstep, detail:
     event = await world.event(answer)
     assert (202, "parked") == (answer.status_code, event.state)
     assert "is too long" in event.reason
-    assert [] == world.rig.visits()
+    assert [] == world.harness.visits()
 
 
 async def test_of_long_names_the_beginning_is_kept(world: Doorstep) -> None:
@@ -546,7 +546,7 @@ async def test_a_tool_that_is_down_holds_up_no_other_tool(world: Doorstep) -> No
     await world.ring("square", square)
     await world.run()
 
-    assert ["square-zkdemobooking1"] == [visit["external_id"] for visit in world.rig.visits()]
+    assert ["square-zkdemobooking1"] == [visit["external_id"] for visit in world.harness.visits()]
 
 
 def replace_id(delivery: Mapping[str, Any], number: int) -> dict[str, Any]:
@@ -586,7 +586,7 @@ async def test_a_parked_event_is_replayed(world: Doorstep) -> None:
     await world.ledger.replay(f"event:{answer.json()['delivery']}")
     await world.run()
 
-    assert ["acuity-123456789"] == [visit["external_id"] for visit in world.rig.visits()]
+    assert ["acuity-123456789"] == [visit["external_id"] for visit in world.harness.visits()]
 
 
 async def test_what_work_came_to_is_counted_each_time_it_comes_to_an_end(world: Doorstep) -> None:
@@ -622,7 +622,7 @@ async def test_a_parked_event_is_put_back_to_work_by_the_tools_retry(world: Door
     await world.run()
 
     assert (200, True) == (answer.status_code, answer.json()["repeat"])
-    assert ["acuity-123456789"] == [visit["external_id"] for visit in world.rig.visits()]
+    assert ["acuity-123456789"] == [visit["external_id"] for visit in world.harness.visits()]
 
 
 # GraphQL ------------------------------------------------------------------------------------------------------------
@@ -705,7 +705,7 @@ async def test_missing_credentials_are_named_and_once_set_the_event_lands(
     await world.run()
 
     assert ("parked", f"credentials_missing: {', '.join(missing)}") == (event.state, event.reason)
-    assert 1 == len(world.rig.visits())
+    assert 1 == len(world.harness.visits())
 
 
 async def test_a_hook_that_is_no_longer_configured_is_said_so(world: Doorstep) -> None:
@@ -771,7 +771,7 @@ async def test_a_repeat_that_may_be_another_event_is_fetched_anew(world: Doorste
         await world.run()
 
     assert (200, True) == (answer.status_code, answer.json()["repeat"])
-    assert ["2026-10-03T13:00:00Z"] == [visit["time_scheduled"] for visit in world.rig.visits()]
+    assert ["2026-10-03T13:00:00Z"] == [visit["time_scheduled"] for visit in world.harness.visits()]
 
 
 async def test_a_repeat_that_rings_while_the_first_is_being_fetched_is_not_lost(world: Doorstep) -> None:
@@ -789,7 +789,7 @@ async def test_a_repeat_that_rings_while_the_first_is_being_fetched_is_not_lost(
     await world.run()
 
     assert 200 == second.status_code
-    assert ["2026-10-03T13:00:00Z"] == [visit["time_scheduled"] for visit in world.rig.visits()]
+    assert ["2026-10-03T13:00:00Z"] == [visit["time_scheduled"] for visit in world.harness.visits()]
 
 
 async def test_a_repeat_that_rings_while_the_first_waits_costs_no_second_fetch(world: Doorstep) -> None:
@@ -805,7 +805,7 @@ async def test_a_repeat_that_rings_while_the_first_waits_costs_no_second_fetch(w
     await world.run()
 
     assert ([], 2) == (early, len(world.tool.seen))
-    assert 1 == len(world.rig.visits())
+    assert 1 == len(world.harness.visits())
 
 
 async def test_a_repeat_with_a_name_of_its_own_is_not_fetched_again(world: Doorstep) -> None:
@@ -830,7 +830,7 @@ async def test_whatever_is_fetched_last_stands(world: Doorstep, backwards: bool)
         await world.do(f"event:{answer.json()['delivery']}")
     await world.run()
 
-    assert [] == world.rig.visits()  # It was off before anybody made it.
+    assert [] == world.harness.visits()  # It was off before anybody made it.
 
 
 # Defects and deaths -------------------------------------------------------------------------------------------------
@@ -882,7 +882,7 @@ async def test_an_event_that_a_dead_worker_left_is_fetched_by_another(world: Doo
     await world.run()
 
     assert [] == at_once
-    assert ["acuity-123456789"] == [visit["external_id"] for visit in world.rig.visits()]
+    assert ["acuity-123456789"] == [visit["external_id"] for visit in world.harness.visits()]
 
 
 async def test_who_lost_the_lease_on_an_event_lands_nothing(world: Doorstep) -> None:
@@ -901,5 +901,5 @@ async def test_who_lost_the_lease_on_an_event_lands_nothing(world: Doorstep) -> 
     await asyncio.gather(fetching, second)
     await world.run()
 
-    assert ["2026-10-02T16:00:00Z"] == [visit["time_scheduled"] for visit in world.rig.visits()]
+    assert ["2026-10-02T16:00:00Z"] == [visit["time_scheduled"] for visit in world.harness.visits()]
     assert 1 == len((await world.event(answer)).attempts)

@@ -10,7 +10,7 @@ from app.ledger.records import Meta, NoBody
 from app.ledger.redis import Redis
 from app.settings.environment import SettingsError, read
 from app.webhooks.delivery import Delivery
-from tests.support.harness import Rig, wait_until
+from tests.support.harness import Harness, wait_until
 
 OLD, NEW = "an-old-key-of-32-characters-....", "a-newer-key-of-32-characters-..."
 RAW = b'{"email": "canary@example.com", "padding": "' + b"-" * 200 + b'"}'
@@ -71,18 +71,20 @@ def test_a_short_key_is_refused_by_name_and_not_by_value() -> None:
     assert "1234" not in str(told.value)
 
 
-def test_all_of_doorbell_works_with_sealed_bodies_and_says_what_it_cannot_open(rig: Rig, redis_url: str) -> None:
-    rig.web(BODY_KEYS=OLD)
-    rig.worker(BODY_KEYS=OLD)
+def test_all_of_doorbell_works_with_sealed_bodies_and_says_what_it_cannot_open(
+    harness: Harness, redis_url: str
+) -> None:
+    harness.start_web(BODY_KEYS=OLD)
+    harness.start_worker(BODY_KEYS=OLD)
     contact: dict[str, Any] = {"email": "canary@example.com", "first_name": "Canary"}
-    rang = rig.ring("visit.created", "A", contact=contact, time_scheduled="2031-03-14T16:00:00Z")
-    wait_until(lambda: rig.visit("standard-A"))
+    rang = harness.send("visit.created", "A", contact=contact, time_scheduled="2031-03-14T16:00:00Z")
+    wait_until(lambda: harness.visit("standard-A"))
     id = rang.json()["delivery"]
 
-    revealed = rig.doorbell("show", id, "--show-personal-data", BODY_KEYS=f"{NEW} {OLD}")
-    locked = rig.doorbell("show", id, "--show-personal-data", BODY_KEYS=NEW)
-    replayed = rig.doorbell("replay", id, "--retranslate", "--dry-run", BODY_KEYS=NEW)
-    examined = rig.doorbell("doctor", BODY_KEYS=f"{NEW} {OLD}")
+    revealed = harness.doorbell("show", id, "--show-personal-data", BODY_KEYS=f"{NEW} {OLD}")
+    locked = harness.doorbell("show", id, "--show-personal-data", BODY_KEYS=NEW)
+    replayed = harness.doorbell("replay", id, "--retranslate", "--dry-run", BODY_KEYS=NEW)
+    examined = harness.doorbell("doctor", BODY_KEYS=f"{NEW} {OLD}")
 
     assert "canary@example.com" in revealed.stdout
     assert (0, True) == (locked.returncode, "sealed under a key that BODY_KEYS lacks" in locked.stdout), locked

@@ -30,7 +30,7 @@ from tests.integration.ledger.test_ledger import (
     work,
     work_off,
 )
-from tests.support.harness import Rig, standard_body, wait_until
+from tests.support.harness import Harness, standard_body, wait_until
 
 __all__ = ["hands", "world"]
 
@@ -101,15 +101,15 @@ async def test_what_lands_on_a_visit_that_is_full_is_stored_and_parked(ledger: L
     assert -1 == await redis.command("PTTL", f"db:delivery:{written.delivery}")
 
 
-def test_the_door_accepts_what_lands_on_a_full_visit_and_an_operator_sees_it(rig: Rig) -> None:
-    rig.web()
-    rig.ring("visit.created", "A", time_scheduled=SOON)
-    asyncio.run(filled(rig.redis_url, "A"))
+def test_the_door_accepts_what_lands_on_a_full_visit_and_an_operator_sees_it(harness: Harness) -> None:
+    harness.start_web()
+    harness.send("visit.created", "A", time_scheduled=SOON)
+    asyncio.run(filled(harness.redis_url, "A"))
 
-    rang = rig.ring("visit.updated", "A", time_scheduled=SOON)
+    rang = harness.send("visit.updated", "A", time_scheduled=SOON)
 
     assert (202, 1) == (rang.status_code, rang.json()["changes"])
-    [failure] = [json.loads(line) for line in rig.doorbell("failures", "--json").stdout.splitlines()]
+    [failure] = [json.loads(line) for line in harness.doorbell("failures", "--json").stdout.splitlines()]
     assert (rang.json()["delivery"], "event", "too_many_changes") == tuple(failure[n] for n in ("id", "kind", "reason"))
 
 
@@ -455,7 +455,7 @@ async def hold_in_east(world: World) -> str:
 
 def told(world: World, *command: str) -> list[Any]:
     """What the command line prints, by lines."""
-    ran = world.rig.doorbell(*command, "--json")
+    ran = world.harness.doorbell(*command, "--json")
     return [json.loads(line) for line in ran.stdout.splitlines()]
 
 
@@ -521,26 +521,26 @@ async def flood(redis_url: str, count: int, at_once: int) -> int:
 
 
 @pytest.mark.parametrize("is_backlog", [False, True], ids=["while the worker runs", "before it starts"])
-def test_a_visit_in_a_loop_does_not_keep_others_from_being_made(rig: Rig, is_backlog: bool) -> None:
-    rig.web()
+def test_a_visit_in_a_loop_does_not_keep_others_from_being_made(harness: Harness, is_backlog: bool) -> None:
+    harness.start_web()
     if not is_backlog:
-        rig.worker()
-    parked = asyncio.run(flood(rig.redis_url, 8_000, 9_000 if is_backlog else 1_500))
+        harness.start_worker()
+    parked = asyncio.run(flood(harness.redis_url, 8_000, 9_000 if is_backlog else 1_500))
     for number in range(20):
         person = {"email": f"{number}@example.com", "first_name": "Ada"}
-        assert 202 == rig.ring("visit.created", f"good-{number}", time_scheduled=SOON, contact=person).status_code
+        assert 202 == harness.send("visit.created", f"good-{number}", time_scheduled=SOON, contact=person).status_code
     if is_backlog:
-        rig.worker()
+        harness.start_worker()
 
     good = {f"standard-good-{number}" for number in range(20)}
-    wait_until(lambda: good <= {visit["external_id"] for visit in rig.visits()}, 120)
-    loop = wait_until(lambda: rig.visit("workiz-loop"), 120)
+    wait_until(lambda: good <= {visit["external_id"] for visit in harness.visits()}, 120)
+    loop = wait_until(lambda: harness.visit("workiz-loop"), 120)
 
     assert "2026-03-14T09:00:00Z" == loop["time_completed"]  # it was seen then for the first time
-    assert parked == rig.ask("ZCARD", "db:parked")
+    assert parked == harness.redis_command("ZCARD", "db:parked")
     assert parked in (range(3_000, 3_050) if is_backlog else [0])
-    wait_until(lambda: rig.ask("HLEN", "db:visit:main/workiz-loop") < 500, 60)
-    assert not rig.ask("EXISTS", "db:gate:main")
+    wait_until(lambda: harness.redis_command("HLEN", "db:visit:main/workiz-loop") < 500, 60)
+    assert not harness.redis_command("EXISTS", "db:gate:main")
 
 
 async def test_what_was_parked_for_a_full_visit_is_replayed_and_decides(world: World) -> None:

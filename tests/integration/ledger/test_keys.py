@@ -20,7 +20,7 @@ from app.settings.environment import read
 from app.webhooks.registry import specimens
 from tests.integration.console.test_access import ENDING, HASHES, OPERATORS, Browser
 from tests.integration.ledger.test_ledger import accept, begin, change, forgetful, parked, work, work_off
-from tests.support.harness import ROOT, Rig, sign_standard, standard_body, wait_until
+from tests.support.harness import ROOT, Harness, sign_standard, standard_body, wait_until
 
 KEY = "secret-key-of-the-tests-0123456789"
 ACUITY = specimens("acuity")
@@ -82,8 +82,8 @@ def acuity() -> Iterator[str]:
         server.shutdown()
 
 
-def configure(rig: Rig, api_url: str) -> None:
-    rig.env |= {
+def configure(harness: Harness, api_url: str) -> None:
+    harness.env |= {
         "SECRET_KEY": KEY,
         "HOOKS__ACUITY__SECRETS": ACUITY["secret"],
         "HOOKS__ACUITY__CREDENTIALS__USER_ID": "4711",
@@ -96,8 +96,8 @@ def configure(rig: Rig, api_url: str) -> None:
 
 
 @asynccontextmanager
-async def at_the_desk(rig: Rig) -> AsyncIterator[Browser]:
-    app = create_app(read(rig.env))
+async def at_the_desk(harness: Harness) -> AsyncIterator[Browser]:
+    app = create_app(read(harness.env))
     async with app.router.lifespan_context(app):
         browser = Browser(app)
         await browser.log_in("a wrong password")
@@ -109,30 +109,30 @@ ADA = {"email": "ada@example.com", "first_name": "Ada", "last_name": "Lovelace",
 SOON = "2031-03-14T16:00:00Z"
 
 
-def ring_everything(rig: Rig) -> None:
+def ring_everything(harness: Harness) -> None:
     """Visits made, moved and cancelled, a repeat, one ignored, one not understood, one without a contact, a thin event; and
     who is not let in."""
     raw = standard_body("visit.created", "A", contact=ADA, time_scheduled=SOON)
     headers = {**sign_standard(raw), "x-request-id": "request-1"}
-    assert [202, 200] == [rig.post(raw, headers).status_code for _ in range(2)]
-    wait_until(lambda: rig.visit("standard-A"))
-    rig.ring("visit.updated", "A", amount_collected="245.00")
-    rig.ring("visit.cancelled", "A")
-    rig.ring("visit.created", "B", contact={"first_name": "Grace", "phone": "+15550100002"}, time_scheduled=SOON)
+    assert [202, 200] == [harness.post(raw, headers).status_code for _ in range(2)]
+    wait_until(lambda: harness.visit("standard-A"))
+    harness.send("visit.updated", "A", amount_collected="245.00")
+    harness.send("visit.cancelled", "A")
+    harness.send("visit.created", "B", contact={"first_name": "Grace", "phone": "+15550100002"}, time_scheduled=SOON)
     odd = standard_body("visit.created", "C", time_scheduled="at noon")
-    assert 202 == rig.post(odd, sign_standard(odd)).status_code
+    assert 202 == harness.post(odd, sign_standard(odd)).status_code
     other = json.dumps({"type": "invoice.paid", "timestamp": "2026-03-14T17:32:05Z", "data": {}}).encode()
-    assert "ignored" in rig.post(other, sign_standard(other)).text
-    rang = rig.doorbell("ring", "acuity", "1", "--to", f"{rig.door.url}/hooks/acuity")
+    assert "ignored" in harness.post(other, sign_standard(other)).text
+    rang = harness.doorbell("ring", "acuity", "1", "--to", f"{harness.web_server.url}/hooks/acuity")
     assert "202" in rang.stdout + rang.stderr, rang
-    assert [401, 404] == [rig.post(raw, {}, hook).status_code for hook in ("standard", "nobody")]
-    wait_until(lambda: rig.visit("acuity-123456789"))
+    assert [401, 404] == [harness.post(raw, {}, hook).status_code for hook in ("standard", "nobody")]
+    wait_until(lambda: harness.visit("acuity-123456789"))
 
 
-def test_every_key_is_of_a_known_kind_and_has_an_end(rig: Rig) -> None:
+def test_every_key_is_of_a_known_kind_and_has_an_end(harness: Harness) -> None:
     async def at_work(redis: Redis) -> None:
         """The desk: every page, a search, a reveal, an operation."""
-        async with at_the_desk(rig) as browser:
+        async with at_the_desk(harness) as browser:
             [failure] = await redis.command("ZRANGE", "db:parked", 0, 0)
             for page in ENDING:
                 if page.method == "GET" and "{" not in page.path:
@@ -147,27 +147,29 @@ def test_every_key_is_of_a_known_kind_and_has_an_end(rig: Rig) -> None:
         return int(await redis.command("ZCARD", "db:parked"))
 
     with acuity() as url:
-        configure(rig, url)
-        rig.web()
-        rig.worker()
-        ring_everything(rig)
-        assert 2 == wait_until(lambda: run_of(rig.redis_url, parked_ones) == 2 and 2)
-        run_of(rig.redis_url, at_work)
-        rig.misbehave(down=True)
-        rig.ring("visit.created", "D", contact=ADA, time_scheduled=SOON)
-        wait_until(lambda: rig.doorbell("visit", "standard-D").stdout.count("waiting"))
-        during = run_of(rig.redis_url, without_an_end)
-        rig.behave()
-        wait_until(lambda: rig.visit("standard-D"))
-        assert 0 == rig.doorbell("replay", "standard-A", "--recheck", "--yes").returncode
-        assert rig.doorbell("audit").returncode in (0, 3)
-        rig.doorbell("discard", "standard-B", "--yes")
-        wait_until(lambda: not run_of(rig.redis_url, lambda redis: redis.command("ZCARD", "db:queued")))
+        configure(harness, url)
+        harness.start_web()
+        harness.start_worker()
+        ring_everything(harness)
+        assert 2 == wait_until(lambda: run_of(harness.redis_url, parked_ones) == 2 and 2)
+        run_of(harness.redis_url, at_work)
+        harness.inject_faults(down=True)
+        harness.send("visit.created", "D", contact=ADA, time_scheduled=SOON)
+        wait_until(lambda: harness.doorbell("visit", "standard-D").stdout.count("waiting"))
+        during = run_of(harness.redis_url, without_an_end)
+        harness.clear_faults()
+        wait_until(lambda: harness.visit("standard-D"))
+        assert 0 == harness.doorbell("replay", "standard-A", "--recheck", "--yes").returncode
+        assert harness.doorbell("audit").returncode in (0, 3)
+        harness.doorbell("discard", "standard-B", "--yes")
+        wait_until(lambda: not run_of(harness.redis_url, lambda redis: redis.command("ZCARD", "db:queued")))
         # The door writes its counts every few seconds.
-        wait_until(lambda: run_of(rig.redis_url, lambda redis: redis.command("EXISTS", "db:refused:standard:unsigned")))
+        wait_until(
+            lambda: run_of(harness.redis_url, lambda redis: redis.command("EXISTS", "db:refused:standard:unsigned"))
+        )
 
-    keys = [key.decode() for key in run_of(rig.redis_url, lambda redis: redis.command("KEYS", "*"))]
-    assert ([], []) == (during, run_of(rig.redis_url, without_an_end))
+    keys = [key.decode() for key in run_of(harness.redis_url, lambda redis: redis.command("KEYS", "*"))]
+    assert ([], []) == (during, run_of(harness.redis_url, without_an_end))
     # It looked at what it should: most of what the table knows was there.
     seen = {kind.pattern for kind in KINDS for key in keys if fnmatchcase(key, kind.pattern)}
     assert {kind.pattern for kind in KINDS if ":lock" not in kind.pattern} - seen <= UNSEEN
@@ -251,10 +253,10 @@ async def test_what_is_parked_longer_than_the_retention_stays(redis: Redis) -> N
     assert 1 == len((await ledger.member(work("A"))).changes)
 
 
-async def test_a_worker_tidies(rig: Rig, redis: Redis) -> None:
+async def test_a_worker_tidies(harness: Harness, redis: Redis) -> None:
     await redis.command("ZADD", "db:deliveries:gone", 1_000, "d-long-ago")
     await redis.command("SADD", "db:hooks", "gone")
-    rig.worker()
+    harness.start_worker()
 
     for _ in range(1_500):
         if not await redis.command("EXISTS", "db:deliveries:gone"):

@@ -80,7 +80,7 @@ async def test_an_event_whose_record_is_outdated_waits_and_is_fetched_again(redi
     await doorstep.run()
 
     assert ["record_not_found_yet"] == came_of_it
-    names = {visit["external_id"] for visit in doorstep.rig.visits()}
+    names = {visit["external_id"] for visit in doorstep.harness.visits()}
     assert {"hubspot-62515-9001"} == names  # the other contact wants no e-mail
 
 
@@ -101,5 +101,5 @@ async def test_contacts_of_a_deleted_meeting_are_known_from_its_earlier_records(
     await doorstep.ring(deleted)
     await doorstep.run()
 
-    off = {visit["external_id"]: bool(visit["date_cancelled"]) for visit in doorstep.rig.visits()}
+    off = {visit["external_id"]: bool(visit["date_cancelled"]) for visit in doorstep.harness.visits()}
     assert {"hubspot-62515-9001": True, "hubspot-62515-9001.102": True} == off

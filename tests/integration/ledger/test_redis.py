@@ -21,7 +21,7 @@ from app.ledger.ledger import Ledger
 from app.ledger.records import Meta, Written
 from app.ledger.redis import Address, Redis, RedisDown
 from app.webhooks.delivery import Delivery
-from tests.support.harness import ROOT, Rig, wait_until
+from tests.support.harness import ROOT, Harness, wait_until
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -615,13 +615,13 @@ async def test_tls_spoken_to_a_server_without_it_is_told_as_down(own: OwnServer)
 
 
 async def test_web_and_worker_work_over_tls_with_a_certificate_that_need_not_be_verified(
-    rig: Rig, own: OwnServer, certificate: ssl.SSLContext
+    harness: Harness, own: OwnServer, certificate: ssl.SSLContext
 ) -> None:
     def work() -> bool:
-        rig.web(**env)
-        rig.worker(**env)
-        rig.ring("visit.created", "1", contact={"email": "ada@example.com"}, time_scheduled="2026-03-14T16:00:00Z")
-        visit = wait_until(lambda: rig.visit("standard-1"))
+        harness.start_web(**env)
+        harness.start_worker(**env)
+        harness.send("visit.created", "1", contact={"email": "ada@example.com"}, time_scheduled="2026-03-14T16:00:00Z")
+        visit = wait_until(lambda: harness.visit("standard-1"))
         # The visit went over our connection; over arq's own comes what arq writes.
         return visit["time_scheduled"] == "2026-03-14T16:00:00Z" and wait_until(
             lambda: own.cli("EXISTS", "db:jobs:health-check") == "1"
@@ -634,14 +634,14 @@ async def test_web_and_worker_work_over_tls_with_a_certificate_that_need_not_be_
 
 @pytest.mark.parametrize("command", ["jobs", "arq jobs.worker.WorkerSettings", "app doctor --phase release"])
 async def test_a_certificate_that_must_be_verified_and_cannot_be_is_said_to_be_the_reason(
-    rig: Rig, own: OwnServer, certificate: ssl.SSLContext, command: str
+    harness: Harness, own: OwnServer, certificate: ssl.SSLContext, command: str
 ) -> None:
     def start() -> "subprocess.CompletedProcess[str]":
         arguments = [sys.executable, "-m", *command.split()]
         return subprocess.run(arguments, cwd=ROOT, env=env, capture_output=True, text=True, timeout=30)
 
     async with listening(passing_on(own.port), certificate) as port:
-        env = {**rig.env, "REDIS_URL": f"rediss://127.0.0.1:{port}/0"}
+        env = {**harness.env, "REDIS_URL": f"rediss://127.0.0.1:{port}/0"}
         ended = await asyncio.to_thread(start)
 
     told = ended.stdout + ended.stderr

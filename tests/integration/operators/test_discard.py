@@ -53,7 +53,7 @@ async def test_what_is_planned_is_given_up(world: World) -> None:
 async def test_of_a_delivery_only_its_own_changes_are_given_up(world: World) -> None:
     await world.apply(booked())
     [first] = await deliveries(world)
-    world.rig.misbehave(error_share=1)
+    world.harness.inject_faults(error_share=1)
     await world.apply(change(order=2, time_scheduled=hour(12)))
     [second] = set(await deliveries(world)) - {first}
 
@@ -87,7 +87,7 @@ async def test_what_came_after_the_plan_is_left_alone(world: World, words: dict[
 
 
 async def test_what_landed_after_a_discard_can_be_given_up_too(world: World) -> None:
-    world.rig.misbehave(error_share=1)
+    world.harness.inject_faults(error_share=1)
     await world.land(booked("1"), change("2", 2, continues="1", time_scheduled=hour(12)))
     await world.do(of("1"))
     await carry_out(world, ids=("standard-1",))
@@ -98,11 +98,11 @@ async def test_what_landed_after_a_discard_can_be_given_up_too(world: World) -> 
 
 
 async def refused_again(world: World, *visits: str) -> None:
-    world.rig.misbehave(duplicate_external_id="unprocessable")
+    world.harness.inject_faults(duplicate_external_id="unprocessable")
     for visit_id in visits:
         await world.land(booked(visit_id, order=2, contact=Contact(id="cont_nobody")))
     await world.run()
-    world.rig.behave()
+    world.harness.clear_faults()
 
 
 async def test_what_a_worker_has_in_its_hands_is_left_alone(world: World) -> None:

@@ -14,7 +14,7 @@ from app.visits.client import Broken
 from tests.integration.jobs.test_apply_visit import BOB, DOCUMENTED, World, booked, cancelled, change, hands, world
 from tests.integration.jobs.test_apply_visit import at as hour
 from tests.integration.operators.test_replay import TOKEN, made_by_hand, names, of
-from tests.support.harness import Rig, wait_until
+from tests.support.harness import Harness, wait_until
 
 __all__ = ["hands", "world"]
 
@@ -39,8 +39,8 @@ async def repaired(world: World) -> list[Difference]:
 
 def by_hand(world: World, method: str, name: str | int, **fields: str) -> None:
     """Somebody does this in the API."""
-    url = f"{world.rig.env['VISITS_API_URL']}/visits/{name}"
-    world.rig.http.request(method, url, data=fields, headers=TOKEN).raise_for_status()
+    url = f"{world.harness.env['VISITS_API_URL']}/visits/{name}"
+    world.harness.http.request(method, url, data=fields, headers=TOKEN).raise_for_status()
 
 
 async def test_what_is_as_it_should_be_is_no_difference(world: World) -> None:
@@ -87,26 +87,26 @@ async def test_a_field_that_was_changed_by_hand_is_different_and_set_back(world:
 
 async def test_another_contact_is_told_and_left_to_whoever_changed_it(world: World) -> None:
     await world.apply(booked("1"))
-    world.rig.misbehave(contact_can_change=True)
+    world.harness.inject_faults(contact_can_change=True)
     by_hand(world, "PUT", "standard-1", contact_id=DOCUMENTED)
 
     [found] = await differences(world)
 
     assert ["contact_id"] == list(found.fields)
     assert [] == await repaired(world)
-    assert [DOCUMENTED] == [visit["contact_id"] for visit in world.rig.visits()]
+    assert [DOCUMENTED] == [visit["contact_id"] for visit in world.harness.visits()]
 
 
 async def test_of_two_visits_under_one_name_the_second_goes(world: World) -> None:
     await world.apply(booked("1"))
-    [first] = world.rig.visits()
+    [first] = world.harness.visits()
     second = made_by_hand(world, external_id="standard-1")
 
     [found] = await differences(world)
 
     assert ("duplicate", [first["id"], second["id"]]) == (found.kind, found.remote_ids)
     assert [] == await repaired(world)
-    assert [first["id"]] == [visit["id"] for visit in world.rig.visits()]
+    assert [first["id"]] == [visit["id"] for visit in world.harness.visits()]
 
 
 async def test_two_ids_of_one_visit_that_both_stand_are_one_too_many(world: World) -> None:
@@ -138,7 +138,7 @@ async def test_a_young_visit_of_our_name_that_nobody_heard_of_is_extra_and_never
 
 async def test_an_old_visit_that_was_forgotten_is_unknown_and_no_difference(world: World) -> None:
     made_by_hand(world, external_id="standard-9")
-    listed = world.rig.visits()
+    listed = world.harness.visits()
     world.wire.before = answers(lambda page: {"visits": [{**listed[0], "created_at": "2024-01-01T00:00:00Z"}]})
 
     audit = audit_of(world)
@@ -190,7 +190,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_pages_that_shift_make_neither_doubles_nor_gaps(world: World) -> None:
     """Newest first: while it reads, others make a visit, and others delete one that it has seen."""
     await world.apply(*[booked(str(number)) for number in range(8)])
-    newest_first = world.rig.visits()[::-1]
+    newest_first = world.harness.visits()[::-1]
 
     def page(number: int) -> dict[str, Any]:
         if number == 2:
@@ -273,25 +273,25 @@ async def test_its_calls_stand_in_the_line_of_the_workers(world: World) -> None:
 # -- as a command ----------------------------------------------------------------------------------------------------
 
 
-def test_the_command_tells_repairs_and_then_is_content(rig: Rig) -> None:
-    rig.web()
-    rig.worker()
+def test_the_command_tells_repairs_and_then_is_content(harness: Harness) -> None:
+    harness.start_web()
+    harness.start_worker()
     for number in range(3):
         contact = {"email": f"ada{number}@example.com", "first_name": "Ada", "last_name": "Lovelace"}
-        rig.ring("visit.created", f"A-{number}", contact=contact, time_scheduled="2026-03-14T16:00:00Z")
-    wait_until(lambda: len(rig.visits()) == 3)
-    wait_until(lambda: rig.doorbell("audit").returncode == 0)
-    rig.http.delete(f"{rig.env['VISITS_API_URL']}/visits/standard-A-1", headers=TOKEN).raise_for_status()
+        harness.send("visit.created", f"A-{number}", contact=contact, time_scheduled="2026-03-14T16:00:00Z")
+    wait_until(lambda: len(harness.visits()) == 3)
+    wait_until(lambda: harness.doorbell("audit").returncode == 0)
+    harness.http.delete(f"{harness.env['VISITS_API_URL']}/visits/standard-A-1", headers=TOKEN).raise_for_status()
 
-    told = rig.doorbell("audit", "--json")
+    told = harness.doorbell("audit", "--json")
     [row] = [json.loads(line) for line in told.stdout.splitlines()]
-    mended = rig.doorbell("audit", "--repair")
-    wait_until(lambda: rig.visit("standard-A-1"))
+    mended = harness.doorbell("audit", "--repair")
+    wait_until(lambda: harness.visit("standard-A-1"))
 
     assert (3, "missing", "standard-A-1", False) == (told.returncode, row["kind"], row["visit"], row["repaired"])
     assert "3 visits" not in told.stderr
     assert (0, True) == (mended.returncode, "put back to work: 1" in mended.stderr)
-    assert 0 == wait_until(lambda: (ran := rig.doorbell("audit")).returncode == 0 and [ran])[0].returncode
+    assert 0 == wait_until(lambda: (ran := harness.doorbell("audit")).returncode == 0 and [ran])[0].returncode
     assert "Lovelace" not in told.stdout + told.stderr + mended.stdout
 
 
@@ -305,7 +305,7 @@ def test_the_command_tells_repairs_and_then_is_content(rig: Rig) -> None:
     ],
 )
 @pytest.mark.usefixtures("small")
-def test_how_it_ends_says_how_it_went(rig: Rig, status: int, options: list[str], env: dict[str, str]) -> None:
-    ran = rig.doorbell("audit", *options, **env)
+def test_how_it_ends_says_how_it_went(harness: Harness, status: int, options: list[str], env: dict[str, str]) -> None:
+    ran = harness.doorbell("audit", *options, **env)
 
     assert status == ran.returncode, ran.stderr

@@ -33,7 +33,7 @@ from tests.integration.ledger.test_keys import (
     without_an_end,
 )
 from tests.integration.ledger.test_ledger import accept, begin, change, settled, work
-from tests.support.harness import Rig, Server, sign_standard, standard_body, wait_until
+from tests.support.harness import Harness, Server, sign_standard, standard_body, wait_until
 
 EMAIL = "ada@example.com"
 #: As they are written, by `standard` and by Acuity.
@@ -71,169 +71,169 @@ async def traces(redis: Redis) -> dict[str, list[bytes]]:
     return {key: found for key, text in kept.items() if (found := [trace for trace in TRACES if trace in text.lower()])}
 
 
-def forgotten(rig: Rig, *options: str, **env: str) -> dict[str, Any]:
-    done = rig.doorbell("erase", EMAIL, "--json", "--yes", *options, **env)
+def forgotten(harness: Harness, *options: str, **env: str) -> dict[str, Any]:
+    done = harness.doorbell("erase", EMAIL, "--json", "--yes", *options, **env)
     assert done.returncode == 0, done
     told: dict[str, Any] = json.loads(done.stdout)
     return told
 
 
-def test_after_it_nothing_of_the_person_is_anywhere_in_redis(rig: Rig) -> None:
+def test_after_it_nothing_of_the_person_is_anywhere_in_redis(harness: Harness) -> None:
     with acuity() as url:
-        configure(rig, url)
-        rig.web()
-        rig.worker()
-        ring_everything(rig)
-        rig.ring("visit.created", "G", contact=GRACE, time_scheduled=SOON)
-        rig.ring("visit.updated", "A", contact={"phone": "+15550100001", "first_name": "Ada"})
-        wait_until(lambda: rig.visit("standard-G"))
-        quiet(rig)
-        before = run_of(rig.redis_url, traces)
-        plan = rig.doorbell("erase", EMAIL, "--dry-run", "--json")
-        untouched = run_of(rig.redis_url, traces)
+        configure(harness, url)
+        harness.start_web()
+        harness.start_worker()
+        ring_everything(harness)
+        harness.send("visit.created", "G", contact=GRACE, time_scheduled=SOON)
+        harness.send("visit.updated", "A", contact={"phone": "+15550100001", "first_name": "Ada"})
+        wait_until(lambda: harness.visit("standard-G"))
+        quiet(harness)
+        before = run_of(harness.redis_url, traces)
+        plan = harness.doorbell("erase", EMAIL, "--dry-run", "--json")
+        untouched = run_of(harness.redis_url, traces)
 
-        told = forgotten(rig)
+        told = forgotten(harness)
 
     assert {kind.split(":")[1] for kind in before} >= {"delivery", "visit"}
     assert (0, before.keys()) == (plan.returncode, untouched.keys() | before.keys())
-    assert {} == run_of(rig.redis_url, traces)
+    assert {} == run_of(harness.redis_url, traces)
     assert ["visit:main/acuity-123456789", "visit:main/standard-A"] == told["visits"]
     assert (told["visits"], told["deliveries"]) == tuple(
         json.loads(plan.stdout)[what] for what in ("visits", "deliveries")
     )
     assert (5, 0) == (len(told["deliveries"]), len(told["shared"]))  # four of A, one of Acuity
-    kept = run_of(rig.redis_url, whole)
+    kept = run_of(harness.redis_url, whole)
     assert b"grace@example.com" in kept["db:visit:main/standard-G"]
     assert b"forgot a person" in kept["db:audit-log"]
-    assert [] == run_of(rig.redis_url, without_an_end)
+    assert [] == run_of(harness.redis_url, without_an_end)
 
 
-def quiet(rig: Rig) -> None:
+def quiet(harness: Harness) -> None:
     async def open_work(redis: Redis) -> int:
         return int(await redis.command("ZCARD", "db:queued")) + int(await redis.command("ZCARD", "db:running"))
 
-    wait_until(lambda: not run_of(rig.redis_url, open_work))
+    wait_until(lambda: not run_of(harness.redis_url, open_work))
 
 
-def test_later_events_of_a_forgotten_visit_make_no_wrong_and_no_second_one(rig: Rig) -> None:
+def test_later_events_of_a_forgotten_visit_make_no_wrong_and_no_second_one(harness: Harness) -> None:
     """It was another customer's once: whose it is now stays decided."""
-    rig.env["SECRET_KEY"] = KEY
-    rig.web()
-    rig.worker()
+    harness.env["SECRET_KEY"] = KEY
+    harness.start_web()
+    harness.start_worker()
     start = datetime.now(UTC) - timedelta(minutes=10)
-    rig.ring("visit.created", "A", start, contact=GRACE, time_scheduled=SOON)
-    wait_until(lambda: rig.visit("standard-A"))
-    rig.ring("visit.updated", "A", start + timedelta(minutes=1), contact=ADA)
-    stood = wait_until(lambda: contact_is(rig, EMAIL))
-    quiet(rig)
+    harness.send("visit.created", "A", start, contact=GRACE, time_scheduled=SOON)
+    wait_until(lambda: harness.visit("standard-A"))
+    harness.send("visit.updated", "A", start + timedelta(minutes=1), contact=ADA)
+    stood = wait_until(lambda: contact_is(harness, EMAIL))
+    quiet(harness)
 
-    told = forgotten(rig)
-    rig.ring("visit.updated", "A", start + timedelta(minutes=2), amount_collected="245.00")
-    after = wait_until(lambda: next((one for one in rig.visits() if one.get("amount_collected") == "245.00"), None))
-    rig.ring("visit.updated", "A", start + timedelta(minutes=3), contact=ADA)
-    quiet(rig)
+    told = forgotten(harness)
+    harness.send("visit.updated", "A", start + timedelta(minutes=2), amount_collected="245.00")
+    after = wait_until(lambda: next((one for one in harness.visits() if one.get("amount_collected") == "245.00"), None))
+    harness.send("visit.updated", "A", start + timedelta(minutes=3), contact=ADA)
+    quiet(harness)
 
     assert ["visit:main/standard-A"] == told["visits"]
     assert (stood["id"], stood["contact_id"]) == (after["id"], after["contact_id"])
-    assert 1 == len(rig.visits())
-    assert 1 == len([visit for visit in rig.visits() if visit["id"] == stood["id"]])
-    rig.ring("visit.updated", "A", start + timedelta(minutes=4), contact=GRACE)
-    assert wait_until(lambda: contact_is(rig, "grace@example.com"))
+    assert 1 == len(harness.visits())
+    assert 1 == len([visit for visit in harness.visits() if visit["id"] == stood["id"]])
+    harness.send("visit.updated", "A", start + timedelta(minutes=4), contact=GRACE)
+    assert wait_until(lambda: contact_is(harness, "grace@example.com"))
 
 
-def contact_is(rig: Rig, email: str) -> Any:
-    visit = rig.visit("standard-A")
-    contacts = rig.api(f"/contacts?email={email}")["data"]
+def contact_is(harness: Harness, email: str) -> Any:
+    visit = harness.visit("standard-A")
+    contacts = harness.get_from_api(f"/contacts?email={email}")["data"]
     return visit if visit and contacts and visit["contact_id"] == contacts[0]["id"] else None
 
 
-def test_a_replay_says_that_the_body_was_removed(rig: Rig) -> None:
-    rig.web()
-    rig.worker()
-    id = rig.ring("visit.created", "A", contact=ADA, time_scheduled=SOON).json()["delivery"]
-    wait_until(lambda: rig.visit("standard-A"))
-    quiet(rig)
-    forgotten(rig)
+def test_a_replay_says_that_the_body_was_removed(harness: Harness) -> None:
+    harness.start_web()
+    harness.start_worker()
+    id = harness.send("visit.created", "A", contact=ADA, time_scheduled=SOON).json()["delivery"]
+    wait_until(lambda: harness.visit("standard-A"))
+    quiet(harness)
+    forgotten(harness)
 
-    replayed = rig.doorbell("replay", id, "--retranslate", "--dry-run")
-    again = rig.doorbell("replay", id, "--recheck", "--yes")
-    shown = rig.doorbell("show", id, "--show-personal-data")
+    replayed = harness.doorbell("replay", id, "--retranslate", "--dry-run")
+    again = harness.doorbell("replay", id, "--recheck", "--yes")
+    shown = harness.doorbell("show", id, "--show-personal-data")
 
     assert "its body was removed at 20" in replayed.stdout
     assert 0 == again.returncode
     assert "its body was removed at 20" in json.loads(shown.stdout)["body"]
-    assert "erased_at" in rig.doorbell("visit", "standard-A").stdout
-    quiet(rig)
-    assert 1 == len(rig.visits())
+    assert "erased_at" in harness.doorbell("visit", "standard-A").stdout
+    quiet(harness)
+    assert 1 == len(harness.visits())
 
 
-def test_a_repeat_of_what_was_forgotten_is_still_a_repeat(rig: Rig) -> None:
-    rig.web()
+def test_a_repeat_of_what_was_forgotten_is_still_a_repeat(harness: Harness) -> None:
+    harness.start_web()
     raw = standard_body("visit.created", "A", contact=ADA)
     headers = sign_standard(raw)
-    first = rig.post(raw, headers)
-    forgotten(rig)
+    first = harness.post(raw, headers)
+    forgotten(harness)
 
-    again = rig.post(raw, headers)
+    again = harness.post(raw, headers)
 
     assert (200, first.json()["delivery"]) == (again.status_code, again.json()["delivery"])
-    assert {} == run_of(rig.redis_url, traces)
+    assert {} == run_of(harness.redis_url, traces)
 
 
-def test_a_visit_that_was_never_made_waits_for_an_operator_and_is_not_made_for_somebody_else(rig: Rig) -> None:
-    rig.env["CONTACT_FOR_S"] = "0.2"
-    rig.web()
-    rig.ring("visit.created", "A", contact=ADA, time_scheduled=SOON)
-    told = forgotten(rig)
-    rig.worker()
+def test_a_visit_that_was_never_made_waits_for_an_operator_and_is_not_made_for_somebody_else(harness: Harness) -> None:
+    harness.env["CONTACT_FOR_S"] = "0.2"
+    harness.start_web()
+    harness.send("visit.created", "A", contact=ADA, time_scheduled=SOON)
+    told = forgotten(harness)
+    harness.start_worker()
 
-    wait_until(lambda: "contact_unknown" in rig.doorbell("failures").stdout)
+    wait_until(lambda: "contact_unknown" in harness.doorbell("failures").stdout)
 
     assert ["visit:main/standard-A"] == told["unfinished"]
-    assert [] == rig.visits()
+    assert [] == harness.visits()
 
 
-def test_of_a_delivery_that_speaks_of_several_the_body_goes_and_the_others_visits_stay(rig: Rig) -> None:
-    rig.web()
-    rig.ring("visit.created", "A", contact=ADA)
-    id = rig.ring("visit.created", "G", contact=GRACE, note=f"a friend of {EMAIL.upper()}").json()["delivery"]
+def test_of_a_delivery_that_speaks_of_several_the_body_goes_and_the_others_visits_stay(harness: Harness) -> None:
+    harness.start_web()
+    harness.send("visit.created", "A", contact=ADA)
+    id = harness.send("visit.created", "G", contact=GRACE, note=f"a friend of {EMAIL.upper()}").json()["delivery"]
 
-    told = forgotten(rig)
+    told = forgotten(harness)
 
     assert [id] == told["shared"]
     assert ["visit:main/standard-A"] == told["visits"]
-    assert {} == run_of(rig.redis_url, traces)
-    assert b"grace@example.com" in run_of(rig.redis_url, whole)["db:visit:main/standard-G"]
+    assert {} == run_of(harness.redis_url, traces)
+    assert b"grace@example.com" in run_of(harness.redis_url, whole)["db:visit:main/standard-G"]
 
 
-def test_what_is_sealed_under_a_lost_key_is_told(rig: Rig) -> None:
-    rig.web(BODY_KEYS="a-key-that-will-be-lost")
-    rig.ring("visit.created", "G", contact=GRACE)
+def test_what_is_sealed_under_a_lost_key_is_told(harness: Harness) -> None:
+    harness.start_web(BODY_KEYS="a-key-that-will-be-lost")
+    harness.send("visit.created", "G", contact=GRACE)
 
-    asked = rig.doorbell("erase", EMAIL, "--dry-run", BODY_KEYS="another-key-of-the-tests")
+    asked = harness.doorbell("erase", EMAIL, "--dry-run", BODY_KEYS="another-key-of-the-tests")
 
     assert "1 bodies are sealed under keys that BODY_KEYS lacks" in asked.stderr
 
 
-def test_nothing_is_removed_without_a_word(rig: Rig) -> None:
-    rig.web()
-    rig.ring("visit.created", "A", contact=ADA)
+def test_nothing_is_removed_without_a_word(harness: Harness) -> None:
+    harness.start_web()
+    harness.send("visit.created", "A", contact=ADA)
     # The door's counts, which it writes every few seconds.
-    wait_until(lambda: {"db:counts", "db:matched:standard"} <= run_of(rig.redis_url, whole).keys())
-    before = run_of(rig.redis_url, whole)
+    wait_until(lambda: {"db:counts", "db:matched:standard"} <= run_of(harness.redis_url, whole).keys())
+    before = run_of(harness.redis_url, whole)
 
     statuses = [
-        rig.doorbell("erase", *words).returncode for words in ((EMAIL,), (EMAIL, "--dry-run"), ("ada", "--yes"))
+        harness.doorbell("erase", *words).returncode for words in ((EMAIL,), (EMAIL, "--dry-run"), ("ada", "--yes"))
     ]
 
     assert [2, 0, 2] == statuses
-    assert 5 == rig.doorbell("erase", "nobody@example.com", "--yes").returncode
-    assert before == run_of(rig.redis_url, whole)
+    assert 5 == harness.doorbell("erase", "nobody@example.com", "--yes").returncode
+    assert before == run_of(harness.redis_url, whole)
 
 
-async def test_what_a_worker_has_in_its_hands_is_waited_for(rig: Rig, redis: Redis, ledger: Ledger) -> None:
-    rig.web()
-    rig.ring("visit.created", "A", contact=ADA)
+async def test_what_a_worker_has_in_its_hands_is_waited_for(harness: Harness, redis: Redis, ledger: Ledger) -> None:
+    harness.start_web()
+    harness.send("visit.created", "A", contact=ADA)
     hold = await ledger.begin("visit:main/standard-A")
     assert not isinstance(hold, str)
     member = await ledger.member("visit:main/standard-A")
@@ -241,7 +241,7 @@ async def test_what_a_worker_has_in_its_hands_is_waited_for(rig: Rig, redis: Red
     busy = await ledger.forget(member.work, member.n, b"", {})
     await redis.command("ZINCRBY", "db:running", -LEASE_S * 1000, member.work)  # it died
     moved = await ledger.forget(member.work, member.n - 1, b"", {})
-    removed = await Erasure(ledger, read(rig.env), EMAIL).execute()
+    removed = await Erasure(ledger, read(harness.env), EMAIL).execute()
 
     assert ("busy", "moved") == (busy, moved)
     assert {"visit:main/standard-A"} == removed.visits
@@ -249,21 +249,21 @@ async def test_what_a_worker_has_in_its_hands_is_waited_for(rig: Rig, redis: Red
     assert {} == await traces(redis)
 
 
-def test_it_is_safe_while_workers_run_and_hooks_ring(rig: Rig, sandbox: Server) -> None:
-    rig.env |= {"SECRET_KEY": KEY, "CONTACT_FOR_S": "0.2"}
-    rig.web()
-    rig.misbehave(slow_share=0.5, slow_s=0.2)
+def test_it_is_safe_while_workers_run_and_hooks_ring(harness: Harness, sandbox: Server) -> None:
+    harness.env |= {"SECRET_KEY": KEY, "CONTACT_FOR_S": "0.2"}
+    harness.start_web()
+    harness.inject_faults(slow_share=0.5, slow_s=0.2)
     for number in range(60):
-        rig.ring("visit.created", f"V-{number}", contact=ADA if number % 2 else GRACE, time_scheduled=SOON)
-    workers = [rig.worker(), rig.worker()]
-    wait_until(lambda: len(rig.visits()) > 5)
+        harness.send("visit.created", f"V-{number}", contact=ADA if number % 2 else GRACE, time_scheduled=SOON)
+    workers = [harness.start_worker(), harness.start_worker()]
+    wait_until(lambda: len(harness.visits()) > 5)
 
-    told = forgotten(rig)
-    quiet(rig)
+    told = forgotten(harness)
+    quiet(harness)
 
     assert 30 == len(told["visits"])
-    assert {} == run_of(rig.redis_url, traces)
-    names = [visit["external_id"] for visit in rig.visits()]
+    assert {} == run_of(harness.redis_url, traces)
+    names = [visit["external_id"] for visit in harness.visits()]
     assert len(names) == len(set(names))
     assert {f"standard-V-{number}" for number in range(0, 60, 2)} <= set(names)
     assert all(worker.process.poll() is None for worker in workers)
@@ -271,14 +271,14 @@ def test_it_is_safe_while_workers_run_and_hooks_ring(rig: Rig, sandbox: Server) 
 
 @pytest.mark.parametrize("first", ["forget", "rederive"])
 async def test_a_delivery_that_is_to_be_translated_anew_meanwhile_gets_its_body_back_by_no_order(
-    rig: Rig, redis: Redis, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, first: str
+    harness: Harness, redis: Redis, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, first: str
 ) -> None:
     """Between what the one reads and what it writes, the other does all of its work."""
-    rig.web()
-    rig.ring("visit.created", "A", contact=ADA)
+    harness.start_web()
+    harness.send("visit.created", "A", contact=ADA)
     [id] = await ledger.deliveries(["standard"], 1)
     await ledger.release(await begin(ledger, "A"), settled())
-    forget, script = Erasure(ledger, read(rig.env), EMAIL), redis.script
+    forget, script = Erasure(ledger, read(harness.env), EMAIL), redis.script
     came_of_it: list[str] = []
 
     async def rederive() -> None:
@@ -301,72 +301,76 @@ async def test_a_delivery_that_is_to_be_translated_anew_meanwhile_gets_its_body_
     assert ["gone" if first == "forget" else "queued"] == came_of_it
 
 
-async def test_whose_visit_it_is_stays_known_under_the_key_of_its_time(rig: Rig, redis: Redis, ledger: Ledger) -> None:
+async def test_whose_visit_it_is_stays_known_under_the_key_of_its_time(
+    harness: Harness, redis: Redis, ledger: Ledger
+) -> None:
     """The keys were changed since: what stands in the visit decides which digest stays."""
     then = hmac.digest(b"an old key", b"doorbell.contact\n" + EMAIL.encode(), "sha256").hex()[:32]
     await accept(ledger, change("A", contact=Contact(**ADA)))
     stands = {"contact_id": "cont_1", "contact": then}
     await ledger.release(await begin(ledger, "A"), settled(api={work("A"): stands}))
 
-    settings = read(rig.env).model_copy(update={"secret_key": ("a new key", "an old key")})
+    settings = read(harness.env).model_copy(update={"secret_key": ("a new key", "an old key")})
     await Erasure(ledger, settings, EMAIL).execute()
 
     [said] = (await ledger.member(work("A"))).said()
     assert {"email": f"forgotten:{then}"} == said.contact
 
 
-async def test_it_is_not_found_by_address_or_number_any_more(rig: Rig, redis: Redis, ledger: Ledger) -> None:
-    rig.env["SECRET_KEY"] = KEY
+async def test_it_is_not_found_by_address_or_number_any_more(harness: Harness, redis: Redis, ledger: Ledger) -> None:
+    harness.env["SECRET_KEY"] = KEY
     await accept(ledger, change("A", contact=Contact(**ADA)))
     for name in ("A", "B"):
         await search_index.index(
             redis, work(name), Contact(email=EMAIL if name == "A" else None, phone=ADA["phone"]), KEY, 60_000
         )
 
-    await Erasure(ledger, read(rig.env), EMAIL).execute()
+    await Erasure(ledger, read(harness.env), EMAIL).execute()
 
     assert [] == await search_index.lookup(redis, EMAIL, [KEY])
     assert [work("B")] == await search_index.lookup(redis, ADA["phone"], [KEY])
 
 
 async def test_of_a_number_that_several_have_all_are_meant_and_it_is_told_how_many(
-    rig: Rig, redis: Redis, ledger: Ledger
+    harness: Harness, redis: Redis, ledger: Ledger
 ) -> None:
-    rig.env["SECRET_KEY"] = KEY
+    harness.env["SECRET_KEY"] = KEY
     for name, email in (("A", EMAIL), ("B", "byron@example.com")):
         contact = Contact(email=email, phone=ADA["phone"])
         await accept(ledger, change(name, contact=contact))
         await search_index.index(redis, work(name), contact, KEY, 60_000)
 
-    told = [json.loads(rig.doorbell("erase", whom, "--dry-run", "--json").stdout) for whom in (EMAIL, ADA["phone"])]
+    told = [json.loads(harness.doorbell("erase", whom, "--dry-run", "--json").stdout) for whom in (EMAIL, ADA["phone"])]
 
     assert [1, 2] == [one["people"] for one in told]
     assert [1, 2] == [len(one["visits"]) for one in told]
-    assert re.search(r"people +2 +are meant: by a number", rig.doorbell("erase", ADA["phone"], "--dry-run").stdout)
+    assert re.search(r"people +2 +are meant: by a number", harness.doorbell("erase", ADA["phone"], "--dry-run").stdout)
 
 
-def test_a_number_leads_to_the_address_and_forgets_whose_it_is(rig: Rig) -> None:
-    rig.env |= {"SECRET_KEY": KEY}
-    rig.web()
-    rig.worker()
-    rig.ring("visit.created", "A", contact=ADA, time_scheduled=SOON)
-    rig.ring("visit.created", "G", contact=GRACE, time_scheduled=SOON)
-    wait_until(lambda: rig.visit("standard-A") and rig.visit("standard-G"))
-    quiet(rig)
+def test_a_number_leads_to_the_address_and_forgets_whose_it_is(harness: Harness) -> None:
+    harness.env |= {"SECRET_KEY": KEY}
+    harness.start_web()
+    harness.start_worker()
+    harness.send("visit.created", "A", contact=ADA, time_scheduled=SOON)
+    harness.send("visit.created", "G", contact=GRACE, time_scheduled=SOON)
+    wait_until(lambda: harness.visit("standard-A") and harness.visit("standard-G"))
+    quiet(harness)
 
-    unknown = rig.doorbell("erase", "+1 555 010 9999", "--yes")
-    plan = rig.doorbell("erase", "(555) 010-0001", "--dry-run", "--json")
-    done = rig.doorbell("erase", "(555) 010-0001", "--yes")
+    unknown = harness.doorbell("erase", "+1 555 010 9999", "--yes")
+    plan = harness.doorbell("erase", "(555) 010-0001", "--dry-run", "--json")
+    done = harness.doorbell("erase", "(555) 010-0001", "--yes")
 
     assert (5, True) == (unknown.returncode, "a number only leads to" in unknown.stderr)
     assert ["visit:main/standard-A"] == json.loads(plan.stdout)["visits"]
     assert 0 == done.returncode
-    shown = [rig.doorbell("visit", f"standard-{one}", "--show-personal-data").stdout for one in "AG"]
+    shown = [harness.doorbell("visit", f"standard-{one}", "--show-personal-data").stdout for one in "AG"]
     assert [False, True] == ["@example.com" in story for story in shown]
 
 
-async def test_what_an_operation_looked_for_goes_once_it_is_over(rig: Rig, redis: Redis, ledger: Ledger) -> None:
-    settings = read(rig.env)
+async def test_what_an_operation_looked_for_goes_once_it_is_over(
+    harness: Harness, redis: Redis, ledger: Ledger
+) -> None:
+    settings = read(harness.env)
     operations = Operations(ledger, settings)
     filter = Filter(state="parked", reason=f"about {EMAIL}")
     id = await operations.create(

@@ -32,8 +32,8 @@ from app.visits.merge import fold
 from app.webhooks.delivery import Delivery
 from app.webhooks.signatures.scheme import fingerprint
 from tests.processes.test_crash import let_leases_end
-from tests.processes.test_worker import Books
-from tests.support.harness import Rig, wait_until
+from tests.processes.test_worker import LedgerClient
+from tests.support.harness import Harness, wait_until
 
 STATIC = files("app.console").joinpath("static")
 OTHER_SECRET = "whsec_c2VjcmV0LW9mLXRoZS1vdGhlcg=="
@@ -302,19 +302,23 @@ def test_a_pause_hides_nothing_that_is_worse() -> None:
 # -- operations --
 
 
-def test_an_operation_outlives_the_worker_that_carries_it_out(rig: Rig) -> None:
-    rig.env |= {"CONTACT_FOR_S": "0.2"}
-    rig.web()
-    first = rig.worker()
+def test_an_operation_outlives_the_worker_that_carries_it_out(harness: Harness) -> None:
+    harness.env |= {"CONTACT_FOR_S": "0.2"}
+    harness.start_web()
+    first = harness.start_worker()
     for number in range(300):
-        rig.ring("visit.created", f"B-{number}", contact={"first_name": "Grace"}, time_scheduled="2027-03-14T16:00:00Z")
+        harness.send(
+            "visit.created", f"B-{number}", contact={"first_name": "Grace"}, time_scheduled="2027-03-14T16:00:00Z"
+        )
 
-    books = Books(rig.redis_url)
+    books = LedgerClient(harness.redis_url)
 
     def ask(step: Any) -> Any:
-        return books.do(lambda ledger: step(Operations(ledger, read(rig.env))))
+        return books.do(lambda ledger: step(Operations(ledger, read(harness.env))))
 
-    wait_until(lambda: rig.doorbell("failures", "--json", "--limit", "1000").stdout.count("contact_unknown") == 300, 60)
+    wait_until(
+        lambda: harness.doorbell("failures", "--json", "--limit", "1000").stdout.count("contact_unknown") == 300, 60
+    )
     order = OperationRequest(
         kind="replay",
         filter=Filter(state="parked"),
@@ -323,17 +327,17 @@ def test_an_operation_outlives_the_worker_that_carries_it_out(rig: Rig) -> None:
         planned_at_ms=1_795_600_000_000,
         contact="cont_KYdl3lftgZXGRbxqoj",
     )
-    rig.misbehave(slow_share=1, slow_s=0.1)  # so that it lasts
+    harness.inject_faults(slow_share=1, slow_s=0.1)  # so that it lasts
     id = ask(lambda operations: operations.create(order))
     wait_until(lambda: ask(lambda operations: operations.get(id)).state == "running")
     first.kill()
-    rig.behave()
+    harness.clear_faults()
     books.command("DEL", f"db:operation:{id}:lock")
     let_leases_end(books)
-    rig.worker()
+    harness.start_worker()
 
     wait_until(lambda: ask(lambda operations: operations.get(id)).state == "done", 60)
-    wait_until(lambda: rig.api("/visits?limit=1")["pagination"]["total"] == 300, 60)
+    wait_until(lambda: harness.get_from_api("/visits?limit=1")["pagination"]["total"] == 300, 60)
     assert not ask(lambda operations: operations.get(id)).is_open
 
 

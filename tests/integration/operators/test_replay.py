@@ -37,13 +37,13 @@ def of(visit_id: str) -> str:
 
 def made_by_hand(world: World, **fields: str) -> dict[str, Any]:
     """A visit that somebody else put into the API."""
-    url = f"{world.rig.env['VISITS_API_URL']}/visits"
-    answer = world.rig.http.post(url, data={"contact_id": DOCUMENTED, **fields}, headers=TOKEN)
+    url = f"{world.harness.env['VISITS_API_URL']}/visits"
+    answer = world.harness.http.post(url, data={"contact_id": DOCUMENTED, **fields}, headers=TOKEN)
     return dict(answer.raise_for_status().json())
 
 
 def names(world: World) -> list[str]:
-    return sorted(visit["external_id"] for visit in world.rig.visits())
+    return sorted(visit["external_id"] for visit in world.harness.visits())
 
 
 # -- asking what stands there ----------------------------------------------------------------------------------------
@@ -51,16 +51,16 @@ def names(world: World) -> list[str]:
 
 async def test_a_visit_that_was_given_another_contact_by_hand_keeps_it(world: World) -> None:
     await world.apply(booked())
-    world.rig.misbehave(contact_can_change=True)
-    url = f"{world.rig.env['VISITS_API_URL']}/visits/standard-1"
-    world.rig.http.put(url, data={"contact_id": DOCUMENTED}, headers=TOKEN).raise_for_status()
-    [by_hand] = world.rig.visits()
+    world.harness.inject_faults(contact_can_change=True)
+    url = f"{world.harness.env['VISITS_API_URL']}/visits/standard-1"
+    world.harness.http.put(url, data={"contact_id": DOCUMENTED}, headers=TOKEN).raise_for_status()
+    [by_hand] = world.harness.visits()
     world.forget_calls()
 
     await world.ledger.replay(of("1"), fresh=True)
     await world.run()
 
-    assert [by_hand] == world.rig.visits()
+    assert [by_hand] == world.harness.visits()
     assert ["GET /visits/:id"] == world.calls()
 
 
@@ -71,7 +71,7 @@ async def test_another_customer_after_that_is_another_visit_all_the_same(world: 
 
     await world.apply(change(order=5, contact=BOB))
 
-    [visit] = world.rig.visits()
+    [visit] = world.harness.visits()
     assert world.contacts("bob@example.com")[0]["id"] == visit["contact_id"]
 
 
@@ -87,7 +87,7 @@ async def test_a_fresh_replay_by_a_later_id_removes_what_stands_under_it_again(w
 
 async def test_of_two_visits_under_one_name_the_one_that_its_name_opens_stays(world: World) -> None:
     await world.apply(booked())
-    [ours] = world.rig.visits()
+    [ours] = world.harness.visits()
     second = made_by_hand(world, external_id="standard-1")
     others = made_by_hand(world, external_id="of-somebody-else")
 
@@ -95,7 +95,7 @@ async def test_of_two_visits_under_one_name_the_one_that_its_name_opens_stays(wo
     await world.ledger.replay(of("1"), fresh=True, beside=[ours["id"], second["id"], others["id"], 4711])
     await world.run()
 
-    assert [ours["id"], others["id"]] == [visit["id"] for visit in world.rig.visits()]
+    assert [ours["id"], others["id"]] == [visit["id"] for visit in world.harness.visits()]
 
 
 # -- a visit does not grow for ever ----------------------------------------------------------------------------------
@@ -240,13 +240,13 @@ async def test_the_same_code_says_the_same_however_often(tools: Toolbox) -> None
     world = tools.world
     first = await tools.ring(booked(order=1))
     await tools.ring(change(order=2, time_scheduled=hour(15)))
-    stands, before = world.rig.visits(), await origins(world)
+    stands, before = world.harness.visits(), await origins(world)
     world.forget_calls()
 
     for _ in range(3):
         await tools.rederive(first, [booked(order=1)])
 
-    assert (stands, before, []) == (world.rig.visits(), await origins(world), world.calls())
+    assert (stands, before, []) == (world.harness.visits(), await origins(world), world.calls())
 
 
 async def test_a_visit_that_never_was_one_goes(tools: Toolbox) -> None:
@@ -254,7 +254,7 @@ async def test_a_visit_that_never_was_one_goes(tools: Toolbox) -> None:
 
     await tools.rederive(first, Ignored("not a visit"))
 
-    assert [] == tools.world.rig.visits()
+    assert [] == tools.world.harness.visits()
     assert {} == await origins(tools.world)
 
 
@@ -328,10 +328,10 @@ async def test_what_is_certain_stays_when_an_operator_is_done_with_the_rest(tool
 async def test_what_an_operator_discarded_stays_discarded(tools: Toolbox) -> None:
     world = tools.world
     await tools.ring(booked())
-    world.rig.misbehave(error_share=1)
+    world.harness.inject_faults(error_share=1)
     second = await tools.ring(change(order=2, time_scheduled=hour(15)))
     await world.ledger.discard(of("1"), second)
-    world.rig.behave()
+    world.harness.clear_faults()
 
     await tools.rederive(second, [change(order=2, time_scheduled=hour(16))])
 
@@ -351,7 +351,7 @@ async def test_asked_for_during_a_run_it_is_done_once_more(tools: Toolbox) -> No
     tools.means(Ignored("not a visit"))
     await world.run()
 
-    assert [] == world.rig.visits()
+    assert [] == world.harness.visits()
 
 
 # -- the plan, and what is done --------------------------------------------------------------------------------------
@@ -378,11 +378,11 @@ async def carry_out(world: World, mode: Mode = "retry", contact: str = "", **wor
 
 async def refused(world: World, *visits: str) -> None:
     """These are parked: the API does not take them."""
-    world.rig.misbehave(duplicate_external_id="unprocessable")
+    world.harness.inject_faults(duplicate_external_id="unprocessable")
     for visit_id in visits:
         await world.land(booked(visit_id, contact=Contact(id="cont_nobody")))
     await world.run()
-    world.rig.behave()
+    world.harness.clear_faults()
     assert len(visits) == len(await world.ledger.works("parked"))
 
 
@@ -401,9 +401,9 @@ async def test_a_plan_says_what_would_be_sent_and_sends_nothing(world: World) ->
 
 async def test_what_the_plan_says_is_what_is_sent(world: World) -> None:
     await world.apply(booked())
-    world.rig.misbehave(error_share=1)
+    world.harness.inject_faults(error_share=1)
     await world.apply(change(order=2, time_scheduled=hour(15), amount_collected=Decimal(5)))
-    world.rig.behave()
+    world.harness.clear_faults()
     [step] = await plan(world, state="waiting")
     world.wire.seen.clear()
 
@@ -436,10 +436,10 @@ async def test_of_what_has_nothing_to_send_the_plan_says_why(tools: Toolbox) -> 
 
 
 async def refused_and_discarded(world: World, visit_id: str) -> None:
-    world.rig.misbehave(error_share=1)
+    world.harness.inject_faults(error_share=1)
     await world.land(booked(visit_id))
     await world.do(of(visit_id))
-    world.rig.behave()
+    world.harness.clear_faults()
     await world.ledger.discard(of(visit_id))
 
 
@@ -453,9 +453,9 @@ async def test_an_unknown_id_does_not_stop_the_others(world: World) -> None:
 
 async def test_a_visit_with_several_ids_is_one_and_begins_its_tries_anew_by_any_of_them(world: World) -> None:
     await world.land(booked("1"), change("2", 2, continues="1", time_scheduled=hour(12)))
-    world.rig.misbehave(error_share=1)
+    world.harness.inject_faults(error_share=1)
     await world.run()
-    world.rig.behave()
+    world.harness.clear_faults()
     assert 1 == (await world.member("1")).tries
 
     assert [("standard-1", "visit:main/standard-1")] == [(s.id, s.task_id) for s in await plan(world, hook="standard")]
@@ -467,14 +467,14 @@ async def test_a_visit_with_several_ids_is_one_and_begins_its_tries_anew_by_any_
 
 async def test_a_replay_done_twice_changes_nothing(world: World) -> None:
     await world.apply(booked("1"), booked("2"), change("1", 2, time_scheduled=hour(15)))
-    stands = world.rig.visits()
+    stands = world.harness.visits()
     world.forget_calls()
 
     for mode in ("retry", "retranslate", "reconcile") * 2:
         await carry_out(world, mode, hook="standard")
         await world.run()
 
-    assert (stands, []) == (world.rig.visits(), world.calls())
+    assert (stands, []) == (world.harness.visits(), world.calls())
 
 
 async def test_an_operator_names_a_contact_once(world: World) -> None:
@@ -487,7 +487,7 @@ async def test_an_operator_names_a_contact_once(world: World) -> None:
         await world.run()
 
     assert ["POST /visits"] == [call.call for call in step.calls]
-    assert [DOCUMENTED] == [visit["contact_id"] for visit in world.rig.visits()]
+    assert [DOCUMENTED] == [visit["contact_id"] for visit in world.harness.visits()]
     assert 2 == len((await world.member()).changes)
 
 
@@ -533,7 +533,7 @@ async def test_words_are_asked_of_the_delivery_that_was_found(world: World, mode
 
 
 async def test_a_visit_is_found_by_its_later_id_whatever_is_the_matter_with_it(world: World) -> None:
-    world.rig.misbehave(duplicate_external_id="unprocessable")
+    world.harness.inject_faults(duplicate_external_id="unprocessable")
     await world.land(booked("1", contact=Contact(id="cont_nobody")), change("2", 2, continues="1"))
     await world.run()
 
@@ -665,7 +665,7 @@ async def test_the_truth_is_fetched_from_the_tool(doorstep: Doorstep) -> None:
     await doorstep.run()
 
     assert (Call("GET appointments", "appointments/123456789"),) == step.calls
-    [visit] = doorstep.rig.visits()
+    [visit] = doorstep.harness.visits()
     assert MOVED["expect"][0]["time_scheduled"] == visit["time_scheduled"]
 
 
@@ -673,7 +673,7 @@ async def test_a_record_that_is_gone_takes_nothing_back(doorstep: Doorstep) -> N
     doorstep.tool.keep("acuity", BOOKED)
     answer = await doorstep.ring("acuity", BOOKED)
     await doorstep.run()
-    stands = doorstep.rig.visits()
+    stands = doorstep.harness.visits()
     doorstep.tool.records.clear()
 
     for mode in ("reconcile", "retranslate"):
@@ -682,7 +682,7 @@ async def test_a_record_that_is_gone_takes_nothing_back(doorstep: Doorstep) -> N
         await doorstep.later(600)
         await doorstep.run()
 
-    assert stands == doorstep.rig.visits()
+    assert stands == doorstep.harness.visits()
 
 
 async def test_what_a_full_event_said_cannot_be_fetched(world: World) -> None:

@@ -33,7 +33,7 @@ from app.webhooks.source import Ignored
 from app.webhooks.translation import parse_event, translate_event
 from tests.integration.jobs.test_apply_visit import World, a_world
 from tests.sources.test_specimens import BY_TOOL, TOOLS, Specimen
-from tests.support.harness import Rig, Server, serving
+from tests.support.harness import Harness, Server, serving
 
 every_source = pytest.mark.parametrize("name", [name for name in TOOLS if BY_TOOL[name]])
 
@@ -98,17 +98,17 @@ def served() -> Iterator[tuple[Api, str]]:
 
 
 @pytest.fixture(scope="module")
-def hands(redis_url: str, sandbox: Server) -> Iterator[Rig]:
-    rig = Rig(redis_url, sandbox)
-    yield rig
-    rig.http.close()
+def hands(redis_url: str, sandbox: Server) -> Iterator[Harness]:
+    harness = Harness(redis_url, sandbox)
+    yield harness
+    harness.http.close()
 
 
 class Doorstep(World):
     """A world with a door, and one tool behind it."""
 
-    def __init__(self, redis: Redis, rig: Rig, api: Api, url: str) -> None:
-        super().__init__(redis, rig)
+    def __init__(self, redis: Redis, harness: Harness, api: Api, url: str) -> None:
+        super().__init__(redis, harness)
         self.api, self.url = api, url
 
     def configure(self, specimen: Specimen, **more: str) -> None:
@@ -145,7 +145,7 @@ class Doorstep(World):
 
 
 @pytest.fixture
-async def world(redis: Redis, hands: Rig, served: tuple[Api, str]) -> AsyncIterator[Doorstep]:
+async def world(redis: Redis, hands: Harness, served: tuple[Api, str]) -> AsyncIterator[Doorstep]:
     api, url = served
     api.records, api.seen = {}, []
     async with a_world(redis, hands):
@@ -158,7 +158,7 @@ async def world(redis: Redis, hands: Rig, served: tuple[Api, str]) -> AsyncItera
 async def alone(world: Doorstep) -> AsyncIterator[None]:
     """Nothing rang before."""
     await world.redis.command("FLUSHDB")
-    world.rig.http.post(f"{world.rig.sandbox.url}/_sandbox/reset")
+    world.harness.http.post(f"{world.harness.sandbox.url}/_sandbox/reset")
     world.api.records.clear()
     yield
 
@@ -200,7 +200,7 @@ async def test_every_specimen_becomes_its_visit(world: Doorstep, name: str) -> N
             assert answer.status_code in (200, 202), (specimen.told["name"], answer.text)
             assert await _unforeseen(world) == [], specimen.told["name"]
             expected = by_visit(specimen.expect if isinstance(specimen.expect, list) else [])
-            made = {visit["external_id"]: visit for visit in world.rig.visits()}
+            made = {visit["external_id"]: visit for visit in world.harness.visits()}
             wanted = {_name(name, change): change for change in expected if stands(change)}
             assert wanted.keys() == made.keys(), specimen.told["name"]
             for external, change in wanted.items():
@@ -296,7 +296,9 @@ def written(world: Doorstep) -> list[tuple[str, str, dict[str, str]]]:
     """The calls that change visits: method, external_id, and what was sent beside the contact."""
     calls = []
     for request in world.wire.seen:
-        is_visit = request.url.path.startswith("/api/v1/visits") and str(request.url).startswith(world.rig.sandbox.url)
+        is_visit = request.url.path.startswith("/api/v1/visits") and str(request.url).startswith(
+            world.harness.sandbox.url
+        )
         if is_visit and request.method != "GET":
             form = dict(parse_qsl(request.content.decode(), keep_blank_values=True))
             form.pop("contact_id", None)

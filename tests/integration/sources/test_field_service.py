@@ -569,7 +569,7 @@ async def test_nexhealth_of_one_practice_an_event_without_a_name_is_parked_and_n
 
     event = await world.ledger.member(f"event:{answer.json()['delivery']}")
     assert ("parked", True) == (event.state, "?subdomain=" in event.reason)
-    assert ["nexhealth-11-700001"] == [visit["external_id"] for visit in world.rig.visits()]
+    assert ["nexhealth-11-700001"] == [visit["external_id"] for visit in world.harness.visits()]
     assert {"v20240412"} == {headers["nex-api-version"] for headers in world.api.seen}
 
 

@@ -23,7 +23,7 @@ from app.telemetry.rejections import Refusals
 from app.visits.merge import fold, wanted
 from app.webhooks.registry import load
 from tests.integration.jobs.test_apply_visit import World, a_world
-from tests.support.harness import Rig, Server
+from tests.support.harness import Harness, Server
 
 SECRET = "a-secret-of-thirty-two-characters"
 Body = dict[str, Any]
@@ -55,8 +55,10 @@ class Door(World):
 
     def asked(self) -> list[tuple[str, str]]:
         """Who will be asked for a review, and about which time."""
-        emails = {contact["id"]: contact["email"] for contact in self.rig.api("/contacts?limit=100")["data"]}
-        visits = [visit for visit in self.rig.visits() if not visit.get("date_cancelled")]
+        emails = {
+            contact["id"]: contact["email"] for contact in self.harness.get_from_api("/contacts?limit=100")["data"]
+        }
+        visits = [visit for visit in self.harness.visits() if not visit.get("date_cancelled")]
         return sorted((emails[visit["contact_id"]].split("@")[0], visit["event_date"]) for visit in visits)
 
     async def parked(self) -> list[str]:
@@ -69,7 +71,7 @@ class Door(World):
         found = set()
         for order in orders[:: max(1, len(orders) // most)]:
             await self.redis.command("FLUSHDB")
-            self.rig.http.post(f"{self.rig.sandbox.url}/_sandbox/reset").raise_for_status()
+            self.harness.http.post(f"{self.harness.sandbox.url}/_sandbox/reset").raise_for_status()
             await self.hear(source, *order)
             await self.ring(source, *order)
             await self.run()
@@ -79,14 +81,14 @@ class Door(World):
 
 
 @pytest.fixture(scope="module")
-def hands(redis_url: str, sandbox: Server) -> Iterator[Rig]:
-    rig = Rig(redis_url, sandbox)
-    yield rig
-    rig.http.close()
+def hands(redis_url: str, sandbox: Server) -> Iterator[Harness]:
+    harness = Harness(redis_url, sandbox)
+    yield harness
+    harness.http.close()
 
 
 @pytest.fixture
-async def door(redis: Redis, hands: Rig) -> AsyncIterator[Door]:
+async def door(redis: Redis, hands: Harness) -> AsyncIterator[Door]:
     async with a_world(redis, hands):
         door = Door(redis, hands)
         door.set(
@@ -322,17 +324,17 @@ async def test_a_payment_for_one_of_several_seats_is_an_operators(door: Door) ->
 
     await door.hear("calcom", *TAKEN[:2], seats("BOOKING_PAID", 4, "u1", [ADA, BOB], **paid))
     assert ["a payment for one of several seats, and for which is not told"] == await door.parked()
-    assert not any(visit.get("amount_collected") for visit in door.rig.visits())
+    assert not any(visit.get("amount_collected") for visit in door.harness.visits())
 
     await door.hear("calcom", seats("BOOKING_CREATED", 5, "u3", [CY]), seats("BOOKING_PAID", 6, "u3", [CY], **paid))
-    assert ["75.50"] == [visit["amount_collected"] for visit in door.rig.visits() if visit.get("amount_collected")]
+    assert ["75.50"] == [visit["amount_collected"] for visit in door.harness.visits() if visit.get("amount_collected")]
 
 
 async def test_a_booking_without_seats_is_named_as_before(door: Door) -> None:
     await door.hear("calcom", calcom("BOOKING_CREATED", 1, "u1", [ADA], seatsPerTimeSlot=None),
                     calcom("BOOKING_CREATED", 1, "u2", [ADA], seatsPerTimeSlot=1))  # fmt: skip
 
-    assert ["calcom-u1", "calcom-u2"] == sorted(visit["external_id"] for visit in door.rig.visits())
+    assert ["calcom-u1", "calcom-u2"] == sorted(visit["external_id"] for visit in door.harness.visits())
 
 
 async def test_a_guest_who_is_missing_leaves_the_customers_visit_alone(door: Door) -> None:
@@ -539,7 +541,7 @@ async def test_a_start_that_was_not_replaced_is_an_operators_unless_the_booking_
 async def test_a_follow_up_whose_end_was_not_replaced_ends_when_it_arrives(door: Door) -> None:
     await door.hear("youcanbookme", ycbm("booked"), ycbm("completed", end="{END-ISO-8601}"))
 
-    [visit] = door.rig.visits()
+    [visit] = door.harness.visits()
     assert (FIRST, visit["event_date"]) == (visit["time_scheduled"], visit["time_completed"])
 
 
@@ -598,7 +600,7 @@ async def test_a_meeting_of_one_is_named_by_the_meeting(door: Door) -> None:
             appointlet("rescheduled", 2, ADA, start=SECOND)]  # fmt: skip
 
     assert [("ada", SECOND)] == await door.in_every_order("appointlet", life)
-    assert ["appointlet-2751918"] == [visit["external_id"] for visit in door.rig.visits()]
+    assert ["appointlet-2751918"] == [visit["external_id"] for visit in door.harness.visits()]
     assert [] == await door.in_every_order("appointlet", [*life, appointlet("cancelled", 3, ADA)])
     assert [] == await door.in_every_order("appointlet", [*life, attendee("cancelled", 3, ADA)])
 
@@ -719,7 +721,7 @@ async def test_what_changed_is_told_beside_the_event(door: Door) -> None:
     assert [("ada", SECOND)] == await door.in_every_order(
         "savvycal", [savvycal("event.created", 1, session(ADA, **alone)), changed]
     )
-    assert ["savvycal-event_1"] == [visit["external_id"] for visit in door.rig.visits()]
+    assert ["savvycal-event_1"] == [visit["external_id"] for visit in door.harness.visits()]
 
 
 async def test_an_attendee_without_a_session_is_an_operators(door: Door) -> None:
@@ -746,7 +748,7 @@ async def test_a_guest_of_somebodys_event_is_no_visit(door: Door) -> None:
 async def test_a_payment_in_a_group_session_is_an_operators(door: Door) -> None:
     paid = {"payment": {"state": "paid", "amount_total": 7550}}
     await door.hear("savvycal", savvycal("event.checkout.completed", 1, session(ADA, **paid)))
-    assert (["75.50"], []) == ([visit["amount_collected"] for visit in door.rig.visits()], await door.parked())
+    assert (["75.50"], []) == ([visit["amount_collected"] for visit in door.harness.visits()], await door.parked())
 
     await door.hear("savvycal", savvycal("event.checkout.completed", 2, session(ADA, BOB, **paid)))
     assert ["a payment in a group session, and by whom is not told"] == await door.parked()

@@ -12,20 +12,20 @@ from app.operators.explain import Explain
 from app.visits.change import Contact, VisitChange, encode_change
 from app.visits.merge import Said, fold, needed, people_of, wanted
 from tests.integration.jobs.test_apply_visit import World, a_world
-from tests.support.harness import Rig, Server
+from tests.support.harness import Harness, Server
 
 START, OFF = datetime(2026, 10, 1, 15, tzinfo=UTC), datetime(2026, 9, 21, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
-def hands(redis_url: str, sandbox: Server) -> Iterator[Rig]:
-    rig = Rig(redis_url, sandbox)
-    yield rig
-    rig.http.close()
+def hands(redis_url: str, sandbox: Server) -> Iterator[Harness]:
+    harness = Harness(redis_url, sandbox)
+    yield harness
+    harness.http.close()
 
 
 @pytest.fixture
-async def world(redis: Redis, hands: Rig) -> AsyncIterator[World]:
+async def world(redis: Redis, hands: Harness) -> AsyncIterator[World]:
     async with a_world(redis, hands) as world:
         yield world
 

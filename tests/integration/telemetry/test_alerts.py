@@ -20,7 +20,7 @@ from app.settings.model import Settings
 from app.telemetry.alerts import LOCK, STATE, Watch
 from app.telemetry.rejections import Refusals
 from tests.integration.ledger.test_ledger import accept, backdate, begin, change, parked, work_off
-from tests.support.harness import SECRET, Rig, wait_until
+from tests.support.harness import SECRET, Harness, wait_until
 
 
 class Channel(ThreadingHTTPServer):
@@ -266,10 +266,10 @@ async def test_a_channel_that_is_not_there_fails_nothing_and_its_address_is_not_
     assert "secret" not in repr(logged)
 
 
-def test_web_tells_that_no_worker_lives_and_the_worker_that_it_is_over(rig: Rig, channel: Channel) -> None:
-    door = rig.web(ALERT_WEBHOOK_URL=channel.url, PUBLIC_URL="https://doorbell.example.com")
+def test_web_tells_that_no_worker_lives_and_the_worker_that_it_is_over(harness: Harness, channel: Channel) -> None:
+    door = harness.start_web(ALERT_WEBHOOK_URL=channel.url, PUBLIC_URL="https://doorbell.example.com")
     wait_until(lambda: channel.texts)
-    worker = rig.worker(ALERT_WEBHOOK_URL=channel.url)
+    worker = harness.start_worker(ALERT_WEBHOOK_URL=channel.url)
     wait_until(lambda: channel.texts[1:])
 
     begun, over = channel.texts

@@ -21,7 +21,7 @@ from tests.integration.ledger.test_ledger import (
     work,
     work_off,
 )
-from tests.support.harness import Rig
+from tests.support.harness import Harness
 
 DAY_S = 86_400
 
@@ -117,14 +117,14 @@ async def test_work_that_comes_to_an_end_is_no_alarm_however_old_the_backlog(led
     assert not told.is_stuck
 
 
-async def test_doctor_and_metrics_tell_it(rig: Rig, redis: Redis) -> None:
-    door = rig.web(METRICS_TOKEN="t")
-    rig.ring("visit.created", "A", time_scheduled="2026-03-14T16:00:00Z")
+async def test_doctor_and_metrics_tell_it(harness: Harness, redis: Redis) -> None:
+    door = harness.start_web(METRICS_TOKEN="t")
+    harness.send("visit.created", "A", time_scheduled="2026-03-14T16:00:00Z")
     await backdate(redis, "queued")
     await quiet_for(redis, 1_000)
 
-    ran = rig.doorbell("doctor", "--json")
-    told = rig.http.get(f"{door.url}/metrics", headers={"authorization": "Bearer t"}).text
+    ran = harness.doorbell("doctor", "--json")
+    told = harness.http.get(f"{door.url}/metrics", headers={"authorization": "Bearer t"}).text
 
     checks = {row["check"]: row for row in map(json.loads, ran.stdout.splitlines())}
     assert 3 == ran.returncode

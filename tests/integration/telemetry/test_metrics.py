@@ -26,8 +26,8 @@ from app.ledger.redis import Redis
 from app.telemetry.counters import COUNTS, Tally, hours, totals
 from app.telemetry.metric_names import SIGNALS
 from tests.integration.ledger.test_ledger import accept, begin, change, waiting
-from tests.processes.test_worker import Books
-from tests.support.harness import ROOT, Rig, Server, a_client, sign_standard, standard_body, wait_until
+from tests.processes.test_worker import LedgerClient
+from tests.support.harness import ROOT, Harness, Server, http_client, sign_standard, standard_body, wait_until
 
 TRACE_ID, SENDER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 TRACEPARENT = f"00-{TRACE_ID}-{SENDER}-01"
@@ -39,56 +39,56 @@ def lines(server: Server, event: str) -> list[dict[str, Any]]:
     return [line for line in read if line["event"].startswith(event)]
 
 
-def ring(rig: Rig, visit_id: str, **headers: str) -> Any:
+def ring(harness: Harness, visit_id: str, **headers: str) -> Any:
     raw = standard_body("visit.created", visit_id, **VISIT)
-    return rig.post(raw, sign_standard(raw) | headers)
+    return harness.post(raw, sign_standard(raw) | headers)
 
 
 # -- what goes along --
 
 
 @dataclass
-class House:
+class Service:
     """A door and a worker, and what was heard from them since the test began."""
 
-    rig: Rig
+    harness: Harness
     worker: Server
 
     def empty(self) -> None:
-        self.rig.empty()
-        for server in (self.rig.door, self.worker):
+        self.harness.reset()
+        for server in (self.harness.web_server, self.worker):
             os.truncate(server.log, 0)
 
     def command(self, *command: str) -> Any:
-        return Books(self.rig.redis_url).command(*command)
+        return LedgerClient(self.harness.redis_url).command(*command)
 
 
 @pytest.fixture(scope="module")
-def standing(sandbox: Server) -> Iterator[House]:
-    with valkey() as url, Rig(url, sandbox) as rig:
-        rig.web(METRICS_TOKEN="t")
-        yield House(rig, rig.worker())
+def shared_service(sandbox: Server) -> Iterator[Service]:
+    with valkey() as url, Harness(url, sandbox) as harness:
+        harness.start_web(METRICS_TOKEN="t")
+        yield Service(harness, harness.start_worker())
 
 
 @pytest.fixture
-def house(standing: House) -> Iterator[House]:
-    standing.empty()
-    yield standing
-    wait_until(Books(standing.rig.redis_url).is_done)
+def service(shared_service: Service) -> Iterator[Service]:
+    shared_service.empty()
+    yield shared_service
+    wait_until(LedgerClient(shared_service.harness.redis_url).is_done)
 
 
-def test_the_names_of_a_request_go_from_the_tool_to_the_visits_api(house: House) -> None:
-    rig, worker = house.rig, house.worker
+def test_the_names_of_a_request_go_from_the_tool_to_the_visits_api(service: Service) -> None:
+    harness, worker = service.harness, service.worker
 
-    answer = ring(rig, "A", **{"x-request-id": "req-17", "traceparent": TRACEPARENT})
-    wait_until(lambda: rig.visit("standard-A"))
+    answer = ring(harness, "A", **{"x-request-id": "req-17", "traceparent": TRACEPARENT})
+    wait_until(lambda: harness.visit("standard-A"))
     [line] = wait_until(lambda: lines(worker, "change settled"))
 
     assert "req-17" == answer.headers["x-request-id"]
     delivery = answer.json()["delivery"]
     told = {"request_id": "req-17", "trace_id": TRACE_ID, "parent_id": SENDER}
-    assert {"req-17"} == {call["request_id"] for call in rig.journal() if call["route"] != "GET /visits"}
-    assert {TRACEPARENT} == {call["traceparent"] for call in rig.journal() if call["route"] != "GET /visits"}
+    assert {"req-17"} == {call["request_id"] for call in harness.journal() if call["route"] != "GET /visits"}
+    assert {TRACEPARENT} == {call["traceparent"] for call in harness.journal() if call["route"] != "GET /visits"}
     assert told.items() <= line.items()
     assert {
         "external_id": "standard-A",
@@ -97,7 +97,7 @@ def test_the_names_of_a_request_go_from_the_tool_to_the_visits_api(house: House)
         "delivery": delivery,
     }.items() <= line.items()
     assert {"calls", "took_ms"} <= line.keys()
-    [line] = lines(rig.door, "delivery answered")
+    [line] = lines(harness.web_server, "delivery answered")
     expected = {
         "hook": "standard",
         "source": "standard",
@@ -108,30 +108,30 @@ def test_the_names_of_a_request_go_from_the_tool_to_the_visits_api(house: House)
     assert (told | expected | {"outcome": "accepted"}).items() <= line.items()
 
 
-def test_a_sender_that_names_nothing_gets_a_name_and_costs_no_byte(house: House) -> None:
-    rig = house.rig
+def test_a_sender_that_names_nothing_gets_a_name_and_costs_no_byte(service: Service) -> None:
+    harness = service.harness
 
-    answer = ring(rig, "A")
-    wait_until(lambda: rig.visit("standard-A"))
+    answer = ring(harness, "A")
+    wait_until(lambda: harness.visit("standard-A"))
 
     delivery = answer.json()["delivery"]
     assert delivery == answer.headers["x-request-id"]
-    calls = [call for call in rig.journal() if call["route"] != "GET /visits"]
+    calls = [call for call in harness.journal() if call["route"] != "GET /visits"]
     assert [(delivery, "")] == sorted({(call["request_id"], call["traceparent"]) for call in calls})
-    meta = house.command("GET", f"db:delivery:{delivery}").partition(b"\n")[0]
+    meta = service.command("GET", f"db:delivery:{delivery}").partition(b"\n")[0]
     assert b"trace" not in meta
     assert b'"request_id":""' in meta
 
 
-def test_the_newest_delivery_of_a_visit_names_the_call(rig: Rig) -> None:
-    rig.web()
+def test_the_newest_delivery_of_a_visit_names_the_call(harness: Harness) -> None:
+    harness.start_web()
     for n in range(3):
-        ring(rig, "A", **{"x-request-id": f"req-{n}"})
+        ring(harness, "A", **{"x-request-id": f"req-{n}"})
 
-    rig.worker()
-    wait_until(lambda: rig.visit("standard-A"))
+    harness.start_worker()
+    wait_until(lambda: harness.visit("standard-A"))
 
-    assert {"req-2"} == {call["request_id"] for call in rig.journal() if call["route"] != "GET /visits"}
+    assert {"req-2"} == {call["request_id"] for call in harness.journal() if call["route"] != "GET /visits"}
 
 
 @pytest.mark.parametrize(
@@ -146,35 +146,35 @@ def test_the_newest_delivery_of_a_visit_names_the_call(rig: Rig) -> None:
         "zebediah@example.com",
     ],
 )
-def test_what_is_no_trace_is_not_kept(house: House, given: str) -> None:
-    delivery = ring(house.rig, "A", traceparent=given).json()["delivery"]
+def test_what_is_no_trace_is_not_kept(service: Service, given: str) -> None:
+    delivery = ring(service.harness, "A", traceparent=given).json()["delivery"]
 
-    assert b"traceparent" not in house.command("GET", f"db:delivery:{delivery}")
+    assert b"traceparent" not in service.command("GET", f"db:delivery:{delivery}")
 
 
-def test_a_body_cannot_pose_as_a_trace(house: House) -> None:
-    rig = house.rig
+def test_a_body_cannot_pose_as_a_trace(service: Service) -> None:
+    harness = service.harness
     note = '"traceparent":"' + TRACEPARENT + '"'
     raw = standard_body("visit.created", "A", note=note, **VISIT)
     raw = raw.replace(b"}}", b'},"request_id":"forged","traceparent":"' + TRACEPARENT.encode() + b'"}', 1)
 
-    delivery = rig.post(raw, sign_standard(raw)).json()["delivery"]
-    wait_until(lambda: rig.visit("standard-A"))
+    delivery = harness.post(raw, sign_standard(raw)).json()["delivery"]
+    wait_until(lambda: harness.visit("standard-A"))
 
-    calls = [call for call in rig.journal() if call["route"] != "GET /visits"]
+    calls = [call for call in harness.journal() if call["route"] != "GET /visits"]
     assert [(delivery, "")] == sorted({(call["request_id"], call["traceparent"]) for call in calls})
 
 
-def test_a_strangers_name_for_a_request_is_answered_and_not_logged_unless_a_machine_made_it(house: House) -> None:
-    rig, made = house.rig, "3f2c8a4e-1f0b-4a6e-9a38-0a1b2c3d4e5f"
+def test_a_strangers_name_for_a_request_is_answered_and_not_logged_unless_a_machine_made_it(service: Service) -> None:
+    harness, made = service.harness, "3f2c8a4e-1f0b-4a6e-9a38-0a1b2c3d4e5f"
 
     for name in ("zebediah-canary", made):
-        answer = rig.post(b"{}", {"x-request-id": name})
+        answer = harness.post(b"{}", {"x-request-id": name})
         assert (401, name) == (answer.status_code, answer.headers["x-request-id"])
-    nameless = rig.post(b"{}", {})
+    nameless = harness.post(b"{}", {})
 
     # A line is written when its answer is on the way already.
-    named, other, own = wait_until(lambda: len(told := lines(rig.door, "delivery answered")) == 3 and told)
+    named, other, own = wait_until(lambda: len(told := lines(harness.web_server, "delivery answered")) == 3 and told)
     assert {"refused"} == {line["outcome"] for line in (named, other, own)}
     assert {"signature_missing"} == {line["reason"] for line in (named, other, own)}
     assert ("request_id" in named, other["request_id"]) == (False, made)
@@ -185,7 +185,7 @@ def test_a_strangers_name_for_a_request_is_answered_and_not_logged_unless_a_mach
 
 
 def metrics(door: Server, **headers: str) -> httpx.Response:
-    with a_client() as client:
+    with http_client() as client:
         return client.get(f"{door.url}/metrics", headers={"authorization": "Bearer t"} | headers)
 
 
@@ -204,24 +204,24 @@ def written(sample: Sample) -> str:
     return f"{sample.name}{{{labels}}}" if labels else sample.name
 
 
-def test_any_process_tells_what_all_of_them_did(rig: Rig) -> None:
-    other = rig.web(
+def test_any_process_tells_what_all_of_them_did(harness: Harness) -> None:
+    other = harness.start_web(
         METRICS_TOKEN="t",
-        HOOKS__STANDARD__SECRETS=f"whsec_b3RoZXItc2VjcmV0LW9mLXRlc3Rz {rig.env['HOOKS__STANDARD__SECRETS']}",
+        HOOKS__STANDARD__SECRETS=f"whsec_b3RoZXItc2VjcmV0LW9mLXRlc3Rz {harness.env['HOOKS__STANDARD__SECRETS']}",
     )
-    ring(rig, "other")
-    door = rig.web(METRICS_TOKEN="t")
-    rig.worker()
+    ring(harness, "other")
+    door = harness.start_web(METRICS_TOKEN="t")
+    harness.start_worker()
     raw = standard_body("visit.created", "A", **VISIT)
     headers = sign_standard(raw)
     for _ in range(3):
-        rig.post(raw, headers)
-    rig.post(raw, {})
-    rig.post(raw, sign_standard(raw, at=1_000_000_000))
-    rig.post(raw, {}, hook="zebediah@example.com")
+        harness.post(raw, headers)
+    harness.post(raw, {})
+    harness.post(raw, sign_standard(raw, at=1_000_000_000))
+    harness.post(raw, {}, hook="zebediah@example.com")
     nonsense = b"[]"
-    parked = rig.post(nonsense, sign_standard(nonsense)).json()["delivery"]
-    ran = rig.doorbell("discard", parked, "--yes")
+    parked = harness.post(nonsense, sign_standard(nonsense)).json()["delivery"]
+    ran = harness.doorbell("discard", parked, "--yes")
     assert 0 == ran.returncode, ran.stderr + ran.stdout
 
     def requests(outcome: str, source: str = "standard") -> str:
@@ -266,23 +266,23 @@ def test_any_process_tells_what_all_of_them_did(rig: Rig) -> None:
     assert "zebediah" not in repr(here)
 
 
-def test_the_first_burst_of_bad_signatures_is_a_rise(rig: Rig) -> None:
-    told = scrape(rig.web(METRICS_TOKEN="t"))
+def test_the_first_burst_of_bad_signatures_is_a_rise(harness: Harness) -> None:
+    told = scrape(harness.start_web(METRICS_TOKEN="t"))
 
     for source in ("standard", "calendly"):
         assert 0 == told[f'doorbell_webhook_requests_total{{source="{source}",outcome="bad_signature"}}']
         assert 0 == told[f'doorbell_webhook_refused_total{{hook="{source}",reason="signature_mismatch"}}']
 
 
-def test_without_redis_metrics_say_so_and_nothing_else(rig: Rig) -> None:
-    told = scrape(rig.web(METRICS_TOKEN="t", REDIS_URL=f"redis://127.0.0.1:{free_port()}/0"))
+def test_without_redis_metrics_say_so_and_nothing_else(harness: Harness) -> None:
+    told = scrape(harness.start_web(METRICS_TOKEN="t", REDIS_URL=f"redis://127.0.0.1:{free_port()}/0"))
 
     assert 0 == told.pop("doorbell_redis_up")
     assert ["doorbell_build_info"] == [name.partition("{")[0] for name in told]
 
 
-async def test_a_gate_that_is_shut_is_told(rig: Rig, ledger: Ledger) -> None:
-    door = rig.web(METRICS_TOKEN="t")
+async def test_a_gate_that_is_shut_is_told(harness: Harness, ledger: Ledger) -> None:
+    door = harness.start_web(METRICS_TOKEN="t")
     await accept(ledger, change("A"))
     verdict = Verdict(why="unauthorized", wait_s=60)
     await ledger.release(await begin(ledger, "A", "main"), waiting(verdict=verdict), gate="main")
@@ -308,8 +308,8 @@ async def test_a_flush_that_fails_half_way_counts_nothing_twice(redis: Redis) ->
     assert 200_000 == written["doorbell_webhook_request_duration_seconds|standard|us"]
 
 
-def test_every_name_is_told_with_its_help_and_follows_the_rules_of_prometheus(house: House) -> None:
-    told = metrics(house.rig.door).text
+def test_every_name_is_told_with_its_help_and_follows_the_rules_of_prometheus(service: Service) -> None:
+    told = metrics(service.harness.web_server).text
 
     assert list(SIGNALS) == re.findall(r"^# HELP (\S+) .+$", told, re.M) == re.findall(r"^# TYPE (\S+)", told, re.M)
     for name, signal in SIGNALS.items():
@@ -319,13 +319,15 @@ def test_every_name_is_told_with_its_help_and_follows_the_rules_of_prometheus(ho
         assert signal.help.endswith(".") or "; " in signal.help
 
 
-def test_a_scraper_that_accepts_openmetrics_gets_the_same_in_it(house: House) -> None:
-    ring(house.rig, "A")
-    wait_until(lambda: house.rig.visit("standard-A"))
-    wait_until(lambda: scrape(house.rig.door).get('doorbell_end_to_end_seconds_count{source="standard"}'))
+def test_a_scraper_that_accepts_openmetrics_gets_the_same_in_it(service: Service) -> None:
+    ring(service.harness, "A")
+    wait_until(lambda: service.harness.visit("standard-A"))
+    wait_until(lambda: scrape(service.harness.web_server).get('doorbell_end_to_end_seconds_count{source="standard"}'))
 
-    plain = metrics(house.rig.door)
-    other = metrics(house.rig.door, accept="application/openmetrics-text; version=1.0.0, text/plain; version=0.0.4")
+    plain = metrics(service.harness.web_server)
+    other = metrics(
+        service.harness.web_server, accept="application/openmetrics-text; version=1.0.0, text/plain; version=0.0.4"
+    )
 
     assert "text/plain; version=0.0.4; charset=utf-8" == plain.headers["content-type"]
     assert other.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0; charset=utf-8")
@@ -336,12 +338,12 @@ def test_a_scraper_that_accepts_openmetrics_gets_the_same_in_it(house: House) ->
     assert samples(text_string_to_metric_families(plain.text)).keys() == samples(families).keys()
 
 
-def test_buckets_are_cumulative_and_label_values_are_escaped(house: House) -> None:
+def test_buckets_are_cumulative_and_label_values_are_escaped(service: Service) -> None:
     odd = 'a"b\\c'
     name = "doorbell_job_wait_seconds"
-    house.command("HSET", COUNTS, f"{name}|{odd}|0", "2", f"{name}|{odd}|3", "1", f"{name}|{odd}|us", "1500000")
+    service.command("HSET", COUNTS, f"{name}|{odd}|0", "2", f"{name}|{odd}|3", "1", f"{name}|{odd}|us", "1500000")
 
-    text = metrics(house.rig.door).text
+    text = metrics(service.harness.web_server).text
 
     [family] = [one for one in text_string_to_metric_families(text) if one.name == name]
     found = {
@@ -356,8 +358,8 @@ def test_buckets_are_cumulative_and_label_values_are_escaped(house: House) -> No
 
 
 @pytest.mark.parametrize("accept", ["", "*/*", "text/html", "text/plain; version=x"])
-def test_whatever_a_scraper_accepts_it_gets_metrics(house: House, accept: str) -> None:
-    answer = metrics(house.rig.door, accept=accept)
+def test_whatever_a_scraper_accepts_it_gets_metrics(service: Service, accept: str) -> None:
+    answer = metrics(service.harness.web_server, accept=accept)
 
     assert (200, "text/plain; version=0.0.4; charset=utf-8") == (answer.status_code, answer.headers["content-type"])
 

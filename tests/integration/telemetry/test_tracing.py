@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from app.telemetry import tracing
-from tests.support.harness import ROOT, Rig, sign_standard, standard_body, wait_until
+from tests.support.harness import ROOT, Harness, sign_standard, standard_body, wait_until
 
 TRACE_ID, SENDER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 PERSON = {"id": "cont_KYdl3lftgZXGRbxqoj", "email": "zebediah@example.com", "first_name": "Zebediah"}
@@ -135,7 +135,9 @@ sentry_sdk.flush(5)
     assert b"zebediah" not in told
 
 
-def test_a_trace_goes_from_the_tool_through_both_processes_to_the_visits_api(rig: Rig, receiver: Receiver) -> None:
+def test_a_trace_goes_from_the_tool_through_both_processes_to_the_visits_api(
+    harness: Harness, receiver: Receiver
+) -> None:
     pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="the extra [otel] is not installed")
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
@@ -143,10 +145,10 @@ def test_a_trace_goes_from_the_tool_through_both_processes_to_the_visits_api(rig
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{receiver.server_port}",
         "OTEL_BSP_SCHEDULE_DELAY": "100",
     }
-    rig.web(**env)
-    rig.worker(**env)
+    harness.start_web(**env)
+    harness.start_worker(**env)
     raw = standard_body("visit.created", "A", contact=PERSON, time_scheduled="2026-03-14T16:00:00Z")
-    rig.post(raw, sign_standard(raw) | {"traceparent": f"00-{TRACE_ID}-{SENDER}-01"})
+    harness.post(raw, sign_standard(raw) | {"traceparent": f"00-{TRACE_ID}-{SENDER}-01"})
 
     def spans() -> dict[str, tuple[str, str, str]]:
         return {
@@ -163,6 +165,6 @@ def test_a_trace_goes_from_the_tool_through_both_processes_to_the_visits_api(rig
     assert {TRACE_ID} == {trace for trace, _, _ in told.values()}
     door, visit, call = told["POST /hooks/{hook}"], told["visit"], told["POST /visits"]
     assert [SENDER, door[2], visit[2]] == [door[1], visit[1], call[1]]
-    sent = {entry["traceparent"] for entry in rig.journal() if entry["route"] == "POST /visits"}
+    sent = {entry["traceparent"] for entry in harness.journal() if entry["route"] == "POST /visits"}
     assert {f"00-{TRACE_ID}-{visit[2]}-01"} == sent
     assert not [body for body in receiver.bodies if b"ebediah" in body]

@@ -38,7 +38,7 @@ from app.visits.client import (
     http_client,
     retry_after_s,
 )
-from tests.support.harness import Rig, Server, serving, unread
+from tests.support.harness import Harness, Server, serving, unread_response
 
 CONTACT = "cont_KYdl3lftgZXGRbxqoj"
 NOW = datetime(2026, 3, 14, 12, 0, 0, tzinfo=UTC)
@@ -58,21 +58,21 @@ def one_tls_context(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def api_rig(sandbox: Server) -> Iterator[Rig]:
-    rig = Rig("redis://127.0.0.1:1/0", sandbox)  # Only its hands on the sandbox are used here.
-    yield rig
-    rig.http.close()
+def api_rig(sandbox: Server) -> Iterator[Harness]:
+    harness = Harness("redis://127.0.0.1:1/0", sandbox)  # Only its hands on the sandbox are used here.
+    yield harness
+    harness.http.close()
 
 
 @pytest.fixture
-def api(api_rig: Rig) -> Rig:
-    api_rig.behave()
+def api(api_rig: Harness) -> Harness:
+    api_rig.clear_faults()
     api_rig.http.post(f"{api_rig.sandbox.url}/_sandbox/reset").raise_for_status()
     return api_rig
 
 
 @pytest.fixture
-async def client(api: Rig) -> AsyncIterator[VisitsClient]:
+async def client(api: Harness) -> AsyncIterator[VisitsClient]:
     async with http_client() as http:
         yield VisitsClient(http, f"{api.sandbox.url}/api/v1", "s3cret-token", [], nothing)
 
@@ -80,7 +80,9 @@ async def client(api: Rig) -> AsyncIterator[VisitsClient]:
 @contextlib.asynccontextmanager
 async def answered(answer: Answerer) -> AsyncIterator[VisitsClient]:
     """A client of an API that is a function."""
-    async with httpx.AsyncClient(transport=httpx.MockTransport(lambda request: unread(answer(request)))) as http:
+    async with httpx.AsyncClient(
+        transport=httpx.MockTransport(lambda request: unread_response(answer(request)))
+    ) as http:
         yield VisitsClient(http, "https://api.example.com/api/v1", "s3cret-token", [], nothing)
 
 
@@ -197,7 +199,7 @@ async def test_visits_are_listed_by_pages(client: VisitsClient) -> None:
     "email",
     ["ada@example.com", "ada+tag@example.com", "o'hara&co=x%41@example.com", "a d@ü.example", "#?/@example.com"],
 )
-async def test_a_contact_is_found_by_exactly_its_address(api: Rig, client: VisitsClient, email: str) -> None:
+async def test_a_contact_is_found_by_exactly_its_address(api: Harness, client: VisitsClient, email: str) -> None:
     json = {"email": email.replace(" ", "_"), "first_name": "Ada"}
     made = api.http.post(f"{client.url}/contacts", json=json, headers={"authorization": "Bearer t"}).json()
 
@@ -239,7 +241,7 @@ async def test_a_contact_is_made_with_what_is_known(client: VisitsClient) -> Non
         "a'b",
     ],
 )
-async def test_an_id_is_quoted_in_the_path(api: Rig, client: VisitsClient, id: str) -> None:
+async def test_an_id_is_quoted_in_the_path(api: Harness, client: VisitsClient, id: str) -> None:
     await client.create_visit(CONTACT, id, {"time_scheduled": "2025-02-17T09:00:00Z"})
 
     got = await client.get_visit(id)
@@ -322,7 +324,7 @@ async def test_an_endpoint_that_is_not_there_is_a_refusal(route: str, status: in
     ],
 )
 async def test_whatever_the_api_does_is_one_class_of_trouble(
-    api: Rig,
+    api: Harness,
     client: VisitsClient,
     route: str,
     switches: dict[str, Any],
@@ -331,7 +333,7 @@ async def test_whatever_the_api_does_is_one_class_of_trouble(
 ) -> None:
     # Something for the calls on one visit to work with, and answers that are long enough to be cut in half.
     await client.create_visit(CONTACT, "vis_001", {"time_scheduled": "2025-02-17T09:00:00Z"})
-    api.misbehave(**switches, only=[route])
+    api.inject_faults(**switches, only=[route])
     if (route, switches) == ("DELETE /visits/:id", {"wrong_json_share": 1}):
         assert await CALLS[route](client) is True  # that it was deleted: nothing is read of the answer
         return
@@ -348,8 +350,8 @@ async def test_whatever_the_api_does_is_one_class_of_trouble(
         pytest.param({"slow_share": 1, "slow_s": 0.3}, id="slow"),
     ],
 )
-async def test_patience_ends_without_an_answer(api: Rig, client: VisitsClient, switches: dict[str, Any]) -> None:
-    api.misbehave(**switches)
+async def test_patience_ends_without_an_answer(api: Harness, client: VisitsClient, switches: dict[str, Any]) -> None:
+    api.inject_faults(**switches)
     client.http.timeout = httpx.Timeout(10, read=0.1)
 
     troubles = [await trouble_of(call(client)) for call in CALLS.values()]
@@ -498,9 +500,9 @@ def test_no_retry_after_whatsoever_is_a_defect(header: str) -> None:
     ],
 )
 async def test_a_429_says_how_long(
-    api: Rig, client: VisitsClient, switches: dict[str, Any], wait_s: tuple[float, float]
+    api: Harness, client: VisitsClient, switches: dict[str, Any], wait_s: tuple[float, float]
 ) -> None:
-    api.misbehave(rate_limited_share=1, **switches)
+    api.inject_faults(rate_limited_share=1, **switches)
 
     trouble = await trouble_of(client.get_visit("vis_001"))
 
@@ -508,8 +510,8 @@ async def test_a_429_says_how_long(
     assert wait_s[0] <= trouble.wait_s <= wait_s[1]
 
 
-async def test_a_429_may_say_nothing(api: Rig, client: VisitsClient) -> None:
-    api.misbehave(rate_limited_share=1, retry_after_s=None)
+async def test_a_429_may_say_nothing(api: Harness, client: VisitsClient) -> None:
+    api.inject_faults(rate_limited_share=1, retry_after_s=None)
 
     assert None is (await trouble_of(client.get_visit("vis_001"))).wait_s
 
@@ -522,12 +524,12 @@ async def test_a_503_may_say_how_long() -> None:
 # What is kept and told of a call ------------------------------------------------------------------------------------
 
 
-async def test_every_call_is_noted_with_what_was_answered(api: Rig, client: VisitsClient) -> None:
+async def test_every_call_is_noted_with_what_was_answered(api: Harness, client: VisitsClient) -> None:
     await client.create_visit(CONTACT, "vis_001", {})
     await client.get_visit("nothing")
-    api.misbehave(down=True)
+    api.inject_faults(down=True)
     await trouble_of(client.find_contacts("ada@example.com"))
-    api.misbehave(down=False, truncated_share=1)
+    api.inject_faults(down=False, truncated_share=1)
     await trouble_of(client.get_visit("vis_001"))
 
     assert [
@@ -538,7 +540,7 @@ async def test_every_call_is_noted_with_what_was_answered(api: Rig, client: Visi
     ] == client.calls
 
 
-async def test_a_call_that_may_not_begin_is_not_made(api: Rig, client: VisitsClient) -> None:
+async def test_a_call_that_may_not_begin_is_not_made(api: Harness, client: VisitsClient) -> None:
     async def no_time() -> None:
         raise TimeoutError
 
@@ -580,8 +582,10 @@ async def test_the_text_of_an_exception_holds_nothing_personal(status: int) -> N
 
 
 @EVERY_CALL
-async def test_the_text_of_a_network_error_holds_nothing_personal(api: Rig, client: VisitsClient, route: str) -> None:
-    api.misbehave(reset_share=1)
+async def test_the_text_of_a_network_error_holds_nothing_personal(
+    api: Harness, client: VisitsClient, route: str
+) -> None:
+    api.inject_faults(reset_share=1)
 
     trouble = await trouble_of(CALLS[route](client))
 

@@ -11,21 +11,21 @@ from typing import Any, NamedTuple
 from app.ledger.ledger import Ledger
 from app.ledger.records import Gone
 from app.ledger.redis import Address, Redis
-from tests.crash.stories import FIELDS, SOME, Story
+from tests.crash.scenarios import FIELDS, SOME_TIME, Scenario
 
 #: The states of work that is not at rest, as the ledger's sorted sets.
-OPEN = ("db:queued", "db:running", "db:waiting", "db:held:main", "db:parked")
+OPEN_SETS = ("db:queued", "db:running", "db:waiting", "db:held:main", "db:parked")
 
 
-class Unsettled(NamedTuple):
+class UnfinishedTask(NamedTuple):
     """A delivery, and the work in which not all of it was applied or superseded."""
 
     delivery: str
-    work: str
-    how: str
+    task: str
+    state: str
 
     def __str__(self) -> str:
-        return f"{self.delivery}: {self.work} is {self.how}"
+        return f"{self.delivery}: {self.task} is {self.state}"
 
 
 @dataclass
@@ -33,25 +33,25 @@ class Breaches:
     """Each is a sentence. lost: deliveries that were answered 202 and came to nothing."""
 
     lost: list[str] = field(default_factory=list)
-    doubled: list[str] = field(default_factory=list)
+    duplicated: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
 
     def all(self) -> list[str]:
-        return [*self.lost, *self.doubled, *self.wrong]
+        return [*self.lost, *self.duplicated, *self.wrong]
 
 
-async def open_work(url: str) -> dict[str, str]:
+async def open_tasks(url: str) -> dict[str, str]:
     """What is not at rest, and its state."""
     redis, found = Redis(Address(url)), {}
     try:
-        for key in OPEN:
+        for key in OPEN_SETS:
             found |= {work.decode(): key for work in await redis.command("ZRANGE", key, 0, -1)}
     finally:
         await redis.close()
     return found
 
 
-async def unknown(url: str, deliveries: Iterable[str]) -> set[str]:
+async def missing_deliveries(url: str, deliveries: Iterable[str]) -> set[str]:
     """The deliveries that the ledger has no record of."""
     redis = Redis(Address(url))
     try:
@@ -60,7 +60,7 @@ async def unknown(url: str, deliveries: Iterable[str]) -> set[str]:
         await redis.close()
 
 
-async def unsettled(url: str, deliveries: Iterable[str]) -> list[Unsettled]:
+async def unfinished_tasks(url: str, deliveries: Iterable[str]) -> list[UnfinishedTask]:
     """The deliveries of which the ledger does not say that all of it was applied or superseded."""
     redis, found = Redis(Address(url)), []
     ledger = Ledger(redis, keep_days=30)
@@ -71,12 +71,12 @@ async def unsettled(url: str, deliveries: Iterable[str]) -> list[Unsettled]:
                 works = [await ledger.member(work) for work in meta.work]
                 visits = [await ledger.member(name) for work in works for name in work.landed]
             except Gone as gone:
-                found.append(Unsettled(id, str(gone), "not known"))
+                found.append(UnfinishedTask(id, str(gone), "not known"))
                 continue
             for work in (*works, *visits):
                 told = work.work.startswith("event:") or any(origin.startswith(f"{id}.") for origin in work.changes)
                 if work.state != "settled" or work.done != work.n or not told:
-                    found.append(Unsettled(id, work.work, f"{work.state}, {work.done} of {work.n} changes seen"))
+                    found.append(UnfinishedTask(id, work.work, f"{work.state}, {work.done} of {work.n} changes seen"))
     finally:
         await redis.close()
     return found
@@ -96,7 +96,7 @@ def contacts_of(file: Path) -> Counter[str]:
         return Counter(dict(store.execute("SELECT email, count(*) FROM contacts GROUP BY 1")))
 
 
-def doubled_in(journal: Iterable[dict[str, Any]]) -> list[str]:
+def duplicated_visits(journal: Iterable[dict[str, Any]]) -> list[str]:
     """The ids under which a visit was made while one stood, at any time."""
     standing: Counter[str] = Counter()
     found = []
@@ -113,36 +113,36 @@ def doubled_in(journal: Iterable[dict[str, Any]]) -> list[str]:
 
 
 def compare(
-    stories: Iterable[Story], visits: list[dict[str, Any]], loose: frozenset[str]
+    scenarios: Iterable[Scenario], visits: list[dict[str, Any]], uncertain: frozenset[str]
 ) -> tuple[list[str], list[str]]:
-    """What is there twice, and what is not as it was said. loose: stories of which a delivery may have been lost: any
+    """What is there twice, and what is not as it was said. uncertain: scenarios of which a delivery may have been lost: any
     value that was once said will do, and any of the visit's names, since the link between them may be what was lost."""
     by_name: dict[str, list[dict[str, Any]]] = {}
     for visit in visits:
         by_name.setdefault(visit["external_id"], []).append(visit)
     doubled = [f"{name}: {len(found)} visits" for name, found in by_name.items() if len(found) > 1]
-    told = {story.external_id: story for story in stories}
-    excused = {name for story in told.values() if story.external_id in loose for name in story.later}
+    told = {scenario.external_id: scenario for scenario in scenarios}
+    excused = {name for scenario in told.values() if scenario.external_id in uncertain for name in scenario.aliases}
     wrong = [f"{name}: it should not be there" for name in by_name.keys() - told.keys() - excused]
-    for name, story in told.items():
-        wrong += _wrong(story, by_name.get(name, [None])[0], name in loose)
+    for name, scenario in told.items():
+        wrong += _differences(scenario, by_name.get(name, [None])[0], name in uncertain)
     return doubled, wrong
 
 
-def _wrong(story: Story, visit: dict[str, Any] | None, is_loose: bool) -> list[str]:
-    name, stands = story.external_id, story.stands()
+def _differences(scenario: Scenario, visit: dict[str, Any] | None, is_uncertain: bool) -> list[str]:
+    name, stands = scenario.external_id, scenario.expected_fields()
     if visit is None:
         # What was off before anybody made it is not made.
-        return [] if is_loose or stands.get("date_cancelled") else [f"{name}: there is no such visit"]
+        return [] if is_uncertain or stands.get("date_cancelled") else [f"{name}: there is no such visit"]
     # Whose visit it is, is not put right any more while it is off.
     fields = FIELDS if stands.get("date_cancelled") else (*FIELDS, "email")
     return [
         f"{name}: {field} is {visit[field]}, not {stands.get(field)}"
         for field in fields
-        if not _fits(story, field, visit[field], is_loose)
+        if not _fits(scenario, field, visit[field], is_uncertain)
     ]
 
 
-def _fits(story: Story, field: str, value: str | None, is_loose: bool) -> bool:
-    allowed = story.ever(field) if is_loose else {story.stands().get(field)}
-    return value in allowed or (SOME in allowed and value is not None)
+def _fits(scenario: Scenario, field: str, value: str | None, is_uncertain: bool) -> bool:
+    allowed = scenario.possible_values(field) if is_uncertain else {scenario.expected_fields().get(field)}
+    return value in allowed or (SOME_TIME in allowed and value is not None)

@@ -12,16 +12,16 @@ from typing import Any
 from tests.support.harness import hmac_sha256, sign_calendly, sign_standard
 
 ACUITY_KEY = "acuity-key-for-tests"
-PEOPLE = 400
+CUSTOMER_COUNT = 400
 FIELDS = ("time_scheduled", "time_completed", "amount_collected", "date_cancelled", "event_date")
-SOME = "some time"  # of a value that only our clock decides: that it is there is all that can be expected
+SOME_TIME = "some time"  # of a value that only our clock decides: that it is there is all that can be expected
 
-Said = dict[str, str | None]
+Fields = dict[str, str | None]
 
 
 @dataclass
-class Ring:
-    """One delivery: sent at `after_s` from its story's begin, again until somebody answers 2xx.
+class Webhook:
+    """One delivery: sent at `after_s` from its scenario's begin, again until somebody answers 2xx.
 
     before: what happens in the tool just before. delivery: the id that was answered, status: with what. tries: how often
     it was sent.
@@ -34,68 +34,68 @@ class Ring:
     before: Callable[[], None] = lambda: None
     delivery: str = ""
     status: int = 0
-    tries: int = 0
+    send_count: int = 0
     answered_at: float = 0
 
-    def written_at(self) -> float:
+    def stored_at(self) -> float:
         """When the door wrote it down: its id begins with the milliseconds. A repeat has no id of its own, and no harm is
         done if its answer was read late."""
         return int(self.delivery[1:12], 16) / 1000 if self.status == 202 else self.answered_at - 1
 
 
 @dataclass
-class Story:
+class Scenario:
     """One visit's life. said: the values that its events named one after the other, the last of which should stand.
     later: the names that the tool gave it afterwards, under which nothing should stand."""
 
     external_id: str
-    later: list[str] = field(default_factory=list)
-    rings: list[Ring] = field(default_factory=list)
-    said: list[Said] = field(default_factory=list)
+    aliases: list[str] = field(default_factory=list)
+    webhooks: list[Webhook] = field(default_factory=list)
+    facts: list[Fields] = field(default_factory=list)
 
-    def stands(self) -> Said:
+    def expected_fields(self) -> Fields:
         """The last word on every field; the campaign starts at the completion, else at the appointment."""
-        last: Said = {}
-        for each in self.said:
+        last: Fields = {}
+        for each in self.facts:
             last |= each
         return last | {"event_date": last.get("time_completed") or last.get("time_scheduled")}
 
-    def ever(self, name: str) -> set[str | None]:
+    def possible_values(self, name: str) -> set[str | None]:
         """Whatever a field may have been at some time; nothing, at the beginning."""
         names = ("time_completed", "time_scheduled") if name == "event_date" else (name,)
-        return {None} | {said[name] for said in self.said for name in names if name in said}
+        return {None} | {said[name] for said in self.facts for name in names if name in said}
 
 
-def someone(dice: random.Random) -> str:
-    return f"someone.{dice.randrange(PEOPLE)}@example.com"
+def random_email(rng: random.Random) -> str:
+    return f"someone.{rng.randrange(CUSTOMER_COUNT)}@example.com"
 
 
-def spelled(moment: datetime) -> str:
+def iso_time(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def some_day(dice: random.Random) -> datetime:
-    return datetime(2030, 1, 1, tzinfo=UTC) + timedelta(minutes=30 * dice.randrange(17_000))
+def random_time(rng: random.Random) -> datetime:
+    return datetime(2030, 1, 1, tzinfo=UTC) + timedelta(minutes=30 * rng.randrange(17_000))
 
 
-def some_money(dice: random.Random) -> str:
-    return f"{dice.randrange(1, 500)}.{dice.randrange(100):02}"
+def random_amount(rng: random.Random) -> str:
+    return f"{rng.randrange(1, 500)}.{rng.randrange(100):02}"
 
 
 # The tools ----------------------------------------------------------------------------------------------------------
 
 
-def standard(dice: random.Random, number: int) -> Story:
+def standard(rng: random.Random, number: int) -> Scenario:
     """Every event is dated; they leave in any order."""
-    story = Story(f"standard-S{number}")
+    scenario = Scenario(f"standard-S{number}")
     clock = datetime(2029, 1, 1, tzinfo=UTC)
     kinds = [
         "created",
-        *dice.choices(["moved", "paid", "completed", "cancelled", "created", "customer"], k=dice.randint(1, 5)),
+        *rng.choices(["moved", "paid", "completed", "cancelled", "created", "customer"], k=rng.randint(1, 5)),
     ]
     for kind in kinds:
-        clock += timedelta(minutes=dice.randint(1, 500))
-        now, start, money, email = spelled(clock), spelled(some_day(dice)), some_money(dice), someone(dice)
+        clock += timedelta(minutes=rng.randint(1, 500))
+        now, start, money, email = iso_time(clock), iso_time(random_time(rng)), random_amount(rng), random_email(rng)
         contact = {"email": email, "first_name": "Some", "last_name": "One"}
         event, data, said = {
             "created": (
@@ -109,19 +109,21 @@ def standard(dice: random.Random, number: int) -> Story:
             "cancelled": ("visit.cancelled", {}, {"date_cancelled": now}),
             "customer": ("visit.updated", {"contact": contact}, {"email": email}),
         }[kind]
-        story.said.append(said)
+        scenario.facts.append(said)
         raw = json.dumps({"type": event, "timestamp": now, "data": {"visit_id": f"S{number}", **data}}).encode()
-        id = f"msg_{dice.randbytes(12).hex()}"
-        story.rings.append(Ring("standard", raw, lambda raw, id=id: sign_standard(raw, id=id), dice.uniform(0, 8)))  # type: ignore[misc]
-    return story
+        id = f"msg_{rng.randbytes(12).hex()}"
+        scenario.webhooks.append(
+            Webhook("standard", raw, lambda raw, id=id: sign_standard(raw, id=id), rng.uniform(0, 8))
+        )  # type: ignore[misc]
+    return scenario
 
 
-def calendly(dice: random.Random, number: int) -> Story:
+def calendly(rng: random.Random, number: int) -> Scenario:
     """Every move is a new id: a cancel that names the new one and a booking that names the old one, in any order."""
-    story, clock, email = Story(f"calendly-C{number}x0"), datetime(2029, 1, 1, tzinfo=UTC), someone(dice)
-    moves = dice.choices([0, 1, 2, 4], [3, 4, 2, 1])[0]
+    scenario, clock, email = Scenario(f"calendly-C{number}x0"), datetime(2029, 1, 1, tzinfo=UTC), random_email(rng)
+    moves = rng.choices([0, 1, 2, 4], [3, 4, 2, 1])[0]
 
-    def ring(event: str, place: int, **more: Any) -> None:
+    def add_webhook(event: str, place: int, **more: Any) -> None:
         payload = {
             "uri": _invitee(number, place),
             "email": email,
@@ -130,46 +132,46 @@ def calendly(dice: random.Random, number: int) -> Story:
             "rescheduled": False,
             **more,
         }
-        raw = json.dumps({"event": event, "created_at": spelled(clock), "payload": payload}).encode()
-        story.rings.append(Ring("calendly", raw, sign_calendly, dice.uniform(0, 8)))
+        raw = json.dumps({"event": event, "created_at": iso_time(clock), "payload": payload}).encode()
+        scenario.webhooks.append(Webhook("calendly", raw, sign_calendly, rng.uniform(0, 8)))
 
-    starts = [spelled(some_day(dice)) for _ in range(moves + 1)]
+    starts = [iso_time(random_time(rng)) for _ in range(moves + 1)]
     for place in range(moves + 1):
         clock += timedelta(hours=1)
         if place:
-            story.later.append(f"calendly-C{number}x{place}")
-            ring("invitee.canceled", place - 1, rescheduled=True, new_invitee=_invitee(number, place))
-        ring("invitee.created", place, old_invitee=_invitee(number, place - 1) if place else None)
-        story.said.append({"time_scheduled": starts[place], "email": email, "date_cancelled": None})
-    if dice.random() < 0.2:
+            scenario.aliases.append(f"calendly-C{number}x{place}")
+            add_webhook("invitee.canceled", place - 1, rescheduled=True, new_invitee=_invitee(number, place))
+        add_webhook("invitee.created", place, old_invitee=_invitee(number, place - 1) if place else None)
+        scenario.facts.append({"time_scheduled": starts[place], "email": email, "date_cancelled": None})
+    if rng.random() < 0.2:
         clock += timedelta(hours=1)
-        ring("invitee.canceled", moves, cancellation={"canceled_by": "Some One"})
-        story.said.append({"date_cancelled": spelled(clock)})
-    return story
+        add_webhook("invitee.canceled", moves, cancellation={"canceled_by": "Some One"})
+        scenario.facts.append({"date_cancelled": iso_time(clock)})
+    return scenario
 
 
 def _invitee(number: int, place: int) -> str:
     return f"https://api.calendly.com/scheduled_events/E{number}/invitees/C{number}x{place}"
 
 
-def acuity(dice: random.Random, number: int, records: dict[str, dict[str, Any]]) -> Story:
+def acuity(rng: random.Random, number: int, records: dict[str, dict[str, Any]]) -> Scenario:
     """Thin: an id rings, and the record is what stands in the tool at that moment. records: what its API serves."""
-    story, id = Story(f"acuity-{number}"), str(number)
+    scenario, id = Scenario(f"acuity-{number}"), str(number)
 
-    def happen(change: dict[str, Any], said: Said) -> Callable[[], None]:
+    def happen(change: dict[str, Any], said: Fields) -> Callable[[], None]:
         def do() -> None:
             records[id] = records.get(id, {}) | change
-            story.said.append(said)
+            scenario.facts.append(said)
 
         return do
 
     after_s = 0.0
-    for action in ["scheduled", *dice.choices(["rescheduled", "changed", "changed"], k=dice.randint(0, 3)), "canceled"]:
-        after_s += dice.uniform(0.2, 3)
-        start, money, email = some_day(dice), some_money(dice), someone(dice)
+    for action in ["scheduled", *rng.choices(["rescheduled", "changed", "changed"], k=rng.randint(0, 3)), "canceled"]:
+        after_s += rng.uniform(0.2, 3)
+        start, money, email = random_time(rng), random_amount(rng), random_email(rng)
         local = (start - timedelta(hours=5)).strftime("%Y-%m-%dT%H:%M:%S-0500")
         change: dict[str, Any] = {"datetime": local}
-        said: Said = {"time_scheduled": spelled(start)}
+        said: Fields = {"time_scheduled": iso_time(start)}
         if action == "scheduled":
             booked = {"id": number, "email": email, "firstName": "Some", "lastName": "One"}
             change |= booked | {"amountPaid": "0.00", "canceled": False, "noShow": False}
@@ -177,12 +179,12 @@ def acuity(dice: random.Random, number: int, records: dict[str, dict[str, Any]])
         elif action == "changed":
             change, said = {"amountPaid": money}, {"amount_collected": money}
         elif action == "canceled":
-            if dice.random() < 0.8:
+            if rng.random() < 0.8:
                 continue
-            change, said = {"canceled": True}, {"date_cancelled": SOME}
+            change, said = {"canceled": True}, {"date_cancelled": SOME_TIME}
         raw = urllib.parse.urlencode({"action": action, "id": id, "calendarID": "1", "appointmentTypeID": "2"}).encode()
-        story.rings.append(Ring("acuity", raw, _sign_acuity, after_s, happen(change, said)))
-    return story
+        scenario.webhooks.append(Webhook("acuity", raw, _sign_acuity, after_s, happen(change, said)))
+    return scenario
 
 
 def _sign_acuity(raw: bytes) -> dict[str, str]:

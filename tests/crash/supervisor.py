@@ -14,18 +14,18 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from app.demo import valkey
-from tests.crash.stories import ACUITY_KEY
+from tests.crash.scenarios import ACUITY_KEY
 from tests.support.harness import CALENDLY_SECRET, ROOT, SECRET, TOKEN, Server
 
 Records = dict[str, dict[str, Any]]
 
 
-class Kept:
+class RestartingProcess:
     """A process that is started again as often as it ends."""
 
     def __init__(self, arguments: list[str], env: dict[str, str], log: Path) -> None:
         self._arguments, self._env, self.log = arguments, env, log
-        self.ended_by_itself = 0
+        self.unexpected_exits = 0
         self.start()
 
     def start(self) -> None:
@@ -38,14 +38,14 @@ class Kept:
         self.process.kill()
         self.process.wait()
 
-    def keep(self) -> None:
+    def restart_if_ended(self) -> None:
         """As a platform does: what ended is started."""
         if self.process.poll() is not None:
-            self.ended_by_itself += 1
+            self.unexpected_exits += 1
             self.start()
 
 
-class House:
+class Supervisor:
     """Two doors, two workers, Valkey with its append-only file, the sandbox with its file, a tool's API."""
 
     def __init__(self, stack: ExitStack, fsync: str) -> None:
@@ -58,14 +58,14 @@ class House:
         stack.callback(lambda: valkey.stop(self._redis))
         self.visits_file = self.folder / "visits.db"
         self.sandbox = stack.enter_context(Server.sandbox("--file", str(self.visits_file)))
-        env = self._env(stack.enter_context(a_tools_api(self.records)))
+        env = self._env(stack.enter_context(tool_api(self.records)))
         ports = [valkey.free_port() for _ in range(2)]
-        self.doors = [f"http://127.0.0.1:{port}" for port in ports]
-        self.webs = [self._kept(stack, ["app", "web", "--port", str(port)], env) for port in ports]
-        self.workers = [self._kept(stack, ["jobs"], env) for _ in range(2)]
+        self.web_urls = [f"http://127.0.0.1:{port}" for port in ports]
+        self.webs = [self._start(stack, ["app", "web", "--port", str(port)], env) for port in ports]
+        self.workers = [self._start(stack, ["jobs"], env) for _ in range(2)]
 
-    def _kept(self, stack: ExitStack, arguments: list[str], env: dict[str, str]) -> Kept:
-        kept = Kept(arguments, env, self.folder / f"{arguments[0]}.log")
+    def _start(self, stack: ExitStack, arguments: list[str], env: dict[str, str]) -> RestartingProcess:
+        kept = RestartingProcess(arguments, env, self.folder / f"{arguments[0]}.log")
         stack.callback(kept.kill)
         return kept
 
@@ -105,17 +105,17 @@ class House:
             os.truncate(written, max(0, written.stat().st_size - torn))
         await asyncio.to_thread(self._start_redis)
 
-    def restart(self, kept: Kept) -> None:
+    def restart(self, kept: RestartingProcess) -> None:
         kept.kill()
         kept.start()
 
-    def keep(self) -> None:
+    def restart_ended(self) -> None:
         for kept in (*self.webs, *self.workers):
-            kept.keep()
+            kept.restart_if_ended()
 
 
 @contextmanager
-def a_tools_api(records: Records) -> Iterator[str]:
+def tool_api(records: Records) -> Iterator[str]:
     """Serves a thin tool's records over HTTP."""
 
     class Tool(BaseHTTPRequestHandler):
