@@ -491,7 +491,7 @@ def test_keys_are_letters_where_somebody_types_and_can_be_switched_off(running: 
 
     desk.open("/console/settings")
     desk.page.select_option("#keys", "off")
-    desk.page.click("text=Keep")
+    desk.page.click("text=Save")
     desk.page.keyboard.press("?")
 
     assert not desk.page.is_visible("#help")
@@ -515,7 +515,7 @@ def test_without_javascript_everything_is_there(running: Harness, open_desk: Ope
     wait_until(lambda: running.visit("standard-B-1"))
     desk.open("/console/settings")
     desk.page.select_option("#theme", "dark")
-    desk.page.click("text=Keep")
+    desk.page.click("text=Save")
     desk.page.fill("#q", "B-1")
     desk.page.press("#q", "Enter")
 
