@@ -23,10 +23,10 @@ from app.ledger.redis import Address, Redis, RedisDown
 from app.settings.environment import SettingsError, read
 from app.settings.model import Settings
 from app.telemetry import logs, metrics, tracing
-from app.telemetry.alerts import Watch
-from app.telemetry.counters import Tally
+from app.telemetry.alerts import AlertMonitor
+from app.telemetry.counters import Counters
 from app.telemetry.logs import log
-from app.telemetry.rejections import Refusals
+from app.telemetry.rejections import Rejections
 
 #: How long Redis may take where no tool is in a hurry.
 PATIENCE_S = 3.0
@@ -44,9 +44,9 @@ def create_app(settings: Settings) -> Starlette:
         s: Ledger(connection, settings.retention_days, settings.body_keys) for s, connection in connections.items()
     }
     redis, ledger = connections[PATIENCE_S], ledgers[PATIENCE_S]
-    refusals = Refusals(redis)
+    refusals = Rejections(redis)
     secrets = {name: entrance.hook.secrets for name, entrance in entrances.items()}
-    tally = Tally(settings.retention_days, secrets, settings.secret_key)
+    tally = Counters(settings.retention_days, secrets, settings.secret_key)
     intake = Intake(settings, ledgers, refusals, tally)
     # A connection of its own: a long answer to the console stands in front of no delivery.
     desk = Redis(Address.of(settings.redis_url, settings.redis_tls_verify), PATIENCE_S)
@@ -55,17 +55,17 @@ def create_app(settings: Settings) -> Starlette:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Any]]:
         running = asyncio.gather(
-            refusals.keep_flushing(),
+            refusals.run(),
             intake.keep_cutting(),
             console.keep_cutting(),
-            tally.keep_flushing(redis),
-            Watch(redis, settings).keep_looking(is_worker=False),
+            tally.run(redis),
+            AlertMonitor(redis, settings).run(is_worker=False),
         )
         # Whatever start-up made stays for good: full collections over it are most of the 99th percentile.
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000)
-        log.info("web started", hooks=sorted(settings.entrances))
+        log.info("web_started", hooks=sorted(settings.entrances))
 
         def leave() -> None:
             intake.leave()
@@ -98,7 +98,7 @@ def create_app(settings: Settings) -> Starlette:
         given = request.headers.get("authorization", "").encode()
         if not hmac.compare_digest(given, f"Bearer {settings.metrics_token}".encode()):
             return JSONResponse({"error": "unauthorized", "detail": "Authorization: Bearer <METRICS_TOKEN>"}, 401)
-        body, content_type = (await metrics.read(ledger, settings)).encode(request.headers.get("accept", ""))
+        body, content_type = (await metrics.snapshot(ledger, settings)).encode(request.headers.get("accept", ""))
         return Response(body, headers={"content-type": content_type})
 
     async def root(request: Request) -> Response:
@@ -141,7 +141,7 @@ def _start() -> ASGIApp:
         print(f"doorbell web cannot start:\n{error}", file=sys.stderr)
         sys.exit(3)
     logs.configure(settings)
-    tracing.start("web")
+    tracing.configure("web")
     make_room()
     return trace_requests(create_app(settings))
 

@@ -13,10 +13,10 @@ from app.ledger.records import Hold, Lost, Member, Outcome, TooMany, Verdict
 from app.ledger.redis import RedisDown
 from app.operators.search_index import index
 from app.telemetry import tracing
-from app.telemetry.counters import Tally
+from app.telemetry.counters import Counters
 from app.telemetry.logs import log
-from app.telemetry.metric_names import ATTEMPTS, CALL_S, CALLS, END_TO_END_S, FINISHED
-from app.telemetry.tracing import span
+from app.telemetry.metric_names import API_REQUEST_DURATION_S, API_REQUESTS, END_TO_END_S, TASK_RUNS, TASKS_FINISHED
+from app.telemetry.tracing import start_span
 from app.visits.change import Contact
 from app.visits.client import ANSWER_S, Record, Refused, Unanswered, VisitsApiTrouble, VisitsClient
 from app.visits.merge import REMEMBERED, Wanted, difference, fold, needed, payments_of, people_of, wanted
@@ -62,14 +62,14 @@ async def run_visit(context: Context, account: str, external_id: str) -> str:
     hold = await context.ledger.begin(visit_work(account, external_id), account, is_rate_limited)
     if isinstance(hold, str):
         return hold
-    with span("visit", "CONSUMER", hold.trace.traceparent, external_id=hold.root.external_id):
+    with start_span("visit", "CONSUMER", hold.trace.traceparent, external_id=hold.root.external_id):
         run = VisitRun(context, hold, account)
         outcome = await run.outcome()
     with suppress(RedisDown):  # the next run does it
         await compact(context, hold)
     await asyncio.gather(complete(context, hold, outcome, account), run.index_contact(outcome))
-    context.tally.count(account, outcome.state)
-    record_metrics(context.tally, hold, outcome)
+    context.counters.count_for_hour(account, outcome.state)
+    record_metrics(context.counters, hold, outcome)
     log.info(
         "visit_run_finished",
         state=outcome.state,
@@ -85,11 +85,11 @@ async def run_visit(context: Context, account: str, external_id: str) -> str:
     return outcome.state
 
 
-def record_metrics(tally: Tally, hold: Hold, outcome: Outcome) -> None:
+def record_metrics(tally: Counters, hold: Hold, outcome: Outcome) -> None:
     """A run over a visit; and how long each of its changes that are settled now was under way."""
-    tally.add(ATTEMPTS, "visit", outcome.state, reason_class(outcome.reason))
+    tally.increment(TASK_RUNS, "visit", outcome.state, reason_class(outcome.reason))
     if outcome.attempt and outcome.state in ("settled", "parked"):
-        tally.add(FINISHED, "visit", outcome.attempt.outcome)
+        tally.increment(TASKS_FINISHED, "visit", outcome.attempt.outcome)
     if outcome.state == "settled":
         source, now = source_of(hold.root.work), time.time()
         for member in hold.members:
@@ -147,7 +147,7 @@ class VisitRun:
     def __post_init__(self) -> None:
         settings, self.deadline = self.context.settings, time.monotonic() + RUN_TIMEOUT_S
         token = settings.tokens.get(self.account, "")
-        names, url = self.hold.trace.headers | tracing.headers(), settings.visits_api_url
+        names, url = self.hold.trace.headers | tracing.trace_headers(), settings.visits_api_url
         self.api = VisitsClient(self.context.http, url, token, [], self.before_call, names, self.record_call)
         key = settings.contact_key(self.account)
         self.contacts = Contacts(self.context.ledger, self.account, key, self.context.locks)
@@ -163,9 +163,9 @@ class VisitRun:
             raise DeadlinePassed
 
     def record_call(self, method: str, route: str, status: str, seconds: float) -> None:
-        self.context.tally.add(CALLS, method, route, status)
-        self.context.tally.observe(CALL_S, seconds, method, route)
-        tracing.called(method, route, status, seconds)
+        self.context.counters.increment(API_REQUESTS, method, route, status)
+        self.context.counters.observe(API_REQUEST_DURATION_S, seconds, method, route)
+        tracing.record_api_call(method, route, status, seconds)
 
     async def outcome(self) -> Outcome:
         root = self.hold.root

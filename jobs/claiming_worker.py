@@ -15,9 +15,9 @@ from redis.exceptions import RedisError
 
 from app.ledger.records import Lane
 from app.ledger.redis import RedisDown
-from app.telemetry.counters import Tally
+from app.telemetry.counters import Counters
 from app.telemetry.logs import log
-from app.telemetry.metric_names import JOB_TOOK_S, JOB_WAIT_S
+from app.telemetry.metric_names import RUN_DURATION_S, TASK_WAIT_S
 from app.visits.client import ANSWER_S
 from jobs.arq_redis import redis_pool
 from jobs.concurrency import Job
@@ -105,17 +105,17 @@ class ClaimingWorker(arq.worker.Worker):
         """An expired payload loses nothing: the work still stands in the ledger, and gets another job."""
         with _log_errors():
             if payload:
-                await self._execute(context.tally, payload)
+                await self._execute(context.counters, payload)
             self.jobs_complete += 1
             await context.ledger.ran(job, lane)
 
-    async def _execute(self, tally: Tally, payload: bytes) -> None:
+    async def _execute(self, tally: Counters, payload: bytes) -> None:
         name, arguments, _, _, queued_ms = deserialize_job_raw(payload, deserializer=self.job_deserializer)
-        tally.observe(JOB_WAIT_S, seconds_since(queued_ms), name)
+        tally.observe(TASK_WAIT_S, seconds_since(queued_ms), name)
         started = time.monotonic()
         async with asyncio.timeout(self.job_timeout_s):  # in this task, whose moves are watched
             await self.functions[name].coroutine(self.ctx, *arguments)
-        tally.observe(JOB_TOOK_S, time.monotonic() - started, name)
+        tally.observe(RUN_DURATION_S, time.monotonic() - started, name)
 
     async def close(self) -> None:
         """A job that was cancelled at last must not spoil the way out."""

@@ -11,7 +11,7 @@ import httpx
 from app.ledger.ledger import Ledger
 from app.ledger.records import Attempt
 from app.settings.model import Settings
-from app.telemetry.counters import Tally
+from app.telemetry.counters import Counters
 from jobs.concurrency import FetchSlots, KeyedLocks, RunningJobs
 from jobs.retry import Schedule
 
@@ -26,7 +26,7 @@ class Context:
     settings: Settings
     ledger: Ledger
     http: httpx.AsyncClient
-    tally: Tally = field(default_factory=Tally)
+    counters: Counters = field(default_factory=Counters)
     running_jobs: RunningJobs = field(default_factory=RunningJobs)
     locks: KeyedLocks = field(default_factory=KeyedLocks)
     #: Events of each hook whose records are being fetched here, and the slots for them.

@@ -12,7 +12,7 @@ from app.ledger.keys import tidy
 from app.ledger.ledger import every_account, new_id
 from app.ledger.redis import RedisDown
 from app.operators.operations import Operations
-from app.telemetry.alerts import Watch
+from app.telemetry.alerts import AlertMonitor
 from app.telemetry.counters import FLUSH_EVERY_S
 from app.telemetry.logs import log
 from jobs.context import Context
@@ -35,8 +35,8 @@ async def run_maintenance(context: Context) -> None:
         operations = Operations(context.ledger, context.settings)
         group.create_task(_every(OPERATIONS_EVERY_S, operations.run_next))
         group.create_task(_every(HEARTBEAT_EVERY_S, Heartbeat(context).beat))
-        group.create_task(Watch(context.ledger.redis, context.settings).keep_looking(is_worker=True))
-        group.create_task(_every(FLUSH_EVERY_S, lambda: context.tally.flush(context.ledger.redis)))
+        group.create_task(AlertMonitor(context.ledger.redis, context.settings).run(is_worker=True))
+        group.create_task(_every(FLUSH_EVERY_S, lambda: context.counters.flush(context.ledger.redis)))
 
 
 async def _every(seconds: float, step: Callable[[], Awaitable[None]]) -> None:

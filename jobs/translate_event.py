@@ -8,10 +8,10 @@ from app.ledger.jobs_contract import event_work
 from app.ledger.records import Gone, Hold, Lost, Meta, NoBody, Outcome, Outdated, TooMany
 from app.ledger.redis import RedisDown
 from app.settings.model import Entrance
-from app.telemetry.counters import Tally
+from app.telemetry.counters import Counters
 from app.telemetry.logs import log
-from app.telemetry.metric_names import ATTEMPTS, FINISHED
-from app.telemetry.tracing import span
+from app.telemetry.metric_names import TASK_RUNS, TASKS_FINISHED
+from app.telemetry.tracing import start_span
 from app.visits.change import VisitChange, external_id
 from app.visits.client import RateLimited, Unanswered, Unauthorized, VisitsApiTrouble
 from app.webhooks.delivery import Event, Unreadable
@@ -55,11 +55,11 @@ async def run_event(context: Context, delivery_id: str) -> str:
     if isinstance(hold, str):
         return hold
     run = EventRun(context, hold, delivery_id)
-    with span("event", "CONSUMER", hold.trace.traceparent, delivery=delivery_id):
+    with start_span("event", "CONSUMER", hold.trace.traceparent, delivery=delivery_id):
         outcome = await run.outcome()
     if outcome is not None:
         await complete(context, hold, outcome)
-    record_metrics(context.tally, outcome)
+    record_metrics(context.counters, outcome)
     came_of_it = outcome.reason or outcome.state if outcome else "translated"
     log.info(
         "event_run_finished",
@@ -73,12 +73,14 @@ async def run_event(context: Context, delivery_id: str) -> str:
     return came_of_it
 
 
-def record_metrics(tally: Tally, outcome: Outcome | None) -> None:
+def record_metrics(tally: Counters, outcome: Outcome | None) -> None:
     """A run over an event."""
     state, reason = (outcome.state, outcome.reason) if outcome else ("settled", "")
-    tally.add(ATTEMPTS, "event", state, reason_class(reason))
+    tally.increment(TASK_RUNS, "event", state, reason_class(reason))
     if state in ("settled", "parked"):
-        tally.add(FINISHED, "event", "translated" if outcome is None else "ignored" if state == "settled" else "parked")
+        tally.increment(
+            TASKS_FINISHED, "event", "translated" if outcome is None else "ignored" if state == "settled" else "parked"
+        )
 
 
 @dataclass

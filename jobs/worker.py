@@ -49,7 +49,7 @@ def __getattr__(name: str) -> dict[str, Any]:
 async def on_startup(ctx: dict[Any, Any]) -> None:
     settings: Settings = ctx["settings"]
     logs.configure(settings)  # here, because arq's command line has just set up its own
-    tracing.start("worker")
+    tracing.configure("worker")
     redis = Redis(Address.of(settings.redis_url, settings.redis_tls_verify))
     ledger = Ledger(redis, settings.retention_days, settings.body_keys)
     ctx["context"] = Context(settings, ledger, http_client(MAX_IN_FLIGHT))
@@ -62,7 +62,7 @@ async def on_shutdown(ctx: dict[Any, Any]) -> None:
         await ctx["maintenance"]
     if exchanges := ctx["context"].exchanges:
         await asyncio.wait(exchanges, timeout=EXCHANGE_TIMEOUT_S)
-    await ctx["context"].tally.flush(ctx["context"].ledger.redis)
+    await ctx["context"].counters.flush(ctx["context"].ledger.redis)
     await ctx["context"].http.aclose()
     await ctx["context"].ledger.redis.close()
 

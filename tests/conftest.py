@@ -9,7 +9,7 @@ import structlog
 
 from app.ledger.ledger import Ledger
 from app.ledger.redis import Address, Redis
-from app.telemetry.logs import shaped
+from app.telemetry.logs import format_event
 from tests.support.harness import Harness, Server, redis_for_tests
 
 # A shell lets what it puts into the background ignore this signal, and then so would every process that we start.
@@ -55,6 +55,6 @@ def logged() -> Iterator[list[Any]]:
     """What our own code says meanwhile in this process, at every level, in the shape in which it leaves."""
     before, capture = structlog.get_config(), structlog.testing.LogCapture()
     everything = structlog.make_filtering_bound_logger("debug")
-    structlog.configure(processors=[shaped, capture], wrapper_class=everything)
+    structlog.configure(processors=[format_event, capture], wrapper_class=everything)
     yield capture.entries
     structlog.configure(**before)

@@ -149,7 +149,7 @@ def rejections(hook: str | None, reason: str, since: datetime | None, limit: int
     show_rows(
         [
             {name: (note | {"at": moment(note["at"])})[name] for name in names}
-            for note in rejection_notes.first(notes, limit)
+            for note in rejection_notes.senders_first(notes, limit)
         ],
         as_json,
     )

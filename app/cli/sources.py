@@ -117,7 +117,7 @@ def secrets(context: click.Context, as_json: bool) -> None:
             {"hook": hook, "secret": number, "fingerprint": mark, "last_matched": moment(at)}
             for hook, entrance in settings.entrances.items()
             for number, (mark, at) in enumerate(
-                (await counters.matched(ledger.redis, hook, entrance.hook.secrets, keys)).items(), 1
+                (await counters.secret_last_used(ledger.redis, hook, entrance.hook.secrets, keys)).items(), 1
             )
         ]
 

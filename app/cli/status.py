@@ -14,7 +14,7 @@ from app.operators.explain import Row
 from app.operators.operations import Operation, Operations
 from app.operators.overview import load_overview
 from app.settings.model import Settings
-from app.telemetry.health import Worker, living
+from app.telemetry.health import Worker, live_workers
 
 
 @click.command(epilog=examples("overview", "overview --json | jq .states"))
@@ -41,9 +41,9 @@ def workers(as_json: bool) -> None:
     """The workers that gave a sign of life; `doorbell deliveries --state running` tells what they have in hand."""
 
     async def see(ledger: Ledger, settings: Settings) -> list[Worker]:
-        return await living(ledger.redis)
+        return await live_workers(ledger.redis)
 
-    show_rows([worker.row() for worker in with_ledger(see)], as_json)
+    show_rows([worker.to_dict() for worker in with_ledger(see)], as_json)
 
 
 @click.command(epilog=examples("operations", "operations --json"))

@@ -24,7 +24,7 @@ from app.operators.overview import load_overview
 from app.operators.replay import Replay
 from app.operators.signature_diagnosis import with_likely_causes
 from app.telemetry import counters, rejections
-from app.telemetry.health import last_of_hooks, living, shut_gates
+from app.telemetry.health import last_delivery_times, live_workers, open_circuits
 from app.webhooks.registry import load, specimens
 from app.webhooks.source import VERIFIED_BY
 
@@ -223,11 +223,11 @@ async def rejected(desk: Desk, ask: Ask) -> Response:
     return await desk.page(
         ask,
         "rejections.html",
-        notes=rejections.first(notes, 2 * PAGE_SIZE),
+        notes=rejections.senders_first(notes, 2 * PAGE_SIZE),
         counts=dict(by_reason.most_common(6)),
         hooks={hook: count for hook, count in by_hook.items() if hook},
         hook=wanted,
-        newest=rejections.NEWEST,
+        newest=rejections.MAX_NEWEST,
     )
 
 
@@ -235,7 +235,9 @@ async def rejected(desk: Desk, ask: Ask) -> Response:
 
 
 async def sources(desk: Desk, ask: Ask) -> Response:
-    lasts, gates = await asyncio.gather(last_of_hooks(desk.redis, desk.settings), shut_gates(desk.redis, desk.settings))
+    lasts, gates = await asyncio.gather(
+        last_delivery_times(desk.redis, desk.settings), open_circuits(desk.redis, desk.settings)
+    )
     entrances = desk.settings.entrances.values()
     listed = [
         {
@@ -263,7 +265,9 @@ async def source_page(desk: Desk, ask: Ask, name: str, response: dict[str, Any] 
     hooks: list[dict[str, Any]] = []
     for entrance in desk.settings.entrances.values():
         if entrance.tool.name == name:
-            matched = await counters.matched(desk.redis, entrance.name, entrance.hook.secrets, desk.settings.secret_key)
+            matched = await counters.secret_last_used(
+                desk.redis, entrance.name, entrance.hook.secrets, desk.settings.secret_key
+            )
             secrets = [{"fingerprint": one, "matched": at} for one, at in matched.items()]
             hooks.append({"name": entrance.name, "secrets": secrets})
     addresses = _addresses(desk, ask)
@@ -290,7 +294,7 @@ _CONTINUED_LINE = re.compile(r"(?<!\n)\n(?!\n|\d+\.) *")
 
 async def workers(desk: Desk, ask: Ask) -> Response:
     at_work, states, flat = await asyncio.gather(
-        living(desk.redis),
+        live_workers(desk.redis),
         _lists(desk).count_by_state(),
         desk.redis.command("ZRANGE", "db:running", 0, PAGE_SIZE - 1, "WITHSCORES"),
     )

@@ -22,9 +22,9 @@ from app.ledger.ledger import LONG_REPEAT_S, REPEAT_S, Ledger, new_id
 from app.ledger.records import Meta, traced
 from app.ledger.redis import RedisDown
 from app.settings.model import Entrance, Settings
-from app.telemetry.counters import Tally
+from app.telemetry.counters import Counters
 from app.telemetry.logs import log
-from app.telemetry.rejections import Refusals
+from app.telemetry.rejections import Rejections
 from app.webhooks.delivery import (
     Delivery,
     Event,
@@ -64,13 +64,13 @@ class Intake:
     """The door, for all hooks."""
 
     def __init__(
-        self, settings: Settings, ledgers: Mapping[float, Ledger], refusals: Refusals, tally: Tally | None = None
+        self, settings: Settings, ledgers: Mapping[float, Ledger], refusals: Rejections, tally: Counters | None = None
     ) -> None:
         """ledgers: by how long a tool may be kept waiting (Source.answer_within_s)."""
         self._entrances = settings.entrances
         self._max_body = settings.max_body
         self._terms = {name: settings.terms(entrance, 0) for name, entrance in settings.entrances.items()}
-        self._ledgers, self._refusals, self._tally = ledgers, refusals, tally or Tally()
+        self._ledgers, self._refusals, self._tally = ledgers, refusals, tally or Counters()
         self._at_once, self._most_at_once = 0, min(MOST_AT_ONCE, http_protocol.MOST_CONNECTIONS // 2)
         self._slow = Slow()
         self._log = log.bind()  # once: looking it up for every line costs a fifth of the line
@@ -98,13 +98,15 @@ class Intake:
             status, headers = refused.status, refused.headers
             answer = orjson.dumps({"error": refused.code, "detail": str(refused)})
             rang.refused(refused.code)
-            self._refusals.note(rang.hook, refused.code, str(refused))
-            self._tally.count(rang.hook, "refused")
+            self._refusals.record(rang.hook, refused.code, str(refused))
+            self._tally.count_for_hour(rang.hook, "rejected")
         except Exception:
-            log.exception("bug", hook=rang.hook)
+            log.exception("unhandled_exception", hook=rang.hook)
             status, headers = 503, _LATER
-            answer = orjson.dumps({"error": "bug", "detail": "this is our fault; what rang was not written down"})
-            rang.refused("bug")
+            answer = orjson.dumps(
+                {"error": "internal_error", "detail": "this is our fault; what rang was not written down"}
+            )
+            rang.refused("internal_error")
         head = b"content-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n" % (
             kind.encode(),
             len(answer),
@@ -116,8 +118,10 @@ class Intake:
         if not whole or not http_protocol.answer(whole, status, head, answer):
             await _reply(send, status, head, answer, receive if status == 413 and "connection" in headers else None)
         took_s = time.perf_counter() - started
-        self._tally.answered(rang.source, OUTCOMES.get(rang.reason, rang.reason) or rang.outcome, rang.slot, took_s)
-        self._log.info("delivery answered", **rang.fields(), status=status, took_ms=round(took_s * 1000, 1))
+        self._tally.record_request(
+            rang.source, OUTCOMES.get(rang.reason, rang.reason) or rang.outcome, rang.slot, took_s
+        )
+        self._log.info("webhook_handled", **rang.fields(), status=status, took_ms=round(took_s * 1000, 1))
 
     async def _answer(
         self, scope: Scope, receive: Receive, entrance: Entrance | None, behind: str, rang: "Rang"
@@ -134,7 +138,7 @@ class Intake:
             raise Refused(405, "method_not_allowed", "webhooks are POSTed here", allow="POST")
         delivery = await self._read(scope, receive, entrance, behind[1:], rang.request_id)
         if self._at_once >= self._most_at_once:
-            raise Refused(_busy(entrance), "too_busy", "too many deliveries at once", **_LATER)
+            raise Refused(_busy(entrance), "too_many_in_flight", "too many deliveries at once", **_LATER)
         self._at_once += 1
         try:
             return await self._take(entrance, delivery, rang)
@@ -181,13 +185,13 @@ class Intake:
             return Answer(200, reply.body, reply.content_type)
         translation = translate_event(entrance.tool, event, entrance.hook.tenants)
         if translation.error:
-            log.error("bug", hook=entrance.name, exc_info=translation.error)
+            log.error("unhandled_exception", hook=entrance.name, exc_info=translation.error)
         if translation.is_foreign:
             return self._count_foreign(entrance, event, slot, rang)
         try:
             return await self._write(entrance, delivery, event, translation, slot, rang)
         except RedisDown as error:
-            log.warning("redis down", hook=entrance.name, reason=str(error))
+            log.warning("redis_unavailable", hook=entrance.name, reason=str(error))
             raise Refused(_busy(entrance), "redis_down", "what rang cannot be written down now", **_LATER) from None
 
     def _verify(self, entrance: Entrance, delivery: Delivery) -> int:
@@ -202,10 +206,10 @@ class Intake:
         """Where all customers of a tool share its keys, anybody who has an account there could fill Redis: such an event is
         counted and not kept."""
         rang.outcome, rang.delivery = FOREIGN, new_id()
-        self._refusals.note(
+        self._refusals.record(
             entrance.name, FOREIGN, f"the event is of {_account(entrance, event)}; TENANTS does not name it"
         )
-        self._tally.let_in(entrance.name, FOREIGN, slot, int(event.received_at.timestamp() * 1000), "", "")
+        self._tally.record_delivery(entrance.name, FOREIGN, slot, int(event.received_at.timestamp() * 1000), "", "")
         return Answer(200, orjson.dumps({"delivery": rang.delivery, "ignored": FOREIGN_TENANT}))
 
     async def _write(
@@ -224,7 +228,7 @@ class Intake:
             headers={"traceparent": rang.traceparent, **event.headers} if rang.traceparent else dict(event.headers),
         )
         if translation.state == "parked":
-            log.warning("event parked", hook=entrance.name, reason=translation.reason)
+            log.warning("event_parked", hook=entrance.name, reason=translation.reason)
         written = await self._ledgers[tool.source.answer_within_s].accept(
             delivery,
             meta,
@@ -237,10 +241,10 @@ class Intake:
             repeat_s=LONG_REPEAT_S if tool.source.orders_by_arrival else REPEAT_S,
         )
         if written.bound:
-            log.warning("event parked", hook=entrance.name, reason=written.bound)
+            log.warning("event_parked", hook=entrance.name, reason=written.bound)
         rang.outcome = "repeat" if written.repeat else "ignored" if translation.ignored else "accepted"
         rang.delivery, rang.name = written.delivery, meta.name if translation.expected else ""
-        self._tally.let_in(entrance.name, rang.outcome, slot, meta.at, meta.request_id, written.delivery)
+        self._tally.record_delivery(entrance.name, rang.outcome, slot, meta.at, meta.request_id, written.delivery)
         if written.repeat:
             return Answer(200, orjson.dumps({"delivery": written.delivery, "repeat": True}))
         if translation.ignored:
@@ -267,7 +271,7 @@ class Rang:
     slot: int = 0
 
     def refused(self, code: str) -> None:
-        self.outcome, self.reason = "refused", code
+        self.outcome, self.reason = "rejected", code
 
     def known_as(self) -> str:
         """The X-Request-ID of the answer: the sender's, or else one of ours, by which the sender may ask."""
@@ -300,11 +304,11 @@ OUTCOMES = {
     "wrong_content_encoding": "bad_body",
     "unfinished": "bad_body",
     "redis_down": "unavailable",
-    "too_busy": "unavailable",
-    "bug": "unavailable",
+    "too_many_in_flight": "unavailable",
+    "internal_error": "unavailable",
 }
 #: The same as a reason, where such events are counted.
-FOREIGN = "another_account"
+FOREIGN = "foreign_tenant"
 
 
 def _account(entrance: Entrance, event: Event) -> str:

@@ -424,7 +424,7 @@ local function park(work, reason, said)
   call('HSET', key, 'reason', reason)
   call('HSETNX', key, 'since', now)
   note_attempt(key, string.format('{"at":%.0f,"took_ms":0,"outcome":"parked","calls":[],"said":"%s"}', now, said))
-  call('HINCRBY', 'db:counts', 'doorbell_jobs_finished_total|' .. string.match(work, '^%a+') .. '|parked', 1)
+  call('HINCRBY', 'db:counts', 'doorbell_tasks_finished_total|' .. string.match(work, '^%a+') .. '|parked', 1)
 end
 
 local function is_taken(member)
@@ -914,7 +914,7 @@ function steps.discard()
     settle(member[1], ARGV[3])
   end
   move(members[1][1], 'discarded', now)
-  call('HINCRBY', 'db:counts', 'doorbell_jobs_finished_total|' .. string.match(ARGV[2], '^%a+') .. '|discarded', 1)
+  call('HINCRBY', 'db:counts', 'doorbell_tasks_finished_total|' .. string.match(ARGV[2], '^%a+') .. '|discarded', 1)
   call('ZREMRANGEBYSCORE', 'db:discarded', '-inf', now - ARGV[3])
   return math.max(dropped, 1)
 end

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from app.ledger.redis import Redis
 from app.ledger.times import moment
-from app.telemetry.counters import note
-from app.telemetry.metric_names import ACTIONS
+from app.telemetry.counters import increment_now
+from app.telemetry.metric_names import OPERATOR_ACTIONS
 
 KEY, MAX_ENTRIES = "db:audit-log", 10_000
 #: Failed log-ins are one line for so long: how many, and which line.
@@ -39,7 +39,7 @@ class ActivityLog:
         """did: a verb. what: an id or a filter; never anything personal. action: what it is counted as, one of few."""
         told = ("actor", actor[:80], "role", role, "action", action, "target", _ADDRESS.sub("•••", target)[:300])
         await self._redis.commands(("XADD", KEY, "MAXLEN", "~", MAX_ENTRIES, "*", *told))
-        await note(self._redis, ACTIONS, metric or action.replace(" ", "_"))
+        await increment_now(self._redis, OPERATOR_ACTIONS, metric or action.replace(" ", "_"))
 
     async def record_failed_login(self, address: str) -> None:
         """The line of this quarter of an hour is written anew with the count, so that nobody can push others out."""
@@ -54,7 +54,7 @@ class ActivityLog:
         )
         if before and count > 1:
             await self._redis.command("XDEL", KEY, before)
-        await note(self._redis, ACTIONS, "failed_to_log_in")
+        await increment_now(self._redis, OPERATOR_ACTIONS, "failed_to_log_in")
 
     async def newest(self, cursor: str = "", limit: int = 50) -> list[Activity]:
         """Newest first. before: the id of the last line that was seen."""

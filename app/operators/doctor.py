@@ -18,7 +18,7 @@ from app.ledger.ledger import every_account
 from app.ledger.redis import Address, Redis, RedisDown
 from app.settings.environment import RECOMMENDED_KEY, SettingsError, read
 from app.settings.model import Settings
-from app.telemetry.health import ALIVE_S, OLD_S, Due, due
+from app.telemetry.health import STALE_AFTER_S, WORKER_ALIVE_S, Backlog, load_backlog
 from app.webhooks.source import VERIFIED_BY, Source
 
 Result = Literal["ok", "warn", "fail", "down"]
@@ -241,7 +241,7 @@ async def _tasks(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
         yield Check(
             "failures", "warn", f"{parked} need an operator", "See `doorbell failures`, then `doorbell replay`."
         )
-    work = await due(redis, settings.tokens)
+    work = await load_backlog(redis, settings.tokens)
     for check in _queue(work):
         yield check
     for account in settings.tokens:
@@ -263,20 +263,20 @@ async def _tenants(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
     for name, entrance in settings.entrances.items():
         if not entrance.hook.tenants:
             continue
-        foreign = int(await redis.command("HGET", "db:refused", f"{name}:another_account") or 0)
+        foreign = int(await redis.command("HGET", "db:refused", f"{name}:foreign_tenant") or 0)
         if foreign and not await redis.command("EXISTS", f"db:deliveries:{name}"):
             detail = f"all {foreign} events came from accounts that TENANTS does not name, and none was kept"
             fix = f"Compare HOOKS__{name.upper()}__TENANTS with the accounts in `doorbell rejections --hook {name}`."
             yield Check(f"hook {name}", "warn", detail, fix)
 
 
-def _queue(work: Due) -> list[Check]:
+def _queue(work: Backlog) -> list[Check]:
     ages = ", ".join(f"{state} {age_s:.0f} s" for state, age_s in work.ages_s.items() if age_s >= 1)
     detail = f"the oldest due work is {work.oldest_s:.0f} s old" + (f" ({ages})" if ages else "")
-    is_old = work.oldest_s > OLD_S
+    is_old = work.oldest_s > STALE_AFTER_S
     fix = "Is a worker running? Is the Visits API answering?" if is_old else ""
     checks = [Check("queue", "fail" if is_old else "ok", detail, fix)]
-    if work.is_stuck:
+    if work.is_stalled:
         detail = f"work is due, the way to the API is open, and for {work.no_progress_s:.0f} s nothing came to an end"
         fix = (
             "Start a worker; if one runs, look at the last lines of its log, and restart it. Nothing is lost meanwhile."
@@ -287,7 +287,7 @@ def _queue(work: Due) -> list[Check]:
 
 async def _worker(redis: Redis) -> Check:
     seconds, _ = await redis.command("TIME")  # the beats are by the server's clock
-    found = await redis.command("ZCOUNT", WORKERS, (int(seconds) - ALIVE_S) * 1000, "+inf")
+    found = await redis.command("ZCOUNT", WORKERS, (int(seconds) - WORKER_ALIVE_S) * 1000, "+inf")
     if found:
         return Check("worker", "ok", f"{found} at work")
     return Check(

@@ -210,7 +210,7 @@ class Lists:
         stands, visits, request = await asyncio.gather(
             self._redis.command("EXISTS", f"db:delivery:{text}"),
             self._existing_visits(_possible_names(text)),
-            counters.delivery_of(self._redis, text),
+            counters.delivery_of_request(self._redis, text),
         )
         works = await search_index.lookup(self._redis, text, self._settings.secret_key)
         found = [SearchResult("delivery", text)] if stands else []

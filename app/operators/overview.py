@@ -12,12 +12,22 @@ from app.operators.explain import Explain, Row, humanize
 from app.operators.lists import FailureGroup, Lists
 from app.settings.model import Settings
 from app.telemetry import counters
-from app.telemetry.health import GATES, OLD_S, Due, Gate, Worker, due, last_of_hooks, living, shut_gates
+from app.telemetry.health import (
+    CIRCUIT_REASONS,
+    STALE_AFTER_S,
+    Backlog,
+    Circuit,
+    Worker,
+    last_delivery_times,
+    live_workers,
+    load_backlog,
+    open_circuits,
+)
 from app.webhooks.registry import title_of
 
 CHART_HOURS = 24
 #: What the chart shows, from the bottom up: at the door, and of the worker.
-ARRIVED_OUTCOMES, REJECTED_OUTCOMES, PARKED_OUTCOMES = ("accepted", "repeat", "ignored"), ("refused",), ("parked",)
+ARRIVED_OUTCOMES, REJECTED_OUTCOMES, PARKED_OUTCOMES = ("accepted", "repeat", "ignored"), ("rejected",), ("parked",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +60,8 @@ class HourStats:
 @dataclass(slots=True)
 class Overview:
     states: dict[str, int] = field(default_factory=dict)
-    backlog: Due = field(default_factory=lambda: Due({}, 0))
-    circuits: list[Gate] = field(default_factory=list)
+    backlog: Backlog = field(default_factory=lambda: Backlog({}, 0))
+    circuits: list[Circuit] = field(default_factory=list)
     workers: list[Worker] = field(default_factory=list)
     hooks: list[HookStats] = field(default_factory=list)
     hours: list[HourStats] = field(default_factory=list)
@@ -77,11 +87,11 @@ class Overview:
             )
         if shut := [gate for gate in self.circuits if not gate.is_paused]:
             gate = shut[0]
-            why = GATES.get(gate.why, gate.why)
-            return "bad", f"The Visits API {why}. {_changes_wait(gate.waiting)} until it recovers; nothing is lost."
+            why = CIRCUIT_REASONS.get(gate.reason, gate.reason)
+            return "bad", f"The Visits API {why}. {_changes_wait(gate.held)} until it recovers; nothing is lost."
         if self.memory_share > 0.9:
             return "bad", f"Redis is {self.memory_share:.0%} full. When it is full, tools are asked to come back later."
-        if self.backlog.is_stuck:
+        if self.backlog.is_stalled:
             return (
                 "bad",
                 f"Work is due, and for {humanize(self.backlog.no_progress_s)} nothing came to an end: restart the workers.",
@@ -90,11 +100,11 @@ class Overview:
             gate = self.circuits[0]
             return (
                 "warn",
-                f"Paused by an operator: {_changes_wait(gate.waiting)} for the account {gate.account}. Nothing is lost.",
+                f"Paused by an operator: {_changes_wait(gate.held)} for the account {gate.account}. Nothing is lost.",
             )
         if self.states["parked"]:
             return "warn", _failures_need_operator(self.states["parked"], self.groups)
-        if self.backlog.oldest_s > OLD_S:
+        if self.backlog.oldest_s > STALE_AFTER_S:
             return (
                 "warn",
                 f"The oldest due work has waited for {humanize(self.backlog.oldest_s)}; the workers do not keep up.",
@@ -121,7 +131,7 @@ class Overview:
             "failures": [asdict(one) | {"first": _iso(one.first), "last": _iso(one.last)} for one in self.groups],
             "circuits": [asdict(gate) for gate in self.circuits],
             "hooks": [asdict(hook) | {"last": _iso(hook.last)} for hook in self.hooks],
-            "workers": [worker.row() for worker in self.workers],
+            "workers": [worker.to_dict() for worker in self.workers],
             "hours": [asdict(hour) for hour in self.hours],
         }
 
@@ -145,12 +155,12 @@ async def load_overview(ledger: Ledger, settings: Settings) -> Overview:
     states, groups, hours, workers, overdue, memory, lasts, gates = await asyncio.gather(
         lists.count_by_state(),
         lists.group_by_reason(),
-        counters.hours(redis, CHART_HOURS),
-        living(redis),
-        due(redis, settings.tokens or {"main": ""}),
+        counters.hourly_counts(redis, CHART_HOURS),
+        live_workers(redis),
+        load_backlog(redis, settings.tokens or {"main": ""}),
         redis.command("INFO", "memory"),
-        last_of_hooks(redis, settings),
-        shut_gates(redis, settings),
+        last_delivery_times(redis, settings),
+        open_circuits(redis, settings),
     )
     told = dict(line.split(":", 1) for line in memory.decode().splitlines() if ":" in line)
     return Overview(
@@ -170,7 +180,7 @@ def _hook(
     name: str, source: str, last: float | None, hours: Sequence[tuple[int, Counter[tuple[str, str]]]]
 ) -> HookStats:
     rang = sum(counts[name, outcome] for _, counts in hours for outcome in ARRIVED_OUTCOMES)
-    return HookStats(name, source, last, rang, sum(counts[name, "refused"] for _, counts in hours))
+    return HookStats(name, source, last, rang, sum(counts[name, "rejected"] for _, counts in hours))
 
 
 def _hour(hour: int, counts: Counter[tuple[str, str]]) -> HourStats:

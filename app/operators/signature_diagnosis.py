@@ -304,10 +304,10 @@ CAUSES = {
     "wrong_content_type": "It is no webhook of this tool: check the content type that is set there.",
     "unreadable_body": "The signature holds, but the body cannot be read: check which format is set there.",
     "method_not_allowed": "Somebody opened the address in a browser, or the tool is set to another method than POST.",
-    "another_account": "Another customer of the tool; or TENANTS lacks an account of yours, whose events are then lost.",
+    "foreign_tenant": "Another customer of the tool; or TENANTS lacks an account of yours, whose events are then lost.",
     "wrong_content_encoding": "The tool compresses its bodies: turn that off there.",
     "redis_down": "Our own trouble: Redis could not take it. The tool comes back by itself.",
-    "too_busy": "Our own trouble: more at once than can be written. The tool comes back by itself.",
+    "too_many_in_flight": "Our own trouble: more at once than can be written. The tool comes back by itself.",
     "too_slow": "The sender did not finish sending.",
     "unfinished": "The sender left before its body was complete.",
 }

@@ -19,138 +19,147 @@ import hiredis
 
 from app.ledger.redis import Redis, RedisDown
 from app.telemetry.logs import log
-from app.telemetry.metric_names import MATCHES, QUICK, REQUEST_S, REQUESTS, SIGNALS
+from app.telemetry.metric_names import METRICS, REQUEST_BUCKETS_S, REQUEST_DURATION_S, REQUESTS, SECRET_MATCHES
 from app.webhooks.signatures.scheme import fingerprint
 
 FLUSH_EVERY_S = 3.0
 HOUR_S = 3_600
-KEPT_S = 8 * 86_400
+HOURLY_TTL_S = 8 * 86_400
 #: A hook at which nobody rang for so long has forgotten its secrets.
-MATCHED_S = 366 * 86_400
-COUNTS = "db:counts"
+SECRET_USED_TTL_S = 366 * 86_400
+METRICS_KEY = "db:counts"
 #: While Redis is away, no more request ids than this wait in memory; so many are written at once.
-MOST_REQUESTS, REQUESTS_AT_ONCE = 10_000, 500
+MAX_PENDING_REQUEST_IDS, REQUEST_ID_BATCH = 10_000, 500
 
 
-class Tally:
+class Counters:
     def __init__(
-        self, keep_days: int = 0, secrets: Mapping[str, Sequence[str]] | None = None, keys: Sequence[str] = ()
+        self,
+        retention_days: int = 0,
+        secrets: Mapping[str, Sequence[str]] | None = None,
+        secret_keys: Sequence[str] = (),
     ) -> None:
         """keep_days: of request ids. secrets: of each hook, for their fingerprints. keys: SECRET_KEY."""
-        self._keep_s, self._secrets, self._keys = keep_days * 86_400, secrets or {}, keys
-        self._counts: Counter[tuple[str, str]] = Counter()
-        self._matched: dict[tuple[str, int], int] = {}
-        self._requests: dict[str, str] = {}
+        self._request_id_ttl_s, self._secrets, self._secret_keys = retention_days * 86_400, secrets or {}, secret_keys
+        self._hourly: Counter[tuple[str, str]] = Counter()
+        self._secrets_used: dict[tuple[str, int], int] = {}
+        self._request_ids: dict[str, str] = {}
         self._totals: Counter[tuple[str | int, ...]] = Counter()
-        self._answers: Counter[tuple[str, str, int, int]] = Counter()
-        self._answering_us: Counter[str] = Counter()
+        self._requests: Counter[tuple[str, str, int, int]] = Counter()
+        self._request_us: Counter[str] = Counter()
 
-    def add(self, signal: str, *labels: str) -> None:
-        self._totals[signal, *labels] += 1
+    def increment(self, metric: str, *labels: str) -> None:
+        self._totals[metric, *labels] += 1
 
-    def observe(self, signal: str, seconds: float, *labels: str) -> None:
+    def observe(self, metric: str, seconds: float, *labels: str) -> None:
         """For a histogram."""
-        self._totals[signal, *labels, bisect_left(SIGNALS[signal].buckets, seconds)] += 1
-        self._totals[signal, *labels, "us"] += int(seconds * 1e6)
+        self._totals[metric, *labels, bisect_left(METRICS[metric].buckets, seconds)] += 1
+        self._totals[metric, *labels, "us"] += int(seconds * 1e6)
 
-    def answered(self, source: str, outcome: str, slot: int, seconds: float) -> None:
+    def record_request(self, source: str, outcome: str, secret_index: int, seconds: float) -> None:
         """The door's: one count in memory, which becomes three at the flush. slot: the secret that matched, from 1; 0:
         none did."""
-        self._answers[source, outcome, slot, bisect_left(QUICK, seconds)] += 1
-        self._answering_us[source] += int(seconds * 1e6)
+        self._requests[source, outcome, secret_index, bisect_left(REQUEST_BUCKETS_S, seconds)] += 1
+        self._request_us[source] += int(seconds * 1e6)
 
-    def count(self, hook: str, outcome: str) -> None:
-        self._counts[hook, outcome] += 1
+    def count_for_hour(self, hook: str, outcome: str) -> None:
+        self._hourly[hook, outcome] += 1
 
-    def let_in(self, hook: str, outcome: str, slot: int, at: int, request_id: str, delivery: str) -> None:
+    def record_delivery(
+        self, hook: str, outcome: str, secret_index: int, received_at_ms: int, request_id: str, delivery: str
+    ) -> None:
         """A delivery whose signature held. slot: which secret matched."""
-        self._counts[hook, outcome] += 1
-        self._matched[hook, slot] = at
-        if request_id and len(self._requests) < MOST_REQUESTS:
-            self._requests[request_id] = delivery
+        self._hourly[hook, outcome] += 1
+        self._secrets_used[hook, secret_index] = received_at_ms
+        if request_id and len(self._request_ids) < MAX_PENDING_REQUEST_IDS:
+            self._request_ids[request_id] = delivery
 
     async def flush(self, redis: Redis) -> None:
         """What cannot be written stays."""
-        self._spread_answers()
-        hour = this_hour()
-        counts, self._counts = self._counts, Counter()
+        self._expand_requests()
+        hour = current_hour()
+        counts, self._hourly = self._hourly, Counter()
         totals, self._totals = self._totals, Counter()
-        matched, self._matched = self._matched, {}
-        requests, self._requests = self._requests, {}
+        matched, self._secrets_used = self._secrets_used, {}
+        requests, self._request_ids = self._request_ids, {}
         by_hour = {f"{hook}:{outcome}": count for (hook, outcome), count in counts.items()}
         since_ever = {"|".join(map(str, name)): count for name, count in totals.items()}
         wrote = await asyncio.gather(
-            _count(redis, f"db:hour:{hour}", by_hour, KEPT_S),
-            _count(redis, COUNTS, since_ever),
-            self._note(redis, matched, requests),
+            _add_counts(redis, f"db:hour:{hour}", by_hour, HOURLY_TTL_S),
+            _add_counts(redis, METRICS_KEY, since_ever),
+            self._write_last_used(redis, matched, requests),
             return_exceptions=True,
         )
         if wrote[0]:
-            self._counts.update(counts)
+            self._hourly.update(counts)
         if wrote[1]:
             self._totals.update(totals)
         if wrote[2]:
-            self._matched = matched | self._matched
-            self._requests = requests | self._requests
+            self._secrets_used = matched | self._secrets_used
+            self._request_ids = requests | self._request_ids
         for error in filter(None, wrote):
             if not isinstance(error, RedisDown | hiredis.ReplyError):
                 raise error
-            log.warning("counts not written", reason=type(error).__name__)
+            log.warning("metrics_flush_failed", part="counters", reason=type(error).__name__)
 
-    def _spread_answers(self) -> None:
-        answers, self._answers = self._answers, Counter()
-        spent, self._answering_us = self._answering_us, Counter()
+    def _expand_requests(self) -> None:
+        answers, self._requests = self._requests, Counter()
+        spent, self._request_us = self._request_us, Counter()
         for (source, outcome, slot, bucket), count in answers.items():
             self._totals[REQUESTS, source, outcome] += count
-            self._totals[REQUEST_S, source, bucket] += count
+            self._totals[REQUEST_DURATION_S, source, bucket] += count
             if slot:
-                self._totals[MATCHES, source, slot] += count
+                self._totals[SECRET_MATCHES, source, slot] += count
         for source, us in spent.items():
-            self._totals[REQUEST_S, source, "us"] += us
+            self._totals[REQUEST_DURATION_S, source, "us"] += us
 
-    async def _note(self, redis: Redis, matched: Mapping[tuple[str, int], int], requests: Mapping[str, str]) -> None:
+    async def _write_last_used(
+        self, redis: Redis, matched: Mapping[tuple[str, int], int], requests: Mapping[str, str]
+    ) -> None:
         asked = [
-            redis.command("HSET", f"db:matched:{hook}", fingerprint(self._secrets[hook][slot], self._keys), at)
+            redis.command("HSET", f"db:matched:{hook}", fingerprint(self._secrets[hook][slot], self._secret_keys), at)
             for (hook, slot), at in matched.items()
         ]
-        asked += [redis.command("EXPIRE", f"db:matched:{hook}", MATCHED_S) for hook, _ in matched]
+        asked += [redis.command("EXPIRE", f"db:matched:{hook}", SECRET_USED_TTL_S) for hook, _ in matched]
         await asyncio.gather(*asked)
-        known = list(requests.items()) if self._keep_s else []
-        for at in range(0, len(known), REQUESTS_AT_ONCE):
-            page = known[at : at + REQUESTS_AT_ONCE]
-            await asyncio.gather(*(redis.command("SET", request_key(id), one, "EX", self._keep_s) for id, one in page))
+        known = list(requests.items()) if self._request_id_ttl_s else []
+        for at in range(0, len(known), REQUEST_ID_BATCH):
+            page = known[at : at + REQUEST_ID_BATCH]
+            await asyncio.gather(
+                *(redis.command("SET", request_key(id), one, "EX", self._request_id_ttl_s) for id, one in page)
+            )
 
-    async def keep_flushing(self, redis: Redis) -> None:
+    async def run(self, redis: Redis) -> None:
         while True:
             await asyncio.sleep(FLUSH_EVERY_S)
             await self.flush(redis)
 
 
-async def _count(redis: Redis, key: str, counts: Mapping[str, int], kept_s: int = 0) -> None:
+async def _add_counts(redis: Redis, key: str, counts: Mapping[str, int], ttl_s: int = 0) -> None:
     """All of them or none, so that none is counted twice when the next flush tries again."""
     if counts:
-        await redis.script("tally", key, kept_s, *(part for pair in counts.items() for part in pair))
+        await redis.script("tally", key, ttl_s, *(part for pair in counts.items() for part in pair))
 
 
-async def note(redis: Redis, signal: str, *labels: str) -> None:
+async def increment_now(redis: Redis, metric: str, *labels: str) -> None:
     """At once: for what happens now and then. Raises RedisDown."""
-    await _count(redis, COUNTS, {"|".join((signal, *labels)): 1})
+    await _add_counts(redis, METRICS_KEY, {"|".join((metric, *labels)): 1})
 
 
 async def totals(redis: Redis) -> dict[str, int]:
     """Counts since ever. Raises RedisDown."""
-    flat = await redis.command("HGETALL", COUNTS)
+    flat = await redis.command("HGETALL", METRICS_KEY)
     return {name.decode(): int(count) for name, count in zip(flat[::2], flat[1::2], strict=True)}
 
 
-async def hours(redis: Redis, last: int) -> list[tuple[int, Counter[tuple[str, str]]]]:
+async def hourly_counts(redis: Redis, count: int) -> list[tuple[int, Counter[tuple[str, str]]]]:
     """The last hours with their counts by hook and outcome, oldest first. Raises RedisDown."""
-    names = range(this_hour() - last + 1, this_hour() + 1)
+    names = range(current_hour() - count + 1, current_hour() + 1)
     hashes = await asyncio.gather(*(redis.command("HGETALL", f"db:hour:{hour}") for hour in names))
-    return [(hour, _read(flat)) for hour, flat in zip(names, hashes, strict=True)]
+    return [(hour, _decode_hour(flat)) for hour, flat in zip(names, hashes, strict=True)]
 
 
-async def delivery_of(redis: Redis, request_id: str) -> str | None:
+async def delivery_of_request(redis: Redis, request_id: str) -> str | None:
     """The delivery that arrived under that X-Request-ID, the newest one. Raises RedisDown."""
     id = await redis.command("GET", request_key(request_id))
     return id.decode() if id else None
@@ -160,18 +169,20 @@ def request_key(id: str) -> str:
     return f"db:request:{hashlib.sha256(id.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
 
 
-async def matched(redis: Redis, hook: str, secrets: Sequence[str], keys: Sequence[str]) -> dict[str, int | None]:
+async def secret_last_used(
+    redis: Redis, hook: str, secrets: Sequence[str], secret_keys: Sequence[str]
+) -> dict[str, int | None]:
     """When each secret last matched, in ms, by its fingerprint; None: never, as far as is known. Raises RedisDown."""
     flat = await redis.command("HGETALL", f"db:matched:{hook}")
     known = {print.decode(): int(at) for print, at in zip(flat[::2], flat[1::2], strict=True)}
-    return {print: known.get(print) for print in (fingerprint(secret, keys) for secret in secrets)}
+    return {print: known.get(print) for print in (fingerprint(secret, secret_keys) for secret in secrets)}
 
 
-def this_hour() -> int:
+def current_hour() -> int:
     return int(time.time() // HOUR_S)
 
 
-def _read(flat: list[bytes]) -> Counter[tuple[str, str]]:
+def _decode_hour(flat: list[bytes]) -> Counter[tuple[str, str]]:
     counts: Counter[tuple[str, str]] = Counter()
     for name, count in zip(flat[::2], flat[1::2], strict=True):
         hook, _, outcome = name.decode().rpartition(":")

@@ -14,12 +14,12 @@ from app.ledger.times import _iso, moment
 from app.settings.model import Settings
 
 #: Due work this old is an alarm, and so is due work of which nothing came to an end for so long.
-OLD_S = 120.0
-NO_PROGRESS_S = 300.0
+STALE_AFTER_S = 120.0
+STALLED_AFTER_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
-class Due:
+class Backlog:
     """Seconds.
 
     ages_s: by state, how long the oldest is overdue: queued since then, running past its lease, waiting past its next
@@ -36,11 +36,11 @@ class Due:
         return max(age_s for state, age_s in self.ages_s.items() if state != "held")
 
     @property
-    def is_stuck(self) -> bool:
-        return self.no_progress_s > NO_PROGRESS_S
+    def is_stalled(self) -> bool:
+        return self.no_progress_s > STALLED_AFTER_S
 
 
-async def due(redis: Redis, accounts: Iterable[str]) -> Due:
+async def load_backlog(redis: Redis, accounts: Iterable[str]) -> Backlog:
     """Raises RedisDown."""
     seconds, micros = await redis.command("TIME")
     now_ms = int(seconds) * 1000 + int(micros) // 1000
@@ -62,25 +62,25 @@ async def due(redis: Redis, accounts: Iterable[str]) -> Due:
     quiet_s = max(0.0, now_ms - int(progress)) / 1000 if progress else float("inf")
     # After a quiet night the first visit is not late at once: what is due has to have been due for as long.
     no_progress_s = min(quiet_s, max(*ages_s.values(), let_out_s))
-    return Due(ages_s | {"held": held_s}, no_progress_s)
+    return Backlog(ages_s | {"held": held_s}, no_progress_s)
 
 
 #: Workers beat every ten seconds.
-ALIVE_S = 30.0
+WORKER_ALIVE_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
+class Circuit:
     """The way of an account to the Visits API is shut."""
 
     account: str
-    why: str
+    reason: str
     since: str
-    waiting: int
+    held: int
 
     @property
     def is_paused(self) -> bool:
-        return self.why == "paused"
+        return self.reason == "paused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,20 +90,20 @@ class Worker:
     seen: float
     since: float | None
 
-    def row(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"seen": _iso(self.seen), "since": _iso(self.since)}
 
 
-GATES = {
+CIRCUIT_REASONS = {
     "down": "does not answer",
     "unauthorized": "refuses our token",
     "rate_limited": "asked us to slow down",
 }
 
 
-async def living(redis: Redis) -> list[Worker]:
+async def live_workers(redis: Redis) -> list[Worker]:
     """The workers that gave a sign of life."""
-    least = (int((await redis.command("TIME"))[0]) - ALIVE_S) * 1000  # the beats are by the server's clock
+    least = (int((await redis.command("TIME"))[0]) - WORKER_ALIVE_S) * 1000  # the beats are by the server's clock
     flat = await redis.command("ZRANGEBYSCORE", WORKERS, least, "+inf", "WITHSCORES")
     told = await redis.command("MGET", *flat[::2]) if flat else []
     return [_worker(orjson.loads(one), float(seen)) for one, seen in zip(told, flat[1::2], strict=True) if one]
@@ -113,19 +113,19 @@ def _worker(told: Mapping[str, Any], seen: float) -> Worker:
     return Worker(str(told.get("host", "")), int(told.get("pid", 0)), seen, told.get("since"))
 
 
-async def last_of_hooks(redis: Redis, settings: Settings) -> dict[str, float | None]:
+async def last_delivery_times(redis: Redis, settings: Settings) -> dict[str, float | None]:
     """When each hook last had a delivery, in ms."""
     names = list(settings.entrances)
     asked = (redis.command("ZREVRANGE", f"db:deliveries:{name}", 0, 0, "WITHSCORES") for name in names)
     return {name: float(end[1]) if end else None for name, end in zip(names, await asyncio.gather(*asked), strict=True)}
 
 
-async def shut_gates(redis: Redis, settings: Settings) -> list[Gate]:
+async def open_circuits(redis: Redis, settings: Settings) -> list[Circuit]:
     accounts = await every_account(redis, settings.tokens or {"main": ""})
     told = await asyncio.gather(*(redis.command("HMGET", f"db:gate:{one}", "why", "since") for one in accounts))
     sizes = await asyncio.gather(*(redis.command("ZCARD", f"db:held:{one}") for one in accounts))
     return [
-        Gate(account, why.decode(), moment(int(float(since))) or "", size)
+        Circuit(account, why.decode(), moment(int(float(since))) or "", size)
         for account, (why, since), size in zip(accounts, told, sizes, strict=True)
         if why and since
     ]

@@ -1,6 +1,6 @@
 """One line per fact, on stdout: JSON in production, or words for a person. Never a body, a name, an address.
 
-`log.info("delivery answered", status=202)` anywhere; what other libraries say goes the same way. Until `configure` was
+`log.info("webhook_handled", status=202)` anywhere; what other libraries say goes the same way. Until `configure` was
 called, as in most commands, it is warnings only, in words on stderr.
 """
 
@@ -28,8 +28,8 @@ log: FilteringBoundLogger = structlog.get_logger()
 def configure(settings: Settings) -> None:
     """Every logger of this process. What others say below a warning is not ours to print: arq's INFO lines hold
     arguments and results, httpx's hold addresses of requests."""
-    chain = [shaped, words if settings.log_format == "console" else as_json]
-    out = Together()
+    chain = [format_event, console_renderer if settings.log_format == "console" else render_json]
+    out = BatchingHandler()
     out.setFormatter(ProcessorFormatter(processors=[ProcessorFormatter.remove_processors_meta, *chain]))
     structlog.configure(
         processors=chain,
@@ -44,7 +44,7 @@ def configure(settings: Settings) -> None:
         logger.setLevel(logging.WARNING)
 
 
-class Together(logging.Handler):
+class BatchingHandler(logging.Handler):
     """Lines of one turn of the event loop leave in one write."""
 
     def __init__(self) -> None:
@@ -71,23 +71,23 @@ class Together(logging.Handler):
             sys.stdout.flush()
 
 
-def shaped(_: Any, level: str, fields: EventDict) -> EventDict:
+def format_event(_: Any, level: str, fields: EventDict) -> EventDict:
     now, raised = time.time(), fields.pop("exc_info", None)
-    at = f"{_second(int(now))}.{int(now % 1 * 1000):03}Z"
+    at = f"{_format_second(int(now))}.{int(now % 1 * 1000):03}Z"
     line = {"ts": at, "level": level, "event": fields.pop("event")[:500], **fields}
     if raised:
-        line["event"] = unquoted(line["event"])
-        line["error"] = where(sys.exc_info() if raised is True else raised)
+        line["event"] = strip_exception_text(line["event"])
+        line["error"] = traceback_summary(sys.exc_info() if raised is True else raised)
     return line
 
 
-def unquoted(told: str) -> str:
+def strip_exception_text(told: str) -> str:
     """What somebody said of an exception, without its text, which asyncio puts into a line of its own, and without the
     arguments that it was raised with."""
     return re.split(r"[\n(]", told, maxsplit=1)[0].rstrip()
 
 
-def as_json(_: Any, __: str, fields: EventDict) -> str:
+def render_json(_: Any, __: str, fields: EventDict) -> str:
     try:
         return orjson.dumps(fields, default=str).decode()
     except TypeError:  # half a character, which UTF-8 cannot say
@@ -95,11 +95,11 @@ def as_json(_: Any, __: str, fields: EventDict) -> str:
 
 
 @lru_cache(maxsize=2)
-def _second(seconds: int) -> str:
+def _format_second(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
-def where(raised: tuple[type[BaseException] | None, object, TracebackType | None]) -> str:
+def traceback_summary(raised: tuple[type[BaseException] | None, object, TracebackType | None]) -> str:
     """`KeyError at apply.py:41 < worker.py:90`: enough to find a bug, nothing of anybody's data: an exception's text
     might quote a body."""
     kind, _, trace = raised
@@ -110,9 +110,11 @@ def where(raised: tuple[type[BaseException] | None, object, TracebackType | None
     return f"{kind.__name__ if kind else 'error'} at {' < '.join(reversed(steps[-6:]))}"
 
 
-words: Processor = structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty(), timestamp_key="ts", sort_keys=False)
+console_renderer: Processor = structlog.dev.ConsoleRenderer(
+    colors=sys.stdout.isatty(), timestamp_key="ts", sort_keys=False
+)
 structlog.configure(
-    processors=[shaped, words],
+    processors=[format_event, console_renderer],
     wrapper_class=structlog.make_filtering_bound_logger("warning"),
     logger_factory=lambda: structlog.PrintLogger(sys.stderr),
 )

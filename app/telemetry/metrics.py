@@ -23,12 +23,12 @@ from app.ledger.ledger import Ledger, every_account
 from app.ledger.redis import Redis, RedisDown
 from app.settings.model import Settings
 from app.telemetry import counters, metric_names
-from app.telemetry.health import ALIVE_S, Due, due
-from app.telemetry.metric_names import SIGNALS, Signal
+from app.telemetry.health import WORKER_ALIVE_S, Backlog, load_backlog
+from app.telemetry.metric_names import METRICS, MetricSpec
 
-STATES = ("queued", "running", "waiting", "parked", "discarded")
+COUNTED_STATES = ("queued", "running", "waiting", "parked", "discarded")
 #: Where platforms say which commit runs.
-REVISIONS = (
+REVISION_VARIABLES = (
     "REVISION",
     "HEROKU_SLUG_COMMIT",
     "SOURCE_VERSION",
@@ -60,14 +60,14 @@ class Exposition:
         return generate_latest(self), CONTENT_TYPE_PLAIN_0_0_4
 
 
-async def read(ledger: Ledger, settings: Settings) -> Exposition:
+async def snapshot(ledger: Ledger, settings: Settings) -> Exposition:
     """Everything that is measured; without Redis that is little."""
-    known: dict[str, Values] = {metric_names.BUILD: {(__version__, _revision(), platform.python_version()): 1}}
+    known: dict[str, Values] = {metric_names.BUILD_INFO: {(__version__, _revision(), platform.python_version()): 1}}
     try:
         redis = ledger.redis
-        live, counted = await asyncio.gather(_live(redis, settings), counters.totals(redis))
+        live, counted = await asyncio.gather(_live_gauges(redis, settings), counters.totals(redis))
         known |= live | {metric_names.REDIS_UP: {(): 1}}
-        counted = _zeros(settings) | counted
+        counted = _zero_counts(settings) | counted
     except RedisDown:
         known[metric_names.REDIS_UP], counted = {(): 0}, {}
     by_signal: dict[str, dict[tuple[str, ...], int]] = defaultdict(dict)
@@ -77,7 +77,7 @@ async def read(ledger: Ledger, settings: Settings) -> Exposition:
     return Exposition(list(_families(known, by_signal)))
 
 
-def _zeros(settings: Settings) -> dict[str, int]:
+def _zero_counts(settings: Settings) -> dict[str, int]:
     """Of what alarms look at: a count that first appears as five has not risen, as far as Prometheus can see."""
     sources = {entrance.tool.name for entrance in settings.entrances.values()}
     return {
@@ -86,19 +86,21 @@ def _zeros(settings: Settings) -> dict[str, int]:
 
 
 def _revision() -> str:
-    return next((os.environ[name][:40] for name in REVISIONS if os.environ.get(name)), "")
+    return next((os.environ[name][:40] for name in REVISION_VARIABLES if os.environ.get(name)), "")
 
 
-async def _live(redis: Redis, settings: Settings) -> dict[str, Values]:
+async def _live_gauges(redis: Redis, settings: Settings) -> dict[str, Values]:
     accounts = await every_account(redis, settings.tokens or {"main": ""})
     entrances = settings.entrances.values()
     sizes, held, gates, lasts, refused, work, workers, info, clock = await asyncio.gather(
-        _each(redis, STATES, "ZCARD", "db:{}"),
-        _each(redis, accounts, "ZCARD", "db:held:{}"),
-        _each(redis, accounts, "EXISTS", "db:gate:{}"),
-        _each(redis, [entrance.name for entrance in entrances], "ZREVRANGE", "db:deliveries:{}", 0, 0, "WITHSCORES"),
+        _command_each(redis, COUNTED_STATES, "ZCARD", "db:{}"),
+        _command_each(redis, accounts, "ZCARD", "db:held:{}"),
+        _command_each(redis, accounts, "EXISTS", "db:gate:{}"),
+        _command_each(
+            redis, [entrance.name for entrance in entrances], "ZREVRANGE", "db:deliveries:{}", 0, 0, "WITHSCORES"
+        ),
         redis.command("HGETALL", "db:refused"),
-        due(redis, accounts),
+        load_backlog(redis, accounts),
         redis.command("ZREVRANGE", WORKERS, 0, -1, "WITHSCORES"),
         redis.command("INFO"),
         redis.command("TIME"),
@@ -111,43 +113,45 @@ async def _live(redis: Redis, settings: Settings) -> dict[str, Values]:
             source = (entrance.tool.name,)
             last[source] = max(last.get(source, 0), float(found[1]) / 1000)
     return {
-        metric_names.JOBS: {(state,): size for state, size in zip(STATES, sizes, strict=True)} | {("held",): sum(held)},
+        metric_names.TASKS: {(state,): size for state, size in zip(COUNTED_STATES, sizes, strict=True)}
+        | {("held",): sum(held)},
         **_ages(work),
-        metric_names.GATE: {(account,): shut for account, shut in zip(accounts, gates, strict=True)},
+        metric_names.CIRCUIT_OPEN: {(account,): shut for account, shut in zip(accounts, gates, strict=True)},
         metric_names.LAST_ACCEPTED: last,
-        metric_names.REFUSED: {(one.name, "signature_mismatch"): 0 for one in entrances} | dict(_refused(refused)),
-        metric_names.WORKERS: {(): sum(age_s <= ALIVE_S for age_s in beats)},
-        metric_names.HEARTBEAT_S: {(): beats[0]} if beats else {},
-        metric_names.REDIS_USED: {(): int(told["used_memory"])},
-        metric_names.REDIS_MAX: {(): int(told.get("maxmemory", 0))},
+        metric_names.REJECTIONS: {(one.name, "signature_mismatch"): 0 for one in entrances}
+        | dict(_rejection_counts(refused)),
+        metric_names.WORKERS: {(): sum(age_s <= WORKER_ALIVE_S for age_s in beats)},
+        metric_names.HEARTBEAT_AGE_S: {(): beats[0]} if beats else {},
+        metric_names.REDIS_MEMORY_USED: {(): int(told["used_memory"])},
+        metric_names.REDIS_MEMORY_MAX: {(): int(told.get("maxmemory", 0))},
         metric_names.REDIS_CLIENTS: {(): int(told["connected_clients"])},
     }
 
 
-async def _each(redis: Redis, names: Iterable[str], command: str, key: str, *more: object) -> list[Any]:
+async def _command_each(redis: Redis, names: Iterable[str], command: str, key: str, *more: object) -> list[Any]:
     return list(await asyncio.gather(*(redis.command(command, key.format(name), *more) for name in names)))
 
 
-def _ages(work: Due) -> dict[str, Values]:
+def _ages(work: Backlog) -> dict[str, Values]:
     ages: Values = {(state,): round(age_s, 3) for state, age_s in work.ages_s.items()}
-    return {metric_names.OLDEST_S: ages, metric_names.NO_PROGRESS_S: {(): round(work.no_progress_s, 3)}}
+    return {metric_names.OLDEST_AGE_S: ages, metric_names.NO_PROGRESS_S: {(): round(work.no_progress_s, 3)}}
 
 
-def _refused(flat: Sequence[bytes]) -> Iterator[tuple[tuple[str, ...], float]]:
+def _rejection_counts(flat: Sequence[bytes]) -> Iterator[tuple[tuple[str, ...], float]]:
     for field, count in zip(flat[::2], flat[1::2], strict=True):
         hook, _, reason = field.decode().rpartition(":")
         yield (hook, reason), int(count)
 
 
-def _families(known: Mapping[str, Values], counted: Mapping[str, Mapping[tuple[str, ...], int]]) -> Iterator[Metric]:
-    for name, signal in SIGNALS.items():
+def _families(gauges: Mapping[str, Values], counted: Mapping[str, Mapping[tuple[str, ...], int]]) -> Iterator[Metric]:
+    for name, signal in METRICS.items():
         if signal.kind == "histogram":
-            yield _histogram(name, signal, counted.get(name, {}))
+            yield _histogram_family(name, signal, counted.get(name, {}))
         else:
-            yield _plain(name, signal, known.get(name) or counted.get(name, {}))
+            yield _scalar_family(name, signal, gauges.get(name) or counted.get(name, {}))
 
 
-def _plain(name: str, signal: Signal, values: Mapping[tuple[str, ...], float]) -> Metric:
+def _scalar_family(name: str, signal: MetricSpec, values: Mapping[tuple[str, ...], float]) -> Metric:
     kind = CounterMetricFamily if signal.kind == "counter" else GaugeMetricFamily
     family = kind(name, signal.help, labels=signal.labels)
     for labels, value in sorted(values.items()):
@@ -155,7 +159,7 @@ def _plain(name: str, signal: Signal, values: Mapping[tuple[str, ...], float]) -
     return family
 
 
-def _histogram(name: str, signal: Signal, counted: Mapping[tuple[str, ...], int]) -> Metric:
+def _histogram_family(name: str, signal: MetricSpec, counted: Mapping[tuple[str, ...], int]) -> Metric:
     family = HistogramMetricFamily(name, signal.help, labels=signal.labels)
     bounds = [floatToGoString(bound) for bound in (*signal.buckets, math.inf)]
     for labels in sorted({labels[:-1] for labels in counted}):

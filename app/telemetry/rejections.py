@@ -13,26 +13,26 @@ from app.ledger.redis import Redis, RedisDown
 from app.telemetry.logs import log
 
 FLUSH_EVERY_S = 5.0
-NEWEST = 50
+MAX_NEWEST = 50
 #: The newest few go when nobody was refused for so long; the counts stay.
-KEPT_S = 30 * 86_400
+NEWEST_TTL_S = 30 * 86_400
 
 
 #: What carried a signature of the right shape, or one that holds, is the tool's own as a rule. All else may be anybody's:
 #: it has a list of its own, so that strangers push none of the tool's requests out of the newest.
-SIGNED = ("signature_mismatch", "signature_stale", "unreadable_body", "redis_down")
+SIGNED_REASONS = ("signature_mismatch", "signature_stale", "unreadable_body", "redis_down")
 #: Reasons with a list of their own: so many may come that no others would be left in the hook's list.
-APART = ("another_account",)
+SEPARATE_REASONS = ("foreign_tenant",)
 UNSIGNED = "unsigned"
 
 
-def _list_of(hook: str, reason: str) -> str:
-    if reason in APART:
+def _list_name(hook: str, reason: str) -> str:
+    if reason in SEPARATE_REASONS:
         return f"{hook}:{reason}"
-    return hook if reason in SIGNED or not hook else f"{hook}:{UNSIGNED}"
+    return hook if reason in SIGNED_REASONS or not hook else f"{hook}:{UNSIGNED}"
 
 
-class Refusals:
+class Rejections:
     """Counts by hook and reason, and the newest few of each hook with their sentence. `hook` is empty for unknown ones."""
 
     def __init__(self, redis: Redis) -> None:
@@ -40,32 +40,32 @@ class Refusals:
         self._counts: Counter[str] = Counter()
         self._newest: dict[str, deque[bytes]] = {}
 
-    def note(self, hook: str, reason: str, detail: str) -> None:
+    def record(self, hook: str, reason: str, detail: str) -> None:
         """hook: a configured one, or empty: names from outside would fill the memory."""
         self._counts[f"{hook}:{reason}"] += 1
-        newest = self._newest.setdefault(_list_of(hook, reason), deque(maxlen=NEWEST))
+        newest = self._newest.setdefault(_list_name(hook, reason), deque(maxlen=MAX_NEWEST))
         newest.append(orjson.dumps({"at": int(time.time() * 1000), "reason": reason, "detail": detail[:200]}))
 
     async def flush(self) -> None:
         """Counts into the hash `db:refused`, the newest into one short list per hook. What cannot be written stays."""
         try:
             for field in list(self._counts):
-                await self._count(field, self._counts.pop(field))
+                await self._flush_count(field, self._counts.pop(field))
             for name in list(self._newest):
                 await self._redis.command("LPUSH", f"db:refused:{name}", *self._newest.pop(name))
-                await self._redis.command("LTRIM", f"db:refused:{name}", 0, NEWEST - 1)
-                await self._redis.command("EXPIRE", f"db:refused:{name}", KEPT_S)
+                await self._redis.command("LTRIM", f"db:refused:{name}", 0, MAX_NEWEST - 1)
+                await self._redis.command("EXPIRE", f"db:refused:{name}", NEWEST_TTL_S)
         except (RedisDown, hiredis.ReplyError) as error:
-            log.warning("refusals not written", reason=type(error).__name__)
+            log.warning("metrics_flush_failed", part="rejections", reason=type(error).__name__)
 
-    async def _count(self, field: str, count: int) -> None:
+    async def _flush_count(self, field: str, count: int) -> None:
         try:
             await self._redis.command("HINCRBY", "db:refused", field, count)
         except BaseException:
             self._counts[field] += count
             raise
 
-    async def keep_flushing(self) -> None:
+    async def run(self) -> None:
         while True:
             await asyncio.sleep(FLUSH_EVERY_S)
             if self._counts:
@@ -82,24 +82,26 @@ async def counts(redis: Redis) -> dict[tuple[str, str], int]:
 async def newest(redis: Redis, hooks: Sequence[str]) -> list[dict[str, Any]]:
     """The newest refusals of these hooks, newest first: at (ms), hook, reason and detail. Raises
     RedisDown."""
-    kinds = ("", *(f":{kind}" for kind in (*APART, UNSIGNED)))
+    kinds = ("", *(f":{kind}" for kind in (*SEPARATE_REASONS, UNSIGNED)))
     names = [(hook, f"{hook}{kind}") for hook in hooks for kind in kinds]
-    lists = await asyncio.gather(*(redis.command("LRANGE", f"db:refused:{name}", 0, NEWEST - 1) for _, name in names))
+    lists = await asyncio.gather(
+        *(redis.command("LRANGE", f"db:refused:{name}", 0, MAX_NEWEST - 1) for _, name in names)
+    )
     notes = [
         orjson.loads(note) | {"hook": hook} for (hook, _), found in zip(names, lists, strict=True) for note in found
     ]
     return sorted(notes, key=lambda note: -note["at"])
 
 
-def first(notes: Sequence[dict[str, Any]], most: int) -> list[dict[str, Any]]:
+def senders_first(notes: Sequence[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
     """So many of them, newest first: those of the tools before those that may be anybody's."""
-    signed = [note for note in notes if note["reason"] in SIGNED][:most]
-    others = [note for note in notes if note["reason"] not in SIGNED][: most - len(signed)]
+    signed = [note for note in notes if note["reason"] in SIGNED_REASONS][:limit]
+    others = [note for note in notes if note["reason"] not in SIGNED_REASONS][: limit - len(signed)]
     return sorted([*signed, *others], key=lambda note: -note["at"])
 
 
-async def mismatches(redis: Redis, hook: str, since: float) -> list[float]:
+async def mismatch_times(redis: Redis, hook: str, since_ms: float) -> list[float]:
     """When requests came since then (ms) whose signature had the right shape and fitted no secret; of the newest refusals.
     Raises RedisDown."""
-    notes = map(orjson.loads, await redis.command("LRANGE", f"db:refused:{hook}", 0, NEWEST - 1))
-    return [note["at"] for note in notes if note["reason"] == "signature_mismatch" and note["at"] > since]
+    notes = map(orjson.loads, await redis.command("LRANGE", f"db:refused:{hook}", 0, MAX_NEWEST - 1))
+    return [note["at"] for note in notes if note["reason"] == "signature_mismatch" and note["at"] > since_ms]

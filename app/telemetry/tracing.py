@@ -13,7 +13,7 @@ import structlog
 from structlog.typing import EventDict
 
 from app import __version__
-from app.telemetry.logs import log, unquoted
+from app.telemetry.logs import log, strip_exception_text
 
 #: What of a line's fields may go along with an error.
 TOLD = frozenset({"hook", "work", "delivery", "external_id", "operation"})
@@ -22,7 +22,7 @@ _tracer: Any = None
 _propagator: Any = None
 
 
-def start(process: str, environ: Mapping[str, str] = os.environ) -> None:
+def configure(process: str, environ: Mapping[str, str] = os.environ) -> None:
     """process: `web` or `worker`. Fails nothing."""
     for name, begin, extra in (
         ("SENTRY_DSN", _start_sentry, "sentry"),
@@ -32,9 +32,9 @@ def start(process: str, environ: Mapping[str, str] = os.environ) -> None:
             try:
                 begin(process, environ)
             except ImportError:
-                log.warning(f"{name} is set, but the extra [{extra}] is not installed: nothing is sent there")
+                log.warning("extra_not_installed", variable=name, extra=extra)
             except Exception:
-                log.exception(f"{name} does not work: nothing is sent there")
+                log.exception("exporter_not_started", variable=name)
 
 
 # -- errors --
@@ -70,7 +70,7 @@ def scrubbed(event: dict[str, Any], _: Any = None) -> dict[str, Any]:
     if "extra" in kept:
         kept["extra"] = {name: value for name, value in kept["extra"].items() if name in TOLD}
     if "logentry" in kept:
-        kept["logentry"] = {"message": unquoted(kept["logentry"].get("message") or "")}
+        kept["logentry"] = {"message": strip_exception_text(kept["logentry"].get("message") or "")}
     for error in kept.get("exception", {}).get("values", ()):
         error["value"] = ""
         for frame in (error.get("stacktrace") or {}).get("frames", ()):
@@ -86,10 +86,10 @@ def _start_otel(process: str, environ: Mapping[str, str]) -> None:
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     name = environ.get("OTEL_SERVICE_NAME") or f"doorbell-{process}"
-    trace_to(BatchSpanProcessor(OTLPSpanExporter()), name)
+    export_spans_to(BatchSpanProcessor(OTLPSpanExporter()), name)
 
 
-def trace_to(processor: Any, name: str) -> None:
+def export_spans_to(processor: Any, name: str) -> None:
     """processor: what spans are handed to."""
     global _tracer, _propagator
     from opentelemetry.sdk.resources import Resource
@@ -101,16 +101,16 @@ def trace_to(processor: Any, name: str) -> None:
     _tracer, _propagator = provider.get_tracer("doorbell"), TraceContextTextMapPropagator()
 
 
-def span(name: str, kind: str, traceparent: str, **attributes: str) -> AbstractContextManager[Any]:
+def start_span(name: str, kind: str, traceparent: str, **attributes: str) -> AbstractContextManager[Any]:
     """Inside it things happen under this name, as part of the sender's trace if there is one."""
-    return _span(name, kind, traceparent, attributes) if _tracer else _NOTHING
+    return _open_span(name, kind, traceparent, attributes) if _tracer else _NO_SPAN
 
 
-_NOTHING: AbstractContextManager[Any] = nullcontext()
+_NO_SPAN: AbstractContextManager[Any] = nullcontext()
 
 
 @contextmanager
-def _span(name: str, kind: str, traceparent: str, attributes: Mapping[str, str]) -> Iterator[Any]:
+def _open_span(name: str, kind: str, traceparent: str, attributes: Mapping[str, str]) -> Iterator[Any]:
     from opentelemetry.trace import SpanKind
 
     parent = _propagator.extract({"traceparent": traceparent})
@@ -120,7 +120,7 @@ def _span(name: str, kind: str, traceparent: str, attributes: Mapping[str, str])
         yield one
 
 
-def headers() -> dict[str, str]:
+def trace_headers() -> dict[str, str]:
     """What says to others which span a call belongs to."""
     carrier: dict[str, str] = {}
     if _tracer:
@@ -128,7 +128,7 @@ def headers() -> dict[str, str]:
     return {name: value for name, value in carrier.items() if name == "traceparent"}
 
 
-def called(method: str, route: str, status: str, seconds: float) -> None:
+def record_api_call(method: str, route: str, status: str, seconds: float) -> None:
     """A call to the Visits API is over."""
     if _tracer:
         from opentelemetry.trace import SpanKind
@@ -141,6 +141,6 @@ def called(method: str, route: str, status: str, seconds: float) -> None:
         one.end(now)
 
 
-def is_on() -> bool:
+def is_enabled() -> bool:
     """Was OpenTelemetry started?"""
     return _tracer is not None

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from app.demo.valkey import valkey
 from app.ledger.redis import Address, Redis
-from app.telemetry.counters import Tally
+from app.telemetry.counters import Counters
 from app.telemetry.metric_names import REQUESTS
 from app.webhooks.delivery import Delivery
 from app.webhooks.payload import Json
@@ -102,9 +102,9 @@ def signatures(delivery: Delivery) -> dict[str, Callable[[], Any]]:
 
 
 def counters() -> dict[str, Callable[[], Any]]:
-    ours, theirs = Tally(), Counter("requests", "requests", ["hook", "outcome"], registry=CollectorRegistry())
+    ours, theirs = Counters(), Counter("requests", "requests", ["hook", "outcome"], registry=CollectorRegistry())
     return {
-        "ours": lambda: ours.add(REQUESTS, "standard", "accepted"),
+        "ours": lambda: ours.increment(REQUESTS, "standard", "accepted"),
         "prometheus_client": lambda: theirs.labels("standard", "accepted").inc(),
     }
 

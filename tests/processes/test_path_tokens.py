@@ -21,8 +21,8 @@ from app.ledger.redis import Redis
 from app.operators.doctor import _hooks, _python, _tenants
 from app.settings.environment import SettingsError, read
 from app.telemetry import counters, rejections
-from app.telemetry.counters import Tally
-from app.telemetry.rejections import Refusals
+from app.telemetry.counters import Counters
+from app.telemetry.rejections import Rejections
 from app.webhooks.registry import _tool, load, specimens
 from app.webhooks.source import BadSource, Source
 from app.webhooks.specimens import find, specimen
@@ -81,7 +81,7 @@ def test_a_hook_that_is_not_there_has_no_address() -> None:
 async def knock(redis: Redis, path: str, method: str = "POST", content: bytes = b"", **env: str) -> httpx.Response:
     settings = read({**REDIS, **SERVICEM8, "HOOKS__CALCOM__SECRETS": "a-secret-of-tests", **env})
     ledger = Ledger(redis, keep_days=30)
-    door = Intake(settings, defaultdict(lambda: ledger), Refusals(redis))
+    door = Intake(settings, defaultdict(lambda: ledger), Rejections(redis))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(door), base_url="http://door") as client:
         content = content or (b'{"object":"company","entry":[]}' if method == "POST" else b"")
         return await client.request(method, path, content=content, headers={"content-type": "application/json"})
@@ -152,7 +152,7 @@ async def test_a_repeat_is_known_for_longer_where_changes_are_ordered_by_arrival
     settings = read({**REDIS, f"HOOKS__{source.upper()}__SECRETS": secret})
     made = specimen(source, "2", source, [secret], [], address)
     ledger = Ledger(redis, keep_days=30)
-    door = Intake(settings, defaultdict(lambda: ledger), Refusals(redis))
+    door = Intake(settings, defaultdict(lambda: ledger), Rejections(redis))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(door)) as client:
         answer = await client.post(address, content=made.raw, headers=made.headers)
 
@@ -179,16 +179,16 @@ class NylasDoor:
 
     def __init__(self, redis: Redis, **env: str) -> None:
         settings = read({**REDIS, **NYLAS, **env})
-        self.redis, self.refusals = redis, Refusals(redis)
-        self.tally = Tally(30, {name: entrance.hook.secrets for name, entrance in settings.entrances.items()})
+        self.redis, self.refusals = redis, Rejections(redis)
+        self.counters = Counters(30, {name: entrance.hook.secrets for name, entrance in settings.entrances.items()})
         ledger = Ledger(redis, keep_days=30)
-        self.door = Intake(settings, defaultdict(lambda: ledger), self.refusals, self.tally)
+        self.door = Intake(settings, defaultdict(lambda: ledger), self.refusals, self.counters)
 
     async def ring(self, *bodies: bytes) -> list[httpx.Response]:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(self.door), base_url="http://door") as client:
             answers = [await client.post("/hooks/nylas", content=raw, headers=self.signed(raw)) for raw in bodies]
         await self.refusals.flush()
-        await self.tally.flush(self.redis)
+        await self.counters.flush(self.redis)
         return answers
 
     def signed(self, raw: bytes) -> dict[str, str]:
@@ -205,7 +205,7 @@ async def test_foreign_events_leave_the_number_of_keys_as_it_was(redis: Redis) -
 
     assert {(200, "foreign_tenant")} == {(answer.status_code, answer.json()["ignored"]) for answer in answers}
     assert before == await redis.command("DBSIZE")
-    assert 50 == await redis.command("LLEN", "db:refused:nylas:another_account")
+    assert 50 == await redis.command("LLEN", "db:refused:nylas:foreign_tenant")
     assert 20_000 > sum([await redis.command("MEMORY", "USAGE", key) for key in await redis.command("KEYS", "*")])
 
 
@@ -214,13 +214,13 @@ async def test_foreign_events_are_counted_and_the_newest_are_told(redis: Redis) 
 
     await door.ring(*(nylas_event(number, "grant-2") for number in range(60)))
 
-    assert 60 == (await rejections.counts(redis))["nylas", "another_account"]
+    assert 60 == (await rejections.counts(redis))["nylas", "foreign_tenant"]
     told = await rejections.newest(redis, ["nylas"])
-    assert 50 == len([note for note in told if note["reason"] == "another_account"])
+    assert 50 == len([note for note in told if note["reason"] == "foreign_tenant"])
     assert {"the event is of account grant-2; TENANTS does not name it"} == {
-        note["detail"] for note in told if note["reason"] == "another_account"
+        note["detail"] for note in told if note["reason"] == "foreign_tenant"
     }
-    assert 60 == (await counters.hours(redis, 1))[0][1]["nylas", "another_account"]
+    assert 60 == (await counters.hourly_counts(redis, 1))[0][1]["nylas", "foreign_tenant"]
 
 
 async def test_foreign_events_push_no_refusal_out_of_the_newest(redis: Redis) -> None:
@@ -235,18 +235,18 @@ async def test_foreign_events_push_no_refusal_out_of_the_newest(redis: Redis) ->
 
 @pytest.mark.parametrize("reason", ["missing", "malformed"])
 async def test_strangers_push_no_request_of_the_tool_out_of_the_newest(redis: Redis, reason: str) -> None:
-    refused = Refusals(redis)
+    refused = Rejections(redis)
     for real in ("signature_mismatch", "signature_stale", "unreadable_body"):
-        refused.note("nylas", real, "of the tool")
+        refused.record("nylas", real, "of the tool")
     for _ in range(300):
-        refused.note("nylas", f"signature_{reason}", "of a stranger")
-        refused.note("", "no_such_hook", "of a stranger")
+        refused.record("nylas", f"signature_{reason}", "of a stranger")
+        refused.record("", "no_such_hook", "of a stranger")
     await refused.flush()
 
     notes = await rejections.newest(redis, ["", "nylas"])
 
     for most in (3, 100):
-        told = rejections.first(notes, most)
+        told = rejections.senders_first(notes, most)
         assert most == len(told)
         assert 3 == [note["detail"] for note in told].count("of the tool")
     assert sorted(notes, key=lambda note: -note["at"]) == notes
@@ -352,7 +352,7 @@ async def test_where_a_tool_never_compresses_gzip_is_refused(redis: Redis, name:
         "SECRET_KEY": known.get("secret_key", "a-key-of-32-characters-for-tests"),
     }
     settings = read({**REDIS, **env})
-    door = Intake(settings, defaultdict(lambda: Ledger(redis, keep_days=30)), Refusals(redis))
+    door = Intake(settings, defaultdict(lambda: Ledger(redis, keep_days=30)), Rejections(redis))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(door), base_url="http://door") as client:
         answer = await client.post(f"/hooks/{name}", content=gzipped(b"{}"), headers={"content-encoding": "gzip"})
 

@@ -1449,7 +1449,7 @@ async def test_metrics_count_what_stands_in_the_ledger(door: Door, redis: Redis)
     answer = door.http.get("/metrics", headers={"authorization": f"Bearer {METRICS_TOKEN}"})
 
     assert (200, "text/plain") == (answer.status_code, answer.headers["content-type"].partition(";")[0])
-    [jobs] = [family for family in text_string_to_metric_families(answer.text) if family.name == "doorbell_queue_jobs"]
+    [jobs] = [family for family in text_string_to_metric_families(answer.text) if family.name == "doorbell_tasks"]
     by_state = {sample.labels["state"]: sample.value for sample in jobs.samples}
     assert {"queued": 1, "parked": 1}.items() <= by_state.items()
 
@@ -1504,7 +1504,7 @@ async def test_nothing_of_a_delivery_is_in_the_log(door: Door, redis: Redis) -> 
     door.http.get("/metrics", headers={"authorization": "Bearer canary"})
 
     said = door.log[before:]
-    assert "delivery answered" in said
+    assert "webhook_handled" in said
     assert [] == [line for line in said.splitlines() if any(name in line.lower() for name in CANARIES)]
 
 

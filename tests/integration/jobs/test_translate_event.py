@@ -24,8 +24,8 @@ from app.intake.endpoint import Intake
 from app.ledger.records import Member, Meta
 from app.ledger.redis import Redis
 from app.telemetry.counters import totals
-from app.telemetry.metric_names import FINISHED
-from app.telemetry.rejections import Refusals
+from app.telemetry.metric_names import TASKS_FINISHED
+from app.telemetry.rejections import Rejections
 from app.visits.change import VisitChange
 from app.webhooks.delivery import Delivery, Event
 from app.webhooks.fetching import Get
@@ -137,7 +137,7 @@ class Doorstep(World):
 
     async def ring(self, tool: str, delivery: Mapping[str, Any]) -> httpx.Response:
         """The delivery as it was recorded, signature and all."""
-        door = Intake(self.context.settings, defaultdict(lambda: self.ledger), Refusals(self.redis))
+        door = Intake(self.context.settings, defaultdict(lambda: self.ledger), Rejections(self.redis))
         raw = delivery["body"]
         content = raw if isinstance(raw, str) else json.dumps(raw, separators=(",", ":"), ensure_ascii=False)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(door), base_url="http://door") as client:
@@ -604,9 +604,9 @@ async def test_what_work_came_to_is_counted_each_time_it_comes_to_an_end(world: 
     await world.run()
     assert "settled" == (await world.ledger.member(f"event:{delivery_id}")).state
 
-    await world.context.tally.flush(world.redis)
+    await world.context.counters.flush(world.redis)
 
-    counted = {name.removeprefix(FINISHED): count for name, count in (await totals(world.redis)).items()}
+    counted = {name.removeprefix(TASKS_FINISHED): count for name, count in (await totals(world.redis)).items()}
     ends = {name: count for name, count in counted.items() if name.startswith("|")}
     assert {"|event|parked": 1, "|event|translated": 1, "|event|ignored": 1, "|visit|created": 1} == ends
 

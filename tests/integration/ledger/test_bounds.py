@@ -13,7 +13,7 @@ from app.ledger.ledger import Ledger
 from app.ledger.records import Hold, Meta, Outcome, TooMany, Written
 from app.ledger.redis import Address, Redis
 from app.telemetry import metric_names, metrics
-from app.telemetry.health import due
+from app.telemetry.health import load_backlog
 from app.visits.change import VisitChange
 from app.webhooks.delivery import Delivery
 from jobs.maintenance import _release_circuits
@@ -467,11 +467,11 @@ async def test_what_is_held_is_seen_also_when_its_account_left_the_settings(worl
     assert [("standard-1", "east", "held")] == [
         (row["visit"], row["account"], row["state"]) for row in told(world, "visit", "standard-1")
     ]
-    assert 0 < (await due(world.redis, ["main"])).ages_s["held"]
+    assert 0 < (await load_backlog(world.redis, ["main"])).ages_s["held"]
     warned = [check for check in told(world, "doctor") if check["check"] == "visits_api east"]
     assert ["1 held; the account has no token"] == [check["detail"] for check in warned]
-    exposition, _ = (await metrics.read(world.ledger, world.context.settings)).encode()
-    assert f'{metric_names.JOBS}{{state="held"}} 1.0' in exposition.decode().splitlines()
+    exposition, _ = (await metrics.snapshot(world.ledger, world.context.settings)).encode()
+    assert f'{metric_names.TASKS}{{state="held"}} 1.0' in exposition.decode().splitlines()
 
 
 async def test_what_was_held_for_an_account_that_has_no_token_any_more_is_parked_for_that(world: World) -> None:

@@ -25,8 +25,8 @@ from app.operators.overview import Overview
 from app.operators.replay import Replay
 from app.settings.environment import read
 from app.telemetry import counters
-from app.telemetry.counters import Tally
-from app.telemetry.health import Due, Gate, Worker
+from app.telemetry.counters import Counters
+from app.telemetry.health import Backlog, Circuit, Worker
 from app.visits.change import Contact, VisitChange
 from app.visits.merge import fold
 from app.webhooks.delivery import Delivery
@@ -44,30 +44,30 @@ SETTINGS = {"REDIS_URL": "redis://127.0.0.1/0", "HOOKS__STANDARD__SECRETS": "whs
 
 
 async def test_counts_are_written_together_and_read_by_hour(redis: Redis) -> None:
-    counting = Tally(30, {"standard": ("new", "old")}, ["key"])
+    counting = Counters(30, {"standard": ("new", "old")}, ["key"])
     for _ in range(3):
-        counting.let_in("standard", "accepted", 1, 1_700_000_000_000, "", "d1")
-    counting.count("", "refused")
+        counting.record_delivery("standard", "accepted", 1, 1_700_000_000_000, "", "d1")
+    counting.count_for_hour("", "rejected")
 
     await counting.flush(redis)
     await counting.flush(redis)
 
-    [*_, (_, counts)] = await counters.hours(redis, 24)
-    assert {("standard", "accepted"): 3, ("", "refused"): 1} == counts
+    [*_, (_, counts)] = await counters.hourly_counts(redis, 24)
+    assert {("standard", "accepted"): 3, ("", "rejected"): 1} == counts
     old = fingerprint("old", ["key"])
     assert [old.encode(), b"1700000000000"] == await redis.command("HGETALL", "db:matched:standard")
-    assert 0 < await redis.command("TTL", f"db:hour:{counters.this_hour()}") <= 8 * 86_400
+    assert 0 < await redis.command("TTL", f"db:hour:{counters.current_hour()}") <= 8 * 86_400
 
 
 async def test_a_delivery_is_found_by_its_request_id_for_as_long_as_it_is_kept(redis: Redis) -> None:
-    counting = Tally(9, {"standard": ("key",)})
-    counting.let_in("standard", "accepted", 0, 1, "req-1", "d1")
+    counting = Counters(9, {"standard": ("key",)})
+    counting.record_delivery("standard", "accepted", 0, 1, "req-1", "d1")
     await counting.flush(redis)
-    counting.let_in("standard", "accepted", 0, 1, "req-1", "d2")
-    counting.let_in("standard", "accepted", 0, 1, "req-3", "d3")
+    counting.record_delivery("standard", "accepted", 0, 1, "req-1", "d2")
+    counting.record_delivery("standard", "accepted", 0, 1, "req-3", "d3")
     await counting.flush(redis)
 
-    found = [await counters.delivery_of(redis, id) for id in ("req-1", "req-2", "req-3", "\udcff")]
+    found = [await counters.delivery_of_request(redis, id) for id in ("req-1", "req-2", "req-3", "\udcff")]
 
     assert ["d2", None, "d3", None] == found
     keys = await redis.command("KEYS", "db:request:*")
@@ -77,13 +77,13 @@ async def test_a_delivery_is_found_by_its_request_id_for_as_long_as_it_is_kept(r
 
 async def test_very_many_request_ids_are_written_some_at_a_time(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.ledger.redis._MOST_WAITING", 1_000)
-    counting = Tally(9, {"standard": ("key",)})
+    counting = Counters(9, {"standard": ("key",)})
     for number in range(3_000):
-        counting.let_in("standard", "accepted", 0, 1, f"req-{number}", f"d{number}")
+        counting.record_delivery("standard", "accepted", 0, 1, f"req-{number}", f"d{number}")
 
     await counting.flush(redis)
 
-    assert "d2999" == await counters.delivery_of(redis, "req-2999")
+    assert "d2999" == await counters.delivery_of_request(redis, "req-2999")
 
 
 @pytest.mark.parametrize("days", [9, 417, 3_650])
@@ -91,8 +91,8 @@ async def test_a_search_costs_as_many_commands_however_long_deliveries_are_kept(
     redis: Redis, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, days: int
 ) -> None:
     settings = read(SETTINGS | {"RETENTION_DAYS": str(days), "SECRET_KEY": "key-of-the-tests" * 2})
-    counting = Tally(days, {"standard": ("key",)})
-    counting.let_in("standard", "accepted", 0, 1, "req-1", "d1")
+    counting = Counters(days, {"standard": ("key",)})
+    counting.record_delivery("standard", "accepted", 0, 1, "req-1", "d1")
     await counting.flush(redis)
     lists, asked, command = Lists(ledger, settings, Explain(ledger, settings)), [], ledger.redis.command
 
@@ -108,16 +108,16 @@ async def test_a_search_costs_as_many_commands_however_long_deliveries_are_kept(
 
 
 async def test_what_redis_could_not_take_is_counted_later(redis: Redis) -> None:
-    counting = Tally(9, {"standard": ("key",)})
-    counting.let_in("standard", "accepted", 0, 1, "req-1", "d1")
+    counting = Counters(9, {"standard": ("key",)})
+    counting.record_delivery("standard", "accepted", 0, 1, "req-1", "d1")
 
     await counting.flush(Redis(Address("redis://127.0.0.1:9/0"), 0.2))
-    counting.count("standard", "accepted")
+    counting.count_for_hour("standard", "accepted")
     await counting.flush(redis)
 
-    [(_, counts)] = await counters.hours(redis, 1)
+    [(_, counts)] = await counters.hourly_counts(redis, 1)
     assert 2 == counts["standard", "accepted"]
-    assert "d1" == await counters.delivery_of(redis, "req-1")
+    assert "d1" == await counters.delivery_of_request(redis, "req-1")
 
 
 # -- finding --
@@ -289,13 +289,13 @@ def test_a_pause_hides_nothing_that_is_worse() -> None:
     states = dict.fromkeys(("queued", "waiting", "held", "parked"), 0) | {"queued": 1}
     view = Overview(
         states=states,
-        circuits=[Gate("main", "paused", "2026-03-14T16:00:00Z", 7)],
+        circuits=[Circuit("main", "paused", "2026-03-14T16:00:00Z", 7)],
         workers=[Worker("dyno-1", 7, 0, None)],
-        backlog=Due({"queued": 600.0}, 600.0),
+        backlog=Backlog({"queued": 600.0}, 600.0),
     )
 
     assert ("bad", "Work is due, and for 10 min nothing came to an end: restart the workers.") == view.status()
-    view.backlog = Due({"queued": 0.0}, 0.0)
+    view.backlog = Backlog({"queued": 0.0}, 0.0)
     assert ("warn", "Paused by an operator: 7 changes wait for the account main. Nothing is lost.") == view.status()
 
 

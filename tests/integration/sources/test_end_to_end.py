@@ -23,7 +23,7 @@ from app.ledger.records import Meta
 from app.ledger.redis import Redis
 from app.operators.filter import Filter
 from app.operators.replay import PlannedTask, Replay
-from app.telemetry.rejections import Refusals
+from app.telemetry.rejections import Rejections
 from app.visits.change import VisitChange, encode_change, external_id
 from app.webhooks import specimens
 from app.webhooks.delivery import Event
@@ -133,7 +133,7 @@ class Doorstep(World):
 
     async def ring(self, specimen: Specimen, **other: Any) -> httpx.Response:
         """As it was recorded, signature and all; other: what is sent instead."""
-        door = Intake(self.context.settings, defaultdict(lambda: self.ledger), Refusals(self.redis))
+        door = Intake(self.context.settings, defaultdict(lambda: self.ledger), Rejections(self.redis))
         delivery = specimen.delivery
         token = other.get("token", delivery.token)
         path = f"/hooks/{specimen.tool.name}" + (f"/{token}" if token else "")
@@ -237,7 +237,7 @@ async def test_every_specimen_can_be_rung_anew(world: Doorstep, name: str) -> No
         world.configure(found, **{f"HOOKS__{name.upper()}__TOLERANCE": "300"})
         settings, door = (
             world.context.settings,
-            Intake(world.context.settings, defaultdict(lambda: world.ledger), Refusals(world.redis)),
+            Intake(world.context.settings, defaultdict(lambda: world.ledger), Rejections(world.redis)),
         )
         address = f"{settings.public_url}/hooks/{name}"
         made = specimens.specimen(name, str(number), name, settings.hooks[name].secrets, settings.secret_key, address)

@@ -19,7 +19,7 @@ from app.intake.endpoint import Intake
 from app.ledger.redis import Redis
 from app.operators.erasure import Erasure
 from app.operators.explain import Explain
-from app.telemetry.rejections import Refusals
+from app.telemetry.rejections import Rejections
 from app.visits.merge import fold, wanted
 from app.webhooks.registry import load
 from tests.integration.jobs.test_apply_visit import World, a_world
@@ -35,7 +35,7 @@ class Door(World):
     async def ring(self, source: str, *bodies: Body) -> list[dict[str, Any]]:
         """The answers."""
         hooks = self.context.settings.entrances
-        intake = Intake(self.context.settings, defaultdict(lambda: self.ledger), Refusals(self.redis))
+        intake = Intake(self.context.settings, defaultdict(lambda: self.ledger), Rejections(self.redis))
         path = self.context.settings.address(hooks[source]).removeprefix("https://hooks.example.com")
         answers = []
         async with httpx.AsyncClient(transport=httpx.ASGITransport(intake), base_url="http://door") as client:

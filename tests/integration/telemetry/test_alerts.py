@@ -17,8 +17,8 @@ from app.ledger.ledger import Ledger
 from app.ledger.redis import Redis
 from app.settings.environment import read
 from app.settings.model import Settings
-from app.telemetry.alerts import LOCK, STATE, Watch
-from app.telemetry.rejections import Refusals
+from app.telemetry.alerts import LOCK_KEY, STATE_KEY, AlertMonitor
+from app.telemetry.rejections import Rejections
 from tests.integration.ledger.test_ledger import accept, backdate, begin, change, parked, work_off
 from tests.support.harness import SECRET, Harness, wait_until
 
@@ -69,23 +69,23 @@ class Scene:
 
     def __init__(self, redis: Redis, channel: Channel) -> None:
         self.redis, self.channel, self.ledger = redis, channel, Ledger(redis, keep_days=30)
-        self.watch = Watch(redis, settings(channel.url))
+        self.watch = AlertMonitor(redis, settings(channel.url))
 
     async def look(self) -> list[str]:
         """What is told by a look, some time after the last one."""
-        await self.redis.command("DEL", LOCK)
+        await self.redis.command("DEL", LOCK_KEY)
         known = len(self.channel.texts)
-        await self.watch.look()
+        await self.watch.check()
         return self.channel.texts[known:]
 
     async def beat(self) -> None:
         await self.ledger.beat("db:worker:w", b"{}", 30_000)
 
     async def minutes_later(self, minutes: int) -> None:
-        state = orjson.loads(await self.redis.command("GET", STATE))
-        for seen in state["seen"]:
-            seen["at"] -= minutes * 60
-        await self.redis.command("SET", STATE, orjson.dumps(state))
+        state = orjson.loads(await self.redis.command("GET", STATE_KEY))
+        for sample in state["samples"]:
+            sample["at"] -= minutes * 60
+        await self.redis.command("SET", STATE_KEY, orjson.dumps(state))
 
 
 Step = Callable[[Scene], Awaitable[object]]
@@ -121,9 +121,9 @@ async def deliveries(scene: Scene, *minutes_ago: float) -> None:
 
 
 async def refuse(scene: Scene, reason: str, count: int = 3) -> None:
-    refusals = Refusals(scene.redis)
+    refusals = Rejections(scene.redis)
     for _ in range(count):
-        refusals.note("standard", f"signature_{reason}", "why")
+        refusals.record("standard", f"signature_{reason}", "why")
     await refusals.flush()
 
 
@@ -221,8 +221,8 @@ async def test_failures_that_were_there_before_are_no_news_and_a_second_wave_is(
 async def test_what_an_older_version_noted_is_read(redis: Redis, channel: Channel) -> None:
     scene = Scene(redis, channel)
     await scene.beat()
-    seen = {"at": time.time() - 60, "parked": 0, "requests": {"standard": [5, 0]}}
-    await redis.command("SET", STATE, orjson.dumps({"on": {}, "seen": [seen]}))
+    sample = {"at": time.time() - 60, "parked": 0, "requests": {"standard": [5, 0]}}
+    await redis.command("SET", STATE_KEY, orjson.dumps({"active": {}, "samples": [sample]}))
 
     await park(scene)
 
@@ -250,9 +250,9 @@ async def test_of_an_answer_only_the_status_is_read(redis: Redis, channel: Chann
 
 
 async def test_of_many_that_look_at_once_one_tells(redis: Redis, channel: Channel) -> None:
-    watches = [Watch(redis, settings(channel.url)) for _ in range(5)]
+    watches = [AlertMonitor(redis, settings(channel.url)) for _ in range(5)]
 
-    await asyncio.gather(*(watch.look() for watch in watches))
+    await asyncio.gather(*(watch.check() for watch in watches))
 
     assert 1 == len(channel.texts)
 
@@ -260,9 +260,9 @@ async def test_of_many_that_look_at_once_one_tells(redis: Redis, channel: Channe
 async def test_a_channel_that_is_not_there_fails_nothing_and_its_address_is_not_logged(
     redis: Redis, logged: list[Any]
 ) -> None:
-    await Watch(redis, settings(f"http://127.0.0.1:{free_port()}/services/secret")).look()
+    await AlertMonitor(redis, settings(f"http://127.0.0.1:{free_port()}/services/secret")).check()
 
-    assert ["alarm not told"] == [line["event"] for line in logged]
+    assert ["alert_not_delivered"] == [line["event"] for line in logged]
     assert "secret" not in repr(logged)
 
 

@@ -9,7 +9,7 @@ import pytest
 from app.ledger.ledger import Ledger
 from app.ledger.records import Verdict
 from app.ledger.redis import Redis
-from app.telemetry.health import due
+from app.telemetry.health import load_backlog
 from tests.integration.ledger.test_ledger import (
     accept,
     backdate,
@@ -39,14 +39,14 @@ async def test_the_age_of_what_is_overdue_is_told_for_each_state(ledger: Ledger,
         hold = await begin(ledger, "A")
         if state == "waiting":
             await ledger.release(hold, waiting(due_s=60))
-    assert 0 == round((await due(redis, ["main"])).oldest_s)
+    assert 0 == round((await load_backlog(redis, ["main"])).oldest_s)
 
     await backdate(redis, state)
 
-    told = await due(redis, ["main"])
+    told = await load_backlog(redis, ["main"])
     assert DAY_S - 90 < told.ages_s[state] < DAY_S + 5
     assert DAY_S - 90 < told.no_progress_s
-    assert told.is_stuck
+    assert told.is_stalled
 
 
 @pytest.mark.parametrize("at", [None, datetime(2020, 3, 14, tzinfo=UTC), datetime(2090, 3, 14, tzinfo=UTC)])
@@ -63,14 +63,14 @@ async def test_what_is_held_is_the_apis_turn_until_its_gate_is_open(
         await redis.command("HSET", key, "since", (int(now) - DAY_S) * 1000)
     await redis.command("DEL", "db:progress")
 
-    shut = await due(redis, ["main"])
+    shut = await load_backlog(redis, ["main"])
     await redis.command("DEL", "db:gate:main")
-    opened = await due(redis, ["main"])
+    opened = await load_backlog(redis, ["main"])
 
     assert DAY_S == round(shut.ages_s["held"], -2)
-    assert not shut.is_stuck
+    assert not shut.is_stalled
     assert DAY_S == round(opened.no_progress_s, -2)
-    assert opened.is_stuck
+    assert opened.is_stalled
 
 
 async def test_what_an_operator_lets_out_is_not_stuck_yet(ledger: Ledger, redis: Redis) -> None:
@@ -83,7 +83,7 @@ async def test_what_an_operator_lets_out_is_not_stuck_yet(ledger: Ledger, redis:
 
     await ledger.pause("main", False)
 
-    assert not (await due(redis, ["main"])).is_stuck
+    assert not (await load_backlog(redis, ["main"])).is_stalled
 
 
 async def test_settling_and_parking_are_progress_and_waiting_is_none(ledger: Ledger, redis: Redis) -> None:
@@ -103,7 +103,7 @@ async def test_after_a_quiet_night_the_first_visit_is_no_alarm(ledger: Ledger, r
     await quiet_for(redis, DAY_S)
     await accept(ledger, change("B"))
 
-    assert not (await due(redis, ["main"])).is_stuck
+    assert not (await load_backlog(redis, ["main"])).is_stalled
 
 
 async def test_work_that_comes_to_an_end_is_no_alarm_however_old_the_backlog(ledger: Ledger, redis: Redis) -> None:
@@ -112,9 +112,9 @@ async def test_work_that_comes_to_an_end_is_no_alarm_however_old_the_backlog(led
     await backdate(redis, "queued")
     await work_off(ledger, "A")
 
-    told = await due(redis, ["main"])
+    told = await load_backlog(redis, ["main"])
     assert DAY_S - 5 < told.oldest_s
-    assert not told.is_stuck
+    assert not told.is_stalled
 
 
 async def test_doctor_and_metrics_tell_it(harness: Harness, redis: Redis) -> None:
@@ -135,7 +135,7 @@ async def test_doctor_and_metrics_tell_it(harness: Harness, redis: Redis) -> Non
     assert {0.0} == {float(metrics[f'doorbell_queue_oldest_age_seconds{{state="{s}"}}']) for s in ("running", "held")}
     assert {"queued", "running", "waiting", "held"} == states_of("doorbell_queue_oldest_age_seconds", metrics)
     assert {"parked", "discarded"} == (
-        states_of("doorbell_queue_jobs", metrics) - states_of("doorbell_queue_oldest_age_seconds", metrics)
+        states_of("doorbell_tasks", metrics) - states_of("doorbell_queue_oldest_age_seconds", metrics)
     )
     assert 1_000 <= float(metrics["doorbell_queue_no_progress_seconds"]) < 1_100
 

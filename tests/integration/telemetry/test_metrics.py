@@ -23,8 +23,8 @@ from app.demo.valkey import free_port, valkey
 from app.ledger.ledger import Ledger
 from app.ledger.records import Verdict
 from app.ledger.redis import Redis
-from app.telemetry.counters import COUNTS, Tally, hours, totals
-from app.telemetry.metric_names import SIGNALS
+from app.telemetry.counters import METRICS_KEY, Counters, hourly_counts, totals
+from app.telemetry.metric_names import METRICS
 from tests.integration.ledger.test_ledger import accept, begin, change, waiting
 from tests.processes.test_worker import LedgerClient
 from tests.support.harness import ROOT, Harness, Server, http_client, sign_standard, standard_body, wait_until
@@ -82,7 +82,7 @@ def test_the_names_of_a_request_go_from_the_tool_to_the_visits_api(service: Serv
 
     answer = ring(harness, "A", **{"x-request-id": "req-17", "traceparent": TRACEPARENT})
     wait_until(lambda: harness.visit("standard-A"))
-    [line] = wait_until(lambda: lines(worker, "change settled"))
+    [line] = wait_until(lambda: lines(worker, "visit_run_finished"))
 
     assert "req-17" == answer.headers["x-request-id"]
     delivery = answer.json()["delivery"]
@@ -97,7 +97,7 @@ def test_the_names_of_a_request_go_from_the_tool_to_the_visits_api(service: Serv
         "delivery": delivery,
     }.items() <= line.items()
     assert {"calls", "took_ms"} <= line.keys()
-    [line] = lines(harness.web_server, "delivery answered")
+    [line] = lines(harness.web_server, "webhook_handled")
     expected = {
         "hook": "standard",
         "source": "standard",
@@ -174,8 +174,8 @@ def test_a_strangers_name_for_a_request_is_answered_and_not_logged_unless_a_mach
     nameless = harness.post(b"{}", {})
 
     # A line is written when its answer is on the way already.
-    named, other, own = wait_until(lambda: len(told := lines(harness.web_server, "delivery answered")) == 3 and told)
-    assert {"refused"} == {line["outcome"] for line in (named, other, own)}
+    named, other, own = wait_until(lambda: len(told := lines(harness.web_server, "webhook_handled")) == 3 and told)
+    assert {"rejected"} == {line["outcome"] for line in (named, other, own)}
     assert {"signature_missing"} == {line["reason"] for line in (named, other, own)}
     assert ("request_id" in named, other["request_id"]) == (False, made)
     assert own["request_id"] == nameless.headers["x-request-id"]
@@ -199,7 +199,7 @@ def samples(families: Iterable[Metric]) -> dict[str, float]:
 
 
 def written(sample: Sample) -> str:
-    signal = SIGNALS[re.sub("_(bucket|sum|count)$", "", sample.name)]
+    signal = METRICS[re.sub("_(bucket|sum|count)$", "", sample.name)]
     labels = ",".join(f'{label}="{sample.labels[label]}"' for label in (*signal.labels, "le") if label in sample.labels)
     return f"{sample.name}{{{labels}}}" if labels else sample.name
 
@@ -235,19 +235,19 @@ def test_any_process_tells_what_all_of_them_did(harness: Harness) -> None:
         requests("no_such_hook", ""): 1,
         'doorbell_webhook_request_duration_seconds_count{source="standard"}': 7,
         'doorbell_webhook_request_duration_seconds_bucket{source="standard",le="+Inf"}': 7,
-        'doorbell_webhook_secret_matches_total{source="standard",slot="1"}': 4,
-        'doorbell_webhook_secret_matches_total{source="standard",slot="2"}': 1,
-        'doorbell_webhook_refused_total{hook="standard",reason="signature_missing"}': 1,
-        'doorbell_job_attempts_total{operation="visit",outcome="settled",reason="none"}': 2,
-        'doorbell_jobs_finished_total{operation="visit",outcome="created"}': 2,
-        'doorbell_jobs_finished_total{operation="event",outcome="discarded"}': 1,
-        'doorbell_job_wait_seconds_count{operation="visit"}': 2,
-        'doorbell_job_duration_seconds_count{operation="visit"}': 2,
+        'doorbell_webhook_secret_matches_total{source="standard",secret="1"}': 4,
+        'doorbell_webhook_secret_matches_total{source="standard",secret="2"}': 1,
+        'doorbell_webhook_rejections_total{hook="standard",reason="signature_missing"}': 1,
+        'doorbell_task_runs_total{kind="visit",outcome="settled",reason="none"}': 2,
+        'doorbell_tasks_finished_total{kind="visit",outcome="created"}': 2,
+        'doorbell_tasks_finished_total{kind="event",outcome="discarded"}': 1,
+        'doorbell_task_wait_seconds_count{kind="visit"}': 2,
+        'doorbell_run_duration_seconds_count{kind="visit"}': 2,
         'doorbell_end_to_end_seconds_count{source="standard"}': 2,
         'doorbell_visits_api_requests_total{method="POST",route="/visits",status="2xx"}': 2,
         'doorbell_visits_api_request_duration_seconds_count{method="POST",route="/visits"}': 2,
-        'doorbell_queue_jobs{state="discarded"}': 1,
-        'doorbell_queue_jobs{state="queued"}': 0,
+        'doorbell_tasks{state="discarded"}': 1,
+        'doorbell_tasks{state="queued"}': 0,
         'doorbell_visits_api_circuit_open{account="main"}': 0,
         "doorbell_workers": 1,
         "doorbell_redis_up": 1,
@@ -271,7 +271,7 @@ def test_the_first_burst_of_bad_signatures_is_a_rise(harness: Harness) -> None:
 
     for source in ("standard", "calendly"):
         assert 0 == told[f'doorbell_webhook_requests_total{{source="{source}",outcome="bad_signature"}}']
-        assert 0 == told[f'doorbell_webhook_refused_total{{hook="{source}",reason="signature_mismatch"}}']
+        assert 0 == told[f'doorbell_webhook_rejections_total{{hook="{source}",reason="signature_mismatch"}}']
 
 
 def test_without_redis_metrics_say_so_and_nothing_else(harness: Harness) -> None:
@@ -291,17 +291,17 @@ async def test_a_gate_that_is_shut_is_told(harness: Harness, ledger: Ledger) -> 
 
 
 async def test_a_flush_that_fails_half_way_counts_nothing_twice(redis: Redis) -> None:
-    tally = Tally()
-    tally.count("standard", "accepted")
-    tally.answered("standard", "accepted", 1, 0.2)
-    await redis.command("SET", COUNTS, "not a hash")
+    tally = Counters()
+    tally.count_for_hour("standard", "accepted")
+    tally.record_request("standard", "accepted", 1, 0.2)
+    await redis.command("SET", METRICS_KEY, "not a hash")
 
     await tally.flush(redis)
-    await redis.command("DEL", COUNTS)
+    await redis.command("DEL", METRICS_KEY)
     await tally.flush(redis)
     await tally.flush(redis)
 
-    [(_, hour)] = await hours(redis, 1)
+    [(_, hour)] = await hourly_counts(redis, 1)
     assert {("standard", "accepted"): 1} == hour
     written = await totals(redis)
     assert 1 == written["doorbell_webhook_requests_total|standard|accepted"]
@@ -311,8 +311,8 @@ async def test_a_flush_that_fails_half_way_counts_nothing_twice(redis: Redis) ->
 def test_every_name_is_told_with_its_help_and_follows_the_rules_of_prometheus(service: Service) -> None:
     told = metrics(service.harness.web_server).text
 
-    assert list(SIGNALS) == re.findall(r"^# HELP (\S+) .+$", told, re.M) == re.findall(r"^# TYPE (\S+)", told, re.M)
-    for name, signal in SIGNALS.items():
+    assert list(METRICS) == re.findall(r"^# HELP (\S+) .+$", told, re.M) == re.findall(r"^# TYPE (\S+)", told, re.M)
+    for name, signal in METRICS.items():
         assert re.fullmatch("doorbell_[a-z_]+", name)
         assert name.endswith("_total") == (signal.kind == "counter")
         assert bool(signal.buckets) == (signal.kind == "histogram")
@@ -332,7 +332,7 @@ def test_a_scraper_that_accepts_openmetrics_gets_the_same_in_it(service: Service
     assert "text/plain; version=0.0.4; charset=utf-8" == plain.headers["content-type"]
     assert other.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0; charset=utf-8")
     families = list(openmetrics(other.text))
-    assert {name.removesuffix("_total"): signal.kind for name, signal in SIGNALS.items()} == {
+    assert {name.removesuffix("_total"): signal.kind for name, signal in METRICS.items()} == {
         family.name: family.type for family in families
     }
     assert samples(text_string_to_metric_families(plain.text)).keys() == samples(families).keys()
@@ -340,8 +340,8 @@ def test_a_scraper_that_accepts_openmetrics_gets_the_same_in_it(service: Service
 
 def test_buckets_are_cumulative_and_label_values_are_escaped(service: Service) -> None:
     odd = 'a"b\\c'
-    name = "doorbell_job_wait_seconds"
-    service.command("HSET", COUNTS, f"{name}|{odd}|0", "2", f"{name}|{odd}|3", "1", f"{name}|{odd}|us", "1500000")
+    name = "doorbell_task_wait_seconds"
+    service.command("HSET", METRICS_KEY, f"{name}|{odd}|0", "2", f"{name}|{odd}|3", "1", f"{name}|{odd}|us", "1500000")
 
     text = metrics(service.harness.web_server).text
 
@@ -349,7 +349,7 @@ def test_buckets_are_cumulative_and_label_values_are_escaped(service: Service) -
     found = {
         (sample.name.removeprefix(name), sample.labels.get("le")): sample.value
         for sample in family.samples
-        if sample.labels["operation"] == odd
+        if sample.labels["kind"] == odd
     }
     below_a_second = {("_bucket", bound): 2 for bound in ("0.1", "0.25", "0.5")}
     above = ("1.0", "2.5", "5.0", "10.0", "30.0", "60.0", "300.0", "1800.0", "7200.0", "21600.0", "86400.0", "+Inf")
@@ -380,7 +380,7 @@ def test_the_dashboard_asks_for_what_there_is() -> None:
 
     panels = dashboard["panels"]
     queries = [target["expr"] for panel in panels for target in panel["targets"]]
-    assert set() == set().union(*map(names, queries)) - SIGNALS.keys()
+    assert set() == set().union(*map(names, queries)) - METRICS.keys()
     assert all(map(names, queries))
     assert len(panels) == len({panel["id"] for panel in panels})
     taken = [(place["x"], place["y"]) for place in (panel["gridPos"] for panel in panels)]
@@ -395,7 +395,7 @@ def test_the_alert_rules_ask_for_what_there_is_and_say_what_to_do() -> None:
     }
     for rule in group["rules"]:
         assert names(rule["expr"])
-        assert set() == names(rule["expr"]) - SIGNALS.keys()
+        assert set() == names(rule["expr"]) - METRICS.keys()
         assert rule["expr"].count("(") == rule["expr"].count(")")
         assert {"summary", "description"} == rule["annotations"].keys()
 
@@ -417,4 +417,4 @@ def test_labels_in_files_are_labels_that_there_are() -> None:
     for file in ("grafana.json", "alerts.yaml"):
         text = (ROOT / "deploy" / file).read_text().replace('\\"', '"')
         for name, label in re.findall(r"(doorbell_\w+)\{(\w+)", text):
-            assert label in SIGNALS[name].labels, (file, name, label)
+            assert label in METRICS[name].labels, (file, name, label)

@@ -57,11 +57,11 @@ def test_without_their_variables_neither_is_imported_and_the_application_is_what
 import sys
 from app.intake.tracing import trace_requests
 from app.telemetry import tracing
-tracing.start("web", {"SENTRY_DSN": " "})
+tracing.configure("web", {"SENTRY_DSN": " "})
 async def app(*_): ...
 assert trace_requests(app) is app
-assert tracing.headers() == {}
-with tracing.span("visit", "CONSUMER", ""): tracing.called("GET", "/visits", "2xx", 1)
+assert tracing.trace_headers() == {}
+with tracing.start_span("visit", "CONSUMER", ""): tracing.record_api_call("GET", "/visits", "2xx", 1)
 print([name for name in sys.modules if name.startswith(("sentry_sdk", "opentelemetry"))])
 """
     ran = subprocess.run([sys.executable, "-c", look], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -75,12 +75,11 @@ def test_an_extra_that_is_not_installed_is_told_and_fails_nothing(
     for package in ("sentry_sdk", "opentelemetry", "opentelemetry.exporter"):
         monkeypatch.setitem(sys.modules, package, None)
 
-    tracing.start("web", {"SENTRY_DSN": "https://k@example.com/1", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://[::1]:9"})
+    tracing.configure("web", {"SENTRY_DSN": "https://k@example.com/1", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://[::1]:9"})
 
-    assert [
-        "SENTRY_DSN is set, but the extra [sentry]",
-        "OTEL_EXPORTER_OTLP_ENDPOINT is set, but the extra [otel]",
-    ] == [line["event"].partition(" is not installed")[0] for line in logged]
+    assert [("SENTRY_DSN", "sentry"), ("OTEL_EXPORTER_OTLP_ENDPOINT", "otel")] == [
+        (line["variable"], line["extra"]) for line in logged if line["event"] == "extra_not_installed"
+    ]
 
 
 def test_of_an_error_goes_where_it_happened_and_nothing_that_quotes_anybody() -> None:
@@ -114,14 +113,14 @@ import sys
 from app.settings.environment import read
 from app.telemetry import logs, tracing
 logs.configure(read({}, redis_needed=False))
-tracing.start("web", {"SENTRY_DSN": sys.argv[1]})
+tracing.configure("web", {"SENTRY_DSN": sys.argv[1]})
 def translate(body):
     raise ValueError(f"no visit in {body}")
-logs.log.warning("redis down")
+logs.log.warning("redis_unavailable")
 try:
     translate("zebediah@" + "example.com")
 except ValueError:
-    logs.log.exception("bug", hook="calendly", raw="zebediah" + "@")
+    logs.log.exception("unhandled_exception", hook="calendly", raw="zebediah" + "@")
 import sentry_sdk
 sentry_sdk.flush(5)
 """

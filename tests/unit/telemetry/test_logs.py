@@ -36,10 +36,10 @@ def lines(code: str, **env: str) -> list[dict[str, Any]]:
 
 
 def test_a_line_says_when_how_grave_and_what_before_all_else() -> None:
-    [line] = lines('log.info("delivery answered", hook="calendly", status=202, ids={1})')
+    [line] = lines('log.info("webhook_handled", hook="calendly", status=202, ids={1})')
 
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line.pop("ts"))
-    expected = {"level": "info", "event": "delivery answered", "hook": "calendly", "status": 202, "ids": "{1}"}
+    expected = {"level": "info", "event": "webhook_handled", "hook": "calendly", "status": 202, "ids": "{1}"}
     assert list(expected.items()) == list(line.items())
 
 
@@ -60,13 +60,13 @@ def test_others_speak_in_the_same_shape_and_only_when_something_is_wrong() -> No
 
 
 def test_an_exception_is_told_by_its_place_and_never_by_its_text() -> None:
-    ours = 'stumble(lambda: log.exception("bug", hook="calendly"))\n'
+    ours = 'stumble(lambda: log.exception("unhandled_exception", hook="calendly"))\n'
     others = 'stumble(lambda: logging.getLogger("asyncio").exception("never retrieved"))\n'
     none = 'logging.getLogger("asyncio").error("nothing raised", exc_info=True)\n'
 
     told = lines(STUMBLES + ours + others + none)
 
-    assert [("bug", "error"), ("never retrieved", "error"), ("nothing raised", "error")] == [
+    assert [("unhandled_exception", "error"), ("never retrieved", "error"), ("nothing raised", "error")] == [
         (line["event"], line["level"]) for line in told
     ]
     assert re.fullmatch(r"ValueError at <string>:\d+ < <string>:\d+", told[0]["error"])
@@ -110,16 +110,16 @@ def test_below_the_level_nothing_is_said() -> None:
 
 def test_the_console_gets_words() -> None:
     told = run(
-        STUMBLES + 'log.info("delivery answered", hook="calendly")\n'
+        STUMBLES + 'log.info("webhook_handled", hook="calendly")\n'
         'logging.getLogger("asyncio").warning("slow")\n'
-        'stumble(lambda: log.exception("bug"))',
+        'stumble(lambda: log.exception("unhandled_exception"))',
         LOG_FORMAT="console",
     ).stdout
 
     first, second, third = told.splitlines()
-    assert re.search(r"Z \[info +\] delivery answered +hook=calendly$", first)
+    assert re.search(r"Z \[info +\] webhook_handled +hook=calendly$", first)
     assert re.search(r"Z \[warning +\] slow$", second)
-    assert re.search(r"Z \[error +\] bug +error='ValueError at <string>:", third)
+    assert re.search(r"Z \[error +\] unhandled_exception +error='ValueError at <string>:", third)
     assert "zebediah" not in told
 
 
@@ -145,7 +145,8 @@ log.info("f")
 def test_commands_print_warnings_only_and_not_among_their_data() -> None:
     say = (
         STUMBLES
-        + 'from app.telemetry.logs import log\nlog.info("a")\nlog.warning("b")\nstumble(lambda: log.exception("bug"))'
+        + 'from app.telemetry.logs import log\nlog.info("a")\nlog.warning("b")\n'
+        + 'stumble(lambda: log.exception("unhandled_exception"))'
     )
 
     ran = subprocess.run([sys.executable, "-c", say], cwd=ROOT, capture_output=True, text=True, check=True)
