@@ -11,9 +11,9 @@ SHORTEST_PASSWORD = 12
 
 
 @click.command(epilog=examples("demo", "demo --once"))
-@click.option("--once", is_flag=True, help="End after the last line: 0 if every line was as it should be, else 1.")
+@click.option("--once", is_flag=True, help="Exit after the last step: status 0 if every step passed, else 1.")
 def demo(once: bool) -> None:
-    """The whole of it on this machine, with nothing to set up: see what it does."""
+    """Run the whole system on this machine, with nothing to set up."""
     from app.demo.story import run
 
     sys.exit(run(once))

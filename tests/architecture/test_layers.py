@@ -288,8 +288,8 @@ def test_nothing_imports_a_source_by_its_name() -> None:
     assert {} == written
 
 
-#: It tells a story, and a story has names.
-STORIES = {"app.demo.story"}
+#: The demo uses some sources by name.
+DEMO = {"app.demo.story", "app.demo.system"}
 
 
 def test_nothing_outside_a_tools_two_files_knows_its_name() -> None:
@@ -297,7 +297,7 @@ def test_nothing_outside_a_tools_two_files_knows_its_name() -> None:
     knowing = {
         name: found
         for name, module in MODULES.items()
-        if name not in STORIES and (found := module.texts() & (tools - {name.rpartition(".")[2]}))
+        if name not in DEMO and (found := module.texts() & (tools - {name.rpartition(".")[2]}))
     }
 
     assert {} == knowing

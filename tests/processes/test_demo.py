@@ -1,4 +1,4 @@
-"""The demo, as somebody sees it who just cloned this, and ends it with Ctrl-C."""
+"""`doorbell demo` as a newcomer runs it: in a clone, without settings, ended with Ctrl-C."""
 
 import os
 import signal
@@ -24,27 +24,27 @@ def is_alive(pid: int) -> bool:
     return True
 
 
-def test_every_line_is_as_it_should_be_and_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_every_step_passes_and_ctrl_c_stops_everything(tmp_path: Path) -> None:
     env = {**os.environ, "TMPDIR": str(tmp_path)}
     env.pop("REDIS_URL", None)
-    log = tmp_path / "said"
+    log = tmp_path / "log"
     with log.open("wb") as out:
         demo = subprocess.Popen([sys.executable, "-m", "app", "demo"], cwd=ROOT, env=env, stdout=out, stderr=out)
-    wait_until(lambda: "It stays up" in log.read_text() or demo.poll() is not None, 60)
+    wait_until(lambda: "Everything keeps running" in log.read_text() or demo.poll() is not None, 60)
     children = children_of(demo.pid)
 
     demo.send_signal(signal.SIGINT)
     status = demo.wait(30)
 
-    assert "7 of 7 as they should be." in log.read_text()
+    assert "7 of 7 steps passed." in log.read_text()
     assert 0 == status
     assert 4 == len(children)  # Valkey, sandbox, web, worker
     assert [] == [pid for pid in children if is_alive(pid)]
     assert [log] == list(tmp_path.iterdir())
 
 
-def test_a_setting_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
-    """As whoever tries a new source has it: its hook is set, and what it needs beside is not."""
+def test_a_wrong_setting_is_reported_at_once(tmp_path: Path) -> None:
+    """A hook is set, and another setting that its source requires is missing."""
     env = {**os.environ, "TMPDIR": str(tmp_path), "HOOKS__SQUARE__SECRETS": "x"}
     env = {name: value for name, value in env.items() if name not in ("REDIS_URL", "PUBLIC_URL")}
 
