@@ -35,7 +35,7 @@ PATIENCE_S = 3.0
 def create_app(settings: Settings) -> Starlette:
     # A connection for each patience: a deadline of its own for every request would cost more than a connection.
     entrances = settings.entrances
-    patiences = {entrance.tool.source.answer_within_s for entrance in entrances.values()}
+    patiences = {entrance.tool.definition.sender_timeout_s for entrance in entrances.values()}
     connections = {
         s: Redis(Address.of(settings.redis_url, settings.redis_tls_verify), s, fsync=settings.ack == "fsync")
         for s in patiences | {PATIENCE_S}

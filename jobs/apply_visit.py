@@ -20,7 +20,7 @@ from app.telemetry.tracing import start_span
 from app.visits.change import Contact
 from app.visits.client import ANSWER_S, Record, Refused, Unanswered, VisitsApiTrouble, VisitsClient
 from app.visits.merge import REMEMBERED, Wanted, difference, fold, needed, payments_of, people_of, wanted
-from app.webhooks.registry import source_of
+from app.webhooks.registry import source_of_task
 from jobs.contacts import Contacts, InProgressElsewhere
 from jobs.context import RUN_TIMEOUT_S, Context, RunTimer, chance, seconds_since
 from jobs.retry import decide, reason_class
@@ -91,7 +91,7 @@ def record_metrics(tally: Counters, hold: Hold, outcome: Outcome) -> None:
     if outcome.attempt and outcome.state in ("settled", "parked"):
         tally.increment(TASKS_FINISHED, "visit", outcome.attempt.outcome)
     if outcome.state == "settled":
-        source, now = source_of(hold.root.work), time.time()
+        source, now = source_of_task(hold.root.work), time.time()
         for member in hold.members:
             for origin, change in member.changes.items():
                 if int(change.partition(b" ")[0]) > member.done:

@@ -22,8 +22,8 @@ from app.ledger.ledger import new_id
 from app.ledger.redis import RedisDown
 from app.settings.model import Entrance
 from app.visits.client import Broken, RateLimited, Refused, Unauthorized, VisitsApiTrouble, ask, trouble
-from app.webhooks.fetching import Get
-from app.webhooks.payload import Json
+from app.webhooks.fetching import RecordRequest
+from app.webhooks.payload import Payload
 from jobs.concurrency import FetchSlots
 from jobs.context import Context, chance
 from jobs.retry import RATE_LIMIT_WAIT_S
@@ -69,7 +69,7 @@ class Records:
     event_received_ms: int
     calls: list[list[object]]
 
-    async def find(self, get: Get) -> FetchedRecord:
+    async def find(self, get: RecordRequest) -> FetchedRecord:
         """Raises VisitsApiTrouble, Parked, Busy, RedisDown."""
         at_once, hook = self.context.fetches_by_hook, self.entrance.name
         if self.context.running_jobs.is_full(at_once[hook]):
@@ -83,12 +83,12 @@ class Records:
         finally:
             at_once[hook] -= 1
 
-    async def _find_exclusively(self, get: Get) -> FetchedRecord:
+    async def _find_exclusively(self, get: RecordRequest) -> FetchedRecord:
         key = f"db:record:{self.entrance.name}:{_request_digest(get)}"
         async with self.context.locks.hold(key, LOCK_WAIT_S, InProgressElsewhere):
             return await self._fetch_once(get, key)
 
-    async def _fetch_once(self, get: Get, key: str) -> FetchedRecord:
+    async def _fetch_once(self, get: RecordRequest, key: str) -> FetchedRecord:
         ledger, token = self.context.ledger, new_id()
         waits_until = time.monotonic() + LOCK_WAIT_S
         while not (found := await self._cached(key)):
@@ -118,12 +118,12 @@ class Records:
             datetime.fromtimestamp(int(began_us) // 1_000_000, UTC).replace(microsecond=int(began_us) % 1_000_000),
         )
 
-    async def _fetch(self, get: Get, key: str) -> FetchedRecord:
+    async def _fetch(self, get: RecordRequest, key: str) -> FetchedRecord:
         await self._check_pause(get)
         began = await self.context.ledger.now()
         try:
             record = await self._fetch_one(get)
-            others = get.then(Json(record, "record")) if record is not None else {}
+            others = get.follow_up(Payload(record, "record")) if record is not None else {}
             beside = {name: await self._fetch_one(other) for name, other in others.items()}
         except RateLimited as limited:
             await self._pause_hook(limited)
@@ -143,7 +143,7 @@ class Records:
     def _pause_key(self) -> str:
         return f"db:pause:{self.entrance.name}"
 
-    async def _check_pause(self, get: Get) -> None:
+    async def _check_pause(self, get: RecordRequest) -> None:
         """The rate is the hook's and not the record's: after a 429 nothing is asked for until the tool's time has come."""
         left_ms = int(await self.context.ledger.redis.command("PTTL", self._pause_key))
         if left_ms > 0:
@@ -151,7 +151,7 @@ class Records:
                 left_ms / 1000 + PAUSE_JITTER_S * chance(),
                 "not sent: another request of this hook was answered so",
             )
-            raise RateLimited(get.call, 429, said, wait_s)
+            raise RateLimited(get.label, 429, said, wait_s)
 
     async def _pause_hook(self, limited: RateLimited) -> None:
         wait_s = RATE_LIMIT_WAIT_S if limited.wait_s is None else limited.wait_s
@@ -159,15 +159,15 @@ class Records:
             with suppress(RedisDown):
                 await self.context.ledger.put(self._pause_key, b"1", pause_ms)
 
-    async def _fetch_one(self, get: Get) -> Any:
+    async def _fetch_one(self, get: RecordRequest) -> Any:
         """The record as JSON; None where the tool says that there is none. A token that has ended is got anew, once."""
-        source, given = self.entrance.tool.source, self.entrance.hook.credentials
-        if missing := source.missing(given):
+        source, given = self.entrance.tool.definition, self.entrance.hook.credentials
+        if missing := source.missing_credentials(given):
             names = ", ".join(f"HOOKS__{self.entrance.name.upper()}__CREDENTIALS__{name}" for name in missing)
             raise NeedsOperator(f"credentials_missing: {names}")
-        if source.exchange is None or "TOKEN" in given:
+        if source.token_exchange is None or "TOKEN" in given:
             return await self._call(get, given)
-        tokens = Tokens(self.context, self.entrance, source.exchange, self.calls)
+        tokens = Tokens(self.context, self.entrance, source.token_exchange, self.calls)
         token = await tokens.current()
         try:
             return await self._call(get, {**given, "TOKEN": token})
@@ -176,21 +176,21 @@ class Records:
                 raise
             return await self._call(get, {**given, "TOKEN": fresh})
 
-    async def _call(self, get: Get, given: Mapping[str, str]) -> Any:
-        source = self.entrance.tool.source
+    async def _call(self, get: RecordRequest, given: Mapping[str, str]) -> Any:
+        source = self.entrance.tool.definition
         assert source.credentials
-        shown = source.credentials.show(given, time.time(), get)
+        shown = source.credentials.authenticate(given, time.time(), get)
         if shown.json is not None:
             get = replace(get, json=shown.json)
-        base = (self.entrance.hook.api_url or source.api or "").rstrip("/")
+        base = (self.entrance.hook.api_url or source.api_url or "").rstrip("/")
         method, url, content = _request(get, base)
-        headers = {"accept": "application/json", **source.headers_out, **shown.headers}
+        headers = {"accept": "application/json", **source.api_headers, **shown.headers}
         params = {**get.params, **shown.params} or None
         answer = await ask(
             self.context.http,
             method,
             url,
-            get.call,
+            get.label,
             self.calls,
             headers=headers,
             oversized=Refused,
@@ -198,16 +198,16 @@ class Records:
             **content,
         )
         try:
-            return read_record(get.call, answer)
+            return read_record(get.label, answer)
         except RateLimited as limited:
-            raise _until_reset(limited, answer, source.reset_header) from None
+            raise _until_reset(limited, answer, source.rate_limit_reset_header) from None
 
 
-def _request(get: Get, base: str) -> tuple[str, str, dict[str, Any]]:
+def _request(get: RecordRequest, base: str) -> tuple[str, str, dict[str, Any]]:
     """Method, URL and body."""
     if get.query:
         return "POST", base, {"json": {"query": get.query, "variables": dict(get.variables)}}
-    url = f"{base}/{get.path if get.at is None else get.at}".rstrip("/")
+    url = f"{base}/{get.path if get.endpoint is None else get.endpoint}".rstrip("/")
     if get.json is not None:
         return "POST", url, {"json": dict(get.json)}
     if get.form is not None:
@@ -215,8 +215,8 @@ def _request(get: Get, base: str) -> tuple[str, str, dict[str, Any]]:
     return "GET", url, {}
 
 
-def _request_digest(get: Get) -> str:
-    parts = [get.path, get.at, get.query, dict(get.variables), dict(get.params), get.json, get.form]
+def _request_digest(get: RecordRequest) -> str:
+    parts = [get.path, get.endpoint, get.query, dict(get.variables), dict(get.params), get.json, get.form]
     return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]
 
 
@@ -243,12 +243,12 @@ GRAPHQL_ERRORS = {
 }
 
 
-def _items(errors: Json) -> list[Json]:
+def _items(errors: Payload) -> list[Payload]:
     return list(errors) if isinstance(errors.value, list) else []
 
 
 def _graphql_error(record: Any) -> type[VisitsApiTrouble] | None:
-    for error in _items(Json(record).at("errors")):
+    for error in _items(Payload(record).at("errors")):
         for code in (error.at("extensions", "code").value, error.at("code").value):
             if isinstance(code, str) and code in GRAPHQL_ERRORS:
                 return GRAPHQL_ERRORS[code]

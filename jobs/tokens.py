@@ -30,8 +30,8 @@ from app.ledger.redis import RedisDown
 from app.settings.model import Entrance
 from app.telemetry.logs import log
 from app.visits.client import CONNECT_S, Broken, RateLimited, Unanswered, Unauthorized, Unreachable, ask, trouble
-from app.webhooks.fetching import Exchange
-from app.webhooks.payload import Json
+from app.webhooks.fetching import TokenExchange
+from app.webhooks.payload import Payload
 from jobs.context import Context
 
 #: A token is got anew so long before it ends.
@@ -69,7 +69,7 @@ class Tokens:
 
     context: Context
     entrance: Entrance
-    exchange: Exchange
+    exchange: TokenExchange
     calls: list[list[object]]
 
     async def current(self, rejected: str = "") -> str:
@@ -170,13 +170,13 @@ class Tokens:
             raise trouble(CALL, answer)
         return self._parse_token(_parse_json(answer), refresh, requested_at)
 
-    def _parse_token(self, answer: Json, refresh: str | None, requested_at: float) -> dict[str, Any]:
+    def _parse_token(self, answer: Payload, refresh: str | None, requested_at: float) -> dict[str, Any]:
         """What is kept of an answer."""
-        token, ttl_s = answer.at(*self.exchange.at).value, answer.at("expires_in").value
+        token, ttl_s = answer.at(*self.exchange.token_path).value, answer.at("expires_in").value
         if not isinstance(token, str) or not token:
             raise Broken(CALL, 200, "the answer has no token")
         if isinstance(ttl_s, bool) or not isinstance(ttl_s, int | float):
-            ttl_s = self.exchange.lives_s
+            ttl_s = self.exchange.default_ttl_s
         replacement = answer.at("refresh_token").value
         newest = replacement if isinstance(replacement, str) and replacement else refresh
         return {
@@ -258,7 +258,7 @@ def _lost_refresh_token(error: Unauthorized, started_at: int) -> Unauthorized:
 def _token_error(answer: httpx.Response, has_refresh: bool) -> Unauthorized:
     """OAuth names what it refuses (RFC 6749, 5.2). Tools that name nothing may mean the refresh token, too."""
     try:
-        error = Json(orjson.loads(answer.content)).at("error").value
+        error = Payload(orjson.loads(answer.content)).at("error").value
     except ValueError:
         error = None
     summary = "the token endpoint refuses these credentials"
@@ -267,8 +267,8 @@ def _token_error(answer: httpx.Response, has_refresh: bool) -> Unauthorized:
     return (GrantRejected if has_refresh else Unauthorized)(CALL, answer.status_code, summary)
 
 
-def _parse_json(answer: httpx.Response) -> Json:
+def _parse_json(answer: httpx.Response) -> Payload:
     try:
-        return Json(orjson.loads(answer.content))
+        return Payload(orjson.loads(answer.content))
     except ValueError:
         raise Broken(CALL, answer.status_code, "the answer is not JSON") from None

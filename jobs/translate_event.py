@@ -14,9 +14,9 @@ from app.telemetry.metric_names import TASK_RUNS, TASKS_FINISHED
 from app.telemetry.tracing import start_span
 from app.visits.change import VisitChange, external_id
 from app.visits.client import RateLimited, Unanswered, Unauthorized, VisitsApiTrouble
-from app.webhooks.delivery import Event, Unreadable
+from app.webhooks.delivery import Event, UnreadableBody
 from app.webhooks.payload import Untranslatable
-from app.webhooks.source import GONE, Ignored, PartlyTranslatable
+from app.webhooks.source import RECORD_GONE, Ignored, PartlyTranslatable
 from app.webhooks.translation import FOREIGN_TENANT, is_foreign_tenant, parse_event
 from jobs.apply_visit import complete
 from jobs.context import RUN_TIMEOUT_S, Context, RunTimer, chance, seconds_since
@@ -40,7 +40,7 @@ class RecordNotReadable(Exception):
 def _record_may_appear(meaning: list[VisitChange] | Ignored, found: FetchedRecord) -> bool:
     """Is the record missing, or whose visit it is? A cancel needs neither."""
     if isinstance(meaning, Ignored):
-        return meaning == GONE
+        return meaning == RECORD_GONE
     return not found.is_complete and any(change.action != "cancel" for change in meaning)
 
 
@@ -100,10 +100,10 @@ class EventRun:
             async with asyncio.timeout(RUN_TIMEOUT_S):
                 meta, entrance, event = await self._load_event()
                 parked, meaning = await self._translate(entrance, event)
-            word = f"ignored: {meaning.why}" if isinstance(meaning, Ignored) else "translated"
+            word = f"ignored: {meaning.reason}" if isinstance(meaning, Ignored) else "translated"
             attempt = self.clock.attempt(word, self.calls)
             # Translated anew, an event that means nothing takes back what it said; a record that is gone is no meaning.
-            if isinstance(meaning, Ignored) and (meaning == GONE or not root.replaces):
+            if isinstance(meaning, Ignored) and (meaning == RECORD_GONE or not root.replaces):
                 return Outcome(state="settled", attempt=attempt)
             changes = [] if isinstance(meaning, Ignored) else meaning
             await self.context.ledger.land(self.hold, meta.source, entrance.account, changes, attempt, parked)
@@ -119,7 +119,7 @@ class EventRun:
         except Lost:
             log.warning("lease_lost", task=root.work)
             return None
-        except (NeedsOperator, Untranslatable, Unreadable) as reason:
+        except (NeedsOperator, Untranslatable, UnreadableBody) as reason:
             word = "" if isinstance(reason, NeedsOperator) else "untranslatable: "
             return self._park(f"{word}{reason}")
         except TooMany as bound:

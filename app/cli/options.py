@@ -11,13 +11,13 @@ from click.shell_completion import CompletionItem
 from app.cli.output import Moment
 from app.cli.session import settings_or_none
 from app.operators.filter import Filter
-from app.webhooks.registry import load, specimens
+from app.webhooks.registry import load_sources, load_specimens
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def sources_like(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    titles = {name: tool.source.title for name, tool in load().items()}
+    titles = {name: tool.definition.title for name, tool in load_sources().items()}
     return [CompletionItem(name, help=title) for name, title in titles.items() if name.startswith(incomplete)]
 
 
@@ -29,7 +29,7 @@ def hooks_like(ctx: click.Context, param: click.Parameter, incomplete: str) -> l
 def specimens_like(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Of the source that stands before it."""
     source = ctx.params.get("source")
-    recorded = specimens(source)["deliveries"] if source in load() else []
+    recorded = load_specimens(source)["deliveries"] if source in load_sources() else []
     return [name for one in recorded if (name := one["name"]).startswith(incomplete)]
 
 

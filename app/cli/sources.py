@@ -16,7 +16,7 @@ from app.ledger.ledger import Ledger
 from app.ledger.times import moment
 from app.settings.model import Settings
 from app.telemetry import counters
-from app.webhooks.registry import load, specimens
+from app.webhooks.registry import load_sources, load_specimens
 from app.webhooks.signatures.scheme import Scheme, fingerprint
 from app.webhooks.source import VERIFIED_BY, Source
 
@@ -31,17 +31,17 @@ def sources(name: str | None, as_json: bool) -> None:
         rows = [
             {
                 "source": tool.name,
-                "title": tool.source.title,
-                "evidence": tool.source.evidence,
-                "verified_by": VERIFIED_BY[tool.source.evidence],
-                "proves": tool.source.signature.covers,
-                "busy": tool.source.busy,
-                "within_s": tool.source.answer_within_s,
+                "title": tool.definition.title,
+                "evidence": tool.definition.evidence,
+                "verified_by": VERIFIED_BY[tool.definition.evidence],
+                "proves": tool.definition.signature.covers,
+                "busy": tool.definition.unavailable_status,
+                "within_s": tool.definition.sender_timeout_s,
                 "hooks": []
                 if hooks is None
                 else [e.path for e in hooks.entrances.values() if e.tool.name == tool.name],
             }
-            for tool in load().values()
+            for tool in load_sources().values()
         ]
         return show_rows(rows if as_json else [_without_evidence(row) for row in rows], as_json)
     source = _known(name)
@@ -62,19 +62,19 @@ def _without_evidence(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _known(name: str) -> Source:
-    if name not in load():
-        end(NOTHING_MATCHED, f"there is no source {name}; there are {', '.join(load())}")
-    return load()[name].source
+    if name not in load_sources():
+        end(NOTHING_MATCHED, f"there is no source {name}; there are {', '.join(load_sources())}")
+    return load_sources()[name].definition
 
 
 def _terms_of(source: Source) -> Iterable[str]:
     """How the tool and the door deal with one another, in words."""
     yield PROVES[source.signature.covers]
-    yield f"while Redis is away it hears {source.busy} and tries again"
-    yield f"it is answered within {source.answer_within_s:g} s"
+    yield f"while Redis is away it hears {source.unavailable_status} and tries again"
+    yield f"it is answered within {source.sender_timeout_s:g} s"
     if source.content_encodings:
         yield f"its bodies may be compressed ({', '.join(source.content_encodings)})"
-    needs = [f"HOOKS__<NAME>__{need}" for need in source.needs]
+    needs = [f"HOOKS__<NAME>__{need}" for need in source.required_settings]
     needs += ["PUBLIC_URL"] * source.signature.needs_url + ["SECRET_KEY"] * source.signature.needs_key
     if needs:
         yield f"it needs {', '.join(needs)} too"
@@ -132,7 +132,7 @@ def generate(source: str) -> None:
     if made is None:
         end(
             CHECK_FAILED,
-            f"{load()[source].source.title} signs with a key of its own; `doorbell sources {source}` says more",
+            f"{load_sources()[source].definition.title} signs with a key of its own; `doorbell sources {source}` says more",
         )
     click.echo(made)
     click.echo(
@@ -160,10 +160,10 @@ def _generated(scheme: Scheme) -> str | None:
 @click.option("--to", "url", help="Doorbell's address, or a hook's; by default http://127.0.0.1:$PORT/hooks/SOURCE.")
 def ring(source: str, specimen: str | None, url: str | None) -> None:
     """Send a really signed SPECIMEN, by its number or a part of its name; without one, list them."""
-    from app.webhooks.specimens import Unknown, ring_at
+    from app.webhooks.specimens import UnknownSpecimen, send_specimen
 
     _known(source)
-    names = [delivery["name"] for delivery in specimens(source)["deliveries"]]
+    names = [delivery["name"] for delivery in load_specimens(source)["deliveries"]]
     if specimen is None:
         return show_rows([{"number": number, "specimen": name} for number, name in enumerate(names, 1)], False)
     url = (url or f"http://127.0.0.1:{os.environ.get('PORT', '8000')}").rstrip("/")
@@ -173,8 +173,8 @@ def ring(source: str, specimen: str | None, url: str | None) -> None:
     if not os.environ.get(secrets):
         click.echo(f"{secrets} is not set here: signed with the specimen's own secret", err=True)
     try:
-        answer = ring_at(url, source, specimen, os.environ)
-    except Unknown as error:
+        answer = send_specimen(url, source, specimen, os.environ)
+    except UnknownSpecimen as error:
         end(NOTHING_MATCHED, str(error))
     except OSError as error:
         end(UNREACHABLE, f"{url} cannot be reached ({error})")

@@ -13,7 +13,7 @@ from app.console.turns import TooManyAttempts
 from app.ledger.records import Gone
 from app.operators.drift_audit import fetch_remote_visit
 from app.visits.client import VisitsApiTrouble
-from app.webhooks.specimens import Unknown, specimen
+from app.webhooks.specimens import UnknownSpecimen, sign_specimen
 
 # -- in and out --
 
@@ -138,13 +138,13 @@ async def send_test_delivery(desk: Desk, ask: Ask) -> Response:
     address = f"{settings.public_url or 'http://door'}{entrance.path}"
     try:
         hook = entrance.hook
-        made = specimen(tool, wanted, entrance.name, hook.secrets, settings.secret_key, address, hook.auth)
-    except Unknown:
+        made = sign_specimen(tool, wanted, entrance.name, hook.secrets, settings.secret_key, address, hook.auth)
+    except UnknownSpecimen:
         raise Gone("specimen") from None
     await _note(desk, ask, "sent a test delivery", f"{entrance.name}: {made.name}")
     transport = httpx.ASGITransport(ask.request.app)
     async with httpx.AsyncClient(transport=transport, base_url="http://door") as door:
-        answer = await door.request(made.method, made.at(entrance.path), content=made.raw, headers=made.headers)
+        answer = await door.request(made.method, made.url(entrance.path), content=made.body, headers=made.headers)
     # A handshake is answered with whatever the tool wants.
     said = answer.json() if answer.headers.get("content-type") == "application/json" else {}
     word = said.get("detail") or said.get("ignored") or ("a repeat" if said.get("repeat") else "accepted")

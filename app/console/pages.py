@@ -25,7 +25,7 @@ from app.operators.replay import Replay
 from app.operators.signature_diagnosis import with_likely_causes
 from app.telemetry import counters, rejections
 from app.telemetry.health import last_delivery_times, live_workers, open_circuits
-from app.webhooks.registry import load, specimens
+from app.webhooks.registry import load_sources, load_specimens
 from app.webhooks.source import VERIFIED_BY
 
 # -- first things --
@@ -133,8 +133,10 @@ async def delivery_page(desk: Desk, ask: Ask, id: str, revealed: Container[str] 
     story = await explain.delivery(id)
     try:
         meta, raw = await desk.ledger.delivery(id)
-        tool = load().get(meta.source)
-        body = await asyncio.to_thread(redaction.redact_body, raw, revealed, tool.source.event if tool else ())
+        tool = load_sources().get(meta.source)
+        body = await asyncio.to_thread(
+            redaction.redact_body, raw, revealed, tool.definition.event_name_path if tool else ()
+        )
     except NoBody as error:
         body = [str(error)]
     return await desk.page(
@@ -242,11 +244,11 @@ async def sources(desk: Desk, ask: Ask) -> Response:
     listed = [
         {
             "name": tool.name,
-            "title": tool.source.title,
-            "verified_by": VERIFIED_BY[tool.source.evidence],
+            "title": tool.definition.title,
+            "verified_by": VERIFIED_BY[tool.definition.evidence],
             "hooks": [{"name": e.name, "last": lasts[e.name]} for e in entrances if e.tool.name == tool.name],
         }
-        for tool in load().values()
+        for tool in load_sources().values()
     ]
     listed.sort(key=lambda source: not source["hooks"])
     shut = {gate.account: gate for gate in gates}
@@ -259,7 +261,7 @@ async def source(desk: Desk, ask: Ask) -> Response:
 
 
 async def source_page(desk: Desk, ask: Ask, name: str, response: dict[str, Any] | None = None) -> Response:
-    tool = load().get(name)
+    tool = load_sources().get(name)
     if tool is None:
         raise Gone(name)
     hooks: list[dict[str, Any]] = []
@@ -272,18 +274,18 @@ async def source_page(desk: Desk, ask: Ask, name: str, response: dict[str, Any] 
             hooks.append({"name": entrance.name, "secrets": secrets})
     addresses = _addresses(desk, ask)
     # Before there is a secret, there is no token either.
-    token = f"/{HIDDEN_TOKEN}" if tool.source.signature.needs_key else ""
+    token = f"/{HIDDEN_TOKEN}" if tool.definition.signature.needs_key else ""
     address = addresses[hooks[0]["name"]] if hooks else f"{_base(desk, ask)}/hooks/{name}{token}"
     return await desk.page(
         ask,
         "source.html",
         tool=tool,
-        verified_by=VERIFIED_BY[tool.source.evidence],
+        verified_by=VERIFIED_BY[tool.definition.evidence],
         hooks=hooks,
         addresses=addresses,
         unseen=HIDDEN_TOKEN,
-        setup=_CONTINUED_LINE.sub(" ", tool.source.setup.strip()).replace("{url}", address),
-        specimens=[recorded["name"] for recorded in specimens(name)["deliveries"]],
+        setup=_CONTINUED_LINE.sub(" ", tool.definition.setup.strip()).replace("{url}", address),
+        specimens=[recorded["name"] for recorded in load_specimens(name)["deliveries"]],
         rang=response,
     )
 
@@ -337,7 +339,7 @@ def _addresses(desk: Desk, ask: Ask) -> dict[str, str]:
     may_see = bool(ask.user and ask.user.has_role("operator"))
     for name, entrance in settings.entrances.items():
         address = settings.address(entrance)
-        if entrance.tool.source.signature.needs_key and not may_see:
+        if entrance.tool.definition.signature.needs_key and not may_see:
             address = f"{address.rpartition('/')[0]}/{HIDDEN_TOKEN}"
         found[name] = address if settings.public_url else base + address
     return found

@@ -24,7 +24,7 @@ from app.operators.explain import Explain, humanize
 from app.operators.operations import Operations
 from app.settings.model import Settings
 from app.visits.client import http_client
-from app.webhooks.registry import title_of
+from app.webhooks.registry import source_title
 
 
 @dataclass(slots=True)
@@ -146,7 +146,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"ago": ago, "number": number, "segment": segment, "iso": iso, "titled": title_of}
+    environment.filters |= {"ago": ago, "number": number, "segment": segment, "iso": iso, "titled": source_title}
     environment.globals["static"] = lambda name: f"/console/static/{STATIC.version}/{name}"
     return environment
 

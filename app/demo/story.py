@@ -16,7 +16,7 @@ import httpx
 
 from app.demo import valkey
 from app.demo.system import NotStarted, System, wait_until
-from app.webhooks.specimens import body_of, find
+from app.webhooks.specimens import find_specimen, specimen_body
 
 APPOINTMENT_ID = b"123456789"
 #: Ids in the specimens. Each run replaces them: in a Redis that is not empty, those of the last run would be repeats.
@@ -183,8 +183,8 @@ Or in another terminal:
 
     def _specimen(self, source: str, name: str) -> tuple[bytes, dict[str, str]]:
         """Body and headers, with the ids of this run."""
-        specimen = find(source, name)
-        body = body_of(specimen)
+        specimen = find_specimen(source, name)
+        body = specimen_body(specimen)
         for id in SPECIMEN_IDS:
             body = body.replace(id, id + b"-" + self.run_id.encode())
         return body.replace(APPOINTMENT_ID, self.appointment_id.encode()), dict(specimen["headers"])

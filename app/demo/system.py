@@ -22,8 +22,8 @@ import httpx
 
 from app.console.auth import hash_password
 from app.demo import valkey
-from app.webhooks.registry import specimens
-from app.webhooks.specimens import signed
+from app.webhooks.registry import load_specimens
+from app.webhooks.specimens import sign_headers
 
 SOURCES = ("calendly", "calcom", "acuity")
 STEP_TIMEOUT_S = 30.0
@@ -107,7 +107,9 @@ class System:
     ) -> httpx.Response:
         """Send a signed webhook. signed_body: what the signature covers, if it is not the body."""
         url = f"{self.web_url}/hooks/{source}"
-        headers = signed(source, body if signed_body is None else signed_body, headers, [self.secrets[source]], url)
+        headers = sign_headers(
+            source, body if signed_body is None else signed_body, headers, [self.secrets[source]], url
+        )
         return self.http.post(url, content=body, headers=headers)
 
     def visits(self) -> list[dict[str, Any]]:
@@ -155,7 +157,7 @@ def process(
 @contextmanager
 def tool_api() -> Iterator[str]:
     """Acuity's API, which returns the specimen's record for every request; yields its URL."""
-    [record] = specimens("acuity")["deliveries"][0]["records"].values()
+    [record] = load_specimens("acuity")["deliveries"][0]["records"].values()
 
     class Records(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

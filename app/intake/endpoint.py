@@ -26,12 +26,12 @@ from app.telemetry.counters import Counters
 from app.telemetry.logs import log
 from app.telemetry.rejections import Rejections
 from app.webhooks.delivery import (
+    BodyTooLarge,
     Delivery,
     Event,
-    TooLarge,
-    Unreadable,
-    WrongContentEncoding,
-    WrongContentType,
+    UnreadableBody,
+    UnsupportedContentEncoding,
+    UnsupportedContentType,
     check_content_encoding,
     check_content_type,
     content_encoding,
@@ -66,7 +66,7 @@ class Intake:
     def __init__(
         self, settings: Settings, ledgers: Mapping[float, Ledger], refusals: Rejections, tally: Counters | None = None
     ) -> None:
-        """ledgers: by how long a tool may be kept waiting (Source.answer_within_s)."""
+        """ledgers: by how long a tool may be kept waiting (Source.sender_timeout_s)."""
         self._entrances = settings.entrances
         self._max_body = settings.max_body
         self._terms = {name: settings.terms(entrance, 0) for name, entrance in settings.entrances.items()}
@@ -127,12 +127,12 @@ class Intake:
         self, scope: Scope, receive: Receive, entrance: Entrance | None, behind: str, rang: "Rang"
     ) -> Answer:
         """behind: what follows the hook's name, which only an address with a token has."""
-        if entrance is None or (behind and not entrance.tool.source.signature.needs_key):
+        if entrance is None or (behind and not entrance.tool.definition.signature.needs_key):
             raise Refused(404, "no_such_hook", "there is no hook of this name, or it has no secret")
-        method, source = scope["method"], entrance.tool.source
-        if method == "GET" and source.unsigned and (reply := source.unsigned.answer(_asked(entrance, scope))):
+        method, source = scope["method"], entrance.tool.definition
+        if method == "GET" and source.handshake and (reply := source.handshake.answer(_asked(entrance, scope))):
             return Answer(200, reply.body, reply.content_type)
-        if method in source.probes:
+        if method in source.probe_methods:
             return Answer(200, b"")
         if method != "POST":
             raise Refused(405, "method_not_allowed", "webhooks are POSTed here", allow="POST")
@@ -151,37 +151,37 @@ class Intake:
             entrance.name, entrance.tool.name, headers, b"", datetime.now(UTC), request_id, token, query=query
         )
         try:
-            check_content_type(delivery, entrance.tool.source.form)
-            check_content_encoding(delivery, entrance.tool.source.content_encodings)
-        except WrongContentType as error:
+            check_content_type(delivery, entrance.tool.definition.body_format)
+            check_content_encoding(delivery, entrance.tool.definition.content_encodings)
+        except UnsupportedContentType as error:
             raise Refused(415, "wrong_content_type", str(error)) from None
-        except WrongContentEncoding as error:
-            taken = ", ".join(entrance.tool.source.content_encodings) or "identity"
+        except UnsupportedContentEncoding as error:
+            taken = ", ".join(entrance.tool.definition.content_encodings) or "identity"
             raise Refused(415, "wrong_content_encoding", str(error), **{"accept-encoding": taken}) from None
         if whole := scope.get(http_protocol.WHOLE):
-            delivery.raw = http_protocol.take(whole)
-            if len(delivery.raw) > self._max_body:
+            delivery.body = http_protocol.take(whole)
+            if len(delivery.body) > self._max_body:
                 raise _too_large(self._max_body)
         else:
             claimed = delivery.header("content-length") or ""
-            delivery.raw = await self._slow.read(receive, claimed, self._max_body)
+            delivery.body = await self._slow.read(receive, claimed, self._max_body)
         return delivery
 
     async def _take(self, entrance: Entrance, delivery: Delivery, rang: "Rang") -> Answer:
-        source = entrance.tool.source
-        if source.unsigned and (reply := source.unsigned.answer(delivery)):
+        source = entrance.tool.definition
+        if source.handshake and (reply := source.handshake.answer(delivery)):
             return Answer(200, reply.body, reply.content_type)
         slot = self._verify(entrance, delivery)
         rang.slot = slot + 1
         try:
             if source.content_encodings and content_encoding(delivery):
-                delivery.raw = decompress(delivery.raw, self._max_body)
+                delivery.body = decompress(delivery.body, self._max_body)
             event = parse_event(entrance.tool, delivery, entrance.hook.zone)
-        except Unreadable as error:
+        except UnreadableBody as error:
             raise Refused(400, "unreadable_body", str(error)) from None
-        except TooLarge:
+        except BodyTooLarge:
             raise Refused(413, "too_large", f"a body has {self._max_body} bytes at the most, decompressed") from None
-        if source.challenge and (reply := source.challenge.answer(event, entrance.hook.secrets[slot])):
+        if source.signed_handshake and (reply := source.signed_handshake.answer(event, entrance.hook.secrets[slot])):
             return Answer(200, reply.body, reply.content_type)
         translation = translate_event(entrance.tool, event, entrance.hook.tenants)
         if translation.error:
@@ -198,7 +198,7 @@ class Intake:
         fixed = self._terms[entrance.name]
         terms = Terms(fixed.secrets, time.time(), fixed.url, fixed.tolerance_s, fixed.keys)
         try:
-            return entrance.tool.source.signature.verify(delivery, terms)
+            return entrance.tool.definition.signature.verify(delivery, terms)
         except SignatureError as error:
             raise Refused(401, f"signature_{error.reason}", str(error)) from None
 
@@ -221,7 +221,7 @@ class Intake:
             hook=entrance.name,
             source=tool.name,
             at=int(event.received_at.timestamp() * 1000),
-            name=_name(event, tool.source),
+            name=_name(event, tool.definition),
             request_id=delivery.request_id,
             slot=slot,
             ignored=translation.ignored,
@@ -229,7 +229,7 @@ class Intake:
         )
         if translation.state == "parked":
             log.warning("event_parked", hook=entrance.name, reason=translation.reason)
-        written = await self._ledgers[tool.source.answer_within_s].accept(
+        written = await self._ledgers[tool.definition.sender_timeout_s].accept(
             delivery,
             meta,
             translation.changes,
@@ -237,19 +237,19 @@ class Intake:
             repeat_key=translation.repeat_key,
             event=translation.state,
             reason=translation.reason,
-            again=tool.source.look_alike,
-            repeat_s=LONG_REPEAT_S if tool.source.orders_by_arrival else REPEAT_S,
+            again=tool.definition.events_may_collide,
+            repeat_s=LONG_REPEAT_S if tool.definition.ordered_by_arrival else REPEAT_S,
         )
         if written.bound:
             log.warning("event_parked", hook=entrance.name, reason=written.bound)
         rang.outcome = "repeat" if written.repeat else "ignored" if translation.ignored else "accepted"
-        rang.delivery, rang.name = written.delivery, meta.name if translation.expected else ""
+        rang.delivery, rang.name = written.delivery, meta.name if translation.change_count else ""
         self._tally.record_delivery(entrance.name, rang.outcome, slot, meta.at, meta.request_id, written.delivery)
         if written.repeat:
             return Answer(200, orjson.dumps({"delivery": written.delivery, "repeat": True}))
         if translation.ignored:
             return Answer(200, orjson.dumps({"delivery": written.delivery, "ignored": translation.ignored}))
-        return Answer(202, orjson.dumps({"delivery": written.delivery, "changes": translation.expected}))
+        return Answer(202, orjson.dumps({"delivery": written.delivery, "changes": translation.change_count}))
 
 
 @dataclass(slots=True)
@@ -313,7 +313,7 @@ FOREIGN = "foreign_tenant"
 
 def _account(entrance: Entrance, event: Event) -> str:
     """The account that the event names, in words."""
-    named = entrance.tool.source.tenant(event) if entrance.tool.source.tenant else None
+    named = entrance.tool.definition.tenant_of(event) if entrance.tool.definition.tenant_of else None
     return f"account {named}" if named and _ACCOUNT.fullmatch(named) else "an account without a plain name"
 
 
@@ -329,14 +329,14 @@ def _asked(entrance: Entrance, scope: Scope) -> Delivery:
 def _name(event: Event, source: Source) -> str:
     """What the tool calls the event, for people; it is not relied on."""
     try:
-        name = source.name(event) if source.name else event.data.at(*source.event).value
+        name = source.event_name(event) if source.event_name else event.data.at(*source.event_name_path).value
     except Untranslatable:
         return ""
     return name[:80] if isinstance(name, str) else ""
 
 
 def _busy(entrance: Entrance) -> int:
-    return entrance.tool.source.busy
+    return entrance.tool.definition.unavailable_status
 
 
 _LATER = {"retry-after": str(RETRY_AFTER_S)}

@@ -85,7 +85,7 @@ class Ledger:
         id = new_id()
         landing = _landing(meta.source, account, changes)
         meta.work.extend([event_work(id)] if event else landing[::3])
-        record = orjson.dumps(meta) + b"\n" + self._bodies.keep(delivery.raw, id)
+        record = orjson.dumps(meta) + b"\n" + self._bodies.keep(delivery.body, id)
         seen = _seen_key(delivery, repeat_key)
         first = await self.redis.write(
             "accept", id, meta.hook, seen, repeat_s, self._keep_ms, record, event, reason, int(again), *landing
@@ -386,7 +386,7 @@ def rang_ms(id: str) -> int:
 
 
 def _seen_key(delivery: Delivery, repeat_key: str | None) -> str:
-    named = delivery.raw if repeat_key is None else b"id:" + repeat_key.encode("utf-8", "surrogatepass")
+    named = delivery.body if repeat_key is None else b"id:" + repeat_key.encode("utf-8", "surrogatepass")
     digest = base64.urlsafe_b64encode(hashlib.sha256(named).digest()[:16]).rstrip(b"=").decode()
     return f"db:seen:{delivery.hook}:{digest}"
 

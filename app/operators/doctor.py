@@ -107,21 +107,21 @@ def _hooks(settings: Settings) -> list[Check]:
     checks = []
     for name, hook in settings.hooks.items():
         prefix, tool = f"HOOKS__{name.upper()}", settings.tool(name)
-        needed = tool.source.missing(hook.credentials) if tool.fetch else []
+        needed = tool.definition.missing_credentials(hook.credentials) if tool.fetch else []
         missing = [f"{prefix}__CREDENTIALS__{field}" for field in needed]
         if not hook.secrets:
             checks.append(Check(f"hook {name}", "warn", "no secret: it does not exist", f"Set {prefix}__SECRETS."))
         elif missing:
             fix = f"Set {', '.join(missing)}."
-            checks.append(Check(f"hook {name}", "fail", f"{tool.source.title} cannot be asked for records", fix))
+            checks.append(Check(f"hook {name}", "fail", f"{tool.definition.title} cannot be asked for records", fix))
         elif len(hook.secrets) > 1:
             detail = f"{len(hook.secrets)} secrets are accepted"
             checks.append(Check(f"hook {name}", "ok", detail, "Take the old one out when the tool has changed over."))
-        if hook.secrets and tool.source.signature.covers != "body":
-            checks.append(_unproven(name, tool.source))
-        if hook.secrets and tool.source.evidence == "recalled":
-            checks.append(_unverified(name, tool.source))
-        if any(len(secret) < RECOMMENDED_KEY for secret in hook.secrets) and tool.source.signature.is_key_chosen:
+        if hook.secrets and tool.definition.signature.covers != "body":
+            checks.append(_unproven(name, tool.definition))
+        if hook.secrets and tool.definition.evidence == "recalled":
+            checks.append(_unverified(name, tool.definition))
+        if any(len(secret) < RECOMMENDED_KEY for secret in hook.secrets) and tool.definition.signature.is_key_chosen:
             checks.append(_short(f"hook {name}", f"{prefix}__SECRETS"))
     if not settings.entrances:
         checks.append(Check("hooks", "warn", "there is none: nobody can ring", "Set HOOKS__<NAME>__SECRETS."))

@@ -25,7 +25,7 @@ from app.ledger.records import Gone, Member
 from app.settings.model import Settings
 from app.visits.client import Broken, RateLimited, Record, Unanswered, Unreachable, VisitsClient
 from app.visits.merge import difference, fold, same, wanted
-from app.webhooks.registry import load
+from app.webhooks.registry import load_sources
 
 Kind = Literal["missing", "unexpected", "different", "duplicate"]
 
@@ -77,7 +77,7 @@ class DriftAudit:
         self._key = f"db:audit:{account}"
         token = settings.tokens[account]
         self._api = VisitsClient(http, settings.visits_api_url, token, [], self._before_call)
-        self._ours = tuple(f"{name}-" for name in load())
+        self._ours = tuple(f"{name}-" for name in load_sources())
         self.progress = AuditProgress()
 
     async def _before_call(self) -> None:

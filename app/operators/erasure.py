@@ -33,7 +33,7 @@ from app.operators.explain import merge_visit, run_off_loop
 from app.settings.model import Settings
 from app.visits.change import FORGOTTEN, Contact
 from app.visits.merge import REMEMBERED, wanted
-from app.webhooks.delivery import JWT, from_base64url
+from app.webhooks.delivery import JWT_PATTERN, decode_base64url
 
 #: What is told of what is found.
 LABELS = {
@@ -409,8 +409,8 @@ def mentions(email: str) -> Callable[[bytes], bool]:
     word = re.compile(rf"(?<![\w.+%-]){re.escape(email)}(?![\w-]|\.\w)")
 
     def speaks(raw: bytes) -> bool:
-        if JWT.fullmatch(raw.strip()):
-            raw = from_base64url(raw.split(b".")[1]) or raw
+        if JWT_PATTERN.fullmatch(raw.strip()):
+            raw = decode_base64url(raw.split(b".")[1]) or raw
         plain = raw.decode("utf-8", "replace").lower()
         for text in (plain, unquote(plain)) if "%" in plain else (plain,):
             if "\\" in text:

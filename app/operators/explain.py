@@ -18,7 +18,7 @@ from app.ledger.times import moment
 from app.settings.model import Settings
 from app.visits.change import DETAILS, external_id
 from app.visits.merge import ONLY_FOR, Fact, Facts, Said, fold, wanted, winners
-from app.webhooks.registry import load
+from app.webhooks.registry import load_sources
 
 _ADDRESS = re.compile(r"[^\s\"'<>@]+@[^\s\"'<>@]+")
 _NUMBER = re.compile(r"\+?\d[\d\s().-]{6,}\d")
@@ -57,8 +57,8 @@ def redacted(text: str) -> str:
 
 def event_name(meta: Meta) -> str:
     """What the tool calls the event, where that can name nobody: a word, or what the source declares as the name."""
-    tool = load().get(meta.source)
-    is_declared = bool(tool and tool.source.event)
+    tool = load_sources().get(meta.source)
+    is_declared = bool(tool and tool.definition.event_name_path)
     return meta.name if is_declared or _WORD.fullmatch(meta.name) else ""
 
 
@@ -369,7 +369,7 @@ def _failure_fields(member: Member) -> Row:
 
 def _possible_names(given: str) -> set[str]:
     source, _, id = given.partition("-")
-    return {given, external_id(source, id)} if source in load() else {given}
+    return {given, external_id(source, id)} if source in load_sources() else {given}
 
 
 def _delivery_sentence(meta: Meta, changes: Sequence[Row]) -> str:

@@ -18,7 +18,7 @@ from app.operators.filter import INDEXED_STATES, Filter
 from app.settings.model import Settings
 from app.telemetry import counters
 from app.visits.change import external_id
-from app.webhooks.registry import load, source_of
+from app.webhooks.registry import load_sources, source_of_task
 
 PAGE_SIZE = 50
 #: So many are asked for at once.
@@ -343,7 +343,7 @@ class Lists:
         events = [work for work in works if work.startswith(EVENT)]
         metas = await self._delivery_infos([work.removeprefix(f"{EVENT}:") for work in events])
         of_events = {work: meta.source if meta else "" for work, meta in zip(events, metas, strict=True)}
-        return {work: of_events.get(work) or source_of(work) for work in works}
+        return {work: of_events.get(work) or source_of_task(work) for work in works}
 
     async def task_row(self, work: str) -> Row | None:
         """As a row of deliveries: the newest one that is not applied, and what is the matter."""
@@ -362,7 +362,7 @@ class Lists:
             "at": moment(meta.at) if meta else None,
             "hook": meta.hook if meta else "",
             "event": event_name(meta) if meta else "",
-            "source": meta.source if meta else source_of(work),
+            "source": meta.source if meta else source_of_task(work),
             "state": member.state,
             "visits": [member.external_id] if is_visit else [],
         }
@@ -385,4 +385,4 @@ def _matches(filter: Filter, meta: Meta | None) -> bool:
 
 def _possible_names(id: str) -> list[str]:
     """What a visit of that id may be called: it may be ours, or the tool's."""
-    return [id, *(external_id(source, id) for source in load())]
+    return [id, *(external_id(source, id) for source in load_sources())]

@@ -23,7 +23,7 @@ from app.telemetry.health import (
     load_backlog,
     open_circuits,
 )
-from app.webhooks.registry import title_of
+from app.webhooks.registry import source_title
 
 CHART_HOURS = 24
 #: What the chart shows, from the bottom up: at the door, and of the worker.
@@ -145,7 +145,7 @@ def _failures_need_operator(count: int, groups: Sequence[FailureGroup]) -> str:
     since = min(group.first for group in groups) if groups else 0
     age = f"The first came {humanize(time.time() - since / 1000)} ago."
     if len(groups) == 1:
-        return f"{needs} you: {groups[0].reason}, from {title_of(groups[0].source)}. {age}"
+        return f"{needs} you: {groups[0].reason}, from {source_title(groups[0].source)}. {age}"
     return f"{needs} you, most often for {groups[0].reason}. {age}" if groups else f"{needs} you."
 
 

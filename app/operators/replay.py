@@ -179,7 +179,7 @@ class Replay:
         if kept.entrance is None or kept.event is None:
             return replace(step, skip_reason=kept.problem)
         if gets := kept.record_requests:
-            return replace(step, calls=tuple(Call(get.call, get.path) for get in gets))
+            return replace(step, calls=tuple(Call(get.label, get.path) for get in gets))
         if self._mode == "reconcile":
             return replace(step, skip_reason="record_not_fetchable")
         # What came after it may be forgotten already, and would be undone.

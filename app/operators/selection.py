@@ -12,8 +12,8 @@ from app.operators.explain import Explain
 from app.operators.filter import RESULT_STATES, Filter
 from app.operators.lists import Lists
 from app.settings.model import Entrance, Settings
-from app.webhooks.delivery import Event, Unreadable
-from app.webhooks.fetching import Get
+from app.webhooks.delivery import Event, UnreadableBody
+from app.webhooks.fetching import RecordRequest
 from app.webhooks.translation import parse_event
 
 Mode = Literal["retry", "retranslate", "reconcile"]
@@ -223,7 +223,7 @@ class StoredDelivery:
     problem: str = ""
 
     @property
-    def record_requests(self) -> list[Get]:
+    def record_requests(self) -> list[RecordRequest]:
         """The records that it points at, if it is a thin one."""
         if self.entrance is None or self.event is None or self.entrance.tool.fetch is None:
             return []
@@ -244,7 +244,7 @@ async def load_stored(ledger: Ledger, settings: Settings, delivery: str) -> Stor
         return StoredDelivery(meta, None, problem="its hook has no secret")
     try:
         return StoredDelivery(meta, entrance, parse_event(entrance.tool, meta.delivery(raw), entrance.hook.zone))
-    except Unreadable as error:
+    except UnreadableBody as error:
         return StoredDelivery(meta, entrance, problem=str(error))
 
 

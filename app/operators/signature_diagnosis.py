@@ -59,7 +59,7 @@ class _Correction(NamedTuple):
 
 
 def diagnose(settings: Settings, entrance: Entrance, delivery: Delivery, now: float) -> Diagnosis:
-    scheme, case = entrance.tool.source.signature, _Attempt(delivery, settings.terms(entrance, now))
+    scheme, case = entrance.tool.definition.signature, _Attempt(delivery, settings.terms(entrance, now))
     refused = _rejection(scheme, case)
     if refused is None:
         return _verify(scheme, case, ())
@@ -147,9 +147,9 @@ def _corrections(settings: Settings, entrance: Entrance, case: _Attempt) -> Iter
     """One at a time, then two of different kinds."""
     groups = [
         list(_secrets(settings, entrance)),
-        list(_bodies(case.delivery.raw)),
+        list(_bodies(case.delivery.body)),
         list(_encodings(case.delivery)),
-        list(_urls(case)) if entrance.tool.source.signature.needs_url else [],
+        list(_urls(case)) if entrance.tool.definition.signature.needs_url else [],
     ]
     for group in groups:
         yield from ((change,) for change in group)
@@ -161,7 +161,7 @@ def _secrets(settings: Settings, entrance: Entrance) -> Iterator[_Correction]:
     def signed_with(*secrets: str) -> Callable[[_Attempt], _Attempt]:
         return lambda case: case._replace(terms=case.terms._replace(secrets=secrets))
 
-    scheme, ours = entrance.tool.source.signature, set(entrance.hook.secrets)
+    scheme, ours = entrance.tool.definition.signature, set(entrance.hook.secrets)
     for other in settings.entrances.values():
         for secret in other.hook.secrets:
             if other.name != entrance.name and secret not in ours and scheme.check_secret(secret) is None:
@@ -195,7 +195,7 @@ def _bodies(raw: bytes) -> Iterator[_Correction]:
 
 
 def _with_body(case: _Attempt, raw: bytes) -> _Attempt:
-    return case._replace(delivery=replace(case.delivery, raw=raw))
+    return case._replace(delivery=replace(case.delivery, body=raw))
 
 
 def _body_variants(raw: bytes) -> Iterator[tuple[str, bytes]]:

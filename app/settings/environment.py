@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from app.settings.model import Hook, Settings
-from app.webhooks.registry import load
-from app.webhooks.source import BadSource, Tool
+from app.webhooks.registry import load_sources
+from app.webhooks.source import InvalidSource, LoadedSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +121,8 @@ def _contradictions(settings: Settings, redis_needed: bool, token_needed: bool) 
         missing = "CONSOLE_PROXY_SECRET" if settings.console_proxy_header else "CONSOLE_PROXY_HEADER"
         yield Problem(missing, "is needed: a proxy is trusted by both together", fix="Set it, or take the other out.")
     try:
-        tools = load()
-    except BadSource as error:
+        tools = load_sources()
+    except InvalidSource as error:
         yield Problem("app/sources", str(error), fix="Mend that file, or take it out.")
         return
     yield from _account_contradictions(settings)
@@ -146,7 +146,9 @@ def _account_contradictions(settings: Settings) -> Iterator[Problem]:
             yield Problem(setting, f"its token is the one of the account {accounts[token]}", fix=fix)
 
 
-def _hook_contradictions(settings: Settings, name: str, hook: Hook, tools: Mapping[str, Tool]) -> Iterator[Problem]:
+def _hook_contradictions(
+    settings: Settings, name: str, hook: Hook, tools: Mapping[str, LoadedSource]
+) -> Iterator[Problem]:
     prefix = f"HOOKS__{name.upper()}"
     tool = settings.tool(name) if (hook.source or name) in tools else None
     if not name.replace("_", "").replace("-", "").isalnum() or not name.isascii() or len(name) > 40:
@@ -155,44 +157,44 @@ def _hook_contradictions(settings: Settings, name: str, hook: Hook, tools: Mappi
         sources = ", ".join(tools)
         yield Problem(f"{prefix}__SOURCE", "must be one of the sources", shape(hook.source), f"There are {sources}.")
         return
-    if "bearer" in hook.auth and not tool.source.bearer:
-        why = f"{tool.source.title} takes no bearer token"
+    if "bearer" in hook.auth and not tool.definition.bearer:
+        why = f"{tool.definition.title} takes no bearer token"
         yield Problem(f"{prefix}__AUTH", why, fix="Take it out, or use the source standard.")
     for number, secret in enumerate(hook.secrets, 1):
-        rule = tool.source.signature.check_secret(secret)
+        rule = tool.definition.signature.check_secret(secret)
         if rule:
-            fix = _SENDER_CANNOT_SIGN if tool.source.bearer else f"Copy it again from {tool.source.title}."
+            fix = _SENDER_CANNOT_SIGN if tool.definition.bearer else f"Copy it again from {tool.definition.title}."
             yield Problem(f"{prefix}__SECRETS", f"secret {number} of {len(hook.secrets)} {rule}", shape(secret), fix)
-    if hook.secrets and tool.source.signature.needs_url and not settings.public_url:
-        why = f"is needed, because {tool.source.title} signs the address that it calls"
+    if hook.secrets and tool.definition.signature.needs_url and not settings.public_url:
+        why = f"is needed, because {tool.definition.title} signs the address that it calls"
         yield Problem("PUBLIC_URL", why, fix=f"Set it to the part of the address before {f'/hooks/{name}'}.")
     if hook.secrets:
         yield from _missing_beside_secrets(settings, prefix, hook, tool)
-    known = tool.source.credential_names
+    known = tool.definition.credential_names
     for credential in hook.credentials:
         if credential not in known:
             fix = f"It takes {', '.join(known)}." if known else "It takes none."
             yield Problem(
-                f"{prefix}__CREDENTIALS__{credential}", f"{tool.source.title} has no such credential", fix=fix
+                f"{prefix}__CREDENTIALS__{credential}", f"{tool.definition.title} has no such credential", fix=fix
             )
 
 
 _SENDER_CANNOT_SIGN = "`doorbell secrets generate standard` makes one. For a sender that cannot sign, set AUTH=bearer."
 
 
-def _missing_beside_secrets(settings: Settings, prefix: str, hook: Hook, tool: Tool) -> Iterator[Problem]:
+def _missing_beside_secrets(settings: Settings, prefix: str, hook: Hook, tool: LoadedSource) -> Iterator[Problem]:
     """What a hook that exists needs too."""
-    source, keys = tool.source, settings.secret_key
+    source, keys = tool.definition, settings.secret_key
     if source.signature.needs_key and not keys:
         why = f"is needed, because {source.title} signs nothing and gets an address with a token of ours"
         yield Problem("SECRET_KEY", why, fix="Set it to 32 random characters or more.")
     if "REFRESH_TOKEN" in hook.credentials and not keys:
         yield Problem("SECRET_KEY", "is needed: the tokens that are got anew are kept under it")
-    for need in source.needs:
+    for need in source.required_settings:
         if not getattr(hook, need.lower()):
             fix = f"It is {Hook.model_fields[need.lower()].description}."
             yield Problem(f"{prefix}__{need}", f"is needed for {source.title}", fix=fix)
-    if hook.tenants and not source.tenant:
+    if hook.tenants and not source.tenant_of:
         yield Problem(f"{prefix}__TENANTS", f"{source.title} does not say which account rings", fix="Take it out.")
 
 

@@ -13,9 +13,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 from redis.asyncio.connection import parse_url
 
-from app.webhooks.registry import load
+from app.webhooks.registry import load_sources
 from app.webhooks.signatures.scheme import Terms
-from app.webhooks.source import Auth, Tool
+from app.webhooks.source import Auth, LoadedSource
 
 
 def _rule(sentence: str) -> PydanticCustomError:
@@ -244,11 +244,11 @@ class Settings(BaseModel):
             if hook.secrets
         }
 
-    def tool(self, name: str) -> Tool:
+    def tool(self, name: str) -> LoadedSource:
         """The source of a hook, with the form of authentication that the hook accepts."""
         hook = self.hooks[name]
-        tool = load()[hook.source or name]
-        return replace(tool, source=tool.source.with_auth(hook.auth))
+        tool = load_sources()[hook.source or name]
+        return replace(tool, definition=tool.definition.with_auth(hook.auth))
 
     def terms(self, entrance: "Entrance", now: float) -> Terms:
         """What the hook brings to the verification of a delivery."""
@@ -258,7 +258,7 @@ class Settings(BaseModel):
     def address(self, entrance: "Entrance") -> str:
         """The hook's address as the tool should have it; only its path without PUBLIC_URL."""
         terms = Terms(entrance.hook.secrets, 0, keys=self.secret_key)
-        token = entrance.tool.source.signature.token(entrance.name, terms)
+        token = entrance.tool.definition.signature.token(entrance.name, terms)
         return f"{self.public_url or ''}{entrance.path}" + (f"/{token}" if token else "")
 
     @cached_property
@@ -308,7 +308,7 @@ class Entrance:
 
     name: str
     hook: Hook
-    tool: Tool
+    tool: LoadedSource
     account: str
 
     @property

@@ -21,10 +21,10 @@ from decimal import Decimal
 
 from app.visits.change import UNSAID, Action, Contact, Unsaid, VisitChange, microseconds
 from app.webhooks.delivery import Event
-from app.webhooks.fetching import Basic, Get
-from app.webhooks.payload import Json, Untranslatable
+from app.webhooks.fetching import BasicAuth, RecordRequest
+from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.signatures.hmac import Hmac
-from app.webhooks.source import GONE, Ignored, Source
+from app.webhooks.source import RECORD_GONE, Ignored, Source
 
 SETUP = """
 1. In Acuity, open Integrations, API, "View credentials". Set HOOKS__ACUITY__CREDENTIALS__USER_ID to the user id,
@@ -45,11 +45,11 @@ SOURCE = Source(
     evidence="second-hand",
     signature=Hmac(header="X-Acuity-Signature", encoding="base64"),
     setup=SETUP,
-    form="form",
-    event=("action",),
-    look_alike=True,
-    api="https://acuityscheduling.com/api/v1/",
-    credentials=Basic("USER_ID", "API_KEY"),
+    body_format="form",
+    event_name_path=("action",),
+    events_may_collide=True,
+    api_url="https://acuityscheduling.com/api/v1/",
+    credentials=BasicAuth("USER_ID", "API_KEY"),
 )
 
 ACTIONS: dict[str, Action] = {
@@ -60,22 +60,22 @@ ACTIONS: dict[str, Action] = {
 }
 
 
-def fetch(event: Event) -> list[Get]:
+def fetch(event: Event) -> list[RecordRequest]:
     # The id of `order.completed` is an order's, which may be some appointment's too.
-    return [Get(f"appointments/{_appointment_id(event)}")] if _action(event) else []
+    return [RecordRequest(f"appointments/{_appointment_id(event)}")] if _action(event) else []
 
 
 def translate(event: Event) -> list[VisitChange] | Ignored:
     action = _action(event)
     if action is None:
-        return Ignored(event.data.at("action").needed_text())
+        return Ignored(event.data.at("action").required_text())
     visit_id = _appointment_id(event)
     if event.fetched_at is None:
         raise Untranslatable("the appointment that this event points at was not fetched")
     order, record = microseconds(event.fetched_at), event.record
     if record is None:
         if action != "cancel":
-            return GONE
+            return RECORD_GONE
         gone_at = event.fetched_at
         return [VisitChange(action=action, visit_id=visit_id, order=order, date_cancelled=gone_at, is_sighting=True)]
     cancelled = _cancelled(record, action)
@@ -89,7 +89,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
             visit_id=visit_id,
             order=order,
             contact=_contact(record),
-            time_scheduled=record.at("datetime").needed_moment(event.zone),
+            time_scheduled=record.at("datetime").required_time(event.zone),
             amount_collected=_amount(record),
             date_cancelled=_since(event.fetched_at, cancelled),
             no_show=_since(event.fetched_at, _no_show(record)),
@@ -99,27 +99,27 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
 
 
 def _action(event: Event) -> Action | None:
-    return ACTIONS.get(event.data.at("action").needed_text().removeprefix("appointment."))
+    return ACTIONS.get(event.data.at("action").required_text().removeprefix("appointment."))
 
 
 def _appointment_id(event: Event) -> str:
     found = event.data.at("id")
-    written = found.needed_text()
+    written = found.required_text()
     if not re.fullmatch("[1-9][0-9]{0,18}", written):
-        raise found.surprise("a number in digits")
+        raise found.unexpected("a number in digits")
     return written
 
 
-def _cancelled(record: Json, action: Action) -> bool | None:
+def _cancelled(record: Payload, action: Action) -> bool | None:
     """None: neither the record nor the event tells. An old `scheduled`, replayed, is no proof that it still stands."""
-    said = record.at("canceled").flag()
+    said = record.at("canceled").boolean()
     return True if said is None and action == "cancel" else said
 
 
-def _no_show(record: Json) -> bool | None:
+def _no_show(record: Payload) -> bool | None:
     """None: the record does not tell. An appointment that stands has no `noShow`, and is none."""
-    said = record.at("noShow").flag()
-    return False if said is None and record.at("canceled").flag() is False else said
+    said = record.at("noShow").boolean()
+    return False if said is None and record.at("canceled").boolean() is False else said
 
 
 def _since(fetched_at: datetime, flag: bool | None) -> datetime | None | Unsaid:
@@ -128,7 +128,7 @@ def _since(fetched_at: datetime, flag: bool | None) -> datetime | None | Unsaid:
     return fetched_at if flag else None
 
 
-def _amount(record: Json) -> Decimal | None | Unsaid:
+def _amount(record: Payload) -> Decimal | None | Unsaid:
     """`price` is what it costs, `amountPaid` what was collected; both in whole currency units."""
     paid = record.at("amountPaid").amount()
     if paid is None:
@@ -136,7 +136,7 @@ def _amount(record: Json) -> Decimal | None | Unsaid:
     return paid if paid > 0 else None
 
 
-def _contact(record: Json) -> Contact:
+def _contact(record: Payload) -> Contact:
     return Contact(
         email=record.at("email").text(),
         first_name=record.at("firstName").text(),

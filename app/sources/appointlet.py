@@ -23,7 +23,7 @@ from datetime import datetime, timedelta
 
 from app.visits.change import UNSAID, Contact, VisitChange, attendee_visit_id, microseconds
 from app.webhooks.delivery import Event
-from app.webhooks.payload import Json, Untranslatable
+from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.signatures.token import PathToken
 from app.webhooks.source import Ignored, PartlyTranslatable, Source
 
@@ -44,7 +44,7 @@ SOURCE = Source(
     evidence="recalled",
     signature=PathToken(),
     setup=SETUP,
-    event=("action",),
+    event_name_path=("action",),
     repeat_key=lambda event: event.data.at("id").text(),
 )
 
@@ -64,7 +64,7 @@ MADE_WITHIN = timedelta(minutes=1)
 def translate(event: Event) -> list[VisitChange] | Ignored:
     if (event.data.at("type").text() or "").lower() == "booking":
         raise Untranslatable(LEGACY)
-    action, entity = event.data.at("action").needed_text(), event.data.at("entity")
+    action, entity = event.data.at("action").required_text(), event.data.at("entity")
     kind = action.lower().replace(" ", ".")
     if kind in BOOKS | ENDS:
         return _meeting(event, kind, entity)
@@ -73,14 +73,14 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     return Ignored(action)
 
 
-def _meeting(event: Event, kind: str, meeting: Json) -> list[VisitChange]:
-    meeting_id, people = meeting.at("id").needed_text(), list(meeting.at("attendees"))
-    happened_at, is_off, start = event.data.at("created_at").needed_moment(), kind in ENDS, meeting.at("start")
+def _meeting(event: Event, kind: str, meeting: Payload) -> list[VisitChange]:
+    meeting_id, people = meeting.at("id").required_text(), list(meeting.at("attendees"))
+    happened_at, is_off, start = event.data.at("created_at").required_time(), kind in ENDS, meeting.at("start")
     bare = VisitChange(
         action="cancel" if is_off else "create" if kind == "meeting.scheduled" else "update",
         visit_id=meeting_id,
         order=microseconds(happened_at),
-        time_scheduled=(start.moment(event.zone) or UNSAID) if is_off else start.needed_moment(event.zone),
+        time_scheduled=(start.time(event.zone) or UNSAID) if is_off else start.required_time(event.zone),
         date_cancelled=happened_at if is_off else None,
     )
     known = {key: person for person in people if (key := _key(person))}
@@ -97,7 +97,7 @@ def _meeting(event: Event, kind: str, meeting: Json) -> list[VisitChange]:
         for key, person in known.items()
     ]
     if not people and not is_off:
-        raise meeting.at("attendees").surprise("whoever comes")
+        raise meeting.at("attendees").unexpected("whoever comes")
     if not people:
         # What is told of whoever was alone in it outranks a cancel under the meeting's own id, but tells no no-show.
         raise PartlyTranslatable(NOBODY_LISTED, [replace(bare, no_show=happened_at)])
@@ -106,20 +106,20 @@ def _meeting(event: Event, kind: str, meeting: Json) -> list[VisitChange]:
     return changes
 
 
-def _is_made_by(happened_at: datetime, meeting: Json) -> bool:
+def _is_made_by(happened_at: datetime, meeting: Payload) -> bool:
     """Is it not somebody else's booking in a meeting that is there already?"""
-    made_at = meeting.at("created_at").moment()
+    made_at = meeting.at("created_at").time()
     return made_at is None or abs(happened_at - made_at) <= MADE_WITHIN
 
 
-def _attended(event: Event, attendee: Json, leaves: bool) -> VisitChange:
+def _attended(event: Event, attendee: Payload, leaves: bool) -> VisitChange:
     meeting_id, key = _id(attendee.at("meeting")), _key(attendee)
     if not meeting_id:
-        raise attendee.at("meeting").surprise("the meeting that the attendee left")
+        raise attendee.at("meeting").unexpected("the meeting that the attendee left")
     if not key:
         raise Untranslatable(UNTOLD)
-    happened_at = event.data.at("created_at").needed_moment()
-    start = attendee.at("meeting", "start").moment(event.zone) or UNSAID
+    happened_at = event.data.at("created_at").required_time()
+    start = attendee.at("meeting", "start").time(event.zone) or UNSAID
     return VisitChange(
         action="cancel" if leaves else "update",
         visit_id=attendee_visit_id(meeting_id, key),
@@ -130,17 +130,17 @@ def _attended(event: Event, attendee: Json, leaves: bool) -> VisitChange:
     )
 
 
-def _id(found: Json) -> str | None:
+def _id(found: Payload) -> str | None:
     return found.at("id").text() if isinstance(found.value, dict) else found.text()
 
 
-def _key(attendee: Json) -> str | None:
+def _key(attendee: Payload) -> str | None:
     """What an attendee of one meeting is told by."""
     email = (attendee.at("email").text() or "").lower()
     return email if "@" in email else attendee.at("id").text()
 
 
-def _contact(attendee: Json) -> Contact:
+def _contact(attendee: Payload) -> Contact:
     first, last = attendee.at("first_name").text(), attendee.at("last_name").text()
     if not (first or last):
         first, last = [*(attendee.at("name").text() or "").rsplit(maxsplit=1), None, None][:2]

@@ -31,11 +31,11 @@ from typing import Literal
 
 from app.visits.change import UNSAID, Action, Contact, VisitChange, microseconds
 from app.webhooks.delivery import Event
-from app.webhooks.fetching import Get, Shown
-from app.webhooks.payload import Json, Untranslatable
+from app.webhooks.fetching import RecordRequest, RequestAuth
+from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.signatures.hmac import Hmac, base64_key
 from app.webhooks.signatures.scheme import LAST_SECONDS
-from app.webhooks.source import GONE, Ignored, Source, graphql_record
+from app.webhooks.source import RECORD_GONE, Ignored, Source, graphql_record
 
 SETUP = """
 1. In Boulevard (Enterprise plan) open Settings, Developers, and make an application for the Admin API. Set its secret
@@ -57,11 +57,11 @@ class Signed:
 
     names: tuple[str, ...] = ("API_KEY", "API_SECRET", "BUSINESS_ID")
 
-    def show(self, given: Mapping[str, str], now: float, get: Get) -> Shown:
-        said = f"blvd-admin-v1{given['BUSINESS_ID']}{int(now)}"
-        digest = hmac.digest(_key(given["API_SECRET"]), said.encode(), "sha256")
-        pair = f"{given['API_KEY']}:{base64.b64encode(digest).decode()}{said}"
-        return Shown({"authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"})
+    def authenticate(self, credentials: Mapping[str, str], now: float, request: RecordRequest) -> RequestAuth:
+        said = f"blvd-admin-v1{credentials['BUSINESS_ID']}{int(now)}"
+        digest = hmac.digest(_key(credentials["API_SECRET"]), said.encode(), "sha256")
+        pair = f"{credentials['API_KEY']}:{base64.b64encode(digest).decode()}{said}"
+        return RequestAuth({"authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"})
 
 
 def _key(secret: str) -> bytes:
@@ -85,11 +85,11 @@ SOURCE = Source(
         key=base64_key,
     ),
     setup=SETUP,
-    event=("event",),
+    event_name_path=("event",),
     repeat_key=lambda event: event.data.at("idempotencyKey").text(),
-    tenant=lambda event: event.data.at("businessId").text(),
-    busy=429,
-    api="https://dashboard.boulevard.io/api/2020-01/admin",
+    tenant_of=lambda event: event.data.at("businessId").text(),
+    unavailable_status=429,
+    api_url="https://dashboard.boulevard.io/api/2020-01/admin",
     credentials=Signed(),
 )
 
@@ -119,7 +119,7 @@ query ($id: ID!) {
 }
 
 
-def fetch(event: Event) -> list[Get]:
+def fetch(event: Event) -> list[RecordRequest]:
     """The appointment, where it stands and the event lacks its start or its customer; the order that the event lacks."""
     kind, node = _kind(event), _node(event)
     if kind in ORDER:
@@ -131,9 +131,9 @@ def fetch(event: Event) -> list[Get]:
     return [] if node.at("startAt") and node.at("client", "email").text() else [_get("appointment", _named(event))]
 
 
-def _get(name: str, named: Json) -> Get:
+def _get(name: str, named: Payload) -> RecordRequest:
     id = _id(named)
-    return Get(f"{name}/{id}", QUERIES[name], {"id": f"urn:blvd:{name.title()}:{id}"})
+    return RecordRequest(f"{name}/{id}", QUERIES[name], {"id": f"urn:blvd:{name.title()}:{id}"})
 
 
 def translate(event: Event) -> list[VisitChange] | Ignored:
@@ -145,11 +145,11 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
 
 def _appointment(event: Event, kind: str) -> list[VisitChange] | Ignored:
     node, said_at, status = _node(event), _said_at(event), _status(kind, _node(event))
-    record = graphql_record(event.record, "appointment", SOURCE.title) or Json(None)
-    starts, is_off = node.at("startAt").moment() or record.at("startAt").moment(), status in ("off", "missed")
+    record = graphql_record(event.record, "appointment", SOURCE.title) or Payload(None)
+    starts, is_off = node.at("startAt").time() or record.at("startAt").time(), status in ("off", "missed")
     if starts is None and kind in ("APPOINTMENT_CREATED", "APPOINTMENT_RESCHEDULED") and not is_off:
-        return GONE
-    ended_at = node.at("cancellation", "cancelledAt").moment() or said_at
+        return RECORD_GONE
+    ended_at = node.at("cancellation", "cancelledAt").time() or said_at
     not_so = UNSAID if status is None else None
     return [
         VisitChange(
@@ -171,13 +171,13 @@ def _order(event: Event) -> list[VisitChange] | Ignored:
     if not node and _kind(event) == REFUND:
         raise Untranslatable("Boulevard has no order of the id that the refund names")
     if not node:
-        return GONE
+        return RECORD_GONE
     visits = list(dict.fromkeys(_id(group.at("id")) for group in node.at("lineGroups") if _is_of_appointment(group)))
     if len(visits) != 1:
         return Ignored(f"an order of {'several appointments' if visits else 'no appointment'}")
     total = node.at("summary", "currentTotal")
     if total.amount(100) is None:
-        raise total.surprise("an amount in cents")
+        raise total.unexpected("an amount in cents")
     return [
         VisitChange(
             action="update",
@@ -195,28 +195,28 @@ def _kind(event: Event) -> str:
     spelled = [event.data.at(name).text() for name in ("eventType", "event")]
     names = [name.upper().replace(".", "_") for name in spelled if name]
     known = next((name for name in names if name in APPOINTMENT or name in ORDER), None)
-    return known or (max(names, key=len) if names else event.data.at("event").needed_text())
+    return known or (max(names, key=len) if names else event.data.at("event").required_text())
 
 
 def _said_at(event: Event) -> datetime:
-    return event.data.at("timestamp").needed_moment()
+    return event.data.at("timestamp").required_time()
 
 
-def _node(event: Event) -> Json:
+def _node(event: Event) -> Payload:
     return event.data.at("data", "node")
 
 
-def _named(event: Event) -> Json:
+def _named(event: Event) -> Payload:
     return _node(event).at("id") or event.data.at("resource", "id") or event.data.at("resourceId")
 
 
-def _order_told(event: Event) -> Json:
+def _order_told(event: Event) -> Payload:
     """The order in the event. Of nothing where the node is a refund."""
     node = _node(event)
-    return Json(None) if _kind(event) == REFUND and not _is_order(node.at("id")) else node
+    return Payload(None) if _kind(event) == REFUND and not _is_order(node.at("id")) else node
 
 
-def _order_named(event: Event) -> Json:
+def _order_named(event: Event) -> Payload:
     named = _named(event)
     if _kind(event) == REFUND and not _is_order(named):
         named = _node(event).at("orderId") or _node(event).at("order", "id")
@@ -225,23 +225,23 @@ def _order_named(event: Event) -> Json:
     return named
 
 
-def _is_order(named: Json) -> bool:
+def _is_order(named: Payload) -> bool:
     return ":Order:" in (named.text() or "")
 
 
-def _id(found: Json) -> str:
+def _id(found: Payload) -> str:
     """The last part of `urn:blvd:Appointment:…`: orders name appointments without what stands before it."""
-    id = found.needed_text().rpartition(":")[2]
+    id = found.required_text().rpartition(":")[2]
     if not re.fullmatch("[A-Za-z0-9_-]{1,100}", id):
-        raise found.surprise("an id")
+        raise found.unexpected("an id")
     return id
 
 
-def _status(kind: str, node: Json) -> Literal["open", "stands", "done", "off", "missed"] | None:
+def _status(kind: str, node: Payload) -> Literal["open", "stands", "done", "off", "missed"] | None:
     """`stands`: open or done. None: a mere change, which leaves out whatever would tell."""
-    state, is_cancelled = (node.at("state").text() or "").upper(), node.at("cancelled").flag()
+    state, is_cancelled = (node.at("state").text() or "").upper(), node.at("cancelled").boolean()
     if state and state not in OPEN | OFF | {"FINAL"}:
-        raise node.at("state").surprise("a state that appointments have")
+        raise node.at("state").unexpected("a state that appointments have")
     if APPOINTMENT[kind] == "cancel" or is_cancelled or state in OFF:
         reason = (node.at("cancellation", "reason").text() or state).upper()
         return "missed" if reason.replace("_", "").replace(" ", "") == "NOSHOW" else "off"
@@ -252,12 +252,12 @@ def _status(kind: str, node: Json) -> Literal["open", "stands", "done", "off", "
     return None if is_cancelled is None else "stands"
 
 
-def _is_of_appointment(group: Json) -> bool:
+def _is_of_appointment(group: Payload) -> bool:
     named = f"{group.at('__typename').value} {group.at('id').value}"
     return "OrderAppointmentLineGroup" in named or "urn:blvd:Appointment:" in named
 
 
-def _contact(client: Json) -> Contact | None:
+def _contact(client: Payload) -> Contact | None:
     if not client:
         return None
     first_name, last_name = client.at("firstName").text(), client.at("lastName").text()

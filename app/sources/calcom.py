@@ -43,7 +43,7 @@ from typing import Any
 
 from app.visits.change import UNSAID, Contact, Unsaid, VisitChange, attendee_visit_id, microseconds
 from app.webhooks.delivery import Event
-from app.webhooks.payload import THOUSANDTHS, Json, Untranslatable, smallest_units
+from app.webhooks.payload import THREE_DECIMAL_CURRENCIES, Payload, Untranslatable, minor_units
 from app.webhooks.signatures.hmac import Hmac
 from app.webhooks.signatures.scheme import CHOSEN_KEY
 from app.webhooks.source import Ignored, PartlyTranslatable, Source
@@ -72,7 +72,7 @@ SOURCE = Source(
     signature=Hmac(header="X-Cal-Signature-256", shortest_key=CHOSEN_KEY),
     setup=SETUP,
     evidence="vendor",
-    event=("triggerEvent",),
+    event_name_path=("triggerEvent",),
 )
 
 NO_OLD_BOOKING = (
@@ -84,7 +84,7 @@ NOBODY = "an attendee has neither an e-mail address nor a phone number to be tol
 
 
 def translate(event: Event) -> list[VisitChange] | Ignored:
-    kind = event.data.at("triggerEvent").needed_text()
+    kind = event.data.at("triggerEvent").required_text()
     booking = event.data if kind == "MEETING_ENDED" and not event.data.at("payload") else event.data.at("payload")
     meaning = _seats(event, kind, booking) if _has_seats(booking) else _booking(event, kind, booking)
     if isinstance(meaning, Ignored):
@@ -95,7 +95,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     return meaning
 
 
-def _missing(kind: str, booking: Json) -> str | None:
+def _missing(kind: str, booking: Payload) -> str | None:
     """What an operator has to see to, beside what the event says."""
     # A seat is taken in a booking that others may have moved: what says so is theirs.
     may_be_moved = kind == "BOOKING_REQUESTED" or (kind == "BOOKING_CREATED" and not _has_seats(booking))
@@ -107,7 +107,7 @@ def _missing(kind: str, booking: Json) -> str | None:
     return NOBODY if tells_apart and _is_nameless(booking) else None
 
 
-def _booking(event: Event, kind: str, booking: Json) -> list[VisitChange] | Ignored:
+def _booking(event: Event, kind: str, booking: Payload) -> list[VisitChange] | Ignored:
     match kind:
         case "BOOKING_CREATED":
             return [replace(_known(event), action="create", date_cancelled=None, no_show=None)]
@@ -134,7 +134,7 @@ def _bare(event: Event) -> VisitChange:
     booking = event.data.at("payload")
     return VisitChange(
         action="update",
-        visit_id=booking.at("uid").needed_text(),
+        visit_id=booking.at("uid").required_text(),
         order=microseconds(_happened_at(event)),
         continues=_continues(booking),
     )
@@ -142,21 +142,21 @@ def _bare(event: Event) -> VisitChange:
 
 def _known(event: Event) -> VisitChange:
     booking = event.data.at("payload")
-    return replace(_bare(event), contact=_contact(booking), time_scheduled=booking.at("startTime").needed_moment())
+    return replace(_bare(event), contact=_contact(booking), time_scheduled=booking.at("startTime").required_time())
 
 
-def _ended(booking: Json) -> list[VisitChange]:
+def _ended(booking: Payload) -> list[VisitChange]:
     """Two facts of two times: what was booked, and that its time is over."""
-    visit_id, ended_at = booking.at("uid").needed_text(), booking.at("endTime").needed_moment()
-    missed = _customer(booking).at("noShow").flag()  # `false` says nothing: it is from the time of booking.
+    visit_id, ended_at = booking.at("uid").required_text(), booking.at("endTime").required_time()
+    missed = _customer(booking).at("noShow").boolean()  # `false` says nothing: it is from the time of booking.
     booked = VisitChange(
         action="update",
         visit_id=visit_id,
-        order=microseconds(booking.at("createdAt").moment() or ended_at),
+        order=microseconds(booking.at("createdAt").time() or ended_at),
         continues=_continues(booking),
         contact=_contact(booking),
-        time_scheduled=booking.at("startTime").moment() or UNSAID,
-        amount_collected=_collected(booking.at("payment")) if booking.at("paid").flag() else UNSAID,
+        time_scheduled=booking.at("startTime").time() or UNSAID,
+        amount_collected=_collected(booking.at("payment")) if booking.at("paid").boolean() else UNSAID,
     )
     ended = VisitChange(
         action="update",
@@ -169,25 +169,25 @@ def _ended(booking: Json) -> list[VisitChange]:
 
 
 def _happened_at(event: Event) -> datetime:
-    return event.data.at("createdAt").needed_moment()
+    return event.data.at("createdAt").required_time()
 
 
 # -- moves and series --
 
 
-def _continues(booking: Json) -> str | None:
+def _continues(booking: Payload) -> str | None:
     """With seats, a booking may come from itself."""
     old = _old_uid(booking)
     return None if old == booking.at("uid").text() else old
 
 
-def _old_uid(booking: Json) -> str | None:
+def _old_uid(booking: Payload) -> str | None:
     """The booking that this one was moved from, or one that came before that. MEETING_ENDED calls it `fromReschedule`."""
     named = (booking.at(name).text() for name in ("rescheduleUid", "fromReschedule", "rootBookingUid"))
     return next(filter(None, named), None) or _first_uid(booking)
 
 
-def _first_uid(booking: Json) -> str | None:
+def _first_uid(booking: Payload) -> str | None:
     """The `uid` before any move, where `iCalUID` still tells it."""
     found = _OF_CALCOM.fullmatch(str(booking.at("iCalUID").value or ""))
     if not found or not _was_moved_before(booking):
@@ -198,11 +198,11 @@ def _first_uid(booking: Json) -> str | None:
 _OF_CALCOM = re.compile(r"([A-Za-z0-9-]+)@cal\.com", re.IGNORECASE)
 
 
-def _is_moved(booking: Json) -> bool:
+def _is_moved(booking: Payload) -> bool:
     return bool(_continues(booking) or _response(booking, "rescheduleReason") or _was_moved_before(booking))
 
 
-def _was_moved_before(booking: Json) -> bool:
+def _was_moved_before(booking: Payload) -> bool:
     """Of seats it tells nothing: they share a calendar event."""
     if _has_seats(booking):
         return False
@@ -210,9 +210,9 @@ def _was_moved_before(booking: Json) -> bool:
     return isinstance(sequence, int) and sequence > 0
 
 
-def _is_of_series(booking: Json) -> bool:
+def _is_of_series(booking: Payload) -> bool:
     """May others have been cancelled with it? Not where they have seats, unless that is said."""
-    together = [booking.at(name).flag() for name in ("allRemainingBookings", "cancelSubsequentBookings")]
+    together = [booking.at(name).boolean() for name in ("allRemainingBookings", "cancelSubsequentBookings")]
     may_be = booking.at("recurringEvent").value and not _has_seats(booking)
     return True in together or bool(may_be and False not in together)
 
@@ -220,23 +220,23 @@ def _is_of_series(booking: Json) -> bool:
 # -- seats --
 
 
-def _has_seats(booking: Json) -> bool:
+def _has_seats(booking: Payload) -> bool:
     """`seatsPerTimeSlot`, or else what only a booking with seats has."""
     for place in (booking, booking.at("eventType")):
-        if (seats := place.at("seatsPerTimeSlot").whole()) is not None:
+        if (seats := place.at("seatsPerTimeSlot").integer()) is not None:
             return seats > 1
     held = [booking.at("attendeeSeatId").value, booking.at("seatsReferences").value]
     return any(held) or any(attendee.at("bookingSeat").value for attendee in booking.at("attendees"))
 
 
-def _seats(event: Event, kind: str, booking: Json) -> list[VisitChange] | Ignored:
+def _seats(event: Event, kind: str, booking: Payload) -> list[VisitChange] | Ignored:
     match kind:
         case "BOOKING_CREATED":
             return [*_taken(event, booking), _no_visit(event, booking)]
         case "BOOKING_RESCHEDULED":
             return [*_moved(event, booking), _no_visit(event, booking)]
         case "BOOKING_CANCELLED" | "BOOKING_REJECTED":
-            seats, uid, happened_at = _holders(booking), booking.at("uid").needed_text(), _happened_at(event)
+            seats, uid, happened_at = _holders(booking), booking.at("uid").required_text(), _happened_at(event)
             return [
                 change
                 for seat in seats
@@ -257,7 +257,7 @@ def _seats(event: Event, kind: str, booking: Json) -> list[VisitChange] | Ignore
     return Ignored(kind)
 
 
-def _taken(event: Event, booking: Json) -> Iterator[VisitChange]:
+def _taken(event: Event, booking: Payload) -> Iterator[VisitChange]:
     """Whoever took a seat, and who holds one already."""
     seats = _holders(booking)
     seat_id, booker = booking.at("attendeeSeatId").text(), _lower(_response(booking, "email"))
@@ -268,7 +268,7 @@ def _taken(event: Event, booking: Json) -> Iterator[VisitChange]:
         yield replace(said, action="create", date_cancelled=None, no_show=None) if is_new else said
 
 
-def _moved(event: Event, booking: Json) -> Iterator[VisitChange]:
+def _moved(event: Event, booking: Payload) -> Iterator[VisitChange]:
     old, seats = _continues(booking), _holders(booking)
     mover = _lower(booking.at("rescheduledBy").text())
     by_one = mover in [seat.address for seat in seats]
@@ -284,20 +284,20 @@ def _moved(event: Event, booking: Json) -> Iterator[VisitChange]:
                 yield from seat.given_up(event, old)
 
 
-def _no_visit(event: Event, booking: Json) -> VisitChange:
+def _no_visit(event: Event, booking: Payload) -> VisitChange:
     """The booking itself, which some events do not tell from one without seats."""
     happened_at = _happened_at(event)
-    uid = booking.at("uid").needed_text()
+    uid = booking.at("uid").required_text()
     return VisitChange(action="cancel", visit_id=uid, order=microseconds(happened_at), date_cancelled=happened_at)
 
 
-def _seat_paid(event: Event, booking: Json) -> list[VisitChange]:
+def _seat_paid(event: Event, booking: Payload) -> list[VisitChange]:
     seats = _holders(booking)
     if len(seats) > 1:
         raise Untranslatable(A_SEAT_PAID)
     is_pending = booking.at("status").text() == "PENDING"
     said = seats[0].bare(event) if is_pending else seats[0].said(event)
-    before = seats[0].from_before(booking.at("uid").needed_text(), _happened_at(event))
+    before = seats[0].from_before(booking.at("uid").required_text(), _happened_at(event))
     return [replace(said, amount_collected=_paid(booking)), *before]
 
 
@@ -305,8 +305,8 @@ def _seat_paid(event: Event, booking: Json) -> list[VisitChange]:
 class Seat:
     """Somebody's place in a booking. address: in small letters; Cal.com makes one up for a phone number."""
 
-    booking: Json
-    attendee: Json
+    booking: Payload
+    attendee: Payload
     address: str
 
     @property
@@ -315,13 +315,13 @@ class Seat:
 
     @property
     def visit_id(self) -> str:
-        return attendee_visit_id(self.booking.at("uid").needed_text(), self.address)
+        return attendee_visit_id(self.booking.at("uid").required_text(), self.address)
 
     def bare(self, event: Event) -> VisitChange:
         return VisitChange(action="update", visit_id=self.visit_id, order=microseconds(_happened_at(event)))
 
     def said(self, event: Event) -> VisitChange:
-        start = self.booking.at("startTime").needed_moment()
+        start = self.booking.at("startTime").required_time()
         return replace(self.bare(event), contact=self.contact(), time_scheduled=start)
 
     def given_up(self, event: Event, uid: str) -> list[VisitChange]:
@@ -344,8 +344,8 @@ class Seat:
 
     def ended(self) -> list[VisitChange]:
         """That its time is over, and who held it. A host among the attendees holds no seat: it belongs to nobody then."""
-        ended_at = self.booking.at("endTime").needed_moment()
-        missed = self.attendee.at("noShow").flag()
+        ended_at = self.booking.at("endTime").required_time()
+        missed = self.attendee.at("noShow").boolean()
         over = VisitChange(
             action="update",
             visit_id=self.visit_id,
@@ -359,11 +359,11 @@ class Seat:
         booked = VisitChange(
             action="update",
             visit_id=self.visit_id,
-            order=microseconds(self.booking.at("createdAt").moment() or ended_at),
+            order=microseconds(self.booking.at("createdAt").time() or ended_at),
             contact=self.contact(),
-            time_scheduled=self.booking.at("startTime").moment() or UNSAID,
+            time_scheduled=self.booking.at("startTime").time() or UNSAID,
         )
-        return [booked, over, *self.from_before(self.booking.at("uid").needed_text(), ended_at)]
+        return [booked, over, *self.from_before(self.booking.at("uid").required_text(), ended_at)]
 
     @property
     def _is_surely_held(self) -> bool:
@@ -371,15 +371,15 @@ class Seat:
         return bool(self.attendee.at("bookingSeat").value or (kind.value and not kind.at("team").value))
 
 
-def _holders(booking: Json) -> list[Seat]:
+def _holders(booking: Payload) -> list[Seat]:
     """Each address once. Raises Untranslatable if there is nobody."""
     attendees = {address: attendee for attendee in _guests(booking) if (address := _address(attendee))}
     if not attendees:
-        raise booking.at("attendees").surprise("somebody who holds a seat")
+        raise booking.at("attendees").unexpected("somebody who holds a seat")
     return [Seat(booking, attendee, address) for address, attendee in attendees.items()]
 
 
-def _guests(booking: Json) -> list[Json]:
+def _guests(booking: Payload) -> list[Payload]:
     """Without the hosts of a team, who are attendees too."""
     attendees = list(booking.at("attendees"))
     if seated := [attendee for attendee in attendees if attendee.at("bookingSeat").value]:
@@ -390,7 +390,7 @@ def _guests(booking: Json) -> list[Json]:
     return [attendee for attendee in attendees if _lower(attendee.at("email").text()) not in theirs]
 
 
-def _address(attendee: Json) -> str | None:
+def _address(attendee: Payload) -> str | None:
     email, phone = _lower(attendee.at("email").text()), attendee.at("phoneNumber").text() or ""
     digits = "".join(filter(str.isdecimal, phone))
     return email if "@" in email else f"{digits}{MADE_UP}" if digits else None
@@ -403,12 +403,12 @@ MADE_UP = "@sms.cal.com"
 # -- no-shows --
 
 
-def _marks(event: Event, booking: Json, has_seats: bool = False) -> list[VisitChange] | Ignored:
+def _marks(event: Event, booking: Payload, has_seats: bool = False) -> list[VisitChange] | Ignored:
     """Only the attendees whose mark changed are named: the customer, guests, or holders of seats."""
-    uid, missed_at = booking.at("bookingUid").needed_text(), _happened_at(event)
+    uid, missed_at = booking.at("bookingUid").required_text(), _happened_at(event)
     changes = []
     for attendee in booking.at("attendees"):
-        is_missing, address = attendee.at("noShow").flag(), _address(attendee)
+        is_missing, address = attendee.at("noShow").boolean(), _address(attendee)
         if is_missing is None or not address:
             continue
         mark = VisitChange(
@@ -429,41 +429,41 @@ def _only_for(address: str) -> dict[str, Any]:
     return {} if address.endswith(MADE_UP) else {"contact": Contact(email=address), "only_for_contact": True}
 
 
-def _is_nameless(booking: Json) -> bool:
+def _is_nameless(booking: Payload) -> bool:
     return any(not _address(attendee) for attendee in _guests(booking))
 
 
 # -- money --
 
 
-def _paid(booking: Json) -> Decimal | Unsaid:
+def _paid(booking: Payload) -> Decimal | Unsaid:
     """The payment where it is there, else the event type's price.
 
     BOOKING_PAID also comes when a card is only held against a no-show; then the payment that `metadata` describes has
     no `externalId`, because none succeeded.
     """
     payment = booking.at("paymentData")
-    if payment.at("success").flag() is not None:
+    if payment.at("success").boolean() is not None:
         return _collected([payment])
     if booking.at("metadata", "identifier") and not booking.at("metadata", "externalId"):
         return UNSAID
     return _money(booking.at("price"), booking) or UNSAID
 
 
-def _collected(payments: Iterable[Json]) -> Decimal | Unsaid:
-    kept = [paid for paid in payments if paid.at("success").flag() and not paid.at("refunded").flag()]
+def _collected(payments: Iterable[Payload]) -> Decimal | Unsaid:
+    kept = [paid for paid in payments if paid.at("success").boolean() and not paid.at("refunded").boolean()]
     return sum((_money(paid.at("amount"), paid) for paid in kept), Decimal()) or UNSAID
 
 
-def _money(amount: Json, beside: Json) -> Decimal:
+def _money(amount: Payload, beside: Payload) -> Decimal:
     # Cal.com's own list (packages/lib/currencyConversions.ts) has no currencies with thousandths.
-    return amount.amount(smallest_units(beside.at("currency").text(), but=THOUSANDTHS)) or Decimal()
+    return amount.amount(minor_units(beside.at("currency").text(), two_decimals=THREE_DECIMAL_CURRENCIES)) or Decimal()
 
 
 # -- people --
 
 
-def _customer(booking: Json) -> Json:
+def _customer(booking: Payload) -> Payload:
     """The attendee who booked: guests are attendees too, and in MEETING_ENDED the hosts of a team."""
     attendees, booker = list(booking.at("attendees")), _response(booking, "email")
     for attendee in attendees:
@@ -476,13 +476,13 @@ def _lower(text: str | None) -> str:
     return (text or "").strip().lower()
 
 
-def _response(booking: Json, name: str) -> str | None:
+def _response(booking: Payload, name: str) -> str | None:
     """An answer on the booking form; `{"label": …, "value": …}`, or in old MEETING_ENDED the value itself."""
     answer = booking.at("responses", name)
     return (answer.at("value") if isinstance(answer.value, dict) else answer).text()
 
 
-def _contact(booking: Json) -> Contact:
+def _contact(booking: Payload) -> Contact:
     customer = _customer(booking)
     phone = (
         _response(booking, "attendeePhoneNumber")
@@ -492,7 +492,7 @@ def _contact(booking: Json) -> Contact:
     return _person(customer, customer.at("email").text() or _response(booking, "email"), phone)
 
 
-def _person(attendee: Json, email: str | None, phone: str | None) -> Contact:
+def _person(attendee: Payload, email: str | None, phone: str | None) -> Contact:
     """phone: where the attendee has none."""
     first, last = attendee.at("firstName").text(), attendee.at("lastName").text()
     if not (first or last):

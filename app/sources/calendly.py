@@ -18,7 +18,7 @@ from decimal import Decimal
 
 from app.visits.change import UNSAID, Contact, Unsaid, VisitChange, microseconds
 from app.webhooks.delivery import Event
-from app.webhooks.payload import Json
+from app.webhooks.payload import Payload
 from app.webhooks.signatures.hmac import Hmac
 from app.webhooks.signatures.scheme import CHOSEN_KEY
 from app.webhooks.source import Ignored, Source
@@ -50,17 +50,17 @@ SOURCE = Source(
         shortest_key=CHOSEN_KEY,
     ),
     setup=SETUP,
-    event=("event",),
+    event_name_path=("event",),
 )
 
 
 def translate(event: Event) -> list[VisitChange] | Ignored:
-    kind, payload = event.data.at("event").needed_text(), event.data.at("payload")
+    kind, payload = event.data.at("event").required_text(), event.data.at("payload")
     match kind:
         case "invitee.created":
             return [_booked(event, payload)]
-        case "invitee.canceled" if not payload.at("rescheduled").flag():
-            cancelled_at = payload.at("cancellation", "created_at").moment() or _happened_at(event)
+        case "invitee.canceled" if not payload.at("rescheduled").boolean():
+            cancelled_at = payload.at("cancellation", "created_at").time() or _happened_at(event)
             return [replace(_known(event, payload), action="cancel", date_cancelled=cancelled_at)]
         case "invitee.canceled" if payload.at("new_invitee"):
             return [_moved_away(event, payload)]
@@ -68,38 +68,38 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
             return Ignored("invitee.canceled: rescheduled")
         case "invitee_no_show.created":
             invitee = _missing(payload)
-            missed_at = invitee.at("no_show", "created_at").moment() or _happened_at(event)
+            missed_at = invitee.at("no_show", "created_at").time() or _happened_at(event)
             return [replace(_known(event, invitee), no_show=missed_at)]
         case "invitee_no_show.deleted":
             return [replace(_known(event, _missing(payload)), no_show=None)]
     return Ignored(kind)
 
 
-def _known(event: Event, invitee: Json) -> VisitChange:
+def _known(event: Event, invitee: Payload) -> VisitChange:
     """What every event knows of its invitee, of whom it may know the URI only."""
     return VisitChange(
         action="update",
         visit_id=_invitee_id(invitee.at("uri") if isinstance(invitee.value, dict) else invitee),
         order=microseconds(_happened_at(event)),
         contact=_contact(invitee),
-        time_scheduled=invitee.at("scheduled_event", "start_time").moment() or UNSAID,
+        time_scheduled=invitee.at("scheduled_event", "start_time").time() or UNSAID,
     )
 
 
-def _booked(event: Event, invitee: Json) -> VisitChange:
+def _booked(event: Event, invitee: Payload) -> VisitChange:
     old = invitee.at("old_invitee")
     return replace(
         _known(event, invitee),
         action="create",
         continues=_invitee_id(old) if old else None,
-        time_scheduled=invitee.at("scheduled_event", "start_time").needed_moment(),
+        time_scheduled=invitee.at("scheduled_event", "start_time").required_time(),
         amount_collected=_amount(invitee.at("payment")),
         date_cancelled=None,
         no_show=None,
     )
 
 
-def _moved_away(event: Event, invitee: Json) -> VisitChange:
+def _moved_away(event: Event, invitee: Payload) -> VisitChange:
     """Half of a reschedule: nothing is cancelled, the visit goes on under the new invitee."""
     return VisitChange(
         action="update",
@@ -109,30 +109,30 @@ def _moved_away(event: Event, invitee: Json) -> VisitChange:
     )
 
 
-def _missing(payload: Json) -> Json:
+def _missing(payload: Payload) -> Payload:
     """Who did not come: an InviteeNoShow points at the invitee, by URI or by an object with one."""
     return payload.at("invitee") or payload
 
 
 def _happened_at(event: Event) -> datetime:
-    return event.data.at("created_at").needed_moment()
+    return event.data.at("created_at").required_time()
 
 
-def _invitee_id(uri: Json) -> str:
+def _invitee_id(uri: Payload) -> str:
     """`https://api.calendly.com/scheduled_events/{event}/invitees/{invitee}`"""
-    found = re.search(r"/invitees/([^/?#\s]+)/?$", uri.needed_text())
+    found = re.search(r"/invitees/([^/?#\s]+)/?$", uri.required_text())
     if not found:
-        raise uri.surprise("the URI of an invitee")
+        raise uri.unexpected("the URI of an invitee")
     return found[1]
 
 
-def _amount(payment: Json) -> Decimal | Unsaid:
+def _amount(payment: Payload) -> Decimal | Unsaid:
     """`amount` is in whole currency units, 75.5 for 75.50."""
-    amount = payment.at("amount").amount() if payment.at("successful").flag() else None
+    amount = payment.at("amount").amount() if payment.at("successful").boolean() else None
     return UNSAID if amount is None else amount
 
 
-def _contact(invitee: Json) -> Contact:
+def _contact(invitee: Payload) -> Contact:
     first, last = invitee.at("first_name").text(), invitee.at("last_name").text()
     if not (first or last):
         # The form has one field for the name.
@@ -144,7 +144,7 @@ _ASKS_FOR_A_PHONE = re.compile(r"phone|mobile|\bcell\b|tel[eé]fon|m[oó]vil|han
 _LOOKS_LIKE_A_PHONE = re.compile(r"[+(]?[0-9][0-9 ()./-]{5,24}")
 
 
-def _phone(invitee: Json) -> str | None:
+def _phone(invitee: Payload) -> str | None:
     """For reminders by text message; else an answer on the booking form; else the number that the host calls."""
     reminder = invitee.at("text_reminder_number").text()
     if reminder:

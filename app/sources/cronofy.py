@@ -32,7 +32,7 @@ from datetime import datetime
 
 from app.visits.change import UNSAID, Contact, Unsaid, VisitChange, attendee_visit_id, microseconds
 from app.webhooks.delivery import Event
-from app.webhooks.payload import Json, Untranslatable
+from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.signatures.hmac import Hmac
 from app.webhooks.source import Ignored, Source
 
@@ -59,8 +59,8 @@ SOURCE = Source(
     evidence="recalled",
     signature=Hmac(header="Cronofy-HMAC-SHA256", encoding="base64", separator=","),
     setup=SETUP,
-    event=("notification", "type"),
-    orders_by_arrival=True,
+    event_name_path=("notification", "type"),
+    ordered_by_arrival=True,
 )
 
 CHOSEN = {"scheduling_request_time_chosen", "scheduling_request_rescheduled"}
@@ -71,7 +71,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     kind = event.data.at("notification", "type")
     if not kind and event.data.at("event"):
         return _picked(event)
-    match kind.needed_text():
+    match kind.required_text():
         case "smart_invite":
             return [_answered(event, event.data.at("smart_invite"))]
         case name if name in CHOSEN:
@@ -82,7 +82,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
             return Ignored(name)
 
 
-def _chosen(event: Event, request: Json) -> list[VisitChange] | Ignored:
+def _chosen(event: Event, request: Payload) -> list[VisitChange] | Ignored:
     selection = request.at("slot_selection").text() or "complete"
     if selection != "complete":
         return Ignored(f"slot selection {selection}")
@@ -92,19 +92,19 @@ def _chosen(event: Event, request: Json) -> list[VisitChange] | Ignored:
     return [replace(known, time_scheduled=start, date_cancelled=None) for known in _requested(event, request)]
 
 
-def _called_off(event: Event, request: Json) -> list[VisitChange]:
+def _called_off(event: Event, request: Payload) -> list[VisitChange]:
     """Where nobody is marked as choosing the time any more, for all who may have been."""
     at, known = _triggered_at(event), _requested(event, request)
     asked = _recipients(request)
     if not _who_chooses(request) and len(asked) > 1:
-        id = request.at("scheduling_request_id").needed_text()
+        id = request.at("scheduling_request_id").required_text()
         known += [replace(known[0], visit_id=attendee_visit_id(id, email)) for email in asked]
     return [replace(one, action="cancel", date_cancelled=at) for one in known]
 
 
-def _requested(event: Event, request: Json) -> list[VisitChange]:
+def _requested(event: Event, request: Payload) -> list[VisitChange]:
     """For each recipient who may choose the time; else for the only one who is asked, or for somebody unknown."""
-    id, asked = request.at("scheduling_request_id").needed_text(), _recipients(request)
+    id, asked = request.at("scheduling_request_id").required_text(), _recipients(request)
     people = _who_chooses(request) or asked
     known = VisitChange(action="update", visit_id=id, order=microseconds(_triggered_at(event)))
     if not people or (len(people) > 1 and people is asked):
@@ -116,38 +116,38 @@ def _requested(event: Event, request: Json) -> list[VisitChange]:
     return [replace(change, visit_id=attendee_visit_id(id, email)) for email, change in changes.items()]
 
 
-def _recipients(request: Json) -> dict[str, Json]:
+def _recipients(request: Payload) -> dict[str, Payload]:
     """By their addresses, each once."""
-    found: dict[str, Json] = {}
+    found: dict[str, Payload] = {}
     for one in request.at("recipients"):
         if email := one.at("email").text():
             found.setdefault(email.lower(), one)
     return found
 
 
-def _who_chooses(request: Json) -> dict[str, Json]:
-    return {email: one for email, one in _recipients(request).items() if one.at("slot_selector").flag()}
+def _who_chooses(request: Payload) -> dict[str, Payload]:
+    return {email: one for email, one in _recipients(request).items() if one.at("slot_selector").boolean()}
 
 
 def _triggered_at(event: Event) -> datetime:
-    return event.data.at("notification", "triggered_at").needed_moment()
+    return event.data.at("notification", "triggered_at").required_time()
 
 
-def _phone(request: Json) -> str | None:
+def _phone(request: Payload) -> str | None:
     asked = request.at("event", "metadata", "scheduler")
     phones = (asked.at("captured_data.phone_number").value, asked.at("captured_data", "phone_number").value)
     return next((phone for phone in phones if isinstance(phone, str)), None)
 
 
-def _contact(guest: Json, phone: str | None = None) -> Contact:
+def _contact(guest: Payload, phone: str | None = None) -> Contact:
     first, last = [*(guest.at("display_name").text() or "").rsplit(maxsplit=1), None, None][:2]
     return Contact(email=guest.at("email").text(), first_name=first, last_name=last, phone=phone)
 
 
-def _start(event: Event, about: Json) -> datetime | Unsaid:
+def _start(event: Event, about: Payload) -> datetime | Unsaid:
     """A time with its zone beside it, or the time alone."""
     start = about.at("start")
-    return (start.at("time") if isinstance(start.value, dict) else start).moment(event.zone) or UNSAID
+    return (start.at("time") if isinstance(start.value, dict) else start).time(event.zone) or UNSAID
 
 
 def _picked(event: Event) -> list[VisitChange] | Ignored:
@@ -159,24 +159,24 @@ def _picked(event: Event) -> list[VisitChange] | Ignored:
     return [
         VisitChange(
             action="create",
-            visit_id=about.at("event_id").needed_text(),
+            visit_id=about.at("event_id").required_text(),
             order=microseconds(event.received_at),
             time_scheduled=start,
         )
     ]
 
 
-def _answered(event: Event, invite: Json) -> VisitChange:
+def _answered(event: Event, invite: Payload) -> VisitChange:
     if len(list(invite.at("recipients"))) > 1 or len(list(invite.at("replies"))) > 1:
         raise Untranslatable("an invite with several recipients: an invite's id stands for one visit")
     recipient = invite.at("recipient") or invite.at("reply")
     status = recipient.at("status")
     if status.text() not in ("pending", "accepted", "tentative", "declined"):
-        raise status.surprise("an answer that Cronofy documents")
+        raise status.unexpected("an answer that Cronofy documents")
     is_off = status.text() == "declined"
     return VisitChange(
         action="cancel" if is_off else "update",
-        visit_id=invite.at("smart_invite_id").needed_text(),
+        visit_id=invite.at("smart_invite_id").required_text(),
         order=microseconds(event.received_at),
         contact=_contact(recipient),
         date_cancelled=event.received_at if is_off else None,

@@ -20,11 +20,11 @@ from functools import partial
 
 from app.visits.change import Contact, VisitChange, microseconds
 from app.webhooks.delivery import Event
-from app.webhooks.fetching import Get, Keys
-from app.webhooks.payload import Json, Untranslatable
+from app.webhooks.fetching import ApiKeyAuth, RecordRequest
+from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.signatures.combined import Both, FieldsHmac
 from app.webhooks.signatures.token import PathToken
-from app.webhooks.source import GONE, Ignored, Source
+from app.webhooks.source import RECORD_GONE, Ignored, Source
 
 SETUP = """
 1. Think of a signature key of 24 characters or more and set it as HOOKS__GINGR__SECRETS, SECRET_KEY to 32 random characters
@@ -45,11 +45,11 @@ SOURCE = Source(
     evidence="second-hand",
     signature=Both(PathToken(), FieldsHmac("signature", (("webhook_type",), ("entity_id",), ("entity_type",)))),
     setup=SETUP,
-    event=("webhook_type",),
-    look_alike=True,  # the same pet checked in again, by mistake or not, signs the same
-    needs=("API_URL",),
-    api="",
-    credentials=Keys(params={"key": "API_KEY"}),
+    event_name_path=("webhook_type",),
+    events_may_collide=True,  # the same pet checked in again, by mistake or not, signs the same
+    required_settings=("API_URL",),
+    api_url="",
+    credentials=ApiKeyAuth(params={"key": "API_KEY"}),
 )
 
 #: What rings about a reservation, and among which of the owner's reservations it should be then.
@@ -61,18 +61,22 @@ KINDS = {
 }
 
 
-def fetch(event: Event) -> list[Get]:
+def fetch(event: Event) -> list[RecordRequest]:
     if not _is_reservation(event):
         return []
-    reservation_id = event.data.at("entity_id").needed_id()
-    return [Get("owner", params={"reservation_id": reservation_id}, then=partial(_beside, KINDS[_kind(event)]))]
+    reservation_id = event.data.at("entity_id").required_id()
+    return [
+        RecordRequest(
+            "owner", params={"reservation_id": reservation_id}, follow_up=partial(_beside, KINDS[_kind(event)])
+        )
+    ]
 
 
-def _beside(among: str, answer: Json) -> dict[str, Get]:
-    owner = {"id": _first(_owner(answer), "id", "o_id", "owner_id", "system_id").needed_id()}
+def _beside(among: str, answer: Payload) -> dict[str, RecordRequest]:
+    owner = {"id": _first(_owner(answer), "id", "o_id", "owner_id", "system_id").required_id()}
     return {
-        "all": Get("reservations_by_owner", params=owner),
-        "near": Get("reservations_by_owner", params={**owner, "restrict_to": among}),
+        "all": RecordRequest("reservations_by_owner", params=owner),
+        "near": RecordRequest("reservations_by_owner", params={**owner, "restrict_to": among}),
     }
 
 
@@ -82,13 +86,13 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     if event.fetched_at is None:
         raise Untranslatable("the reservation that this event points at was not fetched")
     if event.record is None:
-        return GONE
+        return RECORD_GONE
     reservation, zone = _reservation(event), event.zone
     cancelled_at = _time(_first(reservation, "cancel_stamp", "cancelled_date", "cancelled_at"), zone)
     return [
         VisitChange(
             action="cancel" if cancelled_at else "update",
-            visit_id=event.data.at("entity_id").needed_id(),
+            visit_id=event.data.at("entity_id").required_id(),
             order=microseconds(event.fetched_at),
             contact=_contact(_owner(event.record)),
             time_scheduled=_time(reservation.at("start_date"), zone),
@@ -99,19 +103,19 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
 
 
 def _kind(event: Event) -> str:
-    return event.data.at("webhook_type").needed_text()
+    return event.data.at("webhook_type").required_text()
 
 
 def _is_reservation(event: Event) -> bool:
-    return _kind(event) in KINDS and event.data.at("entity_type").needed_text().lower() == "reservation"
+    return _kind(event) in KINDS and event.data.at("entity_type").required_text().lower() == "reservation"
 
 
-def _first(row: Json, *names: str) -> Json:
+def _first(row: Payload, *names: str) -> Payload:
     """The first of several names that has something."""
     return next((row.at(name) for name in names if row.at(name).value not in (None, "")), row.at(names[0]))
 
 
-def _rows(answer: Json) -> list[Json]:
+def _rows(answer: Payload) -> list[Payload]:
     """A list, or an object with the ids as names; as it is, or in `data`."""
     data = answer.at("data") or answer
     if isinstance(data.value, dict):
@@ -119,30 +123,30 @@ def _rows(answer: Json) -> list[Json]:
     return list(data)
 
 
-def _owner(answer: Json) -> Json:
+def _owner(answer: Payload) -> Payload:
     data = answer.at("data") or answer
-    return next(iter(data), Json(None, *data.steps)) if isinstance(data.value, list) else data
+    return next(iter(data), Payload(None, *data.path)) if isinstance(data.value, list) else data
 
 
-def _reservation(event: Event) -> Json:
+def _reservation(event: Event) -> Payload:
     """That of the event, among its owner's."""
-    wanted = event.data.at("entity_id").needed_id()
-    for answer in event.beside.values():
+    wanted = event.data.at("entity_id").required_id()
+    for answer in event.related.values():
         for row in _rows(answer):
             if _first(row, "r_id", "reservation_id", "id").text() == wanted:
                 return row
-    raise Json(None, "reservations_by_owner").surprise("the reservation that the event names")
+    raise Payload(None, "reservations_by_owner").unexpected("the reservation that the event names")
 
 
-def _time(found: Json, zone: tzinfo | None) -> datetime | None:
+def _time(found: Payload, zone: tzinfo | None) -> datetime | None:
     """Seconds since 1970, or ISO 8601."""
     written = found.text() or ""
     if written.isdecimal() and written.isascii():
-        return Json(int(written), *found.steps).unix() if int(written) else None
-    return found.moment(zone)
+        return Payload(int(written), *found.path).unix_seconds() if int(written) else None
+    return found.time(zone)
 
 
-def _contact(owner: Json) -> Contact:
+def _contact(owner: Payload) -> Contact:
     return Contact(
         email=_first(owner, "email", "username").text(),
         first_name=_first(owner, "first_name", "o_first").text(),

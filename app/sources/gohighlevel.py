@@ -21,8 +21,8 @@ got anew.
 
 from app.visits.change import UNSAID, Contact, Unsaid, VisitChange, microseconds
 from app.webhooks.delivery import Event
-from app.webhooks.fetching import Bearer, Get, refreshed
-from app.webhooks.payload import Json
+from app.webhooks.fetching import BearerAuth, RecordRequest, refresh_token_exchange
+from app.webhooks.payload import Payload
 from app.webhooks.signatures.combined import Either
 from app.webhooks.signatures.public_key import PublicKey
 from app.webhooks.source import Ignored, Source
@@ -75,13 +75,13 @@ SOURCE = Source(
     signature=Either(PublicKey("X-GHL-Signature", "ed25519"), PublicKey("X-WH-Signature", "rsa-sha256")),
     setup=SETUP,
     repeat_key=_webhook_id,
-    tenant=_location,
-    needs=("TENANTS",),
-    busy=429,
-    api="https://services.leadconnectorhq.com/",
-    credentials=Bearer("TOKEN"),
-    exchange=refreshed("https://services.leadconnectorhq.com/oauth/token"),
-    headers_out={"Version": "2021-07-28"},
+    tenant_of=_location,
+    required_settings=("TENANTS",),
+    unavailable_status=429,
+    api_url="https://services.leadconnectorhq.com/",
+    credentials=BearerAuth("TOKEN"),
+    token_exchange=refresh_token_exchange("https://services.leadconnectorhq.com/oauth/token"),
+    api_headers={"Version": "2021-07-28"},
 )
 
 KINDS = {"AppointmentCreate", "AppointmentUpdate", "AppointmentDelete"}
@@ -91,28 +91,28 @@ OPEN = {"new", "confirmed", "active", "pending", "booked"}
 NO_EMAIL = {"active", "permanent"}
 
 
-def fetch(event: Event) -> list[Get]:
+def fetch(event: Event) -> list[RecordRequest]:
     """The contact, where the appointment stands or took place."""
     appointment = event.data.at("appointment")
     contact_id = appointment.at("contactId")
     if _kind(event) not in KINDS or _is_off(event) or not contact_id.text():
         return []
-    return [Get(f"contacts/{contact_id.needed_id()}")]
+    return [RecordRequest(f"contacts/{contact_id.required_id()}")]
 
 
 def translate(event: Event) -> list[VisitChange] | Ignored:
     kind, appointment = _kind(event), event.data.at("appointment")
     if kind not in KINDS:
         return Ignored(kind)
-    said_at, status = event.data.at("timestamp").needed_moment(), _status(event)
+    said_at, status = event.data.at("timestamp").required_time(), _status(event)
     is_off = kind == "AppointmentDelete" or status in CANCELLED
     return [
         VisitChange(
             action="cancel" if is_off else "create" if kind == "AppointmentCreate" else "update",
-            visit_id=appointment.at("id").needed_text(),
-            order=microseconds(appointment.at("dateUpdated").moment() or said_at),
+            visit_id=appointment.at("id").required_text(),
+            order=microseconds(appointment.at("dateUpdated").time() or said_at),
             contact=_contact(event.record.at("contact")) if event.record else None,
-            time_scheduled=appointment.at("startTime").moment(event.zone) or UNSAID,
+            time_scheduled=appointment.at("startTime").time(event.zone) or UNSAID,
             time_completed=said_at if status in DONE else None,
             date_cancelled=said_at if is_off else None,
             no_show=said_at if status == "noshow" else None,
@@ -125,7 +125,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
 def _kind(event: Event) -> str:
     """The vendor's example of a paid invoice has no type."""
     type = event.data.at("type")
-    return type.needed_text() if event.data.at("appointment") else type.text() or "no type, no appointment"
+    return type.required_text() if event.data.at("appointment") else type.text() or "no type, no appointment"
 
 
 def _status(event: Event) -> str:
@@ -134,7 +134,7 @@ def _status(event: Event) -> str:
         return ""  # it is over whatever it was
     known = (status.text() or "").lower()
     if known not in CANCELLED | DONE | OPEN | {"noshow"}:
-        raise status.surprise("an appointment's status that GoHighLevel documents")
+        raise status.unexpected("an appointment's status that GoHighLevel documents")
     return known
 
 
@@ -142,7 +142,7 @@ def _is_off(event: Event) -> bool:
     return _status(event) in CANCELLED | {"noshow", ""}
 
 
-def _contact(contact: Json) -> Contact:
+def _contact(contact: Payload) -> Contact:
     return Contact(
         email=contact.at("email").text(),
         first_name=contact.at("firstName").text(),
@@ -152,14 +152,14 @@ def _contact(contact: Json) -> Contact:
 
 
 def _opted_out(event: Event) -> bool | Unsaid:
-    contact = event.record.at("contact") if event.record else Json(None)
-    answers = [contact.at("dnd").flag(), _no_email(contact.at("dndSettings", "Email", "status"))]
+    contact = event.record.at("contact") if event.record else Payload(None)
+    answers = [contact.at("dnd").boolean(), _no_email(contact.at("dndSettings", "Email", "status"))]
     known = [answer for answer in answers if answer is not None]
     return any(known) if known else UNSAID
 
 
-def _no_email(status: Json) -> bool | None:
+def _no_email(status: Payload) -> bool | None:
     known = (status.text() or "").lower()
     if known not in ("", "inactive", *NO_EMAIL):
-        raise status.surprise("a status of do not disturb")
+        raise status.unexpected("a status of do not disturb")
     return known in NO_EMAIL if known else None

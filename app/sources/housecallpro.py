@@ -27,7 +27,7 @@ from decimal import Decimal
 from app.visits.change import UNSAID, Action, Contact, Unsaid, VisitChange, microseconds
 from app.webhooks.delivery import Event
 from app.webhooks.handshakes import FixedBody
-from app.webhooks.payload import Json
+from app.webhooks.payload import Payload
 from app.webhooks.signatures.hmac import Hmac
 from app.webhooks.source import Ignored, Source
 
@@ -53,9 +53,9 @@ SOURCE = Source(
     signature=Hmac(header="Api-Signature", timestamp=SENT_AT, signs="{t}.{body}", tolerance_s=300, forgiving=True),
     setup=SETUP,
     evidence="second-hand",
-    event=("event",),
-    headers=(SENT_AT,),
-    unsigned=FixedBody(b'{"foo":"bar"}', unless_header="Api-Signature"),
+    event_name_path=("event",),
+    kept_headers=(SENT_AT,),
+    handshake=FixedBody(b'{"foo":"bar"}', absent_header="Api-Signature"),
 )
 
 JOBS: dict[str, Action] = {
@@ -101,8 +101,8 @@ def _is_about_job(kind: str) -> bool:
 def _occurred_at(event: Event) -> datetime:
     occurred_at, sent_at = event.data.at("event_occurred_at"), event.headers.get(SENT_AT, "")
     if occurred_at or not (sent_at.isascii() and sent_at.isdecimal()):
-        return occurred_at.needed_moment()
-    return Json(int(sent_at), SENT_AT).needed_unix()
+        return occurred_at.required_time()
+    return Payload(int(sent_at), SENT_AT).required_unix_seconds()
 
 
 def _job(kind: str, event: Event) -> VisitChange:
@@ -113,10 +113,10 @@ def _job(kind: str, event: Event) -> VisitChange:
         cancelled = UNSAID  # only the time of sending is known: it may be a late retry
     return VisitChange(
         action="cancel" if isinstance(cancelled, datetime) else JOBS.get(kind, "update"),
-        visit_id=job.at("id").needed_text(),
+        visit_id=job.at("id").required_text(),
         order=microseconds(said_at),
         contact=_contact(job.at("customer")),
-        time_scheduled=job.at("schedule", "scheduled_start").moment() if job.at("schedule") else UNSAID,
+        time_scheduled=job.at("schedule", "scheduled_start").time() if job.at("schedule") else UNSAID,
         time_completed=_completed(kind, job, status, said_at),
         amount_collected=_collected(job),
         date_cancelled=cancelled,
@@ -124,15 +124,15 @@ def _job(kind: str, event: Event) -> VisitChange:
     )
 
 
-def _cancelled(kind: str, job: Json, status: str | None, said_at: datetime) -> datetime | None | Unsaid:
-    marked = job.at("canceled_at").moment() or job.at("deleted_at").moment()
+def _cancelled(kind: str, job: Payload, status: str | None, said_at: datetime) -> datetime | None | Unsaid:
+    marked = job.at("canceled_at").time() or job.at("deleted_at").time()
     if marked or JOBS.get(kind) == "cancel" or status in CANCELLED:
         return marked or said_at
     return None if status else UNSAID
 
 
-def _completed(kind: str, job: Json, status: str | None, said_at: datetime) -> datetime | None | Unsaid:
-    completed = job.at("work_timestamps", "completed_at").moment()
+def _completed(kind: str, job: Payload, status: str | None, said_at: datetime) -> datetime | None | Unsaid:
+    completed = job.at("work_timestamps", "completed_at").time()
     if kind == "job.completed":
         return completed or said_at
     if status in OPEN:  # also where the completion was taken back and its time is still there
@@ -141,26 +141,26 @@ def _completed(kind: str, job: Json, status: str | None, said_at: datetime) -> d
     return completed or (UNSAID if unknown else None)
 
 
-def _collected(job: Json) -> Decimal | None | Unsaid:
+def _collected(job: Payload) -> Decimal | None | Unsaid:
     total, balance = job.at("total_amount"), job.at("outstanding_balance")
-    owed, still_owed = total.whole(), balance.whole()
+    owed, still_owed = total.integer(), balance.integer()
     if owed is None or still_owed is None or still_owed > owed:
         return UNSAID
     return _money(owed - still_owed, total)
 
 
-def _money(cents: int, read_from: Json) -> Decimal | None:
-    return Json(cents, *read_from.steps).amount(100) if cents else None
+def _money(cents: int, read_from: Payload) -> Decimal | None:
+    return Payload(cents, *read_from.path).amount(100) if cents else None
 
 
-def _opted_out(job: Json, status: str | None) -> bool | Unsaid:
+def _opted_out(job: Payload, status: str | None) -> bool | Unsaid:
     if status == RATED:
         return True
-    notified = job.at("customer", "notifications_enabled").flag()
+    notified = job.at("customer", "notifications_enabled").boolean()
     return UNSAID if notified is None else not notified
 
 
-def _contact(customer: Json) -> Contact:
+def _contact(customer: Payload) -> Contact:
     phones = (customer.at(name).text() for name in ("mobile_number", "home_number", "work_number"))
     return Contact(
         email=customer.at("email").text(),
@@ -174,9 +174,9 @@ def _appointment(kind: str, event: Event) -> VisitChange:
     appointment = event.data.at("appointment")
     return VisitChange(
         action="update",
-        visit_id=appointment.at("job_id").needed_text(),
+        visit_id=appointment.at("job_id").required_text(),
         order=microseconds(_occurred_at(event)),
-        time_scheduled=None if kind == DISCARDED else appointment.at("start_time").needed_moment(),
+        time_scheduled=None if kind == DISCARDED else appointment.at("start_time").required_time(),
     )
 
 
@@ -189,16 +189,16 @@ def _invoice(kind: str, event: Event) -> list[VisitChange] | Ignored:
         action="update",
         visit_id=job_id,
         order=microseconds(_occurred_at(event)),
-        payment=invoice.at("id").needed_text(),
+        payment=invoice.at("id").required_text(),
         amount_collected=_money(max(cents, 0), invoice),
     )
     return [change, replace(change, payment=None)] if kind == REFUND else [change]
 
 
-def _paid(invoice: Json) -> int | None:
+def _paid(invoice: Payload) -> int | None:
     """Cents; None where the invoice does not tell."""
     payments = list(invoice.at("payments"))
     if payments:
-        return sum(paid.at("amount").needed_whole() for paid in payments if paid.at("status").value == "succeeded")
-    amount, due = invoice.at("amount").whole(), invoice.at("due_amount").whole()
+        return sum(paid.at("amount").required_integer() for paid in payments if paid.at("status").value == "succeeded")
+    amount, due = invoice.at("amount").integer(), invoice.at("due_amount").integer()
     return None if amount is None or due is None else amount - due

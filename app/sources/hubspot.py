@@ -30,11 +30,11 @@ import orjson
 
 from app.visits.change import Contact, VisitChange, attendee_visit_id, microseconds
 from app.webhooks.delivery import Event
-from app.webhooks.fetching import Bearer, Get, refreshed
-from app.webhooks.payload import Json, Untranslatable
+from app.webhooks.fetching import BearerAuth, RecordRequest, refresh_token_exchange
+from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.signatures.hmac import Hmac
 from app.webhooks.signatures.scheme import MILLISECONDS
-from app.webhooks.source import GONE, Ignored, Source
+from app.webhooks.source import RECORD_GONE, Ignored, Source
 
 SETUP = """
 1. In HubSpot make an app (Development, or Settings, Integrations, Private Apps) with the scope crm.objects.contacts.read.
@@ -56,7 +56,7 @@ WATCHED = {"object.creation", "object.deletion", "object.restore", "object.prope
 PROPERTIES = ("hs_meeting_start_time", "hs_meeting_outcome", "hs_timestamp")
 
 
-def _items(event: Event) -> list[Json]:
+def _items(event: Event) -> list[Payload]:
     return [event.data] if isinstance(event.data.value, dict) else list(event.data)
 
 
@@ -64,7 +64,7 @@ def _portal(event: Event) -> str | None:
     """A body is for one account."""
     portals = {item.at("portalId").text() for item in _items(event)}
     if len(portals) > 1:
-        raise event.data.surprise("events of one portal")
+        raise event.data.unexpected("events of one portal")
     return next(iter(portals), None)
 
 
@@ -88,37 +88,39 @@ SOURCE = Source(
         encoding="base64",
     ),
     setup=SETUP,
-    event=("subscriptionType",),
+    event_name_path=("subscriptionType",),
     repeat_key=_delivery_id,
-    tenant=_portal,
-    api="https://api.hubapi.com/",
-    credentials=Bearer("TOKEN"),
-    exchange=refreshed("https://api.hubapi.com/oauth/v1/token"),
+    tenant_of=_portal,
+    api_url="https://api.hubapi.com/",
+    credentials=BearerAuth("TOKEN"),
+    token_exchange=refresh_token_exchange("https://api.hubapi.com/oauth/v1/token"),
 )
 
 
-def fetch(event: Event) -> list[Get]:
-    ids = dict.fromkeys(_meeting_id(item).needed_id() for item in _watched(event))
+def fetch(event: Event) -> list[RecordRequest]:
+    ids = dict.fromkeys(_meeting_id(item).required_id() for item in _watched(event))
     asked = {
         "properties": ",".join(PROPERTIES),
         "propertiesWithHistory": "hs_meeting_outcome,hs_meeting_start_time",
         "associations": "contacts",
     }
-    return [Get(f"crm/v3/objects/meetings/{id}", params=asked, then=_beside) for id in ids]
+    return [RecordRequest(f"crm/v3/objects/meetings/{id}", params=asked, follow_up=_beside) for id in ids]
 
 
 #: More contacts of one meeting than this are an operator's turn: each is another request.
 MOST_CONTACTS = 50
 
 
-def _contacts(meeting: Json) -> list[str]:
-    found = [contact.at("id").needed_id() for contact in meeting.at("associations", "contacts", "results")]
+def _contacts(meeting: Payload) -> list[str]:
+    found = [contact.at("id").required_id() for contact in meeting.at("associations", "contacts", "results")]
     return list(dict.fromkeys(found))
 
 
-def _beside(meeting: Json) -> dict[str, Get]:
+def _beside(meeting: Payload) -> dict[str, RecordRequest]:
     asked = {"properties": "email,firstname,lastname,phone,mobilephone,hs_email_optout"}
-    return {id: Get(f"crm/v3/objects/contacts/{id}", params=asked) for id in _contacts(meeting)[:MOST_CONTACTS]}
+    return {
+        id: RecordRequest(f"crm/v3/objects/contacts/{id}", params=asked) for id in _contacts(meeting)[:MOST_CONTACTS]
+    }
 
 
 def people(event: Event) -> tuple[str, list[str]]:
@@ -127,27 +129,27 @@ def people(event: Event) -> tuple[str, list[str]]:
 
 
 def _visit_id(event: Event) -> str:
-    return f"{_watched(event)[0].at('portalId').needed_text()}-{event.asked.rpartition('/')[2]}"
+    return f"{_watched(event)[0].at('portalId').required_text()}-{event.record_path.rpartition('/')[2]}"
 
 
 def _is_there(event: Event) -> bool:
-    return event.record is not None and not event.record.at("archived").flag()
+    return event.record is not None and not event.record.at("archived").boolean()
 
 
 def translate(event: Event) -> list[VisitChange] | Ignored:
     watched = _watched(event)
     if not watched:
-        names = [item.at("subscriptionType").needed_text() for item in _items(event)]
+        names = [item.at("subscriptionType").required_text() for item in _items(event)]
         return Ignored(", ".join(dict.fromkeys(names)) or "nothing")
     if event.fetched_at is None:
         raise Untranslatable("the meeting that this event points at was not fetched")
-    id = event.asked.rpartition("/")[2]
+    id = event.record_path.rpartition("/")[2]
     told = [item for item in watched if _meeting_id(item).text() == id]
     if event.record is None or not _is_there(event):
         deletions = [item for item in told if item.at("subscriptionType").text() == "object.deletion"]
         if not deletions:
-            return GONE
-        deleted_at = deletions[-1].at("occurredAt").needed_unix_ms()
+            return RECORD_GONE
+        deleted_at = deletions[-1].at("occurredAt").required_unix_ms()
         return [_off(event, contact, deleted_at) for contact in event.people or [""]]
     here = _contacts(event.record)
     if len(here) > MOST_CONTACTS:
@@ -159,7 +161,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     return [*(_of_contact(event, whole, contact) for contact in here), *removed]
 
 
-def _meeting(event: Event, record: Json, told: list[Json]) -> VisitChange:
+def _meeting(event: Event, record: Payload, told: list[Payload]) -> VisitChange:
     """What holds for all who come."""
     assert event.fetched_at
     outcome, history = _outcome(record), _history(record, "hs_meeting_outcome")
@@ -178,7 +180,7 @@ def _meeting(event: Event, record: Json, told: list[Json]) -> VisitChange:
 
 
 def _of_contact(event: Event, whole: VisitChange, contact: str) -> VisitChange:
-    person = event.beside.get(contact, Json(None)).at("properties")
+    person = event.related.get(contact, Payload(None)).at("properties")
     change = replace(whole, visit_id=_visit_of(event, contact))
     if not person:
         return change
@@ -203,31 +205,31 @@ def _visit_of(event: Event, contact: str) -> str:
     return attendee_visit_id(_visit_id(event), contact)
 
 
-def _watched(event: Event) -> list[Json]:
+def _watched(event: Event) -> list[Payload]:
     return [item for item in _items(event) if _is_watched(item)]
 
 
-def _is_watched(item: Json) -> bool:
-    kind = item.at("subscriptionType").needed_text()
+def _is_watched(item: Payload) -> bool:
+    kind = item.at("subscriptionType").required_text()
     if kind == "object.propertyChange" and item.at("propertyName").text() not in PROPERTIES:
         return False
     types = ("fromObjectTypeId", "toObjectTypeId") if kind == "object.associationChange" else ("objectTypeId",)
     return kind in WATCHED and MEETINGS in [item.at(name).text() for name in types]
 
 
-def _meeting_id(item: Json) -> Json:
+def _meeting_id(item: Payload) -> Payload:
     """An association has two ends."""
     if item.at("subscriptionType").text() != "object.associationChange":
         return item.at("objectId")
     return item.at("fromObjectId" if item.at("fromObjectTypeId").text() == MEETINGS else "toObjectId")
 
 
-def _outcome(meeting: Json) -> str:
+def _outcome(meeting: Payload) -> str:
     said = (meeting.at("properties", "hs_meeting_outcome").text() or "SCHEDULED").upper().replace(" ", "_")
     return "CANCELED" if said == "CANCELLED" else said
 
 
-def _history(meeting: Json, name: str) -> list[Json]:
+def _history(meeting: Payload, name: str) -> list[Payload]:
     return list(meeting.at("propertiesWithHistory", name))
 
 
@@ -235,7 +237,7 @@ def _history(meeting: Json, name: str) -> list[Json]:
 ONE_ACTION = timedelta(seconds=5)
 
 
-def _was_moved(meeting: Json, since: datetime) -> bool:
+def _was_moved(meeting: Payload, since: datetime) -> bool:
     """Did the start change when the outcome became RESCHEDULED, or later? The start that it was made with is no change."""
     entries = [_moment(entry.at("timestamp")) for entry in _history(meeting, "hs_meeting_start_time")]
     times = sorted(filter(None, entries))
@@ -243,7 +245,7 @@ def _was_moved(meeting: Json, since: datetime) -> bool:
     return any(time - made_at > ONE_ACTION and since - time <= ONE_ACTION for time in times)
 
 
-def _since(meeting: Json, history: list[Json], told: list[Json]) -> datetime | None:
+def _since(meeting: Payload, history: list[Payload], told: list[Payload]) -> datetime | None:
     """When the outcome became what it is: by its history, else by the event that tells it, or at the latest since then."""
     outcome = meeting.at("properties", "hs_meeting_outcome").text()
     times = [_moment(entry.at("timestamp")) for entry in history if entry.at("value").text() == outcome]
@@ -253,24 +255,24 @@ def _since(meeting: Json, history: list[Json], told: list[Json]) -> datetime | N
     return max(filter(None, times), default=None) or _moment(meeting.at("updatedAt"))
 
 
-def _start(meeting: Json) -> datetime:
+def _start(meeting: Payload) -> datetime:
     properties = meeting.at("properties")
     start = properties.at("hs_meeting_start_time")
     found = _moment(start) or _moment(properties.at("hs_timestamp"))
     if found is None:
-        raise start.surprise("a time")
+        raise start.unexpected("a time")
     return found
 
 
-def _moment(found: Json) -> datetime | None:
+def _moment(found: Payload) -> datetime | None:
     """ISO 8601, or milliseconds since 1970, also as text."""
     written = found.text() or ""
     if re.fullmatch("[0-9]{9,15}", written):
-        return Json(int(written), *found.steps).unix_ms()
-    return found.moment()
+        return Payload(int(written), *found.path).unix_ms()
+    return found.time()
 
 
-def _contact(properties: Json) -> Contact:
+def _contact(properties: Payload) -> Contact:
     return Contact(
         email=properties.at("email").text(),
         first_name=properties.at("firstname").text(),

@@ -16,10 +16,10 @@ from datetime import datetime
 
 from app.visits.change import UNSAID, Action, Contact, Unsaid, VisitChange, microseconds
 from app.webhooks.delivery import Event
-from app.webhooks.fetching import Bearer, Get, refreshed
-from app.webhooks.payload import Json, Untranslatable
+from app.webhooks.fetching import BearerAuth, RecordRequest, refresh_token_exchange
+from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.signatures.hmac import Hmac
-from app.webhooks.source import GONE, Ignored, Source
+from app.webhooks.source import RECORD_GONE, Ignored, Source
 
 SETUP = """
 1. As an approved partner of Jane's Developer Platform, connect the clinic with the scopes appointments:read, patients:read,
@@ -52,13 +52,13 @@ SOURCE = Source(
     evidence="recalled",
     signature=Hmac("X-Jane-Signature", prefix="sha256="),
     setup=SETUP,
-    event=("event_topic",),
+    event_name_path=("event_topic",),
     repeat_key=_event_id,
-    tenant=_clinic,
-    needs=("API_URL",),
-    api="",
-    credentials=Bearer("TOKEN"),
-    exchange=refreshed("https://login.id.janeapp.com/realms/jane/protocol/openid-connect/token"),
+    tenant_of=_clinic,
+    required_settings=("API_URL",),
+    api_url="",
+    credentials=BearerAuth("TOKEN"),
+    token_exchange=refresh_token_exchange("https://login.id.janeapp.com/realms/jane/protocol/openid-connect/token"),
 )
 
 ACTIONS: dict[str, Action] = {
@@ -69,28 +69,28 @@ ACTIONS: dict[str, Action] = {
 }
 
 
-def fetch(event: Event) -> list[Get]:
+def fetch(event: Event) -> list[RecordRequest]:
     if _topic(event) not in ACTIONS:
         return []
-    return [Get(f"appointments/{event.data.at('appointment_id').needed_id()}", then=_beside)]
+    return [RecordRequest(f"appointments/{event.data.at('appointment_id').required_id()}", follow_up=_beside)]
 
 
-def _beside(appointment: Json) -> dict[str, Get]:
+def _beside(appointment: Payload) -> dict[str, RecordRequest]:
     patient_id = appointment.at("patient_id")
-    return {"patient": Get(f"patients/{patient_id.needed_id()}")} if patient_id.text() else {}
+    return {"patient": RecordRequest(f"patients/{patient_id.required_id()}")} if patient_id.text() else {}
 
 
 def translate(event: Event) -> list[VisitChange] | Ignored:
-    topic, told_at = _topic(event), event.data.at("event_timestamp").moment() or event.received_at
+    topic, told_at = _topic(event), event.data.at("event_timestamp").time() or event.received_at
     if topic not in ACTIONS:
         return Ignored(topic)
-    visit_id = f"{event.data.at('clinic_guid').needed_text()}-{event.data.at('appointment_id').needed_id()}"
+    visit_id = f"{event.data.at('clinic_guid').required_text()}-{event.data.at('appointment_id').required_id()}"
     if event.fetched_at is None:
         raise Untranslatable("the appointment that this event points at was not fetched")
     order, appointment = microseconds(event.fetched_at), event.record
     if appointment is None:
         if ACTIONS[topic] != "cancel":
-            return GONE
+            return RECORD_GONE
         return [VisitChange(action="cancel", visit_id=visit_id, order=order, date_cancelled=told_at, is_sighting=True)]
     ended_at, missed_at = _cancelled(appointment, topic, told_at), _missed(appointment, told_at)
     starts_at = appointment.at("start_at")
@@ -99,41 +99,41 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
             action="cancel" if ended_at else "create" if ACTIONS[topic] == "create" else "update",
             visit_id=visit_id,
             order=order,
-            contact=_contact(event.beside.get("patient", Json(None))),
-            time_scheduled=(starts_at.moment() or UNSAID) if ended_at else starts_at.needed_moment(),
+            contact=_contact(event.related.get("patient", Payload(None))),
+            time_scheduled=(starts_at.time() or UNSAID) if ended_at else starts_at.required_time(),
             date_cancelled=ended_at,
             no_show=missed_at,
-            opted_out=_opted_out(event.beside.get("patient", Json(None))),
-            is_sighting=not (_dated(appointment) if ended_at else appointment.at("no_show_at").moment()),
+            opted_out=_opted_out(event.related.get("patient", Payload(None))),
+            is_sighting=not (_dated(appointment) if ended_at else appointment.at("no_show_at").time()),
         )
     ]
 
 
 def _topic(event: Event) -> str:
-    return event.data.at("event_topic").needed_text()
+    return event.data.at("event_topic").required_text()
 
 
-def _cancelled(appointment: Json, topic: str, told_at: datetime) -> datetime | None:
+def _cancelled(appointment: Payload, topic: str, told_at: datetime) -> datetime | None:
     """As the record says; only of one that does not tell, the event is believed."""
     is_silent = isinstance(appointment.value, dict) and not appointment.value.keys() & {"state", "cancelled_at"}
     is_off = appointment.at("state").text() in ("cancelled", "archived") or (is_silent and ACTIONS[topic] == "cancel")
     return _dated(appointment) or (told_at if is_off else None)
 
 
-def _dated(appointment: Json) -> datetime | None:
-    return appointment.at("cancelled_at").moment() or appointment.at("archived_at").moment()
+def _dated(appointment: Payload) -> datetime | None:
+    return appointment.at("cancelled_at").time() or appointment.at("archived_at").time()
 
 
-def _missed(appointment: Json, told_at: datetime) -> datetime | None:
-    return appointment.at("no_show_at").moment() or (told_at if appointment.at("state").text() == "no_show" else None)
+def _missed(appointment: Payload, told_at: datetime) -> datetime | None:
+    return appointment.at("no_show_at").time() or (told_at if appointment.at("state").text() == "no_show" else None)
 
 
-def _contact(patient: Json) -> Contact | None:
+def _contact(patient: Payload) -> Contact | None:
     if not patient:
         return None
     numbers = [one for one in patient.at("phone_numbers") if one.at("type").text() != "fax"]
     ranked = [
-        *(one for one in numbers if one.at("is_primary").flag()),
+        *(one for one in numbers if one.at("is_primary").boolean()),
         *(one for one in numbers if one.at("type").text() == "mobile"),
         *numbers,
     ]
@@ -145,9 +145,9 @@ def _contact(patient: Json) -> Contact | None:
     )
 
 
-def _opted_out(patient: Json) -> bool | Unsaid:
+def _opted_out(patient: Payload) -> bool | Unsaid:
     """`do_not_email` is about all e-mail, `send_marketing_emails` about what a review request may count as."""
     if patient.at("status").text() == "deceased":
         return True
-    no_mail, marketing = patient.at("do_not_email").flag(), patient.at("send_marketing_emails").flag()
+    no_mail, marketing = patient.at("do_not_email").boolean(), patient.at("send_marketing_emails").boolean()
     return UNSAID if no_mail is None and marketing is None else bool(no_mail or marketing is False)

@@ -34,10 +34,10 @@ from functools import partial
 
 from app.visits.change import UNSAID, Action, Contact, Unsaid, VisitChange, microseconds
 from app.webhooks.delivery import Event
-from app.webhooks.fetching import Bearer, Get, refreshed
-from app.webhooks.payload import Json, Untranslatable
+from app.webhooks.fetching import BearerAuth, RecordRequest, refresh_token_exchange
+from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.signatures.hmac import Hmac
-from app.webhooks.source import GONE, Ignored, Source, graphql_record
+from app.webhooks.source import RECORD_GONE, Ignored, Source, graphql_record
 
 SETUP = """
 1. In Jobber's Developer Center make an app with read access to clients, jobs, scheduled items, invoices and Jobber
@@ -64,15 +64,15 @@ SOURCE = Source(
     signature=Hmac(header="X-Jobber-Hmac-SHA256", encoding="base64"),
     setup=SETUP,
     evidence="second-hand",
-    form="json or form",
-    event=("data", "webHookEvent", "topic"),
-    look_alike=True,  # times are whole seconds, and the body has nothing else that changes
-    answer_within_s=0.8,
-    api="https://api.getjobber.com/api/graphql",
-    credentials=Bearer("TOKEN"),
-    exchange=refreshed("https://api.getjobber.com/api/oauth/token"),
-    tenant=lambda event: _told(event.data).at("accountId").text(),
-    headers_out={"X-JOBBER-GRAPHQL-VERSION": "2026-04-16"},
+    body_format="json or form",
+    event_name_path=("data", "webHookEvent", "topic"),
+    events_may_collide=True,  # times are whole seconds, and the body has nothing else that changes
+    sender_timeout_s=0.8,
+    api_url="https://api.getjobber.com/api/graphql",
+    credentials=BearerAuth("TOKEN"),
+    token_exchange=refresh_token_exchange("https://api.getjobber.com/api/oauth/token"),
+    tenant_of=lambda event: _told(event.data).at("accountId").text(),
+    api_headers={"X-JOBBER-GRAPHQL-VERSION": "2026-04-16"},
 )
 
 #: What a topic makes us fetch, and what it means to the visits in there.
@@ -117,34 +117,34 @@ fragment Billed on Invoice { visits(first: 40) { nodes { ...Fields } } }"""
 }
 
 
-def fetch(event: Event) -> list[Get]:
+def fetch(event: Event) -> list[RecordRequest]:
     told = _told(event.data)
-    name, _ = FETCHED.get(told.at("topic").needed_text(), (None, None))
+    name, _ = FETCHED.get(told.at("topic").required_text(), (None, None))
     if name is None:
         return []
     item, is_new = told.at("itemId"), told.at("topic").text() == "VISIT_CREATE"
-    path, variables = f"{name}/{_safe(item)}", {"id": item.needed_text()}
+    path, variables = f"{name}/{_safe(item)}", {"id": item.required_text()}
     if is_new:
-        return [Get(path, CREATED, variables, then=partial(_earlier, _since(event)))]
-    return [Get(path, QUERIES[name], variables)]
+        return [RecordRequest(path, CREATED, variables, follow_up=partial(_earlier, _since(event)))]
+    return [RecordRequest(path, QUERIES[name], variables)]
 
 
-def _earlier(since: datetime, answer: Json) -> dict[str, Get]:
+def _earlier(since: datetime, answer: Payload) -> dict[str, RecordRequest]:
     """The page before the last one, where that does not reach back to the event."""
     job = answer.at("data", "visit", "job")
     page, cursor = list(job.at("visits", "nodes")), job.at("visits", "pageInfo", "startCursor")
     if not page or not cursor.text() or job.at("visits", "pageInfo", "hasPreviousPage").value is not True:
         return {}
-    starts_at = page[0].at("startAt").moment()
+    starts_at = page[0].at("startAt").time()
     if starts_at and starts_at <= since:
         return {}
-    variables = {"id": job.at("id").needed_text(), "before": cursor.needed_text()}
-    return {"earlier": Get(f"job/{_safe(job.at('id'))}", EARLIER, variables)}
+    variables = {"id": job.at("id").required_text(), "before": cursor.required_text()}
+    return {"earlier": RecordRequest(f"job/{_safe(job.at('id'))}", EARLIER, variables)}
 
 
 def translate(event: Event) -> list[VisitChange] | Ignored:
     told = _told(event.data)
-    topic = told.at("topic").needed_text()
+    topic = told.at("topic").required_text()
     if topic == "VISIT_DESTROY":
         return [_destroyed(event, told)]
     if topic not in FETCHED:
@@ -154,7 +154,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     name, action = FETCHED[topic]
     found, order = graphql_record(event.record, name, SOURCE.title), microseconds(event.fetched_at)
     if found is None:
-        return GONE
+        return RECORD_GONE
     if name == "visit":
         visit = _visit(found, action, _safe(told.at("itemId")), order)
         return [visit, *_others(event, visit)] if action == "create" else [visit]
@@ -163,38 +163,38 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     return [_visit(visit, action, id, order, is_shared) for id, (visit, is_shared) in visits.items()] or Ignored(topic)
 
 
-def _told(data: Json) -> Json:
+def _told(data: Payload) -> Payload:
     """The event inside the body, which is JSON, or a form in one of two shapes."""
     inside = data.at("data")
     if isinstance(inside.value, str):
-        inside = inside.unwrapped()
+        inside = inside.parse_embedded_json()
         inside = inside.at("data") or inside
     if isinstance(data.value, dict) and not inside:
         names = ("topic", "itemId", "occurredAt", "occuredAt")
-        return Json({name: data.at(f"data[webHookEvent][{name}]").value for name in names}, "data.webHookEvent")
+        return Payload({name: data.at(f"data[webHookEvent][{name}]").value for name in names}, "data.webHookEvent")
     return inside.at("webHookEvent")
 
 
-def _safe(item: Json) -> str:
+def _safe(item: Payload) -> str:
     """An id as part of an external_id: base64 in the spelling for URLs."""
-    if not _BASE64.fullmatch(item.needed_text()):
-        raise item.surprise("base64")
-    return item.needed_text().rstrip("=").replace("+", "-").replace("/", "_")
+    if not _BASE64.fullmatch(item.required_text()):
+        raise item.unexpected("base64")
+    return item.required_text().rstrip("=").replace("+", "-").replace("/", "_")
 
 
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")
 
 
-def _destroyed(event: Event, told: Json) -> VisitChange:
+def _destroyed(event: Event, told: Payload) -> VisitChange:
     return VisitChange(
         action="cancel",
         visit_id=_safe(told.at("itemId")),
         order=microseconds(event.received_at),
-        date_cancelled=told.at("occurredAt").moment() or told.at("occuredAt").needed_moment(),
+        date_cancelled=told.at("occurredAt").time() or told.at("occuredAt").required_time(),
     )
 
 
-def _invoices(found: Json, name: str) -> list[Json]:
+def _invoices(found: Payload, name: str) -> list[Payload]:
     if name == "invoice":
         return [found]
     return [found.at("invoice"), *(part.at("invoice") for part in found.at("allocations", "nodes"))]
@@ -203,13 +203,16 @@ def _invoices(found: Json, name: str) -> list[Json]:
 def _since(event: Event) -> datetime:
     """What begins later was still to come when the event occurred."""
     told = _told(event.data)
-    return told.at("occurredAt").moment() or told.at("occuredAt").moment() or event.received_at
+    return told.at("occurredAt").time() or told.at("occuredAt").time() or event.received_at
 
 
 def _others(event: Event, first: VisitChange) -> list[VisitChange]:
     """The visits of the same job that are still to come: Jobber announces only the first of a recurring schedule."""
-    job, earlier = event.record.at("data", "visit", "job") if event.record else Json(None), event.beside.get("earlier")
-    pages = [job, graphql_record(earlier, "job", SOURCE.title) or Json(None)]
+    job, earlier = (
+        event.record.at("data", "visit", "job") if event.record else Payload(None),
+        event.related.get("earlier"),
+    )
+    pages = [job, graphql_record(earlier, "job", SOURCE.title) or Payload(None)]
     visits = {_safe(visit.at("id")): visit for page in pages for visit in page.at("visits", "nodes")}
     return [
         replace(
@@ -224,22 +227,22 @@ def _others(event: Event, first: VisitChange) -> list[VisitChange]:
     ]
 
 
-def _is_to_come(visit: Json, since: datetime) -> bool:
-    starts_at = visit.at("startAt").moment()
-    return bool(starts_at and starts_at > since) and visit.at("isComplete").flag() is not True
+def _is_to_come(visit: Payload, since: datetime) -> bool:
+    starts_at = visit.at("startAt").time()
+    return bool(starts_at and starts_at > since) and visit.at("isComplete").boolean() is not True
 
 
-def _scheduled(visit: Json) -> datetime | None:
-    ends_at = visit.at("endAt").moment() if visit.at("allDay").flag() else None
-    return ends_at or visit.at("startAt").moment()
+def _scheduled(visit: Payload) -> datetime | None:
+    ends_at = visit.at("endAt").time() if visit.at("allDay").boolean() else None
+    return ends_at or visit.at("startAt").time()
 
 
-def _visit(visit: Json, action: Action, visit_id: str, order: int, is_shared: bool = False) -> VisitChange:
+def _visit(visit: Payload, action: Action, visit_id: str, order: int, is_shared: bool = False) -> VisitChange:
     """is_shared: it is on an invoice with others."""
     if not isinstance(visit.value, dict):
-        raise visit.surprise("a visit")
+        raise visit.unexpected("a visit")
     client, invoice = visit.at("client"), visit.at("invoice")
-    complete, paid = visit.at("isComplete").flag(), invoice.at("amounts", "paymentsTotal").amount()
+    complete, paid = visit.at("isComplete").boolean(), invoice.at("amounts", "paymentsTotal").amount()
     is_shared = is_shared or len(list(invoice.at("visits", "nodes"))) > 1
     return VisitChange(
         action=action,
@@ -247,20 +250,20 @@ def _visit(visit: Json, action: Action, visit_id: str, order: int, is_shared: bo
         order=order,
         contact=_contact(client),
         time_scheduled=_scheduled(visit),
-        time_completed=visit.at("completedAt").moment() or UNSAID if complete is not False else None,
+        time_completed=visit.at("completedAt").time() or UNSAID if complete is not False else None,
         amount_collected=UNSAID if paid is None or paid < 0 else None if is_shared else paid or None,
         opted_out=_opted_out(client),
     )
 
 
-def _opted_out(client: Json) -> bool | Unsaid:
-    asked = client.at("receivesReviewRequests").flag()
+def _opted_out(client: Payload) -> bool | Unsaid:
+    asked = client.at("receivesReviewRequests").boolean()
     return UNSAID if asked is None else not asked
 
 
-def _contact(client: Json) -> Contact:
+def _contact(client: Payload) -> Contact:
     first_name, last_name = client.at("firstName").text(), client.at("lastName").text()
-    if not (first_name or last_name or client.at("isCompany").flag()):
+    if not (first_name or last_name or client.at("isCompany").boolean()):
         before, _, after = (client.at("name").text() or "").rpartition(" ")
         first_name, last_name = before or after, after if before else None
     return Contact(
@@ -271,7 +274,7 @@ def _contact(client: Json) -> Contact:
     )
 
 
-def _primary(items: Json, name: str) -> str | None:
+def _primary(items: Payload, name: str) -> str | None:
     """The primary one, else the first."""
     known = [item for item in items if item.at(name).text()]
     best = [item for item in known if item.at("primary").value is True] or known

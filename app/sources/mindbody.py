@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 
 from app.visits.change import UNSAID, Contact, VisitChange, attendee_visit_id, microseconds
 from app.webhooks.delivery import Event
-from app.webhooks.payload import Json, Untranslatable
+from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.signatures.hmac import Hmac
 from app.webhooks.source import Ignored, Source
 
@@ -50,10 +50,10 @@ SOURCE = Source(
     evidence="recalled",
     signature=Hmac(header="X-Mindbody-Signature", encoding="base64", prefix="sha256="),
     setup=SETUP,
-    event=("eventId",),
+    event_name_path=("eventId",),
     repeat_key=lambda event: event.data.at("messageId").text(),
-    tenant=lambda event: event.data.at("eventData", "siteId").text(),
-    probes=("HEAD",),
+    tenant_of=lambda event: event.data.at("eventData", "siteId").text(),
+    probe_methods=("HEAD",),
 )
 
 OPEN = {"scheduled", "booked", "confirmed", "arrived", "started"}
@@ -62,7 +62,7 @@ MISSED = {"noshow", "absent"}
 
 
 def translate(event: Event) -> list[VisitChange] | Ignored:
-    kind, booking = event.data.at("eventId").needed_text(), event.data.at("eventData")
+    kind, booking = event.data.at("eventId").required_text(), event.data.at("eventData")
     match kind:
         case "appointmentBooking.created" | "appointmentBooking.updated":
             return [
@@ -78,34 +78,34 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
             return [_place(event, booking, _status(booking.at("signedInStatus"), OFF | MISSED | {"signedin", "none"}))]
         case "classRosterBooking.cancelled":
             return [_place(event, booking, "cancelled")]
-        case "class.updated" if booking.at("isCancelled").flag():
+        case "class.updated" if booking.at("isCancelled").boolean():
             raise Untranslatable("a class is cancelled, and its clients are not named")
     return Ignored(kind)
 
 
-def _appointment(event: Event, booking: Json, status: str) -> VisitChange:
-    site, starts = booking.at("siteId").needed_text(), booking.at("startDateTime")
-    known = _known(event, booking, f"{site}:{booking.at('appointmentId').needed_text()}", starts)
+def _appointment(event: Event, booking: Payload, status: str) -> VisitChange:
+    site, starts = booking.at("siteId").required_text(), booking.at("startDateTime")
+    known = _known(event, booking, f"{site}:{booking.at('appointmentId').required_text()}", starts)
     if status not in OFF:
-        starts.needed_moment(UTC)
+        starts.required_time(UTC)
     return _with_status(known, status, _said_at(event))
 
 
-def _place(event: Event, booking: Json, status: str) -> VisitChange:
+def _place(event: Event, booking: Payload, status: str) -> VisitChange:
     """Of one client in a class."""
-    its_class = f"{booking.at('siteId').needed_text()}:class:{booking.at('classId').needed_text()}"
-    visit_id = attendee_visit_id(its_class, booking.at("clientId").needed_text())
+    its_class = f"{booking.at('siteId').required_text()}:class:{booking.at('classId').required_text()}"
+    visit_id = attendee_visit_id(its_class, booking.at("clientId").required_text())
     known = _known(event, booking, visit_id, booking.at("classStartDateTime"))
     return _with_status(known, status, _said_at(event))
 
 
-def _known(event: Event, booking: Json, visit_id: str, starts: Json) -> VisitChange:
+def _known(event: Event, booking: Payload, visit_id: str, starts: Payload) -> VisitChange:
     return VisitChange(
-        action="create" if event.data.at("eventId").needed_text().endswith("created") else "update",
+        action="create" if event.data.at("eventId").required_text().endswith("created") else "update",
         visit_id=visit_id,
         order=microseconds(_said_at(event)),
         contact=_contact(booking),
-        time_scheduled=starts.moment(UTC) or UNSAID,
+        time_scheduled=starts.time(UTC) or UNSAID,
         is_sighting=True,
     )
 
@@ -123,18 +123,18 @@ def _with_status(known: VisitChange, status: str, said_at: datetime) -> VisitCha
 
 
 def _said_at(event: Event) -> datetime:
-    return event.data.at("eventInstanceOriginationDateTime").needed_moment(UTC)
+    return event.data.at("eventInstanceOriginationDateTime").required_time(UTC)
 
 
-def _status(found: Json, known: set[str]) -> str:
+def _status(found: Payload, known: set[str]) -> str:
     """Where it is left out, the booking stands."""
     status = (found.text() or "scheduled").lower().replace(" ", "").replace("-", "")
     if status not in known | {"scheduled"}:
-        raise found.surprise("a status that Mindbody has")
+        raise found.unexpected("a status that Mindbody has")
     return status
 
 
-def _contact(booking: Json) -> Contact:
+def _contact(booking: Payload) -> Contact:
     return Contact(
         email=booking.at("clientEmail").text(),
         first_name=booking.at("clientFirstName").text(),

@@ -33,8 +33,8 @@ from zoneinfo import ZoneInfo
 
 from app.visits.change import UNSAID, Action, Contact, Unsaid, VisitChange, microseconds
 from app.webhooks.delivery import Event
-from app.webhooks.fetching import Bearer, Exchange, Get
-from app.webhooks.payload import Json, Untranslatable
+from app.webhooks.fetching import BearerAuth, RecordRequest, TokenExchange
+from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.signatures.hmac import Hmac
 from app.webhooks.signatures.scheme import ISO_TIME
 from app.webhooks.source import Ignored, Source
@@ -95,23 +95,23 @@ SOURCE = Source(
         "signature", timestamp="timestamp", clock=ISO_TIME, signs="{t}.{body:base64}", tolerance_s=3 * 86_400
     ),
     setup=SETUP,
-    event=("event_name",),
+    event_name_path=("event_name",),
     repeat_key=_repeat_key,
-    tenant=_practice,
-    headers=(ADDRESS_PARAMETER,),
-    api="https://nexhealth.info/",
-    credentials=Bearer("TOKEN"),
-    exchange=Exchange(
+    tenant_of=_practice,
+    kept_headers=(ADDRESS_PARAMETER,),
+    api_url="https://nexhealth.info/",
+    credentials=BearerAuth("TOKEN"),
+    token_exchange=TokenExchange(
         "https://nexhealth.info/authenticates",
         ("API_KEY",),
         headers={"authorization": "{API_KEY}", **VERSION},
-        at=("data", "token"),
+        token_path=("data", "token"),
     ),
-    headers_out=VERSION,
+    api_headers=VERSION,
 )
 
 
-def fetch(event: Event) -> list[Get]:
+def fetch(event: Event) -> list[RecordRequest]:
     """The patients of the appointments that stand or took place, where the event does not say who they are."""
     if _kind(event) not in ACTIONS or _is_test(event):
         return []
@@ -128,17 +128,19 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
         return Ignored("a test event")
     first, told = next((get.path for get in fetch(event)), ""), list(_appointments(event))
     if not told:
-        raise event.data.at("data", "appointment").surprise("an appointment")
-    visits = [one for one in told if not one.at("unavailable").flag()]
+        raise event.data.at("data", "appointment").unexpected("an appointment")
+    visits = [one for one in told if not one.at("unavailable").boolean()]
     paths = [(one, get.path if (get := _patient(event, one)) else first) for one in visits]
-    changes = [_change(event, ACTIONS[kind], one) for one, path in paths if path == event.asked or not event.asked]
+    changes = [
+        _change(event, ACTIONS[kind], one) for one, path in paths if path == event.record_path or not event.record_path
+    ]
     return changes if visits else Ignored("a block of the schedule")
 
 
-def _change(event: Event, action: Action, appointment: Json) -> VisitChange:
-    changed_at = appointment.at("updated_at").moment() or event.data.at("event_time").needed_moment()
-    is_off, is_done = _is_cancelled(appointment), appointment.at("checked_out").flag() is not False
-    cancelled_at, done_at = appointment.at("cancelled_at").moment(), appointment.at("checked_out_at").moment()
+def _change(event: Event, action: Action, appointment: Payload) -> VisitChange:
+    changed_at = appointment.at("updated_at").time() or event.data.at("event_time").required_time()
+    is_off, is_done = _is_cancelled(appointment), appointment.at("checked_out").boolean() is not False
+    cancelled_at, done_at = appointment.at("cancelled_at").time(), appointment.at("checked_out_at").time()
     starts_at, zone = appointment.at("start_time"), _zone(appointment) or event.zone
     return VisitChange(
         action="cancel" if is_off else action,
@@ -146,37 +148,37 @@ def _change(event: Event, action: Action, appointment: Json) -> VisitChange:
         order=microseconds(changed_at),
         as_of=microseconds(event.fetched_at) if event.fetched_at else 0,
         contact=_contact(event, appointment),
-        time_scheduled=(starts_at.moment(zone) or UNSAID) if is_off else starts_at.needed_moment(zone),
+        time_scheduled=(starts_at.time(zone) or UNSAID) if is_off else starts_at.required_time(zone),
         time_completed=_completed(appointment, changed_at),
         date_cancelled=(cancelled_at or changed_at) if is_off else None,
-        no_show=changed_at if appointment.at("patient_missed").flag() else None,
+        no_show=changed_at if appointment.at("patient_missed").boolean() else None,
         is_sighting=not (is_off and cancelled_at) and not (is_done and done_at),
     )
 
 
 def _is_test(event: Event) -> bool:
-    return event.data.at("test").flag() is True
+    return event.data.at("test").boolean() is True
 
 
 def _kind(event: Event) -> str:
-    return event.data.at("event_name").needed_text()
+    return event.data.at("event_name").required_text()
 
 
-def _appointments(event: Event) -> list[Json]:
+def _appointments(event: Event) -> list[Payload]:
     """One, or a list of them, under either name."""
     found = [place for name in ("appointment", "appointments") if (place := event.data.at("data", name))]
     told = [one for place in found for one in (place if isinstance(place.value, list) else [place])]
     if len(told) > MOST_APPOINTMENTS:
-        raise event.data.at("data").surprise("a few appointments")
+        raise event.data.at("data").unexpected("a few appointments")
     return told
 
 
-def _visit_id(event: Event, appointment: Json) -> str:
-    institution = event.data.at("institution_id").text() or appointment.at("institution_id").needed_text()
-    return f"{institution}-{appointment.at('id').needed_text()}"
+def _visit_id(event: Event, appointment: Payload) -> str:
+    institution = event.data.at("institution_id").text() or appointment.at("institution_id").required_text()
+    return f"{institution}-{appointment.at('id').required_text()}"
 
 
-def _zone(appointment: Json) -> ZoneInfo | None:
+def _zone(appointment: Payload) -> ZoneInfo | None:
     name = appointment.at("timezone").value
     try:
         return ZoneInfo(name) if isinstance(name, str) else None
@@ -184,31 +186,33 @@ def _zone(appointment: Json) -> ZoneInfo | None:
         return None
 
 
-def _is_cancelled(appointment: Json) -> bool:
-    return any(appointment.at(name).flag() for name in ("cancelled", "canceled", "deleted"))
+def _is_cancelled(appointment: Payload) -> bool:
+    return any(appointment.at(name).boolean() for name in ("cancelled", "canceled", "deleted"))
 
 
-def _completed(appointment: Json, changed_at: datetime) -> datetime | None | Unsaid:
-    checked_out, at = appointment.at("checked_out").flag(), appointment.at("checked_out_at").moment()
+def _completed(appointment: Payload, changed_at: datetime) -> datetime | None | Unsaid:
+    checked_out, at = appointment.at("checked_out").boolean(), appointment.at("checked_out_at").time()
     if checked_out is False:
         return None
     return at or (changed_at if checked_out else UNSAID)
 
 
-def _patient(event: Event, appointment: Json) -> Get | None:
+def _patient(event: Event, appointment: Payload) -> RecordRequest | None:
     is_off = (
-        _is_cancelled(appointment) or appointment.at("patient_missed").flag() or appointment.at("unavailable").flag()
+        _is_cancelled(appointment)
+        or appointment.at("patient_missed").boolean()
+        or appointment.at("unavailable").boolean()
     )
     patient_id = appointment.at("patient_id")
     if is_off or not patient_id.text() or appointment.at("patient", "email").text():
         return None
-    params = {"subdomain": Json(_practice(event), "subdomain").needed_id()}
+    params = {"subdomain": Payload(_practice(event), "subdomain").required_id()}
     if appointment.at("location_id").text():
-        params["location_id"] = appointment.at("location_id").needed_id()
-    return Get(f"patients/{patient_id.needed_id()}", params=params)
+        params["location_id"] = appointment.at("location_id").required_id()
+    return RecordRequest(f"patients/{patient_id.required_id()}", params=params)
 
 
-def _contact(event: Event, appointment: Json) -> Contact | None:
+def _contact(event: Event, appointment: Payload) -> Contact | None:
     patient = appointment.at("patient")
     if event.record and _patient(event, appointment):
         data = event.record.at("data")

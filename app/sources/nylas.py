@@ -22,7 +22,7 @@ from dataclasses import replace
 from app.visits.change import UNSAID, Contact, VisitChange, microseconds
 from app.webhooks.delivery import Event
 from app.webhooks.handshakes import EchoQuery
-from app.webhooks.payload import Json, Untranslatable
+from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.signatures.hmac import Hmac
 from app.webhooks.source import Ignored, Source
 
@@ -53,13 +53,13 @@ SOURCE = Source(
     content_encodings=("gzip",),
     setup=SETUP,
     repeat_key=_notification_id,
-    tenant=lambda event: event.data.at("data", "grant_id").text(),
-    unsigned=EchoQuery("challenge"),
+    tenant_of=lambda event: event.data.at("data", "grant_id").text(),
+    handshake=EchoQuery("challenge"),
 )
 
 
 def translate(event: Event) -> list[VisitChange] | Ignored:
-    kind, booking = event.data.at("type").needed_text(), event.data.at("data", "object")
+    kind, booking = event.data.at("type").required_text(), event.data.at("data", "object")
     match kind:
         case "booking.created":
             if len(_guests(booking.at("booking_info"))) > 1:
@@ -68,39 +68,39 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
         case "booking.rescheduled":
             return [_moved(event, booking)]
         case "booking.cancelled" | "booking.canceled":
-            cancelled_at = event.data.at("time").needed_unix()
+            cancelled_at = event.data.at("time").required_unix_seconds()
             return [replace(_known(event, booking), action="cancel", date_cancelled=cancelled_at)]
     return Ignored(kind)
 
 
-def _moved(event: Event, booking: Json) -> VisitChange:
-    start = booking.at("booking_info", "start_time").needed_unix()
+def _moved(event: Event, booking: Payload) -> VisitChange:
+    start = booking.at("booking_info", "start_time").required_unix_seconds()
     return replace(_known(event, booking), time_scheduled=start, date_cancelled=None)
 
 
-def _known(event: Event, booking: Json) -> VisitChange:
+def _known(event: Event, booking: Payload) -> VisitChange:
     info = booking.at("booking_info")
     guests = _guests(info)
     return VisitChange(
         action="update",
-        visit_id=booking.at("booking_id").needed_text(),
-        order=microseconds(event.data.at("time").needed_unix()),
+        visit_id=booking.at("booking_id").required_text(),
+        order=microseconds(event.data.at("time").required_unix_seconds()),
         contact=_contact(guests[0], info) if len(guests) == 1 else None,
-        time_scheduled=info.at("start_time").unix() or UNSAID,
+        time_scheduled=info.at("start_time").unix_seconds() or UNSAID,
     )
 
 
-def _guests(info: Json) -> list[Json]:
+def _guests(info: Payload) -> list[Payload]:
     """Who may be a guest, each address once."""
-    host, found = (info.at("organizer_calendar_id").text() or "").lower(), dict[str, Json]()
+    host, found = (info.at("organizer_calendar_id").text() or "").lower(), dict[str, Payload]()
     for participant in info.at("participants"):
         email = (participant.at("email").text() or "").lower()
-        if email and email != host and not participant.at("is_organizer").flag():
+        if email and email != host and not participant.at("is_organizer").boolean():
             found.setdefault(email, participant)
     return list(found.values())
 
 
-def _contact(guest: Json, info: Json) -> Contact:
+def _contact(guest: Payload, info: Payload) -> Contact:
     first, last = [*(guest.at("name").text() or "").rsplit(maxsplit=1), None, None][:2]
     phone = _phone(info.at("additional_fields"))
     return Contact(email=guest.at("email").text(), first_name=first, last_name=last, phone=phone)
@@ -110,7 +110,7 @@ _ASKS_FOR_A_PHONE = re.compile(r"phone|mobile|\bcell\b", re.IGNORECASE)
 _LOOKS_LIKE_A_PHONE = re.compile(r"[+(]?[0-9][0-9 ()./-]{5,24}")
 
 
-def _phone(fields: Json) -> str | None:
+def _phone(fields: Payload) -> str | None:
     """An answer on the booking form, under a name of the customer's own."""
     for name, answer in fields.value.items() if isinstance(fields.value, dict) else ():
         if isinstance(answer, str) and _ASKS_FOR_A_PHONE.search(name) and _LOOKS_LIKE_A_PHONE.fullmatch(answer.strip()):

@@ -21,7 +21,7 @@ from decimal import Decimal
 
 from app.visits.change import UNSAID, Contact, Unsaid, VisitChange, microseconds
 from app.webhooks.delivery import Event
-from app.webhooks.payload import Json, smallest_units
+from app.webhooks.payload import Payload, minor_units
 from app.webhooks.signatures.hmac import Hmac
 from app.webhooks.source import Ignored, Source
 
@@ -53,7 +53,7 @@ SOURCE = Source(
 
 
 def translate(event: Event) -> list[VisitChange] | Ignored:
-    kind, booking = event.data.at("type").needed_text(), event.data.at("data")
+    kind, booking = event.data.at("type").required_text(), event.data.at("data")
     match kind:
         case "booking.scheduled" | "booking.rescheduled":
             return [_booked(event, booking)]
@@ -71,23 +71,23 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     return Ignored(kind)
 
 
-def _known(event: Event, booking: Json) -> VisitChange:
+def _known(event: Event, booking: Payload) -> VisitChange:
     return VisitChange(
         action="update",
-        visit_id=booking.at("id").needed_text(),
+        visit_id=booking.at("id").required_text(),
         order=microseconds(_happened_at(event)),
         continues=_continues(booking),
         contact=_contact(booking.at("form_submission")),
-        time_scheduled=booking.at("starting_time").moment() or UNSAID,
+        time_scheduled=booking.at("starting_time").time() or UNSAID,
         amount_collected=_charged(booking.at("payment_information")),
     )
 
 
-def _booked(event: Event, booking: Json) -> VisitChange:
+def _booked(event: Event, booking: Payload) -> VisitChange:
     return replace(
         _known(event, booking),
         action="create",
-        time_scheduled=booking.at("starting_time").needed_moment(),
+        time_scheduled=booking.at("starting_time").required_time(),
         time_completed=None,
         date_cancelled=None,
         no_show=None,
@@ -95,30 +95,30 @@ def _booked(event: Event, booking: Json) -> VisitChange:
 
 
 def _happened_at(event: Event) -> datetime:
-    return event.data.at("creation_time").needed_moment()
+    return event.data.at("creation_time").required_time()
 
 
-def _continues(booking: Json) -> str | None:
+def _continues(booking: Payload) -> str | None:
     old = booking.at("rescheduled_booking_id").text()
     return None if old == booking.at("id").text() else old
 
 
-def _ended_at(booking: Json) -> datetime | None:
+def _ended_at(booking: Payload) -> datetime | None:
     """There is no time of the end, only the length."""
-    start, minutes = booking.at("starting_time").moment(), booking.at("duration_minutes")
-    if start is None or minutes.whole() is None:
+    start, minutes = booking.at("starting_time").time(), booking.at("duration_minutes")
+    if start is None or minutes.integer() is None:
         return None
     try:
-        return start + timedelta(minutes=minutes.whole() or 0)
+        return start + timedelta(minutes=minutes.integer() or 0)
     except OverflowError:
-        raise minutes.surprise("the minutes that a meeting takes") from None
+        raise minutes.unexpected("the minutes that a meeting takes") from None
 
 
-def _charged(payment: Json) -> Decimal | Unsaid:
-    return payment.at("amount_charged").amount(smallest_units(payment.at("currency").text())) or UNSAID
+def _charged(payment: Payload) -> Decimal | Unsaid:
+    return payment.at("amount_charged").amount(minor_units(payment.at("currency").text())) or UNSAID
 
 
-def _contact(form: Json) -> Contact | None:
+def _contact(form: Payload) -> Contact | None:
     """None where the form is null: `attendees` are addresses too, but nobody says which of them is the customer."""
     first, last = [*(form.at("name").text() or "").rsplit(maxsplit=1), None, None][:2]
     phone = form.at("mobile_phone").text() or form.at("phone").text()

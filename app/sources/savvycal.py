@@ -26,7 +26,7 @@ from decimal import Decimal
 
 from app.visits.change import UNSAID, Action, Contact, Unsaid, VisitChange, attendee_visit_id, microseconds
 from app.webhooks.delivery import Event
-from app.webhooks.payload import Json, Untranslatable, smallest_units
+from app.webhooks.payload import Payload, Untranslatable, minor_units
 from app.webhooks.signatures.hmac import Hmac
 from app.webhooks.source import Ignored, PartlyTranslatable, Source
 
@@ -74,7 +74,7 @@ STANDS = {"confirmed", "tentative"}
 
 
 def translate(event: Event) -> list[VisitChange] | Ignored:
-    kind, payload = event.data.at("type").needed_text(), event.data.at("payload")
+    kind, payload = event.data.at("type").required_text(), event.data.at("payload")
     booking = payload.at("event") if isinstance(payload.at("event").value, dict) else payload
     if kind in ATTENDS:
         return _attended(event, kind, payload, booking)
@@ -84,50 +84,50 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     if state in WAITING and kind in FIRST and not booking.at("rescheduled_at"):
         return Ignored(f"{kind}: {state}")
     known = _booked(event, kind, state, booking)
-    if booking.at("is_group_session").flag():
+    if booking.at("is_group_session").boolean():
         return _group(event, kind, booking, known)
     amount = _collected(kind, booking.at("payment"))
     return [replace(known, contact=_contact(booking), amount_collected=amount)]
 
 
-def _booked(event: Event, kind: str, state: str, booking: Json) -> VisitChange:
+def _booked(event: Event, kind: str, state: str, booking: Payload) -> VisitChange:
     """What an event of the calendar means, whoever comes."""
     happened_at = _happened_at(event)
-    known = VisitChange(action="update", visit_id=booking.at("id").needed_text(), order=microseconds(happened_at))
+    known = VisitChange(action="update", visit_id=booking.at("id").required_text(), order=microseconds(happened_at))
     if state in STANDS:
         action: Action = "create" if kind == "event.created" else "update"
-        start = booking.at("start_at").needed_moment()
+        start = booking.at("start_at").required_time()
         return replace(known, action=action, time_scheduled=start, date_cancelled=None)
     return replace(
         known,
         action="cancel",
-        time_scheduled=booking.at("start_at").moment() or UNSAID,
+        time_scheduled=booking.at("start_at").time() or UNSAID,
         date_cancelled=_ended_at(state, booking) or happened_at,
     )
 
 
 def _happened_at(event: Event) -> datetime:
-    return event.data.at("occurred_at").needed_moment()
+    return event.data.at("occurred_at").required_time()
 
 
-def _state(kind: str, booking: Json) -> str:
+def _state(kind: str, booking: Payload) -> str:
     usual = KINDS.get(kind, "confirmed")
     if usual in OFF:
         return usual
     state = (booking.at("state").text() or usual).lower()
     if state not in OFF | WAITING | STANDS:
-        raise booking.at("state").surprise("an event's state that SavvyCal documents")
+        raise booking.at("state").unexpected("an event's state that SavvyCal documents")
     return state
 
 
-def _ended_at(state: str, booking: Json) -> datetime | None:
-    return booking.at("canceled_at").moment() if state in ("canceled", "cancelled") else None
+def _ended_at(state: str, booking: Payload) -> datetime | None:
+    return booking.at("canceled_at").time() if state in ("canceled", "cancelled") else None
 
 
-def _collected(kind: str, payment: Json) -> Decimal | Unsaid:
+def _collected(kind: str, payment: Payload) -> Decimal | Unsaid:
     if kind != "event.checkout.completed" and payment.at("state").text() != "paid":
         return UNSAID
-    return payment.at("amount_total").amount(smallest_units(payment.at("currency").text())) or UNSAID
+    return payment.at("amount_total").amount(minor_units(payment.at("currency").text())) or UNSAID
 
 
 # -- group sessions --
@@ -143,10 +143,10 @@ WHO_PAID = "a payment in a group session, and by whom is not told"
 UNTOLD = "an attendee has neither an e-mail address nor an id"
 
 
-def _group(event: Event, kind: str, booking: Json, known: VisitChange) -> list[VisitChange]:
+def _group(event: Event, kind: str, booking: Payload, known: VisitChange) -> list[VisitChange]:
     """known: what the event means for whoever comes."""
     happened_at = _happened_at(event)
-    people = [one for one in booking.at("attendees") if not one.at("is_organizer").flag()]
+    people = [one for one in booking.at("attendees") if not one.at("is_organizer").boolean()]
     told_apart = {key: one for one in people if (key := _key(one))}
     booker = _key(booking.at("scheduler")) if kind == "event.created" else None
     amount = _collected(kind, booking.at("payment")) if len(people) == 1 else UNSAID
@@ -161,7 +161,7 @@ def _group(event: Event, kind: str, booking: Json, known: VisitChange) -> list[V
         for key, one in told_apart.items()
     ]
     if not people:
-        raise booking.at("attendees").surprise("whoever comes to a group session")
+        raise booking.at("attendees").unexpected("whoever comes to a group session")
     if not all(map(_key, people)):
         raise PartlyTranslatable(UNTOLD, changes)
     if kind == "event.checkout.completed" and len(people) > 1:
@@ -169,11 +169,11 @@ def _group(event: Event, kind: str, booking: Json, known: VisitChange) -> list[V
     return changes
 
 
-def _attended(event: Event, kind: str, payload: Json, booking: Json) -> list[VisitChange] | Ignored:
+def _attended(event: Event, kind: str, payload: Payload, booking: Payload) -> list[VisitChange] | Ignored:
     """One attendee, with the event beside them, or at least its id."""
     attendee = payload.at("attendee") if isinstance(payload.at("attendee").value, dict) else payload
-    is_group, joins = booking.at("is_group_session").flag(), kind == "event.attendee.added"
-    if is_group is False or attendee.at("is_organizer").flag():
+    is_group, joins = booking.at("is_group_session").boolean(), kind == "event.attendee.added"
+    if is_group is False or attendee.at("is_organizer").boolean():
         return Ignored(kind)
     if attendee is booking and booking.at("start_at"):  # the whole event, and nobody in particular
         if joins and is_group:
@@ -189,7 +189,7 @@ def _attended(event: Event, kind: str, payload: Json, booking: Json) -> list[Vis
         visit_id=attendee_visit_id(event_id, key),
         order=microseconds(happened_at),
         contact=_person(attendee),
-        time_scheduled=booking.at("start_at").moment() or UNSAID,
+        time_scheduled=booking.at("start_at").time() or UNSAID,
         date_left=happened_at if leaves else None,
     )
     if not (joins or leaves):
@@ -197,11 +197,11 @@ def _attended(event: Event, kind: str, payload: Json, booking: Json) -> list[Vis
     return [change]
 
 
-def _is_not_coming(attendee: Json) -> bool:
+def _is_not_coming(attendee: Payload) -> bool:
     return (attendee.at("response_status").text() or "").lower() in NOT_COMING
 
 
-def _key(attendee: Json) -> str | None:
+def _key(attendee: Payload) -> str | None:
     """What an attendee of one event is told by."""
     email = (attendee.at("email").text() or "").lower()
     return email if "@" in email else attendee.at("id").text()
@@ -210,14 +210,14 @@ def _key(attendee: Json) -> str | None:
 # -- people --
 
 
-def _contact(booking: Json) -> Contact | None:
+def _contact(booking: Payload) -> Contact | None:
     """Whoever booked; where nobody did (a poll, or the organizer), the first attendee who is not the organizer."""
     people = [booking.at("scheduler"), *booking.at("attendees")]
-    guests = [one for one in people if one.at("email").text() and not one.at("is_organizer").flag()]
+    guests = [one for one in people if one.at("email").text() and not one.at("is_organizer").boolean()]
     return _person(guests[0]) if guests else None
 
 
-def _person(guest: Json) -> Contact:
+def _person(guest: Payload) -> Contact:
     first, last = guest.at("first_name").text(), guest.at("last_name").text()
     if not (first or last):
         first, last = [*(guest.at("display_name").text() or "").rsplit(maxsplit=1), None, None][:2]

@@ -24,13 +24,13 @@ from decimal import Decimal
 
 from app.visits.change import Contact, VisitChange, microseconds
 from app.webhooks.delivery import Event
-from app.webhooks.fetching import Get, Shown, refreshed
+from app.webhooks.fetching import RecordRequest, RequestAuth, refresh_token_exchange
 from app.webhooks.handshakes import EchoField
-from app.webhooks.payload import Json, Untranslatable
+from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.signatures.combined import Either
 from app.webhooks.signatures.jwt import Jwt
 from app.webhooks.signatures.token import PathToken
-from app.webhooks.source import GONE, Ignored, Source
+from app.webhooks.source import RECORD_GONE, Ignored, Source
 
 SETUP = """
 1. Set HOOKS__SERVICEM8__SECRETS to a word of your own (a public add-on: its App Secret), SECRET_KEY to 32 random
@@ -56,10 +56,10 @@ class Key:
     def names(self) -> tuple[str, ...]:
         return ("TOKEN",)
 
-    def show(self, given: Mapping[str, str], now: float, get: Get) -> Shown:
-        token = given["TOKEN"]
+    def authenticate(self, credentials: Mapping[str, str], now: float, request: RecordRequest) -> RequestAuth:
+        token = credentials["TOKEN"]
         is_key = token.startswith("smk-")
-        return Shown({"x-api-key": token} if is_key else {"authorization": f"Bearer {token}"})
+        return RequestAuth({"x-api-key": token} if is_key else {"authorization": f"Bearer {token}"})
 
 
 SOURCE = Source(
@@ -68,30 +68,32 @@ SOURCE = Source(
     evidence="recalled",
     signature=Either(Jwt("HS256", expires=False), PathToken()),
     setup=SETUP,
-    form="any",
-    event=("object",),
-    look_alike=True,  # whole seconds, and nothing else that changes
-    challenge=EchoField(("challenge",), when=(("mode",), "subscribe")),
-    needs=("TIMEZONE",),
-    api="https://api.servicem8.com/api_1.0/",
+    body_format="any",
+    event_name_path=("object",),
+    events_may_collide=True,  # whole seconds, and nothing else that changes
+    signed_handshake=EchoField(("challenge",), match=(("mode",), "subscribe")),
+    required_settings=("TIMEZONE",),
+    api_url="https://api.servicem8.com/api_1.0/",
     credentials=Key(),
-    exchange=refreshed("https://go.servicem8.com/oauth/access_token"),
+    token_exchange=refresh_token_exchange("https://go.servicem8.com/oauth/access_token"),
 )
 
 
-def fetch(event: Event) -> list[Get]:
+def fetch(event: Event) -> list[RecordRequest]:
     if _object(event) != "job":
         return []
     uuids = dict.fromkeys(_uuid(entry.at("uuid")) for entry in _entries(event))
-    return [Get(f"job/{uuid}.json", then=_beside) for uuid in uuids]
+    return [RecordRequest(f"job/{uuid}.json", follow_up=_beside) for uuid in uuids]
 
 
-def _beside(job: Json) -> dict[str, Get]:
+def _beside(job: Payload) -> dict[str, RecordRequest]:
     uuid, company = _uuid(job.at("uuid")), job.at("company_uuid")
     of_job = {"$filter": f"job_uuid eq '{uuid}'"}
-    gets = {name: Get(f"{name}.json", params=of_job) for name in ("jobcontact", "jobactivity", "jobpayment")}
+    gets = {name: RecordRequest(f"{name}.json", params=of_job) for name in ("jobcontact", "jobactivity", "jobpayment")}
     if company.text():
-        gets["companycontact"] = Get("companycontact.json", params={"$filter": f"company_uuid eq '{_uuid(company)}'"})
+        gets["companycontact"] = RecordRequest(
+            "companycontact.json", params={"$filter": f"company_uuid eq '{_uuid(company)}'"}
+        )
     return gets
 
 
@@ -102,8 +104,8 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
         raise Untranslatable("the job that this event points at was not fetched")
     job = event.record
     if job is None:
-        return GONE
-    uuid, status = _uuid(job.at("uuid")), job.at("status").needed_text()
+        return RECORD_GONE
+    uuid, status = _uuid(job.at("uuid")), job.at("status").required_text()
     # A quote is no visit yet, or none any more; what is cancelled from the start is never made.
     is_off = status in ("Quote", "Unsuccessful") or job.at("active").value in (0, "0", False)
     is_done, done_at = status == "Completed", _local(job.at("completion_date"), event.zone)
@@ -115,26 +117,26 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
             contact=_contact(event),
             time_scheduled=_scheduled(event),
             time_completed=(done_at or _told_at(event, uuid)) if is_done else None,
-            amount_collected=_collected(event.beside.get("jobpayment", Json(None))),
+            amount_collected=_collected(event.related.get("jobpayment", Payload(None))),
             date_cancelled=_told_at(event, uuid) if is_off else None,
             is_sighting=is_off or not (is_done and done_at),
         )
     ]
 
 
-def _arguments(event: Event) -> Json:
+def _arguments(event: Event) -> Payload:
     return event.data.at("eventArgs") or event.data
 
 
 def _object(event: Event) -> str:
-    return _arguments(event).at("object").needed_text()
+    return _arguments(event).at("object").required_text()
 
 
-def _entries(event: Event) -> list[Json]:
+def _entries(event: Event) -> list[Payload]:
     entries = _arguments(event).at("entry")
-    found = list(entries.unwrapped())
+    found = list(entries.parse_embedded_json())
     if not 0 < len(found) <= MOST_ENTRIES:
-        raise entries.surprise("one job or a few")
+        raise entries.unexpected("one job or a few")
     return found
 
 
@@ -142,25 +144,25 @@ MOST_ENTRIES = 20
 _UUID = re.compile("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
-def _uuid(found: Json) -> str:
-    if not _UUID.fullmatch(found.needed_text()):
-        raise found.surprise("a uuid")
-    return found.needed_text().lower()
+def _uuid(found: Payload) -> str:
+    if not _UUID.fullmatch(found.required_text()):
+        raise found.unexpected("a uuid")
+    return found.required_text().lower()
 
 
 def _told_at(event: Event, uuid: str) -> datetime:
     """When the change was told that made us look: a job has no time of its end, and its completion may have none."""
     for entry in _entries(event):
         if _uuid(entry.at("uuid")) == uuid:
-            return entry.at("time").moment(event.zone) or event.received_at
+            return entry.at("time").time(event.zone) or event.received_at
     return event.received_at
 
 
-def _local(found: Json, zone: tzinfo | None) -> datetime | None:
-    return None if (found.text() or "").startswith("0000") else found.moment(zone)
+def _local(found: Payload, zone: tzinfo | None) -> datetime | None:
+    return None if (found.text() or "").startswith("0000") else found.time(zone)
 
 
-def _active(items: Json) -> Iterable[Json]:
+def _active(items: Payload) -> Iterable[Payload]:
     return (item for item in items if item.at("active").value not in (0, "0", False))
 
 
@@ -168,20 +170,20 @@ def _scheduled(event: Event) -> datetime | None:
     """The first appointment that was planned; time that was only recorded is none."""
     planned = (
         _local(activity.at("start_date"), event.zone)
-        for activity in _active(event.beside.get("jobactivity", Json(None)))
+        for activity in _active(event.related.get("jobactivity", Payload(None)))
         if activity.at("activity_was_scheduled").value in (1, "1", True)
     )
     return min(filter(None, planned), default=None)
 
 
-def _collected(payments: Json) -> Decimal | None:
+def _collected(payments: Payload) -> Decimal | None:
     return sum((paid.at("amount").amount() or Decimal() for paid in _active(payments)), Decimal()) or None
 
 
 def _contact(event: Event) -> Contact | None:
     """Who is named for the job, else the customer's first contact."""
-    of_job = list(_active(event.beside.get("jobcontact", Json(None))))
-    of_company = list(_active(event.beside.get("companycontact", Json(None))))
+    of_job = list(_active(event.related.get("jobcontact", Payload(None))))
+    of_company = list(_active(event.related.get("companycontact", Payload(None))))
     ranked = [
         *(one for one in of_job if one.at("type").text() == "JOB"),
         *of_job,

@@ -20,8 +20,8 @@ from decimal import Decimal
 
 from app.visits.change import UNSAID, Contact, Unsaid, VisitChange, microseconds
 from app.webhooks.delivery import Event
-from app.webhooks.fetching import Bearer, Get
-from app.webhooks.payload import Json
+from app.webhooks.fetching import BearerAuth, RecordRequest
+from app.webhooks.payload import Payload
 from app.webhooks.signatures.hmac import StandardWebhooks, standard_webhooks_key, text_key
 from app.webhooks.source import Ignored, Source
 
@@ -53,11 +53,11 @@ SOURCE = Source(
     evidence="recalled",
     signature=StandardWebhooks(key=_key),
     setup=SETUP,
-    event=("table",),
-    tenant=_location,
-    headers=("webhook-timestamp",),
-    api="https://api.shopmonkey.cloud/v3/",
-    credentials=Bearer("TOKEN"),
+    event_name_path=("table",),
+    tenant_of=_location,
+    kept_headers=("webhook-timestamp",),
+    api_url="https://api.shopmonkey.cloud/v3/",
+    credentials=BearerAuth("TOKEN"),
 )
 
 OPERATIONS = {"INSERT", "UPDATE", "DELETE"}
@@ -65,16 +65,16 @@ OPERATIONS = {"INSERT", "UPDATE", "DELETE"}
 TURNS = {"invoiced", "invoicedDate", "completedDate", "paid", "paidCostCents"}
 
 
-def fetch(event: Event) -> list[Get]:
+def fetch(event: Event) -> list[RecordRequest]:
     """The customer, where the visit stands."""
     customer_id = _row(event).at("customerId")
     if isinstance(change := translate(event), Ignored) or change[0].action == "cancel" or not customer_id.text():
         return []
-    return [Get(f"customer/{customer_id.needed_id()}")]
+    return [RecordRequest(f"customer/{customer_id.required_id()}")]
 
 
 def translate(event: Event) -> list[VisitChange] | Ignored:
-    match table := event.data.at("table").needed_text().lower():
+    match table := event.data.at("table").required_text().lower():
         case "appointment":
             return [_appointment(event)]
         case "order":
@@ -83,7 +83,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
 
 
 def _appointment(event: Event) -> VisitChange:
-    row, visit_id = _row(event), _row(event).at("id").needed_text()
+    row, visit_id = _row(event), _row(event).at("id").required_text()
     order_id, is_off, said_at = row.at("orderId").text(), _is_off(event), _said_at(event)
     became_an_order = _operation(event) == "UPDATE" and "orderId" in _diff(event, {"orderId"})
     starts_at = row.at("startDate")
@@ -94,7 +94,7 @@ def _appointment(event: Event) -> VisitChange:
         order=microseconds(said_at),
         as_of=_as_of(event),
         contact=_contact(event),
-        time_scheduled=(starts_at.moment(event.zone) or UNSAID) if is_off else starts_at.needed_moment(event.zone),
+        time_scheduled=(starts_at.time(event.zone) or UNSAID) if is_off else starts_at.required_time(event.zone),
         date_cancelled=said_at if is_off else None,
         opted_out=_opted_out(event),
         is_sighting=True,
@@ -109,7 +109,7 @@ def _order(event: Event) -> list[VisitChange] | Ignored:
     return [
         VisitChange(
             action="cancel" if is_off else "update",
-            visit_id=row.at("id").needed_text(),
+            visit_id=row.at("id").required_text(),
             order=microseconds(said_at),
             as_of=_as_of(event),
             contact=_contact(event),
@@ -122,53 +122,53 @@ def _order(event: Event) -> list[VisitChange] | Ignored:
     ]
 
 
-def _row(event: Event) -> Json:
+def _row(event: Event) -> Payload:
     return event.data.at("data")
 
 
 def _operation(event: Event) -> str:
     operation = event.data.at("operation")
-    if operation.needed_text() not in OPERATIONS:
-        raise operation.surprise("INSERT, UPDATE or DELETE")
-    return operation.needed_text()
+    if operation.required_text() not in OPERATIONS:
+        raise operation.unexpected("INSERT, UPDATE or DELETE")
+    return operation.required_text()
 
 
 def _diff(event: Event, otherwise: set[str]) -> set[str]:
     """The columns that changed; otherwise: where it is not told."""
     diff = event.data.at("diff")
-    return {column.needed_text() for column in diff} if diff else otherwise
+    return {column.required_text() for column in diff} if diff else otherwise
 
 
 def _said_at(event: Event) -> datetime:
     """A row's own time; for its deletion the last moment of the second that was signed, and never before the row's own."""
-    updated_at, written = _row(event).at("updatedDate").moment(), event.headers.get("webhook-timestamp", "")
+    updated_at, written = _row(event).at("updatedDate").time(), event.headers.get("webhook-timestamp", "")
     if updated_at and _operation(event) != "DELETE":
         return updated_at
-    second = Json(int(written)).needed_unix() if written.isdecimal() else event.received_at
+    second = Payload(int(written)).required_unix_seconds() if written.isdecimal() else event.received_at
     last_moment = second.replace(microsecond=0) + timedelta(microseconds=999_999)
     return max(last_moment, updated_at or last_moment)
 
 
 def _is_gone(event: Event) -> bool:
-    return _operation(event) == "DELETE" or _row(event).at("deleted").flag() is True
+    return _operation(event) == "DELETE" or _row(event).at("deleted").boolean() is True
 
 
 def _is_off(event: Event) -> bool:
     row = _row(event)
     answered = row.at("confirmationStatus").text()
-    is_cancelled = any(row.at(name).flag() for name in ("cancelled", "canceled")) or answered == "Declined"
+    is_cancelled = any(row.at(name).boolean() for name in ("cancelled", "canceled")) or answered == "Declined"
     return _is_gone(event) or is_cancelled or bool(row.at("cancellationNote").text() and answered != "Confirmed")
 
 
-def _done(row: Json) -> tuple[bool | None, datetime | None]:
+def _done(row: Payload) -> tuple[bool | None, datetime | None]:
     """Is the work done, as far as the row tells, and when?"""
-    completed_at, is_invoiced = row.at("completedDate").moment(), row.at("invoiced").flag()
-    return (True if completed_at else is_invoiced), completed_at or row.at("invoicedDate").moment()
+    completed_at, is_invoiced = row.at("completedDate").time(), row.at("invoiced").boolean()
+    return (True if completed_at else is_invoiced), completed_at or row.at("invoicedDate").time()
 
 
-def _paid(row: Json) -> Decimal | None | Unsaid:
+def _paid(row: Payload) -> Decimal | None | Unsaid:
     """In cents."""
-    cents = row.at("paidCostCents") or row.at("totalCostCents" if row.at("paid").flag() else "paidCostCents")
+    cents = row.at("paidCostCents") or row.at("totalCostCents" if row.at("paid").boolean() else "paidCostCents")
     return (cents.amount(100) or None) if cents else UNSAID
 
 
@@ -176,9 +176,9 @@ def _as_of(event: Event) -> int:
     return microseconds(event.fetched_at) if event.fetched_at else 0
 
 
-def _customer(event: Event) -> Json:
+def _customer(event: Event) -> Payload:
     """As it is, or in `data`."""
-    record = event.record or Json(None)
+    record = event.record or Payload(None)
     return record.at("data") or record
 
 
@@ -194,12 +194,12 @@ def _contact(event: Event) -> Contact | None:
     )
 
 
-def _primary(several: Json, name: str) -> str | None:
+def _primary(several: Payload, name: str) -> str | None:
     found = [one for one in several if one.at(name).text()]
-    best = next((one for one in found if one.at("primary").flag()), found[0] if found else None)
+    best = next((one for one in found if one.at("primary").boolean()), found[0] if found else None)
     return best.at(name).text() if best else None
 
 
 def _opted_out(event: Event) -> bool | Unsaid:
-    wants_mail = _customer(event).at("marketingOptIn").flag()
+    wants_mail = _customer(event).at("marketingOptIn").boolean()
     return UNSAID if wants_mail is None else not wants_mail

@@ -19,10 +19,10 @@ from typing import Any
 
 from app.visits.change import UNSAID, Action, Contact, VisitChange, microseconds
 from app.webhooks.delivery import Event
-from app.webhooks.fetching import Exchange, Get, Shown
-from app.webhooks.payload import Json, Untranslatable
+from app.webhooks.fetching import RecordRequest, RequestAuth, TokenExchange
+from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.signatures.token import PathToken
-from app.webhooks.source import GONE, Ignored, Source
+from app.webhooks.source import RECORD_GONE, Ignored, Source
 
 SETUP = """
 1. Set HOOKS__SIMPLYBOOK__SECRETS to a word of your own, SECRET_KEY to 32 random characters or more, and
@@ -49,12 +49,12 @@ class Signed:
     def names(self) -> tuple[str, ...]:
         return ("COMPANY", "API_SECRET", "TOKEN")
 
-    def show(self, given: Mapping[str, str], now: float, get: Get) -> Shown:
-        call: dict[str, Any] = dict(get.json or {})
+    def authenticate(self, credentials: Mapping[str, str], now: float, request: RecordRequest) -> RequestAuth:
+        call: dict[str, Any] = dict(request.json or {})
         id, booking_hash = call["params"]
-        sign = hashlib.md5(f"{id}{booking_hash}{given['API_SECRET']}".encode()).hexdigest()
-        headers = {"x-company-login": given["COMPANY"], "x-token": given["TOKEN"]}
-        return Shown(headers, json={**call, "params": [id, sign]})
+        sign = hashlib.md5(f"{id}{booking_hash}{credentials['API_SECRET']}".encode()).hexdigest()
+        headers = {"x-company-login": credentials["COMPANY"], "x-token": credentials["TOKEN"]}
+        return RequestAuth(headers, json={**call, "params": [id, sign]})
 
 
 SOURCE = Source(
@@ -63,31 +63,31 @@ SOURCE = Source(
     evidence="recalled",
     signature=PathToken(),
     setup=SETUP,
-    form="any",
-    event=("notification_type",),
-    look_alike=True,
-    tenant=lambda event: event.data.at("company").text(),
-    needs=("TIMEZONE",),
-    api=API,
+    body_format="any",
+    event_name_path=("notification_type",),
+    events_may_collide=True,
+    tenant_of=lambda event: event.data.at("company").text(),
+    required_settings=("TIMEZONE",),
+    api_url=API,
     credentials=Signed(),
-    exchange=Exchange(
+    token_exchange=TokenExchange(
         f"{API}/login",
         ("COMPANY", "API_KEY"),
         json={"jsonrpc": "2.0", "method": "getToken", "params": ["{COMPANY}", "{API_KEY}"], "id": 1},
-        at=("result",),
-        lives_s=1_200,
+        token_path=("result",),
+        default_ttl_s=1_200,
     ),
 )
 
 KINDS: dict[str, Action] = {"create": "create", "change": "update", "cancel": "cancel"}
 
 
-def fetch(event: Event) -> list[Get]:
+def fetch(event: Event) -> list[RecordRequest]:
     if _kind(event) not in KINDS:
         return []
-    id, booking_hash = event.data.at("booking_id").needed_id(), event.data.at("booking_hash").needed_id()
+    id, booking_hash = event.data.at("booking_id").required_id(), event.data.at("booking_hash").required_id()
     call = {"jsonrpc": "2.0", "method": "getBookingDetails", "params": [id, booking_hash], "id": 1}
-    return [Get(f"booking/{id}", at="", json=call)]
+    return [RecordRequest(f"booking/{id}", endpoint="", json=call)]
 
 
 def translate(event: Event) -> list[VisitChange] | Ignored:
@@ -96,17 +96,17 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
         return Ignored(kind)
     if event.fetched_at is None:
         raise Untranslatable("the booking that this event points at was not fetched")
-    booking = event.record.at("result") if event.record else Json(None)
+    booking = event.record.at("result") if event.record else Payload(None)
     if not booking and kind != "cancel":
         return _refusal(event)
     start = booking.at("start_date_time")
     return [
         VisitChange(
             action=KINDS[kind],
-            visit_id=f"{event.data.at('company').needed_text()}-{event.data.at('booking_id').needed_id()}",
+            visit_id=f"{event.data.at('company').required_text()}-{event.data.at('booking_id').required_id()}",
             order=microseconds(event.fetched_at),
             contact=_contact(booking) if booking else None,
-            time_scheduled=start.needed_moment(event.zone) if booking else UNSAID,
+            time_scheduled=start.required_time(event.zone) if booking else UNSAID,
             date_cancelled=event.received_at if kind == "cancel" else UNSAID,
             is_sighting=True,
         )
@@ -115,19 +115,19 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
 
 def _kind(event: Event) -> str:
     """REST v2 calls it `event`."""
-    return (event.data.at("notification_type") or event.data.at("event")).needed_text()
+    return (event.data.at("notification_type") or event.data.at("event")).required_text()
 
 
 def _refusal(event: Event) -> Ignored:
     """What JSON-RPC says instead of a result, with status 200 too."""
-    error = event.record.at("error") if event.record else Json(None)
+    error = event.record.at("error") if event.record else Payload(None)
     if error:
         code = error.at("code").value
         raise Untranslatable(f"SimplyBook.me does not show the booking: error {code if isinstance(code, int) else ''}")
-    return GONE
+    return RECORD_GONE
 
 
-def _contact(booking: Json) -> Contact:
+def _contact(booking: Payload) -> Contact:
     first, last = [*(booking.at("client_name").text() or "").rsplit(maxsplit=1), None, None][:2]
     return Contact(
         email=booking.at("client_email").text(),

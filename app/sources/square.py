@@ -19,8 +19,8 @@ from datetime import datetime
 
 from app.visits.change import UNSAID, Action, Contact, Unsaid, VisitChange, microseconds
 from app.webhooks.delivery import Event
-from app.webhooks.fetching import Bearer, Get
-from app.webhooks.payload import Json
+from app.webhooks.fetching import BearerAuth, RecordRequest
+from app.webhooks.payload import Payload
 from app.webhooks.signatures.hmac import Hmac
 from app.webhooks.source import Ignored, Source
 
@@ -52,21 +52,21 @@ SOURCE = Source(
     setup=SETUP,
     evidence="vendor",
     repeat_key=_event_id,
-    api="https://connect.squareup.com/v2/",
-    credentials=Bearer("TOKEN"),
-    headers_out={"Square-Version": "2025-07-16"},
+    api_url="https://connect.squareup.com/v2/",
+    credentials=BearerAuth("TOKEN"),
+    api_headers={"Square-Version": "2025-07-16"},
 )
 
 ACTIONS: dict[str, Action] = {"booking.created": "create", "booking.updated": "update"}
 
 
-def fetch(event: Event) -> list[Get]:
+def fetch(event: Event) -> list[RecordRequest]:
     """The customer, where the booking stands: what ends a booking gets through without Square's API."""
     booking = _booking(event)
     if _kind(event) not in ACTIONS or booking.at("status").text() != "ACCEPTED":
         return []
     customer_id = booking.at("customer_id").text() or ""
-    return [Get(f"customers/{customer_id}")] if re.fullmatch("[A-Za-z0-9_-]{1,191}", customer_id) else []
+    return [RecordRequest(f"customers/{customer_id}")] if re.fullmatch("[A-Za-z0-9_-]{1,191}", customer_id) else []
 
 
 def translate(event: Event) -> list[VisitChange] | Ignored:
@@ -75,7 +75,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     if action is None:
         return Ignored(kind)
     booking = _booking(event)
-    visit_id, version = booking.at("id").needed_text(), booking.at("version").needed_whole()
+    visit_id, version = booking.at("id").required_text(), booking.at("version").required_integer()
     status = booking.at("status")
     # https://developer.squareup.com/reference/square/enums/BookingStatus
     match status.text():
@@ -87,7 +87,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
                     order=version,
                     as_of=microseconds(event.fetched_at) if event.fetched_at else 0,
                     contact=_contact(event),
-                    time_scheduled=booking.at("start_at").needed_moment(),
+                    time_scheduled=booking.at("start_at").required_time(),
                     date_cancelled=None,
                     no_show=None,
                     opted_out=_opted_out(event),
@@ -101,20 +101,20 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
         case "PENDING" | "CANCELLED_BY_CUSTOMER" | "CANCELLED_BY_SELLER" | "DECLINED":
             ended = _updated_at(booking)
             return [VisitChange(action="cancel", visit_id=visit_id, order=version, date_cancelled=ended)]
-    raise status.surprise("a booking's status that Square documents")
+    raise status.unexpected("a booking's status that Square documents")
 
 
 def _kind(event: Event) -> str:
-    return event.data.at("type").needed_text()
+    return event.data.at("type").required_text()
 
 
-def _booking(event: Event) -> Json:
+def _booking(event: Event) -> Payload:
     return event.data.at("data", "object", "booking")
 
 
-def _updated_at(booking: Json) -> datetime:
+def _updated_at(booking: Payload) -> datetime:
     """Square writes no other time of a cancel or a no-show."""
-    return booking.at("updated_at").needed_moment()
+    return booking.at("updated_at").required_time()
 
 
 def _contact(event: Event) -> Contact | None:
@@ -131,5 +131,5 @@ def _contact(event: Event) -> Contact | None:
 
 def _opted_out(event: Event) -> bool | Unsaid:
     """`email_unsubscribed`: the customer opted out of this seller's e-mail marketing, or of all sellers'."""
-    said = event.record.at("customer", "preferences", "email_unsubscribed").flag() if event.record else None
+    said = event.record.at("customer", "preferences", "email_unsubscribed").boolean() if event.record else None
     return UNSAID if said is None else said

@@ -17,7 +17,7 @@ from datetime import datetime
 
 from app.visits.change import DETAILS, UNSAID, Action, Contact, Unsaid, VisitChange, microseconds
 from app.webhooks.delivery import Event
-from app.webhooks.payload import Json
+from app.webhooks.payload import Payload
 from app.webhooks.signatures.hmac import StandardWebhooks
 from app.webhooks.signatures.token import Token
 from app.webhooks.source import Ignored, Source
@@ -44,7 +44,7 @@ SOURCE = Source(
     bearer=BEARER,
     setup=SETUP,
     evidence="vendor",
-    headers=("webhook-id", "svix-id"),
+    kept_headers=("webhook-id", "svix-id"),
     repeat_key=lambda event: _header_id(event) or event.data.at("id").text(),
 )
 
@@ -63,19 +63,19 @@ ACTIONS: dict[str, Action] = {
 
 
 def translate(event: Event) -> list[VisitChange] | Ignored:
-    kind = event.data.at("type").needed_text()
+    kind = event.data.at("type").required_text()
     action = ACTIONS.get(kind)
     if action is None:
         return Ignored(kind)
-    said_at = event.data.at("timestamp").needed_moment(event.zone)
+    said_at = event.data.at("timestamp").required_time(event.zone)
     data = event.data.at("data")
     if not isinstance(data.value, dict):
-        raise data.surprise("an object")
+        raise data.unexpected("an object")
     completed, cancelled = _moment(data, event, "time_completed"), _moment(data, event, "date_cancelled")
     return [
         VisitChange(
             action=action,
-            visit_id=data.at("visit_id").needed_text(),
+            visit_id=data.at("visit_id").required_text(),
             order=microseconds(said_at),
             contact=_contact(data.at("contact")),
             time_scheduled=_moment(data, event, "time_scheduled"),
@@ -97,14 +97,14 @@ def _says(moment: datetime | None | Unsaid) -> bool:
     return isinstance(moment, datetime)
 
 
-def _moment(data: Json, event: Event, name: str) -> datetime | None | Unsaid:
-    return data.at(name).moment(event.zone) if name in data.value else UNSAID
+def _moment(data: Payload, event: Event, name: str) -> datetime | None | Unsaid:
+    return data.at(name).time(event.zone) if name in data.value else UNSAID
 
 
-def _contact(contact: Json) -> Contact | None:
+def _contact(contact: Payload) -> Contact | None:
     if not contact:
         return None
     if not isinstance(contact.value, dict):
-        raise contact.surprise("an object")
+        raise contact.unexpected("an object")
     # null, and an empty text, clear what was said before
     return Contact(**{name: contact.at(name).text() or "" for name in DETAILS if name in contact.value})

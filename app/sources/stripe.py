@@ -29,7 +29,7 @@ from decimal import Decimal
 
 from app.visits.change import VisitChange, is_external_id, microseconds
 from app.webhooks.delivery import Event
-from app.webhooks.payload import Json, smallest_units
+from app.webhooks.payload import Payload, minor_units
 from app.webhooks.signatures.hmac import Hmac
 from app.webhooks.source import Ignored, Source
 
@@ -54,7 +54,7 @@ SOURCE = Source(
     signature=Hmac(header="Stripe-Signature", fields=("t", "v1"), signs="{t}.{body}", tolerance_s=300),
     setup=SETUP,
     repeat_key=lambda event: event.data.at("id").text(),
-    tenant=lambda event: event.data.at("account").text(),
+    tenant_of=lambda event: event.data.at("account").text(),
 )
 
 
@@ -70,27 +70,27 @@ COLLECTED = {
 
 
 def translate(event: Event) -> list[VisitChange] | Ignored:
-    kind, paid = event.data.at("type").needed_text(), event.data.at("data", "object")
+    kind, paid = event.data.at("type").required_text(), event.data.at("data", "object")
     if kind not in COLLECTED:
         return Ignored(kind)
     if not paid:
-        raise paid.surprise("what was paid")
+        raise paid.unexpected("what was paid")
     named = _visit(paid)
     if named is None:
         return Ignored(f"{kind}: no visit")
     if why := _not_yet(kind, paid):
         return Ignored(f"{kind}: {why}")
-    units = smallest_units(paid.at("currency").needed_text(), but=("ISK", "UGX"))
+    units = minor_units(paid.at("currency").required_text(), two_decimals=("ISK", "UGX"))
     collected, refunded = paid.at(COLLECTED[kind]), _refunded(event, units)
     if kind in CHARGES:
         collected = collected or paid.at("amount")  # before 2020 a charge told nothing else
     amount = collected.amount(units)
     if amount is None:
-        raise collected.surprise("an amount")
+        raise collected.unexpected("an amount")
     change = VisitChange(
         action="update",
         named=named,
-        order=microseconds(event.data.at("created").needed_unix()),
+        order=microseconds(event.data.at("created").required_unix_seconds()),
         as_of=int(refunded * units),
         payment=_payment(kind, paid),
         amount_collected=amount - refunded if amount > refunded else None,
@@ -105,14 +105,14 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
 YIELDS = microseconds(datetime(2000, 1, 1, tzinfo=UTC))
 
 
-def _not_yet(kind: str, paid: Json) -> str | None:
+def _not_yet(kind: str, paid: Payload) -> str | None:
     """Why nothing was collected, where it is so."""
     status = paid.at("payment_status" if kind in SESSIONS else "status")
     if kind in SESSIONS and status.text() not in ("paid", "unpaid", "no_payment_required"):
-        raise status.surprise("a payment_status that Stripe documents")
+        raise status.unexpected("a payment_status that Stripe documents")
     if kind in SESSIONS:
         return None if status.text() == "paid" else status.text()
-    if kind in CHARGES and (paid.at("captured").flag() is False or status.text() in ("pending", "failed")):
+    if kind in CHARGES and (paid.at("captured").boolean() is False or status.text() in ("pending", "failed")):
         return "not captured"
     return None
 
@@ -131,23 +131,23 @@ def _refunded(event: Event, units: int) -> Decimal:
 BASIL = "2025-03-31"
 
 
-def _visit(paid: Json) -> str | None:
+def _visit(paid: Payload) -> str | None:
     """Ours, or what somebody else's reference happens to be."""
     references = (paid.at("metadata", "visit_external_id").value, paid.at("client_reference_id").value)
     texts = (reference.strip() for reference in references if isinstance(reference, str))
     return next((text for text in texts if is_external_id(text)), None)
 
 
-def _payment(kind: str, paid: Json) -> str:
+def _payment(kind: str, paid: Payload) -> str:
     """The PaymentIntent that it is about; subscriptions have an invoice instead."""
     if kind in INVOICES:
-        return paid.at("id").needed_text()[:LONGEST_REFERENCE]
+        return paid.at("id").required_text()[:LONGEST_REFERENCE]
     if kind == "payment_intent.succeeded":
-        return paid.at("id").needed_text()
-    return _id(paid.at("payment_intent")) or _cut(_id(paid.at("invoice"))) or paid.at("id").needed_text()
+        return paid.at("id").required_text()
+    return _id(paid.at("payment_intent")) or _cut(_id(paid.at("invoice"))) or paid.at("id").required_text()
 
 
-def _invoice(paid: Json) -> str | None:
+def _invoice(paid: Payload) -> str | None:
     """The invoice that it paid for. An order's reference may be anything else, too."""
     reference = paid.at("payment_details", "order_reference").value
     is_invoice = isinstance(reference, str) and reference.startswith("in_")
@@ -162,6 +162,6 @@ def _cut(invoice: str | None) -> str | None:
     return invoice and invoice[:LONGEST_REFERENCE]
 
 
-def _id(found: Json) -> str | None:
+def _id(found: Payload) -> str | None:
     """Expanded, an id is the object itself."""
     return found.at("id").text() if isinstance(found.value, dict) else found.text()

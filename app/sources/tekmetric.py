@@ -22,8 +22,8 @@ from decimal import Decimal
 
 from app.visits.change import UNSAID, Contact, Unsaid, VisitChange, microseconds
 from app.webhooks.delivery import Event
-from app.webhooks.fetching import Bearer, Get
-from app.webhooks.payload import Json
+from app.webhooks.fetching import BearerAuth, RecordRequest
+from app.webhooks.payload import Payload
 from app.webhooks.signatures.token import PathToken
 from app.webhooks.source import Ignored, Source
 
@@ -49,11 +49,11 @@ SOURCE = Source(
     evidence="recalled",
     signature=PathToken(),
     setup=SETUP,
-    event=(),  # a sentence with people's names in it
-    name=lambda event: _name(event),
-    tenant=lambda event: event.data.at("data", "shopId").text(),
-    api="https://shop.tekmetric.com/api/v1",
-    credentials=Bearer("TOKEN"),
+    event_name_path=(),  # a sentence with people's names in it
+    event_name=lambda event: _name(event),
+    tenant_of=lambda event: event.data.at("data", "shopId").text(),
+    api_url="https://shop.tekmetric.com/api/v1",
+    credentials=BearerAuth("TOKEN"),
 )
 
 #: By code or name, in capitals without what stands between letters, or by number.
@@ -65,17 +65,17 @@ STATUSES = {
 }
 
 
-def fetch(event: Event) -> list[Get]:
+def fetch(event: Event) -> list[RecordRequest]:
     """The customer, where there is a visit or will be; and the order, where a payment of it was undone."""
     data = event.data.at("data")
     if _is_payment(event):
         order_id = data.at("repairOrderId")
-        return [Get(f"repair-orders/{order_id.needed_id()}")] if order_id and _undone(event) else []
+        return [RecordRequest(f"repair-orders/{order_id.required_id()}")] if order_id and _undone(event) else []
     if not _is_order(event) or not data.at("customerId"):
         return []
     status = _status(event)
     is_visit = status == "done" or (status != "off" and data.at("appointmentStartTime"))
-    return [Get(f"customers/{data.at('customerId').needed_id()}")] if is_visit else []
+    return [RecordRequest(f"customers/{data.at('customerId').required_id()}")] if is_visit else []
 
 
 def translate(event: Event) -> list[VisitChange] | Ignored:
@@ -86,21 +86,21 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
 
 def _order(event: Event) -> list[VisitChange] | Ignored:
     order, status = event.data.at("data"), _status(event)
-    starts = order.at("appointmentStartTime").moment(UTC)
+    starts = order.at("appointmentStartTime").time(UTC)
     if status == "estimate" and not starts:
         return Ignored("estimate")
-    updated_at = order.at("updatedDate").moment(UTC) or _posted(order) or order.at("updatedDate").needed_moment(UTC)
+    updated_at = order.at("updatedDate").time(UTC) or _posted(order) or order.at("updatedDate").required_time(UTC)
     is_off = status == "off"
     return [
         VisitChange(
             action="cancel" if is_off else "update",
-            visit_id=f"{_shop(order)}:{order.at('id').needed_text()}",
+            visit_id=f"{_shop(order)}:{order.at('id').required_text()}",
             order=microseconds(updated_at),
             contact=_contact(event.record) if event.record else None,
             time_scheduled=starts or UNSAID,
             time_completed=(_posted(order) or updated_at) if status == "done" else None,
             amount_collected=_paid(order),
-            date_cancelled=(order.at("deletedDate").moment(UTC) or updated_at) if is_off else None,
+            date_cancelled=(order.at("deletedDate").time(UTC) or updated_at) if is_off else None,
             opted_out=_opted_out(event.record),
             is_sighting=True,
         )
@@ -114,13 +114,13 @@ def _payment(event: Event) -> list[VisitChange] | Ignored:
         return Ignored("a payment without an order")
     amount = paid.at("amount").amount(100)
     if amount is None:
-        raise paid.at("amount").surprise("an amount in cents")
-    dates = (paid.at(name).moment(UTC) for name in ("updatedDate", "paymentDate", "createdDate"))
+        raise paid.at("amount").unexpected("an amount in cents")
+    dates = (paid.at(name).time(UTC) for name in ("updatedDate", "paymentDate", "createdDate"))
     change = VisitChange(
         action="update",
-        visit_id=f"{_shop(paid)}:{paid.at('repairOrderId').needed_text()}",
+        visit_id=f"{_shop(paid)}:{paid.at('repairOrderId').required_text()}",
         order=microseconds(next(filter(None, dates), event.received_at)),
-        payment=f"{paid.at('id').needed_text()} {undone}".strip(),
+        payment=f"{paid.at('id').required_text()} {undone}".strip(),
         amount_collected=-abs(amount) if undone else amount,
     )
     return [change, *_total(event, change)]
@@ -130,7 +130,7 @@ def _total(event: Event, payment: VisitChange) -> list[VisitChange]:
     """What the order has collected in all, now that something was paid back: of both the greater would count."""
     if not event.record or not event.fetched_at:
         return []
-    updated_at, paid = event.record.at("updatedDate").moment(UTC), _paid(event.record)
+    updated_at, paid = event.record.at("updatedDate").time(UTC), _paid(event.record)
     order = microseconds(updated_at) if updated_at else payment.order
     as_of = microseconds(event.fetched_at)
     return (
@@ -140,12 +140,12 @@ def _total(event: Event, payment: VisitChange) -> list[VisitChange]:
 
 def _undone(event: Event) -> str:
     paid, said = event.data.at("data"), _sentence(event)
-    is_refund = paid.at("refund").flag() or "refund" in said
-    return "voided" if paid.at("voided").flag() or " void" in said else "refunded" if is_refund else ""
+    is_refund = paid.at("refund").boolean() or "refund" in said
+    return "voided" if paid.at("voided").boolean() or " void" in said else "refunded" if is_refund else ""
 
 
 def _sentence(event: Event) -> str:
-    return event.data.at("event").needed_text().lower()
+    return event.data.at("event").required_text().lower()
 
 
 def _is_payment(event: Event) -> bool:
@@ -191,7 +191,7 @@ def _status(event: Event) -> str:
         word = re.sub("[^A-Z0-9]", "", (written or "").upper())
         if known := "done" if word.startswith("POSTED") else STATUSES.get(word):
             return known
-    raise status.surprise("a repair order's status that Tekmetric has")
+    raise status.unexpected("a repair order's status that Tekmetric has")
 
 
 def _told(event: Event, said: str) -> str:
@@ -199,29 +199,29 @@ def _told(event: Event, said: str) -> str:
         return "open"
     if re.search(r" (posted|invoiced|completed)\b| sent to a/r\b| marked complete\b", said):
         return "done"
-    raise event.data.at("data", "repairOrderStatus").surprise("a repair order's status")
+    raise event.data.at("data", "repairOrderStatus").unexpected("a repair order's status")
 
 
-def _posted(order: Json) -> datetime | None:
-    return order.at("completedDate").moment(UTC) or order.at("postedDate").moment(UTC)
+def _posted(order: Payload) -> datetime | None:
+    return order.at("completedDate").time(UTC) or order.at("postedDate").time(UTC)
 
 
-def _paid(order: Json) -> Decimal | None | Unsaid:
+def _paid(order: Payload) -> Decimal | None | Unsaid:
     paid = order.at("amountPaid").amount(100)
     return UNSAID if paid is None else paid or None
 
 
-def _shop(data: Json) -> str:
+def _shop(data: Payload) -> str:
     """Some events name shop 0, which is none."""
-    shop = data.at("shopId").needed_text()
+    shop = data.at("shopId").required_text()
     if shop == "0":
-        raise data.at("shopId").surprise("a shop's id")
+        raise data.at("shopId").unexpected("a shop's id")
     return shop
 
 
-def _contact(customer: Json) -> Contact:
+def _contact(customer: Payload) -> Contact:
     emails = customer.at("email")
-    email = next(iter(emails), Json(None)) if isinstance(emails.value, list) else emails
+    email = next(iter(emails), Payload(None)) if isinstance(emails.value, list) else emails
     return Contact(
         email=email.text(),
         first_name=customer.at("firstName").text(),
@@ -230,7 +230,7 @@ def _contact(customer: Json) -> Contact:
     )
 
 
-def _phone(phones: Json) -> str | None:
+def _phone(phones: Payload) -> str | None:
     """A text, or a list with the primary one somewhere."""
     if not isinstance(phones.value, list):
         return phones.text()
@@ -238,6 +238,6 @@ def _phone(phones: Json) -> str | None:
     return next((phone.at("number").text() for phone in listed), None)
 
 
-def _opted_out(customer: Json | None) -> bool | Unsaid:
-    said = customer.at("okForMarketing").flag() if customer else None
+def _opted_out(customer: Payload | None) -> bool | Unsaid:
+    said = customer.at("okForMarketing").boolean() if customer else None
     return UNSAID if said is None else not said

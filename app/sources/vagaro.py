@@ -22,8 +22,8 @@ from decimal import Decimal
 
 from app.visits.change import UNSAID, Contact, VisitChange, microseconds
 from app.webhooks.delivery import Event
-from app.webhooks.fetching import Exchange, Get, Keys
-from app.webhooks.payload import Json
+from app.webhooks.fetching import ApiKeyAuth, RecordRequest, TokenExchange
+from app.webhooks.payload import Payload
 from app.webhooks.signatures.token import Token
 from app.webhooks.source import Ignored, Source
 
@@ -48,15 +48,15 @@ SOURCE = Source(
     signature=Token("X-Vagaro-Signature"),
     setup=SETUP,
     repeat_key=lambda event: event.data.at("id").text(),
-    tenant=lambda event: event.data.at("payload", "businessId").text(),
-    needs=("API_URL",),
-    api="",
-    credentials=Keys(headers={"accessToken": "TOKEN"}),
-    exchange=Exchange(
+    tenant_of=lambda event: event.data.at("payload", "businessId").text(),
+    required_settings=("API_URL",),
+    api_url="",
+    credentials=ApiKeyAuth(headers={"accessToken": "TOKEN"}),
+    token_exchange=TokenExchange(
         "https://api.vagaro.com/us02/api/v2/merchants/generate-access-token",
         ("CLIENT_ID", "CLIENT_SECRET"),
         json={"clientId": "{CLIENT_ID}", "clientSecretKey": "{CLIENT_SECRET}", "scope": "read access"},
-        at=("data", "access_token"),
+        token_path=("data", "access_token"),
     ),
 )
 
@@ -69,7 +69,7 @@ PAID = (
 )
 
 
-def fetch(event: Event) -> list[Get]:
+def fetch(event: Event) -> list[RecordRequest]:
     """The customer, where the appointment stands or took place."""
     if _kind(event) != "appointment" or _status(event) not in OPEN | {DONE}:
         return []
@@ -78,7 +78,7 @@ def fetch(event: Event) -> list[Get]:
     if not customer:
         return []
     asked = {"businessId": business, "customerId": customer} if business else {"customerId": customer}
-    return [Get(f"customers/{customer.replace('/', '~')}", at="customers", json=asked)]
+    return [RecordRequest(f"customers/{customer.replace('/', '~')}", endpoint="customers", json=asked)]
 
 
 def translate(event: Event) -> list[VisitChange] | Ignored:
@@ -92,7 +92,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
 
 def _appointment(event: Event) -> list[VisitChange] | Ignored:
     payload, status, said_at = event.data.at("payload"), _status(event), _said_at(event)
-    is_new = event.data.at("action").needed_text() == "created"
+    is_new = event.data.at("action").required_text() == "created"
     if status == "personaloff":
         return Ignored("PersonalOff")
     if status == REQUESTED and is_new:
@@ -101,10 +101,10 @@ def _appointment(event: Event) -> list[VisitChange] | Ignored:
     return [
         VisitChange(
             action="cancel" if is_off else "create" if is_new else "update",
-            visit_id=payload.at("appointmentId").needed_text(),
+            visit_id=payload.at("appointmentId").required_text(),
             order=microseconds(said_at),
             contact=_contact(event),
-            time_scheduled=starts.needed_moment() if status in OPEN else starts.moment() or UNSAID,
+            time_scheduled=starts.required_time() if status in OPEN else starts.time() or UNSAID,
             time_completed=said_at if status == DONE else None,
             date_cancelled=said_at if is_off else None,
             no_show=said_at if status == MISSED else None,
@@ -121,49 +121,49 @@ def _transaction(event: Event) -> list[VisitChange] | Ignored:
     amounts = [amount for amount in _amounts(payload) if amount is not None]
     is_gone = event.data.at("action").text() == "deleted"
     if not amounts and not is_gone:
-        raise payload.at("ccAmount").surprise("an amount")
+        raise payload.at("ccAmount").unexpected("an amount")
     paid, is_refund = sum(amounts, Decimal()), (payload.at("purchaseType").text() or "").lower() == "refund"
     return [
         VisitChange(
             action="update",
             visit_id=appointment,
             order=microseconds(_said_at(event)),
-            payment=item.text() or payload.at("transactionId").needed_text(),
+            payment=item.text() or payload.at("transactionId").required_text(),
             amount_collected=None if is_gone else -abs(paid) if is_refund else paid,
         )
     ]
 
 
 def _kind(event: Event) -> str:
-    return event.data.at("type").needed_text()
+    return event.data.at("type").required_text()
 
 
 def _said_at(event: Event) -> datetime:
-    return event.data.at("createdAt").moment() or event.data.at("createdDate").needed_moment()
+    return event.data.at("createdAt").time() or event.data.at("createdDate").required_time()
 
 
 def _status(event: Event) -> str:
     """In lower case; one list of the vendor's prints `Service Completed`."""
-    if event.data.at("action").needed_text() == "deleted":
+    if event.data.at("action").required_text() == "deleted":
         return "deleted"
     found = event.data.at("payload", "bookingStatus")
-    status = found.needed_text().lower()
+    status = found.required_text().lower()
     if status.startswith(DONE):
         return DONE
     if status not in OPEN | OFF | {REQUESTED, MISSED, "personaloff"}:
-        raise found.surprise("an appointment's status that Vagaro documents")
+        raise found.unexpected("an appointment's status that Vagaro documents")
     return status
 
 
-def _id(found: Json) -> str | None:
+def _id(found: Payload) -> str | None:
     """In base64, as a rule."""
     id = found.text()
     if id and not re.fullmatch("[A-Za-z0-9+/=_-]{1,191}", id):
-        raise found.surprise("an id")
+        raise found.unexpected("an id")
     return id
 
 
-def _amounts(payload: Json) -> Iterator[Decimal | None]:
+def _amounts(payload: Payload) -> Iterator[Decimal | None]:
     return (payload.at(name).amount() for name in PAID)
 
 

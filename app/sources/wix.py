@@ -17,7 +17,7 @@ import re
 
 from app.visits.change import UNSAID, Contact, VisitChange, microseconds
 from app.webhooks.delivery import Event
-from app.webhooks.payload import Json
+from app.webhooks.payload import Payload
 from app.webhooks.signatures.jwt import Jwt
 from app.webhooks.source import Ignored, Source
 
@@ -48,11 +48,11 @@ SOURCE = Source(
     evidence="recalled",
     signature=Jwt("RS256"),
     setup=SETUP,
-    form="jwt",
-    event=("eventType",),
+    body_format="jwt",
+    event_name_path=("eventType",),
     repeat_key=_event_id,
-    tenant=_instance,
-    answer_within_s=1.0,
+    tenant_of=_instance,
+    sender_timeout_s=1.0,
 )
 
 BOOKING = "wix.bookings.v2.booking"
@@ -69,7 +69,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     kind = slug.replace("_", "").lower()
     if entity != BOOKING or kind not in SLUGS | ENDS:
         return Ignored(f"{entity}_{slug}".rstrip("_"))
-    if inner.at("triggeredByAnonymizeRequest").flag():
+    if inner.at("triggeredByAnonymizeRequest").boolean():
         return Ignored("anonymized")
     booking = _booking(inner)
     status = booking.at("status")
@@ -77,44 +77,44 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     if known == "CREATED" or (known in REQUESTED and kind in FIRST):
         return Ignored(f"not booked yet: {known}")
     if known not in STANDS | REQUESTED | OFF:
-        raise status.surprise("a booking's status that Wix documents")
-    happened_at, start = inner.at("eventTime").needed_moment(), _start(booking)
+        raise status.unexpected("a booking's status that Wix documents")
+    happened_at, start = inner.at("eventTime").required_time(), _start(booking)
     return [
         VisitChange(
             action="update" if known in STANDS else "cancel",
-            visit_id=inner.at("entityId").text() or booking.at("id").needed_text(),
+            visit_id=inner.at("entityId").text() or booking.at("id").required_text(),
             order=microseconds(happened_at),
             as_of=_sequence(inner, booking),
             contact=_contact(booking.at("contactDetails")),
-            time_scheduled=start.needed_moment(event.zone) if known in STANDS else start.moment(event.zone) or UNSAID,
+            time_scheduled=start.required_time(event.zone) if known in STANDS else start.time(event.zone) or UNSAID,
             date_cancelled=None if known in STANDS else happened_at,
             is_sighting=True,
         )
     ]
 
 
-def _envelope(event: Event) -> Json:
+def _envelope(event: Event) -> Payload:
     """Who is told what: the claim `data`, or the claims themselves."""
-    return event.data if event.data.at("eventType") else event.data.at("data").unwrapped()
+    return event.data if event.data.at("eventType") else event.data.at("data").parse_embedded_json()
 
 
-def _inner(event: Event) -> Json:
-    return _envelope(event).at("data").unwrapped()
+def _inner(event: Event) -> Payload:
+    return _envelope(event).at("data").parse_embedded_json()
 
 
-def _what(event: Event, inner: Json) -> tuple[str, str]:
+def _what(event: Event, inner: Payload) -> tuple[str, str]:
     """Of which kind of thing it is told, and what."""
     entity, slug, whole = inner.at("entityFqdn").text(), inner.at("slug").text(), _envelope(event).at("eventType")
     if entity and slug:
         return entity, slug
-    entity, _, slug = whole.needed_text().partition("_")
+    entity, _, slug = whole.required_text().partition("_")
     return entity, slug
 
 
-def _booking(inner: Json) -> Json:
+def _booking(inner: Payload) -> Payload:
     """The booking as it was then, wherever this event has it."""
     created, updated, action = (inner.at(name) for name in ("createdEvent", "updatedEvent", "actionEvent"))
-    body = action.at("body").unwrapped() or action.at("bodyAsJson").unwrapped()
+    body = action.at("body").parse_embedded_json() or action.at("bodyAsJson").parse_embedded_json()
     places = (
         *(created.at("entity"), created.at("entityAsJson")),
         *(updated.at("currentEntity"), updated.at("currentEntityAsJson")),
@@ -122,25 +122,25 @@ def _booking(inner: Json) -> Json:
     )
     for place in places:
         if place:
-            return place.unwrapped()
-    raise inner.surprise("an event with its booking")
+            return place.parse_embedded_json()
+    raise inner.unexpected("an event with its booking")
 
 
-def _sequence(inner: Json, booking: Json) -> int:
+def _sequence(inner: Payload, booking: Payload) -> int:
     """A number of 64 bits, written as a text."""
     found = inner.at("entityEventSequence") or booking.at("revision")
     written = found.text() or "0"
     if not re.fullmatch("[0-9]{1,18}", written):
-        raise found.surprise("a number in digits")
+        raise found.unexpected("a number in digits")
     return int(written)
 
 
-def _start(booking: Json) -> Json:
+def _start(booking: Payload) -> Payload:
     slot, course = booking.at("bookedEntity", "slot", "startDate"), booking.at("bookedEntity", "schedule")
     return slot or course.at("firstSessionStart") or booking.at("startDate")
 
 
-def _contact(details: Json) -> Contact:
+def _contact(details: Payload) -> Contact:
     return Contact(
         email=details.at("email").text(),
         first_name=details.at("firstName").text(),

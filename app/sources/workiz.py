@@ -22,7 +22,7 @@ from decimal import Decimal
 
 from app.visits.change import UNSAID, Contact, Unsaid, VisitChange, microseconds
 from app.webhooks.delivery import Event
-from app.webhooks.payload import Json
+from app.webhooks.payload import Payload
 from app.webhooks.signatures.scheme import CHOSEN_KEY
 from app.webhooks.signatures.token import Token
 from app.webhooks.source import Ignored, Source
@@ -45,8 +45,8 @@ SOURCE = Source(
     evidence="recalled",
     signature=Token("Authorization", prefix="Bearer ", shortest=CHOSEN_KEY),
     setup=SETUP,
-    event=("trigger", "type"),
-    needs=("TIMEZONE",),
+    event_name_path=("trigger", "type"),
+    required_settings=("TIMEZONE",),
 )
 
 OPEN = {"new", "submitted", "pending", "in progress", "done pending approval"}
@@ -56,7 +56,7 @@ FAILED = {"canceled", "cancelled", "declined", "deleted", "failed", "pending", "
 
 
 def translate(event: Event) -> list[VisitChange] | Ignored:
-    kind = event.data.at("trigger", "type").needed_text()
+    kind = event.data.at("trigger", "type").required_text()
     if kind.startswith("job"):
         return [_job(event, kind)]
     return _invoice(event, kind) if kind.startswith(("invoice", "payment")) else Ignored(kind)
@@ -69,10 +69,10 @@ def _job(event: Event, kind: str) -> VisitChange:
     is_off = status in OFF and not is_missed
     return VisitChange(
         action="cancel" if is_off else "create" if kind == "job_created" else "update",
-        visit_id=job.at("uuid").needed_text(),
+        visit_id=job.at("uuid").required_text(),
         order=microseconds(said_at),
         contact=_contact(job.at("clientInfo")),
-        time_scheduled=job.at("date").moment(event.zone) or UNSAID,
+        time_scheduled=job.at("date").time(event.zone) or UNSAID,
         time_completed=said_at if status == "done" else None,
         amount_collected=_collected(job),
         date_cancelled=said_at if is_off else None,
@@ -89,35 +89,35 @@ def _invoice(event: Event, kind: str) -> list[VisitChange] | Ignored:
         return Ignored(kind)
     if not invoice.at("uuid"):
         return Ignored("an invoice without a job")
-    visit_id, order = invoice.at("uuid").needed_text(), microseconds(_said_at(event))
+    visit_id, order = invoice.at("uuid").required_text(), microseconds(_said_at(event))
     payment = invoice.at("id").text()
     return [VisitChange(action="update", visit_id=visit_id, order=order, payment=payment, amount_collected=paid)]
 
 
-def _counts(payment: Json) -> bool:
+def _counts(payment: Payload) -> bool:
     return (payment.at("status").text() or "").lower() not in FAILED
 
 
 def _said_at(event: Event) -> datetime:
-    return event.data.at("trigger", "timestamp").needed_moment()
+    return event.data.at("trigger", "timestamp").required_time()
 
 
-def _status(job: Json) -> str:
+def _status(job: Payload) -> str:
     status = job.at("status")
-    known = status.needed_text().lower()
+    known = status.required_text().lower()
     if known not in OPEN | OFF | {"done"}:
-        raise status.surprise("a job's status that Workiz has")
+        raise status.unexpected("a job's status that Workiz has")
     return known
 
 
-def _collected(job: Json) -> Decimal | None | Unsaid:
+def _collected(job: Payload) -> Decimal | None | Unsaid:
     total, due = job.at("totalPrice").amount(), job.at("amountDue").amount()
     if total is None or due is None:
         return UNSAID
     return total - due if total > due else None
 
 
-def _contact(client: Json) -> Contact | None:
+def _contact(client: Payload) -> Contact | None:
     if not client:
         return None
     return Contact(

@@ -24,7 +24,7 @@ from datetime import datetime
 
 from app.visits.change import UNSAID, Action, Contact, VisitChange, microseconds
 from app.webhooks.delivery import Event
-from app.webhooks.payload import Json
+from app.webhooks.payload import Payload
 from app.webhooks.signatures.scheme import CHOSEN_KEY
 from app.webhooks.signatures.token import Token
 from app.webhooks.source import Ignored, PartlyTranslatable, Source
@@ -55,7 +55,7 @@ SOURCE = Source(
     evidence="recalled",
     signature=Token("X-Doorbell-Token", shortest=CHOSEN_KEY),
     setup=SETUP,
-    event=("event",),
+    event_name_path=("event",),
 )
 
 #: What each trigger does, and how far into a booking's life it comes.
@@ -71,13 +71,13 @@ STEPS: dict[str, tuple[Action, int]] = {
 
 
 def translate(event: Event) -> list[VisitChange] | Ignored:
-    kind = event.data.at("event").needed_text().lower().replace("-", "_")
+    kind = event.data.at("event").required_text().lower().replace("-", "_")
     if kind not in STEPS:
         return Ignored(kind)
     action, step = STEPS[kind]
     start = _moment(event, "start")
     if not start and step < 2:
-        raise event.data.at("start").surprise("a time, in ISO 8601 or in milliseconds")
+        raise event.data.at("start").unexpected("a time, in ISO 8601 or in milliseconds")
     changes = [
         VisitChange(
             action=action,
@@ -100,10 +100,10 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
 REPLACED = "a booking was moved, and its old reference is not told: a visit at the old time must be cancelled by hand"
 
 
-def _reference(found: Json) -> str:
-    if _CODE.search(found.needed_text()):
-        raise found.surprise("a booking's reference in the place of its code")
-    return found.needed_text()
+def _reference(found: Payload) -> str:
+    if _CODE.search(found.required_text()):
+        raise found.unexpected("a booking's reference in the place of its code")
+    return found.required_text()
 
 
 _CODE = re.compile(r"\{[A-Z0-9_-]+\}")
@@ -115,13 +115,13 @@ def _moment(event: Event, name: str) -> datetime | None:
     written = found.text() or ""
     if _CODE.search(written):
         return None
-    return Json(int(written), name).unix_ms() if _MILLIS.fullmatch(written) else found.moment(event.zone)
+    return Payload(int(written), name).unix_ms() if _MILLIS.fullmatch(written) else found.time(event.zone)
 
 
 _MILLIS = re.compile("[0-9]{12,13}")
 
 
-def _contact(data: Json) -> Contact:
+def _contact(data: Payload) -> Contact:
     """A code that was not replaced is nobody's name."""
 
     def said(name: str) -> str | None:

@@ -25,7 +25,7 @@ from dataclasses import replace
 from app.visits.change import UNSAID, Contact, VisitChange, attendee_visit_id, microseconds
 from app.webhooks.delivery import Event
 from app.webhooks.handshakes import SignField
-from app.webhooks.payload import Json, Untranslatable
+from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.signatures.hmac import Hmac
 from app.webhooks.source import Ignored, PartlyTranslatable, Source
 
@@ -54,20 +54,20 @@ SOURCE = Source(
         tolerance_s=300,
     ),
     setup=SETUP,
-    event=("event",),
-    challenge=SignField(
+    event_name_path=("event",),
+    signed_handshake=SignField(
         ("payload", "plainToken"),
-        when=(("event",), "endpoint.url_validation"),
-        plain="plainToken",
-        signed="encryptedToken",
+        match=(("event",), "endpoint.url_validation"),
+        token_field="plainToken",
+        signature_field="encryptedToken",
     ),
-    tenant=lambda event: event.data.at("payload", "account_id").text(),
-    answer_within_s=2.5,
+    tenant_of=lambda event: event.data.at("payload", "account_id").text(),
+    sender_timeout_s=2.5,
 )
 
 
 def translate(event: Event) -> list[VisitChange] | Ignored:
-    kind, booking = event.data.at("event").needed_text(), event.data.at("payload", "object")
+    kind, booking = event.data.at("event").required_text(), event.data.at("payload", "object")
     match kind:
         case "scheduler.scheduled_event_created":
             return [_created(event, booking)]
@@ -76,29 +76,29 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     return Ignored(kind)
 
 
-def _created(event: Event, booking: Json) -> VisitChange:
-    start = booking.at("scheduled_event", "start_date_time").needed_moment()
+def _created(event: Event, booking: Payload) -> VisitChange:
+    start = booking.at("scheduled_event", "start_date_time").required_time()
     old = None if _is_group(booking) else _link(booking, "rescheduled_from_event_id")
     known = replace(_known(event, booking), time_scheduled=start, date_cancelled=None, no_show=None)
     return replace(known, action="create", continues=old)
 
 
-def _known(event: Event, booking: Json) -> VisitChange:
+def _known(event: Event, booking: Payload) -> VisitChange:
     return VisitChange(
         action="update",
         visit_id=_visit_id(booking),
-        order=microseconds(event.data.at("event_ts").needed_unix_ms()),
+        order=microseconds(event.data.at("event_ts").required_unix_ms()),
         contact=_contact(booking),
-        time_scheduled=booking.at("scheduled_event", "start_date_time").moment() or UNSAID,
+        time_scheduled=booking.at("scheduled_event", "start_date_time").time() or UNSAID,
     )
 
 
-def _cancelled(event: Event, booking: Json) -> list[VisitChange]:
+def _cancelled(event: Event, booking: Payload) -> list[VisitChange]:
     """Or moved away: then nothing is cancelled, and the visit goes on under the new event."""
-    happened_at, old, new = event.data.at("event_ts").needed_unix_ms(), _event_id(booking), _new(booking)
+    happened_at, old, new = event.data.at("event_ts").required_unix_ms(), _event_id(booking), _new(booking)
     if new and new != old and not _is_group(booking):
         return [VisitChange(action="update", visit_id=new, order=microseconds(happened_at), continues=old)]
-    cancelled_at = booking.at("cancellation", "cancel_at").moment() or happened_at
+    cancelled_at = booking.at("cancellation", "cancel_at").time() or happened_at
     cancelled = replace(_known(event, booking), action="cancel", date_cancelled=cancelled_at)
     changes = [cancelled, *_under_another_id(booking, cancelled)]
     if _is_group(booking) and _may_end_for_all(booking):
@@ -109,14 +109,14 @@ def _cancelled(event: Event, booking: Json) -> list[VisitChange]:
 FOR_ALL = "a group event was cancelled, perhaps by the host and for all of its invitees: only one is named"
 
 
-def _may_end_for_all(booking: Json) -> bool:
+def _may_end_for_all(booking: Payload) -> bool:
     """The event itself is cancelled, others had booked it, and it is not told that an invitee did it."""
     about, by = booking.at("scheduled_event"), booking.at("cancellation", "canceler_type").text()
     is_over = (about.at("status").text() or "").lower() in ("cancelled", "canceled")
-    return is_over and (about.at("invitee_counters", "total").whole() or 0) > 1 and by != "invitee"
+    return is_over and (about.at("invitee_counters", "total").integer() or 0) > 1 and by != "invitee"
 
 
-def _under_another_id(booking: Json, cancelled: VisitChange) -> list[VisitChange]:
+def _under_another_id(booking: Payload, cancelled: VisitChange) -> list[VisitChange]:
     """The same invitee's visit, where the limit was another one when they booked, or is not told now."""
     address = booking.at("invitee_email").text() or ""
     if _is_group(booking):
@@ -126,18 +126,18 @@ def _under_another_id(booking: Json, cancelled: VisitChange) -> list[VisitChange
     return [replace(cancelled, visit_id=attendee_visit_id(_event_id(booking), address))]
 
 
-def _limit(booking: Json) -> int | None:
-    return booking.at("scheduled_event", "invitee_counters", "limit").whole()
+def _limit(booking: Payload) -> int | None:
+    return booking.at("scheduled_event", "invitee_counters", "limit").integer()
 
 
-def _is_group(booking: Json) -> bool:
+def _is_group(booking: Payload) -> bool:
     counters, limit = booking.at("scheduled_event", "invitee_counters"), _limit(booking)
-    if not limit and max(counters.at(name).whole() or 0 for name in ("active", "total")) > 1:
+    if not limit and max(counters.at(name).integer() or 0 for name in ("active", "total")) > 1:
         raise Untranslatable("an event with several invitees and no limit: whose visit it is cannot be told")
     return (limit or 1) > 1
 
 
-def _visit_id(booking: Json) -> str:
+def _visit_id(booking: Payload) -> str:
     if not _is_group(booking):
         return _event_id(booking)
     address = booking.at("invitee_email").text() or ""
@@ -146,19 +146,19 @@ def _visit_id(booking: Json) -> str:
     return attendee_visit_id(_event_id(booking), address)
 
 
-def _new(booking: Json) -> str | None:
+def _new(booking: Payload) -> str | None:
     return _link(booking, "rescheduled_to_event_id")
 
 
-def _event_id(booking: Json) -> str:
-    return booking.at("scheduled_event", "event_id").needed_text()
+def _event_id(booking: Payload) -> str:
+    return booking.at("scheduled_event", "event_id").required_text()
 
 
-def _link(booking: Json, name: str) -> str | None:
+def _link(booking: Payload, name: str) -> str | None:
     return booking.at(name).text() or booking.at("scheduled_event", name).text()
 
 
-def _contact(booking: Json) -> Contact:
+def _contact(booking: Payload) -> Contact:
     return Contact(
         email=booking.at("invitee_email").text(),
         first_name=booking.at("invitee_first_name").text(),
@@ -171,7 +171,7 @@ _ASKS_FOR_A_PHONE = re.compile(r"phone|mobile|\bcell\b", re.IGNORECASE)
 _LOOKS_LIKE_A_PHONE = re.compile(r"[+(]?[0-9][0-9 ()./-]{5,24}")
 
 
-def _phone(booking: Json) -> str | None:
+def _phone(booking: Payload) -> str | None:
     """An answer on the booking form; Zoom writes each as a list."""
     for asked in booking.at("questions_and_answers"):
         answers = asked.at("answer")

@@ -13,25 +13,25 @@ from urllib.parse import parse_qsl
 
 import orjson
 
-from app.webhooks.payload import Json
+from app.webhooks.payload import Payload
 
 #: `any`: whichever of the three it looks like.
-Form = Literal["json", "form", "json or form", "jwt", "any"]
+BodyFormat = Literal["json", "form", "json or form", "jwt", "any"]
 
 
-class Unreadable(Exception):
+class UnreadableBody(Exception):
     """The signature holds, but the body is not what the tool's content type promises."""
 
 
-class WrongContentType(Exception):
+class UnsupportedContentType(Exception):
     """The body calls itself something that this tool never sends."""
 
 
-class WrongContentEncoding(Exception):
+class UnsupportedContentEncoding(Exception):
     """The body is compressed, or in a way that this tool never uses."""
 
 
-class TooLarge(Exception):
+class BodyTooLarge(Exception):
     """What comes out of a compressed body is larger than a body may be."""
 
 
@@ -46,42 +46,42 @@ class Delivery:
     hook: str
     source: str
     headers: tuple[tuple[bytes, bytes], ...]
-    raw: bytes
+    body: bytes
     received_at: datetime
     request_id: str = ""
     token: str = ""
     method: str = "POST"
     query: bytes = b""
-    _named: dict[bytes, bytes] = field(init=False, repr=False, compare=False)
+    _header_by_name: dict[bytes, bytes] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        self._named = dict(reversed(self.headers))
+        self._header_by_name = dict(reversed(self.headers))
 
-    def header_lines(self, name: str) -> list[bytes]:
-        wanted = _as_sent(name)
-        return [value for given, value in self.headers if given == wanted] if wanted in self._named else []
+    def header_values(self, name: str) -> list[bytes]:
+        key = _header_key(name)
+        return [value for given, value in self.headers if given == key] if key in self._header_by_name else []
 
-    def only_line(self, name: str) -> bytes | None:
+    def single_header(self, name: str) -> bytes | None:
         """The header's one line; None where there is none, or several."""
-        if len(self._named) == len(self.headers):
-            return self._named.get(_as_sent(name))
-        lines = self.header_lines(name)
+        if len(self._header_by_name) == len(self.headers):
+            return self._header_by_name.get(_header_key(name))
+        lines = self.header_values(name)
         return lines[0] if len(lines) == 1 else None
 
     def header(self, name: str) -> str | None:
         """The first line of that name, as text; of `?name` the parameter of the address."""
-        line = self._named.get(_as_sent(name))
+        line = self._header_by_name.get(_header_key(name))
         if line is not None:
             return line.decode("latin-1")
-        return self._parameter(name[1:]) if self.query and name.startswith("?") else None
+        return self._query_parameter(name[1:]) if self.query and name.startswith("?") else None
 
-    def _parameter(self, name: str) -> str | None:
-        asked = parse_qsl(self.query.decode("latin-1"), keep_blank_values=True, encoding="latin-1")
-        return next((value for named, value in asked if named == name), None)
+    def _query_parameter(self, name: str) -> str | None:
+        parameters = parse_qsl(self.query.decode("latin-1"), keep_blank_values=True, encoding="latin-1")
+        return next((value for named, value in parameters if named == name), None)
 
 
 @cache
-def _as_sent(name: str) -> bytes:
+def _header_key(name: str) -> bytes:
     return name.lower().encode()
 
 
@@ -92,37 +92,37 @@ class Event:
     data: the parsed body; a form is an object of texts.
     headers: only those that the source asks for.
     record: what a thin event pointed at, once fetched; None before, and where the tool says that it is gone.
-    beside: what else was fetched with it (`Get.then`), by name; of nothing where the tool has no such record.
+    related: what else was fetched with it (`RecordRequest.follow_up`), by name.
     people: whom the records of this booking listed so far, as the source's `people` names them, this record's included;
         those first who were listed first. None where nobody counts them.
-    asked: the path of the Get that the record answers; there is one for each record of a thin event.
+    record_path: the path of the request that the record answers; there is one for each record of a thin event.
     fetched_at: when the fetch of the record began.
     zone: what local times without an offset mean (the hook's TIMEZONE).
     """
 
     source: str
-    data: Json
+    data: Payload
     received_at: datetime
     headers: Mapping[str, str] = field(default_factory=dict)
-    record: Json | None = None
-    beside: Mapping[str, Json] = field(default_factory=dict)
+    record: Payload | None = None
+    related: Mapping[str, Payload] = field(default_factory=dict)
     people: tuple[str, ...] | None = None
-    asked: str = ""
+    record_path: str = ""
     fetched_at: datetime | None = None
     zone: tzinfo | None = None
 
     def with_record(
-        self, record: Any, fetched_at: datetime, beside: Mapping[str, Any] | None = None, asked: str = ""
+        self, record: Any, fetched_at: datetime, related: Mapping[str, Any] | None = None, record_path: str = ""
     ) -> "Event":
-        """record, beside: parsed JSON, or None where the tool answered that there is no such record."""
-        read = None if record is None else Json(record, "record")
-        others = {name: Json(value, name) for name, value in (beside or {}).items()}
-        return replace(self, record=read, fetched_at=fetched_at, beside=others, asked=asked)
+        """record, related: parsed JSON, or None where the tool answered that there is no such record."""
+        read = None if record is None else Payload(record, "record")
+        others = {name: Payload(value, name) for name, value in (related or {}).items()}
+        return replace(self, record=read, fetched_at=fetched_at, related=others, record_path=record_path)
 
 
 _JSON, _FORM = ("application/json", "text/json"), ("application/x-www-form-urlencoded",)
 _TOKEN = ("text/plain", "application/jwt", "application/jose")
-_CONTENT_TYPES: dict[Form, tuple[str, ...]] = {
+_CONTENT_TYPES: dict[BodyFormat, tuple[str, ...]] = {
     "json": _JSON,
     "form": _FORM,
     "json or form": _JSON + _FORM,
@@ -130,89 +130,95 @@ _CONTENT_TYPES: dict[Form, tuple[str, ...]] = {
     "any": _JSON + _FORM + _TOKEN,
 }
 #: A JSON Web Token in its compact form.
-JWT = re.compile(rb"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+=?")
+JWT_PATTERN = re.compile(rb"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+=?")
 
 
-def check_content_type(delivery: Delivery, form: Form) -> None:
-    """A missing content type is forgiven, a wrong one is not. Raises WrongContentType."""
-    if not _is_taken((delivery.header("content-type") or "")[:LONGEST_TYPE], form):
-        raise WrongContentType(f"this hook takes {' or '.join(_CONTENT_TYPES[form])}")
+def check_content_type(delivery: Delivery, body_format: BodyFormat) -> None:
+    """A missing content type is forgiven, a wrong one is not. Raises UnsupportedContentType."""
+    if not _accepts((delivery.header("content-type") or "")[:MAX_CONTENT_TYPE_CHARS], body_format):
+        raise UnsupportedContentType(f"this hook takes {' or '.join(_CONTENT_TYPES[body_format])}")
 
 
 #: What strangers write is not remembered at any length.
-LONGEST_TYPE = 200
+MAX_CONTENT_TYPE_CHARS = 200
 
 
 @lru_cache(256)
-def _is_taken(content_type: str, form: Form) -> bool:
-    kind = content_type.partition(";")[0].strip().lower()
-    return not kind or kind in _CONTENT_TYPES[form] or (kind.endswith("+json") and form != "form")
+def _accepts(content_type: str, body_format: BodyFormat) -> bool:
+    media_type = content_type.partition(";")[0].strip().lower()
+    return (
+        not media_type
+        or media_type in _CONTENT_TYPES[body_format]
+        or (media_type.endswith("+json") and body_format != "form")
+    )
 
 
 def content_encoding(delivery: Delivery) -> str:
     """How the body is compressed, as `gzip`; several are separated by commas. Empty: it is not."""
     if delivery.header("content-encoding") is None:
         return ""
-    given = b",".join(delivery.header_lines("content-encoding")).decode("latin-1").lower()
+    given = b",".join(delivery.header_values("content-encoding")).decode("latin-1").lower()
     names = [name.strip() for name in given.split(",")]
     return ", ".join("gzip" if name == "x-gzip" else name for name in names if name not in ("", "identity"))
 
 
-def check_content_encoding(delivery: Delivery, taken: tuple[str, ...]) -> None:
-    """Raises WrongContentEncoding."""
+def check_content_encoding(delivery: Delivery, accepted: tuple[str, ...]) -> None:
+    """Raises UnsupportedContentEncoding."""
     encoding = content_encoding(delivery)
-    if encoding and encoding not in taken:
-        raise WrongContentEncoding(f"this hook takes bodies {' or '.join(('without a content encoding', *taken))}")
+    if encoding and encoding not in accepted:
+        raise UnsupportedContentEncoding(
+            f"this hook takes bodies {' or '.join(('without a content encoding', *accepted))}"
+        )
 
 
-def decompress(raw: bytes, most: int) -> bytes:
-    """What one gzip member holds; never more than `most` bytes of it in memory. Raises Unreadable, TooLarge."""
+def decompress(raw: bytes, max_bytes: int) -> bytes:
+    """What one gzip member holds; never more than `max_bytes` of it in memory. Raises UnreadableBody, BodyTooLarge."""
     member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
     try:
-        read = member.decompress(raw, most + 1)
+        read = member.decompress(raw, max_bytes + 1)
     except zlib.error:
-        raise Unreadable("the body is not what its content encoding says") from None
-    if len(read) > most:
-        raise TooLarge
+        raise UnreadableBody("the body is not what its content encoding says") from None
+    if len(read) > max_bytes:
+        raise BodyTooLarge
     if not member.eof:
-        raise Unreadable("the compressed body is not complete")
+        raise UnreadableBody("the compressed body is not complete")
     if member.unused_data:
-        raise Unreadable("something follows the compressed body")
+        raise UnreadableBody("something follows the compressed body")
     return read
 
 
-def parse_body(delivery: Delivery, form: Form) -> Json:
-    """The body as JSON. Raises Unreadable: not UTF-8, not JSON (NaN included), nested too deep, not a form."""
-    raw = delivery.raw.strip()
+def parse_body(delivery: Delivery, body_format: BodyFormat) -> Payload:
+    """The body as JSON. Raises UnreadableBody: not UTF-8, not JSON (NaN included), nested too deep, not a form."""
+    raw = delivery.body.strip()
     if not raw:
-        raise Unreadable("the body is empty")
-    if form == "jwt" or (form == "any" and JWT.fullmatch(raw)):
-        return Json(_parse_claims(raw))
+        raise UnreadableBody("the body is empty")
+    if body_format == "jwt" or (body_format == "any" and JWT_PATTERN.fullmatch(raw)):
+        return Payload(_parse_claims(raw))
     # Old Jobber apps get JSON that calls itself a form, so what may be either is taken for what it looks like.
-    is_json = raw.startswith(b"{") or (form == "any" and raw.startswith(b"["))
-    is_form = form == "form" or (form in ("json or form", "any") and not is_json)
+    is_json = raw.startswith(b"{") or (body_format == "any" and raw.startswith(b"["))
+    is_form = body_format == "form" or (body_format in ("json or form", "any") and not is_json)
     try:
-        return Json(_parse_form(delivery.raw) if is_form else _parse_json(delivery.raw))
+        return Payload(_parse_form(delivery.body) if is_form else _parse_json(delivery.body))
     except ValueError:
-        raise Unreadable(f"the body is not {'a form' if is_form else 'JSON in UTF-8'}") from None
+        raise UnreadableBody(f"the body is not {'a form' if is_form else 'JSON in UTF-8'}") from None
 
 
 def _parse_claims(raw: bytes) -> Any:
     """What a token says; that it says so is for its signature to prove."""
-    claims = from_base64url(raw.split(b".")[1]) if JWT.fullmatch(raw) else None
+    claims = decode_base64url(raw.split(b".")[1]) if JWT_PATTERN.fullmatch(raw) else None
     try:
         return _parse_json(claims or b"")
     except ValueError:
-        raise Unreadable("the body is not a JSON Web Token") from None
+        raise UnreadableBody("the body is not a JSON Web Token") from None
 
 
-def from_base64url(written: bytes) -> bytes | None:
+def decode_base64url(encoded: bytes) -> bytes | None:
     """The bytes; None where it is not what base64 for URLs writes of any bytes."""
     try:
-        read = base64.urlsafe_b64decode(written + b"==")  # more of these than are needed are passed over
+        decoded = base64.urlsafe_b64decode(encoded + b"==")  # more of these than are needed are passed over
     except ValueError:
         return None
-    return read if base64.urlsafe_b64encode(read).rstrip(b"=") == written.rstrip(b"=") else None
+    return decoded if base64.urlsafe_b64encode(decoded).rstrip(b"=") == encoded.rstrip(b"=") else None
 
 
 def _parse_json(raw: bytes) -> Any:
@@ -220,10 +226,10 @@ def _parse_json(raw: bytes) -> Any:
         return orjson.loads(raw)
     except ValueError:
         # JavaScript that cuts an emoji in two leaves half of it, `\ud83d`; a booking is not refused for that.
-        return orjson.loads(_HALF_A_CHARACTER.sub(rb"\\ufffd", raw))
+        return orjson.loads(_LONE_SURROGATE.sub(rb"\\ufffd", raw))
 
 
-_HALF_A_CHARACTER = re.compile(
+_LONE_SURROGATE = re.compile(
     rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
     rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 )

@@ -16,29 +16,29 @@ import orjson
 
 from app.webhooks.delivery import Delivery, Event
 
-_HARMLESS = re.compile(r"[A-Za-z0-9._~=+/-]{1,256}")
+_SAFE_ECHO = re.compile(r"[A-Za-z0-9._~=+/-]{1,256}")
 #: No message that a tool signs is only this.
-_NEVER_SIGNED = re.compile(r"[A-Za-z0-9_=+/-]{1,256}")
+_SAFE_TO_SIGN = re.compile(r"[A-Za-z0-9_=+/-]{1,256}")
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class HandshakeReply:
     """What the tool wants to hear."""
 
     body: bytes = b"{}"
     content_type: str = "application/json"
 
 
-class Unsigned(Protocol):
+class UnsignedHandshake(Protocol):
     """A handshake that comes without a signature, by POST or by GET."""
 
-    def answer(self, delivery: Delivery) -> Reply | None: ...
+    def answer(self, delivery: Delivery) -> HandshakeReply | None: ...
 
 
-class Signed(Protocol):
+class SignedHandshake(Protocol):
     """A handshake that is answered after the signature holds. secret: the one that matched."""
 
-    def answer(self, event: Event, secret: str) -> Reply | None: ...
+    def answer(self, event: Event, secret: str) -> HandshakeReply | None: ...
 
 
 @dataclass(frozen=True)
@@ -49,40 +49,40 @@ class FixedBody:
     """
 
     body: bytes
-    unless_header: str
+    absent_header: str
 
-    def answer(self, delivery: Delivery) -> Reply | None:
-        if len(delivery.raw) > 2 * len(self.body) or delivery.header_lines(self.unless_header):
+    def answer(self, delivery: Delivery) -> HandshakeReply | None:
+        if len(delivery.body) > 2 * len(self.body) or delivery.header_values(self.absent_header):
             return None
-        return Reply() if b"".join(delivery.raw.split()) == self.body else None
+        return HandshakeReply() if b"".join(delivery.body.split()) == self.body else None
 
 
 @dataclass(frozen=True)
 class EchoQuery:
     """`GET …?challenge=abc` wants to hear `abc`."""
 
-    name: str
+    parameter: str
 
-    def answer(self, delivery: Delivery) -> Reply | None:
+    def answer(self, delivery: Delivery) -> HandshakeReply | None:
         if delivery.method != "GET" or len(delivery.query) > 2_048:
             return None
-        given = dict(parse_qsl(delivery.query.decode("latin-1"))).get(self.name, "")
-        return Reply(given.encode(), "text/plain") if _HARMLESS.fullmatch(given) else None
+        value = dict(parse_qsl(delivery.query.decode("latin-1"))).get(self.parameter, "")
+        return HandshakeReply(value.encode(), "text/plain") if _SAFE_ECHO.fullmatch(value) else None
 
 
 @dataclass(frozen=True)
 class EchoField:
     """An event with a field that wants to hear it back. when: a path into the body, and what stands there then."""
 
-    field: tuple[str, ...]
-    when: tuple[tuple[str, ...], str]
+    echo_path: tuple[str, ...]
+    match: tuple[tuple[str, ...], str]
 
-    def answer(self, event: Event, secret: str) -> Reply | None:
-        path, value = self.when
-        given = event.data.at(*self.field).value
-        if event.data.at(*path).value != value or not isinstance(given, str) or not _HARMLESS.fullmatch(given):
+    def answer(self, event: Event, secret: str) -> HandshakeReply | None:
+        path, value = self.match
+        echo = event.data.at(*self.echo_path).value
+        if event.data.at(*path).value != value or not isinstance(echo, str) or not _SAFE_ECHO.fullmatch(echo):
             return None
-        return Reply(given.encode(), "text/plain")
+        return HandshakeReply(echo.encode(), "text/plain")
 
 
 @dataclass(frozen=True)
@@ -93,15 +93,15 @@ class SignField:
     called in the answer.
     """
 
-    token: tuple[str, ...]
-    when: tuple[tuple[str, ...], str]
-    plain: str
-    signed: str
+    token_path: tuple[str, ...]
+    match: tuple[tuple[str, ...], str]
+    token_field: str
+    signature_field: str
 
-    def answer(self, event: Event, secret: str) -> Reply | None:
-        path, value = self.when
-        given = event.data.at(*self.token).value
-        if event.data.at(*path).value != value or not isinstance(given, str) or not _NEVER_SIGNED.fullmatch(given):
+    def answer(self, event: Event, secret: str) -> HandshakeReply | None:
+        path, value = self.match
+        token = event.data.at(*self.token_path).value
+        if event.data.at(*path).value != value or not isinstance(token, str) or not _SAFE_TO_SIGN.fullmatch(token):
             return None
-        digest = hmac.digest(secret.encode(), given.encode(), hashlib.sha256).hex()
-        return Reply(orjson.dumps({self.plain: given, self.signed: digest}))
+        digest = hmac.digest(secret.encode(), token.encode(), hashlib.sha256).hex()
+        return HandshakeReply(orjson.dumps({self.token_field: token, self.signature_field: digest}))

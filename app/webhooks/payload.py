@@ -15,54 +15,54 @@ class Untranslatable(Exception):
     """The event is genuine, but it is not what we know of this tool: it is kept, and an operator looks at it."""
 
 
-class Json:
+class Payload:
     """A value somewhere inside a body, and the steps to it."""
 
-    __slots__ = ("steps", "value")
+    __slots__ = ("path", "value")
 
     def __init__(self, value: Any, *steps: str) -> None:
-        self.value, self.steps = value, steps
+        self.value, self.path = value, steps
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Json) and self.value == other.value
+        return isinstance(other, Payload) and self.value == other.value
 
     __hash__ = None  # type: ignore[assignment]
 
-    def at(self, *keys: str) -> "Json":
+    def at(self, *keys: str) -> "Payload":
         """The value below; of nothing where a step is missing."""
-        below = _new(Json)
+        below = _new_object(Payload)
         value = self.value
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None
-        below.value, below.steps = value, self.steps + keys
+        below.value, below.path = value, self.path + keys
         return below
 
-    def __iter__(self) -> Iterator["Json"]:
+    def __iter__(self) -> Iterator["Payload"]:
         """The items of a list; nothing where there is none."""
         if self.value is not None and not isinstance(self.value, list):
-            raise self.surprise("a list")
+            raise self.unexpected("a list")
         for number, item in enumerate(self.value or ()):
-            yield Json(item, *self.steps, f"[{number}]")
+            yield Payload(item, *self.path, f"[{number}]")
 
     def __bool__(self) -> bool:
         """Is there anything here at all?"""
         return self.value is not None
 
-    def surprise(self, expected: str) -> Untranslatable:
+    def unexpected(self, expected: str) -> Untranslatable:
         shape = "nothing" if self.value is None else type(self.value).__name__
         if isinstance(self.value, str | list | dict):
             shape += f" of length {len(self.value)}"
-        place = ".".join(self.steps).replace(".[", "[") or "body"
+        place = ".".join(self.path).replace(".[", "[") or "body"
         return Untranslatable(f"{place}: expected {expected}, found {shape}")
 
-    def unwrapped(self) -> "Json":
+    def parse_embedded_json(self) -> "Payload":
         """JSON that was written into a text, as JSON; what is no text is itself."""
         if not isinstance(self.value, str):
             return self
         try:
-            return Json(orjson.loads(self.value), *self.steps)
+            return Payload(orjson.loads(self.value), *self.path)
         except ValueError:
-            raise self.surprise("JSON") from None
+            raise self.unexpected("JSON") from None
 
     # -- one value, or None where the tool left it out --
 
@@ -73,63 +73,63 @@ class Json:
         if self.value is None:
             return None
         if isinstance(self.value, bool) or not isinstance(self.value, int):
-            raise self.surprise("text")
+            raise self.unexpected("text")
         return str(self.value)
 
-    def flag(self) -> bool | None:
+    def boolean(self) -> bool | None:
         if not isinstance(self.value, bool | None):
-            raise self.surprise("true or false")
+            raise self.unexpected("true or false")
         return self.value
 
-    def whole(self) -> int | None:
+    def integer(self) -> int | None:
         if isinstance(self.value, bool) or not isinstance(self.value, int | None):
-            raise self.surprise("a whole number")
+            raise self.unexpected("a whole number")
         return self.value
 
-    def moment(self, zone: tzinfo | None = None) -> datetime | None:
+    def time(self, zone: tzinfo | None = None) -> datetime | None:
         """ISO 8601 with an offset, as UTC. zone: what a time without one means; without it, such a time is refused.
 
         Of an hour that comes twice in autumn the first is meant; one that spring leaves out is read as an hour later.
         """
         if isinstance(self.value, (int, float)):
-            raise self.surprise("a time in ISO 8601")
-        written = self.text()
-        if written is None:
+            raise self.unexpected("a time in ISO 8601")
+        text = self.text()
+        if text is None:
             return None
         try:
-            read = datetime.fromisoformat(written)  # cuts what is finer than a microsecond (Square writes nine digits)
+            time = datetime.fromisoformat(text)  # cuts what is finer than a microsecond (Square writes nine digits)
         except ValueError:
-            raise self.surprise("a time in ISO 8601") from None
-        if read.tzinfo is None:
+            raise self.unexpected("a time in ISO 8601") from None
+        if time.tzinfo is None:
             if zone is None:
-                raise self.surprise("a time with an offset")
-            read = read.replace(tzinfo=zone)
+                raise self.unexpected("a time with an offset")
+            time = time.replace(tzinfo=zone)
         try:
-            return read.astimezone(UTC)
+            return time.astimezone(UTC)
         except OverflowError:
-            raise self.surprise("a time that a calendar has") from None
+            raise self.unexpected("a time that a calendar has") from None
 
-    def unix(self) -> datetime | None:
+    def unix_seconds(self) -> datetime | None:
         """Seconds since 1970."""
-        seconds = self.whole()
+        seconds = self.integer()
         if seconds is None:
             return None
         try:
             return _EPOCH + timedelta(seconds=seconds)
         except OverflowError:
-            raise self.surprise("seconds since 1970") from None
+            raise self.unexpected("seconds since 1970") from None
 
     def unix_ms(self) -> datetime | None:
         """Milliseconds since 1970."""
-        ms = self.whole()
+        ms = self.integer()
         if ms is None:
             return None
         try:
             return _EPOCH + timedelta(milliseconds=ms)
         except OverflowError:
-            raise self.surprise("milliseconds since 1970") from None
+            raise self.unexpected("milliseconds since 1970") from None
 
-    def amount(self, smallest_units: int = 1) -> Decimal | None:
+    def amount(self, minor_units: int = 1) -> Decimal | None:
         """Money in whole currency units. smallest_units: how many of what is written make one (100 for cents).
 
         `1,075.50` is read too; `1,075` and `1.075,50` are not, for somebody may mean another sum.
@@ -137,68 +137,68 @@ class Json:
         if self.value is None or self.value == "":
             return None
         if isinstance(self.value, bool) or not isinstance(self.value, (str, int, float)):
-            raise self.surprise("an amount")
-        written = str(self.value).strip()
-        if isinstance(self.value, str) and not _AMOUNT.fullmatch(written):
-            raise self.surprise("an amount")
+            raise self.unexpected("an amount")
+        text = str(self.value).strip()
+        if isinstance(self.value, str) and not _AMOUNT.fullmatch(text):
+            raise self.unexpected("an amount")
         try:
-            amount = Decimal(written.replace(",", "")) / smallest_units
+            amount = Decimal(text.replace(",", "")) / minor_units
         except ArithmeticError:  # of a million digits
-            raise self.surprise("an amount") from None
-        if not amount.is_finite() or abs(amount) >= _TOO_MUCH:
-            raise self.surprise("an amount that somebody could pay")
+            raise self.unexpected("an amount") from None
+        if not amount.is_finite() or abs(amount) >= _AMOUNT_LIMIT:
+            raise self.unexpected("an amount that somebody could pay")
         return amount
 
     # -- one value that must be there --
 
-    def needed_text(self) -> str:
-        return self._needed(self.text(), "text")
+    def required_text(self) -> str:
+        return self._required(self.text(), "text")
 
-    def needed_moment(self, zone: tzinfo | None = None) -> datetime:
-        return self._needed(self.moment(zone), "a time")
+    def required_time(self, zone: tzinfo | None = None) -> datetime:
+        return self._required(self.time(zone), "a time")
 
-    def needed_unix(self) -> datetime:
-        return self._needed(self.unix(), "seconds since 1970")
+    def required_unix_seconds(self) -> datetime:
+        return self._required(self.unix_seconds(), "seconds since 1970")
 
-    def needed_unix_ms(self) -> datetime:
-        return self._needed(self.unix_ms(), "milliseconds since 1970")
+    def required_unix_ms(self) -> datetime:
+        return self._required(self.unix_ms(), "milliseconds since 1970")
 
-    def needed_id(self) -> str:
+    def required_id(self) -> str:
         """An id that may stand in the path of a request: letters, digits, `-` and `_` only."""
-        id = self.needed_text()
+        id = self.required_text()
         if not _ID.fullmatch(id):
-            raise self.surprise("an id")
+            raise self.unexpected("an id")
         return id
 
-    def needed_whole(self) -> int:
-        return self._needed(self.whole(), "a whole number")
+    def required_integer(self) -> int:
+        return self._required(self.integer(), "a whole number")
 
-    def _needed(self, value: T | None, expected: str) -> T:
+    def _required(self, value: T | None, expected: str) -> T:
         if value is None:
-            raise self.surprise(expected)
+            raise self.unexpected(expected)
         return value
 
 
 #: Currencies whose amounts have no smaller unit, and those with thousandths, as payment processors count them.
-NO_CENTS = frozenset(
+ZERO_DECIMAL_CURRENCIES = frozenset(
     ("BIF", "CLP", "DJF", "GNF", "JPY", "KMF", "KRW", "MGA", "PYG", "RWF", "UGX", "VND", "VUV", "XAF", "XOF", "XPF")
 )
-THOUSANDTHS = frozenset(("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"))
+THREE_DECIMAL_CURRENCIES = frozenset(("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"))
 
 
-def smallest_units(currency: str | None, but: Container[str] = ()) -> int:
+def minor_units(currency: str | None, two_decimals: Container[str] = ()) -> int:
     """How many of a currency's smallest units make one: `amount(smallest_units(currency))`. Without a currency: cents.
 
     but: currencies that this tool counts in hundredths all the same.
     """
     code = (currency or "").upper()
-    if code in but:
+    if code in two_decimals:
         return 100
-    return 1 if code in NO_CENTS else 1_000 if code in THOUSANDTHS else 100
+    return 1 if code in ZERO_DECIMAL_CURRENCIES else 1_000 if code in THREE_DECIMAL_CURRENCIES else 100
 
 
-_new = object.__new__
+_new_object = object.__new__
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ID = re.compile("[A-Za-z0-9_-]{1,191}")
 _AMOUNT = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|[0-9]{1,3}(,[0-9]{3})+\.[0-9]{2})")
-_TOO_MUCH = Decimal(10) ** 12
+_AMOUNT_LIMIT = Decimal(10) ** 12

@@ -10,38 +10,38 @@ from typing import Any
 
 from app.visits.change import DETAILS, VisitChange
 from app.webhooks.delivery import Event
-from app.webhooks.source import BadSource, Ignored, PartlyTranslatable, Source, Tool, Translate
+from app.webhooks.source import Ignored, InvalidSource, LoadedSource, PartlyTranslatable, Source, Translate
 
 #: The package whose modules are the sources. It is found by name, since every module there imports this package.
 SOURCES = "app.sources"
 
 
 @cache
-def load() -> dict[str, Tool]:
-    """Every source, by name. Raises BadSource."""
+def load_sources() -> dict[str, LoadedSource]:
+    """Every source, by name. Raises InvalidSource."""
     names = sorted(module.name for module in pkgutil.iter_modules(importlib.import_module(SOURCES).__path__))
-    return {name: _tool(name) for name in names}
+    return {name: _load_source(name) for name in names}
 
 
-def _tool(name: str) -> Tool:
+def _load_source(name: str) -> LoadedSource:
     module = importlib.import_module(f"{SOURCES}.{name}")
-    where = f"app/sources/{name}.py"
-    source, translate = getattr(module, "SOURCE", None), getattr(module, "translate", None)
-    if not isinstance(source, Source):
-        raise BadSource(f"{where} declares no SOURCE = Source(…)")
+    path = f"app/sources/{name}.py"
+    definition, translate = getattr(module, "SOURCE", None), getattr(module, "translate", None)
+    if not isinstance(definition, Source):
+        raise InvalidSource(f"{path} declares no SOURCE = Source(…)")
     if not callable(translate):
-        raise BadSource(f"{where} has no function translate(event)")
+        raise InvalidSource(f"{path} has no function translate(event)")
     fetch = getattr(module, "fetch", None)
-    if fetch and not ((source.api or "API_URL" in source.needs) and source.credentials):
-        raise BadSource(f"{where} has fetch(event), but its SOURCE names no api or no credentials")
+    if fetch and not ((definition.api_url or "API_URL" in definition.required_settings) and definition.credentials):
+        raise InvalidSource(f"{path} has fetch(event), but its SOURCE names no api or no credentials")
     if hasattr(module, "people") and not fetch:
-        raise BadSource(f"{where} has people(event), but no fetch(event): only records list people")
-    if "TENANTS" in source.needs and not source.tenant:
-        raise BadSource(f"{where} needs TENANTS, but its SOURCE does not say where an event names its tenant")
-    return Tool(name, source, _with_bounds(translate), fetch, getattr(module, "people", None))
+        raise InvalidSource(f"{path} has people(event), but no fetch(event): only records list people")
+    if "TENANTS" in definition.required_settings and not definition.tenant_of:
+        raise InvalidSource(f"{path} needs TENANTS, but its SOURCE does not say where an event names its tenant")
+    return LoadedSource(name, definition, _check_contact_length(translate), fetch, getattr(module, "people", None))
 
 
-def _with_bounds(translate: Translate) -> Translate:
+def _check_contact_length(translate: Translate) -> Translate:
     """The same, but what it says of a person whose address is too long to be one is left to an operator."""
 
     @wraps(translate)
@@ -53,7 +53,7 @@ def _with_bounds(translate: Translate) -> Translate:
         if isinstance(meaning, Ignored):
             return meaning
         if any(change.contact and change.contact.is_too_long for change in meaning):
-            reason = TOO_LONG
+            reason = CONTACT_TOO_LONG
             meaning = [replace(it, contact=None) if it.contact and it.contact.is_too_long else it for it in meaning]
         if reason:
             raise PartlyTranslatable(reason, meaning)
@@ -62,24 +62,24 @@ def _with_bounds(translate: Translate) -> Translate:
     return bounded
 
 
-TOO_LONG = (
+CONTACT_TOO_LONG = (
     f"the contact's e-mail address or id is too long: {DETAILS['email']} and {DETAILS['id']} characters at the most"
 )
 
 
-def specimens(name: str) -> dict[str, Any]:
+def load_specimens(name: str) -> dict[str, Any]:
     """The recorded deliveries of a source, and what they should become."""
-    read: dict[str, Any] = json.loads(files(SOURCES).joinpath(f"{name}.json").read_text("utf-8"))
-    return read
+    specimens: dict[str, Any] = json.loads(files(SOURCES).joinpath(f"{name}.json").read_text("utf-8"))
+    return specimens
 
 
-def source_of(work: str) -> str:
+def source_of_task(task_id: str) -> str:
     """The source of a visit, by its external_id; of an event it is not in the name."""
-    external_id = work.partition("/")[2]
-    return max((name for name in load() if external_id.startswith(f"{name}-")), key=len, default="")
+    external_id = task_id.partition("/")[2]
+    return max((name for name in load_sources() if external_id.startswith(f"{name}-")), key=len, default="")
 
 
-def title_of(name: str) -> str:
+def source_title(name: str) -> str:
     """A source as it calls itself."""
-    tool = load().get(name)
-    return tool.source.title if tool else name
+    source = load_sources().get(name)
+    return source.definition.title if source else name

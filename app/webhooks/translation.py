@@ -8,7 +8,7 @@ from typing import Literal
 from app.visits.change import VisitChange
 from app.webhooks.delivery import Delivery, Event, parse_body
 from app.webhooks.payload import Untranslatable
-from app.webhooks.source import Ignored, PartlyTranslatable, Tool
+from app.webhooks.source import Ignored, LoadedSource, PartlyTranslatable
 
 
 @dataclass(slots=True)
@@ -16,7 +16,7 @@ class Translation:
     """What an event means.
 
     changes: what is known at once. ignored: why there is nothing to do, or nothing to create. state: `queued` if a record
-    must be fetched first, `parked` if only an operator can help, for the reason. expected: the number of changes in the
+    must be fetched first, `parked` if only an operator can help, for the reason. change_count: the number of changes in the
     answer to the tool. is_foreign: the event is from an account of the tool that this hook is not for. error: what our own
     code stumbled over.
     """
@@ -25,29 +25,29 @@ class Translation:
     ignored: str = ""
     state: Literal["", "queued", "parked"] = ""
     reason: str = ""
-    expected: int = 0
+    change_count: int = 0
     repeat_key: str | None = None
     is_foreign: bool = False
     error: Exception | None = None
 
 
-def translate_event(tool: Tool, event: Event, tenants: Container[str | None] = ()) -> Translation:
+def translate_event(source: LoadedSource, event: Event, tenants: Container[str | None] = ()) -> Translation:
     """tenants: the accounts of the tool that the hook is for; none: all of them. A genuine event that is not understood is
     parked, whatever our code stumbled over."""
     translation = Translation()
     try:
-        if is_foreign_tenant(tool, event, tenants):
+        if is_foreign_tenant(source, event, tenants):
             translation.ignored, translation.is_foreign = FOREIGN_TENANT, True
             return translation
-        translation.repeat_key = tool.source.repeat_key(event) if tool.source.repeat_key else None
-        if tool.fetch and (gets := tool.fetch(event)):
-            translation.state, translation.expected = "queued", len(gets)
+        translation.repeat_key = source.definition.repeat_key(event) if source.definition.repeat_key else None
+        if source.fetch and (requests := source.fetch(event)):
+            translation.state, translation.change_count = "queued", len(requests)
             return translation
-        translated = tool.translate(event)
+        translated = source.translate(event)
     except Untranslatable as error:
         translation.state, translation.reason = "parked", f"untranslatable: {error}"
         if isinstance(error, PartlyTranslatable):
-            translation.changes, translation.expected = error.changes, len(error.changes)
+            translation.changes, translation.change_count = error.changes, len(error.changes)
         return translation
     except Exception as error:
         translation.state, translation.reason, translation.error = (
@@ -57,9 +57,9 @@ def translate_event(tool: Tool, event: Event, tenants: Container[str | None] = (
         )
         return translation
     if isinstance(translated, Ignored):
-        translation.ignored = translated.why[:80]
+        translation.ignored = translated.reason[:80]
     else:
-        translation.changes, translation.expected = translated, len(translated)
+        translation.changes, translation.change_count = translated, len(translated)
         if translated and all(change.opted_out is True for change in translated):
             translation.ignored = "opted_out"
     return translation
@@ -68,19 +68,21 @@ def translate_event(tool: Tool, event: Event, tenants: Container[str | None] = (
 FOREIGN_TENANT = "foreign_tenant"
 
 
-def is_foreign_tenant(tool: Tool, event: Event, tenants: Container[str | None]) -> bool:
+def is_foreign_tenant(source: LoadedSource, event: Event, tenants: Container[str | None]) -> bool:
     """Is the event from an account of the tool that this hook is not for?"""
-    tenant = tool.source.tenant
-    return bool(tenants) and tenant is not None and tenant(event) not in tenants
+    tenant_of = source.definition.tenant_of
+    return bool(tenants) and tenant_of is not None and tenant_of(event) not in tenants
 
 
-def parse_event(tool: Tool, delivery: Delivery, zone: tzinfo | None = None) -> Event:
-    """The event in a delivery whose signature was verified. zone: what local times mean. Raises Unreadable."""
+def parse_event(source: LoadedSource, delivery: Delivery, zone: tzinfo | None = None) -> Event:
+    """The event in a delivery whose signature was verified. zone: what local times mean. Raises UnreadableBody."""
     at = delivery.received_at
     return Event(
-        source=tool.name,
-        data=parse_body(delivery, tool.source.form),
+        source=source.name,
+        data=parse_body(delivery, source.definition.body_format),
         received_at=at.replace(microsecond=at.microsecond // 1000 * 1000),  # as it is stored
-        headers={name: value for name in tool.source.headers if (value := delivery.header(name)) is not None},
+        headers={
+            name: value for name in source.definition.kept_headers if (value := delivery.header(name)) is not None
+        },
         zone=zone,
     )

@@ -17,7 +17,7 @@ from app.cli import main
 from app.operators.filter import TASK_STATES
 from app.settings.model import Hook, Settings
 from app.webhooks.delivery import Delivery, Event, parse_body
-from app.webhooks.registry import load, specimens
+from app.webhooks.registry import load_sources, load_specimens
 from app.webhooks.signatures.scheme import SignatureError, Terms
 from app.webhooks.source import VERIFIED_BY, Evidence
 from jobs.retry import reason_class
@@ -128,26 +128,26 @@ def table_of_tools() -> dict[str, dict[str, str]]:
 
 def fields_in_specimens(name: str) -> set[str]:
     """Fields that have a value in an expected change; of separate payments, `amount_collected of …` is one."""
-    expected = [one["expect"] for one in specimens(name)["deliveries"]]
+    expected = [one["expect"] for one in load_specimens(name)["deliveries"]]
     changes = [change for one in expected if isinstance(one, list) for change in one]
     return {field.partition(" of ")[0] for change in changes for field, value in change.items() if value is not None}
 
 
 def test_the_table_of_tools_has_every_source() -> None:
-    assert table_of_tools().keys() == {tool.source.title for tool in load().values()}
+    assert table_of_tools().keys() == {tool.definition.title for tool in load_sources().values()}
 
 
-@pytest.mark.parametrize("name", sorted(load()))
+@pytest.mark.parametrize("name", sorted(load_sources()))
 def test_the_table_of_tools_is_what_the_source_declares(name: str) -> None:
-    source = load()[name].source
+    source = load_sources()[name].definition
     row = table_of_tools()[source.title]
 
     assert (source.signature.covers, source.evidence) == (row["signed"], row["evidence"])
 
 
-@pytest.mark.parametrize("name", sorted(load()))
+@pytest.mark.parametrize("name", sorted(load_sources()))
 def test_the_table_of_tools_is_what_the_specimens_show(name: str) -> None:
-    row, fields = table_of_tools()[load()[name].source.title], fields_in_specimens(name)
+    row, fields = table_of_tools()[load_sources()[name].definition.title], fields_in_specimens(name)
 
     assert ("time_scheduled" in fields) == (row["booked"] != "–")
     assert {column for column, field in COLUMNS.items() if field in fields} == {

@@ -22,8 +22,8 @@ from app.ledger.redis import Address, Redis
 from app.telemetry.counters import Counters
 from app.telemetry.metric_names import REQUESTS
 from app.webhooks.delivery import Delivery
-from app.webhooks.payload import Json
-from app.webhooks.registry import load
+from app.webhooks.payload import Payload
+from app.webhooks.registry import load_sources
 from app.webhooks.signatures.scheme import Terms
 from tests.bench.load import SECRET, request
 
@@ -79,18 +79,18 @@ def payload_readers(raw: bytes) -> dict[str, Callable[[], Any]]:
     parsed = json.loads(raw)
 
     def ours() -> None:
-        body = Json(parsed)
+        body = Payload(parsed)
         data = body.at("data")
-        body.at("type").needed_text(), body.at("timestamp").needed_moment(), data.at("visit_id").needed_text()
+        body.at("type").required_text(), body.at("timestamp").required_time(), data.at("visit_id").required_text()
         contact = data.at("contact")
         contact.at("email").text(), contact.at("first_name").text(), contact.at("last_name").text()
-        data.at("time_scheduled").moment(), data.at("amount_collected").text(), data.at("date_cancelled").moment()
+        data.at("time_scheduled").time(), data.at("amount_collected").text(), data.at("date_cancelled").time()
 
     return {"ours": ours, "pydantic": lambda: Body.model_validate(parsed)}
 
 
 def signatures(delivery: Delivery) -> dict[str, Callable[[], Any]]:
-    scheme, terms = load()["standard"].source.signature, Terms((SECRET,), time.time())
+    scheme, terms = load_sources()["standard"].definition.signature, Terms((SECRET,), time.time())
     found: dict[str, Callable[[], Any]] = {"ours": lambda: scheme.verify(delivery, terms)}
     try:
         from standardwebhooks import Webhook  # type: ignore[import-not-found]
@@ -98,7 +98,7 @@ def signatures(delivery: Delivery) -> dict[str, Callable[[], Any]]:
         return found
     headers = {name.decode(): value.decode() for name, value in delivery.headers}
     webhook = Webhook(base64.b64encode(base64.b64decode(SECRET.removeprefix("whsec_"))).decode())
-    return found | {"standardwebhooks": lambda: webhook.verify(delivery.raw, headers)}
+    return found | {"standardwebhooks": lambda: webhook.verify(delivery.body, headers)}
 
 
 def counters() -> dict[str, Callable[[], Any]]:

@@ -13,10 +13,10 @@ CORPUS = Path(__file__).parent / "corpus"
 
 def main(target: str, seconds: str = "3600") -> None:
     with atheris.instrument_imports(include=["app"]):
-        from app.webhooks.registry import load
+        from app.webhooks.registry import load_sources
         from tests.fuzz.targets import TARGETS, seeds
 
-        load()  # here, so that the sources are instrumented too
+        load_sources()  # here, so that the sources are instrumented too
     kept = CORPUS / target
     kept.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as work:

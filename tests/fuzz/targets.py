@@ -19,14 +19,14 @@ from uvicorn.server import ServerState
 from app.intake.http_protocol import Bounded
 from app.visits.change import VisitChange, encode_change, is_external_id
 from app.visits.merge import Said, fold, wanted
-from app.webhooks.delivery import Delivery, Event, Form, Unreadable, parse_body
-from app.webhooks.payload import Json, Untranslatable
-from app.webhooks.registry import load, specimens
-from app.webhooks.source import Ignored, Tool
+from app.webhooks.delivery import BodyFormat, Delivery, Event, UnreadableBody, parse_body
+from app.webhooks.payload import Payload, Untranslatable
+from app.webhooks.registry import load_sources, load_specimens
+from app.webhooks.source import Ignored, LoadedSource
 
 NOW = datetime(2026, 10, 1, 12, tzinfo=UTC)
 ZONE = ZoneInfo("America/New_York")
-FORMS: tuple[Form, ...] = get_args(Form)
+FORMS: tuple[BodyFormat, ...] = get_args(BodyFormat)
 
 
 # -- bodies --
@@ -38,7 +38,7 @@ def body(data: bytes) -> None:
     delivery = Delivery("hook", "standard", (), data[1:], NOW)
     try:
         read = parse_body(delivery, form)
-    except Unreadable:
+    except UnreadableBody:
         return
     for found in itertools.islice(_nodes(read, 8), 200):
         for reader in READERS:
@@ -46,23 +46,23 @@ def body(data: bytes) -> None:
                 reader(found)
 
 
-READERS: tuple[Callable[[Json], Any], ...] = (
-    Json.text,
-    Json.flag,
-    Json.whole,
-    Json.unix,
-    Json.unix_ms,
-    Json.amount,
-    Json.unwrapped,
-    Json.needed_text,
-    Json.moment,
-    lambda found: found.moment(ZONE),
-    lambda found: found.needed_moment(ZONE),
+READERS: tuple[Callable[[Payload], Any], ...] = (
+    Payload.text,
+    Payload.boolean,
+    Payload.integer,
+    Payload.unix_seconds,
+    Payload.unix_ms,
+    Payload.amount,
+    Payload.parse_embedded_json,
+    Payload.required_text,
+    Payload.time,
+    lambda found: found.time(ZONE),
+    lambda found: found.required_time(ZONE),
     lambda found: found.at("a", "b").text(),
 )
 
 
-def _nodes(found: Json, depth: int) -> Iterator[Json]:
+def _nodes(found: Payload, depth: int) -> Iterator[Payload]:
     yield found
     if depth and isinstance(found.value, dict):
         for name in found.value:
@@ -79,13 +79,13 @@ def translate(data: bytes) -> None:
     """A specimen with some values changed is translated, ignored, or Untranslatable; a change can be stored and read."""
     choices = Choices(data)
     tool = choices.one_of(_tools())
-    recorded = choices.one_of(specimens(tool.name)["deliveries"])
+    recorded = choices.one_of(load_specimens(tool.name)["deliveries"])
     raw = _changed_body(choices, recorded["body"])
     headers = {name: choices.text() if choices.rarely() else value for name, value in recorded["headers"].items()}
     kept = {name: headers[name] for name in headers if name in tool.source.headers}
     try:
         read = parse_body(Delivery(tool.name, tool.name, (), raw, NOW), tool.source.form)
-    except Unreadable:
+    except UnreadableBody:
         return
     event = Event(tool.name, read, NOW, kept, zone=ZONE)
     try:
@@ -105,8 +105,8 @@ LONGEST_REASON = 1_000
 
 
 @cache
-def _tools() -> list[Tool]:
-    return list(load().values())
+def _tools() -> list[LoadedSource]:
+    return list(load_sources().values())
 
 
 def _changed_body(choices: "Choices", recorded: Any) -> bytes:
@@ -121,7 +121,7 @@ def _changed_body(choices: "Choices", recorded: Any) -> bytes:
     return orjson.dumps(choices.mutated(value))
 
 
-def _with_records(choices: "Choices", tool: Tool, event: Event, records: dict[str, Any]) -> Iterator[Event]:
+def _with_records(choices: "Choices", tool: LoadedSource, event: Event, records: dict[str, Any]) -> Iterator[Event]:
     gets = tool.fetch(event) if tool.fetch else []
     if not gets:
         yield event
@@ -130,16 +130,16 @@ def _with_records(choices: "Choices", tool: Tool, event: Event, records: dict[st
             yield event.with_record(None, NOW, {}, get.path)
             continue
         record = choices.mutated(copy.deepcopy(choices.one_of(list(records.values())))) if records else {}
-        others = get.then(Json(record, "record"))
+        others = get.follow_up(Payload(record, "record"))
         beside = {
             name: choices.mutated(copy.deepcopy(choices.one_of(list(records.values())))) for name in others if records
         }
         yield event.with_record(record, NOW, beside, get.path)
 
 
-def _check(tool: Tool, meant: list[VisitChange] | Ignored) -> None:
+def _check(tool: LoadedSource, meant: list[VisitChange] | Ignored) -> None:
     if isinstance(meant, Ignored):
-        assert isinstance(meant.why, str)
+        assert isinstance(meant.reason, str)
         return
     said = []
     for n, change in enumerate(meant):
@@ -322,10 +322,10 @@ def seeds(target: str) -> Iterator[bytes]:
         yield from (bytes([size]) + request for size in (0, 1, 7) for request in REQUESTS)
         return
     for number, tool in enumerate(_tools()):
-        for n, recorded in enumerate(specimens(tool.name)["deliveries"]):
+        for n, recorded in enumerate(load_specimens(tool.name)["deliveries"]):
             if target == "translate":
                 yield bytes([number, n])
                 yield bytes([number, n, 0, 3, 1, 2, 3, 4, 5, 6, 7, 8, 9])
             else:
                 raw = recorded["body"] if isinstance(recorded["body"], str) else orjson.dumps(recorded["body"]).decode()
-                yield bytes([FORMS.index(tool.source.form)]) + raw.encode()
+                yield bytes([FORMS.index(tool.definition.body_format)]) + raw.encode()

@@ -12,9 +12,9 @@ from app.settings.model import Entrance
 from app.visits.change import VisitChange, encode_change, external_id
 from app.visits.merge import Said, Wanted, fold, wanted
 from app.webhooks.delivery import Delivery, Event
-from app.webhooks.fetching import Get
-from app.webhooks.payload import Json
-from app.webhooks.registry import load
+from app.webhooks.fetching import RecordRequest
+from app.webhooks.payload import Payload
+from app.webhooks.registry import load_sources
 from app.webhooks.source import Ignored
 from app.webhooks.translation import parse_event
 from tests.histories import SOME_TIME, Life, Ring, Visit
@@ -71,22 +71,22 @@ def _said(
     event = parse_event(
         entrance.tool, Delivery(entrance.name, entrance.name, headers, ring.body, clock), entrance.hook.zone
     )
-    tool, said = load()[entrance.name], list[VisitChange]()
+    tool, said = load_sources()[entrance.name], list[VisitChange]()
     for get in (tool.fetch(event) if tool.fetch else []) or [None]:
         meaning = tool.translate(with_people(entrance, _looked(event, life, get, clock), listed) if get else event)
         said += [] if isinstance(meaning, Ignored) else meaning
     return said
 
 
-def _looked(event: Event, life: Life, get: Get, clock: datetime) -> Event:
+def _looked(event: Event, life: Life, get: RecordRequest, clock: datetime) -> Event:
     """The event with its record, and with what else is fetched for that."""
 
-    def answer(get: Get) -> Any:
+    def answer(get: RecordRequest) -> Any:
         keys = [get.variables["id"]] if get.query else named(get.path, get.params)
         return next((life.answer(key) for key in keys if life.owns(key)), None)
 
     record = answer(get)
-    others = get.then(Json(record)) if record is not None else {}
+    others = get.follow_up(Payload(record)) if record is not None else {}
     return event.with_record(record, clock, {name: answer(other) for name, other in others.items()}, get.path)
 
 

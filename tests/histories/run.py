@@ -24,7 +24,7 @@ from app.settings.model import Settings
 from app.visits.change import external_id
 from app.visits.client import http_client
 from app.webhooks.delivery import Delivery
-from app.webhooks.registry import load, specimens
+from app.webhooks.registry import load_sources, load_specimens
 from jobs.apply_visit import run_visit
 from jobs.context import Context
 from jobs.translate_event import run_event
@@ -63,14 +63,14 @@ def settings_for(redis_url: str, sandbox_url: str, tools_url: str) -> Settings:
         "SECRET_KEY": "a-key-of-ours-for-tests-of-histories",
     }
     for name in tools():
-        hook, tool = f"HOOKS__{name.upper()}", load()[name]
-        env[f"{hook}__SECRETS"] = specimens(name)["secret"]
-        if "TENANTS" in tool.source.needs:
-            env[f"{hook}__TENANTS"] = specimens(name)["tenants"]
-        if "TIMEZONE" in tool.source.needs:
-            env[f"{hook}__TIMEZONE"] = specimens(name)["timezone"]
-        if tool.fetch and tool.source.credentials:
-            env |= {f"{hook}__CREDENTIALS__{credential}": "x" for credential in tool.source.credentials.names}
+        hook, tool = f"HOOKS__{name.upper()}", load_sources()[name]
+        env[f"{hook}__SECRETS"] = load_specimens(name)["secret"]
+        if "TENANTS" in tool.definition.required_settings:
+            env[f"{hook}__TENANTS"] = load_specimens(name)["tenants"]
+        if "TIMEZONE" in tool.definition.required_settings:
+            env[f"{hook}__TIMEZONE"] = load_specimens(name)["timezone"]
+        if tool.fetch and tool.definition.credentials:
+            env |= {f"{hook}__CREDENTIALS__{credential}": "x" for credential in tool.definition.credentials.names}
             env[f"{hook}__API_URL"] = tools_url
     return read(env)
 
@@ -154,8 +154,8 @@ class World:
 
     async def knock(self, source: str, ring: Ring) -> dict[str, Any]:
         """Ring, really signed; the answer, which is 200 or 202."""
-        entrance, signing_key = self.settings.entrances[source], specimens(source).get("signing_key")
-        signature, terms = entrance.tool.source.signature, self.settings.terms(entrance, time())
+        entrance, signing_key = self.settings.entrances[source], load_specimens(source).get("signing_key")
+        signature, terms = entrance.tool.definition.signature, self.settings.terms(entrance, time())
         if signing_key:
             terms = terms._replace(secrets=[signing_key])
         raw, headers = signature.wrap(ring.body, terms), _lines(ring.headers)

@@ -19,13 +19,13 @@ from starlette.routing import Route
 from app.console.auth import SESSION_COOKIE
 from app.demo.valkey import valkey
 from app.sandbox.store import DOCUMENTED_CONTACT
-from app.webhooks.registry import specimens
+from app.webhooks.registry import load_specimens
 from tests.support.harness import Harness, Server, hmac_sha256, serving, wait_until
 
 MANY = 20
 API_KEY, PASSWORD = "acuity-api-key", "an operator's password"
 FIRST_APPOINTMENT = 1_000
-JOBBER = specimens("jobber")
+JOBBER = load_specimens("jobber")
 BOOKED_JOBBER = JOBBER["deliveries"][0]
 
 

@@ -23,20 +23,20 @@ from app.settings.environment import SettingsError, read
 from app.telemetry import counters, rejections
 from app.telemetry.counters import Counters
 from app.telemetry.rejections import Rejections
-from app.webhooks.registry import _tool, load, specimens
-from app.webhooks.source import BadSource, Source
-from app.webhooks.specimens import find, specimen
+from app.webhooks.registry import _load_source, load_sources, load_specimens
+from app.webhooks.source import InvalidSource, Source
+from app.webhooks.specimens import find_specimen, sign_specimen
 from tests.support.harness import Harness, Server
 
 REDIS = {"REDIS_URL": "redis://127.0.0.1:6379"}
 SERVICEM8 = {
-    "HOOKS__SERVICEM8__SECRETS": specimens("servicem8")["secret"],
+    "HOOKS__SERVICEM8__SECRETS": load_specimens("servicem8")["secret"],
     "HOOKS__SERVICEM8__TIMEZONE": "Australia/Sydney",
-    "SECRET_KEY": specimens("servicem8")["secret_key"],
+    "SECRET_KEY": load_specimens("servicem8")["secret_key"],
 }
-TOKEN = specimens("servicem8")["token"]
+TOKEN = load_specimens("servicem8")["token"]
 GOHIGHLEVEL = {
-    "HOOKS__GOHIGHLEVEL__SECRETS": specimens("gohighlevel")["secret"],
+    "HOOKS__GOHIGHLEVEL__SECRETS": load_specimens("gohighlevel")["secret"],
     "HOOKS__GOHIGHLEVEL__TENANTS": "loc_1",
 }
 
@@ -115,8 +115,8 @@ async def test_the_token_of_an_address_is_in_no_log(redis: Redis, logged: list[A
 
 async def test_a_new_secret_and_a_new_key_leave_the_old_address_open_while_both_are_set(redis: Redis) -> None:
     both = {
-        "HOOKS__SERVICEM8__SECRETS": f"new {specimens('servicem8')['secret']}",
-        "SECRET_KEY": f"a-newer-key-of-ours {specimens('servicem8')['secret_key']}",
+        "HOOKS__SERVICEM8__SECRETS": f"new {load_specimens('servicem8')['secret']}",
+        "SECRET_KEY": f"a-newer-key-of-ours {load_specimens('servicem8')['secret_key']}",
     }
 
     assert 200 == (await knock(redis, f"/hooks/servicem8/{TOKEN}", **both)).status_code
@@ -125,7 +125,7 @@ async def test_a_new_secret_and_a_new_key_leave_the_old_address_open_while_both_
 
 def token_by(key: str) -> bytes:
     """What an add-on would get, signed by whoever knows the key."""
-    unsigned = find("servicem8", "an add-on gets the same")["body"].rpartition(".")[0].encode()
+    unsigned = find_specimen("servicem8", "an add-on gets the same")["body"].rpartition(".")[0].encode()
     digest = hmac.digest(key.encode(), unsigned, "sha256")
     return unsigned + b"." + base64.urlsafe_b64encode(digest).rstrip(b"=")
 
@@ -148,13 +148,13 @@ async def test_a_repeat_is_known_for_longer_where_changes_are_ordered_by_arrival
     redis: Redis, source: str, days: int
 ) -> None:
     """Cronofy signs no time: a recorded answer that is sent again after eight days would count as the newest."""
-    secret, address = specimens(source)["secret"], f"http://door/hooks/{source}"
+    secret, address = load_specimens(source)["secret"], f"http://door/hooks/{source}"
     settings = read({**REDIS, f"HOOKS__{source.upper()}__SECRETS": secret})
-    made = specimen(source, "2", source, [secret], [], address)
+    made = sign_specimen(source, "2", source, [secret], [], address)
     ledger = Ledger(redis, keep_days=30)
     door = Intake(settings, defaultdict(lambda: ledger), Rejections(redis))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(door)) as client:
-        answer = await client.post(address, content=made.raw, headers=made.headers)
+        answer = await client.post(address, content=made.body, headers=made.headers)
 
     assert 202 == answer.status_code
     [seen] = await redis.command("KEYS", "db:seen:*")
@@ -340,9 +340,11 @@ async def test_another_content_encoding_is_refused_before_the_body_is_looked_at(
     assert "gzip" == answer.headers["accept-encoding"]
 
 
-@pytest.mark.parametrize("name", [name for name in load() if not load()[name].source.content_encodings])
+@pytest.mark.parametrize(
+    "name", [name for name in load_sources() if not load_sources()[name].definition.content_encodings]
+)
 async def test_where_a_tool_never_compresses_gzip_is_refused(redis: Redis, name: str) -> None:
-    known = specimens(name)
+    known = load_specimens(name)
     env = {
         f"HOOKS__{name.upper()}__SECRETS": known["secret"],
         f"HOOKS__{name.upper()}__TENANTS": known.get("tenants", ""),
@@ -412,9 +414,9 @@ async def test_a_compressed_body_that_is_not_signed_is_not_decompressed(redis: R
     assert [401, 401] == [answer.status_code for answer in answers]
 
 
-@pytest.mark.parametrize("name", load())
+@pytest.mark.parametrize("name", load_sources())
 def test_only_what_is_signed_as_a_whole_may_be_compressed(name: str) -> None:
-    source = load()[name].source
+    source = load_sources()[name].definition
 
     assert not source.content_encodings or source.signature.covers == "body"
 
@@ -507,14 +509,14 @@ def test_the_doctor_is_content_with_what_a_token_can_be_got_from() -> None:
     assert ("fail", 3) == (said.result, said.fix.count("HOOKS__JOBBER__CREDENTIALS__"))
 
 
-@pytest.mark.parametrize("name", load())
+@pytest.mark.parametrize("name", load_sources())
 def test_the_command_line_tells_how_a_tool_and_the_door_deal_with_one_another(name: str) -> None:
-    source = load()[name].source
+    source = load_sources()[name].definition
 
     said = CliRunner().invoke(main, ["sources", name]).stdout
 
-    assert f"it hears {source.busy} and tries again" in said
-    assert f"answered within {source.answer_within_s:g} s" in said
+    assert f"it hears {source.unavailable_status} and tries again" in said
+    assert f"answered within {source.sender_timeout_s:g} s" in said
     assert "{url}" not in said
 
 
@@ -529,14 +531,14 @@ def test_the_list_of_sources_has_what_each_proves_and_waits_for() -> None:
 
 
 def test_a_source_that_needs_tenants_says_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    good = load()["zoom"].source
+    good = load_sources()["zoom"].definition
     broken = {field: getattr(good, field) for field in Source.__dataclass_fields__}
     module: Any = type("module", (), {"SOURCE": Source(**{**broken, "needs": ("TENANTS",), "tenant": None})})
     module.translate = staticmethod(lambda event: [])
     monkeypatch.setattr("importlib.import_module", lambda _: module)
 
-    with pytest.raises(BadSource, match=r"app/sources/zoom\.py needs TENANTS"):
-        _tool("zoom")
+    with pytest.raises(InvalidSource, match=r"app/sources/zoom\.py needs TENANTS"):
+        _load_source("zoom")
 
 
 # -- ringing ourselves, as the tool would --
@@ -545,10 +547,10 @@ def test_a_source_that_needs_tenants_says_where_they_are(monkeypatch: pytest.Mon
 @pytest.fixture(scope="module")
 def open_door(redis_url: str, sandbox: Server) -> Iterator[Harness]:
     with Harness(redis_url, sandbox) as harness:
-        harness.env |= {**SERVICEM8, **GOHIGHLEVEL, "HOOKS__ZOOM__SECRETS": specimens("zoom")["secret"]}
-        app_secret = find("servicem8", "an add-on gets the same")["secret"]
+        harness.env |= {**SERVICEM8, **GOHIGHLEVEL, "HOOKS__ZOOM__SECRETS": load_specimens("zoom")["secret"]}
+        app_secret = find_specimen("servicem8", "an add-on gets the same")["secret"]
         harness.env["HOOKS__SERVICEM8__SECRETS"] += f" {app_secret}"
-        harness.env["HOOKS__GOHIGHLEVEL__TENANTS"] = specimens("gohighlevel")["tenants"]
+        harness.env["HOOKS__GOHIGHLEVEL__TENANTS"] = load_specimens("gohighlevel")["tenants"]
         harness.start_web()
         yield harness
 
@@ -571,10 +573,10 @@ def test_a_specimen_rings_as_its_tool_would(open_door: Harness, source: str, spe
 
 
 def test_a_source_that_lists_people_fetches_the_records_that_list_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    module: Any = type("module", (), {"SOURCE": load()["zoom"].source})
+    module: Any = type("module", (), {"SOURCE": load_sources()["zoom"].definition})
     module.translate = staticmethod(lambda event: [])
     module.people = staticmethod(lambda event: ("1", []))
     monkeypatch.setattr("importlib.import_module", lambda _: module)
 
-    with pytest.raises(BadSource, match=r"app/sources/zoom\.py has people\(event\), but no fetch"):
-        _tool("zoom")
+    with pytest.raises(InvalidSource, match=r"app/sources/zoom\.py has people\(event\), but no fetch"):
+        _load_source("zoom")

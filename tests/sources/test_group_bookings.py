@@ -15,7 +15,7 @@ from app.visits.change import VisitChange, encode_change, external_id
 from app.visits.merge import Said, fold, wanted
 from app.webhooks.delivery import Delivery, Event
 from app.webhooks.payload import Untranslatable
-from app.webhooks.registry import load
+from app.webhooks.registry import load_sources
 from app.webhooks.source import Ignored, PartlyTranslatable
 from app.webhooks.translation import parse_event
 from tests.histories.pure import ENTRANCES, with_people
@@ -34,7 +34,7 @@ def event_of(source: str, body: Any, received_at: datetime = ARRIVAL) -> Event:
 
 
 def changes_of(source: str, body: Any, received_at: datetime = ARRIVAL) -> list[VisitChange]:
-    meaning = load()[source].translate(event_of(source, body, received_at))
+    meaning = load_sources()[source].translate(event_of(source, body, received_at))
     return [] if isinstance(meaning, Ignored) else meaning
 
 
@@ -420,7 +420,7 @@ class Meeting:
         ends = {"fromObjectId": 1, "fromObjectTypeId": "0-47", "toObjectId": 2, "toObjectTypeId": "0-1"}
         item = {"subscriptionType": kind, "propertyName": "hs_meeting_outcome", "portalId": 5, "objectId": 1}
         item |= {"objectTypeId": "0-47", "occurredAt": 1_790_000_000_000 + self.minute * 60_000, **ends}
-        event, tool = event_of("hubspot", [item]), load()["hubspot"]
+        event, tool = event_of("hubspot", [item]), load_sources()["hubspot"]
         (get,) = tool.fetch(event) if tool.fetch else []
         fetched_at = ARRIVAL + timedelta(minutes=self.minute)
         beside = {contact: self.contact(contact) for contact in self.contacts}

@@ -21,14 +21,14 @@ from hypothesis import strategies as st
 from app.visits.change import VisitChange, encode_change, is_external_id
 from app.visits.merge import Said
 from app.webhooks.delivery import Delivery, Event, check_content_type, parse_body
-from app.webhooks.fetching import Get
-from app.webhooks.payload import Json, Untranslatable
-from app.webhooks.registry import load, specimens
+from app.webhooks.fetching import RecordRequest
+from app.webhooks.payload import Payload, Untranslatable
+from app.webhooks.registry import load_sources, load_specimens
 from app.webhooks.signatures.combined import Either
 from app.webhooks.signatures.scheme import TOOLS_KEY, Scheme, SignatureError, Terms
-from app.webhooks.source import Ignored, Tool
+from app.webhooks.source import Ignored, LoadedSource
 
-TOOLS = load()
+TOOLS = load_sources()
 #: No tool's secrets: base64 behind its prefix for those who want that, text for everybody else; and public keys.
 OTHER_SECRETS = (
     "whsec_YW5vdGhlciBzZWNyZXQsIG9mIGFub3RoZXIgdG9vbA==",
@@ -45,7 +45,7 @@ OTHER_SECRETS = (
 class Specimen:
     """A recorded delivery, ready to be verified. told: as it stands in the file."""
 
-    tool: Tool
+    tool: LoadedSource
     file: Mapping[str, Any]
     url: str
     delivery: Delivery
@@ -62,7 +62,7 @@ class Specimen:
     @property
     def scheme(self) -> Scheme:
         """The one that counts here, of several."""
-        scheme = self.tool.source.signature
+        scheme = self.tool.definition.signature
         while isinstance(scheme, Either):
             scheme = scheme.chosen(self.delivery)
         return scheme
@@ -96,7 +96,7 @@ class Specimen:
         return self.terms(secrets=[self.of("signing_key") or self.secret], **other)
 
     def verify(self, delivery: Delivery | None = None, **other: Any) -> int:
-        return self.tool.source.signature.verify(delivery or self.delivery, self.terms(**other))
+        return self.tool.definition.signature.verify(delivery or self.delivery, self.terms(**other))
 
     def refusal(self, delivery: Delivery | None = None, **other: Any) -> str:
         """Why it is not believed. No sentence about it holds a secret."""
@@ -128,7 +128,7 @@ class Specimen:
         return self.changed(headers=tuple(line for line in self.delivery.headers if line[0] not in gone))
 
     def header(self, name: str) -> bytes:
-        [value] = self.delivery.header_lines(name)
+        [value] = self.delivery.header_values(name)
         return value
 
     def with_header(self, name: str, value: bytes) -> Delivery:
@@ -151,24 +151,24 @@ class Specimen:
         return int(written) if len(written) == 10 else int(written) / 1000
 
     def event(self) -> Event:
-        source, delivery = self.tool.source, self.delivery
+        source, delivery = self.tool.definition, self.delivery
         return Event(
             source=self.tool.name,
-            data=parse_body(delivery, source.form),
+            data=parse_body(delivery, source.body_format),
             received_at=delivery.received_at,
-            headers={name: value for name in source.headers if (value := delivery.header(name)) is not None},
+            headers={name: value for name in source.kept_headers if (value := delivery.header(name)) is not None},
             zone=ZoneInfo(self.of("timezone")) if self.of("timezone") else None,
         )
 
-    def gets(self) -> list[Get]:
+    def gets(self) -> list[RecordRequest]:
         return self.tool.fetch(self.event()) if self.tool.fetch else []
 
-    def with_record(self, get: Get, event: Event | None = None) -> Event:
+    def with_record(self, get: RecordRequest, event: Event | None = None) -> Event:
         """The event with a record, and with what else is fetched for it."""
         records, fetched_at = self.told["records"], datetime.fromisoformat(self.told["fetched_at"])
-        record = copy.deepcopy(records[get.name])
-        others = get.then(Json(record, "record")) if record is not None else {}
-        beside = {name: copy.deepcopy(records[other.name]) for name, other in others.items()}
+        record = copy.deepcopy(records[get.key])
+        others = get.follow_up(Payload(record, "record")) if record is not None else {}
+        beside = {name: copy.deepcopy(records[other.key]) for name, other in others.items()}
         return (event or self.event()).with_record(record, fetched_at, beside, get.path)
 
     def translate(self) -> list[VisitChange] | Ignored:
@@ -181,8 +181,8 @@ class Specimen:
         return changes or next(part for part in said if isinstance(part, Ignored))
 
 
-def _read(tool: Tool) -> Iterator[Specimen]:
-    file = specimens(tool.name)
+def _read(tool: LoadedSource) -> Iterator[Specimen]:
+    file = load_specimens(tool.name)
     for told in file["deliveries"]:
         body = told["body"]
         raw = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False, separators=(",", ":"))
@@ -285,9 +285,9 @@ def told_changes(name: str) -> list[dict[str, Any]]:
 
 @every_source
 def test_every_source_comes_with_its_specimens(name: str) -> None:
-    recorded = specimens(name)
+    recorded = load_specimens(name)
 
-    signature = TOOLS[name].source.signature
+    signature = TOOLS[name].definition.signature
     needed = {"secret", "signed_with", "deliveries"}
     needed |= {"public_url"} if signature.needs_url else set()
     needed |= {"secret_key"} if signature.needs_key else set()
@@ -300,14 +300,14 @@ def test_every_source_comes_with_its_specimens(name: str) -> None:
 
 @every_source
 def test_every_source_says_what_it_is_and_how_to_connect_it(name: str) -> None:
-    source = TOOLS[name].source
+    source = TOOLS[name].definition
 
     assert source.title.strip()
     assert source.docs.startswith("https://")
     assert source.setup.strip().startswith("1. "), "the setup is a list of steps"
     assert "{url}" in source.setup, "the setup says where {url} is to be pasted"
     assert f"HOOKS__{name.upper()}__SECRETS" in source.setup, "the setup says what the secret is"
-    for need in source.needs:
+    for need in source.required_settings:
         assert f"HOOKS__{name.upper()}__{need}" in source.setup, f"the setup does not say how to set {need}"
     assert "SECRET_KEY" in source.setup or not source.signature.needs_key
     assert "PUBLIC_URL" in source.setup or not source.signature.needs_url
@@ -383,7 +383,7 @@ def _changes(specimen: Specimen) -> list[VisitChange]:
 @each_tool
 def test_the_hook_takes_the_content_type(name: str) -> None:
     for specimen in BY_TOOL[name]:
-        check_content_type(specimen.delivery, specimen.tool.source.form)
+        check_content_type(specimen.delivery, specimen.tool.definition.body_format)
 
 
 @each_tool
@@ -394,7 +394,7 @@ def test_a_delivery_is_believed(name: str) -> None:
 @each_tool
 def test_an_event_points_at_its_records(name: str) -> None:
     def is_as_told(specimen: Specimen) -> bool:
-        return specimen.told.get("gets", []) == [get.name for get in specimen.gets()]
+        return specimen.told.get("requests", []) == [get.key for get in specimen.gets()]
 
     assert {} == unlike(True, events(name), is_as_told)
 
@@ -404,9 +404,9 @@ def test_every_record_of_a_specimen_is_asked_for(name: str) -> None:
     def is_as_told(specimen: Specimen) -> bool:
         asked, records = set(), specimen.told.get("records", {})
         for get in specimen.gets():
-            record = records[get.name]
-            others = get.then(Json(record, "record")) if record is not None else {}
-            asked |= {get.name, *(other.name for other in others.values())}
+            record = records[get.key]
+            others = get.follow_up(Payload(record, "record")) if record is not None else {}
+            asked |= {get.key, *(other.key for other in others.values())}
         return asked == records.keys()
 
     assert {} == unlike(True, events(name), is_as_told)
@@ -417,7 +417,7 @@ def test_an_event_becomes_what_it_means(specimen: Specimen) -> None:
     said = specimen.translate()
 
     if isinstance(said, Ignored):
-        assert specimen.expect == {"ignored": said.why}
+        assert specimen.expect == {"ignored": said.reason}
         return
     for expected, change in zip(specimen.expect, said, strict=True):
         actual = as_told(change)
@@ -464,7 +464,7 @@ def test_a_change_survives_the_ledger(name: str) -> None:
 
 @each_handshake
 def test_a_handshake_is_answered_and_only_while_it_is_unsigned(specimen: Specimen) -> None:
-    unsigned, delivery = specimen.tool.source.unsigned, specimen.delivery
+    unsigned, delivery = specimen.tool.definition.handshake, specimen.delivery
     assert unsigned is not None, "SOURCE has no `unsigned`, but a specimen expects a handshake"
 
     answered = unsigned.answer(delivery)
@@ -472,14 +472,14 @@ def test_a_handshake_is_answered_and_only_while_it_is_unsigned(specimen: Specime
     assert answered is not None
     assert specimen.expect.get("answer", "{}") == answered.body.decode()
     if delivery.method == "POST":
-        one = next(iter(specimen.tool.source.signature.sign(delivery, specimen.terms())))
+        one = next(iter(specimen.tool.definition.signature.sign(delivery, specimen.terms())))
         signed = specimen.changed(headers=(*delivery.headers, (one.lower().encode(), b"not a signature")))
         assert unsigned.answer(signed) is None
 
 
 @each_handshake
 def test_what_is_echoed_to_whoever_asks_is_of_a_harmless_shape(specimen: Specimen) -> None:
-    unsigned, delivery = specimen.tool.source.unsigned, specimen.delivery
+    unsigned, delivery = specimen.tool.definition.handshake, specimen.delivery
     assert unsigned
 
     for harm in (b"%3Cscript%3E", b"a%0D%0AX-A%3A+b", b"v0%3A1790000000%3A%7B%7D", b"", b"%C3%A9", b"a" * 3_000):
@@ -489,7 +489,7 @@ def test_what_is_echoed_to_whoever_asks_is_of_a_harmless_shape(specimen: Specime
 
 @each_answered
 def test_a_signed_handshake_is_answered(specimen: Specimen) -> None:
-    challenge = specimen.tool.source.challenge
+    challenge = specimen.tool.definition.signed_handshake
     assert challenge is not None, "SOURCE has no `challenge`, but a specimen expects an answer"
 
     answered = challenge.answer(specimen.event(), specimen.secret)
@@ -500,7 +500,7 @@ def test_a_signed_handshake_is_answered(specimen: Specimen) -> None:
 
 @each_tool
 def test_an_event_is_no_handshake(name: str) -> None:
-    challenge = TOOLS[name].source.challenge
+    challenge = TOOLS[name].definition.signed_handshake
 
     def is_answered(specimen: Specimen) -> bool:
         return challenge is not None and challenge.answer(specimen.event(), specimen.secret) is not None
@@ -510,14 +510,14 @@ def test_an_event_is_no_handshake(name: str) -> None:
 
 @each_tool
 def test_a_delivery_stripped_of_its_signature_is_no_handshake(name: str) -> None:
-    unsigned = TOOLS[name].source.unsigned
-    probes = {specimen.delivery.raw for specimen in BY_TOOL[name] if specimen.is_handshake}
+    unsigned = TOOLS[name].definition.handshake
+    probes = {specimen.delivery.body for specimen in BY_TOOL[name] if specimen.is_handshake}
 
     def is_answered(specimen: Specimen) -> bool:
         stripped = replace(specimen.without(*specimen.signing_headers), token="")
         return unsigned is not None and unsigned.answer(stripped) is not None
 
-    assert {} == unlike(False, [found for found in signed(name) if found.delivery.raw not in probes], is_answered)
+    assert {} == unlike(False, [found for found in signed(name) if found.delivery.body not in probes], is_answered)
 
 
 # -- signatures --
@@ -529,7 +529,7 @@ def test_openssl_makes_the_signatures_of_the_specimens(name: str) -> None:
     """By the command that the specimens name; one shell does all of them."""
     found, env, script = signed(name), {"PATH": os.environ["PATH"]}, ""
     for n, specimen in enumerate(found):
-        env |= {f"BODY_{n}": specimen.delivery.raw.decode(), f"T_{n}": _signed_time(specimen)}
+        env |= {f"BODY_{n}": specimen.delivery.body.decode(), f"T_{n}": _signed_time(specimen)}
         env |= {f"ID_{n}": _signed_id(specimen)}
         env |= {f"KEY_{n}": specimen.secret, f"SIGNING_KEY_{n}": specimen.of("signing_key")}
         env |= {
@@ -558,7 +558,7 @@ def _another(specimen: Specimen, digest: str) -> str:
 
 def _signed_id(specimen: Specimen) -> str:
     """What is signed in headers beside the time: all that `sign` does not make."""
-    made = specimen.tool.source.signature.sign(specimen.delivery, specimen.terms_of_the_tool())
+    made = specimen.tool.definition.signature.sign(specimen.delivery, specimen.terms_of_the_tool())
     others = set(specimen.signing_headers) - {header.lower() for header in made}
     return "".join(specimen.header(header).decode() for header in sorted(others))
 
@@ -573,13 +573,13 @@ def _carries(specimen: Specimen, digest: str) -> bool:
     """The signature, where the specimen has it: in a header, in the address or in the body."""
     headers = [specimen.header(name).decode() for name in specimen.signing_headers]
     headers += [specimen.delivery.token] if specimen.delivery.token else []
-    headers += [] if headers else [specimen.delivery.raw.decode()]
+    headers += [] if headers else [specimen.delivery.body.decode()]
     return any(digest in header or (_is_forgiving(specimen) and digest in header.lower()) for header in headers)
 
 
 def _is_forgiving(specimen: Specimen) -> bool:
     """Does the scheme say that it takes hexadecimal in capitals, which is the same number?"""
-    return getattr(specimen.tool.source.signature, "forgiving", False)
+    return getattr(specimen.tool.definition.signature, "forgiving", False)
 
 
 @each_tool
@@ -587,7 +587,7 @@ def test_our_own_signature_is_the_one_that_openssl_made(name: str) -> None:
     def as_signed(specimen: Specimen) -> bool:
         terms, signature = (
             specimen.terms_of_the_tool(now=float(specimen.signed_at or 0)),
-            specimen.tool.source.signature,
+            specimen.tool.definition.signature,
         )
         made = signature.sign(specimen.delivery, terms)
         if specimen.delivery.token and signature.token(name, terms) != specimen.delivery.token:
@@ -606,9 +606,9 @@ def _plain(headers: Mapping[str, str]) -> dict[str, str]:
 @each_tool
 def test_what_we_sign_we_believe(name: str) -> None:
     def ours(specimen: Specimen) -> int:
-        now, signature = 2_000_000_000.75, specimen.tool.source.signature
+        now, signature = 2_000_000_000.75, specimen.tool.definition.signature
         terms = specimen.terms_of_the_tool(now=now)
-        sent = replace(specimen.delivery, raw=signature.wrap(specimen.delivery.raw, terms))
+        sent = replace(specimen.delivery, body=signature.wrap(specimen.delivery.body, terms))
         made = signature.sign(sent, terms)
         lines = tuple((header.lower().encode(), value.encode()) for header, value in made.items())
         bare = replace(specimen, delivery=sent).without(*made)
@@ -620,7 +620,7 @@ def test_what_we_sign_we_believe(name: str) -> None:
 @each_tool
 def test_a_changed_body_is_refused(name: str) -> None:
     def reasons(specimen: Specimen) -> set[str]:
-        raw = specimen.delivery.raw
+        raw = specimen.delivery.body
         places = range(0, len(raw), max(1, len(raw) // 50))
         flipped = [raw[:place] + bytes([raw[place] ^ 1]) + raw[place + 1 :] for place in places]
         others = [raw[:-1], raw[1:], raw + raw, b"\xef\xbb\xbf" + raw]
@@ -654,7 +654,7 @@ def test_no_bit_of_a_signature_or_of_what_it_covers_can_be_changed(name: str) ->
         ]
         wrongly = [other for header, other in others if not _is_refused(specimen, specimen.with_header(header, other))]
         if specimen.is_proof_in_body:
-            raw = specimen.delivery.raw
+            raw = specimen.delivery.body
             others = [("", flipped) for flipped in _flipped(raw)]
             wrongly = [other for _, other in others if not _is_refused(specimen, specimen.changed(raw=other))]
         elif token := specimen.delivery.token.encode():
@@ -695,14 +695,14 @@ def _is_refused(specimen: Specimen, delivery: Delivery) -> bool:
 @each_tool
 def test_without_its_signature_a_delivery_is_refused(name: str) -> None:
     def reasons(specimen: Specimen) -> set[str]:
-        made = specimen.tool.source.signature.sign(specimen.delivery, specimen.terms_of_the_tool())
+        made = specimen.tool.definition.signature.sign(specimen.delivery, specimen.terms_of_the_tool())
         assert {header.lower() for header in made} <= set(specimen.signing_headers)
         bare = [specimen.without(header) for header in specimen.signing_headers]
         bare += [specimen.changed(headers=())] if bare else []
         bare += [specimen.changed(token="")] if specimen.delivery.token else []
         bare += (
             [specimen.changed(raw=b"")]
-            if specimen.is_proof_in_body and not specimen.tool.source.signature.needs_key
+            if specimen.is_proof_in_body and not specimen.tool.definition.signature.needs_key
             else []
         )
         return {specimen.refusal(delivery) for delivery in bare} or {"missing"}
@@ -758,9 +758,9 @@ def test_while_secrets_rotate_each_is_accepted_and_the_answer_tells_which(name: 
 
 @each_tool
 def test_the_secret_of_the_specimens_is_one_that_the_settings_take(name: str) -> None:
-    signature = TOOLS[name].source.signature
+    signature = TOOLS[name].definition.signature
 
-    assert signature.check_secret(specimens(name)["secret"]) is None
+    assert signature.check_secret(load_specimens(name)["secret"]) is None
     assert signature.check_secret("") is not None
 
 
@@ -808,7 +808,7 @@ def test_where_no_time_is_signed_a_delivery_is_believed_at_any_time(name: str) -
 
 @each_tool
 def test_the_signed_address_is_the_one_that_we_were_told_and_elsewhere_it_is_no_matter(name: str) -> None:
-    needs_url = TOOLS[name].source.signature.needs_url
+    needs_url = TOOLS[name].definition.signature.needs_url
 
     def outcome(specimen: Specimen) -> Any:
         others = [specimen.url + "/", specimen.url.upper(), ""]
@@ -831,8 +831,8 @@ def test_a_retry_has_the_repeat_key_of_the_first_try(name: str) -> None:
         assert first == again, specimen
 
 
-def _repeat_key(tool: Tool, event: Event) -> str | None:
-    key = tool.source.repeat_key(event) if tool.source.repeat_key else None
+def _repeat_key(tool: LoadedSource, event: Event) -> str | None:
+    key = tool.definition.repeat_key(event) if tool.definition.repeat_key else None
     assert key is None or (isinstance(key, str) and key)
     return key
 
@@ -842,7 +842,7 @@ def test_different_events_have_different_repeat_keys(name: str) -> None:
     bodies: dict[str, set[bytes]] = {}
     for specimen in events(name):
         key = _repeat_key(specimen.tool, specimen.event())
-        bodies.setdefault(key or repr(specimen.delivery.raw), set()).add(specimen.delivery.raw)
+        bodies.setdefault(key or repr(specimen.delivery.body), set()).add(specimen.delivery.body)
 
     assert {} == {key: found for key, found in bodies.items() if len(found) > 1}
 
@@ -853,7 +853,9 @@ def test_a_header_that_nobody_signed_does_not_rename_an_event(name: str) -> None
 
     def renamed(specimen: Specimen) -> list[str]:
         found = []
-        for header in (header for header in specimen.tool.source.headers if not specimen.delivery.header_lines(header)):
+        for header in (
+            header for header in specimen.tool.definition.kept_headers if not specimen.delivery.header_values(header)
+        ):
             headers = ((header.encode(), b"the name of another event"), *specimen.delivery.headers)
             other = replace(specimen, delivery=specimen.changed(headers=headers))
             if not _is_refused(specimen, other.delivery):
@@ -924,35 +926,39 @@ def test_one_strange_value_anywhere_is_understood_ignored_or_untranslatable(name
     for specimen in events(name):
         event, both = specimen.event(), _both(specimen)
         odd_values = (..., *ODD_VALUES, *{change.visit_id for change in _changes(specimen)})
-        kind = tool.source.name(event) if tool.source.name else event.data.at(*tool.source.event).value
+        kind = (
+            tool.definition.event_name(event)
+            if tool.definition.event_name
+            else event.data.at(*tool.definition.event_name_path).value
+        )
         for place in _places(both):
             if not place or looked[place, kind] or looked[place] == 3:
                 continue
             looked.update([place, (place, kind)])
             for odd in odd_values:
                 body, *fetched = (_put(part, place[1:], odd) if n == place[0] else part for n, part in enumerate(both))
-                _understand(tool, replace(event, data=Json(body)), fetched)
+                _understand(tool, replace(event, data=Payload(body)), fetched)
 
 
 def _both(specimen: Specimen) -> list[Any]:
     """The body, the first record that it points at, and what is beside that."""
     gets = specimen.gets()
     event = specimen.with_record(gets[0]) if gets else specimen.event()
-    beside = {name: found.value for name, found in event.beside.items()}
+    beside = {name: found.value for name, found in event.related.items()}
     return [event.data.value, event.record.value if event.record else None, beside]
 
 
-def _understand(tool: Tool, event: Event, fetched: Sequence[Any]) -> None:
+def _understand(tool: LoadedSource, event: Event, fetched: Sequence[Any]) -> None:
     """As the door and the worker do it: a record is only there where the event points at one."""
     said = [_complaint(_repeat_key, tool, event), _complaint(_tenant, tool, event)]
-    gets: list[Get] = []
+    gets: list[RecordRequest] = []
     if tool.fetch:
         said.append(_complaint(lambda *_: gets.extend(tool.fetch(event)), tool, event))
         _safe(gets)
     if gets:
         record, beside = fetched[0], fetched[1] if isinstance(fetched[1], dict) else {}
         if record:
-            said.append(_complaint(lambda *_: _safe(gets[0].then(Json(record)).values()), tool, event))
+            said.append(_complaint(lambda *_: _safe(gets[0].follow_up(Payload(record)).values()), tool, event))
         event = event.with_record(record, FETCHED_AT, beside, gets[0].path)
     said.append(_complaint(_meaning, tool, event))
 
@@ -969,7 +975,7 @@ def strange_events(draw: Any, name: str) -> tuple[Event, Any]:
     for _ in range(draw(st.integers(1, 4))):
         both = _put(both, draw(st.sampled_from(places)), draw(ANY_JSON | st.sampled_from(values) | st.just(...)))
     body, record, beside, *_ = [*both, None, None, None]
-    return replace(event, data=Json(body)), (record, beside)
+    return replace(event, data=Payload(body)), (record, beside)
 
 
 @each_tool
@@ -986,7 +992,7 @@ def test_whatever_a_body_holds_it_is_understood_ignored_or_untranslatable(name: 
     holds()
 
 
-def _complaint(read: Callable[[Tool, Event], Any], tool: Tool, event: Event) -> str:
+def _complaint(read: Callable[[LoadedSource, Event], Any], tool: LoadedSource, event: Event) -> str:
     try:
         read(tool, event)
     except Untranslatable as error:
@@ -994,12 +1000,12 @@ def _complaint(read: Callable[[Tool, Event], Any], tool: Tool, event: Event) -> 
     return ""
 
 
-def _tenant(tool: Tool, event: Event) -> None:
-    if tool.source.tenant:
-        assert isinstance(tool.source.tenant(event), str | None)
+def _tenant(tool: LoadedSource, event: Event) -> None:
+    if tool.definition.tenant_of:
+        assert isinstance(tool.definition.tenant_of(event), str | None)
 
 
-def _safe(gets: Iterable[Get]) -> None:
+def _safe(gets: Iterable[RecordRequest]) -> None:
     """A body never chooses what else is asked for."""
     for get in gets:
         assert re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]*(/[A-Za-z0-9_.~=+-]+)*", get.path), (
@@ -1010,12 +1016,12 @@ def _safe(gets: Iterable[Get]) -> None:
         assert not any("evil" in value or len(value) > 300 for value in get.params.values()), "an id was not checked"
 
 
-def _meaning(tool: Tool, event: Event) -> None:
+def _meaning(tool: LoadedSource, event: Event) -> None:
     said = tool.translate(event)
 
     if isinstance(said, Ignored):
-        assert isinstance(said.why, str)
-        assert said.why
+        assert isinstance(said.reason, str)
+        assert said.reason
         return
     assert said
     for change in said:

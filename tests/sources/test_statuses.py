@@ -9,8 +9,8 @@ import pytest
 
 from app.visits.change import VisitChange, encode_change
 from app.visits.merge import Said, fold, wanted
-from app.webhooks.payload import Json, Untranslatable
-from app.webhooks.registry import load
+from app.webhooks.payload import Payload, Untranslatable
+from app.webhooks.registry import load_sources
 from tests.sources.test_group_bookings import changes_of, event_of, standing
 
 START = "2026-10-01T15:00:00Z"
@@ -125,9 +125,9 @@ def test_without_a_history_of_its_start_a_rescheduled_hubspot_meeting_is_held_ba
 def of_record(record: Any) -> list[VisitChange]:
     told = {"subscriptionType": "object.propertyChange", "propertyName": "hs_meeting_outcome", "objectId": 9001}
     event = event_of("hubspot", [{**told, "portalId": 62515, "objectTypeId": "0-47", "occurredAt": 1_789_000_000_000}])
-    tool, contact = load()["hubspot"], {"properties": {"email": "a@example.com"}}
+    tool, contact = load_sources()["hubspot"], {"properties": {"email": "a@example.com"}}
     (get,) = tool.fetch(event) if tool.fetch else []
-    beside = dict.fromkeys(get.then(Json(record)), contact)
+    beside = dict.fromkeys(get.follow_up(Payload(record)), contact)
     meaning = tool.translate(event.with_record(record, datetime(2026, 9, 21, tzinfo=UTC), beside, get.path))
     assert isinstance(meaning, list)
     return meaning

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 import orjson
 
-from app.webhooks.delivery import Delivery, Unreadable, parse_body
-from app.webhooks.payload import Json
+from app.webhooks.delivery import Delivery, UnreadableBody, parse_body
+from app.webhooks.payload import Payload
 from app.webhooks.signatures.hmac import _UNSENT, _hex
 from app.webhooks.signatures.scheme import Cover, Scheme, SignatureError, Terms, _same
 
@@ -42,20 +42,20 @@ class FieldsHmac(Scheme):
         return {}
 
     def wrap(self, raw: bytes, terms: Terms) -> bytes:
-        body = self._body(replace(_UNSENT, raw=raw))
+        body = self._body(replace(_UNSENT, body=raw))
         digest = hmac.digest(terms.secrets[0].encode(), self._message(body), "sha256")
         return orjson.dumps({**body.value, self.field: digest.hex()})
 
-    def _body(self, delivery: Delivery) -> Json:
+    def _body(self, delivery: Delivery) -> Payload:
         try:
             body = parse_body(delivery, "json")
-        except Unreadable as error:
+        except UnreadableBody as error:
             raise SignatureError(str(error), "malformed") from None
         if not isinstance(body.value, dict):
             raise SignatureError("the body is not an object", "malformed")
         return body
 
-    def _message(self, body: Json) -> bytes:
+    def _message(self, body: Payload) -> bytes:
         values = [body.at(*path).value for path in self.signs]
         if not all(isinstance(value, str | int) and not isinstance(value, bool) for value in values):
             raise SignatureError("a signed field is missing", "malformed")
@@ -101,7 +101,7 @@ class Either(Scheme):
         return scheme.sign(delivery, _fitting(scheme, terms))
 
     def wrap(self, raw: bytes, terms: Terms) -> bytes:
-        scheme = self.chosen(replace(_UNSENT, raw=raw))
+        scheme = self.chosen(replace(_UNSENT, body=raw))
         return scheme.wrap(raw, _fitting(scheme, terms))
 
     def token(self, hook: str, terms: Terms) -> str:

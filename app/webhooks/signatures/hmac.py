@@ -151,7 +151,7 @@ class Hmac(Scheme):
 
     def _message(self, delivery: Delivery, url: str, signed_at: bytes | None) -> bytes:
         if self.signs == "{body}":
-            return delivery.raw
+            return delivery.body
         return b"".join([piece(delivery, url, signed_at or b"") for piece in _pieces(self.signs)])
 
     def _matching(self, given: Sequence[bytes], message: bytes, secrets: Sequence[str]) -> int:
@@ -177,8 +177,8 @@ def _pieces(template: str) -> list[Piece]:
 
 
 _PIECES: dict[str, Piece] = {
-    "body": lambda delivery, url, t: delivery.raw,
-    "body:base64": lambda delivery, url, t: base64.b64encode(delivery.raw),
+    "body": lambda delivery, url, t: delivery.body,
+    "body:base64": lambda delivery, url, t: base64.b64encode(delivery.body),
     "url": lambda delivery, url, t: url.encode() + b"?" + delivery.query if delivery.query else url.encode(),
     "t": lambda delivery, url, t: t,
 }
@@ -218,14 +218,14 @@ class StandardWebhooks(Scheme):
         slot = _standard(family, self.key).verify(delivery, terms)
         # Sources read the id and the time under both names, and only one of them is signed.
         for header in ("id", "timestamp"):
-            for line in delivery.header_lines(f"{other}-{header}"):
+            for line in delivery.header_values(f"{other}-{header}"):
                 if line != only_line(delivery, f"{family}-{header}"):
                     raise SignatureError(f"{other}-{header} is not the {header} that was signed", "malformed")
         return slot
 
     def sign(self, delivery: Delivery, terms: Terms) -> dict[str, str]:
         """The delivery must carry its `webhook-id` or `svix-id`."""
-        family = "svix" if delivery.header_lines("svix-id") else "webhook"
+        family = "svix" if delivery.header_values("svix-id") else "webhook"
         return _standard(family, self.key).sign(delivery, terms)
 
 

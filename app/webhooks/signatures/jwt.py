@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from jwt.api_jws import PyJWS
 from jwt.exceptions import InvalidAlgorithmError, InvalidKeyError, InvalidSignatureError, InvalidTokenError
 
-from app.webhooks.delivery import JWT, Delivery, from_base64url
+from app.webhooks.delivery import JWT_PATTERN, Delivery, decode_base64url
 from app.webhooks.signatures.public_key import check_key, load_private, load_public
 from app.webhooks.signatures.scheme import Scheme, SignatureError, Terms
 
@@ -32,7 +32,7 @@ class Jwt(Scheme):
     tolerance_s: float = 300
 
     def applies(self, delivery: Delivery) -> bool:
-        return bool(JWT.fullmatch(delivery.raw.strip()))
+        return bool(JWT_PATTERN.fullmatch(delivery.body.strip()))
 
     def check_secret(self, secret: str) -> str | None:
         if self.algorithm == "RS256":
@@ -46,10 +46,10 @@ class Jwt(Scheme):
         return None
 
     def verify(self, delivery: Delivery, terms: Terms) -> int:
-        token = delivery.raw.strip()
+        token = delivery.body.strip()
         if not token:
             raise SignatureError("the body is empty, and the signature would stand in it", "missing")
-        if not JWT.fullmatch(token):
+        if not JWT_PATTERN.fullmatch(token):
             raise SignatureError("the body is not a JSON Web Token", "malformed")
         for slot, secret in enumerate(terms.secrets):
             claims = self._verified(token, secret)
@@ -99,7 +99,11 @@ class Jwt(Scheme):
 
     def wrap(self, raw: bytes, terms: Terms) -> bytes:
         token = raw.strip()
-        claims = _claims(from_base64url(token.split(b".")[1]) or b"") if JWT.fullmatch(token) else orjson.loads(raw)
+        claims = (
+            _claims(decode_base64url(token.split(b".")[1]) or b"")
+            if JWT_PATTERN.fullmatch(token)
+            else orjson.loads(raw)
+        )
         fresh = {**claims, "iat": int(terms.now), "exp": int(terms.now) + 3600}
         secret = terms.secrets[0]
         key: Any = load_private(secret) if self.algorithm == "RS256" else secret

@@ -76,7 +76,7 @@ class PublicKey(Scheme):
     absent: tuple[str, ...] = ("N/A",)
 
     def applies(self, delivery: Delivery) -> bool:
-        lines = [line.strip() for line in delivery.header_lines(self.header)]
+        lines = [line.strip() for line in delivery.header_values(self.header)]
         return any(line and line not in [text.encode() for text in self.absent] for line in lines)
 
     def check_secret(self, secret: str) -> str | None:
@@ -93,10 +93,10 @@ class PublicKey(Scheme):
         if base64.b64encode(signature) != given:
             raise SignatureError(f"{self.header} is not written as base64 is", "malformed")
         for slot, secret in enumerate(terms.secrets):
-            if _holds(self.algorithm, secret, signature, delivery.raw):
+            if _holds(self.algorithm, secret, signature, delivery.body):
                 return slot
         raise SignatureError(f"{self.header} matches none of {len(terms.secrets)} keys", "mismatch")
 
     def sign(self, delivery: Delivery, terms: Terms) -> dict[str, str]:
-        signature = _made(self.algorithm, terms.secrets[0], delivery.raw)
+        signature = _made(self.algorithm, terms.secrets[0], delivery.body)
         return {self.header: base64.b64encode(signature).decode()}

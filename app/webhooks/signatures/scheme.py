@@ -138,15 +138,15 @@ def _same(given: bytes, expected: Sequence[bytes], what: str) -> int:
 
 
 def _is_there(delivery: Delivery, header: str) -> bool:
-    return any(line.strip() for line in delivery.header_lines(header))
+    return any(line.strip() for line in delivery.header_values(header))
 
 
 def only_line(delivery: Delivery, name: str) -> bytes:
     """The header's one line: two lines of one name are two claims, and none of them is believed."""
-    line = delivery.only_line(name)
+    line = delivery.single_header(name)
     if line and not line.isspace():
         return line
-    lines = delivery.header_lines(name)
+    lines = delivery.header_values(name)
     if len(lines) < 2 or not lines[0].strip():
         raise SignatureError(f"{name} is missing", "missing")
     raise SignatureError(f"{name} was sent {len(lines)} times", "malformed")

@@ -32,8 +32,8 @@ from app.ledger.redis import Redis, RedisDown
 from app.main import create_app
 from app.operators import redaction
 from app.settings.environment import read
-from app.webhooks.registry import load, specimens
-from app.webhooks.specimens import specimen
+from app.webhooks.registry import load_sources, load_specimens
+from app.webhooks.specimens import sign_specimen
 from tests.support.harness import CALENDLY_SECRET, SECRET, TOKEN, sign_standard, standard_body
 
 Opened = Callable[[dict[str, str]], Awaitable[Any]]
@@ -615,7 +615,7 @@ async def test_after_logging_in_only_a_page_of_ours_opens(app: Any, expected: st
 
 # -- addresses with a token --
 
-TOKENED = [name for name, tool in load().items() if tool.source.signature.needs_key]
+TOKENED = [name for name, tool in load_sources().items() if tool.definition.signature.needs_key]
 #: What some of them need to be connected at all.
 NEEDED = {"API_URL": "https://api.example.com", "TIMEZONE": "UTC", "TENANTS": "t-1"}
 
@@ -623,8 +623,8 @@ NEEDED = {"API_URL": "https://api.example.com", "TIMEZONE": "UTC", "TENANTS": "t
 @pytest.fixture
 def tokened(environ: dict[str, str]) -> dict[str, str]:
     for name in TOKENED:
-        environ[f"HOOKS__{name.upper()}__SECRETS"] = specimens(name)["secret"]
-        for need in load()[name].source.needs:
+        environ[f"HOOKS__{name.upper()}__SECRETS"] = load_specimens(name)["secret"]
+        for need in load_sources()[name].definition.required_settings:
             environ[f"HOOKS__{name.upper()}__{need}"] = NEEDED[need]
     return environ | {"PUBLIC_URL": "https://doorbell.example.com", "SECRET_KEY": KEY * 2}
 
@@ -645,9 +645,9 @@ async def test_the_address_that_an_operator_is_shown_lets_the_tool_in(
     page = (await operator.get(f"/console/sources/{name}")).text
     overview = (await operator.get("/console")).text
     [address] = re.findall(rf'<code class="copy">(https://[^<]*/hooks/{name}[^<]*)</code>', page)
-    made = specimen(name, "1", name, settings.hooks[name].secrets, settings.secret_key, address)
+    made = sign_specimen(name, "1", name, settings.hooks[name].secrets, settings.secret_key, address)
     answer = await operator.http.request(
-        made.method, address + (made.query and f"?{made.query}"), content=made.raw, headers=made.headers
+        made.method, address + (made.query and f"?{made.query}"), content=made.body, headers=made.headers
     )
 
     assert address in overview

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import pytest
 
 from app.demo.valkey import free_port
-from app.webhooks.registry import load, specimens
+from app.webhooks.registry import load_sources, load_specimens
 from tests.integration.console.test_access import HASHES, OPERATORS
 from tests.integration.intake.test_endpoint import CAP, IMPATIENT, Door, an_event, padded, request, web
 from tests.sources.test_specimens import BY_TOOL
@@ -40,10 +40,10 @@ OTHERS = [
 
 ENV = {
     "HOOKS__NYLAS__SECRETS": "nylas-secret-of-the-tests-32-long",
-    "HOOKS__ZOOM__SECRETS": specimens("zoom")["secret"],
-    "HOOKS__SERVICEM8__SECRETS": specimens("servicem8")["secret"],
+    "HOOKS__ZOOM__SECRETS": load_specimens("zoom")["secret"],
+    "HOOKS__SERVICEM8__SECRETS": load_specimens("servicem8")["secret"],
     "HOOKS__SERVICEM8__TIMEZONE": "Australia/Sydney",
-    "HOOKS__GOHIGHLEVEL__SECRETS": specimens("gohighlevel")["secret"],
+    "HOOKS__GOHIGHLEVEL__SECRETS": load_specimens("gohighlevel")["secret"],
     "HOOKS__GOHIGHLEVEL__TENANTS": "loc_1",
     "SECRET_KEY": "a-key-of-32-characters-for-tests",
     "CONSOLE_PASSWORD_HASH": HASHES[OPERATORS],
@@ -136,7 +136,7 @@ def test_every_specimen_in_every_shape_is_answered_as_listed(door: Door, name: s
     """With the vendor's own body and headers, whether they hold or not."""
     requests = []
     for specimen in BY_TOOL[name]:
-        raw = specimen.delivery.raw
+        raw = specimen.delivery.body
         headers = {key.decode().replace("-", "_"): value.decode() for key, value in specimen.delivery.headers}
         headers["content_length"] = str(len(raw))
         for path in (f"/hooks/{name}", f"/hooks/{name}/", f"/hooks/{name}/x", f"/hooks/{name}?a=b"):
@@ -145,9 +145,9 @@ def test_every_specimen_in_every_shape_is_answered_as_listed(door: Door, name: s
     assert {} == unlisted(statuses(door, requests))
 
 
-@pytest.mark.parametrize("name", load())
+@pytest.mark.parametrize("name", load_sources())
 def test_our_own_trouble_is_told_by_a_status_that_is_tried_again(name: str) -> None:
-    assert load()[name].source.busy in (429, 503)
+    assert load_sources()[name].definition.unavailable_status in (429, 503)
 
 
 def test_the_root_leads_to_the_console_where_there_is_one(door: Door) -> None:

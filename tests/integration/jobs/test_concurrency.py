@@ -17,7 +17,7 @@ from app.ledger.ledger import Ledger
 from app.ledger.records import Lane
 from app.ledger.redis import Redis
 from app.visits.change import Contact
-from app.webhooks.registry import specimens
+from app.webhooks.registry import load_specimens
 from jobs.concurrency import MAX_ACTIVE, FetchSlots, Job, KeyedLocks, RunningJobs
 from tests.integration.ledger.test_ledger import accept, change, work
 from tests.processes.test_worker import LedgerClient, all_visits, booked
@@ -194,7 +194,7 @@ def test_visits_of_one_contact_that_hangs_do_not_delay_others(harness: Harness) 
     assert SLOW == hanging(books)
 
 
-BOOKED: dict[str, Any] = specimens("acuity")["deliveries"][0]
+BOOKED: dict[str, Any] = load_specimens("acuity")["deliveries"][0]
 RECORD = BOOKED["records"]["appointments/123456789"]
 
 
@@ -239,7 +239,7 @@ def tool() -> Iterator[ManyConnections]:
 def test_records_that_hang_delay_neither_others_of_the_tool_nor_other_hooks(
     harness: Harness, tool: ManyConnections
 ) -> None:
-    secret = specimens("acuity")["secret"]
+    secret = load_specimens("acuity")["secret"]
     env = {
         "HOOKS__ACUITY__SECRETS": secret,
         "HOOKS__ACUITY__CREDENTIALS__USER_ID": "4711",

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 import jobs.concurrency
 import jobs.tokens
 from app.visits.client import LARGEST_ANSWER, RateLimited
-from app.webhooks.fetching import Exchange, Get, Keys
+from app.webhooks.fetching import ApiKeyAuth, RecordRequest, TokenExchange
 from jobs.records import MAX_CONCURRENT_FETCHES, _request, _until_reset
 from jobs.tokens import _render_template
 from tests.integration.jobs.test_translate_event import SPECIMENS, Doorstep, Tool, hands, served, world
@@ -271,7 +271,7 @@ async def test_who_connects_the_account_anew_begins_with_the_new_refresh_token(w
 
 
 def test_a_template_takes_credentials_and_no_other_brace() -> None:
-    exchange = Exchange("https://tool.example.com", ("A",), json={"params": ["{A}", "{B}", 1], "m": "get"})
+    exchange = TokenExchange("https://tool.example.com", ("A",), json={"params": ["{A}", "{B}", 1], "m": "get"})
 
     assert {"params": ["a{A}", "{B}", 1], "m": "get"} == _render_template(exchange.json, {"A": "a{A}"})
 
@@ -288,26 +288,31 @@ def test_a_tools_own_header_says_how_long_to_wait_or_until_when(said: str, expec
 @pytest.mark.parametrize(
     ("get", "expected"),
     [
-        (Get("visits/1"), ("GET", "https://api.example.com/v1/visits/1", {})),
+        (RecordRequest("visits/1"), ("GET", "https://api.example.com/v1/visits/1", {})),
         (
-            Get("visits/1", at="", json={"method": "x"}),
+            RecordRequest("visits/1", endpoint="", json={"method": "x"}),
             ("POST", "https://api.example.com/v1", {"json": {"method": "x"}}),
         ),
-        (Get("visits/1", form={"id": "1"}), ("POST", "https://api.example.com/v1/visits/1", {"data": {"id": "1"}})),
         (
-            Get("visits/1", query="{ x }", variables={"id": "1"}),
+            RecordRequest("visits/1", form={"id": "1"}),
+            ("POST", "https://api.example.com/v1/visits/1", {"data": {"id": "1"}}),
+        ),
+        (
+            RecordRequest("visits/1", query="{ x }", variables={"id": "1"}),
             ("POST", "https://api.example.com/v1", {"json": {"query": "{ x }", "variables": {"id": "1"}}}),
         ),
     ],
 )
-def test_a_get_is_one_request_below_the_tools_api(get: Get, expected: tuple[str, str, dict[str, Any]]) -> None:
+def test_a_get_is_one_request_below_the_tools_api(
+    get: RecordRequest, expected: tuple[str, str, dict[str, Any]]
+) -> None:
     assert expected == _request(get, "https://api.example.com/v1")
 
 
 def test_credentials_are_shown_in_headers_and_params() -> None:
-    keys = Keys(headers={"X-Key": "API_KEY"}, params={"company": "COMPANY"})
+    keys = ApiKeyAuth(headers={"X-Key": "API_KEY"}, params={"company": "COMPANY"})
 
-    shown = keys.show({"API_KEY": "k", "COMPANY": "c"}, 0, Get("visits/1"))
+    shown = keys.show({"API_KEY": "k", "COMPANY": "c"}, 0, RecordRequest("visits/1"))
 
     assert (("API_KEY", "COMPANY"), {"X-Key": "k"}, {"company": "c"}) == (keys.names, shown.headers, shown.params)
 

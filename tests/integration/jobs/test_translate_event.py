@@ -28,15 +28,15 @@ from app.telemetry.metric_names import TASKS_FINISHED
 from app.telemetry.rejections import Rejections
 from app.visits.change import VisitChange
 from app.webhooks.delivery import Delivery, Event
-from app.webhooks.fetching import Get
-from app.webhooks.registry import specimens
+from app.webhooks.fetching import RecordRequest
+from app.webhooks.registry import load_specimens
 from app.webhooks.source import PartlyTranslatable
 from jobs.concurrency import KeyedLocks
 from tests.integration.jobs.test_apply_visit import World, a_world
 from tests.support.harness import Harness, Server, hmac_sha256, serving, sign_standard, standard_body, wait_until
 
 TOOLS = ("acuity", "square", "jobber")
-SPECIMENS = {name: specimens(name) for name in TOOLS}
+SPECIMENS = {name: load_specimens(name) for name in TOOLS}
 ACUITY = {delivery["name"]: delivery for delivery in SPECIMENS["acuity"]["deliveries"]}
 BOOKED, MOVED, MOVED_AGAIN, CANCELLED = (
     ACUITY["a client books and pays"],
@@ -167,7 +167,7 @@ POINTING = [
     pytest.param(name, delivery, id=f"{name}: {delivery['name']}")
     for name in TOOLS
     for delivery in SPECIMENS[name]["deliveries"]
-    if delivery.get("gets")
+    if delivery.get("requests")
 ]
 
 
@@ -182,7 +182,7 @@ async def test_every_specimen_has_its_record_fetched_and_lands(
 
     event = await world.event(answer)
     paths = [path.partition("/v/")[2] for _, path, _, _ in world.tool.seen]
-    expected = [""] * len(delivery["records"]) if tool == "jobber" else delivery["gets"]
+    expected = [""] * len(delivery["records"]) if tool == "jobber" else delivery["requests"]
     assert (202, expected) == (answer.status_code, paths)
     outcome, is_missing = event.attempts[-1].outcome, None in delivery.get("records", {}).values()
     if isinstance(delivery["expect"], list) and is_missing and delivery["expect"][0]["action"] != "cancel":
@@ -420,7 +420,7 @@ async def test_what_one_record_leaves_open_keeps_none_of_the_others_back(world: 
         world.tool.records[f"appointments/{number}"] = {"id": number}
 
     def translate(event: Event) -> list[VisitChange]:
-        number = event.record.at("id").needed_id()
+        number = event.record.at("id").required_id()
         scheduled = datetime(2026, 3, 14, int(number), tzinfo=UTC)
         changes = [VisitChange(action="update", visit_id=number, order=1, time_scheduled=scheduled)]
         if number == "2":
@@ -428,7 +428,9 @@ async def test_what_one_record_leaves_open_keeps_none_of_the_others_back(world: 
         return changes
 
     entrance = world.context.settings.entrances["acuity"]
-    tool = replace(entrance.tool, translate=translate, fetch=lambda _: [Get(f"appointments/{n}") for n in (1, 2, 3)])
+    tool = replace(
+        entrance.tool, translate=translate, fetch=lambda _: [RecordRequest(f"appointments/{n}") for n in (1, 2, 3)]
+    )
     world.context.settings.__dict__["entrances"] = {"acuity": replace(entrance, tool=tool)}
 
     answer = await world.ring("acuity", BOOKED)

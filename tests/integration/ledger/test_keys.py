@@ -17,13 +17,13 @@ from app.ledger.ledger import Ledger
 from app.ledger.redis import Address, Redis
 from app.main import create_app
 from app.settings.environment import read
-from app.webhooks.registry import specimens
+from app.webhooks.registry import load_specimens
 from tests.integration.console.test_access import ENDING, HASHES, OPERATORS, Browser
 from tests.integration.ledger.test_ledger import accept, begin, change, forgetful, parked, work, work_off
 from tests.support.harness import ROOT, Harness, sign_standard, standard_body, wait_until
 
 KEY = "secret-key-of-the-tests-0123456789"
-ACUITY = specimens("acuity")
+ACUITY = load_specimens("acuity")
 
 
 def run_of(url: str, step: Callable[[Redis], Awaitable[Any]]) -> Any:

@@ -27,8 +27,8 @@ from app.telemetry.rejections import Rejections
 from app.visits.change import VisitChange, encode_change, external_id
 from app.webhooks import specimens
 from app.webhooks.delivery import Event
-from app.webhooks.fetching import Get
-from app.webhooks.payload import Json
+from app.webhooks.fetching import RecordRequest
+from app.webhooks.payload import Payload
 from app.webhooks.source import Ignored
 from app.webhooks.translation import parse_event, translate_event
 from tests.integration.jobs.test_apply_visit import World, a_world
@@ -62,19 +62,19 @@ class Api:
         """Its records stand from now on, each where the source asks for it."""
         records, posts = specimen.told.get("records", {}), specimen.told.get("posts", {})
         for get in specimen.gets():
-            record = records[get.name]
-            others = get.then(Json(record, "record")) if record is not None else {}
+            record = records[get.key]
+            others = get.follow_up(Payload(record, "record")) if record is not None else {}
             for one in (get, *others.values()):
-                self.records[asked(replace(one, json=posts.get(one.name, one.json)))] = records[one.name]
+                self.records[asked(replace(one, json=posts.get(one.key, one.json)))] = records[one.key]
 
 
-def asked(get: Get) -> Asked:
-    """The request that a Get means."""
+def asked(get: RecordRequest) -> Asked:
+    """The request that a RecordRequest means."""
     params = json.dumps(sorted((name, value) for name, value in get.params.items()))
     params = json.dumps([[name, value] for name, value in json.loads(params)])
     if get.query:
         return "POST", "/", params, _plain(json.dumps({"query": get.query, "variables": dict(get.variables)}))
-    path = "/" + (get.path if get.at is None else get.at)
+    path = "/" + (get.path if get.endpoint is None else get.endpoint)
     if get.json is not None:
         return "POST", path, params, _plain(json.dumps(get.json))
     if get.form is not None:
@@ -113,10 +113,12 @@ class Doorstep(World):
 
     def configure(self, specimen: Specimen, **more: str) -> None:
         """As whoever connects this tool would; a signed time is never too old, for the specimens are."""
-        source, hook = specimen.tool.source, f"HOOKS__{specimen.tool.name.upper()}"
+        source, hook = specimen.tool.definition, f"HOOKS__{specimen.tool.name.upper()}"
         credentials = {f"{hook}__CREDENTIALS__{name}": f"{name}-for-tests" for name in source.credential_names}
-        if source.exchange:
-            credentials = {f"{hook}__CREDENTIALS__{n}": "x-for-tests" for n in source.missing({}) if source.credentials}
+        if source.token_exchange:
+            credentials = {
+                f"{hook}__CREDENTIALS__{n}": "x-for-tests" for n in source.missing_credentials({}) if source.credentials
+            }
             credentials |= {f"{hook}__CREDENTIALS__{name}": f"{name}-for-tests" for name in source.credentials.names}  # type: ignore[union-attr]
         given = {
             f"{hook}__SECRETS": specimen.secret,
@@ -140,7 +142,7 @@ class Doorstep(World):
         lines = [(name.decode(), value.decode("latin-1")) for name, value in delivery.headers]
         async with httpx.AsyncClient(transport=httpx.ASGITransport(door), base_url="http://door") as client:
             method, query = other.get("method", delivery.method), delivery.query.decode()
-            content = b"" if method in ("GET", "HEAD") else other.get("raw", delivery.raw)
+            content = b"" if method in ("GET", "HEAD") else other.get("raw", delivery.body)
             return await client.request(method, path + (query and f"?{query}"), content=content, headers=lines)
 
 
@@ -240,10 +242,12 @@ async def test_every_specimen_can_be_rung_anew(world: Doorstep, name: str) -> No
             Intake(world.context.settings, defaultdict(lambda: world.ledger), Rejections(world.redis)),
         )
         address = f"{settings.public_url}/hooks/{name}"
-        made = specimens.specimen(name, str(number), name, settings.hooks[name].secrets, settings.secret_key, address)
+        made = specimens.sign_specimen(
+            name, str(number), name, settings.hooks[name].secrets, settings.secret_key, address
+        )
         async with httpx.AsyncClient(transport=httpx.ASGITransport(door), base_url="http://door") as client:
             answer = await client.request(
-                made.method, made.at(f"/hooks/{name}"), content=made.raw, headers=made.headers
+                made.method, made.url(f"/hooks/{name}"), content=made.body, headers=made.headers
             )
         assert answer.status_code in (200, 202), (made.name, answer.text)
 
@@ -260,7 +264,7 @@ async def test_every_specimen_translated_anew_says_the_same(world: Doorstep, nam
         event = parse_event(entrance.tool, delivery, entrance.hook.zone)
         kept = Meta(name, name, int(delivery.received_at.timestamp() * 1000), headers=dict(event.headers))
 
-        stored = parse_event(entrance.tool, kept.delivery(delivery.raw), entrance.hook.zone)
+        stored = parse_event(entrance.tool, kept.delivery(delivery.body), entrance.hook.zone)
         again = translate_event(entrance.tool, stored, entrance.hook.tenants)
 
         assert [*map(encode_change, translate_event(entrance.tool, event, entrance.hook.tenants).changes)] == [
@@ -342,7 +346,7 @@ async def test_a_plan_to_translate_anew_says_what_is_then_done(world: Doorstep, 
         await world.run()
 
         what = (specimen.told["name"], step)
-        fetched = [get.call for get in specimen.gets()] if specimen.told.get("gets") else []
+        fetched = [get.label for get in specimen.gets()] if specimen.told.get("requests") else []
         if step.skip_reason:
             skipped += 1
             assert ([], []) == (written(world), world.api.seen), what
@@ -353,7 +357,7 @@ async def test_a_plan_to_translate_anew_says_what_is_then_done(world: Doorstep, 
         else:
             assert sorted(planned(step), key=str) == sorted(written(world), key=str), what
     if not is_changed:
-        thin = [specimen for specimen, _ in delivered if specimen.told.get("gets")]
+        thin = [specimen for specimen, _ in delivered if specimen.told.get("requests")]
         assert skipped >= len(dict.fromkeys(id for _, id in delivered)) - len(thin)
 
 
@@ -409,12 +413,12 @@ async def test_only_the_methods_that_a_tool_probes_with_are_answered(world: Door
     for method in ("GET", "HEAD", "PUT", "DELETE"):
         answer = await world.ring(specimen, method=method)
 
-        assert (200 if method in specimen.tool.source.probes else 405) == answer.status_code, method
+        assert (200 if method in specimen.tool.definition.probe_methods else 405) == answer.status_code, method
 
 
 @every_source
 async def test_where_events_name_their_tenant_those_of_others_are_not_kept(world: Doorstep, name: str) -> None:
-    if not TOOLS[name].source.tenant:
+    if not TOOLS[name].definition.tenant_of:
         return
     specimen = next(found for found in BY_TOOL[name] if isinstance(found.expect, list))
     world.configure(specimen, **{f"HOOKS__{name.upper()}__TENANTS": "somebody-else"})
@@ -427,15 +431,15 @@ async def test_where_events_name_their_tenant_those_of_others_are_not_kept(world
 
 @every_source
 async def test_a_token_that_expires_is_got_and_shown(world: Doorstep, name: str) -> None:
-    exchange = TOOLS[name].source.exchange
+    exchange = TOOLS[name].definition.token_exchange
     if exchange is None:
         return
-    specimen = next(found for found in BY_TOOL[name] if found.told.get("gets") and isinstance(found.expect, list))
+    specimen = next(found for found in BY_TOOL[name] if found.told.get("requests") and isinstance(found.expect, list))
     hook = f"HOOKS__{name.upper()}__"
     world.configure(specimen, **{f"{hook}CREDENTIALS__TOKEN": "", f"{hook}TOKEN_URL": f"{world.url}/token"})
     world.api.keep(specimen)
     token: Any = "a-fresh-token"
-    for step in reversed(exchange.at):
+    for step in reversed(exchange.token_path):
         token = {step: token}
     world.api.token = token
 

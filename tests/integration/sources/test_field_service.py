@@ -15,9 +15,9 @@ import pytest
 from app.visits.change import UNSAID, VisitChange, encode_change
 from app.visits.merge import Said, Wanted, fold, wanted
 from app.webhooks.delivery import Event
-from app.webhooks.payload import Json, Untranslatable
-from app.webhooks.registry import load
-from app.webhooks.source import GONE, Ignored
+from app.webhooks.payload import Payload, Untranslatable
+from app.webhooks.registry import load_sources
+from app.webhooks.source import RECORD_GONE, Ignored
 from tests.integration.sources.test_end_to_end import Doorstep, hands, served, world
 from tests.sources.test_specimens import BY_TOOL, Specimen
 
@@ -27,16 +27,16 @@ FETCHED_AT = datetime(2026, 3, 14, 18, tzinfo=UTC)
 
 
 def an_event(source: str, body: Any, **more: Any) -> Event:
-    return Event(source, Json(body), datetime(2026, 3, 14, 17, 59, tzinfo=UTC), **more)
+    return Event(source, Payload(body), datetime(2026, 3, 14, 17, 59, tzinfo=UTC), **more)
 
 
 def with_record(event: Event, record: Any, beside: Mapping[str, Any] | None = None) -> Event:
-    get = load()[event.source].fetch(event)[0]  # type: ignore[misc]
+    get = load_sources()[event.source].fetch(event)[0]  # type: ignore[misc]
     return event.with_record(record, FETCHED_AT, beside, get.path)
 
 
 def changes(event: Event) -> list[VisitChange]:
-    meaning = load()[event.source].translate(event)
+    meaning = load_sources()[event.source].translate(event)
     assert not isinstance(meaning, Ignored), meaning
     return meaning
 
@@ -192,7 +192,7 @@ COMPLETED, PAID_FOR = from_boulevard("appointment.completed", APPOINTMENT), from
 def test_boulevard_an_answer_with_errors_is_no_record_that_is_gone(name: str, event: Event, errors: list[Any]) -> None:
     for data in ({name: None}, None):
         with pytest.raises(Untranslatable, match=f"Boulevard answered without the {name}"):
-            load()["boulevard"].translate(with_record(event, {"data": data, "errors": errors}))
+            load_sources()["boulevard"].translate(with_record(event, {"data": data, "errors": errors}))
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_boulevard_a_record_is_gone_where_the_api_says_so() -> None:
     not_found = {"data": {"order": None}, "errors": [{"message": "no", "code": "NOT_FOUND"}]}
 
     for answer in (None, {"data": {"order": None}}, not_found):
-        assert GONE == load()["boulevard"].translate(with_record(PAID_FOR, answer))
+        assert RECORD_GONE == load_sources()["boulevard"].translate(with_record(PAID_FOR, answer))
 
 
 @pytest.mark.parametrize(
@@ -239,14 +239,14 @@ def test_boulevard_a_refund_lowers_the_order_that_it_names(node: Mapping[str, An
 
     [change] = changes(with_record(refunded, answer))
 
-    assert ORDER == load()["boulevard"].fetch(refunded)[0].variables["id"]  # type: ignore[misc]
+    assert ORDER == load_sources()["boulevard"].fetch(refunded)[0].variables["id"]  # type: ignore[misc]
     assert ("c3253094", "77777777", Decimal(200)) == (change.visit_id, change.payment, change.amount_collected)
 
 
 @pytest.mark.parametrize("node", [None, {"id": REFUND}, {"id": "88888888", "lineGroups": []}])
 def test_boulevard_a_refund_that_names_no_order_is_for_an_operator(node: Mapping[str, Any] | None) -> None:
     with pytest.raises(Untranslatable, match="does not name its order"):
-        load()["boulevard"].fetch(from_boulevard("order_refund.closed", REFUND, node))  # type: ignore[misc]
+        load_sources()["boulevard"].fetch(from_boulevard("order_refund.closed", REFUND, node))  # type: ignore[misc]
 
 
 def test_boulevard_a_refund_of_an_order_that_is_not_there_is_for_an_operator() -> None:
@@ -326,16 +326,16 @@ def test_jobber_other_events_are_about_one_visit() -> None:
 
 
 def test_jobber_a_long_series_is_asked_for_in_two_pages_and_no_more() -> None:
-    [get] = load()["jobber"].fetch(from_jobber("VISIT_CREATE"))  # type: ignore[misc]
+    [get] = load_sources()["jobber"].fetch(from_jobber("VISIT_CREATE"))  # type: ignore[misc]
     page = {"hasPreviousPage": True, "startCursor": "MTAw"}
     answer = created([a_visit("TmV4dA==", AFTER)], page)
     earlier = {"data": {"job": {"visits": {"nodes": [a_visit("RWFybHk=", "2026-03-13T15:00:00Z")], "pageInfo": page}}}}
 
-    asked = get.then(Json(answer))
+    asked = get.follow_up(Payload(answer))
     said = changes(with_record(from_jobber("VISIT_CREATE"), answer, {"earlier": earlier}))
 
     assert {"earlier": {"id": "Sm9i", "before": "MTAw"}} == {name: one.variables for name, one in asked.items()}
-    assert {} == asked["earlier"].then(Json(earlier))
+    assert {} == asked["earlier"].follow_up(Payload(earlier))
     assert {"Rmlyc3Q", "TmV4dA", "RWFybHk"} == {change.visit_id for change in said}
 
 
@@ -366,9 +366,9 @@ async def test_jobber_two_hundred_visits_of_one_series_land_together(world: Door
     ],
 )
 def test_jobber_visits_of_the_past_are_not_asked_for(visits: list[dict[str, Any]], page: Mapping[str, Any]) -> None:
-    [get] = load()["jobber"].fetch(from_jobber("VISIT_CREATE"))  # type: ignore[misc]
+    [get] = load_sources()["jobber"].fetch(from_jobber("VISIT_CREATE"))  # type: ignore[misc]
 
-    assert {} == get.then(Json(created(visits, page)))
+    assert {} == get.follow_up(Payload(created(visits, page)))
 
 
 def test_jobber_a_page_that_was_refused_is_for_an_operator() -> None:
@@ -499,7 +499,7 @@ NAMED, IN_ADDRESS = {"subdomain": "example-dental"}, {"?subdomain": "example-den
 def test_nexhealth_a_practice_is_named_by_the_event_or_by_the_address(
     envelope: Mapping[str, Any], headers: Mapping[str, str]
 ) -> None:
-    [get] = load()["nexhealth"].fetch(from_nexhealth(envelope, headers))  # type: ignore[misc]
+    [get] = load_sources()["nexhealth"].fetch(from_nexhealth(envelope, headers))  # type: ignore[misc]
 
     assert ("patients/5001", "example-dental") == (get.path, get.params["subdomain"])
 
@@ -509,16 +509,16 @@ def test_nexhealth_an_event_that_names_no_practice_is_for_an_operator(headers: M
     event = from_nexhealth({}, headers)
 
     with pytest.raises(Untranslatable, match="subdomain"):
-        load()["nexhealth"].fetch(event)  # type: ignore[misc]
+        load_sources()["nexhealth"].fetch(event)  # type: ignore[misc]
 
 
 def test_nexhealth_a_test_event_is_nobodys_appointment() -> None:
-    tool, event = load()["nexhealth"], from_nexhealth({"test": True}, patient={"email": "example@example.com"})
+    tool, event = load_sources()["nexhealth"], from_nexhealth({"test": True}, patient={"email": "example@example.com"})
 
     assert [] == tool.fetch(event)  # type: ignore[misc]
     assert Ignored("a test event") == tool.translate(event)
-    assert tool.source.tenant
-    assert None is tool.source.tenant(event)
+    assert tool.definition.tenant_of
+    assert None is tool.definition.tenant_of(event)
 
 
 def test_nexhealth_where_no_patient_has_to_be_fetched_no_practice_has_to_be_named() -> None:
@@ -649,7 +649,7 @@ def test_servicem8_a_completion_without_a_date_counts_from_when_it_is_first_seen
 def test_servicem8_where_nobody_knows_when_work_begins_nobody_is_asked() -> None:
     """The first day on which somebody may take a job up (`joballocation`) is no time of a visit."""
     event = from_servicem8("Work Order", "", "2026-03-14T06:00:00Z", datetime(2026, 3, 14, 6, 1, tzinfo=UTC))
-    [get] = load()["servicem8"].fetch(event)  # type: ignore[misc]
+    [get] = load_sources()["servicem8"].fetch(event)  # type: ignore[misc]
 
-    assert {"jobcontact", "jobactivity", "jobpayment"} == get.then(Json({"uuid": JOB})).keys()
+    assert {"jobcontact", "jobactivity", "jobpayment"} == get.follow_up(Payload({"uuid": JOB})).keys()
     assert not what_stands(event).has_date

@@ -21,7 +21,7 @@ from app.operators.erasure import Erasure
 from app.operators.explain import Explain
 from app.telemetry.rejections import Rejections
 from app.visits.merge import fold, wanted
-from app.webhooks.registry import load
+from app.webhooks.registry import load_sources
 from tests.integration.jobs.test_apply_visit import World, a_world
 from tests.support.harness import Harness, Server
 
@@ -501,7 +501,7 @@ def ycbm(event: str, reference: str = "ABCD-EFGH", start: str = "2026-10-01T15:0
 
 async def test_the_recipe_of_the_setup_makes_a_visit(door: Door) -> None:
     """Its codes, replaced as the vendor's table says (youcanbook.me/feature/mailmerge)."""
-    setup = load()["youcanbookme"].source.setup
+    setup = load_sources()["youcanbookme"].definition.setup
     payload = setup[setup.index('{"event": "booked"') : setup.index("}\n3.") + 1]
     codes = {"{REF}": "ABCD", "{START-ISO-8601}": "2026-10-01T15:00:00+0000", "{END-ISO-8601}": "2026-10-01T15:30:00+0000",
              "{EMAIL}": ADA, "{FNAME}": "Ada", "{LNAME}": "Lovelace", "{PHONE}": "+15550100001"}  # fmt: skip

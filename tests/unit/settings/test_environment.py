@@ -211,7 +211,7 @@ def test_an_account_has_one_token_and_a_plain_name(given: dict[str, str], settin
 def test_a_hook_accepts_signatures_only_unless_its_settings_name_the_bearer_form() -> None:
     def scheme(**auth: str) -> str:
         given = {"HOOKS__STANDARD__SECRETS": SECRET, **auth}
-        return type(read({**REDIS, **given}).entrances["standard"].tool.source.signature).__name__
+        return type(read({**REDIS, **given}).entrances["standard"].tool.definition.signature).__name__
 
     assert "StandardWebhooks" == scheme()
     assert "Token" == scheme(HOOKS__STANDARD__AUTH="bearer")

@@ -44,8 +44,8 @@ from app.visits.merge import (
     winners,
 )
 from app.webhooks.delivery import Event
-from app.webhooks.payload import Json
-from app.webhooks.registry import load
+from app.webhooks.payload import Payload
+from app.webhooks.registry import load_sources
 from app.webhooks.source import Ignored
 
 EXAMPLES = settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -656,7 +656,7 @@ def test_an_address_that_is_cleared_is_nobodys() -> None:
 
 def _standard(stamp: str, **contact: str | None) -> Said:
     body = {"type": "visit.updated", "timestamp": stamp, "data": {"visit_id": "A-1", "contact": contact}}
-    changes = load()["standard"].translate(Event("standard", Json(body), NINE))
+    changes = load_sources()["standard"].translate(Event("standard", Payload(body), NINE))
     assert not isinstance(changes, Ignored)
     return Said.read(stamp, encode_change(changes[0]))
 
@@ -850,9 +850,9 @@ def test_not_even_an_id_that_looks_like_the_name_of_another_one_becomes_one_with
 @EXAMPLES
 @given(ODD_IDS)
 def test_visits_of_two_sources_never_share_a_name(visit_id: str) -> None:
-    names = {external_id(name, visit_id) for name in load()}
+    names = {external_id(name, visit_id) for name in load_sources()}
 
-    assert len(load()) == len(names)
+    assert len(load_sources()) == len(names)
 
 
 # -- payments that are told one by one --

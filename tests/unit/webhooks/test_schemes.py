@@ -8,8 +8,8 @@ from typing import Any
 import orjson
 import pytest
 
-from app.webhooks.delivery import Delivery, from_base64url
-from app.webhooks.registry import specimens
+from app.webhooks.delivery import Delivery, decode_base64url
+from app.webhooks.registry import load_specimens
 from app.webhooks.signatures.combined import Both, Either, FieldsHmac
 from app.webhooks.signatures.hmac import Hmac, StandardWebhooks, base64_key, text_key
 from app.webhooks.signatures.jwt import Jwt
@@ -69,7 +69,7 @@ ED25519_SIGNATURE = bytes.fromhex(
 )
 ED25519 = PublicKey("X-Key-Signature", "ed25519")
 #: Signed by openssl.
-BY_RSA: dict[str, Any] = next(one for one in specimens("gohighlevel")["deliveries"] if "signing_key" in one)
+BY_RSA: dict[str, Any] = next(one for one in load_specimens("gohighlevel")["deliveries"] if "signing_key" in one)
 RSA_PRIVATE, RSA_PUBLIC = BY_RSA["signing_key"], BY_RSA["secret"]
 RSA_BODY, RSA_SIGNATURE = orjson.dumps(BY_RSA["body"]), BY_RSA["headers"]["X-WH-Signature"]
 RSA = PublicKey("X-WH-Signature", "rsa-sha256")
@@ -256,7 +256,7 @@ def test_a_signature_over_fields_is_written_into_the_body() -> None:
 
 def parts(token: bytes) -> tuple[Any, Any]:
     head, claims, _ = token.split(b".")
-    return orjson.loads(from_base64url(head) or b""), orjson.loads(from_base64url(claims) or b"")
+    return orjson.loads(decode_base64url(head) or b""), orjson.loads(decode_base64url(claims) or b"")
 
 
 @pytest.mark.parametrize("raw", [orjson.dumps(JWT_CLAIMS), JWT_TOKEN, b" " + JWT_TOKEN + b"\n"])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from app.settings.model import Hook
 from app.webhooks.delivery import Delivery, Event, parse_body
 from app.webhooks.handshakes import FixedBody
-from app.webhooks.registry import load, specimens
+from app.webhooks.registry import load_sources, load_specimens
 from app.webhooks.signatures.combined import Both, FieldsHmac
 from app.webhooks.signatures.hmac import Hmac, StandardWebhooks, base64_key
 from app.webhooks.signatures.jwt import Jwt
@@ -51,7 +51,7 @@ def reason(scheme: Scheme, given: Delivery, terms: Terms) -> str:
 
 def declared(name: str) -> Scheme:
     """The scheme that a source declares."""
-    return load()[name].source.signature
+    return load_sources()[name].definition.signature
 
 
 # -- published: key, body and signature are all the vendor's --
@@ -135,7 +135,7 @@ SQUARE_HEADER = "x-square-hmacsha256-signature"
 )
 def test_what_a_vendor_published_is_believed(scheme: Scheme, terms: Terms, given: Delivery) -> None:
     assert 0 == scheme.verify(given, terms)
-    assert "mismatch" == reason(scheme, delivery(given.raw[:-1], *_text(given)), terms)
+    assert "mismatch" == reason(scheme, delivery(given.body[:-1], *_text(given)), terms)
 
 
 def _text(given: Delivery) -> list[tuple[str, bytes]]:
@@ -540,7 +540,7 @@ def test_a_wrong_signature_of_one_family_is_not_saved_by_the_other() -> None:
 @pytest.mark.parametrize("added", ["webhook-id", "svix-id"])
 def test_the_id_that_names_an_event_for_repeats_is_the_one_that_was_signed(family: str, added: str) -> None:
     """Else one recorded delivery is new as often as somebody likes, or takes the name of one that is still to come."""
-    source = load()["standard"].source
+    source = load_sources()["standard"].definition
     key_of, signed = source.repeat_key, standard(family=family)
     assert key_of is not None
     if added.startswith(family):
@@ -567,13 +567,17 @@ def test_a_time_under_the_other_name_is_the_one_that_was_signed(family: str) -> 
 
 
 def _event(given: Delivery) -> Event:
-    headers = {name: value for name in load()["standard"].source.headers if (value := given.header(name)) is not None}
+    headers = {
+        name: value
+        for name in load_sources()["standard"].definition.kept_headers
+        if (value := given.header(name)) is not None
+    }
     return Event("standard", parse_body(given, "json"), given.received_at, headers)
 
 
 # -- the handshake that is not signed --
 
-PROBE = FixedBody(b'{"foo":"bar"}', unless_header="Api-Signature")
+PROBE = FixedBody(b'{"foo":"bar"}', absent_header="Api-Signature")
 
 
 @pytest.mark.parametrize("raw", [b'{"foo":"bar"}', b'{"foo": "bar"}', b'{\n  "foo": "bar"\n}\n'])
@@ -661,11 +665,16 @@ def test_a_secret_beyond_ascii_signs_with_its_utf8() -> None:
 # -- whatever bytes arrive --
 
 SCHEMES = [(LISTED, SECRET), (APART, SECRET), (STANDARD, SPEC_SECRET)]
-SCHEMES += [(declared(name), specimens(name)["secret"]) for name in load()]
+SCHEMES += [(declared(name), load_specimens(name)["secret"]) for name in load_sources()]
 GOOD = [listed(b"1790000000"), apart(b"1790000000"), standard(), standard(family="svix")]
 HEADER_NAMES = sorted(
     {name.decode() for given in GOOD for name, _ in given.headers}
-    | {name.lower() for tool in load() for given in specimens(tool)["deliveries"] for name in given["headers"]}
+    | {
+        name.lower()
+        for tool in load_sources()
+        for given in load_specimens(tool)["deliveries"]
+        for name in given["headers"]
+    }
 )
 PIECES = st.sampled_from([b"t=", b"v1=", b"v1,", b",", b" ", b"=", b"1790000000", b"nan", b"\xff", b"sha256=", b"\0"])
 VALUES = st.binary(max_size=40) | st.lists(PIECES | st.binary(max_size=3), max_size=8).map(b"".join)
@@ -835,7 +844,7 @@ def test_a_time_that_is_none_is_refused_even_when_it_is_signed(
     """Whoever has the secret may write nonsense; it must not become an error of ours, or pass."""
     terms = Terms([secret], NOW, "https://hooks.example.com")
     given = delivery(BODY, *((name, value.format(written)) for name, value in headers.items()))
-    raw_time = given.header_lines(scheme.timestamp or "")[0]
+    raw_time = given.header_values(scheme.timestamp or "")[0]
     message = scheme._message(given, terms.url, raw_time)
     digest = hmac_sha256(scheme.key(secret), message)
     signature = digest.hex() if scheme.encoding == "hex" else base64.b64encode(digest).decode()
@@ -973,7 +982,7 @@ def test_of_both_the_second_is_not_looked_at_before_the_first_holds() -> None:
 # -- public keys and JSON Web Tokens --
 
 #: Made for these tests by openssl.
-_BY_RSA = next(one for one in specimens("gohighlevel")["deliveries"] if "signing_key" in one)
+_BY_RSA = next(one for one in load_specimens("gohighlevel")["deliveries"] if "signing_key" in one)
 RSA_PRIVATE, RSA_PUBLIC = _BY_RSA["signing_key"], _BY_RSA["secret"]
 ED25519_PUBLIC = "MCowBQYDK2VwAyEAA6EHv/POEL4dcN0Y50vAmWfk1jCbpQ1fHdyGZBJVMbg="
 
@@ -1064,7 +1073,7 @@ def test_a_token_whose_time_is_over_or_none_is_refused(claims: object, expected:
 
 def test_the_newer_header_alone_counts_where_it_is_there() -> None:
     scheme = declared("gohighlevel")
-    new, old = specimens("gohighlevel")["deliveries"][0], _BY_RSA
+    new, old = load_specimens("gohighlevel")["deliveries"][0], _BY_RSA
     raw = orjson.dumps(old["body"])
     terms = Terms([ED25519_PUBLIC, RSA_PUBLIC], 0)
     older = ("X-WH-Signature", old["headers"]["X-WH-Signature"])
