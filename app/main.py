@@ -15,8 +15,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 
 from app.console import Console
-from app.intake.endpoint import Intake
-from app.intake.http_protocol import LEAVE, make_room
+from app.intake.endpoint import WebhookEndpoint
+from app.intake.http_protocol import ON_SHUTDOWN, raise_file_limit
 from app.intake.tracing import trace_requests
 from app.ledger.ledger import Ledger
 from app.ledger.redis import Address, Redis, RedisDown
@@ -29,7 +29,7 @@ from app.telemetry.logs import log
 from app.telemetry.rejections import Rejections
 
 #: How long Redis may take where no tool is in a hurry.
-PATIENCE_S = 3.0
+REDIS_TIMEOUT_S = 3.0
 
 
 def create_app(settings: Settings) -> Starlette:
@@ -38,25 +38,25 @@ def create_app(settings: Settings) -> Starlette:
     patiences = {entrance.tool.definition.sender_timeout_s for entrance in entrances.values()}
     connections = {
         s: Redis(Address.of(settings.redis_url, settings.redis_tls_verify), s, fsync=settings.ack == "fsync")
-        for s in patiences | {PATIENCE_S}
+        for s in patiences | {REDIS_TIMEOUT_S}
     }
     ledgers = {
         s: Ledger(connection, settings.retention_days, settings.body_keys) for s, connection in connections.items()
     }
-    redis, ledger = connections[PATIENCE_S], ledgers[PATIENCE_S]
+    redis, ledger = connections[REDIS_TIMEOUT_S], ledgers[REDIS_TIMEOUT_S]
     refusals = Rejections(redis)
     secrets = {name: entrance.hook.secrets for name, entrance in entrances.items()}
     tally = Counters(settings.retention_days, secrets, settings.secret_key)
-    intake = Intake(settings, ledgers, refusals, tally)
+    intake = WebhookEndpoint(settings, ledgers, refusals, tally)
     # A connection of its own: a long answer to the console stands in front of no delivery.
-    desk = Redis(Address.of(settings.redis_url, settings.redis_tls_verify), PATIENCE_S)
+    desk = Redis(Address.of(settings.redis_url, settings.redis_tls_verify), REDIS_TIMEOUT_S)
     console = Console(settings, Ledger(desk, settings.retention_days, settings.body_keys))
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Any]]:
         running = asyncio.gather(
             refusals.run(),
-            intake.keep_cutting(),
+            intake.run(),
             console.keep_cutting(),
             tally.run(redis),
             AlertMonitor(redis, settings).run(is_worker=False),
@@ -68,10 +68,10 @@ def create_app(settings: Settings) -> Starlette:
         log.info("web_started", hooks=sorted(settings.entrances))
 
         def leave() -> None:
-            intake.leave()
+            intake.start_draining()
             console.leave()
 
-        yield {LEAVE: leave}
+        yield {ON_SHUTDOWN: leave}
         running.cancel()
         with suppress(asyncio.CancelledError):
             await running
@@ -117,7 +117,7 @@ def create_app(settings: Settings) -> Starlette:
 class Doorbell(Starlette):
     """The door stands in front of Starlette's middleware and router: most of what comes is for it."""
 
-    def __init__(self, intake: Intake, routes: list[Route], lifespan: Lifespan[Any]) -> None:
+    def __init__(self, intake: WebhookEndpoint, routes: list[Route], lifespan: Lifespan[Any]) -> None:
         super().__init__(routes=routes, lifespan=lifespan, exception_handlers={404: _no_such_page})
         self.router.redirect_slashes = False
         self._intake = intake
@@ -142,7 +142,7 @@ def _start() -> ASGIApp:
         sys.exit(3)
     logs.configure(settings)
     tracing.configure("web")
-    make_room()
+    raise_file_limit()
     return trace_requests(create_app(settings))
 
 

@@ -22,7 +22,7 @@ from starlette.routing import Route
 from app.console import erasure, forms, pages, plans
 from app.console.auth import MAX_COOKIE_BYTES, SECURITY_HEADERS, exceeds_cookie_limit
 from app.console.rendering import Ask, Desk, Page
-from app.intake.request_body import Refused, Slow
+from app.intake.request_body import BodyDeadlines, HttpRejection
 from app.ledger.ledger import Ledger
 from app.ledger.records import Gone
 from app.ledger.redis import RedisDown
@@ -47,18 +47,18 @@ __all__ = ["Console"]
 class Console:
     def __init__(self, settings: Settings, ledger: Ledger) -> None:
         self.desk = Desk(settings, ledger)
-        self._slow = Slow(MAX_OPEN_FORM_BYTES)
+        self._slow = BodyDeadlines(MAX_OPEN_FORM_BYTES)
 
     def routes(self) -> list[Route]:
         return [self._route(page) for page in ALL_PAGES]
 
     async def keep_cutting(self) -> None:
         """For ever: who sends a form slowly is cut off."""
-        await self._slow.keep_cutting()
+        await self._slow.run()
 
     def leave(self) -> None:
         """The process is asked to go: what would not end by itself does."""
-        self._slow.leave()
+        self._slow.start_draining()
         self.desk.live.shut_down()
 
     async def close(self) -> None:
@@ -83,7 +83,7 @@ class Console:
         try:
             if exceeds_cookie_limit(request):
                 sentence = f"the browser sent more than {MAX_COOKIE_BYTES} bytes of cookies; remove those of this host"
-                raise Refused(431, "cookies_too_long", sentence)
+                raise HttpRejection(431, "cookies_too_long", sentence)
             # The form first: what is too large is refused before anything else is asked.
             if page.method == "POST":
                 ask.form = await self._form(page, request)
@@ -109,7 +109,7 @@ class Console:
                 )
                 return await self.desk.problem(ask, 403, "Not allowed", sentence)
             return await page.endpoint(self.desk, ask)
-        except Refused as refused:
+        except HttpRejection as refused:
             response = await self.desk.problem(ask, refused.status, "Not accepted", f"{refused}.")
             response.headers.update(refused.headers)
             return response
@@ -132,7 +132,7 @@ class Console:
         try:
             fields = parse_qsl(raw.decode(), keep_blank_values=True, max_num_fields=500)
         except ValueError:
-            raise Refused(400, "unreadable_form", "the form cannot be read") from None
+            raise HttpRejection(400, "unreadable_form", "the form cannot be read") from None
         return _merged(fields)
 
 

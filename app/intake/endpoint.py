@@ -17,7 +17,7 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from app.intake import http_protocol
-from app.intake.request_body import Refused, Slow, _too_large
+from app.intake.request_body import BodyDeadlines, HttpRejection, body_too_large
 from app.ledger.ledger import LONG_REPEAT_S, REPEAT_S, Ledger, new_id
 from app.ledger.records import Meta, traced
 from app.ledger.redis import RedisDown
@@ -43,109 +43,129 @@ from app.webhooks.source import Source
 from app.webhooks.translation import FOREIGN_TENANT, Translation, parse_event, translate_event
 
 #: More deliveries than this that wait for Redis in one process, and the next is asked to come back.
-MOST_AT_ONCE = 1_000
+MAX_IN_FLIGHT = 1_000
 RETRY_AFTER_S = 5
 #: Of a body that is too large, so much is thrown away, for so long, before the connection closes.
-MOST_THROWN_AWAY, THROWING_AWAY_S = 16_777_216, 2.0
+MAX_DRAIN_BYTES, DRAIN_TIMEOUT_S = 16_777_216, 2.0
 
 
 JSON = "application/json"
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     """What the tool hears."""
 
     status: int
     body: bytes
-    kind: str = JSON
+    content_type: str = JSON
 
 
-class Intake:
+class WebhookEndpoint:
     """The door, for all hooks."""
 
     def __init__(
-        self, settings: Settings, ledgers: Mapping[float, Ledger], refusals: Rejections, tally: Counters | None = None
+        self,
+        settings: Settings,
+        ledgers: Mapping[float, Ledger],
+        rejections: Rejections,
+        counters: Counters | None = None,
     ) -> None:
         """ledgers: by how long a tool may be kept waiting (Source.sender_timeout_s)."""
         self._entrances = settings.entrances
         self._max_body = settings.max_body
         self._terms = {name: settings.terms(entrance, 0) for name, entrance in settings.entrances.items()}
-        self._ledgers, self._refusals, self._tally = ledgers, refusals, tally or Counters()
-        self._at_once, self._most_at_once = 0, min(MOST_AT_ONCE, http_protocol.MOST_CONNECTIONS // 2)
-        self._slow = Slow()
+        self._ledgers, self._rejections, self._counters = ledgers, rejections, counters or Counters()
+        self._in_flight, self._max_in_flight = 0, min(MAX_IN_FLIGHT, http_protocol.MAX_CONNECTIONS // 2)
+        self._body_deadlines = BodyDeadlines()
         self._log = log.bind()  # once: looking it up for every line costs a fifth of the line
 
-    async def keep_cutting(self) -> None:
+    async def run(self) -> None:
         """For ever: slow senders are cut off."""
-        await self._slow.keep_cutting()
+        await self._body_deadlines.run()
 
-    def leave(self) -> None:
+    def start_draining(self) -> None:
         """The process is asked to go: what would keep it does not."""
-        self._slow.leave()
+        self._body_deadlines.start_draining()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # What may follow the name is a token of ours: it is nobody's to read in a log.
         hook, slash, token = scope["path"].removeprefix("/hooks/").partition("/")
         started = time.perf_counter()
         entrance = self._entrances.get(hook)
-        rang = Rang(entrance.name if entrance else "", entrance.tool.name if entrance else "")
-        rang.request_id = _request_id(dict(scope["headers"]).get(b"x-request-id", b""))
+        request_log = RequestLog(entrance.name if entrance else "", entrance.tool.name if entrance else "")
+        request_log.request_id = _valid_request_id(dict(scope["headers"]).get(b"x-request-id", b""))
         headers: Mapping[str, str] = {}
         kind = JSON
         try:
-            status, answer, kind = await self._answer(scope, receive, entrance, slash + token, rang)
-        except Refused as refused:
+            status, answer, kind = await self._dispatch(scope, receive, entrance, slash + token, request_log)
+        except HttpRejection as refused:
             status, headers = refused.status, refused.headers
             answer = orjson.dumps({"error": refused.code, "detail": str(refused)})
-            rang.refused(refused.code)
-            self._refusals.record(rang.hook, refused.code, str(refused))
-            self._tally.count_for_hour(rang.hook, "rejected")
+            request_log.reject(refused.code)
+            self._rejections.record(request_log.hook, refused.code, str(refused))
+            self._counters.count_for_hour(request_log.hook, "rejected")
         except Exception:
-            log.exception("unhandled_exception", hook=rang.hook)
-            status, headers = 503, _LATER
+            log.exception("unhandled_exception", hook=request_log.hook)
+            status, headers = 503, RETRY_LATER_HEADERS
             answer = orjson.dumps(
                 {"error": "internal_error", "detail": "this is our fault; what rang was not written down"}
             )
-            rang.refused("internal_error")
+            request_log.reject("internal_error")
         head = b"content-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n" % (
             kind.encode(),
             len(answer),
-            rang.known_as().encode(),
+            request_log.response_request_id().encode(),
         )
         for name, value in headers.items():
             head += f"{name}: {value}\r\n".encode()
-        whole = None if "connection" in headers else scope.get(http_protocol.WHOLE)
-        if not whole or not http_protocol.answer(whole, status, head, answer):
-            await _reply(send, status, head, answer, receive if status == 413 and "connection" in headers else None)
+        whole = None if "connection" in headers else scope.get(http_protocol.BUFFERED_CYCLE)
+        if not whole or not http_protocol.write_response(whole, status, head, answer):
+            await _send_response(
+                send, status, head, answer, receive if status == 413 and "connection" in headers else None
+            )
         took_s = time.perf_counter() - started
-        self._tally.record_request(
-            rang.source, OUTCOMES.get(rang.reason, rang.reason) or rang.outcome, rang.slot, took_s
+        self._counters.record_request(
+            request_log.source,
+            METRIC_OUTCOMES.get(request_log.reason, request_log.reason) or request_log.outcome,
+            request_log.secret_number,
+            took_s,
         )
-        self._log.info("webhook_handled", **rang.fields(), status=status, took_ms=round(took_s * 1000, 1))
+        self._log.info("webhook_handled", **request_log.log_fields(), status=status, took_ms=round(took_s * 1000, 1))
 
-    async def _answer(
-        self, scope: Scope, receive: Receive, entrance: Entrance | None, behind: str, rang: "Rang"
-    ) -> Answer:
+    async def _dispatch(
+        self, scope: Scope, receive: Receive, entrance: Entrance | None, path_token: str, request_log: "RequestLog"
+    ) -> Response:
         """behind: what follows the hook's name, which only an address with a token has."""
-        if entrance is None or (behind and not entrance.tool.definition.signature.needs_key):
-            raise Refused(404, "no_such_hook", "there is no hook of this name, or it has no secret")
+        if entrance is None or (path_token and not entrance.tool.definition.signature.needs_key):
+            raise HttpRejection(404, "no_such_hook", "there is no hook of this name, or it has no secret")
         method, source = scope["method"], entrance.tool.definition
-        if method == "GET" and source.handshake and (reply := source.handshake.answer(_asked(entrance, scope))):
-            return Answer(200, reply.body, reply.content_type)
+        if (
+            method == "GET"
+            and source.handshake
+            and (reply := source.handshake.answer(_probe_delivery(entrance, scope)))
+        ):
+            return Response(200, reply.body, reply.content_type)
         if method in source.probe_methods:
-            return Answer(200, b"")
+            return Response(200, b"")
         if method != "POST":
-            raise Refused(405, "method_not_allowed", "webhooks are POSTed here", allow="POST")
-        delivery = await self._read(scope, receive, entrance, behind[1:], rang.request_id)
-        if self._at_once >= self._most_at_once:
-            raise Refused(_busy(entrance), "too_many_in_flight", "too many deliveries at once", **_LATER)
-        self._at_once += 1
+            raise HttpRejection(405, "method_not_allowed", "webhooks are POSTed here", allow="POST")
+        delivery = await self._read_delivery(scope, receive, entrance, path_token[1:], request_log.request_id)
+        if self._in_flight >= self._max_in_flight:
+            raise HttpRejection(
+                _unavailable_status(entrance),
+                "too_many_in_flight",
+                "too many deliveries at once",
+                **RETRY_LATER_HEADERS,
+            )
+        self._in_flight += 1
         try:
-            return await self._take(entrance, delivery, rang)
+            return await self._accept(entrance, delivery, request_log)
         finally:
-            self._at_once -= 1
+            self._in_flight -= 1
 
-    async def _read(self, scope: Scope, receive: Receive, entrance: Entrance, token: str, request_id: str) -> Delivery:
+    async def _read_delivery(
+        self, scope: Scope, receive: Receive, entrance: Entrance, token: str, request_id: str
+    ) -> Delivery:
         headers, query = tuple(scope["headers"]), scope["query_string"]
         delivery = Delivery(
             entrance.name, entrance.tool.name, headers, b"", datetime.now(UTC), request_id, token, query=query
@@ -154,45 +174,52 @@ class Intake:
             check_content_type(delivery, entrance.tool.definition.body_format)
             check_content_encoding(delivery, entrance.tool.definition.content_encodings)
         except UnsupportedContentType as error:
-            raise Refused(415, "wrong_content_type", str(error)) from None
+            raise HttpRejection(415, "wrong_content_type", str(error)) from None
         except UnsupportedContentEncoding as error:
             taken = ", ".join(entrance.tool.definition.content_encodings) or "identity"
-            raise Refused(415, "wrong_content_encoding", str(error), **{"accept-encoding": taken}) from None
-        if whole := scope.get(http_protocol.WHOLE):
-            delivery.body = http_protocol.take(whole)
+            raise HttpRejection(415, "wrong_content_encoding", str(error), **{"accept-encoding": taken}) from None
+        if whole := scope.get(http_protocol.BUFFERED_CYCLE):
+            delivery.body = http_protocol.take_body(whole)
             if len(delivery.body) > self._max_body:
-                raise _too_large(self._max_body)
+                raise body_too_large(self._max_body)
         else:
             claimed = delivery.header("content-length") or ""
-            delivery.body = await self._slow.read(receive, claimed, self._max_body)
+            delivery.body = await self._body_deadlines.read(receive, claimed, self._max_body)
         return delivery
 
-    async def _take(self, entrance: Entrance, delivery: Delivery, rang: "Rang") -> Answer:
+    async def _accept(self, entrance: Entrance, delivery: Delivery, request_log: "RequestLog") -> Response:
         source = entrance.tool.definition
         if source.handshake and (reply := source.handshake.answer(delivery)):
-            return Answer(200, reply.body, reply.content_type)
+            return Response(200, reply.body, reply.content_type)
         slot = self._verify(entrance, delivery)
-        rang.slot = slot + 1
+        request_log.secret_number = slot + 1
         try:
             if source.content_encodings and content_encoding(delivery):
                 delivery.body = decompress(delivery.body, self._max_body)
             event = parse_event(entrance.tool, delivery, entrance.hook.zone)
         except UnreadableBody as error:
-            raise Refused(400, "unreadable_body", str(error)) from None
+            raise HttpRejection(400, "unreadable_body", str(error)) from None
         except BodyTooLarge:
-            raise Refused(413, "too_large", f"a body has {self._max_body} bytes at the most, decompressed") from None
+            raise HttpRejection(
+                413, "too_large", f"a body has {self._max_body} bytes at the most, decompressed"
+            ) from None
         if source.signed_handshake and (reply := source.signed_handshake.answer(event, entrance.hook.secrets[slot])):
-            return Answer(200, reply.body, reply.content_type)
+            return Response(200, reply.body, reply.content_type)
         translation = translate_event(entrance.tool, event, entrance.hook.tenants)
         if translation.error:
             log.error("unhandled_exception", hook=entrance.name, exc_info=translation.error)
         if translation.is_foreign:
-            return self._count_foreign(entrance, event, slot, rang)
+            return self._ignore_foreign_tenant(entrance, event, slot, request_log)
         try:
-            return await self._write(entrance, delivery, event, translation, slot, rang)
+            return await self._store(entrance, delivery, event, translation, slot, request_log)
         except RedisDown as error:
             log.warning("redis_unavailable", hook=entrance.name, reason=str(error))
-            raise Refused(_busy(entrance), "redis_down", "what rang cannot be written down now", **_LATER) from None
+            raise HttpRejection(
+                _unavailable_status(entrance),
+                "redis_down",
+                "what rang cannot be written down now",
+                **RETRY_LATER_HEADERS,
+            ) from None
 
     def _verify(self, entrance: Entrance, delivery: Delivery) -> int:
         fixed = self._terms[entrance.name]
@@ -200,32 +227,46 @@ class Intake:
         try:
             return entrance.tool.definition.signature.verify(delivery, terms)
         except SignatureError as error:
-            raise Refused(401, f"signature_{error.reason}", str(error)) from None
+            raise HttpRejection(401, f"signature_{error.reason}", str(error)) from None
 
-    def _count_foreign(self, entrance: Entrance, event: Event, slot: int, rang: "Rang") -> Answer:
+    def _ignore_foreign_tenant(
+        self, entrance: Entrance, event: Event, secret_index: int, request_log: "RequestLog"
+    ) -> Response:
         """Where all customers of a tool share its keys, anybody who has an account there could fill Redis: such an event is
         counted and not kept."""
-        rang.outcome, rang.delivery = FOREIGN, new_id()
-        self._refusals.record(
-            entrance.name, FOREIGN, f"the event is of {_account(entrance, event)}; TENANTS does not name it"
+        request_log.outcome, request_log.delivery = FOREIGN_TENANT_REASON, new_id()
+        self._rejections.record(
+            entrance.name,
+            FOREIGN_TENANT_REASON,
+            f"the event is of {_describe_tenant(entrance, event)}; TENANTS does not name it",
         )
-        self._tally.record_delivery(entrance.name, FOREIGN, slot, int(event.received_at.timestamp() * 1000), "", "")
-        return Answer(200, orjson.dumps({"delivery": rang.delivery, "ignored": FOREIGN_TENANT}))
+        self._counters.record_delivery(
+            entrance.name, FOREIGN_TENANT_REASON, secret_index, int(event.received_at.timestamp() * 1000), "", ""
+        )
+        return Response(200, orjson.dumps({"delivery": request_log.delivery, "ignored": FOREIGN_TENANT}))
 
-    async def _write(
-        self, entrance: Entrance, delivery: Delivery, event: Event, translation: Translation, slot: int, rang: "Rang"
-    ) -> Answer:
+    async def _store(
+        self,
+        entrance: Entrance,
+        delivery: Delivery,
+        event: Event,
+        translation: Translation,
+        secret_index: int,
+        request_log: "RequestLog",
+    ) -> Response:
         tool = entrance.tool
-        rang.traceparent = _traceparent(delivery.header("traceparent") or "")
+        request_log.traceparent = _valid_traceparent(delivery.header("traceparent") or "")
         meta = Meta(
             hook=entrance.name,
             source=tool.name,
             at=int(event.received_at.timestamp() * 1000),
-            name=_name(event, tool.definition),
+            name=_event_name(event, tool.definition),
             request_id=delivery.request_id,
-            slot=slot,
+            slot=secret_index,
             ignored=translation.ignored,
-            headers={"traceparent": rang.traceparent, **event.headers} if rang.traceparent else dict(event.headers),
+            headers={"traceparent": request_log.traceparent, **event.headers}
+            if request_log.traceparent
+            else dict(event.headers),
         )
         if translation.state == "parked":
             log.warning("event_parked", hook=entrance.name, reason=translation.reason)
@@ -242,18 +283,20 @@ class Intake:
         )
         if written.bound:
             log.warning("event_parked", hook=entrance.name, reason=written.bound)
-        rang.outcome = "repeat" if written.repeat else "ignored" if translation.ignored else "accepted"
-        rang.delivery, rang.name = written.delivery, meta.name if translation.change_count else ""
-        self._tally.record_delivery(entrance.name, rang.outcome, slot, meta.at, meta.request_id, written.delivery)
+        request_log.outcome = "repeat" if written.repeat else "ignored" if translation.ignored else "accepted"
+        request_log.delivery, request_log.event_name = written.delivery, meta.name if translation.change_count else ""
+        self._counters.record_delivery(
+            entrance.name, request_log.outcome, secret_index, meta.at, meta.request_id, written.delivery
+        )
         if written.repeat:
-            return Answer(200, orjson.dumps({"delivery": written.delivery, "repeat": True}))
+            return Response(200, orjson.dumps({"delivery": written.delivery, "repeat": True}))
         if translation.ignored:
-            return Answer(200, orjson.dumps({"delivery": written.delivery, "ignored": translation.ignored}))
-        return Answer(202, orjson.dumps({"delivery": written.delivery, "changes": translation.change_count}))
+            return Response(200, orjson.dumps({"delivery": written.delivery, "ignored": translation.ignored}))
+        return Response(202, orjson.dumps({"delivery": written.delivery, "changes": translation.change_count}))
 
 
 @dataclass(slots=True)
-class Rang:
+class RequestLog:
     """One request at the door, for its line in the log and for what is counted.
 
     hook, source: empty for an address that is none. name: what the tool calls the event, once it was understood.
@@ -264,37 +307,40 @@ class Rang:
     source: str
     request_id: str = ""
     traceparent: str = ""
-    name: str = ""
+    event_name: str = ""
     delivery: str = ""
     outcome: str = "handshake"
     reason: str = ""
-    slot: int = 0
+    secret_number: int = 0
 
-    def refused(self, code: str) -> None:
+    def reject(self, code: str) -> None:
         self.outcome, self.reason = "rejected", code
 
-    def known_as(self) -> str:
+    def response_request_id(self) -> str:
         """The X-Request-ID of the answer: the sender's, or else one of ours, by which the sender may ask."""
         self.request_id = self.request_id or self.delivery or new_id()
         return self.request_id
 
-    def fields(self) -> dict[str, Any]:
+    def log_fields(self) -> dict[str, Any]:
         told: dict[str, Any] = {"hook": self.hook, "source": self.source, "outcome": self.outcome}
         if self.delivery:
             told["delivery"] = self.delivery
-        if self.name and _WORD.fullmatch(self.name):
-            told["event_type"] = self.name
+        if self.event_name and _LOGGABLE_EVENT_NAME.fullmatch(self.event_name):
+            told["event_type"] = self.event_name
         if self.reason:
             told["reason"] = self.reason
-        if self.slot or _MACHINES.fullmatch(self.request_id):
+        if self.secret_number or _LOGGABLE_REQUEST_ID.fullmatch(self.request_id):
             told |= traced(self.request_id, self.traceparent)
         return told
 
 
 #: What may be the name of an event; and what a stranger may call a request, if it is to be in the log: a UUID, or ours.
-_WORD, _MACHINES = re.compile("[A-Za-z][A-Za-z0-9_.:/-]*"), re.compile("[0-9a-fA-F-]{32,36}|d[0-9a-f]{21}")
+_LOGGABLE_EVENT_NAME, _LOGGABLE_REQUEST_ID = (
+    re.compile("[A-Za-z][A-Za-z0-9_.:/-]*"),
+    re.compile("[0-9a-fA-F-]{32,36}|d[0-9a-f]{21}"),
+)
 #: What refusals are called in /metrics; the others by their code.
-OUTCOMES = {
+METRIC_OUTCOMES = {
     "signature_missing": "bad_signature",
     "signature_malformed": "bad_signature",
     "signature_mismatch": "bad_signature",
@@ -308,25 +354,25 @@ OUTCOMES = {
     "internal_error": "unavailable",
 }
 #: The same as a reason, where such events are counted.
-FOREIGN = "foreign_tenant"
+FOREIGN_TENANT_REASON = "foreign_tenant"
 
 
-def _account(entrance: Entrance, event: Event) -> str:
+def _describe_tenant(entrance: Entrance, event: Event) -> str:
     """The account that the event names, in words."""
     named = entrance.tool.definition.tenant_of(event) if entrance.tool.definition.tenant_of else None
-    return f"account {named}" if named and _ACCOUNT.fullmatch(named) else "an account without a plain name"
+    return f"account {named}" if named and _PLAIN_TENANT.fullmatch(named) else "an account without a plain name"
 
 
-_ACCOUNT = re.compile("[A-Za-z0-9._:/-]{1,64}")
+_PLAIN_TENANT = re.compile("[A-Za-z0-9._:/-]{1,64}")
 
 
-def _asked(entrance: Entrance, scope: Scope) -> Delivery:
+def _probe_delivery(entrance: Entrance, scope: Scope) -> Delivery:
     """A GET: no body, and nothing of it is kept."""
     headers, query = tuple(scope["headers"]), scope.get("query_string", b"")
     return Delivery(entrance.name, entrance.tool.name, headers, b"", datetime.now(UTC), method="GET", query=query)
 
 
-def _name(event: Event, source: Source) -> str:
+def _event_name(event: Event, source: Source) -> str:
     """What the tool calls the event, for people; it is not relied on."""
     try:
         name = source.event_name(event) if source.event_name else event.data.at(*source.event_name_path).value
@@ -335,14 +381,14 @@ def _name(event: Event, source: Source) -> str:
     return name[:80] if isinstance(name, str) else ""
 
 
-def _busy(entrance: Entrance) -> int:
+def _unavailable_status(entrance: Entrance) -> int:
     return entrance.tool.definition.unavailable_status
 
 
-_LATER = {"retry-after": str(RETRY_AFTER_S)}
+RETRY_LATER_HEADERS = {"retry-after": str(RETRY_AFTER_S)}
 
 
-def _traceparent(given: str) -> str:
+def _valid_traceparent(given: str) -> str:
     """https://www.w3.org/TR/trace-context/; empty for what is none."""
     return given if given and _TRACEPARENT.fullmatch(given) else ""
 
@@ -350,28 +396,28 @@ def _traceparent(given: str) -> str:
 _TRACEPARENT = re.compile("(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
-def _request_id(given: bytes) -> str:
+def _valid_request_id(given: bytes) -> str:
     """The router's, if it is one."""
     if 0 < len(given) <= 80 and given.isascii() and given.replace(b"-", b"").replace(b"_", b"").isalnum():
         return given.decode()
     return ""
 
 
-async def _reply(send: Send, status: int, head: bytes, answer: bytes, unread: Receive | None = None) -> None:
+async def _send_response(send: Send, status: int, head: bytes, answer: bytes, unread: Receive | None = None) -> None:
     """unread: what the sender still sends is thrown away for a moment before the connection closes: closing it with bytes
     unread would reset it, and most senders would never see the answer."""
     lines = [line.split(b": ", 1) for line in head.splitlines()]
     await send({"type": "http.response.start", "status": status, "headers": lines})
     await send({"type": "http.response.body", "body": answer, "more_body": unread is not None})
     if unread is not None:
-        await _throw_away(unread)
+        await _drain(unread)
         await send({"type": "http.response.body", "body": b""})
 
 
-async def _throw_away(unread: Receive) -> None:
-    left = MOST_THROWN_AWAY
+async def _drain(unread: Receive) -> None:
+    left = MAX_DRAIN_BYTES
     with suppress(TimeoutError):
-        async with asyncio.timeout(THROWING_AWAY_S):
+        async with asyncio.timeout(DRAIN_TIMEOUT_S):
             while left > 0:
                 message = await unread()
                 left -= len(message.get("body", b""))

@@ -12,15 +12,15 @@ from starlette.types import Receive
 from app.intake import http_protocol
 
 #: A body that is not here by then never will be.
-BODY_S = 10.0
+BODY_TIMEOUT_S = 10.0
 #: More senders than this at once in one process, or more bytes of unfinished bodies, and who has been sending longest
 #: makes room.
-MOST_SENDING, MOST_UNFINISHED = 1_000, 67_108_864
+MAX_OPEN_BODIES, MAX_UNFINISHED_BYTES = 1_000, 67_108_864
 #: Once this process is asked to go, a body has so long to come.
-LEAVING_S = 4.0
+SHUTDOWN_BODY_TIMEOUT_S = 4.0
 
 
-class Refused(Exception):
+class HttpRejection(Exception):
     """An answer that is not 2xx. code and detail are what the tool's operator gets to read."""
 
     def __init__(self, status: int, code: str, detail: str, **headers: str) -> None:
@@ -28,103 +28,109 @@ class Refused(Exception):
         self.status, self.code, self.headers = status, code, headers
 
 
-async def read_body(receive: Receive, claimed: str, most: int, grow: Callable[[int], None] | None = None) -> bytes:
+async def read_body(
+    receive: Receive, content_length: str, limit: int, on_chunk: Callable[[int], None] | None = None
+) -> bytes:
     """The body, never more than `most` bytes of it in memory. claimed: its content-length. grow: is told the size of every
     part. Raises Refused."""
-    claimed = claimed.strip() or "0"
-    if not (claimed.isascii() and claimed.isdecimal()) or len(claimed) > 15 or int(claimed) > most:
-        raise _too_large(most)
+    content_length = content_length.strip() or "0"
+    if (
+        not (content_length.isascii() and content_length.isdecimal())
+        or len(content_length) > 15
+        or int(content_length) > limit
+    ):
+        raise body_too_large(limit)
     parts, size = [], 0
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise Refused(400, "unfinished", "the sender left before the body was complete")
+            raise HttpRejection(400, "unfinished", "the sender left before the body was complete")
         part = message.get("body", b"")
         size += len(part)
-        if size > most:
-            raise _too_large(most)
+        if size > limit:
+            raise body_too_large(limit)
         parts.append(part)
-        if grow:
-            grow(len(part))
+        if on_chunk:
+            on_chunk(len(part))
         if not message.get("more_body"):
             return b"".join(parts)
 
 
-def _too_large(most: int) -> Refused:
-    return Refused(413, "too_large", f"a body has {most} bytes at the most", connection="close")
+def body_too_large(most: int) -> HttpRejection:
+    return HttpRejection(413, "too_large", f"a body has {most} bytes at the most", connection="close")
 
 
 @dataclass(slots=True, eq=False)
-class Sending:
+class OpenBody:
     """A body that is on its way."""
 
     task: asyncio.Task[Any]
-    since: float
+    started_at: float
     size: int = 0
 
 
-def _too_slow() -> Refused:
-    return Refused(408, "too_slow", "the body did not come in time", connection="close")
+def _body_too_slow() -> HttpRejection:
+    return HttpRejection(408, "too_slow", "the body did not come in time", connection="close")
 
 
-class Slow:
+class BodyDeadlines:
     """Who is still sending. One look at all of them now and then costs less than a timer for each; and whoever sends
     nothing at all takes no place from those who do."""
 
-    def __init__(self, most_unfinished: int | None = None) -> None:
-        self._most_unfinished = most_unfinished or MOST_UNFINISHED
-        self._sending: dict[Sending, None] = {}  # the longest first
-        self._cut: set[Sending] = set()
-        self._unfinished = 0
-        self._within_s = BODY_S
+    def __init__(self, max_unfinished_bytes: int | None = None) -> None:
+        self._max_unfinished_bytes = max_unfinished_bytes or MAX_UNFINISHED_BYTES
+        self._open: dict[OpenBody, None] = {}  # the longest first
+        self._cancelled: set[OpenBody] = set()
+        self._unfinished_bytes = 0
+        self._timeout_s = BODY_TIMEOUT_S
 
-    async def read(self, receive: Receive, claimed: str, most: int) -> bytes:
+    async def read(self, receive: Receive, content_length: str, limit: int) -> bytes:
         """The body. Raises Refused, 408, in whoever is cut off meanwhile."""
         task = asyncio.current_task()
         assert task
-        if len(self._sending) >= min(MOST_SENDING, http_protocol.MOST_CONNECTIONS // 2):
-            self._cut_off_longest()
-        sending = Sending(task, time.monotonic())
-        self._sending[sending] = None
+        if len(self._open) >= min(MAX_OPEN_BODIES, http_protocol.MAX_CONNECTIONS // 2):
+            self._cancel_oldest()
+        body = OpenBody(task, time.monotonic())
+        self._open[body] = None
         try:
-            return await read_body(receive, claimed, most, partial(self._grow, sending))
+            return await read_body(receive, content_length, limit, partial(self._on_chunk, body))
         except asyncio.CancelledError:
-            if sending not in self._cut:
+            if body not in self._cancelled:
                 raise
             task.uncancel()
-            raise _too_slow() from None
+            raise _body_too_slow() from None
         finally:
-            self._forget(sending)
-            self._cut.discard(sending)
+            self._remove(body)
+            self._cancelled.discard(body)
 
-    def _grow(self, sending: Sending, size: int) -> None:
-        sending.size += size
-        self._unfinished += size
-        while self._unfinished > self._most_unfinished:
-            if next(iter(self._sending)) is sending:
-                raise _too_slow()  # a task that cancels itself would stop at some later step
-            self._cut_off_longest()
+    def _on_chunk(self, body: OpenBody, size: int) -> None:
+        body.size += size
+        self._unfinished_bytes += size
+        while self._unfinished_bytes > self._max_unfinished_bytes:
+            if next(iter(self._open)) is body:
+                raise _body_too_slow()  # a task that cancels itself would stop at some later step
+            self._cancel_oldest()
 
-    async def keep_cutting(self) -> None:
+    async def run(self) -> None:
         while True:
-            await asyncio.sleep(self._within_s / 10)
-            least = time.monotonic() - self._within_s
-            for sending in [sending for sending in self._sending if sending.since < least]:
-                self._cut_off(sending)
+            await asyncio.sleep(self._timeout_s / 10)
+            least = time.monotonic() - self._timeout_s
+            for sending in [sending for sending in self._open if sending.started_at < least]:
+                self._cancel(sending)
 
-    def leave(self) -> None:
+    def start_draining(self) -> None:
         """The process is asked to go."""
-        self._within_s = min(self._within_s, LEAVING_S)
+        self._timeout_s = min(self._timeout_s, SHUTDOWN_BODY_TIMEOUT_S)
 
-    def _cut_off_longest(self) -> None:
-        self._cut_off(next(iter(self._sending)))
+    def _cancel_oldest(self) -> None:
+        self._cancel(next(iter(self._open)))
 
-    def _cut_off(self, sending: Sending) -> None:
-        self._forget(sending)
-        self._cut.add(sending)
-        sending.task.cancel()
+    def _cancel(self, body: OpenBody) -> None:
+        self._remove(body)
+        self._cancelled.add(body)
+        body.task.cancel()
 
-    def _forget(self, sending: Sending) -> None:
-        if sending in self._sending:
-            del self._sending[sending]
-            self._unfinished -= sending.size
+    def _remove(self, body: OpenBody) -> None:
+        if body in self._open:
+            del self._open[body]
+            self._unfinished_bytes -= body.size

@@ -2,7 +2,7 @@
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.intake.http_protocol import WHOLE
+from app.intake.http_protocol import BUFFERED_CYCLE
 from app.telemetry import tracing
 
 
@@ -25,6 +25,6 @@ def trace_requests(app: ASGIApp) -> ASGIApp:
 
             own = [(name.encode(), value.encode()) for name, value in tracing.trace_headers().items()]
             others = [header for header in scope["headers"] if header[0] != b"traceparent"]
-            await app({**scope, "headers": [*others, *own], WHOLE: None}, receive, note_status)
+            await app({**scope, "headers": [*others, *own], BUFFERED_CYCLE: None}, receive, note_status)
 
     return endpoint

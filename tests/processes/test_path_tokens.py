@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from app.cli import main
-from app.intake.endpoint import Intake
+from app.intake.endpoint import WebhookEndpoint
 from app.ledger.ledger import Ledger
 from app.ledger.redis import Redis
 from app.operators.doctor import _hooks, _python, _tenants
@@ -81,7 +81,7 @@ def test_a_hook_that_is_not_there_has_no_address() -> None:
 async def knock(redis: Redis, path: str, method: str = "POST", content: bytes = b"", **env: str) -> httpx.Response:
     settings = read({**REDIS, **SERVICEM8, "HOOKS__CALCOM__SECRETS": "a-secret-of-tests", **env})
     ledger = Ledger(redis, keep_days=30)
-    door = Intake(settings, defaultdict(lambda: ledger), Rejections(redis))
+    door = WebhookEndpoint(settings, defaultdict(lambda: ledger), Rejections(redis))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(door), base_url="http://door") as client:
         content = content or (b'{"object":"company","entry":[]}' if method == "POST" else b"")
         return await client.request(method, path, content=content, headers={"content-type": "application/json"})
@@ -152,7 +152,7 @@ async def test_a_repeat_is_known_for_longer_where_changes_are_ordered_by_arrival
     settings = read({**REDIS, f"HOOKS__{source.upper()}__SECRETS": secret})
     made = sign_specimen(source, "2", source, [secret], [], address)
     ledger = Ledger(redis, keep_days=30)
-    door = Intake(settings, defaultdict(lambda: ledger), Rejections(redis))
+    door = WebhookEndpoint(settings, defaultdict(lambda: ledger), Rejections(redis))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(door)) as client:
         answer = await client.post(address, content=made.body, headers=made.headers)
 
@@ -182,7 +182,7 @@ class NylasDoor:
         self.redis, self.refusals = redis, Rejections(redis)
         self.counters = Counters(30, {name: entrance.hook.secrets for name, entrance in settings.entrances.items()})
         ledger = Ledger(redis, keep_days=30)
-        self.door = Intake(settings, defaultdict(lambda: ledger), self.refusals, self.counters)
+        self.door = WebhookEndpoint(settings, defaultdict(lambda: ledger), self.refusals, self.counters)
 
     async def ring(self, *bodies: bytes) -> list[httpx.Response]:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(self.door), base_url="http://door") as client:
@@ -354,7 +354,7 @@ async def test_where_a_tool_never_compresses_gzip_is_refused(redis: Redis, name:
         "SECRET_KEY": known.get("secret_key", "a-key-of-32-characters-for-tests"),
     }
     settings = read({**REDIS, **env})
-    door = Intake(settings, defaultdict(lambda: Ledger(redis, keep_days=30)), Rejections(redis))
+    door = WebhookEndpoint(settings, defaultdict(lambda: Ledger(redis, keep_days=30)), Rejections(redis))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(door), base_url="http://door") as client:
         answer = await client.post(f"/hooks/{name}", content=gzipped(b"{}"), headers={"content-encoding": "gzip"})
 

@@ -40,7 +40,7 @@ FEW_FILES = f"""
 import resource
 resource.setrlimit(resource.RLIMIT_NOFILE, ({FILES}, {FILES}))
 import sys, uvicorn
-uvicorn.run("app.main:app", port=int(sys.argv[2]), http="app.intake.http_protocol:Bounded", access_log=False)
+uvicorn.run("app.main:app", port=int(sys.argv[2]), http="app.intake.http_protocol:LimitedHttpProtocol", access_log=False)
 """
 CONNECTIONS = FILES * 4 // 5
 #: It waits for a minute for what is not over, and less long for whoever does not read.
@@ -317,7 +317,9 @@ def test_many_short_headers_do_not_fill_the_memory(redis_url: str, begun: bytes)
 def test_unfinished_heads_are_bounded_by_their_bytes(redis_url: str) -> None:
     """Forty of 50 KB are 2 MB; twenty of them are kept."""
     code = STUBBORN.replace("0.8", "60").replace(
-        "http_protocol.WITHIN_S", "http_protocol.MOST_HEADS = 1_000_000\nhttp_protocol.WITHIN_S", 1
+        "http_protocol.HEAD_TIMEOUT_S",
+        "http_protocol.MAX_PARTIAL_HEADS_BYTES = 1_000_000\nhttp_protocol.HEAD_TIMEOUT_S",
+        1,
     )
     with web(redis_url, "-c", code) as door, ExitStack() as stack:
         connections = [stack.enter_context(closing(door.connect())) for _ in range(40)]
@@ -374,8 +376,8 @@ def test_unfinished_bodies_are_bounded_by_their_bytes(redis_url: str) -> None:
     """Eighty of 200 KB are 16 MB; only four are kept."""
     code = IMPATIENT.replace("4, 2, 0.05", "200, 200, 0.05").replace("= 0.8", "= 60", 1)
     code = code.replace(
-        "http_protocol.WITHIN_S",
-        "request_body.MOST_UNFINISHED, request_body.BODY_S = 1_000_000, 60\nhttp_protocol.WITHIN_S",
+        "http_protocol.HEAD_TIMEOUT_S",
+        "request_body.MAX_UNFINISHED_BYTES, request_body.BODY_TIMEOUT_S = 1_000_000, 60\nhttp_protocol.HEAD_TIMEOUT_S",
         1,
     )
     with web(redis_url, "-c", code) as door, ExitStack() as stack:

@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from app.demo.valkey import free_port
-from app.intake.endpoint import Intake
+from app.intake.endpoint import WebhookEndpoint
 from app.ledger.records import Member, Meta
 from app.ledger.redis import Redis
 from app.telemetry.counters import totals
@@ -137,7 +137,7 @@ class Doorstep(World):
 
     async def ring(self, tool: str, delivery: Mapping[str, Any]) -> httpx.Response:
         """The delivery as it was recorded, signature and all."""
-        door = Intake(self.context.settings, defaultdict(lambda: self.ledger), Rejections(self.redis))
+        door = WebhookEndpoint(self.context.settings, defaultdict(lambda: self.ledger), Rejections(self.redis))
         raw = delivery["body"]
         content = raw if isinstance(raw, str) else json.dumps(raw, separators=(",", ":"), ensure_ascii=False)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(door), base_url="http://door") as client:

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from app.intake.endpoint import Intake
+from app.intake.endpoint import WebhookEndpoint
 from app.ledger.records import Meta
 from app.ledger.redis import Redis
 from app.operators.filter import Filter
@@ -135,7 +135,7 @@ class Doorstep(World):
 
     async def ring(self, specimen: Specimen, **other: Any) -> httpx.Response:
         """As it was recorded, signature and all; other: what is sent instead."""
-        door = Intake(self.context.settings, defaultdict(lambda: self.ledger), Rejections(self.redis))
+        door = WebhookEndpoint(self.context.settings, defaultdict(lambda: self.ledger), Rejections(self.redis))
         delivery = specimen.delivery
         token = other.get("token", delivery.token)
         path = f"/hooks/{specimen.tool.name}" + (f"/{token}" if token else "")
@@ -239,7 +239,7 @@ async def test_every_specimen_can_be_rung_anew(world: Doorstep, name: str) -> No
         world.configure(found, **{f"HOOKS__{name.upper()}__TOLERANCE": "300"})
         settings, door = (
             world.context.settings,
-            Intake(world.context.settings, defaultdict(lambda: world.ledger), Rejections(world.redis)),
+            WebhookEndpoint(world.context.settings, defaultdict(lambda: world.ledger), Rejections(world.redis)),
         )
         address = f"{settings.public_url}/hooks/{name}"
         made = specimens.sign_specimen(

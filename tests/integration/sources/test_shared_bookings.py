@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.intake.endpoint import Intake
+from app.intake.endpoint import WebhookEndpoint
 from app.ledger.redis import Redis
 from app.operators.erasure import Erasure
 from app.operators.explain import Explain
@@ -35,7 +35,7 @@ class Door(World):
     async def ring(self, source: str, *bodies: Body) -> list[dict[str, Any]]:
         """The answers."""
         hooks = self.context.settings.entrances
-        intake = Intake(self.context.settings, defaultdict(lambda: self.ledger), Rejections(self.redis))
+        intake = WebhookEndpoint(self.context.settings, defaultdict(lambda: self.ledger), Rejections(self.redis))
         path = self.context.settings.address(hooks[source]).removeprefix("https://hooks.example.com")
         answers = []
         async with httpx.AsyncClient(transport=httpx.ASGITransport(intake), base_url="http://door") as client:
