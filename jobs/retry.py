@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from app.ledger.reasons import REASONS
 from app.ledger.records import Verdict
 from app.visits.client import Broken, RateLimited, Refused, Unanswered, Unauthorized, Unreachable, VisitsApiTrouble
 
@@ -86,25 +87,6 @@ def decide(
     )
 
 
-#: Reasons that are one word; of others only the kind is counted.
-_KNOWN_REASONS = {
-    "",
-    "internal_error",
-    "lock_contention",
-    "rate_limited_locally",
-    "redis_down",
-    "token_missing",
-    "contact_unknown",
-    "time_unknown",
-}
-_KNOWN_REASONS |= {"untranslatable", "credentials_missing", "credentials_refused"}
-_KNOWN_REASONS |= {
-    "too_many_changes",
-    "too_many_payments",
-    "too_many_reschedules",
-    "crashed_repeatedly",
-    "several_people",
-}
 _REASON_CLASSES = {"unreachable": "network", "unanswered": "timeout", "429": "rate_limited", "401": "unauthorized"}
 _REASON_CLASSES |= {"403": "unauthorized"}
 
@@ -112,8 +94,10 @@ _REASON_CLASSES |= {"403": "unauthorized"}
 def reason_class(reason: str) -> str:
     """The kind of a reason, of which there are few: `POST /visits: 422` is `http_4xx`."""
     name, status = reason.partition(":")[0], reason.rpartition(": ")[2]
-    if name in _KNOWN_REASONS:
-        return name or "none"
+    if not reason:
+        return "none"
+    if name in REASONS:
+        return name
     if status in _REASON_CLASSES:
         return _REASON_CLASSES[status]
     return f"http_{status[0]}xx" if len(status) == 3 and status.isdecimal() else "other"

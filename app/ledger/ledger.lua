@@ -251,7 +251,7 @@ local function enqueue_again(work)
   if due <= now then return enqueue(work) end
   call('HDEL', key, 'tries', 'failed_since')
   move(work, 'waiting', due)
-  call('HSET', key, 'due', due, 'reason', 'repeated within a minute')
+  call('HSET', key, 'due', due, 'reason', 'repeated_within_a_minute')
   call('HSETNX', key, 'since', now)
   keep(work)
 end

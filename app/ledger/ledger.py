@@ -304,7 +304,7 @@ class Ledger:
         head, _, body = record.partition(b"\n")
         meta = Meta(**orjson.loads(head))
         if meta.removed:
-            raise NoBody(meta, "body_removed", f"its body was removed at {meta.removed_at}")
+            raise NoBody(meta, "body_erased", f"its body was removed at {meta.removed_at}")
         try:
             return meta, self._bodies.read(body, id)
         except UnknownKey as error:

@@ -1,0 +1,27 @@
+"""Why a task is not done.
+
+A reason is one of these words, alone or before `: details`, or a call and its answer (`POST /visits: 422`).
+"""
+
+#: What each reason means; docs/glossary.md repeats this table, docs/runbook.md has what to do.
+REASONS = {
+    "body_key_unknown": "the key that encrypted the body is not in BODY_KEYS",
+    "body_erased": "the body was erased with the personal data of a person in it",
+    "contact_unknown": "no change has an e-mail address or a contact id",
+    "crashed_repeatedly": "the worker died during five runs in a row",
+    "credentials_missing": "a setting with a credential of the tool is missing",
+    "credentials_refused": "the tool refuses the credentials of the hook",
+    "internal_error": "a defect of Doorbell",
+    "lock_contention": "another run uses the contact, record or token that this run needs",
+    "rate_limited_locally": "VISITS_API_RATE allows no call now",
+    "record_not_found_yet": "the tool does not answer with the record that the event points at, but may soon",
+    "redis_down": "Redis did not answer during the run",
+    "repeated_within_a_minute": "the same delivery came again within a minute",
+    "several_people": "the tool uses one id for several people",
+    "time_unknown": "no change has a time",
+    "token_missing": "the account has no Visits API token",
+    "too_many_changes": "one visit has 5,000 changes",
+    "too_many_payments": "one visit has over 500 payments",
+    "too_many_reschedules": "one visit has over 200 ids",
+    "untranslatable": "the event does not say what a visit needs, or says it in an unknown way",
+}
