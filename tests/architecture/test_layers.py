@@ -58,7 +58,7 @@ PURE = {
         "app.webhooks.source",
     },
     "app.ledger.jobs_contract": set(),
-    "jobs.retry": {"app.ledger.records", "app.visits.client"},  # words only, see below
+    "jobs.retry": {"app.ledger.reasons", "app.ledger.records", "app.visits.client"},  # words only, see below
 }
 A_SOURCE = {
     "app.visits.change", "app.webhooks.delivery", "app.webhooks.fetching", "app.webhooks.handshakes", "app.webhooks.payload",
