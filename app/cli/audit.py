@@ -5,8 +5,17 @@ from dataclasses import asdict
 
 import click
 
-from app.cli.output import CHECK_FAILED, NOTHING_MATCHED, UNREACHABLE, as_json, as_line, end, examples, printable
-from app.cli.session import with_ledger
+from app.cli.output import (
+    CHECK_FAILED,
+    NOTHING_MATCHED,
+    UNREACHABLE,
+    examples,
+    exit_with,
+    json_option,
+    printable,
+    to_json,
+)
+from app.cli.session import run_with_ledger
 from app.ledger.ledger import Ledger
 from app.ledger.records import Gone
 from app.operators.drift_audit import AuditProgress, Difference, DriftAudit
@@ -19,7 +28,7 @@ from app.visits.client import VisitsApiTrouble, http_client
 @click.option("--repair", is_flag=True, help="Put what differs back to work.")
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Calls a second; default VISITS_API_RATE.")
 @click.option("--resume", is_flag=True, help="Go on where the last audit was broken off.")
-@as_json
+@json_option
 def audit(account: str | None, repair: bool, rate: float | None, resume: bool, as_json: bool) -> None:
     """Compare the account's visits, all of them, with what our facts say: missing, extra, different, doubled."""
 
@@ -27,7 +36,9 @@ def audit(account: str | None, repair: bool, rate: float | None, resume: bool, a
         """How many differences, how many of them can be repaired, and how many were put to work."""
         accounts = [account] if account else list(settings.tokens)
         if not accounts or not settings.tokens.keys() >= set(accounts):
-            end(NOTHING_MATCHED, f"there is no account {account} with a token" if account else "no account has a token")
+            exit_with(
+                NOTHING_MATCHED, f"there is no account {account} with a token" if account else "no account has a token"
+            )
         found = repairable = repaired = 0
         async with http_client(most=2) as http:
             for name in accounts:
@@ -42,9 +53,9 @@ def audit(account: str | None, repair: bool, rate: float | None, resume: bool, a
         return found, repairable, repaired
 
     try:
-        found, repairable, repaired = with_ledger(compare)
+        found, repairable, repaired = run_with_ledger(compare)
     except VisitsApiTrouble as trouble:
-        end(UNREACHABLE, f"broken off: {trouble}; `doorbell audit --resume` goes on from there")
+        exit_with(UNREACHABLE, f"broken off: {trouble}; `doorbell audit --resume` goes on from there")
     if repaired:
         click.echo(f"put back to work: {repaired}; audit again when they are done", err=True)
     if repairable > repaired:
@@ -66,7 +77,7 @@ async def _repair(audit: DriftAudit, difference: Difference) -> bool:
 
 def _show(difference: Difference, is_repaired: bool, as_json: bool) -> None:
     if as_json:
-        click.echo(as_line(asdict(difference) | {"repaired": is_repaired}))
+        click.echo(to_json(asdict(difference) | {"repaired": is_repaired}))
         return
     details = [
         f"{name}: {ours or 'nothing'}, there {theirs or 'nothing'}"

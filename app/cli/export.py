@@ -10,9 +10,9 @@ from typing import Any, Literal, TypeVar
 
 import click
 
-from app.cli.options import filter_of, filters, search
-from app.cli.output import NOTHING_MATCHED, USAGE, end, examples
-from app.cli.session import noted, with_ledger
+from app.cli.options import build_filter, filter_options, search_option
+from app.cli.output import NOTHING_MATCHED, USAGE, examples, exit_with
+from app.cli.session import record_activity, run_with_ledger
 from app.ledger.jobs_contract import VISIT
 from app.ledger.ledger import Ledger
 from app.ledger.records import Gone
@@ -52,12 +52,12 @@ def export() -> None:
 
 
 @export.command(epilog=examples("export deliveries --hook calendly --since 7d > week.csv"))
-@filters((*INDEXED_STATES, *RESULT_STATES))
-@search
+@filter_options((*INDEXED_STATES, *RESULT_STATES))
+@search_option
 @_written
 def deliveries(format: Format, reveal: bool, yes: bool, **words: str | datetime | None) -> None:
     """What arrived, newest first; with --show-personal-data, its body too."""
-    filter = filter_of(words)
+    filter = build_filter(words)
 
     async def rows(ledger: Ledger, settings: Settings) -> AsyncIterator[Row]:
         lists = Lists(ledger, settings, Explain(ledger, settings))
@@ -77,12 +77,12 @@ def deliveries(format: Format, reveal: bool, yes: bool, **words: str | datetime 
 @export.command(
     epilog=examples("export visits --source square --format ndjson > visits.ndjson", "export visits --search A-1042")
 )
-@filters(TASK_STATES)
-@search
+@filter_options(TASK_STATES)
+@search_option
 @_written
 def visits(format: Format, reveal: bool, yes: bool, **words: str | datetime | None) -> None:
     """Visits as our facts say that they should be; with --show-personal-data, whose they are."""
-    filter = filter_of(words)
+    filter = build_filter(words)
 
     async def rows(ledger: Ledger, settings: Settings) -> AsyncIterator[Row]:
         explain, known = Explain(ledger, settings, ALL_FIELDS if reveal else ()), set[int]()
@@ -110,7 +110,7 @@ def _export(
 
     async def write(ledger: Ledger, settings: Settings) -> int:
         if reveal:
-            await noted(ledger, f"exported {what}", said)
+            await record_activity(ledger, f"exported {what}", said)
         count = 0
         table = csv.writer(sys.stdout)
         async for row in rows(ledger, settings):
@@ -124,17 +124,17 @@ def _export(
         sys.stdout.flush()
         return count
 
-    count = with_ledger(write)
+    count = run_with_ledger(write)
     if not count:
-        end(NOTHING_MATCHED, "nothing")
+        exit_with(NOTHING_MATCHED, "nothing")
     click.echo(f"{count} {what}", err=True)
 
 
 def _confirm() -> None:
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        end(USAGE, "nothing was written: to reveal personal data, say --yes")
+        exit_with(USAGE, "nothing was written: to reveal personal data, say --yes")
     if click.prompt("Type reveal to write personal data", err=True, default="", show_default=False) != "reveal":
-        end(USAGE, "nothing was written")
+        exit_with(USAGE, "nothing was written")
 
 
 def _cell(value: Any) -> str:

@@ -8,40 +8,40 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from app.cli.output import Moment
-from app.cli.session import settings_or_none
+from app.cli.output import TimeType
+from app.cli.session import load_settings_or_none
 from app.operators.filter import Filter
 from app.webhooks.registry import load_sources, load_specimens
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def sources_like(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+def complete_sources(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     titles = {name: tool.definition.title for name, tool in load_sources().items()}
     return [CompletionItem(name, help=title) for name, title in titles.items() if name.startswith(incomplete)]
 
 
-def hooks_like(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    settings = settings_or_none()
+def complete_hooks(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    settings = load_settings_or_none()
     return [name for name in (settings.hooks if settings else ()) if name.startswith(incomplete)]
 
 
-def specimens_like(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+def complete_specimens(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Of the source that stands before it."""
     source = ctx.params.get("source")
     recorded = load_specimens(source)["deliveries"] if source in load_sources() else []
     return [name for one in recorded if (name := one["name"]).startswith(incomplete)]
 
 
-def filters(states: Sequence[str]) -> Callable[[F], F]:
+def filter_options(states: Sequence[str]) -> Callable[[F], F]:
     options = [
         click.option("--state", type=click.Choice(states), help="Those in this state.") if states else None,
-        click.option("--source", help="Those of this tool.", shell_complete=sources_like),
-        click.option("--hook", help="Those that rang here.", shell_complete=hooks_like),
+        click.option("--source", help="Those of this tool.", shell_complete=complete_sources),
+        click.option("--hook", help="Those that rang here.", shell_complete=complete_hooks),
         click.option("--reason", help="Those that failed for this: its beginning, or any part of it."),
         click.option("--visit", help="This visit, by any of its ids."),
-        click.option("--since", type=Moment(), help="Those since then: 2h, 7d, or a time in ISO 8601."),
-        click.option("--until", type=Moment(), help="Those until then."),
+        click.option("--since", type=TimeType(), help="Those since then: 2h, 7d, or a time in ISO 8601."),
+        click.option("--until", type=TimeType(), help="Those until then."),
     ]
 
     def add(command: F) -> F:
@@ -52,11 +52,13 @@ def filters(states: Sequence[str]) -> Callable[[F], F]:
     return add
 
 
-search = click.option("--search", help="By any id, the tool's, a request's, an e-mail address or a phone number.")
-cursor = click.option("--cursor", default="", help="Go on where the last list stopped.")
+search_option = click.option(
+    "--search", help="By any id, the tool's, a request's, an e-mail address or a phone number."
+)
+cursor_option = click.option("--cursor", default="", help="Go on where the last list stopped.")
 
 
-def filter_of(words: Mapping[str, Any], **more: Any) -> Filter:
+def build_filter(words: Mapping[str, Any], **more: Any) -> Filter:
     given: dict[str, Any] = {
         name: word.isoformat() if isinstance(word, datetime) else word for name, word in words.items() if word
     }

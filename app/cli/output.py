@@ -11,9 +11,11 @@ import click
 
 BUG, USAGE, CHECK_FAILED, UNREACHABLE, NOTHING_MATCHED, PARTLY_FAILED, INTERRUPTED = 1, 2, 3, 4, 5, 6, 130
 
-as_json = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-limit = click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000), help="How many at most.")
-reveal = click.option(
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+limit_option = click.option(
+    "--limit", default=50, show_default=True, type=click.IntRange(1, 10_000), help="How many at most."
+)
+personal_data_option = click.option(
     "--show-personal-data", "reveal", is_flag=True, help="Show personal data too; it is in the audit log."
 )
 
@@ -23,7 +25,7 @@ def examples(*lines: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  doorbell {line}" for line in lines)
 
 
-class Moment(click.ParamType[datetime]):
+class TimeType(click.ParamType[datetime]):
     """`2h`: so long ago; or a time in ISO 8601, which is UTC unless it says otherwise."""
 
     name = "time"
@@ -42,38 +44,38 @@ class Moment(click.ParamType[datetime]):
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def end(status: int, sentence: str) -> NoReturn:
+def exit_with(status: int, sentence: str) -> NoReturn:
     click.echo("\n".join(map(printable, sentence.split("\n"))), err=True)
     sys.exit(status)
 
 
-def agree(question: str, yes: bool) -> None:
+def confirm(question: str, yes: bool) -> None:
     """Go on only with --yes, or after a yes on a terminal."""
     if yes:
         return
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        end(USAGE, "nothing was done: to do it, say --yes")
+        exit_with(USAGE, "nothing was done: to do it, say --yes")
     if not click.confirm(question, err=True):
-        end(USAGE, "nothing was done")
+        exit_with(USAGE, "nothing was done")
 
 
-def print_story(story: dict[str, Any], as_json: bool = False) -> None:
-    click.echo(as_line(story, None if as_json else 2))
+def print_json(story: dict[str, Any], as_json: bool = False) -> None:
+    click.echo(to_json(story, None if as_json else 2))
 
 
-def show_rows(rows: Iterable[dict[str, Any]], as_json: bool) -> None:
+def print_rows(rows: Iterable[dict[str, Any]], as_json: bool) -> None:
     """A list: a table for people, one object a line for programs. Nothing in it: exit status 5."""
     rows = list(rows)
     if as_json:
         for row in rows:
-            click.echo(as_line(row))
+            click.echo(to_json(row))
     else:
-        table(rows)
+        print_table(rows)
     if not rows:
-        end(NOTHING_MATCHED, "nothing")
+        exit_with(NOTHING_MATCHED, "nothing")
 
 
-def table(rows: list[dict[str, Any]]) -> None:
+def print_table(rows: list[dict[str, Any]]) -> None:
     if not rows:
         return
     names = list({name: None for row in rows for name in row})
@@ -92,7 +94,7 @@ def _cell(value: Any) -> str:
     return "–" if value is None or value == "" else printable(str(value))
 
 
-def as_line(value: Any, indent: int | None = None) -> str:
+def to_json(value: Any, indent: int | None = None) -> str:
     """JSON, in which what a terminal would not print as it is is escaped."""
     text = json.dumps(value, indent=indent, ensure_ascii=False)
     return text if text.isprintable() else _UNPRINTABLE.sub(_escaped, text)

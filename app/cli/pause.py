@@ -2,13 +2,13 @@
 
 import click
 
-from app.cli.options import hooks_like
-from app.cli.output import NOTHING_MATCHED, end, examples
-from app.cli.session import noted, with_ledger
+from app.cli.options import complete_hooks
+from app.cli.output import NOTHING_MATCHED, examples, exit_with
+from app.cli.session import record_activity, run_with_ledger
 from app.ledger.ledger import Ledger
 from app.settings.model import Settings
 
-hook = click.argument("hook", shell_complete=hooks_like)
+hook = click.argument("hook", shell_complete=complete_hooks)
 
 
 @click.command(epilog=examples("pause calendly"))
@@ -33,11 +33,11 @@ def _set(hook: str, is_paused: bool) -> tuple[str, str]:
 
     async def step(ledger: Ledger, settings: Settings) -> tuple[str, str]:
         if hook not in settings.accounts:
-            end(NOTHING_MATCHED, f"there is no hook {hook}: see `doorbell sources`")
+            exit_with(NOTHING_MATCHED, f"there is no hook {hook}: see `doorbell sources`")
         account = settings.accounts[hook]
-        await noted(ledger, "paused" if is_paused else "resumed", account)
+        await record_activity(ledger, "paused" if is_paused else "resumed", account)
         if not await ledger.pause(account, is_paused):
-            end(NOTHING_MATCHED, f"the account {account} is {'paused already' if is_paused else 'not paused'}")
+            exit_with(NOTHING_MATCHED, f"the account {account} is {'paused already' if is_paused else 'not paused'}")
         return account, ", ".join(settings.hooks_of(account))
 
-    return with_ledger(step)
+    return run_with_ledger(step)

@@ -10,9 +10,19 @@ from typing import Any, TypeVar
 
 import click
 
-from app.cli.options import filter_of, filters, search
-from app.cli.output import NOTHING_MATCHED, PARTLY_FAILED, USAGE, agree, as_json, end, examples, show_rows, table
-from app.cli.session import noted, with_ledger
+from app.cli.options import build_filter, filter_options, search_option
+from app.cli.output import (
+    NOTHING_MATCHED,
+    PARTLY_FAILED,
+    USAGE,
+    confirm,
+    examples,
+    exit_with,
+    json_option,
+    print_rows,
+    print_table,
+)
+from app.cli.session import record_activity, run_with_ledger
 from app.ledger.ledger import Ledger
 from app.ledger.records import Gone
 from app.operators.discard import Discard, Planned
@@ -40,14 +50,14 @@ def plan_first(command: F) -> F:
     )
 )
 @click.argument("ids", nargs=-1)
-@filters(TASK_STATES)
-@search
+@filter_options(TASK_STATES)
+@search_option
 @click.option("--retranslate", "mode", flag_value="retranslate", help="Translate the stored bodies with today's code.")
 @click.option("--reconcile", "mode", flag_value="reconcile", help="Fetch the truth from the tool.")
 @click.option("--recheck", is_flag=True, help="Ask the Visits API what stands there, instead of remembering.")
 @click.option("--contact", default="", help="Whose visits they are: Review Rover's cont_….")
 @plan_first
-@as_json
+@json_option
 def replay(
     ids: tuple[str, ...],
     mode: Mode | None,
@@ -75,10 +85,10 @@ def replay(
     )
 )
 @click.argument("ids", nargs=-1)
-@filters(INDEXED_STATES)
-@search
+@filter_options(INDEXED_STATES)
+@search_option
 @plan_first
-@as_json
+@json_option
 def discard(ids: tuple[str, ...], dry_run: bool, yes: bool, as_json: bool, **words: str | datetime | None) -> None:
     """Give up what has not been applied of deliveries or visits: by their IDs, or all that fit a filter, of what is parked
     unless --state says otherwise. What was sent stays as it is in the Visits API."""
@@ -91,12 +101,12 @@ def discard(ids: tuple[str, ...], dry_run: bool, yes: bool, as_json: bool, **wor
 def _meant(do: OperationKind, ids: tuple[str, ...], words: Mapping[str, Any]) -> Filter:
     if empty := [name for name, word in words.items() if word == ""]:
         # A variable that a script did not set must not widen what is meant.
-        end(USAGE, f"--{empty[0]} is empty: give it a value, or leave it out")
-    filter = filter_of(words, ids=ids)
+        exit_with(USAGE, f"--{empty[0]} is empty: give it a value, or leave it out")
+    filter = build_filter(words, ids=ids)
     if filter.is_empty:
-        end(USAGE, f"say what to {do}: IDs, or a filter like --state parked (see --help)")
+        exit_with(USAGE, f"say what to {do}: IDs, or a filter like --state parked (see --help)")
     if ids and filter != Filter(ids=ids):
-        end(USAGE, "give IDs or a filter, not both")
+        exit_with(USAGE, "give IDs or a filter, not both")
     return filter
 
 
@@ -117,31 +127,33 @@ def _act(
         async for step in acting(ledger, settings).plan(filter):
             tally.add(step)
             if as_json and dry_run:
-                show_rows([asdict(step)], as_json)
+                print_rows([asdict(step)], as_json)
             elif as_json and not tally.actionable:
                 skipped.append(step)
         return tally
 
-    tally = with_ledger(plan)
+    tally = run_with_ledger(plan)
     if not tally.total:
-        end(NOTHING_MATCHED, "nothing matched")
+        exit_with(NOTHING_MATCHED, "nothing matched")
     if not as_json:
         _show_plan(tally, done)
     if skipped and not tally.actionable:
-        show_rows([_row(step, step.skip_reason) for step in skipped], as_json)
+        print_rows([_row(step, step.skip_reason) for step in skipped], as_json)
     if dry_run or not tally.actionable:
         sys.exit(_status(do, tally))
-    agree(f"{tally.actionable} to be {done}: go on?", yes)
+    confirm(f"{tally.actionable} to be {done}: go on?", yes)
 
     async def carry_out(ledger: Ledger, settings: Settings) -> PlanSummary:
-        await noted(ledger, f"started a {do} of {tally.actionable}", filter.summary, action=do)
+        await record_activity(ledger, f"started a {do} of {tally.actionable}", filter.summary, action=do)
         with _told(tally, as_json) as told:
             return await acting(ledger, settings).execute(filter, told)
 
     try:
-        carried_out = with_ledger(carry_out)
+        carried_out = run_with_ledger(carry_out)
     except NoWorkerProgress:
-        end(PARTLY_FAILED, "no worker takes what was put back; the rest was left alone: start one, and say it again")
+        exit_with(
+            PARTLY_FAILED, "no worker takes what was put back; the rest was left alone: start one, and say it again"
+        )
     click.echo(f"{done}: {carried_out.actionable}; skipped: {carried_out.skipped.total()}", err=True)
     sys.exit(_status(do, carried_out))
 
@@ -155,14 +167,14 @@ def _told(tally: PlanSummary, as_json: bool) -> Iterator[Any]:
         def told(step: PlannedTask, state: str) -> None:
             bar.update(1)
             if as_json:
-                show_rows([_row(step, state)], as_json)
+                print_rows([_row(step, state)], as_json)
             elif tally.total <= SHOWN:
                 rows.append(_row(step, state))
 
         try:
             yield told
         finally:
-            table(rows)
+            print_table(rows)
 
 
 def _row(step: PlannedTask, state: str) -> dict[str, Any]:
@@ -175,10 +187,10 @@ def _show_plan(tally: PlanSummary, done: str) -> None:
     for title, counts in (("reason", tally.by_reason), ("call", tally.by_call), ("skipped", tally.skipped)):
         if counts:
             click.echo()
-            table([{title: name, "count": count} for name, count in counts.most_common()])
+            print_table([{title: name, "count": count} for name, count in counts.most_common()])
     if tally.samples:
         click.echo()
-        table([row for step in tally.samples for row in _calls_of(step)])
+        print_table([row for step in tally.samples for row in _calls_of(step)])
     if tally.actionable > len(tally.samples):
         click.echo(f"… and {tally.actionable - len(tally.samples)} more; --json shows all")
     click.echo()
@@ -213,10 +225,10 @@ def cancel(operation: str) -> None:
         try:
             one = await operations.get(operation)
         except Gone:
-            end(NOTHING_MATCHED, f"there is no operation {operation}: see `doorbell operations`")
+            exit_with(NOTHING_MATCHED, f"there is no operation {operation}: see `doorbell operations`")
         if not one.is_open:
-            end(NOTHING_MATCHED, f"it is over already: {one.state}")
-        await noted(ledger, "cancelled an operation", operation)
+            exit_with(NOTHING_MATCHED, f"it is over already: {one.state}")
+        await record_activity(ledger, "cancelled an operation", operation)
         await operations.cancel(operation)
 
-    with_ledger(stop)
+    run_with_ledger(stop)

@@ -5,7 +5,7 @@ import sys
 
 import click
 
-from app.cli.output import USAGE, as_json, end, examples, show_rows
+from app.cli.output import USAGE, examples, exit_with, json_option, print_rows
 
 SHORTEST_PASSWORD = 12
 
@@ -64,7 +64,7 @@ def sandbox(port: int, host: str, file: str, token: str | None) -> None:
 
 @click.command(epilog=examples("doctor", "doctor --json", "doctor --phase release"))
 @click.option("--phase", type=click.Choice(["run", "release"]), default="run", show_default=True)
-@as_json
+@json_option
 def doctor(phase: str, as_json: bool) -> None:
     """Check settings, Redis, the Visits API, the clock and the worker; each trouble with its fix."""
     import asyncio
@@ -75,7 +75,7 @@ def doctor(phase: str, as_json: bool) -> None:
         return [check async for check in doctors.examine(os.environ, is_release=phase == "release")]
 
     checks = asyncio.run(examine())
-    show_rows([{"check": c.name, "result": c.result, "detail": c.detail, "fix": c.fix} for c in checks], as_json)
+    print_rows([{"check": c.name, "result": c.result, "detail": c.detail, "fix": c.fix} for c in checks], as_json)
     sys.exit(doctors.exit_status(checks))
 
 
@@ -87,5 +87,5 @@ def hash_password() -> None:
     asked = click.prompt("Password", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline()
     password = asked.rstrip("\r\n")
     if len(password) < SHORTEST_PASSWORD:
-        end(USAGE, f"a password has {SHORTEST_PASSWORD} characters at least")
+        exit_with(USAGE, f"a password has {SHORTEST_PASSWORD} characters at least")
     click.echo(hash_password(password))

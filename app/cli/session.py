@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from app.cli.output import CHECK_FAILED, NOTHING_MATCHED, UNREACHABLE, end
+from app.cli.output import CHECK_FAILED, NOTHING_MATCHED, UNREACHABLE, exit_with
 from app.ledger.ledger import Ledger
 from app.ledger.records import Gone
 from app.ledger.redis import Address, Redis, RedisDown
@@ -18,41 +18,41 @@ from app.settings.model import Settings
 T = TypeVar("T")
 
 
-def settings_or_none() -> Settings | None:
+def load_settings_or_none() -> Settings | None:
     try:
         return configuration.read(redis_needed=False)
     except SettingsError:
         return None
 
 
-def settings_at_hand() -> Settings:
+def load_settings() -> Settings:
     """Whether there is a Redis or not."""
     try:
         return configuration.read(redis_needed=False)
     except SettingsError as error:
-        end(CHECK_FAILED, str(error))
+        exit_with(CHECK_FAILED, str(error))
 
 
-def with_ledger(step: Callable[[Ledger, Settings], Awaitable[T]]) -> T:
+def run_with_ledger(step: Callable[[Ledger, Settings], Awaitable[T]]) -> T:
     """Run a step; its errors become an exit status and a sentence."""
 
     async def run() -> T:
         settings = configuration.read()
-        async with opened(settings) as ledger:
+        async with open_ledger(settings) as ledger:
             return await step(ledger, settings)
 
     try:
         return asyncio.run(run())
     except SettingsError as error:
-        end(CHECK_FAILED, str(error))
+        exit_with(CHECK_FAILED, str(error))
     except RedisDown as error:
-        end(UNREACHABLE, str(error))
+        exit_with(UNREACHABLE, str(error))
     except Gone as error:
-        end(NOTHING_MATCHED, f"there is no delivery or visit {error}, or no longer")
+        exit_with(NOTHING_MATCHED, f"there is no delivery or visit {error}, or no longer")
 
 
 @asynccontextmanager
-async def opened(settings: Settings) -> AsyncIterator[Ledger]:
+async def open_ledger(settings: Settings) -> AsyncIterator[Ledger]:
     redis = Redis(Address.of(settings.redis_url, settings.redis_tls_verify))
     try:
         yield Ledger(redis, settings.retention_days, settings.body_keys)
@@ -60,7 +60,7 @@ async def opened(settings: Settings) -> AsyncIterator[Ledger]:
         await redis.close()
 
 
-async def noted(ledger: Ledger, did: str, what: str, *, action: str = "") -> None:
+async def record_activity(ledger: Ledger, did: str, what: str, *, action: str = "") -> None:
     """In the audit log, before it is done. action: what it is counted as, where that is not `did`. Raises RedisDown."""
     try:
         name = getpass.getuser()

@@ -6,20 +6,20 @@ from typing import Any
 
 import click
 
-from app.cli.options import cursor, filter_of, filters, hooks_like, search
+from app.cli.options import build_filter, complete_hooks, cursor_option, filter_options, search_option
 from app.cli.output import (
     NOTHING_MATCHED,
     UNREACHABLE,
-    Moment,
-    as_json,
-    end,
+    TimeType,
     examples,
-    limit,
-    print_story,
-    reveal,
-    show_rows,
+    exit_with,
+    json_option,
+    limit_option,
+    personal_data_option,
+    print_json,
+    print_rows,
 )
-from app.cli.session import noted, with_ledger
+from app.cli.session import record_activity, run_with_ledger
 from app.ledger.ledger import Ledger
 from app.ledger.times import moment
 from app.operators.drift_audit import fetch_remote_visit
@@ -38,28 +38,28 @@ MOST_EMPTY = 3
 @click.command(
     epilog=examples("deliveries --since 2h", "deliveries --search ada@example.com", "deliveries --state parked --json")
 )
-@filters((*INDEXED_STATES, *RESULT_STATES))
-@search
-@limit
-@cursor
-@as_json
+@filter_options((*INDEXED_STATES, *RESULT_STATES))
+@search_option
+@limit_option
+@cursor_option
+@json_option
 def deliveries(limit: int, cursor: str, as_json: bool, **words: str | datetime | None) -> None:
     """What arrived, newest first."""
-    _list(filter_of(words, cursor=cursor), limit, as_json, ("delivery", "at", "hook", "event", "state", "visits"))
+    _list(build_filter(words, cursor=cursor), limit, as_json, ("delivery", "at", "hook", "event", "state", "visits"))
 
 
 @click.command(
     epilog=examples("failures", "failures --reason 422 --source calendly", "failures --search '+1 555 010 0001' --json")
 )
-@filters(())
-@search
-@limit
-@cursor
-@as_json
+@filter_options(())
+@search_option
+@limit_option
+@cursor_option
+@json_option
 def failures(limit: int, cursor: str, as_json: bool, **words: str | datetime | None) -> None:
     """What needs an operator, newest first."""
     shown = ("id", "kind", "reason", "since", "failed_attempts", "attempts", "response", "source", "hook", "delivery")
-    _list(filter_of(words, cursor=cursor, state="parked"), limit, as_json, shown)
+    _list(build_filter(words, cursor=cursor, state="parked"), limit, as_json, shown)
 
 
 def _list(filter: Filter, most: int, as_json: bool, names: Sequence[str]) -> None:
@@ -70,30 +70,30 @@ def _list(filter: Filter, most: int, as_json: bool, names: Sequence[str]) -> Non
             rows, more = rows + page.rows, page.next_cursor
         return rows, more
 
-    rows, more = with_ledger(look)
+    rows, more = run_with_ledger(look)
     if more and not rows:
-        end(NOTHING_MATCHED, f"nothing among the newest; to look further back: --cursor {more}")
+        exit_with(NOTHING_MATCHED, f"nothing among the newest; to look further back: --cursor {more}")
     # A reason is told where something is the matter, also in a list of all.
     shown = [{name: row[name] for name in (*names, "reason") if name in row} for row in rows]
-    show_rows(shown, as_json)
+    print_rows(shown, as_json)
     if more:
         click.echo(f"there may be more: --cursor {more}, or a larger --limit", err=True)
 
 
 @click.command(epilog=examples("show d019a3b1c2d0a1b2c3d4e", "show d019a3b1c2d0a1b2c3d4e --show-personal-data"))
 @click.argument("id")
-@reveal
-@as_json
+@personal_data_option
+@json_option
 def show(id: str, reveal: bool, as_json: bool) -> None:
     """One delivery: what it was, what came of it, every attempt."""
 
     async def look(ledger: Ledger, settings: Settings) -> Row:
         if reveal:
             await ledger.meta(id)
-            await noted(ledger, "revealed of a delivery", f"{id}: everything")
+            await record_activity(ledger, "revealed of a delivery", f"{id}: everything")
         return await Explain(ledger, settings, ALL_FIELDS if reveal else ()).delivery(id)
 
-    print_story(with_ledger(look), as_json)
+    print_json(run_with_ledger(look), as_json)
 
 
 @click.command(
@@ -101,8 +101,8 @@ def show(id: str, reveal: bool, as_json: bool) -> None:
 )
 @click.argument("external_id")
 @click.option("--remote", is_flag=True, help="Ask the Visits API too, what stands there now.")
-@reveal
-@as_json
+@personal_data_option
+@json_option
 def visit(external_id: str, remote: bool, reveal: bool, as_json: bool) -> None:
     """One visit: every fact, who said it, what the API last answered."""
 
@@ -110,10 +110,10 @@ def visit(external_id: str, remote: bool, reveal: bool, as_json: bool) -> None:
         explain = Explain(ledger, settings, ALL_FIELDS if reveal else ())
         if reveal:
             await explain.visit_task_ids(external_id)
-            await noted(ledger, "revealed of a visit", f"{external_id}: everything")
+            await record_activity(ledger, "revealed of a visit", f"{external_id}: everything")
         stories = await explain.visit(external_id)
         if remote:
-            await noted(ledger, "asked the Visits API", external_id)
+            await record_activity(ledger, "asked the Visits API", external_id)
             async with http_client(most=1) as http:
                 for story in stories:
                     story["remote_now"] = await fetch_remote_visit(
@@ -122,21 +122,21 @@ def visit(external_id: str, remote: bool, reveal: bool, as_json: bool) -> None:
         return stories
 
     try:
-        stories = with_ledger(look)
+        stories = run_with_ledger(look)
     except VisitsApiTrouble as trouble:
-        end(UNREACHABLE, f"the Visits API could not be asked: {trouble}")
+        exit_with(UNREACHABLE, f"the Visits API could not be asked: {trouble}")
     for story in stories:
-        print_story(story, as_json)
+        print_json(story, as_json)
 
 
 @click.command(
     epilog=examples("rejections", "rejections --hook calendly --since 1h", "rejections --reason stale --json")
 )
-@click.option("--hook", help="At this hook.", shell_complete=hooks_like)
+@click.option("--hook", help="At this hook.", shell_complete=complete_hooks)
 @click.option("--reason", default="", help="For this reason, or any part of it.")
-@click.option("--since", type=Moment(), help="Since then: 2h, 7d, or a time in ISO 8601.")
-@limit
-@as_json
+@click.option("--since", type=TimeType(), help="Since then: 2h, 7d, or a time in ISO 8601.")
+@limit_option
+@json_option
 def rejections(hook: str | None, reason: str, since: datetime | None, limit: int, as_json: bool) -> None:
     """What rang and was not let in: when, why, and the likely cause. Only the newest of each hook are kept."""
     least = since.timestamp() * 1000 if since else 0
@@ -144,9 +144,9 @@ def rejections(hook: str | None, reason: str, since: datetime | None, limit: int
     async def look(ledger: Ledger, settings: Settings) -> list[dict[str, Any]]:
         return with_likely_causes(await rejection_notes.newest(ledger.redis, [hook] if hook else ["", *settings.hooks]))
 
-    notes = [note for note in with_ledger(look) if reason in note["reason"] and note["at"] >= least]
+    notes = [note for note in run_with_ledger(look) if reason in note["reason"] and note["at"] >= least]
     names = ("at", "hook", "reason", "detail", "cause")
-    show_rows(
+    print_rows(
         [
             {name: (note | {"at": moment(note["at"])})[name] for name in names}
             for note in rejection_notes.senders_first(notes, limit)

@@ -9,9 +9,18 @@ from typing import Any
 
 import click
 
-from app.cli.options import hooks_like, sources_like, specimens_like
-from app.cli.output import CHECK_FAILED, NOTHING_MATCHED, UNREACHABLE, as_json, end, examples, printable, show_rows
-from app.cli.session import settings_at_hand, settings_or_none, with_ledger
+from app.cli.options import complete_hooks, complete_sources, complete_specimens
+from app.cli.output import (
+    CHECK_FAILED,
+    NOTHING_MATCHED,
+    UNREACHABLE,
+    examples,
+    exit_with,
+    json_option,
+    print_rows,
+    printable,
+)
+from app.cli.session import load_settings, load_settings_or_none, run_with_ledger
 from app.ledger.ledger import Ledger
 from app.ledger.times import moment
 from app.settings.model import Settings
@@ -22,11 +31,11 @@ from app.webhooks.source import VERIFIED_BY, Source
 
 
 @click.command(epilog=examples("sources", "sources calendly"))
-@click.argument("name", required=False, shell_complete=sources_like)
-@as_json
+@click.argument("name", required=False, shell_complete=complete_sources)
+@json_option
 def sources(name: str | None, as_json: bool) -> None:
     """What can ring; with a NAME, how to connect it."""
-    hooks = settings_or_none()
+    hooks = load_settings_or_none()
     if name is None:
         rows = [
             {
@@ -43,7 +52,7 @@ def sources(name: str | None, as_json: bool) -> None:
             }
             for tool in load_sources().values()
         ]
-        return show_rows(rows if as_json else [_without_evidence(row) for row in rows], as_json)
+        return print_rows(rows if as_json else [_without_evidence(row) for row in rows], as_json)
     source = _known(name)
     public_url = (hooks and hooks.public_url) or "https://YOUR-DOORBELL"
     click.echo(f"{source.title}  ({source.docs})")
@@ -63,7 +72,7 @@ def _without_evidence(row: dict[str, Any]) -> dict[str, Any]:
 
 def _known(name: str) -> Source:
     if name not in load_sources():
-        end(NOTHING_MATCHED, f"there is no source {name}; there are {', '.join(load_sources())}")
+        exit_with(NOTHING_MATCHED, f"there is no source {name}; there are {', '.join(load_sources())}")
     return load_sources()[name].definition
 
 
@@ -90,20 +99,20 @@ PROVES = {
 
 
 @click.command("hook-url", epilog=examples("hook-url gingr"))
-@click.argument("hook", shell_complete=hooks_like)
+@click.argument("hook", shell_complete=complete_hooks)
 def hook_url(hook: str) -> None:
     """The address of a HOOK, as the tool should have it; with its token, where the tool signs nothing."""
-    settings = settings_at_hand()
+    settings = load_settings()
     entrance = settings.entrances.get(hook)
     if entrance is None:
-        end(NOTHING_MATCHED, f"there is no hook {hook}, or it has no secret")
+        exit_with(NOTHING_MATCHED, f"there is no hook {hook}, or it has no secret")
     if not settings.public_url:
         click.echo("PUBLIC_URL is not set: put our own address before it", err=True)
     click.echo(settings.address(entrance))
 
 
 @click.group(invoke_without_command=True, epilog=examples("secrets", "secrets --json", "secrets generate standard"))
-@as_json
+@json_option
 @click.pass_context
 def secrets(context: click.Context, as_json: bool) -> None:
     """Which secrets each hook has, by their fingerprints, and when each last matched. An old one that has not matched for
@@ -121,16 +130,16 @@ def secrets(context: click.Context, as_json: bool) -> None:
             )
         ]
 
-    show_rows(with_ledger(look), as_json)
+    print_rows(run_with_ledger(look), as_json)
 
 
 @secrets.command(epilog=examples("secrets generate standard"))
-@click.argument("source", shell_complete=sources_like)
+@click.argument("source", shell_complete=complete_sources)
 def generate(source: str) -> None:
     """Make a secret of the kind that SOURCE signs with, where the tool takes one of ours."""
     made = _generated(_known(source).signature)
     if made is None:
-        end(
+        exit_with(
             CHECK_FAILED,
             f"{load_sources()[source].definition.title} signs with a key of its own; `doorbell sources {source}` says more",
         )
@@ -143,7 +152,7 @@ def generate(source: str) -> None:
 @secrets.command("fingerprint", epilog=examples("secrets fingerprint < secret.txt"))
 def print_fingerprint() -> None:
     """The fingerprint of a secret on standard input, to compare with those that Doorbell shows."""
-    click.echo(fingerprint(sys.stdin.readline().strip(), settings_at_hand().secret_key))
+    click.echo(fingerprint(sys.stdin.readline().strip(), load_settings().secret_key))
 
 
 def _generated(scheme: Scheme) -> str | None:
@@ -155,8 +164,8 @@ def _generated(scheme: Scheme) -> str | None:
 
 
 @click.command(epilog=examples("ring calendly", 'ring calendly "an invitee books"'))
-@click.argument("source", shell_complete=sources_like)
-@click.argument("specimen", required=False, shell_complete=specimens_like)
+@click.argument("source", shell_complete=complete_sources)
+@click.argument("specimen", required=False, shell_complete=complete_specimens)
 @click.option("--to", "url", help="Doorbell's address, or a hook's; by default http://127.0.0.1:$PORT/hooks/SOURCE.")
 def ring(source: str, specimen: str | None, url: str | None) -> None:
     """Send a really signed SPECIMEN, by its number or a part of its name; without one, list them."""
@@ -165,7 +174,7 @@ def ring(source: str, specimen: str | None, url: str | None) -> None:
     _known(source)
     names = [delivery["name"] for delivery in load_specimens(source)["deliveries"]]
     if specimen is None:
-        return show_rows([{"number": number, "specimen": name} for number, name in enumerate(names, 1)], False)
+        return print_rows([{"number": number, "specimen": name} for number, name in enumerate(names, 1)], False)
     url = (url or f"http://127.0.0.1:{os.environ.get('PORT', '8000')}").rstrip("/")
     if url.count("/") == 2:
         url += f"/hooks/{source}"
@@ -175,9 +184,9 @@ def ring(source: str, specimen: str | None, url: str | None) -> None:
     try:
         answer = send_specimen(url, source, specimen, os.environ)
     except UnknownSpecimen as error:
-        end(NOTHING_MATCHED, str(error))
+        exit_with(NOTHING_MATCHED, str(error))
     except OSError as error:
-        end(UNREACHABLE, f"{url} cannot be reached ({error})")
+        exit_with(UNREACHABLE, f"{url} cannot be reached ({error})")
     click.echo(printable(answer.text))
     click.echo(f"answered {answer.status_code}", err=True)
     sys.exit(0 if answer.is_success else CHECK_FAILED)

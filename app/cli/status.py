@@ -4,9 +4,9 @@ from dataclasses import asdict
 
 import click
 
-from app.cli.options import cursor
-from app.cli.output import as_json, examples, limit, print_story, printable, show_rows, table
-from app.cli.session import settings_at_hand, with_ledger
+from app.cli.options import cursor_option
+from app.cli.output import examples, json_option, limit_option, print_json, print_rows, print_table, printable
+from app.cli.session import load_settings, run_with_ledger
 from app.ledger.ledger import Ledger
 from app.ledger.times import moment
 from app.operators.activity_log import Activity, ActivityLog
@@ -18,44 +18,44 @@ from app.telemetry.health import Worker, live_workers
 
 
 @click.command(epilog=examples("overview", "overview --json | jq .states"))
-@as_json
+@json_option
 def overview(as_json: bool) -> None:
     """Is all well? A sentence; then how much is in which state, what fails and why, each hook, each worker. As JSON also
     the last 24 hours."""
 
-    story = with_ledger(load_overview).to_dict()
+    story = run_with_ledger(load_overview).to_dict()
     if as_json:
-        return print_story(story, as_json)
+        return print_json(story, as_json)
     click.echo(printable(story["summary"]))
     for title in ("states", "failures", "circuits", "hooks", "workers"):
         rows = [story[title]] if title == "states" else story[title]
         if rows:
             click.echo(f"\n{title}")
-            table(rows)
+            print_table(rows)
     return None
 
 
 @click.command(epilog=examples("workers", "workers --json"))
-@as_json
+@json_option
 def workers(as_json: bool) -> None:
     """The workers that gave a sign of life; `doorbell deliveries --state running` tells what they have in hand."""
 
     async def see(ledger: Ledger, settings: Settings) -> list[Worker]:
         return await live_workers(ledger.redis)
 
-    show_rows([worker.to_dict() for worker in with_ledger(see)], as_json)
+    print_rows([worker.to_dict() for worker in run_with_ledger(see)], as_json)
 
 
 @click.command(epilog=examples("operations", "operations --json"))
-@limit
-@as_json
+@limit_option
+@json_option
 def operations(limit: int, as_json: bool) -> None:
     """Replays and discards that somebody started at the console, newest first. `doorbell cancel` stops one."""
 
     async def see(ledger: Ledger, settings: Settings) -> list[Operation]:
         return await Operations(ledger, settings).newest(limit)
 
-    show_rows([_row(one) for one in with_ledger(see)], as_json)
+    print_rows([_row(one) for one in run_with_ledger(see)], as_json)
 
 
 def _row(one: Operation) -> Row:
@@ -73,23 +73,23 @@ def _row(one: Operation) -> Row:
 
 
 @click.command(epilog=examples("activity", "activity --limit 1000 --json"))
-@limit
-@cursor
-@as_json
+@limit_option
+@cursor_option
+@json_option
 def activity(limit: int, cursor: str, as_json: bool) -> None:
     """Who did what, at the console and on the command line, newest first."""
 
     async def see(ledger: Ledger, settings: Settings) -> list[Activity]:
         return await ActivityLog(ledger.redis).newest(cursor, limit)
 
-    lines = with_ledger(see)
-    show_rows([asdict(line) for line in lines], as_json)
+    lines = run_with_ledger(see)
+    print_rows([asdict(line) for line in lines], as_json)
     if len(lines) == limit:
         click.echo(f"there may be more: --cursor {lines[-1].id}, or a larger --limit", err=True)
 
 
 @click.command(epilog=examples("settings", "settings --json"))
-@as_json
+@json_option
 def settings(as_json: bool) -> None:
     """What the environment says: every setting, what it is, what it means. Of a secret only whether it is set."""
-    show_rows(settings_at_hand().shown(), as_json)
+    print_rows(load_settings().shown(), as_json)

@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 
 import click
 
-from app.cli.options import hooks_like, sources_like
-from app.cli.output import as_json, as_line, examples, printable
-from app.cli.session import opened, with_ledger
+from app.cli.options import complete_hooks, complete_sources
+from app.cli.output import examples, json_option, printable, to_json
+from app.cli.session import open_ledger, run_with_ledger
 from app.ledger.jobs_contract import VISIT
 from app.ledger.ledger import Ledger
 from app.ledger.records import Gone
@@ -20,10 +20,10 @@ from app.settings.model import Settings
 
 
 @click.command(epilog=examples("tail", "tail --source calendly", "tail --visit standard-A-1 --json"))
-@click.option("--source", default="", help="Of this tool.", shell_complete=sources_like)
-@click.option("--hook", default="", help="Of what rang here.", shell_complete=hooks_like)
+@click.option("--source", default="", help="Of this tool.", shell_complete=complete_sources)
+@click.option("--hook", default="", help="Of what rang here.", shell_complete=complete_hooks)
 @click.option("--visit", default="", help="Of this visit, by its external_id.")
-@as_json
+@json_option
 def tail(source: str, hook: str, visit: str, as_json: bool) -> None:
     """What arrives (→), what is attempted (←) and what is refused (×, some seconds later), a line each, as it happens.
     Ctrl-C ends it. Times are UTC."""
@@ -33,17 +33,17 @@ def tail(source: str, hook: str, visit: str, as_json: bool) -> None:
 
     def tell(row: Row) -> None:
         if fits(row):
-            click.echo(as_line(row) if as_json else printable(_line(row)))
+            click.echo(to_json(row) if as_json else printable(_line(row)))
 
     async def watch(ledger: Ledger, settings: Settings) -> None:
-        async with opened(settings) as listening:
+        async with open_ledger(settings) as listening:
             await asyncio.gather(
                 _arriving(ledger, settings, tell),
                 _attempted(ledger, settings, listening, tell),
                 _refused(ledger, settings, tell),
             )
 
-    with_ledger(watch)
+    run_with_ledger(watch)
 
 
 async def _arriving(ledger: Ledger, settings: Settings, tell: Callable[[Row], None]) -> None:

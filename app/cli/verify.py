@@ -8,9 +8,19 @@ from typing import BinaryIO
 
 import click
 
-from app.cli.options import hooks_like
-from app.cli.output import CHECK_FAILED, NOTHING_MATCHED, USAGE, Moment, as_json, as_line, end, examples, printable
-from app.cli.session import settings_at_hand
+from app.cli.options import complete_hooks
+from app.cli.output import (
+    CHECK_FAILED,
+    NOTHING_MATCHED,
+    USAGE,
+    TimeType,
+    examples,
+    exit_with,
+    json_option,
+    printable,
+    to_json,
+)
+from app.cli.session import load_settings
 from app.operators.signature_diagnosis import Diagnosis, diagnose
 from app.settings.model import Entrance, Settings
 from app.webhooks.delivery import Delivery
@@ -23,14 +33,14 @@ from app.webhooks.delivery import Delivery
         "verify standard --headers headers.txt --body body.json --at 2026-03-14T09:00:00Z",
     )
 )
-@click.argument("hook", shell_complete=hooks_like)
+@click.argument("hook", shell_complete=complete_hooks)
 @click.option("--body", type=click.File("rb"), default="-", help="The body, byte for byte; by default stdin.")
 @click.option(
     "--headers", type=click.File("rb"), help="A file of lines `Name: value`; `POST /hooks/… HTTP/1.1` may be first."
 )
 @click.option("--header", "more", multiple=True, metavar="'NAME: VALUE'", help="One header; may be said several times.")
-@click.option("--at", type=Moment(), help="When it arrived; by default now.")
-@as_json
+@click.option("--at", type=TimeType(), help="When it arrived; by default now.")
+@json_option
 def verify(
     hook: str,
     body: BinaryIO,
@@ -41,7 +51,7 @@ def verify(
 ) -> None:
     """Does the signature of a request at HOOK (a hook, or the one hook of a source) hold, and if not, why? Nothing is
     accepted and nothing sent; secrets are told by their fingerprints."""
-    settings = settings_at_hand()
+    settings = load_settings()
     entrance = _entrance(settings, hook)
     lines = [*(headers.read().splitlines() if headers else ()), *(one.encode() for one in more)]
     token, query, parsed = _parsed(entrance, lines)
@@ -50,7 +60,7 @@ def verify(
     delivery = Delivery(entrance.name, entrance.tool.name, parsed, body.read(), arrived_at, token=token, query=query)
     found = diagnose(settings, entrance, delivery, now)
     if as_json:
-        click.echo(as_line({"hook": entrance.name, **asdict(found)}))
+        click.echo(to_json({"hook": entrance.name, **asdict(found)}))
     else:
         _tell(entrance, found)
     sys.exit(0 if found.is_valid else CHECK_FAILED)
@@ -61,9 +71,9 @@ def _entrance(settings: Settings, name: str) -> Entrance:
         return settings.entrances[name]
     of_source = [entrance for entrance in settings.entrances.values() if entrance.tool.name == name]
     if len(of_source) > 1:
-        end(USAGE, f"{name} has several hooks: say which, {', '.join(entrance.name for entrance in of_source)}")
+        exit_with(USAGE, f"{name} has several hooks: say which, {', '.join(entrance.name for entrance in of_source)}")
     if not of_source:
-        end(NOTHING_MATCHED, f"there is no hook {name}, or it has no secret")
+        exit_with(NOTHING_MATCHED, f"there is no hook {name}, or it has no secret")
     return of_source[0]
 
 
@@ -77,7 +87,7 @@ def _parsed(entrance: Entrance, lines: list[bytes]) -> tuple[str, bytes, tuple[t
             path, _, query = line.split()[1].partition(b"?")
             token = path.decode("latin-1").partition(f"{entrance.path}/")[2]
         elif line.strip() and not colon:
-            end(USAGE, f"line {number + 1} of the headers is none: it has no colon")
+            exit_with(USAGE, f"line {number + 1} of the headers is none: it has no colon")
         elif line.strip():
             headers.append((name.strip().lower(), value.strip()))
     return token, query, tuple(headers)

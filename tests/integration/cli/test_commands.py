@@ -23,8 +23,8 @@ from click.testing import CliRunner
 
 from app import __version__
 from app.cli import COMMANDS, main
-from app.cli.output import as_line, printable
-from app.cli.session import opened
+from app.cli.output import printable, to_json
+from app.cli.session import open_ledger
 from app.demo.valkey import free_port, valkey
 from app.operators.filter import Filter
 from app.operators.operations import OperationRequest, Operations
@@ -398,8 +398,8 @@ def test_what_a_sender_writes_does_not_steer_the_terminal(
 
 
 def test_a_line_of_json_says_what_was_written_and_a_cell_shows_where_something_was() -> None:
-    assert {"a": STEERING, "é": "日本"} == json.loads(as_line({"a": STEERING, "é": "日本"}))
-    assert "é 日本" in as_line("é 日本")
+    assert {"a": STEERING, "é": "日本"} == json.loads(to_json({"a": STEERING, "é": "日本"}))
+    assert "é 日本" in to_json("é 日本")
     assert "a\N{REPLACEMENT CHARACTER}b c é" == printable("a\u202eb\tc\xa0é")
 
 
@@ -696,7 +696,7 @@ def test_operations_of_the_console_are_listed_and_cancelled(service: Harness) ->
 
     async def started(*orders: OperationRequest) -> list[str]:
         settings = read(service.env)
-        async with opened(settings) as ledger:
+        async with open_ledger(settings) as ledger:
             operations = Operations(ledger, settings)
             # No worker takes up the second while this one is in hand.
             await ledger.redis.command("SET", "db:operation:in-hand:lock", 1, "EX", 60)

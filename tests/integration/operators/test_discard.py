@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from app.cli.options import filter_of
+from app.cli.options import build_filter
 from app.operators.discard import Discard, Planned
 from app.visits.change import Contact
 from tests.integration.jobs.test_apply_visit import World, booked, change, hands, world
@@ -20,13 +20,13 @@ async def plan(
 ) -> list[tuple[str, str]]:
     """What is selected, and why it would be left alone; empty: it would be given up."""
     discard = Discard(world.ledger, world.context.settings, planned, planned_at)
-    return sorted([(step.id, step.skip_reason) async for step in discard.plan(filter_of(words))])
+    return sorted([(step.id, step.skip_reason) async for step in discard.plan(build_filter(words))])
 
 
 async def carry_out(world: World, planned: Planned | None = None, **words: Any) -> list[tuple[str, str]]:
     done: list[tuple[str, str]] = []
     discard = Discard(world.ledger, world.context.settings, planned)
-    await discard.execute(filter_of(words), lambda step, state: done.append((step.id, state)))
+    await discard.execute(build_filter(words), lambda step, state: done.append((step.id, state)))
     return sorted(done)
 
 

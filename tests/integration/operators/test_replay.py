@@ -13,7 +13,7 @@ import pytest
 
 import app.operators.replay
 import jobs.apply_visit
-from app.cli.options import filter_of
+from app.cli.options import build_filter
 from app.ledger.records import Attempt, Hold, Meta
 from app.operators.replay import Call, NoWorkerProgress, PlannedTask, Replay
 from app.operators.selection import Mode, TaskSelector
@@ -365,14 +365,14 @@ async def plan(
     world: World, mode: Mode = "retry", recheck: bool = False, contact: str = "", **words: Any
 ) -> list[PlannedTask]:
     replay = replay_of(world, mode, recheck=recheck, contact=contact)
-    return [step async for step in replay.plan(filter_of(words))]
+    return [step async for step in replay.plan(build_filter(words))]
 
 
 async def carry_out(world: World, mode: Mode = "retry", contact: str = "", **words: Any) -> list[tuple[str, str]]:
     """What became of each."""
     done: list[tuple[str, str]] = []
     replay = replay_of(world, mode, contact=contact)
-    await replay.execute(filter_of(words), lambda step, state: done.append((step.id, state)))
+    await replay.execute(build_filter(words), lambda step, state: done.append((step.id, state)))
     return done
 
 
@@ -497,7 +497,7 @@ async def test_words_narrow_the_deliveries_behind_a_visit_too(world: World) -> N
 
     async def selected(**words: Any) -> list[str]:
         selector = TaskSelector(world.ledger, world.context.settings, "retranslate")
-        return [deliveries[unit.id] async for unit in selector.iter(filter_of(words))]
+        return [deliveries[unit.id] async for unit in selector.iter(build_filter(words))]
 
     for words in ({}, {"state": "parked"}, {"hook": "standard"}, {"since": datetime.now(UTC) - timedelta(hours=1)}):
         assert [of("2")] == await selected(visit="2", **words), words
@@ -523,7 +523,7 @@ async def test_words_are_asked_of_the_delivery_that_was_found(world: World, mode
 
     async def found(id: str, **words: Any) -> bool:
         selector = TaskSelector(world.ledger, world.context.settings, mode)
-        return bool([unit async for unit in selector.iter(filter_of(words, search=id))])
+        return bool([unit async for unit in selector.iter(build_filter(words, search=id))])
 
     recent = datetime.now(UTC) - timedelta(hours=1)
     assert [False, True] == [await found(id, since=recent) for id in (old, new)]
