@@ -82,19 +82,19 @@ def translate(data: bytes) -> None:
     recorded = choices.one_of(load_specimens(tool.name)["deliveries"])
     raw = _changed_body(choices, recorded["body"])
     headers = {name: choices.text() if choices.rarely() else value for name, value in recorded["headers"].items()}
-    kept = {name: headers[name] for name in headers if name in tool.source.headers}
+    kept = {name: headers[name] for name in headers if name in tool.definition.kept_headers}
     try:
-        read = parse_body(Delivery(tool.name, tool.name, (), raw, NOW), tool.source.form)
+        read = parse_body(Delivery(tool.name, tool.name, (), raw, NOW), tool.definition.body_format)
     except UnreadableBody:
         return
     event = Event(tool.name, read, NOW, kept, zone=ZONE)
     try:
         for seen in _with_records(choices, tool, event, recorded.get("records", {})):
             _check(tool, tool.translate(seen))
-        if tool.source.repeat_key:
-            tool.source.repeat_key(event)
-        if tool.source.tenant:
-            tool.source.tenant(event)
+        if tool.definition.repeat_key:
+            tool.definition.repeat_key(event)
+        if tool.definition.tenant_of:
+            tool.definition.tenant_of(event)
     except Untranslatable as error:
         if len(str(error)) > LONGEST_REASON:
             raise

@@ -626,7 +626,7 @@ def test_a_changed_body_is_refused(name: str) -> None:
         others = [raw[:-1], raw[1:], raw + raw, b"\xef\xbb\xbf" + raw]
         if not specimen.is_proof_in_body:
             others += [b"", raw + b" ", raw + b"\n", b" " + raw]
-        found = {specimen.refusal(specimen.changed(raw=other)) for other in [*flipped, *others]}
+        found = {specimen.refusal(specimen.changed(body=other)) for other in [*flipped, *others]}
         return found - {"malformed", "missing"} if specimen.is_proof_in_body else found
 
     assert {} == unlike({"mismatch"}, covered(name), reasons)
@@ -637,7 +637,7 @@ def test_a_body_that_says_the_same_in_other_bytes_is_refused(name: str) -> None:
     def reason(specimen: Specimen) -> str:
         body = specimen.told["body"]
         other = body.replace("=", "%3D", 1).replace(":", ": ", 1) if isinstance(body, str) else json.dumps(body)
-        return specimen.refusal(specimen.changed(raw=other.encode()))
+        return specimen.refusal(specimen.changed(body=other.encode()))
 
     assert {} == unlike("mismatch", [found for found in covered(name) if not found.is_proof_in_body], reason)
 
@@ -656,7 +656,7 @@ def test_no_bit_of_a_signature_or_of_what_it_covers_can_be_changed(name: str) ->
         if specimen.is_proof_in_body:
             raw = specimen.delivery.body
             others = [("", flipped) for flipped in _flipped(raw)]
-            wrongly = [other for _, other in others if not _is_refused(specimen, specimen.changed(raw=other))]
+            wrongly = [other for _, other in others if not _is_refused(specimen, specimen.changed(body=other))]
         elif token := specimen.delivery.token.encode():
             others += [("", flipped) for flipped in _flipped(token)]
             tokens = [flipped.decode("latin-1") for flipped in _flipped(token)]
@@ -701,7 +701,7 @@ def test_without_its_signature_a_delivery_is_refused(name: str) -> None:
         bare += [specimen.changed(headers=())] if bare else []
         bare += [specimen.changed(token="")] if specimen.delivery.token else []
         bare += (
-            [specimen.changed(raw=b"")]
+            [specimen.changed(body=b"")]
             if specimen.is_proof_in_body and not specimen.tool.definition.signature.needs_key
             else []
         )
@@ -792,7 +792,7 @@ def test_a_hook_has_its_own_tolerance_to_the_second_and_in_both_directions(name:
 @each_tool
 def test_a_forged_old_delivery_learns_that_it_is_forged_and_nothing_of_our_clock(name: str) -> None:
     def reason(specimen: Specimen) -> str:
-        return specimen.refusal(specimen.changed(raw=b"{}"), now=5e9)
+        return specimen.refusal(specimen.changed(body=b"{}"), now=5e9)
 
     assert {} == unlike("mismatch", [found for found in timed(name) if found.scheme.covers == "body"], reason)
 

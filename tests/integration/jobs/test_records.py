@@ -312,7 +312,7 @@ def test_a_get_is_one_request_below_the_tools_api(
 def test_credentials_are_shown_in_headers_and_params() -> None:
     keys = ApiKeyAuth(headers={"X-Key": "API_KEY"}, params={"company": "COMPANY"})
 
-    shown = keys.show({"API_KEY": "k", "COMPANY": "c"}, 0, RecordRequest("visits/1"))
+    shown = keys.authenticate({"API_KEY": "k", "COMPANY": "c"}, 0, RecordRequest("visits/1"))
 
     assert (("API_KEY", "COMPANY"), {"X-Key": "k"}, {"company": "c"}) == (keys.names, shown.headers, shown.params)
 
