@@ -19,7 +19,7 @@ from app.intake.endpoint import WebhookEndpoint
 from app.intake.http_protocol import ON_SHUTDOWN, raise_file_limit
 from app.intake.tracing import trace_requests
 from app.ledger.ledger import Ledger
-from app.ledger.redis import Address, Redis, RedisDown
+from app.ledger.redis import Redis, RedisAddress, RedisUnavailable
 from app.settings.environment import SettingsError, read
 from app.settings.model import Settings
 from app.telemetry import logs, metrics, tracing
@@ -37,7 +37,7 @@ def create_app(settings: Settings) -> Starlette:
     entrances = settings.entrances
     patiences = {entrance.tool.definition.sender_timeout_s for entrance in entrances.values()}
     connections = {
-        s: Redis(Address.of(settings.redis_url, settings.redis_tls_verify), s, fsync=settings.ack == "fsync")
+        s: Redis(RedisAddress.from_url(settings.redis_url, settings.redis_tls_verify), s, fsync=settings.ack == "fsync")
         for s in patiences | {REDIS_TIMEOUT_S}
     }
     ledgers = {
@@ -49,7 +49,7 @@ def create_app(settings: Settings) -> Starlette:
     tally = Counters(settings.retention_days, secrets, settings.secret_key)
     intake = WebhookEndpoint(settings, ledgers, refusals, tally)
     # A connection of its own: a long answer to the console stands in front of no delivery.
-    desk = Redis(Address.of(settings.redis_url, settings.redis_tls_verify), REDIS_TIMEOUT_S)
+    desk = Redis(RedisAddress.from_url(settings.redis_url, settings.redis_tls_verify), REDIS_TIMEOUT_S)
     console = Console(settings, Ledger(desk, settings.retention_days, settings.body_keys))
 
     @asynccontextmanager
@@ -88,7 +88,7 @@ def create_app(settings: Settings) -> Starlette:
         try:
             async with asyncio.timeout(0.5):
                 await redis.command("PING")
-        except (RedisDown, TimeoutError):
+        except (RedisUnavailable, TimeoutError):
             return JSONResponse({"status": "unavailable", "check": "redis"}, 503)
         return JSONResponse({"status": "ok"})
 

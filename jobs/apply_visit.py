@@ -7,10 +7,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.ledger.jobs_contract import visit_work
-from app.ledger.ledger import future_ms, rang_ms
-from app.ledger.records import Hold, Lost, Member, Outcome, TooMany, Verdict
-from app.ledger.redis import RedisDown
+from app.ledger.jobs_contract import visit_task_id
+from app.ledger.ledger import delivery_time_ms, time_until_visit_ms
+from app.ledger.records import CircuitSignal, Lease, LeaseLost, Outcome, Task, VisitLimitReached
+from app.ledger.redis import RedisUnavailable
 from app.operators.search_index import index
 from app.telemetry import tracing
 from app.telemetry.counters import Counters
@@ -59,13 +59,13 @@ async def visit_job(ctx: dict[str, Any], subject: str) -> None:
 async def run_visit(context: Context, account: str, external_id: str) -> str:
     """Make the API show the visit, and give the work back; what came of it, in a word."""
     is_rate_limited = context.settings.visits_api_rate is not None
-    hold = await context.ledger.begin(visit_work(account, external_id), account, is_rate_limited)
+    hold = await context.ledger.lease(visit_task_id(account, external_id), account, is_rate_limited)
     if isinstance(hold, str):
         return hold
-    with start_span("visit", "CONSUMER", hold.trace.traceparent, external_id=hold.root.external_id):
+    with start_span("visit", "CONSUMER", hold.request_context.traceparent, external_id=hold.primary.external_id):
         run = VisitRun(context, hold, account)
         outcome = await run.outcome()
-    with suppress(RedisDown):  # the next run does it
+    with suppress(RedisUnavailable):  # the next run does it
         await compact(context, hold)
     await asyncio.gather(complete(context, hold, outcome, account), run.index_contact(outcome))
     context.counters.count_for_hour(account, outcome.state)
@@ -73,40 +73,42 @@ async def run_visit(context: Context, account: str, external_id: str) -> str:
     log.info(
         "visit_run_finished",
         state=outcome.state,
-        external_id=hold.root.external_id,
-        delivery=hold.trace.delivery,
-        attempt=hold.root.tries + 1,
+        external_id=hold.primary.external_id,
+        delivery=hold.request_context.delivery_id,
+        attempt=hold.primary.failed_attempts + 1,
         outcome=outcome.attempt.outcome if outcome.attempt else outcome.reason,
         **({"reason": outcome.reason} if outcome.reason else {}),
         calls=len(run.api.calls),
         took_ms=run.clock.took_ms,
-        **hold.trace.fields,
+        **hold.request_context.log_fields,
     )
     return outcome.state
 
 
-def record_metrics(tally: Counters, hold: Hold, outcome: Outcome) -> None:
+def record_metrics(tally: Counters, hold: Lease, outcome: Outcome) -> None:
     """A run over a visit; and how long each of its changes that are settled now was under way."""
     tally.increment(TASK_RUNS, "visit", outcome.state, reason_class(outcome.reason))
     if outcome.attempt and outcome.state in ("settled", "parked"):
         tally.increment(TASKS_FINISHED, "visit", outcome.attempt.outcome)
     if outcome.state == "settled":
-        source, now = source_of_task(hold.root.work), time.time()
-        for member in hold.members:
+        source, now = source_of_task(hold.primary.task_id), time.time()
+        for member in hold.tasks:
             for origin, change in member.changes.items():
-                if int(change.partition(b" ")[0]) > member.done:
-                    tally.observe(END_TO_END_S, max(0.0, now - rang_ms(origin) / 1000), source)
+                if int(change.partition(b" ")[0]) > member.applied_count:
+                    tally.observe(END_TO_END_S, max(0.0, now - delivery_time_ms(origin) / 1000), source)
 
 
-async def compact(context: Context, hold: Hold) -> None:
+async def compact(context: Context, hold: Lease) -> None:
     """A visit does not grow for ever: of very many changes, those that may still decide something stay, and the newest."""
-    for member in hold.members:
+    for member in hold.tasks:
         if len(member.changes) > COMPACT_ABOVE:
             # Folded by itself: should another id turn out to come before it, all of its changes move up alike.
-            kept = needed(member.said()).union(_newest(member.changes))
+            kept = needed(member.recorded_changes()).union(_newest(member.changes))
             await context.ledger.compact(hold, member, member.changes.keys() - kept)
-        if len(member.discarded) > COMPACT_ABOVE:
-            await context.ledger.compact(hold, member, member.discarded.keys() - _newest(member.discarded))
+        if len(member.discarded_changes) > COMPACT_ABOVE:
+            await context.ledger.compact(
+                hold, member, member.discarded_changes.keys() - _newest(member.discarded_changes)
+            )
 
 
 def _newest(changes: Mapping[str, bytes]) -> list[str]:
@@ -114,16 +116,16 @@ def _newest(changes: Mapping[str, bytes]) -> list[str]:
     return sorted(changes, key=lambda origin: -int(changes[origin].partition(b" ")[0]))[:COMPACT_KEEP_NEWEST]
 
 
-async def complete(context: Context, hold: Hold, outcome: Outcome, gate: str = "") -> None:
+async def complete(context: Context, hold: Lease, outcome: Outcome, gate: str = "") -> None:
     """Release, through a restart of Redis too as long as the lease lasts; after it, the sweep puts the work back."""
     while True:
         try:
-            await context.ledger.release(hold, outcome, gate)
+            await context.ledger.complete(hold, outcome, gate)
             return
-        except Lost:
-            log.warning("lease_lost", task=hold.root.work)
+        except LeaseLost:
+            log.warning("lease_lost", task=hold.primary.task_id)
             return
-        except RedisDown:
+        except RedisUnavailable:
             if hold.remaining_s() < 1:
                 raise
             await asyncio.sleep(0.5)
@@ -134,7 +136,7 @@ class VisitRun:
     """One run over one visit, under a lease."""
 
     context: Context
-    hold: Hold
+    hold: Lease
     account: str
     clock: RunTimer = field(default_factory=RunTimer)
     #: Whose visit it is, once the facts were looked at.
@@ -147,7 +149,7 @@ class VisitRun:
     def __post_init__(self) -> None:
         settings, self.deadline = self.context.settings, time.monotonic() + RUN_TIMEOUT_S
         token = settings.tokens.get(self.account, "")
-        names, url = self.hold.trace.headers | tracing.trace_headers(), settings.visits_api_url
+        names, url = self.hold.request_context.headers | tracing.trace_headers(), settings.visits_api_url
         self.api = VisitsClient(self.context.http, url, token, [], self.before_call, names, self.record_call)
         key = settings.contact_key(self.account)
         self.contacts = Contacts(self.context.ledger, self.account, key, self.context.locks)
@@ -155,7 +157,7 @@ class VisitRun:
     async def before_call(self) -> None:
         rate = self.context.settings.visits_api_rate
         if rate:
-            wait_s = await self.context.ledger.pace(self.account, rate, MAX_RATE_WAIT_S)
+            wait_s = await self.context.ledger.acquire_rate_slot(self.account, rate, MAX_RATE_WAIT_S)
             if wait_s < 0:
                 raise RateLimitedLocally
             await asyncio.sleep(wait_s)
@@ -168,7 +170,7 @@ class VisitRun:
         tracing.record_api_call(method, route, status, seconds)
 
     async def outcome(self) -> Outcome:
-        root = self.hold.root
+        root = self.hold.primary
         try:
             if not self.api.token:
                 return self._parked("token_missing", "no token is set for this account", tries=None)
@@ -182,7 +184,7 @@ class VisitRun:
             return self._on_api_error(trouble)
         except MissingFact as missing:
             return self._wait_for_fact(str(missing))
-        except TooMany as bound:
+        except VisitLimitReached as bound:
             said = f"this visit has more than {MAX_PAYMENTS} payments"
             return self._parked(str(bound), said, tries=None)
         except (InProgressElsewhere, DeadlinePassed):
@@ -191,74 +193,89 @@ class VisitRun:
             return self._rate_limited()
         except TimeoutError:
             return self._on_api_error(Unanswered("run", said=f"not done within {RUN_TIMEOUT_S:.0f} s"))
-        except RedisDown:
+        except RedisUnavailable:
             return self._retry_soon("redis_down", 1 + chance())
         except Exception:
             log.exception("unhandled_exception", external_id=root.external_id)
-            return self._parked("internal_error", "a defect of Doorbell; its log has the place", tries=root.tries + 1)
+            return self._parked(
+                "internal_error", "a defect of Doorbell; its log has the place", tries=root.failed_attempts + 1
+            )
 
     async def index_contact(self, outcome: Outcome) -> None:
         """By whose visit it is, for operators; never worth a failure."""
         keys = self.context.settings.secret_key
         if not keys or not self.contact or outcome.state not in ("settled", "parked"):
             return
-        keep_ms = self.context.settings.retention_days * 86_400_000 + future_ms(self.hold, outcome)
-        with suppress(RedisDown):
-            await index(self.context.ledger.redis, self.hold.root.work, self.contact, keys[0], keep_ms)
+        keep_ms = self.context.settings.retention_days * 86_400_000 + time_until_visit_ms(self.hold, outcome)
+        with suppress(RedisUnavailable):
+            await index(self.context.ledger.redis, self.hold.primary.task_id, self.contact, keys[0], keep_ms)
 
     # -- what comes of it --
 
     def _settled(self, done: str) -> Outcome:
-        return Outcome(state="settled", attempt=self._attempt(done), api=self.remote, verdict=self._circuit_ok())
+        return Outcome(
+            state="settled", attempt=self._attempt(done), remote=self.remote, circuit_signal=self._circuit_ok()
+        )
 
-    def _circuit_ok(self) -> Verdict | None:
+    def _circuit_ok(self) -> CircuitSignal | None:
         """The API answered: whatever this visit lacks, the way is free."""
-        return Verdict(why="ok") if self.api.calls else None
+        return CircuitSignal(kind="ok") if self.api.calls else None
 
     def _parked(self, reason: str, said: str, tries: int | None) -> Outcome:
         return Outcome(
-            state="parked", attempt=self._attempt("parked", said), reason=reason, tries=tries, api=self.remote
+            state="parked",
+            attempt=self._attempt("parked", said),
+            reason=reason,
+            failed_attempts=tries,
+            remote=self.remote,
         )
 
     def _retry_soon(self, reason: str, due_s: float) -> Outcome:
-        tries = self.hold.root.tries or None
+        tries = self.hold.primary.failed_attempts or None
         return Outcome(
-            state="waiting", attempt=self._attempt(reason), reason=reason, due_s=due_s, tries=tries, api=self.remote
+            state="waiting",
+            attempt=self._attempt(reason),
+            reason=reason,
+            retry_in_s=due_s,
+            failed_attempts=tries,
+            remote=self.remote,
         )
 
     def _rate_limited(self) -> Outcome:
         """The line for a call is long: the ledger keeps the place, the visit that starts soonest first."""
         attempt = self._attempt("rate_limited_locally") if self.api.calls else None
-        return Outcome(state="held", attempt=attempt, reason="rate_limited_locally", api=self.remote)
+        return Outcome(state="held", attempt=attempt, reason="rate_limited_locally", remote=self.remote)
 
     def _wait_for_fact(self, missing: str) -> Outcome:
         """Wait for a change that brings it, but not for ever."""
         settings = self.context.settings
-        left_s = min(settings.contact_for_s, settings.retry_for_s) - seconds_since(self.hold.root.since)
+        left_s = min(settings.contact_for_s, settings.retry_for_s) - seconds_since(self.hold.primary.pending_since_ms)
         if left_s <= 0:
             return self._parked(missing, "no change brought it", tries=None)
         return Outcome(
             state="waiting",
             attempt=self._attempt("waiting"),
             reason=missing,
-            due_s=left_s + 0.05,
-            api=self.remote,
-            verdict=self._circuit_ok(),
+            retry_in_s=left_s + 0.05,
+            remote=self.remote,
+            circuit_signal=self._circuit_ok(),
         )
 
     def _on_api_error(self, trouble: VisitsApiTrouble) -> Outcome:
-        root = self.hold.root
-        decision = decide(trouble, self.context.schedule, root.tries, seconds_since(root.failed_since), chance())
+        root = self.hold.primary
+        decision = decide(
+            trouble, self.context.schedule, root.failed_attempts, seconds_since(root.failing_since_ms), chance()
+        )
         attempt = self._attempt(type(trouble).__name__.lower(), trouble.said)
         state = "parked" if decision.retry_in_s is None else "held" if decision.opens_circuit else "waiting"
         return Outcome(
             state=state,  # type: ignore[arg-type]
             attempt=attempt,
             reason=decision.reason,
-            due_s=decision.retry_in_s or 0,
-            tries=None if decision.opens_circuit else decision.failed_attempts,
-            api=self.remote,
-            verdict=decision.circuit_signal,
+            retry_in_s=decision.retry_in_s or 0,
+            failed_attempts=None if decision.opens_circuit else decision.failed_attempts,
+            remote=self.remote,
+            circuit_signal=decision.circuit_signal,
         )
 
     def _attempt(self, outcome: str, said: str = "") -> Any:
@@ -268,20 +285,20 @@ class VisitRun:
 
     async def reconcile(self) -> str:
         """Make the API show what the facts mean. Returns what was done, in a word."""
-        root, *later = self.hold.members
-        facts = fold(said for member in self.hold.members for said in member.said())
+        root, *later = self.hold.tasks
+        facts = fold(said for member in self.hold.tasks for said in member.recorded_changes())
         if payments_of(facts) > MAX_PAYMENTS:
-            raise TooMany("too_many_payments")
+            raise VisitLimitReached("too_many_payments")
         desired = wanted(facts)
         self.contact, self.other_people = desired.contact, max(people_of(facts) - 1, 0)
         for member in later:
-            if member.api or member.tried:  # made under a later id before the first one was known
+            if member.remote or member.was_attempted:  # made under a later id before the first one was known
                 await self._delete(member)
-        if not any(member.changes for member in self.hold.members):
+        if not any(member.changes for member in self.hold.tasks):
             # All that was ever said of it was taken back.
-            if root.api or root.tried:
+            if root.remote or root.was_attempted:
                 await self._delete(root)
-            return "deleted" if root.work in self.remote else "not_created"
+            return "deleted" if root.task_id in self.remote else "not_created"
         current = await self._fetch_remote(root)
         try:
             return (
@@ -291,29 +308,29 @@ class VisitRun:
             await self._delete(root)
             return await self._create(root, desired, *kept.args)
 
-    async def _fetch_remote(self, root: Member) -> Record | None:
+    async def _fetch_remote(self, root: Task) -> Record | None:
         """What stands there: as the API last answered, or, where nobody knows or an operator doubts it, as it does now."""
-        if root.api is not None and root.ask is None:
-            return root.api
+        if root.remote is not None and root.recheck_ids is None:
+            return root.remote
         found = await self.api.get_visit(root.external_id)
         if found is None:
             return None
         await self._delete_duplicates(root, found)
         # Whose visit it was when we made it: one that somebody gave another contact by hand keeps that.
-        return {**found, REMEMBERED: (root.api or {}).get(REMEMBERED)}
+        return {**found, REMEMBERED: (root.remote or {}).get(REMEMBERED)}
 
-    async def _delete_duplicates(self, root: Member, kept: Record) -> None:
+    async def _delete_duplicates(self, root: Task, kept: Record) -> None:
         """What an audit saw standing twice goes: if it is still there, and ours, and not the one that its name opens."""
-        for number in root.ask or () if kept.get("id") else ():
+        for number in root.recheck_ids or () if kept.get("id") else ():
             other = await self.api.get_visit(number) if number != str(kept["id"]) else None
             if other and str(other.get("id")) == number and other.get("external_id") == root.external_id:
                 await self.api.delete_visit(number)
 
-    async def _delete(self, member: Member) -> None:
+    async def _delete(self, member: Task) -> None:
         await self.api.delete_visit(member.external_id)
-        self.remote[member.work] = None
+        self.remote[member.task_id] = None
 
-    async def _create(self, root: Member, desired: Wanted, contact_id: str | None = None) -> str:
+    async def _create(self, root: Task, desired: Wanted, contact_id: str | None = None) -> str:
         """contact_id: of the visit that this one stands in for. What stood, stands again, cancelled or not, so that it
         does not depend on how many changes came at once; only who wants no requests has no visit."""
         if desired.opted_out or (desired.is_off and not contact_id) or desired.is_nothing:
@@ -331,7 +348,7 @@ class VisitRun:
         self._record_remote(root, answer, desired)
         return "created"
 
-    async def _on_create_rejected(self, root: Member, desired: Wanted, rejection: Refused) -> str:
+    async def _on_create_rejected(self, root: Task, desired: Wanted, rejection: Refused) -> str:
         """It may be there already; or the contact that we remember may be gone."""
         if rejection.status not in (404, 409, 422):
             raise rejection
@@ -340,7 +357,7 @@ class VisitRun:
         await self.contacts.evict(desired.contact)
         raise rejection
 
-    async def _update(self, root: Member, current: Record, desired: Wanted) -> str:
+    async def _update(self, root: Task, current: Record, desired: Wanted) -> str:
         await self._check_contact(current, desired)
         changed = difference(current, desired)
         if not changed:
@@ -348,7 +365,7 @@ class VisitRun:
             return "unchanged"
         answer = await self.api.update_visit(root.external_id, {name: value or "" for name, value in changed.items()})
         if answer is None:
-            self.remote[root.work] = None
+            self.remote[root.task_id] = None
             return await self._create(root, desired)
         if not answer:
             cleared = None in changed.values()
@@ -370,9 +387,11 @@ class VisitRun:
         if contact_id != current.get("contact_id"):
             raise VisitMustBeRecreated(contact_id)
 
-    def _record_remote(self, root: Member, answer: Record, desired: Wanted) -> None:
+    def _record_remote(self, root: Task, answer: Record, desired: Wanted) -> None:
         kept = {name: answer[name] for name in REMOTE_FIELDS if answer.get(name) is not None}
-        self.remote[root.work] = kept | {REMEMBERED: self.contacts.cache_key(desired.contact) or answer.get(REMEMBERED)}
+        self.remote[root.task_id] = kept | {
+            REMEMBERED: self.contacts.cache_key(desired.contact) or answer.get(REMEMBERED)
+        }
 
 
 #: What is kept of an answer, and, beside it, whose visit it was then (REMEMBERED).

@@ -10,14 +10,14 @@ from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from app.ledger.jobs_contract import QUEUE, deserialize, serialize
-from app.ledger.redis import Address
+from app.ledger.jobs_contract import QUEUE_KEY, deserialize, serialize
+from app.ledger.redis import RedisAddress
 from app.settings.model import Settings
 
 
 def redis_pool(settings: Settings) -> ArqRedis:
     """Every command ends in bounded time, and outlives a restart of Redis: arq's settings offer neither."""
-    address = Address.of(settings.redis_url, settings.redis_tls_verify)
+    address = RedisAddress.from_url(settings.redis_url, settings.redis_tls_verify)
     tls: Mapping[str, Any] = {"ssl_cert_reqs": "required" if address.verify else "none"} if address.is_tls else {}
     pool: ConnectionPool = ConnectionPool.from_url(
         address.url,
@@ -30,12 +30,12 @@ def redis_pool(settings: Settings) -> ArqRedis:
         max_connections=4,
         **tls,
     )
-    return ArqRedis(pool, job_serializer=serialize, job_deserializer=deserialize, default_queue_name=QUEUE)
+    return ArqRedis(pool, job_serializer=serialize, job_deserializer=deserialize, default_queue_name=QUEUE_KEY)
 
 
 def redis_settings(settings: Settings) -> RedisSettings:
     """For `arq --check`, which knows no pool."""
-    address = Address.of(settings.redis_url, settings.redis_tls_verify)
+    address = RedisAddress.from_url(settings.redis_url, settings.redis_tls_verify)
     parts = address.parts
     return RedisSettings(
         host=parts.get("host", "localhost"),

@@ -13,8 +13,8 @@ import uvloop
 from arq.jobs import deserialize_job_raw
 from redis.exceptions import RedisError
 
-from app.ledger.records import Lane
-from app.ledger.redis import RedisDown
+from app.ledger.records import Queue
+from app.ledger.redis import RedisUnavailable
 from app.telemetry.counters import Counters
 from app.telemetry.logs import log
 from app.telemetry.metric_names import RUN_DURATION_S, TASK_WAIT_S
@@ -86,7 +86,7 @@ class ClaimingWorker(arq.worker.Worker):
             return any(full[lane] == places for lane, places in room.items())
         return False
 
-    def _start(self, context: Context, lane: Lane, name: str, payload: bytes) -> None:
+    def _start(self, context: Context, lane: Queue, name: str, payload: bytes) -> None:
         account = name.removeprefix("visit:").partition("/")[0] if name.startswith("visit:") else ""
         job = Job(self._run(context, lane, name, payload), lane, account and f"{lane}:{account}")
         context.running_jobs.jobs.add(job)
@@ -101,13 +101,13 @@ class ClaimingWorker(arq.worker.Worker):
 
         task.add_done_callback(end)
 
-    async def _run(self, context: Context, lane: Lane, job: str, payload: bytes) -> None:
+    async def _run(self, context: Context, lane: Queue, job: str, payload: bytes) -> None:
         """An expired payload loses nothing: the work still stands in the ledger, and gets another job."""
         with _log_errors():
             if payload:
                 await self._execute(context.counters, payload)
             self.jobs_complete += 1
-            await context.ledger.ran(job, lane)
+            await context.ledger.ack(job, lane)
 
     async def _execute(self, tally: Counters, payload: bytes) -> None:
         name, arguments, _, _, queued_ms = deserialize_job_raw(payload, deserializer=self.job_deserializer)
@@ -137,7 +137,9 @@ def _log_errors() -> Iterator[None]:
     """Nothing ends the process: what was not finished is claimed again when its lease ends."""
     try:
         yield
-    except (RedisDown, RedisError, OSError) as error:
-        log.warning("redis_unavailable", reason=str(error) if isinstance(error, RedisDown) else type(error).__name__)
+    except (RedisUnavailable, RedisError, OSError) as error:
+        log.warning(
+            "redis_unavailable", reason=str(error) if isinstance(error, RedisUnavailable) else type(error).__name__
+        )
     except Exception:
         log.exception("unhandled_exception")

@@ -12,10 +12,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 from weakref import WeakValueDictionary
 
-from app.ledger.records import Lane
+from app.ledger.records import Queue
 
 #: Jobs at work at once, by lane.
-MAX_ACTIVE: dict[Lane, int] = {"visit": 80, "event": 80, "replay": 10}
+MAX_ACTIVE: dict[Queue, int] = {"visit": 80, "event": 80, "replay": 10}
 #: Jobs at once, those that wait included. Each may have a connection, and a process often has 1,024 descriptors.
 MAX_IN_FLIGHT = 600
 #: A job that has not gone on for so long only waits; what a tool was asked holds a slot for less time.
@@ -28,7 +28,7 @@ class Job(Coroutine[Any, Any, None]):
     share: the lane and account that it counts for; an event has none before it is read.
     """
 
-    def __init__(self, run: Coroutine[Any, Any, None], lane: Lane, share: str) -> None:
+    def __init__(self, run: Coroutine[Any, Any, None], lane: Queue, share: str) -> None:
         self._run, self.queue, self.share, self.last_active = run, lane, share, time.monotonic()
 
     def send(self, value: Any) -> Any:
@@ -60,11 +60,11 @@ class RunningJobs:
     def free(self) -> int:
         return MAX_IN_FLIGHT - len(self.jobs)
 
-    def capacity(self) -> dict[Lane, int]:
+    def capacity(self) -> dict[Queue, int]:
         """How many jobs may begin, by lane."""
         active_since = time.monotonic() - IDLE_AFTER_S
         active = Counter(job.queue for job in self.jobs if job.last_active > active_since)
-        free, capacity = self.free, dict[Lane, int]()
+        free, capacity = self.free, dict[Queue, int]()
         for queue, limit in MAX_ACTIVE.items():
             capacity[queue] = max(0, min(limit - active[queue], free))
             free -= capacity[queue]

@@ -3,8 +3,8 @@
 import asyncio
 from dataclasses import dataclass
 
-from app.ledger.ledger import Ledger, new_id
-from app.ledger.redis import RedisDown
+from app.ledger.ledger import Ledger, new_delivery_id
+from app.ledger.redis import RedisUnavailable
 from app.visits.change import Contact
 from app.visits.client import Record, Refused, Unanswered, VisitsApiTrouble, VisitsClient
 from jobs.concurrency import KeyedLocks
@@ -35,7 +35,7 @@ class Contacts:
     async def resolve(self, contact: Contact, api: VisitsClient) -> str | None:
         """Review Rover's id of the contact; None without an e-mail, or where it was forgotten.
 
-        Raises VisitsApiTrouble, Busy, RedisDown.
+        Raises VisitsApiTrouble, Busy, RedisUnavailable.
         """
         name = self.cache_key(contact)
         if contact.id or name is None:
@@ -56,9 +56,9 @@ class Contacts:
             return str(known.decode()) if known else await self._resolve_locked(contact, api, cache)
 
     async def _resolve_locked(self, contact: Contact, api: VisitsClient, cache: str) -> str:
-        redis, lock, token = self.ledger.redis, f"{cache}:lock", new_id()
+        redis, lock, token = self.ledger.redis, f"{cache}:lock", new_delivery_id()
         for _ in range(int(LOCK_WAIT_S / 0.1)):
-            if await self.ledger.lock(lock, token, LOCK_TTL_MS / 1000):
+            if await self.ledger.acquire_lock(lock, token, LOCK_TTL_MS / 1000):
                 break
             await asyncio.sleep(0.1)
         else:
@@ -66,14 +66,14 @@ class Contacts:
         try:
             known = await redis.command("GET", cache)
             id = str(known.decode()) if known else await self._find_or_create(contact, api)
-            await self.ledger.put(cache, id, CACHE_TTL_MS)
+            await self.ledger.set_with_ttl(cache, id, CACHE_TTL_MS)
         except BaseException as error:
             # While a contact may still be in the making, nobody else begins: then the lock runs out by itself.
             is_open = isinstance(error, VisitsApiTrouble) and outcome_is_unknown(error)
-            if not is_open and not isinstance(error, asyncio.CancelledError | RedisDown):
-                await self.ledger.unlock(lock, token)
+            if not is_open and not isinstance(error, asyncio.CancelledError | RedisUnavailable):
+                await self.ledger.release_lock(lock, token)
             raise
-        await self.ledger.unlock(lock, token)
+        await self.ledger.release_lock(lock, token)
         return id
 
     async def _find_or_create(self, contact: Contact, api: VisitsClient) -> str:

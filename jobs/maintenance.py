@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable
 
 import orjson
 
-from app.ledger.keys import tidy
-from app.ledger.ledger import every_account, new_id
-from app.ledger.redis import RedisDown
+from app.ledger.keys import trim_deliveries
+from app.ledger.ledger import known_accounts, new_delivery_id
+from app.ledger.redis import RedisUnavailable
 from app.operators.operations import Operations
 from app.telemetry.alerts import AlertMonitor
 from app.telemetry.counters import FLUSH_EVERY_S
@@ -43,7 +43,7 @@ async def _every(seconds: float, step: Callable[[], Awaitable[None]]) -> None:
     while True:
         try:
             await step()
-        except RedisDown as error:
+        except RedisUnavailable as error:
             log.warning("redis_unavailable", reason=str(error))
         except Exception:
             log.exception("unhandled_exception")
@@ -52,27 +52,27 @@ async def _every(seconds: float, step: Callable[[], Awaitable[None]]) -> None:
 
 async def _requeue_due(context: Context) -> None:
     await context.ledger.redis.compare_clocks()
-    while await context.ledger.sweep() >= 200:
+    while await context.ledger.requeue_due() >= 200:
         pass
 
 
 async def _release_circuits(context: Context) -> None:
-    for account in await every_account(context.ledger.redis, context.settings.tokens):
+    for account in await known_accounts(context.ledger.redis, context.settings.tokens):
         if account not in context.settings.tokens:
-            await context.ledger.forget_gate(account)
-        await context.ledger.open_gate(account, calls_a_second=context.settings.visits_api_rate)
+            await context.ledger.delete_circuit(account)
+        await context.ledger.release_circuit(account, calls_per_second=context.settings.visits_api_rate)
 
 
 async def _requeue_orphans(context: Context) -> None:
     offset = 0
     while offset >= 0:
-        requeued, offset = await context.ledger.adopt(offset)
+        requeued, offset = await context.ledger.requeue_orphans(offset)
         if requeued:
             log.warning("orphans_requeued", tasks=requeued)
 
 
 async def _trim(context: Context) -> None:
-    if gone := await tidy(context.ledger):
+    if gone := await trim_deliveries(context.ledger):
         log.info("deliveries_trimmed", deliveries=gone)
 
 
@@ -81,9 +81,9 @@ class Heartbeat:
 
     def __init__(self, context: Context) -> None:
         self._ledger = context.ledger
-        self._key = f"db:worker:{new_id()}"
+        self._key = f"db:worker:{new_delivery_id()}"
         host = os.environ.get("DYNO") or socket.gethostname()
         self._value = orjson.dumps({"host": host, "pid": os.getpid(), "since": int(time.time() * 1000)})
 
     async def beat(self) -> None:
-        await self._ledger.beat(self._key, self._value, HEARTBEAT_TTL_MS)
+        await self._ledger.heartbeat(self._key, self._value, HEARTBEAT_TTL_MS)

@@ -18,8 +18,8 @@ import httpx
 import orjson
 import zstandard
 
-from app.ledger.ledger import new_id
-from app.ledger.redis import RedisDown
+from app.ledger.ledger import new_delivery_id
+from app.ledger.redis import RedisUnavailable
 from app.settings.model import Entrance
 from app.visits.client import Broken, RateLimited, Refused, Unauthorized, VisitsApiTrouble, ask, trouble
 from app.webhooks.fetching import RecordRequest
@@ -70,7 +70,7 @@ class Records:
     calls: list[list[object]]
 
     async def find(self, get: RecordRequest) -> FetchedRecord:
-        """Raises VisitsApiTrouble, Parked, Busy, RedisDown."""
+        """Raises VisitsApiTrouble, Parked, Busy, RedisUnavailable."""
         at_once, hook = self.context.fetches_by_hook, self.entrance.name
         if self.context.running_jobs.is_full(at_once[hook]):
             raise InProgressElsewhere
@@ -89,10 +89,10 @@ class Records:
             return await self._fetch_once(get, key)
 
     async def _fetch_once(self, get: RecordRequest, key: str) -> FetchedRecord:
-        ledger, token = self.context.ledger, new_id()
+        ledger, token = self.context.ledger, new_delivery_id()
         waits_until = time.monotonic() + LOCK_WAIT_S
         while not (found := await self._cached(key)):
-            if await ledger.lock(f"{key}:lock", token, LOCK_TTL_S):
+            if await ledger.acquire_lock(f"{key}:lock", token, LOCK_TTL_S):
                 break
             if time.monotonic() > waits_until:
                 raise InProgressElsewhere
@@ -102,8 +102,8 @@ class Records:
         try:
             return await self._cached(key) or await self._fetch(get, key)
         finally:
-            with suppress(RedisDown):
-                await ledger.unlock(f"{key}:lock", token)
+            with suppress(RedisUnavailable):
+                await ledger.release_lock(f"{key}:lock", token)
 
     async def _cached(self, key: str) -> FetchedRecord | None:
         """What another run was answered, if it asked after this event rang."""
@@ -120,7 +120,7 @@ class Records:
 
     async def _fetch(self, get: RecordRequest, key: str) -> FetchedRecord:
         await self._check_pause(get)
-        began = await self.context.ledger.now()
+        began = await self.context.ledger.server_time()
         try:
             record = await self._fetch_one(get)
             others = get.follow_up(Payload(record, "record")) if record is not None else {}
@@ -133,7 +133,7 @@ class Records:
             began_us = int(began.timestamp()) * 1_000_000 + began.microsecond
             # A full server has no room for it, and JSON that is nested too deep is read but not written: then the next event
             # asks for itself.
-            with suppress(RedisDown, orjson.JSONEncodeError):
+            with suppress(RedisUnavailable, orjson.JSONEncodeError):
                 squeezed = zstandard.compress(orjson.dumps([record, beside]), 1)
                 value = b"%d " % began_us + squeezed
                 await self.context.ledger.redis.command("SET", key, value, "PX", CACHE_TTL_MS)
@@ -156,8 +156,8 @@ class Records:
     async def _pause_hook(self, limited: RateLimited) -> None:
         wait_s = RATE_LIMIT_WAIT_S if limited.wait_s is None else limited.wait_s
         if pause_ms := int(min(wait_s, MAX_PAUSE_S) * 1000):
-            with suppress(RedisDown):
-                await self.context.ledger.put(self._pause_key, b"1", pause_ms)
+            with suppress(RedisUnavailable):
+                await self.context.ledger.set_with_ttl(self._pause_key, b"1", pause_ms)
 
     async def _fetch_one(self, get: RecordRequest) -> Any:
         """The record as JSON; None where the tool says that there is none. A token that has ended is got anew, once."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from app.ledger.reasons import REASONS
-from app.ledger.records import Verdict
+from app.ledger.records import CircuitSignal
 from app.visits.client import Broken, RateLimited, Refused, Unanswered, Unauthorized, Unreachable, VisitsApiTrouble
 
 #: While a write may still be under way, nothing else is done to the visit: twice made, or an old value that arrives after
@@ -44,7 +44,7 @@ class Decision:
     retry_in_s: float | None
     failed_attempts: int
     reason: str
-    circuit_signal: Verdict | None = None
+    circuit_signal: CircuitSignal | None = None
     opens_circuit: bool = False
 
 
@@ -63,18 +63,20 @@ def decide(
     """
     reason = str(error)
     if isinstance(error, Refused):
-        return Decision(None, failed_attempts + 1, reason, Verdict(why="ok"))
+        return Decision(None, failed_attempts + 1, reason, CircuitSignal(kind="ok"))
     if isinstance(error, Unauthorized):
         return Decision(
             0,
             failed_attempts,
             reason,
-            Verdict(why="unauthorized", wait_s=MAX_PAUSE_S * (0.5 + jitter / 2)),
+            CircuitSignal(kind="unauthorized", pause_s=MAX_PAUSE_S * (0.5 + jitter / 2)),
             opens_circuit=True,
         )
     if isinstance(error, RateLimited):
         wait_s = RATE_LIMIT_WAIT_S * (0.5 + jitter / 2) if error.wait_s is None else error.wait_s
-        return Decision(0, failed_attempts, reason, Verdict(why="rate_limited", wait_s=wait_s), opens_circuit=True)
+        return Decision(
+            0, failed_attempts, reason, CircuitSignal(kind="rate_limited", pause_s=wait_s), opens_circuit=True
+        )
     assert isinstance(error, Broken | Unreachable | Unanswered)
     if schedule.is_over(failing_for_s):
         return Decision(None, failed_attempts + 1, reason)
@@ -83,7 +85,10 @@ def decide(
         retry_in_s = max(retry_in_s, IN_FLIGHT_WAIT_S)
     pause_s = min(MAX_PAUSE_S, schedule.cap_s)
     return Decision(
-        retry_in_s, failed_attempts + 1, reason, Verdict(why="down", wait_s=pause_s, enough=CIRCUIT_THRESHOLD)
+        retry_in_s,
+        failed_attempts + 1,
+        reason,
+        CircuitSignal(kind="down", pause_s=pause_s, threshold=CIRCUIT_THRESHOLD),
     )
 
 

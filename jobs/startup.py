@@ -8,7 +8,7 @@ from typing import IO, Any
 import click
 from arq.version import VERSION
 
-from app.ledger.redis import Address, Distrusted, Redis, RedisDown
+from app.ledger.redis import CertificateError, Redis, RedisAddress, RedisUnavailable
 from app.settings.environment import SettingsError, read
 from app.settings.model import Settings
 
@@ -59,15 +59,15 @@ def read_settings() -> Settings:
 
 async def wait_for_redis(settings: Settings) -> None:
     """Raises NoRedis when Redis has not answered within REDIS_WAIT_S."""
-    redis = Redis(Address.of(settings.redis_url, settings.redis_tls_verify))
+    redis = Redis(RedisAddress.from_url(settings.redis_url, settings.redis_tls_verify))
     until = time.monotonic() + REDIS_WAIT_S
     try:
         while True:
             try:
                 await redis.command("PING")
                 return
-            except RedisDown as error:
-                if isinstance(error, Distrusted) or time.monotonic() > until:
+            except RedisUnavailable as error:
+                if isinstance(error, CertificateError) or time.monotonic() > until:
                     raise NoRedis(error) from error
             await asyncio.sleep(0.5)
     finally:

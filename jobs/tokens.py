@@ -25,8 +25,8 @@ import httpx
 import orjson
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
-from app.ledger.ledger import new_id
-from app.ledger.redis import RedisDown
+from app.ledger.ledger import new_delivery_id
+from app.ledger.redis import RedisUnavailable
 from app.settings.model import Entrance
 from app.telemetry.logs import log
 from app.visits.client import CONNECT_S, Broken, RateLimited, Unanswered, Unauthorized, Unreachable, ask, trouble
@@ -75,7 +75,7 @@ class Tokens:
     async def current(self, rejected: str = "") -> str:
         """A token that counts for a minute at least. refused: one that the tool has just not accepted.
 
-        Raises VisitsApiTrouble, Busy, RedisDown.
+        Raises VisitsApiTrouble, Busy, RedisUnavailable.
         """
         if usable := _usable_token(await self._load(), rejected):
             return usable
@@ -83,11 +83,11 @@ class Tokens:
             return await self._current_or_renewed(rejected)
 
     async def _current_or_renewed(self, rejected: str) -> str:
-        ledger, lock, lock_token = self.context.ledger, f"{self._key}:lock", new_id()
+        ledger, lock, lock_token = self.context.ledger, f"{self._key}:lock", new_delivery_id()
         waits_until = time.monotonic() + LOCK_WAIT_S
         while not (usable := _usable_token(await self._load(), rejected)):
             locked_at = time.monotonic()
-            if await ledger.lock(lock, lock_token, LOCK_TTL_S):
+            if await ledger.acquire_lock(lock, lock_token, LOCK_TTL_S):
                 return await asyncio.shield(self._start_renewal(self._renew(rejected, lock_token, locked_at)))
             if time.monotonic() > waits_until:
                 raise InProgressElsewhere
@@ -125,8 +125,8 @@ class Tokens:
         except TimeoutError:
             raise Unanswered(CALL, said=f"not done within {EXCHANGE_TIMEOUT_S:.0f} s") from None
         finally:
-            with suppress(RedisDown):
-                await self.context.ledger.unlock(f"{self._key}:lock", lock_token)
+            with suppress(RedisUnavailable):
+                await self.context.ledger.release_lock(f"{self._key}:lock", lock_token)
 
     async def _exchange(self, stored: Mapping[str, Any]) -> dict[str, Any]:
         """With the newest refresh token and, should the tool refuse that one, once with the one before it: a tool may
@@ -198,7 +198,7 @@ class Tokens:
                 if (await self._load()).get("at", 0) <= token["at"]:
                     await self._store(token)
                 return
-            except RedisDown as error:
+            except RedisUnavailable as error:
                 log.warning("token_not_stored", hook=self.entrance.name, reason=str(error))
                 await asyncio.sleep(STORE_RETRY_S)
 

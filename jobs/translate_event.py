@@ -4,9 +4,18 @@ import asyncio
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from app.ledger.jobs_contract import event_work
-from app.ledger.records import Gone, Hold, Lost, Meta, NoBody, Outcome, Outdated, TooMany
-from app.ledger.redis import RedisDown
+from app.ledger.jobs_contract import event_task_id
+from app.ledger.records import (
+    BodyUnavailable,
+    DeliveryInfo,
+    Lease,
+    LeaseLost,
+    NotFound,
+    Outcome,
+    RecordOutdated,
+    VisitLimitReached,
+)
+from app.ledger.redis import RedisUnavailable
 from app.settings.model import Entrance
 from app.telemetry.counters import Counters
 from app.telemetry.logs import log
@@ -51,11 +60,11 @@ async def event_job(ctx: dict[str, Any], subject: str) -> None:
 
 async def run_event(context: Context, delivery_id: str) -> str:
     """Fetch what the event points at, translate it and land the changes; what came of it, in a word."""
-    hold = await context.ledger.begin(event_work(delivery_id))
+    hold = await context.ledger.lease(event_task_id(delivery_id))
     if isinstance(hold, str):
         return hold
     run = EventRun(context, hold, delivery_id)
-    with start_span("event", "CONSUMER", hold.trace.traceparent, delivery=delivery_id):
+    with start_span("event", "CONSUMER", hold.request_context.traceparent, delivery=delivery_id):
         outcome = await run.outcome()
     if outcome is not None:
         await complete(context, hold, outcome)
@@ -64,11 +73,11 @@ async def run_event(context: Context, delivery_id: str) -> str:
     log.info(
         "event_run_finished",
         delivery=delivery_id,
-        attempt=hold.root.tries + 1,
+        attempt=hold.primary.failed_attempts + 1,
         outcome=came_of_it,
         calls=len(run.calls),
         took_ms=run.clock.took_ms,
-        **hold.trace.fields,
+        **hold.request_context.log_fields,
     )
     return came_of_it
 
@@ -88,14 +97,14 @@ class EventRun:
     """One run over one event, under a lease."""
 
     context: Context
-    hold: Hold
+    hold: Lease
     delivery_id: str
     clock: RunTimer = field(default_factory=RunTimer)
     calls: list[list[object]] = field(default_factory=list)
 
     async def outcome(self) -> Outcome | None:
         """None: the changes landed, and with them the event is settled."""
-        root = self.hold.root
+        root = self.hold.primary
         try:
             async with asyncio.timeout(RUN_TIMEOUT_S):
                 meta, entrance, event = await self._load_event()
@@ -103,44 +112,44 @@ class EventRun:
             word = f"ignored: {meaning.reason}" if isinstance(meaning, Ignored) else "translated"
             attempt = self.clock.attempt(word, self.calls)
             # Translated anew, an event that means nothing takes back what it said; a record that is gone is no meaning.
-            if isinstance(meaning, Ignored) and (meaning == RECORD_GONE or not root.replaces):
+            if isinstance(meaning, Ignored) and (meaning == RECORD_GONE or not root.replaces_changes):
                 return Outcome(state="settled", attempt=attempt)
             changes = [] if isinstance(meaning, Ignored) else meaning
-            await self.context.ledger.land(self.hold, meta.source, entrance.account, changes, attempt, parked)
+            await self.context.ledger.record_changes(self.hold, meta.source, entrance.account, changes, attempt, parked)
             return None
         except VisitsApiTrouble as failed:
             return self._on_api_error(failed)
         except TimeoutError:
             return self._on_api_error(Unanswered("fetch", said=f"not done within {RUN_TIMEOUT_S:.0f} s"))
         except InProgressElsewhere:
-            return self._wait("lock_contention", 1 + CONTENTION_RETRY_S * chance(), root.tries or None)
-        except (RecordNotReadable, Outdated):
-            return self._wait("record_not_found_yet", READ_LAG_RETRY_S, root.tries or None)
-        except Lost:
-            log.warning("lease_lost", task=root.work)
+            return self._wait("lock_contention", 1 + CONTENTION_RETRY_S * chance(), root.failed_attempts or None)
+        except (RecordNotReadable, RecordOutdated):
+            return self._wait("record_not_found_yet", READ_LAG_RETRY_S, root.failed_attempts or None)
+        except LeaseLost:
+            log.warning("lease_lost", task=root.task_id)
             return None
         except (NeedsOperator, Untranslatable, UnreadableBody) as reason:
             word = "" if isinstance(reason, NeedsOperator) else "untranslatable: "
             return self._park(f"{word}{reason}")
-        except TooMany as bound:
+        except VisitLimitReached as bound:
             return self._park(str(bound), "the visit takes no more until an operator looks at it")
-        except RedisDown:
-            return self._wait("redis_down", 1 + chance(), root.tries or None)
+        except RedisUnavailable:
+            return self._wait("redis_down", 1 + chance(), root.failed_attempts or None)
         except Exception:
             log.exception("unhandled_exception", delivery=self.delivery_id)
             return self._park("internal_error", "a defect of Doorbell; its log has the place")
 
-    async def _load_event(self) -> tuple[Meta, Entrance, Event]:
+    async def _load_event(self) -> tuple[DeliveryInfo, Entrance, Event]:
         try:
-            meta, raw = await self.context.ledger.delivery(self.delivery_id)
-        except Gone:
+            meta, raw = await self.context.ledger.load_delivery(self.delivery_id)
+        except NotFound:
             raise NeedsOperator("delivery_expired") from None
-        except NoBody as error:
+        except BodyUnavailable as error:
             raise NeedsOperator(f"{error.reason}: {error}") from None
         entrance = self.context.settings.entrances.get(meta.hook)
         if entrance is None:
             raise NeedsOperator("hook_not_configured")
-        return meta, entrance, parse_event(entrance.tool, meta.delivery(raw), entrance.hook.zone)
+        return meta, entrance, parse_event(entrance.tool, meta.to_delivery(raw), entrance.hook.zone)
 
     async def _translate(self, entrance: Entrance, event: Event) -> tuple[str, list[VisitChange] | Ignored]:
         """What the event means, behind the reason why an operator is needed for the rest of it, or nothing."""
@@ -160,7 +169,7 @@ class EventRun:
             return tool.translate(event)
         changes: list[VisitChange] = []
         ignored, reason = Ignored("nothing"), ""
-        records = Records(self.context, entrance, self.hold.root.rang or 0, self.calls)
+        records = Records(self.context, entrance, self.hold.primary.last_event_at_ms or 0, self.calls)
         for get in gets:
             found = await records.find(get)
             looked = event.with_record(found.record, found.fetched_at, found.related, get.path)
@@ -188,35 +197,37 @@ class EventRun:
             return event
         visit_id, people = entrance.tool.people(event)
         name = external_id(event.source, visit_id)
-        everybody = await self.context.ledger.people(entrance.account, name, found.fetched_at, people)
+        everybody = await self.context.ledger.add_people(entrance.account, name, found.fetched_at, people)
         return replace(event, people=everybody)
 
     # -- what comes of trouble --
 
     def _on_api_error(self, failed: VisitsApiTrouble) -> Outcome:
         """As for the Visits API, but every event by itself: a tool's API that is down holds up its own events only."""
-        root = self.hold.root
-        failing_for_s = seconds_since(root.failed_since)
+        root = self.hold.primary
+        failing_for_s = seconds_since(root.failing_since_ms)
         if isinstance(failed, Unauthorized):
             if self.context.schedule.is_over(failing_for_s):
                 return self._park("credentials_refused", failed.said)
             return self._wait(
-                "credentials_refused", CREDENTIALS_RETRY_S * (0.5 + chance() / 2), root.tries, failed.said
+                "credentials_refused", CREDENTIALS_RETRY_S * (0.5 + chance() / 2), root.failed_attempts, failed.said
             )
         if isinstance(failed, RateLimited):
             return self._wait(
-                str(failed), (failed.wait_s or RATE_LIMIT_WAIT_S) + chance(), root.tries or None, failed.said
+                str(failed), (failed.wait_s or RATE_LIMIT_WAIT_S) + chance(), root.failed_attempts or None, failed.said
             )
-        decision = decide(failed, self.context.schedule, root.tries, failing_for_s, chance())
+        decision = decide(failed, self.context.schedule, root.failed_attempts, failing_for_s, chance())
         if decision.retry_in_s is None:
             return self._park(decision.reason, failed.said)
         return self._wait(decision.reason, decision.retry_in_s, decision.failed_attempts, failed.said)
 
     def _wait(self, reason: str, due_s: float, tries: int | None, said: str = "") -> Outcome:
         attempt = self.clock.attempt("waiting", self.calls, said)
-        return Outcome(state="waiting", attempt=attempt, reason=reason, due_s=due_s, tries=tries)
+        return Outcome(state="waiting", attempt=attempt, reason=reason, retry_in_s=due_s, failed_attempts=tries)
 
     def _park(self, reason: str, said: str = "") -> Outcome:
         log.warning("event_parked", delivery=self.delivery_id, reason=reason)
         attempt = self.clock.attempt("parked", self.calls, said)
-        return Outcome(state="parked", attempt=attempt, reason=reason, tries=self.hold.root.tries + 1)
+        return Outcome(
+            state="parked", attempt=attempt, reason=reason, failed_attempts=self.hold.primary.failed_attempts + 1
+        )

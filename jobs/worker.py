@@ -10,9 +10,9 @@ from typing import Any
 import arq.worker
 from arq import func
 
-from app.ledger.jobs_contract import EVENT, QUEUE, VISIT, deserialize, serialize
+from app.ledger.jobs_contract import EVENT, QUEUE_KEY, VISIT, deserialize, serialize
 from app.ledger.ledger import Ledger
-from app.ledger.redis import Address, Redis
+from app.ledger.redis import Redis, RedisAddress
 from app.settings.model import Settings
 from app.telemetry import logs, tracing
 from app.visits.client import http_client
@@ -50,7 +50,7 @@ async def on_startup(ctx: dict[Any, Any]) -> None:
     settings: Settings = ctx["settings"]
     logs.configure(settings)  # here, because arq's command line has just set up its own
     tracing.configure("worker")
-    redis = Redis(Address.of(settings.redis_url, settings.redis_tls_verify))
+    redis = Redis(RedisAddress.from_url(settings.redis_url, settings.redis_tls_verify))
     ledger = Ledger(redis, settings.retention_days, settings.body_keys)
     ctx["context"] = Context(settings, ledger, http_client(MAX_IN_FLIGHT))
     ctx["maintenance"] = asyncio.create_task(run_maintenance(ctx["context"]))
@@ -70,7 +70,7 @@ async def on_shutdown(ctx: dict[Any, Any]) -> None:
 def worker_settings(settings: Settings) -> dict[str, Any]:
     return {
         "functions": [func(apply_visit.visit_job, name=VISIT), func(translate_event.event_job, name=EVENT)],
-        "queue_name": QUEUE,
+        "queue_name": QUEUE_KEY,
         "redis_settings": redis_settings(settings),
         "ctx": {"settings": settings},
         "on_startup": on_startup,

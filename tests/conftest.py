@@ -8,7 +8,7 @@ import pytest
 import structlog
 
 from app.ledger.ledger import Ledger
-from app.ledger.redis import Address, Redis
+from app.ledger.redis import Redis, RedisAddress
 from app.telemetry.logs import format_event
 from tests.support.harness import Harness, Server, redis_for_tests
 
@@ -25,7 +25,7 @@ def redis_url() -> Iterator[str]:
 @pytest.fixture
 async def redis(redis_url: str) -> AsyncIterator[Redis]:
     """An empty one."""
-    connection = Redis(Address(redis_url))
+    connection = Redis(RedisAddress(redis_url))
     await connection.command("FLUSHDB")
     yield connection
     await connection.close()
@@ -33,7 +33,7 @@ async def redis(redis_url: str) -> AsyncIterator[Redis]:
 
 @pytest.fixture
 def ledger(redis: Redis) -> Ledger:
-    return Ledger(redis, keep_days=30)
+    return Ledger(redis, retention_days=30)
 
 
 @pytest.fixture(scope="session")

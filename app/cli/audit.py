@@ -17,7 +17,7 @@ from app.cli.output import (
 )
 from app.cli.session import run_with_ledger
 from app.ledger.ledger import Ledger
-from app.ledger.records import Gone
+from app.ledger.records import NotFound
 from app.operators.drift_audit import AuditProgress, Difference, DriftAudit
 from app.settings.model import Settings
 from app.visits.client import VisitsApiTrouble, http_client
@@ -70,7 +70,7 @@ async def _repair(audit: DriftAudit, difference: Difference) -> bool:
         return False
     try:
         await audit.repair(difference)
-    except Gone:
+    except NotFound:
         return False
     return True
 

@@ -15,7 +15,7 @@ from app.cli.output import NOTHING_MATCHED, USAGE, examples, exit_with
 from app.cli.session import record_activity, run_with_ledger
 from app.ledger.jobs_contract import VISIT
 from app.ledger.ledger import Ledger
-from app.ledger.records import Gone
+from app.ledger.records import NotFound
 from app.operators.explain import ALL_FIELDS, Explain, Row
 from app.operators.filter import INDEXED_STATES, RESULT_STATES, TASK_STATES
 from app.operators.lists import Lists
@@ -66,8 +66,8 @@ def deliveries(format: Format, reveal: bool, yes: bool, **words: str | datetime 
             for row in page.rows:
                 row = {name: row.get(name) for name in names}
                 if reveal:
-                    with suppress(Gone):
-                        row["body"] = (await ledger.delivery(row["delivery"]))[1].decode("utf-8", "replace")
+                    with suppress(NotFound):
+                        row["body"] = (await ledger.load_delivery(row["delivery"]))[1].decode("utf-8", "replace")
                     row.setdefault("body", None)
                 yield row
 
@@ -87,7 +87,7 @@ def visits(format: Format, reveal: bool, yes: bool, **words: str | datetime | No
     async def rows(ledger: Ledger, settings: Settings) -> AsyncIterator[Row]:
         explain, known = Explain(ledger, settings, ALL_FIELDS if reveal else ()), set[int]()
         async for unit in TaskSelector(ledger, settings, "retry").iter(filter):
-            with suppress(Gone):
+            with suppress(NotFound):
                 row = await explain.visit_summary(unit.task_id) if unit.task_id.startswith(VISIT) else None
                 # A visit that the tool renamed is one, by whichever of its ids it was found.
                 if row and (name := hash((row["account"], row["visit"]))) not in known:

@@ -24,7 +24,7 @@ from app.cli.output import (
 )
 from app.cli.session import record_activity, run_with_ledger
 from app.ledger.ledger import Ledger
-from app.ledger.records import Gone
+from app.ledger.records import NotFound
 from app.operators.discard import Discard, Planned
 from app.operators.filter import INDEXED_STATES, TASK_STATES, Filter
 from app.operators.operations import OperationKind, Operations
@@ -224,7 +224,7 @@ def cancel(operation: str) -> None:
         operations = Operations(ledger, settings)
         try:
             one = await operations.get(operation)
-        except Gone:
+        except NotFound:
             exit_with(NOTHING_MATCHED, f"there is no operation {operation}: see `doorbell operations`")
         if not one.is_open:
             exit_with(NOTHING_MATCHED, f"it is over already: {one.state}")

@@ -8,8 +8,8 @@ from typing import TypeVar
 
 from app.cli.output import CHECK_FAILED, NOTHING_MATCHED, UNREACHABLE, exit_with
 from app.ledger.ledger import Ledger
-from app.ledger.records import Gone
-from app.ledger.redis import Address, Redis, RedisDown
+from app.ledger.records import NotFound
+from app.ledger.redis import Redis, RedisAddress, RedisUnavailable
 from app.operators.activity_log import ActivityLog
 from app.settings import environment as configuration
 from app.settings.environment import SettingsError
@@ -45,15 +45,15 @@ def run_with_ledger(step: Callable[[Ledger, Settings], Awaitable[T]]) -> T:
         return asyncio.run(run())
     except SettingsError as error:
         exit_with(CHECK_FAILED, str(error))
-    except RedisDown as error:
+    except RedisUnavailable as error:
         exit_with(UNREACHABLE, str(error))
-    except Gone as error:
+    except NotFound as error:
         exit_with(NOTHING_MATCHED, f"there is no delivery or visit {error}, or no longer")
 
 
 @asynccontextmanager
 async def open_ledger(settings: Settings) -> AsyncIterator[Ledger]:
-    redis = Redis(Address.of(settings.redis_url, settings.redis_tls_verify))
+    redis = Redis(RedisAddress.from_url(settings.redis_url, settings.redis_tls_verify))
     try:
         yield Ledger(redis, settings.retention_days, settings.body_keys)
     finally:
@@ -61,7 +61,8 @@ async def open_ledger(settings: Settings) -> AsyncIterator[Ledger]:
 
 
 async def record_activity(ledger: Ledger, did: str, what: str, *, action: str = "") -> None:
-    """In the audit log, before it is done. action: what it is counted as, where that is not `did`. Raises RedisDown."""
+    """In the audit log, before it is done. action: what it is counted as, where that is not `did`.
+    Raises RedisUnavailable."""
     try:
         name = getpass.getuser()
     except (KeyError, OSError):  # a container's user may have none

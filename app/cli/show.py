@@ -21,7 +21,7 @@ from app.cli.output import (
 )
 from app.cli.session import record_activity, run_with_ledger
 from app.ledger.ledger import Ledger
-from app.ledger.times import moment
+from app.ledger.times import iso_timestamp
 from app.operators.drift_audit import fetch_remote_visit
 from app.operators.explain import ALL_FIELDS, Explain, Row
 from app.operators.filter import INDEXED_STATES, RESULT_STATES, Filter
@@ -89,7 +89,7 @@ def show(id: str, reveal: bool, as_json: bool) -> None:
 
     async def look(ledger: Ledger, settings: Settings) -> Row:
         if reveal:
-            await ledger.meta(id)
+            await ledger.load_delivery_info(id)
             await record_activity(ledger, "revealed of a delivery", f"{id}: everything")
         return await Explain(ledger, settings, ALL_FIELDS if reveal else ()).delivery(id)
 
@@ -148,7 +148,7 @@ def rejections(hook: str | None, reason: str, since: datetime | None, limit: int
     names = ("at", "hook", "reason", "detail", "cause")
     print_rows(
         [
-            {name: (note | {"at": moment(note["at"])})[name] for name in names}
+            {name: (note | {"at": iso_timestamp(note["at"])})[name] for name in names}
             for note in rejection_notes.senders_first(notes, limit)
         ],
         as_json,

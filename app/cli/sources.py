@@ -22,7 +22,7 @@ from app.cli.output import (
 )
 from app.cli.session import load_settings, load_settings_or_none, run_with_ledger
 from app.ledger.ledger import Ledger
-from app.ledger.times import moment
+from app.ledger.times import iso_timestamp
 from app.settings.model import Settings
 from app.telemetry import counters
 from app.webhooks.registry import load_sources, load_specimens
@@ -123,7 +123,7 @@ def secrets(context: click.Context, as_json: bool) -> None:
     async def look(ledger: Ledger, settings: Settings) -> list[dict[str, Any]]:
         keys = settings.secret_key
         return [
-            {"hook": hook, "secret": number, "fingerprint": mark, "last_matched": moment(at)}
+            {"hook": hook, "secret": number, "fingerprint": mark, "last_matched": iso_timestamp(at)}
             for hook, entrance in settings.entrances.items()
             for number, (mark, at) in enumerate(
                 (await counters.secret_last_used(ledger.redis, hook, entrance.hook.secrets, keys)).items(), 1

@@ -8,7 +8,7 @@ from app.cli.options import cursor_option
 from app.cli.output import examples, json_option, limit_option, print_json, print_rows, print_table, printable
 from app.cli.session import load_settings, run_with_ledger
 from app.ledger.ledger import Ledger
-from app.ledger.times import moment
+from app.ledger.times import iso_timestamp
 from app.operators.activity_log import Activity, ActivityLog
 from app.operators.explain import Row
 from app.operators.operations import Operation, Operations
@@ -61,7 +61,7 @@ def operations(limit: int, as_json: bool) -> None:
 def _row(one: Operation) -> Row:
     return {
         "operation": one.id,
-        "at": moment(one.created_at_ms),
+        "at": iso_timestamp(one.created_at_ms),
         "actor": one.request.actor,
         "kind": one.request.kind,
         "filter": one.request.filter.summary,

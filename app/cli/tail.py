@@ -11,7 +11,7 @@ from app.cli.output import examples, json_option, printable, to_json
 from app.cli.session import open_ledger, run_with_ledger
 from app.ledger.jobs_contract import VISIT
 from app.ledger.ledger import Ledger
-from app.ledger.records import Gone
+from app.ledger.records import NotFound
 from app.operators.explain import Explain, Row, event_name
 from app.operators.feed import finished_attempts, new_deliveries, new_rejections
 from app.operators.lists import Lists
@@ -49,19 +49,19 @@ def tail(source: str, hook: str, visit: str, as_json: bool) -> None:
 async def _arriving(ledger: Ledger, settings: Settings, tell: Callable[[Row], None]) -> None:
     async for id in new_deliveries(ledger, settings.hooks):
         try:
-            meta = await ledger.meta(id)
-        except Gone:
+            meta = await ledger.load_delivery_info(id)
+        except NotFound:
             continue
         tell(
             {
                 "kind": "delivery",
-                "at": _iso(meta.at),
+                "at": _iso(meta.received_at_ms),
                 "source": meta.source,
                 "hook": meta.hook,
                 "delivery": id,
                 "event": event_name(meta),
                 "ignored": meta.ignored or None,
-                "visits": [display_id(work) for work in meta.work if work.startswith(VISIT)],
+                "visits": [display_id(work) for work in meta.task_ids if work.startswith(VISIT)],
             }
         )
 
@@ -72,7 +72,7 @@ async def _attempted(ledger: Ledger, settings: Settings, listening: Ledger, tell
     async for work, attempt in finished_attempts(listening.redis):
         row = await lists.task_row(work) or {}
         about = {name: row.get(name, "") for name in ("source", "hook", "delivery")} | {"visits": row.get("visits", [])}
-        ended = {"at": _iso(attempt.at + attempt.took_ms)}
+        ended = {"at": _iso(attempt.started_at_ms + attempt.took_ms)}
         tell({"kind": "attempt", **explain.attempt(attempt), **ended, **about})
 
 

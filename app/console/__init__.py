@@ -24,8 +24,8 @@ from app.console.auth import MAX_COOKIE_BYTES, SECURITY_HEADERS, exceeds_cookie_
 from app.console.rendering import Ask, Desk, Page
 from app.intake.request_body import BodyDeadlines, HttpRejection
 from app.ledger.ledger import Ledger
-from app.ledger.records import Gone
-from app.ledger.redis import RedisDown
+from app.ledger.records import NotFound
+from app.ledger.redis import RedisUnavailable
 from app.settings.model import Settings
 from app.telemetry.logs import log
 
@@ -113,11 +113,11 @@ class Console:
             response = await self.desk.problem(ask, refused.status, "Not accepted", f"{refused}.")
             response.headers.update(refused.headers)
             return response
-        except Gone:
+        except NotFound:
             days = self.desk.settings.retention_days
             sentence = f"There is nothing of that name, or no longer: what is settled is kept for {days} days."
             return await self.desk.problem(ask, 404, "Not found", sentence)
-        except RedisDown as trouble:
+        except RedisUnavailable as trouble:
             was_in = ask.user is not None or self.desk.access.session(request) is not None
             return await self.desk.redis_down(ask, str(trouble) if was_in else "")
         except Exception:

@@ -71,7 +71,7 @@ class User:
 
 
 class Access:
-    """Methods that look at sessions may raise RedisDown."""
+    """Methods that look at sessions may raise RedisUnavailable."""
 
     def __init__(self, settings: Settings, redis: Redis) -> None:
         self._settings, self._redis = settings, redis

@@ -11,7 +11,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from app.ledger.ledger import Ledger
-from app.ledger.redis import Redis, RedisDown
+from app.ledger.redis import Redis, RedisUnavailable
 from app.operators.feed import finished_attempts, new_deliveries
 from app.operators.selection import display_id
 from app.settings.model import Settings
@@ -68,7 +68,7 @@ class EventHub:
             async with asyncio.TaskGroup() as group:
                 for step in (self._read_arrivals(), self._read_attempts(listening), self._broadcast()):
                     group.create_task(step)
-        except* RedisDown:
+        except* RedisUnavailable:
             log.info("event_streams_closed")
         except* Exception:
             log.exception("unhandled_exception")
@@ -124,7 +124,7 @@ class EventStream(StreamingResponse):
 
     async def _told(self, messages: Messages, is_allowed: Callable[[], Awaitable[object]]) -> AsyncIterator[bytes]:
         message = b": hello\n\n"
-        with suppress(RedisDown):
+        with suppress(RedisUnavailable):
             while message and await is_allowed():
                 yield message
                 try:

@@ -10,7 +10,7 @@ from app.console.auth import safe_redirect_target
 from app.console.pages import delivery_page, source_page, visit_page
 from app.console.rendering import Ask, Desk, Page
 from app.console.turns import TooManyAttempts
-from app.ledger.records import Gone
+from app.ledger.records import NotFound
 from app.operators.drift_audit import fetch_remote_visit
 from app.visits.client import VisitsApiTrouble
 from app.webhooks.specimens import UnknownSpecimen, sign_specimen
@@ -71,7 +71,7 @@ async def save_preferences(desk: Desk, ask: Ask) -> Response:
 async def reveal_delivery(desk: Desk, ask: Ask) -> Response:
     """One field, as the form names it."""
     id, field = ask.path("id"), _field(ask)
-    await desk.ledger.meta(id)
+    await desk.ledger.load_delivery_info(id)
     await _note(desk, ask, "revealed of a delivery", f"{id}: {'all of the body' if field == '*' else field}")
     return await delivery_page(desk, ask, id, (field,))
 
@@ -84,10 +84,10 @@ async def reveal_visit(desk: Desk, ask: Ask) -> Response:
 
 
 def _field(ask: Ask) -> str:
-    """Raises Gone for what is no field's name."""
+    """Raises NotFound for what is no field's name."""
     field = ask.form.get("field", "")
     if not re.fullmatch(r"[\w.#-]{1,200}|\*", field):
-        raise Gone("field")
+        raise NotFound("field")
     return field
 
 
@@ -95,7 +95,7 @@ async def fetch_remote(desk: Desk, ask: Ask) -> Response:
     """What the Visits API has now; nothing of it is kept."""
     external_id = ask.path("external_id")
     [work, *_] = await desk.explain.visit_task_ids(external_id)
-    [root, *_] = await desk.ledger.family(work)
+    [root, *_] = await desk.ledger.load_aliases(work)
     await _note(desk, ask, "asked the Visits API", external_id)
     asked: dict[str, Any] = {"account": root.account, "visit": None, "trouble": ""}
     try:
@@ -119,7 +119,7 @@ async def resume(desk: Desk, ask: Ask) -> Response:
 async def _pause(desk: Desk, ask: Ask, is_paused: bool) -> Response:
     account = ask.path("account")
     if account not in desk.settings.accounts.values():
-        raise Gone(account)
+        raise NotFound(account)
     await _note(desk, ask, "paused" if is_paused else "resumed", account)
     await desk.ledger.pause(account, is_paused)
     return desk.go("/console/sources")
@@ -132,7 +132,7 @@ async def send_test_delivery(desk: Desk, ask: Ask) -> Response:
     """A specimen, signed now, through our own door."""
     entrance = desk.settings.entrances.get(ask.path("hook"))
     if entrance is None:
-        raise Gone(ask.path("hook"))
+        raise NotFound(ask.path("hook"))
     tool = entrance.tool.name
     settings, wanted = desk.settings, ask.form.get("specimen", "1")
     address = f"{settings.public_url or 'http://door'}{entrance.path}"
@@ -140,7 +140,7 @@ async def send_test_delivery(desk: Desk, ask: Ask) -> Response:
         hook = entrance.hook
         made = sign_specimen(tool, wanted, entrance.name, hook.secrets, settings.secret_key, address, hook.auth)
     except UnknownSpecimen:
-        raise Gone("specimen") from None
+        raise NotFound("specimen") from None
     await _note(desk, ask, "sent a test delivery", f"{entrance.name}: {made.name}")
     transport = httpx.ASGITransport(ask.request.app)
     async with httpx.AsyncClient(transport=transport, base_url="http://door") as door:

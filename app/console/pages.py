@@ -14,8 +14,8 @@ from app.console.chart import chart
 from app.console.events import EventStream
 from app.console.plans import preview
 from app.console.rendering import STATIC, Ask, Desk, Page, segment
-from app.ledger.keys import KINDS
-from app.ledger.records import Gone, NoBody
+from app.ledger.keys import KEY_KINDS
+from app.ledger.records import BodyUnavailable, NotFound
 from app.operators import doctor, redaction
 from app.operators.explain import REDACTED, Explain, humanize
 from app.operators.filter import INDEXED_STATES, RESULT_STATES, Filter
@@ -34,7 +34,7 @@ from app.webhooks.source import VERIFIED_BY
 async def static(desk: Desk, ask: Ask) -> Response:
     name = ask.path("name")
     if name not in STATIC.files:
-        raise Gone(name)
+        raise NotFound(name)
     kept = "public, max-age=31536000, immutable" if ask.path("version") == STATIC.version else "no-cache"
     kind = STATIC.TYPES[name.rpartition(".")[2]]
     return Response(STATIC.files[name], media_type=kind, headers={"cache-control": kept})
@@ -132,12 +132,12 @@ async def delivery_page(desk: Desk, ask: Ask, id: str, revealed: Container[str] 
     explain = Explain(desk.ledger, desk.settings, revealed)
     story = await explain.delivery(id)
     try:
-        meta, raw = await desk.ledger.delivery(id)
+        meta, raw = await desk.ledger.load_delivery(id)
         tool = load_sources().get(meta.source)
         body = await asyncio.to_thread(
             redaction.redact_body, raw, revealed, tool.definition.event_name_path if tool else ()
         )
-    except NoBody as error:
+    except BodyUnavailable as error:
         body = [str(error)]
     return await desk.page(
         ask,
@@ -263,7 +263,7 @@ async def source(desk: Desk, ask: Ask) -> Response:
 async def source_page(desk: Desk, ask: Ask, name: str, response: dict[str, Any] | None = None) -> Response:
     tool = load_sources().get(name)
     if tool is None:
-        raise Gone(name)
+        raise NotFound(name)
     hooks: list[dict[str, Any]] = []
     for entrance in desk.settings.entrances.values():
         if entrance.tool.name == name:
@@ -315,7 +315,7 @@ async def settings(desk: Desk, ask: Ask) -> Response:
     checks = [check async for check in doctor.local_checks(desk.redis, desk.settings)]
     sessions = await desk.access.count_sessions()
     return await desk.page(
-        ask, "settings.html", checks=checks, environment=list(desk.settings.shown()), kinds=KINDS, sessions=sessions
+        ask, "settings.html", checks=checks, environment=list(desk.settings.shown()), kinds=KEY_KINDS, sessions=sessions
     )
 
 

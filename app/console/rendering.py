@@ -18,7 +18,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from app.console.auth import Access, User, cookie
 from app.console.events import EventHub
 from app.ledger.ledger import Ledger
-from app.ledger.times import moment
+from app.ledger.times import iso_timestamp
 from app.operators.activity_log import ActivityLog
 from app.operators.explain import Explain, humanize
 from app.operators.operations import Operations
@@ -160,7 +160,7 @@ def _moment(when: Any) -> datetime | None:
 def iso(when: Any) -> str:
     """ms or ISO 8601 to ISO 8601."""
     found = _moment(when)
-    return moment(int(found.timestamp() * 1000)) or "" if found else ""
+    return iso_timestamp(int(found.timestamp() * 1000)) or "" if found else ""
 
 
 def ago(when: Any) -> str:

@@ -18,9 +18,9 @@ from starlette.types import Receive, Scope, Send
 
 from app.intake import http_protocol
 from app.intake.request_body import BodyDeadlines, HttpRejection, body_too_large
-from app.ledger.ledger import LONG_REPEAT_S, REPEAT_S, Ledger, new_id
-from app.ledger.records import Meta, traced
-from app.ledger.redis import RedisDown
+from app.ledger.ledger import DEDUP_TTL_S, LONG_DEDUP_TTL_S, Ledger, new_delivery_id
+from app.ledger.records import DeliveryInfo, trace_fields
+from app.ledger.redis import RedisUnavailable
 from app.settings.model import Entrance, Settings
 from app.telemetry.counters import Counters
 from app.telemetry.logs import log
@@ -212,7 +212,7 @@ class WebhookEndpoint:
             return self._ignore_foreign_tenant(entrance, event, slot, request_log)
         try:
             return await self._store(entrance, delivery, event, translation, slot, request_log)
-        except RedisDown as error:
+        except RedisUnavailable as error:
             log.warning("redis_unavailable", hook=entrance.name, reason=str(error))
             raise HttpRejection(
                 _unavailable_status(entrance),
@@ -234,7 +234,7 @@ class WebhookEndpoint:
     ) -> Response:
         """Where all customers of a tool share its keys, anybody who has an account there could fill Redis: such an event is
         counted and not kept."""
-        request_log.outcome, request_log.delivery = FOREIGN_TENANT_REASON, new_id()
+        request_log.outcome, request_log.delivery = FOREIGN_TENANT_REASON, new_delivery_id()
         self._rejections.record(
             entrance.name,
             FOREIGN_TENANT_REASON,
@@ -256,13 +256,13 @@ class WebhookEndpoint:
     ) -> Response:
         tool = entrance.tool
         request_log.traceparent = _valid_traceparent(delivery.header("traceparent") or "")
-        meta = Meta(
+        meta = DeliveryInfo(
             hook=entrance.name,
             source=tool.name,
-            at=int(event.received_at.timestamp() * 1000),
-            name=_event_name(event, tool.definition),
+            received_at_ms=int(event.received_at.timestamp() * 1000),
+            event_name=_event_name(event, tool.definition),
             request_id=delivery.request_id,
-            slot=secret_index,
+            secret_index=secret_index,
             ignored=translation.ignored,
             headers={"traceparent": request_log.traceparent, **event.headers}
             if request_log.traceparent
@@ -275,24 +275,27 @@ class WebhookEndpoint:
             meta,
             translation.changes,
             entrance.account,
-            repeat_key=translation.repeat_key,
-            event=translation.state,
+            dedup_id=translation.repeat_key,
+            event_state=translation.state,
             reason=translation.reason,
-            again=tool.definition.events_may_collide,
-            repeat_s=LONG_REPEAT_S if tool.definition.ordered_by_arrival else REPEAT_S,
+            refetch=tool.definition.events_may_collide,
+            dedup_ttl_s=LONG_DEDUP_TTL_S if tool.definition.ordered_by_arrival else DEDUP_TTL_S,
         )
-        if written.bound:
-            log.warning("event_parked", hook=entrance.name, reason=written.bound)
-        request_log.outcome = "repeat" if written.repeat else "ignored" if translation.ignored else "accepted"
-        request_log.delivery, request_log.event_name = written.delivery, meta.name if translation.change_count else ""
+        if written.limit_reached:
+            log.warning("event_parked", hook=entrance.name, reason=written.limit_reached)
+        request_log.outcome = "repeat" if written.is_repeat else "ignored" if translation.ignored else "accepted"
+        request_log.delivery, request_log.event_name = (
+            written.delivery_id,
+            meta.event_name if translation.change_count else "",
+        )
         self._counters.record_delivery(
-            entrance.name, request_log.outcome, secret_index, meta.at, meta.request_id, written.delivery
+            entrance.name, request_log.outcome, secret_index, meta.received_at_ms, meta.request_id, written.delivery_id
         )
-        if written.repeat:
-            return Response(200, orjson.dumps({"delivery": written.delivery, "repeat": True}))
+        if written.is_repeat:
+            return Response(200, orjson.dumps({"delivery": written.delivery_id, "repeat": True}))
         if translation.ignored:
-            return Response(200, orjson.dumps({"delivery": written.delivery, "ignored": translation.ignored}))
-        return Response(202, orjson.dumps({"delivery": written.delivery, "changes": translation.change_count}))
+            return Response(200, orjson.dumps({"delivery": written.delivery_id, "ignored": translation.ignored}))
+        return Response(202, orjson.dumps({"delivery": written.delivery_id, "changes": translation.change_count}))
 
 
 @dataclass(slots=True)
@@ -318,7 +321,7 @@ class RequestLog:
 
     def response_request_id(self) -> str:
         """The X-Request-ID of the answer: the sender's, or else one of ours, by which the sender may ask."""
-        self.request_id = self.request_id or self.delivery or new_id()
+        self.request_id = self.request_id or self.delivery or new_delivery_id()
         return self.request_id
 
     def log_fields(self) -> dict[str, Any]:
@@ -330,7 +333,7 @@ class RequestLog:
         if self.reason:
             told["reason"] = self.reason
         if self.secret_number or _LOGGABLE_REQUEST_ID.fullmatch(self.request_id):
-            told |= traced(self.request_id, self.traceparent)
+            told |= trace_fields(self.request_id, self.traceparent)
         return told
 
 

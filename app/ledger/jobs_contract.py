@@ -8,20 +8,20 @@ import json
 from typing import Any
 
 #: arq's sorted set of jobs.
-QUEUE = "db:jobs"
+QUEUE_KEY = "db:jobs"
 #: The sorted set of the workers that live, by their last heartbeat in ms.
-WORKERS = "db:workers"
+WORKERS_KEY = "db:workers"
 
 #: What a job can be, by the name that the worker registers it under; also the first word of the work's own name.
 VISIT, EVENT = "visit", "event"
 JOBS = (VISIT, EVENT)
 
 
-def visit_work(account: str, external_id: str) -> str:
+def visit_task_id(account: str, external_id: str) -> str:
     return f"{VISIT}:{account}/{external_id}"
 
 
-def event_work(delivery_id: str) -> str:
+def event_task_id(delivery_id: str) -> str:
     return f"{EVENT}:{delivery_id}"
 
 

@@ -332,7 +332,7 @@ function steps.accept()
   if first then
     local record = call('GET', 'db:delivery:' .. first)
     local meta = record and cjson.decode(string.match(record, '^[^\n]*')) or {}
-    for _, work in ipairs(meta.work or {}) do
+    for _, work in ipairs(meta.task_ids or {}) do
       if ARGV[10] == '1' then call('HSET', 'db:' .. work, 'rang', now) end
       revive(work)
       local state = call('HGET', 'db:' .. work, 'state')
@@ -423,7 +423,7 @@ local function park(work, reason, said)
   call('HDEL', key, 'lease', 'job', 'due', 'lane', 'probes', 'refused', 'lost')
   call('HSET', key, 'reason', reason)
   call('HSETNX', key, 'since', now)
-  note_attempt(key, string.format('{"at":%.0f,"took_ms":0,"outcome":"parked","calls":[],"said":"%s"}', now, said))
+  note_attempt(key, string.format('{"started_at_ms":%.0f,"took_ms":0,"outcome":"parked","calls":[],"response_text":"%s"}', now, said))
   call('HINCRBY', 'db:counts', 'doorbell_tasks_finished_total|' .. string.match(work, '^%a+') .. '|parked', 1)
 end
 

@@ -9,47 +9,47 @@ from app.visits.merge import Said
 from app.webhooks.delivery import Delivery
 
 #: Where jobs wait: each lane has places of its own in a worker.
-Lane = Literal["visit", "event", "replay"]
+Queue = Literal["visit", "event", "replay"]
 #: Where an operator puts work back: among what rings, or behind it.
-Aside = Literal["", "replay"]
-State = Literal["queued", "running", "waiting", "held", "parked", "discarded", "settled"]
+QueueOverride = Literal["", "replay"]
+TaskState = Literal["queued", "running", "waiting", "held", "parked", "discarded", "settled"]
 
 
-class Gone(Exception):
+class NotFound(Exception):
     """There is nothing of that name, or no longer."""
 
 
-class NoBody(Exception):
+class BodyUnavailable(Exception):
     """The delivery is there, and its body cannot be read. reason: in one word; the argument: as a sentence."""
 
-    def __init__(self, meta: "Meta", reason: str, why: str) -> None:
+    def __init__(self, info: "DeliveryInfo", reason: str, why: str) -> None:
         super().__init__(why)
-        self.meta, self.reason = meta, reason
+        self.info, self.reason = info, reason
 
 
-class Lost(Exception):
+class LeaseLost(Exception):
     """The lease went to another worker, which goes on from here."""
 
 
-class Outdated(Exception):
+class RecordOutdated(Exception):
     """A newer record of the same booking was seen."""
 
 
-class TooMany(Exception):
+class VisitLimitReached(Exception):
     """A visit has grown to one of its bounds, and nothing more lands on it. The argument: which, in one word."""
 
 
-class Written(NamedTuple):
+class AcceptResult(NamedTuple):
     """What the ledger made of a delivery: its id, or the first one's where it is a repeat. bound: why it was parked, where a
     visit takes no more."""
 
-    delivery: str
-    repeat: bool
-    bound: str = ""
+    delivery_id: str
+    is_repeat: bool
+    limit_reached: str = ""
 
 
 @dataclass(slots=True)
-class Meta:
+class DeliveryInfo:
     """What is kept of a delivery beside its body.
 
     at: when it arrived, in ms. slot: which secret matched. headers: those that the source needs, and the sender's
@@ -59,27 +59,27 @@ class Meta:
 
     hook: str
     source: str
-    at: int
-    name: str = ""
+    received_at_ms: int
+    event_name: str = ""
     request_id: str = ""
-    slot: int = 0
+    secret_index: int = 0
     ignored: str = ""
     headers: dict[str, str] = field(default_factory=dict)
-    work: list[str] = field(default_factory=list)
-    removed: int = 0
+    task_ids: list[str] = field(default_factory=list)
+    erased_at_ms: int = 0
 
     @property
-    def removed_at(self) -> str:
-        return f"{datetime.fromtimestamp(self.removed / 1000, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    def erased_at(self) -> str:
+        return f"{datetime.fromtimestamp(self.erased_at_ms / 1000, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
     @property
     def received_at(self) -> datetime:
-        return datetime.fromtimestamp(self.at / 1000, UTC)
+        return datetime.fromtimestamp(self.received_at_ms / 1000, UTC)
 
-    def delivery(self, raw: bytes) -> Delivery:
+    def to_delivery(self, body: bytes) -> Delivery:
         """The delivery as far as it is stored. raw: its body."""
         headers = tuple((name.lower().encode(), value.encode("latin-1")) for name, value in self.headers.items())
-        return Delivery(self.hook, self.source, headers, raw, self.received_at, self.request_id)
+        return Delivery(self.hook, self.source, headers, body, self.received_at, self.request_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +89,15 @@ class Attempt:
     said: what was answered to the call that failed, at most 500 characters.
     """
 
-    at: int
+    started_at_ms: int
     took_ms: int
     outcome: str
     calls: list[list[Any]] = field(default_factory=list)
-    said: str = ""
+    response_text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class Task:
     """One id of a visit, as the ledger has it. Most visits have one; a rescheduled one may have several.
 
     n: how many changes landed, done: how many of them the last settled run had seen. api: what the Visits API last
@@ -107,101 +107,101 @@ class Member:
     forgotten. forgot: when somebody whose visit it was was forgotten, in ms.
     """
 
-    work: str
-    generation: int
-    n: int
-    done: int
-    state: State
+    task_id: str
+    alias_depth: int
+    change_count: int
+    applied_count: int
+    state: TaskState
     changes: dict[str, bytes]
-    discarded: dict[str, bytes]
-    numbered: dict[str, Attempt]
-    api: dict[str, Any] | None
-    tried: bool
-    ask: list[str] | None
-    replaces: bool
-    dropped: int
-    tries: int
-    since: int | None
-    failed_since: int | None
-    due: int | None
+    discarded_changes: dict[str, bytes]
+    attempts_by_number: dict[str, Attempt]
+    remote: dict[str, Any] | None
+    was_attempted: bool
+    recheck_ids: list[str] | None
+    replaces_changes: bool
+    compacted_count: int
+    failed_attempts: int
+    pending_since_ms: int | None
+    failing_since_ms: int | None
+    retry_at_ms: int | None
     reason: str
-    landed: list[str]
-    rang: int | None
-    forgot: int | None = None
+    targets: list[str]
+    last_event_at_ms: int | None
+    erased_at_ms: int | None = None
 
     @property
     def attempts(self) -> list[Attempt]:
-        return list(self.numbered.values())
+        return list(self.attempts_by_number.values())
 
     @property
     def external_id(self) -> str:
-        return self.work.partition("/")[2]
+        return self.task_id.partition("/")[2]
 
     @property
     def account(self) -> str:
-        return self.work.partition(":")[2].partition("/")[0]
+        return self.task_id.partition(":")[2].partition("/")[0]
 
-    def said(self) -> list[Said]:
+    def recorded_changes(self) -> list[Said]:
         return [
-            Said.read(origin, change.partition(b" ")[2], self.generation) for origin, change in self.changes.items()
+            Said.read(origin, change.partition(b" ")[2], self.alias_depth) for origin, change in self.changes.items()
         ]
 
 
 @dataclass(frozen=True, slots=True)
-class Trace:
+class RequestContext:
     """The newest delivery that spoke of some work, and what its sender called the request: X-Request-ID, traceparent."""
 
-    delivery: str = ""
+    delivery_id: str = ""
     request_id: str = ""
     traceparent: str = ""
 
     @property
     def headers(self) -> dict[str, str]:
         """What goes with the calls that are made for it."""
-        given = {"x-request-id": self.request_id or self.delivery, "traceparent": self.traceparent}
+        given = {"x-request-id": self.request_id or self.delivery_id, "traceparent": self.traceparent}
         return {name: value for name, value in given.items() if value}
 
     @property
-    def fields(self) -> dict[str, str]:
+    def log_fields(self) -> dict[str, str]:
         """For a line of the log."""
-        return traced(self.request_id, self.traceparent)
+        return trace_fields(self.request_id, self.traceparent)
 
 
-def traced(request_id: str, traceparent: str) -> dict[str, str]:
-    told = {"request_id": request_id} if request_id else {}
+def trace_fields(request_id: str, traceparent: str) -> dict[str, str]:
+    fields = {"request_id": request_id} if request_id else {}
     if traceparent:
-        told |= {"trace_id": traceparent[3:35], "parent_id": traceparent[36:52]}
-    return told
+        fields |= {"trace_id": traceparent[3:35], "parent_id": traceparent[36:52]}
+    return fields
 
 
 @dataclass(frozen=True, slots=True)
-class Hold:
+class Lease:
     """Work that this worker alone may do until its lease ends. members: the visit's first id, then its later ones."""
 
     token: str
     until: float
-    members: list[Member]
-    trace: Trace = field(default_factory=Trace)
+    tasks: list[Task]
+    request_context: RequestContext = field(default_factory=RequestContext)
 
     @property
-    def root(self) -> Member:
-        return self.members[0]
+    def primary(self) -> Task:
+        return self.tasks[0]
 
     def remaining_s(self) -> float:
         return self.until - time.monotonic()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class CircuitSignal:
     """What one run says about everybody's way to the Visits API.
 
     why: `ok` opens the gate; `unauthorized` and `rate_limited` close it for wait_s; `down` closes it for wait_s at most,
     once most of the newest answers are first failures of different visits, and `enough` of them.
     """
 
-    why: str
-    wait_s: float = 0
-    enough: int = 1
+    kind: str
+    pause_s: float = 0
+    threshold: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,7 +216,7 @@ class Outcome:
     state: Literal["settled", "waiting", "held", "parked"]
     attempt: Attempt | None
     reason: str = ""
-    due_s: float = 0
-    tries: int | None = None
-    api: dict[str, dict[str, Any] | None] = field(default_factory=dict)
-    verdict: Verdict | None = None
+    retry_in_s: float = 0
+    failed_attempts: int | None = None
+    remote: dict[str, dict[str, Any] | None] = field(default_factory=dict)
+    circuit_signal: CircuitSignal | None = None

@@ -23,33 +23,43 @@ SCRIPT = files("app.ledger").joinpath("ledger.lua").read_bytes()
 SHA = sha1(SCRIPT, usedforsecurity=False).hexdigest()
 
 #: Answers that mean "not now" rather than "you asked wrongly".
-_NOT_NOW = ("OOM", "READONLY", "LOADING", "MISCONF", "BUSY", "MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN", "TRYAGAIN")
-_MOST_WAITING = 10_000
-_RETRY_CONNECT_S = 0.1
+_RETRYABLE_ERRORS = (
+    "OOM",
+    "READONLY",
+    "LOADING",
+    "MISCONF",
+    "BUSY",
+    "MASTERDOWN",
+    "NOREPLICAS",
+    "CLUSTERDOWN",
+    "TRYAGAIN",
+)
+_MAX_PENDING = 10_000
+_RECONNECT_INTERVAL_S = 0.1
 #: A server that comes back may have lost its last writes, also answered ones, and with them rights that somebody still
 #: uses. So long nobody gets a new one, and whoever holds one says so again.
-GRACE_S = 2
+RESTART_GRACE_S = 2
 #: A server's clock that moves by so much more or less than our own has jumped; then a busy process gets more time.
-JUMP_S, JUMP_GRACE_S = 2.0, 5
+CLOCK_JUMP_S, CLOCK_JUMP_GRACE_S = 2.0, 5
 
 
-class RedisDown(Exception):
+class RedisUnavailable(Exception):
     """Redis is unreachable, too slow, read-only or full. The sentence says which."""
 
 
-class Distrusted(RedisDown):
+class CertificateError(RedisUnavailable):
     """Its certificate cannot be verified: to wait does not help."""
 
 
 @dataclass(frozen=True)
-class Address:
+class RedisAddress:
     """Where Redis is, and how to get in."""
 
     url: str
     verify: bool = True
 
     @classmethod
-    def of(cls, url: str | None, tls_verify: str) -> "Address":
+    def from_url(cls, url: str | None, tls_verify: str) -> "RedisAddress":
         """tls_verify: `required`, or `none`."""
         assert url
         return cls(url, tls_verify == "required")
@@ -67,7 +77,7 @@ class Address:
         parts = self.parts
         return str(parts.get("path") or f"{parts.get('host', 'localhost')}:{parts.get('port', 6379)}")
 
-    def greeting(self) -> list[tuple[str | int, ...]]:
+    def handshake_commands(self) -> list[tuple[str | int, ...]]:
         """What a new connection says first."""
         parts, commands = self.parts, list[tuple[str | int, ...]]()
         if parts.get("password"):
@@ -88,30 +98,30 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True)
-class Right:
+class HeldLease:
     """What one process alone may do until a time (monotonic), and the steps that take it again after a restart and renew it
     by a clock that jumped: their names, and their arguments after the ms that are left."""
 
     until: float
-    step: str
-    renewal: str
+    restore_step: str
+    renew_step: str
     arguments: tuple[Any, ...]
 
 
-class _Wire(asyncio.Protocol):
+class _Connection(asyncio.Protocol):
     """A TCP or unix connection: commands out, replies in, in the same order."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, timeout_s: float) -> None:
         self._loop, self._timeout_s = loop, timeout_s
         self._reader = hiredis.Reader()
-        self._waiting: deque[tuple[asyncio.Future[Any], float]] = deque()
+        self._pending: deque[tuple[asyncio.Future[Any], float]] = deque()
         self._out: list[bytes] = []
-        self._synced: asyncio.Future[Any] | None = None
-        self._unasked: Callable[[Any], None] | None = None
+        self._fsync: asyncio.Future[Any] | None = None
+        self._on_message: Callable[[Any], None] | None = None
         self._transport: asyncio.Transport | None = None
-        self._watch: asyncio.TimerHandle | None = None
-        self.lost, self.grown_at = False, 0.0
-        self.ahead_s: float | None = None  # the server's clock, from our monotonic one
+        self._timer: asyncio.TimerHandle | None = None
+        self.is_lost, self.usable_at = False, 0.0
+        self.clock_offset_s: float | None = None  # the server's clock, from our monotonic one
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -119,10 +129,10 @@ class _Wire(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)
         while (reply := self._reader.gets()) is not False:
-            if self._unasked and not self._waiting:
-                self._unasked(reply)
+            if self._on_message and not self._pending:
+                self._on_message(reply)
                 continue
-            future, _ = self._waiting.popleft()
+            future, _ = self._pending.popleft()
             if future.done():
                 continue
             if isinstance(reply, hiredis.ReplyError):
@@ -131,72 +141,72 @@ class _Wire(asyncio.Protocol):
                 future.set_result(reply)
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._give_up("Redis closed the connection before it answered")
+        self._fail_pending("Redis closed the connection before it answered")
 
-    def _give_up(self, why: str) -> None:
+    def _fail_pending(self, why: str) -> None:
         """Nobody waits for an answer that cannot come any more."""
-        self.lost = True
-        if self._unasked:
-            self._unasked(None)
-        if self._watch:
-            self._watch.cancel()
-        while self._waiting:
-            future, _ = self._waiting.popleft()
+        self.is_lost = True
+        if self._on_message:
+            self._on_message(None)
+        if self._timer:
+            self._timer.cancel()
+        while self._pending:
+            future, _ = self._pending.popleft()
             if not future.done():
-                future.set_exception(RedisDown(why))
+                future.set_exception(RedisUnavailable(why))
 
     def send(self, command: tuple[Any, ...]) -> asyncio.Future[Any]:
-        if self.lost:
-            raise RedisDown("the connection to Redis was lost")
-        if len(self._waiting) >= _MOST_WAITING:
-            raise RedisDown("too many commands wait for Redis")
+        if self.is_lost:
+            raise RedisUnavailable("the connection to Redis was lost")
+        if len(self._pending) >= _MAX_PENDING:
+            raise RedisUnavailable("too many commands wait for Redis")
         if not self._out:
             self._loop.call_soon(self._flush)
-        self._out.append(_packed(command))
+        self._out.append(_encode(command))
         future = self._loop.create_future()
-        self._waiting.append((future, self._loop.time() + self._timeout_s))
-        if self._watch is None:
-            self._watch = self._loop.call_later(self._timeout_s, self._check)
+        self._pending.append((future, self._loop.time() + self._timeout_s))
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._timeout_s, self._check_deadline)
         return future
 
-    async def listen(self, channel: str, told: Callable[[Any], None]) -> None:
+    async def subscribe(self, channel: str, on_message: Callable[[Any], None]) -> None:
         """What is said there from now on; None at the end. Nothing else is asked on this connection any more."""
-        self._unasked = told
+        self._on_message = on_message
         await self.send(("SUBSCRIBE", channel))
 
-    def synced(self) -> asyncio.Future[Any]:
+    def fsynced(self) -> asyncio.Future[Any]:
         """Everything that leaves in this turn of the loop is on the disk: one WAITAOF for all who ask."""
-        if self._synced is None:
-            self._synced = self._loop.create_future()
-        return self._synced
+        if self._fsync is None:
+            self._fsync = self._loop.create_future()
+        return self._fsync
 
     def _flush(self) -> None:
-        if self._synced is not None:
-            waiting, self._synced = self._synced, None
-            self._waiting.append((waiting, self._loop.time() + self._timeout_s))
-            self._out.append(_packed(("WAITAOF", 1, 0, int(self._timeout_s * 1000))))
-        if self._transport and not self.lost:
+        if self._fsync is not None:
+            waiting, self._fsync = self._fsync, None
+            self._pending.append((waiting, self._loop.time() + self._timeout_s))
+            self._out.append(_encode(("WAITAOF", 1, 0, int(self._timeout_s * 1000))))
+        if self._transport and not self.is_lost:
             self._transport.write(b"".join(self._out))
         self._out.clear()
 
-    def _check(self) -> None:
+    def _check_deadline(self) -> None:
         """One timer for all: whoever waits longest is first in the queue. A late reply ends the connection, since an
         answer that nobody waits for any more would be taken for the next one's."""
-        self._watch = None
-        if self._waiting:
-            overdue = self._waiting[0][1] - self._loop.time()
+        self._timer = None
+        if self._pending:
+            overdue = self._pending[0][1] - self._loop.time()
             if overdue <= 0:
                 self.abort()
-                self._give_up("Redis does not answer in time")
+                self._fail_pending("Redis does not answer in time")
             else:
-                self._watch = self._loop.call_later(overdue, self._check)
+                self._timer = self._loop.call_later(overdue, self._check_deadline)
 
     def abort(self) -> None:
         if self._transport:
             self._transport.abort()
 
 
-def _packed(command: tuple[Any, ...]) -> bytes:
+def _encode(command: tuple[Any, ...]) -> bytes:
     packed: bytes = hiredis.pack_command(command)
     return packed
 
@@ -204,54 +214,56 @@ def _packed(command: tuple[Any, ...]) -> bytes:
 class Redis:
     """Commands and the ledger's script. Connects when first asked, and again after trouble."""
 
-    def __init__(self, address: Address, timeout_s: float = 3.0, fsync: bool = False) -> None:
+    def __init__(self, address: RedisAddress, timeout_s: float = 3.0, fsync: bool = False) -> None:
         """timeout_s: how long a command may take. fsync: `write` waits until the server has it on its disk."""
         self.address, self._timeout_s, self._fsync = address, timeout_s, fsync
-        self._wire: _Wire | None = None
-        self._connecting: asyncio.Task[_Wire] | None = None
+        self._connection: _Connection | None = None
+        self._connecting: asyncio.Task[_Connection] | None = None
         self._failed_at = float("-inf")
         self._run_id = b""
-        self._ahead_s: float | None = None
-        self.rights: dict[str, Right] = {}
+        self._clock_offset_s: float | None = None
+        self.held_leases: dict[str, HeldLease] = {}
 
     async def command(self, *command: Any) -> Any:
-        """One command's reply: bytes, int, list or None. Raises RedisDown; hiredis.ReplyError for a wrong question."""
-        return await self._ask(await self._connected(), *command)
+        """One command's reply: bytes, int, list or None.
 
-    async def _ask(self, wire: _Wire, *command: Any) -> Any:
+        Raises RedisUnavailable; hiredis.ReplyError for a wrong question."""
+        return await self._send(await self._connected(), *command)
+
+    async def _send(self, wire: _Connection, *command: Any) -> Any:
         try:
             return await wire.send(command)
         except hiredis.ReplyError as error:
-            raise self._sorted(wire, error) from None
+            raise self._classify(wire, error) from None
 
     async def script(self, *arguments: Any) -> Any:
-        """One step of ledger.lua. Raises RedisDown."""
-        wire = self._wire
-        if wire is None or wire.lost:
+        """One step of ledger.lua. Raises RedisUnavailable."""
+        wire = self._connection
+        if wire is None or wire.is_lost:
             wire = await self._connected()
-        return await self._run(wire, *arguments)
+        return await self._run_script(wire, *arguments)
 
     async def commands(self, *commands: tuple[Any, ...]) -> list[Any]:
         """The replies of commands that are executed together, also by a server that is full: for what a worker or an
-        operator writes. Raises RedisDown."""
+        operator writes. Raises RedisUnavailable."""
         parts = (part for command in commands for part in (len(command), *command))
         replies: list[Any] = await self.script("commands", *parts)
         return replies
 
-    async def grant(self, *arguments: Any) -> Any:
+    async def script_after_grace(self, *arguments: Any) -> Any:
         """A step that gives what no other process may have: not before every holder could renew what it holds, also where
         the server or its clock changed. The server is told what time we expect, and refuses where its clock jumped."""
         while True:
             wire = await self._connected()
-            wait_s = wire.grown_at - time.monotonic()
+            wait_s = wire.usable_at - time.monotonic()
             if wait_s > 0:
                 await asyncio.sleep(wait_s)
-            elif wire.ahead_s is None:
+            elif wire.clock_offset_s is None:
                 await self._compare_clocks(wire)
             else:
-                expected_ms = int((wire.ahead_s + time.monotonic()) * 1000)
+                expected_ms = int((wire.clock_offset_s + time.monotonic()) * 1000)
                 try:
-                    return await self._run(wire, "grant", expected_ms, *arguments)
+                    return await self._run_script(wire, "grant", expected_ms, *arguments)
                 except hiredis.ReplyError as error:
                     if not str(error).startswith("CLOCK"):
                         raise
@@ -262,21 +274,24 @@ class Redis:
         """Follow the server's clock; where it jumped, renew at once what is held here."""
         await self._compare_clocks(await self._connected())
 
-    async def _compare_clocks(self, wire: _Wire) -> None:
+    async def _compare_clocks(self, wire: _Connection) -> None:
         asked_at = time.monotonic()
-        seconds, micros = await self._ask(wire, "TIME")
+        seconds, micros = await self._send(wire, "TIME")
         now = time.monotonic()
-        if now - asked_at > JUMP_S / 2 and wire.ahead_s is not None:
+        if now - asked_at > CLOCK_JUMP_S / 2 and wire.clock_offset_s is not None:
             return  # too slow an answer to compare by
-        wire.ahead_s = int(seconds) + int(micros) / 1_000_000 - now
-        before_s, self._ahead_s = self._ahead_s, wire.ahead_s
-        if before_s is not None and abs(wire.ahead_s - before_s) > JUMP_S:
-            wire.grown_at = max(wire.grown_at, now + JUMP_GRACE_S)
+        wire.clock_offset_s = int(seconds) + int(micros) / 1_000_000 - now
+        before_s, self._clock_offset_s = self._clock_offset_s, wire.clock_offset_s
+        if before_s is not None and abs(wire.clock_offset_s - before_s) > CLOCK_JUMP_S:
+            wire.usable_at = max(wire.usable_at, now + CLOCK_JUMP_GRACE_S)
             await asyncio.gather(
-                *(self._run(wire, *self._again(right, right.renewal)) for right in self._valid_rights())
+                *(
+                    self._run_script(wire, *self._restore_arguments(right, right.renew_step))
+                    for right in self._current_leases()
+                )
             )
 
-    async def _run(self, wire: _Wire, *arguments: Any) -> Any:
+    async def _run_script(self, wire: _Connection, *arguments: Any) -> Any:
         """A step on this connection and no other."""
         try:
             try:
@@ -286,131 +301,131 @@ class Redis:
                     raise
             return await wire.send(("EVAL", SCRIPT, 0, *arguments))
         except hiredis.ReplyError as error:
-            raise self._sorted(wire, error) from None
+            raise self._classify(wire, error) from None
 
-    def write(self, *arguments: Any) -> Coroutine[Any, Any, Any]:
+    def durable_script(self, *arguments: Any) -> Coroutine[Any, Any, Any]:
         """A step that an answer to the outside depends on: with ACK=fsync it is on the disk when this returns."""
-        return self._write_synced(*arguments) if self._fsync else self.script(*arguments)
+        return self._script_and_fsync(*arguments) if self._fsync else self.script(*arguments)
 
-    async def _write_synced(self, *arguments: Any) -> Any:
+    async def _script_and_fsync(self, *arguments: Any) -> Any:
         wire = await self._connected()
         reply: Any = None
         on_disk: Any = None
         for command, script in (("EVALSHA", SHA), ("EVAL", SCRIPT)):
-            asked, synced = wire.send((command, script, 0, *arguments)), wire.synced()
+            asked, synced = wire.send((command, script, 0, *arguments)), wire.fsynced()
             reply, on_disk = await asyncio.gather(asked, synced, return_exceptions=True)
             if not (isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT")):
                 break
         if isinstance(reply, BaseException):
-            raise self._sorted(wire, reply)
+            raise self._classify(wire, reply)
         # A server that cannot say (older than 7.2, or without an append-only file) has at least written it.
         if isinstance(on_disk, BaseException) and not isinstance(on_disk, hiredis.ReplyError):
             raise on_disk
         if isinstance(on_disk, list) and not on_disk[0]:
-            raise RedisDown("Redis did not write to its disk in time")
+            raise RedisUnavailable("Redis did not write to its disk in time")
         return reply
 
-    async def published(self, channel: str) -> AsyncIterator[bytes]:
+    async def subscribe(self, channel: str) -> AsyncIterator[bytes]:
         """What is said there from now on; this connection asks nothing else any more. Whoever reads too slowly misses some.
-        Raises RedisDown."""
+        Raises RedisUnavailable."""
         heard = asyncio.Queue[Any]()
 
         def told(message: Any) -> None:
-            if message is None or heard.qsize() < _MOST_WAITING:
+            if message is None or heard.qsize() < _MAX_PENDING:
                 heard.put_nowait(message)
 
         wire = await self._connected()
-        await wire.listen(channel, told)
+        await wire.subscribe(channel, told)
         while (message := await heard.get()) is not None:
             yield message[2]
-        raise RedisDown("Redis closed the connection")
+        raise RedisUnavailable("Redis closed the connection")
 
     async def close(self) -> None:
-        if self._wire:
-            self._wire.abort()
-            self._wire = None
+        if self._connection:
+            self._connection.abort()
+            self._connection = None
 
-    def _sorted(self, wire: _Wire, error: BaseException) -> BaseException:
+    def _classify(self, wire: _Connection, error: BaseException) -> BaseException:
         """An answer that means "not now" is trouble; any other is our own mistake."""
         word = str(error).partition(" ")[0]
-        if not isinstance(error, hiredis.ReplyError) or word not in _NOT_NOW:
+        if not isinstance(error, hiredis.ReplyError) or word not in _RETRYABLE_ERRORS:
             return error
         if word in ("READONLY", "LOADING"):
             wire.abort()  # behind the same address there may already be another server
-        return RedisDown(f"Redis answers {word}")
+        return RedisUnavailable(f"Redis answers {word}")
 
-    async def _connected(self) -> _Wire:
-        if self._wire is not None and not self._wire.lost:
-            return self._wire
+    async def _connected(self) -> _Connection:
+        if self._connection is not None and not self._connection.is_lost:
+            return self._connection
         loop = asyncio.get_running_loop()
         if self._connecting is None:
-            if loop.time() - self._failed_at < _RETRY_CONNECT_S:
-                raise RedisDown(f"Redis at {self.address} cannot be reached")
+            if loop.time() - self._failed_at < _RECONNECT_INTERVAL_S:
+                raise RedisUnavailable(f"Redis at {self.address} cannot be reached")
             self._connecting = loop.create_task(self._connect(loop))
             self._connecting.add_done_callback(self._connection_tried)
         return await asyncio.shield(self._connecting)
 
-    def _connection_tried(self, task: "asyncio.Task[_Wire]") -> None:
+    def _connection_tried(self, task: "asyncio.Task[_Connection]") -> None:
         self._connecting = None
         if task.cancelled() or task.exception():
             self._failed_at = task.get_loop().time()
 
-    async def _connect(self, loop: asyncio.AbstractEventLoop) -> _Wire:
-        wire: _Wire | None = None
+    async def _connect(self, loop: asyncio.AbstractEventLoop) -> _Connection:
+        wire: _Connection | None = None
         try:
             async with asyncio.timeout(self._timeout_s):
-                wire = await self._open(loop)
-                for command in self.address.greeting():
+                wire = await self._open_connection(loop)
+                for command in self.address.handshake_commands():
                     await wire.send(command)
                 await wire.send(("SCRIPT", "LOAD", SCRIPT))
-                await self._say_again(wire)
+                await self._restore_leases(wire)
         except BaseException as error:
             if wire:
                 wire.abort()
-            raise self._trouble(error) from None
-        self._wire = wire
+            raise self._as_redis_error(error) from None
+        self._connection = wire
         return wire
 
-    async def _say_again(self, wire: _Wire) -> None:
+    async def _restore_leases(self, wire: _Connection) -> None:
         """Whether this is the server that it was, and what is held here, should it have forgotten."""
         lines = (await wire.send(("INFO", "server"))).split()
         told = dict(line.split(b":", 1) for line in lines if b":" in line)
         run_id, now = told.get(b"run_id", b""), time.monotonic()
         is_known = self._run_id in (b"", run_id)
         uptime_s = max(0, int(told.get(b"uptime_in_seconds", 0)))  # below 0 where its clock went back since it started
-        wire.grown_at = now + GRACE_S - (uptime_s if is_known else 0)
+        wire.usable_at = now + RESTART_GRACE_S - (uptime_s if is_known else 0)
         self._run_id = run_id
-        for right in self._valid_rights():
-            await wire.send(("EVALSHA", SHA, 0, *self._again(right, right.step)))
+        for right in self._current_leases():
+            await wire.send(("EVALSHA", SHA, 0, *self._restore_arguments(right, right.restore_step)))
 
-    def _valid_rights(self) -> list[Right]:
+    def _current_leases(self) -> list[HeldLease]:
         now = time.monotonic()
-        self.rights = {name: right for name, right in self.rights.items() if right.until > now}
-        return list(self.rights.values())
+        self.held_leases = {name: right for name, right in self.held_leases.items() if right.until > now}
+        return list(self.held_leases.values())
 
     @staticmethod
-    def _again(right: Right, step: str) -> tuple[Any, ...]:
+    def _restore_arguments(right: HeldLease, step: str) -> tuple[Any, ...]:
         """How it is taken or renewed for as long as it still lasts."""
         left_ms = int((right.until - time.monotonic()) * 1000) + 1
         return (step, left_ms, *right.arguments)
 
-    def _trouble(self, error: BaseException) -> BaseException:
+    def _as_redis_error(self, error: BaseException) -> BaseException:
         if isinstance(error, hiredis.ReplyError):
-            return RedisDown(f"Redis at {self.address} refuses: {str(error)[:200]}")
+            return RedisUnavailable(f"Redis at {self.address} refuses: {str(error)[:200]}")
         if isinstance(error, TimeoutError):
-            return RedisDown(f"Redis at {self.address} does not answer")
+            return RedisUnavailable(f"Redis at {self.address} does not answer")
         if isinstance(error, ssl.SSLCertVerificationError):
             why = "has a certificate that cannot be verified; REDIS_TLS_VERIFY=none lets it pass"
-            return Distrusted(f"Redis at {self.address} {why}")
+            return CertificateError(f"Redis at {self.address} {why}")
         if isinstance(error, OSError):
-            return RedisDown(f"Redis at {self.address} cannot be reached ({type(error).__name__})")
+            return RedisUnavailable(f"Redis at {self.address} cannot be reached ({type(error).__name__})")
         return error
 
-    async def _open(self, loop: asyncio.AbstractEventLoop) -> _Wire:
+    async def _open_connection(self, loop: asyncio.AbstractEventLoop) -> _Connection:
         parts = self.address.parts
 
-        def wire() -> _Wire:
-            return _Wire(loop, self._timeout_s)
+        def wire() -> _Connection:
+            return _Connection(loop, self._timeout_s)
 
         if path := parts.get("path"):
             return (await loop.create_unix_connection(wire, path))[1]

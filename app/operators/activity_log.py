@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from app.ledger.redis import Redis
-from app.ledger.times import moment
+from app.ledger.times import iso_timestamp
 from app.telemetry.counters import increment_now
 from app.telemetry.metric_names import OPERATOR_ACTIONS
 
@@ -30,7 +30,7 @@ class Activity:
 
 
 class ActivityLog:
-    """Raises RedisDown: what cannot be written down is not done."""
+    """Raises RedisUnavailable: what cannot be written down is not done."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -65,5 +65,5 @@ class ActivityLog:
 
 def _decode(id: str, fields: list[bytes]) -> Activity:
     told = {name.decode(): value.decode() for name, value in zip(fields[::2], fields[1::2], strict=True)}
-    at = moment(int(id.partition("-")[0])) or ""
+    at = iso_timestamp(int(id.partition("-")[0])) or ""
     return Activity(id, at, told.get("actor", ""), told.get("role", ""), told.get("action", ""), told.get("target", ""))

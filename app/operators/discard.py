@@ -4,8 +4,8 @@ one, a discard could harm, so that what changed since the plan is left alone."""
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
-from app.ledger.ledger import Ledger, rang_ms
-from app.ledger.records import Gone, Member
+from app.ledger.ledger import Ledger, delivery_time_ms
+from app.ledger.records import NotFound, Task
 from app.operators.filter import Filter
 from app.operators.replay import PlannedTask, PlanSummary
 from app.operators.selection import SelectedTask, TaskSelector
@@ -24,7 +24,7 @@ Planned = dict[tuple[str, str], int]
 
 
 class Discard:
-    """Every method may raise RedisDown."""
+    """Every method may raise RedisUnavailable."""
 
     def __init__(
         self, ledger: Ledger, settings: Settings, planned: Planned | None = None, planned_at: float = float("inf")
@@ -62,27 +62,27 @@ class Discard:
         if not unit.task_id:
             return replace(step, skip_reason="unknown"), 0
         try:
-            family = await self._ledger.family(unit.task_id)
-        except Gone:
+            family = await self._ledger.load_aliases(unit.task_id)
+        except NotFound:
             return replace(step, skip_reason="expired"), 0
         root = next((member for member in family if member.state not in FINAL_STATES), family[0])
         step = replace(
             step, state=root.state, reason=root.reason, skip_reason=await self._skip_reason(root, family, unit.delivery)
         )
-        return step, sum(member.n for member in family)
+        return step, sum(member.change_count for member in family)
 
-    async def _skip_reason(self, root: Member, family: list[Member], delivery: str) -> str:
+    async def _skip_reason(self, root: Task, family: list[Task], delivery: str) -> str:
         if root.state == "running":
             return "running"
         rang = {
             origin.rpartition(".")[0]
             for member in family
             for origin, change in member.changes.items()
-            if int(change.partition(b" ")[0]) > member.done
+            if int(change.partition(b" ")[0]) > member.applied_count
         }
         # Where no change is open, the work itself is given up.
         if root.state in FINAL_STATES or (rang and delivery and delivery not in rang):
             return NOTHING_TO_DISCARD
-        parked_at = await self._ledger.redis.command("ZSCORE", "db:parked", root.work)
-        since = [float(parked_at or 0), *(rang_ms(one) for one in rang if one.startswith("d"))]
+        parked_at = await self._ledger.redis.command("ZSCORE", "db:parked", root.task_id)
+        since = [float(parked_at or 0), *(delivery_time_ms(one) for one in rang if one.startswith("d"))]
         return CHANGED_SINCE_PLAN if max(since) > self._planned_at else ""

@@ -12,10 +12,10 @@ from typing import Literal
 import hiredis
 import httpx
 
-from app.ledger.bodies import name_of
-from app.ledger.jobs_contract import WORKERS
-from app.ledger.ledger import every_account
-from app.ledger.redis import Address, Redis, RedisDown
+from app.ledger.bodies import key_id
+from app.ledger.jobs_contract import WORKERS_KEY
+from app.ledger.ledger import known_accounts
+from app.ledger.redis import Redis, RedisAddress, RedisUnavailable
 from app.settings.environment import RECOMMENDED_KEY, SettingsError, read
 from app.settings.model import Settings
 from app.telemetry.health import STALE_AFTER_S, WORKER_ALIVE_S, Backlog, load_backlog
@@ -61,7 +61,7 @@ async def _examine(settings: Settings, is_release: bool) -> AsyncIterator[Check]
     yield _bodies(settings)
     for check in [*_keys(settings), *_hooks(settings)]:
         yield check
-    redis = Redis(Address.of(settings.redis_url, settings.redis_tls_verify), timeout_s=3)
+    redis = Redis(RedisAddress.from_url(settings.redis_url, settings.redis_tls_verify), timeout_s=3)
     checks: list[Callable[[Redis, Settings], AsyncIterator[Check]]] = [_redis, _tasks, _tenants]
     try:
         await redis.command("PING")
@@ -70,7 +70,7 @@ async def _examine(settings: Settings, is_release: bool) -> AsyncIterator[Check]
                 yield check
         if not is_release:
             yield await _worker(redis)
-    except RedisDown as error:
+    except RedisUnavailable as error:
         yield Check("redis", "down", str(error), "Check REDIS_URL and REDIS_TLS_VERIFY; until then deliveries get 503.")
     finally:
         await redis.close()
@@ -96,7 +96,7 @@ def _python(version: tuple[int, int, int]) -> Check:
 
 
 def _bodies(settings: Settings) -> Check:
-    names = [name_of(key).hex() for key in settings.body_keys]
+    names = [key_id(key).hex() for key in settings.body_keys]
     if not names:
         return Check("bodies", "ok", "compressed, not sealed: BODY_KEYS is not set")
     others = f", and opened under {', '.join(names[1:])} too" if names[1:] else ""
@@ -129,7 +129,7 @@ def _hooks(settings: Settings) -> list[Check]:
 
 
 async def local_checks(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
-    """What can be told without asking anybody but Redis. Raises RedisDown."""
+    """What can be told without asking anybody but Redis. Raises RedisUnavailable."""
     yield _python(sys.version_info[:3])
     yield _bodies(settings)
     for check in [*_keys(settings), *_hooks(settings)]:
@@ -251,7 +251,7 @@ async def _tasks(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
             detail = f"{account} ({', '.join(hooks)}): {why.decode()}, for {shut_s:.0f} s"
             fix = f"`doorbell resume {hooks[0]}`" if why == b"paused" and hooks else "It is probed and opens by itself."
             yield Check("visits_api.gate", "warn", detail, fix)
-    for account in await every_account(redis, settings.tokens):
+    for account in await known_accounts(redis, settings.tokens):
         held = 0 if account in settings.tokens else await redis.command("ZCARD", f"db:held:{account}")
         if held:
             fix = "Set a token for it; a worker parks them as token_missing, and they can be replayed then."
@@ -287,7 +287,7 @@ def _queue(work: Backlog) -> list[Check]:
 
 async def _worker(redis: Redis) -> Check:
     seconds, _ = await redis.command("TIME")  # the beats are by the server's clock
-    found = await redis.command("ZCOUNT", WORKERS, (int(seconds) - WORKER_ALIVE_S) * 1000, "+inf")
+    found = await redis.command("ZCOUNT", WORKERS_KEY, (int(seconds) - WORKER_ALIVE_S) * 1000, "+inf")
     if found:
         return Check("worker", "ok", f"{found} at work")
     return Check(

@@ -19,9 +19,9 @@ from typing import Any, Literal
 import httpx
 import orjson
 
-from app.ledger.jobs_contract import visit_work
-from app.ledger.ledger import Ledger, new_id
-from app.ledger.records import Gone, Member
+from app.ledger.jobs_contract import visit_task_id
+from app.ledger.ledger import Ledger, new_delivery_id
+from app.ledger.records import NotFound, Task
 from app.settings.model import Settings
 from app.visits.client import Broken, RateLimited, Record, Unanswered, Unreachable, VisitsClient
 from app.visits.merge import difference, fold, same, wanted
@@ -56,7 +56,7 @@ class Difference:
 class AuditProgress:
     """How far the audit of one account is. run: its name. counts: what was seen so far."""
 
-    run_id: str = field(default_factory=new_id)
+    run_id: str = field(default_factory=new_delivery_id)
     page: int = 0
     pages: int = 0
     counts: dict[str, int] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class AuditProgress:
 
 
 class DriftAudit:
-    """Of one account. Raises RedisDown, VisitsApiTrouble."""
+    """Of one account. Raises RedisUnavailable, VisitsApiTrouble."""
 
     def __init__(
         self, ledger: Ledger, settings: Settings, http: httpx.AsyncClient, account: str, rate: float | None = None
@@ -82,7 +82,7 @@ class DriftAudit:
 
     async def _before_call(self) -> None:
         self._api.calls.clear()
-        while self._rate and (wait_s := await self._ledger.pace(self._account, self._rate, 10.0)):
+        while self._rate and (wait_s := await self._ledger.acquire_rate_slot(self._account, self._rate, 10.0)):
             await asyncio.sleep(abs(wait_s))
             if wait_s > 0:
                 return
@@ -101,7 +101,7 @@ class DriftAudit:
                     yield found
             self.progress.page += 1
             self.progress.pages = _page_count(page, self.progress.page)
-            await self._ledger.put(self._key, orjson.dumps(asdict(self.progress)), PROGRESS_TTL_S * 1000)
+            await self._ledger.set_with_ttl(self._key, orjson.dumps(asdict(self.progress)), PROGRESS_TTL_S * 1000)
             on_progress(self.progress)
         async for work in self._iter_visits():
             if found := await self._missing(work):
@@ -110,8 +110,8 @@ class DriftAudit:
         await self._ledger.redis.command("DEL", self._key)
 
     async def repair(self, difference: Difference) -> None:
-        """Put it back to work; the worker asks what stands there. Raises Gone."""
-        await self._ledger.replay(difference.task_id, fresh=True, beside=difference.remote_ids, lane="replay")
+        """Put it back to work; the worker asks what stands there. Raises NotFound."""
+        await self._ledger.replay(difference.task_id, recheck=True, duplicate_ids=difference.remote_ids, queue="replay")
 
     async def _load_progress(self) -> AuditProgress:
         kept = await self._ledger.redis.command("GET", self._key)
@@ -145,18 +145,18 @@ class DriftAudit:
         if not isinstance(name, str) or not name.startswith(self._ours):
             self.progress.count("foreign")
             return None
-        work = visit_work(self._account, name)
+        work = visit_task_id(self._account, name)
         try:
-            family = await self._ledger.family(work)
-        except Gone:
+            family = await self._ledger.load_aliases(work)
+        except NotFound:
             return self._unknown_visit(name, visit)
         if numbers := await self._duplicate_ids(work, visit):
-            return Difference("duplicate", self._account, name, family[0].work, remote_ids=numbers)
+            return Difference("duplicate", self._account, name, family[0].task_id, remote_ids=numbers)
         if any(member.state != "settled" for member in family):
             self.progress.count("in_progress")
             return None
-        if family[0].work != work:
-            return Difference("duplicate" if family[0].api else "unexpected", self._account, name, family[0].work)
+        if family[0].task_id != work:
+            return Difference("duplicate" if family[0].remote else "unexpected", self._account, name, family[0].task_id)
         if not any(member.changes for member in family):
             return Difference("unexpected", self._account, name, work)
         return self._field_differences(family, visit)
@@ -179,17 +179,17 @@ class DriftAudit:
         await self._ledger.redis.script("seen", work, mark)
         return []
 
-    def _field_differences(self, family: list[Member], visit: Record) -> Difference | None:
-        root, want = family[0], wanted(fold(said for member in family for said in member.said()))
+    def _field_differences(self, family: list[Task], visit: Record) -> Difference | None:
+        root, want = family[0], wanted(fold(said for member in family for said in member.recorded_changes()))
         theirs = {name: visit.get(name) for name in want.fields}
         fields = {n: [value, theirs[n]] for n, value in difference(visit, want).items() if not same(theirs[n], value)}
-        contact_id = (root.api or {}).get("contact_id")
+        contact_id = (root.remote or {}).get("contact_id")
         if contact_id and contact_id != visit.get("contact_id"):
             fields["contact_id"] = [contact_id, visit.get("contact_id")]
         if not fields:
             self.progress.count("matching")
             return None
-        return Difference("different", self._account, root.external_id, root.work, fields)
+        return Difference("different", self._account, root.external_id, root.task_id, fields)
 
     # -- what it lacks --
 
@@ -234,11 +234,11 @@ def _is_since(moment: Any, oldest: datetime) -> bool:
 async def fetch_remote_visit(
     ledger: Ledger, settings: Settings, http: httpx.AsyncClient, account: str, external_id: str
 ) -> dict[str, Any] | None:
-    """What the API has of one visit, without what it knows of a person. Raises RedisDown, VisitsApiTrouble."""
+    """What the API has of one visit, without what it knows of a person. Raises RedisUnavailable, VisitsApiTrouble."""
 
     async def in_line() -> None:
         if settings.visits_api_rate:
-            await ledger.pace(account, settings.visits_api_rate, 0)
+            await ledger.acquire_rate_slot(account, settings.visits_api_rate, 0)
 
     api = VisitsClient(http, settings.visits_api_url, settings.tokens.get(account, ""), [], in_line)
     found = await api.get_visit(external_id)

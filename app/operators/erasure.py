@@ -25,9 +25,9 @@ from urllib.parse import unquote
 
 import orjson
 
-from app.ledger.jobs_contract import event_work
-from app.ledger.ledger import Ledger, every_account
-from app.ledger.records import Gone, Member, Meta, NoBody
+from app.ledger.jobs_contract import event_task_id
+from app.ledger.ledger import Ledger, known_accounts
+from app.ledger.records import BodyUnavailable, DeliveryInfo, NotFound, Task
 from app.operators import search_index
 from app.operators.explain import merge_visit, run_off_loop
 from app.settings.model import Settings
@@ -108,7 +108,7 @@ T = TypeVar("T")
 
 async def resolve_emails(ledger: Ledger, settings: Settings, text: str) -> list[str]:
     """The addresses that the text means: an e-mail address, as search_index.email() writes it; for a number, those of the
-    visits that it finds. Raises RedisDown."""
+    visits that it finds. Raises RedisUnavailable."""
     if email := search_index.normalize_email(text):
         return [email]
     found, number = dict[str, None](), search_index.normalize_phone(text)
@@ -117,8 +117,8 @@ async def resolve_emails(ledger: Ledger, settings: Settings, text: str) -> list[
         if number
         else ()
     ):
-        with suppress(Gone):
-            family = await ledger.family(work)
+        with suppress(NotFound):
+            family = await ledger.load_aliases(work)
             contact = wanted(await run_off_loop(family, merge_visit, family)).contact
             if search_index.normalize_phone(contact.phone or "") == number and (
                 email := search_index.normalize_email(contact.email or "")
@@ -148,7 +148,7 @@ async def erase_all(each: Iterable["Erasure"]) -> ErasureReport:
 
 
 class Erasure:
-    """Of one person. Every method may raise RedisDown."""
+    """Of one person. Every method may raise RedisUnavailable."""
 
     def __init__(
         self, ledger: Ledger, settings: Settings, email: str, on_progress: OnProgress = lambda _: None
@@ -167,8 +167,10 @@ class Erasure:
         """What is to be removed."""
         found, theirs, said_by = ErasureReport(), set[str](), set[str]()
         async for family in self._iter_visits():
-            theirs.update(member.work for member in family)
-            said_by.update(origin.rpartition(".")[0] for one in family for origin in (*one.changes, *one.discarded))
+            theirs.update(member.task_id for member in family)
+            said_by.update(
+                origin.rpartition(".")[0] for one in family for origin in (*one.changes, *one.discarded_changes)
+            )
             self._inspect_visit(family, found)
         async for page in self._scan("db:delivery:*"):
             for keys in batched(page, self._body_batch):
@@ -207,7 +209,7 @@ class Erasure:
             if cursor == b"0":
                 return
 
-    async def _iter_visits(self) -> AsyncIterator[list[Member]]:
+    async def _iter_visits(self) -> AsyncIterator[list[Task]]:
         """The person's visits, each with all of its ids: those that the index knows, and those that name them."""
         works = await search_index.lookup(
             self._redis, self._email, self._settings.secret_key, search_index.MAX_VISITS_PER_KEY
@@ -222,10 +224,10 @@ class Erasure:
                     if family := await self._visit_or_empty(key.removeprefix("db:")):
                         yield family
 
-    async def _visit_or_empty(self, work: str) -> list[Member]:
+    async def _visit_or_empty(self, work: str) -> list[Task]:
         try:
-            return await self._ledger.family(work)
-        except Gone:
+            return await self._ledger.load_aliases(work)
+        except NotFound:
             return []
 
     def _keys_naming_person(self, keys: Sequence[str], kept: Sequence[list[bytes]]) -> list[str]:
@@ -238,54 +240,56 @@ class Erasure:
     def _all_contact_keys(self) -> set[str]:
         return {name for account in self._settings.every_account for name in self._contact_keys(account)}
 
-    def _inspect_visit(self, family: list[Member], found: ErasureReport) -> None:
+    def _inspect_visit(self, family: list[Task], found: ErasureReport) -> None:
         for member in family:
             if self._redacted_fields(member, family[0], found):
-                found.visits.add(member.work)
-        if found.visits & {member.work for member in family}:
-            found.unfinished.update(one.work for one in family if one.state not in ("settled", "discarded"))
+                found.visits.add(member.task_id)
+        if found.visits & {member.task_id for member in family}:
+            found.unfinished.update(one.task_id for one in family if one.state not in ("settled", "discarded"))
 
     async def _inspect_deliveries(
         self, keys: Sequence[str], theirs: set[str], said_by: set[str], found: ErasureReport
     ) -> None:
         records = await self._redis.command("MGET", *keys)
         for id, meta, speaks in await asyncio.to_thread(self._decode, keys, records):
-            if speaks or id in said_by or not theirs.isdisjoint(meta.work):
+            if speaks or id in said_by or not theirs.isdisjoint(meta.task_ids):
                 found.deliveries.add(id)
                 await self._inspect_tasks(id, meta, theirs, found)
             elif speaks is None:
                 found.unreadable.add(id)
 
-    def _decode(self, keys: Sequence[str], records: Sequence[bytes | None]) -> list[tuple[str, Meta, bool | None]]:
+    def _decode(
+        self, keys: Sequence[str], records: Sequence[bytes | None]
+    ) -> list[tuple[str, DeliveryInfo, bool | None]]:
         """Of each delivery whether it speaks of the person; None: it cannot be looked into. What was removed already is left
         out, but for what an older version left."""
-        read: list[tuple[str, Meta, bool | None]] = []
+        read: list[tuple[str, DeliveryInfo, bool | None]] = []
         for key, record in zip(keys, records, strict=True):
             if record is None:
                 continue
             id, is_sealed = key.removeprefix("db:delivery:"), False
             try:
-                meta, raw = self._ledger.opened(id, record)
-            except NoBody as error:
-                meta, raw, is_sealed = error.meta, b"", bool(record.partition(b"\n")[2])
-            if not meta.removed or meta.name:
-                speaks = self._mentions(raw) or self._mentions(f"{meta.name} {meta.ignored}".encode())
+                meta, raw = self._ledger.decode_delivery(id, record)
+            except BodyUnavailable as error:
+                meta, raw, is_sealed = error.info, b"", bool(record.partition(b"\n")[2])
+            if not meta.erased_at_ms or meta.event_name:
+                speaks = self._mentions(raw) or self._mentions(f"{meta.event_name} {meta.ignored}".encode())
                 read.append((id, meta, None if is_sealed and not speaks else speaks))
         return read
 
-    async def _inspect_tasks(self, id: str, meta: Meta, theirs: set[str], found: ErasureReport) -> None:
-        works = set(meta.work)
-        if event_work(id) in works and (event := await self._task_or_none(event_work(id))):
-            works = set(event.landed)
+    async def _inspect_tasks(self, id: str, meta: DeliveryInfo, theirs: set[str], found: ErasureReport) -> None:
+        works = set(meta.task_ids)
+        if event_task_id(id) in works and (event := await self._task_or_none(event_task_id(id))):
+            works = set(event.targets)
             if event.state not in ("settled", "discarded"):
-                found.unfinished.add(event.work)
+                found.unfinished.add(event.task_id)
         if works - theirs:
             found.shared.add(id)
 
-    async def _task_or_none(self, work: str) -> Member | None:
+    async def _task_or_none(self, work: str) -> Task | None:
         try:
-            return await self._ledger.member(work)
-        except Gone:
+            return await self._ledger.load_task(work)
+        except NotFound:
             return None
 
     # -- removing --
@@ -294,7 +298,7 @@ class Erasure:
         for work in sorted(found.visits):
             await self._retry_while_busy(work, lambda work=work: self._erase_contact(work), removed)  # type: ignore[misc]
         for id in sorted(found.deliveries):
-            await self._retry_while_busy(event_work(id), lambda id=id: self._erase_body(id), removed)  # type: ignore[misc]
+            await self._retry_while_busy(event_task_id(id), lambda id=id: self._erase_body(id), removed)  # type: ignore[misc]
         for id in sorted(found.operations):
             await self._erase_filter(id, removed)
         for phone in filter(None, map(search_index.normalize_phone, found.phones)):
@@ -317,24 +321,30 @@ class Erasure:
     async def _erase_contact(self, work: str) -> str:
         family = await self._visit_or_empty(work)
         for member in family:
-            if member.work == work:
-                return await self._ledger.forget(
-                    work, member.n, b"", self._redacted_fields(member, family[0], ErasureReport())
+            if member.task_id == work:
+                return await self._ledger.redact(
+                    work, member.change_count, b"", self._redacted_fields(member, family[0], ErasureReport())
                 )
         return "ok"  # it went by itself
 
     async def _erase_body(self, id: str) -> str:
-        event = await self._task_or_none(event_work(id))
+        event = await self._task_or_none(event_task_id(id))
         try:
-            meta = await self._ledger.meta(id)
-        except Gone:
+            meta = await self._ledger.load_delivery_info(id)
+        except NotFound:
             return "ok"
-        removed_at = int((await self._ledger.now()).timestamp() * 1000)
+        removed_at = int((await self._ledger.server_time()).timestamp() * 1000)
         # What the tool calls the event, and why there was nothing to do, may be sentences that name somebody.
-        bare = replace(meta, headers={}, name="", ignored=meta.ignored and ERASED, removed=meta.removed or removed_at)
+        bare = replace(
+            meta,
+            headers={},
+            event_name="",
+            ignored=meta.ignored and ERASED,
+            erased_at_ms=meta.erased_at_ms or removed_at,
+        )
         record = orjson.dumps(bare) + b"\n"
         quoted = _attempts_without_answers(event) if event else {}
-        return await self._ledger.forget(event_work(id), event.n if event else None, record, quoted)
+        return await self._ledger.redact(event_task_id(id), event.change_count if event else None, record, quoted)
 
     async def _erase_filter(self, id: str, removed: ErasureReport) -> None:
         """An operation that is not over looks for what it was told to look for."""
@@ -352,10 +362,10 @@ class Erasure:
             return [self._redact(value) for value in told]
         return "(removed)" if isinstance(told, str) and self._mentions(told.encode()) else told
 
-    def _redacted_fields(self, member: Member, root: Member, found: ErasureReport) -> dict[str, bytes]:
+    def _redacted_fields(self, member: Task, root: Task, found: ErasureReport) -> dict[str, bytes]:
         """The fields of a visit that are to change, without the person."""
         changed = _attempts_without_answers(member)
-        for prefix, changes in (("c", member.changes), ("x", member.discarded)):
+        for prefix, changes in (("c", member.changes), ("x", member.discarded_changes)):
             for origin, kept in changes.items():
                 n, _, said = kept.partition(b" ")
                 change = orjson.loads(said)
@@ -366,14 +376,14 @@ class Erasure:
                     changed[f"{prefix}:{origin}"] = n + b" " + orjson.dumps(change | {"c": left})
         return changed
 
-    def _redacted_contact(self, contact: dict[str, str], account: str, root: Member) -> dict[str, str]:
+    def _redacted_contact(self, contact: dict[str, str], account: str, root: Task) -> dict[str, str]:
         """Of somebody else's address nothing is taken. What has no address counts as theirs."""
         email = contact.get("email")
         if email and email != self._email:
             return contact
         left: dict[str, str] = {name: contact[name] for name in ("id", "email") if name in contact}
         if email:
-            names, remembered = self._contact_keys(account), (root.api or {}).get(REMEMBERED)
+            names, remembered = self._contact_keys(account), (root.remote or {}).get(REMEMBERED)
             left["email"] = FORGOTTEN + (remembered if remembered in names else names[0])
         return left
 
@@ -385,7 +395,7 @@ class Erasure:
         return [str(Contact(email=self._email).name(key)) for key in keys]
 
     async def _digest_keys(self) -> list[str]:
-        accounts = await every_account(self._redis, self._settings.every_account)
+        accounts = await known_accounts(self._redis, self._settings.every_account)
         contacts = [f"db:contact:{account}:{name}" for account in accounts for name in self._contact_keys(account)]
         return [*contacts, *(search_index.index_key(self._email, key) for key in self._settings.secret_key), "db:none"]
 
@@ -394,10 +404,10 @@ def batched(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     return (items[at : at + size] for at in range(0, len(items), size))
 
 
-def _attempts_without_answers(member: Member) -> dict[str, bytes]:
+def _attempts_without_answers(member: Task) -> dict[str, bytes]:
     """The attempts that quote an answer, without it."""
-    quoting = {number: attempt for number, attempt in member.numbered.items() if attempt.said}
-    return {f"a:{number}": orjson.dumps(replace(attempt, said="")) for number, attempt in quoting.items()}
+    quoting = {number: attempt for number, attempt in member.attempts_by_number.items() if attempt.response_text}
+    return {f"a:{number}": orjson.dumps(replace(attempt, response_text="")) for number, attempt in quoting.items()}
 
 
 #: A run of backslashes is read once, also where nothing follows it that they could escape: in linear time.

@@ -11,10 +11,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
-from app.ledger.jobs_contract import EVENT, VISIT, visit_work
-from app.ledger.ledger import Ledger, every_account
-from app.ledger.records import Attempt, Gone, Member, Meta, NoBody
-from app.ledger.times import moment
+from app.ledger.jobs_contract import EVENT, VISIT, visit_task_id
+from app.ledger.ledger import Ledger, known_accounts
+from app.ledger.records import Attempt, BodyUnavailable, DeliveryInfo, NotFound, Task
+from app.ledger.times import iso_timestamp
 from app.settings.model import Settings
 from app.visits.change import DETAILS, external_id
 from app.visits.merge import ONLY_FOR, Fact, Facts, Said, fold, wanted, winners
@@ -55,11 +55,11 @@ def redacted(text: str) -> str:
     return _NUMBER.sub("•••", _ADDRESS.sub("•••@•••", text))
 
 
-def event_name(meta: Meta) -> str:
+def event_name(meta: DeliveryInfo) -> str:
     """What the tool calls the event, where that can name nobody: a word, or what the source declares as the name."""
     tool = load_sources().get(meta.source)
     is_declared = bool(tool and tool.definition.event_name_path)
-    return meta.name if is_declared or _WORD.fullmatch(meta.name) else ""
+    return meta.event_name if is_declared or _WORD.fullmatch(meta.event_name) else ""
 
 
 _WORD = re.compile(r"[A-Za-z][\w.:/-]*", re.ASCII)
@@ -93,15 +93,15 @@ def _split_owner(name: str) -> tuple[str, str]:
 MAX_CLOCK_SKEW_MS = 1_000
 
 
-async def run_off_loop(visit: Sequence[Member], step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+async def run_off_loop(visit: Sequence[Task], step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """A computation over all changes of a visit: in a thread, where they are many."""
-    if sum(len(member.changes) + len(member.discarded) for member in visit) <= MAX_CHANGES_ON_LOOP:
+    if sum(len(member.changes) + len(member.discarded_changes) for member in visit) <= MAX_CHANGES_ON_LOOP:
         return step(*args, **kwargs)
     return await asyncio.to_thread(step, *args, **kwargs)
 
 
-def merge_visit(family: Sequence[Member], *more: Said) -> Facts:
-    return fold([*(said for member in family for said in member.said()), *more])
+def merge_visit(family: Sequence[Task], *more: Said) -> Facts:
+    return fold([*(said for member in family for said in member.recorded_changes()), *more])
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,19 +112,21 @@ class MergedVisit:
     discarded: by id and delivery, how many were given up.
     """
 
-    family: list[Member]
+    family: list[Task]
     facts: Facts
     deciding_origins: set[str]
     changes: dict[tuple[str, str], list[tuple[str, int]]]
     discarded_counts: Counter[tuple[str, str]]
 
     @classmethod
-    def merge(cls, family: list[Member]) -> "MergedVisit":
+    def merge(cls, family: list[Task]) -> "MergedVisit":
         facts, changes = merge_visit(family), defaultdict[tuple[str, str], list[tuple[str, int]]](list)
         for member in family:
             for origin, change in member.changes.items():
-                changes[member.work, origin.rpartition(".")[0]].append((origin, int(change.partition(b" ")[0])))
-        discarded = Counter((one.work, origin.rpartition(".")[0]) for one in family for origin in one.discarded)
+                changes[member.task_id, origin.rpartition(".")[0]].append((origin, int(change.partition(b" ")[0])))
+        discarded = Counter(
+            (one.task_id, origin.rpartition(".")[0]) for one in family for origin in one.discarded_changes
+        )
         return cls(family, facts, winners(facts), dict(changes), discarded)
 
 
@@ -136,17 +138,17 @@ class VisitCache:
         self._lock = asyncio.Lock()
 
     async def get(self, work: str) -> MergedVisit:
-        """By the name of any of its ids. Raises Gone, RedisDown."""
+        """By the name of any of its ids. Raises NotFound, RedisUnavailable."""
         async with self._lock:
             if work not in self._merged:
-                family = await self._ledger.family(work)
+                family = await self._ledger.load_aliases(work)
                 folded = await run_off_loop(family, MergedVisit.merge, family)
-                self._merged |= {member.work: folded for member in family}
+                self._merged |= {member.task_id: folded for member in family}
             return self._merged[work]
 
 
 class Explain:
-    """Every method may raise Gone and RedisDown."""
+    """Every method may raise NotFound and RedisUnavailable."""
 
     def __init__(self, ledger: Ledger, settings: Settings, reveal: Container[str] = ()) -> None:
         self._ledger, self._settings, self._reveal = ledger, settings, reveal
@@ -160,31 +162,37 @@ class Explain:
 
     async def _delivery_summary(self, id: str, visits: VisitCache) -> Row:
         try:
-            meta = await self._ledger.meta(id)
-        except Gone:
+            meta = await self._ledger.load_delivery_info(id)
+        except NotFound:
             return {"delivery": id, "state": "expired"}
-        states = {change["state"] for change in await self._changes(id, meta.work, visits)}
+        states = {change["state"] for change in await self._changes(id, meta.task_ids, visits)}
         state = "ignored" if meta.ignored and not states else " ".join(sorted(states)) or "settled"
-        row = {"delivery": id, "at": moment(meta.at), "hook": meta.hook, "event": event_name(meta), "state": state}
-        return row | {"visits": [name for work in meta.work for name in await self._external_ids(work)]}
+        row = {
+            "delivery": id,
+            "at": iso_timestamp(meta.received_at_ms),
+            "hook": meta.hook,
+            "event": event_name(meta),
+            "state": state,
+        }
+        return row | {"visits": [name for work in meta.task_ids for name in await self._external_ids(work)]}
 
     async def delivery(self, id: str) -> Row:
         """One delivery: what it was, what it changed, and every attempt."""
         try:
-            meta, raw = await self._ledger.delivery(id)
+            meta, raw = await self._ledger.load_delivery(id)
             body = raw.decode("utf-8", "replace") if "body" in self._reveal else f"{len(raw)} bytes"
-        except NoBody as error:
-            meta, body = error.meta, str(error)
-        changes = await self._changes(id, meta.work, VisitCache(self._ledger))
+        except BodyUnavailable as error:
+            meta, body = error.info, str(error)
+        changes = await self._changes(id, meta.task_ids, VisitCache(self._ledger))
         return {
             "delivery": id,
             "summary": _delivery_sentence(meta, changes),
-            "at": moment(meta.at),
+            "at": iso_timestamp(meta.received_at_ms),
             "hook": meta.hook,
             "source": meta.source,
             "event": event_name(meta),
             "request_id": meta.request_id or None,
-            "matched_secret": meta.slot + 1,
+            "matched_secret": meta.secret_index + 1,
             "ignored": meta.ignored or None,
             "body": body,
             "changes": changes,
@@ -196,17 +204,17 @@ class Explain:
         return [await self._visit(work) for work in await self.visit_task_ids(external_id)]
 
     async def task_ids(self, id: str) -> list[str]:
-        """The pieces of work behind the id of a delivery or a visit. Raises Gone if there is neither."""
+        """The pieces of work behind the id of a delivery or a visit. Raises NotFound if there is neither."""
         try:
-            meta = await self._ledger.meta(id)
-        except Gone:
+            meta = await self._ledger.load_delivery_info(id)
+        except NotFound:
             works = await self.visit_task_ids(id)
         else:
-            works = [*meta.work]
-            for work in meta.work:
-                works += (await self._ledger.member(work)).landed if work.startswith(EVENT) else []
+            works = [*meta.task_ids]
+            for work in meta.task_ids:
+                works += (await self._ledger.load_task(work)).targets if work.startswith(EVENT) else []
         if not works:
-            raise Gone(id)
+            raise NotFound(id)
         return works
 
     async def is_visit(self, id: str) -> bool:
@@ -215,16 +223,16 @@ class Explain:
 
     async def visit_task_ids(self, external_id: str) -> list[str]:
         """In every account; also by the tool's own id behind the source's name, where that had to be written otherwise."""
-        accounts = await every_account(self._ledger.redis, self._settings.every_account)
-        works = [visit_work(account, name) for account in accounts for name in _possible_names(external_id)]
+        accounts = await known_accounts(self._ledger.redis, self._settings.every_account)
+        works = [visit_task_id(account, name) for account in accounts for name in _possible_names(external_id)]
         found = [work for work in works if await self._ledger.redis.command("EXISTS", f"db:{work}")]
         if not found:
-            raise Gone(external_id)
+            raise NotFound(external_id)
         return found
 
     async def visit_summary(self, work: str) -> Row:
         """One visit in a line: what should stand in the API, whose it is, and how it is with it."""
-        family = await self._ledger.family(work)
+        family = await self._ledger.load_aliases(work)
         root, want = family[0], wanted(await run_off_loop(family, merge_visit, family))
         said = want.contact.details()
         return {
@@ -232,9 +240,9 @@ class Explain:
             "account": root.account,
             "state": root.state,
             "reason": root.reason or None,
-            "since": moment(root.since),
+            "since": iso_timestamp(root.pending_since_ms),
             **{name: want.fields.get(name) for name in SUMMARY_FIELDS},
-            "contact_id": want.contact.id or (root.api or {}).get("contact_id"),
+            "contact_id": want.contact.id or (root.remote or {}).get("contact_id"),
             **{
                 name: said.get(name) and self._redact(f"contact.{name}", said[name]) for name in DETAILS if name != "id"
             },
@@ -246,50 +254,52 @@ class Explain:
         if work.startswith(VISIT):
             return [work.partition("/")[2]]
         try:
-            return [landed.partition("/")[2] for landed in (await self._ledger.member(work)).landed]
-        except Gone:
+            return [landed.partition("/")[2] for landed in (await self._ledger.load_task(work)).targets]
+        except NotFound:
             return []
 
-    async def _attempts_of(self, meta: Meta) -> list[Attempt]:
+    async def _attempts_of(self, meta: DeliveryInfo) -> list[Attempt]:
         """Of its event, and of its visits since it arrived, by the clocks of two machines."""
         found: dict[str, list[Attempt]] = {}
-        for work in meta.work:
-            with suppress(Gone):
-                member = await self._ledger.member(work)
+        for work in meta.task_ids:
+            with suppress(NotFound):
+                member = await self._ledger.load_task(work)
                 found[work] = member.attempts
-                for one in member.landed if work.startswith(EVENT) else [work]:
-                    found |= await self._attempts_since(one, meta.at - MAX_CLOCK_SKEW_MS)
-        return sorted((attempt for of_work in found.values() for attempt in of_work), key=lambda attempt: attempt.at)
+                for one in member.targets if work.startswith(EVENT) else [work]:
+                    found |= await self._attempts_since(one, meta.received_at_ms - MAX_CLOCK_SKEW_MS)
+        return sorted(
+            (attempt for of_work in found.values() for attempt in of_work), key=lambda attempt: attempt.started_at_ms
+        )
 
     async def _attempts_since(self, work: str, at: int) -> dict[str, list[Attempt]]:
         """By each of the visit's ids."""
         try:
-            family = await self._ledger.family(work)
-        except Gone:
+            family = await self._ledger.load_aliases(work)
+        except NotFound:
             return {}
-        return {one.work: [attempt for attempt in one.attempts if attempt.at >= at] for one in family}
+        return {one.task_id: [attempt for attempt in one.attempts if attempt.started_at_ms >= at] for one in family}
 
     async def _changes(self, id: str, works: Iterable[str], visits: VisitCache) -> list[Row]:
         """What a delivery meant, and what came of each change."""
         rows: list[Row] = []
         for work in works:
-            with suppress(Gone):
+            with suppress(NotFound):
                 rows += await (self._changes_of_event if work.startswith(EVENT) else _changes_of_visit)(
                     id, work, visits
                 )
         return rows
 
     async def _changes_of_event(self, id: str, work: str, visits: VisitCache) -> list[Row]:
-        member = await self._ledger.member(work)
-        is_over = member.state == "settled" and member.landed
+        member = await self._ledger.load_task(work)
+        is_over = member.state == "settled" and member.targets
         rows = [] if is_over else [{"task": "translate", "state": member.state, **_failure_fields(member)}]
-        return rows + await self._changes(id, member.landed, visits)
+        return rows + await self._changes(id, member.targets, visits)
 
     async def _visit(self, work: str) -> Row:
-        family = await self._ledger.family(work)
+        family = await self._ledger.load_aliases(work)
         return await run_off_loop(family, self._visit_details, family)
 
-    def _visit_details(self, family: list[Member]) -> Row:
+    def _visit_details(self, family: list[Task]) -> Row:
         root, facts = family[0], merge_visit(family)
         return {
             "visit": root.external_id,
@@ -297,11 +307,11 @@ class Explain:
             "account": root.account,
             "state": root.state,
             **_failure_fields(root),
-            **({"erased_at": moment(root.forgot)} if root.forgot else {}),
+            **({"erased_at": iso_timestamp(root.erased_at_ms)} if root.erased_at_ms else {}),
             "aliases": [member.external_id for member in family[1:]],
             "facts": {name: self._fact(name, fact) for name, fact in sorted(_current_contact_facts(facts).items())},
-            "changes": [self._change(facts_of, member) for member in family for facts_of in member.said()],
-            "remote": root.api,
+            "changes": [self._change(facts_of, member) for member in family for facts_of in member.recorded_changes()],
+            "remote": root.remote,
             "attempts": [self.attempt(attempt) for member in family for attempt in member.attempts],
         }
 
@@ -312,7 +322,7 @@ class Explain:
         personal = name.startswith("contact.") and name != "contact.id"
         return REDACTED if personal and name not in self._reveal else value
 
-    def _change(self, said: Any, member: Member) -> Row:
+    def _change(self, said: Any, member: Task) -> Row:
         return {
             "delivery": said.origin.rpartition(".")[0],
             "id": member.external_id,
@@ -324,10 +334,10 @@ class Explain:
             },
         }
 
-    def failure(self, member: Member) -> Row:
-        is_visit = member.work.startswith(VISIT)
+    def failure(self, member: Task) -> Row:
+        is_visit = member.task_id.startswith(VISIT)
         return {
-            "id": member.external_id if is_visit else member.work.partition(":")[2],
+            "id": member.external_id if is_visit else member.task_id.partition(":")[2],
             "kind": "visit" if is_visit else "event",
             **_failure_fields(member),
             "attempts": len(member.attempts),
@@ -336,9 +346,9 @@ class Explain:
 
     def attempt(self, attempt: Attempt) -> Row:
         calls = [" ".join(map(str, call)) for call in attempt.calls]
-        said = attempt.said if "answers" in self._reveal else redacted(attempt.said)
+        said = attempt.response_text if "answers" in self._reveal else redacted(attempt.response_text)
         return {
-            "at": moment(attempt.at),
+            "at": iso_timestamp(attempt.started_at_ms),
             "took_ms": attempt.took_ms,
             "outcome": attempt.outcome,
             "calls": calls,
@@ -349,22 +359,28 @@ class Explain:
 async def _changes_of_visit(id: str, work: str, visits: VisitCache) -> list[Row]:
     visit = await visits.get(work)
     root, rows = visit.family[0], list[Row]()
-    member = next(one for one in visit.family if one.work == work)
+    member = next(one for one in visit.family if one.task_id == work)
     for origin, number in visit.changes.get((work, id), ()):
-        if number <= member.done:
+        if number <= member.applied_count:
             came_of_it: Row = {"state": "applied" if origin in visit.deciding_origins else "superseded"}
         else:
             came_of_it = {"state": root.state, **_failure_fields(root)}
         rows.append({"visit": root.external_id, **came_of_it})
     rows += [{"visit": root.external_id, "state": "discarded"}] * visit.discarded_counts[work, id]
-    if not rows and member.dropped:
+    if not rows and member.compacted_count:
         rows.append({"visit": root.external_id, "state": "superseded"})
     return rows
 
 
-def _failure_fields(member: Member) -> Row:
-    told = {"reason": member.reason or None, "since": moment(member.since), "next_attempt": moment(member.due)}
-    return {name: value for name, value in (told | {"failed_attempts": member.tries or None}).items() if value}
+def _failure_fields(member: Task) -> Row:
+    told = {
+        "reason": member.reason or None,
+        "since": iso_timestamp(member.pending_since_ms),
+        "next_attempt": iso_timestamp(member.retry_at_ms),
+    }
+    return {
+        name: value for name, value in (told | {"failed_attempts": member.failed_attempts or None}).items() if value
+    }
 
 
 def _possible_names(given: str) -> set[str]:
@@ -372,7 +388,7 @@ def _possible_names(given: str) -> set[str]:
     return {given, external_id(source, id)} if source in load_sources() else {given}
 
 
-def _delivery_sentence(meta: Meta, changes: Sequence[Row]) -> str:
+def _delivery_sentence(meta: DeliveryInfo, changes: Sequence[Row]) -> str:
     """What came of it, in a sentence."""
     states = Counter(change["state"] for change in changes)
     if not states:
@@ -391,7 +407,7 @@ def _delivery_sentence(meta: Meta, changes: Sequence[Row]) -> str:
     return "Discarded by an operator."
 
 
-def _visit_sentence(root: Member) -> str:
+def _visit_sentence(root: Task) -> str:
     match root.state:
         case "parked":
             return f"It needs you: {root.reason}."
@@ -401,10 +417,10 @@ def _visit_sentence(root: Member) -> str:
             return "On its way to the Visits API."
         case "discarded":
             return "An operator gave up what was not applied."
-    if not root.api:
+    if not root.remote:
         return "There is no visit, and there should be none."
     return (
         "The Visits API shows it as cancelled."
-        if root.api.get("date_cancelled")
+        if root.remote.get("date_cancelled")
         else "The Visits API shows what was said."
     )

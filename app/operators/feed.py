@@ -18,8 +18,8 @@ PAGE_SIZE = 500
 
 
 async def new_deliveries(ledger: Ledger, hooks: Iterable[str]) -> AsyncIterator[str]:
-    """The ids of the deliveries that arrive from now on. Raises RedisDown."""
-    now = (await ledger.now()).timestamp() * 1000
+    """The ids of the deliveries that arrive from now on. Raises RedisUnavailable."""
+    now = (await ledger.server_time()).timestamp() * 1000
     # Of the last time that was seen also the ids: several may share it, and some may still come.
     seen: dict[str, tuple[float, set[bytes]]] = {hook: (now, set()) for hook in hooks}
     while True:
@@ -41,16 +41,16 @@ async def _page(redis: Redis, hook: str, since: float, known: set[bytes]) -> lis
 
 
 async def finished_attempts(listening: Redis) -> AsyncIterator[tuple[str, Attempt]]:
-    """Each piece of work with the attempt that just came to an end. Raises RedisDown."""
-    async for told in listening.published("db:attempts"):
+    """Each piece of work with the attempt that just came to an end. Raises RedisUnavailable."""
+    async for told in listening.subscribe("db:attempts"):
         work, _, attempt = told.partition(b" {")
         yield work.decode(), Attempt(**orjson.loads(b"{" + attempt))
 
 
 async def new_rejections(ledger: Ledger, hooks: Sequence[str]) -> AsyncIterator[dict[str, Any]]:
     """What is not let in from now on, as `rejections.newest` tells it; a door writes it down every few seconds. Raises
-    RedisDown."""
-    since = (await ledger.now()).timestamp() * 1000
+    RedisUnavailable."""
+    since = (await ledger.server_time()).timestamp() * 1000
     while True:
         notes = with_likely_causes(note for note in await rejections.newest(ledger.redis, hooks) if note["at"] > since)
         for note in reversed(notes):

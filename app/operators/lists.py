@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from app.ledger.jobs_contract import EVENT, VISIT
-from app.ledger.ledger import Ledger, every_account
-from app.ledger.records import Gone, Meta
-from app.ledger.times import moment
+from app.ledger.ledger import Ledger, known_accounts
+from app.ledger.records import DeliveryInfo, NotFound
+from app.ledger.times import iso_timestamp
 from app.operators import search_index
 from app.operators.explain import Explain, Row, VisitCache, event_name
 from app.operators.filter import INDEXED_STATES, Filter
@@ -63,7 +63,7 @@ class SearchResult:
 
 
 class Lists:
-    """Every method may raise RedisDown."""
+    """Every method may raise RedisUnavailable."""
 
     def __init__(self, ledger: Ledger, settings: Settings, explain: Explain) -> None:
         self._ledger, self._redis, self._settings, self._explain = ledger, ledger.redis, settings, explain
@@ -153,7 +153,7 @@ class Lists:
         return [filter.hook] if filter.hook else await self._all_hooks()
 
     async def _all_hooks(self) -> list[str]:
-        return list(dict.fromkeys([*self._settings.hooks, *await self._ledger.hooks()]))
+        return list(dict.fromkeys([*self._settings.hooks, *await self._ledger.hook_names()]))
 
     async def count_by_hook(self) -> dict[str, int]:
         names = await self._all_hooks()
@@ -228,7 +228,7 @@ class Lists:
 
     async def _existing_visits(self, names: Sequence[str]) -> list[str]:
         """Those of the names that are visits: one command for each account, and for each name where there is one."""
-        every = await every_account(self._redis, self._settings.every_account)
+        every = await known_accounts(self._redis, self._settings.every_account)
         keys = [[f"db:visit:{account}/{name}" for name in names] for account in every]
         sizes = await asyncio.gather(*(self._redis.command("EXISTS", *of_account) for of_account in keys))
         accounts = [account for account, size in zip(every, sizes, strict=True) if size]
@@ -239,7 +239,7 @@ class Lists:
     # -- parts --
 
     async def _held_keys(self) -> list[str]:
-        return [f"db:held:{one}" for one in await every_account(self._redis, self._settings.every_account)]
+        return [f"db:held:{one}" for one in await known_accounts(self._redis, self._settings.every_account)]
 
     async def _tasks_by_id(self, filter: Filter) -> AsyncIterator[list[tuple[float, str]]]:
         found = await asyncio.gather(*(self._task_ids(id) for id in await self.resolve_ids(filter)))
@@ -249,7 +249,7 @@ class Lists:
     async def _task_ids(self, id: str) -> list[str]:
         try:
             return await self._explain.task_ids(id)
-        except Gone:
+        except NotFound:
             return []
 
     async def _deliveries_by_id(self, filter: Filter) -> AsyncIterator[list[tuple[float, str]]]:
@@ -257,7 +257,7 @@ class Lists:
         found = await asyncio.gather(*(self._deliveries_of_id(name) for name in await self.resolve_ids(filter)))
         ids = list({id for ids in found for id in ids})
         metas = await self._delivery_infos(ids)
-        page = [(float(meta.at), id) for id, meta in zip(ids, metas, strict=True) if meta]
+        page = [(float(meta.received_at_ms), id) for id, meta in zip(ids, metas, strict=True) if meta]
         start, within = filter.cursor_position(), (filter.since_ms, filter.until_ms)
         yield sorted((one for one in page if one < start and within[0] <= one[0] <= within[1]), reverse=True)
 
@@ -265,11 +265,11 @@ class Lists:
         """Of a visit, all that said something of it; of a delivery, itself."""
         try:
             works = await self._explain.visit_task_ids(name)
-        except Gone:
+        except NotFound:
             return {name}
-        families = await asyncio.gather(*(self._ledger.family(work) for work in works))
+        families = await asyncio.gather(*(self._ledger.load_aliases(work) for work in works))
         members = [member for family in families for member in family]
-        return {origin.rpartition(".")[0] for one in members for origin in (*one.changes, *one.discarded)}
+        return {origin.rpartition(".")[0] for one in members for origin in (*one.changes, *one.discarded_changes)}
 
     async def _scan(
         self, keys: Sequence[str], filter: Filter, by_arrival: bool = True
@@ -302,13 +302,13 @@ class Lists:
             if bound == float("-inf"):
                 return
 
-    async def _delivery_infos(self, ids: Sequence[str]) -> list[Meta | None]:
+    async def _delivery_infos(self, ids: Sequence[str]) -> list[DeliveryInfo | None]:
         return await asyncio.gather(*(self._delivery_info(id) for id in ids))
 
-    async def _delivery_info(self, id: str) -> Meta | None:
+    async def _delivery_info(self, id: str) -> DeliveryInfo | None:
         try:
-            return await self._ledger.meta(id) if id else None
-        except Gone:
+            return await self._ledger.load_delivery_info(id) if id else None
+        except NotFound:
             return None
 
     async def _filter_tasks(self, works: Sequence[str], filter: Filter) -> set[str]:
@@ -348,18 +348,18 @@ class Lists:
     async def task_row(self, work: str) -> Row | None:
         """As a row of deliveries: the newest one that is not applied, and what is the matter."""
         try:
-            member = await self._ledger.member(work)
-        except Gone:
+            member = await self._ledger.load_task(work)
+        except NotFound:
             return None
         is_visit = work.startswith(VISIT)
-        changes = member.discarded if member.state == "discarded" else member.changes
+        changes = member.discarded_changes if member.state == "discarded" else member.changes
         pending = sorted(changes, key=lambda origin: -int(changes[origin].partition(b" ")[0]))
         rang = [origin.rpartition(".")[0] for origin in pending] if is_visit else [work.removeprefix(f"{EVENT}:")]
         delivery, meta = await self._first_stored(rang)
         return self._explain.failure(member) | {
             "task_id": work,
             "delivery": delivery,
-            "at": moment(meta.at) if meta else None,
+            "at": iso_timestamp(meta.received_at_ms) if meta else None,
             "hook": meta.hook if meta else "",
             "event": event_name(meta) if meta else "",
             "source": meta.source if meta else source_of_task(work),
@@ -367,7 +367,7 @@ class Lists:
             "visits": [member.external_id] if is_visit else [],
         }
 
-    async def _first_stored(self, deliveries: Iterable[str]) -> tuple[str, Meta | None]:
+    async def _first_stored(self, deliveries: Iterable[str]) -> tuple[str, DeliveryInfo | None]:
         """An operator's word is a change without a delivery."""
         for id in deliveries:
             if meta := await self._delivery_info(id):
@@ -375,7 +375,7 @@ class Lists:
         return "", None
 
 
-def _matches(filter: Filter, meta: Meta | None) -> bool:
+def _matches(filter: Filter, meta: DeliveryInfo | None) -> bool:
     """What the head of a delivery tells."""
     if meta is None:
         return not (filter.source or filter.state)

@@ -16,10 +16,10 @@ from typing import Any, Literal
 
 import orjson
 
-from app.ledger.keys import OPERATIONS, OPERATIONS_KEPT_S
-from app.ledger.ledger import Ledger, new_id
-from app.ledger.records import Gone
-from app.ledger.redis import RedisDown
+from app.ledger.keys import OPERATIONS_KEY, OPERATIONS_TTL_S
+from app.ledger.ledger import Ledger, new_delivery_id
+from app.ledger.records import NotFound
+from app.ledger.redis import RedisUnavailable
 from app.operators.discard import Discard
 from app.operators.filter import Filter
 from app.operators.replay import NoWorkerProgress, PlannedTask, Replay
@@ -67,7 +67,7 @@ class Operation:
 
 
 class Operations:
-    """Every method may raise RedisDown."""
+    """Every method may raise RedisUnavailable."""
 
     def __init__(self, ledger: Ledger, settings: Settings) -> None:
         self._ledger, self._redis, self._settings = ledger, ledger.redis, settings
@@ -75,31 +75,31 @@ class Operations:
     # -- at the desk --
 
     async def create(self, request: OperationRequest) -> str:
-        id, now = new_id(), int((await self._ledger.now()).timestamp() * 1000)
+        id, now = new_delivery_id(), int((await self._ledger.server_time()).timestamp() * 1000)
         lists = (
-            ("ZADD", OPERATIONS, now, id),
-            ("ZREMRANGEBYRANK", OPERATIONS, 0, -MAX_STORED - 1),
+            ("ZADD", OPERATIONS_KEY, now, id),
+            ("ZREMRANGEBYRANK", OPERATIONS_KEY, 0, -MAX_STORED - 1),
             ("ZADD", OPEN, now, id),
         )
         await self._store(Operation(id=id, request=request, created_at_ms=now), *lists)
         return id
 
     async def get(self, id: str) -> Operation:
-        """Raises Gone."""
+        """Raises NotFound."""
         flat = await self._redis.command("HGETALL", f"db:operation:{id}")
         if not flat:
-            raise Gone(id)
+            raise NotFound(id)
         return _decode(id, dict(zip(flat[::2], flat[1::2], strict=True)))
 
     async def newest(self, limit: int = 50) -> list[Operation]:
         found = []
-        for id in await self._redis.command("ZREVRANGE", OPERATIONS, 0, limit - 1):
-            with suppress(Gone):
+        for id in await self._redis.command("ZREVRANGE", OPERATIONS_KEY, 0, limit - 1):
+            with suppress(NotFound):
                 found.append(await self.get(id.decode()))
         return found
 
     async def cancel(self, id: str) -> None:
-        """What was put back to work stays so; the rest is left alone. Raises Gone."""
+        """What was put back to work stays so; the rest is left alone. Raises NotFound."""
         operation = await self.get(id)
         if operation.is_open:
             await self._redis.commands(("HSET", f"db:operation:{id}", "cancel", 1))
@@ -110,17 +110,17 @@ class Operations:
 
     async def run_next(self) -> None:
         for id in await self._redis.command("ZRANGE", OPEN, 0, 0):
-            lock, token = f"db:operation:{id.decode()}:lock", new_id()
-            if await self._ledger.lock(lock, token, LOCK_TTL_S):
+            lock, token = f"db:operation:{id.decode()}:lock", new_delivery_id()
+            if await self._ledger.acquire_lock(lock, token, LOCK_TTL_S):
                 try:
                     await self._run(id.decode(), lock, token)
                 finally:
-                    await self._ledger.unlock(lock, token)
+                    await self._ledger.release_lock(lock, token)
 
     async def _run(self, id: str, lock: str, token: str) -> None:
         try:
             operation = await self.get(id)
-        except Gone:
+        except NotFound:
             await self._redis.command("ZREM", OPEN, id)
             return
         run = _Progress(operation)
@@ -130,11 +130,11 @@ class Operations:
             while state == "running":
                 state = await self._poll(run, work)
                 await self._store(replace(operation, state=state, done=run.done, skipped=dict(run.skipped)))
-                if state == "running" and not await self._ledger.lock(lock, token, LOCK_TTL_S):
+                if state == "running" and not await self._ledger.acquire_lock(lock, token, LOCK_TTL_S):
                     return  # another worker has taken it over
         finally:
             work.cancel()
-            with suppress(asyncio.CancelledError, RedisDown, NoWorkerProgress):
+            with suppress(asyncio.CancelledError, RedisUnavailable, NoWorkerProgress):
                 await work
         await self._redis.command("ZREM", OPEN, id)
         log.info("operation_finished", operation=id, state=state, done=run.done)
@@ -171,7 +171,7 @@ class Operations:
             "skipped": orjson.dumps(operation.skipped),
         }
         fields = (part for pair in told.items() for part in pair)
-        await self._redis.commands(("HSET", key, *fields), ("EXPIRE", key, OPERATIONS_KEPT_S), *more)
+        await self._redis.commands(("HSET", key, *fields), ("EXPIRE", key, OPERATIONS_TTL_S), *more)
 
 
 class _Progress:

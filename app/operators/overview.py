@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 from app.ledger.ledger import Ledger
-from app.ledger.times import _iso, moment
+from app.ledger.times import _iso, iso_timestamp
 from app.operators.explain import Explain, Row, humanize
 from app.operators.lists import FailureGroup, Lists
 from app.settings.model import Settings
@@ -150,7 +150,7 @@ def _failures_need_operator(count: int, groups: Sequence[FailureGroup]) -> str:
 
 
 async def load_overview(ledger: Ledger, settings: Settings) -> Overview:
-    """Raises RedisDown."""
+    """Raises RedisUnavailable."""
     redis, lists = ledger.redis, Lists(ledger, settings, Explain(ledger, settings))
     states, groups, hours, workers, overdue, memory, lasts, gates = await asyncio.gather(
         lists.count_by_state(),
@@ -188,5 +188,8 @@ def _hour(hour: int, counts: Counter[tuple[str, str]]) -> HourStats:
         return sum(count for (_, outcome), count in counts.items() if outcome in outcomes)
 
     return HourStats(
-        moment(hour * counters.HOUR_S * 1000) or "", of(*ARRIVED_OUTCOMES), of(*REJECTED_OUTCOMES), of(*PARKED_OUTCOMES)
+        iso_timestamp(hour * counters.HOUR_S * 1000) or "",
+        of(*ARRIVED_OUTCOMES),
+        of(*REJECTED_OUTCOMES),
+        of(*PARKED_OUTCOMES),
     )

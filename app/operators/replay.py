@@ -15,9 +15,9 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from app.ledger.jobs_contract import EVENT, visit_work
+from app.ledger.jobs_contract import EVENT, visit_task_id
 from app.ledger.ledger import Ledger
-from app.ledger.records import Gone, Member, Meta
+from app.ledger.records import DeliveryInfo, NotFound, Task
 from app.operators.explain import merge_visit, run_off_loop
 from app.operators.filter import Filter
 from app.operators.selection import Mode, SelectedTask, TaskSelector, display_id, load_stored
@@ -86,7 +86,7 @@ class PlanSummary:
 
 
 class Replay:
-    """Every method may raise RedisDown."""
+    """Every method may raise RedisUnavailable."""
 
     def __init__(
         self, ledger: Ledger, settings: Settings, mode: Mode = "retry", *, recheck: bool = False, contact: str = ""
@@ -125,22 +125,22 @@ class Replay:
         """Put one back to work: `queued`, `running`, or `expired` where it went meanwhile."""
         try:
             if self._mode == "retranslate":
-                return await self._ledger.rederive(step.task_id.removeprefix(f"{EVENT}:"), lane="replay")
+                return await self._ledger.retranslate(step.task_id.removeprefix(f"{EVENT}:"), queue="replay")
             if self._contact and not step.task_id.startswith(EVENT):
                 await self._assign_contact(step.task_id)
-            return await self._ledger.replay(step.task_id, self._recheck, lane="replay")
-        except Gone:
+            return await self._ledger.replay(step.task_id, self._recheck, queue="replay")
+        except NotFound:
             return "expired"
 
     async def _assign_contact(self, work: str) -> None:
         """Once is enough: named again, it says the same."""
-        family = await self._ledger.family(work)
+        family = await self._ledger.load_aliases(work)
         if wanted(await run_off_loop(family, merge_visit, family)).contact.id != self._contact:
-            await self._ledger.name_contact(work, _contact_assignment(self._contact))
+            await self._ledger.assign_contact(work, _contact_assignment(self._contact))
 
     async def _wait_for_workers(self, batch: list[str]) -> None:
         left, until = len(batch), time.monotonic() + STALL_TIMEOUT_S
-        while (now := await self._ledger.queued(batch)) > len(batch) / 2:
+        while (now := await self._ledger.count_queued(batch)) > len(batch) / 2:
             if now < left:
                 left, until = now, time.monotonic() + STALL_TIMEOUT_S
             if time.monotonic() > until:
@@ -159,14 +159,14 @@ class Replay:
             if self._mode == "reconcile":
                 return replace(step, skip_reason="record_not_fetchable")
             return await self._plan_visit(step, unit.delivery)
-        except Gone:
+        except NotFound:
             return replace(step, skip_reason="expired")
 
     async def _with_state(self, step: PlannedTask) -> PlannedTask:
         """With the state of its work; where the door translated it, there is none."""
         try:
-            member = await self._ledger.member(step.task_id)
-        except Gone:
+            member = await self._ledger.load_task(step.task_id)
+        except NotFound:
             return step
         return replace(step, state=member.state, reason=member.reason)
 
@@ -183,7 +183,7 @@ class Replay:
         if self._mode == "reconcile":
             return replace(step, skip_reason="record_not_fetchable")
         # What came after it may be forgotten already, and would be undone.
-        if time.time() - kept.meta.at / 1000 > self._settings.retention_days * 86_400:
+        if time.time() - kept.meta.received_at_ms / 1000 > self._settings.retention_days * 86_400:
             return replace(step, skip_reason="expired")
         translation = translate_event(kept.entrance.tool, kept.event, kept.entrance.hook.tenants)
         if translation.state == "parked" and not translation.changes:
@@ -191,9 +191,9 @@ class Replay:
         return await self._plan_retranslation(step, kept.meta, kept.entrance, translation)
 
     async def _plan_visit(self, step: PlannedTask, delivery: str) -> PlannedTask:
-        family = await self._ledger.family(step.task_id)
+        family = await self._ledger.load_aliases(step.task_id)
         root = next((member for member in family if member.state != "settled"), family[0])
-        step = replace(step, task_id=family[0].work, state=root.state, reason=root.reason)
+        step = replace(step, task_id=family[0].task_id, state=root.state, reason=root.reason)
         if root.state == "discarded" or (root.state in ("queued", "running") and not self._recheck):
             return replace(step, skip_reason=root.state)
         more = [Said.read("operator", encode_change(_contact_assignment(self._contact)))] if self._contact else []
@@ -204,46 +204,48 @@ class Replay:
             return replace(step, skip_reason="superseded" if delivery and delivery not in decides else "applied")
         return replace(step, calls=calls)
 
-    async def _calls(self, family: list[Member], facts: Facts | None) -> tuple[Call, ...]:
+    async def _calls(self, family: list[Task], facts: Facts | None) -> tuple[Call, ...]:
         """What a worker would do now, as far as it can be known without asking. facts: None where no change is left."""
         root, *later = family
-        calls = [Call("DELETE /visits/:id", member.external_id) for member in later if member.api or member.tried]
+        calls = [
+            Call("DELETE /visits/:id", member.external_id) for member in later if member.remote or member.was_attempted
+        ]
         if facts is not None:
             call = await self._visit_call(root, wanted(facts))
         else:
-            call = Call("DELETE /visits/:id", root.external_id) if root.api or root.tried else None
+            call = Call("DELETE /visits/:id", root.external_id) if root.remote or root.was_attempted else None
         return (*calls, *filter(None, [call]))
 
-    async def _visit_call(self, root: Member, want: Wanted) -> Call | None:
+    async def _visit_call(self, root: Task, want: Wanted) -> Call | None:
         name, whole = root.external_id, {name: value for name, value in want.fields.items() if value is not None}
         if self._recheck:
             return Call("GET /visits/:id, then what differs", name, want.fields)
-        if root.api is None and (want.is_off or want.is_nothing):
+        if root.remote is None and (want.is_off or want.is_nothing):
             return Call("GET /visits/:id: it is not to be made", name) if root.state != "settled" else None
-        if root.api is None and not want.has_date:
+        if root.remote is None and not want.has_date:
             return Call("wait: time_unknown", name)
-        if root.api is None:
+        if root.remote is None:
             known = want.contact.name(self._settings.contact_key(root.account)) and not want.contact.is_forgotten
             return Call("POST /visits", name, whole) if known else Call("wait: contact_unknown", name)
         if contact := await self._contact_call(root, want):
             return Call(contact, name, whole)
-        changed = difference(root.api, want)
+        changed = difference(root.remote, want)
         return Call("PUT /visits/:id", name, changed) if changed else None
 
-    async def _contact_call(self, root: Member, want: Wanted) -> str:
+    async def _contact_call(self, root: Task, want: Wanted) -> str:
         """The calls, where the facts name somebody else than when the visit was made; empty where they do not."""
-        assert root.api is not None
+        assert root.remote is not None
         name = want.contact.name(self._settings.contact_key(root.account))
-        if name is None or want.is_off or name == root.api.get(REMEMBERED):
+        if name is None or want.is_off or name == root.remote.get(REMEMBERED):
             return ""
         found = await self._ledger.redis.command("GET", f"db:contact:{root.account}:{name}")
         known = want.contact.id or (found and found.decode())
         if known is None:
             return "GET /contacts, then what differs"
-        return "" if known == root.api.get("contact_id") else "DELETE and POST /visits: another contact"
+        return "" if known == root.remote.get("contact_id") else "DELETE and POST /visits: another contact"
 
     async def _plan_retranslation(
-        self, step: PlannedTask, meta: Meta, entrance: Entrance, translation: Translation
+        self, step: PlannedTask, meta: DeliveryInfo, entrance: Entrance, translation: Translation
     ) -> PlannedTask:
         """What the ledger has of a delivery beside what today's code says."""
         delivery = display_id(step.task_id)
@@ -252,12 +254,12 @@ class Replay:
         }
         before, discarded, forgotten = dict[str, tuple[str, bytes]](), set[str](), False
         for work, family in families.items():
-            [member] = [one for one in family if one.work == work]
-            for origin, change in {**member.changes, **member.discarded}.items():
+            [member] = [one for one in family if one.task_id == work]
+            for origin, change in {**member.changes, **member.discarded_changes}.items():
                 if origin.rpartition(".")[0] == delivery:
                     before[origin] = work, change.partition(b" ")[2]
-            discarded |= before.keys() & member.discarded.keys()
-            forgotten = forgotten or bool(member.dropped)
+            discarded |= before.keys() & member.discarded_changes.keys()
+            forgotten = forgotten or bool(member.compacted_count)
         now = {
             f"{delivery}.{number}": (_task_id_of(entrance, meta, change), encode_change(change))
             for number, change in enumerate(translation.changes)
@@ -277,7 +279,7 @@ class Replay:
         self,
         delivery: str,
         work: str,
-        families: Mapping[str, list[Member]],
+        families: Mapping[str, list[Task]],
         now: Mapping[str, tuple[str, bytes]],
     ) -> tuple[Call, ...]:
         """What would be called for one visit if the delivery had said that."""
@@ -286,24 +288,28 @@ class Replay:
             said = [Said.read(origin, change) for origin, (at, change) in now.items() if at == work]
             want = wanted(fold(said))
             return (Call("POST /visits", display_id(work), want.fields),) if want.has_date and not want.is_off else ()
-        said = [one for member in family for one in member.said() if one.origin.rpartition(".")[0] != delivery]
+        said = [
+            one for member in family for one in member.recorded_changes() if one.origin.rpartition(".")[0] != delivery
+        ]
         for member in family:
-            said += [Said.read(o, change, member.generation) for o, (at, change) in now.items() if at == member.work]
+            said += [
+                Said.read(o, change, member.alias_depth) for o, (at, change) in now.items() if at == member.task_id
+            ]
         return await self._calls(family, await run_off_loop(family, fold, said) if said else None)
 
-    async def _affected_task_ids(self, meta: Meta) -> list[str]:
+    async def _affected_task_ids(self, meta: DeliveryInfo) -> list[str]:
         works: list[str] = []
-        for work in meta.work:
+        for work in meta.task_ids:
             try:
-                works += (await self._ledger.member(work)).landed if work.startswith(EVENT) else [work]
-            except Gone:
+                works += (await self._ledger.load_task(work)).targets if work.startswith(EVENT) else [work]
+            except NotFound:
                 continue
         return works
 
-    async def _visit_or_empty(self, work: str) -> list[Member]:
+    async def _visit_or_empty(self, work: str) -> list[Task]:
         try:
-            return await self._ledger.family(work)
-        except Gone:
+            return await self._ledger.load_aliases(work)
+        except NotFound:
             return []
 
 
@@ -312,5 +318,5 @@ def _contact_assignment(contact: str) -> VisitChange:
     return VisitChange(action="update", visit_id="", order=time.time_ns() // 1000, contact=Contact(id=contact))
 
 
-def _task_id_of(entrance: Entrance, meta: Meta, change: VisitChange) -> str:
-    return visit_work(entrance.account, change.external_id(meta.source))
+def _task_id_of(entrance: Entrance, meta: DeliveryInfo, change: VisitChange) -> str:
+    return visit_task_id(entrance.account, change.external_id(meta.source))

@@ -28,7 +28,7 @@ def normalize_phone(text: str) -> str:
 
 
 async def index(redis: Redis, work: str, contact: Contact, key: str, keep_ms: int) -> None:
-    """Let the visit be found by whose it is. Raises RedisDown."""
+    """Let the visit be found by whose it is. Raises RedisUnavailable."""
     now, asked = int(time.time() * 1000), list[tuple[Any, ...]]()
     for name in filter(None, (normalize_email(contact.email or ""), normalize_phone(contact.phone or ""))):
         place = index_key(name, key)
@@ -42,7 +42,7 @@ async def index(redis: Redis, work: str, contact: Contact, key: str, keep_ms: in
 
 
 async def lookup(redis: Redis, text: str, keys: Sequence[str], limit: int = 50) -> list[str]:
-    """The visits of that address or number, newest first. keys: all of SECRET_KEY. Raises RedisDown."""
+    """The visits of that address or number, newest first. keys: all of SECRET_KEY. Raises RedisUnavailable."""
     places = [
         index_key(name, key) for name in filter(None, (normalize_email(text), normalize_phone(text))) for key in keys
     ]

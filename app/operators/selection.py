@@ -5,9 +5,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from app.ledger.jobs_contract import EVENT, event_work
-from app.ledger.ledger import Ledger, every_account
-from app.ledger.records import Gone, Meta, NoBody
+from app.ledger.jobs_contract import EVENT, event_task_id
+from app.ledger.ledger import Ledger, known_accounts
+from app.ledger.records import BodyUnavailable, DeliveryInfo, NotFound
 from app.operators.explain import Explain
 from app.operators.filter import RESULT_STATES, Filter
 from app.operators.lists import Lists
@@ -30,7 +30,7 @@ class SelectedTask:
 
 
 class TaskSelector:
-    """Every method may raise RedisDown."""
+    """Every method may raise RedisUnavailable."""
 
     def __init__(self, ledger: Ledger, settings: Settings, mode: Mode, *, per_delivery: bool = False) -> None:
         """apart: what two deliveries did to one visit is two things."""
@@ -59,7 +59,7 @@ class TaskSelector:
                     yield unit
         elif sets := await self._state_sets(filter):
             for name in sets:
-                async for work in self._ledger.walk(name):
+                async for work in self._ledger.scan_by_time(name):
                     async for unit in self._select_visits([work], filter):
                         yield unit
         else:
@@ -68,19 +68,21 @@ class TaskSelector:
 
     async def _state_sets(self, filter: Filter) -> list[str]:
         """Where all that can fit stands; none, where that is everywhere."""
-        held = [f"held:{one}" for one in await every_account(self._ledger.redis, self._settings.every_account)]
+        held = [f"held:{one}" for one in await known_accounts(self._ledger.redis, self._settings.every_account)]
         if filter.state in ("", "settled", *RESULT_STATES):
             return ["parked", "waiting", *held] if filter.reason and not filter.state else []
         return held if filter.state == "held" else [filter.state]
 
     async def _select_id(self, id: str, words: Filter) -> AsyncIterator[SelectedTask]:
         try:
-            meta = await self._ledger.meta(id)
-        except Gone:
+            meta = await self._ledger.load_delivery_info(id)
+        except NotFound:
             works = await self._visit_task_ids(id)
             for work in works:
                 # What is the matter stands at the first of its ids.
-                if words.is_empty or await self._task_matches((await self._ledger.family(work))[0].work, words):
+                if words.is_empty or await self._task_matches(
+                    (await self._ledger.load_aliases(work))[0].task_id, words
+                ):
                     async for unit in self._select_task(id, work):
                         yield unit
             if not works:
@@ -97,12 +99,12 @@ class TaskSelector:
             return False
         try:
             works = [] if rest.is_empty else await self._explain.task_ids(id)
-        except Gone:
+        except NotFound:
             return False
         return rest.is_empty or any([await self._task_matches(work, rest) for work in works])
 
     async def _visit_task_ids(self, external_id: str) -> list[str]:
-        with suppress(Gone):
+        with suppress(NotFound):
             return await self._explain.visit_task_ids(external_id)
         return []
 
@@ -114,14 +116,14 @@ class TaskSelector:
 
     async def _task_matches(self, work: str, filter: Filter) -> bool:
         try:
-            member = await self._ledger.member(work)
-        except Gone:
+            member = await self._ledger.load_task(work)
+        except NotFound:
             return False
-        if member.since:  # what is not over has a time of its own
-            if not filter.since_ms <= member.since <= filter.until_ms:
+        if member.pending_since_ms:  # what is not over has a time of its own
+            if not filter.since_ms <= member.pending_since_ms <= filter.until_ms:
                 return False
             filter = replace(filter, since="", until="")
-        said_by = [origin.rpartition(".")[0] for origin in (*member.changes, *member.discarded)]
+        said_by = [origin.rpartition(".")[0] for origin in (*member.changes, *member.discarded_changes)]
         rang = [work.removeprefix(f"{EVENT}:")] if work.startswith(EVENT) else list(dict.fromkeys(said_by))
         return (
             (not filter.state or member.state == filter.state)
@@ -134,20 +136,20 @@ class TaskSelector:
         if not (filter.source or filter.hook or filter.since or filter.until):
             return True
         for id in deliveries:
-            with suppress(Gone):
-                meta = await self._ledger.meta(id)
-                is_then = filter.since_ms <= meta.at <= filter.until_ms
+            with suppress(NotFound):
+                meta = await self._ledger.load_delivery_info(id)
+                is_then = filter.since_ms <= meta.received_at_ms <= filter.until_ms
                 if is_then and filter.source in ("", meta.source) and filter.hook in ("", meta.hook):
                     return True
         return False
 
     async def _select_deliveries(self, filter: Filter) -> AsyncIterator[SelectedTask]:
         since, until = filter.since_ms, filter.until_ms
-        for hook in [filter.hook] if filter.hook else await self._ledger.hooks():
-            async for id in self._ledger.walk(f"deliveries:{hook}", since, until):
+        for hook in [filter.hook] if filter.hook else await self._ledger.hook_names():
+            async for id in self._ledger.scan_by_time(f"deliveries:{hook}", since, until):
                 try:
-                    meta = await self._ledger.meta(id)
-                except Gone:
+                    meta = await self._ledger.load_delivery_info(id)
+                except NotFound:
                     continue
                 if filter.source in ("", meta.source) and await self._has_result(id, filter):
                     async for unit in self._select_delivery(id, meta):
@@ -165,8 +167,8 @@ class TaskSelector:
         if filter.state in ("", *RESULT_STATES) and not filter.reason:
             return True
         try:
-            member = await self._ledger.member(work)
-        except Gone:
+            member = await self._ledger.load_task(work)
+        except NotFound:
             return False
         return filter.state in ("", *RESULT_STATES, member.state) and filter.reason in member.reason
 
@@ -175,31 +177,31 @@ class TaskSelector:
         if work.startswith(EVENT) or self._mode == "retry":
             yield SelectedTask(id, work)
             return
-        family = await self._ledger.family(work)
+        family = await self._ledger.load_aliases(work)
         said = [(int(change.partition(b" ")[0]), origin) for one in family for origin, change in one.changes.items()]
         rang = list(dict.fromkeys(origin.rpartition(".")[0] for _, origin in sorted(said, reverse=True)))
         if self._mode == "retranslate":
             for delivery in reversed(rang):
-                yield SelectedTask(delivery, event_work(delivery), delivery)
+                yield SelectedTask(delivery, event_task_id(delivery), delivery)
             return
         for delivery in rang:
             if await self._has_record_requests(delivery):
-                yield SelectedTask(id, event_work(delivery), delivery)
+                yield SelectedTask(id, event_task_id(delivery), delivery)
                 return
         yield SelectedTask(id, work)
 
-    async def _select_delivery(self, id: str, meta: Meta) -> AsyncIterator[SelectedTask]:
+    async def _select_delivery(self, id: str, meta: DeliveryInfo) -> AsyncIterator[SelectedTask]:
         if self._mode != "retry":
-            yield SelectedTask(id, event_work(id), id)
+            yield SelectedTask(id, event_task_id(id), id)
             return
-        for work in meta.work:
+        for work in meta.task_ids:
             landed: list[str] = []
             if work.startswith(EVENT):
                 try:
-                    member = await self._ledger.member(work)
-                except Gone:
+                    member = await self._ledger.load_task(work)
+                except NotFound:
                     continue
-                landed = member.landed
+                landed = member.targets
                 if member.state == "settled" and landed:
                     work = ""
             for one in filter(None, (work, *landed)):
@@ -208,7 +210,7 @@ class TaskSelector:
     async def _has_record_requests(self, delivery: str) -> bool:
         try:
             kept = await load_stored(self._ledger, self._settings, delivery)
-        except Gone:
+        except NotFound:
             return False
         return bool(kept.record_requests)
 
@@ -217,7 +219,7 @@ class TaskSelector:
 class StoredDelivery:
     """A delivery as it was kept. event: what is in it; None: nothing that can be read, for the reason `why`."""
 
-    meta: Meta
+    meta: DeliveryInfo
     entrance: Entrance | None
     event: Event | None = None
     problem: str = ""
@@ -234,16 +236,16 @@ class StoredDelivery:
 
 
 async def load_stored(ledger: Ledger, settings: Settings, delivery: str) -> StoredDelivery:
-    """Raises Gone."""
+    """Raises NotFound."""
     try:
-        meta, raw = await ledger.delivery(delivery)
-    except NoBody as error:
-        return StoredDelivery(error.meta, None, problem=str(error))
+        meta, raw = await ledger.load_delivery(delivery)
+    except BodyUnavailable as error:
+        return StoredDelivery(error.info, None, problem=str(error))
     entrance = settings.entrances.get(meta.hook)
     if entrance is None:
         return StoredDelivery(meta, None, problem="its hook has no secret")
     try:
-        return StoredDelivery(meta, entrance, parse_event(entrance.tool, meta.delivery(raw), entrance.hook.zone))
+        return StoredDelivery(meta, entrance, parse_event(entrance.tool, meta.to_delivery(raw), entrance.hook.zone))
     except UnreadableBody as error:
         return StoredDelivery(meta, entrance, problem=str(error))
 

@@ -15,9 +15,9 @@ from typing import Any
 import httpx
 import orjson
 
-from app.ledger.jobs_contract import WORKERS
-from app.ledger.ledger import new_id
-from app.ledger.redis import Redis, RedisDown
+from app.ledger.jobs_contract import WORKERS_KEY
+from app.ledger.ledger import new_delivery_id
+from app.ledger.redis import Redis, RedisUnavailable
 from app.settings.model import Settings
 from app.telemetry.health import STALE_AFTER_S, WORKER_ALIVE_S, load_backlog
 from app.telemetry.logs import log
@@ -70,15 +70,15 @@ class AlertMonitor:
             try:
                 if is_worker or not await self._count_live_workers():
                     await self.check()
-            except RedisDown as error:
+            except RedisUnavailable as error:
                 log.warning("redis_unavailable", reason=str(error))
             except Exception:
                 log.exception("unhandled_exception")
 
     async def check(self) -> None:
-        """Once, unless somebody else just did. Raises RedisDown."""
+        """Once, unless somebody else just did. Raises RedisUnavailable."""
         # A script: these are written on a full server too, and nobody gives the lock back, so that it is a pace as well.
-        if not await self._redis.script("lock", int(CHECK_EVERY_S * 900), LOCK_KEY, new_id()):
+        if not await self._redis.script("lock", int(CHECK_EVERY_S * 900), LOCK_KEY, new_delivery_id()):
             return
         before = AlertState.decode(await self._redis.command("GET", STATE_KEY))
         now = await self._sample()
@@ -91,7 +91,7 @@ class AlertMonitor:
 
     async def _count_live_workers(self) -> int:
         seconds, _ = await self._redis.command("TIME")  # the beats are by the server's clock
-        return int(await self._redis.command("ZCOUNT", WORKERS, (int(seconds) - WORKER_ALIVE_S) * 1000, "+inf"))
+        return int(await self._redis.command("ZCOUNT", WORKERS_KEY, (int(seconds) - WORKER_ALIVE_S) * 1000, "+inf"))
 
     async def _sample(self) -> Sample:
         return Sample(time.time(), await self._redis.command("ZCARD", "db:parked"))

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 
 import hiredis
 
-from app.ledger.redis import Redis, RedisDown
+from app.ledger.redis import Redis, RedisUnavailable
 from app.telemetry.logs import log
 from app.telemetry.metric_names import METRICS, REQUEST_BUCKETS_S, REQUEST_DURATION_S, REQUESTS, SECRET_MATCHES
 from app.webhooks.signatures.scheme import fingerprint
@@ -98,7 +98,7 @@ class Counters:
             self._secrets_used = matched | self._secrets_used
             self._request_ids = requests | self._request_ids
         for error in filter(None, wrote):
-            if not isinstance(error, RedisDown | hiredis.ReplyError):
+            if not isinstance(error, RedisUnavailable | hiredis.ReplyError):
                 raise error
             log.warning("metrics_flush_failed", part="counters", reason=type(error).__name__)
 
@@ -142,25 +142,25 @@ async def _add_counts(redis: Redis, key: str, counts: Mapping[str, int], ttl_s: 
 
 
 async def increment_now(redis: Redis, metric: str, *labels: str) -> None:
-    """At once: for what happens now and then. Raises RedisDown."""
+    """At once: for what happens now and then. Raises RedisUnavailable."""
     await _add_counts(redis, METRICS_KEY, {"|".join((metric, *labels)): 1})
 
 
 async def totals(redis: Redis) -> dict[str, int]:
-    """Counts since ever. Raises RedisDown."""
+    """Counts since ever. Raises RedisUnavailable."""
     flat = await redis.command("HGETALL", METRICS_KEY)
     return {name.decode(): int(count) for name, count in zip(flat[::2], flat[1::2], strict=True)}
 
 
 async def hourly_counts(redis: Redis, count: int) -> list[tuple[int, Counter[tuple[str, str]]]]:
-    """The last hours with their counts by hook and outcome, oldest first. Raises RedisDown."""
+    """The last hours with their counts by hook and outcome, oldest first. Raises RedisUnavailable."""
     names = range(current_hour() - count + 1, current_hour() + 1)
     hashes = await asyncio.gather(*(redis.command("HGETALL", f"db:hour:{hour}") for hour in names))
     return [(hour, _decode_hour(flat)) for hour, flat in zip(names, hashes, strict=True)]
 
 
 async def delivery_of_request(redis: Redis, request_id: str) -> str | None:
-    """The delivery that arrived under that X-Request-ID, the newest one. Raises RedisDown."""
+    """The delivery that arrived under that X-Request-ID, the newest one. Raises RedisUnavailable."""
     id = await redis.command("GET", request_key(request_id))
     return id.decode() if id else None
 
@@ -172,7 +172,7 @@ def request_key(id: str) -> str:
 async def secret_last_used(
     redis: Redis, hook: str, secrets: Sequence[str], secret_keys: Sequence[str]
 ) -> dict[str, int | None]:
-    """When each secret last matched, in ms, by its fingerprint; None: never, as far as is known. Raises RedisDown."""
+    """When each secret last matched, in ms, by its fingerprint; None: never, as far as is known. Raises RedisUnavailable."""
     flat = await redis.command("HGETALL", f"db:matched:{hook}")
     known = {print.decode(): int(at) for print, at in zip(flat[::2], flat[1::2], strict=True)}
     return {print: known.get(print) for print in (fingerprint(secret, secret_keys) for secret in secrets)}

@@ -7,10 +7,10 @@ from typing import Any
 
 import orjson
 
-from app.ledger.jobs_contract import WORKERS
-from app.ledger.ledger import every_account
+from app.ledger.jobs_contract import WORKERS_KEY
+from app.ledger.ledger import known_accounts
 from app.ledger.redis import Redis
-from app.ledger.times import _iso, moment
+from app.ledger.times import _iso, iso_timestamp
 from app.settings.model import Settings
 
 #: Due work this old is an alarm, and so is due work of which nothing came to an end for so long.
@@ -41,7 +41,7 @@ class Backlog:
 
 
 async def load_backlog(redis: Redis, accounts: Iterable[str]) -> Backlog:
-    """Raises RedisDown."""
+    """Raises RedisUnavailable."""
     seconds, micros = await redis.command("TIME")
     now_ms = int(seconds) * 1000 + int(micros) // 1000
 
@@ -51,7 +51,7 @@ async def load_backlog(redis: Redis, accounts: Iterable[str]) -> Backlog:
 
     ages_s = {state: await overdue_s(f"db:{state}") for state in ("queued", "running", "waiting")}
     held_s, let_out_s = 0.0, 0.0
-    for account in await every_account(redis, accounts):
+    for account in await known_accounts(redis, accounts):
         # Who is held stands in the order of the visits' times, which tells no age.
         if first := await redis.command("ZRANGE", f"db:held:{account}", 0, 0):
             shut = await redis.command("HGET", f"db:gate:{account}", "since")
@@ -104,7 +104,7 @@ CIRCUIT_REASONS = {
 async def live_workers(redis: Redis) -> list[Worker]:
     """The workers that gave a sign of life."""
     least = (int((await redis.command("TIME"))[0]) - WORKER_ALIVE_S) * 1000  # the beats are by the server's clock
-    flat = await redis.command("ZRANGEBYSCORE", WORKERS, least, "+inf", "WITHSCORES")
+    flat = await redis.command("ZRANGEBYSCORE", WORKERS_KEY, least, "+inf", "WITHSCORES")
     told = await redis.command("MGET", *flat[::2]) if flat else []
     return [_worker(orjson.loads(one), float(seen)) for one, seen in zip(told, flat[1::2], strict=True) if one]
 
@@ -121,11 +121,11 @@ async def last_delivery_times(redis: Redis, settings: Settings) -> dict[str, flo
 
 
 async def open_circuits(redis: Redis, settings: Settings) -> list[Circuit]:
-    accounts = await every_account(redis, settings.tokens or {"main": ""})
+    accounts = await known_accounts(redis, settings.tokens or {"main": ""})
     told = await asyncio.gather(*(redis.command("HMGET", f"db:gate:{one}", "why", "since") for one in accounts))
     sizes = await asyncio.gather(*(redis.command("ZCARD", f"db:held:{one}") for one in accounts))
     return [
-        Circuit(account, why.decode(), moment(int(float(since))) or "", size)
+        Circuit(account, why.decode(), iso_timestamp(int(float(since))) or "", size)
         for account, (why, since), size in zip(accounts, told, sizes, strict=True)
         if why and since
     ]

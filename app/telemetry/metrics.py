@@ -18,9 +18,9 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.utils import floatToGoString
 
 from app import __version__
-from app.ledger.jobs_contract import WORKERS
-from app.ledger.ledger import Ledger, every_account
-from app.ledger.redis import Redis, RedisDown
+from app.ledger.jobs_contract import WORKERS_KEY
+from app.ledger.ledger import Ledger, known_accounts
+from app.ledger.redis import Redis, RedisUnavailable
 from app.settings.model import Settings
 from app.telemetry import counters, metric_names
 from app.telemetry.health import WORKER_ALIVE_S, Backlog, load_backlog
@@ -68,7 +68,7 @@ async def snapshot(ledger: Ledger, settings: Settings) -> Exposition:
         live, counted = await asyncio.gather(_live_gauges(redis, settings), counters.totals(redis))
         known |= live | {metric_names.REDIS_UP: {(): 1}}
         counted = _zero_counts(settings) | counted
-    except RedisDown:
+    except RedisUnavailable:
         known[metric_names.REDIS_UP], counted = {(): 0}, {}
     by_signal: dict[str, dict[tuple[str, ...], int]] = defaultdict(dict)
     for field, count in counted.items():
@@ -90,7 +90,7 @@ def _revision() -> str:
 
 
 async def _live_gauges(redis: Redis, settings: Settings) -> dict[str, Values]:
-    accounts = await every_account(redis, settings.tokens or {"main": ""})
+    accounts = await known_accounts(redis, settings.tokens or {"main": ""})
     entrances = settings.entrances.values()
     sizes, held, gates, lasts, refused, work, workers, info, clock = await asyncio.gather(
         _command_each(redis, COUNTED_STATES, "ZCARD", "db:{}"),
@@ -101,7 +101,7 @@ async def _live_gauges(redis: Redis, settings: Settings) -> dict[str, Values]:
         ),
         redis.command("HGETALL", "db:refused"),
         load_backlog(redis, accounts),
-        redis.command("ZREVRANGE", WORKERS, 0, -1, "WITHSCORES"),
+        redis.command("ZREVRANGE", WORKERS_KEY, 0, -1, "WITHSCORES"),
         redis.command("INFO"),
         redis.command("TIME"),
     )

@@ -9,7 +9,7 @@ from typing import Any
 import hiredis
 import orjson
 
-from app.ledger.redis import Redis, RedisDown
+from app.ledger.redis import Redis, RedisUnavailable
 from app.telemetry.logs import log
 
 FLUSH_EVERY_S = 5.0
@@ -55,7 +55,7 @@ class Rejections:
                 await self._redis.command("LPUSH", f"db:refused:{name}", *self._newest.pop(name))
                 await self._redis.command("LTRIM", f"db:refused:{name}", 0, MAX_NEWEST - 1)
                 await self._redis.command("EXPIRE", f"db:refused:{name}", NEWEST_TTL_S)
-        except (RedisDown, hiredis.ReplyError) as error:
+        except (RedisUnavailable, hiredis.ReplyError) as error:
             log.warning("metrics_flush_failed", part="rejections", reason=type(error).__name__)
 
     async def _flush_count(self, field: str, count: int) -> None:
@@ -73,7 +73,7 @@ class Rejections:
 
 
 async def counts(redis: Redis) -> dict[tuple[str, str], int]:
-    """How often since ever, by hook and reason. Raises RedisDown."""
+    """How often since ever, by hook and reason. Raises RedisUnavailable."""
     flat = await redis.command("HGETALL", "db:refused")
     by_name = zip(flat[::2], flat[1::2], strict=True)
     return {(name.partition(b":")[0].decode(), name.partition(b":")[2].decode()): int(count) for name, count in by_name}
@@ -81,7 +81,7 @@ async def counts(redis: Redis) -> dict[tuple[str, str], int]:
 
 async def newest(redis: Redis, hooks: Sequence[str]) -> list[dict[str, Any]]:
     """The newest refusals of these hooks, newest first: at (ms), hook, reason and detail. Raises
-    RedisDown."""
+    RedisUnavailable."""
     kinds = ("", *(f":{kind}" for kind in (*SEPARATE_REASONS, UNSIGNED)))
     names = [(hook, f"{hook}{kind}") for hook in hooks for kind in kinds]
     lists = await asyncio.gather(
@@ -102,6 +102,6 @@ def senders_first(notes: Sequence[dict[str, Any]], limit: int) -> list[dict[str,
 
 async def mismatch_times(redis: Redis, hook: str, since_ms: float) -> list[float]:
     """When requests came since then (ms) whose signature had the right shape and fitted no secret; of the newest refusals.
-    Raises RedisDown."""
+    Raises RedisUnavailable."""
     notes = map(orjson.loads, await redis.command("LRANGE", f"db:refused:{hook}", 0, MAX_NEWEST - 1))
     return [note["at"] for note in notes if note["reason"] == "signature_mismatch" and note["at"] > since_ms]

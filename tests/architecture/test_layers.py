@@ -251,7 +251,7 @@ def test_of_what_does_io_retry_takes_words_only() -> None:
     }
 
     client = importlib.import_module("app.visits.client")
-    assert {"Verdict"} >= taken["app.ledger.records"]
+    assert {"CircuitSignal"} >= taken["app.ledger.records"]
     assert "" not in taken["app.visits.client"]
     assert [] == [name for name in taken["app.visits.client"] if not issubclass(getattr(client, name), Exception)]
 

@@ -19,7 +19,7 @@ import zstandard
 
 from app.console.auth import hash_password
 from app.demo.valkey import free_port, valkey
-from app.ledger.redis import Address, Redis
+from app.ledger.redis import Redis, RedisAddress
 from app.operators.search_index import index
 from app.telemetry import counters
 from app.visits.change import Contact
@@ -33,7 +33,7 @@ SQUEEZE = zstandard.ZstdCompressor(level=1)
 
 async def fill(url: str) -> dict[str, str]:
     """A month of deliveries; one of twenty failed. Returns ids to look for."""
-    redis = Redis(Address(url), 30)
+    redis = Redis(RedisAddress(url), 30)
     now, pending = int(time.time() * 1000), []
     names: dict[str, str] = {}
     for number in range(DELIVERIES):
@@ -55,11 +55,18 @@ def _delivery(redis: Redis, number: int, at: int, names: dict[str, str]) -> list
     id, hook = f"d{at:011x}{number:010x}", ("standard", "calendly")[number % 2]
     name = f"{hook}-V-{number}"
     work = f"visit:main/{name}"
-    meta = {"hook": hook, "source": hook, "at": at, "name": "visit.created", "request_id": f"req-{number}", "slot": 0}
+    meta = {
+        "hook": hook,
+        "source": hook,
+        "received_at_ms": at,
+        "event_name": "visit.created",
+        "request_id": f"req-{number}",
+        "secret_index": 0,
+    }
     body = orjson.dumps(
         {"type": "visit.created", "data": {"visit_id": f"V-{number}", "contact": {"email": "a@example.com"}}}
     )
-    record = orjson.dumps(meta | {"ignored": "", "headers": {}, "work": [work]}) + b"\n" + SQUEEZE.compress(body)
+    record = orjson.dumps(meta | {"ignored": "", "headers": {}, "task_ids": [work]}) + b"\n" + SQUEEZE.compress(body)
     said = {
         "a": "create",
         "o": at * 1000,
@@ -67,7 +74,13 @@ def _delivery(redis: Redis, number: int, at: int, names: dict[str, str]) -> list
         "c": {"email": "a@example.com"},
     }
     fields: dict[str, Any] = {"n": 1, "done": 0 if failed else 1, f"c:{id}.0": b"1 " + orjson.dumps(said)}
-    attempt = {"at": at, "took_ms": 31, "outcome": "created", "calls": [["POST /visits", 201]], "said": ""}
+    attempt = {
+        "started_at_ms": at,
+        "took_ms": 31,
+        "outcome": "created",
+        "calls": [["POST /visits", 201]],
+        "response_text": "",
+    }
     fields |= {
         "a": 1,
         "a:1": orjson.dumps(attempt),

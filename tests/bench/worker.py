@@ -9,8 +9,8 @@ from itertools import count
 import uvloop
 
 from app.ledger.ledger import Ledger
-from app.ledger.records import Meta
-from app.ledger.redis import Address, Redis
+from app.ledger.records import DeliveryInfo
+from app.ledger.redis import Redis, RedisAddress
 from app.settings.environment import read
 from app.visits.client import VisitsClient, http_client
 from app.webhooks.delivery import Delivery
@@ -55,17 +55,17 @@ async def same_calls(api_url: str, visits: int, seed: str) -> float:
 async def queue(redis_url: str, visits: int, seed: str) -> None:
     """Deliveries straight into the ledger, as the door writes them."""
     settings = read({"REDIS_URL": redis_url, "HOOKS__STANDARD__SECRETS": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"})
-    redis, entrance = Redis(Address(redis_url)), settings.entrances["standard"]
+    redis, entrance = Redis(RedisAddress(redis_url)), settings.entrances["standard"]
     ledger = Ledger(redis, 30)
 
     async def accept(number: int) -> None:
         data = {"visit_id": f"{seed}-{number}", "contact": contact(number) | {"email": contact(number)["email"] + seed}}
         data["time_scheduled"] = fields(number)["time_scheduled"]
         raw = json.dumps({"type": "visit.created", "timestamp": "2026-03-01T09:00:00Z", "data": data}).encode()
-        delivery = Delivery("standard", "standard", (), raw, await ledger.now())
+        delivery = Delivery("standard", "standard", (), raw, await ledger.server_time())
         meaning = translate_event(entrance.tool, parse_event(entrance.tool, delivery))
-        meta = Meta("standard", "standard", int(delivery.received_at.timestamp() * 1000))
-        await ledger.accept(delivery, meta, meaning.changes, "main", repeat_key=None)
+        meta = DeliveryInfo("standard", "standard", int(delivery.received_at.timestamp() * 1000))
+        await ledger.accept(delivery, meta, meaning.changes, "main", dedup_id=None)
 
     for start in range(0, visits, 500):
         await asyncio.gather(*(accept(number) for number in range(start, min(visits, start + 500))))

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from app.ledger.ledger import Ledger
-from app.ledger.records import Gone
-from app.ledger.redis import Address, Redis
+from app.ledger.records import NotFound
+from app.ledger.redis import Redis, RedisAddress
 from tests.crash.scenarios import FIELDS, SOME_TIME, Scenario
 
 #: The states of work that is not at rest, as the ledger's sorted sets.
@@ -42,7 +42,7 @@ class Breaches:
 
 async def open_tasks(url: str) -> dict[str, str]:
     """What is not at rest, and its state."""
-    redis, found = Redis(Address(url)), {}
+    redis, found = Redis(RedisAddress(url)), {}
     try:
         for key in OPEN_SETS:
             found |= {work.decode(): key for work in await redis.command("ZRANGE", key, 0, -1)}
@@ -53,7 +53,7 @@ async def open_tasks(url: str) -> dict[str, str]:
 
 async def missing_deliveries(url: str, deliveries: Iterable[str]) -> set[str]:
     """The deliveries that the ledger has no record of."""
-    redis = Redis(Address(url))
+    redis = Redis(RedisAddress(url))
     try:
         return {id for id in deliveries if not await redis.command("EXISTS", f"db:delivery:{id}")}
     finally:
@@ -62,21 +62,25 @@ async def missing_deliveries(url: str, deliveries: Iterable[str]) -> set[str]:
 
 async def unfinished_tasks(url: str, deliveries: Iterable[str]) -> list[UnfinishedTask]:
     """The deliveries of which the ledger does not say that all of it was applied or superseded."""
-    redis, found = Redis(Address(url)), []
-    ledger = Ledger(redis, keep_days=30)
+    redis, found = Redis(RedisAddress(url)), []
+    ledger = Ledger(redis, retention_days=30)
     try:
         for id in deliveries:
             try:
-                meta, _ = await ledger.delivery(id)
-                works = [await ledger.member(work) for work in meta.work]
-                visits = [await ledger.member(name) for work in works for name in work.landed]
-            except Gone as gone:
+                meta, _ = await ledger.load_delivery(id)
+                works = [await ledger.load_task(work) for work in meta.task_ids]
+                visits = [await ledger.load_task(name) for work in works for name in work.targets]
+            except NotFound as gone:
                 found.append(UnfinishedTask(id, str(gone), "not known"))
                 continue
             for work in (*works, *visits):
-                told = work.work.startswith("event:") or any(origin.startswith(f"{id}.") for origin in work.changes)
-                if work.state != "settled" or work.done != work.n or not told:
-                    found.append(UnfinishedTask(id, work.work, f"{work.state}, {work.done} of {work.n} changes seen"))
+                told = work.task_id.startswith("event:") or any(origin.startswith(f"{id}.") for origin in work.changes)
+                if work.state != "settled" or work.applied_count != work.change_count or not told:
+                    found.append(
+                        UnfinishedTask(
+                            id, work.task_id, f"{work.state}, {work.applied_count} of {work.change_count} changes seen"
+                        )
+                    )
     finally:
         await redis.close()
     return found

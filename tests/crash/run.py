@@ -11,8 +11,8 @@ from typing import Any
 
 import aiohttp
 
-from app.ledger.jobs_contract import QUEUE
-from app.ledger.redis import Address, Redis, RedisDown
+from app.ledger.jobs_contract import QUEUE_KEY
+from app.ledger.redis import Redis, RedisAddress, RedisUnavailable
 from tests.crash import scenarios
 from tests.crash.checker import (
     Breaches,
@@ -238,8 +238,8 @@ class Run:
         for worker in self.supervisor.workers:
             worker.kill()
         await asyncio.sleep(2 * SLOW_S)
-        redis = Redis(Address(self.supervisor.redis_url))
-        for key in ("db:running", "db:waiting", QUEUE):
+        redis = Redis(RedisAddress(self.supervisor.redis_url))
+        for key in ("db:running", "db:waiting", QUEUE_KEY):
             for name in await redis.command("ZRANGE", key, 0, -1):
                 await redis.command("ZINCRBY", key, -60_000, name)
         for lock in await redis.command("KEYS", "db:contact:*:lock"):
@@ -255,7 +255,7 @@ class Run:
             await asyncio.sleep(0.3)
             try:
                 quiet = 0 if await self._open_tasks() else quiet + 1
-            except RedisDown:
+            except RedisUnavailable:
                 quiet = 0
 
     async def _read_journal(self) -> None:

@@ -15,9 +15,9 @@ from typing import Any
 import httpx
 from aiohttp import web
 
-from app.ledger.jobs_contract import event_work, visit_work
+from app.ledger.jobs_contract import event_task_id, visit_task_id
 from app.ledger.ledger import Ledger
-from app.ledger.redis import Address, Redis
+from app.ledger.redis import Redis, RedisAddress
 from app.main import create_app
 from app.settings.environment import read
 from app.settings.model import Settings
@@ -98,7 +98,7 @@ class History:
     @property
     def works(self) -> list[str]:
         ids = [id for visit in self.life.visits for id in visit.ids]
-        return [*map(event_work, self.events), *(visit_work("main", external_id(self.source, id)) for id in ids)]
+        return [*map(event_task_id, self.events), *(visit_task_id("main", external_id(self.source, id)) for id in ids)]
 
     def __str__(self) -> str:
         command = f"python -m tests.histories --source {self.source} --only {self.seed}"
@@ -127,9 +127,9 @@ class World:
         await self._running.aclose()
 
     async def _worker(self) -> Context:
-        redis = Redis(Address(self.redis_url))
+        redis = Redis(RedisAddress(self.redis_url))
         self._running.push_async_callback(redis.close)
-        return Context(self.settings, Ledger(redis, keep_days=30), self.http)
+        return Context(self.settings, Ledger(redis, retention_days=30), self.http)
 
     # -- the tools' own APIs --
 
@@ -188,7 +188,7 @@ class World:
             for work, state in busy:
                 if state == b"waiting":
                     await redis.command("ZADD", "db:waiting", "XX", 0, work)
-                    await ledger.sweep(1_000)
+                    await ledger.requeue_due(1_000)
             await asyncio.gather(*(self.work(history.dice, work) for work, _ in busy))
             await asyncio.sleep(0)
         history.problems.append(f"no end of work: {busy}")

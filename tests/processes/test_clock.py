@@ -12,8 +12,8 @@ import pytest
 
 from app.demo.valkey import binary, free_port
 from app.ledger.ledger import Ledger
-from app.ledger.records import Hold
-from app.ledger.redis import Address, Redis
+from app.ledger.records import Lease
+from app.ledger.redis import Redis, RedisAddress
 from app.visits.change import Contact
 from tests.integration.ledger.test_ledger import LANES, accept, begin, change, settled, state_of, waiting, work
 from tests.processes.test_worker import LedgerClient, all_visits, booked
@@ -31,40 +31,42 @@ async def jump(seconds: float, *ledgers: Ledger) -> None:
         for member in await redis.command("ZRANGE", name, 0, -1):
             await redis.command("ZINCRBY", name, -seconds * 1000, member)
     for ledger in ledgers:
-        wire = ledger.redis._wire
-        if wire and wire.ahead_s is not None:
-            wire.ahead_s -= seconds
-            ledger.redis._ahead_s = wire.ahead_s
+        wire = ledger.redis._connection
+        if wire and wire.clock_offset_s is not None:
+            wire.clock_offset_s -= seconds
+            ledger.redis._clock_offset_s = wire.clock_offset_s
 
 
 @pytest.fixture
 async def other(redis_url: str, ledger: Ledger) -> AsyncIterator[Ledger]:
     """Another process."""
-    connection = Redis(Address(redis_url))
-    yield Ledger(connection, keep_days=30)
+    connection = Redis(RedisAddress(redis_url))
+    yield Ledger(connection, retention_days=30)
     await connection.close()
 
 
 async def test_after_a_jump_ahead_the_work_is_still_its_holders(ledger: Ledger, other: Ledger) -> None:
     await accept(ledger, change("A"))
     hold = await begin(ledger, "A")
-    await other.sweep()
+    await other.requeue_due()
 
     await jump(60, ledger, other)
-    swept, answer, _ = await asyncio.gather(other.sweep(), other.begin(work("A")), ledger.redis.compare_clocks())
+    swept, answer, _ = await asyncio.gather(other.requeue_due(), other.lease(work("A")), ledger.redis.compare_clocks())
 
     assert (0, "busy") == (swept, answer)
-    await ledger.release(hold, settled())
+    await ledger.complete(hold, settled())
     assert "settled" == await state_of(ledger, work("A"))
 
 
 async def test_after_a_jump_ahead_a_lock_is_still_its_holders(ledger: Ledger, other: Ledger) -> None:
-    await ledger.lock("db:contact:main:x:lock", "mine", 30)
-    await other.sweep()
+    await ledger.acquire_lock("db:contact:main:x:lock", "mine", 30)
+    await other.requeue_due()
     await jump(60, ledger, other)
     await ledger.redis.command("DEL", "db:contact:main:x:lock")  # by that clock it has ended
 
-    taken, _ = await asyncio.gather(other.lock("db:contact:main:x:lock", "theirs", 30), ledger.redis.compare_clocks())
+    taken, _ = await asyncio.gather(
+        other.acquire_lock("db:contact:main:x:lock", "theirs", 30), ledger.redis.compare_clocks()
+    )
 
     assert not taken
 
@@ -74,20 +76,20 @@ async def test_after_a_jump_ahead_the_work_of_a_dead_worker_still_goes_to_anothe
 ) -> None:
     await accept(ledger, change("A"))
     await begin(ledger, "A")
-    await other.sweep()
+    await other.requeue_due()
 
     await jump(60, ledger, other)
 
-    assert 1 == await other.sweep()
-    assert isinstance(await other.begin(work("A")), Hold)
+    assert 1 == await other.requeue_due()
+    assert isinstance(await other.lease(work("A")), Lease)
 
 
 async def test_what_was_given_back_is_not_taken_again_for_a_jump(ledger: Ledger) -> None:
     await accept(ledger, change("A"))
     hold = await begin(ledger, "A")
-    right = dict(ledger.redis.rights)
-    await ledger.release(hold, settled())
-    ledger.redis.rights |= right  # its answer is still under way
+    right = dict(ledger.redis.held_leases)
+    await ledger.complete(hold, settled())
+    ledger.redis.held_leases |= right  # its answer is still under way
 
     await jump(60, ledger)
     await ledger.redis.compare_clocks()
@@ -96,7 +98,7 @@ async def test_what_was_given_back_is_not_taken_again_for_a_jump(ledger: Ledger)
 
 
 async def test_a_renewed_lock_lasts_longer(ledger: Ledger, redis: Redis) -> None:
-    await ledger.lock("a-lock", "mine", 30)
+    await ledger.acquire_lock("a-lock", "mine", 30)
     await redis.command("PEXPIRE", "a-lock", 5)
 
     assert await redis.script("lock", 30_000, "a-lock", "mine")
@@ -107,11 +109,11 @@ async def test_a_renewed_lock_lasts_longer(ledger: Ledger, redis: Redis) -> None
 async def test_a_server_that_expects_another_time_gives_nothing_before_the_grace(ledger: Ledger, other: Ledger) -> None:
     """It was said again at once, but others may not have noticed yet."""
     await accept(ledger, change("A"))
-    await other.sweep()
+    await other.requeue_due()
     await jump(-3_600, ledger, other)
     asked_at = time.monotonic()
 
-    await other.begin(work("A"))
+    await other.lease(work("A"))
 
     assert time.monotonic() - asked_at > 1.5
 
@@ -121,13 +123,13 @@ async def test_after_a_jump_back_what_was_queued_before_is_due(ledger: Ledger, r
     await accept(ledger, change("B"))
     await accept(ledger, change("C"))
     await ledger.claim({"visit": 1}, 35)
-    await ledger.release(await begin(ledger, "C"), waiting(due_s=60))
+    await ledger.complete(await begin(ledger, "C"), waiting(retry_in_s=60))
     await redis.script("beat", "db:worker:one", "{}", 30_000)
 
     await jump(-3_600, ledger)
-    await ledger.sweep()
+    await ledger.requeue_due()
 
-    now_ms = (await ledger.now()).timestamp() * 1000
+    now_ms = (await ledger.server_time()).timestamp() * 1000
     claimed = [job for _, job, _ in await ledger.claim({"visit": 10}, 35)]
     [_, due] = await redis.command("ZRANGE", "db:waiting", 0, -1, "WITHSCORES")
     [_, beat] = await redis.command("ZRANGE", "db:workers", 0, -1, "WITHSCORES")
@@ -141,25 +143,25 @@ async def test_after_a_jump_back_a_dead_worker_gives_its_work_up_within_a_minute
 ) -> None:
     await accept(ledger, change("A"))
     await begin(ledger, "A")
-    await other.sweep()
+    await other.requeue_due()
 
     await jump(-3_600, ledger, other)
-    await other.sweep()
+    await other.requeue_due()
 
     [_, until] = await redis.command("ZRANGE", "db:running", 0, -1, "WITHSCORES")
-    assert float(until) - (await ledger.now()).timestamp() * 1000 <= 60_000
+    assert float(until) - (await ledger.server_time()).timestamp() * 1000 <= 60_000
 
 
 async def test_after_a_jump_back_the_line_for_calls_is_no_longer_than_before(ledger: Ledger, redis: Redis) -> None:
     await redis.command("SET", "db:pace:main", str(int(time.time() * 1000) + 3_570_000))
 
-    assert 0 == await ledger.pace("main", 10, most_s=2)
+    assert 0 == await ledger.acquire_rate_slot("main", 10, max_wait_s=2)
     await redis.command("SET", "db:pace:main", str(int(time.time() * 1000) + 3_570_000))
-    await ledger.release(await _in_line(ledger, "A"), waiting())
-    assert 0 == await ledger.open_gate("main", calls_a_second=10)
+    await ledger.complete(await _in_line(ledger, "A"), waiting())
+    assert 0 == await ledger.release_circuit("main", calls_per_second=10)
 
 
-async def _in_line(ledger: Ledger, visit: str) -> Hold:
+async def _in_line(ledger: Ledger, visit: str) -> Lease:
     await accept(ledger, change(visit))
     return await begin(ledger, visit)
 

@@ -14,8 +14,8 @@ import pytest
 
 from app.demo.valkey import free_port, start, stop, valkey
 from app.ledger import redis
-from app.ledger.jobs_contract import QUEUE
-from app.ledger.ledger import ORPHAN_S
+from app.ledger.jobs_contract import QUEUE_KEY
+from app.ledger.ledger import ORPHAN_AFTER_S
 from app.visits.change import Contact, VisitChange
 from jobs.maintenance import ORPHANS_EVERY_S
 from tests.crash.checker import duplicated_visits
@@ -125,7 +125,7 @@ def is_hanging(harness: Harness) -> bool:
 
 def let_leases_end(books: LedgerClient) -> None:
     """A minute passes for who is dead."""
-    for key in ("db:running", QUEUE):
+    for key in ("db:running", QUEUE_KEY):
         for name in books.command("ZRANGE", key, 0, -1):
             books.command("ZINCRBY", key, -60_000, name)
     for lock in books.command("KEYS", "db:contact:*:lock"):
@@ -141,7 +141,7 @@ def no_payloads(books: LedgerClient) -> None:
 
 
 def no_queue(books: LedgerClient) -> None:
-    books.command("DEL", QUEUE)
+    books.command("DEL", QUEUE_KEY)
 
 
 def no_arq(books: LedgerClient) -> None:
@@ -187,7 +187,7 @@ def test_a_backlog_older_than_arqs_expiry_loses_nothing(
 
 
 def test_a_lost_job_is_noticed_within_90_seconds() -> None:
-    assert ORPHAN_S + ORPHANS_EVERY_S <= 90
+    assert ORPHAN_AFTER_S + ORPHANS_EVERY_S <= 90
 
 
 def clean(harness: Harness, other: Heir) -> None:

@@ -63,7 +63,7 @@ class Service:
 
     def tries(self) -> int:
         """How many tries all visits have spent by now."""
-        return sum(self.books.member(f"{number:03}").tries for number in range(0, MANY, 7))
+        return sum(self.books.member(f"{number:03}").failed_attempts for number in range(0, MANY, 7))
 
     def assert_stands(self, order: int = 1) -> None:
         first = (

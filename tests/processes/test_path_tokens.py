@@ -80,7 +80,7 @@ def test_a_hook_that_is_not_there_has_no_address() -> None:
 
 async def knock(redis: Redis, path: str, method: str = "POST", content: bytes = b"", **env: str) -> httpx.Response:
     settings = read({**REDIS, **SERVICEM8, "HOOKS__CALCOM__SECRETS": "a-secret-of-tests", **env})
-    ledger = Ledger(redis, keep_days=30)
+    ledger = Ledger(redis, retention_days=30)
     door = WebhookEndpoint(settings, defaultdict(lambda: ledger), Rejections(redis))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(door), base_url="http://door") as client:
         content = content or (b'{"object":"company","entry":[]}' if method == "POST" else b"")
@@ -151,7 +151,7 @@ async def test_a_repeat_is_known_for_longer_where_changes_are_ordered_by_arrival
     secret, address = load_specimens(source)["secret"], f"http://door/hooks/{source}"
     settings = read({**REDIS, f"HOOKS__{source.upper()}__SECRETS": secret})
     made = sign_specimen(source, "2", source, [secret], [], address)
-    ledger = Ledger(redis, keep_days=30)
+    ledger = Ledger(redis, retention_days=30)
     door = WebhookEndpoint(settings, defaultdict(lambda: ledger), Rejections(redis))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(door)) as client:
         answer = await client.post(address, content=made.body, headers=made.headers)
@@ -181,7 +181,7 @@ class NylasDoor:
         settings = read({**REDIS, **NYLAS, **env})
         self.redis, self.refusals = redis, Rejections(redis)
         self.counters = Counters(30, {name: entrance.hook.secrets for name, entrance in settings.entrances.items()})
-        ledger = Ledger(redis, keep_days=30)
+        ledger = Ledger(redis, retention_days=30)
         self.door = WebhookEndpoint(settings, defaultdict(lambda: ledger), self.refusals, self.counters)
 
     async def ring(self, *bodies: bytes) -> list[httpx.Response]:
@@ -303,7 +303,7 @@ async def test_a_compressed_body_is_taken_and_kept_as_it_was_before(redis: Redis
     answer = await compressed(redis, gzipped(EVENT), encoding)
 
     assert 202 == answer.status_code
-    assert EVENT == (await Ledger(redis, keep_days=30).delivery(answer.json()["delivery"]))[1]
+    assert EVENT == (await Ledger(redis, retention_days=30).load_delivery(answer.json()["delivery"]))[1]
 
 
 @pytest.mark.parametrize("encodings", [(), ("identity",), ("",), ("identity, identity",)])
@@ -354,7 +354,7 @@ async def test_where_a_tool_never_compresses_gzip_is_refused(redis: Redis, name:
         "SECRET_KEY": known.get("secret_key", "a-key-of-32-characters-for-tests"),
     }
     settings = read({**REDIS, **env})
-    door = WebhookEndpoint(settings, defaultdict(lambda: Ledger(redis, keep_days=30)), Rejections(redis))
+    door = WebhookEndpoint(settings, defaultdict(lambda: Ledger(redis, retention_days=30)), Rejections(redis))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(door), base_url="http://door") as client:
         answer = await client.post(f"/hooks/{name}", content=gzipped(b"{}"), headers={"content-encoding": "gzip"})
 

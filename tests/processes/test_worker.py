@@ -23,8 +23,8 @@ import app.ledger.ledger
 from app.demo.valkey import free_port, start, stop, valkey
 from app.ledger.jobs_contract import JOBS
 from app.ledger.ledger import Ledger
-from app.ledger.records import Member, Meta
-from app.ledger.redis import Address, Redis
+from app.ledger.records import DeliveryInfo, Task
+from app.ledger.redis import Redis, RedisAddress
 from app.settings.environment import read
 from app.visits.change import Contact, VisitChange
 from app.webhooks.delivery import Delivery
@@ -61,9 +61,9 @@ class LedgerClient:
         """What `step(ledger)` returns."""
 
         async def once() -> Any:
-            redis = Redis(Address(self.url))
+            redis = Redis(RedisAddress(self.url))
             try:
-                return await step(Ledger(redis, keep_days=30))
+                return await step(Ledger(redis, retention_days=30))
             finally:
                 await redis.close()
 
@@ -75,16 +75,16 @@ class LedgerClient:
         async def step(ledger: Ledger) -> None:
             for change in changes:
                 delivery = Delivery("standard", "standard", (), uuid.uuid4().bytes, datetime.now(UTC))
-                meta = Meta("standard", "standard", int(time.time() * 1000))
-                await ledger.accept(delivery, meta, [change], "main", repeat_key=None)
+                meta = DeliveryInfo("standard", "standard", int(time.time() * 1000))
+                await ledger.accept(delivery, meta, [change], "main", dedup_id=None)
 
         self.do(step)
 
-    def member(self, visit_id: str) -> Member:
-        return self.do(lambda ledger: ledger.member(f"visit:main/standard-{visit_id}"))  # type: ignore[no-any-return]
+    def member(self, visit_id: str) -> Task:
+        return self.do(lambda ledger: ledger.load_task(f"visit:main/standard-{visit_id}"))  # type: ignore[no-any-return]
 
     def tasks(self, state: Any) -> list[str]:
-        return self.do(lambda ledger: ledger.works(state))  # type: ignore[no-any-return]
+        return self.do(lambda ledger: ledger.task_ids(state))  # type: ignore[no-any-return]
 
     def command(self, *command: Any) -> Any:
         return self.do(lambda ledger: ledger.redis.command(*command))
@@ -285,9 +285,9 @@ def test_a_lost_job_is_queued_again(service: Harness, monkeypatch: pytest.Monkey
     wait_until(books.is_done)
     for step in steps:  # It is queued, and arq knows nothing of it.
         books.command(*step)
-    monkeypatch.setattr(app.ledger.ledger, "ORPHAN_S", 0)
+    monkeypatch.setattr(app.ledger.ledger, "ORPHAN_AFTER_S", 0)
 
-    adopted = books.do(lambda ledger: ledger.adopt())
+    adopted = books.do(lambda ledger: ledger.requeue_orphans())
 
     assert (1, -1) == adopted
     wait_until(books.is_done)
@@ -436,12 +436,12 @@ def test_an_api_that_quotes_what_it_refuses_is_not_quoted_in_a_log(sandbox: Serv
             booked("unreadable"),  # its contacts are answered with 200 and no JSON
         )
         worker = harness.start_worker(LOG_LEVEL="DEBUG", VISITS_API_URL=f"http://127.0.0.1:{api.server_port}")
-        wait_until(lambda: books.tasks("parked") and books.member("unreadable").tries)
+        wait_until(lambda: books.tasks("parked") and books.member("unreadable").failed_attempts)
 
         told = worker.log.read_text()
         assert "POST /visits: 422" in told
         assert [] == [canary for canary in (*CANARIES, "canary.ada") if canary in told]
-        assert "canary.ada@example.com" in books.member("refused").attempts[-1].said
+        assert "canary.ada@example.com" in books.member("refused").attempts[-1].response_text
 
 
 def test_jobs_that_hang_at_the_head_of_the_queue_delay_nobody(service: Harness) -> None:
@@ -472,7 +472,7 @@ def test_visits_that_the_api_always_fails_hold_up_no_other(service: Harness) -> 
     wait_until(lambda: len(all_visits(service)) == 10)
 
     assert [1] * 10 == [len(books.member(f"good-{number}").attempts) for number in range(10)]
-    assert all(books.member(f"bad-{number}").tries > 3 for number in range(30))
+    assert all(books.member(f"bad-{number}").failed_attempts > 3 for number in range(30))
     # The thirty at once may look like an outage, until the first probe: one that never failed.
     assert sum(looks) < len(looks) / 3
 
@@ -513,14 +513,14 @@ def test_many_replays_do_not_delay_what_rings(service: Harness) -> None:
 
     async def replay_all(ledger: Ledger) -> None:
         replays = [f"visit:main/standard-{number:03}" for number in range(200)]
-        await asyncio.gather(*(ledger.replay(work, fresh=True, lane="replay") for work in replays))
+        await asyncio.gather(*(ledger.replay(work, recheck=True, queue="replay") for work in replays))
 
     books.do(replay_all)
     books.accept(booked("live", contact=Contact(id="cont_KYdl3lftgZXGRbxqoj")))
     wait_until(books.is_done, 60)
 
-    [live] = [attempt.at for attempt in books.member("live").attempts]
-    assert len([n for n in range(200) if books.member(f"{n:03}").attempts[-1].at > live]) > 100
+    [live] = [attempt.started_at_ms for attempt in books.member("live").attempts]
+    assert len([n for n in range(200) if books.member(f"{n:03}").attempts[-1].started_at_ms > live]) > 100
 
 
 # The end of what began above ----------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ from click.testing import CliRunner
 
 from app.cli import main
 from app.demo.valkey import free_port, valkey
-from app.ledger.redis import Address, Redis
+from app.ledger.redis import Redis, RedisAddress
 
 ROOT = Path(__file__).parents[2]
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # the specification's own example
@@ -252,7 +252,7 @@ class Harness:
         """What Redis says."""
 
         async def once() -> Any:
-            redis = Redis(Address(self.redis_url))
+            redis = Redis(RedisAddress(self.redis_url))
             try:
                 return await redis.command(*command)
             finally:

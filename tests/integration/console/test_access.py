@@ -28,7 +28,7 @@ from app.console.auth import (
     client_address,
     safe_redirect_target,
 )
-from app.ledger.redis import Redis, RedisDown
+from app.ledger.redis import Redis, RedisUnavailable
 from app.main import create_app
 from app.operators import redaction
 from app.settings.environment import read
@@ -542,7 +542,7 @@ async def test_an_operator_logs_in_while_redis_is_full(app: Any, redis: Redis) -
     await browser.get("/console/login")
     await redis.command("CONFIG", "SET", "maxmemory", 1)
     try:
-        with pytest.raises(RedisDown):
+        with pytest.raises(RedisUnavailable):
             await redis.command("SET", "x", 1)
         statuses = [(await browser.log_in(password)).status_code for password in ("wrong", OPERATORS)]
         page = await browser.get("/console/activity")

@@ -26,7 +26,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.demo import valkey
-from app.ledger.redis import Address, Redis, RedisDown
+from app.ledger.redis import Redis, RedisAddress, RedisUnavailable
 from tests.support.harness import (
     CALENDLY_SECRET,
     SECRET,
@@ -1201,13 +1201,13 @@ class OwnRedis:
     def ask(self, *command: str) -> Any:
         async def ask() -> Any:
             for url in (self.url, self.url.replace(f":{PASSWORD}@", "")):
-                redis = Redis(Address(url))
-                with suppress(RedisDown):
+                redis = Redis(RedisAddress(url))
+                with suppress(RedisUnavailable):
                     try:
                         return await redis.command(*command)
                     finally:
                         await redis.close()
-            raise RedisDown("no way in")
+            raise RedisUnavailable("no way in")
 
         with ThreadPoolExecutor(1) as apart:  # from any running loop
             return apart.submit(asyncio.run, ask()).result()
@@ -1365,7 +1365,7 @@ def test_with_ack_fsync_a_redis_without_a_disk_still_accepts_a_first_delivery() 
 
 async def test_refusals_leave_bounded_notes_that_quote_nothing(own_redis: OwnRedis) -> None:
     url = own_redis.url.removesuffix("0") + "7"  # where no other process flushes what it refused
-    redis = Redis(Address(url))
+    redis = Redis(RedisAddress(url))
     with web(url, "-c", IMPATIENT) as door:
         for n in range(130):
             headers = {"webhook-id": f"canary-{n}", "webhook-timestamp": "1", "webhook-signature": f"v1,canary{n}"}

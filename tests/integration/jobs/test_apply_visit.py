@@ -26,7 +26,7 @@ from httpx_aiohttp import AiohttpTransport
 import jobs.apply_visit
 import jobs.contacts
 from app.ledger.ledger import Ledger
-from app.ledger.records import Member, Meta
+from app.ledger.records import DeliveryInfo, Task
 from app.ledger.redis import Redis
 from app.settings.environment import read
 from app.visits.change import UNSAID, Contact, VisitChange
@@ -101,7 +101,7 @@ class World:
     """A worker without its process: a ledger, a context, and both hands on the API and on the clock."""
 
     def __init__(self, redis: Redis, harness: Harness, answer_s: float = 10, **env: str) -> None:
-        self.redis, self.harness, self.ledger = redis, harness, Ledger(redis, keep_days=30)
+        self.redis, self.harness, self.ledger = redis, harness, Ledger(redis, retention_days=30)
         self.env = {
             "REDIS_URL": harness.redis_url,
             "VISITS_API_URL": harness.env["VISITS_API_URL"],
@@ -123,13 +123,13 @@ class World:
     async def land(self, *changes: VisitChange, account: str = "main") -> None:
         """One delivery that means these changes."""
         delivery = Delivery("standard", "standard", (), uuid.uuid4().bytes, datetime.now(UTC))
-        meta = Meta("standard", "standard", int(time.time() * 1000))
-        await self.ledger.accept(delivery, meta, changes, account, repeat_key=None)
+        meta = DeliveryInfo("standard", "standard", int(time.time() * 1000))
+        await self.ledger.accept(delivery, meta, changes, account, dedup_id=None)
 
     async def run(self) -> list[str]:
         """Do all work that is queued, one after the other, until there is none; what came of each."""
         came_of_it = []
-        while works := await self.ledger.works("queued"):
+        while works := await self.ledger.task_ids("queued"):
             came_of_it += [await self.do(work) for work in works]
             assert len(came_of_it) < 500, "work without end"
         return came_of_it
@@ -159,11 +159,11 @@ class World:
             elif key.endswith(b":lock") or key.startswith((b"db:answers:", b"db:pause:")):
                 left = await self.redis.command("PTTL", key)
                 await self.redis.command("PEXPIRE", key, max(0, left - ms))
-        await self.ledger.sweep()
-        await self.ledger.open_gate("main")
+        await self.ledger.requeue_due()
+        await self.ledger.release_circuit("main")
 
-    async def member(self, visit_id: str = "1") -> Member:
-        return await self.ledger.member(f"visit:main/standard-{visit_id}")
+    async def member(self, visit_id: str = "1") -> Task:
+        return await self.ledger.load_task(f"visit:main/standard-{visit_id}")
 
     def visit(self, visit_id: str = "1") -> dict[str, Any] | None:
         """What stands in the API, without what the API alone decides."""
@@ -338,7 +338,7 @@ async def test_a_visit_that_was_made_by_others_is_updated(world: World) -> None:
 async def test_a_mark_of_a_person_alone_makes_no_visit_and_waits_for_nothing(world: World) -> None:
     await world.apply(change(no_show=at(10), contact=ADA, only_for_contact=True))
     assert [] == world.harness.visits()
-    assert ("settled", []) == ((await world.member()).state, await world.ledger.works("waiting"))
+    assert ("settled", []) == ((await world.member()).state, await world.ledger.task_ids("waiting"))
 
     await world.apply(booked(order=0))
     assert [] == world.harness.visits(), "the mark counts once the visit is hers"
@@ -413,7 +413,7 @@ async def test_a_customer_is_made_once_however_many_visits_need_him(world: World
     for number in range(8):
         await world.land(booked(str(number)))
 
-    await asyncio.gather(*map(world.do, await world.ledger.works("queued")))
+    await asyncio.gather(*map(world.do, await world.ledger.task_ids("queued")))
 
     assert 1 == world.calls().count("POST /contacts")
     assert 1 == len(world.contacts("ada@example.com"))
@@ -484,7 +484,7 @@ async def test_an_address_that_the_api_does_not_take_is_parked_with_its_answer(w
 
     member = await world.member()
     assert ("parked", "POST /contacts: 422") == (member.state, member.reason)
-    assert "must be an e-mail address" in member.attempts[-1].said
+    assert "must be an e-mail address" in member.attempts[-1].response_text
     assert "no address" not in member.reason
 
 
@@ -818,8 +818,8 @@ async def test_a_visit_without_an_address_waits_for_one(world: World) -> None:
 
     member = await world.member()
     assert (["waiting"], "contact_unknown") == (states, member.reason)
-    assert member.due is not None
-    assert 86_390 < member.due / 1000 - time.time() < 86_401
+    assert member.retry_at_ms is not None
+    assert 86_390 < member.retry_at_ms / 1000 - time.time() < 86_401
     assert ["settled"] == await world.apply(change(order=2, contact=ADA))
     assert 1 == len(world.harness.visits())
 
@@ -855,7 +855,7 @@ async def test_an_operator_names_the_customer(world: World) -> None:
     await world.later(86_500)
     await world.run()
 
-    await world.ledger.name_contact("visit:main/standard-1", change(order=2**60, contact=Contact(id=DOCUMENTED)))
+    await world.ledger.assign_contact("visit:main/standard-1", change(order=2**60, contact=Contact(id=DOCUMENTED)))
     await world.ledger.replay("visit:main/standard-1")
     states = await world.run()
 
@@ -870,7 +870,7 @@ async def test_an_operator_names_the_customer(world: World) -> None:
 async def test_an_operators_word_alone_puts_it_to_work(world: World) -> None:
     await world.apply(booked(contact=None))
 
-    await world.ledger.name_contact("visit:main/standard-1", change(order=2**60, contact=Contact(id=DOCUMENTED)))
+    await world.ledger.assign_contact("visit:main/standard-1", change(order=2**60, contact=Contact(id=DOCUMENTED)))
 
     assert ["settled"] == await world.run()
 
@@ -975,7 +975,7 @@ async def test_a_refused_visit_is_parked_with_the_answer(world: World, status: i
 
     member = await world.member()
     assert (["parked"], f"POST /visits: {status}") == (states, member.reason)
-    assert quoted[:500] == member.attempts[-1].said
+    assert quoted[:500] == member.attempts[-1].response_text
     assert ["POST /visits", status] in member.attempts[-1].calls
 
 
@@ -1009,7 +1009,7 @@ async def test_a_visit_that_somebody_deleted_is_made_again_by_a_fresh_replay(wor
     url = f"{world.harness.env['VISITS_API_URL']}/visits/standard-1"
     world.harness.http.delete(url, headers={"authorization": "Bearer t"}).raise_for_status()
 
-    await world.ledger.replay("visit:main/standard-1", fresh=True)
+    await world.ledger.replay("visit:main/standard-1", recheck=True)
     await world.run()
 
     assert {"time_scheduled": "2026-03-14T09:00:00Z", "event_date": "2026-03-14T09:00:00Z"} == world.visit()
@@ -1021,7 +1021,7 @@ async def test_a_replay_of_what_stands_changes_nothing(world: World) -> None:
     world.forget_calls()
 
     for fresh in (False, True, True):
-        await world.ledger.replay("visit:main/standard-1", fresh=fresh)
+        await world.ledger.replay("visit:main/standard-1", recheck=fresh)
         await world.run()
 
     assert stands == world.harness.visits()
@@ -1110,9 +1110,9 @@ async def test_every_attempt_is_told_with_its_calls(
     states = await world.apply(booked())
 
     member = await world.member()
-    assert (["waiting"], 1, reason) == (states, member.tries, member.reason)
+    assert (["waiting"], 1, reason) == (states, member.failed_attempts, member.reason)
     assert (outcome, call) == (member.attempts[-1].outcome, member.attempts[-1].calls[-1])
-    assert member.due is not None
+    assert member.retry_at_ms is not None
 
 
 async def test_a_call_without_an_answer_is_not_repeated_within_seconds(world: World) -> None:
@@ -1121,8 +1121,8 @@ async def test_a_call_without_an_answer_is_not_repeated_within_seconds(world: Wo
     await world.apply(booked())
 
     member = await world.member()
-    assert member.due is not None
-    assert member.due / 1000 - time.time() > 4
+    assert member.retry_at_ms is not None
+    assert member.retry_at_ms / 1000 - time.time() > 4
 
 
 @pytest.mark.parametrize(
@@ -1149,7 +1149,7 @@ async def test_a_write_that_is_done_after_patience_ended_does_no_harm_also_on_a_
     await world.land(change(order=3, time_scheduled=at(20)))
     async with asyncio.timeout(20):
         while (await world.member()).state != "settled":
-            await world.ledger.sweep()
+            await world.ledger.requeue_due()
             await world.run()
             await asyncio.sleep(0.005)
     await asyncio.to_thread(wait_until, lambda: spoilt(world))
@@ -1205,7 +1205,7 @@ async def test_after_a_429_nobody_calls_before_its_time(
 
     assert (["held"] * 5, [], ["GET /visits/:id"]) == (states, early, calls)
     assert ["settled"] * 5 == late
-    assert [0] * 5 == [(await world.member(str(number))).tries for number in range(5)]
+    assert [0] * 5 == [(await world.member(str(number))).failed_attempts for number in range(5)]
 
 
 async def test_a_refused_token_holds_everybody_and_is_probed(world: World) -> None:
@@ -1217,7 +1217,7 @@ async def test_a_refused_token_holds_everybody_and_is_probed(world: World) -> No
     for _ in range(10):  # An hour and more, which is over RETRY_FOR_S here.
         await world.later(400)
         probes.append(await world.run())
-    tries = [(await world.member(str(number))).tries for number in range(5)]
+    tries = [(await world.member(str(number))).failed_attempts for number in range(5)]
     calls = world.calls()
     world.harness.clear_faults()
     await world.later(60)
@@ -1240,7 +1240,7 @@ async def test_time_spent_with_a_refused_token_is_not_held_against_a_visit(world
 
     states = await world.run()
 
-    assert (["waiting"], 1) == (states, (await world.member()).tries)
+    assert (["waiting"], 1) == (states, (await world.member()).failed_attempts)
 
 
 async def test_a_429_is_never_parked_for_its_age(world: World) -> None:
@@ -1335,7 +1335,7 @@ async def test_after_the_time_for_tries_it_is_parked_with_its_reason_and_all_att
 
     member = await world.member()
     assert ["waiting", "waiting", "waiting", "waiting", "parked"] == states
-    assert ("parked", "GET /visits/:id: 502", 5) == (member.state, member.reason, member.tries)
+    assert ("parked", "GET /visits/:id: 502", 5) == (member.state, member.reason, member.failed_attempts)
     assert [["GET /visits/:id", 502]] * 5 == [call for attempt in member.attempts for call in attempt.calls]
 
 
@@ -1381,7 +1381,7 @@ async def test_a_rate_is_kept_by_all_together(world: World) -> None:
         await world.land(booked(str(number), contact=replace(ADA, email=f"{number}@example.com")))
     started = time.monotonic()
 
-    await asyncio.gather(*map(world.do, await world.ledger.works("queued")))
+    await asyncio.gather(*map(world.do, await world.ledger.task_ids("queued")))
 
     assert 40 == len(world.calls())
     assert time.monotonic() - started > 0.38  # 39 gaps of 10 ms, less what a clock of whole ms may cut
@@ -1615,7 +1615,7 @@ async def tell(world: World, story: Sequence[VisitChange], stops: Sequence[bool]
     for each, stop in zip(story, stops, strict=True):
         await world.land(each)
         if stop:
-            works = await world.ledger.works("queued")
+            works = await world.ledger.task_ids("queued")
             dice.shuffle(works)
             await asyncio.gather(*map(world.do, works[: dice.randint(1, 3)]))
     await world.run()

@@ -14,7 +14,7 @@ import pytest
 
 import jobs.concurrency
 from app.ledger.ledger import Ledger
-from app.ledger.records import Lane
+from app.ledger.records import Queue
 from app.ledger.redis import Redis
 from app.visits.change import Contact
 from app.webhooks.registry import load_specimens
@@ -31,7 +31,7 @@ class Occupied(Exception):
 
 
 async def waiting_job(
-    places: RunningJobs, answer: asyncio.Event, lane: Lane = "visit", share: str = "visit:main"
+    places: RunningJobs, answer: asyncio.Event, lane: Queue = "visit", share: str = "visit:main"
 ) -> Job:
     async def run() -> None:
         await answer.wait()
@@ -146,7 +146,7 @@ async def test_jobs_of_an_account_without_room_are_overtaken(ledger: Ledger, red
         await accept(ledger, change(f"slow-{number}"))
     other = b"visit:shop/standard-quick"
     await redis.command("SET", b"arq:job:" + other + b"#1", "payload")
-    await redis.command("ZADD", "db:jobs", int((await ledger.now()).timestamp() * 1000), other + b"#1")
+    await redis.command("ZADD", "db:jobs", int((await ledger.server_time()).timestamp() * 1000), other + b"#1")
 
     claimed = await ledger.claim({"visit": 5, "replay": 5}, 35, ["visit:main"])
     at_once = await ledger.claim({"visit": 5}, 35)

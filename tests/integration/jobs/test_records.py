@@ -64,7 +64,7 @@ async def test_ten_events_of_one_record_cost_two_fetches(world: Doorstep) -> Non
 
     assert ["translated"] * 10 == outcomes
     assert 2 == len(world.tool.seen)
-    assert {"settled"} == {(await world.ledger.member(work)).state for work in works}
+    assert {"settled"} == {(await world.ledger.load_task(work)).state for work in works}
 
 
 async def test_a_record_that_was_asked_for_before_an_event_rang_is_too_old_for_it(world: Doorstep) -> None:
@@ -115,7 +115,7 @@ async def test_a_tool_that_hangs_leaves_places_to_others_and_loses_nothing(
     while len([task for task in running if task.done()]) < 4:
         await asyncio.wait([task for task in running if not task.done()], return_when=asyncio.FIRST_COMPLETED)
 
-    members = [await world.ledger.member(work) for work in works]
+    members = [await world.ledger.load_task(work) for work in works]
     busy = [member.reason for member in members if member.state == "waiting"]
     world.tool.open.set()
     await asyncio.gather(*running)
@@ -322,9 +322,9 @@ async def test_a_record_that_is_too_long_is_parked_and_says_so(world: Doorstep) 
 
     outcome = await world.do(work := await ring(world, 1))
 
-    [attempt] = (await world.ledger.member(work)).attempts
+    [attempt] = (await world.ledger.load_task(work)).attempts
     assert "GET visit: refused" == outcome
-    assert "the answer is longer than 1,048,576 bytes" == attempt.said
+    assert "the answer is longer than 1,048,576 bytes" == attempt.response_text
 
 
 async def test_a_record_that_is_nested_too_deep_to_be_kept_counts_all_the_same(world: Doorstep) -> None:

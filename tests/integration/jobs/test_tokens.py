@@ -129,9 +129,9 @@ async def test_where_the_app_itself_is_refused_no_older_token_is_shown(
     work = await ring_jobber(world, 2)
     outcome = await world.do(work)
 
-    member = await world.ledger.member(work)
+    member = await world.ledger.load_task(work)
     said = "the token endpoint refuses these credentials: invalid_client"
-    assert ("credentials_refused", ["refresh-two"], said) == (outcome, shown, member.attempts[-1].said)
+    assert ("credentials_refused", ["refresh-two"], said) == (outcome, shown, member.attempts[-1].response_text)
 
 
 async def test_a_token_endpoint_that_answers_without_end_is_unanswered(world: Doorstep) -> None:
@@ -272,8 +272,8 @@ def test_where_the_tool_has_none_the_event_waits_and_says_what_happened(service:
 
     [attempt] = wait_until(attempts)
     assert b"credentials_refused" == service.harness.redis_command("HGET", f"db:event:{delivery}", "reason")
-    assert "was lost" in attempt["said"]
-    assert "connect the account anew" in attempt["said"]
+    assert "was lost" in attempt["response_text"]
+    assert "connect the account anew" in attempt["response_text"]
     assert ["refresh-1", "refresh-1"] == service.tool.exchanged
 
 

@@ -21,7 +21,7 @@ from starlette.routing import Route
 
 from app.demo.valkey import free_port
 from app.intake.endpoint import WebhookEndpoint
-from app.ledger.records import Member, Meta
+from app.ledger.records import DeliveryInfo, Task
 from app.ledger.redis import Redis
 from app.telemetry.counters import totals
 from app.telemetry.metric_names import TASKS_FINISHED
@@ -147,8 +147,8 @@ class Doorstep(World):
         """Until the tool has been asked so often."""
         await asyncio.to_thread(wait_until, lambda: len(self.tool.seen) >= times)
 
-    async def event(self, answer: httpx.Response) -> Member:
-        return await self.ledger.member(f"event:{answer.json()['delivery']}")
+    async def event(self, answer: httpx.Response) -> Task:
+        return await self.ledger.load_task(f"event:{answer.json()['delivery']}")
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ async def test_every_specimen_has_its_record_fetched_and_lands(
         assert ("waiting", "record_not_found_yet") == (outcome, event.reason)
     elif isinstance(delivery["expect"], list):
         named = sorted({f"visit:main/{tool}-{visit['visit_id']}" for visit in delivery["expect"]})
-        assert ("translated", named) == (outcome, sorted(set(event.landed)))
+        assert ("translated", named) == (outcome, sorted(set(event.targets)))
     else:
         assert outcome != "translated"
 
@@ -271,7 +271,7 @@ async def test_what_was_fetched_becomes_the_visit(
     (contact,) = world.contacts("ada@example.com")
     assert ("Ada", "Lovelace", contact["id"]) == (contact["first_name"], contact["last_name"], visit["contact_id"])
     event = await world.event(answer)
-    assert ("settled", [f"visit:main/{name}"]) == (event.state, event.landed)
+    assert ("settled", [f"visit:main/{name}"]) == (event.state, event.targets)
 
 
 async def test_nothing_is_fetched_for_an_event_that_means_nothing_to_us(world: Doorstep) -> None:
@@ -296,7 +296,7 @@ async def test_a_record_that_is_not_readable_yet_is_waited_for(world: Doorstep) 
     await world.later(15)
     await world.run()
 
-    assert ("waiting", "record_not_found_yet", 0) == (early.state, early.reason, early.tries)
+    assert ("waiting", "record_not_found_yet", 0) == (early.state, early.reason, early.failed_attempts)
     assert ["acuity-123456789"] == [visit["external_id"] for visit in world.harness.visits()]
 
 
@@ -306,8 +306,8 @@ async def a_minute_ago(world: Doorstep, tool: str, told: Mapping[str, Any]) -> s
     content = raw if isinstance(raw, str) else json.dumps(raw, separators=(",", ":"), ensure_ascii=False)
     wire = tuple((name.lower().encode(), value.encode()) for name, value in told["headers"].items())
     delivery = Delivery(tool, tool, wire, content.encode(), received_at)
-    meta = Meta(tool, tool, int(received_at.timestamp() * 1000))
-    return (await world.ledger.accept(delivery, meta, [], "main", repeat_key=None, event="queued")).delivery
+    meta = DeliveryInfo(tool, tool, int(received_at.timestamp() * 1000))
+    return (await world.ledger.accept(delivery, meta, [], "main", dedup_id=None, event_state="queued")).delivery_id
 
 
 async def test_a_record_that_is_still_not_there_after_a_minute_is_gone(world: Doorstep) -> None:
@@ -315,7 +315,7 @@ async def test_a_record_that_is_still_not_there_after_a_minute_is_gone(world: Do
 
     await world.run()
 
-    event = await world.ledger.member(f"event:{delivery_id}")
+    event = await world.ledger.load_task(f"event:{delivery_id}")
     assert ("settled", "ignored: record_gone") == (event.state, event.attempts[-1].outcome)
 
 
@@ -328,7 +328,7 @@ async def test_whose_visit_it_is_may_not_be_readable_yet_either(world: Doorstep)
     await world.later(15)
     await world.run()
 
-    assert ("waiting", "record_not_found_yet", 0) == (early.state, early.reason, early.tries)
+    assert ("waiting", "record_not_found_yet", 0) == (early.state, early.reason, early.failed_attempts)
     assert ["square-zkdemobooking1"] == [visit["external_id"] for visit in world.harness.visits()]
 
 
@@ -337,7 +337,7 @@ async def test_a_visit_whose_customer_is_still_not_there_after_a_minute_waits_fo
 
     await world.run()
 
-    visit = await world.ledger.member("visit:main/square-zkdemobooking1")
+    visit = await world.ledger.load_task("visit:main/square-zkdemobooking1")
     assert ("waiting", "contact_unknown") == (visit.state, visit.reason)
 
 
@@ -385,7 +385,7 @@ async def test_after_trouble_that_may_pass_the_event_waits_and_then_lands(
     await world.later(3_600)
     await world.run()
 
-    assert ("waiting", reason, tries) == (event.state, event.reason, event.tries)
+    assert ("waiting", reason, tries) == (event.state, event.reason, event.failed_attempts)
     assert ["acuity-123456789"] == [visit["external_id"] for visit in world.harness.visits()]
 
 
@@ -438,7 +438,7 @@ async def test_what_one_record_leaves_open_keeps_none_of_the_others_back(world: 
 
     event = await world.event(answer)
     assert ("parked", "untranslatable: who comes") == (event.state, event.reason)
-    assert [f"visit:main/acuity-{number}" for number in (1, 2, 3)] == sorted(event.landed)
+    assert [f"visit:main/acuity-{number}" for number in (1, 2, 3)] == sorted(event.targets)
 
 
 TOO_LONG = "a" * 200_000 + "@example.com"
@@ -451,7 +451,7 @@ async def test_an_address_that_is_too_long_is_left_to_an_operator_and_the_rest_i
     answer = await world.ring("acuity", BOOKED)
     await world.run()
 
-    event, visit = await world.event(answer), await world.ledger.member("visit:main/acuity-123456789")
+    event, visit = await world.event(answer), await world.ledger.load_task("visit:main/acuity-123456789")
     assert "parked" == event.state
     assert event.reason.startswith("untranslatable: the contact's e-mail address or id is too long")
     assert ("waiting", "contact_unknown") == (visit.state, visit.reason)
@@ -489,7 +489,7 @@ async def test_a_tools_retry_after_is_kept(world: Doorstep) -> None:
     answer = await world.ring("acuity", BOOKED)
     await world.run()
 
-    due = (await world.event(answer)).due
+    due = (await world.event(answer)).retry_at_ms
     assert due is not None
     assert 69 < due / 1000 - time.time() < 72
 
@@ -506,10 +506,10 @@ async def test_while_a_tool_limits_the_rate_nothing_else_of_that_hook_is_asked_f
     other = await world.do(f"event:{(await world.ring('square', square)).json()['delivery']}")
 
     assert (["GET appointments: 429"] * 2, 1, "translated") == (outcomes, asked, other)
-    paused = await world.ledger.member(works[1])
-    assert paused.due is not None
-    assert 69 < paused.due / 1000 - time.time() < 77
-    assert ([], 0) == (paused.attempts[-1].calls, paused.tries)
+    paused = await world.ledger.load_task(works[1])
+    assert paused.retry_at_ms is not None
+    assert 69 < paused.retry_at_ms / 1000 - time.time() < 77
+    assert ([], 0) == (paused.attempts[-1].calls, paused.failed_attempts)
     await world.later(80)
     assert ["translated", "translated"] == [await world.do(work) for work in works]
 
@@ -523,7 +523,7 @@ async def test_a_tool_that_does_not_answer_is_tried_again(world: Doorstep) -> No
     world.tool.open.set()
 
     event = await world.event(answer)
-    assert ("waiting", "GET appointments: unanswered", 1) == (event.state, event.reason, event.tries)
+    assert ("waiting", "GET appointments: unanswered", 1) == (event.state, event.reason, event.failed_attempts)
 
 
 async def test_a_tool_that_cannot_be_reached_is_tried_again(world: Doorstep) -> None:
@@ -533,7 +533,7 @@ async def test_a_tool_that_cannot_be_reached_is_tried_again(world: Doorstep) -> 
     await world.run()
 
     event = await world.event(answer)
-    assert ("waiting", "GET appointments: unreachable", 1) == (event.state, event.reason, event.tries)
+    assert ("waiting", "GET appointments: unreachable", 1) == (event.state, event.reason, event.failed_attempts)
 
 
 async def test_a_tool_that_is_down_holds_up_no_other_tool(world: Doorstep) -> None:
@@ -604,7 +604,7 @@ async def test_what_work_came_to_is_counted_each_time_it_comes_to_an_end(world: 
     delivery_id = await a_minute_ago(world, "acuity", MOVED)
     world.tool.trouble = [says(404)]
     await world.run()
-    assert "settled" == (await world.ledger.member(f"event:{delivery_id}")).state
+    assert "settled" == (await world.ledger.load_task(f"event:{delivery_id}")).state
 
     await world.context.counters.flush(world.redis)
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from app.ledger.ledger import Ledger
-from app.ledger.records import Meta, NoBody
+from app.ledger.records import BodyUnavailable, DeliveryInfo
 from app.ledger.redis import Redis
 from app.settings.environment import SettingsError, read
 from app.webhooks.delivery import Delivery
@@ -19,13 +19,13 @@ RAW = b'{"email": "canary@example.com", "padding": "' + b"-" * 200 + b'"}'
 async def kept(redis: Redis, *keys: str) -> str:
     """A delivery that was accepted under these keys."""
     delivery = Delivery("standard", "standard", (), RAW, datetime.now(UTC))
-    meta = Meta("standard", "standard", 1_790_000_000_000)
-    written = await Ledger(redis, 30, keys).accept(delivery, meta, [], "main", repeat_key=f"evt {keys}")
-    return written.delivery
+    meta = DeliveryInfo("standard", "standard", 1_790_000_000_000)
+    written = await Ledger(redis, 30, keys).accept(delivery, meta, [], "main", dedup_id=f"evt {keys}")
+    return written.delivery_id
 
 
 async def body(redis: Redis, delivery: str, *keys: str) -> bytes:
-    return (await Ledger(redis, 30, keys).delivery(delivery))[1]
+    return (await Ledger(redis, 30, keys).load_delivery(delivery))[1]
 
 
 @pytest.mark.parametrize(
@@ -50,17 +50,17 @@ async def test_a_sealed_body_says_nothing_without_its_key_and_is_no_larger_than_
 async def test_a_key_that_is_gone_is_said_in_a_sentence(redis: Redis, keys: tuple[str, ...]) -> None:
     delivery = await kept(redis, OLD)
 
-    with pytest.raises(NoBody, match=r"sealed under a key that BODY_KEYS lacks \([0-9a-f]{8}\)") as told:
+    with pytest.raises(BodyUnavailable, match=r"sealed under a key that BODY_KEYS lacks \([0-9a-f]{8}\)") as told:
         await body(redis, delivery, *keys)
 
-    assert ("body_key_unknown", "standard") == (told.value.reason, told.value.meta.hook)
+    assert ("body_key_unknown", "standard") == (told.value.reason, told.value.info.hook)
 
 
 async def test_a_sealed_body_cannot_be_put_under_another_delivery(redis: Redis) -> None:
     one, other = await kept(redis, NEW), await kept(redis, NEW, OLD)
     await redis.command("SET", f"db:delivery:{other}", await redis.command("GET", f"db:delivery:{one}"))
 
-    with pytest.raises(NoBody, match="not as it was sealed"):
+    with pytest.raises(BodyUnavailable, match="not as it was sealed"):
         await body(redis, other, NEW)
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from app.ledger.ledger import Ledger
-from app.ledger.records import Hold, Meta, Outcome, TooMany, Written
-from app.ledger.redis import Address, Redis
+from app.ledger.records import AcceptResult, DeliveryInfo, Lease, Outcome, VisitLimitReached
+from app.ledger.redis import Redis, RedisAddress
 from app.telemetry import metric_names, metrics
 from app.telemetry.health import load_backlog
 from app.visits.change import VisitChange
@@ -38,7 +38,7 @@ __all__ = ["hands", "world"]
 MOST_IDS, MOST_FIELDS, MOST_IDS_READ, MOST_LOST = 200, 5_000, 1_000, 5
 ALONE_MS = 10_000
 SOON = f"{datetime.now(UTC) + timedelta(days=2):%Y-%m-%dT%H:%M:%SZ}"
-KEPT = Outcome(state="waiting", attempt=None, reason="contact_unknown", due_s=600)
+KEPT = Outcome(state="waiting", attempt=None, reason="contact_unknown", retry_in_s=600)
 
 
 async def commands(redis: Redis) -> Counter[str]:
@@ -58,7 +58,7 @@ async def fill(redis: Redis, visit: str, count: int) -> None:
 
 
 async def filled(redis_url: str, visit: str) -> None:
-    redis = Redis(Address(redis_url))
+    redis = Redis(RedisAddress(redis_url))
     await fill(redis, visit, MOST_FIELDS)
     await redis.close()
 
@@ -67,7 +67,7 @@ async def chain(ledger: Ledger, count: int) -> None:
     """v0, which became v1, which became v2, and so on."""
     for at in range(count):
         written = await accept(ledger, change(f"v{at}", f"v{at - 1}" if at else None))
-        assert not written.bound, at
+        assert not written.limit_reached, at
 
 
 async def old_chain(redis: Redis, count: int) -> None:
@@ -87,18 +87,18 @@ async def old_chain(redis: Redis, count: int) -> None:
 async def test_what_lands_on_a_visit_that_is_full_is_stored_and_parked(ledger: Ledger, redis: Redis) -> None:
     await accept(ledger, change("A"))
     await fill(redis, "A", MOST_FIELDS)
-    before = await ledger.member(work("A"))
+    before = await ledger.load_task(work("A"))
 
     written = await accept(ledger, change("A"), change("B"), key="once")
 
-    event = f"event:{written.delivery}"
-    parked = await ledger.member(event)
-    assert ("too_many_changes", False) == (written.bound, written.repeat)
+    event = f"event:{written.delivery_id}"
+    parked = await ledger.load_task(event)
+    assert ("too_many_changes", False) == (written.limit_reached, written.is_repeat)
     assert ("parked", "too_many_changes") == (parked.state, parked.reason)
-    assert [event] == (await ledger.meta(written.delivery)).work
-    assert before == await ledger.member(work("A"))
+    assert [event] == (await ledger.load_delivery_info(written.delivery_id)).task_ids
+    assert before == await ledger.load_task(work("A"))
     assert 0 == await redis.command("EXISTS", f"db:{work('B')}")  # all of a delivery, or nothing
-    assert -1 == await redis.command("PTTL", f"db:delivery:{written.delivery}")
+    assert -1 == await redis.command("PTTL", f"db:delivery:{written.delivery_id}")
 
 
 def test_the_door_accepts_what_lands_on_a_full_visit_and_an_operator_sees_it(harness: Harness) -> None:
@@ -120,28 +120,28 @@ async def test_a_repeat_of_what_was_parked_for_a_full_visit_is_a_repeat(ledger: 
 
     again = await accept(ledger, change("A"), key="once")
 
-    assert (first.delivery, True) == again[:2]
-    assert "queued" == await state_of(ledger, f"event:{first.delivery}")
+    assert (first.delivery_id, True) == again[:2]
+    assert "queued" == await state_of(ledger, f"event:{first.delivery_id}")
 
 
 async def test_a_full_visit_takes_changes_again_once_a_run_has_forgotten_some(ledger: Ledger, redis: Redis) -> None:
     await accept(ledger, change("A"))
     await fill(redis, "A", MOST_FIELDS)
     written = await accept(ledger, change("A", order=9_999))
-    event = f"event:{written.delivery}"
+    event = f"event:{written.delivery_id}"
     await ledger.replay(event)
-    hold = await ledger.begin(event)
-    assert isinstance(hold, Hold)
+    hold = await ledger.lease(event)
+    assert isinstance(hold, Lease)
 
-    with pytest.raises(TooMany, match="too_many_changes"):
-        await ledger.land(hold, "standard", "main", [change("A", order=9_999)], attempt())
+    with pytest.raises(VisitLimitReached, match="too_many_changes"):
+        await ledger.record_changes(hold, "standard", "main", [change("A", order=9_999)], attempt())
     run = await begin(ledger, "A")
-    await ledger.compact(run, run.root, list(run.root.changes)[100:])
-    await ledger.release(run, settled())
-    await ledger.land(hold, "standard", "main", [change("A", order=9_999)], attempt())
+    await ledger.compact(run, run.primary, list(run.primary.changes)[100:])
+    await ledger.complete(run, settled())
+    await ledger.record_changes(hold, "standard", "main", [change("A", order=9_999)], attempt())
 
-    member = await ledger.member(work("A"))
-    assert f"{written.delivery}.0" in member.changes
+    member = await ledger.load_task(work("A"))
+    assert f"{written.delivery_id}.0" in member.changes
     assert "queued" == member.state
     assert "settled" == await state_of(ledger, event)
 
@@ -152,7 +152,7 @@ async def test_a_full_visit_stops_no_other(ledger: Ledger, redis: Redis) -> None
 
     written = await accept(ledger, change("B"))
 
-    assert not written.bound
+    assert not written.limit_reached
     assert "queued" == await state_of(ledger, work("B"))
 
 
@@ -162,8 +162,8 @@ async def test_the_ids_of_one_visit_share_its_bound(ledger: Ledger, redis: Redis
     await fill(redis, "A", MOST_FIELDS // 2)
     await fill(redis, "B", MOST_FIELDS // 2)
 
-    assert "too_many_changes" == (await accept(ledger, change("A"))).bound
-    assert "too_many_changes" == (await accept(ledger, change("C", "B"))).bound
+    assert "too_many_changes" == (await accept(ledger, change("A"))).limit_reached
+    assert "too_many_changes" == (await accept(ledger, change("C", "B"))).limit_reached
 
 
 async def test_a_visit_that_is_more_than_a_run_can_read_is_parked_and_not_taken_again(
@@ -172,12 +172,12 @@ async def test_a_visit_that_is_more_than_a_run_can_read_is_parked_and_not_taken_
     await accept(ledger, change("A"))
     await fill(redis, "A", 20_001)  # from before there was a bound
 
-    assert "parked" == await ledger.begin(work("A"))
+    assert "parked" == await ledger.lease(work("A"))
 
-    member = await ledger.member(work("A"))
+    member = await ledger.load_task(work("A"))
     assert ("parked", "too_many_changes") == (member.state, member.reason)
     assert ["parked"] == [one.outcome for one in member.attempts]
-    assert "nothing" == await ledger.begin(work("A"))
+    assert "nothing" == await ledger.lease(work("A"))
     assert 0 == await redis.command("ZCARD", "db:running")
 
 
@@ -208,13 +208,13 @@ async def test_a_reschedule_too_many_is_stored_and_parked_and_the_visit_goes_on(
 
     written = await accept(ledger, change("one-more", f"v{MOST_IDS - 1}"))
 
-    parked = await ledger.member(f"event:{written.delivery}")
+    parked = await ledger.load_task(f"event:{written.delivery_id}")
     assert ("parked", "too_many_reschedules") == (parked.state, parked.reason)
     assert 0 == await redis.command("EXISTS", f"db:{work('one-more')}")
     last = f"v{MOST_IDS - 1}"
-    assert not (await accept(ledger, change(last, f"v{MOST_IDS - 2}"))).bound  # a link that is known
+    assert not (await accept(ledger, change(last, f"v{MOST_IDS - 2}"))).limit_reached  # a link that is known
     hold = await work_off(ledger, last)
-    assert MOST_IDS == len(hold.members)
+    assert MOST_IDS == len(hold.tasks)
     assert 0 == await redis.command("ZCARD", "db:running")
 
 
@@ -224,8 +224,8 @@ async def test_two_chains_that_are_too_long_together_stay_two(ledger: Ledger) ->
         for at in range(half):
             await accept(ledger, change(f"{name}{at}", f"{name}{at - 1}" if at else None))
 
-    assert "too_many_reschedules" == (await accept(ledger, change("b0", f"a{half - 1}"))).bound
-    assert half == len(await ledger.family(work("a0")))
+    assert "too_many_reschedules" == (await accept(ledger, change("b0", f"a{half - 1}"))).limit_reached
+    assert half == len(await ledger.load_aliases(work("a0")))
 
 
 async def test_a_chain_from_before_the_bound_is_parked_whole_and_nothing_of_it_is_running(
@@ -234,12 +234,12 @@ async def test_a_chain_from_before_the_bound_is_parked_whole_and_nothing_of_it_i
     await old_chain(redis, 8_010)
     await accept(ledger, change("v4000"))
 
-    assert "parked" == await ledger.begin(work("v4000"))
+    assert "parked" == await ledger.lease(work("v4000"))
 
-    member = await ledger.member(work("v4000"))
+    member = await ledger.load_task(work("v4000"))
     assert ("parked", "too_many_reschedules") == (member.state, member.reason)
     assert 0 == await redis.command("ZCARD", "db:running")
-    assert MOST_IDS_READ == len(await ledger.family(work("v4000")))
+    assert MOST_IDS_READ == len(await ledger.load_aliases(work("v4000")))
     assert "queued" == await ledger.replay(work("v4000"))
 
 
@@ -262,7 +262,7 @@ async def lose(ledger: Ledger, redis: Redis, visit: str) -> None:
     """A worker dies with it."""
     await begin(ledger, visit)
     await backdate(redis, "running")
-    await ledger.sweep()
+    await ledger.requeue_due()
 
 
 async def test_work_whose_lease_ran_out_again_and_again_is_parked(ledger: Ledger, redis: Redis) -> None:
@@ -273,10 +273,10 @@ async def test_work_whose_lease_ran_out_again_and_again_is_parked(ledger: Ledger
 
     await lose(ledger, redis, "A")
 
-    member = await ledger.member(work("A"))
+    member = await ledger.load_task(work("A"))
     assert ("parked", "crashed_repeatedly") == (member.state, member.reason)
     assert ["parked"] == [one.outcome for one in member.attempts]
-    assert "nothing" == await ledger.begin(work("A"))
+    assert "nothing" == await ledger.lease(work("A"))
 
 
 async def test_an_operator_replays_what_crashed_and_it_has_all_of_its_chances_again(
@@ -301,19 +301,19 @@ async def test_a_run_that_came_to_an_end_makes_up_for_those_that_did_not(
         await accept(ledger, change("A"))
         for _ in range(MOST_LOST - 2):
             await lose(ledger, redis, "A")
-        await ledger.release(await begin(ledger, "A"), ends)
+        await ledger.complete(await begin(ledger, "A"), ends)
 
     assert "parked" != await state_of(ledger, work("A"))
 
 
 async def test_an_event_that_crashes_is_parked_too(ledger: Ledger, redis: Redis) -> None:
-    name = f"event:{(await accept(ledger, event='queued')).delivery}"
+    name = f"event:{(await accept(ledger, event_state='queued')).delivery_id}"
     for _ in range(MOST_LOST):
-        assert isinstance(await ledger.begin(name), Hold)
+        assert isinstance(await ledger.lease(name), Lease)
         await backdate(redis, "running")
-        await ledger.sweep()
+        await ledger.requeue_due()
 
-    member = await ledger.member(name)
+    member = await ledger.load_task(name)
     assert ("parked", "crashed_repeatedly") == (member.state, member.reason)
 
 
@@ -322,10 +322,10 @@ async def test_a_rescheduled_visit_that_crashes_is_parked_once_and_as_a_whole(le
     for _ in range(MOST_LOST):
         await lose(ledger, redis, "v1")
 
-    assert [work("v0")] == await ledger.works("parked")
-    assert ["parked", "settled", "settled"] == [member.state for member in await ledger.family(work("v0"))]
+    assert [work("v0")] == await ledger.task_ids("parked")
+    assert ["parked", "settled", "settled"] == [member.state for member in await ledger.load_aliases(work("v0"))]
     await ledger.replay(work("v0"))
-    assert 3 == len((await work_off(ledger, "v0")).members)
+    assert 3 == len((await work_off(ledger, "v0")).tasks)
 
 
 async def test_what_was_lost_together_twice_is_put_to_work_apart(ledger: Ledger, redis: Redis) -> None:
@@ -336,7 +336,7 @@ async def test_what_was_lost_together_twice_is_put_to_work_apart(ledger: Ledger,
             await begin(ledger, visit)
         await backdate(redis, "running")
         await redis.command("DEL", "db:jobs")
-        await ledger.sweep()
+        await ledger.requeue_due()
         return [float(score) for score in (await redis.command("ZRANGE", "db:jobs", 0, -1, "WITHSCORES"))[1::2]]
 
     visits = "ABC"
@@ -363,14 +363,14 @@ async def test_the_last_chance_is_alone_whenever_the_leases_ran_out(ledger: Ledg
     turns = [float(score) for score in (await redis.command("ZRANGE", "db:jobs", 0, -1, "WITHSCORES"))[1::2]]
     assert 3 == len(turns)
     assert all(later - sooner >= ALONE_MS - 1 for sooner, later in pairwise(turns))
-    assert turns[0] - 1000 * (await ledger.now()).timestamp() > ALONE_MS / 2
+    assert turns[0] - 1000 * (await ledger.server_time()).timestamp() > ALONE_MS / 2
 
 
 async def test_who_waits_for_the_last_chance_waits_an_hour_at_most(ledger: Ledger, redis: Redis) -> None:
     await accept(ledger, change("A"))
     for _ in range(MOST_LOST - 2):
         await lose(ledger, redis, "A")
-    far = 1000 * (await ledger.now()).timestamp() + 2 * 3_600_000  # the clock went back, or very many wait
+    far = 1000 * (await ledger.server_time()).timestamp() + 2 * 3_600_000  # the clock went back, or very many wait
     await redis.command("SET", "db:alone", int(far))
     await redis.command("DEL", "db:jobs")
 
@@ -387,7 +387,7 @@ async def test_who_waits_for_the_last_chance_waits_an_hour_at_most(ledger: Ledge
 @pytest.mark.parametrize("state", ["waiting", "running", "queued"])
 async def test_a_name_that_is_none_stops_nobody_and_goes(ledger: Ledger, redis: Redis, state: str, name: str) -> None:
     await accept(ledger, change("A"))
-    await ledger.release(await begin(ledger, "A"), KEPT)
+    await ledger.complete(await begin(ledger, "A"), KEPT)
     await accept(ledger, change("B"))
     await begin(ledger, "B")
     await accept(ledger, change("C"))
@@ -396,8 +396,8 @@ async def test_a_name_that_is_none_stops_nobody_and_goes(ledger: Ledger, redis: 
     for each in ("waiting", "running", "queued"):
         await backdate(redis, each)
 
-    await ledger.sweep()
-    await ledger.adopt()
+    await ledger.requeue_due()
+    await ledger.requeue_orphans()
 
     assert sorted([work("A"), work("B"), work("C")]) == sorted(await jobs(redis))
     assert None is await redis.command("ZSCORE", f"db:{state}", name)
@@ -405,11 +405,11 @@ async def test_a_name_that_is_none_stops_nobody_and_goes(ledger: Ledger, redis: 
 
 async def test_a_name_that_is_none_does_not_keep_a_gate_from_opening(ledger: Ledger, redis: Redis) -> None:
     await accept(ledger, change("A"))
-    await ledger.release(await begin(ledger, "A"), Outcome(state="held", attempt=None, reason="rate_limited_locally"))
+    await ledger.complete(await begin(ledger, "A"), Outcome(state="held", attempt=None, reason="rate_limited_locally"))
     await redis.command("ZADD", "db:held:main", -1, "nonsense")
     await redis.command("DEL", "db:jobs")
 
-    assert 1 == await ledger.open_gate("main")
+    assert 1 == await ledger.release_circuit("main")
     assert [work("A")] == await jobs(redis)
 
 
@@ -422,7 +422,7 @@ async def test_a_date_in_the_year_9999_keeps_a_visit_for_two_years_and_the_reten
     day_ms = 86_400_000
     for date, days in (("9999-12-31T00:00:00Z", 2 * 366 + 30), (None, 30)):
         await accept(ledger, change("A"))
-        await ledger.release(await begin(ledger, "A"), settled(api={work("A"): {"event_date": date}}))
+        await ledger.complete(await begin(ledger, "A"), settled(remote={work("A"): {"event_date": date}}))
 
         left_ms = await redis.command("PTTL", f"db:{work('A')}")
         assert (days - 1) * day_ms < left_ms <= days * day_ms
@@ -432,7 +432,7 @@ async def test_a_visit_of_next_year_is_kept_until_it_was(ledger: Ledger, redis: 
     next_year = datetime.now(UTC) + timedelta(days=365)
     await accept(ledger, change("A"))
 
-    await ledger.release(await begin(ledger, "A"), settled(api={work("A"): {"event_date": next_year.isoformat()}}))
+    await ledger.complete(await begin(ledger, "A"), settled(remote={work("A"): {"event_date": next_year.isoformat()}}))
 
     assert 394 * 86_400_000 < await redis.command("PTTL", f"db:{work('A')}") <= 395 * 86_400_000
 
@@ -445,12 +445,12 @@ EAST = "visit:east/standard-1"
 async def hold_in_east(world: World) -> str:
     """A visit of an account with no token, held for the rate of calls; the id of its delivery."""
     delivery = Delivery("standard", "standard", (), b"east", datetime.now(UTC))
-    meta = Meta("standard", "standard", 1_790_000_000_000)
-    written = await world.ledger.accept(delivery, meta, [booked()], "east", repeat_key=None)
-    hold = await world.ledger.begin(EAST, "east", True)
-    assert isinstance(hold, Hold)
-    await world.ledger.release(hold, Outcome(state="held", attempt=None, reason="rate_limited_locally"), "east")
-    return written.delivery
+    meta = DeliveryInfo("standard", "standard", 1_790_000_000_000)
+    written = await world.ledger.accept(delivery, meta, [booked()], "east", dedup_id=None)
+    hold = await world.ledger.lease(EAST, "east", True)
+    assert isinstance(hold, Lease)
+    await world.ledger.complete(hold, Outcome(state="held", attempt=None, reason="rate_limited_locally"), "east")
+    return written.delivery_id
 
 
 def told(world: World, *command: str) -> list[Any]:
@@ -480,7 +480,7 @@ async def test_what_was_held_for_an_account_that_has_no_token_any_more_is_parked
     await _release_circuits(world.context)
     await world.run()
 
-    member = await world.ledger.member(EAST)
+    member = await world.ledger.load_task(EAST)
     assert ("parked", "token_missing") == (member.state, member.reason)
     assert ["token_missing"] == [row["reason"] for row in told(world, "failures")]
     assert [("standard-1", "parked")] == [(row["visit"], row["state"]) for row in told(world, "visit", "standard-1")]
@@ -494,23 +494,25 @@ FIRST_SEEN = datetime(2026, 3, 14, 9, tzinfo=UTC)
 async def flood(redis_url: str, count: int, at_once: int) -> int:
     """So many small changes of one Workiz job that was done all the while, as its automation in a loop would send them; how
     many of them a bound of the visit parked. at_once: how many the visit has before the sender waits for the worker."""
-    redis = Redis(Address(redis_url))
-    ledger = Ledger(redis, keep_days=30)
+    redis = Redis(RedisAddress(redis_url))
+    ledger = Ledger(redis, retention_days=30)
 
     def seen(at: int) -> VisitChange:
         done_at = FIRST_SEEN + timedelta(seconds=at)
         said = {"contact": ADA, "time_scheduled": FIRST_SEEN, "time_completed": done_at}
         return VisitChange(action="update", visit_id="loop", order=at, is_sighting=True, **said)  # type: ignore[arg-type]
 
-    async def land(at: int) -> Written:
+    async def land(at: int) -> AcceptResult:
         delivery = Delivery("workiz", "workiz", (), b"%d" % at, datetime.now(UTC))
-        meta = Meta("workiz", "workiz", 1_790_000_000_000)
-        return await ledger.accept(delivery, meta, [seen(at)], "main", repeat_key=None)
+        meta = DeliveryInfo("workiz", "workiz", 1_790_000_000_000)
+        return await ledger.accept(delivery, meta, [seen(at)], "main", dedup_id=None)
 
     try:
         bounds = 0
         for start in range(0, count, 100):
-            bounds += sum(bool(one.bound) for one in await asyncio.gather(*map(land, range(start, start + 100))))
+            bounds += sum(
+                bool(one.limit_reached) for one in await asyncio.gather(*map(land, range(start, start + 100)))
+            )
             for _ in range(3_000):
                 if await redis.command("HLEN", "db:visit:main/workiz-loop") <= at_once:
                     break
@@ -549,17 +551,17 @@ async def test_what_was_parked_for_a_full_visit_is_replayed_and_decides(world: W
     raw = standard_body("visit.completed", "1", "2026-03-15T10:00:00Z", time_completed="2026-03-15T09:30:00Z")
     delivery = Delivery("standard", "standard", (), raw, datetime.now(UTC))
     moved = VisitChange(action="update", visit_id="1", order=1, time_completed=FIRST_SEEN)
-    meta = Meta("standard", "standard", 1_790_000_000_000)
-    written = await world.ledger.accept(delivery, meta, [moved], "main", repeat_key=None)
-    event = f"event:{written.delivery}"
+    meta = DeliveryInfo("standard", "standard", 1_790_000_000_000)
+    written = await world.ledger.accept(delivery, meta, [moved], "main", dedup_id=None)
+    event = f"event:{written.delivery_id}"
 
     await world.ledger.replay(event)
     assert "too_many_changes" == await world.do(event)
-    assert "parked" == (await world.ledger.member(event)).state
+    assert "parked" == (await world.ledger.load_task(event)).state
     await world.ledger.replay(work("1"))
     await world.run()
     await world.ledger.replay(event)
     await world.run()
 
-    assert "settled" == (await world.ledger.member(event)).state
+    assert "settled" == (await world.ledger.load_task(event)).state
     assert "2026-03-15T09:30:00Z" == (world.visit() or {})["time_completed"]

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from app.ledger.keys import KINDS, kind_of, tidy
+from app.ledger.keys import KEY_KINDS, kind_of, trim_deliveries
 from app.ledger.ledger import Ledger
-from app.ledger.redis import Address, Redis
+from app.ledger.redis import Redis, RedisAddress
 from app.main import create_app
 from app.settings.environment import read
 from app.webhooks.registry import load_specimens
@@ -28,7 +28,7 @@ ACUITY = load_specimens("acuity")
 
 def run_of(url: str, step: Callable[[Redis], Awaitable[Any]]) -> Any:
     async def run() -> Any:
-        redis = Redis(Address(url))
+        redis = Redis(RedisAddress(url))
         try:
             return await step(redis)
         finally:
@@ -171,8 +171,8 @@ def test_every_key_is_of_a_known_kind_and_has_an_end(harness: Harness) -> None:
     keys = [key.decode() for key in run_of(harness.redis_url, lambda redis: redis.command("KEYS", "*"))]
     assert ([], []) == (during, run_of(harness.redis_url, without_an_end))
     # It looked at what it should: most of what the table knows was there.
-    seen = {kind.pattern for kind in KINDS for key in keys if fnmatchcase(key, kind.pattern)}
-    assert {kind.pattern for kind in KINDS if ":lock" not in kind.pattern} - seen <= UNSEEN
+    seen = {kind.pattern for kind in KEY_KINDS for key in keys if fnmatchcase(key, kind.pattern)}
+    assert {kind.pattern for kind in KEY_KINDS if ":lock" not in kind.pattern} - seen <= UNSEEN
 
 
 #: Kinds that this run does not meet: no token is exchanged, no record lists people, nobody is alarmed, no event is foreign,
@@ -207,19 +207,19 @@ async def test_old_deliveries_leave_the_lists_also_of_hooks_that_are_no_more(red
     await asyncio.sleep(1.1)
     last = await accept(ledger)
 
-    assert 25 == await tidy(ledger, most=3)
+    assert 25 == await trim_deliveries(ledger, limit=3)
 
-    assert [last.delivery.encode()] == await redis.command("ZRANGE", "db:deliveries:standard", 0, -1)
+    assert [last.delivery_id.encode()] == await redis.command("ZRANGE", "db:deliveries:standard", 0, -1)
     assert 0 == await redis.command("EXISTS", "db:deliveries:gone")
 
 
 async def test_the_lists_are_tidied_by_one_worker_an_hour(redis: Redis) -> None:
     ledger = forgetful(redis)
-    await tidy(ledger)
+    await trim_deliveries(ledger)
     await accept(ledger)
     await asyncio.sleep(0.1)
 
-    assert 0 == await tidy(ledger)
+    assert 0 == await trim_deliveries(ledger)
     assert 3_595 < await redis.command("TTL", "db:tidied") <= 3_600
 
 
@@ -229,28 +229,28 @@ async def test_a_step_of_the_job_is_bounded(redis: Redis) -> None:
         await accept(ledger)
     await asyncio.sleep(0.1)
 
-    assert [4, 4, 2, 0] == [await ledger.trim("db:deliveries:standard", most=4) for _ in range(4)]
+    assert [4, 4, 2, 0] == [await ledger.trim("db:deliveries:standard", limit=4) for _ in range(4)]
 
 
 async def test_what_is_young_stays_in_the_lists(ledger: Ledger, redis: Redis) -> None:
     await accept(ledger)
 
-    assert 0 == await tidy(ledger)
+    assert 0 == await trim_deliveries(ledger)
     assert 1 == await redis.command("ZCARD", "db:deliveries:standard")
 
 
 async def test_what_is_parked_longer_than_the_retention_stays(redis: Redis) -> None:
     ledger = forgetful(redis)
     await accept(ledger, change("A"))
-    odd = await accept(ledger, event="parked", reason="untranslatable: type")
-    await ledger.release(await begin(ledger, "A"), parked())
+    odd = await accept(ledger, event_state="parked", reason="untranslatable: type")
+    await ledger.complete(await begin(ledger, "A"), parked())
     await asyncio.sleep(0.1)
 
-    await tidy(ledger)
+    await trim_deliveries(ledger)
 
-    assert ["event:" + odd.delivery, work("A")] == sorted(await ledger.works("parked"))
-    assert -1 == await redis.command("PTTL", f"db:delivery:{odd.delivery}")
-    assert 1 == len((await ledger.member(work("A"))).changes)
+    assert ["event:" + odd.delivery_id, work("A")] == sorted(await ledger.task_ids("parked"))
+    assert -1 == await redis.command("PTTL", f"db:delivery:{odd.delivery_id}")
+    assert 1 == len((await ledger.load_task(work("A"))).changes)
 
 
 async def test_a_worker_tidies(harness: Harness, redis: Redis) -> None:

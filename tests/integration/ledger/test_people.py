@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from app.ledger.ledger import Ledger
-from app.ledger.records import Outdated
+from app.ledger.records import RecordOutdated
 from app.ledger.redis import Redis
 from tests.integration.sources import test_end_to_end
 from tests.integration.sources.test_end_to_end import Doorstep
@@ -16,7 +16,7 @@ NOON = datetime(2026, 11, 29, 12, tzinfo=UTC)
 
 
 async def listed(redis: Redis, minute: float, *people: str, booking: str = "hubspot-5-1") -> tuple[str, ...]:
-    return await Ledger(redis, keep_days=30).people("main", booking, NOON + timedelta(minutes=minute), people)
+    return await Ledger(redis, retention_days=30).add_people("main", booking, NOON + timedelta(minutes=minute), people)
 
 
 async def test_who_was_listed_first_stays_first_whatever_later_records_say(redis: Redis) -> None:
@@ -30,7 +30,7 @@ async def test_each_booking_of_each_account_has_its_own_people(redis: Redis) -> 
     await listed(redis, 0, "a")
 
     assert ("b",) == await listed(redis, 0, "b", booking="hubspot-5-2")
-    assert ("c",) == await Ledger(redis, keep_days=30).people("other", "hubspot-5-1", NOON, ["c"])
+    assert ("c",) == await Ledger(redis, retention_days=30).add_people("other", "hubspot-5-1", NOON, ["c"])
 
 
 async def test_an_older_record_that_lists_somebody_new_is_outdated_for_who_was_removed_since_is_not_known(
@@ -38,7 +38,7 @@ async def test_an_older_record_that_lists_somebody_new_is_outdated_for_who_was_r
 ) -> None:
     await listed(redis, 1, "a")
 
-    with pytest.raises(Outdated):
+    with pytest.raises(RecordOutdated):
         await listed(redis, 0.5, "a", "b")
 
     assert ("a",) == await listed(redis, 0.5, "a")
@@ -54,7 +54,7 @@ async def test_the_same_record_for_two_events_is_not_outdated(redis: Redis) -> N
 async def test_a_record_that_is_gone_counts_as_seen(redis: Redis) -> None:
     assert () == await listed(redis, 1)
 
-    with pytest.raises(Outdated):
+    with pytest.raises(RecordOutdated):
         await listed(redis, 0, "a")
 
 
@@ -71,7 +71,7 @@ async def test_an_event_whose_record_is_outdated_waits_and_is_fetched_again(redi
     doorstep.configure(specimen)
     doorstep.api.keep(specimen)
     newer = datetime.now(UTC) + timedelta(minutes=1)
-    assert () == await doorstep.ledger.people("main", "hubspot-62515-9001", newer, [])
+    assert () == await doorstep.ledger.add_people("main", "hubspot-62515-9001", newer, [])
 
     await doorstep.ring(specimen)
     came_of_it = await doorstep.run()

@@ -1,4 +1,4 @@
-"""The one connection to Redis: a reply reaches who asked, trouble is told as RedisDown, and the way back is found."""
+"""The one connection to Redis: a reply reaches who asked, trouble is told as RedisUnavailable, and the way back is found."""
 
 import asyncio
 import random
@@ -18,8 +18,8 @@ import pytest
 
 from app.demo.valkey import binary, free_port
 from app.ledger.ledger import Ledger
-from app.ledger.records import Meta, Written
-from app.ledger.redis import Address, Redis, RedisDown
+from app.ledger.records import AcceptResult, DeliveryInfo
+from app.ledger.redis import Redis, RedisAddress, RedisUnavailable
 from app.webhooks.delivery import Delivery
 from tests.support.harness import ROOT, Harness, wait_until
 
@@ -92,7 +92,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnServer]:
 async def connected(
     url: str, timeout_s: float = 3.0, *, verify: bool = True, fsync: bool = False
 ) -> AsyncIterator[Redis]:
-    redis = Redis(Address(url, verify), timeout_s, fsync)
+    redis = Redis(RedisAddress(url, verify), timeout_s, fsync)
     try:
         yield redis
     finally:
@@ -149,16 +149,16 @@ async def soon(ask: Callable[[], Awaitable[Any]]) -> Any:
     for _ in range(1_500):
         try:
             return await ask()
-        except RedisDown:
+        except RedisUnavailable:
             await asyncio.sleep(0.02)
     return await ask()
 
 
-async def accept(redis: Redis, raw: bytes) -> Written:
+async def accept(redis: Redis, raw: bytes) -> AcceptResult:
     """Write one delivery that means nothing to visits, as the door does it."""
     delivery = Delivery("standard", "standard", (), raw, datetime.now(UTC))
-    meta = Meta(hook="standard", source="standard", at=0, ignored="nothing")
-    return await Ledger(redis, keep_days=30).accept(delivery, meta, [], "main", repeat_key=None)
+    meta = DeliveryInfo(hook="standard", source="standard", received_at_ms=0, ignored="nothing")
+    return await Ledger(redis, retention_days=30).accept(delivery, meta, [], "main", dedup_id=None)
 
 
 # -- to each their own reply --
@@ -229,7 +229,7 @@ async def test_commands_beyond_ten_thousand_are_refused_at_once_and_harm_no_othe
     replies = await asyncio.gather(*asked, return_exceptions=True)
 
     assert [str(n).encode() for n in range(10_000)] == replies[:10_000]
-    assert [RedisDown] * 50 == [type(reply) for reply in replies[10_000:]]
+    assert [RedisUnavailable] * 50 == [type(reply) for reply in replies[10_000:]]
     assert b"PONG" == await redis.command("PING")
 
 
@@ -244,7 +244,7 @@ async def test_a_late_reply_ends_its_connection_and_reaches_no_other_command(own
             )
             reply = await soon(lambda n=n: redis.command("ECHO", f"after {n}"))
 
-            assert (RedisDown, RedisDown) == (type(late), type(behind))
+            assert (RedisUnavailable, RedisUnavailable) == (type(late), type(behind))
             assert f"after {n}".encode() == reply
 
 
@@ -266,7 +266,7 @@ async def test_the_deadline_counts_for_every_command_and_not_for_the_first_only(
 
     async with listening(mute_after_one_reply) as port, connected(f"redis://127.0.0.1:{port}", timeout_s=1.0) as redis:
         assert b"one" == await redis.command("PING")
-        with pytest.raises(RedisDown):
+        with pytest.raises(RedisUnavailable):
             await asyncio.wait_for(redis.command("PING"), 5)
 
 
@@ -279,7 +279,7 @@ async def test_a_server_that_accepts_and_never_answers_is_down_after_the_deadlin
             asyncio.gather(*(redis.command("PING") for _ in range(100)), return_exceptions=True), 5
         )
 
-    assert [RedisDown] * 100 == [type(reply) for reply in replies]
+    assert [RedisUnavailable] * 100 == [type(reply) for reply in replies]
 
 
 # -- the way back --
@@ -290,12 +290,12 @@ async def test_a_killed_server_is_told_as_down_and_found_again(own: OwnServer) -
         await redis.command("SET", "kept", "yes")
         own.kill()
 
-        with pytest.raises(RedisDown):
+        with pytest.raises(RedisUnavailable):
             await redis.command("PING")
         own.start()
 
         assert b"yes" == await soon(lambda: redis.command("GET", "kept"))
-        assert 0 == await Ledger(redis, keep_days=30).sweep()
+        assert 0 == await Ledger(redis, retention_days=30).requeue_due()
 
 
 async def test_a_right_is_asked_of_the_server_that_was_waited_for(own: OwnServer) -> None:
@@ -304,7 +304,7 @@ async def test_a_right_is_asked_of_the_server_that_was_waited_for(own: OwnServer
     own.start()
     loop = asyncio.get_running_loop()
     async with connected(own.url) as redis:
-        waits = asyncio.create_task(redis.grant("lock", 1_000, "a-lock", "mine"))
+        waits = asyncio.create_task(redis.script_after_grace("lock", 1_000, "a-lock", "mine"))
         await asyncio.sleep(1)
         assert not waits.done()
         own.kill()
@@ -326,7 +326,7 @@ async def test_commands_under_way_when_the_connection_is_cut_are_told_so(own: Ow
 
         replies = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 5)
 
-        assert [RedisDown] * 20 == [type(reply) for reply in replies]
+        assert [RedisUnavailable] * 20 == [type(reply) for reply in replies]
         assert b"PONG" == await soon(lambda: redis.command("PING"))
 
 
@@ -345,7 +345,7 @@ async def test_a_server_that_hangs_up_leaves_nobody_waiting(when: str) -> None:
             replies = await asyncio.wait_for(
                 asyncio.gather(*(redis.command("PING") for _ in range(3)), return_exceptions=True), 2
             )
-            assert all(reply == b"PONG" or isinstance(reply, RedisDown) for reply in replies), replies
+            assert all(reply == b"PONG" or isinstance(reply, RedisUnavailable) for reply in replies), replies
 
 
 @pytest.mark.parametrize(
@@ -358,7 +358,7 @@ async def test_a_server_that_does_not_speak_redis_is_down(answer: bytes) -> None
         await reader.read()
 
     async with listening(other) as port, connected(f"redis://127.0.0.1:{port}", timeout_s=0.3) as redis:
-        with pytest.raises(RedisDown):
+        with pytest.raises(RedisUnavailable):
             await asyncio.wait_for(redis.command("PING"), 5)
 
 
@@ -385,41 +385,41 @@ async def test_a_crowd_tries_an_unreachable_server_once_and_not_a_thousand_times
     async with listening(count) as port, connected(f"redis://127.0.0.1:{port}") as redis:
         replies = await asyncio.gather(*(redis.command("PING") for _ in range(1_000)), return_exceptions=True)
 
-    assert [RedisDown] * 1_000 == [type(reply) for reply in replies]
+    assert [RedisUnavailable] * 1_000 == [type(reply) for reply in replies]
     assert 1 == tries
 
 
 async def test_an_address_where_nobody_listens_is_down_at_once() -> None:
     async with connected(f"redis://127.0.0.1:{free_port()}") as redis:
-        with pytest.raises(RedisDown):
+        with pytest.raises(RedisUnavailable):
             await redis.command("PING")
-        with pytest.raises(RedisDown):
-            await Ledger(redis, keep_days=30).sweep()
+        with pytest.raises(RedisUnavailable):
+            await Ledger(redis, retention_days=30).requeue_due()
 
 
 async def test_a_server_that_became_read_only_is_down_until_it_is_not(own: OwnServer) -> None:
     async with connected(own.url) as redis:
         own.cli("REPLICAOF", "127.0.0.1", str(free_port()))
-        with pytest.raises(RedisDown, match="READONLY"):
+        with pytest.raises(RedisUnavailable, match="READONLY"):
             await accept(redis, b"while read-only")
         own.cli("REPLICAOF", "NO", "ONE")
 
         written = await soon(lambda: accept(redis, b"after it"))
 
-    assert not written.repeat
+    assert not written.is_repeat
 
 
 async def test_a_full_server_is_down_until_there_is_room(own: OwnServer) -> None:
     async with connected(own.url) as redis:
         await redis.command("PING")
         own.cli("CONFIG", "SET", "maxmemory", "1")
-        with pytest.raises(RedisDown, match="OOM"):
+        with pytest.raises(RedisUnavailable, match="OOM"):
             await accept(redis, b"while full")
         own.cli("CONFIG", "SET", "maxmemory", "0")
 
         written = await accept(redis, b"while full")
 
-    assert not written.repeat
+    assert not written.is_repeat
 
 
 async def test_a_server_that_lost_its_scripts_is_given_them_again(redis: Redis) -> None:
@@ -429,7 +429,7 @@ async def test_a_server_that_lost_its_scripts_is_given_them_again(redis: Redis) 
     second = await accept(redis, b"second")
     again = await accept(redis, b"second")
 
-    assert (False, False, True) == (first.repeat, second.repeat, again.repeat)
+    assert (False, False, True) == (first.is_repeat, second.is_repeat, again.is_repeat)
 
 
 # -- ACK=fsync --
@@ -440,15 +440,15 @@ async def test_with_fsync_a_first_delivery_is_no_repeat(own: OwnServer) -> None:
         one = await accept(redis, b"one with fsync")
         two = await accept(redis, b"one with fsync")
 
-    assert (False, True, one.delivery) == (one.repeat, two.repeat, two.delivery)
+    assert (False, True, one.delivery_id) == (one.is_repeat, two.is_repeat, two.delivery_id)
 
 
 async def test_with_fsync_many_at_once_each_get_their_own_answer(own: OwnServer) -> None:
     async with connected(own.url, fsync=True) as redis:
         written = await asyncio.gather(*(accept(redis, b"many %d" % (n % 50)) for n in range(100)))
 
-    ids = [one.delivery for one in written]
-    assert 50 == sum(not one.repeat for one in written)
+    ids = [one.delivery_id for one in written]
+    assert 50 == sum(not one.is_repeat for one in written)
     assert ids[:50] == ids[50:]
     assert 50 == len(set(ids))
 
@@ -466,7 +466,7 @@ async def test_with_fsync_a_server_that_cannot_still_takes_a_first_delivery_as_a
             written = await accept(redis, b"one")
             again = await accept(redis, b"one")
 
-    assert (False, True) == (written.repeat, again.repeat)
+    assert (False, True) == (written.is_repeat, again.is_repeat)
 
 
 async def test_with_fsync_the_disk_is_waited_for_also_after_the_scripts_were_lost(own: OwnServer) -> None:
@@ -521,7 +521,7 @@ async def test_a_user_of_odd_characters_is_let_in_by_name_and_password(own: OwnS
 @pytest.mark.parametrize("url", ["redis://:{}@127.0.0.1:{}/0", "redis://someone:{}@127.0.0.1:{}/0"])
 async def test_a_wrong_password_is_told_without_a_letter_of_it(own: OwnServer, url: str) -> None:
     async with connected(url.format("sesame-canary", own.port)) as redis:
-        with pytest.raises(RedisDown) as told:
+        with pytest.raises(RedisUnavailable) as told:
             await redis.command("PING")
 
     assert "canary" not in str(told.value)
@@ -532,7 +532,7 @@ async def test_a_missing_password_is_told_as_down(own: OwnServer) -> None:
     own.cli("CONFIG", "SET", "requirepass", "secret")
     try:
         async with connected(own.url) as redis:
-            with pytest.raises(RedisDown):
+            with pytest.raises(RedisUnavailable):
                 await redis.command("PING")
     finally:
         async with connected(f"redis://:secret@127.0.0.1:{own.port}") as redis:
@@ -544,14 +544,14 @@ async def test_a_unix_socket_works_with_its_database(own: OwnServer) -> None:
         await redis.command("SET", "by", "socket")
         written = await accept(redis, b"by socket")
 
-    assert not written.repeat
+    assert not written.is_repeat
     async with connected(f"redis://127.0.0.1:{own.port}/2") as redis:
         assert b"socket" == await redis.command("GET", "by")
 
 
 async def test_a_unix_socket_that_is_not_there_is_told_as_down(tmp_path: Path) -> None:
     async with connected(f"unix://{tmp_path}/nobody.sock") as redis:
-        with pytest.raises(RedisDown):
+        with pytest.raises(RedisUnavailable):
             await redis.command("PING")
 
 
@@ -590,7 +590,7 @@ async def test_tls_with_a_self_signed_certificate_is_refused_by_default(
     own: OwnServer, certificate: ssl.SSLContext
 ) -> None:
     async with listening(passing_on(own.port), certificate) as port, connected(f"rediss://127.0.0.1:{port}") as redis:
-        with pytest.raises(RedisDown):
+        with pytest.raises(RedisUnavailable):
             await redis.command("PING")
 
 
@@ -605,12 +605,12 @@ async def test_tls_with_a_self_signed_certificate_works_when_it_need_not_be_veri
         written = await accept(redis, b"by tls")
 
     assert [str(n).encode() for n in range(2_000)] == replies
-    assert not written.repeat
+    assert not written.is_repeat
 
 
 async def test_tls_spoken_to_a_server_without_it_is_told_as_down(own: OwnServer) -> None:
     async with connected(f"rediss://127.0.0.1:{own.port}", timeout_s=0.5, verify=False) as redis:
-        with pytest.raises(RedisDown):
+        with pytest.raises(RedisUnavailable):
             await asyncio.wait_for(redis.command("PING"), 5)
 
 

@@ -41,12 +41,12 @@ async def test_what_is_planned_is_given_up(world: World) -> None:
     assert [(one, ""), (two, "")] == await plan(world, state="parked")
     assert [(two, "")] == await plan(world, state="parked", reason="422", visit="2")
     assert [] == await plan(world, state="parked", hook="calendly")
-    assert 2 == len(await world.ledger.works("parked"))
+    assert 2 == len(await world.ledger.task_ids("parked"))
 
     done = await carry_out(world, ids=(one, "nobody", three))
 
     assert [("nobody", "unknown"), (one, "discarded"), (three, "nothing_to_discard")] == done
-    assert [of("2")] == await world.ledger.works("parked")
+    assert [of("2")] == await world.ledger.task_ids("parked")
     assert [(one, "nothing_to_discard")] == await plan(world, ids=(one,))
 
 
@@ -61,7 +61,7 @@ async def test_of_a_delivery_only_its_own_changes_are_given_up(world: World) -> 
     assert [(second, "")] == await plan(world, ids=(second,))
     assert [(first, "nothing_to_discard"), (second, "discarded")] == await carry_out(world, ids=(first, second))
 
-    assert {f"{second}.0"} == set((await world.member()).discarded)
+    assert {f"{second}.0"} == set((await world.member()).discarded_changes)
 
 
 @pytest.mark.parametrize("words", [{"ids": ("standard-1", "standard-2")}, {"state": "parked"}])
@@ -70,7 +70,7 @@ async def test_what_came_after_the_plan_is_left_alone(world: World, words: dict[
     planned = Planned()
     await plan(world, planned, **words)
     await asyncio.sleep(0.01)
-    planned_at = (await world.ledger.now()).timestamp() * 1000
+    planned_at = (await world.ledger.server_time()).timestamp() * 1000
     await asyncio.sleep(0.01)
     await refused_again(world, "2", "3")
 
@@ -82,7 +82,7 @@ async def test_what_came_after_the_plan_is_left_alone(world: World, words: dict[
         del since["standard-3"]
     assert {"standard-1": ""} | since == looked
     assert {"standard-1": "discarded"} | since == done
-    assert [of("2"), of("3")] == sorted(await world.ledger.works("parked"))
+    assert [of("2"), of("3")] == sorted(await world.ledger.task_ids("parked"))
     assert 2 == len((await world.member("2")).changes)
 
 
@@ -107,7 +107,7 @@ async def refused_again(world: World, *visits: str) -> None:
 
 async def test_what_a_worker_has_in_its_hands_is_left_alone(world: World) -> None:
     await world.land(booked())
-    await world.ledger.begin(of("1"), "main")
+    await world.ledger.lease(of("1"), "main")
 
     assert [("standard-1", "running")] == await plan(world, ids=("standard-1",))
     assert [("standard-1", "running")] == await carry_out(world, ids=("standard-1",))

@@ -12,7 +12,7 @@ import pytest
 import zstandard
 
 from app.ledger.ledger import LEASE_S, Ledger
-from app.ledger.records import Gone, Meta
+from app.ledger.records import DeliveryInfo, NotFound
 from app.ledger.redis import Redis
 from app.operators import search_index
 from app.operators.activity_log import ActivityLog
@@ -234,13 +234,13 @@ def test_nothing_is_removed_without_a_word(harness: Harness) -> None:
 async def test_what_a_worker_has_in_its_hands_is_waited_for(harness: Harness, redis: Redis, ledger: Ledger) -> None:
     harness.start_web()
     harness.send("visit.created", "A", contact=ADA)
-    hold = await ledger.begin("visit:main/standard-A")
+    hold = await ledger.lease("visit:main/standard-A")
     assert not isinstance(hold, str)
-    member = await ledger.member("visit:main/standard-A")
+    member = await ledger.load_task("visit:main/standard-A")
 
-    busy = await ledger.forget(member.work, member.n, b"", {})
-    await redis.command("ZINCRBY", "db:running", -LEASE_S * 1000, member.work)  # it died
-    moved = await ledger.forget(member.work, member.n - 1, b"", {})
+    busy = await ledger.redact(member.task_id, member.change_count, b"", {})
+    await redis.command("ZINCRBY", "db:running", -LEASE_S * 1000, member.task_id)  # it died
+    moved = await ledger.redact(member.task_id, member.change_count - 1, b"", {})
     removed = await Erasure(ledger, read(harness.env), EMAIL).execute()
 
     assert ("busy", "moved") == (busy, moved)
@@ -276,15 +276,15 @@ async def test_a_delivery_that_is_to_be_translated_anew_meanwhile_gets_its_body_
     """Between what the one reads and what it writes, the other does all of its work."""
     harness.start_web()
     harness.send("visit.created", "A", contact=ADA)
-    [id] = await ledger.deliveries(["standard"], 1)
-    await ledger.release(await begin(ledger, "A"), settled())
+    [id] = await ledger.newest_delivery_ids(["standard"], 1)
+    await ledger.complete(await begin(ledger, "A"), settled())
     forget, script = Erasure(ledger, read(harness.env), EMAIL), redis.script
     came_of_it: list[str] = []
 
     async def rederive() -> None:
         try:
-            came_of_it.append(await ledger.rederive(id))
-        except Gone:
+            came_of_it.append(await ledger.retranslate(id))
+        except NotFound:
             came_of_it.append("gone")
 
     async def interleaved(*arguments: Any) -> Any:
@@ -297,7 +297,7 @@ async def test_a_delivery_that_is_to_be_translated_anew_meanwhile_gets_its_body_
     await (rederive() if first == "forget" else forget.execute())
 
     assert {} == await traces(redis)
-    assert (await ledger.meta(id)).removed
+    assert (await ledger.load_delivery_info(id)).erased_at_ms
     assert ["gone" if first == "forget" else "queued"] == came_of_it
 
 
@@ -308,12 +308,12 @@ async def test_whose_visit_it_is_stays_known_under_the_key_of_its_time(
     then = hmac.digest(b"an old key", b"doorbell.contact\n" + EMAIL.encode(), "sha256").hex()[:32]
     await accept(ledger, change("A", contact=Contact(**ADA)))
     stands = {"contact_id": "cont_1", "contact": then}
-    await ledger.release(await begin(ledger, "A"), settled(api={work("A"): stands}))
+    await ledger.complete(await begin(ledger, "A"), settled(remote={work("A"): stands}))
 
     settings = read(harness.env).model_copy(update={"secret_key": ("a new key", "an old key")})
     await Erasure(ledger, settings, EMAIL).execute()
 
-    [said] = (await ledger.member(work("A"))).said()
+    [said] = (await ledger.load_task(work("A"))).recorded_changes()
     assert {"email": f"forgotten:{then}"} == said.contact
 
 
@@ -442,7 +442,7 @@ async def test_what_is_kept_is_looked_through_beside_the_event_loop(
     raw = b'{"email":"ada@example.com"}'
     said = VisitChange(action="create", visit_id="A", order=1, contact=Contact(email="grace@example.com"))
     delivery = Delivery("standard", "standard", (), raw, datetime.now(UTC))
-    await ledger.accept(delivery, Meta("standard", "standard", 1), [said], "main", repeat_key=None)
+    await ledger.accept(delivery, DeliveryInfo("standard", "standard", 1), [said], "main", dedup_id=None)
 
     found = await Erasure(ledger, read(SETTINGS), EMAIL).plan()
 
@@ -454,7 +454,7 @@ async def test_the_event_loop_goes_on_while_very_much_is_looked_through(redis: R
     for number in range(60):
         raw = b'{"note":"%b","n":%d}' % (b"\\\\" * 100_000, number)
         delivery = Delivery("standard", "standard", (), raw, datetime.now(UTC))
-        await ledger.accept(delivery, Meta("standard", "standard", 1, ignored="x"), [], "main", repeat_key=None)
+        await ledger.accept(delivery, DeliveryInfo("standard", "standard", 1, ignored="x"), [], "main", dedup_id=None)
     turns = 0
 
     async def count_turns() -> None:
@@ -476,13 +476,13 @@ async def test_names_of_events_go_too_since_they_may_be_sentences(redis: Redis, 
     sentence = "Payment made by Ada Lovelace"
     said = VisitChange(action="create", visit_id="A", order=1, contact=Contact(email=EMAIL))
     delivery = Delivery("standard", "standard", (), b"{}", datetime.now(UTC))
-    meta = Meta("standard", "standard", 1, name=sentence, ignored=f"no: {sentence}", removed=removed)
-    written = await ledger.accept(delivery, meta, [said], "main", repeat_key=None)
+    meta = DeliveryInfo("standard", "standard", 1, event_name=sentence, ignored=f"no: {sentence}", erased_at_ms=removed)
+    written = await ledger.accept(delivery, meta, [said], "main", dedup_id=None)
 
     await Erasure(ledger, read(SETTINGS), EMAIL).execute()
 
-    after = await ledger.meta(written.delivery)
-    assert ("", "removed") == (after.name, after.ignored)
-    assert after.removed
-    assert b"Lovelace" not in flat(await redis.command("GET", f"db:delivery:{written.delivery}"))
+    after = await ledger.load_delivery_info(written.delivery_id)
+    assert ("", "removed") == (after.event_name, after.ignored)
+    assert after.erased_at_ms
+    assert b"Lovelace" not in flat(await redis.command("GET", f"db:delivery:{written.delivery_id}"))
     assert (await Erasure(ledger, read(SETTINGS), EMAIL).plan()).is_empty

@@ -7,7 +7,7 @@ from decimal import Decimal
 import pytest
 
 from app.ledger.ledger import Ledger
-from app.ledger.records import Attempt, Hold, Meta, Outcome
+from app.ledger.records import Attempt, DeliveryInfo, Lease, Outcome
 from app.ledger.redis import Redis
 from app.operators.explain import ALL_FIELDS, Explain, redacted
 from app.settings.environment import read
@@ -51,7 +51,7 @@ async def test_a_visit_is_found_by_the_tools_own_id_however_its_name_is_written(
     ledger, settings = Ledger(redis, 30), read({"REDIS_URL": "redis://127.0.0.1:1"})
     change = VisitChange(action="create", visit_id="1562609287450015", order=1)
     delivery = Delivery("standard", "standard", (), b"", datetime.now(UTC))
-    await ledger.accept(delivery, Meta("standard", "standard", 1), [change], "main", repeat_key=None)
+    await ledger.accept(delivery, DeliveryInfo("standard", "standard", 1), [change], "main", dedup_id=None)
 
     found = await Explain(ledger, settings).visit_task_ids("standard-1562609287450015")
 
@@ -70,7 +70,7 @@ async def test_the_facts_are_those_of_whose_visit_it_is_and_every_payment_is_one
         VisitChange(action="update", visit_id="A", order=4, payment="pi_2", amount_collected=Decimal(50)),
     ]
     delivery = Delivery("standard", "standard", (), b"", datetime.now(UTC))
-    await ledger.accept(delivery, Meta("standard", "standard", 1), changes, "main", repeat_key=None)
+    await ledger.accept(delivery, DeliveryInfo("standard", "standard", 1), changes, "main", dedup_id=None)
 
     [visit] = await Explain(ledger, settings, ALL_FIELDS).visit("standard-A")
 
@@ -91,12 +91,14 @@ async def test_a_delivery_tells_the_attempts_since_it_arrived_by_the_clocks_of_t
     arrived = int(time.time() * 1000)
     delivery = Delivery("standard", "standard", (), b"{}", datetime.now(UTC))
     changes = [VisitChange(action="create", visit_id="A", order=1)]
-    written = await ledger.accept(delivery, Meta("standard", "standard", arrived), changes, "main", repeat_key=None)
-    hold = await ledger.begin("visit:main/standard-A")
-    assert isinstance(hold, Hold)
-    attempt = Attempt(at=arrived - int(behind_s * 1000), took_ms=1, outcome="waiting")
-    await ledger.release(hold, Outcome(state="waiting", attempt=attempt, reason="time_unknown", due_s=60))
+    written = await ledger.accept(
+        delivery, DeliveryInfo("standard", "standard", arrived), changes, "main", dedup_id=None
+    )
+    hold = await ledger.lease("visit:main/standard-A")
+    assert isinstance(hold, Lease)
+    attempt = Attempt(started_at_ms=arrived - int(behind_s * 1000), took_ms=1, outcome="waiting")
+    await ledger.complete(hold, Outcome(state="waiting", attempt=attempt, reason="time_unknown", retry_in_s=60))
 
-    story = await Explain(ledger, settings).delivery(written.delivery)
+    story = await Explain(ledger, settings).delivery(written.delivery_id)
 
     assert shown == len(story["attempts"])

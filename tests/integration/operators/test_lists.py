@@ -14,8 +14,8 @@ import orjson
 import pytest
 
 from app.ledger.ledger import Ledger
-from app.ledger.records import Meta
-from app.ledger.redis import Address, Redis
+from app.ledger.records import DeliveryInfo
+from app.ledger.redis import Redis, RedisAddress
 from app.operators import redaction, search_index
 from app.operators.explain import MAX_CHANGES_ON_LOOP, Explain
 from app.operators.filter import Filter
@@ -76,7 +76,7 @@ async def test_a_delivery_is_found_by_its_request_id_for_as_long_as_it_is_kept(r
 
 
 async def test_very_many_request_ids_are_written_some_at_a_time(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.ledger.redis._MOST_WAITING", 1_000)
+    monkeypatch.setattr("app.ledger.redis._MAX_PENDING", 1_000)
     counting = Counters(9, {"standard": ("key",)})
     for number in range(3_000):
         counting.record_delivery("standard", "accepted", 0, 1, f"req-{number}", f"d{number}")
@@ -111,7 +111,7 @@ async def test_what_redis_could_not_take_is_counted_later(redis: Redis) -> None:
     counting = Counters(9, {"standard": ("key",)})
     counting.record_delivery("standard", "accepted", 0, 1, "req-1", "d1")
 
-    await counting.flush(Redis(Address("redis://127.0.0.1:9/0"), 0.2))
+    await counting.flush(Redis(RedisAddress("redis://127.0.0.1:9/0"), 0.2))
     counting.count_for_hour("standard", "accepted")
     await counting.flush(redis)
 
@@ -172,7 +172,13 @@ async def arrive(redis: Redis, numbers: range, at: int | None = None) -> list[st
     ids = []
     for number in numbers:
         when = at or 1_700_000_000_000 + number
-        meta = {"hook": "standard", "source": "standard", "at": when, "ignored": "ping", "name": "ping"}
+        meta = {
+            "hook": "standard",
+            "source": "standard",
+            "received_at_ms": when,
+            "ignored": "ping",
+            "event_name": "ping",
+        }
         ids.append(f"d{when:011x}{number:010x}")
         await redis.command("SET", f"db:delivery:{ids[-1]}", orjson.dumps(meta) + b"\n")
         await redis.command("ZADD", "db:deliveries:standard", when, ids[-1])
@@ -204,13 +210,13 @@ async def test_page_after_page_shows_everything_once_while_more_arrives(
 async def test_what_rang_at_a_hook_that_was_taken_out_of_the_settings_is_still_listed(ledger: Ledger) -> None:
     raw, at = b"{}", datetime.now(UTC)
     delivery = Delivery("gone", "calendly", (), raw, at)
-    meta = Meta("gone", "calendly", int(at.timestamp() * 1000), ignored="ping")
-    written = await ledger.accept(delivery, meta, [], "main", repeat_key=None)
+    meta = DeliveryInfo("gone", "calendly", int(at.timestamp() * 1000), ignored="ping")
+    written = await ledger.accept(delivery, meta, [], "main", dedup_id=None)
     lists = Lists(ledger, settings := read(SETTINGS), _NoStory(ledger, settings))
 
     shown = [(await lists.deliveries(filter)).rows for filter in (Filter(), Filter(source="calendly"))]
 
-    assert [[written.delivery]] * 2 == [[row["delivery"] for row in rows] for rows in shown]
+    assert [[written.delivery_id]] * 2 == [[row["delivery"] for row in rows] for rows in shown]
     assert 1 == await lists.count(Filter())
     assert {"standard": 0, "gone": 1} == await lists.count_by_hook()
 
@@ -237,8 +243,8 @@ async def test_what_a_filter_means_is_counted_as_its_list_shows_it(redis: Redis,
     lists = Lists(ledger, settings, Explain(ledger, settings))
     for number, hook in enumerate(["standard", "standard", "other"]):
         delivery = Delivery(hook, "standard", (), b"%d" % number, datetime.now(UTC))
-        meta = Meta(hook, "standard", int(delivery.received_at.timestamp() * 1000))
-        await ledger.accept(delivery, meta, [], "main", repeat_key=None, event="parked", reason="bug")
+        meta = DeliveryInfo(hook, "standard", int(delivery.received_at.timestamp() * 1000))
+        await ledger.accept(delivery, meta, [], "main", dedup_id=None, event_state="parked", reason="bug")
 
     filters = [
         Filter(),
@@ -262,12 +268,12 @@ async def test_however_much_fits_is_counted_some_at_a_time(
 ) -> None:
     monkeypatch.setattr("app.operators.lists.MAX_GROUPED", 20)
     monkeypatch.setattr("app.operators.lists.REASON_BATCH", 5)
-    monkeypatch.setattr("app.ledger.redis._MOST_WAITING", 20)  # at once
+    monkeypatch.setattr("app.ledger.redis._MAX_PENDING", 20)  # at once
     settings = read(SETTINGS)
     for number in range(33):
         delivery = Delivery("standard", "standard", (), b"%d" % number, datetime.now(UTC))
-        meta = Meta("standard", "standard", int(delivery.received_at.timestamp() * 1000))
-        await ledger.accept(delivery, meta, [], "main", repeat_key=None, event="parked", reason="bug")
+        meta = DeliveryInfo("standard", "standard", int(delivery.received_at.timestamp() * 1000))
+        await ledger.accept(delivery, meta, [], "main", dedup_id=None, event_state="parked", reason="bug")
 
     lists = Lists(ledger, settings, Explain(ledger, settings))
     words = (
@@ -343,7 +349,7 @@ def test_an_operation_outlives_the_worker_that_carries_it_out(harness: Harness) 
 
 async def test_what_was_ordered_is_read_back_as_it_was_said(ledger: Ledger) -> None:
     operations = Operations(ledger, read(SETTINGS))
-    filter = Filter(state="parked", reason="bug", until=(await ledger.now()).isoformat())
+    filter = Filter(state="parked", reason="bug", until=(await ledger.server_time()).isoformat())
     order = OperationRequest(
         kind="discard",
         filter=filter,
@@ -480,9 +486,9 @@ def test_the_name_of_an_event_is_a_word_or_what_the_source_declares(
 )
 async def test_in_lists_the_name_of_an_event_names_nobody(ledger: Ledger, source: str, name: str, shown: str) -> None:
     settings, at = read(SETTINGS), datetime.now(UTC)
-    meta = Meta("standard", source, int(at.timestamp() * 1000), name=name)
+    meta = DeliveryInfo("standard", source, int(at.timestamp() * 1000), event_name=name)
     written = await ledger.accept(
-        Delivery("standard", source, (), b"{}", at), meta, [], "main", repeat_key=None, event="parked", reason="bug"
+        Delivery("standard", source, (), b"{}", at), meta, [], "main", dedup_id=None, event_state="parked", reason="bug"
     )
     explain = Explain(ledger, settings)
     lists = Lists(ledger, settings, explain)
@@ -490,7 +496,7 @@ async def test_in_lists_the_name_of_an_event_names_nobody(ledger: Ledger, source
     pages = [(await lists.deliveries(filter)).rows for filter in (Filter(), Filter(state="parked"))]
 
     assert [shown, shown] == [row["event"] for rows in pages for row in rows]
-    assert shown == (await explain.delivery(written.delivery))["event"]
+    assert shown == (await explain.delivery(written.delivery_id))["event"]
 
 
 # -- a visit with very many changes --
@@ -511,9 +517,9 @@ def folds(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 async def speak(ledger: Ledger, visit: str, numbers: range) -> None:
     for number in numbers:
         raw, at = f"{visit} {number}".encode(), datetime.now(UTC)
-        meta = Meta("standard", "standard", int(at.timestamp() * 1000), name="visit.updated")
+        meta = DeliveryInfo("standard", "standard", int(at.timestamp() * 1000), event_name="visit.updated")
         said = VisitChange(action="update", visit_id=visit, order=number, time_scheduled=at)
-        await ledger.accept(Delivery("standard", "standard", (), raw, at), meta, [said], "main", repeat_key=None)
+        await ledger.accept(Delivery("standard", "standard", (), raw, at), meta, [said], "main", dedup_id=None)
 
 
 async def test_a_page_folds_a_visit_once_however_many_rows_speak_of_it(

@@ -14,7 +14,7 @@ import pytest
 import app.operators.replay
 import jobs.apply_visit
 from app.cli.options import build_filter
-from app.ledger.records import Attempt, Hold, Meta
+from app.ledger.records import Attempt, DeliveryInfo, Lease
 from app.operators.replay import Call, NoWorkerProgress, PlannedTask, Replay
 from app.operators.selection import Mode, TaskSelector
 from app.visits.change import Contact, VisitChange
@@ -57,7 +57,7 @@ async def test_a_visit_that_was_given_another_contact_by_hand_keeps_it(world: Wo
     [by_hand] = world.harness.visits()
     world.forget_calls()
 
-    await world.ledger.replay(of("1"), fresh=True)
+    await world.ledger.replay(of("1"), recheck=True)
     await world.run()
 
     assert [by_hand] == world.harness.visits()
@@ -66,7 +66,7 @@ async def test_a_visit_that_was_given_another_contact_by_hand_keeps_it(world: Wo
 
 async def test_another_customer_after_that_is_another_visit_all_the_same(world: World) -> None:
     await world.apply(booked())
-    await world.ledger.replay(of("1"), fresh=True)
+    await world.ledger.replay(of("1"), recheck=True)
     await world.run()
 
     await world.apply(change(order=5, contact=BOB))
@@ -79,7 +79,7 @@ async def test_a_fresh_replay_by_a_later_id_removes_what_stands_under_it_again(w
     await world.apply(booked("1"), change("2", 2, continues="1", time_scheduled=hour(12)))
     made_by_hand(world, external_id="standard-2", time_scheduled="2026-03-14T12:00:00Z")
 
-    await world.ledger.replay(of("2"), fresh=True)
+    await world.ledger.replay(of("2"), recheck=True)
     await world.run()
 
     assert ["standard-1"] == names(world)
@@ -92,7 +92,7 @@ async def test_of_two_visits_under_one_name_the_one_that_its_name_opens_stays(wo
     others = made_by_hand(world, external_id="of-somebody-else")
 
     # The audit was wrong about two of them: the one is the right one, the other is not ours.
-    await world.ledger.replay(of("1"), fresh=True, beside=[ours["id"], second["id"], others["id"], 4711])
+    await world.ledger.replay(of("1"), recheck=True, duplicate_ids=[ours["id"], second["id"], others["id"], 4711])
     await world.run()
 
     assert [ours["id"], others["id"]] == [visit["id"] for visit in world.harness.visits()]
@@ -115,8 +115,8 @@ async def test_of_many_changes_those_that_decide_and_the_newest_stay(world: Worl
 
     member = await world.member()
     assert len(member.changes) <= 10
-    assert 39 == member.n == member.done
-    assert 39 == len(member.changes) + member.dropped
+    assert 39 == member.change_count == member.applied_count
+    assert 39 == len(member.changes) + member.compacted_count
     assert "2026-03-14T09:00:00Z" == (world.visit() or {})["time_scheduled"]  # what the booking said, last by the tool
 
 
@@ -126,9 +126,9 @@ async def test_a_visit_that_does_not_settle_does_not_grow_either(world: World) -
         await world.apply(change(order=order, time_scheduled=hour(order % 24)))  # of nobody yet
 
     member = await world.member()
-    assert ("waiting", 0, 38) == (member.state, member.done, member.n)
+    assert ("waiting", 0, 38) == (member.state, member.applied_count, member.change_count)
     assert len(member.changes) <= 10
-    assert 38 == len(member.changes) + member.dropped
+    assert 38 == len(member.changes) + member.compacted_count
     await world.apply(booked(order=1_000))
     assert "2026-03-14T09:00:00Z" == (world.visit() or {})["time_scheduled"]
 
@@ -140,7 +140,7 @@ async def test_of_many_discarded_changes_the_newest_are_remembered(world: World)
     await world.ledger.discard(of("1"))
     await world.apply(booked(order=1_000))
 
-    assert 3 == len((await world.member()).discarded)
+    assert 3 == len((await world.member()).discarded_changes)
 
 
 async def test_a_visit_of_very_many_payments_is_parked_and_one_less_is_not(
@@ -168,7 +168,7 @@ async def test_what_was_forgotten_does_not_come_back_by_a_later_link_or_a_fresh_
 
     await world.apply(booked("1", order=1))
     await world.apply(change("2", 1, continues="1", amount_collected=None))
-    await world.ledger.replay(of("2"), fresh=True)
+    await world.ledger.replay(of("2"), recheck=True)
     await world.run()
 
     assert ["standard-1"] == names(world)
@@ -188,10 +188,10 @@ class Toolbox:
         """A delivery; what today's code makes of it. Its id."""
         raw = said.encode() or standard_body("visit.updated", "1", uuid.uuid4().hex)
         delivery = Delivery("standard", "standard", (), raw, datetime.now(UTC))
-        meta = Meta("standard", "standard", int(datetime.now(UTC).timestamp() * 1000))
-        written = await self.world.ledger.accept(delivery, meta, changes, "main", repeat_key=uuid.uuid4().hex)
+        meta = DeliveryInfo("standard", "standard", int(datetime.now(UTC).timestamp() * 1000))
+        written = await self.world.ledger.accept(delivery, meta, changes, "main", dedup_id=uuid.uuid4().hex)
         await self.world.run()
-        return written.delivery
+        return written.delivery_id
 
     def means(self, meaning: "list[VisitChange] | Ignored | Exception") -> None:
         """What the code of another day makes of every event."""
@@ -207,7 +207,7 @@ class Toolbox:
 
     async def rederive(self, delivery: str, meaning: "list[VisitChange] | Ignored | Exception") -> list[str]:
         self.means(meaning)
-        await self.world.ledger.rederive(delivery)
+        await self.world.ledger.retranslate(delivery)
         return await self.world.run()
 
 
@@ -279,7 +279,7 @@ async def test_what_cannot_be_translated_today_is_parked_and_what_it_said_stays(
     first = await tools.ring(booked())
 
     await tools.rederive(first, Untranslatable("data.when: not a moment"))
-    assert [f"event:{first}"] == await tools.world.ledger.works("parked")
+    assert [f"event:{first}"] == await tools.world.ledger.task_ids("parked")
     assert ["standard-1"] == names(tools.world)
 
     tools.means([booked(hour=12)])
@@ -293,13 +293,13 @@ async def test_what_is_certain_is_applied_and_the_rest_is_parked(tools: Toolbox)
 
     await tools.rederive(first, PartlyTranslatable("which other visits it means is not told", [booked()]))
 
-    member = await tools.world.ledger.member(f"event:{first}")
+    member = await tools.world.ledger.load_task(f"event:{first}")
     assert ("parked", "untranslatable: which other visits it means is not told") == (member.state, member.reason)
     assert ["standard-1"] == names(tools.world)
 
     await tools.rederive(first, [booked("2")])
     assert ["standard-2"] == names(tools.world), "what it said before was taken back"
-    assert [] == await tools.world.ledger.works("parked")
+    assert [] == await tools.world.ledger.task_ids("parked")
 
 
 async def test_a_plan_says_what_is_certain_of_a_delivery_that_needs_an_operator(tools: Toolbox) -> None:
@@ -322,7 +322,7 @@ async def test_what_is_certain_stays_when_an_operator_is_done_with_the_rest(tool
     assert 1 == await world.ledger.discard(f"event:{first}")
     await world.run()
 
-    assert (["standard-1"], []) == (names(world), await world.ledger.works("parked"))
+    assert (["standard-1"], []) == (names(world), await world.ledger.task_ids("parked"))
 
 
 async def test_what_an_operator_discarded_stays_discarded(tools: Toolbox) -> None:
@@ -342,12 +342,12 @@ async def test_asked_for_during_a_run_it_is_done_once_more(tools: Toolbox) -> No
     world = tools.world
     first = await tools.ring(booked())
     tools.means([booked(hour=10)])
-    await world.ledger.rederive(first)
-    hold = await world.ledger.begin(f"event:{first}")
-    assert isinstance(hold, Hold)
+    await world.ledger.retranslate(first)
+    hold = await world.ledger.lease(f"event:{first}")
+    assert isinstance(hold, Lease)
 
-    await world.ledger.rederive(first)
-    await world.ledger.land(hold, "standard", "main", [booked(hour=10)], Attempt(1, 1, "translated"))
+    await world.ledger.retranslate(first)
+    await world.ledger.record_changes(hold, "standard", "main", [booked(hour=10)], Attempt(1, 1, "translated"))
     tools.means(Ignored("not a visit"))
     await world.run()
 
@@ -383,7 +383,7 @@ async def refused(world: World, *visits: str) -> None:
         await world.land(booked(visit_id, contact=Contact(id="cont_nobody")))
     await world.run()
     world.harness.clear_faults()
-    assert len(visits) == len(await world.ledger.works("parked"))
+    assert len(visits) == len(await world.ledger.task_ids("parked"))
 
 
 async def test_a_plan_says_what_would_be_sent_and_sends_nothing(world: World) -> None:
@@ -456,12 +456,12 @@ async def test_a_visit_with_several_ids_is_one_and_begins_its_tries_anew_by_any_
     world.harness.inject_faults(error_share=1)
     await world.run()
     world.harness.clear_faults()
-    assert 1 == (await world.member("1")).tries
+    assert 1 == (await world.member("1")).failed_attempts
 
     assert [("standard-1", "visit:main/standard-1")] == [(s.id, s.task_id) for s in await plan(world, hook="standard")]
     assert [("standard-2", "queued")] == await carry_out(world, ids=("standard-2",))
 
-    assert 0 == (await world.member("1")).tries
+    assert 0 == (await world.member("1")).failed_attempts
     assert ["settled"] == await world.run()
 
 
@@ -510,10 +510,10 @@ async def test_words_are_asked_of_the_delivery_that_was_found(world: World, mode
     ten_days_ago = int(time.time() * 1000) - 10 * 86_400_000
     await world.ledger.accept(
         Delivery("standard", "standard", (), b"old", datetime.now(UTC)),
-        Meta("standard", "standard", ten_days_ago),
+        DeliveryInfo("standard", "standard", ten_days_ago),
         [booked("1")],
         "main",
-        repeat_key=None,
+        dedup_id=None,
     )
     await asyncio.sleep(0.005)  # their names sort by the ms
     await world.land(change("1", 2))
@@ -545,7 +545,7 @@ async def test_a_visit_is_found_by_its_later_id_whatever_is_the_matter_with_it(w
 async def spoken(world: World) -> dict[str, str]:
     """Each delivery with the visit that it spoke of."""
     ids = [id.decode() for id in await world.redis.command("ZRANGE", "db:deliveries:standard", 0, -1)]
-    return {id: " ".join((await world.ledger.meta(id)).work) for id in ids}
+    return {id: " ".join((await world.ledger.load_delivery_info(id)).task_ids) for id in ids}
 
 
 async def test_words_of_a_filter_narrow_what_is_selected(world: World) -> None:
@@ -598,11 +598,11 @@ async def test_no_more_than_a_batch_is_put_in_front_of_the_live_work(
 
     with pytest.raises(NoWorkerProgress):
         await carry_out(world, state="parked")
-    assert 5 == len(await world.ledger.works("queued"))
+    assert 5 == len(await world.ledger.task_ids("queued"))
 
     most, broken_off = 0, asyncio.create_task(carry_out(world, state="parked"))
     while not broken_off.done():
-        most = max(most, len(await world.ledger.works("queued")))
+        most = max(most, len(await world.ledger.task_ids("queued")))
         await world.run()
         await asyncio.sleep(0)
     assert 0 < most <= 8  # a batch, and of the one before at most the half
@@ -614,7 +614,7 @@ async def test_a_walk_sees_everything_that_stays_while_others_leave_and_join(wor
         await world.redis.command("ZADD", "db:parked", 1_000 + number // 600, f"visit:main/standard-{number:04}")
     seen = []
 
-    async for work in world.ledger.walk("parked"):
+    async for work in world.ledger.scan_by_time("parked"):
         seen.append(work)
         await world.redis.command("ZREM", "db:parked", work)
         await world.redis.command("ZADD", "db:parked", 9_000, f"{work}-again")
@@ -643,7 +643,7 @@ async def test_what_is_older_than_what_is_remembered_is_not_translated_anew(tool
     record = await tools.world.redis.command("GET", f"db:delivery:{first}")
     head, _, body = record.partition(b"\n")
     meta = json.loads(head)
-    meta["at"] -= 31 * 86_400_000
+    meta["received_at_ms"] -= 31 * 86_400_000
     await tools.world.redis.command("SET", f"db:delivery:{first}", json.dumps(meta).encode() + b"\n" + body)
 
     [step] = await plan(tools.world, "retranslate", ids=(first,))

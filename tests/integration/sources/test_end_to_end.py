@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from app.intake.endpoint import WebhookEndpoint
-from app.ledger.records import Meta
+from app.ledger.records import DeliveryInfo
 from app.ledger.redis import Redis
 from app.operators.filter import Filter
 from app.operators.replay import PlannedTask, Replay
@@ -227,8 +227,8 @@ def _same(said: Any, stands: Any) -> bool:
 async def _unforeseen(world: Doorstep) -> list[str]:
     """What is neither done nor waits for something that no single delivery brings."""
     foreseen = {"contact_unknown", "time_unknown", "record_not_found_yet"}
-    works = [work for state in ("parked", "waiting", "held") for work in await world.ledger.works(state)]  # type: ignore[arg-type]
-    reasons = [(await world.ledger.member(work)).reason for work in works]
+    works = [work for state in ("parked", "waiting", "held") for work in await world.ledger.task_ids(state)]  # type: ignore[arg-type]
+    reasons = [(await world.ledger.load_task(work)).reason for work in works]
     return [reason for reason in reasons if reason not in foreseen]
 
 
@@ -262,9 +262,9 @@ async def test_every_specimen_translated_anew_says_the_same(world: Doorstep, nam
         entrance = world.context.settings.entrances[name]
         delivery = replace(specimen.delivery, received_at=datetime.now(UTC).replace(microsecond=123_456))
         event = parse_event(entrance.tool, delivery, entrance.hook.zone)
-        kept = Meta(name, name, int(delivery.received_at.timestamp() * 1000), headers=dict(event.headers))
+        kept = DeliveryInfo(name, name, int(delivery.received_at.timestamp() * 1000), headers=dict(event.headers))
 
-        stored = parse_event(entrance.tool, kept.delivery(delivery.body), entrance.hook.zone)
+        stored = parse_event(entrance.tool, kept.to_delivery(delivery.body), entrance.hook.zone)
         again = translate_event(entrance.tool, stored, entrance.hook.tenants)
 
         assert [*map(encode_change, translate_event(entrance.tool, event, entrance.hook.tenants).changes)] == [
@@ -351,7 +351,7 @@ async def test_a_plan_to_translate_anew_says_what_is_then_done(world: Doorstep, 
             skipped += 1
             assert ([], []) == (written(world), world.api.seen), what
         elif fetched:
-            calls = [call for call, _ in (await world.ledger.member(step.task_id)).attempts[-1].calls]
+            calls = [call for call, _ in (await world.ledger.load_task(step.task_id)).attempts[-1].calls]
             assert fetched == [call.call for call in step.calls], what
             assert not Counter(fetched) - Counter(calls), what
         else:

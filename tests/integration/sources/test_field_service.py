@@ -214,7 +214,7 @@ async def test_boulevard_a_payment_that_the_api_refuses_is_not_forgotten(
     answer = await world.ring(paid)
     await world.run()
 
-    event = await world.ledger.member(f"event:{answer.json()['delivery']}")
+    event = await world.ledger.load_task(f"event:{answer.json()['delivery']}")
     assert (state, reason) == (event.state, event.reason[: len(reason)])
 
 
@@ -354,7 +354,7 @@ async def test_jobber_two_hundred_visits_of_one_series_land_together(world: Door
     event = f"event:{(await world.ring(booked)).json()['delivery']}"
     await world.do(event)
 
-    assert 201 == len(set((await world.ledger.member(event)).landed))
+    assert 201 == len(set((await world.ledger.load_task(event)).targets))
 
 
 @pytest.mark.parametrize(
@@ -567,7 +567,7 @@ async def test_nexhealth_of_one_practice_an_event_without_a_name_is_parked_and_n
     await world.ring(sent(specimen, {**body, "event_time": "2026-03-10T15:20:39.000Z"}, "subdomain=example-dental"))
     await world.run()
 
-    event = await world.ledger.member(f"event:{answer.json()['delivery']}")
+    event = await world.ledger.load_task(f"event:{answer.json()['delivery']}")
     assert ("parked", True) == (event.state, "?subdomain=" in event.reason)
     assert ["nexhealth-11-700001"] == [visit["external_id"] for visit in world.harness.visits()]
     assert {"v20240412"} == {headers["nex-api-version"] for headers in world.api.seen}
@@ -602,9 +602,9 @@ async def test_tekmetric_an_event_has_a_name_in_which_nobody_is_named(
     answer = await world.ring(specimen, raw=json.dumps(body).encode())
 
     id = answer.json()["delivery"]
-    meta, _ = await world.ledger.delivery(id)
+    meta, _ = await world.ledger.load_delivery(id)
     beside_the_body = (await world.redis.command("GET", f"db:delivery:{id}")).partition(b"\n")[0].lower()
-    assert name == meta.name
+    assert name == meta.event_name
     assert (False, False) == (b"hopper" in beside_the_body, b"grace" in beside_the_body)
 
 
@@ -615,8 +615,8 @@ async def test_tekmetric_an_event_without_a_sentence_has_no_name(world: Doorstep
 
     answer = await world.ring(specimen, raw=json.dumps(body).encode())
 
-    meta, _ = await world.ledger.delivery(answer.json()["delivery"])
-    assert (202, "") == (answer.status_code, meta.name)
+    meta, _ = await world.ledger.load_delivery(answer.json()["delivery"])
+    assert (202, "") == (answer.status_code, meta.event_name)
 
 
 # ServiceM8 ----------------------------------------------------------------------------------------------------------

@@ -62,8 +62,8 @@ class Door(World):
         return sorted((emails[visit["contact_id"]].split("@")[0], visit["event_date"]) for visit in visits)
 
     async def parked(self) -> list[str]:
-        works = await self.ledger.works("parked")
-        return [(await self.ledger.member(work)).reason.removeprefix("untranslatable: ") for work in works]
+        works = await self.ledger.task_ids("parked")
+        return [(await self.ledger.load_task(work)).reason.removeprefix("untranslatable: ") for work in works]
 
     async def in_every_order(self, source: str, bodies: Sequence[Body], most: int = 8) -> list[tuple[str, str]]:
         """Who is asked, which is the same in every order, and when each is told twice."""
@@ -265,7 +265,7 @@ async def test_a_no_show_is_of_one_seat(door: Door, more: Body) -> None:
     marks = [missed(40, "u1", {"Ada@Example.com": True, CY: True}, **more), missed(41, "u1", {ADA: False}, **more)]
 
     assert [("ada", FIRST), ("bob", FIRST)] == await door.in_every_order("calcom", [*TAKEN, *marks])
-    assert [] == await door.ledger.works("waiting")
+    assert [] == await door.ledger.task_ids("waiting")
 
 
 async def test_a_meeting_with_seats_ends_for_those_who_held_one(door: Door) -> None:
@@ -278,7 +278,7 @@ async def test_a_meeting_with_seats_ends_for_those_who_held_one(door: Door) -> N
     left = seats("BOOKING_CANCELLED", 4, "u1", [CY])
 
     assert [("bob", "2026-10-01T15:30:00Z")] == await door.in_every_order("calcom", [*TAKEN[:2], left, ended])
-    assert [] == await door.ledger.works("waiting"), "a host among the attendees is waited for"
+    assert [] == await door.ledger.task_ids("waiting"), "a host among the attendees is waited for"
 
 
 async def test_the_end_of_a_meeting_that_does_not_say_that_it_had_seats_asks_nobody_twice(door: Door) -> None:
@@ -313,7 +313,7 @@ async def test_a_seat_without_an_address_is_nobody_elses(door: Door) -> None:
 
     assert [("ada", FIRST), ("cy", FIRST)] == door.asked()
     assert ["contact_unknown"] == [
-        (await door.ledger.member(work)).reason for work in await door.ledger.works("waiting")
+        (await door.ledger.load_task(work)).reason for work in await door.ledger.task_ids("waiting")
     ]
     assert ["an attendee has neither an e-mail address nor a phone number to be told by"] == await door.parked()
     assert not [key for key in await door.redis.command("KEYS", "*") if b"5550100002" in key or b"@" in key]
@@ -358,8 +358,8 @@ async def test_a_no_show_of_somebody_who_was_forgotten_still_counts(door: Door) 
     works = [key.decode() for key in await door.redis.command("KEYS", "db:visit:*")]
     left = [b" ".join(await door.redis.command("HGETALL", work)) for work in works]
     assert not [text for text in left if ADA.encode() in text or b"guest@" in text]
-    families = [await door.ledger.family(work.removeprefix("db:")) for work in works]
-    wants = [wanted(fold(said for member in family for said in member.said())) for family in families]
+    families = [await door.ledger.load_aliases(work.removeprefix("db:")) for work in works]
+    wants = [wanted(fold(said for member in family for said in member.recorded_changes())) for family in families]
     assert [True] == [want.is_off for want in wants if want.contact.is_forgotten]
 
 
@@ -763,6 +763,6 @@ async def test_an_attendee_without_an_address_is_nobody_elses(door: Door) -> Non
 
     assert [("ada", FIRST)] == door.asked()
     assert ["contact_unknown"] == [
-        (await door.ledger.member(work)).reason for work in await door.ledger.works("waiting")
+        (await door.ledger.load_task(work)).reason for work in await door.ledger.task_ids("waiting")
     ]
     assert ["an attendee has neither an e-mail address nor an id"] == await door.parked()

@@ -54,7 +54,7 @@ async def test_the_visit_is_made_for_the_first_and_parked_for_the_others(world: 
     assert "2026-10-01T15:00:00Z" == visit["time_scheduled"]
     assert not visit.get("date_cancelled")
     assert (1, 0) == (len(world.contacts("ada@example.com")), len(world.contacts("bob@example.com")))
-    assert "@" not in " ".join(attempt.said or "" for attempt in member.attempts)
+    assert "@" not in " ".join(attempt.response_text or "" for attempt in member.attempts)
     shown = await Explain(world.ledger, world.context.settings).visit("standard-1")
     assert "@" not in json.dumps(shown, default=str)
 

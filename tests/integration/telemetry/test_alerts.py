@@ -68,7 +68,7 @@ class Scene:
     """A worker lives; what is the matter is up to the test."""
 
     def __init__(self, redis: Redis, channel: Channel) -> None:
-        self.redis, self.channel, self.ledger = redis, channel, Ledger(redis, keep_days=30)
+        self.redis, self.channel, self.ledger = redis, channel, Ledger(redis, retention_days=30)
         self.watch = AlertMonitor(redis, settings(channel.url))
 
     async def look(self) -> list[str]:
@@ -79,7 +79,7 @@ class Scene:
         return self.channel.texts[known:]
 
     async def beat(self) -> None:
-        await self.ledger.beat("db:worker:w", b"{}", 30_000)
+        await self.ledger.heartbeat("db:worker:w", b"{}", 30_000)
 
     async def minutes_later(self, minutes: int) -> None:
         state = orjson.loads(await self.redis.command("GET", STATE_KEY))
@@ -112,7 +112,7 @@ async def overdue(scene: Scene) -> None:
 
 async def park(scene: Scene) -> None:
     await accept(scene.ledger, change("A"))
-    await scene.ledger.release(await begin(scene.ledger, "A"), parked())
+    await scene.ledger.complete(await begin(scene.ledger, "A"), parked())
 
 
 async def deliveries(scene: Scene, *minutes_ago: float) -> None:
@@ -212,7 +212,7 @@ async def test_failures_that_were_there_before_are_no_news_and_a_second_wave_is(
     await scene.look()
 
     await accept(scene.ledger, change("B"))
-    await scene.ledger.release(await begin(scene.ledger, "B"), parked())
+    await scene.ledger.complete(await begin(scene.ledger, "B"), parked())
 
     [told] = await scene.look()
     assert "1 more need an operator; now it is 2" in told

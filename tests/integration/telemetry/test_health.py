@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from app.ledger.ledger import Ledger
-from app.ledger.records import Verdict
+from app.ledger.records import CircuitSignal
 from app.ledger.redis import Redis
 from app.telemetry.health import load_backlog
 from tests.integration.ledger.test_ledger import (
@@ -38,7 +38,7 @@ async def test_the_age_of_what_is_overdue_is_told_for_each_state(ledger: Ledger,
     if state != "queued":
         hold = await begin(ledger, "A")
         if state == "waiting":
-            await ledger.release(hold, waiting(due_s=60))
+            await ledger.complete(hold, waiting(retry_in_s=60))
     assert 0 == round((await load_backlog(redis, ["main"])).oldest_s)
 
     await backdate(redis, state)
@@ -54,10 +54,10 @@ async def test_what_is_held_is_the_apis_turn_until_its_gate_is_open(
     ledger: Ledger, redis: Redis, at: datetime | None
 ) -> None:
     await accept(ledger, change("A", time_scheduled=at))
-    verdict = Verdict(why="unauthorized", wait_s=60)
-    await ledger.release(await begin(ledger, "A", "main"), waiting(verdict=verdict), gate="main")
+    verdict = CircuitSignal(kind="unauthorized", pause_s=60)
+    await ledger.complete(await begin(ledger, "A", "main"), waiting(circuit_signal=verdict), account="main")
     await accept(ledger, change("B", time_scheduled=at))
-    await ledger.begin(work("B"), "main")
+    await ledger.lease(work("B"), "main")
     now, _ = await redis.command("TIME")
     for key in ("db:gate:main", f"db:{work('B')}"):
         await redis.command("HSET", key, "since", (int(now) - DAY_S) * 1000)
@@ -76,7 +76,7 @@ async def test_what_is_held_is_the_apis_turn_until_its_gate_is_open(
 async def test_what_an_operator_lets_out_is_not_stuck_yet(ledger: Ledger, redis: Redis) -> None:
     await ledger.pause("main")
     await accept(ledger, change("A"))
-    await ledger.begin(work("A"), "main")
+    await ledger.lease(work("A"), "main")
     now, _ = await redis.command("TIME")
     await redis.command("HSET", f"db:{work('A')}", "since", (int(now) - DAY_S) * 1000)
     await quiet_for(redis, DAY_S)
@@ -92,7 +92,7 @@ async def test_settling_and_parking_are_progress_and_waiting_is_none(ledger: Led
         await quiet_for(redis, 1_000)
         before = await redis.command("GET", "db:progress")
 
-        await ledger.release(await begin(ledger, "A"), outcome)
+        await ledger.complete(await begin(ledger, "A"), outcome)
 
         assert is_progress is (before != await redis.command("GET", "db:progress"))
 

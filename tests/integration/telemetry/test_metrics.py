@@ -21,7 +21,7 @@ from prometheus_client.samples import Sample
 from app import __version__
 from app.demo.valkey import free_port, valkey
 from app.ledger.ledger import Ledger
-from app.ledger.records import Verdict
+from app.ledger.records import CircuitSignal
 from app.ledger.redis import Redis
 from app.telemetry.counters import METRICS_KEY, Counters, hourly_counts, totals
 from app.telemetry.metric_names import METRICS
@@ -284,8 +284,8 @@ def test_without_redis_metrics_say_so_and_nothing_else(harness: Harness) -> None
 async def test_a_gate_that_is_shut_is_told(harness: Harness, ledger: Ledger) -> None:
     door = harness.start_web(METRICS_TOKEN="t")
     await accept(ledger, change("A"))
-    verdict = Verdict(why="unauthorized", wait_s=60)
-    await ledger.release(await begin(ledger, "A", "main"), waiting(verdict=verdict), gate="main")
+    verdict = CircuitSignal(kind="unauthorized", pause_s=60)
+    await ledger.complete(await begin(ledger, "A", "main"), waiting(circuit_signal=verdict), account="main")
 
     assert 1 == scrape(door)['doorbell_visits_api_circuit_open{account="main"}']
 

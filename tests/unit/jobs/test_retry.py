@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from app.ledger.records import Verdict
+from app.ledger.records import CircuitSignal
 from app.visits.client import Broken, RateLimited, Refused, Unanswered, Unauthorized, Unreachable, VisitsApiTrouble
 from jobs.retry import Decision, Schedule, decide, outcome_is_unknown, reason_class
 
@@ -76,7 +76,7 @@ def test_trouble_that_may_be_everybodys_is_told_as_such(trouble: VisitsApiTroubl
     verdict = after(trouble).circuit_signal
 
     assert verdict is not None
-    assert ("down", 3) == (verdict.why, verdict.enough)
+    assert ("down", 3) == (verdict.kind, verdict.threshold)
 
 
 @pytest.mark.parametrize("trouble", TRANSIENT)
@@ -88,7 +88,7 @@ def test_an_api_that_is_back_is_noticed_within_half_a_minute(
     verdict = after(trouble, tries, chance=chance).circuit_signal
 
     assert verdict is not None
-    assert 0 < verdict.wait_s <= 30
+    assert 0 < verdict.pause_s <= 30
 
 
 def test_a_503_that_names_a_time_is_taken_by_its_word() -> None:
@@ -115,8 +115,8 @@ def test_a_refused_token_holds_everybody_and_costs_no_try(status: int, chance: f
 
     assert (True, 4, 0) == (decision.opens_circuit, decision.failed_attempts, decision.retry_in_s)
     assert decision.circuit_signal is not None
-    assert ("unauthorized", 1) == (decision.circuit_signal.why, decision.circuit_signal.enough)
-    assert 0 < decision.circuit_signal.wait_s <= 30
+    assert ("unauthorized", 1) == (decision.circuit_signal.kind, decision.circuit_signal.threshold)
+    assert 0 < decision.circuit_signal.pause_s <= 30
 
 
 @pytest.mark.parametrize("asked_s", [0, 0.5, 7, 86_400])
@@ -127,9 +127,9 @@ def test_a_429_holds_everybody_as_long_as_it_asks_and_costs_no_try(asked_s: floa
     assert (True, 4, 0) == (decision.opens_circuit, decision.failed_attempts, decision.retry_in_s)
     assert decision.circuit_signal is not None
     assert ("rate_limited", asked_s, 1) == (
-        decision.circuit_signal.why,
-        decision.circuit_signal.wait_s,
-        decision.circuit_signal.enough,
+        decision.circuit_signal.kind,
+        decision.circuit_signal.pause_s,
+        decision.circuit_signal.threshold,
     )
 
 
@@ -138,7 +138,7 @@ def test_a_429_that_names_no_time_holds_everybody_for_some_seconds(chance: float
     verdict = after(RateLimited(CALL, 429), chance=chance).circuit_signal
 
     assert verdict is not None
-    assert 1 <= verdict.wait_s <= 60
+    assert 1 <= verdict.pause_s <= 60
 
 
 @pytest.mark.parametrize("status", [400, 402, 404, 409, 410, 413, 418, 422, 451])
@@ -147,7 +147,7 @@ def test_any_other_refusal_is_parked_at_once_with_the_answers_status(status: int
     decision = after(Refused(CALL, status, "who@example.com is not an address"), tries)
 
     # It answered, so the way to the API is free: everybody else goes on.
-    assert Decision(None, tries + 1, f"PUT /visits/:id: {status}", Verdict(why="ok")) == decision
+    assert Decision(None, tries + 1, f"PUT /visits/:id: {status}", CircuitSignal(kind="ok")) == decision
 
 
 @pytest.mark.parametrize("trouble", [*TRANSIENT, pytest.param(RateLimited(CALL, 429), id="429")])
@@ -210,7 +210,7 @@ def test_only_a_write_without_an_answer_of_the_api_may_be_under_way(trouble: Vis
 
 @pytest.mark.parametrize(("chance", "wait_s"), [(0.0, 15), (0.5, 22.5), (1.0, 30)])
 def test_after_a_refused_token_everybody_waits_at_least_half_of_the_longest_pause(chance: float, wait_s: float) -> None:
-    verdict = Verdict(why="unauthorized", wait_s=wait_s)
+    verdict = CircuitSignal(kind="unauthorized", pause_s=wait_s)
 
     assert Decision(0, 4, f"{CALL}: 401", verdict, opens_circuit=True) == after(
         Unauthorized(CALL, 401), 4, chance=chance
@@ -219,7 +219,7 @@ def test_after_a_refused_token_everybody_waits_at_least_half_of_the_longest_paus
 
 @pytest.mark.parametrize(("chance", "wait_s"), [(0.0, 7.5), (0.5, 11.25), (1.0, 15)])
 def test_a_429_that_names_no_time_holds_everybody_for_half_of_15_seconds_or_more(chance: float, wait_s: float) -> None:
-    verdict = Verdict(why="rate_limited", wait_s=wait_s)
+    verdict = CircuitSignal(kind="rate_limited", pause_s=wait_s)
 
     assert Decision(0, 4, f"{CALL}: 429", verdict, opens_circuit=True) == after(
         RateLimited(CALL, 429), 4, chance=chance
@@ -227,11 +227,11 @@ def test_a_429_that_names_no_time_holds_everybody_for_half_of_15_seconds_or_more
 
 
 def test_trouble_of_the_api_is_tried_again_after_a_chance_share_and_may_hold_everybody_for_half_a_minute() -> None:
-    verdict = Verdict(why="down", wait_s=30, enough=3)
+    verdict = CircuitSignal(kind="down", pause_s=30, threshold=3)
 
     assert Decision(0, 1, f"{CALL}: 503", verdict) == after(Broken(CALL, 503), chance=0)
     assert Decision(5, 1, f"{CALL}: 503", verdict) == after(Broken(CALL, 503), chance=1)
-    assert replace(verdict, wait_s=7) == decide(Broken(CALL, 503), replace(SCHEDULE, cap_s=7), 0, 0, 1).circuit_signal
+    assert replace(verdict, pause_s=7) == decide(Broken(CALL, 503), replace(SCHEDULE, cap_s=7), 0, 0, 1).circuit_signal
 
 
 def test_the_status_is_the_last_word_of_a_reason() -> None:

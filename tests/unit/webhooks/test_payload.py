@@ -17,7 +17,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from app.ledger.records import Meta
+from app.ledger.records import DeliveryInfo
 from app.settings.environment import read
 from app.visits.change import timestamp
 from app.webhooks.delivery import (
@@ -69,7 +69,9 @@ def test_a_parameter_of_the_address_is_read_and_kept_for_a_source_that_asks_for_
     rung = replace(delivery(b'{"type":"t"}'), query=b"event=moved&event=second&x+y=Zo%C3%AB&other=1")
 
     event = parse_event(entrance.tool, rung)
-    again = parse_event(entrance.tool, Meta("shop", "standard", 0, headers=dict(event.headers)).delivery(rung.body))
+    again = parse_event(
+        entrance.tool, DeliveryInfo("shop", "standard", 0, headers=dict(event.headers)).to_delivery(rung.body)
+    )
 
     assert {"?event": "moved", "?x y": "Zo\xc3\xab"} == event.headers == again.headers
     assert {} == parse_event(entrance.tool, replace(rung, query=b"")).headers
