@@ -15,9 +15,9 @@ from app.ledger.ledger import Ledger
 from app.ledger.records import Lease
 from app.ledger.redis import Redis, RedisAddress
 from app.visits.change import Contact
-from tests.integration.ledger.test_ledger import LANES, accept, begin, change, settled, state_of, waiting, work
 from tests.processes.test_worker import LedgerClient, all_visits, booked
 from tests.support.harness import Harness, Server, wait_until
+from tests.support.ledger import LANES, accept, begin, change, settled, state_of, waiting, work
 
 KNOWN = Contact(id="cont_KYdl3lftgZXGRbxqoj")
 SETS = ("db:running", "db:queued", "db:waiting", "db:workers", *LANES.values())

@@ -9,10 +9,10 @@ import pytest
 
 from app.demo.valkey import free_port
 from app.webhooks.registry import load_sources, load_specimens
-from tests.integration.console.test_access import HASHES, OPERATORS
-from tests.integration.intake.test_endpoint import CAP, IMPATIENT, Door, an_event, padded, request, web
-from tests.sources.test_specimens import BY_TOOL
+from tests.support.console import HASHES, OPERATORS
 from tests.support.harness import sign_standard
+from tests.support.intake import CAP, IMPATIENT, Door, an_event, padded, request, web
+from tests.support.specimens import BY_TOOL
 
 #: What docs/runbook.md lists.
 LISTED = {200, 202, 400, 401, 404, 405, 408, 413, 415, 429, 503}

@@ -18,20 +18,9 @@ import pytest
 
 from app.intake import http_protocol
 from app.ledger.redis import Redis
-from tests.integration.console.test_access import HASHES, OPERATORS
-from tests.integration.intake.test_endpoint import (
-    IMPATIENT,
-    Door,
-    an_event,
-    answer_on,
-    begun,
-    is_told,
-    kept,
-    padded,
-    request,
-    web,
-)
+from tests.support.console import HASHES, OPERATORS
 from tests.support.harness import ROOT, sign_standard, wait_until
+from tests.support.intake import IMPATIENT, Door, an_event, answer_on, begun, is_told, kept, padded, request, web
 
 PROCFILE_WEB = (ROOT / "Procfile").read_text().splitlines()[0].partition(": ")[2]
 #: So few open files that a test can use all of them.

@@ -17,22 +17,9 @@ from app.telemetry.health import load_backlog
 from app.visits.change import VisitChange
 from app.webhooks.delivery import Delivery
 from jobs.maintenance import _release_circuits
-from tests.integration.jobs.test_apply_visit import ADA, World, booked, hands, world
-from tests.integration.ledger.test_ledger import (
-    accept,
-    attempt,
-    backdate,
-    begin,
-    change,
-    jobs,
-    settled,
-    state_of,
-    work,
-    work_off,
-)
 from tests.support.harness import Harness, standard_body, wait_until
-
-__all__ = ["hands", "world"]
+from tests.support.ledger import accept, attempt, backdate, begin, change, jobs, settled, state_of, work, work_off
+from tests.support.visit_worker import ADA, World, booked
 
 #: As in app/ledger/ledger.lua.
 MOST_IDS, MOST_FIELDS, MOST_IDS_READ, MOST_LOST = 200, 5_000, 1_000, 5

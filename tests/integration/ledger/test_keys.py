@@ -18,9 +18,9 @@ from app.ledger.redis import Redis, RedisAddress
 from app.main import create_app
 from app.settings.environment import read
 from app.webhooks.registry import load_specimens
-from tests.integration.console.test_access import ENDING, HASHES, OPERATORS, Browser
-from tests.integration.ledger.test_ledger import accept, begin, change, forgetful, parked, work, work_off
+from tests.support.console import ENDING, HASHES, OPERATORS, Browser
 from tests.support.harness import ROOT, Harness, sign_standard, standard_body, wait_until
+from tests.support.ledger import accept, begin, change, forgetful, parked, work, work_off
 
 KEY = "secret-key-of-the-tests-0123456789"
 ACUITY = load_specimens("acuity")

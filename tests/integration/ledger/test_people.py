@@ -9,7 +9,7 @@ from app.ledger.records import RecordOutdated
 from app.ledger.redis import Redis
 from tests.integration.sources import test_end_to_end
 from tests.integration.sources.test_end_to_end import Doorstep
-from tests.sources.test_specimens import BY_TOOL
+from tests.support.specimens import BY_TOOL
 
 hands, served, doorstep = test_end_to_end.hands, test_end_to_end.served, test_end_to_end.world
 NOON = datetime(2026, 11, 29, 12, tzinfo=UTC)

@@ -8,11 +8,9 @@ import pytest
 from app.cli.options import build_filter
 from app.operators.discard import Discard, Planned
 from app.visits.change import Contact
-from tests.integration.jobs.test_apply_visit import World, booked, change, hands, world
-from tests.integration.jobs.test_apply_visit import at as hour
 from tests.integration.operators.test_replay import of, refused
-
-__all__ = ["hands", "world"]
+from tests.support.visit_worker import World, booked, change
+from tests.support.visit_worker import at as hour
 
 
 async def plan(

@@ -11,12 +11,10 @@ import pytest
 import app.operators.drift_audit
 from app.operators.drift_audit import Difference, DriftAudit
 from app.visits.client import Broken
-from tests.integration.jobs.test_apply_visit import BOB, DOCUMENTED, World, booked, cancelled, change, hands, world
-from tests.integration.jobs.test_apply_visit import at as hour
 from tests.integration.operators.test_replay import TOKEN, made_by_hand, names, of
 from tests.support.harness import Harness, wait_until
-
-__all__ = ["hands", "world"]
+from tests.support.visit_worker import BOB, DOCUMENTED, World, booked, cancelled, change
+from tests.support.visit_worker import at as hour
 
 
 def audit_of(world: World, **how: Any) -> DriftAudit:

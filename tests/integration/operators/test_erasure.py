@@ -32,8 +32,8 @@ from tests.integration.ledger.test_keys import (
     run_of,
     without_an_end,
 )
-from tests.integration.ledger.test_ledger import accept, begin, change, settled, work
 from tests.support.harness import Harness, Server, sign_standard, standard_body, wait_until
+from tests.support.ledger import accept, begin, change, settled, work
 
 EMAIL = "ada@example.com"
 #: As they are written, by `standard` and by Acuity.

@@ -21,13 +21,14 @@ from app.visits.change import Contact, VisitChange
 from app.webhooks.delivery import Delivery, Event
 from app.webhooks.payload import Untranslatable
 from app.webhooks.source import Ignored, PartlyTranslatable
-from tests.integration.jobs.test_apply_visit import ADA, BOB, DOCUMENTED, World, booked, change, hands, world
-from tests.integration.jobs.test_apply_visit import at as hour
-from tests.integration.jobs.test_translate_event import BOOKED, MOVED, Doorstep, served
-from tests.integration.jobs.test_translate_event import world as doorstep
+from tests.integration.jobs.translate_event.conftest import served
+from tests.integration.jobs.translate_event.conftest import world as doorstep
 from tests.support.harness import standard_body
+from tests.support.tool_api import BOOKED, MOVED, Doorstep
+from tests.support.visit_worker import ADA, BOB, DOCUMENTED, World, booked, change
+from tests.support.visit_worker import at as hour
 
-__all__ = ["doorstep", "hands", "served", "world"]
+__all__ = ["doorstep", "served"]  # fixtures
 TOKEN = {"authorization": "Bearer t"}
 
 

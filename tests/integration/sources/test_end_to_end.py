@@ -31,9 +31,9 @@ from app.webhooks.fetching import RecordRequest
 from app.webhooks.payload import Payload
 from app.webhooks.source import Ignored
 from app.webhooks.translation import parse_event, translate_event
-from tests.integration.jobs.test_apply_visit import World, a_world
-from tests.sources.test_specimens import BY_TOOL, TOOLS, Specimen
 from tests.support.harness import Harness, Server, serving
+from tests.support.specimens import BY_TOOL, TOOLS, Specimen
+from tests.support.visit_worker import World, a_world
 
 every_source = pytest.mark.parametrize("name", [name for name in TOOLS if BY_TOOL[name]])
 

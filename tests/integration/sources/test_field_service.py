@@ -19,7 +19,7 @@ from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.registry import load_sources
 from app.webhooks.source import RECORD_GONE, Ignored
 from tests.integration.sources.test_end_to_end import Doorstep, hands, served, world
-from tests.sources.test_specimens import BY_TOOL, Specimen
+from tests.support.specimens import BY_TOOL, Specimen
 
 __all__ = ["hands", "served", "world"]  # fixtures
 

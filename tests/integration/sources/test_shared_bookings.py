@@ -22,8 +22,8 @@ from app.operators.explain import Explain
 from app.telemetry.rejections import Rejections
 from app.visits.merge import fold, wanted
 from app.webhooks.registry import load_sources
-from tests.integration.jobs.test_apply_visit import World, a_world
 from tests.support.harness import Harness, Server
+from tests.support.visit_worker import World, a_world
 
 SECRET = "a-secret-of-thirty-two-characters"
 Body = dict[str, Any]

@@ -11,8 +11,8 @@ from app.ledger.redis import Redis
 from app.operators.explain import Explain
 from app.visits.change import Contact, VisitChange, encode_change
 from app.visits.merge import Said, fold, needed, people_of, wanted
-from tests.integration.jobs.test_apply_visit import World, a_world
 from tests.support.harness import Harness, Server
+from tests.support.visit_worker import World, a_world
 
 START, OFF = datetime(2026, 10, 1, 15, tzinfo=UTC), datetime(2026, 9, 21, tzinfo=UTC)
 

@@ -19,8 +19,8 @@ from app.settings.environment import read
 from app.settings.model import Settings
 from app.telemetry.alerts import LOCK_KEY, STATE_KEY, AlertMonitor
 from app.telemetry.rejections import Rejections
-from tests.integration.ledger.test_ledger import accept, backdate, begin, change, parked, work_off
 from tests.support.harness import SECRET, Harness, wait_until
+from tests.support.ledger import accept, backdate, begin, change, parked, work_off
 
 
 class Channel(ThreadingHTTPServer):

@@ -10,18 +10,8 @@ from app.ledger.ledger import Ledger
 from app.ledger.records import CircuitSignal
 from app.ledger.redis import Redis
 from app.telemetry.health import load_backlog
-from tests.integration.ledger.test_ledger import (
-    accept,
-    backdate,
-    begin,
-    change,
-    parked,
-    settled,
-    waiting,
-    work,
-    work_off,
-)
 from tests.support.harness import Harness
+from tests.support.ledger import accept, backdate, begin, change, parked, settled, waiting, work, work_off
 
 DAY_S = 86_400
 

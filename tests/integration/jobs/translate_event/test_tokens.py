@@ -22,12 +22,10 @@ import jobs.tokens
 import jobs.translate_event
 from app.demo import valkey
 from app.visits.client import LARGEST_ANSWER
-from tests.integration.jobs.test_records import FIRST, SECOND, connect, gives
-from tests.integration.jobs.test_records import ring as ring_jobber
-from tests.integration.jobs.test_translate_event import SPECIMENS, Doorstep, hands, served, world
+from tests.integration.jobs.translate_event.test_records import FIRST, SECOND, connect, gives
+from tests.integration.jobs.translate_event.test_records import ring as ring_jobber
 from tests.support.harness import Harness, Server, hmac_sha256, serving, wait_until
-
-__all__ = ["hands", "served", "world"]  # fixtures
+from tests.support.tool_api import SPECIMENS, Doorstep
 
 BOOKED = SPECIMENS["jobber"]["deliveries"][0]
 

@@ -17,10 +17,8 @@ from app.visits.client import LARGEST_ANSWER, RateLimited
 from app.webhooks.fetching import ApiKeyAuth, RecordRequest, TokenExchange
 from jobs.records import MAX_CONCURRENT_FETCHES, _request, _until_reset
 from jobs.tokens import _render_template
-from tests.integration.jobs.test_translate_event import SPECIMENS, Doorstep, Tool, hands, served, world
 from tests.support.harness import hmac_sha256
-
-__all__ = ["hands", "served", "world"]  # fixtures
+from tests.support.tool_api import SPECIMENS, Doorstep, Tool
 
 BOOKED = SPECIMENS["jobber"]["deliveries"][0]
 ITEM = BOOKED["body"]["data"]["webHookEvent"]["itemId"]

@@ -1,0 +1,142 @@
+"""202: stored before acknowledged, also where an operator has to decide."""
+
+import pytest
+
+from app.ledger.redis import Redis
+from tests.support.harness import (
+    SECRET,
+    sign_standard,
+)
+from tests.support.intake import LANES, OLD_SECRET, SOURCES, Door, an_event
+
+# -- what tools send --
+
+BY_BODY = ["calendly", "housecallpro", "acuity", "jobber"]  # where nothing but the body names an event
+
+
+# -- 202: written before answered --
+
+
+@pytest.mark.parametrize("source", SOURCES)
+async def test_a_genuine_event_is_written_with_its_job_before_202(door: Door, redis: Redis, source: str) -> None:
+    raw = an_event(source)
+
+    answer = door.ring(source, raw)
+
+    assert (202, "application/json") == (answer.status_code, answer.headers["content-type"])
+    assert {"delivery", "changes"} == set(answer.json())
+    assert 1 == answer.json()["changes"]
+    assert await redis.command("EXISTS", f"db:delivery:{answer.json()['delivery']}")
+    [job] = [job for lane in LANES for job in await redis.command("ZRANGE", lane, 0, -1)]
+    assert await redis.command("EXISTS", b"arq:job:" + job)
+
+
+async def test_a_hook_of_another_name_takes_what_its_source_takes(door: Door, redis: Redis) -> None:
+    raw = an_event("standard")
+
+    assert 202 == door.post(raw, sign_standard(raw), "shop").status_code
+
+
+async def test_what_stands_behind_the_question_mark_does_no_harm(door: Door, redis: Redis) -> None:
+    raw = an_event("standard")
+
+    assert 202 == door.post(raw, sign_standard(raw), "standard?a=b&c").status_code
+
+
+@pytest.mark.parametrize("secret", [SECRET, OLD_SECRET], ids=["newest", "oldest"])
+async def test_while_secrets_rotate_both_are_believed(door: Door, redis: Redis, secret: str) -> None:
+    raw = an_event("standard")
+
+    assert 202 == door.post(raw, sign_standard(raw, secret=secret)).status_code
+
+
+# -- 202: kept for the operator --
+
+
+WRONG_SHAPES = [
+    b"[]",
+    b'"x"',
+    b"null",
+    b"1",
+    b"1.5",
+    b"true",
+    b"{}",
+    b'{"type":{"a":[]}}',
+    b'{"type":null}',
+]
+
+
+WRONG_SHAPES += [
+    b'{"type":"visit.created"}',
+    b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z"}',
+    b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z","data":[]}',
+    b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z","data":{"visit_id":null}}',
+    b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05","data":{"visit_id":"A"}}',  # no offset, no TIMEZONE
+    b'{"type":"visit.created","timestamp":"0001-01-01T00:00:00+23:59","data":{"visit_id":"A"}}',
+    b'{"type":"visit.created","timestamp":123456789012345678901234567890,"data":{"visit_id":"A"}}',
+    b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z","data":{"visit_id":1e300}}',
+    b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z","data":{"visit_id":"A","amount_collected":"1e999999"}}',
+    b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z","data":{"visit_id":"A","amount_collected":"NaN"}}',
+    b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z","data":{"visit_id":"A","contact":{"email":[1]}}}',
+    b"[" * 900 + b"]" * 900,
+]
+
+
+@pytest.mark.parametrize("raw", WRONG_SHAPES, ids=lambda raw: raw[:90].decode())
+async def test_a_genuine_event_that_is_not_understood_is_kept_and_parked(door: Door, redis: Redis, raw: bytes) -> None:
+    answer = door.ring("standard", raw)
+
+    assert 202 == answer.status_code, answer.text
+    assert {"delivery": answer.json()["delivery"], "changes": 0} == answer.json()
+    assert [f"event:{answer.json()['delivery']}".encode()] == await redis.command("ZRANGE", "db:parked", 0, -1)
+    assert await redis.command("EXISTS", f"db:delivery:{answer.json()['delivery']}")
+
+
+@pytest.mark.parametrize(
+    ("source", "raw"),
+    [
+        ("calendly", b"[]"),
+        ("calendly", b'{"event":"invitee.created","payload":{}}'),
+        ("calendly", b'{"event":"invitee.created","created_at":"2026-01-01T00:00:00Z","payload":[]}'),
+        ("housecallpro", b'{"event":"job.created"}'),
+        ("housecallpro", b'{"event":"job.created","event_occurred_at":"x","job":7}'),
+        ("square", b'{"type":"booking.created","event_id":"e","data":7}'),
+        ("square", b'{"type":"booking.created","event_id":["e"],"data":{"object":{"booking":{"status":"NEW"}}}}'),
+        ("square", b"[]"),
+        ("acuity", b"action=scheduled"),
+        ("acuity", b"action=scheduled&id=../../orders/1"),
+        ("acuity", b"what=ever"),
+        ("jobber", b'{"data":{}}'),
+        ("jobber", b'{"data":[1]}'),
+        ("jobber", b'{"data":{"webHookEvent":{"topic":"VISIT_CREATE","itemId":"../x y"}}}'),
+    ],
+    ids=lambda one: one[:80].decode() if isinstance(one, bytes) else one,
+)
+async def test_no_tools_odd_event_is_lost_or_crashes_the_door(
+    door: Door, redis: Redis, source: str, raw: bytes
+) -> None:
+    answer = door.ring(source, raw)
+
+    assert (202, 0) == (answer.status_code, answer.json().get("changes")), answer.text
+    assert 1 == await redis.command("ZCARD", "db:parked")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"type":"visit.created","type":"visit.created","timestamp":"2026-03-14T17:32:05Z","data":{"visit_id":"A"}}',
+        b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z","data":{"visit_id":"A"},"data":{"visit_id":"B"}}',
+        b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z","data":{"visit_id":18446744073709551615}}',
+        b'{"type":"visit.created","timestamp":"9999-12-31T23:59:59Z","data":{"visit_id":"A"}}',
+        b'{"type":"visit.created","timestamp":"0001-01-01T00:00:00Z","data":{"visit_id":"A"}}',
+        b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z","data":{"visit_id":"\\u0000/../\\ud83d\\ude00 \\" }"}}',
+        b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z","data":{"visit_id":"' + b"a" * 100_000 + b'"}}',
+        b' \n{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z","data":{"visit_id":"A"}}\n ',
+    ],
+    ids=["a key twice", "data twice", "2**64-1", "year 9999", "year 1", "odd id", "long id", "white space"],
+)
+async def test_an_odd_but_readable_event_is_taken(door: Door, redis: Redis, raw: bytes) -> None:
+    answer = door.ring("standard", raw)
+
+    assert (202, 1) == (answer.status_code, answer.json().get("changes")), answer.text
+    assert 1 == await redis.command("ZCARD", "db:queued")

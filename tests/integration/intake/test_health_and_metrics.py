@@ -1,0 +1,74 @@
+"""/healthz, /readyz and /metrics."""
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from app.ledger.redis import Redis
+from tests.integration.intake.test_accepted import WRONG_SHAPES
+from tests.support.intake import METRICS_TOKEN, Door, is_told
+
+# -- 202: kept for the operator --
+
+
+WRONG_SHAPES += [
+    b'{"type":"visit.created"}',
+    b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z"}',
+    b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z","data":[]}',
+    b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z","data":{"visit_id":null}}',
+    b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05","data":{"visit_id":"A"}}',  # no offset, no TIMEZONE
+    b'{"type":"visit.created","timestamp":"0001-01-01T00:00:00+23:59","data":{"visit_id":"A"}}',
+    b'{"type":"visit.created","timestamp":123456789012345678901234567890,"data":{"visit_id":"A"}}',
+    b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z","data":{"visit_id":1e300}}',
+    b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z","data":{"visit_id":"A","amount_collected":"1e999999"}}',
+    b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z","data":{"visit_id":"A","amount_collected":"NaN"}}',
+    b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z","data":{"visit_id":"A","contact":{"email":[1]}}}',
+    b"[" * 900 + b"]" * 900,
+]
+
+
+# -- health, metrics --
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_health_is_told_to_everybody_and_nothing_else_is(door: Door, path: str, method: str) -> None:
+    answer = door.http.request(method, path)
+
+    assert 200 == answer.status_code
+    assert method == "HEAD" or {"status": "ok"} == answer.json()
+
+
+def test_metrics_do_not_exist_without_a_token(impatient: Door) -> None:
+    for headers in ({}, {"authorization": "Bearer"}, {"authorization": "Bearer None"}):
+        assert is_told(impatient.http.get("/metrics", headers=headers), 404)
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        b"",
+        b"Bearer",
+        b"Bearer x",
+        METRICS_TOKEN.encode(),
+        b"Basic " + METRICS_TOKEN.encode(),
+        b"Bearer \xff\xfe",
+    ],
+    ids=repr,
+)
+def test_metrics_are_for_who_has_the_token(door: Door, authorization: bytes) -> None:
+    answer = door.http.get("/metrics", headers={"authorization": authorization})  # type: ignore[dict-item]
+
+    assert is_told(answer, 401)
+    assert METRICS_TOKEN not in answer.text
+
+
+async def test_metrics_count_what_stands_in_the_ledger(door: Door, redis: Redis) -> None:
+    door.ring("standard")
+    door.ring("standard", b"[]")
+
+    answer = door.http.get("/metrics", headers={"authorization": f"Bearer {METRICS_TOKEN}"})
+
+    assert (200, "text/plain") == (answer.status_code, answer.headers["content-type"].partition(";")[0])
+    [jobs] = [family for family in text_string_to_metric_families(answer.text) if family.name == "doorbell_tasks"]
+    by_state = {sample.labels["state"]: sample.value for sample in jobs.samples}
+    assert {"queued": 1, "parked": 1}.items() <= by_state.items()

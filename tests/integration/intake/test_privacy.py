@@ -1,0 +1,101 @@
+"""No personal data and no secret in the log."""
+
+import json
+
+from app.ledger.redis import Redis
+from tests.integration.intake.test_accepted import WRONG_SHAPES
+from tests.support.harness import (
+    CALENDLY_SECRET,
+    SECRET,
+    sign_standard,
+    standard_body,
+)
+from tests.support.intake import KEYS, METRICS_TOKEN, OLD_SECRET, SOURCES, Door, request
+
+# -- 202: kept for the operator --
+
+
+WRONG_SHAPES += [
+    b'{"type":"visit.created"}',
+    b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z"}',
+    b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z","data":[]}',
+    b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z","data":{"visit_id":null}}',
+    b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05","data":{"visit_id":"A"}}',  # no offset, no TIMEZONE
+    b'{"type":"visit.created","timestamp":"0001-01-01T00:00:00+23:59","data":{"visit_id":"A"}}',
+    b'{"type":"visit.created","timestamp":123456789012345678901234567890,"data":{"visit_id":"A"}}',
+    b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z","data":{"visit_id":1e300}}',
+    b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z","data":{"visit_id":"A","amount_collected":"1e999999"}}',
+    b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z","data":{"visit_id":"A","amount_collected":"NaN"}}',
+    b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z","data":{"visit_id":"A","contact":{"email":[1]}}}',
+    b"[" * 900 + b"]" * 900,
+]
+
+
+# -- nobody's name in a log --
+
+CANARIES = ("canary", "zebediah", "0177777")
+
+
+PERSON = {
+    "id": "cont_Canary",
+    "email": "zebediah@canary.example",
+    "first_name": "Zebediah",
+    "last_name": "Canary",
+    "phone": "+15550177777",
+}
+
+
+async def test_nothing_of_a_delivery_is_in_the_log(door: Door, redis: Redis) -> None:
+    before = len(door.log)
+    good = standard_body("visit.created", "canary-1", time_scheduled="2026-10-01T15:00:00Z", contact=PERSON)
+    bodies = [
+        good,
+        good,
+        standard_body("visit.canary", "A", contact=PERSON),
+        standard_body("visit.created", "A", contact={"email": ["zebediah@canary.example"]}),
+        standard_body("visit.created", "A", time_scheduled="zebediah@canary.example"),
+        standard_body("visit.created", "A", amount_collected="canary"),
+        json.dumps({"canary": PERSON, "type": PERSON}).encode(),
+        b'{"email":"zebediah@canary.example"',
+        b"zebediah@canary.example",
+        b"\xffcanary",
+        b"canary" * 100_000,
+    ]
+
+    for raw in bodies:
+        door.post(raw, sign_standard(raw))
+        door.post(raw, {"webhook-signature": "v1,canary", "webhook-id": "canary", "webhook-timestamp": "canary"})
+        door.post(raw, {"authorization": "Bearer canary", "cookie": "canary", "x-request-id": "canary-zebediah"})
+        door.post(raw, {"content-type": "text/canary", "user-agent": "canary"})
+    for source in SOURCES[1:]:
+        raw = json.dumps({"event": "canary", "type": "canary", "payload": PERSON}).encode()
+        door.ring(source, raw if source != "acuity" else b"action=canary&email=zebediah%40canary.example")
+    for path in (
+        "/hooks/zebediah@canary.example",
+        "/hooks/%0acanary",
+        "/canary",
+        "/hooks/standard?email=zebediah@canary",
+    ):
+        door.raw(request(path, body=b"canary", content_length="6"))
+        door.http.get(path.replace("%0a", ""))
+    door.raw(b"canary zebediah\r\n\r\n")
+    door.raw(b"POST /hooks/standard HTTP/1.1\r\ncanary\xff: zebediah\r\n\r\n")
+    door.http.get("/metrics", headers={"authorization": "Bearer canary"})
+
+    said = door.log[before:]
+    assert "webhook_handled" in said
+    assert [] == [line for line in said.splitlines() if any(name in line.lower() for name in CANARIES)]
+
+
+def test_no_secret_is_in_the_log(door: Door) -> None:
+    for secret in (SECRET, OLD_SECRET, CALENDLY_SECRET, *KEYS.values(), METRICS_TOKEN, "visits-canary-token"):
+        assert secret not in door.log
+        assert secret.removeprefix("whsec_") not in door.log
+
+
+def test_every_line_of_the_log_is_one_fact_in_json(door: Door) -> None:
+    door.post(b"{}", {})
+    door.raw(request("/hooks/%0a%0d%22", body=b"", content_length="0"))
+
+    for line in door.log.splitlines():
+        assert {"ts", "level", "event"} <= set(json.loads(line))

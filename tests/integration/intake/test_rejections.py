@@ -1,0 +1,352 @@
+"""400, 401, 404, 405 and 415."""
+
+import base64
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from app.ledger.redis import Redis
+from tests.integration.intake.test_accepted import WRONG_SHAPES
+from tests.support.harness import (
+    sign_calendly,
+    sign_standard,
+)
+from tests.support.intake import (
+    KEYS,
+    OLD_SECRET,
+    PUBLIC_URL,
+    SIGN,
+    SOURCES,
+    Door,
+    an_event,
+    is_told,
+    kept,
+    request,
+    sha256_mac,
+    sign_housecallpro,
+)
+
+# -- 202: kept for the operator --
+
+
+WRONG_SHAPES += [
+    b'{"type":"visit.created"}',
+    b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z"}',
+    b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z","data":[]}',
+    b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z","data":{"visit_id":null}}',
+    b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05","data":{"visit_id":"A"}}',  # no offset, no TIMEZONE
+    b'{"type":"visit.created","timestamp":"0001-01-01T00:00:00+23:59","data":{"visit_id":"A"}}',
+    b'{"type":"visit.created","timestamp":123456789012345678901234567890,"data":{"visit_id":"A"}}',
+    b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z","data":{"visit_id":1e300}}',
+    b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z","data":{"visit_id":"A","amount_collected":"1e999999"}}',
+    b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z","data":{"visit_id":"A","amount_collected":"NaN"}}',
+    b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z","data":{"visit_id":"A","contact":{"email":[1]}}}',
+    b"[" * 900 + b"]" * 900,
+]
+
+
+# -- 400 --
+
+
+UNREADABLE = {
+    "nothing": b"",
+    "white space": b"  ",
+    "not UTF-8": b'{"type":"\xff"}',
+    "UTF-16": '{"type":"visit.created"}'.encode("utf-16"),
+    "NaN": b'{"type":NaN}',
+    "Infinity": b'{"type":-Infinity}',
+    "1e400": b'{"type":1e400}',
+    "10,000 deep": b"[" * 10_000 + b"]" * 10_000,
+    "100,000 deep, objects": b'{"a":' * 40_000 + b"1" + b"}" * 40_000,
+    "cut short": b'{"type":"visit.created"',
+    "more after it": b"{} {}",
+    "single quotes": b"{'type':'visit.created'}",
+    "a comma too many": b'{"a":1,}',
+    "a byte order mark": b"\xef\xbb\xbf{}",
+    "a NUL in a text": b'{"a":"\x00"}',
+}
+
+
+@pytest.mark.parametrize("raw", UNREADABLE.values(), ids=UNREADABLE.keys())
+async def test_what_is_genuine_and_unreadable_is_refused_and_not_kept(door: Door, redis: Redis, raw: bytes) -> None:
+    assert is_told(door.ring("standard", raw), 400)
+    assert set() == await kept(redis)
+
+
+@pytest.mark.parametrize(
+    ("source", "raw"),
+    [
+        ("acuity", b""),
+        ("acuity", b"action"),
+        ("acuity", b"action=%ff&id=1"),
+        ("acuity", b"action=\xff&id=1"),
+        ("acuity", b"&".join(b"a%d=1" % n for n in range(1_000))),
+        ("jobber", b""),
+        ("jobber", b"{"),
+        ("jobber", b"x"),
+        ("square", b""),
+        ("calendly", b"x"),
+        ("housecallpro", b""),
+    ],
+    ids=lambda one: one[:20].decode("latin-1") if isinstance(one, bytes) else one,
+)
+async def test_no_tools_unreadable_body_is_kept(door: Door, redis: Redis, source: str, raw: bytes) -> None:
+    assert is_told(door.ring(source, raw), 400)
+    assert set() == await kept(redis)
+
+
+# -- 401 --
+
+
+def _without(name: str) -> Callable[[dict[str, Any], bytes], Any]:
+    return lambda headers, raw: {key: value for key, value in headers.items() if key != name}
+
+
+def _with(name: str, value: Any) -> Callable[[dict[str, Any], bytes], Any]:
+    return lambda headers, raw: headers | {name: value(headers[name]) if callable(value) else value}
+
+
+def _doubled(name: str) -> Callable[[dict[str, Any], bytes], Any]:
+    return lambda headers, raw: [*headers.items(), (name, headers[name])]
+
+
+def _signed_at(seconds: float) -> Callable[[dict[str, Any], bytes], Any]:
+    return lambda headers, raw: sign_standard(raw, at=time.time() + seconds)
+
+
+SIGNATURE = "webhook-signature"
+
+
+FORGED: dict[str, Callable[[dict[str, Any], bytes], Any]] = {
+    "no header at all": lambda headers, raw: {"content-type": "application/json"},
+    "no signature": _without(SIGNATURE),
+    "no id": _without("webhook-id"),
+    "no time": _without("webhook-timestamp"),
+    "an empty signature": _with(SIGNATURE, ""),
+    "a version alone": _with(SIGNATURE, "v1,"),
+    "another version": _with(SIGNATURE, lambda it: it.replace("v1,", "v2,")),
+    "no version": _with(SIGNATURE, lambda it: it.removeprefix("v1,")),
+    "made up": _with(SIGNATURE, "v1," + base64.b64encode(b"\0" * 32).decode()),
+    "a bit less": _with(SIGNATURE, lambda it: it[:-2]),
+    "a bit more": _with(SIGNATURE, lambda it: it + "A"),
+    "half of it": _with(SIGNATURE, lambda it: it[:20]),
+    "other letters' case": _with(SIGNATURE, lambda it: "v1," + it[3:].swapcase()),
+    "not ASCII": _with(SIGNATURE, "v1,é😀".encode()),
+    "a surrogate's bytes": _with(SIGNATURE, b"v1,\xed\xa0\x80"),
+    "doubled signature": _doubled(SIGNATURE),
+    "doubled id": _doubled("webhook-id"),
+    "doubled time": _doubled("webhook-timestamp"),
+    "another id": _with("webhook-id", "msg_other"),
+    "an empty id": _with("webhook-id", ""),
+    "another time": _with("webhook-timestamp", lambda it: str(int(it) - 1)),
+    "a time that is no number": _with("webhook-timestamp", "nan"),
+    "an infinite time": _with("webhook-timestamp", "inf"),
+    "a time with a sign": _with("webhook-timestamp", lambda it: "+" + it),
+    "a time before 1970": _with("webhook-timestamp", "-1"),
+    "a time in foreign digits": _with("webhook-timestamp", "١٢٣٤٥٦٧٨٩٠".encode()),
+    "a time of a thousand digits": _with("webhook-timestamp", "9" * 1_000),
+    "too old": _signed_at(-310),
+    "too new": _signed_at(310),
+    "by a stranger": lambda headers, raw: sign_standard(raw, secret="whsec_" + base64.b64encode(b"x" * 24).decode()),
+    "as Calendly signs": lambda headers, raw: sign_calendly(raw),
+    "another body": lambda headers, raw: sign_standard(raw + b" "),
+    "half of two families": lambda headers, raw: {
+        "svix-signature": headers[SIGNATURE],
+        **_without(SIGNATURE)(headers, raw),
+    },
+    "a thousand of them": _with(SIGNATURE, " ".join(["v1," + "A" * 43 + "="] * 1_000)),
+}
+
+
+@pytest.mark.parametrize("forge", FORGED.values(), ids=FORGED.keys())
+async def test_what_is_not_truly_signed_is_refused_and_nothing_is_kept(
+    door: Door, redis: Redis, forge: Callable[[dict[str, Any], bytes], Any]
+) -> None:
+    raw = an_event("standard")
+    headers = forge(sign_standard(raw), raw)
+
+    answer = door.http.post("/hooks/standard", content=raw, headers=headers)
+
+    assert is_told(answer, 401)
+    assert set() == await kept(redis)
+
+
+async def test_a_signature_of_white_space_is_refused(door: Door, redis: Redis) -> None:
+    raw = an_event("standard")
+    signed = {name.replace("-", "_"): value for name, value in sign_standard(raw).items()} | {
+        "webhook_signature": "   "
+    }
+
+    assert is_told(door.raw(request(body=raw, content_length=str(len(raw)), **signed)), 401)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("how", ["unsigned", "for another body", "of another length", "empty"])
+async def test_no_tools_forged_delivery_is_believed(door: Door, redis: Redis, source: str, how: str) -> None:
+    raw = an_event(source)
+    headers = SIGN[source](raw + b" " if how == "for another body" else raw)
+    signature = next(name for name in headers if "signature" in name or "hmac" in name)
+    if how == "unsigned":
+        del headers[signature]
+    elif how != "for another body":
+        headers[signature] = headers[signature][:-3] if how == "of another length" else ""
+
+    assert is_told(door.post(raw, headers, source), 401)
+    assert set() == await kept(redis)
+
+
+@pytest.mark.parametrize(
+    ("hook", "seconds", "status"),
+    [
+        ("standard", -290, 202),
+        ("standard", 290, 202),
+        ("calendly", -170, 202),
+        ("calendly", -190, 401),  # Calendly's example allows three minutes
+        ("calendly", 190, 401),
+        ("housecallpro", -290, 202),
+        ("housecallpro", -310, 401),
+        ("housecallpro", 310, 401),
+        ("shop", -20, 202),  # its TOLERANCE is 30
+        ("shop", -40, 401),
+        ("shop", 40, 401),
+    ],
+)
+async def test_the_signed_time_may_differ_by_the_tolerance_both_ways(
+    door: Door, redis: Redis, hook: str, seconds: float, status: int
+) -> None:
+    sign: Any = {"calendly": sign_calendly, "housecallpro": sign_housecallpro}.get(hook, sign_standard)
+    raw = an_event("standard" if hook == "shop" else hook)
+
+    assert status == door.post(raw, sign(raw, at=time.time() + seconds), hook).status_code
+
+
+async def test_square_signs_the_public_address_and_not_the_one_that_was_called(door: Door, redis: Redis) -> None:
+    raw = an_event("square")
+    as_called = base64.b64encode(sha256_mac(KEYS["square"], f"{door.server.url}/hooks/square".encode() + raw))
+
+    headers = {"x-square-hmacsha256-signature": as_called.decode(), "x-forwarded-host": "127.0.0.1"}
+
+    assert is_told(door.post(raw, headers, "square"), 401)
+
+
+async def test_square_signs_the_query_that_was_pasted_with_the_address(door: Door, redis: Redis) -> None:
+    raw = an_event("square")
+    pasted = sha256_mac(KEYS["square"], f"{PUBLIC_URL}/hooks/square?shop=1".encode() + raw)
+
+    headers = {"x-square-hmacsha256-signature": base64.b64encode(pasted).decode()}
+
+    assert is_told(door.post(raw, headers, "square?shop=2"), 401)
+    assert is_told(door.post(raw, headers, "square"), 401)
+    assert 202 == door.post(raw, headers, "square?shop=1").status_code
+
+
+async def test_a_secret_of_one_hook_opens_no_other(door: Door, redis: Redis) -> None:
+    raw = an_event("standard")
+
+    assert is_told(door.post(raw, sign_standard(raw, secret=OLD_SECRET), "shop"), 401)
+
+
+# -- 404, 405 --
+
+
+NO_HOOKS = {
+    "unknown": "/hooks/nobody",
+    "without a secret": "/hooks/calcom",
+    "none": "/hooks/",
+    "no slash": "/hooks",
+    "a slash at the end": "/hooks/standard/",
+    "an encoded slash at the end": "/hooks/standard%2F",
+    "something behind it": "/hooks/standard/x",
+    "something encoded behind it": "/hooks/standard%2Fx",
+    "in capitals": "/hooks/STANDARD",
+    "doubled slash": "/hooks//standard",
+    "doubled slash at first": "//hooks/standard",
+    "a way up": "/hooks/x/../standard",
+    "an encoded way up": "/hooks/%2e%2e/hooks/standard",
+    "a blank": "/hooks/standard%20",
+    "a line feed": "/hooks/standard%0a",
+    "a NUL": "/hooks/standard%00",
+    "not UTF-8": "/hooks/%ff%fe",
+    "half an escape": "/hooks/%",
+    "a parameter": "/hooks/standard;a=b",
+    "10 kB": "/hooks/" + "a" * 10_000,
+    "10 kB encoded": "/hooks/" + "%F0%9F%98%80" * 800,
+    "a Python name": "/hooks/__class__",
+}
+
+
+@pytest.mark.parametrize("path", NO_HOOKS.values(), ids=NO_HOOKS.keys())
+async def test_a_hook_that_does_not_exist_is_not_found_however_well_signed(door: Door, redis: Redis, path: str) -> None:
+    raw = an_event("standard")
+    headers = {name: value for name, value in sign_standard(raw).items() if name != "content-type"}
+
+    answer = door.raw(request(path, body=raw, content_length=str(len(raw)), **headers))
+
+    assert is_told(answer, 404)
+    assert set() == await kept(redis)
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"])
+@pytest.mark.parametrize("hook", ["standard", "calendly", "acuity"])
+async def test_webhooks_are_posted_and_nothing_else(door: Door, redis: Redis, method: str, hook: str) -> None:
+    answer = door.http.request(method, f"/hooks/{hook}")
+
+    assert (405, "POST") == (answer.status_code, answer.headers["allow"])
+    assert method == "HEAD" or is_told(answer, 405)
+    assert set() == await kept(redis)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT"])
+async def test_no_method_finds_a_hook_that_does_not_exist(door: Door, method: str) -> None:
+    assert [404, 404] == [door.http.request(method, path).status_code for path in ("/hooks/nobody", "/hooks/calcom")]
+
+
+async def test_a_redirect_is_never_answered(door: Door) -> None:
+    for path in ("/", "/hooks/standard/", "/healthz/", "/readyz/", "/metrics/"):
+        answer = door.http.post(path, headers={"host": "evil.example"})
+
+        assert not answer.is_redirect, path
+        assert "evil.example" not in str(answer.headers) + answer.text
+
+
+# -- 415 --
+
+
+@pytest.mark.parametrize(
+    ("hook", "content_type", "is_taken"),
+    [
+        ("standard", None, True),
+        ("standard", "", True),
+        ("standard", "application/json", True),
+        ("standard", "application/json; charset=utf-8", True),
+        ("standard", 'Application/JSON;charset="UTF-8"', True),
+        ("standard", "application/cloudevents+json", True),
+        ("standard", "text/json", True),
+        ("standard", "text/plain", False),
+        ("standard", "application/xml", False),
+        ("standard", "application/x-www-form-urlencoded", False),
+        ("standard", "multipart/form-data; boundary=x", False),
+        ("standard", "application/jsonp", False),
+        ("standard", "text/html; application/json", False),
+        ("acuity", "application/x-www-form-urlencoded; charset=utf-8", True),
+        ("acuity", None, True),
+        ("acuity", "application/json", False),
+        ("acuity", "multipart/form-data; boundary=x", False),
+        ("jobber", "application/json", True),
+        ("jobber", "application/x-www-form-urlencoded", True),
+        ("jobber", "text/plain", False),
+    ],
+)
+async def test_a_body_that_calls_itself_something_else_is_refused(
+    door: Door, redis: Redis, hook: str, content_type: str | None, is_taken: bool
+) -> None:
+    raw = an_event(hook)
+    headers = SIGN[hook](raw)
+    del headers["content-type"]
+
+    answer = door.post(raw, headers | ({} if content_type is None else {"content-type": content_type}), hook)
+
+    assert 202 == answer.status_code if is_taken else is_told(answer, 415)
+    assert is_taken == bool(await kept(redis))

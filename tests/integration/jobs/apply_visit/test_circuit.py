@@ -1,0 +1,267 @@
+"""The circuit of an account: rate limits, rejected tokens, outages."""
+
+import asyncio
+import time
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import pytest
+
+import jobs.apply_visit
+import jobs.contacts
+from app.visits.change import Contact, VisitChange
+from tests.support.harness import SECRET, TOKEN
+from tests.support.visit_worker import ADA, FIRST, World, at, booked, change, route_of
+
+# -- Trouble for everybody --
+
+
+@pytest.mark.parametrize(
+    ("switches", "wait_s"),
+    [
+        pytest.param({"retry_after_s": 70}, (70, 70), id="seconds"),
+        pytest.param({"retry_after_s": 70, "retry_after_date": True}, (65, 70), id="date"),
+        pytest.param({"retry_after_s": None}, (2, 60), id="without"),
+    ],
+)
+async def test_after_a_429_nobody_calls_before_its_time(
+    world: World, switches: dict[str, Any], wait_s: tuple[int, int]
+) -> None:
+    for number in range(5):
+        await world.land(booked(str(number)))
+    world.harness.inject_faults(rate_limited_share=1, **switches)
+    states = await world.run()
+    world.harness.clear_faults()
+    await world.later(wait_s[0] - 2)
+    early = await world.run()
+    calls = world.calls()
+    await world.later(wait_s[1] - wait_s[0] + 3)
+    late = await world.run()
+
+    assert (["held"] * 5, [], ["GET /visits/:id"]) == (states, early, calls)
+    assert ["settled"] * 5 == late
+    assert [0] * 5 == [(await world.member(str(number))).failed_attempts for number in range(5)]
+
+
+async def test_a_refused_token_holds_everybody_and_is_probed(world: World) -> None:
+    for number in range(5):
+        await world.land(booked(str(number)))
+    world.harness.inject_faults(unauthorized=True)
+    states = await world.run()
+    probes = []
+    for _ in range(10):  # An hour and more, which is over RETRY_FOR_S here.
+        await world.later(400)
+        probes.append(await world.run())
+    tries = [(await world.member(str(number))).failed_attempts for number in range(5)]
+    calls = world.calls()
+    world.harness.clear_faults()
+    await world.later(60)
+    back = await world.run()
+    await world.later(1)
+    back += await world.run()
+
+    assert (["held"] * 5, [["held"]] * 10, [0] * 5) == (states, probes, tries)
+    assert ["GET /visits/:id"] * 11 == calls
+    assert ["settled"] * 5 == back
+
+
+async def test_time_spent_with_a_refused_token_is_not_held_against_a_visit(world: World) -> None:
+    world.set(RETRY_FOR_S="3600")
+    world.harness.inject_faults(unauthorized=True)
+    await world.apply(booked())
+    await world.later(4_000)
+    world.harness.clear_faults()
+    world.harness.inject_faults(down=True)
+
+    states = await world.run()
+
+    assert (["waiting"], 1) == (states, (await world.member()).failed_attempts)
+
+
+async def test_a_429_is_never_parked_for_its_age(world: World) -> None:
+    world.set(RETRY_FOR_S="3600")
+    world.harness.inject_faults(rate_limited_share=1)
+    await world.apply(booked())
+
+    for _ in range(3):
+        await world.later(4_000)
+        assert ["held"] == await world.run()
+
+
+async def test_when_the_api_is_down_one_probe_asks_and_the_others_wait(world: World) -> None:
+    for number in range(10):
+        await world.land(booked(str(number), contact=replace(ADA, email=f"{number}@example.com")))
+    world.harness.inject_faults(down=True)
+    states = await world.run()
+    world.forget_calls()
+    probes = []
+    for _ in range(3):
+        await world.later(31)
+        await world.run()
+        probes.append(len(world.calls()))
+        world.forget_calls()
+    world.harness.clear_faults()
+    for _ in range(4):
+        await world.later(3_600)
+        await world.run()
+
+    assert ["waiting"] * 3 + ["held"] * 7 == states
+    assert 10 == len(world.harness.visits())
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        pytest.param(booked("0", contact=None), id="waits-for-an-address"),
+        pytest.param(booked("0", contact=Contact(email="no address")), id="is-refused"),
+        pytest.param(booked("0", opted_out=True), id="is-never-made"),
+    ],
+)
+async def test_when_the_api_is_back_whatever_the_probe_meets_everybody_goes_on(
+    world: World, first: VisitChange
+) -> None:
+    world.harness.inject_faults(down=True)
+    for number in (7, 8, 9):
+        await world.land(booked(str(number)))
+    await world.run()
+    await world.land(first)
+    for number in range(1, 6):
+        await world.land(booked(str(number)))
+    await world.run()
+    world.harness.clear_faults()
+
+    await world.later(31)
+    await world.run()
+    await world.later(1)
+    await world.run()
+
+    assert 5 == sum(world.visit(str(number)) is not None for number in range(1, 6))
+
+
+@pytest.mark.parametrize(("poisoned", "half_minutes"), [(1, 0), (2, 0), (5, 10)], ids=["1", "2", "5"])
+async def test_poisoned_visits_hold_up_no_other_for_long(world: World, poisoned: int, half_minutes: int) -> None:
+    """The API answers 500 to some visits, for ever."""
+    ids = [f"p{number}" for number in range(poisoned)]
+    paths = {f"/api/v1/visits/standard-{id}" for id in ids}
+    world.wire.before = lambda request: httpx.Response(500) if request.url.path in paths else None
+    for id in ids:
+        await world.apply(booked(id))
+
+    for number in range(7):
+        await world.apply(booked(str(number)))
+    for _ in range(half_minutes):
+        await world.later(30)
+        await world.run()
+        await world.later(1)
+        await world.run()
+
+    assert [f"standard-{number}" for number in range(7)] == [visit["external_id"] for visit in world.harness.visits()]
+
+
+async def test_after_the_time_for_tries_it_is_parked_with_its_reason_and_all_attempts(world: World) -> None:
+    world.set(RETRY_FOR_S="7200")
+    world.harness.inject_faults(error_share=1, error_status=502)
+    states = await world.apply(booked())
+
+    for _ in range(5):
+        await world.later(1_800)
+        states += await world.run()
+        await world.redis.command("DEL", "db:answers:main")
+
+    member = await world.member()
+    assert ["waiting", "waiting", "waiting", "waiting", "parked"] == states
+    assert ("parked", "GET /visits/:id: 502", 5) == (member.state, member.reason, member.failed_attempts)
+    assert [["GET /visits/:id", 502]] * 5 == [call for attempt in member.attempts for call in attempt.calls]
+
+
+async def test_a_replay_begins_the_time_for_tries_anew(world: World) -> None:
+    world.set(RETRY_FOR_S="3600")
+    world.harness.inject_faults(down=True)
+    await world.apply(booked())
+    await world.later(4_000)
+    await world.run()
+    parked = (await world.member()).state
+
+    await world.ledger.replay("visit:main/standard-1")
+
+    assert ("parked", ["waiting"]) == (parked, await world.run())
+
+
+async def test_a_new_change_begins_the_time_for_tries_anew(world: World) -> None:
+    world.set(RETRY_FOR_S="3600")
+    world.harness.inject_faults(down=True)
+    await world.apply(booked())
+    await world.later(4_000)
+    await world.run()
+    parked = (await world.member()).state
+
+    states = await world.apply(change(order=2, time_scheduled=at(15)))
+
+    assert ("parked", ["waiting"]) == (parked, states)
+
+
+async def test_without_a_token_it_is_parked_and_nothing_is_called(world: World) -> None:
+    await world.land(booked())
+    world.context = replace(
+        world.context, settings=world.context.settings.model_copy(update={"visits_api_token": None})
+    )
+
+    assert ["parked"] == await world.run()
+    assert ("token_missing", []) == ((await world.member()).reason, world.calls())
+
+
+async def test_a_rate_is_kept_by_all_together(world: World) -> None:
+    world.set(VISITS_API_RATE="100")
+    for number in range(10):
+        await world.land(booked(str(number), contact=replace(ADA, email=f"{number}@example.com")))
+    started = time.monotonic()
+
+    await asyncio.gather(*map(world.do, await world.ledger.task_ids("queued")))
+
+    assert 40 == len(world.calls())
+    assert time.monotonic() - started > 0.38  # 39 gaps of 10 ms, less what a clock of whole ms may cut
+    assert 10 == len(world.harness.visits())
+
+
+async def test_who_waits_in_a_long_line_keeps_no_customer_locked(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line before the API is a tenth of a second long, and the second of the four calls does not fit in."""
+    monkeypatch.setattr(jobs.apply_visit, "MAX_RATE_WAIT_S", 0.1)
+    world.set(VISITS_API_RATE="0.5")
+    await world.apply(booked())
+
+    assert "rate_limited_locally" == (await world.member()).reason
+    assert [] == await world.redis.command("KEYS", "db:contact:*:lock")
+
+
+# -- Accounts --
+
+
+async def test_every_account_has_its_own_token_customers_and_gate(world: World) -> None:
+    hooks = {
+        "HOOKS__OTHER__SECRETS": SECRET,
+        "HOOKS__OTHER__SOURCE": "standard",
+        "HOOKS__OTHER__VISITS_API_TOKEN": "other",
+    }
+    world.set(**hooks)
+    (other,) = {*world.context.settings.tokens} - {"main"}
+    refused = f"Bearer {TOKEN}"
+
+    def refuse_main(request: httpx.Request) -> httpx.Response | None:
+        return httpx.Response(401) if request.headers["authorization"] == refused else None
+
+    world.wire.before = refuse_main
+    await world.land(booked("1"))
+    await world.land(booked("2"), account=other)
+    states = await world.run()
+    first = [(route_of(request), request.headers["authorization"]) for request in world.wire.seen]
+    world.wire.before = lambda request: None
+    world.forget_calls()
+    await world.later(60)
+    await world.run()
+
+    assert ["held", "settled"] == sorted(states)
+    assert [("GET /visits/:id", f"Bearer {TOKEN}")] == [call for call in first if call[1] == refused]
+    assert [(route, "Bearer other") for route in FIRST] == [call for call in first if call[1] != refused]
+    assert "GET /contacts" in world.calls()  # What is known of one account's customers says nothing of another's.
+    assert {f"Bearer {TOKEN}"} == {request.headers["authorization"] for request in world.wire.seen}

@@ -1,0 +1,323 @@
+"""The contact of a visit: found, created, changed, missing, or opted out."""
+
+import asyncio
+import itertools
+import time
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+import httpx
+import pytest
+
+from app.visits.change import Contact
+from tests.support.visit_worker import ADA, BOB, DOCUMENTED, World, at, booked, cancelled, change, route_of
+
+# -- Contacts --
+
+
+async def test_a_new_customer_is_made_with_all_that_is_known(world: World) -> None:
+    await world.apply(booked())
+
+    (contact,) = world.contacts("ada@example.com")
+    assert ("Ada", "Lovelace", "+15550100001") == (contact["first_name"], contact["last_name"], contact["phone"])
+    assert [contact["id"]] == [visit["contact_id"] for visit in world.harness.visits()]
+
+
+async def test_a_customer_who_exists_is_found_and_left_alone(world: World) -> None:
+    await world.apply(booked(contact=replace(ADA, email="first.contact@example.com")))
+
+    assert ["GET /visits/:id", "GET /contacts", "POST /visits"] == world.calls()
+    assert [DOCUMENTED] == [visit["contact_id"] for visit in world.harness.visits()]
+    assert "first_name" not in world.contacts("first.contact@example.com")[0]
+
+
+async def test_of_several_customers_with_one_address_everybody_takes_the_same(world: World) -> None:
+    def both(request: httpx.Request) -> httpx.Response | None:
+        older = {"id": DOCUMENTED, "created_at": "2025-01-01T00:00:00Z"}
+        newer = {"id": "cont_AAAA", "created_at": "2025-01-02T00:00:00Z"}
+        pair = [older, newer] if len(world.wire.seen) % 2 else [newer, older]
+        return httpx.Response(200, json={"data": pair}) if request.url.path.endswith("/contacts") else None
+
+    world.wire.before = both
+    await world.apply(booked("1"), booked("2", contact=BOB))
+
+    assert [DOCUMENTED] * 2 == [visit["contact_id"] for visit in world.harness.visits()]
+
+
+async def test_a_customer_is_made_once_however_many_visits_need_him(world: World) -> None:
+    world.harness.inject_faults(slow_share=1, slow_s=0.02)
+    for number in range(8):
+        await world.land(booked(str(number)))
+
+    await asyncio.gather(*map(world.do, await world.ledger.task_ids("queued")))
+
+    assert 1 == world.calls().count("POST /contacts")
+    assert 1 == len(world.contacts("ada@example.com"))
+    assert 8 == len(world.harness.visits())
+
+
+async def test_a_customer_who_is_gone_is_looked_for_again_when_it_is_replayed(world: World) -> None:
+    await world.apply(booked("1"))
+    world.harness.http.post(f"{world.harness.sandbox.url}/_sandbox/reset")
+    await world.apply(booked("2"))
+
+    assert ("parked", "POST /visits: 422") == ((await world.member("2")).state, (await world.member("2")).reason)
+    await world.ledger.replay("visit:main/standard-2")
+    await world.run()
+
+    assert ["standard-2"] == [visit["external_id"] for visit in world.harness.visits()]
+
+
+@pytest.mark.parametrize("status", [200, 202, 204])
+async def test_a_customer_whose_making_is_answered_without_a_body_is_looked_up(world: World, status: int) -> None:
+    world.wire.after = lambda request: httpx.Response(status) if route_of(request) == "POST /contacts" else None
+
+    states = await world.apply(booked())
+
+    assert ["settled"] == states
+    assert 1 == len(world.contacts("ada@example.com"))
+
+
+async def test_a_customer_who_is_made_but_not_listed_yet_is_waited_for(world: World) -> None:
+    lists = itertools.count()
+
+    def lagging(request: httpx.Request) -> httpx.Response | None:
+        if route_of(request) == "POST /contacts":
+            return httpx.Response(202)
+        if route_of(request) == "GET /contacts" and next(lists) < 2:
+            return httpx.Response(200, json={"has_more": False, "data": []})
+        return None
+
+    world.wire.after = lagging
+    first = await world.apply(booked())
+    await world.later(3_600)
+    await world.run()
+
+    assert ["waiting"] == first
+    assert 1 == len(world.harness.visits())
+    assert 1 == len(world.contacts("ada@example.com"))
+
+
+@pytest.mark.parametrize("status", [409, 422])
+async def test_a_customer_made_by_somebody_else_meanwhile_is_taken(world: World, status: int) -> None:
+    def taken(request: httpx.Request) -> httpx.Response | None:
+        """Somebody was quicker."""
+        if route_of(request) != "POST /contacts":
+            return None
+        url, headers = f"{world.harness.env['VISITS_API_URL']}/contacts", {"authorization": "Bearer t"}
+        world.harness.http.post(url, data={"email": "ada@example.com"}, headers=headers)
+        return httpx.Response(status)
+
+    world.wire.before = taken
+    states = await world.apply(booked())
+
+    assert ["settled"] == states
+    assert [world.contacts("ada@example.com")[0]["id"]] == [visit["contact_id"] for visit in world.harness.visits()]
+
+
+async def test_an_address_that_the_api_does_not_take_is_parked_with_its_answer(world: World) -> None:
+    await world.apply(booked(contact=Contact(email="no address")))
+
+    member = await world.member()
+    assert ("parked", "POST /contacts: 422") == (member.state, member.reason)
+    assert "must be an e-mail address" in member.attempts[-1].response_text
+    assert "no address" not in member.reason
+
+
+async def test_another_customer_gets_a_new_visit_under_the_same_name(world: World) -> None:
+    await world.apply(booked(amount_collected=Decimal(3)))
+    world.forget_calls()
+
+    await world.apply(change(order=2, contact=BOB))
+
+    assert ["GET /contacts", "POST /contacts", "DELETE /visits/:id", "POST /visits"] == world.calls()
+    assert [world.contacts("bob@example.com")[0]["id"]] == [visit["contact_id"] for visit in world.harness.visits()]
+    assert {
+        "time_scheduled": "2026-03-14T09:00:00Z",
+        "event_date": "2026-03-14T09:00:00Z",
+        "amount_collected": "3.00",
+    } == world.visit()
+
+
+async def test_another_customer_does_not_inherit_the_name_of_the_first(world: World) -> None:
+    await world.apply(booked(), change(order=2, contact=Contact(email="bob@example.com")))
+
+    (bob,) = world.contacts("bob@example.com")
+    assert {"first_name", "last_name", "phone"}.isdisjoint(bob)
+
+
+async def test_another_address_of_the_same_customer_changes_nothing(world: World) -> None:
+    await world.apply(booked(contact=Contact(id=DOCUMENTED)))
+
+    await world.apply(change(order=2, contact=Contact(id=DOCUMENTED, email="ada@example.com")))
+
+    assert [DOCUMENTED] == [visit["contact_id"] for visit in world.harness.visits()]
+    assert {"DELETE /visits/:id", "POST /contacts"}.isdisjoint(world.calls())
+
+
+async def test_a_visit_that_was_off_when_its_customer_changed_is_his_when_it_is_booked_again(world: World) -> None:
+    await world.apply(booked())
+    await world.apply(cancelled(order=2, contact=BOB))
+
+    await world.apply(booked(order=3, contact=BOB, date_cancelled=None))
+
+    assert [world.contacts("bob@example.com")[0]["id"]] == [visit["contact_id"] for visit in world.harness.visits()]
+
+
+@pytest.mark.parametrize("at_once", [False, True], ids=["one-by-one", "at-once"])
+async def test_a_cancelled_visit_of_another_customer_is_the_same_however_many_changes_come_at_once(
+    world: World, at_once: bool
+) -> None:
+    await world.apply(booked())
+
+    if at_once:
+        await world.apply(change(order=2, contact=BOB), cancelled(order=3))
+    else:
+        await world.apply(change(order=2, contact=BOB))
+        await world.apply(cancelled(order=3))
+
+    (visit,) = world.harness.visits()
+    assert world.contacts("bob@example.com")[0]["id"] == visit["contact_id"]
+    assert "2026-03-14T08:00:00Z" == visit["date_cancelled"]
+
+
+@pytest.mark.parametrize("at_once", [False, True], ids=["one-by-one", "at-once"])
+async def test_a_cancelled_visit_stays_where_the_api_cannot_clear_what_is_taken_back(
+    world: World, at_once: bool
+) -> None:
+    world.harness.inject_faults(empty_clears=False)
+    await world.apply(booked(amount_collected=Decimal(90)))
+    back, off = change(order=2, amount_collected=None), cancelled(order=3)
+
+    for changes in [[back, off]] if at_once else [[back], [off]]:
+        await world.apply(*changes)
+
+    (visit,) = world.harness.visits()
+    assert "2026-03-14T08:00:00Z" == visit["date_cancelled"]
+    assert "amount_collected" not in visit
+
+
+async def test_a_visit_made_by_others_keeps_its_customer_where_the_api_cannot_clear(world: World) -> None:
+    world.harness.inject_faults(empty_clears=False)
+    visit = {"contact_id": DOCUMENTED, "external_id": "standard-1", "amount_collected": "7.00"}
+    world.harness.http.post(
+        f"{world.harness.env['VISITS_API_URL']}/visits", data=visit, headers={"authorization": "Bearer t"}
+    )
+
+    await world.apply(change(time_scheduled=at(9), amount_collected=None))
+
+    (made,) = world.harness.visits()
+    assert DOCUMENTED == made["contact_id"]
+    assert "amount_collected" not in made
+
+
+# -- What is missing --
+
+
+async def test_a_visit_without_an_address_waits_for_one(world: World) -> None:
+    states = await world.apply(booked(contact=None))
+
+    member = await world.member()
+    assert (["waiting"], "contact_unknown") == (states, member.reason)
+    assert member.retry_at_ms is not None
+    assert 86_390 < member.retry_at_ms / 1000 - time.time() < 86_401
+    assert ["settled"] == await world.apply(change(order=2, contact=ADA))
+    assert 1 == len(world.harness.visits())
+
+
+async def test_a_name_without_an_address_is_no_customer(world: World) -> None:
+    states = await world.apply(booked(contact=Contact(first_name="Ada", phone="+15550100001", email=" ")))
+
+    assert (["waiting"], []) == (states, world.harness.visits())
+
+
+async def test_after_a_day_without_an_address_it_is_parked(world: World) -> None:
+    await world.apply(booked(contact=None))
+    await world.later(86_000)
+    await world.apply(change(order=2, amount_collected=Decimal(2)))
+    before = (await world.member()).state
+    await world.later(500)
+    await world.run()
+
+    member = await world.member()
+    assert ("waiting", "parked", "contact_unknown") == (before, member.state, member.reason)
+
+
+async def test_the_wait_for_an_address_is_a_setting(world: World) -> None:
+    world.set(CONTACT_FOR_S="60")
+    await world.apply(booked(contact=None))
+    await world.later(61)
+
+    assert ["parked"] == await world.run()
+
+
+async def test_an_operator_names_the_customer(world: World) -> None:
+    await world.apply(booked(contact=None))
+    await world.later(86_500)
+    await world.run()
+
+    await world.ledger.assign_contact("visit:main/standard-1", change(order=2**60, contact=Contact(id=DOCUMENTED)))
+    await world.ledger.replay("visit:main/standard-1")
+    states = await world.run()
+
+    assert ["settled"] == states
+    assert [(DOCUMENTED, "standard-1")] == [
+        (visit["contact_id"], visit["external_id"]) for visit in world.harness.visits()
+    ]
+    assert ["settled"] == await world.apply(change(order=3, time_scheduled=at(15)))
+    assert "2026-03-14T15:00:00Z" == (world.visit() or {})["event_date"]
+
+
+async def test_an_operators_word_alone_puts_it_to_work(world: World) -> None:
+    await world.apply(booked(contact=None))
+
+    await world.ledger.assign_contact("visit:main/standard-1", change(order=2**60, contact=Contact(id=DOCUMENTED)))
+
+    assert ["settled"] == await world.run()
+
+
+TROUBLE_BEFORE = {
+    "down": {"down": True},
+    "401": {"unauthorized": True},
+    "429": {"rate_limited_share": 1},
+    "reset": {"reset_share": 1},
+}
+
+
+@pytest.mark.parametrize("switches", TROUBLE_BEFORE.values(), ids=TROUBLE_BEFORE)
+async def test_the_address_that_was_waited_for_is_used_at_once_also_after_trouble(
+    world: World, switches: dict[str, Any]
+) -> None:
+    world.harness.inject_faults(**switches)
+    await world.apply(booked(contact=None))
+    world.harness.clear_faults()
+    await world.later(60)
+    await world.run()
+    assert "contact_unknown" == (await world.member()).reason
+
+    states = await world.apply(change(order=2, contact=ADA))
+
+    assert ["settled"] == states
+    assert 1 == len(world.harness.visits())
+
+
+# -- Opt-out --
+
+
+async def test_who_wants_no_request_gets_no_visit(world: World) -> None:
+    states = await world.apply(booked(opted_out=True))
+
+    assert (["settled"], []) == (states, world.harness.visits())
+    assert [] == world.contacts("ada@example.com")
+
+
+async def test_who_opts_out_later_has_his_visit_cancelled_and_may_come_back(world: World) -> None:
+    await world.apply(booked(opted_out=False))
+    await world.apply(change(order=2, opted_out=True))
+    off = (world.visit() or {}).get("date_cancelled")
+
+    await world.apply(change(order=3, opted_out=False))
+
+    assert off
+    assert {"time_scheduled": "2026-03-14T09:00:00Z", "event_date": "2026-03-14T09:00:00Z"} == world.visit()

@@ -1,0 +1,113 @@
+"""An external_id that is taken, and visits that were deleted."""
+
+import itertools
+from decimal import Decimal
+
+import httpx
+import pytest
+
+from tests.support.visit_worker import ADA, BOB, World, at, booked, cancelled, change, route_of
+
+
+@pytest.mark.parametrize(
+    "policy", [pytest.param("conflict", id="409"), pytest.param("unprocessable", id="422"), "upsert"]
+)
+async def test_a_visit_that_a_look_did_not_show_is_not_doubled(world: World, policy: str) -> None:
+    await world.apply(booked(contact=ADA))
+    await world.redis.command("FLUSHDB")
+    world.forget_calls()
+    looks = itertools.count()
+
+    def lagging(request: httpx.Request) -> httpx.Response | None:
+        """The first look reads from a replica that has not heard of it yet."""
+        first = route_of(request) == "GET /visits/:id" and next(looks) == 0
+        return httpx.Response(404) if first else None
+
+    world.wire.before = lagging
+    world.harness.inject_faults(duplicate_external_id=policy)
+    states = await world.apply(booked(order=2, hour=15))
+
+    assert (["settled"], 1) == (states, len(world.harness.visits()))
+    assert {"time_scheduled": "2026-03-14T15:00:00Z", "event_date": "2026-03-14T15:00:00Z"} == world.visit()
+
+
+@pytest.mark.parametrize("policy", ["allow", "conflict", "unprocessable", "upsert"])
+async def test_no_policy_on_ids_that_are_taken_is_relied_on(world: World, policy: str) -> None:
+    world.harness.inject_faults(
+        duplicate_external_id=policy, commit_then_hang_share=1, hang_s=0.01, only=["POST /visits"], times=1
+    )
+
+    await world.apply(booked())
+    await world.later(3_600)
+    await world.run()
+    await world.apply(change(order=2, contact=BOB))
+    await world.apply(cancelled(order=3))
+    world.harness.inject_faults(empty_clears=False)
+    await world.apply(booked(order=4, hour=15, date_cancelled=None, contact=BOB))
+
+    assert 1 == len(world.harness.visits())
+    assert {"time_scheduled": "2026-03-14T15:00:00Z", "event_date": "2026-03-14T15:00:00Z"} == world.visit()
+
+
+@pytest.mark.parametrize("status", [400, 409, 422, 302])
+async def test_a_refused_visit_is_parked_with_the_answer(world: World, status: int) -> None:
+    quoted = f"no visit for ada@example.com {'x' * 600}"
+    world.wire.before = lambda request: (
+        httpx.Response(status, text=quoted) if route_of(request) == "POST /visits" else None
+    )
+
+    states = await world.apply(booked())
+
+    member = await world.member()
+    assert (["parked"], f"POST /visits: {status}") == (states, member.reason)
+    assert quoted[:500] == member.attempts[-1].response_text
+    assert ["POST /visits", status] in member.attempts[-1].calls
+
+
+async def test_a_parked_visit_is_tried_again_with_the_next_change(world: World) -> None:
+    world.wire.before = lambda request: httpx.Response(422) if route_of(request) == "POST /visits" else None
+    await world.apply(booked())
+    world.wire.before = lambda request: None
+
+    assert ["settled"] == await world.apply(change(order=2, amount_collected=Decimal(1)))
+    assert "1.00" == (world.visit() or {})["amount_collected"]
+
+
+async def test_a_visit_that_somebody_deleted_is_made_again_by_the_next_change(world: World) -> None:
+    await world.apply(booked())
+    url = f"{world.harness.env['VISITS_API_URL']}/visits/standard-1"
+    world.harness.http.delete(url, headers={"authorization": "Bearer t"}).raise_for_status()
+    world.forget_calls()
+
+    await world.apply(change(order=2, amount_collected=Decimal(5)))
+
+    assert ["PUT /visits/:id", "POST /visits"] == world.calls()
+    assert {
+        "time_scheduled": "2026-03-14T09:00:00Z",
+        "event_date": "2026-03-14T09:00:00Z",
+        "amount_collected": "5.00",
+    } == world.visit()
+
+
+async def test_a_visit_that_somebody_deleted_is_made_again_by_a_fresh_replay(world: World) -> None:
+    await world.apply(booked())
+    url = f"{world.harness.env['VISITS_API_URL']}/visits/standard-1"
+    world.harness.http.delete(url, headers={"authorization": "Bearer t"}).raise_for_status()
+
+    await world.ledger.replay("visit:main/standard-1", recheck=True)
+    await world.run()
+
+    assert {"time_scheduled": "2026-03-14T09:00:00Z", "event_date": "2026-03-14T09:00:00Z"} == world.visit()
+
+
+async def test_a_replay_of_what_stands_changes_nothing(world: World) -> None:
+    await world.apply(booked(), change(order=2, time_scheduled=at(15), amount_collected=Decimal(5)))
+    stands = world.harness.visits()
+    world.forget_calls()
+
+    for fresh in (False, True, True):
+        await world.ledger.replay("visit:main/standard-1", recheck=fresh)
+        await world.run()
+
+    assert stands == world.harness.visits()
+    assert ["GET /visits/:id"] * 2 == world.calls()

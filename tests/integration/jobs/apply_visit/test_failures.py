@@ -1,0 +1,216 @@
+"""Calls that fail, and workers that are killed between two calls."""
+
+import asyncio
+import time
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+import jobs.apply_visit
+import jobs.contacts
+from app.visits.change import VisitChange
+from jobs.apply_visit import run_visit
+from tests.support.harness import wait_until
+from tests.support.visit_worker import BOB, World, at, booked, cancelled, change, cut
+
+# -- Calls that go wrong --
+
+
+SPOILT = {
+    "done-then-silence": {"commit_then_hang_share": 1},
+    "done-then-reset": {"commit_then_hang_share": 1, "hang_s": 0.01},
+    "reset": {"reset_share": 1},
+    "half-answer": {"truncated_share": 1},
+    "wrong-json": {"wrong_json_share": 1},
+    "502": {"error_share": 1, "error_status": 502},
+    "429": {"rate_limited_share": 1},
+    "401": {"unauthorized": True},
+    "slow": {"slow_share": 1, "slow_s": 0.6},
+}
+
+
+ENDPOINTS = [
+    "GET /visits/:id",
+    "GET /contacts",
+    "POST /contacts",
+    "POST /visits",
+    "PUT /visits/:id",
+    "DELETE /visits/:id",
+]
+
+
+def spoilt(world: World) -> list[str]:
+    return [call["route"] for call in world.harness.journal() if call["fault"]]
+
+
+@pytest.mark.parametrize("switches", SPOILT.values(), ids=SPOILT)
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+async def test_any_call_may_go_wrong_and_there_is_one_visit_and_one_customer(
+    world: World, endpoint: str, switches: dict[str, Any]
+) -> None:
+    """A story that makes every call: a booking, a payment, another customer."""
+    patience_s = 0.4 if "slow" in str(switches) or switches == {"commit_then_hang_share": 1} else 10
+    story = [booked(), change(order=2, amount_collected=Decimal(5)), change(order=3, contact=BOB)]
+    world.harness.inject_faults(**switches, only=[endpoint], times=1)
+
+    for each in story:
+        world.set(answer_s=patience_s)
+        await world.apply(each)
+        if world.harness.http.get(f"{world.harness.sandbox.url}/_sandbox/faults").json()["times"] == 0:
+            wait_until(lambda: spoilt(world))  # What is slow is done before the next try, which comes 5 s later.
+        world.set()
+        for _ in range(4):
+            if (await world.member()).state != "settled":
+                await world.later(60)
+                await world.run()
+        assert "settled" == (await world.member()).state
+
+    assert [endpoint] == spoilt(world)
+    assert [("standard-1", world.contacts("bob@example.com")[0]["id"])] == [
+        (visit["external_id"], visit["contact_id"]) for visit in world.harness.visits()
+    ]
+    assert {
+        "time_scheduled": "2026-03-14T09:00:00Z",
+        "event_date": "2026-03-14T09:00:00Z",
+        "amount_collected": "5.00",
+    } == world.visit()
+    assert [1, 1] == [len(world.contacts(email)) for email in ("ada@example.com", "bob@example.com")]
+
+
+@pytest.mark.parametrize(
+    ("switches", "outcome", "reason", "call"),
+    [
+        pytest.param({"down": True}, "broken", "GET /visits/:id: 503", ["GET /visits/:id", 503], id="503"),
+        pytest.param(
+            {"truncated_share": 1, "only": ["POST /contacts"]},
+            "unanswered",
+            "POST /contacts: unanswered",
+            ["POST /contacts", "unanswered"],
+            id="half",
+        ),
+    ],
+)
+async def test_every_attempt_is_told_with_its_calls(
+    world: World, switches: dict[str, Any], outcome: str, reason: str, call: list[Any]
+) -> None:
+    world.harness.inject_faults(**switches)
+
+    states = await world.apply(booked())
+
+    member = await world.member()
+    assert (["waiting"], 1, reason) == (states, member.failed_attempts, member.reason)
+    assert (outcome, call) == (member.attempts[-1].outcome, member.attempts[-1].calls[-1])
+    assert member.retry_at_ms is not None
+
+
+async def test_a_call_without_an_answer_is_not_repeated_within_seconds(world: World) -> None:
+    world.harness.inject_faults(truncated_share=1, only=["POST /visits"])
+
+    await world.apply(booked())
+
+    member = await world.member()
+    assert member.retry_at_ms is not None
+    assert member.retry_at_ms / 1000 - time.time() > 4
+
+
+@pytest.mark.parametrize(
+    ("slow", "then"),
+    [
+        pytest.param("POST /visits", booked(order=2, hour=15), id="POST /visits"),
+        pytest.param("POST /contacts", booked(order=2, hour=15), id="POST /contacts"),
+        pytest.param("PUT /visits/:id", booked(order=2, hour=15), id="PUT /visits/:id"),
+        pytest.param("DELETE /visits/:id", booked(order=2, hour=15, contact=BOB), id="DELETE /visits/:id"),
+    ],
+)
+async def test_a_write_that_is_done_after_patience_ended_does_no_harm_also_on_a_short_schedule(
+    world: World, slow: str, then: VisitChange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scaled by 20: patience 0.5 s for 10 s, an API that takes 0.6 s for 12 s; RETRY_CAP_S=1 is 0.05 s."""
+    world.set(answer_s=0.5, RETRY_FIRST_S="0.05", RETRY_CAP_S="0.05")
+    monkeypatch.setattr("jobs.retry.IN_FLIGHT_WAIT_S", 0.25)
+    monkeypatch.setattr(jobs.contacts, "LOCK_TTL_MS", 1_500)
+    if not slow.startswith("POST"):
+        await world.apply(booked(hour=7))
+    world.harness.inject_faults(slow_share=1, slow_s=0.6, only=[slow], times=1)
+
+    await world.apply(then)
+    await world.land(change(order=3, time_scheduled=at(20)))
+    async with asyncio.timeout(20):
+        while (await world.member()).state != "settled":
+            await world.ledger.requeue_due()
+            await world.run()
+            await asyncio.sleep(0.005)
+    await asyncio.to_thread(wait_until, lambda: spoilt(world))
+
+    assert {"time_scheduled": "2026-03-14T20:00:00Z", "event_date": "2026-03-14T20:00:00Z"} == world.visit()
+    assert [1, 1] == [len(world.harness.visits()), len(world.contacts("ada@example.com"))]
+
+
+async def test_an_api_that_is_slow_but_answers_in_time_gets_its_visits(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scaled by 10: every call takes 0.8 s of the 1 s (8 s of 10 s) that it may, a job has 2 s."""
+    for name, value in (("jobs.apply_visit.RUN_TIMEOUT_S", 2), ("jobs.apply_visit.ANSWER_S", 1)):
+        monkeypatch.setattr(name, value)
+    monkeypatch.setattr(jobs.contacts, "LOCK_WAIT_S", 0.1)
+    world.set(answer_s=1)
+    world.harness.inject_faults(slow_share=1, slow_s=0.8)
+
+    await world.apply(booked())
+    for _ in range(10):
+        if (await world.member()).state != "settled":
+            await world.later(60)
+            await world.run()
+
+    assert "settled" == (await world.member()).state
+    assert [1, 1] == [len(world.harness.visits()), len(world.contacts("ada@example.com"))]
+
+
+# -- Killed at any instruction --
+
+
+STORIES = {
+    "first": ([], [booked()]),
+    "update": ([booked()], [change(order=2, amount_collected=Decimal(5))]),
+    "another-customer": ([booked()], [change(order=2, contact=BOB, amount_collected=Decimal(5))]),
+    "not-cleared": ([booked(), cancelled(order=2)], [booked(order=3, date_cancelled=None)]),
+    "renamed": ([booked("0", order=2), booked("1")], [change("0", order=3, continues="1")]),
+}
+
+
+@pytest.mark.parametrize("lets", [False, True], ids=["at-once", "when-it-is-done"])
+@pytest.mark.parametrize(("before", "then"), STORIES.values(), ids=STORIES)
+async def test_killed_wherever_it_waits_and_run_again_there_is_one_visit_and_one_customer(
+    world: World, before: list[VisitChange], then: list[VisitChange], lets: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs.contacts, "LOCK_TTL_MS", 20)
+    root = "1"
+    for k in range(200):
+        await world.redis.command("FLUSHDB")
+        world.harness.http.post(f"{world.harness.sandbox.url}/_sandbox/reset")
+        world.harness.inject_faults(empty_clears=False)
+        for each in before:
+            await world.apply(each)
+        for each in then:
+            await world.land(each)
+
+        was_cut = await cut(world, run_visit(world.context, "main", f"standard-{root}"), k, lets)
+        for _ in range(2):
+            world.harness.journal()  # What was on its way to the sandbox is done.
+        for _ in range(3):
+            await world.later(3_600)
+            await world.run()
+
+        context = f"cut at {k}"
+        assert "settled" == (await world.member(root)).state, context
+        assert [f"standard-{root}"] == [visit["external_id"] for visit in world.harness.visits()], context
+        expected = "2026-03-14T09:00:00Z"
+        assert expected == (world.visit(root) or {})["time_scheduled"], context
+        assert "date_cancelled" not in (world.visit(root) or {}), context
+        emails = {change.contact.email for change in (*before, *then) if change.contact}
+        assert {1} == {len(world.contacts(email)) for email in emails if email}, context
+        if not was_cut:
+            break
+    assert k >= 3
+    assert not was_cut

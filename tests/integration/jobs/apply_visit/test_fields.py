@@ -1,0 +1,160 @@
+"""event_date, and fields that are cleared."""
+
+from decimal import Decimal
+
+import httpx
+import pytest
+
+from app.visits.change import UNSAID, VisitChange
+from tests.support.visit_worker import BOB, World, at, booked, cancelled, change, route_of
+
+# -- event_date --
+
+
+@pytest.mark.parametrize(
+    ("changes", "event_date"),
+    [
+        pytest.param([booked(hour=9)], "2026-03-14T09:00:00Z", id="booked"),
+        pytest.param([booked(), change(order=2, time_scheduled=at(15))], "2026-03-14T15:00:00Z", id="moved"),
+        pytest.param([booked(), change(order=2, time_completed=at(11))], "2026-03-14T11:00:00Z", id="completed"),
+        pytest.param(
+            [booked(), change(order=2, time_completed=at(11)), change(order=3, time_scheduled=at(15))],
+            "2026-03-14T11:00:00Z",
+            id="completed-then-moved",
+        ),
+        pytest.param(
+            [booked(), change(order=2, time_completed=at(11)), change(order=3, time_completed=None)],
+            "2026-03-14T09:00:00Z",
+            id="completed-by-mistake",
+        ),
+        pytest.param([booked(time_scheduled=UNSAID, time_completed=at(11))], "2026-03-14T11:00:00Z", id="walk-in"),
+        pytest.param([booked(), change(order=2, time_scheduled=None)], None, id="put-off-without-a-new-time"),
+    ],
+)
+@pytest.mark.parametrize("follows", [False, True], ids=["api-leaves-it", "api-moves-it"])
+@pytest.mark.parametrize("at_once", [False, True], ids=["step-by-step", "at-once"])
+async def test_a_campaign_starts_from_the_completion_else_from_the_appointment(
+    world: World, changes: list[VisitChange], event_date: str | None, follows: bool, at_once: bool
+) -> None:
+    world.harness.inject_faults(event_date_follows=follows)
+
+    for each in changes:
+        await world.land(each)
+        if not at_once:
+            await world.run()
+    await world.run()
+
+    assert event_date == (world.visit() or {}).get("event_date")
+
+
+async def test_a_visit_without_any_time_waits_for_one(world: World) -> None:
+    states = await world.apply(booked(time_scheduled=UNSAID))
+
+    assert (["waiting"], "time_unknown") == (states, (await world.member()).reason)
+    assert [] == world.harness.visits()
+    assert ["settled"] == await world.apply(change(order=2, time_scheduled=at(9)))
+    assert 1 == len(world.harness.visits())
+
+
+# -- Clearing --
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "gone"),
+    [
+        pytest.param(
+            booked(order=1, date_cancelled=UNSAID),
+            [cancelled(order=2), booked(order=3, date_cancelled=None)],
+            "date_cancelled",
+            id="booked-again",
+        ),
+        pytest.param(
+            booked(),
+            [change(order=2, no_show=at(10)), change(order=3, no_show=None)],
+            "date_cancelled",
+            id="came-after-all",
+        ),
+        pytest.param(
+            booked(time_completed=at(11)), [change(order=3, time_completed=None)], "time_completed", id="not-completed"
+        ),
+        pytest.param(
+            booked(amount_collected=Decimal(9)),
+            [change(order=3, amount_collected=None)],
+            "amount_collected",
+            id="not-paid",
+        ),
+    ],
+)
+@pytest.mark.parametrize(
+    ("clears", "last"),
+    [(True, ["PUT /visits/:id"]), (False, ["PUT /visits/:id", "DELETE /visits/:id", "POST /visits"])],
+    ids=["api-clears", "api-keeps"],
+)
+async def test_what_is_taken_back_is_gone(
+    world: World, first: VisitChange, then: list[VisitChange], gone: str, clears: bool, last: list[str]
+) -> None:
+    world.harness.inject_faults(empty_clears=clears)
+    await world.apply(first)
+    for each in then:
+        world.forget_calls()
+        await world.apply(each)
+
+    assert last == world.calls()
+    assert {"time_scheduled": "2026-03-14T09:00:00Z", "event_date": "2026-03-14T09:00:00Z"} == world.visit()
+    assert gone not in (world.visit() or {})
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(httpx.Response(204), id="204"),
+        pytest.param(httpx.Response(200), id="empty"),
+        pytest.param(httpx.Response(200, json={"ok": True}), id="another-object"),
+        pytest.param(httpx.Response(200, json={"visit": {"id": 1}}), id="wrapped"),
+    ],
+)
+@pytest.mark.parametrize("clears", [True, False], ids=["api-clears", "api-keeps"])
+async def test_what_is_taken_back_is_gone_whatever_an_update_answers(
+    world: World, answer: httpx.Response, clears: bool
+) -> None:
+    world.harness.inject_faults(empty_clears=clears)
+    await world.apply(booked(), cancelled(order=2))
+    await world.apply(change(order=3, date_cancelled=None))
+    await world.apply(cancelled(order=4))
+    world.wire.after = lambda request: answer if request.method == "PUT" else None
+
+    await world.apply(change(order=5, date_cancelled=None))
+
+    assert {"time_scheduled": "2026-03-14T09:00:00Z", "event_date": "2026-03-14T09:00:00Z"} == world.visit()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(httpx.Response(201), id="empty"),
+        pytest.param(httpx.Response(204), id="204"),
+        pytest.param(httpx.Response(200, json={"ok": True}), id="another-object"),
+    ],
+)
+async def test_whatever_a_create_answers_there_is_one_visit(world: World, answer: httpx.Response) -> None:
+    world.wire.after = lambda request: answer if route_of(request) == "POST /visits" else None
+
+    await world.apply(booked())
+    await world.apply(change(order=2, time_scheduled=at(15)))
+
+    assert 1 == len(world.harness.visits())
+    assert {"time_scheduled": "2026-03-14T15:00:00Z", "event_date": "2026-03-14T15:00:00Z"} == world.visit()
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 204])
+async def test_any_2xx_will_do(world: World, status: int) -> None:
+    world.harness.inject_faults(created_status=status, deleted_status=status)
+
+    states = [
+        *await world.apply(booked()),
+        *await world.apply(change(order=2, contact=BOB, amount_collected=Decimal(2))),
+    ]
+
+    assert ["settled", "settled"] == states
+    assert 1 == len(world.harness.visits())
+    assert "2.00" == (world.visit() or {})["amount_collected"]

@@ -1,0 +1,62 @@
+"""Records that are not found, or not found yet."""
+
+import pytest
+
+from tests.support.tool_api import ACUITY, BOOKED, SPECIMENS, Doorstep, a_minute_ago, says
+
+
+async def test_a_record_that_is_not_readable_yet_is_waited_for(world: Doorstep) -> None:
+    answer = await world.ring("acuity", BOOKED)
+    await world.run()
+    early = await world.event(answer)
+    world.tool.keep("acuity", BOOKED)
+    await world.later(15)
+    await world.run()
+
+    assert ("waiting", "record_not_found_yet", 0) == (early.state, early.reason, early.failed_attempts)
+    assert ["acuity-123456789"] == [visit["external_id"] for visit in world.harness.visits()]
+
+
+async def test_a_record_that_is_still_not_there_after_a_minute_is_gone(world: Doorstep) -> None:
+    delivery_id = await a_minute_ago(world, "acuity", BOOKED)
+
+    await world.run()
+
+    event = await world.ledger.load_task(f"event:{delivery_id}")
+    assert ("settled", "ignored: record_gone") == (event.state, event.attempts[-1].outcome)
+
+
+async def test_whose_visit_it_is_may_not_be_readable_yet_either(world: Doorstep) -> None:
+    booked = SPECIMENS["square"]["deliveries"][0]
+    answer = await world.ring("square", booked)
+    await world.run()
+    early = await world.event(answer)
+    world.tool.keep("square", booked)
+    await world.later(15)
+    await world.run()
+
+    assert ("waiting", "record_not_found_yet", 0) == (early.state, early.reason, early.failed_attempts)
+    assert ["square-zkdemobooking1"] == [visit["external_id"] for visit in world.harness.visits()]
+
+
+async def test_a_visit_whose_customer_is_still_not_there_after_a_minute_waits_for_one(world: Doorstep) -> None:
+    await a_minute_ago(world, "square", SPECIMENS["square"]["deliveries"][0])
+
+    await world.run()
+
+    visit = await world.ledger.load_task("visit:main/square-zkdemobooking1")
+    assert ("waiting", "contact_unknown") == (visit.state, visit.reason)
+
+
+@pytest.mark.parametrize("status", [404, 410])
+async def test_a_cancelled_appointment_that_is_gone_is_cancelled_all_the_same(world: Doorstep, status: int) -> None:
+    world.tool.keep("acuity", BOOKED)
+    await world.ring("acuity", BOOKED)
+    await world.run()
+    world.tool.trouble = [says(status, "no such appointment")]
+
+    await world.ring("acuity", ACUITY["it is cancelled, and gone when we ask"])
+    await world.run()
+
+    (visit,) = world.harness.visits()
+    assert visit["date_cancelled"]

@@ -1,0 +1,126 @@
+"""Which records are fetched, how, and what becomes of them."""
+
+import base64
+import json
+from typing import Any
+
+import pytest
+
+from tests.support.tool_api import ACUITY, BOOKED, SPECIMENS, TOOLS, Doorstep
+
+POINTING = [
+    pytest.param(name, delivery, id=f"{name}: {delivery['name']}")
+    for name in TOOLS
+    for delivery in SPECIMENS[name]["deliveries"]
+    if delivery.get("requests")
+]
+
+
+@pytest.mark.parametrize(("tool", "delivery"), POINTING)
+async def test_every_specimen_has_its_record_fetched_and_lands(
+    world: Doorstep, tool: str, delivery: dict[str, Any]
+) -> None:
+    world.tool.keep(tool, delivery)
+
+    answer = await world.ring(tool, delivery)
+    await world.do(f"event:{answer.json()['delivery']}")
+
+    event = await world.event(answer)
+    paths = [path.partition("/v/")[2] for _, path, _, _ in world.tool.seen]
+    expected = [""] * len(delivery["records"]) if tool == "jobber" else delivery["requests"]
+    assert (202, expected) == (answer.status_code, paths)
+    outcome, is_missing = event.attempts[-1].outcome, None in delivery.get("records", {}).values()
+    if isinstance(delivery["expect"], list) and is_missing and delivery["expect"][0]["action"] != "cancel":
+        assert ("waiting", "record_not_found_yet") == (outcome, event.reason)
+    elif isinstance(delivery["expect"], list):
+        named = sorted({f"visit:main/{tool}-{visit['visit_id']}" for visit in delivery["expect"]})
+        assert ("translated", named) == (outcome, sorted(set(event.targets)))
+    else:
+        assert outcome != "translated"
+
+
+async def test_acuity_is_asked_with_its_user_and_key(world: Doorstep) -> None:
+    world.tool.keep("acuity", BOOKED)
+
+    await world.ring("acuity", BOOKED)
+    await world.run()
+
+    ((method, path, headers, _),) = world.tool.seen
+    assert ("GET", "/acuity/v/appointments/123456789") == (method, path)
+    assert f"Basic {base64.b64encode(b'4711:acuity-api-key').decode()}" == headers["authorization"]
+
+
+async def test_square_is_asked_with_its_token_and_version(world: Doorstep) -> None:
+    delivery = SPECIMENS["square"]["deliveries"][0]
+    world.tool.keep("square", delivery)
+
+    await world.ring("square", delivery)
+    await world.run()
+
+    ((method, path, headers, _),) = world.tool.seen
+    assert ("GET", "/square/v/customers/CUSTDEMO1") == (method, path)
+    assert ("Bearer square-token", "2025-07-16") == (headers["authorization"], headers["square-version"])
+
+
+async def test_jobber_is_asked_by_graphql_with_its_token_and_version(world: Doorstep) -> None:
+    delivery = SPECIMENS["jobber"]["deliveries"][0]
+    world.tool.keep("jobber", delivery)
+
+    await world.ring("jobber", delivery)
+    await world.run()
+
+    ((method, path, headers, body),) = world.tool.seen
+    asked = json.loads(body)
+    assert ("POST", "/jobber/graphql", "application/json") == (method, path, headers["content-type"])
+    assert ("Bearer jobber-token", "2026-04-16") == (headers["authorization"], headers["x-jobber-graphql-version"])
+    assert {"id": "Z2lkOi8vSm9iYmVyL1Zpc2l0LzIxNDk1MTMzOTU="} == asked["variables"]
+    assert "visit(id: $id)" in asked["query"]
+
+
+@pytest.mark.parametrize(
+    ("tool", "name", "expected"),
+    [
+        (
+            "acuity",
+            "acuity-123456789",
+            {
+                "time_scheduled": "2026-10-01T15:00:00Z",
+                "event_date": "2026-10-01T15:00:00Z",
+                "amount_collected": "75.50",
+            },
+        ),
+        (
+            "square",
+            "square-zkdemobooking1",
+            {"time_scheduled": "2026-10-01T15:00:00Z", "event_date": "2026-10-01T15:00:00Z"},
+        ),
+        (
+            "jobber",
+            "jobber-Z2lkOi8vSm9iYmVyL1Zpc2l0LzIxNDk1MTMzOTU",
+            {"time_scheduled": "2026-03-14T15:00:00Z", "event_date": "2026-03-14T15:00:00Z"},
+        ),
+    ],
+)
+async def test_what_was_fetched_becomes_the_visit(
+    world: Doorstep, tool: str, name: str, expected: dict[str, str]
+) -> None:
+    delivery = SPECIMENS[tool]["deliveries"][0]
+    world.tool.keep(tool, delivery)
+
+    answer = await world.ring(tool, delivery)
+    await world.run()
+
+    (visit,) = world.harness.visits()
+    assert name == visit["external_id"]
+    assert expected == {field: visit[field] for field in expected | dict.fromkeys(visit) if field in expected}
+    (contact,) = world.contacts("ada@example.com")
+    assert ("Ada", "Lovelace", contact["id"]) == (contact["first_name"], contact["last_name"], visit["contact_id"])
+    event = await world.event(answer)
+    assert ("settled", [f"visit:main/{name}"]) == (event.state, event.targets)
+
+
+async def test_nothing_is_fetched_for_an_event_that_means_nothing_to_us(world: Doorstep) -> None:
+    answer = await world.ring("acuity", ACUITY["an order for a package"])
+    await world.run()
+
+    assert (200, []) == (answer.status_code, world.tool.seen)

@@ -1,0 +1,344 @@
+"""Errors of a tool's API."""
+
+import base64
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from starlette.responses import JSONResponse, PlainTextResponse
+
+from app.demo.valkey import free_port
+from app.telemetry.counters import totals
+from app.telemetry.metric_names import TASKS_FINISHED
+from app.visits.change import VisitChange
+from app.webhooks.delivery import Event
+from app.webhooks.fetching import RecordRequest
+from app.webhooks.source import PartlyTranslatable
+from tests.support.harness import hmac_sha256, sign_standard, standard_body
+from tests.support.tool_api import BOOKED, MOVED, SPECIMENS, Answerer, Doorstep, a_minute_ago, says
+
+APPOINTMENT = "appointments/123456789"
+
+
+# -- Trouble with the tool's API --
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reason", "tries"),
+    [
+        pytest.param(says(500), "GET appointments: 500", 1, id="500"),
+        pytest.param(says(502, "<html>"), "GET appointments: 502", 1, id="502"),
+        pytest.param(says(503), "GET appointments: 503", 1, id="503"),
+        pytest.param(says(408), "GET appointments: 408", 1, id="408"),
+        pytest.param(says(200, "<html>maintenance</html>"), "GET appointments: 200", 1, id="not-json"),
+        pytest.param(says(200, ""), "GET appointments: 200", 1, id="nothing"),
+        pytest.param(says(200, "[1,"), "GET appointments: 200", 1, id="half-json"),
+        pytest.param(says(429), "GET appointments: 429", 0, id="429"),
+        pytest.param(says(401), "credentials_refused", 0, id="401"),
+        pytest.param(says(403), "credentials_refused", 0, id="403"),
+    ],
+)
+async def test_after_trouble_that_may_pass_the_event_waits_and_then_lands(
+    world: Doorstep, trouble: Answerer, reason: str, tries: int
+) -> None:
+    world.tool.keep("acuity", BOOKED)
+    world.tool.trouble = [trouble]
+    answer = await world.ring("acuity", BOOKED)
+    await world.run()
+    event = await world.event(answer)
+    world.tool.trouble = []
+    await world.later(3_600)
+    await world.run()
+
+    assert ("waiting", reason, tries) == (event.state, event.reason, event.failed_attempts)
+    assert ["acuity-123456789"] == [visit["external_id"] for visit in world.harness.visits()]
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reason"),
+    [
+        pytest.param(says(400, "bad"), "GET appointments: 400", id="400"),
+        pytest.param(says(422, "bad"), "GET appointments: 422", id="422"),
+        pytest.param(says(302, location="http://127.0.0.1:1/"), "GET appointments: 302", id="redirect"),
+        pytest.param(says(200, "[]"), "untranslatable: record", id="a-list"),
+        pytest.param(says(200, '"ada@example.com"'), "untranslatable: record", id="a-text"),
+        pytest.param(says(200, "{}"), "untranslatable: record", id="an-empty-object"),
+        pytest.param(says(200, '{"datetime": "soon"}'), "untranslatable: record", id="no-time"),
+        pytest.param(says(200, f'{{"x": "{"x" * 1_100_000}"}}'), "GET appointments: refused", id="too-large"),
+    ],
+)
+async def test_what_will_not_get_better_is_parked_with_its_reason(
+    world: Doorstep, trouble: Answerer, reason: str
+) -> None:
+    world.tool.trouble = [trouble]
+
+    answer = await world.ring("acuity", BOOKED)
+    await world.run()
+
+    event = await world.event(answer)
+    assert ("parked", reason) == (event.state, event.reason[: len(reason)])
+    assert "ada@" not in event.reason
+
+
+async def test_what_one_record_leaves_open_keeps_none_of_the_others_back(world: Doorstep) -> None:
+    for number in (1, 2, 3):
+        world.tool.records[f"appointments/{number}"] = {"id": number}
+
+    def translate(event: Event) -> list[VisitChange]:
+        number = event.record.at("id").required_id()
+        scheduled = datetime(2026, 3, 14, int(number), tzinfo=UTC)
+        changes = [VisitChange(action="update", visit_id=number, order=1, time_scheduled=scheduled)]
+        if number == "2":
+            raise PartlyTranslatable("who comes", changes)
+        return changes
+
+    entrance = world.context.settings.entrances["acuity"]
+    tool = replace(
+        entrance.tool, translate=translate, fetch=lambda _: [RecordRequest(f"appointments/{n}") for n in (1, 2, 3)]
+    )
+    world.context.settings.__dict__["entrances"] = {"acuity": replace(entrance, tool=tool)}
+
+    answer = await world.ring("acuity", BOOKED)
+    await world.run()
+
+    event = await world.event(answer)
+    assert ("parked", "untranslatable: who comes") == (event.state, event.reason)
+    assert [f"visit:main/acuity-{number}" for number in (1, 2, 3)] == sorted(event.targets)
+
+
+TOO_LONG = "a" * 200_000 + "@example.com"
+
+
+async def test_an_address_that_is_too_long_is_left_to_an_operator_and_the_rest_is_known(world: Doorstep) -> None:
+    record = next(iter(BOOKED["records"].values()))
+    world.tool.records[APPOINTMENT] = {**record, "email": TOO_LONG, "firstName": "A" * 201, "phone": "1" * 51}
+
+    answer = await world.ring("acuity", BOOKED)
+    await world.run()
+
+    event, visit = await world.event(answer), await world.ledger.load_task("visit:main/acuity-123456789")
+    assert "parked" == event.state
+    assert event.reason.startswith("untranslatable: the contact's e-mail address or id is too long")
+    assert ("waiting", "contact_unknown") == (visit.state, visit.reason)
+    assert [] == world.harness.visits()
+
+
+@pytest.mark.parametrize("detail", ["email", "id"])
+async def test_so_it_is_where_the_event_itself_names_it(world: Doorstep, detail: str) -> None:
+    contact = {"email": "ada@example.com", detail: TOO_LONG}
+    raw = standard_body("visit.created", "1", time_scheduled="2026-03-14T16:00:00Z", contact=contact)
+
+    answer = await world.ring("standard", {"body": raw.decode(), "headers": sign_standard(raw)})
+    await world.run()
+
+    event = await world.event(answer)
+    assert (202, "parked") == (answer.status_code, event.state)
+    assert "is too long" in event.reason
+    assert [] == world.harness.visits()
+
+
+async def test_of_long_names_the_beginning_is_kept(world: Doorstep) -> None:
+    contact = {"email": "ada@example.com", "first_name": "A" * 201, "last_name": "L" * 200, "phone": "1" * 51}
+    raw = standard_body("visit.created", "1", time_scheduled="2026-03-14T16:00:00Z", contact=contact)
+
+    await world.ring("standard", {"body": raw.decode(), "headers": sign_standard(raw)})
+    await world.run()
+
+    [made] = world.contacts("ada@example.com")
+    assert ("A" * 200, "L" * 200, "1" * 50) == (made["first_name"], made["last_name"], made["phone"])
+
+
+async def test_a_tools_retry_after_is_kept(world: Doorstep) -> None:
+    world.tool.trouble = [lambda _: PlainTextResponse("", 429, {"Retry-After": "70"})]
+
+    answer = await world.ring("acuity", BOOKED)
+    await world.run()
+
+    due = (await world.event(answer)).retry_at_ms
+    assert due is not None
+    assert 69 < due / 1000 - time.time() < 72
+
+
+async def test_while_a_tool_limits_the_rate_nothing_else_of_that_hook_is_asked_for(world: Doorstep) -> None:
+    world.tool.keep("square", (square := SPECIMENS["square"]["deliveries"][0]))
+    world.tool.keep("acuity", BOOKED)
+    world.tool.records["appointments/5"] = {**world.tool.records[APPOINTMENT], "id": 5}
+    world.tool.trouble = [lambda _: PlainTextResponse("", 429, {"Retry-After": "70"})]
+    works = [f"event:{(await world.ring('acuity', one)).json()['delivery']}" for one in (BOOKED, replace_id(BOOKED, 5))]
+
+    outcomes = [await world.do(work) for work in works]
+    asked, world.tool.trouble = len(world.tool.seen), []
+    other = await world.do(f"event:{(await world.ring('square', square)).json()['delivery']}")
+
+    assert (["GET appointments: 429"] * 2, 1, "translated") == (outcomes, asked, other)
+    paused = await world.ledger.load_task(works[1])
+    assert paused.retry_at_ms is not None
+    assert 69 < paused.retry_at_ms / 1000 - time.time() < 77
+    assert ([], 0) == (paused.attempts[-1].calls, paused.failed_attempts)
+    await world.later(80)
+    assert ["translated", "translated"] == [await world.do(work) for work in works]
+
+
+async def test_a_tool_that_does_not_answer_is_tried_again(world: Doorstep) -> None:
+    world.set(answer_s=0.1)
+    world.tool.open.clear()
+
+    answer = await world.ring("acuity", BOOKED)
+    await world.run()
+    world.tool.open.set()
+
+    event = await world.event(answer)
+    assert ("waiting", "GET appointments: unanswered", 1) == (event.state, event.reason, event.failed_attempts)
+
+
+async def test_a_tool_that_cannot_be_reached_is_tried_again(world: Doorstep) -> None:
+    world.set(HOOKS__ACUITY__API_URL=f"http://127.0.0.1:{free_port()}/")
+
+    answer = await world.ring("acuity", BOOKED)
+    await world.run()
+
+    event = await world.event(answer)
+    assert ("waiting", "GET appointments: unreachable", 1) == (event.state, event.reason, event.failed_attempts)
+
+
+async def test_a_tool_that_is_down_holds_up_no_other_tool(world: Doorstep) -> None:
+    square = SPECIMENS["square"]["deliveries"][0]
+    world.tool.keep("square", square)
+    world.set(HOOKS__ACUITY__API_URL=f"http://127.0.0.1:{free_port()}/")
+    for number in range(1, 6):
+        delivery = replace_id(BOOKED, number)
+        await world.ring("acuity", delivery)
+    await world.run()
+
+    await world.ring("square", square)
+    await world.run()
+
+    assert ["square-zkdemobooking1"] == [visit["external_id"] for visit in world.harness.visits()]
+
+
+def replace_id(delivery: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """The same for another appointment, signed anew."""
+
+    body = delivery["body"].replace("123456789", str(number))
+    signature = base64.b64encode(hmac_sha256(SPECIMENS["acuity"]["secret"].encode(), body.encode())).decode()
+    return {**delivery, "body": body, "headers": {**delivery["headers"], "X-Acuity-Signature": signature}}
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reason"),
+    [
+        pytest.param(says(500), "GET appointments: 500", id="500"),
+        pytest.param(says(401), "credentials_refused", id="401"),
+    ],
+)
+async def test_after_the_time_for_tries_the_event_is_parked(world: Doorstep, trouble: Answerer, reason: str) -> None:
+    world.set(RETRY_FOR_S="3600")
+    world.tool.trouble = [trouble]
+    answer = await world.ring("acuity", BOOKED)
+    await world.run()
+    await world.later(4_000)
+    await world.run()
+
+    event = await world.event(answer)
+    assert ("parked", reason, 2) == (event.state, event.reason, len(event.attempts))
+
+
+async def test_a_parked_event_is_replayed(world: Doorstep) -> None:
+    world.tool.keep("acuity", BOOKED)
+    world.tool.trouble = [says(422)]
+    answer = await world.ring("acuity", BOOKED)
+    await world.run()
+    world.tool.trouble = []
+
+    await world.ledger.replay(f"event:{answer.json()['delivery']}")
+    await world.run()
+
+    assert ["acuity-123456789"] == [visit["external_id"] for visit in world.harness.visits()]
+
+
+async def test_what_work_came_to_is_counted_each_time_it_comes_to_an_end(world: Doorstep) -> None:
+    world.tool.keep("acuity", BOOKED)
+    world.tool.trouble = [says(503), says(422)]
+    answer = await world.ring("acuity", BOOKED)
+    await world.run()
+    await world.later(3_600)
+    await world.run()
+    world.tool.trouble = []
+    await world.ledger.replay(f"event:{answer.json()['delivery']}")
+    await world.run()
+    delivery_id = await a_minute_ago(world, "acuity", MOVED)
+    world.tool.trouble = [says(404)]
+    await world.run()
+    assert "settled" == (await world.ledger.load_task(f"event:{delivery_id}")).state
+
+    await world.context.counters.flush(world.redis)
+
+    counted = {name.removeprefix(TASKS_FINISHED): count for name, count in (await totals(world.redis)).items()}
+    ends = {name: count for name, count in counted.items() if name.startswith("|")}
+    assert {"|event|parked": 1, "|event|translated": 1, "|event|ignored": 1, "|visit|created": 1} == ends
+
+
+async def test_a_parked_event_is_put_back_to_work_by_the_tools_retry(world: Doorstep) -> None:
+    world.tool.keep("acuity", BOOKED)
+    world.tool.trouble = [says(422)]
+    await world.ring("acuity", BOOKED)
+    await world.run()
+    world.tool.trouble = []
+
+    answer = await world.ring("acuity", BOOKED)
+    await world.run()
+
+    assert (200, True) == (answer.status_code, answer.json()["repeat"])
+    assert ["acuity-123456789"] == [visit["external_id"] for visit in world.harness.visits()]
+
+
+# -- GraphQL --
+
+
+def graphql(code: str | None, data: Any = None) -> Answerer:
+    error = {"message": "ada@example.com is not allowed", **({"extensions": {"code": code}} if code else {})}
+    return lambda _: JSONResponse({"data": data, "errors": [error]})
+
+
+def with_code_beside_the_message(code: str) -> Answerer:
+    """As Boulevard writes it."""
+    return lambda _: JSONResponse({"data": None, "errors": [{"message": "ada@example.com", "code": code}]})
+
+
+@pytest.mark.parametrize(
+    ("trouble", "state", "reason"),
+    [
+        pytest.param(graphql("THROTTLED"), "waiting", "GET visit: 200", id="throttled"),
+        pytest.param(graphql("UNAUTHENTICATED"), "waiting", "credentials_refused", id="unauthenticated"),
+        pytest.param(graphql("INTERNAL_SERVER_ERROR"), "waiting", "GET visit: 200", id="internal"),
+        pytest.param(
+            with_code_beside_the_message("UNAUTHENTICATED"), "waiting", "credentials_refused", id="code-beside-message"
+        ),
+        pytest.param(graphql("undefinedField"), "parked", "untranslatable: Jobber", id="undefined-field"),
+        pytest.param(graphql(None), "parked", "untranslatable: Jobber", id="no-code"),
+        pytest.param(graphql("NOT_FOUND", {"visit": None}), "waiting", "record_not_found_yet", id="not-found"),
+        pytest.param(lambda _: JSONResponse({"data": {"visit": None}}), "waiting", "record_not_found_yet", id="null"),
+        pytest.param(lambda _: JSONResponse({"message": "no"}), "parked", "untranslatable: Jobber", id="message"),
+        pytest.param(lambda _: JSONResponse({"errors": "no"}), "parked", "untranslatable: record", id="errors-is-text"),
+        pytest.param(lambda _: JSONResponse(["no"]), "parked", "untranslatable: Jobber", id="a-list"),
+        pytest.param(
+            lambda _: JSONResponse({"errors": [None, 1, {"extensions": 5}]}),
+            "parked",
+            "untranslatable: Jobber",
+            id="odd",
+        ),
+    ],
+)
+async def test_an_error_inside_a_200_is_an_error(world: Doorstep, trouble: Answerer, state: str, reason: str) -> None:
+    delivery = SPECIMENS["jobber"]["deliveries"][0]
+    world.tool.trouble = [trouble]
+
+    answer = await world.ring("jobber", delivery)
+    await world.run()
+
+    event = await world.event(answer)
+    assert (state, reason) == (event.state, event.reason[: len(reason)])
+    assert "ada@" not in event.reason

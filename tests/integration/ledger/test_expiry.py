@@ -1,0 +1,109 @@
+"""Nothing that is not done expires."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from app.ledger.ledger import Ledger
+from app.ledger.records import (
+    Outcome,
+)
+from app.ledger.redis import Redis
+from tests.support.ledger import accept, attempt, begin, change, everything, forgetful, work, work_off
+
+
+async def test_a_settled_visit_is_forgotten_after_the_retention_and_leaves_nothing(redis: Redis) -> None:
+    ledger = forgetful(redis)
+    await accept(ledger, change("A"))
+    await redis.command("DEL", "db:jobs", *(await redis.command("KEYS", "arq:*")))
+    await work_off(ledger, "A")
+
+    await asyncio.sleep(0.1)
+
+    kept = (b"db:seen:", b"db:deliveries:", b"db:hooks", b"db:progress")
+    assert set() == {key for key in await everything(redis) if not key.startswith(kept)}
+
+
+async def test_a_discarded_visit_is_forgotten_after_the_retention_and_leaves_nothing(redis: Redis) -> None:
+    ledger = forgetful(redis)
+    await accept(ledger, change("A"))
+    await ledger.discard(work("A"))
+
+    await asyncio.sleep(0.1)
+    await ledger.requeue_due()
+
+    assert [] == await ledger.task_ids("discarded")
+
+
+async def everything_ends_that_can(redis: Redis) -> None:
+    """A retention passes in which nothing happens."""
+    for key in await redis.command("KEYS", "*"):
+        if await redis.command("PTTL", key) >= 0:
+            await redis.command("DEL", key)
+
+
+@pytest.mark.parametrize("ends", ["parked", "waiting", "held"])
+async def test_what_waits_under_any_id_of_a_visit_outlives_the_retention(
+    ledger: Ledger, redis: Redis, ends: Any
+) -> None:
+    await accept(ledger, change("A"))
+    await accept(ledger, change("B", continues="A"))
+    await work_off(ledger, "A")
+    last = await accept(ledger, change("B"))
+    hold = await begin(ledger, "B")
+    await ledger.complete(hold, Outcome(state=ends, attempt=attempt(), retry_in_s=60, failed_attempts=1))
+
+    await everything_ends_that_can(redis)
+
+    assert [work("A")] == await ledger.task_ids("held:main" if ends == "held" else ends)  # type: ignore[arg-type]
+    await ledger.replay(work("A"))
+    said = [said.origin for member in (await begin(ledger, "A")).tasks for said in member.recorded_changes()]
+    assert f"{last.delivery_id}.0" in said
+    assert 3 == len(said)
+
+
+async def test_a_change_under_a_later_id_is_worked_on_although_the_first_id_is_forgotten(
+    ledger: Ledger, redis: Redis
+) -> None:
+    await accept(ledger, change("A"))
+    await accept(ledger, change("B", continues="A"))
+    await work_off(ledger, "A")
+    last = await accept(ledger, change("B"))
+
+    await everything_ends_that_can(redis)
+
+    hold = await begin(ledger, "B")
+    assert f"{last.delivery_id}.0" in [said.origin for member in hold.tasks for said in member.recorded_changes()]
+
+
+@pytest.mark.parametrize("then", ["worked on", "discarded"])
+async def test_the_ids_that_redis_kept_are_enough_where_it_dropped_one_of_a_visit(
+    ledger: Ledger, redis: Redis, then: str
+) -> None:
+    # An eviction policy does that, or an operator's DEL.
+    await accept(ledger, change("A"))
+    await accept(ledger, change("B", continues="A"))
+    await work_off(ledger, "A")
+    await redis.command("DEL", f"db:{work('A')}")
+    await accept(ledger, change("B"))
+
+    if then == "discarded":
+        assert 1 == await ledger.discard(work("B"))
+    else:
+        await work_off(ledger, "B")
+
+    assert [] == await ledger.task_ids("queued")
+    assert ["nothing", "nothing"] == [await ledger.lease(work(visit)) for visit in "AB"]
+
+
+async def test_a_change_that_lands_on_a_settled_visit_keeps_all_of_its_facts_from_expiring(
+    ledger: Ledger, redis: Redis
+) -> None:
+    await accept(ledger, change("A"))
+    await work_off(ledger, "A")
+    await accept(ledger, change("A"))
+
+    await everything_ends_that_can(redis)
+
+    assert 2 == len((await begin(ledger, "A")).primary.recorded_changes())

@@ -1,0 +1,219 @@
+"""Leases: one worker for each task."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from app.ledger.ledger import Ledger
+from app.ledger.records import (
+    Lease,
+    LeaseLost,
+    NotFound,
+    Outcome,
+)
+from app.ledger.redis import Redis
+from tests.support.ledger import (
+    accept,
+    attempt,
+    backdate,
+    begin,
+    change,
+    everything,
+    jobs,
+    parked,
+    settled,
+    state_of,
+    waiting,
+    work,
+    work_off,
+)
+
+
+async def test_work_is_given_to_one_worker_and_then_to_nobody_until_something_lands(ledger: Ledger) -> None:
+    await accept(ledger, change("A"))
+
+    hold = await begin(ledger, "A")
+    meanwhile = await ledger.lease(work("A"))
+    await ledger.complete(hold, settled(remote={work("A"): {"id": 9}}))
+    afterwards = await ledger.lease(work("A"))
+    await accept(ledger, change("A"))
+    again = await begin(ledger, "A")
+
+    assert ("busy", "nothing") == (meanwhile, afterwards)
+    assert ({"id": 9}, 2, 1, True) == (
+        again.primary.remote,
+        again.primary.change_count,
+        again.primary.applied_count,
+        again.primary.was_attempted,
+    )
+
+
+async def test_of_many_workers_at_once_one_gets_the_work(ledger: Ledger) -> None:
+    await accept(ledger, change("A"))
+
+    answers = await asyncio.gather(*(ledger.lease(work("A")) for _ in range(50)))
+
+    assert 1 == sum(isinstance(answer, Lease) for answer in answers)
+    assert 49 == answers.count("busy")
+
+
+async def test_to_begin_what_nobody_knows_finds_nothing_and_leaves_nothing_behind(ledger: Ledger, redis: Redis) -> None:
+    assert "nothing" == await ledger.lease(work("A"))
+    assert set() == await everything(redis)
+    with pytest.raises(NotFound):
+        await ledger.load_task(work("A"))
+    with pytest.raises(NotFound):
+        await ledger.load_aliases(work("A"))
+
+
+async def test_a_lease_ends_within_a_minute(ledger: Ledger, redis: Redis) -> None:
+    await accept(ledger, change("A"))
+    await begin(ledger, "A")
+
+    left_ms = (
+        float(await redis.command("ZSCORE", "db:running", work("A"))) - (await ledger.server_time()).timestamp() * 1_000
+    )
+    assert 0 < left_ms <= 60_000
+
+
+@pytest.mark.parametrize("is_swept", [True, False], ids=["swept", "not swept yet"])
+async def test_work_of_a_dead_worker_goes_to_another_and_the_late_release_is_lost(
+    ledger: Ledger, redis: Redis, is_swept: bool
+) -> None:
+    await accept(ledger, change("A"))
+    dead = await begin(ledger, "A")
+    await backdate(redis, "running")
+    assert not is_swept or 1 == await ledger.requeue_due()
+
+    heir = await begin(ledger, "A")
+    with pytest.raises(LeaseLost):
+        await ledger.complete(dead, settled(remote={work("A"): {"id": 1}}))
+    await ledger.complete(heir, settled(remote={work("A"): {"id": 2}}))
+
+    member = await ledger.load_task(work("A"))
+    assert ("settled", {"id": 2}, 1) == (member.state, member.remote, len(member.attempts))
+
+
+async def test_a_swept_lease_has_a_job_again(ledger: Ledger, redis: Redis) -> None:
+    await accept(ledger, change("A"))
+    await redis.command("DEL", *(await redis.command("KEYS", "arq:job:*")), "db:jobs")
+    await begin(ledger, "A")
+    await backdate(redis, "running")
+
+    await ledger.requeue_due()
+
+    assert [work("A")] == await jobs(redis)
+    assert "queued" == await state_of(ledger, work("A"))
+
+
+async def test_a_change_that_lands_during_a_run_is_queued_after_it(ledger: Ledger, redis: Redis) -> None:
+    await accept(ledger, change("A"))
+    hold = await begin(ledger, "A")
+
+    await accept(ledger, change("A"))
+    during = await state_of(ledger, work("A"))
+    await ledger.complete(hold, settled())
+
+    member = await ledger.load_task(work("A"))
+    assert ("running", "queued", 2, 1) == (during, member.state, member.change_count, member.applied_count)
+    assert work("A") in await jobs(redis)
+
+
+async def test_a_change_that_lands_during_a_parking_run_is_worked_on(ledger: Ledger) -> None:
+    await accept(ledger, change("A"))
+    hold = await begin(ledger, "A")
+
+    await accept(ledger, change("A"))
+    await ledger.complete(hold, parked())
+
+    assert "queued" == await state_of(ledger, work("A"))
+
+
+async def test_a_change_that_lands_on_parked_work_puts_it_back_to_work(ledger: Ledger) -> None:
+    await accept(ledger, change("A"))
+    await ledger.complete(await begin(ledger, "A"), parked())
+
+    await accept(ledger, change("A"))
+
+    assert "queued" == await state_of(ledger, work("A"))
+
+
+async def test_a_change_that_lands_on_parked_work_gets_its_own_three_days(ledger: Ledger) -> None:
+    # What failed for three days was parked; a change of today must not be parked by its first trouble.
+    await accept(ledger, change("A"))
+    await ledger.complete(await begin(ledger, "A"), parked())
+
+    await accept(ledger, change("A"))
+
+    assert None is (await begin(ledger, "A")).primary.failing_since_ms
+
+
+async def test_waiting_work_waits_until_it_is_due_and_says_when(ledger: Ledger, redis: Redis) -> None:
+    await accept(ledger, change("A"))
+    await ledger.complete(await begin(ledger, "A"), waiting(retry_in_s=60, failed_attempts=3))
+
+    early = await ledger.requeue_due()
+    member = await ledger.load_task(work("A"))
+    await backdate(redis, "waiting")
+    late = await ledger.requeue_due()
+
+    assert (0, 1) == (early, late)
+    assert ("waiting", 3, "timeout") == (member.state, member.failed_attempts, member.reason)
+    now_ms = (await ledger.server_time()).timestamp() * 1_000
+    assert member.retry_at_ms is not None
+    assert now_ms < member.retry_at_ms <= now_ms + 60_000
+    assert "queued" == await state_of(ledger, work("A"))
+
+
+async def test_after_trouble_a_new_change_waits_for_the_next_try(ledger: Ledger) -> None:
+    await accept(ledger, change("A"))
+    await ledger.complete(await begin(ledger, "A"), waiting(failed_attempts=1))
+
+    await accept(ledger, change("A"))
+
+    assert "waiting" == await state_of(ledger, work("A"))
+
+
+async def test_work_that_waits_for_facts_is_woken_by_a_new_change(ledger: Ledger) -> None:
+    await accept(ledger, change("A"))
+    await ledger.complete(await begin(ledger, "A"), waiting(retry_in_s=86_400, failed_attempts=None))
+
+    await accept(ledger, change("A"))
+
+    assert "queued" == await state_of(ledger, work("A"))
+
+
+async def test_no_name_of_a_job_is_used_twice(ledger: Ledger, redis: Redis) -> None:
+    names = set()
+    for _ in range(4):
+        await accept(ledger, change("A"))
+        names |= set(await redis.command("ZRANGE", "db:jobs", 0, -1))
+        await redis.command("DEL", "db:jobs")
+        await work_off(ledger, "A")
+
+    assert 4 == len(names)
+
+
+async def test_the_last_hundred_attempts_are_kept_in_their_order(ledger: Ledger) -> None:
+    await accept(ledger, change("A"))
+    for at in range(1, 111):
+        await ledger.replay(work("A"))
+        await ledger.complete(await begin(ledger, "A"), Outcome(state="settled", attempt=attempt(at=at)))
+
+    attempts = (await ledger.load_task(work("A"))).attempts
+    assert list(range(11, 111)) == [one.started_at_ms for one in attempts]
+
+
+@pytest.mark.parametrize("ends", ["settled", "parked", "waiting", "held"])
+async def test_what_the_api_answered_is_remembered_however_a_run_ends(ledger: Ledger, ends: Any) -> None:
+    await accept(ledger, change("A"))
+    outcome = Outcome(state=ends, attempt=attempt(), remote={work("A"): {"id": 7}})
+    await ledger.complete(await begin(ledger, "A"), outcome)
+    kept = (await ledger.load_task(work("A"))).remote
+    await ledger.replay(work("A"))
+
+    await ledger.complete(await begin(ledger, "A"), settled(remote={work("A"): None}))
+
+    member = await ledger.load_task(work("A"))
+    assert ({"id": 7}, None, False) == (kept, member.remote, member.was_attempted)

@@ -1,0 +1,127 @@
+"""Completion, no-show, opt-out and payments."""
+
+from decimal import Decimal
+
+import pytest
+
+from app.visits.change import (
+    VisitChange,
+    is_external_id,
+)
+from tests.support.changes import ELEVEN, NINE, TEN, collected, made_of, paid, said
+
+# -- completion, no-show, opt-out --
+
+
+def test_a_campaign_starts_at_the_completion_and_else_at_the_appointment() -> None:
+    booked, completed = said("create", 1, time_scheduled=NINE), said("update", 2, time_completed=TEN)
+    taken_back = said("update", 3, time_completed=None)
+
+    assert "2026-03-14T09:00:00Z" == made_of(booked).fields["event_date"]
+    assert "2026-03-14T10:00:00Z" == made_of(booked, completed).fields["event_date"]
+    assert "2026-03-14T09:00:00Z" == made_of(booked, completed, taken_back).fields["event_date"]
+    assert "2026-03-14T10:00:00Z" == made_of(completed).fields["event_date"]
+
+
+def test_without_any_time_there_is_no_date_and_no_visit_to_make() -> None:
+    visit = made_of(said("create", 1, time_scheduled=None, amount_collected=Decimal(1)))
+
+    assert not visit.has_date
+    assert not visit.fields.get("event_date")
+
+
+def test_a_no_show_is_a_cancel_and_taking_the_mark_back_an_uncancel() -> None:
+    booked, missed = said("create", 1, time_scheduled=NINE, date_cancelled=None), said("update", 2, no_show=ELEVEN)
+    came_late = said("update", 3, no_show=None)
+
+    assert "2026-03-14T11:00:00Z" == made_of(booked, missed).fields["date_cancelled"]
+    assert made_of(booked, missed).is_off
+    assert made_of(booked, missed, came_late).fields["date_cancelled"] is None
+    assert not made_of(booked, missed, came_late).is_off
+
+
+def test_a_cancelled_visit_stays_so_when_its_no_show_is_taken_back() -> None:
+    visit = made_of(said("cancel", 1, date_cancelled=TEN, no_show=ELEVEN), said("update", 2, no_show=None))
+
+    assert "2026-03-14T10:00:00Z" == visit.fields["date_cancelled"]
+
+
+def test_a_customer_who_opted_out_gets_no_visit_until_opted_in_again() -> None:
+    booked, out = said("create", 1, time_scheduled=NINE), said("update", 2, opted_out=True)
+    back_in = said("update", 3, opted_out=False)
+
+    assert made_of(booked, out).is_off
+    assert not made_of(booked, out, back_in).is_off
+    assert made_of(booked, out, back_in).fields["date_cancelled"] is None
+
+
+def test_an_opt_out_wins_over_an_opt_in_of_the_same_second() -> None:
+    visit = made_of(
+        said("create", 1, time_scheduled=NINE), said("update", 2, opted_out=False), said("update", 2, opted_out=True)
+    )
+
+    assert visit.is_off
+
+
+@pytest.mark.parametrize(
+    ("order", "at"),
+    [(1_796_415_440_000_000, "2026-12-04T20:17:20Z"), (7, "1970-01-01T00:00:00Z")],
+    ids=["a time", "a version"],
+)
+def test_a_visit_that_lost_its_times_is_cancelled_for_a_customer_who_opted_out(order: int, at: str) -> None:
+    completed = said("update", order, time_completed=NINE, opted_out=True)
+    reopened = said("update", order + 1_000_000, time_completed=None)
+
+    assert {"time_completed": None, "event_date": None, "date_cancelled": at} == made_of(completed, reopened).fields
+
+
+def test_a_customer_who_opted_out_gets_no_visit_while_its_time_is_unknown_either() -> None:
+    visit = made_of(said("create", 1, time_scheduled=None, opted_out=True))
+
+    assert visit.is_off
+
+
+# -- payments that are told one by one --
+
+
+def test_a_visit_collected_the_sum_of_its_payments_each_as_it_was_told_last() -> None:
+    assert "145.00" == collected(paid(1, "p1", "100"), paid(2, "p2", "45"))
+    assert "100.00" == collected(paid(1, "p1", "100"), paid(1, "p1", "100"))
+    assert "65.00" == collected(paid(1, "p1", "100"), paid(3, "p1", "20"), paid(2, "p2", "45"))
+    assert collected(paid(1, "p1", "100"), paid(2, "p1", None)) is None
+
+
+def test_beside_a_total_the_payments_count_where_they_are_more() -> None:
+    """The total may have them in it, or not know of them."""
+    total = said("create", 5, amount_collected=Decimal(120))
+    nothing = said("create", 5, amount_collected=None)
+
+    assert "120.00" == collected(total, paid(1, "p1", "100"))
+    assert "130.00" == collected(total, paid(1, "p1", "100"), paid(2, "p2", "30"))
+    assert "100.00" == collected(nothing, paid(1, "p1", "100"))
+
+
+def test_a_change_may_name_the_visit_of_another_source() -> None:
+    change = VisitChange(action="update", named="calendly-INV-1", order=1, payment="ch_1", amount_collected=Decimal(5))
+
+    assert "calendly-INV-1" == change.external_id("stripe")
+    assert {"amount_collected of ch_1": "5.00"} == change.facts()
+
+
+@pytest.mark.parametrize(
+    ("text", "is_one"),
+    [
+        ("calendly-INV-1", True),
+        ("standard-A_1.2-x", True),
+        ("a" * 121, False),
+        ("calendly-" + "1" * 112, False),
+        ("job_0a1b", False),
+        ("Calendly-1", False),
+        ("calendly-", False),
+        ("calendly-1/2", False),
+        ("calendly-1\n", False),
+        ("", False),
+    ],
+)
+def test_what_could_be_the_name_of_a_visit(text: str, is_one: bool) -> None:
+    assert is_one == is_external_id(text)

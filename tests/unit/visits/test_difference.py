@@ -1,0 +1,92 @@
+"""The difference that is sent to the API."""
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from app.visits.change import (
+    Contact,
+    VisitChange,
+    encode_change,
+)
+from app.visits.merge import (
+    Said,
+    Wanted,
+    difference,
+    fold,
+    payments_of,
+    same,
+)
+from tests.support.changes import NINE, TEN, collected, made_of, paid, said
+
+AT_NINE, AT_TEN = "2026-03-14T09:00:00Z", "2026-03-14T10:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("expected", "stands", "value"),
+    [
+        (True, None, None), (True, "", None), (True, None, ""), (False, AT_NINE, None), (False, None, AT_NINE),
+        (True, AT_NINE, AT_NINE), (True, "2026-03-14T10:00:00+01:00", AT_NINE), (False, AT_TEN, AT_NINE),
+        (True, "2026-03-14T09:00:00.000Z", AT_NINE),
+        (True, "245.00", "245.00"), (True, 245, "245.00"), (True, 245.0, "245.00"), (False, "245.01", "245.00"),
+        (True, "?", "?"), (False, "?", "245.00"), (False, "?", AT_NINE), (False, AT_NINE, "245.00"),
+    ],
+)  # fmt: skip
+def test_moments_and_money_are_the_same_however_they_are_written(
+    expected: bool, stands: Any, value: str | None
+) -> None:
+    assert expected is same(stands, value)
+
+
+@pytest.mark.parametrize(
+    ("sent", "current", "fields"),
+    [
+        ({}, {}, {}),
+        ({}, {"time_scheduled": AT_NINE}, {}),
+        ({}, {"time_scheduled": AT_NINE, "event_date": AT_NINE}, {"time_scheduled": AT_NINE, "event_date": AT_NINE}),
+        ({"amount_collected": None}, {"amount_collected": "5.00"}, {"amount_collected": None, "event_date": None}),
+        ({"amount_collected": "5.00"}, {"event_date": AT_NINE}, {"amount_collected": "5.00", "event_date": AT_NINE}),
+        # A new time takes the date along, also where that does not change.
+        (
+            {"time_scheduled": AT_TEN, "event_date": AT_TEN},
+            {"time_scheduled": AT_NINE, "event_date": AT_TEN},
+            {"time_scheduled": AT_TEN, "event_date": AT_TEN},
+        ),
+        (
+            {"time_completed": AT_TEN, "event_date": AT_TEN},
+            {"event_date": AT_TEN},
+            {"time_completed": AT_TEN, "event_date": AT_TEN},
+        ),
+        ({"time_completed": None}, {"time_completed": AT_TEN}, {"time_completed": None, "event_date": None}),
+        ({"date_cancelled": AT_TEN}, {"event_date": AT_NINE}, {"date_cancelled": AT_TEN, "event_date": AT_NINE}),
+    ],
+)
+def test_only_what_differs_is_sent_and_a_new_time_with_its_date(
+    sent: dict[str, str | None], current: dict[str, str], fields: dict[str, str | None]
+) -> None:
+    assert sent == difference(current, Wanted(fields, Contact()))
+
+
+def test_payments_are_counted_by_their_names() -> None:
+    assert 0 == payments_of(fold([said("create", 1, amount_collected=Decimal(5))]))
+    assert 2 == payments_of(fold([paid(1, "p1", "1"), paid(2, "p2", None), paid(3, "p1", "2")]))
+
+
+def test_a_payment_of_less_than_one_unit_is_collected() -> None:
+    assert "0.01" == collected(paid(1, "p1", "0.01"))
+    assert collected(paid(1, "p1", "0")) is None
+
+
+def test_a_change_is_of_the_first_id_of_its_visit_unless_it_is_said_to_be_of_another() -> None:
+    stored = encode_change(VisitChange(action="create", visit_id="A-1", order=1, time_scheduled=NINE))
+
+    assert (0, 2) == (Said.read("d1", stored).generation, Said.read("d1", stored, 2).generation)
+
+
+def test_an_opt_out_is_told_apart_from_a_cancel() -> None:
+    booked, out = said("create", 1, time_scheduled=NINE), said("update", 2, opted_out=True)
+
+    assert (True, True) == (made_of(booked, out).opted_out, made_of(booked, out).is_off)
+    assert not made_of(booked, out, said("update", 3, opted_out=False)).opted_out
+    assert not made_of(booked, said("cancel", 2, date_cancelled=TEN)).opted_out

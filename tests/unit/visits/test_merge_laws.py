@@ -1,0 +1,276 @@
+"""The merge is a join: commutative, associative, idempotent; and what may be forgotten of its input."""
+
+import signal
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from unittest.mock import patch
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.visits import merge
+from app.visits.change import (
+    timestamp,
+)
+from app.visits.merge import (
+    Fact,
+    Facts,
+    Said,
+    fold,
+    join,
+    needed,
+    wanted,
+    winners,
+)
+from tests.support.changes import EXAMPLES, NINE, made_of
+
+# -- the join, as mathematics has it --
+
+ADDRESSES = ("ada@example.com", "zoe@example.com")
+
+TIMES = st.none() | st.sampled_from(("2026-03-14T09:00:00Z", "2026-03-14T10:00:00Z"))
+
+
+FACTS = st.fixed_dictionaries(
+    {},
+    optional={
+        "time_scheduled": TIMES,
+        "time_completed": TIMES,
+        "date_cancelled": TIMES,
+        "no_show": TIMES,
+        "date_left": TIMES,
+        "amount_collected": st.none() | st.sampled_from(("90.00", "245.00")),
+        "opted_out": st.booleans(),
+    },
+)
+
+
+CONTACTS = st.fixed_dictionaries(
+    {},
+    optional={
+        "id": st.sampled_from(("cont_1", "cont_2")),
+        "email": st.sampled_from(ADDRESSES),
+        "first_name": st.sampled_from(("Ada", "Zoë")),
+        "last_name": st.sampled_from(("Lovelace", "Gödel")),
+        "phone": st.just("+15550100001"),
+    },
+)
+
+
+#: Few clocks and few origins, so that ties are common.
+CHANGES = st.builds(
+    Said,
+    origin=st.sampled_from(("d1", "d2", "d3")),
+    action=st.sampled_from(("create", "update", "cancel")),
+    order=st.integers(0, 3),
+    facts=FACTS,
+    contact=CONTACTS,
+    generation=st.integers(0, 2),
+    as_of=st.integers(0, 1),
+    is_sighting=st.booleans(),
+    only_for_contact=st.sampled_from((False, False, True)),
+    first_contact_stays=st.sampled_from((False, False, True)),
+)
+
+SETS = st.lists(CHANGES, max_size=6)
+
+
+@EXAMPLES
+@given(SETS, SETS)
+def test_the_join_is_commutative(one: list[Said], other: list[Said]) -> None:
+    assert join(fold(one), fold(other)) == join(fold(other), fold(one))
+
+
+@EXAMPLES
+@given(SETS, SETS, SETS)
+def test_the_join_is_associative(one: list[Said], other: list[Said], third: list[Said]) -> None:
+    a, b, c = fold(one), fold(other), fold(third)
+
+    assert join(join(a, b), c) == join(a, join(b, c))
+
+
+@EXAMPLES
+@given(SETS)
+def test_the_join_is_idempotent_and_nothing_is_its_neutral(changes: list[Said]) -> None:
+    facts = fold(changes)
+
+    assert facts == join(facts, facts)
+    assert facts == join(facts, {}) == join({}, facts)
+
+
+@EXAMPLES
+@given(SETS, st.data())
+def test_every_order_with_any_repeats_makes_the_same_visit(changes: list[Said], data: st.DataObject) -> None:
+    repeats = data.draw(st.lists(st.sampled_from(changes), max_size=6)) if changes else []
+    arrived = data.draw(st.permutations(changes + repeats))
+
+    assert fold(changes) == fold(arrived)
+    assert wanted(fold(changes)) == wanted(fold(arrived))
+    assert winners(fold(changes)) == winners(fold(arrived))
+
+
+@EXAMPLES
+@given(SETS, st.integers(0, 6))
+def test_two_workers_that_saw_different_halves_agree_once_they_meet(changes: list[Said], half: int) -> None:
+    overlapping = changes[max(0, half - 1) :]
+
+    assert fold(changes) == join(fold(changes[:half]), fold(overlapping))
+
+
+@EXAMPLES
+@given(SETS, CHANGES)
+def test_an_older_change_decides_nothing_that_a_newer_one_spoke_of(changes: list[Said], late: Said) -> None:
+    older = Said("late", late.action, -1, late.facts, late.contact, 0)
+    before = fold(changes)
+
+    after = fold([*changes, older])
+
+    assert before == {name: fact for name, fact in after.items() if name in before}
+
+
+@EXAMPLES
+@given(SETS)
+def test_a_fact_remembers_which_change_said_it(changes: list[Said]) -> None:
+    facts = fold(changes)
+    origins = {change.origin for change in changes if change.facts or change.contact}
+
+    assert winners(facts) <= origins
+    assert all(isinstance(fact, Fact) and fact.origin in origins for fact in facts.values())
+
+
+@EXAMPLES
+@given(SETS)
+def test_one_pass_over_the_changes_is_the_join_of_all(changes: list[Said]) -> None:
+    joined: Facts = {}
+    for change in changes:
+        joined = join(joined, fold([change]))
+
+    assert joined == fold(changes)
+
+
+# -- what a visit may forget --
+
+
+#: Values of one field over a few moments: late, repeated, and dated alike.
+SIGHTINGS = st.lists(
+    st.builds(
+        Said,
+        origin=st.sampled_from(("d1", "d2", "d3", "d4")),
+        action=st.sampled_from(("update", "cancel")),
+        order=st.integers(0, 9),
+        facts=st.fixed_dictionaries({"date_cancelled": TIMES}),
+        contact=st.just({}),
+        generation=st.integers(0, 1),
+        is_sighting=st.sampled_from((True, True, True, False)),
+    ),
+    max_size=14,
+)
+
+
+def numbered(changes: Sequence[Said], prefix: str = "n") -> list[Said]:
+    """Each with an origin of its own, as in the ledger."""
+    return [replace(change, origin=f"{prefix}{at:02}") for at, change in enumerate(changes)]
+
+
+def kept_of(changes: Sequence[Said]) -> list[Said]:
+    origins = needed(changes)
+    return [change for change in changes if change.origin in origins]
+
+
+@EXAMPLES
+@given(SETS | SIGHTINGS, SETS | SIGHTINGS)
+def test_whatever_lands_later_what_is_needed_stands_for_all(changes: list[Said], later: list[Said]) -> None:
+    changes, later = numbered(changes), numbered(later, "late")
+
+    assert fold([*changes, *later]) == fold([*kept_of(changes), *later])
+
+
+@EXAMPLES
+@given(SETS | SIGHTINGS, SETS | SIGHTINGS, st.integers(1, 3))
+def test_what_is_needed_stands_for_all_also_behind_an_id_that_turns_out_to_come_before(
+    changes: list[Said], first: list[Said], by: int
+) -> None:
+    changes = numbered(changes)
+    moved = {change.origin: replace(change, generation=change.generation + by) for change in changes}
+
+    whole = fold([*numbered(first, "first"), *moved.values()])
+
+    assert whole == fold([*numbered(first, "first"), *(moved[change.origin] for change in kept_of(changes))])
+
+
+@EXAMPLES
+@given(st.lists(SIGHTINGS, max_size=4))
+def test_to_forget_again_and_again_forgets_nothing_that_is_needed(parts: list[list[Said]]) -> None:
+    everything, held = list[Said](), list[Said]()
+    for at, part in enumerate(parts):
+        everything += numbered(part, f"part{at}-")
+        held = kept_of([*held, *numbered(part, f"part{at}-")])
+
+    assert fold(everything) == fold(held)
+
+
+@EXAMPLES
+@given(SIGHTINGS, SIGHTINGS)
+def test_of_very_many_sightings_in_a_row_a_late_change_may_move_the_time_and_nothing_else(
+    changes: list[Said], later: list[Said]
+) -> None:
+    changes, later = numbered(changes), numbered(later, "late")
+    with patch.object(merge, "NEWEST_SIGHTINGS", 2):
+        kept = kept_of(changes)
+
+    whole, short = (fold([*some, *later]).get("date_cancelled") for some in (changes, kept))
+
+    assert (whole and (whole.stamp, whole.origin)) == (short and (short.stamp, short.origin))
+    assert bool(whole and whole.value) == bool(short and short.value)
+    newest = sorted({change.stamp(value) for change in kept if (value := change.facts["date_cancelled"])})[-2:]
+    if all(change.facts["date_cancelled"] or [change.stamp(None)] > newest[:1] for change in later):
+        assert (whole and whole.value) == (short and short.value)
+
+
+def test_of_eight_thousand_sightings_few_are_needed_and_the_first_of_them_counts() -> None:
+    def sighting(second: int, done: bool = True) -> Said:
+        seen_at = timestamp(NINE + timedelta(seconds=second)) if done else None
+        return Said(f"d{second:05}", "update", second, {"time_completed": seen_at}, {}, is_sighting=True)
+
+    changes = [sighting(0, done=False), *(sighting(second) for second in range(1, 8_000))]
+
+    kept = kept_of(changes)
+
+    assert merge.NEWEST_SIGHTINGS + 2 == len(kept)
+    assert (
+        "2026-03-14T09:00:01Z" == made_of(*kept).fields["time_completed"] == made_of(*changes).fields["time_completed"]
+    )
+
+
+def test_sightings_that_are_alike_are_kept_once() -> None:
+    changes = [
+        Said(f"d{at}", "update", 1, {"no_show": "2026-03-14T09:00:00Z"}, {}, is_sighting=True) for at in range(9)
+    ]
+
+    assert {"d8"} == needed(changes)
+
+
+@pytest.mark.parametrize("kind", ["sightings", "payments", "addresses"])
+def test_twenty_thousand_changes_of_one_visit_are_folded(kind: str) -> None:
+    """In less than a second; joined pair by pair it took ten minutes, in which nothing else ran."""
+
+    def change(at: int) -> Said:
+        seen_at = timestamp(NINE + timedelta(seconds=at))
+        if kind == "sightings":
+            return Said(f"d{at}", "update", at, {"time_completed": seen_at}, {}, is_sighting=True)
+        if kind == "payments":
+            return Said(f"d{at}", "update", at, {f"amount_collected of p{at}": "1.00"}, {})
+        return Said(f"d{at}", "update", at, {}, {"email": f"{at}@example.com", "first_name": "Ada", "phone": "+1555"})
+
+    changes = [change(at) for at in range(20_000)]
+
+    signal.alarm(60)  # its handler ends the test: far more than the fold takes on a busy machine
+    want = wanted(fold(changes))
+    signal.alarm(0)
+
+    said = {"sightings": want.fields.get("time_completed"), "payments": want.fields.get("amount_collected")}
+    expected = {"sightings": "2026-03-14T09:00:00Z", "payments": "20000.00", "addresses": None}
+    assert expected[kind] == said.get(kind)
+    assert want.contact.email == ("19999@example.com" if kind == "addresses" else None)

@@ -1,0 +1,237 @@
+"""Whose visit it is: contacts, attendees, and facts about one person."""
+
+import hmac
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from app.visits.change import (
+    Contact,
+    attendee_visit_id,
+    encode_change,
+)
+from app.visits.merge import (
+    Said,
+    fold,
+    needed,
+    people_of,
+    wanted,
+)
+from app.webhooks.delivery import Event
+from app.webhooks.payload import Payload
+from app.webhooks.registry import load_sources
+from app.webhooks.source import Ignored
+from tests.support.changes import ELEVEN, NINE, TEN, made_of, said
+
+# -- whose visit it is --
+
+ADA = Contact(email="ada@example.com", first_name="Ada", last_name="Lovelace", phone="+15550100001")
+
+
+def test_the_contact_is_put_together_from_all_that_was_said() -> None:
+    visit = made_of(
+        said("create", 1, contact=Contact(email="ada@example.com", first_name="Ada")),
+        said("update", 2, contact=Contact(email="ADA@example.com", last_name="Lovelace")),
+        said("update", 3, contact=Contact(phone="+15550100001")),
+    )
+
+    assert visit.contact == ADA
+
+
+def test_a_name_without_an_address_goes_with_the_address_that_comes_later() -> None:
+    visit = made_of(
+        said("create", 1, contact=Contact(first_name="Ada", last_name="Lovelace")),
+        said("update", 2, contact=Contact(email="ada@example.com")),
+    )
+
+    assert visit.contact == Contact(email="ada@example.com", first_name="Ada", last_name="Lovelace")
+
+
+def test_names_go_with_their_address_when_another_customer_takes_a_visit_over() -> None:
+    visit = made_of(
+        said("create", 1, contact=ADA), said("update", 2, contact=Contact(email="zoe@example.com", first_name="Zoë"))
+    )
+
+    assert visit.contact == Contact(email="zoe@example.com", first_name="Zoë")
+
+
+def test_names_come_back_with_their_address() -> None:
+    zoe = Contact(email="zoe@example.com", first_name="Zoë", phone="+15550100002")
+
+    visit = made_of(
+        said("create", 1, contact=ADA),
+        said("update", 2, contact=zoe),
+        said("update", 3, contact=Contact(email="ada@example.com")),
+    )
+
+    assert visit.contact == ADA
+
+
+def test_addresses_that_differ_in_capitals_are_one_customer() -> None:
+    visit = made_of(said("create", 1, contact=Contact(email=" Ada@Example.COM ", first_name=" Ada ", phone=" ")))
+
+    assert visit.contact == Contact(email="ada@example.com", first_name="Ada")
+
+
+def test_a_contact_that_an_operator_named_stays_when_an_address_comes() -> None:
+    visit = made_of(
+        said("update", 1, contact=Contact(id="cont_1")), said("update", 2, contact=Contact(email="ada@example.com"))
+    )
+
+    assert "cont_1" == visit.contact.id
+
+
+def test_an_id_goes_with_its_address_when_another_customer_takes_a_visit_over() -> None:
+    visit = made_of(
+        said("create", 1, contact=Contact(id="cont_ada", email="ada@example.com")),
+        said("update", 2, contact=Contact(email="zoe@example.com")),
+    )
+
+    assert visit.contact == Contact(email="zoe@example.com")
+
+
+def test_a_null_in_a_standard_body_clears_the_contact_id() -> None:
+    """Design: "A field left out says nothing; `null` clears it", with `"id": null` in its own sample."""
+    first = _standard("2026-03-14T09:00:00Z", id="cont_ada", email="ada@example.com")
+    second = _standard("2026-03-14T10:00:00Z", id=None, email="zoe@example.com")
+
+    assert made_of(first).contact.id == "cont_ada"
+    assert made_of(first, second).contact.id is None
+
+
+def test_a_null_clears_an_id_that_came_without_an_address_and_one_beside_the_same_address() -> None:
+    named = _standard("2026-03-14T09:00:00Z", id="cont_ada")
+    both = _standard("2026-03-14T10:00:00Z", id="cont_zoe", email="ada@example.com", phone="+15550100001")
+    cleared = _standard("2026-03-14T11:00:00Z", id=None, email="ada@example.com", phone=None)
+
+    assert made_of(named, cleared).contact == Contact(email="ada@example.com")
+    assert made_of(named, both, cleared).contact == Contact(email="ada@example.com")
+    assert "cont_zoe" == made_of(named, both).contact.id
+
+
+def test_an_address_that_is_cleared_is_nobodys() -> None:
+    visit = made_of(
+        _standard("2026-03-14T09:00:00Z", email="ada@example.com"), _standard("2026-03-14T10:00:00Z", email=None)
+    )
+
+    assert visit.contact.email is None
+
+
+def _standard(stamp: str, **contact: str | None) -> Said:
+    body = {"type": "visit.updated", "timestamp": stamp, "data": {"visit_id": "A-1", "contact": contact}}
+    changes = load_sources()["standard"].translate(Event("standard", Payload(body), NINE))
+    assert not isinstance(changes, Ignored)
+    return Said.read(stamp, encode_change(changes[0]))
+
+
+# -- contacts --
+
+
+@pytest.mark.parametrize("label", ["doorbell.hook", "doorbell.token", "doorbell.fingerprint"])
+def test_the_digest_of_an_address_is_no_part_of_another_key(label: str) -> None:
+    """An address is a stranger's word, and other keys are HMACs of a label under the same key."""
+    digest = Contact(email=label).name(b"key")
+
+    assert hmac.digest(b"key", label.encode(), "sha256").hex()[:32] != digest
+
+
+# -- one visit per person --
+
+
+def test_each_attendee_of_a_booking_has_a_visit_id_of_their_own() -> None:
+    ada, bob = (attendee_visit_id("uid-1", email) for email in ("ada@example.com", "bob@example.com"))
+    assert ada != bob
+    assert attendee_visit_id("uid-1", " Ada@Example.com") == ada
+
+
+def test_the_visit_id_of_an_attendee_contains_no_address_and_links_no_two_bookings() -> None:
+    first, second = (attendee_visit_id(booking, "ada@example.com") for booking in ("uid-1", "uid-2"))
+    assert "ada" not in first
+    assert first.removeprefix("uid-1") != second.removeprefix("uid-2")
+
+
+def test_the_tools_own_id_of_an_attendee_is_used_as_it_is() -> None:
+    assert attendee_visit_id("uid-1", "seat-7") == "uid-1.seat-7"
+
+
+# -- facts that are bound to a person --
+
+
+def mark(order: int, email: str, missed: datetime | None) -> Said:
+    return said("update", order, no_show=missed, contact=Contact(email=email), only_for_contact=True)
+
+
+def test_a_mark_of_the_customer_counts_whenever_it_arrives_and_one_of_a_guest_never_does() -> None:
+    booked = said("create", 1, time_scheduled=NINE, contact=Contact(email="Ada@example.com"))
+
+    assert "2026-03-14T10:00:00Z" == made_of(booked, mark(2, "ADA@example.com", TEN)).fields["date_cancelled"]
+    assert not made_of(booked, mark(2, "guest@example.com", TEN)).is_off
+    assert not made_of(booked, mark(2, "ada@example.com", TEN), mark(3, "ada@example.com", None)).is_off
+    assert made_of(booked, mark(2, "ada@example.com", TEN), mark(3, "guest@example.com", None)).is_off
+
+
+def test_a_mark_of_one_person_and_a_mark_of_the_visit_are_one_story() -> None:
+    booked = said("create", 1, time_scheduled=NINE, contact=Contact(email="ada@example.com"))
+    moved = said("update", 3, no_show=None)
+
+    assert not made_of(booked, mark(2, "ada@example.com", TEN), moved).is_off
+    assert made_of(booked, moved, mark(4, "ada@example.com", TEN)).is_off
+
+
+def test_a_mark_alone_is_no_visit_and_says_nothing_about_whose_it_is() -> None:
+    alone = made_of(mark(2, "ada@example.com", TEN))
+
+    assert (Contact(), {}, True) == (alone.contact, alone.fields, alone.is_nothing)
+    assert {} == fold([said("update", 2, no_show=TEN, contact=Contact(first_name="Ada"), only_for_contact=True)])
+
+
+def test_whoever_left_stays_away_when_the_booking_comes_back() -> None:
+    booked = said("create", 1, time_scheduled=NINE, date_cancelled=None)
+    left, cancelled, back = (
+        said("cancel", 2, date_left=TEN),
+        said("cancel", 3, date_cancelled=TEN),
+        said("update", 4, date_cancelled=None),
+    )
+
+    assert made_of(booked, left, cancelled, back).is_off
+    assert not made_of(booked, cancelled, back).is_off
+    assert not made_of(booked, left, cancelled, back, said("update", 5, date_left=None)).is_off
+
+
+# -- one id for several people --
+
+
+def shared(order: int, email: str, **fields: Any) -> Said:
+    contact = Contact(email=email, first_name=email.partition("@")[0])
+    return said("create", order, contact=contact, first_contact_stays=True, **fields)
+
+
+def test_an_id_that_several_people_share_belongs_to_whom_it_named_first() -> None:
+    ada = shared(1, "ada@example.com", time_scheduled=NINE)
+    zoe = shared(2, "zoe@example.com", time_scheduled=TEN, date_cancelled=TEN)
+
+    visit = made_of(ada, zoe)
+
+    assert ("ada@example.com", "ada") == (visit.contact.email, visit.contact.first_name)
+    assert {"time_scheduled": "2026-03-14T09:00:00Z", "event_date": "2026-03-14T09:00:00Z"} == visit.fields
+    assert (
+        "2026-03-14T11:00:00Z"
+        == made_of(ada, zoe, shared(3, "ada@example.com", time_scheduled=ELEVEN)).fields["event_date"]
+    )
+
+
+def test_the_people_of_an_id_are_counted_once_each_and_only_where_it_may_have_several() -> None:
+    ada, zoe = shared(1, "ada@example.com"), shared(2, "zoe@example.com")
+    alone = said("create", 3, contact=Contact(email="ada@example.com"), time_scheduled=NINE)
+
+    assert [0, 1, 1, 2, 2] == [
+        people_of(fold(changes)) for changes in ([alone], [ada], [ada, ada, alone], [ada, zoe], [zoe, ada, zoe])
+    ]
+
+
+def test_whom_an_id_named_first_is_not_forgotten() -> None:
+    changes = [shared(order, f"{order}@example.com") for order in range(1, 6)]
+
+    assert changes[0].origin in needed(changes)
+    assert "1@example.com" == wanted(fold(one for one in changes if one.origin in needed(changes))).contact.email

@@ -1,0 +1,65 @@
+"""Any bytes in any header are rejected with SignatureError and nothing else."""
+
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from app.webhooks.delivery import Delivery
+from app.webhooks.registry import load_sources, load_specimens
+from app.webhooks.signatures.scheme import SignatureError, Terms
+from tests.support.signatures import BODY, NOW, SCHEMES, apart, declared, delivery, listed, reason, standard
+
+SCHEMES += [(declared(name), load_specimens(name)["secret"]) for name in load_sources()]
+
+GOOD = [listed(b"1790000000"), apart(b"1790000000"), standard(), standard(family="svix")]
+
+
+HEADER_NAMES = sorted(
+    {name.decode() for given in GOOD for name, _ in given.headers}
+    | {
+        name.lower()
+        for tool in load_sources()
+        for given in load_specimens(tool)["deliveries"]
+        for name in given["headers"]
+    }
+)
+
+PIECES = st.sampled_from([b"t=", b"v1=", b"v1,", b",", b" ", b"=", b"1790000000", b"nan", b"\xff", b"sha256=", b"\0"])
+
+VALUES = st.binary(max_size=40) | st.lists(PIECES | st.binary(max_size=3), max_size=8).map(b"".join)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(st.tuples(st.sampled_from(HEADER_NAMES), VALUES), max_size=6), st.binary(max_size=20))
+@example([], b"")
+def test_whatever_bytes_arrive_they_are_refused_and_nothing_else_happens(
+    lines: list[tuple[str, bytes]], raw: bytes
+) -> None:
+    given = delivery(raw, *lines)
+
+    for scheme, secret in SCHEMES:
+        assert reason(scheme, given, Terms([secret, secret], NOW)) in {"missing", "malformed", "mismatch"}
+
+
+@settings(max_examples=300, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@given(st.sampled_from(GOOD), st.data())
+def test_whatever_happens_to_a_header_on_the_way_it_is_refused(given_before: Delivery, data: st.DataObject) -> None:
+    lines = list(given_before.headers)
+    which = data.draw(st.integers(0, len(lines) - 1))
+    name, value = lines[which]
+    start = data.draw(st.integers(0, len(value)))
+    end = data.draw(st.integers(start, len(value)))
+    lines[which] = (name, value[:start] + data.draw(VALUES) + value[end:])
+    given = Delivery("hook", "source", tuple(lines), BODY, given_before.received_at)
+
+    for scheme, secret in SCHEMES[:3]:
+        try:
+            scheme.verify(given, Terms([secret], NOW))
+        except SignatureError as refused:
+            assert refused.reason in {"missing", "malformed", "mismatch"}  # noqa: PT017
+        else:
+            assert value in lines[which][1] or _means_the_same(value, lines[which][1])
+
+
+def _means_the_same(value: bytes, other: bytes) -> bool:
+    """A list may hold more than one signature, and a forgiving scheme takes capitals."""
+    return value.lower().split(b",")[-1].split(b"=")[-1] in other.lower()

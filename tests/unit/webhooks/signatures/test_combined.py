@@ -1,0 +1,69 @@
+"""HMAC over fields of the body, and combined schemes."""
+
+from dataclasses import replace
+
+import orjson
+import pytest
+
+from app.webhooks.delivery import Delivery
+from app.webhooks.registry import load_sources, load_specimens
+from app.webhooks.signatures.combined import Both, FieldsHmac
+from app.webhooks.signatures.scheme import Terms
+from app.webhooks.signatures.token import PathToken
+from tests.support.signatures import SCHEMES, declared, delivery, reason
+
+# -- whatever bytes arrive --
+
+
+SCHEMES += [(declared(name), load_specimens(name)["secret"]) for name in load_sources()]
+
+
+# -- HMAC over fields: https://support.gingrapp.com, its rule; the digest was worked out beside us --
+
+FIELDS = FieldsHmac("signature", (("webhook_type",), ("entity_id",), ("entity_type",)))
+
+FIELDS_TERMS = Terms(["gingr-signature-key-for-tests"], 0)
+
+OF_FIELDS = "86701964b4e6490b2f29a3caebf1d810ecbcd17caecf863f7522b9b363c84b2d"
+
+
+def fields(**other: object) -> Delivery:
+    body = {"webhook_type": "check_out", "entity_id": "12345", "entity_type": "reservation", "signature": OF_FIELDS}
+    return delivery(orjson.dumps(body | other))
+
+
+@pytest.mark.parametrize("other", [{}, {"entity_id": 12345}, {"entity_data": {"email": "somebody@example.com"}}])
+def test_a_signature_over_fields_says_nothing_of_the_others(other: dict[str, object]) -> None:
+    assert 0 == FIELDS.verify(fields(**other), FIELDS_TERMS)
+    assert "fields" == FIELDS.covers
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        ({"entity_id": "12346"}, "mismatch"),
+        ({"signature": OF_FIELDS.upper()}, "mismatch"),
+        ({"signature": "é"}, "mismatch"),
+        ({"signature": ""}, "missing"),
+        ({"signature": 1}, "missing"),
+        ({"entity_id": True}, "malformed"),
+        ({"entity_id": None}, "malformed"),
+        ({"entity_id": ["12345"]}, "malformed"),
+    ],
+)
+def test_a_changed_field_is_refused(other: dict[str, object], expected: str) -> None:
+    assert expected == reason(FIELDS, fields(**other), FIELDS_TERMS)
+
+
+@pytest.mark.parametrize("raw", [b"", b"[]", b"1", b"{", b"\xff", b"null"])
+def test_a_body_that_is_no_object_has_no_fields_to_sign(raw: bytes) -> None:
+    assert "malformed" == reason(FIELDS, delivery(raw), FIELDS_TERMS)
+
+
+def test_of_both_the_second_is_not_looked_at_before_the_first_holds() -> None:
+    both, terms = Both(PathToken(), FIELDS), FIELDS_TERMS._replace(keys=["key"])
+    token = PathToken().token("hook", terms)
+
+    assert "missing" == reason(both, delivery(b"{"), terms)
+    assert 0 == both.verify(replace(fields(), token=token), terms)
+    assert "mismatch" == reason(both, replace(fields(entity_id="1"), token=token), terms)

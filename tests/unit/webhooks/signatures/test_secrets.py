@@ -1,0 +1,73 @@
+"""Secrets: their spelling, length and encoding."""
+
+import pytest
+
+from app.webhooks.registry import load_sources, load_specimens
+from app.webhooks.signatures.scheme import Terms
+from tests.support.harness import label
+from tests.support.signatures import LISTED, NOW, SCHEMES, SPEC_SECRET, STANDARD, declared, listed, standard
+
+# -- secrets --
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+        "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+        "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
+        "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY",
+        "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY",
+        "whsec_c2l4dGVlbiBieXRlcyBvaw==",  # 16 bytes have two signs of padding
+        "whsec_c2l4dGVlbiBieXRlcyBvaw=",
+        "whsec_c2l4dGVlbiBieXRlcyBvaw",
+    ],
+)
+def test_a_standard_secret_may_lack_its_prefix_and_its_padding(secret: str) -> None:
+    full = ("whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=", "whsec_c2l4dGVlbiBieXRlcyBvaw==", SPEC_SECRET)
+    [written_out] = [whole for whole in full if secret.removeprefix("whsec_").rstrip("=") in whole]
+    signed = standard(secret=written_out)
+
+    assert STANDARD.check_secret(secret) is None
+    assert 0 == STANDARD.verify(signed, Terms([secret], NOW))
+
+
+@pytest.mark.parametrize(
+    "secret",
+    ["", "whsec_", "whsec_====", "whsec_a", "whsec_äöü", "whsec_ab cd", "whsec_ab-_", "my secret phrase",
+     "whsec_whsec_",
+     "whpk_dGVzdA==", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n", "\udcff"],
+    ids=label,
+)  # fmt: skip
+def test_a_secret_that_can_never_match_is_told_with_a_rule_and_without_the_secret(secret: str) -> None:
+    rule = STANDARD.check_secret(secret)
+
+    assert rule is not None
+    assert rule.startswith("must ")
+    assert not secret.removeprefix("whsec_").strip("=") or secret not in rule
+
+
+@pytest.mark.parametrize("name", ["calendly", "calcom", "acuity", "square", "jobber", "housecallpro"])
+def test_where_a_secret_is_text_any_text_of_some_length_will_do(name: str) -> None:
+    assert declared(name).check_secret("Zoë's secret: 100 %") is None
+    assert str(declared(name).check_secret("x1")).startswith("must have ")
+
+
+def test_a_text_secret_that_is_no_unicode_is_told_by_a_rule_about_text() -> None:
+    """An environment of other bytes than UTF-8 reaches Python with such halves of characters in it."""
+    rule = declared("calendly").check_secret("caf\udce9")
+
+    assert rule is not None
+    assert "base64" not in rule
+
+
+def test_a_secret_beyond_ascii_signs_with_its_utf8() -> None:
+    signed = listed(b"1790000000", secret="clé-secrète")
+
+    assert 0 == LISTED.verify(signed, Terms(["clé-secrète"], NOW))
+
+
+# -- whatever bytes arrive --
+
+
+SCHEMES += [(declared(name), load_specimens(name)["secret"]) for name in load_sources()]

@@ -1,0 +1,244 @@
+"""Several signatures in one header, and the two header families of Standard Webhooks."""
+
+import pytest
+
+from app.webhooks.delivery import Delivery, Event, parse_body
+from app.webhooks.registry import load_sources, load_specimens
+from app.webhooks.signatures.hmac import Hmac
+from app.webhooks.signatures.scheme import SignatureError, Terms
+from tests.support.signatures import (
+    APART,
+    BODY,
+    LISTED,
+    NOW,
+    SCHEMES,
+    SECRET,
+    SPEC_BODY,
+    SPEC_ID,
+    SPEC_SECRET,
+    SPEC_SIGNATURE,
+    SPEC_TIME,
+    STANDARD,
+    _text,
+    declared,
+    delivery,
+    reason,
+    standard,
+)
+
+# -- several signatures --
+
+
+def resigned(value: str | bytes) -> Delivery:
+    """The published delivery with another signature header."""
+    return delivery(
+        SPEC_BODY,
+        ("webhook-id", SPEC_ID),
+        ("webhook-timestamp", str(SPEC_TIME)),
+        ("webhook-signature", value),
+    )
+
+
+SPEC_TERMS = Terms([SPEC_SECRET], SPEC_TIME)
+
+WRONG_SIGNATURE = "v1,Ceo5qEr07ixe2NLpvHk3FH9bwy/WavXrAFQ/9tdO6mc="  # of the specification's page, for another body
+
+ED25519_SIGNATURE = "v1a,hnO3f9T8Ytu9HwrXslvumlUpqtNVqkhqw/enGzPCXe5BdqzCInXqYXFymVJaA7AZdpXwVLPo3mNl8EM+m7TBAg=="
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        f"{WRONG_SIGNATURE} {SPEC_SIGNATURE}",
+        f"{SPEC_SIGNATURE} {WRONG_SIGNATURE}",
+        f"{ED25519_SIGNATURE} {SPEC_SIGNATURE}",
+        f"v2,later garbage v1 {SPEC_SIGNATURE}",
+        f" {SPEC_SIGNATURE} ",
+        f"{WRONG_SIGNATURE} {WRONG_SIGNATURE} {WRONG_SIGNATURE}  {SPEC_SIGNATURE}",
+    ],
+)
+def test_one_right_signature_among_others_is_enough(value: str) -> None:
+    assert 0 == STANDARD.verify(resigned(value), SPEC_TERMS)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("", "missing"),
+        (" ", "missing"),
+        (b"\t", "missing"),
+        ("garbage", "malformed"),
+        ("v1", "malformed"),
+        ("v1a," + SPEC_SIGNATURE[3:], "malformed"),
+        ("V1," + SPEC_SIGNATURE[3:], "malformed"),
+        ("v2," + SPEC_SIGNATURE[3:], "malformed"),
+        (SPEC_SIGNATURE[3:], "malformed"),
+        ("v1=" + SPEC_SIGNATURE[3:], "malformed"),
+        (b"\xff\xfe\xfd", "malformed"),
+        (b"\x00", "malformed"),
+        ("v1,", "mismatch"),
+        ("v1,a", "mismatch"),
+        (WRONG_SIGNATURE, "mismatch"),
+        (SPEC_SIGNATURE[:-1], "mismatch"),
+        (SPEC_SIGNATURE.rstrip("="), "mismatch"),
+        (SPEC_SIGNATURE + "=", "mismatch"),
+        (SPEC_SIGNATURE + "\x00", "mismatch"),
+        (SPEC_SIGNATURE.replace("+", "-").replace("/", "_"), "mismatch"),
+        (SPEC_SIGNATURE.lower(), "mismatch"),
+        (SPEC_SIGNATURE + "," + SPEC_SIGNATURE, "mismatch"),
+        (SPEC_SIGNATURE.replace("v1,", "v1,v1,"), "mismatch"),
+        (SPEC_SIGNATURE.encode() + b"\xe9", "mismatch"),
+        ("v1," + "é" * 44, "mismatch"),
+        ("v1," + "A" * 1_000_000, "mismatch"),
+        # The same 32 bytes in hexadecimal:
+        ("v1,83484cf52b04f8e4cf2531adfed9882ad4b2665137b8524425594d20e2c9d4e1", "mismatch"),
+    ],
+)
+def test_a_strange_signature_is_refused_with_a_word_for_it(value: str | bytes, expected: str) -> None:
+    assert expected == reason(STANDARD, resigned(value), SPEC_TERMS)
+
+
+def test_ten_thousand_wrong_signatures_are_refused() -> None:
+    assert "mismatch" == reason(STANDARD, resigned(" ".join([WRONG_SIGNATURE] * 10_000)), SPEC_TERMS)
+    assert "malformed" == reason(STANDARD, resigned(" ".join([ED25519_SIGNATURE] * 10_000)), SPEC_TERMS)
+    assert "malformed" == reason(STANDARD, resigned(" " * 100_000 + "x"), SPEC_TERMS)
+
+
+def test_of_ten_thousand_signatures_no_more_than_a_few_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[object] = []
+    monkeypatch.setattr("app.webhooks.signatures.hmac.hmac.compare_digest", lambda *pair: compared.append(pair))
+
+    assert "mismatch" == reason(STANDARD, resigned(" ".join([WRONG_SIGNATURE] * 10_000)), SPEC_TERMS)
+    assert 1 <= len(compared) <= 100
+
+
+def test_what_is_compared_is_bytes_and_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[tuple[object, object]] = []
+    monkeypatch.setattr("app.webhooks.signatures.hmac.hmac.compare_digest", lambda *pair: compared.append(pair) or True)
+
+    assert 0 == STANDARD.verify(resigned("v1,é"), SPEC_TERMS)
+    assert [(b"g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=", "é".encode())] == compared
+
+
+LISTED_SIGNATURE = "v1=6ba22405a2fe67d0029c7173c13abb02d043e788f00563a5eecad54a992ef439"  # as of Calendly, above
+
+OTHER_SIGNATURE = "v1=0000000000000000000000000000000000000000000000000000000000000000"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        f"t=1790000000,{OTHER_SIGNATURE},{LISTED_SIGNATURE}",
+        f"{LISTED_SIGNATURE},t=1790000000",
+        f"t=1790000000, {LISTED_SIGNATURE}",
+        f"t=1790000000,v0=abc,{LISTED_SIGNATURE},v2=x,",
+    ],
+)
+def test_a_list_may_hold_more_than_we_know_in_any_order(value: str) -> None:
+    assert 0 == LISTED.verify(delivery(BODY, ("Listed-Signature", value)), Terms([SECRET], NOW))
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("t=1790000000", "malformed"),
+        ("t=1790000000,", "malformed"),
+        (f"t=1790000000,{LISTED_SIGNATURE.replace('v1', 'v0')}", "malformed"),
+        (f"t=1790000000;{LISTED_SIGNATURE}", "malformed"),
+        (f"t=1790000000 {LISTED_SIGNATURE}", "malformed"),
+        (",,,,", "malformed"),
+        ("=", "malformed"),
+        (b"\xff", "malformed"),
+        ("t=1790000000,v1=", "mismatch"),
+        ("t=1790000000,v1", "mismatch"),
+        (f"t=1790000000,{LISTED_SIGNATURE.upper().replace('V1', 'v1')}", "mismatch"),
+        (f"t=1790000000,{LISTED_SIGNATURE[:-1]}", "mismatch"),
+        (f"t=1790000000,{LISTED_SIGNATURE}=", "mismatch"),
+        (f"t=1790000000,{LISTED_SIGNATURE} ", "mismatch"),
+        (f"t=1790000001,{LISTED_SIGNATURE}", "mismatch"),
+        (f"t=01790000000,{LISTED_SIGNATURE}", "mismatch"),
+        (b"t=1790000000,v1=\xe9", "mismatch"),
+    ],
+)
+def test_a_strange_list_is_refused_with_a_word_for_it(value: str | bytes, expected: str) -> None:
+    assert expected == reason(LISTED, delivery(BODY, ("Listed-Signature", value)), Terms([SECRET], NOW))
+
+
+@pytest.mark.parametrize("spelt", ["{0}", "sha256={0}", "sha256={1}", "{1}"])
+def test_only_where_a_scheme_is_forgiving_other_spellings_of_a_digest_are_believed(spelt: str) -> None:
+    digest = LISTED_SIGNATURE.removeprefix("v1=")
+    spelling = spelt.format(digest, digest.upper())
+    given = delivery(BODY, ("Apart-Timestamp", "1790000000"), ("Apart-Signature", spelling))
+    strict = Hmac(header="Apart-Signature", timestamp="Apart-Timestamp", signs="{t}.{body}")
+
+    assert 0 == APART.verify(given, Terms([SECRET], NOW))
+    if spelling != digest:
+        assert "mismatch" == reason(strict, given, Terms([SECRET], NOW))
+
+
+# -- the two families of Standard Webhooks --
+
+
+def test_the_svix_names_of_the_headers_mean_the_same() -> None:
+    assert 0 == STANDARD.verify(standard(family="svix"), Terms([SPEC_SECRET], NOW))
+
+
+@pytest.mark.parametrize("signature", ["svix", "webhook"])
+@pytest.mark.parametrize("lacking", ["id", "timestamp"])
+def test_what_one_family_lacks_is_not_taken_from_the_other(signature: str, lacking: str) -> None:
+    other = "webhook" if signature == "svix" else "svix"
+    complete = _text(standard(family=signature))
+    mixed = [(name.replace(signature, other) if name.endswith(lacking) else name, value) for name, value in complete]
+
+    assert "missing" == reason(STANDARD, delivery(BODY, *mixed), Terms([SPEC_SECRET], NOW))
+
+
+def test_a_wrong_signature_of_one_family_is_not_saved_by_the_other() -> None:
+    right, wrong = _text(standard(family="webhook")), _text(standard(family="svix", secret="whsec_d3Jvbmc="))
+
+    assert "mismatch" == reason(STANDARD, delivery(BODY, *right, *wrong), Terms([SPEC_SECRET], NOW))
+
+
+@pytest.mark.parametrize("family", ["webhook", "svix"])
+@pytest.mark.parametrize("added", ["webhook-id", "svix-id"])
+def test_the_id_that_names_an_event_for_repeats_is_the_one_that_was_signed(family: str, added: str) -> None:
+    """Else one recorded delivery is new as often as somebody likes, or takes the name of one that is still to come."""
+    source = load_sources()["standard"].definition
+    key_of, signed = source.repeat_key, standard(family=family)
+    assert key_of is not None
+    if added.startswith(family):
+        return
+
+    given = delivery(BODY, (added, "msg_2"), *_text(signed))
+
+    try:
+        source.signature.verify(given, Terms([SPEC_SECRET], NOW))
+    except SignatureError:
+        return
+    assert "msg_1" == key_of(_event(given))
+
+
+@pytest.mark.parametrize("family", ["webhook", "svix"])
+def test_a_time_under_the_other_name_is_the_one_that_was_signed(family: str) -> None:
+    """Sources read the time under either name: an unsigned one would order a change in the year 2100."""
+    other = "webhook" if family == "svix" else "svix"
+    signed = _text(standard(family=family))
+
+    assert 0 == STANDARD.verify(delivery(BODY, (f"{other}-timestamp", str(NOW)), *signed), Terms([SPEC_SECRET], NOW))
+    forged = delivery(BODY, (f"{other}-timestamp", "4102444800"), *signed)
+    assert "malformed" == reason(STANDARD, forged, Terms([SPEC_SECRET], NOW))
+
+
+def _event(given: Delivery) -> Event:
+    headers = {
+        name: value
+        for name in load_sources()["standard"].definition.kept_headers
+        if (value := given.header(name)) is not None
+    }
+    return Event("standard", parse_body(given, "json"), given.received_at, headers)
+
+
+# -- whatever bytes arrive --
+
+
+SCHEMES += [(declared(name), load_specimens(name)["secret"]) for name in load_sources()]

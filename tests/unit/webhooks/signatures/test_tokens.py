@@ -1,0 +1,93 @@
+"""Tokens in a header or in the path."""
+
+from dataclasses import replace
+
+import pytest
+
+from app.webhooks.delivery import Delivery
+from app.webhooks.registry import load_sources, load_specimens
+from app.webhooks.signatures.scheme import SignatureError, Terms
+from app.webhooks.signatures.token import PathToken, Token
+from tests.support.signatures import BODY, SCHEMES, declared, delivery, reason
+
+# -- whatever bytes arrive --
+
+
+SCHEMES += [(declared(name), load_specimens(name)["secret"]) for name in load_sources()]
+
+
+# -- tokens instead of signatures --
+
+BEARER = Token("Authorization", prefix="Bearer ")
+
+
+@pytest.mark.parametrize("prefix", ["Bearer ", "bearer ", "BEARER ", "Bearer Bearer ", "Bearer bearer "])
+def test_a_token_in_a_header_is_the_secret_itself(prefix: str) -> None:
+    given = delivery(BODY, ("Authorization", f"{prefix}token-for-tests"))
+
+    assert 1 == BEARER.verify(given, Terms(["another-one", "token-for-tests"], 0))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("token-for-tests", "malformed"),
+        ("Bearer token-for-test", "mismatch"),
+        ("Bearer Token-for-tests", "mismatch"),
+        ("Bearer ", "mismatch"),
+        ("Bearer é", "mismatch"),
+        ("", "missing"),
+    ],
+)
+def test_another_token_is_refused(given: str, expected: str) -> None:
+    assert expected == reason(BEARER, delivery(BODY, ("Authorization", given)), Terms(["token-for-tests"], 0))
+
+
+def test_a_header_of_thousands_of_prefixes_is_refused_by_its_length() -> None:
+    given = delivery(BODY, ("Authorization", "Bearer " * 9_000 + "token-for-tests"))
+
+    with pytest.raises(SignatureError, match="more than 2048 bytes"):
+        BEARER.verify(given, Terms(["token-for-tests"], 0))
+
+
+def test_the_longest_secret_has_room_in_its_header() -> None:
+    secret = "s" * 1_024
+    given = delivery(BODY, ("Authorization", "Bearer " * 100 + secret))
+
+    assert BEARER.check_secret(secret) is None
+    assert 0 == BEARER.verify(given, Terms([secret], 0))
+
+
+@pytest.mark.parametrize("secret", ["s" * 1_025, "é" * 513])
+def test_a_secret_that_no_header_has_room_for_is_refused_at_start(secret: str) -> None:
+    assert "must have 1024 bytes at most" == BEARER.check_secret(secret)
+
+
+def test_a_token_that_is_the_only_proof_must_not_be_short() -> None:
+    assert "must have 8 characters or more" == BEARER.check_secret("1234567")
+
+
+def addressed(token: str, hook: str = "hook") -> Delivery:
+    return replace(delivery(BODY), token=token, hook=hook)
+
+
+def test_the_token_of_an_address_is_of_one_hook_one_secret_and_one_key() -> None:
+    scheme, terms = PathToken(), Terms(["first", "second"], 0, keys=["new key", "old key"])
+    tokens = {
+        (hook, secret, key): scheme.token(hook, Terms([secret], 0, keys=[key]))
+        for hook in ("hook", "other")
+        for secret in ("first", "second", "third")
+        for key in ("new key", "old key", "gone")
+    }
+
+    assert len(tokens) == len(set(tokens.values()))
+    for (hook, secret, key), token in tokens.items():
+        if hook == "hook" and secret != "third" and key != "gone":
+            assert ["first", "second"].index(secret) == scheme.verify(addressed(token), terms)
+        else:
+            assert "mismatch" == reason(scheme, addressed(token), terms)
+
+
+def test_without_a_key_of_ours_no_address_is_believed() -> None:
+    assert "mismatch" == reason(PathToken(), addressed("anything"), Terms(["first"], 0))
+    assert "missing" == reason(PathToken(), addressed(""), Terms(["first"], 0, keys=["key"]))

@@ -1,0 +1,39 @@
+"""Handshakes that are not signed."""
+
+import pytest
+
+from app.webhooks.handshakes import FixedBody
+from app.webhooks.registry import load_sources, load_specimens
+from tests.support.signatures import SCHEMES, declared, delivery
+
+# -- the handshake that is not signed --
+
+PROBE = FixedBody(b'{"foo":"bar"}', absent_header="Api-Signature")
+
+
+@pytest.mark.parametrize("raw", [b'{"foo":"bar"}', b'{"foo": "bar"}', b'{\n  "foo": "bar"\n}\n'])
+def test_a_known_probe_is_answered(raw: bytes) -> None:
+    reply = PROBE.answer(delivery(raw))
+
+    assert reply is not None
+    assert (b"{}", "application/json") == (reply.body, reply.content_type)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b"", b"{}", b'{"foo":"baz"}', b'{"foo":"bar","event":"x"}', b'{"foo":"bar"}{}', b'{"foo":"bar"' + b" " * 99 + b"}",
+     b'{"event":"job.canceled"}', b"\xff"],
+)  # fmt: skip
+def test_any_other_body_without_a_signature_is_no_probe(raw: bytes) -> None:
+    assert PROBE.answer(delivery(raw)) is None
+
+
+def test_a_probe_that_claims_to_be_signed_has_to_prove_it() -> None:
+    for value in ("", "x", "sha256=00"):
+        assert PROBE.answer(delivery(b'{"foo":"bar"}', ("Api-Signature", value))) is None
+
+
+# -- whatever bytes arrive --
+
+
+SCHEMES += [(declared(name), load_specimens(name)["secret"]) for name in load_sources()]
