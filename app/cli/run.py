@@ -29,7 +29,7 @@ def web(host: str, port: int) -> None:
 
 
 WEB_OPTIONS = (
-    "--http=app.intake.http_protocol:LimitedHttpProtocol",
+    "--http=app.intake.http_protocol:HttpProtocol",
     "--no-proxy-headers",
     "--timeout-keep-alive=95",
     "--timeout-graceful-shutdown=20",

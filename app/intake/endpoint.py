@@ -4,11 +4,9 @@ Nothing is parsed and Redis is not asked before the signature holds. The route i
 microsecond counts, and there is nothing here that a Request object would do.
 """
 
-import asyncio
 import re
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -17,7 +15,8 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from app.intake import http_protocol
-from app.intake.request_body import BodyDeadlines, HttpRejection, body_too_large
+from app.intake.exchange import receive_body, send_response
+from app.intake.request_body import BodyDeadlines, HttpRejection
 from app.ledger.ledger import DEDUP_TTL_S, LONG_DEDUP_TTL_S, Ledger, new_delivery_id
 from app.ledger.records import DeliveryInfo, trace_fields
 from app.ledger.redis import RedisUnavailable
@@ -45,8 +44,6 @@ from app.webhooks.translation import FOREIGN_TENANT, Translation, parse_event, t
 #: More deliveries than this that wait for Redis in one process, and the next is asked to come back.
 MAX_IN_FLIGHT = 1_000
 RETRY_AFTER_S = 5
-#: Of a body that is too large, so much is thrown away, for so long, before the connection closes.
-MAX_DRAIN_BYTES, DRAIN_TIMEOUT_S = 16_777_216, 2.0
 
 
 JSON = "application/json"
@@ -111,18 +108,14 @@ class WebhookEndpoint:
                 {"error": "internal_error", "detail": "this is our fault; what rang was not written down"}
             )
             request_log.reject("internal_error")
-        head = b"content-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n" % (
-            kind.encode(),
-            len(answer),
-            request_log.response_request_id().encode(),
-        )
-        for name, value in headers.items():
-            head += f"{name}: {value}\r\n".encode()
-        whole = None if "connection" in headers else scope.get(http_protocol.BUFFERED_CYCLE)
-        if not whole or not http_protocol.write_response(whole, status, head, answer):
-            await _send_response(
-                send, status, head, answer, receive if status == 413 and "connection" in headers else None
-            )
+        head = [
+            (b"content-type", kind.encode()),
+            (b"content-length", b"%d" % len(answer)),
+            (b"x-request-id", request_log.response_request_id().encode()),
+            *((name.encode(), value.encode()) for name, value in headers.items()),
+        ]
+        is_cut_short = status == 413 and "connection" in headers
+        await send_response(scope, send, status, head, answer, receive if is_cut_short else None)
         took_s = time.perf_counter() - started
         self._counters.record_request(
             request_log.source,
@@ -178,13 +171,8 @@ class WebhookEndpoint:
         except UnsupportedContentEncoding as error:
             taken = ", ".join(entrance.tool.definition.content_encodings) or "identity"
             raise HttpRejection(415, "wrong_content_encoding", str(error), **{"accept-encoding": taken}) from None
-        if whole := scope.get(http_protocol.BUFFERED_CYCLE):
-            delivery.body = http_protocol.take_body(whole)
-            if len(delivery.body) > self._max_body:
-                raise body_too_large(self._max_body)
-        else:
-            claimed = delivery.header("content-length") or ""
-            delivery.body = await self._body_deadlines.read(receive, claimed, self._max_body)
+        content_length = delivery.header("content-length") or ""
+        delivery.body = await receive_body(scope, receive, content_length, self._max_body, self._body_deadlines)
         return delivery
 
     async def _accept(self, entrance: Entrance, delivery: Delivery, request_log: "RequestLog") -> Response:
@@ -404,25 +392,3 @@ def _valid_request_id(given: bytes) -> str:
     if 0 < len(given) <= 80 and given.isascii() and given.replace(b"-", b"").replace(b"_", b"").isalnum():
         return given.decode()
     return ""
-
-
-async def _send_response(send: Send, status: int, head: bytes, answer: bytes, unread: Receive | None = None) -> None:
-    """unread: what the sender still sends is thrown away for a moment before the connection closes: closing it with bytes
-    unread would reset it, and most senders would never see the answer."""
-    lines = [line.split(b": ", 1) for line in head.splitlines()]
-    await send({"type": "http.response.start", "status": status, "headers": lines})
-    await send({"type": "http.response.body", "body": answer, "more_body": unread is not None})
-    if unread is not None:
-        await _drain(unread)
-        await send({"type": "http.response.body", "body": b""})
-
-
-async def _drain(unread: Receive) -> None:
-    left = MAX_DRAIN_BYTES
-    with suppress(TimeoutError):
-        async with asyncio.timeout(DRAIN_TIMEOUT_S):
-            while left > 0:
-                message = await unread()
-                left -= len(message.get("body", b""))
-                if message["type"] == "http.disconnect" or not message.get("more_body"):
-                    return

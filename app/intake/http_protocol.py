@@ -1,5 +1,9 @@
-"""uvicorn's fast protocol, with a bound that it does not set, and a short way for requests that arrive in one piece:
-`uvicorn --http app.intake.http_protocol:LimitedHttpProtocol`."""
+"""uvicorn's httptools protocol with limits that uvicorn does not have (LimitedHttpProtocol), and with a fast path for
+requests that arrive in one piece (BufferedRequest). Use it with `uvicorn --http app.intake.http_protocol:HttpProtocol`.
+
+Only this module depends on uvicorn's internals. The application sees a BufferedRequest as an ASGI extension, and works
+without it.
+"""
 
 import asyncio
 import resource
@@ -11,12 +15,12 @@ import click
 import httptools
 import uvicorn
 
-#: This module overrides methods of uvicorn that are not public, and works on attributes that are not.
+#: The methods overridden here, and some attributes, are not public in uvicorn.
 UVICORN_VERSION = "0.54"
 
 
 class UnsupportedUvicorn(click.ClickException):
-    """Ends `uvicorn`, which is a click command, with a sentence and without a traceback."""
+    """Ends `uvicorn`, which is a click command, with a sentence instead of a traceback."""
 
 
 if not uvicorn.__version__.startswith(f"{UVICORN_VERSION}."):
@@ -25,61 +29,54 @@ if not uvicorn.__version__.startswith(f"{UVICORN_VERSION}."):
         f"internals of uvicorn {UVICORN_VERSION}. Install the versions in requirements.txt."
     )
 
-# Only now: in another version they may be elsewhere.
+# Imported after the check: another version may have moved these names.
 from uvicorn.protocols.http.flow_control import FlowControl  # noqa: E402
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle  # noqa: E402
 
-#: Address, headers or trailers, in bytes and in seconds; routers in front of us allow less. The first byte of a
-#: connection, and the rest of a body after its answer, must come within the same time.
-MAX_HEAD_BYTES, HEAD_TIMEOUT_S = 65_536, 10.0
-#: More headers than this are malformed: each costs some 130 bytes, however short it is. And in bytes, all heads that are
-#: on their way in one process: beyond it, the one that began first makes room.
-MAX_HEADERS, MAX_PARTIAL_HEADS_BYTES = 256, 67_108_864
-#: Whoever takes less than this of an answer WITHIN_S, while more of it waits, is disconnected.
+#: Size of the request line and headers, or of the trailers. Routers in front of us allow less.
+MAX_HEAD_BYTES = 65_536
+#: Time for a complete head, for the first byte of a connection, for the rest of a body after its response, and for
+#: MIN_READ_BYTES of a response.
+HEAD_TIMEOUT_S = 10.0
+#: Each header costs about 130 bytes of memory, however short it is.
+MAX_HEADERS = 256
+#: Sum of all incomplete heads in one process. Above it the connection with the oldest incomplete head is closed.
+MAX_PARTIAL_HEADS_BYTES = 67_108_864
+#: A client that reads less than this of a waiting response within HEAD_TIMEOUT_S is disconnected.
 MIN_READ_BYTES = 65_536
-#: Requests that are sent ahead on one connection, before the first of them is answered.
+#: Requests on one connection that wait for the response to an earlier one.
 MAX_PIPELINED = 1_000
-#: Connections of one process; `make_room` lowers it to what the system allows. An idle one costs 4 KB.
+#: Per process. raise_file_limit() lowers it to what the system allows. An idle connection costs 4 KB.
 MAX_CONNECTIONS = 10_000
-#: So long after SIGTERM a connection on which nothing is going on stays open: the next request may be on its way already,
-#: and would meet a reset. It is answered, with `connection: close`.
+#: Time for which an idle connection stays open after SIGTERM. A request that is already on its way is answered, with
+#: `connection: close`, instead of meeting a reset.
 SHUTDOWN_GRACE_S = 2.0
-#: In the lifespan's state: what to call when this process is asked to go, so that event streams end at once.
+#: Key in the lifespan state of a function to call when this process starts to shut down, so that event streams end.
 ON_SHUTDOWN = "doorbell.on_shutdown"
-#: In the scope of a POST that arrived in one piece: for `take` and `answer`.
-BUFFERED_CYCLE = "doorbell.buffered_cycle"
+#: ASGI extension: the BufferedRequest of a POST that arrived in one piece.
+BUFFERED_REQUEST = "doorbell.buffered_request"
 
 
-def take_body(cycle: RequestResponseCycle) -> bytes:
-    """The body, once."""
-    body = bytes(cycle.body)
-    cycle.body.clear()
-    return body
+def raise_file_limit() -> None:
+    """Raise the limit of open files to the hard limit, and lower MAX_CONNECTIONS to 80 % of it if it is more."""
+    global MAX_CONNECTIONS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # macOS has a lower limit of its own
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    if soft != resource.RLIM_INFINITY:
+        MAX_CONNECTIONS = min(MAX_CONNECTIONS, soft * 4 // 5)
 
 
-def write_response(cycle: RequestResponseCycle, status: int, head: bytes, body: bytes) -> bool:
-    """In one write. ASGI takes a message for the body and two for the answer, and looks through what we wrote ourselves: a
-    tenth of what the door costs.
-
-    head: the lines of our own, with the content-length, and nothing in them that a stranger wrote. False: the sender does
-    not read what it is told, and `send` has to wait for that.
-    """
-    if cycle.response_started or cycle.flow.write_paused or cycle.disconnected:
-        return False
-    default_headers = b"".join([b"%b: %b\r\n" % line for line in cycle.default_headers])
-    end = b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n"
-    cycle.transport.write(b"".join((STATUS_LINE[status], default_headers, head, end, body)))
-    cycle.response_started = cycle.response_complete = True
-    cycle.message_event.set()
-    if not cycle.keep_alive:
-        cycle.transport.close()
-    cycle.on_response()
-    return True
+# -- limits --
 
 
 class PipelineFlowControl(FlowControl):
-    """Reads no more while requests wait that were sent ahead. uvicorn reads on with every answer, and with every body that
-    is asked for: a stranger who reads no answers could fill the memory."""
+    """Keeps reading paused while pipelined requests are queued.
+
+    uvicorn resumes after each response and each `receive()`, so a client that never reads could make us buffer without
+    limit.
+    """
 
     def __init__(self, transport: asyncio.Transport, pipeline: Sized) -> None:
         super().__init__(transport)
@@ -91,17 +88,19 @@ class PipelineFlowControl(FlowControl):
 
 
 class LimitedHttpProtocol(HttpToolsProtocol):
-    """Closes a connection whose head, trailers or body does not end, that sends nothing, that does not read its answers, or
-    that sends too much ahead. Where there are too many connections, the one that has been idle for longest is closed."""
+    """Limits the size and time of heads and trailers, pipelined requests, idle time and unread responses.
 
-    #: Without a request that is being answered, the longest first.
+    A violation closes the connection. Above MAX_CONNECTIONS the connection that has been idle for longest is closed.
+    """
+
+    #: Connections without an active request, the longest idle first.
     _idle: ClassVar[dict["LimitedHttpProtocol", None]] = {}
-    #: How much arrived of each head that is on its way, in bytes, the first to begin first; and the sum.
+    #: Bytes received of each incomplete head, the oldest first, and their sum.
     _partial_heads: ClassVar[dict["LimitedHttpProtocol", int]] = {}
     _partial_heads_bytes: ClassVar[int] = 0
 
-    _unparsed_bytes = 0  # bytes since anything came of them
-    _body_pending = False  # a head was complete, and its body is not
+    _unparsed_bytes = 0  # received since the parser last completed a head, a part of a body or a request
+    _body_pending = False  # the head is complete, the body is not
     _is_malformed = False
     _draining = False
     _head_timer: asyncio.TimerHandle | None = None
@@ -128,7 +127,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._idle.pop(self, None)
-        self._unset_keepalive_if_required()  # a timer would hold all of this
+        self._unset_keepalive_if_required()  # a running timer would keep this object alive
         self._stop_head_timer()
         self._stop_read_timer()
         if self._active_cycle:
@@ -148,10 +147,10 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if self.timeout_keep_alive_task:
             self._unset_keepalive_if_required()
         if len(self.headers) > MAX_HEADERS:
-            raise ValueError  # for the parser
+            raise ValueError  # makes the parser report a malformed request
         super().on_headers_complete()
         self._body_pending = True
-        self.headers = _DISCARDED_HEADERS  # trailers are no headers
+        self.headers = _DISCARDED_HEADERS  # the parser reports trailers as headers
         if not self.pipeline:
             self._active_cycle = self.cycle
             self._idle.pop(self, None)
@@ -173,21 +172,18 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if self._head_timer:
             self._stop_head_timer()
         super().on_message_complete()
-        scope: Any = self.scope
-        if self.cycle and scope.get("method") == "POST":
-            scope[BUFFERED_CYCLE] = self.cycle
 
     def on_response_complete(self) -> None:
-        """A connection that stays open keeps nothing of what arrived."""
-        done, is_latest = self._active_cycle, True
-        if done:
-            is_latest = done.scope is self.scope
-            _drop_references(done)
-            done.body.clear()
+        """Free the headers, body and scope of the request: the connection may stay open for long."""
+        finished, is_latest = self._active_cycle, True
+        if finished:
+            is_latest = finished.scope is self.scope
+            _drop_references(finished)
+            finished.body.clear()
             if is_latest:
-                self.scope, self.headers, self.url = done.scope, [], b""
+                self.scope, self.headers, self.url = finished.scope, [], b""
         if self.pipeline:
-            self._active_cycle = self.pipeline[-1][0]  # which is next
+            self._active_cycle = self.pipeline[-1][0]  # the next request
             super().on_response_complete()
             return
         super().on_response_complete()
@@ -202,7 +198,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            pass  # nothing but HTTP is spoken here
+            pass  # no other protocol is supported
         except httptools.HttpParserError:
             self._on_malformed()
             return
@@ -210,7 +206,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if self._unparsed_bytes > MAX_HEAD_BYTES or len(self.headers) > MAX_HEADERS:
             self.transport.close()
         elif cycle is None or cycle.response_complete:
-            # Most heads come in one piece; only for the others is a timer worth its cost.
+            # Most heads arrive in one piece. A timer would cost too much for those.
             if self._body_pending:
                 self._start_head_timer()
             elif self.scope is not None and not (cycle and cycle.scope is self.scope):
@@ -223,22 +219,22 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self._partial_heads[self] = self._partial_heads.get(self, 0) + size
         LimitedHttpProtocol._partial_heads_bytes += size
         while self._partial_heads_bytes > MAX_PARTIAL_HEADS_BYTES:
-            first = next(iter(self._partial_heads))
-            first._untrack_head()
-            first.transport.close()
+            oldest = next(iter(self._partial_heads))
+            oldest._untrack_head()
+            oldest.transport.close()
 
     def _untrack_head(self) -> None:
         LimitedHttpProtocol._partial_heads_bytes -= self._partial_heads.pop(self, 0)
 
     def _on_malformed(self) -> None:
-        """The requests before it are answered first. The one that is being answered may itself be malformed."""
-        running = self._active_cycle
+        """Answer 400 after the responses to earlier requests. The active request itself may be the malformed one."""
+        active = self._active_cycle
         if self._body_pending and self.pipeline:
             _drop_references(self.pipeline.popleft()[0])
-        elif self._body_pending and running and running.response_complete:
+        elif self._body_pending and active and active.response_complete:
             self.transport.close()
             return
-        elif self._body_pending or not running or running.response_complete:
+        elif self._body_pending or not active or active.response_complete:
             self._reject()
             return
         self._body_pending, self._is_malformed = False, True
@@ -253,7 +249,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     # -- time --
 
     def _start_head_timer(self) -> None:
-        """For the rest of a head, or of a body that was answered."""
+        """Limit the time for the rest of a head, or for the rest of a body after its response."""
         if self._head_timer is None and not self.flow.read_paused:
             self._unset_keepalive_if_required()
             self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self.transport.close)
@@ -274,12 +270,11 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._stop_read_timer()
 
     def _watch_read_progress(self) -> None:
-        """Something waits to be read: while writing is paused, and after the connection was closed."""
+        """Disconnect a client that does not read, while writing is paused or after close() with unsent bytes."""
         if self._read_timer is None:
-            within_s = SHUTDOWN_GRACE_S if self._draining else HEAD_TIMEOUT_S
-            self._read_timer = self.loop.call_later(
-                within_s, self._check_read_progress, self.transport.get_write_buffer_size()
-            )
+            delay_s = SHUTDOWN_GRACE_S if self._draining else HEAD_TIMEOUT_S
+            unsent = self.transport.get_write_buffer_size()
+            self._read_timer = self.loop.call_later(delay_s, self._check_read_progress, unsent)
 
     def _check_read_progress(self, unsent_before: int) -> None:
         self._read_timer = None
@@ -294,9 +289,9 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self._read_timer = None
 
     def shutdown(self) -> None:
-        """What is being answered is finished within --timeout-graceful-shutdown."""
+        """Let active requests finish within --timeout-graceful-shutdown, and idle connections within SHUTDOWN_GRACE_S."""
         self._draining = True
-        self.app_state.get(ON_SHUTDOWN, _nothing)()
+        self.app_state.get(ON_SHUTDOWN, _do_nothing)()
         if self._read_timer:
             self._stop_read_timer()
             self._watch_read_progress()
@@ -306,29 +301,18 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             super().shutdown()
 
 
-def raise_file_limit() -> None:
-    """Raises the limit of open files as far as this process may, and keeps a fifth of it for what are no connections."""
-    global MAX_CONNECTIONS
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(ValueError, OSError):  # macOS has a lower limit of its own
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        soft = hard
-    if soft != resource.RLIM_INFINITY:
-        MAX_CONNECTIONS = min(MAX_CONNECTIONS, soft * 4 // 5)
-
-
 def _drop_references(cycle: RequestResponseCycle) -> None:
-    """Of its scope, which may hold it: such circles would be left to the collector."""
+    """Break the circle of scope and cycle, so that both are freed at once and not by the garbage collector."""
     nothing: Any = {}
     cycle.scope = nothing
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     pass
 
 
 class DiscardingHeaders(list[tuple[bytes, bytes]]):
-    """In the place of headers: keeps none."""
+    """A list of headers that stays empty."""
 
     def append(self, header: tuple[bytes, bytes]) -> None:
         pass
@@ -338,12 +322,12 @@ _DISCARDED_HEADERS = DiscardingHeaders()
 
 
 class CoalescingTransport:
-    """A transport that sends what is written in one turn of the loop together."""
+    """A transport that sends everything written in one turn of the event loop at once."""
 
     def __init__(
         self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, on_unsent: Callable[[], None]
     ) -> None:
-        """on_unread: called where the connection is closed and something still waits to be read."""
+        """on_unsent: called when close() leaves bytes that the client has not read."""
         self._transport, self._loop, self._on_unsent = transport, loop, on_unsent
         self._parts: list[bytes] = []
         self.is_closing = transport.is_closing
@@ -366,3 +350,55 @@ class CoalescingTransport:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
+
+
+# -- fast path --
+
+
+class BufferedRequest:
+    """A request that arrived in one piece: its body and its response without ASGI messages.
+
+    ASGI needs one message for the body and two for the response, and uvicorn validates the headers that we wrote ourselves.
+    A request costs a tenth less without them.
+    """
+
+    __slots__ = ("_cycle",)
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+
+    def take_body(self) -> bytes:
+        """Return the body and free it. A second call returns nothing."""
+        body = bytes(self._cycle.body)
+        self._cycle.body.clear()
+        return body
+
+    def write_response(self, status: int, head: bytes, body: bytes) -> bool:
+        """Write the response at once. Return False, and write nothing, if the client does not read or has left: use the ASGI
+        `send`, which waits.
+
+        head: header lines, with the content-length. They are not validated, so none may contain unchecked text of a sender.
+        """
+        cycle = self._cycle
+        if cycle.response_started or cycle.flow.write_paused or cycle.disconnected:
+            return False
+        default_headers = b"".join([b"%b: %b\r\n" % line for line in cycle.default_headers])
+        end = b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n"
+        cycle.transport.write(b"".join((STATUS_LINE[status], default_headers, head, end, body)))
+        cycle.response_started = cycle.response_complete = True
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            cycle.transport.close()
+        cycle.on_response()
+        return True
+
+
+class HttpProtocol(LimitedHttpProtocol):
+    """The protocol of the web process: with limits, and with a BufferedRequest for each POST that arrives in one piece."""
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        # The application starts in the next turn of the event loop, and sees this only if the body is complete by then.
+        scope: Any = self.scope
+        if self.cycle and scope.get("method") == "POST":
+            scope["extensions"] = {BUFFERED_REQUEST: BufferedRequest(self.cycle)}

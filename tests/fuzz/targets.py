@@ -16,7 +16,7 @@ import orjson
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from app.intake.http_protocol import LimitedHttpProtocol
+from app.intake.http_protocol import HttpProtocol
 from app.visits.change import VisitChange, encode_change, is_external_id
 from app.visits.merge import Said, fold, wanted
 from app.webhooks.delivery import BodyFormat, Delivery, Event, UnreadableBody, parse_body
@@ -234,13 +234,13 @@ async def _talk(data: bytes) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
         await send({"type": "http.response.body", "body": b""})
 
-    config = Config(app, http=LimitedHttpProtocol, proxy_headers=False, log_config=None, access_log=False)
+    config = Config(app, http=HttpProtocol, proxy_headers=False, log_config=None, access_log=False)
     config.load()
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # it tells of every malformed request
     failed: list[BaseException] = []
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: failed.append(context.get("exception") or RuntimeError(str(context))))
-    protocol = LimitedHttpProtocol(config=config, server_state=ServerState(), app_state={}, _loop=loop)
+    protocol = HttpProtocol(config=config, server_state=ServerState(), app_state={}, _loop=loop)
     transport = Transport(protocol)
     protocol.connection_made(transport)
     for piece in _pieces(data):

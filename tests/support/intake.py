@@ -174,7 +174,7 @@ def request(path: str = "/hooks/standard", method: str = "POST", body: bytes = b
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-UVICORN = ["-m", "uvicorn", "app.main:app", "--http", "app.intake.http_protocol:LimitedHttpProtocol", "--no-access-log"]
+UVICORN = ["-m", "uvicorn", "app.main:app", "--http", "app.intake.http_protocol:HttpProtocol", "--no-access-log"]
 
 
 #: The same with less patience, so that what needs patience is seen in a moment.
@@ -184,7 +184,7 @@ from app.intake import endpoint, http_protocol, request_body
 from app.telemetry import rejections
 request_body.BODY_TIMEOUT_S, request_body.MAX_OPEN_BODIES, endpoint.MAX_IN_FLIGHT, rejections.FLUSH_EVERY_S = 0.8, 4, 2, 0.05
 http_protocol.HEAD_TIMEOUT_S, how = 0.8, {"access_log": False, "timeout_keep_alive": 1}
-uvicorn.run("app.main:app", port=int(sys.argv[2]), http="app.intake.http_protocol:LimitedHttpProtocol", **how)
+uvicorn.run("app.main:app", port=int(sys.argv[2]), http="app.intake.http_protocol:HttpProtocol", **how)
 """
 
 

@@ -29,7 +29,7 @@ FEW_FILES = f"""
 import resource
 resource.setrlimit(resource.RLIMIT_NOFILE, ({FILES}, {FILES}))
 import sys, uvicorn
-uvicorn.run("app.main:app", port=int(sys.argv[2]), http="app.intake.http_protocol:LimitedHttpProtocol", access_log=False)
+uvicorn.run("app.main:app", port=int(sys.argv[2]), http="app.intake.http_protocol:HttpProtocol", access_log=False)
 """
 CONNECTIONS = FILES * 4 // 5
 #: It waits for a minute for what is not over, and less long for whoever does not read.
