@@ -3,9 +3,23 @@ itself."""
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from app.ledger.ledger import Ledger
+if TYPE_CHECKING:
+    from app.ledger.ledger import Ledger
+
+#: The hash of a task: this and its name, `visit:<account>/<external_id>` or `event:<delivery>`.
+TASK = "db:"
+#: The tasks in a state, sorted: this and the state.
+STATE = "db:"
+DELIVERY, DELIVERIES, HOOKS = "db:delivery:", "db:deliveries:", "db:hooks"
+QUEUED, RUNNING, WAITING, DISCARDED = f"{STATE}queued", f"{STATE}running", f"{STATE}waiting", f"{STATE}discarded"
+HELD, HELD_BY_AGE, ACCOUNTS = f"{STATE}held:", "db:ages:", "db:accounts"
+#: The jobs of a queue, sorted by when they are due: this and visits, events or replays; and what arq reads of one.
+QUEUE, JOB = "bell:queue:", "arq:job:"
+CIRCUIT, CIRCUITS, ANSWERS, RATE = "db:gate:", "db:gates", "db:answers:", "db:pace:"
+ALONE, LAST_DONE, METRICS = "db:alone", "db:progress", "db:counts"
+WORKERS, PEOPLE, ATTEMPTS_CHANNEL = "db:workers", "db:people:", "db:attempts"
 
 #: The ids of replays and discards, and for how long they are kept.
 OPERATIONS_KEY, OPERATIONS_TTL_S = "db:operations", 90 * 86_400
@@ -115,7 +129,7 @@ def kind_of(key: str) -> KeyKind | None:
 TRIM_INTERVAL_S = 3_600
 
 
-async def trim_deliveries(ledger: Ledger, limit: int = 1_000) -> int:
+async def trim_deliveries(ledger: "Ledger", limit: int = 1_000) -> int:
     """Once an hour, whoever comes first: what is older than it is kept leaves the lists, also those of hooks that are not in
     the settings any more, in steps that keep Redis for a moment only; how many. Raises RedisUnavailable."""
     trimmed_total = 0

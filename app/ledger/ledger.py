@@ -1,7 +1,4 @@
-"""What happened: deliveries, changes, and what came of them. Every step is one script (ledger.lua), hence atomic.
-
-What is kept per piece of work stands at the top of ledger.lua.
-"""
+"""What happened: deliveries, changes, and what came of them. Every step is one script, hence atomic."""
 
 import asyncio
 import base64
@@ -11,10 +8,12 @@ import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Literal
 
 import orjson
 
+from app.ledger import scripts
 from app.ledger.bodies import Bodies, BodyUndecryptable
 from app.ledger.jobs_contract import event_task_id, visit_task_id
 from app.ledger.records import (
@@ -35,6 +34,7 @@ from app.ledger.records import (
     VisitLimitReached,
 )
 from app.ledger.redis import HeldLease, Redis
+from app.ledger.scripts import Call
 from app.visits.change import VisitChange, encode_change, external_id, microseconds
 from app.webhooks.delivery import Delivery
 
@@ -46,6 +46,7 @@ DEDUP_TTL_S = 8 * 86_400
 LONG_DEDUP_TTL_S = 400 * 86_400
 #: A worker that dies gives its work up after so long; a job never takes as long (jobs.worker).
 LEASE_S = 35.0
+LEASE_MS = int(LEASE_S * 1000)
 #: A new delivery whose job is lost gets another after so long.
 ORPHAN_AFTER_S = 60.0
 #: As long as the line for a call is no longer than this, more may join it.
@@ -83,23 +84,22 @@ class Ledger:
         again.
         """
         id = new_delivery_id()
-        landing = _pack_changes(info.source, account, changes)
-        info.task_ids.extend([event_task_id(id)] if event_state else landing[::3])
+        packed = _pack_changes(info.source, account, changes)
+        info.task_ids.extend([event_task_id(id)] if event_state else [task_id for task_id, _, _ in packed])
         record = orjson.dumps(info) + b"\n" + self._bodies.encode(delivery.body, id)
-        seen = _dedup_key(delivery, dedup_id)
-        first = await self.redis.durable_script(
-            "accept",
-            id,
-            info.hook,
-            seen,
-            dedup_ttl_s,
-            self._retention_ms,
-            record,
-            event_state,
-            reason,
-            int(refetch),
-            *landing,
+        call = scripts.accept(
+            delivery=id,
+            hook=info.hook,
+            dedup_key=_dedup_key(delivery, dedup_id),
+            dedup_ttl_s=dedup_ttl_s,
+            keep_ms=self._retention_ms,
+            record=record,
+            event=event_state,
+            reason=reason,
+            refetch=int(refetch),
+            changes=packed,
         )
+        first = await self.redis.durable_script(call)
         if isinstance(first, list):
             bound, info.task_ids = first[0].decode(), []
             how: dict[str, Any] = {"dedup_id": dedup_id, "refetch": refetch, "dedup_ttl_s": dedup_ttl_s}
@@ -114,41 +114,48 @@ class Ledger:
         account wait for their turn, so does this."""
         token, started = new_delivery_id(), time.monotonic()
         answer, *rest = await self.redis.script_after_grace(
-            "begin", task_id, token, int(LEASE_S * 1000), account and f"db:gate:{account}", int(is_rate_limited)
+            lambda expected_ms: scripts.lease(
+                expected_ms=expected_ms,
+                task=task_id,
+                token=token,
+                lease_ms=LEASE_MS,
+                circuit=account,
+                paced=int(is_rate_limited),
+            )
         )
-        if answer != b"yours":
+        if answer != b"leased":
             return str(answer.decode())
         trace, members = rest
         known_as = RequestContext(*(name.decode() for name in trace))
         hold = Lease(token, started + LEASE_S, [_decode_task(*member) for member in members], known_as)
+        task_ids = [task.task_id for task in hold.tasks]
         self.redis.held_leases[token] = HeldLease(
-            hold.until, "resume", "renew", (token, *(member.task_id for member in hold.tasks))
+            hold.until,
+            lambda left_ms: scripts.restore_lease(lease_ms=left_ms, token=token, tasks=task_ids),
+            lambda left_ms: scripts.renew_lease(lease_ms=left_ms, token=token, tasks=task_ids),
         )
         return hold
 
     async def complete(self, lease: Lease, outcome: Outcome, account: str = "") -> None:
         """Give the work back with what came of it. Raises LeaseLost."""
-        verdict = outcome.circuit_signal
-        members = [
-            part
-            for member in lease.tasks
-            for part in (member.task_id, member.change_count, _encode_remote(member.task_id, outcome.remote))
-        ]
-        answer = await self.redis.script(
-            "release",
-            lease.token,
-            outcome.state,
-            int(outcome.retry_in_s * 1000),
-            outcome.reason,
-            orjson.dumps(outcome.attempt) if outcome.attempt else "",
-            self._retention_ms + time_until_visit_ms(lease, outcome),
-            account and f"db:gate:{account}",
-            verdict.kind if verdict else "",
-            int(verdict.pause_s * 1000) if verdict else 0,
-            verdict.threshold if verdict else 1,
-            "" if outcome.failed_attempts is None else outcome.failed_attempts,
-            *members,
+        signal = outcome.circuit_signal
+        call = scripts.complete(
+            token=lease.token,
+            outcome=outcome.state,
+            retry_in_ms=int(outcome.retry_in_s * 1000),
+            reason=outcome.reason,
+            attempt=orjson.dumps(outcome.attempt) if outcome.attempt else "",
+            keep_ms=self._retention_ms + time_until_visit_ms(lease, outcome),
+            circuit=account,
+            signal=signal.kind if signal else "",
+            wait_ms=int(signal.pause_s * 1000) if signal else 0,
+            threshold=signal.threshold if signal else 1,
+            failed_attempts="" if outcome.failed_attempts is None else outcome.failed_attempts,
+            members=[
+                (task.task_id, task.change_count, _encode_remote(task.task_id, outcome.remote)) for task in lease.tasks
+            ],
         )
+        answer = await self.redis.script(call)
         self.redis.held_leases.pop(lease.token, None)
         if answer == b"lost":
             raise LeaseLost(lease.primary.task_id)
@@ -158,15 +165,20 @@ class Ledger:
     ) -> tuple[str, ...]:
         """Everybody whom any record of this booking listed, those first who were listed first. people: whom its record lists
         that was asked for at that time. Raises RecordOutdated."""
-        name, order = f"{account}/{external_id}", microseconds(fetched_at)
-        answer = await self.redis.script("people", name, order, PEOPLE_TTL_MS, *people)
+        call = scripts.add_people(
+            booking=f"{account}/{external_id}",
+            fetched_at=microseconds(fetched_at),
+            keep_ms=PEOPLE_TTL_MS,
+            people=people,
+        )
+        answer = await self.redis.script(call)
         if answer == b"outdated":
             raise RecordOutdated
         return tuple(person.decode() for person in answer)
 
     async def compact(self, lease: Lease, task: Task, origins: Iterable[str]) -> None:
         """Forget what these said: it can never win again."""
-        await self.redis.script("compact", task.task_id, lease.token, *origins)
+        await self.redis.script(scripts.compact(task=task.task_id, token=lease.token, origins=origins))
 
     async def record_changes(
         self,
@@ -180,18 +192,16 @@ class Ledger:
         """Write what an event turned out to mean, and settle it, or park it for this reason. Raises LeaseLost;
         VisitLimitReached, and then
         nothing is written."""
-        delivery = lease.primary.task_id.partition(":")[2]
-        landing = _pack_changes(source, account, changes)
-        answer = await self.redis.script(
-            "landed",
-            delivery,
-            lease.token,
-            lease.primary.change_count,
-            orjson.dumps(attempt),
-            self._retention_ms,
-            parked_reason,
-            *landing,
+        call = scripts.record_changes(
+            delivery=lease.primary.task_id.partition(":")[2],
+            token=lease.token,
+            changes_seen=lease.primary.change_count,
+            attempt=orjson.dumps(attempt),
+            keep_ms=self._retention_ms,
+            reason=parked_reason,
+            changes=_pack_changes(source, account, changes),
         )
+        answer = await self.redis.script(call)
         if isinstance(answer, list):
             raise VisitLimitReached(answer[0].decode())
         self.redis.held_leases.pop(lease.token, None)
@@ -200,40 +210,57 @@ class Ledger:
 
     async def requeue_due(self, limit: int = 200) -> int:
         """Put to work what has become due and what a dead worker left; how many."""
-        return int(await self.redis.script_after_grace("sweep", limit, self._retention_ms))
+        return int(
+            await self.redis.script_after_grace(
+                lambda expected_ms: scripts.requeue_due(
+                    expected_ms=expected_ms, limit=limit, keep_ms=self._retention_ms, lease_ms=LEASE_MS
+                )
+            )
+        )
 
     async def trim(self, key: str, retention_ms: int = 0, limit: int = 1_000) -> int:
         """Take out of a set that is sorted by time what is older, by default than what is settled is kept; how many."""
-        return int(await self.redis.script("trim", key, retention_ms or self._retention_ms, limit))
+        call = scripts.trim(set=key, keep_ms=retention_ms or self._retention_ms, limit=limit)
+        return int(await self.redis.script(call))
 
     async def requeue_orphans(self, offset: int = 0, limit: int = 200) -> tuple[int, int]:
         """Give queued work whose job is gone another one: how many, and where to go on (-1: at the end)."""
-        woken, after = await self.redis.script("orphans", limit, int(ORPHAN_AFTER_S * 1000), offset)
+        call = scripts.requeue_orphans(limit=limit, min_age_ms=int(ORPHAN_AFTER_S * 1000), offset=offset)
+        woken, after = await self.redis.script(call)
         return woken, after
 
     async def release_circuit(self, account: str, limit: int = 200, calls_per_second: float | None = None) -> int:
         """Let out what waits behind an account's gate, or one probe, if its time has come; how many. calls_a_second: the
         rate at which it may drain."""
-        return int(await self.redis.script("gate", account, limit, calls_per_second or "", MAX_RATE_BACKLOG_MS))
+        call = scripts.release_circuit(
+            account=account,
+            limit=limit,
+            calls_per_s=calls_per_second or "",
+            max_queue_ms=MAX_RATE_BACKLOG_MS,
+            lease_ms=LEASE_MS,
+        )
+        return int(await self.redis.script(call))
 
     async def acquire_rate_slot(self, account: str, calls_per_second: float, max_wait_s: float) -> float:
         """Take a place in the line before a call; seconds to wait for it. Negative: longer than most_s, none taken."""
-        return (
-            float(await self.redis.script("pace", f"db:pace:{account}", calls_per_second, int(max_wait_s * 1000)))
-            / 1000
-        )
+        call = scripts.rate_slot(account=account, calls_per_s=calls_per_second, max_wait_ms=int(max_wait_s * 1000))
+        return float(await self.redis.script(call)) / 1000
 
     async def acquire_lock(self, name: str, token: str, lease_s: float) -> bool:
         """Take a lock that ends by itself, or keep it longer; False while somebody else has it."""
         until = time.monotonic() + lease_s
-        if not await self.redis.script_after_grace("lock", int(lease_s * 1000), name, token):
+
+        def acquire(ttl_ms: int, expected_ms: int | str = "") -> Call:
+            return scripts.acquire_lock(expected_ms=expected_ms, lock=name, token=token, ttl_ms=ttl_ms)
+
+        if not await self.redis.script_after_grace(partial(acquire, int(lease_s * 1000))):
             return False
-        self.redis.held_leases[token] = HeldLease(until, "lock", "lock", (name, token))
+        self.redis.held_leases[token] = HeldLease(until, acquire, acquire)
         return True
 
     async def release_lock(self, name: str, token: str) -> None:
         self.redis.held_leases.pop(token, None)
-        await self.redis.script("unlock", name, token)
+        await self.redis.script(scripts.release_lock(lock=name, token=token))
 
     async def server_time(self) -> datetime:
         """The server's clock: one for all processes."""
@@ -247,17 +274,19 @@ class Ledger:
 
         full: `<lane>:<account>` for which there is no room; others overtake them.
         """
-        lanes = [part for lane, most in free_slots.items() if most for part in (lane, most)]
-        flat = (
-            await self.redis.script_after_grace("claim", int(lease_s * 1000), " ".join(full_accounts), *lanes)
-            if lanes
-            else []
+        rooms = [(queue, slots) for queue, slots in free_slots.items() if slots]
+        if not rooms:
+            return []
+        flat = await self.redis.script_after_grace(
+            lambda expected_ms: scripts.claim(
+                expected_ms=expected_ms, lease_ms=int(lease_s * 1000), full=" ".join(full_accounts), rooms=rooms
+            )
         )
         return [(flat[i].decode(), flat[i + 1].decode(), flat[i + 2]) for i in range(0, len(flat), 3)]
 
     async def ack(self, job_id: str, queue: Queue = "visit") -> None:
         """The job is done with, whatever came of it: what is still to be done stands in the ledger."""
-        await self.redis.script("ran", job_id, queue)
+        await self.redis.script(scripts.acknowledge(job=job_id, queue=queue))
 
     async def set_with_ttl(self, key: str, value: str | bytes, ttl_ms: int) -> None:
         """Write beside the ledger, for so long, also where Redis is full."""
@@ -265,7 +294,7 @@ class Ledger:
 
     async def heartbeat(self, key: str, value: bytes, ttl_ms: int) -> None:
         """A worker's sign of life, which counts for so long; also where Redis is full."""
-        await self.redis.script("beat", key, value, ttl_ms)
+        await self.redis.script(scripts.heartbeat(worker=key, report=value, ttl_ms=ttl_ms))
 
     # -- for operators --
 
@@ -277,7 +306,10 @@ class Ledger:
         fresh: ask the API what stands there first. beside: its own numbers of visits that stand beside the right one
         under the same external_id; they go. lane: `replay` lets live work go first.
         """
-        answer = await self.redis.script("replay", task_id, int(recheck), " ".join(map(str, duplicate_ids)), queue)
+        call = scripts.replay(
+            task=task_id, recheck=int(recheck), recheck_ids=" ".join(map(str, duplicate_ids)), queue=queue
+        )
+        answer = await self.redis.script(call)
         if answer == b"gone":
             raise NotFound(task_id)
         return str(answer.decode())
@@ -288,15 +320,18 @@ class Ledger:
         answer = b"moved"
         while answer == b"moved":
             head = await self._head(delivery_id)
-            meta, event = DeliveryInfo(**orjson.loads(head)), event_task_id(delivery_id)
-            if meta.erased_at_ms:
+            info, event = DeliveryInfo(**orjson.loads(head)), event_task_id(delivery_id)
+            if info.erased_at_ms:
                 raise NotFound(delivery_id)
-            told = (
-                ("", "")
-                if meta.task_ids == [event]
-                else (orjson.dumps(replace(meta, task_ids=[event])), " ".join(meta.task_ids))
+            was_translated_on_arrival = info.task_ids != [event]
+            call = scripts.retranslate(
+                delivery=delivery_id,
+                head=head,
+                new_head=orjson.dumps(replace(info, task_ids=[event])) if was_translated_on_arrival else "",
+                targets=" ".join(info.task_ids) if was_translated_on_arrival else "",
+                queue=queue,
             )
-            answer = await self.redis.script("rederive", delivery_id, head, *told, queue)
+            answer = await self.redis.script(call)
         if answer == b"gone":
             raise NotFound(delivery_id)
         return str(answer.decode())
@@ -304,13 +339,19 @@ class Ledger:
     async def discard(self, task_id: str, delivery_id: str = "", expected_changes: int | None = None) -> int:
         """Give up what has not been applied, of one delivery or of all: how many changes, of an event 1; -1 while a worker
         has it, -2 where something landed since. landed: how many changes its members had when somebody looked."""
-        seen = "" if expected_changes is None else expected_changes
-        return int(await self.redis.script("discard", task_id, self._retention_ms, delivery_id, seen))
+        call = scripts.discard(
+            task=task_id,
+            keep_ms=self._retention_ms,
+            delivery=delivery_id,
+            change_count="" if expected_changes is None else expected_changes,
+        )
+        return int(await self.redis.script(call))
 
     async def pause(self, account: str, is_paused: bool = True) -> bool:
         """Shut the account's gate until it is resumed: what is to be sent is held, and nothing is counted as a try. Whether
         that changed anything."""
-        return bool(await self.redis.script("pause", account, int(is_paused)))
+        call = scripts.pause_circuit(account=account, is_paused=int(is_paused))
+        return bool(await self.redis.script(call))
 
     async def hook_names(self) -> list[str]:
         """Where anybody ever rang, also those that are not in the settings any more."""
@@ -322,22 +363,26 @@ class Ledger:
 
     async def assign_contact(self, task_id: str, change: VisitChange) -> None:
         """Land an operator's own change; it is a fact like any other."""
-        id = new_delivery_id()
-        await self.redis.script("operate", id, task_id, encode_change(change), "")
+        changes = [(task_id, encode_change(change), "")]
+        await self.redis.script(scripts.assign_contact(id=new_delivery_id(), changes=changes))
 
     async def redact(
         self, task_id: str, expected_changes: int | None, record: bytes, fields: Mapping[str, bytes]
     ) -> str:
         """Overwrite what speaks of a person: `ok`, `busy` while a worker has it, `moved` where something landed since it was
         read. n: that was seen; None: there was no such work. record: of an event, its delivery as it is to stand."""
-        flat = [part for pair in fields.items() for part in pair]
-        return str(
-            (
-                await self.redis.script(
-                    "forget", task_id, "" if expected_changes is None else expected_changes, record, *flat
-                )
-            ).decode()
+        call = scripts.redact(
+            task=task_id,
+            change_count="" if expected_changes is None else expected_changes,
+            record=record,
+            replacements=fields.items(),
         )
+        answer: bytes = await self.redis.script(call)
+        return answer.decode()
+
+    async def mark_audited(self, task_id: str, mark: str) -> None:
+        """An audit saw the visit in the API."""
+        await self.redis.script(scripts.mark_audited(task=task_id, mark=mark))
 
     async def load_delivery(self, delivery_id: str) -> tuple[DeliveryInfo, bytes]:
         """A delivery as it was kept, and its body. Raises NotFound, BodyUnavailable."""
@@ -410,7 +455,7 @@ class Ledger:
     async def load_aliases(self, task_id: str) -> list[Task]:
         """All ids of a visit, the first one first. Raises NotFound."""
         await self.load_task(task_id)
-        return [_decode_task(*member) for member in await self.redis.script("look", task_id)]
+        return [_decode_task(*member) for member in await self.redis.script(scripts.load_visit(task=task_id))]
 
     async def task_ids(self, state: TaskState, limit: int = 1_000) -> list[str]:
         """The names of the work in that state, oldest first."""
@@ -422,8 +467,18 @@ async def known_accounts(redis: Redis, configured: Iterable[str]) -> list[str]:
     """The accounts of the settings, and those that had work held or parked, or whose way to the API was shut: an account may
     leave the settings before its work is done. Raises RedisUnavailable."""
     left, gates = await asyncio.gather(redis.command("SMEMBERS", "db:accounts"), redis.command("SMEMBERS", "db:gates"))
-    names = {name.decode().removeprefix("db:gate:") for name in (*left, *gates)}
-    return sorted(names.union(configured))
+    return sorted({name.decode() for name in (*left, *gates)}.union(configured))
+
+
+async def add_counters(redis: Redis, key: str, counts: Mapping[str, int], ttl_s: int = 0) -> None:
+    """Add to a hash of counters. ttl_s: 0 for one that stays. Raises RedisUnavailable."""
+    await redis.script(scripts.add_counters(counters=key, ttl_s=ttl_s, counts=counts.items()))
+
+
+async def take_turn(redis: Redis, lock: str, ttl_s: float) -> bool:
+    """True for one process in ttl_s, by a lock that is never given back. Raises RedisUnavailable."""
+    call = scripts.acquire_lock(expected_ms="", lock=lock, token=new_delivery_id(), ttl_ms=int(ttl_s * 1000))
+    return bool(await redis.script(call))
 
 
 def new_delivery_id() -> str:
@@ -442,15 +497,14 @@ def _dedup_key(delivery: Delivery, dedup_id: str | None) -> str:
     return f"db:seen:{delivery.hook}:{digest}"
 
 
-def _pack_changes(source: str, account: str, changes: Sequence[VisitChange]) -> list[Any]:
-    """Changes as the script takes them, by threes: work, change, the work that it continues."""
-
-    parts = []
+def _pack_changes(source: str, account: str, changes: Sequence[VisitChange]) -> list[tuple[str, bytes, str]]:
+    """Changes as the scripts take them: task, change, and the previous task of the same visit or ""."""
+    packed = []
     for change in changes:
         work = visit_task_id(account, change.external_id(source))
         before = visit_task_id(account, external_id(source, change.continues)) if change.continues else ""
-        parts += [work, encode_change(change), before if before != work else ""]
-    return parts
+        packed.append((work, encode_change(change), before if before != work else ""))
+    return packed
 
 
 #: A visit further ahead than this is kept no longer for it: a wrong date must not keep a contact for ever.
@@ -483,27 +537,27 @@ def _decode_task(work: bytes, generation: int, flat: list[bytes]) -> Task:
     def number(name: bytes) -> int | None:
         return int(float(stored[name])) if name in stored else None
 
-    attempts = sorted(below(b"a:").items(), key=lambda item: int(item[0]))
+    attempts = sorted(below(b"attempt:").items(), key=lambda item: int(item[0]))
     return Task(
         task_id=work.decode(),
         alias_depth=generation,
-        change_count=number(b"n") or 0,
-        applied_count=number(b"done") or 0,
+        change_count=number(b"changes") or 0,
+        applied_count=number(b"applied") or 0,
         state=stored.get(b"state", b"settled").decode(),  # type: ignore[arg-type]
-        changes=below(b"c:"),
-        discarded_changes=below(b"x:"),
+        changes=below(b"change:"),
+        discarded_changes=below(b"discarded:"),
         attempts_by_number={number: Attempt(**orjson.loads(attempt)) for number, attempt in attempts},
-        remote=orjson.loads(stored[b"api"]) if b"api" in stored else None,
-        was_attempted=b"tried" in stored,
-        recheck_ids=stored[b"ask"].decode().split() if b"ask" in stored else None,
-        replaces_changes=b"replaces" in stored,
-        compacted_count=number(b"dropped") or 0,
-        failed_attempts=number(b"tries") or 0,
-        pending_since_ms=number(b"since"),
+        remote=orjson.loads(stored[b"remote"]) if b"remote" in stored else None,
+        was_attempted=b"attempted" in stored,
+        recheck_ids=stored[b"recheck"].decode().split() if b"recheck" in stored else None,
+        replaces_changes=b"replaces_changes" in stored,
+        compacted_count=number(b"compacted") or 0,
+        failed_attempts=number(b"failed_attempts") or 0,
+        pending_since_ms=number(b"pending_since"),
         failing_since_ms=number(b"failed_since"),
-        retry_at_ms=number(b"due"),
+        retry_at_ms=number(b"retry_at"),
         reason=stored.get(b"reason", b"").decode(),
-        targets=stored.get(b"landed", b"").decode().split(),
-        last_event_at_ms=number(b"rang"),
-        erased_at_ms=number(b"forgot"),
+        targets=stored.get(b"targets", b"").decode().split(),
+        last_event_at_ms=number(b"last_event_at"),
+        erased_at_ms=number(b"erased_at"),
     )

@@ -9,18 +9,16 @@ import asyncio
 import ssl
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from functools import cached_property
-from hashlib import sha1
-from importlib.resources import files
+from functools import cached_property, partial
 from typing import Any, cast
 
 import hiredis
 from redis.asyncio.connection import parse_url
 
-SCRIPT = files("app.ledger").joinpath("ledger.lua").read_bytes()
-SHA = sha1(SCRIPT, usedforsecurity=False).hexdigest()
+from app.ledger import scripts
+from app.ledger.scripts import Call
 
 #: Answers that mean "not now" rather than "you asked wrongly".
 _RETRYABLE_ERRORS = (
@@ -99,13 +97,16 @@ class RedisAddress:
 
 @dataclass(frozen=True, slots=True)
 class HeldLease:
-    """What one process alone may do until a time (monotonic), and the steps that take it again after a restart and renew it
-    by a clock that jumped: their names, and their arguments after the ms that are left."""
+    """A lease or lock of this process until a time (monotonic). Both scripts take the ms that are left: one restores it on a
+    server that lost its newest writes, the other renews it after the clock of the server jumped."""
 
     until: float
-    restore_step: str
-    renew_step: str
-    arguments: tuple[Any, ...]
+    restore: Callable[[int], Call]
+    renew: Callable[[int], Call]
+
+    @property
+    def left_ms(self) -> int:
+        return int((self.until - time.monotonic()) * 1000) + 1
 
 
 class _Connection(asyncio.Protocol):
@@ -236,23 +237,23 @@ class Redis:
         except hiredis.ReplyError as error:
             raise self._classify(wire, error) from None
 
-    async def script(self, *arguments: Any) -> Any:
-        """One step of ledger.lua. Raises RedisUnavailable."""
+    async def script(self, call: Call) -> Any:
+        """Raises RedisUnavailable."""
         wire = self._connection
         if wire is None or wire.is_lost:
             wire = await self._connected()
-        return await self._run_script(wire, *arguments)
+        return await self._run_script(wire, call)
 
     async def commands(self, *commands: tuple[Any, ...]) -> list[Any]:
         """The replies of commands that are executed together, also by a server that is full: for what a worker or an
         operator writes. Raises RedisUnavailable."""
-        parts = (part for command in commands for part in (len(command), *command))
-        replies: list[Any] = await self.script("commands", *parts)
+        arguments = [part for command in commands for part in (len(command), *command)]
+        replies: list[Any] = await self.script(scripts.run_commands(arguments=arguments))
         return replies
 
-    async def script_after_grace(self, *arguments: Any) -> Any:
-        """A step that gives what no other process may have: not before every holder could renew what it holds, also where
-        the server or its clock changed. The server is told what time we expect, and refuses where its clock jumped."""
+    async def script_after_grace(self, call: Callable[[int], Call]) -> Any:
+        """Run a script that grants a lease or lock, once every holder could renew its own: after a restart of the server, or
+        a jump of its clock. call: takes the time (ms) that we expect there; the script refuses if the clock jumped."""
         while True:
             wire = await self._connected()
             wait_s = wire.usable_at - time.monotonic()
@@ -263,7 +264,7 @@ class Redis:
             else:
                 expected_ms = int((wire.clock_offset_s + time.monotonic()) * 1000)
                 try:
-                    return await self._run_script(wire, "grant", expected_ms, *arguments)
+                    return await self._run_script(wire, call(expected_ms))
                 except hiredis.ReplyError as error:
                     if not str(error).startswith("CLOCK"):
                         raise
@@ -284,40 +285,47 @@ class Redis:
         before_s, self._clock_offset_s = self._clock_offset_s, wire.clock_offset_s
         if before_s is not None and abs(wire.clock_offset_s - before_s) > CLOCK_JUMP_S:
             wire.usable_at = max(wire.usable_at, now + CLOCK_JUMP_GRACE_S)
-            await asyncio.gather(
-                *(
-                    self._run_script(wire, *self._restore_arguments(right, right.renew_step))
-                    for right in self._current_leases()
-                )
-            )
+            renewals = (lease.renew(lease.left_ms) for lease in self._current_leases())
+            await asyncio.gather(*(self._run_script(wire, call) for call in renewals))
 
-    async def _run_script(self, wire: _Connection, *arguments: Any) -> Any:
-        """A step on this connection and no other."""
+    async def _run_script(self, wire: _Connection, call: Call) -> Any:
+        """Run a script on this connection and no other."""
         try:
-            try:
-                return await wire.send(("EVALSHA", SHA, 0, *arguments))
-            except hiredis.ReplyError as error:
-                if not str(error).startswith("NOSCRIPT"):
-                    raise
-            return await wire.send(("EVAL", SCRIPT, 0, *arguments))
+            return await self._evaluate(wire, call, wire.send)
         except hiredis.ReplyError as error:
             raise self._classify(wire, error) from None
 
-    def durable_script(self, *arguments: Any) -> Coroutine[Any, Any, Any]:
-        """A step that an answer to the outside depends on: with ACK=fsync it is on the disk when this returns."""
-        return self._script_and_fsync(*arguments) if self._fsync else self.script(*arguments)
+    @staticmethod
+    async def _evaluate(wire: _Connection, call: Call, send: Callable[[tuple[Any, ...]], Awaitable[Any]]) -> Any:
+        """The reply to a script, which is loaded first if the server does not know it."""
+        command = ("EVALSHA", call.script.sha, 0, *call.arguments)
+        try:
+            return await send(command)
+        except hiredis.ReplyError as error:
+            if not str(error).startswith("NOSCRIPT"):
+                raise
+        await wire.send(("SCRIPT", "LOAD", call.script.source))
+        return await send(command)
 
-    async def _script_and_fsync(self, *arguments: Any) -> Any:
+    def durable_script(self, call: Call) -> Coroutine[Any, Any, Any]:
+        """Run a script that an answer to the outside depends on: with ACK=fsync it is on the disk when this returns."""
+        return self._script_and_fsync(call) if self._fsync else self.script(call)
+
+    async def _script_and_fsync(self, call: Call) -> Any:
         wire = await self._connected()
-        reply: Any = None
-        on_disk: Any = None
-        for command, script in (("EVALSHA", SHA), ("EVAL", SCRIPT)):
-            asked, synced = wire.send((command, script, 0, *arguments)), wire.fsynced()
-            reply, on_disk = await asyncio.gather(asked, synced, return_exceptions=True)
-            if not (isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT")):
-                break
+        try:
+            return await self._evaluate(wire, call, partial(self._send_and_fsync, wire))
+        except hiredis.ReplyError as error:
+            raise self._classify(wire, error) from None
+
+    @staticmethod
+    async def _send_and_fsync(wire: _Connection, command: tuple[Any, ...]) -> Any:
+        """Both leave in one write."""
+        reply: Any
+        on_disk: Any
+        reply, on_disk = await asyncio.gather(wire.send(command), wire.fsynced(), return_exceptions=True)
         if isinstance(reply, BaseException):
-            raise self._classify(wire, reply)
+            raise reply
         # A server that cannot say (older than 7.2, or without an append-only file) has at least written it.
         if isinstance(on_disk, BaseException) and not isinstance(on_disk, hiredis.ReplyError):
             raise on_disk
@@ -377,7 +385,6 @@ class Redis:
                 wire = await self._open_connection(loop)
                 for command in self.address.handshake_commands():
                     await wire.send(command)
-                await wire.send(("SCRIPT", "LOAD", SCRIPT))
                 await self._restore_leases(wire)
         except BaseException as error:
             if wire:
@@ -395,19 +402,13 @@ class Redis:
         uptime_s = max(0, int(told.get(b"uptime_in_seconds", 0)))  # below 0 where its clock went back since it started
         wire.usable_at = now + RESTART_GRACE_S - (uptime_s if is_known else 0)
         self._run_id = run_id
-        for right in self._current_leases():
-            await wire.send(("EVALSHA", SHA, 0, *self._restore_arguments(right, right.restore_step)))
+        for lease in self._current_leases():
+            await self._run_script(wire, lease.restore(lease.left_ms))
 
     def _current_leases(self) -> list[HeldLease]:
         now = time.monotonic()
         self.held_leases = {name: right for name, right in self.held_leases.items() if right.until > now}
         return list(self.held_leases.values())
-
-    @staticmethod
-    def _restore_arguments(right: HeldLease, step: str) -> tuple[Any, ...]:
-        """How it is taken or renewed for as long as it still lasts."""
-        left_ms = int((right.until - time.monotonic()) * 1000) + 1
-        return (step, left_ms, *right.arguments)
 
     def _as_redis_error(self, error: BaseException) -> BaseException:
         if isinstance(error, hiredis.ReplyError):

@@ -245,7 +245,7 @@ async def _tasks(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
     for check in _queue(work):
         yield check
     for account in settings.tokens:
-        why, since = await redis.command("HMGET", f"db:gate:{account}", "why", "since")
+        why, since = await redis.command("HMGET", f"db:gate:{account}", "kind", "since")
         if why:
             hooks, shut_s = settings.hooks_of(account), time.time() - float(since) / 1000
             detail = f"{account} ({', '.join(hooks)}): {why.decode()}, for {shut_s:.0f} s"

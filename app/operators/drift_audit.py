@@ -172,11 +172,11 @@ class DriftAudit:
     async def _duplicate_ids(self, work: str, visit: Record) -> list[int]:
         """Pages shift while visits are made, so one may be seen twice; two numbers under one name are two visits."""
         number, mark = visit.get("id"), f"{self.progress.run_id} {visit.get('id')}"
-        earlier = await self._ledger.redis.command("HGET", f"db:{work}", "seen")
+        earlier = await self._ledger.redis.command("HGET", f"db:{work}", "audited")
         run, _, before = (earlier or b"").decode().partition(" ")
         if run == self.progress.run_id and before != str(number):
             return [int(before), int(number)] if before.isdecimal() and isinstance(number, int) else []
-        await self._ledger.redis.script("seen", work, mark)
+        await self._ledger.mark_audited(work, mark)
         return []
 
     def _field_differences(self, family: list[Task], visit: Record) -> Difference | None:
@@ -207,7 +207,7 @@ class DriftAudit:
     async def _missing(self, work: str) -> Difference | None:
         """A visit that should stand and was on no page. It is asked for by its name before anything is said: pages shift
         also when visits are removed, and it may have been made meanwhile."""
-        fields = ("state", "api", "seen")
+        fields = ("state", "remote", "audited")
         state, api, seen = await self._ledger.redis.command("HMGET", f"db:{work}", *fields)
         if state or not api or (seen or b"").decode().startswith(self.progress.run_id):
             return None

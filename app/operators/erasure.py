@@ -365,7 +365,7 @@ class Erasure:
     def _redacted_fields(self, member: Task, root: Task, found: ErasureReport) -> dict[str, bytes]:
         """The fields of a visit that are to change, without the person."""
         changed = _attempts_without_answers(member)
-        for prefix, changes in (("c", member.changes), ("x", member.discarded_changes)):
+        for prefix, changes in (("change", member.changes), ("discarded", member.discarded_changes)):
             for origin, kept in changes.items():
                 n, _, said = kept.partition(b" ")
                 change = orjson.loads(said)
@@ -407,7 +407,9 @@ def batched(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 def _attempts_without_answers(member: Task) -> dict[str, bytes]:
     """The attempts that quote an answer, without it."""
     quoting = {number: attempt for number, attempt in member.attempts_by_number.items() if attempt.response_text}
-    return {f"a:{number}": orjson.dumps(replace(attempt, response_text="")) for number, attempt in quoting.items()}
+    return {
+        f"attempt:{number}": orjson.dumps(replace(attempt, response_text="")) for number, attempt in quoting.items()
+    }
 
 
 #: A run of backslashes is read once, also where nothing follows it that they could escape: in linear time.

@@ -314,7 +314,9 @@ class Lists:
     async def _filter_tasks(self, works: Sequence[str], filter: Filter) -> set[str]:
         if not (filter.reason or filter.source or filter.since or filter.until):
             return set(works)
-        told = await asyncio.gather(*(self._redis.command("HMGET", f"db:{work}", "reason", "since") for work in works))
+        told = await asyncio.gather(
+            *(self._redis.command("HMGET", f"db:{work}", "reason", "pending_since") for work in works)
+        )
         sources = await self._sources_of_tasks(works)
         return {
             work
@@ -329,7 +331,9 @@ class Lists:
         for key in await self._held_keys() if state == "held" else [f"db:{state}"]:
             for start in itertools.count(0, REASON_BATCH):
                 asked = ("SORT", key, "BY", "nosort", "DESC", "LIMIT", start, REASON_BATCH)
-                flat = await self._redis.command(*asked, "GET", "#", "GET", "db:*->reason", "GET", "db:*->since")
+                flat = await self._redis.command(
+                    *asked, "GET", "#", "GET", "db:*->reason", "GET", "db:*->pending_since"
+                )
                 works = [work.decode() for work in flat[::3]]
                 sources = await self._sources_of_tasks(works)
                 yield [

@@ -16,7 +16,7 @@ import httpx
 import orjson
 
 from app.ledger.jobs_contract import WORKERS_KEY
-from app.ledger.ledger import new_delivery_id
+from app.ledger.ledger import take_turn
 from app.ledger.redis import Redis, RedisUnavailable
 from app.settings.model import Settings
 from app.telemetry.health import STALE_AFTER_S, WORKER_ALIVE_S, load_backlog
@@ -77,8 +77,7 @@ class AlertMonitor:
 
     async def check(self) -> None:
         """Once, unless somebody else just did. Raises RedisUnavailable."""
-        # A script: these are written on a full server too, and nobody gives the lock back, so that it is a pace as well.
-        if not await self._redis.script("lock", int(CHECK_EVERY_S * 900), LOCK_KEY, new_delivery_id()):
+        if not await take_turn(self._redis, LOCK_KEY, CHECK_EVERY_S * 0.9):
             return
         before = AlertState.decode(await self._redis.command("GET", STATE_KEY))
         now = await self._sample()

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 
 import hiredis
 
+from app.ledger.ledger import add_counters
 from app.ledger.redis import Redis, RedisUnavailable
 from app.telemetry.logs import log
 from app.telemetry.metric_names import METRICS, REQUEST_BUCKETS_S, REQUEST_DURATION_S, REQUESTS, SECRET_MATCHES
@@ -138,7 +139,7 @@ class Counters:
 async def _add_counts(redis: Redis, key: str, counts: Mapping[str, int], ttl_s: int = 0) -> None:
     """All of them or none, so that none is counted twice when the next flush tries again."""
     if counts:
-        await redis.script("tally", key, ttl_s, *(part for pair in counts.items() for part in pair))
+        await add_counters(redis, key, counts, ttl_s)
 
 
 async def increment_now(redis: Redis, metric: str, *labels: str) -> None:

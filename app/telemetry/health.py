@@ -55,7 +55,7 @@ async def load_backlog(redis: Redis, accounts: Iterable[str]) -> Backlog:
         # Who is held stands in the order of the visits' times, which tells no age.
         if first := await redis.command("ZRANGE", f"db:held:{account}", 0, 0):
             shut = await redis.command("HGET", f"db:gate:{account}", "since")
-            since = shut or await redis.command("HGET", f"db:{first[0].decode()}", "since") or now_ms
+            since = shut or await redis.command("HGET", f"db:{first[0].decode()}", "pending_since") or now_ms
             age_s = max(0.0, (now_ms - int(since)) / 1000)
             held_s, let_out_s = max(held_s, age_s), max(let_out_s, 0.0 if shut else age_s)
     progress = await redis.command("GET", "db:progress")
@@ -122,7 +122,7 @@ async def last_delivery_times(redis: Redis, settings: Settings) -> dict[str, flo
 
 async def open_circuits(redis: Redis, settings: Settings) -> list[Circuit]:
     accounts = await known_accounts(redis, settings.tokens or {"main": ""})
-    told = await asyncio.gather(*(redis.command("HMGET", f"db:gate:{one}", "why", "since") for one in accounts))
+    told = await asyncio.gather(*(redis.command("HMGET", f"db:gate:{one}", "kind", "since") for one in accounts))
     sizes = await asyncio.gather(*(redis.command("ZCARD", f"db:held:{one}") for one in accounts))
     return [
         Circuit(account, why.decode(), iso_timestamp(int(float(since))) or "", size)

@@ -73,7 +73,7 @@ def _delivery(redis: Redis, number: int, at: int, names: dict[str, str]) -> list
         "f": {"time_scheduled": "2027-03-14T16:00:00Z"},
         "c": {"email": "a@example.com"},
     }
-    fields: dict[str, Any] = {"n": 1, "done": 0 if failed else 1, f"c:{id}.0": b"1 " + orjson.dumps(said)}
+    fields: dict[str, Any] = {"changes": 1, "applied": 0 if failed else 1, f"change:{id}.0": b"1 " + orjson.dumps(said)}
     attempt = {
         "started_at_ms": at,
         "took_ms": 31,
@@ -82,9 +82,9 @@ def _delivery(redis: Redis, number: int, at: int, names: dict[str, str]) -> list
         "response_text": "",
     }
     fields |= {
-        "a": 1,
-        "a:1": orjson.dumps(attempt),
-        "api": orjson.dumps({"id": number, "event_date": "2027-03-14T16:00:00Z"}),
+        "attempts": 1,
+        "attempt:1": orjson.dumps(attempt),
+        "remote": orjson.dumps({"id": number, "event_date": "2027-03-14T16:00:00Z"}),
     }
     asked = [
         redis.command("SET", f"db:delivery:{id}", record),
@@ -92,7 +92,7 @@ def _delivery(redis: Redis, number: int, at: int, names: dict[str, str]) -> list
         redis.command("SET", counters.request_key(f"req-{number}"), id),
     ]
     if failed:
-        fields |= {"state": "parked", "reason": REASONS[number // 20 % len(REASONS)], "since": at}
+        fields |= {"state": "parked", "reason": REASONS[number // 20 % len(REASONS)], "pending_since": at}
         asked.append(redis.command("ZADD", "db:parked", at, work))
     names |= {"delivery": id, "visit": name, "request": f"req-{number}"}
     if failed:

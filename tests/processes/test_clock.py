@@ -101,8 +101,8 @@ async def test_a_renewed_lock_lasts_longer(ledger: Ledger, redis: Redis) -> None
     await ledger.acquire_lock("a-lock", "mine", 30)
     await redis.command("PEXPIRE", "a-lock", 5)
 
-    assert await redis.script("lock", 30_000, "a-lock", "mine")
-    assert not await redis.script("lock", 60_000, "a-lock", "theirs")
+    assert await ledger.acquire_lock("a-lock", "mine", 30)
+    assert not await ledger.acquire_lock("a-lock", "theirs", 60)
     assert 5 < await redis.command("PTTL", "a-lock") <= 30_000
 
 
@@ -124,7 +124,7 @@ async def test_after_a_jump_back_what_was_queued_before_is_due(ledger: Ledger, r
     await accept(ledger, change("C"))
     await ledger.claim({"visit": 1}, 35)
     await ledger.complete(await begin(ledger, "C"), waiting(retry_in_s=60))
-    await redis.script("beat", "db:worker:one", "{}", 30_000)
+    await ledger.beat("db:worker:one", b"{}", 30_000)
 
     await jump(-3_600, ledger)
     await ledger.requeue_due()

@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from hashlib import sha1
 from pathlib import Path
 
 import pytest
 
 from app.demo.valkey import free_port, start, stop, valkey
-from app.ledger import redis
+from app.ledger import scripts
 from app.ledger.jobs_contract import QUEUE_KEY
 from app.ledger.ledger import ORPHAN_AFTER_S
 from app.visits.change import Contact, VisitChange
@@ -171,10 +170,9 @@ def test_a_backlog_older_than_arqs_expiry_loses_nothing(
     """The expiry is 30 days; here it is 50 ms."""
     harness, other = heir
     clean(harness, other)
-    script = redis.SCRIPT.replace(b"JOB_TTL_MS = 30 * 86400 * 1000", b"JOB_TTL_MS = 50")
-    assert script != redis.SCRIPT
-    monkeypatch.setattr(redis, "SCRIPT", script)
-    monkeypatch.setattr(redis, "SHA", sha1(script).hexdigest())
+    source = scripts.accept.source.replace("JOB_TTL_MS = 30 * 86400 * 1000", "JOB_TTL_MS = 50")
+    assert source != scripts.accept.source
+    monkeypatch.setitem(scripts.SCRIPTS, "accept", replace(scripts.accept, source=source))
     other.books.accept(*(booked(f"{number:03}") for number in range(250)))
     wait_until(lambda: not other.books.command("KEYS", "arq:job:*"))
     a_minute_passes(other.books)

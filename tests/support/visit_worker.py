@@ -147,7 +147,7 @@ class World:
                 await self.redis.command("ZINCRBY", key, -ms, name)
         for key in await self.redis.command("KEYS", "db:*:*"):
             if key.startswith((b"db:visit:", b"db:event:", b"db:gate:")):
-                for field in (b"since", b"failed_since", b"until", b"again"):
+                for field in (b"since", b"pending_since", b"failed_since", b"until", b"repeated_at"):
                     if await self.redis.command("HEXISTS", key, field):
                         await self.redis.command("HINCRBY", key, field, -ms)
             elif key.endswith(b":lock") or key.startswith((b"db:answers:", b"db:pause:")):

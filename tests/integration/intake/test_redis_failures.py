@@ -155,7 +155,7 @@ def test_while_redis_cannot_write_every_tool_is_asked_to_come_back_and_nothing_i
     assert 6 == len([key for key in new if key.startswith(b"db:delivery:")])
     assert 6 == len([key for key in new if key.startswith(b"db:seen:")])
     assert {b"1"} == {
-        own_redis.ask("HGET", key.decode(), "n") for key in new if key.startswith((b"db:visit:", b"db:event:"))
+        own_redis.ask("HGET", key.decode(), "changes") for key in new if key.startswith((b"db:visit:", b"db:event:"))
     }
     assert 6 == len([key for key in new if key.startswith(b"arq:job:")])
 

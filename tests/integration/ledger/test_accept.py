@@ -254,7 +254,7 @@ async def test_a_look_alike_that_is_sent_again_and_again_is_fetched_once_a_minut
         left_ms = float(due) - (await ledger.server_time()).timestamp() * 1000
         assert 0 < left_ms <= 60_000, minute
         await redis.command("ZINCRBY", "db:waiting", -int(left_ms + 1), name)
-        await redis.command("HINCRBY", f"db:{name}", "again", -int(left_ms + 1))
+        await redis.command("HINCRBY", f"db:{name}", "repeated_at", -int(left_ms + 1))
         assert 1 == await ledger.requeue_due()
         await fetched(ledger, name, meanwhile)
 

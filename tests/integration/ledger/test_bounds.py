@@ -21,7 +21,7 @@ from tests.support.harness import Harness, standard_body, wait_until
 from tests.support.ledger import accept, attempt, backdate, begin, change, jobs, settled, state_of, work, work_off
 from tests.support.visit_worker import ADA, World, booked
 
-#: As in app/ledger/ledger.lua.
+#: As in app/ledger/scripts/lib/aliases.lua.
 MOST_IDS, MOST_FIELDS, MOST_IDS_READ, MOST_LOST = 200, 5_000, 1_000, 5
 ALONE_MS = 10_000
 SOON = f"{datetime.now(UTC) + timedelta(days=2):%Y-%m-%dT%H:%M:%SZ}"
@@ -38,10 +38,10 @@ async def commands(redis: Redis) -> Counter[str]:
 async def fill(redis: Redis, visit: str, count: int) -> None:
     """As if so many changes had landed."""
     fields = [
-        part for at in range(count) for part in (f"c:d{at:021}.0", f'{at + 1} {{"a":"update","o":{at},"f":{{}}}}')
+        part for at in range(count) for part in (f"change:d{at:021}.0", f'{at + 1} {{"a":"update","o":{at},"f":{{}}}}')
     ]
     await redis.command("HSET", f"db:{work(visit)}", *fields)
-    await redis.command("HINCRBY", f"db:{work(visit)}", "n", count)
+    await redis.command("HINCRBY", f"db:{work(visit)}", "changes", count)
 
 
 async def filled(redis_url: str, visit: str) -> None:
@@ -61,9 +61,9 @@ async def old_chain(redis: Redis, count: int) -> None:
     """The same, as versions without a bound stored it."""
 
     def fields(at: int) -> list[str]:
-        before = [f"prev:{work(f'v{at - 1}')}", ""] if at else []
+        before = [f"previous:{work(f'v{at - 1}')}", ""] if at else []
         after = [f"next:{work(f'v{at + 1}')}", ""] if at < count - 1 else []
-        return ["n", "1", "kin", "1", *before, *after]
+        return ["changes", "1", "linked", "1", *before, *after]
 
     await asyncio.gather(*(redis.command("HSET", f"db:{work(f'v{at}')}", *fields(at)) for at in range(count)))
 
@@ -184,7 +184,7 @@ async def test_the_door_asks_redis_as_much_for_a_visit_of_a_thousand_changes_as_
     few = await asked("few")
 
     assert few == await asked("many")
-    assert 9 == sum(few.values()), few  # EVALSHA, TIME, HMGET, EXISTS, SET, ZADD, SADD, HSET, SET
+    assert 9 == sum(few.values()), few  # EVALSHA, TIME, GET, HMGET, SET, ZADD, SADD, HSET, SET
 
 
 # -- reschedules --

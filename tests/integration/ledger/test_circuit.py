@@ -65,7 +65,7 @@ async def test_what_an_operator_paused_no_answer_opens(ledger: Ledger, redis: Re
     await ledger.complete(in_hand, settled(circuit_signal=CircuitSignal(kind=why)), account="main")
     assert ["held", "held"] == [await ledger.lease(work(visit), account="main") for visit in "BC"]
     assert 0 == await ledger.release_circuit("main")
-    assert b"paused" == await redis.command("HGET", "db:gate:main", "why")
+    assert b"paused" == await redis.command("HGET", "db:gate:main", "kind")
 
     assert [True, False] == [await ledger.pause("main", False), await ledger.pause("main", False)]
     assert 2 == await ledger.release_circuit("main")
@@ -76,7 +76,7 @@ async def test_a_gate_that_trouble_shut_is_not_what_an_operator_resumes(ledger: 
     await held(ledger, "A", CircuitSignal(kind="down", pause_s=60))
 
     assert not await ledger.pause("main", False)
-    assert b"down" == await redis.command("HGET", "db:gate:main", "why")
+    assert b"down" == await redis.command("HGET", "db:gate:main", "kind")
 
 
 async def test_a_probe_that_fails_shuts_the_gate_again(ledger: Ledger, redis: Redis) -> None:
@@ -228,7 +228,7 @@ async def test_what_never_failed_probes_and_comes_out_first(ledger: Ledger, redi
     await ledger.pause("main")
     for visit in "ABCD":
         assert "held" == await ledger.lease(work(visit), account="main")
-    await redis.command("HSET", "db:gate:main", "why", "down", "until", 1)
+    await redis.command("HSET", "db:gate:main", "kind", "down", "until", 1)
 
     await ledger.release_circuit("main")
     [probe] = await ledger.task_ids("queued")
@@ -246,7 +246,7 @@ async def test_at_a_rate_no_visit_is_overtaken_for_ever(ledger: Ledger, redis: R
     await accept(ledger, change("patient", time_scheduled=on_day(28)))
     first = await ledger.lease(work("patient"), "main", is_rate_limited=True)
     assert isinstance(first, Lease)
-    await redis.command("HINCRBY", f"db:{work('patient')}", "since", -60_000)
+    await redis.command("HINCRBY", f"db:{work('patient')}", "pending_since", -60_000)
     await ledger.complete(first, Outcome(state="held", attempt=None, reason="rate_limited_locally"), account="main")
 
     out = set[str]()

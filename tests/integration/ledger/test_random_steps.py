@@ -241,12 +241,12 @@ class Snapshot:
         assert sorted((hash["state"], name) for name, hash in self.hashes.items() if "state" in hash) == self.listed
 
     def nobody_has_done_more_than_there_is(self) -> None:
-        assert [] == [name for name, hash in self.hashes.items() if int(hash["n"]) < int(hash.get("done", 0))]
+        assert [] == [name for name, hash in self.hashes.items() if int(hash["changes"]) < int(hash.get("applied", 0))]
 
     def nothing_accepted_disappears(self, accepted: set[tuple[str, str]], families: dict[str, set[str]]) -> None:
         for name, origin in accepted:
             hash = self.hashes[name]
-            assert f"c:{origin}" in hash or f"x:{origin}" in hash
+            assert f"change:{origin}" in hash or f"discarded:{origin}" in hash
             if self.is_open(name, origin):
                 states = {self.state(member) for member in families[name]}
                 assert states & {"queued", "running", "waiting", "held", "parked"}, (name, origin, states)
@@ -254,8 +254,8 @@ class Snapshot:
     def is_open(self, name: str, origin: str) -> bool:
         """Neither seen by a settled run nor discarded."""
         hash = self.hashes[name]
-        said = hash.get(f"c:{origin}")
-        return said is not None and int(said.partition(" ")[0]) > int(hash.get("done", 0))
+        said = hash.get(f"change:{origin}")
+        return said is not None and int(said.partition(" ")[0]) > int(hash.get("applied", 0))
 
     def queued_work_has_a_job_or_its_visit_is_in_good_hands(self, families: dict[str, set[str]]) -> None:
         """Somebody who works on another of its ids, or is going to, takes it along."""

@@ -249,10 +249,9 @@ async def test_a_late_reply_ends_its_connection_and_reaches_no_other_command(own
 
 
 async def greet(commands: "Commands", writer: asyncio.StreamWriter) -> None:
-    """What a new connection asks first: to load the script, and who the server is."""
-    for answer in (b"$3\r\nsha\r\n", b"$8\r\nrun_id:1\r\n"):
-        await commands.next()
-        writer.write(answer)
+    """What a new connection asks first: who the server is."""
+    await commands.next()
+    writer.write(b"$8\r\nrun_id:1\r\n")
 
 
 async def test_the_deadline_counts_for_every_command_and_not_for_the_first_only() -> None:
@@ -304,7 +303,7 @@ async def test_a_right_is_asked_of_the_server_that_was_waited_for(own: OwnServer
     own.start()
     loop = asyncio.get_running_loop()
     async with connected(own.url) as redis:
-        waits = asyncio.create_task(redis.script_after_grace("lock", 1_000, "a-lock", "mine"))
+        waits = asyncio.create_task(Ledger(redis, 30).acquire_lock("a-lock", "mine", 1))
         await asyncio.sleep(1)
         assert not waits.done()
         own.kill()
@@ -476,7 +475,7 @@ async def test_with_fsync_the_disk_is_waited_for_also_after_the_scripts_were_los
         watched = await _monitored(own, lambda: accept(redis, b"after the flush"))
         await watching.command("PING")
 
-    assert ["EVAL", "WAITAOF"] == [name for name in watched if name in ("EVAL", "WAITAOF")][-2:]
+    assert ["EVALSHA", "WAITAOF"] * 2 == [name for name in watched if name in ("EVALSHA", "WAITAOF")]
 
 
 async def _monitored(own: OwnServer, act: Callable[[], Awaitable[Any]]) -> list[str]:

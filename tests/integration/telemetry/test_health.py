@@ -49,8 +49,9 @@ async def test_what_is_held_is_the_apis_turn_until_its_gate_is_open(
     await accept(ledger, change("B", time_scheduled=at))
     await ledger.lease(work("B"), "main")
     now, _ = await redis.command("TIME")
-    for key in ("db:gate:main", f"db:{work('B')}"):
-        await redis.command("HSET", key, "since", (int(now) - DAY_S) * 1000)
+    day_ago = (int(now) - DAY_S) * 1000
+    await redis.command("HSET", "db:gate:main", "since", day_ago)
+    await redis.command("HSET", f"db:{work('B')}", "pending_since", day_ago)
     await redis.command("DEL", "db:progress")
 
     shut = await load_backlog(redis, ["main"])
@@ -68,7 +69,7 @@ async def test_what_an_operator_lets_out_is_not_stuck_yet(ledger: Ledger, redis:
     await accept(ledger, change("A"))
     await ledger.lease(work("A"), "main")
     now, _ = await redis.command("TIME")
-    await redis.command("HSET", f"db:{work('A')}", "since", (int(now) - DAY_S) * 1000)
+    await redis.command("HSET", f"db:{work('A')}", "pending_since", (int(now) - DAY_S) * 1000)
     await quiet_for(redis, DAY_S)
 
     await ledger.pause("main", False)

@@ -266,7 +266,7 @@ def test_where_the_tool_has_none_the_event_waits_and_says_what_happened(service:
     def attempts() -> list[dict[str, Any]]:
         kept = service.harness.redis_command("HGETALL", f"db:event:{delivery}")
         stored = dict(zip(kept[::2], kept[1::2], strict=True))
-        return [json.loads(value) for name, value in stored.items() if name.startswith(b"a:")]
+        return [json.loads(value) for name, value in stored.items() if name.startswith(b"attempt:")]
 
     [attempt] = wait_until(attempts)
     assert b"credentials_refused" == service.harness.redis_command("HGET", f"db:event:{delivery}", "reason")

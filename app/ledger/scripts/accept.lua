@@ -1,0 +1,79 @@
+#!lua flags=allow-cross-slot-keys
+--- accept: Store a delivery with its changes and its job, unless it is a repeat.
+--- The only script without allow-oom: a full server accepts nothing new, while all that was accepted is still worked off.
+--- event: '' | queued | parked (for the reason), for a delivery that is a task itself. refetch: 1 if a repeat is fetched again.
+--- @args delivery hook dedup_key dedup_ttl_s keep_ms record event reason refetch
+--- @rest changes: task change previous
+--- @returns 1; the id of the first delivery if this is a repeat; {bound} if a visit takes no more: nothing was written then
+--- @include lib/limits
+--- @include lib/change
+
+local function store_delivery()
+  call('SET', key.delivery .. delivery, record, 'PX', keep_ms)
+  call('ZADD', key.deliveries .. hook, now, delivery)
+  call('SADD', key.hooks, hook)
+end
+
+-- To be called last: if the script fails before, the next attempt of the sender is no repeat.
+local function store_dedup_key() call('SET', dedup_key, delivery, 'EX', dedup_ttl_s) end
+
+-- Most deliveries are one new change of a visit with one id. The rest of this file is not loaded for them: to create its
+-- functions takes as long as several commands.
+local first = call('GET', dedup_key)
+if not first and event == '' and #changes == 1 and changes[1].previous == '' then
+  local visit = read_visit(changes[1].task)
+  if visit.changes < MAX_FIELDS and not visit.linked and not visit.queue then
+    store_delivery()
+    add_change(visit, 'change:' .. delivery .. '.0', changes[1].change)
+    store_dedup_key()
+    return 1
+  end
+end
+
+--- @include lib/changes
+
+-- A repeat requeues what had failed, under each id of the visit and whatever the event turned out to mean.
+local function requeue_failed(task)
+  for _, alias in ipairs(load_aliases(task)) do
+    if alias.state == 'parked' then enqueue_repeat(alias.task) end
+  end
+  for target in string.gmatch(get_fields(task, 'targets') or '', '%S+') do requeue_failed(target) end
+end
+
+local function fetch_again(task)
+  local hash, state = key.task .. task, get_fields(task, 'state')
+  if not state then enqueue_repeat(task) end
+  -- A running fetch may have read the record before this event: the end of the run sees that the count has changed.
+  if state == 'running' then call('HINCRBY', hash, 'changes', 1) end
+end
+
+local function accept_repeat(first)
+  local stored = call('GET', key.delivery .. first)
+  local info = stored and cjson.decode(string.match(stored, '^[^\n]*')) or {}
+  for _, task in ipairs(info.task_ids or {}) do
+    if refetch == '1' then call('HSET', key.task .. task, 'last_event_at', now) end
+    requeue_failed(task)
+    if refetch == '1' then fetch_again(task) end
+  end
+  return first
+end
+
+local function add_event()
+  local task = 'event:' .. delivery
+  local hash = key.task .. task
+  call('PERSIST', key.delivery .. delivery)  -- until the event is done
+  call('HSET', hash, 'changes', 1, 'last_event_at', now)
+  if #changes > 0 then call('HSET', hash, 'targets', task_names(changes)) end
+  if event == 'queued' then return enqueue(task) end
+  set_state(task, 'parked', now)
+  call('HSET', hash, 'reason', reason, 'pending_since', now)
+end
+
+if first then return accept_repeat(first) end
+local bound = first_exceeded_bound(changes)
+if bound then return {bound} end
+store_delivery()
+if event ~= '' then add_event() end
+add_changes(delivery, changes)
+store_dedup_key()
+return 1

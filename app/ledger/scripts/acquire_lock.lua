@@ -1,0 +1,11 @@
+#!lua flags=allow-oom,allow-cross-slot-keys
+--- acquire_lock: Take a lock for so many ms, or keep one that this token has already.
+--- expected_ms: '' where a jump of the clock does no harm.
+--- @args expected_ms lock token ttl_ms
+--- @returns 1, or nil while another token has it
+--- @include lib/clock_check
+
+local jumped = expected_ms ~= '' and clock_error(expected_ms)
+if jumped then return jumped end
+if call('GET', lock) == token then return call('PEXPIRE', lock, ttl_ms) end
+return call('SET', lock, token, 'NX', 'PX', ttl_ms) and 1

@@ -1,0 +1,13 @@
+#!lua flags=allow-oom,allow-cross-slot-keys
+--- compact: Delete changes that can never win again. Only the worker that has leased the task may.
+--- @args task token
+--- @rest origins
+--- @returns how many were deleted of this visit so far; 0 without the lease
+--- @include lib/state
+
+if get_fields(task, 'lease') ~= token then return 0 end
+local deleted = 0
+for _, origin in ipairs(origins) do
+  deleted = deleted + call('HDEL', key.task .. task, 'change:' .. origin, 'discarded:' .. origin)
+end
+return call('HINCRBY', key.task .. task, 'compacted', deleted)

@@ -1,0 +1,94 @@
+#!lua flags=allow-oom,allow-cross-slot-keys
+--- complete: End a lease and store the outcome of the run.
+--- outcome: settled | waiting | held | parked. circuit: the account, or ''. signal: ok | down | unauthorized | rate_limited | '',
+--- what the run says about the API; wait_ms and threshold belong to it. failed_attempts: '' if earlier failures are over.
+--- members: all ids of the visit, the primary first; remote: '' leaves it, '-' if there is no visit in the API.
+--- @args token outcome retry_in_ms reason attempt keep_ms circuit signal wait_ms threshold failed_attempts
+--- @rest members: task changes remote
+--- @returns ok | lost
+--- @include lib/queue
+--- @include lib/attempts
+--- @include lib/circuit
+
+local MAX_TOKEN_REJECTIONS = 10
+local primary = members[1].task
+local hash = key.task .. primary
+
+-- A visit whose token is rejected whenever other visits succeed is its own trouble. It is parked before it opens the circuit
+-- for all others once more.
+local function is_rejected_alone()
+  return call('HGET', key.circuit .. circuit, 'probe') ~= primary
+    and call('HINCRBY', hash, 'token_rejections', 1) >= MAX_TOKEN_REJECTIONS
+end
+
+local function apply_signal()
+  if signal ~= '' then
+    local took_ms = tonumber(string.match(attempt, '"took_ms":(%d+)')) or 0
+    update_circuit(circuit, signal, tonumber(wait_ms), tonumber(threshold), primary, took_ms)
+  elseif circuit ~= '' and call('HGET', key.circuit .. circuit, 'probe') == primary then
+    -- The probe had nothing to send. Another task becomes the probe.
+    call('HSET', key.circuit .. circuit, 'until', now)
+    call('HDEL', key.circuit .. circuit, 'probe')
+  end
+end
+
+local function store_remote(member)
+  if member.remote == '-' then
+    call('HDEL', key.task .. member.task, 'remote', 'attempted')
+  elseif member.remote ~= '' then
+    call('HSET', key.task .. member.task, 'remote', member.remote)
+  end
+end
+
+-- The primary id carries the state of the whole visit.
+local function store_unfinished()
+  local retry_at = now + retry_in_ms
+  if outcome == 'held' then
+    hold(primary)
+  else
+    set_state(primary, outcome, outcome == 'parked' and now or retry_at)
+  end
+  call('HDEL', hash, 'lease', 'job', 'retry_at', 'expired_leases')
+  call('HSET', hash, 'reason', reason)
+  if outcome == 'parked' then
+    note_progress()
+    call('HDEL', hash, 'queue', 'probes', 'token_rejections')
+  end
+  if outcome == 'waiting' then call('HSET', hash, 'retry_at', retry_at) end
+  if failed_attempts ~= '' then
+    call('HSET', hash, 'failed_attempts', failed_attempts)
+    call('HSETNX', hash, 'failed_since', now)
+  elseif outcome ~= 'held' then
+    call('HDEL', hash, 'failed_attempts', 'failed_since')
+  end
+end
+
+-- Changes that arrived during the run are for another run. A record is fetched again; while its task waits, it will be anyway.
+local function requeue_if_changed(member)
+  if (get_fields(member.task, 'changes') or '0') == member.changes then
+    if outcome == 'settled' then call('HDEL', key.task .. member.task, 'recheck', 'replaces_changes') end
+  elseif kind_of(member.task) == 'visit' then
+    enqueue_if_idle(member.task)
+  elseif outcome == 'settled' or outcome == 'parked' then
+    enqueue_repeat(member.task)
+  end
+end
+
+for _, member in ipairs(members) do
+  if get_fields(member.task, 'lease') ~= token then return 'lost' end
+end
+if signal == 'unauthorized' and is_rejected_alone() then outcome = 'parked' else apply_signal() end
+if attempt ~= '' then record_attempt(primary, attempt) end
+for i, member in ipairs(members) do
+  store_remote(member)
+  if outcome == 'settled' then
+    call('HSET', key.task .. member.task, 'applied', member.changes)
+    finish(member.task, keep_ms)
+  elseif i > 1 then
+    remove_from_state(member.task, get_fields(member.task, 'state'))
+    call('HDEL', key.task .. member.task, 'state', 'lease', 'job', 'expired_leases')
+  end
+end
+if outcome ~= 'settled' then store_unfinished() end
+for _, member in ipairs(members) do requeue_if_changed(member) end
+return 'ok'

@@ -1,0 +1,8 @@
+#!lua flags=allow-oom,allow-cross-slot-keys
+--- heartbeat: A worker is alive.
+--- @args worker report ttl_ms
+--- @include lib/clock
+
+call('SET', worker, report, 'PX', ttl_ms)
+call('ZREMRANGEBYSCORE', key.workers, '-inf', now - ttl_ms)
+call('ZADD', key.workers, now, worker)

@@ -1,0 +1,101 @@
+--- The ids of a visit. A tool that renames a visit when it is rescheduled links its ids: the hash of each id has the fields
+--- `previous:<task>` and `next:<task>`.
+--- @include lib/limits
+--- @include lib/tasks
+
+local function add_link(alias, field)
+  local direction, task = string.match(field, '^(%a+):(.*)$')
+  if direction == 'previous' then table.insert(alias.previous, task) end
+  if direction == 'next' then table.insert(alias.next, task) end
+end
+
+local function load_alias(task)
+  local alias = {task = task, depth = 0, hash = call('HGETALL', key.task .. task), state = false, previous = {}, next = {}}
+  for f = 1, #alias.hash, 2 do
+    add_link(alias, alias.hash[f])
+    if alias.hash[f] == 'state' then alias.state = alias.hash[f + 1] end
+  end
+  return alias
+end
+
+local function load_links(task)
+  local alias = {task = task, previous = {}, next = {}}
+  if call('HEXISTS', key.task .. task, 'linked') == 1 then
+    for _, field in ipairs(call('HKEYS', key.task .. task)) do add_link(alias, field) end
+  end
+  return alias
+end
+
+-- Read all ids that are linked to these tasks, each with `load`, until a bound is reached.
+-- -> aliases by task, the number of ids, the number of their fields
+local function walk(tasks, load, max_aliases, max_fields)
+  local aliases, id_count, field_count, i = {}, 0, 0, 1
+  while i <= #tasks do
+    local task = tasks[i]
+    if not aliases[task] then
+      id_count, field_count = id_count + 1, field_count + call('HLEN', key.task .. task)
+      if id_count > 1 and (id_count > max_aliases or field_count > max_fields) then return aliases, id_count, field_count end
+      aliases[task] = load(task)
+      for _, other in ipairs(aliases[task].previous) do table.insert(tasks, other) end
+      for _, other in ipairs(aliases[task].next) do table.insert(tasks, other) end
+    end
+    i = i + 1
+  end
+  return aliases, id_count, field_count
+end
+
+-- The first level of the breadth-first order: the ids without a predecessor, or the smallest id of a cycle.
+local function first_ids(aliases)
+  local first, all = {}, {}
+  for task, alias in pairs(aliases) do
+    table.insert(all, task)
+    if #alias.previous == 0 then table.insert(first, task) end
+    for _, previous in ipairs(alias.previous) do
+      if aliases[previous] then table.insert(aliases[previous].next, task) end
+    end
+  end
+  table.sort(first)
+  table.sort(all)
+  return #first > 0 and first or {all[1]}
+end
+
+-- All ids of a visit in the order of renaming: breadth first from the ids without a predecessor; `depth` is the level.
+-- Each level is sorted, so that the order, and which id is the primary, does not depend on the order of arrival.
+-- -> list of aliases, and the exceeded bound if they are not all
+local function load_aliases(task)
+  local aliases, id_count, field_count = walk({task}, load_alias, MAX_ALIASES_READ, MAX_FIELDS_READ)
+  local ordered, level, depth = {}, first_ids(aliases), 0
+  while #level > 0 do
+    local next_level = {}
+    for _, name in ipairs(level) do
+      local alias = aliases[name]
+      if alias then
+        alias.depth = depth
+        table.insert(ordered, alias)
+        for _, later in ipairs(alias.next) do table.insert(next_level, later) end
+        aliases[name] = nil
+      end
+    end
+    table.sort(next_level)
+    level, depth = next_level, depth + 1
+  end
+  return ordered, id_count > MAX_ALIASES_READ and 'too_many_reschedules' or field_count > MAX_FIELDS_READ and 'too_many_changes'
+end
+
+-- While one id of a visit is not done, none of the others expires.
+local function persist_aliases(task)
+  for name in pairs((walk({task}, load_links, MAX_ALIASES_READ, MAX_FIELDS_READ))) do call('PERSIST', key.task .. name) end
+end
+
+local function link_ids(task, previous)
+  if task == previous then return end
+  call('HSET', key.task .. task, 'previous:' .. previous, '', 'linked', 1)
+  call('HSET', key.task .. previous, 'next:' .. task, '', 'linked', 1)
+  call('HINCRBY', key.task .. previous, 'changes', 1)
+end
+
+local function encode_aliases(aliases)
+  local reply = {}
+  for i, alias in ipairs(aliases) do reply[i] = {alias.task, alias.depth, alias.hash} end
+  return reply
+end

@@ -1,0 +1,25 @@
+--- A change of a visit: the field `change:<origin>` of its hash, `discarded:<origin>` once an operator discarded it.
+--- The origin is `<delivery>.<index>`; the value is `<number> <change>`, numbered in the order of arrival.
+--- @include lib/jobs
+
+-- What add_change needs to know of a visit.
+local function read_visit(task)
+  local changes, jobs, job, queue, state, pending_since, failed_since, linked =
+    get_fields(task, 'changes', 'jobs', 'job', 'queue', 'state', 'pending_since', 'failed_since', 'linked')
+  return {task = task, changes = tonumber(changes or 0), jobs = tonumber(jobs or 0), job = job, queue = queue, state = state,
+    pending_since = pending_since, failed_since = failed_since, linked = linked}
+end
+
+-- -> true if the visit was idle and is queued now
+local function add_change(visit, field, change)
+  local hash, number = key.task .. visit.task, visit.changes + 1
+  local value = number .. ' ' .. change
+  if is_scheduled(visit.state, visit.failed_since) then
+    call('HSET', hash, 'changes', number, field, value)
+    return false
+  end
+  call('HSET', hash, 'changes', number, field, value, 'pending_since', visit.pending_since or now,
+    write_job(visit.task, visit.state, visit.jobs + 1))
+  if number > 1 then call('PERSIST', hash) end
+  return true
+end

@@ -1,0 +1,47 @@
+--- Changes of several visits, which may be linked.
+--- @include lib/change
+--- @include lib/queue
+--- @include lib/aliases
+
+-- The bound of a visit that leaves no room for a change, or nil.
+local function exceeded_bound(change)
+  local linked, count = get_fields(change.task, 'linked', 'changes')
+  if not linked and change.previous == '' and tonumber(count or 0) < MAX_FIELDS then return end
+  local tasks = change.previous ~= '' and {change.task, change.previous} or {change.task}
+  local _, id_count, field_count = walk(tasks, load_links, MAX_ALIASES, MAX_FIELDS)
+  if field_count >= MAX_FIELDS then return 'too_many_changes' end
+  local is_new_link = change.previous ~= '' and call('HEXISTS', key.task .. change.task, 'previous:' .. change.previous) == 0
+  if is_new_link and id_count > MAX_ALIASES then return 'too_many_reschedules' end
+end
+
+-- The same for several changes. To be called before anything is written.
+local function first_exceeded_bound(changes)
+  for _, change in ipairs(changes) do
+    local bound = exceeded_bound(change)
+    if bound then return bound end
+  end
+end
+
+-- A new change arrived for a task that was queued only by a replay: it moves to the queue of new changes.
+local function promote_to_live(task, job)
+  call('HDEL', key.task .. task, 'queue')
+  if job and call('ZREM', key.queue .. 'replays', job) == 1 then call('ZADD', queue_key(task), now, job) end
+end
+
+-- keep_discarded: a change that an operator discarded stays discarded when its delivery is translated again.
+local function add_changes(delivery, changes, keep_discarded)
+  for i, change in ipairs(changes) do
+    local task, origin, visit = change.task, delivery .. '.' .. i - 1, read_visit(change.task)
+    if visit.queue then promote_to_live(task, visit.job) end
+    local is_discarded = keep_discarded and call('HEXISTS', key.task .. task, 'discarded:' .. origin) == 1
+    local was_idle = add_change(visit, (is_discarded and 'discarded:' or 'change:') .. origin, change.change)
+    if change.previous ~= '' then link_ids(task, change.previous) end
+    if change.previous ~= '' or visit.linked and was_idle then persist_aliases(task) end
+  end
+end
+
+local function task_names(changes)
+  local names = {}
+  for i, each in ipairs(changes) do names[i] = each.task end
+  return table.concat(names, ' ')
+end

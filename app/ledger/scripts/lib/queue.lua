@@ -1,0 +1,33 @@
+--- Queue a task.
+--- @include lib/jobs
+--- @include lib/state
+--- @include lib/aliases
+
+local function queue_key(task, queue) return key.queue .. (queue or kind_of(task) .. 's') end
+
+local function enqueue(task, delay_ms)
+  local hash = key.task .. task
+  local state, jobs, queue = get_fields(task, 'state', 'jobs', 'queue')
+  call('HSET', hash, write_job(task, state, (jobs or 0) + 1, queue, delay_ms))
+  call('HSETNX', hash, 'pending_since', now)
+  persist_aliases(task)
+end
+
+local function enqueue_if_idle(task)
+  local state, failed_since = get_fields(task, 'state', 'failed_since')
+  if not is_scheduled(state, failed_since) then enqueue(task) end
+end
+
+-- Requeue because the same was sent again: at once, then at most once a minute, however often it is sent.
+local REPEAT_INTERVAL_MS = 60000
+local function enqueue_repeat(task)
+  local hash = key.task .. task
+  local due = (tonumber(get_fields(task, 'repeated_at')) or 0) + REPEAT_INTERVAL_MS
+  call('HSET', hash, 'repeated_at', math.max(due, now))
+  if due <= now then return enqueue(task) end
+  call('HDEL', hash, 'failed_attempts', 'failed_since')
+  set_state(task, 'waiting', due)
+  call('HSET', hash, 'retry_at', due, 'reason', 'repeated_within_a_minute')
+  call('HSETNX', hash, 'pending_since', now)
+  persist_aliases(task)
+end

@@ -1,0 +1,22 @@
+--- Requeue for an operator.
+--- @include lib/queue
+
+-- queue: '' | replays. -> queued | running
+local function requeue(task, queue)
+  local hash, delivery = key.task .. task, delivery_of(task)
+  local state = get_fields(task, 'state')
+  call('HDEL', hash, 'failed_since', 'retry_at', 'expired_leases', 'repeated_at')
+  if delivery then
+    call('PERSIST', key.delivery .. delivery)
+    call('HSET', hash, 'last_event_at', now)  -- its record is fetched anew
+  end
+  if state == 'running' then
+    call('HINCRBY', hash, 'changes', 1)
+    return 'running'
+  end
+  call('HDEL', hash, 'failed_attempts', 'reason')
+  if state == 'queued' then return 'queued' end
+  if queue ~= '' then call('HSET', hash, 'queue', queue) end
+  enqueue(task)
+  return 'queued'
+end

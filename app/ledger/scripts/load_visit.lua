@@ -1,0 +1,7 @@
+#!lua flags=no-writes,allow-cross-slot-keys
+--- load_visit: Read all ids of a visit, the primary first.
+--- @args task
+--- @returns [[task, depth, hash]…]
+--- @include lib/aliases
+
+return encode_aliases((load_aliases(task)))

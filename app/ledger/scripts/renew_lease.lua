@@ -1,0 +1,10 @@
+#!lua flags=allow-oom,allow-cross-slot-keys
+--- renew_lease: Let a lease end so many ms from now, after the clock of the server jumped.
+--- @args lease_ms token
+--- @rest tasks
+--- @include lib/state
+
+for _, task in ipairs(tasks) do
+  local state, lease = get_fields(task, 'state', 'lease')
+  if state == 'running' and lease == token then call('ZADD', key.running, now + lease_ms, task) end
+end

@@ -1,0 +1,95 @@
+#!lua flags=allow-oom,allow-cross-slot-keys
+--- requeue_due: Queue the tasks whose time has come, and those whose lease has expired.
+--- @args expected_ms limit keep_ms lease_ms
+--- @returns how many
+--- @include lib/clock_check
+--- @include lib/queue
+--- @include lib/attempts
+
+-- One expired lease means that a worker was killed. Several may mean that the task kills the workers: it runs apart from
+-- others, the last time almost alone, and is parked in the end. A harmless task that ran beside it must not be parked too.
+local MAX_EXPIRED_LEASES, APART_MS, ALONE_MS, ALONE_TTL_MS = 5, 250, 10000, 3600000
+
+local function delay_until_alone()
+  local turn = tonumber(call('GET', key.alone) or 0)
+  if turn < now or turn > now + ALONE_TTL_MS then turn = now end
+  call('SET', key.alone, string.format('%.0f', turn + ALONE_MS), 'PX', ALONE_TTL_MS)
+  return turn + ALONE_MS - now
+end
+
+-- -> the tasks that were parked, by name
+local function park_crashing(task, expired_leases)
+  local aliases, parked = load_aliases(task), {}
+  for _, alias in ipairs(aliases) do
+    if alias.state == 'running' then
+      parked[alias.task] = true
+      remove_from_state(alias.task, 'running')
+      call('HDEL', key.task .. alias.task, 'state', 'lease', 'job', 'expired_leases')
+    end
+  end
+  park(aliases[1].task, 'crashed_repeatedly',
+    string.format('its lease ran out %d times and no run came to an end', expired_leases))
+  return parked
+end
+
+local function requeue_expired(tasks)
+  local parked = {}
+  for i, task in ipairs(tasks) do
+    local expired_leases = parked[task] and 0 or call('HINCRBY', key.task .. task, 'expired_leases', 1)
+    if expired_leases >= MAX_EXPIRED_LEASES then
+      for name in pairs(park_crashing(task, expired_leases)) do parked[name] = true end
+    elseif expired_leases == MAX_EXPIRED_LEASES - 1 then
+      enqueue(task, delay_until_alone())
+    elseif expired_leases > 0 then
+      enqueue(task, expired_leases > 1 and i * APART_MS or 0)
+    end
+  end
+end
+
+-- How far the clock went back, judged by the newest heartbeat of a worker.
+local function clock_setback_ms()
+  local heartbeat = call('ZREVRANGE', key.workers, 0, 0, 'WITHSCORES')[2]
+  local setback_ms = (tonumber(heartbeat) or 0) - now
+  return setback_ms > MAX_CLOCK_STEP_MS and setback_ms or 0
+end
+
+local function move_back(setback_ms)
+  for _, worker in ipairs(call('ZRANGEBYSCORE', key.workers, now, '+inf')) do call('ZADD', key.workers, now, worker) end
+  for _, task in ipairs(call('ZRANGE', key.waiting, 0, -1)) do
+    call('ZINCRBY', key.waiting, -setback_ms, task)
+    call('HINCRBY', key.task .. task, 'retry_at', -setback_ms)
+  end
+  for _, account in ipairs(call('SMEMBERS', key.circuits)) do
+    local circuit = key.circuit .. account
+    if call('HEXISTS', circuit, 'until') == 1 and call('HGET', circuit, 'kind') ~= 'paused' then
+      call('HINCRBY', circuit, 'until', -setback_ms)
+    end
+    call('DEL', key.rate .. account)
+  end
+end
+
+-- Times that lie further ahead than possible come from before the clock went back. Leases in use were renewed by their
+-- holders meanwhile; the others end one lease from now.
+local function follow_clock()
+  local setback_ms = clock_setback_ms()
+  if setback_ms > 0 then move_back(setback_ms) end
+  for _, task in ipairs(call('ZRANGEBYSCORE', key.queued, now + MAX_CLOCK_STEP_MS, '+inf', 'LIMIT', 0, limit)) do
+    local job, queue = get_fields(task, 'job', 'queue')
+    call('ZADD', key.queued, now, task)
+    if job then call('ZADD', queue_key(task, queue), 'XX', now, job) end
+  end
+  local latest = now + lease_ms + MAX_CLOCK_STEP_MS
+  for _, task in ipairs(call('ZRANGEBYSCORE', key.running, latest, '+inf', 'LIMIT', 0, limit)) do
+    call('ZADD', key.running, now + lease_ms, task)
+  end
+end
+
+local jumped = clock_error(expected_ms)
+if jumped then return jumped end
+follow_clock()
+local due = valid_tasks(key.waiting, call('ZRANGEBYSCORE', key.waiting, '-inf', now, 'LIMIT', 0, limit))
+local expired = valid_tasks(key.running, call('ZRANGEBYSCORE', key.running, '-inf', now, 'LIMIT', 0, limit))
+call('ZREMRANGEBYSCORE', key.discarded, '-inf', now - keep_ms)
+for _, task in ipairs(due) do enqueue(task) end
+requeue_expired(expired)
+return #due + #expired

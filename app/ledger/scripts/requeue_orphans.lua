@@ -1,0 +1,16 @@
+#!lua flags=allow-oom,allow-cross-slot-keys
+--- requeue_orphans: Write a new job for each queued task that has lost its own.
+--- @args limit min_age_ms offset
+--- @returns {how many, next offset or -1}
+--- @include lib/queue
+
+local page = call('ZRANGEBYSCORE', key.queued, '-inf', now - min_age_ms, 'LIMIT', offset, limit)
+local requeued = 0
+for _, task in ipairs(valid_tasks(key.queued, page)) do
+  local job, queue = get_fields(task, 'job', 'queue')
+  if not job or not call('ZSCORE', queue_key(task, queue), job) or call('EXISTS', key.job .. job) == 0 then
+    enqueue(task)
+    requeued = requeued + 1
+  end
+end
+return {requeued, #page < tonumber(limit) and -1 or offset + #page - requeued}

@@ -1,0 +1,19 @@
+#!lua flags=allow-oom,allow-cross-slot-keys
+--- restore_lease: Take a lease again that a restarted server may have forgotten with the end of its file.
+--- The tasks are those of one visit, the primary id first. A task that another worker has leased since is left alone.
+--- @args lease_ms token
+--- @rest tasks
+--- @include lib/state
+
+for i, task in ipairs(tasks) do
+  local hash = key.task .. task
+  local state, lease = get_fields(task, 'state', 'lease')
+  if lease == token and state == 'running' then
+    call('ZADD', key.running, 'XX', now + lease_ms, task)
+  elseif lease ~= token and not is_leased(task, state) then
+    set_state(task, 'running', now + lease_ms)
+    call('HSET', hash, 'lease', token)
+    if i == 1 then call('HSET', hash, 'attempted', 1) end
+    call('PERSIST', hash)
+  end
+end

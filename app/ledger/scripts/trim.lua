@@ -1,0 +1,8 @@
+#!lua flags=allow-oom,allow-cross-slot-keys
+--- trim: Remove old members from a set that is sorted by time.
+--- @args set keep_ms limit
+--- @returns how many
+--- @include lib/clock
+
+local old = call('ZCOUNT', set, '-inf', now - keep_ms)
+return old > 0 and call('ZREMRANGEBYRANK', set, 0, math.min(old, tonumber(limit)) - 1) or 0

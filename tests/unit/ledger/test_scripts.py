@@ -1,0 +1,149 @@
+"""The loader of the Lua scripts, and what it makes of them."""
+
+import re
+
+import pytest
+
+from app.ledger import scripts
+from app.ledger.scripts import SCRIPTS, Script, check_calls, load
+
+GREET = """#!lua flags=allow-oom
+--- greet: Greet somebody.
+--- @args name times
+--- @rest friends: name age
+--- @returns ok
+--- @include lib/words
+
+return greeting .. name .. key.queued
+"""
+WORDS = "--- @include lib/letters\nlocal greeting = letters\n"
+SOURCES = {"greet": GREET, "lib/words": WORDS, "lib/letters": "local letters = 'hello'\n"}
+
+
+def greet() -> Script:
+    return load(SOURCES)["greet"]
+
+
+def test_the_header_gives_the_parameters() -> None:
+    script = greet()
+
+    assert ["name", "times"] == script.args
+    assert ("friends", ["name", "age"]) == script.rest
+    assert ("Greet somebody.", "ok") == (script.description, script.returns)
+
+
+def test_argv_begins_with_the_name_of_the_script() -> None:
+    call = greet()(times=2, name="Ada", friends=[("Grace", 1), ("Alan", 2)])
+
+    assert ["greet", "Ada", 2, "Grace", 1, "Alan", 2] == call.arguments
+
+
+def test_the_source_binds_argv_to_names_after_the_includes() -> None:
+    code = [line for line in greet().source.splitlines() if not line.startswith("---")]
+
+    assert [
+        "#!lua flags=allow-oom",
+        "local letters = 'hello'",
+        "local greeting = letters",
+        "local name, times = unpack(ARGV, 2, 3)",
+        "local friends = {}",
+        "for i = 4, #ARGV, 2 do friends[#friends + 1] = {name = ARGV[i + 0], age = ARGV[i + 1]} end",
+        "",
+        "return greeting .. name .. 'bell:queued'",
+    ] == code
+
+
+def test_a_file_is_included_once() -> None:
+    twice = SOURCES | {
+        "greet": GREET.replace("--- @include lib/words", "--- @include lib/letters\n--- @include lib/words")
+    }
+
+    assert 1 == load(twice)["greet"].source.count("local letters")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ({"name": "Ada", "friends": []}, "scripts.greet needs times"),
+        ({"name": "Ada", "times": 1, "friends": [], "loudly": 1}, "scripts.greet does not take loudly"),
+        ({"nmae": "Ada", "times": 1, "friends": []}, "scripts.greet needs name, does not take nmae"),
+        ({"name": "Ada", "times": 1, "friends": [("Grace",)]}, "scripts.greet: each of friends is (name, age)"),
+    ],
+)
+def test_a_call_with_wrong_arguments_is_refused(arguments: dict[str, object], problem: str) -> None:
+    with pytest.raises(TypeError, match=f"^{re.escape(problem)}$"):
+        greet()(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("code", "problem"),
+    [
+        ("scripts.greet(name=a, times=b)", "scripts.greet needs friends"),
+        ("scripts.greet(name=a, times=b, friends=c, loudly=d)", "scripts.greet does not take loudly"),
+        ("scripts.greet(a, times=b, friends=c)", "scripts.greet needs name, does not take *arguments"),
+        ("scripts.greet(**all)", "scripts.greet needs friends, needs name, needs times, does not take **arguments"),
+        ("scripts.gret(name=a)", "there is no script gret"),
+    ],
+)
+def test_a_wrong_call_in_the_code_is_found_without_running_it(code: str, problem: str) -> None:
+    with pytest.raises(TypeError, match=f"^{re.escape(f'ledger.py:3: {problem}')}$"):
+        check_calls(
+            f"async def run(a, b, c, d):\n    await before()\n    return await redis.run({code})\n",
+            "ledger.py",
+            load(SOURCES),
+        )
+
+
+def test_a_right_call_in_the_code_passes() -> None:
+    check_calls("redis.run(scripts.greet(friends=[], name=a, times=1))", "ledger.py", load(SOURCES))
+
+
+def test_an_unknown_include_is_an_error() -> None:
+    with pytest.raises(LookupError, match=r"^a script includes lib/letters, and there is no lib/letters\.lua$"):
+        load({"greet": GREET, "lib/words": WORDS})
+
+
+def test_an_unknown_key_is_an_error() -> None:
+    with pytest.raises(LookupError, match=r"^a script uses key\.nobody, and keys\.py has no NOBODY$"):
+        load(SOURCES | {"greet": GREET.replace("key.queued", "key.nobody")})
+
+
+def test_an_unknown_script_is_no_attribute() -> None:
+    with pytest.raises(AttributeError, match=r"^there is no script complet$"):
+        scripts.complet  # noqa: B018
+
+
+# -- the real ones --
+
+
+def test_only_accept_is_refused_by_a_full_server() -> None:
+    flags = {name: script.source.partition("\n")[0] for name, script in SCRIPTS.items()}
+
+    assert {"accept"} == {name for name, line in flags.items() if not re.search("allow-oom|no-writes", line)}
+    assert [] == [name for name, line in flags.items() if "allow-cross-slot-keys" not in line]
+
+
+@pytest.mark.parametrize("name", sorted(SCRIPTS))
+def test_a_script_says_what_it_does(name: str) -> None:
+    assert re.match(r"[A-Z].*[.]", SCRIPTS[name].description)
+    assert len(SCRIPTS) == len({script.sha for script in SCRIPTS.values()})
+
+
+def names_of(code: str) -> set[str]:
+    """What a file of lib/ defines for others."""
+    return {
+        name for line in re.findall(r"^local (?:function )?([\w, ]+)", code, re.MULTILINE) for name in line.split(", ")
+    }
+
+
+@pytest.mark.parametrize("name", sorted(SCRIPTS))
+def test_a_script_includes_what_it_uses(name: str) -> None:
+    """Redis would find a missing include only when the line is reached."""
+    libraries = {each for script in SCRIPTS.values() for each in names_of(script.source)}
+    code = re.sub(r"--.*|'[^']*'", "", SCRIPTS[name].source)
+
+    for each in libraries:
+        if used := re.search(rf"(?<![\w.]){each}\(", code):
+            defined = re.search(rf"\blocal (?:function )?(?:\w+, )*{each}\b", code)
+            assert defined, each
+            assert defined.start() < used.start(), each
