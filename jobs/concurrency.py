@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 from app.ledger.records import Queue
 
 #: Jobs at work at once, by lane.
-MAX_ACTIVE: dict[Queue, int] = {"visit": 80, "event": 80, "replay": 10}
+MAX_ACTIVE: dict[Queue, int] = {"visits": 80, "events": 80, "replays": 10}
 #: Jobs at once, those that wait included. Each may have a connection, and a process often has 1,024 descriptors.
 MAX_IN_FLIGHT = 600
 #: A job that has not gone on for so long only waits; what a tool was asked holds a slot for less time.

@@ -40,7 +40,7 @@ class Contacts:
         name = self.cache_key(contact)
         if contact.id or name is None:
             return contact.id
-        cache = f"db:contact:{self.account}:{name}"
+        cache = f"bell:contact:{self.account}:{name}"
         known = await self.ledger.redis.command("GET", cache)
         if known or contact.is_forgotten:
             return known and str(known.decode())
@@ -48,7 +48,7 @@ class Contacts:
 
     async def evict(self, contact: Contact) -> None:
         """The API does not know the remembered id any more."""
-        await self.ledger.redis.command("DEL", f"db:contact:{self.account}:{self.cache_key(contact)}")
+        await self.ledger.redis.command("DEL", f"bell:contact:{self.account}:{self.cache_key(contact)}")
 
     async def _resolve_alone(self, contact: Contact, api: VisitsClient, cache: str) -> str:
         async with self.locks.hold(cache, LOCAL_LOCK_WAIT_S, InProgressElsewhere):

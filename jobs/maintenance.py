@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import orjson
 
-from app.ledger.keys import trim_deliveries
+from app.ledger.cleanup import trim_deliveries
 from app.ledger.ledger import known_accounts, new_delivery_id
 from app.ledger.redis import RedisUnavailable
 from app.operators.operations import Operations
@@ -77,11 +77,11 @@ async def _trim(context: Context) -> None:
 
 
 class Heartbeat:
-    """`db:worker:<id>`, with a short life: who is at work, where; and its name in `db:workers`, by the time of the beat."""
+    """`bell:worker:<id>`, with a short life: who is at work; and its name in `bell:workers`, by the time of the beat."""
 
     def __init__(self, context: Context) -> None:
         self._ledger = context.ledger
-        self._key = f"db:worker:{new_delivery_id()}"
+        self._key = f"bell:worker:{new_delivery_id()}"
         host = os.environ.get("DYNO") or socket.gethostname()
         self._value = orjson.dumps({"host": host, "pid": os.getpid(), "since": int(time.time() * 1000)})
 

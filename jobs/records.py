@@ -84,7 +84,7 @@ class Records:
             at_once[hook] -= 1
 
     async def _find_exclusively(self, get: RecordRequest) -> FetchedRecord:
-        key = f"db:record:{self.entrance.name}:{_request_digest(get)}"
+        key = f"bell:record:{self.entrance.name}:{_request_digest(get)}"
         async with self.context.locks.hold(key, LOCK_WAIT_S, InProgressElsewhere):
             return await self._fetch_once(get, key)
 
@@ -141,7 +141,7 @@ class Records:
 
     @property
     def _pause_key(self) -> str:
-        return f"db:pause:{self.entrance.name}"
+        return f"bell:retry-after:{self.entrance.name}"
 
     async def _check_pause(self, get: RecordRequest) -> None:
         """The rate is the hook's and not the record's: after a 429 nothing is asked for until the tool's time has come."""

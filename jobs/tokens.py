@@ -108,7 +108,7 @@ class Tokens:
 
     @property
     def _key(self) -> str:
-        return f"db:token:{self.entrance.name}"
+        return f"bell:token:{self.entrance.name}"
 
     async def _renew(self, rejected: str, lock_token: str, locked_at: float) -> str:
         """With the lock in hand. The token is returned once the refresh token that came with it is in Redis."""

@@ -90,7 +90,7 @@ class Console:
             if page.role == "static":
                 return await page.endpoint(self.desk, ask)
             ask.user, ask.parked = await asyncio.gather(
-                self.desk.access.user(request), self.desk.redis.command("ZCARD", "db:parked")
+                self.desk.access.user(request), self.desk.redis.command("ZCARD", "bell:parked")
             )
             if page.method == "POST" and not self.desk.access.is_same_origin_form(
                 request, ask.form.get("token", ""), ask.user

@@ -39,11 +39,11 @@ PROXY_SECRET_HEADER = "x-doorbell-proxy-secret"
 BROWSER_COOKIE, BROWSER_TTL_S = "__Host-doorbell-known", 365 * 86_400
 
 #: Counts attempts to log in: of all strangers under this key, of each browser or address under one that begins with it.
-LOGIN_ATTEMPTS = "db:login-attempts"
+LOGIN_ATTEMPTS = "bell:login-attempts"
 #: Failed attempts in a quarter of an hour: of one browser or address; of all strangers, before they are slowed down.
 ATTEMPTS_WINDOW_S, MAX_ATTEMPTS_PER_CLIENT, MAX_STRANGER_ATTEMPTS = 900, 10, 200
 #: The ids of all sessions, so that they can be ended together.
-SESSIONS = "db:sessions"
+SESSIONS = "bell:sessions"
 
 SECURITY_HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -97,7 +97,7 @@ class Access:
             role: Role = "operator" if name in self._settings.console_proxy_operators else "viewer"
             return User(name, role, f"proxy {name}")
         session = self.session(request)
-        kept = await self._redis.command("GET", f"db:session:{session}") if session else None
+        kept = await self._redis.command("GET", f"bell:session:{session}") if session else None
         if not session or not kept:
             return None
         known = orjson.loads(kept)
@@ -160,7 +160,7 @@ class Access:
             ("ZADD", SESSIONS, now + SESSION_TTL_S, user.session),
             ("ZREMRANGEBYSCORE", SESSIONS, "-inf", now),
             ("EXPIRE", SESSIONS, SESSION_TTL_S),
-            ("SET", f"db:session:{user.session}", kept, "EX", SESSION_TTL_S),
+            ("SET", f"bell:session:{user.session}", kept, "EX", SESSION_TTL_S),
         )
         return user
 
@@ -178,7 +178,7 @@ class Access:
 
     async def _end(self, sessions: list[str]) -> None:
         if sessions:
-            await self._redis.command("DEL", *(f"db:session:{session}" for session in sessions))
+            await self._redis.command("DEL", *(f"bell:session:{session}" for session in sessions))
             await self._redis.command("ZREM", SESSIONS, *sessions)
 
     def remember(self, request: Request, response: Response, user: User) -> None:

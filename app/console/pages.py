@@ -298,7 +298,7 @@ async def workers(desk: Desk, ask: Ask) -> Response:
     at_work, states, flat = await asyncio.gather(
         live_workers(desk.redis),
         _lists(desk).count_by_state(),
-        desk.redis.command("ZRANGE", "db:running", 0, PAGE_SIZE - 1, "WITHSCORES"),
+        desk.redis.command("ZRANGE", "bell:running", 0, PAGE_SIZE - 1, "WITHSCORES"),
     )
     running = [(work.decode(), float(until)) for work, until in zip(flat[::2], flat[1::2], strict=True)]
     return await desk.page(ask, "workers.html", workers=at_work, states=states, running=running)

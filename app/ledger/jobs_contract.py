@@ -8,9 +8,9 @@ import json
 from typing import Any
 
 #: arq's sorted set of jobs.
-QUEUE_KEY = "db:jobs"
+QUEUE_KEY = "bell:queue:visits"
 #: The sorted set of the workers that live, by their last heartbeat in ms.
-WORKERS_KEY = "db:workers"
+WORKERS_KEY = "bell:workers"
 
 #: What a job can be, by the name that the worker registers it under; also the first word of the work's own name.
 VISIT, EVENT = "visit", "event"

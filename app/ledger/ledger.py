@@ -284,7 +284,7 @@ class Ledger:
         )
         return [(flat[i].decode(), flat[i + 1].decode(), flat[i + 2]) for i in range(0, len(flat), 3)]
 
-    async def ack(self, job_id: str, queue: Queue = "visit") -> None:
+    async def ack(self, job_id: str, queue: Queue = "visits") -> None:
         """The job is done with, whatever came of it: what is still to be done stands in the ledger."""
         await self.redis.script(scripts.acknowledge(job=job_id, queue=queue))
 
@@ -355,11 +355,11 @@ class Ledger:
 
     async def hook_names(self) -> list[str]:
         """Where anybody ever rang, also those that are not in the settings any more."""
-        return sorted(hook.decode() for hook in await self.redis.command("SMEMBERS", "db:hooks"))
+        return sorted(hook.decode() for hook in await self.redis.command("SMEMBERS", "bell:hooks"))
 
     async def delete_circuit(self, account: str) -> None:
         """Nobody has a token for it any more: what it held comes out, and is parked for that."""
-        await self.redis.command("DEL", f"db:gate:{account}")
+        await self.redis.command("DEL", f"bell:circuit:{account}")
 
     async def assign_contact(self, task_id: str, change: VisitChange) -> None:
         """Land an operator's own change; it is a fact like any other."""
@@ -386,7 +386,7 @@ class Ledger:
 
     async def load_delivery(self, delivery_id: str) -> tuple[DeliveryInfo, bytes]:
         """A delivery as it was kept, and its body. Raises NotFound, BodyUnavailable."""
-        record = await self.redis.command("GET", f"db:delivery:{delivery_id}")
+        record = await self.redis.command("GET", f"bell:delivery:{delivery_id}")
         if record is None:
             raise NotFound(delivery_id)
         return self.decode_delivery(delivery_id, record)
@@ -407,11 +407,11 @@ class Ledger:
         return DeliveryInfo(**orjson.loads(await self._head(delivery_id)))
 
     async def _head(self, delivery_id: str) -> bytes:
-        head, newline, _ = (await self.redis.command("GETRANGE", f"db:delivery:{delivery_id}", 0, 4_095)).partition(
+        head, newline, _ = (await self.redis.command("GETRANGE", f"bell:delivery:{delivery_id}", 0, 4_095)).partition(
             b"\n"
         )
         if not newline:
-            head, newline, _ = (await self.redis.command("GET", f"db:delivery:{delivery_id}") or b"").partition(b"\n")
+            head, newline, _ = (await self.redis.command("GET", f"bell:delivery:{delivery_id}") or b"").partition(b"\n")
         if not newline:
             raise NotFound(delivery_id)
         return bytes(head)
@@ -419,11 +419,11 @@ class Ledger:
     async def scan_by_time(
         self, name: str, since: float = float("-inf"), until: float = float("inf")
     ) -> AsyncIterator[str]:
-        """The names in `db:<name>`, a set that is sorted by time in ms, page by page, while others leave and join it."""
+        """The names in `bell:<name>`, a set that is sorted by time in ms, page by page, while others leave and join it."""
         known: set[bytes] = set()  # of the last time that was seen: several may share it
         while True:
             most = 500 + len(known)
-            asked = ("ZRANGEBYSCORE", f"db:{name}", since, until, "WITHSCORES", "LIMIT", 0, most)
+            asked = ("ZRANGEBYSCORE", f"bell:{name}", since, until, "WITHSCORES", "LIMIT", 0, most)
             flat = await self.redis.command(*asked)
             page = list(zip(flat[::2], map(float, flat[1::2]), strict=True))
             for found, _ in page:
@@ -437,17 +437,17 @@ class Ledger:
 
     async def count_queued(self, task_ids: Sequence[str]) -> int:
         """How many of these are still queued."""
-        scores = await self.redis.command("ZMSCORE", "db:queued", *task_ids) if task_ids else []
+        scores = await self.redis.command("ZMSCORE", "bell:queued", *task_ids) if task_ids else []
         return sum(score is not None for score in scores)
 
     async def newest_delivery_ids(self, hooks: Iterable[str], limit: int) -> list[str]:
         """The newest ids over all these hooks, newest first."""
-        found = [await self.redis.command("ZREVRANGE", f"db:deliveries:{hook}", 0, limit - 1) for hook in hooks]
+        found = [await self.redis.command("ZREVRANGE", f"bell:deliveries:{hook}", 0, limit - 1) for hook in hooks]
         return sorted((id.decode() for ids in found for id in ids), reverse=True)[:limit]
 
     async def load_task(self, task_id: str, alias_depth: int = 0) -> Task:
         """A piece of work as it stands. Raises NotFound."""
-        hash = await self.redis.command("HGETALL", f"db:{task_id}")
+        hash = await self.redis.command("HGETALL", f"bell:{task_id}")
         if not hash:
             raise NotFound(task_id)
         return _decode_task(task_id.encode(), alias_depth, hash)
@@ -459,14 +459,16 @@ class Ledger:
 
     async def task_ids(self, state: TaskState, limit: int = 1_000) -> list[str]:
         """The names of the work in that state, oldest first."""
-        names = await self.redis.command("ZRANGE", f"db:{state}", 0, limit - 1)
+        names = await self.redis.command("ZRANGE", f"bell:{state}", 0, limit - 1)
         return [name.decode() for name in names]
 
 
 async def known_accounts(redis: Redis, configured: Iterable[str]) -> list[str]:
     """The accounts of the settings, and those that had work held or parked, or whose way to the API was shut: an account may
     leave the settings before its work is done. Raises RedisUnavailable."""
-    left, gates = await asyncio.gather(redis.command("SMEMBERS", "db:accounts"), redis.command("SMEMBERS", "db:gates"))
+    left, gates = await asyncio.gather(
+        redis.command("SMEMBERS", "bell:accounts"), redis.command("SMEMBERS", "bell:circuits")
+    )
     return sorted({name.decode() for name in (*left, *gates)}.union(configured))
 
 
@@ -494,7 +496,7 @@ def delivery_time_ms(delivery_id: str) -> int:
 def _dedup_key(delivery: Delivery, dedup_id: str | None) -> str:
     named = delivery.body if dedup_id is None else b"id:" + dedup_id.encode("utf-8", "surrogatepass")
     digest = base64.urlsafe_b64encode(hashlib.sha256(named).digest()[:16]).rstrip(b"=").decode()
-    return f"db:seen:{delivery.hook}:{digest}"
+    return f"bell:dedup:{delivery.hook}:{digest}"
 
 
 def _pack_changes(source: str, account: str, changes: Sequence[VisitChange]) -> list[tuple[str, bytes, str]]:

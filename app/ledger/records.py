@@ -9,9 +9,9 @@ from app.visits.merge import Said
 from app.webhooks.delivery import Delivery
 
 #: Where jobs wait: each lane has places of its own in a worker.
-Queue = Literal["visit", "event", "replay"]
+Queue = Literal["visits", "events", "replays"]
 #: Where an operator puts work back: among what rings, or behind it.
-QueueOverride = Literal["", "replay"]
+QueueOverride = Literal["", "replays"]
 TaskState = Literal["queued", "running", "waiting", "held", "parked", "discarded", "settled"]
 
 

@@ -8,11 +8,11 @@ from app.ledger.times import iso_timestamp
 from app.telemetry.counters import increment_now
 from app.telemetry.metric_names import OPERATOR_ACTIONS
 
-KEY, MAX_ENTRIES = "db:audit-log", 10_000
+KEY, MAX_ENTRIES = "bell:activity", 10_000
 #: Failed log-ins are one line for so long: how many, and which line.
 FAILED_LOGINS_KEY, FAILED_LOGINS_ENTRY_KEY, FAILED_LOGINS_WINDOW_S = (
-    "db:login-attempts:failed",
-    "db:login-attempts:line",
+    "bell:login-attempts:failed",
+    "bell:login-attempts:line",
     900,
 )
 #: Somebody may have looked for one.

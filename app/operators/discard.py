@@ -83,6 +83,6 @@ class Discard:
         # Where no change is open, the work itself is given up.
         if root.state in FINAL_STATES or (rang and delivery and delivery not in rang):
             return NOTHING_TO_DISCARD
-        parked_at = await self._ledger.redis.command("ZSCORE", "db:parked", root.task_id)
+        parked_at = await self._ledger.redis.command("ZSCORE", "bell:parked", root.task_id)
         since = [float(parked_at or 0), *(delivery_time_ms(one) for one in rang if one.startswith("d"))]
         return CHANGED_SINCE_PLAN if max(since) > self._planned_at else ""

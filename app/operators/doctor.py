@@ -236,7 +236,7 @@ def _clock(name: str, drift_s: float, against: str) -> Check:
 
 
 async def _tasks(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
-    parked = await redis.command("ZCARD", "db:parked")
+    parked = await redis.command("ZCARD", "bell:parked")
     if parked:
         yield Check(
             "failures", "warn", f"{parked} need an operator", "See `doorbell failures`, then `doorbell replay`."
@@ -245,14 +245,14 @@ async def _tasks(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
     for check in _queue(work):
         yield check
     for account in settings.tokens:
-        why, since = await redis.command("HMGET", f"db:gate:{account}", "kind", "since")
+        why, since = await redis.command("HMGET", f"bell:circuit:{account}", "kind", "since")
         if why:
             hooks, shut_s = settings.hooks_of(account), time.time() - float(since) / 1000
             detail = f"{account} ({', '.join(hooks)}): {why.decode()}, for {shut_s:.0f} s"
             fix = f"`doorbell resume {hooks[0]}`" if why == b"paused" and hooks else "It is probed and opens by itself."
             yield Check("visits_api.gate", "warn", detail, fix)
     for account in await known_accounts(redis, settings.tokens):
-        held = 0 if account in settings.tokens else await redis.command("ZCARD", f"db:held:{account}")
+        held = 0 if account in settings.tokens else await redis.command("ZCARD", f"bell:held:{account}")
         if held:
             fix = "Set a token for it; a worker parks them as token_missing, and they can be replayed then."
             yield Check(f"visits_api {account}", "warn", f"{held} held; the account has no token", fix)
@@ -263,8 +263,8 @@ async def _tenants(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
     for name, entrance in settings.entrances.items():
         if not entrance.hook.tenants:
             continue
-        foreign = int(await redis.command("HGET", "db:refused", f"{name}:foreign_tenant") or 0)
-        if foreign and not await redis.command("EXISTS", f"db:deliveries:{name}"):
+        foreign = int(await redis.command("HGET", "bell:rejections", f"{name}:foreign_tenant") or 0)
+        if foreign and not await redis.command("EXISTS", f"bell:deliveries:{name}"):
             detail = f"all {foreign} events came from accounts that TENANTS does not name, and none was kept"
             fix = f"Compare HOOKS__{name.upper()}__TENANTS with the accounts in `doorbell rejections --hook {name}`."
             yield Check(f"hook {name}", "warn", detail, fix)

@@ -74,7 +74,7 @@ class DriftAudit:
         """rate: calls a second, beside those of the workers in the same line; by default VISITS_API_RATE."""
         self._ledger, self._settings, self._account = ledger, settings, account
         self._rate = rate or settings.visits_api_rate
-        self._key = f"db:audit:{account}"
+        self._key = f"bell:audit:{account}"
         token = settings.tokens[account]
         self._api = VisitsClient(http, settings.visits_api_url, token, [], self._before_call)
         self._ours = tuple(f"{name}-" for name in load_sources())
@@ -111,7 +111,9 @@ class DriftAudit:
 
     async def repair(self, difference: Difference) -> None:
         """Put it back to work; the worker asks what stands there. Raises NotFound."""
-        await self._ledger.replay(difference.task_id, recheck=True, duplicate_ids=difference.remote_ids, queue="replay")
+        await self._ledger.replay(
+            difference.task_id, recheck=True, duplicate_ids=difference.remote_ids, queue="replays"
+        )
 
     async def _load_progress(self) -> AuditProgress:
         kept = await self._ledger.redis.command("GET", self._key)
@@ -172,7 +174,7 @@ class DriftAudit:
     async def _duplicate_ids(self, work: str, visit: Record) -> list[int]:
         """Pages shift while visits are made, so one may be seen twice; two numbers under one name are two visits."""
         number, mark = visit.get("id"), f"{self.progress.run_id} {visit.get('id')}"
-        earlier = await self._ledger.redis.command("HGET", f"db:{work}", "audited")
+        earlier = await self._ledger.redis.command("HGET", f"bell:{work}", "audited")
         run, _, before = (earlier or b"").decode().partition(" ")
         if run == self.progress.run_id and before != str(number):
             return [int(before), int(number)] if before.isdecimal() and isinstance(number, int) else []
@@ -195,12 +197,12 @@ class DriftAudit:
 
     async def _iter_visits(self) -> AsyncIterator[str]:
         """The ledger's visits of this account, page by page."""
-        cursor, prefix = b"0", f"db:visit:{self._account}/"
+        cursor, prefix = b"0", f"bell:visit:{self._account}/"
         while True:
             asked = ("SCAN", cursor, "MATCH", f"{prefix}*", "COUNT", 1_000, "TYPE", "hash")
             cursor, keys = await self._ledger.redis.command(*asked)
             for key in keys:
-                yield key.decode().removeprefix("db:")
+                yield key.decode().removeprefix("bell:")
             if cursor == b"0":
                 return
 
@@ -208,7 +210,7 @@ class DriftAudit:
         """A visit that should stand and was on no page. It is asked for by its name before anything is said: pages shift
         also when visits are removed, and it may have been made meanwhile."""
         fields = ("state", "remote", "audited")
-        state, api, seen = await self._ledger.redis.command("HMGET", f"db:{work}", *fields)
+        state, api, seen = await self._ledger.redis.command("HMGET", f"bell:{work}", *fields)
         if state or not api or (seen or b"").decode().startswith(self.progress.run_id):
             return None
         name = work.partition("/")[2]

@@ -172,14 +172,14 @@ class Erasure:
                 origin.rpartition(".")[0] for one in family for origin in (*one.changes, *one.discarded_changes)
             )
             self._inspect_visit(family, found)
-        async for page in self._scan("db:delivery:*"):
+        async for page in self._scan("bell:delivery:*"):
             for keys in batched(page, self._body_batch):
                 await self._inspect_deliveries(keys, theirs, said_by, found)
-        async for page in self._scan("db:operation:*"):
+        async for page in self._scan("bell:operation:*"):
             for key in page:
                 order = b"" if key.endswith(":lock") else await self._redis.command("HGET", key, "request")
                 if self._mentions(order or b""):
-                    found.operations.add(key.removeprefix("db:operation:"))
+                    found.operations.add(key.removeprefix("bell:operation:"))
         for key in await self._digest_keys():
             if await self._redis.command("EXISTS", key):
                 found.digests.add(key)
@@ -217,11 +217,11 @@ class Erasure:
         for work in works:
             if family := await self._visit_or_empty(work):
                 yield family
-        async for page in self._scan("db:visit:*"):
+        async for page in self._scan("bell:visit:*"):
             for keys in batched(page, VISIT_BATCH):
                 kept = await asyncio.gather(*(self._redis.command("HVALS", key) for key in keys))
                 for key in await asyncio.to_thread(self._keys_naming_person, keys, kept):
-                    if family := await self._visit_or_empty(key.removeprefix("db:")):
+                    if family := await self._visit_or_empty(key.removeprefix("bell:")):
                         yield family
 
     async def _visit_or_empty(self, work: str) -> list[Task]:
@@ -267,7 +267,7 @@ class Erasure:
         for key, record in zip(keys, records, strict=True):
             if record is None:
                 continue
-            id, is_sealed = key.removeprefix("db:delivery:"), False
+            id, is_sealed = key.removeprefix("bell:delivery:"), False
             try:
                 meta, raw = self._ledger.decode_delivery(id, record)
             except BodyUnavailable as error:
@@ -304,7 +304,7 @@ class Erasure:
         for phone in filter(None, map(search_index.normalize_phone, found.phones)):
             for key in self._settings.secret_key:
                 await self._redis.command("ZREM", search_index.index_key(phone, key), *found.visits, "")
-        async for page in self._scan("db:record:*"):  # of anybody: they would serve for seconds only
+        async for page in self._scan("bell:record:*"):  # of anybody: they would serve for seconds only
             for key in page:
                 await self._redis.command("DEL", key)
         await self._redis.command("DEL", *await self._digest_keys())
@@ -348,12 +348,12 @@ class Erasure:
 
     async def _erase_filter(self, id: str, removed: ErasureReport) -> None:
         """An operation that is not over looks for what it was told to look for."""
-        order, state = await self._redis.command("HMGET", f"db:operation:{id}", "request", "state")
+        order, state = await self._redis.command("HMGET", f"bell:operation:{id}", "request", "state")
         if state in (b"queued", b"running"):
             removed.busy.add(f"operation:{id}")
         elif order:
             words = self._redact(orjson.loads(order))
-            await self._redis.commands(("HSET", f"db:operation:{id}", "request", orjson.dumps(words)))
+            await self._redis.commands(("HSET", f"bell:operation:{id}", "request", orjson.dumps(words)))
 
     def _redact(self, told: Any) -> Any:
         if isinstance(told, dict):
@@ -396,8 +396,12 @@ class Erasure:
 
     async def _digest_keys(self) -> list[str]:
         accounts = await known_accounts(self._redis, self._settings.every_account)
-        contacts = [f"db:contact:{account}:{name}" for account in accounts for name in self._contact_keys(account)]
-        return [*contacts, *(search_index.index_key(self._email, key) for key in self._settings.secret_key), "db:none"]
+        contacts = [f"bell:contact:{account}:{name}" for account in accounts for name in self._contact_keys(account)]
+        return [
+            *contacts,
+            *(search_index.index_key(self._email, key) for key in self._settings.secret_key),
+            "bell:none",
+        ]
 
 
 def batched(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -219,13 +219,13 @@ class Explain:
 
     async def is_visit(self, id: str) -> bool:
         """Is it a visit's name, and not a delivery's?"""
-        return not await self._ledger.redis.command("EXISTS", f"db:delivery:{id}")
+        return not await self._ledger.redis.command("EXISTS", f"bell:delivery:{id}")
 
     async def visit_task_ids(self, external_id: str) -> list[str]:
         """In every account; also by the tool's own id behind the source's name, where that had to be written otherwise."""
         accounts = await known_accounts(self._ledger.redis, self._settings.every_account)
         works = [visit_task_id(account, name) for account in accounts for name in _possible_names(external_id)]
-        found = [work for work in works if await self._ledger.redis.command("EXISTS", f"db:{work}")]
+        found = [work for work in works if await self._ledger.redis.command("EXISTS", f"bell:{work}")]
         if not found:
             raise NotFound(external_id)
         return found

@@ -35,14 +35,23 @@ async def new_deliveries(ledger: Ledger, hooks: Iterable[str]) -> AsyncIterator[
 
 
 async def _page(redis: Redis, hook: str, since: float, known: set[bytes]) -> list[tuple[bytes, float]]:
-    asked = ("ZRANGEBYSCORE", f"db:deliveries:{hook}", since, "+inf", "WITHSCORES", "LIMIT", 0, PAGE_SIZE + len(known))
+    asked = (
+        "ZRANGEBYSCORE",
+        f"bell:deliveries:{hook}",
+        since,
+        "+inf",
+        "WITHSCORES",
+        "LIMIT",
+        0,
+        PAGE_SIZE + len(known),
+    )
     flat = await redis.command(*asked)
     return list(zip(flat[::2], map(float, flat[1::2]), strict=True))
 
 
 async def finished_attempts(listening: Redis) -> AsyncIterator[tuple[str, Attempt]]:
     """Each piece of work with the attempt that just came to an end. Raises RedisUnavailable."""
-    async for told in listening.subscribe("db:attempts"):
+    async for told in listening.subscribe("bell:attempts"):
         work, _, attempt = told.partition(b" {")
         yield work.decode(), Attempt(**orjson.loads(b"{" + attempt))
 

@@ -73,7 +73,7 @@ class Lists:
     async def deliveries(self, filter: Filter, limit: int = PAGE_SIZE) -> ListPage:
         if filter.is_by_state:
             return await self.tasks(filter, limit)
-        keys = [f"db:deliveries:{hook}" for hook in await self._hooks_matching(filter)]
+        keys = [f"bell:deliveries:{hook}" for hook in await self._hooks_matching(filter)]
         is_named = filter.visit or filter.search
         rows: list[Row] = []
         looked, heads, last, visits = 0, 0, "", VisitCache(self._ledger)
@@ -102,7 +102,7 @@ class Lists:
     async def tasks(self, filter: Filter, limit: int = PAGE_SIZE) -> ListPage:
         """What stands in a state that is not over: visits and events, with the delivery that waits in each."""
         state = filter.state if filter.state in INDEXED_STATES else "parked"
-        keys = await self._held_keys() if state == "held" else [f"db:{state}"]
+        keys = await self._held_keys() if state == "held" else [f"bell:{state}"]
         is_named = filter.visit or filter.search
         rows: list[Row] = []
         last = ""
@@ -139,13 +139,13 @@ class Lists:
 
     async def newest_cursor(self, filter: Filter) -> str:
         """The time of the newest delivery, for `newer`."""
-        keys = [f"db:deliveries:{hook}" for hook in await self._hooks_matching(filter)]
+        keys = [f"bell:deliveries:{hook}" for hook in await self._hooks_matching(filter)]
         ends = await asyncio.gather(*(self._redis.command("ZREVRANGE", key, 0, 0, "WITHSCORES") for key in keys))
         return f"{max((float(end[1]) for end in ends if end), default=0):.0f}"
 
     async def count_by_state(self) -> dict[str, int]:
         """How much work stands in each state."""
-        sizes = await asyncio.gather(*(self._redis.command("ZCARD", f"db:{state}") for state in INDEXED_STATES))
+        sizes = await asyncio.gather(*(self._redis.command("ZCARD", f"bell:{state}") for state in INDEXED_STATES))
         held = await asyncio.gather(*(self._redis.command("ZCARD", key) for key in await self._held_keys()))
         return dict(zip(INDEXED_STATES, sizes, strict=True)) | {"held": sum(held)}
 
@@ -157,7 +157,7 @@ class Lists:
 
     async def count_by_hook(self) -> dict[str, int]:
         names = await self._all_hooks()
-        sizes = await asyncio.gather(*(self._redis.command("ZCARD", f"db:deliveries:{name}") for name in names))
+        sizes = await asyncio.gather(*(self._redis.command("ZCARD", f"bell:deliveries:{name}") for name in names))
         return dict(zip(names, sizes, strict=True))
 
     async def group_by_reason(self, state: str = "parked") -> list[FailureGroup]:
@@ -196,7 +196,7 @@ class Lists:
 
     async def _count_arrived(self, filter: Filter, since: float | str, until: float | str) -> int:
         hooks = await self._hooks_matching(filter)
-        keys = [f"db:deliveries:{hook}" for hook in hooks if self._hook_has_source(hook, filter.source)]
+        keys = [f"bell:deliveries:{hook}" for hook in hooks if self._hook_has_source(hook, filter.source)]
         return sum(await asyncio.gather(*(self._redis.command("ZCOUNT", key, since, until) for key in keys)))
 
     def _hook_has_source(self, hook: str, source: str) -> bool:
@@ -208,7 +208,7 @@ class Lists:
     async def search(self, text: str) -> list[SearchResult]:
         """By the id of a delivery, of a visit on either side, of a request; by e-mail address or phone number."""
         stands, visits, request = await asyncio.gather(
-            self._redis.command("EXISTS", f"db:delivery:{text}"),
+            self._redis.command("EXISTS", f"bell:delivery:{text}"),
             self._existing_visits(_possible_names(text)),
             counters.delivery_of_request(self._redis, text),
         )
@@ -229,17 +229,17 @@ class Lists:
     async def _existing_visits(self, names: Sequence[str]) -> list[str]:
         """Those of the names that are visits: one command for each account, and for each name where there is one."""
         every = await known_accounts(self._redis, self._settings.every_account)
-        keys = [[f"db:visit:{account}/{name}" for name in names] for account in every]
+        keys = [[f"bell:visit:{account}/{name}" for name in names] for account in every]
         sizes = await asyncio.gather(*(self._redis.command("EXISTS", *of_account) for of_account in keys))
         accounts = [account for account, size in zip(every, sizes, strict=True) if size]
-        asked = [(name, f"db:visit:{account}/{name}") for name in names for account in accounts]
+        asked = [(name, f"bell:visit:{account}/{name}") for name in names for account in accounts]
         found = await asyncio.gather(*(self._redis.command("EXISTS", key) for _, key in asked))
         return [name for (name, _), stands in zip(asked, found, strict=True) if stands]
 
     # -- parts --
 
     async def _held_keys(self) -> list[str]:
-        return [f"db:held:{one}" for one in await known_accounts(self._redis, self._settings.every_account)]
+        return [f"bell:held:{one}" for one in await known_accounts(self._redis, self._settings.every_account)]
 
     async def _tasks_by_id(self, filter: Filter) -> AsyncIterator[list[tuple[float, str]]]:
         found = await asyncio.gather(*(self._task_ids(id) for id in await self.resolve_ids(filter)))
@@ -315,7 +315,7 @@ class Lists:
         if not (filter.reason or filter.source or filter.since or filter.until):
             return set(works)
         told = await asyncio.gather(
-            *(self._redis.command("HMGET", f"db:{work}", "reason", "pending_since") for work in works)
+            *(self._redis.command("HMGET", f"bell:{work}", "reason", "pending_since") for work in works)
         )
         sources = await self._sources_of_tasks(works)
         return {
@@ -328,11 +328,11 @@ class Lists:
 
     async def _iter_reasons(self, state: str) -> AsyncIterator[list[tuple[str, str, str, float]]]:
         """Everything in that state, newest first, in pages: work, source, reason, since when."""
-        for key in await self._held_keys() if state == "held" else [f"db:{state}"]:
+        for key in await self._held_keys() if state == "held" else [f"bell:{state}"]:
             for start in itertools.count(0, REASON_BATCH):
                 asked = ("SORT", key, "BY", "nosort", "DESC", "LIMIT", start, REASON_BATCH)
                 flat = await self._redis.command(
-                    *asked, "GET", "#", "GET", "db:*->reason", "GET", "db:*->pending_since"
+                    *asked, "GET", "#", "GET", "bell:*->reason", "GET", "bell:*->pending_since"
                 )
                 works = [work.decode() for work in flat[::3]]
                 sources = await self._sources_of_tasks(works)

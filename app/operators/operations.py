@@ -1,8 +1,8 @@
 """Replays and discards that are said at the desk and carried out by a worker, so that nobody has to wait for them.
 
-    db:operations         all that are known, by when they were said
-    db:operations:open    those that are not over; the first is carried out, by whoever holds its lock
-    db:operation:<id>     what was said, by whom, and how far it is
+    bell:operations         all that are known, by when they were said
+    bell:operations:open    those that are not over; the first is carried out, by whoever holds its lock
+    bell:operation:<id>     what was said, by whom, and how far it is
 
 A worker that dies leaves its operation to the next one, which walks the same way again: what was put back to work is no
 longer what is looked for, and a replay of what is done changes nothing.
@@ -27,7 +27,7 @@ from app.settings.model import Settings
 from app.telemetry.logs import log
 
 OperationKind = Literal["replay", "discard"]
-OPEN = "db:operations:open"
+OPEN = "bell:operations:open"
 MAX_STORED = 500
 #: How often progress is written, and how long a worker that says nothing keeps its operation.
 PROGRESS_INTERVAL_S, LOCK_TTL_S = 0.5, 15
@@ -86,7 +86,7 @@ class Operations:
 
     async def get(self, id: str) -> Operation:
         """Raises NotFound."""
-        flat = await self._redis.command("HGETALL", f"db:operation:{id}")
+        flat = await self._redis.command("HGETALL", f"bell:operation:{id}")
         if not flat:
             raise NotFound(id)
         return _decode(id, dict(zip(flat[::2], flat[1::2], strict=True)))
@@ -102,7 +102,7 @@ class Operations:
         """What was put back to work stays so; the rest is left alone. Raises NotFound."""
         operation = await self.get(id)
         if operation.is_open:
-            await self._redis.commands(("HSET", f"db:operation:{id}", "cancel", 1))
+            await self._redis.commands(("HSET", f"bell:operation:{id}", "cancel", 1))
         if operation.state == "queued":
             await self._store(replace(operation, state="cancelled"), ("ZREM", OPEN, id))
 
@@ -110,7 +110,7 @@ class Operations:
 
     async def run_next(self) -> None:
         for id in await self._redis.command("ZRANGE", OPEN, 0, 0):
-            lock, token = f"db:operation:{id.decode()}:lock", new_delivery_id()
+            lock, token = f"bell:operation:{id.decode()}:lock", new_delivery_id()
             if await self._ledger.acquire_lock(lock, token, LOCK_TTL_S):
                 try:
                     await self._run(id.decode(), lock, token)
@@ -148,7 +148,7 @@ class Operations:
             if error:
                 raise error
             return "done"
-        cancelled = await self._redis.command("HEXISTS", f"db:operation:{run.operation.id}", "cancel")
+        cancelled = await self._redis.command("HEXISTS", f"bell:operation:{run.operation.id}", "cancel")
         return "cancelled" if cancelled else "running"
 
     async def _execute(self, run: "_Progress") -> None:
@@ -162,7 +162,7 @@ class Operations:
 
     async def _store(self, operation: Operation, *more: tuple[Any, ...]) -> None:
         """more: commands that are executed with it."""
-        key, order = f"db:operation:{operation.id}", operation.request
+        key, order = f"bell:operation:{operation.id}", operation.request
         told = {
             "request": orjson.dumps(asdict(order)),
             "at": operation.created_at_ms,

@@ -125,10 +125,10 @@ class Replay:
         """Put one back to work: `queued`, `running`, or `expired` where it went meanwhile."""
         try:
             if self._mode == "retranslate":
-                return await self._ledger.retranslate(step.task_id.removeprefix(f"{EVENT}:"), queue="replay")
+                return await self._ledger.retranslate(step.task_id.removeprefix(f"{EVENT}:"), queue="replays")
             if self._contact and not step.task_id.startswith(EVENT):
                 await self._assign_contact(step.task_id)
-            return await self._ledger.replay(step.task_id, self._recheck, queue="replay")
+            return await self._ledger.replay(step.task_id, self._recheck, queue="replays")
         except NotFound:
             return "expired"
 
@@ -238,7 +238,7 @@ class Replay:
         name = want.contact.name(self._settings.contact_key(root.account))
         if name is None or want.is_off or name == root.remote.get(REMEMBERED):
             return ""
-        found = await self._ledger.redis.command("GET", f"db:contact:{root.account}:{name}")
+        found = await self._ledger.redis.command("GET", f"bell:contact:{root.account}:{name}")
         known = want.contact.id or (found and found.decode())
         if known is None:
             return "GET /contacts, then what differs"

@@ -55,4 +55,4 @@ async def lookup(redis: Redis, text: str, keys: Sequence[str], limit: int = 50) 
 def index_key(name: str, key: str) -> str:
     """Where the visits of an address or a number are. name: as it is digested."""
     digest = hmac.digest(key.encode(), f"doorbell find {name}".encode("utf-8", "surrogatepass"), hashlib.sha256)
-    return f"db:find:{digest.hex()[:32]}"
+    return f"bell:contact-index:{digest.hex()[:32]}"

@@ -1,7 +1,7 @@
 """Alarms to ALERT_WEBHOOK_URL, in Slack's form: one message when something begins, one when it is over.
 
 Workers look, one of them at a time; a web process looks when no worker lives. What is on, and the counts of the last ten
-minutes, stand in `db:alarms`. A message that was not taken is sent again at the next look.
+minutes, stand in `bell:alerts`. A message that was not taken is sent again at the next look.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from app.telemetry.logs import log
 from app.telemetry.rejections import mismatch_times
 
 CHECK_EVERY_S = 10.0
-STATE_KEY, LOCK_KEY = "db:alarms", "db:alarms:lock"
+STATE_KEY, LOCK_KEY = "bell:alerts", "bell:alerts:lock"
 STATE_TTL_MS = 7 * 86_400_000
 POST_TIMEOUT_S = 5.0
 #: Counts are compared over so long, and noted so often.
@@ -93,7 +93,7 @@ class AlertMonitor:
         return int(await self._redis.command("ZCOUNT", WORKERS_KEY, (int(seconds) - WORKER_ALIVE_S) * 1000, "+inf"))
 
     async def _sample(self) -> Sample:
-        return Sample(time.time(), await self._redis.command("ZCARD", "db:parked"))
+        return Sample(time.time(), await self._redis.command("ZCARD", "bell:parked"))
 
     # -- what may be the matter --
 
@@ -127,7 +127,7 @@ class AlertMonitor:
 
     async def _delivery_times(self, hook: str) -> list[float]:
         """When the last deliveries came, the newest first."""
-        flat = await self._redis.command("ZREVRANGE", f"db:deliveries:{hook}", 0, MAX_GAPS, "WITHSCORES")
+        flat = await self._redis.command("ZREVRANGE", f"bell:deliveries:{hook}", 0, MAX_GAPS, "WITHSCORES")
         return [float(score) / 1000 for score in flat[1::2]]
 
     async def _signature_alert(self, hook: str, times: Sequence[float]) -> tuple[str, str] | None:

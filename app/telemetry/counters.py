@@ -1,9 +1,9 @@
 """What is counted for people to look at: in memory, and flushed now and then, so that no delivery costs a round trip.
 
-    db:hour:<hour>      counts of that hour since 1970, by `<hook>:<outcome>`; it goes after a week
-    db:matched:<hook>   when each secret last matched, in ms, by its fingerprint; a year after the last of them
-    db:request:<digest> an X-Request-ID's delivery, kept as long as deliveries are
-    db:counts           counts since ever for /metrics, by `<signal>|<label>|…`, of a histogram also `|<bucket>` or `|us`
+    bell:hourly:<hour>      counts of that hour since 1970, by `<hook>:<outcome>`; it goes after a week
+    bell:secret-used:<hook>   when each secret last matched, in ms, by its fingerprint; a year after the last of them
+    bell:request-index:<digest> an X-Request-ID's delivery, kept as long as deliveries are
+    bell:metrics           counts since ever for /metrics, by `<signal>|<label>|…`, of a histogram also `|<bucket>` or `|us`
 
 A process that is killed loses the last few seconds of it, and nothing that anybody relies on.
 """
@@ -28,7 +28,7 @@ HOUR_S = 3_600
 HOURLY_TTL_S = 8 * 86_400
 #: A hook at which nobody rang for so long has forgotten its secrets.
 SECRET_USED_TTL_S = 366 * 86_400
-METRICS_KEY = "db:counts"
+METRICS_KEY = "bell:metrics"
 #: While Redis is away, no more request ids than this wait in memory; so many are written at once.
 MAX_PENDING_REQUEST_IDS, REQUEST_ID_BATCH = 10_000, 500
 
@@ -86,7 +86,7 @@ class Counters:
         by_hour = {f"{hook}:{outcome}": count for (hook, outcome), count in counts.items()}
         since_ever = {"|".join(map(str, name)): count for name, count in totals.items()}
         wrote = await asyncio.gather(
-            _add_counts(redis, f"db:hour:{hour}", by_hour, HOURLY_TTL_S),
+            _add_counts(redis, f"bell:hourly:{hour}", by_hour, HOURLY_TTL_S),
             _add_counts(redis, METRICS_KEY, since_ever),
             self._write_last_used(redis, matched, requests),
             return_exceptions=True,
@@ -118,10 +118,12 @@ class Counters:
         self, redis: Redis, matched: Mapping[tuple[str, int], int], requests: Mapping[str, str]
     ) -> None:
         asked = [
-            redis.command("HSET", f"db:matched:{hook}", fingerprint(self._secrets[hook][slot], self._secret_keys), at)
+            redis.command(
+                "HSET", f"bell:secret-used:{hook}", fingerprint(self._secrets[hook][slot], self._secret_keys), at
+            )
             for (hook, slot), at in matched.items()
         ]
-        asked += [redis.command("EXPIRE", f"db:matched:{hook}", SECRET_USED_TTL_S) for hook, _ in matched]
+        asked += [redis.command("EXPIRE", f"bell:secret-used:{hook}", SECRET_USED_TTL_S) for hook, _ in matched]
         await asyncio.gather(*asked)
         known = list(requests.items()) if self._request_id_ttl_s else []
         for at in range(0, len(known), REQUEST_ID_BATCH):
@@ -156,7 +158,7 @@ async def totals(redis: Redis) -> dict[str, int]:
 async def hourly_counts(redis: Redis, count: int) -> list[tuple[int, Counter[tuple[str, str]]]]:
     """The last hours with their counts by hook and outcome, oldest first. Raises RedisUnavailable."""
     names = range(current_hour() - count + 1, current_hour() + 1)
-    hashes = await asyncio.gather(*(redis.command("HGETALL", f"db:hour:{hour}") for hour in names))
+    hashes = await asyncio.gather(*(redis.command("HGETALL", f"bell:hourly:{hour}") for hour in names))
     return [(hour, _decode_hour(flat)) for hour, flat in zip(names, hashes, strict=True)]
 
 
@@ -167,14 +169,14 @@ async def delivery_of_request(redis: Redis, request_id: str) -> str | None:
 
 
 def request_key(id: str) -> str:
-    return f"db:request:{hashlib.sha256(id.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
+    return f"bell:request-index:{hashlib.sha256(id.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
 
 
 async def secret_last_used(
     redis: Redis, hook: str, secrets: Sequence[str], secret_keys: Sequence[str]
 ) -> dict[str, int | None]:
     """When each secret last matched, in ms, by its fingerprint; None: never, as far as is known. Raises RedisUnavailable."""
-    flat = await redis.command("HGETALL", f"db:matched:{hook}")
+    flat = await redis.command("HGETALL", f"bell:secret-used:{hook}")
     known = {print.decode(): int(at) for print, at in zip(flat[::2], flat[1::2], strict=True)}
     return {print: known.get(print) for print in (fingerprint(secret, secret_keys) for secret in secrets)}
 

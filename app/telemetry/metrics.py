@@ -93,13 +93,13 @@ async def _live_gauges(redis: Redis, settings: Settings) -> dict[str, Values]:
     accounts = await known_accounts(redis, settings.tokens or {"main": ""})
     entrances = settings.entrances.values()
     sizes, held, gates, lasts, refused, work, workers, info, clock = await asyncio.gather(
-        _command_each(redis, COUNTED_STATES, "ZCARD", "db:{}"),
-        _command_each(redis, accounts, "ZCARD", "db:held:{}"),
-        _command_each(redis, accounts, "EXISTS", "db:gate:{}"),
+        _command_each(redis, COUNTED_STATES, "ZCARD", "bell:{}"),
+        _command_each(redis, accounts, "ZCARD", "bell:held:{}"),
+        _command_each(redis, accounts, "EXISTS", "bell:circuit:{}"),
         _command_each(
-            redis, [entrance.name for entrance in entrances], "ZREVRANGE", "db:deliveries:{}", 0, 0, "WITHSCORES"
+            redis, [entrance.name for entrance in entrances], "ZREVRANGE", "bell:deliveries:{}", 0, 0, "WITHSCORES"
         ),
-        redis.command("HGETALL", "db:refused"),
+        redis.command("HGETALL", "bell:rejections"),
         load_backlog(redis, accounts),
         redis.command("ZREVRANGE", WORKERS_KEY, 0, -1, "WITHSCORES"),
         redis.command("INFO"),

@@ -47,20 +47,20 @@ class Rejections:
         newest.append(orjson.dumps({"at": int(time.time() * 1000), "reason": reason, "detail": detail[:200]}))
 
     async def flush(self) -> None:
-        """Counts into the hash `db:refused`, the newest into one short list per hook. What cannot be written stays."""
+        """Counts into the hash `bell:rejections`, the newest into one short list per hook. What cannot be written stays."""
         try:
             for field in list(self._counts):
                 await self._flush_count(field, self._counts.pop(field))
             for name in list(self._newest):
-                await self._redis.command("LPUSH", f"db:refused:{name}", *self._newest.pop(name))
-                await self._redis.command("LTRIM", f"db:refused:{name}", 0, MAX_NEWEST - 1)
-                await self._redis.command("EXPIRE", f"db:refused:{name}", NEWEST_TTL_S)
+                await self._redis.command("LPUSH", f"bell:rejections:{name}", *self._newest.pop(name))
+                await self._redis.command("LTRIM", f"bell:rejections:{name}", 0, MAX_NEWEST - 1)
+                await self._redis.command("EXPIRE", f"bell:rejections:{name}", NEWEST_TTL_S)
         except (RedisUnavailable, hiredis.ReplyError) as error:
             log.warning("metrics_flush_failed", part="rejections", reason=type(error).__name__)
 
     async def _flush_count(self, field: str, count: int) -> None:
         try:
-            await self._redis.command("HINCRBY", "db:refused", field, count)
+            await self._redis.command("HINCRBY", "bell:rejections", field, count)
         except BaseException:
             self._counts[field] += count
             raise
@@ -74,7 +74,7 @@ class Rejections:
 
 async def counts(redis: Redis) -> dict[tuple[str, str], int]:
     """How often since ever, by hook and reason. Raises RedisUnavailable."""
-    flat = await redis.command("HGETALL", "db:refused")
+    flat = await redis.command("HGETALL", "bell:rejections")
     by_name = zip(flat[::2], flat[1::2], strict=True)
     return {(name.partition(b":")[0].decode(), name.partition(b":")[2].decode()): int(count) for name, count in by_name}
 
@@ -85,7 +85,7 @@ async def newest(redis: Redis, hooks: Sequence[str]) -> list[dict[str, Any]]:
     kinds = ("", *(f":{kind}" for kind in (*SEPARATE_REASONS, UNSIGNED)))
     names = [(hook, f"{hook}{kind}") for hook in hooks for kind in kinds]
     lists = await asyncio.gather(
-        *(redis.command("LRANGE", f"db:refused:{name}", 0, MAX_NEWEST - 1) for _, name in names)
+        *(redis.command("LRANGE", f"bell:rejections:{name}", 0, MAX_NEWEST - 1) for _, name in names)
     )
     notes = [
         orjson.loads(note) | {"hook": hook} for (hook, _), found in zip(names, lists, strict=True) for note in found
@@ -103,5 +103,5 @@ def senders_first(notes: Sequence[dict[str, Any]], limit: int) -> list[dict[str,
 async def mismatch_times(redis: Redis, hook: str, since_ms: float) -> list[float]:
     """When requests came since then (ms) whose signature had the right shape and fitted no secret; of the newest refusals.
     Raises RedisUnavailable."""
-    notes = map(orjson.loads, await redis.command("LRANGE", f"db:refused:{hook}", 0, MAX_NEWEST - 1))
+    notes = map(orjson.loads, await redis.command("LRANGE", f"bell:rejections:{hook}", 0, MAX_NEWEST - 1))
     return [note["at"] for note in notes if note["reason"] == "signature_mismatch" and note["at"] > since_ms]

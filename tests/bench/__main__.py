@@ -209,7 +209,7 @@ class Bench:
         while True:
             statuses = self.load(port, "/hooks/standard", step)["statuses"]
             accepted += statuses.get("202", 0)
-            while settle and self.redis.zcard("db:queued") + self.redis.zcard("db:running"):
+            while settle and self.redis.zcard("bell:queued") + self.redis.zcard("bell:running"):
                 time.sleep(0.05)
             if "503" in statuses:
                 return accepted
@@ -228,15 +228,15 @@ class Bench:
 
     def wait_applied(self) -> float:
         """Seconds from the first applied to the last."""
-        while self.redis.zcard("db:queued") == self.queued_at_start():
+        while self.redis.zcard("bell:queued") == self.queued_at_start():
             time.sleep(0.005)
         started = time.perf_counter()
-        while self.redis.zcard("db:queued") + self.redis.zcard("db:running"):
+        while self.redis.zcard("bell:queued") + self.redis.zcard("bell:running"):
             time.sleep(0.01)
         return time.perf_counter() - started
 
     def queued_at_start(self) -> int:
-        self._queued = getattr(self, "_queued", None) or int(self.redis.zcard("db:queued"))
+        self._queued = getattr(self, "_queued", None) or int(self.redis.zcard("bell:queued"))
         return self._queued
 
     def workers(self) -> None:

@@ -87,17 +87,17 @@ def _delivery(redis: Redis, number: int, at: int, names: dict[str, str]) -> list
         "remote": orjson.dumps({"id": number, "event_date": "2027-03-14T16:00:00Z"}),
     }
     asked = [
-        redis.command("SET", f"db:delivery:{id}", record),
-        redis.command("ZADD", f"db:deliveries:{hook}", at, id),
+        redis.command("SET", f"bell:delivery:{id}", record),
+        redis.command("ZADD", f"bell:deliveries:{hook}", at, id),
         redis.command("SET", counters.request_key(f"req-{number}"), id),
     ]
     if failed:
         fields |= {"state": "parked", "reason": REASONS[number // 20 % len(REASONS)], "pending_since": at}
-        asked.append(redis.command("ZADD", "db:parked", at, work))
+        asked.append(redis.command("ZADD", "bell:parked", at, work))
     names |= {"delivery": id, "visit": name, "request": f"req-{number}"}
     if failed:
         names["failure"] = name
-    asked.append(redis.command("HSET", f"db:{work}", *(part for pair in fields.items() for part in pair)))
+    asked.append(redis.command("HSET", f"bell:{work}", *(part for pair in fields.items() for part in pair)))
     return asked
 
 

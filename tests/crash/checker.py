@@ -14,7 +14,7 @@ from app.ledger.redis import Redis, RedisAddress
 from tests.crash.scenarios import FIELDS, SOME_TIME, Scenario
 
 #: The states of work that is not at rest, as the ledger's sorted sets.
-OPEN_SETS = ("db:queued", "db:running", "db:waiting", "db:held:main", "db:parked")
+OPEN_SETS = ("bell:queued", "bell:running", "bell:waiting", "bell:held:main", "bell:parked")
 
 
 class UnfinishedTask(NamedTuple):
@@ -55,7 +55,7 @@ async def missing_deliveries(url: str, deliveries: Iterable[str]) -> set[str]:
     """The deliveries that the ledger has no record of."""
     redis = Redis(RedisAddress(url))
     try:
-        return {id for id in deliveries if not await redis.command("EXISTS", f"db:delivery:{id}")}
+        return {id for id in deliveries if not await redis.command("EXISTS", f"bell:delivery:{id}")}
     finally:
         await redis.close()
 

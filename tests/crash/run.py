@@ -239,10 +239,10 @@ class Run:
             worker.kill()
         await asyncio.sleep(2 * SLOW_S)
         redis = Redis(RedisAddress(self.supervisor.redis_url))
-        for key in ("db:running", "db:waiting", QUEUE_KEY):
+        for key in ("bell:running", "bell:waiting", QUEUE_KEY):
             for name in await redis.command("ZRANGE", key, 0, -1):
                 await redis.command("ZINCRBY", key, -60_000, name)
-        for lock in await redis.command("KEYS", "db:contact:*:lock"):
+        for lock in await redis.command("KEYS", "bell:contact:*:lock"):
             await redis.command("DEL", lock)
         await redis.close()
         for worker in self.supervisor.workers:
@@ -319,4 +319,4 @@ class Run:
     async def _open_tasks(self) -> dict[str, str]:
         """What is not at rest; but what waits for facts that are lost may wait."""
         work, excused = await open_tasks(self.supervisor.redis_url), self._excused_tasks()
-        return {name: state for name, state in work.items() if not (state == "db:waiting" and name in excused)}
+        return {name: state for name, state in work.items() if not (state == "bell:waiting" and name in excused)}

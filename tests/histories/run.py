@@ -181,13 +181,15 @@ class World:
         """Work until nothing is left that time alone would do; time passes by itself here."""
         redis, ledger = self.workers[0].ledger.redis, self.workers[0].ledger
         for _ in range(40):
-            states = [(work, *await redis.command("HMGET", f"db:{work}", "state", "reason")) for work in history.works]
+            states = [
+                (work, *await redis.command("HMGET", f"bell:{work}", "state", "reason")) for work in history.works
+            ]
             busy = [(work, state) for work, state, reason in states if state and not _may_stay(state, reason)]
             if not busy:
                 return
             for work, state in busy:
                 if state == b"waiting":
-                    await redis.command("ZADD", "db:waiting", "XX", 0, work)
+                    await redis.command("ZADD", "bell:waiting", "XX", 0, work)
                     await ledger.requeue_due(1_000)
             await asyncio.gather(*(self.work(history.dice, work) for work, _ in busy))
             await asyncio.sleep(0)
@@ -195,7 +197,7 @@ class World:
 
     async def works_left(self, history: History) -> None:
         for work in history.works:
-            state, reason = await self.workers[0].ledger.redis.command("HMGET", f"db:{work}", "state", "reason")
+            state, reason = await self.workers[0].ledger.redis.command("HMGET", f"bell:{work}", "state", "reason")
             if state and not (state == b"waiting" and reason.decode() in MAY_WAIT):
                 history.problems.append(f"{work} is {state.decode()}: {(reason or b'').decode()}")
 
@@ -310,7 +312,7 @@ class World:
         self.lives = [history.life for history in histories]
         await _all(self.live, histories)
         await self.check([history for history in histories if history.life.tells_all])
-        for key in await redis.command("KEYS", "db:seen:*"):
+        for key in await redis.command("KEYS", "bell:dedup:*"):
             await redis.command("DEL", key)
         await _all(self.ring_again, histories)
         await self.check([history for history in histories if not history.problems])

@@ -20,7 +20,7 @@ from tests.support.harness import Harness, Server, wait_until
 from tests.support.ledger import LANES, accept, begin, change, settled, state_of, waiting, work
 
 KNOWN = Contact(id="cont_KYdl3lftgZXGRbxqoj")
-SETS = ("db:running", "db:queued", "db:waiting", "db:workers", *LANES.values())
+SETS = ("bell:running", "bell:queued", "bell:waiting", "bell:workers", *LANES.values())
 
 
 async def jump(seconds: float, *ledgers: Ledger) -> None:
@@ -59,13 +59,13 @@ async def test_after_a_jump_ahead_the_work_is_still_its_holders(ledger: Ledger, 
 
 
 async def test_after_a_jump_ahead_a_lock_is_still_its_holders(ledger: Ledger, other: Ledger) -> None:
-    await ledger.acquire_lock("db:contact:main:x:lock", "mine", 30)
+    await ledger.acquire_lock("bell:contact:main:x:lock", "mine", 30)
     await other.requeue_due()
     await jump(60, ledger, other)
-    await ledger.redis.command("DEL", "db:contact:main:x:lock")  # by that clock it has ended
+    await ledger.redis.command("DEL", "bell:contact:main:x:lock")  # by that clock it has ended
 
     taken, _ = await asyncio.gather(
-        other.acquire_lock("db:contact:main:x:lock", "theirs", 30), ledger.redis.compare_clocks()
+        other.acquire_lock("bell:contact:main:x:lock", "theirs", 30), ledger.redis.compare_clocks()
     )
 
     assert not taken
@@ -122,17 +122,17 @@ async def test_after_a_jump_back_what_was_queued_before_is_due(ledger: Ledger, r
     await accept(ledger, change("A"))
     await accept(ledger, change("B"))
     await accept(ledger, change("C"))
-    await ledger.claim({"visit": 1}, 35)
+    await ledger.claim({"visits": 1}, 35)
     await ledger.complete(await begin(ledger, "C"), waiting(retry_in_s=60))
-    await ledger.beat("db:worker:one", b"{}", 30_000)
+    await ledger.beat("bell:worker:one", b"{}", 30_000)
 
     await jump(-3_600, ledger)
     await ledger.requeue_due()
 
     now_ms = (await ledger.server_time()).timestamp() * 1000
-    claimed = [job for _, job, _ in await ledger.claim({"visit": 10}, 35)]
-    [_, due] = await redis.command("ZRANGE", "db:waiting", 0, -1, "WITHSCORES")
-    [_, beat] = await redis.command("ZRANGE", "db:workers", 0, -1, "WITHSCORES")
+    claimed = [job for _, job, _ in await ledger.claim({"visits": 10}, 35)]
+    [_, due] = await redis.command("ZRANGE", "bell:waiting", 0, -1, "WITHSCORES")
+    [_, beat] = await redis.command("ZRANGE", "bell:workers", 0, -1, "WITHSCORES")
     assert {f"{work(visit)}#1" for visit in "AB"} <= set(claimed)
     assert 0 < float(due) - now_ms < 61_000
     assert float(beat) <= now_ms
@@ -148,15 +148,15 @@ async def test_after_a_jump_back_a_dead_worker_gives_its_work_up_within_a_minute
     await jump(-3_600, ledger, other)
     await other.requeue_due()
 
-    [_, until] = await redis.command("ZRANGE", "db:running", 0, -1, "WITHSCORES")
+    [_, until] = await redis.command("ZRANGE", "bell:running", 0, -1, "WITHSCORES")
     assert float(until) - (await ledger.server_time()).timestamp() * 1000 <= 60_000
 
 
 async def test_after_a_jump_back_the_line_for_calls_is_no_longer_than_before(ledger: Ledger, redis: Redis) -> None:
-    await redis.command("SET", "db:pace:main", str(int(time.time() * 1000) + 3_570_000))
+    await redis.command("SET", "bell:rate:main", str(int(time.time() * 1000) + 3_570_000))
 
     assert 0 == await ledger.acquire_rate_slot("main", 10, max_wait_s=2)
-    await redis.command("SET", "db:pace:main", str(int(time.time() * 1000) + 3_570_000))
+    await redis.command("SET", "bell:rate:main", str(int(time.time() * 1000) + 3_570_000))
     await ledger.complete(await _in_line(ledger, "A"), waiting())
     assert 0 == await ledger.release_circuit("main", calls_per_second=10)
 

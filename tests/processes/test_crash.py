@@ -124,10 +124,10 @@ def is_hanging(harness: Harness) -> bool:
 
 def let_leases_end(books: LedgerClient) -> None:
     """A minute passes for who is dead."""
-    for key in ("db:running", QUEUE_KEY):
+    for key in ("bell:running", QUEUE_KEY):
         for name in books.command("ZRANGE", key, 0, -1):
             books.command("ZINCRBY", key, -60_000, name)
-    for lock in books.command("KEYS", "db:contact:*:lock"):
+    for lock in books.command("KEYS", "bell:contact:*:lock"):
         books.command("DEL", lock)
 
 
@@ -195,7 +195,7 @@ def clean(harness: Harness, other: Heir) -> None:
 
 def a_minute_passes(books: LedgerClient) -> None:
     for work in books.tasks("queued"):
-        books.command("ZINCRBY", "db:queued", -60_000, work)
+        books.command("ZINCRBY", "bell:queued", -60_000, work)
 
 
 # A server that lost the end of its file ------------------------------------------------------------------------------

@@ -52,9 +52,9 @@ class Service:
         minute is only for five seconds: no call here lasts that long."""
 
         def is_done() -> bool:
-            if self.books.command("EXISTS", "db:gate:main"):
-                self.books.command("HSET", "db:gate:main", "until", 0)
-            for lock in self.books.command("KEYS", "db:contact:*:lock"):
+            if self.books.command("EXISTS", "bell:circuit:main"):
+                self.books.command("HSET", "bell:circuit:main", "until", 0)
+            for lock in self.books.command("KEYS", "bell:contact:*:lock"):
                 if 0 < self.books.command("PTTL", lock) < LOCK_TTL_MS - 5_000:
                     self.books.command("DEL", lock)
             return bool(self.books.is_done())
@@ -161,7 +161,7 @@ def test_while_nobody_gets_through_one_probe_asks_and_then_everything_drains(
     service.harness.inject_faults(**switches)
     service.land()
     landed_at = time.monotonic()
-    wait_until(lambda: service.books.command("ZCARD", "db:held:main") > MANY - 10)
+    wait_until(lambda: service.books.command("ZCARD", "bell:held:main") > MANY - 10)
     wait_until(lambda: not service.books.tasks("running"))
     met, met_at = len(service.harness.journal()), time.monotonic()
 
@@ -175,7 +175,7 @@ def test_while_nobody_gets_through_one_probe_asks_and_then_everything_drains(
     # Whoever was on the way when the first was answered, and where a kept connection was reset the transport asks once more;
     # from then on a probe at most every second, for so long the gate is shut each time (RETRY_CAP_S).
     calls = 2 if answer == "reset" else 1
-    assert met <= calls * (WORKERS * MAX_ACTIVE["visit"] + (met_at - landed_at) + 1)
+    assert met <= calls * (WORKERS * MAX_ACTIVE["visits"] + (met_at - landed_at) + 1)
     assert probes.keys() <= {answer}
     assert probes.total() <= calls * (longest_s + 1)
     if answer in (401, 429):

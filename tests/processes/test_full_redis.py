@@ -122,7 +122,9 @@ def test_what_was_accepted_before_redis_was_full_becomes_visits(service: Harness
     refused = ring(service, "too-late"), ring_acuity(service, 5)
     service.start_worker()
     wait_until(lambda: len(service.visits()) >= 2 * MANY + 1, 60)
-    wait_until(lambda: not service.redis_command("ZCARD", "db:queued") + service.redis_command("ZCARD", "db:running"))
+    wait_until(
+        lambda: not service.redis_command("ZCARD", "bell:queued") + service.redis_command("ZCARD", "bell:running")
+    )
 
     names = {f"standard-A-{number}" for number in range(MANY)}
     names |= {f"acuity-{FIRST_APPOINTMENT + number}" for number in range(MANY)}
@@ -130,7 +132,7 @@ def test_what_was_accepted_before_redis_was_full_becomes_visits(service: Harness
     assert names == {name for name in made if not name.startswith("jobber-")}
     assert 2 * MANY + 1 == len(made)
     assert {503} == {answer.status_code for answer in refused}
-    assert (0, 0) == (service.redis_command("ZCARD", "db:parked"), service.redis_command("ZCARD", "db:waiting"))
+    assert (0, 0) == (service.redis_command("ZCARD", "bell:parked"), service.redis_command("ZCARD", "bell:waiting"))
     assert sorted(["/token", "/graphql"] + [f"/appointments/{FIRST_APPOINTMENT + n}" for n in range(MANY)]) == sorted(
         tools[0].asked
     )
@@ -144,7 +146,7 @@ def test_operators_can_act_on_a_full_redis(service: Harness) -> None:
     for number in range(4):
         ring(service, f"A-{number}", contact={"id": "cont_nobody", "email": f"a-{number}@example.com"})
     service.start_worker()
-    wait_until(lambda: service.redis_command("ZCARD", "db:parked") == 4)
+    wait_until(lambda: service.redis_command("ZCARD", "bell:parked") == 4)
     fill(service)
 
     # -- on the command line, by processes that connect to a server that is full already --
@@ -167,7 +169,7 @@ def test_operators_can_act_on_a_full_redis(service: Harness) -> None:
 
     wait_until(lambda: service.visit("standard-A-2"))
     assert ["standard-A-0", "standard-A-2"] == sorted(visit["external_id"] for visit in service.visits())
-    assert 0 == service.redis_command("ZCARD", "db:parked")
+    assert 0 == service.redis_command("ZCARD", "bell:parked")
     did = [json.loads(line)["action"] for line in service.doorbell("activity", "--json").stdout.splitlines()]
     assert ["resumed", "paused", "started a discard of 1", "started a replay of 1", "logged in"] == did[:5]
     assert {"started a replay of 1", "started a discard of 1", "paused", "resumed", "forgot a person"} <= set(did[5:])
@@ -206,4 +208,4 @@ class Console:
         answer = self.post("/console/operations", do=do, ids=visit, expected="1", **more)
         assert 303 == answer.status_code, answer.text
         id = answer.headers["location"].rpartition("/")[2]
-        wait_until(lambda: self._rig.redis_command("HGET", f"db:operation:{id}", "state") == b"done")
+        wait_until(lambda: self._rig.redis_command("HGET", f"bell:operation:{id}", "state") == b"done")

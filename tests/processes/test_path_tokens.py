@@ -157,7 +157,7 @@ async def test_a_repeat_is_known_for_longer_where_changes_are_ordered_by_arrival
         answer = await client.post(address, content=made.body, headers=made.headers)
 
     assert 202 == answer.status_code
-    [seen] = await redis.command("KEYS", "db:seen:*")
+    [seen] = await redis.command("KEYS", "bell:dedup:*")
     assert days == round(await redis.command("TTL", seen) / 86_400)
 
 
@@ -205,7 +205,7 @@ async def test_foreign_events_leave_the_number_of_keys_as_it_was(redis: Redis) -
 
     assert {(200, "foreign_tenant")} == {(answer.status_code, answer.json()["ignored"]) for answer in answers}
     assert before == await redis.command("DBSIZE")
-    assert 50 == await redis.command("LLEN", "db:refused:nylas:foreign_tenant")
+    assert 50 == await redis.command("LLEN", "bell:rejections:nylas:foreign_tenant")
     assert 20_000 > sum([await redis.command("MEMORY", "USAGE", key) for key in await redis.command("KEYS", "*")])
 
 
@@ -265,7 +265,7 @@ async def test_an_event_of_ours_is_kept_as_ever(redis: Redis) -> None:
     [answer] = await NylasDoor(redis).ring(nylas_event(1, "grant-1"))
 
     assert 202 == answer.status_code
-    assert await redis.command("EXISTS", f"db:delivery:{answer.json()['delivery']}")
+    assert await redis.command("EXISTS", f"bell:delivery:{answer.json()['delivery']}")
 
 
 async def test_the_doctor_warns_where_every_event_was_foreign(redis: Redis) -> None:

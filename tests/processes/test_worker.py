@@ -94,13 +94,13 @@ class LedgerClient:
 
         async def step(ledger: Ledger) -> bool:
             keys = (
-                "db:queued",
-                "db:running",
-                "db:waiting",
-                "db:held:main",
-                "db:jobs",
-                "db:jobs:event",
-                "db:jobs:replay",
+                "bell:queued",
+                "bell:running",
+                "bell:waiting",
+                "bell:held:main",
+                "bell:queue:visits",
+                "bell:queue:events",
+                "bell:queue:replays",
             )
             return not any([await ledger.redis.command("ZCARD", key) for key in keys])
 
@@ -140,7 +140,9 @@ def death() -> Iterator[tuple[Harness, LedgerClient, float]]:
         wait_until(lambda: "POST /contacts" in harness.calls(), 30)
         wait_until(lambda: harness.http.get(f"{sandbox.url}/_sandbox/faults").json()["times"] == 0)
         first.kill(signal.SIGKILL)
-        books.command("ZINCRBY", "db:running", -20_000, "visit:main/standard-1")  # A part of its lease passes at once.
+        books.command(
+            "ZINCRBY", "bell:running", -20_000, "visit:main/standard-1"
+        )  # A part of its lease passes at once.
         harness.start_worker()
         yield harness, books, time.monotonic()
 
@@ -276,7 +278,10 @@ def test_a_visit_that_waits_for_the_api_is_applied_when_it_is_back(service: Harn
 
 def test_a_lost_job_is_queued_again(service: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     books = LedgerClient(service.redis_url)
-    steps = [["ZADD", "db:queued", 1, "visit:main/standard-1"], ["HSET", "db:visit:main/standard-1", "state", "queued"]]
+    steps = [
+        ["ZADD", "bell:queued", 1, "visit:main/standard-1"],
+        ["HSET", "bell:visit:main/standard-1", "state", "queued"],
+    ]
     books.accept(booked("1"))
     wait_until(lambda: service.visit("standard-1"))
     wait_until(books.is_done)
@@ -325,7 +330,11 @@ def test_arq_knows_nobodys_name(service: Harness) -> None:
 
     keys = wait_until(lambda: books.command("KEYS", "arq:*"))
     told = b" ".join(
-        [*keys, *(books.command("GET", key) or b"" for key in keys), *books.command("ZRANGE", "db:jobs", 0, -1)]
+        [
+            *keys,
+            *(books.command("GET", key) or b"" for key in keys),
+            *books.command("ZRANGE", "bell:queue:visits", 0, -1),
+        ]
     )
 
     assert b"standard-1" in told
@@ -467,7 +476,7 @@ def test_visits_that_the_api_always_fails_hold_up_no_other(service: Harness) -> 
         books.accept(booked(f"good-{number}", contact=known))
         until = time.monotonic() + 1
         while time.monotonic() < until:
-            looks.append(books.command("EXISTS", "db:gate:main"))
+            looks.append(books.command("EXISTS", "bell:circuit:main"))
             time.sleep(0.05)
     wait_until(lambda: len(all_visits(service)) == 10)
 
@@ -513,7 +522,7 @@ def test_many_replays_do_not_delay_what_rings(service: Harness) -> None:
 
     async def replay_all(ledger: Ledger) -> None:
         replays = [f"visit:main/standard-{number:03}" for number in range(200)]
-        await asyncio.gather(*(ledger.replay(work, recheck=True, queue="replay") for work in replays))
+        await asyncio.gather(*(ledger.replay(work, recheck=True, queue="replays") for work in replays))
 
     books.do(replay_all)
     books.accept(booked("live", contact=Contact(id="cont_KYdl3lftgZXGRbxqoj")))

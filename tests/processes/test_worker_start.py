@@ -86,7 +86,7 @@ def test_arqs_check_finds_a_worker_that_runs_and_none_that_does_not(harness: Har
 
     without = check()
     harness.start_worker()
-    wait_until(lambda: harness.redis_command("EXISTS", "db:jobs:health-check"))
+    wait_until(lambda: harness.redis_command("EXISTS", "bell:queue:visits:health-check"))
 
     assert (1, 0) == (without, check())
 

@@ -73,5 +73,5 @@ def path_of(page: Any, delivery: str) -> str:
 
 async def noted(redis: Redis) -> list[tuple[bytes, bytes]]:
     """What was done, of what."""
-    lines = await redis.command("XRANGE", "db:audit-log", "-", "+")
+    lines = await redis.command("XRANGE", "bell:activity", "-", "+")
     return [(fields[5], fields[7]) for _, fields in lines if fields[5] != b"logged in"]

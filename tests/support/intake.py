@@ -201,7 +201,7 @@ def web(redis_url: str, *python: str, **more: str) -> Iterator[Door]:
 
 async def kept(redis: Redis) -> set[bytes]:
     """Every key but what is counted for people, now and then."""
-    counted = (b"db:refused", b"db:hour:", b"db:matched:", b"db:request:", b"db:counts")
+    counted = (b"bell:rejections", b"bell:hourly:", b"bell:secret-used:", b"bell:request-index:", b"bell:metrics")
     return {key for key in await redis.command("KEYS", "*") if not key.startswith(counted)}
 
 
@@ -219,7 +219,7 @@ def is_told(answer: httpx.Response | Answer, status: int) -> bool:
     return True
 
 
-LANES = ("db:jobs", "db:jobs:event")
+LANES = ("bell:queue:visits", "bell:queue:events")
 
 
 def padded(size: int) -> bytes:

@@ -77,15 +77,19 @@ async def work_off(ledger: Ledger, visit: str) -> Lease:
 
 async def backdate(redis: Redis, state: str, *works: str) -> None:
     """As if a day had passed since: leases end, waits are over."""
-    for name in works or [name.decode() for name in await redis.command("ZRANGE", f"db:{state}", 0, -1)]:
-        await redis.command("ZINCRBY", f"db:{state}", -86_400_000, name)
+    for name in works or [name.decode() for name in await redis.command("ZRANGE", f"bell:{state}", 0, -1)]:
+        await redis.command("ZINCRBY", f"bell:{state}", -86_400_000, name)
 
 
 async def state_of(ledger: Ledger, name: str) -> str:
     return (await ledger.load_task(name)).state
 
 
-LANES: dict[Queue, str] = {"visit": "db:jobs", "event": "db:jobs:event", "replay": "db:jobs:replay"}
+LANES: dict[Queue, str] = {
+    "visits": "bell:queue:visits",
+    "events": "bell:queue:events",
+    "replays": "bell:queue:replays",
+}
 
 
 async def jobs(redis: Redis, *lanes: Queue) -> list[str]:
@@ -100,7 +104,7 @@ async def everything(redis: Redis) -> set[bytes]:
 
 
 async def let_time_pass(redis: Redis, gate: str = "main") -> None:
-    await redis.command("HSET", f"db:gate:{gate}", "until", 1)
+    await redis.command("HSET", f"bell:circuit:{gate}", "until", 1)
 
 
 async def now_ms(ledger: Ledger) -> int:

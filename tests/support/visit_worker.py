@@ -142,15 +142,15 @@ class World:
     async def later(self, seconds: float) -> None:
         """So much time passes: whatever waits for a time, waits that much less; then the sweep comes by."""
         ms = int(seconds * 1000)
-        for key in ("db:waiting", "db:running"):
+        for key in ("bell:waiting", "bell:running"):
             for name in await self.redis.command("ZRANGE", key, 0, -1):
                 await self.redis.command("ZINCRBY", key, -ms, name)
-        for key in await self.redis.command("KEYS", "db:*:*"):
-            if key.startswith((b"db:visit:", b"db:event:", b"db:gate:")):
+        for key in await self.redis.command("KEYS", "bell:*:*"):
+            if key.startswith((b"bell:visit:", b"bell:event:", b"bell:circuit:")):
                 for field in (b"since", b"pending_since", b"failed_since", b"until", b"repeated_at"):
                     if await self.redis.command("HEXISTS", key, field):
                         await self.redis.command("HINCRBY", key, field, -ms)
-            elif key.endswith(b":lock") or key.startswith((b"db:answers:", b"db:pause:")):
+            elif key.endswith(b":lock") or key.startswith((b"bell:answers:", b"bell:retry-after:")):
                 left = await self.redis.command("PTTL", key)
                 await self.redis.command("PEXPIRE", key, max(0, left - ms))
         await self.ledger.requeue_due()

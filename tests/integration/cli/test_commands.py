@@ -66,7 +66,7 @@ def busy(service: Harness) -> Harness:
 
 def noted(harness: Harness) -> list[tuple[bytes, bytes]]:
     """What the audit log says was done, and of what."""
-    return [(fields[5], fields[7]) for _, fields in harness.redis_command("XRANGE", "db:audit-log", "-", "+")]
+    return [(fields[5], fields[7]) for _, fields in harness.redis_command("XRANGE", "bell:activity", "-", "+")]
 
 
 def rows(harness: Harness, *command: str) -> list[dict[str, Any]]:
@@ -699,8 +699,8 @@ def test_operations_of_the_console_are_listed_and_cancelled(service: Harness) ->
         async with open_ledger(settings) as ledger:
             operations = Operations(ledger, settings)
             # No worker takes up the second while this one is in hand.
-            await ledger.redis.command("SET", "db:operation:in-hand:lock", 1, "EX", 60)
-            await ledger.redis.command("ZADD", "db:operations:open", 0, "in-hand")
+            await ledger.redis.command("SET", "bell:operation:in-hand:lock", 1, "EX", 60)
+            await ledger.redis.command("ZADD", "bell:operations:open", 0, "in-hand")
             return [await operations.create(order) for order in orders]
 
     assert 5 == service.doorbell("operations").returncode
@@ -715,7 +715,7 @@ def test_operations_of_the_console_are_listed_and_cancelled(service: Harness) ->
     assert "state parked, reason 422" == told["filter"]
     assert [0, 5, 5] == ended
     assert ["cancelled"] == [row["state"] for row in rows(service, "operations", "--json")]
-    service.redis_command("DEL", "db:operations:open", "db:operation:in-hand:lock")
+    service.redis_command("DEL", "bell:operations:open", "bell:operation:in-hand:lock")
 
 
 def test_who_did_what_is_told_newest_first(busy: Harness) -> None:

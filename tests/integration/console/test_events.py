@@ -130,12 +130,12 @@ def test_who_asks_for_the_head_alone_takes_no_place(running: Harness) -> None:
 def test_nothing_is_told_to_a_session_that_was_taken_back(running: Harness) -> None:
     password = hashlib.sha256(running.env["CONSOLE_VIEWER_PASSWORD_HASH"].encode()).hexdigest()[:32]
     running.redis_command(
-        "SET", "db:session:hers", json.dumps({"name": "viewer", "role": "viewer", "password": password})
+        "SET", "bell:session:hers", json.dumps({"name": "viewer", "role": "viewer", "password": password})
     )
     cookie = TimestampSigner(KEY, salt="doorbell console session").sign("hers").decode()
     with Listener(running, {"cookie": f"{SESSION_COOKIE}={cookie}"}) as listener:
         wait_until(lambda: readers(running) == 1)
-        running.redis_command("DEL", "db:session:hers")
+        running.redis_command("DEL", "bell:session:hers")
         running.send("visit.created", "A-1", **VISIT)
 
         assert [] == list(listener.names())

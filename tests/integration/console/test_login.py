@@ -26,7 +26,7 @@ async def test_a_wrong_password_is_told_and_makes_no_session(app: Any, redis: Re
 
     assert 401 == answer.status_code
     assert "set-cookie" not in answer.headers
-    assert [] == await redis.command("KEYS", "db:session:*")
+    assert [] == await redis.command("KEYS", "bell:session:*")
 
 
 async def test_attempts_of_one_address_are_limited_whatever_the_password(app: Any, redis: Redis) -> None:
@@ -43,7 +43,7 @@ async def test_when_very_many_strangers_try_nobody_with_the_password_is_kept_out
     app: Any, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.console.turns.STRANGER_INTERVAL_S", 0.01)
-    await redis.command("SET", "db:login-attempts", 10 * MAX_STRANGER_ATTEMPTS, "EX", 900)
+    await redis.command("SET", "bell:login-attempts", 10 * MAX_STRANGER_ATTEMPTS, "EX", 900)
 
     for number in range(3):
         browser = Browser(app, **{"x-forwarded-for": f"203.0.113.{number}"})
@@ -128,7 +128,7 @@ async def test_who_asks_is_whom_our_own_routers_name(
     )
 
     assert b"1" == await redis.command("GET", attempts_key(expected))
-    [(_, told)] = await redis.command("XRANGE", "db:audit-log", "-", "+")
+    [(_, told)] = await redis.command("XRANGE", "bell:activity", "-", "+")
     assert f"the last from {expected}".encode() in told[7]
 
 
@@ -173,15 +173,15 @@ async def test_failed_log_ins_are_one_line_of_the_audit_log_with_their_count(app
     for number in range(7):
         await Browser(app, **{"x-forwarded-for": f"203.0.113.{number}"}).log_in("wrong")
 
-    lines = [fields for _, fields in await redis.command("XRANGE", "db:audit-log", "-", "+")]
+    lines = [fields for _, fields in await redis.command("XRANGE", "bell:activity", "-", "+")]
 
     assert [b"logged in", b"failed to log in"] == [fields[5] for fields in lines]
     assert b"7 wrong passwords in a quarter of an hour, the last from 203.0.113.6" == lines[1][7]
 
-    await redis.command("DEL", "db:login-attempts:failed")  # a quarter of an hour later
+    await redis.command("DEL", "bell:login-attempts:failed")  # a quarter of an hour later
     await Browser(app).log_in("wrong")
 
-    assert 3 == await redis.command("XLEN", "db:audit-log")
+    assert 3 == await redis.command("XLEN", "bell:activity")
 
 
 async def test_a_large_login_is_refused_before_it_is_read(app: Any) -> None:

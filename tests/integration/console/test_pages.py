@@ -109,7 +109,7 @@ async def test_only_what_is_open_can_be_meant_by_a_form(app: Any, delivery: str,
     ):
         await operator.post("/console/operations", form)
 
-    assert [] == await redis.command("KEYS", "db:operation*")
+    assert [] == await redis.command("KEYS", "bell:operation*")
 
 
 @pytest.mark.parametrize("do", ["replay", "discard"])
@@ -130,7 +130,7 @@ async def test_with_nothing_ticked_nothing_is_planned_and_nothing_done(
     assert "Nothing was ticked" in planned.text
     assert "/console/operations" not in planned.text.partition("<main")[2]
     assert [409, 409] == [answer.status_code for answer in started]
-    assert [] == await redis.command("KEYS", "db:operation*")
+    assert [] == await redis.command("KEYS", "bell:operation*")
     assert [] == await noted(redis)
 
 
@@ -146,7 +146,7 @@ async def test_everything_can_be_replayed_where_that_is_said(app: Any, delivery:
 
     assert "Replay 1: the plan" in planned.text
     assert 303 == started.status_code
-    assert 1 == await redis.command("ZCARD", "db:operations")
+    assert 1 == await redis.command("ZCARD", "bell:operations")
 
 
 @pytest.mark.parametrize(
@@ -246,12 +246,12 @@ async def test_the_page_is_served_also_when_redis_is_not_there(opened: Opened, e
 
 
 async def test_a_count_of_attempts_that_lost_its_end_gets_another(app: Any, redis: Redis) -> None:
-    await redis.command("SET", "db:login-attempts", 3)
+    await redis.command("SET", "bell:login-attempts", 3)
 
     await Browser(app).log_in("a wrong password")
 
-    assert b"4" == await redis.command("GET", "db:login-attempts")
-    assert 0 < await redis.command("TTL", "db:login-attempts") <= 900
+    assert b"4" == await redis.command("GET", "bell:login-attempts")
+    assert 0 < await redis.command("TTL", "bell:login-attempts") <= 900
 
 
 async def test_a_person_is_forgotten_once_the_address_was_typed_again(app: Any, delivery: str, redis: Redis) -> None:

@@ -64,7 +64,7 @@ async def test_nobody_gets_in_without_a_session(app: Any, delivery: str, page: A
 async def test_a_viewer_may_not_act(app: Any, delivery: str, redis: Redis, page: Any) -> None:
     viewer = Browser(app)
     await viewer.log_in(VIEWERS)
-    before = await redis.command("XLEN", "db:audit-log")
+    before = await redis.command("XLEN", "bell:activity")
 
     path = path_of(page, delivery)
     answer = await (viewer.get(path) if page.method == "GET" else viewer.post(path))
@@ -72,7 +72,7 @@ async def test_a_viewer_may_not_act(app: Any, delivery: str, redis: Redis, page:
     assert 403 == answer.status_code
     assert "role operator" in answer.text
     assert "ada@example.com" not in answer.text
-    assert before == await redis.command("XLEN", "db:audit-log")
+    assert before == await redis.command("XLEN", "bell:activity")
 
 
 @pytest.mark.parametrize(

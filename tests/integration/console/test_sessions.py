@@ -40,7 +40,7 @@ async def test_the_cookie_is_for_this_host_and_no_script(app: Any) -> None:
 async def test_a_forged_cookie_is_none(app: Any, redis: Redis, cookie: str) -> None:
     password = hashlib.sha256(HASHES[OPERATORS].encode()).hexdigest()[:32]
     session = {"name": "x", "role": "operator", "password": password}
-    await redis.command("SET", "db:session:session", json.dumps(session))
+    await redis.command("SET", "bell:session:session", json.dumps(session))
     ours = TimestampSigner(KEY, salt="doorbell console session").sign("session").decode()
 
     answers = [
@@ -52,7 +52,7 @@ async def test_a_forged_cookie_is_none(app: Any, redis: Redis, cookie: str) -> N
 
 @pytest.mark.parametrize("password", [{}, {"password": ""}, {"password": None}, {"password": "0" * 32}], ids=str)
 async def test_a_session_of_no_password_is_over(app: Any, redis: Redis, password: dict[str, Any]) -> None:
-    await redis.command("SET", "db:session:session", json.dumps({"name": "x", "role": "operator", **password}))
+    await redis.command("SET", "bell:session:session", json.dumps({"name": "x", "role": "operator", **password}))
     cookie = TimestampSigner(KEY, salt="doorbell console session").sign("session").decode()
 
     assert 303 == (await Browser(app).get("/console", headers={"cookie": f"{SESSION_COOKIE}={cookie}"})).status_code
@@ -105,7 +105,7 @@ async def test_a_session_ends_when_it_is_taken_back(app: Any, redis: Redis) -> N
     await operator.log_in()
     assert 200 == (await operator.get("/console")).status_code
 
-    [key] = await redis.command("KEYS", "db:session:*")
+    [key] = await redis.command("KEYS", "bell:session:*")
     assert 43_100 < await redis.command("TTL", key) <= 43_200
     await redis.command("DEL", key)
 
@@ -131,7 +131,7 @@ async def test_logging_in_makes_a_new_session_and_ends_the_one_before(app: Any, 
     await operator.post("/console/login", {"password": OPERATORS})
 
     assert first != operator.http.cookies[SESSION_COOKIE]
-    assert 1 == len(await redis.command("KEYS", "db:session:*"))
+    assert 1 == len(await redis.command("KEYS", "bell:session:*"))
 
 
 async def test_a_key_that_was_rotated_still_opens_and_one_that_is_gone_does_not(
@@ -185,6 +185,6 @@ async def test_all_sessions_can_be_ended_at_once(app: Any, redis: Redis) -> None
     assert "3 open." in page.text
     assert (303, "/console/login") == (answer.status_code, answer.headers["location"])
     assert [303] * 3 == [(await browser.get("/console")).status_code for browser in everybody]
-    assert [] == await redis.command("KEYS", "db:session*")
+    assert [] == await redis.command("KEYS", "bell:session*")
     assert (b"ended all sessions", b"3 of them") in await noted(redis)
     assert 303 == (await viewer.log_in(VIEWERS)).status_code

@@ -26,7 +26,7 @@ async def test_a_genuine_event_is_written_with_its_job_before_202(door: Door, re
     assert (202, "application/json") == (answer.status_code, answer.headers["content-type"])
     assert {"delivery", "changes"} == set(answer.json())
     assert 1 == answer.json()["changes"]
-    assert await redis.command("EXISTS", f"db:delivery:{answer.json()['delivery']}")
+    assert await redis.command("EXISTS", f"bell:delivery:{answer.json()['delivery']}")
     [job] = [job for lane in LANES for job in await redis.command("ZRANGE", lane, 0, -1)]
     assert await redis.command("EXISTS", b"arq:job:" + job)
 
@@ -88,8 +88,8 @@ async def test_a_genuine_event_that_is_not_understood_is_kept_and_parked(door: D
 
     assert 202 == answer.status_code, answer.text
     assert {"delivery": answer.json()["delivery"], "changes": 0} == answer.json()
-    assert [f"event:{answer.json()['delivery']}".encode()] == await redis.command("ZRANGE", "db:parked", 0, -1)
-    assert await redis.command("EXISTS", f"db:delivery:{answer.json()['delivery']}")
+    assert [f"event:{answer.json()['delivery']}".encode()] == await redis.command("ZRANGE", "bell:parked", 0, -1)
+    assert await redis.command("EXISTS", f"bell:delivery:{answer.json()['delivery']}")
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ async def test_no_tools_odd_event_is_lost_or_crashes_the_door(
     answer = door.ring(source, raw)
 
     assert (202, 0) == (answer.status_code, answer.json().get("changes")), answer.text
-    assert 1 == await redis.command("ZCARD", "db:parked")
+    assert 1 == await redis.command("ZCARD", "bell:parked")
 
 
 @pytest.mark.parametrize(
@@ -139,4 +139,4 @@ async def test_an_odd_but_readable_event_is_taken(door: Door, redis: Redis, raw:
     answer = door.ring("standard", raw)
 
     assert (202, 1) == (answer.status_code, answer.json().get("changes")), answer.text
-    assert 1 == await redis.command("ZCARD", "db:queued")
+    assert 1 == await redis.command("ZCARD", "bell:queued")

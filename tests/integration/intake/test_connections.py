@@ -100,7 +100,7 @@ async def test_senders_that_leave_in_the_middle_cost_nothing(impatient: Door, re
     answer = wait_until(lambda: (got := impatient.post(raw, headers)).status_code != 503 and got)
 
     assert 202 == answer.status_code
-    assert 1 == await redis.command("ZCARD", "db:deliveries:standard")
+    assert 1 == await redis.command("ZCARD", "bell:deliveries:standard")
 
 
 async def test_who_sends_nothing_takes_no_place_from_who_does(impatient: Door, redis: Redis) -> None:
@@ -153,7 +153,7 @@ async def test_a_deploy_ends_only_after_what_was_begun_is_written(redis_url: str
 
     assert 202 == answer.status
     assert status in (0, -signal.SIGTERM)
-    assert await redis.command("EXISTS", f"db:delivery:{json.loads(answer.body)['delivery']}")
+    assert await redis.command("EXISTS", f"bell:delivery:{json.loads(answer.body)['delivery']}")
 
 
 def _is_listening(port: int) -> bool:

@@ -77,7 +77,7 @@ class OwnRedis:
 
     def keys(self) -> set[bytes]:
         """Of what is accepted: what doors count, they write now and then."""
-        counted = (b"db:refused", b"db:counts", b"db:hour:", b"db:matched:", b"db:request:")
+        counted = (b"bell:rejections", b"bell:metrics", b"bell:hourly:", b"bell:secret-used:", b"bell:request-index:")
         return {key for key in self.ask("KEYS", "*") if not key.startswith(counted)}
 
 
@@ -152,10 +152,12 @@ def test_while_redis_cannot_write_every_tool_is_asked_to_come_back_and_nothing_i
         assert answer.status_code in ((200, 202) if trouble == "stopped" else (202,)), (source, answer.text)
     assert before < own_redis.keys()
     new = own_redis.keys() - before
-    assert 6 == len([key for key in new if key.startswith(b"db:delivery:")])
-    assert 6 == len([key for key in new if key.startswith(b"db:seen:")])
+    assert 6 == len([key for key in new if key.startswith(b"bell:delivery:")])
+    assert 6 == len([key for key in new if key.startswith(b"bell:dedup:")])
     assert {b"1"} == {
-        own_redis.ask("HGET", key.decode(), "changes") for key in new if key.startswith((b"db:visit:", b"db:event:"))
+        own_redis.ask("HGET", key.decode(), "changes")
+        for key in new
+        if key.startswith((b"bell:visit:", b"bell:event:"))
     }
     assert 6 == len([key for key in new if key.startswith(b"arq:job:")])
 
@@ -193,7 +195,7 @@ def test_readiness_tells_of_redis_and_health_does_not(shaky: Door, own_redis: Ow
 
 
 def test_refusals_during_trouble_are_counted_after_it(own_redis: OwnRedis) -> None:
-    counted = ("HGET", "db:refused", "standard:signature_missing")
+    counted = ("HGET", "bell:rejections", "standard:signature_missing")
     with web(own_redis.url, "-c", IMPATIENT) as door:
         own_redis.kill()
         try:
@@ -235,7 +237,7 @@ async def test_refusals_leave_bounded_notes_that_quote_nothing(own_redis: OwnRed
             door.post(b'{"email":"canary@example.com"}', headers)
             door.post(b"canary", {}, f"canary-{n}@example.com")
         counts = await _flushed(redis, 260)
-    notes = {key: await redis.command("LRANGE", key, 0, -1) for key in await redis.command("KEYS", "db:refused:*")}
+    notes = {key: await redis.command("LRANGE", key, 0, -1) for key in await redis.command("KEYS", "bell:rejections:*")}
     left = await kept(redis)
     await redis.close()
 
@@ -248,7 +250,7 @@ async def test_refusals_leave_bounded_notes_that_quote_nothing(own_redis: OwnRed
 
 async def _flushed(redis: Redis, total: int) -> dict[str, int]:
     for _ in range(1_500):
-        flat = await redis.command("HGETALL", "db:refused")
+        flat = await redis.command("HGETALL", "bell:rejections")
         counts = {name.decode(): int(count) for name, count in zip(flat[::2], flat[1::2], strict=True)}
         if sum(counts.values()) >= total:
             break

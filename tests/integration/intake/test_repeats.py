@@ -64,7 +64,7 @@ async def test_an_event_of_no_visit_is_ignored_by_its_name(door: Door, redis: Re
 
     assert 200 == answer.status_code, answer.text
     assert {"delivery": answer.json()["delivery"], "ignored": name} == answer.json()
-    assert 0 == await redis.command("EXISTS", *LANES, "db:parked", "db:queued")
+    assert 0 == await redis.command("EXISTS", *LANES, "bell:parked", "bell:queued")
 
 
 async def test_a_customer_who_opted_out_gets_no_visit(door: Door, redis: Redis) -> None:
@@ -141,7 +141,7 @@ async def test_an_unsigned_header_does_not_make_another_event_of_a_repeat(door: 
     again = door.post(raw, headers | {"svix-id": "msg_other"})
 
     assert again.status_code in (200, 401)
-    assert 1 == await redis.command("ZCARD", "db:deliveries:standard")
+    assert 1 == await redis.command("ZCARD", "bell:deliveries:standard")
 
 
 async def test_the_svix_names_of_the_headers_mean_the_same(door: Door, redis: Redis) -> None:
@@ -166,7 +166,7 @@ async def test_of_fifty_at_once_exactly_one_is_the_first(door: Door, redis: Redi
     assert [200] * 49 + [202] == sorted(answer.status_code for answer in answers)
     assert 1 == len({answer.json()["delivery"] for answer in answers})
     assert 49 == sum(answer.json().get("repeat") is True for answer in answers)
-    assert (1, 1) == (await redis.command("ZCARD", "db:jobs"), await redis.command("ZCARD", "db:queued"))
+    assert (1, 1) == (await redis.command("ZCARD", "bell:queue:visits"), await redis.command("ZCARD", "bell:queued"))
 
 
 async def test_a_repeat_of_what_failed_puts_it_back_to_work(door: Door, redis: Redis) -> None:
@@ -176,8 +176,8 @@ async def test_a_repeat_of_what_failed_puts_it_back_to_work(door: Door, redis: R
     again = door.post(raw, headers)
 
     assert (202, 200) == (first.status_code, again.status_code)
-    assert [f"event:{first.json()['delivery']}".encode()] == await redis.command("ZRANGE", "db:queued", 0, -1)
-    assert 0 == await redis.command("ZCARD", "db:parked")
+    assert [f"event:{first.json()['delivery']}".encode()] == await redis.command("ZRANGE", "bell:queued", 0, -1)
+    assert 0 == await redis.command("ZCARD", "bell:parked")
 
 
 @pytest.mark.parametrize("raw", [b'{"foo":"bar"}', b'{ "foo": "bar" }\n'], ids=repr)

@@ -31,7 +31,7 @@ class Occupied(Exception):
 
 
 async def waiting_job(
-    places: RunningJobs, answer: asyncio.Event, lane: Queue = "visit", share: str = "visit:main"
+    places: RunningJobs, answer: asyncio.Event, lane: Queue = "visits", share: str = "visits:main"
 ) -> Job:
     async def run() -> None:
         await answer.wait()
@@ -55,9 +55,9 @@ async def test_a_job_that_waits_for_an_answer_holds_no_place(monkeypatch: pytest
     answer.set()
     await asyncio.sleep(0)
 
-    assert (MAX_ACTIVE["visit"] - 10, MAX_ACTIVE["visit"]) == (at_work["visit"], only_wait["visit"])
-    assert {"event": MAX_ACTIVE["event"], "replay": MAX_ACTIVE["replay"]} == {
-        lane: at_work[lane] for lane in ("event", "replay")
+    assert (MAX_ACTIVE["visits"] - 10, MAX_ACTIVE["visits"]) == (at_work["visits"], only_wait["visits"])
+    assert {"events": MAX_ACTIVE["events"], "replays": MAX_ACTIVE["replays"]} == {
+        lane: at_work[lane] for lane in ("events", "replays")
     }
 
 
@@ -73,14 +73,14 @@ async def test_jobs_that_wait_are_bounded_and_one_account_leaves_as_many_to_othe
     await waiting_job(places, answer)
     after = places.full_shares()
     for _ in range(3):
-        await waiting_job(places, answer, share="visit:shop")
+        await waiting_job(places, answer, share="visits:shop")
     both = sorted(places.full_shares()), places.capacity()
     for _ in range(3):
-        await waiting_job(places, answer, "event", "")
+        await waiting_job(places, answer, "events", "")
 
-    assert ([], ["visit:main"]) == (before, after)
-    assert (["visit:main", "visit:shop"], {"visit": 3, "event": 0, "replay": 0}) == both
-    assert {"visit": 0, "event": 0, "replay": 0} == places.capacity()
+    assert ([], ["visits:main"]) == (before, after)
+    assert (["visits:main", "visits:shop"], {"visits": 3, "events": 0, "replays": 0}) == both
+    assert {"visits": 0, "events": 0, "replays": 0} == places.capacity()
     answer.set()
     await asyncio.sleep(0)
 
@@ -99,7 +99,7 @@ async def test_a_job_can_be_cancelled_and_its_end_is_its_own() -> None:
         finally:
             ends.append("cancelled")
 
-    task = asyncio.create_task(Job(run(), "visit", "visit:main"))
+    task = asyncio.create_task(Job(run(), "visits", "visits:main"))
     await asyncio.sleep(0.05)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -146,14 +146,16 @@ async def test_jobs_of_an_account_without_room_are_overtaken(ledger: Ledger, red
         await accept(ledger, change(f"slow-{number}"))
     other = b"visit:shop/standard-quick"
     await redis.command("SET", b"arq:job:" + other + b"#1", "payload")
-    await redis.command("ZADD", "db:jobs", int((await ledger.server_time()).timestamp() * 1000), other + b"#1")
+    await redis.command(
+        "ZADD", "bell:queue:visits", int((await ledger.server_time()).timestamp() * 1000), other + b"#1"
+    )
 
-    claimed = await ledger.claim({"visit": 5, "replay": 5}, 35, ["visit:main"])
-    at_once = await ledger.claim({"visit": 5}, 35)
+    claimed = await ledger.claim({"visits": 5, "replays": 5}, 35, ["visits:main"])
+    at_once = await ledger.claim({"visits": 5}, 35)
     await asyncio.sleep(1.1)
-    later = await ledger.claim({"visit": 50}, 35)
+    later = await ledger.claim({"visits": 50}, 35)
 
-    assert [("visit", f"{other.decode()}#1", b"payload")] == claimed
+    assert [("visits", f"{other.decode()}#1", b"payload")] == claimed
     assert [] == at_once
     assert {f"{work(f'slow-{number}')}#1" for number in range(30)} == {job for _, job, _ in later}
 

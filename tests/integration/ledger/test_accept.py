@@ -44,7 +44,7 @@ async def test_an_accepted_change_stands_as_fact_with_a_job_that_arq_can_read(le
     assert ("queued", 1, 0) == (member.state, member.change_count, member.applied_count)
     assert [f"{written.delivery_id}.0"] == list(member.changes)
     assert {"a": "update", "o": 7, "f": {}} == json.loads(member.changes[f"{written.delivery_id}.0"].partition(b" ")[2])
-    [job] = await redis.command("ZRANGE", "db:jobs", 0, -1)
+    [job] = await redis.command("ZRANGE", "bell:queue:visits", 0, -1)
     function, args, kwargs, job_try, _ = deserialize_job_raw(
         await redis.command("GET", b"arq:job:" + job), deserializer=json.loads
     )
@@ -124,9 +124,11 @@ async def test_a_body_that_looks_like_a_key_is_no_repeat_of_it(ledger: Ledger) -
 async def test_an_event_is_known_for_eight_days_and_kept_for_the_retention(ledger: Ledger, redis: Redis) -> None:
     written = await accept(ledger, key="evt")
 
-    [seen] = await redis.command("KEYS", "db:seen:*")
+    [seen] = await redis.command("KEYS", "bell:dedup:*")
     assert 691_200 - 5 <= await redis.command("TTL", seen) <= 691_200  # 8 * 86400
-    assert 2_592_000 - 5 <= await redis.command("TTL", f"db:delivery:{written.delivery_id}") <= 2_592_000  # 30 * 86400
+    assert (
+        2_592_000 - 5 <= await redis.command("TTL", f"bell:delivery:{written.delivery_id}") <= 2_592_000
+    )  # 30 * 86400
 
 
 async def test_every_change_of_a_delivery_lands_also_two_for_one_visit(ledger: Ledger, redis: Redis) -> None:
@@ -161,7 +163,7 @@ async def test_nothing_about_a_person_is_in_what_arq_reads(ledger: Ledger, redis
     await accept(ledger, change("A", contact=contact), raw=b"canary body")
 
     kept = [key + (await redis.command("GET", key)) for key in await redis.command("KEYS", "arq:*")]
-    kept += await redis.command("ZRANGE", "db:jobs", 0, -1)
+    kept += await redis.command("ZRANGE", "bell:queue:visits", 0, -1)
     assert kept
     assert not [one for one in kept if b"canary" in one.lower() or b"0100099" in one]
 
@@ -250,11 +252,11 @@ async def test_a_look_alike_that_is_sent_again_and_again_is_fetched_once_a_minut
         for _ in range(20):
             await accept(ledger, key="evt", event_state="queued", refetch=True)
         came_of_it.append(await state_of(ledger, name))
-        [_, due] = await redis.command("ZRANGE", "db:waiting", 0, -1, "WITHSCORES")
+        [_, due] = await redis.command("ZRANGE", "bell:waiting", 0, -1, "WITHSCORES")
         left_ms = float(due) - (await ledger.server_time()).timestamp() * 1000
         assert 0 < left_ms <= 60_000, minute
-        await redis.command("ZINCRBY", "db:waiting", -int(left_ms + 1), name)
-        await redis.command("HINCRBY", f"db:{name}", "repeated_at", -int(left_ms + 1))
+        await redis.command("ZINCRBY", "bell:waiting", -int(left_ms + 1), name)
+        await redis.command("HINCRBY", f"bell:{name}", "repeated_at", -int(left_ms + 1))
         assert 1 == await ledger.requeue_due()
         await fetched(ledger, name, meanwhile)
 
@@ -289,7 +291,7 @@ async def test_what_was_accepted_is_worked_off_on_a_full_redis_that_takes_nothin
 
         with pytest.raises(RedisUnavailable, match="OOM"):
             await accept(ledger, change("3"))
-        assert 3 == len(await ledger.claim({"visit": 50, "event": 50}, 35))
+        assert 3 == len(await ledger.claim({"visits": 50, "events": 50}, 35))
         await work_off(ledger, "1")
         await ledger.complete(await begin(ledger, "2"), waiting(retry_in_s=0))
         await ledger.ack(f"{work('1')}#1")
@@ -298,11 +300,11 @@ async def test_what_was_accepted_is_worked_off_on_a_full_redis_that_takes_nothin
         assert isinstance(hold, Lease)
         await ledger.record_changes(hold, "standard", "main", [change("4")], attempt())
 
-        assert await ledger.acquire_lock("db:lock", "token", 60)
-        await ledger.set_with_ttl("db:contact", "cont_1", 60_000)
+        assert await ledger.acquire_lock("bell:lock", "token", 60)
+        await ledger.set_with_ttl("bell:contact", "cont_1", 60_000)
         assert 1 == await ledger.requeue_due()
         assert "queued" == await ledger.replay(work("1"))
         assert 1 == await ledger.discard(work("4"))
-        assert b"cont_1" == await redis.command("GET", "db:contact")
+        assert b"cont_1" == await redis.command("GET", "bell:contact")
         assert [work("1"), work("2")] == sorted(await ledger.task_ids("queued"))
         await redis.close()

@@ -26,7 +26,7 @@ async def test_a_visit_that_continues_itself_continues_nothing(ledger: Ledger, r
     await accept(ledger, change("A", "A"))
 
     assert [("A", 0)] == [(m.task_id.rpartition("-")[2], m.alias_depth) for m in (await begin(ledger, "A")).tasks]
-    assert 0 == await redis.command("HEXISTS", f"db:{work('A')}", "linked")
+    assert 0 == await redis.command("HEXISTS", f"bell:{work('A')}", "linked")
 
 
 async def test_a_link_that_arrives_before_either_half_is_remembered(ledger: Ledger) -> None:

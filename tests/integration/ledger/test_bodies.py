@@ -39,7 +39,7 @@ async def test_a_body_is_read_as_it_rang(redis: Redis, then: tuple[str, ...], no
 
 async def test_a_sealed_body_says_nothing_without_its_key_and_is_no_larger_than_it_must_be(redis: Redis) -> None:
     plain, sealed = await kept(redis), await kept(redis, NEW)
-    records = [await redis.command("GET", f"db:delivery:{id}") for id in (plain, sealed)]
+    records = [await redis.command("GET", f"bell:delivery:{id}") for id in (plain, sealed)]
 
     assert b"canary@example.com" in records[0]  # what zstd cannot shorten stands there as it is
     assert b"canary" not in records[1]
@@ -58,7 +58,7 @@ async def test_a_key_that_is_gone_is_said_in_a_sentence(redis: Redis, keys: tupl
 
 async def test_a_sealed_body_cannot_be_put_under_another_delivery(redis: Redis) -> None:
     one, other = await kept(redis, NEW), await kept(redis, NEW, OLD)
-    await redis.command("SET", f"db:delivery:{other}", await redis.command("GET", f"db:delivery:{one}"))
+    await redis.command("SET", f"bell:delivery:{other}", await redis.command("GET", f"bell:delivery:{one}"))
 
     with pytest.raises(BodyUnavailable, match="not as it was sealed"):
         await body(redis, other, NEW)

@@ -40,8 +40,8 @@ async def fill(redis: Redis, visit: str, count: int) -> None:
     fields = [
         part for at in range(count) for part in (f"change:d{at:021}.0", f'{at + 1} {{"a":"update","o":{at},"f":{{}}}}')
     ]
-    await redis.command("HSET", f"db:{work(visit)}", *fields)
-    await redis.command("HINCRBY", f"db:{work(visit)}", "changes", count)
+    await redis.command("HSET", f"bell:{work(visit)}", *fields)
+    await redis.command("HINCRBY", f"bell:{work(visit)}", "changes", count)
 
 
 async def filled(redis_url: str, visit: str) -> None:
@@ -65,7 +65,7 @@ async def old_chain(redis: Redis, count: int) -> None:
         after = [f"next:{work(f'v{at + 1}')}", ""] if at < count - 1 else []
         return ["changes", "1", "linked", "1", *before, *after]
 
-    await asyncio.gather(*(redis.command("HSET", f"db:{work(f'v{at}')}", *fields(at)) for at in range(count)))
+    await asyncio.gather(*(redis.command("HSET", f"bell:{work(f'v{at}')}", *fields(at)) for at in range(count)))
 
 
 # -- changes of one visit --
@@ -84,8 +84,8 @@ async def test_what_lands_on_a_visit_that_is_full_is_stored_and_parked(ledger: L
     assert ("parked", "too_many_changes") == (parked.state, parked.reason)
     assert [event] == (await ledger.load_delivery_info(written.delivery_id)).task_ids
     assert before == await ledger.load_task(work("A"))
-    assert 0 == await redis.command("EXISTS", f"db:{work('B')}")  # all of a delivery, or nothing
-    assert -1 == await redis.command("PTTL", f"db:delivery:{written.delivery_id}")
+    assert 0 == await redis.command("EXISTS", f"bell:{work('B')}")  # all of a delivery, or nothing
+    assert -1 == await redis.command("PTTL", f"bell:delivery:{written.delivery_id}")
 
 
 def test_the_door_accepts_what_lands_on_a_full_visit_and_an_operator_sees_it(harness: Harness) -> None:
@@ -165,7 +165,7 @@ async def test_a_visit_that_is_more_than_a_run_can_read_is_parked_and_not_taken_
     assert ("parked", "too_many_changes") == (member.state, member.reason)
     assert ["parked"] == [one.outcome for one in member.attempts]
     assert "nothing" == await ledger.lease(work("A"))
-    assert 0 == await redis.command("ZCARD", "db:running")
+    assert 0 == await redis.command("ZCARD", "bell:running")
 
 
 async def test_the_door_asks_redis_as_much_for_a_visit_of_a_thousand_changes_as_for_one_of_two(
@@ -197,12 +197,12 @@ async def test_a_reschedule_too_many_is_stored_and_parked_and_the_visit_goes_on(
 
     parked = await ledger.load_task(f"event:{written.delivery_id}")
     assert ("parked", "too_many_reschedules") == (parked.state, parked.reason)
-    assert 0 == await redis.command("EXISTS", f"db:{work('one-more')}")
+    assert 0 == await redis.command("EXISTS", f"bell:{work('one-more')}")
     last = f"v{MOST_IDS - 1}"
     assert not (await accept(ledger, change(last, f"v{MOST_IDS - 2}"))).limit_reached  # a link that is known
     hold = await work_off(ledger, last)
     assert MOST_IDS == len(hold.tasks)
-    assert 0 == await redis.command("ZCARD", "db:running")
+    assert 0 == await redis.command("ZCARD", "bell:running")
 
 
 async def test_two_chains_that_are_too_long_together_stay_two(ledger: Ledger) -> None:
@@ -225,7 +225,7 @@ async def test_a_chain_from_before_the_bound_is_parked_whole_and_nothing_of_it_i
 
     member = await ledger.load_task(work("v4000"))
     assert ("parked", "too_many_reschedules") == (member.state, member.reason)
-    assert 0 == await redis.command("ZCARD", "db:running")
+    assert 0 == await redis.command("ZCARD", "bell:running")
     assert MOST_IDS_READ == len(await ledger.load_aliases(work("v4000")))
     assert "queued" == await ledger.replay(work("v4000"))
 
@@ -322,9 +322,11 @@ async def test_what_was_lost_together_twice_is_put_to_work_apart(ledger: Ledger,
         for visit in visits:
             await begin(ledger, visit)
         await backdate(redis, "running")
-        await redis.command("DEL", "db:jobs")
+        await redis.command("DEL", "bell:queue:visits")
         await ledger.requeue_due()
-        return [float(score) for score in (await redis.command("ZRANGE", "db:jobs", 0, -1, "WITHSCORES"))[1::2]]
+        return [
+            float(score) for score in (await redis.command("ZRANGE", "bell:queue:visits", 0, -1, "WITHSCORES"))[1::2]
+        ]
 
     visits = "ABC"
     for visit in visits:
@@ -342,12 +344,12 @@ async def test_the_last_chance_is_alone_whenever_the_leases_ran_out(ledger: Ledg
         await accept(ledger, change(visit))
         for _ in range(MOST_LOST - 2):
             await lose(ledger, redis, visit)
-    await redis.command("DEL", "db:jobs")
+    await redis.command("DEL", "bell:queue:visits")
 
     for visit in "ABC":  # each by a sweep of its own
         await lose(ledger, redis, visit)
 
-    turns = [float(score) for score in (await redis.command("ZRANGE", "db:jobs", 0, -1, "WITHSCORES"))[1::2]]
+    turns = [float(score) for score in (await redis.command("ZRANGE", "bell:queue:visits", 0, -1, "WITHSCORES"))[1::2]]
     assert 3 == len(turns)
     assert all(later - sooner >= ALONE_MS - 1 for sooner, later in pairwise(turns))
     assert turns[0] - 1000 * (await ledger.server_time()).timestamp() > ALONE_MS / 2
@@ -358,12 +360,12 @@ async def test_who_waits_for_the_last_chance_waits_an_hour_at_most(ledger: Ledge
     for _ in range(MOST_LOST - 2):
         await lose(ledger, redis, "A")
     far = 1000 * (await ledger.server_time()).timestamp() + 2 * 3_600_000  # the clock went back, or very many wait
-    await redis.command("SET", "db:alone", int(far))
-    await redis.command("DEL", "db:jobs")
+    await redis.command("SET", "bell:alone", int(far))
+    await redis.command("DEL", "bell:queue:visits")
 
     await lose(ledger, redis, "A")
 
-    [_, turn] = await redis.command("ZRANGE", "db:jobs", 0, -1, "WITHSCORES")
+    [_, turn] = await redis.command("ZRANGE", "bell:queue:visits", 0, -1, "WITHSCORES")
     assert float(turn) < far - 3_600_000
 
 
@@ -378,8 +380,8 @@ async def test_a_name_that_is_none_stops_nobody_and_goes(ledger: Ledger, redis: 
     await accept(ledger, change("B"))
     await begin(ledger, "B")
     await accept(ledger, change("C"))
-    await redis.command("DEL", "db:jobs")
-    await redis.command("ZADD", f"db:{state}", 0, name)
+    await redis.command("DEL", "bell:queue:visits")
+    await redis.command("ZADD", f"bell:{state}", 0, name)
     for each in ("waiting", "running", "queued"):
         await backdate(redis, each)
 
@@ -387,14 +389,14 @@ async def test_a_name_that_is_none_stops_nobody_and_goes(ledger: Ledger, redis: 
     await ledger.requeue_orphans()
 
     assert sorted([work("A"), work("B"), work("C")]) == sorted(await jobs(redis))
-    assert None is await redis.command("ZSCORE", f"db:{state}", name)
+    assert None is await redis.command("ZSCORE", f"bell:{state}", name)
 
 
 async def test_a_name_that_is_none_does_not_keep_a_gate_from_opening(ledger: Ledger, redis: Redis) -> None:
     await accept(ledger, change("A"))
     await ledger.complete(await begin(ledger, "A"), Outcome(state="held", attempt=None, reason="rate_limited_locally"))
-    await redis.command("ZADD", "db:held:main", -1, "nonsense")
-    await redis.command("DEL", "db:jobs")
+    await redis.command("ZADD", "bell:held:main", -1, "nonsense")
+    await redis.command("DEL", "bell:queue:visits")
 
     assert 1 == await ledger.release_circuit("main")
     assert [work("A")] == await jobs(redis)
@@ -411,7 +413,7 @@ async def test_a_date_in_the_year_9999_keeps_a_visit_for_two_years_and_the_reten
         await accept(ledger, change("A"))
         await ledger.complete(await begin(ledger, "A"), settled(remote={work("A"): {"event_date": date}}))
 
-        left_ms = await redis.command("PTTL", f"db:{work('A')}")
+        left_ms = await redis.command("PTTL", f"bell:{work('A')}")
         assert (days - 1) * day_ms < left_ms <= days * day_ms
 
 
@@ -421,7 +423,7 @@ async def test_a_visit_of_next_year_is_kept_until_it_was(ledger: Ledger, redis: 
 
     await ledger.complete(await begin(ledger, "A"), settled(remote={work("A"): {"event_date": next_year.isoformat()}}))
 
-    assert 394 * 86_400_000 < await redis.command("PTTL", f"db:{work('A')}") <= 395 * 86_400_000
+    assert 394 * 86_400_000 < await redis.command("PTTL", f"bell:{work('A')}") <= 395 * 86_400_000
 
 
 # -- work of an account that left the settings --
@@ -501,7 +503,7 @@ async def flood(redis_url: str, count: int, at_once: int) -> int:
                 bool(one.limit_reached) for one in await asyncio.gather(*map(land, range(start, start + 100)))
             )
             for _ in range(3_000):
-                if await redis.command("HLEN", "db:visit:main/workiz-loop") <= at_once:
+                if await redis.command("HLEN", "bell:visit:main/workiz-loop") <= at_once:
                     break
                 await asyncio.sleep(0.02)
         return bounds
@@ -526,10 +528,10 @@ def test_a_visit_in_a_loop_does_not_keep_others_from_being_made(harness: Harness
     loop = wait_until(lambda: harness.visit("workiz-loop"), 120)
 
     assert "2026-03-14T09:00:00Z" == loop["time_completed"]  # it was seen then for the first time
-    assert parked == harness.redis_command("ZCARD", "db:parked")
+    assert parked == harness.redis_command("ZCARD", "bell:parked")
     assert parked in (range(3_000, 3_050) if is_backlog else [0])
-    wait_until(lambda: harness.redis_command("HLEN", "db:visit:main/workiz-loop") < 500, 60)
-    assert not harness.redis_command("EXISTS", "db:gate:main")
+    wait_until(lambda: harness.redis_command("HLEN", "bell:visit:main/workiz-loop") < 500, 60)
+    assert not harness.redis_command("EXISTS", "bell:circuit:main")
 
 
 async def test_what_was_parked_for_a_full_visit_is_replayed_and_decides(world: World) -> None:

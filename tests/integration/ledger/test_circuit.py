@@ -65,7 +65,7 @@ async def test_what_an_operator_paused_no_answer_opens(ledger: Ledger, redis: Re
     await ledger.complete(in_hand, settled(circuit_signal=CircuitSignal(kind=why)), account="main")
     assert ["held", "held"] == [await ledger.lease(work(visit), account="main") for visit in "BC"]
     assert 0 == await ledger.release_circuit("main")
-    assert b"paused" == await redis.command("HGET", "db:gate:main", "kind")
+    assert b"paused" == await redis.command("HGET", "bell:circuit:main", "kind")
 
     assert [True, False] == [await ledger.pause("main", False), await ledger.pause("main", False)]
     assert 2 == await ledger.release_circuit("main")
@@ -76,7 +76,7 @@ async def test_a_gate_that_trouble_shut_is_not_what_an_operator_resumes(ledger: 
     await held(ledger, "A", CircuitSignal(kind="down", pause_s=60))
 
     assert not await ledger.pause("main", False)
-    assert b"down" == await redis.command("HGET", "db:gate:main", "kind")
+    assert b"down" == await redis.command("HGET", "bell:circuit:main", "kind")
 
 
 async def test_a_probe_that_fails_shuts_the_gate_again(ledger: Ledger, redis: Redis) -> None:
@@ -140,13 +140,13 @@ async def fails(ledger: Ledger, visit: str, took_ms: int = 1) -> bool:
         state="waiting", attempt=trouble, reason="500", retry_in_s=60, failed_attempts=1, circuit_signal=DOWN
     )
     await ledger.complete(await begin(ledger, visit), outcome, account="main")
-    return bool(await ledger.redis.command("EXISTS", "db:gate:main"))
+    return bool(await ledger.redis.command("EXISTS", "bell:circuit:main"))
 
 
 async def answers_of_late(redis: Redis, *seconds_ago: float) -> None:
     """So long ago some calls of other visits succeeded."""
     now_ms = int(time.time() * 1000)
-    await redis.command("RPUSH", "db:answers:main", *(f"+{now_ms - int(ago * 1000)}" for ago in seconds_ago))
+    await redis.command("RPUSH", "bell:answers:main", *(f"+{now_ms - int(ago * 1000)}" for ago in seconds_ago))
 
 
 async def test_a_visit_that_failed_before_shuts_no_gate(ledger: Ledger, redis: Redis) -> None:
@@ -160,7 +160,7 @@ async def test_a_visit_that_failed_before_shuts_no_gate(ledger: Ledger, redis: R
         again = waiting(failed_attempts=4, circuit_signal=DOWN)
         await ledger.complete(await begin(ledger, visit), again, account="main")
 
-    assert not await redis.command("EXISTS", "db:gate:main")
+    assert not await redis.command("EXISTS", "bell:circuit:main")
 
 
 @pytest.mark.parametrize(("succeeded", "failures_until_shut"), [(0, 3), (1, 4), (2, 8), (20, 16)])
@@ -192,26 +192,26 @@ async def test_while_the_gate_is_shut_only_a_probe_says_anything_new(ledger: Led
         await accept(ledger, change(visit))
     under_way = [await begin(ledger, visit, gate="main") for visit in "DE"]
     assert [False, False, True] == [await fails(ledger, visit) for visit in "ABC"]
-    before = await redis.command("HGETALL", "db:gate:main")
+    before = await redis.command("HGETALL", "bell:circuit:main")
 
     for hold in under_way:
         await ledger.complete(hold, waiting(circuit_signal=DOWN), account="main")
 
-    assert before == await redis.command("HGETALL", "db:gate:main")
+    assert before == await redis.command("HGETALL", "bell:circuit:main")
 
 
 async def test_the_pauses_between_probes_double_up_to_the_longest(ledger: Ledger, redis: Redis) -> None:
     pauses = []
     for visit in ("A", "B", "C", "D", "E", "F", "G", "H", "I"):
-        is_shut = await redis.command("EXISTS", "db:gate:main")
+        is_shut = await redis.command("EXISTS", "bell:circuit:main")
         if is_shut:  # this one is the probe
-            await redis.command("HSET", "db:gate:main", "probe", work(visit))
+            await redis.command("HSET", "bell:circuit:main", "probe", work(visit))
         await accept(ledger, change(visit))
         hold = await ledger.lease(work(visit), account="main")
         assert isinstance(hold, Lease)
         before_ms = (await ledger.server_time()).timestamp() * 1000
         await ledger.complete(hold, waiting(circuit_signal=DOWN), account="main")
-        if until := await redis.command("HGET", "db:gate:main", "until"):
+        if until := await redis.command("HGET", "bell:circuit:main", "until"):
             pauses.append(round((float(until) - before_ms) / 1000))
 
     assert [1, 2, 4, 8, 16, 30, 30] == pauses
@@ -228,7 +228,7 @@ async def test_what_never_failed_probes_and_comes_out_first(ledger: Ledger, redi
     await ledger.pause("main")
     for visit in "ABCD":
         assert "held" == await ledger.lease(work(visit), account="main")
-    await redis.command("HSET", "db:gate:main", "kind", "down", "until", 1)
+    await redis.command("HSET", "bell:circuit:main", "kind", "down", "until", 1)
 
     await ledger.release_circuit("main")
     [probe] = await ledger.task_ids("queued")
@@ -238,7 +238,7 @@ async def test_what_never_failed_probes_and_comes_out_first(ledger: Ledger, redi
     await ledger.release_circuit("main")
 
     assert work("C") == probe
-    assert [work("D"), work("A"), work("B")] == (await jobs(redis, "visit"))[-3:]
+    assert [work("D"), work("A"), work("B")] == (await jobs(redis, "visits"))[-3:]
 
 
 async def test_at_a_rate_no_visit_is_overtaken_for_ever(ledger: Ledger, redis: Redis) -> None:
@@ -246,7 +246,7 @@ async def test_at_a_rate_no_visit_is_overtaken_for_ever(ledger: Ledger, redis: R
     await accept(ledger, change("patient", time_scheduled=on_day(28)))
     first = await ledger.lease(work("patient"), "main", is_rate_limited=True)
     assert isinstance(first, Lease)
-    await redis.command("HINCRBY", f"db:{work('patient')}", "pending_since", -60_000)
+    await redis.command("HINCRBY", f"bell:{work('patient')}", "pending_since", -60_000)
     await ledger.complete(first, Outcome(state="held", attempt=None, reason="rate_limited_locally"), account="main")
 
     out = set[str]()
@@ -260,7 +260,7 @@ async def test_at_a_rate_no_visit_is_overtaken_for_ever(ledger: Ledger, redis: R
             break
 
     assert work("patient") in out
-    assert 0 == await redis.command("ZCARD", "db:ages:main") - await redis.command("ZCARD", "db:held:main")
+    assert 0 == await redis.command("ZCARD", "bell:held-by-age:main") - await redis.command("ZCARD", "bell:held:main")
 
 
 async def _replayed(ledger: Ledger, visit: str) -> Lease:
@@ -295,7 +295,7 @@ async def test_of_what_was_held_the_visit_that_starts_soonest_goes_first(ledger:
     await accept(ledger, change("D", order=2, time_completed=on_day(4)))
     for visit in "BCD":
         assert "held" == await ledger.lease(work(visit), account="main")
-    await redis.command("DEL", "db:gate:main")
+    await redis.command("DEL", "bell:circuit:main")
 
     out = [await ledger.release_circuit("main", limit=3)]
     await asyncio.sleep(0.002)
@@ -369,12 +369,12 @@ async def test_a_visit_that_is_refused_alone_is_parked_before_it_stops_everybody
         if times < 9:
             await accept(ledger, change("B", order=times))
             await let_time_pass(ledger.redis)
-            await ledger.redis.command("HSET", "db:gate:main", "probe", work("B"))  # another one is sent to see
+            await ledger.redis.command("HSET", "bell:circuit:main", "probe", work("B"))  # another one is sent to see
             await ledger.complete(await begin(ledger, "B", gate="main"), ok, account="main")
             await ledger.release_circuit("main")
 
     assert ("parked", "403") == ((await ledger.load_task(work("A"))).state, (await ledger.load_task(work("A"))).reason)
-    assert not await ledger.redis.command("EXISTS", "db:gate:main")
+    assert not await ledger.redis.command("EXISTS", "bell:circuit:main")
 
 
 async def test_where_calls_are_paced_whoever_comes_later_waits_for_its_turn(ledger: Ledger, redis: Redis) -> None:
@@ -386,9 +386,9 @@ async def test_where_calls_are_paced_whoever_comes_later_waits_for_its_turn(ledg
 
     later = [await ledger.lease(work(visit), "main", is_rate_limited=True) for visit in "CB"]
     elsewhere = await ledger.lease(work("C"), "main")
-    await redis.command("SET", "db:pace:main", str(int(time.time() * 1000) + 10_000))
+    await redis.command("SET", "bell:rate:main", str(int(time.time() * 1000) + 10_000))
     while_the_line_is_long = await ledger.release_circuit("main", calls_per_second=4)
-    await redis.command("DEL", "db:pace:main")
+    await redis.command("DEL", "bell:rate:main")
     let_out = await ledger.release_circuit("main", calls_per_second=4)
 
     assert (["held", "held"], "nothing", 0, 2) == (later, elsewhere, while_the_line_is_long, let_out)

@@ -16,12 +16,12 @@ from tests.support.ledger import accept, attempt, begin, change, everything, for
 async def test_a_settled_visit_is_forgotten_after_the_retention_and_leaves_nothing(redis: Redis) -> None:
     ledger = forgetful(redis)
     await accept(ledger, change("A"))
-    await redis.command("DEL", "db:jobs", *(await redis.command("KEYS", "arq:*")))
+    await redis.command("DEL", "bell:queue:visits", *(await redis.command("KEYS", "arq:*")))
     await work_off(ledger, "A")
 
     await asyncio.sleep(0.1)
 
-    kept = (b"db:seen:", b"db:deliveries:", b"db:hooks", b"db:progress")
+    kept = (b"bell:dedup:", b"bell:deliveries:", b"bell:hooks", b"bell:last-done")
     assert set() == {key for key in await everything(redis) if not key.startswith(kept)}
 
 
@@ -85,7 +85,7 @@ async def test_the_ids_that_redis_kept_are_enough_where_it_dropped_one_of_a_visi
     await accept(ledger, change("A"))
     await accept(ledger, change("B", continues="A"))
     await work_off(ledger, "A")
-    await redis.command("DEL", f"db:{work('A')}")
+    await redis.command("DEL", f"bell:{work('A')}")
     await accept(ledger, change("B"))
 
     if then == "discarded":

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from app.ledger.keys import KEY_KINDS, kind_of, trim_deliveries
+from app.ledger.cleanup import trim_deliveries
+from app.ledger.keys import KEY_KINDS, kind_of
 from app.ledger.ledger import Ledger
 from app.ledger.redis import Redis, RedisAddress
 from app.ledger.scripts import SCRIPTS
@@ -58,7 +59,7 @@ async def without_an_end(redis: Redis) -> list[str]:
 
 
 async def is_open(redis: Redis, name: str) -> bool:
-    work = name.replace("db:delivery:", "db:event:")
+    work = name.replace("bell:delivery:", "bell:event:")
     return bool(await redis.command("HEXISTS", work, "state"))
 
 
@@ -134,7 +135,7 @@ def test_every_key_is_of_a_known_kind_and_has_an_end(harness: Harness) -> None:
     async def at_work(redis: Redis) -> None:
         """The desk: every page, a search, a reveal, an operation."""
         async with at_the_desk(harness) as browser:
-            [failure] = await redis.command("ZRANGE", "db:parked", 0, 0)
+            [failure] = await redis.command("ZRANGE", "bell:parked", 0, 0)
             for page in ENDING:
                 if page.method == "GET" and "{" not in page.path:
                     await browser.get(page.path, params={"q": "ada@example.com"})
@@ -145,7 +146,7 @@ def test_every_key_is_of_a_known_kind_and_has_an_end(harness: Harness) -> None:
             assert started.headers["location"].startswith("/console/operations/"), started.text
 
     async def parked_ones(redis: Redis) -> int:
-        return int(await redis.command("ZCARD", "db:parked"))
+        return int(await redis.command("ZCARD", "bell:parked"))
 
     with acuity() as url:
         configure(harness, url)
@@ -163,10 +164,12 @@ def test_every_key_is_of_a_known_kind_and_has_an_end(harness: Harness) -> None:
         assert 0 == harness.doorbell("replay", "standard-A", "--recheck", "--yes").returncode
         assert harness.doorbell("audit").returncode in (0, 3)
         harness.doorbell("discard", "standard-B", "--yes")
-        wait_until(lambda: not run_of(harness.redis_url, lambda redis: redis.command("ZCARD", "db:queued")))
+        wait_until(lambda: not run_of(harness.redis_url, lambda redis: redis.command("ZCARD", "bell:queued")))
         # The door writes its counts every few seconds.
         wait_until(
-            lambda: run_of(harness.redis_url, lambda redis: redis.command("EXISTS", "db:refused:standard:unsigned"))
+            lambda: run_of(
+                harness.redis_url, lambda redis: redis.command("EXISTS", "bell:rejections:standard:unsigned")
+            )
         )
 
     keys = [key.decode() for key in run_of(harness.redis_url, lambda redis: redis.command("KEYS", "*"))]
@@ -179,20 +182,21 @@ def test_every_key_is_of_a_known_kind_and_has_an_end(harness: Harness) -> None:
 #: Kinds that this run does not meet: no token is exchanged, no record lists people, nobody is alarmed, no event is foreign,
 #: and these do not last until its end.
 UNSEEN = {
-    "db:token:*", "db:record:*", "db:alarms", "db:gates", "db:gate:*", "db:answers:*", "db:ages:*", "db:held:*", "db:pace:*",
-    "db:pause:*", "db:queued", "db:running", "db:waiting", "db:jobs*", "arq:job:*", "db:audit:*", "db:operations:open",
-    "db:refused:*:*", "db:people:*",
+    "bell:token:*", "bell:record:*", "bell:alerts", "bell:circuits", "bell:circuit:*", "bell:answers:*",
+    "bell:held-by-age:*", "bell:held:*", "bell:rate:*", "bell:retry-after:*", "bell:queued", "bell:running",
+    "bell:waiting", "bell:queue:*", "arq:job:*", "bell:audit:*", "bell:operations:open", "bell:rejections:*:*",
+    "bell:people:*",
 }  # fmt: skip
 
 
 def test_no_channel_has_the_name_of_a_key() -> None:
     channels = {name for script in SCRIPTS.values() for name in re.findall(r"'PUBLISH', '([^']+)'", script.source)}
 
-    assert {"db:attempts"} == channels
+    assert {"bell:attempts"} == channels
     assert [None] == [kind_of(channel) for channel in channels]
 
 
-@pytest.mark.parametrize("wrong", ["db:nobody-knows", "db:seen:standard:x", "db:visit:main/standard-A"])
+@pytest.mark.parametrize("wrong", ["bell:nobody-knows", "bell:dedup:standard:x", "bell:visit:main/standard-A"])
 async def test_a_key_without_an_end_would_be_seen(redis: Redis, wrong: str) -> None:
     await redis.command("HSET", wrong, "n", 1)
 
@@ -208,8 +212,8 @@ async def test_old_deliveries_leave_the_lists_also_of_hooks_that_are_no_more(red
 
     assert 25 == await trim_deliveries(ledger, limit=3)
 
-    assert [last.delivery_id.encode()] == await redis.command("ZRANGE", "db:deliveries:standard", 0, -1)
-    assert 0 == await redis.command("EXISTS", "db:deliveries:gone")
+    assert [last.delivery_id.encode()] == await redis.command("ZRANGE", "bell:deliveries:standard", 0, -1)
+    assert 0 == await redis.command("EXISTS", "bell:deliveries:gone")
 
 
 async def test_the_lists_are_tidied_by_one_worker_an_hour(redis: Redis) -> None:
@@ -219,7 +223,7 @@ async def test_the_lists_are_tidied_by_one_worker_an_hour(redis: Redis) -> None:
     await asyncio.sleep(0.1)
 
     assert 0 == await trim_deliveries(ledger)
-    assert 3_595 < await redis.command("TTL", "db:tidied") <= 3_600
+    assert 3_595 < await redis.command("TTL", "bell:cleanup") <= 3_600
 
 
 async def test_a_step_of_the_job_is_bounded(redis: Redis) -> None:
@@ -228,14 +232,14 @@ async def test_a_step_of_the_job_is_bounded(redis: Redis) -> None:
         await accept(ledger)
     await asyncio.sleep(0.1)
 
-    assert [4, 4, 2, 0] == [await ledger.trim("db:deliveries:standard", limit=4) for _ in range(4)]
+    assert [4, 4, 2, 0] == [await ledger.trim("bell:deliveries:standard", limit=4) for _ in range(4)]
 
 
 async def test_what_is_young_stays_in_the_lists(ledger: Ledger, redis: Redis) -> None:
     await accept(ledger)
 
     assert 0 == await trim_deliveries(ledger)
-    assert 1 == await redis.command("ZCARD", "db:deliveries:standard")
+    assert 1 == await redis.command("ZCARD", "bell:deliveries:standard")
 
 
 async def test_what_is_parked_longer_than_the_retention_stays(redis: Redis) -> None:
@@ -248,21 +252,21 @@ async def test_what_is_parked_longer_than_the_retention_stays(redis: Redis) -> N
     await trim_deliveries(ledger)
 
     assert ["event:" + odd.delivery_id, work("A")] == sorted(await ledger.task_ids("parked"))
-    assert -1 == await redis.command("PTTL", f"db:delivery:{odd.delivery_id}")
+    assert -1 == await redis.command("PTTL", f"bell:delivery:{odd.delivery_id}")
     assert 1 == len((await ledger.load_task(work("A"))).changes)
 
 
 async def test_a_worker_tidies(harness: Harness, redis: Redis) -> None:
-    await redis.command("ZADD", "db:deliveries:gone", 1_000, "d-long-ago")
-    await redis.command("SADD", "db:hooks", "gone")
+    await redis.command("ZADD", "bell:deliveries:gone", 1_000, "d-long-ago")
+    await redis.command("SADD", "bell:hooks", "gone")
     harness.start_worker()
 
     for _ in range(1_500):
-        if not await redis.command("EXISTS", "db:deliveries:gone"):
+        if not await redis.command("EXISTS", "bell:deliveries:gone"):
             break
         await asyncio.sleep(0.02)
 
-    assert 0 == await redis.command("EXISTS", "db:deliveries:gone")
+    assert 0 == await redis.command("EXISTS", "bell:deliveries:gone")
 
 
 async def test_a_settled_visit_leaves_nothing_but_what_expires(redis: Redis) -> None:

@@ -72,7 +72,8 @@ async def test_a_lease_ends_within_a_minute(ledger: Ledger, redis: Redis) -> Non
     await begin(ledger, "A")
 
     left_ms = (
-        float(await redis.command("ZSCORE", "db:running", work("A"))) - (await ledger.server_time()).timestamp() * 1_000
+        float(await redis.command("ZSCORE", "bell:running", work("A")))
+        - (await ledger.server_time()).timestamp() * 1_000
     )
     assert 0 < left_ms <= 60_000
 
@@ -97,7 +98,7 @@ async def test_work_of_a_dead_worker_goes_to_another_and_the_late_release_is_los
 
 async def test_a_swept_lease_has_a_job_again(ledger: Ledger, redis: Redis) -> None:
     await accept(ledger, change("A"))
-    await redis.command("DEL", *(await redis.command("KEYS", "arq:job:*")), "db:jobs")
+    await redis.command("DEL", *(await redis.command("KEYS", "arq:job:*")), "bell:queue:visits")
     await begin(ledger, "A")
     await backdate(redis, "running")
 
@@ -188,8 +189,8 @@ async def test_no_name_of_a_job_is_used_twice(ledger: Ledger, redis: Redis) -> N
     names = set()
     for _ in range(4):
         await accept(ledger, change("A"))
-        names |= set(await redis.command("ZRANGE", "db:jobs", 0, -1))
-        await redis.command("DEL", "db:jobs")
+        names |= set(await redis.command("ZRANGE", "bell:queue:visits", 0, -1))
+        await redis.command("DEL", "bell:queue:visits")
         await work_off(ledger, "A")
 
     assert 4 == len(names)

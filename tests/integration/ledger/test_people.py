@@ -61,7 +61,7 @@ async def test_a_record_that_is_gone_counts_as_seen(redis: Redis) -> None:
 async def test_it_is_forgotten_two_years_after_the_last_record(redis: Redis) -> None:
     await listed(redis, 0, "a")
 
-    ms = await redis.command("PTTL", "db:people:main/hubspot-5-1")
+    ms = await redis.command("PTTL", "bell:people:main/hubspot-5-1")
 
     assert 731 * 86_400_000 < ms <= 732 * 86_400_000
 
@@ -75,7 +75,7 @@ async def test_an_event_whose_record_is_outdated_waits_and_is_fetched_again(redi
 
     await doorstep.ring(specimen)
     came_of_it = await doorstep.run()
-    await redis.command("DEL", "db:people:main/hubspot-62515-9001")
+    await redis.command("DEL", "bell:people:main/hubspot-62515-9001")
     await doorstep.later(60)
     await doorstep.run()
 
@@ -96,7 +96,7 @@ async def test_contacts_of_a_deleted_meeting_are_known_from_its_earlier_records(
     await doorstep.ring(booked)
     await doorstep.run()
     doorstep.api.records.clear()
-    await doorstep.redis.command("DEL", *await doorstep.redis.command("KEYS", "db:record:*"))
+    await doorstep.redis.command("DEL", *await doorstep.redis.command("KEYS", "bell:record:*"))
 
     await doorstep.ring(deleted)
     await doorstep.run()

@@ -30,9 +30,9 @@ async def test_queued_work_whose_job_is_gone_gets_another(ledger: Ledger, redis:
     for n in range(90):
         await accept(ledger, change(f"v{n}"))
     await backdate(redis, "queued")
-    lost = [job for n, job in enumerate(await redis.command("ZRANGE", "db:jobs", 0, -1)) if n % 3]
+    lost = [job for n, job in enumerate(await redis.command("ZRANGE", "bell:queue:visits", 0, -1)) if n % 3]
     await redis.command("DEL", *(b"arq:job:" + job for job in lost[::2]))
-    await redis.command("ZREM", "db:jobs", *lost[1::2])
+    await redis.command("ZREM", "bell:queue:visits", *lost[1::2])
 
     adopted, offset = 0, 0
     while offset >= 0:
@@ -45,7 +45,7 @@ async def test_queued_work_whose_job_is_gone_gets_another(ledger: Ledger, redis:
 
 async def test_young_queued_work_is_not_taken_for_an_orphan(ledger: Ledger, redis: Redis) -> None:
     await accept(ledger, change("A"))
-    await redis.command("DEL", "db:jobs")
+    await redis.command("DEL", "bell:queue:visits")
 
     assert (0, -1) == await ledger.requeue_orphans()
 
@@ -68,14 +68,14 @@ async def test_a_claimed_job_is_not_claimed_again_before_its_lease_ends(ledger: 
         await accept(ledger, change(visit))
         await asyncio.sleep(0.002)
 
-    first = await ledger.claim({"visit": 2}, lease_s=3_600)
+    first = await ledger.claim({"visits": 2}, lease_s=3_600)
     before = await now_ms(ledger)
-    [(lane, job, _)] = second = await ledger.claim({"visit": 2}, lease_s=3_600)
+    [(lane, job, _)] = second = await ledger.claim({"visits": 2}, lease_s=3_600)
     after = await now_ms(ledger)
-    third = await ledger.claim({"visit": 2}, lease_s=3_600)
+    third = await ledger.claim({"visits": 2}, lease_s=3_600)
     ends = float(await redis.command("ZSCORE", LANES[lane], job))
     await redis.command("ZADD", LANES[lane], after, job)  # as if it had come to that
-    last = await ledger.claim({"visit": 5}, lease_s=3_600)
+    last = await ledger.claim({"visits": 5}, lease_s=3_600)
 
     assert [work("A"), work("B")] == about(first)
     assert ([work("C")], [], [work("C")]) == (about(second), about(third), about(last))
@@ -85,21 +85,21 @@ async def test_a_claimed_job_is_not_claimed_again_before_its_lease_ends(ledger: 
 async def test_each_lane_has_its_own_places(ledger: Ledger, redis: Redis) -> None:
     for visit in "AB":
         await work_off_anew(ledger, visit)
-        await ledger.replay(work(visit), queue="replay")
+        await ledger.replay(work(visit), queue="replays")
     event = await accept(ledger, event_state="queued")
     await accept(ledger, change("C"))
 
-    some = await ledger.claim({"visit": 5, "event": 0, "replay": 1}, lease_s=30)
-    rest = await ledger.claim({"visit": 5, "event": 5, "replay": 5}, lease_s=30)
+    some = await ledger.claim({"visits": 5, "events": 0, "replays": 1}, lease_s=30)
+    rest = await ledger.claim({"visits": 5, "events": 5, "replays": 5}, lease_s=30)
 
-    assert [("visit", work("C")), ("replay", work("A"))] == lanes(some)
-    assert [("event", f"event:{event.delivery_id}"), ("replay", work("B"))] == lanes(rest)
+    assert [("visits", work("C")), ("replays", work("A"))] == lanes(some)
+    assert [("events", f"event:{event.delivery_id}"), ("replays", work("B"))] == lanes(rest)
 
 
 async def work_off_anew(ledger: Ledger, visit: str) -> None:
     """Settled, and its job is gone."""
     await accept(ledger, change(visit))
-    [(lane, job, _)] = await ledger.claim({"visit": 1}, lease_s=30)
+    [(lane, job, _)] = await ledger.claim({"visits": 1}, lease_s=30)
     await work_off(ledger, visit)
     await ledger.ack(job, lane)
 
@@ -107,42 +107,42 @@ async def work_off_anew(ledger: Ledger, visit: str) -> None:
 async def test_what_rings_does_not_wait_behind_replays(ledger: Ledger, redis: Redis) -> None:
     for visit in "AB":
         await work_off_anew(ledger, visit)
-        await ledger.replay(work(visit), queue="replay")
+        await ledger.replay(work(visit), queue="replays")
 
     await accept(ledger, change("A", order=2))
 
-    assert ([work("A")], [work("B")]) == (await jobs(redis, "visit"), await jobs(redis, "replay"))
+    assert ([work("A")], [work("B")]) == (await jobs(redis, "visits"), await jobs(redis, "replays"))
     assert 2 == len(await redis.command("KEYS", "arq:job:*"))
 
 
 async def test_a_replay_that_has_to_wait_stays_in_its_lane_until_it_is_done(ledger: Ledger, redis: Redis) -> None:
     await work_off_anew(ledger, "A")
-    await ledger.replay(work("A"), queue="replay")
-    [(lane, job, _)] = await ledger.claim({"replay": 1}, lease_s=30)
+    await ledger.replay(work("A"), queue="replays")
+    [(lane, job, _)] = await ledger.claim({"replays": 1}, lease_s=30)
     await ledger.complete(await begin(ledger, "A"), waiting())
     await ledger.ack(job, lane)
     await backdate(redis, "waiting")
 
     await ledger.requeue_due()
-    again = lanes(await ledger.claim({"visit": 1, "replay": 1}, lease_s=30))
+    again = lanes(await ledger.claim({"visits": 1, "replays": 1}, lease_s=30))
     await work_off(ledger, "A")
     await accept(ledger, change("A", order=2))
 
-    assert [("replay", work("A"))] == again
-    assert [work("A")] == await jobs(redis, "visit")
+    assert [("replays", work("A"))] == again
+    assert [work("A")] == await jobs(redis, "visits")
 
 
 async def test_a_replay_whose_job_is_lost_gets_another_in_its_lane(ledger: Ledger, redis: Redis) -> None:
     await work_off_anew(ledger, "A")
-    await ledger.replay(work("A"), queue="replay")
+    await ledger.replay(work("A"), queue="replays")
     await backdate(redis, "queued")
     there = await ledger.requeue_orphans()
-    await redis.command("DEL", "db:jobs:replay")
+    await redis.command("DEL", "bell:queue:replays")
 
     lost = await ledger.requeue_orphans()
 
     assert ((0, -1), (1, -1)) == (there, lost)
-    assert ([], [work("A")]) == (await jobs(redis, "visit"), await jobs(redis, "replay"))
+    assert ([], [work("A")]) == (await jobs(redis, "visits"), await jobs(redis, "replays"))
 
 
 async def test_a_claimed_job_comes_with_what_arq_needs_to_run_it(ledger: Ledger, redis: Redis) -> None:
@@ -150,7 +150,7 @@ async def test_a_claimed_job_comes_with_what_arq_needs_to_run_it(ledger: Ledger,
     await accept(ledger, change("B"))
     await redis.command("DEL", *(await redis.command("KEYS", "arq:job:*standard-B*")))
 
-    claimed = {job.rpartition("#")[0]: payload for _, job, payload in await ledger.claim({"visit": 5}, lease_s=30)}
+    claimed = {job.rpartition("#")[0]: payload for _, job, payload in await ledger.claim({"visits": 5}, lease_s=30)}
 
     assert b"" == claimed[work("B")]
     function, arguments, *_ = deserialize_job_raw(claimed[work("A")], deserializer=json.loads)
@@ -159,7 +159,7 @@ async def test_a_claimed_job_comes_with_what_arq_needs_to_run_it(ledger: Ledger,
 
 async def test_a_job_that_has_run_is_gone_and_the_next_one_is_not(ledger: Ledger, redis: Redis) -> None:
     await accept(ledger, change("A"))
-    [(_, job, _)] = await ledger.claim({"visit": 5}, lease_s=0)
+    [(_, job, _)] = await ledger.claim({"visits": 5}, lease_s=0)
     hold = await begin(ledger, "A")
     await accept(ledger, change("A"))
     await ledger.complete(hold, settled())
@@ -167,7 +167,7 @@ async def test_a_job_that_has_run_is_gone_and_the_next_one_is_not(ledger: Ledger
     await ledger.ack(job)
 
     assert [work("A")] == await jobs(redis)
-    assert [work("A")] == about(await ledger.claim({"visit": 5}, lease_s=30))
+    assert [work("A")] == about(await ledger.claim({"visits": 5}, lease_s=30))
     assert 1 == len(await redis.command("KEYS", "arq:*"))
 
 
@@ -175,7 +175,7 @@ async def test_of_many_workers_no_two_claim_the_same_job(ledger: Ledger) -> None
     for n in range(100):
         await accept(ledger, change(f"v{n}"))
 
-    claimed = await asyncio.gather(*(ledger.claim({"visit": 7}, lease_s=30) for _ in range(20)))
+    claimed = await asyncio.gather(*(ledger.claim({"visits": 7}, lease_s=30) for _ in range(20)))
 
     names = [job for each in claimed for job in about(each)]
     assert (100, 100) == (len(names), len(set(names)))
@@ -209,4 +209,4 @@ async def test_each_account_has_its_own_line(ledger: Ledger) -> None:
 async def test_a_rate_of_less_than_one_call_a_minute_is_kept(ledger: Ledger, redis: Redis) -> None:
     await ledger.acquire_rate_slot("main", 0.01, max_wait_s=1)
 
-    assert await redis.command("PTTL", "db:pace:main") >= 99_000  # the next turn is in 100 s, and must be known then
+    assert await redis.command("PTTL", "bell:rate:main") >= 99_000  # the next turn is in 100 s, and must be known then

@@ -93,7 +93,7 @@ class Walk(RuleBasedStateMachine):
 
     @rule(gate=st.sampled_from(["", "main"]))
     def a_worker_takes_a_job(self, gate: str) -> None:
-        for lane, job, _ in self.run(self.ledger.claim({"visit": 1, "replay": 1}, lease_s=30)):
+        for lane, job, _ in self.run(self.ledger.claim({"visits": 1, "replays": 1}, lease_s=30)):
             hold = self.run(self.ledger.lease(job.rpartition("#")[0], gate))
             if isinstance(hold, str):
                 self.run(self.ledger.ack(job, lane))
@@ -133,13 +133,13 @@ class Walk(RuleBasedStateMachine):
 
     async def let_the_lease_end(self, hold: Lease) -> None:
         for member in hold.tasks:
-            if hold.token.encode() == await self.redis.command("HGET", f"db:{member.task_id}", "lease"):
-                await self.redis.command("ZADD", "db:running", "XX", 1, member.task_id)
+            if hold.token.encode() == await self.redis.command("HGET", f"bell:{member.task_id}", "lease"):
+                await self.redis.command("ZADD", "bell:running", "XX", 1, member.task_id)
 
     @rule()
     def time_passes(self) -> None:
         self.run(backdate(self.redis, "waiting"))
-        if self.run(self.redis.command("EXISTS", "db:gate:main")):
+        if self.run(self.redis.command("EXISTS", "bell:circuit:main")):
             self.run(let_time_pass(self.redis))
 
     @rule()
@@ -162,7 +162,7 @@ class Walk(RuleBasedStateMachine):
         await backdate(self.redis, "queued")
         await self.ledger.requeue_orphans()
 
-    @rule(visit=visits, fresh=st.booleans(), lane=st.sampled_from(["", "replay"]))
+    @rule(visit=visits, fresh=st.booleans(), lane=st.sampled_from(["", "replays"]))
     def an_operator_replays(self, visit: str, fresh: bool, lane: Any) -> None:
         try:
             assert self.run(self.ledger.replay(work(visit), fresh, queue=lane)) in ("queued", "running")
@@ -182,9 +182,9 @@ class Walk(RuleBasedStateMachine):
 
     async def look(self) -> "Snapshot":
         ask, names = self.redis.command, [work(visit) for visit in self.VISITS]
-        flat = await asyncio.gather(*(ask("HGETALL", f"db:{name}") for name in names))
-        expiry = await asyncio.gather(*(ask("PTTL", f"db:{name}") for name in names))
-        listed = await asyncio.gather(*(ask("ZRANGE", f"db:{state}", 0, -1) for state in STATES))
+        flat = await asyncio.gather(*(ask("HGETALL", f"bell:{name}") for name in names))
+        expiry = await asyncio.gather(*(ask("PTTL", f"bell:{name}") for name in names))
+        listed = await asyncio.gather(*(ask("ZRANGE", f"bell:{state}", 0, -1) for state in STATES))
         texts = [[part.decode() for part in one] for one in flat]
         hashes = {
             name: dict(zip(one[::2], one[1::2], strict=True)) for name, one in zip(names, texts, strict=True) if one
@@ -205,7 +205,7 @@ class Walk(RuleBasedStateMachine):
 
     async def work_everything_off(self) -> None:
         """Without further trouble all of it is settled, in bounded time."""
-        await self.redis.command("DEL", "db:gate:main")
+        await self.redis.command("DEL", "bell:circuit:main")
         for _ in range(30):
             for state in ("running", "waiting"):
                 await backdate(self.redis, state)
@@ -220,7 +220,7 @@ class Walk(RuleBasedStateMachine):
                 if isinstance(hold, Lease):
                     await self.ledger.complete(hold, settled())
                 await self.ledger.ack(job, lane)
-            if not await self.redis.command("ZCARD", "db:queued"):
+            if not await self.redis.command("ZCARD", "bell:queued"):
                 break
         (await self.look()).all_is_done(self.accepted)
 

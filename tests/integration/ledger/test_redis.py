@@ -623,7 +623,7 @@ async def test_web_and_worker_work_over_tls_with_a_certificate_that_need_not_be_
         visit = wait_until(lambda: harness.visit("standard-1"))
         # The visit went over our connection; over arq's own comes what arq writes.
         return visit["time_scheduled"] == "2026-03-14T16:00:00Z" and wait_until(
-            lambda: own.cli("EXISTS", "db:jobs:health-check") == "1"
+            lambda: own.cli("EXISTS", "bell:queue:visits:health-check") == "1"
         )
 
     async with listening(passing_on(own.port), certificate) as port:

@@ -112,4 +112,4 @@ async def test_what_a_worker_has_in_its_hands_is_left_alone(world: World) -> Non
 
 
 async def deliveries(world: World) -> list[str]:
-    return [id.decode() for id in await world.redis.command("ZRANGE", "db:deliveries:standard", 0, -1)]
+    return [id.decode() for id in await world.redis.command("ZRANGE", "bell:deliveries:standard", 0, -1)]

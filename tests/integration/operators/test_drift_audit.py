@@ -265,7 +265,7 @@ async def test_its_calls_stand_in_the_line_of_the_workers(world: World) -> None:
     async for _ in audit_of(world, rate=100_000.0).differences():
         pass
 
-    assert await world.redis.command("EXISTS", "db:pace:main")
+    assert await world.redis.command("EXISTS", "bell:rate:main")
 
 
 # -- as a command ----------------------------------------------------------------------------------------------------

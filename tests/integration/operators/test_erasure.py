@@ -14,6 +14,7 @@ import zstandard
 from app.ledger.ledger import LEASE_S, Ledger
 from app.ledger.records import DeliveryInfo, NotFound
 from app.ledger.redis import Redis
+from app.ledger.scripts import Call
 from app.operators import search_index
 from app.operators.activity_log import ActivityLog
 from app.operators.erasure import Erasure, mentions
@@ -103,14 +104,14 @@ def test_after_it_nothing_of_the_person_is_anywhere_in_redis(harness: Harness) -
     )
     assert (5, 0) == (len(told["deliveries"]), len(told["shared"]))  # four of A, one of Acuity
     kept = run_of(harness.redis_url, whole)
-    assert b"grace@example.com" in kept["db:visit:main/standard-G"]
-    assert b"forgot a person" in kept["db:audit-log"]
+    assert b"grace@example.com" in kept["bell:visit:main/standard-G"]
+    assert b"forgot a person" in kept["bell:activity"]
     assert [] == run_of(harness.redis_url, without_an_end)
 
 
 def quiet(harness: Harness) -> None:
     async def open_work(redis: Redis) -> int:
-        return int(await redis.command("ZCARD", "db:queued")) + int(await redis.command("ZCARD", "db:running"))
+        return int(await redis.command("ZCARD", "bell:queued")) + int(await redis.command("ZCARD", "bell:running"))
 
     wait_until(lambda: not run_of(harness.redis_url, open_work))
 
@@ -203,7 +204,7 @@ def test_of_a_delivery_that_speaks_of_several_the_body_goes_and_the_others_visit
     assert [id] == told["shared"]
     assert ["visit:main/standard-A"] == told["visits"]
     assert {} == run_of(harness.redis_url, traces)
-    assert b"grace@example.com" in run_of(harness.redis_url, whole)["db:visit:main/standard-G"]
+    assert b"grace@example.com" in run_of(harness.redis_url, whole)["bell:visit:main/standard-G"]
 
 
 def test_what_is_sealed_under_a_lost_key_is_told(harness: Harness) -> None:
@@ -219,7 +220,7 @@ def test_nothing_is_removed_without_a_word(harness: Harness) -> None:
     harness.start_web()
     harness.send("visit.created", "A", contact=ADA)
     # The door's counts, which it writes every few seconds.
-    wait_until(lambda: {"db:counts", "db:matched:standard"} <= run_of(harness.redis_url, whole).keys())
+    wait_until(lambda: {"bell:metrics", "bell:secret-used:standard"} <= run_of(harness.redis_url, whole).keys())
     before = run_of(harness.redis_url, whole)
 
     statuses = [
@@ -239,7 +240,7 @@ async def test_what_a_worker_has_in_its_hands_is_waited_for(harness: Harness, re
     member = await ledger.load_task("visit:main/standard-A")
 
     busy = await ledger.redact(member.task_id, member.change_count, b"", {})
-    await redis.command("ZINCRBY", "db:running", -LEASE_S * 1000, member.task_id)  # it died
+    await redis.command("ZINCRBY", "bell:running", -LEASE_S * 1000, member.task_id)  # it died
     moved = await ledger.redact(member.task_id, member.change_count - 1, b"", {})
     removed = await Erasure(ledger, read(harness.env), EMAIL).execute()
 
@@ -287,11 +288,11 @@ async def test_a_delivery_that_is_to_be_translated_anew_meanwhile_gets_its_body_
         except NotFound:
             came_of_it.append("gone")
 
-    async def interleaved(*arguments: Any) -> Any:
-        if arguments[0] == ("rederive" if first == "forget" else "forget"):
+    async def interleaved(call: Call) -> Any:
+        if call.script.name == ("retranslate" if first == "forget" else "redact"):
             monkeypatch.setattr(redis, "script", script)
             await (forget.execute() if first == "forget" else rederive())
-        return await script(*arguments)
+        return await script(call)
 
     monkeypatch.setattr(redis, "script", interleaved)
     await (rederive() if first == "forget" else forget.execute())
@@ -484,5 +485,5 @@ async def test_names_of_events_go_too_since_they_may_be_sentences(redis: Redis, 
     after = await ledger.load_delivery_info(written.delivery_id)
     assert ("", "removed") == (after.event_name, after.ignored)
     assert after.erased_at_ms
-    assert b"Lovelace" not in flat(await redis.command("GET", f"db:delivery:{written.delivery_id}"))
+    assert b"Lovelace" not in flat(await redis.command("GET", f"bell:delivery:{written.delivery_id}"))
     assert (await Erasure(ledger, read(SETTINGS), EMAIL).plan()).is_empty

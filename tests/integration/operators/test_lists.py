@@ -55,8 +55,8 @@ async def test_counts_are_written_together_and_read_by_hour(redis: Redis) -> Non
     [*_, (_, counts)] = await counters.hourly_counts(redis, 24)
     assert {("standard", "accepted"): 3, ("", "rejected"): 1} == counts
     old = fingerprint("old", ["key"])
-    assert [old.encode(), b"1700000000000"] == await redis.command("HGETALL", "db:matched:standard")
-    assert 0 < await redis.command("TTL", f"db:hour:{counters.current_hour()}") <= 8 * 86_400
+    assert [old.encode(), b"1700000000000"] == await redis.command("HGETALL", "bell:secret-used:standard")
+    assert 0 < await redis.command("TTL", f"bell:hourly:{counters.current_hour()}") <= 8 * 86_400
 
 
 async def test_a_delivery_is_found_by_its_request_id_for_as_long_as_it_is_kept(redis: Redis) -> None:
@@ -70,7 +70,7 @@ async def test_a_delivery_is_found_by_its_request_id_for_as_long_as_it_is_kept(r
     found = [await counters.delivery_of_request(redis, id) for id in ("req-1", "req-2", "req-3", "\udcff")]
 
     assert ["d2", None, "d3", None] == found
-    keys = await redis.command("KEYS", "db:request:*")
+    keys = await redis.command("KEYS", "bell:request-index:*")
     assert 2 == len(keys)
     assert all([9 * 86_400 - 60 < await redis.command("TTL", key) <= 9 * 86_400 for key in keys])
 
@@ -180,8 +180,8 @@ async def arrive(redis: Redis, numbers: range, at: int | None = None) -> list[st
             "event_name": "ping",
         }
         ids.append(f"d{when:011x}{number:010x}")
-        await redis.command("SET", f"db:delivery:{ids[-1]}", orjson.dumps(meta) + b"\n")
-        await redis.command("ZADD", "db:deliveries:standard", when, ids[-1])
+        await redis.command("SET", f"bell:delivery:{ids[-1]}", orjson.dumps(meta) + b"\n")
+        await redis.command("ZADD", "bell:deliveries:standard", when, ids[-1])
     return ids[::-1]
 
 
@@ -338,7 +338,7 @@ def test_an_operation_outlives_the_worker_that_carries_it_out(harness: Harness) 
     wait_until(lambda: ask(lambda operations: operations.get(id)).state == "running")
     first.kill()
     harness.clear_faults()
-    books.command("DEL", f"db:operation:{id}:lock")
+    books.command("DEL", f"bell:operation:{id}:lock")
     let_leases_end(books)
     harness.start_worker()
 

@@ -545,7 +545,7 @@ async def test_a_visit_is_found_by_its_later_id_whatever_is_the_matter_with_it(w
 
 async def spoken(world: World) -> dict[str, str]:
     """Each delivery with the visit that it spoke of."""
-    ids = [id.decode() for id in await world.redis.command("ZRANGE", "db:deliveries:standard", 0, -1)]
+    ids = [id.decode() for id in await world.redis.command("ZRANGE", "bell:deliveries:standard", 0, -1)]
     return {id: " ".join((await world.ledger.load_delivery_info(id)).task_ids) for id in ids}
 
 
@@ -612,13 +612,13 @@ async def test_no_more_than_a_batch_is_put_in_front_of_the_live_work(
 
 async def test_a_walk_sees_everything_that_stays_while_others_leave_and_join(world: World) -> None:
     for number in range(1_300):
-        await world.redis.command("ZADD", "db:parked", 1_000 + number // 600, f"visit:main/standard-{number:04}")
+        await world.redis.command("ZADD", "bell:parked", 1_000 + number // 600, f"visit:main/standard-{number:04}")
     seen = []
 
     async for work in world.ledger.scan_by_time("parked"):
         seen.append(work)
-        await world.redis.command("ZREM", "db:parked", work)
-        await world.redis.command("ZADD", "db:parked", 9_000, f"{work}-again")
+        await world.redis.command("ZREM", "bell:parked", work)
+        await world.redis.command("ZADD", "bell:parked", 9_000, f"{work}-again")
         if len(seen) == 1_300:
             break
 
@@ -641,11 +641,11 @@ async def test_what_is_older_than_what_is_remembered_is_not_translated_anew(tool
     """Newer facts may be forgotten already: an old one would come to stand in their place."""
     first = await tools.ring(booked())
     tools.means([booked(hour=20)])
-    record = await tools.world.redis.command("GET", f"db:delivery:{first}")
+    record = await tools.world.redis.command("GET", f"bell:delivery:{first}")
     head, _, body = record.partition(b"\n")
     meta = json.loads(head)
     meta["received_at_ms"] -= 31 * 86_400_000
-    await tools.world.redis.command("SET", f"db:delivery:{first}", json.dumps(meta).encode() + b"\n" + body)
+    await tools.world.redis.command("SET", f"bell:delivery:{first}", json.dumps(meta).encode() + b"\n" + body)
 
     [step] = await plan(tools.world, "retranslate", ids=(first,))
 

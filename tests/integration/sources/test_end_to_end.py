@@ -384,7 +384,7 @@ async def test_a_stranger_is_refused_and_nothing_is_written(world: Doorstep, nam
     answer = await world.ring(stranger, token="", **bare)
 
     assert 401 == answer.status_code
-    assert [] == await world.redis.command("KEYS", "db:delivery:*")
+    assert [] == await world.redis.command("KEYS", "bell:delivery:*")
 
 
 @every_source
@@ -402,7 +402,7 @@ async def test_handshakes_are_answered_at_the_door_and_write_nothing(world: Door
                 specimen.tool, specimen.file, specimen.url, specimen.without(*specimen.signing_headers), specimen.told
             )
             assert 401 == (await world.ring(gone, token="")).status_code
-    assert [] == await world.redis.command("KEYS", "db:delivery:*")
+    assert [] == await world.redis.command("KEYS", "bell:delivery:*")
 
 
 @every_source

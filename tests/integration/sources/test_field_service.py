@@ -603,7 +603,7 @@ async def test_tekmetric_an_event_has_a_name_in_which_nobody_is_named(
 
     id = answer.json()["delivery"]
     meta, _ = await world.ledger.load_delivery(id)
-    beside_the_body = (await world.redis.command("GET", f"db:delivery:{id}")).partition(b"\n")[0].lower()
+    beside_the_body = (await world.redis.command("GET", f"bell:delivery:{id}")).partition(b"\n")[0].lower()
     assert name == meta.event_name
     assert (False, False) == (b"hopper" in beside_the_body, b"grace" in beside_the_body)
 

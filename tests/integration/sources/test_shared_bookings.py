@@ -355,10 +355,10 @@ async def test_a_no_show_of_somebody_who_was_forgotten_still_counts(door: Door) 
     for email in (ADA, "guest@example.com"):
         await Erasure(door.ledger, door.context.settings, email).execute()
 
-    works = [key.decode() for key in await door.redis.command("KEYS", "db:visit:*")]
+    works = [key.decode() for key in await door.redis.command("KEYS", "bell:visit:*")]
     left = [b" ".join(await door.redis.command("HGETALL", work)) for work in works]
     assert not [text for text in left if ADA.encode() in text or b"guest@" in text]
-    families = [await door.ledger.load_aliases(work.removeprefix("db:")) for work in works]
+    families = [await door.ledger.load_aliases(work.removeprefix("bell:")) for work in works]
     wants = [wanted(fold(said for member in family for said in member.recorded_changes())) for family in families]
     assert [True] == [want.is_off for want in wants if want.contact.is_forgotten]
 

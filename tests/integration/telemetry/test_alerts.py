@@ -79,7 +79,7 @@ class Scene:
         return self.channel.texts[known:]
 
     async def beat(self) -> None:
-        await self.ledger.heartbeat("db:worker:w", b"{}", 30_000)
+        await self.ledger.heartbeat("bell:worker:w", b"{}", 30_000)
 
     async def minutes_later(self, minutes: int) -> None:
         state = orjson.loads(await self.redis.command("GET", STATE_KEY))
@@ -92,7 +92,7 @@ Step = Callable[[Scene], Awaitable[object]]
 
 
 async def no_worker(scene: Scene) -> None:
-    await scene.redis.command("DEL", "db:workers")
+    await scene.redis.command("DEL", "bell:workers")
 
 
 async def full(scene: Scene) -> None:
@@ -117,7 +117,9 @@ async def park(scene: Scene) -> None:
 
 async def deliveries(scene: Scene, *minutes_ago: float) -> None:
     for minutes in minutes_ago:
-        await scene.redis.command("ZADD", "db:deliveries:standard", (time.time() - minutes * 60) * 1000, f"d{minutes}")
+        await scene.redis.command(
+            "ZADD", "bell:deliveries:standard", (time.time() - minutes * 60) * 1000, f"d{minutes}"
+        )
 
 
 async def refuse(scene: Scene, reason: str, count: int = 3) -> None:
@@ -142,11 +144,11 @@ async def silence(scene: Scene) -> None:
     """Every hour for half a day, and then nothing for four."""
     for hours in range(4, 16):
         at = (time.time() - hours * 3_600) * 1000
-        await scene.redis.command("ZADD", "db:deliveries:standard", at, f"d{hours}")
+        await scene.redis.command("ZADD", "bell:deliveries:standard", at, f"d{hours}")
 
 
 async def ring_again(scene: Scene) -> None:
-    await scene.redis.command("ZADD", "db:deliveries:standard", time.time() * 1000, "d1")
+    await scene.redis.command("ZADD", "bell:deliveries:standard", time.time() * 1000, "d1")
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ DAY_S = 86_400
 async def quiet_for(redis: Redis, seconds: int) -> None:
     """Nothing came to an end for so long."""
     now, _ = await redis.command("TIME")
-    await redis.command("SET", "db:progress", (int(now) - seconds) * 1000)
+    await redis.command("SET", "bell:last-done", (int(now) - seconds) * 1000)
 
 
 @pytest.mark.parametrize("state", ["queued", "running", "waiting"])
@@ -50,12 +50,12 @@ async def test_what_is_held_is_the_apis_turn_until_its_gate_is_open(
     await ledger.lease(work("B"), "main")
     now, _ = await redis.command("TIME")
     day_ago = (int(now) - DAY_S) * 1000
-    await redis.command("HSET", "db:gate:main", "since", day_ago)
-    await redis.command("HSET", f"db:{work('B')}", "pending_since", day_ago)
-    await redis.command("DEL", "db:progress")
+    await redis.command("HSET", "bell:circuit:main", "since", day_ago)
+    await redis.command("HSET", f"bell:{work('B')}", "pending_since", day_ago)
+    await redis.command("DEL", "bell:last-done")
 
     shut = await load_backlog(redis, ["main"])
-    await redis.command("DEL", "db:gate:main")
+    await redis.command("DEL", "bell:circuit:main")
     opened = await load_backlog(redis, ["main"])
 
     assert DAY_S == round(shut.ages_s["held"], -2)
@@ -69,7 +69,7 @@ async def test_what_an_operator_lets_out_is_not_stuck_yet(ledger: Ledger, redis:
     await accept(ledger, change("A"))
     await ledger.lease(work("A"), "main")
     now, _ = await redis.command("TIME")
-    await redis.command("HSET", f"db:{work('A')}", "pending_since", (int(now) - DAY_S) * 1000)
+    await redis.command("HSET", f"bell:{work('A')}", "pending_since", (int(now) - DAY_S) * 1000)
     await quiet_for(redis, DAY_S)
 
     await ledger.pause("main", False)
@@ -81,11 +81,11 @@ async def test_settling_and_parking_are_progress_and_waiting_is_none(ledger: Led
     for outcome, is_progress in ((settled(), True), (parked(), True), (waiting(), False)):
         await accept(ledger, change("A"))
         await quiet_for(redis, 1_000)
-        before = await redis.command("GET", "db:progress")
+        before = await redis.command("GET", "bell:last-done")
 
         await ledger.complete(await begin(ledger, "A"), outcome)
 
-        assert is_progress is (before != await redis.command("GET", "db:progress"))
+        assert is_progress is (before != await redis.command("GET", "bell:last-done"))
 
 
 async def test_after_a_quiet_night_the_first_visit_is_no_alarm(ledger: Ledger, redis: Redis) -> None:

@@ -118,7 +118,7 @@ def test_a_sender_that_names_nothing_gets_a_name_and_costs_no_byte(service: Serv
     assert delivery == answer.headers["x-request-id"]
     calls = [call for call in harness.journal() if call["route"] != "GET /visits"]
     assert [(delivery, "")] == sorted({(call["request_id"], call["traceparent"]) for call in calls})
-    meta = service.command("GET", f"db:delivery:{delivery}").partition(b"\n")[0]
+    meta = service.command("GET", f"bell:delivery:{delivery}").partition(b"\n")[0]
     assert b"trace" not in meta
     assert b'"request_id":""' in meta
 
@@ -149,7 +149,7 @@ def test_the_newest_delivery_of_a_visit_names_the_call(harness: Harness) -> None
 def test_what_is_no_trace_is_not_kept(service: Service, given: str) -> None:
     delivery = ring(service.harness, "A", traceparent=given).json()["delivery"]
 
-    assert b"traceparent" not in service.command("GET", f"db:delivery:{delivery}")
+    assert b"traceparent" not in service.command("GET", f"bell:delivery:{delivery}")
 
 
 def test_a_body_cannot_pose_as_a_trace(service: Service) -> None:

@@ -140,7 +140,7 @@ async def test_a_moved_visit_is_kept_for_as_long_as_there_is_trouble_with_it(wor
 
     await world.apply(change("3", order=99, time_scheduled=at(20)))
 
-    kept = [await world.redis.command("PTTL", f"db:visit:main/standard-{number}") for number in (1, 2, 3)]
+    kept = [await world.redis.command("PTTL", f"bell:visit:main/standard-{number}") for number in (1, 2, 3)]
     assert [-1, -1, -1] == kept
 
 

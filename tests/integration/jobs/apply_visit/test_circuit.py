@@ -167,7 +167,7 @@ async def test_after_the_time_for_tries_it_is_parked_with_its_reason_and_all_att
     for _ in range(5):
         await world.later(1_800)
         states += await world.run()
-        await world.redis.command("DEL", "db:answers:main")
+        await world.redis.command("DEL", "bell:answers:main")
 
     member = await world.member()
     assert ["waiting", "waiting", "waiting", "waiting", "parked"] == states
@@ -231,7 +231,7 @@ async def test_who_waits_in_a_long_line_keeps_no_customer_locked(world: World, m
     await world.apply(booked())
 
     assert "rate_limited_locally" == (await world.member()).reason
-    assert [] == await world.redis.command("KEYS", "db:contact:*:lock")
+    assert [] == await world.redis.command("KEYS", "bell:contact:*:lock")
 
 
 # -- Accounts --

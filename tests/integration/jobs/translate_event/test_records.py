@@ -241,12 +241,12 @@ async def test_what_is_kept_of_tokens_can_be_read_under_our_key_only(
     sent = gives(world, FIRST, SECOND)
     await ring(world, 1)
     await world.run()
-    kept = await world.redis.command("GET", "db:token:jobber")
+    kept = await world.redis.command("GET", "bell:token:jobber")
 
     # A new key in front of the old one reads it; a key that never saw it does not, and begins anew.
     for second, key in enumerate(["another-key-of-ours a-key-of-ours-for-tests", "a-key-that-is-not-it"], 2):
         connect(world, SECRET_KEY=key)
-        await world.redis.command("SET", "db:token:jobber", kept)
+        await world.redis.command("SET", "bell:token:jobber", kept)
         monkeypatch.setattr(jobs.tokens, "_usable_token", lambda *_: "")
         await ring(world, second)
         await world.run()

@@ -204,9 +204,9 @@ class Service:
 
     def forget_the_dead(self) -> None:
         """What a worker held that was killed ends now and not in half a minute."""
-        for work in self.harness.redis_command("ZRANGE", "db:running", 0, -1):
-            self.harness.redis_command("ZADD", "db:running", 1, work)
-        for lock in self.harness.redis_command("KEYS", "db:*:lock"):
+        for work in self.harness.redis_command("ZRANGE", "bell:running", 0, -1):
+            self.harness.redis_command("ZADD", "bell:running", 1, work)
+        for lock in self.harness.redis_command("KEYS", "bell:*:lock"):
             self.harness.redis_command("DEL", lock)
 
     def is_made(self) -> None:
@@ -264,12 +264,12 @@ def test_where_the_tool_has_none_the_event_waits_and_says_what_happened(service:
     delivery = killed_before_it_could_read_the_answer(service)
 
     def attempts() -> list[dict[str, Any]]:
-        kept = service.harness.redis_command("HGETALL", f"db:event:{delivery}")
+        kept = service.harness.redis_command("HGETALL", f"bell:event:{delivery}")
         stored = dict(zip(kept[::2], kept[1::2], strict=True))
         return [json.loads(value) for name, value in stored.items() if name.startswith(b"attempt:")]
 
     [attempt] = wait_until(attempts)
-    assert b"credentials_refused" == service.harness.redis_command("HGET", f"db:event:{delivery}", "reason")
+    assert b"credentials_refused" == service.harness.redis_command("HGET", f"bell:event:{delivery}", "reason")
     assert "was lost" in attempt["response_text"]
     assert "connect the account anew" in attempt["response_text"]
     assert ["refresh-1", "refresh-1"] == service.tool.exchanged

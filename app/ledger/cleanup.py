@@ -1,0 +1,24 @@
+"""Trims the lists that do not expire by themselves."""
+
+from app.ledger.keys import OPERATIONS_KEY, OPERATIONS_TTL_S
+from app.ledger.ledger import Ledger
+
+#: Over all workers.
+TRIM_INTERVAL_S = 3_600
+
+
+async def trim_deliveries(ledger: Ledger, limit: int = 1_000) -> int:
+    """Once an hour, whoever comes first: what is older than it is kept leaves the lists, also those of hooks that are not in
+    the settings any more, in steps that keep Redis for a moment only; how many. Raises RedisUnavailable."""
+    trimmed_total = 0
+    [is_first] = await ledger.redis.commands(("SET", "bell:cleanup", 1, "NX", "EX", TRIM_INTERVAL_S))
+    if not is_first:
+        return 0
+    while await ledger.trim(OPERATIONS_KEY, OPERATIONS_TTL_S * 1_000, limit) >= limit:
+        pass
+    for hook in await ledger.hook_names():
+        trimmed = limit
+        while trimmed >= limit:
+            trimmed = await ledger.trim(f"bell:deliveries:{hook}", limit=limit)
+            trimmed_total += trimmed
+    return trimmed_total
