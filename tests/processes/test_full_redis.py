@@ -154,9 +154,9 @@ def test_operators_can_act_on_a_full_redis(service: Harness) -> None:
     wait_until(lambda: service.visit("standard-A-0"))
     discarded = service.doorbell_process("discard", "standard-A-1", "--yes")
     paused = service.doorbell_process("pause", "standard"), service.doorbell_process("resume", "standard")
-    forgotten = service.doorbell_process("forget", "a-1@example.com", "--yes")
+    erased = service.doorbell_process("erase", "a-1@example.com", "--yes")
 
-    commands = [replayed, discarded, *paused, forgotten]
+    commands = [replayed, discarded, *paused, erased]
     assert [0] * 5 == [ran.returncode for ran in commands], [ran.stderr for ran in commands]
 
     # -- at the console --
