@@ -60,7 +60,7 @@ async def on_shutdown(ctx: dict[Any, Any]) -> None:
     ctx["maintenance"].cancel()
     with suppress(asyncio.CancelledError):
         await ctx["maintenance"]
-    if exchanges := ctx["context"].exchanges:
+    if exchanges := ctx["context"].token_exchanges:
         await asyncio.wait(exchanges, timeout=EXCHANGE_TIMEOUT_S)
     await ctx["context"].counters.flush(ctx["context"].ledger.redis)
     await ctx["context"].http.aclose()

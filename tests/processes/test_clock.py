@@ -124,7 +124,7 @@ async def test_after_a_jump_back_what_was_queued_before_is_due(ledger: Ledger, r
     await accept(ledger, change("C"))
     await ledger.claim({"visits": 1}, 35)
     await ledger.complete(await begin(ledger, "C"), waiting(retry_in_s=60))
-    await ledger.beat("bell:worker:one", b"{}", 30_000)
+    await ledger.heartbeat("bell:worker:one", b"{}", 30_000)
 
     await jump(-3_600, ledger)
     await ledger.requeue_due()
