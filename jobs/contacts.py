@@ -8,16 +8,13 @@ from app.ledger.redis import RedisUnavailable
 from app.visits.change import Contact
 from app.visits.client import Record, Refused, Unanswered, VisitsApiTrouble, VisitsClient
 from jobs.concurrency import KeyedLocks
+from jobs.errors import InProgressElsewhere
 from jobs.retry import outcome_is_unknown
 
 CACHE_TTL_MS = 30 * 86_400_000
 LOCK_TTL_MS = 30_000
 #: For others in this process, which costs nothing, and for other workers.
 LOCAL_LOCK_WAIT_S, LOCK_WAIT_S = 10.0, 5.0
-
-
-class InProgressElsewhere(Exception):
-    """Somebody else is making this contact right now."""
 
 
 @dataclass(frozen=True, slots=True)

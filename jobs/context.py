@@ -1,7 +1,6 @@
 """What every job works with."""
 
 import asyncio
-import random
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -59,7 +58,3 @@ class RunTimer:
 def seconds_since(ms: int | None) -> float:
     """Seconds since a time of the ledger; 0 without one."""
     return max(0.0, time.time() - ms / 1000) if ms else 0.0
-
-
-def chance() -> float:
-    return random.random()

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from random import random
 from typing import Any
 
 import httpx
@@ -25,9 +26,10 @@ from app.visits.client import Broken, RateLimited, Refused, Unauthorized, Visits
 from app.webhooks.fetching import RecordRequest
 from app.webhooks.payload import Payload
 from jobs.concurrency import FetchSlots
-from jobs.context import Context, chance
+from jobs.context import Context
+from jobs.errors import InProgressElsewhere, NeedsOperator, TooManyFetches
 from jobs.retry import RATE_LIMIT_WAIT_S
-from jobs.tokens import InProgressElsewhere, Tokens
+from jobs.tokens import Tokens
 
 #: Of one tool's API, so many records at a time in one worker, without those whose answer keeps us waiting.
 MAX_CONCURRENT_FETCHES = 32
@@ -37,10 +39,6 @@ CACHE_TTL_MS, LOCK_TTL_S, LOCK_WAIT_S = 30_000, 25.0, 8.0
 MAX_PAUSE_S = 300.0
 #: Those that waited together do not all come back at once.
 PAUSE_JITTER_S = 5.0
-
-
-class NeedsOperator(Exception):
-    """An operator's turn. The argument: the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +71,11 @@ class Records:
         """Raises VisitsApiTrouble, Parked, Busy, RedisUnavailable."""
         at_once, hook = self.context.fetches_by_hook, self.entrance.name
         if self.context.running_jobs.is_full(at_once[hook]):
-            raise InProgressElsewhere
+            raise TooManyFetches
         at_once[hook] += 1
         try:
             async with self.context.fetch_slots.setdefault(hook, FetchSlots(MAX_CONCURRENT_FETCHES)).hold(
-                LOCK_WAIT_S, InProgressElsewhere
+                LOCK_WAIT_S, TooManyFetches
             ):
                 return await self._find_exclusively(get)
         finally:
@@ -148,7 +146,7 @@ class Records:
         left_ms = int(await self.context.ledger.redis.command("PTTL", self._pause_key))
         if left_ms > 0:
             wait_s, said = (
-                left_ms / 1000 + PAUSE_JITTER_S * chance(),
+                left_ms / 1000 + PAUSE_JITTER_S * random(),
                 "not sent: another request of this hook was answered so",
             )
             raise RateLimited(get.label, 429, said, wait_s)

@@ -1,32 +1,34 @@
-"""After trouble: try again in so many seconds, never, or nobody tries for a while. Pure: chance and clock are arguments."""
+"""What follows a failed call: another attempt after a delay, an operator, or an open circuit. Pure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from app.ledger.reasons import REASONS
 from app.ledger.records import CircuitSignal
 from app.visits.client import Broken, RateLimited, Refused, Unanswered, Unauthorized, Unreachable, VisitsApiTrouble
 
-#: While a write may still be under way, nothing else is done to the visit: twice made, or an old value that arrives after
-#: the new one, is worse than late. Whatever RETRY_CAP_S says.
+#: While a write may still be in progress, the visit is not touched: a second visit, or an old value that arrives after
+#: the new one, is worse than a delay. Applies even if RETRY_CAP_S is shorter.
 IN_FLIGHT_WAIT_S = 5.0
-#: Without a Retry-After.
+#: Pause after a 429 without Retry-After.
 RATE_LIMIT_WAIT_S = 15.0
-#: How long nobody tries at most: an API that is back is noticed within this. The first pauses are shorter (ledger.lua).
+#: The longest pause of a circuit, so that a recovered API is noticed within it. The ledger shortens the first pauses.
 MAX_PAUSE_S = 30.0
-#: So many different visits must fail for the first time, while hardly any succeed, before everybody waits.
+#: The circuit opens when this many different visits fail for the first time, and hardly any succeed.
 CIRCUIT_THRESHOLD = 3
+#: Until rejected credentials of a tool are used again.
+CREDENTIALS_RETRY_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Waits of RETRY_FIRST_S, doubling up to RETRY_CAP_S, for RETRY_FOR_S in all; each is a chance share of its length."""
+    """first_s: RETRY_FIRST_S, cap_s: RETRY_CAP_S, for_s: RETRY_FOR_S."""
 
     first_s: float
     cap_s: float
     for_s: float
 
     def delay_s(self, failed_attempts: int, jitter: float) -> float:
-        """tries: made so far, from 1. chance: 0 to 1; full jitter, so that a crowd does not come back as one."""
+        """failed_attempts: from 1. jitter: 0 to 1; full jitter, so that many tasks do not retry at the same time."""
         return jitter * min(self.cap_s, self.first_s * 2.0 ** min(failed_attempts - 1, 40))
 
     def is_over(self, failing_for_s: float) -> bool:
@@ -35,74 +37,85 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What comes after a failed run.
+    """retry_in_s: None: an operator must act. failed_attempts: including this one, if it counts; None: no failures.
 
-    due_s: seconds until the next try; None: an operator's turn. tries: how many count so far. verdict: what everybody
-    learns from it.
+    opens_circuit: the task is held until the circuit closes.
     """
 
     retry_in_s: float | None
-    failed_attempts: int
+    failed_attempts: int | None
     reason: str
     circuit_signal: CircuitSignal | None = None
     opens_circuit: bool = False
 
 
 def outcome_is_unknown(error: VisitsApiTrouble) -> bool:
-    """A write without an answer, or with one that only a proxy gave."""
-    is_silent = isinstance(error, Unanswered) or error.status in (408, 502, 504)
-    return is_silent and not error.call.startswith("GET")
+    """A write without a response, or with one that may come from a proxy."""
+    has_no_response = isinstance(error, Unanswered) or error.status in (408, 502, 504)
+    return has_no_response and not error.call.startswith("GET")
 
 
 def decide(
     error: VisitsApiTrouble, schedule: Schedule, failed_attempts: int, failing_for_s: float, jitter: float
 ) -> Decision:
-    """What the trouble with one call means for this visit, and for all.
+    """After a failed call to the Visits API.
 
-    tries: how many failed before this one. failing_for_s: since the first of them.
+    failed_attempts: before this one. failing_for_s: since the first of them. jitter: 0 to 1, random.
     """
     reason = str(error)
-    if isinstance(error, Refused):
-        return Decision(None, failed_attempts + 1, reason, CircuitSignal(kind="ok"))
-    if isinstance(error, Unauthorized):
-        return Decision(
-            0,
-            failed_attempts,
-            reason,
-            CircuitSignal(kind="unauthorized", pause_s=MAX_PAUSE_S * (0.5 + jitter / 2)),
-            opens_circuit=True,
-        )
-    if isinstance(error, RateLimited):
-        wait_s = RATE_LIMIT_WAIT_S * (0.5 + jitter / 2) if error.wait_s is None else error.wait_s
-        return Decision(
-            0, failed_attempts, reason, CircuitSignal(kind="rate_limited", pause_s=wait_s), opens_circuit=True
-        )
+    match error:
+        case Refused():
+            return Decision(None, failed_attempts + 1, reason, CircuitSignal(kind="ok"))
+        case Unauthorized():
+            signal = CircuitSignal(kind="unauthorized", pause_s=MAX_PAUSE_S * (0.5 + jitter / 2))
+            return Decision(0, failed_attempts, reason, signal, opens_circuit=True)
+        case RateLimited():
+            wait_s = RATE_LIMIT_WAIT_S * (0.5 + jitter / 2) if error.wait_s is None else error.wait_s
+            signal = CircuitSignal(kind="rate_limited", pause_s=wait_s)
+            return Decision(0, failed_attempts, reason, signal, opens_circuit=True)
     assert isinstance(error, Broken | Unreachable | Unanswered)
     if schedule.is_over(failing_for_s):
         return Decision(None, failed_attempts + 1, reason)
-    retry_in_s = max(schedule.delay_s(failed_attempts + 1, jitter), error.wait_s or 0.0)
+    # A Retry-After cannot exceed RETRY_CAP_S, or the retries would not be spread over RETRY_FOR_S.
+    retry_after_s = min(error.wait_s or 0.0, schedule.cap_s)
+    retry_in_s = max(schedule.delay_s(failed_attempts + 1, jitter), retry_after_s)
     if outcome_is_unknown(error):
         retry_in_s = max(retry_in_s, IN_FLIGHT_WAIT_S)
-    pause_s = min(MAX_PAUSE_S, schedule.cap_s)
-    return Decision(
-        retry_in_s,
-        failed_attempts + 1,
-        reason,
-        CircuitSignal(kind="down", pause_s=pause_s, threshold=CIRCUIT_THRESHOLD),
-    )
+    signal = CircuitSignal(kind="down", pause_s=min(MAX_PAUSE_S, schedule.cap_s), threshold=CIRCUIT_THRESHOLD)
+    return Decision(retry_in_s, failed_attempts + 1, reason, signal)
 
 
-_REASON_CLASSES = {"unreachable": "network", "unanswered": "timeout", "429": "rate_limited", "401": "unauthorized"}
-_REASON_CLASSES |= {"403": "unauthorized"}
+def decide_fetch(
+    error: VisitsApiTrouble, schedule: Schedule, failed_attempts: int, failing_for_s: float, jitter: float
+) -> Decision:
+    """After a failed call to a tool's API. There is no circuit: every event is retried by itself."""
+    match error:
+        case Unauthorized() if schedule.is_over(failing_for_s):
+            return Decision(None, failed_attempts + 1, "credentials_rejected")
+        case Unauthorized():
+            retry_in_s = CREDENTIALS_RETRY_S * (0.5 + jitter / 2)
+            return Decision(retry_in_s, failed_attempts, "credentials_rejected")
+        case RateLimited():
+            return Decision((error.wait_s or RATE_LIMIT_WAIT_S) + jitter, failed_attempts or None, str(error))
+    return replace(decide(error, schedule, failed_attempts, failing_for_s, jitter), circuit_signal=None)
+
+
+_STATUS_CLASSES = {
+    "unreachable": "network",
+    "unanswered": "timeout",
+    "429": "rate_limited",
+    "401": "unauthorized",
+    "403": "unauthorized",
+}
 
 
 def reason_class(reason: str) -> str:
-    """The kind of a reason, of which there are few: `POST /visits: 422` is `http_4xx`."""
+    """One of few words for a reason: `POST /visits: 422` is `http_4xx`."""
     name, status = reason.partition(":")[0], reason.rpartition(": ")[2]
     if not reason:
         return "none"
     if name in REASONS:
         return name
-    if status in _REASON_CLASSES:
-        return _REASON_CLASSES[status]
+    if status in _STATUS_CLASSES:
+        return _STATUS_CLASSES[status]
     return f"http_{status[0]}xx" if len(status) == 3 and status.isdecimal() else "other"

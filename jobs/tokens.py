@@ -33,6 +33,7 @@ from app.visits.client import CONNECT_S, Broken, RateLimited, Unanswered, Unauth
 from app.webhooks.fetching import TokenExchange
 from app.webhooks.payload import Payload
 from jobs.context import Context
+from jobs.errors import InProgressElsewhere
 
 #: A token is got anew so long before it ends.
 REFRESH_BEFORE_EXPIRY_S = 60.0
@@ -57,10 +58,6 @@ NO_TOKEN: Mapping[str, Any] = {"token": "", "at": 0, "until": 0}
 
 class GrantRejected(Unauthorized):
     """The refresh token is refused, as far as the tool tells."""
-
-
-class InProgressElsewhere(Exception):
-    """Another worker has it in hand, or too many have."""
 
 
 @dataclass(frozen=True, slots=True)

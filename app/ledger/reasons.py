@@ -5,12 +5,15 @@ A reason is one of these words, alone or before `: details`, or a call and its a
 
 #: What each reason means; docs/glossary.md repeats this table, docs/runbook.md has what to do.
 REASONS = {
-    "body_key_unknown": "the key that encrypted the body is not in BODY_KEYS",
     "body_erased": "the body was erased with the personal data of a person in it",
+    "body_key_unknown": "the key that encrypted the body is not in BODY_KEYS",
     "contact_unknown": "no change has an e-mail address or a contact id",
     "crashed_repeatedly": "the worker died during five runs in a row",
     "credentials_missing": "a setting with a credential of the tool is missing",
-    "credentials_refused": "the tool refuses the credentials of the hook",
+    "credentials_rejected": "the tool rejects the credentials of the hook",
+    "deadline_passed": "the run took too long; it starts again at once",
+    "delivery_expired": "the delivery expired before it was translated",
+    "hook_not_configured": "the hook of the delivery is not in the settings any more",
     "internal_error": "a defect of Doorbell",
     "lock_contention": "another run uses the contact, record or token that this run needs",
     "rate_limited_locally": "VISITS_API_RATE allows no call now",
@@ -21,6 +24,7 @@ REASONS = {
     "time_unknown": "no change has a time",
     "token_missing": "the account has no Visits API token",
     "too_many_changes": "one visit has 5,000 changes",
+    "too_many_fetches": "as many records of the hook are being fetched as it may fetch at once",
     "too_many_payments": "one visit has over 500 payments",
     "too_many_reschedules": "one visit has over 200 ids",
     "untranslatable": "the event does not say what a visit needs, or says it in an unknown way",

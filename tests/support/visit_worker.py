@@ -129,9 +129,14 @@ class World:
         return came_of_it
 
     async def do(self, work: str) -> str:
+        """The state after a run of a visit; the reason or the result after a run of an event."""
         kind, _, subject = work.partition(":")
         if kind == "event":
-            return await run_event(self.context, subject)
+            state = await run_event(self.context, subject)
+            if state not in ("settled", "waiting", "parked"):
+                return state
+            event = await self.ledger.load_task(work)
+            return event.reason or event.attempts[-1].outcome
         account, _, external_id = subject.partition("/")
         return await run_visit(self.context, account, external_id)
 

@@ -198,7 +198,7 @@ def test_boulevard_an_answer_with_errors_is_no_record_that_is_gone(name: str, ev
 @pytest.mark.parametrize(
     ("code", "state", "reason"),
     [
-        ("UNAUTHENTICATED", "waiting", "credentials_refused"),
+        ("UNAUTHENTICATED", "waiting", "credentials_rejected"),
         ("FORBIDDEN", "parked", "untranslatable: Boulevard answered without the order: check the token"),
     ],
 )

@@ -91,8 +91,16 @@ def test_an_api_that_is_back_is_noticed_within_half_a_minute(
     assert 0 < verdict.pause_s <= 30
 
 
-def test_a_503_that_names_a_time_is_taken_by_its_word() -> None:
+def test_a_503_with_retry_after_is_retried_after_that_time() -> None:
     assert 120 == after(Broken(CALL, 503, wait_s=120), chance=0.0).retry_in_s
+
+
+@pytest.mark.parametrize("jitter", [0.0, 1.0])
+@pytest.mark.parametrize("retry_after_s", [3_601, 86_400])
+def test_a_503_with_retry_after_is_retried_no_later_than_the_cap(retry_after_s: float, jitter: float) -> None:
+    error = Broken(CALL, 503, wait_s=retry_after_s)
+
+    assert 3_600 == after(error, 11, chance=jitter).retry_in_s
 
 
 def test_a_503_that_names_a_short_time_does_not_shorten_the_schedule() -> None:

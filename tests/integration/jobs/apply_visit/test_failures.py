@@ -81,10 +81,10 @@ async def test_any_call_may_go_wrong_and_there_is_one_visit_and_one_customer(
 @pytest.mark.parametrize(
     ("switches", "outcome", "reason", "call"),
     [
-        pytest.param({"down": True}, "broken", "GET /visits/:id: 503", ["GET /visits/:id", 503], id="503"),
+        pytest.param({"down": True}, "http_5xx", "GET /visits/:id: 503", ["GET /visits/:id", 503], id="503"),
         pytest.param(
             {"truncated_share": 1, "only": ["POST /contacts"]},
-            "unanswered",
+            "timeout",
             "POST /contacts: unanswered",
             ["POST /contacts", "unanswered"],
             id="half",

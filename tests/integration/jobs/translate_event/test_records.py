@@ -114,11 +114,11 @@ async def test_a_tool_that_hangs_leaves_places_to_others_and_loses_nothing(
         await asyncio.wait([task for task in running if not task.done()], return_when=asyncio.FIRST_COMPLETED)
 
     members = [await world.ledger.load_task(work) for work in works]
-    busy = [member.reason for member in members if member.state == "waiting"]
+    reasons = [member.reason for member in members if member.state == "waiting"]
     world.tool.open.set()
     await asyncio.gather(*running)
 
-    assert ["lock_contention"] * 4 == busy
+    assert ["too_many_fetches"] * 4 == reasons
     assert 8 == len(world.tool.seen)
 
 
@@ -221,7 +221,7 @@ async def test_a_young_token_that_is_refused_is_not_got_anew_again_and_again(wor
     world.tool.answer = refuse  # type: ignore[method-assign]
     outcome = await world.do(await ring(world, 1))
 
-    assert ("credentials_refused", 1) == (outcome, len(sent))
+    assert ("credentials_rejected", 1) == (outcome, len(sent))
 
 
 async def test_a_refused_refresh_token_waits_for_an_operator(world: Doorstep) -> None:
@@ -230,7 +230,7 @@ async def test_a_refused_refresh_token_waits_for_an_operator(world: Doorstep) ->
 
     outcome = await world.do(await ring(world, 1))
 
-    assert ("credentials_refused", []) == (outcome, asked_for_records(world))
+    assert ("credentials_rejected", []) == (outcome, asked_for_records(world))
 
 
 async def test_what_is_kept_of_tokens_can_be_read_under_our_key_only(

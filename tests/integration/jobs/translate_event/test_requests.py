@@ -31,7 +31,7 @@ async def test_every_specimen_has_its_record_fetched_and_lands(
     assert (202, expected) == (answer.status_code, paths)
     outcome, is_missing = event.attempts[-1].outcome, None in delivery.get("records", {}).values()
     if isinstance(delivery["expect"], list) and is_missing and delivery["expect"][0]["action"] != "cancel":
-        assert ("waiting", "record_not_found_yet") == (outcome, event.reason)
+        assert ("waiting", "record_not_found_yet") == (event.state, event.reason)
     elif isinstance(delivery["expect"], list):
         named = sorted({f"visit:main/{tool}-{visit['visit_id']}" for visit in delivery["expect"]})
         assert ("translated", named) == (outcome, sorted(set(event.targets)))

@@ -45,7 +45,7 @@ async def test_an_exchange_outlives_the_job_that_began_it(world: Doorstep, monke
     world.tool.open.set()
     token = await exchange
 
-    assert ("fetch: unanswered", "access-one") == (outcome, token)
+    assert ("run: unanswered", "access-one") == (outcome, token)
     await world.later(60)
     assert ["translated"] == [await world.do(work)]
     assert ["refresh-one"] == [form["refresh_token"] for form in sent]
@@ -102,7 +102,7 @@ async def test_should_the_newest_be_refused_the_one_before_is_tried_once(
     then = answers_by_token(world, {"refresh-two": SECOND})
     outcomes.append(await world.do(await ring_jobber(world, 4)))
 
-    assert ["credentials_refused", "credentials_refused", "translated"] == outcomes
+    assert ["credentials_rejected", "credentials_rejected", "translated"] == outcomes
     assert (["refresh-two", "refresh-one", "refresh-two"], ["refresh-two"]) == (shown, then)
 
 
@@ -129,7 +129,7 @@ async def test_where_the_app_itself_is_refused_no_older_token_is_shown(
 
     member = await world.ledger.load_task(work)
     said = "the token endpoint refuses these credentials: invalid_client"
-    assert ("credentials_refused", ["refresh-two"], said) == (outcome, shown, member.attempts[-1].response_text)
+    assert ("credentials_rejected", ["refresh-two"], said) == (outcome, shown, member.attempts[-1].response_text)
 
 
 async def test_a_token_endpoint_that_answers_without_end_is_unanswered(world: Doorstep) -> None:
@@ -269,7 +269,7 @@ def test_where_the_tool_has_none_the_event_waits_and_says_what_happened(service:
         return [json.loads(value) for name, value in stored.items() if name.startswith(b"attempt:")]
 
     [attempt] = wait_until(attempts)
-    assert b"credentials_refused" == service.harness.redis_command("HGET", f"bell:event:{delivery}", "reason")
+    assert b"credentials_rejected" == service.harness.redis_command("HGET", f"bell:event:{delivery}", "reason")
     assert "was lost" in attempt["response_text"]
     assert "connect the account anew" in attempt["response_text"]
     assert ["refresh-1", "refresh-1"] == service.tool.exchanged

@@ -37,8 +37,8 @@ APPOINTMENT = "appointments/123456789"
         pytest.param(says(200, ""), "GET appointments: 200", 1, id="nothing"),
         pytest.param(says(200, "[1,"), "GET appointments: 200", 1, id="half-json"),
         pytest.param(says(429), "GET appointments: 429", 0, id="429"),
-        pytest.param(says(401), "credentials_refused", 0, id="401"),
-        pytest.param(says(403), "credentials_refused", 0, id="403"),
+        pytest.param(says(401), "credentials_rejected", 0, id="401"),
+        pytest.param(says(403), "credentials_rejected", 0, id="403"),
     ],
 )
 async def test_after_trouble_that_may_pass_the_event_waits_and_then_lands(
@@ -231,7 +231,7 @@ def replace_id(delivery: Mapping[str, Any], number: int) -> dict[str, Any]:
     ("trouble", "reason"),
     [
         pytest.param(says(500), "GET appointments: 500", id="500"),
-        pytest.param(says(401), "credentials_refused", id="401"),
+        pytest.param(says(401), "credentials_rejected", id="401"),
     ],
 )
 async def test_after_the_time_for_tries_the_event_is_parked(world: Doorstep, trouble: Answerer, reason: str) -> None:
@@ -312,10 +312,10 @@ def with_code_beside_the_message(code: str) -> Answerer:
     ("trouble", "state", "reason"),
     [
         pytest.param(graphql("THROTTLED"), "waiting", "GET visit: 200", id="throttled"),
-        pytest.param(graphql("UNAUTHENTICATED"), "waiting", "credentials_refused", id="unauthenticated"),
+        pytest.param(graphql("UNAUTHENTICATED"), "waiting", "credentials_rejected", id="unauthenticated"),
         pytest.param(graphql("INTERNAL_SERVER_ERROR"), "waiting", "GET visit: 200", id="internal"),
         pytest.param(
-            with_code_beside_the_message("UNAUTHENTICATED"), "waiting", "credentials_refused", id="code-beside-message"
+            with_code_beside_the_message("UNAUTHENTICATED"), "waiting", "credentials_rejected", id="code-beside-message"
         ),
         pytest.param(graphql("undefinedField"), "parked", "untranslatable: Jobber", id="undefined-field"),
         pytest.param(graphql(None), "parked", "untranslatable: Jobber", id="no-code"),

@@ -1,0 +1,214 @@
+"""Runs a task of either kind: lease, span, execute, outcome, complete, metrics, log."""
+
+import asyncio
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from random import random
+from typing import Any, ClassVar, Literal
+
+from app.ledger.records import Attempt, Lease, LeaseLost, Outcome, RecordOutdated, VisitLimitReached
+from app.ledger.redis import RedisUnavailable
+from app.telemetry.logs import log
+from app.telemetry.metric_names import TASK_RUNS, TASKS_FINISHED
+from app.telemetry.tracing import start_span
+from app.visits.client import Unanswered, VisitsApiTrouble
+from app.webhooks.delivery import UnreadableBody
+from app.webhooks.payload import Untranslatable
+from jobs.context import Context, RunTimer
+from jobs.errors import (
+    DeadlinePassed,
+    InProgressElsewhere,
+    NeedsOperator,
+    RateLimitedLocally,
+    RecordNotReadable,
+    TooManyFetches,
+)
+from jobs.retry import Decision, reason_class
+
+#: Between two attempts to complete a run while Redis is down.
+COMPLETE_RETRY_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What becomes of a task whose run ended with an exception.
+
+    reason: {} is the text of the exception. delay_s: until the next run, and the most that is added at random.
+    attempts: whether the run counts as a failed attempt; "reset" clears the count. summary: for the operator.
+    """
+
+    state: Literal["waiting", "held", "parked"]
+    reason: str
+    delay_s: tuple[float, float] = (0.0, 0.0)
+    attempts: Literal["count", "keep", "reset"] = "keep"
+    summary: str = ""
+
+
+#: Every exception but those of a failed call, which `TaskRun.decide` knows. The first rule that fits holds.
+RULES: dict[type[Exception], Rule] = {
+    RateLimitedLocally: Rule("held", "rate_limited_locally"),
+    DeadlinePassed: Rule("waiting", "deadline_passed", (1.0, 1.0)),
+    InProgressElsewhere: Rule("waiting", "lock_contention", (1.0, 4.0)),
+    TooManyFetches: Rule("waiting", "too_many_fetches", (1.0, 4.0)),
+    RecordNotReadable: Rule("waiting", "record_not_found_yet", (10.0, 0.0)),
+    RecordOutdated: Rule("waiting", "record_not_found_yet", (10.0, 0.0)),
+    RedisUnavailable: Rule("waiting", "redis_down", (1.0, 1.0)),
+    NeedsOperator: Rule("parked", "{}", attempts="reset"),
+    VisitLimitReached: Rule(
+        "parked", "{}", attempts="count", summary="the visit accepts no more until an operator acts"
+    ),
+    Untranslatable: Rule("parked", "untranslatable: {}", attempts="count"),
+    UnreadableBody: Rule("parked", "untranslatable: {}", attempts="count"),
+    Exception: Rule(
+        "parked", "internal_error", attempts="count", summary="a defect of Doorbell; the log has the place"
+    ),
+}
+
+
+class TaskRun(ABC):
+    """One execution of a task under its lease."""
+
+    kind: ClassVar[Literal["visit", "event"]]
+    finished_event: ClassVar[str]
+
+    def __init__(self, context: Context, lease: Lease) -> None:
+        self.context, self.lease = context, lease
+        self.task = lease.primary
+        self.timer = RunTimer()
+        #: The calls of this run with their statuses, for the record of the attempt.
+        self.calls: list[list[Any]] = []
+        #: What the Visits API last answered, by task.
+        self.remote: dict[str, dict[str, Any] | None] = {}
+
+    @property
+    @abstractmethod
+    def labels(self) -> dict[str, str]:
+        """What names the task in spans and logs."""
+
+    @property
+    @abstractmethod
+    def timeout_s(self) -> float: ...
+
+    @abstractmethod
+    async def execute(self) -> Outcome:
+        """The algorithm. Raises the exceptions of RULES, VisitsApiTrouble, LeaseLost."""
+
+    @abstractmethod
+    def decide(self, error: VisitsApiTrouble) -> Decision:
+        """After a failed call."""
+
+    async def complete(self, outcome: Outcome) -> None:
+        await complete(self.context, self.lease, outcome)
+
+    def record_metrics(self, outcome: Outcome) -> None:
+        counters = self.context.counters
+        counters.increment(TASK_RUNS, self.kind, outcome.state, reason_class(outcome.reason))
+        if outcome.state == "parked":
+            counters.increment(TASKS_FINISHED, self.kind, "parked")
+        elif outcome.state == "settled" and outcome.attempt:
+            counters.increment(TASKS_FINISHED, self.kind, outcome.attempt.outcome.partition(":")[0])
+
+    async def outcome(self) -> Outcome:
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                return await self.execute()
+        except LeaseLost:
+            raise
+        except VisitsApiTrouble as error:
+            return self._after_api_error(error)
+        except TimeoutError:
+            return self._after_api_error(Unanswered("run", said=f"not done within {self.timeout_s:.0f} s"))
+        except Exception as error:
+            return self._after_exception(error)
+
+    def _after_api_error(self, error: VisitsApiTrouble) -> Outcome:
+        decision = self.decide(error)
+        state = "parked" if decision.retry_in_s is None else "held" if decision.opens_circuit else "waiting"
+        return Outcome(
+            state=state,  # type: ignore[arg-type]
+            attempt=self._failed_attempt(state, decision.reason, error.said),
+            reason=decision.reason,
+            retry_in_s=decision.retry_in_s or 0,
+            failed_attempts=None if decision.opens_circuit else decision.failed_attempts,
+            remote=self.remote,
+            circuit_signal=decision.circuit_signal,
+        )
+
+    def _after_exception(self, error: Exception) -> Outcome:
+        rule = next(rule for kind, rule in RULES.items() if isinstance(error, kind))
+        summary = error.summary if isinstance(error, NeedsOperator) else rule.summary
+        if rule is RULES[Exception]:
+            log.exception("unhandled_exception", **self.labels)
+        reason = rule.reason.format(error)
+        delay_s, jitter_s = rule.delay_s
+        return Outcome(
+            state=rule.state,
+            # A run that was held before its first call attempted nothing.
+            attempt=None
+            if rule.state == "held" and not self.calls
+            else self._failed_attempt(rule.state, reason, summary),
+            reason=reason,
+            retry_in_s=delay_s + jitter_s * random(),
+            failed_attempts={
+                "count": self.task.failed_attempts + 1,
+                "keep": self.task.failed_attempts or None,
+                "reset": None,
+            }[rule.attempts],
+            remote=self.remote,
+        )
+
+    def _failed_attempt(self, state: str, reason: str, summary: str) -> Attempt:
+        return self.attempt("parked" if state == "parked" else reason_class(reason), summary)
+
+    def attempt(self, outcome: str, summary: str = "") -> Attempt:
+        return self.timer.attempt(outcome, self.calls, summary)
+
+
+async def run(kind: type[TaskRun], context: Context, task: str, account: str = "") -> str:
+    """Run the task once, if it can be leased. Returns its state, or why there was no lease.
+
+    account: whose circuit and rate limit apply.
+    """
+    is_rate_limited = bool(account) and context.settings.visits_api_rate is not None
+    lease = await context.ledger.lease(task, account, is_rate_limited)
+    if isinstance(lease, str):
+        return lease
+    task_run = kind(context, lease)
+    try:
+        with start_span(kind.kind, "CONSUMER", lease.request_context.traceparent, **task_run.labels):
+            outcome = await task_run.outcome()
+        await task_run.complete(outcome)
+    except LeaseLost:
+        log.warning("lease_lost", task=task)
+        return "lost"
+    task_run.record_metrics(outcome)
+    _log_finished(task_run, outcome)
+    return outcome.state
+
+
+async def complete(context: Context, lease: Lease, outcome: Outcome, account: str = "") -> None:
+    """End the lease with an outcome. Retries while Redis is down and the lease lasts; afterwards maintenance requeues
+    the task. Raises LeaseLost."""
+    while True:
+        try:
+            return await context.ledger.complete(lease, outcome, account)
+        except RedisUnavailable:
+            if lease.remaining_s() < 1:
+                raise
+            await asyncio.sleep(COMPLETE_RETRY_S)
+
+
+def _log_finished(task_run: TaskRun, outcome: Outcome) -> None:
+    lease = task_run.lease
+    level = log.warning if outcome.state == "parked" else log.info
+    level(
+        task_run.finished_event,
+        state=outcome.state,
+        **{"delivery": lease.request_context.delivery_id, **task_run.labels},
+        attempt=lease.primary.failed_attempts + 1,
+        outcome=outcome.attempt.outcome if outcome.attempt else reason_class(outcome.reason),
+        **({"reason": outcome.reason} if outcome.reason else {}),
+        calls=len(task_run.calls),
+        took_ms=task_run.timer.took_ms,
+        **lease.request_context.log_fields,
+    )
