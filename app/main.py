@@ -6,13 +6,14 @@ import hmac
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
-from starlette.routing import Route
-from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.console import Console
 from app.intake.endpoint import WebhookEndpoint
@@ -28,113 +29,167 @@ from app.telemetry.counters import Counters
 from app.telemetry.logs import log
 from app.telemetry.rejections import Rejections
 
-#: How long Redis may take where no tool is in a hurry.
+#: For everything that is not a webhook, whose deadline its source sets.
 REDIS_TIMEOUT_S = 3.0
+READY_TIMEOUT_S = 0.5
+#: Allocations between two garbage collections of the youngest generation; Python's default is 700.
+GC_THRESHOLD = 20_000
 
 
-def create_app(settings: Settings) -> Starlette:
-    # A connection for each patience: a deadline of its own for every request would cost more than a connection.
-    entrances = settings.entrances
-    patiences = {entrance.tool.definition.sender_timeout_s for entrance in entrances.values()}
-    connections = {
-        s: Redis(RedisAddress.from_url(settings.redis_url, settings.redis_tls_verify), s, fsync=settings.ack == "fsync")
-        for s in patiences | {REDIS_TIMEOUT_S}
-    }
-    ledgers = {
-        s: Ledger(connection, settings.retention_days, settings.body_keys) for s, connection in connections.items()
-    }
-    redis, ledger = connections[REDIS_TIMEOUT_S], ledgers[REDIS_TIMEOUT_S]
-    refusals = Rejections(redis)
-    secrets = {name: entrance.hook.secrets for name, entrance in entrances.items()}
-    tally = Counters(settings.retention_days, secrets, settings.secret_key)
-    intake = WebhookEndpoint(settings, ledgers, refusals, tally)
-    # A connection of its own: a long answer to the console stands in front of no delivery.
-    desk = Redis(RedisAddress.from_url(settings.redis_url, settings.redis_tls_verify), REDIS_TIMEOUT_S)
-    console = Console(settings, Ledger(desk, settings.retention_days, settings.body_keys))
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything that the web process runs. connections: all of them, to be closed at the end."""
 
-    @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Any]]:
-        running = asyncio.gather(
-            refusals.run(),
-            intake.run(),
-            console.keep_cutting(),
-            tally.run(redis),
-            AlertMonitor(redis, settings).run(is_worker=False),
-        )
-        # Whatever start-up made stays for good: full collections over it are most of the 99th percentile.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(20_000)
-        log.info("web_started", hooks=sorted(settings.entrances))
+    settings: Settings
+    connections: tuple[Redis, ...]
+    ledger: Ledger
+    rejections: Rejections
+    counters: Counters
+    webhooks: WebhookEndpoint
+    console: Console
+    alerts: AlertMonitor
 
-        def leave() -> None:
-            intake.start_draining()
-            console.leave()
 
-        yield {ON_SHUTDOWN: leave}
-        running.cancel()
-        with suppress(asyncio.CancelledError):
-            await running
-        await refusals.flush()
-        await tally.flush(redis)
-        await console.close()
-        for connection in (*connections.values(), desk):
-            await connection.close()
+def build_services(settings: Settings) -> Services:
+    hooks = settings.entrances
+    # One connection for each deadline: a deadline per request would cost more than a connection.
+    timeouts = {REDIS_TIMEOUT_S, *(hook.tool.definition.sender_timeout_s for hook in hooks.values())}
+    ledgers = {timeout_s: _open_ledger(settings, timeout_s) for timeout_s in timeouts}
+    ledger = ledgers[REDIS_TIMEOUT_S]
+    # The console has its own connection, so that a long reply to it delays no delivery.
+    console_ledger = _open_ledger(settings, REDIS_TIMEOUT_S, is_intake=False)
+    rejections = Rejections(ledger.redis)
+    secrets = {name: hook.hook.secrets for name, hook in hooks.items()}
+    counters = Counters(settings.retention_days, secrets, settings.secret_key)
+    return Services(
+        settings,
+        connections=(*(each.redis for each in ledgers.values()), console_ledger.redis),
+        ledger=ledger,
+        rejections=rejections,
+        counters=counters,
+        webhooks=WebhookEndpoint(settings, ledgers, rejections, counters),
+        console=Console(settings, console_ledger),
+        alerts=AlertMonitor(ledger.redis, settings),
+    )
 
-    async def healthz(_: Request) -> Response:
-        return JSONResponse({"status": "ok"})
 
-    async def readyz(_: Request) -> Response:
-        try:
-            async with asyncio.timeout(0.5):
-                await redis.command("PING")
-        except (RedisUnavailable, TimeoutError):
-            return JSONResponse({"status": "unavailable", "check": "redis"}, 503)
-        return JSONResponse({"status": "ok"})
-
-    async def show_metrics(request: Request) -> Response:
-        if not settings.metrics_token:
-            return JSONResponse({"error": "not_found", "detail": "METRICS_TOKEN is not set"}, 404)
-        given = request.headers.get("authorization", "").encode()
-        if not hmac.compare_digest(given, f"Bearer {settings.metrics_token}".encode()):
-            return JSONResponse({"error": "unauthorized", "detail": "Authorization: Bearer <METRICS_TOKEN>"}, 401)
-        body, content_type = (await metrics.snapshot(ledger, settings)).encode(request.headers.get("accept", ""))
-        return Response(body, headers={"content-type": content_type})
-
-    async def root(request: Request) -> Response:
-        return RedirectResponse("/console", 303) if settings.has_console else await _no_such_page(request, Exception())
-
-    routes = [
-        Route("/", root),
-        Route("/healthz", healthz),
-        Route("/readyz", readyz),
-        Route("/metrics", show_metrics),
-        *console.routes(),
-    ]
-    return Doorbell(intake, routes, lifespan)
+def _open_ledger(settings: Settings, timeout_s: float, *, is_intake: bool = True) -> Ledger:
+    address = RedisAddress.from_url(settings.redis_url, settings.redis_tls_verify)
+    redis = Redis(address, timeout_s, fsync=is_intake and settings.ack == "fsync")
+    return Ledger(redis, settings.retention_days, settings.body_keys)
 
 
 class Doorbell(Starlette):
-    """The door stands in front of Starlette's middleware and router: most of what comes is for it."""
+    """Starlette, with the webhooks in front of its middleware and router: most requests are webhooks."""
 
-    def __init__(self, intake: WebhookEndpoint, routes: list[Route], lifespan: Lifespan[Any]) -> None:
-        super().__init__(routes=routes, lifespan=lifespan, exception_handlers={404: _no_such_page})
+    def __init__(self, services: Services) -> None:
+        routes: list[BaseRoute] = [
+            Route("/", index),
+            Route("/healthz", healthz),
+            Route("/readyz", readyz),
+            Route("/metrics", show_metrics),
+            *services.console.routes(),
+        ]
+        super().__init__(routes=routes, lifespan=lifespan, exception_handlers={404: not_found})
         self.router.redirect_slashes = False
-        self._intake = intake
+        self.state.services = services
+        self._webhooks = services.webhooks
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"].startswith("/hooks/"):
-            await self._intake(scope, receive, send)
+            await self._webhooks(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 
 
-async def _no_such_page(_: Request, __: Exception) -> Response:
+def create_app(settings: Settings) -> Starlette:
+    return Doorbell(build_services(settings))
+
+
+@asynccontextmanager
+async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
+    services: Services = app.state.services
+    background = asyncio.gather(
+        services.rejections.run(),
+        services.webhooks.run(),
+        services.console.keep_cutting(),
+        services.counters.run(services.ledger.redis),
+        services.alerts.run(is_worker=False),
+    )
+    _tune_garbage_collector()
+    log.info("web_started", hooks=sorted(services.settings.entrances))
+
+    def start_draining() -> None:
+        services.webhooks.start_draining()
+        services.console.leave()
+
+    yield {ON_SHUTDOWN: start_draining}
+    background.cancel()
+    with suppress(asyncio.CancelledError):
+        await background
+    await services.rejections.flush()
+    await services.counters.flush(services.ledger.redis)
+    await services.console.close()
+    for connection in services.connections:
+        await connection.close()
+
+
+def _tune_garbage_collector() -> None:
+    """Exclude from collection what start-up made: full collections over it are most of the 99th percentile."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD)
+
+
+# -- pages beside webhooks and console --
+
+
+async def healthz(_: Request) -> Response:
+    return JSONResponse({"status": "ok"})
+
+
+async def readyz(request: Request) -> Response:
+    try:
+        async with asyncio.timeout(READY_TIMEOUT_S):
+            await _services(request).ledger.redis.command("PING")
+    except (RedisUnavailable, TimeoutError):
+        return JSONResponse({"status": "unavailable", "check": "redis"}, 503)
+    return JSONResponse({"status": "ok"})
+
+
+async def show_metrics(request: Request) -> Response:
+    services = _services(request)
+    token = services.settings.metrics_token
+    if not token:
+        return JSONResponse({"error": "not_found", "detail": "METRICS_TOKEN is not set"}, 404)
+    authorization = request.headers.get("authorization", "").encode()
+    if not hmac.compare_digest(authorization, f"Bearer {token}".encode()):
+        return JSONResponse({"error": "unauthorized", "detail": "Authorization: Bearer <METRICS_TOKEN>"}, 401)
+    exposition = await metrics.snapshot(services.ledger, services.settings)
+    body, content_type = exposition.encode(request.headers.get("accept", ""))
+    return Response(body, headers={"content-type": content_type})
+
+
+async def index(request: Request) -> Response:
+    if _services(request).settings.has_console:
+        return RedirectResponse("/console", 303)
+    return await not_found(request, Exception())
+
+
+async def not_found(_: Request, __: Exception) -> Response:
     return JSONResponse({"error": "not_found", "detail": "there is nothing at this address"}, 404)
 
 
+def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+# -- start --
+
+
 def _start() -> ASGIApp:
-    """Refuses to start with every problem at once, as sentences and not as a traceback."""
+    """Exit with every problem of the settings at once, as sentences and not as a traceback."""
     try:
         settings = read()
     except SettingsError as error:
@@ -147,7 +202,7 @@ def _start() -> ASGIApp:
 
 
 def __getattr__(name: str) -> ASGIApp:
-    """`app` is made when uvicorn asks for it, so that importing this module needs no settings."""
+    """Create `app` when uvicorn asks for it, so that importing this module needs no settings."""
     if name == "app":
         return _start()
     raise AttributeError(name)

@@ -45,8 +45,25 @@ class RedisUnavailable(Exception):
     """Redis is unreachable, too slow, read-only or full. The sentence says which."""
 
 
+class RedisFull(RedisUnavailable):
+    """Redis has reached `maxmemory`, and this command may take more memory."""
+
+
+class RedisReadOnly(RedisUnavailable):
+    """Redis rejects writes: it is a replica, cannot save to its disk, or lacks `min-replicas-to-write`."""
+
+
 class CertificateError(RedisUnavailable):
     """Its certificate cannot be verified: to wait does not help."""
+
+
+#: By the first word of an error reply. Other retryable errors are RedisUnavailable.
+_ERROR_CLASSES = {
+    "OOM": RedisFull,
+    "READONLY": RedisReadOnly,
+    "MISCONF": RedisReadOnly,
+    "NOREPLICAS": RedisReadOnly,
+}
 
 
 @dataclass(frozen=True)
@@ -360,7 +377,7 @@ class Redis:
             return error
         if word in ("READONLY", "LOADING"):
             wire.abort()  # behind the same address there may already be another server
-        return RedisUnavailable(f"Redis answers {word}")
+        return _ERROR_CLASSES.get(word, RedisUnavailable)(f"Redis answers {word}")
 
     async def _connected(self) -> _Connection:
         if self._connection is not None and not self._connection.is_lost:

@@ -306,7 +306,10 @@ CAUSES = {
     "method_not_allowed": "Somebody opened the address in a browser, or the tool is set to another method than POST.",
     "foreign_tenant": "Another customer of the tool; or TENANTS lacks an account of yours, whose events are then lost.",
     "wrong_content_encoding": "The tool compresses its bodies: turn that off there.",
-    "redis_down": "Our own trouble: Redis could not take it. The tool comes back by itself.",
+    "redis_down": "Redis did not answer. The tool sends the delivery again.",
+    "redis_full": "Redis is full: take a larger plan, or lower RETENTION_DAYS. The tool sends the delivery again.",
+    "redis_read_only": "Redis accepts no writes: it is a replica, cannot save to its disk, or lacks replicas. The tool "
+    "sends the delivery again.",
     "too_many_in_flight": "Our own trouble: more at once than can be written. The tool comes back by itself.",
     "too_slow": "The sender did not finish sending.",
     "unfinished": "The sender left before its body was complete.",

@@ -20,7 +20,14 @@ NEWEST_TTL_S = 30 * 86_400
 
 #: What carried a signature of the right shape, or one that holds, is the tool's own as a rule. All else may be anybody's:
 #: it has a list of its own, so that strangers push none of the tool's requests out of the newest.
-SIGNED_REASONS = ("signature_mismatch", "signature_stale", "unreadable_body", "redis_down")
+SIGNED_REASONS = (
+    "signature_mismatch",
+    "signature_stale",
+    "unreadable_body",
+    "redis_down",
+    "redis_full",
+    "redis_read_only",
+)
 #: Reasons with a list of their own: so many may come that no others would be left in the hook's list.
 SEPARATE_REASONS = ("foreign_tenant",)
 UNSIGNED = "unsigned"

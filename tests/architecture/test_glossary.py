@@ -4,16 +4,20 @@ import ast
 import re
 from pathlib import Path
 
+from app.intake.endpoint import UNAVAILABLE_ANSWERS
 from app.ledger.reasons import REASONS
 
 ROOT = Path(__file__).parents[2]
 GLOSSARY = (ROOT / "docs/glossary.md").read_text("utf-8")
 
 
+def section(heading: str) -> str:
+    return GLOSSARY.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+
+
 def words(heading: str) -> set[str]:
     """The words in the first column of the table under a heading."""
-    section = GLOSSARY.partition(f"## {heading}\n")[2].partition("\n## ")[0]
-    cells = [row.split(" | ")[0] for row in section.splitlines() if row.startswith("| `")]
+    cells = [row.split(" | ")[0] for row in section(heading).splitlines() if row.startswith("| `")]
     return {word for cell in cells for word in re.findall(r"`([a-z_]+)`", cell)}
 
 
@@ -25,18 +29,19 @@ def literals(package: str, call: str) -> set[str]:
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
         if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == call
     ]
-    values = [value for node in calls for value in (*node.args, *(keyword.value for keyword in node.keywords))]
+    values = [value for node in calls for value in node.args]
     strings = {value.value for value in values if isinstance(value, ast.Constant) and isinstance(value.value, str)}
     return {word for word in strings if re.fullmatch(r"[a-z_]+", word)}
 
 
 def test_every_reason_of_a_task_is_in_the_glossary_with_its_meaning() -> None:
-    rows = dict(re.findall(r"^\| `([a-z_]+)` \| (.*) \|$", GLOSSARY.partition("## Reasons of a task")[2], re.MULTILINE))
+    rows = dict(re.findall(r"^\| `([a-z_]+)` \| (.*) \|$", section("Reasons of a task"), re.MULTILINE))
 
     assert {name: rows[name] for name in words("Reasons of a task")} == REASONS
 
 
 def test_every_reason_of_a_rejection_is_in_the_glossary() -> None:
     used = literals("app/webhooks/signatures", "SignatureError") | literals("app/intake", "HttpRejection")
+    used |= literals("app/intake", "_unavailable") | {code for code, _ in UNAVAILABLE_ANSWERS.values()}
 
     assert used <= words("Reasons of a rejection")

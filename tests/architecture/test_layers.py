@@ -263,8 +263,8 @@ import sys
 import jwt
 of_pyjwt = set(sys.modules)
 import app.visits.merge
-from app.webhooks.registry import load
-load()
+from app.webhooks.registry import load_sources
+load_sources()
 beyond = "asyncio socket ssl select http httpx httpcore aiohttp redis hiredis arq uvicorn starlette subprocess sqlite3"
 ours = "app.settings.model app.settings.environment app.ledger.redis app.ledger.ledger app.visits.client"
 print(*sorted({*ours.split(), *beyond.split()} & (set(sys.modules) - of_pyjwt)))

@@ -118,6 +118,15 @@ TROUBLES: dict[str, tuple[Callable[[OwnRedis], Any], Callable[[OwnRedis], Any]]]
 }
 
 
+CODES = {
+    "stopped": "redis_down",
+    "killed": "redis_down",
+    "read-only": "redis_read_only",
+    "full": "redis_full",
+    "without its replicas": "redis_read_only",
+}
+
+
 @pytest.mark.parametrize("trouble", TROUBLES)
 def test_while_redis_cannot_write_every_tool_is_asked_to_come_back_and_nothing_is_lost(
     shaky: Door, own_redis: OwnRedis, trouble: str
@@ -143,6 +152,10 @@ def test_while_redis_cannot_write_every_tool_is_asked_to_come_back_and_nothing_i
         assert is_told(answer, 503), source
         assert 0 < int(answer.headers["retry-after"]) <= 60
         assert took_s < 10, source  # so long Calendly and Square wait, and more
+    # The connection to a read-only server is closed, which ends the other deliveries on it with `redis_down`.
+    codes = {answer.json()["error"] for answer, _ in refused.values()}
+    assert CODES[trouble] in codes
+    assert codes <= {CODES[trouble], "redis_down"}
     if trouble == "stopped":  # Jobber waits for one second: it must not have the same 3 s as the others
         assert refused["jobber"][1] < min(took_s for source, (_, took_s) in refused.items() if source != "jobber")
     if trouble != "stopped":  # a stopped one may have read them already, and writes them whole when it goes on

@@ -1,0 +1,70 @@
+"""What is logged and counted about one request to a hook."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from app.ledger.ledger import new_delivery_id
+from app.ledger.records import trace_fields
+
+#: Values of the label `outcome` in /metrics by reason of the rejection. Other reasons stand for themselves.
+METRIC_OUTCOMES = {
+    "signature_missing": "bad_signature",
+    "signature_malformed": "bad_signature",
+    "signature_mismatch": "bad_signature",
+    "signature_stale": "stale_timestamp",
+    "unreadable_body": "bad_body",
+    "wrong_content_type": "bad_body",
+    "wrong_content_encoding": "bad_body",
+    "unfinished": "bad_body",
+    "redis_down": "unavailable",
+    "redis_full": "unavailable",
+    "redis_read_only": "unavailable",
+    "too_many_in_flight": "unavailable",
+    "internal_error": "unavailable",
+}
+
+_EVENT_NAME = re.compile("[A-Za-z][A-Za-z0-9_.:/-]*")
+#: A UUID, or an id of ours. Before the signature is verified, no other text of a sender is logged.
+_PLAIN_REQUEST_ID = re.compile("[0-9a-fA-F-]{32,36}|d[0-9a-f]{21}")
+
+
+@dataclass(slots=True)
+class RequestLog:
+    """hook, source: empty for an unknown hook. event_name: the tool's name of the event, once it is translated.
+    secret_number: position of the secret that matched, from 1; 0 if none did.
+    """
+
+    hook: str
+    source: str
+    request_id: str = ""
+    traceparent: str = ""
+    event_name: str = ""
+    delivery: str = ""
+    outcome: str = "handshake"
+    reason: str = ""
+    secret_number: int = 0
+
+    def reject(self, reason: str) -> None:
+        self.outcome, self.reason = "rejected", reason
+
+    @property
+    def metric_outcome(self) -> str:
+        return METRIC_OUTCOMES.get(self.reason, self.reason) or self.outcome
+
+    def response_request_id(self) -> str:
+        """The X-Request-ID of the response: the sender's, or a new one for requests without."""
+        self.request_id = self.request_id or self.delivery or new_delivery_id()
+        return self.request_id
+
+    def log_fields(self) -> dict[str, Any]:
+        fields: dict[str, Any] = {"hook": self.hook, "source": self.source, "outcome": self.outcome}
+        if self.delivery:
+            fields["delivery"] = self.delivery
+        if self.event_name and _EVENT_NAME.fullmatch(self.event_name):
+            fields["event_type"] = self.event_name
+        if self.reason:
+            fields["reason"] = self.reason
+        if self.secret_number or _PLAIN_REQUEST_ID.fullmatch(self.request_id):
+            fields |= trace_fields(self.request_id, self.traceparent)
+        return fields
