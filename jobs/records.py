@@ -129,12 +129,11 @@ class Records:
         found = FetchedRecord(record, beside, began)
         if found.is_complete:
             began_us = int(began.timestamp()) * 1_000_000 + began.microsecond
-            # A full server has no room for it, and JSON that is nested too deep is read but not written: then the next event
-            # asks for itself.
+            # Without a cache the next event fetches the record itself. JSON that is nested too deep is read but not written.
             with suppress(RedisUnavailable, orjson.JSONEncodeError):
                 squeezed = zstandard.compress(orjson.dumps([record, beside]), 1)
                 value = b"%d " % began_us + squeezed
-                await self.context.ledger.redis.command("SET", key, value, "PX", CACHE_TTL_MS)
+                await self.context.ledger.set_with_ttl(key, value, CACHE_TTL_MS)
         return found
 
     @property

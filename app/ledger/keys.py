@@ -78,6 +78,7 @@ KEY_KINDS = (
     KeyKind("bell:parked", "members", "names of work, by state", "an operator acts, however long that is"),
     KeyKind("bell:discarded", "members", "names of work, by state", _RETENTION),
     KeyKind("bell:held-by-age:*", "members", "names of held work, by age", _WORK),
+    KeyKind("bell:alone", "expires", "when the next task that crashes workers may run alone", "1 hour"),
     KeyKind(
         "bell:answers:*",
         "expires",

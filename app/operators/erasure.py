@@ -307,7 +307,8 @@ class Erasure:
         async for page in self._scan("bell:record:*"):  # of anybody: they would serve for seconds only
             for key in page:
                 await self._redis.command("DEL", key)
-        await self._redis.command("DEL", *await self._digest_keys())
+        if digests := await self._digest_keys():
+            await self._redis.command("DEL", *digests)
 
     async def _retry_while_busy(self, work: str, step: Callable[[], Awaitable[str]], removed: ErasureReport) -> None:
         """What a worker has in its hands is waited for, and what something landed on is read again."""
@@ -400,7 +401,6 @@ class Erasure:
         return [
             *contacts,
             *(search_index.index_key(self._email, key) for key in self._settings.secret_key),
-            "bell:none",
         ]
 
 

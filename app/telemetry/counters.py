@@ -117,19 +117,14 @@ class Counters:
     async def _write_last_used(
         self, redis: Redis, matched: Mapping[tuple[str, int], int], requests: Mapping[str, str]
     ) -> None:
-        asked = [
-            redis.command(
-                "HSET", f"bell:secret-used:{hook}", fingerprint(self._secrets[hook][slot], self._secret_keys), at
-            )
-            for (hook, slot), at in matched.items()
-        ]
-        asked += [redis.command("EXPIRE", f"bell:secret-used:{hook}", SECRET_USED_TTL_S) for hook, _ in matched]
-        await asyncio.gather(*asked)
+        for (hook, slot), at_ms in matched.items():
+            key, secret = f"bell:secret-used:{hook}", fingerprint(self._secrets[hook][slot], self._secret_keys)
+            await redis.commands(("HSET", key, secret, at_ms), ("EXPIRE", key, SECRET_USED_TTL_S))
         known = list(requests.items()) if self._request_id_ttl_s else []
         for at in range(0, len(known), REQUEST_ID_BATCH):
             page = known[at : at + REQUEST_ID_BATCH]
-            await asyncio.gather(
-                *(redis.command("SET", request_key(id), one, "EX", self._request_id_ttl_s) for id, one in page)
+            await redis.commands(
+                *(("SET", request_key(id), delivery, "EX", self._request_id_ttl_s) for id, delivery in page)
             )
 
     async def run(self, redis: Redis) -> None:

@@ -59,15 +59,18 @@ class Rejections:
             for field in list(self._counts):
                 await self._flush_count(field, self._counts.pop(field))
             for name in list(self._newest):
-                await self._redis.command("LPUSH", f"bell:rejections:{name}", *self._newest.pop(name))
-                await self._redis.command("LTRIM", f"bell:rejections:{name}", 0, MAX_NEWEST - 1)
-                await self._redis.command("EXPIRE", f"bell:rejections:{name}", NEWEST_TTL_S)
+                key = f"bell:rejections:{name}"
+                await self._redis.commands(
+                    ("LPUSH", key, *self._newest.pop(name)),
+                    ("LTRIM", key, 0, MAX_NEWEST - 1),
+                    ("EXPIRE", key, NEWEST_TTL_S),
+                )
         except (RedisUnavailable, hiredis.ReplyError) as error:
             log.warning("metrics_flush_failed", part="rejections", reason=type(error).__name__)
 
     async def _flush_count(self, field: str, count: int) -> None:
         try:
-            await self._redis.command("HINCRBY", "bell:rejections", field, count)
+            await self._redis.commands(("HINCRBY", "bell:rejections", field, count))
         except BaseException:
             self._counts[field] += count
             raise

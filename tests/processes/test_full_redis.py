@@ -1,4 +1,4 @@
-"""A Redis that is full: nothing new is accepted, everything that was accepted is applied, and operators can act."""
+"""A full Redis accepts nothing new. Everything that was accepted before is applied, and operators can act."""
 
 import base64
 import json
@@ -22,21 +22,21 @@ from app.sandbox.store import DOCUMENTED_CONTACT
 from app.webhooks.registry import load_specimens
 from tests.support.harness import Harness, Server, hmac_sha256, serving, wait_until
 
-MANY = 20
+COUNT = 20
 API_KEY, PASSWORD = "acuity-api-key", "an operator's password"
 FIRST_APPOINTMENT = 1_000
 JOBBER = load_specimens("jobber")
 BOOKED_JOBBER = JOBBER["deliveries"][0]
 
 
-class Tools:
-    """Acuity's API with any appointment, and Jobber's with any visit and tokens that expire. asked: paths."""
+class ToolApis:
+    """Acuity's API, with an appointment for every id, and Jobber's, with a visit and tokens that expire."""
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.requested_paths: list[str] = []
 
     async def serve(self, request: Request) -> Response:
-        self.asked.append(request.url.path)
+        self.requested_paths.append(request.url.path)
         if request.url.path == "/token":
             form = parse_qs((await request.body()).decode())
             if form["refresh_token"] != ["refresh-1"]:
@@ -44,10 +44,10 @@ class Tools:
             return JSONResponse({"access_token": "access-1", "expires_in": 3_600, "refresh_token": "refresh-2"})
         if request.url.path == "/graphql":
             return JSONResponse(next(iter(BOOKED_JOBBER["records"].values())))
-        return JSONResponse(an_appointment(int(request.url.path.rpartition("/")[2])))
+        return JSONResponse(appointment(int(request.url.path.rpartition("/")[2])))
 
 
-def an_appointment(id: int) -> dict[str, Any]:
+def appointment(id: int) -> dict[str, Any]:
     return {
         "id": id,
         "email": f"{id}@example.com",
@@ -58,15 +58,15 @@ def an_appointment(id: int) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def tools() -> Iterator[tuple[Tools, str]]:
-    tools = Tools()
+def tools() -> Iterator[tuple[ToolApis, str]]:
+    tools = ToolApis()
     with serving(Starlette(routes=[Route("/{path:path}", tools.serve, methods=["GET", "POST"])])) as url:
         yield tools, url
 
 
 @pytest.fixture
-def service(sandbox: Server, tools: tuple[Tools, str]) -> Iterator[Harness]:
-    """A Redis of its own, a door with a console, and no worker yet."""
+def service(sandbox: Server, tools: tuple[ToolApis, str]) -> Iterator[Harness]:
+    """Doorbell on a Redis of its own, with a console and without a worker."""
     with ExitStack() as stack:
         harness = stack.enter_context(Harness(stack.enter_context(valkey()), sandbox))
         harness.env |= {
@@ -88,55 +88,55 @@ def service(sandbox: Server, tools: tuple[Tools, str]) -> Iterator[Harness]:
 
 
 def fill(harness: Harness) -> None:
-    """From now on the server refuses every command that may take room."""
+    """From now on the server refuses every command that may use more memory."""
     harness.redis_command("CONFIG", "SET", "maxmemory", "1")
 
 
-def ring_acuity(harness: Harness, id: int) -> httpx.Response:
+def send_acuity(harness: Harness, id: int) -> httpx.Response:
     raw = f"action=scheduled&id={id}&calendarID=1&appointmentTypeID=2".encode()
     signature = base64.b64encode(hmac_sha256(API_KEY.encode(), raw)).decode()
     headers = {"content-type": "application/x-www-form-urlencoded", "x-acuity-signature": signature}
     return harness.post(raw, headers, "acuity")
 
 
-def ring_jobber(harness: Harness) -> httpx.Response:
+def send_jobber(harness: Harness) -> httpx.Response:
     raw = json.dumps(BOOKED_JOBBER["body"]).encode()
     signature = base64.b64encode(hmac_sha256(JOBBER["secret"].encode(), raw)).decode()
     return harness.post(raw, {"content-type": "application/json", "x-jobber-hmac-sha256": signature}, "jobber")
 
 
-def ring(harness: Harness, visit_id: str, **data: Any) -> httpx.Response:
+def send(harness: Harness, visit_id: str, **data: Any) -> httpx.Response:
     contact = {"email": f"{visit_id}@example.com"}
     return harness.send(
         "visit.created", visit_id, time_scheduled="2026-03-14T16:00:00Z", **{"contact": contact, **data}
     )
 
 
-def test_what_was_accepted_before_redis_was_full_becomes_visits(service: Harness, tools: tuple[Tools, str]) -> None:
-    jobber = ring_jobber(service)
-    full_events = [ring(service, f"A-{number}") for number in range(MANY)]
-    thin_events = [ring_acuity(service, FIRST_APPOINTMENT + number) for number in range(MANY)]
+def test_what_was_accepted_before_redis_was_full_becomes_visits(service: Harness, tools: tuple[ToolApis, str]) -> None:
+    jobber = send_jobber(service)
+    full_events = [send(service, f"A-{number}") for number in range(COUNT)]
+    thin_events = [send_acuity(service, FIRST_APPOINTMENT + number) for number in range(COUNT)]
     assert {202} == {answer.status_code for answer in [jobber, *full_events, *thin_events]}
     fill(service)
 
-    refused = ring(service, "too-late"), ring_acuity(service, 5)
+    rejected = send(service, "too-late"), send_acuity(service, 5)
     service.start_worker()
-    wait_until(lambda: len(service.visits()) >= 2 * MANY + 1, 60)
+    wait_until(lambda: len(service.visits()) >= 2 * COUNT + 1, 60)
     wait_until(
         lambda: not service.redis_command("ZCARD", "bell:queued") + service.redis_command("ZCARD", "bell:running")
     )
 
-    names = {f"standard-A-{number}" for number in range(MANY)}
-    names |= {f"acuity-{FIRST_APPOINTMENT + number}" for number in range(MANY)}
-    made = {visit["external_id"] for visit in service.visits()}
-    assert names == {name for name in made if not name.startswith("jobber-")}
-    assert 2 * MANY + 1 == len(made)
-    assert {503} == {answer.status_code for answer in refused}
+    expected = {f"standard-A-{number}" for number in range(COUNT)}
+    expected |= {f"acuity-{FIRST_APPOINTMENT + number}" for number in range(COUNT)}
+    created = {visit["external_id"] for visit in service.visits()}
+    assert expected == {name for name in created if not name.startswith("jobber-")}
+    assert 2 * COUNT + 1 == len(created)
+    assert {503} == {answer.status_code for answer in rejected}
     assert (0, 0) == (service.redis_command("ZCARD", "bell:parked"), service.redis_command("ZCARD", "bell:waiting"))
-    assert sorted(["/token", "/graphql"] + [f"/appointments/{FIRST_APPOINTMENT + n}" for n in range(MANY)]) == sorted(
-        tools[0].asked
+    assert sorted(["/token", "/graphql"] + [f"/appointments/{FIRST_APPOINTMENT + n}" for n in range(COUNT)]) == sorted(
+        tools[0].requested_paths
     )
-    # A visit is still found by whose it is.
+    # The index for searches was written, too.
     found = service.doorbell("deliveries", "--search", "A-1@example.com", "--json")
     assert [full_events[1].json()["delivery"]] == [json.loads(line)["delivery"] for line in found.stdout.splitlines()]
 
@@ -144,12 +144,12 @@ def test_what_was_accepted_before_redis_was_full_becomes_visits(service: Harness
 def test_operators_can_act_on_a_full_redis(service: Harness) -> None:
     service.inject_faults(duplicate_external_id="unprocessable")
     for number in range(4):
-        ring(service, f"A-{number}", contact={"id": "cont_nobody", "email": f"a-{number}@example.com"})
+        send(service, f"A-{number}", contact={"id": "cont_nobody", "email": f"a-{number}@example.com"})
     service.start_worker()
     wait_until(lambda: service.redis_command("ZCARD", "bell:parked") == 4)
     fill(service)
 
-    # -- on the command line, by processes that connect to a server that is full already --
+    # -- by commands, whose processes connect to a server that is already full --
     replayed = service.doorbell_process("replay", "standard-A-0", "--contact", DOCUMENTED_CONTACT, "--yes")
     wait_until(lambda: service.visit("standard-A-0"))
     discarded = service.doorbell_process("discard", "standard-A-1", "--yes")
@@ -159,27 +159,42 @@ def test_operators_can_act_on_a_full_redis(service: Harness) -> None:
     commands = [replayed, discarded, *paused, erased]
     assert [0] * 5 == [ran.returncode for ran in commands], [ran.stderr for ran in commands]
 
-    # -- at the console --
+    # -- in the console --
     with Console(service) as console:
         console.log_in()
-        console.carry_out("replay", "standard-A-2", contact=DOCUMENTED_CONTACT)
-        console.carry_out("discard", "standard-A-3")
+        console.run_operation("replay", "standard-A-2", contact=DOCUMENTED_CONTACT)
+        console.run_operation("discard", "standard-A-3")
         assert 303 == console.post("/console/accounts/main/pause").status_code
         assert 303 == console.post("/console/accounts/main/resume").status_code
 
     wait_until(lambda: service.visit("standard-A-2"))
     assert ["standard-A-0", "standard-A-2"] == sorted(visit["external_id"] for visit in service.visits())
     assert 0 == service.redis_command("ZCARD", "bell:parked")
-    did = [json.loads(line)["action"] for line in service.doorbell("activity", "--json").stdout.splitlines()]
-    assert ["resumed", "paused", "started a discard of 1", "started a replay of 1", "logged in"] == did[:5]
-    assert {"started a replay of 1", "started a discard of 1", "paused", "resumed", "forgot a person"} <= set(did[5:])
+    actions = [json.loads(line)["action"] for line in service.doorbell("activity", "--json").stdout.splitlines()]
+    assert ["resumed", "paused", "started a discard of 1", "started a replay of 1", "logged in"] == actions[:5]
+    assert {"started a replay of 1", "started a discard of 1", "paused", "resumed", "forgot a person"} <= set(
+        actions[5:]
+    )
+
+
+def test_rejections_and_counters_are_written_to_a_full_redis(service: Harness) -> None:
+    assert 202 == send(service, "A-1").status_code
+    fill(service)
+
+    unsigned = service.post(b"{}", {"content-type": "application/json"})
+    rejected = wait_until(lambda: service.doorbell("rejections", "--json").stdout)
+
+    assert 401 == unsigned.status_code
+    assert ["standard"] == [json.loads(line)["hook"] for line in rejected.splitlines()]
+    wait_until(lambda: service.redis_command("KEYS", "bell:secret-used:standard"))
+    assert "metrics_flush_failed" not in service.web_server.log.read_text()
 
 
 class Console:
-    """A browser of somebody who acts."""
+    """An operator's browser."""
 
     def __init__(self, harness: Harness) -> None:
-        self._rig = harness
+        self._harness = harness
         self._http = httpx.Client(base_url=harness.web_server.url, timeout=30, trust_env=False)
         self._cookie = ""
 
@@ -203,9 +218,8 @@ class Console:
         assert 303 == answer.status_code, answer.text
         self._cookie = f"{SESSION_COOKIE}={answer.cookies[SESSION_COOKIE]}"
 
-    def carry_out(self, do: str, visit: str, **more: str) -> None:
-        """Start an operation, and wait for its end."""
+    def run_operation(self, do: str, visit: str, **more: str) -> None:
         answer = self.post("/console/operations", do=do, ids=visit, expected="1", **more)
         assert 303 == answer.status_code, answer.text
         id = answer.headers["location"].rpartition("/")[2]
-        wait_until(lambda: self._rig.redis_command("HGET", f"bell:operation:{id}", "state") == b"done")
+        wait_until(lambda: self._harness.redis_command("HGET", f"bell:operation:{id}", "state") == b"done")

@@ -1,0 +1,68 @@
+"""A server in cluster mode that holds all slots: what some hosts sell as a plain Redis."""
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import redis as redis_py
+
+from app.demo.valkey import binary, free_port
+from app.ledger.ledger import Ledger
+from app.ledger.records import CircuitSignal, Outcome
+from app.ledger.redis import Redis, RedisAddress
+from tests.support.harness import wait_until
+from tests.support.ledger import accept, attempt, begin, change, parked, settled, work, work_off
+
+
+@pytest.fixture
+def cluster_url(tmp_path: Path) -> Iterator[str]:
+    port = free_port()
+    options = {"port": str(port), "dir": str(tmp_path), "save": "", "cluster-enabled": "yes"}
+    server = subprocess.Popen([binary(), *(part for name, value in options.items() for part in (f"--{name}", value))])
+    client = redis_py.Redis(port=port)
+
+    def has_all_slots() -> bool:
+        with suppress(redis_py.ConnectionError):
+            return bool(client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16_383))
+        return False
+
+    try:
+        wait_until(has_all_slots)
+        wait_until(lambda: "ok" in str(client.execute_command("CLUSTER", "INFO")).partition("cluster_slots")[0])
+        yield f"redis://127.0.0.1:{port}"
+    finally:
+        client.close()
+        server.kill()
+        server.wait()
+
+
+async def test_the_scripts_run_in_cluster_mode(cluster_url: str) -> None:
+    redis = Redis(RedisAddress(cluster_url))
+    ledger = Ledger(redis, 30)
+    down = Outcome(state="held", attempt=attempt(), circuit_signal=CircuitSignal(kind="unauthorized", pause_s=0))
+    event = await accept(ledger, event_state="queued")
+    await accept(ledger, change("B", continues="A"))
+    await accept(ledger, change("C"), key="evt")
+    await accept(ledger, change("C"), key="evt")
+
+    claimed = await ledger.claim({"visits": 5, "events": 5, "replays": 5}, 35)
+    await ledger.complete(await begin(ledger, "A", "main"), settled(), "main")
+    await ledger.complete(await begin(ledger, "C", "main"), down, "main")
+    released = await ledger.release_circuit("main")
+    await ledger.complete(await begin(ledger, "C", "main"), parked())
+    await ledger.discard(work("C"))
+    lease = await ledger.lease(f"event:{event.delivery_id}")
+    assert not isinstance(lease, str)
+    await ledger.record_changes(lease, "standard", "main", [change("D")], attempt())
+    await ledger.retranslate(event.delivery_id, queue="replays")
+    await ledger.replay(work("A"), recheck=True)
+    await work_off(ledger, "A")
+    await ledger.pause("main")
+    await ledger.requeue_due()
+
+    assert (3, 1) == (len(claimed), released)
+    assert [work("C")] == await ledger.task_ids("discarded")
+    assert {work("D"), f"event:{event.delivery_id}"} == set(await ledger.task_ids("queued"))
+    await redis.close()
