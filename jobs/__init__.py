@@ -1,1 +1,1 @@
-"""The worker: from written facts to the visit that stands in the Visits API."""
+"""The worker: applies the stored changes to the Visits API."""

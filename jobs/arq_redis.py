@@ -1,4 +1,4 @@
-"""arq's own connections to Redis, as it and its `--check` want them."""
+"""arq's own connections to Redis."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +16,7 @@ from app.settings.model import Settings
 
 
 def redis_pool(settings: Settings) -> ArqRedis:
-    """Every command ends in bounded time, and outlives a restart of Redis: arq's settings offer neither."""
+    """With timeouts, and retries for longer than a restart of Redis takes; arq's settings have neither."""
     address = RedisAddress.from_url(settings.redis_url, settings.redis_tls_verify)
     tls: Mapping[str, Any] = {"ssl_cert_reqs": "required" if address.verify else "none"} if address.is_tls else {}
     pool: ConnectionPool = ConnectionPool.from_url(
@@ -34,7 +34,7 @@ def redis_pool(settings: Settings) -> ArqRedis:
 
 
 def redis_settings(settings: Settings) -> RedisSettings:
-    """For `arq --check`, which knows no pool."""
+    """For `arq --check`, which cannot be given a pool."""
     address = RedisAddress.from_url(settings.redis_url, settings.redis_tls_verify)
     parts = address.parts
     return RedisSettings(

@@ -1,4 +1,4 @@
-"""arq's worker with our own way to claim, run and finish a job."""
+"""A subclass of arq's worker that claims, runs and acknowledges jobs through the ledger."""
 
 import asyncio
 import time
@@ -24,21 +24,20 @@ from jobs.concurrency import Job
 from jobs.context import RUN_TIMEOUT_S, Context, seconds_since
 from jobs.startup import wait_for_redis
 
-#: arq's own limit, which never fires: a run ends earlier (RUN_TIMEOUT_S). Ten seconds after it, a job that a dead worker
-#: left is claimed by another.
+#: arq's own limit, which is never reached: a run ends earlier (RUN_TIMEOUT_S). arq lets another worker claim the job of a
+#: dead one ten seconds later.
 JOB_TIMEOUT_S = RUN_TIMEOUT_S + ANSWER_S + 2
 
 
 class ClaimingWorker(arq.worker.Worker):
-    """arq's worker with another way to claim, run and finish a job: one round trip for many claims and one to finish,
-    over the connection that the ledger uses, instead of six for each job.
+    """Claims many jobs in one round trip and acknowledges each in one, over the ledger's connection. arq needs six per job.
 
-    Running jobs do not stand in front of waiting ones, workers do not race for the same job, and the next jobs are
-    claimed when a place is free and not at the next poll. The queue's format, the command line, signals, waiting for
-    running jobs and the health check are arq's. There are no results and no tries: the ledger has both.
+    Running jobs do not block waiting ones, workers do not race for the same job, and a job is claimed as soon as there
+    is capacity, not at the next poll. The format of the queue, the command line, signals, draining and the health check
+    are arq's. Results and attempts are in the ledger, not in arq's keys.
     """
 
-    # arq finds out by the signature which settings there are.
+    # arq reads the names of its settings from this signature.
     @wraps(arq.worker.Worker.__init__)  # type: ignore[misc]
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         if not _is_loop_running():
@@ -47,7 +46,7 @@ class ClaimingWorker(arq.worker.Worker):
         self._job_ended = asyncio.Event()
 
     async def main(self) -> None:
-        """Raises NoRedis where Redis does not answer. Without a pool, `close` has nothing to do."""
+        """Raises NoRedis. The pool is created only after Redis has answered, so `close` needs none before that."""
         settings = self.ctx["settings"]
         await wait_for_redis(settings)
         self._pool = redis_pool(settings)
@@ -63,7 +62,7 @@ class ClaimingWorker(arq.worker.Worker):
         await self._beat()
 
     async def _wait_for_job_end(self) -> None:
-        """Of a job since the last claim, or of the time between two looks."""
+        """Wait until a job ends, or for the poll delay."""
         with suppress(TimeoutError):
             async with asyncio.timeout(self.poll_delay_s):
                 await self._job_ended.wait()
@@ -73,52 +72,51 @@ class ClaimingWorker(arq.worker.Worker):
             await self.heart_beat()
 
     async def _claim(self) -> bool:
-        """Start what there is room for; True if there may be more than there was room for."""
+        """Start as many jobs as there is capacity for. True if the queue may contain more."""
         context: Context = self.ctx["context"]
-        places = context.running_jobs
         self._job_ended.clear()
-        room = places.capacity()
+        capacity, full_shares = context.running_jobs.capacity(), context.running_jobs.full_shares()
         with _log_errors():
-            claimed = await context.ledger.claim(room, self.in_progress_timeout_s, places.full_shares())
-            for lane, job, payload in claimed:
-                self._start(context, lane, job, payload)
-            full = Counter(lane for lane, _, _ in claimed)
-            return any(full[lane] == places for lane, places in room.items())
+            claimed = await context.ledger.claim(capacity, self.in_progress_timeout_s, full_shares)
+            for queue, job_id, payload in claimed:
+                self._start(context, queue, job_id, payload)
+            counts = Counter(queue for queue, _, _ in claimed)
+            return any(counts[queue] == limit for queue, limit in capacity.items())
         return False
 
-    def _start(self, context: Context, lane: Queue, name: str, payload: bytes) -> None:
-        account = name.removeprefix("visit:").partition("/")[0] if name.startswith("visit:") else ""
-        job = Job(self._run(context, lane, name, payload), lane, account and f"{lane}:{account}")
+    def _start(self, context: Context, queue: Queue, job_id: str, payload: bytes) -> None:
+        account = job_id.removeprefix("visit:").partition("/")[0] if job_id.startswith("visit:") else ""
+        job = Job(self._run(context, queue, job_id, payload), queue, account and f"{queue}:{account}")
         context.running_jobs.jobs.add(job)
-        key = f"{lane} {name}"
+        key = f"{queue} {job_id}"
         self.tasks[key] = task = self.loop.create_task(job)
 
         def end(_: asyncio.Task[None]) -> None:
             context.running_jobs.jobs.discard(job)
-            if self.tasks.get(key) is task:  # the same job may have been claimed again when its lease ended
+            if self.tasks.get(key) is task:  # the same job may have been claimed again after its lease
                 del self.tasks[key]
             self._job_ended.set()
 
         task.add_done_callback(end)
 
-    async def _run(self, context: Context, lane: Queue, job: str, payload: bytes) -> None:
-        """An expired payload loses nothing: the work still stands in the ledger, and gets another job."""
+    async def _run(self, context: Context, queue: Queue, job_id: str, payload: bytes) -> None:
+        """A job without a payload has expired. Its task is still in the ledger and gets another job."""
         with _log_errors():
             if payload:
                 await self._execute(context.counters, payload)
             self.jobs_complete += 1
-            await context.ledger.ack(job, lane)
+            await context.ledger.ack(job_id, queue)
 
-    async def _execute(self, tally: Counters, payload: bytes) -> None:
+    async def _execute(self, counters: Counters, payload: bytes) -> None:
         name, arguments, _, _, queued_ms = deserialize_job_raw(payload, deserializer=self.job_deserializer)
-        tally.observe(TASK_WAIT_S, seconds_since(queued_ms), name)
+        counters.observe(TASK_WAIT_S, seconds_since(queued_ms), name)
         started = time.monotonic()
-        async with asyncio.timeout(self.job_timeout_s):  # in this task, whose moves are watched
+        async with asyncio.timeout(self.job_timeout_s):  # no task of its own: Job observes when this coroutine runs
             await self.functions[name].coroutine(self.ctx, *arguments)
-        tally.observe(RUN_DURATION_S, time.monotonic() - started, name)
+        counters.observe(RUN_DURATION_S, time.monotonic() - started, name)
 
     async def close(self) -> None:
-        """A job that was cancelled at last must not spoil the way out."""
+        """Jobs that were cancelled after the drain must not raise here."""
         await asyncio.gather(*self.tasks.values(), return_exceptions=True)
         self.tasks.clear()
         await super().close()
@@ -134,7 +132,7 @@ def _is_loop_running() -> bool:
 
 @contextmanager
 def _log_errors() -> Iterator[None]:
-    """Nothing ends the process: what was not finished is claimed again when its lease ends."""
+    """Log and continue: an unfinished job is claimed again when its lease ends."""
     try:
         yield
     except (RedisUnavailable, RedisError, OSError) as error:

@@ -1,7 +1,8 @@
-"""Who may go on in a worker: a job that waits for somebody's answer holds no place of one that could run.
+"""How many jobs run at once in a worker. A job that waits for a response does not block others.
 
-A job counts as at work while it goes on, and for a moment after. Beyond that it only waits, for an API, a tool or a lock,
-which costs a connection and some memory: of those there are many, and no account and no tool may have more than are left.
+A job is active while its coroutine runs and for IDLE_AFTER_S afterwards. An idle job only waits for an API, a tool or a
+lock, which costs a connection and some memory. Many idle jobs are allowed, but the jobs of one account or hook may not
+take more slots than they leave free.
 """
 
 import asyncio
@@ -14,22 +15,24 @@ from weakref import WeakValueDictionary
 
 from app.ledger.records import Queue
 
-#: Jobs at work at once, by lane.
+#: Active jobs, by queue.
 MAX_ACTIVE: dict[Queue, int] = {"visits": 80, "events": 80, "replays": 10}
-#: Jobs at once, those that wait included. Each may have a connection, and a process often has 1,024 descriptors.
+#: Active and idle jobs. Each may have a connection, and a process is often limited to 1,024 file descriptors.
 MAX_IN_FLIGHT = 600
-#: A job that has not gone on for so long only waits; what a tool was asked holds a slot for less time.
-IDLE_AFTER_S, SLOT_TIMEOUT_S = 0.5, 0.25
+#: A job is idle when its coroutine has not run for this long.
+IDLE_AFTER_S = 0.5
+#: A fetch that takes longer gives its slot back.
+SLOT_TIMEOUT_S = 0.25
 
 
 class Job(Coroutine[Any, Any, None]):
-    """A coroutine that knows when it last went on.
+    """A coroutine that records when it last ran.
 
-    share: the lane and account that it counts for; an event has none before it is read.
+    share: queue and account, whose jobs are limited together; "" for an event, whose hook is not known yet.
     """
 
-    def __init__(self, run: Coroutine[Any, Any, None], lane: Queue, share: str) -> None:
-        self._run, self.queue, self.share, self.last_active = run, lane, share, time.monotonic()
+    def __init__(self, run: Coroutine[Any, Any, None], queue: Queue, share: str) -> None:
+        self._run, self.queue, self.share, self.last_active = run, queue, share, time.monotonic()
 
     def send(self, value: Any) -> Any:
         try:
@@ -51,8 +54,6 @@ class Job(Coroutine[Any, Any, None]):
 
 
 class RunningJobs:
-    """The jobs of one worker."""
-
     def __init__(self) -> None:
         self.jobs: set[Job] = set()
 
@@ -61,7 +62,7 @@ class RunningJobs:
         return MAX_IN_FLIGHT - len(self.jobs)
 
     def capacity(self) -> dict[Queue, int]:
-        """How many jobs may begin, by lane."""
+        """How many jobs may start, by queue."""
         active_since = time.monotonic() - IDLE_AFTER_S
         active = Counter(job.queue for job in self.jobs if job.last_active > active_since)
         free, capacity = self.free, dict[Queue, int]()
@@ -71,24 +72,24 @@ class RunningJobs:
         return capacity
 
     def full_shares(self) -> list[str]:
-        """The shares of which no more jobs may begin."""
+        """The shares of which no more jobs may start."""
         counts = Counter(job.share for job in self.jobs if job.share)
         return [share for share, count in counts.items() if self.is_full(count)]
 
     def is_full(self, count: int) -> bool:
-        """One that has so many in flight already leaves as many to all others."""
+        """A share with this many jobs has as many as are left for all others."""
         return count >= self.free
 
 
 class KeyedLocks:
-    """One at a time for each name in this process: whoever comes later waits here, and does not ask Redis meanwhile."""
+    """Locks by name inside this process, so that jobs wait here instead of polling Redis."""
 
     def __init__(self) -> None:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @asynccontextmanager
     async def hold(self, name: str, wait_s: float, error: type[Exception]) -> AsyncIterator[None]:
-        """Raises `busy` where that takes longer than wait_s."""
+        """Raises `error` after wait_s."""
         lock = self._locks.setdefault(name, asyncio.Lock())
         await _acquire(lock, wait_s, error)
         try:
@@ -98,14 +99,14 @@ class KeyedLocks:
 
 
 class FetchSlots:
-    """So many at a time, without those that wait for longer than a moment."""
+    """Limits concurrent fetches. A fetch that takes longer than SLOT_TIMEOUT_S does not count."""
 
     def __init__(self, limit: int) -> None:
         self._free = asyncio.Semaphore(limit)
 
     @asynccontextmanager
     async def hold(self, wait_s: float, error: type[Exception]) -> AsyncIterator[None]:
-        """Raises `busy` where that takes longer than wait_s."""
+        """Raises `error` after wait_s."""
         await _acquire(self._free, wait_s, error)
         is_held = True
 

@@ -1,4 +1,4 @@
-"""E-mail to contact_id: from the cache, else from the API, else made there; once per address at a time."""
+"""Finds the contact_id of an e-mail address: in the cache, else in the API, else by creating a contact."""
 
 import asyncio
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from jobs.retry import outcome_is_unknown
 
 CACHE_TTL_MS = 30 * 86_400_000
 LOCK_TTL_MS = 30_000
-#: For others in this process, which costs nothing, and for other workers.
+#: For another job of this process, which costs nothing, and for another worker.
 LOCAL_LOCK_WAIT_S, LOCK_WAIT_S = 10.0, 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Contacts:
-    """key: of the digests under which addresses are remembered. turns: of this process."""
+    """hash_key: for the digests under which addresses are cached."""
 
     ledger: Ledger
     account: str
@@ -30,9 +30,9 @@ class Contacts:
         return contact.name(self.hash_key)
 
     async def resolve(self, contact: Contact, api: VisitsClient) -> str | None:
-        """Review Rover's id of the contact; None without an e-mail, or where it was forgotten.
+        """None: the contact has no e-mail address, or was erased.
 
-        Raises VisitsApiTrouble, Busy, RedisUnavailable.
+        Raises VisitsApiTrouble, InProgressElsewhere, RedisUnavailable.
         """
         name = self.cache_key(contact)
         if contact.id or name is None:
@@ -44,7 +44,7 @@ class Contacts:
         return await self._resolve_alone(contact, api, cache)
 
     async def evict(self, contact: Contact) -> None:
-        """The API does not know the remembered id any more."""
+        """Forget a contact_id that the API does not know any more."""
         await self.ledger.redis.command("DEL", f"bell:contact:{self.account}:{self.cache_key(contact)}")
 
     async def _resolve_alone(self, contact: Contact, api: VisitsClient, cache: str) -> str:
@@ -65,9 +65,9 @@ class Contacts:
             id = str(known.decode()) if known else await self._find_or_create(contact, api)
             await self.ledger.set_with_ttl(cache, id, CACHE_TTL_MS)
         except BaseException as error:
-            # While a contact may still be in the making, nobody else begins: then the lock runs out by itself.
-            is_open = isinstance(error, VisitsApiTrouble) and outcome_is_unknown(error)
-            if not is_open and not isinstance(error, asyncio.CancelledError | RedisUnavailable):
+            # If a contact may still be created, the lock is left to expire, so that no other run creates a second one.
+            may_be_created = isinstance(error, VisitsApiTrouble) and outcome_is_unknown(error)
+            if not may_be_created and not isinstance(error, asyncio.CancelledError | RedisUnavailable):
                 await self.ledger.release_lock(lock, token)
             raise
         await self.ledger.release_lock(lock, token)
@@ -75,23 +75,23 @@ class Contacts:
 
     async def _find_or_create(self, contact: Contact, api: VisitsClient) -> str:
         assert contact.email
-        found = await api.find_contacts(contact.email)
-        if not found:
+        contacts = await api.find_contacts(contact.email)
+        if not contacts:
             try:
-                found = [await api.create_contact(contact.details())]
-            except Refused as refused:
-                if refused.status not in (409, 422):
+                contacts = [await api.create_contact(contact.details())]
+            except Refused as error:
+                if error.status not in (409, 422):
                     raise
-                found = await api.find_contacts(contact.email)
-                if not found:
+                contacts = await api.find_contacts(contact.email)
+                if not contacts:
                     raise
-        if not all(contact.get("id") for contact in found):
-            found = await api.find_contacts(contact.email)
-        if not found:
-            raise Unanswered("POST /contacts", said="made, and not listed yet")
-        return _oldest(found)
+        if not all(contact.get("id") for contact in contacts):
+            contacts = await api.find_contacts(contact.email)
+        if not contacts:
+            raise Unanswered("POST /contacts", said="created, and not listed yet")
+        return _oldest(contacts)
 
 
 def _oldest(contacts: list[Record]) -> str:
-    """Should there be several of one address, everybody takes the same one."""
+    """If several contacts have one address, every run chooses the same one."""
     return str(min(contacts, key=lambda contact: (str(contact.get("created_at")), str(contact.get("id"))))["id"])

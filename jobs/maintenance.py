@@ -1,4 +1,4 @@
-"""What keeps things moving without anybody ringing: due work, lost jobs, shut gates, and a sign of life."""
+"""Periodic steps of every worker: due tasks, orphans, circuits, trimming, operations, alerts, counters, heartbeat."""
 
 import asyncio
 import os
@@ -26,7 +26,7 @@ HEARTBEAT_EVERY_S, HEARTBEAT_TTL_MS = 10.0, 30_000
 
 
 async def run_maintenance(context: Context) -> None:
-    """For ever. Every worker sweeps: whoever comes first does the work, and the others find nothing."""
+    """Runs until it is cancelled, in every worker: the first one does the work, and the others find none left."""
     async with asyncio.TaskGroup() as group:
         group.create_task(_every(REQUEUE_EVERY_S, lambda: _requeue_due(context)))
         group.create_task(_every(CIRCUITS_EVERY_S, lambda: _release_circuits(context)))
@@ -72,12 +72,12 @@ async def _requeue_orphans(context: Context) -> None:
 
 
 async def _trim(context: Context) -> None:
-    if gone := await trim_deliveries(context.ledger):
-        log.info("deliveries_trimmed", deliveries=gone)
+    if trimmed := await trim_deliveries(context.ledger):
+        log.info("deliveries_trimmed", deliveries=trimmed)
 
 
 class Heartbeat:
-    """`bell:worker:<id>`, with a short life: who is at work; and its name in `bell:workers`, by the time of the beat."""
+    """Writes `bell:worker:<id>` with host, process and start, and adds the key to the sorted set `bell:workers`."""
 
     def __init__(self, context: Context) -> None:
         self._ledger = context.ledger

@@ -1,4 +1,4 @@
-"""What a worker needs before it works: settings, the version of arq that it extends, a Redis that answers."""
+"""Checks before a worker starts: settings, the version of arq, Redis."""
 
 import asyncio
 import sys
@@ -12,14 +12,14 @@ from app.ledger.redis import CertificateError, Redis, RedisAddress, RedisUnavail
 from app.settings.environment import SettingsError, read
 from app.settings.model import Settings
 
-#: ClaimingWorker overrides methods of arq's Worker that are not public.
+#: ClaimingWorker overrides private methods of this version.
 ARQ_VERSION = "0.28.0"
-#: How long a worker waits for a Redis that does not answer yet, in a deploy or after a restart.
+#: A deploy or a restart may start the worker before Redis.
 REDIS_WAIT_S = 30
 
 
 class CannotStart(click.ClickException):
-    """Ends `arq` and `python -m jobs` with sentences and a status, and without a traceback: both are click commands."""
+    """Ends `arq` and `python -m jobs` with a message and an exit status instead of a traceback: both are click commands."""
 
     def __init__(self, reason: object) -> None:
         super().__init__(f"doorbell worker cannot start:\n{reason}")

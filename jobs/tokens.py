@@ -1,13 +1,13 @@
-"""Access tokens that live for a while: got once for all workers, before they end and after a 401; kept sealed in Redis.
+"""Access tokens of tools: renewed once for all workers, before they expire and after a 401, and stored encrypted in Redis.
 
-A refresh token that was replaced is worth as much as the account itself: it is kept under SECRET_KEY only. It counts as
-long as the credentials that it came from are those of the settings; who connects the account anew starts anew.
+A refresh token is worth as much as the account at the tool, so it is encrypted with a key derived from SECRET_KEY. A stored
+token is valid only for the credentials in the settings that it came from: new credentials start from nothing.
 
-Many tools accept a refresh token once, so the one in the answer must not be lost. An exchange is a task of its own, which
-outlives the job that began it; it begins only after Redis has accepted a write; and the new access token is used only after
-the new refresh token is in Redis, which is tried for as long as the process lives. What remains: a process that is killed,
-or an answer that does not arrive, between the moment in which the tool replaces the token and our write. Then the old one is
-tried again, which tools with a grace period accept; with others the account has to be connected anew, and the event says so.
+Many tools accept a refresh token only once, so its replacement must not be lost. Therefore an exchange is a task of its own,
+which outlives its job; it starts only after Redis has accepted a write; and the new access token is used only after the new
+refresh token is stored, which is retried as long as the process lives. One gap remains: the process is killed, or the
+response is lost, after the tool has replaced the token and before the new one is stored. Then the old one is used again,
+which tools with a grace period accept. With other tools the account must be connected again, and the attempt says so.
 """
 
 import asyncio
@@ -35,16 +35,16 @@ from app.webhooks.payload import Payload
 from jobs.context import Context
 from jobs.errors import InProgressElsewhere
 
-#: A token is got anew so long before it ends.
+#: Before a token's expiry.
 REFRESH_BEFORE_EXPIRY_S = 60.0
-#: One that is refused although it is younger is not the trouble.
+#: A rejected token that is younger than this is not renewed: another one would be rejected too.
 MIN_REPLACEABLE_AGE_S = 30.0
 LOCK_WAIT_S = 8.0
-#: An exchange may take so long, also beyond the time of the job that began it. Its lock is held for longer.
+#: An exchange may outlast its job; its lock lasts longer than the exchange.
 EXCHANGE_TIMEOUT_S, LOCK_TTL_S = 25.0, 40.0
 STORE_RETRY_S = 0.5
 CALL = "POST token"
-#: Refusals of something else than the refresh token.
+#: OAuth errors that are not about the refresh token.
 NON_GRANT_ERRORS = (
     "invalid_client",
     "unauthorized_client",
@@ -52,17 +52,16 @@ NON_GRANT_ERRORS = (
     "unsupported_grant_type",
     "invalid_scope",
 )
-#: What is kept where nobody got a token yet.
-NO_TOKEN: Mapping[str, Any] = {"token": "", "at": 0, "until": 0}
+NO_TOKEN: Mapping[str, Any] = {"token": "", "issued_at": 0, "expires_at": 0}
 
 
 class GrantRejected(Unauthorized):
-    """The refresh token is refused, as far as the tool tells."""
+    """The tool rejects the refresh token, or does not say what it rejects."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """The tokens of one hook. calls: what was called and answered."""
+    """The tokens of one hook. calls: see TaskRun."""
 
     context: Context
     entrance: Entrance
@@ -70,9 +69,9 @@ class Tokens:
     calls: list[list[object]]
 
     async def current(self, rejected: str = "") -> str:
-        """A token that counts for a minute at least. refused: one that the tool has just not accepted.
+        """A token that is valid for a minute at least. rejected: the token that the tool has just rejected.
 
-        Raises VisitsApiTrouble, Busy, RedisUnavailable.
+        Raises VisitsApiTrouble, InProgressElsewhere, RedisUnavailable.
         """
         if usable := _usable_token(await self._load(), rejected):
             return usable
@@ -92,7 +91,7 @@ class Tokens:
         return usable
 
     def _start_renewal(self, renewal: Coroutine[Any, Any, str]) -> asyncio.Task[str]:
-        """Of its own, so that neither the end of the job's time nor its cancellation breaks an exchange off."""
+        """As a task of its own, which neither the timeout nor the cancellation of the job interrupts."""
         task = asyncio.create_task(renewal)
         self.context.token_exchanges.add(task)
         task.add_done_callback(self._ended)
@@ -100,15 +99,15 @@ class Tokens:
 
     def _ended(self, task: asyncio.Task[str]) -> None:
         self.context.token_exchanges.discard(task)
-        if not task.cancelled() and (error := task.exception()):  # the job that began it may have ended
-            log.warning("no token", hook=self.entrance.name, reason=str(error) or type(error).__name__)
+        if not task.cancelled() and (error := task.exception()):  # its job may have ended
+            log.warning("token_exchange_failed", hook=self.entrance.name, reason=str(error) or type(error).__name__)
 
     @property
     def _key(self) -> str:
         return f"bell:token:{self.entrance.name}"
 
     async def _renew(self, rejected: str, lock_token: str, locked_at: float) -> str:
-        """With the lock in hand. The token is returned once the refresh token that came with it is in Redis."""
+        """Under the lock. Returns the access token after the new refresh token is stored."""
         try:
             stored = await self._load()
             if usable := _usable_token(stored, rejected):
@@ -126,39 +125,37 @@ class Tokens:
                 await self.context.ledger.release_lock(f"{self._key}:lock", lock_token)
 
     async def _exchange(self, stored: Mapping[str, Any]) -> dict[str, Any]:
-        """With the newest refresh token and, should the tool refuse that one, once with the one before it: a tool may
-        accept the old one until the new one was used, or for a while."""
-        refresh, started_at = (
-            stored.get("refresh") or self.entrance.hook.credentials.get("REFRESH_TOKEN"),
-            stored.get("begun"),
-        )
+        """Use the newest refresh token and, if the tool rejects it, the previous one: some tools accept that until the new
+        one is used, or for a while."""
+        refresh = stored.get("refresh_token") or self.entrance.hook.credentials.get("REFRESH_TOKEN")
+        started_at = stored.get("exchange_started_at")
         if not refresh:
             return await self._post(None)
-        stored = {**NO_TOKEN, **stored, "of": self._credentials_digest}
-        # Redis must accept a write before the tool is asked for what it may give only once.
-        await self._store({**stored, "begun": started_at or int(time.time())})
+        stored = {**NO_TOKEN, **stored, "credentials_digest": self._credentials_digest}
+        # The tool may replace the token only once, so first make sure that Redis accepts writes.
+        await self._store({**stored, "exchange_started_at": started_at or int(time.time())})
         try:
             return await self._post(refresh)
-        except GrantRejected as failed:
-            await self._store({**stored, "before": None})
-            if previous := stored.get("before"):
+        except GrantRejected as error:
+            await self._store({**stored, "previous_refresh_token": None})
+            if previous := stored.get("previous_refresh_token"):
                 with suppress(GrantRejected):
                     return await self._post(previous)
-            raise _lost_refresh_token(failed, started_at) if started_at else failed from None
+            raise _lost_refresh_token(error, started_at) if started_at else error from None
         except (Unauthorized, RateLimited, Unreachable):  # nothing was exchanged
             await self._store(stored)
             raise
 
     async def _post(self, refresh: str | None) -> dict[str, Any]:
-        exchange, given = self.exchange, dict(self.entrance.hook.credentials)
+        exchange, credentials = self.exchange, dict(self.entrance.hook.credentials)
         if refresh:
-            given["REFRESH_TOKEN"] = refresh
+            credentials["REFRESH_TOKEN"] = refresh
         body: dict[str, Any] = {"timeout": httpx.Timeout(EXCHANGE_TIMEOUT_S, connect=CONNECT_S)}
         if exchange.form is not None:
-            body["data"] = _render_template(exchange.form, given)
+            body["data"] = _render_template(exchange.form, credentials)
         if exchange.json is not None:
-            body["json"] = _render_template(exchange.json, given)
-        headers = {"accept": "application/json", **_render_template(exchange.headers, given)}
+            body["json"] = _render_template(exchange.json, credentials)
+        headers = {"accept": "application/json", **_render_template(exchange.headers, credentials)}
         url, requested_at = self.entrance.hook.token_url or exchange.url, time.time()
         answer = await ask(self.context.http, "POST", url, CALL, self.calls, headers=headers, **body)
         if answer.status_code in (400, 401, 403):
@@ -168,7 +165,6 @@ class Tokens:
         return self._parse_token(_parse_json(answer), refresh, requested_at)
 
     def _parse_token(self, answer: Payload, refresh: str | None, requested_at: float) -> dict[str, Any]:
-        """What is kept of an answer."""
         token, ttl_s = answer.at(*self.exchange.token_path).value, answer.at("expires_in").value
         if not isinstance(token, str) or not token:
             raise Broken(CALL, 200, "the answer has no token")
@@ -178,21 +174,21 @@ class Tokens:
         newest = replacement if isinstance(replacement, str) and replacement else refresh
         return {
             "token": token,
-            "at": requested_at,
-            "until": requested_at + ttl_s,
-            "refresh": newest,
-            "before": refresh if refresh != newest else None,
-            "of": self._credentials_digest,
+            "issued_at": requested_at,
+            "expires_at": requested_at + ttl_s,
+            "refresh_token": newest,
+            "previous_refresh_token": refresh if refresh != newest else None,
+            "credentials_digest": self._credentials_digest,
         }
 
     async def _store(self, token: Mapping[str, Any]) -> None:
         await self.context.ledger.redis.commands(("SET", self._key, self._fernet.encrypt(orjson.dumps(token))))
 
     async def _store_until_accepted(self, token: Mapping[str, Any]) -> None:
-        """Again and again until Redis has it, unless it has a newer one: the tool may accept no other one any more."""
+        """Retry until Redis has this token or a newer one: the tool may accept no other one any more."""
         while True:
             try:
-                if (await self._load()).get("at", 0) <= token["at"]:
+                if (await self._load()).get("issued_at", 0) <= token["issued_at"]:
                     await self._store(token)
                 return
             except RedisUnavailable as error:
@@ -200,22 +196,22 @@ class Tokens:
                 await asyncio.sleep(STORE_RETRY_S)
 
     async def _load(self) -> dict[str, Any]:
-        """Nothing, where nobody got one yet, where the key that sealed it is gone, and after a change of settings."""
+        """Empty without a token, if its key is not in SECRET_KEY any more, and after a change of the credentials."""
         encrypted = await self.context.ledger.redis.command("GET", self._key)
         try:
             stored: dict[str, Any] = orjson.loads(self._fernet.decrypt(encrypted)) if encrypted else {}
         except (InvalidToken, ValueError):
             return {}
-        return stored if stored.get("of") == self._credentials_digest else {}
+        return stored if stored.get("credentials_digest") == self._credentials_digest else {}
 
     @property
     def _credentials_digest(self) -> str:
-        given = orjson.dumps(self.entrance.hook.credentials, option=orjson.OPT_SORT_KEYS)
-        return hmac.digest(b"doorbell.credentials", given, hashlib.sha256).hex()
+        credentials = orjson.dumps(self.entrance.hook.credentials, option=orjson.OPT_SORT_KEYS)
+        return hmac.digest(b"doorbell.credentials", credentials, hashlib.sha256).hex()
 
     @property
     def _fernet(self) -> MultiFernet:
-        """Under SECRET_KEY, newest first. Without one there is no refresh token, and the credentials themselves do."""
+        """The keys of SECRET_KEY, newest first. Without it no refresh token exists, and the credentials serve as key."""
         keys = self.context.settings.secret_key or (self._credentials_digest,)
         return MultiFernet([Fernet(base64.urlsafe_b64encode(_derive_key(key))) for key in keys])
 
@@ -226,13 +222,17 @@ def _derive_key(key: str) -> bytes:
 
 def _usable_token(stored: Mapping[str, Any], rejected: str) -> str:
     now = time.time()
-    if not stored or stored["until"] - now < min(REFRESH_BEFORE_EXPIRY_S, (stored["until"] - stored["at"]) / 2):
+    if not stored:
         return ""
-    return str(stored["token"]) if stored["token"] != rejected or now - stored["at"] < MIN_REPLACEABLE_AGE_S else ""
+    issued_at, expires_at = stored["issued_at"], stored["expires_at"]
+    if expires_at - now < min(REFRESH_BEFORE_EXPIRY_S, (expires_at - issued_at) / 2):
+        return ""
+    is_valid = stored["token"] != rejected or now - issued_at < MIN_REPLACEABLE_AGE_S
+    return str(stored["token"]) if is_valid else ""
 
 
 def _render_template(template: Any, credentials: Mapping[str, str]) -> Any:
-    """With `{NAME}` replaced by that credential, and nothing else: no other brace means anything."""
+    """Replace `{NAME}` with that credential; other braces stay."""
     if isinstance(template, str):
         for name, value in credentials.items():
             template = template.replace(f"{{{name}}}", value)
@@ -247,18 +247,18 @@ def _render_template(template: Any, credentials: Mapping[str, str]) -> Any:
 def _lost_refresh_token(error: Unauthorized, started_at: int) -> Unauthorized:
     at = f"{datetime.fromtimestamp(started_at, UTC):%Y-%m-%dT%H:%M:%SZ}"
     explanation = (
-        f"the answer to an exchange at {at} was lost, and a new refresh token with it: connect the account anew"
+        f"the response to an exchange at {at} was lost, and a new refresh token with it: connect the account again"
     )
     return Unauthorized(CALL, error.status, f"{error.said}; {explanation}")
 
 
 def _token_error(answer: httpx.Response, has_refresh: bool) -> Unauthorized:
-    """OAuth names what it refuses (RFC 6749, 5.2). Tools that name nothing may mean the refresh token, too."""
+    """OAuth names the reason (RFC 6749, 5.2). A tool that names none may have rejected the refresh token."""
     try:
         error = Payload(orjson.loads(answer.content)).at("error").value
     except ValueError:
         error = None
-    summary = "the token endpoint refuses these credentials"
+    summary = "the token endpoint rejects these credentials"
     if error in NON_GRANT_ERRORS:
         return Unauthorized(CALL, answer.status_code, f"{summary}: {error}")
     return (GrantRejected if has_refresh else Unauthorized)(CALL, answer.status_code, summary)

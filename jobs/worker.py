@@ -1,6 +1,6 @@
 """The worker: `python -m jobs`, or `arq jobs.worker.WorkerSettings`.
 
-arq's defaults that would lose or delay work are set here; the reasons stand beside them.
+Overrides those defaults of arq that would lose or delay tasks.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from jobs.tokens import EXCHANGE_TIMEOUT_S
 
 
 def run() -> None:
-    """Work until a signal ends it. Raises CannotStart."""
+    """Run until a signal. Raises CannotStart."""
     check_arq_version()
     ClaimingWorker(**worker_settings(read_settings())).run()
 
@@ -35,8 +35,8 @@ def run() -> None:
 def __getattr__(name: str) -> dict[str, Any]:
     """`WorkerSettings`, for `arq jobs.worker.WorkerSettings`. Raises CannotStart.
 
-    arq's command line builds `arq.worker.Worker` and offers no way to name another class, so that to read this replaces
-    it. No other way to start the worker does.
+    arq's command line creates an `arq.worker.Worker`, and no setting names another class. Therefore reading this attribute
+    replaces that class. Starting with `run` does not.
     """
     if name != "WorkerSettings":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -48,7 +48,7 @@ def __getattr__(name: str) -> dict[str, Any]:
 
 async def on_startup(ctx: dict[Any, Any]) -> None:
     settings: Settings = ctx["settings"]
-    logs.configure(settings)  # here, because arq's command line has just set up its own
+    logs.configure(settings)  # after arq's command line has configured its own
     tracing.configure("worker")
     redis = Redis(RedisAddress.from_url(settings.redis_url, settings.redis_tls_verify))
     ledger = Ledger(redis, settings.retention_days, settings.body_keys)
@@ -78,11 +78,11 @@ def worker_settings(settings: Settings) -> dict[str, Any]:
         "max_jobs": MAX_IN_FLIGHT,
         "poll_delay": 0.05,
         "job_timeout": JOB_TIMEOUT_S,
-        # On SIGTERM: pick nothing up, and let what runs come to its end; platforms kill after 30 s.
+        # On SIGTERM, claim no jobs and let running ones end; platforms send SIGKILL after 30 s.
         "job_completion_wait": 25,
-        # Tries are ours to count; arq would delete the job after its own number of them, deploys included.
+        # The ledger counts attempts. arq counts interrupted runs too, and deletes a job after max_tries.
         "max_tries": 1_000_000,
-        # A kept result would refuse a replay under the same id.
+        # A stored result would prevent a replay, whose job has the same id.
         "keep_result": 0,
         "log_results": False,
         "expires_extra_ms": 30 * 86_400_000,

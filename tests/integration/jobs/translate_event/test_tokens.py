@@ -128,7 +128,7 @@ async def test_where_the_app_itself_is_refused_no_older_token_is_shown(
     outcome = await world.do(work)
 
     member = await world.ledger.load_task(work)
-    said = "the token endpoint refuses these credentials: invalid_client"
+    said = "the token endpoint rejects these credentials: invalid_client"
     assert ("credentials_rejected", ["refresh-two"], said) == (outcome, shown, member.attempts[-1].response_text)
 
 
@@ -271,7 +271,7 @@ def test_where_the_tool_has_none_the_event_waits_and_says_what_happened(service:
     [attempt] = wait_until(attempts)
     assert b"credentials_rejected" == service.harness.redis_command("HGET", f"bell:event:{delivery}", "reason")
     assert "was lost" in attempt["response_text"]
-    assert "connect the account anew" in attempt["response_text"]
+    assert "connect the account again" in attempt["response_text"]
     assert ["refresh-1", "refresh-1"] == service.tool.exchanged
 
 
