@@ -9,15 +9,18 @@ from typing import Any
 
 import httpx
 
+from app.ledger.ledger import Ledger
+from app.ledger.redis import Redis
 from jobs.apply_visit import run_visit
+from jobs.context import Context
 from tests.support.harness import wait_until
 from tests.support.visit_worker import ADA, BOB, World, at, booked, change, route_of
 
 
 def overlaps(journal: Sequence[dict[str, Any]], external_id: str) -> list[tuple[Any, Any]]:
-    """Pairs of calls on one visit of which the second began before the first was over."""
-    mine = [call for call in journal if external_id in (call["id"], call["external_id"])]
-    spans = sorted((datetime.fromisoformat(call["at"]), call["took_ms"], call["number"]) for call in mine)
+    """Pairs of calls for one visit of which the second began before the first one ended."""
+    calls = [call for call in journal if external_id in (call["id"], call["external_id"])]
+    spans = sorted((datetime.fromisoformat(call["at"]), call["took_ms"], call["number"]) for call in calls)
     return [
         (one, other)
         for one, other in itertools.pairwise(spans)
@@ -26,22 +29,24 @@ def overlaps(journal: Sequence[dict[str, Any]], external_id: str) -> list[tuple[
 
 
 async def test_two_workers_never_write_one_visit_at_once(world: World) -> None:
+    await world.apply(booked("2"))  # a new Redis grants no lease for two seconds
+    world.forget_calls()
     world.harness.inject_faults(slow_share=1, slow_s=0.01, empty_clears=False)
-    dice = random.Random(5)
+    rng = random.Random(5)
 
     async def worker() -> None:
-        while not telling.done():
+        while not sending.done():
             await run_visit(world.context, "main", "standard-1")
-            await asyncio.sleep(dice.random() / 100)
+            await asyncio.sleep(rng.random() / 100)
 
     async def tool() -> None:
         for order in range(1, 30):
-            said = {"date_cancelled": at(8) if order % 3 == 0 else None, "contact": (ADA, BOB)[order // 7 % 2]}
-            await world.land(booked("1", order, order % 24, **said))
+            fields = {"date_cancelled": at(8) if order % 3 == 0 else None, "contact": (ADA, BOB)[order // 7 % 2]}
+            await world.land(booked("1", order, order % 24, **fields))
             await asyncio.sleep(0.02)
 
-    telling = asyncio.create_task(tool())
-    await asyncio.gather(telling, *(worker() for _ in range(8)))
+    sending = asyncio.create_task(tool())
+    await asyncio.gather(sending, *(worker() for _ in range(8)))
     await world.run()
 
     journal = world.harness.journal()
@@ -50,28 +55,46 @@ async def test_two_workers_never_write_one_visit_at_once(world: World) -> None:
     assert {"time_scheduled": "2026-03-14T05:00:00Z", "event_date": "2026-03-14T05:00:00Z"} == world.visit()
 
 
-async def test_a_change_that_lands_during_a_run_is_picked_up_by_the_next(world: World) -> None:
-    landed = asyncio.Event()
+async def test_a_second_job_for_a_leased_visit_makes_no_call(world: World, redis: Redis) -> None:
+    other_ledger = Ledger(redis, retention_days=30)
+    other_worker = Context(world.context.settings, other_ledger, world.context.http)
+    world.wire.holds = {"POST /visits": asyncio.Event()}
+    await world.land(booked())
+    first = asyncio.create_task(run_visit(world.context, "main", "standard-1"))
+    await asyncio.to_thread(wait_until, world.harness.visits)
+    calls = world.calls()
 
-    async def land_when_asked() -> None:
-        await landed.wait()
+    second = await run_visit(other_worker, "main", "standard-1")
+    calls_of_second = world.calls()[len(calls) :]
+    world.wire.holds["POST /visits"].set()
+
+    assert ("busy", []) == (second, calls_of_second)
+    assert "settled" == await first
+    assert 1 == len(world.harness.visits())
+
+
+async def test_a_change_that_arrives_during_a_run_is_applied_by_the_next_run(world: World) -> None:
+    create_sent = asyncio.Event()
+
+    async def store_change() -> None:
+        await create_sent.wait()
         await world.land(change(order=2, time_scheduled=at(15)))
 
-    def on_the_way(request: httpx.Request) -> None:
+    def before_request(request: httpx.Request) -> None:
         if route_of(request) == "POST /visits":
-            landed.set()
+            create_sent.set()
 
-    world.wire.before = on_the_way
+    world.wire.before = before_request
     world.harness.inject_faults(slow_share=1, slow_s=0.05, only=["POST /visits"])
-    landing = asyncio.create_task(land_when_asked())
+    storing = asyncio.create_task(store_change())
     states = await world.apply(booked())
-    await landing
+    await storing
 
     assert ["settled", "settled"] == states
     assert "2026-03-14T15:00:00Z" == (world.visit() or {})["event_date"]
 
 
-async def test_who_lost_the_lease_leaves_no_mark(world: World) -> None:
+async def test_a_run_that_lost_its_lease_stores_nothing(world: World) -> None:
     world.wire.holds = {"POST /visits": asyncio.Event()}
     await world.land(booked())
     first = asyncio.create_task(run_visit(world.context, "main", "standard-1"))
