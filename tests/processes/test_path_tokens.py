@@ -533,7 +533,9 @@ def test_the_list_of_sources_has_what_each_proves_and_waits_for() -> None:
 def test_a_source_that_needs_tenants_says_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     good = load_sources()["zoom"].definition
     broken = {field: getattr(good, field) for field in Source.__dataclass_fields__}
-    module: Any = type("module", (), {"SOURCE": Source(**{**broken, "required_settings": ("TENANTS",), "tenant_of": None})})
+    module: Any = type(
+        "module", (), {"SOURCE": Source(**{**broken, "required_settings": ("TENANTS",), "tenant_of": None})}
+    )
     module.translate = staticmethod(lambda event: [])
     monkeypatch.setattr("importlib.import_module", lambda _: module)
 
