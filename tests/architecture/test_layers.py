@@ -1,7 +1,6 @@
-"""Who may import whom: nearly everything that can be subtly wrong does no I/O, and a source is known by its name only.
+"""The directions of imports: packages lie on levels (LEVELS), pure modules do no I/O (PURE), and no source is named.
 
-The pictures below are exact for what is pure: whoever adds an arrow there changes the picture too, and has a reason. The
-packages of app lie on levels (LEVELS): a package imports only from levels below its own.
+PURE lists every import of our own that a pure module may have: a new one is added there with a reason.
 """
 
 import ast
@@ -18,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-#: What of ours each pure module may import.
+#: The imports of our own that each pure module may have.
 PURE = {
     "app.visits.change": set(),
     "app.visits.merge": {"app.visits.change"},
@@ -58,25 +57,29 @@ PURE = {
         "app.webhooks.source",
     },
     "app.ledger.jobs_contract": set(),
-    "jobs.retry": {"app.ledger.reasons", "app.ledger.records", "app.visits.client"},  # words only, see below
+    "jobs.retry": {
+        "app.ledger.reasons",
+        "app.ledger.records",
+        "app.visits.client",
+    },  # exceptions and values only, see below
 }
-A_SOURCE = {
+SOURCE_IMPORTS = {
     "app.visits.change", "app.webhooks.delivery", "app.webhooks.fetching", "app.webhooks.handshakes", "app.webhooks.payload",
     "app.webhooks.signatures.combined", "app.webhooks.signatures.hmac", "app.webhooks.signatures.jwt",
     "app.webhooks.signatures.public_key", "app.webhooks.signatures.scheme", "app.webhooks.signatures.token",
     "app.webhooks.source",
 }  # fmt: skip
 
-#: Libraries that compute and do nothing else: no clock that is read, no chance, no file, no socket, no task.
-COMPUTING = {
+#: Libraries that only compute: they read no clock, no random source, no file and no socket, and start no task.
+PURE_LIBRARIES = {
     "abc", "base64", "binascii", "collections", "collections.abc", "dataclasses", "datetime", "decimal", "enum", "fractions",
     "functools", "hashlib", "hmac", "itertools", "itsdangerous", "json", "jwt.api_jws", "jwt.exceptions",
     "math", "operator", "orjson", "re", "string", "types", "typing",
     "unicodedata", "urllib.parse", "zlib", "zoneinfo",
 }  # fmt: skip
-#: The one that finds the others, once, at start.
-FINDING = {"importlib", "importlib.resources", "pkgutil"}
-#: The clock and everything beyond the process, as calls.
+#: The registry imports the sources once, at start.
+REGISTRY_LIBRARIES = {"importlib", "importlib.resources", "pkgutil"}
+#: Calls that reach beyond the process, or read the clock.
 IMPURE_CALLS = {
     "open", "print", "input", "exec", "eval", "compile", "__import__", "breakpoint", "globals", "setattr", "delattr",
 }  # fmt: skip
@@ -85,7 +88,7 @@ IMPURE_METHODS = {"now", "utcnow", "today", "read_text", "read_bytes", "write_te
 
 @dataclass(frozen=True)
 class Module:
-    """One of ours, as it is written."""
+    """A module of app or jobs, parsed."""
 
     name: str
     tree: ast.Module
@@ -93,7 +96,7 @@ class Module:
 
     @cached_property
     def imports(self) -> set[tuple[str, str]]:
-        """Every import wherever it stands: the module, and the name that is taken from it ("" for all of it)."""
+        """Every import, also inside functions: the module, and the name imported from it ("" for the module itself)."""
         return set(self._imports())
 
     def _imports(self) -> Iterator[tuple[str, str]]:
@@ -130,11 +133,11 @@ class Module:
 
 
 def _files() -> dict[str, Path]:
-    found = {}
+    paths = {}
     for path in sorted([*ROOT.glob("app/**/*.py"), *ROOT.glob("jobs/**/*.py")]):
         parts = path.relative_to(ROOT).with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
+        paths[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return paths
 
 
 FILES = _files()
@@ -143,17 +146,17 @@ MODULES = {
     name: Module(name, ast.parse(path.read_text("utf-8")), path.name == "__init__.py") for name, path in FILES.items()
 }
 SOURCES = {name for name in NAMES if name.startswith("app.sources.")}
-ARROWS = {**PURE, **dict.fromkeys(sorted(SOURCES), A_SOURCE)}
+ARROWS = {**PURE, **dict.fromkeys(sorted(SOURCES), SOURCE_IMPORTS)}
 
 
-def test_there_is_something_to_look_at() -> None:
+def test_modules_are_found_and_parsed() -> None:
     assert len(SOURCES) >= 7
     assert NAMES >= PURE.keys()
     assert ("app.webhooks.delivery", "Delivery") in MODULES["app.webhooks.signatures.hmac"].imports
     assert "app.webhooks.payload" in MODULES["app.sources.standard"].ours()
 
 
-#: The packages of app and jobs, from below: each imports only from packages on lower levels.
+#: The packages of app and jobs, lowest level first. A package imports only from lower levels.
 LEVELS = [
     {"app.visits", "app.sandbox"},
     {"app.webhooks"},
@@ -181,23 +184,23 @@ def test_no_package_imports_from_its_own_level_or_from_above() -> None:
 
 
 def _package(module: str) -> str:
-    """`app` has the version only, and everybody may read it."""
+    """The package that a module is in. `app` itself holds only the version, which every package may import."""
     parts = module.split(".")
     return parts[0] if parts[0] == "jobs" else ".".join(parts[:2])
 
 
-def test_replaying_needs_no_http_endpoint() -> None:
-    faces = {"app.intake", "app.console", "app.cli"}
+def test_operators_import_neither_intake_nor_console_nor_cli() -> None:
+    interfaces = {"app.intake", "app.console", "app.cli"}
 
-    assert set() == {name for name in NAMES if name.startswith("app.operators") and _packages(name) & faces}
+    assert set() == {name for name in NAMES if name.startswith("app.operators") and _packages(name) & interfaces}
 
 
 def _packages(name: str) -> set[str]:
     return {_package(other) for other in MODULES[name].ours()}
 
 
-def test_the_web_side_never_imports_the_jobs() -> None:
-    wrong = {name: found for name in NAMES if name.startswith("app") and (found := _of(name, "jobs"))}
+def test_app_never_imports_jobs() -> None:
+    wrong = {name: others for name in NAMES if name.startswith("app") and (others := _of(name, "jobs"))}
 
     assert {} == wrong
 
@@ -206,11 +209,11 @@ def _of(name: str, package: str) -> set[str]:
     return {other for other in MODULES[name].ours() if other.split(".")[0] == package}
 
 
-def test_nothing_that_runs_imports_the_tests() -> None:
-    assert {} == {name: found for name in NAMES if (found := _of(name, "tests"))}
+def test_app_and_jobs_never_import_tests() -> None:
+    assert {} == {name: others for name in NAMES if (others := _of(name, "tests"))}
 
 
-def test_no_import_goes_in_a_circle_wherever_in_a_module_it_stands() -> None:
+def test_imports_have_no_circle() -> None:
     graph = {name: {other for other in module.ours() if other != name} for name, module in MODULES.items()}
 
     order = list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError with the circle
@@ -218,36 +221,37 @@ def test_no_import_goes_in_a_circle_wherever_in_a_module_it_stands() -> None:
     assert order.index("app.visits.change") < order.index("app.ledger.ledger") < order.index("jobs.worker")
 
 
-# -- what is pure --
+# -- pure modules --
 
 
-def test_a_pure_module_imports_of_ours_only_what_the_picture_shows() -> None:
+def test_pure_modules_import_only_what_is_listed() -> None:
     assert {} == {name: more for name, arrows in ARROWS.items() if (more := MODULES[name].ours() - arrows)}
 
 
-def test_a_pure_module_uses_only_libraries_that_compute() -> None:
-    allowed = {name: COMPUTING | (FINDING if name == "app.webhooks.registry" else set()) for name in ARROWS}
+def test_pure_modules_use_only_pure_libraries() -> None:
+    allowed = {
+        name: PURE_LIBRARIES | (REGISTRY_LIBRARIES if name == "app.webhooks.registry" else set()) for name in ARROWS
+    }
 
     assert {} == {name: more for name in ARROWS if (more := MODULES[name].libraries() - allowed[name])}
 
 
-def test_a_pure_module_asks_neither_clock_nor_chance_nor_file() -> None:
+def test_pure_modules_read_neither_clock_nor_file() -> None:
     assert {} == {
         name: calls for name in ARROWS if name != "app.webhooks.registry" and (calls := list(MODULES[name].calls()))
     }
 
 
-def test_the_one_that_finds_sources_imports_and_reads_nothing_but_sources() -> None:
-    """Each of these reads at start, from the folder that it is in: `load` a module, `specimens` a file beside it."""
+def test_the_registry_imports_and_reads_only_sources() -> None:
     called = sorted(call.partition(",")[0] for call in MODULES["app.webhooks.registry"].calls())
 
     assert [".import_module", ".import_module", ".read_text"] == called
 
 
-def test_of_what_does_io_retry_takes_words_only() -> None:
-    """Trouble and verdict are values; that they stand beside what raises them is a matter of place."""
+def test_retry_takes_only_exceptions_and_values_from_modules_with_io() -> None:
     taken = {
-        other: {name for found, name in MODULES["jobs.retry"].imports if found == other} for other in PURE["jobs.retry"]
+        other: {name for module, name in MODULES["jobs.retry"].imports if module == other}
+        for other in PURE["jobs.retry"]
     }
 
     client = importlib.import_module("app.visits.client")
@@ -256,33 +260,33 @@ def test_of_what_does_io_retry_takes_words_only() -> None:
     assert [] == [name for name in taken["app.visits.client"] if not issubclass(getattr(client, name), Exception)]
 
 
-def test_to_load_every_source_brings_in_no_network_no_redis_and_no_tasks() -> None:
-    """PyJWT itself imports a client for sets of keys, and with it http and ssl: that is subtracted, and we do not use it."""
-    look = """
+def test_loading_every_source_imports_no_network_no_redis_and_no_asyncio() -> None:
+    """PyJWT imports http and ssl for its client of key sets, which is not used here: its imports are subtracted."""
+    program = """
 import sys
 import jwt
-of_pyjwt = set(sys.modules)
+pyjwt_modules = set(sys.modules)
 import app.visits.merge
 from app.webhooks.registry import load_sources
 load_sources()
-beyond = "asyncio socket ssl select http httpx httpcore aiohttp redis hiredis arq uvicorn starlette subprocess sqlite3"
+impure = "asyncio socket ssl select http httpx httpcore aiohttp redis hiredis arq uvicorn starlette subprocess sqlite3"
 ours = "app.settings.model app.settings.environment app.ledger.redis app.ledger.ledger app.visits.client"
-print(*sorted({*ours.split(), *beyond.split()} & (set(sys.modules) - of_pyjwt)))
+print(*sorted({*ours.split(), *impure.split()} & (set(sys.modules) - pyjwt_modules)))
 """
 
-    ran = subprocess.run([sys.executable, "-c", look], cwd=ROOT, capture_output=True, text=True, check=True)
+    ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
 
     assert "" == ran.stdout.strip()
 
 
-# -- sources are found, not named --
+# -- sources are discovered, not named --
 
 
-def test_nothing_imports_a_source_by_its_name() -> None:
+def test_no_module_names_the_module_of_a_source() -> None:
     imported = {
-        name: found for name, module in MODULES.items() if (found := {one for one, _ in module.imports} & SOURCES)
+        name: others for name, module in MODULES.items() if (others := {one for one, _ in module.imports} & SOURCES)
     }
-    written = {name: found for name, module in MODULES.items() if (found := module.texts() & SOURCES)}
+    written = {name: others for name, module in MODULES.items() if (others := module.texts() & SOURCES)}
 
     assert {} == imported
     assert {} == written
@@ -292,18 +296,18 @@ def test_nothing_imports_a_source_by_its_name() -> None:
 DEMO = {"app.demo.story", "app.demo.system"}
 
 
-def test_nothing_outside_a_tools_two_files_knows_its_name() -> None:
+def test_no_module_outside_a_source_contains_its_name() -> None:
     tools = {source.rpartition(".")[2] for source in SOURCES}
-    knowing = {
-        name: found
+    containing = {
+        name: others
         for name, module in MODULES.items()
-        if name not in DEMO and (found := module.texts() & (tools - {name.rpartition(".")[2]}))
+        if name not in DEMO and (others := module.texts() & (tools - {name.rpartition(".")[2]}))
     }
 
-    assert {} == knowing
+    assert {} == containing
 
 
-def test_only_where_sources_and_commands_are_found_is_imported_by_a_text() -> None:
+def test_only_the_registry_and_the_cli_import_by_name() -> None:
     importing = {
         name for name in NAMES if any("import_module" in call or "__import__" in call for call in MODULES[name].calls())
     }
@@ -314,13 +318,15 @@ def test_only_where_sources_and_commands_are_found_is_imported_by_a_text() -> No
 # -- the Visits API --
 
 
-def test_what_is_about_the_visits_api_knows_nothing_of_us() -> None:
+def test_the_visits_package_imports_nothing_else_of_ours() -> None:
     ours = {name: MODULES[name].ours() for name in NAMES if name.startswith("app.visits")}
 
-    assert {} == {name: found for name, found in ours.items() if not all(one.startswith("app.visits") for one in found)}
+    assert {} == {
+        name: others for name, others in ours.items() if not all(one.startswith("app.visits") for one in others)
+    }
 
 
-def test_the_sandbox_shares_no_code_with_what_is_tested_against_it() -> None:
+def test_the_sandbox_shares_no_code_with_the_rest() -> None:
     inside = {name for name in NAMES if name.startswith("app.sandbox")}
     users = {name for name in NAMES - inside if MODULES[name].ours() & inside}
 
@@ -328,7 +334,7 @@ def test_the_sandbox_shares_no_code_with_what_is_tested_against_it() -> None:
     assert users <= {"app.cli.run"}
 
 
-# -- the test of this test --
+# -- the tests of these tests --
 
 
 @pytest.mark.parametrize(
@@ -344,7 +350,7 @@ def test_the_sandbox_shares_no_code_with_what_is_tested_against_it() -> None:
         ({("jobs.retry", "decide")}, "try:\n    from jobs.retry import decide\nexcept ImportError: pass"),
     ],
 )
-def test_an_import_is_seen_in_every_spelling(expected: set[tuple[str, str]], source: str) -> None:
+def test_every_form_of_import_is_recognized(expected: set[tuple[str, str]], source: str) -> None:
     module = Module("app.sources.other", ast.parse(source), is_package=False)
 
     assert expected == module.imports

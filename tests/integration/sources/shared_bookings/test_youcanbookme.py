@@ -1,0 +1,66 @@
+"""YouCanBook.me: one visit for each person of a booking."""
+
+import json
+import re
+
+from app.webhooks.registry import load_sources
+from tests.support.shared_bookings import ADA, FIRST, SECOND, Body, Door
+
+
+def ycbm(event: str, reference: str = "ABCD-EFGH", start: str = "2026-10-01T15:00:00+0000", **more: str) -> Body:
+    end = start.replace(":00:00+", ":30:00+")
+    return {
+        "event": event,
+        "reference": reference,
+        "start": start,
+        "end": end,
+        "email": ADA,
+        "first_name": "Ada",
+        **more,
+    }
+
+
+async def test_the_recipe_of_the_setup_makes_a_visit(door: Door) -> None:
+    """Its codes, replaced as the vendor's table says (youcanbook.me/feature/mailmerge)."""
+    setup = load_sources()["youcanbookme"].definition.setup
+    payload = setup[setup.index('{"event": "booked"') : setup.index("}\n3.") + 1]
+    codes = {"{REF}": "ABCD", "{START-ISO-8601}": "2026-10-01T15:00:00+0000", "{END-ISO-8601}": "2026-10-01T15:30:00+0000",
+             "{EMAIL}": ADA, "{FNAME}": "Ada", "{LNAME}": "Lovelace", "{PHONE}": "+15550100001"}  # fmt: skip
+    assert set(codes) == set(re.findall(r"\{[A-Z0-9-]+\}", payload))
+    for code, value in codes.items():
+        payload = payload.replace(code, value)
+
+    await door.hear("youcanbookme", json.loads(payload))
+
+    assert [("ada", FIRST)] == door.asked()
+
+
+async def test_a_move_under_a_new_reference_is_an_operators_and_counts(door: Door) -> None:
+    await door.hear("youcanbookme", ycbm("booked"), ycbm("replaced", "MNOP-QRST", "2026-10-05T09:00:00+0000"))
+
+    assert [("ada", FIRST), ("ada", SECOND)] == door.asked()
+    assert [
+        "a booking was moved, and its old reference is not told: a visit at the old time must be cancelled by hand"
+    ] == (await door.parked())
+
+
+async def test_a_move_that_keeps_its_reference_is_a_move(door: Door) -> None:
+    moves = [ycbm("booked"), ycbm("rescheduled", start="2026-10-05T09:00:00+0000")]
+
+    assert [("ada", SECOND)] == await door.in_every_order("youcanbookme", moves)
+    assert [] == await door.parked()
+
+
+async def test_a_start_that_was_not_replaced_is_an_operators_unless_the_booking_is_cancelled(door: Door) -> None:
+    await door.hear("youcanbookme", ycbm("booked"), ycbm("cancelled", start="{START-ISO}"))
+    assert ([], []) == (door.asked(), await door.parked())
+
+    await door.hear("youcanbookme", ycbm("booked", "MNOP-QRST", "{START-ISO}"))
+    assert ["start: expected a time, in ISO 8601 or in milliseconds, found str of length 11"] == await door.parked()
+
+
+async def test_a_follow_up_whose_end_was_not_replaced_ends_when_it_arrives(door: Door) -> None:
+    await door.hear("youcanbookme", ycbm("booked"), ycbm("completed", end="{END-ISO-8601}"))
+
+    [visit] = door.harness.visits()
+    assert (FIRST, visit["event_date"]) == (visit["time_scheduled"], visit["time_completed"])
