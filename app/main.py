@@ -92,7 +92,7 @@ class Doorbell(Starlette):
         ]
         super().__init__(routes=routes, lifespan=lifespan, exception_handlers={404: not_found})
         self.router.redirect_slashes = False
-        self.state.services = services
+        self.state.services, self.state.console = services, services.console.context
         self._webhooks = services.webhooks
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -112,7 +112,7 @@ async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
     background = asyncio.gather(
         services.rejections.run(),
         services.webhooks.run(),
-        services.console.keep_cutting(),
+        services.console.run(),
         services.counters.run(services.ledger.redis),
         services.alerts.run(is_worker=False),
     )
@@ -121,7 +121,7 @@ async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
 
     def start_draining() -> None:
         services.webhooks.start_draining()
-        services.console.leave()
+        services.console.start_draining()
 
     yield {ON_SHUTDOWN: start_draining}
     background.cancel()

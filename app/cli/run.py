@@ -82,7 +82,7 @@ def doctor(phase: str, as_json: bool) -> None:
 @click.command("hash-password", epilog=examples("hash-password < FILE"))
 def hash_password() -> None:
     """Read a password from stdin, and write what CONSOLE_PASSWORD_HASH is set to."""
-    from app.console.auth import hash_password
+    from app.console.passwords import hash_password
 
     asked = click.prompt("Password", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline()
     password = asked.rstrip("\r\n")

@@ -1,5 +1,6 @@
-"""The event stream. It tells the names of the deliveries that arrived and of what was worked on, as a JSON list; the page
-then asks for what it shows of them. However many look, one reader of Redis serves a process.
+"""Server-sent events: the ids of deliveries that arrived and of tasks whose attempt finished, as JSON lists.
+
+A page asks for the current state of the ids that it shows. One reader of Redis serves all streams of a process.
 """
 
 import asyncio
@@ -17,18 +18,19 @@ from app.operators.selection import display_id
 from app.settings.model import Settings
 from app.telemetry.logs import log
 
-#: Streams of one process; whoever finds no place polls.
+#: Per process. A page without a stream polls.
 MAX_STREAMS = 50
-#: How often something is told at the most, and how many names; routers close what is silent for 55 s.
-BROADCAST_INTERVAL_S, MAX_IDS_PER_MESSAGE, KEEPALIVE_S = 0.5, 200, 15.0
-#: What may wait for a slow reader, before it has to come anew.
+#: Routers close a connection that is silent for 55 s.
+BROADCAST_INTERVAL_S, KEEPALIVE_S = 0.5, 15.0
+MAX_IDS_PER_MESSAGE = 200
+#: A stream whose reader is slower than this ends, and its page connects again.
 MAX_QUEUED_MESSAGES = 20
 
 Messages = asyncio.Queue[bytes]
 
 
 class EventHub:
-    """All streams of a process. An empty message ends one."""
+    """All streams of a process. An empty message ends a stream."""
 
     def __init__(self, ledger: Ledger, settings: Settings) -> None:
         self._ledger, self._settings = ledger, settings
@@ -38,7 +40,7 @@ class EventHub:
         self._is_shut_down = False
 
     def subscribe(self) -> Messages | None:
-        """A place, if there is one; to be given back."""
+        """None if all places are taken. The caller must unsubscribe."""
         if self._is_shut_down or len(self._streams) >= MAX_STREAMS:
             return None
         messages = Messages(MAX_QUEUED_MESSAGES)
@@ -53,7 +55,7 @@ class EventHub:
             self._runner = None
 
     def shut_down(self) -> None:
-        """All of them, for good: this process is asked to go."""
+        """Ends all streams, and accepts no other."""
         self._is_shut_down = True
         self._close_streams()
 
@@ -62,67 +64,67 @@ class EventHub:
             _put(messages, b"")
 
     async def _run(self) -> None:
-        # A connection that listens can be asked nothing else.
-        listening = Redis(self._ledger.redis.address)
+        # A connection in subscriber mode accepts no other commands.
+        subscriber = Redis(self._ledger.redis.address)
         try:
             async with asyncio.TaskGroup() as group:
-                for step in (self._read_arrivals(), self._read_attempts(listening), self._broadcast()):
+                for step in (self._read_deliveries(), self._read_attempts(subscriber), self._broadcast()):
                     group.create_task(step)
         except* RedisUnavailable:
             log.info("event_streams_closed")
         except* Exception:
             log.exception("unhandled_exception")
         finally:
-            await listening.close()
+            await subscriber.close()
             if self._runner is asyncio.current_task():
                 self._runner = None
                 self._close_streams()
 
-    async def _read_arrivals(self) -> None:
+    async def _read_deliveries(self) -> None:
         async for id in new_deliveries(self._ledger, self._settings.hooks):
             self._publish(id)
 
-    async def _read_attempts(self, listening: Redis) -> None:
-        async for work, _ in finished_attempts(listening):
-            self._publish(display_id(work))
+    async def _read_attempts(self, subscriber: Redis) -> None:
+        async for task, _ in finished_attempts(subscriber):
+            self._publish(display_id(task))
 
-    def _publish(self, name: str) -> None:
+    def _publish(self, id: str) -> None:
         if len(self._changed_ids) < MAX_IDS_PER_MESSAGE:
-            self._changed_ids[name] = None
+            self._changed_ids[id] = None
 
     async def _broadcast(self) -> None:
         while True:
             await asyncio.sleep(BROADCAST_INTERVAL_S)
             if self._changed_ids:
-                told = b"data: " + orjson.dumps(list(self._changed_ids)) + b"\n\n"
+                message = b"data: " + orjson.dumps(list(self._changed_ids)) + b"\n\n"
                 self._changed_ids.clear()
                 for messages in self._streams:
-                    _put(messages, told)
+                    _put(messages, message)
 
 
-def _put(messages: Messages, told: bytes) -> None:
-    """Whoever reads too slowly missed something: that stream ends, and its page comes anew."""
+def _put(messages: Messages, message: bytes) -> None:
+    """Ends the stream if its queue is full: its page missed a message and must connect again."""
     if messages.full():
         messages.get_nowait()
-        told = b""
-    messages.put_nowait(told)
+        message = b""
+    messages.put_nowait(message)
 
 
 class EventStream(StreamingResponse):
-    """Comments where there is nothing to tell; nothing at all to somebody whose session is over."""
+    """Sends comments as keep-alive, and ends when `is_allowed` says that the session is over."""
 
-    def __init__(self, live: EventHub, messages: Messages, is_allowed: Callable[[], Awaitable[object]]) -> None:
+    def __init__(self, hub: EventHub, messages: Messages, is_allowed: Callable[[], Awaitable[object]]) -> None:
         headers = {"x-accel-buffering": "no"}
-        super().__init__(self._told(messages, is_allowed), media_type="text/event-stream", headers=headers)
-        self._live, self._messages = live, messages
+        super().__init__(self._chunks(messages, is_allowed), media_type="text/event-stream", headers=headers)
+        self._hub, self._messages = hub, messages
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._live.unsubscribe(self._messages)
+            self._hub.unsubscribe(self._messages)
 
-    async def _told(self, messages: Messages, is_allowed: Callable[[], Awaitable[object]]) -> AsyncIterator[bytes]:
+    async def _chunks(self, messages: Messages, is_allowed: Callable[[], Awaitable[object]]) -> AsyncIterator[bytes]:
         message = b": hello\n\n"
         with suppress(RedisUnavailable):
             while message and await is_allowed():

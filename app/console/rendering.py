@@ -1,176 +1,95 @@
-"""What every page works with: settings, ledger, who asks, and how an answer is written."""
+"""Templates and static files."""
 
-import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import cached_property
-from importlib.resources import files
-from typing import Any, Literal
+from functools import cache
+from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
-import httpx
 from jinja2 import Environment, PackageLoader
+from starlette.authentication import UnauthenticatedUser
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
+from starlette.staticfiles import StaticFiles
+from starlette.templating import Jinja2Templates
+from starlette.types import Scope
 
-from app.console.auth import Access, User, cookie
-from app.console.events import EventHub
-from app.ledger.ledger import Ledger
+from app.console.context import context
+from app.console.sessions import cookie
 from app.ledger.times import iso_timestamp
-from app.operators.activity_log import ActivityLog
-from app.operators.explain import Explain, humanize
-from app.operators.operations import Operations
-from app.settings.model import Settings
-from app.visits.client import http_client
+from app.operators.explain import humanize
 from app.webhooks.registry import source_title
 
-
-@dataclass(slots=True)
-class Ask:
-    """One request to the console. user: who is in, once that is known; form: what was posted; parked: how many failures
-    there are."""
-
-    request: Request
-    user: User | None = None
-    form: dict[str, str] = field(default_factory=dict)
-    parked: int = 0
-
-    def query(self, name: str) -> str:
-        return self.request.query_params.get(name, "").strip()[:300]
-
-    def path(self, name: str) -> str:
-        return str(self.request.path_params[name])
-
-    @property
-    def name(self) -> str:
-        assert self.user
-        return self.user.name
+STATIC = Path(__file__).with_name("static")
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
-    """A line of the table of pages. role: who it is for; `anybody` may be without a session, `static` is a file."""
-
-    method: Literal["GET", "POST"]
-    path: str
-    role: Literal["static", "anybody", "viewer", "operator"]
-    endpoint: "Endpoint"
+async def render(request: Request, template: str, status: int = 200, **values: Any) -> Response:
+    """Renders in a thread, so that a large page does not delay deliveries."""
+    return await run_in_threadpool(TEMPLATES.TemplateResponse, request, template, values, status)
 
 
-class Desk:
-    def __init__(self, settings: Settings, ledger: Ledger) -> None:
-        self.settings, self.ledger, self.redis = settings, ledger, ledger.redis
-        self.access = Access(settings, ledger.redis)
-        self.audit_log = ActivityLog(ledger.redis)
-        self.explain = Explain(ledger, settings)
-        self.operations = Operations(ledger, settings)
-        self.live = EventHub(ledger, settings)
-        self._templates = _environment()
-        self._http: httpx.AsyncClient | None = None
+def redirect(path: str) -> Response:
+    return RedirectResponse(path, 303)
 
-    @property
-    def http(self) -> httpx.AsyncClient:
-        """To the Visits API; made when it is first needed."""
-        self._http = self._http or http_client(5)
-        return self._http
 
-    async def close(self) -> None:
-        if self._http:
-            await self._http.aclose()
+def _values_of_every_page(request: Request) -> dict[str, Any]:
+    console = context(request)
+    # Authentication fails without Redis, and the page that says so has no user.
+    user = request.scope.get("user", UnauthenticatedUser())
+    return {
+        "user": user if user.is_authenticated else None,
+        "may_act": user.is_authenticated and user.role == "operator",
+        "failure_count": request.state.failure_count if user.is_authenticated else 0,
+        "token": console.form_tokens.token(user),
+        "has_passwords": console.passwords.are_configured,
+        "theme": cookie(request, "doorbell-theme"),
+        "keys": cookie(request, "doorbell-keys") != "off",
+        "path": request.url.path.rstrip("/"),
+    }
 
-    # -- answers --
 
-    async def page(self, ask: Ask, template: str, status: int = 200, **values: Any) -> Response:
-        """Laid out in a thread: a large page must not keep deliveries waiting."""
-        user = ask.user
-        known = {
-            "user": user,
-            "may_act": bool(user and user.has_role("operator")),
-            "token": self.access.token(user),
-            "theme": _one_of(cookie(ask.request, "doorbell-theme"), "light", "dark"),
-            "keys": cookie(ask.request, "doorbell-keys") != "off",
-            "parked": ask.parked if user else 0,
-            "path": ask.request.url.path,
-            "has_passwords": self.access.has_passwords,
-        }
-        render = self._templates.get_template(template).render
-        return await asyncio.to_thread(lambda: HTMLResponse(render(known | values), status))
+@cache
+def static_version() -> str:
+    """A digest of all static files. Addresses contain it, so browsers may keep the files for ever."""
+    return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(STATIC.iterdir()))).hexdigest()[:12]
 
-    async def problem(self, ask: Ask, status: int, title: str, sentence: str) -> Response:
-        return await self.page(ask, "error.html", status, title=title, sentence=sentence)
 
-    async def redis_down(self, ask: Ask, why: str) -> Response:
-        """The page that is served when nothing else can be."""
-        response = await self.page(ask, "redis_unavailable.html", 503, why=why)
-        response.headers["retry-after"] = "5"
+class VersionedFiles(StaticFiles):
+    """Mounted below a `{version}`; only the current version may be kept."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        is_current = scope["path_params"]["version"] == static_version()
+        response.headers["cache-control"] = "public, max-age=31536000, immutable" if is_current else "no-cache"
         return response
 
-    def go(self, path: str) -> Response:
-        return RedirectResponse(path, 303)
+
+# -- filters --
 
 
-Endpoint = Callable[[Desk, Ask], Awaitable[Response]]
-
-
-def _one_of(value: str, *allowed: str) -> str:
-    return value if value in allowed else ""
-
-
-# -- templates --
-
-
-class Static:
-    """What a browser gets beside the pages, by the digest of all of it: it may keep it for ever."""
-
-    TYPES: Mapping[str, str] = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
-
-    @cached_property
-    def files(self) -> dict[str, bytes]:
-        folder = files("app.console").joinpath("static")
-        return {file.name: file.read_bytes() for file in folder.iterdir() if file.name.rpartition(".")[2] in self.TYPES}
-
-    @cached_property
-    def version(self) -> str:
-        return hashlib.sha256(b"".join(self.files[name] for name in sorted(self.files))).hexdigest()[:12]
-
-
-STATIC = Static()
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("app.console"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"ago": ago, "number": number, "segment": segment, "iso": iso, "titled": source_title}
-    environment.globals["static"] = lambda name: f"/console/static/{STATIC.version}/{name}"
-    return environment
-
-
-def _moment(when: Any) -> datetime | None:
-    if not when:
+def _datetime(value: Any) -> datetime | None:
+    if not value:
         return None
-    return datetime.fromisoformat(when) if isinstance(when, str) else datetime.fromtimestamp(float(when) / 1000, UTC)
+    return datetime.fromisoformat(value) if isinstance(value, str) else datetime.fromtimestamp(float(value) / 1000, UTC)
 
 
-def iso(when: Any) -> str:
-    """ms or ISO 8601 to ISO 8601."""
-    found = _moment(when)
-    return iso_timestamp(int(found.timestamp() * 1000)) or "" if found else ""
+def iso(value: Any) -> str:
+    """A time in ms or ISO 8601 as ISO 8601."""
+    time = _datetime(value)
+    return iso_timestamp(int(time.timestamp() * 1000)) or "" if time else ""
 
 
-def ago(when: Any) -> str:
-    """`3 min ago`, `in 2 h`: of a time in ms, or in ISO 8601."""
-    found = _moment(when)
-    if found is None:
+def ago(value: Any) -> str:
+    """A time in ms or ISO 8601 as `3 min ago` or `in 2 h`."""
+    time = _datetime(value)
+    if time is None:
         return "never"
-    seconds = (datetime.now(UTC) - found).total_seconds()
-    told = humanize(abs(seconds))
-    return "just now" if abs(seconds) < 2 else f"{told} ago" if seconds > 0 else f"in {told}"
+    seconds = (datetime.now(UTC) - time).total_seconds()
+    distance = humanize(abs(seconds))
+    return "just now" if abs(seconds) < 2 else f"{distance} ago" if seconds > 0 else f"in {distance}"
 
 
 def number(value: float) -> str:
@@ -178,5 +97,24 @@ def number(value: float) -> str:
 
 
 def segment(text: str) -> str:
-    """One part of an address."""
+    """The text as one segment of a URL's path."""
     return quote(text, safe="")
+
+
+def _templates() -> Jinja2Templates:
+    environment = Environment(
+        loader=PackageLoader("app.console"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    filters: dict[str, Callable[[Any], str]] = {
+        "ago": ago,
+        "number": number,
+        "segment": segment,
+        "iso": iso,
+        "titled": source_title,
+    }
+    environment.filters |= filters
+    environment.globals["static"] = lambda name: f"/console/static/{static_version()}/{name}"
+    return Jinja2Templates(env=environment, context_processors=[_values_of_every_page])
+
+
+TEMPLATES = _templates()

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import click
 import httpx
 
-from app.console.auth import hash_password
+from app.console.passwords import hash_password
 from app.demo import valkey
 from app.webhooks.registry import load_specimens
 from app.webhooks.specimens import sign_headers

@@ -17,7 +17,7 @@ import httpx
 import orjson
 import zstandard
 
-from app.console.auth import hash_password
+from app.console.passwords import hash_password
 from app.demo.valkey import free_port, valkey
 from app.ledger.redis import Redis, RedisAddress
 from app.operators.search_index import index

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.console.auth import hash_password
+from app.console.passwords import hash_password
 from tests.support import browser as browsers
 from tests.support.browser import NARROW, WIDE, ConsoleBrowser
 from tests.support.harness import SECRET, TOKEN, Harness, sign_standard, standard_body, wait_until
@@ -136,7 +136,7 @@ def test_a_test_delivery_can_be_sent_from_the_page_of_its_source(running: Harnes
     desk.open("/console/sources/standard")
     desk.page.click("form[action$='/test-delivery'] button")
 
-    assert "The door answered 202" in desk.page.inner_text("[role=status].note")
+    assert "Doorbell answered 202" in desk.page.inner_text("[role=status].note")
     wait_until(running.visits)
 
 
@@ -150,7 +150,7 @@ def test_a_failure_is_planned_replayed_and_applied(running: Harness, open_desk: 
     desk = open_desk(OPERATOR)
     assert "One failure needs you: contact_unknown, from Standard" in desk.heading
 
-    desk.page.click("text=Look at the failures")
+    desk.page.click("text=Show failures")
     desk.page.check("input[name=ids]")
     desk.page.click("#replay")
     assert "wait: contact_unknown" in desk.page.inner_text("main")
@@ -161,7 +161,7 @@ def test_a_failure_is_planned_replayed_and_applied(running: Harness, open_desk: 
     visit = wait_until(lambda: running.visit("standard-B-1"))
     assert "cont_KYdl3lftgZXGRbxqoj" == visit["contact_id"]
     desk.open("/console/failures")
-    assert "Nothing needs you." in desk.page.inner_text("main")
+    assert "Nothing needs attention." in desk.page.inner_text("main")
     desk.screenshot("nothing-needs-you")
 
 
@@ -258,7 +258,7 @@ def test_a_person_is_forgotten_with_a_plan_first(running: Harness, open_desk: Op
     desk.page.fill("#confirm", "+1 (555) 010-0001")
     desk.page.click("main button")
 
-    assert "Removed" in desk.page.inner_text("[role=status]")
+    assert "Erased" in desk.page.inner_text("[role=status]")
     desk.screenshot("forgotten")
     assert "ada@example.com" not in running.doorbell("visit", "standard-A-1", "--show-personal-data").stdout
 
@@ -320,9 +320,9 @@ def test_what_arrives_meanwhile_moves_nothing_and_is_offered(running: Harness, o
 
     book(running, "A-2")
 
-    desk.page.wait_for_selector("text=1 new delivery: show")
+    desk.page.wait_for_selector("text=1 new delivery; show")
     assert before.count("standard-A-") == desk.page.inner_text("tbody").count("standard-A-") == 1
-    desk.page.click("text=1 new delivery: show")
+    desk.page.click("text=1 new delivery; show")
     assert "standard-A-2" in desk.page.inner_text("tbody tr:first-child")
 
 
@@ -371,7 +371,7 @@ def test_without_a_stream_the_page_asks_now_and_then(running: Harness, open_desk
 
     book(running, "A-1")
 
-    desk.page.wait_for_selector("text=1 new delivery: show")
+    desk.page.wait_for_selector("text=1 new delivery; show")
 
 
 def test_it_pauses_when_asked_to_and_when_nobody_looks(running: Harness, open_desk: Opens) -> None:
@@ -405,20 +405,20 @@ def test_buttons_for_ticked_rows_wait_for_a_tick_and_count(running: Harness, ope
     desk = open_desk(OPERATOR)
     page = desk.page
     desk.open("/console/failures")
-    replay, discard, boxes = page.locator("#replay"), page.locator("#discard"), page.locator("td.tick input")
+    replay, discard, boxes = page.locator("#replay"), page.locator("#discard"), page.locator("td.select input")
 
     def shown() -> list[tuple[str, bool]]:
         return [(button.inner_text(), button.is_enabled()) for button in (replay, discard)]
 
-    assert [("Replay ticked…", False), ("Discard ticked…", False)] == shown()
+    assert [("Replay selected…", False), ("Discard selected…", False)] == shown()
     desk.screenshot("nothing-ticked")
     boxes.nth(0).check()
     boxes.nth(2).check()
-    assert [("Replay 2 ticked…", True), ("Discard 2 ticked…", True)] == shown()
+    assert [("Replay 2 selected…", True), ("Discard 2 selected…", True)] == shown()
     boxes.nth(0).uncheck()
-    assert [("Replay 1 ticked…", True), ("Discard 1 ticked…", True)] == shown()
-    page.check("#tick-all")
-    assert [("Replay 3 ticked…", True), ("Discard 3 ticked…", True)] == shown()
+    assert [("Replay 1 selected…", True), ("Discard 1 selected…", True)] == shown()
+    page.check("#select-all")
+    assert [("Replay 3 selected…", True), ("Discard 3 selected…", True)] == shown()
     desk.screenshot("all-ticked")
     discard.click()
     page.wait_for_url("**/plan?**")
@@ -437,10 +437,10 @@ def test_without_a_script_a_press_with_nothing_ticked_does_nothing(running: Harn
     for path, button in (("/failures", "#replay"), ("/failures", "#discard"), ("/deliveries", "#replay")):
         desk.open(f"/console{path}")
         desk.page.click(button)
-        assert "Nothing was ticked" == desk.heading
+        assert "Nothing is selected" == desk.heading
     desk.screenshot("nothing-was-ticked")
     desk.open("/console/failures")
-    desk.page.check("td.tick input")
+    desk.page.check("td.select input")
     desk.page.click("#discard")
     assert "Discard 1: the plan" in desk.heading
 
@@ -506,7 +506,7 @@ def test_without_javascript_everything_is_there(running: Harness, open_desk: Ope
     wait_until(lambda: failures(running) == 1)
     desk = open_desk(OPERATOR, java_script_enabled=False)
 
-    desk.page.click("text=Look at the failures")
+    desk.page.click("text=Show failures")
     desk.page.check("input[name=ids]")
     desk.page.click("#replay")
     desk.page.fill("#contact", "cont_KYdl3lftgZXGRbxqoj")
@@ -580,7 +580,7 @@ def test_on_a_phone_a_row_can_be_ticked(running: Harness, open_desk: Opens) -> N
     desk = open_desk(OPERATOR, viewport=NARROW)
     desk.open("/console/deliveries")
 
-    box = desk.page.locator("td.tick input").bounding_box()
+    box = desk.page.locator("td.select input").bounding_box()
 
     assert box
     assert (18, 18) == (round(box["width"]), round(box["height"]))
@@ -594,7 +594,7 @@ def test_a_page_says_so_when_redis_is_away_and_heals(running: Harness, open_desk
     running.web_server._env, kept = with_nowhere, running.web_server._env
     running.web_server.start()
     desk.open("/console")
-    assert "Redis cannot be reached" in desk.heading
+    assert "Redis is unavailable" in desk.heading
     desk.screenshot("redis-down")
     assert not desk.horizontal_overflow()
     assert [] == desk.violations()

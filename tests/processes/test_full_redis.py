@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from app.console.auth import SESSION_COOKIE
+from app.console.sessions import SESSION_COOKIE
 from app.demo.valkey import valkey
 from app.sandbox.store import DOCUMENTED_CONTACT
 from app.webhooks.registry import load_specimens

@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 from argon2 import PasswordHasher
+from starlette.routing import Route
 
-from app.console import ALL_PAGES
+from app.console.middleware import RequireRole
+from app.console.routes import ROUTES
 from app.ledger.redis import Redis
 
 Opened = Callable[[dict[str, str]], Awaitable[Any]]
@@ -22,11 +24,28 @@ HASHES = {OPERATORS: _CHEAP.hash(OPERATORS), VIEWERS: _CHEAP.hash(VIEWERS)}
 
 KEY = "key-of-the-tests"
 
-PAGES = [page for page in ALL_PAGES if page.method == "GET"]
+
+class Listed(NamedTuple):
+    """A route, and the role that it requires."""
+
+    method: str
+    path: str
+    role: str
+
+
+def listed(route: Route) -> Listed:
+    assert isinstance(route.app, RequireRole)
+    [method] = (route.methods or set()) - {"HEAD"}
+    return Listed(method, f"/console{route.path}".rstrip("/"), route.app.role)
+
+
+LISTED = [listed(route) for route in ROUTES]
+PAGES = [page for page in LISTED if page.method == "GET"]
+ACTIONS = [page for page in LISTED if page.method == "POST"]
 
 
 #: The event stream has no end: it is looked at in test_events.py.
-ENDING = [page for page in ALL_PAGES if page.path != "/console/stream"]
+ENDING = [page for page in LISTED if page.path != "/console/stream"]
 
 
 #: As a browser sends them with a form of our own.
@@ -66,7 +85,6 @@ def path_of(page: Any, delivery: str) -> str:
         "hook": "standard",
         "operation": "none",
         "account": "main",
-        "version": "v",
     }
     return str(re.sub(r"\{(\w+)\}", lambda found: filled[found[1]], page.path))
 

@@ -1,4 +1,4 @@
-// Everything works without this; it adds keys, copying, and pages that refresh themselves.
+// The console works without JavaScript. This adds keyboard shortcuts, copy buttons and automatic refresh.
 "use strict";
 (() => {
   const root = document.documentElement;
@@ -7,65 +7,65 @@
   const remember = (name, value) => {
     document.cookie = `doorbell-${name}=${value}; path=/console; max-age=${value ? 31536000 : 0}; samesite=lax`;
   };
-  let before = "";
+  let previousKey = "";
 
-  const step = (by) => {
+  const moveFocus = (offset) => {
     const all = rows();
-    const at = all.indexOf(document.activeElement.closest?.("tr"));
-    const next = all[Math.min(all.length - 1, Math.max(0, at + by))];
+    const current = all.indexOf(document.activeElement.closest?.("tr"));
+    const next = all[Math.min(all.length - 1, Math.max(0, current + offset))];
     next?.focus();
     next?.scrollIntoView({ block: "nearest" });
   };
 
-  const row = () => document.activeElement.closest?.(".rows tbody tr");
-  const open = () => row()?.dataset.open && location.assign(row().dataset.open);
-  const tick = () => {
-    const box = row()?.querySelector("input[type=checkbox]");
+  const focusedRow = () => document.activeElement.closest?.(".rows tbody tr");
+  const openRow = () => focusedRow()?.dataset.open && location.assign(focusedRow().dataset.open);
+  const toggleRow = () => {
+    const box = focusedRow()?.querySelector("input[type=checkbox]");
     if (!box) return;
     box.checked = !box.checked;
-    showTicked();
+    updateButtons();
   };
-  const ticked = () => document.querySelectorAll(".rows td.tick input:checked").length;
+  const countSelected = () => document.querySelectorAll(".rows td.select input:checked").length;
 
-  // Buttons for ticked rows say how many there are, and are disabled while there is none.
-  const showTicked = () => {
-    const count = ticked();
-    for (const button of document.querySelectorAll("button[data-ticked]")) {
+  // Buttons for selected rows show the number of rows, and are disabled without one.
+  const updateButtons = () => {
+    const count = countSelected();
+    for (const button of document.querySelectorAll("button[data-selected]")) {
       button.disabled = !count;
-      button.textContent = `${button.dataset.ticked} ${count ? `${count} ` : ""}ticked…`;
+      button.textContent = `${button.dataset.selected} ${count ? `${count} ` : ""}selected…`;
     }
   };
-  document.addEventListener("change", (event) => event.target.closest("td.tick") && showTicked());
-  showTicked();
-  // After "Back" a browser may have restored the ticks.
-  addEventListener("pageshow", showTicked);
+  document.addEventListener("change", (event) => event.target.closest("td.select") && updateButtons());
+  updateButtons();
+  // "Back" may restore the checkboxes.
+  addEventListener("pageshow", updateButtons);
 
-  // With nothing ticked, the row under the hand is meant.
+  // Without a selection the button acts on the focused row.
   const act = (button) => {
     if (!button) return;
-    if (!ticked()) tick();
-    if (ticked()) button.click();
+    if (!countSelected()) toggleRow();
+    if (countSelected()) button.click();
   };
 
-  const turn = () => {
-    const dark = matchMedia("(prefers-color-scheme: dark)").matches;
-    const now = root.dataset.theme || (dark ? "dark" : "light");
-    root.dataset.theme = now === "dark" ? "light" : "dark";
+  const toggleTheme = () => {
+    const prefersDark = matchMedia("(prefers-color-scheme: dark)").matches;
+    const current = root.dataset.theme || (prefersDark ? "dark" : "light");
+    root.dataset.theme = current === "dark" ? "light" : "dark";
     remember("theme", root.dataset.theme);
   };
 
-  const places = { o: "", f: "/failures", d: "/deliveries", r: "/rejections", s: "/sources", w: "/workers" };
+  const pages = { o: "", f: "/failures", d: "/deliveries", r: "/rejections", s: "/sources", w: "/workers" };
   const keys = {
     "/": () => $("#q")?.focus(),
     "?": () => $("#help")?.showModal(),
-    j: () => step(1),
-    k: () => step(-1),
-    o: open,
-    x: tick,
+    j: () => moveFocus(1),
+    k: () => moveFocus(-1),
+    o: openRow,
+    x: toggleRow,
     A: () => $("#all")?.click(),
     R: () => act($("#replay")),
     D: () => act($("#discard")),
-    t: turn,
+    t: toggleTheme,
     p: () => $("#live-state:not([hidden])")?.click(),
   };
 
@@ -73,60 +73,62 @@
     const typing = event.target.closest("input:not([type=checkbox]), select, textarea, [contenteditable]");
     if (event.key === "Escape" && typing) return typing.blur();
     if (root.dataset.keys === "off" || typing || event.ctrlKey || event.metaKey || event.altKey || $("dialog[open]")) return;
-    if (before === "g" && event.key in places) {
-      before = "";
-      return location.assign("/console" + places[event.key]);
+    if (previousKey === "g" && event.key in pages) {
+      previousKey = "";
+      return location.assign("/console" + pages[event.key]);
     }
-    before = event.key;
-    if (event.key === "Enter" && event.target.matches("tr")) return open();
-    const does = keys[event.key];
-    if (does) {
+    previousKey = event.key;
+    if (event.key === "Enter" && event.target.matches("tr")) return openRow();
+    const action = keys[event.key];
+    if (action) {
       event.preventDefault();
-      does();
+      action();
     }
   });
 
-  // What is live asks again when the stream says that something happened, and every 15 s, since ages are told too; where
-  // there is no stream, every 5 s. What nobody looks at, and what somebody paused, asks for nothing.
-  const live = () => $("[data-live]");
-  const shown = $("#live-state");
-  let stream, state, tries = 0, ticks = 0, due = 0, asked = 0;
+  // The live element refreshes when the stream reports a change, and every 15 s because it shows ages. Without a stream it
+  // polls every 5 s. A hidden page and a paused one do not refresh.
+  const liveElement = () => $("[data-live]");
+  const stateButton = $("#live-state");
+  let stream, state, failedConnects = 0, ticks = 0, timer = 0, refreshedAt = 0;
 
-  const show = (now) => {
-    if (state === now) return;
-    state = shown.textContent = shown.dataset.state = now;
-    shown.hidden = false;
-    $("#live-said").textContent = { paused: "Nothing refreshes itself.", polling: "Refreshed every 5 seconds." }[now] ?? "";
+  const show = (newState) => {
+    if (state === newState) return;
+    state = stateButton.textContent = stateButton.dataset.state = newState;
+    stateButton.hidden = false;
+    const announcements = { paused: "Automatic refresh is paused.", polling: "Refreshes every 5 seconds." };
+    $("#live-announcement").textContent = announcements[newState] ?? "";
   };
 
+  // At most once in data-live seconds.
   const refresh = () => {
-    if (due) return;
-    due = setTimeout(() => {
-      due = 0;
-      asked = Date.now();
-      if (state !== "paused" && !live().contains(document.activeElement)) htmx.trigger(live(), "live");
-    }, Math.max(0, asked + live().dataset.live * 1000 - Date.now()));
+    if (timer) return;
+    timer = setTimeout(() => {
+      timer = 0;
+      refreshedAt = Date.now();
+      if (state !== "paused" && !liveElement().contains(document.activeElement)) htmx.trigger(liveElement(), "live");
+    }, Math.max(0, refreshedAt + liveElement().dataset.live * 1000 - Date.now()));
   };
 
-  const listen = () => {
+  const connect = () => {
     stream?.close();
     stream = new EventSource("/console/stream");
     stream.onopen = () => {
-      tries = 0;
+      failedConnects = 0;
       show("live");
       refresh();
     };
     stream.onmessage = (event) => {
-      const names = new Set(JSON.parse(event.data));
+      const ids = new Set(JSON.parse(event.data));
       for (const row of rows()) {
         const cell = row.querySelector("[hx-get]");
-        if (cell && row.dataset.names.split(" ").some((name) => names.has(name))) htmx.trigger(cell, "live");
+        if (cell && row.dataset.ids.split(" ").some((id) => ids.has(id))) htmx.trigger(cell, "live");
       }
       refresh();
     };
     stream.onerror = () => {
-      tries += 1;
-      if (stream.readyState === EventSource.CONNECTING && tries < 3) return show("reconnecting");
+      failedConnects += 1;
+      if (stream.readyState === EventSource.CONNECTING && failedConnects < 3) return show("reconnecting");
       stream.close();
       show("polling");
     };
@@ -137,36 +139,36 @@
     show("paused");
   };
 
-  if (live()) {
-    let wanted = true;
-    const look = () => {
-      tries = 0;
-      if (wanted && !document.hidden) listen();
+  if (liveElement()) {
+    let isOn = true;
+    const update = () => {
+      failedConnects = 0;
+      if (isOn && !document.hidden) connect();
       else pause();
     };
-    shown.addEventListener("click", () => {
-      wanted = !wanted;
-      look();
+    stateButton.addEventListener("click", () => {
+      isOn = !isOn;
+      update();
     });
-    document.addEventListener("visibilitychange", look);
+    document.addEventListener("visibilitychange", update);
     setInterval(() => {
       ticks += 1;
       if (state === "polling" || ticks % 3 === 0) refresh();
-      if (state === "polling" && ticks % 12 === 0) listen();
+      if (state === "polling" && ticks % 12 === 0) connect();
     }, 5000);
-    look();
+    update();
   }
 
-  const all = $("#tick-all");
-  if (all) {
-    all.hidden = false;
-    all.addEventListener("change", () => {
-      for (const box of document.querySelectorAll("td.tick input")) box.checked = all.checked;
-      showTicked();
+  const selectAll = $("#select-all");
+  if (selectAll) {
+    selectAll.hidden = false;
+    selectAll.addEventListener("change", () => {
+      for (const box of document.querySelectorAll("td.select input")) box.checked = selectAll.checked;
+      updateButtons();
     });
   }
 
-  // `navigator.clipboard` exists on https and localhost only.
+  // `navigator.clipboard` exists only on https and localhost.
   const copy = (element) => {
     if (navigator.clipboard) return navigator.clipboard.writeText(element.textContent);
     getSelection().selectAllChildren(element);
@@ -185,6 +187,6 @@
     element.after(button);
   }
 
-  const again = $("[data-again]");
-  if (again) setTimeout(() => location.reload(), Number(again.dataset.again) * 1000);
+  const reloading = $("[data-reload-s]");
+  if (reloading) setTimeout(() => location.reload(), Number(reloading.dataset.reloadS) * 1000);
 })();

@@ -13,8 +13,8 @@ from argon2 import PasswordHasher
 from itsdangerous import TimestampSigner
 
 from app.console import events
-from app.console.auth import SESSION_COOKIE
 from app.console.events import MAX_STREAMS, EventHub, EventStream
+from app.console.sessions import SESSION_COOKIE
 from app.ledger.ledger import Ledger
 from app.settings.environment import read
 from tests.support.harness import Harness, wait_until

@@ -7,13 +7,13 @@ import pytest
 from itsdangerous import TimestampSigner
 from starlette.requests import Request
 
-from app.console.auth import (
+from app.console.pages.login import safe_redirect_target
+from app.console.passwords import (
     BROWSER_COOKIE,
     MAX_ATTEMPTS_PER_CLIENT,
     MAX_STRANGER_ATTEMPTS,
     attempts_key,
     client_address,
-    safe_redirect_target,
 )
 from app.ledger.redis import Redis, RedisUnavailable
 from tests.support.console import KEY, OPERATORS, OURS, VIEWERS, Browser, Opened
@@ -42,7 +42,7 @@ async def test_attempts_of_one_address_are_limited_whatever_the_password(app: An
 async def test_when_very_many_strangers_try_nobody_with_the_password_is_kept_out(
     app: Any, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.console.turns.STRANGER_INTERVAL_S", 0.01)
+    monkeypatch.setattr("app.console.login_queue.STRANGER_INTERVAL_S", 0.01)
     await redis.command("SET", "bell:login-attempts", 10 * MAX_STRANGER_ATTEMPTS, "EX", 900)
 
     for number in range(3):

@@ -10,10 +10,8 @@ import pytest
 from itsdangerous import TimestampSigner
 from jinja2 import Template
 
-from app.console import erasure
-from app.console.auth import (
-    SESSION_COOKIE,
-)
+from app.console.pages import erasure
+from app.console.sessions import SESSION_COOKIE
 from app.ledger.redis import Redis
 from app.operators import redaction
 from tests.support.console import KEY, PAGES, Browser, Opened, noted, path_of
@@ -127,7 +125,7 @@ async def test_with_nothing_ticked_nothing_is_planned_and_nothing_done(
     form = dict(parse_qsl(f"do={do}{rest}", keep_blank_values=True))
     started = [await operator.post("/console/operations", form | {"expected": number}) for number in ("0", "1")]
 
-    assert "Nothing was ticked" in planned.text
+    assert "Nothing is selected" in planned.text
     assert "/console/operations" not in planned.text.partition("<main")[2]
     assert [409, 409] == [answer.status_code for answer in started]
     assert [] == await redis.command("KEYS", "bell:operation*")
@@ -240,7 +238,7 @@ async def test_the_page_is_served_also_when_redis_is_not_there(opened: Opened, e
     insider = await Browser(app).get("/console", headers={"cookie": f"{SESSION_COOKIE}={known}"})
 
     assert (503, 503) == (stranger.status_code, insider.status_code)
-    assert "Redis cannot be reached" in stranger.text
+    assert "Redis is unavailable" in stranger.text
     assert "127.0.0.1:9" not in stranger.text
     assert "127.0.0.1:9" in insider.text
 
@@ -260,16 +258,16 @@ async def test_a_person_is_forgotten_once_the_address_was_typed_again(app: Any, 
 
     async def said(**form: str) -> tuple[int, str]:
         answer = await operator.post("/console/erasure", form)
-        [told] = re.findall(r"no e-mail address|hold nothing|would be removed|once more|Removed\.", answer.text)[:1]
+        [told] = re.findall(r"neither an e-mail|Nothing is stored|would be erased|once more|Erased\.", answer.text)[:1]
         return answer.status_code, told
 
     whom = " Ada@Example.com"
-    assert (409, "no e-mail address") == await said(person="ada")
-    assert (200, "hold nothing") == await said(person="grace@example.com", confirm="grace@example.com")
-    assert (200, "would be removed") == await said(person=whom)
+    assert (409, "neither an e-mail") == await said(person="ada")
+    assert (200, "Nothing is stored") == await said(person="grace@example.com", confirm="grace@example.com")
+    assert (200, "would be erased") == await said(person=whom)
     assert (409, "once more") == await said(person=whom, confirm="ada")
     assert "ada@example.com" in await raw_body(operator, delivery)
-    assert (200, "Removed.") == await said(person=whom, confirm="Ada@Example.com")
+    assert (200, "Erased.") == await said(person=whom, confirm="Ada@Example.com")
 
     assert "its body was removed" in await raw_body(operator, delivery)
     [(did, what)] = [line for line in await noted(redis) if b"revealed" not in line[0]]
@@ -290,7 +288,7 @@ async def test_a_page_waits_for_a_bounded_time_until_somebody_is_forgotten(
 
         assert 409 == answer.status_code
         assert "use `doorbell erase`" in html.unescape(answer.text)
-        assert ("removed already" in answer.text) == ("confirm" in form)
+        assert ("erased already" in answer.text) == ("confirm" in form)
 
 
 async def raw_body(operator: Browser, delivery: str) -> str:

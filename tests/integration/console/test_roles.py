@@ -1,17 +1,14 @@
 """Every route of the console and the role that it needs."""
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Mount, Route
 
-from app.console import ALL_PAGES
 from app.ledger.redis import Redis
-from tests.support.console import ENDING, PAGES, VIEWERS, Browser, Opened, path_of
-
-ACTIONS = [page for page in ALL_PAGES if page.method == "POST"]
-
+from tests.support.console import ACTIONS, ENDING, LISTED, VIEWERS, Browser, Opened, listed, path_of
 
 # -- closed unless configured --
 
@@ -20,7 +17,7 @@ async def test_without_a_password_there_is_no_console(opened: Opened, environ: d
     closed = await opened({name: value for name, value in environ.items() if not name.startswith("CONSOLE")})
 
     statuses = set()
-    for page in (*PAGES, *ACTIONS):
+    for page in LISTED:
         answer = await Browser(closed).http.request(page.method, path_of(page, "none"))
         statuses.add((answer.status_code, answer.json()["error"]))
 
@@ -30,24 +27,33 @@ async def test_without_a_password_there_is_no_console(opened: Opened, environ: d
 # -- every route --
 
 
-def test_every_route_of_the_console_is_in_the_tables(app: Any) -> None:
-    served = {
-        (method, route.path)
-        for route in app.routes
-        if isinstance(route, Route) and route.path.startswith("/console")
-        for method in route.methods or ()
-    }
-
-    assert {(page.method, page.path) for page in (*PAGES, *ACTIONS)} == {one for one in served if one[0] != "HEAD"}
-    assert {page.path for page in (*PAGES, *ACTIONS) if page.role == "static"} == {"/console/static/{version}/{name}"}
-    assert {page.path for page in (*PAGES, *ACTIONS) if page.role == "anybody"} == {"/console/login"}
-    assert {page.role for page in ACTIONS} - {"operator"} == {"anybody", "viewer"}
-    assert {page.path for page in ACTIONS if page.role == "viewer"} == {"/console/logout", "/console/settings"}
+def served(route: BaseRoute, prefix: str = "") -> Iterator[tuple[str, BaseRoute]]:
+    """Every route without routes below it, with its whole path."""
+    path = prefix + route.path if isinstance(route, Mount | Route) else prefix
+    if isinstance(route, Mount) and route.routes:
+        for inner in route.routes:
+            yield from served(inner, path)
+    else:
+        yield path, route
 
 
-@pytest.mark.parametrize(
-    "page", [p for p in (*PAGES, *ACTIONS) if p.role in ("viewer", "operator")], ids=lambda p: p.path
-)
+def test_every_route_below_console_requires_a_role(app: Any) -> None:
+    [console] = [route for route in app.routes if isinstance(route, Mount)]
+
+    [(files, _), *pages] = served(console)
+
+    assert "/console/static/{version}" == files
+    assert LISTED == [listed(route) for _, route in pages if isinstance(route, Route)]
+    assert len(LISTED) == len(pages)
+
+
+def test_only_logging_in_needs_no_session() -> None:
+    assert {"anybody", "viewer", "operator"} == {page.role for page in LISTED}
+    assert {"/console/login"} == {page.path for page in LISTED if page.role == "anybody"}
+    assert {"/console/logout", "/console/settings"} == {page.path for page in ACTIONS if page.role == "viewer"}
+
+
+@pytest.mark.parametrize("page", [p for p in LISTED if p.role in ("viewer", "operator")], ids=lambda p: p.path)
 async def test_nobody_gets_in_without_a_session(app: Any, delivery: str, page: Any) -> None:
     stranger = Browser(app)
     await stranger.get("/console/login")
@@ -60,7 +66,7 @@ async def test_nobody_gets_in_without_a_session(app: Any, delivery: str, page: A
     assert delivery not in answer.text
 
 
-@pytest.mark.parametrize("page", [p for p in (*PAGES, *ACTIONS) if p.role == "operator"], ids=lambda p: p.path)
+@pytest.mark.parametrize("page", [p for p in LISTED if p.role == "operator"], ids=lambda p: p.path)
 async def test_a_viewer_may_not_act(app: Any, delivery: str, redis: Redis, page: Any) -> None:
     viewer = Browser(app)
     await viewer.log_in(VIEWERS)
@@ -103,7 +109,7 @@ async def test_every_answer_has_the_headers_that_keep_it_private(app: Any, deliv
     assert "frame-ancestors 'none'" in policy
     assert "nosniff" == answer.headers["x-content-type-options"]
     assert "same-origin" == answer.headers["referrer-policy"]
-    assert page.role == "static" or "private, no-store" == answer.headers["cache-control"]
+    assert "private, no-store" == answer.headers["cache-control"]
     assert " style=" not in answer.text
     assert "<script>" not in answer.text
     assert not re.search(r"\son\w+=", answer.text)

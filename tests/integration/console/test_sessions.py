@@ -7,9 +7,7 @@ from typing import Any
 import pytest
 from itsdangerous import TimestampSigner
 
-from app.console.auth import (
-    SESSION_COOKIE,
-)
+from app.console.sessions import SESSION_COOKIE
 from app.ledger.redis import Redis
 from tests.support.console import _CHEAP, HASHES, KEY, OPERATORS, VIEWERS, Browser, Opened, noted
 

@@ -566,7 +566,7 @@ async def test_very_many_changes_are_folded_beside_the_event_loop(
 
 
 def test_what_is_vendored_is_what_its_maker_published() -> None:
-    for vendored in json.loads(STATIC.joinpath("vendor.json").read_text()):
+    for vendored in json.loads(files("app.console").joinpath("vendored.json").read_text()):
         digest = hashlib.sha384(STATIC.joinpath(vendored["file"]).read_bytes()).digest()
 
         assert vendored["sha384"] == base64.b64encode(digest).decode()

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from app.console import turns
-from app.console.turns import MAX_WAITING, LoginQueue, Priority, TooManyAttempts
+from app.console import login_queue
+from app.console.login_queue import MAX_WAITING, LoginQueue, Priority, TooManyAttempts
 
 KNOWN, STRANGER = Priority(False, 0), Priority(True, 0)
 
@@ -65,7 +65,7 @@ async def test_in_a_full_queue_the_last_makes_room() -> None:
 
 
 async def test_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "MAX_WAIT_S", 0.01)
+    monkeypatch.setattr(login_queue, "MAX_WAIT_S", 0.01)
     queue, order = LoginQueue(), list[Any]()
     async with queue.turn(STRANGER):
         ended = await asyncio.gather(*await queue_up(queue, [STRANGER] * 3, order), return_exceptions=True)
@@ -94,7 +94,7 @@ async def test_whoever_leaves_passes_the_turn_on(after: int) -> None:
 
 
 async def test_strangers_are_slowed_down_and_those_who_are_known_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "STRANGER_INTERVAL_S", 3_600.0)
+    monkeypatch.setattr(login_queue, "STRANGER_INTERVAL_S", 3_600.0)
     queue, order = LoginQueue(), list[Any]()
     async with queue.turn(STRANGER):
         queue.slow_strangers_down()
@@ -106,7 +106,7 @@ async def test_strangers_are_slowed_down_and_those_who_are_known_are_not(monkeyp
     assert [1, 0] == order
     assert not stranger.done()
     stranger.cancel()
-    monkeypatch.setattr(turns, "STRANGER_INTERVAL_S", 0.0)
+    monkeypatch.setattr(login_queue, "STRANGER_INTERVAL_S", 0.0)
     async with queue.turn(KNOWN):
         queue.slow_strangers_down()
     async with asyncio.timeout(5), queue.turn(STRANGER):

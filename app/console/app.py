@@ -1,0 +1,55 @@
+"""The console as routes of the web process."""
+
+from starlette.middleware import Middleware
+from starlette.middleware.authentication import AuthenticationMiddleware
+from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.routing import BaseRoute, Match, Mount
+from starlette.types import Scope
+
+from app.console.context import ConsoleContext
+from app.console.errors import HANDLERS
+from app.console.middleware import ResponseHeaders
+from app.console.rendering import STATIC, VersionedFiles
+from app.console.routes import ROUTES
+from app.ledger.ledger import Ledger
+from app.settings.model import Settings
+
+
+class Console:
+    def __init__(self, settings: Settings, ledger: Ledger) -> None:
+        self.context = ConsoleContext(settings, ledger)
+
+    def routes(self) -> list[BaseRoute]:
+        """None without a password and without a trusted proxy. The application has `context` as `app.state.console`."""
+        if not self.context.settings.has_console:
+            return []
+        authentication = Middleware(AuthenticationMiddleware, backend=self.context.sessions)
+        files = Mount("/static/{version}", VersionedFiles(directory=STATIC))
+        pages = Mount("", routes=ROUTES, middleware=[authentication])
+        common = [Middleware(ResponseHeaders), Middleware(ExceptionMiddleware, handlers=HANDLERS)]
+        return [ConsoleMount("/console", routes=[files, pages], middleware=common)]
+
+    async def run(self) -> None:
+        """Enforces the deadlines of forms until it is cancelled."""
+        await self.context.body_deadlines.run()
+
+    def start_draining(self) -> None:
+        """Ends event streams, and soon slow forms, so that the process can end."""
+        self.context.body_deadlines.start_draining()
+        self.context.events.shut_down()
+
+    async def close(self) -> None:
+        self.start_draining()
+        await self.context.close()
+
+
+class ConsoleMount(Mount):
+    """Also serves its own path; Starlette's Mount matches `/console/` but not `/console`."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        own_path = scope.get("root_path", "") + self.path
+        if scope["path"] != own_path:
+            return super().matches(scope)
+        scope = {**scope, "path": f"{own_path}/"}
+        match, child_scope = super().matches(scope)
+        return match, {**child_scope, "path": scope["path"]}

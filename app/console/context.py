@@ -1,0 +1,50 @@
+"""What all pages share."""
+
+import httpx
+from starlette.requests import HTTPConnection
+
+from app.console.events import EventHub
+from app.console.form_tokens import FormTokens
+from app.console.passwords import Passwords
+from app.console.sessions import Sessions
+from app.intake.request_body import BodyDeadlines
+from app.ledger.ledger import Ledger
+from app.operators.activity_log import ActivityLog
+from app.operators.explain import Explain
+from app.operators.lists import Lists
+from app.operators.operations import Operations
+from app.settings.model import Settings
+from app.visits.client import http_client
+
+#: In bytes, of all forms that are being received.
+MAX_OPEN_FORM_BYTES = 8_388_608
+
+
+class ConsoleContext:
+    def __init__(self, settings: Settings, ledger: Ledger) -> None:
+        self.settings, self.ledger, self.redis = settings, ledger, ledger.redis
+        self.sessions = Sessions(settings, ledger.redis)
+        self.passwords = Passwords(settings, ledger.redis)
+        self.form_tokens = FormTokens(settings)
+        self.body_deadlines = BodyDeadlines(MAX_OPEN_FORM_BYTES)
+        self.activity_log = ActivityLog(ledger.redis)
+        self.explain = Explain(ledger, settings)
+        self.lists = Lists(ledger, settings, self.explain)
+        self.operations = Operations(ledger, settings)
+        self.events = EventHub(ledger, settings)
+        self._visits_api: httpx.AsyncClient | None = None
+
+    @property
+    def visits_api(self) -> httpx.AsyncClient:
+        """Opened when it is first used."""
+        self._visits_api = self._visits_api or http_client(5)
+        return self._visits_api
+
+    async def close(self) -> None:
+        if self._visits_api:
+            await self._visits_api.aclose()
+
+
+def context(request: HTTPConnection) -> ConsoleContext:
+    console: ConsoleContext = request.app.state.console
+    return console

@@ -1,0 +1,63 @@
+"""Error pages: what the console answers when a page raises."""
+
+from collections.abc import Callable
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.console.context import context
+from app.console.rendering import render
+from app.intake.request_body import HttpRejection
+from app.ledger.records import NotFound
+from app.ledger.redis import RedisUnavailable
+from app.telemetry.logs import log
+
+TITLES = {403: "Not allowed", 404: "Not found", 405: "Method not allowed", 500: "A defect of Doorbell"}
+
+
+async def error_page(request: Request, status: int, detail: str, headers: Any = None) -> Response:
+    title = TITLES.get(status, "Not accepted")
+    response = await render(request, "error.html", status, title=title, detail=detail)
+    response.headers.update(headers or {})
+    return response
+
+
+async def http_error(request: Request, error: HTTPException) -> Response:
+    detail = "There is no page at this address." if error.detail == "Not Found" else error.detail
+    return await error_page(request, error.status_code, detail, error.headers)
+
+
+async def rejected(request: Request, error: HttpRejection) -> Response:
+    return await error_page(request, error.status, f"{error}.", error.headers)
+
+
+async def not_found(request: Request, _: NotFound) -> Response:
+    days = context(request).settings.retention_days
+    return await error_page(
+        request, 404, f"Nothing has this name. It may have expired: finished tasks are kept for {days} days."
+    )
+
+
+async def redis_unavailable(request: Request, error: RedisUnavailable) -> Response:
+    """The cause names the server, so only somebody with a session of ours sees it."""
+    is_insider = "user" in request.scope and request.user.is_authenticated
+    is_insider = is_insider or context(request).sessions.session_id(request) is not None
+    response = await render(request, "redis_unavailable.html", 503, cause=str(error) if is_insider else "")
+    response.headers["retry-after"] = "5"
+    return response
+
+
+async def unhandled(request: Request, _: Exception) -> Response:
+    log.exception("unhandled_exception", page=getattr(request.scope.get("endpoint"), "__qualname__", ""))
+    return await error_page(request, 500, "This page could not be made. The log names the place.")
+
+
+HANDLERS: dict[Any, Callable[[Request, Any], Any]] = {
+    HTTPException: http_error,
+    HttpRejection: rejected,
+    NotFound: not_found,
+    RedisUnavailable: redis_unavailable,
+    Exception: unhandled,
+}

@@ -1,0 +1,100 @@
+"""A priority queue for password checks.
+
+One check takes 64 MB, so a process runs one at a time. Nobody is rejected because others fail: clients with fewer failed
+attempts go first, and only the last in a full queue is rejected.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import count
+from typing import NamedTuple
+
+#: Per process. Routers give up after 30 s.
+MAX_WAITING, MAX_WAIT_S = 50, 20.0
+#: Between two checks for strangers, once they are slowed down.
+STRANGER_INTERVAL_S = 2.0
+
+
+class TooManyAttempts(Exception):
+    """The caller answers the same whether or not this attempt was right."""
+
+
+class Priority(NamedTuple):
+    """The lowest goes first."""
+
+    is_stranger: bool
+    failed_attempts: int
+
+
+class _Waiter(NamedTuple):
+    priority: Priority
+    number: int
+    turn: asyncio.Future[None]
+
+
+class LoginQueue:
+    def __init__(self) -> None:
+        self._waiting: list[_Waiter] = []
+        self._numbers = count()
+        self._is_busy = False
+        self._next_stranger_at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    @asynccontextmanager
+    async def turn(self, priority: Priority) -> AsyncIterator[None]:
+        """Raises TooManyAttempts if the queue is full of higher priorities, or after MAX_WAIT_S."""
+        await self._wait(_Waiter(priority, next(self._numbers), asyncio.get_running_loop().create_future()))
+        try:
+            yield
+        finally:
+            self._end_turn()
+
+    def slow_strangers_down(self) -> None:
+        """Called during a turn: the next stranger waits STRANGER_INTERVAL_S."""
+        self._next_stranger_at = asyncio.get_running_loop().time() + STRANGER_INTERVAL_S
+
+    async def _wait(self, waiter: _Waiter) -> None:
+        self._waiting.append(waiter)
+        self._waiting.sort(key=lambda other: (other.priority, other.number))
+        if len(self._waiting) > MAX_WAITING:
+            last = self._waiting.pop()
+            if not last.turn.done():
+                last.turn.set_exception(TooManyAttempts())
+        self._start_next()
+        try:
+            async with asyncio.timeout(MAX_WAIT_S):
+                await waiter.turn
+        except TimeoutError:
+            self._leave(waiter)
+            raise TooManyAttempts from None
+        except asyncio.CancelledError:
+            self._leave(waiter)
+            raise
+
+    def _leave(self, waiter: _Waiter) -> None:
+        """The waiter gives up. It may have been given its turn at the same moment, which then goes to the next."""
+        if waiter in self._waiting:
+            self._waiting.remove(waiter)
+        elif waiter.turn.done() and not waiter.turn.cancelled() and not waiter.turn.exception():
+            self._end_turn()
+
+    def _end_turn(self) -> None:
+        self._is_busy = False
+        self._start_next()
+
+    def _start_next(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+        if self._is_busy or not self._waiting:
+            return None
+        loop, first = asyncio.get_running_loop(), self._waiting[0]
+        if first.priority.is_stranger and (wait_s := self._next_stranger_at - loop.time()) > 0:
+            self._timer = loop.call_later(wait_s, self._start_next)
+            return None
+        del self._waiting[0]
+        if first.turn.done():  # cancelled at this moment
+            return self._start_next()
+        self._is_busy = True
+        return first.turn.set_result(None)

@@ -1,0 +1,15 @@
+"""What operators did."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.console.context import context
+from app.console.rendering import render
+
+ROWS = 50
+
+
+async def activity(request: Request) -> Response:
+    lines = await context(request).activity_log.newest(request.query_params.get("cursor", "").strip()[:300], ROWS)
+    cursor = lines[-1].id if len(lines) == ROWS else ""
+    return await render(request, "activity.html", lines=lines, cursor=cursor)

@@ -1,0 +1,87 @@
+"""The list of deliveries, and one delivery."""
+
+import asyncio
+from collections.abc import Container
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.console.context import context
+from app.console.pages.operations import preview
+from app.console.pages.reveal import field_to_reveal
+from app.console.rendering import render
+from app.ledger.records import BodyUnavailable
+from app.operators import redaction
+from app.operators.explain import Explain
+from app.operators.filter import INDEXED_STATES, RESULT_STATES, Filter
+from app.operators.replay import Replay
+from app.webhooks.registry import load_sources
+
+
+async def deliveries(request: Request) -> Response:
+    lists, filter = context(request).lists, Filter.from_query(request.query_params)
+    rows, states, hooks, newest, matching = await asyncio.gather(
+        lists.deliveries(filter),
+        lists.count_by_state(),
+        lists.count_by_hook(),
+        lists.newest_cursor(filter),
+        lists.count(filter),
+    )
+    return await render(
+        request,
+        "deliveries.html",
+        filter=filter,
+        rows=rows,
+        states={state: states[state] for state in INDEXED_STATES} | dict.fromkeys(RESULT_STATES),
+        hooks=hooks,
+        newest="" if filter.state or filter.reason else newest,
+        matching=matching,
+        at_most=filter.state in RESULT_STATES,
+    )
+
+
+async def newer_count(request: Request) -> Response:
+    """A fragment: how many deliveries arrived since the list was rendered."""
+    filter = Filter.from_query(request.query_params)
+    newest = request.query_params.get("newest", "").strip()[:300]
+    count = await context(request).lists.count_newer(filter, newest)
+    return await render(request, "newer_count.html", filter=filter, count=count)
+
+
+async def state_cell(request: Request) -> Response:
+    """A fragment: the state of one delivery."""
+    row = await context(request).explain.delivery_summary(request.path_params["id"])
+    return await render(request, "state_cell.html", row=row)
+
+
+async def delivery(request: Request) -> Response:
+    return await _page(request)
+
+
+async def reveal(request: Request) -> Response:
+    console, id, field = context(request), request.path_params["id"], field_to_reveal(request)
+    await console.ledger.load_delivery_info(id)
+    what = f"{id}: {'all of the body' if field == '*' else field}"
+    await console.activity_log.record(request.user.name, request.user.role, "revealed of a delivery", what)
+    return await _page(request, (field,))
+
+
+async def _page(request: Request, revealed: Container[str] = ()) -> Response:
+    console, id = context(request), request.path_params["id"]
+    story = await Explain(console.ledger, console.settings, revealed).delivery(id)
+    try:
+        meta, raw = await console.ledger.load_delivery(id)
+        source = load_sources().get(meta.source)
+        body = await asyncio.to_thread(
+            redaction.redact_body, raw, revealed, source.definition.event_name_path if source else ()
+        )
+    except BodyUnavailable as error:
+        body = [str(error)]
+    return await render(
+        request,
+        "delivery.html",
+        story=story,
+        body=body,
+        steps=await preview(Replay(console.ledger, console.settings).plan(Filter(ids=(id,)))),
+        is_open=any(change["state"] in ("parked", "waiting", "held", "queued") for change in story["changes"]),
+    )

@@ -1,0 +1,37 @@
+"""Tasks that need an operator."""
+
+import asyncio
+from collections import Counter
+from dataclasses import replace
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.console.context import context
+from app.console.rendering import render
+from app.operators.filter import Filter
+from app.operators.lists import MAX_GROUPED
+
+
+async def failures(request: Request) -> Response:
+    lists, filter = context(request).lists, Filter.from_query(request.query_params)
+    filter = Filter(reason=filter.reason, source=filter.source, since=filter.since, cursor=filter.cursor)
+    rows, groups = await asyncio.gather(lists.tasks(filter), lists.group_by_reason())
+    if filter.since or request.state.failure_count > MAX_GROUPED:
+        matching = await lists.count(replace(filter, state="parked"))
+    else:  # the groups contain every failure
+        matching = sum(g.count for g in groups if filter.reason in g.reason and filter.source in ("", g.source))
+    reasons, sources = Counter[str](), Counter[str]()
+    for group in groups:
+        reasons[group.reason] += group.count
+        sources[group.source] += group.count
+    return await render(
+        request,
+        "failures.html",
+        filter=filter,
+        rows=rows,
+        matching=matching,
+        total=sum(reasons.values()),
+        reasons=dict(reasons.most_common(50)),
+        sources=dict(sources),
+    )

@@ -1,0 +1,63 @@
+"""Logging in and out."""
+
+from urllib.parse import urlsplit
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.console.context import context
+from app.console.login_queue import TooManyAttempts
+from app.console.rendering import redirect, render
+
+HOME = "/console"
+
+
+async def login_page(request: Request) -> Response:
+    if request.user.is_authenticated:
+        return redirect(HOME)
+    return await _page(request, request.query_params.get("to", "").strip()[:300])
+
+
+async def log_in(request: Request) -> Response:
+    console, form = context(request), request.state.form
+    target, address = safe_redirect_target(form.get("to", "")), console.passwords.client_address(request)
+    try:
+        role = await console.passwords.role_of(form.get("password", ""), request)
+    except TooManyAttempts:
+        error = "Too many attempts. Wait 15 minutes, or use a browser that has logged in here before."
+        return await _page(request, target, error, 429)
+    if role is None:
+        await console.activity_log.record_failed_login(address)
+        return await _page(request, target, "The password is wrong.", 401)
+    if request.user.is_authenticated:
+        await console.sessions.end(request.user.session_id)
+    user = await console.sessions.begin(role)
+    await console.activity_log.record(user.name, user.role, "logged in", address)
+    response = redirect(target)
+    console.sessions.set_cookie(response, user)
+    console.passwords.remember_browser(request, response)
+    return response
+
+
+async def log_out(request: Request) -> Response:
+    sessions = context(request).sessions
+    await sessions.end(request.user.session_id)
+    response = redirect("/console/login")
+    sessions.delete_cookie(response)
+    return response
+
+
+async def _page(request: Request, target: str, error: str = "", status: int = 200) -> Response:
+    return await render(request, "login.html", status, error=error, to=target)
+
+
+def safe_redirect_target(target: str) -> str:
+    """The target if it is a page of the console, whatever an attacker wrote into the address; else the overview."""
+    try:
+        path = urlsplit(target).path
+    except ValueError:
+        return HOME
+    is_plain = target.isascii() and target.isprintable() and "\\" not in target and ".." not in target
+    # Browsers read `///console` as another host, although its path is /console.
+    is_below = target.startswith(HOME) and (path == HOME or path.startswith(f"{HOME}/")) and "//" not in path
+    return target if is_plain and is_below and not path.startswith(f"{HOME}/log") else HOME

@@ -1,0 +1,160 @@
+"""Replays and discards: the plan, and the operations that workers carry out."""
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.console.context import ConsoleContext, context
+from app.console.rendering import number, redirect, render
+from app.operators.discard import Discard
+from app.operators.explain import humanize
+from app.operators.filter import INDEXED_STATES, RESULT_STATES, Filter
+from app.operators.operations import OperationKind, OperationRequest
+from app.operators.replay import PlannedTask, Replay
+
+#: An operation on more than this needs its number typed.
+CONFIRM_ABOVE = 25
+#: The preview ends after this many steps or this time, whichever comes first.
+PREVIEW_STEPS, PREVIEW_TIMEOUT_S = 20, 0.15
+MAX_SELECTED_IDS = 200
+
+
+@dataclass(slots=True)
+class Plan:
+    """do: `replay` or `discard`.
+    filter: its `until` is the time of the plan, so that later arrivals are not included.
+    is_empty: no row was ticked, and no filter was given.
+    count: how many match; for a result state an upper bound.
+    steps: what a worker would do for the first few now.
+    """
+
+    do: OperationKind
+    filter: Filter
+    contact: str
+    until: int
+    is_empty: bool = False
+    count: int = 0
+    steps: list[PlannedTask] = field(default_factory=list)
+
+    @property
+    def needs_confirmation(self) -> bool:
+        return self.count > CONFIRM_ABOVE
+
+    @property
+    def is_at_most(self) -> bool:
+        return self.filter.state in RESULT_STATES
+
+
+async def plan(request: Request) -> Response:
+    query = request.query_params
+    ids = tuple(dict.fromkeys(filter(str.strip, query.getlist("ids"))))[:MAX_SELECTED_IDS]
+    return await _plan_page(request, await _plan(context(request), query, ids, _now_ms()))
+
+
+async def start(request: Request) -> Response:
+    console, form = context(request), request.state.form
+    until = min(_now_ms(), int(form["until"])) if re.fullmatch(r"[0-9]{1,15}", form.get("until", "")) else _now_ms()
+    plan = await _plan(console, form, tuple(form.get("ids", "").split())[:MAX_SELECTED_IDS], until)
+    if error := _start_error(plan, form):
+        return await _plan_page(request, plan, error)
+    order = OperationRequest(
+        kind=plan.do,
+        filter=plan.filter,
+        actor=request.user.name,
+        expected=plan.count,
+        planned_at_ms=plan.until,
+        contact=plan.contact,
+        recheck=bool(form.get("recheck")),
+    )
+    did = f"started a {plan.do} of {plan.count}"
+    what = replace(plan.filter, until="").summary
+    await console.activity_log.record(request.user.name, request.user.role, did, what, metric=plan.do)
+    return redirect(f"/console/operations/{await console.operations.create(order)}")
+
+
+def _start_error(plan: Plan, form: Mapping[str, str]) -> str:
+    if plan.is_empty:
+        return "No row is selected. Nothing was done."
+    if not plan.count or form.get("expected") != str(plan.count):
+        return "The number of matches has changed. Nothing was done; check the plan again."
+    if plan.needs_confirmation and form.get("confirm", "").replace(",", "").strip() != str(plan.count):
+        return f"Type {number(plan.count)} to confirm. Nothing was done."
+    return ""
+
+
+async def operations(request: Request) -> Response:
+    return await render(request, "operations.html", operations=await context(request).operations.newest())
+
+
+async def operation(request: Request) -> Response:
+    operation = await context(request).operations.get(request.path_params["operation"])
+    rate = operation.processed / max(0.5, time.time() - operation.created_at_ms / 1000)
+    left = operation.request.expected - operation.processed
+    time_left = humanize(left / rate) if operation.is_open and rate and left > 0 else ""
+    described = replace(operation.request.filter, until="").summary
+    return await render(request, "operation.html", operation=operation, time_left=time_left, filter=described)
+
+
+async def cancel(request: Request) -> Response:
+    console, id = context(request), request.path_params["operation"]
+    await console.operations.get(id)
+    await console.activity_log.record(request.user.name, request.user.role, "cancelled an operation", id)
+    await console.operations.cancel(id)
+    return redirect(f"/console/operations/{id}")
+
+
+async def preview(steps: AsyncIterator[PlannedTask]) -> list[PlannedTask]:
+    found: list[PlannedTask] = []
+    with suppress(TimeoutError):
+        async with asyncio.timeout(PREVIEW_TIMEOUT_S):
+            async for step in steps:
+                found.append(step)
+                if len(found) >= PREVIEW_STEPS:
+                    break
+    return found
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+async def _plan(console: ConsoleContext, given: Mapping[str, str], ids: tuple[str, ...], until: int) -> Plan:
+    do: OperationKind = "discard" if given.get("do") == "discard" else "replay"
+    filter = Filter(ids=ids) if ids else Filter.from_query(given)
+    # A form without a ticked row has no filter either, which must not select everything.
+    is_empty = filter.is_empty and given.get("all") != "1"
+    plan = Plan(do, filter if ids else _resolve_filter(do, filter, until), _contact(given), until, is_empty)
+    if not is_empty:
+        plan.count = len(filter.ids) or await console.lists.count(plan.filter)
+        plan.steps = await preview(_steps(console, plan)) if plan.count else []
+    return plan
+
+
+def _contact(given: Mapping[str, str]) -> str:
+    contact = given.get("contact", "").strip()
+    is_id = contact.replace("_", "").isalnum() and contact.isascii() and len(contact) <= 80
+    return contact if is_id else ""
+
+
+def _resolve_filter(do: OperationKind, filter: Filter, until: int) -> Filter:
+    """A discard selects failures unless the filter names another state. A replay may also select arrived deliveries."""
+    is_clear = filter.state in INDEXED_STATES or (do == "replay" and not filter.reason)
+    moment = datetime.fromtimestamp(until / 1000, UTC).isoformat()
+    return replace(filter, cursor="", until=moment, state=filter.state if is_clear else "parked")
+
+
+def _steps(console: ConsoleContext, plan: Plan) -> AsyncIterator[PlannedTask]:
+    if plan.do == "discard":
+        return Discard(console.ledger, console.settings).plan(plan.filter)
+    return Replay(console.ledger, console.settings, contact=plan.contact).plan(plan.filter)
+
+
+async def _plan_page(request: Request, plan: Plan, error: str = "") -> Response:
+    return await render(request, "plan.html", 409 if error else 200, plan=plan, error=error)

@@ -1,0 +1,47 @@
+"""Preferences of this browser, open sessions, checks, the environment, and what is stored for how long."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.console.context import context
+from app.console.rendering import redirect, render
+from app.ledger.keys import KEY_KINDS
+from app.operators import doctor
+
+#: Preferences are cookies of one browser: name, and the values that differ from the default.
+PREFERENCES = {"theme": ("light", "dark"), "keys": ("off",)}
+PREFERENCES_TTL_S = 365 * 86_400
+
+
+async def settings(request: Request) -> Response:
+    console = context(request)
+    return await render(
+        request,
+        "settings.html",
+        checks=[check async for check in doctor.local_checks(console.redis, console.settings)],
+        environment=list(console.settings.shown()),
+        kinds=KEY_KINDS,
+        sessions=await console.sessions.count(),
+    )
+
+
+async def save_preferences(request: Request) -> Response:
+    response = redirect("/console/settings")
+    for name, allowed in PREFERENCES.items():
+        value = request.state.form.get(name, "")
+        if value in allowed:
+            response.set_cookie(f"doorbell-{name}", value, PREFERENCES_TTL_S, path="/console", samesite="lax")
+        else:
+            response.delete_cookie(f"doorbell-{name}", path="/console")
+    return response
+
+
+async def end_sessions(request: Request) -> Response:
+    """Ends every session, this one too."""
+    console = context(request)
+    what = f"{await console.sessions.count()} of them"
+    await console.activity_log.record(request.user.name, request.user.role, "ended all sessions", what)
+    await console.sessions.end_all()
+    response = redirect("/console/login")
+    console.sessions.delete_cookie(response)
+    return response

@@ -1,0 +1,150 @@
+"""Sources with their hooks, test deliveries, and pausing what goes to the Visits API."""
+
+import asyncio
+import re
+from typing import Any
+
+import httpx
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.console.context import ConsoleContext, context
+from app.console.rendering import redirect, render
+from app.ledger.records import NotFound
+from app.telemetry import counters
+from app.telemetry.health import last_delivery_times, open_circuits
+from app.webhooks.registry import load_sources, load_specimens
+from app.webhooks.source import VERIFIED_BY, LoadedSource
+from app.webhooks.specimens import UnknownSpecimen, sign_specimen
+
+#: Stands for a token that this user may not see, or that does not exist yet.
+HIDDEN_TOKEN = "•••"
+#: The end of a line that is neither the end of a step nor of a paragraph.
+_CONTINUED_LINE = re.compile(r"(?<!\n)\n(?!\n|\d+\.) *")
+
+
+async def sources(request: Request) -> Response:
+    settings, redis = context(request).settings, context(request).redis
+    last, gates = await asyncio.gather(last_delivery_times(redis, settings), open_circuits(redis, settings))
+    cards = [_card(context(request), name, tool, last) for name, tool in load_sources().items()]
+    return await render(
+        request,
+        "sources.html",
+        sources=sorted(cards, key=lambda card: not card["hooks"]),
+        accounts={account: settings.hooks_of(account) for account in settings.accounts.values()},
+        shut={gate.account: gate for gate in gates},
+    )
+
+
+def _card(console: ConsoleContext, name: str, tool: LoadedSource, last: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "title": tool.definition.title,
+        "verified_by": VERIFIED_BY[tool.definition.evidence],
+        "hooks": [{"name": hook, "last": last[hook]} for hook in _hooks_of(console, name)],
+    }
+
+
+def _hooks_of(console: ConsoleContext, source: str) -> list[str]:
+    return [name for name, entrance in console.settings.entrances.items() if entrance.tool.name == source]
+
+
+async def source(request: Request) -> Response:
+    return await _page(request, request.path_params["name"])
+
+
+async def _page(request: Request, name: str, response: dict[str, Any] | None = None) -> Response:
+    console, tool = context(request), load_sources().get(name)
+    if tool is None:
+        raise NotFound(name)
+    hooks, addresses = _hooks_of(console, name), hook_addresses(request)
+    token = f"/{HIDDEN_TOKEN}" if tool.definition.signature.needs_key else ""
+    address = addresses[hooks[0]] if hooks else f"{_base_url(request)}/hooks/{name}{token}"
+    return await render(
+        request,
+        "source.html",
+        tool=tool,
+        verified_by=VERIFIED_BY[tool.definition.evidence],
+        hooks=[{"name": hook, "secrets": await _secrets(console, hook)} for hook in hooks],
+        addresses=addresses,
+        hidden_token=HIDDEN_TOKEN,
+        setup=_CONTINUED_LINE.sub(" ", tool.definition.setup.strip()).replace("{url}", address),
+        specimens=[recorded["name"] for recorded in load_specimens(name)["deliveries"]],
+        response=response,
+    )
+
+
+async def _secrets(console: ConsoleContext, hook: str) -> list[dict[str, Any]]:
+    secrets = console.settings.entrances[hook].hook.secrets
+    matched = await counters.secret_last_used(console.redis, hook, secrets, console.settings.secret_key)
+    return [{"fingerprint": fingerprint, "matched": at} for fingerprint, at in matched.items()]
+
+
+def hook_addresses(request: Request) -> dict[str, str]:
+    """The address of every hook, as the tool needs it. Only an operator sees a token: it suffices to send deliveries."""
+    settings, addresses = context(request).settings, dict[str, str]()
+    for name, entrance in settings.entrances.items():
+        address = settings.address(entrance)
+        if entrance.tool.definition.signature.needs_key and "operator" not in request.auth.scopes:
+            address = f"{address.rpartition('/')[0]}/{HIDDEN_TOKEN}"
+        addresses[name] = address if settings.public_url else _base_url(request) + address
+    return addresses
+
+
+def _base_url(request: Request) -> str:
+    return context(request).settings.public_url or f"{request.url.scheme}://{request.url.netloc}"
+
+
+# -- actions --
+
+
+async def send_test_delivery(request: Request) -> Response:
+    """Sends a specimen, signed now, to our own endpoint."""
+    console, hook = context(request), request.path_params["hook"]
+    entrance = console.settings.entrances.get(hook)
+    if entrance is None:
+        raise NotFound(hook)
+    tool, wanted = entrance.tool.name, request.state.form.get("specimen", "1")
+    secrets, secret_key = entrance.hook.secrets, console.settings.secret_key
+    url = f"{console.settings.public_url or 'http://doorbell'}{entrance.path}"
+    try:
+        made = sign_specimen(tool, wanted, hook, secrets, secret_key, url, entrance.hook.auth)
+    except UnknownSpecimen:
+        raise NotFound("specimen") from None
+    await console.activity_log.record(
+        request.user.name, request.user.role, "sent a test delivery", f"{hook}: {made.name}"
+    )
+    transport = httpx.ASGITransport(request.app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://doorbell") as http:
+        answer = await http.request(made.method, made.url(entrance.path), content=made.body, headers=made.headers)
+    return await _page(request, tool, _response_row(answer))
+
+
+def _response_row(response: httpx.Response) -> dict[str, Any]:
+    # The answer to a handshake has the form that the tool expects, which need not be JSON.
+    body = response.json() if response.headers.get("content-type") == "application/json" else {}
+    summary = body.get("detail") or body.get("ignored") or ("a repeat" if body.get("repeat") else "accepted")
+    return {
+        "ok": response.is_success,
+        "status": response.status_code,
+        "summary": summary,
+        "delivery": body.get("delivery"),
+    }
+
+
+async def pause(request: Request) -> Response:
+    return await _pause(request, True)
+
+
+async def resume(request: Request) -> Response:
+    return await _pause(request, False)
+
+
+async def _pause(request: Request, is_paused: bool) -> Response:
+    console, account = context(request), request.path_params["account"]
+    if account not in console.settings.accounts.values():
+        raise NotFound(account)
+    did = "paused" if is_paused else "resumed"
+    await console.activity_log.record(request.user.name, request.user.role, did, account)
+    await console.ledger.pause(account, is_paused)
+    return redirect("/console/sources")

@@ -1,0 +1,131 @@
+"""Checking a password, with limits for each client and for all clients together.
+
+Failed attempts are counted before the password is checked, so that parallel requests are no way around a limit. A
+browser that logged in before has a cookie and its own count, so strangers at the same address cannot lock it out.
+"""
+
+import asyncio
+import hashlib
+import secrets
+from ipaddress import IPv6Address, ip_address, ip_network
+
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+from itsdangerous import BadSignature
+from starlette.requests import HTTPConnection
+from starlette.responses import Response
+
+from app.console.login_queue import LoginQueue, Priority, TooManyAttempts
+from app.console.sessions import ROLES, Role, cookie, password_hash_of, set_signed_cookie, signer
+from app.ledger.redis import Redis
+from app.settings.model import Settings
+
+#: Identifies a browser that logged in before.
+BROWSER_COOKIE, BROWSER_TTL_S = "__Host-doorbell-known", 365 * 86_400
+#: Failed attempts per window: of one browser or address; of all strangers together, before they are slowed down.
+ATTEMPTS_WINDOW_S, MAX_ATTEMPTS_PER_CLIENT, MAX_STRANGER_ATTEMPTS = 900, 10, 200
+#: Counts the attempts of all strangers; a key that begins with it counts those of one client.
+LOGIN_ATTEMPTS = "bell:login-attempts"
+
+
+class Passwords:
+    def __init__(self, settings: Settings, redis: Redis) -> None:
+        self._settings, self._redis = settings, redis
+        self._hasher = PasswordHasher()
+        self._queue = LoginQueue()
+        self._browsers = signer(settings, "doorbell console known browser")
+
+    @property
+    def are_configured(self) -> bool:
+        return any(password_hash_of(self._settings, role) for role in ROLES)
+
+    async def role_of(self, password: str, request: HTTPConnection) -> Role | None:
+        """The role that the password belongs to; None if it is wrong. Raises TooManyAttempts."""
+        browser = self._browser(request)
+        attempts = attempts_key(f"browser {browser}" if browser else self.client_address(request))
+        failed_attempts = int(await self._redis.command("GET", attempts) or 0)
+        if failed_attempts >= MAX_ATTEMPTS_PER_CLIENT:
+            raise TooManyAttempts
+        async with self._queue.turn(Priority(not browser, failed_attempts)):
+            await self._count_attempt(attempts, is_stranger=not browser)
+            role = await self._matching_role(password)
+        # A viewer's success does not reset the count: a viewer could guess the operator's password without a limit.
+        if role == "operator":
+            await self._redis.command("DEL", attempts)
+        return role
+
+    def client_address(self, request: HTTPConnection) -> str:
+        return client_address(request, self._settings.trusted_proxies)
+
+    def remember_browser(self, request: HTTPConnection, response: Response) -> None:
+        assert self._browsers
+        browser = self._browser(request) or secrets.token_urlsafe(16)
+        set_signed_cookie(response, BROWSER_COOKIE, self._browsers.sign(browser), BROWSER_TTL_S)
+
+    def _browser(self, request: HTTPConnection) -> str:
+        try:
+            signed = cookie(request, BROWSER_COOKIE)
+            return self._browsers.unsign(signed, max_age=BROWSER_TTL_S).decode() if self._browsers else ""
+        except BadSignature:
+            return ""
+
+    async def _count_attempt(self, attempts: str, *, is_stranger: bool) -> None:
+        if await self._increment(attempts) > MAX_ATTEMPTS_PER_CLIENT:
+            raise TooManyAttempts
+        if is_stranger and await self._increment(LOGIN_ATTEMPTS) > MAX_STRANGER_ATTEMPTS:
+            self._queue.slow_strangers_down()
+
+    async def _increment(self, key: str) -> int:
+        count, _ = await self._redis.commands(("INCR", key), ("EXPIRE", key, ATTEMPTS_WINDOW_S, "NX"))
+        return int(count)
+
+    async def _matching_role(self, password: str) -> Role | None:
+        for role in ROLES:
+            password_hash = password_hash_of(self._settings, role)
+            if password_hash is not None and await asyncio.to_thread(self._matches, password, password_hash):
+                return role
+        return None
+
+    def _matches(self, password: str, password_hash: str) -> bool:
+        try:
+            return self._hasher.verify(password_hash, password)
+        except (VerificationError, InvalidHashError):
+            return False
+
+
+def hash_password(password: str) -> str:
+    return PasswordHasher().hash(password)
+
+
+def attempts_key(client: str) -> str:
+    """Key of the failed attempts of one client. One host may own a whole IPv6 /64, so the network counts as the client."""
+    try:
+        address = ip_address(client)
+    except ValueError:
+        pass
+    else:
+        if isinstance(address, IPv6Address):
+            client = str(address.ipv4_mapped or ip_network((address, 64), strict=False))
+    return f"{LOGIN_ATTEMPTS}:{hashlib.sha256(client.encode('utf-8', 'replace')).hexdigest()[:24]}"
+
+
+def client_address(request: HTTPConnection, proxies: int | None = None) -> str:
+    """The client's address.
+
+    proxies: how many routers in front of us append to X-Forwarded-For. None: one, if the peer's address is private, as
+    a router's is. Entries before those are written by the client and are ignored.
+    """
+    peer = request.client.host if request.client else ""
+    if proxies is None:
+        proxies = 0 if _is_public_address(peer) else 1
+    forwarded = [entry.strip() for line in request.headers.getlist("x-forwarded-for") for entry in line.split(",")]
+    address = forwarded[-proxies] if 0 < proxies <= len(forwarded) else ""
+    return address[:64] or peer
+
+
+def _is_public_address(text: str) -> bool:
+    try:
+        address = ip_address(text)
+    except ValueError:  # a unix socket has no address
+        return False
+    return ((isinstance(address, IPv6Address) and address.ipv4_mapped) or address).is_global

@@ -1,0 +1,75 @@
+"""Every route of the console, with the role that it requires."""
+
+from collections.abc import Awaitable, Callable
+
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from app.console.middleware import OwnForm, RequiredRole, RequireRole
+from app.console.pages import (
+    activity,
+    deliveries,
+    erasure,
+    failures,
+    login,
+    operations,
+    overview,
+    rejections,
+    search,
+    settings,
+    sources,
+    visits,
+    workers,
+)  # fmt: skip
+
+Page = Callable[[Request], Awaitable[Response]]
+MAX_FORM_BYTES, MAX_LOGIN_BYTES = 65_536, 4_096
+
+
+def get(path: str, role: RequiredRole, page: Page) -> Route:
+    return Route(path, page, methods=["GET"], middleware=[Middleware(RequireRole, role)])
+
+
+def post(path: str, role: RequiredRole, action: Page) -> Route:
+    max_bytes = MAX_LOGIN_BYTES if role == "anybody" else MAX_FORM_BYTES
+    middleware = [Middleware(RequireRole, role), Middleware(OwnForm, max_bytes)]
+    return Route(path, action, methods=["POST"], middleware=middleware)
+
+
+ROUTES = [
+    get("/login", "anybody", login.login_page),
+    post("/login", "anybody", login.log_in),
+    post("/logout", "viewer", login.log_out),
+    get("/", "viewer", overview.overview),
+    get("/stream", "viewer", overview.stream),
+    get("/search", "viewer", search.search),
+    get("/deliveries", "viewer", deliveries.deliveries),
+    get("/deliveries/newer", "viewer", deliveries.newer_count),
+    get("/deliveries/{id}", "viewer", deliveries.delivery),
+    get("/deliveries/{id}/state", "viewer", deliveries.state_cell),
+    post("/deliveries/{id}/reveal", "operator", deliveries.reveal),
+    get("/visits/{external_id}", "viewer", visits.visit),
+    post("/visits/{external_id}/reveal", "operator", visits.reveal),
+    post("/visits/{external_id}/fetch", "operator", visits.fetch_remote),
+    get("/failures", "viewer", failures.failures),
+    get("/rejections", "viewer", rejections.rejections),
+    get("/sources", "viewer", sources.sources),
+    get("/sources/{name}", "viewer", sources.source),
+    post("/sources/{hook}/test-delivery", "operator", sources.send_test_delivery),
+    post("/accounts/{account}/pause", "operator", sources.pause),
+    post("/accounts/{account}/resume", "operator", sources.resume),
+    get("/workers", "viewer", workers.workers),
+    get("/plan", "viewer", operations.plan),
+    get("/operations", "viewer", operations.operations),
+    post("/operations", "operator", operations.start),
+    get("/operations/{operation}", "viewer", operations.operation),
+    post("/operations/{operation}/cancel", "operator", operations.cancel),
+    get("/erasure", "operator", erasure.erasure_form),
+    post("/erasure", "operator", erasure.erase),
+    get("/activity", "viewer", activity.activity),
+    get("/settings", "viewer", settings.settings),
+    post("/settings", "viewer", settings.save_preferences),
+    post("/sessions/end", "operator", settings.end_sessions),
+]
