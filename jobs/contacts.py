@@ -3,12 +3,12 @@
 import asyncio
 from dataclasses import dataclass
 
-from app.ledger.ledger import Ledger, new_delivery_id
+from app.ledger.leases import LockContended, single_flight
+from app.ledger.ledger import Ledger
 from app.ledger.redis import RedisUnavailable
 from app.visits.change import Contact
 from app.visits.client import Record, Refused, Unanswered, VisitsApiTrouble, VisitsClient
 from jobs.concurrency import KeyedLocks
-from jobs.errors import InProgressElsewhere
 from jobs.retry import outcome_is_unknown
 
 CACHE_TTL_MS = 30 * 86_400_000
@@ -32,46 +32,41 @@ class Contacts:
     async def resolve(self, contact: Contact, api: VisitsClient) -> str | None:
         """None: the contact has no e-mail address, or was erased.
 
-        Raises VisitsApiTrouble, InProgressElsewhere, RedisUnavailable.
+        Raises VisitsApiTrouble, LockContended, RedisUnavailable.
         """
         name = self.cache_key(contact)
         if contact.id or name is None:
             return contact.id
         cache = f"bell:contact:{self.account}:{name}"
-        known = await self.ledger.redis.command("GET", cache)
-        if known or contact.is_forgotten:
-            return known and str(known.decode())
-        return await self._resolve_alone(contact, api, cache)
+        contact_id = await self._cached(cache)
+        if contact_id or contact.is_forgotten:
+            return contact_id
+        return await self._resolve_once(contact, api, cache)
 
     async def evict(self, contact: Contact) -> None:
         """Forget a contact_id that the API does not know any more."""
         await self.ledger.redis.command("DEL", f"bell:contact:{self.account}:{self.cache_key(contact)}")
 
-    async def _resolve_alone(self, contact: Contact, api: VisitsClient, cache: str) -> str:
-        async with self.locks.hold(cache, LOCAL_LOCK_WAIT_S, InProgressElsewhere):
-            known = await self.ledger.redis.command("GET", cache)
-            return str(known.decode()) if known else await self._resolve_locked(contact, api, cache)
+    async def _resolve_once(self, contact: Contact, api: VisitsClient, cache: str) -> str:
+        async def produce() -> str:
+            contact_id = await self._find_or_create(contact, api)
+            await self.ledger.set_with_ttl(cache, contact_id, CACHE_TTL_MS)
+            return contact_id
 
-    async def _resolve_locked(self, contact: Contact, api: VisitsClient, cache: str) -> str:
-        redis, lock, token = self.ledger.redis, f"{cache}:lock", new_delivery_id()
-        for _ in range(int(LOCK_WAIT_S / 0.1)):
-            if await self.ledger.acquire_lock(lock, token, LOCK_TTL_MS / 1000):
-                break
-            await asyncio.sleep(0.1)
-        else:
-            raise InProgressElsewhere
-        try:
-            known = await redis.command("GET", cache)
-            id = str(known.decode()) if known else await self._find_or_create(contact, api)
-            await self.ledger.set_with_ttl(cache, id, CACHE_TTL_MS)
-        except BaseException as error:
-            # If a contact may still be created, the lock is left to expire, so that no other run creates a second one.
-            may_be_created = isinstance(error, VisitsApiTrouble) and outcome_is_unknown(error)
-            if not may_be_created and not isinstance(error, asyncio.CancelledError | RedisUnavailable):
-                await self.ledger.release_lock(lock, token)
-            raise
-        await self.ledger.release_lock(lock, token)
-        return id
+        async with self.locks.hold(cache, LOCAL_LOCK_WAIT_S, LockContended):
+            return await single_flight(
+                self.ledger,
+                f"{cache}:lock",
+                ttl_s=LOCK_TTL_MS / 1000,
+                wait_s=LOCK_WAIT_S,
+                read=lambda: self._cached(cache),
+                produce=produce,
+                keeps_lock=_may_be_created,
+            )
+
+    async def _cached(self, cache: str) -> str | None:
+        contact_id = await self.ledger.redis.command("GET", cache)
+        return contact_id.decode() if contact_id else None
 
     async def _find_or_create(self, contact: Contact, api: VisitsClient) -> str:
         assert contact.email
@@ -95,3 +90,10 @@ class Contacts:
 def _oldest(contacts: list[Record]) -> str:
     """If several contacts have one address, every run chooses the same one."""
     return str(min(contacts, key=lambda contact: (str(contact.get("created_at")), str(contact.get("id"))))["id"])
+
+
+def _may_be_created(error: BaseException) -> bool:
+    """The API may still create the contact, and another run must not create a second one."""
+    if isinstance(error, asyncio.CancelledError | RedisUnavailable):
+        return True
+    return isinstance(error, VisitsApiTrouble) and outcome_is_unknown(error)

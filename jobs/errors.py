@@ -9,10 +9,6 @@ class NeedsOperator(Exception):
         self.summary = summary
 
 
-class InProgressElsewhere(Exception):
-    """Another run has the lock of the contact, record or token that this run needs."""
-
-
 class TooManyFetches(Exception):
     """The hook's fetches take up all of its share of this worker."""
 

@@ -4,7 +4,6 @@ A record that was fetched after an event arrived serves that event too. So while
 result. Of ten events of one record, the first fetch serves those that arrived before it began, and a second one the rest.
 """
 
-import asyncio
 import hashlib
 import time
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ import httpx
 import orjson
 import zstandard
 
-from app.ledger.ledger import new_delivery_id
+from app.ledger.leases import LockContended, single_flight
 from app.ledger.redis import RedisUnavailable
 from app.settings.model import Entrance
 from app.visits.client import Broken, RateLimited, Refused, Unauthorized, VisitsApiTrouble, ask, trouble
@@ -26,7 +25,7 @@ from app.webhooks.fetching import RecordRequest
 from app.webhooks.payload import Payload
 from jobs.concurrency import FetchSlots
 from jobs.context import Context
-from jobs.errors import InProgressElsewhere, NeedsOperator, TooManyFetches
+from jobs.errors import NeedsOperator, TooManyFetches
 from jobs.retry import RATE_LIMIT_WAIT_S
 from jobs.tokens import Tokens
 
@@ -67,7 +66,7 @@ class Records:
     calls: list[list[object]]
 
     async def find(self, request: RecordRequest) -> FetchedRecord:
-        """Raises VisitsApiTrouble, NeedsOperator, TooManyFetches, InProgressElsewhere, RedisUnavailable."""
+        """Raises VisitsApiTrouble, NeedsOperator, TooManyFetches, LockContended, RedisUnavailable."""
         counts, hook = self.context.fetches_by_hook, self.entrance.name
         if self.context.running_jobs.is_full(counts[hook]):
             raise TooManyFetches
@@ -75,31 +74,21 @@ class Records:
         counts[hook] += 1
         try:
             async with slots.hold(LOCK_WAIT_S, TooManyFetches):
-                return await self._find_exclusively(request)
+                return await self._fetch_once(request)
         finally:
             counts[hook] -= 1
 
-    async def _find_exclusively(self, request: RecordRequest) -> FetchedRecord:
+    async def _fetch_once(self, request: RecordRequest) -> FetchedRecord:
         key = f"bell:record:{self.entrance.name}:{_request_digest(request)}"
-        async with self.context.locks.hold(key, LOCK_WAIT_S, InProgressElsewhere):
-            return await self._fetch_once(request, key)
-
-    async def _fetch_once(self, request: RecordRequest, key: str) -> FetchedRecord:
-        ledger, token = self.context.ledger, new_delivery_id()
-        waits_until = time.monotonic() + LOCK_WAIT_S
-        while not (found := await self._cached(key)):
-            if await ledger.acquire_lock(f"{key}:lock", token, LOCK_TTL_S):
-                break
-            if time.monotonic() > waits_until:
-                raise InProgressElsewhere
-            await asyncio.sleep(0.05)
-        if found:
-            return found
-        try:
-            return await self._cached(key) or await self._fetch(request, key)
-        finally:
-            with suppress(RedisUnavailable):
-                await ledger.release_lock(f"{key}:lock", token)
+        async with self.context.locks.hold(key, LOCK_WAIT_S, LockContended):
+            return await single_flight(
+                self.context.ledger,
+                f"{key}:lock",
+                ttl_s=LOCK_TTL_S,
+                wait_s=LOCK_WAIT_S,
+                read=lambda: self._cached(key),
+                produce=lambda: self._fetch(request, key),
+            )
 
     async def _cached(self, key: str) -> FetchedRecord | None:
         """The record that another run fetched after this event arrived."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from random import random
 from typing import Any, ClassVar, Literal
 
+from app.ledger.leases import LockContended
 from app.ledger.records import Attempt, Lease, LeaseLost, Outcome, RecordOutdated, VisitLimitReached
 from app.ledger.redis import RedisUnavailable
 from app.telemetry.logs import log
@@ -17,7 +18,6 @@ from app.webhooks.payload import Untranslatable
 from jobs.context import Context, RunTimer
 from jobs.errors import (
     DeadlinePassed,
-    InProgressElsewhere,
     NeedsOperator,
     RateLimitedLocally,
     RecordNotReadable,
@@ -48,7 +48,7 @@ class Rule:
 RULES: dict[type[Exception], Rule] = {
     RateLimitedLocally: Rule("held", "rate_limited_locally"),
     DeadlinePassed: Rule("waiting", "deadline_passed", (1.0, 1.0)),
-    InProgressElsewhere: Rule("waiting", "lock_contention", (1.0, 4.0)),
+    LockContended: Rule("waiting", "lock_contention", (1.0, 4.0)),
     TooManyFetches: Rule("waiting", "too_many_fetches", (1.0, 4.0)),
     RecordNotReadable: Rule("waiting", "record_not_found_yet", (10.0, 0.0)),
     RecordOutdated: Rule("waiting", "record_not_found_yet", (10.0, 0.0)),

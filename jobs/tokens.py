@@ -15,7 +15,7 @@ import base64
 import hashlib
 import hmac
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,7 +25,7 @@ import httpx
 import orjson
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
-from app.ledger.ledger import new_delivery_id
+from app.ledger.leases import LockContended, single_flight
 from app.ledger.redis import RedisUnavailable
 from app.settings.model import Entrance
 from app.telemetry.logs import log
@@ -33,7 +33,6 @@ from app.visits.client import CONNECT_S, Broken, RateLimited, Unanswered, Unauth
 from app.webhooks.fetching import TokenExchange
 from app.webhooks.payload import Payload
 from jobs.context import Context
-from jobs.errors import InProgressElsewhere
 
 #: Before a token's expiry.
 REFRESH_BEFORE_EXPIRY_S = 60.0
@@ -71,27 +70,28 @@ class Tokens:
     async def current(self, rejected: str = "") -> str:
         """A token that is valid for a minute at least. rejected: the token that the tool has just rejected.
 
-        Raises VisitsApiTrouble, InProgressElsewhere, RedisUnavailable.
+        Raises VisitsApiTrouble, LockContended, RedisUnavailable.
         """
         if usable := _usable_token(await self._load(), rejected):
             return usable
-        async with self.context.locks.hold(self._key, LOCK_WAIT_S, InProgressElsewhere):
-            return await self._current_or_renewed(rejected)
+        async with self.context.locks.hold(self._key, LOCK_WAIT_S, LockContended):
+            return await asyncio.shield(self._start_renewal(rejected))
 
-    async def _current_or_renewed(self, rejected: str) -> str:
-        ledger, lock, lock_token = self.context.ledger, f"{self._key}:lock", new_delivery_id()
-        waits_until = time.monotonic() + LOCK_WAIT_S
-        while not (usable := _usable_token(await self._load(), rejected)):
-            locked_at = time.monotonic()
-            if await ledger.acquire_lock(lock, lock_token, LOCK_TTL_S):
-                return await asyncio.shield(self._start_renewal(self._renew(rejected, lock_token, locked_at)))
-            if time.monotonic() > waits_until:
-                raise InProgressElsewhere
-            await asyncio.sleep(0.05)
-        return usable
-
-    def _start_renewal(self, renewal: Coroutine[Any, Any, str]) -> asyncio.Task[str]:
+    def _start_renewal(self, rejected: str) -> asyncio.Task[str]:
         """As a task of its own, which neither the timeout nor the cancellation of the job interrupts."""
+
+        async def read() -> str | None:
+            return _usable_token(await self._load(), rejected) or None
+
+        renewal = single_flight(
+            self.context.ledger,
+            f"{self._key}:lock",
+            ttl_s=LOCK_TTL_S,
+            wait_s=LOCK_WAIT_S,
+            read=read,
+            produce=self._renew,
+            produce_s=EXCHANGE_TIMEOUT_S,
+        )
         task = asyncio.create_task(renewal)
         self.context.token_exchanges.add(task)
         task.add_done_callback(self._ended)
@@ -99,30 +99,24 @@ class Tokens:
 
     def _ended(self, task: asyncio.Task[str]) -> None:
         self.context.token_exchanges.discard(task)
-        if not task.cancelled() and (error := task.exception()):  # its job may have ended
-            log.warning("token_exchange_failed", hook=self.entrance.name, reason=str(error) or type(error).__name__)
+        if task.cancelled() or isinstance(error := task.exception(), LockContended | None):
+            return
+        # If the job has ended, nothing else reports the error.
+        log.warning("token_exchange_failed", hook=self.entrance.name, reason=str(error) or type(error).__name__)
 
     @property
     def _key(self) -> str:
         return f"bell:token:{self.entrance.name}"
 
-    async def _renew(self, rejected: str, lock_token: str, locked_at: float) -> str:
-        """Under the lock. Returns the access token after the new refresh token is stored."""
+    async def _renew(self) -> str:
+        """Returns the access token after the new refresh token is stored."""
         try:
-            stored = await self._load()
-            if usable := _usable_token(stored, rejected):
-                return usable
-            if time.monotonic() - locked_at > LOCK_TTL_S - EXCHANGE_TIMEOUT_S:
-                raise InProgressElsewhere  # the lock might end before the exchange does
             async with asyncio.timeout(EXCHANGE_TIMEOUT_S):
-                renewed = await self._exchange(stored)
-            await self._store_until_accepted(renewed)
-            return str(renewed["token"])
+                renewed = await self._exchange(await self._load())
         except TimeoutError:
             raise Unanswered(CALL, said=f"not done within {EXCHANGE_TIMEOUT_S:.0f} s") from None
-        finally:
-            with suppress(RedisUnavailable):
-                await self.context.ledger.release_lock(f"{self._key}:lock", lock_token)
+        await self._store_until_accepted(renewed)
+        return str(renewed["token"])
 
     async def _exchange(self, stored: Mapping[str, Any]) -> dict[str, Any]:
         """Use the newest refresh token and, if the tool rejects it, the previous one: some tools accept that until the new

@@ -1,0 +1,62 @@
+"""Produces a value once for all processes that need it at the same time."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import TypeVar
+
+from app.ledger.ledger import Ledger, new_delivery_id
+from app.ledger.redis import RedisUnavailable
+
+T = TypeVar("T")
+
+
+class LockContended(Exception):
+    """Another process has the lock, and has not produced the value in time."""
+
+
+async def single_flight(
+    ledger: Ledger,
+    lock: str,
+    *,
+    ttl_s: float,
+    wait_s: float,
+    read: Callable[[], Awaitable[T | None]],
+    produce: Callable[[], Awaitable[T]],
+    produce_s: float = 0.0,
+    keeps_lock: Callable[[BaseException], bool] = lambda error: False,
+    poll_s: float = 0.05,
+) -> T:
+    """The value that `read` returns, else the one that `produce` returns under the lock.
+
+    produce_s: `produce` is not started unless the lock lasts at least this long. keeps_lock: after which errors of
+    `produce` the lock is left to expire, because its effect may still be to come. Raises LockContended.
+    """
+    token, waits_until = new_delivery_id(), time.monotonic() + wait_s
+    while (value := await read()) is None:
+        locked_until = time.monotonic() + ttl_s
+        if await ledger.acquire_lock(lock, token, ttl_s):
+            break
+        if time.monotonic() > waits_until:
+            raise LockContended
+        await asyncio.sleep(poll_s)
+    else:
+        return value
+    try:
+        value = await read()  # another process may have produced it just before
+        if value is None:
+            if time.monotonic() + produce_s > locked_until:
+                raise LockContended
+            value = await produce()
+    except BaseException as error:
+        if not keeps_lock(error):
+            await _release(ledger, lock, token)
+        raise
+    await _release(ledger, lock, token)
+    return value
+
+
+async def _release(ledger: Ledger, lock: str, token: str) -> None:
+    with suppress(RedisUnavailable):
+        await ledger.release_lock(lock, token)

@@ -1,0 +1,87 @@
+"""`single_flight` produces a value once for all processes that need it at the same time."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from app.ledger.leases import LockContended, single_flight
+from app.ledger.ledger import Ledger
+from app.ledger.redis import Redis
+
+VALUE, LOCK = "bell:record:test", "bell:record:test:lock"
+Fly = Callable[..., Awaitable[str]]
+
+
+@pytest.fixture
+def fly(ledger: Ledger) -> Fly:
+    """`single_flight` of a value that is stored in Redis."""
+
+    async def read() -> str | None:
+        value = await ledger.redis.command("GET", VALUE)
+        return value.decode() if value else None
+
+    async def call(produce: Callable[[], Awaitable[str]], **options: Any) -> str:
+        return await single_flight(ledger, LOCK, read=read, produce=produce, **{"ttl_s": 10, "wait_s": 5} | options)
+
+    return call
+
+
+async def test_only_one_of_many_callers_produces_the_value(fly: Fly, redis: Redis) -> None:
+    produced = []
+
+    async def produce() -> str:
+        produced.append(1)
+        await asyncio.sleep(0.2)
+        await redis.command("SET", VALUE, "one")
+        return "one"
+
+    values = await asyncio.gather(*(fly(produce) for _ in range(20)))
+
+    assert (["one"] * 20, 1) == (values, len(produced))
+    assert None is await redis.command("GET", LOCK)
+
+
+async def test_a_caller_waits_only_so_long_for_the_others(fly: Fly) -> None:
+    started, ends = asyncio.Event(), asyncio.Event()
+
+    async def produce() -> str:
+        started.set()
+        await ends.wait()
+        return "one"
+
+    first = asyncio.create_task(fly(produce))
+    await started.wait()
+    with pytest.raises(LockContended):
+        await fly(produce, wait_s=0.1)
+
+    ends.set()
+    assert "one" == await first
+
+
+@pytest.mark.parametrize("keeps_lock", [False, True])
+async def test_an_error_releases_the_lock_unless_its_effect_may_be_to_come(
+    fly: Fly, redis: Redis, keeps_lock: bool
+) -> None:
+    async def produce() -> str:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fly(produce, keeps_lock=lambda error: keeps_lock and isinstance(error, ZeroDivisionError))
+
+    assert keeps_lock == (await redis.command("GET", LOCK) is not None)
+
+
+async def test_a_value_is_not_produced_under_a_lock_that_may_end_first(fly: Fly, redis: Redis) -> None:
+    produced = []
+
+    async def produce() -> str:
+        produced.append(1)
+        return "one"
+
+    with pytest.raises(LockContended):
+        await fly(produce, ttl_s=1, produce_s=1)
+
+    assert [] == produced
+    assert None is await redis.command("GET", LOCK)
