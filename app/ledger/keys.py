@@ -20,112 +20,90 @@ WORKERS, PEOPLE, ATTEMPTS_CHANNEL = "bell:workers", "bell:people:", "bell:attemp
 #: The ids of replays and discards, and for how long they are kept.
 OPERATIONS_KEY, OPERATIONS_TTL_S = "bell:operations", 90 * 86_400
 
-#: How a key ends. `expires`: it always has a time to live. `settled`: it has one unless its work is still to be done.
-#: `members`: it stays, and what is in it goes: with the work, or by the job below. `one`: it stays, one for each hook,
-#: account or Doorbell, says nothing about anybody, and does not grow.
-End = Literal["expires", "settled", "members", "one"]
+#: `expires`: the key always has a time to live. `task`: it has one once its task is done. `members`: the key stays, and its
+#: members are removed. `permanent`: one key for each hook, each account, or in all; it names no person and does not grow.
+Expiry = Literal["expires", "task", "members", "permanent"]
 
 
 @dataclass(frozen=True, slots=True)
 class KeyKind:
-    """Keys of one pattern: what they hold, and until when, as an operator reads it."""
+    """Keys of one pattern, as an operator reads about them."""
 
     pattern: str
-    end: End
+    expiry: Expiry
     holds: str
-    lifetime: str
+    kept_until: str
 
 
-_LATER = "RETENTION_DAYS after it was settled; a visit ahead, after its date (two years at most); never while unsettled"
-_RETENTION, _WORK = "RETENTION_DAYS", "it leaves the state"
-_SECONDS, _ALWAYS = "seconds, or a minute at the most", "always: it names nobody"
+_DELIVERY = (
+    "RETENTION_DAYS after it arrived; an event that is fetched or translated again, after it was done, never before"
+)
+_TASK = "RETENTION_DAYS after it was done, a future visit after its date (two years at most); never before"
+_RETENTION, _STATE, _SHORT, _ALWAYS = "RETENTION_DAYS", "the state changes", "a minute at most", "always"
 
-#: The first pattern that fits is the key's kind.
+#: The first pattern that matches is the kind of a key.
 KEY_KINDS = (
-    KeyKind("bell:delivery:*", "settled", "a delivery: its body, and the headers that its source needs", _LATER),
-    KeyKind("bell:visit:*", "settled", "a visit: its facts with contact, attempts, the API's last answer", _LATER),
-    KeyKind("bell:event:*", "settled", "an event that is fetched or translated anew: its attempts", _LATER),
-    KeyKind("bell:deliveries:*", "members", "the ids of each hook's deliveries", _RETENTION),
-    KeyKind("bell:hooks", "one", "where anybody ever rang", _ALWAYS),
-    KeyKind(
-        "bell:dedup:*",
-        "expires",
-        "the digest of an event, by which a repeat is known",
-        "8 days; 400 for Cronofy",
-    ),
+    KeyKind("bell:delivery:*", "task", "a delivery: its body, and the headers that its source needs", _DELIVERY),
+    KeyKind("bell:visit:*", "task", "a visit: its changes with contact, its attempts, the API's last answer", _TASK),
+    KeyKind("bell:event:*", "task", "an event that is fetched or translated again: its attempts", _TASK),
+    KeyKind("bell:deliveries:*", "members", "the ids of the deliveries of a hook", _RETENTION),
+    KeyKind("bell:hooks", "permanent", "the hooks that ever received a delivery", _ALWAYS),
+    KeyKind("bell:dedup:*", "expires", "the digest of an event, to recognise a repeat", "8 days; 400 for Cronofy"),
     KeyKind("bell:people:*", "expires", "the tool's ids of the people in a booking", "2 years after its last record"),
+    KeyKind("bell:contact-index:*", "expires", "the keyed digest of an address or number, and its visits", _TASK),
+    KeyKind("bell:contact:*:lock", "expires", "which worker creates a contact", _SHORT),
+    KeyKind("bell:contact:*", "expires", "the keyed digest of an address, and the id of its contact", "30 days"),
+    KeyKind("bell:record:*", "expires", "a record that was fetched from a tool", "30 seconds"),
+    KeyKind("bell:retry-after:*", "expires", "the pause that the tool of a hook asked for", "5 minutes at most"),
+    KeyKind("bell:token:*:lock", "expires", "which worker exchanges a token", _SHORT),
+    KeyKind("bell:token:*", "permanent", "the access token of a hook, encrypted", "it is replaced"),
+    KeyKind("bell:queue:visits:health-check", "expires", "the health check of arq", _SHORT),
+    KeyKind("bell:queue:*", "members", "the jobs of a queue, by the time at which they are due", "they are done"),
+    KeyKind("arq:job:*", "expires", "a job: the name of its task", "it is done; 30 days at most"),
+    KeyKind("bell:queued", "members", "tasks by state", _STATE),
+    KeyKind("bell:running", "members", "tasks by state", _STATE),
+    KeyKind("bell:waiting", "members", "tasks by state", _STATE),
+    KeyKind("bell:held:*", "members", "tasks by state", _STATE),
+    KeyKind("bell:parked", "members", "tasks by state", "an operator acts, however long that takes"),
+    KeyKind("bell:discarded", "members", "tasks by state", _RETENTION),
+    KeyKind("bell:held-by-age:*", "members", "held tasks by age", _STATE),
+    KeyKind("bell:alone", "expires", "when the next task that may crash workers runs alone", "1 hour"),
     KeyKind(
-        "bell:contact-index:*",
-        "expires",
-        "the keyed digest of an address or number, and its visits",
-        _LATER,
+        "bell:answers:*", "expires", "which of the API's newest 20 answers were failures, with their tasks", "1 minute"
     ),
-    KeyKind("bell:contact:*:lock", "expires", "who makes a contact", _SECONDS),
-    KeyKind(
-        "bell:contact:*", "expires", "the keyed digest of an address, and Review Rover's id of the contact", "30 days"
-    ),
-    KeyKind("bell:record:*", "expires", "a record that a tool was asked for", "30 seconds"),
-    KeyKind("bell:retry-after:*", "expires", "that a hook's tool asked to wait", "5 minutes at the most"),
-    KeyKind("bell:token:*:lock", "expires", "who gets a token", _SECONDS),
-    KeyKind("bell:token:*", "one", "a hook's access token, sealed", "it is replaced"),
-    KeyKind("bell:queue:visits:health-check", "expires", "arq's sign of life", _SECONDS),
-    KeyKind("bell:queue:*", "members", "names of work to be done, in lanes", "it is done"),
-    KeyKind("arq:job:*", "expires", "a job: the name of its work", "it is done, 30 days at the most"),
-    KeyKind("bell:queued", "members", "names of work, by state", _WORK),
-    KeyKind("bell:running", "members", "names of work, by state", _WORK),
-    KeyKind("bell:waiting", "members", "names of work, by state", _WORK),
-    KeyKind("bell:held:*", "members", "names of work, by state", _WORK),
-    KeyKind("bell:parked", "members", "names of work, by state", "an operator acts, however long that is"),
-    KeyKind("bell:discarded", "members", "names of work, by state", _RETENTION),
-    KeyKind("bell:held-by-age:*", "members", "names of held work, by age", _WORK),
-    KeyKind("bell:alone", "expires", "when the next task that crashes workers may run alone", "1 hour"),
-    KeyKind(
-        "bell:answers:*",
-        "expires",
-        "whether the API's newest 20 answers were failures, and of which visits",
-        "1 minute",
-    ),
-    KeyKind("bell:circuit:*", "one", "why nothing goes to an account", "the API answers, or an operator resumes it"),
-    KeyKind("bell:accounts", "one", "accounts that ever had work held or parked", _ALWAYS),
-    KeyKind("bell:circuits", "one", "accounts that ever met trouble", _ALWAYS),
-    KeyKind("bell:rate:*", "expires", "an account's line for calls", _SECONDS),
-    KeyKind("bell:last-done", "one", "when work last came to an end", _ALWAYS),
-    KeyKind("bell:cleanup", "expires", "that this was looked after", "1 hour"),
-    KeyKind("bell:worker:*", "expires", "a worker's sign of life", "30 seconds"),
-    KeyKind("bell:workers", "members", "the workers that live", "30 seconds"),
-    KeyKind("bell:hourly:*", "expires", "counts of an hour", "8 days"),
-    KeyKind("bell:metrics", "one", "counts for /metrics", _ALWAYS),
-    KeyKind("bell:alerts:lock", "expires", "who looks whether to alarm", _SECONDS),
-    KeyKind("bell:alerts", "expires", "which alarms are on, and the counts of ten minutes", "7 days"),
+    KeyKind("bell:circuit:*", "permanent", "an open circuit: why, and until when", "the API answers, or a resume"),
+    KeyKind("bell:accounts", "permanent", "the accounts that ever had held or parked tasks", _ALWAYS),
+    KeyKind("bell:circuits", "permanent", "the accounts whose circuit was ever open", _ALWAYS),
+    KeyKind("bell:rate:*", "expires", "the next free slot for a call of an account", _SHORT),
+    KeyKind("bell:last-done", "permanent", "when a task was last done", _ALWAYS),
+    KeyKind("bell:cleanup", "expires", "that old members were removed", "1 hour"),
+    KeyKind("bell:worker:*", "expires", "the heartbeat of a worker", "30 seconds"),
+    KeyKind("bell:workers", "members", "the live workers", "30 seconds"),
+    KeyKind("bell:hourly:*", "expires", "counters of one hour", "8 days"),
+    KeyKind("bell:metrics", "permanent", "counters for /metrics", _ALWAYS),
+    KeyKind("bell:alerts:lock", "expires", "which process checks for alerts", _SHORT),
+    KeyKind("bell:alerts", "expires", "the active alerts, and the counts of ten minutes", "7 days"),
     KeyKind("bell:request-index:*", "expires", "the digest of a request id, and its delivery", _RETENTION),
     KeyKind("bell:secret-used:*", "expires", "when each secret of a hook last matched", "1 year after that"),
     KeyKind(
         "bell:rejections:*:*",
         "expires",
-        "the newest 50 of a hook without a signature, and of other accounts",
-        "30 days without one",
+        "the newest 50 unsigned ones, and of other accounts",
+        "30 days after the last",
     ),
     KeyKind(
-        "bell:rejections:*",
-        "expires",
-        "the newest 50 refusals of a hook: reason and time",
-        "30 days without another one",
+        "bell:rejections:*", "expires", "the newest 50 rejections of a hook: reason and time", "30 days after the last"
     ),
-    KeyKind("bell:rejections", "one", "counts of refusals, and of events from other accounts", _ALWAYS),
-    KeyKind("bell:audit:*", "expires", "how far an audit is", "7 days, or its end"),
-    KeyKind("bell:activity", "members", "who did what at the desk", "the newest 10,000 lines"),
-    KeyKind("bell:operation:*:lock", "expires", "who carries an operation out", _SECONDS),
-    KeyKind("bell:operation:*", "expires", "an operation: what was said, by whom, what came of it", "90 days"),
-    KeyKind("bell:operations:open", "members", "operations that are not over", "they are over"),
+    KeyKind("bell:rejections", "permanent", "counters of rejections, and of events from other accounts", _ALWAYS),
+    KeyKind("bell:audit:*", "expires", "the progress of an audit", "7 days, or its end"),
+    KeyKind("bell:activity", "members", "what operators did", "the newest 10,000 lines"),
+    KeyKind("bell:operation:*:lock", "expires", "which worker runs an operation", _SHORT),
+    KeyKind("bell:operation:*", "expires", "an operation: its order, its operator, its result", "90 days"),
+    KeyKind("bell:operations:open", "members", "unfinished operations", "they are finished"),
     KeyKind("bell:operations", "members", "the newest 500 operations", "90 days"),
-    KeyKind("bell:session:*", "expires", "who is logged in at the desk", "12 hours"),
-    KeyKind("bell:sessions", "expires", "the ids of the sessions, so that all can be ended", "12 hours"),
-    KeyKind(
-        "bell:login-attempts*",
-        "expires",
-        "how often a password was tried, by the digest of where; its line in the log",
-        "15 minutes",
-    ),
+    KeyKind("bell:session:*", "expires", "a session of the console", "12 hours"),
+    KeyKind("bell:sessions", "expires", "the ids of all sessions, to end them", "12 hours"),
+    KeyKind("bell:login-attempts*", "expires", "failed log-ins, by the digest of their origin", "15 minutes"),
 )
 
 

@@ -14,6 +14,7 @@ from click import Context
 from click.testing import CliRunner
 
 from app.cli import main
+from app.ledger.docs import page as redis_page
 from app.ledger.reasons import REASONS
 from app.operators.filter import TASK_STATES
 from app.settings.model import Hook, Settings
@@ -185,6 +186,10 @@ def anchors(text: str) -> set[str]:
 
 
 FILES = sorted(set(re.findall(r"`((?:app|jobs|tests|deploy)/[\w./-]*)`", "\n".join(PAGES.values()))))
+
+
+def test_redis_md_is_generated_from_the_keys_and_scripts() -> None:
+    assert redis_page() == PAGES["redis.md"], "python -m app.ledger.docs > docs/redis.md"
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if "tidybook" not in path])

@@ -69,7 +69,7 @@ class Script:
 
 
 def load(sources: Mapping[str, str]) -> dict[str, Script]:
-    """The scripts by name. sources: every file by its path without `.lua`. Raises LookupError."""
+    """The scripts by name. Raises LookupError."""
     return {name: _assemble(name, sources) for name in sources if "/" not in name}
 
 
@@ -144,7 +144,9 @@ def _read(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, str]]:
             yield prefix + file.name.removesuffix(".lua"), file.read_text()
 
 
-SCRIPTS = load(dict(_read(files("app.ledger.scripts"))))
+#: Every file by its path without `.lua`.
+SOURCES = dict(_read(files("app.ledger.scripts")))
+SCRIPTS = load(SOURCES)
 
 # A wrong call ends the process when it starts, not with the first request that needs it.
 for _file in files("app.ledger").iterdir():

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from app.ledger.ledger import Ledger
-from app.ledger.records import (
-    Outcome,
-)
+from app.ledger.records import Lease, Outcome
 from app.ledger.redis import Redis
 from tests.support.ledger import accept, attempt, begin, change, everything, forgetful, work, work_off
+
+DAY_MS = 86_400_000
 
 
 async def test_a_settled_visit_is_forgotten_after_the_retention_and_leaves_nothing(redis: Redis) -> None:
@@ -107,3 +107,25 @@ async def test_a_change_that_lands_on_a_settled_visit_keeps_all_of_its_facts_fro
     await everything_ends_that_can(redis)
 
     assert 2 == len((await begin(ledger, "A")).primary.recorded_changes())
+
+
+async def test_a_delivery_of_changes_expires_a_retention_after_it_arrived(ledger: Ledger, redis: Redis) -> None:
+    delivery = await accept(ledger, change("A"))
+    await begin(ledger, "A")
+
+    left_ms = await redis.command("PTTL", f"bell:delivery:{delivery.delivery_id}")
+
+    assert 0 <= 30 * DAY_MS - left_ms < 60_000
+
+
+async def test_a_delivery_that_is_an_event_expires_a_retention_after_it_was_done(ledger: Ledger, redis: Redis) -> None:
+    delivery = await accept(ledger, event_state="queued")
+    key = f"bell:delivery:{delivery.delivery_id}"
+    lease = await ledger.lease(f"event:{delivery.delivery_id}")
+    assert isinstance(lease, Lease)
+
+    before = await redis.command("PTTL", key)
+    await ledger.record_changes(lease, "standard", "main", [], attempt())
+
+    assert -1 == before
+    assert 0 <= 30 * DAY_MS - await redis.command("PTTL", key) < 60_000

@@ -1,5 +1,10 @@
---- The circuit of an account: its hash exists while it is open. Fields: kind (down, unauthorized, rate_limited, paused),
---- since, until, failures, probe (the task that may go meanwhile), failed_source (whose visit the last failed probe was).
+--- The circuit of an account. Its hash exists while the circuit is open.
+--- @field kind down, unauthorized, rate_limited or paused
+--- @field since when it opened
+--- @field until when a probe may go, or all, if it is rate_limited
+--- @field failures how many failed since it opened
+--- @field probe the task that may go meanwhile
+--- @field failed_source the source of the last probe that failed
 --- @include lib/state
 
 local function source_of(task) return string.match(task, '/([^-]*)') end

@@ -1,0 +1,78 @@
+"""Prints docs/redis.md: `python -m app.ledger.docs > docs/redis.md`."""
+
+from collections.abc import Iterable
+
+from app.ledger.keys import KEY_KINDS
+from app.ledger.scripts import SCRIPTS, SOURCES, Script
+
+_PAGE = """# Redis
+
+Generated from `app/ledger/keys.py` and the headers of `app/ledger/scripts/*.lua` by `python -m app.ledger.docs`.
+
+Redis 7.0 or any Valkey, as one primary; in cluster mode one shard with all slots. Every write is a script. On a full server
+only `accept` is refused: what was accepted before is applied, and operators can act.
+
+## Keys
+
+{keys}
+
+## A task
+
+The hash `bell:visit:<account>/<external_id>` or `bell:event:<delivery>`. Times are ms since 1970 by the clock of the server.
+
+{task}
+
+## A circuit
+
+The hash `bell:circuit:<account>` exists while the circuit is open.
+
+{circuit}
+
+## Scripts
+
+A script is called by the digest of its text. Its first argument is its name, so MONITOR and SLOWLOG tell scripts apart:
+
+```
+$ redis-cli monitor | grep '"complete"'
+1790000000.123456 [0 127.0.0.1:51234] "EVALSHA" "0c1f…" "0" "complete" "d019a3b1c2d0a1b2c3d4e" "done" …
+$ redis-cli slowlog get 10
+```
+
+An error message has a line number of the assembled script:
+`python -c "from app.ledger.scripts import SCRIPTS; print(SCRIPTS['complete'].source)" | cat -n`.
+
+{scripts}
+"""
+
+
+def page() -> str:
+    keys = ((f"`{kind.pattern}`", kind.holds, kind.kept_until) for kind in KEY_KINDS)
+    return _PAGE.format(
+        keys=_table(("key", "holds", "kept until"), keys),
+        task=_table(("field", "meaning"), _fields("lib/tasks")),
+        circuit=_table(("field", "meaning"), _fields("lib/circuit")),
+        scripts="\n\n".join(_script(SCRIPTS[name]) for name in sorted(SCRIPTS)),
+    )
+
+
+def _fields(library: str) -> Iterable[tuple[str, str]]:
+    for line in SOURCES[library].splitlines():
+        if line.startswith("--- @field "):
+            name, _, meaning = line.removeprefix("--- @field ").partition(" ")
+            yield f"`{name}`", meaning
+
+
+def _script(script: Script) -> str:
+    rest, fields = script.rest
+    listed = [f"{rest}[]: ({', '.join(fields)})" if fields else f"{rest}[]"] if rest else []
+    returns = f"\n\nReturns {script.returns}." if script.returns else ""
+    return f"### {script.name}\n\n{script.description}\n\n`{', '.join([*script.args, *listed])}`{returns}"
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    print(page(), end="")
