@@ -6,7 +6,7 @@ import sys
 import click
 
 from app.cli.output import NOTHING_MATCHED, PARTLY_FAILED, USAGE, examples, exit_with, json_option, print_table
-from app.cli.session import record_activity, run_with_ledger
+from app.cli.session import actions, run_with_ledger
 from app.ledger.ledger import Ledger
 from app.operators import search_index
 from app.operators.erasure import (
@@ -16,8 +16,6 @@ from app.operators.erasure import (
     Erasure,
     ErasureReport,
     OnProgress,
-    activity_target,
-    erase_all,
     plan_all,
     resolve_emails,
 )
@@ -71,8 +69,7 @@ def erase(whom: str, dry_run: bool, yes: bool, as_json: bool) -> None:
 
     async def remove(ledger: Ledger, settings: Settings) -> ErasureReport:
         each = await forgets(ledger, settings)
-        await record_activity(ledger, "forgot a person", activity_target(each, found))
-        return await erase_all(each)
+        return await actions(ledger, settings).erase(each, found)
 
     removed = run_with_ledger(remove)
     if as_json:

@@ -12,12 +12,12 @@ import click
 
 from app.cli.options import build_filter, filter_options, search_option
 from app.cli.output import NOTHING_MATCHED, USAGE, examples, exit_with
-from app.cli.session import record_activity, run_with_ledger
+from app.cli.session import actions, run_with_ledger
 from app.ledger.jobs_contract import VISIT
 from app.ledger.ledger import Ledger
 from app.ledger.records import NotFound
 from app.operators.explain import ALL_FIELDS, Explain, Row
-from app.operators.filter import INDEXED_STATES, RESULT_STATES, TASK_STATES
+from app.operators.filter import INDEXED_STATES, RESULT_STATES, TASK_STATES, Filter
 from app.operators.lists import Lists
 from app.operators.selection import TaskSelector
 from app.settings.model import Settings
@@ -71,7 +71,7 @@ def deliveries(format: Format, reveal: bool, yes: bool, **words: str | datetime 
                     row.setdefault("body", None)
                 yield row
 
-    _export("deliveries", filter.summary, rows, format, reveal, yes)
+    _export("deliveries", filter, rows, format, reveal, yes)
 
 
 @export.command(
@@ -94,12 +94,12 @@ def visits(format: Format, reveal: bool, yes: bool, **words: str | datetime | No
                     known.add(name)
                     yield row
 
-    _export("visits", filter.summary, rows, format, reveal, yes)
+    _export("visits", filter, rows, format, reveal, yes)
 
 
 def _export(
-    what: str,
-    said: str,
+    what: Literal["deliveries", "visits"],
+    filter: Filter,
     rows: Callable[[Ledger, Settings], AsyncIterator[Row]],
     format: Format,
     reveal: bool,
@@ -110,7 +110,7 @@ def _export(
 
     async def write(ledger: Ledger, settings: Settings) -> int:
         if reveal:
-            await record_activity(ledger, f"exported {what}", said)
+            await actions(ledger, settings).export(what, filter)
         count = 0
         table = csv.writer(sys.stdout)
         async for row in rows(ledger, settings):

@@ -4,7 +4,7 @@ import click
 
 from app.cli.options import complete_hooks
 from app.cli.output import NOTHING_MATCHED, examples, exit_with
-from app.cli.session import record_activity, run_with_ledger
+from app.cli.session import actions, run_with_ledger
 from app.ledger.ledger import Ledger
 from app.settings.model import Settings
 
@@ -16,7 +16,7 @@ hook = click.argument("hook", shell_complete=complete_hooks)
 def pause(hook: str) -> None:
     """Hold back what HOOK's account is to be sent. Its deliveries are accepted, its changes wait, and spend no tries. Hooks
     with the same Visits API token have one account, and pause together."""
-    account, others = _set(hook, True)
+    account, others = _set_paused(hook, True)
     click.echo(f"{others}: what goes to the account {account} waits until `doorbell resume {hook}`", err=True)
 
 
@@ -24,19 +24,18 @@ def pause(hook: str) -> None:
 @hook
 def resume(hook: str) -> None:
     """Send what HOOK's account was not sent while it was paused, the visits that start soonest first."""
-    account, others = _set(hook, False)
+    account, others = _set_paused(hook, False)
     click.echo(f"{others}: what waited for the account {account} goes out", err=True)
 
 
-def _set(hook: str, is_paused: bool) -> tuple[str, str]:
+def _set_paused(hook: str, is_paused: bool) -> tuple[str, str]:
     """The account, and all of its hooks."""
 
     async def step(ledger: Ledger, settings: Settings) -> tuple[str, str]:
         if hook not in settings.accounts:
             exit_with(NOTHING_MATCHED, f"there is no hook {hook}: see `doorbell sources`")
-        account = settings.accounts[hook]
-        await record_activity(ledger, "paused" if is_paused else "resumed", account)
-        if not await ledger.pause(account, is_paused):
+        account, act = settings.accounts[hook], actions(ledger, settings)
+        if not await (act.pause(account) if is_paused else act.resume(account)):
             exit_with(NOTHING_MATCHED, f"the account {account} is {'paused already' if is_paused else 'not paused'}")
         return account, ", ".join(settings.hooks_of(account))
 

@@ -1,19 +1,22 @@
-"""What an operator does about what happened: `doorbell replay`, `discard`, `cancel`."""
+"""`doorbell replay`, `discard` and `cancel`: operations, which a worker runs and the command follows."""
 
+import asyncio
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import datetime
-from functools import partial
 from typing import Any, TypeVar
 
 import click
 
 from app.cli.options import build_filter, filter_options, search_option
 from app.cli.output import (
+    INTERRUPTED,
     NOTHING_MATCHED,
     PARTLY_FAILED,
+    UNREACHABLE,
     USAGE,
     confirm,
     examples,
@@ -22,24 +25,29 @@ from app.cli.output import (
     print_rows,
     print_table,
 )
-from app.cli.session import record_activity, run_with_ledger
+from app.cli.session import actions, actor, run_with_ledger
 from app.ledger.ledger import Ledger
 from app.ledger.records import NotFound
-from app.operators.discard import Discard, Planned
+from app.operators.discard import Discard
 from app.operators.filter import INDEXED_STATES, TASK_STATES, Filter
-from app.operators.operations import OperationKind, Operations
-from app.operators.replay import NoWorkerProgress, PlannedTask, PlanSummary, Replay
+from app.operators.operations import Operation, OperationKind, OperationRequest, Operations, TaskResult
+from app.operators.replay import PlannedTask, PlanSummary, Replay
 from app.operators.selection import Mode
 from app.settings.model import Settings
+from app.telemetry.health import live_workers
 
 F = TypeVar("F", bound=Callable[..., Any])
-#: More rows than this are counted and not shown, unless as JSON.
-SHOWN = 20
+#: More rows are counted and not shown, unless as JSON.
+MAX_ROWS = 20
+POLL_INTERVAL_S = 0.2
+#: An operation without progress for this time, while no worker is alive, is not followed any longer.
+NO_WORKER_AFTER_S = 5.0
+DONE: dict[OperationKind, str] = {"replay": "requeued", "discard": "discarded"}
 
 
-def plan_first(command: F) -> F:
-    command = click.option("--yes", is_flag=True, help="Do not ask.")(command)
-    return click.option("--dry-run", "dry_run", is_flag=True, help="Show what would be done, and do nothing.")(command)
+def plan_options(command: F) -> F:
+    command = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")(command)
+    return click.option("--dry-run", "dry_run", is_flag=True, help="Show the plan only.")(command)
 
 
 @click.command(
@@ -53,10 +61,10 @@ def plan_first(command: F) -> F:
 @filter_options(TASK_STATES)
 @search_option
 @click.option("--retranslate", "mode", flag_value="retranslate", help="Translate the stored bodies with today's code.")
-@click.option("--reconcile", "mode", flag_value="reconcile", help="Fetch the truth from the tool.")
-@click.option("--recheck", is_flag=True, help="Ask the Visits API what stands there, instead of remembering.")
-@click.option("--contact", default="", help="Whose visits they are: Review Rover's cont_….")
-@plan_first
+@click.option("--reconcile", "mode", flag_value="reconcile", help="Fetch the current record from the tool.")
+@click.option("--recheck", is_flag=True, help="Read the visit from the Visits API first.")
+@click.option("--contact", default="", help="Use this contact of Review Rover (cont_…).")
+@plan_options
 @json_option
 def replay(
     ids: tuple[str, ...],
@@ -68,13 +76,23 @@ def replay(
     as_json: bool,
     **words: str | datetime | None,
 ) -> None:
-    """Requeue deliveries or visits: by their IDs, or all that match a filter. Without --retranslate or --reconcile the
-    stored changes are sent again. Newer values still win."""
+    """Requeue deliveries or visits.
 
-    def replaying(ledger: Ledger, settings: Settings) -> Replay:
-        return Replay(ledger, settings, mode or "retry", recheck=recheck, contact=contact)
-
-    _act("replay", "put back to work", replaying, _meant("replay", ids, words), dry_run, yes, as_json)
+    Select them by IDs, or by a filter. Without --retranslate or --reconcile the stored changes are sent again. Newer
+    values still win. A worker runs the replay; Ctrl-C does not stop it, `doorbell cancel` does."""
+    filter = _parse_filter("replay", ids, words)
+    request = OperationRequest(
+        kind="replay",
+        filter=filter,
+        actor=actor().name,
+        expected=0,
+        planned_at_ms=0,
+        mode=mode or "retry",
+        contact=contact,
+        recheck=recheck,
+        keeps_results=True,
+    )
+    _plan_and_run(request, dry_run, yes, as_json)
 
 
 @click.command(
@@ -87,148 +105,202 @@ def replay(
 @click.argument("ids", nargs=-1)
 @filter_options(INDEXED_STATES)
 @search_option
-@plan_first
+@plan_options
 @json_option
 def discard(ids: tuple[str, ...], dry_run: bool, yes: bool, as_json: bool, **words: str | datetime | None) -> None:
-    """Give up what has not been applied of deliveries or visits: by their IDs, or all that fit a filter, of what is parked
-    unless --state says otherwise. What was sent stays as it is in the Visits API."""
-    filter = _meant("discard", ids, words)
+    """Discard changes that have not been applied.
+
+    Select deliveries or visits by IDs, or by a filter; without --state a filter selects only parked ones. Changes that
+    were sent already stay in the Visits API. A worker runs the discard; Ctrl-C does not stop it, `doorbell cancel`
+    does."""
+    filter = _parse_filter("discard", ids, words)
     if not ids:
         filter = replace(filter, state=filter.state or "parked")
-    _act("discard", "given up", partial(Discard, planned=Planned()), filter, dry_run, yes, as_json)
-
-
-def _meant(do: OperationKind, ids: tuple[str, ...], words: Mapping[str, Any]) -> Filter:
-    if empty := [name for name, word in words.items() if word == ""]:
-        # A variable that a script did not set must not widen what is meant.
-        exit_with(USAGE, f"--{empty[0]} is empty: give it a value, or leave it out")
-    filter = build_filter(words, ids=ids)
-    if filter.is_empty:
-        exit_with(USAGE, f"say what to {do}: IDs, or a filter like --state parked (see --help)")
-    if ids and filter != Filter(ids=ids):
-        exit_with(USAGE, "give IDs or a filter, not both")
-    return filter
-
-
-def _act(
-    do: OperationKind,
-    done: str,
-    acting: Callable[[Ledger, Settings], Replay | Discard],
-    filter: Filter,
-    dry_run: bool,
-    yes: bool,
-    as_json: bool,
-) -> None:
-    """The plan, a yes, and then the same way again. done: what happens to each, in words."""
-    skipped = list[PlannedTask]()
-
-    async def plan(ledger: Ledger, settings: Settings) -> PlanSummary:
-        tally = PlanSummary(SHOWN)
-        async for step in acting(ledger, settings).plan(filter):
-            tally.add(step)
-            if as_json and dry_run:
-                print_rows([asdict(step)], as_json)
-            elif as_json and not tally.actionable:
-                skipped.append(step)
-        return tally
-
-    tally = run_with_ledger(plan)
-    if not tally.total:
-        exit_with(NOTHING_MATCHED, "nothing matched")
-    if not as_json:
-        _show_plan(tally, done)
-    if skipped and not tally.actionable:
-        print_rows([_row(step, step.skip_reason) for step in skipped], as_json)
-    if dry_run or not tally.actionable:
-        sys.exit(_status(do, tally))
-    confirm(f"{tally.actionable} to be {done}: go on?", yes)
-
-    async def carry_out(ledger: Ledger, settings: Settings) -> PlanSummary:
-        await record_activity(ledger, f"started a {do} of {tally.actionable}", filter.summary, action=do)
-        with _told(tally, as_json) as told:
-            return await acting(ledger, settings).execute(filter, told)
-
-    try:
-        carried_out = run_with_ledger(carry_out)
-    except NoWorkerProgress:
-        exit_with(
-            PARTLY_FAILED, "no worker takes what was put back; the rest was left alone: start one, and say it again"
-        )
-    click.echo(f"{done}: {carried_out.actionable}; skipped: {carried_out.skipped.total()}", err=True)
-    sys.exit(_status(do, carried_out))
-
-
-@contextmanager
-def _told(tally: PlanSummary, as_json: bool) -> Iterator[Any]:
-    """How each step is told while it is done: as a line of JSON, or on a bar, or, where there are few, in a table."""
-    rows: list[dict[str, Any]] = []
-    with click.progressbar(length=tally.total, file=sys.stderr, hidden=as_json or not sys.stderr.isatty()) as bar:
-
-        def told(step: PlannedTask, state: str) -> None:
-            bar.update(1)
-            if as_json:
-                print_rows([_row(step, state)], as_json)
-            elif tally.total <= SHOWN:
-                rows.append(_row(step, state))
-
-        try:
-            yield told
-        finally:
-            print_table(rows)
-
-
-def _row(step: PlannedTask, state: str) -> dict[str, Any]:
-    return {"id": step.id, "task_id": step.task_id, "state": state}
-
-
-def _show_plan(tally: PlanSummary, done: str) -> None:
-    """Counts by reason, by call and by why something is skipped; then the first few, with what would be sent."""
-    click.echo(f"{tally.total} selected: {tally.actionable} would be {done}, {tally.skipped.total()} skipped")
-    for title, counts in (("reason", tally.by_reason), ("call", tally.by_call), ("skipped", tally.skipped)):
-        if counts:
-            click.echo()
-            print_table([{title: name, "count": count} for name, count in counts.most_common()])
-    if tally.samples:
-        click.echo()
-        print_table([row for step in tally.samples for row in _calls_of(step)])
-    if tally.actionable > len(tally.samples):
-        click.echo(f"… and {tally.actionable - len(tally.samples)} more; --json shows all")
-    click.echo()
-
-
-def _calls_of(step: PlannedTask) -> list[dict[str, str]]:
-    calls = [
-        {"id": step.id, "call": call.call, "visit": call.visit, "sends": _sent(call.fields)} for call in step.calls
-    ]
-    return calls or [{"id": step.id, "state": step.state, "reason": step.reason}]
-
-
-def _sent(fields: Mapping[str, str | None]) -> str:
-    return " ".join(f"{name}={value or ''}" for name, value in fields.items())
-
-
-def _status(do: OperationKind, tally: PlanSummary) -> int:
-    """An unknown id does not stop the others, but it is told; and so is what can be given up only a moment later."""
-    unknown, busy = tally.skipped["unknown"], tally.skipped["running"] if do == "discard" else 0
-    if busy:
-        click.echo("what a worker has in its hands cannot be given up; try again in a moment", err=True)
-    return NOTHING_MATCHED if unknown == tally.total else PARTLY_FAILED if unknown or busy else 0
+    request = OperationRequest(
+        kind="discard", filter=filter, actor=actor().name, expected=0, planned_at_ms=0, keeps_results=True
+    )
+    _plan_and_run(request, dry_run, yes, as_json)
 
 
 @click.command(epilog=examples("cancel d019a3b1c2d0a1b2c3d4e"))
 @click.argument("operation")
 def cancel(operation: str) -> None:
-    """Stop an OPERATION that was started at the console: what was done stays so, the rest is left alone."""
+    """Stop a replay or discard.
 
-    async def stop(ledger: Ledger, settings: Settings) -> None:
-        operations = Operations(ledger, settings)
+    OPERATION is its id, from `doorbell operations`. What it did stays done."""
+
+    async def stop(ledger: Ledger, settings: Settings) -> bool:
         try:
-            one = await operations.get(operation)
+            return await actions(ledger, settings).cancel(operation)
         except NotFound:
             exit_with(NOTHING_MATCHED, f"there is no operation {operation}: see `doorbell operations`")
-        if not one.is_open:
-            exit_with(NOTHING_MATCHED, f"it is over already: {one.state}")
-        await record_activity(ledger, "cancelled an operation", operation)
-        await operations.cancel(operation)
 
-    run_with_ledger(stop)
+    if not run_with_ledger(stop):
+        exit_with(NOTHING_MATCHED, f"operation {operation} has ended already: see `doorbell operations`")
+
+
+def _parse_filter(kind: OperationKind, ids: tuple[str, ...], words: Mapping[str, Any]) -> Filter:
+    if empty := [name for name, word in words.items() if word == ""]:
+        # An unset variable of a script must not widen the selection.
+        exit_with(USAGE, f"--{empty[0]} is empty: give it a value, or leave it out")
+    filter = build_filter(words, ids=ids)
+    if filter.is_empty:
+        exit_with(USAGE, f"say what to {kind}: IDs, or a filter like --state parked (see --help)")
+    if ids and filter != Filter(ids=ids):
+        exit_with(USAGE, "give IDs or a filter, not both")
+    return filter
+
+
+def _plan_and_run(request: OperationRequest, dry_run: bool, yes: bool, as_json: bool) -> None:
+    planned_at_ms, summary = run_with_ledger(
+        lambda ledger, settings: _plan(ledger, settings, request, dry_run, as_json)
+    )
+    if not summary.total:
+        exit_with(NOTHING_MATCHED, "nothing matched")
+    if not as_json:
+        _print_plan(summary, DONE[request.kind])
+    if dry_run or not summary.actionable:
+        sys.exit(_exit_status(request.kind, summary.total, summary.skipped))
+    confirm(f"{summary.actionable} to be {DONE[request.kind]}: go on?", yes)
+    request = replace(request, expected=summary.total, planned_at_ms=planned_at_ms)
+    id = run_with_ledger(lambda ledger, settings: actions(ledger, settings).start(request))
+    operation = _follow(id, summary.total, as_json)
+    _print_outcome(operation)
+    if operation.state != "done":
+        sys.exit(PARTLY_FAILED)
+    sys.exit(_exit_status(request.kind, operation.processed, operation.skipped))
+
+
+# -- the plan --
+
+
+async def _plan(
+    ledger: Ledger, settings: Settings, request: OperationRequest, dry_run: bool, as_json: bool
+) -> tuple[int, PlanSummary]:
+    """When it was planned, by Redis' clock, and the summary. As JSON each task is printed, unless tasks are to be run."""
+    planned_at_ms = int((await ledger.server_time()).timestamp() * 1000)
+    summary, skipped = PlanSummary(MAX_ROWS), list[PlannedTask]()
+    async for planned in _tasks(ledger, settings, request):
+        summary.add(planned)
+        if as_json and dry_run:
+            print_rows([asdict(planned)], as_json)
+        elif as_json and not summary.actionable:
+            skipped.append(planned)
+    if skipped and not summary.actionable:
+        rows = (TaskResult(planned.id, planned.task_id, planned.skip_reason) for planned in skipped)
+        print_rows([row._asdict() for row in rows], as_json)
+    return planned_at_ms, summary
+
+
+def _tasks(ledger: Ledger, settings: Settings, request: OperationRequest) -> AsyncIterator[PlannedTask]:
+    if request.kind == "discard":
+        return Discard(ledger, settings).plan(request.filter)
+    replay = Replay(ledger, settings, request.mode, recheck=request.recheck, contact=request.contact)
+    return replay.plan(request.filter)
+
+
+def _print_plan(summary: PlanSummary, done: str) -> None:
+    """Print counts by reason, by call and by the reason for skipping, then the first few tasks with their calls."""
+    click.echo(f"{summary.total} selected: {summary.actionable} would be {done}, {summary.skipped.total()} skipped")
+    for title, counts in (("reason", summary.by_reason), ("call", summary.by_call), ("skipped", summary.skipped)):
+        if counts:
+            click.echo()
+            print_table([{title: name, "count": count} for name, count in counts.most_common()])
+    if summary.samples:
+        click.echo()
+        print_table([row for planned in summary.samples for row in _call_rows(planned)])
+    if summary.actionable > len(summary.samples):
+        click.echo(f"… and {summary.actionable - len(summary.samples)} more; --json shows all")
+    click.echo()
+
+
+def _call_rows(planned: PlannedTask) -> list[dict[str, str]]:
+    calls = [
+        {"id": planned.id, "call": call.call, "visit": call.visit, "sends": _format_fields(call.fields)}
+        for call in planned.calls
+    ]
+    return calls or [{"id": planned.id, "state": planned.state, "reason": planned.reason}]
+
+
+def _format_fields(fields: Mapping[str, str | None]) -> str:
+    return " ".join(f"{name}={value or ''}" for name, value in fields.items())
+
+
+# -- the operation --
+
+
+def _follow(id: str, total: int, as_json: bool) -> Operation:
+    """Show the progress of an operation until it ends; Ctrl-C and a missing worker leave it to itself."""
+    try:
+        with _progress(total, as_json) as show:
+            return run_with_ledger(lambda ledger, settings: _wait(ledger, settings, id, show))
+    except KeyboardInterrupt:
+        exit_with(
+            INTERRUPTED, f"the operation continues: `doorbell operations` shows it, `doorbell cancel {id}` stops it"
+        )
+    except NoLiveWorker:
+        exit_with(
+            UNREACHABLE,
+            f"no worker is running: start one (`doorbell worker`), and it runs the operation {id}; "
+            f"`doorbell cancel {id}` withdraws it",
+        )
+
+
+class NoLiveWorker(Exception):
+    """The operation makes no progress, and no worker gave a sign of life."""
+
+
+Show = Callable[[Operation, list[TaskResult]], None]
+
+
+async def _wait(ledger: Ledger, settings: Settings, id: str, show: Show) -> Operation:
+    """Raises NoLiveWorker, NotFound."""
+    operations, processed, progress_at = Operations(ledger, settings), -1, time.monotonic()
+    while True:
+        operation = await operations.get(id)
+        show(operation, await operations.take_results(id))
+        if not operation.is_open:
+            return operation
+        if operation.processed != processed:
+            processed, progress_at = operation.processed, time.monotonic()
+        elif time.monotonic() - progress_at > NO_WORKER_AFTER_S and not await live_workers(ledger.redis):
+            raise NoLiveWorker
+        await asyncio.sleep(POLL_INTERVAL_S)
+
+
+@contextmanager
+def _progress(total: int, as_json: bool) -> Iterator[Show]:
+    """Print results as lines of JSON; or a progress bar, and a table of the results where they are few."""
+    shown: dict[TaskResult, None] = {}
+    with click.progressbar(length=total, file=sys.stderr, hidden=as_json or not sys.stderr.isatty()) as bar:
+
+        def show(operation: Operation, results: list[TaskResult]) -> None:
+            bar.update(max(0, operation.processed - bar.pos))
+            # After the death of a worker the next one repeats results.
+            fresh = [result for result in results if result not in shown]
+            shown.update(dict.fromkeys(fresh))
+            if as_json and fresh:
+                print_rows([result._asdict() for result in fresh], as_json)
+
+        try:
+            yield show
+        finally:
+            if not as_json and total <= MAX_ROWS:
+                print_table([result._asdict() for result in shown])
+
+
+def _print_outcome(operation: Operation) -> None:
+    skipped = sum(operation.skipped.values())
+    click.echo(f"{DONE[operation.request.kind]}: {operation.done}; skipped: {skipped}", err=True)
+    if operation.state == "stalled":
+        click.echo("the workers take no requeued tasks, the rest was left alone: run the same command again", err=True)
+    if operation.state == "cancelled":
+        click.echo("an operator cancelled the operation; the rest was left alone", err=True)
+
+
+def _exit_status(kind: OperationKind, total: int, skipped: Mapping[str, int]) -> int:
+    """An unknown id does not stop the others, but the status shows it, and so does a task that is running now."""
+    unknown, running = skipped.get("unknown", 0), skipped.get("running", 0) if kind == "discard" else 0
+    if running:
+        click.echo("running tasks cannot be discarded: try again in a moment", err=True)
+    return NOTHING_MATCHED if unknown == total else PARTLY_FAILED if unknown or running else 0

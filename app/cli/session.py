@@ -1,4 +1,4 @@
-"""How the commands come to the settings and the ledger."""
+"""Settings, ledger and actions for the commands."""
 
 import asyncio
 import getpass
@@ -10,7 +10,7 @@ from app.cli.output import CHECK_FAILED, NOTHING_MATCHED, UNREACHABLE, exit_with
 from app.ledger.ledger import Ledger
 from app.ledger.records import NotFound
 from app.ledger.redis import Redis, RedisAddress, RedisUnavailable
-from app.operators.activity_log import ActivityLog
+from app.operators.actions import Actions, Actor
 from app.settings import environment as configuration
 from app.settings.environment import SettingsError
 from app.settings.model import Settings
@@ -60,11 +60,13 @@ async def open_ledger(settings: Settings) -> AsyncIterator[Ledger]:
         await redis.close()
 
 
-async def record_activity(ledger: Ledger, did: str, what: str, *, action: str = "") -> None:
-    """In the audit log, before it is done. action: what it is counted as, where that is not `did`.
-    Raises RedisUnavailable."""
+def actor() -> Actor:
     try:
         name = getpass.getuser()
     except (KeyError, OSError):  # a container's user may have none
         name = "somebody"
-    await ActivityLog(ledger.redis).record(f"{name} (command line)", "operator", did, what, metric=action)
+    return Actor(f"{name} (command line)", "operator")
+
+
+def actions(ledger: Ledger, settings: Settings) -> Actions:
+    return Actions(ledger, settings, actor())

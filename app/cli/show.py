@@ -19,10 +19,9 @@ from app.cli.output import (
     print_json,
     print_rows,
 )
-from app.cli.session import record_activity, run_with_ledger
+from app.cli.session import actions, run_with_ledger
 from app.ledger.ledger import Ledger
 from app.ledger.times import iso_timestamp
-from app.operators.drift_audit import fetch_remote_visit
 from app.operators.explain import ALL_FIELDS, Explain, Row
 from app.operators.filter import INDEXED_STATES, RESULT_STATES, Filter
 from app.operators.lists import Lists
@@ -89,8 +88,7 @@ def show(id: str, reveal: bool, as_json: bool) -> None:
 
     async def look(ledger: Ledger, settings: Settings) -> Row:
         if reveal:
-            await ledger.load_delivery_info(id)
-            await record_activity(ledger, "revealed of a delivery", f"{id}: everything")
+            await actions(ledger, settings).reveal_delivery(id)
         return await Explain(ledger, settings, ALL_FIELDS if reveal else ()).delivery(id)
 
     print_json(run_with_ledger(look), as_json)
@@ -109,16 +107,13 @@ def visit(external_id: str, remote: bool, reveal: bool, as_json: bool) -> None:
     async def look(ledger: Ledger, settings: Settings) -> list[Row]:
         explain = Explain(ledger, settings, ALL_FIELDS if reveal else ())
         if reveal:
-            await explain.visit_task_ids(external_id)
-            await record_activity(ledger, "revealed of a visit", f"{external_id}: everything")
+            await actions(ledger, settings).reveal_visit(external_id)
         stories = await explain.visit(external_id)
         if remote:
-            await record_activity(ledger, "asked the Visits API", external_id)
-            async with http_client(most=1) as http:
-                for story in stories:
-                    story["remote_now"] = await fetch_remote_visit(
-                        ledger, settings, http, story["account"], story["visit"]
-                    )
+            async with http_client(1) as http:
+                remote_visits = await actions(ledger, settings).fetch_remote(external_id, http)
+            for story, now in zip(stories, remote_visits, strict=True):
+                story["remote_now"] = now.visit
         return stories
 
     try:

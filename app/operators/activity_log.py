@@ -35,11 +35,11 @@ class ActivityLog:
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
-    async def record(self, actor: str, role: str, action: str, target: str = "", *, metric: str = "") -> None:
+    async def record(self, actor: str, role: str, action: str, target: str = "") -> None:
         """did: a verb. what: an id or a filter; never anything personal. action: what it is counted as, one of few."""
         told = ("actor", actor[:80], "role", role, "action", action, "target", _ADDRESS.sub("•••", target)[:300])
         await self._redis.commands(("XADD", KEY, "MAXLEN", "~", MAX_ENTRIES, "*", *told))
-        await increment_now(self._redis, OPERATOR_ACTIONS, metric or action.replace(" ", "_"))
+        await increment_now(self._redis, OPERATOR_ACTIONS, action.replace(" ", "_"))
 
     async def record_failed_login(self, address: str) -> None:
         """The line of this quarter of an hour is written anew with the count, so that nobody can push others out."""

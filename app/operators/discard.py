@@ -1,5 +1,4 @@
-"""Discards: an operator gives up what has not been applied. As with a replay, the plan walks the way that is gone; unlike
-one, a discard could harm, so that what changed since the plan is left alone."""
+"""Discard unapplied changes. Changes that arrived after the plan are kept."""
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -11,78 +10,64 @@ from app.operators.replay import PlannedTask, PlanSummary
 from app.operators.selection import SelectedTask, TaskSelector
 from app.settings.model import Settings
 
-NOTHING_TO_DISCARD, CHANGED_SINCE_PLAN, FINAL_STATES = (
-    "nothing_to_discard",
-    "changed_since_plan",
-    ("settled", "discarded"),
-)
-#: What the ledger answers where it gave up nothing.
+NOTHING_TO_DISCARD, CHANGED_SINCE_PLAN = "nothing_to_discard", "changed_since_plan"
+FINAL_STATES = ("settled", "discarded")
+#: By the ledger's answer, which otherwise is a number of changes.
 SKIP_REASONS = {0: NOTHING_TO_DISCARD, -1: "running", -2: CHANGED_SINCE_PLAN}
-
-#: Work and delivery, and how many changes had landed.
-Planned = dict[tuple[str, str], int]
 
 
 class Discard:
     """Every method may raise RedisUnavailable."""
 
-    def __init__(
-        self, ledger: Ledger, settings: Settings, planned: Planned | None = None, planned_at: float = float("inf")
-    ) -> None:
-        """planned: where the plan is remembered for whoever carries it out. planned_at: when it was made, in ms, where
-        that is all that is known of it."""
+    def __init__(self, ledger: Ledger, settings: Settings, planned_at_ms: float = float("inf")) -> None:
         self._ledger, self._selector = ledger, TaskSelector(ledger, settings, "retry", per_delivery=True)
-        self._planned, self._planned_at = planned, planned_at
+        self._planned_at_ms = planned_at_ms
 
     async def plan(self, filter: Filter) -> AsyncIterator[PlannedTask]:
-        """A step for everything that is selected, one after the other; nothing is done."""
-        async for unit in self._selector.iter(filter):
-            step, landed = await self._inspect(unit)
-            if self._planned is not None and not step.skip_reason:
-                self._planned[unit.task_id, unit.delivery] = landed
-            yield step
+        async for selected in self._selector.iter(filter):
+            yield (await self._inspect(selected))[0]
 
     async def execute(self, filter: Filter, on_step: Callable[[PlannedTask, str], None]) -> PlanSummary:
-        """Do what the plan says, and tell of each what it is now: `discarded`, or why it is left as it was."""
-        tally = PlanSummary(max_samples=0)
-        async for unit in self._selector.iter(filter):
-            step, landed = await self._inspect(unit)
-            if not step.skip_reason and self._planned is not None:
-                landed = self._planned.get((unit.task_id, unit.delivery), -1)
-            if not step.skip_reason:
-                given_up = await self._ledger.discard(unit.task_id, unit.delivery, landed)
-                step = replace(step, skip_reason=SKIP_REASONS.get(given_up, ""))
-            tally.add(step)
-            on_step(step, step.skip_reason or "discarded")
-        return tally
+        """on_step: gets each task with `discarded` or the reason why it was skipped."""
+        summary = PlanSummary(max_samples=0)
+        async for selected in self._selector.iter(filter):
+            planned, change_count = await self._inspect(selected)
+            if not planned.skip_reason:
+                discarded = await self._ledger.discard(selected.task_id, selected.delivery, change_count)
+                planned = replace(planned, skip_reason=SKIP_REASONS.get(discarded, ""))
+            summary.add(planned)
+            on_step(planned, planned.skip_reason or "discarded")
+        return summary
 
-    async def _inspect(self, unit: SelectedTask) -> tuple[PlannedTask, int]:
-        """What it means to one, and how many changes it has."""
-        step = PlannedTask(id=unit.id, task_id=unit.task_id)
-        if not unit.task_id:
-            return replace(step, skip_reason="unknown"), 0
+    async def _inspect(self, selected: SelectedTask) -> tuple[PlannedTask, int]:
+        """The plan for one task, and its number of changes."""
+        planned = PlannedTask(id=selected.id, task_id=selected.task_id)
+        if not selected.task_id:
+            return replace(planned, skip_reason="unknown"), 0
         try:
-            family = await self._ledger.load_aliases(unit.task_id)
+            visit = await self._ledger.load_aliases(selected.task_id)
         except NotFound:
-            return replace(step, skip_reason="expired"), 0
-        root = next((member for member in family if member.state not in FINAL_STATES), family[0])
-        step = replace(
-            step, state=root.state, reason=root.reason, skip_reason=await self._skip_reason(root, family, unit.delivery)
-        )
-        return step, sum(member.change_count for member in family)
+            return replace(planned, skip_reason="expired"), 0
+        primary = next((task for task in visit if task.state not in FINAL_STATES), visit[0])
+        skip_reason = await self._skip_reason(primary, visit, selected.delivery)
+        planned = replace(planned, state=primary.state, reason=primary.reason, skip_reason=skip_reason)
+        return planned, sum(task.change_count for task in visit)
 
-    async def _skip_reason(self, root: Task, family: list[Task], delivery: str) -> str:
-        if root.state == "running":
+    async def _skip_reason(self, primary: Task, visit: list[Task], delivery: str) -> str:
+        if primary.state == "running":
             return "running"
-        rang = {
+        pending = {
             origin.rpartition(".")[0]
-            for member in family
-            for origin, change in member.changes.items()
-            if int(change.partition(b" ")[0]) > member.applied_count
+            for task in visit
+            for origin, change in task.changes.items()
+            if int(change.partition(b" ")[0]) > task.applied_count
         }
-        # Where no change is open, the work itself is given up.
-        if root.state in FINAL_STATES or (rang and delivery and delivery not in rang):
+        # Without pending changes the task itself is discarded.
+        if primary.state in FINAL_STATES or (pending and delivery and delivery not in pending):
             return NOTHING_TO_DISCARD
-        parked_at = await self._ledger.redis.command("ZSCORE", "bell:parked", root.task_id)
-        since = [float(parked_at or 0), *(delivery_time_ms(one) for one in rang if one.startswith("d"))]
-        return CHANGED_SINCE_PLAN if max(since) > self._planned_at else ""
+        parked_at = await self._ledger.redis.command("ZSCORE", "bell:parked", primary.task_id)
+        changed_at = [
+            float(parked_at or 0),
+            *(delivery_time_ms(origin) for origin in pending if origin.startswith("d")),
+        ]
+        return CHANGED_SINCE_PLAN if max(changed_at) > self._planned_at_ms else ""

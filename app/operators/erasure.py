@@ -177,7 +177,9 @@ class Erasure:
                 await self._inspect_deliveries(keys, theirs, said_by, found)
         async for page in self._scan("bell:operation:*"):
             for key in page:
-                order = b"" if key.endswith(":lock") else await self._redis.command("HGET", key, "request")
+                order = (
+                    b"" if key.endswith((":lock", ":results")) else await self._redis.command("HGET", key, "request")
+                )
                 if self._mentions(order or b""):
                     found.operations.add(key.removeprefix("bell:operation:"))
         for key in await self._digest_keys():

@@ -1,18 +1,20 @@
-"""Replays and discards that are said at the desk and carried out by a worker, so that nobody has to wait for them.
+"""Operations: replays and discards that operators start and a worker runs.
 
-    bell:operations         all that are known, by when they were said
-    bell:operations:open    those that are not over; the first is carried out, by whoever holds its lock
-    bell:operation:<id>     what was said, by whom, and how far it is
+    bell:operations                 ids of the stored operations, by creation time
+    bell:operations:open            ids of the unfinished ones; workers run the oldest, one at a time
+    db:operation:<id>             a request, its author and its progress
+    db:operation:<id>:lock        the worker that runs it
+    bell:operation:<id>:results     results per task, for a command that follows the operation
 
-A worker that dies leaves its operation to the next one, which walks the same way again: what was put back to work is no
-longer what is looked for, and a replay of what is done changes nothing.
+When a worker dies, the next one starts the operation again. That is safe: requeued tasks are no longer selected, and
+replaying a task that is done changes nothing.
 """
 
 import asyncio
 from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import orjson
 
@@ -23,32 +25,46 @@ from app.ledger.redis import RedisUnavailable
 from app.operators.discard import Discard
 from app.operators.filter import Filter
 from app.operators.replay import NoWorkerProgress, PlannedTask, Replay
+from app.operators.selection import Mode
 from app.settings.model import Settings
 from app.telemetry.logs import log
 
 OperationKind = Literal["replay", "discard"]
 OPEN = "bell:operations:open"
 MAX_STORED = 500
-#: How often progress is written, and how long a worker that says nothing keeps its operation.
 PROGRESS_INTERVAL_S, LOCK_TTL_S = 0.5, 15
+#: Results are dropped, the oldest first, when no command reads them.
+MAX_RESULTS, RESULTS_TTL_S = 10_000, 3_600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperationRequest:
-    """What was said. expected: how many matched when it was planned, planned_at: when that was, in ms."""
+    """expected: the number of selected tasks when it was planned. mode, contact, recheck: for replays.
+    keeps_results: a command waits for the result of each task."""
 
     kind: OperationKind
     filter: Filter
     actor: str
     expected: int
     planned_at_ms: int
+    mode: Mode = "retry"
     contact: str = ""
     recheck: bool = False
+    keeps_results: bool = False
+
+
+class TaskResult(NamedTuple):
+    """state: the new state of the task, or the reason why it was skipped."""
+
+    id: str
+    task_id: str
+    state: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """state: `queued`, `running`, `done`, `cancelled`, or `stalled`: no worker took what was put back. skipped: by why."""
+    """state: `queued`, `running`, `done`, `cancelled` or `stalled` (no worker takes the requeued tasks).
+    skipped: counts by reason."""
 
     id: str
     request: OperationRequest
@@ -72,7 +88,7 @@ class Operations:
     def __init__(self, ledger: Ledger, settings: Settings) -> None:
         self._ledger, self._redis, self._settings = ledger, ledger.redis, settings
 
-    # -- at the desk --
+    # -- for operators --
 
     async def create(self, request: OperationRequest) -> str:
         id, now = new_delivery_id(), int((await self._ledger.server_time()).timestamp() * 1000)
@@ -92,23 +108,29 @@ class Operations:
         return _decode(id, dict(zip(flat[::2], flat[1::2], strict=True)))
 
     async def newest(self, limit: int = 50) -> list[Operation]:
-        found = []
+        operations = []
         for id in await self._redis.command("ZREVRANGE", OPERATIONS_KEY, 0, limit - 1):
             with suppress(NotFound):
-                found.append(await self.get(id.decode()))
-        return found
+                operations.append(await self.get(id.decode()))
+        return operations
+
+    async def take_results(self, id: str) -> list[TaskResult]:
+        """Remove and return the results since the last call."""
+        rows = await self._redis.command("LPOP", f"db:operation:{id}:results", MAX_RESULTS)
+        return [TaskResult(*orjson.loads(row)) for row in rows or ()]
 
     async def cancel(self, id: str) -> None:
-        """What was put back to work stays so; the rest is left alone. Raises NotFound."""
+        """Stop it after the current task; what it did stays done. Raises NotFound."""
         operation = await self.get(id)
         if operation.is_open:
             await self._redis.commands(("HSET", f"bell:operation:{id}", "cancel", 1))
         if operation.state == "queued":
             await self._store(replace(operation, state="cancelled"), ("ZREM", OPEN, id))
 
-    # -- for the worker --
+    # -- for workers --
 
     async def run_next(self) -> None:
+        """Run the oldest open operation, unless another worker runs it."""
         for id in await self._redis.command("ZRANGE", OPEN, 0, 0):
             lock, token = f"bell:operation:{id.decode()}:lock", new_delivery_id()
             if await self._ledger.acquire_lock(lock, token, LOCK_TTL_S):
@@ -119,83 +141,97 @@ class Operations:
 
     async def _run(self, id: str, lock: str, token: str) -> None:
         try:
-            operation = await self.get(id)
+            progress = _Progress(await self.get(id))
         except NotFound:
             await self._redis.command("ZREM", OPEN, id)
             return
-        run = _Progress(operation)
-        work = asyncio.create_task(self._execute(run))
+        execution = asyncio.create_task(self._execute(progress))
         state = "running"
         try:
             while state == "running":
-                state = await self._poll(run, work)
-                await self._store(replace(operation, state=state, done=run.done, skipped=dict(run.skipped)))
+                state = await self._poll(progress, execution)
+                await self._store(progress.operation(state), *progress.take_results())
                 if state == "running" and not await self._ledger.acquire_lock(lock, token, LOCK_TTL_S):
                     return  # another worker has taken it over
         finally:
-            work.cancel()
+            execution.cancel()
             with suppress(asyncio.CancelledError, RedisUnavailable, NoWorkerProgress):
-                await work
+                await execution
         await self._redis.command("ZREM", OPEN, id)
-        log.info("operation_finished", operation=id, state=state, done=run.done)
+        log.info("operation_finished", operation=id, state=state, done=progress.done)
 
-    async def _poll(self, run: "_Progress", work: "asyncio.Task[None]") -> str:
-        """What has become of it a moment later."""
-        await asyncio.wait([work], timeout=PROGRESS_INTERVAL_S)
-        if work.done():
-            if isinstance(error := work.exception(), NoWorkerProgress):
+    async def _poll(self, progress: "_Progress", execution: "asyncio.Task[None]") -> str:
+        """Wait PROGRESS_INTERVAL_S and return the state of the operation."""
+        await asyncio.wait([execution], timeout=PROGRESS_INTERVAL_S)
+        if execution.done():
+            if isinstance(error := execution.exception(), NoWorkerProgress):
                 return "stalled"
             if error:
                 raise error
             return "done"
-        cancelled = await self._redis.command("HEXISTS", f"bell:operation:{run.operation.id}", "cancel")
+        cancelled = await self._redis.command("HEXISTS", f"bell:operation:{progress.id}", "cancel")
         return "cancelled" if cancelled else "running"
 
-    async def _execute(self, run: "_Progress") -> None:
-        order = run.operation.request
-        if order.kind == "replay":
-            replaying = Replay(self._ledger, self._settings, recheck=order.recheck, contact=order.contact)
-            await replaying.execute(order.filter, run.on_step)
+    async def _execute(self, progress: "_Progress") -> None:
+        request = progress.request
+        if request.kind == "replay":
+            how: dict[str, Any] = {"recheck": request.recheck, "contact": request.contact}
+            await Replay(self._ledger, self._settings, request.mode, **how).execute(request.filter, progress.on_step)
         else:
-            discard = Discard(self._ledger, self._settings, planned_at=order.planned_at_ms)
-            await discard.execute(order.filter, run.on_step)
+            discard = Discard(self._ledger, self._settings, request.planned_at_ms)
+            await discard.execute(request.filter, progress.on_step)
 
     async def _store(self, operation: Operation, *more: tuple[Any, ...]) -> None:
-        """more: commands that are executed with it."""
-        key, order = f"bell:operation:{operation.id}", operation.request
-        told = {
-            "request": orjson.dumps(asdict(order)),
+        """more: commands that are executed with it, before it."""
+        key = f"bell:operation:{operation.id}"
+        stored = {
+            "request": orjson.dumps(asdict(operation.request)),
             "at": operation.created_at_ms,
             "state": operation.state,
             "done": operation.done,
             "skipped": orjson.dumps(operation.skipped),
         }
-        fields = (part for pair in told.items() for part in pair)
-        await self._redis.commands(("HSET", key, *fields), ("EXPIRE", key, OPERATIONS_TTL_S), *more)
+        fields = (part for pair in stored.items() for part in pair)
+        await self._redis.commands(*more, ("HSET", key, *fields), ("EXPIRE", key, OPERATIONS_TTL_S))
 
 
 class _Progress:
-    """How far one is. What an earlier worker did counts, where it is not met again."""
+    """The progress of a running operation. After the death of a worker the counts continue, unless ids are selected:
+    these are all processed again."""
 
     def __init__(self, operation: Operation) -> None:
-        goes_on = not operation.request.filter.ids
-        self.operation = operation
-        self.done = operation.done if goes_on else 0
-        self.skipped = Counter(operation.skipped if goes_on else {})
+        continues = not operation.request.filter.ids
+        self._operation = operation
+        self.id, self.request = operation.id, operation.request
+        self.done = operation.done if continues else 0
+        self._skipped = Counter(operation.skipped if continues else {})
+        self._results: list[TaskResult] = []
 
     def on_step(self, step: PlannedTask, state: str) -> None:
         if skipped := step.skip_reason or ("expired" if state == "expired" else ""):
-            self.skipped[skipped] += 1
+            self._skipped[skipped] += 1
         else:
             self.done += 1
+        if self.request.keeps_results:
+            self._results.append(TaskResult(step.id, step.task_id, state))
+
+    def operation(self, state: str) -> Operation:
+        return replace(self._operation, state=state, done=self.done, skipped=dict(self._skipped))
+
+    def take_results(self) -> list[tuple[Any, ...]]:
+        """The commands that store the results since the last call."""
+        rows, self._results = self._results[-MAX_RESULTS:], []
+        key = f"db:operation:{self.id}:results"
+        append = ("RPUSH", key, *map(orjson.dumps, rows))
+        return [append, ("LTRIM", key, -MAX_RESULTS, -1), ("EXPIRE", key, RESULTS_TTL_S)] if rows else []
 
 
 def _decode(id: str, stored: dict[bytes, bytes]) -> Operation:
-    told: dict[str, Any] = {"planned_at_ms": int(stored[b"at"])} | orjson.loads(stored[b"request"])
-    words = told.pop("filter")
+    request = orjson.loads(stored[b"request"])
+    filter = request.pop("filter")
     return Operation(
         id=id,
-        request=OperationRequest(filter=Filter(**words | {"ids": tuple(words["ids"])}), **told),
+        request=OperationRequest(filter=Filter(**filter | {"ids": tuple(filter["ids"])}), **request),
         created_at_ms=int(stored[b"at"]),
         state=stored[b"state"].decode(),
         done=int(stored[b"done"]),

@@ -1,0 +1,121 @@
+"""What an operator does, in the console or on the command line: each method records the activity, then acts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import httpx
+
+from app.ledger.ledger import Ledger
+from app.ledger.records import NotFound
+from app.operators.activity_log import ActivityLog
+from app.operators.drift_audit import fetch_remote_visit
+from app.operators.erasure import Erasure, ErasureReport, activity_target, erase_all
+from app.operators.explain import Explain
+from app.operators.filter import Filter
+from app.operators.lists import Lists
+from app.operators.operations import OperationRequest, Operations
+from app.settings.model import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who acts: a console user, or a user of the command line."""
+
+    name: str
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteVisit:
+    """A visit as the Visits API has it now; `visit` is None where the API has none."""
+
+    account: str
+    external_id: str
+    visit: dict[str, Any] | None
+
+
+class Actions:
+    """Every method may raise RedisUnavailable. An action that cannot be recorded is not done."""
+
+    def __init__(self, ledger: Ledger, settings: Settings, actor: Actor) -> None:
+        self._ledger, self._settings, self._actor = ledger, settings, actor
+        self._log, self._operations = ActivityLog(ledger.redis), Operations(ledger, settings)
+        self._explain = Explain(ledger, settings)
+
+    async def record(self, action: str, target: str = "") -> None:
+        await self._log.record(self._actor.name, self._actor.role, action, target)
+
+    # -- accounts --
+
+    async def pause(self, account: str) -> bool:
+        """Return False if it was paused already. Raises NotFound for an unknown account."""
+        return await self._set_paused(account, True)
+
+    async def resume(self, account: str) -> bool:
+        """Return False if it was not paused. Raises NotFound for an unknown account."""
+        return await self._set_paused(account, False)
+
+    async def _set_paused(self, account: str, is_paused: bool) -> bool:
+        if account not in self._settings.accounts.values():
+            raise NotFound(account)
+        await self.record("paused" if is_paused else "resumed", account)
+        return await self._ledger.pause(account, is_paused)
+
+    # -- personal data --
+
+    async def reveal_delivery(self, id: str, fields: str = "everything") -> None:
+        """Record that personal data of a delivery is shown. Raises NotFound."""
+        await self._ledger.load_delivery_info(id)
+        await self.record("revealed delivery", f"{id}: {fields}")
+
+    async def reveal_visit(self, external_id: str, fields: str = "everything") -> None:
+        """Record that personal data of a visit is shown. Raises NotFound."""
+        await self._explain.visit_task_ids(external_id)
+        await self.record("revealed visit", f"{external_id}: {fields}")
+
+    async def export(self, kind: Literal["deliveries", "visits"], filter: Filter) -> None:
+        """Record that personal data of all deliveries or visits of a filter is written."""
+        await self.record(f"exported {kind}", filter.summary)
+
+    async def erase(self, erasures: Sequence[Erasure], planned: ErasureReport) -> ErasureReport:
+        await self.record("erased person", activity_target(erasures, planned))
+        return await erase_all(erasures)
+
+    # -- the Visits API --
+
+    async def fetch_remote(self, external_id: str, http: httpx.AsyncClient) -> list[RemoteVisit]:
+        """Read the visit from the Visits API, once per account that knows it. Raises NotFound, VisitsApiTrouble."""
+        visits = [await self._ledger.load_aliases(task) for task in await self._explain.visit_task_ids(external_id)]
+        await self.record("fetched remote visit", external_id)
+        return [await self._fetch_remote(visit[0].account, visit[0].external_id, http) for visit in visits]
+
+    async def _fetch_remote(self, account: str, external_id: str, http: httpx.AsyncClient) -> RemoteVisit:
+        visit = await fetch_remote_visit(self._ledger, self._settings, http, account, external_id)
+        return RemoteVisit(account, external_id, visit)
+
+    # -- operations --
+
+    async def start(self, request: OperationRequest) -> str:
+        """Store a replay or discard for a worker and return its id. Raises NotFound if its search finds nothing."""
+        await self.record(
+            f"started {request.kind}", f"{replace(request.filter, until='').summary} ({request.expected})"
+        )
+        return await self._operations.create(replace(request, filter=await self._without_search(request.filter)))
+
+    async def _without_search(self, filter: Filter) -> Filter:
+        """A search may be an e-mail address: the operation stores the ids that it finds."""
+        if not filter.search:
+            return filter
+        ids = await Lists(self._ledger, self._settings, self._explain).resolve_ids(filter)
+        if not ids:
+            raise NotFound("search")
+        return replace(filter, ids=tuple(ids), visit="", search="")
+
+    async def cancel(self, operation: str) -> bool:
+        """Stop an operation: what it did stays done. Return False if it had ended. Raises NotFound."""
+        if not (await self._operations.get(operation)).is_open:
+            return False
+        await self.record("cancelled operation", operation)
+        await self._operations.cancel(operation)
+        return True
