@@ -98,8 +98,10 @@ KEY_KINDS = (
     KeyKind("bell:audit:*", "expires", "the progress of an audit", "7 days, or its end"),
     KeyKind("bell:activity", "members", "what operators did", "the newest 10,000 lines"),
     KeyKind("bell:operation:*:lock", "expires", "which worker runs an operation", _SHORT),
-    KeyKind("bell:operation:*:results", "expires", "results of an operation, for the command that follows it", "1 hour"),
-    KeyKind("db:operation:*", "expires", "an operation: its order, its operator, its result", "90 days"),
+    KeyKind(
+        "bell:operation:*:results", "expires", "results of an operation, for the command that follows it", "1 hour"
+    ),
+    KeyKind("bell:operation:*", "expires", "an operation: its order, its operator, its result", "90 days"),
     KeyKind("bell:operations:open", "members", "unfinished operations", "they are finished"),
     KeyKind("bell:operations", "members", "the newest 500 operations", "90 days"),
     KeyKind("bell:session:*", "expires", "a session of the console", "12 hours"),

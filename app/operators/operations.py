@@ -2,8 +2,8 @@
 
     bell:operations                 ids of the stored operations, by creation time
     bell:operations:open            ids of the unfinished ones; workers run the oldest, one at a time
-    db:operation:<id>             a request, its author and its progress
-    db:operation:<id>:lock        the worker that runs it
+    bell:operation:<id>             a request, its author and its progress
+    bell:operation:<id>:lock        the worker that runs it
     bell:operation:<id>:results     results per task, for a command that follows the operation
 
 When a worker dies, the next one starts the operation again. That is safe: requeued tasks are no longer selected, and
@@ -116,7 +116,7 @@ class Operations:
 
     async def take_results(self, id: str) -> list[TaskResult]:
         """Remove and return the results since the last call."""
-        rows = await self._redis.command("LPOP", f"db:operation:{id}:results", MAX_RESULTS)
+        rows = await self._redis.command("LPOP", f"bell:operation:{id}:results", MAX_RESULTS)
         return [TaskResult(*orjson.loads(row)) for row in rows or ()]
 
     async def cancel(self, id: str) -> None:
@@ -221,7 +221,7 @@ class _Progress:
     def take_results(self) -> list[tuple[Any, ...]]:
         """The commands that store the results since the last call."""
         rows, self._results = self._results[-MAX_RESULTS:], []
-        key = f"db:operation:{self.id}:results"
+        key = f"bell:operation:{self.id}:results"
         append = ("RPUSH", key, *map(orjson.dumps, rows))
         return [append, ("LTRIM", key, -MAX_RESULTS, -1), ("EXPIRE", key, RESULTS_TTL_S)] if rows else []
 

@@ -110,8 +110,8 @@ def test_what_is_revealed_is_in_the_audit_log(busy: Harness) -> None:
     assert "ada@example.com" == visit["changes"][0]["fields"]["contact.email"]
     assert 5 == unknown.returncode
     assert [
-        (b"revealed of a visit", b"standard-A-1: everything"),
-        (b"revealed of a delivery", f"{delivery}: everything".encode()),
+        (b"revealed visit", b"standard-A-1: everything"),
+        (b"revealed delivery", f"{delivery}: everything".encode()),
     ] == noted(busy)
 
 
@@ -257,7 +257,7 @@ def test_a_replay_shows_its_plan_and_waits_for_a_yes(busy: Harness) -> None:
     unasked = busy.doorbell("replay", "--state", "parked", "--contact", "cont_KYdl3lftgZXGRbxqoj")
 
     assert 0 == planned.returncode
-    assert "1 selected: 1 would be put back to work, 0 skipped" in planned.stdout
+    assert "1 selected: 1 would be requeued, 0 skipped" in planned.stdout
     assert "time_scheduled=2026-03-15T16:00:00Z" in planned.stdout
     assert (2, planned.stdout) == (unasked.returncode, unasked.stdout)
     assert "--yes" in unasked.stderr
@@ -421,7 +421,7 @@ def test_what_fits_a_filter_is_discarded_after_a_plan(busy: Harness) -> None:
         busy.doorbell("discard", *words, "--yes").returncode for words in (["--hook", "other"], ["--state", "held"])
     ]
 
-    assert "1 selected: 1 would be given up, 0 skipped" in planned.stdout
+    assert "1 selected: 1 would be discarded, 0 skipped" in planned.stdout
     assert "standard-A-2" in planned.stdout
     assert (2, planned.stdout) == (unasked.returncode, unasked.stdout)
     assert [5, 5] == none
@@ -430,7 +430,7 @@ def test_what_fits_a_filter_is_discarded_after_a_plan(busy: Harness) -> None:
     assert 0 == busy.doorbell("discard", "--search", "A-2", "--yes").returncode
 
     assert 5 == busy.doorbell("failures").returncode
-    assert {(b"started a discard of 1", "state parked, search …".encode())} == set(noted(busy))
+    assert {(b"started discard", "state parked, search … (1)".encode())} == set(noted(busy))
 
 
 def test_a_plan_with_nothing_to_do_does_nothing(busy: Harness) -> None:
@@ -682,7 +682,7 @@ def test_what_the_api_has_now_can_be_asked(busy: Harness) -> None:
 
     assert (None, "7.00") == (there["remote"].get("amount_collected"), there["remote_now"]["amount_collected"])
     assert absent["remote_now"] is None
-    assert [(b"asked the Visits API", b"standard-A-1"), (b"asked the Visits API", b"standard-A-2")] == noted(busy)
+    assert [(b"fetched remote visit", b"standard-A-1"), (b"fetched remote visit", b"standard-A-2")] == noted(busy)
 
 
 def test_operations_of_the_console_are_listed_and_cancelled(service: Harness) -> None:

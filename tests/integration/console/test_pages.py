@@ -34,7 +34,7 @@ async def test_of_a_body_one_field_is_revealed_and_which_is_noted(app: Any, deli
     assert [False, True, False, True, False] == ["Countess" in page.text for page in pages]
     assert "visit.created" in hidden.text
     assert [
-        (b"revealed of a delivery", f"{delivery}: {field}".encode())
+        (b"revealed delivery", f"{delivery}: {field}".encode())
         for field in ("data.contact.first_name", "data.contact.email", "all of the body")
     ] == await noted(redis)
 
@@ -49,7 +49,7 @@ async def test_of_a_visit_one_field_is_revealed_and_which_is_noted(app: Any, del
 
     assert [0, 2] == [page.text.count("ada@example.com") for page in (hidden, shown)]  # the fact, and who said it
     assert "Countess" not in shown.text
-    assert [(b"revealed of a visit", b"standard-A-1042: contact.email")] == await noted(redis)
+    assert [(b"revealed visit", b"standard-A-1042: contact.email")] == await noted(redis)
 
 
 @pytest.mark.parametrize("field", ["", "ada@example.com", "a b", "x" * 201, "**"])
@@ -271,7 +271,7 @@ async def test_a_person_is_forgotten_once_the_address_was_typed_again(app: Any, 
 
     assert "its body was removed" in await raw_body(operator, delivery)
     [(did, what)] = [line for line in await noted(redis) if b"revealed" not in line[0]]
-    assert b"forgot a person" == did
+    assert b"erased person" == did
     assert re.fullmatch(rb"\S+: 1 visits, 1 deliveries", what)
     assert b"ada" not in what
 

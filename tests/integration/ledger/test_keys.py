@@ -186,7 +186,7 @@ UNSEEN = {
     "bell:token:*", "bell:record:*", "bell:alerts", "bell:circuits", "bell:circuit:*", "bell:answers:*",
     "bell:held-by-age:*", "bell:held:*", "bell:rate:*", "bell:retry-after:*", "bell:queued", "bell:running",
     "bell:waiting", "bell:queue:*", "arq:job:*", "bell:audit:*", "bell:operations:open", "bell:rejections:*:*",
-    "bell:people:*",
+    "bell:people:*", "bell:operation:*:results",
 }  # fmt: skip
 
 

@@ -6,24 +6,22 @@ from typing import Any
 import pytest
 
 from app.cli.options import build_filter
-from app.operators.discard import Discard, Planned
+from app.operators.discard import Discard
 from app.visits.change import Contact
 from tests.integration.operators.test_replay import of, refused
 from tests.support.visit_worker import World, booked, change
 from tests.support.visit_worker import at as hour
 
 
-async def plan(
-    world: World, planned: Planned | None = None, planned_at: float = float("inf"), **words: Any
-) -> list[tuple[str, str]]:
-    """What is selected, and why it would be left alone; empty: it would be given up."""
-    discard = Discard(world.ledger, world.context.settings, planned, planned_at)
+async def plan(world: World, planned_at_ms: float = float("inf"), **words: Any) -> list[tuple[str, str]]:
+    """The selected ids with the reason why each would be skipped, if any."""
+    discard = Discard(world.ledger, world.context.settings, planned_at_ms)
     return sorted([(step.id, step.skip_reason) async for step in discard.plan(build_filter(words))])
 
 
-async def carry_out(world: World, planned: Planned | None = None, **words: Any) -> list[tuple[str, str]]:
+async def carry_out(world: World, planned_at_ms: float = float("inf"), **words: Any) -> list[tuple[str, str]]:
     done: list[tuple[str, str]] = []
-    discard = Discard(world.ledger, world.context.settings, planned)
+    discard = Discard(world.ledger, world.context.settings, planned_at_ms)
     await discard.execute(build_filter(words), lambda step, state: done.append((step.id, state)))
     return sorted(done)
 
@@ -65,15 +63,13 @@ async def test_of_a_delivery_only_its_own_changes_are_given_up(world: World) -> 
 @pytest.mark.parametrize("words", [{"ids": ("standard-1", "standard-2")}, {"state": "parked"}])
 async def test_what_came_after_the_plan_is_left_alone(world: World, words: dict[str, Any]) -> None:
     await refused(world, "1", "2")
-    planned = Planned()
-    await plan(world, planned, **words)
     await asyncio.sleep(0.01)
-    planned_at = (await world.ledger.server_time()).timestamp() * 1000
+    planned_at_ms = (await world.ledger.server_time()).timestamp() * 1000
     await asyncio.sleep(0.01)
     await refused_again(world, "2", "3")
 
-    looked = dict(await plan(world, planned_at=planned_at, **words))
-    done = dict(await carry_out(world, planned, **words))
+    looked = dict(await plan(world, planned_at_ms, **words))
+    done = dict(await carry_out(world, planned_at_ms, **words))
 
     since = {"standard-2": "changed_since_plan", "standard-3": "changed_since_plan"}
     if "ids" in words:

@@ -105,7 +105,7 @@ def test_after_it_nothing_of_the_person_is_anywhere_in_redis(harness: Harness) -
     assert (5, 0) == (len(told["deliveries"]), len(told["shared"]))  # four of A, one of Acuity
     kept = run_of(harness.redis_url, whole)
     assert b"grace@example.com" in kept["bell:visit:main/standard-G"]
-    assert b"forgot a person" in kept["bell:activity"]
+    assert b"erased person" in kept["bell:activity"]
     assert [] == run_of(harness.redis_url, without_an_end)
 
 
