@@ -222,7 +222,7 @@ class _Progress:
         """The commands that store the results since the last call."""
         rows, self._results = self._results[-MAX_RESULTS:], []
         key = f"bell:operation:{self.id}:results"
-        append = ("RPUSH", key, *map(orjson.dumps, rows))
+        append = ("RPUSH", key, *(orjson.dumps(list(row)) for row in rows))
         return [append, ("LTRIM", key, -MAX_RESULTS, -1), ("EXPIRE", key, RESULTS_TTL_S)] if rows else []
 
 

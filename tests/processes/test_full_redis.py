@@ -172,9 +172,7 @@ def test_operators_can_act_on_a_full_redis(service: Harness) -> None:
     assert 0 == service.redis_command("ZCARD", "bell:parked")
     actions = [json.loads(line)["action"] for line in service.doorbell("activity", "--json").stdout.splitlines()]
     assert ["resumed", "paused", "started discard", "started replay", "logged in"] == actions[:5]
-    assert {"started replay", "started discard", "paused", "resumed", "erased person"} <= set(
-        actions[5:]
-    )
+    assert {"started replay", "started discard", "paused", "resumed", "erased person"} <= set(actions[5:])
 
 
 def test_rejections_and_counters_are_written_to_a_full_redis(service: Harness) -> None:
