@@ -1,11 +1,14 @@
-"""The command line: `doorbell`, or `python -m app`. Data goes to stdout, words to stderr.
+"""The command line: `doorbell`, or `python -m app`. Data goes to stdout, messages to stderr.
 
-The table below is all of it, in the order in which it is met. A module is imported when a command of it is asked for.
+A command's module is imported when the command runs. `doorbell --help` and completion read the docstrings of the
+commands without importing them, since most commands import the settings, every source and the Redis client.
 """
 
+import ast
 import importlib
 import os
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,48 +19,38 @@ from app import __version__
 from app.cli.output import INTERRUPTED
 
 ROOT = Path(__file__).parent.parent.parent
-#: By section: each command, its module, and what it is for.
-COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
-    "See it work": {
-        "demo": ("run", "All of it on this machine, with nothing to set up"),
-        "sandbox": ("run", "A Visits API of our own, for first runs"),
-    },
+#: The commands by section, in the order of the help: each with its module.
+COMMANDS: dict[str, dict[str, str]] = {
+    "Try it": {"demo": "run", "sandbox": "run"},
     "Connect a tool": {
-        "sources": ("sources", "What can ring, and how to connect it"),
-        "hook-url": ("sources", "The address to paste into the tool"),
-        "secrets": ("sources", "Which secrets are set, and when each last matched"),
-        "ring": ("sources", "Send a really signed specimen"),
-        "verify": ("verify", "Why does this signature not hold?"),
+        "sources": "sources",
+        "hook-url": "sources",
+        "secrets": "sources",
+        "ring": "sources",
+        "verify": "verify",
     },
-    "Run": {
-        "web": ("run", "The receiver"),
-        "worker": ("run", "From what was written to the Visits API"),
-        "doctor": ("run", "Is everything as it should be? Each trouble with its fix"),
-        "settings": ("status", "What the environment says, without its secrets"),
-        "hash-password": ("run", "A password for the console"),
-        "completion": ("completion", "Completion for bash, zsh or fish"),
-    },
-    "Look": {
-        "overview": ("status", "Is all well? A sentence, and the numbers"),
-        "failures": ("show", "What needs an operator, and why"),
-        "deliveries": ("show", "What arrived"),
-        "show": ("show", "One delivery: what came of it, every attempt"),
-        "visit": ("show", "One visit: every fact, and who said it"),
-        "rejections": ("show", "What was not let in, and the likely cause"),
-        "workers": ("status", "Who is at work"),
-        "operations": ("status", "Replays and discards of the console, and how far they are"),
-        "activity": ("status", "Who did what"),
-        "tail": ("tail", "What arrives and what is done, as it happens"),
-        "export": ("export", "Deliveries or visits as CSV or NDJSON"),
+    "Run": {"web": "run", "worker": "run", "doctor": "run", "settings": "status", "hash-password": "run"},
+    "Inspect": {
+        "overview": "status",
+        "failures": "show",
+        "deliveries": "show",
+        "show": "show",
+        "visit": "show",
+        "rejections": "show",
+        "workers": "status",
+        "operations": "status",
+        "activity": "status",
+        "tail": "tail",
+        "export": "export",
     },
     "Act": {
-        "replay": ("replay", "Put deliveries or visits back to work; a plan first"),
-        "discard": ("replay", "Give up what has not been applied"),
-        "cancel": ("replay", "Stop an operation of the console"),
-        "pause": ("pause", "Hold back what goes to the Visits API"),
-        "resume": ("pause", "Let it go on"),
-        "audit": ("audit", "Does the account show what our facts say?"),
-        "erase": ("erase", "Remove a person's data; what was decided stays"),
+        "replay": "replay",
+        "discard": "replay",
+        "cancel": "replay",
+        "pause": "pause",
+        "resume": "pause",
+        "audit": "audit",
+        "erase": "erase",
     },
 }
 
@@ -69,30 +62,29 @@ class CommandGroup(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         for section in COMMANDS.values():
             if name in section:
-                module = importlib.import_module(f"app.cli.{section[name][0]}")
-                found: click.Command = getattr(module, name.replace("-", "_"))
-                return found
+                module = importlib.import_module(f"app.cli.{section[name]}")
+                command: click.Command = getattr(module, name.replace("-", "_"))
+                return command
         return None
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """From the table, where click would import every command for its help."""
-        commands = [(name, told) for section in COMMANDS.values() for name, (_, told) in section.items()]
-        fitting = [CompletionItem(name, help=told) for name, told in commands if name.startswith(incomplete)]
-        return fitting + click.Command.shell_complete(self, ctx, incomplete)
+        commands = [(name, module) for section in COMMANDS.values() for name, module in section.items()]
+        items = [CompletionItem(name, help=summary(name, module)) for name, module in commands]
+        matching = [item for item in items if item.value.startswith(incomplete)]
+        return matching + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for title, section in COMMANDS.items():
             with formatter.section(title):
-                formatter.write_dl([(name, told) for name, (_, told) in section.items()], col_max=16)
+                formatter.write_dl([(name, summary(name, module)) for name, module in section.items()], col_max=16)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Whoever interrupts, or reads no further, knows that they did."""
         try:
             return super().invoke(ctx)
         except (KeyboardInterrupt, click.Abort):
             sys.exit(INTERRUPTED)
         except BrokenPipeError:
-            # What is still in the buffer has nowhere to go, and Python would complain about it at the end.
+            # Python would report at exit that it cannot flush the rest.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
 
@@ -100,10 +92,22 @@ class CommandGroup(click.Group):
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def main() -> None:
-    """Signed webhooks from scheduling tools become the right visits in Review Rover.
+    """Receive webhooks of scheduling tools and keep the visits in Review Rover up to date.
 
-    Data goes to stdout, words to stderr. Exit status: 0 done, 1 bug, 2 usage, 3 a check failed, 4 something unreachable,
+    Data goes to stdout, messages to stderr. Exit status: 0 done, 1 bug, 2 usage, 3 a check failed, 4 something unreachable,
     5 nothing matched, 6 partly failed, 130 interrupted.
     """
-    # The processes that are started from here find the project from any folder.
+    # The processes that commands start find the project from any folder.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+
+
+def summary(name: str, module: str) -> str:
+    """The first line of a command's docstring, without its full stop."""
+    function = _functions(module)[name.replace("-", "_")]
+    return (ast.get_docstring(function) or "").partition("\n")[0].removesuffix(".")
+
+
+@cache
+def _functions(module: str) -> dict[str, ast.FunctionDef]:
+    tree = ast.parse(Path(__file__).with_name(f"{module}.py").read_text(encoding="utf-8"))
+    return {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}

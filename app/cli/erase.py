@@ -21,70 +21,81 @@ from app.operators.erasure import (
 )
 from app.settings.model import Settings
 
-#: Three walks.
-WALKS = 3
+#: The scans of all keys that a plan makes, for the progress bar.
+SCANS = 3
 
 
 @click.command(epilog=examples("erase ada@example.com --dry-run", "erase - --yes", "erase '+1 555 010 0001' --dry-run"))
-@click.argument("whom")
-@click.option("--dry-run", "dry_run", is_flag=True, help="Show what would be removed, and remove nothing.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.argument("person")
+@click.option("--dry-run", "dry_run", is_flag=True, help="Show what would be erased only.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @json_option
-def erase(whom: str, dry_run: bool, yes: bool, as_json: bool) -> None:
-    """Remove a person's data from Redis: WHOM is an e-mail address, or a phone number whose visits name one (-: read from
-    stdin). Digests and what was decided stay: no later event makes a wrong visit, or a second one."""
-    name = (sys.stdin.readline() if whom == "-" else whom).strip()
-    if not (search_index.normalize_email(name) or search_index.normalize_phone(name)):
-        exit_with(USAGE, "that is no e-mail address, and no phone number")
+def erase(person: str, dry_run: bool, yes: bool, as_json: bool) -> None:
+    """Erase the personal data of one person from Redis.
 
-    number = PHONE_NOTE if search_index.normalize_phone(name) else ""
-
-    async def forgets(ledger: Ledger, settings: Settings, told: OnProgress = lambda _: None) -> list[Erasure]:
-        return [Erasure(ledger, settings, one, told) for one in await resolve_emails(ledger, settings, name)]
-
-    async def look(ledger: Ledger, settings: Settings) -> ErasureReport:
-        length = WALKS * int(await ledger.redis.command("DBSIZE"))
-        hidden = as_json or not sys.stderr.isatty()
-        with click.progressbar(length=length, label="looking", file=sys.stderr, hidden=hidden) as bar:
-            return await plan_all(await forgets(ledger, settings, bar.update))
-
-    found = run_with_ledger(look)
-    if dry_run or found.is_empty:
-        _show(found, as_json)
-    if found.is_empty:
-        exit_with(
-            NOTHING_MATCHED, "; ".join(filter(None, ("we hold nothing of this person", number, found.unreadable_note)))
-        )
+    PERSON is an e-mail address, or a phone number that leads to one; - reads it from standard input. Ids, times, amounts
+    and a hash of the address stay, so that later events still match the same visits."""
+    person = (sys.stdin.readline() if person == "-" else person).strip()
+    if not (search_index.normalize_email(person) or search_index.normalize_phone(person)):
+        exit_with(USAGE, "give an e-mail address or a phone number")
+    planned = _plan(person, hidden=as_json or not sys.stderr.isatty())
+    if planned.is_empty or dry_run or not as_json:
+        _print_report(planned, as_json)
+    if planned.is_empty:
+        note = PHONE_NOTE if search_index.normalize_phone(person) else ""
+        exit_with(NOTHING_MATCHED, _join("nothing is stored of this person", note, planned.unreadable_note))
     if dry_run:
-        exit_with(
-            PARTLY_FAILED if found.unreadable else 0,
-            "; ".join(filter(None, ("nothing was removed", found.unreadable_note))),
-        )
-    if not as_json:
-        _show(found, as_json)
-    if not yes and not (sys.stdin.isatty() and sys.stderr.isatty()):
-        exit_with(USAGE, "nothing was removed: to do it, say --yes")
-    if not yes:
-        click.confirm("Remove it? It cannot be brought back", abort=True, err=True)
+        exit_with(PARTLY_FAILED if planned.unreadable else 0, _join("nothing was erased", planned.unreadable_note))
+    _confirm(yes)
+    _erase(person, planned, as_json)
 
-    async def remove(ledger: Ledger, settings: Settings) -> ErasureReport:
-        each = await forgets(ledger, settings)
-        return await actions(ledger, settings).erase(each, found)
 
-    removed = run_with_ledger(remove)
+def _plan(person: str, hidden: bool) -> ErasureReport:
+    async def plan(ledger: Ledger, settings: Settings) -> ErasureReport:
+        length = SCANS * int(await ledger.redis.command("DBSIZE"))
+        with click.progressbar(length=length, label="searching", file=sys.stderr, hidden=hidden) as bar:
+            return await plan_all(await _erasures(ledger, settings, person, bar.update))
+
+    return run_with_ledger(plan)
+
+
+def _erase(person: str, planned: ErasureReport, as_json: bool) -> None:
+    async def step(ledger: Ledger, settings: Settings) -> ErasureReport:
+        return await actions(ledger, settings).erase(await _erasures(ledger, settings, person), planned)
+
+    erased = run_with_ledger(step)
     if as_json:
-        _show(removed, as_json)
-    click.echo(f"removed: {len(removed.visits)} visits' contact, {len(removed.deliveries)} bodies", err=True)
-    click.echo("\n- ".join(("What is not ours to remove:", *NOT_COVERED)), err=True)
-    if removed.busy:
-        exit_with(PARTLY_FAILED, f"in somebody's hands all the time, say it again: {' '.join(sorted(removed.busy))}")
-    if removed.unreadable:
-        exit_with(PARTLY_FAILED, removed.unreadable_note)
+        _print_report(erased, as_json)
+    click.echo(f"erased: contacts of {len(erased.visits)} visits, {len(erased.deliveries)} bodies", err=True)
+    click.echo("\n- ".join(("Erase elsewhere:", *NOT_COVERED)), err=True)
+    if erased.busy:
+        exit_with(PARTLY_FAILED, f"in use by workers, run the same command again: {' '.join(sorted(erased.busy))}")
+    if erased.unreadable:
+        exit_with(PARTLY_FAILED, erased.unreadable_note)
 
 
-def _show(found: ErasureReport, as_json: bool) -> None:
+async def _erasures(
+    ledger: Ledger, settings: Settings, person: str, on_progress: OnProgress = lambda _: None
+) -> list[Erasure]:
+    emails = await resolve_emails(ledger, settings, person)
+    return [Erasure(ledger, settings, email, on_progress) for email in emails]
+
+
+def _confirm(yes: bool) -> None:
+    if yes:
+        return
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        exit_with(USAGE, "nothing was erased: confirm with --yes")
+    click.confirm("Erase it? This cannot be undone", abort=True, err=True)
+
+
+def _join(*parts: str) -> str:
+    return "; ".join(filter(None, parts))
+
+
+def _print_report(report: ErasureReport, as_json: bool) -> None:
     if as_json:
-        told = {what: sorted(getattr(found, what)) for what in (*LABELS, "unreadable", "busy")}
-        click.echo(json.dumps(told | {"people": len(found.people), "digests": len(found.digests)}))
+        row = {name: sorted(getattr(report, name)) for name in (*LABELS, "unreadable", "busy")}
+        click.echo(json.dumps(row | {"people": len(report.people), "digests": len(report.digests)}))
     else:
-        print_table([{"what": what, "count": count, "": LABELS[what]} for what, count in found.counts.items()])
+        print_table([{"what": name, "count": count, "": LABELS[name]} for name, count in report.counts.items()])

@@ -1,4 +1,4 @@
-"""`doorbell export`: rows as they are read, for spreadsheets and for programs."""
+"""`doorbell export`: rows are written while they are read."""
 
 import csv
 import json
@@ -29,12 +29,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 def _written(command: F) -> F:
     formats = click.Choice(["csv", "ndjson"])
     for option in (
-        click.option("--yes", is_flag=True, help="Do not ask."),
+        click.option("--yes", is_flag=True, help="Do not ask for confirmation."),
         click.option(
             "--show-personal-data",
             "reveal",
             is_flag=True,
-            help="Personal data too. It has to be confirmed, and is in the audit log.",
+            help="Also write personal data: needs a confirmation, and the activity log records it.",
         ),
         click.option("--format", type=formats, default="csv", show_default=True),
     ):
@@ -48,7 +48,7 @@ def _written(command: F) -> F:
     )
 )
 def export() -> None:
-    """Write all deliveries or visits that fit a filter, as CSV or as one JSON object a line."""
+    """Write all deliveries or visits of a filter, as CSV or NDJSON."""
 
 
 @export.command(epilog=examples("export deliveries --hook calendly --since 7d > week.csv"))
@@ -56,7 +56,7 @@ def export() -> None:
 @search_option
 @_written
 def deliveries(format: Format, reveal: bool, yes: bool, **words: str | datetime | None) -> None:
-    """What arrived, newest first; with --show-personal-data, its body too."""
+    """Write deliveries, newest first; with --show-personal-data also their bodies."""
     filter = build_filter(words)
 
     async def rows(ledger: Ledger, settings: Settings) -> AsyncIterator[Row]:
@@ -81,7 +81,7 @@ def deliveries(format: Format, reveal: bool, yes: bool, **words: str | datetime 
 @search_option
 @_written
 def visits(format: Format, reveal: bool, yes: bool, **words: str | datetime | None) -> None:
-    """Visits as our facts say that they should be; with --show-personal-data, whose they are."""
+    """Write visits as the stored changes define them; with --show-personal-data also their contacts."""
     filter = build_filter(words)
 
     async def rows(ledger: Ledger, settings: Settings) -> AsyncIterator[Row]:
@@ -89,7 +89,7 @@ def visits(format: Format, reveal: bool, yes: bool, **words: str | datetime | No
         async for unit in TaskSelector(ledger, settings, "retry").iter(filter):
             with suppress(NotFound):
                 row = await explain.visit_summary(unit.task_id) if unit.task_id.startswith(VISIT) else None
-                # A visit that the tool renamed is one, by whichever of its ids it was found.
+                # A visit with several ids is written once.
                 if row and (name := hash((row["account"], row["visit"]))) not in known:
                     known.add(name)
                     yield row
@@ -126,18 +126,18 @@ def _export(
 
     count = run_with_ledger(write)
     if not count:
-        exit_with(NOTHING_MATCHED, "nothing")
+        exit_with(NOTHING_MATCHED, "nothing matched")
     click.echo(f"{count} {what}", err=True)
 
 
 def _confirm() -> None:
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        exit_with(USAGE, "nothing was written: to reveal personal data, say --yes")
+        exit_with(USAGE, "nothing was written: confirm with --yes that personal data is to be written")
     if click.prompt("Type reveal to write personal data", err=True, default="", show_default=False) != "reveal":
         exit_with(USAGE, "nothing was written")
 
 
 def _cell(value: Any) -> str:
-    """A spreadsheet takes what begins so for a formula, and would run it."""
+    """Quote what a spreadsheet would run as a formula."""
     text = " ".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text

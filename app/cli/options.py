@@ -1,5 +1,4 @@
-"""The words that say which deliveries, failures or visits are meant: the same for every command that takes them; and what
-the shell completes them to."""
+"""The filter options, the same for every command that has them, and the completion of their values."""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -27,7 +26,7 @@ def complete_hooks(ctx: click.Context, param: click.Parameter, incomplete: str) 
 
 
 def complete_specimens(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Of the source that stands before it."""
+    """Complete the specimens of the source that is the argument before it."""
     source = ctx.params.get("source")
     recorded = load_specimens(source)["deliveries"] if source in load_sources() else []
     return [name for one in recorded if (name := one["name"]).startswith(incomplete)]
@@ -35,13 +34,13 @@ def complete_specimens(ctx: click.Context, param: click.Parameter, incomplete: s
 
 def filter_options(states: Sequence[str]) -> Callable[[F], F]:
     options = [
-        click.option("--state", type=click.Choice(states), help="Those in this state.") if states else None,
-        click.option("--source", help="Those of this tool.", shell_complete=complete_sources),
-        click.option("--hook", help="Those that rang here.", shell_complete=complete_hooks),
-        click.option("--reason", help="Those that failed for this: its beginning, or any part of it."),
-        click.option("--visit", help="This visit, by any of its ids."),
-        click.option("--since", type=TimeType(), help="Those since then: 2h, 7d, or a time in ISO 8601."),
-        click.option("--until", type=TimeType(), help="Those until then."),
+        click.option("--state", type=click.Choice(states), help="Only in this state.") if states else None,
+        click.option("--source", help="Only of this tool.", shell_complete=complete_sources),
+        click.option("--hook", help="Only of this hook.", shell_complete=complete_hooks),
+        click.option("--reason", help="Only with this reason, or part of one."),
+        click.option("--visit", help="Only this visit, by any of its ids."),
+        click.option("--since", type=TimeType(), help="Only since then: 2h, 7d, or a time in ISO 8601."),
+        click.option("--until", type=TimeType(), help="Only until then."),
     ]
 
     def add(command: F) -> F:
@@ -53,9 +52,9 @@ def filter_options(states: Sequence[str]) -> Callable[[F], F]:
 
 
 search_option = click.option(
-    "--search", help="By any id, the tool's, a request's, an e-mail address or a phone number."
+    "--search", help="Only with this id (also of the tool or a request), e-mail address or phone number."
 )
-cursor_option = click.option("--cursor", default="", help="Go on where the last list stopped.")
+cursor_option = click.option("--cursor", default="", help="Continue the list here.")
 
 
 def build_filter(words: Mapping[str, Any], **more: Any) -> Filter:

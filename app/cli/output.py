@@ -1,4 +1,4 @@
-"""What the commands have in common: how they end, and how they show things. Quick to import: `doorbell --help` does."""
+"""Exit statuses, options and output of all commands. `doorbell --help` imports this module, so it imports little."""
 
 import json
 import re
@@ -11,22 +11,22 @@ import click
 
 BUG, USAGE, CHECK_FAILED, UNREACHABLE, NOTHING_MATCHED, PARTLY_FAILED, INTERRUPTED = 1, 2, 3, 4, 5, 6, 130
 
-json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 limit_option = click.option(
-    "--limit", default=50, show_default=True, type=click.IntRange(1, 10_000), help="How many at most."
+    "--limit", default=50, show_default=True, type=click.IntRange(1, 10_000), help="Rows at most."
 )
 personal_data_option = click.option(
-    "--show-personal-data", "reveal", is_flag=True, help="Show personal data too; it is in the audit log."
+    "--show-personal-data", "reveal", is_flag=True, help="Also show personal data; recorded in the activity log."
 )
 
 
 def examples(*lines: str) -> str:
-    """The end of a command's help."""
+    """The epilog of a command's help."""
     return "\b\nExamples:\n" + "\n".join(f"  doorbell {line}" for line in lines)
 
 
 class TimeType(click.ParamType[datetime]):
-    """`2h`: so long ago; or a time in ISO 8601, which is UTC unless it says otherwise."""
+    """A duration before now (`2h`), or a time in ISO 8601 (UTC by default)."""
 
     name = "time"
 
@@ -36,11 +36,11 @@ class TimeType(click.ParamType[datetime]):
             try:
                 return datetime.now(UTC) - timedelta(seconds=int(ago[1]) * units[ago[2]])
             except OverflowError:
-                self.fail(f"{value} is longer ago than there are years")
+                self.fail(f"{value} is before the year 1")
         try:
             moment = datetime.fromisoformat(str(value))
         except ValueError:
-            self.fail(f"{value} is neither a time like 2026-03-14T09:00:00Z nor so long ago, like 30m, 2h or 7d")
+            self.fail(f"{value} is neither a time like 2026-03-14T09:00:00Z nor a duration like 30m, 2h or 7d")
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
@@ -50,11 +50,11 @@ def exit_with(status: int, sentence: str) -> NoReturn:
 
 
 def confirm(question: str, yes: bool) -> None:
-    """Go on only with --yes, or after a yes on a terminal."""
+    """Exit unless --yes is given, or an operator confirms on a terminal."""
     if yes:
         return
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        exit_with(USAGE, "nothing was done: to do it, say --yes")
+        exit_with(USAGE, "nothing was done: confirm with --yes")
     if not click.confirm(question, err=True):
         exit_with(USAGE, "nothing was done")
 
@@ -64,7 +64,7 @@ def print_json(story: dict[str, Any], as_json: bool = False) -> None:
 
 
 def print_rows(rows: Iterable[dict[str, Any]], as_json: bool) -> None:
-    """A list: a table for people, one object a line for programs. Nothing in it: exit status 5."""
+    """Print a table, or one JSON object per line. Exits with status 5 if there are no rows."""
     rows = list(rows)
     if as_json:
         for row in rows:
@@ -72,7 +72,7 @@ def print_rows(rows: Iterable[dict[str, Any]], as_json: bool) -> None:
     else:
         print_table(rows)
     if not rows:
-        exit_with(NOTHING_MATCHED, "nothing")
+        exit_with(NOTHING_MATCHED, "nothing matched")
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
@@ -95,7 +95,7 @@ def _cell(value: Any) -> str:
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    """JSON, in which what a terminal would not print as it is is escaped."""
+    """JSON with everything escaped that is not printable."""
     text = json.dumps(value, indent=indent, ensure_ascii=False)
     return text if text.isprintable() else _UNPRINTABLE.sub(_escaped, text)
 
@@ -104,12 +104,20 @@ _UNPRINTABLE = re.compile(r"[^\n -~]")
 
 
 def _escaped(found: re.Match[str]) -> str:
-    one = found[0]
-    return one if one.isprintable() else json.dumps(one)[1:-1] if ord(one) > 0x7F else f"\\u{ord(one):04x}"
+    character = found[0]
+    if character.isprintable():
+        return character
+    return json.dumps(character)[1:-1] if ord(character) > 0x7F else f"\\u{ord(character):04x}"
 
 
 def printable(text: str) -> str:
-    """For a terminal: what a sender wrote must neither steer it nor turn the direction of a line."""
+    """Replace control characters: text of a sender must neither control the terminal nor change the text direction."""
     if text.isprintable():
         return text
-    return "".join(one if one.isprintable() else " " if one.isspace() else "\N{REPLACEMENT CHARACTER}" for one in text)
+    return "".join(map(_printable, text))
+
+
+def _printable(character: str) -> str:
+    if character.isprintable():
+        return character
+    return " " if character.isspace() else "\N{REPLACEMENT CHARACTER}"

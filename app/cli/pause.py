@@ -1,4 +1,4 @@
-"""`doorbell pause` and `doorbell resume`."""
+"""`doorbell pause` and `resume`."""
 
 import click
 
@@ -14,18 +14,22 @@ hook = click.argument("hook", shell_complete=complete_hooks)
 @click.command(epilog=examples("pause calendly"))
 @hook
 def pause(hook: str) -> None:
-    """Hold back what HOOK's account is to be sent. Its deliveries are accepted, its changes wait, and spend no tries. Hooks
-    with the same Visits API token have one account, and pause together."""
+    """Pause calls to the Visits API for a hook's account.
+
+    Deliveries are accepted, tasks are held and no attempts are counted. Hooks with the same Visits API token have one
+    account and pause together."""
     account, others = _set_paused(hook, True)
-    click.echo(f"{others}: what goes to the account {account} waits until `doorbell resume {hook}`", err=True)
+    click.echo(f"{others}: calls for the account {account} are paused until `doorbell resume {hook}`", err=True)
 
 
 @click.command(epilog=examples("resume calendly"))
 @hook
 def resume(hook: str) -> None:
-    """Send what HOOK's account was not sent while it was paused, the visits that start soonest first."""
+    """Resume calls to the Visits API for a hook's account.
+
+    Held tasks run, visits that start soonest first."""
     account, others = _set_paused(hook, False)
-    click.echo(f"{others}: what waited for the account {account} goes out", err=True)
+    click.echo(f"{others}: calls for the account {account} are resumed", err=True)
 
 
 def _set_paused(hook: str, is_paused: bool) -> tuple[str, str]:

@@ -163,8 +163,7 @@ def _plan_and_run(request: OperationRequest, dry_run: bool, yes: bool, as_json: 
         sys.exit(_exit_status(request.kind, summary.total, summary.skipped))
     confirm(f"{summary.actionable} to be {DONE[request.kind]}: go on?", yes)
     request = replace(request, expected=summary.total, planned_at_ms=planned_at_ms)
-    id = run_with_ledger(lambda ledger, settings: actions(ledger, settings).start(request))
-    operation = _follow(id, summary.total, as_json)
+    operation = _run(request, as_json)
     _print_outcome(operation)
     if operation.state != "done":
         sys.exit(PARTLY_FAILED)
@@ -229,19 +228,25 @@ def _format_fields(fields: Mapping[str, str | None]) -> str:
 # -- the operation --
 
 
-def _follow(id: str, total: int, as_json: bool) -> Operation:
-    """Show the progress of an operation until it ends; Ctrl-C and a missing worker leave it to itself."""
+def _run(request: OperationRequest, as_json: bool) -> Operation:
+    """Start an operation and show its progress until it ends; Ctrl-C and a missing worker do not stop it."""
+    id = ""
+
+    async def run(ledger: Ledger, settings: Settings) -> Operation:
+        nonlocal id
+        id = await actions(ledger, settings).start(request)
+        return await _wait(ledger, settings, id, show)
+
     try:
-        with _progress(total, as_json) as show:
-            return run_with_ledger(lambda ledger, settings: _wait(ledger, settings, id, show))
+        with _progress(request.expected, as_json) as show:
+            return run_with_ledger(run)
     except KeyboardInterrupt:
-        exit_with(
-            INTERRUPTED, f"the operation continues: `doorbell operations` shows it, `doorbell cancel {id}` stops it"
-        )
+        stop = f"`doorbell cancel {id}` stops it" if id else "if it was started"
+        exit_with(INTERRUPTED, f"the {request.kind} continues: `doorbell operations` shows it, {stop}")
     except NoLiveWorker:
         exit_with(
             UNREACHABLE,
-            f"no worker is running: start one (`doorbell worker`), and it runs the operation {id}; "
+            f"no worker is running: start one (`doorbell worker`), and it runs the {request.kind}; "
             f"`doorbell cancel {id}` withdraws it",
         )
 

@@ -1,4 +1,4 @@
-"""What runs: `doorbell demo`, `web`, `worker`, `sandbox`; and how to ask whether it is well: `doctor`."""
+"""`doorbell demo`, `web`, `worker`, `sandbox`, `doctor` and `hash-password`."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ import click
 
 from app.cli.output import USAGE, examples, exit_with, json_option, print_rows
 
-SHORTEST_PASSWORD = 12
+MIN_PASSWORD_LENGTH = 12
 
 
 @click.command(epilog=examples("demo", "demo --once"))
@@ -23,7 +23,7 @@ def demo(once: bool) -> None:
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=8000, show_default=True, envvar="PORT")
 def web(host: str, port: int) -> None:
-    """The receiver: POST /hooks/{hook}."""
+    """Start the web process, which receives webhooks."""
     command = [sys.executable, "-m", "uvicorn", "app.main:app", "--host", host, "--port", str(port), *WEB_OPTIONS]
     os.execv(sys.executable, command)
 
@@ -40,17 +40,17 @@ WEB_OPTIONS = (
 
 @click.command(epilog=examples("worker"))
 def worker() -> None:
-    """The worker: from written facts to the Visits API."""
+    """Start the worker, which calls the Visits API."""
     os.execv(sys.executable, [sys.executable, "-m", "jobs"])
 
 
 @click.command(epilog=examples("sandbox", "sandbox --port 9000 --file visits.db"))
 @click.option("--port", default=9000, show_default=True)
 @click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--file", default=":memory:", show_default=True, help="Where the visits are kept.")
-@click.option("--token", help="The only bearer token that is let in; by default any is.")
+@click.option("--file", default=":memory:", show_default=True, help="The SQLite file of the visits.")
+@click.option("--token", help="The accepted bearer token [default: any].")
 def sandbox(port: int, host: str, file: str, token: str | None) -> None:
-    """A Visits and Contacts API of our own, for first runs and tests."""
+    """Start a local Visits API, for first runs and tests."""
     import uvicorn
 
     from app.sandbox.api import create_sandbox
@@ -66,7 +66,9 @@ def sandbox(port: int, host: str, file: str, token: str | None) -> None:
 @click.option("--phase", type=click.Choice(["run", "release"]), default="run", show_default=True)
 @json_option
 def doctor(phase: str, as_json: bool) -> None:
-    """Check settings, Redis, the Visits API, the clock and the worker; each trouble with its fix."""
+    """Check settings, Redis, the Visits API, the clock and the worker.
+
+    Every problem is shown with its fix."""
     import asyncio
 
     from app.operators import doctor as doctors
@@ -81,11 +83,13 @@ def doctor(phase: str, as_json: bool) -> None:
 
 @click.command("hash-password", epilog=examples("hash-password < FILE"))
 def hash_password() -> None:
-    """Read a password from stdin, and write what CONSOLE_PASSWORD_HASH is set to."""
+    """Hash a console password, for CONSOLE_PASSWORD_HASH.
+
+    The password is read from a prompt, or from standard input."""
     from app.console.passwords import hash_password
 
     asked = click.prompt("Password", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline()
     password = asked.rstrip("\r\n")
-    if len(password) < SHORTEST_PASSWORD:
-        exit_with(USAGE, f"a password has {SHORTEST_PASSWORD} characters at least")
+    if len(password) < MIN_PASSWORD_LENGTH:
+        exit_with(USAGE, f"the password is too short: use at least {MIN_PASSWORD_LENGTH} characters")
     click.echo(hash_password(password))

@@ -26,7 +26,7 @@ def load_settings_or_none() -> Settings | None:
 
 
 def load_settings() -> Settings:
-    """Whether there is a Redis or not."""
+    """The settings; REDIS_URL may be missing."""
     try:
         return configuration.read(redis_needed=False)
     except SettingsError as error:
@@ -34,7 +34,7 @@ def load_settings() -> Settings:
 
 
 def run_with_ledger(step: Callable[[Ledger, Settings], Awaitable[T]]) -> T:
-    """Run a step; its errors become an exit status and a sentence."""
+    """Run a step. Invalid settings, an unreachable Redis and NotFound end the command with status and message."""
 
     async def run() -> T:
         settings = configuration.read()
@@ -48,7 +48,7 @@ def run_with_ledger(step: Callable[[Ledger, Settings], Awaitable[T]]) -> T:
     except RedisUnavailable as error:
         exit_with(UNREACHABLE, str(error))
     except NotFound as error:
-        exit_with(NOTHING_MATCHED, f"there is no delivery or visit {error}, or no longer")
+        exit_with(NOTHING_MATCHED, f"there is no delivery or visit {error}; it may have expired")
 
 
 @asynccontextmanager

@@ -30,8 +30,8 @@ from app.settings.model import Settings
 from app.telemetry import rejections as rejection_notes
 from app.visits.client import VisitsApiTrouble, http_client
 
-#: Pages without a single row that fits, before a list says where it stopped.
-MOST_EMPTY = 3
+#: A list stops after this number of pages without a match.
+MAX_EMPTY_PAGES = 3
 
 
 @click.command(
@@ -43,7 +43,7 @@ MOST_EMPTY = 3
 @cursor_option
 @json_option
 def deliveries(limit: int, cursor: str, as_json: bool, **words: str | datetime | None) -> None:
-    """What arrived, newest first."""
+    """List deliveries, newest first."""
     _list(build_filter(words, cursor=cursor), limit, as_json, ("delivery", "at", "hook", "event", "state", "visits"))
 
 
@@ -56,7 +56,7 @@ def deliveries(limit: int, cursor: str, as_json: bool, **words: str | datetime |
 @cursor_option
 @json_option
 def failures(limit: int, cursor: str, as_json: bool, **words: str | datetime | None) -> None:
-    """What needs an operator, newest first."""
+    """List the tasks that need an operator, newest first."""
     shown = ("id", "kind", "reason", "since", "failed_attempts", "attempts", "response", "source", "hook", "delivery")
     _list(build_filter(words, cursor=cursor, state="parked"), limit, as_json, shown)
 
@@ -65,18 +65,18 @@ def _list(filter: Filter, most: int, as_json: bool, names: Sequence[str]) -> Non
     async def look(ledger: Ledger, settings: Settings) -> tuple[list[Row], str]:
         lists = Lists(ledger, settings, Explain(ledger, settings))
         rows, more = list[Row](), ""
-        async for page in lists.iter_pages(filter, most, MOST_EMPTY):
+        async for page in lists.iter_pages(filter, most, MAX_EMPTY_PAGES):
             rows, more = rows + page.rows, page.next_cursor
         return rows, more
 
     rows, more = run_with_ledger(look)
     if more and not rows:
-        exit_with(NOTHING_MATCHED, f"nothing among the newest; to look further back: --cursor {more}")
-    # A reason is told where something is the matter, also in a list of all.
+        exit_with(NOTHING_MATCHED, f"nothing matched so far: use --cursor {more} to search further back")
+    # A list of all deliveries has the reason where there is one.
     shown = [{name: row[name] for name in (*names, "reason") if name in row} for row in rows]
     print_rows(shown, as_json)
     if more:
-        click.echo(f"there may be more: --cursor {more}, or a larger --limit", err=True)
+        click.echo(f"there may be more: use --cursor {more}, or a larger --limit", err=True)
 
 
 @click.command(epilog=examples("show d019a3b1c2d0a1b2c3d4e", "show d019a3b1c2d0a1b2c3d4e --show-personal-data"))
@@ -84,7 +84,7 @@ def _list(filter: Filter, most: int, as_json: bool, names: Sequence[str]) -> Non
 @personal_data_option
 @json_option
 def show(id: str, reveal: bool, as_json: bool) -> None:
-    """One delivery: what it was, what came of it, every attempt."""
+    """Show one delivery: its changes, their states, every attempt."""
 
     async def look(ledger: Ledger, settings: Settings) -> Row:
         if reveal:
@@ -98,11 +98,11 @@ def show(id: str, reveal: bool, as_json: bool) -> None:
     epilog=examples("visit standard-A-1", "visit standard-A-1 --remote", "visit standard-A-1 --json | jq .facts")
 )
 @click.argument("external_id")
-@click.option("--remote", is_flag=True, help="Ask the Visits API too, what stands there now.")
+@click.option("--remote", is_flag=True, help="Also read the visit from the Visits API.")
 @personal_data_option
 @json_option
 def visit(external_id: str, remote: bool, reveal: bool, as_json: bool) -> None:
-    """One visit: every fact, who said it, what the API last answered."""
+    """Show one visit: every value with its delivery, and every attempt."""
 
     async def look(ledger: Ledger, settings: Settings) -> list[Row]:
         explain = Explain(ledger, settings, ALL_FIELDS if reveal else ())
@@ -119,7 +119,7 @@ def visit(external_id: str, remote: bool, reveal: bool, as_json: bool) -> None:
     try:
         stories = run_with_ledger(look)
     except VisitsApiTrouble as trouble:
-        exit_with(UNREACHABLE, f"the Visits API could not be asked: {trouble}")
+        exit_with(UNREACHABLE, f"the Visits API did not return the visit: {trouble}")
     for story in stories:
         print_json(story, as_json)
 
@@ -127,13 +127,15 @@ def visit(external_id: str, remote: bool, reveal: bool, as_json: bool) -> None:
 @click.command(
     epilog=examples("rejections", "rejections --hook calendly --since 1h", "rejections --reason stale --json")
 )
-@click.option("--hook", help="At this hook.", shell_complete=complete_hooks)
-@click.option("--reason", default="", help="For this reason, or any part of it.")
-@click.option("--since", type=TimeType(), help="Since then: 2h, 7d, or a time in ISO 8601.")
+@click.option("--hook", help="Only of this hook.", shell_complete=complete_hooks)
+@click.option("--reason", default="", help="Only with this reason, or part of one.")
+@click.option("--since", type=TimeType(), help="Only since then: 2h, 7d, or a time in ISO 8601.")
 @limit_option
 @json_option
 def rejections(hook: str | None, reason: str, since: datetime | None, limit: int, as_json: bool) -> None:
-    """What rang and was not let in: when, why, and the likely cause. Only the newest of each hook are kept."""
+    """List rejected requests with their likely cause.
+
+    Only the newest of each hook are stored."""
     least = since.timestamp() * 1000 if since else 0
 
     async def look(ledger: Ledger, settings: Settings) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""`doorbell sources`, `hook-url`, `secrets`, `ring`: what can ring, and how to connect it."""
+"""`doorbell sources`, `hook-url`, `secrets` and `ring`: connect a tool."""
 
 import base64
 import os
@@ -34,7 +34,9 @@ from app.webhooks.source import VERIFIED_BY, Source
 @click.argument("name", required=False, shell_complete=complete_sources)
 @json_option
 def sources(name: str | None, as_json: bool) -> None:
-    """What can ring; with a NAME, how to connect it."""
+    """List the supported tools, or show how to connect one.
+
+    NAME is the source of a tool, as the list has it."""
     hooks = load_settings_or_none()
     if name is None:
         rows = [
@@ -66,7 +68,7 @@ def sources(name: str | None, as_json: bool) -> None:
 
 
 def _without_evidence(row: dict[str, Any]) -> dict[str, Any]:
-    """A table has the words only; programs get the level too."""
+    """The table has `verified_by`, which says the same in words."""
     return {name: value for name, value in row.items() if name != "evidence"}
 
 
@@ -77,37 +79,39 @@ def _known(name: str) -> Source:
 
 
 def _terms_of(source: Source) -> Iterable[str]:
-    """How the tool and the door deal with one another, in words."""
+    """Sentences about signature, answers, compression and settings of a source."""
     yield PROVES[source.signature.covers]
-    yield f"while Redis is away it hears {source.unavailable_status} and tries again"
+    yield f"while Redis is unavailable, the tool gets {source.unavailable_status} and retries"
     yield f"it is answered within {source.sender_timeout_s:g} s"
     if source.content_encodings:
-        yield f"its bodies may be compressed ({', '.join(source.content_encodings)})"
+        yield f"bodies may be compressed ({', '.join(source.content_encodings)})"
     needs = [f"HOOKS__<NAME>__{need}" for need in source.required_settings]
     needs += ["PUBLIC_URL"] * source.signature.needs_url + ["SECRET_KEY"] * source.signature.needs_key
     if needs:
-        yield f"it needs {', '.join(needs)} too"
+        yield f"the hook also needs {', '.join(needs)}"
     if source.credential_names:
-        yield f"records are fetched with the credentials {', '.join(source.credential_names)}"
+        yield f"Doorbell fetches records with the credentials {', '.join(source.credential_names)}"
 
 
 PROVES = {
-    "body": "The signature proves the whole body",
-    "fields": "The signature proves some fields of the body only",
-    "nothing": "Nothing proves the body: whoever has the address or the token could make one up",
+    "body": "The signature covers the whole body",
+    "fields": "The signature covers some fields of the body only",
+    "nothing": "Nothing proves the body: anyone with the address or the token can forge one",
 }
 
 
 @click.command("hook-url", epilog=examples("hook-url gingr"))
 @click.argument("hook", shell_complete=complete_hooks)
 def hook_url(hook: str) -> None:
-    """The address of a HOOK, as the tool should have it; with its token, where the tool signs nothing."""
+    """Print the address of a hook, to paste into the tool.
+
+    The address contains a token where the tool signs nothing."""
     settings = load_settings()
     entrance = settings.entrances.get(hook)
     if entrance is None:
         exit_with(NOTHING_MATCHED, f"there is no hook {hook}, or it has no secret")
     if not settings.public_url:
-        click.echo("PUBLIC_URL is not set: put our own address before it", err=True)
+        click.echo("PUBLIC_URL is not set: put the address of this Doorbell before the path", err=True)
     click.echo(settings.address(entrance))
 
 
@@ -115,8 +119,9 @@ def hook_url(hook: str) -> None:
 @json_option
 @click.pass_context
 def secrets(context: click.Context, as_json: bool) -> None:
-    """Which secrets each hook has, by their fingerprints, and when each last matched. An old one that has not matched for
-    long can go."""
+    """List the fingerprints of all secrets, and when each last matched.
+
+    After a rotation, remove the old secret when it has not matched for some time."""
     if context.invoked_subcommand:
         return
 
@@ -136,27 +141,25 @@ def secrets(context: click.Context, as_json: bool) -> None:
 @secrets.command(epilog=examples("secrets generate standard"))
 @click.argument("source", shell_complete=complete_sources)
 def generate(source: str) -> None:
-    """Make a secret of the kind that SOURCE signs with, where the tool takes one of ours."""
+    """Generate a secret for a tool that takes one of ours."""
     made = _generated(_known(source).signature)
     if made is None:
         exit_with(
             CHECK_FAILED,
-            f"{load_sources()[source].definition.title} signs with a key of its own; `doorbell sources {source}` says more",
+            f"{load_sources()[source].definition.title} generates its secrets itself: see `doorbell sources {source}`",
         )
     click.echo(made)
-    click.echo(
-        f"set it as HOOKS__{source.upper()}__SECRETS, and in the tool: see `doorbell sources {source}`", err=True
-    )
+    click.echo(f"set it as HOOKS__{source.upper()}__SECRETS and in the tool: see `doorbell sources {source}`", err=True)
 
 
 @secrets.command("fingerprint", epilog=examples("secrets fingerprint < secret.txt"))
 def print_fingerprint() -> None:
-    """The fingerprint of a secret on standard input, to compare with those that Doorbell shows."""
+    """Print the fingerprint of a secret that is read from standard input."""
     click.echo(fingerprint(sys.stdin.readline().strip(), load_settings().secret_key))
 
 
 def _generated(scheme: Scheme) -> str | None:
-    """A text, unless the scheme reads its secrets as base64; None, where no secret of ours will do."""
+    """Return None where the tool generates its secrets itself. Some schemes only accept base64."""
     key = base64.b64encode(chance.token_bytes(32)).decode()
     if scheme.check_secret("a text, and not base64") is None:
         return chance.token_urlsafe(32)
@@ -166,9 +169,13 @@ def _generated(scheme: Scheme) -> str | None:
 @click.command(epilog=examples("ring calendly", 'ring calendly "an invitee books"'))
 @click.argument("source", shell_complete=complete_sources)
 @click.argument("specimen", required=False, shell_complete=complete_specimens)
-@click.option("--to", "url", help="Doorbell's address, or a hook's; by default http://127.0.0.1:$PORT/hooks/SOURCE.")
+@click.option(
+    "--to", "url", help="The address of Doorbell or of a hook [default: http://127.0.0.1:$PORT/hooks/SOURCE]."
+)
 def ring(source: str, specimen: str | None, url: str | None) -> None:
-    """Send a really signed SPECIMEN, by its number or a part of its name; without one, list them."""
+    """Send a specimen with a valid signature.
+
+    SPECIMEN is its number or a part of its name; without it the command lists the specimens."""
     from app.webhooks.specimens import UnknownSpecimen, send_specimen
 
     _known(source)

@@ -1,4 +1,4 @@
-"""How it stands, and who did what: `doorbell overview`, `workers`, `operations`, `activity`, `settings`."""
+"""`doorbell overview`, `workers`, `operations`, `activity` and `settings`."""
 
 from dataclasses import asdict
 
@@ -20,8 +20,9 @@ from app.telemetry.health import Worker, live_workers
 @click.command(epilog=examples("overview", "overview --json | jq .states"))
 @json_option
 def overview(as_json: bool) -> None:
-    """Is all well? A sentence; then how much is in which state, what fails and why, each hook, each worker. As JSON also
-    the last 24 hours."""
+    """Show whether all is well: one sentence, then the numbers.
+
+    The numbers are tasks by state, failures by reason, circuits, hooks and workers; with --json also the last 24 hours."""
 
     story = run_with_ledger(load_overview).to_dict()
     if as_json:
@@ -38,7 +39,9 @@ def overview(as_json: bool) -> None:
 @click.command(epilog=examples("workers", "workers --json"))
 @json_option
 def workers(as_json: bool) -> None:
-    """The workers that gave a sign of life; `doorbell deliveries --state running` tells what they have in hand."""
+    """List the live workers.
+
+    `doorbell deliveries --state running` shows what they work on."""
 
     async def see(ledger: Ledger, settings: Settings) -> list[Worker]:
         return await live_workers(ledger.redis)
@@ -50,7 +53,9 @@ def workers(as_json: bool) -> None:
 @limit_option
 @json_option
 def operations(limit: int, as_json: bool) -> None:
-    """Replays and discards that somebody started at the console, newest first. `doorbell cancel` stops one."""
+    """List replays and discards, and their progress, newest first.
+
+    `doorbell cancel` stops one."""
 
     async def see(ledger: Ledger, settings: Settings) -> list[Operation]:
         return await Operations(ledger, settings).newest(limit)
@@ -77,7 +82,7 @@ def _row(one: Operation) -> Row:
 @cursor_option
 @json_option
 def activity(limit: int, cursor: str, as_json: bool) -> None:
-    """Who did what, at the console and on the command line, newest first."""
+    """Show what operators did, newest first."""
 
     async def see(ledger: Ledger, settings: Settings) -> list[Activity]:
         return await ActivityLog(ledger.redis).newest(cursor, limit)
@@ -85,11 +90,13 @@ def activity(limit: int, cursor: str, as_json: bool) -> None:
     lines = run_with_ledger(see)
     print_rows([asdict(line) for line in lines], as_json)
     if len(lines) == limit:
-        click.echo(f"there may be more: --cursor {lines[-1].id}, or a larger --limit", err=True)
+        click.echo(f"there may be more: use --cursor {lines[-1].id}, or a larger --limit", err=True)
 
 
 @click.command(epilog=examples("settings", "settings --json"))
 @json_option
 def settings(as_json: bool) -> None:
-    """What the environment says: every setting, what it is, what it means. Of a secret only whether it is set."""
+    """Show the settings in effect.
+
+    Secrets are shown as set or not set only."""
     print_rows(load_settings().shown(), as_json)

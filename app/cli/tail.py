@@ -20,13 +20,14 @@ from app.settings.model import Settings
 
 
 @click.command(epilog=examples("tail", "tail --source calendly", "tail --visit standard-A-1 --json"))
-@click.option("--source", default="", help="Of this tool.", shell_complete=complete_sources)
-@click.option("--hook", default="", help="Of what rang here.", shell_complete=complete_hooks)
-@click.option("--visit", default="", help="Of this visit, by its external_id.")
+@click.option("--source", default="", help="Only of this tool.", shell_complete=complete_sources)
+@click.option("--hook", default="", help="Only of this hook.", shell_complete=complete_hooks)
+@click.option("--visit", default="", help="Only of this visit (external_id).")
 @json_option
 def tail(source: str, hook: str, visit: str, as_json: bool) -> None:
-    """What arrives (→), what is attempted (←) and what is refused (×, some seconds later), a line each, as it happens.
-    Ctrl-C ends it. Times are UTC."""
+    """Follow deliveries, attempts and rejections as they happen.
+
+    → is a delivery, ← an attempt, × a rejection (a few seconds late). Times are UTC. Ctrl-C ends the command."""
 
     def fits(row: Row) -> bool:
         return source in ("", row["source"]) and hook in ("", row["hook"]) and (not visit or visit in row["visits"])

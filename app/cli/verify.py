@@ -34,12 +34,12 @@ from app.webhooks.delivery import Delivery
     )
 )
 @click.argument("hook", shell_complete=complete_hooks)
-@click.option("--body", type=click.File("rb"), default="-", help="The body, byte for byte; by default stdin.")
+@click.option("--body", type=click.File("rb"), default="-", help="The body, byte for byte [default: standard input].")
 @click.option(
-    "--headers", type=click.File("rb"), help="A file of lines `Name: value`; `POST /hooks/… HTTP/1.1` may be first."
+    "--headers", type=click.File("rb"), help="A file of `Name: value` lines; the first may be `POST /hooks/… HTTP/1.1`."
 )
-@click.option("--header", "more", multiple=True, metavar="'NAME: VALUE'", help="One header; may be said several times.")
-@click.option("--at", type=TimeType(), help="When it arrived; by default now.")
+@click.option("--header", "more", multiple=True, metavar="'NAME: VALUE'", help="One header; repeatable.")
+@click.option("--at", type=TimeType(), help="When the request arrived [default: now].")
 @json_option
 def verify(
     hook: str,
@@ -49,8 +49,10 @@ def verify(
     at: datetime | None,
     as_json: bool,
 ) -> None:
-    """Does the signature of a request at HOOK (a hook, or the one hook of a source) hold, and if not, why? Nothing is
-    accepted and nothing sent; secrets are told by their fingerprints."""
+    """Find out why a signature is invalid.
+
+    HOOK is a hook, or a source with one hook. The command tries corrections of the request, one or two at a time. It
+    accepts and sends nothing, and shows fingerprints instead of secrets."""
     settings = load_settings()
     entrance = _entrance(settings, hook)
     lines = [*(headers.read().splitlines() if headers else ()), *(one.encode() for one in more)]
@@ -71,14 +73,16 @@ def _entrance(settings: Settings, name: str) -> Entrance:
         return settings.entrances[name]
     of_source = [entrance for entrance in settings.entrances.values() if entrance.tool.name == name]
     if len(of_source) > 1:
-        exit_with(USAGE, f"{name} has several hooks: say which, {', '.join(entrance.name for entrance in of_source)}")
+        exit_with(
+            USAGE, f"{name} has several hooks: choose one of {', '.join(entrance.name for entrance in of_source)}"
+        )
     if not of_source:
         exit_with(NOTHING_MATCHED, f"there is no hook {name}, or it has no secret")
     return of_source[0]
 
 
 def _parsed(entrance: Entrance, lines: list[bytes]) -> tuple[str, bytes, tuple[tuple[bytes, bytes], ...]]:
-    """The token in the address and what is behind `?`, where the first line is that of a request, and the headers."""
+    """Return the path token, the query and the headers. The first two come from a request line, if there is one."""
     token, query = "", b""
     headers: list[tuple[bytes, bytes]] = []
     for number, line in enumerate(lines):
@@ -87,7 +91,7 @@ def _parsed(entrance: Entrance, lines: list[bytes]) -> tuple[str, bytes, tuple[t
             path, _, query = line.split()[1].partition(b"?")
             token = path.decode("latin-1").partition(f"{entrance.path}/")[2]
         elif line.strip() and not colon:
-            exit_with(USAGE, f"line {number + 1} of the headers is none: it has no colon")
+            exit_with(USAGE, f"line {number + 1} of the headers has no colon: write `Name: value`")
         elif line.strip():
             headers.append((name.strip().lower(), value.strip()))
     return token, query, tuple(headers)
@@ -96,11 +100,11 @@ def _parsed(entrance: Entrance, lines: list[bytes]) -> tuple[str, bytes, tuple[t
 def _tell(entrance: Entrance, found: Diagnosis) -> None:
     of = f"secret {found.secret_number} of {len(entrance.hook.secrets)} ({found.fingerprint})"
     if found.is_valid:
-        click.echo(f"holds: {of} matches")
+        click.echo(f"valid: {of} matches")
         return
     reason, sentence = found.rejection
-    click.echo(printable(f"fails: signature_{reason}: {sentence}"))
+    click.echo(printable(f"invalid: signature_{reason}: {sentence}"))
     for finding in found.findings:
         click.echo(printable(f"{finding.kind}: {finding.summary}"))
     if found.secret_number:
-        click.echo(f"{of} is the one", err=True)
+        click.echo(f"the tool signs with {of}", err=True)

@@ -128,7 +128,7 @@ async def resolve_emails(ledger: Ledger, settings: Settings, text: str) -> list[
 
 
 def activity_target(each: Iterable["Erasure"], found: ErasureReport) -> str:
-    """For the audit log: digests for addresses."""
+    """For the activity log: digests for addresses."""
     names = " ".join(one.digest for one in each)
     return f"{names}: {len(found.visits)} visits, {len(found.deliveries)} deliveries"
 
@@ -160,7 +160,7 @@ class Erasure:
 
     @property
     def digest(self) -> str:
-        """What stands for the address in the audit log."""
+        """What stands for the address in the activity log."""
         return self._contact_keys("main")[0]
 
     async def plan(self) -> ErasureReport:

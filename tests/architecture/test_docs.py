@@ -14,6 +14,7 @@ from click import Context
 from click.testing import CliRunner
 
 from app.cli import main
+from app.cli.docs import update
 from app.ledger.docs import page as redis_page
 from app.ledger.reasons import REASONS
 from app.operators.filter import TASK_STATES
@@ -100,6 +101,10 @@ def test_every_command_that_a_page_shows_exists(command: str) -> None:
     result = CliRunner().invoke(main, [command, "--help"])
 
     assert 0 == result.exit_code
+
+
+def test_the_reference_of_the_commands_is_what_click_says() -> None:
+    assert PAGES["cli.md"] == update(PAGES["cli.md"]), "run `python -m app.cli.docs`"
 
 
 def test_every_command_is_in_the_table_of_commands() -> None:

@@ -515,7 +515,7 @@ def test_the_command_line_tells_how_a_tool_and_the_door_deal_with_one_another(na
 
     said = CliRunner().invoke(main, ["sources", name]).stdout
 
-    assert f"it hears {source.unavailable_status} and tries again" in said
+    assert f"the tool gets {source.unavailable_status} and retries" in said
     assert f"answered within {source.sender_timeout_s:g} s" in said
     assert "{url}" not in said
 

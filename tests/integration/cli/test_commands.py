@@ -123,7 +123,7 @@ def test_what_is_paused_waits_and_goes_out_when_it_is_resumed(busy: Harness) -> 
     told = next(row for row in rows(busy, "doctor", "--json") if row["check"] == "visits_api.gate")
 
     assert [5, 0, 5] == [ran.returncode for ran in (unknown, paused, again)]
-    assert "calendly, standard: what goes to the account main waits" in paused.stderr
+    assert "calendly, standard: calls for the account main are paused" in paused.stderr
     assert (202, ["standard-A-3"]) == (rang.status_code, held[0]["visits"])
     assert ("warn", "`doorbell resume calendly`") == (told["result"], told["fix"])
     assert before == len(busy.calls())
@@ -440,6 +440,60 @@ def test_a_plan_with_nothing_to_do_does_nothing(busy: Harness) -> None:
     assert [] == noted(busy)
 
 
+@pytest.fixture
+def idle(harness: Harness) -> Harness:
+    """One parked visit, and no worker that is alive."""
+    harness.env |= {"CONTACT_FOR_S": "0.2"}
+    harness.start_web()
+    worker = harness.start_worker()
+    harness.send("visit.created", "A-2", "2026-03-01T09:00:00Z", time_scheduled="2026-03-15T16:00:00Z")
+    wait_until(lambda: rows(harness, "failures", "--json"))
+    worker.kill()
+    harness.redis_command("DEL", "bell:workers")
+    return harness
+
+
+def test_a_replay_without_a_worker_stays_queued_until_one_runs_it(
+    idle: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.cli.replay.NO_WORKER_AFTER_S", 0.1)
+
+    ran = idle.doorbell("replay", "standard-A-2", "--contact", "cont_KYdl3lftgZXGRbxqoj", "--yes")
+
+    [operation] = rows(idle, "operations", "--json")
+    assert (4, "queued") == (ran.returncode, operation["state"])
+    assert "no worker is running" in ran.stderr
+    assert f"doorbell cancel {operation['operation']}" in ran.stderr
+    idle.start_worker()
+    assert wait_until(lambda: idle.visit("standard-A-2"))
+
+
+def test_an_interrupted_replay_continues_and_the_command_says_so(idle: Harness) -> None:
+    arguments = ["replay", "standard-A-2", "--contact", "cont_KYdl3lftgZXGRbxqoj", "--yes"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "app", *arguments],
+        cwd=ROOT,
+        env=idle.env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        [operation] = wait_until(lambda: rows(idle, "operations", "--json"))
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
+
+    assert (130, True) == (process.returncode, f"doorbell cancel {operation['operation']}" in errors.decode())
+    idle.start_worker()
+    assert wait_until(lambda: idle.visit("standard-A-2"))
+
+
+def test_a_search_is_stored_as_ids_not_as_an_address(busy: Harness) -> None:
+    assert 0 == busy.doorbell("replay", "--search", "ada@example.com", "--recheck", "--yes").returncode
+
+    [operation] = rows(busy, "operations", "--json")
+    assert "ids standard-A-1" == operation["filter"]
+    assert [(b"started replay", "search … (1)".encode())] == noted(busy)
+
+
 def test_discard_goes_on_past_an_unknown_id(busy: Harness) -> None:
     ran = busy.doorbell("discard", "standard-nobody", "standard-A-2", "--yes", "--json")
 
@@ -619,7 +673,7 @@ def test_verify_says_why_a_signature_does_not_hold(harness: Harness, tmp_path: P
     newline = harness.doorbell(*command, "--json", stdin=raw + b"\n")
     late = harness.doorbell(*command, "--at", "2020-01-01", stdin=raw)
 
-    assert (0, "holds: secret 1 of 1") == (right.returncode, right.stdout[:20])
+    assert (0, "valid: secret 1 of 1") == (right.returncode, right.stdout[:20])
     told = json.loads(newline.stdout)
     assert (3, False, "body") == (newline.returncode, told["is_valid"], told["findings"][0]["kind"])
     assert (3, True) == (late.returncode, "\nclock: " in late.stdout)
@@ -639,7 +693,7 @@ def test_names_are_completed(harness: Harness) -> None:
     assert ["calendly"] == completed("failures", "--hook", "cal")
     assert ["an invitee books and pays"] == completed("ring", "calendly", "an\\ invitee\\ b")
     for shell in ("bash", "zsh", "fish"):
-        assert "_DOORBELL_COMPLETE" in harness.doorbell("completion", shell).stdout
+        assert "_DOORBELL_COMPLETE" in harness.doorbell(_DOORBELL_COMPLETE=f"{shell}_source").stdout
 
 
 # -- how it stands, and who did what --

@@ -288,7 +288,7 @@ def test_the_command_tells_repairs_and_then_is_content(harness: Harness) -> None
 
     assert (3, "missing", "standard-A-1", False) == (told.returncode, row["kind"], row["visit"], row["repaired"])
     assert "3 visits" not in told.stderr
-    assert (0, True) == (mended.returncode, "put back to work: 1" in mended.stderr)
+    assert (0, True) == (mended.returncode, "requeued: 1" in mended.stderr)
     assert 0 == wait_until(lambda: (ran := harness.doorbell("audit")).returncode == 0 and [ran])[0].returncode
     assert "Lovelace" not in told.stdout + told.stderr + mended.stdout
 
