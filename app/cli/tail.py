@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 import click
 
@@ -12,6 +11,7 @@ from app.cli.session import open_ledger, run_with_ledger
 from app.ledger.jobs_contract import VISIT
 from app.ledger.ledger import Ledger
 from app.ledger.records import NotFound
+from app.ledger.times import iso_timestamp
 from app.operators.explain import Explain, Row, event_name
 from app.operators.feed import finished_attempts, new_deliveries, new_rejections
 from app.operators.lists import Lists
@@ -56,7 +56,7 @@ async def _arriving(ledger: Ledger, settings: Settings, tell: Callable[[Row], No
         tell(
             {
                 "kind": "delivery",
-                "at": _iso(meta.received_at_ms),
+                "at": iso_timestamp(meta.received_at_ms, "milliseconds"),
                 "source": meta.source,
                 "hook": meta.hook,
                 "delivery": id,
@@ -73,7 +73,7 @@ async def _attempted(ledger: Ledger, settings: Settings, listening: Ledger, tell
     async for work, attempt in finished_attempts(listening.redis):
         row = await lists.task_row(work) or {}
         about = {name: row.get(name, "") for name in ("source", "hook", "delivery")} | {"visits": row.get("visits", [])}
-        ended = {"at": _iso(attempt.started_at_ms + attempt.took_ms)}
+        ended = {"at": iso_timestamp(attempt.started_at_ms + attempt.took_ms, "milliseconds")}
         tell({"kind": "attempt", **explain.attempt(attempt), **ended, **about})
 
 
@@ -81,11 +81,15 @@ async def _refused(ledger: Ledger, settings: Settings, tell: Callable[[Row], Non
     async for note in new_rejections(ledger, ["", *settings.hooks]):
         entrance = settings.entrances.get(note["hook"])
         source = entrance.tool.name if entrance else ""
-        tell({"kind": "rejection", **note, "at": _iso(note["at"]), "source": source, "visits": []})
-
-
-def _iso(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        tell(
+            {
+                "kind": "rejection",
+                **note,
+                "at": iso_timestamp(note["at"], "milliseconds"),
+                "source": source,
+                "visits": [],
+            }
+        )
 
 
 def _line(row: Row) -> str:

@@ -1,12 +1,17 @@
-"""Times of Redis (ms) as text."""
+"""Times as text."""
 
 from datetime import UTC, datetime
+from typing import Literal
 
 
-def _iso(ms: float | None) -> str | None:
-    return iso_timestamp(int(ms)) if ms else None
+def iso_timestamp(ms: float | None, precision: Literal["seconds", "milliseconds"] = "seconds") -> str | None:
+    """A time in ms since 1970 as ISO 8601; None for 0 and None."""
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec=precision).replace("+00:00", "Z") if ms else None
 
 
-def iso_timestamp(ms: int | None) -> str | None:
-    """A time of the ledger, as ISO 8601."""
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="seconds").replace("+00:00", "Z") if ms else None
+def humanize(seconds: float) -> str:
+    """`90 s`, `2 min`, `3 h`, `2 d`."""
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size * (2 if unit != "min" else 1):
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from app.ledger.redis import Redis
 from app.ledger.times import iso_timestamp
+from app.operators.redaction import redact_query
 from app.telemetry.counters import increment_now
 from app.telemetry.metric_names import OPERATOR_ACTIONS
 
@@ -15,8 +16,6 @@ FAILED_LOGINS_KEY, FAILED_LOGINS_ENTRY_KEY, FAILED_LOGINS_WINDOW_S = (
     "bell:login-attempts:line",
     900,
 )
-#: Somebody may have looked for one.
-_ADDRESS = re.compile(r"[^\s=&]+(?:@|%40)[^\s=&]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +36,7 @@ class ActivityLog:
 
     async def record(self, actor: str, role: str, action: str, target: str = "") -> None:
         """did: a verb. what: an id or a filter; never anything personal. action: what it is counted as, one of few."""
-        told = ("actor", actor[:80], "role", role, "action", action, "target", _ADDRESS.sub("•••", target)[:300])
+        told = ("actor", actor[:80], "role", role, "action", action, "target", redact_query(target)[:300])
         await self._redis.commands(("XADD", KEY, "MAXLEN", "~", MAX_ENTRIES, "*", *told))
         await increment_now(self._redis, OPERATOR_ACTIONS, action.replace(" ", "_"))
 

@@ -15,23 +15,14 @@ from app.ledger.jobs_contract import EVENT, VISIT, visit_task_id
 from app.ledger.ledger import Ledger, known_accounts
 from app.ledger.records import Attempt, BodyUnavailable, DeliveryInfo, NotFound, Task
 from app.ledger.times import iso_timestamp
+from app.operators.redaction import REDACTED, redact_text
 from app.settings.model import Settings
 from app.visits.change import DETAILS, external_id
 from app.visits.merge import ONLY_FOR, Fact, Facts, Said, fold, wanted, winners
 from app.webhooks.registry import load_sources
 
-_ADDRESS = re.compile(r"[^\s\"'<>@]+@[^\s\"'<>@]+")
-_NUMBER = re.compile(r"\+?\d[\d\s().-]{6,}\d")
-#: A key that names a person or a place, in JSON or in a form, and its value, which a quote may cut off.
-_PERSONAL = r"[\w\[\].%-]*(?:name|company|address|street|line\d|city|zip|postal_?code|phone|mobile|email|note)s?\]?"
-_IN_JSON = re.compile(rf'("{_PERSONAL}"\s*:\s*)(?:"(?:[^"\\]|\\.)*(?:"|\\?$)|\[[^\]]*(?:\]|$))', re.IGNORECASE)
-_IN_FORM = re.compile(rf"((?:^|[&?\s]){_PERSONAL}=)[^&\s]+", re.IGNORECASE)
-
 #: Of a visit in a line.
 SUMMARY_FIELDS = ("time_scheduled", "time_completed", "event_date", "amount_collected", "date_cancelled")
-
-#: What stands for a value that is not revealed.
-REDACTED = "•••"
 
 #: More changes than this are computed with in a thread: deliveries wait for the event loop.
 MAX_CHANGES_ON_LOOP = 200
@@ -49,12 +40,6 @@ class _AllFields:
 ALL_FIELDS: Container[str] = _AllFields()
 
 
-def redacted(text: str) -> str:
-    """Without addresses and telephone numbers, and without what stands under the name of something personal."""
-    text = _IN_FORM.sub(r"\1•••", _IN_JSON.sub(r'\1"•••"', text))
-    return _NUMBER.sub("•••", _ADDRESS.sub("•••@•••", text))
-
-
 def event_name(meta: DeliveryInfo) -> str:
     """What the tool calls the event, where that can name nobody: a word, or what the source declares as the name."""
     tool = load_sources().get(meta.source)
@@ -63,14 +48,6 @@ def event_name(meta: DeliveryInfo) -> str:
 
 
 _WORD = re.compile(r"[A-Za-z][\w.:/-]*", re.ASCII)
-
-
-def humanize(seconds: float) -> str:
-    """So long, for people."""
-    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= size * (2 if unit != "min" else 1):
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def _current_contact_facts(facts: Facts) -> Facts:
@@ -346,7 +323,7 @@ class Explain:
 
     def attempt(self, attempt: Attempt) -> Row:
         calls = [" ".join(map(str, call)) for call in attempt.calls]
-        said = attempt.response_text if "answers" in self._reveal else redacted(attempt.response_text)
+        said = attempt.response_text if "answers" in self._reveal else redact_text(attempt.response_text)
         return {
             "at": iso_timestamp(attempt.started_at_ms),
             "took_ms": attempt.took_ms,

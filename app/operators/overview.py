@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 from app.ledger.ledger import Ledger
-from app.ledger.times import _iso, iso_timestamp
-from app.operators.explain import Explain, Row, humanize
+from app.ledger.times import humanize, iso_timestamp
+from app.operators.explain import Explain, Row
 from app.operators.lists import FailureGroup, Lists
 from app.settings.model import Settings
 from app.telemetry import counters
@@ -123,14 +123,17 @@ class Overview:
         return {
             "status": level,
             "summary": sentence,
-            "last_delivery": _iso(self.last_delivery_ms),
+            "last_delivery": iso_timestamp(self.last_delivery_ms),
             "oldest_due_s": round(self.backlog.oldest_s, 1),
             "redis_bytes": self.memory_bytes,
             "redis_limit_bytes": self.memory_limit_bytes or None,
             "states": self.states,
-            "failures": [asdict(one) | {"first": _iso(one.first), "last": _iso(one.last)} for one in self.groups],
+            "failures": [
+                asdict(one) | {"first": iso_timestamp(one.first), "last": iso_timestamp(one.last)}
+                for one in self.groups
+            ],
             "circuits": [asdict(gate) for gate in self.circuits],
-            "hooks": [asdict(hook) | {"last": _iso(hook.last)} for hook in self.hooks],
+            "hooks": [asdict(hook) | {"last": iso_timestamp(hook.last)} for hook in self.hooks],
             "workers": [worker.to_dict() for worker in self.workers],
             "hours": [asdict(hour) for hour in self.hours],
         }

@@ -1,5 +1,7 @@
-"""A body as an operator may see it without asking for more: its shape, and of its values only those that cannot be
-anybody's. What may be shown is listed; everything else is not."""
+"""Redaction of text that operators see: quoted answers, stored bodies, and the targets of activities.
+
+A body shows its structure, and only values that cannot be personal: an allow-list decides.
+"""
 
 import re
 from collections.abc import Container, Iterator
@@ -8,6 +10,17 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import orjson
+
+#: Replaces what is hidden.
+REDACTED = "•••"
+_EMAIL = re.compile(r"[^\s\"'<>@]+@[^\s\"'<>@]+")
+#: An address in a query string or a filter.
+_QUERY_EMAIL = re.compile(r"[^\s=&]+(?:@|%40)[^\s=&]+")
+_PHONE = re.compile(r"\+?\d[\d\s().-]{6,}\d")
+#: A key of personal data, in JSON or in a form, and its value, which a quote may cut off.
+_PERSONAL_KEY = r"[\w\[\].%-]*(?:name|company|address|street|line\d|city|zip|postal_?code|phone|mobile|email|note)s?\]?"
+_IN_JSON = re.compile(rf'("{_PERSONAL_KEY}"\s*:\s*)(?:"(?:[^"\\]|\\.)*(?:"|\\?$)|\[[^\]]*(?:\]|$))', re.IGNORECASE)
+_IN_FORM = re.compile(rf"((?:^|[&?\s]){_PERSONAL_KEY}=)[^&\s]+", re.IGNORECASE)
 
 #: Names whose values say what happened, and when, but not to whom.
 SAFE_KEYS = frozenset(
@@ -22,7 +35,6 @@ EVENT_NAME_KEYS = frozenset("action event event_type eventtype kind object topic
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+(Z|[+-]\d\d:?\d\d)?")
 _SAFE_VALUE = re.compile(r"[\w:./+ -]{0,200}")
 _ADDRESS = re.compile(r"@|%40")
-_NUMBER = re.compile(r"\+?\d[\d\s().-]{6,}\d")
 
 #: So many values are laid out, so deep; every one of them costs the browser a button.
 MAX_VALUES, MAX_DEPTH = 2_000, 64
@@ -37,6 +49,17 @@ class HiddenValue:
     path: str
     placeholder: str
     value: str | None
+
+
+def redact_text(text: str) -> str:
+    """Hide e-mail addresses, phone numbers, and the values of keys of personal data."""
+    text = _IN_FORM.sub(rf"\1{REDACTED}", _IN_JSON.sub(rf'\1"{REDACTED}"', text))
+    return _PHONE.sub(REDACTED, _EMAIL.sub(f"{REDACTED}@{REDACTED}", text))
+
+
+def redact_query(text: str) -> str:
+    """Hide e-mail addresses, also encoded ones."""
+    return _QUERY_EMAIL.sub(REDACTED, text)
 
 
 def redact_body(raw: bytes, revealed: Container[str] = (), event: tuple[str, ...] = ()) -> list[str | HiddenValue]:
@@ -162,4 +185,4 @@ def _json(value: Any) -> str:
 
 def _is_safe_key(key: str) -> bool:
     """A key may be somebody's address too."""
-    return len(key) <= 60 and not _ADDRESS.search(key) and not _NUMBER.search(key)
+    return len(key) <= 60 and not _ADDRESS.search(key) and not _PHONE.search(key)

@@ -15,7 +15,7 @@ from itertools import combinations, product
 from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
-from app.operators.explain import humanize
+from app.ledger.times import humanize
 from app.settings.model import Entrance, Settings
 from app.webhooks.delivery import Delivery
 from app.webhooks.signatures.scheme import Scheme, SignatureError, Terms, fingerprint

@@ -10,7 +10,7 @@ import orjson
 from app.ledger.jobs_contract import WORKERS_KEY
 from app.ledger.ledger import known_accounts
 from app.ledger.redis import Redis
-from app.ledger.times import _iso, iso_timestamp
+from app.ledger.times import iso_timestamp
 from app.settings.model import Settings
 
 #: Due work this old is an alarm, and so is due work of which nothing came to an end for so long.
@@ -91,7 +91,7 @@ class Worker:
     since: float | None
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"seen": _iso(self.seen), "since": _iso(self.since)}
+        return asdict(self) | {"seen": iso_timestamp(self.seen), "since": iso_timestamp(self.since)}
 
 
 CIRCUIT_REASONS = {

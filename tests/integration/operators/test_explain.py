@@ -9,7 +9,8 @@ import pytest
 from app.ledger.ledger import Ledger
 from app.ledger.records import Attempt, DeliveryInfo, Lease, Outcome
 from app.ledger.redis import Redis
-from app.operators.explain import ALL_FIELDS, Explain, redacted
+from app.operators.explain import ALL_FIELDS, Explain
+from app.operators.redaction import redact_text
 from app.settings.environment import read
 from app.visits.change import Contact, VisitChange
 from app.webhooks.delivery import Delivery
@@ -32,7 +33,7 @@ from app.webhooks.delivery import Delivery
     ],
 )
 def test_what_is_personal_is_masked(shown: str, answered: str) -> None:
-    assert shown == redacted(answered)
+    assert shown == redact_text(answered)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +45,7 @@ def test_what_is_personal_is_masked(shown: str, answered: str) -> None:
     ],
 )
 def test_what_says_what_is_wrong_stays(answered: str) -> None:
-    assert answered == redacted(answered)
+    assert answered == redact_text(answered)
 
 
 async def test_a_visit_is_found_by_the_tools_own_id_however_its_name_is_written(redis: Redis) -> None:
