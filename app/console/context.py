@@ -1,7 +1,7 @@
 """What all pages share."""
 
 import httpx
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, Request
 
 from app.console.events import EventHub
 from app.console.form_tokens import FormTokens
@@ -9,6 +9,7 @@ from app.console.passwords import Passwords
 from app.console.sessions import Sessions
 from app.intake.request_body import BodyDeadlines
 from app.ledger.ledger import Ledger
+from app.operators.actions import Actions, Actor
 from app.operators.activity_log import ActivityLog
 from app.operators.explain import Explain
 from app.operators.lists import Lists
@@ -43,6 +44,12 @@ class ConsoleContext:
     async def close(self) -> None:
         if self._visits_api:
             await self._visits_api.aclose()
+
+
+def actions(request: Request) -> Actions:
+    """Everything that the user of this request does."""
+    console, user = context(request), request.user
+    return Actions(console.ledger, console.settings, Actor(user.name, user.role))
 
 
 def context(request: HTTPConnection) -> ConsoleContext:

@@ -19,8 +19,7 @@ from starlette.types import Scope
 
 from app.console.context import context
 from app.console.sessions import cookie
-from app.ledger.times import iso_timestamp
-from app.operators.explain import humanize
+from app.ledger.times import humanize, iso_timestamp
 from app.webhooks.registry import source_title
 
 STATIC = Path(__file__).with_name("static")

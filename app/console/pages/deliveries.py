@@ -6,7 +6,7 @@ from collections.abc import Container
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.console.context import context
+from app.console.context import actions, context
 from app.console.pages.operations import preview
 from app.console.pages.reveal import field_to_reveal
 from app.console.rendering import render
@@ -59,10 +59,8 @@ async def delivery(request: Request) -> Response:
 
 
 async def reveal(request: Request) -> Response:
-    console, id, field = context(request), request.path_params["id"], field_to_reveal(request)
-    await console.ledger.load_delivery_info(id)
-    what = f"{id}: {'all of the body' if field == '*' else field}"
-    await console.activity_log.record(request.user.name, request.user.role, "revealed of a delivery", what)
+    field = field_to_reveal(request)
+    await actions(request).reveal_delivery(request.path_params["id"], "all of the body" if field == "*" else field)
     return await _page(request, (field,))
 
 

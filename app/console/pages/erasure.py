@@ -6,7 +6,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.console.context import context
+from app.console.context import actions, context
 from app.console.rendering import render
 from app.operators import search_index
 from app.operators.erasure import (
@@ -14,8 +14,6 @@ from app.operators.erasure import (
     NOT_COVERED,
     PHONE_NOTE,
     Erasure,
-    activity_target,
-    erase_all,
     plan_all,
     resolve_emails,
 )
@@ -51,9 +49,7 @@ async def _plan_or_erase(request: Request, person: str) -> Response:
         return await _page(request, person, found=found)
     if typed.strip() != person:
         return await _page(request, person, found=found, error="Type it once more to confirm. Nothing was erased.")
-    what = activity_target(erasures, found)
-    await console.activity_log.record(request.user.name, request.user.role, "forgot a person", what)
-    return await _page(request, erased=await erase_all(erasures))
+    return await _page(request, erased=await actions(request).erase(erasures, found))
 
 
 async def _page(request: Request, person: str = "", *, error: str = "", **reports: Any) -> Response:

@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.console.context import ConsoleContext, context
+from app.console.context import ConsoleContext, actions, context
 from app.console.rendering import number, redirect, render
+from app.ledger.times import humanize
 from app.operators.discard import Discard
-from app.operators.explain import humanize
 from app.operators.filter import INDEXED_STATES, RESULT_STATES, Filter
 from app.operators.operations import OperationKind, OperationRequest
 from app.operators.replay import PlannedTask, Replay
@@ -73,10 +73,7 @@ async def start(request: Request) -> Response:
         contact=plan.contact,
         recheck=bool(form.get("recheck")),
     )
-    did = f"started a {plan.do} of {plan.count}"
-    what = replace(plan.filter, until="").summary
-    await console.activity_log.record(request.user.name, request.user.role, did, what, metric=plan.do)
-    return redirect(f"/console/operations/{await console.operations.create(order)}")
+    return redirect(f"/console/operations/{await actions(request).start(order)}")
 
 
 def _start_error(plan: Plan, form: Mapping[str, str]) -> str:
@@ -103,10 +100,8 @@ async def operation(request: Request) -> Response:
 
 
 async def cancel(request: Request) -> Response:
-    console, id = context(request), request.path_params["operation"]
-    await console.operations.get(id)
-    await console.activity_log.record(request.user.name, request.user.role, "cancelled an operation", id)
-    await console.operations.cancel(id)
+    id = request.path_params["operation"]
+    await actions(request).cancel(id)
     return redirect(f"/console/operations/{id}")
 
 

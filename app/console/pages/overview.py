@@ -7,7 +7,7 @@ from app.console.context import context
 from app.console.events import EventStream
 from app.console.pages.sources import hook_addresses
 from app.console.rendering import render
-from app.operators.explain import humanize
+from app.ledger.times import humanize
 from app.operators.overview import load_overview
 
 

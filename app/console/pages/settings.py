@@ -3,7 +3,7 @@
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.console.context import context
+from app.console.context import actions, context
 from app.console.rendering import redirect, render
 from app.ledger.keys import KEY_KINDS
 from app.operators import doctor
@@ -40,7 +40,7 @@ async def end_sessions(request: Request) -> Response:
     """Ends every session, this one too."""
     console = context(request)
     what = f"{await console.sessions.count()} of them"
-    await console.activity_log.record(request.user.name, request.user.role, "ended all sessions", what)
+    await actions(request).record("ended all sessions", what)
     await console.sessions.end_all()
     response = redirect("/console/login")
     console.sessions.delete_cookie(response)

@@ -8,7 +8,7 @@ import httpx
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.console.context import ConsoleContext, context
+from app.console.context import ConsoleContext, actions, context
 from app.console.rendering import redirect, render
 from app.ledger.records import NotFound
 from app.telemetry import counters
@@ -111,9 +111,7 @@ async def send_test_delivery(request: Request) -> Response:
         made = sign_specimen(tool, wanted, hook, secrets, secret_key, url, entrance.hook.auth)
     except UnknownSpecimen:
         raise NotFound("specimen") from None
-    await console.activity_log.record(
-        request.user.name, request.user.role, "sent a test delivery", f"{hook}: {made.name}"
-    )
+    await actions(request).record("sent a test delivery", f"{hook}: {made.name}")
     transport = httpx.ASGITransport(request.app)
     async with httpx.AsyncClient(transport=transport, base_url="http://doorbell") as http:
         answer = await http.request(made.method, made.url(entrance.path), content=made.body, headers=made.headers)
@@ -133,18 +131,10 @@ def _response_row(response: httpx.Response) -> dict[str, Any]:
 
 
 async def pause(request: Request) -> Response:
-    return await _pause(request, True)
+    await actions(request).pause(request.path_params["account"])
+    return redirect("/console/sources")
 
 
 async def resume(request: Request) -> Response:
-    return await _pause(request, False)
-
-
-async def _pause(request: Request, is_paused: bool) -> Response:
-    console, account = context(request), request.path_params["account"]
-    if account not in console.settings.accounts.values():
-        raise NotFound(account)
-    did = "paused" if is_paused else "resumed"
-    await console.activity_log.record(request.user.name, request.user.role, did, account)
-    await console.ledger.pause(account, is_paused)
+    await actions(request).resume(request.path_params["account"])
     return redirect("/console/sources")

@@ -9,11 +9,11 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.console.context import context
+from app.console.context import actions, context
 from app.console.pages.reveal import field_to_reveal
 from app.console.rendering import render
-from app.operators.drift_audit import fetch_remote_visit
-from app.operators.explain import REDACTED, Explain
+from app.operators.explain import Explain
+from app.operators.redaction import REDACTED
 from app.visits.client import VisitsApiTrouble
 
 #: Facts and changes on the page; `doorbell visit` shows all.
@@ -25,24 +25,19 @@ async def visit(request: Request) -> Response:
 
 
 async def reveal(request: Request) -> Response:
-    console, external_id, field = context(request), request.path_params["external_id"], field_to_reveal(request)
-    await console.explain.visit_task_ids(external_id)
-    what = f"{external_id}: {field}"
-    await console.activity_log.record(request.user.name, request.user.role, "revealed of a visit", what)
+    field = field_to_reveal(request)
+    await actions(request).reveal_visit(request.path_params["external_id"], field)
     return await _page(request, (field,))
 
 
 async def fetch_remote(request: Request) -> Response:
     """Shows what the Visits API has now, and stores nothing of it."""
     console, external_id = context(request), request.path_params["external_id"]
-    [work, *_] = await console.explain.visit_task_ids(external_id)
-    [root, *_] = await console.ledger.load_aliases(work)
-    await console.activity_log.record(request.user.name, request.user.role, "asked the Visits API", external_id)
-    remote: dict[str, Any] = {"account": root.account, "visit": None, "error": ""}
+    [visit, *_] = await console.explain.visit(external_id)
+    remote: dict[str, Any] = {"account": visit["account"], "visit": None, "error": ""}
     try:
-        remote["visit"] = await fetch_remote_visit(
-            console.ledger, console.settings, console.visits_api, root.account, root.external_id
-        )
+        [answer, *_] = await actions(request).fetch_remote(external_id, console.visits_api)
+        remote["visit"] = answer.visit
     except VisitsApiTrouble as error:
         remote["error"] = f"The Visits API could not be read: {error}."
     return await _page(request, remote=remote)
