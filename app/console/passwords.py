@@ -17,6 +17,7 @@ from starlette.responses import Response
 
 from app.console.login_queue import LoginQueue, Priority, TooManyAttempts
 from app.console.sessions import ROLES, Role, cookie, password_hash_of, set_signed_cookie, signer
+from app.ledger.keys import LOGIN_ATTEMPTS
 from app.ledger.redis import Redis
 from app.settings.model import Settings
 
@@ -24,8 +25,6 @@ from app.settings.model import Settings
 BROWSER_COOKIE, BROWSER_TTL_S = "__Host-doorbell-known", 365 * 86_400
 #: Failed attempts per window: of one browser or address; of all strangers together, before they are slowed down.
 ATTEMPTS_WINDOW_S, MAX_ATTEMPTS_PER_CLIENT, MAX_STRANGER_ATTEMPTS = 900, 10, 200
-#: Counts the attempts of all strangers; a key that begins with it counts those of one client.
-LOGIN_ATTEMPTS = "bell:login-attempts"
 
 
 class Passwords:

@@ -19,6 +19,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from app.intake.request_body import HttpRejection
+from app.ledger.keys import PARKED, SESSION, SESSIONS
 from app.ledger.redis import Redis
 from app.settings.model import Settings
 
@@ -31,8 +32,6 @@ SESSION_COOKIE, SESSION_TTL_S = "__Host-doorbell", 12 * 3600
 #: Our own cookies take about 200 bytes; a browser also sends those of other applications on this host.
 MAX_COOKIE_BYTES = 8_192
 PROXY_SECRET_HEADER = "x-doorbell-proxy-secret"
-#: Ids of all sessions, so that an operator can end them together.
-SESSIONS = "bell:sessions"
 
 
 @dataclass(frozen=True)
@@ -68,9 +67,7 @@ class Sessions(AuthenticationBackend):
             detail = f"the browser sent more than {MAX_COOKIE_BYTES} bytes of cookies; remove those of this host"
             raise HttpRejection(431, "cookies_too_long", detail)
         # Every page shows the number of failures, so both are read at once.
-        user, conn.state.failure_count = await asyncio.gather(
-            self.user(conn), self._redis.command("ZCARD", "bell:parked")
-        )
+        user, conn.state.failure_count = await asyncio.gather(self.user(conn), self._redis.command("ZCARD", PARKED))
         return (AuthCredentials(SCOPES[user.role]), user) if user else None
 
     async def user(self, conn: HTTPConnection) -> User | None:
@@ -78,7 +75,7 @@ class Sessions(AuthenticationBackend):
             role: Role = "operator" if name in self._settings.console_proxy_operators else "viewer"
             return User(name, role, f"proxy {name}")
         session_id = self.session_id(conn)
-        stored = await self._redis.command("GET", f"bell:session:{session_id}") if session_id else None
+        stored = await self._redis.command("GET", f"{SESSION}{session_id}") if session_id else None
         if not session_id or not stored:
             return None
         session = orjson.loads(stored)
@@ -115,13 +112,13 @@ class Sessions(AuthenticationBackend):
             ("ZADD", SESSIONS, now + SESSION_TTL_S, user.session_id),
             ("ZREMRANGEBYSCORE", SESSIONS, "-inf", now),
             ("EXPIRE", SESSIONS, SESSION_TTL_S),
-            ("SET", f"bell:session:{user.session_id}", session, "EX", SESSION_TTL_S),
+            ("SET", f"{SESSION}{user.session_id}", session, "EX", SESSION_TTL_S),
         )
         return user
 
     async def end(self, *session_ids: str) -> None:
         if session_ids:
-            await self._redis.command("DEL", *(f"bell:session:{session_id}" for session_id in session_ids))
+            await self._redis.command("DEL", *(f"{SESSION}{session_id}" for session_id in session_ids))
             await self._redis.command("ZREM", SESSIONS, *session_ids)
 
     async def end_all(self) -> None:

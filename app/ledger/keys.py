@@ -10,12 +10,17 @@ TASK = "bell:"
 STATE = "bell:"
 DELIVERY, DELIVERIES, HOOKS = "bell:delivery:", "bell:deliveries:", "bell:hooks"
 QUEUED, RUNNING, WAITING, DISCARDED = f"{STATE}queued", f"{STATE}running", f"{STATE}waiting", f"{STATE}discarded"
+PARKED = f"{STATE}parked"
 HELD, HELD_BY_AGE, ACCOUNTS = f"{STATE}held:", "bell:held-by-age:", "bell:accounts"
 #: The jobs of a queue, sorted by when they are due: this and visits, events or replays; and what arq reads of one.
 QUEUE, JOB = "bell:queue:", "arq:job:"
 CIRCUIT, CIRCUITS, ANSWERS, RATE = "bell:circuit:", "bell:circuits", "bell:answers:", "bell:rate:"
 ALONE, LAST_DONE, METRICS = "bell:alone", "bell:last-done", "bell:metrics"
 WORKERS, PEOPLE, ATTEMPTS_CHANNEL = "bell:workers", "bell:people:", "bell:attempts"
+
+SESSION, SESSIONS = "bell:session:", "bell:sessions"
+#: Counts the log-in attempts of all strangers; this, a colon and a digest count those of one client.
+LOGIN_ATTEMPTS = "bell:login-attempts"
 
 #: The ids of replays and discards, and for how long they are kept.
 OPERATIONS_KEY, OPERATIONS_TTL_S = "bell:operations", 90 * 86_400
