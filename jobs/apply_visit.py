@@ -7,9 +7,9 @@ from contextlib import suppress
 from random import random
 from typing import Any
 
-from app.ledger.jobs_contract import visit_task_id
-from app.ledger.ledger import delivery_time_ms, time_until_visit_ms
-from app.ledger.records import CircuitSignal, Lease, Outcome, Task
+from app.ledger.ids import VISIT, TaskId, delivery_time_ms
+from app.ledger.ledger import time_until_visit_ms
+from app.ledger.records import CircuitSignal, Lease, Outcome, StoredChange, Task
 from app.ledger.redis import RedisUnavailable
 from app.operators.search_index import index
 from app.telemetry import tracing
@@ -17,7 +17,7 @@ from app.telemetry.metric_names import API_REQUEST_DURATION_S, API_REQUESTS, END
 from app.visits.change import Contact
 from app.visits.client import ANSWER_S, Record, Refused, VisitsApiTrouble, VisitsClient
 from app.visits.merge import REMEMBERED, Wanted, difference, fold, needed, payments_of, people_of, wanted
-from app.webhooks.registry import source_of_task
+from app.webhooks.registry import source_of_visit
 from jobs.contacts import Contacts
 from jobs.context import RUN_TIMEOUT_S, Context, seconds_since
 from jobs.errors import DeadlinePassed, NeedsOperator, RateLimitedLocally
@@ -55,12 +55,12 @@ class VisitMustBeRecreated(Exception):
 
 async def visit_job(ctx: dict[str, Any], subject: str) -> None:
     """arq's job. subject: `<account>/<external_id>`."""
-    account, _, external_id = subject.partition("/")
-    await run_visit(ctx["context"], account, external_id)
+    task_id = TaskId.of_job(VISIT, subject)
+    await run_visit(ctx["context"], task_id.account, task_id.external_id)
 
 
 async def run_visit(context: Context, account: str, external_id: str) -> str:
-    return await run(VisitRun, context, visit_task_id(account, external_id), account)
+    return await run(VisitRun, context, TaskId.visit(account, external_id), account)
 
 
 class VisitRun(TaskRun):
@@ -122,10 +122,10 @@ class VisitRun(TaskRun):
         counters.count_for_hour(self.account, outcome.state)
         if outcome.state != "settled":
             return
-        source, now = source_of_task(self.task.task_id), time.time()
+        source, now = source_of_visit(self.task.task_id.external_id), time.time()
         for member in self.lease.tasks:
             for origin, change in member.changes.items():
-                if _sequence(change) > member.applied_count:
+                if change.number > member.applied_count:
                     counters.observe(END_TO_END_S, max(0.0, now - delivery_time_ms(origin) / 1000), source)
 
     def _circuit_ok(self) -> CircuitSignal | None:
@@ -299,11 +299,6 @@ class VisitRun(TaskRun):
         self.remote[primary.task_id] = fields | {REMEMBERED: contact_key}
 
 
-def _newest(changes: Mapping[str, bytes]) -> list[str]:
+def _newest(changes: Mapping[str, StoredChange]) -> list[str]:
     """The origins of the changes that were recorded last."""
-    return sorted(changes, key=lambda origin: -_sequence(changes[origin]))[:COMPACT_KEEP_NEWEST]
-
-
-def _sequence(change: bytes) -> int:
-    """The position of a stored change in the order of recording."""
-    return int(change.partition(b" ")[0])
+    return sorted(changes, key=lambda origin: -changes[origin].number)[:COMPACT_KEEP_NEWEST]

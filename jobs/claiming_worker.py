@@ -13,6 +13,7 @@ import uvloop
 from arq.jobs import deserialize_job_raw
 from redis.exceptions import RedisError
 
+from app.ledger.ids import TaskId
 from app.ledger.records import Queue
 from app.ledger.redis import RedisUnavailable
 from app.telemetry.counters import Counters
@@ -85,7 +86,7 @@ class ClaimingWorker(arq.worker.Worker):
         return False
 
     def _start(self, context: Context, queue: Queue, job_id: str, payload: bytes) -> None:
-        account = job_id.removeprefix("visit:").partition("/")[0] if job_id.startswith("visit:") else ""
+        account = TaskId(job_id).account
         job = Job(self._run(context, queue, job_id, payload), queue, account and f"{queue}:{account}")
         context.running_jobs.jobs.add(job)
         key = f"{queue} {job_id}"

@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable
 import orjson
 
 from app.ledger.cleanup import trim_deliveries
-from app.ledger.ledger import known_accounts, new_delivery_id
+from app.ledger.ids import new_token
+from app.ledger.ledger import known_accounts
 from app.ledger.redis import RedisUnavailable
 from app.operators.operations import Operations
 from app.telemetry.alerts import AlertMonitor
@@ -81,7 +82,7 @@ class Heartbeat:
 
     def __init__(self, context: Context) -> None:
         self._ledger = context.ledger
-        self._key = f"bell:worker:{new_delivery_id()}"
+        self._key = f"bell:worker:{new_token()}"
         host = os.environ.get("DYNO") or socket.gethostname()
         self._value = orjson.dumps({"host": host, "pid": os.getpid(), "since": int(time.time() * 1000)})
 

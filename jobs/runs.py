@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from random import random
 from typing import Any, ClassVar, Literal
 
+from app.ledger.ids import TaskId
 from app.ledger.leases import LockContended
 from app.ledger.records import Attempt, Lease, LeaseLost, Outcome, RecordOutdated, VisitLimitReached
 from app.ledger.redis import RedisUnavailable
@@ -164,7 +165,7 @@ class TaskRun(ABC):
         return self.timer.attempt(outcome, self.calls, summary)
 
 
-async def run(kind: type[TaskRun], context: Context, task: str, account: str = "") -> str:
+async def run(kind: type[TaskRun], context: Context, task: TaskId, account: str = "") -> str:
     """Run the task once, if it can be leased. Returns its state, or why there was no lease.
 
     account: whose circuit and rate limit apply.

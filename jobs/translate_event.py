@@ -5,7 +5,7 @@ from dataclasses import replace
 from random import random
 from typing import Any
 
-from app.ledger.jobs_contract import event_task_id
+from app.ledger.ids import TaskId
 from app.ledger.records import BodyUnavailable, DeliveryInfo, Lease, NotFound, Outcome
 from app.settings.model import Entrance
 from app.visits.change import VisitChange, external_id
@@ -30,7 +30,7 @@ async def event_job(ctx: dict[str, Any], subject: str) -> None:
 
 
 async def run_event(context: Context, delivery_id: str) -> str:
-    return await run(EventRun, context, event_task_id(delivery_id))
+    return await run(EventRun, context, TaskId.event(delivery_id))
 
 
 class EventRun(TaskRun):
@@ -39,7 +39,7 @@ class EventRun(TaskRun):
 
     def __init__(self, context: Context, lease: Lease) -> None:
         super().__init__(context, lease)
-        self.delivery_id = self.task.task_id.partition(":")[2]
+        self.delivery_id = self.task.task_id.delivery_id
         self._is_complete = False
 
     @property

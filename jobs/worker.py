@@ -10,7 +10,8 @@ from typing import Any
 import arq.worker
 from arq import func
 
-from app.ledger.jobs_contract import EVENT, QUEUE_KEY, VISIT, deserialize, serialize
+from app.ledger.ids import EVENT, VISIT
+from app.ledger.jobs_contract import QUEUE_KEY, deserialize, serialize
 from app.ledger.ledger import Ledger
 from app.ledger.redis import Redis, RedisAddress
 from app.settings.model import Settings

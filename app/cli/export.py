@@ -13,7 +13,6 @@ import click
 from app.cli.options import build_filter, filter_options, search_option
 from app.cli.output import NOTHING_MATCHED, USAGE, examples, exit_with
 from app.cli.session import actions, run_with_ledger
-from app.ledger.jobs_contract import VISIT
 from app.ledger.ledger import Ledger
 from app.ledger.records import NotFound
 from app.operators.explain import ALL_FIELDS, Explain, Row
@@ -88,7 +87,7 @@ def visits(format: Format, reveal: bool, yes: bool, **words: str | datetime | No
         explain, known = Explain(ledger, settings, ALL_FIELDS if reveal else ()), set[int]()
         async for unit in TaskSelector(ledger, settings, "retry").iter(filter):
             with suppress(NotFound):
-                row = await explain.visit_summary(unit.task_id) if unit.task_id.startswith(VISIT) else None
+                row = await explain.visit_summary(unit.task_id) if unit.task_id.is_visit else None
                 # A visit with several ids is written once.
                 if row and (name := hash((row["account"], row["visit"]))) not in known:
                     known.add(name)

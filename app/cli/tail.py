@@ -8,14 +8,12 @@ import click
 from app.cli.options import complete_hooks, complete_sources
 from app.cli.output import examples, json_option, printable, to_json
 from app.cli.session import open_ledger, run_with_ledger
-from app.ledger.jobs_contract import VISIT
 from app.ledger.ledger import Ledger
 from app.ledger.records import NotFound
 from app.ledger.times import iso_timestamp
 from app.operators.explain import Explain, Row, event_name
 from app.operators.feed import finished_attempts, new_deliveries, new_rejections
 from app.operators.lists import Lists
-from app.operators.selection import display_id
 from app.settings.model import Settings
 
 
@@ -62,7 +60,7 @@ async def _arriving(ledger: Ledger, settings: Settings, tell: Callable[[Row], No
                 "delivery": id,
                 "event": event_name(meta),
                 "ignored": meta.ignored or None,
-                "visits": [display_id(work) for work in meta.task_ids if work.startswith(VISIT)],
+                "visits": [work.display_id for work in meta.task_ids if work.is_visit],
             }
         )
 

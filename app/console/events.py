@@ -14,7 +14,6 @@ from starlette.types import Receive, Scope, Send
 from app.ledger.ledger import Ledger
 from app.ledger.redis import Redis, RedisUnavailable
 from app.operators.feed import finished_attempts, new_deliveries
-from app.operators.selection import display_id
 from app.settings.model import Settings
 from app.telemetry.logs import log
 
@@ -86,7 +85,7 @@ class EventHub:
 
     async def _read_attempts(self, subscriber: Redis) -> None:
         async for task, _ in finished_attempts(subscriber):
-            self._publish(display_id(task))
+            self._publish(task.display_id)
 
     def _publish(self, id: str) -> None:
         if len(self._changed_ids) < MAX_IDS_PER_MESSAGE:

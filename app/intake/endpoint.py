@@ -17,7 +17,8 @@ from app.intake import http_protocol
 from app.intake.exchange import receive_body, send_response
 from app.intake.request_body import BodyDeadlines, HttpRejection
 from app.intake.request_log import RequestLog
-from app.ledger.ledger import DEDUP_TTL_S, LONG_DEDUP_TTL_S, Ledger, new_delivery_id
+from app.ledger.ids import new_delivery_id
+from app.ledger.ledger import DEDUP_TTL_S, LONG_DEDUP_TTL_S, Ledger
 from app.ledger.records import DeliveryInfo
 from app.ledger.redis import RedisFull, RedisReadOnly, RedisUnavailable
 from app.settings.model import Entrance, Settings

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from app.ledger.ledger import new_delivery_id
+from app.ledger.ids import new_delivery_id
 from app.ledger.records import trace_fields
 
 #: Values of the label `outcome` in /metrics by reason of the rejection. Other reasons stand for themselves.

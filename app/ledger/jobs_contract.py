@@ -1,7 +1,7 @@
-"""The contract with `jobs`: what a job is called, and what it carries. `app` never imports `jobs`.
+"""The contract with `jobs`: arq's keys and the encoding of its jobs. `app` never imports `jobs`.
 
-A job is arq's errand for one piece of work; it carries a name and no data, so that nobody's name is ever in arq's keys,
-arguments or logs. ledger.lua writes it in the shape that arq 0.28 reads, in the same step that writes the facts.
+A job names a task and carries no data, so no personal data is in arq's keys, arguments or logs. The ledger's scripts
+write it as arq 0.28 reads it, in the same step that writes the task.
 """
 
 import json
@@ -11,18 +11,6 @@ from typing import Any
 QUEUE_KEY = "bell:queue:visits"
 #: The sorted set of the workers that live, by their last heartbeat in ms.
 WORKERS_KEY = "bell:workers"
-
-#: What a job can be, by the name that the worker registers it under; also the first word of the work's own name.
-VISIT, EVENT = "visit", "event"
-JOBS = (VISIT, EVENT)
-
-
-def visit_task_id(account: str, external_id: str) -> str:
-    return f"{VISIT}:{account}/{external_id}"
-
-
-def event_task_id(delivery_id: str) -> str:
-    return f"{EVENT}:{delivery_id}"
 
 
 def serialize(job: dict[str, Any]) -> bytes:

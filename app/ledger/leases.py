@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TypeVar
 
-from app.ledger.ledger import Ledger, new_delivery_id
+from app.ledger.ids import new_token
+from app.ledger.ledger import Ledger
 from app.ledger.redis import RedisUnavailable
 
 T = TypeVar("T")
@@ -33,7 +34,7 @@ async def single_flight(
     produce_s: `produce` is not started unless the lock lasts at least this long. keeps_lock: after which errors of
     `produce` the lock is left to expire, because its effect may still be to come. Raises LockContended.
     """
-    token, waits_until = new_delivery_id(), time.monotonic() + wait_s
+    token, waits_until = new_token(), time.monotonic() + wait_s
     while (value := await read()) is None:
         locked_until = time.monotonic() + ttl_s
         if await ledger.acquire_lock(lock, token, ttl_s):

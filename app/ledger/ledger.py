@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import hashlib
-import random
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -15,7 +14,7 @@ import orjson
 
 from app.ledger import scripts
 from app.ledger.bodies import Bodies, BodyUndecryptable
-from app.ledger.jobs_contract import event_task_id, visit_task_id
+from app.ledger.ids import TaskId, new_delivery_id, new_token
 from app.ledger.records import (
     AcceptResult,
     Attempt,
@@ -29,6 +28,7 @@ from app.ledger.records import (
     QueueOverride,
     RecordOutdated,
     RequestContext,
+    StoredChange,
     Task,
     TaskState,
     VisitLimitReached,
@@ -85,7 +85,7 @@ class Ledger:
         """
         id = new_delivery_id()
         packed = _pack_changes(info.source, account, changes)
-        info.task_ids.extend([event_task_id(id)] if event_state else [task_id for task_id, _, _ in packed])
+        info.task_ids.extend([TaskId.event(id)] if event_state else [task_id for task_id, _, _ in packed])
         record = orjson.dumps(info) + b"\n" + self._bodies.encode(delivery.body, id)
         call = scripts.accept(
             delivery=id,
@@ -109,10 +109,10 @@ class Ledger:
 
     # -- for the worker --
 
-    async def lease(self, task_id: str, account: str = "", is_rate_limited: bool = False) -> Lease | str:
+    async def lease(self, task_id: TaskId, account: str = "", is_rate_limited: bool = False) -> Lease | str:
         """The work and the lease on it, or why not: `busy`, `held`, `parked`, `nothing`. is_paced: while others of this
         account wait for their turn, so does this."""
-        token, started = new_delivery_id(), time.monotonic()
+        token, started = new_token(), time.monotonic()
         answer, *rest = await self.redis.script_after_grace(
             lambda expected_ms: scripts.lease(
                 expected_ms=expected_ms,
@@ -299,7 +299,7 @@ class Ledger:
     # -- for operators --
 
     async def replay(
-        self, task_id: str, recheck: bool = False, *, duplicate_ids: Iterable[int] = (), queue: QueueOverride = ""
+        self, task_id: TaskId, recheck: bool = False, *, duplicate_ids: Iterable[int] = (), queue: QueueOverride = ""
     ) -> str:
         """Put it back to work: `queued` or `running`. Raises NotFound.
 
@@ -320,7 +320,7 @@ class Ledger:
         answer = b"moved"
         while answer == b"moved":
             head = await self._head(delivery_id)
-            info, event = DeliveryInfo(**orjson.loads(head)), event_task_id(delivery_id)
+            info, event = DeliveryInfo.decode(head), TaskId.event(delivery_id)
             if info.erased_at_ms:
                 raise NotFound(delivery_id)
             was_translated_on_arrival = info.task_ids != [event]
@@ -336,7 +336,7 @@ class Ledger:
             raise NotFound(delivery_id)
         return str(answer.decode())
 
-    async def discard(self, task_id: str, delivery_id: str = "", expected_changes: int | None = None) -> int:
+    async def discard(self, task_id: TaskId, delivery_id: str = "", expected_changes: int | None = None) -> int:
         """Give up what has not been applied, of one delivery or of all: how many changes, of an event 1; -1 while a worker
         has it, -2 where something landed since. landed: how many changes its members had when somebody looked."""
         call = scripts.discard(
@@ -361,13 +361,13 @@ class Ledger:
         """Nobody has a token for it any more: what it held comes out, and is parked for that."""
         await self.redis.command("DEL", f"bell:circuit:{account}")
 
-    async def assign_contact(self, task_id: str, change: VisitChange) -> None:
+    async def assign_contact(self, task_id: TaskId, change: VisitChange) -> None:
         """Land an operator's own change; it is a fact like any other."""
         changes = [(task_id, encode_change(change), "")]
         await self.redis.script(scripts.assign_contact(id=new_delivery_id(), changes=changes))
 
     async def redact(
-        self, task_id: str, expected_changes: int | None, record: bytes, fields: Mapping[str, bytes]
+        self, task_id: TaskId, expected_changes: int | None, record: bytes, fields: Mapping[str, bytes]
     ) -> str:
         """Overwrite what speaks of a person: `ok`, `busy` while a worker has it, `moved` where something landed since it was
         read. n: that was seen; None: there was no such work. record: of an event, its delivery as it is to stand."""
@@ -380,7 +380,7 @@ class Ledger:
         answer: bytes = await self.redis.script(call)
         return answer.decode()
 
-    async def mark_audited(self, task_id: str, mark: str) -> None:
+    async def mark_audited(self, task_id: TaskId, mark: str) -> None:
         """An audit saw the visit in the API."""
         await self.redis.script(scripts.mark_audited(task=task_id, mark=mark))
 
@@ -394,7 +394,7 @@ class Ledger:
     def decode_delivery(self, delivery_id: str, record: bytes) -> tuple[DeliveryInfo, bytes]:
         """Raises BodyUnavailable."""
         head, _, body = record.partition(b"\n")
-        meta = DeliveryInfo(**orjson.loads(head))
+        meta = DeliveryInfo.decode(head)
         if meta.erased_at_ms:
             raise BodyUnavailable(meta, "body_erased", f"its body was removed at {meta.erased_at}")
         try:
@@ -404,7 +404,7 @@ class Ledger:
 
     async def load_delivery_info(self, delivery_id: str) -> DeliveryInfo:
         """A delivery without its body. Raises NotFound."""
-        return DeliveryInfo(**orjson.loads(await self._head(delivery_id)))
+        return DeliveryInfo.decode(await self._head(delivery_id))
 
     async def _head(self, delivery_id: str) -> bytes:
         head, newline, _ = (await self.redis.command("GETRANGE", f"bell:delivery:{delivery_id}", 0, 4_095)).partition(
@@ -445,14 +445,14 @@ class Ledger:
         found = [await self.redis.command("ZREVRANGE", f"bell:deliveries:{hook}", 0, limit - 1) for hook in hooks]
         return sorted((id.decode() for ids in found for id in ids), reverse=True)[:limit]
 
-    async def load_task(self, task_id: str, alias_depth: int = 0) -> Task:
+    async def load_task(self, task_id: TaskId, alias_depth: int = 0) -> Task:
         """A piece of work as it stands. Raises NotFound."""
         hash = await self.redis.command("HGETALL", f"bell:{task_id}")
         if not hash:
             raise NotFound(task_id)
         return _decode_task(task_id.encode(), alias_depth, hash)
 
-    async def load_aliases(self, task_id: str) -> list[Task]:
+    async def load_aliases(self, task_id: TaskId) -> list[Task]:
         """All ids of a visit, the first one first. Raises NotFound."""
         await self.load_task(task_id)
         return [_decode_task(*member) for member in await self.redis.script(scripts.load_visit(task=task_id))]
@@ -483,28 +483,18 @@ async def take_turn(redis: Redis, lock: str, ttl_s: float) -> bool:
     return bool(await redis.script(call))
 
 
-def new_delivery_id() -> str:
-    """A name that sorts by time: milliseconds, then 40 bits of chance."""
-    return f"d{(time.time_ns() // 1_000_000 << 40) + random.getrandbits(40):021x}"
-
-
-def delivery_time_ms(delivery_id: str) -> int:
-    """When a delivery was given its name."""
-    return int(delivery_id[1:12], 16)
-
-
 def _dedup_key(delivery: Delivery, dedup_id: str | None) -> str:
     named = delivery.body if dedup_id is None else b"id:" + dedup_id.encode("utf-8", "surrogatepass")
     digest = base64.urlsafe_b64encode(hashlib.sha256(named).digest()[:16]).rstrip(b"=").decode()
     return f"bell:dedup:{delivery.hook}:{digest}"
 
 
-def _pack_changes(source: str, account: str, changes: Sequence[VisitChange]) -> list[tuple[str, bytes, str]]:
+def _pack_changes(source: str, account: str, changes: Sequence[VisitChange]) -> list[tuple[TaskId, bytes, str]]:
     """Changes as the scripts take them: task, change, and the previous task of the same visit or ""."""
     packed = []
     for change in changes:
-        work = visit_task_id(account, change.external_id(source))
-        before = visit_task_id(account, external_id(source, change.continues)) if change.continues else ""
+        work = TaskId.visit(account, change.external_id(source))
+        before = TaskId.visit(account, external_id(source, change.continues)) if change.continues else ""
         packed.append((work, encode_change(change), before if before != work else ""))
     return packed
 
@@ -523,7 +513,7 @@ def time_until_visit_ms(lease: Lease, outcome: Outcome) -> int:
     return min(max(0, int(ahead.total_seconds() * 1000)), MAX_TIME_UNTIL_VISIT_MS)
 
 
-def _encode_remote(work: str, api: dict[str, dict[str, Any] | None]) -> bytes:
+def _encode_remote(work: TaskId, api: dict[str, dict[str, Any] | None]) -> bytes:
     if work not in api:
         return b""
     answer = api[work]
@@ -541,13 +531,13 @@ def _decode_task(work: bytes, generation: int, flat: list[bytes]) -> Task:
 
     attempts = sorted(below(b"attempt:").items(), key=lambda item: int(item[0]))
     return Task(
-        task_id=work.decode(),
+        task_id=TaskId(work.decode()),
         alias_depth=generation,
         change_count=number(b"changes") or 0,
         applied_count=number(b"applied") or 0,
         state=stored.get(b"state", b"settled").decode(),  # type: ignore[arg-type]
-        changes=below(b"change:"),
-        discarded_changes=below(b"discarded:"),
+        changes=_decode_changes(below(b"change:")),
+        discarded_changes=_decode_changes(below(b"discarded:")),
         attempts_by_number={number: Attempt(**orjson.loads(attempt)) for number, attempt in attempts},
         remote=orjson.loads(stored[b"remote"]) if b"remote" in stored else None,
         was_attempted=b"attempted" in stored,
@@ -559,7 +549,12 @@ def _decode_task(work: bytes, generation: int, flat: list[bytes]) -> Task:
         failing_since_ms=number(b"failed_since"),
         retry_at_ms=number(b"retry_at"),
         reason=stored.get(b"reason", b"").decode(),
-        targets=stored.get(b"targets", b"").decode().split(),
+        targets=[TaskId(target) for target in stored.get(b"targets", b"").decode().split()],
         last_event_at_ms=number(b"last_event_at"),
         erased_at_ms=number(b"erased_at"),
     )
+
+
+def _decode_changes(stored: Mapping[str, bytes]) -> dict[str, StoredChange]:
+    parts = ((origin, value.partition(b" ")) for origin, value in stored.items())
+    return {origin: StoredChange(int(number), body) for origin, (number, _, body) in parts}

@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
+import orjson
+
+from app.ledger.ids import TaskId
 from app.visits.merge import Said
 from app.webhooks.delivery import Delivery
 
@@ -65,8 +68,15 @@ class DeliveryInfo:
     secret_index: int = 0
     ignored: str = ""
     headers: dict[str, str] = field(default_factory=dict)
-    task_ids: list[str] = field(default_factory=list)
+    task_ids: list[TaskId] = field(default_factory=list)
     erased_at_ms: int = 0
+
+    @classmethod
+    def decode(cls, head: bytes) -> "DeliveryInfo":
+        """head: the first line of a stored delivery."""
+        info = cls(**orjson.loads(head))
+        info.task_ids = [TaskId(task_id) for task_id in info.task_ids]
+        return info
 
     @property
     def erased_at(self) -> str:
@@ -96,6 +106,13 @@ class Attempt:
     response_text: str = ""
 
 
+class StoredChange(NamedTuple):
+    """A change of a task. number: its position among all changes of the task, from 1. body: what `Said.read` reads."""
+
+    number: int
+    body: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """One id of a visit, as the ledger has it. Most visits have one; a rescheduled one may have several.
@@ -107,13 +124,13 @@ class Task:
     forgotten. forgot: when somebody whose visit it was was forgotten, in ms.
     """
 
-    task_id: str
+    task_id: TaskId
     alias_depth: int
     change_count: int
     applied_count: int
     state: TaskState
-    changes: dict[str, bytes]
-    discarded_changes: dict[str, bytes]
+    changes: dict[str, StoredChange]
+    discarded_changes: dict[str, StoredChange]
     attempts_by_number: dict[str, Attempt]
     remote: dict[str, Any] | None
     was_attempted: bool
@@ -125,7 +142,7 @@ class Task:
     failing_since_ms: int | None
     retry_at_ms: int | None
     reason: str
-    targets: list[str]
+    targets: list[TaskId]
     last_event_at_ms: int | None
     erased_at_ms: int | None = None
 
@@ -135,16 +152,14 @@ class Task:
 
     @property
     def external_id(self) -> str:
-        return self.task_id.partition("/")[2]
+        return self.task_id.external_id
 
     @property
     def account(self) -> str:
-        return self.task_id.partition(":")[2].partition("/")[0]
+        return self.task_id.account
 
     def recorded_changes(self) -> list[Said]:
-        return [
-            Said.read(origin, change.partition(b" ")[2], self.alias_depth) for origin, change in self.changes.items()
-        ]
+        return [Said.read(origin, change.body, self.alias_depth) for origin, change in self.changes.items()]
 
 
 @dataclass(frozen=True, slots=True)

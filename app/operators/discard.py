@@ -3,7 +3,8 @@
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
-from app.ledger.ledger import Ledger, delivery_time_ms
+from app.ledger.ids import delivery_of, delivery_time_ms
+from app.ledger.ledger import Ledger
 from app.ledger.records import NotFound, Task
 from app.operators.filter import Filter
 from app.operators.replay import PlannedTask, PlanSummary
@@ -57,10 +58,10 @@ class Discard:
         if primary.state == "running":
             return "running"
         pending = {
-            origin.rpartition(".")[0]
+            delivery_of(origin)
             for task in visit
             for origin, change in task.changes.items()
-            if int(change.partition(b" ")[0]) > task.applied_count
+            if change.number > task.applied_count
         }
         # Without pending changes the task itself is discarded.
         if primary.state in FINAL_STATES or (pending and delivery and delivery not in pending):

@@ -19,8 +19,8 @@ from typing import Any, Literal
 import httpx
 import orjson
 
-from app.ledger.jobs_contract import visit_task_id
-from app.ledger.ledger import Ledger, new_delivery_id
+from app.ledger.ids import NO_TASK, TaskId, new_delivery_id
+from app.ledger.ledger import Ledger
 from app.ledger.records import NotFound, Task
 from app.settings.model import Settings
 from app.visits.client import Broken, RateLimited, Record, Unanswered, Unreachable, VisitsClient
@@ -43,7 +43,7 @@ class Difference:
     kind: Kind
     account: str
     visit: str
-    task_id: str = ""
+    task_id: TaskId = NO_TASK
     fields: dict[str, list[Any]] = field(default_factory=dict)
     remote_ids: list[int] = field(default_factory=list)
 
@@ -147,7 +147,7 @@ class DriftAudit:
         if not isinstance(name, str) or not name.startswith(self._ours):
             self.progress.count("foreign")
             return None
-        work = visit_task_id(self._account, name)
+        work = TaskId.visit(self._account, name)
         try:
             family = await self._ledger.load_aliases(work)
         except NotFound:
@@ -171,7 +171,7 @@ class DriftAudit:
         self.progress.count("unknown")
         return None
 
-    async def _duplicate_ids(self, work: str, visit: Record) -> list[int]:
+    async def _duplicate_ids(self, work: TaskId, visit: Record) -> list[int]:
         """Pages shift while visits are made, so one may be seen twice; two numbers under one name are two visits."""
         number, mark = visit.get("id"), f"{self.progress.run_id} {visit.get('id')}"
         earlier = await self._ledger.redis.command("HGET", f"bell:{work}", "audited")
@@ -195,25 +195,25 @@ class DriftAudit:
 
     # -- what it lacks --
 
-    async def _iter_visits(self) -> AsyncIterator[str]:
+    async def _iter_visits(self) -> AsyncIterator[TaskId]:
         """The ledger's visits of this account, page by page."""
         cursor, prefix = b"0", f"bell:visit:{self._account}/"
         while True:
             asked = ("SCAN", cursor, "MATCH", f"{prefix}*", "COUNT", 1_000, "TYPE", "hash")
             cursor, keys = await self._ledger.redis.command(*asked)
             for key in keys:
-                yield key.decode().removeprefix("bell:")
+                yield TaskId(key.decode().removeprefix("bell:"))
             if cursor == b"0":
                 return
 
-    async def _missing(self, work: str) -> Difference | None:
+    async def _missing(self, work: TaskId) -> Difference | None:
         """A visit that should stand and was on no page. It is asked for by its name before anything is said: pages shift
         also when visits are removed, and it may have been made meanwhile."""
         fields = ("state", "remote", "audited")
         state, api, seen = await self._ledger.redis.command("HMGET", f"bell:{work}", *fields)
         if state or not api or (seen or b"").decode().startswith(self.progress.run_id):
             return None
-        name = work.partition("/")[2]
+        name = work.external_id
         visit = await self._with_retries(lambda: self._api.get_visit(name))
         if visit is None:
             return Difference("missing", self._account, name, work)

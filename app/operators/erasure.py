@@ -25,7 +25,7 @@ from urllib.parse import unquote
 
 import orjson
 
-from app.ledger.jobs_contract import event_task_id
+from app.ledger.ids import TaskId, delivery_of
 from app.ledger.ledger import Ledger, known_accounts
 from app.ledger.records import BodyUnavailable, DeliveryInfo, NotFound, Task
 from app.operators import search_index
@@ -72,7 +72,7 @@ class ErasureReport:
     phones: never told."""
 
     people: set[str] = field(default_factory=set)
-    visits: set[str] = field(default_factory=set)
+    visits: set[TaskId] = field(default_factory=set)
     deliveries: set[str] = field(default_factory=set)
     digests: set[str] = field(default_factory=set)
     operations: set[str] = field(default_factory=set)
@@ -168,9 +168,7 @@ class Erasure:
         found, theirs, said_by = ErasureReport(), set[str](), set[str]()
         async for family in self._iter_visits():
             theirs.update(member.task_id for member in family)
-            said_by.update(
-                origin.rpartition(".")[0] for one in family for origin in (*one.changes, *one.discarded_changes)
-            )
+            said_by.update(delivery_of(origin) for one in family for origin in (*one.changes, *one.discarded_changes))
             self._inspect_visit(family, found)
         async for page in self._scan("bell:delivery:*"):
             for keys in batched(page, self._body_batch):
@@ -223,10 +221,10 @@ class Erasure:
             for keys in batched(page, VISIT_BATCH):
                 kept = await asyncio.gather(*(self._redis.command("HVALS", key) for key in keys))
                 for key in await asyncio.to_thread(self._keys_naming_person, keys, kept):
-                    if family := await self._visit_or_empty(key.removeprefix("bell:")):
+                    if family := await self._visit_or_empty(TaskId(key.removeprefix("bell:"))):
                         yield family
 
-    async def _visit_or_empty(self, work: str) -> list[Task]:
+    async def _visit_or_empty(self, work: TaskId) -> list[Task]:
         try:
             return await self._ledger.load_aliases(work)
         except NotFound:
@@ -281,14 +279,14 @@ class Erasure:
 
     async def _inspect_tasks(self, id: str, meta: DeliveryInfo, theirs: set[str], found: ErasureReport) -> None:
         works = set(meta.task_ids)
-        if event_task_id(id) in works and (event := await self._task_or_none(event_task_id(id))):
+        if TaskId.event(id) in works and (event := await self._task_or_none(TaskId.event(id))):
             works = set(event.targets)
             if event.state not in ("settled", "discarded"):
                 found.unfinished.add(event.task_id)
         if works - theirs:
             found.shared.add(id)
 
-    async def _task_or_none(self, work: str) -> Task | None:
+    async def _task_or_none(self, work: TaskId) -> Task | None:
         try:
             return await self._ledger.load_task(work)
         except NotFound:
@@ -300,7 +298,7 @@ class Erasure:
         for work in sorted(found.visits):
             await self._retry_while_busy(work, lambda work=work: self._erase_contact(work), removed)  # type: ignore[misc]
         for id in sorted(found.deliveries):
-            await self._retry_while_busy(event_task_id(id), lambda id=id: self._erase_body(id), removed)  # type: ignore[misc]
+            await self._retry_while_busy(TaskId.event(id), lambda id=id: self._erase_body(id), removed)  # type: ignore[misc]
         for id in sorted(found.operations):
             await self._erase_filter(id, removed)
         for phone in filter(None, map(search_index.normalize_phone, found.phones)):
@@ -312,7 +310,7 @@ class Erasure:
         if digests := await self._digest_keys():
             await self._redis.command("DEL", *digests)
 
-    async def _retry_while_busy(self, work: str, step: Callable[[], Awaitable[str]], removed: ErasureReport) -> None:
+    async def _retry_while_busy(self, work: TaskId, step: Callable[[], Awaitable[str]], removed: ErasureReport) -> None:
         """What a worker has in its hands is waited for, and what something landed on is read again."""
         until = time.monotonic() + BUSY_TIMEOUT_S
         while (came_of_it := await step()) != "ok":
@@ -321,7 +319,7 @@ class Erasure:
                 return
             await asyncio.sleep(0 if came_of_it == "moved" else 0.1)
 
-    async def _erase_contact(self, work: str) -> str:
+    async def _erase_contact(self, work: TaskId) -> str:
         family = await self._visit_or_empty(work)
         for member in family:
             if member.task_id == work:
@@ -331,7 +329,7 @@ class Erasure:
         return "ok"  # it went by itself
 
     async def _erase_body(self, id: str) -> str:
-        event = await self._task_or_none(event_task_id(id))
+        event = await self._task_or_none(TaskId.event(id))
         try:
             meta = await self._ledger.load_delivery_info(id)
         except NotFound:
@@ -347,7 +345,7 @@ class Erasure:
         )
         record = orjson.dumps(bare) + b"\n"
         quoted = _attempts_without_answers(event) if event else {}
-        return await self._ledger.redact(event_task_id(id), event.change_count if event else None, record, quoted)
+        return await self._ledger.redact(TaskId.event(id), event.change_count if event else None, record, quoted)
 
     async def _erase_filter(self, id: str, removed: ErasureReport) -> None:
         """An operation that is not over looks for what it was told to look for."""
@@ -370,13 +368,12 @@ class Erasure:
         changed = _attempts_without_answers(member)
         for prefix, changes in (("change", member.changes), ("discarded", member.discarded_changes)):
             for origin, kept in changes.items():
-                n, _, said = kept.partition(b" ")
-                change = orjson.loads(said)
+                change = orjson.loads(kept.body)
                 contact = change.get("c", {})
                 left = self._redacted_contact(contact, member.account, root)
                 if left != contact:
                     found.phones.add(contact.get("phone", ""))
-                    changed[f"{prefix}:{origin}"] = n + b" " + orjson.dumps(change | {"c": left})
+                    changed[f"{prefix}:{origin}"] = b"%d %b" % (kept.number, orjson.dumps(change | {"c": left}))
         return changed
 
     def _redacted_contact(self, contact: dict[str, str], account: str, root: Task) -> dict[str, str]:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
-from app.ledger.jobs_contract import EVENT, VISIT, visit_task_id
+from app.ledger.ids import TaskId, delivery_of
 from app.ledger.ledger import Ledger, known_accounts
 from app.ledger.records import Attempt, BodyUnavailable, DeliveryInfo, NotFound, Task
 from app.ledger.times import iso_timestamp
@@ -92,18 +92,16 @@ class MergedVisit:
     family: list[Task]
     facts: Facts
     deciding_origins: set[str]
-    changes: dict[tuple[str, str], list[tuple[str, int]]]
-    discarded_counts: Counter[tuple[str, str]]
+    changes: dict[tuple[TaskId, str], list[tuple[str, int]]]
+    discarded_counts: Counter[tuple[TaskId, str]]
 
     @classmethod
     def merge(cls, family: list[Task]) -> "MergedVisit":
-        facts, changes = merge_visit(family), defaultdict[tuple[str, str], list[tuple[str, int]]](list)
+        facts, changes = merge_visit(family), defaultdict[tuple[TaskId, str], list[tuple[str, int]]](list)
         for member in family:
             for origin, change in member.changes.items():
-                changes[member.task_id, origin.rpartition(".")[0]].append((origin, int(change.partition(b" ")[0])))
-        discarded = Counter(
-            (one.task_id, origin.rpartition(".")[0]) for one in family for origin in one.discarded_changes
-        )
+                changes[member.task_id, delivery_of(origin)].append((origin, change.number))
+        discarded = Counter((one.task_id, delivery_of(origin)) for one in family for origin in one.discarded_changes)
         return cls(family, facts, winners(facts), dict(changes), discarded)
 
 
@@ -114,7 +112,7 @@ class VisitCache:
         self._ledger, self._merged = ledger, dict[str, MergedVisit]()
         self._lock = asyncio.Lock()
 
-    async def get(self, work: str) -> MergedVisit:
+    async def get(self, work: TaskId) -> MergedVisit:
         """By the name of any of its ids. Raises NotFound, RedisUnavailable."""
         async with self._lock:
             if work not in self._merged:
@@ -180,7 +178,7 @@ class Explain:
         """One visit by the name of any of its ids; several where accounts share a name."""
         return [await self._visit(work) for work in await self.visit_task_ids(external_id)]
 
-    async def task_ids(self, id: str) -> list[str]:
+    async def task_ids(self, id: str) -> list[TaskId]:
         """The pieces of work behind the id of a delivery or a visit. Raises NotFound if there is neither."""
         try:
             meta = await self._ledger.load_delivery_info(id)
@@ -189,7 +187,7 @@ class Explain:
         else:
             works = [*meta.task_ids]
             for work in meta.task_ids:
-                works += (await self._ledger.load_task(work)).targets if work.startswith(EVENT) else []
+                works += (await self._ledger.load_task(work)).targets if work.is_event else []
         if not works:
             raise NotFound(id)
         return works
@@ -198,16 +196,16 @@ class Explain:
         """Is it a visit's name, and not a delivery's?"""
         return not await self._ledger.redis.command("EXISTS", f"bell:delivery:{id}")
 
-    async def visit_task_ids(self, external_id: str) -> list[str]:
+    async def visit_task_ids(self, external_id: str) -> list[TaskId]:
         """In every account; also by the tool's own id behind the source's name, where that had to be written otherwise."""
         accounts = await known_accounts(self._ledger.redis, self._settings.every_account)
-        works = [visit_task_id(account, name) for account in accounts for name in _possible_names(external_id)]
+        works = [TaskId.visit(account, name) for account in accounts for name in _possible_names(external_id)]
         found = [work for work in works if await self._ledger.redis.command("EXISTS", f"bell:{work}")]
         if not found:
             raise NotFound(external_id)
         return found
 
-    async def visit_summary(self, work: str) -> Row:
+    async def visit_summary(self, work: TaskId) -> Row:
         """One visit in a line: what should stand in the API, whose it is, and how it is with it."""
         family = await self._ledger.load_aliases(work)
         root, want = family[0], wanted(await run_off_loop(family, merge_visit, family))
@@ -227,28 +225,28 @@ class Explain:
 
     # -- parts --
 
-    async def _external_ids(self, work: str) -> list[str]:
-        if work.startswith(VISIT):
-            return [work.partition("/")[2]]
+    async def _external_ids(self, work: TaskId) -> list[str]:
+        if work.is_visit:
+            return [work.external_id]
         try:
-            return [landed.partition("/")[2] for landed in (await self._ledger.load_task(work)).targets]
+            return [landed.external_id for landed in (await self._ledger.load_task(work)).targets]
         except NotFound:
             return []
 
     async def _attempts_of(self, meta: DeliveryInfo) -> list[Attempt]:
         """Of its event, and of its visits since it arrived, by the clocks of two machines."""
-        found: dict[str, list[Attempt]] = {}
+        found: dict[TaskId, list[Attempt]] = {}
         for work in meta.task_ids:
             with suppress(NotFound):
                 member = await self._ledger.load_task(work)
                 found[work] = member.attempts
-                for one in member.targets if work.startswith(EVENT) else [work]:
+                for one in member.targets if work.is_event else [work]:
                     found |= await self._attempts_since(one, meta.received_at_ms - MAX_CLOCK_SKEW_MS)
         return sorted(
             (attempt for of_work in found.values() for attempt in of_work), key=lambda attempt: attempt.started_at_ms
         )
 
-    async def _attempts_since(self, work: str, at: int) -> dict[str, list[Attempt]]:
+    async def _attempts_since(self, work: TaskId, at: int) -> dict[TaskId, list[Attempt]]:
         """By each of the visit's ids."""
         try:
             family = await self._ledger.load_aliases(work)
@@ -256,23 +254,21 @@ class Explain:
             return {}
         return {one.task_id: [attempt for attempt in one.attempts if attempt.started_at_ms >= at] for one in family}
 
-    async def _changes(self, id: str, works: Iterable[str], visits: VisitCache) -> list[Row]:
+    async def _changes(self, id: str, works: Iterable[TaskId], visits: VisitCache) -> list[Row]:
         """What a delivery meant, and what came of each change."""
         rows: list[Row] = []
         for work in works:
             with suppress(NotFound):
-                rows += await (self._changes_of_event if work.startswith(EVENT) else _changes_of_visit)(
-                    id, work, visits
-                )
+                rows += await (self._changes_of_event if work.is_event else _changes_of_visit)(id, work, visits)
         return rows
 
-    async def _changes_of_event(self, id: str, work: str, visits: VisitCache) -> list[Row]:
+    async def _changes_of_event(self, id: str, work: TaskId, visits: VisitCache) -> list[Row]:
         member = await self._ledger.load_task(work)
         is_over = member.state == "settled" and member.targets
         rows = [] if is_over else [{"task": "translate", "state": member.state, **_failure_fields(member)}]
         return rows + await self._changes(id, member.targets, visits)
 
-    async def _visit(self, work: str) -> Row:
+    async def _visit(self, work: TaskId) -> Row:
         family = await self._ledger.load_aliases(work)
         return await run_off_loop(family, self._visit_details, family)
 
@@ -293,7 +289,7 @@ class Explain:
         }
 
     def _fact(self, name: str, fact: Fact) -> Row:
-        return {"value": self._redact(name, fact.value), "delivery": fact.origin.rpartition(".")[0]}
+        return {"value": self._redact(name, fact.value), "delivery": delivery_of(fact.origin)}
 
     def _redact(self, name: str, value: Any) -> Any:
         personal = name.startswith("contact.") and name != "contact.id"
@@ -301,7 +297,7 @@ class Explain:
 
     def _change(self, said: Any, member: Task) -> Row:
         return {
-            "delivery": said.origin.rpartition(".")[0],
+            "delivery": delivery_of(said.origin),
             "id": member.external_id,
             "action": said.action,
             "version": said.order,
@@ -312,9 +308,9 @@ class Explain:
         }
 
     def failure(self, member: Task) -> Row:
-        is_visit = member.task_id.startswith(VISIT)
+        is_visit = member.task_id.is_visit
         return {
-            "id": member.external_id if is_visit else member.task_id.partition(":")[2],
+            "id": member.task_id.display_id,
             "kind": "visit" if is_visit else "event",
             **_failure_fields(member),
             "attempts": len(member.attempts),
@@ -333,7 +329,7 @@ class Explain:
         }
 
 
-async def _changes_of_visit(id: str, work: str, visits: VisitCache) -> list[Row]:
+async def _changes_of_visit(id: str, work: TaskId, visits: VisitCache) -> list[Row]:
     visit = await visits.get(work)
     root, rows = visit.family[0], list[Row]()
     member = next(one for one in visit.family if one.task_id == work)

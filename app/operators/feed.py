@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from app.ledger.ids import TaskId
 from app.ledger.ledger import Ledger
 from app.ledger.records import Attempt
 from app.ledger.redis import Redis
@@ -49,11 +50,11 @@ async def _page(redis: Redis, hook: str, since: float, known: set[bytes]) -> lis
     return list(zip(flat[::2], map(float, flat[1::2]), strict=True))
 
 
-async def finished_attempts(listening: Redis) -> AsyncIterator[tuple[str, Attempt]]:
+async def finished_attempts(listening: Redis) -> AsyncIterator[tuple[TaskId, Attempt]]:
     """Each piece of work with the attempt that just came to an end. Raises RedisUnavailable."""
     async for told in listening.subscribe("bell:attempts"):
         work, _, attempt = told.partition(b" {")
-        yield work.decode(), Attempt(**orjson.loads(b"{" + attempt))
+        yield TaskId(work.decode()), Attempt(**orjson.loads(b"{" + attempt))
 
 
 async def new_rejections(ledger: Ledger, hooks: Sequence[str]) -> AsyncIterator[dict[str, Any]]:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from app.ledger.jobs_contract import EVENT, VISIT
+from app.ledger.ids import TaskId, delivery_of
 from app.ledger.ledger import Ledger, known_accounts
 from app.ledger.records import DeliveryInfo, NotFound
 from app.ledger.times import iso_timestamp
@@ -18,7 +18,7 @@ from app.operators.filter import INDEXED_STATES, Filter
 from app.settings.model import Settings
 from app.telemetry import counters
 from app.visits.change import external_id
-from app.webhooks.registry import load_sources, source_of_task
+from app.webhooks.registry import load_sources, source_of_visit
 
 PAGE_SIZE = 50
 #: So many are asked for at once.
@@ -107,11 +107,11 @@ class Lists:
         rows: list[Row] = []
         last = ""
         async for page in self._tasks_by_id(filter) if is_named else self._scan(keys, filter, by_arrival=False):
-            wanted = await self._filter_tasks([work for _, work in page], filter)
+            wanted = await self._filter_tasks([TaskId(work) for _, work in page], filter)
             fitting = [(at, work) for at, work in page if work in wanted]
             for start in range(0, len(fitting), PAGE_SIZE):
                 handful = fitting[start : start + PAGE_SIZE]
-                found = await asyncio.gather(*(self.task_row(work) for _, work in handful))
+                found = await asyncio.gather(*(self.task_row(TaskId(work)) for _, work in handful))
                 for (at, work), row in zip(handful, found, strict=True):
                     if row and row["state"] == state and filter.hook in ("", row["hook"]):
                         if len(rows) == limit:
@@ -190,7 +190,7 @@ class Lists:
             count += await self._count_for_hook(filter.hook, works) if filter.hook else len(works)
         return count
 
-    async def _count_for_hook(self, hook: str, works: Sequence[str]) -> int:
+    async def _count_for_hook(self, hook: str, works: Sequence[TaskId]) -> int:
         rows = await asyncio.gather(*(self.task_row(work) for work in works))
         return sum(row is not None and row["hook"] == hook for row in rows)
 
@@ -215,7 +215,7 @@ class Lists:
         works = await search_index.lookup(self._redis, text, self._settings.secret_key)
         found = [SearchResult("delivery", text)] if stands else []
         found += [SearchResult("delivery", request)] if request else []
-        names = list(dict.fromkeys([*visits, *(work.partition("/")[2] for work in works)]))
+        names = list(dict.fromkeys([*visits, *(work.external_id for work in works)]))
         return found + [SearchResult("visit", name) for name in names]
 
     async def resolve_ids(self, filter: Filter) -> list[str]:
@@ -246,7 +246,7 @@ class Lists:
         works = {work for works in found for work in works}
         yield sorted(((0.0, work) for work in works if (0.0, work) < filter.cursor_position()), reverse=True)
 
-    async def _task_ids(self, id: str) -> list[str]:
+    async def _task_ids(self, id: str) -> list[TaskId]:
         try:
             return await self._explain.task_ids(id)
         except NotFound:
@@ -269,7 +269,7 @@ class Lists:
             return {name}
         families = await asyncio.gather(*(self._ledger.load_aliases(work) for work in works))
         members = [member for family in families for member in family]
-        return {origin.rpartition(".")[0] for one in members for origin in (*one.changes, *one.discarded_changes)}
+        return {delivery_of(origin) for one in members for origin in (*one.changes, *one.discarded_changes)}
 
     async def _scan(
         self, keys: Sequence[str], filter: Filter, by_arrival: bool = True
@@ -311,7 +311,7 @@ class Lists:
         except NotFound:
             return None
 
-    async def _filter_tasks(self, works: Sequence[str], filter: Filter) -> set[str]:
+    async def _filter_tasks(self, works: Sequence[TaskId], filter: Filter) -> set[str]:
         if not (filter.reason or filter.source or filter.since or filter.until):
             return set(works)
         told = await asyncio.gather(
@@ -326,7 +326,7 @@ class Lists:
             and filter.since_ms <= float(since or 0) <= filter.until_ms
         }
 
-    async def _iter_reasons(self, state: str) -> AsyncIterator[list[tuple[str, str, str, float]]]:
+    async def _iter_reasons(self, state: str) -> AsyncIterator[list[tuple[TaskId, str, str, float]]]:
         """Everything in that state, newest first, in pages: work, source, reason, since when."""
         for key in await self._held_keys() if state == "held" else [f"bell:{state}"]:
             for start in itertools.count(0, REASON_BATCH):
@@ -334,7 +334,7 @@ class Lists:
                 flat = await self._redis.command(
                     *asked, "GET", "#", "GET", "bell:*->reason", "GET", "bell:*->pending_since"
                 )
-                works = [work.decode() for work in flat[::3]]
+                works = [TaskId(work.decode()) for work in flat[::3]]
                 sources = await self._sources_of_tasks(works)
                 yield [
                     (work, sources[work], (reason or b"").decode(), float(since or 0))
@@ -343,22 +343,22 @@ class Lists:
                 if len(works) < REASON_BATCH:
                     break
 
-    async def _sources_of_tasks(self, works: Sequence[str]) -> dict[str, str]:
-        events = [work for work in works if work.startswith(EVENT)]
-        metas = await self._delivery_infos([work.removeprefix(f"{EVENT}:") for work in events])
+    async def _sources_of_tasks(self, works: Sequence[TaskId]) -> dict[str, str]:
+        events = [work for work in works if work.is_event]
+        metas = await self._delivery_infos([work.delivery_id for work in events])
         of_events = {work: meta.source if meta else "" for work, meta in zip(events, metas, strict=True)}
-        return {work: of_events.get(work) or source_of_task(work) for work in works}
+        return {work: of_events.get(work) or source_of_visit(work.external_id) for work in works}
 
-    async def task_row(self, work: str) -> Row | None:
+    async def task_row(self, work: TaskId) -> Row | None:
         """As a row of deliveries: the newest one that is not applied, and what is the matter."""
         try:
             member = await self._ledger.load_task(work)
         except NotFound:
             return None
-        is_visit = work.startswith(VISIT)
+        is_visit = work.is_visit
         changes = member.discarded_changes if member.state == "discarded" else member.changes
-        pending = sorted(changes, key=lambda origin: -int(changes[origin].partition(b" ")[0]))
-        rang = [origin.rpartition(".")[0] for origin in pending] if is_visit else [work.removeprefix(f"{EVENT}:")]
+        pending = sorted(changes, key=lambda origin: -changes[origin].number)
+        rang = [delivery_of(origin) for origin in pending] if is_visit else [work.delivery_id]
         delivery, meta = await self._first_stored(rang)
         return self._explain.failure(member) | {
             "task_id": work,
@@ -366,7 +366,7 @@ class Lists:
             "at": iso_timestamp(meta.received_at_ms) if meta else None,
             "hook": meta.hook if meta else "",
             "event": event_name(meta) if meta else "",
-            "source": meta.source if meta else source_of_task(work),
+            "source": meta.source if meta else source_of_visit(work.external_id),
             "state": member.state,
             "visits": [member.external_id] if is_visit else [],
         }

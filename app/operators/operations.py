@@ -18,8 +18,9 @@ from typing import Any, Literal, NamedTuple
 
 import orjson
 
+from app.ledger.ids import new_delivery_id, new_token
 from app.ledger.keys import OPERATIONS_KEY, OPERATIONS_TTL_S
-from app.ledger.ledger import Ledger, new_delivery_id
+from app.ledger.ledger import Ledger
 from app.ledger.records import NotFound
 from app.ledger.redis import RedisUnavailable
 from app.operators.discard import Discard
@@ -132,7 +133,7 @@ class Operations:
     async def run_next(self) -> None:
         """Run the oldest open operation, unless another worker runs it."""
         for id in await self._redis.command("ZRANGE", OPEN, 0, 0):
-            lock, token = f"bell:operation:{id.decode()}:lock", new_delivery_id()
+            lock, token = f"bell:operation:{id.decode()}:lock", new_token()
             if await self._ledger.acquire_lock(lock, token, LOCK_TTL_S):
                 try:
                     await self._run(id.decode(), lock, token)

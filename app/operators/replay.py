@@ -15,12 +15,12 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from app.ledger.jobs_contract import EVENT, visit_task_id
+from app.ledger.ids import NO_TASK, TaskId, delivery_of, new_origin
 from app.ledger.ledger import Ledger
 from app.ledger.records import DeliveryInfo, NotFound, Task
 from app.operators.explain import merge_visit, run_off_loop
 from app.operators.filter import Filter
-from app.operators.selection import Mode, SelectedTask, TaskSelector, display_id, load_stored
+from app.operators.selection import Mode, SelectedTask, TaskSelector, load_stored
 from app.settings.model import Entrance, Settings
 from app.visits.change import Contact, VisitChange, encode_change
 from app.visits.merge import REMEMBERED, Facts, Said, Wanted, difference, fold, wanted, winners
@@ -54,7 +54,7 @@ class PlannedTask:
     """
 
     id: str
-    task_id: str = ""
+    task_id: TaskId = NO_TASK
     state: str = "settled"
     reason: str = ""
     skip_reason: str = ""
@@ -125,14 +125,14 @@ class Replay:
         """Put one back to work: `queued`, `running`, or `expired` where it went meanwhile."""
         try:
             if self._mode == "retranslate":
-                return await self._ledger.retranslate(step.task_id.removeprefix(f"{EVENT}:"), queue="replays")
-            if self._contact and not step.task_id.startswith(EVENT):
+                return await self._ledger.retranslate(step.task_id.delivery_id, queue="replays")
+            if self._contact and not step.task_id.is_event:
                 await self._assign_contact(step.task_id)
             return await self._ledger.replay(step.task_id, self._recheck, queue="replays")
         except NotFound:
             return "expired"
 
-    async def _assign_contact(self, work: str) -> None:
+    async def _assign_contact(self, work: TaskId) -> None:
         """Once is enough: named again, it says the same."""
         family = await self._ledger.load_aliases(work)
         if wanted(await run_off_loop(family, merge_visit, family)).contact.id != self._contact:
@@ -154,7 +154,7 @@ class Replay:
             return PlannedTask(id=unit.id, skip_reason="unknown")
         step = PlannedTask(id=unit.id, task_id=unit.task_id)
         try:
-            if unit.task_id.startswith(EVENT):
+            if unit.task_id.is_event:
                 return await self._plan_event(await self._with_state(step))
             if self._mode == "reconcile":
                 return replace(step, skip_reason="record_not_fetchable")
@@ -171,7 +171,7 @@ class Replay:
         return replace(step, state=member.state, reason=member.reason)
 
     async def _plan_event(self, step: PlannedTask) -> PlannedTask:
-        kept = await load_stored(self._ledger, self._settings, display_id(step.task_id))
+        kept = await load_stored(self._ledger, self._settings, step.task_id.display_id)
         if step.state in ("queued", "running", "discarded"):
             return replace(step, skip_reason=step.state)
         if self._mode == "retry" and step.state == "settled":
@@ -200,7 +200,7 @@ class Replay:
         facts = await run_off_loop(family, merge_visit, family, *more)
         calls = await self._calls(family, facts if more or any(member.changes for member in family) else None)
         if root.state == "settled" and not calls:
-            decides = {origin.rpartition(".")[0] for origin in winners(facts)}
+            decides = {delivery_of(origin) for origin in winners(facts)}
             return replace(step, skip_reason="superseded" if delivery and delivery not in decides else "applied")
         return replace(step, calls=calls)
 
@@ -248,20 +248,20 @@ class Replay:
         self, step: PlannedTask, meta: DeliveryInfo, entrance: Entrance, translation: Translation
     ) -> PlannedTask:
         """What the ledger has of a delivery beside what today's code says."""
-        delivery = display_id(step.task_id)
+        delivery = step.task_id.display_id
         families = {
             work: family for work in await self._affected_task_ids(meta) if (family := await self._visit_or_empty(work))
         }
-        before, discarded, forgotten = dict[str, tuple[str, bytes]](), set[str](), False
+        before, discarded, forgotten = dict[str, tuple[TaskId, bytes]](), set[str](), False
         for work, family in families.items():
             [member] = [one for one in family if one.task_id == work]
             for origin, change in {**member.changes, **member.discarded_changes}.items():
-                if origin.rpartition(".")[0] == delivery:
-                    before[origin] = work, change.partition(b" ")[2]
+                if delivery_of(origin) == delivery:
+                    before[origin] = work, change.body
             discarded |= before.keys() & member.discarded_changes.keys()
             forgotten = forgotten or bool(member.compacted_count)
         now = {
-            f"{delivery}.{number}": (_task_id_of(entrance, meta, change), encode_change(change))
+            new_origin(delivery, number): (_task_id_of(entrance, meta, change), encode_change(change))
             for number, change in enumerate(translation.changes)
         }
         if now == before and (step.state == "settled" or translation.reason):
@@ -278,35 +278,33 @@ class Replay:
     async def _calls_after(
         self,
         delivery: str,
-        work: str,
-        families: Mapping[str, list[Task]],
-        now: Mapping[str, tuple[str, bytes]],
+        work: TaskId,
+        families: Mapping[TaskId, list[Task]],
+        now: Mapping[str, tuple[TaskId, bytes]],
     ) -> tuple[Call, ...]:
         """What would be called for one visit if the delivery had said that."""
         family = families.get(work) or await self._visit_or_empty(work)
         if not family:
             said = [Said.read(origin, change) for origin, (at, change) in now.items() if at == work]
             want = wanted(fold(said))
-            return (Call("POST /visits", display_id(work), want.fields),) if want.has_date and not want.is_off else ()
-        said = [
-            one for member in family for one in member.recorded_changes() if one.origin.rpartition(".")[0] != delivery
-        ]
+            return (Call("POST /visits", work.display_id, want.fields),) if want.has_date and not want.is_off else ()
+        said = [one for member in family for one in member.recorded_changes() if delivery_of(one.origin) != delivery]
         for member in family:
             said += [
                 Said.read(o, change, member.alias_depth) for o, (at, change) in now.items() if at == member.task_id
             ]
         return await self._calls(family, await run_off_loop(family, fold, said) if said else None)
 
-    async def _affected_task_ids(self, meta: DeliveryInfo) -> list[str]:
-        works: list[str] = []
+    async def _affected_task_ids(self, meta: DeliveryInfo) -> list[TaskId]:
+        works: list[TaskId] = []
         for work in meta.task_ids:
             try:
-                works += (await self._ledger.load_task(work)).targets if work.startswith(EVENT) else [work]
+                works += (await self._ledger.load_task(work)).targets if work.is_event else [work]
             except NotFound:
                 continue
         return works
 
-    async def _visit_or_empty(self, work: str) -> list[Task]:
+    async def _visit_or_empty(self, work: TaskId) -> list[Task]:
         try:
             return await self._ledger.load_aliases(work)
         except NotFound:
@@ -318,5 +316,5 @@ def _contact_assignment(contact: str) -> VisitChange:
     return VisitChange(action="update", visit_id="", order=time.time_ns() // 1000, contact=Contact(id=contact))
 
 
-def _task_id_of(entrance: Entrance, meta: DeliveryInfo, change: VisitChange) -> str:
-    return visit_task_id(entrance.account, change.external_id(meta.source))
+def _task_id_of(entrance: Entrance, meta: DeliveryInfo, change: VisitChange) -> TaskId:
+    return TaskId.visit(entrance.account, change.external_id(meta.source))

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from app.ledger.ids import TaskId
 from app.ledger.redis import Redis
 from app.visits.change import Contact
 
@@ -27,7 +28,7 @@ def normalize_phone(text: str) -> str:
     return re.sub(r"\D", "", text)[-10:] if _PHONE.fullmatch(text.strip()) else ""
 
 
-async def index(redis: Redis, work: str, contact: Contact, key: str, keep_ms: int) -> None:
+async def index(redis: Redis, work: TaskId, contact: Contact, key: str, keep_ms: int) -> None:
     """Let the visit be found by whose it is. Raises RedisUnavailable."""
     now, asked = int(time.time() * 1000), list[tuple[Any, ...]]()
     for name in filter(None, (normalize_email(contact.email or ""), normalize_phone(contact.phone or ""))):
@@ -41,7 +42,7 @@ async def index(redis: Redis, work: str, contact: Contact, key: str, keep_ms: in
         await redis.commands(*asked)
 
 
-async def lookup(redis: Redis, text: str, keys: Sequence[str], limit: int = 50) -> list[str]:
+async def lookup(redis: Redis, text: str, keys: Sequence[str], limit: int = 50) -> list[TaskId]:
     """The visits of that address or number, newest first. keys: all of SECRET_KEY. Raises RedisUnavailable."""
     places = [
         index_key(name, key) for name in filter(None, (normalize_email(text), normalize_phone(text))) for key in keys
@@ -49,7 +50,7 @@ async def lookup(redis: Redis, text: str, keys: Sequence[str], limit: int = 50) 
     found: Iterable[list[bytes]] = await asyncio.gather(
         *(redis.command("ZREVRANGE", place, 0, limit - 1) for place in places)
     )
-    return list(dict.fromkeys(work.decode() for works in found for work in works))[:limit]
+    return list(dict.fromkeys(TaskId(work.decode()) for works in found for work in works))[:limit]
 
 
 def index_key(name: str, key: str) -> str:

@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from app.ledger.jobs_contract import EVENT, event_task_id
+from app.ledger.ids import NO_TASK, TaskId, delivery_of
 from app.ledger.ledger import Ledger, known_accounts
 from app.ledger.records import BodyUnavailable, DeliveryInfo, NotFound
 from app.operators.explain import Explain
@@ -25,7 +25,7 @@ class SelectedTask:
     that led to it."""
 
     id: str
-    task_id: str = ""
+    task_id: TaskId = NO_TASK
     delivery: str = ""
 
 
@@ -60,7 +60,7 @@ class TaskSelector:
         elif sets := await self._state_sets(filter):
             for name in sets:
                 async for work in self._ledger.scan_by_time(name):
-                    async for unit in self._select_visits([work], filter):
+                    async for unit in self._select_visits([TaskId(work)], filter):
                         yield unit
         else:
             async for unit in self._select_deliveries(filter):
@@ -103,18 +103,18 @@ class TaskSelector:
             return False
         return rest.is_empty or any([await self._task_matches(work, rest) for work in works])
 
-    async def _visit_task_ids(self, external_id: str) -> list[str]:
+    async def _visit_task_ids(self, external_id: str) -> list[TaskId]:
         with suppress(NotFound):
             return await self._explain.visit_task_ids(external_id)
         return []
 
-    async def _select_visits(self, works: Iterable[str], filter: Filter) -> AsyncIterator[SelectedTask]:
+    async def _select_visits(self, works: Iterable[TaskId], filter: Filter) -> AsyncIterator[SelectedTask]:
         for work in works:
             if await self._task_matches(work, filter):
-                async for unit in self._select_task(display_id(work), work):
+                async for unit in self._select_task(work.display_id, work):
                     yield unit
 
-    async def _task_matches(self, work: str, filter: Filter) -> bool:
+    async def _task_matches(self, work: TaskId, filter: Filter) -> bool:
         try:
             member = await self._ledger.load_task(work)
         except NotFound:
@@ -123,8 +123,8 @@ class TaskSelector:
             if not filter.since_ms <= member.pending_since_ms <= filter.until_ms:
                 return False
             filter = replace(filter, since="", until="")
-        said_by = [origin.rpartition(".")[0] for origin in (*member.changes, *member.discarded_changes)]
-        rang = [work.removeprefix(f"{EVENT}:")] if work.startswith(EVENT) else list(dict.fromkeys(said_by))
+        said_by = [delivery_of(origin) for origin in (*member.changes, *member.discarded_changes)]
+        rang = [work.delivery_id] if work.is_event else list(dict.fromkeys(said_by))
         return (
             (not filter.state or member.state == filter.state)
             and filter.reason in member.reason
@@ -154,7 +154,7 @@ class TaskSelector:
                 if filter.source in ("", meta.source) and await self._has_result(id, filter):
                     async for unit in self._select_delivery(id, meta):
                         if await self._in_state(unit.task_id, filter):
-                            yield replace(unit, id=display_id(unit.task_id))
+                            yield replace(unit, id=unit.task_id.display_id)
 
     async def _has_result(self, id: str, filter: Filter) -> bool:
         return (
@@ -162,7 +162,7 @@ class TaskSelector:
             or filter.state in (await self._explain.delivery_summary(id))["state"].split()
         )
 
-    async def _in_state(self, work: str, filter: Filter) -> bool:
+    async def _in_state(self, work: TaskId, filter: Filter) -> bool:
         """Does the state and the reason fit, where either is asked for?"""
         if filter.state in ("", *RESULT_STATES) and not filter.reason:
             return True
@@ -172,38 +172,38 @@ class TaskSelector:
             return False
         return filter.state in ("", *RESULT_STATES, member.state) and filter.reason in member.reason
 
-    async def _select_task(self, id: str, work: str) -> AsyncIterator[SelectedTask]:
+    async def _select_task(self, id: str, work: TaskId) -> AsyncIterator[SelectedTask]:
         """By mode: the visit or event itself, or the deliveries behind it."""
-        if work.startswith(EVENT) or self._mode == "retry":
+        if work.is_event or self._mode == "retry":
             yield SelectedTask(id, work)
             return
         family = await self._ledger.load_aliases(work)
-        said = [(int(change.partition(b" ")[0]), origin) for one in family for origin, change in one.changes.items()]
-        rang = list(dict.fromkeys(origin.rpartition(".")[0] for _, origin in sorted(said, reverse=True)))
+        said = [(change.number, origin) for one in family for origin, change in one.changes.items()]
+        rang = list(dict.fromkeys(delivery_of(origin) for _, origin in sorted(said, reverse=True)))
         if self._mode == "retranslate":
             for delivery in reversed(rang):
-                yield SelectedTask(delivery, event_task_id(delivery), delivery)
+                yield SelectedTask(delivery, TaskId.event(delivery), delivery)
             return
         for delivery in rang:
             if await self._has_record_requests(delivery):
-                yield SelectedTask(id, event_task_id(delivery), delivery)
+                yield SelectedTask(id, TaskId.event(delivery), delivery)
                 return
         yield SelectedTask(id, work)
 
     async def _select_delivery(self, id: str, meta: DeliveryInfo) -> AsyncIterator[SelectedTask]:
         if self._mode != "retry":
-            yield SelectedTask(id, event_task_id(id), id)
+            yield SelectedTask(id, TaskId.event(id), id)
             return
         for work in meta.task_ids:
-            landed: list[str] = []
-            if work.startswith(EVENT):
+            landed: list[TaskId] = []
+            if work.is_event:
                 try:
                     member = await self._ledger.load_task(work)
                 except NotFound:
                     continue
                 landed = member.targets
                 if member.state == "settled" and landed:
-                    work = ""
+                    work = NO_TASK
             for one in filter(None, (work, *landed)):
                 yield SelectedTask(id, one, id)
 
@@ -248,8 +248,3 @@ async def load_stored(ledger: Ledger, settings: Settings, delivery: str) -> Stor
         return StoredDelivery(meta, entrance, parse_event(entrance.tool, meta.to_delivery(raw), entrance.hook.zone))
     except UnreadableBody as error:
         return StoredDelivery(meta, entrance, problem=str(error))
-
-
-def display_id(task_id: str) -> str:
-    """As an operator knows it: a visit's external_id, a delivery's id."""
-    return task_id.removeprefix(f"{EVENT}:") if task_id.startswith(EVENT) else task_id.partition("/")[2]

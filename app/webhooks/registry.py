@@ -73,9 +73,8 @@ def load_specimens(name: str) -> dict[str, Any]:
     return specimens
 
 
-def source_of_task(task_id: str) -> str:
-    """The source of a visit, by its external_id; of an event it is not in the name."""
-    external_id = task_id.partition("/")[2]
+def source_of_visit(external_id: str) -> str:
+    """Return the source that a visit's external_id begins with; empty if none does."""
     return max((name for name in load_sources() if external_id.startswith(f"{name}-")), key=len, default="")
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 from aiohttp import web
 
-from app.ledger.jobs_contract import event_task_id, visit_task_id
+from app.ledger.ids import TaskId
 from app.ledger.ledger import Ledger
 from app.ledger.redis import Redis, RedisAddress
 from app.main import create_app
@@ -98,7 +98,7 @@ class History:
     @property
     def works(self) -> list[str]:
         ids = [id for visit in self.life.visits for id in visit.ids]
-        return [*map(event_task_id, self.events), *(visit_task_id("main", external_id(self.source, id)) for id in ids)]
+        return [*map(TaskId.event, self.events), *(TaskId.visit("main", external_id(self.source, id)) for id in ids)]
 
     def __str__(self) -> str:
         command = f"python -m tests.histories --source {self.source} --only {self.seed}"

@@ -43,7 +43,7 @@ async def test_an_accepted_change_stands_as_fact_with_a_job_that_arq_can_read(le
     assert not written.is_repeat
     assert ("queued", 1, 0) == (member.state, member.change_count, member.applied_count)
     assert [f"{written.delivery_id}.0"] == list(member.changes)
-    assert {"a": "update", "o": 7, "f": {}} == json.loads(member.changes[f"{written.delivery_id}.0"].partition(b" ")[2])
+    assert {"a": "update", "o": 7, "f": {}} == json.loads(member.changes[f"{written.delivery_id}.0"].body)
     [job] = await redis.command("ZRANGE", "bell:queue:visits", 0, -1)
     function, args, kwargs, job_try, _ = deserialize_job_raw(
         await redis.command("GET", b"arq:job:" + job), deserializer=json.loads

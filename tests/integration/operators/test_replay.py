@@ -14,6 +14,7 @@ import pytest
 import app.operators.replay
 import jobs.apply_visit
 from app.cli.options import build_filter
+from app.ledger.ids import delivery_of
 from app.ledger.records import Attempt, DeliveryInfo, Lease
 from app.operators.replay import Call, NoWorkerProgress, PlannedTask, Replay
 from app.operators.selection import Mode, TaskSelector
@@ -219,7 +220,7 @@ def tools(world: World) -> Toolbox:
 
 async def origins(world: World, visit_id: str = "1") -> dict[str, str]:
     member = await world.member(visit_id)
-    return {origin.rpartition(".")[0]: change.partition(b" ")[2].decode() for origin, change in member.changes.items()}
+    return {delivery_of(origin): change.body.decode() for origin, change in member.changes.items()}
 
 
 async def test_what_is_translated_anew_takes_the_place_of_what_that_delivery_said(tools: Toolbox) -> None:

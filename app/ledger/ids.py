@@ -1,0 +1,95 @@
+"""Ids of tasks, deliveries and changes. They are built and parsed here and nowhere else.
+
+visit:<account>/<external_id>   task: apply one visit
+event:<delivery>                task: fetch and translate one delivery
+d<11 hex digits><10 hex digits> delivery: ms since 1970, random bits; sorts by time
+<delivery>.<index>              origin of a change: the delivery and the position of the change in it
+"""
+
+import random
+import time
+from typing import Literal
+
+TaskKind = Literal["visit", "event"]
+#: Also the names that the worker registers arq's functions under.
+VISIT: TaskKind = "visit"
+EVENT: TaskKind = "event"
+
+
+class TaskId(str):
+    """The id of a task. The parts that its kind does not have are empty."""
+
+    __slots__ = ()
+
+    @classmethod
+    def visit(cls, account: str, external_id: str) -> "TaskId":
+        return cls(f"{VISIT}:{account}/{external_id}")
+
+    @classmethod
+    def event(cls, delivery_id: str) -> "TaskId":
+        return cls(f"{EVENT}:{delivery_id}")
+
+    @classmethod
+    def of_job(cls, kind: TaskKind, subject: str) -> "TaskId":
+        """subject: the argument of the job."""
+        return cls(f"{kind}:{subject}")
+
+    @property
+    def is_visit(self) -> bool:
+        return self.startswith(f"{VISIT}:")
+
+    @property
+    def is_event(self) -> bool:
+        return self.startswith(f"{EVENT}:")
+
+    @property
+    def subject(self) -> str:
+        """The argument of the task's job: `<account>/<external_id>`, or the delivery."""
+        return self.partition(":")[2]
+
+    @property
+    def account(self) -> str:
+        return self.subject.partition("/")[0] if self.is_visit else ""
+
+    @property
+    def external_id(self) -> str:
+        return self.partition("/")[2] if self.is_visit else ""
+
+    @property
+    def delivery_id(self) -> str:
+        return self.subject if self.is_event else ""
+
+    @property
+    def display_id(self) -> str:
+        """The id that operators use: a visit's external_id, an event's delivery."""
+        return self.external_id or self.delivery_id
+
+
+NO_TASK = TaskId("")
+
+
+def delivery_of(origin: str) -> str:
+    """The delivery that a change came with."""
+    return origin.rpartition(".")[0]
+
+
+def new_origin(delivery_id: str, index: int) -> str:
+    return f"{delivery_id}.{index}"
+
+
+def new_delivery_id() -> str:
+    return f"d{(time.time_ns() // 1_000_000 << 40) + random.getrandbits(40):021x}"
+
+
+def is_delivery_id(text: str) -> bool:
+    return text.startswith("d")
+
+
+def delivery_time_ms(delivery_id: str) -> int:
+    """When a delivery was given its id; takes an origin too."""
+    return int(delivery_id[1:12], 16)
+
+
+def new_token() -> str:
+    """The secret by which the holder of a lease or lock proves that it is his."""
+    return new_delivery_id()
