@@ -21,7 +21,7 @@ from app.intake.http_protocol import ON_SHUTDOWN, raise_file_limit
 from app.intake.tracing import trace_requests
 from app.ledger.ledger import Ledger
 from app.ledger.redis import Redis, RedisAddress, RedisUnavailable
-from app.settings.environment import SettingsError, read
+from app.settings.environment import SettingsError, read_environment
 from app.settings.model import Settings
 from app.telemetry import logs, metrics, tracing
 from app.telemetry.alerts import AlertMonitor
@@ -51,15 +51,15 @@ class Services:
 
 
 def build_services(settings: Settings) -> Services:
-    hooks = settings.entrances
+    hooks = settings.active_hooks
     # One connection for each deadline: a deadline per request would cost more than a connection.
-    timeouts = {REDIS_TIMEOUT_S, *(hook.tool.definition.sender_timeout_s for hook in hooks.values())}
+    timeouts = {REDIS_TIMEOUT_S, *(hook.source.definition.sender_timeout_s for hook in hooks.values())}
     ledgers = {timeout_s: _open_ledger(settings, timeout_s) for timeout_s in timeouts}
     ledger = ledgers[REDIS_TIMEOUT_S]
     # The console has its own connection, so that a long reply to it delays no delivery.
     console_ledger = _open_ledger(settings, REDIS_TIMEOUT_S, is_intake=False)
     rejections = Rejections(ledger.redis)
-    secrets = {name: hook.hook.secrets for name, hook in hooks.items()}
+    secrets = {name: hook.settings.secrets for name, hook in hooks.items()}
     counters = Counters(settings.retention_days, secrets, settings.secret_key)
     return Services(
         settings,
@@ -117,7 +117,7 @@ async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
         services.alerts.run(is_worker=False),
     )
     _tune_garbage_collector()
-    log.info("web_started", hooks=sorted(services.settings.entrances))
+    log.info("web_started", hooks=sorted(services.settings.active_hooks))
 
     def start_draining() -> None:
         services.webhooks.start_draining()
@@ -191,7 +191,7 @@ def _services(request: Request) -> Services:
 def _start() -> ASGIApp:
     """Exit with every problem of the settings at once, as sentences and not as a traceback."""
     try:
-        settings = read()
+        settings = read_environment()
     except SettingsError as error:
         print(f"doorbell web cannot start:\n{error}", file=sys.stderr)
         sys.exit(3)

@@ -81,7 +81,7 @@ class VisitRun(TaskRun):
             lease.request_context.headers | tracing.trace_headers(),
             self._record_call,
         )
-        self._contacts = Contacts(context.ledger, self.account, settings.contact_key(self.account), context.locks)
+        self._contacts = Contacts(context.ledger, self.account, settings.contact_hash_key(self.account), context.locks)
         #: Of the visit, as soon as its changes are merged.
         self._contact: Contact | None = None
 

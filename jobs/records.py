@@ -19,7 +19,7 @@ import zstandard
 
 from app.ledger.leases import LockContended, single_flight
 from app.ledger.redis import RedisUnavailable
-from app.settings.model import Entrance
+from app.settings.model import Hook
 from app.visits.client import Broken, RateLimited, Refused, Unauthorized, VisitsApiTrouble, ask, trouble
 from app.webhooks.fetching import RecordRequest
 from app.webhooks.payload import Payload
@@ -61,13 +61,13 @@ class Records:
     """
 
     context: Context
-    entrance: Entrance
+    hook: Hook
     event_received_ms: int
     calls: list[list[object]]
 
     async def find(self, request: RecordRequest) -> FetchedRecord:
         """Raises VisitsApiTrouble, NeedsOperator, TooManyFetches, LockContended, RedisUnavailable."""
-        counts, hook = self.context.fetches_by_hook, self.entrance.name
+        counts, hook = self.context.fetches_by_hook, self.hook.name
         if self.context.running_jobs.is_full(counts[hook]):
             raise TooManyFetches
         slots = self.context.fetch_slots.setdefault(hook, FetchSlots(MAX_CONCURRENT_FETCHES))
@@ -79,7 +79,7 @@ class Records:
             counts[hook] -= 1
 
     async def _fetch_once(self, request: RecordRequest) -> FetchedRecord:
-        key = f"bell:record:{self.entrance.name}:{_request_digest(request)}"
+        key = f"bell:record:{self.hook.name}:{_request_digest(request)}"
         async with self.context.locks.hold(key, LOCK_WAIT_S, LockContended):
             return await single_flight(
                 self.context.ledger,
@@ -122,7 +122,7 @@ class Records:
 
     @property
     def _pause_key(self) -> str:
-        return f"bell:retry-after:{self.entrance.name}"
+        return f"bell:retry-after:{self.hook.name}"
 
     async def _check_pause(self, request: RecordRequest) -> None:
         """A rate limit applies to the hook: after a 429 no record is fetched until the pause is over."""
@@ -139,13 +139,13 @@ class Records:
 
     async def _fetch_one(self, request: RecordRequest) -> Any:
         """None: there is no such record. A token that is rejected with 401 is renewed once."""
-        source, credentials = self.entrance.tool.definition, self.entrance.hook.credentials
+        source, credentials = self.hook.source.definition, self.hook.settings.credentials
         if missing := source.missing_credentials(credentials):
-            names = ", ".join(f"HOOKS__{self.entrance.name.upper()}__CREDENTIALS__{name}" for name in missing)
+            names = ", ".join(f"HOOKS__{self.hook.name.upper()}__CREDENTIALS__{name}" for name in missing)
             raise NeedsOperator(f"credentials_missing: {names}")
         if source.token_exchange is None or "TOKEN" in credentials:
             return await self._call(request, credentials)
-        tokens = Tokens(self.context, self.entrance, source.token_exchange, self.calls)
+        tokens = Tokens(self.context, self.hook, source.token_exchange, self.calls)
         token = await tokens.current()
         try:
             return await self._call(request, {**credentials, "TOKEN": token})
@@ -155,12 +155,12 @@ class Records:
             return await self._call(request, {**credentials, "TOKEN": renewed})
 
     async def _call(self, request: RecordRequest, credentials: Mapping[str, str]) -> Any:
-        source = self.entrance.tool.definition
+        source = self.hook.source.definition
         assert source.credentials
         auth = source.credentials.authenticate(credentials, time.time(), request)
         if auth.json is not None:
             request = replace(request, json=auth.json)
-        base = (self.entrance.hook.api_url or source.api_url or "").rstrip("/")
+        base = (self.hook.settings.api_url or source.api_url or "").rstrip("/")
         method, url, content = _request(request, base)
         headers = {"accept": "application/json", **source.api_headers, **auth.headers}
         params = {**request.params, **auth.params} or None

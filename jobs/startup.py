@@ -9,7 +9,7 @@ import click
 from arq.version import VERSION
 
 from app.ledger.redis import CertificateError, Redis, RedisAddress, RedisUnavailable
-from app.settings.environment import SettingsError, read
+from app.settings.environment import SettingsError, read_environment
 from app.settings.model import Settings
 
 #: ClaimingWorker overrides private methods of this version.
@@ -52,7 +52,7 @@ def check_arq_version() -> None:
 def read_settings() -> Settings:
     """Raises WrongSettings with every wrong setting at once."""
     try:
-        return read(token_needed=True)
+        return read_environment(token_needed=True)
     except SettingsError as error:
         raise WrongSettings(error) from error
 

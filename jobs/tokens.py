@@ -27,7 +27,7 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
 from app.ledger.leases import LockContended, single_flight
 from app.ledger.redis import RedisUnavailable
-from app.settings.model import Entrance
+from app.settings.model import Hook
 from app.telemetry.logs import log
 from app.visits.client import CONNECT_S, Broken, RateLimited, Unanswered, Unauthorized, Unreachable, ask, trouble
 from app.webhooks.fetching import TokenExchange
@@ -63,7 +63,7 @@ class Tokens:
     """The tokens of one hook. calls: see TaskRun."""
 
     context: Context
-    entrance: Entrance
+    hook: Hook
     exchange: TokenExchange
     calls: list[list[object]]
 
@@ -102,11 +102,11 @@ class Tokens:
         if task.cancelled() or isinstance(error := task.exception(), LockContended | None):
             return
         # If the job has ended, nothing else reports the error.
-        log.warning("token_exchange_failed", hook=self.entrance.name, reason=str(error) or type(error).__name__)
+        log.warning("token_exchange_failed", hook=self.hook.name, reason=str(error) or type(error).__name__)
 
     @property
     def _key(self) -> str:
-        return f"bell:token:{self.entrance.name}"
+        return f"bell:token:{self.hook.name}"
 
     async def _renew(self) -> str:
         """Returns the access token after the new refresh token is stored."""
@@ -121,7 +121,7 @@ class Tokens:
     async def _exchange(self, stored: Mapping[str, Any]) -> dict[str, Any]:
         """Use the newest refresh token and, if the tool rejects it, the previous one: some tools accept that until the new
         one is used, or for a while."""
-        refresh = stored.get("refresh_token") or self.entrance.hook.credentials.get("REFRESH_TOKEN")
+        refresh = stored.get("refresh_token") or self.hook.settings.credentials.get("REFRESH_TOKEN")
         started_at = stored.get("exchange_started_at")
         if not refresh:
             return await self._post(None)
@@ -141,7 +141,7 @@ class Tokens:
             raise
 
     async def _post(self, refresh: str | None) -> dict[str, Any]:
-        exchange, credentials = self.exchange, dict(self.entrance.hook.credentials)
+        exchange, credentials = self.exchange, dict(self.hook.settings.credentials)
         if refresh:
             credentials["REFRESH_TOKEN"] = refresh
         body: dict[str, Any] = {"timeout": httpx.Timeout(EXCHANGE_TIMEOUT_S, connect=CONNECT_S)}
@@ -150,7 +150,7 @@ class Tokens:
         if exchange.json is not None:
             body["json"] = _render_template(exchange.json, credentials)
         headers = {"accept": "application/json", **_render_template(exchange.headers, credentials)}
-        url, requested_at = self.entrance.hook.token_url or exchange.url, time.time()
+        url, requested_at = self.hook.settings.token_url or exchange.url, time.time()
         answer = await ask(self.context.http, "POST", url, CALL, self.calls, headers=headers, **body)
         if answer.status_code in (400, 401, 403):
             raise _token_error(answer, bool(refresh))
@@ -186,7 +186,7 @@ class Tokens:
                     await self._store(token)
                 return
             except RedisUnavailable as error:
-                log.warning("token_not_stored", hook=self.entrance.name, reason=str(error))
+                log.warning("token_not_stored", hook=self.hook.name, reason=str(error))
                 await asyncio.sleep(STORE_RETRY_S)
 
     async def _load(self) -> dict[str, Any]:
@@ -200,7 +200,7 @@ class Tokens:
 
     @property
     def _credentials_digest(self) -> str:
-        credentials = orjson.dumps(self.entrance.hook.credentials, option=orjson.OPT_SORT_KEYS)
+        credentials = orjson.dumps(self.hook.settings.credentials, option=orjson.OPT_SORT_KEYS)
         return hmac.digest(b"doorbell.credentials", credentials, hashlib.sha256).hex()
 
     @property

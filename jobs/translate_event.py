@@ -7,7 +7,7 @@ from typing import Any
 
 from app.ledger.ids import TaskId
 from app.ledger.records import BodyUnavailable, DeliveryInfo, Lease, NotFound, Outcome
-from app.settings.model import Entrance
+from app.settings.model import Hook
 from app.visits.change import VisitChange, external_id
 from app.visits.client import VisitsApiTrouble
 from app.webhooks.delivery import Event
@@ -51,8 +51,8 @@ class EventRun(TaskRun):
         return RUN_TIMEOUT_S
 
     async def execute(self) -> Outcome:
-        meta, entrance, event = await self._load_event()
-        meaning, parked = await self._translate(entrance, event)
+        meta, hook, event = await self._load_event()
+        meaning, parked = await self._translate(hook, event)
         if isinstance(meaning, Ignored):
             attempt, changes = self.attempt(f"ignored: {meaning.reason}"), list[VisitChange]()
             # A retranslated event that is ignored now retracts its earlier changes. A record that is gone does not: its
@@ -61,7 +61,7 @@ class EventRun(TaskRun):
                 return Outcome(state="settled", attempt=attempt)
         else:
             attempt, changes = self.attempt("translated"), meaning
-        await self.context.ledger.record_changes(self.lease, meta.source, entrance.account, changes, attempt, parked)
+        await self.context.ledger.record_changes(self.lease, meta.source, hook.account, changes, attempt, parked)
         self._is_complete = True
         return Outcome(state="parked" if parked else "settled", attempt=attempt, reason=parked)
 
@@ -74,44 +74,44 @@ class EventRun(TaskRun):
         if not self._is_complete:
             await super().complete(outcome)
 
-    async def _load_event(self) -> tuple[DeliveryInfo, Entrance, Event]:
+    async def _load_event(self) -> tuple[DeliveryInfo, Hook, Event]:
         try:
             meta, raw = await self.context.ledger.load_delivery(self.delivery_id)
         except NotFound:
             raise NeedsOperator("delivery_expired") from None
         except BodyUnavailable as error:
             raise NeedsOperator(f"{error.reason}: {error}") from None
-        entrance = self.context.settings.entrances.get(meta.hook)
-        if entrance is None:
+        hook = self.context.settings.active_hooks.get(meta.hook)
+        if hook is None:
             raise NeedsOperator("hook_not_configured")
-        return meta, entrance, parse_event(entrance.tool, meta.to_delivery(raw), entrance.hook.zone)
+        return meta, hook, parse_event(hook.source, meta.to_delivery(raw), hook.settings.zone)
 
-    async def _translate(self, entrance: Entrance, event: Event) -> tuple[list[VisitChange] | Ignored, str]:
+    async def _translate(self, hook: Hook, event: Event) -> tuple[list[VisitChange] | Ignored, str]:
         """The changes, or why there are none; and the reason why an operator must do the rest, or ""."""
-        source = entrance.tool
-        if is_foreign_tenant(source, event, entrance.hook.tenants):
+        source = hook.source
+        if is_foreign_tenant(source, event, hook.settings.tenants):
             return Ignored(FOREIGN_TENANT), ""
         try:
             requests = source.fetch(event) if source.fetch else []
             if not requests:
                 return source.translate(event), ""
-            return await self._translate_records(entrance, event, requests), ""
+            return await self._translate_records(hook, event, requests), ""
         except PartlyTranslatable as partly:
             return partly.changes, f"untranslatable: {partly}"
 
     async def _translate_records(
-        self, entrance: Entrance, event: Event, requests: Iterable[RecordRequest]
+        self, hook: Hook, event: Event, requests: Iterable[RecordRequest]
     ) -> list[VisitChange] | Ignored:
         """Ignored only if every record is. Raises PartlyTranslatable with the changes of all records."""
         changes: list[VisitChange] = []
         ignored, problem = Ignored("nothing"), ""
-        records = Records(self.context, entrance, self.task.last_event_at_ms or 0, self.calls)
+        records = Records(self.context, hook, self.task.last_event_at_ms or 0, self.calls)
         for request in requests:
             record = await records.find(request)
             with_record = event.with_record(record.record, record.fetched_at, record.related, request.path)
-            with_record = await self._with_people(entrance, with_record, record)
+            with_record = await self._with_people(hook, with_record, record)
             try:
-                meaning = entrance.tool.translate(with_record)
+                meaning = hook.source.translate(with_record)
             except PartlyTranslatable as partly:
                 meaning, problem = partly.changes, str(partly)
             age_s = seconds_since(int(event.received_at.timestamp() * 1000))
@@ -125,13 +125,13 @@ class EventRun(TaskRun):
             raise PartlyTranslatable(problem, changes)
         return changes or ignored
 
-    async def _with_people(self, entrance: Entrance, event: Event, record: FetchedRecord) -> Event:
+    async def _with_people(self, hook: Hook, event: Event, record: FetchedRecord) -> Event:
         """Add everybody whom any record of this booking listed. Raises RecordOutdated."""
-        if entrance.tool.people is None:
+        if hook.source.people is None:
             return event
-        visit_id, people = entrance.tool.people(event)
+        visit_id, people = hook.source.people(event)
         name = external_id(event.source, visit_id)
-        everybody = await self.context.ledger.add_people(entrance.account, name, record.fetched_at, people)
+        everybody = await self.context.ledger.add_people(hook.account, name, record.fetched_at, people)
         return replace(event, people=everybody)
 
 

@@ -41,6 +41,6 @@ def _set_paused(hook: str, is_paused: bool) -> tuple[str, str]:
         account, act = settings.accounts[hook], actions(ledger, settings)
         if not await (act.pause(account) if is_paused else act.resume(account)):
             exit_with(NOTHING_MATCHED, f"the account {account} is {'paused already' if is_paused else 'not paused'}")
-        return account, ", ".join(settings.hooks_of(account))
+        return account, ", ".join(settings.hooks_for(account))
 
     return run_with_ledger(step)

@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 def load_settings_or_none() -> Settings | None:
     try:
-        return configuration.read(redis_needed=False)
+        return configuration.read_environment(redis_needed=False)
     except SettingsError:
         return None
 
@@ -28,7 +28,7 @@ def load_settings_or_none() -> Settings | None:
 def load_settings() -> Settings:
     """The settings; REDIS_URL may be missing."""
     try:
-        return configuration.read(redis_needed=False)
+        return configuration.read_environment(redis_needed=False)
     except SettingsError as error:
         exit_with(CHECK_FAILED, str(error))
 
@@ -37,7 +37,7 @@ def run_with_ledger(step: Callable[[Ledger, Settings], Awaitable[T]]) -> T:
     """Run a step. Invalid settings, an unreachable Redis and NotFound end the command with status and message."""
 
     async def run() -> T:
-        settings = configuration.read()
+        settings = configuration.read_environment()
         async with open_ledger(settings) as ledger:
             return await step(ledger, settings)
 

@@ -45,12 +45,12 @@ def sources(name: str | None, as_json: bool) -> None:
                 "title": tool.definition.title,
                 "evidence": tool.definition.evidence,
                 "verified_by": VERIFIED_BY[tool.definition.evidence],
-                "proves": tool.definition.signature.covers,
+                "proves": tool.definition.signature.coverage,
                 "busy": tool.definition.unavailable_status,
                 "within_s": tool.definition.sender_timeout_s,
                 "hooks": []
                 if hooks is None
-                else [e.path for e in hooks.entrances.values() if e.tool.name == tool.name],
+                else [e.path for e in hooks.active_hooks.values() if e.source.name == tool.name],
             }
             for tool in load_sources().values()
         ]
@@ -60,7 +60,7 @@ def sources(name: str | None, as_json: bool) -> None:
     click.echo(f"{source.title}  ({source.docs})")
     click.echo(f"Verified by {VERIFIED_BY[source.evidence]}.")
     url = f"{public_url}/hooks/{name}"
-    if source.signature.needs_key:
+    if source.signature.needs_secret_key:
         url = f"the address that `doorbell hook-url {name}` prints"
     click.echo(source.setup.replace("{url}", url).rstrip())
     click.echo(f"\n{'; '.join(_terms_of(source))}.")
@@ -80,13 +80,13 @@ def _known(name: str) -> Source:
 
 def _terms_of(source: Source) -> Iterable[str]:
     """Sentences about signature, answers, compression and settings of a source."""
-    yield PROVES[source.signature.covers]
+    yield PROVES[source.signature.coverage]
     yield f"while Redis is unavailable, the tool gets {source.unavailable_status} and retries"
     yield f"it is answered within {source.sender_timeout_s:g} s"
     if source.content_encodings:
         yield f"bodies may be compressed ({', '.join(source.content_encodings)})"
     needs = [f"HOOKS__<NAME>__{need}" for need in source.required_settings]
-    needs += ["PUBLIC_URL"] * source.signature.needs_url + ["SECRET_KEY"] * source.signature.needs_key
+    needs += ["PUBLIC_URL"] * source.signature.needs_url + ["SECRET_KEY"] * source.signature.needs_secret_key
     if needs:
         yield f"the hook also needs {', '.join(needs)}"
     if source.credential_names:
@@ -107,12 +107,12 @@ def hook_url(hook: str) -> None:
 
     The address contains a token where the tool signs nothing."""
     settings = load_settings()
-    entrance = settings.entrances.get(hook)
-    if entrance is None:
+    configured = settings.active_hooks.get(hook)
+    if configured is None:
         exit_with(NOTHING_MATCHED, f"there is no hook {hook}, or it has no secret")
     if not settings.public_url:
         click.echo("PUBLIC_URL is not set: put the address of this Doorbell before the path", err=True)
-    click.echo(settings.address(entrance))
+    click.echo(settings.hook_url(configured))
 
 
 @click.group(invoke_without_command=True, epilog=examples("secrets", "secrets --json", "secrets generate standard"))
@@ -129,9 +129,9 @@ def secrets(context: click.Context, as_json: bool) -> None:
         keys = settings.secret_key
         return [
             {"hook": hook, "secret": number, "fingerprint": mark, "last_matched": iso_timestamp(at)}
-            for hook, entrance in settings.entrances.items()
+            for hook, configured in settings.active_hooks.items()
             for number, (mark, at) in enumerate(
-                (await counters.secret_last_used(ledger.redis, hook, entrance.hook.secrets, keys)).items(), 1
+                (await counters.secret_last_used(ledger.redis, hook, configured.settings.secrets, keys)).items(), 1
             )
         ]
 
@@ -161,9 +161,9 @@ def print_fingerprint() -> None:
 def _generated(scheme: Scheme) -> str | None:
     """Return None where the tool generates its secrets itself. Some schemes only accept base64."""
     key = base64.b64encode(chance.token_bytes(32)).decode()
-    if scheme.check_secret("a text, and not base64") is None:
+    if scheme.secret_problem("a text, and not base64") is None:
         return chance.token_urlsafe(32)
-    return next((one for one in (f"whsec_{key}", key) if scheme.check_secret(one) is None), None)
+    return next((one for one in (f"whsec_{key}", key) if scheme.secret_problem(one) is None), None)
 
 
 @click.command(epilog=examples("ring calendly", 'ring calendly "an invitee books"'))

@@ -99,4 +99,4 @@ def settings(as_json: bool) -> None:
     """Show the settings in effect.
 
     Secrets are shown as set or not set only."""
-    print_rows(load_settings().shown(), as_json)
+    print_rows(load_settings().describe(), as_json)

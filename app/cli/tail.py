@@ -77,8 +77,8 @@ async def _attempted(ledger: Ledger, settings: Settings, listening: Ledger, tell
 
 async def _refused(ledger: Ledger, settings: Settings, tell: Callable[[Row], None]) -> None:
     async for note in new_rejections(ledger, ["", *settings.hooks]):
-        entrance = settings.entrances.get(note["hook"])
-        source = entrance.tool.name if entrance else ""
+        hook = settings.active_hooks.get(note["hook"])
+        source = hook.source.name if hook else ""
         tell(
             {
                 "kind": "rejection",

@@ -22,7 +22,7 @@ from app.cli.output import (
 )
 from app.cli.session import load_settings
 from app.operators.signature_diagnosis import Diagnosis, diagnose
-from app.settings.model import Entrance, Settings
+from app.settings.model import Hook, Settings
 from app.webhooks.delivery import Delivery
 
 
@@ -54,34 +54,36 @@ def verify(
     HOOK is a hook, or a source with one hook. The command tries corrections of the request, one or two at a time. It
     accepts and sends nothing, and shows fingerprints instead of secrets."""
     settings = load_settings()
-    entrance = _entrance(settings, hook)
+    configured = _find_hook(settings, hook)
     lines = [*(headers.read().splitlines() if headers else ()), *(one.encode() for one in more)]
-    token, query, parsed = _parsed(entrance, lines)
+    token, query, parsed = _parsed(configured, lines)
     now = at.timestamp() if at else time.time()
     arrived_at = datetime.fromtimestamp(now, UTC)
-    delivery = Delivery(entrance.name, entrance.tool.name, parsed, body.read(), arrived_at, token=token, query=query)
-    found = diagnose(settings, entrance, delivery, now)
+    delivery = Delivery(
+        configured.name, configured.source.name, parsed, body.read(), arrived_at, token=token, query=query
+    )
+    found = diagnose(settings, configured, delivery, now)
     if as_json:
-        click.echo(to_json({"hook": entrance.name, **asdict(found)}))
+        click.echo(to_json({"hook": configured.name, **asdict(found)}))
     else:
-        _tell(entrance, found)
+        _tell(configured, found)
     sys.exit(0 if found.is_valid else CHECK_FAILED)
 
 
-def _entrance(settings: Settings, name: str) -> Entrance:
-    if name in settings.entrances:
-        return settings.entrances[name]
-    of_source = [entrance for entrance in settings.entrances.values() if entrance.tool.name == name]
+def _find_hook(settings: Settings, name: str) -> Hook:
+    if name in settings.active_hooks:
+        return settings.active_hooks[name]
+    of_source = [configured for configured in settings.active_hooks.values() if configured.source.name == name]
     if len(of_source) > 1:
         exit_with(
-            USAGE, f"{name} has several hooks: choose one of {', '.join(entrance.name for entrance in of_source)}"
+            USAGE, f"{name} has several hooks: choose one of {', '.join(configured.name for configured in of_source)}"
         )
     if not of_source:
         exit_with(NOTHING_MATCHED, f"there is no hook {name}, or it has no secret")
     return of_source[0]
 
 
-def _parsed(entrance: Entrance, lines: list[bytes]) -> tuple[str, bytes, tuple[tuple[bytes, bytes], ...]]:
+def _parsed(configured: Hook, lines: list[bytes]) -> tuple[str, bytes, tuple[tuple[bytes, bytes], ...]]:
     """Return the path token, the query and the headers. The first two come from a request line, if there is one."""
     token, query = "", b""
     headers: list[tuple[bytes, bytes]] = []
@@ -89,7 +91,7 @@ def _parsed(entrance: Entrance, lines: list[bytes]) -> tuple[str, bytes, tuple[t
         name, colon, value = line.partition(b":")
         if number == 0 and b" /" in name:
             path, _, query = line.split()[1].partition(b"?")
-            token = path.decode("latin-1").partition(f"{entrance.path}/")[2]
+            token = path.decode("latin-1").partition(f"{configured.path}/")[2]
         elif line.strip() and not colon:
             exit_with(USAGE, f"line {number + 1} of the headers has no colon: write `Name: value`")
         elif line.strip():
@@ -97,8 +99,8 @@ def _parsed(entrance: Entrance, lines: list[bytes]) -> tuple[str, bytes, tuple[t
     return token, query, tuple(headers)
 
 
-def _tell(entrance: Entrance, found: Diagnosis) -> None:
-    of = f"secret {found.secret_number} of {len(entrance.hook.secrets)} ({found.fingerprint})"
+def _tell(configured: Hook, found: Diagnosis) -> None:
+    of = f"secret {found.secret_number} of {len(configured.settings.secrets)} ({found.fingerprint})"
     if found.is_valid:
         click.echo(f"valid: {of} matches")
         return

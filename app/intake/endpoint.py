@@ -21,7 +21,7 @@ from app.ledger.ids import new_delivery_id
 from app.ledger.ledger import DEDUP_TTL_S, LONG_DEDUP_TTL_S, Ledger
 from app.ledger.records import DeliveryInfo
 from app.ledger.redis import RedisFull, RedisReadOnly, RedisUnavailable
-from app.settings.model import Entrance, Settings
+from app.settings.model import Hook, Settings
 from app.telemetry.counters import Counters
 from app.telemetry.logs import log
 from app.telemetry.rejections import Rejections
@@ -38,7 +38,7 @@ from app.webhooks.delivery import (
     decompress,
 )
 from app.webhooks.payload import Untranslatable
-from app.webhooks.signatures.scheme import SignatureError, Terms
+from app.webhooks.signatures.scheme import SignatureError, VerificationContext
 from app.webhooks.source import Source
 from app.webhooks.translation import FOREIGN_TENANT, Translation, parse_event, translate_event
 
@@ -75,9 +75,9 @@ class WebhookEndpoint:
         counters: Counters | None = None,
     ) -> None:
         """ledgers: by the time that a sender waits for an answer (Source.sender_timeout_s)."""
-        self._hooks = settings.entrances
+        self._hooks = settings.active_hooks
         self._max_body = settings.max_body
-        self._contexts = {name: settings.terms(hook, 0) for name, hook in self._hooks.items()}
+        self._contexts = {name: settings.verification_context(hook, 0) for name, hook in self._hooks.items()}
         self._ledgers, self._rejections, self._counters = ledgers, rejections, counters or Counters()
         self._in_flight, self._max_in_flight = 0, min(MAX_IN_FLIGHT, http_protocol.MAX_CONNECTIONS // 2)
         self._body_deadlines = BodyDeadlines()
@@ -96,7 +96,7 @@ class WebhookEndpoint:
         # The path may end with a token, which is a secret: it must not be logged.
         name, slash, token = scope["path"].removeprefix("/hooks/").partition("/")
         hook = self._hooks.get(name)
-        request_log = RequestLog(hook.name if hook else "", hook.tool.name if hook else "")
+        request_log = RequestLog(hook.name if hook else "", hook.source.name if hook else "")
         request_log.request_id = _valid_request_id(dict(scope["headers"]).get(b"x-request-id", b""))
         extra_headers: Mapping[str, str] = {}
         unread = None
@@ -130,12 +130,12 @@ class WebhookEndpoint:
         return _error(rejection.status, rejection.code, str(rejection))
 
     async def _dispatch(
-        self, scope: Scope, receive: Receive, hook: Entrance | None, path_rest: str, request_log: RequestLog
+        self, scope: Scope, receive: Receive, hook: Hook | None, path_rest: str, request_log: RequestLog
     ) -> Response:
         """path_rest: what follows the name of the hook, with its slash."""
-        if hook is None or (path_rest and not hook.tool.definition.signature.needs_key):
+        if hook is None or (path_rest and not hook.source.definition.signature.needs_secret_key):
             raise HttpRejection(404, "no_such_hook", "there is no hook of this name, or it has no secret")
-        method, source = scope["method"], hook.tool.definition
+        method, source = scope["method"], hook.source.definition
         if method == "GET" and source.handshake and (reply := source.handshake.answer(_probe_delivery(hook, scope))):
             return Response(200, reply.body, reply.content_type)
         if method in source.probe_methods:
@@ -151,11 +151,11 @@ class WebhookEndpoint:
         finally:
             self._in_flight -= 1
 
-    async def _read_delivery(
-        self, scope: Scope, receive: Receive, hook: Entrance, token: str, request_id: str
-    ) -> Delivery:
-        headers, query, source = tuple(scope["headers"]), scope["query_string"], hook.tool.definition
-        delivery = Delivery(hook.name, hook.tool.name, headers, b"", datetime.now(UTC), request_id, token, query=query)
+    async def _read_delivery(self, scope: Scope, receive: Receive, hook: Hook, token: str, request_id: str) -> Delivery:
+        headers, query, source = tuple(scope["headers"]), scope["query_string"], hook.source.definition
+        delivery = Delivery(
+            hook.name, hook.source.name, headers, b"", datetime.now(UTC), request_id, token, query=query
+        )
         try:
             check_content_type(delivery, source.body_format)
             check_content_encoding(delivery, source.content_encodings)
@@ -168,17 +168,17 @@ class WebhookEndpoint:
         delivery.body = await receive_body(scope, receive, content_length, self._max_body, self._body_deadlines)
         return delivery
 
-    async def _accept(self, hook: Entrance, delivery: Delivery, request_log: RequestLog) -> Response:
-        source = hook.tool.definition
+    async def _accept(self, hook: Hook, delivery: Delivery, request_log: RequestLog) -> Response:
+        source = hook.source.definition
         if source.handshake and (reply := source.handshake.answer(delivery)):
             return Response(200, reply.body, reply.content_type)
         secret_index = self._verify(hook, delivery)
         request_log.secret_number = secret_index + 1
         event = self._parse(hook, delivery)
-        secret = hook.hook.secrets[secret_index]
+        secret = hook.settings.secrets[secret_index]
         if source.signed_handshake and (reply := source.signed_handshake.answer(event, secret)):
             return Response(200, reply.body, reply.content_type)
-        translation = translate_event(hook.tool, event, hook.hook.tenants)
+        translation = translate_event(hook.source, event, hook.settings.tenants)
         if translation.error:
             log.error("unhandled_exception", hook=hook.name, exc_info=translation.error)
         if translation.is_foreign:
@@ -190,28 +190,26 @@ class WebhookEndpoint:
             answer = next(answer for kind, answer in UNAVAILABLE_ANSWERS.items() if isinstance(error, kind))
             raise _unavailable(hook, *answer) from None
 
-    def _verify(self, hook: Entrance, delivery: Delivery) -> int:
+    def _verify(self, hook: Hook, delivery: Delivery) -> int:
         fixed = self._contexts[hook.name]
-        context = Terms(fixed.secrets, time.time(), fixed.url, fixed.tolerance_s, fixed.keys)
+        context = VerificationContext(fixed.secrets, time.time(), fixed.url, fixed.tolerance_s, fixed.keys)
         try:
-            return hook.tool.definition.signature.verify(delivery, context)
+            return hook.source.definition.signature.verify(delivery, context)
         except SignatureError as error:
             raise HttpRejection(401, f"signature_{error.reason}", str(error)) from None
 
-    def _parse(self, hook: Entrance, delivery: Delivery) -> Event:
+    def _parse(self, hook: Hook, delivery: Delivery) -> Event:
         try:
-            if hook.tool.definition.content_encodings and content_encoding(delivery):
+            if hook.source.definition.content_encodings and content_encoding(delivery):
                 delivery.body = decompress(delivery.body, self._max_body)
-            return parse_event(hook.tool, delivery, hook.hook.zone)
+            return parse_event(hook.source, delivery, hook.settings.zone)
         except UnreadableBody as error:
             raise HttpRejection(400, "unreadable_body", str(error)) from None
         except BodyTooLarge:
             detail = f"a body has {self._max_body} bytes at the most, decompressed"
             raise HttpRejection(413, "too_large", detail) from None
 
-    def _ignore_foreign_tenant(
-        self, hook: Entrance, event: Event, secret_index: int, request_log: RequestLog
-    ) -> Response:
+    def _ignore_foreign_tenant(self, hook: Hook, event: Event, secret_index: int, request_log: RequestLog) -> Response:
         """Count an event of another customer of the tool, and do not store it: where all customers share the tool's keys,
         each of them could fill Redis."""
         request_log.outcome, request_log.delivery = FOREIGN_TENANT, new_delivery_id()
@@ -223,19 +221,19 @@ class WebhookEndpoint:
 
     async def _store(
         self,
-        hook: Entrance,
+        hook: Hook,
         delivery: Delivery,
         event: Event,
         translation: Translation,
         secret_index: int,
         request_log: RequestLog,
     ) -> Response:
-        source = hook.tool.definition
+        source = hook.source.definition
         request_log.traceparent = _valid_traceparent(delivery.header("traceparent") or "")
         trace_headers = {"traceparent": request_log.traceparent} if request_log.traceparent else {}
         info = DeliveryInfo(
             hook=hook.name,
-            source=hook.tool.name,
+            source=hook.source.name,
             received_at_ms=int(event.received_at.timestamp() * 1000),
             event_name=_event_name(event, source),
             request_id=delivery.request_id,
@@ -275,21 +273,21 @@ def _error(status: int, code: str, detail: str) -> Response:
     return Response(status, orjson.dumps({"error": code, "detail": detail}))
 
 
-def _unavailable(hook: Entrance, code: str, detail: str) -> HttpRejection:
+def _unavailable(hook: Hook, code: str, detail: str) -> HttpRejection:
     """A rejection with the status that this tool retries."""
-    return HttpRejection(hook.tool.definition.unavailable_status, code, detail, **RETRY_LATER_HEADERS)
+    return HttpRejection(hook.source.definition.unavailable_status, code, detail, **RETRY_LATER_HEADERS)
 
 
-def _describe_tenant(hook: Entrance, event: Event) -> str:
-    tenant_of = hook.tool.definition.tenant_of
+def _describe_tenant(hook: Hook, event: Event) -> str:
+    tenant_of = hook.source.definition.tenant_of
     tenant = tenant_of(event) if tenant_of else None
     return f"account {tenant}" if tenant and _PLAIN_TENANT.fullmatch(tenant) else "an account without a plain name"
 
 
-def _probe_delivery(hook: Entrance, scope: Scope) -> Delivery:
+def _probe_delivery(hook: Hook, scope: Scope) -> Delivery:
     """A GET request, for handshakes. It has no body and is not stored."""
     headers, query = tuple(scope["headers"]), scope.get("query_string", b"")
-    return Delivery(hook.name, hook.tool.name, headers, b"", datetime.now(UTC), method="GET", query=query)
+    return Delivery(hook.name, hook.source.name, headers, b"", datetime.now(UTC), method="GET", query=query)
 
 
 def _event_name(event: Event, source: Source) -> str:

@@ -16,7 +16,7 @@ from app.ledger.bodies import key_id
 from app.ledger.jobs_contract import WORKERS_KEY
 from app.ledger.ledger import known_accounts
 from app.ledger.redis import Redis, RedisAddress, RedisUnavailable
-from app.settings.environment import RECOMMENDED_KEY, SettingsError, read
+from app.settings.environment import RECOMMENDED_KEY_CHARS, SettingsError, read_environment
 from app.settings.model import Settings
 from app.telemetry.health import STALE_AFTER_S, WORKER_ALIVE_S, Backlog, load_backlog
 from app.webhooks.source import VERIFIED_BY, Source
@@ -42,11 +42,14 @@ async def examine(environ: Mapping[str, str], *, is_release: bool = False) -> As
     stop it."""
     try:
         # A release starts a worker too, and that does not start without a token.
-        settings = read(environ, token_needed=is_release)
+        settings = read_environment(environ, token_needed=is_release)
     except SettingsError as error:
         for problem in error.problems:
             yield Check(
-                problem.name, "fail", f"{problem.rule}{problem.given and f'; given: {problem.given}'}", problem.fix
+                problem.name,
+                "fail",
+                f"{problem.rule}{problem.given_shape and f'; given: {problem.given_shape}'}",
+                problem.fix,
             )
         return
     async for check in _examine(settings, is_release):
@@ -56,7 +59,7 @@ async def examine(environ: Mapping[str, str], *, is_release: bool = False) -> As
 
 
 async def _examine(settings: Settings, is_release: bool) -> AsyncIterator[Check]:
-    yield Check("settings", "ok", f"{len(settings.entrances)} of {len(settings.hooks)} hooks have a secret")
+    yield Check("settings", "ok", f"{len(settings.active_hooks)} of {len(settings.hooks)} hooks have a secret")
     yield _python(sys.version_info[:3])
     yield _bodies(settings)
     for check in [*_keys(settings), *_hooks(settings)]:
@@ -76,10 +79,10 @@ async def _examine(settings: Settings, is_release: bool) -> AsyncIterator[Check]
         await redis.close()
     for asked in await asyncio.gather(*(_visits_api(settings, *account) for account in settings.tokens.items())):
         yield asked
-    for entrance in settings.entrances.values():
-        if entrance.account not in settings.tokens:
+    for hook in settings.active_hooks.values():
+        if hook.account not in settings.tokens:
             fix = "Set VISITS_API_TOKEN, then replay what is parked."
-            yield Check(f"visits_api {entrance.account}", "fail", f"no token for hook {entrance.name}", fix)
+            yield Check(f"visits_api {hook.account}", "fail", f"no token for hook {hook.name}", fix)
 
 
 #: By minor version, the first release with the fixes of 2024 for what strangers send (CVE-2024-7592 and others).
@@ -106,7 +109,7 @@ def _bodies(settings: Settings) -> Check:
 def _hooks(settings: Settings) -> list[Check]:
     checks = []
     for name, hook in settings.hooks.items():
-        prefix, tool = f"HOOKS__{name.upper()}", settings.tool(name)
+        prefix, tool = f"HOOKS__{name.upper()}", settings.source_for(name)
         needed = tool.definition.missing_credentials(hook.credentials) if tool.fetch else []
         missing = [f"{prefix}__CREDENTIALS__{field}" for field in needed]
         if not hook.secrets:
@@ -117,13 +120,16 @@ def _hooks(settings: Settings) -> list[Check]:
         elif len(hook.secrets) > 1:
             detail = f"{len(hook.secrets)} secrets are accepted"
             checks.append(Check(f"hook {name}", "ok", detail, "Take the old one out when the tool has changed over."))
-        if hook.secrets and tool.definition.signature.covers != "body":
+        if hook.secrets and tool.definition.signature.coverage != "body":
             checks.append(_unproven(name, tool.definition))
         if hook.secrets and tool.definition.evidence == "recalled":
             checks.append(_unverified(name, tool.definition))
-        if any(len(secret) < RECOMMENDED_KEY for secret in hook.secrets) and tool.definition.signature.is_key_chosen:
+        if (
+            any(len(secret) < RECOMMENDED_KEY_CHARS for secret in hook.secrets)
+            and tool.definition.signature.is_secret_user_chosen
+        ):
             checks.append(_short(f"hook {name}", f"{prefix}__SECRETS"))
-    if not settings.entrances:
+    if not settings.active_hooks:
         checks.append(Check("hooks", "warn", "there is none: nobody can ring", "Set HOOKS__<NAME>__SECRETS."))
     return checks
 
@@ -146,18 +152,20 @@ def _unverified(name: str, source: Source) -> Check:
 
 
 def _short(name: str, setting: str) -> Check:
-    return Check(name, "warn", f"{setting} is shorter than {RECOMMENDED_KEY} characters", "Use 32 random characters.")
+    return Check(
+        name, "warn", f"{setting} is shorter than {RECOMMENDED_KEY_CHARS} characters", "Use 32 random characters."
+    )
 
 
 def _keys(settings: Settings) -> list[Check]:
     """Keys that are accepted and shorter than recommended."""
     keys = {"SECRET_KEY": settings.secret_key, "METRICS_TOKEN": filter(None, [settings.metrics_token])}
-    short = [setting for setting, values in keys.items() if any(len(value) < RECOMMENDED_KEY for value in values)]
+    short = [setting for setting, values in keys.items() if any(len(value) < RECOMMENDED_KEY_CHARS for value in values)]
     return [_short(setting, setting) for setting in short]
 
 
 def _unproven(name: str, source: Source) -> Check:
-    proven = "some fields of the body only" if source.signature.covers == "fields" else "nothing of the body"
+    proven = "some fields of the body only" if source.signature.coverage == "fields" else "nothing of the body"
     detail = f"{source.title} proves {proven}: whoever has its address and token could make one up"
     return Check(f"hook {name}", "warn", detail, "Keep them out of logs and mails; a new secret makes a new one.")
 
@@ -247,7 +255,7 @@ async def _tasks(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
     for account in settings.tokens:
         why, since = await redis.command("HMGET", f"bell:circuit:{account}", "kind", "since")
         if why:
-            hooks, shut_s = settings.hooks_of(account), time.time() - float(since) / 1000
+            hooks, shut_s = settings.hooks_for(account), time.time() - float(since) / 1000
             detail = f"{account} ({', '.join(hooks)}): {why.decode()}, for {shut_s:.0f} s"
             fix = f"`doorbell resume {hooks[0]}`" if why == b"paused" and hooks else "It is probed and opens by itself."
             yield Check("visits_api.gate", "warn", detail, fix)
@@ -260,8 +268,8 @@ async def _tasks(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
 
 async def _tenants(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
     """Events of other accounts are not kept, so a wrong TENANTS loses everything."""
-    for name, entrance in settings.entrances.items():
-        if not entrance.hook.tenants:
+    for name, hook in settings.active_hooks.items():
+        if not hook.settings.tenants:
             continue
         foreign = int(await redis.command("HGET", "bell:rejections", f"{name}:foreign_tenant") or 0)
         if foreign and not await redis.command("EXISTS", f"bell:deliveries:{name}"):

@@ -238,7 +238,7 @@ class Erasure:
 
     @cached_property
     def _all_contact_keys(self) -> set[str]:
-        return {name for account in self._settings.every_account for name in self._contact_keys(account)}
+        return {name for account in self._settings.all_accounts for name in self._contact_keys(account)}
 
     def _inspect_visit(self, family: list[Task], found: ErasureReport) -> None:
         for member in family:
@@ -391,11 +391,11 @@ class Erasure:
 
     def _contact_keys(self, account: str) -> list[str]:
         """What the contact is remembered by, under each key."""
-        keys = [key.encode() for key in self._settings.secret_key] or [self._settings.contact_key(account)]
+        keys = [key.encode() for key in self._settings.secret_key] or [self._settings.contact_hash_key(account)]
         return [str(Contact(email=self._email).name(key)) for key in keys]
 
     async def _digest_keys(self) -> list[str]:
-        accounts = await known_accounts(self._redis, self._settings.every_account)
+        accounts = await known_accounts(self._redis, self._settings.all_accounts)
         contacts = [f"bell:contact:{account}:{name}" for account in accounts for name in self._contact_keys(account)]
         return [
             *contacts,

@@ -198,7 +198,7 @@ class Explain:
 
     async def visit_task_ids(self, external_id: str) -> list[TaskId]:
         """In every account; also by the tool's own id behind the source's name, where that had to be written otherwise."""
-        accounts = await known_accounts(self._ledger.redis, self._settings.every_account)
+        accounts = await known_accounts(self._ledger.redis, self._settings.all_accounts)
         works = [TaskId.visit(account, name) for account in accounts for name in _possible_names(external_id)]
         found = [work for work in works if await self._ledger.redis.command("EXISTS", f"bell:{work}")]
         if not found:

@@ -228,7 +228,7 @@ class Lists:
 
     async def _existing_visits(self, names: Sequence[str]) -> list[str]:
         """Those of the names that are visits: one command for each account, and for each name where there is one."""
-        every = await known_accounts(self._redis, self._settings.every_account)
+        every = await known_accounts(self._redis, self._settings.all_accounts)
         keys = [[f"bell:visit:{account}/{name}" for name in names] for account in every]
         sizes = await asyncio.gather(*(self._redis.command("EXISTS", *of_account) for of_account in keys))
         accounts = [account for account, size in zip(every, sizes, strict=True) if size]
@@ -239,7 +239,7 @@ class Lists:
     # -- parts --
 
     async def _held_keys(self) -> list[str]:
-        return [f"bell:held:{one}" for one in await known_accounts(self._redis, self._settings.every_account)]
+        return [f"bell:held:{one}" for one in await known_accounts(self._redis, self._settings.all_accounts)]
 
     async def _tasks_by_id(self, filter: Filter) -> AsyncIterator[list[tuple[float, str]]]:
         found = await asyncio.gather(*(self._task_ids(id) for id in await self.resolve_ids(filter)))

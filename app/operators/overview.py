@@ -32,7 +32,7 @@ ARRIVED_OUTCOMES, REJECTED_OUTCOMES, PARKED_OUTCOMES = ("accepted", "repeat", "i
 
 @dataclass(frozen=True, slots=True)
 class HookStats:
-    """One entrance. rate: accepted in the last 24 hours; refused_share: of everything that rang there, 0 to 1."""
+    """One hook. rate: accepted in the last 24 hours; refused_share: of everything that rang there, 0 to 1."""
 
     name: str
     source: str
@@ -171,7 +171,7 @@ async def load_overview(ledger: Ledger, settings: Settings) -> Overview:
         backlog=overdue,
         circuits=gates,
         workers=workers,
-        hooks=[_hook(name, entrance.tool.name, lasts[name], hours) for name, entrance in settings.entrances.items()],
+        hooks=[_hook(name, hook.source.name, lasts[name], hours) for name, hook in settings.active_hooks.items()],
         hours=[_hour(at, counts) for at, counts in hours],
         groups=groups,
         memory_bytes=int(told["used_memory"]),

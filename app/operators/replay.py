@@ -21,7 +21,7 @@ from app.ledger.records import DeliveryInfo, NotFound, Task
 from app.operators.explain import merge_visit, run_off_loop
 from app.operators.filter import Filter
 from app.operators.selection import Mode, SelectedTask, TaskSelector, load_stored
-from app.settings.model import Entrance, Settings
+from app.settings.model import Hook, Settings
 from app.visits.change import Contact, VisitChange, encode_change
 from app.visits.merge import REMEMBERED, Facts, Said, Wanted, difference, fold, wanted, winners
 from app.webhooks.translation import Translation, translate_event
@@ -176,7 +176,7 @@ class Replay:
             return replace(step, skip_reason=step.state)
         if self._mode == "retry" and step.state == "settled":
             return replace(step, skip_reason="applied")
-        if kept.entrance is None or kept.event is None:
+        if kept.hook is None or kept.event is None:
             return replace(step, skip_reason=kept.problem)
         if gets := kept.record_requests:
             return replace(step, calls=tuple(Call(get.label, get.path) for get in gets))
@@ -185,10 +185,10 @@ class Replay:
         # What came after it may be forgotten already, and would be undone.
         if time.time() - kept.meta.received_at_ms / 1000 > self._settings.retention_days * 86_400:
             return replace(step, skip_reason="expired")
-        translation = translate_event(kept.entrance.tool, kept.event, kept.entrance.hook.tenants)
+        translation = translate_event(kept.hook.source, kept.event, kept.hook.settings.tenants)
         if translation.state == "parked" and not translation.changes:
             return replace(step, skip_reason=translation.reason)
-        return await self._plan_retranslation(step, kept.meta, kept.entrance, translation)
+        return await self._plan_retranslation(step, kept.meta, kept.hook, translation)
 
     async def _plan_visit(self, step: PlannedTask, delivery: str) -> PlannedTask:
         family = await self._ledger.load_aliases(step.task_id)
@@ -225,7 +225,7 @@ class Replay:
         if root.remote is None and not want.has_date:
             return Call("wait: time_unknown", name)
         if root.remote is None:
-            known = want.contact.name(self._settings.contact_key(root.account)) and not want.contact.is_forgotten
+            known = want.contact.name(self._settings.contact_hash_key(root.account)) and not want.contact.is_forgotten
             return Call("POST /visits", name, whole) if known else Call("wait: contact_unknown", name)
         if contact := await self._contact_call(root, want):
             return Call(contact, name, whole)
@@ -235,7 +235,7 @@ class Replay:
     async def _contact_call(self, root: Task, want: Wanted) -> str:
         """The calls, where the facts name somebody else than when the visit was made; empty where they do not."""
         assert root.remote is not None
-        name = want.contact.name(self._settings.contact_key(root.account))
+        name = want.contact.name(self._settings.contact_hash_key(root.account))
         if name is None or want.is_off or name == root.remote.get(REMEMBERED):
             return ""
         found = await self._ledger.redis.command("GET", f"bell:contact:{root.account}:{name}")
@@ -245,7 +245,7 @@ class Replay:
         return "" if known == root.remote.get("contact_id") else "DELETE and POST /visits: another contact"
 
     async def _plan_retranslation(
-        self, step: PlannedTask, meta: DeliveryInfo, entrance: Entrance, translation: Translation
+        self, step: PlannedTask, meta: DeliveryInfo, hook: Hook, translation: Translation
     ) -> PlannedTask:
         """What the ledger has of a delivery beside what today's code says."""
         delivery = step.task_id.display_id
@@ -261,7 +261,7 @@ class Replay:
             discarded |= before.keys() & member.discarded_changes.keys()
             forgotten = forgotten or bool(member.compacted_count)
         now = {
-            new_origin(delivery, number): (_task_id_of(entrance, meta, change), encode_change(change))
+            new_origin(delivery, number): (_task_id_of(hook, meta, change), encode_change(change))
             for number, change in enumerate(translation.changes)
         }
         if now == before and (step.state == "settled" or translation.reason):
@@ -316,5 +316,5 @@ def _contact_assignment(contact: str) -> VisitChange:
     return VisitChange(action="update", visit_id="", order=time.time_ns() // 1000, contact=Contact(id=contact))
 
 
-def _task_id_of(entrance: Entrance, meta: DeliveryInfo, change: VisitChange) -> TaskId:
-    return TaskId.visit(entrance.account, change.external_id(meta.source))
+def _task_id_of(hook: Hook, meta: DeliveryInfo, change: VisitChange) -> TaskId:
+    return TaskId.visit(hook.account, change.external_id(meta.source))

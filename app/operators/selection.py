@@ -11,7 +11,7 @@ from app.ledger.records import BodyUnavailable, DeliveryInfo, NotFound
 from app.operators.explain import Explain
 from app.operators.filter import RESULT_STATES, Filter
 from app.operators.lists import Lists
-from app.settings.model import Entrance, Settings
+from app.settings.model import Hook, Settings
 from app.webhooks.delivery import Event, UnreadableBody
 from app.webhooks.fetching import RecordRequest
 from app.webhooks.translation import parse_event
@@ -68,7 +68,7 @@ class TaskSelector:
 
     async def _state_sets(self, filter: Filter) -> list[str]:
         """Where all that can fit stands; none, where that is everywhere."""
-        held = [f"held:{one}" for one in await known_accounts(self._ledger.redis, self._settings.every_account)]
+        held = [f"held:{one}" for one in await known_accounts(self._ledger.redis, self._settings.all_accounts)]
         if filter.state in ("", "settled", *RESULT_STATES):
             return ["parked", "waiting", *held] if filter.reason and not filter.state else []
         return held if filter.state == "held" else [filter.state]
@@ -220,17 +220,17 @@ class StoredDelivery:
     """A delivery as it was kept. event: what is in it; None: nothing that can be read, for the reason `why`."""
 
     meta: DeliveryInfo
-    entrance: Entrance | None
+    hook: Hook | None
     event: Event | None = None
     problem: str = ""
 
     @property
     def record_requests(self) -> list[RecordRequest]:
         """The records that it points at, if it is a thin one."""
-        if self.entrance is None or self.event is None or self.entrance.tool.fetch is None:
+        if self.hook is None or self.event is None or self.hook.source.fetch is None:
             return []
         try:
-            return self.entrance.tool.fetch(self.event)
+            return self.hook.source.fetch(self.event)
         except Exception:  # what it is that today's code does not understand, translating it will tell
             return []
 
@@ -241,10 +241,10 @@ async def load_stored(ledger: Ledger, settings: Settings, delivery: str) -> Stor
         meta, raw = await ledger.load_delivery(delivery)
     except BodyUnavailable as error:
         return StoredDelivery(error.info, None, problem=str(error))
-    entrance = settings.entrances.get(meta.hook)
-    if entrance is None:
+    hook = settings.active_hooks.get(meta.hook)
+    if hook is None:
         return StoredDelivery(meta, None, problem="its hook has no secret")
     try:
-        return StoredDelivery(meta, entrance, parse_event(entrance.tool, meta.to_delivery(raw), entrance.hook.zone))
+        return StoredDelivery(meta, hook, parse_event(hook.source, meta.to_delivery(raw), hook.settings.zone))
     except UnreadableBody as error:
-        return StoredDelivery(meta, entrance, problem=str(error))
+        return StoredDelivery(meta, hook, problem=str(error))

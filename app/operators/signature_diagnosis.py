@@ -16,9 +16,9 @@ from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 from app.ledger.times import humanize
-from app.settings.model import Entrance, Settings
+from app.settings.model import Hook, Settings
 from app.webhooks.delivery import Delivery
-from app.webhooks.signatures.scheme import Scheme, SignatureError, Terms, fingerprint
+from app.webhooks.signatures.scheme import Scheme, SignatureError, VerificationContext, fingerprint
 
 Kind = Literal["clock", "secret", "body", "encoding", "url", "header", "unknown"]
 ANY_AGE_S = float("inf")
@@ -48,7 +48,7 @@ class _Attempt(NamedTuple):
     """What is verified: a delivery, the secrets and the address."""
 
     delivery: Delivery
-    terms: Terms
+    context: VerificationContext
 
 
 class _Correction(NamedTuple):
@@ -58,8 +58,8 @@ class _Correction(NamedTuple):
     make: Callable[[_Attempt], _Attempt]
 
 
-def diagnose(settings: Settings, entrance: Entrance, delivery: Delivery, now: float) -> Diagnosis:
-    scheme, case = entrance.tool.definition.signature, _Attempt(delivery, settings.terms(entrance, now))
+def diagnose(settings: Settings, hook: Hook, delivery: Delivery, now: float) -> Diagnosis:
+    scheme, case = hook.source.definition.signature, _Attempt(delivery, settings.verification_context(hook, now))
     refused = _rejection(scheme, case)
     if refused is None:
         return _verify(scheme, case, ())
@@ -69,7 +69,7 @@ def diagnose(settings: Settings, entrance: Entrance, delivery: Delivery, now: fl
     if refused[0] == "missing":
         sentence = f"{refused[1]}; {_describe_signature_headers(delivery)}"
         return Diagnosis(False, rejection=refused, findings=(Finding("header", sentence),))
-    for changes in _corrections(settings, entrance, case):
+    for changes in _corrections(settings, hook, case):
         changed = case
         for change in changes:
             changed = change.make(changed)
@@ -80,14 +80,14 @@ def diagnose(settings: Settings, entrance: Entrance, delivery: Delivery, now: fl
             still = _rejection(scheme, changed)
             findings = (*([_clock_finding(still[1])] if still else ()), *found.findings)
             # The number of another hook's secret says nothing here.
-            secret = found.secret_number if changed.terms.secrets == case.terms.secrets else None
+            secret = found.secret_number if changed.context.secrets == case.context.secrets else None
             return replace(found, is_valid=False, rejection=refused, findings=findings, secret_number=secret)
     return Diagnosis(False, rejection=refused, findings=(_unknown_finding(refused, case),))
 
 
 def _rejection(scheme: Scheme, case: _Attempt) -> tuple[str, str] | None:
     try:
-        scheme.verify(case.delivery, case.terms)
+        scheme.verify(case.delivery, case.context)
     except SignatureError as error:
         return error.reason, str(error)
     except ValueError:  # a secret that is no key of this scheme
@@ -97,14 +97,16 @@ def _rejection(scheme: Scheme, case: _Attempt) -> tuple[str, str] | None:
 
 def _verify(scheme: Scheme, case: _Attempt, findings: Sequence[Finding]) -> Diagnosis:
     try:
-        slot = scheme.verify(case.delivery, case.terms)
+        slot = scheme.verify(case.delivery, case.context)
     except (SignatureError, ValueError):
         return Diagnosis(False)
-    return Diagnosis(True, slot + 1, fingerprint(case.terms.secrets[slot], case.terms.keys), findings=tuple(findings))
+    return Diagnosis(
+        True, slot + 1, fingerprint(case.context.secrets[slot], case.context.keys), findings=tuple(findings)
+    )
 
 
 def _ignoring_age(case: _Attempt) -> _Attempt:
-    return case._replace(terms=case.terms._replace(tolerance_s=ANY_AGE_S))
+    return case._replace(context=case.context._replace(tolerance_s=ANY_AGE_S))
 
 
 def _clock_finding(sentence: str) -> Finding:
@@ -130,7 +132,7 @@ def _describe_signature_headers(delivery: Delivery) -> str:
 
 
 def _unknown_finding(refused: tuple[str, str], case: _Attempt) -> Finding:
-    prints = ", ".join(fingerprint(secret, case.terms.keys) for secret in case.terms.secrets)
+    prints = ", ".join(fingerprint(secret, case.context.keys) for secret in case.context.secrets)
     if refused[0] == "malformed":
         return Finding("header", f"{refused[1]}: this is not how this tool signs")
     what = "the body was changed in an unknown way, or the secret is another one: set it again"
@@ -143,13 +145,13 @@ def _unknown_finding(refused: tuple[str, str], case: _Attempt) -> Finding:
 # -- what may be wrong --
 
 
-def _corrections(settings: Settings, entrance: Entrance, case: _Attempt) -> Iterator[tuple[_Correction, ...]]:
+def _corrections(settings: Settings, hook: Hook, case: _Attempt) -> Iterator[tuple[_Correction, ...]]:
     """One at a time, then two of different kinds."""
     groups = [
-        list(_secrets(settings, entrance)),
+        list(_secrets(settings, hook)),
         list(_bodies(case.delivery.body)),
         list(_encodings(case.delivery)),
-        list(_urls(case)) if entrance.tool.definition.signature.needs_url else [],
+        list(_urls(case)) if hook.source.definition.signature.needs_url else [],
     ]
     for group in groups:
         yield from ((change,) for change in group)
@@ -157,20 +159,20 @@ def _corrections(settings: Settings, entrance: Entrance, case: _Attempt) -> Iter
         yield from product(first, second)
 
 
-def _secrets(settings: Settings, entrance: Entrance) -> Iterator[_Correction]:
+def _secrets(settings: Settings, hook: Hook) -> Iterator[_Correction]:
     def signed_with(*secrets: str) -> Callable[[_Attempt], _Attempt]:
-        return lambda case: case._replace(terms=case.terms._replace(secrets=secrets))
+        return lambda case: case._replace(context=case.context._replace(secrets=secrets))
 
-    scheme, ours = entrance.tool.definition.signature, set(entrance.hook.secrets)
-    for other in settings.entrances.values():
-        for secret in other.hook.secrets:
-            if other.name != entrance.name and secret not in ours and scheme.check_secret(secret) is None:
+    scheme, ours = hook.source.definition.signature, set(hook.settings.secrets)
+    for other in settings.active_hooks.values():
+        for secret in other.settings.secrets:
+            if other.name != hook.name and secret not in ours and scheme.secret_problem(secret) is None:
                 whose = f"the secret {fingerprint(secret, settings.secret_key)} of the hook {other.name}"
                 told = f"it is signed with {whose}: the wrong address is set in the tool, or the wrong secret here"
                 yield _Correction(Finding("secret", told), signed_with(secret))
-    for secret in entrance.hook.secrets:
+    for secret in hook.settings.secrets:
         for what, other_secret in _misread_secrets(secret):
-            if scheme.check_secret(other_secret) is None:
+            if scheme.secret_problem(other_secret) is None:
                 mark = fingerprint(secret, settings.secret_key)
                 told = f"the secret {mark} of this hook would fit {what}: set it anew as the tool shows it"
                 yield _Correction(Finding("secret", told), signed_with(other_secret))
@@ -265,8 +267,8 @@ def _with_header(number: int, value: bytes) -> Callable[[_Attempt], _Attempt]:
 
 
 def _urls(case: _Attempt) -> Iterator[_Correction]:
-    for told, url in _url_variants(case.terms.url, case.delivery.header("host") or ""):
-        if url != case.terms.url:
+    for told, url in _url_variants(case.context.url, case.delivery.header("host") or ""):
+        if url != case.context.url:
             sentence = f"the tool signs our address {told}: PUBLIC_URL must be what is set in the tool, to the letter"
             yield _Correction(Finding("url", sentence), _with_url(url))
     sentence = "the tool signs our address without what is behind its `?`, which something on the way adds"
@@ -274,7 +276,7 @@ def _urls(case: _Attempt) -> Iterator[_Correction]:
 
 
 def _with_url(url: str) -> Callable[[_Attempt], _Attempt]:
-    return lambda case: case._replace(terms=case.terms._replace(url=url))
+    return lambda case: case._replace(context=case.context._replace(url=url))
 
 
 def _url_variants(url: str, host: str) -> Iterator[tuple[str, str]]:

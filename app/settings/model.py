@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 from redis.asyncio.connection import parse_url
 
 from app.webhooks.registry import load_sources
-from app.webhooks.signatures.scheme import Terms
+from app.webhooks.signatures.scheme import VerificationContext
 from app.webhooks.source import Auth, LoadedSource
 
 
@@ -22,7 +22,7 @@ def _rule(sentence: str) -> PydanticCustomError:
     return PydanticCustomError("rule", "{rule}", {"rule": sentence})
 
 
-def _words(value: Any) -> Any:
+def _split_words(value: Any) -> Any:
     return value.split() if isinstance(value, str) else value
 
 
@@ -76,25 +76,25 @@ def _zone(value: str) -> str:
     return value
 
 
-def _secrets(value: Any) -> Any:
+def _split_secrets(value: Any) -> Any:
     """As words; the lines of a PEM file, also those that were written as `\\n`, become one."""
     if isinstance(value, str) and "-----BEGIN" in value:
         value = _PEM.sub(lambda found: "".join(found[1].split()), value.replace("\\n", "\n"))
-    return _words(value)
+    return _split_words(value)
 
 
 _PEM = re.compile("-----BEGIN [A-Z ]+-----([A-Za-z0-9+/=\\s]+)-----END [A-Z ]+-----")
 
 Secret = Annotated[str, AfterValidator(_not_an_example)]
-Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
-Keys = Annotated[tuple[Secret, ...], BeforeValidator(_words)]
-Secrets = Annotated[tuple[Secret, ...], BeforeValidator(_secrets)]
-AuthForms = Annotated[tuple[Auth, ...], BeforeValidator(_words), Field(min_length=1)]
+Words = Annotated[tuple[str, ...], BeforeValidator(_split_words)]
+Keys = Annotated[tuple[Secret, ...], BeforeValidator(_split_words)]
+Secrets = Annotated[tuple[Secret, ...], BeforeValidator(_split_secrets)]
+AuthForms = Annotated[tuple[Auth, ...], BeforeValidator(_split_words), Field(min_length=1)]
 WebAddress = Annotated[str, AfterValidator(_web_address)]
 RedisAddress = Annotated[str, AfterValidator(_redis_address)]
 Zone = Annotated[str, AfterValidator(_zone)]
 #: Of a password that nobody knows.
-_A_HASH = "$argon2id$v=19$m=65536,t=3,p=4$+wCWcNZPvnKLxrHdWsPvjA$TsYYKC/fTSxQmZYdMDyaMz6rp3bMjn5qq+7nKYOvXPk"
+_EXAMPLE_HASH = "$argon2id$v=19$m=65536,t=3,p=4$+wCWcNZPvnKLxrHdWsPvjA$TsYYKC/fTSxQmZYdMDyaMz6rp3bMjn5qq+7nKYOvXPk"
 #: An account's name is part of the names of its tasks: `visit:<account>/<external_id>`.
 AccountName = Annotated[str, AfterValidator(_account_name)]
 PasswordHash = Annotated[str, AfterValidator(_argon2)]
@@ -102,8 +102,8 @@ HeaderName = Annotated[str, AfterValidator(_header_name)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class Hook(BaseModel):
-    """A configured entrance: `HOOKS__<NAME>__…`. Without a secret it does not exist."""
+class HookSettings(BaseModel):
+    """A configured hook: `HOOKS__<NAME>__…`. Without a secret it does not exist."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -160,7 +160,7 @@ class Settings(BaseModel):
         description="at most so many calls a second over all workers; unset: no limit but the API's own 429",
         examples=["10"],
     )
-    hooks: dict[str, Hook] = Field({}, description="the entrances")
+    hooks: dict[str, HookSettings] = Field({}, description="the active_hooks")
     retry_first_s: Seconds = Field(
         5, description="seconds: the longest wait before the second try; it doubles from there"
     )
@@ -201,10 +201,10 @@ class Settings(BaseModel):
         None,
         repr=False,
         description="an operator's password for /console, as `doorbell hash-password` writes it",
-        examples=[_A_HASH],
+        examples=[_EXAMPLE_HASH],
     )
     console_viewer_password_hash: PasswordHash | None = Field(
-        None, repr=False, description="the same for who may look and not act", examples=[_A_HASH]
+        None, repr=False, description="the same for who may look and not act", examples=[_EXAMPLE_HASH]
     )
     console_proxy_header: HeaderName | None = Field(
         None, description="the header in which a trusted proxy names its user", examples=["X-Forwarded-User"]
@@ -235,44 +235,44 @@ class Settings(BaseModel):
         return bool(self.console_password_hash or self.console_viewer_password_hash or self.console_proxy_header)
 
     @cached_property
-    def entrances(self) -> dict[str, "Entrance"]:
+    def active_hooks(self) -> dict[str, "Hook"]:
         """The hooks that exist: those with a secret."""
         accounts = self.accounts
         return {
-            name: Entrance(name, hook, self.tool(name), accounts[name])
+            name: Hook(name, hook, self.source_for(name), accounts[name])
             for name, hook in self.hooks.items()
             if hook.secrets
         }
 
-    def tool(self, name: str) -> LoadedSource:
+    def source_for(self, name: str) -> LoadedSource:
         """The source of a hook, with the form of authentication that the hook accepts."""
         hook = self.hooks[name]
-        tool = load_sources()[hook.source or name]
-        return replace(tool, definition=tool.definition.with_auth(hook.auth))
+        source = load_sources()[hook.source or name]
+        return replace(source, definition=source.definition.with_auth(hook.auth))
 
-    def terms(self, entrance: "Entrance", now: float) -> Terms:
+    def verification_context(self, hook: "Hook", now: float) -> VerificationContext:
         """What the hook brings to the verification of a delivery."""
-        hook = entrance.hook
-        return Terms(hook.secrets, now, self.address(entrance), hook.tolerance, self.secret_key)
+        configured = hook.settings
+        return VerificationContext(configured.secrets, now, self.hook_url(hook), configured.tolerance, self.secret_key)
 
-    def address(self, entrance: "Entrance") -> str:
+    def hook_url(self, hook: "Hook") -> str:
         """The hook's address as the tool should have it; only its path without PUBLIC_URL."""
-        terms = Terms(entrance.hook.secrets, 0, keys=self.secret_key)
-        token = entrance.tool.definition.signature.token(entrance.name, terms)
-        return f"{self.public_url or ''}{entrance.path}" + (f"/{token}" if token else "")
+        context = VerificationContext(hook.settings.secrets, 0, keys=self.secret_key)
+        token = hook.source.definition.signature.path_token(hook.name, context)
+        return f"{self.public_url or ''}{hook.path}" + (f"/{token}" if token else "")
 
     @cached_property
     def accounts(self) -> dict[str, str]:
         """Hook to Visits account: the one that it names, else its own name if it has a token of its own, else `main`."""
         return {name: hook.account or self._default_account(name, hook) for name, hook in sorted(self.hooks.items())}
 
-    def _default_account(self, name: str, hook: Hook) -> str:
+    def _default_account(self, name: str, hook: HookSettings) -> str:
         if hook.visits_api_token in (None, self.visits_api_token):
             return "main"
         return "hook.main" if name == "main" else name  # nobody can choose a name with a dot
 
     @cached_property
-    def every_account(self) -> list[str]:
+    def all_accounts(self) -> list[str]:
         return sorted({"main", *self.accounts.values()})
 
     @cached_property
@@ -281,11 +281,11 @@ class Settings(BaseModel):
         given = [(self.accounts[name], hook.visits_api_token) for name, hook in self.hooks.items()]
         return {account: token for account, token in [*given, ("main", self.visits_api_token)] if token}
 
-    def hooks_of(self, account: str) -> list[str]:
+    def hooks_for(self, account: str) -> list[str]:
         """The hooks whose visits go there."""
         return [name for name, of in self.accounts.items() if of == account]
 
-    def shown(self) -> Iterator[dict[str, str]]:
+    def describe(self) -> Iterator[dict[str, str]]:
         """Every setting by its name, with its value and what it means; of what is secret only whether it is set."""
         for name, known in type(self).model_fields.items():
             value = getattr(self, name)
@@ -297,18 +297,18 @@ class Settings(BaseModel):
             told = " ".join(value) if isinstance(value, tuple) else "" if value is None else str(value)
             yield {"name": name.upper(), "value": told or "not set", "meaning": known.description or ""}
 
-    def contact_key(self, account: str) -> bytes:
+    def contact_hash_key(self, account: str) -> bytes:
         """Of the digests under which e-mail addresses are remembered."""
         return (self.secret_key[0] if self.secret_key else self.tokens.get(account, "")).encode()
 
 
 @dataclass(frozen=True)
-class Entrance:
+class Hook:
     """A hook that exists, with the tool that rings there and the Visits account that its visits go to."""
 
     name: str
-    hook: Hook
-    tool: LoadedSource
+    settings: HookSettings
+    source: LoadedSource
     account: str
 
     @property

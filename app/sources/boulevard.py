@@ -34,7 +34,7 @@ from app.webhooks.delivery import Event
 from app.webhooks.fetching import RecordRequest, RequestAuth
 from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.signatures.hmac import Hmac, base64_key
-from app.webhooks.signatures.scheme import LAST_SECONDS
+from app.webhooks.signatures.scheme import SECONDS_AFTER_LAST_COLON
 from app.webhooks.source import RECORD_GONE, Ignored, Source, graphql_record
 
 SETUP = """
@@ -78,8 +78,8 @@ SOURCE = Source(
     evidence="recalled",
     signature=Hmac(
         header="x-blvd-hmac-sha256",
-        timestamp="x-blvd-hmac-salt",
-        clock=LAST_SECONDS,
+        timestamp_header="x-blvd-hmac-salt",
+        timestamp_format=SECONDS_AFTER_LAST_COLON,
         signs="{t}:{body}",
         encoding="base64",
         key=base64_key,

@@ -45,7 +45,7 @@ from app.visits.change import UNSAID, Contact, Unsaid, VisitChange, attendee_vis
 from app.webhooks.delivery import Event
 from app.webhooks.payload import THREE_DECIMAL_CURRENCIES, Payload, Untranslatable, minor_units
 from app.webhooks.signatures.hmac import Hmac
-from app.webhooks.signatures.scheme import CHOSEN_KEY
+from app.webhooks.signatures.scheme import MIN_CHOSEN_SECRET_BYTES
 from app.webhooks.source import Ignored, PartlyTranslatable, Source
 
 SETUP = """
@@ -69,7 +69,7 @@ reason and no `iCalSequence` cannot be told from a new one.
 SOURCE = Source(
     title="Cal.com",
     docs="https://cal.com/docs/developing/guides/automation/webhooks",
-    signature=Hmac(header="X-Cal-Signature-256", shortest_key=CHOSEN_KEY),
+    signature=Hmac(header="X-Cal-Signature-256", min_key_bytes=MIN_CHOSEN_SECRET_BYTES),
     setup=SETUP,
     evidence="vendor",
     event_name_path=("triggerEvent",),

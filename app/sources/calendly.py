@@ -20,7 +20,7 @@ from app.visits.change import UNSAID, Contact, Unsaid, VisitChange, microseconds
 from app.webhooks.delivery import Event
 from app.webhooks.payload import Payload
 from app.webhooks.signatures.hmac import Hmac
-from app.webhooks.signatures.scheme import CHOSEN_KEY
+from app.webhooks.signatures.scheme import MIN_CHOSEN_SECRET_BYTES
 from app.webhooks.source import Ignored, Source
 
 SETUP = """
@@ -47,7 +47,7 @@ SOURCE = Source(
         fields=("t", "v1"),
         signs="{t}.{body}",
         tolerance_s=180,
-        shortest_key=CHOSEN_KEY,
+        min_key_bytes=MIN_CHOSEN_SECRET_BYTES,
     ),
     setup=SETUP,
     event_name_path=("event",),

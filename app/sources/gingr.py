@@ -22,7 +22,7 @@ from app.visits.change import Contact, VisitChange, microseconds
 from app.webhooks.delivery import Event
 from app.webhooks.fetching import ApiKeyAuth, RecordRequest
 from app.webhooks.payload import Payload, Untranslatable
-from app.webhooks.signatures.combined import Both, FieldsHmac
+from app.webhooks.signatures.combined import AllOf, FieldsHmac
 from app.webhooks.signatures.token import PathToken
 from app.webhooks.source import RECORD_GONE, Ignored, Source
 
@@ -43,7 +43,7 @@ SOURCE = Source(
     title="Gingr",
     docs="https://support.gingrapp.com/hc/en-us/articles/360056549612-Webhooks",
     evidence="second-hand",
-    signature=Both(PathToken(), FieldsHmac("signature", (("webhook_type",), ("entity_id",), ("entity_type",)))),
+    signature=AllOf(PathToken(), FieldsHmac("signature", (("webhook_type",), ("entity_id",), ("entity_type",)))),
     setup=SETUP,
     event_name_path=("webhook_type",),
     events_may_collide=True,  # the same pet checked in again, by mistake or not, signs the same

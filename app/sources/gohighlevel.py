@@ -23,7 +23,7 @@ from app.visits.change import UNSAID, Contact, Unsaid, VisitChange, microseconds
 from app.webhooks.delivery import Event
 from app.webhooks.fetching import BearerAuth, RecordRequest, refresh_token_exchange
 from app.webhooks.payload import Payload
-from app.webhooks.signatures.combined import Either
+from app.webhooks.signatures.combined import FirstPresent
 from app.webhooks.signatures.public_key import PublicKey
 from app.webhooks.source import Ignored, Source
 
@@ -72,7 +72,7 @@ SOURCE = Source(
     title="GoHighLevel",
     docs="https://github.com/GoHighLevel/highlevel-api-docs",
     evidence="recalled",
-    signature=Either(PublicKey("X-GHL-Signature", "ed25519"), PublicKey("X-WH-Signature", "rsa-sha256")),
+    signature=FirstPresent(PublicKey("X-GHL-Signature", "ed25519"), PublicKey("X-WH-Signature", "rsa-sha256")),
     setup=SETUP,
     repeat_key=_webhook_id,
     tenant_of=_location,

@@ -50,7 +50,7 @@ SENT_AT = "Api-Timestamp"
 SOURCE = Source(
     title="Housecall Pro",
     docs="https://docs.housecallpro.com/docs/housecall-public-api/46e9e1be07621-webhooks",
-    signature=Hmac(header="Api-Signature", timestamp=SENT_AT, signs="{t}.{body}", tolerance_s=300, forgiving=True),
+    signature=Hmac(header="Api-Signature", timestamp_header=SENT_AT, signs="{t}.{body}", tolerance_s=300, lenient=True),
     setup=SETUP,
     evidence="second-hand",
     event_name_path=("event",),

@@ -33,7 +33,7 @@ from app.webhooks.delivery import Event
 from app.webhooks.fetching import BearerAuth, RecordRequest, refresh_token_exchange
 from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.signatures.hmac import Hmac
-from app.webhooks.signatures.scheme import MILLISECONDS
+from app.webhooks.signatures.scheme import UNIX_MILLISECONDS
 from app.webhooks.source import RECORD_GONE, Ignored, Source
 
 SETUP = """
@@ -82,8 +82,8 @@ SOURCE = Source(
     evidence="recalled",
     signature=Hmac(
         header="X-HubSpot-Signature-v3",
-        timestamp="X-HubSpot-Request-Timestamp",
-        clock=MILLISECONDS,
+        timestamp_header="X-HubSpot-Request-Timestamp",
+        timestamp_format=UNIX_MILLISECONDS,
         signs="POST{url}{body}{t}",
         encoding="base64",
     ),

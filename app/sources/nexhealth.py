@@ -36,7 +36,7 @@ from app.webhooks.delivery import Event
 from app.webhooks.fetching import BearerAuth, RecordRequest, TokenExchange
 from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.signatures.hmac import Hmac
-from app.webhooks.signatures.scheme import ISO_TIME
+from app.webhooks.signatures.scheme import ISO_8601
 from app.webhooks.source import Ignored, Source
 
 SETUP = """
@@ -92,7 +92,11 @@ SOURCE = Source(
     docs="https://docs.nexhealth.com/docs/webhooks",
     evidence="second-hand",
     signature=Hmac(
-        "signature", timestamp="timestamp", clock=ISO_TIME, signs="{t}.{body:base64}", tolerance_s=3 * 86_400
+        "signature",
+        timestamp_header="timestamp",
+        timestamp_format=ISO_8601,
+        signs="{t}.{body:base64}",
+        tolerance_s=3 * 86_400,
     ),
     setup=SETUP,
     event_name_path=("event_name",),

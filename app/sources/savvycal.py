@@ -49,7 +49,7 @@ SOURCE = Source(
     title="SavvyCal",
     docs="https://savvycal.com/docs/api/webhooks",
     evidence="second-hand",
-    signature=Hmac(header="x-savvycal-signature", forgiving=True),
+    signature=Hmac(header="x-savvycal-signature", lenient=True),
     setup=SETUP,
     repeat_key=_payload_id,
 )

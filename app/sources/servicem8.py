@@ -27,7 +27,7 @@ from app.webhooks.delivery import Event
 from app.webhooks.fetching import RecordRequest, RequestAuth, refresh_token_exchange
 from app.webhooks.handshakes import EchoField
 from app.webhooks.payload import Payload, Untranslatable
-from app.webhooks.signatures.combined import Either
+from app.webhooks.signatures.combined import FirstPresent
 from app.webhooks.signatures.jwt import Jwt
 from app.webhooks.signatures.token import PathToken
 from app.webhooks.source import RECORD_GONE, Ignored, Source
@@ -66,7 +66,7 @@ SOURCE = Source(
     title="ServiceM8",
     docs="https://developer.servicem8.com/docs/webhooks-overview",
     evidence="recalled",
-    signature=Either(Jwt("HS256", expires=False), PathToken()),
+    signature=FirstPresent(Jwt("HS256", expires=False), PathToken()),
     setup=SETUP,
     body_format="any",
     event_name_path=("object",),

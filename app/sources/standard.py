@@ -19,7 +19,7 @@ from app.visits.change import DETAILS, UNSAID, Action, Contact, Unsaid, VisitCha
 from app.webhooks.delivery import Event
 from app.webhooks.payload import Payload
 from app.webhooks.signatures.hmac import StandardWebhooks
-from app.webhooks.signatures.token import Token
+from app.webhooks.signatures.token import HeaderToken
 from app.webhooks.source import Ignored, Source
 
 SETUP = """
@@ -35,7 +35,7 @@ set HOOKS__STANDARD__AUTH=bearer and a secret of 24 random characters or more. G
 whoever learns a bearer token can invent visits. docs/standard.md has a recipe for each.
 """
 
-BEARER = Token("Authorization", prefix="Bearer ", shortest=16)
+BEARER = HeaderToken("Authorization", prefix="Bearer ", min_length=16)
 
 SOURCE = Source(
     title="Standard Webhooks",

@@ -24,7 +24,7 @@ from app.visits.change import UNSAID, Contact, VisitChange, microseconds
 from app.webhooks.delivery import Event
 from app.webhooks.fetching import ApiKeyAuth, RecordRequest, TokenExchange
 from app.webhooks.payload import Payload
-from app.webhooks.signatures.token import Token
+from app.webhooks.signatures.token import HeaderToken
 from app.webhooks.source import Ignored, Source
 
 SETUP = """
@@ -45,7 +45,7 @@ SOURCE = Source(
     title="Vagaro",
     docs="https://docs.vagaro.com/public/docs/webhook-events",
     evidence="second-hand",
-    signature=Token("X-Vagaro-Signature"),
+    signature=HeaderToken("X-Vagaro-Signature"),
     setup=SETUP,
     repeat_key=lambda event: event.data.at("id").text(),
     tenant_of=lambda event: event.data.at("payload", "businessId").text(),

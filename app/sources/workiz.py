@@ -23,8 +23,8 @@ from decimal import Decimal
 from app.visits.change import UNSAID, Contact, Unsaid, VisitChange, microseconds
 from app.webhooks.delivery import Event
 from app.webhooks.payload import Payload
-from app.webhooks.signatures.scheme import CHOSEN_KEY
-from app.webhooks.signatures.token import Token
+from app.webhooks.signatures.scheme import MIN_CHOSEN_SECRET_BYTES
+from app.webhooks.signatures.token import HeaderToken
 from app.webhooks.source import Ignored, Source
 
 SETUP = """
@@ -43,7 +43,7 @@ SOURCE = Source(
     title="Workiz",
     docs="https://help.workiz.com/hc/en-us/articles/39192462158993-Creating-webhooks-in-Workiz",
     evidence="recalled",
-    signature=Token("Authorization", prefix="Bearer ", shortest=CHOSEN_KEY),
+    signature=HeaderToken("Authorization", prefix="Bearer ", min_length=MIN_CHOSEN_SECRET_BYTES),
     setup=SETUP,
     event_name_path=("trigger", "type"),
     required_settings=("TIMEZONE",),

@@ -25,8 +25,8 @@ from datetime import datetime
 from app.visits.change import UNSAID, Action, Contact, VisitChange, microseconds
 from app.webhooks.delivery import Event
 from app.webhooks.payload import Payload
-from app.webhooks.signatures.scheme import CHOSEN_KEY
-from app.webhooks.signatures.token import Token
+from app.webhooks.signatures.scheme import MIN_CHOSEN_SECRET_BYTES
+from app.webhooks.signatures.token import HeaderToken
 from app.webhooks.source import Ignored, PartlyTranslatable, Source
 
 SETUP = """
@@ -53,7 +53,7 @@ SOURCE = Source(
     title="YouCanBook.me",
     docs="https://support.youcanbook.me/hc/en-us/articles/17321777608727-Webhooks",
     evidence="recalled",
-    signature=Token("X-Doorbell-Token", shortest=CHOSEN_KEY),
+    signature=HeaderToken("X-Doorbell-Token", min_length=MIN_CHOSEN_SECRET_BYTES),
     setup=SETUP,
     event_name_path=("event",),
 )

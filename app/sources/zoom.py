@@ -48,7 +48,7 @@ SOURCE = Source(
     evidence="second-hand",
     signature=Hmac(
         header="x-zm-signature",
-        timestamp="x-zm-request-timestamp",
+        timestamp_header="x-zm-request-timestamp",
         signs="v0:{t}:{body}",
         prefix="v0=",
         tolerance_s=300,

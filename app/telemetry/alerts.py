@@ -120,7 +120,7 @@ class AlertMonitor:
         used, most = int(told["used_memory"]), int(told.get("maxmemory", 0))
         if most and used > FULL_FRACTION * most:
             found.append(("memory", f"Redis is more than {FULL_FRACTION:.0%} full; when it is full, tools get 503."))
-        for hook in self._settings.entrances:
+        for hook in self._settings.active_hooks:
             times = await self._delivery_times(hook)
             found += filter(None, (self._silence_alert(hook, times), await self._signature_alert(hook, times)))
         return found

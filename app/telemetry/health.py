@@ -115,7 +115,7 @@ def _worker(told: Mapping[str, Any], seen: float) -> Worker:
 
 async def last_delivery_times(redis: Redis, settings: Settings) -> dict[str, float | None]:
     """When each hook last had a delivery, in ms."""
-    names = list(settings.entrances)
+    names = list(settings.active_hooks)
     asked = (redis.command("ZREVRANGE", f"bell:deliveries:{name}", 0, 0, "WITHSCORES") for name in names)
     return {name: float(end[1]) if end else None for name, end in zip(names, await asyncio.gather(*asked), strict=True)}
 

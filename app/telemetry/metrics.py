@@ -79,7 +79,7 @@ async def snapshot(ledger: Ledger, settings: Settings) -> Exposition:
 
 def _zero_counts(settings: Settings) -> dict[str, int]:
     """Of what alarms look at: a count that first appears as five has not risen, as far as Prometheus can see."""
-    sources = {entrance.tool.name for entrance in settings.entrances.values()}
+    sources = {hook.source.name for hook in settings.active_hooks.values()}
     return {
         f"{metric_names.REQUESTS}|{name}|{outcome}": 0 for name in sources for outcome in ("accepted", "bad_signature")
     }
@@ -91,13 +91,13 @@ def _revision() -> str:
 
 async def _live_gauges(redis: Redis, settings: Settings) -> dict[str, Values]:
     accounts = await known_accounts(redis, settings.tokens or {"main": ""})
-    entrances = settings.entrances.values()
+    active_hooks = settings.active_hooks.values()
     sizes, held, gates, lasts, refused, work, workers, info, clock = await asyncio.gather(
         _command_each(redis, COUNTED_STATES, "ZCARD", "bell:{}"),
         _command_each(redis, accounts, "ZCARD", "bell:held:{}"),
         _command_each(redis, accounts, "EXISTS", "bell:circuit:{}"),
         _command_each(
-            redis, [entrance.name for entrance in entrances], "ZREVRANGE", "bell:deliveries:{}", 0, 0, "WITHSCORES"
+            redis, [hook.name for hook in active_hooks], "ZREVRANGE", "bell:deliveries:{}", 0, 0, "WITHSCORES"
         ),
         redis.command("HGETALL", "bell:rejections"),
         load_backlog(redis, accounts),
@@ -108,9 +108,9 @@ async def _live_gauges(redis: Redis, settings: Settings) -> dict[str, Values]:
     beats = [max(0.0, int(clock[0]) - float(beat) / 1000) for beat in workers[1::2]]
     told = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
     last: dict[tuple[str, ...], float] = {}
-    for entrance, found in zip(entrances, lasts, strict=True):
+    for hook, found in zip(active_hooks, lasts, strict=True):
         if found:
-            source = (entrance.tool.name,)
+            source = (hook.source.name,)
             last[source] = max(last.get(source, 0), float(found[1]) / 1000)
     return {
         metric_names.TASKS: {(state,): size for state, size in zip(COUNTED_STATES, sizes, strict=True)}
@@ -118,7 +118,7 @@ async def _live_gauges(redis: Redis, settings: Settings) -> dict[str, Values]:
         **_ages(work),
         metric_names.CIRCUIT_OPEN: {(account,): shut for account, shut in zip(accounts, gates, strict=True)},
         metric_names.LAST_ACCEPTED: last,
-        metric_names.REJECTIONS: {(one.name, "signature_mismatch"): 0 for one in entrances}
+        metric_names.REJECTIONS: {(one.name, "signature_mismatch"): 0 for one in active_hooks}
         | dict(_rejection_counts(refused)),
         metric_names.WORKERS: {(): sum(age_s <= WORKER_ALIVE_S for age_s in beats)},
         metric_names.HEARTBEAT_AGE_S: {(): beats[0]} if beats else {},

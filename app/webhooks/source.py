@@ -28,7 +28,7 @@ from app.webhooks.delivery import BodyFormat, Event
 from app.webhooks.fetching import Credentials, RecordRequest, TokenExchange
 from app.webhooks.handshakes import SignedHandshake, UnsignedHandshake
 from app.webhooks.payload import Payload, Untranslatable
-from app.webhooks.signatures.combined import Either
+from app.webhooks.signatures.combined import FirstPresent
 from app.webhooks.signatures.scheme import Scheme
 
 #: Where our facts come from at their weakest.
@@ -87,7 +87,7 @@ class Source:
     """A scheduling tool, as data.
 
     docs: the vendor's page on its webhooks.
-    signature: the scheme; `PathToken()` or `Token(…)` for tools that sign nothing.
+    signature: the scheme; `PathToken()` or `HeaderToken(…)` for tools that sign nothing.
     bearer: the scheme for senders that cannot sign, which a hook may choose instead of the signature, or beside it.
     setup: steps for whoever connects the tool: where to click, what to tick, what it cannot tell. `{url}` is the hook's
         address.
@@ -156,7 +156,9 @@ class Source:
         signature must have the right one: it is never accepted by its bearer token."""
         if not self.bearer or "bearer" not in auth:
             return self
-        return replace(self, signature=Either(self.signature, self.bearer) if "signature" in auth else self.bearer)
+        return replace(
+            self, signature=FirstPresent(self.signature, self.bearer) if "signature" in auth else self.bearer
+        )
 
     @property
     def credential_names(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import orjson
 
 from app.webhooks.delivery import Delivery
 from app.webhooks.registry import load_sources, load_specimens
-from app.webhooks.signatures.scheme import Terms
+from app.webhooks.signatures.scheme import VerificationContext
 
 
 class UnknownSpecimen(Exception):
@@ -48,7 +48,7 @@ def sign_headers(
     scheme = load_sources()[source].definition.with_auth(auth).signature
     lines = tuple((name.lower().encode(), value.encode("latin-1")) for name, value in headers.items())
     delivery = Delivery(source, source, lines, body, datetime.now(UTC), query=query.encode())
-    fresh = scheme.sign(delivery, Terms(secrets, time.time(), url))
+    fresh = scheme.sign(delivery, VerificationContext(secrets, time.time(), url))
     kept = {name: value for name, value in headers.items() if name.lower() not in {name.lower() for name in fresh}}
     return kept | fresh
 
@@ -87,10 +87,10 @@ def sign_specimen(
     )
     own = {**load_specimens(source), **recorded}
     secrets = [own["signing_key"]] if "signing_key" in own else [*secrets] or [own["secret"]]
-    terms = Terms(secrets, time.time(), keys=[*keys, own.get("secret_key", "")])
+    context = VerificationContext(secrets, time.time(), keys=[*keys, own.get("secret_key", "")])
     body, token, query = (
-        scheme.wrap(specimen_body(recorded), terms),
-        scheme.token(hook, terms),
+        scheme.encode_body(specimen_body(recorded), context),
+        scheme.path_token(hook, context),
         recorded.get("query", ""),
     )
     headers = sign_headers(source, body, recorded["headers"], secrets, _with_token(address, token), query, auth)

@@ -18,10 +18,10 @@ from app.cli.docs import update
 from app.ledger.docs import page as redis_page
 from app.ledger.reasons import REASONS
 from app.operators.filter import TASK_STATES
-from app.settings.model import Hook, Settings
+from app.settings.model import HookSettings, Settings
 from app.webhooks.delivery import Delivery, Event, parse_body
 from app.webhooks.registry import load_sources, load_specimens
-from app.webhooks.signatures.scheme import SignatureError, Terms
+from app.webhooks.signatures.scheme import SignatureError, VerificationContext
 from app.webhooks.source import VERIFIED_BY, Evidence
 from tests.architecture.test_layers import LEVELS
 
@@ -58,7 +58,7 @@ def test_the_example_source_translates_its_specimen_into_the_expected_change(tid
     recorded = specimens["deliveries"][0]
     delivery = delivery_of(recorded)
 
-    tidybook.SOURCE.signature.verify(delivery, Terms([specimens["secret"]], now=0))
+    tidybook.SOURCE.signature.verify(delivery, VerificationContext([specimens["secret"]], now=0))
     event = Event("tidybook", parse_body(delivery, "json"), delivery.received_at)
     [change] = tidybook.translate(event)
 
@@ -83,7 +83,7 @@ def test_the_example_source_refuses_another_body(tidybook: Any) -> None:
     forged = delivery_of(recorded | {"body": recorded["body"].replace("4711", "4712")})
 
     with pytest.raises(SignatureError):
-        tidybook.SOURCE.signature.verify(forged, Terms([specimens["secret"]], now=0))
+        tidybook.SOURCE.signature.verify(forged, VerificationContext([specimens["secret"]], now=0))
 
 
 @pytest.mark.parametrize("name", [name.upper() for name in Settings.model_fields if name != "hooks"])
@@ -91,7 +91,7 @@ def test_every_setting_is_in_the_table_of_settings(name: str) -> None:
     assert f"`{name}`" in PAGES["settings.md"]
 
 
-@pytest.mark.parametrize("name", [name.upper() for name in Hook.model_fields])
+@pytest.mark.parametrize("name", [name.upper() for name in HookSettings.model_fields])
 def test_every_setting_of_a_hook_is_in_the_table_of_settings(name: str) -> None:
     assert re.search(rf"`(HOOKS__<NAME>|…)__{name}", PAGES["settings.md"])
 
@@ -148,7 +148,7 @@ def test_the_table_of_tools_is_what_the_source_declares(name: str) -> None:
     source = load_sources()[name].definition
     row = table_of_tools()[source.title]
 
-    assert (source.signature.covers, source.evidence) == (row["signed"], row["evidence"])
+    assert (source.signature.coverage, source.evidence) == (row["signed"], row["evidence"])
 
 
 @pytest.mark.parametrize("name", sorted(load_sources()))

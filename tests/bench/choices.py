@@ -24,7 +24,7 @@ from app.telemetry.metric_names import REQUESTS
 from app.webhooks.delivery import Delivery
 from app.webhooks.payload import Payload
 from app.webhooks.registry import load_sources
-from app.webhooks.signatures.scheme import Terms
+from app.webhooks.signatures.scheme import VerificationContext
 from tests.bench.load import SECRET, request
 
 ROUNDS, CALLS, IN_FLIGHT = 5, 4_000, 32
@@ -90,7 +90,7 @@ def payload_readers(raw: bytes) -> dict[str, Callable[[], Any]]:
 
 
 def signatures(delivery: Delivery) -> dict[str, Callable[[], Any]]:
-    scheme, terms = load_sources()["standard"].definition.signature, Terms((SECRET,), time.time())
+    scheme, terms = load_sources()["standard"].definition.signature, VerificationContext((SECRET,), time.time())
     found: dict[str, Callable[[], Any]] = {"ours": lambda: scheme.verify(delivery, terms)}
     try:
         from standardwebhooks import Webhook  # type: ignore[import-not-found]

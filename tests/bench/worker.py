@@ -11,7 +11,7 @@ import uvloop
 from app.ledger.ledger import Ledger
 from app.ledger.records import DeliveryInfo
 from app.ledger.redis import Redis, RedisAddress
-from app.settings.environment import read
+from app.settings.environment import read_environment
 from app.visits.client import VisitsClient, http_client
 from app.webhooks.delivery import Delivery
 from app.webhooks.translation import parse_event, translate_event
@@ -54,8 +54,10 @@ async def same_calls(api_url: str, visits: int, seed: str) -> float:
 
 async def queue(redis_url: str, visits: int, seed: str) -> None:
     """Deliveries straight into the ledger, as the door writes them."""
-    settings = read({"REDIS_URL": redis_url, "HOOKS__STANDARD__SECRETS": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"})
-    redis, entrance = Redis(RedisAddress(redis_url)), settings.entrances["standard"]
+    settings = read_environment(
+        {"REDIS_URL": redis_url, "HOOKS__STANDARD__SECRETS": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}
+    )
+    redis, hook = Redis(RedisAddress(redis_url)), settings.active_hooks["standard"]
     ledger = Ledger(redis, 30)
 
     async def accept(number: int) -> None:
@@ -63,7 +65,7 @@ async def queue(redis_url: str, visits: int, seed: str) -> None:
         data["time_scheduled"] = fields(number)["time_scheduled"]
         raw = json.dumps({"type": "visit.created", "timestamp": "2026-03-01T09:00:00Z", "data": data}).encode()
         delivery = Delivery("standard", "standard", (), raw, await ledger.server_time())
-        meaning = translate_event(entrance.tool, parse_event(entrance.tool, delivery))
+        meaning = translate_event(hook.source, parse_event(hook.source, delivery))
         meta = DeliveryInfo("standard", "standard", int(delivery.received_at.timestamp() * 1000))
         await ledger.accept(delivery, meta, meaning.changes, "main", dedup_id=None)
 

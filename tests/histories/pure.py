@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
-from app.settings.model import Entrance
+from app.settings.model import Hook
 from app.visits.change import VisitChange, encode_change, external_id
 from app.visits.merge import Said, Wanted, fold, wanted
 from app.webhooks.delivery import Delivery, Event
@@ -20,7 +20,7 @@ from app.webhooks.translation import parse_event
 from tests.histories import SOME_TIME, Life, Ring, Visit
 from tests.histories.run import life_of, named, settings_for
 
-ENTRANCES = settings_for("redis://127.0.0.1", "http://127.0.0.1", "http://127.0.0.1").entrances
+HOOKS = settings_for("redis://127.0.0.1", "http://127.0.0.1", "http://127.0.0.1").active_hooks
 ORDERS = 4
 Changes = list[tuple[str, VisitChange]]
 
@@ -28,7 +28,7 @@ Changes = list[tuple[str, VisitChange]]
 def problems(source: str, seed: int, ties: bool = False) -> list[str]:
     """What is wrong with what a seed's history becomes; with ties, only whether the order of arrival matters."""
     life, steps = life_of(source, seed, ties)
-    changes = [*_changes(ENTRANCES[source], life, steps, Random(f"{source} {seed} pure"))]
+    changes = [*_changes(HOOKS[source], life, steps, Random(f"{source} {seed} pure"))]
     dice = Random(seed)
     found = [_visits(source, changes)]
     for _ in range(ORDERS):
@@ -43,7 +43,7 @@ def problems(source: str, seed: int, ties: bool = False) -> list[str]:
     return [f"{source} {seed}: {each}" for each in wrong]
 
 
-def _changes(entrance: Entrance, life: Life, steps: int, dice: Random) -> Iterator[tuple[str, VisitChange]]:
+def _changes(hook: Hook, life: Life, steps: int, dice: Random) -> Iterator[tuple[str, VisitChange]]:
     """All that is said, with who said it. A fetch comes at any time after its event, some twice."""
     waiting: list[tuple[int, Ring]] = []
     clock, number, rings_again = datetime(2026, 11, 1, tzinfo=UTC), 0, not life.tells_all
@@ -61,19 +61,15 @@ def _changes(entrance: Entrance, life: Life, steps: int, dice: Random) -> Iterat
             continue
         origin, ring = waiting.pop(dice.randrange(len(waiting)))
         clock += timedelta(microseconds=dice.randrange(1, 10**8))
-        yield from ((f"d{origin}.{part}", each) for part, each in enumerate(_said(entrance, life, ring, clock, listed)))
+        yield from ((f"d{origin}.{part}", each) for part, each in enumerate(_said(hook, life, ring, clock, listed)))
 
 
-def _said(
-    entrance: Entrance, life: Life, ring: Ring, clock: datetime, listed: dict[str, list[str]]
-) -> list[VisitChange]:
+def _said(hook: Hook, life: Life, ring: Ring, clock: datetime, listed: dict[str, list[str]]) -> list[VisitChange]:
     headers = tuple((name.encode(), value.encode()) for name, value in ring.headers.items())
-    event = parse_event(
-        entrance.tool, Delivery(entrance.name, entrance.name, headers, ring.body, clock), entrance.hook.zone
-    )
-    tool, said = load_sources()[entrance.name], list[VisitChange]()
+    event = parse_event(hook.source, Delivery(hook.name, hook.name, headers, ring.body, clock), hook.settings.zone)
+    tool, said = load_sources()[hook.name], list[VisitChange]()
     for get in (tool.fetch(event) if tool.fetch else []) or [None]:
-        meaning = tool.translate(with_people(entrance, _looked(event, life, get, clock), listed) if get else event)
+        meaning = tool.translate(with_people(hook, _looked(event, life, get, clock), listed) if get else event)
         said += [] if isinstance(meaning, Ignored) else meaning
     return said
 
@@ -90,11 +86,11 @@ def _looked(event: Event, life: Life, get: RecordRequest, clock: datetime) -> Ev
     return event.with_record(record, clock, {name: answer(other) for name, other in others.items()}, get.path)
 
 
-def with_people(entrance: Entrance, event: Event, listed: dict[str, list[str]]) -> Event:
+def with_people(hook: Hook, event: Event, listed: dict[str, list[str]]) -> Event:
     """As the ledger remembers them."""
-    if entrance.tool.people is None:
+    if hook.source.people is None:
         return event
-    visit_id, people = entrance.tool.people(event)
+    visit_id, people = hook.source.people(event)
     everybody = listed.setdefault(visit_id, [])
     everybody += [person for person in people if person not in everybody]
     return replace(event, people=tuple(everybody))

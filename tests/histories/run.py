@@ -19,7 +19,7 @@ from app.ledger.ids import TaskId
 from app.ledger.ledger import Ledger
 from app.ledger.redis import Redis, RedisAddress
 from app.main import create_app
-from app.settings.environment import read
+from app.settings.environment import read_environment
 from app.settings.model import Settings
 from app.visits.change import external_id
 from app.visits.client import http_client
@@ -72,7 +72,7 @@ def settings_for(redis_url: str, sandbox_url: str, tools_url: str) -> Settings:
         if tool.fetch and tool.definition.credentials:
             env |= {f"{hook}__CREDENTIALS__{credential}": "x" for credential in tool.definition.credentials.names}
             env[f"{hook}__API_URL"] = tools_url
-    return read(env)
+    return read_environment(env)
 
 
 @dataclass
@@ -154,15 +154,15 @@ class World:
 
     async def knock(self, source: str, ring: Ring) -> dict[str, Any]:
         """Ring, really signed; the answer, which is 200 or 202."""
-        entrance, signing_key = self.settings.entrances[source], load_specimens(source).get("signing_key")
-        signature, terms = entrance.tool.definition.signature, self.settings.terms(entrance, time())
+        hook, signing_key = self.settings.active_hooks[source], load_specimens(source).get("signing_key")
+        signature, context = hook.source.definition.signature, self.settings.verification_context(hook, time())
         if signing_key:
-            terms = terms._replace(secrets=[signing_key])
-        raw, headers = signature.wrap(ring.body, terms), _lines(ring.headers)
+            context = context._replace(secrets=[signing_key])
+        raw, headers = signature.encode_body(ring.body, context), _lines(ring.headers)
         delivery = Delivery(source, source, headers, raw, datetime.now(UTC))
-        signed = _lines(signature.sign(delivery, terms))  # a salt is made anew with its time
+        signed = _lines(signature.sign(delivery, context))  # a salt is made anew with its time
         headers = tuple(line for line in headers if line[0] not in dict(signed)) + signed
-        path = self.settings.address(entrance).removeprefix(PUBLIC_URL)
+        path = self.settings.hook_url(hook).removeprefix(PUBLIC_URL)
         status, answer = await _asgi(self.door, path, headers, raw)
         assert status in (200, 202), (status, answer)
         return dict(json.loads(answer))

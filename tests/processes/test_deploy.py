@@ -22,7 +22,7 @@ import pytest
 import yaml
 
 from app.demo.valkey import free_port, valkey
-from app.settings.environment import read
+from app.settings.environment import read_environment
 from jobs.worker import worker_settings
 from tests.support.harness import (
     ROOT,
@@ -141,7 +141,7 @@ def test_a_platform_starts_what_the_procfile_says_and_asks_whether_it_is_ready(
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_a_platform_gives_both_processes_longer_to_stop_than_they_take(platform: Callable[[], Platform]) -> None:
     told = platform()
-    settings = read({"REDIS_URL": "redis://127.0.0.1:6379/0", "VISITS_API_TOKEN": "t"})
+    settings = read_environment({"REDIS_URL": "redis://127.0.0.1:6379/0", "VISITS_API_TOKEN": "t"})
     [web_s] = re.findall(r"--timeout-graceful-shutdown (\d+)", PROCFILE["web"])
     grace_s = told.grace_s or {"web": 30, "worker": 30}
 

@@ -19,7 +19,7 @@ from app.intake.endpoint import WebhookEndpoint
 from app.ledger.ledger import Ledger
 from app.ledger.redis import Redis
 from app.operators.doctor import _hooks, _python, _tenants
-from app.settings.environment import SettingsError, read
+from app.settings.environment import SettingsError, read_environment
 from app.telemetry import counters, rejections
 from app.telemetry.counters import Counters
 from app.telemetry.rejections import Rejections
@@ -43,7 +43,7 @@ GOHIGHLEVEL = {
 
 def problems(**environ: str) -> dict[str, str]:
     with pytest.raises(SettingsError) as wrong:
-        read({**REDIS, **environ})
+        read_environment({**REDIS, **environ})
     return {problem.name: problem.rule for problem in wrong.value.problems}
 
 
@@ -79,7 +79,7 @@ def test_a_hook_that_is_not_there_has_no_address() -> None:
 
 
 async def knock(redis: Redis, path: str, method: str = "POST", content: bytes = b"", **env: str) -> httpx.Response:
-    settings = read({**REDIS, **SERVICEM8, "HOOKS__CALCOM__SECRETS": "a-secret-of-tests", **env})
+    settings = read_environment({**REDIS, **SERVICEM8, "HOOKS__CALCOM__SECRETS": "a-secret-of-tests", **env})
     ledger = Ledger(redis, retention_days=30)
     door = WebhookEndpoint(settings, defaultdict(lambda: ledger), Rejections(redis))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(door), base_url="http://door") as client:
@@ -149,7 +149,7 @@ async def test_a_repeat_is_known_for_longer_where_changes_are_ordered_by_arrival
 ) -> None:
     """Cronofy signs no time: a recorded answer that is sent again after eight days would count as the newest."""
     secret, address = load_specimens(source)["secret"], f"http://door/hooks/{source}"
-    settings = read({**REDIS, f"HOOKS__{source.upper()}__SECRETS": secret})
+    settings = read_environment({**REDIS, f"HOOKS__{source.upper()}__SECRETS": secret})
     made = sign_specimen(source, "2", source, [secret], [], address)
     ledger = Ledger(redis, retention_days=30)
     door = WebhookEndpoint(settings, defaultdict(lambda: ledger), Rejections(redis))
@@ -178,9 +178,9 @@ class NylasDoor:
     """A door with this hook, and what it counts."""
 
     def __init__(self, redis: Redis, **env: str) -> None:
-        settings = read({**REDIS, **NYLAS, **env})
+        settings = read_environment({**REDIS, **NYLAS, **env})
         self.redis, self.refusals = redis, Rejections(redis)
-        self.counters = Counters(30, {name: entrance.hook.secrets for name, entrance in settings.entrances.items()})
+        self.counters = Counters(30, {name: hook.settings.secrets for name, hook in settings.active_hooks.items()})
         ledger = Ledger(redis, retention_days=30)
         self.door = WebhookEndpoint(settings, defaultdict(lambda: ledger), self.refusals, self.counters)
 
@@ -269,7 +269,7 @@ async def test_an_event_of_ours_is_kept_as_ever(redis: Redis) -> None:
 
 
 async def test_the_doctor_warns_where_every_event_was_foreign(redis: Redis) -> None:
-    settings, door = read({**REDIS, **NYLAS}), NylasDoor(redis)
+    settings, door = read_environment({**REDIS, **NYLAS}), NylasDoor(redis)
     assert [] == [check async for check in _tenants(redis, settings)]
 
     await door.ring(nylas_event(1, "grant-2"), nylas_event(2, "grant-2"))
@@ -353,7 +353,7 @@ async def test_where_a_tool_never_compresses_gzip_is_refused(redis: Redis, name:
         "PUBLIC_URL": "https://hooks.example.com",
         "SECRET_KEY": known.get("secret_key", "a-key-of-32-characters-for-tests"),
     }
-    settings = read({**REDIS, **env})
+    settings = read_environment({**REDIS, **env})
     door = WebhookEndpoint(settings, defaultdict(lambda: Ledger(redis, retention_days=30)), Rejections(redis))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(door), base_url="http://door") as client:
         answer = await client.post(f"/hooks/{name}", content=gzipped(b"{}"), headers={"content-encoding": "gzip"})
@@ -418,7 +418,7 @@ async def test_a_compressed_body_that_is_not_signed_is_not_decompressed(redis: R
 def test_only_what_is_signed_as_a_whole_may_be_compressed(name: str) -> None:
     source = load_sources()[name].definition
 
-    assert not source.content_encodings or source.signature.covers == "body"
+    assert not source.content_encodings or source.signature.coverage == "body"
 
 
 # -- what such a hook needs --
@@ -437,7 +437,7 @@ def test_what_a_source_needs_is_asked_for() -> None:
 
 
 def test_a_hook_without_a_secret_needs_nothing() -> None:
-    assert not read({**REDIS, "HOOKS__SERVICEM8__CREDENTIALS__TOKEN": "smk-x"}).entrances
+    assert not read_environment({**REDIS, "HOOKS__SERVICEM8__CREDENTIALS__TOKEN": "smk-x"}).active_hooks
 
 
 def test_tenants_are_only_for_tools_that_name_them() -> None:
@@ -460,13 +460,13 @@ def test_a_credential_that_a_tool_has_no_use_for_is_told() -> None:
 
 
 def test_the_doctor_says_that_nothing_proves_the_body() -> None:
-    found = [check.detail for check in _hooks(read({**REDIS, **SERVICEM8})) if check.result == "warn"]
+    found = [check.detail for check in _hooks(read_environment({**REDIS, **SERVICEM8})) if check.result == "warn"]
 
     assert any("ServiceM8 proves nothing of the body" in detail for detail in found)
 
 
 def test_the_doctor_warns_of_a_hook_whose_source_nobody_has_verified() -> None:
-    found = [check.detail for check in _hooks(read({**REDIS, **SERVICEM8})) if check.result == "warn"]
+    found = [check.detail for check in _hooks(read_environment({**REDIS, **SERVICEM8})) if check.result == "warn"]
 
     assert "our knowledge of ServiceM8 is verified by nobody: parts come from memory" in found
 
@@ -475,7 +475,7 @@ def test_the_doctor_warns_of_short_keys_that_people_choose_and_not_of_a_tools_ow
     short = {"HOOKS__CALCOM__SECRETS": "fifteen-letters", "HOOKS__JOBBER__SECRETS": "fifteen-letters"}
     given = {**short, **{f"HOOKS__JOBBER__CREDENTIALS__{name}": "x" for name in ("TOKEN",)}}
 
-    found = {check.name: check.detail for check in _hooks(read({**REDIS, **given}))}
+    found = {check.name: check.detail for check in _hooks(read_environment({**REDIS, **given}))}
 
     assert {"hook calcom": "HOOKS__CALCOM__SECRETS is shorter than 32 characters"} == found
 
@@ -504,8 +504,8 @@ def test_the_doctor_is_content_with_what_a_token_can_be_got_from() -> None:
     given = {f"HOOKS__JOBBER__CREDENTIALS__{name}": "x" for name in ("CLIENT_ID", "CLIENT_SECRET", "REFRESH_TOKEN")}
     secret = {"HOOKS__JOBBER__SECRETS": "a-secret-of-tests", "SECRET_KEY": "a-key-of-sixteen-"}
 
-    assert [] == _hooks(read({**REDIS, **secret, **given}))
-    [said] = _hooks(read({**REDIS, **secret}))
+    assert [] == _hooks(read_environment({**REDIS, **secret, **given}))
+    [said] = _hooks(read_environment({**REDIS, **secret}))
     assert ("fail", 3) == (said.result, said.fix.count("HOOKS__JOBBER__CREDENTIALS__"))
 
 

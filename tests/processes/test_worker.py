@@ -24,7 +24,7 @@ from app.demo.valkey import free_port, start, stop, valkey
 from app.ledger.ledger import Ledger
 from app.ledger.records import DeliveryInfo, Task
 from app.ledger.redis import Redis, RedisAddress
-from app.settings.environment import read
+from app.settings.environment import read_environment
 from app.visits.change import Contact, VisitChange
 from app.webhooks.delivery import Delivery
 from jobs.worker import worker_settings
@@ -344,7 +344,7 @@ def test_arq_knows_nobodys_name(service: Harness) -> None:
 
 
 def test_arq_runs_what_the_queue_names() -> None:
-    settings = read({"REDIS_URL": "redis://127.0.0.1:6379/0", "VISITS_API_TOKEN": "t"})
+    settings = read_environment({"REDIS_URL": "redis://127.0.0.1:6379/0", "VISITS_API_TOKEN": "t"})
 
     functions = worker_settings(settings)["functions"]
 

@@ -23,7 +23,7 @@ def test_every_source_comes_with_its_specimens(name: str) -> None:
     signature = TOOLS[name].definition.signature
     needed = {"secret", "signed_with", "deliveries"}
     needed |= {"public_url"} if signature.needs_url else set()
-    needed |= {"secret_key"} if signature.needs_key else set()
+    needed |= {"secret_key"} if signature.needs_secret_key else set()
     missing = needed - recorded.keys()
     assert not missing, f"app/sources/{name}.json lacks {sorted(missing)}, beside its deliveries"
     assert len(recorded["deliveries"]) >= 5, (
@@ -42,7 +42,7 @@ def test_every_source_says_what_it_is_and_how_to_connect_it(name: str) -> None:
     assert f"HOOKS__{name.upper()}__SECRETS" in source.setup, "the setup says what the secret is"
     for need in source.required_settings:
         assert f"HOOKS__{name.upper()}__{need}" in source.setup, f"the setup does not say how to set {need}"
-    assert "SECRET_KEY" in source.setup or not source.signature.needs_key
+    assert "SECRET_KEY" in source.setup or not source.signature.needs_secret_key
     assert "PUBLIC_URL" in source.setup or not source.signature.needs_url
 
 

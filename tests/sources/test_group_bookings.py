@@ -18,7 +18,7 @@ from app.webhooks.payload import Untranslatable
 from app.webhooks.registry import load_sources
 from app.webhooks.source import Ignored, PartlyTranslatable
 from app.webhooks.translation import parse_event
-from tests.histories.pure import ENTRANCES, with_people
+from tests.histories.pure import HOOKS, with_people
 
 ARRIVAL = datetime(2026, 9, 21, 14, tzinfo=UTC)
 #: Whose visit stands, and when it begins.
@@ -27,9 +27,9 @@ Standing = list[tuple[str, str]]
 
 def event_of(source: str, body: Any, received_at: datetime = ARRIVAL) -> Event:
     lines = ((b"content-type", b"application/json"),)
-    entrance = ENTRANCES[source]
+    hook = HOOKS[source]
     return parse_event(
-        entrance.tool, Delivery(source, source, lines, json.dumps(body).encode(), received_at), entrance.hook.zone
+        hook.source, Delivery(source, source, lines, json.dumps(body).encode(), received_at), hook.settings.zone
     )
 
 
@@ -425,7 +425,7 @@ class Meeting:
         fetched_at = ARRIVAL + timedelta(minutes=self.minute)
         beside = {contact: self.contact(contact) for contact in self.contacts}
         looked = event.with_record(self.record(), fetched_at, beside, get.path)
-        meaning = tool.translate(with_people(ENTRANCES["hubspot"], looked, self.listed))
+        meaning = tool.translate(with_people(HOOKS["hubspot"], looked, self.listed))
         self.changes.append([] if isinstance(meaning, Ignored) else meaning)
         return self
 

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from app.webhooks.registry import load_specimens
-from app.webhooks.signatures.scheme import TOOLS_KEY
+from app.webhooks.signatures.scheme import MIN_GENERATED_SECRET_BYTES
 from tests.support.specimens import _A_TIME, TOOLS, Specimen, _is_refused, _name, each_tool, signed, unlike
 
 
 def covered(name: str) -> list[Specimen]:
     """Those whose whole body is signed."""
-    return [specimen for specimen in signed(name) if specimen.scheme.covers == "body"]
+    return [specimen for specimen in signed(name) if specimen.scheme.coverage == "body"]
 
 
 def in_headers(name: str) -> list[Specimen]:
@@ -51,7 +51,7 @@ def test_openssl_makes_the_signatures_of_the_specimens(name: str) -> None:
 
     digests = [line.rpartition(" ")[2] for line in ran.stdout.splitlines() if line.strip()]
     made = dict(zip(map(_name, found), digests, strict=True))
-    assert min(map(len, digests)) >= TOOLS_KEY
+    assert min(map(len, digests)) >= MIN_GENERATED_SECRET_BYTES
     assert {} == unlike("", found, lambda specimen: _another(specimen, made[_name(specimen)]))
 
 
@@ -86,7 +86,7 @@ def _carries(specimen: Specimen, digest: str) -> bool:
 
 def _is_forgiving(specimen: Specimen) -> bool:
     """Does the scheme say that it takes hexadecimal in capitals, which is the same number?"""
-    return getattr(specimen.tool.definition.signature, "forgiving", False)
+    return getattr(specimen.tool.definition.signature, "lenient", False)
 
 
 @each_tool
@@ -97,7 +97,7 @@ def test_our_own_signature_is_the_one_that_openssl_made(name: str) -> None:
             specimen.tool.definition.signature,
         )
         made = signature.sign(specimen.delivery, terms)
-        if specimen.delivery.token and signature.token(name, terms) != specimen.delivery.token:
+        if specimen.delivery.token and signature.path_token(name, terms) != specimen.delivery.token:
             return False
         there = {header.lower(): specimen.header(header.lower()).decode() for header in made}
         ours = {header.lower(): value for header, value in made.items()}
@@ -115,7 +115,7 @@ def test_what_we_sign_we_believe(name: str) -> None:
     def ours(specimen: Specimen) -> int:
         now, signature = 2_000_000_000.75, specimen.tool.definition.signature
         terms = specimen.terms_of_the_tool(now=now)
-        sent = replace(specimen.delivery, body=signature.wrap(specimen.delivery.body, terms))
+        sent = replace(specimen.delivery, body=signature.encode_body(specimen.delivery.body, terms))
         made = signature.sign(sent, terms)
         lines = tuple((header.lower().encode(), value.encode()) for header, value in made.items())
         bare = replace(specimen, delivery=sent).without(*made)
@@ -179,7 +179,7 @@ def test_no_bit_of_a_signature_or_of_what_it_covers_can_be_changed(name: str) ->
 
 def _is_spelt_otherwise(specimen: Specimen, value: bytes) -> bool:
     """`bearer` is `Bearer`; the token behind it is what it is."""
-    prefix = getattr(specimen.scheme, "prefix", "") if specimen.scheme.covers == "nothing" else ""
+    prefix = getattr(specimen.scheme, "prefix", "") if specimen.scheme.coverage == "nothing" else ""
     token = specimen.secret.encode()
     return bool(prefix) and value.removesuffix(token).lower() == prefix.lower().encode() and value.endswith(token)
 
@@ -201,7 +201,7 @@ def test_without_its_signature_a_delivery_is_refused(name: str) -> None:
         bare += [specimen.changed(token="")] if specimen.delivery.token else []
         bare += (
             [specimen.changed(body=b"")]
-            if specimen.is_proof_in_body and not specimen.tool.definition.signature.needs_key
+            if specimen.is_proof_in_body and not specimen.tool.definition.signature.needs_secret_key
             else []
         )
         return {specimen.refusal(delivery) for delivery in bare} or {"missing"}
@@ -235,7 +235,7 @@ def test_of_a_header_that_was_sent_twice_no_line_is_believed(name: str) -> None:
 @each_tool
 def test_another_secret_is_refused(name: str) -> None:
     def reasons(specimen: Specimen) -> set[str]:
-        check, secret = specimen.scheme.check_secret, specimen.secret
+        check, secret = specimen.scheme.secret_problem, specimen.secret
         wrong = [specimen.another_secret, secret[:-1], secret[:-6] + secret[-6:].swapcase()]
         wrong = [near for near in wrong if near != secret and check(near) is None]
         found = {specimen.refusal(secrets=secrets) for secrets in [*([near] for near in wrong), wrong, []]}
@@ -259,8 +259,8 @@ def test_while_secrets_rotate_each_is_accepted_and_the_answer_tells_which(name: 
 def test_the_secret_of_the_specimens_is_one_that_the_settings_take(name: str) -> None:
     signature = TOOLS[name].definition.signature
 
-    assert signature.check_secret(load_specimens(name)["secret"]) is None
-    assert signature.check_secret("") is not None
+    assert signature.secret_problem(load_specimens(name)["secret"]) is None
+    assert signature.secret_problem("") is not None
 
 
 @each_tool
@@ -293,7 +293,7 @@ def test_a_forged_old_delivery_learns_that_it_is_forged_and_nothing_of_our_clock
     def reason(specimen: Specimen) -> str:
         return specimen.refusal(specimen.changed(body=b"{}"), now=5e9)
 
-    assert {} == unlike("mismatch", [found for found in timed(name) if found.scheme.covers == "body"], reason)
+    assert {} == unlike("mismatch", [found for found in timed(name) if found.scheme.coverage == "body"], reason)
 
 
 @each_tool

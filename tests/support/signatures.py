@@ -8,7 +8,7 @@ import pytest
 from app.webhooks.delivery import Delivery
 from app.webhooks.registry import load_sources
 from app.webhooks.signatures.hmac import Hmac, StandardWebhooks
-from app.webhooks.signatures.scheme import Scheme, SignatureError, Terms
+from app.webhooks.signatures.scheme import Scheme, SignatureError, VerificationContext
 from tests.support.harness import hmac_sha256
 
 STANDARD = StandardWebhooks()
@@ -17,7 +17,9 @@ STANDARD = StandardWebhooks()
 #: The shape `t=…,v1=…`, and a time in a header of its own.
 LISTED = Hmac(header="Listed-Signature", fields=("t", "v1"), signs="{t}.{body}", tolerance_s=180)
 
-APART = Hmac(header="Apart-Signature", timestamp="Apart-Timestamp", signs="{t}.{body}", tolerance_s=300, forgiving=True)
+APART = Hmac(
+    header="Apart-Signature", timestamp_header="Apart-Timestamp", signs="{t}.{body}", tolerance_s=300, lenient=True
+)
 
 SECRET = "test-secret-for-vectors"
 
@@ -31,7 +33,7 @@ def delivery(raw: bytes, *headers: tuple[str, str | bytes]) -> Delivery:
     return Delivery("hook", "source", tuple(lines), raw, datetime(2026, 9, 21, tzinfo=UTC))
 
 
-def reason(scheme: Scheme, given: Delivery, terms: Terms) -> str:
+def reason(scheme: Scheme, given: Delivery, terms: VerificationContext) -> str:
     with pytest.raises(SignatureError) as refused:
         scheme.verify(given, terms)
 

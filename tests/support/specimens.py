@@ -17,8 +17,8 @@ from app.webhooks.delivery import Delivery, Event, parse_body
 from app.webhooks.fetching import RecordRequest
 from app.webhooks.payload import Payload
 from app.webhooks.registry import load_sources, load_specimens
-from app.webhooks.signatures.combined import Either
-from app.webhooks.signatures.scheme import Scheme, SignatureError, Terms
+from app.webhooks.signatures.combined import FirstPresent
+from app.webhooks.signatures.scheme import Scheme, SignatureError, VerificationContext
 from app.webhooks.source import Ignored, LoadedSource
 
 TOOLS = load_sources()
@@ -58,8 +58,8 @@ class Specimen:
     def scheme(self) -> Scheme:
         """The one that counts here, of several."""
         scheme = self.tool.definition.signature
-        while isinstance(scheme, Either):
-            scheme = scheme.chosen(self.delivery)
+        while isinstance(scheme, FirstPresent):
+            scheme = scheme.scheme_for(self.delivery)
         return scheme
 
     @property
@@ -79,14 +79,14 @@ class Specimen:
     @property
     def another_secret(self) -> str:
         """One that the settings take too."""
-        check = self.scheme.check_secret
+        check = self.scheme.secret_problem
         return next(other for other in OTHER_SECRETS if check(other) is None and other != self.secret)
 
-    def terms(self, **other: Any) -> Terms:
+    def terms(self, **other: Any) -> VerificationContext:
         now, keys = self.delivery.received_at.timestamp(), [self.of("secret_key")]
-        return Terms(**{"secrets": [self.secret], "now": now, "url": self.url, "keys": keys} | other)
+        return VerificationContext(**{"secrets": [self.secret], "now": now, "url": self.url, "keys": keys} | other)
 
-    def terms_of_the_tool(self, **other: Any) -> Terms:
+    def terms_of_the_tool(self, **other: Any) -> VerificationContext:
         """With what the tool signs with: the secret, or the private key that only it has."""
         return self.terms(secrets=[self.of("signing_key") or self.secret], **other)
 
@@ -132,7 +132,7 @@ class Specimen:
 
     @cached_property
     def is_proof_in_body(self) -> bool:
-        return self.scheme.covers == "body" and not self.signing_headers
+        return self.scheme.coverage == "body" and not self.signing_headers
 
     @cached_property
     def signed_at(self) -> float | None:

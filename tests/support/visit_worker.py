@@ -20,7 +20,7 @@ from httpx_aiohttp import AiohttpTransport
 from app.ledger.ledger import Ledger
 from app.ledger.records import DeliveryInfo, Task
 from app.ledger.redis import Redis
-from app.settings.environment import read
+from app.settings.environment import read_environment
 from app.visits.change import UNSAID, Contact, VisitChange
 from app.webhooks.delivery import Delivery
 from jobs.apply_visit import run_visit
@@ -108,7 +108,7 @@ class World:
     def _context(self, answer_s: float, env: dict[str, str]) -> Context:
         patience = httpx.Timeout(answer_s, connect=10, pool=10)
         http = httpx.AsyncClient(transport=self.wire, timeout=patience, trust_env=False, verify=False)
-        return Context(read({**self.env, **env}), self.ledger, http)
+        return Context(read_environment({**self.env, **env}), self.ledger, http)
 
     def set(self, answer_s: float = 10, **env: str) -> None:
         """Other settings, as after a restart."""

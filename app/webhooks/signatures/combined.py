@@ -7,15 +7,15 @@ import orjson
 
 from app.webhooks.delivery import Delivery, UnreadableBody, parse_body
 from app.webhooks.payload import Payload
-from app.webhooks.signatures.hmac import _UNSENT, _hex
-from app.webhooks.signatures.scheme import Cover, Scheme, SignatureError, Terms, _same
+from app.webhooks.signatures.hmac import UNSENT, hex_digest
+from app.webhooks.signatures.scheme import Coverage, Scheme, SignatureError, VerificationContext, matching_index
 
 
 @dataclass(frozen=True)
 class FieldsHmac(Scheme):
     """HMAC-SHA256, in hexadecimal, over some fields of a JSON body, itself a field of it: nothing else is proven.
 
-    The body has to be parsed for it, so it stands behind a PathToken only (Both). signs: paths into the body, whose texts
+    The body has to be parsed for it, so it stands behind a PathToken only (AllOf). signs: paths into the body, whose texts
     follow one another without anything between them.
     """
 
@@ -23,27 +23,27 @@ class FieldsHmac(Scheme):
     signs: tuple[tuple[str, ...], ...]
 
     @property
-    def covers(self) -> Cover:
+    def coverage(self) -> Coverage:
         return "fields"
 
-    def check_secret(self, secret: str) -> str | None:
+    def secret_problem(self, secret: str) -> str | None:
         return None if secret else "must not be empty"
 
-    def verify(self, delivery: Delivery, terms: Terms) -> int:
+    def verify(self, delivery: Delivery, context: VerificationContext) -> int:
         body = self._body(delivery)
         given = body.at(self.field).value
         if not isinstance(given, str) or not given.strip():
             raise SignatureError(f"the body has no `{self.field}`", "missing")
         message = self._message(body)
-        expected = [_hex(hmac.digest(secret.encode(), message, "sha256")) for secret in terms.secrets]
-        return _same(given.encode(), expected, f"`{self.field}`")
+        expected = [hex_digest(hmac.digest(secret.encode(), message, "sha256")) for secret in context.secrets]
+        return matching_index(given.encode(), expected, f"`{self.field}`")
 
-    def sign(self, delivery: Delivery, terms: Terms) -> dict[str, str]:
+    def sign(self, delivery: Delivery, context: VerificationContext) -> dict[str, str]:
         return {}
 
-    def wrap(self, raw: bytes, terms: Terms) -> bytes:
-        body = self._body(replace(_UNSENT, body=raw))
-        digest = hmac.digest(terms.secrets[0].encode(), self._message(body), "sha256")
+    def encode_body(self, raw: bytes, context: VerificationContext) -> bytes:
+        body = self._body(replace(UNSENT, body=raw))
+        digest = hmac.digest(context.secrets[0].encode(), self._message(body), "sha256")
         return orjson.dumps({**body.value, self.field: digest.hex()})
 
     def _body(self, delivery: Delivery) -> Payload:
@@ -63,98 +63,100 @@ class FieldsHmac(Scheme):
 
 
 @dataclass(frozen=True)
-class Either(Scheme):
+class FirstPresent(Scheme):
     """A tool with two schemes: the first counts where the delivery carries it, and then there is no way back to the other.
 
-    Each scheme is given only the secrets that are strong enough for it (`check_secret`), so a sender gains nothing by
+    Each scheme is given only the secrets that are strong enough for it (`secret_problem`), so a sender gains nothing by
     choosing the scheme.
     """
 
     first: Scheme
-    otherwise: Scheme
+    fallback: Scheme
 
-    def chosen(self, delivery: Delivery) -> Scheme:
-        return self.first if self.first.applies(delivery) else self.otherwise
+    def scheme_for(self, delivery: Delivery) -> Scheme:
+        return self.first if self.first.applies_to(delivery) else self.fallback
 
     @property
-    def covers(self) -> Cover:
-        return _weakest(self.first.covers, self.otherwise.covers)
+    def coverage(self) -> Coverage:
+        return _weakest(self.first.coverage, self.fallback.coverage)
 
     @property
     def needs_url(self) -> bool:
-        return self.first.needs_url or self.otherwise.needs_url
+        return self.first.needs_url or self.fallback.needs_url
 
     @property
-    def needs_key(self) -> bool:
-        return self.first.needs_key or self.otherwise.needs_key
+    def needs_secret_key(self) -> bool:
+        return self.first.needs_secret_key or self.fallback.needs_secret_key
 
-    def check_secret(self, secret: str) -> str | None:
-        return self.first.check_secret(secret) and self.otherwise.check_secret(secret)
+    def secret_problem(self, secret: str) -> str | None:
+        return self.first.secret_problem(secret) and self.fallback.secret_problem(secret)
 
-    def verify(self, delivery: Delivery, terms: Terms) -> int:
-        scheme = self.chosen(delivery)
-        slots = [slot for slot, secret in enumerate(terms.secrets) if scheme.check_secret(secret) is None]
-        return slots[scheme.verify(delivery, terms._replace(secrets=[terms.secrets[slot] for slot in slots]))]
+    def verify(self, delivery: Delivery, context: VerificationContext) -> int:
+        scheme = self.scheme_for(delivery)
+        slots = [slot for slot, secret in enumerate(context.secrets) if scheme.secret_problem(secret) is None]
+        return slots[scheme.verify(delivery, context._replace(secrets=[context.secrets[slot] for slot in slots]))]
 
-    def sign(self, delivery: Delivery, terms: Terms) -> dict[str, str]:
-        scheme = self.chosen(delivery)
-        return scheme.sign(delivery, _fitting(scheme, terms))
+    def sign(self, delivery: Delivery, context: VerificationContext) -> dict[str, str]:
+        scheme = self.scheme_for(delivery)
+        return scheme.sign(delivery, _usable_first(scheme, context))
 
-    def wrap(self, raw: bytes, terms: Terms) -> bytes:
-        scheme = self.chosen(replace(_UNSENT, body=raw))
-        return scheme.wrap(raw, _fitting(scheme, terms))
+    def encode_body(self, raw: bytes, context: VerificationContext) -> bytes:
+        scheme = self.scheme_for(replace(UNSENT, body=raw))
+        return scheme.encode_body(raw, _usable_first(scheme, context))
 
-    def token(self, hook: str, terms: Terms) -> str:
-        return self.first.token(hook, terms) or self.otherwise.token(hook, terms)
+    def path_token(self, hook: str, context: VerificationContext) -> str:
+        return self.first.path_token(hook, context) or self.fallback.path_token(hook, context)
 
 
-def _fitting(scheme: Scheme, terms: Terms) -> Terms:
+def _usable_first(scheme: Scheme, context: VerificationContext) -> VerificationContext:
     """The secrets that the scheme takes first. A private key, with which only we sign, is none of them and stays."""
-    return terms._replace(secrets=sorted(terms.secrets, key=lambda secret: scheme.check_secret(secret) is not None))
+    return context._replace(
+        secrets=sorted(context.secrets, key=lambda secret: scheme.secret_problem(secret) is not None)
+    )
 
 
 @dataclass(frozen=True)
-class Both(Scheme):
+class AllOf(Scheme):
     """Two proofs, each of them needed; the second is not looked at before the first holds."""
 
     first: Scheme
     second: Scheme
 
     @property
-    def covers(self) -> Cover:
-        return _strongest(self.first.covers, self.second.covers)
+    def coverage(self) -> Coverage:
+        return _strongest(self.first.coverage, self.second.coverage)
 
     @property
     def needs_url(self) -> bool:
         return self.first.needs_url or self.second.needs_url
 
     @property
-    def needs_key(self) -> bool:
-        return self.first.needs_key or self.second.needs_key
+    def needs_secret_key(self) -> bool:
+        return self.first.needs_secret_key or self.second.needs_secret_key
 
-    def check_secret(self, secret: str) -> str | None:
-        return self.first.check_secret(secret) or self.second.check_secret(secret)
+    def secret_problem(self, secret: str) -> str | None:
+        return self.first.secret_problem(secret) or self.second.secret_problem(secret)
 
-    def verify(self, delivery: Delivery, terms: Terms) -> int:
-        self.first.verify(delivery, terms)
-        return self.second.verify(delivery, terms)
+    def verify(self, delivery: Delivery, context: VerificationContext) -> int:
+        self.first.verify(delivery, context)
+        return self.second.verify(delivery, context)
 
-    def sign(self, delivery: Delivery, terms: Terms) -> dict[str, str]:
-        return self.first.sign(delivery, terms) | self.second.sign(delivery, terms)
+    def sign(self, delivery: Delivery, context: VerificationContext) -> dict[str, str]:
+        return self.first.sign(delivery, context) | self.second.sign(delivery, context)
 
-    def wrap(self, raw: bytes, terms: Terms) -> bytes:
-        return self.second.wrap(self.first.wrap(raw, terms), terms)
+    def encode_body(self, raw: bytes, context: VerificationContext) -> bytes:
+        return self.second.encode_body(self.first.encode_body(raw, context), context)
 
-    def token(self, hook: str, terms: Terms) -> str:
-        return self.first.token(hook, terms) or self.second.token(hook, terms)
-
-
-_COVERS: tuple[Cover, ...] = ("nothing", "fields", "body")
+    def path_token(self, hook: str, context: VerificationContext) -> str:
+        return self.first.path_token(hook, context) or self.second.path_token(hook, context)
 
 
-def _weakest(*covers: Cover) -> Cover:
-    return min(covers, key=_COVERS.index)
+_COVERAGE_ORDER: tuple[Coverage, ...] = ("nothing", "fields", "body")
 
 
-def _strongest(*covers: Cover) -> Cover:
-    return max(covers, key=_COVERS.index)
+def _weakest(*covers: Coverage) -> Coverage:
+    return min(covers, key=_COVERAGE_ORDER.index)
+
+
+def _strongest(*covers: Coverage) -> Coverage:
+    return max(covers, key=_COVERAGE_ORDER.index)

@@ -16,17 +16,17 @@ from typing import Literal
 
 from app.webhooks.delivery import Delivery
 from app.webhooks.signatures.scheme import (
-    CHOSEN_KEY,
-    SECONDS,
-    TOOLS_KEY,
-    Clock,
+    MIN_CHOSEN_SECRET_BYTES,
+    MIN_GENERATED_SECRET_BYTES,
+    UNIX_SECONDS,
     Scheme,
     SignatureError,
-    Terms,
-    _is_there,
-    _read_time,
+    TimestampFormat,
+    VerificationContext,
     check_age,
-    only_line,
+    has_header,
+    parse_signed_time,
+    single_header,
 )
 
 
@@ -48,17 +48,17 @@ def base64_key(secret: str) -> bytes:
 
 
 #: What a secret must be that a key function refuses.
-_KEY_RULES: dict[Callable[[str], bytes], str] = {
+_KEY_PROBLEMS: dict[Callable[[str], bytes], str] = {
     text_key: "must be text in UTF-8",
     base64_key: "must be base64",
 }
 
 
-def _hex(digest: bytes) -> bytes:
+def hex_digest(digest: bytes) -> bytes:
     return binascii.hexlify(digest)
 
 
-_ENCODINGS: dict[str, Callable[[bytes], bytes]] = {"hex": _hex, "base64": base64.b64encode}
+_ENCODINGS: dict[str, Callable[[bytes], bytes]] = {"hex": hex_digest, "base64": base64.b64encode}
 _PLACEHOLDER = re.compile(r"\{([^}]+)\}")
 
 
@@ -70,11 +70,11 @@ class Hmac(Scheme):
         the hook's address from PUBLIC_URL, with what stood behind `?` as it arrived.
     fields: where the header is a list like `t=1,v1=ab`: the names of the time and of the signatures in it.
     separator: what stands between the parts of such a list, or between several signatures.
-    timestamp: the header that holds the signed time, where it has one of its own. clock: how it is written.
+    timestamp_header: the header with the signed time, where it has one of its own. timestamp_format: how it is written.
     key: how a secret becomes a key: text_key, base64_key, standard_webhooks_key, or a function of the source.
     prefix: what stands before each signature, like `v1,`.
-    forgiving: also take `sha256=` before a signature, and hexadecimal in capitals.
-    shortest_key: bytes. A tool's own key is taken as it comes; CHOSEN_KEY where people choose the key.
+    lenient: also take `sha256=` before a signature, and hexadecimal in capitals.
+    min_key_bytes: bytes. A tool's own key is taken as it comes; MIN_CHOSEN_SECRET_BYTES where people choose the key.
     """
 
     header: str
@@ -84,53 +84,55 @@ class Hmac(Scheme):
     prefix: str = ""
     fields: tuple[str, str] | None = None
     separator: str | None = None
-    timestamp: str | None = None
+    timestamp_header: str | None = None
     tolerance_s: float = 300
     key: Callable[[str], bytes] = text_key
-    forgiving: bool = False
-    clock: Clock = SECONDS
-    shortest_key: int = TOOLS_KEY
+    lenient: bool = False
+    timestamp_format: TimestampFormat = UNIX_SECONDS
+    min_key_bytes: int = MIN_GENERATED_SECRET_BYTES
 
     @property
-    def is_key_chosen(self) -> bool:
-        return self.shortest_key >= CHOSEN_KEY
+    def is_secret_user_chosen(self) -> bool:
+        return self.min_key_bytes >= MIN_CHOSEN_SECRET_BYTES
 
     @property
     def needs_url(self) -> bool:
         return "{url}" in self.signs
 
-    def applies(self, delivery: Delivery) -> bool:
-        return _is_there(delivery, self.header)
+    def applies_to(self, delivery: Delivery) -> bool:
+        return has_header(delivery, self.header)
 
-    def check_secret(self, secret: str) -> str | None:
+    def secret_problem(self, secret: str) -> str | None:
         try:
             key = self.key(secret)
         except ValueError:
-            return _KEY_RULES.get(self.key, "must be base64, with or without `whsec_` before it")
-        return None if len(key) >= self.shortest_key else f"must have {self.shortest_key} characters or more"
+            return _KEY_PROBLEMS.get(self.key, "must be base64, with or without `whsec_` before it")
+        return None if len(key) >= self.min_key_bytes else f"must have {self.min_key_bytes} characters or more"
 
-    def verify(self, delivery: Delivery, terms: Terms) -> int:
-        given, signed_at = self._read(delivery)
-        message = self._message(delivery, terms.url, signed_at)
-        slot = self._matching(given, message, terms.secrets)
+    def verify(self, delivery: Delivery, context: VerificationContext) -> int:
+        given, signed_at = self._parse_signatures(delivery)
+        message = self._message(delivery, context.url, signed_at)
+        slot = self._matching_secret(given, message, context.secrets)
         if signed_at is not None:
-            check_age(_read_time(self.clock, signed_at), terms, self.tolerance_s)
+            check_age(parse_signed_time(self.timestamp_format, signed_at), context, self.tolerance_s)
         return slot
 
-    def sign(self, delivery: Delivery, terms: Terms) -> dict[str, str]:
-        now = self.clock.write(terms.now, (self.timestamp and delivery.header(self.timestamp)) or "")
-        message = self._message(delivery, terms.url, now.encode())
-        digest = hmac.digest(self.key(terms.secrets[0]), message, self.digest)
+    def sign(self, delivery: Delivery, context: VerificationContext) -> dict[str, str]:
+        now = self.timestamp_format.format(
+            context.now, (self.timestamp_header and delivery.header(self.timestamp_header)) or ""
+        )
+        message = self._message(delivery, context.url, now.encode())
+        digest = hmac.digest(self.key(context.secrets[0]), message, self.digest)
         signature = self.prefix + _ENCODINGS[self.encoding](digest).decode()
         if self.fields:
             time_field, signature_field = self.fields
             return {self.header: f"{time_field}={now},{signature_field}={signature}"}
-        return {self.header: signature} | ({self.timestamp: now} if self.timestamp else {})
+        return {self.header: signature} | ({self.timestamp_header: now} if self.timestamp_header else {})
 
-    def _read(self, delivery: Delivery) -> tuple[list[bytes], bytes | None]:
+    def _parse_signatures(self, delivery: Delivery) -> tuple[list[bytes], bytes | None]:
         """The signatures that were sent, and the time that they cover."""
-        value = only_line(delivery, self.header)
-        signed_at = only_line(delivery, self.timestamp) if self.timestamp else None
+        value = single_header(delivery, self.header)
+        signed_at = single_header(delivery, self.timestamp_header) if self.timestamp_header else None
         if self.fields:
             time_field, signature_field = self.fields
             pairs = [part.partition(b"=") for part in value.split(b",")]
@@ -145,16 +147,16 @@ class Hmac(Scheme):
         given = [signature[len(prefix) :] for signature in given if signature.startswith(prefix)]
         if not given:
             raise SignatureError(f"{self.header} holds no signature of the kind that this tool sends", "malformed")
-        if self.forgiving:
+        if self.lenient:
             given = [signature.removeprefix(b"sha256=").lower() for signature in given]
-        return given[:MOST_SIGNATURES], signed_at
+        return given[:MAX_SIGNATURES], signed_at
 
     def _message(self, delivery: Delivery, url: str, signed_at: bytes | None) -> bytes:
         if self.signs == "{body}":
             return delivery.body
-        return b"".join([piece(delivery, url, signed_at or b"") for piece in _pieces(self.signs)])
+        return b"".join([piece(delivery, url, signed_at or b"") for piece in _template_parts(self.signs)])
 
-    def _matching(self, given: Sequence[bytes], message: bytes, secrets: Sequence[str]) -> int:
+    def _matching_secret(self, given: Sequence[bytes], message: bytes, secrets: Sequence[str]) -> int:
         encode = _ENCODINGS[self.encoding]
         for slot, secret in enumerate(secrets):
             expected = encode(hmac.digest(self.key(secret), message, self.digest))
@@ -163,20 +165,24 @@ class Hmac(Scheme):
         raise SignatureError(f"{self.header} matches none of {len(secrets)} secrets", "mismatch")
 
 
-MOST_SIGNATURES = 16
+MAX_SIGNATURES = 16
 
 
-Piece = Callable[[Delivery, str, bytes], bytes]
+TemplatePart = Callable[[Delivery, str, bytes], bytes]
 
 
 @cache
-def _pieces(template: str) -> list[Piece]:
+def _template_parts(template: str) -> list[TemplatePart]:
     """A template in parts, each of which makes its bytes of a delivery, the hook's address and the signed time."""
     texts_and_names = enumerate(_PLACEHOLDER.split(template))
-    return [_PIECES.get(piece) or _header(piece) if n % 2 else _text(piece) for n, piece in texts_and_names if piece]
+    return [
+        _PLACEHOLDERS.get(piece) or _header_part(piece) if n % 2 else _text_part(piece)
+        for n, piece in texts_and_names
+        if piece
+    ]
 
 
-_PIECES: dict[str, Piece] = {
+_PLACEHOLDERS: dict[str, TemplatePart] = {
     "body": lambda delivery, url, t: delivery.body,
     "body:base64": lambda delivery, url, t: base64.b64encode(delivery.body),
     "url": lambda delivery, url, t: url.encode() + b"?" + delivery.query if delivery.query else url.encode(),
@@ -184,11 +190,11 @@ _PIECES: dict[str, Piece] = {
 }
 
 
-def _header(name: str) -> Piece:
-    return lambda delivery, url, t: only_line(delivery, name)
+def _header_part(name: str) -> TemplatePart:
+    return lambda delivery, url, t: single_header(delivery, name)
 
 
-def _text(piece: str) -> Piece:
+def _text_part(piece: str) -> TemplatePart:
     fixed = piece.encode()
     return lambda delivery, url, t: fixed
 
@@ -203,30 +209,30 @@ class StandardWebhooks(Scheme):
 
     key: Callable[[str], bytes] = standard_webhooks_key
 
-    def applies(self, delivery: Delivery) -> bool:
-        return any(_is_there(delivery, f"{family}-signature") for family in ("webhook", "svix"))
+    def applies_to(self, delivery: Delivery) -> bool:
+        return any(has_header(delivery, f"{family}-signature") for family in ("webhook", "svix"))
 
     @property
-    def is_key_chosen(self) -> bool:
+    def is_secret_user_chosen(self) -> bool:
         return self.key is not standard_webhooks_key  # a key in base64 is made by a program
 
-    def check_secret(self, secret: str) -> str | None:
-        return _standard("webhook", self.key).check_secret(secret)
+    def secret_problem(self, secret: str) -> str | None:
+        return _standard("webhook", self.key).secret_problem(secret)
 
-    def verify(self, delivery: Delivery, terms: Terms) -> int:
+    def verify(self, delivery: Delivery, context: VerificationContext) -> int:
         family, other = ("webhook", "svix") if delivery.header("svix-signature") is None else ("svix", "webhook")
-        slot = _standard(family, self.key).verify(delivery, terms)
+        slot = _standard(family, self.key).verify(delivery, context)
         # Sources read the id and the time under both names, and only one of them is signed.
         for header in ("id", "timestamp"):
             for line in delivery.header_values(f"{other}-{header}"):
-                if line != only_line(delivery, f"{family}-{header}"):
+                if line != single_header(delivery, f"{family}-{header}"):
                     raise SignatureError(f"{other}-{header} is not the {header} that was signed", "malformed")
         return slot
 
-    def sign(self, delivery: Delivery, terms: Terms) -> dict[str, str]:
+    def sign(self, delivery: Delivery, context: VerificationContext) -> dict[str, str]:
         """The delivery must carry its `webhook-id` or `svix-id`."""
         family = "svix" if delivery.header_values("svix-id") else "webhook"
-        return _standard(family, self.key).sign(delivery, terms)
+        return _standard(family, self.key).sign(delivery, context)
 
 
 @cache
@@ -237,11 +243,11 @@ def _standard(family: str, key: Callable[[str], bytes]) -> Hmac:
         encoding="base64",
         prefix="v1,",
         separator=" ",
-        timestamp=f"{family}-timestamp",
+        timestamp_header=f"{family}-timestamp",
         key=key,
-        shortest_key=CHOSEN_KEY,
+        min_key_bytes=MIN_CHOSEN_SECRET_BYTES,
     )
 
 
 #: The delivery that a body is before it is sent.
-_UNSENT = Delivery("", "", (), b"", datetime.fromtimestamp(0, UTC))
+UNSENT = Delivery("", "", (), b"", datetime.fromtimestamp(0, UTC))

@@ -9,10 +9,10 @@ from jwt.api_jws import PyJWS
 from jwt.exceptions import InvalidAlgorithmError, InvalidKeyError, InvalidSignatureError, InvalidTokenError
 
 from app.webhooks.delivery import JWT_PATTERN, Delivery, decode_base64url
-from app.webhooks.signatures.public_key import check_key, load_private, load_public
-from app.webhooks.signatures.scheme import Scheme, SignatureError, Terms
+from app.webhooks.signatures.public_key import key_problem, load_private_key, load_public_key
+from app.webhooks.signatures.scheme import Scheme, SignatureError, VerificationContext
 
-SHORTEST_HS256 = 32
+MIN_HS256_BYTES = 32
 _JWS = PyJWS(["RS256", "HS256"], {"enforce_minimum_key_length": True})
 
 
@@ -31,34 +31,34 @@ class Jwt(Scheme):
     expires: bool = True
     tolerance_s: float = 300
 
-    def applies(self, delivery: Delivery) -> bool:
+    def applies_to(self, delivery: Delivery) -> bool:
         return bool(JWT_PATTERN.fullmatch(delivery.body.strip()))
 
-    def check_secret(self, secret: str) -> str | None:
+    def secret_problem(self, secret: str) -> str | None:
         if self.algorithm == "RS256":
-            return check_key("rsa-sha256", secret)
-        if len(secret.encode()) < SHORTEST_HS256:
-            return f"must have {SHORTEST_HS256} characters or more"
+            return key_problem("rsa-sha256", secret)
+        if len(secret.encode()) < MIN_HS256_BYTES:
+            return f"must have {MIN_HS256_BYTES} characters or more"
         try:
             _JWS.get_algorithm_by_name("HS256").prepare_key(secret)
         except InvalidKeyError:
             return "must be a text that both sides know, not a public key or a JSON Web Key"
         return None
 
-    def verify(self, delivery: Delivery, terms: Terms) -> int:
+    def verify(self, delivery: Delivery, context: VerificationContext) -> int:
         token = delivery.body.strip()
         if not token:
             raise SignatureError("the body is empty, and the signature would stand in it", "missing")
         if not JWT_PATTERN.fullmatch(token):
             raise SignatureError("the body is not a JSON Web Token", "malformed")
-        for slot, secret in enumerate(terms.secrets):
-            claims = self._verified(token, secret)
+        for slot, secret in enumerate(context.secrets):
+            claims = self._verify_signature(token, secret)
             if claims is not None:
-                self._check_times(_claims(claims), terms)
+                self._check_times(_parse_claims(claims), context)
                 return slot
-        raise SignatureError(f"the token in the body matches none of {len(terms.secrets)} keys", "mismatch")
+        raise SignatureError(f"the token in the body matches none of {len(context.secrets)} keys", "mismatch")
 
-    def _verified(self, token: bytes, secret: str) -> bytes | None:
+    def _verify_signature(self, token: bytes, secret: str) -> bytes | None:
         """The claims as they are written; None where this secret did not sign them."""
         key = self._key(secret)
         if key is None:
@@ -77,11 +77,11 @@ class Jwt(Scheme):
     def _key(self, secret: str) -> RSAPublicKey | str | None:
         if self.algorithm == "HS256":
             return secret
-        key = load_public(secret)
+        key = load_public_key(secret)
         return key if isinstance(key, RSAPublicKey) else None
 
-    def _check_times(self, claims: dict[str, Any], terms: Terms) -> None:
-        tolerance_s = self.tolerance_s if terms.tolerance_s is None else terms.tolerance_s
+    def _check_times(self, claims: dict[str, Any], context: VerificationContext) -> None:
+        tolerance_s = self.tolerance_s if context.tolerance_s is None else context.tolerance_s
         times = {name: claims.get(name) for name in ("exp", "iat", "nbf")}
         if times["exp"] is None and self.expires:
             raise SignatureError("the token does not say when it expires", "malformed")
@@ -90,27 +90,27 @@ class Jwt(Scheme):
                 continue
             if isinstance(at, bool) or not isinstance(at, int | float):
                 raise SignatureError(f"the token's `{name}` is not a time", "malformed")
-            too_late = terms.now - at if name == "exp" else at - terms.now
+            too_late = context.now - at if name == "exp" else at - context.now
             if not too_late <= tolerance_s:
                 raise SignatureError(f"the token's `{name}` is {too_late:.0f} s off", "stale")
 
-    def sign(self, delivery: Delivery, terms: Terms) -> dict[str, str]:
+    def sign(self, delivery: Delivery, context: VerificationContext) -> dict[str, str]:
         return {}
 
-    def wrap(self, raw: bytes, terms: Terms) -> bytes:
+    def encode_body(self, raw: bytes, context: VerificationContext) -> bytes:
         token = raw.strip()
         claims = (
-            _claims(decode_base64url(token.split(b".")[1]) or b"")
+            _parse_claims(decode_base64url(token.split(b".")[1]) or b"")
             if JWT_PATTERN.fullmatch(token)
             else orjson.loads(raw)
         )
-        fresh = {**claims, "iat": int(terms.now), "exp": int(terms.now) + 3600}
-        secret = terms.secrets[0]
-        key: Any = load_private(secret) if self.algorithm == "RS256" else secret
+        fresh = {**claims, "iat": int(context.now), "exp": int(context.now) + 3600}
+        secret = context.secrets[0]
+        key: Any = load_private_key(secret) if self.algorithm == "RS256" else secret
         return _JWS.encode(orjson.dumps(fresh), key, self.algorithm).encode()
 
 
-def _claims(raw: bytes) -> dict[str, Any]:
+def _parse_claims(raw: bytes) -> dict[str, Any]:
     try:
         claims = orjson.loads(raw)
     except ValueError:

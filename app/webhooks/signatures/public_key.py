@@ -15,14 +15,14 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_der_private_key, load_der_public_key
 
 from app.webhooks.delivery import Delivery
-from app.webhooks.signatures.scheme import Scheme, SignatureError, Terms, only_line
+from app.webhooks.signatures.scheme import Scheme, SignatureError, VerificationContext, single_header
 
 Algorithm = Literal["ed25519", "rsa-sha256"]
-SMALLEST_RSA = 2048
+MIN_RSA_BITS = 2048
 
 
 @lru_cache(maxsize=64)
-def load_public(secret: str) -> object:
+def load_public_key(secret: str) -> object:
     """The key, or None where it is none. The keys that a hook has are few and stay."""
     try:
         return load_der_public_key(base64.b64decode(secret, validate=True))
@@ -30,8 +30,8 @@ def load_public(secret: str) -> object:
         return None
 
 
-def _holds(algorithm: Algorithm, secret: str, signature: bytes, message: bytes) -> bool:
-    key = load_public(secret)
+def _verify(algorithm: Algorithm, secret: str, signature: bytes, message: bytes) -> bool:
+    key = load_public_key(secret)
     try:
         if algorithm == "ed25519" and isinstance(key, Ed25519PublicKey):
             key.verify(signature, message)
@@ -45,13 +45,13 @@ def _holds(algorithm: Algorithm, secret: str, signature: bytes, message: bytes) 
 
 
 @lru_cache(maxsize=4)
-def load_private(secret: str) -> object:
+def load_private_key(secret: str) -> object:
     """To load one takes longer than to sign with it."""
     return load_der_private_key(base64.b64decode(secret), None)
 
 
-def _made(algorithm: Algorithm, private: str, message: bytes) -> bytes:
-    key = load_private(private)
+def _sign(algorithm: Algorithm, private: str, message: bytes) -> bytes:
+    key = load_private_key(private)
     if algorithm == "rsa-sha256":
         assert isinstance(key, RSAPrivateKey)
         return key.sign(message, PKCS1v15(), SHA256())
@@ -59,32 +59,32 @@ def _made(algorithm: Algorithm, private: str, message: bytes) -> bytes:
     return key.sign(message)
 
 
-def check_key(algorithm: Algorithm, secret: str) -> str | None:
-    key = load_public(secret)
+def key_problem(algorithm: Algorithm, secret: str) -> str | None:
+    key = load_public_key(secret)
     if algorithm == "rsa-sha256":
-        is_large = isinstance(key, RSAPublicKey) and key.key_size >= SMALLEST_RSA
-        return None if is_large else f"must be an RSA public key of {SMALLEST_RSA} bits or more, as PEM or its base64"
+        is_large = isinstance(key, RSAPublicKey) and key.key_size >= MIN_RSA_BITS
+        return None if is_large else f"must be an RSA public key of {MIN_RSA_BITS} bits or more, as PEM or its base64"
     return None if isinstance(key, Ed25519PublicKey) else "must be an Ed25519 public key, as PEM or its base64"
 
 
 @dataclass(frozen=True)
 class PublicKey(Scheme):
-    """A header with a signature of the raw body, in base64. absent: texts that stand there instead of none."""
+    """A header with a signature of the raw body, in base64. placeholder_values: texts that stand there instead of none."""
 
     header: str
     algorithm: Algorithm
-    absent: tuple[str, ...] = ("N/A",)
+    placeholder_values: tuple[str, ...] = ("N/A",)
 
-    def applies(self, delivery: Delivery) -> bool:
+    def applies_to(self, delivery: Delivery) -> bool:
         lines = [line.strip() for line in delivery.header_values(self.header)]
-        return any(line and line not in [text.encode() for text in self.absent] for line in lines)
+        return any(line and line not in [text.encode() for text in self.placeholder_values] for line in lines)
 
-    def check_secret(self, secret: str) -> str | None:
-        return check_key(self.algorithm, secret)
+    def secret_problem(self, secret: str) -> str | None:
+        return key_problem(self.algorithm, secret)
 
-    def verify(self, delivery: Delivery, terms: Terms) -> int:
-        given = only_line(delivery, self.header)
-        if not self.applies(delivery):
+    def verify(self, delivery: Delivery, context: VerificationContext) -> int:
+        given = single_header(delivery, self.header)
+        if not self.applies_to(delivery):
             raise SignatureError(f"{self.header} is missing", "missing")
         try:
             signature = base64.b64decode(given, validate=True)
@@ -92,11 +92,11 @@ class PublicKey(Scheme):
             raise SignatureError(f"{self.header} is not base64", "malformed") from None
         if base64.b64encode(signature) != given:
             raise SignatureError(f"{self.header} is not written as base64 is", "malformed")
-        for slot, secret in enumerate(terms.secrets):
-            if _holds(self.algorithm, secret, signature, delivery.body):
+        for slot, secret in enumerate(context.secrets):
+            if _verify(self.algorithm, secret, signature, delivery.body):
                 return slot
-        raise SignatureError(f"{self.header} matches none of {len(terms.secrets)} keys", "mismatch")
+        raise SignatureError(f"{self.header} matches none of {len(context.secrets)} keys", "mismatch")
 
-    def sign(self, delivery: Delivery, terms: Terms) -> dict[str, str]:
-        signature = _made(self.algorithm, terms.secrets[0], delivery.body)
+    def sign(self, delivery: Delivery, context: VerificationContext) -> dict[str, str]:
+        signature = _sign(self.algorithm, context.secrets[0], delivery.body)
         return {self.header: base64.b64encode(signature).decode()}

@@ -11,7 +11,7 @@ from app.webhooks.delivery import Delivery
 
 Reason = Literal["missing", "malformed", "stale", "mismatch"]
 #: What a signature that holds proves: the whole body, some fields of it, or only that the sender knows a secret.
-Cover = Literal["body", "fields", "nothing"]
+Coverage = Literal["body", "fields", "nothing"]
 
 
 class SignatureError(Exception):
@@ -22,7 +22,7 @@ class SignatureError(Exception):
         self.reason = reason
 
 
-class Terms(NamedTuple):
+class VerificationContext(NamedTuple):
     """What a hook brings to a verification.
 
     url: the hook's own address as the tool knows it, from PUBLIC_URL and never from the request.
@@ -38,41 +38,41 @@ class Terms(NamedTuple):
 
 
 class Scheme(ABC):
-    """What a source names as its signature. A scheme of its own needs `verify`, `sign` and `check_secret`."""
+    """What a source names as its signature. A scheme of its own needs `verify`, `sign` and `secret_problem`."""
 
     @abstractmethod
-    def verify(self, delivery: Delivery, terms: Terms) -> int:
+    def verify(self, delivery: Delivery, context: VerificationContext) -> int:
         """The position of the secret that matched. Raises SignatureError."""
 
     @abstractmethod
-    def sign(self, delivery: Delivery, terms: Terms) -> dict[str, str]:
+    def sign(self, delivery: Delivery, context: VerificationContext) -> dict[str, str]:
         """The headers that the tool would send with this body, made with the first secret: for `ring` and the demo.
 
         Where the tool signs with a private key, that is what stands in the place of the first secret.
         """
 
     @abstractmethod
-    def check_secret(self, secret: str) -> str | None:
+    def secret_problem(self, secret: str) -> str | None:
         """What is wrong with a secret that can never match, as a rule to follow; None if nothing is."""
 
-    def wrap(self, raw: bytes, terms: Terms) -> bytes:
+    def encode_body(self, raw: bytes, context: VerificationContext) -> bytes:
         """The body as the tool would send it, where the signature stands in the body itself."""
         return raw
 
-    def token(self, hook: str, terms: Terms) -> str:
+    def path_token(self, hook: str, context: VerificationContext) -> str:
         """What stands behind the hook's name in its address; nothing, as a rule."""
         return ""
 
-    def applies(self, delivery: Delivery) -> bool:
+    def applies_to(self, delivery: Delivery) -> bool:
         """Does the delivery carry a signature of this scheme at all, right or wrong?"""
         return True
 
     @property
-    def covers(self) -> Cover:
+    def coverage(self) -> Coverage:
         return "body"
 
     @property
-    def is_key_chosen(self) -> bool:
+    def is_secret_user_chosen(self) -> bool:
         """Do people choose the key, rather than copy it from the tool?"""
         return False
 
@@ -82,19 +82,19 @@ class Scheme(ABC):
         return False
 
     @property
-    def needs_key(self) -> bool:
+    def needs_secret_key(self) -> bool:
         """Is there a token of ours in the address? Then SECRET_KEY must be set."""
         return False
 
 
-class Clock(NamedTuple):
-    """How a signed time is written. read: seconds since 1970, or ValueError. write: a time in the place of another."""
+class TimestampFormat(NamedTuple):
+    """How a signed time is written. parse: to seconds since 1970, or ValueError. format: from (now, the old text)."""
 
-    read: Callable[[bytes], float]
-    write: Callable[[float, str], str]
+    parse: Callable[[bytes], float]
+    format: Callable[[float, str], str]
 
 
-def _digits(most: int) -> Callable[[bytes], float]:
+def _parse_digits(most: int) -> Callable[[bytes], float]:
     digits = re.compile(rb"[0-9]{1,%d}" % most)
 
     def read(written: bytes) -> float:
@@ -105,31 +105,34 @@ def _digits(most: int) -> Callable[[bytes], float]:
     return read
 
 
-def _iso(written: bytes) -> float:
+def _parse_iso(written: bytes) -> float:
     moment = datetime.fromisoformat(written.decode("ascii"))
     if moment.tzinfo is None:
         raise ValueError
     return moment.timestamp()
 
 
-def _write_iso(now: float, _: str) -> str:
+def _format_iso(now: float, _: str) -> str:
     return datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-SECONDS = Clock(_digits(12), lambda now, _: str(int(now)))
-MILLISECONDS = Clock(lambda written: _digits(15)(written) / 1000, lambda now, _: str(int(now * 1000)))
-ISO_TIME = Clock(_iso, _write_iso)
+UNIX_SECONDS = TimestampFormat(_parse_digits(12), lambda now, _: str(int(now)))
+UNIX_MILLISECONDS = TimestampFormat(
+    lambda written: _parse_digits(15)(written) / 1000, lambda now, _: str(int(now * 1000))
+)
+ISO_8601 = TimestampFormat(_parse_iso, _format_iso)
 #: `anything:else:1600717631`: seconds after the last colon.
-LAST_SECONDS = Clock(
-    lambda written: SECONDS.read(written.rpartition(b":")[2]), lambda now, old: f"{old.rpartition(':')[0]}:{int(now)}"
+SECONDS_AFTER_LAST_COLON = TimestampFormat(
+    lambda written: UNIX_SECONDS.parse(written.rpartition(b":")[2]),
+    lambda now, old: f"{old.rpartition(':')[0]}:{int(now)}",
 )
 
 
 #: The shortest keys that are accepted, in bytes: one that a tool makes, and one that people choose, which can be guessed.
-TOOLS_KEY, CHOSEN_KEY = 8, 12
+MIN_GENERATED_SECRET_BYTES, MIN_CHOSEN_SECRET_BYTES = 8, 12
 
 
-def _same(given: bytes, expected: Sequence[bytes], what: str) -> int:
+def matching_index(given: bytes, expected: Sequence[bytes], what: str) -> int:
     """The place of the first that it equals; every one is compared."""
     equal = [hmac.compare_digest(given, one) for one in expected]
     if True not in equal:
@@ -137,11 +140,11 @@ def _same(given: bytes, expected: Sequence[bytes], what: str) -> int:
     return equal.index(True)
 
 
-def _is_there(delivery: Delivery, header: str) -> bool:
+def has_header(delivery: Delivery, header: str) -> bool:
     return any(line.strip() for line in delivery.header_values(header))
 
 
-def only_line(delivery: Delivery, name: str) -> bytes:
+def single_header(delivery: Delivery, name: str) -> bytes:
     """The header's one line: two lines of one name are two claims, and none of them is believed."""
     line = delivery.single_header(name)
     if line and not line.isspace():
@@ -152,17 +155,17 @@ def only_line(delivery: Delivery, name: str) -> bytes:
     raise SignatureError(f"{name} was sent {len(lines)} times", "malformed")
 
 
-def _read_time(clock: Clock, written: bytes) -> float:
+def parse_signed_time(clock: TimestampFormat, written: bytes) -> float:
     try:
-        return clock.read(written)
+        return clock.parse(written)
     except (ValueError, OverflowError):
         raise SignatureError("the signed time is not a time", "malformed") from None
 
 
-def check_age(signed_at: float, terms: Terms, tolerance_s: float) -> None:
+def check_age(signed_at: float, context: VerificationContext, tolerance_s: float) -> None:
     """Both ways, and so that NaN would not pass: `not abs(age) <= tolerance`."""
-    tolerance_s = tolerance_s if terms.tolerance_s is None else terms.tolerance_s
-    age = terms.now - signed_at
+    tolerance_s = tolerance_s if context.tolerance_s is None else context.tolerance_s
+    age = context.now - signed_at
     if not abs(age) <= tolerance_s:
         direction = "old" if age > 0 else "ahead of our clock"
         raise SignatureError(

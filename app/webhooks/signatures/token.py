@@ -9,20 +9,20 @@ import itsdangerous
 
 from app.webhooks.delivery import Delivery
 from app.webhooks.signatures.scheme import (
-    CHOSEN_KEY,
-    TOOLS_KEY,
-    Cover,
+    MIN_CHOSEN_SECRET_BYTES,
+    MIN_GENERATED_SECRET_BYTES,
+    Coverage,
     Scheme,
     SignatureError,
-    Terms,
-    _is_there,
-    _same,
-    only_line,
+    VerificationContext,
+    has_header,
+    matching_index,
+    single_header,
 )
 
 
 @dataclass(frozen=True)
-class Token(Scheme):
+class HeaderToken(Scheme):
     """The secret itself in a header, as `Authorization: Bearer …` and the like: it proves nothing of the body.
 
     prefix: what stands before it, once or, where people paste it with its prefix, several times; in capitals or not, as
@@ -31,39 +31,39 @@ class Token(Scheme):
 
     header: str
     prefix: str = ""
-    shortest: int = TOOLS_KEY
+    min_length: int = MIN_GENERATED_SECRET_BYTES
 
     @property
-    def covers(self) -> Cover:
+    def coverage(self) -> Coverage:
         return "nothing"
 
     @property
-    def is_key_chosen(self) -> bool:
-        return self.shortest >= CHOSEN_KEY
+    def is_secret_user_chosen(self) -> bool:
+        return self.min_length >= MIN_CHOSEN_SECRET_BYTES
 
-    def check_secret(self, secret: str) -> str | None:
-        if len(secret) < self.shortest:
-            return f"must have {self.shortest} characters or more"
-        return f"must have {LONGEST_TOKEN} bytes at most" if len(secret.encode()) > LONGEST_TOKEN else None
+    def secret_problem(self, secret: str) -> str | None:
+        if len(secret) < self.min_length:
+            return f"must have {self.min_length} characters or more"
+        return f"must have {MAX_TOKEN_BYTES} bytes at most" if len(secret.encode()) > MAX_TOKEN_BYTES else None
 
-    def applies(self, delivery: Delivery) -> bool:
-        return _is_there(delivery, self.header)
+    def applies_to(self, delivery: Delivery) -> bool:
+        return has_header(delivery, self.header)
 
-    def verify(self, delivery: Delivery, terms: Terms) -> int:
-        line = only_line(delivery, self.header)
-        if len(line) > LONGEST_TOKEN_HEADER:
-            raise SignatureError(f"{self.header} has more than {LONGEST_TOKEN_HEADER} bytes", "malformed")
-        found = _prefixed(self.prefix).fullmatch(line)
+    def verify(self, delivery: Delivery, context: VerificationContext) -> int:
+        line = single_header(delivery, self.header)
+        if len(line) > MAX_TOKEN_HEADER_BYTES:
+            raise SignatureError(f"{self.header} has more than {MAX_TOKEN_HEADER_BYTES} bytes", "malformed")
+        found = _prefix_pattern(self.prefix).fullmatch(line)
         if not found:
             raise SignatureError(f"{self.header} does not begin with `{self.prefix.strip()}`", "malformed")
-        return _same(found[1], [secret.encode() for secret in terms.secrets], self.header)
+        return matching_index(found[1], [secret.encode() for secret in context.secrets], self.header)
 
-    def sign(self, delivery: Delivery, terms: Terms) -> dict[str, str]:
-        return {self.header: self.prefix + terms.secrets[0]}
+    def sign(self, delivery: Delivery, context: VerificationContext) -> dict[str, str]:
+        return {self.header: self.prefix + context.secrets[0]}
 
 
 @cache
-def _prefixed(prefix: str) -> re.Pattern[bytes]:
+def _prefix_pattern(prefix: str) -> re.Pattern[bytes]:
     """What follows the prefix, which may be repeated. Possessive, so that the time is linear in the header's length."""
     return re.compile(rb"(?is:(?:%b)++(.*))" % re.escape(prefix.encode()) if prefix else rb"(?s:(.*))")
 
@@ -74,34 +74,34 @@ class PathToken(Scheme):
     under SECRET_KEY. `doorbell hook-url HOOK` prints the address. A new secret, or a new key, makes a new address."""
 
     @property
-    def covers(self) -> Cover:
+    def coverage(self) -> Coverage:
         return "nothing"
 
     @property
-    def needs_key(self) -> bool:
+    def needs_secret_key(self) -> bool:
         return True
 
-    def check_secret(self, secret: str) -> str | None:
+    def secret_problem(self, secret: str) -> str | None:
         return None if secret else "must not be empty"
 
-    def verify(self, delivery: Delivery, terms: Terms) -> int:
+    def verify(self, delivery: Delivery, context: VerificationContext) -> int:
         if not delivery.token:
             raise SignatureError("the address has no token; `doorbell hook-url` prints it", "missing")
-        expected = [_path_token(key, delivery.hook, secret) for secret in terms.secrets for key in terms.keys]
-        return _same(delivery.token.encode(), expected, "the token in the address") // len(terms.keys)
+        expected = [_make_path_token(key, delivery.hook, secret) for secret in context.secrets for key in context.keys]
+        return matching_index(delivery.token.encode(), expected, "the token in the address") // len(context.keys)
 
-    def sign(self, delivery: Delivery, terms: Terms) -> dict[str, str]:
+    def sign(self, delivery: Delivery, context: VerificationContext) -> dict[str, str]:
         return {}
 
-    def token(self, hook: str, terms: Terms) -> str:
-        return _path_token(terms.keys[0], hook, terms.secrets[0]).decode()
+    def path_token(self, hook: str, context: VerificationContext) -> str:
+        return _make_path_token(context.keys[0], hook, context.secrets[0]).decode()
 
 
 @lru_cache(maxsize=1024)
-def _path_token(key: str, hook: str, secret: str) -> bytes:
+def _make_path_token(key: str, hook: str, secret: str) -> bytes:
     signer = itsdangerous.Signer(key, "doorbell.hook", key_derivation="hmac", digest_method=hashlib.sha256)
     return signer.get_signature(f"{hook} {secret}")
 
 
 #: In bytes. The header has room for a prefix that was pasted several times.
-LONGEST_TOKEN, LONGEST_TOKEN_HEADER = 1_024, 2_048
+MAX_TOKEN_BYTES, MAX_TOKEN_HEADER_BYTES = 1_024, 2_048

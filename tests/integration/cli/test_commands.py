@@ -28,7 +28,7 @@ from app.cli.session import open_ledger
 from app.demo.valkey import free_port, valkey
 from app.operators.filter import Filter
 from app.operators.operations import OperationRequest, Operations
-from app.settings.environment import read
+from app.settings.environment import read_environment
 from tests.processes.test_worker import LedgerClient
 from tests.support.harness import ROOT, SECRET, Harness, Server, sign_standard, standard_body, wait_until
 
@@ -749,7 +749,7 @@ def test_operations_of_the_console_are_listed_and_cancelled(service: Harness) ->
     )
 
     async def started(*orders: OperationRequest) -> list[str]:
-        settings = read(service.env)
+        settings = read_environment(service.env)
         async with open_ledger(settings) as ledger:
             operations = Operations(ledger, settings)
             # No worker takes up the second while this one is in hand.

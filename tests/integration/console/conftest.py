@@ -9,7 +9,7 @@ import pytest
 
 from app.ledger.redis import Redis
 from app.main import create_app
-from app.settings.environment import read
+from app.settings.environment import read_environment
 from tests.support.console import HASHES, KEY, OPERATORS, VIEWERS, Opened
 from tests.support.harness import CALENDLY_SECRET, SECRET, TOKEN, sign_standard, standard_body
 
@@ -34,7 +34,7 @@ async def opened(redis: Redis) -> AsyncIterator[Opened]:
     async with AsyncExitStack() as stack:
 
         async def open_app(environ: dict[str, str]) -> Any:
-            app = create_app(read(environ))
+            app = create_app(read_environment(environ))
             await stack.enter_async_context(app.router.lifespan_context(app))
             return app
 

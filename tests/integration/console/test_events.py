@@ -16,7 +16,7 @@ from app.console import events
 from app.console.events import MAX_STREAMS, EventHub, EventStream
 from app.console.sessions import SESSION_COOKIE
 from app.ledger.ledger import Ledger
-from app.settings.environment import read
+from app.settings.environment import read_environment
 from tests.support.harness import Harness, wait_until
 
 KEY = "key-of-the-tests"
@@ -160,7 +160,7 @@ async def test_where_nothing_happens_something_is_sent_all_the_same(
     ledger: Ledger, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(events, "KEEPALIVE_S", 0.01)
-    streams = EventHub(ledger, read({"REDIS_URL": redis_url}))
+    streams = EventHub(ledger, read_environment({"REDIS_URL": redis_url}))
     messages = streams.subscribe()
     assert messages
 
@@ -180,7 +180,7 @@ async def _three(chunks: Any) -> Any:
 
 
 async def test_a_reader_that_is_too_slow_is_sent_away(ledger: Ledger, redis_url: str) -> None:
-    streams = EventHub(ledger, read({"REDIS_URL": redis_url}))
+    streams = EventHub(ledger, read_environment({"REDIS_URL": redis_url}))
     messages = streams.subscribe()
     assert messages
     for number in range(events.MAX_QUEUED_MESSAGES):

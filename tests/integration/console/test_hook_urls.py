@@ -4,12 +4,12 @@ import re
 
 import pytest
 
-from app.settings.environment import read
+from app.settings.environment import read_environment
 from app.webhooks.registry import load_sources, load_specimens
 from app.webhooks.specimens import sign_specimen
 from tests.support.console import KEY, VIEWERS, Browser, Opened
 
-TOKENED = [name for name, tool in load_sources().items() if tool.definition.signature.needs_key]
+TOKENED = [name for name, tool in load_sources().items() if tool.definition.signature.needs_secret_key]
 
 
 #: What some of them need to be connected at all.
@@ -36,7 +36,7 @@ async def test_the_address_that_an_operator_is_shown_lets_the_tool_in(
     app = await opened(tokened)
     operator = Browser(app)
     await operator.log_in()
-    settings = read(tokened)
+    settings = read_environment(tokened)
 
     page = (await operator.get(f"/console/sources/{name}")).text
     overview = (await operator.get("/console")).text
@@ -56,8 +56,8 @@ async def test_a_viewer_is_shown_no_token(opened: Opened, tokened: dict[str, str
     app = await opened(tokened)
     viewer = Browser(app)
     await viewer.log_in(VIEWERS)
-    settings = read(tokened)
-    token = settings.address(settings.entrances[name]).rpartition("/")[2]
+    settings = read_environment(tokened)
+    token = settings.hook_url(settings.active_hooks[name]).rpartition("/")[2]
 
     pages = [
         await viewer.get(path)
@@ -73,10 +73,10 @@ async def test_without_public_url_addresses_begin_as_the_console_was_called(
     opened: Opened, tokened: dict[str, str]
 ) -> None:
     del tokened["PUBLIC_URL"]
-    settings = read(tokened)
+    settings = read_environment(tokened)
     operator = Browser(await opened(tokened))
     await operator.log_in()
 
     page = (await operator.get("/console/sources/gingr")).text
 
-    assert f">https://doorbell.example.com{settings.address(settings.entrances['gingr'])}<" in page
+    assert f">https://doorbell.example.com{settings.hook_url(settings.active_hooks['gingr'])}<" in page

@@ -8,7 +8,7 @@ import pytest
 from app.ledger.ledger import Ledger
 from app.ledger.records import BodyUnavailable, DeliveryInfo
 from app.ledger.redis import Redis
-from app.settings.environment import SettingsError, read
+from app.settings.environment import SettingsError, read_environment
 from app.webhooks.delivery import Delivery
 from tests.support.harness import Harness, wait_until
 
@@ -66,7 +66,7 @@ async def test_a_sealed_body_cannot_be_put_under_another_delivery(redis: Redis) 
 
 def test_a_short_key_is_refused_by_name_and_not_by_value() -> None:
     with pytest.raises(SettingsError, match="BODY_KEYS: must have 16 characters or more each") as told:
-        read({"REDIS_URL": "redis://127.0.0.1", "BODY_KEYS": f"{NEW} too-short-1234"})
+        read_environment({"REDIS_URL": "redis://127.0.0.1", "BODY_KEYS": f"{NEW} too-short-1234"})
 
     assert "1234" not in str(told.value)
 

@@ -18,7 +18,7 @@ from app.ledger.ledger import Ledger
 from app.ledger.redis import Redis, RedisAddress
 from app.ledger.scripts import SCRIPTS
 from app.main import create_app
-from app.settings.environment import read
+from app.settings.environment import read_environment
 from app.webhooks.registry import load_specimens
 from tests.support.console import ENDING, HASHES, OPERATORS, Browser
 from tests.support.harness import Harness, sign_standard, standard_body, wait_until
@@ -99,7 +99,7 @@ def configure(harness: Harness, api_url: str) -> None:
 
 @asynccontextmanager
 async def at_the_desk(harness: Harness) -> AsyncIterator[Browser]:
-    app = create_app(read(harness.env))
+    app = create_app(read_environment(harness.env))
     async with app.router.lifespan_context(app):
         browser = Browser(app)
         await browser.log_in("a wrong password")

@@ -20,7 +20,7 @@ from app.operators.activity_log import ActivityLog
 from app.operators.erasure import Erasure, mentions
 from app.operators.filter import Filter
 from app.operators.operations import OperationRequest, Operations
-from app.settings.environment import read
+from app.settings.environment import read_environment
 from app.visits.change import Contact, VisitChange
 from app.webhooks.delivery import Delivery
 from tests.integration.ledger.test_keys import (
@@ -242,7 +242,7 @@ async def test_what_a_worker_has_in_its_hands_is_waited_for(harness: Harness, re
     busy = await ledger.redact(member.task_id, member.change_count, b"", {})
     await redis.command("ZINCRBY", "bell:running", -LEASE_S * 1000, member.task_id)  # it died
     moved = await ledger.redact(member.task_id, member.change_count - 1, b"", {})
-    removed = await Erasure(ledger, read(harness.env), EMAIL).execute()
+    removed = await Erasure(ledger, read_environment(harness.env), EMAIL).execute()
 
     assert ("busy", "moved") == (busy, moved)
     assert {"visit:main/standard-A"} == removed.visits
@@ -279,7 +279,7 @@ async def test_a_delivery_that_is_to_be_translated_anew_meanwhile_gets_its_body_
     harness.send("visit.created", "A", contact=ADA)
     [id] = await ledger.newest_delivery_ids(["standard"], 1)
     await ledger.complete(await begin(ledger, "A"), settled())
-    forget, script = Erasure(ledger, read(harness.env), EMAIL), redis.script
+    forget, script = Erasure(ledger, read_environment(harness.env), EMAIL), redis.script
     came_of_it: list[str] = []
 
     async def rederive() -> None:
@@ -311,7 +311,7 @@ async def test_whose_visit_it_is_stays_known_under_the_key_of_its_time(
     stands = {"contact_id": "cont_1", "contact": then}
     await ledger.complete(await begin(ledger, "A"), settled(remote={work("A"): stands}))
 
-    settings = read(harness.env).model_copy(update={"secret_key": ("a new key", "an old key")})
+    settings = read_environment(harness.env).model_copy(update={"secret_key": ("a new key", "an old key")})
     await Erasure(ledger, settings, EMAIL).execute()
 
     [said] = (await ledger.load_task(work("A"))).recorded_changes()
@@ -326,7 +326,7 @@ async def test_it_is_not_found_by_address_or_number_any_more(harness: Harness, r
             redis, work(name), Contact(email=EMAIL if name == "A" else None, phone=ADA["phone"]), KEY, 60_000
         )
 
-    await Erasure(ledger, read(harness.env), EMAIL).execute()
+    await Erasure(ledger, read_environment(harness.env), EMAIL).execute()
 
     assert [] == await search_index.lookup(redis, EMAIL, [KEY])
     assert [work("B")] == await search_index.lookup(redis, ADA["phone"], [KEY])
@@ -371,7 +371,7 @@ def test_a_number_leads_to_the_address_and_forgets_whose_it_is(harness: Harness)
 async def test_what_an_operation_looked_for_goes_once_it_is_over(
     harness: Harness, redis: Redis, ledger: Ledger
 ) -> None:
-    settings = read(harness.env)
+    settings = read_environment(harness.env)
     operations = Operations(ledger, settings)
     filter = Filter(state="parked", reason=f"about {EMAIL}")
     id = await operations.create(
@@ -445,7 +445,7 @@ async def test_what_is_kept_is_looked_through_beside_the_event_loop(
     delivery = Delivery("standard", "standard", (), raw, datetime.now(UTC))
     await ledger.accept(delivery, DeliveryInfo("standard", "standard", 1), [said], "main", dedup_id=None)
 
-    found = await Erasure(ledger, read(SETTINGS), EMAIL).plan()
+    found = await Erasure(ledger, read_environment(SETTINGS), EMAIL).plan()
 
     assert 1 == len(found.deliveries)
     assert {False} == threads
@@ -465,7 +465,7 @@ async def test_the_event_loop_goes_on_while_very_much_is_looked_through(redis: R
             turns += 1
 
     counting = asyncio.create_task(count_turns())
-    found = await Erasure(ledger, read(SETTINGS), EMAIL).plan()
+    found = await Erasure(ledger, read_environment(SETTINGS), EMAIL).plan()
     counting.cancel()
 
     assert found.is_empty
@@ -480,10 +480,10 @@ async def test_names_of_events_go_too_since_they_may_be_sentences(redis: Redis, 
     meta = DeliveryInfo("standard", "standard", 1, event_name=sentence, ignored=f"no: {sentence}", erased_at_ms=removed)
     written = await ledger.accept(delivery, meta, [said], "main", dedup_id=None)
 
-    await Erasure(ledger, read(SETTINGS), EMAIL).execute()
+    await Erasure(ledger, read_environment(SETTINGS), EMAIL).execute()
 
     after = await ledger.load_delivery_info(written.delivery_id)
     assert ("", "removed") == (after.event_name, after.ignored)
     assert after.erased_at_ms
     assert b"Lovelace" not in flat(await redis.command("GET", f"bell:delivery:{written.delivery_id}"))
-    assert (await Erasure(ledger, read(SETTINGS), EMAIL).plan()).is_empty
+    assert (await Erasure(ledger, read_environment(SETTINGS), EMAIL).plan()).is_empty

@@ -11,7 +11,7 @@ from app.ledger.records import Attempt, DeliveryInfo, Lease, Outcome
 from app.ledger.redis import Redis
 from app.operators.explain import ALL_FIELDS, Explain
 from app.operators.redaction import redact_text
-from app.settings.environment import read
+from app.settings.environment import read_environment
 from app.visits.change import Contact, VisitChange
 from app.webhooks.delivery import Delivery
 
@@ -49,7 +49,7 @@ def test_what_says_what_is_wrong_stays(answered: str) -> None:
 
 
 async def test_a_visit_is_found_by_the_tools_own_id_however_its_name_is_written(redis: Redis) -> None:
-    ledger, settings = Ledger(redis, 30), read({"REDIS_URL": "redis://127.0.0.1:1"})
+    ledger, settings = Ledger(redis, 30), read_environment({"REDIS_URL": "redis://127.0.0.1:1"})
     change = VisitChange(action="create", visit_id="1562609287450015", order=1)
     delivery = Delivery("standard", "standard", (), b"", datetime.now(UTC))
     await ledger.accept(delivery, DeliveryInfo("standard", "standard", 1), [change], "main", dedup_id=None)
@@ -61,7 +61,7 @@ async def test_a_visit_is_found_by_the_tools_own_id_however_its_name_is_written(
 
 
 async def test_the_facts_are_those_of_whose_visit_it_is_and_every_payment_is_one(redis: Redis) -> None:
-    ledger, settings = Ledger(redis, 30), read({"REDIS_URL": "redis://127.0.0.1:1"})
+    ledger, settings = Ledger(redis, 30), read_environment({"REDIS_URL": "redis://127.0.0.1:1"})
     zoe = Contact(email="zoe@example.com", first_name="Zoe", phone="+15550100001")
     ada = Contact(email="ada@example.com", first_name="Ada")
     changes = [
@@ -88,7 +88,7 @@ async def test_the_facts_are_those_of_whose_visit_it_is_and_every_payment_is_one
 async def test_a_delivery_tells_the_attempts_since_it_arrived_by_the_clocks_of_two_machines(
     redis: Redis, behind_s: float, shown: int
 ) -> None:
-    ledger, settings = Ledger(redis, 30), read({"REDIS_URL": "redis://127.0.0.1:1"})
+    ledger, settings = Ledger(redis, 30), read_environment({"REDIS_URL": "redis://127.0.0.1:1"})
     arrived = int(time.time() * 1000)
     delivery = Delivery("standard", "standard", (), b"{}", datetime.now(UTC))
     changes = [VisitChange(action="create", visit_id="A", order=1)]

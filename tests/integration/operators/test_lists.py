@@ -23,7 +23,7 @@ from app.operators.lists import PAGE_SIZE, Lists
 from app.operators.operations import OperationRequest, Operations
 from app.operators.overview import Overview
 from app.operators.replay import Replay
-from app.settings.environment import read
+from app.settings.environment import read_environment
 from app.telemetry import counters
 from app.telemetry.counters import Counters
 from app.telemetry.health import Backlog, Circuit, Worker
@@ -90,7 +90,7 @@ async def test_very_many_request_ids_are_written_some_at_a_time(redis: Redis, mo
 async def test_a_search_costs_as_many_commands_however_long_deliveries_are_kept(
     redis: Redis, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, days: int
 ) -> None:
-    settings = read(SETTINGS | {"RETENTION_DAYS": str(days), "SECRET_KEY": "key-of-the-tests" * 2})
+    settings = read_environment(SETTINGS | {"RETENTION_DAYS": str(days), "SECRET_KEY": "key-of-the-tests" * 2})
     counting = Counters(days, {"standard": ("key",)})
     counting.record_delivery("standard", "accepted", 0, 1, "req-1", "d1")
     await counting.flush(redis)
@@ -189,7 +189,7 @@ async def arrive(redis: Redis, numbers: range, at: int | None = None) -> list[st
 async def test_page_after_page_shows_everything_once_while_more_arrives(
     redis: Redis, ledger: Ledger, at: int | None
 ) -> None:
-    settings = read(SETTINGS)
+    settings = read_environment(SETTINGS)
     lists = Lists(ledger, settings, _NoStory(ledger, settings))
     expected = await arrive(redis, range(3 * PAGE_SIZE + 120), at)
 
@@ -212,7 +212,7 @@ async def test_what_rang_at_a_hook_that_was_taken_out_of_the_settings_is_still_l
     delivery = Delivery("gone", "calendly", (), raw, at)
     meta = DeliveryInfo("gone", "calendly", int(at.timestamp() * 1000), ignored="ping")
     written = await ledger.accept(delivery, meta, [], "main", dedup_id=None)
-    lists = Lists(ledger, settings := read(SETTINGS), _NoStory(ledger, settings))
+    lists = Lists(ledger, settings := read_environment(SETTINGS), _NoStory(ledger, settings))
 
     shown = [(await lists.deliveries(filter)).rows for filter in (Filter(), Filter(source="calendly"))]
 
@@ -229,7 +229,7 @@ class _NoStory(Explain):
 
 
 async def test_a_list_of_what_is_rare_gives_up_and_says_where(redis: Redis, ledger: Ledger) -> None:
-    settings = read(SETTINGS)
+    settings = read_environment(SETTINGS)
     await arrive(redis, range(1_000))
 
     rows = await Lists(ledger, settings, _NoStory(ledger, settings)).deliveries(Filter(state="applied"))
@@ -239,7 +239,7 @@ async def test_a_list_of_what_is_rare_gives_up_and_says_where(redis: Redis, ledg
 
 
 async def test_what_a_filter_means_is_counted_as_its_list_shows_it(redis: Redis, ledger: Ledger) -> None:
-    settings = read(SETTINGS | {"HOOKS__OTHER__SOURCE": "standard", "HOOKS__OTHER__SECRETS": OTHER_SECRET})
+    settings = read_environment(SETTINGS | {"HOOKS__OTHER__SOURCE": "standard", "HOOKS__OTHER__SECRETS": OTHER_SECRET})
     lists = Lists(ledger, settings, Explain(ledger, settings))
     for number, hook in enumerate(["standard", "standard", "other"]):
         delivery = Delivery(hook, "standard", (), b"%d" % number, datetime.now(UTC))
@@ -269,7 +269,7 @@ async def test_however_much_fits_is_counted_some_at_a_time(
     monkeypatch.setattr("app.operators.lists.MAX_GROUPED", 20)
     monkeypatch.setattr("app.operators.lists.REASON_BATCH", 5)
     monkeypatch.setattr("app.ledger.redis._MAX_PENDING", 20)  # at once
-    settings = read(SETTINGS)
+    settings = read_environment(SETTINGS)
     for number in range(33):
         delivery = Delivery("standard", "standard", (), b"%d" % number, datetime.now(UTC))
         meta = DeliveryInfo("standard", "standard", int(delivery.received_at.timestamp() * 1000))
@@ -320,7 +320,7 @@ def test_an_operation_outlives_the_worker_that_carries_it_out(harness: Harness) 
     books = LedgerClient(harness.redis_url)
 
     def ask(step: Any) -> Any:
-        return books.do(lambda ledger: step(Operations(ledger, read(harness.env))))
+        return books.do(lambda ledger: step(Operations(ledger, read_environment(harness.env))))
 
     wait_until(
         lambda: harness.doorbell("failures", "--json", "--limit", "1000").stdout.count("contact_unknown") == 300, 60
@@ -348,7 +348,7 @@ def test_an_operation_outlives_the_worker_that_carries_it_out(harness: Harness) 
 
 
 async def test_what_was_ordered_is_read_back_as_it_was_said(ledger: Ledger) -> None:
-    operations = Operations(ledger, read(SETTINGS))
+    operations = Operations(ledger, read_environment(SETTINGS))
     filter = Filter(state="parked", reason="bug", until=(await ledger.server_time()).isoformat())
     order = OperationRequest(
         kind="discard",
@@ -485,7 +485,7 @@ def test_the_name_of_an_event_is_a_word_or_what_the_source_declares(
     ],
 )
 async def test_in_lists_the_name_of_an_event_names_nobody(ledger: Ledger, source: str, name: str, shown: str) -> None:
-    settings, at = read(SETTINGS), datetime.now(UTC)
+    settings, at = read_environment(SETTINGS), datetime.now(UTC)
     meta = DeliveryInfo("standard", source, int(at.timestamp() * 1000), event_name=name)
     written = await ledger.accept(
         Delivery("standard", source, (), b"{}", at), meta, [], "main", dedup_id=None, event_state="parked", reason="bug"
@@ -525,7 +525,7 @@ async def speak(ledger: Ledger, visit: str, numbers: range) -> None:
 async def test_a_page_folds_a_visit_once_however_many_rows_speak_of_it(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings, calls = read(SETTINGS), folds(monkeypatch)
+    settings, calls = read_environment(SETTINGS), folds(monkeypatch)
     await speak(ledger, "A", range(PAGE_SIZE))
     await speak(ledger, "B", range(3))
     asked = ledger.redis.script
@@ -547,7 +547,7 @@ async def test_a_page_folds_a_visit_once_however_many_rows_speak_of_it(
 async def test_very_many_changes_are_folded_beside_the_event_loop(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings, calls = read(SETTINGS), folds(monkeypatch)
+    settings, calls = read_environment(SETTINGS), folds(monkeypatch)
     explain, replay = Explain(ledger, settings), Replay(ledger, settings)
     await speak(ledger, "A", range(MAX_CHANGES_ON_LOOP + 1))
 

@@ -203,9 +203,9 @@ class Toolbox:
                 raise meaning
             return meaning
 
-        tool = self.world.context.settings.entrances["standard"].tool
-        entrance = replace(self.world.context.settings.entrances["standard"], tool=replace(tool, translate=translate))
-        self.world.context.settings.__dict__["entrances"] = {"standard": entrance}
+        tool = self.world.context.settings.active_hooks["standard"].source
+        hook = replace(self.world.context.settings.active_hooks["standard"], source=replace(tool, translate=translate))
+        self.world.context.settings.__dict__["active_hooks"] = {"standard": hook}
 
     async def rederive(self, delivery: str, meaning: "list[VisitChange] | Ignored | Exception") -> list[str]:
         self.means(meaning)

@@ -259,15 +259,15 @@ async def test_every_specimen_translated_anew_says_the_same(world: Doorstep, nam
         if specimen.is_handshake or specimen.is_answered:
             continue
         world.configure(specimen)
-        entrance = world.context.settings.entrances[name]
+        hook = world.context.settings.active_hooks[name]
         delivery = replace(specimen.delivery, received_at=datetime.now(UTC).replace(microsecond=123_456))
-        event = parse_event(entrance.tool, delivery, entrance.hook.zone)
+        event = parse_event(hook.source, delivery, hook.settings.zone)
         kept = DeliveryInfo(name, name, int(delivery.received_at.timestamp() * 1000), headers=dict(event.headers))
 
-        stored = parse_event(entrance.tool, kept.to_delivery(delivery.body), entrance.hook.zone)
-        again = translate_event(entrance.tool, stored, entrance.hook.tenants)
+        stored = parse_event(hook.source, kept.to_delivery(delivery.body), hook.settings.zone)
+        again = translate_event(hook.source, stored, hook.settings.tenants)
 
-        assert [*map(encode_change, translate_event(entrance.tool, event, entrance.hook.tenants).changes)] == [
+        assert [*map(encode_change, translate_event(hook.source, event, hook.settings.tenants).changes)] == [
             *map(encode_change, again.changes)
         ]
 
@@ -285,15 +285,15 @@ def as_today(change: VisitChange) -> VisitChange:
 
 
 def change_translation(world: Doorstep, name: str) -> None:
-    entrance = world.context.settings.entrances[name]
-    real = entrance.tool.translate
+    hook = world.context.settings.active_hooks[name]
+    real = hook.source.translate
 
     def translate(event: Event) -> list[VisitChange] | Ignored:
         meaning = real(event)
         return meaning if isinstance(meaning, Ignored) else [*map(as_today, meaning)]
 
-    changed = replace(entrance, tool=replace(entrance.tool, translate=translate))
-    world.context.settings.__dict__["entrances"] = {name: changed}
+    changed = replace(hook, source=replace(hook.source, translate=translate))
+    world.context.settings.__dict__["active_hooks"] = {name: changed}
 
 
 def written(world: Doorstep) -> list[tuple[str, str, dict[str, str]]]:

@@ -15,7 +15,7 @@ import pytest
 from app.demo.valkey import free_port
 from app.ledger.ledger import Ledger
 from app.ledger.redis import Redis
-from app.settings.environment import read
+from app.settings.environment import read_environment
 from app.settings.model import Settings
 from app.telemetry.alerts import LOCK_KEY, STATE_KEY, AlertMonitor
 from app.telemetry.rejections import Rejections
@@ -61,7 +61,9 @@ def channel() -> Iterator[Channel]:
 
 
 def settings(url: str) -> Settings:
-    return read({"REDIS_URL": "redis://127.0.0.1/0", "HOOKS__STANDARD__SECRETS": SECRET, "ALERT_WEBHOOK_URL": url})
+    return read_environment(
+        {"REDIS_URL": "redis://127.0.0.1/0", "HOOKS__STANDARD__SECRETS": SECRET, "ALERT_WEBHOOK_URL": url}
+    )
 
 
 class Scene:

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from app.cli import main
 from app.operators.signature_diagnosis import Diagnosis, diagnose
-from app.settings.environment import read
+from app.settings.environment import read_environment
 from app.webhooks.delivery import Delivery
 
 NOW = 1_772_442_000
@@ -36,11 +36,11 @@ def openssl(key: bytes, message: bytes) -> bytes:
 
 
 def look(hook: str, raw: bytes, headers: dict[str, str], query: bytes = b"", **env: str) -> Diagnosis:
-    settings = read({**SECRETS, **env}, redis_needed=False)
+    settings = read_environment({**SECRETS, **env}, redis_needed=False)
     lines = tuple((name.lower().encode(), value.encode()) for name, value in headers.items())
-    entrance = settings.entrances[hook]
-    delivery = Delivery(hook, entrance.tool.name, lines, raw, datetime.fromtimestamp(NOW, UTC), query=query)
-    return diagnose(settings, entrance, delivery, NOW)
+    configured = settings.active_hooks[hook]
+    delivery = Delivery(hook, configured.source.name, lines, raw, datetime.fromtimestamp(NOW, UTC), query=query)
+    return diagnose(settings, configured, delivery, NOW)
 
 
 def kinds(found: Diagnosis) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.settings.environment import SettingsError, example, read
+from app.settings.environment import SettingsError, env_example, read_environment
 from app.settings.model import Settings
 from tests.support.harness import ROOT, SECRET
 
@@ -19,7 +19,7 @@ CANARY = "canary"
 def problems(token_needed: bool = False, redis_needed: bool = True, **environ: str) -> dict[str, Any]:
     """By name."""
     with pytest.raises(SettingsError) as told:
-        read(environ, redis_needed=redis_needed, token_needed=token_needed)
+        read_environment(environ, redis_needed=redis_needed, token_needed=token_needed)
     assert CANARY not in str(told.value).lower()
     assert str(told.value).splitlines() == [str(problem) for problem in told.value.problems]
     return {problem.name: problem for problem in told.value.problems}
@@ -43,76 +43,78 @@ def problems(token_needed: bool = False, redis_needed: bool = True, **environ: s
         ("max_body", 262_144),  # 256 KiB
         ("metrics_token", None),
         ("hooks", {}),
-        ("entrances", {}),
+        ("active_hooks", {}),
     ],
 )
 def test_what_is_not_set_has_the_default_of_the_table(name: str, default: object) -> None:
-    assert default == getattr(read(REDIS), name)
+    assert default == getattr(read_environment(REDIS), name)
 
 
 def test_an_event_is_known_for_less_time_than_its_delivery_is_kept_at_the_least() -> None:
     assert "RETENTION_DAYS" in problems(**REDIS, RETENTION_DAYS="8")
-    assert 9 == read({**REDIS, "RETENTION_DAYS": "9"}).retention_days
+    assert 9 == read_environment({**REDIS, "RETENTION_DAYS": "9"}).retention_days
 
 
 @pytest.mark.parametrize("blank", ["", " ", "\t"])
 def test_an_empty_variable_is_an_unset_one(blank: str) -> None:
-    settings = read({**REDIS, "MAX_BODY": blank, "HOOKS__STANDARD__SECRETS": blank, "VISITS_API_TOKEN": blank})
+    settings = read_environment(
+        {**REDIS, "MAX_BODY": blank, "HOOKS__STANDARD__SECRETS": blank, "VISITS_API_TOKEN": blank}
+    )
 
-    assert (262_144, {}, None) == (settings.max_body, settings.entrances, settings.visits_api_token)
+    assert (262_144, {}, None) == (settings.max_body, settings.active_hooks, settings.visits_api_token)
 
 
 @pytest.mark.parametrize("url", ["redis://h", "rediss://:pw@h:6380/1", "unix:///run/redis.sock?db=2"])
 def test_redis_may_be_reached_in_three_ways(url: str) -> None:
-    assert url == read({"REDIS_URL": url}).redis_url
+    assert url == read_environment({"REDIS_URL": url}).redis_url
 
 
 def test_only_who_says_so_goes_without_redis() -> None:
     assert "REDIS_URL" in problems()
-    assert None is read({}, redis_needed=False).redis_url
+    assert None is read_environment({}, redis_needed=False).redis_url
 
 
 def test_the_worker_needs_a_token_and_one_of_a_hook_is_enough() -> None:
     assert "VISITS_API_TOKEN" in problems(token_needed=True, **REDIS)
     own = {"HOOKS__CALENDLY__SECRETS": "a-secret-of-tests", "HOOKS__CALENDLY__VISITS_API_TOKEN": "own"}
-    assert ["own"] == list(read({**REDIS, **own}, token_needed=True).tokens.values())
+    assert ["own"] == list(read_environment({**REDIS, **own}, token_needed=True).tokens.values())
 
 
 # -- hooks --
 
 
 def test_a_hook_is_named_like_its_source_and_found_at_its_name() -> None:
-    settings = read({**REDIS, "HOOKS__CALENDLY__SECRETS": "a-secret-of-tests"})
+    settings = read_environment({**REDIS, "HOOKS__CALENDLY__SECRETS": "a-secret-of-tests"})
 
-    entrance = settings.entrances["calendly"]
+    hook = settings.active_hooks["calendly"]
     assert ("/hooks/calendly", "calendly", ("a-secret-of-tests",)) == (
-        entrance.path,
-        entrance.tool.name,
-        entrance.hook.secrets,
+        hook.path,
+        hook.source.name,
+        hook.settings.secrets,
     )
 
 
 def test_a_hook_of_another_name_says_its_source() -> None:
-    settings = read(
+    settings = read_environment(
         {**REDIS, "HOOKS__NORTH_SHOP__SOURCE": "calendly", "HOOKS__NORTH_SHOP__SECRETS": "a-secret-of-tests"}
     )
 
-    assert [("north_shop", "calendly")] == [(name, one.tool.name) for name, one in settings.entrances.items()]
+    assert [("north_shop", "calendly")] == [(name, one.source.name) for name, one in settings.active_hooks.items()]
 
 
 @pytest.mark.parametrize(
     "written", ["the-first-one the-second-one", "  the-first-one\tthe-second-one ", "the-first-one\nthe-second-one"]
 )
 def test_several_secrets_are_separated_by_white_space(written: str) -> None:
-    settings = read({**REDIS, "HOOKS__CALENDLY__SECRETS": written})
+    settings = read_environment({**REDIS, "HOOKS__CALENDLY__SECRETS": written})
 
-    assert ("the-first-one", "the-second-one") == settings.entrances["calendly"].hook.secrets
+    assert ("the-first-one", "the-second-one") == settings.active_hooks["calendly"].settings.secrets
 
 
 def test_a_hook_without_a_secret_does_not_exist() -> None:
-    settings = read({**REDIS, "HOOKS__CALENDLY__TIMEZONE": "America/New_York"})
+    settings = read_environment({**REDIS, "HOOKS__CALENDLY__TIMEZONE": "America/New_York"})
 
-    assert {} == settings.entrances
+    assert {} == settings.active_hooks
 
 
 def test_everything_that_a_hook_can_say_is_read() -> None:
@@ -127,7 +129,9 @@ def test_everything_that_a_hook_can_say_is_read() -> None:
         "TOLERANCE": "600",
     }
 
-    read_hook = read({**REDIS, **{f"HOOKS__SHOP__{name}": value for name, value in hook.items()}}).hooks["shop"]
+    read_hook = read_environment({**REDIS, **{f"HOOKS__SHOP__{name}": value for name, value in hook.items()}}).hooks[
+        "shop"
+    ]
 
     assert {"USER_ID": "42", "API_KEY": "abc="} == read_hook.credentials
     assert ("https://mirror.example.com/v1", "own", 600) == (
@@ -141,7 +145,7 @@ def test_everything_that_a_hook_can_say_is_read() -> None:
 def test_expiring_tokens_have_their_credentials_where_they_can_be_exchanged() -> None:
     oauth = {f"HOOKS__JOBBER__CREDENTIALS__{name}": "x" for name in ("CLIENT_ID", "CLIENT_SECRET", "REFRESH_TOKEN")}
 
-    assert 3 == len(read({**REDIS, **oauth}).hooks["jobber"].credentials)
+    assert 3 == len(read_environment({**REDIS, **oauth}).hooks["jobber"].credentials)
 
 
 # -- accounts --
@@ -149,7 +153,7 @@ def test_expiring_tokens_have_their_credentials_where_they_can_be_exchanged() ->
 
 def tokens(**environ: str) -> dict[str, str | None]:
     """The token that each hook's visits are written with."""
-    settings = read({**REDIS, **environ})
+    settings = read_environment({**REDIS, **environ})
     return {hook: settings.tokens.get(account) for hook, account in settings.accounts.items()}
 
 
@@ -170,7 +174,9 @@ OWN_TOKENS = {
 def test_hooks_that_name_one_account_share_it_and_others_do_not() -> None:
     named = {"HOOKS__SQUARE__ACCOUNT": "east", "HOOKS__ACUITY__ACCOUNT": "east"}
 
-    settings = read({**REDIS, "VISITS_API_TOKEN": "M", "HOOKS__CALENDLY__SECRETS": SECRET, **OWN_TOKENS, **named})
+    settings = read_environment(
+        {**REDIS, "VISITS_API_TOKEN": "M", "HOOKS__CALENDLY__SECRETS": SECRET, **OWN_TOKENS, **named}
+    )
 
     assert {"square": "east", "acuity": "east", "jobber": "jobber", "calendly": "main"} == settings.accounts
     assert {"east": "S", "jobber": "J", "main": "M"} == settings.tokens
@@ -186,7 +192,9 @@ def test_a_new_hook_never_renames_the_account_of_another() -> None:
     before = {"HOOKS__SQUARE__VISITS_API_TOKEN": "S"}
 
     assert "HOOKS__ACUITY__ACCOUNT" in problems(**REDIS, **before, HOOKS__ACUITY__VISITS_API_TOKEN="S")
-    after = read({**REDIS, **before, "HOOKS__ACUITY__VISITS_API_TOKEN": "S", "HOOKS__ACUITY__ACCOUNT": "square"})
+    after = read_environment(
+        {**REDIS, **before, "HOOKS__ACUITY__VISITS_API_TOKEN": "S", "HOOKS__ACUITY__ACCOUNT": "square"}
+    )
     assert {"square": "square", "acuity": "square"} == after.accounts
 
 
@@ -211,11 +219,11 @@ def test_an_account_has_one_token_and_a_plain_name(given: dict[str, str], settin
 def test_a_hook_accepts_signatures_only_unless_its_settings_name_the_bearer_form() -> None:
     def scheme(**auth: str) -> str:
         given = {"HOOKS__STANDARD__SECRETS": SECRET, **auth}
-        return type(read({**REDIS, **given}).entrances["standard"].tool.definition.signature).__name__
+        return type(read_environment({**REDIS, **given}).active_hooks["standard"].source.definition.signature).__name__
 
     assert "StandardWebhooks" == scheme()
     assert "Token" == scheme(HOOKS__STANDARD__AUTH="bearer")
-    assert "Either" == scheme(HOOKS__STANDARD__AUTH="signature bearer")
+    assert "FirstPresent" == scheme(HOOKS__STANDARD__AUTH="signature bearer")
 
 
 @pytest.mark.parametrize(
@@ -250,7 +258,7 @@ def test_a_value_that_was_left_as_in_an_example_is_a_problem(setting: str, value
 
 
 def test_the_example_shows_no_value_of_a_secret() -> None:
-    shown = dict(line.removeprefix("#").split("=", 1) for line in example().splitlines() if "=" in line)
+    shown = dict(line.removeprefix("#").split("=", 1) for line in env_example().splitlines() if "=" in line)
 
     assert {""} == {shown[setting] for setting in EXAMPLES}
 
@@ -374,7 +382,7 @@ def test_every_problem_is_told_at_once() -> None:
 
 def test_each_wrong_secret_of_several_is_told_by_its_place() -> None:
     with pytest.raises(SettingsError) as told:
-        read({**REDIS, "HOOKS__STANDARD__SECRETS": f"whsec_canary! {SECRET} whsec_"})
+        read_environment({**REDIS, "HOOKS__STANDARD__SECRETS": f"whsec_canary! {SECRET} whsec_"})
 
     assert ["secret 1 of 3", "secret 3 of 3"] == [problem.rule[:13] for problem in told.value.problems]
 
@@ -408,7 +416,7 @@ def test_a_process_does_not_start_with_wrong_settings_and_tells_them_with_status
 
 
 def test_a_secret_is_not_in_what_python_shows_of_the_settings() -> None:
-    settings = read(
+    settings = read_environment(
         {
             "REDIS_URL": "redis://:canary-1@h",
             "VISITS_API_TOKEN": "canary-2",
@@ -420,21 +428,23 @@ def test_a_secret_is_not_in_what_python_shows_of_the_settings() -> None:
         }
     )
 
-    assert CANARY not in repr(settings) + str(settings) + repr(settings.hooks) + repr(settings.entrances)
+    assert CANARY not in repr(settings) + str(settings) + repr(settings.hooks) + repr(settings.active_hooks)
 
 
 # -- .env.example --
 
 
 def test_the_example_in_the_repository_is_up_to_date() -> None:
-    assert example() == Path(ROOT, ".env.example").read_text("utf-8")
+    assert env_example() == Path(ROOT, ".env.example").read_text("utf-8")
 
 
 def test_the_example_has_every_setting_and_nothing_wrong() -> None:
-    lines = [line.removeprefix("#") for line in example().splitlines() if line.startswith("#") and "=" in line]
+    lines = [line.removeprefix("#") for line in env_example().splitlines() if line.startswith("#") and "=" in line]
     shown = dict(line.split("=", 1) for line in lines if line.partition("=")[0].replace("_", "").isalnum())
 
-    settings = read({**shown, "SECRET_KEY": "0123456789abcdef" * 2, "CONSOLE_PROXY_SECRET": "fedcba9876543210" * 2})
+    settings = read_environment(
+        {**shown, "SECRET_KEY": "0123456789abcdef" * 2, "CONSOLE_PROXY_SECRET": "fedcba9876543210" * 2}
+    )
 
     assert {name.upper() for name in Settings.model_fields} - {"HOOKS"} == set(shown)
     assert (5, 262_144, "write", 30) == (
@@ -446,7 +456,7 @@ def test_the_example_has_every_setting_and_nothing_wrong() -> None:
 
 
 def test_the_example_shows_everything_that_a_hook_takes() -> None:
-    shown = {line.partition("=")[0] for line in example().splitlines() if line.startswith("#HOOKS__")}
+    shown = {line.partition("=")[0] for line in env_example().splitlines() if line.startswith("#HOOKS__")}
 
     assert {
         "#HOOKS__<NAME>__SECRETS",

@@ -18,7 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from app.ledger.records import DeliveryInfo
-from app.settings.environment import read
+from app.settings.environment import read_environment
 from app.visits.change import timestamp
 from app.webhooks.delivery import (
     BodyFormat,
@@ -63,18 +63,18 @@ def delivery(raw: bytes, content_type: str | None = None) -> Delivery:
 
 def test_a_parameter_of_the_address_is_read_and_kept_for_a_source_that_asks_for_it() -> None:
     env = {"REDIS_URL": "redis://127.0.0.1", "HOOKS__STANDARD__SECRETS": "whsec_dGVzdC1zZWNyZXQtZm9yLXZlY3RvcnM="}
-    entrance = read(env).entrances["standard"]
-    asking = replace(entrance.tool.definition, kept_headers=("?event", "?x y", "?none"))
-    entrance = replace(entrance, tool=replace(entrance.tool, definition=asking))
+    hook = read_environment(env).active_hooks["standard"]
+    asking = replace(hook.source.definition, kept_headers=("?event", "?x y", "?none"))
+    hook = replace(hook, source=replace(hook.source, definition=asking))
     rung = replace(delivery(b'{"type":"t"}'), query=b"event=moved&event=second&x+y=Zo%C3%AB&other=1")
 
-    event = parse_event(entrance.tool, rung)
+    event = parse_event(hook.source, rung)
     again = parse_event(
-        entrance.tool, DeliveryInfo("shop", "standard", 0, headers=dict(event.headers)).to_delivery(rung.body)
+        hook.source, DeliveryInfo("shop", "standard", 0, headers=dict(event.headers)).to_delivery(rung.body)
     )
 
     assert {"?event": "moved", "?x y": "Zo\xc3\xab"} == event.headers == again.headers
-    assert {} == parse_event(entrance.tool, replace(rung, query=b"")).headers
+    assert {} == parse_event(hook.source, replace(rung, query=b"")).headers
 
 
 # -- places --

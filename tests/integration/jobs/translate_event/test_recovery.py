@@ -19,8 +19,8 @@ async def test_a_defect_in_a_source_parks_the_event_and_quotes_nothing(world: Do
 
     answer = await world.ring("acuity", BOOKED)
     world.tool.keep("acuity", BOOKED)
-    entrance = world.context.settings.entrances["acuity"]
-    world.context.settings.entrances["acuity"] = replace(entrance, tool=replace(entrance.tool, translate=defect))
+    hook = world.context.settings.active_hooks["acuity"]
+    world.context.settings.active_hooks["acuity"] = replace(hook, source=replace(hook.source, translate=defect))
 
     await world.run()
 

@@ -95,11 +95,11 @@ async def test_what_one_record_leaves_open_keeps_none_of_the_others_back(world: 
             raise PartlyTranslatable("who comes", changes)
         return changes
 
-    entrance = world.context.settings.entrances["acuity"]
+    hook = world.context.settings.active_hooks["acuity"]
     tool = replace(
-        entrance.tool, translate=translate, fetch=lambda _: [RecordRequest(f"appointments/{n}") for n in (1, 2, 3)]
+        hook.source, translate=translate, fetch=lambda _: [RecordRequest(f"appointments/{n}") for n in (1, 2, 3)]
     )
-    world.context.settings.__dict__["entrances"] = {"acuity": replace(entrance, tool=tool)}
+    world.context.settings.__dict__["active_hooks"] = {"acuity": replace(hook, source=tool)}
 
     answer = await world.ring("acuity", BOOKED)
     await world.run()

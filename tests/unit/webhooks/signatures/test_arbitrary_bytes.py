@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from app.webhooks.delivery import Delivery
 from app.webhooks.registry import load_sources, load_specimens
-from app.webhooks.signatures.scheme import SignatureError, Terms
+from app.webhooks.signatures.scheme import SignatureError, VerificationContext
 from tests.support.signatures import BODY, NOW, SCHEMES, apart, declared, delivery, listed, reason, standard
 
 SCHEMES += [(declared(name), load_specimens(name)["secret"]) for name in load_sources()]
@@ -37,7 +37,7 @@ def test_whatever_bytes_arrive_they_are_refused_and_nothing_else_happens(
     given = delivery(raw, *lines)
 
     for scheme, secret in SCHEMES:
-        assert reason(scheme, given, Terms([secret, secret], NOW)) in {"missing", "malformed", "mismatch"}
+        assert reason(scheme, given, VerificationContext([secret, secret], NOW)) in {"missing", "malformed", "mismatch"}
 
 
 @settings(max_examples=300, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
@@ -53,7 +53,7 @@ def test_whatever_happens_to_a_header_on_the_way_it_is_refused(given_before: Del
 
     for scheme, secret in SCHEMES[:3]:
         try:
-            scheme.verify(given, Terms([secret], NOW))
+            scheme.verify(given, VerificationContext([secret], NOW))
         except SignatureError as refused:
             assert refused.reason in {"missing", "malformed", "mismatch"}  # noqa: PT017
         else:

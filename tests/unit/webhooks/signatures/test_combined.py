@@ -7,8 +7,8 @@ import pytest
 
 from app.webhooks.delivery import Delivery
 from app.webhooks.registry import load_sources, load_specimens
-from app.webhooks.signatures.combined import Both, FieldsHmac
-from app.webhooks.signatures.scheme import Terms
+from app.webhooks.signatures.combined import AllOf, FieldsHmac
+from app.webhooks.signatures.scheme import VerificationContext
 from app.webhooks.signatures.token import PathToken
 from tests.support.signatures import SCHEMES, declared, delivery, reason
 
@@ -22,7 +22,7 @@ SCHEMES += [(declared(name), load_specimens(name)["secret"]) for name in load_so
 
 FIELDS = FieldsHmac("signature", (("webhook_type",), ("entity_id",), ("entity_type",)))
 
-FIELDS_TERMS = Terms(["gingr-signature-key-for-tests"], 0)
+FIELDS_TERMS = VerificationContext(["gingr-signature-key-for-tests"], 0)
 
 OF_FIELDS = "86701964b4e6490b2f29a3caebf1d810ecbcd17caecf863f7522b9b363c84b2d"
 
@@ -35,7 +35,7 @@ def fields(**other: object) -> Delivery:
 @pytest.mark.parametrize("other", [{}, {"entity_id": 12345}, {"entity_data": {"email": "somebody@example.com"}}])
 def test_a_signature_over_fields_says_nothing_of_the_others(other: dict[str, object]) -> None:
     assert 0 == FIELDS.verify(fields(**other), FIELDS_TERMS)
-    assert "fields" == FIELDS.covers
+    assert "fields" == FIELDS.coverage
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_a_body_that_is_no_object_has_no_fields_to_sign(raw: bytes) -> None:
 
 
 def test_of_both_the_second_is_not_looked_at_before_the_first_holds() -> None:
-    both, terms = Both(PathToken(), FIELDS), FIELDS_TERMS._replace(keys=["key"])
+    both, terms = AllOf(PathToken(), FIELDS), FIELDS_TERMS._replace(keys=["key"])
     token = PathToken().token("hook", terms)
 
     assert "missing" == reason(both, delivery(b"{"), terms)

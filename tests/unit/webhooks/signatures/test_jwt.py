@@ -8,11 +8,11 @@ import subprocess
 import orjson
 import pytest
 
-from app.settings.model import Hook
+from app.settings.model import HookSettings
 from app.webhooks.delivery import parse_body
 from app.webhooks.registry import load_sources, load_specimens
 from app.webhooks.signatures.jwt import Jwt
-from app.webhooks.signatures.scheme import Terms
+from app.webhooks.signatures.scheme import VerificationContext
 from tests.support.harness import hmac_sha256
 from tests.support.signatures import NOW, SCHEMES, declared, delivery, reason
 
@@ -53,7 +53,7 @@ def jwt(claims: object, header: object = None) -> bytes:
     return message + b"." + url64(openssl("openssl dgst -sha256 -sign $F/k -keyform DER", message))
 
 
-RS256, JWT_TERMS = Jwt("RS256"), Terms([RSA_PUBLIC], NOW)
+RS256, JWT_TERMS = Jwt("RS256"), VerificationContext([RSA_PUBLIC], NOW)
 
 CLAIMS = {"data": "x", "iat": NOW, "exp": NOW + 3600}
 
@@ -125,7 +125,7 @@ def test_the_newer_header_alone_counts_where_it_is_there() -> None:
     scheme = declared("gohighlevel")
     new, old = load_specimens("gohighlevel")["deliveries"][0], _BY_RSA
     raw = orjson.dumps(old["body"])
-    terms = Terms([ED25519_PUBLIC, RSA_PUBLIC], 0)
+    terms = VerificationContext([ED25519_PUBLIC, RSA_PUBLIC], 0)
     older = ("X-WH-Signature", old["headers"]["X-WH-Signature"])
 
     assert 1 == scheme.verify(delivery(raw, older), terms)
@@ -146,10 +146,10 @@ def test_the_newer_header_alone_counts_where_it_is_there() -> None:
     ],
 )
 def test_a_key_is_known_by_its_shape(secret: str, is_right: bool) -> None:
-    assert is_right == (declared("gohighlevel").check_secret(secret) is None)
+    assert is_right == (declared("gohighlevel").secret_problem(secret) is None)
 
 
 def test_a_key_in_pem_is_one_secret_of_a_hook() -> None:
     pem = f"-----BEGIN PUBLIC KEY-----\n{RSA_PUBLIC[:64]}\n{RSA_PUBLIC[64:]}\n-----END PUBLIC KEY-----"
     for written in (f"{pem}\n{ED25519_PUBLIC}", f"{pem} {ED25519_PUBLIC}".replace("\n", "\\n")):
-        assert (RSA_PUBLIC, ED25519_PUBLIC) == Hook.model_validate({"secrets": written}).secrets
+        assert (RSA_PUBLIC, ED25519_PUBLIC) == HookSettings.model_validate({"secrets": written}).secrets

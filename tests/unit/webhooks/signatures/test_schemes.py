@@ -10,49 +10,49 @@ import pytest
 
 from app.webhooks.delivery import Delivery, decode_base64url
 from app.webhooks.registry import load_specimens
-from app.webhooks.signatures.combined import Both, Either, FieldsHmac
+from app.webhooks.signatures.combined import AllOf, FieldsHmac, FirstPresent
 from app.webhooks.signatures.hmac import Hmac, StandardWebhooks, base64_key, text_key
 from app.webhooks.signatures.jwt import Jwt
 from app.webhooks.signatures.public_key import PublicKey
 from app.webhooks.signatures.scheme import (
-    CHOSEN_KEY,
-    ISO_TIME,
-    LAST_SECONDS,
-    MILLISECONDS,
+    ISO_8601,
+    MIN_CHOSEN_SECRET_BYTES,
+    SECONDS_AFTER_LAST_COLON,
+    UNIX_MILLISECONDS,
     Reason,
     Scheme,
     SignatureError,
-    Terms,
+    VerificationContext,
     fingerprint,
 )
-from app.webhooks.signatures.token import PathToken, Token
+from app.webhooks.signatures.token import HeaderToken, PathToken
 from tests.support.harness import hmac_sha256
 
 NOW, SECRET, BODY = 1_790_000_000, "secret-for-tests", b'{"event":"demo"}'
-TERMS = Terms([SECRET], NOW)
+TERMS = VerificationContext([SECRET], NOW)
 
 PLAIN = Hmac("Plain-Signature", encoding="base64", prefix="sha256=")
 LISTED = Hmac("Listed-Signature", fields=("t", "v1"), signs="{t}.{body}")
-APART = Hmac("Apart-Signature", timestamp="Apart-Timestamp", signs="{t}.{body}")
+APART = Hmac("Apart-Signature", timestamp_header="Apart-Timestamp", signs="{t}.{body}")
 ADDRESSED = Hmac("Addressed-Signature", signs="{url}{body}")
 HUBSPOT = Hmac(
     "X-HubSpot-Signature-v3",
-    timestamp="X-HubSpot-Request-Timestamp",
-    clock=MILLISECONDS,
+    timestamp_header="X-HubSpot-Request-Timestamp",
+    timestamp_format=UNIX_MILLISECONDS,
     signs="POST{url}{body}{t}",
     encoding="base64",
 )
-NEXHEALTH = Hmac("signature", timestamp="timestamp", clock=ISO_TIME, signs="{t}.{body:base64}")
+NEXHEALTH = Hmac("signature", timestamp_header="timestamp", timestamp_format=ISO_8601, signs="{t}.{body:base64}")
 BOULEVARD = Hmac(
     "x-blvd-hmac-sha256",
-    timestamp="x-blvd-hmac-salt",
-    clock=LAST_SECONDS,
+    timestamp_header="x-blvd-hmac-salt",
+    timestamp_format=SECONDS_AFTER_LAST_COLON,
     signs="{t}:{body}",
     encoding="base64",
     key=base64_key,
 )
 STANDARD = StandardWebhooks()
-BEARER = Token("Authorization", prefix="Bearer ")
+BEARER = HeaderToken("Authorization", prefix="Bearer ")
 ADDRESS = PathToken()
 FIELDS = FieldsHmac("signature", (("kind",), ("item", "id")))
 
@@ -87,7 +87,7 @@ JWT_TOKEN = (
     b".eyJzdWIiOiIxMjM0NTY3ODkwIiwibmFtZSI6IkpvaG4gRG9lIiwiYWRtaW4iOnRydWUsImlhdCI6MTUxNjIzOTAyMn0"
     b".KMUFsIDTnFmyG3nMiGM6H9FNFUROf3wh7SmqJp-QV30"
 )
-JWT_TERMS = Terms([JWT_SECRET], NOW)
+JWT_TERMS = VerificationContext([JWT_SECRET], NOW)
 # Its older example: its secret has 18 bytes, fewer than HS256 needs.
 SHORT_JWT_SECRET = "your-256-bit-secret"
 SHORT_JWT_TOKEN = (
@@ -138,7 +138,9 @@ STANDARD_DIGEST = f"v1,{base64_of(digest(b'msg_1.1790000000.' + BODY, '012345678
         ),
         pytest.param(
             HUBSPOT,
-            Terms(["yyyyyyyy-yyyy-yyyy-yyyy-yyyyyyyyyyyy"], 1693657560, "https://www.example.com/webhook_uri"),
+            VerificationContext(
+                ["yyyyyyyy-yyyy-yyyy-yyyy-yyyyyyyyyyyy"], 1693657560, "https://www.example.com/webhook_uri"
+            ),
             delivery(b"{'example_field':'example_value'}"),
             {
                 "X-HubSpot-Request-Timestamp": "1693657560000",
@@ -148,7 +150,7 @@ STANDARD_DIGEST = f"v1,{base64_of(digest(b'msg_1.1790000000.' + BODY, '012345678
         ),
         pytest.param(
             NEXHEALTH,
-            Terms(["nexhealth-secret-key-for-tests"], 1773509525.123),
+            VerificationContext(["nexhealth-secret-key-for-tests"], 1773509525.123),
             delivery(b'{"resource_type":"Appointment","event_name":"appointment_updated"}'),
             {
                 "timestamp": "2026-03-14T17:32:05.123Z",
@@ -158,7 +160,7 @@ STANDARD_DIGEST = f"v1,{base64_of(digest(b'msg_1.1790000000.' + BODY, '012345678
         ),
         pytest.param(
             BOULEVARD,
-            Terms(["Ymx2ZC1hcHAtc2VjcmV0LWJ5dGVz"], 1600717631.9),
+            VerificationContext(["Ymx2ZC1hcHAtc2VjcmV0LWJ5dGVz"], 1600717631.9),
             delivery(b'{"type":"appointment.created"}', x_blvd_hmac_salt=f"{SALT}:1"),
             {
                 "x-blvd-hmac-salt": f"{SALT}:1600717631",
@@ -168,14 +170,14 @@ STANDARD_DIGEST = f"v1,{base64_of(digest(b'msg_1.1790000000.' + BODY, '012345678
         ),
         pytest.param(
             STANDARD,
-            Terms([STANDARD_SECRET], NOW),
+            VerificationContext([STANDARD_SECRET], NOW),
             delivery(webhook_id="msg_1"),
             {"webhook-timestamp": "1790000000", "webhook-signature": STANDARD_DIGEST},
             id="standard webhooks",
         ),
         pytest.param(
             STANDARD,
-            Terms([STANDARD_SECRET], NOW),
+            VerificationContext([STANDARD_SECRET], NOW),
             delivery(svix_id="msg_1"),
             {"svix-timestamp": "1790000000", "svix-signature": STANDARD_DIGEST},
             id="standard webhooks as svix",
@@ -183,17 +185,19 @@ STANDARD_DIGEST = f"v1,{base64_of(digest(b'msg_1.1790000000.' + BODY, '012345678
         pytest.param(BEARER, TERMS, delivery(), {"Authorization": f"Bearer {SECRET}"}, id="bearer"),
         pytest.param(
             ED25519,
-            Terms([ED25519_PRIVATE], 0),
+            VerificationContext([ED25519_PRIVATE], 0),
             delivery(b"r"),
             {"X-Key-Signature": base64_of(ED25519_SIGNATURE)},
             id="RFC 8032, section 7.1, test 2",
         ),
-        pytest.param(RSA, Terms([RSA_PRIVATE], 0), delivery(RSA_BODY), {"X-WH-Signature": RSA_SIGNATURE}, id="RSA"),
-        pytest.param(ADDRESS, Terms([SECRET], NOW, keys=["key"]), delivery(), {}, id="the address"),
+        pytest.param(
+            RSA, VerificationContext([RSA_PRIVATE], 0), delivery(RSA_BODY), {"X-WH-Signature": RSA_SIGNATURE}, id="RSA"
+        ),
+        pytest.param(ADDRESS, VerificationContext([SECRET], NOW, keys=["key"]), delivery(), {}, id="the address"),
         pytest.param(FIELDS, TERMS, delivery(), {}, id="in the body"),
         pytest.param(HS256, TERMS, delivery(JWT_TOKEN), {}, id="the body"),
         pytest.param(
-            Both(LISTED, APART),
+            AllOf(LISTED, APART),
             TERMS,
             delivery(),
             {
@@ -204,22 +208,22 @@ STANDARD_DIGEST = f"v1,{base64_of(digest(b'msg_1.1790000000.' + BODY, '012345678
             id="both",
         ),
         pytest.param(
-            Either(STANDARD, BEARER),
-            Terms([SECRET, STANDARD_SECRET], NOW),
+            FirstPresent(STANDARD, BEARER),
+            VerificationContext([SECRET, STANDARD_SECRET], NOW),
             delivery(webhook_id="msg_1", webhook_signature="v1,replaced"),
             {"webhook-timestamp": "1790000000", "webhook-signature": STANDARD_DIGEST},
             id="either: the secret that the first one takes",
         ),
         pytest.param(
-            Either(STANDARD, BEARER),
-            Terms(["short", SECRET], NOW),
+            FirstPresent(STANDARD, BEARER),
+            VerificationContext(["short", SECRET], NOW),
             delivery(),
             {"Authorization": f"Bearer {SECRET}"},
             id="either: the secret that the other one takes",
         ),
         pytest.param(
-            Either(ED25519, RSA),
-            Terms([RSA_PRIVATE], 0),
+            FirstPresent(ED25519, RSA),
+            VerificationContext([RSA_PRIVATE], 0),
             delivery(RSA_BODY),
             {"X-WH-Signature": RSA_SIGNATURE},
             id="either: a private key is no secret to verify with, and signs",
@@ -227,13 +231,13 @@ STANDARD_DIGEST = f"v1,{base64_of(digest(b'msg_1.1790000000.' + BODY, '012345678
     ],
 )
 def test_a_scheme_signs_as_its_tool_does(
-    scheme: Scheme, terms: Terms, given: Delivery, headers: dict[str, str]
+    scheme: Scheme, terms: VerificationContext, given: Delivery, headers: dict[str, str]
 ) -> None:
     assert headers == scheme.sign(given, terms)
 
 
 def test_without_a_salt_only_the_time_is_written() -> None:
-    signed = BOULEVARD.sign(delivery(), Terms(["Ymx2ZC1hcHAtc2VjcmV0LWJ5dGVz"], NOW))
+    signed = BOULEVARD.sign(delivery(), VerificationContext(["Ymx2ZC1hcHAtc2VjcmV0LWJ5dGVz"], NOW))
 
     assert ":1790000000" == signed["x-blvd-hmac-salt"]
 
@@ -243,14 +247,16 @@ def test_without_a_salt_only_the_time_is_written() -> None:
 
 def test_a_signature_over_fields_is_written_into_the_body() -> None:
     body = {"kind": "visit", "item": {"id": 7}, "signature": "old", "more": None}
-    terms = Terms([SECRET, "another"], NOW)
+    terms = VerificationContext([SECRET, "another"], NOW)
 
-    wrapped = FIELDS.wrap(orjson.dumps(body), terms)
+    wrapped = FIELDS.encode_body(orjson.dumps(body), terms)
 
     assert body | {"signature": digest(b"visit7").hex()} == orjson.loads(wrapped)
     assert 0 == FIELDS.verify(delivery(wrapped), terms)
     assert (
-        wrapped == Both(ADDRESS, FIELDS).wrap(orjson.dumps(body), terms) == Both(FIELDS, ADDRESS).wrap(wrapped, terms)
+        wrapped
+        == AllOf(ADDRESS, FIELDS).encode_body(orjson.dumps(body), terms)
+        == AllOf(FIELDS, ADDRESS).encode_body(wrapped, terms)
     )
 
 
@@ -265,40 +271,45 @@ def parts(token: bytes) -> tuple[Any, Any]:
     [(HS256, JWT_SECRET, JWT_SECRET, "HS256"), (RS256, RSA_PRIVATE, RSA_PUBLIC, "RS256")],
 )
 def test_a_body_becomes_a_token_of_an_hour(scheme: Jwt, private: str, public: str, algorithm: str, raw: bytes) -> None:
-    wrapped = scheme.wrap(raw, Terms([private, "another"], NOW + 0.9))
+    wrapped = scheme.encode_body(raw, VerificationContext([private, "another"], NOW + 0.9))
 
     assert ({"alg": algorithm, "typ": "JWT"}, JWT_CLAIMS | {"iat": NOW, "exp": NOW + 3600}) == parts(wrapped)
     assert b"=" not in wrapped
-    assert 0 == scheme.verify(delivery(wrapped), Terms([public], NOW))
+    assert 0 == scheme.verify(delivery(wrapped), VerificationContext([public], NOW))
 
 
 def test_of_either_the_scheme_that_the_body_has_writes_it_anew() -> None:
-    either, terms = Either(HS256, FIELDS), Terms([SECRET, "s" * 32], NOW)
+    either, terms = FirstPresent(HS256, FIELDS), VerificationContext([SECRET, "s" * 32], NOW)
     body = orjson.dumps({"kind": "visit", "item": {"id": 7}})
 
     # The token is made with the secret that HS256 takes, the field with the first.
-    assert 0 == HS256.verify(delivery(either.wrap(JWT_TOKEN, terms)), Terms(["s" * 32], NOW))
-    assert FIELDS.wrap(body, terms) == either.wrap(body, terms)
+    assert 0 == HS256.verify(delivery(either.encode_body(JWT_TOKEN, terms)), VerificationContext(["s" * 32], NOW))
+    assert FIELDS.encode_body(body, terms) == either.encode_body(body, terms)
 
 
 def test_what_signs_in_a_header_leaves_the_body_alone() -> None:
-    for scheme in (PLAIN, STANDARD, BEARER, ADDRESS, ED25519, Either(PLAIN, BEARER), Both(PLAIN, BEARER)):
-        assert scheme.wrap(BODY, TERMS) == BODY
+    for scheme in (PLAIN, STANDARD, BEARER, ADDRESS, ED25519, FirstPresent(PLAIN, BEARER), AllOf(PLAIN, BEARER)):
+        assert scheme.encode_body(BODY, TERMS) == BODY
 
 
 # -- what stands in the address --
 
 
 def test_only_an_address_with_a_token_has_one() -> None:
-    terms = Terms([SECRET, "another"], NOW, keys=["key", "old key"])
-    token = ADDRESS.token("hook", terms)
+    terms = VerificationContext([SECRET, "another"], NOW, keys=["key", "old key"])
+    token = ADDRESS.path_token("hook", terms)
 
     assert len(token) >= 43  # 32 bytes in base64
     assert 0 == ADDRESS.verify(delivery(token=token), terms)
-    for scheme in (Either(PLAIN, ADDRESS), Either(ADDRESS, PLAIN), Both(PLAIN, ADDRESS), Both(ADDRESS, FIELDS)):
-        assert token == scheme.token("hook", terms)
-    for scheme in (PLAIN, STANDARD, BEARER, FIELDS, ED25519, HS256, Either(PLAIN, BEARER), Both(PLAIN, BEARER)):
-        assert scheme.token("hook", terms) == ""
+    for scheme in (
+        FirstPresent(PLAIN, ADDRESS),
+        FirstPresent(ADDRESS, PLAIN),
+        AllOf(PLAIN, ADDRESS),
+        AllOf(ADDRESS, FIELDS),
+    ):
+        assert token == scheme.path_token("hook", terms)
+    for scheme in (PLAIN, STANDARD, BEARER, FIELDS, ED25519, HS256, FirstPresent(PLAIN, BEARER), AllOf(PLAIN, BEARER)):
+        assert scheme.path_token("hook", terms) == ""
 
 
 # -- whether it applies, and what it proves --
@@ -327,8 +338,8 @@ def test_only_an_address_with_a_token_has_one() -> None:
 def test_a_scheme_applies_where_its_signature_is_right_or_wrong(
     scheme: Scheme, applying: list[Delivery], others: list[Delivery]
 ) -> None:
-    assert [True] * len(applying) == [scheme.applies(given) for given in applying]
-    assert [False] * len(others) == [scheme.applies(given) for given in others]
+    assert [True] * len(applying) == [scheme.applies_to(given) for given in applying]
+    assert [False] * len(others) == [scheme.applies_to(given) for given in others]
 
 
 @pytest.mark.parametrize(
@@ -342,20 +353,20 @@ def test_a_scheme_applies_where_its_signature_is_right_or_wrong(
         (BEARER, "nothing", False, False),
         (ADDRESS, "nothing", False, True),
         (FIELDS, "fields", False, False),
-        (Either(PLAIN, BEARER), "nothing", False, False),
-        (Either(FIELDS, ADDRESSED), "fields", True, False),
-        (Either(ADDRESSED, ADDRESS), "nothing", True, True),
-        (Both(ADDRESS, FIELDS), "fields", False, True),
-        (Both(PLAIN, FIELDS), "body", False, False),
-        (Both(BEARER, ADDRESSED), "body", True, False),
+        (FirstPresent(PLAIN, BEARER), "nothing", False, False),
+        (FirstPresent(FIELDS, ADDRESSED), "fields", True, False),
+        (FirstPresent(ADDRESSED, ADDRESS), "nothing", True, True),
+        (AllOf(ADDRESS, FIELDS), "fields", False, True),
+        (AllOf(PLAIN, FIELDS), "body", False, False),
+        (AllOf(BEARER, ADDRESSED), "body", True, False),
     ],
 )
 def test_what_a_signature_proves_and_needs(scheme: Scheme, covers: str, needs_url: bool, needs_key: bool) -> None:
-    assert (covers, needs_url, needs_key) == (scheme.covers, scheme.needs_url, scheme.needs_key)
+    assert (covers, needs_url, needs_key) == (scheme.coverage, scheme.needs_url, scheme.needs_secret_key)
 
 
 def test_of_both_each_must_hold() -> None:
-    both = Both(BEARER, LISTED)
+    both = AllOf(BEARER, LISTED)
     signed = LISTED.sign(delivery(), TERMS)["Listed-Signature"]
     right, wrong = f"Bearer {SECRET}", "Bearer another-secret"
 
@@ -370,9 +381,9 @@ def test_of_both_each_must_hold() -> None:
 # -- the sentences that people act on --
 
 
-def stale(scheme: Hmac, now: float, **terms: Any) -> tuple[Scheme, Delivery, Terms]:
+def stale(scheme: Hmac, now: float, **terms: Any) -> tuple[Scheme, Delivery, VerificationContext]:
     """Signed at NOW."""
-    return scheme, delivery(**scheme.sign(delivery(), TERMS)), Terms([SECRET], now, **terms)
+    return scheme, delivery(**scheme.sign(delivery(), TERMS)), VerificationContext([SECRET], now, **terms)
 
 
 def token_of(claims: object, **head: object) -> Delivery:
@@ -382,14 +393,14 @@ def token_of(claims: object, **head: object) -> Delivery:
 
 
 STANDARD_HEADERS = {"webhook_id": "msg_1", "webhook_timestamp": "1790000000", "webhook_signature": STANDARD_DIGEST}
-STANDARD_TERMS = Terms([STANDARD_SECRET], NOW)
+STANDARD_TERMS = VerificationContext([STANDARD_SECRET], NOW)
 SVIX_HEADERS = {name.replace("webhook", "svix"): value for name, value in STANDARD_HEADERS.items()}
 TWICE = replace(delivery(), headers=((b"plain-signature", b"a"), (b"plain-signature", b"a")))
 FIRST_EMPTY = replace(delivery(), headers=((b"plain-signature", b" "), (b"plain-signature", b"a")))
 EXPIRING = Jwt("HS256", tolerance_s=300)
 CRITICAL = "the token names extensions that must be understood (`crit`)"
 
-REFUSED: list[tuple[Reason, str, Scheme, Delivery, Terms]] = [
+REFUSED: list[tuple[Reason, str, Scheme, Delivery, VerificationContext]] = [
     ("missing", "Plain-Signature is missing", PLAIN, delivery(), TERMS),
     ("missing", "Plain-Signature is missing", PLAIN, delivery(Plain_Signature=" "), TERMS),
     ("malformed", "Plain-Signature was sent 2 times", PLAIN, TWICE, TERMS),
@@ -406,7 +417,7 @@ REFUSED: list[tuple[Reason, str, Scheme, Delivery, Terms]] = [
         "Plain-Signature matches none of 2 secrets",
         PLAIN,
         delivery(Plain_Signature="sha256=ab"),
-        Terms(["a", "b"], 0),
+        VerificationContext(["a", "b"], 0),
     ),
     (
         "malformed",
@@ -465,7 +476,7 @@ REFUSED: list[tuple[Reason, str, Scheme, Delivery, Terms]] = [
         "the token in the address matches none of 2 secrets",
         ADDRESS,
         delivery(token="wrong"),
-        Terms([SECRET], 0, keys=["new", "old"]),
+        VerificationContext([SECRET], 0, keys=["new", "old"]),
     ),
     ("malformed", "the body is not JSON in UTF-8", FIELDS, delivery(b"{"), TERMS),
     ("malformed", "the body is empty", FIELDS, delivery(b""), TERMS),
@@ -479,48 +490,72 @@ REFUSED: list[tuple[Reason, str, Scheme, Delivery, Terms]] = [
         delivery(b'{"signature":"a","kind":"k","item":{"id":1}}'),
         TERMS,
     ),
-    ("missing", "X-Key-Signature is missing", ED25519, delivery(), Terms([ED25519_PUBLIC], 0)),
-    ("missing", "X-Key-Signature is missing", ED25519, delivery(X_Key_Signature="N/A"), Terms([ED25519_PUBLIC], 0)),
-    ("malformed", "X-Key-Signature is not base64", ED25519, delivery(X_Key_Signature="?"), Terms([ED25519_PUBLIC], 0)),
+    ("missing", "X-Key-Signature is missing", ED25519, delivery(), VerificationContext([ED25519_PUBLIC], 0)),
+    (
+        "missing",
+        "X-Key-Signature is missing",
+        ED25519,
+        delivery(X_Key_Signature="N/A"),
+        VerificationContext([ED25519_PUBLIC], 0),
+    ),
+    (
+        "malformed",
+        "X-Key-Signature is not base64",
+        ED25519,
+        delivery(X_Key_Signature="?"),
+        VerificationContext([ED25519_PUBLIC], 0),
+    ),
     (
         "malformed",
         "X-Key-Signature is not base64",
         ED25519,
         delivery(X_Key_Signature="AA=?="),
-        Terms([ED25519_PUBLIC], 0),
+        VerificationContext([ED25519_PUBLIC], 0),
     ),
     (
         "malformed",
         "X-Key-Signature is not written as base64 is",
         ED25519,
         delivery(X_Key_Signature="AB=="),  # four bits of the B are lost
-        Terms([ED25519_PUBLIC], 0),
+        VerificationContext([ED25519_PUBLIC], 0),
     ),
     (
         "mismatch",
         "X-Key-Signature matches none of 1 keys",
         ED25519,
         delivery(X_Key_Signature="AA=="),
-        Terms([ED25519_PUBLIC], 0),
+        VerificationContext([ED25519_PUBLIC], 0),
     ),
     (
         "mismatch",
         "X-Key-Signature matches none of 1 keys",  # a key of the other kind
         ED25519,
         delivery(b"r", X_Key_Signature=base64_of(ED25519_SIGNATURE)),
-        Terms([RSA_PUBLIC], 0),
+        VerificationContext([RSA_PUBLIC], 0),
     ),
     (
         "mismatch",
         "X-WH-Signature matches none of 1 keys",  # right, by a key of the other kind
         RSA,
         delivery(b"r", X_WH_Signature=base64_of(ED25519_SIGNATURE)),
-        Terms([ED25519_PUBLIC], 0),
+        VerificationContext([ED25519_PUBLIC], 0),
     ),
-    ("mismatch", "X-WH-Signature matches none of 1 keys", RSA, delivery(X_WH_Signature="AA=="), Terms(["no key"], 0)),
+    (
+        "mismatch",
+        "X-WH-Signature matches none of 1 keys",
+        RSA,
+        delivery(X_WH_Signature="AA=="),
+        VerificationContext(["no key"], 0),
+    ),
     ("missing", "the body is empty, and the signature would stand in it", HS256, delivery(b" \n"), TERMS),
     ("malformed", "the body is not a JSON Web Token", HS256, delivery(b"{}"), TERMS),
-    ("mismatch", "the token in the body matches none of 1 keys", HS256, delivery(JWT_TOKEN), Terms(["x" * 32], NOW)),
+    (
+        "mismatch",
+        "the token in the body matches none of 1 keys",
+        HS256,
+        delivery(JWT_TOKEN),
+        VerificationContext(["x" * 32], NOW),
+    ),
     ("mismatch", "the token in the body matches none of 1 keys", HS256, token_of({}, alg="none"), JWT_TERMS),
     ("mismatch", "the token in the body matches none of 1 keys", HS256, token_of({}, alg="HS512"), JWT_TERMS),
     ("malformed", "the body is not a JSON Web Token that can be read", HS256, delivery(b"a.b.c"), JWT_TERMS),
@@ -541,7 +576,7 @@ REFUSED: list[tuple[Reason, str, Scheme, Delivery, Terms]] = [
 
 @pytest.mark.parametrize(("reason", "sentence", "scheme", "given", "terms"), REFUSED, ids=[row[1] for row in REFUSED])
 def test_a_refusal_says_what_is_wrong(
-    reason: Reason, sentence: str, scheme: Scheme, given: Delivery, terms: Terms
+    reason: Reason, sentence: str, scheme: Scheme, given: Delivery, terms: VerificationContext
 ) -> None:
     with pytest.raises(SignatureError) as refused:
         scheme.verify(given, terms)
@@ -558,29 +593,29 @@ def test_a_token_as_far_from_our_clock_as_is_allowed_is_believed(claims: dict[st
 
 def test_the_token_of_an_example_is_believed_of_its_second_secret() -> None:
     """A tool whose tokens have no `exp` (ServiceM8) says nothing of how long they count."""
-    assert 1 == HS256.verify(delivery(JWT_TOKEN), Terms([SECRET, JWT_SECRET], NOW))
+    assert 1 == HS256.verify(delivery(JWT_TOKEN), VerificationContext([SECRET, JWT_SECRET], NOW))
 
 
 def test_a_key_too_short_for_hs256_verifies_no_token() -> None:
     for secrets in ([SHORT_JWT_SECRET], [SHORT_JWT_SECRET, JWT_SECRET]):
         with pytest.raises(SignatureError) as refused:
-            HS256.verify(delivery(SHORT_JWT_TOKEN), Terms(secrets, NOW))
+            HS256.verify(delivery(SHORT_JWT_TOKEN), VerificationContext(secrets, NOW))
         assert "mismatch" == refused.value.reason
 
 
 @pytest.mark.parametrize("secret", ["", "é", SECRET, ED25519_PUBLIC, SMALL_RSA_PUBLIC])
 def test_a_secret_that_is_no_rsa_key_is_passed_over(secret: str) -> None:
-    token = RS256.wrap(orjson.dumps(JWT_CLAIMS), Terms([RSA_PRIVATE], NOW))
+    token = RS256.encode_body(orjson.dumps(JWT_CLAIMS), VerificationContext([RSA_PRIVATE], NOW))
 
-    assert 1 == RS256.verify(delivery(token), Terms([secret, RSA_PUBLIC], NOW))
+    assert 1 == RS256.verify(delivery(token), VerificationContext([secret, RSA_PUBLIC], NOW))
     with pytest.raises(SignatureError) as refused:
-        RS256.verify(delivery(token), Terms([secret], NOW))
+        RS256.verify(delivery(token), VerificationContext([secret], NOW))
     assert "mismatch" == refused.value.reason
 
 
 PEM = f"-----BEGIN PUBLIC KEY-----\n{ED25519_PUBLIC}\n-----END PUBLIC KEY-----"
 JWK = '{"kty":"oct","k":"c2VjcmV0LW9mLXRoZS1vdGhlcg"}'
-TOOLS_TEXT, CHOSEN_TEXT = Hmac("Signature"), Hmac("Signature", shortest_key=CHOSEN_KEY)
+TOOLS_TEXT, CHOSEN_TEXT = Hmac("Signature"), Hmac("Signature", min_key_bytes=MIN_CHOSEN_SECRET_BYTES)
 TEXT_OF_ANOTHER_KIND = Hmac("Signature", key=lambda secret: text_key(secret) if secret != "odd" else base64_key("?"))
 
 
@@ -603,7 +638,7 @@ TEXT_OF_ANOTHER_KIND = Hmac("Signature", key=lambda secret: text_key(secret) if 
         (BEARER, "12345678", None),
         (BEARER, "x" * 1_024, None),
         (BEARER, "x" * 1_025, "must have 1024 bytes at most"),
-        (Token("Key", shortest=3), "12", "must have 3 characters or more"),
+        (HeaderToken("Key", min_length=3), "12", "must have 3 characters or more"),
         (ADDRESS, "", "must not be empty"),
         (ADDRESS, "x", None),
         (FIELDS, "", "must not be empty"),
@@ -619,16 +654,16 @@ TEXT_OF_ANOTHER_KIND = Hmac("Signature", key=lambda secret: text_key(secret) if 
         (HS256, "é" * 16, None),
         (HS256, PEM, "must be a text that both sides know, not a public key or a JSON Web Key"),
         (HS256, JWK, "must be a text that both sides know, not a public key or a JSON Web Key"),
-        (Either(STANDARD, BEARER), "1234567", "must have 8 characters or more"),
-        (Either(STANDARD, BEARER), "12345678", None),
-        (Either(STANDARD, BEARER), "x" * 1_028, None),
-        (Both(BEARER, HS256), "1234567", "must have 8 characters or more"),
-        (Both(BEARER, HS256), "12345678", "must have 32 characters or more"),
-        (Both(BEARER, HS256), "x" * 32, None),
+        (FirstPresent(STANDARD, BEARER), "1234567", "must have 8 characters or more"),
+        (FirstPresent(STANDARD, BEARER), "12345678", None),
+        (FirstPresent(STANDARD, BEARER), "x" * 1_028, None),
+        (AllOf(BEARER, HS256), "1234567", "must have 8 characters or more"),
+        (AllOf(BEARER, HS256), "12345678", "must have 32 characters or more"),
+        (AllOf(BEARER, HS256), "x" * 32, None),
     ],
 )
 def test_a_secret_that_can_never_match_is_refused_with_a_rule(scheme: Scheme, secret: str, rule: str | None) -> None:
-    assert rule == scheme.check_secret(secret)
+    assert rule == scheme.secret_problem(secret)
 
 
 @pytest.mark.parametrize(("keys", "key"), [((), b""), (("new", "old"), b"new")])

@@ -3,7 +3,7 @@
 import pytest
 
 from app.webhooks.registry import load_sources, load_specimens
-from app.webhooks.signatures.scheme import Terms
+from app.webhooks.signatures.scheme import VerificationContext
 from tests.support.harness import label
 from tests.support.signatures import LISTED, NOW, SCHEMES, SPEC_SECRET, STANDARD, declared, listed, standard
 
@@ -28,8 +28,8 @@ def test_a_standard_secret_may_lack_its_prefix_and_its_padding(secret: str) -> N
     [written_out] = [whole for whole in full if secret.removeprefix("whsec_").rstrip("=") in whole]
     signed = standard(secret=written_out)
 
-    assert STANDARD.check_secret(secret) is None
-    assert 0 == STANDARD.verify(signed, Terms([secret], NOW))
+    assert STANDARD.secret_problem(secret) is None
+    assert 0 == STANDARD.verify(signed, VerificationContext([secret], NOW))
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_a_standard_secret_may_lack_its_prefix_and_its_padding(secret: str) -> N
     ids=label,
 )  # fmt: skip
 def test_a_secret_that_can_never_match_is_told_with_a_rule_and_without_the_secret(secret: str) -> None:
-    rule = STANDARD.check_secret(secret)
+    rule = STANDARD.secret_problem(secret)
 
     assert rule is not None
     assert rule.startswith("must ")
@@ -49,13 +49,13 @@ def test_a_secret_that_can_never_match_is_told_with_a_rule_and_without_the_secre
 
 @pytest.mark.parametrize("name", ["calendly", "calcom", "acuity", "square", "jobber", "housecallpro"])
 def test_where_a_secret_is_text_any_text_of_some_length_will_do(name: str) -> None:
-    assert declared(name).check_secret("Zoë's secret: 100 %") is None
-    assert str(declared(name).check_secret("x1")).startswith("must have ")
+    assert declared(name).secret_problem("Zoë's secret: 100 %") is None
+    assert str(declared(name).secret_problem("x1")).startswith("must have ")
 
 
 def test_a_text_secret_that_is_no_unicode_is_told_by_a_rule_about_text() -> None:
     """An environment of other bytes than UTF-8 reaches Python with such halves of characters in it."""
-    rule = declared("calendly").check_secret("caf\udce9")
+    rule = declared("calendly").secret_problem("caf\udce9")
 
     assert rule is not None
     assert "base64" not in rule
@@ -64,7 +64,7 @@ def test_a_text_secret_that_is_no_unicode_is_told_by_a_rule_about_text() -> None
 def test_a_secret_beyond_ascii_signs_with_its_utf8() -> None:
     signed = listed(b"1790000000", secret="clé-secrète")
 
-    assert 0 == LISTED.verify(signed, Terms(["clé-secrète"], NOW))
+    assert 0 == LISTED.verify(signed, VerificationContext(["clé-secrète"], NOW))
 
 
 # -- whatever bytes arrive --

@@ -5,7 +5,7 @@ import pytest
 from app.webhooks.delivery import Delivery, Event, parse_body
 from app.webhooks.registry import load_sources, load_specimens
 from app.webhooks.signatures.hmac import Hmac
-from app.webhooks.signatures.scheme import SignatureError, Terms
+from app.webhooks.signatures.scheme import SignatureError, VerificationContext
 from tests.support.signatures import (
     APART,
     BODY,
@@ -39,7 +39,7 @@ def resigned(value: str | bytes) -> Delivery:
     )
 
 
-SPEC_TERMS = Terms([SPEC_SECRET], SPEC_TIME)
+SPEC_TERMS = VerificationContext([SPEC_SECRET], SPEC_TIME)
 
 WRONG_SIGNATURE = "v1,Ceo5qEr07ixe2NLpvHk3FH9bwy/WavXrAFQ/9tdO6mc="  # of the specification's page, for another body
 
@@ -135,7 +135,7 @@ OTHER_SIGNATURE = "v1=0000000000000000000000000000000000000000000000000000000000
     ],
 )
 def test_a_list_may_hold_more_than_we_know_in_any_order(value: str) -> None:
-    assert 0 == LISTED.verify(delivery(BODY, ("Listed-Signature", value)), Terms([SECRET], NOW))
+    assert 0 == LISTED.verify(delivery(BODY, ("Listed-Signature", value)), VerificationContext([SECRET], NOW))
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_a_list_may_hold_more_than_we_know_in_any_order(value: str) -> None:
     ],
 )
 def test_a_strange_list_is_refused_with_a_word_for_it(value: str | bytes, expected: str) -> None:
-    assert expected == reason(LISTED, delivery(BODY, ("Listed-Signature", value)), Terms([SECRET], NOW))
+    assert expected == reason(LISTED, delivery(BODY, ("Listed-Signature", value)), VerificationContext([SECRET], NOW))
 
 
 @pytest.mark.parametrize("spelt", ["{0}", "sha256={0}", "sha256={1}", "{1}"])
@@ -169,18 +169,18 @@ def test_only_where_a_scheme_is_forgiving_other_spellings_of_a_digest_are_believ
     digest = LISTED_SIGNATURE.removeprefix("v1=")
     spelling = spelt.format(digest, digest.upper())
     given = delivery(BODY, ("Apart-Timestamp", "1790000000"), ("Apart-Signature", spelling))
-    strict = Hmac(header="Apart-Signature", timestamp="Apart-Timestamp", signs="{t}.{body}")
+    strict = Hmac(header="Apart-Signature", timestamp_header="Apart-Timestamp", signs="{t}.{body}")
 
-    assert 0 == APART.verify(given, Terms([SECRET], NOW))
+    assert 0 == APART.verify(given, VerificationContext([SECRET], NOW))
     if spelling != digest:
-        assert "mismatch" == reason(strict, given, Terms([SECRET], NOW))
+        assert "mismatch" == reason(strict, given, VerificationContext([SECRET], NOW))
 
 
 # -- the two families of Standard Webhooks --
 
 
 def test_the_svix_names_of_the_headers_mean_the_same() -> None:
-    assert 0 == STANDARD.verify(standard(family="svix"), Terms([SPEC_SECRET], NOW))
+    assert 0 == STANDARD.verify(standard(family="svix"), VerificationContext([SPEC_SECRET], NOW))
 
 
 @pytest.mark.parametrize("signature", ["svix", "webhook"])
@@ -190,13 +190,13 @@ def test_what_one_family_lacks_is_not_taken_from_the_other(signature: str, lacki
     complete = _text(standard(family=signature))
     mixed = [(name.replace(signature, other) if name.endswith(lacking) else name, value) for name, value in complete]
 
-    assert "missing" == reason(STANDARD, delivery(BODY, *mixed), Terms([SPEC_SECRET], NOW))
+    assert "missing" == reason(STANDARD, delivery(BODY, *mixed), VerificationContext([SPEC_SECRET], NOW))
 
 
 def test_a_wrong_signature_of_one_family_is_not_saved_by_the_other() -> None:
     right, wrong = _text(standard(family="webhook")), _text(standard(family="svix", secret="whsec_d3Jvbmc="))
 
-    assert "mismatch" == reason(STANDARD, delivery(BODY, *right, *wrong), Terms([SPEC_SECRET], NOW))
+    assert "mismatch" == reason(STANDARD, delivery(BODY, *right, *wrong), VerificationContext([SPEC_SECRET], NOW))
 
 
 @pytest.mark.parametrize("family", ["webhook", "svix"])
@@ -212,7 +212,7 @@ def test_the_id_that_names_an_event_for_repeats_is_the_one_that_was_signed(famil
     given = delivery(BODY, (added, "msg_2"), *_text(signed))
 
     try:
-        source.signature.verify(given, Terms([SPEC_SECRET], NOW))
+        source.signature.verify(given, VerificationContext([SPEC_SECRET], NOW))
     except SignatureError:
         return
     assert "msg_1" == key_of(_event(given))
@@ -224,9 +224,11 @@ def test_a_time_under_the_other_name_is_the_one_that_was_signed(family: str) -> 
     other = "webhook" if family == "svix" else "svix"
     signed = _text(standard(family=family))
 
-    assert 0 == STANDARD.verify(delivery(BODY, (f"{other}-timestamp", str(NOW)), *signed), Terms([SPEC_SECRET], NOW))
+    assert 0 == STANDARD.verify(
+        delivery(BODY, (f"{other}-timestamp", str(NOW)), *signed), VerificationContext([SPEC_SECRET], NOW)
+    )
     forged = delivery(BODY, (f"{other}-timestamp", "4102444800"), *signed)
-    assert "malformed" == reason(STANDARD, forged, Terms([SPEC_SECRET], NOW))
+    assert "malformed" == reason(STANDARD, forged, VerificationContext([SPEC_SECRET], NOW))
 
 
 def _event(given: Delivery) -> Event:

@@ -3,7 +3,7 @@
 import pytest
 
 from app.webhooks.registry import load_sources, load_specimens
-from app.webhooks.signatures.scheme import Terms
+from app.webhooks.signatures.scheme import VerificationContext
 from tests.support.harness import hmac_sha256, label
 from tests.support.signatures import (
     APART,
@@ -37,32 +37,34 @@ NO_SECONDS = [
 
 @pytest.mark.parametrize("time", NO_SECONDS, ids=label)
 def test_a_signed_time_that_is_no_number_of_seconds_is_refused(time: bytes) -> None:
-    assert "malformed" == reason(APART, apart(time), Terms([SECRET], NOW))
+    assert "malformed" == reason(APART, apart(time), VerificationContext([SECRET], NOW))
     if b"," not in time:
-        assert "malformed" == reason(LISTED, listed(time), Terms([SECRET], NOW))
+        assert "malformed" == reason(LISTED, listed(time), VerificationContext([SECRET], NOW))
 
 
 @pytest.mark.parametrize("time", [b" 1790000000", b"1790000000 ", b"\t1790000000"], ids=label)
 def test_a_signed_time_with_space_around_it_is_refused(time: bytes) -> None:
-    assert reason(LISTED, listed(time), Terms([SECRET], NOW)) in ("malformed", "mismatch")
-    assert reason(APART, apart(time), Terms([SECRET], NOW)) in ("malformed", "mismatch")
+    assert reason(LISTED, listed(time), VerificationContext([SECRET], NOW)) in ("malformed", "mismatch")
+    assert reason(APART, apart(time), VerificationContext([SECRET], NOW)) in ("malformed", "mismatch")
 
 
 @pytest.mark.parametrize("time", [b"0", b"1", b"1789999819", b"1790000181", b"999999999999", b"000000000000"])
 def test_a_signed_time_far_from_ours_is_refused(time: bytes) -> None:
-    assert "stale" == reason(LISTED, listed(time), Terms([SECRET], NOW))
+    assert "stale" == reason(LISTED, listed(time), VerificationContext([SECRET], NOW))
 
 
 @pytest.mark.parametrize("time", [b"1789999820", b"1790000000", b"1790000180"])
 def test_a_signed_time_as_far_from_ours_as_is_allowed_is_believed(time: bytes) -> None:
-    assert 0 == LISTED.verify(listed(time), Terms([SECRET], NOW))
+    assert 0 == LISTED.verify(listed(time), VerificationContext([SECRET], NOW))
 
 
 def test_without_a_time_a_list_of_signatures_is_refused() -> None:
     signature = hmac_sha256(SECRET.encode(), b"." + BODY).hex()
 
     for value in (f"v1={signature}", f"t=,v1={signature}", f"t,v1={signature}", f"T=1790000000,v1={signature}"):
-        assert "malformed" == reason(LISTED, delivery(BODY, ("Listed-Signature", value)), Terms([SECRET], NOW))
+        assert "malformed" == reason(
+            LISTED, delivery(BODY, ("Listed-Signature", value)), VerificationContext([SECRET], NOW)
+        )
 
 
 def test_an_empty_header_for_the_time_is_a_missing_one() -> None:
@@ -70,12 +72,12 @@ def test_an_empty_header_for_the_time_is_a_missing_one() -> None:
 
     for lines in ([], [("Apart-Timestamp", "")], [("Apart-Timestamp", " ")]):
         given = delivery(BODY, ("Apart-Signature", signature), *lines)
-        assert "missing" == reason(APART, given, Terms([SECRET], NOW))
+        assert "missing" == reason(APART, given, VerificationContext([SECRET], NOW))
 
 
 @pytest.mark.parametrize("second", [b"t=1790000000", b"t=1", b" t=1790000000"], ids=label)
 def test_two_times_in_one_header_are_refused_even_where_they_agree(second: bytes) -> None:
-    assert "malformed" == reason(LISTED, listed(b"1790000000", second), Terms([SECRET], NOW))
+    assert "malformed" == reason(LISTED, listed(b"1790000000", second), VerificationContext([SECRET], NOW))
 
 
 # -- tolerance --
@@ -93,7 +95,7 @@ def test_the_tolerance_of_the_hook_goes_before_that_of_the_source(
     tolerance_s: float | None, apart_s: int, expected: int | str
 ) -> None:
     for now in (NOW + apart_s, NOW - apart_s):
-        terms = Terms([SECRET], now, tolerance_s=tolerance_s)
+        terms = VerificationContext([SECRET], now, tolerance_s=tolerance_s)
         if expected == 0:
             assert 0 == LISTED.verify(listed(b"1790000000"), terms)
         else:
@@ -104,8 +106,8 @@ def test_the_tolerance_of_the_hook_goes_before_that_of_the_source(
 def test_standard_webhooks_allows_five_minutes_in_both_directions(apart_s: int) -> None:
     beyond = apart_s + (1 if apart_s > 0 else -1)
 
-    assert 0 == STANDARD.verify(standard(), Terms([SPEC_SECRET], NOW + apart_s))
-    assert "stale" == reason(STANDARD, standard(), Terms([SPEC_SECRET], NOW + beyond))
+    assert 0 == STANDARD.verify(standard(), VerificationContext([SPEC_SECRET], NOW + apart_s))
+    assert "stale" == reason(STANDARD, standard(), VerificationContext([SPEC_SECRET], NOW + beyond))
 
 
 # -- whatever bytes arrive --

@@ -6,8 +6,8 @@ import pytest
 
 from app.webhooks.delivery import Delivery
 from app.webhooks.registry import load_sources, load_specimens
-from app.webhooks.signatures.scheme import SignatureError, Terms
-from app.webhooks.signatures.token import PathToken, Token
+from app.webhooks.signatures.scheme import SignatureError, VerificationContext
+from app.webhooks.signatures.token import HeaderToken, PathToken
 from tests.support.signatures import BODY, SCHEMES, declared, delivery, reason
 
 # -- whatever bytes arrive --
@@ -18,14 +18,14 @@ SCHEMES += [(declared(name), load_specimens(name)["secret"]) for name in load_so
 
 # -- tokens instead of signatures --
 
-BEARER = Token("Authorization", prefix="Bearer ")
+BEARER = HeaderToken("Authorization", prefix="Bearer ")
 
 
 @pytest.mark.parametrize("prefix", ["Bearer ", "bearer ", "BEARER ", "Bearer Bearer ", "Bearer bearer "])
 def test_a_token_in_a_header_is_the_secret_itself(prefix: str) -> None:
     given = delivery(BODY, ("Authorization", f"{prefix}token-for-tests"))
 
-    assert 1 == BEARER.verify(given, Terms(["another-one", "token-for-tests"], 0))
+    assert 1 == BEARER.verify(given, VerificationContext(["another-one", "token-for-tests"], 0))
 
 
 @pytest.mark.parametrize(
@@ -40,31 +40,33 @@ def test_a_token_in_a_header_is_the_secret_itself(prefix: str) -> None:
     ],
 )
 def test_another_token_is_refused(given: str, expected: str) -> None:
-    assert expected == reason(BEARER, delivery(BODY, ("Authorization", given)), Terms(["token-for-tests"], 0))
+    assert expected == reason(
+        BEARER, delivery(BODY, ("Authorization", given)), VerificationContext(["token-for-tests"], 0)
+    )
 
 
 def test_a_header_of_thousands_of_prefixes_is_refused_by_its_length() -> None:
     given = delivery(BODY, ("Authorization", "Bearer " * 9_000 + "token-for-tests"))
 
     with pytest.raises(SignatureError, match="more than 2048 bytes"):
-        BEARER.verify(given, Terms(["token-for-tests"], 0))
+        BEARER.verify(given, VerificationContext(["token-for-tests"], 0))
 
 
 def test_the_longest_secret_has_room_in_its_header() -> None:
     secret = "s" * 1_024
     given = delivery(BODY, ("Authorization", "Bearer " * 100 + secret))
 
-    assert BEARER.check_secret(secret) is None
-    assert 0 == BEARER.verify(given, Terms([secret], 0))
+    assert BEARER.secret_problem(secret) is None
+    assert 0 == BEARER.verify(given, VerificationContext([secret], 0))
 
 
 @pytest.mark.parametrize("secret", ["s" * 1_025, "é" * 513])
 def test_a_secret_that_no_header_has_room_for_is_refused_at_start(secret: str) -> None:
-    assert "must have 1024 bytes at most" == BEARER.check_secret(secret)
+    assert "must have 1024 bytes at most" == BEARER.secret_problem(secret)
 
 
 def test_a_token_that_is_the_only_proof_must_not_be_short() -> None:
-    assert "must have 8 characters or more" == BEARER.check_secret("1234567")
+    assert "must have 8 characters or more" == BEARER.secret_problem("1234567")
 
 
 def addressed(token: str, hook: str = "hook") -> Delivery:
@@ -72,9 +74,9 @@ def addressed(token: str, hook: str = "hook") -> Delivery:
 
 
 def test_the_token_of_an_address_is_of_one_hook_one_secret_and_one_key() -> None:
-    scheme, terms = PathToken(), Terms(["first", "second"], 0, keys=["new key", "old key"])
+    scheme, terms = PathToken(), VerificationContext(["first", "second"], 0, keys=["new key", "old key"])
     tokens = {
-        (hook, secret, key): scheme.token(hook, Terms([secret], 0, keys=[key]))
+        (hook, secret, key): scheme.path_token(hook, VerificationContext([secret], 0, keys=[key]))
         for hook in ("hook", "other")
         for secret in ("first", "second", "third")
         for key in ("new key", "old key", "gone")
@@ -89,5 +91,5 @@ def test_the_token_of_an_address_is_of_one_hook_one_secret_and_one_key() -> None
 
 
 def test_without_a_key_of_ours_no_address_is_believed() -> None:
-    assert "mismatch" == reason(PathToken(), addressed("anything"), Terms(["first"], 0))
-    assert "missing" == reason(PathToken(), addressed(""), Terms(["first"], 0, keys=["key"]))
+    assert "mismatch" == reason(PathToken(), addressed("anything"), VerificationContext(["first"], 0))
+    assert "missing" == reason(PathToken(), addressed(""), VerificationContext(["first"], 0, keys=["key"]))

@@ -9,7 +9,13 @@ from app.webhooks.delivery import Delivery
 from app.webhooks.registry import load_sources, load_specimens
 from app.webhooks.signatures.hmac import Hmac, base64_key
 from app.webhooks.signatures.public_key import PublicKey
-from app.webhooks.signatures.scheme import ISO_TIME, LAST_SECONDS, MILLISECONDS, Scheme, Terms
+from app.webhooks.signatures.scheme import (
+    ISO_8601,
+    SECONDS_AFTER_LAST_COLON,
+    UNIX_MILLISECONDS,
+    Scheme,
+    VerificationContext,
+)
 from tests.support.harness import hmac_sha256
 from tests.support.signatures import (
     BODY,
@@ -80,7 +86,7 @@ SQUARE_HEADER = "x-square-hmacsha256-signature"
     [
         pytest.param(
             STANDARD,
-            Terms([SPEC_SECRET], SPEC_TIME),
+            VerificationContext([SPEC_SECRET], SPEC_TIME),
             delivery(
                 SPEC_BODY,
                 ("webhook-id", SPEC_ID),
@@ -91,13 +97,13 @@ SQUARE_HEADER = "x-square-hmacsha256-signature"
         ),
         pytest.param(
             declared("square"),
-            Terms(["Ibxx_5AKakO-3qeNVR61Dw"], 0, HOOK_SITE),
+            VerificationContext(["Ibxx_5AKakO-3qeNVR61Dw"], 0, HOOK_SITE),
             delivery(PUBLISHED_SQUARE, (SQUARE_HEADER, "GF4YkrJgGBDZ9NIYbNXBnMzqb2HoL4RW/S6vkZ9/2N4=")),
             id="square-python-sdk, a test notification @24302ba",
         ),
         pytest.param(
             declared("square"),
-            Terms(["signature-key"], 0, WEBSITE),
+            VerificationContext(["signature-key"], 0, WEBSITE),
             delivery(
                 b'{"data":{"type":"webhooks","id":">id<"}}',
                 (SQUARE_HEADER, "Cxt7+aTi4rKgcA0bC4g9EHdVtLSDWdqccmL5MvihU4U="),
@@ -106,13 +112,13 @@ SQUARE_HEADER = "x-square-hmacsha256-signature"
         ),
         pytest.param(
             Hmac(header="Stripe-Signature", fields=("t", "v1"), signs="{t}.{body}"),
-            Terms(["webhook_secret"], 1533204620),
+            VerificationContext(["webhook_secret"], 1533204620),
             delivery(PUBLISHED_STRIPE, ("Stripe-Signature", STRIPE_SIGNATURES)),
             id="stripe-dotnet, src/StripeTests/Resources/event_test_signature.json @d330362",
         ),
     ],
 )
-def test_what_a_vendor_published_is_believed(scheme: Scheme, terms: Terms, given: Delivery) -> None:
+def test_what_a_vendor_published_is_believed(scheme: Scheme, terms: VerificationContext, given: Delivery) -> None:
     assert 0 == scheme.verify(given, terms)
     assert "mismatch" == reason(scheme, delivery(given.body[:-1], *_text(given)), terms)
 
@@ -187,7 +193,7 @@ ACUITY_BODY = b"action=scheduled&id=123456789&calendarID=1234567&appointmentType
 def test_what_follows_from_a_vendors_rule_is_believed(
     name: str, secret: str, now: float, url: str, raw: bytes, headers: dict[str, str]
 ) -> None:
-    terms = Terms([secret], now, url)
+    terms = VerificationContext([secret], now, url)
     unsigned = delivery(raw, *((name, value) for name, value in headers.items() if name == "webhook-id"))
 
     assert 0 == declared(name).verify(delivery(raw, *headers.items()), terms)
@@ -202,20 +208,20 @@ def test_the_values_of_the_jobber_documentation_are_of_another_secret_and_refuse
     )
     given = delivery(raw, ("X-Jobber-Hmac-SHA256", "ks1dre6TCHsMO2GVWnDYmx3ZrxubXGbCNZ5gPiXvP9E="))
 
-    assert "mismatch" == reason(declared("jobber"), given, Terms(["my app's OAuth client secret"], NOW))
+    assert "mismatch" == reason(declared("jobber"), given, VerificationContext(["my app's OAuth client secret"], NOW))
 
 
 def test_what_calcom_sends_when_it_has_no_secret_is_refused() -> None:
     given = delivery(BODY, ("X-Cal-Signature-256", "no-secret-provided"))
 
-    assert "mismatch" == reason(declared("calcom"), given, Terms([SECRET], NOW))
+    assert "mismatch" == reason(declared("calcom"), given, VerificationContext([SECRET], NOW))
 
 
 @pytest.mark.parametrize("url", ["https://hooks.example.com/in/square/", "http://hooks.example.com/in/square", ""])
 def test_another_spelling_of_the_signed_address_is_refused(url: str) -> None:
     given = delivery(BODY, (SQUARE_HEADER, "abuoY9h+QFLO8mWxL/6rbcsbt93D9+AyPROZY7Y05+g="))
 
-    assert "mismatch" == reason(declared("square"), given, Terms([SECRET], NOW, url))
+    assert "mismatch" == reason(declared("square"), given, VerificationContext([SECRET], NOW, url))
 
 
 @pytest.mark.parametrize(
@@ -231,7 +237,7 @@ def test_another_spelling_of_the_signed_address_is_refused(url: str) -> None:
 def test_what_stands_behind_the_signed_address_is_signed_as_it_arrived(query: bytes, signature: str) -> None:
     given, terms = (
         delivery(BODY, (SQUARE_HEADER, signature)),
-        Terms([SECRET], NOW, "https://hooks.example.com/in/square"),
+        VerificationContext([SECRET], NOW, "https://hooks.example.com/in/square"),
     )
 
     assert 0 == declared("square").verify(replace(given, query=query), terms)
@@ -263,21 +269,21 @@ BODY_G = (
 
 HUBSPOT = Hmac(
     header="X-HubSpot-Signature-v3",
-    timestamp="X-HubSpot-Request-Timestamp",
-    clock=MILLISECONDS,
+    timestamp_header="X-HubSpot-Request-Timestamp",
+    timestamp_format=UNIX_MILLISECONDS,
     signs="POST{url}{body}{t}",
     encoding="base64",
 )
 
-NEXHEALTH = Hmac(header="signature", timestamp="timestamp", clock=ISO_TIME, signs="{t}.{body:base64}")
+NEXHEALTH = Hmac(header="signature", timestamp_header="timestamp", timestamp_format=ISO_8601, signs="{t}.{body:base64}")
 
 SALT = "blvd-webhook-v1:efa1a1fd-80b2-41c8-8b13-850f36f9a303:1600717631"
 
 
 BOULEVARD = Hmac(
     header="x-blvd-hmac-sha256",
-    timestamp="x-blvd-hmac-salt",
-    clock=LAST_SECONDS,
+    timestamp_header="x-blvd-hmac-salt",
+    timestamp_format=SECONDS_AFTER_LAST_COLON,
     signs="{t}:{body}",
     encoding="base64",
     key=base64_key,
@@ -289,7 +295,7 @@ MINDBODY = Hmac(header="X-Mindbody-Signature", encoding="base64", prefix="sha256
 
 ONCEHUB = Hmac(header="Oncehub-Signature", fields=("t", "s"), signs="{t}.{body}")
 
-SAVVYCAL = Hmac(header="x-savvycal-signature", forgiving=True)
+SAVVYCAL = Hmac(header="x-savvycal-signature", lenient=True)
 
 
 @pytest.mark.parametrize(
@@ -297,7 +303,9 @@ SAVVYCAL = Hmac(header="x-savvycal-signature", forgiving=True)
     [
         pytest.param(
             HUBSPOT,
-            Terms(["yyyyyyyy-yyyy-yyyy-yyyy-yyyyyyyyyyyy"], 1693657560, "https://www.example.com/webhook_uri"),
+            VerificationContext(
+                ["yyyyyyyy-yyyy-yyyy-yyyy-yyyyyyyyyyyy"], 1693657560, "https://www.example.com/webhook_uri"
+            ),
             b"{'example_field':'example_value'}",
             {
                 "X-HubSpot-Request-Timestamp": "1693657560000",
@@ -307,14 +315,14 @@ SAVVYCAL = Hmac(header="x-savvycal-signature", forgiving=True)
         ),
         pytest.param(
             CRONOFY,
-            Terms(["pDY0Oi7TJSP2hfNmZNkm5"], 0),
+            VerificationContext(["pDY0Oi7TJSP2hfNmZNkm5"], 0),
             b'{"example":"well-known"}',
             {"Cronofy-HMAC-SHA256": "6r2/HjBkqymGegX0wOfifieeUXbbHwtV/LohHS+jv6c=,something-else"},
             id="cronofy-ruby, spec/lib/cronofy/client_spec.rb @b75d79f",
         ),
         pytest.param(
             NEXHEALTH,
-            Terms(["nexhealth-secret-key-for-tests"], 1773509525),
+            VerificationContext(["nexhealth-secret-key-for-tests"], 1773509525),
             b'{"resource_type":"Appointment","event_name":"appointment_updated"}',
             {
                 "timestamp": "2026-03-14T17:32:05.123Z",
@@ -324,35 +332,35 @@ SAVVYCAL = Hmac(header="x-savvycal-signature", forgiving=True)
         ),
         pytest.param(
             BOULEVARD,
-            Terms(["Ymx2ZC1hcHAtc2VjcmV0LWJ5dGVz"], 1600717700),
+            VerificationContext(["Ymx2ZC1hcHAtc2VjcmV0LWJ5dGVz"], 1600717700),
             b'{"type":"appointment.created"}',
             {"x-blvd-hmac-salt": SALT, "x-blvd-hmac-sha256": "LT9bk9TYt1a+wQbPjtIp9dUEh6aQi7AEIzhKe+f+Fbk="},
             id="a time at the end of a salt",
         ),
         pytest.param(
             MINDBODY,
-            Terms(["mb-signature-key-for-tests="], 0),
+            VerificationContext(["mb-signature-key-for-tests="], 0),
             BODY_M,
             {"X-Mindbody-Signature": "sha256=2fUgvjwAvoO+LSThquUzjGmJI4YnUfke5iEuRfG7ZJk="},
             id="a prefix before base64",
         ),
         pytest.param(
             ONCEHUB,
-            Terms([SECRET], NOW),
+            VerificationContext([SECRET], NOW),
             BODY,
             {"Oncehub-Signature": "t=1790000000,s=6ba22405a2fe67d0029c7173c13abb02d043e788f00563a5eecad54a992ef439"},
             id="fields with another name",
         ),
         pytest.param(
             SAVVYCAL,
-            Terms([SECRET], 0),
+            VerificationContext([SECRET], 0),
             BODY,
             {"x-savvycal-signature": "sha256=6DBB05F88423B4D12BFBC097FEB4DFABB0F60510E31F8A37D74C7318F851B4E6"},
             id="capitals",
         ),
         pytest.param(
             PublicKey("X-GHL-Signature", "ed25519"),
-            Terms(["MCowBQYDK2VwAyEAA6EHv/POEL4dcN0Y50vAmWfk1jCbpQ1fHdyGZBJVMbg="], 0),
+            VerificationContext(["MCowBQYDK2VwAyEAA6EHv/POEL4dcN0Y50vAmWfk1jCbpQ1fHdyGZBJVMbg="], 0),
             BODY_G,
             {
                 "X-GHL-Signature": "ocmQh/BA43gw9XP8LKatQAxGlovNGIDu0henmnEqG34N8hP1x8VYt1WpMYlfVcrD"
@@ -363,7 +371,7 @@ SAVVYCAL = Hmac(header="x-savvycal-signature", forgiving=True)
     ],
 )
 def test_what_other_tools_sign_is_believed_and_nothing_else(
-    scheme: Scheme, terms: Terms, raw: bytes, headers: dict[str, str]
+    scheme: Scheme, terms: VerificationContext, raw: bytes, headers: dict[str, str]
 ) -> None:
     assert 0 == scheme.verify(delivery(raw, *headers.items()), terms)
     assert "mismatch" == reason(scheme, delivery(raw + b" ", *headers.items()), terms)
@@ -384,12 +392,12 @@ def test_a_time_that_is_none_is_refused_even_when_it_is_signed(
     scheme: Hmac, secret: str, headers: dict[str, str], written: str
 ) -> None:
     """Whoever has the secret may write nonsense; it must not become an error of ours, or pass."""
-    terms = Terms([secret], NOW, "https://hooks.example.com")
+    terms = VerificationContext([secret], NOW, "https://hooks.example.com")
     given = delivery(BODY, *((name, value.format(written)) for name, value in headers.items()))
-    raw_time = given.header_values(scheme.timestamp or "")[0]
+    raw_time = given.header_values(scheme.timestamp_header or "")[0]
     message = scheme._message(given, terms.url, raw_time)
     digest = hmac_sha256(scheme.key(secret), message)
     signature = digest.hex() if scheme.encoding == "hex" else base64.b64encode(digest).decode()
-    signed = delivery(BODY, (scheme.timestamp or "", raw_time), (scheme.header, signature))
+    signed = delivery(BODY, (scheme.timestamp_header or "", raw_time), (scheme.header, signature))
 
     assert reason(scheme, signed, terms) in ("malformed", "stale")
