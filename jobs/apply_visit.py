@@ -15,8 +15,17 @@ from app.operators.search_index import index
 from app.telemetry import tracing
 from app.telemetry.metric_names import API_REQUEST_DURATION_S, API_REQUESTS, END_TO_END_S
 from app.visits.change import Contact
-from app.visits.client import ANSWER_S, Record, Refused, VisitsApiTrouble, VisitsClient
-from app.visits.merge import REMEMBERED, Wanted, difference, fold, needed, payments_of, people_of, wanted
+from app.visits.client import RESPONSE_TIMEOUT_S, ClientError, Record, VisitsApiError, VisitsClient
+from app.visits.merge import (
+    CONTACT_KEY,
+    DesiredVisit,
+    changed_fields,
+    count_payments,
+    count_people,
+    desired_visit,
+    merge_changes,
+    required_origins,
+)
 from app.webhooks.registry import source_of_visit
 from jobs.contacts import Contacts
 from jobs.context import RUN_TIMEOUT_S, Context, seconds_since
@@ -91,7 +100,7 @@ class VisitRun(TaskRun):
 
     @property
     def timeout_s(self) -> float:
-        return RUN_TIMEOUT_S + ANSWER_S
+        return RUN_TIMEOUT_S + RESPONSE_TIMEOUT_S
 
     async def execute(self) -> Outcome:
         if not self._api.token:
@@ -104,7 +113,7 @@ class VisitRun(TaskRun):
             state="settled", attempt=self.attempt(result), remote=self.remote, circuit_signal=self._circuit_ok()
         )
 
-    def decide(self, error: VisitsApiTrouble) -> Decision:
+    def decide(self, error: VisitsApiError) -> Decision:
         failing_for_s = seconds_since(self.task.failing_since_ms)
         return decide(error, self.context.schedule, self.task.failed_attempts, failing_for_s, random())
 
@@ -165,7 +174,7 @@ class VisitRun(TaskRun):
         for member in self.lease.tasks:
             if len(member.changes) > COMPACT_ABOVE:
                 # Merged by itself: if another id turns out to come before it, all of its changes gain the same depth.
-                kept = needed(member.recorded_changes()).union(_newest(member.changes))
+                kept = required_origins(member.recorded_changes()).union(_newest(member.changes))
                 await self.context.ledger.compact(self.lease, member, member.changes.keys() - kept)
             if len(member.discarded_changes) > COMPACT_ABOVE:
                 newest = _newest(member.discarded_changes)
@@ -185,10 +194,10 @@ class VisitRun(TaskRun):
     async def _reconcile(self) -> str:
         """Returns the result in one word."""
         primary, *aliases = self.lease.tasks
-        facts = fold(change for member in self.lease.tasks for change in member.recorded_changes())
-        if payments_of(facts) > MAX_PAYMENTS:
+        facts = merge_changes(change for member in self.lease.tasks for change in member.recorded_changes())
+        if count_payments(facts) > MAX_PAYMENTS:
             raise NeedsOperator("too_many_payments", f"this visit has more than {MAX_PAYMENTS} payments")
-        desired = wanted(facts)
+        desired = desired_visit(facts)
         self._contact = desired.contact
         for alias in aliases:
             if alias.remote or alias.was_attempted:  # created before the primary id was known
@@ -199,13 +208,13 @@ class VisitRun(TaskRun):
             if primary.remote or primary.was_attempted:
                 await self._delete(primary)
             result = "deleted" if primary.task_id in self.remote else "not_created"
-        if (people := people_of(facts)) > 1:
+        if (people := count_people(facts)) > 1:
             raise NeedsOperator(
                 "several_people", f"{result}; {people - 1} more people share this id, and have no visit"
             )
         return result
 
-    async def _create_or_update(self, primary: Task, desired: Wanted) -> str:
+    async def _create_or_update(self, primary: Task, desired: DesiredVisit) -> str:
         remote = await self._fetch_remote(primary)
         try:
             return await (self._create(primary, desired) if remote is None else self._update(primary, remote, desired))
@@ -222,7 +231,7 @@ class VisitRun(TaskRun):
             return None
         await self._delete_duplicates(primary, remote)
         # The contact for whom we created it: if somebody changed the contact by hand, that change stays.
-        return {**remote, REMEMBERED: (primary.remote or {}).get(REMEMBERED)}
+        return {**remote, CONTACT_KEY: (primary.remote or {}).get(CONTACT_KEY)}
 
     async def _delete_duplicates(self, primary: Task, remote: Record) -> None:
         """Delete the duplicates that an audit found, if they still have this external_id and another number."""
@@ -235,10 +244,10 @@ class VisitRun(TaskRun):
         await self._api.delete_visit(member.external_id)
         self.remote[member.task_id] = None
 
-    async def _create(self, primary: Task, desired: Wanted, contact_id: str | None = None) -> str:
+    async def _create(self, primary: Task, desired: DesiredVisit, contact_id: str | None = None) -> str:
         """contact_id: set when recreating a deleted visit. A recreated visit is created even if it is cancelled, so that
         the result does not depend on batching; only an opt-out creates none."""
-        if desired.opted_out or (desired.is_off and not contact_id) or desired.is_nothing:
+        if desired.opted_out or (desired.is_cancelled and not contact_id) or desired.is_empty:
             return "not_created"
         if not desired.has_date:
             raise MissingFact("time_unknown")
@@ -248,12 +257,12 @@ class VisitRun(TaskRun):
         fields = {name: value for name, value in desired.fields.items() if value is not None}
         try:
             response = await self._api.create_visit(contact_id, primary.external_id, fields)
-        except Refused as rejection:
+        except ClientError as rejection:
             return await self._after_rejected_create(primary, desired, rejection)
         self._record_remote(primary, response, desired)
         return "created"
 
-    async def _after_rejected_create(self, primary: Task, desired: Wanted, rejection: Refused) -> str:
+    async def _after_rejected_create(self, primary: Task, desired: DesiredVisit, rejection: ClientError) -> str:
         """The visit may exist already, or the cached contact may not exist any more."""
         if rejection.status not in (404, 409, 422):
             raise rejection
@@ -262,9 +271,9 @@ class VisitRun(TaskRun):
         await self._contacts.evict(desired.contact)
         raise rejection
 
-    async def _update(self, primary: Task, remote: Record, desired: Wanted) -> str:
+    async def _update(self, primary: Task, remote: Record, desired: DesiredVisit) -> str:
         await self._check_contact(remote, desired)
-        changed = difference(remote, desired)
+        changed = changed_fields(remote, desired)
         if not changed:
             self._record_remote(primary, remote, desired)
             return "unchanged"
@@ -276,16 +285,16 @@ class VisitRun(TaskRun):
         if not response:
             is_cleared = None in changed.values()
             response = await self._api.get_visit(primary.external_id) if is_cleared else {**remote, **changed}
-        response = {"contact_id": remote.get("contact_id"), REMEMBERED: remote.get(REMEMBERED), **(response or {})}
+        response = {"contact_id": remote.get("contact_id"), CONTACT_KEY: remote.get(CONTACT_KEY), **(response or {})}
         if any(value is None and response.get(name) for name, value in changed.items()):
             raise VisitMustBeRecreated(response.get("contact_id"))
         self._record_remote(primary, response, desired)
         return "cancelled" if changed.get("date_cancelled") else "updated"
 
-    async def _check_contact(self, remote: Record, desired: Wanted) -> None:
+    async def _check_contact(self, remote: Record, desired: DesiredVisit) -> None:
         """The API cannot move a visit to another contact. Raises VisitMustBeRecreated, MissingFact."""
         key = self._contacts.cache_key(desired.contact)
-        if key is None or key == remote.get(REMEMBERED):
+        if key is None or key == remote.get(CONTACT_KEY):
             return
         contact_id = await self._contacts.resolve(desired.contact, self._api)
         if contact_id is None:
@@ -293,10 +302,10 @@ class VisitRun(TaskRun):
         if contact_id != remote.get("contact_id"):
             raise VisitMustBeRecreated(contact_id)
 
-    def _record_remote(self, primary: Task, response: Record, desired: Wanted) -> None:
+    def _record_remote(self, primary: Task, response: Record, desired: DesiredVisit) -> None:
         fields = {name: response[name] for name in REMOTE_FIELDS if response.get(name) is not None}
-        contact_key = self._contacts.cache_key(desired.contact) or response.get(REMEMBERED)
-        self.remote[primary.task_id] = fields | {REMEMBERED: contact_key}
+        contact_key = self._contacts.cache_key(desired.contact) or response.get(CONTACT_KEY)
+        self.remote[primary.task_id] = fields | {CONTACT_KEY: contact_key}
 
 
 def _newest(changes: Mapping[str, StoredChange]) -> list[str]:

@@ -19,7 +19,7 @@ from app.ledger.redis import RedisUnavailable
 from app.telemetry.counters import Counters
 from app.telemetry.logs import log
 from app.telemetry.metric_names import RUN_DURATION_S, TASK_WAIT_S
-from app.visits.client import ANSWER_S
+from app.visits.client import RESPONSE_TIMEOUT_S
 from jobs.arq_redis import redis_pool
 from jobs.concurrency import Job
 from jobs.context import RUN_TIMEOUT_S, Context, seconds_since
@@ -27,7 +27,7 @@ from jobs.startup import wait_for_redis
 
 #: arq's own limit, which is never reached: a run ends earlier (RUN_TIMEOUT_S). arq lets another worker claim the job of a
 #: dead one ten seconds later.
-JOB_TIMEOUT_S = RUN_TIMEOUT_S + ANSWER_S + 2
+JOB_TIMEOUT_S = RUN_TIMEOUT_S + RESPONSE_TIMEOUT_S + 2
 
 
 class ClaimingWorker(arq.worker.Worker):

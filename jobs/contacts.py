@@ -7,7 +7,7 @@ from app.ledger.leases import LockContended, single_flight
 from app.ledger.ledger import Ledger
 from app.ledger.redis import RedisUnavailable
 from app.visits.change import Contact
-from app.visits.client import Record, Refused, Unanswered, VisitsApiTrouble, VisitsClient
+from app.visits.client import ClientError, OutcomeUnknown, Record, VisitsApiError, VisitsClient
 from jobs.concurrency import KeyedLocks
 from jobs.retry import outcome_is_unknown
 
@@ -27,7 +27,7 @@ class Contacts:
     locks: KeyedLocks
 
     def cache_key(self, contact: Contact) -> str | None:
-        return contact.name(self.hash_key)
+        return contact.cache_key(self.hash_key)
 
     async def resolve(self, contact: Contact, api: VisitsClient) -> str | None:
         """None: the contact has no e-mail address, or was erased.
@@ -39,7 +39,7 @@ class Contacts:
             return contact.id
         cache = f"bell:contact:{self.account}:{name}"
         contact_id = await self._cached(cache)
-        if contact_id or contact.is_forgotten:
+        if contact_id or contact.is_erased:
             return contact_id
         return await self._resolve_once(contact, api, cache)
 
@@ -73,8 +73,8 @@ class Contacts:
         contacts = await api.find_contacts(contact.email)
         if not contacts:
             try:
-                contacts = [await api.create_contact(contact.details())]
-            except Refused as error:
+                contacts = [await api.create_contact(contact.to_dict())]
+            except ClientError as error:
                 if error.status not in (409, 422):
                     raise
                 contacts = await api.find_contacts(contact.email)
@@ -83,7 +83,7 @@ class Contacts:
         if not all(contact.get("id") for contact in contacts):
             contacts = await api.find_contacts(contact.email)
         if not contacts:
-            raise Unanswered("POST /contacts", said="created, and not listed yet")
+            raise OutcomeUnknown("POST /contacts", response_text="created, and not listed yet")
         return _oldest(contacts)
 
 

@@ -20,7 +20,15 @@ import zstandard
 from app.ledger.leases import LockContended, single_flight
 from app.ledger.redis import RedisUnavailable
 from app.settings.model import Hook
-from app.visits.client import Broken, RateLimited, Refused, Unauthorized, VisitsApiTrouble, ask, trouble
+from app.visits.client import (
+    ClientError,
+    RateLimited,
+    ServerError,
+    Unauthorized,
+    VisitsApiError,
+    error_for,
+    send_request,
+)
 from app.webhooks.fetching import RecordRequest
 from app.webhooks.payload import Payload
 from jobs.concurrency import FetchSlots
@@ -164,14 +172,14 @@ class Records:
         method, url, content = _request(request, base)
         headers = {"accept": "application/json", **source.api_headers, **auth.headers}
         params = {**request.params, **auth.params} or None
-        answer = await ask(
+        answer = await send_request(
             self.context.http,
             method,
             url,
             request.label,
             self.calls,
             headers=headers,
-            oversized=Refused,
+            oversized_error=ClientError,
             params=params,
             **content,
         )
@@ -211,11 +219,11 @@ def read_record(call: str, answer: httpx.Response) -> Any:
     if answer.status_code in (404, 410):
         return None
     if not answer.is_success:
-        raise trouble(call, answer)
+        raise error_for(call, answer)
     try:
         record = orjson.loads(answer.content)
     except ValueError:
-        raise Broken(call, answer.status_code, "the answer is not JSON") from None
+        raise ServerError(call, answer.status_code, "the answer is not JSON") from None
     if error_class := _graphql_error(record):
         raise error_class(call, answer.status_code, "in a response with status 200")
     return record
@@ -225,7 +233,7 @@ def read_record(call: str, answer: httpx.Response) -> Any:
 GRAPHQL_ERRORS = {
     "THROTTLED": RateLimited,
     "UNAUTHENTICATED": Unauthorized,
-    "INTERNAL_SERVER_ERROR": Broken,
+    "INTERNAL_SERVER_ERROR": ServerError,
 }
 
 
@@ -233,7 +241,7 @@ def _items(errors: Payload) -> list[Payload]:
     return list(errors) if isinstance(errors.value, list) else []
 
 
-def _graphql_error(record: Any) -> type[VisitsApiTrouble] | None:
+def _graphql_error(record: Any) -> type[VisitsApiError] | None:
     for error in _items(Payload(record).at("errors")):
         for code in (error.at("extensions", "code").value, error.at("code").value):
             if isinstance(code, str) and code in GRAPHQL_ERRORS:
@@ -248,4 +256,4 @@ def _until_reset(limited: RateLimited, answer: httpx.Response, header: str | Non
         return limited
     seconds = float(value)
     wait_s = seconds - time.time() if seconds > 1_000_000_000 else seconds
-    return RateLimited(limited.call, limited.status, limited.said, min(max(wait_s, 0.0), 86_400.0))
+    return RateLimited(limited.call, limited.status, limited.response_text, min(max(wait_s, 0.0), 86_400.0))

@@ -4,7 +4,15 @@ from dataclasses import dataclass, replace
 
 from app.ledger.reasons import REASONS
 from app.ledger.records import CircuitSignal
-from app.visits.client import Broken, RateLimited, Refused, Unanswered, Unauthorized, Unreachable, VisitsApiTrouble
+from app.visits.client import (
+    ClientError,
+    ConnectionFailed,
+    OutcomeUnknown,
+    RateLimited,
+    ServerError,
+    Unauthorized,
+    VisitsApiError,
+)
 
 #: While a write may still be in progress, the visit is not touched: a second visit, or an old value that arrives after
 #: the new one, is worse than a delay. Applies even if RETRY_CAP_S is shorter.
@@ -49,14 +57,14 @@ class Decision:
     opens_circuit: bool = False
 
 
-def outcome_is_unknown(error: VisitsApiTrouble) -> bool:
+def outcome_is_unknown(error: VisitsApiError) -> bool:
     """A write without a response, or with one that may come from a proxy."""
-    has_no_response = isinstance(error, Unanswered) or error.status in (408, 502, 504)
+    has_no_response = isinstance(error, OutcomeUnknown) or error.status in (408, 502, 504)
     return has_no_response and not error.call.startswith("GET")
 
 
 def decide(
-    error: VisitsApiTrouble, schedule: Schedule, failed_attempts: int, failing_for_s: float, jitter: float
+    error: VisitsApiError, schedule: Schedule, failed_attempts: int, failing_for_s: float, jitter: float
 ) -> Decision:
     """After a failed call to the Visits API.
 
@@ -64,7 +72,7 @@ def decide(
     """
     reason = str(error)
     match error:
-        case Refused():
+        case ClientError():
             return Decision(None, failed_attempts + 1, reason, CircuitSignal(kind="ok"))
         case Unauthorized():
             signal = CircuitSignal(kind="unauthorized", pause_s=MAX_PAUSE_S * (0.5 + jitter / 2))
@@ -73,7 +81,7 @@ def decide(
             wait_s = RATE_LIMIT_WAIT_S * (0.5 + jitter / 2) if error.wait_s is None else error.wait_s
             signal = CircuitSignal(kind="rate_limited", pause_s=wait_s)
             return Decision(0, failed_attempts, reason, signal, opens_circuit=True)
-    assert isinstance(error, Broken | Unreachable | Unanswered)
+    assert isinstance(error, ServerError | ConnectionFailed | OutcomeUnknown)
     if schedule.is_over(failing_for_s):
         return Decision(None, failed_attempts + 1, reason)
     # A Retry-After cannot exceed RETRY_CAP_S, or the retries would not be spread over RETRY_FOR_S.
@@ -86,7 +94,7 @@ def decide(
 
 
 def decide_fetch(
-    error: VisitsApiTrouble, schedule: Schedule, failed_attempts: int, failing_for_s: float, jitter: float
+    error: VisitsApiError, schedule: Schedule, failed_attempts: int, failing_for_s: float, jitter: float
 ) -> Decision:
     """After a failed call to a tool's API. There is no circuit: every event is retried by itself."""
     match error:
@@ -101,8 +109,8 @@ def decide_fetch(
 
 
 _STATUS_CLASSES = {
-    "unreachable": "network",
-    "unanswered": "timeout",
+    "connection_failed": "network",
+    "outcome_unknown": "timeout",
     "429": "rate_limited",
     "401": "unauthorized",
     "403": "unauthorized",

@@ -13,7 +13,7 @@ from app.ledger.redis import RedisUnavailable
 from app.telemetry.logs import log
 from app.telemetry.metric_names import TASK_RUNS, TASKS_FINISHED
 from app.telemetry.tracing import start_span
-from app.visits.client import Unanswered, VisitsApiTrouble
+from app.visits.client import OutcomeUnknown, VisitsApiError
 from app.webhooks.delivery import UnreadableBody
 from app.webhooks.payload import Untranslatable
 from jobs.context import Context, RunTimer
@@ -95,7 +95,7 @@ class TaskRun(ABC):
         """The algorithm. Raises the exceptions of RULES, VisitsApiTrouble, LeaseLost."""
 
     @abstractmethod
-    def decide(self, error: VisitsApiTrouble) -> Decision:
+    def decide(self, error: VisitsApiError) -> Decision:
         """After a failed call."""
 
     async def complete(self, outcome: Outcome) -> None:
@@ -115,19 +115,19 @@ class TaskRun(ABC):
                 return await self.execute()
         except LeaseLost:
             raise
-        except VisitsApiTrouble as error:
+        except VisitsApiError as error:
             return self._after_api_error(error)
         except TimeoutError:
-            return self._after_api_error(Unanswered("run", said=f"not done within {self.timeout_s:.0f} s"))
+            return self._after_api_error(OutcomeUnknown("run", response_text=f"not done within {self.timeout_s:.0f} s"))
         except Exception as error:
             return self._after_exception(error)
 
-    def _after_api_error(self, error: VisitsApiTrouble) -> Outcome:
+    def _after_api_error(self, error: VisitsApiError) -> Outcome:
         decision = self.decide(error)
         state = "parked" if decision.retry_in_s is None else "held" if decision.opens_circuit else "waiting"
         return Outcome(
             state=state,  # type: ignore[arg-type]
-            attempt=self._failed_attempt(state, decision.reason, error.said),
+            attempt=self._failed_attempt(state, decision.reason, error.response_text),
             reason=decision.reason,
             retry_in_s=decision.retry_in_s or 0,
             failed_attempts=None if decision.opens_circuit else decision.failed_attempts,

@@ -29,7 +29,16 @@ from app.ledger.leases import LockContended, single_flight
 from app.ledger.redis import RedisUnavailable
 from app.settings.model import Hook
 from app.telemetry.logs import log
-from app.visits.client import CONNECT_S, Broken, RateLimited, Unanswered, Unauthorized, Unreachable, ask, trouble
+from app.visits.client import (
+    CONNECT_TIMEOUT_S,
+    ConnectionFailed,
+    OutcomeUnknown,
+    RateLimited,
+    ServerError,
+    Unauthorized,
+    error_for,
+    send_request,
+)
 from app.webhooks.fetching import TokenExchange
 from app.webhooks.payload import Payload
 from jobs.context import Context
@@ -114,7 +123,7 @@ class Tokens:
             async with asyncio.timeout(EXCHANGE_TIMEOUT_S):
                 renewed = await self._exchange(await self._load())
         except TimeoutError:
-            raise Unanswered(CALL, said=f"not done within {EXCHANGE_TIMEOUT_S:.0f} s") from None
+            raise OutcomeUnknown(CALL, response_text=f"not done within {EXCHANGE_TIMEOUT_S:.0f} s") from None
         await self._store_until_accepted(renewed)
         return str(renewed["token"])
 
@@ -136,7 +145,7 @@ class Tokens:
                 with suppress(GrantRejected):
                     return await self._post(previous)
             raise _lost_refresh_token(error, started_at) if started_at else error from None
-        except (Unauthorized, RateLimited, Unreachable):  # nothing was exchanged
+        except (Unauthorized, RateLimited, ConnectionFailed):  # nothing was exchanged
             await self._store(stored)
             raise
 
@@ -144,24 +153,24 @@ class Tokens:
         exchange, credentials = self.exchange, dict(self.hook.settings.credentials)
         if refresh:
             credentials["REFRESH_TOKEN"] = refresh
-        body: dict[str, Any] = {"timeout": httpx.Timeout(EXCHANGE_TIMEOUT_S, connect=CONNECT_S)}
+        body: dict[str, Any] = {"timeout": httpx.Timeout(EXCHANGE_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)}
         if exchange.form is not None:
             body["data"] = _render_template(exchange.form, credentials)
         if exchange.json is not None:
             body["json"] = _render_template(exchange.json, credentials)
         headers = {"accept": "application/json", **_render_template(exchange.headers, credentials)}
         url, requested_at = self.hook.settings.token_url or exchange.url, time.time()
-        answer = await ask(self.context.http, "POST", url, CALL, self.calls, headers=headers, **body)
+        answer = await send_request(self.context.http, "POST", url, CALL, self.calls, headers=headers, **body)
         if answer.status_code in (400, 401, 403):
             raise _token_error(answer, bool(refresh))
         if not answer.is_success:
-            raise trouble(CALL, answer)
+            raise error_for(CALL, answer)
         return self._parse_token(_parse_json(answer), refresh, requested_at)
 
     def _parse_token(self, answer: Payload, refresh: str | None, requested_at: float) -> dict[str, Any]:
         token, ttl_s = answer.at(*self.exchange.token_path).value, answer.at("expires_in").value
         if not isinstance(token, str) or not token:
-            raise Broken(CALL, 200, "the answer has no token")
+            raise ServerError(CALL, 200, "the answer has no token")
         if isinstance(ttl_s, bool) or not isinstance(ttl_s, int | float):
             ttl_s = self.exchange.default_ttl_s
         replacement = answer.at("refresh_token").value
@@ -243,7 +252,7 @@ def _lost_refresh_token(error: Unauthorized, started_at: int) -> Unauthorized:
     explanation = (
         f"the response to an exchange at {at} was lost, and a new refresh token with it: connect the account again"
     )
-    return Unauthorized(CALL, error.status, f"{error.said}; {explanation}")
+    return Unauthorized(CALL, error.status, f"{error.response_text}; {explanation}")
 
 
 def _token_error(answer: httpx.Response, has_refresh: bool) -> Unauthorized:
@@ -262,4 +271,4 @@ def _parse_json(answer: httpx.Response) -> Payload:
     try:
         return Payload(orjson.loads(answer.content))
     except ValueError:
-        raise Broken(CALL, answer.status_code, "the answer is not JSON") from None
+        raise ServerError(CALL, answer.status_code, "the answer is not JSON") from None

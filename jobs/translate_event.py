@@ -9,7 +9,7 @@ from app.ledger.ids import TaskId
 from app.ledger.records import BodyUnavailable, DeliveryInfo, Lease, NotFound, Outcome
 from app.settings.model import Hook
 from app.visits.change import VisitChange, external_id
-from app.visits.client import VisitsApiTrouble
+from app.visits.client import VisitsApiError
 from app.webhooks.delivery import Event
 from app.webhooks.fetching import RecordRequest
 from app.webhooks.source import RECORD_GONE, Ignored, PartlyTranslatable
@@ -65,7 +65,7 @@ class EventRun(TaskRun):
         self._is_complete = True
         return Outcome(state="parked" if parked else "settled", attempt=attempt, reason=parked)
 
-    def decide(self, error: VisitsApiTrouble) -> Decision:
+    def decide(self, error: VisitsApiError) -> Decision:
         failing_for_s = seconds_since(self.task.failing_since_ms)
         return decide_fetch(error, self.context.schedule, self.task.failed_attempts, failing_for_s, random())
 

@@ -20,7 +20,7 @@ from app.ledger.ledger import Ledger
 from app.ledger.records import NotFound
 from app.operators.drift_audit import AuditProgress, Difference, DriftAudit
 from app.settings.model import Settings
-from app.visits.client import VisitsApiTrouble, http_client
+from app.visits.client import VisitsApiError, http_client
 
 
 @click.command(epilog=examples("audit --rate 5", "audit --repair", "audit --resume --json"))
@@ -42,7 +42,7 @@ def audit(account: str | None, repair: bool, rate: float | None, resume: bool, a
                 NOTHING_MATCHED, f"there is no account {account} with a token" if account else "no account has a token"
             )
         found = repairable = repaired = 0
-        async with http_client(most=2) as http:
+        async with http_client(max_connections=2) as http:
             for name in accounts:
                 one = DriftAudit(ledger, settings, http, name, rate)
                 async for difference in one.differences(resume, _print_progress):
@@ -56,7 +56,7 @@ def audit(account: str | None, repair: bool, rate: float | None, resume: bool, a
 
     try:
         found, repairable, repaired = run_with_ledger(compare)
-    except VisitsApiTrouble as trouble:
+    except VisitsApiError as trouble:
         exit_with(UNREACHABLE, f"the Visits API failed: {trouble}; `doorbell audit --resume` continues from here")
     if repaired:
         click.echo(f"requeued: {repaired}; run the audit again when they are done", err=True)

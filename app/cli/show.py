@@ -28,7 +28,7 @@ from app.operators.lists import Lists
 from app.operators.signature_diagnosis import with_likely_causes
 from app.settings.model import Settings
 from app.telemetry import rejections as rejection_notes
-from app.visits.client import VisitsApiTrouble, http_client
+from app.visits.client import VisitsApiError, http_client
 
 #: A list stops after this number of pages without a match.
 MAX_EMPTY_PAGES = 3
@@ -118,7 +118,7 @@ def visit(external_id: str, remote: bool, reveal: bool, as_json: bool) -> None:
 
     try:
         stories = run_with_ledger(look)
-    except VisitsApiTrouble as trouble:
+    except VisitsApiError as trouble:
         exit_with(UNREACHABLE, f"the Visits API did not return the visit: {trouble}")
     for story in stories:
         print_json(story, as_json)

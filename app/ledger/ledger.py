@@ -35,7 +35,7 @@ from app.ledger.records import (
 )
 from app.ledger.redis import HeldLease, Redis
 from app.ledger.scripts import Call
-from app.visits.change import VisitChange, encode_change, external_id, microseconds
+from app.visits.change import VisitChange, encode_change, external_id, unix_microseconds
 from app.webhooks.delivery import Delivery
 
 #: Whom the records of a booking listed. A booking may be made long ahead.
@@ -167,7 +167,7 @@ class Ledger:
         that was asked for at that time. Raises RecordOutdated."""
         call = scripts.add_people(
             booking=f"{account}/{external_id}",
-            fetched_at=microseconds(fetched_at),
+            fetched_at=unix_microseconds(fetched_at),
             keep_ms=PEOPLE_TTL_MS,
             people=people,
         )
@@ -494,7 +494,7 @@ def _pack_changes(source: str, account: str, changes: Sequence[VisitChange]) -> 
     packed = []
     for change in changes:
         work = TaskId.visit(account, change.external_id(source))
-        before = TaskId.visit(account, external_id(source, change.continues)) if change.continues else ""
+        before = TaskId.visit(account, external_id(source, change.previous_visit_id)) if change.previous_visit_id else ""
         packed.append((work, encode_change(change), before if before != work else ""))
     return packed
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import orjson
 
 from app.ledger.ids import TaskId
-from app.visits.merge import Said
+from app.visits.merge import RecordedChange
 from app.webhooks.delivery import Delivery
 
 #: Where jobs wait: each lane has places of its own in a worker.
@@ -107,7 +107,7 @@ class Attempt:
 
 
 class StoredChange(NamedTuple):
-    """A change of a task. number: its position among all changes of the task, from 1. body: what `Said.read` reads."""
+    """A change of a task. number: its position among all changes of the task, from 1. body: what `RecordedChange.decode` reads."""
 
     number: int
     body: bytes
@@ -158,8 +158,8 @@ class Task:
     def account(self) -> str:
         return self.task_id.account
 
-    def recorded_changes(self) -> list[Said]:
-        return [Said.read(origin, change.body, self.alias_depth) for origin, change in self.changes.items()]
+    def recorded_changes(self) -> list[RecordedChange]:
+        return [RecordedChange.decode(origin, change.body, self.alias_depth) for origin, change in self.changes.items()]
 
 
 @dataclass(frozen=True, slots=True)

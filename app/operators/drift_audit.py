@@ -23,8 +23,8 @@ from app.ledger.ids import NO_TASK, TaskId, new_delivery_id
 from app.ledger.ledger import Ledger
 from app.ledger.records import NotFound, Task
 from app.settings.model import Settings
-from app.visits.client import Broken, RateLimited, Record, Unanswered, Unreachable, VisitsClient
-from app.visits.merge import difference, fold, same, wanted
+from app.visits.client import ConnectionFailed, OutcomeUnknown, RateLimited, Record, ServerError, VisitsClient
+from app.visits.merge import changed_fields, desired_visit, merge_changes, values_equal
 from app.webhooks.registry import load_sources
 
 Kind = Literal["missing", "unexpected", "different", "duplicate"]
@@ -132,7 +132,7 @@ class DriftAudit:
                 wait_s = RATE_LIMITED_DELAY_S if limited.wait_s is None else limited.wait_s
                 if tries == MAX_ATTEMPTS:
                     raise
-            except (Broken, Unreachable, Unanswered):
+            except (ServerError, ConnectionFailed, OutcomeUnknown):
                 wait_s = RETRY_DELAY_S * tries
                 if tries == MAX_ATTEMPTS:
                     raise
@@ -182,9 +182,16 @@ class DriftAudit:
         return []
 
     def _field_differences(self, family: list[Task], visit: Record) -> Difference | None:
-        root, want = family[0], wanted(fold(said for member in family for said in member.recorded_changes()))
+        root, want = (
+            family[0],
+            desired_visit(merge_changes(said for member in family for said in member.recorded_changes())),
+        )
         theirs = {name: visit.get(name) for name in want.fields}
-        fields = {n: [value, theirs[n]] for n, value in difference(visit, want).items() if not same(theirs[n], value)}
+        fields = {
+            n: [value, theirs[n]]
+            for n, value in changed_fields(visit, want).items()
+            if not values_equal(theirs[n], value)
+        }
         contact_id = (root.remote or {}).get("contact_id")
         if contact_id and contact_id != visit.get("contact_id"):
             fields["contact_id"] = [contact_id, visit.get("contact_id")]

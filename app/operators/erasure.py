@@ -31,8 +31,8 @@ from app.ledger.records import BodyUnavailable, DeliveryInfo, NotFound, Task
 from app.operators import search_index
 from app.operators.explain import merge_visit, run_off_loop
 from app.settings.model import Settings
-from app.visits.change import FORGOTTEN, Contact
-from app.visits.merge import REMEMBERED, wanted
+from app.visits.change import ERASED_PREFIX, Contact
+from app.visits.merge import CONTACT_KEY, desired_visit
 from app.webhooks.delivery import JWT_PATTERN, decode_base64url
 
 #: What is told of what is found.
@@ -119,7 +119,7 @@ async def resolve_emails(ledger: Ledger, settings: Settings, text: str) -> list[
     ):
         with suppress(NotFound):
             family = await ledger.load_aliases(work)
-            contact = wanted(await run_off_loop(family, merge_visit, family)).contact
+            contact = desired_visit(await run_off_loop(family, merge_visit, family)).contact
             if search_index.normalize_phone(contact.phone or "") == number and (
                 email := search_index.normalize_email(contact.email or "")
             ):
@@ -234,7 +234,9 @@ class Erasure:
         return [key for key, values in zip(keys, kept, strict=True) if any(map(self._names_person, values))]
 
     def _names_person(self, value: bytes) -> bool:
-        return self._mentions(value) or any(f"{FORGOTTEN}{name}".encode() in value for name in self._all_contact_keys)
+        return self._mentions(value) or any(
+            f"{ERASED_PREFIX}{name}".encode() in value for name in self._all_contact_keys
+        )
 
     @cached_property
     def _all_contact_keys(self) -> set[str]:
@@ -383,8 +385,8 @@ class Erasure:
             return contact
         left: dict[str, str] = {name: contact[name] for name in ("id", "email") if name in contact}
         if email:
-            names, remembered = self._contact_keys(account), (root.remote or {}).get(REMEMBERED)
-            left["email"] = FORGOTTEN + (remembered if remembered in names else names[0])
+            names, remembered = self._contact_keys(account), (root.remote or {}).get(CONTACT_KEY)
+            left["email"] = ERASED_PREFIX + (remembered if remembered in names else names[0])
         return left
 
     # -- digests --
@@ -392,7 +394,7 @@ class Erasure:
     def _contact_keys(self, account: str) -> list[str]:
         """What the contact is remembered by, under each key."""
         keys = [key.encode() for key in self._settings.secret_key] or [self._settings.contact_hash_key(account)]
-        return [str(Contact(email=self._email).name(key)) for key in keys]
+        return [str(Contact(email=self._email).cache_key(key)) for key in keys]
 
     async def _digest_keys(self) -> list[str]:
         accounts = await known_accounts(self._redis, self._settings.all_accounts)

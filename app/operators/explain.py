@@ -17,8 +17,8 @@ from app.ledger.records import Attempt, BodyUnavailable, DeliveryInfo, NotFound,
 from app.ledger.times import iso_timestamp
 from app.operators.redaction import REDACTED, redact_text
 from app.settings.model import Settings
-from app.visits.change import DETAILS, external_id
-from app.visits.merge import ONLY_FOR, Fact, Facts, Said, fold, wanted, winners
+from app.visits.change import CONTACT_FIELDS, external_id
+from app.visits.merge import ONLY_FOR, Fact, Facts, RecordedChange, deciding_origins, desired_visit, merge_changes
 from app.webhooks.registry import load_sources
 
 #: Of a visit in a line.
@@ -52,7 +52,7 @@ _WORD = re.compile(r"[A-Za-z][\w.:/-]*", re.ASCII)
 
 def _current_contact_facts(facts: Facts) -> Facts:
     """Without what is known of customers whose visit it is no more."""
-    email, found = wanted(facts).contact.email or "", Facts()
+    email, found = desired_visit(facts).contact.email or "", Facts()
     for name, fact in facts.items():
         field, owner = _split_owner(name)
         if owner in ("", email):
@@ -77,8 +77,8 @@ async def run_off_loop(visit: Sequence[Task], step: Callable[P, T], *args: P.arg
     return await asyncio.to_thread(step, *args, **kwargs)
 
 
-def merge_visit(family: Sequence[Task], *more: Said) -> Facts:
-    return fold([*(said for member in family for said in member.recorded_changes()), *more])
+def merge_visit(family: Sequence[Task], *more: RecordedChange) -> Facts:
+    return merge_changes([*(said for member in family for said in member.recorded_changes()), *more])
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ class MergedVisit:
             for origin, change in member.changes.items():
                 changes[member.task_id, delivery_of(origin)].append((origin, change.number))
         discarded = Counter((one.task_id, delivery_of(origin)) for one in family for origin in one.discarded_changes)
-        return cls(family, facts, winners(facts), dict(changes), discarded)
+        return cls(family, facts, deciding_origins(facts), dict(changes), discarded)
 
 
 class VisitCache:
@@ -208,8 +208,8 @@ class Explain:
     async def visit_summary(self, work: TaskId) -> Row:
         """One visit in a line: what should stand in the API, whose it is, and how it is with it."""
         family = await self._ledger.load_aliases(work)
-        root, want = family[0], wanted(await run_off_loop(family, merge_visit, family))
-        said = want.contact.details()
+        root, want = family[0], desired_visit(await run_off_loop(family, merge_visit, family))
+        said = want.contact.to_dict()
         return {
             "visit": root.external_id,
             "account": root.account,
@@ -219,7 +219,9 @@ class Explain:
             **{name: want.fields.get(name) for name in SUMMARY_FIELDS},
             "contact_id": want.contact.id or (root.remote or {}).get("contact_id"),
             **{
-                name: said.get(name) and self._redact(f"contact.{name}", said[name]) for name in DETAILS if name != "id"
+                name: said.get(name) and self._redact(f"contact.{name}", said[name])
+                for name in CONTACT_FIELDS
+                if name != "id"
             },
         }
 

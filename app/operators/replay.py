@@ -23,7 +23,16 @@ from app.operators.filter import Filter
 from app.operators.selection import Mode, SelectedTask, TaskSelector, load_stored
 from app.settings.model import Hook, Settings
 from app.visits.change import Contact, VisitChange, encode_change
-from app.visits.merge import REMEMBERED, Facts, Said, Wanted, difference, fold, wanted, winners
+from app.visits.merge import (
+    CONTACT_KEY,
+    DesiredVisit,
+    Facts,
+    RecordedChange,
+    changed_fields,
+    deciding_origins,
+    desired_visit,
+    merge_changes,
+)
 from app.webhooks.translation import Translation, translate_event
 
 #: So many are put back at once; the next ones when most of these have been taken, so that live work is never behind more.
@@ -135,7 +144,7 @@ class Replay:
     async def _assign_contact(self, work: TaskId) -> None:
         """Once is enough: named again, it says the same."""
         family = await self._ledger.load_aliases(work)
-        if wanted(await run_off_loop(family, merge_visit, family)).contact.id != self._contact:
+        if desired_visit(await run_off_loop(family, merge_visit, family)).contact.id != self._contact:
             await self._ledger.assign_contact(work, _contact_assignment(self._contact))
 
     async def _wait_for_workers(self, batch: list[str]) -> None:
@@ -196,11 +205,15 @@ class Replay:
         step = replace(step, task_id=family[0].task_id, state=root.state, reason=root.reason)
         if root.state == "discarded" or (root.state in ("queued", "running") and not self._recheck):
             return replace(step, skip_reason=root.state)
-        more = [Said.read("operator", encode_change(_contact_assignment(self._contact)))] if self._contact else []
+        more = (
+            [RecordedChange.decode("operator", encode_change(_contact_assignment(self._contact)))]
+            if self._contact
+            else []
+        )
         facts = await run_off_loop(family, merge_visit, family, *more)
         calls = await self._calls(family, facts if more or any(member.changes for member in family) else None)
         if root.state == "settled" and not calls:
-            decides = {delivery_of(origin) for origin in winners(facts)}
+            decides = {delivery_of(origin) for origin in deciding_origins(facts)}
             return replace(step, skip_reason="superseded" if delivery and delivery not in decides else "applied")
         return replace(step, calls=calls)
 
@@ -211,32 +224,32 @@ class Replay:
             Call("DELETE /visits/:id", member.external_id) for member in later if member.remote or member.was_attempted
         ]
         if facts is not None:
-            call = await self._visit_call(root, wanted(facts))
+            call = await self._visit_call(root, desired_visit(facts))
         else:
             call = Call("DELETE /visits/:id", root.external_id) if root.remote or root.was_attempted else None
         return (*calls, *filter(None, [call]))
 
-    async def _visit_call(self, root: Task, want: Wanted) -> Call | None:
+    async def _visit_call(self, root: Task, want: DesiredVisit) -> Call | None:
         name, whole = root.external_id, {name: value for name, value in want.fields.items() if value is not None}
         if self._recheck:
             return Call("GET /visits/:id, then what differs", name, want.fields)
-        if root.remote is None and (want.is_off or want.is_nothing):
+        if root.remote is None and (want.is_cancelled or want.is_empty):
             return Call("GET /visits/:id: it is not to be made", name) if root.state != "settled" else None
         if root.remote is None and not want.has_date:
             return Call("wait: time_unknown", name)
         if root.remote is None:
-            known = want.contact.name(self._settings.contact_hash_key(root.account)) and not want.contact.is_forgotten
+            known = want.contact.cache_key(self._settings.contact_hash_key(root.account)) and not want.contact.is_erased
             return Call("POST /visits", name, whole) if known else Call("wait: contact_unknown", name)
         if contact := await self._contact_call(root, want):
             return Call(contact, name, whole)
-        changed = difference(root.remote, want)
+        changed = changed_fields(root.remote, want)
         return Call("PUT /visits/:id", name, changed) if changed else None
 
-    async def _contact_call(self, root: Task, want: Wanted) -> str:
+    async def _contact_call(self, root: Task, want: DesiredVisit) -> str:
         """The calls, where the facts name somebody else than when the visit was made; empty where they do not."""
         assert root.remote is not None
-        name = want.contact.name(self._settings.contact_hash_key(root.account))
-        if name is None or want.is_off or name == root.remote.get(REMEMBERED):
+        name = want.contact.cache_key(self._settings.contact_hash_key(root.account))
+        if name is None or want.is_cancelled or name == root.remote.get(CONTACT_KEY):
             return ""
         found = await self._ledger.redis.command("GET", f"bell:contact:{root.account}:{name}")
         known = want.contact.id or (found and found.decode())
@@ -285,15 +298,21 @@ class Replay:
         """What would be called for one visit if the delivery had said that."""
         family = families.get(work) or await self._visit_or_empty(work)
         if not family:
-            said = [Said.read(origin, change) for origin, (at, change) in now.items() if at == work]
-            want = wanted(fold(said))
-            return (Call("POST /visits", work.display_id, want.fields),) if want.has_date and not want.is_off else ()
+            said = [RecordedChange.decode(origin, change) for origin, (at, change) in now.items() if at == work]
+            want = desired_visit(merge_changes(said))
+            return (
+                (Call("POST /visits", work.display_id, want.fields),)
+                if want.has_date and not want.is_cancelled
+                else ()
+            )
         said = [one for member in family for one in member.recorded_changes() if delivery_of(one.origin) != delivery]
         for member in family:
             said += [
-                Said.read(o, change, member.alias_depth) for o, (at, change) in now.items() if at == member.task_id
+                RecordedChange.decode(o, change, member.alias_depth)
+                for o, (at, change) in now.items()
+                if at == member.task_id
             ]
-        return await self._calls(family, await run_off_loop(family, fold, said) if said else None)
+        return await self._calls(family, await run_off_loop(family, merge_changes, said) if said else None)
 
     async def _affected_task_ids(self, meta: DeliveryInfo) -> list[TaskId]:
         works: list[TaskId] = []
@@ -313,7 +332,7 @@ class Replay:
 
 def _contact_assignment(contact: str) -> VisitChange:
     """An operator's word counts from now on."""
-    return VisitChange(action="update", visit_id="", order=time.time_ns() // 1000, contact=Contact(id=contact))
+    return VisitChange(action="update", visit_id="", version=time.time_ns() // 1000, contact=Contact(id=contact))
 
 
 def _task_id_of(hook: Hook, meta: DeliveryInfo, change: VisitChange) -> TaskId:

@@ -19,7 +19,7 @@ import re
 from datetime import datetime
 from decimal import Decimal
 
-from app.visits.change import UNSAID, Action, Contact, Unsaid, VisitChange, microseconds
+from app.visits.change import UNSET, Action, Contact, Unset, VisitChange, unix_microseconds
 from app.webhooks.delivery import Event
 from app.webhooks.fetching import BasicAuth, RecordRequest
 from app.webhooks.payload import Payload, Untranslatable
@@ -72,12 +72,16 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     visit_id = _appointment_id(event)
     if event.fetched_at is None:
         raise Untranslatable("the appointment that this event points at was not fetched")
-    order, record = microseconds(event.fetched_at), event.record
+    order, record = unix_microseconds(event.fetched_at), event.record
     if record is None:
         if action != "cancel":
             return RECORD_GONE
         gone_at = event.fetched_at
-        return [VisitChange(action=action, visit_id=visit_id, order=order, date_cancelled=gone_at, is_sighting=True)]
+        return [
+            VisitChange(
+                action=action, visit_id=visit_id, version=order, date_cancelled=gone_at, times_are_observed=True
+            )
+        ]
     cancelled = _cancelled(record, action)
     if cancelled:
         action = "cancel"
@@ -87,13 +91,13 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
         VisitChange(
             action=action,
             visit_id=visit_id,
-            order=order,
+            version=order,
             contact=_contact(record),
             time_scheduled=record.at("datetime").required_time(event.zone),
             amount_collected=_amount(record),
             date_cancelled=_since(event.fetched_at, cancelled),
             no_show=_since(event.fetched_at, _no_show(record)),
-            is_sighting=True,
+            times_are_observed=True,
         )
     ]
 
@@ -122,17 +126,17 @@ def _no_show(record: Payload) -> bool | None:
     return False if said is None and record.at("canceled").boolean() is False else said
 
 
-def _since(fetched_at: datetime, flag: bool | None) -> datetime | None | Unsaid:
+def _since(fetched_at: datetime, flag: bool | None) -> datetime | None | Unset:
     if flag is None:
-        return UNSAID
+        return UNSET
     return fetched_at if flag else None
 
 
-def _amount(record: Payload) -> Decimal | None | Unsaid:
+def _amount(record: Payload) -> Decimal | None | Unset:
     """`price` is what it costs, `amountPaid` what was collected; both in whole currency units."""
     paid = record.at("amountPaid").amount()
     if paid is None:
-        return UNSAID
+        return UNSET
     return paid if paid > 0 else None
 
 

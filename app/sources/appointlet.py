@@ -21,7 +21,7 @@ Older accounts send `{"type": "booking", "action": …}`. No description of it w
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from app.visits.change import UNSAID, Contact, VisitChange, attendee_visit_id, microseconds
+from app.visits.change import UNSET, Contact, VisitChange, attendee_visit_id, unix_microseconds
 from app.webhooks.delivery import Event
 from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.signatures.token import PathToken
@@ -79,8 +79,8 @@ def _meeting(event: Event, kind: str, meeting: Payload) -> list[VisitChange]:
     bare = VisitChange(
         action="cancel" if is_off else "create" if kind == "meeting.scheduled" else "update",
         visit_id=meeting_id,
-        order=microseconds(happened_at),
-        time_scheduled=(start.time(event.zone) or UNSAID) if is_off else start.required_time(event.zone),
+        version=unix_microseconds(happened_at),
+        time_scheduled=(start.time(event.zone) or UNSET) if is_off else start.required_time(event.zone),
         date_cancelled=happened_at if is_off else None,
     )
     known = {key: person for person in people if (key := _key(person))}
@@ -90,9 +90,9 @@ def _meeting(event: Event, kind: str, meeting: Payload) -> list[VisitChange]:
         replace(
             bare,
             visit_id=attendee_visit_id(meeting_id, key),
-            continues=meeting_id if is_made else None,
+            previous_visit_id=meeting_id if is_made else None,
             contact=_contact(person),
-            date_left=None if is_alone and not is_off else UNSAID,
+            date_left=None if is_alone and not is_off else UNSET,
         )
         for key, person in known.items()
     ]
@@ -119,11 +119,11 @@ def _attended(event: Event, attendee: Payload, leaves: bool) -> VisitChange:
     if not key:
         raise Untranslatable(UNTOLD)
     happened_at = event.data.at("created_at").required_time()
-    start = attendee.at("meeting", "start").time(event.zone) or UNSAID
+    start = attendee.at("meeting", "start").time(event.zone) or UNSET
     return VisitChange(
         action="cancel" if leaves else "update",
         visit_id=attendee_visit_id(meeting_id, key),
-        order=microseconds(happened_at),
+        version=unix_microseconds(happened_at),
         contact=_contact(attendee),
         time_scheduled=start,
         date_left=happened_at if leaves else None,

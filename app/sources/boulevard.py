@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from app.visits.change import UNSAID, Action, Contact, VisitChange, microseconds
+from app.visits.change import UNSET, Action, Contact, VisitChange, unix_microseconds
 from app.webhooks.delivery import Event
 from app.webhooks.fetching import RecordRequest, RequestAuth
 from app.webhooks.payload import Payload, Untranslatable
@@ -150,18 +150,18 @@ def _appointment(event: Event, kind: str) -> list[VisitChange] | Ignored:
     if starts is None and kind in ("APPOINTMENT_CREATED", "APPOINTMENT_RESCHEDULED") and not is_off:
         return RECORD_GONE
     ended_at = node.at("cancellation", "cancelledAt").time() or said_at
-    not_so = UNSAID if status is None else None
+    not_so = UNSET if status is None else None
     return [
         VisitChange(
             action="cancel" if is_off else APPOINTMENT[kind],
             visit_id=_id(_named(event)),
-            order=microseconds(said_at),
+            version=unix_microseconds(said_at),
             contact=_contact(record.at("client") or node.at("client")),
-            time_scheduled=starts or UNSAID,
-            time_completed=said_at if status == "done" else UNSAID if status == "stands" else not_so,
+            time_scheduled=starts or UNSET,
+            time_completed=said_at if status == "done" else UNSET if status == "stands" else not_so,
             date_cancelled=ended_at if status == "off" else not_so,
             no_show=ended_at if status == "missed" else not_so,
-            is_sighting=True,
+            times_are_observed=True,
         )
     ]
 
@@ -182,9 +182,9 @@ def _order(event: Event) -> list[VisitChange] | Ignored:
         VisitChange(
             action="update",
             visit_id=visits[0],
-            order=microseconds(_said_at(event)),
-            as_of=microseconds(event.fetched_at) if event.fetched_at else 0,
-            payment=_id(_order_named(event)),
+            version=unix_microseconds(_said_at(event)),
+            observed_at_us=unix_microseconds(event.fetched_at) if event.fetched_at else 0,
+            payment_id=_id(_order_named(event)),
             amount_collected=total.amount(100),
         )
     ]

@@ -41,7 +41,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from app.visits.change import UNSAID, Contact, Unsaid, VisitChange, attendee_visit_id, microseconds
+from app.visits.change import UNSET, Contact, Unset, VisitChange, attendee_visit_id, unix_microseconds
 from app.webhooks.delivery import Event
 from app.webhooks.payload import THREE_DECIMAL_CURRENCIES, Payload, Untranslatable, minor_units
 from app.webhooks.signatures.hmac import Hmac
@@ -135,8 +135,8 @@ def _bare(event: Event) -> VisitChange:
     return VisitChange(
         action="update",
         visit_id=booking.at("uid").required_text(),
-        order=microseconds(_happened_at(event)),
-        continues=_continues(booking),
+        version=unix_microseconds(_happened_at(event)),
+        previous_visit_id=_continues(booking),
     )
 
 
@@ -152,18 +152,18 @@ def _ended(booking: Payload) -> list[VisitChange]:
     booked = VisitChange(
         action="update",
         visit_id=visit_id,
-        order=microseconds(booking.at("createdAt").time() or ended_at),
-        continues=_continues(booking),
+        version=unix_microseconds(booking.at("createdAt").time() or ended_at),
+        previous_visit_id=_continues(booking),
         contact=_contact(booking),
-        time_scheduled=booking.at("startTime").time() or UNSAID,
-        amount_collected=_collected(booking.at("payment")) if booking.at("paid").boolean() else UNSAID,
+        time_scheduled=booking.at("startTime").time() or UNSET,
+        amount_collected=_collected(booking.at("payment")) if booking.at("paid").boolean() else UNSET,
     )
     ended = VisitChange(
         action="update",
         visit_id=visit_id,
-        order=microseconds(ended_at),
-        time_completed=UNSAID if missed else ended_at,
-        no_show=ended_at if missed else UNSAID,
+        version=unix_microseconds(ended_at),
+        time_completed=UNSET if missed else ended_at,
+        no_show=ended_at if missed else UNSET,
     )
     return [booked, ended]
 
@@ -288,7 +288,9 @@ def _no_visit(event: Event, booking: Payload) -> VisitChange:
     """The booking itself, which some events do not tell from one without seats."""
     happened_at = _happened_at(event)
     uid = booking.at("uid").required_text()
-    return VisitChange(action="cancel", visit_id=uid, order=microseconds(happened_at), date_cancelled=happened_at)
+    return VisitChange(
+        action="cancel", visit_id=uid, version=unix_microseconds(happened_at), date_cancelled=happened_at
+    )
 
 
 def _seat_paid(event: Event, booking: Payload) -> list[VisitChange]:
@@ -318,7 +320,7 @@ class Seat:
         return attendee_visit_id(self.booking.at("uid").required_text(), self.address)
 
     def bare(self, event: Event) -> VisitChange:
-        return VisitChange(action="update", visit_id=self.visit_id, order=microseconds(_happened_at(event)))
+        return VisitChange(action="update", visit_id=self.visit_id, version=unix_microseconds(_happened_at(event)))
 
     def said(self, event: Event) -> VisitChange:
         start = self.booking.at("startTime").required_time()
@@ -327,14 +329,16 @@ class Seat:
     def given_up(self, event: Event, uid: str) -> list[VisitChange]:
         """That its holder has none in that booking."""
         visit_id, left_at = attendee_visit_id(uid, self.address), _happened_at(event)
-        left = VisitChange(action="cancel", visit_id=visit_id, order=microseconds(left_at), date_cancelled=left_at)
+        left = VisitChange(
+            action="cancel", visit_id=visit_id, version=unix_microseconds(left_at), date_cancelled=left_at
+        )
         return [left, *self.from_before(uid, left_at)]
 
     def from_before(self, uid: str, at: datetime) -> list[VisitChange]:
         """That no visit of the whole booking is its holder's: there is one if the booking had no seats when it was made."""
         if self.address.endswith(MADE_UP):
             return []
-        off = VisitChange(action="cancel", visit_id=uid, order=microseconds(at), date_cancelled=at)
+        off = VisitChange(action="cancel", visit_id=uid, version=unix_microseconds(at), date_cancelled=at)
         return [replace(off, **_only_for(self.address))]
 
     def contact(self) -> Contact:
@@ -349,9 +353,9 @@ class Seat:
         over = VisitChange(
             action="update",
             visit_id=self.visit_id,
-            order=microseconds(ended_at),
-            time_completed=UNSAID if missed else ended_at,
-            no_show=ended_at if missed else UNSAID,
+            version=unix_microseconds(ended_at),
+            time_completed=UNSET if missed else ended_at,
+            no_show=ended_at if missed else UNSET,
             **_only_for(self.address),
         )
         if not self._is_surely_held:
@@ -359,9 +363,9 @@ class Seat:
         booked = VisitChange(
             action="update",
             visit_id=self.visit_id,
-            order=microseconds(self.booking.at("createdAt").time() or ended_at),
+            version=unix_microseconds(self.booking.at("createdAt").time() or ended_at),
             contact=self.contact(),
-            time_scheduled=self.booking.at("startTime").time() or UNSAID,
+            time_scheduled=self.booking.at("startTime").time() or UNSET,
         )
         return [booked, over, *self.from_before(self.booking.at("uid").required_text(), ended_at)]
 
@@ -414,7 +418,7 @@ def _marks(event: Event, booking: Payload, has_seats: bool = False) -> list[Visi
         mark = VisitChange(
             action="update",
             visit_id=attendee_visit_id(uid, address),
-            order=microseconds(missed_at),
+            version=unix_microseconds(missed_at),
             no_show=missed_at if is_missing else None,
             **_only_for(address),
         )
@@ -436,7 +440,7 @@ def _is_nameless(booking: Payload) -> bool:
 # -- money --
 
 
-def _paid(booking: Payload) -> Decimal | Unsaid:
+def _paid(booking: Payload) -> Decimal | Unset:
     """The payment where it is there, else the event type's price.
 
     BOOKING_PAID also comes when a card is only held against a no-show; then the payment that `metadata` describes has
@@ -446,13 +450,13 @@ def _paid(booking: Payload) -> Decimal | Unsaid:
     if payment.at("success").boolean() is not None:
         return _collected([payment])
     if booking.at("metadata", "identifier") and not booking.at("metadata", "externalId"):
-        return UNSAID
-    return _money(booking.at("price"), booking) or UNSAID
+        return UNSET
+    return _money(booking.at("price"), booking) or UNSET
 
 
-def _collected(payments: Iterable[Payload]) -> Decimal | Unsaid:
+def _collected(payments: Iterable[Payload]) -> Decimal | Unset:
     kept = [paid for paid in payments if paid.at("success").boolean() and not paid.at("refunded").boolean()]
-    return sum((_money(paid.at("amount"), paid) for paid in kept), Decimal()) or UNSAID
+    return sum((_money(paid.at("amount"), paid) for paid in kept), Decimal()) or UNSET
 
 
 def _money(amount: Payload, beside: Payload) -> Decimal:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 
-from app.visits.change import UNSAID, Contact, Unsaid, VisitChange, microseconds
+from app.visits.change import UNSET, Contact, Unset, VisitChange, unix_microseconds
 from app.webhooks.delivery import Event
 from app.webhooks.payload import Payload
 from app.webhooks.signatures.hmac import Hmac
@@ -80,9 +80,9 @@ def _known(event: Event, invitee: Payload) -> VisitChange:
     return VisitChange(
         action="update",
         visit_id=_invitee_id(invitee.at("uri") if isinstance(invitee.value, dict) else invitee),
-        order=microseconds(_happened_at(event)),
+        version=unix_microseconds(_happened_at(event)),
         contact=_contact(invitee),
-        time_scheduled=invitee.at("scheduled_event", "start_time").time() or UNSAID,
+        time_scheduled=invitee.at("scheduled_event", "start_time").time() or UNSET,
     )
 
 
@@ -91,7 +91,7 @@ def _booked(event: Event, invitee: Payload) -> VisitChange:
     return replace(
         _known(event, invitee),
         action="create",
-        continues=_invitee_id(old) if old else None,
+        previous_visit_id=_invitee_id(old) if old else None,
         time_scheduled=invitee.at("scheduled_event", "start_time").required_time(),
         amount_collected=_amount(invitee.at("payment")),
         date_cancelled=None,
@@ -104,8 +104,8 @@ def _moved_away(event: Event, invitee: Payload) -> VisitChange:
     return VisitChange(
         action="update",
         visit_id=_invitee_id(invitee.at("new_invitee")),
-        order=microseconds(_happened_at(event)),
-        continues=_invitee_id(invitee.at("uri")),
+        version=unix_microseconds(_happened_at(event)),
+        previous_visit_id=_invitee_id(invitee.at("uri")),
     )
 
 
@@ -126,10 +126,10 @@ def _invitee_id(uri: Payload) -> str:
     return found[1]
 
 
-def _amount(payment: Payload) -> Decimal | Unsaid:
+def _amount(payment: Payload) -> Decimal | Unset:
     """`amount` is in whole currency units, 75.5 for 75.50."""
     amount = payment.at("amount").amount() if payment.at("successful").boolean() else None
-    return UNSAID if amount is None else amount
+    return UNSET if amount is None else amount
 
 
 def _contact(invitee: Payload) -> Contact:

@@ -30,7 +30,7 @@ Recalled: the Scheduler's events besides that one. What calls itself cancelled o
 from dataclasses import replace
 from datetime import datetime
 
-from app.visits.change import UNSAID, Contact, Unsaid, VisitChange, attendee_visit_id, microseconds
+from app.visits.change import UNSET, Contact, Unset, VisitChange, attendee_visit_id, unix_microseconds
 from app.webhooks.delivery import Event
 from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.signatures.hmac import Hmac
@@ -106,7 +106,7 @@ def _requested(event: Event, request: Payload) -> list[VisitChange]:
     """For each recipient who may choose the time; else for the only one who is asked, or for somebody unknown."""
     id, asked = request.at("scheduling_request_id").required_text(), _recipients(request)
     people = _who_chooses(request) or asked
-    known = VisitChange(action="update", visit_id=id, order=microseconds(_triggered_at(event)))
+    known = VisitChange(action="update", visit_id=id, version=unix_microseconds(_triggered_at(event)))
     if not people or (len(people) > 1 and people is asked):
         return [known]
     phone = _phone(request) if len(people) == 1 else None
@@ -144,23 +144,23 @@ def _contact(guest: Payload, phone: str | None = None) -> Contact:
     return Contact(email=guest.at("email").text(), first_name=first, last_name=last, phone=phone)
 
 
-def _start(event: Event, about: Payload) -> datetime | Unsaid:
+def _start(event: Event, about: Payload) -> datetime | Unset:
     """A time with its zone beside it, or the time alone."""
     start = about.at("start")
-    return (start.at("time") if isinstance(start.value, dict) else start).time(event.zone) or UNSAID
+    return (start.at("time") if isinstance(start.value, dict) else start).time(event.zone) or UNSET
 
 
 def _picked(event: Event) -> list[VisitChange] | Ignored:
     """Real-Time Scheduling: a slot was picked, or none would do. Whether the guest comes is for the invite to say."""
     about = event.data.at("event")
     start = _start(event, about)
-    if start is UNSAID:
+    if start is UNSET:
         return Ignored("no time was chosen")
     return [
         VisitChange(
             action="create",
             visit_id=about.at("event_id").required_text(),
-            order=microseconds(event.received_at),
+            version=unix_microseconds(event.received_at),
             time_scheduled=start,
         )
     ]
@@ -177,9 +177,9 @@ def _answered(event: Event, invite: Payload) -> VisitChange:
     return VisitChange(
         action="cancel" if is_off else "update",
         visit_id=invite.at("smart_invite_id").required_text(),
-        order=microseconds(event.received_at),
+        version=unix_microseconds(event.received_at),
         contact=_contact(recipient),
         date_cancelled=event.received_at if is_off else None,
-        is_sighting=True,
+        times_are_observed=True,
         first_contact_stays=True,
     )

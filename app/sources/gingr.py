@@ -18,7 +18,7 @@ in texts.
 from datetime import datetime, tzinfo
 from functools import partial
 
-from app.visits.change import Contact, VisitChange, microseconds
+from app.visits.change import Contact, VisitChange, unix_microseconds
 from app.webhooks.delivery import Event
 from app.webhooks.fetching import ApiKeyAuth, RecordRequest
 from app.webhooks.payload import Payload, Untranslatable
@@ -93,7 +93,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
         VisitChange(
             action="cancel" if cancelled_at else "update",
             visit_id=event.data.at("entity_id").required_id(),
-            order=microseconds(event.fetched_at),
+            version=unix_microseconds(event.fetched_at),
             contact=_contact(_owner(event.record)),
             time_scheduled=_time(reservation.at("start_date"), zone),
             time_completed=_time(_first(reservation, "check_out_stamp", "check_out_date", "checked_out_at"), zone),

@@ -19,7 +19,7 @@ Second-hand: the Ed25519 key itself, and `N/A` in a header without a signature. 
 got anew.
 """
 
-from app.visits.change import UNSAID, Contact, Unsaid, VisitChange, microseconds
+from app.visits.change import UNSET, Contact, Unset, VisitChange, unix_microseconds
 from app.webhooks.delivery import Event
 from app.webhooks.fetching import BearerAuth, RecordRequest, refresh_token_exchange
 from app.webhooks.payload import Payload
@@ -110,14 +110,14 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
         VisitChange(
             action="cancel" if is_off else "create" if kind == "AppointmentCreate" else "update",
             visit_id=appointment.at("id").required_text(),
-            order=microseconds(appointment.at("dateUpdated").time() or said_at),
+            version=unix_microseconds(appointment.at("dateUpdated").time() or said_at),
             contact=_contact(event.record.at("contact")) if event.record else None,
-            time_scheduled=appointment.at("startTime").time(event.zone) or UNSAID,
+            time_scheduled=appointment.at("startTime").time(event.zone) or UNSET,
             time_completed=said_at if status in DONE else None,
             date_cancelled=said_at if is_off else None,
             no_show=said_at if status == "noshow" else None,
             opted_out=_opted_out(event),
-            is_sighting=True,
+            times_are_observed=True,
         )
     ]
 
@@ -151,11 +151,11 @@ def _contact(contact: Payload) -> Contact:
     )
 
 
-def _opted_out(event: Event) -> bool | Unsaid:
+def _opted_out(event: Event) -> bool | Unset:
     contact = event.record.at("contact") if event.record else Payload(None)
     answers = [contact.at("dnd").boolean(), _no_email(contact.at("dndSettings", "Email", "status"))]
     known = [answer for answer in answers if answer is not None]
-    return any(known) if known else UNSAID
+    return any(known) if known else UNSET
 
 
 def _no_email(status: Payload) -> bool | None:

@@ -24,7 +24,7 @@ from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 
-from app.visits.change import UNSAID, Action, Contact, Unsaid, VisitChange, microseconds
+from app.visits.change import UNSET, Action, Contact, Unset, VisitChange, unix_microseconds
 from app.webhooks.delivery import Event
 from app.webhooks.handshakes import FixedBody
 from app.webhooks.payload import Payload
@@ -110,13 +110,13 @@ def _job(kind: str, event: Event) -> VisitChange:
     status = job.at("work_status").text()
     cancelled = _cancelled(kind, job, status, said_at)
     if cancelled is None and not event.data.at("event_occurred_at"):
-        cancelled = UNSAID  # only the time of sending is known: it may be a late retry
+        cancelled = UNSET  # only the time of sending is known: it may be a late retry
     return VisitChange(
         action="cancel" if isinstance(cancelled, datetime) else JOBS.get(kind, "update"),
         visit_id=job.at("id").required_text(),
-        order=microseconds(said_at),
+        version=unix_microseconds(said_at),
         contact=_contact(job.at("customer")),
-        time_scheduled=job.at("schedule", "scheduled_start").time() if job.at("schedule") else UNSAID,
+        time_scheduled=job.at("schedule", "scheduled_start").time() if job.at("schedule") else UNSET,
         time_completed=_completed(kind, job, status, said_at),
         amount_collected=_collected(job),
         date_cancelled=cancelled,
@@ -124,28 +124,28 @@ def _job(kind: str, event: Event) -> VisitChange:
     )
 
 
-def _cancelled(kind: str, job: Payload, status: str | None, said_at: datetime) -> datetime | None | Unsaid:
+def _cancelled(kind: str, job: Payload, status: str | None, said_at: datetime) -> datetime | None | Unset:
     marked = job.at("canceled_at").time() or job.at("deleted_at").time()
     if marked or JOBS.get(kind) == "cancel" or status in CANCELLED:
         return marked or said_at
-    return None if status else UNSAID
+    return None if status else UNSET
 
 
-def _completed(kind: str, job: Payload, status: str | None, said_at: datetime) -> datetime | None | Unsaid:
+def _completed(kind: str, job: Payload, status: str | None, said_at: datetime) -> datetime | None | Unset:
     completed = job.at("work_timestamps", "completed_at").time()
     if kind == "job.completed":
         return completed or said_at
     if status in OPEN:  # also where the completion was taken back and its time is still there
         return None
     unknown = status in DONE or not job.at("work_timestamps")
-    return completed or (UNSAID if unknown else None)
+    return completed or (UNSET if unknown else None)
 
 
-def _collected(job: Payload) -> Decimal | None | Unsaid:
+def _collected(job: Payload) -> Decimal | None | Unset:
     total, balance = job.at("total_amount"), job.at("outstanding_balance")
     owed, still_owed = total.integer(), balance.integer()
     if owed is None or still_owed is None or still_owed > owed:
-        return UNSAID
+        return UNSET
     return _money(owed - still_owed, total)
 
 
@@ -153,11 +153,11 @@ def _money(cents: int, read_from: Payload) -> Decimal | None:
     return Payload(cents, *read_from.path).amount(100) if cents else None
 
 
-def _opted_out(job: Payload, status: str | None) -> bool | Unsaid:
+def _opted_out(job: Payload, status: str | None) -> bool | Unset:
     if status == RATED:
         return True
     notified = job.at("customer", "notifications_enabled").boolean()
-    return UNSAID if notified is None else not notified
+    return UNSET if notified is None else not notified
 
 
 def _contact(customer: Payload) -> Contact:
@@ -175,7 +175,7 @@ def _appointment(kind: str, event: Event) -> VisitChange:
     return VisitChange(
         action="update",
         visit_id=appointment.at("job_id").required_text(),
-        order=microseconds(_occurred_at(event)),
+        version=unix_microseconds(_occurred_at(event)),
         time_scheduled=None if kind == DISCARDED else appointment.at("start_time").required_time(),
     )
 
@@ -188,11 +188,11 @@ def _invoice(kind: str, event: Event) -> list[VisitChange] | Ignored:
     change = VisitChange(
         action="update",
         visit_id=job_id,
-        order=microseconds(_occurred_at(event)),
-        payment=invoice.at("id").required_text(),
+        version=unix_microseconds(_occurred_at(event)),
+        payment_id=invoice.at("id").required_text(),
         amount_collected=_money(max(cents, 0), invoice),
     )
-    return [change, replace(change, payment=None)] if kind == REFUND else [change]
+    return [change, replace(change, payment_id=None)] if kind == REFUND else [change]
 
 
 def _paid(invoice: Payload) -> int | None:

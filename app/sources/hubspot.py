@@ -28,7 +28,7 @@ from datetime import datetime, timedelta
 
 import orjson
 
-from app.visits.change import Contact, VisitChange, attendee_visit_id, microseconds
+from app.visits.change import Contact, VisitChange, attendee_visit_id, unix_microseconds
 from app.webhooks.delivery import Event
 from app.webhooks.fetching import BearerAuth, RecordRequest, refresh_token_exchange
 from app.webhooks.payload import Payload, Untranslatable
@@ -170,12 +170,12 @@ def _meeting(event: Event, record: Payload, told: list[Payload]) -> VisitChange:
     return VisitChange(
         action="cancel" if is_off else "update",
         visit_id=_visit_id(event),
-        order=microseconds(event.fetched_at),
+        version=unix_microseconds(event.fetched_at),
         time_scheduled=_start(record),
         time_completed=since if outcome == "COMPLETED" else None,
         date_cancelled=since if is_off else None,
         no_show=since if outcome == "NO_SHOW" else None,
-        is_sighting=not history,
+        times_are_observed=not history,
     )
 
 
@@ -191,9 +191,9 @@ def _of_contact(event: Event, whole: VisitChange, contact: str) -> VisitChange:
 def _off(event: Event, contact: str, at: datetime) -> VisitChange:
     """Of a meeting that is gone, or a contact that it no longer lists; when the latter was removed is not told."""
     assert event.fetched_at
-    order, visit_id = microseconds(event.fetched_at), _visit_of(event, contact)
+    order, visit_id = unix_microseconds(event.fetched_at), _visit_of(event, contact)
     return VisitChange(
-        action="cancel", visit_id=visit_id, order=order, date_cancelled=at, is_sighting=at == event.fetched_at
+        action="cancel", visit_id=visit_id, version=order, date_cancelled=at, times_are_observed=at == event.fetched_at
     )
 
 

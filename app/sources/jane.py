@@ -14,7 +14,7 @@ half an hour, unless they were asked for with the scope `offline_access`.
 
 from datetime import datetime
 
-from app.visits.change import UNSAID, Action, Contact, Unsaid, VisitChange, microseconds
+from app.visits.change import UNSET, Action, Contact, Unset, VisitChange, unix_microseconds
 from app.webhooks.delivery import Event
 from app.webhooks.fetching import BearerAuth, RecordRequest, refresh_token_exchange
 from app.webhooks.payload import Payload, Untranslatable
@@ -87,24 +87,28 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     visit_id = f"{event.data.at('clinic_guid').required_text()}-{event.data.at('appointment_id').required_id()}"
     if event.fetched_at is None:
         raise Untranslatable("the appointment that this event points at was not fetched")
-    order, appointment = microseconds(event.fetched_at), event.record
+    order, appointment = unix_microseconds(event.fetched_at), event.record
     if appointment is None:
         if ACTIONS[topic] != "cancel":
             return RECORD_GONE
-        return [VisitChange(action="cancel", visit_id=visit_id, order=order, date_cancelled=told_at, is_sighting=True)]
+        return [
+            VisitChange(
+                action="cancel", visit_id=visit_id, version=order, date_cancelled=told_at, times_are_observed=True
+            )
+        ]
     ended_at, missed_at = _cancelled(appointment, topic, told_at), _missed(appointment, told_at)
     starts_at = appointment.at("start_at")
     return [
         VisitChange(
             action="cancel" if ended_at else "create" if ACTIONS[topic] == "create" else "update",
             visit_id=visit_id,
-            order=order,
+            version=order,
             contact=_contact(event.related.get("patient", Payload(None))),
-            time_scheduled=(starts_at.time() or UNSAID) if ended_at else starts_at.required_time(),
+            time_scheduled=(starts_at.time() or UNSET) if ended_at else starts_at.required_time(),
             date_cancelled=ended_at,
             no_show=missed_at,
             opted_out=_opted_out(event.related.get("patient", Payload(None))),
-            is_sighting=not (_dated(appointment) if ended_at else appointment.at("no_show_at").time()),
+            times_are_observed=not (_dated(appointment) if ended_at else appointment.at("no_show_at").time()),
         )
     ]
 
@@ -145,9 +149,9 @@ def _contact(patient: Payload) -> Contact | None:
     )
 
 
-def _opted_out(patient: Payload) -> bool | Unsaid:
+def _opted_out(patient: Payload) -> bool | Unset:
     """`do_not_email` is about all e-mail, `send_marketing_emails` about what a review request may count as."""
     if patient.at("status").text() == "deceased":
         return True
     no_mail, marketing = patient.at("do_not_email").boolean(), patient.at("send_marketing_emails").boolean()
-    return UNSAID if no_mail is None and marketing is None else bool(no_mail or marketing is False)
+    return UNSET if no_mail is None and marketing is None else bool(no_mail or marketing is False)

@@ -32,7 +32,7 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
-from app.visits.change import UNSAID, Action, Contact, Unsaid, VisitChange, microseconds
+from app.visits.change import UNSET, Action, Contact, Unset, VisitChange, unix_microseconds
 from app.webhooks.delivery import Event
 from app.webhooks.fetching import BearerAuth, RecordRequest, refresh_token_exchange
 from app.webhooks.payload import Payload, Untranslatable
@@ -152,7 +152,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     if event.fetched_at is None:
         raise Untranslatable("the record that this event points at was not fetched")
     name, action = FETCHED[topic]
-    found, order = graphql_record(event.record, name, SOURCE.title), microseconds(event.fetched_at)
+    found, order = graphql_record(event.record, name, SOURCE.title), unix_microseconds(event.fetched_at)
     if found is None:
         return RECORD_GONE
     if name == "visit":
@@ -189,7 +189,7 @@ def _destroyed(event: Event, told: Payload) -> VisitChange:
     return VisitChange(
         action="cancel",
         visit_id=_safe(told.at("itemId")),
-        order=microseconds(event.received_at),
+        version=unix_microseconds(event.received_at),
         date_cancelled=told.at("occurredAt").time() or told.at("occuredAt").required_time(),
     )
 
@@ -220,7 +220,7 @@ def _others(event: Event, first: VisitChange) -> list[VisitChange]:
             visit_id=visit_id,
             time_scheduled=_scheduled(visit),
             time_completed=None,
-            amount_collected=UNSAID,
+            amount_collected=UNSET,
         )
         for visit_id, visit in visits.items()
         if visit_id != first.visit_id and _is_to_come(visit, _since(event))
@@ -247,18 +247,18 @@ def _visit(visit: Payload, action: Action, visit_id: str, order: int, is_shared:
     return VisitChange(
         action=action,
         visit_id=visit_id,
-        order=order,
+        version=order,
         contact=_contact(client),
         time_scheduled=_scheduled(visit),
-        time_completed=visit.at("completedAt").time() or UNSAID if complete is not False else None,
-        amount_collected=UNSAID if paid is None or paid < 0 else None if is_shared else paid or None,
+        time_completed=visit.at("completedAt").time() or UNSET if complete is not False else None,
+        amount_collected=UNSET if paid is None or paid < 0 else None if is_shared else paid or None,
         opted_out=_opted_out(client),
     )
 
 
-def _opted_out(client: Payload) -> bool | Unsaid:
+def _opted_out(client: Payload) -> bool | Unset:
     asked = client.at("receivesReviewRequests").boolean()
-    return UNSAID if asked is None else not asked
+    return UNSET if asked is None else not asked
 
 
 def _contact(client: Payload) -> Contact:

@@ -22,7 +22,7 @@ names no client: that event is parked.
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from app.visits.change import UNSAID, Contact, VisitChange, attendee_visit_id, microseconds
+from app.visits.change import UNSET, Contact, VisitChange, attendee_visit_id, unix_microseconds
 from app.webhooks.delivery import Event
 from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.signatures.hmac import Hmac
@@ -103,10 +103,10 @@ def _known(event: Event, booking: Payload, visit_id: str, starts: Payload) -> Vi
     return VisitChange(
         action="create" if event.data.at("eventId").required_text().endswith("created") else "update",
         visit_id=visit_id,
-        order=microseconds(_said_at(event)),
+        version=unix_microseconds(_said_at(event)),
         contact=_contact(booking),
-        time_scheduled=starts.time(UTC) or UNSAID,
-        is_sighting=True,
+        time_scheduled=starts.time(UTC) or UNSET,
+        times_are_observed=True,
     )
 
 

@@ -31,7 +31,7 @@ Guessed: a start without an offset, should there be one, is local time in the `t
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
-from app.visits.change import UNSAID, Action, Contact, Unsaid, VisitChange, microseconds
+from app.visits.change import UNSET, Action, Contact, Unset, VisitChange, unix_microseconds
 from app.webhooks.delivery import Event
 from app.webhooks.fetching import BearerAuth, RecordRequest, TokenExchange
 from app.webhooks.payload import Payload, Untranslatable
@@ -149,14 +149,14 @@ def _change(event: Event, action: Action, appointment: Payload) -> VisitChange:
     return VisitChange(
         action="cancel" if is_off else action,
         visit_id=_visit_id(event, appointment),
-        order=microseconds(changed_at),
-        as_of=microseconds(event.fetched_at) if event.fetched_at else 0,
+        version=unix_microseconds(changed_at),
+        observed_at_us=unix_microseconds(event.fetched_at) if event.fetched_at else 0,
         contact=_contact(event, appointment),
-        time_scheduled=(starts_at.time(zone) or UNSAID) if is_off else starts_at.required_time(zone),
+        time_scheduled=(starts_at.time(zone) or UNSET) if is_off else starts_at.required_time(zone),
         time_completed=_completed(appointment, changed_at),
         date_cancelled=(cancelled_at or changed_at) if is_off else None,
         no_show=changed_at if appointment.at("patient_missed").boolean() else None,
-        is_sighting=not (is_off and cancelled_at) and not (is_done and done_at),
+        times_are_observed=not (is_off and cancelled_at) and not (is_done and done_at),
     )
 
 
@@ -194,11 +194,11 @@ def _is_cancelled(appointment: Payload) -> bool:
     return any(appointment.at(name).boolean() for name in ("cancelled", "canceled", "deleted"))
 
 
-def _completed(appointment: Payload, changed_at: datetime) -> datetime | None | Unsaid:
+def _completed(appointment: Payload, changed_at: datetime) -> datetime | None | Unset:
     checked_out, at = appointment.at("checked_out").boolean(), appointment.at("checked_out_at").time()
     if checked_out is False:
         return None
-    return at or (changed_at if checked_out else UNSAID)
+    return at or (changed_at if checked_out else UNSET)
 
 
 def _patient(event: Event, appointment: Payload) -> RecordRequest | None:

@@ -19,7 +19,7 @@ stays when a booking moves.
 import re
 from dataclasses import replace
 
-from app.visits.change import UNSAID, Contact, VisitChange, microseconds
+from app.visits.change import UNSET, Contact, VisitChange, unix_microseconds
 from app.webhooks.delivery import Event
 from app.webhooks.handshakes import EchoQuery
 from app.webhooks.payload import Payload, Untranslatable
@@ -84,9 +84,9 @@ def _known(event: Event, booking: Payload) -> VisitChange:
     return VisitChange(
         action="update",
         visit_id=booking.at("booking_id").required_text(),
-        order=microseconds(event.data.at("time").required_unix_seconds()),
+        version=unix_microseconds(event.data.at("time").required_unix_seconds()),
         contact=_contact(guests[0], info) if len(guests) == 1 else None,
-        time_scheduled=info.at("start_time").unix_seconds() or UNSAID,
+        time_scheduled=info.at("start_time").unix_seconds() or UNSET,
     )
 
 

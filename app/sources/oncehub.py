@@ -19,7 +19,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from app.visits.change import UNSAID, Contact, Unsaid, VisitChange, microseconds
+from app.visits.change import UNSET, Contact, Unset, VisitChange, unix_microseconds
 from app.webhooks.delivery import Event
 from app.webhooks.payload import Payload, minor_units
 from app.webhooks.signatures.hmac import Hmac
@@ -75,10 +75,10 @@ def _known(event: Event, booking: Payload) -> VisitChange:
     return VisitChange(
         action="update",
         visit_id=booking.at("id").required_text(),
-        order=microseconds(_happened_at(event)),
-        continues=_continues(booking),
+        version=unix_microseconds(_happened_at(event)),
+        previous_visit_id=_continues(booking),
         contact=_contact(booking.at("form_submission")),
-        time_scheduled=booking.at("starting_time").time() or UNSAID,
+        time_scheduled=booking.at("starting_time").time() or UNSET,
         amount_collected=_charged(booking.at("payment_information")),
     )
 
@@ -114,8 +114,8 @@ def _ended_at(booking: Payload) -> datetime | None:
         raise minutes.unexpected("the minutes that a meeting takes") from None
 
 
-def _charged(payment: Payload) -> Decimal | Unsaid:
-    return payment.at("amount_charged").amount(minor_units(payment.at("currency").text())) or UNSAID
+def _charged(payment: Payload) -> Decimal | Unset:
+    return payment.at("amount_charged").amount(minor_units(payment.at("currency").text())) or UNSET
 
 
 def _contact(form: Payload) -> Contact | None:

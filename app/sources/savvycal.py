@@ -24,7 +24,7 @@ from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 
-from app.visits.change import UNSAID, Action, Contact, Unsaid, VisitChange, attendee_visit_id, microseconds
+from app.visits.change import UNSET, Action, Contact, Unset, VisitChange, attendee_visit_id, unix_microseconds
 from app.webhooks.delivery import Event
 from app.webhooks.payload import Payload, Untranslatable, minor_units
 from app.webhooks.signatures.hmac import Hmac
@@ -93,7 +93,9 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
 def _booked(event: Event, kind: str, state: str, booking: Payload) -> VisitChange:
     """What an event of the calendar means, whoever comes."""
     happened_at = _happened_at(event)
-    known = VisitChange(action="update", visit_id=booking.at("id").required_text(), order=microseconds(happened_at))
+    known = VisitChange(
+        action="update", visit_id=booking.at("id").required_text(), version=unix_microseconds(happened_at)
+    )
     if state in STANDS:
         action: Action = "create" if kind == "event.created" else "update"
         start = booking.at("start_at").required_time()
@@ -101,7 +103,7 @@ def _booked(event: Event, kind: str, state: str, booking: Payload) -> VisitChang
     return replace(
         known,
         action="cancel",
-        time_scheduled=booking.at("start_at").time() or UNSAID,
+        time_scheduled=booking.at("start_at").time() or UNSET,
         date_cancelled=_ended_at(state, booking) or happened_at,
     )
 
@@ -124,10 +126,10 @@ def _ended_at(state: str, booking: Payload) -> datetime | None:
     return booking.at("canceled_at").time() if state in ("canceled", "cancelled") else None
 
 
-def _collected(kind: str, payment: Payload) -> Decimal | Unsaid:
+def _collected(kind: str, payment: Payload) -> Decimal | Unset:
     if kind != "event.checkout.completed" and payment.at("state").text() != "paid":
-        return UNSAID
-    return payment.at("amount_total").amount(minor_units(payment.at("currency").text())) or UNSAID
+        return UNSET
+    return payment.at("amount_total").amount(minor_units(payment.at("currency").text())) or UNSET
 
 
 # -- group sessions --
@@ -149,14 +151,14 @@ def _group(event: Event, kind: str, booking: Payload, known: VisitChange) -> lis
     people = [one for one in booking.at("attendees") if not one.at("is_organizer").boolean()]
     told_apart = {key: one for one in people if (key := _key(one))}
     booker = _key(booking.at("scheduler")) if kind == "event.created" else None
-    amount = _collected(kind, booking.at("payment")) if len(people) == 1 else UNSAID
+    amount = _collected(kind, booking.at("payment")) if len(people) == 1 else UNSET
     changes = [
         replace(
             known,
             visit_id=attendee_visit_id(known.visit_id, key),
             contact=_person(one),
             amount_collected=amount,
-            date_left=happened_at if _is_not_coming(one) else None if key == booker else UNSAID,
+            date_left=happened_at if _is_not_coming(one) else None if key == booker else UNSET,
         )
         for key, one in told_apart.items()
     ]
@@ -187,9 +189,9 @@ def _attended(event: Event, kind: str, payload: Payload, booking: Payload) -> li
     change = VisitChange(
         action="cancel" if leaves else "update",
         visit_id=attendee_visit_id(event_id, key),
-        order=microseconds(happened_at),
+        version=unix_microseconds(happened_at),
         contact=_person(attendee),
-        time_scheduled=booking.at("start_at").time() or UNSAID,
+        time_scheduled=booking.at("start_at").time() or UNSET,
         date_left=happened_at if leaves else None,
     )
     if not (joins or leaves):

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from decimal import Decimal
 
-from app.visits.change import Contact, VisitChange, microseconds
+from app.visits.change import Contact, VisitChange, unix_microseconds
 from app.webhooks.delivery import Event
 from app.webhooks.fetching import RecordRequest, RequestAuth, refresh_token_exchange
 from app.webhooks.handshakes import EchoField
@@ -113,13 +113,13 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
         VisitChange(
             action="cancel" if is_off else "update",
             visit_id=uuid,
-            order=microseconds(event.fetched_at),
+            version=unix_microseconds(event.fetched_at),
             contact=_contact(event),
             time_scheduled=_scheduled(event),
             time_completed=(done_at or _told_at(event, uuid)) if is_done else None,
             amount_collected=_collected(event.related.get("jobpayment", Payload(None))),
             date_cancelled=_told_at(event, uuid) if is_off else None,
-            is_sighting=is_off or not (is_done and done_at),
+            times_are_observed=is_off or not (is_done and done_at),
         )
     ]
 

@@ -18,7 +18,7 @@ columns of a payment are not documented; its order tells the sum.
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from app.visits.change import UNSAID, Contact, Unsaid, VisitChange, microseconds
+from app.visits.change import UNSET, Contact, Unset, VisitChange, unix_microseconds
 from app.webhooks.delivery import Event
 from app.webhooks.fetching import BearerAuth, RecordRequest
 from app.webhooks.payload import Payload
@@ -90,14 +90,14 @@ def _appointment(event: Event) -> VisitChange:
     return VisitChange(
         action="cancel" if is_off else "create" if _operation(event) == "INSERT" else "update",
         visit_id=order_id or visit_id,
-        continues=visit_id if order_id and became_an_order else None,
-        order=microseconds(said_at),
-        as_of=_as_of(event),
+        previous_visit_id=visit_id if order_id and became_an_order else None,
+        version=unix_microseconds(said_at),
+        observed_at_us=_as_of(event),
         contact=_contact(event),
-        time_scheduled=(starts_at.time(event.zone) or UNSAID) if is_off else starts_at.required_time(event.zone),
+        time_scheduled=(starts_at.time(event.zone) or UNSET) if is_off else starts_at.required_time(event.zone),
         date_cancelled=said_at if is_off else None,
         opted_out=_opted_out(event),
-        is_sighting=True,
+        times_are_observed=True,
     )
 
 
@@ -110,14 +110,14 @@ def _order(event: Event) -> list[VisitChange] | Ignored:
         VisitChange(
             action="cancel" if is_off else "update",
             visit_id=row.at("id").required_text(),
-            order=microseconds(said_at),
-            as_of=_as_of(event),
+            version=unix_microseconds(said_at),
+            observed_at_us=_as_of(event),
             contact=_contact(event),
-            time_completed=(done_at or said_at) if is_done else UNSAID if is_done is None else None,
+            time_completed=(done_at or said_at) if is_done else UNSET if is_done is None else None,
             amount_collected=paid,
-            date_cancelled=said_at if is_off else None if is_done else UNSAID,
+            date_cancelled=said_at if is_off else None if is_done else UNSET,
             opted_out=_opted_out(event),
-            is_sighting=not (is_done and done_at),
+            times_are_observed=not (is_done and done_at),
         )
     ]
 
@@ -166,14 +166,14 @@ def _done(row: Payload) -> tuple[bool | None, datetime | None]:
     return (True if completed_at else is_invoiced), completed_at or row.at("invoicedDate").time()
 
 
-def _paid(row: Payload) -> Decimal | None | Unsaid:
+def _paid(row: Payload) -> Decimal | None | Unset:
     """In cents."""
     cents = row.at("paidCostCents") or row.at("totalCostCents" if row.at("paid").boolean() else "paidCostCents")
-    return (cents.amount(100) or None) if cents else UNSAID
+    return (cents.amount(100) or None) if cents else UNSET
 
 
 def _as_of(event: Event) -> int:
-    return microseconds(event.fetched_at) if event.fetched_at else 0
+    return unix_microseconds(event.fetched_at) if event.fetched_at else 0
 
 
 def _customer(event: Event) -> Payload:
@@ -200,6 +200,6 @@ def _primary(several: Payload, name: str) -> str | None:
     return best.at(name).text() if best else None
 
 
-def _opted_out(event: Event) -> bool | Unsaid:
+def _opted_out(event: Event) -> bool | Unset:
     wants_mail = _customer(event).at("marketingOptIn").boolean()
-    return UNSAID if wants_mail is None else not wants_mail
+    return UNSET if wants_mail is None else not wants_mail

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from app.visits.change import UNSAID, Action, Contact, VisitChange, microseconds
+from app.visits.change import UNSET, Action, Contact, VisitChange, unix_microseconds
 from app.webhooks.delivery import Event
 from app.webhooks.fetching import RecordRequest, RequestAuth, TokenExchange
 from app.webhooks.payload import Payload, Untranslatable
@@ -104,11 +104,11 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
         VisitChange(
             action=KINDS[kind],
             visit_id=f"{event.data.at('company').required_text()}-{event.data.at('booking_id').required_id()}",
-            order=microseconds(event.fetched_at),
+            version=unix_microseconds(event.fetched_at),
             contact=_contact(booking) if booking else None,
-            time_scheduled=start.required_time(event.zone) if booking else UNSAID,
-            date_cancelled=event.received_at if kind == "cancel" else UNSAID,
-            is_sighting=True,
+            time_scheduled=start.required_time(event.zone) if booking else UNSET,
+            date_cancelled=event.received_at if kind == "cancel" else UNSET,
+            times_are_observed=True,
         )
     ]
 

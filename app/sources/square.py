@@ -17,7 +17,7 @@ A customer's details have no version of their own: they are told as of the booki
 import re
 from datetime import datetime
 
-from app.visits.change import UNSAID, Action, Contact, Unsaid, VisitChange, microseconds
+from app.visits.change import UNSET, Action, Contact, Unset, VisitChange, unix_microseconds
 from app.webhooks.delivery import Event
 from app.webhooks.fetching import BearerAuth, RecordRequest
 from app.webhooks.payload import Payload
@@ -84,8 +84,8 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
                 VisitChange(
                     action=action,
                     visit_id=visit_id,
-                    order=version,
-                    as_of=microseconds(event.fetched_at) if event.fetched_at else 0,
+                    version=version,
+                    observed_at_us=unix_microseconds(event.fetched_at) if event.fetched_at else 0,
                     contact=_contact(event),
                     time_scheduled=booking.at("start_at").required_time(),
                     date_cancelled=None,
@@ -95,12 +95,12 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
             ]
         case "NO_SHOW":
             missed = _updated_at(booking)
-            return [VisitChange(action=action, visit_id=visit_id, order=version, date_cancelled=None, no_show=missed)]
+            return [VisitChange(action=action, visit_id=visit_id, version=version, date_cancelled=None, no_show=missed)]
         case "PENDING" if kind == "booking.created":
             return Ignored("not accepted yet")
         case "PENDING" | "CANCELLED_BY_CUSTOMER" | "CANCELLED_BY_SELLER" | "DECLINED":
             ended = _updated_at(booking)
-            return [VisitChange(action="cancel", visit_id=visit_id, order=version, date_cancelled=ended)]
+            return [VisitChange(action="cancel", visit_id=visit_id, version=version, date_cancelled=ended)]
     raise status.unexpected("a booking's status that Square documents")
 
 
@@ -129,7 +129,7 @@ def _contact(event: Event) -> Contact | None:
     )
 
 
-def _opted_out(event: Event) -> bool | Unsaid:
+def _opted_out(event: Event) -> bool | Unset:
     """`email_unsubscribed`: the customer opted out of this seller's e-mail marketing, or of all sellers'."""
     said = event.record.at("customer", "preferences", "email_unsubscribed").boolean() if event.record else None
-    return UNSAID if said is None else said
+    return UNSET if said is None else said

@@ -15,7 +15,7 @@ names one for repeats, or `id` in the body where that header is missing. https:/
 
 from datetime import datetime
 
-from app.visits.change import DETAILS, UNSAID, Action, Contact, Unsaid, VisitChange, microseconds
+from app.visits.change import CONTACT_FIELDS, UNSET, Action, Contact, Unset, VisitChange, unix_microseconds
 from app.webhooks.delivery import Event
 from app.webhooks.payload import Payload
 from app.webhooks.signatures.hmac import StandardWebhooks
@@ -76,29 +76,29 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
         VisitChange(
             action=action,
             visit_id=data.at("visit_id").required_text(),
-            order=microseconds(said_at),
+            version=unix_microseconds(said_at),
             contact=_contact(data.at("contact")),
             time_scheduled=_moment(data, event, "time_scheduled"),
             time_completed=said_at if kind == "visit.completed" and not _says(completed) else completed,
-            amount_collected=data.at("amount_collected").amount() if "amount_collected" in data.value else UNSAID,
+            amount_collected=data.at("amount_collected").amount() if "amount_collected" in data.value else UNSET,
             date_cancelled=_cancelled(action, cancelled, said_at),
         )
     ]
 
 
-def _cancelled(action: Action, cancelled: datetime | None | Unsaid, said_at: datetime) -> datetime | None | Unsaid:
+def _cancelled(action: Action, cancelled: datetime | None | Unset, said_at: datetime) -> datetime | None | Unset:
     """What is booked stands, so that a later re-booking undoes a cancel; what is cancelled is so at the latest by now."""
     if action == "cancel" and not _says(cancelled):
         return said_at
-    return None if action == "create" and cancelled is UNSAID else cancelled
+    return None if action == "create" and cancelled is UNSET else cancelled
 
 
-def _says(moment: datetime | None | Unsaid) -> bool:
+def _says(moment: datetime | None | Unset) -> bool:
     return isinstance(moment, datetime)
 
 
-def _moment(data: Payload, event: Event, name: str) -> datetime | None | Unsaid:
-    return data.at(name).time(event.zone) if name in data.value else UNSAID
+def _moment(data: Payload, event: Event, name: str) -> datetime | None | Unset:
+    return data.at(name).time(event.zone) if name in data.value else UNSET
 
 
 def _contact(contact: Payload) -> Contact | None:
@@ -107,4 +107,4 @@ def _contact(contact: Payload) -> Contact | None:
     if not isinstance(contact.value, dict):
         raise contact.unexpected("an object")
     # null, and an empty text, clear what was said before
-    return Contact(**{name: contact.at(name).text() or "" for name in DETAILS if name in contact.value})
+    return Contact(**{name: contact.at(name).text() or "" for name in CONTACT_FIELDS if name in contact.value})

@@ -27,7 +27,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from app.visits.change import VisitChange, is_external_id, microseconds
+from app.visits.change import VisitChange, is_external_id, unix_microseconds
 from app.webhooks.delivery import Event
 from app.webhooks.payload import Payload, minor_units
 from app.webhooks.signatures.hmac import Hmac
@@ -89,20 +89,20 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
         raise collected.unexpected("an amount")
     change = VisitChange(
         action="update",
-        named=named,
-        order=microseconds(event.data.at("created").required_unix_seconds()),
-        as_of=int(refunded * units),
-        payment=_payment(kind, paid),
+        external_id_override=named,
+        version=unix_microseconds(event.data.at("created").required_unix_seconds()),
+        observed_at_us=int(refunded * units),
+        payment_id=_payment(kind, paid),
         amount_collected=amount - refunded if amount > refunded else None,
     )
-    invoice = change.payment if kind in INVOICES else _invoice(paid)
-    if invoice == change.payment:
-        return [replace(change, order=YIELDS)]
-    return [change, replace(change, payment=invoice, amount_collected=None)] if invoice else [change]
+    invoice = change.payment_id if kind in INVOICES else _invoice(paid)
+    if invoice == change.payment_id:
+        return [replace(change, version=YIELDS)]
+    return [change, replace(change, payment_id=invoice, amount_collected=None)] if invoice else [change]
 
 
 #: When an invoice's money is told: before there was Stripe, so that whatever a payment says of that invoice is later.
-YIELDS = microseconds(datetime(2000, 1, 1, tzinfo=UTC))
+YIELDS = unix_microseconds(datetime(2000, 1, 1, tzinfo=UTC))
 
 
 def _not_yet(kind: str, paid: Payload) -> str | None:

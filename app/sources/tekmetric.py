@@ -20,7 +20,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from app.visits.change import UNSAID, Contact, Unsaid, VisitChange, microseconds
+from app.visits.change import UNSET, Contact, Unset, VisitChange, unix_microseconds
 from app.webhooks.delivery import Event
 from app.webhooks.fetching import BearerAuth, RecordRequest
 from app.webhooks.payload import Payload
@@ -95,14 +95,14 @@ def _order(event: Event) -> list[VisitChange] | Ignored:
         VisitChange(
             action="cancel" if is_off else "update",
             visit_id=f"{_shop(order)}:{order.at('id').required_text()}",
-            order=microseconds(updated_at),
+            version=unix_microseconds(updated_at),
             contact=_contact(event.record) if event.record else None,
-            time_scheduled=starts or UNSAID,
+            time_scheduled=starts or UNSET,
             time_completed=(_posted(order) or updated_at) if status == "done" else None,
             amount_collected=_paid(order),
             date_cancelled=(order.at("deletedDate").time(UTC) or updated_at) if is_off else None,
             opted_out=_opted_out(event.record),
-            is_sighting=True,
+            times_are_observed=True,
         )
     ]
 
@@ -119,8 +119,8 @@ def _payment(event: Event) -> list[VisitChange] | Ignored:
     change = VisitChange(
         action="update",
         visit_id=f"{_shop(paid)}:{paid.at('repairOrderId').required_text()}",
-        order=microseconds(next(filter(None, dates), event.received_at)),
-        payment=f"{paid.at('id').required_text()} {undone}".strip(),
+        version=unix_microseconds(next(filter(None, dates), event.received_at)),
+        payment_id=f"{paid.at('id').required_text()} {undone}".strip(),
         amount_collected=-abs(amount) if undone else amount,
     )
     return [change, *_total(event, change)]
@@ -131,10 +131,12 @@ def _total(event: Event, payment: VisitChange) -> list[VisitChange]:
     if not event.record or not event.fetched_at:
         return []
     updated_at, paid = event.record.at("updatedDate").time(UTC), _paid(event.record)
-    order = microseconds(updated_at) if updated_at else payment.order
-    as_of = microseconds(event.fetched_at)
+    order = unix_microseconds(updated_at) if updated_at else payment.version
+    as_of = unix_microseconds(event.fetched_at)
     return (
-        [replace(payment, order=order, as_of=as_of, payment=None, amount_collected=paid)] if paid is not UNSAID else []
+        [replace(payment, version=order, observed_at_us=as_of, payment_id=None, amount_collected=paid)]
+        if paid is not UNSET
+        else []
     )
 
 
@@ -206,9 +208,9 @@ def _posted(order: Payload) -> datetime | None:
     return order.at("completedDate").time(UTC) or order.at("postedDate").time(UTC)
 
 
-def _paid(order: Payload) -> Decimal | None | Unsaid:
+def _paid(order: Payload) -> Decimal | None | Unset:
     paid = order.at("amountPaid").amount(100)
-    return UNSAID if paid is None else paid or None
+    return UNSET if paid is None else paid or None
 
 
 def _shop(data: Payload) -> str:
@@ -238,6 +240,6 @@ def _phone(phones: Payload) -> str | None:
     return next((phone.at("number").text() for phone in listed), None)
 
 
-def _opted_out(customer: Payload | None) -> bool | Unsaid:
+def _opted_out(customer: Payload | None) -> bool | Unset:
     said = customer.at("okForMarketing").boolean() if customer else None
-    return UNSAID if said is None else not said
+    return UNSET if said is None else not said

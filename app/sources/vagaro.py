@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from decimal import Decimal
 
-from app.visits.change import UNSAID, Contact, VisitChange, microseconds
+from app.visits.change import UNSET, Contact, VisitChange, unix_microseconds
 from app.webhooks.delivery import Event
 from app.webhooks.fetching import ApiKeyAuth, RecordRequest, TokenExchange
 from app.webhooks.payload import Payload
@@ -102,13 +102,13 @@ def _appointment(event: Event) -> list[VisitChange] | Ignored:
         VisitChange(
             action="cancel" if is_off else "create" if is_new else "update",
             visit_id=payload.at("appointmentId").required_text(),
-            order=microseconds(said_at),
+            version=unix_microseconds(said_at),
             contact=_contact(event),
-            time_scheduled=starts.required_time() if status in OPEN else starts.time() or UNSAID,
+            time_scheduled=starts.required_time() if status in OPEN else starts.time() or UNSET,
             time_completed=said_at if status == DONE else None,
             date_cancelled=said_at if is_off else None,
             no_show=said_at if status == MISSED else None,
-            is_sighting=True,
+            times_are_observed=True,
         )
     ]
 
@@ -127,8 +127,8 @@ def _transaction(event: Event) -> list[VisitChange] | Ignored:
         VisitChange(
             action="update",
             visit_id=appointment,
-            order=microseconds(_said_at(event)),
-            payment=item.text() or payload.at("transactionId").required_text(),
+            version=unix_microseconds(_said_at(event)),
+            payment_id=item.text() or payload.at("transactionId").required_text(),
             amount_collected=None if is_gone else -abs(paid) if is_refund else paid,
         )
     ]

@@ -15,7 +15,7 @@ Second-hand: RS256, and that the layers are texts (objects are read too); `entit
 
 import re
 
-from app.visits.change import UNSAID, Contact, VisitChange, microseconds
+from app.visits.change import UNSET, Contact, VisitChange, unix_microseconds
 from app.webhooks.delivery import Event
 from app.webhooks.payload import Payload
 from app.webhooks.signatures.jwt import Jwt
@@ -83,12 +83,12 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
         VisitChange(
             action="update" if known in STANDS else "cancel",
             visit_id=inner.at("entityId").text() or booking.at("id").required_text(),
-            order=microseconds(happened_at),
-            as_of=_sequence(inner, booking),
+            version=unix_microseconds(happened_at),
+            observed_at_us=_sequence(inner, booking),
             contact=_contact(booking.at("contactDetails")),
-            time_scheduled=start.required_time(event.zone) if known in STANDS else start.time(event.zone) or UNSAID,
+            time_scheduled=start.required_time(event.zone) if known in STANDS else start.time(event.zone) or UNSET,
             date_cancelled=None if known in STANDS else happened_at,
-            is_sighting=True,
+            times_are_observed=True,
         )
     ]
 

@@ -20,7 +20,7 @@ import re
 from datetime import datetime
 from decimal import Decimal
 
-from app.visits.change import UNSAID, Contact, Unsaid, VisitChange, microseconds
+from app.visits.change import UNSET, Contact, Unset, VisitChange, unix_microseconds
 from app.webhooks.delivery import Event
 from app.webhooks.payload import Payload
 from app.webhooks.signatures.scheme import MIN_CHOSEN_SECRET_BYTES
@@ -70,14 +70,14 @@ def _job(event: Event, kind: str) -> VisitChange:
     return VisitChange(
         action="cancel" if is_off else "create" if kind == "job_created" else "update",
         visit_id=job.at("uuid").required_text(),
-        order=microseconds(said_at),
+        version=unix_microseconds(said_at),
         contact=_contact(job.at("clientInfo")),
-        time_scheduled=job.at("date").time(event.zone) or UNSAID,
+        time_scheduled=job.at("date").time(event.zone) or UNSET,
         time_completed=said_at if status == "done" else None,
         amount_collected=_collected(job),
         date_cancelled=said_at if is_off else None,
         no_show=said_at if is_missed else None,
-        is_sighting=True,
+        times_are_observed=True,
     )
 
 
@@ -85,13 +85,13 @@ def _invoice(event: Event, kind: str) -> list[VisitChange] | Ignored:
     invoice = event.data.at("data")
     payments = [payment.at("amount").amount() or Decimal() for payment in invoice.at("payments") if _counts(payment)]
     paid = sum(payments, Decimal()) or None if invoice.at("payments").value else _collected(invoice)
-    if paid is UNSAID:
+    if paid is UNSET:
         return Ignored(kind)
     if not invoice.at("uuid"):
         return Ignored("an invoice without a job")
-    visit_id, order = invoice.at("uuid").required_text(), microseconds(_said_at(event))
+    visit_id, order = invoice.at("uuid").required_text(), unix_microseconds(_said_at(event))
     payment = invoice.at("id").text()
-    return [VisitChange(action="update", visit_id=visit_id, order=order, payment=payment, amount_collected=paid)]
+    return [VisitChange(action="update", visit_id=visit_id, version=order, payment_id=payment, amount_collected=paid)]
 
 
 def _counts(payment: Payload) -> bool:
@@ -110,10 +110,10 @@ def _status(job: Payload) -> str:
     return known
 
 
-def _collected(job: Payload) -> Decimal | None | Unsaid:
+def _collected(job: Payload) -> Decimal | None | Unset:
     total, due = job.at("totalPrice").amount(), job.at("amountDue").amount()
     if total is None or due is None:
-        return UNSAID
+        return UNSET
     return total - due if total > due else None
 
 

@@ -22,7 +22,7 @@ under the old reference may still be there. Who has seen that the reference stay
 import re
 from datetime import datetime
 
-from app.visits.change import UNSAID, Action, Contact, VisitChange, microseconds
+from app.visits.change import UNSET, Action, Contact, VisitChange, unix_microseconds
 from app.webhooks.delivery import Event
 from app.webhooks.payload import Payload
 from app.webhooks.signatures.scheme import MIN_CHOSEN_SECRET_BYTES
@@ -82,14 +82,14 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
         VisitChange(
             action=action,
             visit_id=_reference(event.data.at("reference")),
-            order=step,
-            as_of=microseconds(event.received_at),
+            version=step,
+            observed_at_us=unix_microseconds(event.received_at),
             contact=_contact(event.data),
-            time_scheduled=start or UNSAID,
-            time_completed=(_moment(event, "end") or event.received_at) if kind == "completed" else UNSAID,
-            date_cancelled=event.received_at if action == "cancel" else UNSAID,
-            no_show=event.received_at if kind == "no_show" else UNSAID,
-            is_sighting=True,
+            time_scheduled=start or UNSET,
+            time_completed=(_moment(event, "end") or event.received_at) if kind == "completed" else UNSET,
+            date_cancelled=event.received_at if action == "cancel" else UNSET,
+            no_show=event.received_at if kind == "no_show" else UNSET,
+            times_are_observed=True,
         )
     ]
     if kind == "replaced":

@@ -22,7 +22,7 @@ cancel (`scheduled_event.status`, several in `invitee_counters.total`, not by an
 import re
 from dataclasses import replace
 
-from app.visits.change import UNSAID, Contact, VisitChange, attendee_visit_id, microseconds
+from app.visits.change import UNSET, Contact, VisitChange, attendee_visit_id, unix_microseconds
 from app.webhooks.delivery import Event
 from app.webhooks.handshakes import SignField
 from app.webhooks.payload import Payload, Untranslatable
@@ -80,16 +80,16 @@ def _created(event: Event, booking: Payload) -> VisitChange:
     start = booking.at("scheduled_event", "start_date_time").required_time()
     old = None if _is_group(booking) else _link(booking, "rescheduled_from_event_id")
     known = replace(_known(event, booking), time_scheduled=start, date_cancelled=None, no_show=None)
-    return replace(known, action="create", continues=old)
+    return replace(known, action="create", previous_visit_id=old)
 
 
 def _known(event: Event, booking: Payload) -> VisitChange:
     return VisitChange(
         action="update",
         visit_id=_visit_id(booking),
-        order=microseconds(event.data.at("event_ts").required_unix_ms()),
+        version=unix_microseconds(event.data.at("event_ts").required_unix_ms()),
         contact=_contact(booking),
-        time_scheduled=booking.at("scheduled_event", "start_date_time").time() or UNSAID,
+        time_scheduled=booking.at("scheduled_event", "start_date_time").time() or UNSET,
     )
 
 
@@ -97,7 +97,9 @@ def _cancelled(event: Event, booking: Payload) -> list[VisitChange]:
     """Or moved away: then nothing is cancelled, and the visit goes on under the new event."""
     happened_at, old, new = event.data.at("event_ts").required_unix_ms(), _event_id(booking), _new(booking)
     if new and new != old and not _is_group(booking):
-        return [VisitChange(action="update", visit_id=new, order=microseconds(happened_at), continues=old)]
+        return [
+            VisitChange(action="update", visit_id=new, version=unix_microseconds(happened_at), previous_visit_id=old)
+        ]
     cancelled_at = booking.at("cancellation", "cancel_at").time() or happened_at
     cancelled = replace(_known(event, booking), action="cancel", date_cancelled=cancelled_at)
     changes = [cancelled, *_under_another_id(booking, cancelled)]

@@ -19,61 +19,68 @@ import orjson
 
 Record = dict[str, Any]
 
-CONNECT_S, ANSWER_S = 5.0, 10.0
-LONGEST_QUOTE = 500
+CONNECT_TIMEOUT_S, RESPONSE_TIMEOUT_S = 5.0, 10.0
+MAX_QUOTED_CHARS = 500
 #: No answer that we need is longer. The rest of a longer one is not read.
-LARGEST_ANSWER = 1_048_576
+MAX_RESPONSE_BYTES = 1_048_576
 
 
-class VisitsApiTrouble(Exception):
+class VisitsApiError(Exception):
     """
-    VisitsApiTrouble         the call did not do what it should; `said` quotes what was answered
-      Refused                4xx: this call will never succeed as it is
-      Unauthorized           401, 403: nobody's calls with this token will
-      RateLimited            429: too many calls; `wait_s` as the API asked, or None
-      Broken                 5xx, 408, 425: the API's own trouble
-      Unreachable            no connection: nothing was sent
-      Unanswered             sent, and then no answer, or one that cannot be read: it may have been done, or may yet be
+    VisitsApiError       a failed call; `response_text` quotes the response
+      ClientError        4xx, or not sent: repeating the call cannot succeed
+      Unauthorized       401, 403: no call with this token succeeds
+      RateLimited        429; `wait_s` is the wait that the API asked for, or None
+      ServerError        5xx, 408, 425; `wait_s` as above
+      ConnectionFailed   no connection: nothing was sent
+      OutcomeUnknown     sent, but no readable response: the call may have succeeded, or may still
     """
 
-    def __init__(self, call: str, status: int | None = None, said: str = "", wait_s: float | None = None) -> None:
-        super().__init__(f"{call}: {status or type(self).__name__.lower()}")
-        self.call, self.status, self.said, self.wait_s = call, status, said[:LONGEST_QUOTE], wait_s
+    kind = "error"
+
+    def __init__(
+        self, call: str, status: int | None = None, response_text: str = "", wait_s: float | None = None
+    ) -> None:
+        super().__init__(f"{call}: {status or self.kind}")
+        self.call, self.status, self.wait_s = call, status, wait_s
+        self.response_text = response_text[:MAX_QUOTED_CHARS]
 
 
-class Refused(VisitsApiTrouble):
-    pass
+class ClientError(VisitsApiError):
+    kind = "client_error"
 
 
-class Unauthorized(VisitsApiTrouble):
-    pass
+class Unauthorized(VisitsApiError):
+    kind = "unauthorized"
 
 
-class RateLimited(VisitsApiTrouble):
-    pass
+class RateLimited(VisitsApiError):
+    kind = "rate_limited"
 
 
-class Broken(VisitsApiTrouble):
-    pass
+class ServerError(VisitsApiError):
+    kind = "server_error"
 
 
-class Unreachable(VisitsApiTrouble):
-    pass
+class ConnectionFailed(VisitsApiError):
+    kind = "connection_failed"
 
 
-class Unanswered(VisitsApiTrouble):
-    pass
+class OutcomeUnknown(VisitsApiError):
+    kind = "outcome_unknown"
 
 
-def http_client(most: int = 100) -> httpx.AsyncClient:
+def http_client(max_connections: int = 100) -> httpx.AsyncClient:
     """httpx over aiohttp's transport: the same calls cost a seventh of the processor with 32 in flight.
 
     most: connections at once. The deadlines stay inside those of a job.
     """
     from httpx_aiohttp import AiohttpTransport  # here: to import it takes 0.1 s, and few doors ever call
 
-    limits = httpx.Limits(max_connections=most, max_keepalive_connections=most, keepalive_expiry=30)
-    timeout = httpx.Timeout(ANSWER_S, connect=CONNECT_S, pool=CONNECT_S)
+    limits = httpx.Limits(
+        max_connections=max_connections, max_keepalive_connections=max_connections, keepalive_expiry=30
+    )
+    timeout = httpx.Timeout(RESPONSE_TIMEOUT_S, connect=CONNECT_TIMEOUT_S, pool=CONNECT_TIMEOUT_S)
     transport = AiohttpTransport(limits=limits)
     return httpx.AsyncClient(transport=transport, timeout=timeout, trust_env=False, follow_redirects=False)
 
@@ -91,9 +98,9 @@ class VisitsClient:
     url: str
     token: str
     calls: list[list[Any]]
-    before: Callable[[], Awaitable[None]]
-    names: Mapping[str, str] = field(default_factory=dict)
-    told: Callable[[str, str, str, float], None] = lambda *_: None
+    before_call: Callable[[], Awaitable[None]]
+    trace_headers: Mapping[str, str] = field(default_factory=dict)
+    on_response: Callable[[str, str, str, float], None] = lambda *_: None
 
     # -- visits --
 
@@ -108,16 +115,16 @@ class VisitsClient:
 
     async def get_visit(self, id: str) -> Record | None:
         """id: the API's own number, or an external_id. None: there is no such visit."""
-        return await self._unless_missing("GET", "/visits/:id", _path("/visits", id))
+        return await self._call_or_none("GET", "/visits/:id", _path("/visits", id))
 
     async def update_visit(self, id: str, fields: Mapping[str, str]) -> Record | None:
         """fields: an empty value clears. Returns {} for a 2xx that shows no visit, None where there is no such visit."""
-        answer = await self._unless_missing("PUT", "/visits/:id", _path("/visits", id), data=dict(fields))
+        answer = await self._call_or_none("PUT", "/visits/:id", _path("/visits", id), data=dict(fields))
         return answer and _visit(answer)
 
     async def delete_visit(self, id: str) -> bool:
         """False: there was no such visit."""
-        return await self._unless_missing("DELETE", "/visits/:id", _path("/visits", id), reads=False) is not None
+        return await self._call_or_none("DELETE", "/visits/:id", _path("/visits", id), reads=False) is not None
 
     # -- contacts --
 
@@ -133,10 +140,10 @@ class VisitsClient:
 
     # -- the call --
 
-    async def _unless_missing(self, method: str, route: str, path: str, **more: Any) -> Record | None:
+    async def _call_or_none(self, method: str, route: str, path: str, **more: Any) -> Record | None:
         try:
             return await self._call(method, route, path, **more)
-        except Refused as refused:
+        except ClientError as refused:
             if refused.status in (404, 410):
                 return None
             raise
@@ -151,31 +158,31 @@ class VisitsClient:
         data: dict[str, str] | None = None,
         reads: bool = True,
     ) -> Record:
-        """The JSON object that was answered; {} for an empty answer. Raises VisitsApiTrouble."""
-        await self.before()
+        """The JSON object that was answered; {} for an empty answer. Raises VisitsApiError."""
+        await self.before_call()
         call = f"{method} {route}"
-        headers = {"authorization": f"Bearer {self.token}", "accept": "application/json", **self.names}
+        headers = {"authorization": f"Bearer {self.token}", "accept": "application/json", **self.trace_headers}
         started = time.perf_counter()
 
         def told() -> None:
             status = self.calls[-1][1]
             outcome = status if isinstance(status, str) else f"{status // 100}xx"
-            self.told(method, route, outcome, time.perf_counter() - started)
+            self.on_response(method, route, outcome, time.perf_counter() - started)
 
         try:
-            answer = await ask(
+            answer = await send_request(
                 self.http, method, self.url + path, call, self.calls, params=params, data=data, headers=headers
             )
-        except VisitsApiTrouble:
+        except VisitsApiError:
             told()
             raise
         told()
         if not answer.is_success:
-            raise trouble(call, answer)
-        return _read(call, answer) if reads else {}
+            raise error_for(call, answer)
+        return _parse(call, answer) if reads else {}
 
 
-async def ask(
+async def send_request(
     http: httpx.AsyncClient,
     method: str,
     url: str,
@@ -183,41 +190,42 @@ async def ask(
     calls: list[list[Any]],
     *,
     headers: Mapping[str, str],
-    oversized: type[VisitsApiTrouble] = Unanswered,
+    oversized_error: type[VisitsApiError] = OutcomeUnknown,
     **more: Any,
 ) -> httpx.Response:
     """The answer to one request, noted among the calls, with no more than LARGEST_ANSWER bytes of it in memory.
 
-    Raises Refused where the request cannot be sent, Unreachable, Unanswered, and `oversized` for a success that is longer.
+    Raises ClientError where the request cannot be sent, ConnectionFailed, OutcomeUnknown, and `oversized_error` for a
+    success that is longer.
     """
     headers = {**headers, "accept-encoding": "identity"}
     try:
-        async with http.stream(method, url, headers=headers, **more) as answer, asyncio.timeout(ANSWER_S):
-            content = await _read_most(answer)
+        async with http.stream(method, url, headers=headers, **more) as answer, asyncio.timeout(RESPONSE_TIMEOUT_S):
+            content = await _read_body(answer)
     except httpx.HTTPError as error:
-        raise silence(call, error, calls) from None
+        raise connection_error(call, error, calls) from None
     except TimeoutError:
-        calls.append([call, "unanswered"])
-        raise Unanswered(call, said="the answer does not end in time") from None
+        calls.append([call, OutcomeUnknown.kind])
+        raise OutcomeUnknown(call, response_text="the answer does not end in time") from None
     except httpx.InvalidURL:
         calls.append([call, "not sent"])
-        raise Refused(call, said="the address of the request is not valid, or is too long") from None
+        raise ClientError(call, response_text="the address of the request is not valid, or is too long") from None
     except Exception as error:
-        if not _is_malformed_answer(error):
+        if not _is_malformed_response(error):
             raise
-        calls.append([call, "unanswered"])
-        raise Unanswered(call, said="the answer is not valid HTTP") from None
+        calls.append([call, OutcomeUnknown.kind])
+        raise OutcomeUnknown(call, response_text="the answer is not valid HTTP") from None
     calls.append([call, answer.status_code])
-    if answer.is_success and len(content) > LARGEST_ANSWER:
-        raise oversized(call, said=f"the answer is longer than {LARGEST_ANSWER:,} bytes")
-    plain = [(name, value) for name, value in answer.headers.multi_items() if name not in _ABOUT_THE_BODY]
+    if answer.is_success and len(content) > MAX_RESPONSE_BYTES:
+        raise oversized_error(call, response_text=f"the answer is longer than {MAX_RESPONSE_BYTES:,} bytes")
+    plain = [(name, value) for name, value in answer.headers.multi_items() if name not in _BODY_HEADERS]
     return httpx.Response(answer.status_code, headers=plain, content=content)
 
 
-_ABOUT_THE_BODY = ("content-encoding", "content-length", "transfer-encoding")
+_BODY_HEADERS = ("content-encoding", "content-length", "transfer-encoding")
 
 
-async def _read_most(answer: httpx.Response) -> bytes:
+async def _read_body(answer: httpx.Response) -> bytes:
     """The body up to one byte more than LARGEST_ANSWER. Some servers compress it although they are asked not to."""
     encoding = answer.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", "gzip", "x-gzip", "deflate"):
@@ -226,22 +234,22 @@ async def _read_most(answer: httpx.Response) -> bytes:
     content = bytearray()
     async for part in answer.aiter_raw():
         try:
-            content += decoder.decompress(part, LARGEST_ANSWER + 1 - len(content)) if decoder else part
+            content += decoder.decompress(part, MAX_RESPONSE_BYTES + 1 - len(content)) if decoder else part
         except zlib.error:
             raise httpx.DecodingError("not compressed as it says") from None
-        if len(content) > LARGEST_ANSWER:
+        if len(content) > MAX_RESPONSE_BYTES:
             break
     return bytes(content)
 
 
-def _is_malformed_answer(error: Exception) -> bool:
+def _is_malformed_response(error: Exception) -> bool:
     """The transport has no name of httpx's for a head that cannot be read, or is too long."""
     import aiohttp
 
     return isinstance(error, aiohttp.ClientResponseError)
 
 
-def silence(call: str, error: httpx.HTTPError, calls: list[list[Any]]) -> VisitsApiTrouble:
+def connection_error(call: str, error: httpx.HTTPError, calls: list[list[Any]]) -> VisitsApiError:
     """No answer, noted among the calls. Only where no connection came about is it sure that nothing was done: the names of
     httpx's errors do not tell, since the transport gives one that broke the name of one that never was."""
     import aiohttp
@@ -251,25 +259,29 @@ def silence(call: str, error: httpx.HTTPError, calls: list[list[Any]]) -> Visits
     is_aiohttp = isinstance(cause, aiohttp.ClientError)
     never_sent = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
     if isinstance(cause, no_connection) or (isinstance(error, never_sent) and not is_aiohttp):
-        calls.append([call, "unreachable"])
-        return Unreachable(call, said=type(error).__name__)
-    calls.append([call, "unanswered"])
-    return Unanswered(call, said=type(cause or error).__name__)
+        calls.append([call, ConnectionFailed.kind])
+        return ConnectionFailed(call, response_text=type(error).__name__)
+    calls.append([call, OutcomeUnknown.kind])
+    return OutcomeUnknown(call, response_text=type(cause or error).__name__)
 
 
-def trouble(call: str, answer: httpx.Response) -> VisitsApiTrouble:
+def error_for(call: str, response: httpx.Response) -> VisitsApiError:
     """What a status that is not 2xx means."""
-    status, said = answer.status_code, answer.content[: 4 * LONGEST_QUOTE].decode("utf-8", "replace")
+    status, said = response.status_code, response.content[: 4 * MAX_QUOTED_CHARS].decode("utf-8", "replace")
     match status:
         case 401 | 403:
             return Unauthorized(call, status, said)
         case 429:
-            return RateLimited(call, status, said, retry_after_s(answer.headers.get("retry-after"), datetime.now(UTC)))
+            return RateLimited(
+                call, status, said, retry_after_s(response.headers.get("retry-after"), datetime.now(UTC))
+            )
         case 408 | 425:
-            return Broken(call, status, said)
+            return ServerError(call, status, said)
         case _ if status >= 500:
-            return Broken(call, status, said, retry_after_s(answer.headers.get("retry-after"), datetime.now(UTC)))
-    return Refused(call, status, said)
+            return ServerError(
+                call, status, said, retry_after_s(response.headers.get("retry-after"), datetime.now(UTC))
+            )
+    return ClientError(call, status, said)
 
 
 def retry_after_s(header: str | None, now: datetime) -> float | None:
@@ -289,7 +301,7 @@ def retry_after_s(header: str | None, now: datetime) -> float | None:
         return None
 
 
-def _read(call: str, answer: httpx.Response) -> Record:
+def _parse(call: str, answer: httpx.Response) -> Record:
     if not answer.content.strip():
         return {}
     try:
@@ -297,7 +309,7 @@ def _read(call: str, answer: httpx.Response) -> Record:
     except ValueError:
         read = None
     if not isinstance(read, dict):
-        raise Unanswered(call, answer.status_code, "the answer is not a JSON object")
+        raise OutcomeUnknown(call, answer.status_code, "the answer is not a JSON object")
     return read
 
 

@@ -14,45 +14,51 @@ from typing import Any
 
 import orjson
 
-from app.visits.change import FACTS, PAYMENT, RANK, Contact, money, timestamp
+from app.visits.change import ACTION_RANK, FACTS, PAYMENT_PREFIX, Contact, format_money, format_time
 
 Stamp = tuple[int, int, int, int, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class RecordedChange:
     """A change as it stands in the ledger: who said it (`origin`, the delivery), and what."""
 
     origin: str
     action: str
-    order: int
+    version: int
     facts: dict[str, Any]
     contact: dict[str, str]
-    generation: int = 0
-    as_of: int = 0
-    is_sighting: bool = False
+    alias_depth: int = 0
+    observed_at_us: int = 0
+    times_are_observed: bool = False
     only_for_contact: bool = False
     first_contact_stays: bool = False
 
     @classmethod
-    def read(cls, origin: str, stored: bytes, generation: int = 0) -> "Said":
+    def decode(cls, origin: str, stored: bytes, alias_depth: int = 0) -> "RecordedChange":
         """generation: 0 for the visit's first id, 1 for the id it was rescheduled to, and so on."""
-        read = orjson.loads(stored)
+        fields = orjson.loads(stored)
         return cls(
             origin,
-            read["a"],
-            read["o"],
-            read["f"],
-            read.get("c", {}),
-            generation,
-            read.get("t", 0),
-            "s" in read,
-            "w" in read,
-            "k" in read,
+            fields["a"],
+            fields["o"],
+            fields["f"],
+            fields.get("c", {}),
+            alias_depth,
+            fields.get("t", 0),
+            "s" in fields,
+            "w" in fields,
+            "k" in fields,
         )
 
     def stamp(self, value: Any) -> Stamp:
-        return (self.generation, self.order, self.as_of, RANK[self.action], "" if value is None else str(value))
+        return (
+            self.alias_depth,
+            self.version,
+            self.observed_at_us,
+            ACTION_RANK[self.action],
+            "" if value is None else str(value),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,32 +72,32 @@ class Fact:
     value: Any
     stamp: Stamp
     origin: str
-    seen: frozenset[Stamp] = frozenset()
+    observations: frozenset[Stamp] = frozenset()
 
     def __or__(self, other: "Fact") -> "Fact":
         last = max(self, other, key=lambda fact: (fact.stamp, fact.origin))
-        return _with_sightings(last, self.seen | other.seen)
+        return _with_observations(last, self.observations | other.observations)
 
 
-def _with_sightings(last: Fact, seen: Iterable[Stamp]) -> Fact:
+def _with_observations(last: Fact, observations: Iterable[Stamp]) -> Fact:
     """The fact with the greatest stamp, as the sightings of its field explain it."""
-    live = _live(seen)
+    live = _relevant_observations(observations)
     if not live:
         return last
     if last.stamp != live[-1]:  # a value that the tool dated itself came later
-        return replace(last, seen=frozenset(live))
+        return replace(last, observations=frozenset(live))
     since = next((value for *_, value in live if value), None)
-    return replace(last, value=since, seen=frozenset(live))
+    return replace(last, value=since, observations=frozenset(live))
 
 
-def _live(seen: Iterable[Stamp]) -> list[Stamp]:
+def _relevant_observations(observations: Iterable[Stamp]) -> list[Stamp]:
     """In order, the sightings from the last one that saw nothing (value "") on.
 
     The value of a field is the first one seen since then. A later change can only move that point forward, so what lies
     before it never decides again. What lies after it may: a late change that saw nothing moves the point to any place
     between two of these.
     """
-    ordered = sorted(set(seen))
+    ordered = sorted(set(observations))
     start = next((at for at in range(len(ordered) - 1, 0, -1) if not ordered[at][-1]), 0)
     return ordered[start:]
 
@@ -99,18 +105,18 @@ def _live(seen: Iterable[Stamp]) -> list[Stamp]:
 Facts = dict[str, Fact]
 
 
-def _values(said: Said) -> dict[str, Any]:
+def _change_values(change: RecordedChange) -> dict[str, Any]:
     """What one change says, by field. The contact's fields are named `contact.email` and so on."""
-    if said.only_for_contact:
-        owner = said.contact.get("email")
-        return {f"{name}{ONLY_FOR}{owner}": value for name, value in said.facts.items() if owner}
-    if not said.contact:
-        return said.facts
-    email = said.contact.get("email")
-    facts = said.facts
-    if said.first_contact_stays and email:
-        facts = {f"{name}{ONLY_FOR}{email}": value for name, value in facts.items()} | {f"{NAMED}{email}": True}
-    values = facts | {f"contact.{name}": value for name, value in said.contact.items()}
+    if change.only_for_contact:
+        owner = change.contact.get("email")
+        return {f"{name}{ONLY_FOR}{owner}": value for name, value in change.facts.items() if owner}
+    if not change.contact:
+        return change.facts
+    email = change.contact.get("email")
+    facts = change.facts
+    if change.first_contact_stays and email:
+        facts = {f"{name}{ONLY_FOR}{email}": value for name, value in facts.items()} | {f"{NAMED_CONTACT}{email}": True}
+    values = facts | {f"contact.{name}": value for name, value in change.contact.items()}
     for name in ("id", "first_name", "last_name", "phone"):
         if email and f"contact.{name}" in values:
             # These belong to their address: when another customer takes the visit over, the old name does not stay.
@@ -121,19 +127,19 @@ def _values(said: Said) -> dict[str, Any]:
 #: In the name of a fact that counts only while the visit belongs to the address behind it.
 ONLY_FOR = " only for "
 #: The fact that the tool named this address under an id that several people may share.
-NAMED = f"named{ONLY_FOR}"
+NAMED_CONTACT = f"named{ONLY_FOR}"
 #: The times that a tool may only let us see.
-SIGHTED = ("time_completed", "date_cancelled", "no_show")
+OBSERVABLE_TIMES = ("time_completed", "date_cancelled", "no_show")
 
 
-def _is_sighting(said: Said, name: str) -> bool:
+def _is_observation(change: RecordedChange, name: str) -> bool:
     """Does the first of several in a row count?"""
     if name == "contact.email":
-        return said.first_contact_stays
-    return said.is_sighting and name.partition(ONLY_FOR)[0] in SIGHTED
+        return change.first_contact_stays
+    return change.times_are_observed and name.partition(ONLY_FOR)[0] in OBSERVABLE_TIMES
 
 
-def join(one: Facts, other: Facts) -> Facts:
+def join_facts(one: Facts, other: Facts) -> Facts:
     """Both together: per field, the greater stamp."""
     return {name: _greater(one.get(name), other.get(name)) for name in one.keys() | other.keys()}
 
@@ -146,28 +152,28 @@ def _greater(one: Fact | None, other: Fact | None) -> Fact:
     return one | other
 
 
-def fold(changes: Iterable[Said]) -> Facts:
+def merge_changes(changes: Iterable[RecordedChange]) -> Facts:
     """The join of all, in one pass: O(n log n) however many they are, and whatever they say."""
     last: dict[str, tuple[Stamp, str, Any]] = {}
-    seen: dict[str, list[Stamp]] = {}
-    for said in changes:
-        for name, value in _values(said).items():
-            stamp = said.stamp(value)
-            if name not in last or (stamp, said.origin) > last[name][:2]:
-                last[name] = (stamp, said.origin, value)
-            if _is_sighting(said, name):
-                seen.setdefault(name, []).append(stamp)
+    observations: dict[str, list[Stamp]] = {}
+    for change in changes:
+        for name, value in _change_values(change).items():
+            stamp = change.stamp(value)
+            if name not in last or (stamp, change.origin) > last[name][:2]:
+                last[name] = (stamp, change.origin, value)
+            if _is_observation(change, name):
+                observations.setdefault(name, []).append(stamp)
     return {
-        name: _with_sightings(Fact(value, stamp, origin), seen.get(name, ()))
+        name: _with_observations(Fact(value, stamp, origin), observations.get(name, ()))
         for name, (stamp, origin, value) in last.items()
     }
 
 
 #: Of sightings of one field in a row the first and so many of the newest are kept.
-NEWEST_SIGHTINGS = 200
+MAX_OBSERVATIONS = 200
 
 
-def needed(changes: Sequence[Said]) -> set[str]:
+def required_origins(changes: Sequence[RecordedChange]) -> set[str]:
     """The origins of the changes that a visit must not forget: whatever lands later, the fold of these with it is the
     fold of all with it.
 
@@ -176,25 +182,25 @@ def needed(changes: Sequence[Said]) -> set[str]:
     kept: later than it was, but never a completion or a cancellation more or less. No bounded rule is exact there, since
     any of the sightings may be the first one after a late change.
     """
-    facts = fold(changes)
-    live = {name: set(_thinned(sorted(fact.seen))) for name, fact in facts.items() if fact.seen}
+    facts = merge_changes(changes)
+    live = {name: set(_thin_out(sorted(fact.observations))) for name, fact in facts.items() if fact.observations}
     sighted = {
         (name, stamp): said.origin
         for said in changes
-        if said.is_sighting or said.first_contact_stays
-        for name, value in _values(said).items()
+        if said.times_are_observed or said.first_contact_stays
+        for name, value in _change_values(said).items()
         if name in live and (stamp := said.stamp(value)) in live[name]
     }
-    return winners(facts) | set(sighted.values())
+    return deciding_origins(facts) | set(sighted.values())
 
 
-def _thinned(live: list[Stamp]) -> list[Stamp]:
+def _thin_out(live: list[Stamp]) -> list[Stamp]:
     """The last that saw nothing, the first that saw something, and the newest."""
-    return live[:2] + live[2:][-NEWEST_SIGHTINGS:]
+    return live[:2] + live[2:][-MAX_OBSERVATIONS:]
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class DesiredVisit:
     """What should stand in the Visits API.
 
     fields: the writable ones that some change spoke of, as the API writes them; None where it should be empty. What
@@ -206,11 +212,11 @@ class Wanted:
     opted_out: bool = False
 
     @property
-    def is_off(self) -> bool:
+    def is_cancelled(self) -> bool:
         return self.opted_out or bool(self.fields.get("date_cancelled"))
 
     @property
-    def is_nothing(self) -> bool:
+    def is_empty(self) -> bool:
         """Nothing was said that counts: there is no visit, and nothing to wait for."""
         return not self.fields and self.contact == Contact()
 
@@ -219,71 +225,71 @@ class Wanted:
         return bool(self.fields.get("event_date"))
 
 
-SENT_AS_SAID: tuple[str, ...] = ("time_scheduled", "time_completed", "amount_collected")
+PASSED_THROUGH: tuple[str, ...] = ("time_scheduled", "time_completed", "amount_collected")
 
 
 #: The facts that take a visit off, whichever is there.
-OFF = ("date_cancelled", "no_show", "date_left")
+CANCELLING_FACTS = ("date_cancelled", "no_show", "date_left")
 
 
-def wanted(facts: Facts) -> Wanted:
+def desired_visit(facts: Facts) -> DesiredVisit:
     """The visit that the facts mean.
 
     A no-show is a cancel, and so are a place given up and an opt-out: nobody wants a review request for them. The campaign
     starts at `event_date`: the completion if there is one, else the appointment.
     """
     contact = _contact(facts)
-    found = {name: fact for name in FACTS if (fact := _greatest(facts, name, f"{name}{ONLY_FOR}{contact.email}"))}
-    value = {name: fact.value for name, fact in found.items()} | _paid(facts)
-    fields: dict[str, str | None] = {name: value[name] for name in SENT_AS_SAID if name in value}
+    found = {name: fact for name in FACTS if (fact := _greatest_fact(facts, name, f"{name}{ONLY_FOR}{contact.email}"))}
+    value = {name: fact.value for name, fact in found.items()} | _payments_total(facts)
+    fields: dict[str, str | None] = {name: value[name] for name in PASSED_THROUGH if name in value}
     event_date = value.get("time_completed") or value.get("time_scheduled")
     if value.keys() & {"time_scheduled", "time_completed"}:
         fields["event_date"] = event_date
-    if value.keys() & {*OFF, "opted_out"}:
-        opted_out_at = (event_date or _said_at(found["opted_out"])) if value.get("opted_out") else None
-        fields["date_cancelled"] = next(filter(None, map(value.get, OFF)), None) or opted_out_at
-    return Wanted(fields, contact, bool(value.get("opted_out")))
+    if value.keys() & {*CANCELLING_FACTS, "opted_out"}:
+        opted_out_at = (event_date or _opted_out_at(found["opted_out"])) if value.get("opted_out") else None
+        fields["date_cancelled"] = next(filter(None, map(value.get, CANCELLING_FACTS)), None) or opted_out_at
+    return DesiredVisit(fields, contact, bool(value.get("opted_out")))
 
 
-def _greatest(facts: Facts, *names: str) -> Fact | None:
+def _greatest_fact(facts: Facts, *names: str) -> Fact | None:
     """What counts, of facts that are known by several names."""
     known = [facts[name] for name in names if name in facts]
     return reduce(Fact.__or__, known) if known else None
 
 
-def _said_at(fact: Fact) -> str:
+def _opted_out_at(fact: Fact) -> str:
     """By the clock of a tool that dates its changes; where it counts versions, some time long ago, which does as well."""
-    return timestamp(_EPOCH + timedelta(microseconds=min(max(fact.stamp[1], 0), _LATEST_US)))
+    return format_time(_EPOCH + timedelta(microseconds=min(max(fact.stamp[1], 0), _LATEST_US)))
 
 
 _EPOCH, _LATEST_US = datetime(1970, 1, 1, tzinfo=UTC), 250_000_000_000_000_000
 
 
-def _paid(facts: Facts) -> dict[str, str | None]:
+def _payments_total(facts: Facts) -> dict[str, str | None]:
     """The sum of the payments, unless somebody knows of more: a tool's total may or may not have them in it."""
-    paid = [Decimal(fact.value or 0) for name, fact in facts.items() if name.startswith(PAYMENT)]
+    paid = [Decimal(fact.value or 0) for name, fact in facts.items() if name.startswith(PAYMENT_PREFIX)]
     if not paid:
         return {}
     total = facts["amount_collected"].value if "amount_collected" in facts else None
     most = max(sum(paid, Decimal()), Decimal(total or 0))
-    return {"amount_collected": money(most) if most > 0 else None}
+    return {"amount_collected": format_money(most) if most > 0 else None}
 
 
-def people_of(facts: Facts) -> int:
+def count_people(facts: Facts) -> int:
     """How many people the tool named under this one id, where it may name several."""
-    return sum(name.startswith(NAMED) for name in facts)
+    return sum(name.startswith(NAMED_CONTACT) for name in facts)
 
 
-def payments_of(facts: Facts) -> int:
+def count_payments(facts: Facts) -> int:
     """How many payments the tool told of."""
-    return sum(name.startswith(PAYMENT) for name in facts)
+    return sum(name.startswith(PAYMENT_PREFIX) for name in facts)
 
 
 def _contact(facts: Facts) -> Contact:
     email = (facts["contact.email"].value or None) if "contact.email" in facts else None
 
     def detail(name: str) -> Any:
-        found = _greatest(facts, f"contact.{name}", f"contact.{name} of {email}")
+        found = _greatest_fact(facts, f"contact.{name}", f"contact.{name} of {email}")
         return (found.value or None) if found else None
 
     return Contact(
@@ -296,32 +302,32 @@ def _contact(facts: Facts) -> Contact:
 
 
 #: Beside what the API answered stands whose visit it was then: asking again would cost a call each time.
-REMEMBERED = "contact"
+CONTACT_KEY = "contact"
 
 
-def difference(current: Mapping[str, Any], want: Wanted) -> dict[str, str | None]:
+def changed_fields(remote: Mapping[str, Any], desired: DesiredVisit) -> dict[str, str | None]:
     """The fields to send: None clears. A new time takes `event_date` along, and the other way round: a campaign must not
     start at a time that is no more."""
-    changed = {name: value for name, value in want.fields.items() if not same(current.get(name), value)}
-    if changed.keys() & {"time_scheduled", "time_completed"} and want.fields.get("event_date"):
-        changed["event_date"] = want.fields["event_date"]
+    changed = {name: value for name, value in desired.fields.items() if not values_equal(remote.get(name), value)}
+    if changed.keys() & {"time_scheduled", "time_completed"} and desired.fields.get("event_date"):
+        changed["event_date"] = desired.fields["event_date"]
     return changed
 
 
-def same(stands: Any, value: str | None) -> bool:
+def values_equal(remote: Any, value: str | None) -> bool:
     """Are the two the same moment, the same money, or both nothing?"""
-    if not stands or not value:
-        return not stands and not value
+    if not remote or not value:
+        return not remote and not value
     try:
-        return datetime.fromisoformat(str(stands)) == datetime.fromisoformat(value)
+        return datetime.fromisoformat(str(remote)) == datetime.fromisoformat(value)
     except (ValueError, TypeError):
         pass
     try:
-        return Decimal(str(stands)) == Decimal(value)
+        return Decimal(str(remote)) == Decimal(value)
     except InvalidOperation:
-        return str(stands) == value
+        return str(remote) == value
 
 
-def winners(facts: Facts) -> set[str]:
+def deciding_origins(facts: Facts) -> set[str]:
     """The origins that still decide something; a change of any other origin is superseded."""
     return {fact.origin for fact in facts.values()}

@@ -8,7 +8,7 @@ from functools import cache, wraps
 from importlib.resources import files
 from typing import Any
 
-from app.visits.change import DETAILS, VisitChange
+from app.visits.change import CONTACT_FIELDS, VisitChange
 from app.webhooks.delivery import Event
 from app.webhooks.source import Ignored, InvalidSource, LoadedSource, PartlyTranslatable, Source, Translate
 
@@ -63,7 +63,8 @@ def _check_contact_length(translate: Translate) -> Translate:
 
 
 CONTACT_TOO_LONG = (
-    f"the contact's e-mail address or id is too long: {DETAILS['email']} and {DETAILS['id']} characters at the most"
+    "the contact's e-mail address or id is too long: "
+    f"{CONTACT_FIELDS['email']} and {CONTACT_FIELDS['id']} characters at the most"
 )
 
 

@@ -18,7 +18,7 @@ from uvicorn.server import ServerState
 
 from app.intake.http_protocol import HttpProtocol
 from app.visits.change import VisitChange, encode_change, is_external_id
-from app.visits.merge import Said, fold, wanted
+from app.visits.merge import RecordedChange, desired_visit, merge_changes
 from app.webhooks.delivery import BodyFormat, Delivery, Event, UnreadableBody, parse_body
 from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.registry import load_sources, load_specimens
@@ -144,9 +144,9 @@ def _check(tool: LoadedSource, meant: list[VisitChange] | Ignored) -> None:
     said = []
     for n, change in enumerate(meant):
         assert is_external_id(change.external_id(tool.name)), change.external_id(tool.name)
-        assert -(2**63) <= change.order < 2**63
-        said.append(Said.read(f"d.{n}", encode_change(change)))
-    wanted(fold(said))
+        assert -(2**63) <= change.version < 2**63
+        said.append(RecordedChange.decode(f"d.{n}", encode_change(change)))
+    desired_visit(merge_changes(said))
 
 
 class Choices:

@@ -10,7 +10,7 @@ from typing import Any
 
 from app.settings.model import Hook
 from app.visits.change import VisitChange, encode_change, external_id
-from app.visits.merge import Said, Wanted, fold, wanted
+from app.visits.merge import DesiredVisit, RecordedChange, desired_visit, merge_changes
 from app.webhooks.delivery import Delivery, Event
 from app.webhooks.fetching import RecordRequest
 from app.webhooks.payload import Payload
@@ -96,31 +96,33 @@ def with_people(hook: Hook, event: Event, listed: dict[str, list[str]]) -> Event
     return replace(event, people=tuple(everybody))
 
 
-def _visits(source: str, changes: Changes) -> dict[str, Wanted]:
+def _visits(source: str, changes: Changes) -> dict[str, DesiredVisit]:
     """The visits by their first names. How often an id was renamed is counted along its links."""
     before = {
-        change.external_id(source): external_id(source, change.continues) for _, change in changes if change.continues
+        change.external_id(source): external_id(source, change.previous_visit_id)
+        for _, change in changes
+        if change.previous_visit_id
     }
 
     def line(name: str) -> list[str]:
         return [name, *line(before[name])] if name in before else [name]
 
-    said: dict[str, list[Said]] = {}
+    said: dict[str, list[RecordedChange]] = {}
     for origin, change in changes:
         *later, first = line(change.external_id(source))
-        said.setdefault(first, []).append(Said.read(origin, encode_change(change), len(later)))
-    return {first: wanted(fold(those)) for first, those in said.items()}
+        said.setdefault(first, []).append(RecordedChange.decode(origin, encode_change(change), len(later)))
+    return {first: desired_visit(merge_changes(those)) for first, those in said.items()}
 
 
-def _is_made(want: Wanted) -> bool:
+def _is_made(want: DesiredVisit) -> bool:
     """Whatever only keeps something from being a visit is none."""
-    return want.has_date and not want.is_off
+    return want.has_date and not want.is_cancelled
 
 
-def _unlike(visit: Visit, want: Wanted | None) -> Iterator[str]:
+def _unlike(visit: Visit, want: DesiredVisit | None) -> Iterator[str]:
     can_be_made = bool(want and want.has_date and (want.contact.id or want.contact.email))
     if visit.is_gone:
-        if not want or not want.is_off:
+        if not want or not want.is_cancelled:
             yield f"{visit.id} is gone and yet wanted: {want}"
         return
     if can_be_made != visit.can_be_made and not visit.is_off:
@@ -129,7 +131,7 @@ def _unlike(visit: Visit, want: Wanted | None) -> Iterator[str]:
         yield from _fields(visit, want)
 
 
-def _fields(visit: Visit, want: Wanted) -> Iterator[str]:
+def _fields(visit: Visit, want: DesiredVisit) -> Iterator[str]:
     shown: dict[str, Any] = visit.shown()
     for name in shown.keys() | want.fields.keys():
         is_said = want.fields.get(name)

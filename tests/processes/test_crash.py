@@ -43,18 +43,18 @@ async def test_whatever_is_killed_what_was_accepted_stands_in_the_api_once(plan:
 
 ADA, BOB = Contact(email="ada@example.com"), Contact(email="bob@example.com")
 NINE, TEN = datetime(2026, 3, 14, 9, tzinfo=UTC), datetime(2026, 3, 14, 10, tzinfo=UTC)
-BOOKED = VisitChange(action="create", visit_id="1", order=1, contact=ADA, time_scheduled=NINE)
+BOOKED = VisitChange(action="create", visit_id="1", version=1, contact=ADA, time_scheduled=NINE)
 STORIES = {
     "create": ([], BOOKED, {"ada"}),
     "update": (
         [replace(BOOKED, time_scheduled=TEN)],
-        VisitChange(action="update", visit_id="1", order=2, time_scheduled=NINE),
+        VisitChange(action="update", visit_id="1", version=2, time_scheduled=NINE),
         {"ada"},
     ),
-    "another-customer": ([BOOKED], VisitChange(action="update", visit_id="1", order=2, contact=BOB), {"ada", "bob"}),
+    "another-customer": ([BOOKED], VisitChange(action="update", visit_id="1", version=2, contact=BOB), {"ada", "bob"}),
     "two-become-one": (
-        [BOOKED, replace(BOOKED, visit_id="2", order=2)],
-        VisitChange(action="update", visit_id="2", order=3, continues="1"),
+        [BOOKED, replace(BOOKED, visit_id="2", version=2)],
+        VisitChange(action="update", visit_id="2", version=3, previous_visit_id="1"),
         {"ada"},
     ),
 }

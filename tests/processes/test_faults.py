@@ -38,7 +38,7 @@ class Service:
                 VisitChange(
                     action="create",
                     visit_id=f"{number:03}",
-                    order=order,
+                    version=order,
                     contact=Contact(email=f"{number % PEOPLE}@example.com"),
                     time_scheduled=START + timedelta(hours=order),
                     amount_collected=Decimal(order),

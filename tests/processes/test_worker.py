@@ -108,7 +108,7 @@ class LedgerClient:
 
 def booked(visit_id: str, **said: Any) -> VisitChange:
     said = {"contact": Contact(**SPOKEN), "time_scheduled": datetime(2026, 3, 14, 9, tzinfo=UTC)} | said
-    return VisitChange(action="create", visit_id=visit_id, order=1, **said)
+    return VisitChange(action="create", visit_id=visit_id, version=1, **said)
 
 
 def all_visits(harness: Harness) -> list[str]:

@@ -71,7 +71,7 @@ def test_a_booking_and_its_end_are_about_the_same_visit(name: str) -> None:
     ended = {_visit(change) for change in said if _is_over(change)}
     booked = {_visit(change) for change in said if change["action"] != "cancel" and _is_dated(change)}
 
-    assert booked or all("named" in change for change in said), "no specimen books a visit"
+    assert booked or all("external_id_override" in change for change in said), "no specimen books a visit"
     assert ended & booked or not ended, "none of the visits that are cancelled here is one that is booked here"
 
 
@@ -80,7 +80,7 @@ def _is_dated(change: Mapping[str, Any]) -> bool:
 
 
 def _visit(change: Mapping[str, Any]) -> str:
-    return str(change.get("visit_id") or change.get("named"))
+    return str(change.get("visit_id") or change.get("external_id_override"))
 
 
 @each_tool
@@ -98,7 +98,7 @@ def _is_over(change: Mapping[str, Any]) -> bool:
 def test_changes_of_one_source_are_ordered_by_times_or_by_versions_and_never_by_both(name: str) -> None:
     a_day_of_1971 = 31_536_000_000_000  # microseconds; no tool counts its versions so far
 
-    orders = [change.order for found in BY_TOOL[name] for change in _changes(found)]
+    orders = [change.version for found in BY_TOOL[name] for change in _changes(found)]
 
     assert 1 == len({order > a_day_of_1971 for order in orders}), (
         f"orders that are no microseconds: {sorted(orders)[:5]}"

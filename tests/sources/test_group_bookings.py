@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from app.visits.change import VisitChange, encode_change, external_id
-from app.visits.merge import Said, fold, wanted
+from app.visits.merge import RecordedChange, desired_visit, merge_changes
 from app.webhooks.delivery import Delivery, Event
 from app.webhooks.payload import Untranslatable
 from app.webhooks.registry import load_sources
@@ -40,9 +40,11 @@ def changes_of(source: str, body: Any, received_at: datetime = ARRIVAL) -> list[
 
 def standing(source: str, changes: Iterable[VisitChange]) -> Standing:
     """Who would be asked for a review, about which time."""
-    changes, said = list(changes), dict[str, list[Said]]()
+    changes, said = list(changes), dict[str, list[RecordedChange]]()
     before = {
-        change.external_id(source): external_id(source, change.continues) for change in changes if change.continues
+        change.external_id(source): external_id(source, change.previous_visit_id)
+        for change in changes
+        if change.previous_visit_id
     }
 
     def line(name: str) -> Iterator[str]:
@@ -52,12 +54,12 @@ def standing(source: str, changes: Iterable[VisitChange]) -> Standing:
 
     for number, change in enumerate(changes):
         *later, first = line(change.external_id(source))
-        said.setdefault(first, []).append(Said.read(f"d{number}", encode_change(change), len(later)))
-    found = [wanted(fold(those)) for those in said.values()]
+        said.setdefault(first, []).append(RecordedChange.decode(f"d{number}", encode_change(change), len(later)))
+    found = [desired_visit(merge_changes(those)) for those in said.values()]
     return sorted(
         (want.contact.email or "", want.fields["event_date"] or "")
         for want in found
-        if want.has_date and not want.is_off and want.contact.email
+        if want.has_date and not want.is_cancelled and want.contact.email
     )
 
 
@@ -266,7 +268,7 @@ def test_a_zoom_cancel_is_dated_by_when_it_was_cancelled_and_ordered_by_its_even
 
     assert datetime(2026, 9, 21, 16, 10, tzinfo=UTC) == dated.date_cancelled
     assert datetime(2026, 9, 21, 14, 18, 20, tzinfo=UTC) == bare.date_cancelled
-    assert dated.order == bare.order == (1_790_000_000 + 300) * 1_000_000
+    assert dated.version == bare.version == (1_790_000_000 + 300) * 1_000_000
 
 
 # -- Nylas Scheduler --

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.visits.change import encode_change, is_external_id
-from app.visits.merge import Said
+from app.visits.merge import RecordedChange
 from app.webhooks.delivery import Event
 from app.webhooks.fetching import RecordRequest
 from app.webhooks.payload import Payload, Untranslatable
@@ -184,8 +184,10 @@ def _meaning(tool: LoadedSource, event: Event) -> None:
     assert said
     for change in said:
         assert change.visit_id == change.visit_id.strip()
-        assert bool(change.visit_id) != bool(change.named), "a change names one visit, by `visit_id` or by `named`"
-        assert change.named is None or is_external_id(change.named)
+        assert bool(change.visit_id) != bool(change.external_id_override), (
+            "a change names one visit, by `visit_id` or by `named`"
+        )
+        assert change.external_id_override is None or is_external_id(change.external_id_override)
         assert re.fullmatch(r"[a-z][A-Za-z0-9._-]{0,119}", change.external_id(tool.name))
-        assert type(change.order) is int
-        Said.read("delivery", encode_change(change))
+        assert type(change.version) is int
+        RecordedChange.decode("delivery", encode_change(change))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.visits.change import VisitChange, encode_change
-from app.visits.merge import Said
+from app.visits.merge import RecordedChange
 from app.webhooks.delivery import check_content_type
 from app.webhooks.payload import Payload
 from app.webhooks.source import Ignored
@@ -18,17 +18,17 @@ each_event = pytest.mark.parametrize("specimen", [found for name in TOOLS for fo
 
 def as_told(change: VisitChange) -> dict[str, Any]:
     """A change in the words of the specimens."""
-    contact = change.contact.details() if change.contact else {}
+    contact = change.contact.to_dict() if change.contact else {}
     return {
         "action": change.action,
         **({"visit_id": change.visit_id} if change.visit_id else {}),
-        **({"named": change.named} if change.named else {}),
-        "order": change.order,
-        **({"continues": change.continues} if change.continues else {}),
+        **({"external_id_override": change.external_id_override} if change.external_id_override else {}),
+        "version": change.version,
+        **({"previous_visit_id": change.previous_visit_id} if change.previous_visit_id else {}),
         **({"contact": contact} if contact else {}),
         **change.facts(),
-        **({"as_of": change.as_of} if change.as_of else {}),
-        **({"is_sighting": True} if change.is_sighting else {}),
+        **({"observed_at_us": change.observed_at_us} if change.observed_at_us else {}),
+        **({"times_are_observed": True} if change.times_are_observed else {}),
         **({"only_for_contact": True} if change.only_for_contact else {}),
         **({"first_contact_stays": True} if change.first_contact_stays else {}),
     }
@@ -75,8 +75,8 @@ def test_an_event_becomes_what_it_means(specimen: Specimen) -> None:
         return
     for expected, change in zip(specimen.expect, said, strict=True):
         actual = as_told(change)
-        if "order" not in expected:  # a specimen need not count microseconds
-            del actual["order"]
+        if "version" not in expected:  # a specimen need not count microseconds
+            del actual["version"]
         assert expected == actual
 
 
@@ -105,9 +105,9 @@ def test_a_visit_gets_a_name_that_the_api_takes(name: str) -> None:
 @each_tool
 def test_a_change_survives_the_ledger(name: str) -> None:
     for change in (change for specimen in events(name) for change in _changes(specimen)):
-        contact = change.contact.details() if change.contact else {}
+        contact = change.contact.to_dict() if change.contact else {}
 
-        read = Said.read("delivery", encode_change(change))
+        read = RecordedChange.decode("delivery", encode_change(change))
 
-        assert (change.action, change.order) == (read.action, read.order)
+        assert (change.action, change.version) == (read.action, read.version)
         assert (change.facts(), contact) == (read.facts, read.contact)

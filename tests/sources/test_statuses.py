@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app.visits.change import VisitChange, encode_change
-from app.visits.merge import Said, fold, wanted
+from app.visits.merge import RecordedChange, desired_visit, merge_changes
 from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.registry import load_sources
 from tests.sources.test_group_bookings import changes_of, event_of, standing
@@ -70,8 +70,8 @@ def test_two_workiz_invoices_of_a_job_add_up_and_each_replaces_itself_only() -> 
 
     for order in itertools.permutations([first, second, again]):
         changes = [change for body in order for change in changes_of("workiz", body)]
-        said = [Said.read(f"d{number}", encode_change(change)) for number, change in enumerate(changes)]
-        assert "175.00" == wanted(fold(said)).fields["amount_collected"]
+        said = [RecordedChange.decode(f"d{number}", encode_change(change)) for number, change in enumerate(changes)]
+        assert "175.00" == desired_visit(merge_changes(said)).fields["amount_collected"]
 
 
 # -- HubSpot: a meeting whose outcome is RESCHEDULED --

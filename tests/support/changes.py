@@ -14,10 +14,10 @@ from app.visits.change import (
     encode_change,
 )
 from app.visits.merge import (
-    Said,
-    Wanted,
-    fold,
-    wanted,
+    DesiredVisit,
+    RecordedChange,
+    desired_visit,
+    merge_changes,
 )
 
 EXAMPLES = settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -25,15 +25,15 @@ EXAMPLES = settings(max_examples=60, deadline=None, derandomize=True, database=N
 NINE, TEN, ELEVEN = (datetime(2026, 3, 14, hour, tzinfo=UTC) for hour in (9, 10, 11))
 
 
-def said(action: Any, order: int, *, origin: str = "", generation: int = 0, **fields: Any) -> Said:
+def recorded(action: Any, version: int, *, origin: str = "", alias_depth: int = 0, **fields: Any) -> RecordedChange:
     """A change, by way of the ledger's bytes."""
-    change = VisitChange(action=action, visit_id="A-1", order=order, **fields)
-    return Said.read(origin or f"{action} at {order}", encode_change(change), generation)
+    change = VisitChange(action=action, visit_id="A-1", version=version, **fields)
+    return RecordedChange.decode(origin or f"{action} at {version}", encode_change(change), alias_depth)
 
 
-def made_of(*changes: Said) -> Wanted:
+def made_of(*changes: RecordedChange) -> DesiredVisit:
     """The visit that these changes mean, in whichever order they came."""
-    forwards, backwards = wanted(fold(changes)), wanted(fold(reversed(changes)))
+    forwards, backwards = desired_visit(merge_changes(changes)), desired_visit(merge_changes(reversed(changes)))
     assert forwards == backwards
     return forwards
 
@@ -49,9 +49,9 @@ def _alarm() -> Iterator[None]:
     signal.signal(signal.SIGALRM, before)
 
 
-def paid(order: int, payment: str, amount: str | None) -> Said:
-    return said("update", order, payment=payment, amount_collected=None if amount is None else Decimal(amount))
+def paid(order: int, payment: str, amount: str | None) -> RecordedChange:
+    return recorded("update", order, payment_id=payment, amount_collected=None if amount is None else Decimal(amount))
 
 
-def collected(*changes: Said) -> str | None:
+def collected(*changes: RecordedChange) -> str | None:
     return made_of(*changes).fields.get("amount_collected")

@@ -19,8 +19,8 @@ from app.visits.change import VisitChange
 from app.webhooks.delivery import Delivery
 
 
-def change(visit: str, continues: str | None = None, order: int = 1, **said: Any) -> VisitChange:
-    return VisitChange(action="update", visit_id=visit, order=order, continues=continues, **said)
+def change(visit: str, previous_visit_id: str | None = None, version: int = 1, **said: Any) -> VisitChange:
+    return VisitChange(action="update", visit_id=visit, version=version, previous_visit_id=previous_visit_id, **said)
 
 
 def work(visit: str) -> str:

@@ -21,7 +21,7 @@ from app.ledger.ledger import Ledger
 from app.ledger.records import DeliveryInfo, Task
 from app.ledger.redis import Redis
 from app.settings.environment import read_environment
-from app.visits.change import UNSAID, Contact, VisitChange
+from app.visits.change import UNSET, Contact, VisitChange
 from app.webhooks.delivery import Delivery
 from jobs.apply_visit import run_visit
 from jobs.context import Context
@@ -41,17 +41,17 @@ def at(hour: int, day: int = 14) -> datetime:
     return datetime(2026, 3, day, hour, tzinfo=UTC)
 
 
-def change(visit_id: str = "1", order: int = 1, action: Any = "update", **said: Any) -> VisitChange:
-    return VisitChange(action=action, visit_id=visit_id, order=order, **said)
+def change(visit_id: str = "1", version: int = 1, action: Any = "update", **said: Any) -> VisitChange:
+    return VisitChange(action=action, visit_id=visit_id, version=version, **said)
 
 
-def booked(visit_id: str = "1", order: int = 1, hour: int = 9, **said: Any) -> VisitChange:
+def booked(visit_id: str = "1", version: int = 1, hour: int = 9, **said: Any) -> VisitChange:
     said = {"contact": ADA, "time_scheduled": at(hour)} | said
-    return change(visit_id, order, "create", **said)
+    return change(visit_id, version, "create", **said)
 
 
-def cancelled(visit_id: str = "1", order: int = 2, hour: int = 8, **said: Any) -> VisitChange:
-    return change(visit_id, order, "cancel", date_cancelled=at(hour), **said)
+def cancelled(visit_id: str = "1", version: int = 2, hour: int = 8, **said: Any) -> VisitChange:
+    return change(visit_id, version, "cancel", date_cancelled=at(hour), **said)
 
 
 class Wire(httpx.AsyncBaseTransport):
@@ -243,11 +243,11 @@ async def cut(world: World, work: Awaitable[Any], k: int, lets: bool) -> bool:
 def said(dice: random.Random, action: str) -> dict[str, Any]:
     """Some fields: some cleared, some not spoken of."""
     values = {
-        "time_scheduled": [UNSAID, at(9), at(12)],
-        "time_completed": [UNSAID, UNSAID, None, at(10), at(13)],
-        "amount_collected": [UNSAID, UNSAID, None, Decimal("5"), Decimal("7.50")],
-        "date_cancelled": [UNSAID, None] if action != "cancel" else [at(7), at(8)],
-        "no_show": [UNSAID, UNSAID, UNSAID, None, at(11)],
+        "time_scheduled": [UNSET, at(9), at(12)],
+        "time_completed": [UNSET, UNSET, None, at(10), at(13)],
+        "amount_collected": [UNSET, UNSET, None, Decimal("5"), Decimal("7.50")],
+        "date_cancelled": [UNSET, None] if action != "cancel" else [at(7), at(8)],
+        "no_show": [UNSET, UNSET, UNSET, None, at(11)],
         "contact": [None, ADA, ADA, BOB],
     }
     return {name: dice.choice(choices) for name, choices in values.items()}

@@ -37,7 +37,7 @@ from tests.support.ledger import (
 
 
 async def test_an_accepted_change_stands_as_fact_with_a_job_that_arq_can_read(ledger: Ledger, redis: Redis) -> None:
-    written = await accept(ledger, change("A", order=7))
+    written = await accept(ledger, change("A", version=7))
 
     member = await ledger.load_task(work("A"))
     assert not written.is_repeat
@@ -132,7 +132,7 @@ async def test_an_event_is_known_for_eight_days_and_kept_for_the_retention(ledge
 
 
 async def test_every_change_of_a_delivery_lands_also_two_for_one_visit(ledger: Ledger, redis: Redis) -> None:
-    written = await accept(ledger, change("A", order=1), change("B"), change("A", order=2))
+    written = await accept(ledger, change("A", version=1), change("B"), change("A", version=2))
 
     one, other = await ledger.load_task(work("A")), await ledger.load_task(work("B"))
     assert (2, 1) == (one.change_count, other.change_count)
@@ -142,7 +142,7 @@ async def test_every_change_of_a_delivery_lands_also_two_for_one_visit(ledger: L
 
 async def test_ten_changes_waiting_for_one_visit_are_one_job(ledger: Ledger, redis: Redis) -> None:
     for order in range(10):
-        await accept(ledger, change("A", order=order))
+        await accept(ledger, change("A", version=order))
 
     assert [work("A")] == await jobs(redis)
     assert 10 == len((await begin(ledger, "A")).primary.recorded_changes())

@@ -114,18 +114,18 @@ async def test_a_repeat_of_what_was_parked_for_a_full_visit_is_a_repeat(ledger: 
 async def test_a_full_visit_takes_changes_again_once_a_run_has_forgotten_some(ledger: Ledger, redis: Redis) -> None:
     await accept(ledger, change("A"))
     await fill(redis, "A", MOST_FIELDS)
-    written = await accept(ledger, change("A", order=9_999))
+    written = await accept(ledger, change("A", version=9_999))
     event = f"event:{written.delivery_id}"
     await ledger.replay(event)
     hold = await ledger.lease(event)
     assert isinstance(hold, Lease)
 
     with pytest.raises(VisitLimitReached, match="too_many_changes"):
-        await ledger.record_changes(hold, "standard", "main", [change("A", order=9_999)], attempt())
+        await ledger.record_changes(hold, "standard", "main", [change("A", version=9_999)], attempt())
     run = await begin(ledger, "A")
     await ledger.compact(run, run.primary, list(run.primary.changes)[100:])
     await ledger.complete(run, settled())
-    await ledger.record_changes(hold, "standard", "main", [change("A", order=9_999)], attempt())
+    await ledger.record_changes(hold, "standard", "main", [change("A", version=9_999)], attempt())
 
     member = await ledger.load_task(work("A"))
     assert f"{written.delivery_id}.0" in member.changes
@@ -489,7 +489,7 @@ async def flood(redis_url: str, count: int, at_once: int) -> int:
     def seen(at: int) -> VisitChange:
         done_at = FIRST_SEEN + timedelta(seconds=at)
         said = {"contact": ADA, "time_scheduled": FIRST_SEEN, "time_completed": done_at}
-        return VisitChange(action="update", visit_id="loop", order=at, is_sighting=True, **said)  # type: ignore[arg-type]
+        return VisitChange(action="update", visit_id="loop", version=at, times_are_observed=True, **said)  # type: ignore[arg-type]
 
     async def land(at: int) -> AcceptResult:
         delivery = Delivery("workiz", "workiz", (), b"%d" % at, datetime.now(UTC))
@@ -535,11 +535,11 @@ def test_a_visit_in_a_loop_does_not_keep_others_from_being_made(harness: Harness
 
 
 async def test_what_was_parked_for_a_full_visit_is_replayed_and_decides(world: World) -> None:
-    await world.apply(booked(order=1))
+    await world.apply(booked(version=1))
     await fill(world.redis, "1", MOST_FIELDS)
     raw = standard_body("visit.completed", "1", "2026-03-15T10:00:00Z", time_completed="2026-03-15T09:30:00Z")
     delivery = Delivery("standard", "standard", (), raw, datetime.now(UTC))
-    moved = VisitChange(action="update", visit_id="1", order=1, time_completed=FIRST_SEEN)
+    moved = VisitChange(action="update", visit_id="1", version=1, time_completed=FIRST_SEEN)
     meta = DeliveryInfo("standard", "standard", 1_790_000_000_000)
     written = await world.ledger.accept(delivery, meta, [moved], "main", dedup_id=None)
     event = f"event:{written.delivery_id}"

@@ -288,11 +288,11 @@ def on_day(day: int) -> datetime:
 
 async def test_of_what_was_held_the_visit_that_starts_soonest_goes_first(ledger: Ledger, redis: Redis) -> None:
     await held(ledger, "A", CircuitSignal(kind="unauthorized", pause_s=30))
-    await accept(ledger, change("A", order=2, time_scheduled=on_day(3)))
+    await accept(ledger, change("A", version=2, time_scheduled=on_day(3)))
     for visit, day in (("B", 9), ("C", 2), ("D", 5)):
         await accept(ledger, change(visit, time_scheduled=on_day(day)))
-    await accept(ledger, change("B", order=2, time_scheduled=on_day(1)))  # moved to the front
-    await accept(ledger, change("D", order=2, time_completed=on_day(4)))
+    await accept(ledger, change("B", version=2, time_scheduled=on_day(1)))  # moved to the front
+    await accept(ledger, change("D", version=2, time_completed=on_day(4)))
     for visit in "BCD":
         assert "held" == await ledger.lease(work(visit), account="main")
     await redis.command("DEL", "bell:circuit:main")
@@ -335,7 +335,9 @@ async def test_visits_of_one_tool_that_all_fail_are_not_every_probe(ledger: Ledg
     for number in range(60):
         await accept(ledger, change(f"bad-{number}", time_scheduled=on_day(1)))
         assert "held" == await ledger.lease(work(f"bad-{number}"), account="main")
-    good = VisitChange(action="update", visit_id="good", order=1, named="calcom-good", time_scheduled=on_day(20))
+    good = VisitChange(
+        action="update", visit_id="good", version=1, external_id_override="calcom-good", time_scheduled=on_day(20)
+    )
     await accept(ledger, good)
     assert "held" == await ledger.lease("visit:main/calcom-good", account="main")
 
@@ -367,7 +369,7 @@ async def test_a_visit_that_is_refused_alone_is_parked_before_it_stops_everybody
         assert "queued" == await state_of(ledger, work("A")), times
         await ledger.complete(await begin(ledger, "A", gate="main"), refused, account="main")
         if times < 9:
-            await accept(ledger, change("B", order=times))
+            await accept(ledger, change("B", version=times))
             await let_time_pass(ledger.redis)
             await ledger.redis.command("HSET", "bell:circuit:main", "probe", work("B"))  # another one is sent to see
             await ledger.complete(await begin(ledger, "B", gate="main"), ok, account="main")

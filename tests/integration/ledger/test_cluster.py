@@ -43,7 +43,7 @@ async def test_the_scripts_run_in_cluster_mode(cluster_url: str) -> None:
     ledger = Ledger(redis, 30)
     down = Outcome(state="held", attempt=attempt(), circuit_signal=CircuitSignal(kind="unauthorized", pause_s=0))
     event = await accept(ledger, event_state="queued")
-    await accept(ledger, change("B", continues="A"))
+    await accept(ledger, change("B", previous_visit_id="A"))
     await accept(ledger, change("C"), key="evt")
     await accept(ledger, change("C"), key="evt")
 

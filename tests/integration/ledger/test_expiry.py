@@ -48,7 +48,7 @@ async def test_what_waits_under_any_id_of_a_visit_outlives_the_retention(
     ledger: Ledger, redis: Redis, ends: Any
 ) -> None:
     await accept(ledger, change("A"))
-    await accept(ledger, change("B", continues="A"))
+    await accept(ledger, change("B", previous_visit_id="A"))
     await work_off(ledger, "A")
     last = await accept(ledger, change("B"))
     hold = await begin(ledger, "B")
@@ -67,7 +67,7 @@ async def test_a_change_under_a_later_id_is_worked_on_although_the_first_id_is_f
     ledger: Ledger, redis: Redis
 ) -> None:
     await accept(ledger, change("A"))
-    await accept(ledger, change("B", continues="A"))
+    await accept(ledger, change("B", previous_visit_id="A"))
     await work_off(ledger, "A")
     last = await accept(ledger, change("B"))
 
@@ -83,7 +83,7 @@ async def test_the_ids_that_redis_kept_are_enough_where_it_dropped_one_of_a_visi
 ) -> None:
     # An eviction policy does that, or an operator's DEL.
     await accept(ledger, change("A"))
-    await accept(ledger, change("B", continues="A"))
+    await accept(ledger, change("B", previous_visit_id="A"))
     await work_off(ledger, "A")
     await redis.command("DEL", f"bell:{work('A')}")
     await accept(ledger, change("B"))

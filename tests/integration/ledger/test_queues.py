@@ -109,7 +109,7 @@ async def test_what_rings_does_not_wait_behind_replays(ledger: Ledger, redis: Re
         await work_off_anew(ledger, visit)
         await ledger.replay(work(visit), queue="replays")
 
-    await accept(ledger, change("A", order=2))
+    await accept(ledger, change("A", version=2))
 
     assert ([work("A")], [work("B")]) == (await jobs(redis, "visits"), await jobs(redis, "replays"))
     assert 2 == len(await redis.command("KEYS", "arq:job:*"))
@@ -126,7 +126,7 @@ async def test_a_replay_that_has_to_wait_stays_in_its_lane_until_it_is_done(ledg
     await ledger.requeue_due()
     again = lanes(await ledger.claim({"visits": 1, "replays": 1}, lease_s=30))
     await work_off(ledger, "A")
-    await accept(ledger, change("A", order=2))
+    await accept(ledger, change("A", version=2))
 
     assert [("replays", work("A"))] == again
     assert [work("A")] == await jobs(redis, "visits")

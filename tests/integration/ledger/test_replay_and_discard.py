@@ -96,7 +96,7 @@ async def test_to_discard_a_delivery_gives_up_its_own_changes_and_no_other(ledge
 
 async def test_to_discard_a_rescheduled_visit_gives_up_what_waits_under_its_later_ids_too(ledger: Ledger) -> None:
     await accept(ledger, change("A"))
-    await accept(ledger, change("B", continues="A"))
+    await accept(ledger, change("B", previous_visit_id="A"))
     await work_off(ledger, "A")
     await accept(ledger, change("B"))
     await ledger.complete(await begin(ledger, "B"), parked())
@@ -152,7 +152,7 @@ async def test_a_fresh_replay_during_a_run_is_not_forgotten_by_its_end(ledger: L
 
 
 async def test_a_fresh_replay_by_a_later_id_asks_about_every_id(ledger: Ledger) -> None:
-    await accept(ledger, change("B", continues="A"), change("A"))
+    await accept(ledger, change("B", previous_visit_id="A"), change("A"))
     await work_off(ledger, "A")
 
     await ledger.replay(work("B"), recheck=True)
@@ -194,7 +194,7 @@ async def test_an_operators_contact_is_a_fact_that_puts_the_visit_back_to_work(l
     await accept(ledger, change("A"))
     await ledger.complete(await begin(ledger, "A"), parked("contact_unknown"))
 
-    await ledger.assign_contact(work("A"), change("A", order=9, contact=Contact(id="cont_1")))
+    await ledger.assign_contact(work("A"), change("A", version=9, contact=Contact(id="cont_1")))
 
     hold = await begin(ledger, "A")
     assert [{"id": "cont_1"}] == [said.contact for said in hold.primary.recorded_changes() if said.contact]

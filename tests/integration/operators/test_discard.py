@@ -50,7 +50,7 @@ async def test_of_a_delivery_only_its_own_changes_are_given_up(world: World) -> 
     await world.apply(booked())
     [first] = await deliveries(world)
     world.harness.inject_faults(error_share=1)
-    await world.apply(change(order=2, time_scheduled=hour(12)))
+    await world.apply(change(version=2, time_scheduled=hour(12)))
     [second] = set(await deliveries(world)) - {first}
 
     assert [(first, "nothing_to_discard")] == await plan(world, ids=(first,))
@@ -82,7 +82,7 @@ async def test_what_came_after_the_plan_is_left_alone(world: World, words: dict[
 
 async def test_what_landed_after_a_discard_can_be_given_up_too(world: World) -> None:
     world.harness.inject_faults(error_share=1)
-    await world.land(booked("1"), change("2", 2, continues="1", time_scheduled=hour(12)))
+    await world.land(booked("1"), change("2", 2, previous_visit_id="1", time_scheduled=hour(12)))
     await world.do(of("1"))
     await carry_out(world, ids=("standard-1",))
     await world.land(change("2", 3, time_scheduled=hour(13)))
@@ -94,7 +94,7 @@ async def test_what_landed_after_a_discard_can_be_given_up_too(world: World) -> 
 async def refused_again(world: World, *visits: str) -> None:
     world.harness.inject_faults(duplicate_external_id="unprocessable")
     for visit_id in visits:
-        await world.land(booked(visit_id, order=2, contact=Contact(id="cont_nobody")))
+        await world.land(booked(visit_id, version=2, contact=Contact(id="cont_nobody")))
     await world.run()
     world.harness.clear_faults()
 

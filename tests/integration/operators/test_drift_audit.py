@@ -10,7 +10,7 @@ import pytest
 
 import app.operators.drift_audit
 from app.operators.drift_audit import Difference, DriftAudit
-from app.visits.client import Broken
+from app.visits.client import ServerError
 from tests.integration.operators.test_replay import TOKEN, made_by_hand, names, of
 from tests.support.harness import Harness, wait_until
 from tests.support.visit_worker import BOB, DOCUMENTED, World, booked, cancelled, change
@@ -43,7 +43,7 @@ def by_hand(world: World, method: str, name: str | int, **fields: str) -> None:
 
 async def test_what_is_as_it_should_be_is_no_difference(world: World) -> None:
     await world.apply(booked("1"), booked("2"), change("2", 2, time_completed=hour(11)), booked("3"), cancelled("3"))
-    await world.apply(booked("4"), change("5", 2, continues="4", time_scheduled=hour(12)))
+    await world.apply(booked("4"), change("5", 2, previous_visit_id="4", time_scheduled=hour(12)))
     made_by_hand(world, external_id="of-somebody-else")
     made_by_hand(world)
 
@@ -108,7 +108,7 @@ async def test_of_two_visits_under_one_name_the_second_goes(world: World) -> Non
 
 
 async def test_two_ids_of_one_visit_that_both_stand_are_one_too_many(world: World) -> None:
-    await world.apply(booked("1"), change("2", 2, continues="1", time_scheduled=hour(12)))
+    await world.apply(booked("1"), change("2", 2, previous_visit_id="1", time_scheduled=hour(12)))
     made_by_hand(world, external_id="standard-2")
 
     assert [Difference("duplicate", "main", "standard-2", of("1"))] == await differences(world)
@@ -147,7 +147,7 @@ async def test_an_old_visit_that_was_forgotten_is_unknown_and_no_difference(worl
 
 async def test_what_is_being_worked_on_is_not_compared(world: World) -> None:
     await world.apply(booked("1"))
-    await world.land(change(order=2, time_scheduled=hour(20)))
+    await world.land(change(version=2, time_scheduled=hour(20)))
     by_hand(world, "PUT", "standard-1", amount_collected="3.00")
 
     audit = audit_of(world)
@@ -158,7 +158,7 @@ async def test_what_is_being_worked_on_is_not_compared(world: World) -> None:
 
 async def test_another_customer_since_is_a_new_visit_and_no_difference(world: World) -> None:
     await world.apply(booked("1"))
-    await world.apply(change(order=5, contact=BOB))
+    await world.apply(change(version=5, contact=BOB))
 
     assert [] == await differences(world)
 
@@ -220,7 +220,7 @@ async def test_broken_off_it_goes_on_after_the_last_page(world: World) -> None:
             found.append(one.visit)
 
     world.wire.before = broken
-    with pytest.raises(Broken):
+    with pytest.raises(ServerError):
         await hear(audit_of(world))
     audit = audit_of(world)
     await hear(audit, resume=True)

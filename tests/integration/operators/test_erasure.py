@@ -315,7 +315,7 @@ async def test_whose_visit_it_is_stays_known_under_the_key_of_its_time(
     await Erasure(ledger, settings, EMAIL).execute()
 
     [said] = (await ledger.load_task(work("A"))).recorded_changes()
-    assert {"email": f"forgotten:{then}"} == said.contact
+    assert {"email": f"erased:{then}"} == said.contact
 
 
 async def test_it_is_not_found_by_address_or_number_any_more(harness: Harness, redis: Redis, ledger: Ledger) -> None:
@@ -441,7 +441,7 @@ async def test_what_is_kept_is_looked_through_beside_the_event_loop(
 
     monkeypatch.setattr("app.operators.erasure.mentions", watched)
     raw = b'{"email":"ada@example.com"}'
-    said = VisitChange(action="create", visit_id="A", order=1, contact=Contact(email="grace@example.com"))
+    said = VisitChange(action="create", visit_id="A", version=1, contact=Contact(email="grace@example.com"))
     delivery = Delivery("standard", "standard", (), raw, datetime.now(UTC))
     await ledger.accept(delivery, DeliveryInfo("standard", "standard", 1), [said], "main", dedup_id=None)
 
@@ -475,7 +475,7 @@ async def test_the_event_loop_goes_on_while_very_much_is_looked_through(redis: R
 @pytest.mark.parametrize("removed", [0, 1_700_000_000_000], ids=["now", "by an older version"])
 async def test_names_of_events_go_too_since_they_may_be_sentences(redis: Redis, ledger: Ledger, removed: int) -> None:
     sentence = "Payment made by Ada Lovelace"
-    said = VisitChange(action="create", visit_id="A", order=1, contact=Contact(email=EMAIL))
+    said = VisitChange(action="create", visit_id="A", version=1, contact=Contact(email=EMAIL))
     delivery = Delivery("standard", "standard", (), b"{}", datetime.now(UTC))
     meta = DeliveryInfo("standard", "standard", 1, event_name=sentence, ignored=f"no: {sentence}", erased_at_ms=removed)
     written = await ledger.accept(delivery, meta, [said], "main", dedup_id=None)

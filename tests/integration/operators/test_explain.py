@@ -50,7 +50,7 @@ def test_what_says_what_is_wrong_stays(answered: str) -> None:
 
 async def test_a_visit_is_found_by_the_tools_own_id_however_its_name_is_written(redis: Redis) -> None:
     ledger, settings = Ledger(redis, 30), read_environment({"REDIS_URL": "redis://127.0.0.1:1"})
-    change = VisitChange(action="create", visit_id="1562609287450015", order=1)
+    change = VisitChange(action="create", visit_id="1562609287450015", version=1)
     delivery = Delivery("standard", "standard", (), b"", datetime.now(UTC))
     await ledger.accept(delivery, DeliveryInfo("standard", "standard", 1), [change], "main", dedup_id=None)
 
@@ -65,10 +65,10 @@ async def test_the_facts_are_those_of_whose_visit_it_is_and_every_payment_is_one
     zoe = Contact(email="zoe@example.com", first_name="Zoe", phone="+15550100001")
     ada = Contact(email="ada@example.com", first_name="Ada")
     changes = [
-        VisitChange(action="create", visit_id="A", order=1, contact=zoe, amount_collected=Decimal(90)),
-        VisitChange(action="update", visit_id="A", order=2, contact=ada),
-        VisitChange(action="update", visit_id="A", order=3, payment="pi_1", amount_collected=Decimal(40)),
-        VisitChange(action="update", visit_id="A", order=4, payment="pi_2", amount_collected=Decimal(50)),
+        VisitChange(action="create", visit_id="A", version=1, contact=zoe, amount_collected=Decimal(90)),
+        VisitChange(action="update", visit_id="A", version=2, contact=ada),
+        VisitChange(action="update", visit_id="A", version=3, payment_id="pi_1", amount_collected=Decimal(40)),
+        VisitChange(action="update", visit_id="A", version=4, payment_id="pi_2", amount_collected=Decimal(50)),
     ]
     delivery = Delivery("standard", "standard", (), b"", datetime.now(UTC))
     await ledger.accept(delivery, DeliveryInfo("standard", "standard", 1), changes, "main", dedup_id=None)
@@ -91,7 +91,7 @@ async def test_a_delivery_tells_the_attempts_since_it_arrived_by_the_clocks_of_t
     ledger, settings = Ledger(redis, 30), read_environment({"REDIS_URL": "redis://127.0.0.1:1"})
     arrived = int(time.time() * 1000)
     delivery = Delivery("standard", "standard", (), b"{}", datetime.now(UTC))
-    changes = [VisitChange(action="create", visit_id="A", order=1)]
+    changes = [VisitChange(action="create", visit_id="A", version=1)]
     written = await ledger.accept(
         delivery, DeliveryInfo("standard", "standard", arrived), changes, "main", dedup_id=None
     )

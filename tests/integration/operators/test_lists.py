@@ -28,7 +28,7 @@ from app.telemetry import counters
 from app.telemetry.counters import Counters
 from app.telemetry.health import Backlog, Circuit, Worker
 from app.visits.change import Contact, VisitChange
-from app.visits.merge import fold
+from app.visits.merge import merge_changes
 from app.webhooks.delivery import Delivery
 from app.webhooks.signatures.scheme import fingerprint
 from tests.processes.test_crash import let_leases_end
@@ -508,7 +508,7 @@ def folds(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
     def counted(said: Any) -> Any:
         calls.append(threading.current_thread() is threading.main_thread())
-        return fold(said)
+        return merge_changes(said)
 
     monkeypatch.setattr("app.operators.explain.fold", counted)
     return calls
@@ -518,7 +518,7 @@ async def speak(ledger: Ledger, visit: str, numbers: range) -> None:
     for number in numbers:
         raw, at = f"{visit} {number}".encode(), datetime.now(UTC)
         meta = DeliveryInfo("standard", "standard", int(at.timestamp() * 1000), event_name="visit.updated")
-        said = VisitChange(action="update", visit_id=visit, order=number, time_scheduled=at)
+        said = VisitChange(action="update", visit_id=visit, version=number, time_scheduled=at)
         await ledger.accept(Delivery("standard", "standard", (), raw, at), meta, [said], "main", dedup_id=None)
 
 

@@ -71,14 +71,14 @@ async def test_another_customer_after_that_is_another_visit_all_the_same(world: 
     await world.ledger.replay(of("1"), recheck=True)
     await world.run()
 
-    await world.apply(change(order=5, contact=BOB))
+    await world.apply(change(version=5, contact=BOB))
 
     [visit] = world.harness.visits()
     assert world.contacts("bob@example.com")[0]["id"] == visit["contact_id"]
 
 
 async def test_a_fresh_replay_by_a_later_id_removes_what_stands_under_it_again(world: World) -> None:
-    await world.apply(booked("1"), change("2", 2, continues="1", time_scheduled=hour(12)))
+    await world.apply(booked("1"), change("2", 2, previous_visit_id="1", time_scheduled=hour(12)))
     made_by_hand(world, external_id="standard-2", time_scheduled="2026-03-14T12:00:00Z")
 
     await world.ledger.replay(of("2"), recheck=True)
@@ -111,9 +111,9 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("few")
 async def test_of_many_changes_those_that_decide_and_the_newest_stay(world: World) -> None:
-    await world.apply(booked(order=1_000))
+    await world.apply(booked(version=1_000))
     for order in range(2, 40):
-        await world.apply(change(order=order, time_scheduled=hour(order % 24)))
+        await world.apply(change(version=order, time_scheduled=hour(order % 24)))
 
     member = await world.member()
     assert len(member.changes) <= 10
@@ -125,22 +125,22 @@ async def test_of_many_changes_those_that_decide_and_the_newest_stay(world: Worl
 @pytest.mark.usefixtures("few")
 async def test_a_visit_that_does_not_settle_does_not_grow_either(world: World) -> None:
     for order in range(2, 40):
-        await world.apply(change(order=order, time_scheduled=hour(order % 24)))  # of nobody yet
+        await world.apply(change(version=order, time_scheduled=hour(order % 24)))  # of nobody yet
 
     member = await world.member()
     assert ("waiting", 0, 38) == (member.state, member.applied_count, member.change_count)
     assert len(member.changes) <= 10
     assert 38 == len(member.changes) + member.compacted_count
-    await world.apply(booked(order=1_000))
+    await world.apply(booked(version=1_000))
     assert "2026-03-14T09:00:00Z" == (world.visit() or {})["time_scheduled"]
 
 
 @pytest.mark.usefixtures("few")
 async def test_of_many_discarded_changes_the_newest_are_remembered(world: World) -> None:
     for order in range(2, 40):
-        await world.land(change(order=order, time_scheduled=hour(order % 24)))
+        await world.land(change(version=order, time_scheduled=hour(order % 24)))
     await world.ledger.discard(of("1"))
-    await world.apply(booked(order=1_000))
+    await world.apply(booked(version=1_000))
 
     assert 3 == len((await world.member()).discarded_changes)
 
@@ -151,11 +151,11 @@ async def test_a_visit_of_very_many_payments_is_parked_and_one_less_is_not(
     monkeypatch.setattr(jobs.apply_visit, "MAX_PAYMENTS", 5)
     await world.apply(booked())
     for number in range(5):
-        await world.apply(change(payment=f"p{number}", amount_collected=Decimal(10)))
+        await world.apply(change(payment_id=f"p{number}", amount_collected=Decimal(10)))
 
     assert "50.00" == (world.visit() or {})["amount_collected"]
 
-    await world.apply(change(payment="p5", amount_collected=Decimal(10)))
+    await world.apply(change(payment_id="p5", amount_collected=Decimal(10)))
 
     member = await world.member()
     assert ("parked", "too_many_payments") == (member.state, member.reason)
@@ -168,8 +168,8 @@ async def test_what_was_forgotten_does_not_come_back_by_a_later_link_or_a_fresh_
         await world.apply(change("2", order, contact=ADA, time_scheduled=hour(order % 24)))
     assert ["standard-2"] == names(world)
 
-    await world.apply(booked("1", order=1))
-    await world.apply(change("2", 1, continues="1", amount_collected=None))
+    await world.apply(booked("1", version=1))
+    await world.apply(change("2", 1, previous_visit_id="1", amount_collected=None))
     await world.ledger.replay(of("2"), recheck=True)
     await world.run()
 
@@ -225,11 +225,11 @@ async def origins(world: World, visit_id: str = "1") -> dict[str, str]:
 
 async def test_what_is_translated_anew_takes_the_place_of_what_that_delivery_said(tools: Toolbox) -> None:
     world = tools.world
-    first = await tools.ring(booked(order=1, amount_collected=Decimal(5)))
-    second = await tools.ring(change(order=2, amount_collected=Decimal(7)))
+    first = await tools.ring(booked(version=1, amount_collected=Decimal(5)))
+    second = await tools.ring(change(version=2, amount_collected=Decimal(7)))
     before = await origins(world)
 
-    await tools.rederive(first, [booked(order=1, hour=11, amount_collected=Decimal(99))])
+    await tools.rederive(first, [booked(version=1, hour=11, amount_collected=Decimal(99))])
 
     after = await origins(world)
     assert {first, second} == after.keys()
@@ -240,13 +240,13 @@ async def test_what_is_translated_anew_takes_the_place_of_what_that_delivery_sai
 
 async def test_the_same_code_says_the_same_however_often(tools: Toolbox) -> None:
     world = tools.world
-    first = await tools.ring(booked(order=1))
-    await tools.ring(change(order=2, time_scheduled=hour(15)))
+    first = await tools.ring(booked(version=1))
+    await tools.ring(change(version=2, time_scheduled=hour(15)))
     stands, before = world.harness.visits(), await origins(world)
     world.forget_calls()
 
     for _ in range(3):
-        await tools.rederive(first, [booked(order=1)])
+        await tools.rederive(first, [booked(version=1)])
 
     assert (stands, before, []) == (world.harness.visits(), await origins(world), world.calls())
 
@@ -331,11 +331,11 @@ async def test_what_an_operator_discarded_stays_discarded(tools: Toolbox) -> Non
     world = tools.world
     await tools.ring(booked())
     world.harness.inject_faults(error_share=1)
-    second = await tools.ring(change(order=2, time_scheduled=hour(15)))
+    second = await tools.ring(change(version=2, time_scheduled=hour(15)))
     await world.ledger.discard(of("1"), second)
     world.harness.clear_faults()
 
-    await tools.rederive(second, [change(order=2, time_scheduled=hour(16))])
+    await tools.rederive(second, [change(version=2, time_scheduled=hour(16))])
 
     assert "2026-03-14T09:00:00Z" == (world.visit() or {})["time_scheduled"]
 
@@ -404,7 +404,7 @@ async def test_a_plan_says_what_would_be_sent_and_sends_nothing(world: World) ->
 async def test_what_the_plan_says_is_what_is_sent(world: World) -> None:
     await world.apply(booked())
     world.harness.inject_faults(error_share=1)
-    await world.apply(change(order=2, time_scheduled=hour(15), amount_collected=Decimal(5)))
+    await world.apply(change(version=2, time_scheduled=hour(15), amount_collected=Decimal(5)))
     world.harness.clear_faults()
     [step] = await plan(world, state="waiting")
     world.wire.seen.clear()
@@ -426,8 +426,8 @@ async def test_what_the_plan_says_is_what_is_sent(world: World) -> None:
 
 async def test_of_what_has_nothing_to_send_the_plan_says_why(tools: Toolbox) -> None:
     world = tools.world
-    old = await tools.ring(change(order=1, time_scheduled=hour(7)))
-    new = await tools.ring(booked(order=2))
+    old = await tools.ring(change(version=1, time_scheduled=hour(7)))
+    new = await tools.ring(booked(version=2))
     await world.land(booked("2"))
     await refused_and_discarded(world, "3")
 
@@ -454,7 +454,7 @@ async def test_an_unknown_id_does_not_stop_the_others(world: World) -> None:
 
 
 async def test_a_visit_with_several_ids_is_one_and_begins_its_tries_anew_by_any_of_them(world: World) -> None:
-    await world.land(booked("1"), change("2", 2, continues="1", time_scheduled=hour(12)))
+    await world.land(booked("1"), change("2", 2, previous_visit_id="1", time_scheduled=hour(12)))
     world.harness.inject_faults(error_share=1)
     await world.run()
     world.harness.clear_faults()
@@ -536,7 +536,7 @@ async def test_words_are_asked_of_the_delivery_that_was_found(world: World, mode
 
 async def test_a_visit_is_found_by_its_later_id_whatever_is_the_matter_with_it(world: World) -> None:
     world.harness.inject_faults(duplicate_external_id="unprocessable")
-    await world.land(booked("1", contact=Contact(id="cont_nobody")), change("2", 2, continues="1"))
+    await world.land(booked("1", contact=Contact(id="cont_nobody")), change("2", 2, previous_visit_id="1"))
     await world.run()
 
     for name in ("1", "2"):
@@ -580,7 +580,7 @@ async def test_what_came_of_a_delivery_narrows_what_is_selected(world: World) ->
     await world.land(booked("1"))
     await world.land(booked("2", hour=9))
     await world.run()
-    await world.land(booked("2", order=2, hour=11))
+    await world.land(booked("2", version=2, hour=11))
     await world.run()
 
     async def selected(state: str) -> list[str]:

@@ -168,8 +168,8 @@ async def alone(world: Doorstep) -> AsyncIterator[None]:
 def by_visit(changes: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What a delivery says of each visit, where it says several things: the later over the earlier."""
     together: dict[str, dict[str, Any]] = {}
-    for change in sorted(changes, key=lambda change: change.get("order", 0)):
-        known = together.setdefault(change.get("named") or change["visit_id"], {})
+    for change in sorted(changes, key=lambda change: change.get("version", 0)):
+        known = together.setdefault(change.get("external_id_override") or change["visit_id"], {})
         is_bound = change.get("only_for_contact") and "contact" in known
         known.update({name: value for name, value in change.items() if not (is_bound and name in BINDING)})
     return list(together.values())
@@ -212,7 +212,9 @@ async def test_every_specimen_becomes_its_visit(world: Doorstep, name: str) -> N
 
 
 def _name(source: str, change: Mapping[str, Any]) -> str:
-    return str(change.get("named") or external_id(source, change.get("continues") or change["visit_id"]))
+    return str(
+        change.get("external_id_override") or external_id(source, change.get("previous_visit_id") or change["visit_id"])
+    )
 
 
 def _same(said: Any, stands: Any) -> bool:

@@ -12,8 +12,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from app.visits.change import UNSAID, VisitChange, encode_change
-from app.visits.merge import Said, Wanted, fold, wanted
+from app.visits.change import UNSET, VisitChange, encode_change
+from app.visits.merge import DesiredVisit, RecordedChange, desired_visit, merge_changes
 from app.webhooks.delivery import Event
 from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.registry import load_sources
@@ -106,8 +106,12 @@ def from_housecall(kind: str, occurred_at: str | None, headers: Mapping[str, str
     return an_event("housecallpro", {"event": kind, **told, **record}, headers=headers)
 
 
-def what_stands(*events: Event) -> Wanted:
-    return wanted(fold(Said.read(str(n), encode_change(c)) for n, event in enumerate(events) for c in changes(event)))
+def what_stands(*events: Event) -> DesiredVisit:
+    return desired_visit(
+        merge_changes(
+            RecordedChange.decode(str(n), encode_change(c)) for n, event in enumerate(events) for c in changes(event)
+        )
+    )
 
 
 DISCARDED = from_housecall(
@@ -147,7 +151,7 @@ def test_housecallpro_an_event_that_does_not_say_when_is_ordered_by_the_time_tha
     [sent] = changes(from_housecall("job.updated", None, job=a_job()))
     [occurred] = changes(from_housecall("job.updated", "2026-03-12T09:00:00Z", job=a_job()))
 
-    assert (1773306061_000000, 1773306000_000000) == (sent.order, occurred.order)
+    assert (1773306061_000000, 1773306000_000000) == (sent.version, occurred.version)
 
 
 @pytest.mark.parametrize("headers", [{}, {"Api-Timestamp": "soon"}, {"Api-Timestamp": "\u0661"}])
@@ -161,7 +165,7 @@ def test_housecallpro_a_late_retry_that_does_not_say_when_takes_no_cancellation_
     retried = from_housecall("job.scheduled", None, job=a_job())
 
     assert "2026-03-12T09:00:00Z" == what_stands(retried, cancelled).fields["date_cancelled"]
-    assert what_stands(retried, cancelled).is_off
+    assert what_stands(retried, cancelled).is_cancelled
 
 
 # Boulevard ----------------------------------------------------------------------------------------------------------
@@ -240,7 +244,7 @@ def test_boulevard_a_refund_lowers_the_order_that_it_names(node: Mapping[str, An
     [change] = changes(with_record(refunded, answer))
 
     assert ORDER == load_sources()["boulevard"].fetch(refunded)[0].variables["id"]  # type: ignore[misc]
-    assert ("c3253094", "77777777", Decimal(200)) == (change.visit_id, change.payment, change.amount_collected)
+    assert ("c3253094", "77777777", Decimal(200)) == (change.visit_id, change.payment_id, change.amount_collected)
 
 
 @pytest.mark.parametrize("node", [None, {"id": REFUND}, {"id": "88888888", "lineGroups": []}])
@@ -404,7 +408,7 @@ def test_jobber_of_two_invoices_each_counts_by_itself() -> None:
     }
 
 
-@pytest.mark.parametrize(("receives", "is_opted_out"), [(False, True), (True, False), (None, UNSAID)])
+@pytest.mark.parametrize(("receives", "is_opted_out"), [(False, True), (True, False), (None, UNSET)])
 def test_jobber_a_client_who_receives_no_review_requests_has_opted_out(
     receives: bool | None, is_opted_out: object
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 from app.ledger.redis import Redis
 from app.operators.explain import Explain
 from app.visits.change import Contact, VisitChange, encode_change
-from app.visits.merge import Said, fold, needed, people_of, wanted
+from app.visits.merge import RecordedChange, count_people, desired_visit, merge_changes, required_origins
 from tests.support.harness import Harness, Server
 from tests.support.visit_worker import World, a_world
 
@@ -34,15 +34,15 @@ def answer(order: int, name: str, off: datetime | None = None) -> VisitChange:
     return VisitChange(
         action="cancel" if off else "update",
         visit_id="1",
-        order=order,
+        version=order,
         contact=Contact(email=f"{name}@example.com", first_name=name),
         date_cancelled=off,
-        is_sighting=True,
+        times_are_observed=True,
         first_contact_stays=True,
     )
 
 
-TIME = VisitChange(action="create", visit_id="1", order=1, time_scheduled=START)
+TIME = VisitChange(action="create", visit_id="1", version=1, time_scheduled=START)
 
 
 async def test_the_visit_is_made_for_the_first_and_parked_for_the_others(world: World) -> None:
@@ -68,11 +68,14 @@ async def test_what_the_first_says_later_still_counts(world: World) -> None:
 
 def test_the_first_is_the_first_in_every_order_and_after_compaction() -> None:
     changes = [TIME, answer(2, "ada"), answer(3, "bob", OFF), answer(4, "eve"), answer(5, "ada")]
-    said = [Said.read(f"d{number}", encode_change(change)) for number, change in enumerate(changes)]
+    said = [RecordedChange.decode(f"d{number}", encode_change(change)) for number, change in enumerate(changes)]
 
     for order in permutations(said):
-        facts = fold(order)
-        kept = fold(one for one in order if one.origin in needed(order))
+        facts = merge_changes(order)
+        kept = merge_changes(one for one in order if one.origin in required_origins(order))
         for found in (facts, kept):
-            assert ("ada@example.com", "ada") == (wanted(found).contact.email, wanted(found).contact.first_name)
-            assert (3, None) == (people_of(found), wanted(found).fields.get("date_cancelled"))
+            assert ("ada@example.com", "ada") == (
+                desired_visit(found).contact.email,
+                desired_visit(found).contact.first_name,
+            )
+            assert (3, None) == (count_people(found), desired_visit(found).fields.get("date_cancelled"))

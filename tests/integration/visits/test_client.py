@@ -25,15 +25,15 @@ from starlette.routing import Route
 import app.visits.client
 from app.demo.valkey import free_port
 from app.visits.client import (
-    LARGEST_ANSWER,
-    LONGEST_QUOTE,
-    Broken,
+    MAX_QUOTED_CHARS,
+    MAX_RESPONSE_BYTES,
+    ClientError,
+    ConnectionFailed,
+    OutcomeUnknown,
     RateLimited,
-    Refused,
-    Unanswered,
+    ServerError,
     Unauthorized,
-    Unreachable,
-    VisitsApiTrouble,
+    VisitsApiError,
     VisitsClient,
     http_client,
     retry_after_s,
@@ -254,8 +254,8 @@ async def test_an_id_is_quoted_in_the_path(api: Harness, client: VisitsClient, i
 # Trouble ------------------------------------------------------------------------------------------------------------
 
 
-async def trouble_of(call: Any) -> VisitsApiTrouble:
-    with pytest.raises(VisitsApiTrouble) as raised:
+async def trouble_of(call: Any) -> VisitsApiError:
+    with pytest.raises(VisitsApiError) as raised:
         await call
     return raised.value
 
@@ -263,33 +263,33 @@ async def trouble_of(call: Any) -> VisitsApiTrouble:
 @pytest.mark.parametrize(
     ("status", "kind"),
     [
-        (400, Refused),
-        (402, Refused),
-        (405, Refused),
-        (409, Refused),
-        (413, Refused),
-        (422, Refused),
-        (451, Refused),
+        (400, ClientError),
+        (402, ClientError),
+        (405, ClientError),
+        (409, ClientError),
+        (413, ClientError),
+        (422, ClientError),
+        (451, ClientError),
         (401, Unauthorized),
         (403, Unauthorized),
-        (408, Broken),
-        (425, Broken),
-        (500, Broken),
-        (501, Broken),
-        (502, Broken),
-        (503, Broken),
-        (504, Broken),
-        (520, Broken),
-        (599, Broken),
+        (408, ServerError),
+        (425, ServerError),
+        (500, ServerError),
+        (501, ServerError),
+        (502, ServerError),
+        (503, ServerError),
+        (504, ServerError),
+        (520, ServerError),
+        (599, ServerError),
         (429, RateLimited),
     ],
 )
-async def test_a_status_that_is_no_success_is_sorted(status: int, kind: type[VisitsApiTrouble]) -> None:
+async def test_a_status_that_is_no_success_is_sorted(status: int, kind: type[VisitsApiError]) -> None:
     async with answered(lambda _: httpx.Response(status, text="no")) as client:
         troubles = [await trouble_of(call(client)) for call in CALLS.values()]
 
     expected = [(kind, status, "no", f"{route}: {status}") for route in CALLS]
-    assert expected == [(type(trouble), trouble.status, trouble.said, str(trouble)) for trouble in troubles]
+    assert expected == [(type(trouble), trouble.status, trouble.response_text, str(trouble)) for trouble in troubles]
 
 
 @pytest.mark.parametrize("status", [404, 410])
@@ -305,22 +305,22 @@ async def test_a_visit_that_is_not_there_is_no_trouble(route: str, expected: obj
 @pytest.mark.parametrize("route", ["GET /visits", "POST /visits", "GET /contacts", "POST /contacts"])
 async def test_an_endpoint_that_is_not_there_is_a_refusal(route: str, status: int) -> None:
     async with answered(lambda _: httpx.Response(status, text="no")) as client:
-        assert Refused is type(await trouble_of(CALLS[route](client)))
+        assert ClientError is type(await trouble_of(CALLS[route](client)))
 
 
 @EVERY_CALL
 @pytest.mark.parametrize(
     ("switches", "kind", "status"),
     [
-        pytest.param({"down": True}, Broken, 503, id="down"),
+        pytest.param({"down": True}, ServerError, 503, id="down"),
         pytest.param({"unauthorized": True}, Unauthorized, 401, id="unauthorized"),
         pytest.param({"rate_limited_share": 1}, RateLimited, 429, id="rate_limited"),
-        pytest.param({"error_share": 1, "error_status": 500}, Broken, 500, id="500"),
-        pytest.param({"error_share": 1, "error_status": 502}, Broken, 502, id="502"),
-        pytest.param({"reset_share": 1}, Unanswered, None, id="reset"),
-        pytest.param({"commit_then_hang_share": 1, "hang_s": 0.02}, Unanswered, None, id="done-then-reset"),
-        pytest.param({"truncated_share": 1}, Unanswered, None, id="half-answer"),
-        pytest.param({"wrong_json_share": 1}, Unanswered, 200, id="wrong-json"),
+        pytest.param({"error_share": 1, "error_status": 500}, ServerError, 500, id="500"),
+        pytest.param({"error_share": 1, "error_status": 502}, ServerError, 502, id="502"),
+        pytest.param({"reset_share": 1}, OutcomeUnknown, None, id="reset"),
+        pytest.param({"commit_then_hang_share": 1, "hang_s": 0.02}, OutcomeUnknown, None, id="done-then-reset"),
+        pytest.param({"truncated_share": 1}, OutcomeUnknown, None, id="half-answer"),
+        pytest.param({"wrong_json_share": 1}, OutcomeUnknown, 200, id="wrong-json"),
     ],
 )
 async def test_whatever_the_api_does_is_one_class_of_trouble(
@@ -328,7 +328,7 @@ async def test_whatever_the_api_does_is_one_class_of_trouble(
     client: VisitsClient,
     route: str,
     switches: dict[str, Any],
-    kind: type[VisitsApiTrouble],
+    kind: type[VisitsApiError],
     status: int | None,
 ) -> None:
     # Something for the calls on one visit to work with, and answers that are long enough to be cut in half.
@@ -356,7 +356,7 @@ async def test_patience_ends_without_an_answer(api: Harness, client: VisitsClien
 
     troubles = [await trouble_of(call(client)) for call in CALLS.values()]
 
-    assert [Unanswered] * 7 == list(map(type, troubles))
+    assert [OutcomeUnknown] * 7 == list(map(type, troubles))
 
 
 async def test_where_nobody_listens_nothing_was_sent() -> None:
@@ -365,14 +365,14 @@ async def test_where_nobody_listens_nothing_was_sent() -> None:
 
         troubles = [await trouble_of(call(client)) for call in CALLS.values()]
 
-    assert [Unreachable] * 7 == list(map(type, troubles))
+    assert [ConnectionFailed] * 7 == list(map(type, troubles))
 
 
 async def test_a_name_that_does_not_resolve_is_unreachable() -> None:
     async with http_client() as http:
         client = VisitsClient(http, "http://visits.invalid/api/v1", "t", [], nothing)
 
-        assert Unreachable is type(await trouble_of(client.get_visit("vis_001")))
+        assert ConnectionFailed is type(await trouble_of(client.get_visit("vis_001")))
 
 
 @EVERY_CALL
@@ -385,7 +385,7 @@ async def test_a_server_that_hangs_up_without_a_word_may_have_done_it(route: str
         port = server.sockets[0].getsockname()[1]
         client = VisitsClient(http, f"http://127.0.0.1:{port}/api/v1", "t", [], nothing)
 
-        assert Unanswered is type(await trouble_of(CALLS[route](client)))
+        assert OutcomeUnknown is type(await trouble_of(CALLS[route](client)))
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -429,7 +429,7 @@ async def test_an_answer_that_is_no_json_object_is_none(body: bytes) -> None:
     async with answered(lambda _: httpx.Response(200, content=body)) as client:
         troubles = [await trouble_of(call(client)) for route, call in CALLS.items() if route != "DELETE /visits/:id"]
 
-    assert [(Unanswered, 200)] * 6 == [(type(trouble), trouble.status) for trouble in troubles]
+    assert [(OutcomeUnknown, 200)] * 6 == [(type(trouble), trouble.status) for trouble in troubles]
 
 
 async def test_a_delete_may_answer_anything() -> None:
@@ -536,7 +536,7 @@ async def test_every_call_is_noted_with_what_was_answered(api: Harness, client: 
         ["POST /visits", 201],
         ["GET /visits/:id", 404],
         ["GET /contacts", 503],
-        ["GET /visits/:id", "unanswered"],
+        ["GET /visits/:id", "outcome_unknown"],
     ] == client.calls
 
 
@@ -544,7 +544,7 @@ async def test_a_call_that_may_not_begin_is_not_made(api: Harness, client: Visit
     async def no_time() -> None:
         raise TimeoutError
 
-    client.before = no_time
+    client.before_call = no_time
     with pytest.raises(TimeoutError):
         await client.create_visit(CONTACT, "vis_001", {})
 
@@ -555,14 +555,14 @@ async def test_at_most_500_characters_of_an_answer_are_kept() -> None:
     async with answered(lambda _: httpx.Response(422, text="ä" * 10_000)) as client:
         trouble = await trouble_of(client.create_visit(CONTACT, "vis_001", {}))
 
-    assert "ä" * 500 == trouble.said
+    assert "ä" * 500 == trouble.response_text
 
 
 @pytest.mark.parametrize("charset", ["utf-8", "latin-1", "no-such-charset", "utf-16", "idna", "base64"])
 async def test_an_error_in_any_spelling_is_only_an_error(charset: str) -> None:
     headers = {"content-type": f"text/html; charset={charset}"}
     async with answered(lambda _: httpx.Response(500, content=b"\xff\xfe\x00broken", headers=headers)) as client:
-        assert Broken is type(await trouble_of(client.get_visit("vis_001")))
+        assert ServerError is type(await trouble_of(client.get_visit("vis_001")))
 
 
 @pytest.mark.parametrize("status", [200, 302, 401, 404, 422, 429, 500])
@@ -574,7 +574,7 @@ async def test_the_text_of_an_exception_holds_nothing_personal(status: int) -> N
         for call in CALLS.values():
             try:
                 await call(client)
-            except VisitsApiTrouble as trouble:
+            except VisitsApiError as trouble:
                 told += "".join([*traceback.format_exception(trouble), str(trouble), repr(trouble), str(trouble.args)])
 
     assert "POST /contacts: " in told
@@ -589,7 +589,7 @@ async def test_the_text_of_a_network_error_holds_nothing_personal(
 
     trouble = await trouble_of(CALLS[route](client))
 
-    told = "".join([*traceback.format_exception(trouble), str(trouble), repr(trouble), trouble.said])
+    told = "".join([*traceback.format_exception(trouble), str(trouble), repr(trouble), trouble.response_text])
     assert [] == [canary for canary in CANARIES if canary in told]
 
 
@@ -628,7 +628,7 @@ class Flood:
 
     @cached_property
     def bodies(self) -> dict[str, tuple[bytes, str]]:
-        visit, longest = b'{"id": 1}', b'{"id": 1}' + b" " * (LARGEST_ANSWER - 9)
+        visit, longest = b'{"id": 1}', b'{"id": 1}' + b" " * (MAX_RESPONSE_BYTES - 9)
         squeezing = zlib.compressobj(wbits=31)
         bomb = b"".join(squeezing.compress(b" " * 1_000_000) for _ in range(100)) + squeezing.flush()
         return {
@@ -667,23 +667,23 @@ async def test_a_longer_answer_is_not_read_to_its_end(flooding: tuple[Flood, str
     tracemalloc.start()
     async with http_client() as http:
         client = VisitsClient(http, url, "token", [], nothing)
-        with pytest.raises(Unanswered) as failed:
+        with pytest.raises(OutcomeUnknown) as failed:
             await client.get_visit(kind)
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 
-    assert "the answer is longer than 1,048,576 bytes" == failed.value.said
+    assert "the answer is longer than 1,048,576 bytes" == failed.value.response_text
     assert [["GET /visits/:id", 200]] == client.calls
-    assert most < 40 * LARGEST_ANSWER  # the bomb is 100 MB, and the server of this test is measured too
-    assert flood.sent < 40 * LARGEST_ANSWER
+    assert most < 40 * MAX_RESPONSE_BYTES  # the bomb is 100 MB, and the server of this test is measured too
+    assert flood.sent < 40 * MAX_RESPONSE_BYTES
 
 
 async def test_of_a_long_refusal_the_status_counts(flooding: tuple[Flood, str]) -> None:
     async with http_client() as http:
-        with pytest.raises(Broken) as failed:
+        with pytest.raises(ServerError) as failed:
             await VisitsClient(http, flooding[1], "token", [], nothing).get_visit("endless-503")
 
-    assert (503, LONGEST_QUOTE) == (failed.value.status, len(failed.value.said))
+    assert (503, MAX_QUOTED_CHARS) == (failed.value.status, len(failed.value.response_text))
 
 
 async def test_an_answer_that_does_not_end_is_none(
@@ -691,19 +691,19 @@ async def test_an_answer_that_does_not_end_is_none(
 ) -> None:
     monkeypatch.setattr(app.visits.client, "ANSWER_S", 0.3)
     async with http_client() as http:
-        with pytest.raises(Unanswered, match="unanswered") as failed:
+        with pytest.raises(OutcomeUnknown, match="outcome_unknown") as failed:
             await VisitsClient(http, flooding[1], "token", [], nothing).get_visit("dripping")
 
-    assert "the answer does not end in time" == failed.value.said
+    assert "the answer does not end in time" == failed.value.response_text
 
 
 @pytest.mark.parametrize("kind", ["brotli", "not-gzip"])
 async def test_an_answer_that_cannot_be_decompressed_is_none(flooding: tuple[Flood, str], kind: str) -> None:
     async with http_client() as http:
-        with pytest.raises(Unanswered) as failed:
+        with pytest.raises(OutcomeUnknown) as failed:
             await VisitsClient(http, flooding[1], "token", [], nothing).get_visit(kind)
 
-    assert "DecodingError" == failed.value.said
+    assert "DecodingError" == failed.value.response_text
 
 
 @pytest.mark.parametrize(
@@ -721,16 +721,16 @@ async def test_an_answer_whose_head_cannot_be_read_is_none(head: bytes) -> None:
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server, http_client() as http:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         client = VisitsClient(http, url, "token", [], nothing)
-        with pytest.raises(Unanswered) as failed:
+        with pytest.raises(OutcomeUnknown) as failed:
             await client.get_visit("A-1")
 
-    assert "the answer is not valid HTTP" == failed.value.said
-    assert [["GET /visits/:id", "unanswered"]] == client.calls
+    assert "the answer is not valid HTTP" == failed.value.response_text
+    assert [["GET /visits/:id", "outcome_unknown"]] == client.calls
 
 
 async def test_a_request_whose_address_is_too_long_is_refused_before_it_is_sent(client: VisitsClient) -> None:
-    with pytest.raises(Refused) as failed:
+    with pytest.raises(ClientError) as failed:
         await client.find_contacts("a" * 200_000 + "@example.com")
 
     assert [["GET /contacts", "not sent"]] == client.calls
-    assert "a" * 10 not in str(failed.value) + failed.value.said
+    assert "a" * 10 not in str(failed.value) + failed.value.response_text

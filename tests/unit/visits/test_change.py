@@ -11,17 +11,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from app.visits.change import (
-    UNSAID,
+    UNSET,
     Contact,
     VisitChange,
     encode_change,
     external_id,
-    microseconds,
-    money,
-    timestamp,
+    format_money,
+    format_time,
+    unix_microseconds,
 )
 from app.visits.merge import (
-    Said,
+    RecordedChange,
 )
 from app.webhooks.registry import load_sources
 from tests.support.changes import EXAMPLES
@@ -35,7 +35,7 @@ MOMENTS = st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30)).flatmap(
     )
 )
 
-SAID_MOMENTS = st.none() | st.just(UNSAID) | MOMENTS
+SAID_MOMENTS = st.none() | st.just(UNSET) | MOMENTS
 
 TEXTS = st.none() | st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
 
@@ -44,33 +44,33 @@ FULL_CHANGES = st.builds(
     VisitChange,
     action=st.sampled_from(("create", "update", "cancel")),
     visit_id=st.text(min_size=1),
-    order=st.integers(-(2**63), 2**64 - 1),
+    version=st.integers(-(2**63), 2**64 - 1),
     contact=st.none() | st.builds(Contact, id=TEXTS, email=TEXTS, first_name=TEXTS, last_name=TEXTS, phone=TEXTS),
     time_scheduled=SAID_MOMENTS,
     time_completed=SAID_MOMENTS,
-    amount_collected=st.none() | st.just(UNSAID) | st.decimals(0, 10**12 - 1, allow_nan=False),
+    amount_collected=st.none() | st.just(UNSET) | st.decimals(0, 10**12 - 1, allow_nan=False),
     date_cancelled=SAID_MOMENTS,
     no_show=SAID_MOMENTS,
-    opted_out=st.just(UNSAID) | st.booleans(),
-    as_of=st.integers(0, 2**63),
-    is_sighting=st.booleans(),
+    opted_out=st.just(UNSET) | st.booleans(),
+    observed_at_us=st.integers(0, 2**63),
+    times_are_observed=st.booleans(),
 )
 
 
 @EXAMPLES
 @given(FULL_CHANGES)
 def test_a_change_is_the_same_on_the_other_side_of_the_ledger(change: VisitChange) -> None:
-    read = Said.read("d1", encode_change(change), 3)
+    read = RecordedChange.decode("d1", encode_change(change), 3)
 
-    assert read == Said(
+    assert read == RecordedChange(
         "d1",
         change.action,
-        change.order,
+        change.version,
         change.facts(),
-        change.contact.details() if change.contact else {},
+        change.contact.to_dict() if change.contact else {},
         3,
-        change.as_of,
-        change.is_sighting,
+        change.observed_at_us,
+        change.times_are_observed,
     )
     assert b"\n" not in encode_change(change)
 
@@ -88,7 +88,7 @@ def test_what_is_written_has_the_form_that_the_api_prints(change: VisitChange) -
 
 def test_a_change_says_what_it_says_and_no_more() -> None:
     change = VisitChange(
-        action="update", visit_id="A-1", order=1, time_completed=None, amount_collected=Decimal(0), opted_out=False
+        action="update", visit_id="A-1", version=1, time_completed=None, amount_collected=Decimal(0), opted_out=False
     )
 
     assert {"time_completed": None, "amount_collected": "0.00", "opted_out": False} == change.facts()
@@ -96,7 +96,7 @@ def test_a_change_says_what_it_says_and_no_more() -> None:
 
 def test_the_stored_bytes_are_small_json() -> None:
     stored = encode_change(
-        VisitChange(action="cancel", visit_id="A-1", order=7, contact=Contact(email="a@example.com"), no_show=None)
+        VisitChange(action="cancel", visit_id="A-1", version=7, contact=Contact(email="a@example.com"), no_show=None)
     )
 
     assert {"a": "cancel", "o": 7, "f": {"no_show": None}, "c": {"email": "a@example.com"}} == json.loads(stored)
@@ -118,7 +118,7 @@ NEPAL = timezone(timedelta(hours=5, minutes=45))
     ],
 )
 def test_a_time_is_utc_in_whole_seconds_with_a_z(expected: str, moment: datetime) -> None:
-    assert expected == timestamp(moment)
+    assert expected == format_time(moment)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_a_time_is_utc_in_whole_seconds_with_a_z(expected: str, moment: datetime
     ],
 )  # fmt: skip
 def test_money_has_two_places_and_rounds_half_up(expected: str, amount: str) -> None:
-    assert expected == money(Decimal(amount))
+    assert expected == format_money(Decimal(amount))
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_money_has_two_places_and_rounds_half_up(expected: str, amount: str) -> 
     ],
 )  # `date -u -d … +%s`
 def test_a_time_orders_by_its_microseconds(expected: int, moment: datetime) -> None:
-    assert expected == microseconds(moment)
+    assert expected == unix_microseconds(moment)
 
 
 # -- the visit's name on both sides --

@@ -8,14 +8,14 @@ from app.visits.change import (
     VisitChange,
     is_external_id,
 )
-from tests.support.changes import ELEVEN, NINE, TEN, collected, made_of, paid, said
+from tests.support.changes import ELEVEN, NINE, TEN, collected, made_of, paid, recorded
 
 # -- completion, no-show, opt-out --
 
 
 def test_a_campaign_starts_at_the_completion_and_else_at_the_appointment() -> None:
-    booked, completed = said("create", 1, time_scheduled=NINE), said("update", 2, time_completed=TEN)
-    taken_back = said("update", 3, time_completed=None)
+    booked, completed = recorded("create", 1, time_scheduled=NINE), recorded("update", 2, time_completed=TEN)
+    taken_back = recorded("update", 3, time_completed=None)
 
     assert "2026-03-14T09:00:00Z" == made_of(booked).fields["event_date"]
     assert "2026-03-14T10:00:00Z" == made_of(booked, completed).fields["event_date"]
@@ -24,43 +24,48 @@ def test_a_campaign_starts_at_the_completion_and_else_at_the_appointment() -> No
 
 
 def test_without_any_time_there_is_no_date_and_no_visit_to_make() -> None:
-    visit = made_of(said("create", 1, time_scheduled=None, amount_collected=Decimal(1)))
+    visit = made_of(recorded("create", 1, time_scheduled=None, amount_collected=Decimal(1)))
 
     assert not visit.has_date
     assert not visit.fields.get("event_date")
 
 
 def test_a_no_show_is_a_cancel_and_taking_the_mark_back_an_uncancel() -> None:
-    booked, missed = said("create", 1, time_scheduled=NINE, date_cancelled=None), said("update", 2, no_show=ELEVEN)
-    came_late = said("update", 3, no_show=None)
+    booked, missed = (
+        recorded("create", 1, time_scheduled=NINE, date_cancelled=None),
+        recorded("update", 2, no_show=ELEVEN),
+    )
+    came_late = recorded("update", 3, no_show=None)
 
     assert "2026-03-14T11:00:00Z" == made_of(booked, missed).fields["date_cancelled"]
-    assert made_of(booked, missed).is_off
+    assert made_of(booked, missed).is_cancelled
     assert made_of(booked, missed, came_late).fields["date_cancelled"] is None
-    assert not made_of(booked, missed, came_late).is_off
+    assert not made_of(booked, missed, came_late).is_cancelled
 
 
 def test_a_cancelled_visit_stays_so_when_its_no_show_is_taken_back() -> None:
-    visit = made_of(said("cancel", 1, date_cancelled=TEN, no_show=ELEVEN), said("update", 2, no_show=None))
+    visit = made_of(recorded("cancel", 1, date_cancelled=TEN, no_show=ELEVEN), recorded("update", 2, no_show=None))
 
     assert "2026-03-14T10:00:00Z" == visit.fields["date_cancelled"]
 
 
 def test_a_customer_who_opted_out_gets_no_visit_until_opted_in_again() -> None:
-    booked, out = said("create", 1, time_scheduled=NINE), said("update", 2, opted_out=True)
-    back_in = said("update", 3, opted_out=False)
+    booked, out = recorded("create", 1, time_scheduled=NINE), recorded("update", 2, opted_out=True)
+    back_in = recorded("update", 3, opted_out=False)
 
-    assert made_of(booked, out).is_off
-    assert not made_of(booked, out, back_in).is_off
+    assert made_of(booked, out).is_cancelled
+    assert not made_of(booked, out, back_in).is_cancelled
     assert made_of(booked, out, back_in).fields["date_cancelled"] is None
 
 
 def test_an_opt_out_wins_over_an_opt_in_of_the_same_second() -> None:
     visit = made_of(
-        said("create", 1, time_scheduled=NINE), said("update", 2, opted_out=False), said("update", 2, opted_out=True)
+        recorded("create", 1, time_scheduled=NINE),
+        recorded("update", 2, opted_out=False),
+        recorded("update", 2, opted_out=True),
     )
 
-    assert visit.is_off
+    assert visit.is_cancelled
 
 
 @pytest.mark.parametrize(
@@ -69,16 +74,16 @@ def test_an_opt_out_wins_over_an_opt_in_of_the_same_second() -> None:
     ids=["a time", "a version"],
 )
 def test_a_visit_that_lost_its_times_is_cancelled_for_a_customer_who_opted_out(order: int, at: str) -> None:
-    completed = said("update", order, time_completed=NINE, opted_out=True)
-    reopened = said("update", order + 1_000_000, time_completed=None)
+    completed = recorded("update", order, time_completed=NINE, opted_out=True)
+    reopened = recorded("update", order + 1_000_000, time_completed=None)
 
     assert {"time_completed": None, "event_date": None, "date_cancelled": at} == made_of(completed, reopened).fields
 
 
 def test_a_customer_who_opted_out_gets_no_visit_while_its_time_is_unknown_either() -> None:
-    visit = made_of(said("create", 1, time_scheduled=None, opted_out=True))
+    visit = made_of(recorded("create", 1, time_scheduled=None, opted_out=True))
 
-    assert visit.is_off
+    assert visit.is_cancelled
 
 
 # -- payments that are told one by one --
@@ -93,8 +98,8 @@ def test_a_visit_collected_the_sum_of_its_payments_each_as_it_was_told_last() ->
 
 def test_beside_a_total_the_payments_count_where_they_are_more() -> None:
     """The total may have them in it, or not know of them."""
-    total = said("create", 5, amount_collected=Decimal(120))
-    nothing = said("create", 5, amount_collected=None)
+    total = recorded("create", 5, amount_collected=Decimal(120))
+    nothing = recorded("create", 5, amount_collected=None)
 
     assert "120.00" == collected(total, paid(1, "p1", "100"))
     assert "130.00" == collected(total, paid(1, "p1", "100"), paid(2, "p2", "30"))
@@ -102,7 +107,13 @@ def test_beside_a_total_the_payments_count_where_they_are_more() -> None:
 
 
 def test_a_change_may_name_the_visit_of_another_source() -> None:
-    change = VisitChange(action="update", named="calendly-INV-1", order=1, payment="ch_1", amount_collected=Decimal(5))
+    change = VisitChange(
+        action="update",
+        external_id_override="calendly-INV-1",
+        version=1,
+        payment_id="ch_1",
+        amount_collected=Decimal(5),
+    )
 
     assert "calendly-INV-1" == change.external_id("stripe")
     assert {"amount_collected of ch_1": "5.00"} == change.facts()

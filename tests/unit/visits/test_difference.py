@@ -11,14 +11,14 @@ from app.visits.change import (
     encode_change,
 )
 from app.visits.merge import (
-    Said,
-    Wanted,
-    difference,
-    fold,
-    payments_of,
-    same,
+    DesiredVisit,
+    RecordedChange,
+    changed_fields,
+    count_payments,
+    merge_changes,
+    values_equal,
 )
-from tests.support.changes import NINE, TEN, collected, made_of, paid, said
+from tests.support.changes import NINE, TEN, collected, made_of, paid, recorded
 
 AT_NINE, AT_TEN = "2026-03-14T09:00:00Z", "2026-03-14T10:00:00Z"
 
@@ -36,7 +36,7 @@ AT_NINE, AT_TEN = "2026-03-14T09:00:00Z", "2026-03-14T10:00:00Z"
 def test_moments_and_money_are_the_same_however_they_are_written(
     expected: bool, stands: Any, value: str | None
 ) -> None:
-    assert expected is same(stands, value)
+    assert expected is values_equal(stands, value)
 
 
 @pytest.mark.parametrize(
@@ -65,12 +65,12 @@ def test_moments_and_money_are_the_same_however_they_are_written(
 def test_only_what_differs_is_sent_and_a_new_time_with_its_date(
     sent: dict[str, str | None], current: dict[str, str], fields: dict[str, str | None]
 ) -> None:
-    assert sent == difference(current, Wanted(fields, Contact()))
+    assert sent == changed_fields(current, DesiredVisit(fields, Contact()))
 
 
 def test_payments_are_counted_by_their_names() -> None:
-    assert 0 == payments_of(fold([said("create", 1, amount_collected=Decimal(5))]))
-    assert 2 == payments_of(fold([paid(1, "p1", "1"), paid(2, "p2", None), paid(3, "p1", "2")]))
+    assert 0 == count_payments(merge_changes([recorded("create", 1, amount_collected=Decimal(5))]))
+    assert 2 == count_payments(merge_changes([paid(1, "p1", "1"), paid(2, "p2", None), paid(3, "p1", "2")]))
 
 
 def test_a_payment_of_less_than_one_unit_is_collected() -> None:
@@ -79,14 +79,17 @@ def test_a_payment_of_less_than_one_unit_is_collected() -> None:
 
 
 def test_a_change_is_of_the_first_id_of_its_visit_unless_it_is_said_to_be_of_another() -> None:
-    stored = encode_change(VisitChange(action="create", visit_id="A-1", order=1, time_scheduled=NINE))
+    stored = encode_change(VisitChange(action="create", visit_id="A-1", version=1, time_scheduled=NINE))
 
-    assert (0, 2) == (Said.read("d1", stored).generation, Said.read("d1", stored, 2).generation)
+    assert (0, 2) == (
+        RecordedChange.decode("d1", stored).alias_depth,
+        RecordedChange.decode("d1", stored, 2).alias_depth,
+    )
 
 
 def test_an_opt_out_is_told_apart_from_a_cancel() -> None:
-    booked, out = said("create", 1, time_scheduled=NINE), said("update", 2, opted_out=True)
+    booked, out = recorded("create", 1, time_scheduled=NINE), recorded("update", 2, opted_out=True)
 
-    assert (True, True) == (made_of(booked, out).opted_out, made_of(booked, out).is_off)
-    assert not made_of(booked, out, said("update", 3, opted_out=False)).opted_out
-    assert not made_of(booked, said("cancel", 2, date_cancelled=TEN)).opted_out
+    assert (True, True) == (made_of(booked, out).opted_out, made_of(booked, out).is_cancelled)
+    assert not made_of(booked, out, recorded("update", 3, opted_out=False)).opted_out
+    assert not made_of(booked, recorded("cancel", 2, date_cancelled=TEN)).opted_out

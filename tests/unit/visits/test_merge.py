@@ -8,76 +8,81 @@ from app.visits.change import (
     Contact,
 )
 from app.visits.merge import (
-    fold,
-    winners,
+    deciding_origins,
+    merge_changes,
 )
-from tests.support.changes import ELEVEN, NINE, TEN, made_of, said
+from tests.support.changes import ELEVEN, NINE, TEN, made_of, recorded
 
 # -- what the rules mean to a visit --
 
 
 def test_a_cancel_stands_when_the_booking_arrives_after_it() -> None:
     visit = made_of(
-        said("cancel", 2, date_cancelled=TEN),
-        said("create", 1, time_scheduled=NINE, date_cancelled=None, no_show=None),
+        recorded("cancel", 2, date_cancelled=TEN),
+        recorded("create", 1, time_scheduled=NINE, date_cancelled=None, no_show=None),
     )
 
     assert "2026-03-14T10:00:00Z" == visit.fields["date_cancelled"]
-    assert visit.is_off
+    assert visit.is_cancelled
 
 
 def test_a_later_booking_takes_a_cancel_back() -> None:
     visit = made_of(
-        said("create", 1, time_scheduled=NINE, date_cancelled=None),
-        said("cancel", 2, date_cancelled=TEN),
-        said("create", 3, time_scheduled=ELEVEN, date_cancelled=None),
+        recorded("create", 1, time_scheduled=NINE, date_cancelled=None),
+        recorded("cancel", 2, date_cancelled=TEN),
+        recorded("create", 3, time_scheduled=ELEVEN, date_cancelled=None),
     )
 
     assert visit.fields["date_cancelled"] is None
     assert "2026-03-14T11:00:00Z" == visit.fields["time_scheduled"]
-    assert not visit.is_off
+    assert not visit.is_cancelled
 
 
 def test_an_update_that_does_not_speak_of_it_leaves_a_cancel_alone() -> None:
-    visit = made_of(said("cancel", 2, date_cancelled=TEN), said("update", 3, amount_collected=Decimal(5)))
+    visit = made_of(recorded("cancel", 2, date_cancelled=TEN), recorded("update", 3, amount_collected=Decimal(5)))
 
-    assert visit.is_off
+    assert visit.is_cancelled
 
 
 @pytest.mark.parametrize(
     ("stronger", "weaker"), [("cancel", "update"), ("cancel", "create"), ("update", "create")], ids=str
 )
 def test_of_changes_that_the_tool_dates_alike_the_later_in_life_wins(stronger: str, weaker: str) -> None:
-    visit = made_of(said(stronger, 5, time_scheduled=NINE), said(weaker, 5, time_scheduled=TEN))
+    visit = made_of(recorded(stronger, 5, time_scheduled=NINE), recorded(weaker, 5, time_scheduled=TEN))
 
     assert "2026-03-14T09:00:00Z" == visit.fields["time_scheduled"]
 
 
 def test_a_cancel_wins_over_a_booking_of_the_same_second() -> None:
-    visit = made_of(said("create", 5, time_scheduled=NINE, date_cancelled=None), said("cancel", 5, date_cancelled=NINE))
+    visit = made_of(
+        recorded("create", 5, time_scheduled=NINE, date_cancelled=None), recorded("cancel", 5, date_cancelled=NINE)
+    )
 
     assert "2026-03-14T09:00:00Z" == visit.fields["date_cancelled"]
 
 
 def test_of_two_values_with_nothing_else_between_them_the_same_one_always_wins() -> None:
-    one, other = said("update", 5, origin="d1", time_scheduled=NINE), said("update", 5, origin="d2", time_scheduled=TEN)
-    nothing = said("update", 5, origin="d3", time_scheduled=None)
+    one, other = (
+        recorded("update", 5, origin="d1", time_scheduled=NINE),
+        recorded("update", 5, origin="d2", time_scheduled=TEN),
+    )
+    nothing = recorded("update", 5, origin="d3", time_scheduled=None)
 
     assert made_of(one, other) == made_of(other, one, nothing) == made_of(nothing, other, one)
     assert made_of(one, nothing).fields["time_scheduled"] is not None
 
 
 def test_a_negative_version_is_older_than_the_first() -> None:
-    visit = made_of(said("update", -1, time_scheduled=NINE), said("update", 0, time_scheduled=TEN))
+    visit = made_of(recorded("update", -1, time_scheduled=NINE), recorded("update", 0, time_scheduled=TEN))
 
     assert "2026-03-14T10:00:00Z" == visit.fields["time_scheduled"]
 
 
 def test_fields_of_different_changes_stand_side_by_side() -> None:
     visit = made_of(
-        said("create", 1, time_scheduled=NINE),
-        said("update", 3, amount_collected=Decimal("245")),
-        said("update", 2, time_completed=TEN, amount_collected=Decimal("1")),
+        recorded("create", 1, time_scheduled=NINE),
+        recorded("update", 3, amount_collected=Decimal("245")),
+        recorded("update", 2, time_completed=TEN, amount_collected=Decimal("1")),
     )
 
     assert {
@@ -89,7 +94,7 @@ def test_fields_of_different_changes_stand_side_by_side() -> None:
 
 
 def test_what_nobody_spoke_of_is_left_alone_and_what_was_cleared_is_empty() -> None:
-    visit = made_of(said("create", 1, time_scheduled=NINE), said("update", 2, amount_collected=None))
+    visit = made_of(recorded("create", 1, time_scheduled=NINE), recorded("update", 2, amount_collected=None))
 
     assert {
         "time_scheduled": "2026-03-14T09:00:00Z",
@@ -99,26 +104,26 @@ def test_what_nobody_spoke_of_is_left_alone_and_what_was_cleared_is_empty() -> N
 
 
 def test_a_change_that_speaks_of_no_time_leaves_the_date_of_the_campaign_alone() -> None:
-    visit = made_of(said("update", 1, amount_collected=Decimal(1)), said("cancel", 2, date_cancelled=TEN))
+    visit = made_of(recorded("update", 1, amount_collected=Decimal(1)), recorded("cancel", 2, date_cancelled=TEN))
 
     assert {"amount_collected": "1.00", "date_cancelled": "2026-03-14T10:00:00Z"} == visit.fields
 
 
 def test_after_a_reschedule_the_new_id_decides_whatever_the_clocks_say() -> None:
     visit = made_of(
-        said("cancel", 9, date_cancelled=TEN, time_scheduled=NINE),
-        said("create", 1, time_scheduled=ELEVEN, date_cancelled=None, generation=1),
+        recorded("cancel", 9, date_cancelled=TEN, time_scheduled=NINE),
+        recorded("create", 1, time_scheduled=ELEVEN, date_cancelled=None, alias_depth=1),
     )
 
     assert "2026-03-14T11:00:00Z" == visit.fields["time_scheduled"]
-    assert not visit.is_off
+    assert not visit.is_cancelled
 
 
 def test_of_what_the_new_id_does_not_say_the_old_one_is_believed() -> None:
     visit = made_of(
-        said("create", 5, time_scheduled=NINE, amount_collected=Decimal("30")),
-        said("update", 6, time_scheduled=TEN, generation=1),
-        said("update", 2, time_scheduled=ELEVEN, generation=2),
+        recorded("create", 5, time_scheduled=NINE, amount_collected=Decimal("30")),
+        recorded("update", 6, time_scheduled=TEN, alias_depth=1),
+        recorded("update", 2, time_scheduled=ELEVEN, alias_depth=2),
     )
 
     assert "2026-03-14T11:00:00Z" == visit.fields["time_scheduled"]
@@ -126,18 +131,20 @@ def test_of_what_the_new_id_does_not_say_the_old_one_is_believed() -> None:
 
 
 def test_of_one_version_the_record_that_was_fetched_last_counts() -> None:
-    first = said("create", 0, as_of=100, contact=Contact(email="zoe@example.com"), opted_out=True)
-    corrected = said("create", 0, origin="again", as_of=200, contact=Contact(email="ada@example.com"), opted_out=False)
+    first = recorded("create", 0, observed_at_us=100, contact=Contact(email="zoe@example.com"), opted_out=True)
+    corrected = recorded(
+        "create", 0, origin="again", observed_at_us=200, contact=Contact(email="ada@example.com"), opted_out=False
+    )
 
     visit = made_of(first, corrected)
 
     assert "ada@example.com" == visit.contact.email
-    assert not visit.is_off
+    assert not visit.is_cancelled
 
 
 def test_a_greater_version_counts_whenever_it_was_fetched() -> None:
-    swapped = said("update", 1, as_of=100, contact=Contact(email="zoe@example.com"))
-    late = said("create", 0, as_of=200, contact=Contact(email="ada@example.com"))
+    swapped = recorded("update", 1, observed_at_us=100, contact=Contact(email="zoe@example.com"))
+    late = recorded("create", 0, observed_at_us=200, contact=Contact(email="ada@example.com"))
 
     assert "zoe@example.com" == made_of(swapped, late).contact.email
 
@@ -147,9 +154,9 @@ def test_a_greater_version_counts_whenever_it_was_fetched() -> None:
 
 def test_of_several_sightings_in_a_row_the_first_counts() -> None:
     seen = [
-        said("cancel", 3, date_cancelled=ELEVEN, is_sighting=True),
-        said("update", 2, date_cancelled=TEN, is_sighting=True),
-        said("create", 1, date_cancelled=None, is_sighting=True),
+        recorded("cancel", 3, date_cancelled=ELEVEN, times_are_observed=True),
+        recorded("update", 2, date_cancelled=TEN, times_are_observed=True),
+        recorded("create", 1, date_cancelled=None, times_are_observed=True),
     ]
 
     assert "2026-03-14T10:00:00Z" == made_of(*seen).fields["date_cancelled"]
@@ -157,10 +164,10 @@ def test_of_several_sightings_in_a_row_the_first_counts() -> None:
 
 def test_what_is_seen_again_after_it_was_over_counts_from_then() -> None:
     seen = [
-        said("cancel", 1, date_cancelled=NINE, no_show=NINE, is_sighting=True),
-        said("update", 2, date_cancelled=None, no_show=None, is_sighting=True),
-        said("cancel", 3, date_cancelled=TEN, is_sighting=True),
-        said("cancel", 4, date_cancelled=ELEVEN, is_sighting=True),
+        recorded("cancel", 1, date_cancelled=NINE, no_show=NINE, times_are_observed=True),
+        recorded("update", 2, date_cancelled=None, no_show=None, times_are_observed=True),
+        recorded("cancel", 3, date_cancelled=TEN, times_are_observed=True),
+        recorded("cancel", 4, date_cancelled=ELEVEN, times_are_observed=True),
     ]
 
     assert "2026-03-14T10:00:00Z" == made_of(*seen).fields["date_cancelled"]
@@ -169,17 +176,17 @@ def test_what_is_seen_again_after_it_was_over_counts_from_then() -> None:
 
 def test_a_completion_that_is_seen_again_was_when_it_was_seen_first_since_it_was_open() -> None:
     seen = [
-        said("update", 1, time_completed=NINE, is_sighting=True),
-        said("update", 2, time_completed=None, is_sighting=True),
-        said("update", 3, time_completed=TEN, is_sighting=True),
-        said("update", 4, time_completed=ELEVEN, is_sighting=True),
+        recorded("update", 1, time_completed=NINE, times_are_observed=True),
+        recorded("update", 2, time_completed=None, times_are_observed=True),
+        recorded("update", 3, time_completed=TEN, times_are_observed=True),
+        recorded("update", 4, time_completed=ELEVEN, times_are_observed=True),
     ]
 
     assert "2026-03-14T10:00:00Z" == made_of(*seen).fields["time_completed"]
 
 
 def test_of_several_times_that_were_told_the_last_counts() -> None:
-    told = [said("cancel", 1, date_cancelled=TEN), said("cancel", 2, date_cancelled=ELEVEN)]
+    told = [recorded("cancel", 1, date_cancelled=TEN), recorded("cancel", 2, date_cancelled=ELEVEN)]
 
     assert "2026-03-14T11:00:00Z" == made_of(*told).fields["date_cancelled"]
 
@@ -188,12 +195,12 @@ def test_of_several_times_that_were_told_the_last_counts() -> None:
 
 
 def test_a_change_that_decides_nothing_any_more_is_superseded() -> None:
-    facts = fold(
+    facts = merge_changes(
         [
-            said("create", 1, origin="booked", time_scheduled=NINE),
-            said("update", 2, origin="moved", time_scheduled=TEN),
-            said("update", 3, origin="paid", amount_collected=Decimal(1)),
+            recorded("create", 1, origin="booked", time_scheduled=NINE),
+            recorded("update", 2, origin="moved", time_scheduled=TEN),
+            recorded("update", 3, origin="paid", amount_collected=Decimal(1)),
         ]
     )
 
-    assert {"moved", "paid"} == winners(facts)
+    assert {"moved", "paid"} == deciding_origins(facts)

@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 
 from app.visits import merge
 from app.visits.change import (
-    timestamp,
+    format_time,
 )
 from app.visits.merge import (
     Fact,
     Facts,
-    Said,
-    fold,
-    join,
-    needed,
-    wanted,
-    winners,
+    RecordedChange,
+    deciding_origins,
+    desired_visit,
+    join_facts,
+    merge_changes,
+    required_origins,
 )
 from tests.support.changes import EXAMPLES, NINE, made_of
 
@@ -61,15 +61,15 @@ CONTACTS = st.fixed_dictionaries(
 
 #: Few clocks and few origins, so that ties are common.
 CHANGES = st.builds(
-    Said,
+    RecordedChange,
     origin=st.sampled_from(("d1", "d2", "d3")),
     action=st.sampled_from(("create", "update", "cancel")),
-    order=st.integers(0, 3),
+    version=st.integers(0, 3),
     facts=FACTS,
     contact=CONTACTS,
-    generation=st.integers(0, 2),
-    as_of=st.integers(0, 1),
-    is_sighting=st.booleans(),
+    alias_depth=st.integers(0, 2),
+    observed_at_us=st.integers(0, 1),
+    times_are_observed=st.booleans(),
     only_for_contact=st.sampled_from((False, False, True)),
     first_contact_stays=st.sampled_from((False, False, True)),
 )
@@ -79,75 +79,79 @@ SETS = st.lists(CHANGES, max_size=6)
 
 @EXAMPLES
 @given(SETS, SETS)
-def test_the_join_is_commutative(one: list[Said], other: list[Said]) -> None:
-    assert join(fold(one), fold(other)) == join(fold(other), fold(one))
+def test_the_join_is_commutative(one: list[RecordedChange], other: list[RecordedChange]) -> None:
+    assert join_facts(merge_changes(one), merge_changes(other)) == join_facts(merge_changes(other), merge_changes(one))
 
 
 @EXAMPLES
 @given(SETS, SETS, SETS)
-def test_the_join_is_associative(one: list[Said], other: list[Said], third: list[Said]) -> None:
-    a, b, c = fold(one), fold(other), fold(third)
+def test_the_join_is_associative(
+    one: list[RecordedChange], other: list[RecordedChange], third: list[RecordedChange]
+) -> None:
+    a, b, c = merge_changes(one), merge_changes(other), merge_changes(third)
 
-    assert join(join(a, b), c) == join(a, join(b, c))
+    assert join_facts(join_facts(a, b), c) == join_facts(a, join_facts(b, c))
 
 
 @EXAMPLES
 @given(SETS)
-def test_the_join_is_idempotent_and_nothing_is_its_neutral(changes: list[Said]) -> None:
-    facts = fold(changes)
+def test_the_join_is_idempotent_and_nothing_is_its_neutral(changes: list[RecordedChange]) -> None:
+    facts = merge_changes(changes)
 
-    assert facts == join(facts, facts)
-    assert facts == join(facts, {}) == join({}, facts)
+    assert facts == join_facts(facts, facts)
+    assert facts == join_facts(facts, {}) == join_facts({}, facts)
 
 
 @EXAMPLES
 @given(SETS, st.data())
-def test_every_order_with_any_repeats_makes_the_same_visit(changes: list[Said], data: st.DataObject) -> None:
+def test_every_order_with_any_repeats_makes_the_same_visit(changes: list[RecordedChange], data: st.DataObject) -> None:
     repeats = data.draw(st.lists(st.sampled_from(changes), max_size=6)) if changes else []
     arrived = data.draw(st.permutations(changes + repeats))
 
-    assert fold(changes) == fold(arrived)
-    assert wanted(fold(changes)) == wanted(fold(arrived))
-    assert winners(fold(changes)) == winners(fold(arrived))
+    assert merge_changes(changes) == merge_changes(arrived)
+    assert desired_visit(merge_changes(changes)) == desired_visit(merge_changes(arrived))
+    assert deciding_origins(merge_changes(changes)) == deciding_origins(merge_changes(arrived))
 
 
 @EXAMPLES
 @given(SETS, st.integers(0, 6))
-def test_two_workers_that_saw_different_halves_agree_once_they_meet(changes: list[Said], half: int) -> None:
+def test_two_workers_that_saw_different_halves_agree_once_they_meet(changes: list[RecordedChange], half: int) -> None:
     overlapping = changes[max(0, half - 1) :]
 
-    assert fold(changes) == join(fold(changes[:half]), fold(overlapping))
+    assert merge_changes(changes) == join_facts(merge_changes(changes[:half]), merge_changes(overlapping))
 
 
 @EXAMPLES
 @given(SETS, CHANGES)
-def test_an_older_change_decides_nothing_that_a_newer_one_spoke_of(changes: list[Said], late: Said) -> None:
-    older = Said("late", late.action, -1, late.facts, late.contact, 0)
-    before = fold(changes)
+def test_an_older_change_decides_nothing_that_a_newer_one_spoke_of(
+    changes: list[RecordedChange], late: RecordedChange
+) -> None:
+    older = RecordedChange("late", late.action, -1, late.facts, late.contact, 0)
+    before = merge_changes(changes)
 
-    after = fold([*changes, older])
+    after = merge_changes([*changes, older])
 
     assert before == {name: fact for name, fact in after.items() if name in before}
 
 
 @EXAMPLES
 @given(SETS)
-def test_a_fact_remembers_which_change_said_it(changes: list[Said]) -> None:
-    facts = fold(changes)
+def test_a_fact_remembers_which_change_said_it(changes: list[RecordedChange]) -> None:
+    facts = merge_changes(changes)
     origins = {change.origin for change in changes if change.facts or change.contact}
 
-    assert winners(facts) <= origins
+    assert deciding_origins(facts) <= origins
     assert all(isinstance(fact, Fact) and fact.origin in origins for fact in facts.values())
 
 
 @EXAMPLES
 @given(SETS)
-def test_one_pass_over_the_changes_is_the_join_of_all(changes: list[Said]) -> None:
+def test_one_pass_over_the_changes_is_the_join_of_all(changes: list[RecordedChange]) -> None:
     joined: Facts = {}
     for change in changes:
-        joined = join(joined, fold([change]))
+        joined = join_facts(joined, merge_changes([change]))
 
-    assert joined == fold(changes)
+    assert joined == merge_changes(changes)
 
 
 # -- what a visit may forget --
@@ -156,71 +160,73 @@ def test_one_pass_over_the_changes_is_the_join_of_all(changes: list[Said]) -> No
 #: Values of one field over a few moments: late, repeated, and dated alike.
 SIGHTINGS = st.lists(
     st.builds(
-        Said,
+        RecordedChange,
         origin=st.sampled_from(("d1", "d2", "d3", "d4")),
         action=st.sampled_from(("update", "cancel")),
-        order=st.integers(0, 9),
+        version=st.integers(0, 9),
         facts=st.fixed_dictionaries({"date_cancelled": TIMES}),
         contact=st.just({}),
-        generation=st.integers(0, 1),
-        is_sighting=st.sampled_from((True, True, True, False)),
+        alias_depth=st.integers(0, 1),
+        times_are_observed=st.sampled_from((True, True, True, False)),
     ),
     max_size=14,
 )
 
 
-def numbered(changes: Sequence[Said], prefix: str = "n") -> list[Said]:
+def numbered(changes: Sequence[RecordedChange], prefix: str = "n") -> list[RecordedChange]:
     """Each with an origin of its own, as in the ledger."""
     return [replace(change, origin=f"{prefix}{at:02}") for at, change in enumerate(changes)]
 
 
-def kept_of(changes: Sequence[Said]) -> list[Said]:
-    origins = needed(changes)
+def kept_of(changes: Sequence[RecordedChange]) -> list[RecordedChange]:
+    origins = required_origins(changes)
     return [change for change in changes if change.origin in origins]
 
 
 @EXAMPLES
 @given(SETS | SIGHTINGS, SETS | SIGHTINGS)
-def test_whatever_lands_later_what_is_needed_stands_for_all(changes: list[Said], later: list[Said]) -> None:
+def test_whatever_lands_later_what_is_needed_stands_for_all(
+    changes: list[RecordedChange], later: list[RecordedChange]
+) -> None:
     changes, later = numbered(changes), numbered(later, "late")
 
-    assert fold([*changes, *later]) == fold([*kept_of(changes), *later])
+    assert merge_changes([*changes, *later]) == merge_changes([*kept_of(changes), *later])
 
 
 @EXAMPLES
 @given(SETS | SIGHTINGS, SETS | SIGHTINGS, st.integers(1, 3))
 def test_what_is_needed_stands_for_all_also_behind_an_id_that_turns_out_to_come_before(
-    changes: list[Said], first: list[Said], by: int
+    changes: list[RecordedChange], first: list[RecordedChange], by: int
 ) -> None:
     changes = numbered(changes)
-    moved = {change.origin: replace(change, generation=change.generation + by) for change in changes}
+    moved = {change.origin: replace(change, alias_depth=change.alias_depth + by) for change in changes}
 
-    whole = fold([*numbered(first, "first"), *moved.values()])
+    whole = merge_changes([*numbered(first, "first"), *moved.values()])
 
-    assert whole == fold([*numbered(first, "first"), *(moved[change.origin] for change in kept_of(changes))])
+    assert whole == merge_changes([*numbered(first, "first"), *(moved[change.origin] for change in kept_of(changes))])
 
 
 @EXAMPLES
 @given(st.lists(SIGHTINGS, max_size=4))
-def test_to_forget_again_and_again_forgets_nothing_that_is_needed(parts: list[list[Said]]) -> None:
-    everything, held = list[Said](), list[Said]()
+def test_to_forget_again_and_again_forgets_nothing_that_is_needed(parts: list[list[RecordedChange]]) -> None:
+    everything, held = list[RecordedChange](), list[RecordedChange]()
     for at, part in enumerate(parts):
         everything += numbered(part, f"part{at}-")
         held = kept_of([*held, *numbered(part, f"part{at}-")])
 
-    assert fold(everything) == fold(held)
+    assert merge_changes(everything) == merge_changes(held)
 
 
 @EXAMPLES
 @given(SIGHTINGS, SIGHTINGS)
 def test_of_very_many_sightings_in_a_row_a_late_change_may_move_the_time_and_nothing_else(
-    changes: list[Said], later: list[Said]
+    changes: list[RecordedChange], later: list[RecordedChange]
 ) -> None:
     changes, later = numbered(changes), numbered(later, "late")
     with patch.object(merge, "NEWEST_SIGHTINGS", 2):
         kept = kept_of(changes)
 
-    whole, short = (fold([*some, *later]).get("date_cancelled") for some in (changes, kept))
+    whole, short = (merge_changes([*some, *later]).get("date_cancelled") for some in (changes, kept))
 
     assert (whole and (whole.stamp, whole.origin)) == (short and (short.stamp, short.origin))
     assert bool(whole and whole.value) == bool(short and short.value)
@@ -230,15 +236,17 @@ def test_of_very_many_sightings_in_a_row_a_late_change_may_move_the_time_and_not
 
 
 def test_of_eight_thousand_sightings_few_are_needed_and_the_first_of_them_counts() -> None:
-    def sighting(second: int, done: bool = True) -> Said:
-        seen_at = timestamp(NINE + timedelta(seconds=second)) if done else None
-        return Said(f"d{second:05}", "update", second, {"time_completed": seen_at}, {}, is_sighting=True)
+    def sighting(second: int, done: bool = True) -> RecordedChange:
+        seen_at = format_time(NINE + timedelta(seconds=second)) if done else None
+        return RecordedChange(
+            f"d{second:05}", "update", second, {"time_completed": seen_at}, {}, times_are_observed=True
+        )
 
     changes = [sighting(0, done=False), *(sighting(second) for second in range(1, 8_000))]
 
     kept = kept_of(changes)
 
-    assert merge.NEWEST_SIGHTINGS + 2 == len(kept)
+    assert merge.MAX_OBSERVATIONS + 2 == len(kept)
     assert (
         "2026-03-14T09:00:01Z" == made_of(*kept).fields["time_completed"] == made_of(*changes).fields["time_completed"]
     )
@@ -246,28 +254,31 @@ def test_of_eight_thousand_sightings_few_are_needed_and_the_first_of_them_counts
 
 def test_sightings_that_are_alike_are_kept_once() -> None:
     changes = [
-        Said(f"d{at}", "update", 1, {"no_show": "2026-03-14T09:00:00Z"}, {}, is_sighting=True) for at in range(9)
+        RecordedChange(f"d{at}", "update", 1, {"no_show": "2026-03-14T09:00:00Z"}, {}, times_are_observed=True)
+        for at in range(9)
     ]
 
-    assert {"d8"} == needed(changes)
+    assert {"d8"} == required_origins(changes)
 
 
 @pytest.mark.parametrize("kind", ["sightings", "payments", "addresses"])
 def test_twenty_thousand_changes_of_one_visit_are_folded(kind: str) -> None:
     """In less than a second; joined pair by pair it took ten minutes, in which nothing else ran."""
 
-    def change(at: int) -> Said:
-        seen_at = timestamp(NINE + timedelta(seconds=at))
+    def change(at: int) -> RecordedChange:
+        seen_at = format_time(NINE + timedelta(seconds=at))
         if kind == "sightings":
-            return Said(f"d{at}", "update", at, {"time_completed": seen_at}, {}, is_sighting=True)
+            return RecordedChange(f"d{at}", "update", at, {"time_completed": seen_at}, {}, times_are_observed=True)
         if kind == "payments":
-            return Said(f"d{at}", "update", at, {f"amount_collected of p{at}": "1.00"}, {})
-        return Said(f"d{at}", "update", at, {}, {"email": f"{at}@example.com", "first_name": "Ada", "phone": "+1555"})
+            return RecordedChange(f"d{at}", "update", at, {f"amount_collected of p{at}": "1.00"}, {})
+        return RecordedChange(
+            f"d{at}", "update", at, {}, {"email": f"{at}@example.com", "first_name": "Ada", "phone": "+1555"}
+        )
 
     changes = [change(at) for at in range(20_000)]
 
     signal.alarm(60)  # its handler ends the test: far more than the fold takes on a busy machine
-    want = wanted(fold(changes))
+    want = desired_visit(merge_changes(changes))
     signal.alarm(0)
 
     said = {"sightings": want.fields.get("time_completed"), "payments": want.fields.get("amount_collected")}

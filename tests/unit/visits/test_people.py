@@ -12,17 +12,17 @@ from app.visits.change import (
     encode_change,
 )
 from app.visits.merge import (
-    Said,
-    fold,
-    needed,
-    people_of,
-    wanted,
+    RecordedChange,
+    count_people,
+    desired_visit,
+    merge_changes,
+    required_origins,
 )
 from app.webhooks.delivery import Event
 from app.webhooks.payload import Payload
 from app.webhooks.registry import load_sources
 from app.webhooks.source import Ignored
-from tests.support.changes import ELEVEN, NINE, TEN, made_of, said
+from tests.support.changes import ELEVEN, NINE, TEN, made_of, recorded
 
 # -- whose visit it is --
 
@@ -31,9 +31,9 @@ ADA = Contact(email="ada@example.com", first_name="Ada", last_name="Lovelace", p
 
 def test_the_contact_is_put_together_from_all_that_was_said() -> None:
     visit = made_of(
-        said("create", 1, contact=Contact(email="ada@example.com", first_name="Ada")),
-        said("update", 2, contact=Contact(email="ADA@example.com", last_name="Lovelace")),
-        said("update", 3, contact=Contact(phone="+15550100001")),
+        recorded("create", 1, contact=Contact(email="ada@example.com", first_name="Ada")),
+        recorded("update", 2, contact=Contact(email="ADA@example.com", last_name="Lovelace")),
+        recorded("update", 3, contact=Contact(phone="+15550100001")),
     )
 
     assert visit.contact == ADA
@@ -41,8 +41,8 @@ def test_the_contact_is_put_together_from_all_that_was_said() -> None:
 
 def test_a_name_without_an_address_goes_with_the_address_that_comes_later() -> None:
     visit = made_of(
-        said("create", 1, contact=Contact(first_name="Ada", last_name="Lovelace")),
-        said("update", 2, contact=Contact(email="ada@example.com")),
+        recorded("create", 1, contact=Contact(first_name="Ada", last_name="Lovelace")),
+        recorded("update", 2, contact=Contact(email="ada@example.com")),
     )
 
     assert visit.contact == Contact(email="ada@example.com", first_name="Ada", last_name="Lovelace")
@@ -50,7 +50,8 @@ def test_a_name_without_an_address_goes_with_the_address_that_comes_later() -> N
 
 def test_names_go_with_their_address_when_another_customer_takes_a_visit_over() -> None:
     visit = made_of(
-        said("create", 1, contact=ADA), said("update", 2, contact=Contact(email="zoe@example.com", first_name="Zoë"))
+        recorded("create", 1, contact=ADA),
+        recorded("update", 2, contact=Contact(email="zoe@example.com", first_name="Zoë")),
     )
 
     assert visit.contact == Contact(email="zoe@example.com", first_name="Zoë")
@@ -60,23 +61,24 @@ def test_names_come_back_with_their_address() -> None:
     zoe = Contact(email="zoe@example.com", first_name="Zoë", phone="+15550100002")
 
     visit = made_of(
-        said("create", 1, contact=ADA),
-        said("update", 2, contact=zoe),
-        said("update", 3, contact=Contact(email="ada@example.com")),
+        recorded("create", 1, contact=ADA),
+        recorded("update", 2, contact=zoe),
+        recorded("update", 3, contact=Contact(email="ada@example.com")),
     )
 
     assert visit.contact == ADA
 
 
 def test_addresses_that_differ_in_capitals_are_one_customer() -> None:
-    visit = made_of(said("create", 1, contact=Contact(email=" Ada@Example.COM ", first_name=" Ada ", phone=" ")))
+    visit = made_of(recorded("create", 1, contact=Contact(email=" Ada@Example.COM ", first_name=" Ada ", phone=" ")))
 
     assert visit.contact == Contact(email="ada@example.com", first_name="Ada")
 
 
 def test_a_contact_that_an_operator_named_stays_when_an_address_comes() -> None:
     visit = made_of(
-        said("update", 1, contact=Contact(id="cont_1")), said("update", 2, contact=Contact(email="ada@example.com"))
+        recorded("update", 1, contact=Contact(id="cont_1")),
+        recorded("update", 2, contact=Contact(email="ada@example.com")),
     )
 
     assert "cont_1" == visit.contact.id
@@ -84,8 +86,8 @@ def test_a_contact_that_an_operator_named_stays_when_an_address_comes() -> None:
 
 def test_an_id_goes_with_its_address_when_another_customer_takes_a_visit_over() -> None:
     visit = made_of(
-        said("create", 1, contact=Contact(id="cont_ada", email="ada@example.com")),
-        said("update", 2, contact=Contact(email="zoe@example.com")),
+        recorded("create", 1, contact=Contact(id="cont_ada", email="ada@example.com")),
+        recorded("update", 2, contact=Contact(email="zoe@example.com")),
     )
 
     assert visit.contact == Contact(email="zoe@example.com")
@@ -118,11 +120,11 @@ def test_an_address_that_is_cleared_is_nobodys() -> None:
     assert visit.contact.email is None
 
 
-def _standard(stamp: str, **contact: str | None) -> Said:
+def _standard(stamp: str, **contact: str | None) -> RecordedChange:
     body = {"type": "visit.updated", "timestamp": stamp, "data": {"visit_id": "A-1", "contact": contact}}
     changes = load_sources()["standard"].translate(Event("standard", Payload(body), NINE))
     assert not isinstance(changes, Ignored)
-    return Said.read(stamp, encode_change(changes[0]))
+    return RecordedChange.decode(stamp, encode_change(changes[0]))
 
 
 # -- contacts --
@@ -131,7 +133,7 @@ def _standard(stamp: str, **contact: str | None) -> Said:
 @pytest.mark.parametrize("label", ["doorbell.hook", "doorbell.token", "doorbell.fingerprint"])
 def test_the_digest_of_an_address_is_no_part_of_another_key(label: str) -> None:
     """An address is a stranger's word, and other keys are HMACs of a label under the same key."""
-    digest = Contact(email=label).name(b"key")
+    digest = Contact(email=label).cache_key(b"key")
 
     assert hmac.digest(b"key", label.encode(), "sha256").hex()[:32] != digest
 
@@ -158,53 +160,55 @@ def test_the_tools_own_id_of_an_attendee_is_used_as_it_is() -> None:
 # -- facts that are bound to a person --
 
 
-def mark(order: int, email: str, missed: datetime | None) -> Said:
-    return said("update", order, no_show=missed, contact=Contact(email=email), only_for_contact=True)
+def mark(order: int, email: str, missed: datetime | None) -> RecordedChange:
+    return recorded("update", order, no_show=missed, contact=Contact(email=email), only_for_contact=True)
 
 
 def test_a_mark_of_the_customer_counts_whenever_it_arrives_and_one_of_a_guest_never_does() -> None:
-    booked = said("create", 1, time_scheduled=NINE, contact=Contact(email="Ada@example.com"))
+    booked = recorded("create", 1, time_scheduled=NINE, contact=Contact(email="Ada@example.com"))
 
     assert "2026-03-14T10:00:00Z" == made_of(booked, mark(2, "ADA@example.com", TEN)).fields["date_cancelled"]
-    assert not made_of(booked, mark(2, "guest@example.com", TEN)).is_off
-    assert not made_of(booked, mark(2, "ada@example.com", TEN), mark(3, "ada@example.com", None)).is_off
-    assert made_of(booked, mark(2, "ada@example.com", TEN), mark(3, "guest@example.com", None)).is_off
+    assert not made_of(booked, mark(2, "guest@example.com", TEN)).is_cancelled
+    assert not made_of(booked, mark(2, "ada@example.com", TEN), mark(3, "ada@example.com", None)).is_cancelled
+    assert made_of(booked, mark(2, "ada@example.com", TEN), mark(3, "guest@example.com", None)).is_cancelled
 
 
 def test_a_mark_of_one_person_and_a_mark_of_the_visit_are_one_story() -> None:
-    booked = said("create", 1, time_scheduled=NINE, contact=Contact(email="ada@example.com"))
-    moved = said("update", 3, no_show=None)
+    booked = recorded("create", 1, time_scheduled=NINE, contact=Contact(email="ada@example.com"))
+    moved = recorded("update", 3, no_show=None)
 
-    assert not made_of(booked, mark(2, "ada@example.com", TEN), moved).is_off
-    assert made_of(booked, moved, mark(4, "ada@example.com", TEN)).is_off
+    assert not made_of(booked, mark(2, "ada@example.com", TEN), moved).is_cancelled
+    assert made_of(booked, moved, mark(4, "ada@example.com", TEN)).is_cancelled
 
 
 def test_a_mark_alone_is_no_visit_and_says_nothing_about_whose_it_is() -> None:
     alone = made_of(mark(2, "ada@example.com", TEN))
 
-    assert (Contact(), {}, True) == (alone.contact, alone.fields, alone.is_nothing)
-    assert {} == fold([said("update", 2, no_show=TEN, contact=Contact(first_name="Ada"), only_for_contact=True)])
+    assert (Contact(), {}, True) == (alone.contact, alone.fields, alone.is_empty)
+    assert {} == merge_changes(
+        [recorded("update", 2, no_show=TEN, contact=Contact(first_name="Ada"), only_for_contact=True)]
+    )
 
 
 def test_whoever_left_stays_away_when_the_booking_comes_back() -> None:
-    booked = said("create", 1, time_scheduled=NINE, date_cancelled=None)
+    booked = recorded("create", 1, time_scheduled=NINE, date_cancelled=None)
     left, cancelled, back = (
-        said("cancel", 2, date_left=TEN),
-        said("cancel", 3, date_cancelled=TEN),
-        said("update", 4, date_cancelled=None),
+        recorded("cancel", 2, date_left=TEN),
+        recorded("cancel", 3, date_cancelled=TEN),
+        recorded("update", 4, date_cancelled=None),
     )
 
-    assert made_of(booked, left, cancelled, back).is_off
-    assert not made_of(booked, cancelled, back).is_off
-    assert not made_of(booked, left, cancelled, back, said("update", 5, date_left=None)).is_off
+    assert made_of(booked, left, cancelled, back).is_cancelled
+    assert not made_of(booked, cancelled, back).is_cancelled
+    assert not made_of(booked, left, cancelled, back, recorded("update", 5, date_left=None)).is_cancelled
 
 
 # -- one id for several people --
 
 
-def shared(order: int, email: str, **fields: Any) -> Said:
+def shared(order: int, email: str, **fields: Any) -> RecordedChange:
     contact = Contact(email=email, first_name=email.partition("@")[0])
-    return said("create", order, contact=contact, first_contact_stays=True, **fields)
+    return recorded("create", order, contact=contact, first_contact_stays=True, **fields)
 
 
 def test_an_id_that_several_people_share_belongs_to_whom_it_named_first() -> None:
@@ -223,15 +227,19 @@ def test_an_id_that_several_people_share_belongs_to_whom_it_named_first() -> Non
 
 def test_the_people_of_an_id_are_counted_once_each_and_only_where_it_may_have_several() -> None:
     ada, zoe = shared(1, "ada@example.com"), shared(2, "zoe@example.com")
-    alone = said("create", 3, contact=Contact(email="ada@example.com"), time_scheduled=NINE)
+    alone = recorded("create", 3, contact=Contact(email="ada@example.com"), time_scheduled=NINE)
 
     assert [0, 1, 1, 2, 2] == [
-        people_of(fold(changes)) for changes in ([alone], [ada], [ada, ada, alone], [ada, zoe], [zoe, ada, zoe])
+        count_people(merge_changes(changes))
+        for changes in ([alone], [ada], [ada, ada, alone], [ada, zoe], [zoe, ada, zoe])
     ]
 
 
 def test_whom_an_id_named_first_is_not_forgotten() -> None:
     changes = [shared(order, f"{order}@example.com") for order in range(1, 6)]
 
-    assert changes[0].origin in needed(changes)
-    assert "1@example.com" == wanted(fold(one for one in changes if one.origin in needed(changes))).contact.email
+    assert changes[0].origin in required_origins(changes)
+    assert (
+        "1@example.com"
+        == desired_visit(merge_changes(one for one in changes if one.origin in required_origins(changes))).contact.email
+    )

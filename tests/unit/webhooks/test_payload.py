@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from app.ledger.records import DeliveryInfo
 from app.settings.environment import read_environment
-from app.visits.change import timestamp
+from app.visits.change import format_time
 from app.webhooks.delivery import (
     BodyFormat,
     BodyTooLarge,
@@ -219,7 +219,7 @@ def test_zero_is_there() -> None:
 def test_a_time_with_an_offset_is_read_as_utc(expected: str, written: str) -> None:
     moment = Payload(written).required_time()
 
-    assert expected == timestamp(moment)
+    assert expected == format_time(moment)
     assert moment.utcoffset() == timedelta(0)
 
 
@@ -262,7 +262,7 @@ def test_more_digits_of_a_second_than_we_keep_are_cut(microseconds: int, fractio
     ],
 )
 def test_a_time_without_an_offset_is_local_to_the_zone_of_the_hook(expected: str, local: str) -> None:
-    assert expected == timestamp(Payload(local).required_time(NEW_YORK))
+    assert expected == format_time(Payload(local).required_time(NEW_YORK))
 
 
 def test_without_a_zone_a_time_without_an_offset_is_refused() -> None:
@@ -312,7 +312,7 @@ def test_seconds_since_1970_are_a_time(expected: str, seconds: int) -> None:
     moment = Payload(seconds).unix_seconds()
 
     assert moment is not None
-    assert expected == timestamp(moment)
+    assert expected == format_time(moment)
 
 
 @pytest.mark.parametrize(
@@ -529,7 +529,7 @@ def test_a_tool_may_count_in_hundredths_all_the_same() -> None:
 
 
 def test_milliseconds_since_1970_are_a_time() -> None:
-    assert "2026-09-21T14:13:20Z" == timestamp(Payload(1790000000123).required_unix_ms())
+    assert "2026-09-21T14:13:20Z" == format_time(Payload(1790000000123).required_unix_ms())
     assert 123_000 == Payload(1790000000123).required_unix_ms().microsecond
     with pytest.raises(Untranslatable):
         Payload(10**18).unix_ms()

@@ -16,8 +16,8 @@ def chain(*ids: str) -> list[VisitChange]:
     that names the old one. Each move is an hour later than the last."""
     story = [booked(ids[0], 1, 9)]
     for number, (old, new) in enumerate(itertools.pairwise(ids), 1):
-        story.append(change(new, 10 * number, continues=old))
-        story.append(booked(new, 10 * number, 9 + number, continues=old, date_cancelled=None, no_show=None))
+        story.append(change(new, 10 * number, previous_visit_id=old))
+        story.append(booked(new, 10 * number, 9 + number, previous_visit_id=old, date_cancelled=None, no_show=None))
     return story
 
 
@@ -89,8 +89,8 @@ async def test_a_chain_of_five_that_arrives_backwards_is_one_visit_under_the_fir
 
 
 async def test_an_old_id_that_is_moved_from_twice_is_one_visit_at_the_time_of_the_later_move(world: World) -> None:
-    asked = change("asked", 10, "cancel", continues="old", date_cancelled=at(8))
-    moved = booked("moved", 20, 15, continues="old", date_cancelled=None, no_show=None)
+    asked = change("asked", 10, "cancel", previous_visit_id="old", date_cancelled=at(8))
+    moved = booked("moved", 20, 15, previous_visit_id="old", date_cancelled=None, no_show=None)
 
     for story in itertools.permutations([booked("old"), asked, moved]):
         await world.redis.command("FLUSHDB")
@@ -104,11 +104,11 @@ async def test_an_old_id_that_is_moved_from_twice_is_one_visit_at_the_time_of_th
 
 async def test_a_visit_made_under_a_later_id_goes_when_the_first_is_known(world: World) -> None:
     await world.apply(booked("old"))
-    await world.apply(booked("new", order=2, hour=15))
+    await world.apply(booked("new", version=2, hour=15))
     two = sorted(visit["external_id"] for visit in world.harness.visits())
     world.forget_calls()
 
-    await world.apply(change("new", order=2, continues="old"))
+    await world.apply(change("new", version=2, previous_visit_id="old"))
 
     assert ["standard-new", "standard-old"] == two
     assert ["standard-old"] == [visit["external_id"] for visit in world.harness.visits()]
@@ -121,7 +121,7 @@ async def test_a_cancel_of_the_moved_visit_cancels_the_one_that_stands(world: Wo
         await world.apply(each)
     world.forget_calls()
 
-    await world.apply(cancelled("2", order=99))
+    await world.apply(cancelled("2", version=99))
 
     assert ["PUT /visits/:id"] == world.calls()
     assert "2026-03-14T08:00:00Z" == (world.visit("1") or {})["date_cancelled"]
@@ -138,14 +138,14 @@ async def test_a_moved_visit_is_kept_for_as_long_as_there_is_trouble_with_it(wor
         await world.apply(each)
     world.harness.inject_faults(down=True)
 
-    await world.apply(change("3", order=99, time_scheduled=at(20)))
+    await world.apply(change("3", version=99, time_scheduled=at(20)))
 
     kept = [await world.redis.command("PTTL", f"bell:visit:main/standard-{number}") for number in (1, 2, 3)]
     assert [-1, -1, -1] == kept
 
 
 async def test_links_that_go_in_a_circle_end(world: World) -> None:
-    await world.apply(booked("1", continues="2"))
-    await world.apply(booked("2", order=2, hour=15, continues="1"))
+    await world.apply(booked("1", previous_visit_id="2"))
+    await world.apply(booked("2", version=2, hour=15, previous_visit_id="1"))
 
     assert 1 == len(world.harness.visits())

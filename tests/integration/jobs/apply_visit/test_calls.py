@@ -74,7 +74,7 @@ async def test_an_update_costs_one_call_with_what_is_new(
     await world.apply(booked())
     world.forget_calls()
 
-    await world.apply(change(order=2, **said))
+    await world.apply(change(version=2, **said))
 
     assert (["PUT /visits/:id"], [sent]) == (world.calls(), world.wire.sent("PUT"))
 
@@ -83,12 +83,12 @@ async def test_an_update_costs_one_call_with_what_is_new(
     "again",
     [
         pytest.param(booked(), id="the-same"),
-        pytest.param(booked(order=7), id="the-same-later"),
-        pytest.param(booked(order=0, hour=5), id="older"),
-        pytest.param(change(order=9), id="nothing"),
-        pytest.param(change(order=9, date_cancelled=None, time_completed=None), id="what-is-not-there-is-cleared"),
-        pytest.param(booked(order=9, contact=replace(ADA, email="ADA@Example.com ")), id="the-address-in-capitals"),
-        pytest.param(booked(order=9, contact=replace(ADA, phone="+1")), id="another-number"),
+        pytest.param(booked(version=7), id="the-same-later"),
+        pytest.param(booked(version=0, hour=5), id="older"),
+        pytest.param(change(version=9), id="nothing"),
+        pytest.param(change(version=9, date_cancelled=None, time_completed=None), id="what-is-not-there-is-cleared"),
+        pytest.param(booked(version=9, contact=replace(ADA, email="ADA@Example.com ")), id="the-address-in-capitals"),
+        pytest.param(booked(version=9, contact=replace(ADA, phone="+1")), id="another-number"),
     ],
 )
 async def test_a_repeat_costs_nothing(world: World, again: VisitChange) -> None:
@@ -104,7 +104,7 @@ async def test_many_changes_that_wait_for_one_visit_cost_one_call(world: World) 
     await world.apply(booked())
     world.forget_calls()
     for order in range(2, 12):
-        await world.land(change(order=order, amount_collected=Decimal(order)))
+        await world.land(change(version=order, amount_collected=Decimal(order)))
 
     await world.run()
 
@@ -142,7 +142,7 @@ async def test_a_mark_of_a_person_alone_makes_no_visit_and_waits_for_nothing(wor
     assert [] == world.harness.visits()
     assert ("settled", []) == ((await world.member()).state, await world.ledger.task_ids("waiting"))
 
-    await world.apply(booked(order=0))
+    await world.apply(booked(version=0))
     assert [] == world.harness.visits(), "the mark counts once the visit is hers"
 
 
@@ -173,7 +173,7 @@ async def test_what_stands_is_known_in_any_spelling(world: World, spelling: dict
     await world.apply(booked(**said))
     world.forget_calls()
 
-    await world.apply(booked(order=2, **said))
+    await world.apply(booked(version=2, **said))
 
     assert [] == world.calls()
 
@@ -188,7 +188,7 @@ async def test_nobodys_name_is_in_a_log(world: World, logged: list[Any], status:
     world.wire.before = lambda request: httpx.Response(status, text=quoted, headers={"location": "/?ada@example.com"})
 
     await world.apply(booked("1"))
-    await world.apply(change("0", order=2, amount_collected=Decimal(77), contact=replace(BOB, last_name="Babbage")))
+    await world.apply(change("0", version=2, amount_collected=Decimal(77), contact=replace(BOB, last_name="Babbage")))
 
     told = json.dumps(logged, default=str)
     assert logged

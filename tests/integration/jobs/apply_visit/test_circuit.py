@@ -196,7 +196,7 @@ async def test_a_new_change_begins_the_time_for_tries_anew(world: World) -> None
     await world.run()
     parked = (await world.member()).state
 
-    states = await world.apply(change(order=2, time_scheduled=at(15)))
+    states = await world.apply(change(version=2, time_scheduled=at(15)))
 
     assert ("parked", ["waiting"]) == (parked, states)
 

@@ -129,7 +129,7 @@ async def test_another_customer_gets_a_new_visit_under_the_same_name(world: Worl
     await world.apply(booked(amount_collected=Decimal(3)))
     world.forget_calls()
 
-    await world.apply(change(order=2, contact=BOB))
+    await world.apply(change(version=2, contact=BOB))
 
     assert ["GET /contacts", "POST /contacts", "DELETE /visits/:id", "POST /visits"] == world.calls()
     assert [world.contacts("bob@example.com")[0]["id"]] == [visit["contact_id"] for visit in world.harness.visits()]
@@ -141,7 +141,7 @@ async def test_another_customer_gets_a_new_visit_under_the_same_name(world: Worl
 
 
 async def test_another_customer_does_not_inherit_the_name_of_the_first(world: World) -> None:
-    await world.apply(booked(), change(order=2, contact=Contact(email="bob@example.com")))
+    await world.apply(booked(), change(version=2, contact=Contact(email="bob@example.com")))
 
     (bob,) = world.contacts("bob@example.com")
     assert {"first_name", "last_name", "phone"}.isdisjoint(bob)
@@ -150,7 +150,7 @@ async def test_another_customer_does_not_inherit_the_name_of_the_first(world: Wo
 async def test_another_address_of_the_same_customer_changes_nothing(world: World) -> None:
     await world.apply(booked(contact=Contact(id=DOCUMENTED)))
 
-    await world.apply(change(order=2, contact=Contact(id=DOCUMENTED, email="ada@example.com")))
+    await world.apply(change(version=2, contact=Contact(id=DOCUMENTED, email="ada@example.com")))
 
     assert [DOCUMENTED] == [visit["contact_id"] for visit in world.harness.visits()]
     assert {"DELETE /visits/:id", "POST /contacts"}.isdisjoint(world.calls())
@@ -158,9 +158,9 @@ async def test_another_address_of_the_same_customer_changes_nothing(world: World
 
 async def test_a_visit_that_was_off_when_its_customer_changed_is_his_when_it_is_booked_again(world: World) -> None:
     await world.apply(booked())
-    await world.apply(cancelled(order=2, contact=BOB))
+    await world.apply(cancelled(version=2, contact=BOB))
 
-    await world.apply(booked(order=3, contact=BOB, date_cancelled=None))
+    await world.apply(booked(version=3, contact=BOB, date_cancelled=None))
 
     assert [world.contacts("bob@example.com")[0]["id"]] == [visit["contact_id"] for visit in world.harness.visits()]
 
@@ -172,10 +172,10 @@ async def test_a_cancelled_visit_of_another_customer_is_the_same_however_many_ch
     await world.apply(booked())
 
     if at_once:
-        await world.apply(change(order=2, contact=BOB), cancelled(order=3))
+        await world.apply(change(version=2, contact=BOB), cancelled(version=3))
     else:
-        await world.apply(change(order=2, contact=BOB))
-        await world.apply(cancelled(order=3))
+        await world.apply(change(version=2, contact=BOB))
+        await world.apply(cancelled(version=3))
 
     (visit,) = world.harness.visits()
     assert world.contacts("bob@example.com")[0]["id"] == visit["contact_id"]
@@ -188,7 +188,7 @@ async def test_a_cancelled_visit_stays_where_the_api_cannot_clear_what_is_taken_
 ) -> None:
     world.harness.inject_faults(empty_clears=False)
     await world.apply(booked(amount_collected=Decimal(90)))
-    back, off = change(order=2, amount_collected=None), cancelled(order=3)
+    back, off = change(version=2, amount_collected=None), cancelled(version=3)
 
     for changes in [[back, off]] if at_once else [[back], [off]]:
         await world.apply(*changes)
@@ -222,7 +222,7 @@ async def test_a_visit_without_an_address_waits_for_one(world: World) -> None:
     assert (["waiting"], "contact_unknown") == (states, member.reason)
     assert member.retry_at_ms is not None
     assert 86_390 < member.retry_at_ms / 1000 - time.time() < 86_401
-    assert ["settled"] == await world.apply(change(order=2, contact=ADA))
+    assert ["settled"] == await world.apply(change(version=2, contact=ADA))
     assert 1 == len(world.harness.visits())
 
 
@@ -235,7 +235,7 @@ async def test_a_name_without_an_address_is_no_customer(world: World) -> None:
 async def test_after_a_day_without_an_address_it_is_parked(world: World) -> None:
     await world.apply(booked(contact=None))
     await world.later(86_000)
-    await world.apply(change(order=2, amount_collected=Decimal(2)))
+    await world.apply(change(version=2, amount_collected=Decimal(2)))
     before = (await world.member()).state
     await world.later(500)
     await world.run()
@@ -257,7 +257,7 @@ async def test_an_operator_names_the_customer(world: World) -> None:
     await world.later(86_500)
     await world.run()
 
-    await world.ledger.assign_contact("visit:main/standard-1", change(order=2**60, contact=Contact(id=DOCUMENTED)))
+    await world.ledger.assign_contact("visit:main/standard-1", change(version=2**60, contact=Contact(id=DOCUMENTED)))
     await world.ledger.replay("visit:main/standard-1")
     states = await world.run()
 
@@ -265,14 +265,14 @@ async def test_an_operator_names_the_customer(world: World) -> None:
     assert [(DOCUMENTED, "standard-1")] == [
         (visit["contact_id"], visit["external_id"]) for visit in world.harness.visits()
     ]
-    assert ["settled"] == await world.apply(change(order=3, time_scheduled=at(15)))
+    assert ["settled"] == await world.apply(change(version=3, time_scheduled=at(15)))
     assert "2026-03-14T15:00:00Z" == (world.visit() or {})["event_date"]
 
 
 async def test_an_operators_word_alone_puts_it_to_work(world: World) -> None:
     await world.apply(booked(contact=None))
 
-    await world.ledger.assign_contact("visit:main/standard-1", change(order=2**60, contact=Contact(id=DOCUMENTED)))
+    await world.ledger.assign_contact("visit:main/standard-1", change(version=2**60, contact=Contact(id=DOCUMENTED)))
 
     assert ["settled"] == await world.run()
 
@@ -296,7 +296,7 @@ async def test_the_address_that_was_waited_for_is_used_at_once_also_after_troubl
     await world.run()
     assert "contact_unknown" == (await world.member()).reason
 
-    states = await world.apply(change(order=2, contact=ADA))
+    states = await world.apply(change(version=2, contact=ADA))
 
     assert ["settled"] == states
     assert 1 == len(world.harness.visits())
@@ -314,10 +314,10 @@ async def test_who_wants_no_request_gets_no_visit(world: World) -> None:
 
 async def test_who_opts_out_later_has_his_visit_cancelled_and_may_come_back(world: World) -> None:
     await world.apply(booked(opted_out=False))
-    await world.apply(change(order=2, opted_out=True))
+    await world.apply(change(version=2, opted_out=True))
     off = (world.visit() or {}).get("date_cancelled")
 
-    await world.apply(change(order=3, opted_out=False))
+    await world.apply(change(version=3, opted_out=False))
 
     assert off
     assert {"time_scheduled": "2026-03-14T09:00:00Z", "event_date": "2026-03-14T09:00:00Z"} == world.visit()

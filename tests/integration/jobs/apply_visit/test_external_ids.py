@@ -25,7 +25,7 @@ async def test_a_visit_that_a_look_did_not_show_is_not_doubled(world: World, pol
 
     world.wire.before = lagging
     world.harness.inject_faults(duplicate_external_id=policy)
-    states = await world.apply(booked(order=2, hour=15))
+    states = await world.apply(booked(version=2, hour=15))
 
     assert (["settled"], 1) == (states, len(world.harness.visits()))
     assert {"time_scheduled": "2026-03-14T15:00:00Z", "event_date": "2026-03-14T15:00:00Z"} == world.visit()
@@ -40,10 +40,10 @@ async def test_no_policy_on_ids_that_are_taken_is_relied_on(world: World, policy
     await world.apply(booked())
     await world.later(3_600)
     await world.run()
-    await world.apply(change(order=2, contact=BOB))
-    await world.apply(cancelled(order=3))
+    await world.apply(change(version=2, contact=BOB))
+    await world.apply(cancelled(version=3))
     world.harness.inject_faults(empty_clears=False)
-    await world.apply(booked(order=4, hour=15, date_cancelled=None, contact=BOB))
+    await world.apply(booked(version=4, hour=15, date_cancelled=None, contact=BOB))
 
     assert 1 == len(world.harness.visits())
     assert {"time_scheduled": "2026-03-14T15:00:00Z", "event_date": "2026-03-14T15:00:00Z"} == world.visit()
@@ -69,7 +69,7 @@ async def test_a_parked_visit_is_tried_again_with_the_next_change(world: World) 
     await world.apply(booked())
     world.wire.before = lambda request: None
 
-    assert ["settled"] == await world.apply(change(order=2, amount_collected=Decimal(1)))
+    assert ["settled"] == await world.apply(change(version=2, amount_collected=Decimal(1)))
     assert "1.00" == (world.visit() or {})["amount_collected"]
 
 
@@ -79,7 +79,7 @@ async def test_a_visit_that_somebody_deleted_is_made_again_by_the_next_change(wo
     world.harness.http.delete(url, headers={"authorization": "Bearer t"}).raise_for_status()
     world.forget_calls()
 
-    await world.apply(change(order=2, amount_collected=Decimal(5)))
+    await world.apply(change(version=2, amount_collected=Decimal(5)))
 
     assert ["PUT /visits/:id", "POST /visits"] == world.calls()
     assert {
@@ -101,7 +101,7 @@ async def test_a_visit_that_somebody_deleted_is_made_again_by_a_fresh_replay(wor
 
 
 async def test_a_replay_of_what_stands_changes_nothing(world: World) -> None:
-    await world.apply(booked(), change(order=2, time_scheduled=at(15), amount_collected=Decimal(5)))
+    await world.apply(booked(), change(version=2, time_scheduled=at(15), amount_collected=Decimal(5)))
     stands = world.harness.visits()
     world.forget_calls()
 

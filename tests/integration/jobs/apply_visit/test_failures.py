@@ -51,7 +51,7 @@ async def test_any_call_may_go_wrong_and_there_is_one_visit_and_one_customer(
 ) -> None:
     """A story that makes every call: a booking, a payment, another customer."""
     patience_s = 0.4 if "slow" in str(switches) or switches == {"commit_then_hang_share": 1} else 10
-    story = [booked(), change(order=2, amount_collected=Decimal(5)), change(order=3, contact=BOB)]
+    story = [booked(), change(version=2, amount_collected=Decimal(5)), change(version=3, contact=BOB)]
     world.harness.inject_faults(**switches, only=[endpoint], times=1)
 
     for each in story:
@@ -85,8 +85,8 @@ async def test_any_call_may_go_wrong_and_there_is_one_visit_and_one_customer(
         pytest.param(
             {"truncated_share": 1, "only": ["POST /contacts"]},
             "timeout",
-            "POST /contacts: unanswered",
-            ["POST /contacts", "unanswered"],
+            "POST /contacts: outcome_unknown",
+            ["POST /contacts", "outcome_unknown"],
             id="half",
         ),
     ],
@@ -117,10 +117,10 @@ async def test_a_call_without_an_answer_is_not_repeated_within_seconds(world: Wo
 @pytest.mark.parametrize(
     ("slow", "then"),
     [
-        pytest.param("POST /visits", booked(order=2, hour=15), id="POST /visits"),
-        pytest.param("POST /contacts", booked(order=2, hour=15), id="POST /contacts"),
-        pytest.param("PUT /visits/:id", booked(order=2, hour=15), id="PUT /visits/:id"),
-        pytest.param("DELETE /visits/:id", booked(order=2, hour=15, contact=BOB), id="DELETE /visits/:id"),
+        pytest.param("POST /visits", booked(version=2, hour=15), id="POST /visits"),
+        pytest.param("POST /contacts", booked(version=2, hour=15), id="POST /contacts"),
+        pytest.param("PUT /visits/:id", booked(version=2, hour=15), id="PUT /visits/:id"),
+        pytest.param("DELETE /visits/:id", booked(version=2, hour=15, contact=BOB), id="DELETE /visits/:id"),
     ],
 )
 async def test_a_write_that_is_done_after_patience_ended_does_no_harm_also_on_a_short_schedule(
@@ -135,7 +135,7 @@ async def test_a_write_that_is_done_after_patience_ended_does_no_harm_also_on_a_
     world.harness.inject_faults(slow_share=1, slow_s=0.6, only=[slow], times=1)
 
     await world.apply(then)
-    await world.land(change(order=3, time_scheduled=at(20)))
+    await world.land(change(version=3, time_scheduled=at(20)))
     async with asyncio.timeout(20):
         while (await world.member()).state != "settled":
             await world.ledger.requeue_due()
@@ -172,10 +172,10 @@ async def test_an_api_that_is_slow_but_answers_in_time_gets_its_visits(
 
 STORIES = {
     "first": ([], [booked()]),
-    "update": ([booked()], [change(order=2, amount_collected=Decimal(5))]),
-    "another-customer": ([booked()], [change(order=2, contact=BOB, amount_collected=Decimal(5))]),
-    "not-cleared": ([booked(), cancelled(order=2)], [booked(order=3, date_cancelled=None)]),
-    "renamed": ([booked("0", order=2), booked("1")], [change("0", order=3, continues="1")]),
+    "update": ([booked()], [change(version=2, amount_collected=Decimal(5))]),
+    "another-customer": ([booked()], [change(version=2, contact=BOB, amount_collected=Decimal(5))]),
+    "not-cleared": ([booked(), cancelled(version=2)], [booked(version=3, date_cancelled=None)]),
+    "renamed": ([booked("0", version=2), booked("1")], [change("0", version=3, previous_visit_id="1")]),
 }
 
 

@@ -5,7 +5,7 @@ from decimal import Decimal
 import httpx
 import pytest
 
-from app.visits.change import UNSAID, VisitChange
+from app.visits.change import UNSET, VisitChange
 from tests.support.visit_worker import BOB, World, at, booked, cancelled, change, route_of
 
 # -- event_date --
@@ -15,20 +15,20 @@ from tests.support.visit_worker import BOB, World, at, booked, cancelled, change
     ("changes", "event_date"),
     [
         pytest.param([booked(hour=9)], "2026-03-14T09:00:00Z", id="booked"),
-        pytest.param([booked(), change(order=2, time_scheduled=at(15))], "2026-03-14T15:00:00Z", id="moved"),
-        pytest.param([booked(), change(order=2, time_completed=at(11))], "2026-03-14T11:00:00Z", id="completed"),
+        pytest.param([booked(), change(version=2, time_scheduled=at(15))], "2026-03-14T15:00:00Z", id="moved"),
+        pytest.param([booked(), change(version=2, time_completed=at(11))], "2026-03-14T11:00:00Z", id="completed"),
         pytest.param(
-            [booked(), change(order=2, time_completed=at(11)), change(order=3, time_scheduled=at(15))],
+            [booked(), change(version=2, time_completed=at(11)), change(version=3, time_scheduled=at(15))],
             "2026-03-14T11:00:00Z",
             id="completed-then-moved",
         ),
         pytest.param(
-            [booked(), change(order=2, time_completed=at(11)), change(order=3, time_completed=None)],
+            [booked(), change(version=2, time_completed=at(11)), change(version=3, time_completed=None)],
             "2026-03-14T09:00:00Z",
             id="completed-by-mistake",
         ),
-        pytest.param([booked(time_scheduled=UNSAID, time_completed=at(11))], "2026-03-14T11:00:00Z", id="walk-in"),
-        pytest.param([booked(), change(order=2, time_scheduled=None)], None, id="put-off-without-a-new-time"),
+        pytest.param([booked(time_scheduled=UNSET, time_completed=at(11))], "2026-03-14T11:00:00Z", id="walk-in"),
+        pytest.param([booked(), change(version=2, time_scheduled=None)], None, id="put-off-without-a-new-time"),
     ],
 )
 @pytest.mark.parametrize("follows", [False, True], ids=["api-leaves-it", "api-moves-it"])
@@ -48,11 +48,11 @@ async def test_a_campaign_starts_from_the_completion_else_from_the_appointment(
 
 
 async def test_a_visit_without_any_time_waits_for_one(world: World) -> None:
-    states = await world.apply(booked(time_scheduled=UNSAID))
+    states = await world.apply(booked(time_scheduled=UNSET))
 
     assert (["waiting"], "time_unknown") == (states, (await world.member()).reason)
     assert [] == world.harness.visits()
-    assert ["settled"] == await world.apply(change(order=2, time_scheduled=at(9)))
+    assert ["settled"] == await world.apply(change(version=2, time_scheduled=at(9)))
     assert 1 == len(world.harness.visits())
 
 
@@ -63,23 +63,26 @@ async def test_a_visit_without_any_time_waits_for_one(world: World) -> None:
     ("first", "then", "gone"),
     [
         pytest.param(
-            booked(order=1, date_cancelled=UNSAID),
-            [cancelled(order=2), booked(order=3, date_cancelled=None)],
+            booked(version=1, date_cancelled=UNSET),
+            [cancelled(version=2), booked(version=3, date_cancelled=None)],
             "date_cancelled",
             id="booked-again",
         ),
         pytest.param(
             booked(),
-            [change(order=2, no_show=at(10)), change(order=3, no_show=None)],
+            [change(version=2, no_show=at(10)), change(version=3, no_show=None)],
             "date_cancelled",
             id="came-after-all",
         ),
         pytest.param(
-            booked(time_completed=at(11)), [change(order=3, time_completed=None)], "time_completed", id="not-completed"
+            booked(time_completed=at(11)),
+            [change(version=3, time_completed=None)],
+            "time_completed",
+            id="not-completed",
         ),
         pytest.param(
             booked(amount_collected=Decimal(9)),
-            [change(order=3, amount_collected=None)],
+            [change(version=3, amount_collected=None)],
             "amount_collected",
             id="not-paid",
         ),
@@ -118,12 +121,12 @@ async def test_what_is_taken_back_is_gone_whatever_an_update_answers(
     world: World, answer: httpx.Response, clears: bool
 ) -> None:
     world.harness.inject_faults(empty_clears=clears)
-    await world.apply(booked(), cancelled(order=2))
-    await world.apply(change(order=3, date_cancelled=None))
-    await world.apply(cancelled(order=4))
+    await world.apply(booked(), cancelled(version=2))
+    await world.apply(change(version=3, date_cancelled=None))
+    await world.apply(cancelled(version=4))
     world.wire.after = lambda request: answer if request.method == "PUT" else None
 
-    await world.apply(change(order=5, date_cancelled=None))
+    await world.apply(change(version=5, date_cancelled=None))
 
     assert {"time_scheduled": "2026-03-14T09:00:00Z", "event_date": "2026-03-14T09:00:00Z"} == world.visit()
 
@@ -140,7 +143,7 @@ async def test_whatever_a_create_answers_there_is_one_visit(world: World, answer
     world.wire.after = lambda request: answer if route_of(request) == "POST /visits" else None
 
     await world.apply(booked())
-    await world.apply(change(order=2, time_scheduled=at(15)))
+    await world.apply(change(version=2, time_scheduled=at(15)))
 
     assert 1 == len(world.harness.visits())
     assert {"time_scheduled": "2026-03-14T15:00:00Z", "event_date": "2026-03-14T15:00:00Z"} == world.visit()
@@ -152,7 +155,7 @@ async def test_any_2xx_will_do(world: World, status: int) -> None:
 
     states = [
         *await world.apply(booked()),
-        *await world.apply(change(order=2, contact=BOB, amount_collected=Decimal(2))),
+        *await world.apply(change(version=2, contact=BOB, amount_collected=Decimal(2))),
     ]
 
     assert ["settled", "settled"] == states

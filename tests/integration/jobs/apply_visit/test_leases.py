@@ -78,7 +78,7 @@ async def test_a_change_that_arrives_during_a_run_is_applied_by_the_next_run(wor
 
     async def store_change() -> None:
         await create_sent.wait()
-        await world.land(change(order=2, time_scheduled=at(15)))
+        await world.land(change(version=2, time_scheduled=at(15)))
 
     def before_request(request: httpx.Request) -> None:
         if route_of(request) == "POST /visits":

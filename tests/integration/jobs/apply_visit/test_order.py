@@ -11,37 +11,37 @@ import pytest
 
 import jobs.apply_visit
 import jobs.contacts
-from app.visits.change import UNSAID, VisitChange
+from app.visits.change import UNSET, VisitChange
 from tests.support.visit_worker import ADA, World, at, booked, cancelled, change, cut, said
 
 # -- Orders of arrival --
 
 
 async def test_a_cancel_before_the_booking_makes_nothing(world: World) -> None:
-    await world.apply(cancelled(order=2, contact=ADA))
-    await world.apply(booked(order=1))
+    await world.apply(cancelled(version=2, contact=ADA))
+    await world.apply(booked(version=1))
 
     assert [] == world.harness.visits()
     assert "POST /visits" not in world.calls()
 
 
 async def test_a_booking_after_the_cancel_is_a_visit(world: World) -> None:
-    await world.apply(cancelled(order=2))
-    await world.apply(booked(order=3, date_cancelled=None))
+    await world.apply(cancelled(version=2))
+    await world.apply(booked(version=3, date_cancelled=None))
 
     assert {"time_scheduled": "2026-03-14T09:00:00Z", "event_date": "2026-03-14T09:00:00Z"} == world.visit()
 
 
 async def test_a_move_before_the_booking_stands(world: World) -> None:
-    await world.apply(change(order=2, time_scheduled=at(15), contact=ADA))
-    await world.apply(booked(order=1, hour=9))
+    await world.apply(change(version=2, time_scheduled=at(15), contact=ADA))
+    await world.apply(booked(version=1, hour=9))
 
     assert "2026-03-14T15:00:00Z" == (world.visit() or {})["time_scheduled"]
 
 
 async def test_a_payment_before_the_booking_waits_for_it(world: World) -> None:
-    states = await world.apply(change(order=3, amount_collected=Decimal(245)))
-    states += await world.apply(booked(order=1))
+    states = await world.apply(change(version=3, amount_collected=Decimal(245)))
+    states += await world.apply(booked(version=1))
 
     assert ["waiting", "settled"] == states
     assert {
@@ -53,8 +53,8 @@ async def test_a_payment_before_the_booking_waits_for_it(world: World) -> None:
 
 async def test_a_payment_before_the_completion_leaves_both(world: World) -> None:
     await world.apply(booked())
-    await world.apply(change(order=3, amount_collected=Decimal(245)))
-    await world.apply(change(order=2, time_completed=at(11)))
+    await world.apply(change(version=3, amount_collected=Decimal(245)))
+    await world.apply(change(version=2, time_completed=at(11)))
 
     assert {
         "time_scheduled": "2026-03-14T09:00:00Z",
@@ -67,10 +67,10 @@ async def test_a_payment_before_the_completion_leaves_both(world: World) -> None
 @pytest.mark.parametrize("order", list(itertools.permutations(range(4))), ids=lambda order: "".join(map(str, order)))
 async def test_every_order_of_arrival_ends_alike(world: World, order: tuple[int, ...]) -> None:
     story = [
-        booked(order=1),
-        change(order=2, time_scheduled=at(15)),
-        cancelled(order=3),
-        booked(order=4, hour=16, date_cancelled=None, amount_collected=Decimal(10)),
+        booked(version=1),
+        change(version=2, time_scheduled=at(15)),
+        cancelled(version=3),
+        booked(version=4, hour=16, date_cancelled=None, amount_collected=Decimal(10)),
     ]
 
     for number in order:
@@ -89,7 +89,7 @@ async def test_every_order_of_arrival_ends_alike(world: World, order: tuple[int,
 async def test_two_changes_of_one_moment_end_alike_in_either_order(
     world: World, pair: tuple[int, int], action: str
 ) -> None:
-    story = [change(order=5, action=action, time_scheduled=at(hour), contact=ADA) for hour in (9, 15)]
+    story = [change(version=5, action=action, time_scheduled=at(hour), contact=ADA) for hour in (9, 15)]
 
     for number in pair:
         await world.apply(story[number])
@@ -115,8 +115,8 @@ def model(changes: Sequence[VisitChange]) -> tuple[dict[str, str] | None, str | 
     last. None: nothing that a visit could be made of."""
     last: dict[str, Any] = {}
     email = None
-    for each in sorted(changes, key=lambda each: (each.order, RANKS.index(each.action))):
-        last |= {name: getattr(each, name) for name in FIELDS if getattr(each, name) is not UNSAID}
+    for each in sorted(changes, key=lambda each: (each.version, RANKS.index(each.action))):
+        last |= {name: getattr(each, name) for name in FIELDS if getattr(each, name) is not UNSET}
         email = each.contact.email if each.contact else email
     event_date = last.get("time_completed") or last.get("time_scheduled")
     off = last.get("date_cancelled") or last.get("no_show")

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 import jobs.concurrency
 import jobs.tokens
-from app.visits.client import LARGEST_ANSWER, RateLimited
+from app.visits.client import MAX_RESPONSE_BYTES, RateLimited
 from app.webhooks.fetching import ApiKeyAuth, RecordRequest, TokenExchange
 from jobs.records import MAX_CONCURRENT_FETCHES, _request, _until_reset
 from jobs.tokens import _render_template
@@ -316,7 +316,7 @@ def test_credentials_are_shown_in_headers_and_params() -> None:
 
 
 async def test_a_record_that_is_too_long_is_parked_and_says_so(world: Doorstep) -> None:
-    world.tool.trouble = [lambda _: PlainTextResponse(b"[" + b"1," * LARGEST_ANSWER + b"1]")]
+    world.tool.trouble = [lambda _: PlainTextResponse(b"[" + b"1," * MAX_RESPONSE_BYTES + b"1]")]
 
     outcome = await world.do(work := await ring(world, 1))
 

@@ -21,7 +21,7 @@ from starlette.routing import Route
 import jobs.tokens
 import jobs.translate_event
 from app.demo import valkey
-from app.visits.client import LARGEST_ANSWER
+from app.visits.client import MAX_RESPONSE_BYTES
 from tests.integration.jobs.translate_event.test_records import FIRST, SECOND, connect, gives
 from tests.integration.jobs.translate_event.test_records import ring as ring_jobber
 from tests.support.harness import Harness, Server, hmac_sha256, serving, wait_until
@@ -45,7 +45,7 @@ async def test_an_exchange_outlives_the_job_that_began_it(world: Doorstep, monke
     world.tool.open.set()
     token = await exchange
 
-    assert ("run: unanswered", "access-one") == (outcome, token)
+    assert ("run: outcome_unknown", "access-one") == (outcome, token)
     await world.later(60)
     assert ["translated"] == [await world.do(work)]
     assert ["refresh-one"] == [form["refresh_token"] for form in sent]
@@ -134,9 +134,9 @@ async def test_where_the_app_itself_is_refused_no_older_token_is_shown(
 
 async def test_a_token_endpoint_that_answers_without_end_is_unanswered(world: Doorstep) -> None:
     connect(world)
-    gives(world, {"access_token": "x" * LARGEST_ANSWER})
+    gives(world, {"access_token": "x" * MAX_RESPONSE_BYTES})
 
-    assert "POST token: unanswered" == await world.do(await ring_jobber(world, 1))
+    assert "POST token: outcome_unknown" == await world.do(await ring_jobber(world, 1))
 
 
 # With a worker of its own -------------------------------------------------------------------------------------------

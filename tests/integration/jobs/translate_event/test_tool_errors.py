@@ -90,7 +90,7 @@ async def test_what_one_record_leaves_open_keeps_none_of_the_others_back(world: 
     def translate(event: Event) -> list[VisitChange]:
         number = event.record.at("id").required_id()
         scheduled = datetime(2026, 3, 14, int(number), tzinfo=UTC)
-        changes = [VisitChange(action="update", visit_id=number, order=1, time_scheduled=scheduled)]
+        changes = [VisitChange(action="update", visit_id=number, version=1, time_scheduled=scheduled)]
         if number == "2":
             raise PartlyTranslatable("who comes", changes)
         return changes
@@ -191,7 +191,7 @@ async def test_a_tool_that_does_not_answer_is_tried_again(world: Doorstep) -> No
     world.tool.open.set()
 
     event = await world.event(answer)
-    assert ("waiting", "GET appointments: unanswered", 1) == (event.state, event.reason, event.failed_attempts)
+    assert ("waiting", "GET appointments: outcome_unknown", 1) == (event.state, event.reason, event.failed_attempts)
 
 
 async def test_a_tool_that_cannot_be_reached_is_tried_again(world: Doorstep) -> None:
@@ -201,7 +201,7 @@ async def test_a_tool_that_cannot_be_reached_is_tried_again(world: Doorstep) -> 
     await world.run()
 
     event = await world.event(answer)
-    assert ("waiting", "GET appointments: unreachable", 1) == (event.state, event.reason, event.failed_attempts)
+    assert ("waiting", "GET appointments: connection_failed", 1) == (event.state, event.reason, event.failed_attempts)
 
 
 async def test_a_tool_that_is_down_holds_up_no_other_tool(world: Doorstep) -> None:

@@ -62,7 +62,7 @@ def test_a_body_that_is_no_object_has_no_fields_to_sign(raw: bytes) -> None:
 
 def test_of_both_the_second_is_not_looked_at_before_the_first_holds() -> None:
     both, terms = AllOf(PathToken(), FIELDS), FIELDS_TERMS._replace(keys=["key"])
-    token = PathToken().token("hook", terms)
+    token = PathToken().path_token("hook", terms)
 
     assert "missing" == reason(both, delivery(b"{"), terms)
     assert 0 == both.verify(replace(fields(), token=token), terms)
