@@ -66,7 +66,7 @@ class AuditProgress:
 
 
 class DriftAudit:
-    """Of one account. Raises RedisUnavailable, VisitsApiTrouble."""
+    """Of one account. Raises RedisUnavailable, VisitsApiError."""
 
     def __init__(
         self, ledger: Ledger, settings: Settings, http: httpx.AsyncClient, account: str, rate: float | None = None
@@ -243,7 +243,7 @@ def _is_since(moment: Any, oldest: datetime) -> bool:
 async def fetch_remote_visit(
     ledger: Ledger, settings: Settings, http: httpx.AsyncClient, account: str, external_id: str
 ) -> dict[str, Any] | None:
-    """What the API has of one visit, without what it knows of a person. Raises RedisUnavailable, VisitsApiTrouble."""
+    """What the API has of one visit, without what it knows of a person. Raises RedisUnavailable, VisitsApiError."""
 
     async def in_line() -> None:
         if settings.visits_api_rate:

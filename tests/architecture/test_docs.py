@@ -65,7 +65,7 @@ def test_the_example_source_translates_its_specimen_into_the_expected_change(tid
     expected = recorded["expect"][0]
     assert expected["action"] == change.action
     assert expected["visit_id"] == change.visit_id
-    assert expected["contact"] == change.contact.details()
+    assert expected["contact"] == change.contact.to_dict()
     assert {"time_scheduled": "2026-03-09T13:00:00Z", "date_cancelled": None} == change.facts()
 
 

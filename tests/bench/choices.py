@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry, Counter
 from pydantic import BaseModel
 
 from app.demo.valkey import valkey
-from app.ledger.redis import Address, Redis
+from app.ledger.redis import Redis, RedisAddress
 from app.telemetry.counters import Counters
 from app.telemetry.metric_names import REQUESTS
 from app.webhooks.delivery import Delivery
@@ -35,7 +35,7 @@ STEP = (
 
 async def redis_clients(url: str) -> dict[str, Callable[[], Awaitable[Any]]]:
     """The same small script, 32 calls at a time, on each client."""
-    ours = Redis(Address(url))
+    ours = Redis(RedisAddress(url))
     theirs = redis.asyncio.Redis.from_url(url)
     sha = await theirs.script_load(STEP)
 
@@ -90,8 +90,8 @@ def payload_readers(raw: bytes) -> dict[str, Callable[[], Any]]:
 
 
 def signatures(delivery: Delivery) -> dict[str, Callable[[], Any]]:
-    scheme, terms = load_sources()["standard"].definition.signature, VerificationContext((SECRET,), time.time())
-    found: dict[str, Callable[[], Any]] = {"ours": lambda: scheme.verify(delivery, terms)}
+    scheme, context = load_sources()["standard"].definition.signature, VerificationContext((SECRET,), time.time())
+    found: dict[str, Callable[[], Any]] = {"ours": lambda: scheme.verify(delivery, context)}
     try:
         from standardwebhooks import Webhook  # type: ignore[import-not-found]
     except ImportError:

@@ -24,7 +24,7 @@ def test_a_handshake_is_answered_and_only_while_it_is_unsigned(specimen: Specime
     assert answered is not None
     assert specimen.expect.get("answer", "{}") == answered.body.decode()
     if delivery.method == "POST":
-        one = next(iter(specimen.tool.definition.signature.sign(delivery, specimen.terms())))
+        one = next(iter(specimen.tool.definition.signature.sign(delivery, specimen.context())))
         signed = specimen.changed(headers=(*delivery.headers, (one.lower().encode(), b"not a signature")))
         assert unsigned.answer(signed) is None
 

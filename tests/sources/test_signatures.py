@@ -65,7 +65,7 @@ def _another(specimen: Specimen, digest: str) -> str:
 
 def _signed_id(specimen: Specimen) -> str:
     """What is signed in headers beside the time: all that `sign` does not make."""
-    made = specimen.tool.definition.signature.sign(specimen.delivery, specimen.terms_of_the_tool())
+    made = specimen.tool.definition.signature.sign(specimen.delivery, specimen.sender_context())
     others = set(specimen.signing_headers) - {header.lower() for header in made}
     return "".join(specimen.header(header).decode() for header in sorted(others))
 
@@ -92,12 +92,12 @@ def _is_forgiving(specimen: Specimen) -> bool:
 @each_tool
 def test_our_own_signature_is_the_one_that_openssl_made(name: str) -> None:
     def as_signed(specimen: Specimen) -> bool:
-        terms, signature = (
-            specimen.terms_of_the_tool(now=float(specimen.signed_at or 0)),
+        context, signature = (
+            specimen.sender_context(now=float(specimen.signed_at or 0)),
             specimen.tool.definition.signature,
         )
-        made = signature.sign(specimen.delivery, terms)
-        if specimen.delivery.token and signature.path_token(name, terms) != specimen.delivery.token:
+        made = signature.sign(specimen.delivery, context)
+        if specimen.delivery.token and signature.path_token(name, context) != specimen.delivery.token:
             return False
         there = {header.lower(): specimen.header(header.lower()).decode() for header in made}
         ours = {header.lower(): value for header, value in made.items()}
@@ -114,9 +114,9 @@ def _plain(headers: Mapping[str, str]) -> dict[str, str]:
 def test_what_we_sign_we_believe(name: str) -> None:
     def ours(specimen: Specimen) -> int:
         now, signature = 2_000_000_000.75, specimen.tool.definition.signature
-        terms = specimen.terms_of_the_tool(now=now)
-        sent = replace(specimen.delivery, body=signature.encode_body(specimen.delivery.body, terms))
-        made = signature.sign(sent, terms)
+        context = specimen.sender_context(now=now)
+        sent = replace(specimen.delivery, body=signature.encode_body(specimen.delivery.body, context))
+        made = signature.sign(sent, context)
         lines = tuple((header.lower().encode(), value.encode()) for header, value in made.items())
         bare = replace(specimen, delivery=sent).without(*made)
         return specimen.verify(replace(bare, headers=(*bare.headers, *lines)), now=now)
@@ -194,7 +194,7 @@ def _flipped(raw: bytes) -> Iterator[bytes]:
 @each_tool
 def test_without_its_signature_a_delivery_is_refused(name: str) -> None:
     def reasons(specimen: Specimen) -> set[str]:
-        made = specimen.tool.definition.signature.sign(specimen.delivery, specimen.terms_of_the_tool())
+        made = specimen.tool.definition.signature.sign(specimen.delivery, specimen.sender_context())
         assert {header.lower() for header in made} <= set(specimen.signing_headers)
         bare = [specimen.without(header) for header in specimen.signing_headers]
         bare += [specimen.changed(headers=())] if bare else []

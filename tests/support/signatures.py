@@ -33,11 +33,11 @@ def delivery(raw: bytes, *headers: tuple[str, str | bytes]) -> Delivery:
     return Delivery("hook", "source", tuple(lines), raw, datetime(2026, 9, 21, tzinfo=UTC))
 
 
-def reason(scheme: Scheme, given: Delivery, terms: VerificationContext) -> str:
+def reason(scheme: Scheme, given: Delivery, context: VerificationContext) -> str:
     with pytest.raises(SignatureError) as refused:
-        scheme.verify(given, terms)
+        scheme.verify(given, context)
 
-    assert not [secret for secret in terms.secrets if secret and secret in str(refused.value)]
+    assert not [secret for secret in context.secrets if secret and secret in str(refused.value)]
     return refused.value.reason
 
 

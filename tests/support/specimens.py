@@ -82,24 +82,24 @@ class Specimen:
         check = self.scheme.secret_problem
         return next(other for other in OTHER_SECRETS if check(other) is None and other != self.secret)
 
-    def terms(self, **other: Any) -> VerificationContext:
+    def context(self, **other: Any) -> VerificationContext:
         now, keys = self.delivery.received_at.timestamp(), [self.of("secret_key")]
         return VerificationContext(**{"secrets": [self.secret], "now": now, "url": self.url, "keys": keys} | other)
 
-    def terms_of_the_tool(self, **other: Any) -> VerificationContext:
+    def sender_context(self, **other: Any) -> VerificationContext:
         """With what the tool signs with: the secret, or the private key that only it has."""
-        return self.terms(secrets=[self.of("signing_key") or self.secret], **other)
+        return self.context(secrets=[self.of("signing_key") or self.secret], **other)
 
     def verify(self, delivery: Delivery | None = None, **other: Any) -> int:
-        return self.tool.definition.signature.verify(delivery or self.delivery, self.terms(**other))
+        return self.tool.definition.signature.verify(delivery or self.delivery, self.context(**other))
 
     def refusal(self, delivery: Delivery | None = None, **other: Any) -> str:
         """Why it is not believed. No sentence about it holds a secret."""
         with pytest.raises(SignatureError) as refused:
             self.verify(delivery, **other)
 
-        terms = self.terms(**other)
-        assert not [secret for secret in terms.secrets if secret in str(refused.value)]
+        context = self.context(**other)
+        assert not [secret for secret in context.secrets if secret in str(refused.value)]
         return refused.value.reason
 
     def changed(self, **other: Any) -> Delivery:

@@ -510,7 +510,7 @@ def folds(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         calls.append(threading.current_thread() is threading.main_thread())
         return merge_changes(said)
 
-    monkeypatch.setattr("app.operators.explain.fold", counted)
+    monkeypatch.setattr("app.operators.explain.merge_changes", counted)
     return calls
 
 

@@ -556,7 +556,7 @@ def test_nexhealth_each_version_has_the_phone_in_another_place(patient: Mapping[
 def sent(specimen: Specimen, body: Mapping[str, Any], query: str = "") -> Specimen:
     """Another body and address, signed like the specimen."""
     delivery = specimen.changed(body=json.dumps(body).encode(), query=query.encode())
-    signature = specimen.scheme.sign(delivery, specimen.terms_of_the_tool())
+    signature = specimen.scheme.sign(delivery, specimen.sender_context())
     lines = tuple((name.lower().encode(), value.encode()) for name, value in signature.items())
     return replace(specimen, delivery=replace(delivery, headers=lines))
 

@@ -110,7 +110,7 @@ def test_sentry_gets_a_defect_without_anybodys_data(receiver: Receiver) -> None:
     pytest.importorskip("sentry_sdk", reason="the extra [sentry] is not installed")
     fail = """
 import sys
-from app.settings.environment import read
+from app.settings.environment import read_environment
 from app.telemetry import logs, tracing
 logs.configure(read({}, redis_needed=False))
 tracing.configure("web", {"SENTRY_DSN": sys.argv[1]})

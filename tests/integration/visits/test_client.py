@@ -689,7 +689,7 @@ async def test_of_a_long_refusal_the_status_counts(flooding: tuple[Flood, str]) 
 async def test_an_answer_that_does_not_end_is_none(
     flooding: tuple[Flood, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app.visits.client, "ANSWER_S", 0.3)
+    monkeypatch.setattr(app.visits.client, "RESPONSE_TIMEOUT_S", 0.3)
     async with http_client() as http:
         with pytest.raises(OutcomeUnknown, match="outcome_unknown") as failed:
             await VisitsClient(http, flooding[1], "token", [], nothing).get_visit("dripping")

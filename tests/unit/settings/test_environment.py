@@ -222,7 +222,7 @@ def test_a_hook_accepts_signatures_only_unless_its_settings_name_the_bearer_form
         return type(read_environment({**REDIS, **given}).active_hooks["standard"].source.definition.signature).__name__
 
     assert "StandardWebhooks" == scheme()
-    assert "Token" == scheme(HOOKS__STANDARD__AUTH="bearer")
+    assert "HeaderToken" == scheme(HOOKS__STANDARD__AUTH="bearer")
     assert "FirstPresent" == scheme(HOOKS__STANDARD__AUTH="signature bearer")
 
 
@@ -344,7 +344,7 @@ def test_every_problem_comes_with_what_to_do() -> None:
 def test_of_a_wrong_value_its_shape_is_told(value: str, shape: str) -> None:
     told = problems(**{"MAX_BODY": value} if value else {}, redis_needed=True)
 
-    assert shape == (told["MAX_BODY"].given if value else told["REDIS_URL"].given)
+    assert shape == (told["MAX_BODY"].given_shape if value else told["REDIS_URL"].given_shape)
 
 
 @pytest.mark.parametrize("is_first", [True, False], ids=["field last", "field first"])

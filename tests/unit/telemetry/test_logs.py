@@ -10,10 +10,10 @@ from tests.support.harness import ROOT
 
 CONFIGURED = """
 import asyncio, logging, sys
-from app.settings.environment import read
+from app.settings.environment import read_environment
 from app.telemetry import logs
 from app.telemetry.logs import log
-logs.configure(read(ENV, redis_needed=False))
+logs.configure(read_environment(ENV, redis_needed=False))
 """
 STUMBLES = """
 def translate(body):

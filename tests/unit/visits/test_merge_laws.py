@@ -223,7 +223,7 @@ def test_of_very_many_sightings_in_a_row_a_late_change_may_move_the_time_and_not
     changes: list[RecordedChange], later: list[RecordedChange]
 ) -> None:
     changes, later = numbered(changes), numbered(later, "late")
-    with patch.object(merge, "NEWEST_SIGHTINGS", 2):
+    with patch.object(merge, "MAX_OBSERVATIONS", 2):
         kept = kept_of(changes)
 
     whole, short = (merge_changes([*some, *later]).get("date_cancelled") for some in (changes, kept))

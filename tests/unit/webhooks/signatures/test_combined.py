@@ -22,7 +22,7 @@ SCHEMES += [(declared(name), load_specimens(name)["secret"]) for name in load_so
 
 FIELDS = FieldsHmac("signature", (("webhook_type",), ("entity_id",), ("entity_type",)))
 
-FIELDS_TERMS = VerificationContext(["gingr-signature-key-for-tests"], 0)
+FIELDS_CONTEXT = VerificationContext(["gingr-signature-key-for-tests"], 0)
 
 OF_FIELDS = "86701964b4e6490b2f29a3caebf1d810ecbcd17caecf863f7522b9b363c84b2d"
 
@@ -34,7 +34,7 @@ def fields(**other: object) -> Delivery:
 
 @pytest.mark.parametrize("other", [{}, {"entity_id": 12345}, {"entity_data": {"email": "somebody@example.com"}}])
 def test_a_signature_over_fields_says_nothing_of_the_others(other: dict[str, object]) -> None:
-    assert 0 == FIELDS.verify(fields(**other), FIELDS_TERMS)
+    assert 0 == FIELDS.verify(fields(**other), FIELDS_CONTEXT)
     assert "fields" == FIELDS.coverage
 
 
@@ -52,18 +52,18 @@ def test_a_signature_over_fields_says_nothing_of_the_others(other: dict[str, obj
     ],
 )
 def test_a_changed_field_is_refused(other: dict[str, object], expected: str) -> None:
-    assert expected == reason(FIELDS, fields(**other), FIELDS_TERMS)
+    assert expected == reason(FIELDS, fields(**other), FIELDS_CONTEXT)
 
 
 @pytest.mark.parametrize("raw", [b"", b"[]", b"1", b"{", b"\xff", b"null"])
 def test_a_body_that_is_no_object_has_no_fields_to_sign(raw: bytes) -> None:
-    assert "malformed" == reason(FIELDS, delivery(raw), FIELDS_TERMS)
+    assert "malformed" == reason(FIELDS, delivery(raw), FIELDS_CONTEXT)
 
 
 def test_of_both_the_second_is_not_looked_at_before_the_first_holds() -> None:
-    both, terms = AllOf(PathToken(), FIELDS), FIELDS_TERMS._replace(keys=["key"])
-    token = PathToken().path_token("hook", terms)
+    both, context = AllOf(PathToken(), FIELDS), FIELDS_CONTEXT._replace(keys=["key"])
+    token = PathToken().path_token("hook", context)
 
-    assert "missing" == reason(both, delivery(b"{"), terms)
-    assert 0 == both.verify(replace(fields(), token=token), terms)
-    assert "mismatch" == reason(both, replace(fields(entity_id="1"), token=token), terms)
+    assert "missing" == reason(both, delivery(b"{"), context)
+    assert 0 == both.verify(replace(fields(), token=token), context)
+    assert "mismatch" == reason(both, replace(fields(entity_id="1"), token=token), context)

@@ -53,7 +53,7 @@ def jwt(claims: object, header: object = None) -> bytes:
     return message + b"." + url64(openssl("openssl dgst -sha256 -sign $F/k -keyform DER", message))
 
 
-RS256, JWT_TERMS = Jwt("RS256"), VerificationContext([RSA_PUBLIC], NOW)
+RS256, JWT_CONTEXT = Jwt("RS256"), VerificationContext([RSA_PUBLIC], NOW)
 
 CLAIMS = {"data": "x", "iat": NOW, "exp": NOW + 3600}
 
@@ -62,15 +62,15 @@ CLAIMS = {"data": "x", "iat": NOW, "exp": NOW + 3600}
 def test_a_token_that_names_the_algorithm_of_its_tool_is_verified() -> None:
     token = jwt(CLAIMS)
 
-    assert 0 == RS256.verify(delivery(token), JWT_TERMS)
-    assert 0 == RS256.verify(delivery(b" " + token + b"\n"), JWT_TERMS)
+    assert 0 == RS256.verify(delivery(token), JWT_CONTEXT)
+    assert 0 == RS256.verify(delivery(b" " + token + b"\n"), JWT_CONTEXT)
     assert {"data": "x"}.items() <= parse_body(delivery(token), "jwt").value.items()
 
 
 @needs_openssl
 @pytest.mark.parametrize("header", [{"alg": "none"}, {"alg": "HS256"}, {"alg": "RS512"}, {}])
 def test_a_token_that_names_another_algorithm_is_refused_also_where_ours_signed_it(header: object) -> None:
-    assert "mismatch" == reason(RS256, delivery(jwt(CLAIMS, header)), JWT_TERMS)
+    assert "mismatch" == reason(RS256, delivery(jwt(CLAIMS, header)), JWT_CONTEXT)
 
 
 def test_a_token_signed_with_the_public_key_as_a_secret_is_refused() -> None:
@@ -80,7 +80,7 @@ def test_a_token_signed_with_the_public_key_as_a_secret_is_refused() -> None:
 
     for key in keys:
         token = message + b"." + url64(hmac_sha256(key, message))
-        assert "mismatch" == reason(RS256, delivery(token), JWT_TERMS)
+        assert "mismatch" == reason(RS256, delivery(token), JWT_CONTEXT)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_a_token_signed_with_the_public_key_as_a_secret_is_refused() -> None:
     ],
 )
 def test_what_is_no_token_of_theirs_is_refused(raw: bytes, expected: str) -> None:
-    assert expected == reason(RS256, delivery(raw), JWT_TERMS)
+    assert expected == reason(RS256, delivery(raw), JWT_CONTEXT)
 
 
 @needs_openssl
@@ -118,20 +118,20 @@ def test_what_is_no_token_of_theirs_is_refused(raw: bytes, expected: str) -> Non
     ],
 )
 def test_a_token_whose_time_is_over_or_none_is_refused(claims: object, expected: str) -> None:
-    assert expected == reason(RS256, delivery(jwt(claims)), JWT_TERMS)
+    assert expected == reason(RS256, delivery(jwt(claims)), JWT_CONTEXT)
 
 
 def test_the_newer_header_alone_counts_where_it_is_there() -> None:
     scheme = declared("gohighlevel")
     new, old = load_specimens("gohighlevel")["deliveries"][0], _BY_RSA
     raw = orjson.dumps(old["body"])
-    terms = VerificationContext([ED25519_PUBLIC, RSA_PUBLIC], 0)
+    context = VerificationContext([ED25519_PUBLIC, RSA_PUBLIC], 0)
     older = ("X-WH-Signature", old["headers"]["X-WH-Signature"])
 
-    assert 1 == scheme.verify(delivery(raw, older), terms)
-    assert 1 == scheme.verify(delivery(raw, older, ("X-GHL-Signature", "N/A")), terms)
+    assert 1 == scheme.verify(delivery(raw, older), context)
+    assert 1 == scheme.verify(delivery(raw, older, ("X-GHL-Signature", "N/A")), context)
     wrong = ("X-GHL-Signature", new["headers"]["X-GHL-Signature"])
-    assert "mismatch" == reason(scheme, delivery(raw, older, wrong), terms)
+    assert "mismatch" == reason(scheme, delivery(raw, older, wrong), context)
 
 
 @pytest.mark.parametrize(

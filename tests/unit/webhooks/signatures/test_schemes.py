@@ -29,7 +29,7 @@ from app.webhooks.signatures.token import HeaderToken, PathToken
 from tests.support.harness import hmac_sha256
 
 NOW, SECRET, BODY = 1_790_000_000, "secret-for-tests", b'{"event":"demo"}'
-TERMS = VerificationContext([SECRET], NOW)
+CONTEXT = VerificationContext([SECRET], NOW)
 
 PLAIN = Hmac("Plain-Signature", encoding="base64", prefix="sha256=")
 LISTED = Hmac("Listed-Signature", fields=("t", "v1"), signs="{t}.{body}")
@@ -87,7 +87,7 @@ JWT_TOKEN = (
     b".eyJzdWIiOiIxMjM0NTY3ODkwIiwibmFtZSI6IkpvaG4gRG9lIiwiYWRtaW4iOnRydWUsImlhdCI6MTUxNjIzOTAyMn0"
     b".KMUFsIDTnFmyG3nMiGM6H9FNFUROf3wh7SmqJp-QV30"
 )
-JWT_TERMS = VerificationContext([JWT_SECRET], NOW)
+JWT_CONTEXT = VerificationContext([JWT_SECRET], NOW)
 # Its older example: its secret has 18 bytes, fewer than HS256 needs.
 SHORT_JWT_SECRET = "your-256-bit-secret"
 SHORT_JWT_TOKEN = (
@@ -119,19 +119,19 @@ STANDARD_DIGEST = f"v1,{base64_of(digest(b'msg_1.1790000000.' + BODY, '012345678
 
 
 @pytest.mark.parametrize(
-    ("scheme", "terms", "given", "headers"),
+    ("scheme", "context", "given", "headers"),
     [
-        pytest.param(PLAIN, TERMS, delivery(), {"Plain-Signature": f"sha256={base64_of(digest(BODY))}"}, id="plain"),
+        pytest.param(PLAIN, CONTEXT, delivery(), {"Plain-Signature": f"sha256={base64_of(digest(BODY))}"}, id="plain"),
         pytest.param(
             LISTED,
-            TERMS,
+            CONTEXT,
             delivery(),
             {"Listed-Signature": f"t=1790000000,v1={digest(b'1790000000.' + BODY).hex()}"},
             id="listed",
         ),
         pytest.param(
             APART,
-            TERMS,
+            CONTEXT,
             delivery(Apart_Timestamp="1"),
             {"Apart-Timestamp": "1790000000", "Apart-Signature": digest(b"1790000000." + BODY).hex()},
             id="apart, anew",
@@ -182,7 +182,7 @@ STANDARD_DIGEST = f"v1,{base64_of(digest(b'msg_1.1790000000.' + BODY, '012345678
             {"svix-timestamp": "1790000000", "svix-signature": STANDARD_DIGEST},
             id="standard webhooks as svix",
         ),
-        pytest.param(BEARER, TERMS, delivery(), {"Authorization": f"Bearer {SECRET}"}, id="bearer"),
+        pytest.param(BEARER, CONTEXT, delivery(), {"Authorization": f"Bearer {SECRET}"}, id="bearer"),
         pytest.param(
             ED25519,
             VerificationContext([ED25519_PRIVATE], 0),
@@ -194,11 +194,11 @@ STANDARD_DIGEST = f"v1,{base64_of(digest(b'msg_1.1790000000.' + BODY, '012345678
             RSA, VerificationContext([RSA_PRIVATE], 0), delivery(RSA_BODY), {"X-WH-Signature": RSA_SIGNATURE}, id="RSA"
         ),
         pytest.param(ADDRESS, VerificationContext([SECRET], NOW, keys=["key"]), delivery(), {}, id="the address"),
-        pytest.param(FIELDS, TERMS, delivery(), {}, id="in the body"),
-        pytest.param(HS256, TERMS, delivery(JWT_TOKEN), {}, id="the body"),
+        pytest.param(FIELDS, CONTEXT, delivery(), {}, id="in the body"),
+        pytest.param(HS256, CONTEXT, delivery(JWT_TOKEN), {}, id="the body"),
         pytest.param(
             AllOf(LISTED, APART),
-            TERMS,
+            CONTEXT,
             delivery(),
             {
                 "Listed-Signature": f"t=1790000000,v1={digest(b'1790000000.' + BODY).hex()}",
@@ -231,9 +231,9 @@ STANDARD_DIGEST = f"v1,{base64_of(digest(b'msg_1.1790000000.' + BODY, '012345678
     ],
 )
 def test_a_scheme_signs_as_its_tool_does(
-    scheme: Scheme, terms: VerificationContext, given: Delivery, headers: dict[str, str]
+    scheme: Scheme, context: VerificationContext, given: Delivery, headers: dict[str, str]
 ) -> None:
-    assert headers == scheme.sign(given, terms)
+    assert headers == scheme.sign(given, context)
 
 
 def test_without_a_salt_only_the_time_is_written() -> None:
@@ -247,16 +247,16 @@ def test_without_a_salt_only_the_time_is_written() -> None:
 
 def test_a_signature_over_fields_is_written_into_the_body() -> None:
     body = {"kind": "visit", "item": {"id": 7}, "signature": "old", "more": None}
-    terms = VerificationContext([SECRET, "another"], NOW)
+    context = VerificationContext([SECRET, "another"], NOW)
 
-    wrapped = FIELDS.encode_body(orjson.dumps(body), terms)
+    wrapped = FIELDS.encode_body(orjson.dumps(body), context)
 
     assert body | {"signature": digest(b"visit7").hex()} == orjson.loads(wrapped)
-    assert 0 == FIELDS.verify(delivery(wrapped), terms)
+    assert 0 == FIELDS.verify(delivery(wrapped), context)
     assert (
         wrapped
-        == AllOf(ADDRESS, FIELDS).encode_body(orjson.dumps(body), terms)
-        == AllOf(FIELDS, ADDRESS).encode_body(wrapped, terms)
+        == AllOf(ADDRESS, FIELDS).encode_body(orjson.dumps(body), context)
+        == AllOf(FIELDS, ADDRESS).encode_body(wrapped, context)
     )
 
 
@@ -279,37 +279,37 @@ def test_a_body_becomes_a_token_of_an_hour(scheme: Jwt, private: str, public: st
 
 
 def test_of_either_the_scheme_that_the_body_has_writes_it_anew() -> None:
-    either, terms = FirstPresent(HS256, FIELDS), VerificationContext([SECRET, "s" * 32], NOW)
+    either, context = FirstPresent(HS256, FIELDS), VerificationContext([SECRET, "s" * 32], NOW)
     body = orjson.dumps({"kind": "visit", "item": {"id": 7}})
 
     # The token is made with the secret that HS256 takes, the field with the first.
-    assert 0 == HS256.verify(delivery(either.encode_body(JWT_TOKEN, terms)), VerificationContext(["s" * 32], NOW))
-    assert FIELDS.encode_body(body, terms) == either.encode_body(body, terms)
+    assert 0 == HS256.verify(delivery(either.encode_body(JWT_TOKEN, context)), VerificationContext(["s" * 32], NOW))
+    assert FIELDS.encode_body(body, context) == either.encode_body(body, context)
 
 
 def test_what_signs_in_a_header_leaves_the_body_alone() -> None:
     for scheme in (PLAIN, STANDARD, BEARER, ADDRESS, ED25519, FirstPresent(PLAIN, BEARER), AllOf(PLAIN, BEARER)):
-        assert scheme.encode_body(BODY, TERMS) == BODY
+        assert scheme.encode_body(BODY, CONTEXT) == BODY
 
 
 # -- what stands in the address --
 
 
 def test_only_an_address_with_a_token_has_one() -> None:
-    terms = VerificationContext([SECRET, "another"], NOW, keys=["key", "old key"])
-    token = ADDRESS.path_token("hook", terms)
+    context = VerificationContext([SECRET, "another"], NOW, keys=["key", "old key"])
+    token = ADDRESS.path_token("hook", context)
 
     assert len(token) >= 43  # 32 bytes in base64
-    assert 0 == ADDRESS.verify(delivery(token=token), terms)
+    assert 0 == ADDRESS.verify(delivery(token=token), context)
     for scheme in (
         FirstPresent(PLAIN, ADDRESS),
         FirstPresent(ADDRESS, PLAIN),
         AllOf(PLAIN, ADDRESS),
         AllOf(ADDRESS, FIELDS),
     ):
-        assert token == scheme.path_token("hook", terms)
+        assert token == scheme.path_token("hook", context)
     for scheme in (PLAIN, STANDARD, BEARER, FIELDS, ED25519, HS256, FirstPresent(PLAIN, BEARER), AllOf(PLAIN, BEARER)):
-        assert scheme.path_token("hook", terms) == ""
+        assert scheme.path_token("hook", context) == ""
 
 
 # -- whether it applies, and what it proves --
@@ -367,23 +367,23 @@ def test_what_a_signature_proves_and_needs(scheme: Scheme, covers: str, needs_ur
 
 def test_of_both_each_must_hold() -> None:
     both = AllOf(BEARER, LISTED)
-    signed = LISTED.sign(delivery(), TERMS)["Listed-Signature"]
+    signed = LISTED.sign(delivery(), CONTEXT)["Listed-Signature"]
     right, wrong = f"Bearer {SECRET}", "Bearer another-secret"
 
-    assert 0 == both.verify(delivery(authorization=right, Listed_Signature=signed), TERMS)
+    assert 0 == both.verify(delivery(authorization=right, Listed_Signature=signed), CONTEXT)
     for headers in ({"authorization": wrong, "Listed_Signature": signed}, {"Listed_Signature": signed}):
         with pytest.raises(SignatureError, match=r"^Authorization "):
-            both.verify(delivery(**headers), TERMS)
+            both.verify(delivery(**headers), CONTEXT)
     with pytest.raises(SignatureError, match=r"^Listed-Signature "):
-        both.verify(delivery(authorization=right, Listed_Signature=signed[:-1]), TERMS)
+        both.verify(delivery(authorization=right, Listed_Signature=signed[:-1]), CONTEXT)
 
 
 # -- the sentences that people act on --
 
 
-def stale(scheme: Hmac, now: float, **terms: Any) -> tuple[Scheme, Delivery, VerificationContext]:
+def stale(scheme: Hmac, now: float, **context: Any) -> tuple[Scheme, Delivery, VerificationContext]:
     """Signed at NOW."""
-    return scheme, delivery(**scheme.sign(delivery(), TERMS)), VerificationContext([SECRET], now, **terms)
+    return scheme, delivery(**scheme.sign(delivery(), CONTEXT)), VerificationContext([SECRET], now, **context)
 
 
 def token_of(claims: object, **head: object) -> Delivery:
@@ -393,7 +393,7 @@ def token_of(claims: object, **head: object) -> Delivery:
 
 
 STANDARD_HEADERS = {"webhook_id": "msg_1", "webhook_timestamp": "1790000000", "webhook_signature": STANDARD_DIGEST}
-STANDARD_TERMS = VerificationContext([STANDARD_SECRET], NOW)
+STANDARD_CONTEXT = VerificationContext([STANDARD_SECRET], NOW)
 SVIX_HEADERS = {name.replace("webhook", "svix"): value for name, value in STANDARD_HEADERS.items()}
 TWICE = replace(delivery(), headers=((b"plain-signature", b"a"), (b"plain-signature", b"a")))
 FIRST_EMPTY = replace(delivery(), headers=((b"plain-signature", b" "), (b"plain-signature", b"a")))
@@ -401,16 +401,16 @@ EXPIRING = Jwt("HS256", tolerance_s=300)
 CRITICAL = "the token names extensions that must be understood (`crit`)"
 
 REFUSED: list[tuple[Reason, str, Scheme, Delivery, VerificationContext]] = [
-    ("missing", "Plain-Signature is missing", PLAIN, delivery(), TERMS),
-    ("missing", "Plain-Signature is missing", PLAIN, delivery(Plain_Signature=" "), TERMS),
-    ("malformed", "Plain-Signature was sent 2 times", PLAIN, TWICE, TERMS),
-    ("missing", "Plain-Signature is missing", PLAIN, FIRST_EMPTY, TERMS),
+    ("missing", "Plain-Signature is missing", PLAIN, delivery(), CONTEXT),
+    ("missing", "Plain-Signature is missing", PLAIN, delivery(Plain_Signature=" "), CONTEXT),
+    ("malformed", "Plain-Signature was sent 2 times", PLAIN, TWICE, CONTEXT),
+    ("missing", "Plain-Signature is missing", PLAIN, FIRST_EMPTY, CONTEXT),
     (
         "malformed",
         "Plain-Signature holds no signature of the kind that this tool sends",
         PLAIN,
         delivery(Plain_Signature="ab"),
-        TERMS,
+        CONTEXT,
     ),
     (
         "mismatch",
@@ -424,53 +424,53 @@ REFUSED: list[tuple[Reason, str, Scheme, Delivery, VerificationContext]] = [
         "Listed-Signature does not name one time `t=`",
         LISTED,
         delivery(Listed_Signature="v1=ab"),
-        TERMS,
+        CONTEXT,
     ),
-    ("missing", "Apart-Timestamp is missing", APART, delivery(Apart_Signature="ab"), TERMS),
+    ("missing", "Apart-Timestamp is missing", APART, delivery(Apart_Signature="ab"), CONTEXT),
     (
         "malformed",
         "the signed time is not a time",
         APART,
         delivery(Apart_Timestamp="soon", Apart_Signature=digest(b"soon." + BODY).hex()),
-        TERMS,
+        CONTEXT,
     ),
     ("stale", "the signed time is 301 s old; 300 s are allowed", *stale(APART, NOW + 301)),
     ("stale", "the signed time is 301 s ahead of our clock; 300 s are allowed", *stale(APART, NOW - 301)),
     ("stale", "the signed time is 1 s old; 0 s are allowed", *stale(APART, NOW + 1, tolerance_s=0)),
     ("stale", "the signed time is 1 s ahead of our clock; 0 s are allowed", *stale(APART, NOW - 1, tolerance_s=0)),
-    ("missing", "webhook-signature is missing", STANDARD, delivery(), STANDARD_TERMS),
-    ("missing", "svix-id is missing", STANDARD, delivery(svix_timestamp="1", svix_signature="v1,"), STANDARD_TERMS),
+    ("missing", "webhook-signature is missing", STANDARD, delivery(), STANDARD_CONTEXT),
+    ("missing", "svix-id is missing", STANDARD, delivery(svix_timestamp="1", svix_signature="v1,"), STANDARD_CONTEXT),
     (
         "malformed",
         "svix-id is not the id that was signed",
         STANDARD,
         delivery(**STANDARD_HEADERS, svix_id="msg_2"),
-        STANDARD_TERMS,
+        STANDARD_CONTEXT,
     ),
     (
         "malformed",
         "webhook-timestamp is not the timestamp that was signed",
         STANDARD,
         delivery(**SVIX_HEADERS, webhook_timestamp="1"),
-        STANDARD_TERMS,
+        STANDARD_CONTEXT,
     ),
-    ("missing", "Authorization is missing", BEARER, delivery(), TERMS),
+    ("missing", "Authorization is missing", BEARER, delivery(), CONTEXT),
     (
         "malformed",
         "Authorization has more than 2048 bytes",
         BEARER,
         delivery(authorization="Bearer " + "x" * 2_042),
-        TERMS,
+        CONTEXT,
     ),
     (
         "mismatch",
         "Authorization matches none of 1 secrets",
         BEARER,
         delivery(authorization="Bearer " + "x" * 2_041),
-        TERMS,
+        CONTEXT,
     ),
-    ("malformed", "Authorization does not begin with `Bearer`", BEARER, delivery(authorization=SECRET), TERMS),
-    ("missing", "the address has no token; `doorbell hook-url` prints it", ADDRESS, delivery(), TERMS),
+    ("malformed", "Authorization does not begin with `Bearer`", BEARER, delivery(authorization=SECRET), CONTEXT),
+    ("missing", "the address has no token; `doorbell hook-url` prints it", ADDRESS, delivery(), CONTEXT),
     (
         "mismatch",
         "the token in the address matches none of 2 secrets",
@@ -478,17 +478,17 @@ REFUSED: list[tuple[Reason, str, Scheme, Delivery, VerificationContext]] = [
         delivery(token="wrong"),
         VerificationContext([SECRET], 0, keys=["new", "old"]),
     ),
-    ("malformed", "the body is not JSON in UTF-8", FIELDS, delivery(b"{"), TERMS),
-    ("malformed", "the body is empty", FIELDS, delivery(b""), TERMS),
-    ("malformed", "the body is not an object", FIELDS, delivery(b"[]"), TERMS),
-    ("missing", "the body has no `signature`", FIELDS, delivery(b'{"signature":" "}'), TERMS),
-    ("malformed", "a signed field is missing", FIELDS, delivery(b'{"signature":"a","kind":"k"}'), TERMS),
+    ("malformed", "the body is not JSON in UTF-8", FIELDS, delivery(b"{"), CONTEXT),
+    ("malformed", "the body is empty", FIELDS, delivery(b""), CONTEXT),
+    ("malformed", "the body is not an object", FIELDS, delivery(b"[]"), CONTEXT),
+    ("missing", "the body has no `signature`", FIELDS, delivery(b'{"signature":" "}'), CONTEXT),
+    ("malformed", "a signed field is missing", FIELDS, delivery(b'{"signature":"a","kind":"k"}'), CONTEXT),
     (
         "mismatch",
         "`signature` matches none of 1 secrets",
         FIELDS,
         delivery(b'{"signature":"a","kind":"k","item":{"id":1}}'),
-        TERMS,
+        CONTEXT,
     ),
     ("missing", "X-Key-Signature is missing", ED25519, delivery(), VerificationContext([ED25519_PUBLIC], 0)),
     (
@@ -547,8 +547,8 @@ REFUSED: list[tuple[Reason, str, Scheme, Delivery, VerificationContext]] = [
         delivery(X_WH_Signature="AA=="),
         VerificationContext(["no key"], 0),
     ),
-    ("missing", "the body is empty, and the signature would stand in it", HS256, delivery(b" \n"), TERMS),
-    ("malformed", "the body is not a JSON Web Token", HS256, delivery(b"{}"), TERMS),
+    ("missing", "the body is empty, and the signature would stand in it", HS256, delivery(b" \n"), CONTEXT),
+    ("malformed", "the body is not a JSON Web Token", HS256, delivery(b"{}"), CONTEXT),
     (
         "mismatch",
         "the token in the body matches none of 1 keys",
@@ -556,30 +556,36 @@ REFUSED: list[tuple[Reason, str, Scheme, Delivery, VerificationContext]] = [
         delivery(JWT_TOKEN),
         VerificationContext(["x" * 32], NOW),
     ),
-    ("mismatch", "the token in the body matches none of 1 keys", HS256, token_of({}, alg="none"), JWT_TERMS),
-    ("mismatch", "the token in the body matches none of 1 keys", HS256, token_of({}, alg="HS512"), JWT_TERMS),
-    ("malformed", "the body is not a JSON Web Token that can be read", HS256, delivery(b"a.b.c"), JWT_TERMS),
-    ("malformed", "the body is not a JSON Web Token that can be read", HS256, token_of({}, crit=["x"], x=1), JWT_TERMS),
-    ("malformed", "the body is not a JSON Web Token that can be read", HS256, token_of({}, crit=[]), JWT_TERMS),
-    ("malformed", "the body is not a JSON Web Token that can be read", HS256, token_of({}, b64=False), JWT_TERMS),
-    ("malformed", CRITICAL, HS256, token_of({}, crit=["b64"], b64=True), JWT_TERMS),
-    ("malformed", "the token's claims are not an object", HS256, token_of([1]), JWT_TERMS),
-    ("malformed", "the token does not say when it expires", EXPIRING, token_of({"iat": NOW}), JWT_TERMS),
-    ("malformed", "the token's `exp` is not a time", EXPIRING, token_of({"exp": "soon"}), JWT_TERMS),
-    ("malformed", "the token's `nbf` is not a time", HS256, token_of({"nbf": True}), JWT_TERMS),
-    ("stale", "the token's `exp` is 301 s off", EXPIRING, token_of({"exp": NOW - 301}), JWT_TERMS),
-    ("stale", "the token's `iat` is 301 s off", HS256, token_of({"iat": NOW + 301}), JWT_TERMS),
-    ("stale", "the token's `nbf` is 301 s off", HS256, token_of({"nbf": NOW + 301}), JWT_TERMS),
-    ("stale", "the token's `nbf` is 6 s off", HS256, token_of({"nbf": NOW + 6}), JWT_TERMS._replace(tolerance_s=5)),
+    ("mismatch", "the token in the body matches none of 1 keys", HS256, token_of({}, alg="none"), JWT_CONTEXT),
+    ("mismatch", "the token in the body matches none of 1 keys", HS256, token_of({}, alg="HS512"), JWT_CONTEXT),
+    ("malformed", "the body is not a JSON Web Token that can be read", HS256, delivery(b"a.b.c"), JWT_CONTEXT),
+    (
+        "malformed",
+        "the body is not a JSON Web Token that can be read",
+        HS256,
+        token_of({}, crit=["x"], x=1),
+        JWT_CONTEXT,
+    ),
+    ("malformed", "the body is not a JSON Web Token that can be read", HS256, token_of({}, crit=[]), JWT_CONTEXT),
+    ("malformed", "the body is not a JSON Web Token that can be read", HS256, token_of({}, b64=False), JWT_CONTEXT),
+    ("malformed", CRITICAL, HS256, token_of({}, crit=["b64"], b64=True), JWT_CONTEXT),
+    ("malformed", "the token's claims are not an object", HS256, token_of([1]), JWT_CONTEXT),
+    ("malformed", "the token does not say when it expires", EXPIRING, token_of({"iat": NOW}), JWT_CONTEXT),
+    ("malformed", "the token's `exp` is not a time", EXPIRING, token_of({"exp": "soon"}), JWT_CONTEXT),
+    ("malformed", "the token's `nbf` is not a time", HS256, token_of({"nbf": True}), JWT_CONTEXT),
+    ("stale", "the token's `exp` is 301 s off", EXPIRING, token_of({"exp": NOW - 301}), JWT_CONTEXT),
+    ("stale", "the token's `iat` is 301 s off", HS256, token_of({"iat": NOW + 301}), JWT_CONTEXT),
+    ("stale", "the token's `nbf` is 301 s off", HS256, token_of({"nbf": NOW + 301}), JWT_CONTEXT),
+    ("stale", "the token's `nbf` is 6 s off", HS256, token_of({"nbf": NOW + 6}), JWT_CONTEXT._replace(tolerance_s=5)),
 ]
 
 
-@pytest.mark.parametrize(("reason", "sentence", "scheme", "given", "terms"), REFUSED, ids=[row[1] for row in REFUSED])
+@pytest.mark.parametrize(("reason", "sentence", "scheme", "given", "context"), REFUSED, ids=[row[1] for row in REFUSED])
 def test_a_refusal_says_what_is_wrong(
-    reason: Reason, sentence: str, scheme: Scheme, given: Delivery, terms: VerificationContext
+    reason: Reason, sentence: str, scheme: Scheme, given: Delivery, context: VerificationContext
 ) -> None:
     with pytest.raises(SignatureError) as refused:
-        scheme.verify(given, terms)
+        scheme.verify(given, context)
 
     assert (reason, sentence) == (refused.value.reason, str(refused.value))
 
@@ -588,7 +594,7 @@ def test_a_refusal_says_what_is_wrong(
     "claims", [{"exp": NOW - 300}, {"iat": NOW + 300, "nbf": NOW + 300, "exp": NOW + 1.5}, {"nbf": 0}]
 )
 def test_a_token_as_far_from_our_clock_as_is_allowed_is_believed(claims: dict[str, float]) -> None:
-    assert 0 == HS256.verify(token_of(claims), JWT_TERMS)
+    assert 0 == HS256.verify(token_of(claims), JWT_CONTEXT)
 
 
 def test_the_token_of_an_example_is_believed_of_its_second_secret() -> None:

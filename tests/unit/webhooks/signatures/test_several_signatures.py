@@ -39,7 +39,7 @@ def resigned(value: str | bytes) -> Delivery:
     )
 
 
-SPEC_TERMS = VerificationContext([SPEC_SECRET], SPEC_TIME)
+SPEC_CONTEXT = VerificationContext([SPEC_SECRET], SPEC_TIME)
 
 WRONG_SIGNATURE = "v1,Ceo5qEr07ixe2NLpvHk3FH9bwy/WavXrAFQ/9tdO6mc="  # of the specification's page, for another body
 
@@ -58,7 +58,7 @@ ED25519_SIGNATURE = "v1a,hnO3f9T8Ytu9HwrXslvumlUpqtNVqkhqw/enGzPCXe5BdqzCInXqYXF
     ],
 )
 def test_one_right_signature_among_others_is_enough(value: str) -> None:
-    assert 0 == STANDARD.verify(resigned(value), SPEC_TERMS)
+    assert 0 == STANDARD.verify(resigned(value), SPEC_CONTEXT)
 
 
 @pytest.mark.parametrize(
@@ -95,20 +95,20 @@ def test_one_right_signature_among_others_is_enough(value: str) -> None:
     ],
 )
 def test_a_strange_signature_is_refused_with_a_word_for_it(value: str | bytes, expected: str) -> None:
-    assert expected == reason(STANDARD, resigned(value), SPEC_TERMS)
+    assert expected == reason(STANDARD, resigned(value), SPEC_CONTEXT)
 
 
 def test_ten_thousand_wrong_signatures_are_refused() -> None:
-    assert "mismatch" == reason(STANDARD, resigned(" ".join([WRONG_SIGNATURE] * 10_000)), SPEC_TERMS)
-    assert "malformed" == reason(STANDARD, resigned(" ".join([ED25519_SIGNATURE] * 10_000)), SPEC_TERMS)
-    assert "malformed" == reason(STANDARD, resigned(" " * 100_000 + "x"), SPEC_TERMS)
+    assert "mismatch" == reason(STANDARD, resigned(" ".join([WRONG_SIGNATURE] * 10_000)), SPEC_CONTEXT)
+    assert "malformed" == reason(STANDARD, resigned(" ".join([ED25519_SIGNATURE] * 10_000)), SPEC_CONTEXT)
+    assert "malformed" == reason(STANDARD, resigned(" " * 100_000 + "x"), SPEC_CONTEXT)
 
 
 def test_of_ten_thousand_signatures_no_more_than_a_few_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[object] = []
     monkeypatch.setattr("app.webhooks.signatures.hmac.hmac.compare_digest", lambda *pair: compared.append(pair))
 
-    assert "mismatch" == reason(STANDARD, resigned(" ".join([WRONG_SIGNATURE] * 10_000)), SPEC_TERMS)
+    assert "mismatch" == reason(STANDARD, resigned(" ".join([WRONG_SIGNATURE] * 10_000)), SPEC_CONTEXT)
     assert 1 <= len(compared) <= 100
 
 
@@ -116,7 +116,7 @@ def test_what_is_compared_is_bytes_and_in_constant_time(monkeypatch: pytest.Monk
     compared: list[tuple[object, object]] = []
     monkeypatch.setattr("app.webhooks.signatures.hmac.hmac.compare_digest", lambda *pair: compared.append(pair) or True)
 
-    assert 0 == STANDARD.verify(resigned("v1,é"), SPEC_TERMS)
+    assert 0 == STANDARD.verify(resigned("v1,é"), SPEC_CONTEXT)
     assert [(b"g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=", "é".encode())] == compared
 
 

@@ -95,11 +95,11 @@ def test_the_tolerance_of_the_hook_goes_before_that_of_the_source(
     tolerance_s: float | None, apart_s: int, expected: int | str
 ) -> None:
     for now in (NOW + apart_s, NOW - apart_s):
-        terms = VerificationContext([SECRET], now, tolerance_s=tolerance_s)
+        context = VerificationContext([SECRET], now, tolerance_s=tolerance_s)
         if expected == 0:
-            assert 0 == LISTED.verify(listed(b"1790000000"), terms)
+            assert 0 == LISTED.verify(listed(b"1790000000"), context)
         else:
-            assert expected == reason(LISTED, listed(b"1790000000"), terms)
+            assert expected == reason(LISTED, listed(b"1790000000"), context)
 
 
 @pytest.mark.parametrize("apart_s", [300, -300])

@@ -74,7 +74,7 @@ def addressed(token: str, hook: str = "hook") -> Delivery:
 
 
 def test_the_token_of_an_address_is_of_one_hook_one_secret_and_one_key() -> None:
-    scheme, terms = PathToken(), VerificationContext(["first", "second"], 0, keys=["new key", "old key"])
+    scheme, context = PathToken(), VerificationContext(["first", "second"], 0, keys=["new key", "old key"])
     tokens = {
         (hook, secret, key): scheme.path_token(hook, VerificationContext([secret], 0, keys=[key]))
         for hook in ("hook", "other")
@@ -85,9 +85,9 @@ def test_the_token_of_an_address_is_of_one_hook_one_secret_and_one_key() -> None
     assert len(tokens) == len(set(tokens.values()))
     for (hook, secret, key), token in tokens.items():
         if hook == "hook" and secret != "third" and key != "gone":
-            assert ["first", "second"].index(secret) == scheme.verify(addressed(token), terms)
+            assert ["first", "second"].index(secret) == scheme.verify(addressed(token), context)
         else:
-            assert "mismatch" == reason(scheme, addressed(token), terms)
+            assert "mismatch" == reason(scheme, addressed(token), context)
 
 
 def test_without_a_key_of_ours_no_address_is_believed() -> None:

@@ -82,7 +82,7 @@ SQUARE_HEADER = "x-square-hmacsha256-signature"
 
 
 @pytest.mark.parametrize(
-    ("scheme", "terms", "given"),
+    ("scheme", "context", "given"),
     [
         pytest.param(
             STANDARD,
@@ -118,9 +118,9 @@ SQUARE_HEADER = "x-square-hmacsha256-signature"
         ),
     ],
 )
-def test_what_a_vendor_published_is_believed(scheme: Scheme, terms: VerificationContext, given: Delivery) -> None:
-    assert 0 == scheme.verify(given, terms)
-    assert "mismatch" == reason(scheme, delivery(given.body[:-1], *_text(given)), terms)
+def test_what_a_vendor_published_is_believed(scheme: Scheme, context: VerificationContext, given: Delivery) -> None:
+    assert 0 == scheme.verify(given, context)
+    assert "mismatch" == reason(scheme, delivery(given.body[:-1], *_text(given)), context)
 
 
 # -- worked out beside us from each vendor's rule (the facts files, Python's hmac): no proof that the vendor does so --
@@ -193,12 +193,12 @@ ACUITY_BODY = b"action=scheduled&id=123456789&calendarID=1234567&appointmentType
 def test_what_follows_from_a_vendors_rule_is_believed(
     name: str, secret: str, now: float, url: str, raw: bytes, headers: dict[str, str]
 ) -> None:
-    terms = VerificationContext([secret], now, url)
+    context = VerificationContext([secret], now, url)
     unsigned = delivery(raw, *((name, value) for name, value in headers.items() if name == "webhook-id"))
 
-    assert 0 == declared(name).verify(delivery(raw, *headers.items()), terms)
-    assert "mismatch" == reason(declared(name), delivery(raw + b" ", *headers.items()), terms)
-    assert headers.items() >= declared(name).sign(unsigned, terms).items()
+    assert 0 == declared(name).verify(delivery(raw, *headers.items()), context)
+    assert "mismatch" == reason(declared(name), delivery(raw + b" ", *headers.items()), context)
+    assert headers.items() >= declared(name).sign(unsigned, context).items()
 
 
 def test_the_values_of_the_jobber_documentation_are_of_another_secret_and_refused() -> None:
@@ -235,15 +235,15 @@ def test_another_spelling_of_the_signed_address_is_refused(url: str) -> None:
     ],
 )
 def test_what_stands_behind_the_signed_address_is_signed_as_it_arrived(query: bytes, signature: str) -> None:
-    given, terms = (
+    given, context = (
         delivery(BODY, (SQUARE_HEADER, signature)),
         VerificationContext([SECRET], NOW, "https://hooks.example.com/in/square"),
     )
 
-    assert 0 == declared("square").verify(replace(given, query=query), terms)
-    assert {SQUARE_HEADER: signature} == declared("square").sign(replace(given, query=query), terms)
+    assert 0 == declared("square").verify(replace(given, query=query), context)
+    assert {SQUARE_HEADER: signature} == declared("square").sign(replace(given, query=query), context)
     for another in (b"from=a+b&again", b"again", query + b"&"):
-        assert "mismatch" == reason(declared("square"), replace(given, query=another), terms)
+        assert "mismatch" == reason(declared("square"), replace(given, query=another), context)
 
 
 # -- whatever bytes arrive --
@@ -299,7 +299,7 @@ SAVVYCAL = Hmac(header="x-savvycal-signature", lenient=True)
 
 
 @pytest.mark.parametrize(
-    ("scheme", "terms", "raw", "headers"),
+    ("scheme", "context", "raw", "headers"),
     [
         pytest.param(
             HUBSPOT,
@@ -371,12 +371,12 @@ SAVVYCAL = Hmac(header="x-savvycal-signature", lenient=True)
     ],
 )
 def test_what_other_tools_sign_is_believed_and_nothing_else(
-    scheme: Scheme, terms: VerificationContext, raw: bytes, headers: dict[str, str]
+    scheme: Scheme, context: VerificationContext, raw: bytes, headers: dict[str, str]
 ) -> None:
-    assert 0 == scheme.verify(delivery(raw, *headers.items()), terms)
-    assert "mismatch" == reason(scheme, delivery(raw + b" ", *headers.items()), terms)
+    assert 0 == scheme.verify(delivery(raw, *headers.items()), context)
+    assert "mismatch" == reason(scheme, delivery(raw + b" ", *headers.items()), context)
     for name in headers:
-        assert "missing" == reason(scheme, delivery(raw, *((n, v) for n, v in headers.items() if n != name)), terms)
+        assert "missing" == reason(scheme, delivery(raw, *((n, v) for n, v in headers.items() if n != name)), context)
 
 
 @pytest.mark.parametrize(
@@ -392,12 +392,12 @@ def test_a_time_that_is_none_is_refused_even_when_it_is_signed(
     scheme: Hmac, secret: str, headers: dict[str, str], written: str
 ) -> None:
     """Whoever has the secret may write nonsense; it must not become an error of ours, or pass."""
-    terms = VerificationContext([secret], NOW, "https://hooks.example.com")
+    context = VerificationContext([secret], NOW, "https://hooks.example.com")
     given = delivery(BODY, *((name, value.format(written)) for name, value in headers.items()))
     raw_time = given.header_values(scheme.timestamp_header or "")[0]
-    message = scheme._message(given, terms.url, raw_time)
+    message = scheme._message(given, context.url, raw_time)
     digest = hmac_sha256(scheme.key(secret), message)
     signature = digest.hex() if scheme.encoding == "hex" else base64.b64encode(digest).decode()
     signed = delivery(BODY, (scheme.timestamp_header or "", raw_time), (scheme.header, signature))
 
-    assert reason(scheme, signed, terms) in ("malformed", "stale")
+    assert reason(scheme, signed, context) in ("malformed", "stale")
