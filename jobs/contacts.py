@@ -32,7 +32,7 @@ class Contacts:
     async def resolve(self, contact: Contact, api: VisitsClient) -> str | None:
         """None: the contact has no e-mail address, or was erased.
 
-        Raises VisitsApiTrouble, LockContended, RedisUnavailable.
+        Raises VisitsApiError, LockContended, RedisUnavailable.
         """
         name = self.cache_key(contact)
         if contact.id or name is None:
@@ -96,4 +96,4 @@ def _may_be_created(error: BaseException) -> bool:
     """The API may still create the contact, and another run must not create a second one."""
     if isinstance(error, asyncio.CancelledError | RedisUnavailable):
         return True
-    return isinstance(error, VisitsApiTrouble) and outcome_is_unknown(error)
+    return isinstance(error, VisitsApiError) and outcome_is_unknown(error)

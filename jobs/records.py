@@ -74,7 +74,7 @@ class Records:
     calls: list[list[object]]
 
     async def find(self, request: RecordRequest) -> FetchedRecord:
-        """Raises VisitsApiTrouble, NeedsOperator, TooManyFetches, LockContended, RedisUnavailable."""
+        """Raises VisitsApiError, NeedsOperator, TooManyFetches, LockContended, RedisUnavailable."""
         counts, hook = self.context.fetches_by_hook, self.hook.name
         if self.context.running_jobs.is_full(counts[hook]):
             raise TooManyFetches
@@ -215,7 +215,7 @@ def _request_digest(request: RecordRequest) -> str:
 
 
 def read_record(call: str, answer: httpx.Response) -> Any:
-    """None: there is no such record. Raises VisitsApiTrouble, with the classes that the Visits API's statuses have."""
+    """None: there is no such record. Raises VisitsApiError, with the classes that the Visits API's statuses have."""
     if answer.status_code in (404, 410):
         return None
     if not answer.is_success:

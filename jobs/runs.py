@@ -92,7 +92,7 @@ class TaskRun(ABC):
 
     @abstractmethod
     async def execute(self) -> Outcome:
-        """The algorithm. Raises the exceptions of RULES, VisitsApiTrouble, LeaseLost."""
+        """The algorithm. Raises the exceptions of RULES, VisitsApiError, LeaseLost."""
 
     @abstractmethod
     def decide(self, error: VisitsApiError) -> Decision:

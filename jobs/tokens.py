@@ -79,7 +79,7 @@ class Tokens:
     async def current(self, rejected: str = "") -> str:
         """A token that is valid for a minute at least. rejected: the token that the tool has just rejected.
 
-        Raises VisitsApiTrouble, LockContended, RedisUnavailable.
+        Raises VisitsApiError, LockContended, RedisUnavailable.
         """
         if usable := _usable_token(await self._load(), rejected):
             return usable

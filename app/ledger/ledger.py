@@ -494,7 +494,9 @@ def _pack_changes(source: str, account: str, changes: Sequence[VisitChange]) -> 
     packed = []
     for change in changes:
         work = TaskId.visit(account, change.external_id(source))
-        before = TaskId.visit(account, external_id(source, change.previous_visit_id)) if change.previous_visit_id else ""
+        before = (
+            TaskId.visit(account, external_id(source, change.previous_visit_id)) if change.previous_visit_id else ""
+        )
         packed.append((work, encode_change(change), before if before != work else ""))
     return packed
 

@@ -107,7 +107,7 @@ class Attempt:
 
 
 class StoredChange(NamedTuple):
-    """A change of a task. number: its position among all changes of the task, from 1. body: what `RecordedChange.decode` reads."""
+    """A change of a task. number: its position among all changes of the task, from 1. body: the encoded change."""
 
     number: int
     body: bytes

@@ -85,7 +85,7 @@ class Actions:
     # -- the Visits API --
 
     async def fetch_remote(self, external_id: str, http: httpx.AsyncClient) -> list[RemoteVisit]:
-        """Read the visit from the Visits API, once per account that knows it. Raises NotFound, VisitsApiTrouble."""
+        """Read the visit from the Visits API, once per account that knows it. Raises NotFound, VisitsApiError."""
         visits = [await self._ledger.load_aliases(task) for task in await self._explain.visit_task_ids(external_id)]
         await self.record("fetched remote visit", external_id)
         return [await self._fetch_remote(visit[0].account, visit[0].external_id, http) for visit in visits]

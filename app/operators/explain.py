@@ -297,15 +297,15 @@ class Explain:
         personal = name.startswith("contact.") and name != "contact.id"
         return REDACTED if personal and name not in self._reveal else value
 
-    def _change(self, said: Any, member: Task) -> Row:
+    def _change(self, change: RecordedChange, task: Task) -> Row:
         return {
-            "delivery": delivery_of(said.origin),
-            "id": member.external_id,
-            "action": said.action,
-            "version": said.order,
+            "delivery": delivery_of(change.origin),
+            "id": task.external_id,
+            "action": change.action,
+            "version": change.version,
             "fields": {
-                **said.facts,
-                **{f"contact.{name}": self._redact(f"contact.{name}", value) for name, value in said.contact.items()},
+                **change.facts,
+                **{f"contact.{name}": self._redact(f"contact.{name}", value) for name, value in change.contact.items()},
             },
         }
 

@@ -301,9 +301,7 @@ class Replay:
             said = [RecordedChange.decode(origin, change) for origin, (at, change) in now.items() if at == work]
             want = desired_visit(merge_changes(said))
             return (
-                (Call("POST /visits", work.display_id, want.fields),)
-                if want.has_date and not want.is_cancelled
-                else ()
+                (Call("POST /visits", work.display_id, want.fields),) if want.has_date and not want.is_cancelled else ()
             )
         said = [one for member in family for one in member.recorded_changes() if delivery_of(one.origin) != delivery]
         for member in family:

@@ -24,9 +24,9 @@ class Door(World):
 
     async def ring(self, source: str, *bodies: Body) -> list[dict[str, Any]]:
         """The answers."""
-        hooks = self.context.settings.entrances
+        hooks = self.context.settings.active_hooks
         intake = WebhookEndpoint(self.context.settings, defaultdict(lambda: self.ledger), Rejections(self.redis))
-        path = self.context.settings.address(hooks[source]).removeprefix("https://hooks.example.com")
+        path = self.context.settings.hook_url(hooks[source]).removeprefix("https://hooks.example.com")
         answers = []
         async with httpx.AsyncClient(transport=httpx.ASGITransport(intake), base_url="http://door") as client:
             for body in bodies:

@@ -19,7 +19,7 @@ async def settings(request: Request) -> Response:
         request,
         "settings.html",
         checks=[check async for check in doctor.local_checks(console.redis, console.settings)],
-        environment=list(console.settings.shown()),
+        environment=list(console.settings.describe()),
         kinds=KEY_KINDS,
         sessions=await console.sessions.count(),
     )

@@ -31,7 +31,7 @@ async def sources(request: Request) -> Response:
         request,
         "sources.html",
         sources=sorted(cards, key=lambda card: not card["hooks"]),
-        accounts={account: settings.hooks_of(account) for account in settings.accounts.values()},
+        accounts={account: settings.hooks_for(account) for account in settings.accounts.values()},
         shut={gate.account: gate for gate in gates},
     )
 
@@ -46,7 +46,7 @@ def _card(console: ConsoleContext, name: str, tool: LoadedSource, last: dict[str
 
 
 def _hooks_of(console: ConsoleContext, source: str) -> list[str]:
-    return [name for name, entrance in console.settings.entrances.items() if entrance.tool.name == source]
+    return [name for name, hook in console.settings.active_hooks.items() if hook.source.name == source]
 
 
 async def source(request: Request) -> Response:
@@ -58,7 +58,7 @@ async def _page(request: Request, name: str, response: dict[str, Any] | None = N
     if tool is None:
         raise NotFound(name)
     hooks, addresses = _hooks_of(console, name), hook_addresses(request)
-    token = f"/{HIDDEN_TOKEN}" if tool.definition.signature.needs_key else ""
+    token = f"/{HIDDEN_TOKEN}" if tool.definition.signature.needs_secret_key else ""
     address = addresses[hooks[0]] if hooks else f"{_base_url(request)}/hooks/{name}{token}"
     return await render(
         request,
@@ -75,7 +75,7 @@ async def _page(request: Request, name: str, response: dict[str, Any] | None = N
 
 
 async def _secrets(console: ConsoleContext, hook: str) -> list[dict[str, Any]]:
-    secrets = console.settings.entrances[hook].hook.secrets
+    secrets = console.settings.active_hooks[hook].settings.secrets
     matched = await counters.secret_last_used(console.redis, hook, secrets, console.settings.secret_key)
     return [{"fingerprint": fingerprint, "matched": at} for fingerprint, at in matched.items()]
 
@@ -83,9 +83,9 @@ async def _secrets(console: ConsoleContext, hook: str) -> list[dict[str, Any]]:
 def hook_addresses(request: Request) -> dict[str, str]:
     """The address of every hook, as the tool needs it. Only an operator sees a token: it suffices to send deliveries."""
     settings, addresses = context(request).settings, dict[str, str]()
-    for name, entrance in settings.entrances.items():
-        address = settings.address(entrance)
-        if entrance.tool.definition.signature.needs_key and "operator" not in request.auth.scopes:
+    for name, hook in settings.active_hooks.items():
+        address = settings.hook_url(hook)
+        if hook.source.definition.signature.needs_secret_key and "operator" not in request.auth.scopes:
             address = f"{address.rpartition('/')[0]}/{HIDDEN_TOKEN}"
         addresses[name] = address if settings.public_url else _base_url(request) + address
     return addresses
@@ -100,22 +100,22 @@ def _base_url(request: Request) -> str:
 
 async def send_test_delivery(request: Request) -> Response:
     """Sends a specimen, signed now, to our own endpoint."""
-    console, hook = context(request), request.path_params["hook"]
-    entrance = console.settings.entrances.get(hook)
-    if entrance is None:
-        raise NotFound(hook)
-    tool, wanted = entrance.tool.name, request.state.form.get("specimen", "1")
-    secrets, secret_key = entrance.hook.secrets, console.settings.secret_key
-    url = f"{console.settings.public_url or 'http://doorbell'}{entrance.path}"
+    console, name = context(request), request.path_params["hook"]
+    hook = console.settings.active_hooks.get(name)
+    if hook is None:
+        raise NotFound(name)
+    source, wanted = hook.source.name, request.state.form.get("specimen", "1")
+    secrets, secret_key = hook.settings.secrets, console.settings.secret_key
+    url = f"{console.settings.public_url or 'http://doorbell'}{hook.path}"
     try:
-        made = sign_specimen(tool, wanted, hook, secrets, secret_key, url, entrance.hook.auth)
+        made = sign_specimen(source, wanted, name, secrets, secret_key, url, hook.settings.auth)
     except UnknownSpecimen:
         raise NotFound("specimen") from None
-    await actions(request).record("sent a test delivery", f"{hook}: {made.name}")
+    await actions(request).record("sent a test delivery", f"{name}: {made.name}")
     transport = httpx.ASGITransport(request.app)
     async with httpx.AsyncClient(transport=transport, base_url="http://doorbell") as http:
-        answer = await http.request(made.method, made.url(entrance.path), content=made.body, headers=made.headers)
-    return await _page(request, tool, _response_row(answer))
+        answer = await http.request(made.method, made.url(hook.path), content=made.body, headers=made.headers)
+    return await _page(request, source, _response_row(answer))
 
 
 def _response_row(response: httpx.Response) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from app.console.pages.reveal import field_to_reveal
 from app.console.rendering import render
 from app.operators.explain import Explain
 from app.operators.redaction import REDACTED
-from app.visits.client import VisitsApiTrouble
+from app.visits.client import VisitsApiError
 
 #: Facts and changes on the page; `doorbell visit` shows all.
 MAX_ROWS = 300
@@ -38,7 +38,7 @@ async def fetch_remote(request: Request) -> Response:
     try:
         [answer, *_] = await actions(request).fetch_remote(external_id, console.visits_api)
         remote["visit"] = answer.visit
-    except VisitsApiTrouble as error:
+    except VisitsApiError as error:
         remote["error"] = f"The Visits API could not be read: {error}."
     return await _page(request, remote=remote)
 

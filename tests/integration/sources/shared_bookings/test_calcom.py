@@ -7,7 +7,7 @@ import pytest
 
 from app.operators.erasure import Erasure
 from app.operators.explain import Explain
-from app.visits.merge import fold, wanted
+from app.visits.merge import desired_visit, merge_changes
 from tests.support.shared_bookings import ADA, BOB, CY, FIRST, SECOND, THIRD, Body, Door
 
 
