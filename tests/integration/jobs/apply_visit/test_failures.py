@@ -151,7 +151,7 @@ async def test_an_api_that_is_slow_but_answers_in_time_gets_its_visits(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Scaled by 10: every call takes 0.8 s of the 1 s (8 s of 10 s) that it may, a job has 2 s."""
-    for name, value in (("jobs.apply_visit.RUN_TIMEOUT_S", 2), ("jobs.apply_visit.ANSWER_S", 1)):
+    for name, value in (("jobs.apply_visit.RUN_TIMEOUT_S", 2), ("jobs.apply_visit.RESPONSE_TIMEOUT_S", 1)):
         monkeypatch.setattr(name, value)
     monkeypatch.setattr(jobs.contacts, "LOCK_WAIT_S", 0.1)
     world.set(answer_s=1)

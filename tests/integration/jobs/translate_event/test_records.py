@@ -321,7 +321,7 @@ async def test_a_record_that_is_too_long_is_parked_and_says_so(world: Doorstep) 
     outcome = await world.do(work := await ring(world, 1))
 
     [attempt] = (await world.ledger.load_task(work)).attempts
-    assert "GET visit: refused" == outcome
+    assert "GET visit: client_error" == outcome
     assert "the answer is longer than 1,048,576 bytes" == attempt.response_text
 
 

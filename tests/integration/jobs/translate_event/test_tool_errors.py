@@ -67,7 +67,7 @@ async def test_after_trouble_that_may_pass_the_event_waits_and_then_lands(
         pytest.param(says(200, '"ada@example.com"'), "untranslatable: record", id="a-text"),
         pytest.param(says(200, "{}"), "untranslatable: record", id="an-empty-object"),
         pytest.param(says(200, '{"datetime": "soon"}'), "untranslatable: record", id="no-time"),
-        pytest.param(says(200, f'{{"x": "{"x" * 1_100_000}"}}'), "GET appointments: refused", id="too-large"),
+        pytest.param(says(200, f'{{"x": "{"x" * 1_100_000}"}}'), "GET appointments: client_error", id="too-large"),
     ],
 )
 async def test_what_will_not_get_better_is_parked_with_its_reason(
