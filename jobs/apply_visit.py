@@ -110,7 +110,7 @@ class VisitRun(TaskRun):
         except MissingFact as missing:
             return self._wait_for_change(str(missing))
         return Outcome(
-            state="settled", attempt=self.attempt(result), remote=self.remote, circuit_signal=self._circuit_ok()
+            state="done", attempt=self.attempt(result), remote=self.remote, circuit_signal=self._circuit_ok()
         )
 
     def decide(self, error: VisitsApiError) -> Decision:
@@ -129,7 +129,7 @@ class VisitRun(TaskRun):
         super().record_metrics(outcome)
         counters = self.context.counters
         counters.count_for_hour(self.account, outcome.state)
-        if outcome.state != "settled":
+        if outcome.state != "done":
             return
         source, now = source_of_visit(self.task.task_id.external_id), time.time()
         for member in self.lease.tasks:
@@ -183,7 +183,7 @@ class VisitRun(TaskRun):
     async def _index_contact(self, outcome: Outcome) -> None:
         """Let operators find the visit by its contact. A failure is ignored."""
         keys = self.context.settings.secret_key
-        if not keys or not self._contact or outcome.state not in ("settled", "parked"):
+        if not keys or not self._contact or outcome.state not in ("done", "parked"):
             return
         keep_ms = self.context.settings.retention_days * 86_400_000 + time_until_visit_ms(self.lease, outcome)
         with suppress(RedisUnavailable):

@@ -14,7 +14,7 @@ from app.telemetry.counters import Counters
 from jobs.concurrency import FetchSlots, KeyedLocks, RunningJobs
 from jobs.retry import Schedule
 
-#: No call starts later than this in a run, and a call takes at most RESPONSE_TIMEOUT_S. The lease and arq's timeout are longer.
+#: A run starts no call later than this. A call takes at most RESPONSE_TIMEOUT_S; the lease and arq's timeout are longer.
 RUN_TIMEOUT_S = 20.0
 
 

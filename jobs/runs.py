@@ -106,7 +106,7 @@ class TaskRun(ABC):
         counters.increment(TASK_RUNS, self.kind, outcome.state, reason_class(outcome.reason))
         if outcome.state == "parked":
             counters.increment(TASKS_FINISHED, self.kind, "parked")
-        elif outcome.state == "settled" and outcome.attempt:
+        elif outcome.state == "done" and outcome.attempt:
             counters.increment(TASKS_FINISHED, self.kind, outcome.attempt.outcome.partition(":")[0])
 
     async def outcome(self) -> Outcome:

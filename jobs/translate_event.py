@@ -58,12 +58,12 @@ class EventRun(TaskRun):
             # A retranslated event that is ignored now retracts its earlier changes. A record that is gone does not: its
             # absence says nothing about the visit.
             if meaning == RECORD_GONE or not self.task.replaces_changes:
-                return Outcome(state="settled", attempt=attempt)
+                return Outcome(state="done", attempt=attempt)
         else:
             attempt, changes = self.attempt("translated"), meaning
         await self.context.ledger.record_changes(self.lease, meta.source, hook.account, changes, attempt, parked)
         self._is_complete = True
-        return Outcome(state="parked" if parked else "settled", attempt=attempt, reason=parked)
+        return Outcome(state="parked" if parked else "done", attempt=attempt, reason=parked)
 
     def decide(self, error: VisitsApiError) -> Decision:
         failing_for_s = seconds_since(self.task.failing_since_ms)

@@ -537,7 +537,7 @@ def _decode_task(work: bytes, generation: int, flat: list[bytes]) -> Task:
         alias_depth=generation,
         change_count=number(b"changes") or 0,
         applied_count=number(b"applied") or 0,
-        state=stored.get(b"state", b"settled").decode(),  # type: ignore[arg-type]
+        state=stored.get(b"state", b"done").decode(),  # type: ignore[arg-type]
         changes=_decode_changes(below(b"change:")),
         discarded_changes=_decode_changes(below(b"discarded:")),
         attempts_by_number={number: Attempt(**orjson.loads(attempt)) for number, attempt in attempts},

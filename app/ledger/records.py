@@ -15,7 +15,7 @@ from app.webhooks.delivery import Delivery
 Queue = Literal["visits", "events", "replays"]
 #: Where an operator puts work back: among what rings, or behind it.
 QueueOverride = Literal["", "replays"]
-TaskState = Literal["queued", "running", "waiting", "held", "parked", "discarded", "settled"]
+TaskState = Literal["queued", "running", "waiting", "held", "parked", "discarded", "done"]
 
 
 class NotFound(Exception):
@@ -228,7 +228,7 @@ class Outcome:
     there is no visit any more.
     """
 
-    state: Literal["settled", "waiting", "held", "parked"]
+    state: Literal["done", "waiting", "held", "parked"]
     attempt: Attempt | None
     reason: str = ""
     retry_in_s: float = 0

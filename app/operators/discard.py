@@ -12,7 +12,7 @@ from app.operators.selection import SelectedTask, TaskSelector
 from app.settings.model import Settings
 
 NOTHING_TO_DISCARD, CHANGED_SINCE_PLAN = "nothing_to_discard", "changed_since_plan"
-FINAL_STATES = ("settled", "discarded")
+FINAL_STATES = ("done", "discarded")
 #: By the ledger's answer, which otherwise is a number of changes.
 SKIP_REASONS = {0: NOTHING_TO_DISCARD, -1: "running", -2: CHANGED_SINCE_PLAN}
 

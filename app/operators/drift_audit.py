@@ -154,7 +154,7 @@ class DriftAudit:
             return self._unknown_visit(name, visit)
         if numbers := await self._duplicate_ids(work, visit):
             return Difference("duplicate", self._account, name, family[0].task_id, remote_ids=numbers)
-        if any(member.state != "settled" for member in family):
+        if any(member.state != "done" for member in family):
             self.progress.count("in_progress")
             return None
         if family[0].task_id != work:

@@ -247,7 +247,7 @@ class Erasure:
             if self._redacted_fields(member, family[0], found):
                 found.visits.add(member.task_id)
         if found.visits & {member.task_id for member in family}:
-            found.unfinished.update(one.task_id for one in family if one.state not in ("settled", "discarded"))
+            found.unfinished.update(one.task_id for one in family if one.state not in ("done", "discarded"))
 
     async def _inspect_deliveries(
         self, keys: Sequence[str], theirs: set[str], said_by: set[str], found: ErasureReport
@@ -283,7 +283,7 @@ class Erasure:
         works = set(meta.task_ids)
         if TaskId.event(id) in works and (event := await self._task_or_none(TaskId.event(id))):
             works = set(event.targets)
-            if event.state not in ("settled", "discarded"):
+            if event.state not in ("done", "discarded"):
                 found.unfinished.add(event.task_id)
         if works - theirs:
             found.shared.add(id)

@@ -141,7 +141,7 @@ class Explain:
         except NotFound:
             return {"delivery": id, "state": "expired"}
         states = {change["state"] for change in await self._changes(id, meta.task_ids, visits)}
-        state = "ignored" if meta.ignored and not states else " ".join(sorted(states)) or "settled"
+        state = "ignored" if meta.ignored and not states else " ".join(sorted(states)) or "done"
         row = {
             "delivery": id,
             "at": iso_timestamp(meta.received_at_ms),
@@ -266,7 +266,7 @@ class Explain:
 
     async def _changes_of_event(self, id: str, work: TaskId, visits: VisitCache) -> list[Row]:
         member = await self._ledger.load_task(work)
-        is_over = member.state == "settled" and member.targets
+        is_over = member.state == "done" and member.targets
         rows = [] if is_over else [{"task": "translate", "state": member.state, **_failure_fields(member)}]
         return rows + await self._changes(id, member.targets, visits)
 

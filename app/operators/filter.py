@@ -10,8 +10,8 @@ from urllib.parse import urlencode
 #: States that have a set of their own; and what else came of a delivery.
 INDEXED_STATES = ("parked", "waiting", "held", "queued", "running", "discarded")
 RESULT_STATES = ("applied", "superseded", "ignored")
-#: Of a visit or an event; `settled` has no set.
-TASK_STATES = (*INDEXED_STATES, "settled")
+#: Of a visit or an event; `done` has no set.
+TASK_STATES = (*INDEXED_STATES, "done")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -64,7 +64,7 @@ class PlannedTask:
 
     id: str
     task_id: TaskId = NO_TASK
-    state: str = "settled"
+    state: str = "done"
     reason: str = ""
     skip_reason: str = ""
     calls: tuple[Call, ...] = ()
@@ -183,7 +183,7 @@ class Replay:
         kept = await load_stored(self._ledger, self._settings, step.task_id.display_id)
         if step.state in ("queued", "running", "discarded"):
             return replace(step, skip_reason=step.state)
-        if self._mode == "retry" and step.state == "settled":
+        if self._mode == "retry" and step.state == "done":
             return replace(step, skip_reason="applied")
         if kept.hook is None or kept.event is None:
             return replace(step, skip_reason=kept.problem)
@@ -201,7 +201,7 @@ class Replay:
 
     async def _plan_visit(self, step: PlannedTask, delivery: str) -> PlannedTask:
         family = await self._ledger.load_aliases(step.task_id)
-        root = next((member for member in family if member.state != "settled"), family[0])
+        root = next((member for member in family if member.state != "done"), family[0])
         step = replace(step, task_id=family[0].task_id, state=root.state, reason=root.reason)
         if root.state == "discarded" or (root.state in ("queued", "running") and not self._recheck):
             return replace(step, skip_reason=root.state)
@@ -212,7 +212,7 @@ class Replay:
         )
         facts = await run_off_loop(family, merge_visit, family, *more)
         calls = await self._calls(family, facts if more or any(member.changes for member in family) else None)
-        if root.state == "settled" and not calls:
+        if root.state == "done" and not calls:
             decides = {delivery_of(origin) for origin in deciding_origins(facts)}
             return replace(step, skip_reason="superseded" if delivery and delivery not in decides else "applied")
         return replace(step, calls=calls)
@@ -234,7 +234,7 @@ class Replay:
         if self._recheck:
             return Call("GET /visits/:id, then what differs", name, want.fields)
         if root.remote is None and (want.is_cancelled or want.is_empty):
-            return Call("GET /visits/:id: it is not to be made", name) if root.state != "settled" else None
+            return Call("GET /visits/:id: it is not to be made", name) if root.state != "done" else None
         if root.remote is None and not want.has_date:
             return Call("wait: time_unknown", name)
         if root.remote is None:
@@ -277,7 +277,7 @@ class Replay:
             new_origin(delivery, number): (_task_id_of(hook, meta, change), encode_change(change))
             for number, change in enumerate(translation.changes)
         }
-        if now == before and (step.state == "settled" or translation.reason):
+        if now == before and (step.state == "done" or translation.reason):
             return replace(step, skip_reason=translation.reason or "unchanged")
         if before and before.keys() == discarded:
             return replace(step, skip_reason="discarded")

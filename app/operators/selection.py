@@ -69,7 +69,7 @@ class TaskSelector:
     async def _state_sets(self, filter: Filter) -> list[str]:
         """Where all that can fit stands; none, where that is everywhere."""
         held = [f"held:{one}" for one in await known_accounts(self._ledger.redis, self._settings.all_accounts)]
-        if filter.state in ("", "settled", *RESULT_STATES):
+        if filter.state in ("", "done", *RESULT_STATES):
             return ["parked", "waiting", *held] if filter.reason and not filter.state else []
         return held if filter.state == "held" else [filter.state]
 
@@ -202,7 +202,7 @@ class TaskSelector:
                 except NotFound:
                     continue
                 landed = member.targets
-                if member.state == "settled" and landed:
+                if member.state == "done" and landed:
                     work = NO_TASK
             for one in filter(None, (work, *landed)):
                 yield SelectedTask(id, one, id)

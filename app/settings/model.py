@@ -178,7 +178,9 @@ class Settings(BaseModel):
         description="key(s) of our own signatures, newest first; 32 random characters or more each",
     )
     max_body: int = Field(262_144, ge=1_024, le=16_777_216, description="bytes: the largest body that is read")
-    retention_days: int = Field(30, ge=9, le=3_650, description="days that deliveries and settled visits are kept")
+    retention_days: int = Field(
+        30, ge=9, le=3_650, description="days that deliveries are kept, and visits after their task is done"
+    )
     body_keys: Keys = Field(
         (),
         repr=False,

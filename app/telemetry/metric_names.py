@@ -73,9 +73,9 @@ METRICS: Mapping[str, MetricSpec] = {
     ),
     RUN_DURATION_S: MetricSpec("histogram", "How long a worker had a job.", ("kind",), REQUEST_BUCKETS_S),
     END_TO_END_S: MetricSpec(
-        "histogram", "From the delivery of a change until its visit was settled.", ("source",), DELAY_BUCKETS_S
+        "histogram", "Time from the delivery of a change until its visit is up to date.", ("source",), DELAY_BUCKETS_S
     ),
-    TASKS: _gauge("Work that is not settled.", "state"),
+    TASKS: _gauge("Tasks that are not done.", "state"),
     OLDEST_AGE_S: _gauge("How long the oldest work of that state has been overdue.", "state"),
     NO_PROGRESS_S: _gauge("For how long work has been due and none came to an end."),
     WORKERS: _gauge("Workers that gave a sign of life in the last 30 seconds."),

@@ -3,9 +3,11 @@
 import ast
 import re
 from pathlib import Path
+from typing import get_args
 
 from app.intake.endpoint import UNAVAILABLE_ANSWERS
 from app.ledger.reasons import REASONS
+from app.ledger.records import TaskState
 
 ROOT = Path(__file__).parents[2]
 GLOSSARY = (ROOT / "docs/glossary.md").read_text("utf-8")
@@ -32,6 +34,10 @@ def literals(package: str, call: str) -> set[str]:
     values = [value for node in calls for value in node.args]
     strings = {value.value for value in values if isinstance(value, ast.Constant) and isinstance(value.value, str)}
     return {word for word in strings if re.fullmatch(r"[a-z_]+", word)}
+
+
+def test_every_state_of_a_task_is_in_the_glossary() -> None:
+    assert words("States of a task") == set(get_args(TaskState))
 
 
 def test_every_reason_of_a_task_is_in_the_glossary_with_its_meaning() -> None:

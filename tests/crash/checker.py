@@ -75,7 +75,7 @@ async def unfinished_tasks(url: str, deliveries: Iterable[str]) -> list[Unfinish
                 continue
             for work in (*works, *visits):
                 told = work.task_id.startswith("event:") or any(origin.startswith(f"{id}.") for origin in work.changes)
-                if work.state != "settled" or work.applied_count != work.change_count or not told:
+                if work.state != "done" or work.applied_count != work.change_count or not told:
                     found.append(
                         UnfinishedTask(
                             id, work.task_id, f"{work.state}, {work.applied_count} of {work.change_count} changes seen"

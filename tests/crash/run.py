@@ -124,7 +124,7 @@ class Run:
                 self.uncertain = await self._find_uncertain()
                 if self.plan.fast:
                     await self._let_time_pass()
-                await self._wait_until_settled()
+                await self._wait_until_done()
                 report.settle_s = time.monotonic() - calm_at
                 for task in watching:
                     task.cancel()
@@ -249,7 +249,7 @@ class Run:
             worker.start()
         self.workers_stopped = False
 
-    async def _wait_until_settled(self) -> None:
+    async def _wait_until_done(self) -> None:
         until, quiet = time.monotonic() + SETTLE_TIMEOUT_S, 0
         while quiet < 3 and time.monotonic() < until:
             await asyncio.sleep(0.3)

@@ -17,7 +17,7 @@ from app.ledger.redis import Redis, RedisAddress
 from app.visits.change import Contact
 from tests.processes.test_worker import LedgerClient, all_visits, booked
 from tests.support.harness import Harness, Server, wait_until
-from tests.support.ledger import LANES, accept, begin, change, settled, state_of, waiting, work
+from tests.support.ledger import LANES, accept, begin, change, done, state_of, waiting, work
 
 KNOWN = Contact(id="cont_KYdl3lftgZXGRbxqoj")
 SETS = ("bell:running", "bell:queued", "bell:waiting", "bell:workers", *LANES.values())
@@ -54,8 +54,8 @@ async def test_after_a_jump_ahead_the_work_is_still_its_holders(ledger: Ledger, 
     swept, answer, _ = await asyncio.gather(other.requeue_due(), other.lease(work("A")), ledger.redis.compare_clocks())
 
     assert (0, "busy") == (swept, answer)
-    await ledger.complete(hold, settled())
-    assert "settled" == await state_of(ledger, work("A"))
+    await ledger.complete(hold, done())
+    assert "done" == await state_of(ledger, work("A"))
 
 
 async def test_after_a_jump_ahead_a_lock_is_still_its_holders(ledger: Ledger, other: Ledger) -> None:
@@ -88,13 +88,13 @@ async def test_what_was_given_back_is_not_taken_again_for_a_jump(ledger: Ledger)
     await accept(ledger, change("A"))
     hold = await begin(ledger, "A")
     right = dict(ledger.redis.held_leases)
-    await ledger.complete(hold, settled())
+    await ledger.complete(hold, done())
     ledger.redis.held_leases |= right  # its answer is still under way
 
     await jump(60, ledger)
     await ledger.redis.compare_clocks()
 
-    assert "settled" == await state_of(ledger, work("A"))
+    assert "done" == await state_of(ledger, work("A"))
 
 
 async def test_a_renewed_lock_lasts_longer(ledger: Ledger, redis: Redis) -> None:

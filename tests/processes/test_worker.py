@@ -539,9 +539,9 @@ def test_what_a_killed_worker_held_is_finished_by_another_within_a_minute(
 ) -> None:
     harness, books, killed_at = death
 
-    wait_until(lambda: books.member("1").state == "settled", 45 - (time.monotonic() - killed_at))
+    wait_until(lambda: books.member("1").state == "done", 45 - (time.monotonic() - killed_at))
 
     assert ["standard-1"] == all_visits(harness)
     assert 1 == harness.calls().count("POST /visits")
     assert 1 == len(harness.get_from_api("/contacts?email=canary.ada%40example.com")["data"])
-    assert "settled" == books.member("1").state
+    assert "done" == books.member("1").state

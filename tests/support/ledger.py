@@ -44,8 +44,8 @@ def attempt(outcome: str = "updated", at: int = 1) -> Attempt:
     return Attempt(started_at_ms=at, took_ms=1, outcome=outcome)
 
 
-def settled(**more: Any) -> Outcome:
-    return Outcome(state="settled", attempt=attempt(), **more)
+def done(**more: Any) -> Outcome:
+    return Outcome(state="done", attempt=attempt(), **more)
 
 
 def waiting(retry_in_s: float = 60, failed_attempts: int | None = 1, **more: Any) -> Outcome:
@@ -71,7 +71,7 @@ async def begin(ledger: Ledger, visit: str, gate: str = "") -> Lease:
 
 async def work_off(ledger: Ledger, visit: str) -> Lease:
     hold = await begin(ledger, visit)
-    await ledger.complete(hold, settled())
+    await ledger.complete(hold, done())
     return hold
 
 
@@ -129,7 +129,7 @@ async def families(ledger: Ledger, visits: Sequence[str]) -> Families:
 
 
 def forgetful(redis: Redis, keep_ms: int = 80) -> Ledger:
-    """Forgets what is settled soon."""
+    """Forgets what is done soon."""
     ledger = Ledger(redis, retention_days=1)
     ledger._retention_ms = keep_ms
     return ledger

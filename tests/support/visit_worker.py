@@ -133,7 +133,7 @@ class World:
         kind, _, subject = work.partition(":")
         if kind == "event":
             state = await run_event(self.context, subject)
-            if state not in ("settled", "waiting", "parked"):
+            if state not in ("done", "waiting", "parked"):
                 return state
             event = await self.ledger.load_task(work)
             return event.reason or event.attempts[-1].outcome

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom,allow-cross-slot-keys
 --- complete: End a lease and store the outcome of the run.
---- outcome: settled | waiting | held | parked. circuit: the account, or ''. signal: ok | down | unauthorized | rate_limited | '',
+--- outcome: done | waiting | held | parked. circuit: the account, or ''. signal: ok | down | unauthorized | rate_limited | '',
 --- what the run says about the API; wait_ms and threshold belong to it. failed_attempts: '' if earlier failures are over.
 --- members: all ids of the visit, the primary first; remote: '' leaves it, '-' if there is no visit in the API.
 --- @args token outcome retry_in_ms reason attempt keep_ms circuit signal wait_ms threshold failed_attempts
@@ -66,10 +66,10 @@ end
 -- Changes that arrived during the run are for another run. A record is fetched again; while its task waits, it will be anyway.
 local function requeue_if_changed(member)
   if (get_fields(member.task, 'changes') or '0') == member.changes then
-    if outcome == 'settled' then call('HDEL', key.task .. member.task, 'recheck', 'replaces_changes') end
+    if outcome == 'done' then call('HDEL', key.task .. member.task, 'recheck', 'replaces_changes') end
   elseif kind_of(member.task) == 'visit' then
     enqueue_if_idle(member.task)
-  elseif outcome == 'settled' or outcome == 'parked' then
+  elseif outcome == 'done' or outcome == 'parked' then
     enqueue_repeat(member.task)
   end
 end
@@ -81,7 +81,7 @@ if signal == 'unauthorized' and is_rejected_alone() then outcome = 'parked' else
 if attempt ~= '' then record_attempt(primary, attempt) end
 for i, member in ipairs(members) do
   store_remote(member)
-  if outcome == 'settled' then
+  if outcome == 'done' then
     call('HSET', key.task .. member.task, 'applied', member.changes)
     finish(member.task, keep_ms)
   elseif i > 1 then
@@ -89,6 +89,6 @@ for i, member in ipairs(members) do
     call('HDEL', key.task .. member.task, 'state', 'lease', 'job', 'expired_leases')
   end
 end
-if outcome ~= 'settled' then store_unfinished() end
+if outcome ~= 'done' then store_unfinished() end
 for _, member in ipairs(members) do requeue_if_changed(member) end
 return 'ok'

@@ -543,7 +543,7 @@ def test_an_export_of_visits_takes_the_filters_of_the_lists(busy: Harness) -> No
     for name in ("A-1", delivery):
         assert ["standard-A-1"] == found("--search", name), name
     assert ["standard-A-2"] == found("--visit", "A-2")
-    assert ["standard-A-1"] == found("--search", "A-1", "--state", "settled", "--hook", "standard", "--since", "1h")
+    assert ["standard-A-1"] == found("--search", "A-1", "--state", "done", "--hook", "standard", "--since", "1h")
     for other in (("--state", "parked"), ("--until", "2020-01-01"), ("--visit", "A-2")):
         assert [] == found("--search", "A-1", *other), other
     assert 5 == busy.doorbell("export", "visits", "--search", "A-3").returncode

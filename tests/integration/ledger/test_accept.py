@@ -23,10 +23,10 @@ from tests.support.ledger import (
     attempt,
     begin,
     change,
+    done,
     everything,
     jobs,
     parked,
-    settled,
     state_of,
     waiting,
     work,
@@ -190,7 +190,7 @@ async def test_a_repeat_puts_a_parked_event_back_to_work(ledger: Ledger) -> None
     assert "queued" == await state_of(ledger, f"event:{first.delivery_id}")
 
 
-@pytest.mark.parametrize("came_of_it", [settled(), waiting()], ids=["settled", "waiting"])
+@pytest.mark.parametrize("came_of_it", [done(), waiting()], ids=["done", "waiting"])
 async def test_a_repeat_leaves_alone_what_did_not_fail(ledger: Ledger, came_of_it: Outcome) -> None:
     await accept(ledger, change("A"), key="evt")
     await ledger.complete(await begin(ledger, "A"), came_of_it)
@@ -223,7 +223,7 @@ async def test_a_look_alike_that_rings_during_the_fetch_is_fetched_after_it(ledg
     if ends == "landed":
         await ledger.record_changes(hold, "standard", "main", [change("A")], attempt())
     else:
-        await ledger.complete(hold, settled())
+        await ledger.complete(hold, done())
 
     assert "queued" == await state_of(ledger, name)
 

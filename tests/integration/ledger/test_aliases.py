@@ -6,7 +6,7 @@ import pytest
 
 from app.ledger.ledger import Ledger
 from app.ledger.redis import Redis
-from tests.support.ledger import accept, begin, change, families, settled, work, work_off
+from tests.support.ledger import accept, begin, change, done, families, work, work_off
 
 LINKS = [("A", None), ("B", "A"), ("C", "B"), ("D", "B")]
 
@@ -47,7 +47,7 @@ async def test_a_link_that_joins_two_finished_visits_puts_them_to_work_as_one(le
 
     hold = await work_off(ledger, "B")
     assert [work("A"), work("B")] == [member.task_id for member in hold.tasks]
-    assert {"settled"} == {member.state for member in await ledger.load_aliases(work("A"))}
+    assert {"done"} == {member.state for member in await ledger.load_aliases(work("A"))}
 
 
 async def test_while_one_id_of_a_visit_is_worked_on_the_others_are_busy(ledger: Ledger) -> None:
@@ -58,7 +58,7 @@ async def test_while_one_id_of_a_visit_is_worked_on_the_others_are_busy(ledger: 
     hold = await begin(ledger, "C")
 
     assert ["busy", "busy", "busy"] == [await ledger.lease(work(visit)) for visit in "ABC"]
-    await ledger.complete(hold, settled())
+    await ledger.complete(hold, done())
     assert ["nothing"] * 3 == [await ledger.lease(work(visit)) for visit in "ABC"]
 
 
@@ -68,7 +68,7 @@ async def test_a_link_that_lands_during_a_run_is_seen_after_it(ledger: Ledger) -
 
     await accept(ledger, change("B", "A"))
     meanwhile = await ledger.lease(work("B"))
-    await ledger.complete(hold, settled())
+    await ledger.complete(hold, done())
 
     assert "busy" == meanwhile
     assert [work("A"), work("B")] == [member.task_id for member in (await begin(ledger, "A")).tasks]
@@ -110,4 +110,4 @@ async def test_a_chain_of_a_hundred_reschedules_is_one_visit(ledger: Ledger) -> 
     hold = await work_off(ledger, "v99")
 
     assert [f"visit:main/standard-v{n}" for n in range(100)] == [member.task_id for member in hold.tasks]
-    assert {"settled"} == {member.state for member in await ledger.load_aliases(work("v50"))}
+    assert {"done"} == {member.state for member in await ledger.load_aliases(work("v50"))}

@@ -18,7 +18,7 @@ from app.visits.change import VisitChange
 from app.webhooks.delivery import Delivery
 from jobs.maintenance import _release_circuits
 from tests.support.harness import Harness, standard_body, wait_until
-from tests.support.ledger import accept, attempt, backdate, begin, change, jobs, settled, state_of, work, work_off
+from tests.support.ledger import accept, attempt, backdate, begin, change, done, jobs, state_of, work, work_off
 from tests.support.visit_worker import ADA, World, booked
 
 #: As in app/ledger/scripts/lib/aliases.lua.
@@ -124,13 +124,13 @@ async def test_a_full_visit_takes_changes_again_once_a_run_has_forgotten_some(le
         await ledger.record_changes(hold, "standard", "main", [change("A", version=9_999)], attempt())
     run = await begin(ledger, "A")
     await ledger.compact(run, run.primary, list(run.primary.changes)[100:])
-    await ledger.complete(run, settled())
+    await ledger.complete(run, done())
     await ledger.record_changes(hold, "standard", "main", [change("A", version=9_999)], attempt())
 
     member = await ledger.load_task(work("A"))
     assert f"{written.delivery_id}.0" in member.changes
     assert "queued" == member.state
-    assert "settled" == await state_of(ledger, event)
+    assert "done" == await state_of(ledger, event)
 
 
 async def test_a_full_visit_stops_no_other(ledger: Ledger, redis: Redis) -> None:
@@ -280,7 +280,7 @@ async def test_an_operator_replays_what_crashed_and_it_has_all_of_its_chances_ag
     await work_off(ledger, "A")
 
 
-@pytest.mark.parametrize("ends", [settled(), KEPT], ids=lambda end: end.state)
+@pytest.mark.parametrize("ends", [done(), KEPT], ids=lambda end: end.state)
 async def test_a_run_that_came_to_an_end_makes_up_for_those_that_did_not(
     ledger: Ledger, redis: Redis, ends: Outcome
 ) -> None:
@@ -310,7 +310,7 @@ async def test_a_rescheduled_visit_that_crashes_is_parked_once_and_as_a_whole(le
         await lose(ledger, redis, "v1")
 
     assert [work("v0")] == await ledger.task_ids("parked")
-    assert ["parked", "settled", "settled"] == [member.state for member in await ledger.load_aliases(work("v0"))]
+    assert ["parked", "done", "done"] == [member.state for member in await ledger.load_aliases(work("v0"))]
     await ledger.replay(work("v0"))
     assert 3 == len((await work_off(ledger, "v0")).tasks)
 
@@ -411,7 +411,7 @@ async def test_a_date_in_the_year_9999_keeps_a_visit_for_two_years_and_the_reten
     day_ms = 86_400_000
     for date, days in (("9999-12-31T00:00:00Z", 2 * 366 + 30), (None, 30)):
         await accept(ledger, change("A"))
-        await ledger.complete(await begin(ledger, "A"), settled(remote={work("A"): {"event_date": date}}))
+        await ledger.complete(await begin(ledger, "A"), done(remote={work("A"): {"event_date": date}}))
 
         left_ms = await redis.command("PTTL", f"bell:{work('A')}")
         assert (days - 1) * day_ms < left_ms <= days * day_ms
@@ -421,7 +421,7 @@ async def test_a_visit_of_next_year_is_kept_until_it_was(ledger: Ledger, redis: 
     next_year = datetime.now(UTC) + timedelta(days=365)
     await accept(ledger, change("A"))
 
-    await ledger.complete(await begin(ledger, "A"), settled(remote={work("A"): {"event_date": next_year.isoformat()}}))
+    await ledger.complete(await begin(ledger, "A"), done(remote={work("A"): {"event_date": next_year.isoformat()}}))
 
     assert 394 * 86_400_000 < await redis.command("PTTL", f"bell:{work('A')}") <= 395 * 86_400_000
 
@@ -552,5 +552,5 @@ async def test_what_was_parked_for_a_full_visit_is_replayed_and_decides(world: W
     await world.ledger.replay(event)
     await world.run()
 
-    assert "settled" == (await world.ledger.load_task(event)).state
+    assert "done" == (await world.ledger.load_task(event)).state
     assert "2026-03-15T09:30:00Z" == (world.visit() or {})["time_completed"]

@@ -21,9 +21,9 @@ from tests.support.ledger import (
     backdate,
     begin,
     change,
+    done,
     jobs,
     let_time_pass,
-    settled,
     state_of,
     waiting,
     work,
@@ -50,7 +50,7 @@ async def test_behind_a_shut_gate_work_is_held_until_one_probe_is_let_out(ledger
     assert (["held", "held"], 0, 1, 0) == (answers, early, probes, more_probes)
     assert [work("A")] == await ledger.task_ids("queued")
     probe = await begin(ledger, "A", gate="main")
-    await ledger.complete(probe, settled(circuit_signal=CircuitSignal(kind="ok")), account="main")
+    await ledger.complete(probe, done(circuit_signal=CircuitSignal(kind="ok")), account="main")
     assert 2 == await ledger.release_circuit("main")
     assert {work("B"), work("C")} == set(await ledger.task_ids("queued"))
 
@@ -62,7 +62,7 @@ async def test_what_an_operator_paused_no_answer_opens(ledger: Ledger, redis: Re
     in_hand = await begin(ledger, "A", gate="main")
 
     assert [True, False] == [await ledger.pause("main"), await ledger.pause("main")]
-    await ledger.complete(in_hand, settled(circuit_signal=CircuitSignal(kind=why)), account="main")
+    await ledger.complete(in_hand, done(circuit_signal=CircuitSignal(kind=why)), account="main")
     assert ["held", "held"] == [await ledger.lease(work(visit), account="main") for visit in "BC"]
     assert 0 == await ledger.release_circuit("main")
     assert b"paused" == await redis.command("HGET", "bell:circuit:main", "kind")
@@ -233,7 +233,7 @@ async def test_what_never_failed_probes_and_comes_out_first(ledger: Ledger, redi
     await ledger.release_circuit("main")
     [probe] = await ledger.task_ids("queued")
     await ledger.complete(
-        await begin(ledger, probe[-1], gate="main"), settled(circuit_signal=CircuitSignal(kind="ok")), account="main"
+        await begin(ledger, probe[-1], gate="main"), done(circuit_signal=CircuitSignal(kind="ok")), account="main"
     )
     await ledger.release_circuit("main")
 
@@ -273,7 +273,7 @@ async def test_a_success_does_not_open_what_the_api_shut_for_a_time(ledger: Ledg
     before = await begin(ledger, "B", gate="main")
     await held(ledger, "A", CircuitSignal(kind="rate_limited", pause_s=30))
 
-    await ledger.complete(before, settled(circuit_signal=CircuitSignal(kind="ok")), account="main")
+    await ledger.complete(before, done(circuit_signal=CircuitSignal(kind="ok")), account="main")
     early = await ledger.release_circuit("main")
     await let_time_pass(redis)
     late = await ledger.release_circuit("main")
@@ -362,7 +362,7 @@ async def test_a_visit_that_is_refused_alone_is_parked_before_it_stops_everybody
     refused = Outcome(
         state="held", attempt=attempt(), reason="403", circuit_signal=CircuitSignal(kind="unauthorized", pause_s=30)
     )
-    ok = settled(circuit_signal=CircuitSignal(kind="ok"))
+    ok = done(circuit_signal=CircuitSignal(kind="ok"))
     await accept(ledger, change("A"))
 
     for times in range(10):

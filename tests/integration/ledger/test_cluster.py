@@ -13,14 +13,16 @@ from app.ledger.ledger import Ledger
 from app.ledger.records import CircuitSignal, Outcome
 from app.ledger.redis import Redis, RedisAddress
 from tests.support.harness import wait_until
-from tests.support.ledger import accept, attempt, begin, change, parked, settled, work, work_off
+from tests.support.ledger import accept, attempt, begin, change, done, parked, work, work_off
 
 
 @pytest.fixture
 def cluster_url(tmp_path: Path) -> Iterator[str]:
-    port = free_port()
-    options = {"port": str(port), "dir": str(tmp_path), "save": "", "cluster-enabled": "yes"}
-    server = subprocess.Popen([binary(), *(part for name, value in options.items() for part in (f"--{name}", value))])
+    port, bus_port = free_port(), free_port()
+    options = {"port": port, "cluster-port": bus_port, "dir": tmp_path, "save": "", "cluster-enabled": "yes"}
+    server = subprocess.Popen(
+        [binary(), *(part for name, value in options.items() for part in (f"--{name}", str(value)))]
+    )
     client = redis_py.Redis(port=port)
 
     def has_all_slots() -> bool:
@@ -48,7 +50,7 @@ async def test_the_scripts_run_in_cluster_mode(cluster_url: str) -> None:
     await accept(ledger, change("C"), key="evt")
 
     claimed = await ledger.claim({"visits": 5, "events": 5, "replays": 5}, 35)
-    await ledger.complete(await begin(ledger, "A", "main"), settled(), "main")
+    await ledger.complete(await begin(ledger, "A", "main"), done(), "main")
     await ledger.complete(await begin(ledger, "C", "main"), down, "main")
     released = await ledger.release_circuit("main")
     await ledger.complete(await begin(ledger, "C", "main"), parked())

@@ -13,7 +13,7 @@ from tests.support.ledger import accept, attempt, begin, change, everything, for
 DAY_MS = 86_400_000
 
 
-async def test_a_settled_visit_is_forgotten_after_the_retention_and_leaves_nothing(redis: Redis) -> None:
+async def test_a_done_visit_is_forgotten_after_the_retention_and_leaves_nothing(redis: Redis) -> None:
     ledger = forgetful(redis)
     await accept(ledger, change("A"))
     await redis.command("DEL", "bell:queue:visits", *(await redis.command("KEYS", "arq:*")))
@@ -97,7 +97,7 @@ async def test_the_ids_that_redis_kept_are_enough_where_it_dropped_one_of_a_visi
     assert ["nothing", "nothing"] == [await ledger.lease(work(visit)) for visit in "AB"]
 
 
-async def test_a_change_that_lands_on_a_settled_visit_keeps_all_of_its_facts_from_expiring(
+async def test_a_change_that_lands_on_a_done_visit_keeps_all_of_its_facts_from_expiring(
     ledger: Ledger, redis: Redis
 ) -> None:
     await accept(ledger, change("A"))

@@ -52,7 +52,7 @@ async def without_an_end(redis: Redis) -> list[str]:
         elif kind.expiry == "expires" and left_ms < 0:
             wrong.append(f"{name}: never expires")
         elif kind.expiry == "task" and left_ms < 0 and not await is_open(redis, name):
-            wrong.append(f"{name}: settled, and never expires")
+            wrong.append(f"{name}: done, and never expires")
         elif kind.expiry in ("members", "permanent") and left_ms >= 0:
             wrong.append(f"{name}: expires, although it should stay")
     return wrong
@@ -270,7 +270,7 @@ async def test_a_worker_tidies(harness: Harness, redis: Redis) -> None:
     assert 0 == await redis.command("EXISTS", "bell:deliveries:gone")
 
 
-async def test_a_settled_visit_leaves_nothing_but_what_expires(redis: Redis) -> None:
+async def test_a_done_visit_leaves_nothing_but_what_expires(redis: Redis) -> None:
     ledger = forgetful(redis)
     await accept(ledger, change("A"))
     await work_off(ledger, "A")

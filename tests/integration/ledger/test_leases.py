@@ -19,10 +19,10 @@ from tests.support.ledger import (
     backdate,
     begin,
     change,
+    done,
     everything,
     jobs,
     parked,
-    settled,
     state_of,
     waiting,
     work,
@@ -35,7 +35,7 @@ async def test_work_is_given_to_one_worker_and_then_to_nobody_until_something_la
 
     hold = await begin(ledger, "A")
     meanwhile = await ledger.lease(work("A"))
-    await ledger.complete(hold, settled(remote={work("A"): {"id": 9}}))
+    await ledger.complete(hold, done(remote={work("A"): {"id": 9}}))
     afterwards = await ledger.lease(work("A"))
     await accept(ledger, change("A"))
     again = await begin(ledger, "A")
@@ -89,11 +89,11 @@ async def test_work_of_a_dead_worker_goes_to_another_and_the_late_release_is_los
 
     heir = await begin(ledger, "A")
     with pytest.raises(LeaseLost):
-        await ledger.complete(dead, settled(remote={work("A"): {"id": 1}}))
-    await ledger.complete(heir, settled(remote={work("A"): {"id": 2}}))
+        await ledger.complete(dead, done(remote={work("A"): {"id": 1}}))
+    await ledger.complete(heir, done(remote={work("A"): {"id": 2}}))
 
     member = await ledger.load_task(work("A"))
-    assert ("settled", {"id": 2}, 1) == (member.state, member.remote, len(member.attempts))
+    assert ("done", {"id": 2}, 1) == (member.state, member.remote, len(member.attempts))
 
 
 async def test_a_swept_lease_has_a_job_again(ledger: Ledger, redis: Redis) -> None:
@@ -114,7 +114,7 @@ async def test_a_change_that_lands_during_a_run_is_queued_after_it(ledger: Ledge
 
     await accept(ledger, change("A"))
     during = await state_of(ledger, work("A"))
-    await ledger.complete(hold, settled())
+    await ledger.complete(hold, done())
 
     member = await ledger.load_task(work("A"))
     assert ("running", "queued", 2, 1) == (during, member.state, member.change_count, member.applied_count)
@@ -200,13 +200,13 @@ async def test_the_last_hundred_attempts_are_kept_in_their_order(ledger: Ledger)
     await accept(ledger, change("A"))
     for at in range(1, 111):
         await ledger.replay(work("A"))
-        await ledger.complete(await begin(ledger, "A"), Outcome(state="settled", attempt=attempt(at=at)))
+        await ledger.complete(await begin(ledger, "A"), Outcome(state="done", attempt=attempt(at=at)))
 
     attempts = (await ledger.load_task(work("A"))).attempts
     assert list(range(11, 111)) == [one.started_at_ms for one in attempts]
 
 
-@pytest.mark.parametrize("ends", ["settled", "parked", "waiting", "held"])
+@pytest.mark.parametrize("ends", ["done", "parked", "waiting", "held"])
 async def test_what_the_api_answered_is_remembered_however_a_run_ends(ledger: Ledger, ends: Any) -> None:
     await accept(ledger, change("A"))
     outcome = Outcome(state=ends, attempt=attempt(), remote={work("A"): {"id": 7}})
@@ -214,7 +214,7 @@ async def test_what_the_api_answered_is_remembered_however_a_run_ends(ledger: Le
     kept = (await ledger.load_task(work("A"))).remote
     await ledger.replay(work("A"))
 
-    await ledger.complete(await begin(ledger, "A"), settled(remote={work("A"): None}))
+    await ledger.complete(await begin(ledger, "A"), done(remote={work("A"): None}))
 
     member = await ledger.load_task(work("A"))
     assert ({"id": 7}, None, False) == (kept, member.remote, member.was_attempted)

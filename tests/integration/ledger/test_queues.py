@@ -16,10 +16,10 @@ from tests.support.ledger import (
     backdate,
     begin,
     change,
+    done,
     jobs,
     lanes,
     now_ms,
-    settled,
     waiting,
     work,
     work_off,
@@ -162,7 +162,7 @@ async def test_a_job_that_has_run_is_gone_and_the_next_one_is_not(ledger: Ledger
     [(_, job, _)] = await ledger.claim({"visits": 5}, lease_s=0)
     hold = await begin(ledger, "A")
     await accept(ledger, change("A"))
-    await ledger.complete(hold, settled())
+    await ledger.complete(hold, done())
 
     await ledger.ack(job)
 

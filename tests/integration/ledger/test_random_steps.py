@@ -27,9 +27,9 @@ from tests.support.ledger import (
     attempt,
     backdate,
     change,
+    done,
     jobs,
     let_time_pass,
-    settled,
     work,
 )
 
@@ -102,7 +102,7 @@ class Walk(RuleBasedStateMachine):
 
     @rule(
         data=st.data(),
-        state=st.sampled_from(["settled", "settled", "waiting", "waiting for facts", "held", "parked"]),
+        state=st.sampled_from(["done", "done", "waiting", "waiting for facts", "held", "parked"]),
         why=st.sampled_from([None, "ok", "down", "unauthorized", "rate_limited"]),
     )
     def a_worker_is_done(self, data: st.DataObject, state: str, why: str | None) -> None:
@@ -197,14 +197,14 @@ class Walk(RuleBasedStateMachine):
     @invariant()
     def all_is_well(self) -> None:
         now = self.run(self.look())
-        now.every_unsettled_work_is_in_exactly_the_set_of_its_state()
+        now.every_unfinished_work_is_in_exactly_the_set_of_its_state()
         now.nobody_has_done_more_than_there_is()
         now.nothing_accepted_disappears(self.accepted, self.families)
         now.queued_work_has_a_job_or_its_visit_is_in_good_hands(self.families)
-        now.what_is_unsettled_never_expires(self.families)
+        now.what_is_unfinished_never_expires(self.families)
 
     async def work_everything_off(self) -> None:
-        """Without further trouble all of it is settled, in bounded time."""
+        """Without further trouble all of it is done, in bounded time."""
         await self.redis.command("DEL", "bell:circuit:main")
         for _ in range(30):
             for state in ("running", "waiting"):
@@ -218,7 +218,7 @@ class Walk(RuleBasedStateMachine):
             for lane, job, _ in await self.ledger.claim(everything, lease_s=0):
                 hold = await self.ledger.lease(job.rpartition("#")[0])
                 if isinstance(hold, Lease):
-                    await self.ledger.complete(hold, settled())
+                    await self.ledger.complete(hold, done())
                 await self.ledger.ack(job, lane)
             if not await self.redis.command("ZCARD", "bell:queued"):
                 break
@@ -237,7 +237,7 @@ class Snapshot:
     def state(self, name: str) -> str | None:
         return self.hashes.get(name, {}).get("state")
 
-    def every_unsettled_work_is_in_exactly_the_set_of_its_state(self) -> None:
+    def every_unfinished_work_is_in_exactly_the_set_of_its_state(self) -> None:
         assert sorted((hash["state"], name) for name, hash in self.hashes.items() if "state" in hash) == self.listed
 
     def nobody_has_done_more_than_there_is(self) -> None:
@@ -252,7 +252,7 @@ class Snapshot:
                 assert states & {"queued", "running", "waiting", "held", "parked"}, (name, origin, states)
 
     def is_open(self, name: str, origin: str) -> bool:
-        """Neither seen by a settled run nor discarded."""
+        """Neither seen by a finished run nor discarded."""
         hash = self.hashes[name]
         said = hash.get(f"change:{origin}")
         return said is not None and int(said.partition(" ")[0]) > int(hash.get("applied", 0))
@@ -263,7 +263,7 @@ class Snapshot:
             states = {self.state(member) for member in families[name]}
             assert self.jobs & families[name] or states & {"running", "waiting", "held"}, (name, states)
 
-    def what_is_unsettled_never_expires(self, families: dict[str, set[str]]) -> None:
+    def what_is_unfinished_never_expires(self, families: dict[str, set[str]]) -> None:
         for state, name in self.listed:
             if state != "discarded":
                 kept = {member for member in families[name] if self.state(member) != "discarded"}

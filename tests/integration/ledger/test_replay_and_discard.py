@@ -19,10 +19,10 @@ from tests.support.ledger import (
     backdate,
     begin,
     change,
+    done,
     everything,
     jobs,
     parked,
-    settled,
     state_of,
     waiting,
     work,
@@ -63,13 +63,13 @@ async def test_work_in_a_workers_hands_is_not_discarded(ledger: Ledger) -> None:
     assert 1 == len((await ledger.load_task(work("A"))).changes)
 
 
-async def test_nothing_is_discarded_of_what_is_settled_or_unknown(ledger: Ledger, redis: Redis) -> None:
+async def test_nothing_is_discarded_of_what_is_done_or_unknown(ledger: Ledger, redis: Redis) -> None:
     await accept(ledger, change("A"))
     await work_off(ledger, "A")
 
     assert 0 == await ledger.discard(work("A"))
     assert 0 == await ledger.discard(work("nobody"))
-    assert "settled" == await state_of(ledger, work("A"))
+    assert "done" == await state_of(ledger, work("A"))
     assert [] == await ledger.task_ids("discarded")
 
 
@@ -107,7 +107,7 @@ async def test_to_discard_a_rescheduled_visit_gives_up_what_waits_under_its_late
     assert all(member.change_count == member.applied_count for member in await ledger.load_aliases(work("B")))
 
 
-@pytest.mark.parametrize("ends", ["settled", "parked", "waiting", "discarded"])
+@pytest.mark.parametrize("ends", ["done", "parked", "waiting", "discarded"])
 async def test_a_replay_puts_back_to_work_whatever_came_of_it(ledger: Ledger, redis: Redis, ends: Any) -> None:
     await accept(ledger, change("A"))
     if ends == "discarded":
@@ -126,12 +126,12 @@ async def test_a_replay_puts_back_to_work_whatever_came_of_it(ledger: Ledger, re
     assert (0, None, None) == (root.failed_attempts, root.failing_since_ms, root.retry_at_ms)
 
 
-async def test_a_fresh_replay_has_the_api_asked_until_a_run_settled(ledger: Ledger) -> None:
+async def test_a_fresh_replay_has_the_api_asked_until_a_run_is_done(ledger: Ledger) -> None:
     await accept(ledger, change("A"))
-    await ledger.complete(await begin(ledger, "A"), settled(remote={work("A"): {"id": 7}}))
+    await ledger.complete(await begin(ledger, "A"), done(remote={work("A"): {"id": 7}}))
     asked = []
 
-    for fresh, outcome in ((False, settled()), (True, waiting(retry_in_s=0)), (False, settled()), (False, settled())):
+    for fresh, outcome in ((False, done()), (True, waiting(retry_in_s=0)), (False, done()), (False, done())):
         await ledger.replay(work("A"), recheck=fresh, duplicate_ids=[8] if fresh else [])
         hold = await begin(ledger, "A")
         asked.append(hold.primary.recheck_ids)
@@ -146,7 +146,7 @@ async def test_a_fresh_replay_during_a_run_is_not_forgotten_by_its_end(ledger: L
     hold = await begin(ledger, "A")
 
     assert "running" == await ledger.replay(work("A"), recheck=True)
-    await ledger.complete(hold, settled(remote={work("A"): {"id": 7}}))
+    await ledger.complete(hold, done(remote={work("A"): {"id": 7}}))
 
     assert [] == (await begin(ledger, "A")).primary.recheck_ids
 
@@ -167,7 +167,7 @@ async def test_a_replay_of_running_work_runs_it_once_more(ledger: Ledger) -> Non
     hold = await begin(ledger, "A")
 
     assert "running" == await ledger.replay(work("A"))
-    await ledger.complete(hold, settled())
+    await ledger.complete(hold, done())
 
     assert "queued" == await state_of(ledger, work("A"))
 
@@ -214,5 +214,5 @@ async def test_what_an_event_turned_out_to_mean_lands_once_and_settles_it(ledger
     await ledger.record_changes(heir, "standard", "main", [change("A"), change("B")], attempt())
 
     event = await ledger.load_task(name)
-    assert ("settled", [work("A"), work("B")]) == (event.state, event.targets)
+    assert ("done", [work("A"), work("B")]) == (event.state, event.targets)
     assert [work("A"), work("B")] == sorted(await ledger.task_ids("queued"))

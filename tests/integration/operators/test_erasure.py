@@ -34,7 +34,7 @@ from tests.integration.ledger.test_keys import (
     without_an_end,
 )
 from tests.support.harness import Harness, Server, sign_standard, standard_body, wait_until
-from tests.support.ledger import accept, begin, change, settled, work
+from tests.support.ledger import accept, begin, change, done, work
 
 EMAIL = "ada@example.com"
 #: As they are written, by `standard` and by Acuity.
@@ -278,7 +278,7 @@ async def test_a_delivery_that_is_to_be_translated_anew_meanwhile_gets_its_body_
     harness.start_web()
     harness.send("visit.created", "A", contact=ADA)
     [id] = await ledger.newest_delivery_ids(["standard"], 1)
-    await ledger.complete(await begin(ledger, "A"), settled())
+    await ledger.complete(await begin(ledger, "A"), done())
     forget, script = Erasure(ledger, read_environment(harness.env), EMAIL), redis.script
     came_of_it: list[str] = []
 
@@ -309,7 +309,7 @@ async def test_whose_visit_it_is_stays_known_under_the_key_of_its_time(
     then = hmac.digest(b"an old key", b"doorbell.contact\n" + EMAIL.encode(), "sha256").hex()[:32]
     await accept(ledger, change("A", contact=Contact(**ADA)))
     stands = {"contact_id": "cont_1", "contact": then}
-    await ledger.complete(await begin(ledger, "A"), settled(remote={work("A"): stands}))
+    await ledger.complete(await begin(ledger, "A"), done(remote={work("A"): stands}))
 
     settings = read_environment(harness.env).model_copy(update={"secret_key": ("a new key", "an old key")})
     await Erasure(ledger, settings, EMAIL).execute()

@@ -464,7 +464,7 @@ async def test_a_visit_with_several_ids_is_one_and_begins_its_tries_anew_by_any_
     assert [("standard-2", "queued")] == await carry_out(world, ids=("standard-2",))
 
     assert 0 == (await world.member("1")).failed_attempts
-    assert ["settled"] == await world.run()
+    assert ["done"] == await world.run()
 
 
 async def test_a_replay_done_twice_changes_nothing(world: World) -> None:

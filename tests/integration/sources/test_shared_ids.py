@@ -46,7 +46,7 @@ TIME = VisitChange(action="create", visit_id="1", version=1, time_scheduled=STAR
 
 
 async def test_the_visit_is_made_for_the_first_and_parked_for_the_others(world: World) -> None:
-    assert ["settled"] == await world.apply(TIME, answer(2, "ada"))
+    assert ["done"] == await world.apply(TIME, answer(2, "ada"))
     assert ["parked"] == await world.apply(answer(3, "bob", OFF))
 
     visit, member = world.visit() or {}, await world.member()

@@ -11,7 +11,7 @@ from app.ledger.records import CircuitSignal
 from app.ledger.redis import Redis
 from app.telemetry.health import load_backlog
 from tests.support.harness import Harness
-from tests.support.ledger import accept, backdate, begin, change, parked, settled, waiting, work, work_off
+from tests.support.ledger import accept, backdate, begin, change, done, parked, waiting, work, work_off
 
 DAY_S = 86_400
 
@@ -78,7 +78,7 @@ async def test_what_an_operator_lets_out_is_not_stuck_yet(ledger: Ledger, redis:
 
 
 async def test_settling_and_parking_are_progress_and_waiting_is_none(ledger: Ledger, redis: Redis) -> None:
-    for outcome, is_progress in ((settled(), True), (parked(), True), (waiting(), False)):
+    for outcome, is_progress in ((done(), True), (parked(), True), (waiting(), False)):
         await accept(ledger, change("A"))
         await quiet_for(redis, 1_000)
         before = await redis.command("GET", "bell:last-done")

@@ -238,7 +238,7 @@ def test_any_process_tells_what_all_of_them_did(harness: Harness) -> None:
         'doorbell_webhook_secret_matches_total{source="standard",secret="1"}': 4,
         'doorbell_webhook_secret_matches_total{source="standard",secret="2"}': 1,
         'doorbell_webhook_rejections_total{hook="standard",reason="signature_missing"}': 1,
-        'doorbell_task_runs_total{kind="visit",outcome="settled",reason="none"}': 2,
+        'doorbell_task_runs_total{kind="visit",outcome="done",reason="none"}': 2,
         'doorbell_tasks_finished_total{kind="visit",outcome="created"}': 2,
         'doorbell_tasks_finished_total{kind="event",outcome="discarded"}': 1,
         'doorbell_task_wait_seconds_count{kind="visit"}': 2,

@@ -21,7 +21,7 @@ AGAIN = ["GET /visits/:id", "POST /visits"]  # of a customer who is known
 async def test_the_first_visit_of_a_new_customer_costs_two_calls_on_each_side(world: World) -> None:
     states = await world.apply(booked())
 
-    assert (["settled"], FIRST) == (states, world.calls())
+    assert (["done"], FIRST) == (states, world.calls())
     assert {"time_scheduled": "2026-03-14T09:00:00Z", "event_date": "2026-03-14T09:00:00Z"} == world.visit()
 
 
@@ -97,7 +97,7 @@ async def test_a_repeat_costs_nothing(world: World, again: VisitChange) -> None:
 
     states = await world.apply(again)
 
-    assert (["settled"], []) == (states, world.calls())
+    assert (["done"], []) == (states, world.calls())
 
 
 async def test_many_changes_that_wait_for_one_visit_cost_one_call(world: World) -> None:
@@ -140,7 +140,7 @@ async def test_a_visit_that_was_made_by_others_is_updated(world: World) -> None:
 async def test_a_mark_of_a_person_alone_makes_no_visit_and_waits_for_nothing(world: World) -> None:
     await world.apply(change(no_show=at(10), contact=ADA, only_for_contact=True))
     assert [] == world.harness.visits()
-    assert ("settled", []) == ((await world.member()).state, await world.ledger.task_ids("waiting"))
+    assert ("done", []) == ((await world.member()).state, await world.ledger.task_ids("waiting"))
 
     await world.apply(booked(version=0))
     assert [] == world.harness.visits(), "the mark counts once the visit is hers"

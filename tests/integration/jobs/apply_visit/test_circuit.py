@@ -40,7 +40,7 @@ async def test_after_a_429_nobody_calls_before_its_time(
     late = await world.run()
 
     assert (["held"] * 5, [], ["GET /visits/:id"]) == (states, early, calls)
-    assert ["settled"] * 5 == late
+    assert ["done"] * 5 == late
     assert [0] * 5 == [(await world.member(str(number))).failed_attempts for number in range(5)]
 
 
@@ -63,7 +63,7 @@ async def test_a_refused_token_holds_everybody_and_is_probed(world: World) -> No
 
     assert (["held"] * 5, [["held"]] * 10, [0] * 5) == (states, probes, tries)
     assert ["GET /visits/:id"] * 11 == calls
-    assert ["settled"] * 5 == back
+    assert ["done"] * 5 == back
 
 
 async def test_time_spent_with_a_refused_token_is_not_held_against_a_visit(world: World) -> None:
@@ -260,7 +260,7 @@ async def test_every_account_has_its_own_token_customers_and_gate(world: World) 
     await world.later(60)
     await world.run()
 
-    assert ["held", "settled"] == sorted(states)
+    assert ["done", "held"] == sorted(states)
     assert [("GET /visits/:id", f"Bearer {TOKEN}")] == [call for call in first if call[1] == refused]
     assert [(route, "Bearer other") for route in FIRST] == [call for call in first if call[1] != refused]
     assert "GET /contacts" in world.calls()  # What is known of one account's customers says nothing of another's.

@@ -75,7 +75,7 @@ async def test_a_customer_whose_making_is_answered_without_a_body_is_looked_up(w
 
     states = await world.apply(booked())
 
-    assert ["settled"] == states
+    assert ["done"] == states
     assert 1 == len(world.contacts("ada@example.com"))
 
 
@@ -112,7 +112,7 @@ async def test_a_customer_made_by_somebody_else_meanwhile_is_taken(world: World,
     world.wire.before = taken
     states = await world.apply(booked())
 
-    assert ["settled"] == states
+    assert ["done"] == states
     assert [world.contacts("ada@example.com")[0]["id"]] == [visit["contact_id"] for visit in world.harness.visits()]
 
 
@@ -222,7 +222,7 @@ async def test_a_visit_without_an_address_waits_for_one(world: World) -> None:
     assert (["waiting"], "contact_unknown") == (states, member.reason)
     assert member.retry_at_ms is not None
     assert 86_390 < member.retry_at_ms / 1000 - time.time() < 86_401
-    assert ["settled"] == await world.apply(change(version=2, contact=ADA))
+    assert ["done"] == await world.apply(change(version=2, contact=ADA))
     assert 1 == len(world.harness.visits())
 
 
@@ -261,11 +261,11 @@ async def test_an_operator_names_the_customer(world: World) -> None:
     await world.ledger.replay("visit:main/standard-1")
     states = await world.run()
 
-    assert ["settled"] == states
+    assert ["done"] == states
     assert [(DOCUMENTED, "standard-1")] == [
         (visit["contact_id"], visit["external_id"]) for visit in world.harness.visits()
     ]
-    assert ["settled"] == await world.apply(change(version=3, time_scheduled=at(15)))
+    assert ["done"] == await world.apply(change(version=3, time_scheduled=at(15)))
     assert "2026-03-14T15:00:00Z" == (world.visit() or {})["event_date"]
 
 
@@ -274,7 +274,7 @@ async def test_an_operators_word_alone_puts_it_to_work(world: World) -> None:
 
     await world.ledger.assign_contact("visit:main/standard-1", change(version=2**60, contact=Contact(id=DOCUMENTED)))
 
-    assert ["settled"] == await world.run()
+    assert ["done"] == await world.run()
 
 
 TROUBLE_BEFORE = {
@@ -298,7 +298,7 @@ async def test_the_address_that_was_waited_for_is_used_at_once_also_after_troubl
 
     states = await world.apply(change(version=2, contact=ADA))
 
-    assert ["settled"] == states
+    assert ["done"] == states
     assert 1 == len(world.harness.visits())
 
 
@@ -308,7 +308,7 @@ async def test_the_address_that_was_waited_for_is_used_at_once_also_after_troubl
 async def test_who_wants_no_request_gets_no_visit(world: World) -> None:
     states = await world.apply(booked(opted_out=True))
 
-    assert (["settled"], []) == (states, world.harness.visits())
+    assert (["done"], []) == (states, world.harness.visits())
     assert [] == world.contacts("ada@example.com")
 
 

@@ -27,7 +27,7 @@ async def test_a_visit_that_a_look_did_not_show_is_not_doubled(world: World, pol
     world.harness.inject_faults(duplicate_external_id=policy)
     states = await world.apply(booked(version=2, hour=15))
 
-    assert (["settled"], 1) == (states, len(world.harness.visits()))
+    assert (["done"], 1) == (states, len(world.harness.visits()))
     assert {"time_scheduled": "2026-03-14T15:00:00Z", "event_date": "2026-03-14T15:00:00Z"} == world.visit()
 
 
@@ -69,7 +69,7 @@ async def test_a_parked_visit_is_tried_again_with_the_next_change(world: World) 
     await world.apply(booked())
     world.wire.before = lambda request: None
 
-    assert ["settled"] == await world.apply(change(version=2, amount_collected=Decimal(1)))
+    assert ["done"] == await world.apply(change(version=2, amount_collected=Decimal(1)))
     assert "1.00" == (world.visit() or {})["amount_collected"]
 
 

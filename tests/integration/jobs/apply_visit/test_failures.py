@@ -61,10 +61,10 @@ async def test_any_call_may_go_wrong_and_there_is_one_visit_and_one_customer(
             wait_until(lambda: spoilt(world))  # What is slow is done before the next try, which comes 5 s later.
         world.set()
         for _ in range(4):
-            if (await world.member()).state != "settled":
+            if (await world.member()).state != "done":
                 await world.later(60)
                 await world.run()
-        assert "settled" == (await world.member()).state
+        assert "done" == (await world.member()).state
 
     assert [endpoint] == spoilt(world)
     assert [("standard-1", world.contacts("bob@example.com")[0]["id"])] == [
@@ -137,7 +137,7 @@ async def test_a_write_that_is_done_after_patience_ended_does_no_harm_also_on_a_
     await world.apply(then)
     await world.land(change(version=3, time_scheduled=at(20)))
     async with asyncio.timeout(20):
-        while (await world.member()).state != "settled":
+        while (await world.member()).state != "done":
             await world.ledger.requeue_due()
             await world.run()
             await asyncio.sleep(0.005)
@@ -159,11 +159,11 @@ async def test_an_api_that_is_slow_but_answers_in_time_gets_its_visits(
 
     await world.apply(booked())
     for _ in range(10):
-        if (await world.member()).state != "settled":
+        if (await world.member()).state != "done":
             await world.later(60)
             await world.run()
 
-    assert "settled" == (await world.member()).state
+    assert "done" == (await world.member()).state
     assert [1, 1] == [len(world.harness.visits()), len(world.contacts("ada@example.com"))]
 
 
@@ -203,7 +203,7 @@ async def test_killed_wherever_it_waits_and_run_again_there_is_one_visit_and_one
             await world.run()
 
         context = f"cut at {k}"
-        assert "settled" == (await world.member(root)).state, context
+        assert "done" == (await world.member(root)).state, context
         assert [f"standard-{root}"] == [visit["external_id"] for visit in world.harness.visits()], context
         expected = "2026-03-14T09:00:00Z"
         assert expected == (world.visit(root) or {})["time_scheduled"], context

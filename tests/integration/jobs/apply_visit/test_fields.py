@@ -52,7 +52,7 @@ async def test_a_visit_without_any_time_waits_for_one(world: World) -> None:
 
     assert (["waiting"], "time_unknown") == (states, (await world.member()).reason)
     assert [] == world.harness.visits()
-    assert ["settled"] == await world.apply(change(version=2, time_scheduled=at(9)))
+    assert ["done"] == await world.apply(change(version=2, time_scheduled=at(9)))
     assert 1 == len(world.harness.visits())
 
 
@@ -158,6 +158,6 @@ async def test_any_2xx_will_do(world: World, status: int) -> None:
         *await world.apply(change(version=2, contact=BOB, amount_collected=Decimal(2))),
     ]
 
-    assert ["settled", "settled"] == states
+    assert ["done", "done"] == states
     assert 1 == len(world.harness.visits())
     assert "2.00" == (world.visit() or {})["amount_collected"]

@@ -69,7 +69,7 @@ async def test_a_second_job_for_a_leased_visit_makes_no_call(world: World, redis
     world.wire.holds["POST /visits"].set()
 
     assert ("busy", []) == (second, calls_of_second)
-    assert "settled" == await first
+    assert "done" == await first
     assert 1 == len(world.harness.visits())
 
 
@@ -90,7 +90,7 @@ async def test_a_change_that_arrives_during_a_run_is_applied_by_the_next_run(wor
     states = await world.apply(booked())
     await storing
 
-    assert ["settled", "settled"] == states
+    assert ["done", "done"] == states
     assert "2026-03-14T15:00:00Z" == (world.visit() or {})["event_date"]
 
 
@@ -106,5 +106,5 @@ async def test_a_run_that_lost_its_lease_stores_nothing(world: World) -> None:
     await first
 
     member = await world.member()
-    assert ["settled"] == states
-    assert ("settled", 1, 1) == (member.state, len(member.attempts), len(world.harness.visits()))
+    assert ["done"] == states
+    assert ("done", 1, 1) == (member.state, len(member.attempts), len(world.harness.visits()))

@@ -43,7 +43,7 @@ async def test_a_payment_before_the_booking_waits_for_it(world: World) -> None:
     states = await world.apply(change(version=3, amount_collected=Decimal(245)))
     states += await world.apply(booked(version=1))
 
-    assert ["waiting", "settled"] == states
+    assert ["waiting", "done"] == states
     assert {
         "time_scheduled": "2026-03-14T09:00:00Z",
         "event_date": "2026-03-14T09:00:00Z",

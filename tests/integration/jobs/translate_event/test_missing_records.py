@@ -23,7 +23,7 @@ async def test_a_record_that_is_still_not_there_after_a_minute_is_gone(world: Do
     await world.run()
 
     event = await world.ledger.load_task(f"event:{delivery_id}")
-    assert ("settled", "ignored: record_gone") == (event.state, event.attempts[-1].outcome)
+    assert ("done", "ignored: record_gone") == (event.state, event.attempts[-1].outcome)
 
 
 async def test_whose_visit_it_is_may_not_be_readable_yet_either(world: Doorstep) -> None:

@@ -62,7 +62,7 @@ async def test_ten_events_of_one_record_cost_two_fetches(world: Doorstep) -> Non
 
     assert ["translated"] * 10 == outcomes
     assert 2 == len(world.tool.seen)
-    assert {"settled"} == {(await world.ledger.load_task(work)).state for work in works}
+    assert {"done"} == {(await world.ledger.load_task(work)).state for work in works}
 
 
 async def test_a_record_that_was_asked_for_before_an_event_rang_is_too_old_for_it(world: Doorstep) -> None:

@@ -116,7 +116,7 @@ async def test_what_was_fetched_becomes_the_visit(
     (contact,) = world.contacts("ada@example.com")
     assert ("Ada", "Lovelace", contact["id"]) == (contact["first_name"], contact["last_name"], visit["contact_id"])
     event = await world.event(answer)
-    assert ("settled", [f"visit:main/{name}"]) == (event.state, event.targets)
+    assert ("done", [f"visit:main/{name}"]) == (event.state, event.targets)
 
 
 async def test_nothing_is_fetched_for_an_event_that_means_nothing_to_us(world: Doorstep) -> None:

@@ -272,7 +272,7 @@ async def test_what_work_came_to_is_counted_each_time_it_comes_to_an_end(world: 
     delivery_id = await a_minute_ago(world, "acuity", MOVED)
     world.tool.trouble = [says(404)]
     await world.run()
-    assert "settled" == (await world.ledger.load_task(f"event:{delivery_id}")).state
+    assert "done" == (await world.ledger.load_task(f"event:{delivery_id}")).state
 
     await world.context.counters.flush(world.redis)
 
