@@ -10,7 +10,8 @@ from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from app.ledger.jobs_contract import QUEUE_KEY, deserialize, serialize
+from app.ledger import keys
+from app.ledger.jobs_contract import deserialize, serialize
 from app.ledger.redis import RedisAddress
 from app.settings.model import Settings
 
@@ -30,7 +31,7 @@ def redis_pool(settings: Settings) -> ArqRedis:
         max_connections=4,
         **tls,
     )
-    return ArqRedis(pool, job_serializer=serialize, job_deserializer=deserialize, default_queue_name=QUEUE_KEY)
+    return ArqRedis(pool, job_serializer=serialize, job_deserializer=deserialize, default_queue_name=keys.VISITS_QUEUE)
 
 
 def redis_settings(settings: Settings) -> RedisSettings:

@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 
+from app.ledger import keys
 from app.ledger.leases import LockContended, single_flight
 from app.ledger.ledger import Ledger
 from app.ledger.redis import RedisUnavailable
@@ -37,7 +38,7 @@ class Contacts:
         name = self.cache_key(contact)
         if contact.id or name is None:
             return contact.id
-        cache = f"bell:contact:{self.account}:{name}"
+        cache = f"{keys.CONTACT}{self.account}:{name}"
         contact_id = await self._cached(cache)
         if contact_id or contact.is_erased:
             return contact_id
@@ -45,7 +46,7 @@ class Contacts:
 
     async def evict(self, contact: Contact) -> None:
         """Forget a contact_id that the API does not know any more."""
-        await self.ledger.redis.command("DEL", f"bell:contact:{self.account}:{self.cache_key(contact)}")
+        await self.ledger.redis.command("DEL", f"{keys.CONTACT}{self.account}:{self.cache_key(contact)}")
 
     async def _resolve_once(self, contact: Contact, api: VisitsClient, cache: str) -> str:
         async def produce() -> str:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import orjson
 
+from app.ledger import keys
 from app.ledger.cleanup import trim_deliveries
 from app.ledger.ids import new_token
 from app.ledger.ledger import known_accounts
@@ -82,7 +83,7 @@ class Heartbeat:
 
     def __init__(self, context: Context) -> None:
         self._ledger = context.ledger
-        self._key = f"bell:worker:{new_token()}"
+        self._key = f"{keys.WORKER}{new_token()}"
         host = os.environ.get("DYNO") or socket.gethostname()
         self._value = orjson.dumps({"host": host, "pid": os.getpid(), "since": int(time.time() * 1000)})
 

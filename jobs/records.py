@@ -17,6 +17,7 @@ import httpx
 import orjson
 import zstandard
 
+from app.ledger import keys
 from app.ledger.leases import LockContended, single_flight
 from app.ledger.redis import RedisUnavailable
 from app.settings.model import Hook
@@ -87,7 +88,7 @@ class Records:
             counts[hook] -= 1
 
     async def _fetch_once(self, request: RecordRequest) -> FetchedRecord:
-        key = f"bell:record:{self.hook.name}:{_request_digest(request)}"
+        key = f"{keys.RECORD}{self.hook.name}:{_request_digest(request)}"
         async with self.context.locks.hold(key, LOCK_WAIT_S, LockContended):
             return await single_flight(
                 self.context.ledger,
@@ -130,7 +131,7 @@ class Records:
 
     @property
     def _pause_key(self) -> str:
-        return f"bell:retry-after:{self.hook.name}"
+        return f"{keys.RETRY_AFTER}{self.hook.name}"
 
     async def _check_pause(self, request: RecordRequest) -> None:
         """A rate limit applies to the hook: after a 429 no record is fetched until the pause is over."""

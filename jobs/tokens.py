@@ -25,6 +25,7 @@ import httpx
 import orjson
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
+from app.ledger import keys
 from app.ledger.leases import LockContended, single_flight
 from app.ledger.redis import RedisUnavailable
 from app.settings.model import Hook
@@ -115,7 +116,7 @@ class Tokens:
 
     @property
     def _key(self) -> str:
-        return f"bell:token:{self.hook.name}"
+        return f"{keys.TOKEN}{self.hook.name}"
 
     async def _renew(self) -> str:
         """Returns the access token after the new refresh token is stored."""

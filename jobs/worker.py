@@ -10,8 +10,9 @@ from typing import Any
 import arq.worker
 from arq import func
 
+from app.ledger import keys
 from app.ledger.ids import EVENT, VISIT
-from app.ledger.jobs_contract import QUEUE_KEY, deserialize, serialize
+from app.ledger.jobs_contract import deserialize, serialize
 from app.ledger.ledger import Ledger
 from app.ledger.redis import Redis, RedisAddress
 from app.settings.model import Settings
@@ -71,7 +72,7 @@ async def on_shutdown(ctx: dict[Any, Any]) -> None:
 def worker_settings(settings: Settings) -> dict[str, Any]:
     return {
         "functions": [func(apply_visit.visit_job, name=VISIT), func(translate_event.event_job, name=EVENT)],
-        "queue_name": QUEUE_KEY,
+        "queue_name": keys.VISITS_QUEUE,
         "redis_settings": redis_settings(settings),
         "ctx": {"settings": settings},
         "on_startup": on_startup,

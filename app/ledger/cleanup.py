@@ -1,5 +1,6 @@
 """Trims the lists that do not expire by themselves."""
 
+from app.ledger import keys
 from app.ledger.keys import OPERATIONS_KEY, OPERATIONS_TTL_S
 from app.ledger.ledger import Ledger
 
@@ -11,7 +12,7 @@ async def trim_deliveries(ledger: Ledger, limit: int = 1_000) -> int:
     """Once an hour, whoever comes first: what is older than it is kept leaves the lists, also those of hooks that are not in
     the settings any more, in steps that keep Redis for a moment only; how many. Raises RedisUnavailable."""
     trimmed_total = 0
-    [is_first] = await ledger.redis.commands(("SET", "bell:cleanup", 1, "NX", "EX", TRIM_INTERVAL_S))
+    [is_first] = await ledger.redis.commands(("SET", keys.CLEANUP, 1, "NX", "EX", TRIM_INTERVAL_S))
     if not is_first:
         return 0
     while await ledger.trim(OPERATIONS_KEY, OPERATIONS_TTL_S * 1_000, limit) >= limit:
@@ -19,6 +20,6 @@ async def trim_deliveries(ledger: Ledger, limit: int = 1_000) -> int:
     for hook in await ledger.hook_names():
         trimmed = limit
         while trimmed >= limit:
-            trimmed = await ledger.trim(f"bell:deliveries:{hook}", limit=limit)
+            trimmed = await ledger.trim(f"{keys.DELIVERIES}{hook}", limit=limit)
             trimmed_total += trimmed
     return trimmed_total

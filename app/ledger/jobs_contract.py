@@ -7,11 +7,6 @@ write it as arq 0.28 reads it, in the same step that writes the task.
 import json
 from typing import Any
 
-#: arq's sorted set of jobs.
-QUEUE_KEY = "bell:queue:visits"
-#: The sorted set of the workers that live, by their last heartbeat in ms.
-WORKERS_KEY = "bell:workers"
-
 
 def serialize(job: dict[str, Any]) -> bytes:
     """arq's jobs as JSON: its default, pickle, would let whoever can write to Redis run code in the worker."""

@@ -1,4 +1,4 @@
-"""Every kind of key that Doorbell writes to Redis, and how long it is kept."""
+"""Every key that Doorbell writes to Redis, how long it is kept, and the prefixes that build it."""
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -14,6 +14,8 @@ PARKED = f"{STATE}parked"
 HELD, HELD_BY_AGE, ACCOUNTS = f"{STATE}held:", "bell:held-by-age:", "bell:accounts"
 #: The jobs of a queue, sorted by when they are due: this and visits, events or replays; and what arq reads of one.
 QUEUE, JOB = "bell:queue:", "arq:job:"
+#: The queue that arq itself knows.
+VISITS_QUEUE = f"{QUEUE}visits"
 CIRCUIT, CIRCUITS, ANSWERS, RATE = "bell:circuit:", "bell:circuits", "bell:answers:", "bell:rate:"
 ALONE, LAST_DONE, METRICS = "bell:alone", "bell:last-done", "bell:metrics"
 WORKERS, PEOPLE, ATTEMPTS_CHANNEL = "bell:workers", "bell:people:", "bell:attempts"
@@ -21,6 +23,30 @@ WORKERS, PEOPLE, ATTEMPTS_CHANNEL = "bell:workers", "bell:people:", "bell:attemp
 SESSION, SESSIONS = "bell:session:", "bell:sessions"
 #: Counts the log-in attempts of all strangers; this, a colon and a digest count those of one client.
 LOGIN_ATTEMPTS = "bell:login-attempts"
+
+#: Keys that only Python uses.
+CONTACT = "bell:contact:"
+CONTACT_INDEX = "bell:contact-index:"
+RECORD = "bell:record:"
+RETRY_AFTER = "bell:retry-after:"
+TOKEN = "bell:token:"
+WORKER = "bell:worker:"
+HOURLY = "bell:hourly:"
+SECRET_USED = "bell:secret-used:"
+REQUEST_INDEX = "bell:request-index:"
+ALERTS = "bell:alerts"
+ALERTS_LOCK = "bell:alerts:lock"
+REJECTIONS = "bell:rejections"
+REJECTION_LIST = "bell:rejections:"
+AUDIT = "bell:audit:"
+ACTIVITY = "bell:activity"
+OPERATION = "bell:operation:"
+OPEN_OPERATIONS = "bell:operations:open"
+DEDUP = "bell:dedup:"
+CLEANUP = "bell:cleanup"
+
+#: Keys that only Python uses.
+
 
 #: The ids of replays and discards, and for how long they are kept.
 OPERATIONS_KEY, OPERATIONS_TTL_S = "bell:operations", 90 * 86_400

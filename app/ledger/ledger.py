@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import orjson
 
-from app.ledger import scripts
+from app.ledger import keys, scripts
 from app.ledger.bodies import Bodies, BodyUndecryptable
 from app.ledger.ids import TaskId, new_delivery_id, new_token
 from app.ledger.records import (
@@ -355,11 +355,11 @@ class Ledger:
 
     async def hook_names(self) -> list[str]:
         """Where anybody ever rang, also those that are not in the settings any more."""
-        return sorted(hook.decode() for hook in await self.redis.command("SMEMBERS", "bell:hooks"))
+        return sorted(hook.decode() for hook in await self.redis.command("SMEMBERS", keys.HOOKS))
 
     async def delete_circuit(self, account: str) -> None:
         """Nobody has a token for it any more: what it held comes out, and is parked for that."""
-        await self.redis.command("DEL", f"bell:circuit:{account}")
+        await self.redis.command("DEL", f"{keys.CIRCUIT}{account}")
 
     async def assign_contact(self, task_id: TaskId, change: VisitChange) -> None:
         """Land an operator's own change; it is a fact like any other."""
@@ -386,7 +386,7 @@ class Ledger:
 
     async def load_delivery(self, delivery_id: str) -> tuple[DeliveryInfo, bytes]:
         """A delivery as it was kept, and its body. Raises NotFound, BodyUnavailable."""
-        record = await self.redis.command("GET", f"bell:delivery:{delivery_id}")
+        record = await self.redis.command("GET", f"{keys.DELIVERY}{delivery_id}")
         if record is None:
             raise NotFound(delivery_id)
         return self.decode_delivery(delivery_id, record)
@@ -407,11 +407,13 @@ class Ledger:
         return DeliveryInfo.decode(await self._head(delivery_id))
 
     async def _head(self, delivery_id: str) -> bytes:
-        head, newline, _ = (await self.redis.command("GETRANGE", f"bell:delivery:{delivery_id}", 0, 4_095)).partition(
+        head, newline, _ = (await self.redis.command("GETRANGE", f"{keys.DELIVERY}{delivery_id}", 0, 4_095)).partition(
             b"\n"
         )
         if not newline:
-            head, newline, _ = (await self.redis.command("GET", f"bell:delivery:{delivery_id}") or b"").partition(b"\n")
+            head, newline, _ = (await self.redis.command("GET", f"{keys.DELIVERY}{delivery_id}") or b"").partition(
+                b"\n"
+            )
         if not newline:
             raise NotFound(delivery_id)
         return bytes(head)
@@ -423,7 +425,7 @@ class Ledger:
         known: set[bytes] = set()  # of the last time that was seen: several may share it
         while True:
             most = 500 + len(known)
-            asked = ("ZRANGEBYSCORE", f"bell:{name}", since, until, "WITHSCORES", "LIMIT", 0, most)
+            asked = ("ZRANGEBYSCORE", f"{keys.TASK}{name}", since, until, "WITHSCORES", "LIMIT", 0, most)
             flat = await self.redis.command(*asked)
             page = list(zip(flat[::2], map(float, flat[1::2]), strict=True))
             for found, _ in page:
@@ -437,17 +439,17 @@ class Ledger:
 
     async def count_queued(self, task_ids: Sequence[str]) -> int:
         """How many of these are still queued."""
-        scores = await self.redis.command("ZMSCORE", "bell:queued", *task_ids) if task_ids else []
+        scores = await self.redis.command("ZMSCORE", keys.QUEUED, *task_ids) if task_ids else []
         return sum(score is not None for score in scores)
 
     async def newest_delivery_ids(self, hooks: Iterable[str], limit: int) -> list[str]:
         """The newest ids over all these hooks, newest first."""
-        found = [await self.redis.command("ZREVRANGE", f"bell:deliveries:{hook}", 0, limit - 1) for hook in hooks]
+        found = [await self.redis.command("ZREVRANGE", f"{keys.DELIVERIES}{hook}", 0, limit - 1) for hook in hooks]
         return sorted((id.decode() for ids in found for id in ids), reverse=True)[:limit]
 
     async def load_task(self, task_id: TaskId, alias_depth: int = 0) -> Task:
         """A piece of work as it stands. Raises NotFound."""
-        hash = await self.redis.command("HGETALL", f"bell:{task_id}")
+        hash = await self.redis.command("HGETALL", f"{keys.TASK}{task_id}")
         if not hash:
             raise NotFound(task_id)
         return _decode_task(task_id.encode(), alias_depth, hash)
@@ -459,7 +461,7 @@ class Ledger:
 
     async def task_ids(self, state: TaskState, limit: int = 1_000) -> list[str]:
         """The names of the work in that state, oldest first."""
-        names = await self.redis.command("ZRANGE", f"bell:{state}", 0, limit - 1)
+        names = await self.redis.command("ZRANGE", f"{keys.STATE}{state}", 0, limit - 1)
         return [name.decode() for name in names]
 
 
@@ -467,7 +469,7 @@ async def known_accounts(redis: Redis, configured: Iterable[str]) -> list[str]:
     """The accounts of the settings, and those that had work held or parked, or whose way to the API was shut: an account may
     leave the settings before its work is done. Raises RedisUnavailable."""
     left, gates = await asyncio.gather(
-        redis.command("SMEMBERS", "bell:accounts"), redis.command("SMEMBERS", "bell:circuits")
+        redis.command("SMEMBERS", keys.ACCOUNTS), redis.command("SMEMBERS", keys.CIRCUITS)
     )
     return sorted({name.decode() for name in (*left, *gates)}.union(configured))
 
@@ -486,7 +488,7 @@ async def take_turn(redis: Redis, lock: str, ttl_s: float) -> bool:
 def _dedup_key(delivery: Delivery, dedup_id: str | None) -> str:
     named = delivery.body if dedup_id is None else b"id:" + dedup_id.encode("utf-8", "surrogatepass")
     digest = base64.urlsafe_b64encode(hashlib.sha256(named).digest()[:16]).rstrip(b"=").decode()
-    return f"bell:dedup:{delivery.hook}:{digest}"
+    return f"{keys.DEDUP}{delivery.hook}:{digest}"
 
 
 def _pack_changes(source: str, account: str, changes: Sequence[VisitChange]) -> list[tuple[TaskId, bytes, str]]:

@@ -3,17 +3,18 @@
 import re
 from dataclasses import dataclass
 
+from app.ledger import keys
 from app.ledger.redis import Redis
 from app.ledger.times import iso_timestamp
 from app.operators.redaction import redact_query
 from app.telemetry.counters import increment_now
 from app.telemetry.metric_names import OPERATOR_ACTIONS
 
-KEY, MAX_ENTRIES = "bell:activity", 10_000
+KEY, MAX_ENTRIES = keys.ACTIVITY, 10_000
 #: Failed log-ins are one line for so long: how many, and which line.
 FAILED_LOGINS_KEY, FAILED_LOGINS_ENTRY_KEY, FAILED_LOGINS_WINDOW_S = (
-    "bell:login-attempts:failed",
-    "bell:login-attempts:line",
+    f"{keys.LOGIN_ATTEMPTS}:failed",
+    f"{keys.LOGIN_ATTEMPTS}:line",
     900,
 )
 

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
+from app.ledger import keys
 from app.ledger.ids import delivery_of, delivery_time_ms
 from app.ledger.ledger import Ledger
 from app.ledger.records import NotFound, Task
@@ -66,7 +67,7 @@ class Discard:
         # Without pending changes the task itself is discarded.
         if primary.state in FINAL_STATES or (pending and delivery and delivery not in pending):
             return NOTHING_TO_DISCARD
-        parked_at = await self._ledger.redis.command("ZSCORE", "bell:parked", primary.task_id)
+        parked_at = await self._ledger.redis.command("ZSCORE", keys.PARKED, primary.task_id)
         changed_at = [
             float(parked_at or 0),
             *(delivery_time_ms(origin) for origin in pending if origin.startswith("d")),

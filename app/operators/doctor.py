@@ -12,8 +12,8 @@ from typing import Literal
 import hiredis
 import httpx
 
+from app.ledger import keys
 from app.ledger.bodies import key_id
-from app.ledger.jobs_contract import WORKERS_KEY
 from app.ledger.ledger import known_accounts
 from app.ledger.redis import Redis, RedisAddress, RedisUnavailable
 from app.settings.environment import RECOMMENDED_KEY_CHARS, SettingsError, read_environment
@@ -244,7 +244,7 @@ def _clock(name: str, drift_s: float, against: str) -> Check:
 
 
 async def _tasks(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
-    parked = await redis.command("ZCARD", "bell:parked")
+    parked = await redis.command("ZCARD", keys.PARKED)
     if parked:
         yield Check(
             "failures", "warn", f"{parked} need an operator", "See `doorbell failures`, then `doorbell replay`."
@@ -253,14 +253,14 @@ async def _tasks(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
     for check in _queue(work):
         yield check
     for account in settings.tokens:
-        why, since = await redis.command("HMGET", f"bell:circuit:{account}", "kind", "since")
+        why, since = await redis.command("HMGET", f"{keys.CIRCUIT}{account}", "kind", "since")
         if why:
             hooks, shut_s = settings.hooks_for(account), time.time() - float(since) / 1000
             detail = f"{account} ({', '.join(hooks)}): {why.decode()}, for {shut_s:.0f} s"
             fix = f"`doorbell resume {hooks[0]}`" if why == b"paused" and hooks else "It is probed and opens by itself."
             yield Check("visits_api.gate", "warn", detail, fix)
     for account in await known_accounts(redis, settings.tokens):
-        held = 0 if account in settings.tokens else await redis.command("ZCARD", f"bell:held:{account}")
+        held = 0 if account in settings.tokens else await redis.command("ZCARD", f"{keys.HELD}{account}")
         if held:
             fix = "Set a token for it; a worker parks them as token_missing, and they can be replayed then."
             yield Check(f"visits_api {account}", "warn", f"{held} held; the account has no token", fix)
@@ -271,8 +271,8 @@ async def _tenants(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
     for name, hook in settings.active_hooks.items():
         if not hook.settings.tenants:
             continue
-        foreign = int(await redis.command("HGET", "bell:rejections", f"{name}:foreign_tenant") or 0)
-        if foreign and not await redis.command("EXISTS", f"bell:deliveries:{name}"):
+        foreign = int(await redis.command("HGET", keys.REJECTIONS, f"{name}:foreign_tenant") or 0)
+        if foreign and not await redis.command("EXISTS", f"{keys.DELIVERIES}{name}"):
             detail = f"all {foreign} events came from accounts that TENANTS does not name, and none was kept"
             fix = f"Compare HOOKS__{name.upper()}__TENANTS with the accounts in `doorbell rejections --hook {name}`."
             yield Check(f"hook {name}", "warn", detail, fix)
@@ -295,7 +295,7 @@ def _queue(work: Backlog) -> list[Check]:
 
 async def _worker(redis: Redis) -> Check:
     seconds, _ = await redis.command("TIME")  # the beats are by the server's clock
-    found = await redis.command("ZCOUNT", WORKERS_KEY, (int(seconds) - WORKER_ALIVE_S) * 1000, "+inf")
+    found = await redis.command("ZCOUNT", keys.WORKERS, (int(seconds) - WORKER_ALIVE_S) * 1000, "+inf")
     if found:
         return Check("worker", "ok", f"{found} at work")
     return Check(

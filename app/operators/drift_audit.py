@@ -19,6 +19,7 @@ from typing import Any, Literal
 import httpx
 import orjson
 
+from app.ledger import keys
 from app.ledger.ids import NO_TASK, TaskId, new_delivery_id
 from app.ledger.ledger import Ledger
 from app.ledger.records import NotFound, Task
@@ -74,7 +75,7 @@ class DriftAudit:
         """rate: calls a second, beside those of the workers in the same line; by default VISITS_API_RATE."""
         self._ledger, self._settings, self._account = ledger, settings, account
         self._rate = rate or settings.visits_api_rate
-        self._key = f"bell:audit:{account}"
+        self._key = f"{keys.AUDIT}{account}"
         token = settings.tokens[account]
         self._api = VisitsClient(http, settings.visits_api_url, token, [], self._before_call)
         self._ours = tuple(f"{name}-" for name in load_sources())
@@ -174,7 +175,7 @@ class DriftAudit:
     async def _duplicate_ids(self, work: TaskId, visit: Record) -> list[int]:
         """Pages shift while visits are made, so one may be seen twice; two numbers under one name are two visits."""
         number, mark = visit.get("id"), f"{self.progress.run_id} {visit.get('id')}"
-        earlier = await self._ledger.redis.command("HGET", f"bell:{work}", "audited")
+        earlier = await self._ledger.redis.command("HGET", f"{keys.TASK}{work}", "audited")
         run, _, before = (earlier or b"").decode().partition(" ")
         if run == self.progress.run_id and before != str(number):
             return [int(before), int(number)] if before.isdecimal() and isinstance(number, int) else []
@@ -204,12 +205,12 @@ class DriftAudit:
 
     async def _iter_visits(self) -> AsyncIterator[TaskId]:
         """The ledger's visits of this account, page by page."""
-        cursor, prefix = b"0", f"bell:visit:{self._account}/"
+        cursor, prefix = b"0", f"{keys.TASK}visit:{self._account}/"
         while True:
             asked = ("SCAN", cursor, "MATCH", f"{prefix}*", "COUNT", 1_000, "TYPE", "hash")
-            cursor, keys = await self._ledger.redis.command(*asked)
-            for key in keys:
-                yield TaskId(key.decode().removeprefix("bell:"))
+            cursor, page = await self._ledger.redis.command(*asked)
+            for key in page:
+                yield TaskId(key.decode().removeprefix(keys.TASK))
             if cursor == b"0":
                 return
 
@@ -217,7 +218,7 @@ class DriftAudit:
         """A visit that should stand and was on no page. It is asked for by its name before anything is said: pages shift
         also when visits are removed, and it may have been made meanwhile."""
         fields = ("state", "remote", "audited")
-        state, api, seen = await self._ledger.redis.command("HMGET", f"bell:{work}", *fields)
+        state, api, seen = await self._ledger.redis.command("HMGET", f"{keys.TASK}{work}", *fields)
         if state or not api or (seen or b"").decode().startswith(self.progress.run_id):
             return None
         name = work.external_id

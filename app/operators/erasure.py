@@ -25,6 +25,7 @@ from urllib.parse import unquote
 
 import orjson
 
+from app.ledger import keys
 from app.ledger.ids import TaskId, delivery_of
 from app.ledger.ledger import Ledger, known_accounts
 from app.ledger.records import BodyUnavailable, DeliveryInfo, NotFound, Task
@@ -170,16 +171,16 @@ class Erasure:
             theirs.update(member.task_id for member in family)
             said_by.update(delivery_of(origin) for one in family for origin in (*one.changes, *one.discarded_changes))
             self._inspect_visit(family, found)
-        async for page in self._scan("bell:delivery:*"):
-            for keys in batched(page, self._body_batch):
-                await self._inspect_deliveries(keys, theirs, said_by, found)
-        async for page in self._scan("bell:operation:*"):
+        async for page in self._scan(f"{keys.DELIVERY}*"):
+            for batch in batched(page, self._body_batch):
+                await self._inspect_deliveries(batch, theirs, said_by, found)
+        async for page in self._scan(f"{keys.OPERATION}*"):
             for key in page:
                 order = (
                     b"" if key.endswith((":lock", ":results")) else await self._redis.command("HGET", key, "request")
                 )
                 if self._mentions(order or b""):
-                    found.operations.add(key.removeprefix("bell:operation:"))
+                    found.operations.add(key.removeprefix(keys.OPERATION))
         for key in await self._digest_keys():
             if await self._redis.command("EXISTS", key):
                 found.digests.add(key)
@@ -203,8 +204,8 @@ class Erasure:
     async def _scan(self, pattern: str) -> AsyncIterator[list[str]]:
         cursor = b"0"
         while True:
-            cursor, keys = await self._redis.command("SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_BATCH)
-            yield [key.decode() for key in keys]
+            cursor, page = await self._redis.command("SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_BATCH)
+            yield [key.decode() for key in page]
             self._on_progress(SCAN_BATCH)
             if cursor == b"0":
                 return
@@ -217,11 +218,11 @@ class Erasure:
         for work in works:
             if family := await self._visit_or_empty(work):
                 yield family
-        async for page in self._scan("bell:visit:*"):
-            for keys in batched(page, VISIT_BATCH):
-                kept = await asyncio.gather(*(self._redis.command("HVALS", key) for key in keys))
-                for key in await asyncio.to_thread(self._keys_naming_person, keys, kept):
-                    if family := await self._visit_or_empty(TaskId(key.removeprefix("bell:"))):
+        async for page in self._scan(f"{keys.TASK}visit:*"):
+            for batch in batched(page, VISIT_BATCH):
+                kept = await asyncio.gather(*(self._redis.command("HVALS", key) for key in batch))
+                for key in await asyncio.to_thread(self._keys_naming_person, batch, kept):
+                    if family := await self._visit_or_empty(TaskId(key.removeprefix(keys.TASK))):
                         yield family
 
     async def _visit_or_empty(self, work: TaskId) -> list[Task]:
@@ -230,8 +231,8 @@ class Erasure:
         except NotFound:
             return []
 
-    def _keys_naming_person(self, keys: Sequence[str], kept: Sequence[list[bytes]]) -> list[str]:
-        return [key for key, values in zip(keys, kept, strict=True) if any(map(self._names_person, values))]
+    def _keys_naming_person(self, batch: Sequence[str], kept: Sequence[list[bytes]]) -> list[str]:
+        return [key for key, values in zip(batch, kept, strict=True) if any(map(self._names_person, values))]
 
     def _names_person(self, value: bytes) -> bool:
         return self._mentions(value) or any(
@@ -250,10 +251,10 @@ class Erasure:
             found.unfinished.update(one.task_id for one in family if one.state not in ("done", "discarded"))
 
     async def _inspect_deliveries(
-        self, keys: Sequence[str], theirs: set[str], said_by: set[str], found: ErasureReport
+        self, batch: Sequence[str], theirs: set[str], said_by: set[str], found: ErasureReport
     ) -> None:
-        records = await self._redis.command("MGET", *keys)
-        for id, meta, speaks in await asyncio.to_thread(self._decode, keys, records):
+        records = await self._redis.command("MGET", *batch)
+        for id, meta, speaks in await asyncio.to_thread(self._decode, batch, records):
             if speaks or id in said_by or not theirs.isdisjoint(meta.task_ids):
                 found.deliveries.add(id)
                 await self._inspect_tasks(id, meta, theirs, found)
@@ -261,15 +262,15 @@ class Erasure:
                 found.unreadable.add(id)
 
     def _decode(
-        self, keys: Sequence[str], records: Sequence[bytes | None]
+        self, batch: Sequence[str], records: Sequence[bytes | None]
     ) -> list[tuple[str, DeliveryInfo, bool | None]]:
         """Of each delivery whether it speaks of the person; None: it cannot be looked into. What was removed already is left
         out, but for what an older version left."""
         read: list[tuple[str, DeliveryInfo, bool | None]] = []
-        for key, record in zip(keys, records, strict=True):
+        for key, record in zip(batch, records, strict=True):
             if record is None:
                 continue
-            id, is_sealed = key.removeprefix("bell:delivery:"), False
+            id, is_sealed = key.removeprefix(keys.DELIVERY), False
             try:
                 meta, raw = self._ledger.decode_delivery(id, record)
             except BodyUnavailable as error:
@@ -306,7 +307,7 @@ class Erasure:
         for phone in filter(None, map(search_index.normalize_phone, found.phones)):
             for key in self._settings.secret_key:
                 await self._redis.command("ZREM", search_index.index_key(phone, key), *found.visits, "")
-        async for page in self._scan("bell:record:*"):  # of anybody: they would serve for seconds only
+        async for page in self._scan(f"{keys.RECORD}*"):  # of anybody: they would serve for seconds only
             for key in page:
                 await self._redis.command("DEL", key)
         if digests := await self._digest_keys():
@@ -351,12 +352,12 @@ class Erasure:
 
     async def _erase_filter(self, id: str, removed: ErasureReport) -> None:
         """An operation that is not over looks for what it was told to look for."""
-        order, state = await self._redis.command("HMGET", f"bell:operation:{id}", "request", "state")
+        order, state = await self._redis.command("HMGET", f"{keys.OPERATION}{id}", "request", "state")
         if state in (b"queued", b"running"):
             removed.busy.add(f"operation:{id}")
         elif order:
             words = self._redact(orjson.loads(order))
-            await self._redis.commands(("HSET", f"bell:operation:{id}", "request", orjson.dumps(words)))
+            await self._redis.commands(("HSET", f"{keys.OPERATION}{id}", "request", orjson.dumps(words)))
 
     def _redact(self, told: Any) -> Any:
         if isinstance(told, dict):
@@ -393,12 +394,12 @@ class Erasure:
 
     def _contact_keys(self, account: str) -> list[str]:
         """What the contact is remembered by, under each key."""
-        keys = [key.encode() for key in self._settings.secret_key] or [self._settings.contact_hash_key(account)]
-        return [str(Contact(email=self._email).cache_key(key)) for key in keys]
+        hash_keys = [key.encode() for key in self._settings.secret_key] or [self._settings.contact_hash_key(account)]
+        return [str(Contact(email=self._email).cache_key(key)) for key in hash_keys]
 
     async def _digest_keys(self) -> list[str]:
         accounts = await known_accounts(self._redis, self._settings.all_accounts)
-        contacts = [f"bell:contact:{account}:{name}" for account in accounts for name in self._contact_keys(account)]
+        contacts = [f"{keys.CONTACT}{account}:{name}" for account in accounts for name in self._contact_keys(account)]
         return [
             *contacts,
             *(search_index.index_key(self._email, key) for key in self._settings.secret_key),

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
+from app.ledger import keys
 from app.ledger.ids import TaskId, delivery_of
 from app.ledger.ledger import Ledger, known_accounts
 from app.ledger.records import Attempt, BodyUnavailable, DeliveryInfo, NotFound, Task
@@ -194,13 +195,13 @@ class Explain:
 
     async def is_visit(self, id: str) -> bool:
         """Is it a visit's name, and not a delivery's?"""
-        return not await self._ledger.redis.command("EXISTS", f"bell:delivery:{id}")
+        return not await self._ledger.redis.command("EXISTS", f"{keys.DELIVERY}{id}")
 
     async def visit_task_ids(self, external_id: str) -> list[TaskId]:
         """In every account; also by the tool's own id behind the source's name, where that had to be written otherwise."""
         accounts = await known_accounts(self._ledger.redis, self._settings.all_accounts)
         works = [TaskId.visit(account, name) for account in accounts for name in _possible_names(external_id)]
-        found = [work for work in works if await self._ledger.redis.command("EXISTS", f"bell:{work}")]
+        found = [work for work in works if await self._ledger.redis.command("EXISTS", f"{keys.TASK}{work}")]
         if not found:
             raise NotFound(external_id)
         return found

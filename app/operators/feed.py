@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from app.ledger import keys
 from app.ledger.ids import TaskId
 from app.ledger.ledger import Ledger
 from app.ledger.records import Attempt
@@ -38,7 +39,7 @@ async def new_deliveries(ledger: Ledger, hooks: Iterable[str]) -> AsyncIterator[
 async def _page(redis: Redis, hook: str, since: float, known: set[bytes]) -> list[tuple[bytes, float]]:
     asked = (
         "ZRANGEBYSCORE",
-        f"bell:deliveries:{hook}",
+        f"{keys.DELIVERIES}{hook}",
         since,
         "+inf",
         "WITHSCORES",
@@ -52,7 +53,7 @@ async def _page(redis: Redis, hook: str, since: float, known: set[bytes]) -> lis
 
 async def finished_attempts(listening: Redis) -> AsyncIterator[tuple[TaskId, Attempt]]:
     """Each piece of work with the attempt that just came to an end. Raises RedisUnavailable."""
-    async for told in listening.subscribe("bell:attempts"):
+    async for told in listening.subscribe(keys.ATTEMPTS_CHANNEL):
         work, _, attempt = told.partition(b" {")
         yield TaskId(work.decode()), Attempt(**orjson.loads(b"{" + attempt))
 

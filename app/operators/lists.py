@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from app.ledger import keys
 from app.ledger.ids import TaskId, delivery_of
 from app.ledger.ledger import Ledger, known_accounts
 from app.ledger.records import DeliveryInfo, NotFound
@@ -73,11 +74,11 @@ class Lists:
     async def deliveries(self, filter: Filter, limit: int = PAGE_SIZE) -> ListPage:
         if filter.is_by_state:
             return await self.tasks(filter, limit)
-        keys = [f"bell:deliveries:{hook}" for hook in await self._hooks_matching(filter)]
+        lists = [f"{keys.DELIVERIES}{hook}" for hook in await self._hooks_matching(filter)]
         is_named = filter.visit or filter.search
         rows: list[Row] = []
         looked, heads, last, visits = 0, 0, "", VisitCache(self._ledger)
-        async for page in self._deliveries_by_id(filter) if is_named else self._scan(keys, filter):
+        async for page in self._deliveries_by_id(filter) if is_named else self._scan(lists, filter):
             heads += len(page)
             metas = await self._delivery_infos([id for _, id in page])
             fitting = [(at, id) for (at, id), meta in zip(page, metas, strict=True) if _matches(filter, meta)]
@@ -102,11 +103,11 @@ class Lists:
     async def tasks(self, filter: Filter, limit: int = PAGE_SIZE) -> ListPage:
         """What stands in a state that is not over: visits and events, with the delivery that waits in each."""
         state = filter.state if filter.state in INDEXED_STATES else "parked"
-        keys = await self._held_keys() if state == "held" else [f"bell:{state}"]
+        lists = await self._held_keys() if state == "held" else [f"{keys.STATE}{state}"]
         is_named = filter.visit or filter.search
         rows: list[Row] = []
         last = ""
-        async for page in self._tasks_by_id(filter) if is_named else self._scan(keys, filter, by_arrival=False):
+        async for page in self._tasks_by_id(filter) if is_named else self._scan(lists, filter, by_arrival=False):
             wanted = await self._filter_tasks([TaskId(work) for _, work in page], filter)
             fitting = [(at, work) for at, work in page if work in wanted]
             for start in range(0, len(fitting), PAGE_SIZE):
@@ -139,13 +140,13 @@ class Lists:
 
     async def newest_cursor(self, filter: Filter) -> str:
         """The time of the newest delivery, for `newer`."""
-        keys = [f"bell:deliveries:{hook}" for hook in await self._hooks_matching(filter)]
-        ends = await asyncio.gather(*(self._redis.command("ZREVRANGE", key, 0, 0, "WITHSCORES") for key in keys))
+        lists = [f"{keys.DELIVERIES}{hook}" for hook in await self._hooks_matching(filter)]
+        ends = await asyncio.gather(*(self._redis.command("ZREVRANGE", key, 0, 0, "WITHSCORES") for key in lists))
         return f"{max((float(end[1]) for end in ends if end), default=0):.0f}"
 
     async def count_by_state(self) -> dict[str, int]:
         """How much work stands in each state."""
-        sizes = await asyncio.gather(*(self._redis.command("ZCARD", f"bell:{state}") for state in INDEXED_STATES))
+        sizes = await asyncio.gather(*(self._redis.command("ZCARD", f"{keys.STATE}{state}") for state in INDEXED_STATES))
         held = await asyncio.gather(*(self._redis.command("ZCARD", key) for key in await self._held_keys()))
         return dict(zip(INDEXED_STATES, sizes, strict=True)) | {"held": sum(held)}
 
@@ -157,7 +158,7 @@ class Lists:
 
     async def count_by_hook(self) -> dict[str, int]:
         names = await self._all_hooks()
-        sizes = await asyncio.gather(*(self._redis.command("ZCARD", f"bell:deliveries:{name}") for name in names))
+        sizes = await asyncio.gather(*(self._redis.command("ZCARD", f"{keys.DELIVERIES}{name}") for name in names))
         return dict(zip(names, sizes, strict=True))
 
     async def group_by_reason(self, state: str = "parked") -> list[FailureGroup]:
@@ -196,8 +197,8 @@ class Lists:
 
     async def _count_arrived(self, filter: Filter, since: float | str, until: float | str) -> int:
         hooks = await self._hooks_matching(filter)
-        keys = [f"bell:deliveries:{hook}" for hook in hooks if self._hook_has_source(hook, filter.source)]
-        return sum(await asyncio.gather(*(self._redis.command("ZCOUNT", key, since, until) for key in keys)))
+        lists = [f"{keys.DELIVERIES}{hook}" for hook in hooks if self._hook_has_source(hook, filter.source)]
+        return sum(await asyncio.gather(*(self._redis.command("ZCOUNT", key, since, until) for key in lists)))
 
     def _hook_has_source(self, hook: str, source: str) -> bool:
         known = self._settings.hooks.get(hook)
@@ -208,7 +209,7 @@ class Lists:
     async def search(self, text: str) -> list[SearchResult]:
         """By the id of a delivery, of a visit on either side, of a request; by e-mail address or phone number."""
         stands, visits, request = await asyncio.gather(
-            self._redis.command("EXISTS", f"bell:delivery:{text}"),
+            self._redis.command("EXISTS", f"{keys.DELIVERY}{text}"),
             self._existing_visits(_possible_names(text)),
             counters.delivery_of_request(self._redis, text),
         )
@@ -229,17 +230,17 @@ class Lists:
     async def _existing_visits(self, names: Sequence[str]) -> list[str]:
         """Those of the names that are visits: one command for each account, and for each name where there is one."""
         every = await known_accounts(self._redis, self._settings.all_accounts)
-        keys = [[f"bell:visit:{account}/{name}" for name in names] for account in every]
-        sizes = await asyncio.gather(*(self._redis.command("EXISTS", *of_account) for of_account in keys))
+        by_account = [[f"{keys.TASK}visit:{account}/{name}" for name in names] for account in every]
+        sizes = await asyncio.gather(*(self._redis.command("EXISTS", *of_account) for of_account in by_account))
         accounts = [account for account, size in zip(every, sizes, strict=True) if size]
-        asked = [(name, f"bell:visit:{account}/{name}") for name in names for account in accounts]
+        asked = [(name, f"{keys.TASK}visit:{account}/{name}") for name in names for account in accounts]
         found = await asyncio.gather(*(self._redis.command("EXISTS", key) for _, key in asked))
         return [name for (name, _), stands in zip(asked, found, strict=True) if stands]
 
     # -- parts --
 
     async def _held_keys(self) -> list[str]:
-        return [f"bell:held:{one}" for one in await known_accounts(self._redis, self._settings.all_accounts)]
+        return [f"{keys.HELD}{one}" for one in await known_accounts(self._redis, self._settings.all_accounts)]
 
     async def _tasks_by_id(self, filter: Filter) -> AsyncIterator[list[tuple[float, str]]]:
         found = await asyncio.gather(*(self._task_ids(id) for id in await self.resolve_ids(filter)))
@@ -272,7 +273,7 @@ class Lists:
         return {delivery_of(origin) for one in members for origin in (*one.changes, *one.discarded_changes)}
 
     async def _scan(
-        self, keys: Sequence[str], filter: Filter, by_arrival: bool = True
+        self, lists: Sequence[str], filter: Filter, by_arrival: bool = True
     ) -> AsyncIterator[list[tuple[float, str]]]:
         """What is in these sorted sets together, greatest score first, in pages, from where the filter begins."""
         score, name = filter.cursor_position()
@@ -281,11 +282,11 @@ class Lists:
             least = filter.since_ms
             score, name = (score, name) if score <= filter.until_ms else (filter.until_ms, "")
         most = BATCH_SIZE
-        while keys:
+        while lists:
             flats = await asyncio.gather(
                 *(
                     self._redis.command("ZREVRANGEBYSCORE", key, score, least, "WITHSCORES", "LIMIT", 0, most)
-                    for key in keys
+                    for key in lists
                 )
             )
             pages = [list(zip(map(float, flat[1::2]), map(bytes.decode, flat[::2]), strict=True)) for flat in flats]
@@ -315,7 +316,7 @@ class Lists:
         if not (filter.reason or filter.source or filter.since or filter.until):
             return set(works)
         told = await asyncio.gather(
-            *(self._redis.command("HMGET", f"bell:{work}", "reason", "pending_since") for work in works)
+            *(self._redis.command("HMGET", f"{keys.TASK}{work}", "reason", "pending_since") for work in works)
         )
         sources = await self._sources_of_tasks(works)
         return {
@@ -328,11 +329,11 @@ class Lists:
 
     async def _iter_reasons(self, state: str) -> AsyncIterator[list[tuple[TaskId, str, str, float]]]:
         """Everything in that state, newest first, in pages: work, source, reason, since when."""
-        for key in await self._held_keys() if state == "held" else [f"bell:{state}"]:
+        for key in await self._held_keys() if state == "held" else [f"{keys.STATE}{state}"]:
             for start in itertools.count(0, REASON_BATCH):
                 asked = ("SORT", key, "BY", "nosort", "DESC", "LIMIT", start, REASON_BATCH)
                 flat = await self._redis.command(
-                    *asked, "GET", "#", "GET", "bell:*->reason", "GET", "bell:*->pending_since"
+                    *asked, "GET", "#", "GET", f"{keys.TASK}*->reason", "GET", f"{keys.TASK}*->pending_since"
                 )
                 works = [TaskId(work.decode()) for work in flat[::3]]
                 sources = await self._sources_of_tasks(works)

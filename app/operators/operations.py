@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 import orjson
 
+from app.ledger import keys
 from app.ledger.ids import new_delivery_id, new_token
 from app.ledger.keys import OPERATIONS_KEY, OPERATIONS_TTL_S
 from app.ledger.ledger import Ledger
@@ -31,7 +32,6 @@ from app.settings.model import Settings
 from app.telemetry.logs import log
 
 OperationKind = Literal["replay", "discard"]
-OPEN = "bell:operations:open"
 MAX_STORED = 500
 PROGRESS_INTERVAL_S, LOCK_TTL_S = 0.5, 15
 #: Results are dropped, the oldest first, when no command reads them.
@@ -96,14 +96,14 @@ class Operations:
         lists = (
             ("ZADD", OPERATIONS_KEY, now, id),
             ("ZREMRANGEBYRANK", OPERATIONS_KEY, 0, -MAX_STORED - 1),
-            ("ZADD", OPEN, now, id),
+            ("ZADD", keys.OPEN_OPERATIONS, now, id),
         )
         await self._store(Operation(id=id, request=request, created_at_ms=now), *lists)
         return id
 
     async def get(self, id: str) -> Operation:
         """Raises NotFound."""
-        flat = await self._redis.command("HGETALL", f"bell:operation:{id}")
+        flat = await self._redis.command("HGETALL", f"{keys.OPERATION}{id}")
         if not flat:
             raise NotFound(id)
         return _decode(id, dict(zip(flat[::2], flat[1::2], strict=True)))
@@ -117,23 +117,23 @@ class Operations:
 
     async def take_results(self, id: str) -> list[TaskResult]:
         """Remove and return the results since the last call."""
-        rows = await self._redis.command("LPOP", f"bell:operation:{id}:results", MAX_RESULTS)
+        rows = await self._redis.command("LPOP", f"{keys.OPERATION}{id}:results", MAX_RESULTS)
         return [TaskResult(*orjson.loads(row)) for row in rows or ()]
 
     async def cancel(self, id: str) -> None:
         """Stop it after the current task; what it did stays done. Raises NotFound."""
         operation = await self.get(id)
         if operation.is_open:
-            await self._redis.commands(("HSET", f"bell:operation:{id}", "cancel", 1))
+            await self._redis.commands(("HSET", f"{keys.OPERATION}{id}", "cancel", 1))
         if operation.state == "queued":
-            await self._store(replace(operation, state="cancelled"), ("ZREM", OPEN, id))
+            await self._store(replace(operation, state="cancelled"), ("ZREM", keys.OPEN_OPERATIONS, id))
 
     # -- for workers --
 
     async def run_next(self) -> None:
         """Run the oldest open operation, unless another worker runs it."""
-        for id in await self._redis.command("ZRANGE", OPEN, 0, 0):
-            lock, token = f"bell:operation:{id.decode()}:lock", new_token()
+        for id in await self._redis.command("ZRANGE", keys.OPEN_OPERATIONS, 0, 0):
+            lock, token = f"{keys.OPERATION}{id.decode()}:lock", new_token()
             if await self._ledger.acquire_lock(lock, token, LOCK_TTL_S):
                 try:
                     await self._run(id.decode(), lock, token)
@@ -144,7 +144,7 @@ class Operations:
         try:
             progress = _Progress(await self.get(id))
         except NotFound:
-            await self._redis.command("ZREM", OPEN, id)
+            await self._redis.command("ZREM", keys.OPEN_OPERATIONS, id)
             return
         execution = asyncio.create_task(self._execute(progress))
         state = "running"
@@ -158,7 +158,7 @@ class Operations:
             execution.cancel()
             with suppress(asyncio.CancelledError, RedisUnavailable, NoWorkerProgress):
                 await execution
-        await self._redis.command("ZREM", OPEN, id)
+        await self._redis.command("ZREM", keys.OPEN_OPERATIONS, id)
         log.info("operation_finished", operation=id, state=state, done=progress.done)
 
     async def _poll(self, progress: "_Progress", execution: "asyncio.Task[None]") -> str:
@@ -170,7 +170,7 @@ class Operations:
             if error:
                 raise error
             return "done"
-        cancelled = await self._redis.command("HEXISTS", f"bell:operation:{progress.id}", "cancel")
+        cancelled = await self._redis.command("HEXISTS", f"{keys.OPERATION}{progress.id}", "cancel")
         return "cancelled" if cancelled else "running"
 
     async def _execute(self, progress: "_Progress") -> None:
@@ -184,7 +184,7 @@ class Operations:
 
     async def _store(self, operation: Operation, *more: tuple[Any, ...]) -> None:
         """more: commands that are executed with it, before it."""
-        key = f"bell:operation:{operation.id}"
+        key = f"{keys.OPERATION}{operation.id}"
         stored = {
             "request": orjson.dumps(asdict(operation.request)),
             "at": operation.created_at_ms,
@@ -222,7 +222,7 @@ class _Progress:
     def take_results(self) -> list[tuple[Any, ...]]:
         """The commands that store the results since the last call."""
         rows, self._results = self._results[-MAX_RESULTS:], []
-        key = f"bell:operation:{self.id}:results"
+        key = f"{keys.OPERATION}{self.id}:results"
         append = ("RPUSH", key, *(orjson.dumps(list(row)) for row in rows))
         return [append, ("LTRIM", key, -MAX_RESULTS, -1), ("EXPIRE", key, RESULTS_TTL_S)] if rows else []
 

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+from app.ledger import keys
 from app.ledger.ids import NO_TASK, TaskId, delivery_of, new_origin
 from app.ledger.ledger import Ledger
 from app.ledger.records import DeliveryInfo, NotFound, Task
@@ -251,7 +252,7 @@ class Replay:
         name = want.contact.cache_key(self._settings.contact_hash_key(root.account))
         if name is None or want.is_cancelled or name == root.remote.get(CONTACT_KEY):
             return ""
-        found = await self._ledger.redis.command("GET", f"bell:contact:{root.account}:{name}")
+        found = await self._ledger.redis.command("GET", f"{keys.CONTACT}{root.account}:{name}")
         known = want.contact.id or (found and found.decode())
         if known is None:
             return "GET /contacts, then what differs"

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from app.ledger import keys
 from app.ledger.ids import TaskId
 from app.ledger.redis import Redis
 from app.visits.change import Contact
@@ -42,10 +43,12 @@ async def index(redis: Redis, work: TaskId, contact: Contact, key: str, keep_ms:
         await redis.commands(*asked)
 
 
-async def lookup(redis: Redis, text: str, keys: Sequence[str], limit: int = 50) -> list[TaskId]:
-    """The visits of that address or number, newest first. keys: all of SECRET_KEY. Raises RedisUnavailable."""
+async def lookup(redis: Redis, text: str, secret_keys: Sequence[str], limit: int = 50) -> list[TaskId]:
+    """The visits of that address or number, newest first. secret_keys: all of SECRET_KEY. Raises RedisUnavailable."""
     places = [
-        index_key(name, key) for name in filter(None, (normalize_email(text), normalize_phone(text))) for key in keys
+        index_key(name, key)
+        for name in filter(None, (normalize_email(text), normalize_phone(text)))
+        for key in secret_keys
     ]
     found: Iterable[list[bytes]] = await asyncio.gather(
         *(redis.command("ZREVRANGE", place, 0, limit - 1) for place in places)
@@ -56,4 +59,4 @@ async def lookup(redis: Redis, text: str, keys: Sequence[str], limit: int = 50) 
 def index_key(name: str, key: str) -> str:
     """Where the visits of an address or a number are. name: as it is digested."""
     digest = hmac.digest(key.encode(), f"doorbell find {name}".encode("utf-8", "surrogatepass"), hashlib.sha256)
-    return f"bell:contact-index:{digest.hex()[:32]}"
+    return f"{keys.CONTACT_INDEX}{digest.hex()[:32]}"

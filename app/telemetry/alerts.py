@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import orjson
 
-from app.ledger.jobs_contract import WORKERS_KEY
+from app.ledger import keys
 from app.ledger.ledger import take_turn
 from app.ledger.redis import Redis, RedisUnavailable
 from app.settings.model import Settings
@@ -24,7 +24,6 @@ from app.telemetry.logs import log
 from app.telemetry.rejections import mismatch_times
 
 CHECK_EVERY_S = 10.0
-STATE_KEY, LOCK_KEY = "bell:alerts", "bell:alerts:lock"
 STATE_TTL_MS = 7 * 86_400_000
 POST_TIMEOUT_S = 5.0
 #: Counts are compared over so long, and noted so often.
@@ -77,23 +76,23 @@ class AlertMonitor:
 
     async def check(self) -> None:
         """Once, unless somebody else just did. Raises RedisUnavailable."""
-        if not await take_turn(self._redis, LOCK_KEY, CHECK_EVERY_S * 0.9):
+        if not await take_turn(self._redis, keys.ALERTS_LOCK, CHECK_EVERY_S * 0.9):
             return
-        before = AlertState.decode(await self._redis.command("GET", STATE_KEY))
+        before = AlertState.decode(await self._redis.command("GET", keys.ALERTS))
         now = await self._sample()
         window = [seen for seen in before.samples if now.at - seen.at < WINDOW_S + SAMPLE_EVERY_S]
         on = dict([*self._sample_alerts(window, now), *await self._current_alerts()])
         if not window or now.at - window[-1].at >= SAMPLE_EVERY_S:
             window.append(now)
         told = on if await self._notify(before.active, on) else before.active
-        await self._redis.commands(("SET", STATE_KEY, orjson.dumps(AlertState(told, window)), "PX", STATE_TTL_MS))
+        await self._redis.commands(("SET", keys.ALERTS, orjson.dumps(AlertState(told, window)), "PX", STATE_TTL_MS))
 
     async def _count_live_workers(self) -> int:
         seconds, _ = await self._redis.command("TIME")  # the beats are by the server's clock
-        return int(await self._redis.command("ZCOUNT", WORKERS_KEY, (int(seconds) - WORKER_ALIVE_S) * 1000, "+inf"))
+        return int(await self._redis.command("ZCOUNT", keys.WORKERS, (int(seconds) - WORKER_ALIVE_S) * 1000, "+inf"))
 
     async def _sample(self) -> Sample:
-        return Sample(time.time(), await self._redis.command("ZCARD", "bell:parked"))
+        return Sample(time.time(), await self._redis.command("ZCARD", keys.PARKED))
 
     # -- what may be the matter --
 
@@ -127,7 +126,7 @@ class AlertMonitor:
 
     async def _delivery_times(self, hook: str) -> list[float]:
         """When the last deliveries came, the newest first."""
-        flat = await self._redis.command("ZREVRANGE", f"bell:deliveries:{hook}", 0, MAX_GAPS, "WITHSCORES")
+        flat = await self._redis.command("ZREVRANGE", f"{keys.DELIVERIES}{hook}", 0, MAX_GAPS, "WITHSCORES")
         return [float(score) / 1000 for score in flat[1::2]]
 
     async def _signature_alert(self, hook: str, times: Sequence[float]) -> tuple[str, str] | None:

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 
 import hiredis
 
+from app.ledger import keys
 from app.ledger.ledger import add_counters
 from app.ledger.redis import Redis, RedisUnavailable
 from app.telemetry.logs import log
@@ -28,7 +29,6 @@ HOUR_S = 3_600
 HOURLY_TTL_S = 8 * 86_400
 #: A hook at which nobody rang for so long has forgotten its secrets.
 SECRET_USED_TTL_S = 366 * 86_400
-METRICS_KEY = "bell:metrics"
 #: While Redis is away, no more request ids than this wait in memory; so many are written at once.
 MAX_PENDING_REQUEST_IDS, REQUEST_ID_BATCH = 10_000, 500
 
@@ -86,8 +86,8 @@ class Counters:
         by_hour = {f"{hook}:{outcome}": count for (hook, outcome), count in counts.items()}
         since_ever = {"|".join(map(str, name)): count for name, count in totals.items()}
         wrote = await asyncio.gather(
-            _add_counts(redis, f"bell:hourly:{hour}", by_hour, HOURLY_TTL_S),
-            _add_counts(redis, METRICS_KEY, since_ever),
+            _add_counts(redis, f"{keys.HOURLY}{hour}", by_hour, HOURLY_TTL_S),
+            _add_counts(redis, keys.METRICS, since_ever),
             self._write_last_used(redis, matched, requests),
             return_exceptions=True,
         )
@@ -118,7 +118,7 @@ class Counters:
         self, redis: Redis, matched: Mapping[tuple[str, int], int], requests: Mapping[str, str]
     ) -> None:
         for (hook, slot), at_ms in matched.items():
-            key, secret = f"bell:secret-used:{hook}", fingerprint(self._secrets[hook][slot], self._secret_keys)
+            key, secret = f"{keys.SECRET_USED}{hook}", fingerprint(self._secrets[hook][slot], self._secret_keys)
             await redis.commands(("HSET", key, secret, at_ms), ("EXPIRE", key, SECRET_USED_TTL_S))
         known = list(requests.items()) if self._request_id_ttl_s else []
         for at in range(0, len(known), REQUEST_ID_BATCH):
@@ -141,19 +141,19 @@ async def _add_counts(redis: Redis, key: str, counts: Mapping[str, int], ttl_s: 
 
 async def increment_now(redis: Redis, metric: str, *labels: str) -> None:
     """At once: for what happens now and then. Raises RedisUnavailable."""
-    await _add_counts(redis, METRICS_KEY, {"|".join((metric, *labels)): 1})
+    await _add_counts(redis, keys.METRICS, {"|".join((metric, *labels)): 1})
 
 
 async def totals(redis: Redis) -> dict[str, int]:
     """Counts since ever. Raises RedisUnavailable."""
-    flat = await redis.command("HGETALL", METRICS_KEY)
+    flat = await redis.command("HGETALL", keys.METRICS)
     return {name.decode(): int(count) for name, count in zip(flat[::2], flat[1::2], strict=True)}
 
 
 async def hourly_counts(redis: Redis, count: int) -> list[tuple[int, Counter[tuple[str, str]]]]:
     """The last hours with their counts by hook and outcome, oldest first. Raises RedisUnavailable."""
     names = range(current_hour() - count + 1, current_hour() + 1)
-    hashes = await asyncio.gather(*(redis.command("HGETALL", f"bell:hourly:{hour}") for hour in names))
+    hashes = await asyncio.gather(*(redis.command("HGETALL", f"{keys.HOURLY}{hour}") for hour in names))
     return [(hour, _decode_hour(flat)) for hour, flat in zip(names, hashes, strict=True)]
 
 
@@ -164,14 +164,14 @@ async def delivery_of_request(redis: Redis, request_id: str) -> str | None:
 
 
 def request_key(id: str) -> str:
-    return f"bell:request-index:{hashlib.sha256(id.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
+    return f"{keys.REQUEST_INDEX}{hashlib.sha256(id.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
 
 
 async def secret_last_used(
     redis: Redis, hook: str, secrets: Sequence[str], secret_keys: Sequence[str]
 ) -> dict[str, int | None]:
     """When each secret last matched, in ms, by its fingerprint; None: never, as far as is known. Raises RedisUnavailable."""
-    flat = await redis.command("HGETALL", f"bell:secret-used:{hook}")
+    flat = await redis.command("HGETALL", f"{keys.SECRET_USED}{hook}")
     known = {print.decode(): int(at) for print, at in zip(flat[::2], flat[1::2], strict=True)}
     return {print: known.get(print) for print in (fingerprint(secret, secret_keys) for secret in secrets)}
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from app.ledger.jobs_contract import WORKERS_KEY
+from app.ledger import keys
 from app.ledger.ledger import known_accounts
 from app.ledger.redis import Redis
 from app.ledger.times import iso_timestamp
@@ -49,16 +49,16 @@ async def load_backlog(redis: Redis, accounts: Iterable[str]) -> Backlog:
         oldest = await redis.command("ZRANGE", key, 0, 0, "WITHSCORES")
         return max(0.0, now_ms - float(oldest[1])) / 1000 if oldest else 0.0
 
-    ages_s = {state: await overdue_s(f"bell:{state}") for state in ("queued", "running", "waiting")}
+    ages_s = {state: await overdue_s(f"{keys.STATE}{state}") for state in ("queued", "running", "waiting")}
     held_s, let_out_s = 0.0, 0.0
     for account in await known_accounts(redis, accounts):
         # Who is held stands in the order of the visits' times, which tells no age.
-        if first := await redis.command("ZRANGE", f"bell:held:{account}", 0, 0):
-            shut = await redis.command("HGET", f"bell:circuit:{account}", "since")
-            since = shut or await redis.command("HGET", f"bell:{first[0].decode()}", "pending_since") or now_ms
+        if first := await redis.command("ZRANGE", f"{keys.HELD}{account}", 0, 0):
+            shut = await redis.command("HGET", f"{keys.CIRCUIT}{account}", "since")
+            since = shut or await redis.command("HGET", f"{keys.TASK}{first[0].decode()}", "pending_since") or now_ms
             age_s = max(0.0, (now_ms - int(since)) / 1000)
             held_s, let_out_s = max(held_s, age_s), max(let_out_s, 0.0 if shut else age_s)
-    progress = await redis.command("GET", "bell:last-done")
+    progress = await redis.command("GET", keys.LAST_DONE)
     quiet_s = max(0.0, now_ms - int(progress)) / 1000 if progress else float("inf")
     # After a quiet night the first visit is not late at once: what is due has to have been due for as long.
     no_progress_s = min(quiet_s, max(*ages_s.values(), let_out_s))
@@ -104,7 +104,7 @@ CIRCUIT_REASONS = {
 async def live_workers(redis: Redis) -> list[Worker]:
     """The workers that gave a sign of life."""
     least = (int((await redis.command("TIME"))[0]) - WORKER_ALIVE_S) * 1000  # the beats are by the server's clock
-    flat = await redis.command("ZRANGEBYSCORE", WORKERS_KEY, least, "+inf", "WITHSCORES")
+    flat = await redis.command("ZRANGEBYSCORE", keys.WORKERS, least, "+inf", "WITHSCORES")
     told = await redis.command("MGET", *flat[::2]) if flat else []
     return [_worker(orjson.loads(one), float(seen)) for one, seen in zip(told, flat[1::2], strict=True) if one]
 
@@ -116,14 +116,14 @@ def _worker(told: Mapping[str, Any], seen: float) -> Worker:
 async def last_delivery_times(redis: Redis, settings: Settings) -> dict[str, float | None]:
     """When each hook last had a delivery, in ms."""
     names = list(settings.active_hooks)
-    asked = (redis.command("ZREVRANGE", f"bell:deliveries:{name}", 0, 0, "WITHSCORES") for name in names)
+    asked = (redis.command("ZREVRANGE", f"{keys.DELIVERIES}{name}", 0, 0, "WITHSCORES") for name in names)
     return {name: float(end[1]) if end else None for name, end in zip(names, await asyncio.gather(*asked), strict=True)}
 
 
 async def open_circuits(redis: Redis, settings: Settings) -> list[Circuit]:
     accounts = await known_accounts(redis, settings.tokens or {"main": ""})
-    told = await asyncio.gather(*(redis.command("HMGET", f"bell:circuit:{one}", "kind", "since") for one in accounts))
-    sizes = await asyncio.gather(*(redis.command("ZCARD", f"bell:held:{one}") for one in accounts))
+    told = await asyncio.gather(*(redis.command("HMGET", f"{keys.CIRCUIT}{one}", "kind", "since") for one in accounts))
+    sizes = await asyncio.gather(*(redis.command("ZCARD", f"{keys.HELD}{one}") for one in accounts))
     return [
         Circuit(account, why.decode(), iso_timestamp(int(float(since))) or "", size)
         for account, (why, since), size in zip(accounts, told, sizes, strict=True)

@@ -18,7 +18,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.utils import floatToGoString
 
 from app import __version__
-from app.ledger.jobs_contract import WORKERS_KEY
+from app.ledger import keys
 from app.ledger.ledger import Ledger, known_accounts
 from app.ledger.redis import Redis, RedisUnavailable
 from app.settings.model import Settings
@@ -93,15 +93,15 @@ async def _live_gauges(redis: Redis, settings: Settings) -> dict[str, Values]:
     accounts = await known_accounts(redis, settings.tokens or {"main": ""})
     active_hooks = settings.active_hooks.values()
     sizes, held, gates, lasts, refused, work, workers, info, clock = await asyncio.gather(
-        _command_each(redis, COUNTED_STATES, "ZCARD", "bell:{}"),
-        _command_each(redis, accounts, "ZCARD", "bell:held:{}"),
-        _command_each(redis, accounts, "EXISTS", "bell:circuit:{}"),
+        _command_each(redis, COUNTED_STATES, "ZCARD", keys.TASK + "{}"),
+        _command_each(redis, accounts, "ZCARD", keys.HELD + "{}"),
+        _command_each(redis, accounts, "EXISTS", keys.CIRCUIT + "{}"),
         _command_each(
-            redis, [hook.name for hook in active_hooks], "ZREVRANGE", "bell:deliveries:{}", 0, 0, "WITHSCORES"
+            redis, [hook.name for hook in active_hooks], "ZREVRANGE", keys.DELIVERIES + "{}", 0, 0, "WITHSCORES"
         ),
-        redis.command("HGETALL", "bell:rejections"),
+        redis.command("HGETALL", keys.REJECTIONS),
         load_backlog(redis, accounts),
-        redis.command("ZREVRANGE", WORKERS_KEY, 0, -1, "WITHSCORES"),
+        redis.command("ZREVRANGE", keys.WORKERS, 0, -1, "WITHSCORES"),
         redis.command("INFO"),
         redis.command("TIME"),
     )

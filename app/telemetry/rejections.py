@@ -9,6 +9,7 @@ from typing import Any
 import hiredis
 import orjson
 
+from app.ledger import keys
 from app.ledger.redis import Redis, RedisUnavailable
 from app.telemetry.logs import log
 
@@ -59,7 +60,7 @@ class Rejections:
             for field in list(self._counts):
                 await self._flush_count(field, self._counts.pop(field))
             for name in list(self._newest):
-                key = f"bell:rejections:{name}"
+                key = f"{keys.REJECTION_LIST}{name}"
                 await self._redis.commands(
                     ("LPUSH", key, *self._newest.pop(name)),
                     ("LTRIM", key, 0, MAX_NEWEST - 1),
@@ -70,7 +71,7 @@ class Rejections:
 
     async def _flush_count(self, field: str, count: int) -> None:
         try:
-            await self._redis.commands(("HINCRBY", "bell:rejections", field, count))
+            await self._redis.commands(("HINCRBY", keys.REJECTIONS, field, count))
         except BaseException:
             self._counts[field] += count
             raise
@@ -84,7 +85,7 @@ class Rejections:
 
 async def counts(redis: Redis) -> dict[tuple[str, str], int]:
     """How often since ever, by hook and reason. Raises RedisUnavailable."""
-    flat = await redis.command("HGETALL", "bell:rejections")
+    flat = await redis.command("HGETALL", keys.REJECTIONS)
     by_name = zip(flat[::2], flat[1::2], strict=True)
     return {(name.partition(b":")[0].decode(), name.partition(b":")[2].decode()): int(count) for name, count in by_name}
 
@@ -95,7 +96,7 @@ async def newest(redis: Redis, hooks: Sequence[str]) -> list[dict[str, Any]]:
     kinds = ("", *(f":{kind}" for kind in (*SEPARATE_REASONS, UNSIGNED)))
     names = [(hook, f"{hook}{kind}") for hook in hooks for kind in kinds]
     lists = await asyncio.gather(
-        *(redis.command("LRANGE", f"bell:rejections:{name}", 0, MAX_NEWEST - 1) for _, name in names)
+        *(redis.command("LRANGE", f"{keys.REJECTION_LIST}{name}", 0, MAX_NEWEST - 1) for _, name in names)
     )
     notes = [
         orjson.loads(note) | {"hook": hook} for (hook, _), found in zip(names, lists, strict=True) for note in found
@@ -113,5 +114,5 @@ def senders_first(notes: Sequence[dict[str, Any]], limit: int) -> list[dict[str,
 async def mismatch_times(redis: Redis, hook: str, since_ms: float) -> list[float]:
     """When requests came since then (ms) whose signature had the right shape and fitted no secret; of the newest refusals.
     Raises RedisUnavailable."""
-    notes = map(orjson.loads, await redis.command("LRANGE", f"bell:rejections:{hook}", 0, MAX_NEWEST - 1))
+    notes = map(orjson.loads, await redis.command("LRANGE", f"{keys.REJECTION_LIST}{hook}", 0, MAX_NEWEST - 1))
     return [note["at"] for note in notes if note["reason"] == "signature_mismatch" and note["at"] > since_ms]

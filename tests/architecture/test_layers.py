@@ -354,3 +354,19 @@ def test_every_form_of_import_is_recognized(expected: set[tuple[str, str]], sour
     module = Module("app.sources.other", ast.parse(source), is_package=False)
 
     assert expected == module.imports
+
+
+def test_only_the_ledger_spells_the_keys_of_redis() -> None:
+    outside = [name for name in MODULES if name.split(".")[0] in ("app", "jobs") and not name.startswith("app.ledger")]
+
+    spelled = {
+        name: texts
+        for name in outside
+        if (texts := {node.value for node in ast.walk(MODULES[name].tree) if _is_key(node)})
+    }
+
+    assert {} == spelled
+
+
+def _is_key(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith(("bell:", "arq:"))

@@ -11,7 +11,7 @@ from typing import Any
 
 import aiohttp
 
-from app.ledger.jobs_contract import QUEUE_KEY
+from app.ledger.keys import VISITS_QUEUE
 from app.ledger.redis import Redis, RedisAddress, RedisUnavailable
 from tests.crash import scenarios
 from tests.crash.checker import (
@@ -239,7 +239,7 @@ class Run:
             worker.kill()
         await asyncio.sleep(2 * SLOW_S)
         redis = Redis(RedisAddress(self.supervisor.redis_url))
-        for key in ("bell:running", "bell:waiting", QUEUE_KEY):
+        for key in ("bell:running", "bell:waiting", VISITS_QUEUE):
             for name in await redis.command("ZRANGE", key, 0, -1):
                 await redis.command("ZINCRBY", key, -60_000, name)
         for lock in await redis.command("KEYS", "bell:contact:*:lock"):

@@ -13,7 +13,7 @@ import pytest
 
 from app.demo.valkey import free_port, start, stop, valkey
 from app.ledger import scripts
-from app.ledger.jobs_contract import QUEUE_KEY
+from app.ledger.keys import VISITS_QUEUE
 from app.ledger.ledger import ORPHAN_AFTER_S
 from app.visits.change import Contact, VisitChange
 from jobs.maintenance import ORPHANS_EVERY_S
@@ -124,7 +124,7 @@ def is_hanging(harness: Harness) -> bool:
 
 def let_leases_end(books: LedgerClient) -> None:
     """A minute passes for who is dead."""
-    for key in ("bell:running", QUEUE_KEY):
+    for key in ("bell:running", VISITS_QUEUE):
         for name in books.command("ZRANGE", key, 0, -1):
             books.command("ZINCRBY", key, -60_000, name)
     for lock in books.command("KEYS", "bell:contact:*:lock"):
@@ -140,7 +140,7 @@ def no_payloads(books: LedgerClient) -> None:
 
 
 def no_queue(books: LedgerClient) -> None:
-    books.command("DEL", QUEUE_KEY)
+    books.command("DEL", VISITS_QUEUE)
 
 
 def no_arq(books: LedgerClient) -> None:

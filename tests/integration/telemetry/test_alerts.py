@@ -13,11 +13,12 @@ import orjson
 import pytest
 
 from app.demo.valkey import free_port
+from app.ledger import keys
 from app.ledger.ledger import Ledger
 from app.ledger.redis import Redis
 from app.settings.environment import read_environment
 from app.settings.model import Settings
-from app.telemetry.alerts import LOCK_KEY, STATE_KEY, AlertMonitor
+from app.telemetry.alerts import AlertMonitor
 from app.telemetry.rejections import Rejections
 from tests.support.harness import SECRET, Harness, wait_until
 from tests.support.ledger import accept, backdate, begin, change, parked, work_off
@@ -75,7 +76,7 @@ class Scene:
 
     async def look(self) -> list[str]:
         """What is told by a look, some time after the last one."""
-        await self.redis.command("DEL", LOCK_KEY)
+        await self.redis.command("DEL", keys.ALERTS_LOCK)
         known = len(self.channel.texts)
         await self.watch.check()
         return self.channel.texts[known:]
@@ -84,10 +85,10 @@ class Scene:
         await self.ledger.heartbeat("bell:worker:w", b"{}", 30_000)
 
     async def minutes_later(self, minutes: int) -> None:
-        state = orjson.loads(await self.redis.command("GET", STATE_KEY))
+        state = orjson.loads(await self.redis.command("GET", keys.ALERTS))
         for sample in state["samples"]:
             sample["at"] -= minutes * 60
-        await self.redis.command("SET", STATE_KEY, orjson.dumps(state))
+        await self.redis.command("SET", keys.ALERTS, orjson.dumps(state))
 
 
 Step = Callable[[Scene], Awaitable[object]]
@@ -226,7 +227,7 @@ async def test_what_an_older_version_noted_is_read(redis: Redis, channel: Channe
     scene = Scene(redis, channel)
     await scene.beat()
     sample = {"at": time.time() - 60, "parked": 0, "requests": {"standard": [5, 0]}}
-    await redis.command("SET", STATE_KEY, orjson.dumps({"active": {}, "samples": [sample]}))
+    await redis.command("SET", keys.ALERTS, orjson.dumps({"active": {}, "samples": [sample]}))
 
     await park(scene)
 

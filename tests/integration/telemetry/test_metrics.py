@@ -20,10 +20,11 @@ from prometheus_client.samples import Sample
 
 from app import __version__
 from app.demo.valkey import free_port, valkey
+from app.ledger import keys
 from app.ledger.ledger import Ledger
 from app.ledger.records import CircuitSignal
 from app.ledger.redis import Redis
-from app.telemetry.counters import METRICS_KEY, Counters, hourly_counts, totals
+from app.telemetry.counters import Counters, hourly_counts, totals
 from app.telemetry.metric_names import METRICS
 from tests.processes.test_worker import LedgerClient
 from tests.support.harness import ROOT, Harness, Server, http_client, sign_standard, standard_body, wait_until
@@ -294,10 +295,10 @@ async def test_a_flush_that_fails_half_way_counts_nothing_twice(redis: Redis) ->
     tally = Counters()
     tally.count_for_hour("standard", "accepted")
     tally.record_request("standard", "accepted", 1, 0.2)
-    await redis.command("SET", METRICS_KEY, "not a hash")
+    await redis.command("SET", keys.METRICS, "not a hash")
 
     await tally.flush(redis)
-    await redis.command("DEL", METRICS_KEY)
+    await redis.command("DEL", keys.METRICS)
     await tally.flush(redis)
     await tally.flush(redis)
 
@@ -341,7 +342,7 @@ def test_a_scraper_that_accepts_openmetrics_gets_the_same_in_it(service: Service
 def test_buckets_are_cumulative_and_label_values_are_escaped(service: Service) -> None:
     odd = 'a"b\\c'
     name = "doorbell_task_wait_seconds"
-    service.command("HSET", METRICS_KEY, f"{name}|{odd}|0", "2", f"{name}|{odd}|3", "1", f"{name}|{odd}|us", "1500000")
+    service.command("HSET", keys.METRICS, f"{name}|{odd}|0", "2", f"{name}|{odd}|3", "1", f"{name}|{odd}|us", "1500000")
 
     text = metrics(service.harness.web_server).text
 
