@@ -11,7 +11,7 @@ REASONS = {
     "crashed_repeatedly": "the worker died during five runs in a row",
     "credentials_missing": "a setting with a credential of the tool is missing",
     "credentials_rejected": "the tool rejects the credentials of the hook",
-    "deadline_passed": "the run took too long; it starts again at once",
+    "deadline_passed": "the run took too long to begin another call",
     "delivery_expired": "the delivery expired before it was translated",
     "hook_not_configured": "the hook of the delivery is not in the settings any more",
     "internal_error": "a defect of Doorbell",

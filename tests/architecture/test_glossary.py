@@ -8,6 +8,7 @@ from typing import get_args
 from app.intake.endpoint import UNAVAILABLE_ANSWERS
 from app.ledger.reasons import REASONS
 from app.ledger.records import TaskState
+from jobs.runs import RULES
 
 ROOT = Path(__file__).parents[2]
 GLOSSARY = (ROOT / "docs/glossary.md").read_text("utf-8")
@@ -44,6 +45,13 @@ def test_every_reason_of_a_task_is_in_the_glossary_with_its_meaning() -> None:
     rows = dict(re.findall(r"^\| `([a-z_]+)` \| (.*) \|$", section("Reasons of a task"), re.MULTILINE))
 
     assert {name: rows[name] for name in words("Reasons of a task")} == REASONS
+
+
+def test_no_run_ends_with_a_reason_that_the_table_lacks() -> None:
+    ended = {rule.reason.partition(":")[0] for rule in RULES.values()} - {"{}"} | literals("jobs", "NeedsOperator")
+
+    assert {"lock_contention", "token_missing", "hook_not_configured"} <= ended
+    assert ended <= set(REASONS)
 
 
 def test_every_reason_of_a_rejection_is_in_the_glossary() -> None:
