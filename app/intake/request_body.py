@@ -16,7 +16,7 @@ BODY_TIMEOUT_S = 10.0
 #: More senders than this at once in one process, or more bytes of unfinished bodies, and who has been sending longest
 #: makes room.
 MAX_OPEN_BODIES, MAX_UNFINISHED_BYTES = 1_000, 67_108_864
-#: Once this process is asked to go, a body has so long to come.
+#: After SIGTERM, the time that an unfinished body still has.
 SHUTDOWN_BODY_TIMEOUT_S = 4.0
 
 
@@ -74,8 +74,8 @@ def _body_too_slow() -> HttpRejection:
 
 
 class BodyDeadlines:
-    """Who is still sending. One look at all of them now and then costs less than a timer for each; and whoever sends
-    nothing at all takes no place from those who do."""
+    """Cancels requests whose body takes longer than BODY_TIMEOUT_S. One periodic scan replaces a timer per request; when
+    MAX_OPEN_BODIES is reached, the oldest is cancelled, so that idle senders do not block others."""
 
     def __init__(self, max_unfinished_bytes: int | None = None) -> None:
         self._max_unfinished_bytes = max_unfinished_bytes or MAX_UNFINISHED_BYTES
@@ -85,7 +85,7 @@ class BodyDeadlines:
         self._timeout_s = BODY_TIMEOUT_S
 
     async def read(self, receive: Receive, content_length: str, limit: int) -> bytes:
-        """The body. Raises Refused, 408, in whoever is cut off meanwhile."""
+        """Raises HttpRejection: 408 in the request that is cancelled."""
         task = asyncio.current_task()
         assert task
         if len(self._open) >= min(MAX_OPEN_BODIES, http_protocol.MAX_CONNECTIONS // 2):

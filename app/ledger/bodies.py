@@ -1,8 +1,8 @@
-"""A delivery's body as it is kept: compressed, and sealed where BODY_KEYS is set. Both stand side by side, so that keys can
-be added, changed and taken out at any time.
+"""The stored form of a delivery's body: compressed, and encrypted if BODY_KEYS is set. Both forms can be read at any time,
+so keys can be added, changed and removed.
 
-    28 b5 2f fd …                                          zstd, as it begins
-    01, 4 bytes that name the key, 12 of chance, and then  AES-256-GCM of that, bound to the delivery's id
+    28 b5 2f fd …                                    zstd
+    01, 4 bytes of key id, 12 bytes of nonce, then   AES-256-GCM of the above, bound to the delivery's id
 """
 
 import hmac
@@ -18,16 +18,16 @@ _compress = zstandard.ZstdCompressor(level=1).compress
 
 
 def _decompress(squeezed: bytes) -> bytes:
-    """By a decompressor of its own: bodies are read in several threads."""
+    """A decompressor for each call, since threads share this module."""
     return zstandard.ZstdDecompressor().decompress(squeezed)
 
 
 class BodyUndecryptable(Exception):
-    """The body cannot be opened. The argument: a sentence for an operator."""
+    """The argument is a sentence for an operator."""
 
 
 class Bodies:
-    """keys: of BODY_KEYS, newest first. The first one seals, each of them opens; without any nothing is sealed."""
+    """keys: BODY_KEYS, newest first. The first one encrypts, each one decrypts; without keys nothing is encrypted."""
 
     def __init__(self, keys: Sequence[str] = ()) -> None:
         self._keys = {key_id(key): AESGCM(_derived(key, b"doorbell.body")) for key in keys}
@@ -41,21 +41,21 @@ class Bodies:
         return _ENCRYPTED + self._first + nonce + self._keys[self._first].encrypt(nonce, squeezed, delivery.encode())
 
     def decode(self, stored: bytes, delivery: str) -> bytes:
-        """Raises UnknownKey."""
+        """Raises BodyUndecryptable."""
         if stored[:1] != _ENCRYPTED:
             return _decompress(stored)
-        name, nonce, sealed = stored[1:5], stored[5:17], stored[17:]
+        name, nonce, encrypted = stored[1:5], stored[5:17], stored[17:]
         key = self._keys.get(name)
         if key is None:
-            raise BodyUndecryptable(f"its body is sealed under a key that BODY_KEYS lacks ({name.hex()})")
+            raise BodyUndecryptable(f"its body is encrypted with a key that BODY_KEYS lacks ({name.hex()})")
         try:
-            return _decompress(key.decrypt(nonce, sealed, delivery.encode()))
+            return _decompress(key.decrypt(nonce, encrypted, delivery.encode()))
         except InvalidTag:
-            raise BodyUndecryptable(f"its body is not as it was sealed under key {name.hex()}") from None
+            raise BodyUndecryptable(f"its body was changed after it was encrypted with key {name.hex()}") from None
 
 
 def key_id(key: str) -> bytes:
-    """Enough to tell one key from another."""
+    """Distinguishes the keys; it does not reveal them."""
     return _derived(key, b"doorbell.body.name")[:_KEY_ID_BYTES]
 
 

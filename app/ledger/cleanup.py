@@ -9,8 +9,8 @@ TRIM_INTERVAL_S = 3_600
 
 
 async def trim_deliveries(ledger: Ledger, limit: int = 1_000) -> int:
-    """Once an hour, whoever comes first: what is older than it is kept leaves the lists, also those of hooks that are not in
-    the settings any more, in steps that keep Redis for a moment only; how many. Raises RedisUnavailable."""
+    """Remove expired deliveries from the lists of all hooks, configured or not, and return how many. One worker an hour does
+    it, in small steps. Raises RedisUnavailable."""
     trimmed_total = 0
     [is_first] = await ledger.redis.commands(("SET", keys.CLEANUP, 1, "NX", "EX", TRIM_INTERVAL_S))
     if not is_first:

@@ -9,7 +9,7 @@ from typing import Any
 
 
 def serialize(job: dict[str, Any]) -> bytes:
-    """arq's jobs as JSON: its default, pickle, would let whoever can write to Redis run code in the worker."""
+    """JSON: with arq's default, pickle, anyone who can write to Redis could run code in the worker."""
     return json.dumps(job, default=lambda value: f"{type(value).__name__}").encode()
 
 

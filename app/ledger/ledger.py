@@ -1,4 +1,4 @@
-"""What happened: deliveries, changes, and what came of them. Every step is one script, hence atomic."""
+"""Deliveries, changes and tasks in Redis. Every step is one script, and therefore atomic."""
 
 import asyncio
 import base64
@@ -38,28 +38,28 @@ from app.ledger.scripts import Call
 from app.visits.change import VisitChange, encode_change, external_id, unix_microseconds
 from app.webhooks.delivery import Delivery
 
-#: Whom the records of a booking listed. A booking may be made long ahead.
+#: How long the people of a booking are known. Bookings may be made long ahead.
 PEOPLE_TTL_MS = 2 * 366 * 86_400_000
-#: A tool's retry of the same event is known for so long.
+#: How long a delivery of the same event is recognised as a repeat.
 DEDUP_TTL_S = 8 * 86_400
-#: The same where changes are ordered by their arrival: a recorded delivery that is sent again would count as the newest.
+#: For sources whose changes are ordered by arrival: a delivery sent again later would count as the newest.
 LONG_DEDUP_TTL_S = 400 * 86_400
-#: A worker that dies gives its work up after so long; a job never takes as long (jobs.worker).
+#: The task of a dead worker is requeued after this time. Runs are shorter (jobs.context).
 LEASE_S = 35.0
 LEASE_MS = int(LEASE_S * 1000)
-#: A new delivery whose job is lost gets another after so long.
+#: A queued task without a job gets another job after this time.
 ORPHAN_AFTER_S = 60.0
-#: As long as the line for a call is no longer than this, more may join it.
+#: Held tasks are released while the next slot of VISITS_API_RATE is at most this far away.
 MAX_RATE_BACKLOG_MS = 1_000
 
 
 class Ledger:
-    """The steps. Every method may raise RedisUnavailable."""
+    """Every method may raise RedisUnavailable."""
 
     def __init__(self, redis: Redis, retention_days: int, body_keys: Sequence[str] = ()) -> None:
         self.redis, self._retention_ms, self._bodies = redis, retention_days * 86_400_000, Bodies(body_keys)
 
-    # -- at the door --
+    # -- for the endpoint --
 
     async def accept(
         self,
@@ -74,14 +74,14 @@ class Ledger:
         refetch: bool = False,
         dedup_ttl_s: int = DEDUP_TTL_S,
     ) -> AcceptResult:
-        """Write a delivery, its changes and its job, unless it is a repeat: all of it, or nothing.
+        """Store a delivery, its changes and its jobs, unless it is a repeat: all, or nothing.
 
-        repeat_key: what the tool calls the event; None: the digest of the body. event: whether the delivery itself is work
-        (to fetch and translate), or is parked for the reason. again: a repeat is fetched anew. repeat_s:
-        how long a repeat is known.
+        dedup_id: the tool's id of the event; None: a digest of the body. event_state: `queued` if a worker has to fetch and
+        translate the event, `parked` with a reason if an operator has to act, "" if it is translated. refetch: a repeat
+        may be another event with the same body, so its record is fetched again. dedup_ttl_s: how long
+        a repeat is recognised.
 
-        Where a visit takes no more, the delivery is parked and its changes do not land: an operator may have it translated
-        again.
+        If a visit accepts no more changes, the delivery is parked without its changes; an operator can retranslate it.
         """
         id = new_delivery_id()
         packed = _pack_changes(info.source, account, changes)
@@ -110,8 +110,8 @@ class Ledger:
     # -- for the worker --
 
     async def lease(self, task_id: TaskId, account: str = "", is_rate_limited: bool = False) -> Lease | str:
-        """The work and the lease on it, or why not: `busy`, `held`, `parked`, `nothing`. is_paced: while others of this
-        account wait for their turn, so does this."""
+        """Lease the task, or return why not: `busy`, `held`, `parked` or `nothing`. is_rate_limited: the task is held while
+        others of this account wait for VISITS_API_RATE."""
         token, started = new_token(), time.monotonic()
         answer, *rest = await self.redis.script_after_grace(
             lambda expected_ms: scripts.lease(
@@ -137,7 +137,7 @@ class Ledger:
         return hold
 
     async def complete(self, lease: Lease, outcome: Outcome, account: str = "") -> None:
-        """Give the work back with what came of it. Raises LeaseLost."""
+        """End the lease and store the outcome of the run. Raises LeaseLost."""
         signal = outcome.circuit_signal
         call = scripts.complete(
             token=lease.token,
@@ -163,8 +163,8 @@ class Ledger:
     async def add_people(
         self, account: str, external_id: str, fetched_at: datetime, people: Sequence[str]
     ) -> tuple[str, ...]:
-        """Everybody whom any record of this booking listed, those first who were listed first. people: whom its record lists
-        that was asked for at that time. Raises RecordOutdated."""
+        """Add the people of a record that was requested at fetched_at. Return all people that records of this booking ever
+        listed, in the order of their first listing. Raises RecordOutdated."""
         call = scripts.add_people(
             booking=f"{account}/{external_id}",
             fetched_at=unix_microseconds(fetched_at),
@@ -177,7 +177,7 @@ class Ledger:
         return tuple(person.decode() for person in answer)
 
     async def compact(self, lease: Lease, task: Task, origins: Iterable[str]) -> None:
-        """Forget what these said: it can never win again."""
+        """Remove changes that can never win again."""
         await self.redis.script(scripts.compact(task=task.task_id, token=lease.token, origins=origins))
 
     async def record_changes(
@@ -189,9 +189,9 @@ class Ledger:
         attempt: Attempt,
         parked_reason: str = "",
     ) -> None:
-        """Write what an event turned out to mean, and settle it, or park it for this reason. Raises LeaseLost;
-        VisitLimitReached, and then
-        nothing is written."""
+        """Store the changes of a translated event and end its lease: it is done, or parked if there is a reason.
+
+        Raises LeaseLost, VisitLimitReached; then nothing is stored."""
         call = scripts.record_changes(
             delivery=lease.primary.task_id.partition(":")[2],
             token=lease.token,
@@ -209,7 +209,7 @@ class Ledger:
             raise LeaseLost(lease.primary.task_id)
 
     async def requeue_due(self, limit: int = 200) -> int:
-        """Put to work what has become due and what a dead worker left; how many."""
+        """Requeue tasks that are due, and those of dead workers. Return how many."""
         return int(
             await self.redis.script_after_grace(
                 lambda expected_ms: scripts.requeue_due(
@@ -219,19 +219,19 @@ class Ledger:
         )
 
     async def trim(self, key: str, retention_ms: int = 0, limit: int = 1_000) -> int:
-        """Take out of a set that is sorted by time what is older, by default than what is settled is kept; how many."""
+        """Remove members older than retention_ms (default: RETENTION_DAYS) from a set sorted by time. Return how many."""
         call = scripts.trim(set=key, keep_ms=retention_ms or self._retention_ms, limit=limit)
         return int(await self.redis.script(call))
 
     async def requeue_orphans(self, offset: int = 0, limit: int = 200) -> tuple[int, int]:
-        """Give queued work whose job is gone another one: how many, and where to go on (-1: at the end)."""
+        """Requeue tasks whose job was lost. Return how many, and the next offset (-1 at the end)."""
         call = scripts.requeue_orphans(limit=limit, min_age_ms=int(ORPHAN_AFTER_S * 1000), offset=offset)
         woken, after = await self.redis.script(call)
         return woken, after
 
     async def release_circuit(self, account: str, limit: int = 200, calls_per_second: float | None = None) -> int:
-        """Let out what waits behind an account's gate, or one probe, if its time has come; how many. calls_a_second: the
-        rate at which it may drain."""
+        """Requeue held tasks of the account: all that calls_per_second allows if the circuit is closed, one probe if it is
+        due. Return how many."""
         call = scripts.release_circuit(
             account=account,
             limit=limit,
@@ -242,12 +242,12 @@ class Ledger:
         return int(await self.redis.script(call))
 
     async def acquire_rate_slot(self, account: str, calls_per_second: float, max_wait_s: float) -> float:
-        """Take a place in the line before a call; seconds to wait for it. Negative: longer than most_s, none taken."""
+        """Reserve the next slot for a call. Return the seconds until it; negative, without a slot, if over max_wait_s."""
         call = scripts.rate_slot(account=account, calls_per_s=calls_per_second, max_wait_ms=int(max_wait_s * 1000))
         return float(await self.redis.script(call)) / 1000
 
     async def acquire_lock(self, name: str, token: str, lease_s: float) -> bool:
-        """Take a lock that ends by itself, or keep it longer; False while somebody else has it."""
+        """Take a lock that expires after lease_s, or extend it. Return False while another token has it."""
         until = time.monotonic() + lease_s
 
         def acquire(ttl_ms: int, expected_ms: int | str = "") -> Call:
@@ -263,16 +263,17 @@ class Ledger:
         await self.redis.script(scripts.release_lock(lock=name, token=token))
 
     async def server_time(self) -> datetime:
-        """The server's clock: one for all processes."""
+        """The clock of the server, which all processes share."""
         seconds, micros = await self.redis.command("TIME")
         return datetime.fromtimestamp(int(seconds), UTC).replace(microsecond=int(micros))
 
     async def claim(
         self, free_slots: Mapping[Queue, int], lease_s: float, full_accounts: Sequence[str] = ()
     ) -> list[tuple[Queue, str, bytes]]:
-        """arq's jobs that this worker has room for, those due longest first, with their payloads (empty: it expired).
+        """Claim jobs for the free slots of each queue, the longest due first. Return queue, job id and payload (empty if it
+        expired).
 
-        full: `<lane>:<account>` for which there is no room; others overtake them.
+        full_accounts: `<queue>:<account>` without free slots; the jobs of others overtake theirs.
         """
         rooms = [(queue, slots) for queue, slots in free_slots.items() if slots]
         if not rooms:
@@ -285,15 +286,15 @@ class Ledger:
         return [(flat[i].decode(), flat[i + 1].decode(), flat[i + 2]) for i in range(0, len(flat), 3)]
 
     async def ack(self, job_id: str, queue: Queue = "visits") -> None:
-        """The job is done with, whatever came of it: what is still to be done stands in the ledger."""
+        """Remove a job that has run. What is left to do is in the state of its task."""
         await self.redis.script(scripts.acknowledge(job=job_id, queue=queue))
 
     async def set_with_ttl(self, key: str, value: str | bytes, ttl_ms: int) -> None:
-        """Write beside the ledger, for so long, also where Redis is full."""
+        """Works on a full Redis too."""
         await self.redis.commands(("SET", key, value, "PX", ttl_ms))
 
     async def heartbeat(self, key: str, value: bytes, ttl_ms: int) -> None:
-        """A worker's sign of life, which counts for so long; also where Redis is full."""
+        """Works on a full Redis too."""
         await self.redis.script(scripts.heartbeat(worker=key, report=value, ttl_ms=ttl_ms))
 
     # -- for operators --
@@ -301,10 +302,10 @@ class Ledger:
     async def replay(
         self, task_id: TaskId, recheck: bool = False, *, duplicate_ids: Iterable[int] = (), queue: QueueOverride = ""
     ) -> str:
-        """Put it back to work: `queued` or `running`. Raises NotFound.
+        """Requeue a task. Return its state: `queued` or `running`. Raises NotFound.
 
-        fresh: ask the API what stands there first. beside: its own numbers of visits that stand beside the right one
-        under the same external_id; they go. lane: `replay` lets live work go first.
+        recheck: the run reads the visit from the API first. duplicate_ids: the API's numbers of visits with the same
+        external_id that the run deletes.
         """
         call = scripts.replay(
             task=task_id, recheck=int(recheck), recheck_ids=" ".join(map(str, duplicate_ids)), queue=queue
@@ -315,8 +316,8 @@ class Ledger:
         return str(answer.decode())
 
     async def retranslate(self, delivery_id: str, queue: QueueOverride = "") -> str:
-        """Have a delivery translated anew; what comes of it takes the place of what it said. Raises NotFound, also where its
-        body was removed."""
+        """Requeue the translation of a delivery. The new changes replace its earlier ones. Raises NotFound, also if its body
+        was erased."""
         answer = b"moved"
         while answer == b"moved":
             head = await self._head(delivery_id)
@@ -337,8 +338,8 @@ class Ledger:
         return str(answer.decode())
 
     async def discard(self, task_id: TaskId, delivery_id: str = "", expected_changes: int | None = None) -> int:
-        """Give up what has not been applied, of one delivery or of all: how many changes, of an event 1; -1 while a worker
-        has it, -2 where something landed since. landed: how many changes its members had when somebody looked."""
+        """Discard the changes that were not applied, of one delivery or of all. Return how many (1 for an event), -1 if the
+        task is running, -2 if it has more changes than expected_changes."""
         call = scripts.discard(
             task=task_id,
             keep_ms=self._retention_ms,
@@ -354,23 +355,26 @@ class Ledger:
         return bool(await self.redis.script(call))
 
     async def hook_names(self) -> list[str]:
-        """Where anybody ever rang, also those that are not in the settings any more."""
+        """The hooks that ever received a delivery, configured or not."""
         return sorted(hook.decode() for hook in await self.redis.command("SMEMBERS", keys.HOOKS))
 
     async def delete_circuit(self, account: str) -> None:
-        """Nobody has a token for it any more: what it held comes out, and is parked for that."""
+        """Remove the circuit of an account without a token: its held tasks are released, and parked as `token_missing`."""
         await self.redis.command("DEL", f"{keys.CIRCUIT}{account}")
 
     async def assign_contact(self, task_id: TaskId, change: VisitChange) -> None:
-        """Land an operator's own change; it is a fact like any other."""
+        """Record a change of an operator. It is merged like any other."""
         changes = [(task_id, encode_change(change), "")]
         await self.redis.script(scripts.assign_contact(id=new_delivery_id(), changes=changes))
 
     async def redact(
         self, task_id: TaskId, expected_changes: int | None, record: bytes, fields: Mapping[str, bytes]
     ) -> str:
-        """Overwrite what speaks of a person: `ok`, `busy` while a worker has it, `moved` where something landed since it was
-        read. n: that was seen; None: there was no such work. record: of an event, its delivery as it is to stand."""
+        """Replace fields that contain personal data. Return `ok`, `busy` if the task is running, or `moved` if it changed
+        since it was read.
+
+        expected_changes: the change_count that was read; None if there was no task. record: the new delivery, for an event.
+        """
         call = scripts.redact(
             task=task_id,
             change_count="" if expected_changes is None else expected_changes,
@@ -381,7 +385,7 @@ class Ledger:
         return answer.decode()
 
     async def mark_audited(self, task_id: TaskId, mark: str) -> None:
-        """An audit saw the visit in the API."""
+        """Store that an audit found the visit in the API."""
         await self.redis.script(scripts.mark_audited(task=task_id, mark=mark))
 
     async def load_delivery(self, delivery_id: str) -> tuple[DeliveryInfo, bytes]:
@@ -396,7 +400,7 @@ class Ledger:
         head, _, body = record.partition(b"\n")
         meta = DeliveryInfo.decode(head)
         if meta.erased_at_ms:
-            raise BodyUnavailable(meta, "body_erased", f"its body was removed at {meta.erased_at}")
+            raise BodyUnavailable(meta, "body_erased", f"its body was erased at {meta.erased_at}")
         try:
             return meta, self._bodies.decode(body, delivery_id)
         except BodyUndecryptable as error:
@@ -421,8 +425,8 @@ class Ledger:
     async def scan_by_time(
         self, name: str, since: float = float("-inf"), until: float = float("inf")
     ) -> AsyncIterator[str]:
-        """The names in `bell:<name>`, a set that is sorted by time in ms, page by page, while others leave and join it."""
-        known: set[bytes] = set()  # of the last time that was seen: several may share it
+        """The members of a set sorted by time (ms), page by page, while members are added and removed."""
+        known: set[bytes] = set()  # with the last score that was read: several members may share it
         while True:
             most = 500 + len(known)
             asked = ("ZRANGEBYSCORE", f"{keys.TASK}{name}", since, until, "WITHSCORES", "LIMIT", 0, most)
@@ -438,36 +442,36 @@ class Ledger:
             since = last
 
     async def count_queued(self, task_ids: Sequence[str]) -> int:
-        """How many of these are still queued."""
+        """How many of these tasks are queued."""
         scores = await self.redis.command("ZMSCORE", keys.QUEUED, *task_ids) if task_ids else []
         return sum(score is not None for score in scores)
 
     async def newest_delivery_ids(self, hooks: Iterable[str], limit: int) -> list[str]:
-        """The newest ids over all these hooks, newest first."""
+        """Over all these hooks, newest first."""
         found = [await self.redis.command("ZREVRANGE", f"{keys.DELIVERIES}{hook}", 0, limit - 1) for hook in hooks]
         return sorted((id.decode() for ids in found for id in ids), reverse=True)[:limit]
 
     async def load_task(self, task_id: TaskId, alias_depth: int = 0) -> Task:
-        """A piece of work as it stands. Raises NotFound."""
+        """Raises NotFound."""
         hash = await self.redis.command("HGETALL", f"{keys.TASK}{task_id}")
         if not hash:
             raise NotFound(task_id)
         return _decode_task(task_id.encode(), alias_depth, hash)
 
     async def load_aliases(self, task_id: TaskId) -> list[Task]:
-        """All ids of a visit, the first one first. Raises NotFound."""
+        """The tasks of all ids of a visit, the primary first. Raises NotFound."""
         await self.load_task(task_id)
         return [_decode_task(*member) for member in await self.redis.script(scripts.load_visit(task=task_id))]
 
     async def task_ids(self, state: TaskState, limit: int = 1_000) -> list[str]:
-        """The names of the work in that state, oldest first."""
+        """The tasks in a state, oldest first."""
         names = await self.redis.command("ZRANGE", f"{keys.STATE}{state}", 0, limit - 1)
         return [name.decode() for name in names]
 
 
 async def known_accounts(redis: Redis, configured: Iterable[str]) -> list[str]:
-    """The accounts of the settings, and those that had work held or parked, or whose way to the API was shut: an account may
-    leave the settings before its work is done. Raises RedisUnavailable."""
+    """The configured accounts, and those that ever had held or parked tasks or an open circuit: an account may leave the
+    settings before its tasks are done. Raises RedisUnavailable."""
     left, gates = await asyncio.gather(
         redis.command("SMEMBERS", keys.ACCOUNTS), redis.command("SMEMBERS", keys.CIRCUITS)
     )
@@ -475,12 +479,12 @@ async def known_accounts(redis: Redis, configured: Iterable[str]) -> list[str]:
 
 
 async def add_counters(redis: Redis, key: str, counts: Mapping[str, int], ttl_s: int = 0) -> None:
-    """Add to a hash of counters. ttl_s: 0 for one that stays. Raises RedisUnavailable."""
+    """Add to a hash of counters. ttl_s: 0 for no expiry. Raises RedisUnavailable."""
     await redis.script(scripts.add_counters(counters=key, ttl_s=ttl_s, counts=counts.items()))
 
 
 async def take_turn(redis: Redis, lock: str, ttl_s: float) -> bool:
-    """True for one process in ttl_s, by a lock that is never given back. Raises RedisUnavailable."""
+    """True for one process in ttl_s: the lock is never released. Raises RedisUnavailable."""
     call = scripts.acquire_lock(expected_ms="", lock=lock, token=new_delivery_id(), ttl_ms=int(ttl_s * 1000))
     return bool(await redis.script(call))
 
@@ -503,15 +507,15 @@ def _pack_changes(source: str, account: str, changes: Sequence[VisitChange]) -> 
     return packed
 
 
-#: A visit further ahead than this is kept no longer for it: a wrong date must not keep a contact for ever.
+#: Limits time_until_visit_ms: a wrong date must not keep a contact for ever.
 MAX_TIME_UNTIL_VISIT_MS = 2 * 366 * 86_400_000
 
 
 def time_until_visit_ms(lease: Lease, outcome: Outcome) -> int:
-    """How far ahead the visit lies: what is known of it is kept so much longer, since it may still be moved or cancelled."""
-    stands = outcome.remote.get(lease.primary.task_id) or lease.primary.remote or {}
+    """Time until the visit. Its task is kept longer by this time, since the visit may still be moved or cancelled."""
+    remote = outcome.remote.get(lease.primary.task_id) or lease.primary.remote or {}
     try:
-        ahead = datetime.fromisoformat(str(stands.get("event_date"))) - datetime.now(UTC)
+        ahead = datetime.fromisoformat(str(remote.get("event_date"))) - datetime.now(UTC)
     except (ValueError, TypeError):
         return 0
     return min(max(0, int(ahead.total_seconds() * 1000)), MAX_TIME_UNTIL_VISIT_MS)

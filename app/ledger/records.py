@@ -1,4 +1,4 @@
-"""What the ledger's steps take and return."""
+"""The values that the ledger takes and returns."""
 
 import time
 from dataclasses import dataclass, field
@@ -11,19 +11,19 @@ from app.ledger.ids import TaskId
 from app.visits.merge import RecordedChange
 from app.webhooks.delivery import Delivery
 
-#: Where jobs wait: each lane has places of its own in a worker.
+#: Where jobs wait. A worker has places for each queue.
 Queue = Literal["visits", "events", "replays"]
-#: Where an operator puts work back: among what rings, or behind it.
+#: For a task that an operator requeues: "" is the queue of its kind; `replays` lets live tasks go first.
 QueueOverride = Literal["", "replays"]
 TaskState = Literal["queued", "running", "waiting", "held", "parked", "discarded", "done"]
 
 
 class NotFound(Exception):
-    """There is nothing of that name, or no longer."""
+    """It does not exist, or has expired."""
 
 
 class BodyUnavailable(Exception):
-    """The delivery is there, and its body cannot be read. reason: in one word; the argument: as a sentence."""
+    """The delivery is stored, but its body cannot be read. reason: a word of REASONS; why: a sentence."""
 
     def __init__(self, info: "DeliveryInfo", reason: str, why: str) -> None:
         super().__init__(why)
@@ -31,20 +31,19 @@ class BodyUnavailable(Exception):
 
 
 class LeaseLost(Exception):
-    """The lease went to another worker, which goes on from here."""
+    """Another worker has taken the task over."""
 
 
 class RecordOutdated(Exception):
-    """A newer record of the same booking was seen."""
+    """A newer record of the same booking was fetched before."""
 
 
 class VisitLimitReached(Exception):
-    """A visit has grown to one of its bounds, and nothing more lands on it. The argument: which, in one word."""
+    """The visit accepts no more changes. The argument: the limit, a word of REASONS."""
 
 
 class AcceptResult(NamedTuple):
-    """What the ledger made of a delivery: its id, or the first one's where it is a repeat. bound: why it was parked, where a
-    visit takes no more."""
+    """delivery_id: for a repeat, that of the first delivery. limit_reached: the reason, if a visit accepts no more."""
 
     delivery_id: str
     is_repeat: bool
@@ -53,11 +52,10 @@ class AcceptResult(NamedTuple):
 
 @dataclass(slots=True)
 class DeliveryInfo:
-    """What is kept of a delivery beside its body.
+    """A delivery without its body.
 
-    at: when it arrived, in ms. slot: which secret matched. headers: those that the source needs, and the sender's
-    traceparent. work: the pieces of work that it gave; the ledger fills it in. removed: when somebody whom it spoke of was
-    forgotten, in ms.
+    secret_index: the secret that verified it. headers: those that the source needs, and the sender's traceparent.
+    task_ids: its tasks; the ledger sets them. erased_at_ms: when its personal data was erased, else 0.
     """
 
     hook: str
@@ -87,16 +85,17 @@ class DeliveryInfo:
         return datetime.fromtimestamp(self.received_at_ms / 1000, UTC)
 
     def to_delivery(self, body: bytes) -> Delivery:
-        """The delivery as far as it is stored. raw: its body."""
+        """With the headers that are stored."""
         headers = tuple((name.lower().encode(), value.encode("latin-1")) for name, value in self.headers.items())
         return Delivery(self.hook, self.source, headers, body, self.received_at, self.request_id)
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One run of one piece of work: when (ms), how long, which calls with which answers, and what came of it.
+    """One run of a task that called the Visits API or a tool.
 
-    said: what was answered to the call that failed, at most 500 characters.
+    calls: each call with its status. outcome: the result, or the class of the reason. response_text: the response to the
+    failed call, at most 500 characters.
     """
 
     started_at_ms: int
@@ -115,13 +114,19 @@ class StoredChange(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One id of a visit, as the ledger has it. Most visits have one; a rescheduled one may have several.
+    """A task as it is stored. A visit that its tool renamed has one task for each of its ids.
 
-    n: how many changes landed, done: how many of them the last settled run had seen. api: what the Visits API last
-    answered for this id. tried: whether a worker ever began on it. rang: when an event last rang, in ms of the server.
-    ask: the API is to be asked anew, also about the visits of these numbers of its own; None: what it last answered is
-    believed. replaces: what this event says next takes the place of what it said. dropped: superseded changes that were
-    forgotten. forgot: when somebody whose visit it was was forgotten, in ms.
+    alias_depth: how often the tool renamed the visit before this id.
+    change_count, applied_count: changes that were recorded, and how many of them the last finished run had seen.
+    changes, discarded_changes: by origin (ids.py).
+    remote: the visit as the Visits API last answered it, None if it has none or was never asked.
+    was_attempted: a run has begun, so the API may have a visit even without an answer.
+    recheck_ids: read the visit from the API first, and delete the duplicates with these numbers; None: trust `remote`.
+    replaces_changes: the next translation of this event replaces the changes of the one before.
+    compacted_count: changes that were removed because they can never win.
+    pending_since_ms: since when something is left to do. failing_since_ms: since the first failed attempt in a row.
+    targets: of an event, the tasks of the visits that it changed.
+    last_event_at_ms: when an event for this task last arrived; a record that was fetched before is outdated.
     """
 
     task_id: TaskId
@@ -164,7 +169,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class RequestContext:
-    """The newest delivery that spoke of some work, and what its sender called the request: X-Request-ID, traceparent."""
+    """The newest delivery of a task, with the X-Request-ID and traceparent of its sender."""
 
     delivery_id: str = ""
     request_id: str = ""
@@ -172,13 +177,12 @@ class RequestContext:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What goes with the calls that are made for it."""
+        """For the calls that the task makes."""
         given = {"x-request-id": self.request_id or self.delivery_id, "traceparent": self.traceparent}
         return {name: value for name, value in given.items() if value}
 
     @property
     def log_fields(self) -> dict[str, str]:
-        """For a line of the log."""
         return trace_fields(self.request_id, self.traceparent)
 
 
@@ -191,7 +195,7 @@ def trace_fields(request_id: str, traceparent: str) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """Work that this worker alone may do until its lease ends. members: the visit's first id, then its later ones."""
+    """until: by time.monotonic(). tasks: those of one visit, the primary id first; or one event."""
 
     token: str
     until: float
@@ -208,10 +212,10 @@ class Lease:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CircuitSignal:
-    """What one run says about everybody's way to the Visits API.
+    """What a run reports about the Visits API to the circuit of its account.
 
-    why: `ok` opens the gate; `unauthorized` and `rate_limited` close it for wait_s; `down` closes it for wait_s at most,
-    once most of the newest answers are first failures of different visits, and `enough` of them.
+    kind: `ok` closes the circuit; `unauthorized` and `rate_limited` open it for pause_s; `down` opens it for pause_s at
+    most, if most of the newest answers are first failures of different visits, at least `threshold` of them.
     """
 
     kind: str
@@ -221,11 +225,10 @@ class CircuitSignal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How a run ends. due_s: how long until the next try. tries: how many failed so far; None: what failed before is
-    over and does not count (but while held, nothing is counted or forgotten).
+    """How a run ended.
 
-    attempt: None where nothing was attempted. api: what now stands in the API per piece of work: an answer, or None where
-    there is no visit any more.
+    attempt: None if no call was made. failed_attempts: the new count; None resets it, except in the state `held`, which
+    leaves it unchanged. remote: for each task whose visit was read or written, the API's answer, or None after a deletion.
     """
 
     state: Literal["done", "waiting", "held", "parked"]

@@ -34,8 +34,8 @@ _RETRYABLE_ERRORS = (
 )
 _MAX_PENDING = 10_000
 _RECONNECT_INTERVAL_S = 0.1
-#: A server that comes back may have lost its last writes, also answered ones, and with them rights that somebody still
-#: uses. So long nobody gets a new one, and whoever holds one says so again.
+#: A restarted server may have lost its last writes, and with them leases that are still in use. For this time no lease is
+#: granted, and every holder restores its own.
 RESTART_GRACE_S = 2
 #: A server's clock that moves by so much more or less than our own has jumped; then a busy process gets more time.
 CLOCK_JUMP_S, CLOCK_JUMP_GRACE_S = 2.0, 5
@@ -208,8 +208,8 @@ class _Connection(asyncio.Protocol):
         self._out.clear()
 
     def _check_deadline(self) -> None:
-        """One timer for all: whoever waits longest is first in the queue. A late reply ends the connection, since an
-        answer that nobody waits for any more would be taken for the next one's."""
+        """One timer for all commands: the first in the queue waits longest. A late reply ends the connection; otherwise it
+        would be taken for the reply to the next command."""
         self._timer = None
         if self._pending:
             overdue = self._pending[0][1] - self._loop.time()
@@ -286,7 +286,7 @@ class Redis:
                     if not str(error).startswith("CLOCK"):
                         raise
                 await self._compare_clocks(wire)
-            # Meanwhile there may be another connection, to a server that has to be waited for anew.
+            # There may be a new connection by now, to a server with a grace period of its own.
 
     async def compare_clocks(self) -> None:
         """Follow the server's clock; where it jumped, renew at once what is held here."""

@@ -11,7 +11,7 @@ from app.telemetry.counters import increment_now
 from app.telemetry.metric_names import OPERATOR_ACTIONS
 
 KEY, MAX_ENTRIES = keys.ACTIVITY, 10_000
-#: Failed log-ins are one line for so long: how many, and which line.
+#: Failed log-ins of one period share a line: their count, and the id of that line.
 FAILED_LOGINS_KEY, FAILED_LOGINS_ENTRY_KEY, FAILED_LOGINS_WINDOW_S = (
     f"{keys.LOGIN_ATTEMPTS}:failed",
     f"{keys.LOGIN_ATTEMPTS}:line",
@@ -42,7 +42,7 @@ class ActivityLog:
         await increment_now(self._redis, OPERATOR_ACTIONS, action.replace(" ", "_"))
 
     async def record_failed_login(self, address: str) -> None:
-        """The line of this quarter of an hour is written anew with the count, so that nobody can push others out."""
+        """Replace the line of this quarter of an hour, so that failed log-ins cannot push other lines out."""
         [count, _] = await self._redis.commands(
             ("INCR", FAILED_LOGINS_KEY), ("EXPIRE", FAILED_LOGINS_KEY, FAILED_LOGINS_WINDOW_S, "NX")
         )

@@ -101,9 +101,9 @@ def _python(version: tuple[int, int, int]) -> Check:
 def _bodies(settings: Settings) -> Check:
     names = [key_id(key).hex() for key in settings.body_keys]
     if not names:
-        return Check("bodies", "ok", "compressed, not sealed: BODY_KEYS is not set")
+        return Check("bodies", "ok", "compressed, not encrypted: BODY_KEYS is not set")
     others = f", and opened under {', '.join(names[1:])} too" if names[1:] else ""
-    return Check("bodies", "ok", f"compressed, and sealed under key {names[0]}{others}")
+    return Check("bodies", "ok", f"compressed, and encrypted with key {names[0]}{others}")
 
 
 def _hooks(settings: Settings) -> list[Check]:
@@ -166,7 +166,7 @@ def _keys(settings: Settings) -> list[Check]:
 
 def _unproven(name: str, source: Source) -> Check:
     proven = "some fields of the body only" if source.signature.coverage == "fields" else "nothing of the body"
-    detail = f"{source.title} proves {proven}: whoever has its address and token could make one up"
+    detail = f"{source.title} proves {proven}: anyone with its address and token can forge a delivery"
     return Check(f"hook {name}", "warn", detail, "Keep them out of logs and mails; a new secret makes a new one.")
 
 

@@ -6,7 +6,7 @@
     duplicate   two visits under one name, or two ids of one visit that both stand
 
 Settled visits are forgotten after RETENTION_DAYS: what bears a name of ours and is older than that is `unknown`, and no
-difference. A repair puts a visit back to work with what stands there doubted; the worker asks, under its lease. Nothing is
+difference. A repair requeues the visit with a recheck; the worker reads it under its lease. Nothing is
 ever removed that our facts do not know.
 """
 
@@ -31,7 +31,7 @@ from app.webhooks.registry import load_sources
 Kind = Literal["missing", "unexpected", "different", "duplicate"]
 
 PAGE_SIZE = 100
-#: Where an audit stands is kept so long, for --resume.
+#: How long the progress of an audit is stored, for --resume.
 PROGRESS_TTL_S = 7 * 86_400
 MAX_ATTEMPTS, RETRY_DELAY_S, RATE_LIMITED_DELAY_S = 4, 1.0, 15.0
 
@@ -111,7 +111,7 @@ class DriftAudit:
         await self._ledger.redis.command("DEL", self._key)
 
     async def repair(self, difference: Difference) -> None:
-        """Put it back to work; the worker asks what stands there. Raises NotFound."""
+        """Requeue the visit with a recheck. Raises NotFound."""
         await self._ledger.replay(
             difference.task_id, recheck=True, duplicate_ids=difference.remote_ids, queue="replays"
         )

@@ -69,7 +69,7 @@ MAX_PASSES = 5
 class ErasureReport:
     """What speaks of a person. people: digests of addresses. visits: names of work. deliveries, operations: ids. digests:
     keys. shared: deliveries that spoke of others' visits too. open: work that is not done, and lacks what is removed.
-    sealed: deliveries that cannot be looked into. busy: what could not be removed, since somebody had it all the time.
+    unreadable: deliveries that cannot be looked into. busy: what could not be removed, since somebody had it all the time.
     phones: never told."""
 
     people: set[str] = field(default_factory=set)
@@ -99,7 +99,9 @@ class ErasureReport:
     @property
     def unreadable_note(self) -> str:
         """What may be there all the same."""
-        told = f"{len(self.unreadable)} bodies are sealed under keys that BODY_KEYS lacks: what they say cannot be seen"
+        told = (
+            f"{len(self.unreadable)} bodies are encrypted with keys that BODY_KEYS lacks: what they say cannot be seen"
+        )
         return told if self.unreadable else ""
 
 
@@ -270,14 +272,14 @@ class Erasure:
         for key, record in zip(batch, records, strict=True):
             if record is None:
                 continue
-            id, is_sealed = key.removeprefix(keys.DELIVERY), False
+            id, is_encrypted = key.removeprefix(keys.DELIVERY), False
             try:
                 meta, raw = self._ledger.decode_delivery(id, record)
             except BodyUnavailable as error:
-                meta, raw, is_sealed = error.info, b"", bool(record.partition(b"\n")[2])
+                meta, raw, is_encrypted = error.info, b"", bool(record.partition(b"\n")[2])
             if not meta.erased_at_ms or meta.event_name:
                 speaks = self._mentions(raw) or self._mentions(f"{meta.event_name} {meta.ignored}".encode())
-                read.append((id, meta, None if is_sealed and not speaks else speaks))
+                read.append((id, meta, None if is_encrypted and not speaks else speaks))
         return read
 
     async def _inspect_tasks(self, id: str, meta: DeliveryInfo, theirs: set[str], found: ErasureReport) -> None:
@@ -351,7 +353,7 @@ class Erasure:
         return await self._ledger.redact(TaskId.event(id), event.change_count if event else None, record, quoted)
 
     async def _erase_filter(self, id: str, removed: ErasureReport) -> None:
-        """An operation that is not over looks for what it was told to look for."""
+        """An open operation still needs its filter."""
         order, state = await self._redis.command("HMGET", f"{keys.OPERATION}{id}", "request", "state")
         if state in (b"queued", b"running"):
             removed.busy.add(f"operation:{id}")

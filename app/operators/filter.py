@@ -41,7 +41,7 @@ class Filter:
         return cls(**words | {"state": words["state"] if words["state"] in (*INDEXED_STATES, *RESULT_STATES) else ""})
 
     def query(self, **changes: str) -> str:
-        """The address of the same list with these changes; a page begins anew unless it is said where."""
+        """The URL of the same list with these changes, at its first page unless a cursor is given."""
         words = asdict(self) | {"cursor": "", **changes}
         return urlencode({name: value for name, value in words.items() if value}, doseq=True)
 

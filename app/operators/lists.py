@@ -24,11 +24,11 @@ from app.webhooks.registry import load_sources, source_of_visit
 PAGE_SIZE = 50
 #: So many are asked for at once.
 BATCH_SIZE = 200
-#: A page gives up looking after so many rows that do not fit, and says where it stopped.
+#: The most rows without a match that one page reads; then it returns a cursor.
 MAX_ROWS_CHECKED = 400
-#: Or after so many whose heads alone told that they do not.
+#: The same for rows that were rejected by their metadata alone.
 MAX_SCANNED = 20_000
-#: Of so many is asked at once what is the matter.
+#: The number of tasks whose reasons are read at once.
 REASON_BATCH = 1_000
 #: More failures than this are counted, but not sorted by their reasons.
 MAX_GROUPED = 20_000
@@ -124,7 +124,7 @@ class Lists:
     async def iter_pages(
         self, filter: Filter, limit: float = float("inf"), max_empty_pages: float = float("inf")
     ) -> AsyncIterator[ListPage]:
-        """One page of deliveries after the other: to the end, so many rows, or so many pages in which nothing fits."""
+        """Pages of deliveries, until the end, the row limit, or the limit of pages without a match."""
         while True:
             page = await self.deliveries(filter, int(min(limit, BATCH_SIZE)))
             limit, max_empty_pages = limit - len(page.rows), max_empty_pages - (not page.rows)
@@ -146,7 +146,9 @@ class Lists:
 
     async def count_by_state(self) -> dict[str, int]:
         """How much work stands in each state."""
-        sizes = await asyncio.gather(*(self._redis.command("ZCARD", f"{keys.STATE}{state}") for state in INDEXED_STATES))
+        sizes = await asyncio.gather(
+            *(self._redis.command("ZCARD", f"{keys.STATE}{state}") for state in INDEXED_STATES)
+        )
         held = await asyncio.gather(*(self._redis.command("ZCARD", key) for key in await self._held_keys()))
         return dict(zip(INDEXED_STATES, sizes, strict=True)) | {"held": sum(held)}
 
@@ -176,7 +178,7 @@ class Lists:
         return sorted(groups.values(), key=lambda group: -group.count)
 
     async def count(self, filter: Filter) -> int:
-        """How much fits: of work exactly, of what arrived without a look at what came of it."""
+        """Count the matches: exact for tasks; for deliveries without their state."""
         if not filter.is_by_state:
             return await self._count_arrived(filter, filter.since_ms, filter.until_ms)
         if replace(filter, cursor="") == Filter(state=filter.state):
@@ -359,8 +361,8 @@ class Lists:
         is_visit = work.is_visit
         changes = member.discarded_changes if member.state == "discarded" else member.changes
         pending = sorted(changes, key=lambda origin: -changes[origin].number)
-        rang = [delivery_of(origin) for origin in pending] if is_visit else [work.delivery_id]
-        delivery, meta = await self._first_stored(rang)
+        deliveries = [delivery_of(origin) for origin in pending] if is_visit else [work.delivery_id]
+        delivery, meta = await self._first_stored(deliveries)
         return self._explain.failure(member) | {
             "task_id": work,
             "delivery": delivery,

@@ -32,7 +32,7 @@ ARRIVED_OUTCOMES, REJECTED_OUTCOMES, PARKED_OUTCOMES = ("accepted", "repeat", "i
 
 @dataclass(frozen=True, slots=True)
 class HookStats:
-    """One hook. rate: accepted in the last 24 hours; refused_share: of everything that rang there, 0 to 1."""
+    """One hook. rate: accepted in the last 24 hours; refused_share: of all its requests, 0 to 1."""
 
     name: str
     source: str
@@ -182,8 +182,8 @@ async def load_overview(ledger: Ledger, settings: Settings) -> Overview:
 def _hook(
     name: str, source: str, last: float | None, hours: Sequence[tuple[int, Counter[tuple[str, str]]]]
 ) -> HookStats:
-    rang = sum(counts[name, outcome] for _, counts in hours for outcome in ARRIVED_OUTCOMES)
-    return HookStats(name, source, last, rang, sum(counts[name, "rejected"] for _, counts in hours))
+    arrived = sum(counts[name, outcome] for _, counts in hours for outcome in ARRIVED_OUTCOMES)
+    return HookStats(name, source, last, arrived, sum(counts[name, "rejected"] for _, counts in hours))
 
 
 def _hour(hour: int, counts: Counter[tuple[str, str]]) -> HourStats:

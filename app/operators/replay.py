@@ -3,7 +3,7 @@ tells what the other does.
 
     retry       the same facts again; what has nothing left to send is skipped
     retranslate a delivery is translated by today's code; its changes take the place of what it had said. What a thin event
-                points at is fetched anew: the record was not kept, and as it is now it is truer
+                points at is fetched again: it was not stored, and its current state is closer to the truth
     reconcile   the tool is asked for the truth, through the newest event that can be fetched; it lands as a fact of now
 
 None of them can harm: facts keep the tool's own order, so what newer ones decided stays decided.
@@ -38,7 +38,7 @@ from app.webhooks.translation import Translation, translate_event
 
 #: So many are put back at once; the next ones when most of these have been taken, so that live work is never behind more.
 BATCH_SIZE = 100
-#: Nobody took any of a batch for so long: there is no worker, or it has no time.
+#: No worker took a task of the batch for this long: none is alive, or all are busy.
 STALL_TIMEOUT_S = 120.0
 
 
@@ -101,7 +101,7 @@ class Replay:
     def __init__(
         self, ledger: Ledger, settings: Settings, mode: Mode = "retry", *, recheck: bool = False, contact: str = ""
     ) -> None:
-        """fresh: the Visits API is asked what stands there. contact: whose visits they are, by an operator's word."""
+        """recheck: read the visits from the API first. contact: the contact that an operator assigns to them."""
         self._ledger, self._settings, self._mode = ledger, settings, mode
         self._recheck, self._contact = recheck, contact
 

@@ -124,11 +124,11 @@ class TaskSelector:
                 return False
             filter = replace(filter, since="", until="")
         said_by = [delivery_of(origin) for origin in (*member.changes, *member.discarded_changes)]
-        rang = [work.delivery_id] if work.is_event else list(dict.fromkeys(said_by))
+        deliveries = [work.delivery_id] if work.is_event else list(dict.fromkeys(said_by))
         return (
             (not filter.state or member.state == filter.state)
             and filter.reason in member.reason
-            and await self._any_delivery_matches(rang, filter)
+            and await self._any_delivery_matches(deliveries, filter)
         )
 
     async def _any_delivery_matches(self, deliveries: Iterable[str], filter: Filter) -> bool:
@@ -179,12 +179,12 @@ class TaskSelector:
             return
         family = await self._ledger.load_aliases(work)
         said = [(change.number, origin) for one in family for origin, change in one.changes.items()]
-        rang = list(dict.fromkeys(delivery_of(origin) for _, origin in sorted(said, reverse=True)))
+        deliveries = list(dict.fromkeys(delivery_of(origin) for _, origin in sorted(said, reverse=True)))
         if self._mode == "retranslate":
-            for delivery in reversed(rang):
+            for delivery in reversed(deliveries):
                 yield SelectedTask(delivery, TaskId.event(delivery), delivery)
             return
-        for delivery in rang:
+        for delivery in deliveries:
             if await self._has_record_requests(delivery):
                 yield SelectedTask(id, TaskId.event(delivery), delivery)
                 return

@@ -119,7 +119,7 @@ def _clock_finding(sentence: str) -> Finding:
     else:
         why = "it was held up or sent again on the way, our clock is fast, or the sender's is slow"
     if hours >= 0.9 and abs(hours - round(hours)) * 3_600 <= 300:
-        why = "so many whole hours look like a local time that was taken for UTC"
+        why = "a difference of whole hours looks like a local time that was taken for UTC"
     return Finding("clock", f"the signature is right, and its time is {humanize(seconds)} off ({sentence}): {why}")
 
 
@@ -174,7 +174,7 @@ def _secrets(settings: Settings, hook: Hook) -> Iterator[_Correction]:
         for what, other_secret in _misread_secrets(secret):
             if scheme.secret_problem(other_secret) is None:
                 mark = fingerprint(secret, settings.secret_key)
-                told = f"the secret {mark} of this hook would fit {what}: set it anew as the tool shows it"
+                told = f"the secret {mark} of this hook would fit {what}: set it again as the tool shows it"
                 yield _Correction(Finding("secret", told), signed_with(other_secret))
 
 
@@ -192,7 +192,7 @@ def _misread_secrets(secret: str) -> Iterator[tuple[str, str]]:
 def _bodies(raw: bytes) -> Iterator[_Correction]:
     for told, body in _body_variants(raw):
         if body != raw:
-            sentence = f"it would hold for the body {told}: something on the way writes the body anew, or it was copied"
+            sentence = f"it would hold for the body {told}: a proxy rewrites the body, or it was copied"
             yield _Correction(Finding("body", sentence), lambda case, body=body: _with_body(case, body))  # type: ignore[misc]
 
 

@@ -201,7 +201,7 @@ def _check_required_settings(
         why = f"is needed, because {source.title} signs nothing and gets an address with a token of ours"
         yield Problem("SECRET_KEY", why, fix="Set it to 32 random characters or more.")
     if "REFRESH_TOKEN" in hook.credentials and not keys:
-        yield Problem("SECRET_KEY", "is needed: the tokens that are got anew are kept under it")
+        yield Problem("SECRET_KEY", "is needed: renewed tokens are encrypted with it")
     for need in source.required_settings:
         if not getattr(hook, need.lower()):
             fix = f"It is {HookSettings.model_fields[need.lower()].description}."

@@ -116,7 +116,7 @@ class HookSettings(BaseModel):
     )
     api_url: WebAddress | None = Field(None, description="where it fetches; by default the tool's own API")
     token_url: WebAddress | None = Field(
-        None, description="where tokens that expire are got anew; by default the tool's own address"
+        None, description="where expiring tokens are renewed; by default the tool's own address"
     )
     tenants: Words = Field((), description="the tool's accounts that may ring here; others are ignored")
     visits_api_token: Secret | None = Field(
@@ -157,7 +157,7 @@ class Settings(BaseModel):
     visits_api_token: Secret | None = Field(None, repr=False, description="Review Rover's token")
     visits_api_rate: Seconds | None = Field(
         None,
-        description="at most so many calls a second over all workers; unset: no limit but the API's own 429",
+        description="the most calls per second over all workers; unset: no limit but the API's own 429",
         examples=["10"],
     )
     hooks: dict[str, HookSettings] = Field({}, description="the active_hooks")

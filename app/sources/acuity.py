@@ -7,7 +7,7 @@ no-shows are not named, but taken to be among them), beside `scheduled`, `resche
 same when an appointment moves.
 
 Nothing in a delivery dates it or tells it from the next one: two reschedules are the same to the byte. So a repeat is
-fetched anew, and what orders two deliveries is when each was fetched, since a record is the truth at that moment.
+fetched again, and what orders two deliveries is when each was fetched, since a record is the truth at that moment.
 
 Second-hand: `canceled` stands in the records that public code shows, but not in Acuity's reference, so it is believed
 where it is there and not missed where it is not; `noShow` stands only in cancelled appointments; subscriptions made

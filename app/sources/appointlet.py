@@ -97,9 +97,9 @@ def _meeting(event: Event, kind: str, meeting: Payload) -> list[VisitChange]:
         for key, person in known.items()
     ]
     if not people and not is_off:
-        raise meeting.at("attendees").unexpected("whoever comes")
+        raise meeting.at("attendees").unexpected("the attendees")
     if not people:
-        # What is told of whoever was alone in it outranks a cancel under the meeting's own id, but tells no no-show.
+        # A change for a person who was alone in it outranks a cancel under the meeting's own id, but tells no no-show.
         raise PartlyTranslatable(NOBODY_LISTED, [replace(bare, no_show=happened_at)])
     if not all(map(_key, people)):
         raise PartlyTranslatable(UNTOLD, changes)

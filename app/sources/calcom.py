@@ -262,7 +262,7 @@ def _taken(event: Event, booking: Payload) -> Iterator[VisitChange]:
     seats = _holders(booking)
     seat_id, booker = booking.at("attendeeSeatId").text(), _lower(_response(booking, "email"))
     for seat in seats:
-        # Older versions name the seat, and the booker, of whoever came first: the new one is the last in the list.
+        # Older versions name the seat, and the booker, of the first booker: the new one is the last in the list.
         is_new = seat is seats[-1] or seat.address == booker or (seat_id and seat.id == seat_id)
         said = seat.said(event)
         yield replace(said, action="create", date_cancelled=None, no_show=None) if is_new else said
@@ -429,7 +429,7 @@ def _marks(event: Event, booking: Payload, has_seats: bool = False) -> list[Visi
 
 
 def _only_for(address: str) -> dict[str, Any]:
-    """For the visit of whoever has this address. One that is made up is no guest's, and in no contact."""
+    """For the visit of the person with this address. One that is made up is no guest's, and in no contact."""
     return {} if address.endswith(MADE_UP) else {"contact": Contact(email=address), "only_for_contact": True}
 
 

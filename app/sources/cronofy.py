@@ -4,8 +4,8 @@ From https://docs.cronofy.com/developers (push-notifications, embedded-scheduler
 workflow-triggers/scheduling-triggers, smart-invites/invite-callback): the header is a list of signatures in base64, one
 for each client secret that is active. Three products ring in three shapes, and each knows a part of a visit only:
 
-- the Scheduler (`scheduling_request_time_chosen`): who, and when it rang (`triggered_at`, which orders). The documented
-  example has no chosen time; it is read where an event has one, as everywhere else at Cronofy;
+- the Scheduler (`scheduling_request_time_chosen`): the person, and the time of the webhook (`triggered_at`, which
+  orders). The documented example has no chosen time; it is read where an event has one, as everywhere else at Cronofy;
 - Real-Time Scheduling, without `notification`: the time, not who;
 - Smart Invites: who, and whether they come; not the time. A `proposal` is a wish and changes nothing.
 

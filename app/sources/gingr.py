@@ -1,7 +1,7 @@
 """Gingr: reservations of pet boarding, day care and grooming. Every event is looked up before it is believed.
 
 https://support.gingrapp.com/hc/en-us/articles/360056549612-Webhooks: `signature` stands in the body and covers no more than
-`webhook_type`, `entity_id` and `entity_type`. It is the same for ever: whoever has seen one body could send it again with
+`webhook_type`, `entity_id` and `entity_type`. It never changes: anyone who has seen one body could send it again with
 other `entity_data`, so nothing of that is read, and the address carries a token of ours too. What the signature does prove
 is which reservation to look at. That is told as it stands when it is fetched; our own clock orders.
 

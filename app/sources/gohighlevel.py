@@ -16,7 +16,7 @@ e-mail status that the vendor does not document is parked: it may be an opt-out.
 an opt-out is only read with the appointment's next event.
 
 Second-hand: the Ed25519 key itself, and `N/A` in a header without a signature. Recalled: the address at which tokens are
-got anew.
+renewed.
 """
 
 from app.visits.change import UNSET, Contact, Unset, VisitChange, unix_microseconds
@@ -56,7 +56,7 @@ start. Money is not told: invoices name no appointment. The workflow action "Web
 refused here.
 
 Contacts with "do not disturb" for all channels or for e-mail are not asked. This is read when the appointment has an event:
-whoever opts out later is asked, unless the appointment changes again (setting it to Showed is such a change).
+a customer who opts out later is asked, unless the appointment changes again (setting it to Showed is such a change).
 """
 
 

@@ -18,7 +18,7 @@ it ever listed: the record that is gone does not tell them. Two contacts that ar
 was added.
 
 Second-hand: the outcomes' spelling, the answer within 5 s, ten tries a day after any other status. Recalled: `0-47` for
-meetings, the shapes of records and histories, `hs_email_optout`, times in milliseconds, where tokens are got anew.
+meetings, the shapes of records and histories, `hs_email_optout`, times in milliseconds, where tokens are renewed.
 """
 
 import hashlib

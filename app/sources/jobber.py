@@ -19,7 +19,7 @@ GraphQL schema and integrators' queries: every field that is asked for, `invoice
   is not known, and the whole on each of them would count it several times. A visit without an invoice may be paid
   through its job, or by a deposit: that says nothing. A query takes 40 visits of an invoice.
 - `receivesReviewRequests` is the client's own setting, and `false` is an opt-out here, although some integrations clear
-  it for every client that they make: whoever declined must not be asked. `allowReviewRequest` of a job or an invoice
+  it for every client that they make: a client who declined must not be asked. `allowReviewRequest` of a job or an invoice
   only switches Jobber's own message, so it is not asked for.
 - A visit that takes a whole day (`allDay`) starts at midnight: it counts from its end.
 - Apps made for many accounts get all of their events on one address; the token opens one account, whose `accountId` the
@@ -42,7 +42,7 @@ from app.webhooks.source import RECORD_GONE, Ignored, Source, graphql_record
 SETUP = """
 1. In Jobber's Developer Center make an app with read access to clients, jobs, scheduled items, invoices and Jobber
    Payments; connect it to your account. One app for one account: the token opens only its own.
-2. Set the app's OAuth client secret here as HOOKS__JOBBER__SECRETS. Its access tokens live for an hour and are got anew
+2. Set the app's OAuth client secret here as HOOKS__JOBBER__SECRETS. Its access tokens live for an hour and are renewed
    with HOOKS__JOBBER__CREDENTIALS__CLIENT_ID, …__CLIENT_SECRET and …__REFRESH_TOKEN (the one that connecting the app
    gave); SECRET_KEY must be set too, for a refresh token that Jobber replaces is kept under it.
 3. In the app, under Webhooks, add {url} for each of VISIT_CREATE, VISIT_UPDATE, VISIT_COMPLETE and VISIT_DESTROY.

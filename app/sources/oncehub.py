@@ -29,7 +29,7 @@ SETUP = """
 1. In OnceHub, open the gear menu, Account integrations, "API and webhooks", and add a webhook with the address {url} and
    all booking events (the event `booking` of the API is all of them). Leave conversations out.
 2. Press "View secret" beside it and set what it shows as HOOKS__ONCEHUB__SECRETS. A webhook without that button was made
-   by version 1 of the API and is not signed: make it anew.
+   by version 1 of the API and is not signed: create it again.
 3. After failing for about three days OnceHub disables a webhook: then enable it again there.
 
 A booking counts as completed at its planned end, which OnceHub tells by itself, unless the host sets it to No-show. Money

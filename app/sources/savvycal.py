@@ -91,7 +91,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
 
 
 def _booked(event: Event, kind: str, state: str, booking: Payload) -> VisitChange:
-    """What an event of the calendar means, whoever comes."""
+    """The change of a calendar event, for every attendee."""
     happened_at = _happened_at(event)
     known = VisitChange(
         action="update", visit_id=booking.at("id").required_text(), version=unix_microseconds(happened_at)
@@ -146,7 +146,7 @@ UNTOLD = "an attendee has neither an e-mail address nor an id"
 
 
 def _group(event: Event, kind: str, booking: Payload, known: VisitChange) -> list[VisitChange]:
-    """known: what the event means for whoever comes."""
+    """known: the change for every attendee."""
     happened_at = _happened_at(event)
     people = [one for one in booking.at("attendees") if not one.at("is_organizer").boolean()]
     told_apart = {key: one for one in people if (key := _key(one))}
@@ -163,7 +163,7 @@ def _group(event: Event, kind: str, booking: Payload, known: VisitChange) -> lis
         for key, one in told_apart.items()
     ]
     if not people:
-        raise booking.at("attendees").unexpected("whoever comes to a group session")
+        raise booking.at("attendees").unexpected("the attendees of a group session")
     if not all(map(_key, people)):
         raise PartlyTranslatable(UNTOLD, changes)
     if kind == "event.checkout.completed" and len(people) > 1:

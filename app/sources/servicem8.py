@@ -13,7 +13,7 @@ shows it.
 Second-hand, from integrators: the fields of `job`, `jobcontact`, `jobactivity`, `jobpayment` and `companycontact`; local
 times without an offset and `0000-00-00 00:00:00` for none; `Unsuccessful` and `active` 0 for a job that will not be; and
 that add-ons get the same inside `eventArgs`, in a JSON Web Token signed with the App Secret. Recalled: API keys begin
-with `smk-`; the address at which tokens are got anew. Guessed: how a form would carry `entry` (as JSON in a text).
+with `smk-`; the address at which tokens are renewed. Guessed: how a form would carry `entry` (as JSON in a text).
 """
 
 import re
@@ -42,7 +42,7 @@ SETUP = """
    and `callback_url`: {url}
 4. A subscription that fails for 12 hours may be switched off; then do step 3 again.
 
-ServiceM8 signs nothing: whoever knows the address can make us look at a job, and nothing else. Quotes are no visits yet.
+ServiceM8 signs nothing: anyone who knows the address can make us fetch a job, and nothing else. Quotes are no visits yet.
 There are no no-shows; set the job to Unsuccessful instead. A job that is only allocated to somebody (a flexible booking) has
 no time before it is Completed; one that takes days is parked meanwhile, and its completion takes it up again.
 """

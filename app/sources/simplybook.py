@@ -3,13 +3,13 @@
 From https://github.com/vetalsimplybook/simplybook_callback_example_php, by a developer of the vendor: a callback has
 `booking_id`, `booking_hash`, `company` and `notification_type`; `getBookingDetails` wants md5(id + hash + secret key). The
 hash belongs to the booking, and nothing is signed, so the address carries a token. A booking's number counts inside its
-company and stays when it moves. Nothing dates a callback or tells it from the next: a repeat is fetched anew, and what
+company and stays when it moves. Nothing dates a callback or tells it from the next: a repeat is fetched again, and what
 orders two is when each was fetched. A cancel is believed as it rings, and dated so: the booking is still there and looks
 like any other. There is no word for a cancel that is taken back, so a late `change` is no proof of one.
 
 Second-hand, from integrators: `client_email`, `client_phone`, local times like `2026-03-14 09:00:00`, and that a cancelled
 booking can be fetched. Recalled: the last word of `client_name` is the last name. Not told: how long a token counts (it is
-got anew after 20 minutes), and what the webhooks of REST v2 hold: those are ignored by their `event`.
+renewed after 20 minutes), and what the webhooks of REST v2 hold: those are ignored by their `event`.
 """
 
 import hashlib
@@ -33,9 +33,9 @@ SETUP = """
 4. A company on another domain, like simplybook.it, sets HOOKS__SIMPLYBOOK__API_URL to https://user-api.simplybook.it and
    HOOKS__SIMPLYBOOK__TOKEN_URL to the same with /login behind it.
 
-SimplyBook.me signs nothing: whoever knows the address can cancel a booking, or make us look at one whose hash they know.
+SimplyBook.me signs nothing: anyone who knows the address can cancel a booking, or make us look at one whose hash they know.
 It tells neither approvals nor completions nor no-shows nor payments, so a review request counts from the start. A booking
-that is made anew after a cancel is another visit.
+that is created again after a cancel is another visit.
 """
 
 API = "https://user-api.simplybook.me"

@@ -32,7 +32,7 @@ SETUP = """
 
 A sender that cannot sign (Zapier, Make, n8n) sends `Authorization: Bearer` and the secret instead, and `id` in the body:
 set HOOKS__STANDARD__AUTH=bearer and a secret of 24 random characters or more. Give such senders a hook of their own:
-whoever learns a bearer token can invent visits. docs/standard.md has a recipe for each.
+anyone who learns a bearer token can invent visits. docs/standard.md has a recipe for each.
 """
 
 BEARER = HeaderToken("Authorization", prefix="Bearer ", min_length=16)

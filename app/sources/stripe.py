@@ -20,7 +20,7 @@ rings `charge.refunded`. Events name their version; there only what goes beyond 
 is taken for a newer one.
 
 Recalled: which currencies have no cents, and that two of those are written as if they had (ISK, UGX); that retries are
-signed anew; that a charge copies its PaymentIntent's metadata, while a PaymentIntent gets none from its session.
+signed again; that a charge copies its PaymentIntent's metadata, while a PaymentIntent gets none from its session.
 """
 
 from dataclasses import replace

@@ -38,7 +38,7 @@ SETUP = """
    https://sandbox.tekmetric.com/api/v1
 4. Of several shops on one address, name yours in HOOKS__TEKMETRIC__TENANTS (its shopId).
 
-Tekmetric signs nothing: whoever knows the address can tell us of orders. Customers who are not OK for marketing are not
+Tekmetric signs nothing: anyone who knows the address can tell us of orders. Customers who are not OK for marketing are not
 asked. An order without an appointment has no time before it is completed; one that takes days is parked meanwhile, and
 its completion takes it up again. There are no no-shows: delete the order.
 """

@@ -44,7 +44,7 @@ SETUP = """
 6. Where the codes give times without an offset, set HOOKS__YOUCANBOOKME__TIMEZONE.
 
 Not told: a booking that you move or delete in your own calendar; whether a tentative booking was confirmed (it is told as
-made, and counts); money; a no-show that is taken back. YouCanBook.me signs nothing: whoever knows the token can say
+made, and counts); money; a no-show that is taken back. YouCanBook.me signs nothing: anyone who knows the token can say
 anything about any booking. A quotation mark in a name breaks the payload, and such a delivery is refused with 400 and lost.
 A booking that is moved to a time, away, and to that time again within eight days stays away: both moves read the same.
 """

@@ -8,7 +8,7 @@ field `payment` that the change log announces for 2026-11-16 is not described, s
 There is none for a move either. Since 2026-08-17 the cancelled half of one may name the new event and the created half
 the old one (`rescheduled_to_event_id`, `rescheduled_from_event_id`); whether beside the event or in it is not shown, so
 both are looked at. Second-hand: that a move is these two halves. Without a link the old visit is cancelled and the new
-one stands by itself, which comes to the same for whoever is asked for a review.
+one stands by itself, which makes no difference to the person who is asked for a review.
 
 Invitees of a group event (`invitee_counters.limit` above 1) share its `event_id`: each has a visit of their own, known by
 the event and the e-mail address. Not by `invitee_id`: deliveries before 2026-08-17 have none, and a cancel must find the

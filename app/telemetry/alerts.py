@@ -26,13 +26,13 @@ from app.telemetry.rejections import mismatch_times
 CHECK_EVERY_S = 10.0
 STATE_TTL_MS = 7 * 86_400_000
 POST_TIMEOUT_S = 5.0
-#: Counts are compared over so long, and noted so often.
+#: The period over which counts are compared, and the interval between samples.
 WINDOW_S, SAMPLE_EVERY_S = 600.0, 30.0
 #: So many wrong signatures since the last genuine delivery, which is longer ago than usual, and somebody has changed a
 #: secret. Of what has no signature of the right shape, or comes beside genuine deliveries, strangers are the cause.
 MIN_BAD_SIGNATURES = 3
-#: A source is silent after three times the longest gap between its last deliveries, which is at least so long. Whoever
-#: rang less often than this has no usual gap yet.
+#: A source is silent after three times the longest gap between its last deliveries, and not before this time. A source
+#: with fewer deliveries than this has no usual gap yet.
 MAX_GAPS, SILENCE_FACTOR, MIN_GAP_S, MIN_GAPS = 200, 3, 1_200.0, 10
 FULL_FRACTION = 0.8
 

@@ -27,9 +27,9 @@ from app.webhooks.signatures.scheme import fingerprint
 FLUSH_EVERY_S = 3.0
 HOUR_S = 3_600
 HOURLY_TTL_S = 8 * 86_400
-#: A hook at which nobody rang for so long has forgotten its secrets.
+#: How long the last use of a secret is stored.
 SECRET_USED_TTL_S = 366 * 86_400
-#: While Redis is away, no more request ids than this wait in memory; so many are written at once.
+#: The most request ids that wait in memory while Redis is down, and the most that one command writes.
 MAX_PENDING_REQUEST_IDS, REQUEST_ID_BATCH = 10_000, 500
 
 

@@ -13,7 +13,7 @@ from app.ledger.redis import Redis
 from app.ledger.times import iso_timestamp
 from app.settings.model import Settings
 
-#: Due work this old is an alarm, and so is due work of which nothing came to an end for so long.
+#: An alert begins when a runnable task is older than this, or no task ended for this long while one is runnable.
 STALE_AFTER_S = 120.0
 STALLED_AFTER_S = 300.0
 

@@ -88,7 +88,7 @@ METRICS: Mapping[str, MetricSpec] = {
     REDIS_UP: _gauge("1 if Redis answers; without it nothing else is known."),
     REDIS_MEMORY_USED: _gauge("Memory that Redis uses."),
     REDIS_MEMORY_MAX: _gauge("Memory that Redis may use; 0: not limited."),
-    REDIS_CLIENTS: _gauge("Connections to Redis, whoever's they are."),
+    REDIS_CLIENTS: _gauge("All connections to Redis, also of other programs."),
     OPERATOR_ACTIONS: _counter("What operators did, at the console and the command line.", "action"),
     BUILD_INFO: _gauge("1; the version that answers.", "version", "revision", "python"),
 }

@@ -15,7 +15,7 @@ from app.telemetry.logs import log
 
 FLUSH_EVERY_S = 5.0
 MAX_NEWEST = 50
-#: The newest few go when nobody was refused for so long; the counts stay.
+#: The newest rejections of a hook expire this long after the last one; the counts stay.
 NEWEST_TTL_S = 30 * 86_400
 
 
@@ -29,7 +29,7 @@ SIGNED_REASONS = (
     "redis_full",
     "redis_read_only",
 )
-#: Reasons with a list of their own: so many may come that no others would be left in the hook's list.
+#: Reasons with a list of their own, because they can be frequent enough to push all others out of the hook's list.
 SEPARATE_REASONS = ("foreign_tenant",)
 UNSIGNED = "unsigned"
 

@@ -169,7 +169,7 @@ def merge_changes(changes: Iterable[RecordedChange]) -> Facts:
     }
 
 
-#: Of sightings of one field in a row the first and so many of the newest are kept.
+#: Of consecutive observations of a field the first, and this many of the newest, are kept.
 MAX_OBSERVATIONS = 200
 
 

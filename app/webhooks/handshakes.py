@@ -1,7 +1,7 @@
 """Handshakes and probes as data: what a tool sends before it believes that an address is ours.
 
 A handshake never writes anything. One that the tool signs is answered only after the signature holds, since an answer
-may itself be a signature: whoever could have it made unsigned could forge deliveries. One that is not signed is
+may itself be a signature: anyone who could get it without a signature could forge deliveries. One that is not signed is
 answered with our own words, or with a token of a harmless shape.
 """
 
@@ -72,7 +72,7 @@ class EchoQuery:
 
 @dataclass(frozen=True)
 class EchoField:
-    """An event with a field that wants to hear it back. when: a path into the body, and what stands there then."""
+    """An event whose field must be echoed. match: a path into the body, and the value that marks the event."""
 
     echo_path: tuple[str, ...]
     match: tuple[tuple[str, ...], str]
@@ -87,10 +87,11 @@ class EchoField:
 
 @dataclass(frozen=True)
 class SignField:
-    """An event with a token that wants it back with its HMAC-SHA256 in hexadecimal, under the secret of the signature.
+    """An event with a token that the response must repeat, with the token's HMAC-SHA256 in hexadecimal. Its key is the
+    secret of the signature.
 
-    when: a path into the body, and what stands there then. token: where the token is. plain, signed: what the two are
-    called in the answer.
+    match: a path into the body, and the value that marks the event. token_path: the place of the token. token_field,
+    signature_field: the names of both in the response.
     """
 
     token_path: tuple[str, ...]

@@ -89,8 +89,8 @@ class Source:
     docs: the vendor's page on its webhooks.
     signature: the scheme; `PathToken()` or `HeaderToken(…)` for tools that sign nothing.
     bearer: the scheme for senders that cannot sign, which a hook may choose instead of the signature, or beside it.
-    setup: steps for whoever connects the tool: where to click, what to tick, what it cannot tell. `{url}` is the hook's
-        address.
+    setup: steps for the person who connects the tool: where to click, what to tick, what it cannot tell. `{url}` is
+        the hook's address.
     evidence: where our facts come from at their weakest; VERIFIED_BY says what the words mean.
     body_format: what the body is.
     content_encodings: how the tool may compress its bodies: `gzip`. The signature covers the bytes as they are sent.
@@ -100,7 +100,7 @@ class Source:
     event_name: the event's name, made of words of our own, where `event_name_path` is `()`.
     repeat_key: what names an event, the same on every retry; None (the default): the digest of the body. It must be
         covered by the signature.
-    events_may_collide: two different events can be the same to the byte, so a repeat is fetched anew instead of
+    events_may_collide: two different events can be the same to the byte, so a repeat is fetched again instead of
         forgotten, once a minute at the most.
     ordered_by_arrival: neither a time nor a version orders the changes, and none is signed, so a repeat must be known for
         longer.

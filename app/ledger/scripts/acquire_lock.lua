@@ -1,5 +1,5 @@
 #!lua flags=allow-oom,allow-cross-slot-keys
---- acquire_lock: Take a lock for so many ms, or keep one that this token has already.
+--- acquire_lock: Take a lock for ttl_ms, or extend it if this token holds it.
 --- expected_ms: '' where a jump of the clock does no harm.
 --- @args expected_ms lock token ttl_ms
 --- @returns 1, or nil while another token has it

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom,allow-cross-slot-keys
---- renew_lease: Let a lease end so many ms from now, after the clock of the server jumped.
+--- renew_lease: Let a lease end lease_ms from now, after the clock of the server jumped.
 --- @args lease_ms token
 --- @rest tasks
 --- @include lib/state

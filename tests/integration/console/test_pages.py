@@ -269,7 +269,7 @@ async def test_a_person_is_forgotten_once_the_address_was_typed_again(app: Any, 
     assert "ada@example.com" in await raw_body(operator, delivery)
     assert (200, "Erased.") == await said(person=whom, confirm="Ada@Example.com")
 
-    assert "its body was removed" in await raw_body(operator, delivery)
+    assert "its body was erased" in await raw_body(operator, delivery)
     [(did, what)] = [line for line in await noted(redis) if b"revealed" not in line[0]]
     assert b"erased person" == did
     assert re.fullmatch(rb"\S+: 1 visits, 1 deliveries", what)

@@ -1,4 +1,4 @@
-"""Bodies as they are kept: compressed, sealed under BODY_KEYS or not, old and new side by side."""
+"""Bodies as they are kept: compressed, encrypted with BODY_KEYS or not, old and new side by side."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -31,15 +31,15 @@ async def body(redis: Redis, delivery: str, *keys: str) -> bytes:
 @pytest.mark.parametrize(
     ("then", "now"),
     [((), ()), ((), (NEW,)), ((OLD,), (OLD,)), ((OLD,), (NEW, OLD)), ((NEW, OLD), (NEW,))],
-    ids=["never sealed", "switched on", "sealed", "rotated", "the old key taken out"],
+    ids=["never encrypted", "switched on", "encrypted", "rotated", "the old key taken out"],
 )
 async def test_a_body_is_read_as_it_rang(redis: Redis, then: tuple[str, ...], now: tuple[str, ...]) -> None:
     assert RAW == await body(redis, await kept(redis, *then), *now)
 
 
-async def test_a_sealed_body_says_nothing_without_its_key_and_is_no_larger_than_it_must_be(redis: Redis) -> None:
-    plain, sealed = await kept(redis), await kept(redis, NEW)
-    records = [await redis.command("GET", f"bell:delivery:{id}") for id in (plain, sealed)]
+async def test_an_encrypted_body_says_nothing_without_its_key_and_is_no_larger_than_it_must_be(redis: Redis) -> None:
+    plain, encrypted = await kept(redis), await kept(redis, NEW)
+    records = [await redis.command("GET", f"bell:delivery:{id}") for id in (plain, encrypted)]
 
     assert b"canary@example.com" in records[0]  # what zstd cannot shorten stands there as it is
     assert b"canary" not in records[1]
@@ -50,17 +50,17 @@ async def test_a_sealed_body_says_nothing_without_its_key_and_is_no_larger_than_
 async def test_a_key_that_is_gone_is_said_in_a_sentence(redis: Redis, keys: tuple[str, ...]) -> None:
     delivery = await kept(redis, OLD)
 
-    with pytest.raises(BodyUnavailable, match=r"sealed under a key that BODY_KEYS lacks \([0-9a-f]{8}\)") as told:
+    with pytest.raises(BodyUnavailable, match=r"encrypted with a key that BODY_KEYS lacks \([0-9a-f]{8}\)") as told:
         await body(redis, delivery, *keys)
 
     assert ("body_key_unknown", "standard") == (told.value.reason, told.value.info.hook)
 
 
-async def test_a_sealed_body_cannot_be_put_under_another_delivery(redis: Redis) -> None:
+async def test_an_encrypted_body_cannot_be_put_under_another_delivery(redis: Redis) -> None:
     one, other = await kept(redis, NEW), await kept(redis, NEW, OLD)
     await redis.command("SET", f"bell:delivery:{other}", await redis.command("GET", f"bell:delivery:{one}"))
 
-    with pytest.raises(BodyUnavailable, match="not as it was sealed"):
+    with pytest.raises(BodyUnavailable, match="was changed after it was encrypted"):
         await body(redis, other, NEW)
 
 
@@ -71,7 +71,7 @@ def test_a_short_key_is_refused_by_name_and_not_by_value() -> None:
     assert "1234" not in str(told.value)
 
 
-def test_all_of_doorbell_works_with_sealed_bodies_and_says_what_it_cannot_open(
+def test_all_of_doorbell_works_with_encrypted_bodies_and_says_what_it_cannot_open(
     harness: Harness, redis_url: str
 ) -> None:
     harness.start_web(BODY_KEYS=OLD)
@@ -87,9 +87,9 @@ def test_all_of_doorbell_works_with_sealed_bodies_and_says_what_it_cannot_open(
     examined = harness.doorbell("doctor", BODY_KEYS=f"{NEW} {OLD}")
 
     assert "canary@example.com" in revealed.stdout
-    assert (0, True) == (locked.returncode, "sealed under a key that BODY_KEYS lacks" in locked.stdout), locked
-    assert "sealed under a key that BODY_KEYS lacks" in replayed.stdout, replayed
+    assert (0, True) == (locked.returncode, "encrypted with a key that BODY_KEYS lacks" in locked.stdout), locked
+    assert "encrypted with a key that BODY_KEYS lacks" in replayed.stdout, replayed
     [told] = [line for line in examined.stdout.splitlines() if line.startswith("bodies")]
-    assert "sealed under key" in told
+    assert "encrypted with key" in told
     assert NEW not in told
     assert "opened under" in told

@@ -160,9 +160,9 @@ def test_a_replay_says_that_the_body_was_removed(harness: Harness) -> None:
     again = harness.doorbell("replay", id, "--recheck", "--yes")
     shown = harness.doorbell("show", id, "--show-personal-data")
 
-    assert "its body was removed at 20" in replayed.stdout
+    assert "its body was erased at 20" in replayed.stdout
     assert 0 == again.returncode
-    assert "its body was removed at 20" in json.loads(shown.stdout)["body"]
+    assert "its body was erased at 20" in json.loads(shown.stdout)["body"]
     assert "erased_at" in harness.doorbell("visit", "standard-A").stdout
     quiet(harness)
     assert 1 == len(harness.visits())
@@ -207,13 +207,13 @@ def test_of_a_delivery_that_speaks_of_several_the_body_goes_and_the_others_visit
     assert b"grace@example.com" in run_of(harness.redis_url, whole)["bell:visit:main/standard-G"]
 
 
-def test_what_is_sealed_under_a_lost_key_is_told(harness: Harness) -> None:
+def test_what_is_encrypted_with_a_lost_key_is_reported(harness: Harness) -> None:
     harness.start_web(BODY_KEYS="a-key-that-will-be-lost")
     harness.send("visit.created", "G", contact=GRACE)
 
     asked = harness.doorbell("erase", EMAIL, "--dry-run", BODY_KEYS="another-key-of-the-tests")
 
-    assert "1 bodies are sealed under keys that BODY_KEYS lacks" in asked.stderr
+    assert "1 bodies are encrypted with keys that BODY_KEYS lacks" in asked.stderr
 
 
 def test_nothing_is_removed_without_a_word(harness: Harness) -> None:

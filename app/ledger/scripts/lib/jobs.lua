@@ -8,7 +8,7 @@ local JOB_TTL_MS = 30 * 86400 * 1000
 -- job of the same task was written. queue: visits | events | replays, by default that of the kind; each has its own places in a
 -- worker, so that neither slow records of a tool nor ten thousand replays delay other tasks. delay_ms: orders jobs of one ms.
 local function write_job(task, state, number, queue, delay_ms)
-  -- A task that had failed for good starts its retries anew.
+  -- A parked task starts its retries from the beginning.
   if state == 'parked' then call('HDEL', key.task .. task, 'failed_attempts', 'failed_since') end
   local job = task .. '#' .. number
   local kind, subject = string.match(task, '^(%a+):(.*)$')

@@ -8,7 +8,7 @@ local function requeue(task, queue)
   call('HDEL', hash, 'failed_since', 'retry_at', 'expired_leases', 'repeated_at')
   if delivery then
     call('PERSIST', key.delivery .. delivery)
-    call('HSET', hash, 'last_event_at', now)  -- its record is fetched anew
+    call('HSET', hash, 'last_event_at', now)  -- its record is fetched again
   end
   if state == 'running' then
     call('HINCRBY', hash, 'changes', 1)

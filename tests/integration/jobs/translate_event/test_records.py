@@ -1,4 +1,4 @@
-"""Records are fetched once for many events, by a few at a time; tokens that expire are got once for all, and kept sealed."""
+"""Records are fetched once for many events, a few at a time; expiring tokens are renewed once for all workers."""
 
 import asyncio
 import base64

@@ -84,7 +84,7 @@ async def test_whatever_cannot_be_told_apart_is_an_operators(door: Door) -> None
     await door.hear("appointlet", attendee("cancelled", 5, None))
     assert [
         "a meeting ended, and whose visits end with it is not told",
-        "entity.attendees: expected whoever comes, found list of length 0",
+        "entity.attendees: expected the attendees, found list of length 0",
         "entity.meeting: expected the meeting that the attendee left, found nothing",
         "an attendee has neither an e-mail address nor an id",
     ] == (await door.parked())[1:]
