@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from app.webhooks.delivery import Delivery
-from app.webhooks.registry import load_sources
+from app.webhooks.registry import load_sources, load_specimens
 from app.webhooks.signatures.hmac import Hmac, StandardWebhooks
 from app.webhooks.signatures.scheme import Scheme, SignatureError, VerificationContext
 from tests.support.harness import hmac_sha256
@@ -74,4 +74,10 @@ def standard(
     return delivery(BODY, (f"{family}-id", id), (f"{family}-timestamp", time), (f"{family}-signature", given))
 
 
-SCHEMES = [(LISTED, SECRET), (APART, SECRET), (STANDARD, SPEC_SECRET)]
+#: Each with a secret: the forms that vendors use, and what every source declares.
+SCHEMES = [
+    (LISTED, SECRET),
+    (APART, SECRET),
+    (STANDARD, SPEC_SECRET),
+    *((declared(name), load_specimens(name)["secret"]) for name in load_sources()),
+]

@@ -9,11 +9,6 @@ from tests.support.harness import (
 )
 from tests.support.intake import LANES, OLD_SECRET, SOURCES, Door, an_event
 
-# -- what tools send --
-
-BY_BODY = ["calendly", "housecallpro", "acuity", "jobber"]  # where nothing but the body names an event
-
-
 # -- 202: written before answered --
 
 
@@ -63,10 +58,6 @@ WRONG_SHAPES = [
     b"{}",
     b'{"type":{"a":[]}}',
     b'{"type":null}',
-]
-
-
-WRONG_SHAPES += [
     b'{"type":"visit.created"}',
     b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z"}',
     b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z","data":[]}',

@@ -14,31 +14,11 @@ import pytest
 
 from app.demo import valkey
 from app.ledger.redis import Redis, RedisAddress, RedisUnavailable
-from tests.integration.intake.test_accepted import WRONG_SHAPES
 from tests.support.harness import (
     sign_standard,
     wait_until,
 )
 from tests.support.intake import IMPATIENT, SIGN, SOURCES, Door, an_event, is_told, kept, web
-
-# -- 202: kept for the operator --
-
-
-WRONG_SHAPES += [
-    b'{"type":"visit.created"}',
-    b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z"}',
-    b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z","data":[]}',
-    b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z","data":{"visit_id":null}}',
-    b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05","data":{"visit_id":"A"}}',  # no offset, no TIMEZONE
-    b'{"type":"visit.created","timestamp":"0001-01-01T00:00:00+23:59","data":{"visit_id":"A"}}',
-    b'{"type":"visit.created","timestamp":123456789012345678901234567890,"data":{"visit_id":"A"}}',
-    b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z","data":{"visit_id":1e300}}',
-    b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z","data":{"visit_id":"A","amount_collected":"1e999999"}}',
-    b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z","data":{"visit_id":"A","amount_collected":"NaN"}}',
-    b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z","data":{"visit_id":"A","contact":{"email":[1]}}}',
-    b"[" * 900 + b"]" * 900,
-]
-
 
 # -- trouble with Redis --
 

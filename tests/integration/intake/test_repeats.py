@@ -9,7 +9,6 @@ import httpx
 import pytest
 
 from app.ledger.redis import Redis
-from tests.integration.intake.test_accepted import WRONG_SHAPES
 from tests.support.harness import (
     sign_calendly,
     sign_standard,
@@ -32,25 +31,6 @@ OTHER_EVENTS: dict[str, tuple[str, bytes]] = {
     "square": ("payment.created", b'{"type":"payment.created","event_id":"e-1","data":{}}'),
     "jobber": ("CLIENT_CREATE", b'{"data":{"webHookEvent":{"topic":"CLIENT_CREATE","itemId":"QQ=="}}}'),
 }
-
-
-# -- 202: kept for the operator --
-
-
-WRONG_SHAPES += [
-    b'{"type":"visit.created"}',
-    b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z"}',
-    b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z","data":[]}',
-    b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z","data":{"visit_id":null}}',
-    b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05","data":{"visit_id":"A"}}',  # no offset, no TIMEZONE
-    b'{"type":"visit.created","timestamp":"0001-01-01T00:00:00+23:59","data":{"visit_id":"A"}}',
-    b'{"type":"visit.created","timestamp":123456789012345678901234567890,"data":{"visit_id":"A"}}',
-    b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z","data":{"visit_id":1e300}}',
-    b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z","data":{"visit_id":"A","amount_collected":"1e999999"}}',
-    b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z","data":{"visit_id":"A","amount_collected":"NaN"}}',
-    b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z","data":{"visit_id":"A","contact":{"email":[1]}}}',
-    b"[" * 900 + b"]" * 900,
-]
 
 
 # -- 200: nothing to do, or not again --

@@ -3,8 +3,7 @@
 import pytest
 
 from app.webhooks.handshakes import FixedBody
-from app.webhooks.registry import load_sources, load_specimens
-from tests.support.signatures import SCHEMES, declared, delivery
+from tests.support.signatures import delivery
 
 # -- the handshake that is not signed --
 
@@ -31,9 +30,3 @@ def test_any_other_body_without_a_signature_is_no_probe(raw: bytes) -> None:
 def test_a_probe_that_claims_to_be_signed_has_to_prove_it() -> None:
     for value in ("", "x", "sha256=00"):
         assert PROBE.answer(delivery(b'{"foo":"bar"}', ("Api-Signature", value))) is None
-
-
-# -- whatever bytes arrive --
-
-
-SCHEMES += [(declared(name), load_specimens(name)["secret"]) for name in load_sources()]

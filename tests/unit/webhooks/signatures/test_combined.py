@@ -6,17 +6,10 @@ import orjson
 import pytest
 
 from app.webhooks.delivery import Delivery
-from app.webhooks.registry import load_sources, load_specimens
 from app.webhooks.signatures.combined import AllOf, FieldsHmac
 from app.webhooks.signatures.scheme import VerificationContext
 from app.webhooks.signatures.token import PathToken
-from tests.support.signatures import SCHEMES, declared, delivery, reason
-
-# -- whatever bytes arrive --
-
-
-SCHEMES += [(declared(name), load_specimens(name)["secret"]) for name in load_sources()]
-
+from tests.support.signatures import delivery, reason
 
 # -- HMAC over fields: https://support.gingrapp.com, its rule; the digest was worked out beside us --
 

@@ -10,19 +10,13 @@ import pytest
 
 from app.settings.model import HookSettings
 from app.webhooks.delivery import parse_body
-from app.webhooks.registry import load_sources, load_specimens
+from app.webhooks.registry import load_specimens
 from app.webhooks.signatures.jwt import Jwt
 from app.webhooks.signatures.scheme import VerificationContext
 from tests.support.harness import hmac_sha256
-from tests.support.signatures import NOW, SCHEMES, declared, delivery, reason
+from tests.support.signatures import NOW, declared, delivery, reason
 
 needs_openssl = pytest.mark.skipif(not shutil.which("openssl"), reason="there is no openssl here to make them with")
-
-
-# -- whatever bytes arrive --
-
-
-SCHEMES += [(declared(name), load_specimens(name)["secret"]) for name in load_sources()]
 
 
 # -- public keys and JSON Web Tokens --

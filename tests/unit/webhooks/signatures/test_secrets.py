@@ -2,10 +2,9 @@
 
 import pytest
 
-from app.webhooks.registry import load_sources, load_specimens
 from app.webhooks.signatures.scheme import VerificationContext
 from tests.support.harness import label
-from tests.support.signatures import LISTED, NOW, SCHEMES, SPEC_SECRET, STANDARD, declared, listed, standard
+from tests.support.signatures import LISTED, NOW, SPEC_SECRET, STANDARD, declared, listed, standard
 
 # -- secrets --
 
@@ -65,9 +64,3 @@ def test_a_secret_beyond_ascii_signs_with_its_utf8() -> None:
     signed = listed(b"1790000000", secret="clé-secrète")
 
     assert 0 == LISTED.verify(signed, VerificationContext(["clé-secrète"], NOW))
-
-
-# -- whatever bytes arrive --
-
-
-SCHEMES += [(declared(name), load_specimens(name)["secret"]) for name in load_sources()]

@@ -3,7 +3,7 @@
 import pytest
 
 from app.webhooks.delivery import Delivery, Event, parse_body
-from app.webhooks.registry import load_sources, load_specimens
+from app.webhooks.registry import load_sources
 from app.webhooks.signatures.hmac import Hmac
 from app.webhooks.signatures.scheme import SignatureError, VerificationContext
 from tests.support.signatures import (
@@ -11,7 +11,6 @@ from tests.support.signatures import (
     BODY,
     LISTED,
     NOW,
-    SCHEMES,
     SECRET,
     SPEC_BODY,
     SPEC_ID,
@@ -20,7 +19,6 @@ from tests.support.signatures import (
     SPEC_TIME,
     STANDARD,
     _text,
-    declared,
     delivery,
     reason,
     standard,
@@ -238,9 +236,3 @@ def _event(given: Delivery) -> Event:
         if (value := given.header(name)) is not None
     }
     return Event("standard", parse_body(given, "json"), given.received_at, headers)
-
-
-# -- whatever bytes arrive --
-
-
-SCHEMES += [(declared(name), load_specimens(name)["secret"]) for name in load_sources()]

@@ -2,7 +2,6 @@
 
 import pytest
 
-from app.webhooks.registry import load_sources, load_specimens
 from app.webhooks.signatures.scheme import VerificationContext
 from tests.support.harness import hmac_sha256, label
 from tests.support.signatures import (
@@ -10,12 +9,10 @@ from tests.support.signatures import (
     BODY,
     LISTED,
     NOW,
-    SCHEMES,
     SECRET,
     SPEC_SECRET,
     STANDARD,
     apart,
-    declared,
     delivery,
     listed,
     reason,
@@ -108,9 +105,3 @@ def test_standard_webhooks_allows_five_minutes_in_both_directions(apart_s: int) 
 
     assert 0 == STANDARD.verify(standard(), VerificationContext([SPEC_SECRET], NOW + apart_s))
     assert "stale" == reason(STANDARD, standard(), VerificationContext([SPEC_SECRET], NOW + beyond))
-
-
-# -- whatever bytes arrive --
-
-
-SCHEMES += [(declared(name), load_specimens(name)["secret"]) for name in load_sources()]

@@ -5,16 +5,9 @@ from dataclasses import replace
 import pytest
 
 from app.webhooks.delivery import Delivery
-from app.webhooks.registry import load_sources, load_specimens
 from app.webhooks.signatures.scheme import SignatureError, VerificationContext
 from app.webhooks.signatures.token import HeaderToken, PathToken
-from tests.support.signatures import BODY, SCHEMES, declared, delivery, reason
-
-# -- whatever bytes arrive --
-
-
-SCHEMES += [(declared(name), load_specimens(name)["secret"]) for name in load_sources()]
-
+from tests.support.signatures import BODY, delivery, reason
 
 # -- tokens instead of signatures --
 

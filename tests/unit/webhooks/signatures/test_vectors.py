@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 
 from app.webhooks.delivery import Delivery
-from app.webhooks.registry import load_sources, load_specimens
 from app.webhooks.signatures.hmac import Hmac, base64_key
 from app.webhooks.signatures.public_key import PublicKey
 from app.webhooks.signatures.scheme import (
@@ -20,7 +19,6 @@ from tests.support.harness import hmac_sha256
 from tests.support.signatures import (
     BODY,
     NOW,
-    SCHEMES,
     SECRET,
     SPEC_BODY,
     SPEC_ID,
@@ -244,12 +242,6 @@ def test_what_stands_behind_the_signed_address_is_signed_as_it_arrived(query: by
     assert {SQUARE_HEADER: signature} == declared("square").sign(replace(given, query=query), context)
     for another in (b"from=a+b&again", b"again", query + b"&"):
         assert "mismatch" == reason(declared("square"), replace(given, query=another), context)
-
-
-# -- whatever bytes arrive --
-
-
-SCHEMES += [(declared(name), load_specimens(name)["secret"]) for name in load_sources()]
 
 
 # -- what tools sign otherwise: vectors from the vendors' documentation or worked out from it, beside us --
