@@ -1,33 +1,15 @@
 """A tool that uses one id for several people: the visit is the first one's, and an operator sees that there are others."""
 
 import json
-from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from itertools import permutations
 
-import pytest
-
-from app.ledger.redis import Redis
 from app.operators.explain import Explain
 from app.visits.change import Contact, VisitChange, encode_change
 from app.visits.merge import RecordedChange, count_people, desired_visit, merge_changes, required_origins
-from tests.support.harness import Harness, Server
-from tests.support.visit_worker import World, a_world
+from tests.support.visit_worker import World
 
 START, OFF = datetime(2026, 10, 1, 15, tzinfo=UTC), datetime(2026, 9, 21, tzinfo=UTC)
-
-
-@pytest.fixture(scope="module")
-def hands(redis_url: str, sandbox: Server) -> Iterator[Harness]:
-    harness = Harness(redis_url, sandbox)
-    yield harness
-    harness.http.close()
-
-
-@pytest.fixture
-async def world(redis: Redis, hands: Harness) -> AsyncIterator[World]:
-    async with a_world(redis, hands) as world:
-        yield world
 
 
 def answer(order: int, name: str, off: datetime | None = None) -> VisitChange:

@@ -1,20 +1,13 @@
 """Fixtures of this folder."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
 from app.ledger.redis import Redis
-from tests.support.harness import Harness, Server
+from tests.support.harness import Harness
 from tests.support.shared_bookings import SECRET, SIGNED, Door
 from tests.support.visit_worker import a_world
-
-
-@pytest.fixture(scope="module")
-def hands(redis_url: str, sandbox: Server) -> Iterator[Harness]:
-    harness = Harness(redis_url, sandbox)
-    yield harness
-    harness.http.close()
 
 
 @pytest.fixture
