@@ -55,7 +55,8 @@ def test_no_run_ends_with_a_reason_that_the_table_lacks() -> None:
 
 
 def test_every_reason_of_a_rejection_is_in_the_glossary() -> None:
-    used = literals("app/webhooks/signatures", "SignatureError") | literals("app/intake", "HttpRejection")
+    signatures = {f"signature_{reason}" for reason in literals("app/webhooks/signatures", "SignatureError")}
+    used = signatures | literals("app/intake", "HttpRejection")
     used |= literals("app/intake", "_unavailable") | {code for code, _ in UNAVAILABLE_ANSWERS.values()}
 
     assert used <= words("Reasons of a rejection")
