@@ -1,6 +1,7 @@
 """A subclass of arq's worker that claims, runs and acknowledges jobs through the ledger."""
 
 import asyncio
+import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ from jobs.startup import wait_for_redis
 #: arq's own limit, which is never reached: a run ends earlier (RUN_TIMEOUT_S). arq lets another worker claim the job of a
 #: dead one ten seconds later.
 JOB_TIMEOUT_S = RUN_TIMEOUT_S + RESPONSE_TIMEOUT_S + 2
+STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 
 class ClaimingWorker(arq.worker.Worker):
@@ -43,11 +45,14 @@ class ClaimingWorker(arq.worker.Worker):
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         if not _is_loop_running():
             asyncio.set_event_loop(uvloop.new_event_loop())
+            # uvloop would lose a signal that comes after arq has added its handlers and before the loop runs.
+            signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         super().__init__(*arguments, **settings)
         self._job_ended = asyncio.Event()
 
     async def main(self) -> None:
         """Raises NoRedis. The pool is created only after Redis has answered, so `close` needs none before that."""
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         settings = self.ctx["settings"]
         await wait_for_redis(settings)
         self._pool = redis_pool(settings)

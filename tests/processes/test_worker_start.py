@@ -126,6 +126,25 @@ def test_a_worker_that_waits_for_redis_ends_when_asked(way: str) -> None:
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize("way", PREPARED_WAYS)
+def test_a_signal_before_the_loop_runs_ends_a_worker(way: str) -> None:
+    ended = python(
+        "-c",
+        f"""
+import os, signal, arq.worker
+add = arq.worker.Worker._add_signal_handler
+def add_then_send(worker, signum, handler):
+    add(worker, signum, handler)
+    if signum == signal.SIGTERM:
+        os.kill(os.getpid(), signum)
+arq.worker.Worker._add_signal_handler = add_then_send
+{way}
+""",
+    )
+
+    assert 0 == ended.returncode, ended.stderr
+
+
 def handles_sigterm(pid: int) -> bool:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     [caught] = [line.split()[1] for line in lines if line.startswith("SigCgt")]
