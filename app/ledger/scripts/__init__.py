@@ -16,7 +16,7 @@ from hashlib import sha1
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from itertools import chain, takewhile
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from app.ledger import keys
 
@@ -48,8 +48,9 @@ class Script:
         return {*self.args, self.rest[0]} - {""}
 
     def __call__(self, **arguments: Any) -> Call:
-        self.check(arguments.keys())
-        argv = [self.name, *(arguments[name] for name in self.args)]
+        if arguments.keys() != self.parameters:
+            self.check(arguments.keys())
+        argv = [self.name, *map(arguments.__getitem__, self.args)]
         rest, fields = self.rest
         for each in arguments[rest] if rest else ():
             if not fields:
@@ -154,7 +155,9 @@ for _file in files("app.ledger").iterdir():
         check_calls(_code, _file.name, SCRIPTS)
 
 
-def __getattr__(name: str) -> Script:
-    if name not in SCRIPTS:
-        raise AttributeError(f"there is no script {name}")
-    return SCRIPTS[name]
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Script: ...
+
+
+globals().update(SCRIPTS)
