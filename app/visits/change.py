@@ -1,4 +1,4 @@
-"""The words of the Visits API and of a change to it: what a source says, before anybody acts on it."""
+"""A change of a visit as a source produces it, and the formats of the Visits API."""
 
 import hashlib
 import hmac
@@ -13,7 +13,7 @@ import orjson
 
 Action = Literal["create", "update", "cancel"]
 
-#: The rule for changes that the tool dates alike: the later word in this list wins.
+#: The rule for changes with the same version: the action with the greater rank wins.
 ACTION_RANK: dict[str, int] = {"create": 0, "update": 1, "cancel": 2}
 
 MAX_EXTERNAL_ID_CHARS = 120
@@ -22,7 +22,7 @@ _NOT_ALLOWED = re.compile(r"[^A-Za-z0-9._-]")
 
 
 class Unset(Enum):
-    """The value of a field that a change says nothing about; None clears a field, this leaves it alone."""
+    """The value of a field that a change does not mention. None clears a field, UNSET leaves it unchanged."""
 
     UNSET = "unset"
 
@@ -32,9 +32,9 @@ UNSET = Unset.UNSET
 
 @dataclass(slots=True, kw_only=True)
 class Contact:
-    """Whose visit it is, as far as the tool tells. `id` is Review Rover's (`cont_…`), where somebody named it.
+    """The customer of a visit, as far as the tool names one. `id` is Review Rover's id (`cont_…`), where it is known.
 
-    None says nothing; an empty text clears what was said before.
+    None leaves a field unchanged; an empty text clears it.
     """
 
     id: str | None = None
@@ -44,71 +44,71 @@ class Contact:
     phone: str | None = None
 
     def to_dict(self) -> dict[str, str]:
-        """What was said, up to a bound. Addresses in lower case: `Ada@` and `ada@` are one person and get one request."""
-        said = {
-            name: value.strip()[:most]
-            for name, most in CONTACT_FIELDS.items()
+        """Return the fields that are not None, cut to their maximum length.
+
+        Addresses are in lower case: `Ada@` and `ada@` are one person and get one review request.
+        """
+        fields = {
+            name: value.strip()[:max_chars]
+            for name, max_chars in CONTACT_FIELDS.items()
             if (value := getattr(self, name)) is not None
         }
-        if "email" in said:
-            said["email"] = said["email"].lower()
-        return said
+        if "email" in fields:
+            fields["email"] = fields["email"].lower()
+        return fields
 
     def cache_key(self, key: bytes) -> str | None:
-        """What it is remembered by: Review Rover's id, or a digest of the address, so that no index of addresses exists;
-        None if neither is known."""
+        """Return Review Rover's id, else a digest of the address, else None. Addresses themselves are never indexed."""
         if self.id or not self.email:
             return self.id
         if self.is_erased:
             return self.email.removeprefix(ERASED_PREFIX)
-        # The label keeps these digests apart from all else that is made with this key.
+        # The label separates these digests from all other digests with this key.
         address = b"doorbell.contact\n" + self.email.encode("utf-8", "surrogatepass")
         return hmac.digest(key, address, hashlib.sha256).hex()[:32]
 
     @property
     def is_too_long(self) -> bool:
-        """Cut short, an address or an id would be somebody else's."""
-        named = {"email": self.email, "id": self.id}
-        return any(value and len(value.strip()) > CONTACT_FIELDS[name] for name, value in named.items())
+        """Whether the address or the id exceeds its maximum length. Truncated, it would be somebody else's."""
+        fields = {"email": self.email, "id": self.id}
+        return any(value and len(value.strip()) > CONTACT_FIELDS[name] for name, value in fields.items())
 
     @property
     def is_erased(self) -> bool:
         return bool(self.email) and str(self.email).startswith(ERASED_PREFIX)
 
 
-#: Before the digest that stands for the address of somebody who was forgotten: whose visit it is, is still decided.
+#: Prefix of the digest that replaces the address of an erased person: the merge still decides whose visit it is.
 ERASED_PREFIX = "erased:"
 
-#: What is told of a person, and how many characters of it. An address has 64, @, and 255 at the most (RFC 5321).
+#: The fields of a contact and their maximum number of characters. An address has at most 64, @, and 255 (RFC 5321).
 CONTACT_FIELDS = {"id": 120, "email": 320, "first_name": 200, "last_name": 200, "phone": 50}
 
 
 @dataclass(slots=True, kw_only=True)
 class VisitChange:
-    """What one event means to one visit: fields and values, and when the tool says they became true.
+    """What one event means for one visit: fields and values, and when they became true in the tool.
 
-    visit_id: the tool's stable id, with the tenant in it where ids are only unique inside one.
-    external_id_override: instead of it, the whole external_id of a visit that may be another source's (a payment that
-        names the visit
-        that it is for). Only one that `is_external_id` accepts.
-    version: what orders changes of one visit: the tool's version number, or microseconds since 1970. Never both
-        in one source.
-    observed_at_us: of changes of one version the greatest counts: when the record was fetched, where a version does
-    not tell that.
-    previous_visit_id: the id that this visit had before the tool gave it a new one (a reschedule).
-    no_show: when the customer was marked as missing; None takes the mark back.
-    date_left: when this person gave up a place in a booking that goes on without them; None takes that back. It is no
-        date_cancelled, so that the cancel of the whole booking, and its return, leave it alone.
-    payment_id: which payment `amount_collected` is, where the tool tells of each by itself: a visit collected the sum of
-        what each of them says last. Without it the amount is all that the visit collected.
+    visit_id: the tool's stable id. It includes the tenant where ids are only unique per tenant.
+    external_id_override: the full external_id, used instead of visit_id. The visit may belong to another source (a
+        payment that names its visit). `is_external_id` must accept it.
+    version: orders the changes of one visit: the tool's version number, or microseconds since 1970. A source uses one
+        of the two, never both.
+    observed_at_us: orders changes of the same version: the time of the fetch, for records whose version may stay the
+        same when they change.
+    previous_visit_id: the visit's id before the tool gave it a new one (a reschedule).
+    no_show: when the tool marked the customer as missing; None removes the mark.
+    date_left: when this person gave up a place in a booking that continues; None removes that. It is separate from
+        date_cancelled, so that cancelling and restoring the whole booking does not change it.
+    payment_id: the payment of `amount_collected`, for tools that report payments one by one: the visit's amount is the
+        sum of the newest amount of each payment. Without it, the amount is the visit's total.
     opted_out: the customer wants no review request.
-    only_for_contact: the facts count only while the visit belongs to the address in `contact`, which then says nothing about
-        whose visit it is: the tool names a person, and not whether it is the customer, a guest, or the holder of a seat.
-    first_contact_stays: the tool uses this one id for several people. The visit belongs to whom it named first, what the
-        facts say of somebody else does not count for it, and an operator sees that there are others.
-    times_are_observed: the tool does not tell when it was completed, cancelled or missed, so those times are when it
-        was first seen
-        so: of several sightings in a row the first counts.
+    only_for_contact: the facts count only while the visit belongs to the address in `contact`, and the change does not
+        decide whose visit it is. For events that name a person without the role: customer, guest or holder of a seat.
+    first_contact_stays: the tool uses this id for several people. The visit belongs to the person that the tool named
+        first, facts about other people do not count for it, and an operator sees that there are several.
+    times_are_observed: the tool does not send when the visit was completed, cancelled or missed. Those times are the
+        times of observation, and of consecutive observations the first counts.
     """
 
     action: Action
@@ -131,14 +131,13 @@ class VisitChange:
     first_contact_stays: bool = False
 
     def facts(self) -> dict[str, str | bool | None]:
-        """The fields that it says something about, as they are stored: times and money as the API writes them."""
-        said = {name: _serialize(value) for name in FACTS if (value := getattr(self, name)) is not UNSET}
+        """Return the fields that are not UNSET. Times and money have the format of the Visits API."""
+        facts = {name: _serialize(value) for name in FACTS if (value := getattr(self, name)) is not UNSET}
         if self.payment_id:
-            said[f"{PAYMENT_PREFIX}{self.payment_id}"] = said.pop("amount_collected")
-        return said
+            facts[f"{PAYMENT_PREFIX}{self.payment_id}"] = facts.pop("amount_collected")
+        return facts
 
     def external_id(self, source: str) -> str:
-        """The visit's name on both sides. source: who says it."""
         return self.external_id_override or external_id(source, self.visit_id)
 
 
@@ -146,7 +145,7 @@ class VisitChange:
 FACTS = ("time_scheduled", "time_completed", "amount_collected", "date_cancelled", "no_show", "date_left", "opted_out")
 
 
-#: What one payment collected: a fact of its own for each.
+#: Prefix of the fact with the amount of one payment.
 PAYMENT_PREFIX = "amount_collected of "
 
 
@@ -159,14 +158,14 @@ def _serialize(value: Any) -> str | bool | None:
 
 
 def format_time(time: datetime) -> str:
-    """UTC, whole seconds, `Z`: the only form that the API prints."""
+    """Format a time in UTC with whole seconds and `Z`, as the Visits API does."""
     in_utc = time if time.tzinfo is UTC else time.astimezone(UTC)
-    # A third of what isoformat costs, and every delivery has some.
+    # Three times as fast as isoformat, and every delivery has several times.
     return orjson.dumps(in_utc, option=orjson.OPT_UTC_Z | orjson.OPT_OMIT_MICROSECONDS)[1:-1].decode()
 
 
 def format_money(amount: Decimal) -> str:
-    """A decimal with two places, half up: `120.00`."""
+    """Format an amount with two decimal places, rounded half up: `120.00`."""
     return str(amount.quantize(_CENT, ROUND_HALF_UP) + 0)  # + 0: never -0.00
 
 
@@ -174,7 +173,7 @@ _CENT = Decimal("0.01")
 
 
 def unix_microseconds(time: datetime) -> int:
-    """The `order` of a change whose tool dates it."""
+    """Return the `version` of a change for a tool that sends times."""
     since = time - _EPOCH
     return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
@@ -183,9 +182,10 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def external_id(source: str, visit_id: str) -> str:
-    """The visit's name on both sides: at most 120 characters of `A-Z a-z 0-9 . _ -`, beginning with the source.
+    """Return the visit's name on both sides: at most 120 characters of `A-Z a-z 0-9 . _ -`, beginning with the source.
 
-    What would not fit is shortened or replaced, and ends in a digest of the whole: two ids never become one.
+    An id that is too long or has other characters is shortened or changed, and ends in a digest of the original, so
+    two ids never become one.
     """
     name = f"{source}-{visit_id}"
     allowed = _NOT_ALLOWED.sub("_", name)
@@ -196,11 +196,12 @@ def external_id(source: str, visit_id: str) -> str:
 
 
 def attendee_visit_id(booking_id: str, attendee: str) -> str:
-    """The visit id of one person where several people share one booking.
+    """Return the visit id of one person where several people share one booking.
 
-    booking_id: the tool's id of the booking, with the tenant in it where needed. attendee: the tool's own id of the
-    attendee, which is used as it is, or an e-mail address, which is replaced by a digest: an external_id is logged and
-    must not contain personal data. The booking id is part of the digest, so one person's visits cannot be linked.
+    booking_id: the tool's id of the booking, with the tenant in it where needed.
+    attendee: the tool's id of the attendee, which is used unchanged, or an e-mail address, which is replaced by a
+        digest: an external_id is logged and must not contain personal data. The booking id is part of the digest, so
+        one person's visits cannot be linked.
     """
     if "@" not in attendee:
         return f"{booking_id}.{attendee}"
@@ -210,7 +211,7 @@ def attendee_visit_id(booking_id: str, attendee: str) -> str:
 
 
 def is_external_id(text: str) -> bool:
-    """Could it be a visit's name, ours or anybody's?"""
+    """Return whether the text has the format of an external_id, of Doorbell or of another client."""
     return bool(len(text) <= MAX_EXTERNAL_ID_CHARS and _EXTERNAL_ID.fullmatch(text))
 
 
@@ -218,7 +219,7 @@ _EXTERNAL_ID = re.compile(r"[a-z][a-z0-9_]{1,30}-[A-Za-z0-9._-]{1,118}")
 
 
 def encode_change(change: VisitChange) -> bytes:
-    """A change as the ledger stores it; `merge.RecordedChange.decode` is the other end."""
+    """Encode a change as the ledger stores it; `merge.RecordedChange.decode` is the inverse."""
     stored: dict[str, Any] = {"a": change.action, "o": change.version, "f": change.facts()}
     if change.contact is not None:
         stored["c"] = change.contact.to_dict()

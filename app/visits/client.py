@@ -1,7 +1,7 @@
-"""The client of the Visits and Contacts API: all of its endpoints, and its trouble sorted by what to do next.
+"""The client of the Visits and Contacts API, with an exception class for each reaction to a failed call.
 
-The rules stand in the vendor's reference; what it leaves open is not relied on: any 2xx is success, errors are judged by
-their status alone, bodies are form-encoded as in every printed request.
+The client relies only on the vendor's reference: any 2xx is a success, an error is classified by its status alone, and
+bodies are form-encoded as in every request that the reference prints.
 """
 
 import asyncio
@@ -21,19 +21,19 @@ Record = dict[str, Any]
 
 CONNECT_TIMEOUT_S, RESPONSE_TIMEOUT_S = 5.0, 10.0
 MAX_QUOTED_CHARS = 500
-#: No answer that we need is longer. The rest of a longer one is not read.
+#: No response that Doorbell needs is longer. The rest of a longer response is not read.
 MAX_RESPONSE_BYTES = 1_048_576
 
 
 class VisitsApiError(Exception):
-    """
-    VisitsApiError       a failed call; `response_text` quotes the response
-      ClientError        4xx, or not sent: repeating the call cannot succeed
-      Unauthorized       401, 403: no call with this token succeeds
-      RateLimited        429; `wait_s` is the wait that the API asked for, or None
-      ServerError        5xx, 408, 425; `wait_s` as above
-      ConnectionFailed   no connection: nothing was sent
-      OutcomeUnknown     sent, but no readable response: the call may have succeeded, or may still
+    """A failed call; `response_text` quotes the response.
+
+    ClientError        4xx, or not sent: repeating the call cannot succeed
+    Unauthorized       401, 403: no call with this token succeeds
+    RateLimited        429; `wait_s` is the wait that the API asked for, or None
+    ServerError        5xx, 408, 425; `wait_s` as above
+    ConnectionFailed   no connection: nothing was sent
+    OutcomeUnknown     sent, but no readable response: the call may have succeeded, or may yet succeed
     """
 
     kind = "error"
@@ -71,11 +71,8 @@ class OutcomeUnknown(VisitsApiError):
 
 
 def http_client(max_connections: int = 100) -> httpx.AsyncClient:
-    """httpx over aiohttp's transport: the same calls cost a seventh of the processor with 32 in flight.
-
-    most: connections at once. The deadlines stay inside those of a job.
-    """
-    from httpx_aiohttp import AiohttpTransport  # here: to import it takes 0.1 s, and few doors ever call
+    """Return an httpx client with aiohttp's transport, which needs a seventh of the CPU time with 32 calls in flight."""
+    from httpx_aiohttp import AiohttpTransport  # imported here: it takes 0.1 s, and most web processes never call
 
     limits = httpx.Limits(
         max_connections=max_connections, max_keepalive_connections=max_connections, keepalive_expiry=30
@@ -87,11 +84,12 @@ def http_client(max_connections: int = 100) -> httpx.AsyncClient:
 
 @dataclass(slots=True)
 class VisitsClient:
-    """One account's way to the API.
+    """Calls the Visits API with the token of one account.
 
-    before: awaited before every call; it may raise to say that there is no time for one. calls: what was called and
-    answered, for the record of attempts. names: headers by which the call is found again on the other side. told: what
-    is called with method, route, status and seconds of each.
+    calls: every call with the status of its response, for the attempts of the task.
+    before_call: awaited before every call; it raises if there is no time for a call.
+    trace_headers: headers that identify the call in the logs of the API.
+    on_response: called after every call with method, route, outcome and seconds.
     """
 
     http: httpx.AsyncClient
@@ -105,46 +103,49 @@ class VisitsClient:
     # -- visits --
 
     async def list_visits(self, page: int = 1, limit: int = 25) -> Record:
-        """{"visits": […], "pagination": {…}}. limit: 1 to 100."""
+        """Return {"visits": […], "pagination": {…}}. limit: 1 to 100."""
         return await self._call("GET", "/visits", "/visits", params={"page": str(page), "limit": str(limit)}) or {}
 
     async def create_visit(self, contact_id: str, external_id: str, fields: Mapping[str, str]) -> Record:
-        """The visit as the API answers it; what was sent, where it answers 2xx and no visit."""
+        """Return the visit in the response; the fields that were sent, if the response is 2xx without a visit."""
         sent = {"contact_id": contact_id, "external_id": external_id, **fields}
         return _visit(await self._call("POST", "/visits", "/visits", data=sent)) or sent
 
     async def get_visit(self, id: str) -> Record | None:
-        """id: the API's own number, or an external_id. None: there is no such visit."""
+        """Return the visit, or None if there is none. id: the API's own number, or an external_id."""
         return await self._call_or_none("GET", "/visits/:id", _path("/visits", id))
 
     async def update_visit(self, id: str, fields: Mapping[str, str]) -> Record | None:
-        """fields: an empty value clears. Returns {} for a 2xx that shows no visit, None where there is no such visit."""
-        answer = await self._call_or_none("PUT", "/visits/:id", _path("/visits", id), data=dict(fields))
-        return answer and _visit(answer)
+        """Return the visit, {} for a 2xx without a visit, None if there is no such visit.
+
+        fields: an empty value clears the field.
+        """
+        response = await self._call_or_none("PUT", "/visits/:id", _path("/visits", id), data=dict(fields))
+        return response and _visit(response)
 
     async def delete_visit(self, id: str) -> bool:
-        """False: there was no such visit."""
+        """Delete a visit; return False if there was no such visit."""
         return await self._call_or_none("DELETE", "/visits/:id", _path("/visits", id), reads=False) is not None
 
     # -- contacts --
 
     async def find_contacts(self, email: str) -> list[Record]:
-        """The contacts with exactly this address."""
-        answer = await self._call("GET", "/contacts", "/contacts", params={"email": email}) or {}
-        found = answer.get("data")
-        return [contact for contact in found if isinstance(contact, dict)] if isinstance(found, list) else []
+        """Return the contacts with exactly this address."""
+        response = await self._call("GET", "/contacts", "/contacts", params={"email": email}) or {}
+        contacts = response.get("data")
+        return [contact for contact in contacts if isinstance(contact, dict)] if isinstance(contacts, list) else []
 
     async def create_contact(self, fields: Mapping[str, str]) -> Record:
-        """fields: `email`, and what else is known of first_name, last_name, phone, company, position."""
+        """Create a contact. fields: `email`, and optionally first_name, last_name, phone, company, position."""
         return await self._call("POST", "/contacts", "/contacts", data=dict(fields)) or {}
 
     # -- the call --
 
-    async def _call_or_none(self, method: str, route: str, path: str, **more: Any) -> Record | None:
+    async def _call_or_none(self, method: str, route: str, path: str, **options: Any) -> Record | None:
         try:
-            return await self._call(method, route, path, **more)
-        except ClientError as refused:
-            if refused.status in (404, 410):
+            return await self._call(method, route, path, **options)
+        except ClientError as error:
+            if error.status in (404, 410):
                 return None
             raise
 
@@ -158,28 +159,28 @@ class VisitsClient:
         data: dict[str, str] | None = None,
         reads: bool = True,
     ) -> Record:
-        """The JSON object that was answered; {} for an empty answer. Raises VisitsApiError."""
+        """Return the JSON object of the response, {} for an empty body. Raise VisitsApiError on failure."""
         await self.before_call()
         call = f"{method} {route}"
         headers = {"authorization": f"Bearer {self.token}", "accept": "application/json", **self.trace_headers}
         started = time.perf_counter()
 
-        def told() -> None:
+        def report_response() -> None:
             status = self.calls[-1][1]
             outcome = status if isinstance(status, str) else f"{status // 100}xx"
             self.on_response(method, route, outcome, time.perf_counter() - started)
 
         try:
-            answer = await send_request(
+            response = await send_request(
                 self.http, method, self.url + path, call, self.calls, params=params, data=data, headers=headers
             )
         except VisitsApiError:
-            told()
+            report_response()
             raise
-        told()
-        if not answer.is_success:
-            raise error_for(call, answer)
-        return _parse(call, answer) if reads else {}
+        report_response()
+        if not response.is_success:
+            raise error_for(call, response)
+        return _parse(call, response) if reads else {}
 
 
 async def send_request(
@@ -191,17 +192,20 @@ async def send_request(
     *,
     headers: Mapping[str, str],
     oversized_error: type[VisitsApiError] = OutcomeUnknown,
-    **more: Any,
+    **options: Any,
 ) -> httpx.Response:
-    """The answer to one request, noted among the calls, with no more than LARGEST_ANSWER bytes of it in memory.
+    """Send one request and append it to `calls`. At most MAX_RESPONSE_BYTES of the response are in memory.
 
-    Raises ClientError where the request cannot be sent, ConnectionFailed, OutcomeUnknown, and `oversized_error` for a
-    success that is longer.
+    Raise ClientError if the request cannot be sent, ConnectionFailed, OutcomeUnknown, or `oversized_error` if a
+    successful response is longer.
     """
     headers = {**headers, "accept-encoding": "identity"}
     try:
-        async with http.stream(method, url, headers=headers, **more) as answer, asyncio.timeout(RESPONSE_TIMEOUT_S):
-            content = await _read_body(answer)
+        async with (
+            http.stream(method, url, headers=headers, **options) as response,
+            asyncio.timeout(RESPONSE_TIMEOUT_S),
+        ):
+            content = await _read_body(response)
     except httpx.HTTPError as error:
         raise connection_error(call, error, calls) from None
     except TimeoutError:
@@ -215,24 +219,24 @@ async def send_request(
             raise
         calls.append([call, OutcomeUnknown.kind])
         raise OutcomeUnknown(call, response_text="the answer is not valid HTTP") from None
-    calls.append([call, answer.status_code])
-    if answer.is_success and len(content) > MAX_RESPONSE_BYTES:
+    calls.append([call, response.status_code])
+    if response.is_success and len(content) > MAX_RESPONSE_BYTES:
         raise oversized_error(call, response_text=f"the answer is longer than {MAX_RESPONSE_BYTES:,} bytes")
-    plain = [(name, value) for name, value in answer.headers.multi_items() if name not in _BODY_HEADERS]
-    return httpx.Response(answer.status_code, headers=plain, content=content)
+    plain_headers = [(name, value) for name, value in response.headers.multi_items() if name not in _BODY_HEADERS]
+    return httpx.Response(response.status_code, headers=plain_headers, content=content)
 
 
 _BODY_HEADERS = ("content-encoding", "content-length", "transfer-encoding")
 
 
-async def _read_body(answer: httpx.Response) -> bytes:
-    """The body up to one byte more than LARGEST_ANSWER. Some servers compress it although they are asked not to."""
-    encoding = answer.headers.get("content-encoding", "identity").strip().lower()
+async def _read_body(response: httpx.Response) -> bytes:
+    """Read the body, at most MAX_RESPONSE_BYTES + 1 bytes. Some servers compress it in spite of `identity`."""
+    encoding = response.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", "gzip", "x-gzip", "deflate"):
         raise httpx.DecodingError(f"content encoding {encoding[:20]}")
     decoder = None if encoding == "identity" else zlib.decompressobj(zlib.MAX_WBITS | 32)
     content = bytearray()
-    async for part in answer.aiter_raw():
+    async for part in response.aiter_raw():
         try:
             content += decoder.decompress(part, MAX_RESPONSE_BYTES + 1 - len(content)) if decoder else part
         except zlib.error:
@@ -243,15 +247,18 @@ async def _read_body(answer: httpx.Response) -> bytes:
 
 
 def _is_malformed_response(error: Exception) -> bool:
-    """The transport has no name of httpx's for a head that cannot be read, or is too long."""
+    """Return whether the head of the response is unreadable or too long: the transport raises aiohttp's error then."""
     import aiohttp
 
     return isinstance(error, aiohttp.ClientResponseError)
 
 
 def connection_error(call: str, error: httpx.HTTPError, calls: list[list[Any]]) -> VisitsApiError:
-    """No answer, noted among the calls. Only where no connection came about is it sure that nothing was done: the names of
-    httpx's errors do not tell, since the transport gives one that broke the name of one that never was."""
+    """Return the error for a call without a response, and append the call to `calls`.
+
+    Only without a connection is it certain that nothing was sent. httpx's error classes do not show that: the transport
+    raises ConnectError for a connection that broke, too.
+    """
     import aiohttp
 
     cause = error.__cause__
@@ -266,26 +273,23 @@ def connection_error(call: str, error: httpx.HTTPError, calls: list[list[Any]]) 
 
 
 def error_for(call: str, response: httpx.Response) -> VisitsApiError:
-    """What a status that is not 2xx means."""
-    status, said = response.status_code, response.content[: 4 * MAX_QUOTED_CHARS].decode("utf-8", "replace")
+    """Return the error for a response whose status is not 2xx."""
+    status, text = response.status_code, response.content[: 4 * MAX_QUOTED_CHARS].decode("utf-8", "replace")
+    wait_s = retry_after_s(response.headers.get("retry-after"), datetime.now(UTC))
     match status:
         case 401 | 403:
-            return Unauthorized(call, status, said)
+            return Unauthorized(call, status, text)
         case 429:
-            return RateLimited(
-                call, status, said, retry_after_s(response.headers.get("retry-after"), datetime.now(UTC))
-            )
+            return RateLimited(call, status, text, wait_s)
         case 408 | 425:
-            return ServerError(call, status, said)
+            return ServerError(call, status, text)
         case _ if status >= 500:
-            return ServerError(
-                call, status, said, retry_after_s(response.headers.get("retry-after"), datetime.now(UTC))
-            )
-    return ClientError(call, status, said)
+            return ServerError(call, status, text, wait_s)
+    return ClientError(call, status, text)
 
 
 def retry_after_s(header: str | None, now: datetime) -> float | None:
-    """Seconds to wait by a Retry-After header, which holds seconds or a date; None if it says nothing usable."""
+    """Return the seconds to wait, of a Retry-After header with seconds or a date; None if it is missing or invalid."""
     if not header:
         return None
     if header.strip().isdecimal():
@@ -301,21 +305,21 @@ def retry_after_s(header: str | None, now: datetime) -> float | None:
         return None
 
 
-def _parse(call: str, answer: httpx.Response) -> Record:
-    if not answer.content.strip():
+def _parse(call: str, response: httpx.Response) -> Record:
+    if not response.content.strip():
         return {}
     try:
-        read = orjson.loads(answer.content)
+        record = orjson.loads(response.content)
     except ValueError:
-        read = None
-    if not isinstance(read, dict):
-        raise OutcomeUnknown(call, answer.status_code, "the answer is not a JSON object")
-    return read
+        record = None
+    if not isinstance(record, dict):
+        raise OutcomeUnknown(call, response.status_code, "the answer is not a JSON object")
+    return record
 
 
-def _visit(answer: Record) -> Record:
-    """The answer, if it is a visit: what an update answers is not documented."""
-    return answer if "id" in answer or "external_id" in answer else {}
+def _visit(record: Record) -> Record:
+    """Return the record if it is a visit, else {}: the response to an update is not documented."""
+    return record if "id" in record or "external_id" in record else {}
 
 
 def _path(collection: str, id: str) -> str:

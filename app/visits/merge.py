@@ -1,8 +1,8 @@
-"""The join: many changes, in any order and number, become the one set of facts that a visit should show.
+"""Merges the changes of a visit, in any order and number, into the facts that the visit should show.
 
-Every field goes to the change that says it with the greatest stamp: (how often the tool renamed the visit before,
-the tool's version or time, when it was fetched, rank of the action, the value as text). Taking the greatest is
-commutative, associative and idempotent, so the facts depend on the *set* of changes and on nothing else.
+For every field, the change with the greatest stamp decides: (alias depth, the tool's version or time, time of the
+fetch, rank of the action, the value as text). The maximum is commutative, associative and idempotent, so the facts
+depend on the *set* of changes and on nothing else.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +21,7 @@ Stamp = tuple[int, int, int, int, str]
 
 @dataclass(frozen=True, slots=True)
 class RecordedChange:
-    """A change as it stands in the ledger: who said it (`origin`, the delivery), and what."""
+    """A change as the ledger stores it. `origin` is the id of its delivery."""
 
     origin: str
     action: str
@@ -36,7 +36,10 @@ class RecordedChange:
 
     @classmethod
     def decode(cls, origin: str, stored: bytes, alias_depth: int = 0) -> "RecordedChange":
-        """generation: 0 for the visit's first id, 1 for the id it was rescheduled to, and so on."""
+        """Decode a stored change; `encode_change` is the inverse.
+
+        alias_depth: 0 for the visit's first id, 1 for the id it was rescheduled to, and so on.
+        """
         fields = orjson.loads(stored)
         return cls(
             origin,
@@ -63,10 +66,9 @@ class RecordedChange:
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One value, why it won (`stamp`), and where it came from.
+    """A value, the stamp that decided for it, and the delivery that it comes from.
 
-    seen: the stamps of the sightings that may still decide (see `_live`), since an earlier one may be the first of those
-    in a row.
+    observations: the stamps of the observations that may decide later (see `_relevant_observations`).
     """
 
     value: Any
@@ -75,27 +77,27 @@ class Fact:
     observations: frozenset[Stamp] = frozenset()
 
     def __or__(self, other: "Fact") -> "Fact":
-        last = max(self, other, key=lambda fact: (fact.stamp, fact.origin))
-        return _with_observations(last, self.observations | other.observations)
+        newest = max(self, other, key=lambda fact: (fact.stamp, fact.origin))
+        return _with_observations(newest, self.observations | other.observations)
 
 
-def _with_observations(last: Fact, observations: Iterable[Stamp]) -> Fact:
-    """The fact with the greatest stamp, as the sightings of its field explain it."""
-    live = _relevant_observations(observations)
-    if not live:
-        return last
-    if last.stamp != live[-1]:  # a value that the tool dated itself came later
-        return replace(last, observations=frozenset(live))
-    since = next((value for *_, value in live if value), None)
-    return replace(last, value=since, observations=frozenset(live))
+def _with_observations(newest: Fact, observations: Iterable[Stamp]) -> Fact:
+    """Return the fact with the greatest stamp, with the value of the first consecutive observation."""
+    relevant = _relevant_observations(observations)
+    if not relevant:
+        return newest
+    if newest.stamp != relevant[-1]:  # the newest value has a time of the tool's, and is no observation
+        return replace(newest, observations=frozenset(relevant))
+    first_value = next((value for *_, value in relevant if value), None)
+    return replace(newest, value=first_value, observations=frozenset(relevant))
 
 
 def _relevant_observations(observations: Iterable[Stamp]) -> list[Stamp]:
-    """In order, the sightings from the last one that saw nothing (value "") on.
+    """Return, in order, the last empty observation (value "") and all observations after it.
 
-    The value of a field is the first one seen since then. A later change can only move that point forward, so what lies
-    before it never decides again. What lies after it may: a late change that saw nothing moves the point to any place
-    between two of these.
+    The field has the value of the first observation after the last empty one. A later change can only move that point
+    forward, so earlier observations never decide again. Each of the others may decide: an empty observation that
+    arrives late moves the point between any two of them.
     """
     ordered = sorted(set(observations))
     start = next((at for at in range(len(ordered) - 1, 0, -1) if not ordered[at][-1]), 0)
@@ -106,105 +108,97 @@ Facts = dict[str, Fact]
 
 
 def _change_values(change: RecordedChange) -> dict[str, Any]:
-    """What one change says, by field. The contact's fields are named `contact.email` and so on."""
+    """Return the values of one change by field. The contact's fields are named `contact.email` and so on."""
+    email = change.contact.get("email")
     if change.only_for_contact:
-        owner = change.contact.get("email")
-        return {f"{name}{ONLY_FOR}{owner}": value for name, value in change.facts.items() if owner}
+        return {f"{name}{ONLY_FOR}{email}": value for name, value in change.facts.items() if email}
     if not change.contact:
         return change.facts
-    email = change.contact.get("email")
     facts = change.facts
     if change.first_contact_stays and email:
         facts = {f"{name}{ONLY_FOR}{email}": value for name, value in facts.items()} | {f"{NAMED_CONTACT}{email}": True}
     values = facts | {f"contact.{name}": value for name, value in change.contact.items()}
     for name in ("id", "first_name", "last_name", "phone"):
         if email and f"contact.{name}" in values:
-            # These belong to their address: when another customer takes the visit over, the old name does not stay.
+            # These belong to the address: when the visit gets another customer, it must not keep the old name.
             values[f"contact.{name} of {email}"] = values.pop(f"contact.{name}")
     return values
 
 
-#: In the name of a fact that counts only while the visit belongs to the address behind it.
+#: Marks the name of a fact that counts only while the visit belongs to the address after this text.
 ONLY_FOR = " only for "
-#: The fact that the tool named this address under an id that several people may share.
+#: Prefix of the fact that the tool named this address under an id that several people may share.
 NAMED_CONTACT = f"named{ONLY_FOR}"
-#: The times that a tool may only let us see.
+#: Times that some tools do not send: the time of the first observation is used.
 OBSERVABLE_TIMES = ("time_completed", "date_cancelled", "no_show")
 
 
 def _is_observation(change: RecordedChange, name: str) -> bool:
-    """Does the first of several in a row count?"""
+    """Return whether the first of several consecutive values of this field decides."""
     if name == "contact.email":
         return change.first_contact_stays
     return change.times_are_observed and name.partition(ONLY_FOR)[0] in OBSERVABLE_TIMES
 
 
-def join_facts(one: Facts, other: Facts) -> Facts:
-    """Both together: per field, the greater stamp."""
-    return {name: _greater(one.get(name), other.get(name)) for name in one.keys() | other.keys()}
-
-
-def _greater(one: Fact | None, other: Fact | None) -> Fact:
-    if one is None or other is None:
-        fact = one or other
-        assert fact is not None
-        return fact
-    return one | other
+def join_facts(first: Facts, second: Facts) -> Facts:
+    """Join two sets of facts: for each field, the fact with the greater stamp."""
+    common = {name: first[name] | second[name] for name in first.keys() & second.keys()}
+    return first | second | common
 
 
 def merge_changes(changes: Iterable[RecordedChange]) -> Facts:
-    """The join of all, in one pass: O(n log n) however many they are, and whatever they say."""
-    last: dict[str, tuple[Stamp, str, Any]] = {}
+    """Merge all changes in one pass, in O(n log n)."""
+    newest: dict[str, tuple[Stamp, str, Any]] = {}
     observations: dict[str, list[Stamp]] = {}
     for change in changes:
         for name, value in _change_values(change).items():
             stamp = change.stamp(value)
-            if name not in last or (stamp, change.origin) > last[name][:2]:
-                last[name] = (stamp, change.origin, value)
+            if name not in newest or (stamp, change.origin) > newest[name][:2]:
+                newest[name] = (stamp, change.origin, value)
             if _is_observation(change, name):
                 observations.setdefault(name, []).append(stamp)
     return {
         name: _with_observations(Fact(value, stamp, origin), observations.get(name, ()))
-        for name, (stamp, origin, value) in last.items()
+        for name, (stamp, origin, value) in newest.items()
     }
 
 
-#: Of consecutive observations of a field the first, and this many of the newest, are kept.
+#: Of consecutive observations of a field, the first and this many of the newest are stored.
 MAX_OBSERVATIONS = 200
 
 
 def required_origins(changes: Sequence[RecordedChange]) -> set[str]:
-    """The origins of the changes that a visit must not forget: whatever lands later, the fold of these with it is the
-    fold of all with it.
+    """Return the origins of the changes that a visit must not drop.
 
-    With one exception. Of more than NEWEST_SIGHTINGS sightings in a row the ones in the middle are not needed. Should a
-    change that saw nothing arrive that is older than the newest of them, the time is that of the next sighting that was
-    kept: later than it was, but never a completion or a cancellation more or less. No bounded rule is exact there, since
-    any of the sightings may be the first one after a late change.
+    Whatever arrives later, merging it with these changes gives the same facts as merging it with all changes, with one
+    exception: of more than MAX_OBSERVATIONS consecutive observations, the ones in the middle are dropped. If an empty
+    observation arrives late and belongs between them, the field gets the time of the next stored observation. That time
+    is later than the true one, but no completion or cancellation appears or disappears. No bounded rule is exact here,
+    since any observation may become the first one after a late change.
     """
     facts = merge_changes(changes)
-    live = {name: set(_thin_out(sorted(fact.observations))) for name, fact in facts.items() if fact.observations}
-    sighted = {
-        (name, stamp): said.origin
-        for said in changes
-        if said.times_are_observed or said.first_contact_stays
-        for name, value in _change_values(said).items()
-        if name in live and (stamp := said.stamp(value)) in live[name]
+    required = {name: set(_thin_out(sorted(fact.observations))) for name, fact in facts.items() if fact.observations}
+    observed = {
+        (name, stamp): change.origin
+        for change in changes
+        if change.times_are_observed or change.first_contact_stays
+        for name, value in _change_values(change).items()
+        if name in required and (stamp := change.stamp(value)) in required[name]
     }
-    return deciding_origins(facts) | set(sighted.values())
+    return deciding_origins(facts) | set(observed.values())
 
 
-def _thin_out(live: list[Stamp]) -> list[Stamp]:
-    """The last that saw nothing, the first that saw something, and the newest."""
-    return live[:2] + live[2:][-MAX_OBSERVATIONS:]
+def _thin_out(observations: list[Stamp]) -> list[Stamp]:
+    """Return the empty observation, the first with a value, and the newest ones."""
+    return observations[:2] + observations[2:][-MAX_OBSERVATIONS:]
 
 
 @dataclass(frozen=True, slots=True)
 class DesiredVisit:
-    """What should stand in the Visits API.
+    """The state that a visit should have in the Visits API.
 
-    fields: the writable ones that some change spoke of, as the API writes them; None where it should be empty. What
-    nobody spoke of is not in it, and left alone.
+    fields: the writable fields that some change mentions, formatted as the API formats them; None clears a field. A
+    field that no change mentions is absent and is not sent.
     """
 
     fields: dict[str, str | None]
@@ -217,7 +211,7 @@ class DesiredVisit:
 
     @property
     def is_empty(self) -> bool:
-        """Nothing was said that counts: there is no visit, and nothing to wait for."""
+        """Whether no change has a field or a contact that counts: then there is no visit to create or to wait for."""
         return not self.fields and self.contact == Contact()
 
     @property
@@ -225,40 +219,43 @@ class DesiredVisit:
         return bool(self.fields.get("event_date"))
 
 
-PASSED_THROUGH: tuple[str, ...] = ("time_scheduled", "time_completed", "amount_collected")
+#: Facts that are fields of the Visits API under the same name.
+COPIED_FIELDS: tuple[str, ...] = ("time_scheduled", "time_completed", "amount_collected")
 
 
-#: The facts that take a visit off, whichever is there.
+#: Facts of which each cancels a visit.
 CANCELLING_FACTS = ("date_cancelled", "no_show", "date_left")
 
 
 def desired_visit(facts: Facts) -> DesiredVisit:
-    """The visit that the facts mean.
+    """Return the visit that the facts describe.
 
-    A no-show is a cancel, and so are a place given up and an opt-out: nobody wants a review request for them. The campaign
-    starts at `event_date`: the completion if there is one, else the appointment.
+    A no-show, a place given up and an opt-out cancel the visit: no review request may be sent for them. The campaign
+    starts at `event_date`: the time of completion if there is one, else the time of the appointment.
     """
     contact = _contact(facts)
-    found = {name: fact for name in FACTS if (fact := _greatest_fact(facts, name, f"{name}{ONLY_FOR}{contact.email}"))}
-    value = {name: fact.value for name, fact in found.items()} | _payments_total(facts)
-    fields: dict[str, str | None] = {name: value[name] for name in PASSED_THROUGH if name in value}
-    event_date = value.get("time_completed") or value.get("time_scheduled")
-    if value.keys() & {"time_scheduled", "time_completed"}:
+    deciding = {
+        name: fact for name in FACTS if (fact := _greatest_fact(facts, name, f"{name}{ONLY_FOR}{contact.email}"))
+    }
+    values = {name: fact.value for name, fact in deciding.items()} | _payments_total(facts)
+    fields: dict[str, str | None] = {name: values[name] for name in COPIED_FIELDS if name in values}
+    event_date = values.get("time_completed") or values.get("time_scheduled")
+    if values.keys() & {"time_scheduled", "time_completed"}:
         fields["event_date"] = event_date
-    if value.keys() & {*CANCELLING_FACTS, "opted_out"}:
-        opted_out_at = (event_date or _opted_out_at(found["opted_out"])) if value.get("opted_out") else None
-        fields["date_cancelled"] = next(filter(None, map(value.get, CANCELLING_FACTS)), None) or opted_out_at
-    return DesiredVisit(fields, contact, bool(value.get("opted_out")))
+    if values.keys() & {*CANCELLING_FACTS, "opted_out"}:
+        opted_out_at = (event_date or _opted_out_at(deciding["opted_out"])) if values.get("opted_out") else None
+        fields["date_cancelled"] = next(filter(None, map(values.get, CANCELLING_FACTS)), None) or opted_out_at
+    return DesiredVisit(fields, contact, bool(values.get("opted_out")))
 
 
 def _greatest_fact(facts: Facts, *names: str) -> Fact | None:
-    """What counts, of facts that are known by several names."""
-    known = [facts[name] for name in names if name in facts]
-    return reduce(Fact.__or__, known) if known else None
+    """Join the facts that describe one field under several names."""
+    candidates = [facts[name] for name in names if name in facts]
+    return reduce(Fact.__or__, candidates) if candidates else None
 
 
 def _opted_out_at(fact: Fact) -> str:
-    """By the clock of a tool that dates its changes; where it counts versions, some time long ago, which does as well."""
+    """Return the time of the change; for a tool that counts versions, a time close to 1970, which also cancels."""
     return format_time(_EPOCH + timedelta(microseconds=min(max(fact.stamp[1], 0), _LATEST_US)))
 
 
@@ -266,22 +263,21 @@ _EPOCH, _LATEST_US = datetime(1970, 1, 1, tzinfo=UTC), 250_000_000_000_000_000
 
 
 def _payments_total(facts: Facts) -> dict[str, str | None]:
-    """The sum of the payments, unless somebody knows of more: a tool's total may or may not have them in it."""
-    paid = [Decimal(fact.value or 0) for name, fact in facts.items() if name.startswith(PAYMENT_PREFIX)]
-    if not paid:
+    """Return the sum of the payments, or the tool's total if it is greater: the total may or may not include them."""
+    payments = [Decimal(fact.value or 0) for name, fact in facts.items() if name.startswith(PAYMENT_PREFIX)]
+    if not payments:
         return {}
     total = facts["amount_collected"].value if "amount_collected" in facts else None
-    most = max(sum(paid, Decimal()), Decimal(total or 0))
-    return {"amount_collected": format_money(most) if most > 0 else None}
+    amount = max(sum(payments, Decimal()), Decimal(total or 0))
+    return {"amount_collected": format_money(amount) if amount > 0 else None}
 
 
 def count_people(facts: Facts) -> int:
-    """How many people the tool named under this one id, where it may name several."""
+    """Count the people that the tool named under one id (`first_contact_stays`)."""
     return sum(name.startswith(NAMED_CONTACT) for name in facts)
 
 
 def count_payments(facts: Facts) -> int:
-    """How many payments the tool told of."""
     return sum(name.startswith(PAYMENT_PREFIX) for name in facts)
 
 
@@ -289,8 +285,8 @@ def _contact(facts: Facts) -> Contact:
     email = (facts["contact.email"].value or None) if "contact.email" in facts else None
 
     def detail(name: str) -> Any:
-        found = _greatest_fact(facts, f"contact.{name}", f"contact.{name} of {email}")
-        return (found.value or None) if found else None
+        fact = _greatest_fact(facts, f"contact.{name}", f"contact.{name} of {email}")
+        return (fact.value or None) if fact else None
 
     return Contact(
         id=detail("id"),
@@ -301,13 +297,15 @@ def _contact(facts: Facts) -> Contact:
     )
 
 
-#: Beside what the API answered stands whose visit it was then: asking again would cost a call each time.
+#: The field of `remote` with the visit's contact at that time. Fetching the contact would cost a call for each run.
 CONTACT_KEY = "contact"
 
 
 def changed_fields(remote: Mapping[str, Any], desired: DesiredVisit) -> dict[str, str | None]:
-    """The fields to send: None clears. A new time takes `event_date` along, and the other way round: a campaign must not
-    start at a time that is no more."""
+    """Return the fields to send; None clears a field.
+
+    A new time is always sent with `event_date`, so that no campaign starts at the old time.
+    """
     changed = {name: value for name, value in desired.fields.items() if not values_equal(remote.get(name), value)}
     if changed.keys() & {"time_scheduled", "time_completed"} and desired.fields.get("event_date"):
         changed["event_date"] = desired.fields["event_date"]
@@ -315,7 +313,7 @@ def changed_fields(remote: Mapping[str, Any], desired: DesiredVisit) -> dict[str
 
 
 def values_equal(remote: Any, value: str | None) -> bool:
-    """Are the two the same moment, the same money, or both nothing?"""
+    """Return whether both are the same time, the same amount, the same text, or both empty."""
     if not remote or not value:
         return not remote and not value
     try:
@@ -329,5 +327,5 @@ def values_equal(remote: Any, value: str | None) -> bool:
 
 
 def deciding_origins(facts: Facts) -> set[str]:
-    """The origins that still decide something; a change of any other origin is superseded."""
+    """Return the origins that decide at least one field; a change of any other origin is superseded."""
     return {fact.origin for fact in facts.values()}
