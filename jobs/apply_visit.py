@@ -13,6 +13,7 @@ from app.ledger.records import CircuitSignal, Lease, Outcome, StoredChange, Task
 from app.ledger.redis import RedisUnavailable
 from app.operators.search_index import index
 from app.telemetry import tracing
+from app.telemetry.logs import log
 from app.telemetry.metric_names import API_REQUEST_DURATION_S, API_REQUESTS, END_TO_END_S
 from app.visits.change import Contact
 from app.visits.client import RESPONSE_TIMEOUT_S, ClientError, Record, VisitsApiError, VisitsClient
@@ -33,9 +34,9 @@ from jobs.errors import DeadlinePassed, NeedsOperator, RateLimitedLocally
 from jobs.retry import Decision, decide
 from jobs.runs import TaskRun, complete, run
 
-#: A call that has to wait longer for VISITS_API_RATE is not waited for: the task is held without a lease.
+#: If VISITS_API_RATE requires a longer wait, the run ends and the task is held without a lease.
 MAX_RATE_WAIT_S = 2.0
-#: A visit with more changes than COMPACT_ABOVE keeps those that may still decide a field, and the newest.
+#: A visit with more than COMPACT_ABOVE changes is reduced to those that may still decide a field, and the newest.
 COMPACT_ABOVE, COMPACT_KEEP_NEWEST = 300, 50
 #: Payments are never compacted, so a visit with more of them needs an operator.
 MAX_PAYMENTS = 500
@@ -52,18 +53,18 @@ REMOTE_FIELDS = (
 
 
 class MissingFact(Exception):
-    """A change may still bring what is missing. The argument: its reason."""
+    """A required fact is missing, and a later change may bring it. The argument is the reason."""
 
 
 class VisitMustBeRecreated(Exception):
-    """The API keeps a value that was to be cleared, or the contact, which cannot be changed.
+    """The API did not clear a value, or the visit needs another contact, which the API cannot change.
 
-    The argument: the contact_id of the new visit.
+    The argument is the contact_id of the new visit.
     """
 
 
 async def visit_job(ctx: dict[str, Any], subject: str) -> None:
-    """arq's job. subject: `<account>/<external_id>`."""
+    """Run arq's job. subject: `<account>/<external_id>`."""
     task_id = TaskId.of_job(VISIT, subject)
     await run_visit(ctx["context"], task_id.account, task_id.external_id)
 
@@ -74,7 +75,6 @@ async def run_visit(context: Context, account: str, external_id: str) -> str:
 
 class VisitRun(TaskRun):
     kind = "visit"
-    finished_event = "visit_run_finished"
 
     def __init__(self, context: Context, lease: Lease) -> None:
         super().__init__(context, lease)
@@ -91,7 +91,7 @@ class VisitRun(TaskRun):
             self._record_call,
         )
         self._contacts = Contacts(context.ledger, self.account, settings.contact_hash_key(self.account), context.locks)
-        #: Of the visit, as soon as its changes are merged.
+        #: The contact of the visit, once its changes are merged.
         self._contact: Contact | None = None
 
     @property
@@ -137,20 +137,23 @@ class VisitRun(TaskRun):
                 if change.number > member.applied_count:
                     counters.observe(END_TO_END_S, max(0.0, now - delivery_time_ms(origin) / 1000), source)
 
+    def log_finished(self, level: int, fields: Mapping[str, Any]) -> None:
+        log.log(level, "visit_run_finished", **fields)
+
     def _circuit_ok(self) -> CircuitSignal | None:
-        """The API answered, so other visits of the account may call it too."""
+        """Report a response of the API, so that other visits of the account may call it too."""
         return CircuitSignal(kind="ok") if self.calls else None
 
     def _wait_for_change(self, reason: str) -> Outcome:
         settings = self.context.settings
-        left_s = min(settings.contact_for_s, settings.retry_for_s) - seconds_since(self.task.pending_since_ms)
-        if left_s <= 0:
+        remaining_s = min(settings.contact_for_s, settings.retry_for_s) - seconds_since(self.task.pending_since_ms)
+        if remaining_s <= 0:
             raise NeedsOperator(reason, "no change brought it")
         return Outcome(
             state="waiting",
             attempt=self.attempt(reason),
             reason=reason,
-            retry_in_s=left_s + 0.05,
+            retry_in_s=remaining_s + 0.05,
             remote=self.remote,
             circuit_signal=self._circuit_ok(),
         )
@@ -173,9 +176,9 @@ class VisitRun(TaskRun):
         """Bound the size of a visit."""
         for member in self.lease.tasks:
             if len(member.changes) > COMPACT_ABOVE:
-                # Merged by itself: if another id turns out to come before it, all of its changes gain the same depth.
-                kept = required_origins(member.recorded_changes()).union(_newest(member.changes))
-                await self.context.ledger.compact(self.lease, member, member.changes.keys() - kept)
+                # Each id is merged alone: if an older id appears later, the depth of all of its changes grows equally.
+                required = required_origins(member.recorded_changes()).union(_newest(member.changes))
+                await self.context.ledger.compact(self.lease, member, member.changes.keys() - required)
             if len(member.discarded_changes) > COMPACT_ABOVE:
                 newest = _newest(member.discarded_changes)
                 await self.context.ledger.compact(self.lease, member, member.discarded_changes.keys() - newest)
@@ -185,14 +188,14 @@ class VisitRun(TaskRun):
         keys = self.context.settings.secret_key
         if not keys or not self._contact or outcome.state not in ("done", "parked"):
             return
-        keep_ms = self.context.settings.retention_days * 86_400_000 + time_until_visit_ms(self.lease, outcome)
+        ttl_ms = self.context.settings.retention_days * 86_400_000 + time_until_visit_ms(self.lease, outcome)
         with suppress(RedisUnavailable):
-            await index(self.context.ledger.redis, self.task.task_id, self._contact, keys[0], keep_ms)
+            await index(self.context.ledger.redis, self.task.task_id, self._contact, keys[0], ttl_ms)
 
     # The algorithm
 
     async def _reconcile(self) -> str:
-        """Returns the result in one word."""
+        """Return the result: a word of `docs/glossary.md`."""
         primary, *aliases = self.lease.tasks
         facts = merge_changes(change for member in self.lease.tasks for change in member.recorded_changes())
         if count_payments(facts) > MAX_PAYMENTS:
@@ -223,21 +226,23 @@ class VisitRun(TaskRun):
             return await self._create(primary, desired, *error.args)
 
     async def _fetch_remote(self, primary: Task) -> Record | None:
-        """The visit as the API last answered. It is fetched if that is unknown, or an operator wants it checked."""
+        """Return the stored state of the visit, or fetch it if none is stored or an operator requested a recheck."""
         if primary.remote is not None and primary.recheck_ids is None:
             return primary.remote
         remote = await self._api.get_visit(primary.external_id)
         if remote is None:
             return None
         await self._delete_duplicates(primary, remote)
-        # The contact for whom we created it: if somebody changed the contact by hand, that change stays.
+        # Keep the contact for which Doorbell created the visit, so that a manual change of the contact stays.
         return {**remote, CONTACT_KEY: (primary.remote or {}).get(CONTACT_KEY)}
 
     async def _delete_duplicates(self, primary: Task, remote: Record) -> None:
-        """Delete the duplicates that an audit found, if they still have this external_id and another number."""
-        for number in primary.recheck_ids or () if remote.get("id") else ():
-            other = await self._api.get_visit(number) if number != str(remote["id"]) else None
-            if other and str(other.get("id")) == number and other.get("external_id") == primary.external_id:
+        """Delete the duplicates that an audit reported, if they still have this external_id and another number."""
+        if not remote.get("id"):
+            return
+        for number in primary.recheck_ids or ():
+            duplicate = await self._api.get_visit(number) if number != str(remote["id"]) else None
+            if duplicate and str(duplicate.get("id")) == number and duplicate.get("external_id") == primary.external_id:
                 await self._api.delete_visit(number)
 
     async def _delete(self, member: Task) -> None:
@@ -245,8 +250,11 @@ class VisitRun(TaskRun):
         self.remote[member.task_id] = None
 
     async def _create(self, primary: Task, desired: DesiredVisit, contact_id: str | None = None) -> str:
-        """contact_id: set when recreating a deleted visit. A recreated visit is created even if it is cancelled, so that
-        the result does not depend on batching; only an opt-out creates none."""
+        """Create the visit, unless none is wanted.
+
+        contact_id: set when recreating a deleted visit. A cancelled visit is recreated too, so that the result does not
+        depend on batching; after an opt-out none is created.
+        """
         if desired.opted_out or (desired.is_cancelled and not contact_id) or desired.is_empty:
             return "not_created"
         if not desired.has_date:
@@ -263,7 +271,7 @@ class VisitRun(TaskRun):
         return "created"
 
     async def _after_rejected_create(self, primary: Task, desired: DesiredVisit, rejection: ClientError) -> str:
-        """The visit may exist already, or the cached contact may not exist any more."""
+        """Update the visit if it exists already; otherwise evict the cached contact, which may be deleted, and raise."""
         if rejection.status not in (404, 409, 422):
             raise rejection
         if rejection.status != 404 and (remote := await self._api.get_visit(primary.external_id)) is not None:
@@ -292,7 +300,7 @@ class VisitRun(TaskRun):
         return "cancelled" if changed.get("date_cancelled") else "updated"
 
     async def _check_contact(self, remote: Record, desired: DesiredVisit) -> None:
-        """The API cannot move a visit to another contact. Raises VisitMustBeRecreated, MissingFact."""
+        """Raise VisitMustBeRecreated for another contact, to which the API cannot move a visit; or MissingFact."""
         key = self._contacts.cache_key(desired.contact)
         if key is None or key == remote.get(CONTACT_KEY):
             return
@@ -309,5 +317,5 @@ class VisitRun(TaskRun):
 
 
 def _newest(changes: Mapping[str, StoredChange]) -> list[str]:
-    """The origins of the changes that were recorded last."""
+    """Return the origins of the changes that were recorded last."""
     return sorted(changes, key=lambda origin: -changes[origin].number)[:COMPACT_KEEP_NEWEST]

@@ -17,7 +17,7 @@ from app.settings.model import Settings
 
 
 def redis_pool(settings: Settings) -> ArqRedis:
-    """With timeouts, and retries for longer than a restart of Redis takes; arq's settings have neither."""
+    """Return a pool with timeouts, and with retries that outlast a restart of Redis; arq's settings have neither."""
     address = RedisAddress.from_url(settings.redis_url, settings.redis_tls_verify)
     tls: Mapping[str, Any] = {"ssl_cert_reqs": "required" if address.verify else "none"} if address.is_tls else {}
     pool: ConnectionPool = ConnectionPool.from_url(
@@ -35,7 +35,7 @@ def redis_pool(settings: Settings) -> ArqRedis:
 
 
 def redis_settings(settings: Settings) -> RedisSettings:
-    """For `arq --check`, which cannot be given a pool."""
+    """Return the settings for `arq --check`, which accepts no pool."""
     address = RedisAddress.from_url(settings.redis_url, settings.redis_tls_verify)
     parts = address.parts
     return RedisSettings(

@@ -26,15 +26,15 @@ from jobs.concurrency import Job
 from jobs.context import RUN_TIMEOUT_S, Context, seconds_since
 from jobs.startup import wait_for_redis
 
-#: arq's own limit, which is never reached: a run ends earlier (RUN_TIMEOUT_S). arq lets another worker claim the job of a
-#: dead one ten seconds later.
+#: arq's own limit, which no run reaches (RUN_TIMEOUT_S). Ten seconds after it, another worker may claim the job.
 JOB_TIMEOUT_S = RUN_TIMEOUT_S + RESPONSE_TIMEOUT_S + 2
 STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 
 class ClaimingWorker(arq.worker.Worker):
-    """Claims many jobs in one round trip and acknowledges each in one, over the ledger's connection. arq needs six per job.
+    """Claims many jobs in one round trip and acknowledges each in one, over the ledger's connection.
 
+    arq needs six round trips per job.
     Running jobs do not block waiting ones, workers do not race for the same job, and a job is claimed as soon as there
     is capacity, not at the next poll. The format of the queue, the command line, signals, draining and the health check
     are arq's. Results and attempts are in the ledger, not in arq's keys.
@@ -51,7 +51,7 @@ class ClaimingWorker(arq.worker.Worker):
         self._job_ended = asyncio.Event()
 
     async def main(self) -> None:
-        """Raises NoRedis. The pool is created only after Redis has answered, so `close` needs none before that."""
+        """Raise NoRedis if Redis does not answer. The pool is created afterwards, and `close` accepts that there is none."""
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         settings = self.ctx["settings"]
         await wait_for_redis(settings)
@@ -106,8 +106,8 @@ class ClaimingWorker(arq.worker.Worker):
         task.add_done_callback(end)
 
     async def _run(self, context: Context, queue: Queue, job_id: str, payload: bytes) -> None:
-        """A job without a payload has expired. Its task is still in the ledger and gets another job."""
         with _log_errors():
+            # A job without a payload has expired. Its task is still in the ledger, and maintenance requeues it.
             if payload:
                 await self._execute(context.counters, payload)
             self.jobs_complete += 1
@@ -122,7 +122,7 @@ class ClaimingWorker(arq.worker.Worker):
         counters.observe(RUN_DURATION_S, time.monotonic() - started, name)
 
     async def close(self) -> None:
-        """Jobs that were cancelled after the drain must not raise here."""
+        # Jobs that were cancelled after the drain must not raise here.
         await asyncio.gather(*self.tasks.values(), return_exceptions=True)
         self.tasks.clear()
         await super().close()
@@ -138,7 +138,7 @@ def _is_loop_running() -> bool:
 
 @contextmanager
 def _log_errors() -> Iterator[None]:
-    """Log and continue: an unfinished job is claimed again when its lease ends."""
+    """Log exceptions and continue: an unfinished job is claimed again when its lease ends."""
     try:
         yield
     except (RedisUnavailable, RedisError, OSError) as error:

@@ -1,4 +1,4 @@
-"""How many jobs run at once in a worker. A job that waits for a response does not block others.
+"""Limits how many jobs run at once in a worker, without letting jobs that wait for a response block the others.
 
 A job is active while its coroutine runs and for IDLE_AFTER_S afterwards. An idle job only waits for an API, a tool or a
 lock, which costs a connection and some memory. Many idle jobs are allowed, but the jobs of one account or hook may not
@@ -21,14 +21,14 @@ MAX_ACTIVE: dict[Queue, int] = {"visits": 80, "events": 80, "replays": 10}
 MAX_IN_FLIGHT = 600
 #: A job is idle when its coroutine has not run for this long.
 IDLE_AFTER_S = 0.5
-#: A fetch that takes longer gives its slot back.
+#: A fetch that takes longer releases its slot.
 SLOT_TIMEOUT_S = 0.25
 
 
 class Job(Coroutine[Any, Any, None]):
     """A coroutine that records when it last ran.
 
-    share: queue and account, whose jobs are limited together; "" for an event, whose hook is not known yet.
+    share: queue and account, whose jobs are limited together; "" for an event, because its hook is read later.
     """
 
     def __init__(self, run: Coroutine[Any, Any, None], queue: Queue, share: str) -> None:
@@ -72,12 +72,12 @@ class RunningJobs:
         return capacity
 
     def full_shares(self) -> list[str]:
-        """The shares of which no more jobs may start."""
+        """Return the shares of which no more jobs may start."""
         counts = Counter(job.share for job in self.jobs if job.share)
         return [share for share, count in counts.items() if self.is_full(count)]
 
     def is_full(self, count: int) -> bool:
-        """A share with this many jobs has as many as are left for all others."""
+        """Whether a share with this many jobs leaves no more than as many slots to all other shares."""
         return count >= self.free
 
 
@@ -89,7 +89,7 @@ class KeyedLocks:
 
     @asynccontextmanager
     async def hold(self, name: str, wait_s: float, error: type[Exception]) -> AsyncIterator[None]:
-        """Raises `error` after wait_s."""
+        """Hold until the block ends. Raises `error` if that is not possible within wait_s."""
         lock = self._locks.setdefault(name, asyncio.Lock())
         await _acquire(lock, wait_s, error)
         try:
@@ -99,14 +99,14 @@ class KeyedLocks:
 
 
 class FetchSlots:
-    """Limits concurrent fetches. A fetch that takes longer than SLOT_TIMEOUT_S does not count."""
+    """Limits concurrent fetches. A fetch that takes longer than SLOT_TIMEOUT_S releases its slot."""
 
     def __init__(self, limit: int) -> None:
         self._free = asyncio.Semaphore(limit)
 
     @asynccontextmanager
     async def hold(self, wait_s: float, error: type[Exception]) -> AsyncIterator[None]:
-        """Raises `error` after wait_s."""
+        """Hold until the block ends. Raises `error` if that is not possible within wait_s."""
         await _acquire(self._free, wait_s, error)
         is_held = True
 

@@ -14,13 +14,13 @@ from jobs.retry import outcome_is_unknown
 
 CACHE_TTL_MS = 30 * 86_400_000
 LOCK_TTL_MS = 30_000
-#: For another job of this process, which costs nothing, and for another worker.
+#: The longest wait for another job of this process, which needs no polling, and for another worker.
 LOCAL_LOCK_WAIT_S, LOCK_WAIT_S = 10.0, 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Contacts:
-    """hash_key: for the digests under which addresses are cached."""
+    """The contacts of one account. hash_key: for the digests under which e-mail addresses are cached."""
 
     ledger: Ledger
     account: str
@@ -31,7 +31,7 @@ class Contacts:
         return contact.cache_key(self.hash_key)
 
     async def resolve(self, contact: Contact, api: VisitsClient) -> str | None:
-        """None: the contact has no e-mail address, or was erased.
+        """Return the contact_id; None if the contact has no e-mail address, or was erased.
 
         Raises VisitsApiError, LockContended, RedisUnavailable.
         """
@@ -45,7 +45,7 @@ class Contacts:
         return await self._resolve_once(contact, api, cache)
 
     async def evict(self, contact: Contact) -> None:
-        """Forget a contact_id that the API does not know any more."""
+        """Remove the cached contact_id, because the API has no such contact any more."""
         await self.ledger.redis.command("DEL", f"{keys.CONTACT}{self.account}:{self.cache_key(contact)}")
 
     async def _resolve_once(self, contact: Contact, api: VisitsClient, cache: str) -> str:
@@ -84,17 +84,17 @@ class Contacts:
         if not all(contact.get("id") for contact in contacts):
             contacts = await api.find_contacts(contact.email)
         if not contacts:
-            raise OutcomeUnknown("POST /contacts", response_text="created, and not listed yet")
+            raise OutcomeUnknown("POST /contacts", response_text="created, but not listed yet")
         return _oldest(contacts)
 
 
 def _oldest(contacts: list[Record]) -> str:
-    """If several contacts have one address, every run chooses the same one."""
+    """Return the id of the oldest contact, so that every run chooses the same one of several with one address."""
     return str(min(contacts, key=lambda contact: (str(contact.get("created_at")), str(contact.get("id"))))["id"])
 
 
 def _may_be_created(error: BaseException) -> bool:
-    """The API may still create the contact, and another run must not create a second one."""
+    """Whether the API may still create the contact, so that another run must not create a second one."""
     if isinstance(error, asyncio.CancelledError | RedisUnavailable):
         return True
     return isinstance(error, VisitsApiError) and outcome_is_unknown(error)

@@ -14,7 +14,7 @@ from app.telemetry.counters import Counters
 from jobs.concurrency import FetchSlots, KeyedLocks, RunningJobs
 from jobs.retry import Schedule
 
-#: A run starts no call later than this. A call takes at most RESPONSE_TIMEOUT_S; the lease and arq's timeout are longer.
+#: A run starts no call after this time. A call takes at most RESPONSE_TIMEOUT_S; the lease and arq's timeout are longer.
 RUN_TIMEOUT_S = 20.0
 
 
@@ -26,8 +26,9 @@ class Context:
     counters: Counters = field(default_factory=Counters)
     running_jobs: RunningJobs = field(default_factory=RunningJobs)
     locks: KeyedLocks = field(default_factory=KeyedLocks)
-    #: The number of runs that fetch or wait to fetch, and the slots, by hook.
+    #: By hook: the number of runs that fetch records or wait to fetch them.
     fetches_by_hook: Counter[str] = field(default_factory=Counter)
+    #: By hook.
     fetch_slots: dict[str, FetchSlots] = field(default_factory=dict)
     #: Running exchanges of refresh tokens; they may outlive their jobs.
     token_exchanges: set[asyncio.Task[str]] = field(default_factory=set)
@@ -52,5 +53,5 @@ class RunTimer:
 
 
 def seconds_since(ms: int | None) -> float:
-    """ms: a time of the ledger. 0 for None and for times in the future."""
+    """Return the seconds since a time of the ledger (ms); 0 for None and for times in the future."""
     return max(0.0, time.time() - ms / 1000) if ms else 0.0

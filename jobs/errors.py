@@ -1,8 +1,11 @@
-"""Why a run ends without a result. `jobs.runs.RULES` has what becomes of its task."""
+"""Exceptions that end a run without a result. `jobs.runs.RULES` maps each to the next state of the task."""
 
 
 class NeedsOperator(Exception):
-    """reason: a word of `app.ledger.reasons`, alone or before `: details`. summary: a sentence for the operator."""
+    """The task cannot continue without an operator.
+
+    reason: a word of `app.ledger.reasons`, alone or before `: details`. summary: a sentence for the operator.
+    """
 
     def __init__(self, reason: str, summary: str = "") -> None:
         super().__init__(reason)
@@ -10,11 +13,11 @@ class NeedsOperator(Exception):
 
 
 class TooManyFetches(Exception):
-    """The hook's fetches take up all of its share of this worker."""
+    """The hook runs as many fetches in this worker as it may."""
 
 
 class DeadlinePassed(Exception):
-    """A call that begins now might not end before the lease."""
+    """A call that starts now might end after the lease."""
 
 
 class RateLimitedLocally(Exception):
@@ -22,4 +25,4 @@ class RateLimitedLocally(Exception):
 
 
 class RecordNotReadable(Exception):
-    """The tool's API has no such record, and the event is too young for its absence to mean anything."""
+    """The tool's API has no such record yet. The event is so recent that the record may still appear."""

@@ -28,7 +28,7 @@ HEARTBEAT_EVERY_S, HEARTBEAT_TTL_MS = 10.0, 30_000
 
 
 async def run_maintenance(context: Context) -> None:
-    """Runs until it is cancelled, in every worker: the first one does the work, and the others find none left."""
+    """Run until cancelled. Every worker runs all steps; the first one to run a step leaves nothing to do for the others."""
     async with asyncio.TaskGroup() as group:
         group.create_task(_every(REQUEUE_EVERY_S, lambda: _requeue_due(context)))
         group.create_task(_every(CIRCUITS_EVERY_S, lambda: _release_circuits(context)))
@@ -79,7 +79,7 @@ async def _trim(context: Context) -> None:
 
 
 class Heartbeat:
-    """Writes `bell:worker:<id>` with host, process and start, and adds the key to the sorted set `bell:workers`."""
+    """Writes `bell:worker:<id>` with host, process id and start time, and adds the key to the sorted set `bell:workers`."""
 
     def __init__(self, context: Context) -> None:
         self._ledger = context.ledger

@@ -1,7 +1,8 @@
 """Fetches records from a tool's API, once for several events of one record.
 
 A record that was fetched after an event arrived serves that event too. So while one run fetches, the others wait for its
-result. Of ten events of one record, the first fetch serves those that arrived before it began, and a second one the rest.
+result. Of ten events of one record, the first fetch serves those that arrived before it began; a second fetch serves all
+later ones.
 """
 
 import hashlib
@@ -38,7 +39,7 @@ from jobs.errors import NeedsOperator, TooManyFetches
 from jobs.retry import RATE_LIMIT_WAIT_S
 from jobs.tokens import Tokens
 
-#: Per hook and worker, not counting fetches that take longer than SLOT_TIMEOUT_S.
+#: Per hook and worker; fetches that take longer than SLOT_TIMEOUT_S are not counted.
 MAX_CONCURRENT_FETCHES = 32
 CACHE_TTL_MS = 30_000
 LOCK_TTL_S, LOCK_WAIT_S = 25.0, 8.0
@@ -50,7 +51,10 @@ PAUSE_JITTER_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class FetchedRecord:
-    """related: other records, by the names in the follow-up requests. fetched_at: when the fetch began, by Redis' clock."""
+    """A record with its related records, by the names in the follow-up requests.
+
+    fetched_at: when the fetch began, by Redis' clock.
+    """
 
     record: Any
     related: Mapping[str, Any]
@@ -58,7 +62,7 @@ class FetchedRecord:
 
     @property
     def is_complete(self) -> bool:
-        """Every requested record exists."""
+        """Whether every requested record exists."""
         return self.record is not None and None not in self.related.values()
 
 
@@ -75,7 +79,10 @@ class Records:
     calls: list[list[object]]
 
     async def find(self, request: RecordRequest) -> FetchedRecord:
-        """Raises VisitsApiError, NeedsOperator, TooManyFetches, LockContended, RedisUnavailable."""
+        """Return the record, from the cache or from the tool.
+
+        Raises VisitsApiError, NeedsOperator, TooManyFetches, LockContended, RedisUnavailable.
+        """
         counts, hook = self.context.fetches_by_hook, self.hook.name
         if self.context.running_jobs.is_full(counts[hook]):
             raise TooManyFetches
@@ -100,7 +107,7 @@ class Records:
             )
 
     async def _cached(self, key: str) -> FetchedRecord | None:
-        """The record that another run fetched after this event arrived."""
+        """Return the record if another run fetched it after this event arrived."""
         cached = await self.context.ledger.redis.command("GET", key)
         started_us, _, compressed = (cached or b"0 ").partition(b" ")
         if int(started_us) < (self.event_received_ms + 1) * 1000:  # in the same millisecond it may have been earlier
@@ -120,25 +127,26 @@ class Records:
         except RateLimited as limited:
             await self._pause_hook(limited)
             raise
-        found = FetchedRecord(record, related, fetched_at)
-        if found.is_complete:
+        fetched = FetchedRecord(record, related, fetched_at)
+        if fetched.is_complete:
             started_us = int(fetched_at.timestamp()) * 1_000_000 + fetched_at.microsecond
             # If this fails, the next event fetches the record itself. orjson cannot write all JSON that it reads.
             with suppress(RedisUnavailable, orjson.JSONEncodeError):
                 value = b"%d " % started_us + zstandard.compress(orjson.dumps([record, related]), 1)
                 await self.context.ledger.set_with_ttl(key, value, CACHE_TTL_MS)
-        return found
+        return fetched
 
     @property
     def _pause_key(self) -> str:
         return f"{keys.RETRY_AFTER}{self.hook.name}"
 
     async def _check_pause(self, request: RecordRequest) -> None:
-        """A rate limit applies to the hook: after a 429 no record is fetched until the pause is over."""
-        left_ms = int(await self.context.ledger.redis.command("PTTL", self._pause_key))
-        if left_ms > 0:
-            wait_s = left_ms / 1000 + PAUSE_JITTER_S * random()
-            raise RateLimited(request.label, 429, "not sent: another request of this hook got this answer", wait_s)
+        """Raise RateLimited during the pause after a 429, because a tool's rate limit applies to the whole hook."""
+        remaining_ms = int(await self.context.ledger.redis.command("PTTL", self._pause_key))
+        if remaining_ms > 0:
+            wait_s = remaining_ms / 1000 + PAUSE_JITTER_S * random()
+            summary = "not sent: another request of this hook received this response"
+            raise RateLimited(request.label, 429, summary, wait_s)
 
     async def _pause_hook(self, limited: RateLimited) -> None:
         wait_s = RATE_LIMIT_WAIT_S if limited.wait_s is None else limited.wait_s
@@ -147,7 +155,7 @@ class Records:
                 await self.context.ledger.set_with_ttl(self._pause_key, b"1", pause_ms)
 
     async def _fetch_one(self, request: RecordRequest) -> Any:
-        """None: there is no such record. A token that is rejected with 401 is renewed once."""
+        """Return the record; None if it does not exist. A token that is rejected with 401 is renewed once."""
         source, credentials = self.hook.source.definition, self.hook.settings.credentials
         if missing := source.missing_credentials(credentials):
             names = ", ".join(f"HOOKS__{self.hook.name.upper()}__CREDENTIALS__{name}" for name in missing)
@@ -173,7 +181,7 @@ class Records:
         method, url, content = _request(request, base)
         headers = {"accept": "application/json", **source.api_headers, **auth.headers}
         params = {**request.params, **auth.params} or None
-        answer = await send_request(
+        response = await send_request(
             self.context.http,
             method,
             url,
@@ -185,13 +193,13 @@ class Records:
             **content,
         )
         try:
-            return read_record(request.label, answer)
+            return read_record(request.label, response)
         except RateLimited as limited:
-            raise _until_reset(limited, answer, source.rate_limit_reset_header) from None
+            raise _until_reset(limited, response, source.rate_limit_reset_header) from None
 
 
 def _request(request: RecordRequest, base: str) -> tuple[str, str, dict[str, Any]]:
-    """Method, URL and body."""
+    """Return method, URL, and body as an argument of httpx."""
     if request.query:
         return "POST", base, {"json": {"query": request.query, "variables": dict(request.variables)}}
     url = f"{base}/{request.path if request.endpoint is None else request.endpoint}".rstrip("/")
@@ -215,18 +223,18 @@ def _request_digest(request: RecordRequest) -> str:
     return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]
 
 
-def read_record(call: str, answer: httpx.Response) -> Any:
-    """None: there is no such record. Raises VisitsApiError, with the classes that the Visits API's statuses have."""
-    if answer.status_code in (404, 410):
+def read_record(call: str, response: httpx.Response) -> Any:
+    """Return the record; None if it does not exist. Raises VisitsApiError, by status as for the Visits API."""
+    if response.status_code in (404, 410):
         return None
-    if not answer.is_success:
-        raise error_for(call, answer)
+    if not response.is_success:
+        raise error_for(call, response)
     try:
-        record = orjson.loads(answer.content)
+        record = orjson.loads(response.content)
     except ValueError:
-        raise ServerError(call, answer.status_code, "the answer is not JSON") from None
+        raise ServerError(call, response.status_code, "the response is not JSON") from None
     if error_class := _graphql_error(record):
-        raise error_class(call, answer.status_code, "in a response with status 200")
+        raise error_class(call, response.status_code, "in a response with status 200")
     return record
 
 
@@ -250,9 +258,9 @@ def _graphql_error(record: Any) -> type[VisitsApiError] | None:
     return None
 
 
-def _until_reset(limited: RateLimited, answer: httpx.Response, header: str | None) -> RateLimited:
-    """With the wait in the tool's own header: seconds, or a Unix time."""
-    value = answer.headers.get(header, "") if header else ""
+def _until_reset(limited: RateLimited, response: httpx.Response, header: str | None) -> RateLimited:
+    """Add the wait from the tool's own header: seconds, or a Unix time."""
+    value = response.headers.get(header, "") if header else ""
     if limited.wait_s is not None or not value.isascii() or not value.isdecimal() or len(value) > 12:
         return limited
     seconds = float(value)

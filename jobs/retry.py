@@ -1,4 +1,4 @@
-"""What follows a failed call: another attempt after a delay, an operator, or an open circuit. Pure."""
+"""Decides what follows a failed call: another attempt after a delay, an operator, or an open circuit. Pure."""
 
 from dataclasses import dataclass, replace
 
@@ -23,20 +23,23 @@ RATE_LIMIT_WAIT_S = 15.0
 MAX_PAUSE_S = 30.0
 #: The circuit opens when this many different visits fail for the first time, and hardly any succeed.
 CIRCUIT_THRESHOLD = 3
-#: Until rejected credentials of a tool are used again.
+#: The time after which rejected credentials of a tool are tried again.
 CREDENTIALS_RETRY_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """first_s: RETRY_FIRST_S, cap_s: RETRY_CAP_S, for_s: RETRY_FOR_S."""
+    """The settings RETRY_FIRST_S, RETRY_CAP_S and RETRY_FOR_S."""
 
     first_s: float
     cap_s: float
     for_s: float
 
     def delay_s(self, failed_attempts: int, jitter: float) -> float:
-        """failed_attempts: from 1. jitter: 0 to 1; full jitter, so that many tasks do not retry at the same time."""
+        """Return the delay, which doubles with each failed attempt up to the cap.
+
+        failed_attempts: from 1. jitter: 0 to 1; full jitter, so that many tasks do not retry at the same time.
+        """
         return jitter * min(self.cap_s, self.first_s * 2.0 ** min(failed_attempts - 1, 40))
 
     def is_over(self, failing_for_s: float) -> bool:
@@ -45,8 +48,9 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """retry_in_s: None: an operator must act. failed_attempts: including this one, if it counts; None: no failures.
+    """What follows a failed call.
 
+    retry_in_s: None if an operator must act. failed_attempts: including this one, if it counts; None without failures.
     opens_circuit: the task is held until the circuit closes.
     """
 
@@ -58,7 +62,7 @@ class Decision:
 
 
 def outcome_is_unknown(error: VisitsApiError) -> bool:
-    """A write without a response, or with one that may come from a proxy."""
+    """Whether a write had no response, or one that may come from a proxy."""
     has_no_response = isinstance(error, OutcomeUnknown) or error.status in (408, 502, 504)
     return has_no_response and not error.call.startswith("GET")
 
@@ -66,7 +70,7 @@ def outcome_is_unknown(error: VisitsApiError) -> bool:
 def decide(
     error: VisitsApiError, schedule: Schedule, failed_attempts: int, failing_for_s: float, jitter: float
 ) -> Decision:
-    """After a failed call to the Visits API.
+    """Decide after a failed call to the Visits API.
 
     failed_attempts: before this one. failing_for_s: since the first of them. jitter: 0 to 1, random.
     """
@@ -96,7 +100,7 @@ def decide(
 def decide_fetch(
     error: VisitsApiError, schedule: Schedule, failed_attempts: int, failing_for_s: float, jitter: float
 ) -> Decision:
-    """After a failed call to a tool's API. There is no circuit: every event is retried by itself."""
+    """Decide after a failed call to a tool's API. There is no circuit: every event is retried by itself."""
     match error:
         case Unauthorized() if schedule.is_over(failing_for_s):
             return Decision(None, failed_attempts + 1, "credentials_rejected")
@@ -118,7 +122,7 @@ _STATUS_CLASSES = {
 
 
 def reason_class(reason: str) -> str:
-    """One of few words for a reason: `POST /visits: 422` is `http_4xx`."""
+    """Return the label of a reason for metrics: `POST /visits: 422` is `http_4xx`."""
     name, status = reason.partition(":")[0], reason.rpartition(": ")[2]
     if not reason:
         return "none"

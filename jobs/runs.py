@@ -1,7 +1,9 @@
 """Runs a task of either kind: lease, span, execute, outcome, complete, metrics, log."""
 
 import asyncio
+import logging
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from random import random
 from typing import Any, ClassVar, Literal
@@ -26,15 +28,15 @@ from jobs.errors import (
 )
 from jobs.retry import Decision, reason_class
 
-#: Between two attempts to complete a run while Redis is down.
+#: The delay between two attempts to complete a run while Redis is down.
 COMPLETE_RETRY_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What becomes of a task whose run ended with an exception.
+    """The next state of a task whose run ended with an exception.
 
-    reason: {} is the text of the exception. delay_s: until the next run, and the most that is added at random.
+    reason: {} is the text of the exception. delay_s: until the next run, and the maximum of the random addition.
     attempts: whether the run counts as a failed attempt; "reset" clears the count. summary: for the operator.
     """
 
@@ -45,7 +47,7 @@ class Rule:
     summary: str = ""
 
 
-#: Every exception but those of a failed call, which `TaskRun.decide` knows. The first rule that fits holds.
+#: The first rule whose class matches applies. `TaskRun.decide` handles the exceptions of a failed call.
 RULES: dict[type[Exception], Rule] = {
     RateLimitedLocally: Rule("held", "rate_limited_locally"),
     DeadlinePassed: Rule("waiting", "deadline_passed", (1.0, 1.0)),
@@ -56,12 +58,12 @@ RULES: dict[type[Exception], Rule] = {
     RedisUnavailable: Rule("waiting", "redis_down", (1.0, 1.0)),
     NeedsOperator: Rule("parked", "{}", attempts="reset"),
     VisitLimitReached: Rule(
-        "parked", "{}", attempts="count", summary="the visit accepts no more until an operator acts"
+        "parked", "{}", attempts="count", summary="the visit accepts no more changes until an operator acts"
     ),
     Untranslatable: Rule("parked", "untranslatable: {}", attempts="count"),
     UnreadableBody: Rule("parked", "untranslatable: {}", attempts="count"),
     Exception: Rule(
-        "parked", "internal_error", attempts="count", summary="a defect of Doorbell; the log has the place"
+        "parked", "internal_error", attempts="count", summary="a defect of Doorbell; the log has its location"
     ),
 }
 
@@ -70,7 +72,6 @@ class TaskRun(ABC):
     """One execution of a task under its lease."""
 
     kind: ClassVar[Literal["visit", "event"]]
-    finished_event: ClassVar[str]
 
     def __init__(self, context: Context, lease: Lease) -> None:
         self.context, self.lease = context, lease
@@ -84,7 +85,7 @@ class TaskRun(ABC):
     @property
     @abstractmethod
     def labels(self) -> dict[str, str]:
-        """What names the task in spans and logs."""
+        """Return the fields that identify the task in spans and logs."""
 
     @property
     @abstractmethod
@@ -92,11 +93,14 @@ class TaskRun(ABC):
 
     @abstractmethod
     async def execute(self) -> Outcome:
-        """The algorithm. Raises the exceptions of RULES, VisitsApiError, LeaseLost."""
+        """Do the task. Raises the exceptions of RULES, VisitsApiError, LeaseLost."""
 
     @abstractmethod
     def decide(self, error: VisitsApiError) -> Decision:
-        """After a failed call."""
+        """Decide what follows a failed call."""
+
+    @abstractmethod
+    def log_finished(self, level: int, fields: Mapping[str, Any]) -> None: ...
 
     async def complete(self, outcome: Outcome) -> None:
         await complete(self.context, self.lease, outcome)
@@ -144,7 +148,7 @@ class TaskRun(ABC):
         delay_s, jitter_s = rule.delay_s
         return Outcome(
             state=rule.state,
-            # A run that was held before its first call attempted nothing.
+            # A run that was held before its first call is not an attempt.
             attempt=None
             if rule.state == "held" and not self.calls
             else self._failed_attempt(rule.state, reason, summary),
@@ -166,9 +170,9 @@ class TaskRun(ABC):
 
 
 async def run(kind: type[TaskRun], context: Context, task: TaskId, account: str = "") -> str:
-    """Run the task once, if it can be leased. Returns its state, or why there was no lease.
+    """Run the task once, if it can be leased. Return its state, or the reason why there was no lease.
 
-    account: whose circuit and rate limit apply.
+    account: the account whose circuit and rate limit apply.
     """
     is_rate_limited = bool(account) and context.settings.visits_api_rate is not None
     lease = await context.ledger.lease(task, account, is_rate_limited)
@@ -188,8 +192,10 @@ async def run(kind: type[TaskRun], context: Context, task: TaskId, account: str 
 
 
 async def complete(context: Context, lease: Lease, outcome: Outcome, account: str = "") -> None:
-    """End the lease with an outcome. Retries while Redis is down and the lease lasts; afterwards maintenance requeues
-    the task. Raises LeaseLost."""
+    """End the lease with an outcome. Raises LeaseLost.
+
+    Retries while Redis is down and the lease lasts; afterwards maintenance requeues the task.
+    """
     while True:
         try:
             return await context.ledger.complete(lease, outcome, account)
@@ -201,15 +207,15 @@ async def complete(context: Context, lease: Lease, outcome: Outcome, account: st
 
 def _log_finished(task_run: TaskRun, outcome: Outcome) -> None:
     lease = task_run.lease
-    level = log.warning if outcome.state == "parked" else log.info
-    level(
-        task_run.finished_event,
-        state=outcome.state,
-        **{"delivery": lease.request_context.delivery_id, **task_run.labels},
-        attempt=lease.primary.failed_attempts + 1,
-        outcome=outcome.attempt.outcome if outcome.attempt else reason_class(outcome.reason),
+    fields = {
+        "state": outcome.state,
+        "delivery": lease.request_context.delivery_id,
+        **task_run.labels,
+        "attempt": lease.primary.failed_attempts + 1,
+        "outcome": outcome.attempt.outcome if outcome.attempt else reason_class(outcome.reason),
         **({"reason": outcome.reason} if outcome.reason else {}),
-        calls=len(task_run.calls),
-        took_ms=task_run.timer.took_ms,
+        "calls": len(task_run.calls),
+        "took_ms": task_run.timer.took_ms,
         **lease.request_context.log_fields,
-    )
+    }
+    task_run.log_finished(logging.WARNING if outcome.state == "parked" else logging.INFO, fields)

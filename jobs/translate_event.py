@@ -1,6 +1,6 @@
 """Fetches the records that an event points at, translates it, and stores its changes. Replayed events come here too."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from random import random
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 from app.ledger.ids import TaskId
 from app.ledger.records import BodyUnavailable, DeliveryInfo, Lease, NotFound, Outcome
 from app.settings.model import Hook
+from app.telemetry.logs import log
 from app.visits.change import VisitChange, external_id
 from app.visits.client import VisitsApiError
 from app.webhooks.delivery import Event
@@ -20,12 +21,12 @@ from jobs.records import FetchedRecord, Records
 from jobs.retry import Decision, decide_fetch
 from jobs.runs import TaskRun, run
 
-#: A tool may announce a record that its API does not show yet. An event that is older is translated without it.
+#: A tool may announce a record before its API returns it. An older event is translated without the record.
 READ_LAG_S = 60.0
 
 
 async def event_job(ctx: dict[str, Any], subject: str) -> None:
-    """arq's job. subject: the delivery's id."""
+    """Run arq's job. subject: the delivery's id."""
     await run_event(ctx["context"], subject)
 
 
@@ -35,7 +36,6 @@ async def run_event(context: Context, delivery_id: str) -> str:
 
 class EventRun(TaskRun):
     kind = "event"
-    finished_event = "event_run_finished"
 
     def __init__(self, context: Context, lease: Lease) -> None:
         super().__init__(context, lease)
@@ -55,8 +55,8 @@ class EventRun(TaskRun):
         meaning, parked = await self._translate(hook, event)
         if isinstance(meaning, Ignored):
             attempt, changes = self.attempt(f"ignored: {meaning.reason}"), list[VisitChange]()
-            # A retranslated event that is ignored now retracts its earlier changes. A record that is gone does not: its
-            # absence says nothing about the visit.
+            # A retranslated event that is now ignored retracts its earlier changes, unless the record was deleted: then
+            # nothing is known about the visit.
             if meaning == RECORD_GONE or not self.task.replaces_changes:
                 return Outcome(state="done", attempt=attempt)
         else:
@@ -70,9 +70,11 @@ class EventRun(TaskRun):
         return decide_fetch(error, self.context.schedule, self.task.failed_attempts, failing_for_s, random())
 
     async def complete(self, outcome: Outcome) -> None:
-        """Recording the changes has ended the lease already."""
-        if not self._is_complete:
+        if not self._is_complete:  # recording the changes has ended the lease
             await super().complete(outcome)
+
+    def log_finished(self, level: int, fields: Mapping[str, Any]) -> None:
+        log.log(level, "event_run_finished", **fields)
 
     async def _load_event(self) -> tuple[DeliveryInfo, Hook, Event]:
         try:
@@ -87,7 +89,7 @@ class EventRun(TaskRun):
         return meta, hook, parse_event(hook.source, meta.to_delivery(raw), hook.settings.zone)
 
     async def _translate(self, hook: Hook, event: Event) -> tuple[list[VisitChange] | Ignored, str]:
-        """The changes, or why there are none; and the reason why an operator must do the rest, or ""."""
+        """Return the changes or the reason to ignore the event, and the reason for an operator if it is incomplete."""
         source = hook.source
         if is_foreign_tenant(source, event, hook.settings.tenants):
             return Ignored(FOREIGN_TENANT), ""
@@ -102,7 +104,7 @@ class EventRun(TaskRun):
     async def _translate_records(
         self, hook: Hook, event: Event, requests: Iterable[RecordRequest]
     ) -> list[VisitChange] | Ignored:
-        """Ignored only if every record is. Raises PartlyTranslatable with the changes of all records."""
+        """Return Ignored only if every record is ignored. Raises PartlyTranslatable with the changes of all records."""
         changes: list[VisitChange] = []
         ignored, problem = Ignored("nothing"), ""
         records = Records(self.context, hook, self.task.last_event_at_ms or 0, self.calls)
@@ -126,17 +128,17 @@ class EventRun(TaskRun):
         return changes or ignored
 
     async def _with_people(self, hook: Hook, event: Event, record: FetchedRecord) -> Event:
-        """Add everybody whom any record of this booking listed. Raises RecordOutdated."""
+        """Add all people whom any record of this booking has listed. Raises RecordOutdated."""
         if hook.source.people is None:
             return event
         visit_id, people = hook.source.people(event)
         name = external_id(event.source, visit_id)
-        everybody = await self.context.ledger.add_people(hook.account, name, record.fetched_at, people)
-        return replace(event, people=everybody)
+        all_people = await self.context.ledger.add_people(hook.account, name, record.fetched_at, people)
+        return replace(event, people=all_people)
 
 
 def _record_may_appear(meaning: list[VisitChange] | Ignored, record: FetchedRecord) -> bool:
-    """The record, or one that it refers to, is missing and needed. A cancellation needs neither."""
+    """Whether the record, or a record that it refers to, is missing and needed. A cancellation needs neither."""
     if isinstance(meaning, Ignored):
         return meaning == RECORD_GONE
     return not record.is_complete and any(change.action != "cancel" for change in meaning)

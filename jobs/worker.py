@@ -1,6 +1,6 @@
-"""The worker: `python -m jobs`, or `arq jobs.worker.WorkerSettings`.
+"""Starts the worker: `python -m jobs`, or `arq jobs.worker.WorkerSettings`.
 
-Overrides those defaults of arq that would lose or delay tasks.
+Overrides the defaults of arq that would lose or delay tasks.
 """
 
 import asyncio
@@ -35,10 +35,10 @@ def run() -> None:
 
 
 def __getattr__(name: str) -> dict[str, Any]:
-    """`WorkerSettings`, for `arq jobs.worker.WorkerSettings`. Raises CannotStart.
+    """Return `WorkerSettings`, for `arq jobs.worker.WorkerSettings`. Raises CannotStart.
 
-    arq's command line creates an `arq.worker.Worker`, and no setting names another class. Therefore reading this attribute
-    replaces that class. Starting with `run` does not.
+    arq's command line creates an `arq.worker.Worker`, and has no setting for another class. Therefore reading this
+    attribute replaces that class; starting with `run` does not.
     """
     if name != "WorkerSettings":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -50,7 +50,7 @@ def __getattr__(name: str) -> dict[str, Any]:
 
 async def on_startup(ctx: dict[Any, Any]) -> None:
     settings: Settings = ctx["settings"]
-    logs.configure(settings)  # after arq's command line has configured its own
+    logs.configure(settings)  # arq's command line has configured logging before
     tracing.configure("worker")
     redis = Redis(RedisAddress.from_url(settings.redis_url, settings.redis_tls_verify))
     ledger = Ledger(redis, settings.retention_days, settings.body_keys)
