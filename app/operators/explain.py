@@ -1,6 +1,6 @@
-"""Answers for operators: what came of a delivery, why a visit is as it is. Plain dicts of what the ledger holds.
+"""Read models of deliveries, visits and failures, as plain dicts.
 
-Nothing personal but what is to be revealed, by name: `body`, `answers`, and the fields of a contact, `contact.email`.
+Personal data is redacted unless revealed by name: `body`, `responses`, or a field of a contact such as `contact.email`.
 """
 
 import asyncio
@@ -22,10 +22,9 @@ from app.visits.change import CONTACT_FIELDS, external_id
 from app.visits.merge import ONLY_FOR, Fact, Facts, RecordedChange, deciding_origins, desired_visit, merge_changes
 from app.webhooks.registry import load_sources
 
-#: Of a visit in a line.
 SUMMARY_FIELDS = ("time_scheduled", "time_completed", "event_date", "amount_collected", "date_cancelled")
 
-#: More changes than this are computed with in a thread: deliveries wait for the event loop.
+#: Visits with more changes are merged in a thread, so that the event loop stays responsive.
 MAX_CHANGES_ON_LOOP = 200
 
 Row = dict[str, Any]
@@ -42,7 +41,10 @@ ALL_FIELDS: Container[str] = _AllFields()
 
 
 def event_name(meta: DeliveryInfo) -> str:
-    """What the tool calls the event, where that can name nobody: a word, or what the source declares as the name."""
+    """Return the tool's name of the event, or an empty string if the name may contain personal data.
+
+    A name is safe if it is a single word, or if the source declares which field contains it.
+    """
     tool = load_sources().get(meta.source)
     is_declared = bool(tool and tool.definition.event_name_path)
     return meta.event_name if is_declared or _WORD.fullmatch(meta.event_name) else ""
@@ -52,75 +54,77 @@ _WORD = re.compile(r"[A-Za-z][\w.:/-]*", re.ASCII)
 
 
 def _current_contact_facts(facts: Facts) -> Facts:
-    """Without what is known of customers whose visit it is no more."""
-    email, found = desired_visit(facts).contact.email or "", Facts()
+    """Drop the facts that belong to former contacts of the visit."""
+    email, current = desired_visit(facts).contact.email or "", Facts()
     for name, fact in facts.items():
         field, owner = _split_owner(name)
         if owner in ("", email):
-            found[field] = found[field] | fact if field in found else fact
-    return found
+            current[field] = current[field] | fact if field in current else fact
+    return current
 
 
 def _split_owner(name: str) -> tuple[str, str]:
-    """A fact's name, and the address that it is bound to."""
+    """Split the name of a fact into its field and the e-mail address that the fact is bound to."""
     field, _, owner = name.partition(" of ") if name.startswith("contact.") else name.partition(ONLY_FOR)
     return field, owner
 
 
-#: So far apart may the clocks of the door and of a worker be.
+#: Between the clocks of a web process and a worker.
 MAX_CLOCK_SKEW_MS = 1_000
 
 
 async def run_off_loop(visit: Sequence[Task], step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """A computation over all changes of a visit: in a thread, where they are many."""
+    """Call `step`, in a thread if the visit has many changes."""
     if sum(len(member.changes) + len(member.discarded_changes) for member in visit) <= MAX_CHANGES_ON_LOOP:
         return step(*args, **kwargs)
     return await asyncio.to_thread(step, *args, **kwargs)
 
 
-def merge_visit(family: Sequence[Task], *more: RecordedChange) -> Facts:
-    return merge_changes([*(said for member in family for said in member.recorded_changes()), *more])
+def merge_visit(aliases: Sequence[Task], *assignments: RecordedChange) -> Facts:
+    return merge_changes([*(change for member in aliases for change in member.recorded_changes()), *assignments])
 
 
 @dataclass(frozen=True, slots=True)
 class MergedVisit:
-    """A visit with all of its ids, and what its changes come to.
+    """A visit with all of its ids, and its merged changes.
 
-    deciding: the origins whose facts hold. changes: by id and delivery, the origins with the numbers of their changes.
-    discarded: by id and delivery, how many were given up.
+    aliases: primary first. deciding_origins: the origins whose values won. changes: by task and delivery, the origins with
+    the numbers of their changes. discarded_counts: by task and delivery.
     """
 
-    family: list[Task]
+    aliases: list[Task]
     facts: Facts
     deciding_origins: set[str]
     changes: dict[tuple[TaskId, str], list[tuple[str, int]]]
     discarded_counts: Counter[tuple[TaskId, str]]
 
     @classmethod
-    def merge(cls, family: list[Task]) -> "MergedVisit":
-        facts, changes = merge_visit(family), defaultdict[tuple[TaskId, str], list[tuple[str, int]]](list)
-        for member in family:
+    def merge(cls, aliases: list[Task]) -> "MergedVisit":
+        facts, changes = merge_visit(aliases), defaultdict[tuple[TaskId, str], list[tuple[str, int]]](list)
+        for member in aliases:
             for origin, change in member.changes.items():
                 changes[member.task_id, delivery_of(origin)].append((origin, change.number))
-        discarded = Counter((one.task_id, delivery_of(origin)) for one in family for origin in one.discarded_changes)
-        return cls(family, facts, deciding_origins(facts), dict(changes), discarded)
+        discarded = Counter(
+            (member.task_id, delivery_of(origin)) for member in aliases for origin in member.discarded_changes
+        )
+        return cls(aliases, facts, deciding_origins(facts), dict(changes), discarded)
 
 
 class VisitCache:
-    """What one page asks about visits: each is read and folded once, however many rows and ids speak of it."""
+    """Cache of the merged visits of one page: each visit is read and merged once."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger, self._merged = ledger, dict[str, MergedVisit]()
         self._lock = asyncio.Lock()
 
-    async def get(self, work: TaskId) -> MergedVisit:
-        """By the name of any of its ids. Raises NotFound, RedisUnavailable."""
+    async def get(self, task_id: TaskId) -> MergedVisit:
+        """Return the visit that has this id among its ids. Raises NotFound, RedisUnavailable."""
         async with self._lock:
-            if work not in self._merged:
-                family = await self._ledger.load_aliases(work)
-                folded = await run_off_loop(family, MergedVisit.merge, family)
-                self._merged |= {member.task_id: folded for member in family}
-            return self._merged[work]
+            if task_id not in self._merged:
+                aliases = await self._ledger.load_aliases(task_id)
+                merged = await run_off_loop(aliases, MergedVisit.merge, aliases)
+                self._merged |= {member.task_id: merged for member in aliases}
+            return self._merged[task_id]
 
 
 class Explain:
@@ -150,10 +154,10 @@ class Explain:
             "event": event_name(meta),
             "state": state,
         }
-        return row | {"visits": [name for work in meta.task_ids for name in await self._external_ids(work)]}
+        return row | {"visits": [name for task_id in meta.task_ids for name in await self._external_ids(task_id)]}
 
     async def delivery(self, id: str) -> Row:
-        """One delivery: what it was, what it changed, and every attempt."""
+        """Return one delivery with its changes and attempts."""
         try:
             meta, raw = await self._ledger.load_delivery(id)
             body = raw.decode("utf-8", "replace") if "body" in self._reveal else f"{len(raw)} bytes"
@@ -176,51 +180,56 @@ class Explain:
         }
 
     async def visit(self, external_id: str) -> list[Row]:
-        """One visit by the name of any of its ids; several where accounts share a name."""
-        return [await self._visit(work) for work in await self.visit_task_ids(external_id)]
+        """Return the visit with this id; several if several accounts have one."""
+        return [await self._visit(task_id) for task_id in await self.visit_task_ids(external_id)]
 
     async def task_ids(self, id: str) -> list[TaskId]:
-        """The pieces of work behind the id of a delivery or a visit. Raises NotFound if there is neither."""
+        """Return the tasks of a delivery or a visit. Raises NotFound if there is neither."""
         try:
             meta = await self._ledger.load_delivery_info(id)
         except NotFound:
-            works = await self.visit_task_ids(id)
+            task_ids = await self.visit_task_ids(id)
         else:
-            works = [*meta.task_ids]
-            for work in meta.task_ids:
-                works += (await self._ledger.load_task(work)).targets if work.is_event else []
-        if not works:
+            task_ids = [*meta.task_ids]
+            for task_id in meta.task_ids:
+                task_ids += (await self._ledger.load_task(task_id)).targets if task_id.is_event else []
+        if not task_ids:
             raise NotFound(id)
-        return works
+        return task_ids
 
     async def is_visit(self, id: str) -> bool:
-        """Is it a visit's name, and not a delivery's?"""
+        """Return False if the id belongs to a delivery."""
         return not await self._ledger.redis.command("EXISTS", f"{keys.DELIVERY}{id}")
 
     async def visit_task_ids(self, external_id: str) -> list[TaskId]:
-        """In every account; also by the tool's own id behind the source's name, where that had to be written otherwise."""
-        accounts = await known_accounts(self._ledger.redis, self._settings.all_accounts)
-        works = [TaskId.visit(account, name) for account in accounts for name in _possible_names(external_id)]
-        found = [work for work in works if await self._ledger.redis.command("EXISTS", f"{keys.TASK}{work}")]
-        if not found:
-            raise NotFound(external_id)
-        return found
+        """Return the tasks of this visit in every account.
 
-    async def visit_summary(self, work: TaskId) -> Row:
-        """One visit in a line: what should stand in the API, whose it is, and how it is with it."""
-        family = await self._ledger.load_aliases(work)
-        root, want = family[0], desired_visit(await run_off_loop(family, merge_visit, family))
-        said = want.contact.to_dict()
+        external_id: may also be `{source}-` and the tool's own id, in the tool's spelling.
+        """
+        accounts = await known_accounts(self._ledger.redis, self._settings.all_accounts)
+        task_ids = [TaskId.visit(account, name) for account in accounts for name in _possible_names(external_id)]
+        existing = [
+            task_id for task_id in task_ids if await self._ledger.redis.command("EXISTS", f"{keys.TASK}{task_id}")
+        ]
+        if not existing:
+            raise NotFound(external_id)
+        return existing
+
+    async def visit_summary(self, task_id: TaskId) -> Row:
+        """Return the merged fields, the contact and the state of one visit, for a row of a list."""
+        aliases = await self._ledger.load_aliases(task_id)
+        root, desired = aliases[0], desired_visit(await run_off_loop(aliases, merge_visit, aliases))
+        contact = desired.contact.to_dict()
         return {
             "visit": root.external_id,
             "account": root.account,
             "state": root.state,
             "reason": root.reason or None,
             "since": iso_timestamp(root.pending_since_ms),
-            **{name: want.fields.get(name) for name in SUMMARY_FIELDS},
-            "contact_id": want.contact.id or (root.remote or {}).get("contact_id"),
+            **{name: desired.fields.get(name) for name in SUMMARY_FIELDS},
+            "contact_id": desired.contact.id or (root.remote or {}).get("contact_id"),
             **{
-                name: said.get(name) and self._redact(f"contact.{name}", said[name])
+                name: contact.get(name) and self._redact(f"contact.{name}", contact[name])
                 for name in CONTACT_FIELDS
                 if name != "id"
             },
@@ -228,55 +237,58 @@ class Explain:
 
     # -- parts --
 
-    async def _external_ids(self, work: TaskId) -> list[str]:
-        if work.is_visit:
-            return [work.external_id]
+    async def _external_ids(self, task_id: TaskId) -> list[str]:
+        if task_id.is_visit:
+            return [task_id.external_id]
         try:
-            return [landed.external_id for landed in (await self._ledger.load_task(work)).targets]
+            return [target.external_id for target in (await self._ledger.load_task(task_id)).targets]
         except NotFound:
             return []
 
     async def _attempts_of(self, meta: DeliveryInfo) -> list[Attempt]:
-        """Of its event, and of its visits since it arrived, by the clocks of two machines."""
-        found: dict[TaskId, list[Attempt]] = {}
-        for work in meta.task_ids:
+        """Return the attempts of its event, and those of its visits after it arrived."""
+        attempts_by_task: dict[TaskId, list[Attempt]] = {}
+        for task_id in meta.task_ids:
             with suppress(NotFound):
-                member = await self._ledger.load_task(work)
-                found[work] = member.attempts
-                for one in member.targets if work.is_event else [work]:
-                    found |= await self._attempts_since(one, meta.received_at_ms - MAX_CLOCK_SKEW_MS)
+                task = await self._ledger.load_task(task_id)
+                attempts_by_task[task_id] = task.attempts
+                for target in task.targets if task_id.is_event else [task_id]:
+                    attempts_by_task |= await self._attempts_since(target, meta.received_at_ms - MAX_CLOCK_SKEW_MS)
         return sorted(
-            (attempt for of_work in found.values() for attempt in of_work), key=lambda attempt: attempt.started_at_ms
+            (attempt for attempts in attempts_by_task.values() for attempt in attempts),
+            key=lambda attempt: attempt.started_at_ms,
         )
 
-    async def _attempts_since(self, work: TaskId, at: int) -> dict[TaskId, list[Attempt]]:
-        """By each of the visit's ids."""
+    async def _attempts_since(self, task_id: TaskId, at: int) -> dict[TaskId, list[Attempt]]:
         try:
-            family = await self._ledger.load_aliases(work)
+            aliases = await self._ledger.load_aliases(task_id)
         except NotFound:
             return {}
-        return {one.task_id: [attempt for attempt in one.attempts if attempt.started_at_ms >= at] for one in family}
+        return {
+            member.task_id: [attempt for attempt in member.attempts if attempt.started_at_ms >= at]
+            for member in aliases
+        }
 
-    async def _changes(self, id: str, works: Iterable[TaskId], visits: VisitCache) -> list[Row]:
-        """What a delivery meant, and what came of each change."""
+    async def _changes(self, id: str, task_ids: Iterable[TaskId], visits: VisitCache) -> list[Row]:
+        """Return the changes of a delivery with the state of each."""
         rows: list[Row] = []
-        for work in works:
+        for task_id in task_ids:
             with suppress(NotFound):
-                rows += await (self._changes_of_event if work.is_event else _changes_of_visit)(id, work, visits)
+                rows += await (self._changes_of_event if task_id.is_event else _changes_of_visit)(id, task_id, visits)
         return rows
 
-    async def _changes_of_event(self, id: str, work: TaskId, visits: VisitCache) -> list[Row]:
-        member = await self._ledger.load_task(work)
-        is_over = member.state == "done" and member.targets
-        rows = [] if is_over else [{"task": "translate", "state": member.state, **_failure_fields(member)}]
-        return rows + await self._changes(id, member.targets, visits)
+    async def _changes_of_event(self, id: str, task_id: TaskId, visits: VisitCache) -> list[Row]:
+        event = await self._ledger.load_task(task_id)
+        is_translated = event.state == "done" and event.targets
+        rows = [] if is_translated else [{"task": "translate", "state": event.state, **_failure_fields(event)}]
+        return rows + await self._changes(id, event.targets, visits)
 
-    async def _visit(self, work: TaskId) -> Row:
-        family = await self._ledger.load_aliases(work)
-        return await run_off_loop(family, self._visit_details, family)
+    async def _visit(self, task_id: TaskId) -> Row:
+        aliases = await self._ledger.load_aliases(task_id)
+        return await run_off_loop(aliases, self._visit_details, aliases)
 
-    def _visit_details(self, family: list[Task]) -> Row:
-        root, facts = family[0], merge_visit(family)
+    def _visit_details(self, aliases: list[Task]) -> Row:
+        root, facts = aliases[0], merge_visit(aliases)
         return {
             "visit": root.external_id,
             "summary": _visit_sentence(root),
@@ -284,11 +296,11 @@ class Explain:
             "state": root.state,
             **_failure_fields(root),
             **({"erased_at": iso_timestamp(root.erased_at_ms)} if root.erased_at_ms else {}),
-            "aliases": [member.external_id for member in family[1:]],
+            "aliases": [member.external_id for member in aliases[1:]],
             "facts": {name: self._fact(name, fact) for name, fact in sorted(_current_contact_facts(facts).items())},
-            "changes": [self._change(facts_of, member) for member in family for facts_of in member.recorded_changes()],
+            "changes": [self._change(change, member) for member in aliases for change in member.recorded_changes()],
             "remote": root.remote,
-            "attempts": [self.attempt(attempt) for member in family for attempt in member.attempts],
+            "attempts": [self.attempt(attempt) for member in aliases for attempt in member.attempts],
         }
 
     def _fact(self, name: str, fact: Fact) -> Row:
@@ -310,93 +322,89 @@ class Explain:
             },
         }
 
-    def failure(self, member: Task) -> Row:
-        is_visit = member.task_id.is_visit
+    def failure(self, task: Task) -> Row:
+        is_visit = task.task_id.is_visit
         return {
-            "id": member.task_id.display_id,
+            "id": task.task_id.display_id,
             "kind": "visit" if is_visit else "event",
-            **_failure_fields(member),
-            "attempts": len(member.attempts),
-            "response": self.attempt(member.attempts[-1])["response"] if member.attempts else None,
+            **_failure_fields(task),
+            "attempts": len(task.attempts),
+            "response": self.attempt(task.attempts[-1])["response"] if task.attempts else None,
         }
 
     def attempt(self, attempt: Attempt) -> Row:
         calls = [" ".join(map(str, call)) for call in attempt.calls]
-        said = attempt.response_text if "answers" in self._reveal else redact_text(attempt.response_text)
+        response = attempt.response_text if "responses" in self._reveal else redact_text(attempt.response_text)
         return {
             "at": iso_timestamp(attempt.started_at_ms),
             "took_ms": attempt.took_ms,
             "outcome": attempt.outcome,
             "calls": calls,
-            "response": said or None,
+            "response": response or None,
         }
 
 
-async def _changes_of_visit(id: str, work: TaskId, visits: VisitCache) -> list[Row]:
-    visit = await visits.get(work)
-    root, rows = visit.family[0], list[Row]()
-    member = next(one for one in visit.family if one.task_id == work)
-    for origin, number in visit.changes.get((work, id), ()):
+async def _changes_of_visit(id: str, task_id: TaskId, visits: VisitCache) -> list[Row]:
+    visit = await visits.get(task_id)
+    root, rows = visit.aliases[0], list[Row]()
+    member = next(member for member in visit.aliases if member.task_id == task_id)
+    for origin, number in visit.changes.get((task_id, id), ()):
         if number <= member.applied_count:
-            came_of_it: Row = {"state": "applied" if origin in visit.deciding_origins else "superseded"}
+            result: Row = {"state": "applied" if origin in visit.deciding_origins else "superseded"}
         else:
-            came_of_it = {"state": root.state, **_failure_fields(root)}
-        rows.append({"visit": root.external_id, **came_of_it})
-    rows += [{"visit": root.external_id, "state": "discarded"}] * visit.discarded_counts[work, id]
+            result = {"state": root.state, **_failure_fields(root)}
+        rows.append({"visit": root.external_id, **result})
+    rows += [{"visit": root.external_id, "state": "discarded"}] * visit.discarded_counts[task_id, id]
     if not rows and member.compacted_count:
         rows.append({"visit": root.external_id, "state": "superseded"})
     return rows
 
 
-def _failure_fields(member: Task) -> Row:
-    told = {
-        "reason": member.reason or None,
-        "since": iso_timestamp(member.pending_since_ms),
-        "next_attempt": iso_timestamp(member.retry_at_ms),
+def _failure_fields(task: Task) -> Row:
+    fields = {
+        "reason": task.reason or None,
+        "since": iso_timestamp(task.pending_since_ms),
+        "next_attempt": iso_timestamp(task.retry_at_ms),
+        "failed_attempts": task.failed_attempts,
     }
-    return {
-        name: value for name, value in (told | {"failed_attempts": member.failed_attempts or None}).items() if value
-    }
+    return {name: value for name, value in fields.items() if value}
 
 
-def _possible_names(given: str) -> set[str]:
-    source, _, id = given.partition("-")
-    return {given, external_id(source, id)} if source in load_sources() else {given}
+def _possible_names(name: str) -> set[str]:
+    source, _, id = name.partition("-")
+    return {name, external_id(source, id)} if source in load_sources() else {name}
 
 
 def _delivery_sentence(meta: DeliveryInfo, changes: Sequence[Row]) -> str:
-    """What came of it, in a sentence."""
     states = Counter(change["state"] for change in changes)
     if not states:
-        return f"Genuine, and nothing to do: {meta.ignored}." if meta.ignored else "It changes nothing any more."
+        return f"Ignored: {meta.ignored}." if meta.ignored else "None of its changes is stored any more."
     if states["parked"]:
         reason = next(change.get("reason") for change in changes if change["state"] == "parked")
-        return f"It needs you: {reason}."
+        return f"Needs attention: {reason}."
     if waits := [change for change in changes if change["state"] in ("waiting", "held")]:
-        return f"Not applied yet: {waits[0].get('reason') or waits[0]['state']}. It is tried again by itself."
+        return f"Not applied yet: {waits[0].get('reason') or waits[0]['state']}. Doorbell retries automatically."
     if states["queued"] or states["running"]:
-        return "Accepted, and on its way to the Visits API."
+        return "Accepted, not applied yet."
     if states["applied"]:
-        return "Applied: the Visits API shows what it said."
+        return "Applied: the Visits API has its values."
     if states["superseded"]:
-        return "Superseded: something newer decides every field that it spoke of."
+        return "Superseded: newer changes decide all its fields."
     return "Discarded by an operator."
 
 
 def _visit_sentence(root: Task) -> str:
     match root.state:
         case "parked":
-            return f"It needs you: {root.reason}."
+            return f"Needs attention: {root.reason}."
         case "waiting" | "held":
-            return f"Not there yet: {root.reason or root.state}. It is tried again by itself."
+            return f"Not up to date: {root.reason or root.state}. Doorbell retries automatically."
         case "queued" | "running":
-            return "On its way to the Visits API."
+            return "The newest changes are not applied yet."
         case "discarded":
-            return "An operator gave up what was not applied."
+            return "An operator discarded the changes that were not applied."
     if not root.remote:
-        return "There is no visit, and there should be none."
-    return (
-        "The Visits API shows it as cancelled."
-        if root.remote.get("date_cancelled")
-        else "The Visits API shows what was said."
-    )
+        return "The Visits API has no such visit, and should have none."
+    if root.remote.get("date_cancelled"):
+        return "The visit is cancelled in the Visits API."
+    return "The visit is up to date in the Visits API."

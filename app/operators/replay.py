@@ -1,12 +1,11 @@
-"""Replays: which work, what each piece of it would do, and doing it. A plan and a replay walk the same way, so that the one
-tells what the other does.
+"""Replays: plan what each selected task would do, and requeue it. A replay executes its own plan.
 
-    retry       the same facts again; what has nothing left to send is skipped
-    retranslate a delivery is translated by today's code; its changes take the place of what it had said. What a thin event
-                points at is fetched again: it was not stored, and its current state is closer to the truth
-    reconcile   the tool is asked for the truth, through the newest event that can be fetched; it lands as a fact of now
+    retry       runs the task again with the stored changes; skips a task that has nothing to send
+    retranslate translates the stored delivery with the current code and replaces its changes. The record that a thin event
+                points at is fetched again: it was not stored, and its current state is more accurate
+    reconcile   fetches the record of the newest event that has one; its fields are changes with the current time
 
-None of them can harm: facts keep the tool's own order, so what newer ones decided stays decided.
+All modes are safe: changes merge by the tool's own times, so an old change never overrides a newer one.
 """
 
 import asyncio
@@ -36,19 +35,18 @@ from app.visits.merge import (
 )
 from app.webhooks.translation import Translation, translate_event
 
-#: So many are put back at once; the next ones when most of these have been taken, so that live work is never behind more.
+#: Tasks requeued at once. The next batch starts when workers took half of it: new deliveries wait for one batch at most.
 BATCH_SIZE = 100
-#: No worker took a task of the batch for this long: none is alive, or all are busy.
 STALL_TIMEOUT_S = 120.0
 
 
 class NoWorkerProgress(Exception):
-    """What was put back is not taken by any worker."""
+    """No worker took a task of the batch within STALL_TIMEOUT_S: no worker runs, or all are busy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call that would be made. fields: what would be sent; of a contact, only that it is another one."""
+    """A call that a worker would make. fields: the fields of the visit in its body, without the contact."""
 
     call: str
     visit: str = ""
@@ -57,10 +55,10 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedTask:
-    """What a replay means to one visit or delivery.
+    """What a replay would do for one visit or delivery.
 
-    work: as the ledger has it. reason: what it failed for. skip: why nothing is done: `applied`, `superseded`, `unchanged`,
-    `discarded`, `expired`, `queued`, `running`, `unknown`, or a sentence.
+    id: as the operator wrote it. state, reason: of the task, now. skip_reason: `applied`, `superseded`, `unchanged`,
+    `discarded`, `expired`, `queued`, `running`, `unknown`, a reason of a task, or a sentence; empty if it would be requeued.
     """
 
     id: str
@@ -73,7 +71,7 @@ class PlannedTask:
 
 @dataclass(slots=True)
 class PlanSummary:
-    """Of many steps only the counts are kept, and the first few."""
+    """Counts of planned tasks, and the first `max_samples` of them."""
 
     max_samples: int = 20
     total: int = 0
@@ -101,126 +99,125 @@ class Replay:
     def __init__(
         self, ledger: Ledger, settings: Settings, mode: Mode = "retry", *, recheck: bool = False, contact: str = ""
     ) -> None:
-        """recheck: read the visits from the API first. contact: the contact that an operator assigns to them."""
+        """recheck: the worker reads each visit from the API first. contact: the contact_id that the operator assigns."""
         self._ledger, self._settings, self._mode = ledger, settings, mode
         self._recheck, self._contact = recheck, contact
 
     async def plan(self, filter: Filter) -> AsyncIterator[PlannedTask]:
-        """A step for everything that is selected, one after the other; nothing is done. A visit with several ids is one."""
-        known: set[int] = set()
-        async for unit in TaskSelector(self._ledger, self._settings, self._mode).iter(filter):
-            step = await self._plan_task(unit)
-            if filter.ids or hash(step.task_id) not in known:
-                known.add(hash(step.task_id))
-                yield step
+        """Yield what would be done for each selected task. A visit with several ids is one task."""
+        yielded: set[int] = set()
+        async for selected in TaskSelector(self._ledger, self._settings, self._mode).iter(filter):
+            planned = await self._plan_task(selected)
+            if filter.ids or hash(planned.task_id) not in yielded:
+                yielded.add(hash(planned.task_id))
+                yield planned
 
     async def execute(self, filter: Filter, on_step: Callable[[PlannedTask, str], None]) -> PlanSummary:
-        """Do what the plan says, some at a time, and tell of each what it is now. Can be broken off and begun again.
-        Raises Stuck."""
-        tally, batch = PlanSummary(max_samples=0), list[str]()
-        async for step in self.plan(filter):
-            if not step.skip_reason:
+        """Requeue the planned tasks in batches. It can be interrupted and started again. Raises NoWorkerProgress.
+
+        on_step: gets each task with its state after the step, or the reason why it was skipped.
+        """
+        summary, batch = PlanSummary(max_samples=0), list[str]()
+        async for planned in self.plan(filter):
+            if not planned.skip_reason:
                 if len(batch) >= BATCH_SIZE:
                     await self._wait_for_workers(batch)
                     batch.clear()
-                state = await self.replay_one(step)
-                batch.append(step.task_id)
+                state = await self.replay_one(planned)
+                batch.append(planned.task_id)
             else:
-                state = step.skip_reason
-            tally.add(step)
-            on_step(step, state)
-        return tally
+                state = planned.skip_reason
+            summary.add(planned)
+            on_step(planned, state)
+        return summary
 
-    async def replay_one(self, step: PlannedTask) -> str:
-        """Put one back to work: `queued`, `running`, or `expired` where it went meanwhile."""
+    async def replay_one(self, planned: PlannedTask) -> str:
+        """Requeue a task. Return its state (`queued` or `running`), or `expired`."""
         try:
             if self._mode == "retranslate":
-                return await self._ledger.retranslate(step.task_id.delivery_id, queue="replays")
-            if self._contact and not step.task_id.is_event:
-                await self._assign_contact(step.task_id)
-            return await self._ledger.replay(step.task_id, self._recheck, queue="replays")
+                return await self._ledger.retranslate(planned.task_id.delivery_id, queue="replays")
+            if self._contact and not planned.task_id.is_event:
+                await self._assign_contact(planned.task_id)
+            return await self._ledger.replay(planned.task_id, self._recheck, queue="replays")
         except NotFound:
             return "expired"
 
-    async def _assign_contact(self, work: TaskId) -> None:
-        """Once is enough: named again, it says the same."""
-        family = await self._ledger.load_aliases(work)
-        if desired_visit(await run_off_loop(family, merge_visit, family)).contact.id != self._contact:
-            await self._ledger.assign_contact(work, _contact_assignment(self._contact))
+    async def _assign_contact(self, task_id: TaskId) -> None:
+        aliases = await self._ledger.load_aliases(task_id)
+        if desired_visit(await run_off_loop(aliases, merge_visit, aliases)).contact.id != self._contact:
+            await self._ledger.assign_contact(task_id, _contact_assignment(self._contact))
 
     async def _wait_for_workers(self, batch: list[str]) -> None:
-        left, until = len(batch), time.monotonic() + STALL_TIMEOUT_S
-        while (now := await self._ledger.count_queued(batch)) > len(batch) / 2:
-            if now < left:
-                left, until = now, time.monotonic() + STALL_TIMEOUT_S
-            if time.monotonic() > until:
+        remaining, deadline = len(batch), time.monotonic() + STALL_TIMEOUT_S
+        while (queued := await self._ledger.count_queued(batch)) > len(batch) / 2:
+            if queued < remaining:
+                remaining, deadline = queued, time.monotonic() + STALL_TIMEOUT_S
+            if time.monotonic() > deadline:
                 raise NoWorkerProgress
             await asyncio.sleep(0.1)
 
-    # -- what one step would do --
+    # -- plan of one task --
 
-    async def _plan_task(self, unit: SelectedTask) -> PlannedTask:
-        if not unit.task_id:
-            return PlannedTask(id=unit.id, skip_reason="unknown")
-        step = PlannedTask(id=unit.id, task_id=unit.task_id)
+    async def _plan_task(self, selected: SelectedTask) -> PlannedTask:
+        if not selected.task_id:
+            return PlannedTask(id=selected.id, skip_reason="unknown")
+        planned = PlannedTask(id=selected.id, task_id=selected.task_id)
         try:
-            if unit.task_id.is_event:
-                return await self._plan_event(await self._with_state(step))
+            if selected.task_id.is_event:
+                return await self._plan_event(await self._with_state(planned))
             if self._mode == "reconcile":
-                return replace(step, skip_reason="record_not_fetchable")
-            return await self._plan_visit(step, unit.delivery)
+                return replace(planned, skip_reason="record_not_fetchable")
+            return await self._plan_visit(planned, selected.delivery)
         except NotFound:
-            return replace(step, skip_reason="expired")
+            return replace(planned, skip_reason="expired")
 
-    async def _with_state(self, step: PlannedTask) -> PlannedTask:
-        """With the state of its work; where the door translated it, there is none."""
+    async def _with_state(self, planned: PlannedTask) -> PlannedTask:
+        """Add the state of the task. Intake translated most deliveries: these have no task."""
         try:
-            member = await self._ledger.load_task(step.task_id)
+            member = await self._ledger.load_task(planned.task_id)
         except NotFound:
-            return step
-        return replace(step, state=member.state, reason=member.reason)
+            return planned
+        return replace(planned, state=member.state, reason=member.reason)
 
-    async def _plan_event(self, step: PlannedTask) -> PlannedTask:
-        kept = await load_stored(self._ledger, self._settings, step.task_id.display_id)
-        if step.state in ("queued", "running", "discarded"):
-            return replace(step, skip_reason=step.state)
-        if self._mode == "retry" and step.state == "done":
-            return replace(step, skip_reason="applied")
-        if kept.hook is None or kept.event is None:
-            return replace(step, skip_reason=kept.problem)
-        if gets := kept.record_requests:
-            return replace(step, calls=tuple(Call(get.label, get.path) for get in gets))
+    async def _plan_event(self, planned: PlannedTask) -> PlannedTask:
+        stored = await load_stored(self._ledger, self._settings, planned.task_id.display_id)
+        if planned.state in ("queued", "running", "discarded"):
+            return replace(planned, skip_reason=planned.state)
+        if self._mode == "retry" and planned.state == "done":
+            return replace(planned, skip_reason="applied")
+        if stored.hook is None or stored.event is None:
+            return replace(planned, skip_reason=stored.problem)
+        if requests := stored.record_requests:
+            return replace(planned, calls=tuple(Call(request.label, request.path) for request in requests))
         if self._mode == "reconcile":
-            return replace(step, skip_reason="record_not_fetchable")
-        # What came after it may be forgotten already, and would be undone.
-        if time.time() - kept.meta.received_at_ms / 1000 > self._settings.retention_days * 86_400:
-            return replace(step, skip_reason="expired")
-        translation = translate_event(kept.hook.source, kept.event, kept.hook.settings.tenants)
+            return replace(planned, skip_reason="record_not_fetchable")
+        # Newer changes of its visits may have expired already; the replay would undo them.
+        if time.time() - stored.meta.received_at_ms / 1000 > self._settings.retention_days * 86_400:
+            return replace(planned, skip_reason="expired")
+        translation = translate_event(stored.hook.source, stored.event, stored.hook.settings.tenants)
         if translation.state == "parked" and not translation.changes:
-            return replace(step, skip_reason=translation.reason)
-        return await self._plan_retranslation(step, kept.meta, kept.hook, translation)
+            return replace(planned, skip_reason=translation.reason)
+        return await self._plan_retranslation(planned, stored.meta, stored.hook, translation)
 
-    async def _plan_visit(self, step: PlannedTask, delivery: str) -> PlannedTask:
-        family = await self._ledger.load_aliases(step.task_id)
-        root = next((member for member in family if member.state != "done"), family[0])
-        step = replace(step, task_id=family[0].task_id, state=root.state, reason=root.reason)
+    async def _plan_visit(self, planned: PlannedTask, delivery: str) -> PlannedTask:
+        aliases = await self._ledger.load_aliases(planned.task_id)
+        root = next((member for member in aliases if member.state != "done"), aliases[0])
+        planned = replace(planned, task_id=aliases[0].task_id, state=root.state, reason=root.reason)
         if root.state == "discarded" or (root.state in ("queued", "running") and not self._recheck):
-            return replace(step, skip_reason=root.state)
-        more = (
-            [RecordedChange.decode("operator", encode_change(_contact_assignment(self._contact)))]
-            if self._contact
-            else []
-        )
-        facts = await run_off_loop(family, merge_visit, family, *more)
-        calls = await self._calls(family, facts if more or any(member.changes for member in family) else None)
+            return replace(planned, skip_reason=root.state)
+        assignment = []
+        if self._contact:
+            assignment = [RecordedChange.decode("operator", encode_change(_contact_assignment(self._contact)))]
+        facts = await run_off_loop(aliases, merge_visit, aliases, *assignment)
+        calls = await self._calls(aliases, facts if assignment or any(member.changes for member in aliases) else None)
         if root.state == "done" and not calls:
-            decides = {delivery_of(origin) for origin in deciding_origins(facts)}
-            return replace(step, skip_reason="superseded" if delivery and delivery not in decides else "applied")
-        return replace(step, calls=calls)
+            deciding = {delivery_of(origin) for origin in deciding_origins(facts)}
+            return replace(planned, skip_reason="superseded" if delivery and delivery not in deciding else "applied")
+        return replace(planned, calls=calls)
 
-    async def _calls(self, family: list[Task], facts: Facts | None) -> tuple[Call, ...]:
-        """What a worker would do now, as far as it can be known without asking. facts: None where no change is left."""
-        root, *later = family
+    async def _calls(self, aliases: list[Task], facts: Facts | None) -> tuple[Call, ...]:
+        """Predict the calls of a worker without a request to the API. facts: None if the visit has no changes."""
+        root, *later = aliases
         calls = [
             Call("DELETE /visits/:id", member.external_id) for member in later if member.remote or member.was_attempted
         ]
@@ -230,107 +227,118 @@ class Replay:
             call = Call("DELETE /visits/:id", root.external_id) if root.remote or root.was_attempted else None
         return (*calls, *filter(None, [call]))
 
-    async def _visit_call(self, root: Task, want: DesiredVisit) -> Call | None:
-        name, whole = root.external_id, {name: value for name, value in want.fields.items() if value is not None}
+    async def _visit_call(self, root: Task, desired: DesiredVisit) -> Call | None:
+        name, whole = root.external_id, {name: value for name, value in desired.fields.items() if value is not None}
         if self._recheck:
-            return Call("GET /visits/:id, then what differs", name, want.fields)
-        if root.remote is None and (want.is_cancelled or want.is_empty):
-            return Call("GET /visits/:id: it is not to be made", name) if root.state != "done" else None
-        if root.remote is None and not want.has_date:
+            return Call("GET /visits/:id, then the fields that differ", name, desired.fields)
+        if root.remote is None and (desired.is_cancelled or desired.is_empty):
+            return Call("GET /visits/:id: none should exist", name) if root.state != "done" else None
+        if root.remote is None and not desired.has_date:
             return Call("wait: time_unknown", name)
         if root.remote is None:
-            known = want.contact.cache_key(self._settings.contact_hash_key(root.account)) and not want.contact.is_erased
-            return Call("POST /visits", name, whole) if known else Call("wait: contact_unknown", name)
-        if contact := await self._contact_call(root, want):
+            has_contact = (
+                desired.contact.cache_key(self._settings.contact_hash_key(root.account))
+                and not desired.contact.is_erased
+            )
+            return Call("POST /visits", name, whole) if has_contact else Call("wait: contact_unknown", name)
+        if contact := await self._contact_call(root, desired):
             return Call(contact, name, whole)
-        changed = changed_fields(root.remote, want)
+        changed = changed_fields(root.remote, desired)
         return Call("PUT /visits/:id", name, changed) if changed else None
 
-    async def _contact_call(self, root: Task, want: DesiredVisit) -> str:
-        """The calls, where the facts name somebody else than when the visit was made; empty where they do not."""
+    async def _contact_call(self, root: Task, desired: DesiredVisit) -> str:
+        """Return the calls for another contact than the visit has, or an empty string."""
         assert root.remote is not None
-        name = want.contact.cache_key(self._settings.contact_hash_key(root.account))
-        if name is None or want.is_cancelled or name == root.remote.get(CONTACT_KEY):
+        name = desired.contact.cache_key(self._settings.contact_hash_key(root.account))
+        if name is None or desired.is_cancelled or name == root.remote.get(CONTACT_KEY):
             return ""
-        found = await self._ledger.redis.command("GET", f"{keys.CONTACT}{root.account}:{name}")
-        known = want.contact.id or (found and found.decode())
-        if known is None:
-            return "GET /contacts, then what differs"
-        return "" if known == root.remote.get("contact_id") else "DELETE and POST /visits: another contact"
+        cached_id = await self._ledger.redis.command("GET", f"{keys.CONTACT}{root.account}:{name}")
+        contact_id = desired.contact.id or (cached_id and cached_id.decode())
+        if contact_id is None:
+            return "GET /contacts, then the fields that differ"
+        return "" if contact_id == root.remote.get("contact_id") else "DELETE and POST /visits: another contact"
 
     async def _plan_retranslation(
-        self, step: PlannedTask, meta: DeliveryInfo, hook: Hook, translation: Translation
+        self, planned: PlannedTask, meta: DeliveryInfo, hook: Hook, translation: Translation
     ) -> PlannedTask:
-        """What the ledger has of a delivery beside what today's code says."""
-        delivery = step.task_id.display_id
-        families = {
-            work: family for work in await self._affected_task_ids(meta) if (family := await self._visit_or_empty(work))
+        """Compare the stored changes of the delivery with its new translation."""
+        delivery = planned.task_id.display_id
+        aliases_by_task = {
+            task_id: aliases
+            for task_id in await self._affected_task_ids(meta)
+            if (aliases := await self._visit_or_empty(task_id))
         }
-        before, discarded, forgotten = dict[str, tuple[TaskId, bytes]](), set[str](), False
-        for work, family in families.items():
-            [member] = [one for one in family if one.task_id == work]
-            for origin, change in {**member.changes, **member.discarded_changes}.items():
+        stored, discarded, is_compacted = dict[str, tuple[TaskId, bytes]](), set[str](), False
+        for task_id, aliases in aliases_by_task.items():
+            [task] = [member for member in aliases if member.task_id == task_id]
+            for origin, change in {**task.changes, **task.discarded_changes}.items():
                 if delivery_of(origin) == delivery:
-                    before[origin] = work, change.body
-            discarded |= before.keys() & member.discarded_changes.keys()
-            forgotten = forgotten or bool(member.compacted_count)
-        now = {
+                    stored[origin] = task_id, change.body
+            discarded |= stored.keys() & task.discarded_changes.keys()
+            is_compacted = is_compacted or bool(task.compacted_count)
+        translated = {
             new_origin(delivery, number): (_task_id_of(hook, meta, change), encode_change(change))
             for number, change in enumerate(translation.changes)
         }
-        if now == before and (step.state == "done" or translation.reason):
-            return replace(step, skip_reason=translation.reason or "unchanged")
-        if before and before.keys() == discarded:
-            return replace(step, skip_reason="discarded")
-        if forgotten and not before:
-            return replace(step, skip_reason="superseded")
+        if translated == stored and (planned.state == "done" or translation.reason):
+            return replace(planned, skip_reason=translation.reason or "unchanged")
+        if stored and stored.keys() == discarded:
+            return replace(planned, skip_reason="discarded")
+        if is_compacted and not stored:
+            return replace(planned, skip_reason="superseded")
         calls: list[Call] = []
-        for work in dict.fromkeys([*families, *(work for work, _ in now.values())]):
-            calls += await self._calls_after(delivery, work, families, now)
-        return replace(step, calls=tuple(calls or [Call("translate: nothing to send")]))
+        for task_id in dict.fromkeys([*aliases_by_task, *(task_id for task_id, _ in translated.values())]):
+            calls += await self._calls_after(delivery, task_id, aliases_by_task, translated)
+        return replace(planned, calls=tuple(calls or [Call("translate: nothing to send")]))
 
     async def _calls_after(
         self,
         delivery: str,
-        work: TaskId,
-        families: Mapping[TaskId, list[Task]],
-        now: Mapping[str, tuple[TaskId, bytes]],
+        task_id: TaskId,
+        aliases_by_task: Mapping[TaskId, list[Task]],
+        translated: Mapping[str, tuple[TaskId, bytes]],
     ) -> tuple[Call, ...]:
-        """What would be called for one visit if the delivery had said that."""
-        family = families.get(work) or await self._visit_or_empty(work)
-        if not family:
-            said = [RecordedChange.decode(origin, change) for origin, (at, change) in now.items() if at == work]
-            want = desired_visit(merge_changes(said))
-            return (
-                (Call("POST /visits", work.display_id, want.fields),) if want.has_date and not want.is_cancelled else ()
-            )
-        said = [one for member in family for one in member.recorded_changes() if delivery_of(one.origin) != delivery]
-        for member in family:
-            said += [
-                RecordedChange.decode(o, change, member.alias_depth)
-                for o, (at, change) in now.items()
+        """Return the calls for one visit if `translated` replaced the changes of the delivery."""
+        aliases = aliases_by_task.get(task_id) or await self._visit_or_empty(task_id)
+        if not aliases:
+            changes = [
+                RecordedChange.decode(origin, change) for origin, (at, change) in translated.items() if at == task_id
+            ]
+            desired = desired_visit(merge_changes(changes))
+            is_created = desired.has_date and not desired.is_cancelled
+            return (Call("POST /visits", task_id.display_id, desired.fields),) if is_created else ()
+        changes = [
+            change
+            for member in aliases
+            for change in member.recorded_changes()
+            if delivery_of(change.origin) != delivery
+        ]
+        for member in aliases:
+            changes += [
+                RecordedChange.decode(origin, change, member.alias_depth)
+                for origin, (at, change) in translated.items()
                 if at == member.task_id
             ]
-        return await self._calls(family, await run_off_loop(family, merge_changes, said) if said else None)
+        return await self._calls(aliases, await run_off_loop(aliases, merge_changes, changes) if changes else None)
 
     async def _affected_task_ids(self, meta: DeliveryInfo) -> list[TaskId]:
-        works: list[TaskId] = []
-        for work in meta.task_ids:
+        task_ids: list[TaskId] = []
+        for task_id in meta.task_ids:
             try:
-                works += (await self._ledger.load_task(work)).targets if work.is_event else [work]
+                task_ids += (await self._ledger.load_task(task_id)).targets if task_id.is_event else [task_id]
             except NotFound:
                 continue
-        return works
+        return task_ids
 
-    async def _visit_or_empty(self, work: TaskId) -> list[Task]:
+    async def _visit_or_empty(self, task_id: TaskId) -> list[Task]:
         try:
-            return await self._ledger.load_aliases(work)
+            return await self._ledger.load_aliases(task_id)
         except NotFound:
             return []
 
 
 def _contact_assignment(contact: str) -> VisitChange:
-    """An operator's word counts from now on."""
+    # The version is the current time: the assignment overrides all older changes, and no newer one.
     return VisitChange(action="update", visit_id="", version=time.time_ns() // 1000, contact=Contact(id=contact))
 
 

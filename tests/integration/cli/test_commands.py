@@ -80,7 +80,7 @@ def test_what_happened_can_be_asked_in_every_way(busy: Harness) -> None:
     assert (["standard-A-2"], "parked") == (second["visits"], second["state"])
     told = json.loads(busy.doorbell("show", first["delivery"]).stdout)
     assert [{"visit": "standard-A-1", "state": "applied"}] == told["changes"]
-    assert "Applied: the Visits API shows what it said." == told["summary"]
+    assert "Applied: the Visits API has its values." == told["summary"]
     story = json.loads(busy.doorbell("visit", "standard-A-1").stdout)
     assert "2026-03-14T16:00:00Z" == story["facts"]["time_scheduled"]["value"]
     assert first["delivery"] == story["facts"]["time_scheduled"]["delivery"]
