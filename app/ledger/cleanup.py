@@ -1,16 +1,18 @@
-"""Trims the lists that do not expire by themselves."""
+"""Removes expired members from lists that have no expiry of their own."""
 
 from app.ledger import keys
 from app.ledger.keys import OPERATIONS_KEY, OPERATIONS_TTL_S
 from app.ledger.ledger import Ledger
 
-#: Over all workers.
+#: For all workers together.
 TRIM_INTERVAL_S = 3_600
 
 
 async def trim_deliveries(ledger: Ledger, limit: int = 1_000) -> int:
-    """Remove expired deliveries from the lists of all hooks, configured or not, and return how many. One worker an hour does
-    it, in small steps. Raises RedisUnavailable."""
+    """Remove expired deliveries from the lists of all hooks, also of removed hooks. Return how many.
+
+    One worker does it once an hour, `limit` members per script. Raises RedisUnavailable.
+    """
     trimmed_total = 0
     [is_first] = await ledger.redis.commands(("SET", keys.CLEANUP, 1, "NX", "EX", TRIM_INTERVAL_S))
     if not is_first:

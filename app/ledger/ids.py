@@ -1,4 +1,4 @@
-"""Ids of tasks, deliveries and changes. They are built and parsed here and nowhere else.
+"""Ids of tasks, deliveries and changes. No other module builds or parses them.
 
 visit:<account>/<external_id>   task: apply one visit
 event:<delivery>                task: fetch and translate one delivery
@@ -17,7 +17,7 @@ EVENT: TaskKind = "event"
 
 
 class TaskId(str):
-    """The id of a task. The parts that its kind does not have are empty."""
+    """The id of a task. Properties that its kind does not have are empty."""
 
     __slots__ = ()
 
@@ -69,7 +69,7 @@ NO_TASK = TaskId("")
 
 
 def delivery_of(origin: str) -> str:
-    """The delivery that a change came with."""
+    """Return the delivery that contained the change."""
     return origin.rpartition(".")[0]
 
 
@@ -86,10 +86,10 @@ def is_delivery_id(text: str) -> bool:
 
 
 def delivery_time_ms(delivery_id: str) -> int:
-    """When a delivery was given its id; takes an origin too."""
+    """Return the time at which the id was made. An origin is accepted too."""
     return int(delivery_id[1:12], 16)
 
 
 def new_token() -> str:
-    """The secret by which the holder of a lease or lock proves that it is his."""
+    """Return a token for a lease or lock: scripts compare it with the stored one."""
     return new_delivery_id()

@@ -1,7 +1,6 @@
-"""The contract with `jobs`: arq's keys and the encoding of its jobs. `app` never imports `jobs`.
+"""The encoding of jobs, for arq. The scripts of the ledger write jobs in this format (lib/jobs.lua), as arq 0.28 reads them.
 
-A job names a task and carries no data, so no personal data is in arq's keys, arguments or logs. The ledger's scripts
-write it as arq 0.28 reads it, in the same step that writes the task.
+A job contains a task id and nothing else, so arq's keys, arguments and logs have no personal data.
 """
 
 import json
@@ -9,10 +8,10 @@ from typing import Any
 
 
 def serialize(job: dict[str, Any]) -> bytes:
-    """JSON: with arq's default, pickle, anyone who can write to Redis could run code in the worker."""
+    """Encode as JSON. With arq's default, pickle, a client that writes to Redis could run code in the worker."""
     return json.dumps(job, default=lambda value: f"{type(value).__name__}").encode()
 
 
 def deserialize(raw: bytes) -> dict[str, Any]:
-    read: dict[str, Any] = json.loads(raw)
-    return read
+    job: dict[str, Any] = json.loads(raw)
+    return job

@@ -1,4 +1,4 @@
-"""Produces a value once for all processes that need it at the same time."""
+"""Single flight: processes that need the same value at the same time produce it once."""
 
 import asyncio
 import time
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class LockContended(Exception):
-    """Another process has the lock, and has not produced the value in time."""
+    """Another process has the lock and did not produce the value in time."""
 
 
 async def single_flight(
@@ -29,23 +29,23 @@ async def single_flight(
     keeps_lock: Callable[[BaseException], bool] = lambda error: False,
     poll_s: float = 0.05,
 ) -> T:
-    """The value that `read` returns, else the one that `produce` returns under the lock.
+    """Return the value of `read`; if it is None, take the lock and return the value of `produce`.
 
-    produce_s: `produce` is not started unless the lock lasts at least this long. keeps_lock: after which errors of
-    `produce` the lock is left to expire, because its effect may still be to come. Raises LockContended.
+    produce_s: `produce` starts only if the lock lasts at least this long. keeps_lock: returns True for errors of `produce`
+    that may take effect later; then the lock is not released, it expires. Raises LockContended.
     """
-    token, waits_until = new_token(), time.monotonic() + wait_s
+    token, wait_until = new_token(), time.monotonic() + wait_s
     while (value := await read()) is None:
         locked_until = time.monotonic() + ttl_s
         if await ledger.acquire_lock(lock, token, ttl_s):
             break
-        if time.monotonic() > waits_until:
+        if time.monotonic() > wait_until:
             raise LockContended
         await asyncio.sleep(poll_s)
     else:
         return value
     try:
-        value = await read()  # another process may have produced it just before
+        value = await read()  # another process may have produced it since
         if value is None:
             if time.monotonic() + produce_s > locked_until:
                 raise LockContended

@@ -1,4 +1,4 @@
-"""The values that the ledger takes and returns."""
+"""The arguments and results of the ledger's methods."""
 
 import time
 from dataclasses import dataclass, field
@@ -11,22 +11,22 @@ from app.ledger.ids import TaskId
 from app.visits.merge import RecordedChange
 from app.webhooks.delivery import Delivery
 
-#: Where jobs wait. A worker has places for each queue.
+#: A worker runs a limited number of jobs of each queue at once (jobs/concurrency.py).
 Queue = Literal["visits", "events", "replays"]
-#: For a task that an operator requeues: "" is the queue of its kind; `replays` lets live tasks go first.
+#: The queue of a task that an operator requeues: "" is the queue of its kind, `replays` is behind live tasks.
 QueueOverride = Literal["", "replays"]
 TaskState = Literal["queued", "running", "waiting", "held", "parked", "discarded", "done"]
 
 
 class NotFound(Exception):
-    """It does not exist, or has expired."""
+    """The task or delivery does not exist, or has expired."""
 
 
 class BodyUnavailable(Exception):
-    """The delivery is stored, but its body cannot be read. reason: a word of REASONS; why: a sentence."""
+    """The delivery is stored, but its body cannot be read. reason: a key of REASONS."""
 
-    def __init__(self, info: "DeliveryInfo", reason: str, why: str) -> None:
-        super().__init__(why)
+    def __init__(self, info: "DeliveryInfo", reason: str, message: str) -> None:
+        super().__init__(message)
         self.info, self.reason = info, reason
 
 
@@ -35,15 +35,15 @@ class LeaseLost(Exception):
 
 
 class RecordOutdated(Exception):
-    """A newer record of the same booking was fetched before."""
+    """A newer record of the same booking was stored before."""
 
 
 class VisitLimitReached(Exception):
-    """The visit accepts no more changes. The argument: the limit, a word of REASONS."""
+    """The visit accepts no more changes. The argument is the exceeded limit, a key of REASONS."""
 
 
 class AcceptResult(NamedTuple):
-    """delivery_id: for a repeat, that of the first delivery. limit_reached: the reason, if a visit accepts no more."""
+    """delivery_id: for a repeat, of the first delivery. limit_reached: a key of REASONS if a visit takes no more changes."""
 
     delivery_id: str
     is_repeat: bool
@@ -54,8 +54,8 @@ class AcceptResult(NamedTuple):
 class DeliveryInfo:
     """A delivery without its body.
 
-    secret_index: the secret that verified it. headers: those that the source needs, and the sender's traceparent.
-    task_ids: its tasks; the ledger sets them. erased_at_ms: when its personal data was erased, else 0.
+    secret_index: the position of the secret that verified it. headers: those that the source needs, and the sender's
+    traceparent. task_ids: set by the ledger. erased_at_ms: the time of the erasure of personal data, else 0.
     """
 
     hook: str
@@ -85,7 +85,6 @@ class DeliveryInfo:
         return datetime.fromtimestamp(self.received_at_ms / 1000, UTC)
 
     def to_delivery(self, body: bytes) -> Delivery:
-        """With the headers that are stored."""
         headers = tuple((name.lower().encode(), value.encode("latin-1")) for name, value in self.headers.items())
         return Delivery(self.hook, self.source, headers, body, self.received_at, self.request_id)
 
@@ -94,7 +93,7 @@ class DeliveryInfo:
 class Attempt:
     """One run of a task that called the Visits API or a tool.
 
-    calls: each call with its status. outcome: the result, or the class of the reason. response_text: the response to the
+    calls: each call and its status. outcome: the result, or the class of the reason. response_text: the response to the
     failed call, at most 500 characters.
     """
 
@@ -119,14 +118,14 @@ class Task:
     alias_depth: how often the tool renamed the visit before this id.
     change_count, applied_count: changes that were recorded, and how many of them the last finished run had seen.
     changes, discarded_changes: by origin (ids.py).
-    remote: the visit as the Visits API last answered it, None if it has none or was never asked.
-    was_attempted: a run has begun, so the API may have a visit even without an answer.
-    recheck_ids: read the visit from the API first, and delete the duplicates with these numbers; None: trust `remote`.
-    replaces_changes: the next translation of this event replaces the changes of the one before.
-    compacted_count: changes that were removed because they can never win.
-    pending_since_ms: since when something is left to do. failing_since_ms: since the first failed attempt in a row.
-    targets: of an event, the tasks of the visits that it changed.
-    last_event_at_ms: when an event for this task last arrived; a record that was fetched before is outdated.
+    remote: the visit as the Visits API last answered it; None if the API has none, or no answer was stored.
+    was_attempted: a run has begun, so the API may have the visit although no answer was stored.
+    recheck_ids: the run reads the visit from the API first, and deletes duplicates with these ids; None: it trusts `remote`.
+    replaces_changes: the next translation of this event replaces the changes of the previous one.
+    compacted_count: removed changes that can never win.
+    pending_since_ms: since when the task is unfinished. failing_since_ms: the first of the failed attempts in a row.
+    targets: the tasks of the visits that an event changed.
+    last_event_at_ms: the time of the newest event of this task; records that were fetched before it are outdated.
     """
 
     task_id: TaskId
@@ -177,9 +176,9 @@ class RequestContext:
 
     @property
     def headers(self) -> dict[str, str]:
-        """For the calls that the task makes."""
-        given = {"x-request-id": self.request_id or self.delivery_id, "traceparent": self.traceparent}
-        return {name: value for name, value in given.items() if value}
+        """Return the headers for the calls that the task makes."""
+        headers = {"x-request-id": self.request_id or self.delivery_id, "traceparent": self.traceparent}
+        return {name: value for name, value in headers.items() if value}
 
     @property
     def log_fields(self) -> dict[str, str]:
@@ -195,7 +194,7 @@ def trace_fields(request_id: str, traceparent: str) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """until: by time.monotonic(). tasks: those of one visit, the primary id first; or one event."""
+    """The right of one run to a task. until: by time.monotonic(). tasks: all ids of a visit, primary first; or one event."""
 
     token: str
     until: float
@@ -214,8 +213,8 @@ class Lease:
 class CircuitSignal:
     """What a run reports about the Visits API to the circuit of its account.
 
-    kind: `ok` closes the circuit; `unauthorized` and `rate_limited` open it for pause_s; `down` opens it for pause_s at
-    most, if most of the newest answers are first failures of different visits, at least `threshold` of them.
+    kind: `ok` closes the circuit. `unauthorized` and `rate_limited` open it for pause_s. `down` opens it for at most
+    pause_s, if most of the newest responses are first failures of different visits, at least `threshold` of them.
     """
 
     kind: str
@@ -228,7 +227,7 @@ class Outcome:
     """How a run ended.
 
     attempt: None if no call was made. failed_attempts: the new count; None resets it, except in the state `held`, which
-    leaves it unchanged. remote: for each task whose visit was read or written, the API's answer, or None after a deletion.
+    leaves it unchanged. remote: by task id, the API's answer for each visit that was read or written; None after a deletion.
     """
 
     state: Literal["done", "waiting", "held", "parked"]
