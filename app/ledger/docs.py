@@ -46,9 +46,9 @@ An error message has a line number of the assembled script:
 
 
 def page() -> str:
-    keys = ((f"`{kind.pattern}`", kind.holds, kind.kept_until) for kind in KEY_KINDS)
+    keys = ((f"`{kind.pattern}`", kind.contents, kind.retention) for kind in KEY_KINDS)
     return _PAGE.format(
-        keys=_table(("key", "holds", "kept until"), keys),
+        keys=_table(("key", "contains", "kept"), keys),
         task=_table(("field", "meaning"), _fields("lib/tasks")),
         circuit=_table(("field", "meaning"), _fields("lib/circuit")),
         scripts="\n\n".join(_script(SCRIPTS[name]) for name in sorted(SCRIPTS)),
@@ -63,8 +63,8 @@ def _fields(library: str) -> Iterable[tuple[str, str]]:
 
 
 def _script(script: Script) -> str:
-    rest, fields = script.rest
-    listed = [f"{rest}[]: ({', '.join(fields)})" if fields else f"{rest}[]"] if rest else []
+    varargs, fields = script.varargs
+    listed = [f"{varargs}[]: ({', '.join(fields)})" if fields else f"{varargs}[]"] if varargs else []
     returns = f"\n\nReturns {script.returns}." if script.returns else ""
     return f"### {script.name}\n\n{script.description}\n\n`{', '.join([*script.args, *listed])}`{returns}"
 

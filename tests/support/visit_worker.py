@@ -155,7 +155,7 @@ class World:
                 for field in (b"since", b"pending_since", b"failed_since", b"until", b"repeated_at"):
                     if await self.redis.command("HEXISTS", key, field):
                         await self.redis.command("HINCRBY", key, field, -ms)
-            elif key.endswith(b":lock") or key.startswith((b"bell:answers:", b"bell:retry-after:")):
+            elif key.endswith(b":lock") or key.startswith((b"bell:outcomes:", b"bell:retry-after:")):
                 left = await self.redis.command("PTTL", key)
                 await self.redis.command("PEXPIRE", key, max(0, left - ms))
         await self.ledger.requeue_due()

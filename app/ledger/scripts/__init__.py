@@ -1,10 +1,10 @@
-"""The operations of the ledger: one Lua script each, which Redis runs as a whole.
+"""The Lua scripts of the ledger, which Redis runs atomically, and their loader.
 
-`scripts.complete(token=…, …)` returns a Call, which `Redis.run` executes.
+`scripts.complete(token=…, …)` returns a Call, which `Redis.script` runs.
 
-A file begins with its flags and a header: name and purpose, `@args` (names for ARGV), `@rest` (a name for all arguments
-after them: a list, or with `name: field field` a list of tables), `@returns` and `@include`. An include is replaced where
-it stands, and once. `key.queued` stands for QUEUED in keys.py.
+A file begins with its flags and a header: name and purpose, `@args` (names for ARGV), `@varargs` (a name for the list of all
+arguments after them; with `name: field field` a list of tables), `@returns` and `@include`. The loader replaces the first
+`@include` of a library by its text. `key.queued` is replaced by QUEUED of keys.py.
 """
 
 import ast
@@ -22,7 +22,7 @@ from app.ledger import keys
 
 
 class Call(NamedTuple):
-    """arguments: ARGV. The first one is the name of the script: its SHA says nothing in MONITOR and SLOWLOG."""
+    """A script and its ARGV. The first argument is the script's name: MONITOR and SLOWLOG show only the digest otherwise."""
 
     script: "Script"
     arguments: list[Any]
@@ -30,12 +30,12 @@ class Call(NamedTuple):
 
 @dataclass(frozen=True)
 class Script:
-    """source: as the server reads it, with all includes. rest: name and fields of the arguments after `args`."""
+    """source: the text that the server runs, with all includes. varargs: name and fields of the arguments after `args`."""
 
     name: str
     description: str
     args: list[str]
-    rest: tuple[str, list[str]]
+    varargs: tuple[str, list[str]]
     returns: str
     source: str
 
@@ -45,32 +45,32 @@ class Script:
 
     @cached_property
     def parameters(self) -> set[str]:
-        return {*self.args, self.rest[0]} - {""}
+        return {*self.args, self.varargs[0]} - {""}
 
     def __call__(self, **arguments: Any) -> Call:
         if arguments.keys() != self.parameters:
             self.check(arguments.keys())
         argv = [self.name, *map(arguments.__getitem__, self.args)]
-        rest, fields = self.rest
-        for each in arguments[rest] if rest else ():
+        varargs, fields = self.varargs
+        for value in arguments[varargs] if varargs else ():
             if not fields:
-                argv.append(each)
-            elif len(each) == len(fields):
-                argv.extend(each)
+                argv.append(value)
+            elif len(value) == len(fields):
+                argv.extend(value)
             else:
-                raise TypeError(f"scripts.{self.name}: each of {rest} is ({', '.join(fields)})")
+                raise TypeError(f"scripts.{self.name}: each of {varargs} is ({', '.join(fields)})")
         return Call(self, argv)
 
     def check(self, names: Set[str]) -> None:
         """Raise TypeError unless these are the parameters."""
         if names != self.parameters:
-            lacks, unknown = sorted(self.parameters - names), sorted(names - self.parameters)
-            problems = [f"needs {name}" for name in lacks] + [f"does not take {name}" for name in unknown]
+            missing, unknown = sorted(self.parameters - names), sorted(names - self.parameters)
+            problems = [f"needs {name}" for name in missing] + [f"does not take {name}" for name in unknown]
             raise TypeError(f"scripts.{self.name} {', '.join(problems)}")
 
 
 def load(sources: Mapping[str, str]) -> dict[str, Script]:
-    """The scripts by name. Raises LookupError."""
+    """Return the scripts by name. Raises LookupError for an unknown include or key."""
     return {name: _assemble(name, sources) for name in sources if "/" not in name}
 
 
@@ -78,13 +78,14 @@ def _assemble(name: str, sources: Mapping[str, str]) -> Script:
     flags, *lines = sources[name].splitlines()
     header = list(takewhile(lambda line: line.startswith("---"), lines))
     args = _tag(header, "args").split()
-    rest, _, fields = _tag(header, "rest").partition(":")
-    bindings, included = _bindings(args, rest, fields.split()), set[str]()
+    varargs, _, fields = _tag(header, "varargs").partition(":")
+    bindings, included = _bindings(args, varargs, fields.split()), set[str]()
     parts = (_expand(part, sources, included) for part in (header, bindings, lines[len(header) :]))
     source = re.sub(r"\bkey\.(\w+)", _key, "\n".join([flags, *chain.from_iterable(parts)]))
-    described = " ".join(line[4:] for line in header if not line.startswith("--- @"))
-    description = described.removeprefix(f"{name}: ")
-    return Script(name, description, args, (rest, fields.split()), _tag(header, "returns"), source)
+    prose = " ".join(line[4:] for line in header if not line.startswith("--- @"))
+    return Script(
+        name, prose.removeprefix(f"{name}: "), args, (varargs, fields.split()), _tag(header, "returns"), source
+    )
 
 
 def _tag(lines: list[str], tag: str) -> str:
@@ -93,7 +94,7 @@ def _tag(lines: list[str], tag: str) -> str:
 
 
 def _expand(lines: Iterable[str], sources: Mapping[str, str], included: set[str]) -> Iterator[str]:
-    """The lines with each included file where it is included first."""
+    """Replace the first include of each file by its lines, and drop the others."""
     for line in lines:
         library = line.removeprefix("--- @include ")
         if library == line:
@@ -105,26 +106,26 @@ def _expand(lines: Iterable[str], sources: Mapping[str, str], included: set[str]
             yield from _expand(sources[library].splitlines(), sources, included)
 
 
-def _bindings(args: list[str], rest: str, fields: list[str]) -> Iterator[str]:
-    """Lua that gives the arguments their names."""
+def _bindings(args: list[str], varargs: str, fields: list[str]) -> Iterator[str]:
+    """Yield Lua lines that assign ARGV to named variables."""
     if args:
         yield f"local {', '.join(args)} = unpack(ARGV, 2, {len(args) + 1})"
-    if rest:
+    if varargs:
         values = [f"{field} = ARGV[i + {offset}]" for offset, field in enumerate(fields)]
-        each = f"{{{', '.join(values)}}}" if fields else "ARGV[i]"
-        yield f"local {rest} = {{}}"
-        yield f"for i = {len(args) + 2}, #ARGV, {len(fields) or 1} do {rest}[#{rest} + 1] = {each} end"
+        item = f"{{{', '.join(values)}}}" if fields else "ARGV[i]"
+        yield f"local {varargs} = {{}}"
+        yield f"for i = {len(args) + 2}, #ARGV, {len(fields) or 1} do {varargs}[#{varargs} + 1] = {item} end"
 
 
-def _key(name: re.Match[str]) -> str:
+def _key(match: re.Match[str]) -> str:
     try:
-        return f"'{getattr(keys, name[1].upper())}'"
+        return f"'{getattr(keys, match[1].upper())}'"
     except AttributeError:
-        raise LookupError(f"a script uses {name[0]}, and keys.py has no {name[1].upper()}") from None
+        raise LookupError(f"a script uses {match[0]}, and keys.py has no {match[1].upper()}") from None
 
 
 def check_calls(code: str, file: str, scripts: Mapping[str, Script]) -> None:
-    """Raise TypeError if a call `scripts.name(…)` in this Python code does not pass exactly what the script declares."""
+    """Raise TypeError if a call `scripts.name(…)` in this Python code does not pass the script's parameters."""
     for node in ast.walk(ast.parse(code)):
         match node:
             case ast.Call(ast.Attribute(ast.Name("scripts"), name), positional, keywords):
@@ -145,11 +146,11 @@ def _read(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, str]]:
             yield prefix + file.name.removesuffix(".lua"), file.read_text()
 
 
-#: Every file by its path without `.lua`.
+#: The text of every file, by its path without `.lua`.
 SOURCES = dict(_read(files("app.ledger.scripts")))
 SCRIPTS = load(SOURCES)
 
-# A wrong call ends the process when it starts, not with the first request that needs it.
+# A wrong call fails at start, not at the first request that makes it.
 for _file in files("app.ledger").iterdir():
     if _file.name.endswith(".py") and " scripts." in (_code := _file.read_text()):
         check_calls(_code, _file.name, SCRIPTS)

@@ -1,10 +1,11 @@
 #!lua flags=allow-cross-slot-keys
---- accept: Store a delivery with its changes and its job, unless it is a repeat.
---- The only script without allow-oom: a full server accepts nothing new, while all that was accepted is still worked off.
---- event: '' | queued | parked (for the reason), for a delivery that is a task itself. refetch: 1 if a repeat is fetched again.
+--- accept: Store a delivery with its changes and jobs, unless it is a repeat.
+--- The only script without allow-oom: a full server accepts no deliveries, and tasks continue.
+--- event: the state of the event's task: queued, parked (with reason), or '' for an event that needs none. refetch: 1 if a
+--- repeat fetches the record again.
 --- @args delivery hook dedup_key dedup_ttl_s keep_ms record event reason refetch
---- @rest changes: task change previous
---- @returns 1; the id of the first delivery if this is a repeat; {bound} if a visit takes no more: nothing was written then
+--- @varargs changes: task change previous
+--- @returns 1; the id of the first delivery for a repeat; {limit} if a visit accepts no more changes: then nothing was written
 --- @include lib/limits
 --- @include lib/change
 
@@ -14,11 +15,11 @@ local function store_delivery()
   call('SADD', key.hooks, hook)
 end
 
--- To be called last: if the script fails before, the next attempt of the sender is no repeat.
+-- Must be the last write: if the script fails before it, the sender's retry is not a repeat.
 local function store_dedup_key() call('SET', dedup_key, delivery, 'EX', dedup_ttl_s) end
 
--- Most deliveries are one new change of a visit with one id. The rest of this file is not loaded for them: to create its
--- functions takes as long as several commands.
+-- The fast path: most deliveries are one new change of a visit with one id. The script returns before it creates the functions
+-- below, which takes as long as several commands.
 local first = call('GET', dedup_key)
 if not first and event == '' and #changes == 1 and changes[1].previous == '' then
   local visit = read_visit(changes[1].task)
@@ -32,7 +33,7 @@ end
 
 --- @include lib/changes
 
--- A repeat requeues what had failed, under each id of the visit and whatever the event turned out to mean.
+-- A repeat requeues parked tasks: the event, the visits that it changed, and their aliases.
 local function requeue_failed(task)
   for _, alias in ipairs(load_aliases(task)) do
     if alias.state == 'parked' then enqueue_repeat(alias.task) end
@@ -41,10 +42,10 @@ local function requeue_failed(task)
 end
 
 local function fetch_again(task)
-  local hash, state = key.task .. task, get_fields(task, 'state')
+  local state = get_fields(task, 'state')
   if not state then enqueue_repeat(task) end
-  -- A running fetch may have read the record before this event: the end of the run sees that the count has changed.
-  if state == 'running' then call('HINCRBY', hash, 'changes', 1) end
+  -- The run may have fetched the record before this event. Its end sees the new count and requeues the task.
+  if state == 'running' then call('HINCRBY', key.task .. task, 'changes', 1) end
 end
 
 local function accept_repeat(first)
@@ -61,7 +62,7 @@ end
 local function add_event()
   local task = 'event:' .. delivery
   local hash = key.task .. task
-  call('PERSIST', key.delivery .. delivery)  -- until the event is done
+  call('PERSIST', key.delivery .. delivery)  -- it expires after the event is done
   call('HSET', hash, 'changes', 1, 'last_event_at', now)
   if #changes > 0 then call('HSET', hash, 'targets', task_names(changes)) end
   if event == 'queued' then return enqueue(task) end
@@ -70,8 +71,8 @@ local function add_event()
 end
 
 if first then return accept_repeat(first) end
-local bound = first_exceeded_bound(changes)
-if bound then return {bound} end
+local limit = first_exceeded_limit(changes)
+if limit then return {limit} end
 store_delivery()
 if event ~= '' then add_event() end
 add_changes(delivery, changes)

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom,allow-cross-slot-keys
---- acknowledge: Delete a job that has run, whatever its outcome: the state of its task says what is still to be done.
+--- acknowledge: Delete a job after its run, whatever the outcome. The state of the task decides what follows.
 --- @args job queue
 
 redis.call('ZREM', key.queue .. queue, job)

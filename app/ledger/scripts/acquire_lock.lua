@@ -1,8 +1,8 @@
 #!lua flags=allow-oom,allow-cross-slot-keys
 --- acquire_lock: Take a lock for ttl_ms, or extend it if this token holds it.
---- expected_ms: '' where a jump of the clock does no harm.
+--- expected_ms: '' if a jump of the clock does no harm.
 --- @args expected_ms lock token ttl_ms
---- @returns 1, or nil while another token has it
+--- @returns 1, or nil while another token holds the lock
 --- @include lib/clock_check
 
 local jumped = expected_ms ~= '' and clock_error(expected_ms)

@@ -1,13 +1,13 @@
 #!lua flags=allow-oom,allow-cross-slot-keys
---- add_people: Add the people in a record to all who were ever in a record of this booking.
---- fetched_at: when the record was asked for, in µs. A record that is older than one that was seen, and lists somebody new, is
---- outdated: that person may have been removed since.
+--- add_people: Add the people in a record to those in earlier records of the same booking.
+--- fetched_at: when the record was requested, in µs. A record is outdated if it lists an unknown person and a newer record was
+--- added before: that person may have been removed since.
 --- @args booking fetched_at keep_ms
---- @rest people
---- @returns all people, in the order in which they were first listed | outdated
+--- @varargs people
+--- @returns all people in the order of their first listing | outdated
 --- @include lib/clock
 
--- The member '' holds the time of the newest record, which is greater than any position.
+-- The score of the member '' is the time of the newest record, which is greater than any position.
 local list, unknown = key.people .. booking, {}
 for _, person in ipairs(people) do
   if not call('ZSCORE', list, person) then unknown[#unknown + 1] = person end

@@ -1,8 +1,8 @@
 #!lua flags=allow-oom,allow-cross-slot-keys
---- compact: Delete changes that can never win again. Only the worker that has leased the task may.
+--- compact: Delete changes that can never win. Requires the lease of the task.
 --- @args task token
---- @rest origins
---- @returns how many were deleted of this visit so far; 0 without the lease
+--- @varargs origins
+--- @returns how many changes of this visit were ever deleted; 0 without the lease
 --- @include lib/state
 
 if get_fields(task, 'lease') ~= token then return 0 end

@@ -1,10 +1,10 @@
 #!lua flags=allow-oom,allow-cross-slot-keys
 --- complete: End a lease and store the outcome of the run.
---- outcome: done | waiting | held | parked. circuit: the account, or ''. signal: ok | down | unauthorized | rate_limited | '',
---- what the run says about the API; wait_ms and threshold belong to it. failed_attempts: '' if earlier failures are over.
---- members: all ids of the visit, the primary first; remote: '' leaves it, '-' if there is no visit in the API.
+--- outcome: done | waiting | held | parked. circuit: the account, or ''. signal: what the run reports about the API: ok | down |
+--- unauthorized | rate_limited | ''; wait_ms and threshold belong to it. failed_attempts: '' resets the count.
+--- members: all ids of the visit, the primary first. remote: '' leaves it unchanged, '-' if the API has no visit.
 --- @args token outcome retry_in_ms reason attempt keep_ms circuit signal wait_ms threshold failed_attempts
---- @rest members: task changes remote
+--- @varargs members: task changes remote
 --- @returns ok | lost
 --- @include lib/queue
 --- @include lib/attempts
@@ -14,8 +14,8 @@ local MAX_TOKEN_REJECTIONS = 10
 local primary = members[1].task
 local hash = key.task .. primary
 
--- A visit whose token is rejected whenever other visits succeed is its own trouble. It is parked before it opens the circuit
--- for all others once more.
+-- Does the API reject the token for this visit only? Such a visit is parked, so that it does not open the circuit of the account
+-- again and again.
 local function is_rejected_alone()
   return call('HGET', key.circuit .. circuit, 'probe') ~= primary
     and call('HINCRBY', hash, 'token_rejections', 1) >= MAX_TOKEN_REJECTIONS
@@ -26,7 +26,7 @@ local function apply_signal()
     local took_ms = tonumber(string.match(attempt, '"took_ms":(%d+)')) or 0
     update_circuit(circuit, signal, tonumber(wait_ms), tonumber(threshold), primary, took_ms)
   elseif circuit ~= '' and call('HGET', key.circuit .. circuit, 'probe') == primary then
-    -- The probe had nothing to send. Another task becomes the probe.
+    -- The probe made no call. Another task becomes the probe.
     call('HSET', key.circuit .. circuit, 'until', now)
     call('HDEL', key.circuit .. circuit, 'probe')
   end
@@ -40,7 +40,7 @@ local function store_remote(member)
   end
 end
 
--- The primary id carries the state of the whole visit.
+-- The hash of the primary id has the state of the whole visit.
 local function store_unfinished()
   local retry_at = now + retry_in_ms
   if outcome == 'held' then
@@ -63,7 +63,7 @@ local function store_unfinished()
   end
 end
 
--- Changes that arrived during the run are for another run. A record is fetched again; while its task waits, it will be anyway.
+-- Requeue a task if changes or events arrived during the run. An event whose task waits is fetched again without that.
 local function requeue_if_changed(member)
   if (get_fields(member.task, 'changes') or '0') == member.changes then
     if outcome == 'done' then call('HDEL', key.task .. member.task, 'recheck', 'replaces_changes') end

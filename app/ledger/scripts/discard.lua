@@ -1,14 +1,15 @@
 #!lua flags=allow-oom,allow-cross-slot-keys
---- discard: Give up what has not been applied to a visit, of one delivery or of all.
---- delivery: or '' for all. change_count: how many changes all its ids had when the operator looked, or ''.
+--- discard: Discard the changes of a visit that were not applied.
+--- delivery: only the changes of this delivery; '' for all. change_count: how many changes all ids had when the operator decided;
+--- '' to skip the comparison.
 --- @args task keep_ms delivery change_count
---- @returns how many changes, at least 1 if nothing is left to do; -1 while it is running, -2 if changes arrived since
+--- @returns how many changes; at least 1 if this ended the task; -1 while it is running, -2 if change_count differs
 --- @include lib/state
 --- @include lib/aliases
 
--- -> how many changes were discarded, how many are left
+-- -> how many changes were discarded, how many remain
 local function discard_changes(task)
-  local hash, fields, discarded, left = key.task .. task, call('HGETALL', key.task .. task), 0, 0
+  local hash, fields, discarded, remaining = key.task .. task, call('HGETALL', key.task .. task), 0, 0
   local applied = tonumber(get_fields(task, 'applied') or 0)
   for f = 1, #fields, 2 do
     local origin, number = string.match(fields[f], '^change:(.*)$'), tonumber(string.match(fields[f + 1], '^%d+'))
@@ -18,11 +19,11 @@ local function discard_changes(task)
         call('HSET', hash, 'discarded:' .. origin, fields[f + 1])
         discarded = discarded + 1
       else
-        left = left + 1
+        remaining = remaining + 1
       end
     end
   end
-  return discarded, left
+  return discarded, remaining
 end
 
 local aliases, is_unfinished, changes = load_aliases(task), false, 0
@@ -33,12 +34,12 @@ for _, alias in ipairs(aliases) do
 end
 if change_count ~= '' and changes ~= tonumber(change_count) then return -2 end
 if not is_unfinished then return 0 end
-local discarded, left = 0, 0
+local discarded, remaining = 0, 0
 for _, alias in ipairs(aliases) do
-  local of_alias, left_of_alias = discard_changes(alias.task)
-  discarded, left = discarded + of_alias, left + left_of_alias
+  local alias_discarded, alias_remaining = discard_changes(alias.task)
+  discarded, remaining = discarded + alias_discarded, remaining + alias_remaining
 end
-if left > 0 then return discarded end
+if remaining > 0 then return discarded end
 for _, alias in ipairs(aliases) do
   call('HSET', key.task .. alias.task, 'applied', get_fields(alias.task, 'changes') or 0)
   finish(alias.task, keep_ms)

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom,allow-cross-slot-keys
---- heartbeat: A worker is alive.
+--- heartbeat: Store the report of a worker, and that it is alive.
 --- @args worker report ttl_ms
 --- @include lib/clock
 

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom,allow-cross-slot-keys
---- lease: Give a task, with all ids of its visit, to one worker until a time.
---- circuit: the account whose circuit may be open, or ''. paced: 1 if the calls of the account are paced: while others of
---- its tasks are held, so is this one.
+--- lease: Lease a task, with all ids of its visit.
+--- circuit: the account whose circuit is checked, or ''. paced: 1 if the account has a rate limit: then the task is held while
+--- other tasks of the account are held.
 --- @args expected_ms task token lease_ms circuit paced
 --- @returns {'leased', context, [[task, depth, hash]…]} | {'busy'} | {'held'} | {'parked'} | {'nothing'}
 --- @include lib/clock_check
@@ -10,7 +10,7 @@
 --- @include lib/attempts
 --- @include lib/circuit
 
--- The newest delivery of a visit, and the names that its sender gave to the request.
+-- -> the newest delivery of the visit, and the X-Request-ID and traceparent of its sender
 local function request_context(aliases)
   local newest = delivery_of(task) or ''
   for _, alias in ipairs(aliases) do
@@ -24,7 +24,7 @@ local function request_context(aliases)
   return {newest, field('request_id'), field('traceparent')}
 end
 
--- A task that was released to be the probe, or to take a place in the queue for calls, goes although the circuit is open.
+-- A released task runs although other tasks of its account are held, and the probe although the circuit is open.
 local function is_held_back()
   local was_released = call('HDEL', key.task .. task, 'released') == 1
   if circuit ~= '' and call('EXISTS', key.circuit .. circuit) == 1
@@ -34,16 +34,16 @@ end
 
 local jumped = clock_error(expected_ms)
 if jumped then return jumped end
-local aliases, bound = load_aliases(task)
+local aliases, limit = load_aliases(task)
 local is_due = false
 for _, alias in ipairs(aliases) do
   if is_leased(alias.task, alias.state) then return {'busy'} end
   if alias.state == 'queued' or alias.state == 'running' then is_due = true end
 end
-if bound then
+if limit then
   local state = get_fields(task, 'state')
   if state ~= 'queued' and state ~= 'running' then return {'nothing'} end
-  park(task, bound, 'it is more than a run can read')
+  park(task, limit, 'the visit exceeds the limits of a run')
   return {'parked'}
 end
 if not is_due then return {'nothing'} end

@@ -1,5 +1,5 @@
 #!lua flags=no-writes,allow-cross-slot-keys
---- load_visit: Read all ids of a visit, the primary first.
+--- load_visit: Read the tasks of all ids of a visit, the primary first.
 --- @args task
 --- @returns [[task, depth, hash]…]
 --- @include lib/aliases

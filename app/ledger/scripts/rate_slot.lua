@@ -1,7 +1,7 @@
 #!lua flags=allow-oom,allow-cross-slot-keys
---- rate_slot: Take the next slot in the queue for calls of an account, which all workers share.
+--- rate_slot: Reserve the next slot for a call of an account. All workers share the slots.
 --- @args account calls_per_s max_wait_ms
---- @returns ms to wait for it; negative if that is longer than max_wait_ms: no slot is taken then
+--- @returns the ms until the slot; negative if they exceed max_wait_ms: then no slot was reserved
 --- @include lib/rate
 
 local rate_key, interval_ms = key.rate .. account, 1000 / calls_per_s

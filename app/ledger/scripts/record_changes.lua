@@ -1,16 +1,16 @@
 #!lua flags=allow-oom,allow-cross-slot-keys
---- record_changes: End the lease on an event with the changes that it means.
---- reason: why an operator is needed for the rest of the event, or ''.
+--- record_changes: Store the changes of a translated event and end its lease.
+--- reason: why the event is parked although its certain changes are stored, or ''.
 --- @args delivery token changes_seen attempt keep_ms reason
---- @rest changes: task change previous
---- @returns ok | lost; {bound} if a visit takes no more: nothing was written then
+--- @varargs changes: task change previous
+--- @returns ok | lost; {limit} if a visit accepts no more changes: then nothing was written
 --- @include lib/changes
 --- @include lib/attempts
 
 local task = 'event:' .. delivery
 local hash = key.task .. task
 
--- A retranslation replaces what the delivery meant before.
+-- Remove the changes of an earlier translation of this delivery.
 local function retract_changes(targets)
   local prefix = 'change:' .. delivery .. '.'
   for target in string.gmatch(targets, '%S+') do
@@ -27,8 +27,8 @@ end
 
 local lease, replaces_changes, targets = get_fields(task, 'lease', 'replaces_changes', 'targets')
 if lease ~= token then return 'lost' end
-local bound = first_exceeded_bound(changes)
-if bound then return {bound} end
+local limit = first_exceeded_limit(changes)
+if limit then return {limit} end
 if replaces_changes then retract_changes(targets or '') end
 add_changes(delivery, changes, replaces_changes)
 record_attempt(task, attempt)

@@ -1,9 +1,10 @@
 #!lua flags=allow-oom,allow-cross-slot-keys
---- release_circuit: Queue held tasks of an account: one probe if its circuit is open and its time has come, many if it is
---- closed. A probe whose worker dies is replaced after lease_ms.
---- calls_per_s: the rate at which the account may drain, or ''; then no more go than make the queue for calls max_queue_ms long.
+--- release_circuit: Queue held tasks of an account: up to `limit` if its circuit is closed; one probe if it is open and a probe
+--- is due. A probe whose worker died is replaced after lease_ms.
+--- calls_per_s: the rate limit of the account, or ''. With a limit, tasks are released only until the next free slot for a call
+--- is max_queue_ms away.
 --- @args account limit calls_per_s max_queue_ms lease_ms
---- @returns how many
+--- @returns how many tasks were queued
 --- @include lib/queue
 --- @include lib/circuit
 --- @include lib/rate
@@ -11,9 +12,8 @@
 local circuit, held, held_by_age = key.circuit .. account, key.held .. account, key.held_by_age .. account
 local is_paced = calls_per_s ~= ''
 
--- Of the first 50 the one that never failed and was the probe least often: a visit that always fails must not be every
--- probe. After a failed probe, 50 at random, preferably of another source: the visits of one source may all fail, and new ones
--- of them may always come first.
+-- The best probe of the first 50 held tasks: one without failed attempts, and least often a probe before, since some visits
+-- always fail. After a failed probe: of 50 random tasks, preferably one of another source, since all visits of a source may fail.
 local PROBE_CANDIDATES = 50
 local function next_probe()
   local failed_source = call('HGET', circuit, 'failed_source')
@@ -29,8 +29,8 @@ local function next_probe()
   return {chosen}
 end
 
--- The visits that start soonest. Where calls are paced, every second task is the one that has waited longest, if it has waited
--- for LONG_WAIT_MS: visits that start sooner may always come.
+-- The visits that start soonest. With a rate limit, every second task is the one that has waited longest, if it has waited for
+-- LONG_WAIT_MS; otherwise visits that start sooner could delay it forever.
 local LONG_WAIT_MS = 30000
 local function next_tasks(count)
   local released, is_released = {}, {}
@@ -42,7 +42,7 @@ local function next_tasks(count)
       end
     end
   end
-  local aged = is_paced and math.floor((count + time[2] % 2) / 2) or 0  -- of an odd number, chance decides over one
+  local aged = is_paced and math.floor((count + time[2] % 2) / 2) or 0  -- an odd count is rounded up or down at random
   if aged > 0 then
     add(valid_tasks(held_by_age, call('ZRANGEBYSCORE', held_by_age, '-inf', now - LONG_WAIT_MS, 'LIMIT', 0, aged)))
   end
@@ -50,7 +50,7 @@ local function next_tasks(count)
   return released
 end
 
--- How many tasks fit into the queue for calls. Most tasks need one or two calls.
+-- How many tasks may be released under the rate limit. Most tasks need one or two calls.
 local function free_slots()
   local queue_ms = next_slot(key.rate .. account, 1000 / calls_per_s) - now
   return math.ceil((max_queue_ms - queue_ms) * calls_per_s / 1000 / 2)

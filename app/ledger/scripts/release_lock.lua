@@ -1,6 +1,6 @@
 #!lua flags=allow-oom,allow-cross-slot-keys
---- release_lock: Give a lock back, unless another token has it by now.
+--- release_lock: Delete a lock if this token holds it.
 --- @args lock token
---- @returns 1 if it was given back, else 0
+--- @returns 1 if the lock was deleted, else 0
 
 return redis.call('GET', lock) == token and redis.call('DEL', lock) or 0

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom,allow-cross-slot-keys
---- renew_lease: Let a lease end lease_ms from now, after the clock of the server jumped.
+--- renew_lease: Set the end of a lease to lease_ms from now, after the clock of the server jumped.
 --- @args lease_ms token
---- @rest tasks
+--- @varargs tasks
 --- @include lib/state
 
 for _, task in ipairs(tasks) do

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom,allow-cross-slot-keys
---- replay: Requeue a visit, by any of its ids, or an event, whatever its outcome was.
---- recheck: 1 if the API is asked for the visit first, under each id, and about the visits with its own ids recheck_ids.
---- queue: '' | replays
+--- replay: Requeue a visit, by any of its ids, or an event, in any state.
+--- recheck: 1 if the run reads the visit from the API first, under each id. recheck_ids: the API's ids of duplicates that the
+--- run deletes. queue: '' | replays
 --- @args task recheck recheck_ids queue
 --- @returns queued | running | gone
 --- @include lib/requeue

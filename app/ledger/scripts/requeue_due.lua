@@ -1,20 +1,20 @@
 #!lua flags=allow-oom,allow-cross-slot-keys
---- requeue_due: Queue the tasks whose time has come, and those whose lease has expired.
+--- requeue_due: Queue waiting tasks that are due, and running tasks whose lease has expired.
 --- @args expected_ms limit keep_ms lease_ms
---- @returns how many
+--- @returns how many tasks were due or had an expired lease
 --- @include lib/clock_check
 --- @include lib/queue
 --- @include lib/attempts
 
--- One expired lease means that a worker was killed. Several may mean that the task kills the workers: it runs apart from
--- others, the last time almost alone, and is parked in the end. A harmless task that ran beside it must not be parked too.
+-- One expired lease means that a worker died. Several may mean that the task crashes workers. Such tasks run at different times,
+-- the last time almost alone, before they are parked: a task that merely ran at the same time must not be parked too.
 local MAX_EXPIRED_LEASES, APART_MS, ALONE_MS, ALONE_TTL_MS = 5, 250, 10000, 3600000
 
 local function delay_until_alone()
-  local turn = tonumber(call('GET', key.alone) or 0)
-  if turn < now or turn > now + ALONE_TTL_MS then turn = now end
-  call('SET', key.alone, string.format('%.0f', turn + ALONE_MS), 'PX', ALONE_TTL_MS)
-  return turn + ALONE_MS - now
+  local slot = tonumber(call('GET', key.alone) or 0)
+  if slot < now or slot > now + ALONE_TTL_MS then slot = now end
+  call('SET', key.alone, string.format('%.0f', slot + ALONE_MS), 'PX', ALONE_TTL_MS)
+  return slot + ALONE_MS - now
 end
 
 -- -> the tasks that were parked, by name
@@ -28,7 +28,7 @@ local function park_crashing(task, expired_leases)
     end
   end
   park(aliases[1].task, 'crashed_repeatedly',
-    string.format('its lease ran out %d times and no run came to an end', expired_leases))
+    string.format('its lease expired %d times in a row', expired_leases))
   return parked
 end
 
@@ -46,7 +46,7 @@ local function requeue_expired(tasks)
   end
 end
 
--- How far the clock went back, judged by the newest heartbeat of a worker.
+-- How far the clock went back since the newest heartbeat of a worker.
 local function clock_setback_ms()
   local heartbeat = call('ZREVRANGE', key.workers, 0, 0, 'WITHSCORES')[2]
   local setback_ms = (tonumber(heartbeat) or 0) - now
@@ -68,8 +68,8 @@ local function move_back(setback_ms)
   end
 end
 
--- Times that lie further ahead than possible come from before the clock went back. Leases in use were renewed by their
--- holders meanwhile; the others end one lease from now.
+-- Correct stored times after the clock went back: they are too far in the future. Holders have renewed the leases in use; the
+-- others now end after lease_ms.
 local function follow_clock()
   local setback_ms = clock_setback_ms()
   if setback_ms > 0 then move_back(setback_ms) end

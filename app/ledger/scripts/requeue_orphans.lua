@@ -1,7 +1,7 @@
 #!lua flags=allow-oom,allow-cross-slot-keys
---- requeue_orphans: Write a new job for each queued task that has lost its own.
+--- requeue_orphans: Write a new job for each queued task whose job was lost.
 --- @args limit min_age_ms offset
---- @returns {how many, next offset or -1}
+--- @returns {how many jobs were written, the next offset or -1}
 --- @include lib/queue
 
 local page = call('ZRANGEBYSCORE', key.queued, '-inf', now - min_age_ms, 'LIMIT', offset, limit)

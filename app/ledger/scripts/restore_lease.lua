@@ -1,8 +1,8 @@
 #!lua flags=allow-oom,allow-cross-slot-keys
---- restore_lease: Take a lease again that a restarted server may have forgotten with the end of its file.
---- The tasks are those of one visit, the primary id first. A task that another worker has leased since is left alone.
+--- restore_lease: Restore a lease on a restarted server, which may have lost its newest writes.
+--- tasks: those of one visit, the primary first. Tasks that another run has leased since are not changed.
 --- @args lease_ms token
---- @rest tasks
+--- @varargs tasks
 --- @include lib/state
 
 for i, task in ipairs(tasks) do

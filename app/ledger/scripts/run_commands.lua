@@ -1,9 +1,8 @@
 #!lua flags=allow-oom,allow-cross-slot-keys
---- run_commands: Run commands together, also on a full server.
+--- run_commands: Run several commands atomically, also on a full server.
 --- arguments: for each command the number of its words, then the words.
---- @args
---- @rest arguments
---- @returns their replies
+--- @varargs arguments
+--- @returns the replies
 
 local replies, i = {}, 1
 while i <= #arguments do

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom,allow-cross-slot-keys
---- trim: Remove old members from a set that is sorted by time.
+--- trim: Remove members older than keep_ms from a set that is sorted by time.
 --- @args set keep_ms limit
---- @returns how many
+--- @returns how many were removed
 --- @include lib/clock
 
 local old = call('ZCOUNT', set, '-inf', now - keep_ms)

@@ -146,7 +146,7 @@ async def fails(ledger: Ledger, visit: str, took_ms: int = 1) -> bool:
 async def answers_of_late(redis: Redis, *seconds_ago: float) -> None:
     """So long ago some calls of other visits succeeded."""
     now_ms = int(time.time() * 1000)
-    await redis.command("RPUSH", "bell:answers:main", *(f"+{now_ms - int(ago * 1000)}" for ago in seconds_ago))
+    await redis.command("RPUSH", "bell:outcomes:main", *(f"+{now_ms - int(ago * 1000)}" for ago in seconds_ago))
 
 
 async def test_a_visit_that_failed_before_shuts_no_gate(ledger: Ledger, redis: Redis) -> None:

@@ -183,7 +183,7 @@ def test_every_key_is_of_a_known_kind_and_has_an_end(harness: Harness) -> None:
 #: no task kills its worker; and kinds that do not last until its end.
 UNSEEN = {
     "bell:alone",
-    "bell:token:*", "bell:record:*", "bell:alerts", "bell:circuits", "bell:circuit:*", "bell:answers:*",
+    "bell:token:*", "bell:record:*", "bell:alerts", "bell:circuits", "bell:circuit:*", "bell:outcomes:*",
     "bell:held-by-age:*", "bell:held:*", "bell:rate:*", "bell:retry-after:*", "bell:queued", "bell:running",
     "bell:waiting", "bell:queue:*", "arq:job:*", "bell:audit:*", "bell:operations:open", "bell:rejections:*:*",
     "bell:people:*", "bell:operation:*:results",

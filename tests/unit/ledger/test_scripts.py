@@ -10,7 +10,7 @@ from app.ledger.scripts import SCRIPTS, Script, check_calls, load
 GREET = """#!lua flags=allow-oom
 --- greet: Greet somebody.
 --- @args name times
---- @rest friends: name age
+--- @varargs friends: name age
 --- @returns ok
 --- @include lib/words
 
@@ -28,7 +28,7 @@ def test_the_header_gives_the_parameters() -> None:
     script = greet()
 
     assert ["name", "times"] == script.args
-    assert ("friends", ["name", "age"]) == script.rest
+    assert ("friends", ["name", "age"]) == script.varargs
     assert ("Greet somebody.", "ok") == (script.description, script.returns)
 
 

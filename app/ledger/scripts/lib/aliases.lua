@@ -1,4 +1,4 @@
---- The ids of a visit. A tool that renames a visit when it is rescheduled links its ids: the hash of each id has the fields
+--- The aliases of a visit. Some tools give a visit a new id when it is rescheduled. The hash of each id then has the fields
 --- `previous:<task>` and `next:<task>`.
 --- @include lib/limits
 --- @include lib/tasks
@@ -26,8 +26,8 @@ local function load_links(task)
   return alias
 end
 
--- Read all ids that are linked to these tasks, each with `load`, until a bound is reached.
--- -> aliases by task, the number of ids, the number of their fields
+-- Read all aliases of these tasks, each with `load`, up to the limits.
+-- -> aliases by task, the number of ids, the number of their fields; beyond a limit: the first ids, and the exceeding numbers
 local function walk(tasks, load, max_aliases, max_fields)
   local aliases, id_count, field_count, i = {}, 0, 0, 1
   while i <= #tasks do
@@ -36,15 +36,15 @@ local function walk(tasks, load, max_aliases, max_fields)
       id_count, field_count = id_count + 1, field_count + call('HLEN', key.task .. task)
       if id_count > 1 and (id_count > max_aliases or field_count > max_fields) then return aliases, id_count, field_count end
       aliases[task] = load(task)
-      for _, other in ipairs(aliases[task].previous) do table.insert(tasks, other) end
-      for _, other in ipairs(aliases[task].next) do table.insert(tasks, other) end
+      for _, previous in ipairs(aliases[task].previous) do table.insert(tasks, previous) end
+      for _, successor in ipairs(aliases[task].next) do table.insert(tasks, successor) end
     end
     i = i + 1
   end
   return aliases, id_count, field_count
 end
 
--- The first level of the breadth-first order: the ids without a predecessor, or the smallest id of a cycle.
+-- The first level of the breadth-first order: the ids without a predecessor, or the smallest id if all are in a cycle.
 local function first_ids(aliases)
   local first, all = {}, {}
   for task, alias in pairs(aliases) do
@@ -60,8 +60,8 @@ local function first_ids(aliases)
 end
 
 -- All ids of a visit in the order of renaming: breadth first from the ids without a predecessor; `depth` is the level.
--- Each level is sorted, so that the order, and which id is the primary, does not depend on the order of arrival.
--- -> list of aliases, and the exceeded bound if they are not all
+-- Each level is sorted, so that the order and the primary id do not depend on the order of arrival.
+-- -> list of aliases, and the exceeded limit if some are missing
 local function load_aliases(task)
   local aliases, id_count, field_count = walk({task}, load_alias, MAX_ALIASES_READ, MAX_FIELDS_READ)
   local ordered, level, depth = {}, first_ids(aliases), 0
@@ -72,7 +72,7 @@ local function load_aliases(task)
       if alias then
         alias.depth = depth
         table.insert(ordered, alias)
-        for _, later in ipairs(alias.next) do table.insert(next_level, later) end
+        for _, successor in ipairs(alias.next) do table.insert(next_level, successor) end
         aliases[name] = nil
       end
     end
@@ -82,7 +82,7 @@ local function load_aliases(task)
   return ordered, id_count > MAX_ALIASES_READ and 'too_many_reschedules' or field_count > MAX_FIELDS_READ and 'too_many_changes'
 end
 
--- While one id of a visit is not done, none of the others expires.
+-- The aliases of a visit must not expire while the visit is unfinished.
 local function persist_aliases(task)
   for name in pairs((walk({task}, load_links, MAX_ALIASES_READ, MAX_FIELDS_READ))) do call('PERSIST', key.task .. name) end
 end

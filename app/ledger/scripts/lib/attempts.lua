@@ -1,4 +1,4 @@
---- Attempts of a task: fields `attempt:<number>` of its hash, the newest hundred.
+--- Attempts of a task: the newest hundred, in fields `attempt:<number>` of its hash.
 --- @include lib/state
 
 local MAX_ATTEMPTS = 100
@@ -8,18 +8,18 @@ local function record_attempt(task, attempt)
   local number = call('HINCRBY', hash, 'attempts', 1)
   call('HSET', hash, 'attempt:' .. number, attempt)
   if number > MAX_ATTEMPTS then call('HDEL', hash, 'attempt:' .. number - MAX_ATTEMPTS) end
-  -- For `doorbell tail` and the live pages. A server whose ACL forbids publishing loses nothing else.
+  -- For `doorbell tail` and the live pages. pcall: an ACL may forbid PUBLISH.
   redis.pcall('PUBLISH', key.attempts_channel, task .. ' ' .. attempt)
 end
 
--- Leave a task to an operator, without a run. sentence: must need no escapes in JSON.
-local function park(task, reason, sentence)
+-- Park a task without a run. details: text that needs no escapes in JSON.
+local function park(task, reason, details)
   local hash = key.task .. task
   note_progress()
   set_state(task, 'parked', now)
   call('HDEL', hash, 'lease', 'job', 'retry_at', 'queue', 'probes', 'token_rejections', 'expired_leases')
   call('HSET', hash, 'reason', reason)
   call('HSETNX', hash, 'pending_since', now)
-  record_attempt(task, string.format('{"started_at_ms":%.0f,"took_ms":0,"outcome":"parked","calls":[],"response_text":"%s"}', now, sentence))
+  record_attempt(task, string.format('{"started_at_ms":%.0f,"took_ms":0,"outcome":"parked","calls":[],"response_text":"%s"}', now, details))
   count_finished(task, 'parked')
 end

@@ -1,8 +1,8 @@
---- A change of a visit: the field `change:<origin>` of its hash, `discarded:<origin>` once an operator discarded it.
---- The origin is `<delivery>.<index>`; the value is `<number> <change>`, numbered in the order of arrival.
+--- A change of a visit: the field `change:<origin>` of its hash, or `discarded:<origin>` after an operator discarded it.
+--- The origin is `<delivery>.<index>`. The value is `<number> <change>`; numbers follow the order of arrival.
 --- @include lib/jobs
 
--- What add_change needs to know of a visit.
+-- Read the fields that add_change needs.
 local function read_visit(task)
   local changes, jobs, job, queue, state, pending_since, failed_since, linked =
     get_fields(task, 'changes', 'jobs', 'job', 'queue', 'state', 'pending_since', 'failed_since', 'linked')
@@ -10,7 +10,7 @@ local function read_visit(task)
     pending_since = pending_since, failed_since = failed_since, linked = linked}
 end
 
--- -> true if the visit was idle and is queued now
+-- Record a change and queue its visit, unless a scheduled run will see it. -> true if the visit was queued
 local function add_change(visit, field, change)
   local hash, number = key.task .. visit.task, visit.changes + 1
   local value = number .. ' ' .. change

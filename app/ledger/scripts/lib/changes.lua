@@ -1,10 +1,10 @@
---- Changes of several visits, which may be linked.
+--- Changes of several visits, which may have aliases.
 --- @include lib/change
 --- @include lib/queue
 --- @include lib/aliases
 
--- The bound of a visit that leaves no room for a change, or nil.
-local function exceeded_bound(change)
+-- The limit of the visit that the change exceeds, or nil.
+local function exceeded_limit(change)
   local linked, count = get_fields(change.task, 'linked', 'changes')
   if not linked and change.previous == '' and tonumber(count or 0) < MAX_FIELDS then return end
   local tasks = change.previous ~= '' and {change.task, change.previous} or {change.task}
@@ -14,21 +14,21 @@ local function exceeded_bound(change)
   if is_new_link and id_count > MAX_ALIASES then return 'too_many_reschedules' end
 end
 
--- The same for several changes. To be called before anything is written.
-local function first_exceeded_bound(changes)
+-- Scripts call this before their first write: they write all changes or none.
+local function first_exceeded_limit(changes)
   for _, change in ipairs(changes) do
-    local bound = exceeded_bound(change)
-    if bound then return bound end
+    local limit = exceeded_limit(change)
+    if limit then return limit end
   end
 end
 
--- A new change arrived for a task that was queued only by a replay: it moves to the queue of new changes.
+-- Move a task that a replay queued to the queue of live changes, since a new change arrived.
 local function promote_to_live(task, job)
   call('HDEL', key.task .. task, 'queue')
   if job and call('ZREM', key.queue .. 'replays', job) == 1 then call('ZADD', queue_key(task), now, job) end
 end
 
--- keep_discarded: a change that an operator discarded stays discarded when its delivery is translated again.
+-- keep_discarded: changes that an operator discarded stay discarded, for a delivery that is translated again.
 local function add_changes(delivery, changes, keep_discarded)
   for i, change in ipairs(changes) do
     local task, origin, visit = change.task, delivery .. '.' .. i - 1, read_visit(change.task)
@@ -42,6 +42,6 @@ end
 
 local function task_names(changes)
   local names = {}
-  for i, each in ipairs(changes) do names[i] = each.task end
+  for i, change in ipairs(changes) do names[i] = change.task end
   return table.concat(names, ' ')
 end

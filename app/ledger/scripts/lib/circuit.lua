@@ -1,16 +1,16 @@
 --- The circuit of an account. Its hash exists while the circuit is open.
 --- @field kind down, unauthorized, rate_limited or paused
 --- @field since when it opened
---- @field until when a probe may go, or all, if it is rate_limited
---- @field failures how many failed since it opened
---- @field probe the task that may go meanwhile
+--- @field until when the next probe may run; for rate_limited, when the circuit closes
+--- @field failures how many calls failed since it opened
+--- @field probe the task that may run although the circuit is open
 --- @field failed_source the source of the last probe that failed
 --- @include lib/state
 
 local function source_of(task) return string.match(task, '/([^-]*)') end
 
--- When the visit takes place, as a number that sorts, by the newest of its changes. It only orders held tasks, so nothing is
--- merged for it. A visit without a time goes first: the change may be a cancellation.
+-- The time of the visit as a sortable number, from its newest change with a time. It only orders held tasks, so the changes are
+-- not merged. A visit without a time is first: its change may be a cancellation.
 local function visit_start(task)
   local fields, newest, start = call('HGETALL', key.task .. task), -1, ''
   for f = 1, #fields, 2 do
@@ -24,49 +24,51 @@ local function visit_start(task)
   return tonumber(string.sub((string.gsub(start, '%D', '')), 1, 14)) or 0
 end
 
--- Held tasks are ordered by the start of their visit, behind all that never failed, and in a second set by their age, so that
--- none is overtaken for ever.
+-- Held tasks are ordered by the start of their visit, those with failed attempts last. A second set orders them by age, so that
+-- later tasks cannot overtake a task forever.
 local function hold(task)
   local failed_attempts, pending_since = get_fields(task, 'failed_attempts', 'pending_since')
   set_state(task, 'held', visit_start(task) + (failed_attempts and 1e14 or 0))
   call('ZADD', key.held_by_age .. account_of(task), pending_since or now, task)
 end
 
-local ANSWERS_KEPT, ANSWERS_TTL_S = 20, 60
-local function note_answer(answers, answer)
-  call('LPUSH', answers, answer)
-  call('LTRIM', answers, 0, ANSWERS_KEPT - 1)
-  call('EXPIRE', answers, ANSWERS_TTL_S)
+-- The newest outcomes of an account's calls: `+<time>` for a success, the task for its first failure.
+local MAX_OUTCOMES, OUTCOMES_TTL_S = 20, 60
+local function record_outcome(outcomes, outcome)
+  call('LPUSH', outcomes, outcome)
+  call('LTRIM', outcomes, 0, MAX_OUTCOMES - 1)
+  call('EXPIRE', outcomes, OUTCOMES_TTL_S)
 end
 
--- Is the API down, or does it fail only for this visit? It is down if most of the newest answers are first failures of
--- different visits, at least `threshold` of them. The trouble is the visit's own if it failed before, or if another visit
--- succeeded during this run or within the last second.
-local function is_outage(answers, threshold, task, took_ms)
+-- Is the API down, or does it fail only for this visit? It is down if most of the newest outcomes are first failures of
+-- different visits, at least `threshold` of them. Only this visit fails if it failed before, or if another visit succeeded
+-- during this run or within the last second.
+local function is_outage(outcomes, threshold, task, took_ms)
   if get_fields(task, 'failed_attempts') then return false end
   local failed, succeeded = 1, 0
-  for _, answer in ipairs(call('LRANGE', answers, 0, ANSWERS_KEPT - 2)) do
-    local at = tonumber(string.match(answer, '^%+(%d+)$'))
-    if answer == task or at and at <= now and now - at < math.max(took_ms, 1000) then return false end
+  for _, outcome in ipairs(call('LRANGE', outcomes, 0, MAX_OUTCOMES - 2)) do
+    local at = tonumber(string.match(outcome, '^%+(%d+)$'))
+    if outcome == task or at and at <= now and now - at < math.max(took_ms, 1000) then return false end
     if at then succeeded = succeeded + 1 else failed = failed + 1 end
   end
-  note_answer(answers, task)
+  record_outcome(outcomes, task)
   return failed >= threshold and succeeded * 4 <= failed
 end
 
--- What one answer of the API means for the whole account. A success closes a circuit that was opened by trouble, but not one
--- that the API opened by naming a time. While the API is down, only the failure of a probe is news; each doubles the wait.
+-- Apply the signal of a run to the circuit of its account. A success closes a circuit that is down or unauthorized; one that is
+-- rate_limited closes at the time that the API named. While a circuit is down, only the failure of its probe counts, and each
+-- doubles the wait.
 local function update_circuit(account, signal, wait_ms, threshold, task, took_ms)
-  local circuit, answers = key.circuit .. account, key.answers .. account
+  local circuit, outcomes = key.circuit .. account, key.outcomes .. account
   local kind, probe = unpack(call('HMGET', circuit, 'kind', 'probe'))
   if kind == 'paused' then return end
   if signal == 'ok' then
-    note_answer(answers, '+' .. string.format('%.0f', now))
+    record_outcome(outcomes, '+' .. string.format('%.0f', now))
     if kind and kind ~= 'rate_limited' then call('DEL', circuit) end
     return
   end
   if signal == 'down' then
-    if kind and probe ~= task or not kind and not is_outage(answers, threshold, task, took_ms) then return end
+    if kind and probe ~= task or not kind and not is_outage(outcomes, threshold, task, took_ms) then return end
   end
   call('SADD', key.circuits, account)
   call('HSETNX', circuit, 'since', now)

@@ -1,6 +1,6 @@
---- Bounds of a visit over all of its ids; most fields of a hash are changes.
+--- Limits of a visit over all its ids. Most fields of a hash are changes.
 
--- A visit beyond these takes no more changes: an operator decides.
+-- A visit accepts no changes beyond these limits.
 local MAX_ALIASES, MAX_FIELDS = 200, 5000
--- Beyond these, which only data from before the bounds above exceeds, no run starts.
+-- No run starts beyond these limits. Only data that was stored before the limits above existed exceeds them.
 local MAX_ALIASES_READ, MAX_FIELDS_READ = 1000, 20000

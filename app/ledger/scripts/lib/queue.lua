@@ -1,4 +1,4 @@
---- Queue a task.
+--- Queues tasks.
 --- @include lib/jobs
 --- @include lib/state
 --- @include lib/aliases
@@ -18,7 +18,7 @@ local function enqueue_if_idle(task)
   if not is_scheduled(state, failed_since) then enqueue(task) end
 end
 
--- Requeue because the same was sent again: at once, then at most once a minute, however often it is sent.
+-- Requeue a task because of a repeat: the first time at once, then at most once a minute.
 local REPEAT_INTERVAL_MS = 60000
 local function enqueue_repeat(task)
   local hash = key.task .. task

@@ -1,4 +1,4 @@
---- Requeue for an operator.
+--- Requeues tasks for an operator.
 --- @include lib/queue
 
 -- queue: '' | replays. -> queued | running
@@ -8,10 +8,10 @@ local function requeue(task, queue)
   call('HDEL', hash, 'failed_since', 'retry_at', 'expired_leases', 'repeated_at')
   if delivery then
     call('PERSIST', key.delivery .. delivery)
-    call('HSET', hash, 'last_event_at', now)  -- its record is fetched again
+    call('HSET', hash, 'last_event_at', now)  -- the run fetches the record again
   end
   if state == 'running' then
-    call('HINCRBY', hash, 'changes', 1)
+    call('HINCRBY', hash, 'changes', 1)  -- the end of the run requeues the task
     return 'running'
   end
   call('HDEL', hash, 'failed_attempts', 'reason')

@@ -1,17 +1,17 @@
---- Changes of the state of a task.
+--- State transitions of tasks.
 --- @include lib/tasks
 
 local function delivery_of(task) return string.match(task, '^event:(.*)$') end
 
 local function set_state(task, state, score)
   remove_from_state(task, get_fields(task, 'state'))
-  -- An account may leave the settings while an operator is needed for some of its tasks: this set still names it.
+  -- The settings may lose an account while some of its tasks are unfinished. This set still contains it.
   if (state == 'held' or state == 'parked') and kind_of(task) == 'visit' then call('SADD', key.accounts, account_of(task)) end
   call('ZADD', state_key(task, state), score, task)
   call('HSET', key.task .. task, 'state', state)
 end
 
--- The time at which a task was last done. An alert is raised if it does not change while tasks are due.
+-- Store the time at which a task last ended. An alert starts if it does not change while tasks are due.
 local function note_progress() call('SET', key.last_done, now) end
 
 local function finish(task, keep_ms)
@@ -28,15 +28,15 @@ local function is_leased(task, state)
   return state == 'running' and tonumber(call('ZSCORE', key.running, task) or 0) > now
 end
 
--- The names in a page of a set that are names of tasks. Others can only come from a stranger with access to Redis; they are
--- removed, since they would fail every script that reads the set.
+-- The members of a page of a set that are task ids. Doorbell writes no others; they are removed from the set, since every script
+-- that reads them would fail.
 local function valid_tasks(set, page)
   local tasks = {}
-  for _, name in ipairs(page) do
-    if string.find(name, '^visit:[^/]+/.') or string.find(name, '^event:.') then
-      tasks[#tasks + 1] = name
+  for _, member in ipairs(page) do
+    if string.find(member, '^visit:[^/]+/.') or string.find(member, '^event:.') then
+      tasks[#tasks + 1] = member
     else
-      call('ZREM', set, name)
+      call('ZREM', set, member)
     end
   end
   return tasks

@@ -1,36 +1,36 @@
---- A task: its name, the fields of its hash, and the sorted set of tasks in its state.
---- @field state queued, running, waiting, held, parked or discarded; none once it is done
+--- A task: its id, the fields of its hash, and the sorted set of tasks in its state.
+--- @field state queued, running, waiting, held, parked or discarded; absent when the task is done
 --- @field changes how many changes arrived
---- @field applied how many of them the last run that ended in done had seen
+--- @field applied how many of them the last successful run read
 --- @field change:<delivery>.<index> number and change, in the order of arrival
 --- @field discarded:<delivery>.<index> a change that an operator discarded
---- @field compacted how many changes were deleted because they could never win again
+--- @field compacted how many changes were deleted because they could never win
 --- @field linked 1 if the visit has several ids
---- @field previous:<task> an id that the tool has replaced by this one
---- @field next:<task> an id that has replaced this one
---- @field job the id of its newest job
---- @field jobs how many jobs it has had
---- @field queue replays, while only a replay has queued it
---- @field lease the token of the worker that may write the visit; its end is the score in `bell:running`
+--- @field previous:<task> an id that the tool replaced by this one
+--- @field next:<task> an id by which the tool replaced this one
+--- @field job the id of the newest job
+--- @field jobs how many jobs were written
+--- @field queue `replays` while only a replay has queued the task
+--- @field lease the token of the run that may write the visit; its end is the score in `bell:running`
 --- @field expired_leases how many leases expired since a run last ended
---- @field released 1 if it may go although others of its account are held
---- @field probes how often it was the probe of an open circuit
---- @field token_rejections how often the API rejected the token for it alone
---- @field pending_since when it was last given something to do
---- @field retry_at when it is due, while it is waiting
---- @field repeated_at when it was, or will be, queued because the same was sent again
---- @field reason why it is waiting, held or parked
+--- @field released 1 if the task may run although others of its account are held
+--- @field probes how often the task was the probe of an open circuit
+--- @field token_rejections how often the API rejected the token for this task while it accepted it for others
+--- @field pending_since since when the task is unfinished
+--- @field retry_at when a waiting task is due
+--- @field repeated_at when a repeat last queued the task, or will queue it
+--- @field reason why the task is waiting, held or parked
 --- @field failed_attempts how many attempts failed in a row
 --- @field failed_since when the first of them failed
 --- @field attempts how many attempts were made
 --- @field attempt:<number> one of the newest 100 attempts, as JSON
---- @field attempted 1 once a worker has leased it
+--- @field attempted 1 after the first lease
 --- @field remote the API's last answer for the visit, as JSON
---- @field recheck set while the API must be asked first; the API's ids of duplicate visits
---- @field audited the audit that last saw it, and the API's id
---- @field targets the visits that an event concerns
---- @field replaces_changes 1 if the changes of an event replace those that it meant before
---- @field last_event_at when the event last arrived: older records are outdated
+--- @field recheck present if the next run reads the visit from the API first; contains the API's ids of duplicate visits
+--- @field audited the last audit that found the visit in the API, and the API's id
+--- @field targets the visits that an event changed
+--- @field replaces_changes 1 if the next translation of an event replaces the changes of the previous one
+--- @field last_event_at when the event last arrived; records that were fetched before are outdated
 --- @field erased_at when personal data was erased
 --- @include lib/clock
 
@@ -48,8 +48,8 @@ local function remove_from_state(task, state)
   if state == 'held' then call('ZREM', key.held_by_age .. account_of(task), task) end
 end
 
--- Will a run that is already scheduled see a new change? A task in backoff will. A task that waits for missing facts will
--- not: the new change may supply them.
+-- Is a run scheduled that will see a new change? A task that waits after a failed attempt keeps its time. A task that waits for
+-- missing facts does not: the new change may contain them.
 local function is_scheduled(state, failed_since)
   return state == 'queued' or state == 'running' or state == 'held' or (state == 'waiting' and failed_since)
 end

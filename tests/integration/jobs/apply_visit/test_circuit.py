@@ -167,7 +167,7 @@ async def test_after_the_time_for_tries_it_is_parked_with_its_reason_and_all_att
     for _ in range(5):
         await world.later(1_800)
         states += await world.run()
-        await world.redis.command("DEL", "bell:answers:main")
+        await world.redis.command("DEL", "bell:outcomes:main")
 
     member = await world.member()
     assert ["waiting", "waiting", "waiting", "waiting", "parked"] == states
