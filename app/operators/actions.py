@@ -1,4 +1,4 @@
-"""What an operator does, in the console or on the command line: each method records the activity, then acts."""
+"""Actions of operators, from the console or the command line. Each is recorded in the activity log before it is done."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -97,14 +97,14 @@ class Actions:
     # -- operations --
 
     async def start(self, request: OperationRequest) -> str:
-        """Store a replay or discard for a worker and return its id. Raises NotFound if its search finds nothing."""
+        """Store a replay or discard for a worker and return its id. Raises NotFound if its search has no match."""
         await self.record(
             f"started {request.kind}", f"{replace(request.filter, until='').summary} ({request.expected})"
         )
         return await self._operations.create(replace(request, filter=await self._without_search(request.filter)))
 
     async def _without_search(self, filter: Filter) -> Filter:
-        """A search may be an e-mail address: the operation stores the ids that it finds."""
+        """Replace a search, which may be an e-mail address, by the matching ids before the operation is stored."""
         if not filter.search:
             return filter
         ids = await Lists(self._ledger, self._settings, self._explain).resolve_ids(filter)
@@ -113,7 +113,7 @@ class Actions:
         return replace(filter, ids=tuple(ids), visit="", search="")
 
     async def cancel(self, operation: str) -> bool:
-        """Stop an operation: what it did stays done. Return False if it had ended. Raises NotFound."""
+        """Stop an operation; finished steps are not undone. Return False if it had ended. Raises NotFound."""
         if not (await self._operations.get(operation)).is_open:
             return False
         await self.record("cancelled operation", operation)

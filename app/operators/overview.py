@@ -1,10 +1,11 @@
-"""Is all well? A sentence, and the numbers behind it."""
+"""The overview: the state of Doorbell in one sentence, with the numbers behind it."""
 
 import asyncio
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Literal
 
 from app.ledger.ledger import Ledger
 from app.ledger.times import humanize, iso_timestamp
@@ -25,14 +26,15 @@ from app.telemetry.health import (
 )
 from app.webhooks.registry import source_title
 
+Level = Literal["bad", "warn", "new", "good"]
 CHART_HOURS = 24
-#: What the chart shows, from the bottom up: at the door, and of the worker.
+#: The outcomes that each series of the chart counts.
 ARRIVED_OUTCOMES, REJECTED_OUTCOMES, PARKED_OUTCOMES = ("accepted", "repeat", "ignored"), ("rejected",), ("parked",)
 
 
 @dataclass(frozen=True, slots=True)
 class HookStats:
-    """One hook. rate: accepted in the last 24 hours; refused_share: of all its requests, 0 to 1."""
+    """One hook. last: time of the last delivery, in ms. accepted, rejected: requests of the last 24 hours."""
 
     name: str
     source: str
@@ -77,62 +79,66 @@ class Overview:
     def memory_share(self) -> float:
         return self.memory_bytes / self.memory_limit_bytes if self.memory_limit_bytes else 0.0
 
-    def status(self) -> tuple[str, str]:
-        """(`bad`, `warn`, `new` or `good`, a sentence): the worst of what is the matter."""
-        waiting = sum(self.states[state] for state in ("queued", "waiting", "held"))
-        if not self.workers and (waiting or self.last_delivery_ms):
-            return (
-                "bad",
-                f"No worker is running: deliveries are accepted, but wait. {_changes_wait(waiting)} to be done.",
-            )
-        if shut := [gate for gate in self.circuits if not gate.is_paused]:
-            gate = shut[0]
-            why = CIRCUIT_REASONS.get(gate.reason, gate.reason)
-            return "bad", f"The Visits API {why}. {_changes_wait(gate.held)} until it recovers; nothing is lost."
-        if self.memory_share > 0.9:
-            return "bad", f"Redis is {self.memory_share:.0%} full. When it is full, tools are asked to come back later."
-        if self.backlog.is_stalled:
-            return (
-                "bad",
-                f"Work is due, and for {humanize(self.backlog.no_progress_s)} nothing came to an end: restart the workers.",
-            )
-        if self.circuits:
-            gate = self.circuits[0]
-            return (
-                "warn",
-                f"Paused by an operator: {_changes_wait(gate.held)} for the account {gate.account}. Nothing is lost.",
-            )
-        if self.states["parked"]:
-            return "warn", _failures_need_operator(self.states["parked"], self.groups)
-        if self.backlog.oldest_s > STALE_AFTER_S:
-            return (
-                "warn",
-                f"The oldest due work has waited for {humanize(self.backlog.oldest_s)}; the workers do not keep up.",
-            )
+    def status(self) -> tuple[Level, str]:
+        """Return the worst problem as a sentence, with its level."""
+        if problem := self._failure() or self._warning():
+            return problem
         if not self.hooks:
-            return "new", "No hook is configured yet: nobody can ring."
+            return "new", "No hook is configured: no address accepts webhooks."
         if self.last_delivery_ms is None:
             return "new", "Everything is ready. Waiting for the first delivery."
         ago = humanize(time.time() - self.last_delivery_ms / 1000)
-        done = "nothing waits" if not waiting else f"{waiting:,} on their way"
-        return "good", f"All is well. The last delivery came {ago} ago, {done}."
+        pending = f"{self._pending:,} tasks are pending" if self._pending else "no task is pending"
+        return "good", f"All is well. The last delivery arrived {ago} ago, {pending}."
+
+    @property
+    def _pending(self) -> int:
+        return sum(self.states[state] for state in ("queued", "waiting", "held"))
+
+    def _failure(self) -> tuple[Level, str] | None:
+        if not self.workers and (self._pending or self.last_delivery_ms):
+            return (
+                "bad",
+                f"No worker is running: deliveries are stored, but not applied. {_changes_wait(self._pending)}.",
+            )
+        if circuit := next((circuit for circuit in self.circuits if not circuit.is_paused), None):
+            reason = CIRCUIT_REASONS.get(circuit.reason, circuit.reason)
+            return "bad", f"The Visits API {reason}. {_changes_wait(circuit.held)} until it recovers; nothing is lost."
+        if self.memory_share > 0.9:
+            return "bad", f"Redis is {self.memory_share:.0%} full. When it is full, senders get 503 and retry."
+        if self.backlog.is_stalled:
+            stalled = humanize(self.backlog.no_progress_s)
+            return "bad", f"Tasks are due, and none has ended for {stalled}: restart the workers."
+        return None
+
+    def _warning(self) -> tuple[Level, str] | None:
+        if self.circuits:
+            circuit = self.circuits[0]
+            waiting = _changes_wait(circuit.held)
+            return "warn", f"Paused by an operator: {waiting} for the account {circuit.account}. Nothing is lost."
+        if self.states["parked"]:
+            return "warn", _failures_need_operator(self.states["parked"], self.groups)
+        if self.backlog.oldest_s > STALE_AFTER_S:
+            oldest = humanize(self.backlog.oldest_s)
+            return "warn", f"The oldest task has been due for {oldest}: the workers cannot keep up."
+        return None
 
     def to_dict(self) -> Row:
-        """All of it, with times in ISO 8601."""
-        level, sentence = self.status()
+        """Return all values, with times in ISO 8601."""
+        level, summary = self.status()
         return {
             "status": level,
-            "summary": sentence,
+            "summary": summary,
             "last_delivery": iso_timestamp(self.last_delivery_ms),
             "oldest_due_s": round(self.backlog.oldest_s, 1),
             "redis_bytes": self.memory_bytes,
             "redis_limit_bytes": self.memory_limit_bytes or None,
             "states": self.states,
             "failures": [
-                asdict(one) | {"first": iso_timestamp(one.first), "last": iso_timestamp(one.last)}
-                for one in self.groups
+                asdict(group) | {"first": iso_timestamp(group.first), "last": iso_timestamp(group.last)}
+                for group in self.groups
             ],
-            "circuits": [asdict(gate) for gate in self.circuits],
+            "circuits": [asdict(circuit) for circuit in self.circuits],
             "hooks": [asdict(hook) | {"last": iso_timestamp(hook.last)} for hook in self.hooks],
             "workers": [worker.to_dict() for worker in self.workers],
             "hours": [asdict(hour) for hour in self.hours],
@@ -146,16 +152,15 @@ def _changes_wait(count: int) -> str:
 def _failures_need_operator(count: int, groups: Sequence[FailureGroup]) -> str:
     needs = "One failure needs" if count == 1 else f"{count:,} failures need"
     since = min(group.first for group in groups) if groups else 0
-    age = f"The first came {humanize(time.time() - since / 1000)} ago."
+    age = f"The first failed {humanize(time.time() - since / 1000)} ago."
     if len(groups) == 1:
         return f"{needs} you: {groups[0].reason}, from {source_title(groups[0].source)}. {age}"
     return f"{needs} you, most often for {groups[0].reason}. {age}" if groups else f"{needs} you."
 
 
 async def load_overview(ledger: Ledger, settings: Settings) -> Overview:
-    """Raises RedisUnavailable."""
     redis, lists = ledger.redis, Lists(ledger, settings, Explain(ledger, settings))
-    states, groups, hours, workers, overdue, memory, lasts, gates = await asyncio.gather(
+    states, groups, hours, workers, backlog, memory, last_deliveries, circuits = await asyncio.gather(
         lists.count_by_state(),
         lists.group_by_reason(),
         counters.hourly_counts(redis, CHART_HOURS),
@@ -165,17 +170,19 @@ async def load_overview(ledger: Ledger, settings: Settings) -> Overview:
         last_delivery_times(redis, settings),
         open_circuits(redis, settings),
     )
-    told = dict(line.split(":", 1) for line in memory.decode().splitlines() if ":" in line)
+    info = dict(line.split(":", 1) for line in memory.decode().splitlines() if ":" in line)
     return Overview(
         states=states,
-        backlog=overdue,
-        circuits=gates,
+        backlog=backlog,
+        circuits=circuits,
         workers=workers,
-        hooks=[_hook(name, hook.source.name, lasts[name], hours) for name, hook in settings.active_hooks.items()],
+        hooks=[
+            _hook(name, hook.source.name, last_deliveries[name], hours) for name, hook in settings.active_hooks.items()
+        ],
         hours=[_hour(at, counts) for at, counts in hours],
         groups=groups,
-        memory_bytes=int(told["used_memory"]),
-        memory_limit_bytes=int(told.get("maxmemory", 0)),
+        memory_bytes=int(info["used_memory"]),
+        memory_limit_bytes=int(info.get("maxmemory", 0)),
     )
 
 
@@ -187,12 +194,12 @@ def _hook(
 
 
 def _hour(hour: int, counts: Counter[tuple[str, str]]) -> HourStats:
-    def of(*outcomes: str) -> int:
+    def total(*outcomes: str) -> int:
         return sum(count for (_, outcome), count in counts.items() if outcome in outcomes)
 
     return HourStats(
         iso_timestamp(hour * counters.HOUR_S * 1000) or "",
-        of(*ARRIVED_OUTCOMES),
-        of(*REJECTED_OUTCOMES),
-        of(*PARKED_OUTCOMES),
+        total(*ARRIVED_OUTCOMES),
+        total(*REJECTED_OUTCOMES),
+        total(*PARKED_OUTCOMES),
     )

@@ -44,16 +44,16 @@ async def _plan_or_erase(request: Request, person: str) -> Response:
     console, typed = context(request), request.state.form.get("confirm")
     addresses = await resolve_emails(console.ledger, console.settings, person)
     erasures = [Erasure(console.ledger, console.settings, address) for address in addresses]
-    found = await plan_all(erasures)
-    if found.is_empty or typed is None:
-        return await _page(request, person, found=found)
+    planned = await plan_all(erasures)
+    if planned.is_empty or typed is None:
+        return await _page(request, person, planned=planned)
     if typed.strip() != person:
-        return await _page(request, person, found=found, error="Type it once more to confirm. Nothing was erased.")
-    return await _page(request, erased=await actions(request).erase(erasures, found))
+        return await _page(request, person, planned=planned, error="The confirmation is different. Nothing was erased.")
+    return await _page(request, erased=await actions(request).erase(erasures, planned))
 
 
 async def _page(request: Request, person: str = "", *, error: str = "", **reports: Any) -> Response:
-    """reports: `found` before an erasure, `erased` after it."""
+    """Render the page. reports: `planned` before an erasure, `erased` after it."""
     return await render(
         request,
         "erasure.html",

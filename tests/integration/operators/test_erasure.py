@@ -213,7 +213,7 @@ def test_what_is_encrypted_with_a_lost_key_is_reported(harness: Harness) -> None
 
     asked = harness.doorbell("erase", EMAIL, "--dry-run", BODY_KEYS="another-key-of-the-tests")
 
-    assert "1 bodies are encrypted with keys that BODY_KEYS lacks" in asked.stderr
+    assert "1 bodies cannot be searched: they are encrypted with keys that BODY_KEYS lacks" in asked.stderr
 
 
 def test_nothing_is_removed_without_a_word(harness: Harness) -> None:
@@ -345,7 +345,9 @@ async def test_of_a_number_that_several_have_all_are_meant_and_it_is_told_how_ma
 
     assert [1, 2] == [one["people"] for one in told]
     assert [1, 2] == [len(one["visits"]) for one in told]
-    assert re.search(r"people +2 +are meant: by a number", harness.doorbell("erase", ADA["phone"], "--dry-run").stdout)
+    assert re.search(
+        r"people +2 +e-mail addresses; a phone number", harness.doorbell("erase", ADA["phone"], "--dry-run").stdout
+    )
 
 
 def test_a_number_leads_to_the_address_and_forgets_whose_it_is(harness: Harness) -> None:
@@ -361,7 +363,7 @@ def test_a_number_leads_to_the_address_and_forgets_whose_it_is(harness: Harness)
     plan = harness.doorbell("erase", "(555) 010-0001", "--dry-run", "--json")
     done = harness.doorbell("erase", "(555) 010-0001", "--yes")
 
-    assert (5, True) == (unknown.returncode, "a number only leads to" in unknown.stderr)
+    assert (5, True) == (unknown.returncode, "a phone number matches only" in unknown.stderr)
     assert ["visit:main/standard-A"] == json.loads(plan.stdout)["visits"]
     assert 0 == done.returncode
     shown = [harness.doorbell("visit", f"standard-{one}", "--show-personal-data").stdout for one in "AG"]

@@ -300,7 +300,7 @@ def test_a_pause_hides_nothing_that_is_worse() -> None:
         backlog=Backlog({"queued": 600.0}, 600.0),
     )
 
-    assert ("bad", "Work is due, and for 10 min nothing came to an end: restart the workers.") == view.status()
+    assert ("bad", "Tasks are due, and none has ended for 10 min: restart the workers.") == view.status()
     view.backlog = Backlog({"queued": 0.0}, 0.0)
     assert ("warn", "Paused by an operator: 7 changes wait for the account main. Nothing is lost.") == view.status()
 
