@@ -54,7 +54,7 @@ SOURCE = Source(
     setup=SETUP,
     evidence="second-hand",
     event_name_path=("event",),
-    kept_headers=(SENT_AT,),
+    stored_headers=(SENT_AT,),
     handshake=FixedBody(b'{"foo":"bar"}', absent_header="Api-Signature"),
 )
 

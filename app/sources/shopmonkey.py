@@ -55,7 +55,7 @@ SOURCE = Source(
     setup=SETUP,
     event_name_path=("table",),
     tenant_of=_location,
-    kept_headers=("webhook-timestamp",),
+    stored_headers=("webhook-timestamp",),
     api_url="https://api.shopmonkey.cloud/v3/",
     credentials=BearerAuth("TOKEN"),
 )

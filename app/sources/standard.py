@@ -44,7 +44,7 @@ SOURCE = Source(
     bearer=BEARER,
     setup=SETUP,
     evidence="vendor",
-    kept_headers=("webhook-id", "svix-id"),
+    stored_headers=("webhook-id", "svix-id"),
     repeat_key=lambda event: _header_id(event) or event.data.at("id").text(),
 )
 

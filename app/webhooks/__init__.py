@@ -1,1 +1,1 @@
-"""What a webhook is: delivery, signature, payload, event, source. Pure: no clock, no socket, no Redis."""
+"""Webhooks as data: delivery, signature, payload, event, source. Pure: no clock, no socket, no Redis."""

@@ -1,5 +1,4 @@
-"""What arrived, and what is believed of it: a Delivery is raw bytes and headers, an Event is a parsed delivery whose
-signature held."""
+"""Deliveries (headers and raw body) and events (verified, parsed deliveries)."""
 
 import base64
 import re
@@ -15,32 +14,33 @@ import orjson
 
 from app.webhooks.payload import Payload
 
-#: `any`: whichever of the three it looks like.
+#: `any`: JSON, form or JWT, by the look of the body.
 BodyFormat = Literal["json", "form", "json or form", "jwt", "any"]
 
 
 class UnreadableBody(Exception):
-    """The signature holds, but the body is not what the tool's content type promises."""
+    """The signature is valid, but the body does not have the tool's format."""
 
 
 class UnsupportedContentType(Exception):
-    """The body calls itself something that this tool never sends."""
+    """The content type is one that the tool never sends."""
 
 
 class UnsupportedContentEncoding(Exception):
-    """The body is compressed, or in a way that this tool never uses."""
+    """The content encoding is one that the tool never uses."""
 
 
 class BodyTooLarge(Exception):
-    """What comes out of a compressed body is larger than a body may be."""
+    """The decompressed body exceeds the limit."""
 
 
 @dataclass(slots=True)
 class Delivery:
-    """One HTTP request as it arrives: the headers first, then the raw body.
+    """One HTTP request as it arrived. Intake creates it with the headers and adds the raw body later.
 
-    headers: as ASGI hands them over: lower-case names, one pair per line that was sent.
-    token: what stood behind the hook's name in the address. query: what stood behind `?`.
+    headers: as in ASGI: lower-case names, one pair per header line.
+    token: the part of the path after the hook's name.
+    query: the raw query string, without `?`.
     """
 
     hook: str
@@ -59,17 +59,17 @@ class Delivery:
 
     def header_values(self, name: str) -> list[bytes]:
         key = _header_key(name)
-        return [value for given, value in self.headers if given == key] if key in self._header_by_name else []
+        return [value for header, value in self.headers if header == key] if key in self._header_by_name else []
 
     def single_header(self, name: str) -> bytes | None:
-        """The header's one line; None where there is none, or several."""
+        """Return the only line of this header; None if there is no line, or several."""
         if len(self._header_by_name) == len(self.headers):
             return self._header_by_name.get(_header_key(name))
         lines = self.header_values(name)
         return lines[0] if len(lines) == 1 else None
 
     def header(self, name: str) -> str | None:
-        """The first line of that name, as text; of `?name` the parameter of the address."""
+        """Return the first line of this header as text; for `?name`, the query parameter `name`."""
         line = self._header_by_name.get(_header_key(name))
         if line is not None:
             return line.decode("latin-1")
@@ -77,7 +77,7 @@ class Delivery:
 
     def _query_parameter(self, name: str) -> str | None:
         parameters = parse_qsl(self.query.decode("latin-1"), keep_blank_values=True, encoding="latin-1")
-        return next((value for named, value in parameters if named == name), None)
+        return next((value for parameter, value in parameters if parameter == name), None)
 
 
 @cache
@@ -87,17 +87,17 @@ def _header_key(name: str) -> bytes:
 
 @dataclass(slots=True)
 class Event:
-    """A delivery that is believed.
+    """A verified, parsed delivery.
 
-    data: the parsed body; a form is an object of texts.
-    headers: only those that the source asks for.
-    record: what a thin event pointed at, once fetched; None before, and where the tool says that it is gone.
-    related: what else was fetched with it (`RecordRequest.follow_up`), by name.
-    people: whom the records of this booking listed so far, as the source's `people` names them, this record's included;
-        those first who were listed first. None where nobody counts them.
-    record_path: the path of the request that the record answers; there is one for each record of a thin event.
+    data: the parsed body; a form is an object of strings.
+    headers: only the source's `stored_headers`.
+    record: the fetched record of a thin event; None before the fetch, and if the tool has no such record.
+    related: other records that were fetched with it (`RecordRequest.follow_up`), by name.
+    people: the ids of all people that any record of this booking has listed (see `people` in source.py), in order of
+        their first listing. None if the source has no `people`.
+    record_path: the path of the request for the record. `translate` runs once for each record of a thin event.
     fetched_at: when the fetch of the record began.
-    zone: what local times without an offset mean (the hook's TIMEZONE).
+    zone: the time zone of local times without an offset (the hook's TIMEZONE).
     """
 
     source: str
@@ -114,10 +114,14 @@ class Event:
     def with_record(
         self, record: Any, fetched_at: datetime, related: Mapping[str, Any] | None = None, record_path: str = ""
     ) -> "Event":
-        """record, related: parsed JSON, or None where the tool answered that there is no such record."""
-        read = None if record is None else Payload(record, "record")
-        others = {name: Payload(value, name) for name, value in (related or {}).items()}
-        return replace(self, record=read, fetched_at=fetched_at, related=others, record_path=record_path)
+        """Return the event with its record. record, related: parsed JSON, or None if the tool has no such record."""
+        return replace(
+            self,
+            record=None if record is None else Payload(record, "record"),
+            related={name: Payload(value, name) for name, value in (related or {}).items()},
+            fetched_at=fetched_at,
+            record_path=record_path,
+        )
 
 
 _JSON, _FORM = ("application/json", "text/json"), ("application/x-www-form-urlencoded",)
@@ -134,12 +138,12 @@ JWT_PATTERN = re.compile(rb"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+=?")
 
 
 def check_content_type(delivery: Delivery, body_format: BodyFormat) -> None:
-    """A missing content type is forgiven, a wrong one is not. Raises UnsupportedContentType."""
+    """Raise UnsupportedContentType for a wrong content type. A missing one is accepted."""
     if not _accepts((delivery.header("content-type") or "")[:MAX_CONTENT_TYPE_CHARS], body_format):
         raise UnsupportedContentType(f"this hook takes {' or '.join(_CONTENT_TYPES[body_format])}")
 
 
-#: What strangers write is not remembered at any length.
+#: Bounds the cache of `_accepts`: anyone can send any content type.
 MAX_CONTENT_TYPE_CHARS = 200
 
 
@@ -154,16 +158,16 @@ def _accepts(content_type: str, body_format: BodyFormat) -> bool:
 
 
 def content_encoding(delivery: Delivery) -> str:
-    """How the body is compressed, as `gzip`; several are separated by commas. Empty: it is not."""
+    """Return the encodings of the body, such as `gzip`, separated by commas; empty if there is none."""
     if delivery.header("content-encoding") is None:
         return ""
-    given = b",".join(delivery.header_values("content-encoding")).decode("latin-1").lower()
-    names = [name.strip() for name in given.split(",")]
+    value = b",".join(delivery.header_values("content-encoding")).decode("latin-1").lower()
+    names = [name.strip() for name in value.split(",")]
     return ", ".join("gzip" if name == "x-gzip" else name for name in names if name not in ("", "identity"))
 
 
 def check_content_encoding(delivery: Delivery, accepted: tuple[str, ...]) -> None:
-    """Raises UnsupportedContentEncoding."""
+    """Raise UnsupportedContentEncoding for an encoding that is not accepted."""
     encoding = content_encoding(delivery)
     if encoding and encoding not in accepted:
         raise UnsupportedContentEncoding(
@@ -172,29 +176,29 @@ def check_content_encoding(delivery: Delivery, accepted: tuple[str, ...]) -> Non
 
 
 def decompress(raw: bytes, max_bytes: int) -> bytes:
-    """What one gzip member holds; never more than `max_bytes` of it in memory. Raises UnreadableBody, BodyTooLarge."""
+    """Decompress one gzip member, with at most `max_bytes` + 1 bytes in memory. Raise UnreadableBody, BodyTooLarge."""
     member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
     try:
-        read = member.decompress(raw, max_bytes + 1)
+        body = member.decompress(raw, max_bytes + 1)
     except zlib.error:
         raise UnreadableBody("the body is not what its content encoding says") from None
-    if len(read) > max_bytes:
+    if len(body) > max_bytes:
         raise BodyTooLarge
     if not member.eof:
         raise UnreadableBody("the compressed body is not complete")
     if member.unused_data:
         raise UnreadableBody("something follows the compressed body")
-    return read
+    return body
 
 
 def parse_body(delivery: Delivery, body_format: BodyFormat) -> Payload:
-    """The body as JSON. Raises UnreadableBody: not UTF-8, not JSON (NaN included), nested too deep, not a form."""
+    """Parse the body. Raise UnreadableBody: not UTF-8, not JSON (NaN included), nested too deep, not a form."""
     raw = delivery.body.strip()
     if not raw:
         raise UnreadableBody("the body is empty")
     if body_format == "jwt" or (body_format == "any" and JWT_PATTERN.fullmatch(raw)):
         return Payload(_parse_claims(raw))
-    # Old Jobber apps get JSON that calls itself a form, so what may be either is taken for what it looks like.
+    # Old Jobber apps send JSON with the content type of a form, so the first byte decides.
     is_json = raw.startswith(b"{") or (body_format == "any" and raw.startswith(b"["))
     is_form = body_format == "form" or (body_format in ("json or form", "any") and not is_json)
     try:
@@ -204,7 +208,7 @@ def parse_body(delivery: Delivery, body_format: BodyFormat) -> Payload:
 
 
 def _parse_claims(raw: bytes) -> Any:
-    """What a token says; that it says so is for its signature to prove."""
+    """Return the claims of a JSON Web Token. The signature is not checked here."""
     claims = decode_base64url(raw.split(b".")[1]) if JWT_PATTERN.fullmatch(raw) else None
     try:
         return _parse_json(claims or b"")
@@ -213,9 +217,9 @@ def _parse_claims(raw: bytes) -> Any:
 
 
 def decode_base64url(encoded: bytes) -> bytes | None:
-    """The bytes; None where it is not what base64 for URLs writes of any bytes."""
+    """Decode URL-safe base64; return None if it is not in canonical form."""
     try:
-        decoded = base64.urlsafe_b64decode(encoded + b"==")  # more of these than are needed are passed over
+        decoded = base64.urlsafe_b64decode(encoded + b"==")  # superfluous padding is ignored
     except ValueError:
         return None
     return decoded if base64.urlsafe_b64encode(decoded).rstrip(b"=") == encoded.rstrip(b"=") else None
@@ -225,7 +229,7 @@ def _parse_json(raw: bytes) -> Any:
     try:
         return orjson.loads(raw)
     except ValueError:
-        # JavaScript that cuts an emoji in two leaves half of it, `\ud83d`; a booking is not refused for that.
+        # JavaScript that truncates a string in the middle of an emoji sends a lone surrogate, `\ud83d`.
         return orjson.loads(_LONE_SURROGATE.sub(rb"\\ufffd", raw))
 
 

@@ -1,4 +1,4 @@
-"""Requests for records, and the credentials that go with them."""
+"""Requests for records, and their authentication."""
 
 import base64
 from collections.abc import Callable, Mapping
@@ -14,13 +14,15 @@ def _no_follow_up(_: Payload) -> "Mapping[str, RecordRequest]":
 
 @dataclass(frozen=True, slots=True)
 class RecordRequest:
-    """A record to fetch, below the source's `api`: the body of a webhook never chooses the host.
+    """A record to fetch below the source's `api_url`: the body of a webhook never chooses the host.
 
-    path: built from checked ids only. params: what follows it behind `?`.
-    query: GraphQL: what is POSTed to `api` itself instead, with `variables`; the path only names the record.
-    json, form: what is POSTed to the path instead. endpoint: where, if the path only names the record
-        (JSON-RPC: `""`, the `api` itself).
-    follow_up: what else is needed once this record is there, by name; `translate` finds the answers in `event.related`.
+    path: built from checked ids only.
+    params: the query string.
+    query: a GraphQL query, POSTed to `api_url` with `variables`; `path` only identifies the record then.
+    json, form: the body of a POST to the path, instead of a GET.
+    endpoint: the path of the POST, if `path` only identifies the record (JSON-RPC: `""`, `api_url` itself).
+    follow_up: returns the requests for related records, by name, when this record is there. `translate` finds those
+        records in `event.related`.
     """
 
     path: str
@@ -34,22 +36,19 @@ class RecordRequest:
 
     @property
     def key(self) -> str:
-        """Under which a specimen has this record: the path, with the params as they read."""
+        """The key of this record in a specimen: the path with the parameters, not URL-encoded."""
         params = "&".join(f"{name}={value}" for name, value in self.params.items())
         return f"{self.path}?{params}" if params else self.path
 
     @property
     def label(self) -> str:
-        """The request in plans and attempts: the method and the first part of the path. A GraphQL query only reads."""
+        """The request in plans and attempts: the method and the first part of the path. GraphQL queries count as GET."""
         posts = self.query is None and (self.json is not None or self.form is not None)
         return f"{'POST' if posts else 'GET'} {self.path.partition('/')[0]}"
 
 
 class Credentials(Protocol):
-    """How a request for a record shows who asks. names: the credentials (settings) that it takes.
-
-    authenticate: given their values, the time, and what is asked for.
-    """
+    """Authenticates requests for records. `names` are the credentials (settings) that it needs."""
 
     @property
     def names(self) -> tuple[str, ...]: ...
@@ -59,7 +58,7 @@ class Credentials(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RequestAuth:
-    """headers and params that are added to a request. json: what is POSTed instead, where that is signed."""
+    """Headers and parameters to add to a request. json: replaces the body, for tools that want it signed."""
 
     headers: Mapping[str, str] = field(default_factory=dict)
     params: Mapping[str, str] = field(default_factory=dict)
@@ -68,7 +67,7 @@ class RequestAuth:
 
 @dataclass(frozen=True, slots=True)
 class BasicAuth:
-    """HTTP Basic. Both are names of credentials, not their values."""
+    """HTTP Basic. `user` and `password` are names of credentials, not values."""
 
     user: str
     password: str
@@ -84,7 +83,7 @@ class BasicAuth:
 
 @dataclass(frozen=True, slots=True)
 class BearerAuth:
-    """`Authorization: Bearer …`, or another word before it."""
+    """`Authorization: Bearer …`, or another scheme than Bearer. `token` is the name of the credential."""
 
     token: str = "TOKEN"
     scheme: str = "Bearer"
@@ -99,7 +98,7 @@ class BearerAuth:
 
 @dataclass(frozen=True, slots=True)
 class ApiKeyAuth:
-    """Headers and params that each hold one credential: `Keys(headers={"X-API-Key": "API_KEY"})`."""
+    """Headers and parameters with one credential each: `ApiKeyAuth(headers={"X-API-Key": "API_KEY"})`."""
 
     headers: Mapping[str, str] = field(default_factory=dict)
     params: Mapping[str, str] = field(default_factory=dict)
@@ -117,13 +116,15 @@ class ApiKeyAuth:
 
 @dataclass(frozen=True, slots=True)
 class TokenExchange:
-    """How the credential TOKEN is got, where it lives for a while only: once for all workers, again before it ends and
-    after a 401. A TOKEN that is set is used as it is.
+    """The request for a TOKEN that expires. One worker sends it for all, before the TOKEN expires and after a 401.
 
-    url: where; HOOKS__<NAME>__TOKEN_URL replaces it. names: the credentials that it takes.
-    form, json, headers: what is POSTed there; `{NAME}` in a text stands for that credential.
-    token_path: where the token stands in the answer. default_ttl_s: how long it lives, where the answer has no `expires_in`.
-    A `refresh_token` in the answer replaces the credential REFRESH_TOKEN from then on.
+    A TOKEN in the settings is used unchanged. A `refresh_token` in the response replaces the credential REFRESH_TOKEN.
+
+    url: the token endpoint; HOOKS__<NAME>__TOKEN_URL replaces it.
+    names: the credentials that the request needs.
+    form, json, headers: the POST request; `{NAME}` in a string is replaced by that credential.
+    token_path: the path to the token in the response.
+    default_ttl_s: the lifetime of a token if the response has no `expires_in`.
     """
 
     url: str
@@ -136,7 +137,7 @@ class TokenExchange:
 
 
 def refresh_token_exchange(url: str) -> TokenExchange:
-    """OAuth's refresh token: the app's CLIENT_ID and CLIENT_SECRET, and the account's REFRESH_TOKEN."""
+    """Return OAuth's exchange of a refresh token, with the app's CLIENT_ID and CLIENT_SECRET."""
     return TokenExchange(
         url,
         ("CLIENT_ID", "CLIENT_SECRET", "REFRESH_TOKEN"),

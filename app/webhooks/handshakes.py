@@ -1,8 +1,8 @@
-"""Handshakes and probes as data: what a tool sends before it believes that an address is ours.
+"""Handshakes and probes: requests by which a tool checks that an address belongs to a receiver of its webhooks.
 
-A handshake never writes anything. One that the tool signs is answered only after the signature holds, since an answer
-may itself be a signature: anyone who could get it without a signature could forge deliveries. One that is not signed is
-answered with our own words, or with a token of a harmless shape.
+A handshake never writes anything. A signed handshake is answered only after its signature was verified, since the
+reply may itself be a signature: anyone who got it without a signature could forge deliveries. The reply to an unsigned
+handshake is a fixed text, or a token of a harmless shape.
 """
 
 import hashlib
@@ -17,14 +17,12 @@ import orjson
 from app.webhooks.delivery import Delivery, Event
 
 _SAFE_ECHO = re.compile(r"[A-Za-z0-9._~=+/-]{1,256}")
-#: No message that a tool signs is only this.
+#: Tokens that cannot be a message that a tool signs.
 _SAFE_TO_SIGN = re.compile(r"[A-Za-z0-9_=+/-]{1,256}")
 
 
 @dataclass(frozen=True, slots=True)
 class HandshakeReply:
-    """What the tool wants to hear."""
-
     body: bytes = b"{}"
     content_type: str = "application/json"
 
@@ -36,16 +34,16 @@ class UnsignedHandshake(Protocol):
 
 
 class SignedHandshake(Protocol):
-    """A handshake that is answered after the signature holds. secret: the one that matched."""
+    """A handshake that is answered after its signature was verified. `secret` is the secret that matched."""
 
     def answer(self, event: Event, secret: str) -> HandshakeReply | None: ...
 
 
 @dataclass(frozen=True)
 class FixedBody:
-    """One known body and no signature header: answered with 200, and nothing else happens.
+    """A fixed body without a signature header: answered with 200.
 
-    The body is compared with its white space taken out; nothing is parsed before a signature holds.
+    The body is compared without its white space, because nothing is parsed before a signature was verified.
     """
 
     body: bytes
@@ -59,7 +57,7 @@ class FixedBody:
 
 @dataclass(frozen=True)
 class EchoQuery:
-    """`GET …?challenge=abc` wants to hear `abc`."""
+    """Answers `GET …?challenge=abc` with `abc`."""
 
     parameter: str
 
@@ -87,11 +85,13 @@ class EchoField:
 
 @dataclass(frozen=True)
 class SignField:
-    """An event with a token that the response must repeat, with the token's HMAC-SHA256 in hexadecimal. Its key is the
-    secret of the signature.
+    """An event with a token that the response must repeat, together with the token's HMAC-SHA256 in hexadecimal.
 
-    match: a path into the body, and the value that marks the event. token_path: the place of the token. token_field,
-    signature_field: the names of both in the response.
+    The key is the secret of the signature.
+
+    match: a path into the body, and the value that marks the event.
+    token_path: the path to the token.
+    token_field, signature_field: the names of both in the response.
     """
 
     token_path: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""JSON that is not believed yet: each read says what it expects, and a failed one names the place, never the value."""
+"""Typed reading of JSON from a tool: an error names the place and the expected type, never the value."""
 
 import re
 from collections.abc import Container, Iterator
@@ -12,11 +12,11 @@ T = TypeVar("T")
 
 
 class Untranslatable(Exception):
-    """The event is genuine, but it is not what we know of this tool: it is kept, and an operator looks at it."""
+    """The event is genuine, but differs from what is known of the tool. It is stored and parked for an operator."""
 
 
 class Payload:
-    """A value somewhere inside a body, and the steps to it."""
+    """A value inside a body, with the path to it."""
 
     __slots__ = ("path", "value")
 
@@ -29,23 +29,23 @@ class Payload:
     __hash__ = None  # type: ignore[assignment]
 
     def at(self, *keys: str) -> "Payload":
-        """The value below; of nothing where a step is missing."""
-        below = _new_object(Payload)
+        """Return the nested value; its value is None if a key is missing."""
+        nested = _new_object(Payload)
         value = self.value
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None
-        below.value, below.path = value, self.path + keys
-        return below
+        nested.value, nested.path = value, self.path + keys
+        return nested
 
     def __iter__(self) -> Iterator["Payload"]:
-        """The items of a list; nothing where there is none."""
+        """Iterate over the items of a list; null and a missing list have no items."""
         if self.value is not None and not isinstance(self.value, list):
             raise self.unexpected("a list")
         for number, item in enumerate(self.value or ()):
             yield Payload(item, *self.path, f"[{number}]")
 
     def __bool__(self) -> bool:
-        """Is there anything here at all?"""
+        """Return whether there is a value, even a false or empty one."""
         return self.value is not None
 
     def unexpected(self, expected: str) -> Untranslatable:
@@ -56,7 +56,7 @@ class Payload:
         return Untranslatable(f"{place}: expected {expected}, found {shape}")
 
     def parse_embedded_json(self) -> "Payload":
-        """JSON that was written into a text, as JSON; what is no text is itself."""
+        """Parse JSON that is embedded as a string; any other value is returned unchanged."""
         if not isinstance(self.value, str):
             return self
         try:
@@ -64,10 +64,10 @@ class Payload:
         except ValueError:
             raise self.unexpected("JSON") from None
 
-    # -- one value, or None where the tool left it out --
+    # -- optional values: None if the value is missing or null --
 
     def text(self) -> str | None:
-        """Text without the space around it. Numbers count as text, since tools differ in how they write ids."""
+        """Return the text, stripped. Whole numbers count as text, since tools differ in how they write ids."""
         if isinstance(self.value, str):
             return self.value.strip() or None
         if self.value is None:
@@ -87,9 +87,10 @@ class Payload:
         return self.value
 
     def time(self, zone: tzinfo | None = None) -> datetime | None:
-        """ISO 8601 with an offset, as UTC. zone: what a time without one means; without it, such a time is refused.
+        """Parse a time in ISO 8601 into UTC.
 
-        Of an hour that comes twice in autumn the first is meant; one that spring leaves out is read as an hour later.
+        zone: the time zone of times without an offset; without it, such a time is an error. An ambiguous time in autumn
+        is the earlier one; a time that does not exist in spring is read as one hour later.
         """
         if isinstance(self.value, (int, float)):
             raise self.unexpected("a time in ISO 8601")
@@ -97,7 +98,7 @@ class Payload:
         if text is None:
             return None
         try:
-            time = datetime.fromisoformat(text)  # cuts what is finer than a microsecond (Square writes nine digits)
+            time = datetime.fromisoformat(text)  # truncates to microseconds (Square writes nine digits)
         except ValueError:
             raise self.unexpected("a time in ISO 8601") from None
         if time.tzinfo is None:
@@ -110,7 +111,6 @@ class Payload:
             raise self.unexpected("a time that a calendar has") from None
 
     def unix_seconds(self) -> datetime | None:
-        """Seconds since 1970."""
         seconds = self.integer()
         if seconds is None:
             return None
@@ -120,7 +120,6 @@ class Payload:
             raise self.unexpected("seconds since 1970") from None
 
     def unix_ms(self) -> datetime | None:
-        """Milliseconds since 1970."""
         ms = self.integer()
         if ms is None:
             return None
@@ -130,9 +129,9 @@ class Payload:
             raise self.unexpected("milliseconds since 1970") from None
 
     def amount(self, minor_units: int = 1) -> Decimal | None:
-        """Money in whole currency units. smallest_units: how many of what is written make one (100 for cents).
+        """Parse an amount of money. minor_units: how many units of the value make one currency unit (100 for cents).
 
-        `1,075.50` is read too; `1,075` and `1.075,50` are not, for somebody may mean another sum.
+        `1,075.50` is accepted; `1,075` and `1.075,50` are errors, because they are ambiguous.
         """
         if self.value is None or self.value == "":
             return None
@@ -143,13 +142,13 @@ class Payload:
             raise self.unexpected("an amount")
         try:
             amount = Decimal(text.replace(",", "")) / minor_units
-        except ArithmeticError:  # of a million digits
+        except ArithmeticError:  # a million digits
             raise self.unexpected("an amount") from None
         if not amount.is_finite() or abs(amount) >= _AMOUNT_LIMIT:
             raise self.unexpected("an amount that somebody could pay")
         return amount
 
-    # -- one value that must be there --
+    # -- required values --
 
     def required_text(self) -> str:
         return self._required(self.text(), "text")
@@ -164,7 +163,7 @@ class Payload:
         return self._required(self.unix_ms(), "milliseconds since 1970")
 
     def required_id(self) -> str:
-        """An id that may stand in the path of a request: letters, digits, `-` and `_` only."""
+        """Return an id that is safe in the path of a request: letters, digits, `-` and `_` only."""
         id = self.required_text()
         if not _ID.fullmatch(id):
             raise self.unexpected("an id")
@@ -179,7 +178,7 @@ class Payload:
         return value
 
 
-#: Currencies whose amounts have no smaller unit, and those with thousandths, as payment processors count them.
+#: Currencies without minor units, and those with thousandths, as payment processors count them.
 ZERO_DECIMAL_CURRENCIES = frozenset(
     ("BIF", "CLP", "DJF", "GNF", "JPY", "KMF", "KRW", "MGA", "PYG", "RWF", "UGX", "VND", "VUV", "XAF", "XOF", "XPF")
 )
@@ -187,9 +186,9 @@ THREE_DECIMAL_CURRENCIES = frozenset(("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", 
 
 
 def minor_units(currency: str | None, two_decimals: Container[str] = ()) -> int:
-    """How many of a currency's smallest units make one: `amount(smallest_units(currency))`. Without a currency: cents.
+    """Return how many minor units make one unit of a currency: `amount(minor_units(currency))`. Default: 100.
 
-    but: currencies that this tool counts in hundredths all the same.
+    two_decimals: currencies that this tool counts in hundredths, against the rule.
     """
     code = (currency or "").upper()
     if code in two_decimals:

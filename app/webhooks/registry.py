@@ -1,4 +1,4 @@
-"""Every source by its name: each module of app/sources that declares SOURCE is one."""
+"""Loads the sources: every module of app/sources declares one as SOURCE."""
 
 import importlib
 import json
@@ -12,13 +12,13 @@ from app.visits.change import CONTACT_FIELDS, VisitChange
 from app.webhooks.delivery import Event
 from app.webhooks.source import Ignored, InvalidSource, LoadedSource, PartlyTranslatable, Source, Translate
 
-#: The package whose modules are the sources. It is found by name, since every module there imports this package.
+#: The package of the sources. It is imported by name, since its modules import this package.
 SOURCES = "app.sources"
 
 
 @cache
 def load_sources() -> dict[str, LoadedSource]:
-    """Every source, by name. Raises InvalidSource."""
+    """Load every source, by name. Raise InvalidSource if a module is not a source."""
     names = sorted(module.name for module in pkgutil.iter_modules(importlib.import_module(SOURCES).__path__))
     return {name: _load_source(name) for name in names}
 
@@ -33,31 +33,34 @@ def _load_source(name: str) -> LoadedSource:
         raise InvalidSource(f"{path} has no function translate(event)")
     fetch = getattr(module, "fetch", None)
     if fetch and not ((definition.api_url or "API_URL" in definition.required_settings) and definition.credentials):
-        raise InvalidSource(f"{path} has fetch(event), but its SOURCE names no api or no credentials")
+        raise InvalidSource(f"{path} has fetch(event), but its SOURCE has no api_url or no credentials")
     if hasattr(module, "people") and not fetch:
         raise InvalidSource(f"{path} has people(event), but no fetch(event): only records list people")
     if "TENANTS" in definition.required_settings and not definition.tenant_of:
-        raise InvalidSource(f"{path} needs TENANTS, but its SOURCE does not say where an event names its tenant")
+        raise InvalidSource(f"{path} needs TENANTS, but its SOURCE has no tenant_of")
     return LoadedSource(name, definition, _check_contact_length(translate), fetch, getattr(module, "people", None))
 
 
 def _check_contact_length(translate: Translate) -> Translate:
-    """The same, but what it says of a person whose address is too long to be one is left to an operator."""
+    """Wrap `translate`: a contact whose e-mail address or id is too long is removed, and an operator decides."""
 
     @wraps(translate)
     def bounded(event: Event) -> list[VisitChange] | Ignored:
         try:
-            meaning, reason = translate(event), ""
+            translated, reason = translate(event), ""
         except PartlyTranslatable as partly:
-            meaning, reason = partly.changes, str(partly)
-        if isinstance(meaning, Ignored):
-            return meaning
-        if any(change.contact and change.contact.is_too_long for change in meaning):
+            translated, reason = partly.changes, str(partly)
+        if isinstance(translated, Ignored):
+            return translated
+        if any(change.contact and change.contact.is_too_long for change in translated):
             reason = CONTACT_TOO_LONG
-            meaning = [replace(it, contact=None) if it.contact and it.contact.is_too_long else it for it in meaning]
+            translated = [
+                replace(change, contact=None) if change.contact and change.contact.is_too_long else change
+                for change in translated
+            ]
         if reason:
-            raise PartlyTranslatable(reason, meaning)
-        return meaning
+            raise PartlyTranslatable(reason, translated)
+        return translated
 
     return bounded
 
@@ -69,7 +72,7 @@ CONTACT_TOO_LONG = (
 
 
 def load_specimens(name: str) -> dict[str, Any]:
-    """The recorded deliveries of a source, and what they should become."""
+    """Return the recorded deliveries of a source, with the changes they should become."""
     specimens: dict[str, Any] = json.loads(files(SOURCES).joinpath(f"{name}.json").read_text("utf-8"))
     return specimens
 
@@ -80,6 +83,6 @@ def source_of_visit(external_id: str) -> str:
 
 
 def source_title(name: str) -> str:
-    """A source as it calls itself."""
+    """Return the title of a source; the name itself if there is no such source."""
     source = load_sources().get(name)
     return source.definition.title if source else name

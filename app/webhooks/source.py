@@ -1,22 +1,21 @@
-"""What a source is: every module of app/sources that declares SOURCE is one.
+"""The definition of a source: every module of app/sources that declares SOURCE is a source.
 
-A source is a pair of files: `tool.py` with SOURCE, `translate` and, where its events only point at a record, `fetch`;
-and `tool.json`, its specimens. The module's name is the only name: of the hook, the settings and the `external_id`s.
-Nothing is registered anywhere else.
+A source is a pair of files: `tool.py` with SOURCE, `translate` and, if its events only point at a record, `fetch`;
+and `tool.json`, its specimens. The module's name is the default name of the hook, the prefix of the settings and of the
+`external_id`s. Nothing is registered anywhere else.
 
-    SOURCE       what the tool is, as data: see Source below
-    translate    (event) → the changes that it means, or Ignored; pure. It may raise Untranslatable (`event.data` does, where
-                 a value is not what the tool promises): then the event is kept, and an operator looks at it. Where some
-                 changes are certain all the same, it raises PartlyTranslatable with them
-    fetch        thin sources: (event) → a RecordRequest for each record that the event points at, none where it says
-                 all by itself;
-                 pure. `translate` is then called once for each record, with it in `event.record`
-    people       thin sources whose record lists several people, each of them a visit: (event with a record) → the booking's
-                 visit id and the ids of the people in the record, none where it is gone; pure. `translate` finds all who
-                 were ever listed in `event.people`: a record does not tell who was removed
+    SOURCE       the tool as data: see Source below
+    translate    (event) → the changes that it means, or Ignored; pure. It may raise Untranslatable (`event.data` does, if
+                 a value does not have the documented type): the event is parked for an operator. If some changes are
+                 certain nevertheless, it raises PartlyTranslatable with them
+    fetch        thin sources: (event) → a RecordRequest for each record that the event points at, none if the event
+                 itself is complete; pure. `translate` is then called once for each record, with it in `event.record`
+    people       thin sources whose record lists several people, each with a visit: (event with a record) → the
+                 booking's visit id and the ids of the people in the record, none if it is gone; pure. `translate` finds
+                 all people that were ever listed in `event.people`: a record does not list those who were removed
 
-How to read a body: payload.py (Payload). What a change can say: app/visits/change.py (VisitChange). Schemes of signatures:
-signatures/. Handshakes: handshakes.py. Requests for records: fetching.py.
+See also payload.py (Payload: reading a body), app/visits/change.py (VisitChange), signatures/ (schemes),
+handshakes.py, and fetching.py (requests for records).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,53 +30,54 @@ from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.signatures.combined import FirstPresent
 from app.webhooks.signatures.scheme import Scheme
 
-#: Where our facts come from at their weakest.
+#: The weakest evidence for the facts in a source.
 Evidence = Literal["vendor", "second-hand", "recalled"]
-#: "Verified by …": what each level means to somebody who decides whether to rely on a source.
+#: Completes "Verified by …", for people who decide whether to rely on a source.
 VERIFIED_BY: Mapping[Evidence, str] = {
     "vendor": "the vendor's documentation",
     "second-hand": "integrators' code and recorded payloads",
     "recalled": "nobody: parts come from memory",
 }
-#: How a sender proves itself, where a source offers a choice (HOOKS__<NAME>__AUTH).
+#: The authentication of senders, where a source offers a choice (HOOKS__<NAME>__AUTH).
 Auth = Literal["signature", "bearer"]
-#: Settings that a hook may need beside its secrets and credentials.
+#: Settings that a hook may need in addition to its secrets and credentials.
 RequiredSetting = Literal["API_URL", "TOKEN_URL", "TIMEZONE", "TENANTS"]
 
 
 @dataclass(frozen=True, slots=True)
 class Ignored:
-    """Genuine, and nothing to do with visits. reason: the event's name, or a word like `opted_out`."""
+    """A genuine event that is irrelevant to visits. reason: the event's name, or a word like `opted_out`."""
 
     reason: str
 
 
 class PartlyTranslatable(Untranslatable):
-    """The changes are certain and are applied; the rest of the event needs an operator, so the delivery is parked too."""
+    """Some changes are certain and are applied; the delivery is parked too, because an operator must decide the rest."""
 
     def __init__(self, reason: str, changes: "list[VisitChange]") -> None:
         super().__init__(reason)
         self.changes = changes
 
 
-#: The record is not there, and the event alone says nothing. Right after the event it is asked for again.
+#: The tool has no such record, and the event alone is not enough. Soon after the event, the record is fetched again.
 RECORD_GONE = Ignored("record_gone")
 
 
-def graphql_record(answer: Payload | None, name: str, title: str) -> Payload | None:
-    """What a query asked for; None where the tool says that it has no such record. answer: None where it said so by its
-    status.
+def graphql_record(response: Payload | None, name: str, title: str) -> Payload | None:
+    """Return the record in a GraphQL response; None if the tool has no such record.
 
-    An answer with errors is no such word: the token may be wrong, a permission missing or the query out of date.
+    Raise Untranslatable for other errors: the token may be wrong, a permission may be missing, or the query out of date.
+
+    response: None if the tool answered 404.
     """
-    if answer is None:
+    if response is None:
         return None
-    found, errors = answer.at("data", name), list(answer.at("errors"))
-    if found:
-        return found
+    record, errors = response.at("data", name), list(response.at("errors"))
+    if record:
+        return record
     if any("NOT_FOUND" in (error.at("extensions", "code").value, error.at("code").value) for error in errors):
         return None
-    if errors or not answer.at("data"):
+    if errors or not response.at("data"):
         raise Untranslatable(f"{title} answered without the {name}: check the token, its scopes and the API's version")
     return None
 
@@ -88,40 +88,36 @@ class Source:
 
     docs: the vendor's page on its webhooks.
     signature: the scheme; `PathToken()` or `HeaderToken(…)` for tools that sign nothing.
-    bearer: the scheme for senders that cannot sign, which a hook may choose instead of the signature, or beside it.
-    setup: steps for the person who connects the tool: where to click, what to tick, what it cannot tell. `{url}` is
-        the hook's address.
-    evidence: where our facts come from at their weakest; VERIFIED_BY says what the words mean.
-    body_format: what the body is.
-    content_encodings: how the tool may compress its bodies: `gzip`. The signature covers the bytes as they are sent.
-    event_name_path: the path to the event's name in the body; it is for people only, and may lead nowhere. What is
-        there is shown:
-        `()` for tools that may write personal data into it.
-    event_name: the event's name, made of words of our own, where `event_name_path` is `()`.
-    repeat_key: what names an event, the same on every retry; None (the default): the digest of the body. It must be
-        covered by the signature.
-    events_may_collide: two different events can be the same to the byte, so a repeat is fetched again instead of
-        forgotten, once a minute at the most.
-    ordered_by_arrival: neither a time nor a version orders the changes, and none is signed, so a repeat must be known for
-        longer.
-    tenant_of: the tool's account that the event is from, where one hook could hear of several: with the setting TENANTS,
-        those of all others are ignored.
+    bearer: the scheme for senders that cannot sign. A hook may accept it instead of the signature, or in addition.
+    setup: steps for the person who connects the tool: where to click, what to select, which events the tool does not
+        send. `{url}` is the hook's address.
+    evidence: the weakest evidence for the facts in this source; VERIFIED_BY explains the values.
+    content_encodings: the encodings that the tool may use: `gzip`. The signature covers the bytes as they are sent.
+    event_name_path: the path to the event's name in the body. The name is only displayed, and may be missing. `()` for
+        tools that may write personal data there.
+    event_name: returns the event's name from a fixed list, if `event_name_path` is `()`.
+    repeat_key: returns an id of the event that is the same on every retry; the signature must cover it. Without it, the
+        digest of the body identifies the event.
+    events_may_collide: two different events can be identical to the byte. A repeat is fetched again instead of
+        dropped, at most once a minute.
+    ordered_by_arrival: neither a time nor a version orders the changes, and no time is signed, so repeats must be
+        recognized for longer.
+    tenant_of: returns the tool's account that the event is from, for tools where one hook may get events of several
+        accounts. With the setting TENANTS, events of other accounts are ignored.
     required_settings: settings without which the hook cannot work.
-    kept_headers: the headers that `translate` or `repeat_key` need; they are kept, and stand in `event.headers`
-        spelled as here.
-        `?name` is a parameter of the address, which is proven only where the signature covers `{url}`.
-    handshake: one that comes without a signature. signed_handshake: one that is answered once the signature holds.
-    probe_methods: methods by which the tool tries an address: answered 200 with nothing.
-    unavailable_status: the status of our own trouble that this tool tries again after.
-    sender_timeout_s: the tool's patience, where it is shorter than ours.
-    api_url: where records are fetched; `""`, with API_URL among the required settings, where each customer has an
-    address of their own.
-    credentials: how a request shows who asks: BasicAuth, BearerAuth, ApiKeyAuth, or a class of the module's own
-    (Credentials).
-    token_exchange: how the credential TOKEN is got, where tokens expire.
-    api_headers: fixed headers of those requests.
-    rate_limit_reset_header: the header in which the tool says, beside 429, how many seconds to wait (or until when,
-    since 1970).
+    stored_headers: the headers that `translate` or `repeat_key` need; they are stored, and are in `event.headers` under
+        these names. `?name` is a query parameter, which is authentic only if the signature covers `{url}`.
+    handshake: a handshake without a signature. signed_handshake: a handshake that is answered after verification.
+    probe_methods: methods by which the tool probes an address: answered 200 with an empty body.
+    unavailable_status: the status for Doorbell's own failures after which this tool retries.
+    sender_timeout_s: how long the tool waits for a response, if that is shorter than the default.
+    api_url: the base URL of records; `""`, with API_URL in required_settings, if each customer has another one.
+    credentials: the authentication of requests for records: BasicAuth, BearerAuth, ApiKeyAuth, or a class of the module
+        (Credentials).
+    token_exchange: the request for a TOKEN, where tokens expire.
+    api_headers: fixed headers of the requests for records.
+    rate_limit_reset_header: the header of a 429 response with the seconds to wait, or with the end of the wait in
+        seconds since 1970.
     """
 
     title: str
@@ -139,7 +135,7 @@ class Source:
     ordered_by_arrival: bool = False
     tenant_of: Callable[[Event], str | None] | None = None
     required_settings: tuple[RequiredSetting, ...] = ()
-    kept_headers: tuple[str, ...] = ()
+    stored_headers: tuple[str, ...] = ()
     handshake: UnsignedHandshake | None = None
     signed_handshake: SignedHandshake | None = None
     probe_methods: tuple[str, ...] = ()
@@ -152,8 +148,10 @@ class Source:
     rate_limit_reset_header: str | None = None
 
     def with_auth(self, auth: Sequence[str]) -> "Source":
-        """This source for a hook that accepts these forms of authentication. With both, a delivery that carries a
-        signature must have the right one: it is never accepted by its bearer token."""
+        """Return this source for a hook that accepts these forms of authentication.
+
+        With both, a delivery with a signature must have a valid signature: its bearer token is not considered.
+        """
         if not self.bearer or "bearer" not in auth:
             return self
         return replace(
@@ -162,19 +160,19 @@ class Source:
 
     @property
     def credential_names(self) -> tuple[str, ...]:
-        """Every credential that a hook of this tool may have."""
+        """All credentials that a hook of this source may have."""
         names = (
             *(self.credentials.names if self.credentials else ()),
             *(self.token_exchange.names if self.token_exchange else ()),
         )
         return tuple(dict.fromkeys(names))
 
-    def missing_credentials(self, given: Mapping[str, str]) -> list[str]:
-        """The credentials that are needed and not given: TOKEN is not, where it can be exchanged for the others."""
+    def missing_credentials(self, configured: Mapping[str, str]) -> list[str]:
+        """Return the required credentials that are missing. A TOKEN is not required if it can be exchanged."""
         required = self.credentials.names if self.credentials else ()
-        missing = [name for name in required if name not in given]
+        missing = [name for name in required if name not in configured]
         if self.token_exchange and "TOKEN" in missing:
-            missing = [name for name in self.credential_names if name not in given and name != "TOKEN"]
+            missing = [name for name in self.credential_names if name not in configured and name != "TOKEN"]
         return missing
 
 
@@ -185,7 +183,7 @@ People = Callable[[Event], tuple[str, list[str]]]
 
 @dataclass(frozen=True, slots=True)
 class LoadedSource:
-    """A source with its name and its functions, as `load_sources` finds it."""
+    """A source with its name and its functions, as `load_sources` returns it."""
 
     name: str
     definition: Source
@@ -195,4 +193,4 @@ class LoadedSource:
 
 
 class InvalidSource(Exception):
-    """A module in this folder is not a source. It names the file and what is missing."""
+    """A module of app/sources is not a source. The message names the file and what is missing."""

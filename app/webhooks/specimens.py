@@ -1,4 +1,4 @@
-"""Ringing ourselves: a specimen, signed now with the hook's own secret, sent over HTTP as the tool would."""
+"""Signs specimens with a hook's secret and sends them over HTTP, as the tool would."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -15,11 +15,11 @@ from app.webhooks.signatures.scheme import VerificationContext
 
 
 class UnknownSpecimen(Exception):
-    """No specimen of that name."""
+    """The source has no specimen of this name."""
 
 
 def find_specimen(source: str, name_or_number: str) -> dict[str, Any]:
-    """A recorded delivery, by its number from 1 or a part of its name. Raises UnknownSpecimen."""
+    """Return a recorded delivery by its number (from 1) or a part of its name. Raise UnknownSpecimen if none matches."""
     recorded: list[dict[str, Any]] = load_specimens(source)["deliveries"]
     if name_or_number.isdecimal() and 1 <= int(name_or_number) <= len(recorded):
         return recorded[int(name_or_number) - 1]
@@ -30,7 +30,7 @@ def find_specimen(source: str, name_or_number: str) -> dict[str, Any]:
 
 
 def specimen_body(recorded: Mapping[str, Any]) -> bytes:
-    """The bytes of a recorded delivery: an object is sent as compact JSON, a text as it is."""
+    """Return the body of a recorded delivery: a string unchanged, anything else as compact JSON."""
     body = recorded["body"]
     return body.encode() if isinstance(body, str) else orjson.dumps(body)
 
@@ -44,18 +44,18 @@ def sign_headers(
     query: str = "",
     auth: Sequence[str] = ("signature",),
 ) -> dict[str, str]:
-    """The headers to send: those given, with a new signature. url: as the tool knows the hook (PUBLIC_URL)."""
+    """Return the headers with a new signature. url: the hook's address as the tool knows it (PUBLIC_URL)."""
     scheme = load_sources()[source].definition.with_auth(auth).signature
     lines = tuple((name.lower().encode(), value.encode("latin-1")) for name, value in headers.items())
     delivery = Delivery(source, source, lines, body, datetime.now(UTC), query=query.encode())
-    fresh = scheme.sign(delivery, VerificationContext(secrets, time.time(), url))
-    kept = {name: value for name, value in headers.items() if name.lower() not in {name.lower() for name in fresh}}
-    return kept | fresh
+    signed = scheme.sign(delivery, VerificationContext(secrets, time.time(), url))
+    replaced = {name.lower() for name in signed}
+    return {name: value for name, value in headers.items() if name.lower() not in replaced} | signed
 
 
 @dataclass(frozen=True, slots=True)
 class Specimen:
-    """A recorded delivery as the tool would send it now. token, query: what follows the hook's address."""
+    """A recorded delivery as the tool would send it now. token, query: the parts of the URL after the hook's address."""
 
     name: str
     method: str
@@ -65,7 +65,7 @@ class Specimen:
     body: bytes
 
     def url(self, address: str) -> str:
-        """Where it is sent. address: the hook's, with its token or without."""
+        """Return the URL to send it to. address: the hook's address, with or without its token."""
         return _with_token(address, self.token) + (self.query and f"?{self.query}")
 
 
@@ -78,21 +78,21 @@ def sign_specimen(
     address: str,
     auth: Sequence[str] = ("signature",),
 ) -> Specimen:
-    """secrets: the hook's, of which the first that fits signs; else the specimen's own. Where the tool signs with a private
-    key, only the key of the specimens can sign. keys: SECRET_KEY. address: the hook's as the tool knows it. auth: what
-    the hook accepts. Raises UnknownSpecimen."""
-    recorded, scheme = (
-        find_specimen(source, name_or_number),
-        load_sources()[source].definition.with_auth(auth).signature,
-    )
-    own = {**load_specimens(source), **recorded}
-    secrets = [own["signing_key"]] if "signing_key" in own else [*secrets] or [own["secret"]]
-    context = VerificationContext(secrets, time.time(), keys=[*keys, own.get("secret_key", "")])
-    body, token, query = (
-        scheme.encode_body(specimen_body(recorded), context),
-        scheme.path_token(hook, context),
-        recorded.get("query", ""),
-    )
+    """Sign a specimen. Raise UnknownSpecimen if none matches.
+
+    secrets: the hook's secrets, of which the first suitable one signs; without any, the specimen's secret signs. Where
+        the tool signs with a private key, only the key of the specimens can sign.
+    keys: SECRET_KEY.
+    address: the hook's address as the tool knows it.
+    auth: the forms of authentication that the hook accepts.
+    """
+    recorded = find_specimen(source, name_or_number)
+    scheme = load_sources()[source].definition.with_auth(auth).signature
+    defaults = {**load_specimens(source), **recorded}
+    secrets = [defaults["signing_key"]] if "signing_key" in defaults else [*secrets] or [defaults["secret"]]
+    context = VerificationContext(secrets, time.time(), keys=[*keys, defaults.get("secret_key", "")])
+    body = scheme.encode_body(specimen_body(recorded), context)
+    token, query = scheme.path_token(hook, context), recorded.get("query", "")
     headers = sign_headers(source, body, recorded["headers"], secrets, _with_token(address, token), query, auth)
     return Specimen(recorded["name"], recorded.get("method", "POST"), token, query, headers, body)
 
@@ -102,16 +102,21 @@ def _with_token(address: str, token: str) -> str:
 
 
 def send_specimen(url: str, source: str, name_or_number: str, environ: Mapping[str, str]) -> httpx.Response:
-    """Send it with the secret of HOOKS__<SOURCE>__SECRETS, or else the specimen's own. Raises UnknownSpecimen, OSError."""
+    """Send a specimen, signed with HOOKS__<SOURCE>__SECRETS or the specimen's secret. Raise UnknownSpecimen, OSError."""
     public_url = environ.get("PUBLIC_URL", "").rstrip("/")
     prefix = f"HOOKS__{source.upper()}"
     names = (f"{prefix}__SECRETS", "SECRET_KEY", f"{prefix}__AUTH")
     secrets, keys, auth = (environ.get(name, "").split() for name in names)
     address = f"{public_url}/hooks/{source}" if public_url else url
-    made = sign_specimen(source, name_or_number, source, secrets, keys, address, auth or ("signature",))
+    specimen = sign_specimen(source, name_or_number, source, secrets, keys, address, auth or ("signature",))
     try:
         return httpx.request(
-            made.method, made.url(url), content=made.body, headers=made.headers, timeout=10, trust_env=False
+            specimen.method,
+            specimen.url(url),
+            content=specimen.body,
+            headers=specimen.headers,
+            timeout=10,
+            trust_env=False,
         )
     except httpx.HTTPError as error:
         raise OSError(type(error).__name__) from None

@@ -1,4 +1,4 @@
-"""From a verified delivery to an event, and from an event to the changes that it means. Pure: the caller logs."""
+"""Turns a verified delivery into an event, and an event into changes. Pure: the caller logs."""
 
 from collections.abc import Container
 from dataclasses import dataclass, field
@@ -13,12 +13,14 @@ from app.webhooks.source import Ignored, LoadedSource, PartlyTranslatable
 
 @dataclass(slots=True)
 class Translation:
-    """What an event means.
+    """The result of translating an event.
 
-    changes: what is known at once. ignored: why there is nothing to do, or nothing to create. state: `queued` if a record
-    must be fetched first, `parked` if only an operator can help, for the reason. change_count: the number of changes in the
-    answer to the tool. is_foreign: the event is from an account of the tool that this hook is not for. error: what our own
-    code stumbled over.
+    changes: the changes that need no record.
+    ignored: why there is nothing to do, or nothing to create.
+    state: `queued` if a record must be fetched first, `parked` if only an operator can help (see reason).
+    change_count: the number of changes in the response to the tool.
+    is_foreign: the event is from an account of the tool that is not in TENANTS.
+    error: an unexpected exception, which is a defect of Doorbell.
     """
 
     changes: list[VisitChange] = field(default_factory=list)
@@ -32,8 +34,10 @@ class Translation:
 
 
 def translate_event(source: LoadedSource, event: Event, tenants: Container[str | None] = ()) -> Translation:
-    """tenants: the accounts of the tool that the hook is for; none: all of them. A genuine event that is not understood is
-    parked, whatever our code stumbled over."""
+    """Translate an event. Every exception of the source's code parks the event.
+
+    tenants: the accounts of the tool whose events the hook accepts; empty: all accounts.
+    """
     translation = Translation()
     try:
         if is_foreign_tenant(source, event, tenants):
@@ -50,11 +54,8 @@ def translate_event(source: LoadedSource, event: Event, tenants: Container[str |
             translation.changes, translation.change_count = error.changes, len(error.changes)
         return translation
     except Exception as error:
-        translation.state, translation.reason, translation.error = (
-            "parked",
-            f"internal_error: {type(error).__name__}",
-            error,
-        )
+        translation.state, translation.reason = "parked", f"internal_error: {type(error).__name__}"
+        translation.error = error
         return translation
     if isinstance(translated, Ignored):
         translation.ignored = translated.reason[:80]
@@ -69,20 +70,20 @@ FOREIGN_TENANT = "foreign_tenant"
 
 
 def is_foreign_tenant(source: LoadedSource, event: Event, tenants: Container[str | None]) -> bool:
-    """Is the event from an account of the tool that this hook is not for?"""
+    """Return whether the event is from an account of the tool that is not in `tenants`."""
     tenant_of = source.definition.tenant_of
     return bool(tenants) and tenant_of is not None and tenant_of(event) not in tenants
 
 
 def parse_event(source: LoadedSource, delivery: Delivery, zone: tzinfo | None = None) -> Event:
-    """The event in a delivery whose signature was verified. zone: what local times mean. Raises UnreadableBody."""
+    """Parse a delivery whose signature was verified. zone: of local times. Raise UnreadableBody."""
     at = delivery.received_at
     return Event(
         source=source.name,
         data=parse_body(delivery, source.definition.body_format),
-        received_at=at.replace(microsecond=at.microsecond // 1000 * 1000),  # as it is stored
+        received_at=at.replace(microsecond=at.microsecond // 1000 * 1000),  # in milliseconds, as it is stored
         headers={
-            name: value for name in source.definition.kept_headers if (value := delivery.header(name)) is not None
+            name: value for name in source.definition.stored_headers if (value := delivery.header(name)) is not None
         },
         zone=zone,
     )

@@ -82,7 +82,7 @@ def translate(data: bytes) -> None:
     recorded = choices.one_of(load_specimens(tool.name)["deliveries"])
     raw = _changed_body(choices, recorded["body"])
     headers = {name: choices.text() if choices.rarely() else value for name, value in recorded["headers"].items()}
-    kept = {name: headers[name] for name in headers if name in tool.definition.kept_headers}
+    kept = {name: headers[name] for name in headers if name in tool.definition.stored_headers}
     try:
         read = parse_body(Delivery(tool.name, tool.name, (), raw, NOW), tool.definition.body_format)
     except UnreadableBody:

@@ -34,7 +34,7 @@ def test_a_header_that_nobody_signed_does_not_rename_an_event(name: str) -> None
     def renamed(specimen: Specimen) -> list[str]:
         found = []
         for header in (
-            header for header in specimen.tool.definition.kept_headers if not specimen.delivery.header_values(header)
+            header for header in specimen.tool.definition.stored_headers if not specimen.delivery.header_values(header)
         ):
             headers = ((header.encode(), b"the name of another event"), *specimen.delivery.headers)
             other = replace(specimen, delivery=specimen.changed(headers=headers))

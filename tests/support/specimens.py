@@ -151,7 +151,7 @@ class Specimen:
             source=self.tool.name,
             data=parse_body(delivery, source.body_format),
             received_at=delivery.received_at,
-            headers={name: value for name in source.kept_headers if (value := delivery.header(name)) is not None},
+            headers={name: value for name in source.stored_headers if (value := delivery.header(name)) is not None},
             zone=ZoneInfo(self.of("timezone")) if self.of("timezone") else None,
         )
 

@@ -1,4 +1,4 @@
-"""Schemes made of others: one of two, both of two, or an HMAC of some fields of the body."""
+"""Combinations of two schemes, and an HMAC over fields of the body that is only used in such a combination."""
 
 import hmac
 from dataclasses import dataclass, replace
@@ -13,10 +13,11 @@ from app.webhooks.signatures.scheme import Coverage, Scheme, SignatureError, Ver
 
 @dataclass(frozen=True)
 class FieldsHmac(Scheme):
-    """HMAC-SHA256, in hexadecimal, over some fields of a JSON body, itself a field of it: nothing else is proven.
+    """HMAC-SHA256 in hexadecimal over some fields of a JSON body, in another field. The other fields are not signed.
 
-    The body has to be parsed for it, so it stands behind a PathToken only (AllOf). signs: paths into the body, whose texts
-    follow one another without anything between them.
+    The body must be parsed before it can be verified, so this scheme is only used after a PathToken (AllOf).
+
+    signs: paths into the body; their values are concatenated without a separator.
     """
 
     field: str
@@ -31,12 +32,12 @@ class FieldsHmac(Scheme):
 
     def verify(self, delivery: Delivery, context: VerificationContext) -> int:
         body = self._body(delivery)
-        given = body.at(self.field).value
-        if not isinstance(given, str) or not given.strip():
+        signature = body.at(self.field).value
+        if not isinstance(signature, str) or not signature.strip():
             raise SignatureError(f"the body has no `{self.field}`", "missing")
         message = self._message(body)
         expected = [hex_digest(hmac.digest(secret.encode(), message, "sha256")) for secret in context.secrets]
-        return matching_index(given.encode(), expected, f"`{self.field}`")
+        return matching_index(signature.encode(), expected, f"`{self.field}`")
 
     def sign(self, delivery: Delivery, context: VerificationContext) -> dict[str, str]:
         return {}
@@ -64,9 +65,9 @@ class FieldsHmac(Scheme):
 
 @dataclass(frozen=True)
 class FirstPresent(Scheme):
-    """A tool with two schemes: the first counts where the delivery carries it, and then there is no way back to the other.
+    """A tool with two schemes: if the delivery has a signature of the first, the fallback is not considered.
 
-    Each scheme is given only the secrets that are strong enough for it (`secret_problem`), so a sender gains nothing by
+    Each scheme gets only the secrets that are strong enough for it (`secret_problem`), so a sender gains nothing by
     choosing the scheme.
     """
 
@@ -109,7 +110,7 @@ class FirstPresent(Scheme):
 
 
 def _usable_first(scheme: Scheme, context: VerificationContext) -> VerificationContext:
-    """The secrets that the scheme takes first. A private key, with which only we sign, is none of them and stays."""
+    """Return the context with the suitable secrets first. A private key for signing is not suitable, but is retained."""
     return context._replace(
         secrets=sorted(context.secrets, key=lambda secret: scheme.secret_problem(secret) is not None)
     )
@@ -117,7 +118,7 @@ def _usable_first(scheme: Scheme, context: VerificationContext) -> VerificationC
 
 @dataclass(frozen=True)
 class AllOf(Scheme):
-    """Two proofs, each of them needed; the second is not looked at before the first holds."""
+    """Two schemes, of which both must match; the second is verified only after the first matched."""
 
     first: Scheme
     second: Scheme
@@ -154,9 +155,9 @@ class AllOf(Scheme):
 _COVERAGE_ORDER: tuple[Coverage, ...] = ("nothing", "fields", "body")
 
 
-def _weakest(*covers: Coverage) -> Coverage:
-    return min(covers, key=_COVERAGE_ORDER.index)
+def _weakest(*coverages: Coverage) -> Coverage:
+    return min(coverages, key=_COVERAGE_ORDER.index)
 
 
-def _strongest(*covers: Coverage) -> Coverage:
-    return max(covers, key=_COVERAGE_ORDER.index)
+def _strongest(*coverages: Coverage) -> Coverage:
+    return max(coverages, key=_COVERAGE_ORDER.index)

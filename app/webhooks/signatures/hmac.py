@@ -1,7 +1,7 @@
-"""Signature schemes as data: what is signed, with which key, and where the result is.
+"""HMAC schemes as data: what is signed, with which key, and where the signature is.
 
-`verify` raises or says which secret matched; it never returns False. Everything is compared as bytes, in constant time,
-and in the exact spelling: a changed letter of a header is a changed header.
+`verify` raises an exception or returns the position of the secret that matched; it never returns False. Signatures are
+compared as bytes, in constant time, and in their exact spelling.
 """
 
 import base64
@@ -36,18 +36,18 @@ def text_key(secret: str) -> bytes:
 
 @lru_cache(maxsize=256)
 def standard_webhooks_key(secret: str) -> bytes:
-    """The bytes behind `whsec_`, in base64 with or without its padding. Raises ValueError."""
+    """Decode the base64 after `whsec_`, with or without padding. Raise ValueError if it is not base64."""
     encoded = secret.removeprefix("whsec_").rstrip("=")
     return base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
 
 
 @lru_cache(maxsize=256)
 def base64_key(secret: str) -> bytes:
-    """The bytes that the secret is the base64 of. Raises ValueError."""
+    """Decode the secret. Raise ValueError if it is not base64."""
     return base64.b64decode(secret, validate=True)
 
 
-#: What a secret must be that a key function refuses.
+#: The rule that a secret breaks when its key function raises ValueError.
 _KEY_PROBLEMS: dict[Callable[[str], bytes], str] = {
     text_key: "must be text in UTF-8",
     base64_key: "must be base64",
@@ -66,15 +66,15 @@ _PLACEHOLDER = re.compile(r"\{([^}]+)\}")
 class Hmac(Scheme):
     """HMAC over a template.
 
-    signs: `{body}`, `{url}`, `{t}` (the signed time), `{body:base64}` and `{any-header}` stand for those bytes. `{url}` is
-        the hook's address from PUBLIC_URL, with what stood behind `?` as it arrived.
-    fields: where the header is a list like `t=1,v1=ab`: the names of the time and of the signatures in it.
-    separator: what stands between the parts of such a list, or between several signatures.
-    timestamp_header: the header with the signed time, where it has one of its own. timestamp_format: how it is written.
-    key: how a secret becomes a key: text_key, base64_key, standard_webhooks_key, or a function of the source.
-    prefix: what stands before each signature, like `v1,`.
-    lenient: also take `sha256=` before a signature, and hexadecimal in capitals.
-    min_key_bytes: bytes. A tool's own key is taken as it comes; MIN_CHOSEN_SECRET_BYTES where people choose the key.
+    signs: the template. `{body}`, `{url}`, `{t}` (the signed time), `{body:base64}` and `{any-header}` are replaced by
+        those bytes. `{url}` is the hook's address from PUBLIC_URL, with the query string of the request.
+    fields: for a header that is a list like `t=1,v1=ab`: the names of the time and of the signatures in it.
+    separator: the separator between several signatures.
+    timestamp_header: the header with the signed time, if that is a separate header.
+    key: converts a secret to a key: text_key, base64_key, standard_webhooks_key, or a function of the source.
+    prefix: the text before each signature, like `v1,`.
+    lenient: also accept `sha256=` before a signature, and hexadecimal in capitals.
+    min_key_bytes: the minimum length of a key; MIN_CHOSEN_SECRET_BYTES for tools where people choose the key.
     """
 
     header: str
@@ -110,9 +110,9 @@ class Hmac(Scheme):
         return None if len(key) >= self.min_key_bytes else f"must have {self.min_key_bytes} characters or more"
 
     def verify(self, delivery: Delivery, context: VerificationContext) -> int:
-        given, signed_at = self._parse_signatures(delivery)
+        signatures, signed_at = self._parse_signatures(delivery)
         message = self._message(delivery, context.url, signed_at)
-        slot = self._matching_secret(given, message, context.secrets)
+        slot = self._matching_secret(signatures, message, context.secrets)
         if signed_at is not None:
             check_age(parse_signed_time(self.timestamp_format, signed_at), context, self.tolerance_s)
         return slot
@@ -130,37 +130,37 @@ class Hmac(Scheme):
         return {self.header: signature} | ({self.timestamp_header: now} if self.timestamp_header else {})
 
     def _parse_signatures(self, delivery: Delivery) -> tuple[list[bytes], bytes | None]:
-        """The signatures that were sent, and the time that they cover."""
+        """Return the signatures in the header, and the signed time."""
         value = single_header(delivery, self.header)
         signed_at = single_header(delivery, self.timestamp_header) if self.timestamp_header else None
         if self.fields:
             time_field, signature_field = self.fields
             pairs = [part.partition(b"=") for part in value.split(b",")]
-            given = [after for name, _, after in pairs if name.strip() == signature_field.encode()]
-            times = [after for name, _, after in pairs if name.strip() == time_field.encode()]
+            signatures = [field for name, _, field in pairs if name.strip() == signature_field.encode()]
+            times = [field for name, _, field in pairs if name.strip() == time_field.encode()]
             if len(times) != 1:
                 raise SignatureError(f"{self.header} does not name one time `{time_field}=`", "malformed")
             signed_at = times[0]
         else:
-            given = value.split(self.separator.encode()) if self.separator else [value]
+            signatures = value.split(self.separator.encode()) if self.separator else [value]
         prefix = self.prefix.encode()
-        given = [signature[len(prefix) :] for signature in given if signature.startswith(prefix)]
-        if not given:
-            raise SignatureError(f"{self.header} holds no signature of the kind that this tool sends", "malformed")
+        signatures = [signature[len(prefix) :] for signature in signatures if signature.startswith(prefix)]
+        if not signatures:
+            raise SignatureError(f"{self.header} has no signature in the format of this tool", "malformed")
         if self.lenient:
-            given = [signature.removeprefix(b"sha256=").lower() for signature in given]
-        return given[:MAX_SIGNATURES], signed_at
+            signatures = [signature.removeprefix(b"sha256=").lower() for signature in signatures]
+        return signatures[:MAX_SIGNATURES], signed_at
 
     def _message(self, delivery: Delivery, url: str, signed_at: bytes | None) -> bytes:
         if self.signs == "{body}":
             return delivery.body
-        return b"".join([piece(delivery, url, signed_at or b"") for piece in _template_parts(self.signs)])
+        return b"".join([render(delivery, url, signed_at or b"") for render in _template_parts(self.signs)])
 
-    def _matching_secret(self, given: Sequence[bytes], message: bytes, secrets: Sequence[str]) -> int:
+    def _matching_secret(self, signatures: Sequence[bytes], message: bytes, secrets: Sequence[str]) -> int:
         encode = _ENCODINGS[self.encoding]
         for slot, secret in enumerate(secrets):
             expected = encode(hmac.digest(self.key(secret), message, self.digest))
-            if True in [hmac.compare_digest(expected, signature) for signature in given]:
+            if True in [hmac.compare_digest(expected, signature) for signature in signatures]:
                 return slot
         raise SignatureError(f"{self.header} matches none of {len(secrets)} secrets", "mismatch")
 
@@ -173,12 +173,12 @@ TemplatePart = Callable[[Delivery, str, bytes], bytes]
 
 @cache
 def _template_parts(template: str) -> list[TemplatePart]:
-    """A template in parts, each of which makes its bytes of a delivery, the hook's address and the signed time."""
-    texts_and_names = enumerate(_PLACEHOLDER.split(template))
+    """Return functions that render the parts of a template from a delivery, the hook's address and the signed time."""
+    texts_and_names = enumerate(_PLACEHOLDER.split(template))  # texts at even positions, names at odd ones
     return [
-        _PLACEHOLDERS.get(piece) or _header_part(piece) if n % 2 else _text_part(piece)
-        for n, piece in texts_and_names
-        if piece
+        _PLACEHOLDERS.get(part) or _header_part(part) if position % 2 else _text_part(part)
+        for position, part in texts_and_names
+        if part
     ]
 
 
@@ -194,60 +194,61 @@ def _header_part(name: str) -> TemplatePart:
     return lambda delivery, url, t: single_header(delivery, name)
 
 
-def _text_part(piece: str) -> TemplatePart:
-    fixed = piece.encode()
-    return lambda delivery, url, t: fixed
+def _text_part(text: str) -> TemplatePart:
+    encoded = text.encode()
+    return lambda delivery, url, t: encoded
 
 
 @dataclass(frozen=True)
 class StandardWebhooks(Scheme):
-    """https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+    """The scheme of https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md.
 
-    The `svix-` names of the headers mean the same; one complete set counts, never a mixture of both.
-    key: for tools that take these headers and another kind of secret.
+    The headers may also begin with `svix-`; one complete set counts, never a mixture of both.
+
+    key: for tools that use these headers with another kind of secret.
     """
 
     key: Callable[[str], bytes] = standard_webhooks_key
 
     def applies_to(self, delivery: Delivery) -> bool:
-        return any(has_header(delivery, f"{family}-signature") for family in ("webhook", "svix"))
+        return any(has_header(delivery, f"{prefix}-signature") for prefix in ("webhook", "svix"))
 
     @property
     def is_secret_user_chosen(self) -> bool:
-        return self.key is not standard_webhooks_key  # a key in base64 is made by a program
+        return self.key is not standard_webhooks_key  # a program generates these keys
 
     def secret_problem(self, secret: str) -> str | None:
         return _standard("webhook", self.key).secret_problem(secret)
 
     def verify(self, delivery: Delivery, context: VerificationContext) -> int:
-        family, other = ("webhook", "svix") if delivery.header("svix-signature") is None else ("svix", "webhook")
-        slot = _standard(family, self.key).verify(delivery, context)
-        # Sources read the id and the time under both names, and only one of them is signed.
+        signed, unsigned = ("webhook", "svix") if delivery.header("svix-signature") is None else ("svix", "webhook")
+        slot = _standard(signed, self.key).verify(delivery, context)
+        # Sources read the id and the time under both prefixes, and only one set is signed.
         for header in ("id", "timestamp"):
-            for line in delivery.header_values(f"{other}-{header}"):
-                if line != single_header(delivery, f"{family}-{header}"):
-                    raise SignatureError(f"{other}-{header} is not the {header} that was signed", "malformed")
+            for line in delivery.header_values(f"{unsigned}-{header}"):
+                if line != single_header(delivery, f"{signed}-{header}"):
+                    raise SignatureError(f"{unsigned}-{header} is not the {header} that was signed", "malformed")
         return slot
 
     def sign(self, delivery: Delivery, context: VerificationContext) -> dict[str, str]:
-        """The delivery must carry its `webhook-id` or `svix-id`."""
-        family = "svix" if delivery.header_values("svix-id") else "webhook"
-        return _standard(family, self.key).sign(delivery, context)
+        """Sign a delivery that has a `webhook-id` or `svix-id`."""
+        prefix = "svix" if delivery.header_values("svix-id") else "webhook"
+        return _standard(prefix, self.key).sign(delivery, context)
 
 
 @cache
-def _standard(family: str, key: Callable[[str], bytes]) -> Hmac:
+def _standard(header_prefix: str, key: Callable[[str], bytes]) -> Hmac:
     return Hmac(
-        header=f"{family}-signature",
-        signs=f"{{{family}-id}}.{{t}}.{{body}}",
+        header=f"{header_prefix}-signature",
+        signs=f"{{{header_prefix}-id}}.{{t}}.{{body}}",
         encoding="base64",
         prefix="v1,",
         separator=" ",
-        timestamp_header=f"{family}-timestamp",
+        timestamp_header=f"{header_prefix}-timestamp",
         key=key,
         min_key_bytes=MIN_CHOSEN_SECRET_BYTES,
     )
 
 
-#: The delivery that a body is before it is sent.
+#: An empty delivery, to parse a body with before it is sent.
 UNSENT = Delivery("", "", (), b"", datetime.fromtimestamp(0, UTC))

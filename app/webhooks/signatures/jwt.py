@@ -1,4 +1,4 @@
-"""Bodies that are JSON Web Tokens, verified and signed by PyJWT."""
+"""Verifies and signs bodies that are JSON Web Tokens, with PyJWT."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,13 +18,15 @@ _JWS = PyJWS(["RS256", "HS256"], {"enforce_minimum_key_length": True})
 
 @dataclass(frozen=True)
 class Jwt(Scheme):
-    """The whole body is a JSON Web Token, and its claims are the event (form="jwt").
+    """A body that is a JSON Web Token whose claims are the event (body_format="jwt").
 
-    algorithm: the only one that is accepted; a token that names another is refused.
-    expires: the token must have an expiration time (`exp`). tolerance_s: the leeway for `exp`, `iat` and `nbf`.
+    algorithm: the only accepted algorithm.
+    expires: the token must have an expiration time (`exp`).
+    tolerance_s: the leeway for `exp`, `iat` and `nbf`.
+
     An HS256 key has 32 bytes or more: https://www.rfc-editor.org/rfc/rfc7518#section-3.2
-
-    The times are not left to PyJWT: it compares them with the clock, not with `Terms.now`, and takes texts and booleans.
+    PyJWT does not check the times here: it compares them with the clock instead of `context.now`, and accepts strings
+    and booleans.
     """
 
     algorithm: Literal["RS256", "HS256"]
@@ -48,7 +50,7 @@ class Jwt(Scheme):
     def verify(self, delivery: Delivery, context: VerificationContext) -> int:
         token = delivery.body.strip()
         if not token:
-            raise SignatureError("the body is empty, and the signature would stand in it", "missing")
+            raise SignatureError("the body is empty, so it has no signature", "missing")
         if not JWT_PATTERN.fullmatch(token):
             raise SignatureError("the body is not a JSON Web Token", "malformed")
         for slot, secret in enumerate(context.secrets):
@@ -59,7 +61,7 @@ class Jwt(Scheme):
         raise SignatureError(f"the token in the body matches none of {len(context.secrets)} keys", "mismatch")
 
     def _verify_signature(self, token: bytes, secret: str) -> bytes | None:
-        """The claims as they are written; None where this secret did not sign them."""
+        """Return the raw claims; None if this secret did not sign them."""
         key = self._key(secret)
         if key is None:
             return None
@@ -69,7 +71,7 @@ class Jwt(Scheme):
             return None
         except InvalidTokenError:
             raise SignatureError("the body is not a JSON Web Token that can be read", "malformed") from None
-        if "crit" in verified["header"]:  # PyJWT knows one such extension, `b64`; no tool of ours uses it
+        if "crit" in verified["header"]:  # PyJWT knows one such extension, `b64`; no source uses it
             raise SignatureError("the token names extensions that must be understood (`crit`)", "malformed")
         claims: bytes = verified["payload"]
         return claims
@@ -84,7 +86,7 @@ class Jwt(Scheme):
         tolerance_s = self.tolerance_s if context.tolerance_s is None else context.tolerance_s
         times = {name: claims.get(name) for name in ("exp", "iat", "nbf")}
         if times["exp"] is None and self.expires:
-            raise SignatureError("the token does not say when it expires", "malformed")
+            raise SignatureError("the token has no expiration time (`exp`)", "malformed")
         for name, at in times.items():
             if at is None:
                 continue
@@ -104,10 +106,10 @@ class Jwt(Scheme):
             if JWT_PATTERN.fullmatch(token)
             else orjson.loads(raw)
         )
-        fresh = {**claims, "iat": int(context.now), "exp": int(context.now) + 3600}
+        claims = {**claims, "iat": int(context.now), "exp": int(context.now) + 3600}
         secret = context.secrets[0]
         key: Any = load_private_key(secret) if self.algorithm == "RS256" else secret
-        return _JWS.encode(orjson.dumps(fresh), key, self.algorithm).encode()
+        return _JWS.encode(orjson.dumps(claims), key, self.algorithm).encode()
 
 
 def _parse_claims(raw: bytes) -> dict[str, Any]:

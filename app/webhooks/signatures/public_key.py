@@ -1,5 +1,7 @@
-"""Signatures that are verified with a public key. A secret is then a key: base64 without the lines BEGIN and END, as
-`settings` takes it out of a PEM file; to sign, the private key stands in its place.
+"""Signatures that are verified with a public key.
+
+The hook's secret is the key: base64 without the lines BEGIN and END, as the settings extract it from a PEM file. For
+signing, the secret is the private key.
 """
 
 import base64
@@ -23,7 +25,7 @@ MIN_RSA_BITS = 2048
 
 @lru_cache(maxsize=64)
 def load_public_key(secret: str) -> object:
-    """The key, or None where it is none. The keys that a hook has are few and stay."""
+    """Return the key; None if the secret is not a key. Cached: a hook has few keys, and they rarely change."""
     try:
         return load_der_public_key(base64.b64decode(secret, validate=True))
     except (ValueError, UnsupportedAlgorithm):
@@ -46,7 +48,7 @@ def _verify(algorithm: Algorithm, secret: str, signature: bytes, message: bytes)
 
 @lru_cache(maxsize=4)
 def load_private_key(secret: str) -> object:
-    """To load one takes longer than to sign with it."""
+    """Load a private key. Cached: loading a key takes longer than signing with it."""
     return load_der_private_key(base64.b64decode(secret), None)
 
 
@@ -69,7 +71,7 @@ def key_problem(algorithm: Algorithm, secret: str) -> str | None:
 
 @dataclass(frozen=True)
 class PublicKey(Scheme):
-    """A header with a signature of the raw body, in base64. placeholder_values: texts that stand there instead of none."""
+    """A signature of the raw body in base64, in a header. placeholder_values: texts that mean "no signature"."""
 
     header: str
     algorithm: Algorithm
@@ -83,15 +85,15 @@ class PublicKey(Scheme):
         return key_problem(self.algorithm, secret)
 
     def verify(self, delivery: Delivery, context: VerificationContext) -> int:
-        given = single_header(delivery, self.header)
+        value = single_header(delivery, self.header)
         if not self.applies_to(delivery):
             raise SignatureError(f"{self.header} is missing", "missing")
         try:
-            signature = base64.b64decode(given, validate=True)
+            signature = base64.b64decode(value, validate=True)
         except ValueError:
             raise SignatureError(f"{self.header} is not base64", "malformed") from None
-        if base64.b64encode(signature) != given:
-            raise SignatureError(f"{self.header} is not written as base64 is", "malformed")
+        if base64.b64encode(signature) != value:
+            raise SignatureError(f"{self.header} is not canonical base64", "malformed")
         for slot, secret in enumerate(context.secrets):
             if _verify(self.algorithm, secret, signature, delivery.body):
                 return slot

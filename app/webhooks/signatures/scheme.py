@@ -1,4 +1,4 @@
-"""What every signature scheme has: verify, sign, the rules for secrets, and the signed time."""
+"""The base class of signature schemes, and what they share: verification context, headers, and signed times."""
 
 import hmac
 import re
@@ -10,12 +10,12 @@ from typing import Literal, NamedTuple
 from app.webhooks.delivery import Delivery
 
 Reason = Literal["missing", "malformed", "stale", "mismatch"]
-#: What a signature that holds proves: the whole body, some fields of it, or only that the sender knows a secret.
+#: What a valid signature covers: the whole body, some fields of it, or nothing (the sender only knows a secret).
 Coverage = Literal["body", "fields", "nothing"]
 
 
 class SignatureError(Exception):
-    """The delivery is not believed. The sentence is for people, the reason for counters."""
+    """A signature is missing or invalid. The message is for people, the reason for counters."""
 
     def __init__(self, message: str, reason: Reason) -> None:
         super().__init__(message)
@@ -23,11 +23,11 @@ class SignatureError(Exception):
 
 
 class VerificationContext(NamedTuple):
-    """What a hook brings to a verification.
+    """The settings of a hook that a verification needs.
 
-    url: the hook's own address as the tool knows it, from PUBLIC_URL and never from the request.
-    tolerance_s: how far the signed time may be from ours; None: what the scheme says.
-    keys: SECRET_KEY, newest first: for the tokens that we make ourselves.
+    url: the hook's address as the tool knows it, from PUBLIC_URL and never from the request.
+    tolerance_s: the maximum difference between the signed time and now; None: the scheme's default.
+    keys: SECRET_KEY, newest first, for the tokens in the hook's address.
     """
 
     secrets: Sequence[str]
@@ -38,33 +38,33 @@ class VerificationContext(NamedTuple):
 
 
 class Scheme(ABC):
-    """What a source names as its signature. A scheme of its own needs `verify`, `sign` and `secret_problem`."""
+    """The signature of a source's deliveries. A subclass implements `verify`, `sign` and `secret_problem`."""
 
     @abstractmethod
     def verify(self, delivery: Delivery, context: VerificationContext) -> int:
-        """The position of the secret that matched. Raises SignatureError."""
+        """Return the position of the secret that matched. Raise SignatureError if none did."""
 
     @abstractmethod
     def sign(self, delivery: Delivery, context: VerificationContext) -> dict[str, str]:
-        """The headers that the tool would send with this body, made with the first secret: for `ring` and the demo.
+        """Return the signature headers that the tool would send, made with the first secret: for `ring` and the demo.
 
-        Where the tool signs with a private key, that is what stands in the place of the first secret.
+        For tools that sign with a private key, the first secret is the private key.
         """
 
     @abstractmethod
     def secret_problem(self, secret: str) -> str | None:
-        """What is wrong with a secret that can never match, as a rule to follow; None if nothing is."""
+        """Return the rule that an unusable secret breaks, as in "must be base64"; None if the secret is usable."""
 
     def encode_body(self, raw: bytes, context: VerificationContext) -> bytes:
-        """The body as the tool would send it, where the signature stands in the body itself."""
+        """Return the body as the tool would send it, for tools whose signature is in the body."""
         return raw
 
     def path_token(self, hook: str, context: VerificationContext) -> str:
-        """What stands behind the hook's name in its address; nothing, as a rule."""
+        """Return the token in the hook's address; empty if the scheme has none."""
         return ""
 
     def applies_to(self, delivery: Delivery) -> bool:
-        """Does the delivery carry a signature of this scheme at all, right or wrong?"""
+        """Return whether the delivery has a signature of this scheme, valid or not."""
         return True
 
     @property
@@ -73,43 +73,43 @@ class Scheme(ABC):
 
     @property
     def is_secret_user_chosen(self) -> bool:
-        """Do people choose the key, rather than copy it from the tool?"""
+        """Whether people choose the key themselves, instead of copying it from the tool."""
         return False
 
     @property
     def needs_url(self) -> bool:
-        """Does the tool sign our address? Then PUBLIC_URL must be set."""
+        """Whether the tool signs the hook's address. Then PUBLIC_URL must be set."""
         return False
 
     @property
     def needs_secret_key(self) -> bool:
-        """Is there a token of ours in the address? Then SECRET_KEY must be set."""
+        """Whether the hook's address contains a token. Then SECRET_KEY must be set."""
         return False
 
 
 class TimestampFormat(NamedTuple):
-    """How a signed time is written. parse: to seconds since 1970, or ValueError. format: from (now, the old text)."""
+    """The format of a signed time. parse: to seconds since 1970, or ValueError. format: from (now, the old text)."""
 
     parse: Callable[[bytes], float]
     format: Callable[[float, str], str]
 
 
-def _parse_digits(most: int) -> Callable[[bytes], float]:
-    digits = re.compile(rb"[0-9]{1,%d}" % most)
+def _parse_digits(max_digits: int) -> Callable[[bytes], float]:
+    digits = re.compile(rb"[0-9]{1,%d}" % max_digits)
 
-    def read(written: bytes) -> float:
-        if not digits.fullmatch(written):
+    def parse(text: bytes) -> float:
+        if not digits.fullmatch(text):
             raise ValueError
-        return int(written)
+        return int(text)
 
-    return read
+    return parse
 
 
-def _parse_iso(written: bytes) -> float:
-    moment = datetime.fromisoformat(written.decode("ascii"))
-    if moment.tzinfo is None:
+def _parse_iso(text: bytes) -> float:
+    time = datetime.fromisoformat(text.decode("ascii"))
+    if time.tzinfo is None:
         raise ValueError
-    return moment.timestamp()
+    return time.timestamp()
 
 
 def _format_iso(now: float, _: str) -> str:
@@ -117,26 +117,24 @@ def _format_iso(now: float, _: str) -> str:
 
 
 UNIX_SECONDS = TimestampFormat(_parse_digits(12), lambda now, _: str(int(now)))
-UNIX_MILLISECONDS = TimestampFormat(
-    lambda written: _parse_digits(15)(written) / 1000, lambda now, _: str(int(now * 1000))
-)
+UNIX_MILLISECONDS = TimestampFormat(lambda text: _parse_digits(15)(text) / 1000, lambda now, _: str(int(now * 1000)))
 ISO_8601 = TimestampFormat(_parse_iso, _format_iso)
 #: `anything:else:1600717631`: seconds after the last colon.
 SECONDS_AFTER_LAST_COLON = TimestampFormat(
-    lambda written: UNIX_SECONDS.parse(written.rpartition(b":")[2]),
+    lambda text: UNIX_SECONDS.parse(text.rpartition(b":")[2]),
     lambda now, old: f"{old.rpartition(':')[0]}:{int(now)}",
 )
 
 
-#: The shortest keys that are accepted, in bytes: one that a tool makes, and one that people choose, which can be guessed.
+#: The minimum length of a key that the tool generates, and of a key that people choose and others may guess.
 MIN_GENERATED_SECRET_BYTES, MIN_CHOSEN_SECRET_BYTES = 8, 12
 
 
-def matching_index(given: bytes, expected: Sequence[bytes], what: str) -> int:
-    """The place of the first that it equals; every one is compared."""
-    equal = [hmac.compare_digest(given, one) for one in expected]
+def matching_index(value: bytes, expected: Sequence[bytes], label: str) -> int:
+    """Return the position of the first equal value, in constant time. Raise SignatureError if none is equal."""
+    equal = [hmac.compare_digest(value, candidate) for candidate in expected]
     if True not in equal:
-        raise SignatureError(f"{what} matches none of {len(expected)} secrets", "mismatch")
+        raise SignatureError(f"{label} matches none of {len(expected)} secrets", "mismatch")
     return equal.index(True)
 
 
@@ -145,7 +143,7 @@ def has_header(delivery: Delivery, header: str) -> bool:
 
 
 def single_header(delivery: Delivery, name: str) -> bytes:
-    """The header's one line: two lines of one name are two claims, and none of them is believed."""
+    """Return the header's only line. Raise SignatureError if it is missing, or sent several times."""
     line = delivery.single_header(name)
     if line and not line.isspace():
         return line
@@ -155,18 +153,18 @@ def single_header(delivery: Delivery, name: str) -> bytes:
     raise SignatureError(f"{name} was sent {len(lines)} times", "malformed")
 
 
-def parse_signed_time(clock: TimestampFormat, written: bytes) -> float:
+def parse_signed_time(timestamp_format: TimestampFormat, text: bytes) -> float:
     try:
-        return clock.parse(written)
+        return timestamp_format.parse(text)
     except (ValueError, OverflowError):
         raise SignatureError("the signed time is not a time", "malformed") from None
 
 
 def check_age(signed_at: float, context: VerificationContext, tolerance_s: float) -> None:
-    """Both ways, and so that NaN would not pass: `not abs(age) <= tolerance`."""
+    """Raise SignatureError if the signed time is too far in the past or in the future."""
     tolerance_s = tolerance_s if context.tolerance_s is None else context.tolerance_s
     age = context.now - signed_at
-    if not abs(age) <= tolerance_s:
+    if not abs(age) <= tolerance_s:  # NaN is refused, too
         direction = "old" if age > 0 else "ahead of our clock"
         raise SignatureError(
             f"the signed time is {abs(age):.0f} s {direction}; {tolerance_s:.0f} s are allowed", "stale"
@@ -174,7 +172,6 @@ def check_age(signed_at: float, context: VerificationContext, tolerance_s: float
 
 
 def fingerprint(secret: str, keys: Sequence[str]) -> str:
-    """Enough to tell one secret from another. keys: SECRET_KEY, so that nobody without it can test guesses."""
-    return hmac.digest((keys[0] if keys else "").encode(), f"doorbell.fingerprint {secret}".encode(), "sha256").hex()[
-        :8
-    ]
+    """Return 8 characters that identify a secret. keys: SECRET_KEY, without which nobody can test guesses."""
+    key = (keys[0] if keys else "").encode()
+    return hmac.digest(key, f"doorbell.fingerprint {secret}".encode(), "sha256").hex()[:8]

@@ -23,10 +23,10 @@ from app.webhooks.signatures.scheme import (
 
 @dataclass(frozen=True)
 class HeaderToken(Scheme):
-    """The secret itself in a header, as `Authorization: Bearer …` and the like: it proves nothing of the body.
+    """The secret itself in a header, as in `Authorization: Bearer …`. It does not cover the body.
 
-    prefix: what stands before it, once or, where people paste it with its prefix, several times; in capitals or not, as
-        HTTP has it for the likes of `Bearer`.
+    prefix: the text before the secret, in upper or lower case (as HTTP allows for `Bearer`). It may be repeated, because
+        people paste the secret together with its prefix.
     """
 
     header: str
@@ -53,10 +53,10 @@ class HeaderToken(Scheme):
         line = single_header(delivery, self.header)
         if len(line) > MAX_TOKEN_HEADER_BYTES:
             raise SignatureError(f"{self.header} has more than {MAX_TOKEN_HEADER_BYTES} bytes", "malformed")
-        found = _prefix_pattern(self.prefix).fullmatch(line)
-        if not found:
+        match = _prefix_pattern(self.prefix).fullmatch(line)
+        if not match:
             raise SignatureError(f"{self.header} does not begin with `{self.prefix.strip()}`", "malformed")
-        return matching_index(found[1], [secret.encode() for secret in context.secrets], self.header)
+        return matching_index(match[1], [secret.encode() for secret in context.secrets], self.header)
 
     def sign(self, delivery: Delivery, context: VerificationContext) -> dict[str, str]:
         return {self.header: self.prefix + context.secrets[0]}
@@ -64,14 +64,17 @@ class HeaderToken(Scheme):
 
 @cache
 def _prefix_pattern(prefix: str) -> re.Pattern[bytes]:
-    """What follows the prefix, which may be repeated. Possessive, so that the time is linear in the header's length."""
+    """Match what follows the repeated prefix. Possessive, so that the time is linear in the header's length."""
     return re.compile(rb"(?is:(?:%b)++(.*))" % re.escape(prefix.encode()) if prefix else rb"(?s:(.*))")
 
 
 @dataclass(frozen=True)
 class PathToken(Scheme):
-    """For tools that sign nothing: `/hooks/{hook}/{token}`, with a token that we make from the hook's name and secret
-    under SECRET_KEY. `doorbell hook-url HOOK` prints the address. A new secret, or a new key, makes a new address."""
+    """A token in the hook's address, for tools that sign nothing: `/hooks/{hook}/{token}`.
+
+    The token is derived from the hook's name and secret with SECRET_KEY. `doorbell hook-url HOOK` prints the address. A
+    new secret or a new key changes the address.
+    """
 
     @property
     def coverage(self) -> Coverage:
@@ -103,5 +106,5 @@ def _make_path_token(key: str, hook: str, secret: str) -> bytes:
     return signer.get_signature(f"{hook} {secret}")
 
 
-#: In bytes. The header has room for a prefix that was pasted several times.
+#: The header has room for a prefix that was pasted several times.
 MAX_TOKEN_BYTES, MAX_TOKEN_HEADER_BYTES = 1_024, 2_048

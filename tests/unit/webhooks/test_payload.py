@@ -64,7 +64,7 @@ def delivery(raw: bytes, content_type: str | None = None) -> Delivery:
 def test_a_parameter_of_the_address_is_read_and_kept_for_a_source_that_asks_for_it() -> None:
     env = {"REDIS_URL": "redis://127.0.0.1", "HOOKS__STANDARD__SECRETS": "whsec_dGVzdC1zZWNyZXQtZm9yLXZlY3RvcnM="}
     hook = read_environment(env).active_hooks["standard"]
-    asking = replace(hook.source.definition, kept_headers=("?event", "?x y", "?none"))
+    asking = replace(hook.source.definition, stored_headers=("?event", "?x y", "?none"))
     hook = replace(hook, source=replace(hook.source, definition=asking))
     rung = replace(delivery(b'{"type":"t"}'), query=b"event=moved&event=second&x+y=Zo%C3%AB&other=1")
 

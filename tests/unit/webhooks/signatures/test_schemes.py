@@ -407,7 +407,7 @@ REFUSED: list[tuple[Reason, str, Scheme, Delivery, VerificationContext]] = [
     ("missing", "Plain-Signature is missing", PLAIN, FIRST_EMPTY, CONTEXT),
     (
         "malformed",
-        "Plain-Signature holds no signature of the kind that this tool sends",
+        "Plain-Signature has no signature in the format of this tool",
         PLAIN,
         delivery(Plain_Signature="ab"),
         CONTEXT,
@@ -514,7 +514,7 @@ REFUSED: list[tuple[Reason, str, Scheme, Delivery, VerificationContext]] = [
     ),
     (
         "malformed",
-        "X-Key-Signature is not written as base64 is",
+        "X-Key-Signature is not canonical base64",
         ED25519,
         delivery(X_Key_Signature="AB=="),  # four bits of the B are lost
         VerificationContext([ED25519_PUBLIC], 0),
@@ -547,7 +547,7 @@ REFUSED: list[tuple[Reason, str, Scheme, Delivery, VerificationContext]] = [
         delivery(X_WH_Signature="AA=="),
         VerificationContext(["no key"], 0),
     ),
-    ("missing", "the body is empty, and the signature would stand in it", HS256, delivery(b" \n"), CONTEXT),
+    ("missing", "the body is empty, so it has no signature", HS256, delivery(b" \n"), CONTEXT),
     ("malformed", "the body is not a JSON Web Token", HS256, delivery(b"{}"), CONTEXT),
     (
         "mismatch",
@@ -570,7 +570,7 @@ REFUSED: list[tuple[Reason, str, Scheme, Delivery, VerificationContext]] = [
     ("malformed", "the body is not a JSON Web Token that can be read", HS256, token_of({}, b64=False), JWT_CONTEXT),
     ("malformed", CRITICAL, HS256, token_of({}, crit=["b64"], b64=True), JWT_CONTEXT),
     ("malformed", "the token's claims are not an object", HS256, token_of([1]), JWT_CONTEXT),
-    ("malformed", "the token does not say when it expires", EXPIRING, token_of({"iat": NOW}), JWT_CONTEXT),
+    ("malformed", "the token has no expiration time (`exp`)", EXPIRING, token_of({"iat": NOW}), JWT_CONTEXT),
     ("malformed", "the token's `exp` is not a time", EXPIRING, token_of({"exp": "soon"}), JWT_CONTEXT),
     ("malformed", "the token's `nbf` is not a time", HS256, token_of({"nbf": True}), JWT_CONTEXT),
     ("stale", "the token's `exp` is 301 s off", EXPIRING, token_of({"exp": NOW - 301}), JWT_CONTEXT),

@@ -232,7 +232,7 @@ def test_a_time_under_the_other_name_is_the_one_that_was_signed(family: str) -> 
 def _event(given: Delivery) -> Event:
     headers = {
         name: value
-        for name in load_sources()["standard"].definition.kept_headers
+        for name in load_sources()["standard"].definition.stored_headers
         if (value := given.header(name)) is not None
     }
     return Event("standard", parse_body(given, "json"), given.received_at, headers)
