@@ -6,17 +6,17 @@ import pytest
 
 from app.ledger.redis import Redis
 from tests.support.harness import Harness, Server
-from tests.support.visit_worker import World, a_world
+from tests.support.visit_worker import World, open_world
 
 
 @pytest.fixture(scope="module")
-def hands(redis_url: str, sandbox: Server) -> Iterator[Harness]:
+def module_harness(redis_url: str, sandbox: Server) -> Iterator[Harness]:
     harness = Harness(redis_url, sandbox)
     yield harness
     harness.http.close()
 
 
 @pytest.fixture
-async def world(redis: Redis, hands: Harness) -> AsyncIterator[World]:
-    async with a_world(redis, hands) as world:
+async def world(redis: Redis, module_harness: Harness) -> AsyncIterator[World]:
+    async with open_world(redis, module_harness) as world:
         yield world

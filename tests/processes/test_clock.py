@@ -17,10 +17,10 @@ from app.ledger.redis import Redis, RedisAddress
 from app.visits.change import Contact
 from tests.processes.test_worker import LedgerClient, all_visits, booked
 from tests.support.harness import Harness, Server, wait_until
-from tests.support.ledger import LANES, accept, begin, change, done, state_of, waiting, work
+from tests.support.ledger import QUEUE_KEYS, accept, change, done, start_run, state_of, visit_task, waiting
 
 KNOWN = Contact(id="cont_KYdl3lftgZXGRbxqoj")
-SETS = ("bell:running", "bell:queued", "bell:waiting", "bell:workers", *LANES.values())
+SETS = ("bell:running", "bell:queued", "bell:waiting", "bell:workers", *QUEUE_KEYS.values())
 
 
 async def jump(seconds: float, *ledgers: Ledger) -> None:
@@ -47,15 +47,17 @@ async def other(redis_url: str, ledger: Ledger) -> AsyncIterator[Ledger]:
 
 async def test_after_a_jump_ahead_the_work_is_still_its_holders(ledger: Ledger, other: Ledger) -> None:
     await accept(ledger, change("A"))
-    hold = await begin(ledger, "A")
+    hold = await start_run(ledger, "A")
     await other.requeue_due()
 
     await jump(60, ledger, other)
-    swept, answer, _ = await asyncio.gather(other.requeue_due(), other.lease(work("A")), ledger.redis.compare_clocks())
+    swept, answer, _ = await asyncio.gather(
+        other.requeue_due(), other.lease(visit_task("A")), ledger.redis.compare_clocks()
+    )
 
     assert (0, "busy") == (swept, answer)
     await ledger.complete(hold, done())
-    assert "done" == await state_of(ledger, work("A"))
+    assert "done" == await state_of(ledger, visit_task("A"))
 
 
 async def test_after_a_jump_ahead_a_lock_is_still_its_holders(ledger: Ledger, other: Ledger) -> None:
@@ -75,18 +77,18 @@ async def test_after_a_jump_ahead_the_work_of_a_dead_worker_still_goes_to_anothe
     ledger: Ledger, other: Ledger
 ) -> None:
     await accept(ledger, change("A"))
-    await begin(ledger, "A")
+    await start_run(ledger, "A")
     await other.requeue_due()
 
     await jump(60, ledger, other)
 
     assert 1 == await other.requeue_due()
-    assert isinstance(await other.lease(work("A")), Lease)
+    assert isinstance(await other.lease(visit_task("A")), Lease)
 
 
 async def test_what_was_given_back_is_not_taken_again_for_a_jump(ledger: Ledger) -> None:
     await accept(ledger, change("A"))
-    hold = await begin(ledger, "A")
+    hold = await start_run(ledger, "A")
     right = dict(ledger.redis.held_leases)
     await ledger.complete(hold, done())
     ledger.redis.held_leases |= right  # its answer is still under way
@@ -94,7 +96,7 @@ async def test_what_was_given_back_is_not_taken_again_for_a_jump(ledger: Ledger)
     await jump(60, ledger)
     await ledger.redis.compare_clocks()
 
-    assert "done" == await state_of(ledger, work("A"))
+    assert "done" == await state_of(ledger, visit_task("A"))
 
 
 async def test_a_renewed_lock_lasts_longer(ledger: Ledger, redis: Redis) -> None:
@@ -113,7 +115,7 @@ async def test_a_server_that_expects_another_time_gives_nothing_before_the_grace
     await jump(-3_600, ledger, other)
     asked_at = time.monotonic()
 
-    await other.lease(work("A"))
+    await other.lease(visit_task("A"))
 
     assert time.monotonic() - asked_at > 1.5
 
@@ -123,7 +125,7 @@ async def test_after_a_jump_back_what_was_queued_before_is_due(ledger: Ledger, r
     await accept(ledger, change("B"))
     await accept(ledger, change("C"))
     await ledger.claim({"visits": 1}, 35)
-    await ledger.complete(await begin(ledger, "C"), waiting(retry_in_s=60))
+    await ledger.complete(await start_run(ledger, "C"), waiting(retry_in_s=60))
     await ledger.heartbeat("bell:worker:one", b"{}", 30_000)
 
     await jump(-3_600, ledger)
@@ -133,7 +135,7 @@ async def test_after_a_jump_back_what_was_queued_before_is_due(ledger: Ledger, r
     claimed = [job for _, job, _ in await ledger.claim({"visits": 10}, 35)]
     [_, due] = await redis.command("ZRANGE", "bell:waiting", 0, -1, "WITHSCORES")
     [_, beat] = await redis.command("ZRANGE", "bell:workers", 0, -1, "WITHSCORES")
-    assert {f"{work(visit)}#1" for visit in "AB"} <= set(claimed)
+    assert {f"{visit_task(visit)}#1" for visit in "AB"} <= set(claimed)
     assert 0 < float(due) - now_ms < 61_000
     assert float(beat) <= now_ms
 
@@ -142,7 +144,7 @@ async def test_after_a_jump_back_a_dead_worker_gives_its_work_up_within_a_minute
     ledger: Ledger, other: Ledger, redis: Redis
 ) -> None:
     await accept(ledger, change("A"))
-    await begin(ledger, "A")
+    await start_run(ledger, "A")
     await other.requeue_due()
 
     await jump(-3_600, ledger, other)
@@ -163,7 +165,7 @@ async def test_after_a_jump_back_the_line_for_calls_is_no_longer_than_before(led
 
 async def _in_line(ledger: Ledger, visit: str) -> Lease:
     await accept(ledger, change(visit))
-    return await begin(ledger, visit)
+    return await start_run(ledger, visit)
 
 
 # -- with a server whose clock really jumps --

@@ -1,7 +1,7 @@
-"""What the tests stand on: our processes, the sandbox and its switches, and a signer that is not ours.
+"""Doorbell's processes, the sandbox and its fault switches, and an independent signer.
 
-Deliveries are signed here from the documented rule, never by our own `sign`: nothing is right only because the same code
-signs and verifies. The fixed signatures in specimens and vectors were made by openssl, or published by the vendor.
+Deliveries are signed here from the documented rule, never by the application's `sign`: no test passes only because the same
+code signs and verifies. The fixed signatures in specimens and vectors were made by openssl, or published by the vendor.
 """
 
 import asyncio
@@ -45,12 +45,11 @@ T = TypeVar("T")
 
 @contextmanager
 def redis_for_tests() -> Iterator[str]:
-    """REDIS_URL if it is set, on a database of its own; else an embedded Valkey."""
-    given = os.environ.get("REDIS_URL")
-    if given:
-        # The tests empty their database, and several may run at once.
+    """Yield REDIS_URL with a separate database for each pytest worker, or the URL of an embedded Valkey if it is not set."""
+    if url := os.environ.get("REDIS_URL"):
+        # The tests empty their database, and several pytest workers may run at once.
         worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-        yield f"{given.rpartition('/')[0]}/{worker + 1}" if given.count("/") > 2 else f"{given}/{worker + 1}"
+        yield f"{url.rpartition('/')[0] if url.count('/') > 2 else url}/{worker + 1}"
     else:
         with valkey(appendfsync="always") as url:
             yield url
@@ -58,7 +57,7 @@ def redis_for_tests() -> Iterator[str]:
 
 @contextmanager
 def serving(app: Any, http: str = "httptools", loop: str = "uvloop") -> Iterator[str]:
-    """An application behind a real uvicorn in a thread; gives its address."""
+    """Serve an application with a real uvicorn in a thread, and yield its address."""
     settings: dict[str, Any] = {"http": http, "loop": loop, "ws": "none", "log_config": None, "access_log": False}
     server = uvicorn.Server(uvicorn.Config(app, lifespan="off", **settings))
     with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -77,7 +76,7 @@ def hmac_sha256(key: bytes, message: bytes) -> bytes:
 def sign_standard(
     raw: bytes, *, id: str | None = None, at: float | None = None, secret: str = SECRET
 ) -> dict[str, str]:
-    """The headers of Standard Webhooks."""
+    """Return the headers of Standard Webhooks."""
     id, stamp = id or f"msg_{uuid.uuid4().hex}", str(int(time.time() if at is None else at))
     signature = hmac_sha256(base64.b64decode(secret.removeprefix("whsec_")), f"{id}.{stamp}.".encode() + raw)
     return {
@@ -95,14 +94,14 @@ def sign_calendly(raw: bytes, *, at: float | None = None, secret: str = CALENDLY
 
 
 def standard_body(event_type: str, visit_id: str, timestamp: str | datetime | None = None, **data: Any) -> bytes:
-    """A body of the `standard` source. said_at: its timestamp, by default now."""
+    """Return a body of the `standard` source. timestamp: now by default."""
     timestamp = timestamp or datetime.now(UTC)
     stamp = timestamp if isinstance(timestamp, str) else timestamp.isoformat().replace("+00:00", "Z")
     return json.dumps({"type": event_type, "timestamp": stamp, "data": {"visit_id": visit_id, **data}}).encode()
 
 
 def label(value: Any) -> str:
-    """The name of a case (`ids=label`). Without a backslash, which pytest would double whenever it collects again."""
+    """Return the name of a case (`ids=label`), without backslashes: pytest doubles them each time it collects."""
     return ascii(value)[:24].replace("\\", "/")
 
 
@@ -115,12 +114,12 @@ class _Body(httpx.AsyncByteStream):
 
 
 def unread_response(response: httpx.Response) -> httpx.Response:
-    """A response made in a test, as a transport gives it: its body is still to be read."""
+    """Return a copy whose body is unread, as a transport returns it."""
     return httpx.Response(response.status_code, headers=response.headers, stream=_Body(response.content))
 
 
 def wait_until(condition: Callable[[], T], within_s: float = 30.0) -> T:
-    """What `look` returns once it is true; fails with what it returned last."""
+    """Poll until the condition is true and return its value; fail with its last value."""
     deadline = time.monotonic() + within_s
     while True:
         value = condition()
@@ -131,19 +130,19 @@ def wait_until(condition: Callable[[], T], within_s: float = 30.0) -> T:
 
 
 def http_client(**options: Any) -> httpx.Client:
-    """For plain addresses: to read the certificates that they do not need takes as long as ten requests."""
+    """Return a client for http:// addresses. Loading TLS certificates would take as long as ten requests."""
     return httpx.Client(timeout=30, trust_env=False, verify=False, **options)
 
 
 def status_of(url: str) -> int:
-    """0 if there is no answer."""
+    """Return 0 if there is no response."""
     with http_client() as client, suppress(httpx.HTTPError):
         return client.get(url).status_code
     return 0
 
 
 class Server:
-    """A process of ours that listens on a port."""
+    """A process of Doorbell that listens on a port."""
 
     def __init__(self, arguments: list[str], port: int, ready: str, env: Mapping[str, str]) -> None:
         self.url, self.port = f"http://127.0.0.1:{port}", port
@@ -162,7 +161,7 @@ class Server:
         return 0 < status_of(self.url + self._ready) < 500
 
     def kill(self, signum: signal.Signals = signal.SIGKILL) -> int:
-        """End it and wait; its exit status."""
+        """Send the signal, wait, and return the exit status."""
         if self.process.poll() is None:
             self.process.send_signal(signum)
         return self.process.wait(40)
@@ -212,7 +211,7 @@ class Harness:
         return self
 
     def reset(self) -> None:
-        """Redis and the sandbox are, and the sandbox behaves."""
+        """Empty Redis and the sandbox, and clear the faults."""
         with redis.Redis.from_url(self.redis_url) as server:
             server.flushdb()
         self.http.post(f"{self.sandbox.url}/_sandbox/reset").raise_for_status()
@@ -235,22 +234,20 @@ class Harness:
         return self._running.enter_context(Server(arguments, free_port(), "", {**self.env, **env}))
 
     def doorbell(self, *arguments: str, stdin: bytes = b"", **env: str) -> "subprocess.CompletedProcess[str]":
-        """A command of ours, carried out here; a bug in it is raised. Not for one that becomes another process."""
+        """Run a command in this process and raise its unexpected errors. Not for commands that replace their process."""
         run = partial(CliRunner().invoke, main, arguments, stdin, prog_name="doorbell", catch_exceptions=False)
-        with patch.dict(os.environ, {**self.env, **env}, clear=True), ThreadPoolExecutor(1) as apart:
-            ran = apart.submit(run).result()  # a test may have a running loop
-        return subprocess.CompletedProcess(arguments, ran.exit_code, ran.stdout, ran.stderr)
+        with patch.dict(os.environ, {**self.env, **env}, clear=True), ThreadPoolExecutor(1) as executor:
+            result = executor.submit(run).result()  # in a thread, because a test may have a running event loop
+        return subprocess.CompletedProcess(arguments, result.exit_code, result.stdout, result.stderr)
 
     def doorbell_process(self, *arguments: str, stdin: bytes = b"", **env: str) -> "subprocess.CompletedProcess[str]":
-        """The same by a process of its own, as a shell starts it."""
+        """Run a command in a new process, as a shell does."""
         command, env = [sys.executable, "-m", "app", *arguments], {**self.env, **env}
         return subprocess.run(
             command, cwd=ROOT, env=env, input=stdin.decode(), capture_output=True, text=True, timeout=60
         )
 
     def redis_command(self, *command: Any) -> Any:
-        """What Redis says."""
-
         async def once() -> Any:
             redis = Redis(RedisAddress(self.redis_url))
             try:
@@ -260,7 +257,7 @@ class Harness:
 
         return asyncio.run(once())
 
-    # -- ringing --
+    # -- deliveries --
 
     def post(self, raw: bytes, headers: Mapping[str, str], hook: str = "standard") -> httpx.Response:
         return self.http.post(f"{self.web_server.url}/hooks/{hook}", content=raw, headers=dict(headers))
@@ -268,11 +265,11 @@ class Harness:
     def send(
         self, event_type: str, visit_id: str, timestamp: str | datetime | None = None, **data: Any
     ) -> httpx.Response:
-        """A signed `standard` delivery."""
+        """Send a signed `standard` delivery."""
         raw = standard_body(event_type, visit_id, timestamp, **data)
         return self.post(raw, sign_standard(raw))
 
-    # -- what stands in the Visits API --
+    # -- the Visits API --
 
     def get_from_api(self, path: str) -> Any:
         answer = self.http.get(f"{self.sandbox.url}/api/v1{path}", headers={"authorization": f"Bearer {TOKEN}"})
@@ -282,12 +279,12 @@ class Harness:
         return list(self.get_from_api("/visits?limit=100")["visits"])
 
     def visit(self, external_id: str) -> dict[str, Any] | None:
-        found = [visit for visit in self.visits() if visit.get("external_id") == external_id]
-        assert len(found) < 2, f"doubled: {found}"
-        return found[0] if found else None
+        matches = [visit for visit in self.visits() if visit.get("external_id") == external_id]
+        assert len(matches) < 2, f"doubled: {matches}"
+        return matches[0] if matches else None
 
     def inject_faults(self, **switches: Any) -> None:
-        """Switches of the sandbox (see app/sandbox/api.py)."""
+        """Set fault switches of the sandbox (see app/sandbox/api.py)."""
         self.http.put(f"{self.sandbox.url}/_sandbox/faults", json=switches).raise_for_status()
 
     def clear_faults(self) -> None:
@@ -297,5 +294,5 @@ class Harness:
         return list(self.http.get(f"{self.sandbox.url}/_sandbox/journal").json()["journal"])
 
     def calls(self) -> list[str]:
-        """The calls to the API so far, without our own looks at the list: `["GET /visits/:id", …]`."""
+        """Return the routes of the API calls (`["GET /visits/:id", …]`), without GET /visits, which the tests call."""
         return [call["route"] for call in self.journal() if call["route"] != "GET /visits"]

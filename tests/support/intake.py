@@ -1,4 +1,4 @@
-"""A web process, raw connections to it, and genuine deliveries of several sources."""
+"""A web process, raw connections to it, and signed deliveries of several sources."""
 
 import base64
 import hashlib
@@ -38,7 +38,7 @@ KEYS = {"housecallpro": "hcp-secret", "acuity": "acuity-api-key", "square": "squ
 
 METRICS_TOKEN = "metrics-canary-token"
 
-CAP = 262_144
+MAX_BODY = 262_144
 
 
 HOOKS = {
@@ -47,7 +47,7 @@ HOOKS = {
     "HOOKS__SHOP__SOURCE": "standard",
     "HOOKS__SHOP__SECRETS": SECRET,
     "HOOKS__SHOP__TOLERANCE": "30",
-    "HOOKS__CALCOM__TIMEZONE": "America/New_York",  # known, and without a secret
+    "HOOKS__CALCOM__TIMEZONE": "America/New_York",  # configured without a secret
     **{f"HOOKS__{source.upper()}__SECRETS": key for source, key in KEYS.items()},
     "PUBLIC_URL": PUBLIC_URL,
     "VISITS_API_TOKEN": "visits-canary-token",
@@ -87,8 +87,8 @@ SIGN: dict[str, Callable[[bytes], dict[str, str]]] = {
 SOURCES = list(SIGN)
 
 
-def an_event(source: str) -> bytes:
-    """A genuine one about a visit, each time another."""
+def new_event_body(source: str) -> bytes:
+    """Return a valid body about a visit, with a new id in each call."""
     name, number = uuid.uuid4().hex, str(uuid.uuid4().int)[:12].replace("0", "1")
     invitee = f"https://api.calendly.com/scheduled_events/e/invitees/{name}"
     job = {"id": f"job_{name}", "work_status": "scheduled", "customer": {"email": "ada@example.com"}}
@@ -115,16 +115,16 @@ def an_event(source: str) -> bytes:
 
 
 @dataclass
-class Answer:
-    """To a request that no HTTP client would send. status 0: none came."""
+class RawResponse:
+    """The response to raw bytes. status 0: there was none."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
 
 
-class Door:
-    """A web process, and ways to ring at it."""
+class WebProcess:
+    """A web process, and clients for it."""
 
     def __init__(self, server: Server) -> None:
         self.server, self.http = server, httpx.Client(base_url=server.url, timeout=20)
@@ -132,43 +132,45 @@ class Door:
     def post(self, raw: Any, headers: Mapping[str, Any], hook: str = "standard") -> httpx.Response:
         return self.http.post(f"/hooks/{hook}", content=raw, headers=dict(headers))
 
-    def ring(self, source: str, raw: bytes | None = None, **more: str) -> httpx.Response:
-        """A signed delivery."""
-        raw = an_event(source) if raw is None else raw
+    def send(self, source: str, raw: bytes | None = None, **more: str) -> httpx.Response:
+        """Send a signed delivery. raw: a new event by default."""
+        raw = new_event_body(source) if raw is None else raw
         return self.post(raw, SIGN[source](raw) | more, source)
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.server.port), 10)
 
-    def raw(self, request: bytes, *, method: str = "POST", hangs_up: bool = False) -> Answer:
-        """The answer to these very bytes."""
+    def send_bytes(self, request: bytes, *, method: str = "POST", half_closes: bool = False) -> RawResponse:
+        """Send these bytes and return the response. half_closes: close the sending side after them."""
         with closing(self.connect()) as connection:
             with suppress(OSError):
                 connection.sendall(request)
-                if hangs_up:
+                if half_closes:
                     connection.shutdown(socket.SHUT_WR)
-            return answer_on(connection, method)
+            return read_response(connection, method)
 
-    def memory_kb(self, which: str = "VmHWM") -> int:
+    def memory_kb(self, field: str = "VmHWM") -> int:
         status = Path(f"/proc/{self.server.process.pid}/status").read_text()
-        return int(re.findall(rf"{which}:\s+(\d+)", status)[0])
+        return int(re.findall(rf"{field}:\s+(\d+)", status)[0])
 
     @property
     def log(self) -> str:
         return self.server.log.read_text()
 
 
-def answer_on(connection: socket.socket, method: str = "POST") -> Answer:
+def read_response(connection: socket.socket, method: str = "POST") -> RawResponse:
     response = http.client.HTTPResponse(connection, method=method)
     try:
         response.begin()
-        return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
+        return RawResponse(
+            response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
+        )
     except (OSError, http.client.HTTPException):
-        return Answer(0, {}, b"")
+        return RawResponse(0, {}, b"")
 
 
 def request(path: str = "/hooks/standard", method: str = "POST", body: bytes = b"", **headers: str) -> bytes:
-    """The bytes of a request. `content_length` stands for content-length."""
+    """Return the bytes of a request. Underscores in header names become hyphens."""
     lines = [f"{method} {path} HTTP/1.1", "host: doorbell", "connection: close"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode() + body
@@ -177,59 +179,61 @@ def request(path: str = "/hooks/standard", method: str = "POST", body: bytes = b
 UVICORN = ["-m", "uvicorn", "app.main:app", "--http", "app.intake.http_protocol:HttpProtocol", "--no-access-log"]
 
 
-#: The same with less patience, so that what needs patience is seen in a moment.
-IMPATIENT = """
+#: A web process with short timeouts, so that tests of timeouts are fast.
+SHORT_TIMEOUTS = """
 import sys, uvicorn
 from app.intake import endpoint, http_protocol, request_body
 from app.telemetry import rejections
 request_body.BODY_TIMEOUT_S, request_body.MAX_OPEN_BODIES, endpoint.MAX_IN_FLIGHT, rejections.FLUSH_EVERY_S = 0.8, 4, 2, 0.05
-http_protocol.HEAD_TIMEOUT_S, how = 0.8, {"access_log": False, "timeout_keep_alive": 1}
-uvicorn.run("app.main:app", port=int(sys.argv[2]), http="app.intake.http_protocol:HttpProtocol", **how)
+http_protocol.HEAD_TIMEOUT_S, options = 0.8, {"access_log": False, "timeout_keep_alive": 1}
+uvicorn.run("app.main:app", port=int(sys.argv[2]), http="app.intake.http_protocol:HttpProtocol", **options)
 """
 
 
 @contextmanager
-def web(redis_url: str, *python: str, **more: str) -> Iterator[Door]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HOOKS__", "RETRY_", "VISITS_"))}
+def start_web(redis_url: str, *python: str, **env: str) -> Iterator[WebProcess]:
+    inherited = {
+        name: value for name, value in os.environ.items() if not name.startswith(("HOOKS__", "RETRY_", "VISITS_"))
+    }
     port = valkey.free_port()
     arguments = [sys.executable, *(python or UVICORN), "--port", str(port)]
-    with Server(arguments, port, "/healthz", {**kept, **HOOKS, "REDIS_URL": redis_url, **more}) as server:
-        door = Door(server)
-        with door.http:
-            yield door
+    with Server(arguments, port, "/healthz", {**inherited, **HOOKS, "REDIS_URL": redis_url, **env}) as server:
+        web = WebProcess(server)
+        with web.http:
+            yield web
 
 
-async def kept(redis: Redis) -> set[bytes]:
-    """Every key but what is counted for people, now and then."""
+async def stored_keys(redis: Redis) -> set[bytes]:
+    """Return every key except the counters, which are written periodically."""
     counted = (b"bell:rejections", b"bell:hourly:", b"bell:secret-used:", b"bell:request-index:", b"bell:metrics")
     return {key for key in await redis.command("KEYS", "*") if not key.startswith(counted)}
 
 
-def is_told(answer: httpx.Response | Answer, status: int) -> bool:
-    """A refusal in the shape that every refusal has."""
-    read = answer.content if isinstance(answer, httpx.Response) else answer.body
-    given = answer.status_code if isinstance(answer, httpx.Response) else answer.status
-    assert status == given, (given, read[:200], getattr(answer, "headers", ""))
+def is_error_response(answer: httpx.Response | RawResponse, status: int) -> bool:
+    """Return True if the response has the status and the JSON of an error; else fail."""
+    raw = answer.content if isinstance(answer, httpx.Response) else answer.body
+    actual = answer.status_code if isinstance(answer, httpx.Response) else answer.status
+    assert status == actual, (actual, raw[:200], getattr(answer, "headers", ""))
     assert "application/json" == answer.headers["content-type"]
-    told = json.loads(read)
-    assert {"error", "detail"} == set(told), told
-    assert re.fullmatch("[a-z_]+", told["error"])
-    assert told["detail"]
-    assert isinstance(told["detail"], str)
+    body = json.loads(raw)
+    assert {"error", "detail"} == set(body), body
+    assert re.fullmatch("[a-z_]+", body["error"])
+    assert body["detail"]
+    assert isinstance(body["detail"], str)
     return True
 
 
-LANES = ("bell:queue:visits", "bell:queue:events")
+QUEUE_KEYS = ("bell:queue:visits", "bell:queue:events")
 
 
-def padded(size: int) -> bytes:
-    """A genuine event of so many bytes."""
+def padded_body(size: int) -> bytes:
+    """Return a valid event padded with spaces to `size` bytes."""
     raw = standard_body("visit.created", "A-1", time_scheduled="2026-10-01T15:00:00Z")
     return raw + b" " * (size - len(raw))
 
 
-def begun(door: Door) -> socket.socket:
-    """A connection on which a body has begun and does not go on."""
-    connection = door.connect()
+def start_body(web: WebProcess) -> socket.socket:
+    """Open a connection, send the first byte of a body, and leave it unfinished."""
+    connection = web.connect()
     connection.sendall(request(body=b"{", content_length="100"))
     return connection

@@ -19,22 +19,22 @@ from app.visits.change import VisitChange
 from app.webhooks.delivery import Delivery
 
 
-def change(visit: str, previous_visit_id: str | None = None, version: int = 1, **said: Any) -> VisitChange:
-    return VisitChange(action="update", visit_id=visit, version=version, previous_visit_id=previous_visit_id, **said)
+def change(visit: str, previous_visit_id: str | None = None, version: int = 1, **fields: Any) -> VisitChange:
+    return VisitChange(action="update", visit_id=visit, version=version, previous_visit_id=previous_visit_id, **fields)
 
 
-def work(visit: str) -> str:
+def visit_task(visit: str) -> str:
     return f"visit:main/standard-{visit}"
 
 
 async def accept(
-    ledger: Ledger, *changes: VisitChange, key: str | None = None, raw: bytes = b"", **how: Any
+    ledger: Ledger, *changes: VisitChange, key: str | None = None, raw: bytes = b"", **options: Any
 ) -> AcceptResult:
-    """A delivery of the `standard` source; a new one each time unless it has a key."""
+    """Accept a delivery of the `standard` source. key: its deduplication id, unique by default."""
     key = f"evt-{next(_numbers)}" if key is None else key
-    delivery = Delivery(how.pop("hook", "standard"), "standard", (), raw or key.encode(), datetime.now(UTC))
+    delivery = Delivery(options.pop("hook", "standard"), "standard", (), raw or key.encode(), datetime.now(UTC))
     meta = DeliveryInfo(hook=delivery.hook, source="standard", received_at_ms=1_790_000_000_000)
-    return await ledger.accept(delivery, meta, changes, "main", dedup_id=key, **how)
+    return await ledger.accept(delivery, meta, changes, "main", dedup_id=key, **options)
 
 
 _numbers = itertools.count()
@@ -63,21 +63,21 @@ def parked(reason: str = "422", **more: Any) -> Outcome:
     return Outcome(state="parked", attempt=attempt("refused"), reason=reason, failed_attempts=1, **more)
 
 
-async def begin(ledger: Ledger, visit: str, gate: str = "") -> Lease:
-    hold = await ledger.lease(work(visit), gate)
-    assert isinstance(hold, Lease), hold
-    return hold
+async def start_run(ledger: Ledger, visit: str, account: str = "") -> Lease:
+    lease = await ledger.lease(visit_task(visit), account)
+    assert isinstance(lease, Lease), lease
+    return lease
 
 
-async def work_off(ledger: Ledger, visit: str) -> Lease:
-    hold = await begin(ledger, visit)
-    await ledger.complete(hold, done())
-    return hold
+async def complete_run(ledger: Ledger, visit: str) -> Lease:
+    lease = await start_run(ledger, visit)
+    await ledger.complete(lease, done())
+    return lease
 
 
-async def backdate(redis: Redis, state: str, *works: str) -> None:
-    """As if a day had passed since: leases end, waits are over."""
-    for name in works or [name.decode() for name in await redis.command("ZRANGE", f"bell:{state}", 0, -1)]:
+async def backdate(redis: Redis, state: str, *task_ids: str) -> None:
+    """Move the tasks' times back by a day, so that leases end and waits are over. task_ids: all of the state by default."""
+    for name in task_ids or [name.decode() for name in await redis.command("ZRANGE", f"bell:{state}", 0, -1)]:
         await redis.command("ZINCRBY", f"bell:{state}", -86_400_000, name)
 
 
@@ -85,51 +85,51 @@ async def state_of(ledger: Ledger, name: str) -> str:
     return (await ledger.load_task(name)).state
 
 
-LANES: dict[Queue, str] = {
+QUEUE_KEYS: dict[Queue, str] = {
     "visits": "bell:queue:visits",
     "events": "bell:queue:events",
     "replays": "bell:queue:replays",
 }
 
 
-async def jobs(redis: Redis, *lanes: Queue) -> list[str]:
-    """What the jobs in arq's queue are about, in order."""
-    queued = [await redis.command("ZRANGE", LANES[lane], 0, -1) for lane in lanes or LANES]
+async def jobs(redis: Redis, *queues: Queue) -> list[str]:
+    """Return the task ids of the jobs in arq's queues, in order."""
+    queued = [await redis.command("ZRANGE", QUEUE_KEYS[lane], 0, -1) for lane in queues or QUEUE_KEYS]
     names = [job.decode() for each in queued for job in each]
     return [name.rpartition("#")[0] for name in names if await redis.command("EXISTS", f"arq:job:{name}")]
 
 
-async def everything(redis: Redis) -> set[bytes]:
+async def all_keys(redis: Redis) -> set[bytes]:
     return set(await redis.command("KEYS", "*"))
 
 
-async def let_time_pass(redis: Redis, gate: str = "main") -> None:
-    await redis.command("HSET", f"bell:circuit:{gate}", "until", 1)
+async def end_circuit_pause(redis: Redis, account: str = "main") -> None:
+    await redis.command("HSET", f"bell:circuit:{account}", "until", 1)
 
 
 async def now_ms(ledger: Ledger) -> int:
     return int((await ledger.server_time()).timestamp() * 1000)
 
 
-def lanes(claimed: list[tuple[Queue, str, bytes]]) -> list[tuple[Queue, str]]:
+def claimed_tasks(claimed: list[tuple[Queue, str, bytes]]) -> list[tuple[Queue, str]]:
     return [(lane, job.rpartition("#")[0]) for lane, job, _ in claimed]
 
 
-Families = dict[str, tuple[str, dict[str, int]]]
+AliasesByVisit = dict[str, tuple[str, dict[str, int]]]
 
 
-async def families(ledger: Ledger, visits: Sequence[str]) -> Families:
-    """Per id: the first id of its family, and the ids with how many came before each."""
-    found = {}
+async def aliases_by_visit(ledger: Ledger, visits: Sequence[str]) -> AliasesByVisit:
+    """Return for each id its primary, and its aliases with their depth."""
+    aliases = {}
     for visit in visits:
-        members = await ledger.load_aliases(work(visit))
-        ids = {member.task_id.removeprefix(work("")): member.alias_depth for member in members}
-        found[visit] = (members[0].task_id.removeprefix(work("")), ids)
-    return found
+        members = await ledger.load_aliases(visit_task(visit))
+        ids = {member.task_id.removeprefix(visit_task("")): member.alias_depth for member in members}
+        aliases[visit] = (members[0].task_id.removeprefix(visit_task("")), ids)
+    return aliases
 
 
-def forgetful(redis: Redis, keep_ms: int = 80) -> Ledger:
-    """Forgets what is done soon."""
+def short_retention_ledger(redis: Redis, retention_ms: int = 80) -> Ledger:
+    """Return a ledger that deletes done tasks after retention_ms."""
     ledger = Ledger(redis, retention_days=1)
-    ledger._retention_ms = keep_ms
+    ledger._retention_ms = retention_ms
     return ledger

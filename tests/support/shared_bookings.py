@@ -1,4 +1,4 @@
-"""Webhooks of several people's bookings go through the endpoint and the worker."""
+"""A worker with an endpoint for the webhooks of bookings with several people."""
 
 import hashlib
 import hmac
@@ -19,32 +19,32 @@ SECRET = "a-secret-of-thirty-two-characters"
 Body = dict[str, Any]
 
 
-class Door(World):
-    """A world with the hooks of the booking tools."""
+class BookingWorld(World):
+    """A worker with the hooks of the booking tools."""
 
-    async def ring(self, source: str, *bodies: Body) -> list[dict[str, Any]]:
-        """The answers."""
+    async def receive(self, source: str, *bodies: Body) -> list[dict[str, Any]]:
+        """Send the bodies, signed, and return the responses."""
         hooks = self.context.settings.active_hooks
-        intake = WebhookEndpoint(self.context.settings, defaultdict(lambda: self.ledger), Rejections(self.redis))
+        endpoint = WebhookEndpoint(self.context.settings, defaultdict(lambda: self.ledger), Rejections(self.redis))
         path = self.context.settings.hook_url(hooks[source]).removeprefix("https://hooks.example.com")
-        answers = []
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(intake), base_url="http://door") as client:
+        responses = []
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(endpoint), base_url="http://doorbell") as client:
             for body in bodies:
                 raw = json.dumps(body).encode()
                 headers = {"content-type": "application/json", **SIGNED[source](raw)}
-                answer = await client.post(path, content=raw, headers=headers)
-                assert answer.status_code in (200, 202), answer.text
-                answers.append(answer.json())
-        return answers
+                response = await client.post(path, content=raw, headers=headers)
+                assert response.status_code in (200, 202), response.text
+                responses.append(response.json())
+        return responses
 
-    async def hear(self, source: str, *bodies: Body) -> None:
-        """Each is worked off before the next one arrives."""
+    async def process(self, source: str, *bodies: Body) -> None:
+        """Send each body and run its tasks before the next one arrives."""
         for body in bodies:
-            await self.ring(source, body)
+            await self.receive(source, body)
             await self.run()
 
-    def asked(self) -> list[tuple[str, str]]:
-        """Who will be asked for a review, and about which time."""
+    def review_requests(self) -> list[tuple[str, str]]:
+        """Return the person and the event date of every visit that is not cancelled."""
         emails = {
             contact["id"]: contact["email"] for contact in self.harness.get_from_api("/contacts?limit=100")["data"]
         }
@@ -52,22 +52,22 @@ class Door(World):
         return sorted((emails[visit["contact_id"]].split("@")[0], visit["event_date"]) for visit in visits)
 
     async def parked(self) -> list[str]:
-        works = await self.ledger.task_ids("parked")
-        return [(await self.ledger.load_task(work)).reason.removeprefix("untranslatable: ") for work in works]
+        task_ids = await self.ledger.task_ids("parked")
+        return [(await self.ledger.load_task(task_id)).reason.removeprefix("untranslatable: ") for task_id in task_ids]
 
-    async def in_every_order(self, source: str, bodies: Sequence[Body], most: int = 8) -> list[tuple[str, str]]:
-        """Who is asked, which is the same in every order, and when each is told twice."""
+    async def in_every_order(self, source: str, bodies: Sequence[Body], max_orders: int = 8) -> list[tuple[str, str]]:
+        """Return the review requests, which are the same in every order, and when each body is sent twice."""
         orders = list(itertools.permutations(bodies))
-        found = set()
-        for order in orders[:: max(1, len(orders) // most)]:
+        results = set()
+        for order in orders[:: max(1, len(orders) // max_orders)]:
             await self.redis.command("FLUSHDB")
             self.harness.http.post(f"{self.harness.sandbox.url}/_sandbox/reset").raise_for_status()
-            await self.hear(source, *order)
-            await self.ring(source, *order)
+            await self.process(source, *order)
+            await self.receive(source, *order)
             await self.run()
-            found.add(tuple(self.asked()))
-        assert len(found) == 1, found
-        return list(found.pop())
+            results.add(tuple(self.review_requests()))
+        assert len(results) == 1, results
+        return list(results.pop())
 
 
 def _hex(raw: bytes) -> str:
@@ -76,7 +76,7 @@ def _hex(raw: bytes) -> str:
 
 SIGNED = {
     "savvycal": lambda raw: {"x-savvycal-signature": f"sha256={_hex(raw).upper()}"},
-    "appointlet": lambda raw: {},  # its address has a token
+    "appointlet": lambda raw: {},  # the hook's URL contains a token
     "youcanbookme": lambda raw: {"X-Doorbell-Token": SECRET},
     "calcom": lambda raw: {"X-Cal-Signature-256": _hex(raw)},
 }

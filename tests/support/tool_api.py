@@ -1,4 +1,4 @@
-"""A server that plays the APIs of Acuity, Square and Jobber with the records of their specimens."""
+"""A fake of the APIs of Acuity, Square and Jobber with the records of their specimens."""
 
 import asyncio
 import json
@@ -43,28 +43,28 @@ CREDENTIALS = {
     "HOOKS__JOBBER__CREDENTIALS__TOKEN": "jobber-token",
 }
 
-Answerer = Callable[[Request], Response]
+Responder = Callable[[Request], Response]
 
 
-class Tool:
-    """A tool's API. `records`: what stands at a path (Jobber: at an item's id); `trouble`: what it answers instead."""
+class ToolApi:
+    """A tool's API. `records`: by path, or by item id for Jobber; `overrides`: responses that replace them."""
 
     def __init__(self) -> None:
         self.records: dict[str, Any] = {}
-        self.trouble: list[Answerer] = []
-        self.seen: list[tuple[str, str, dict[str, str], bytes]] = []
-        self.open = threading.Event()
+        self.overrides: list[Responder] = []
+        self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
+        self.response_gate = threading.Event()
 
     async def serve(self, request: Request) -> Response:
         body = await request.body()
-        self.seen.append((request.method, request.url.path, dict(request.headers), body))
-        found = self.answer(request, body)
-        await asyncio.to_thread(self.open.wait, 10)
-        return found
+        self.requests.append((request.method, request.url.path, dict(request.headers), body))
+        response = self.respond(request, body)
+        await asyncio.to_thread(self.response_gate.wait, 10)
+        return response
 
-    def answer(self, request: Request, body: bytes) -> Response:
-        if self.trouble:
-            return self.trouble.pop(0)(request) if len(self.trouble) > 1 else self.trouble[0](request)
+    def respond(self, request: Request, body: bytes) -> Response:
+        if self.overrides:
+            return self.overrides.pop(0)(request) if len(self.overrides) > 1 else self.overrides[0](request)
         if request.url.path == "/jobber/graphql":
             path = json.loads(body)["variables"]["id"]
         else:
@@ -74,11 +74,11 @@ class Tool:
 
     def reset(self) -> None:
         self.__init__()  # type: ignore[misc]
-        self.__dict__.pop("answer", None)  # a test's own
-        self.open.set()
+        self.__dict__.pop("respond", None)  # a test may have replaced it
+        self.response_gate.set()
 
-    def keep(self, tool: str, delivery: Mapping[str, Any]) -> None:
-        """Its records stand from now on."""
+    def add_records(self, tool: str, delivery: Mapping[str, Any]) -> None:
+        """Serve the records of the delivery from now on."""
         for path, record in delivery.get("records", {}).items():
             if tool == "jobber":
                 path = encoded_id(path)
@@ -86,18 +86,18 @@ class Tool:
 
 
 def encoded_id(path: str) -> str:
-    """As Jobber spells the id that a record's path has in the spelling for URLs."""
+    """Return the id of a path as Jobber encodes it. The path contains the URL-safe encoding."""
     id = path.partition("/")[2].replace("-", "+").replace("_", "/")
     return id + "=" * (-len(id) % 4)
 
 
-class Doorstep(World):
-    """A world with a door, and tools behind it."""
+class ToolWorld(World):
+    """A worker with an endpoint and the tools' APIs."""
 
-    def __init__(self, redis: Redis, harness: Harness, tool: Tool, url: str) -> None:
+    def __init__(self, redis: Redis, harness: Harness, tool: ToolApi, url: str) -> None:
         super().__init__(redis, harness)
         self.tool, self.url = tool, url
-        self.given = {
+        self.default_env = {
             **CREDENTIALS,
             "PUBLIC_URL": SPECIMENS["square"]["public_url"],
             **{f"HOOKS__{name.upper()}__SECRETS": SPECIMENS[name]["secret"] for name in TOOLS},
@@ -108,33 +108,35 @@ class Doorstep(World):
         self.set()
 
     def set(self, answer_s: float = 10, **env: str) -> None:
-        super().set(answer_s, **{name: value for name, value in (getattr(self, "given", {}) | env).items() if value})
+        super().configure(
+            answer_s, **{name: value for name, value in (getattr(self, "default_env", {}) | env).items() if value}
+        )
 
-    async def ring(self, tool: str, delivery: Mapping[str, Any]) -> httpx.Response:
-        """The delivery as it was recorded, signature and all."""
-        door = WebhookEndpoint(self.context.settings, defaultdict(lambda: self.ledger), Rejections(self.redis))
+    async def receive(self, tool: str, delivery: Mapping[str, Any]) -> httpx.Response:
+        """Send the delivery as it was recorded, with its signature."""
+        endpoint = WebhookEndpoint(self.context.settings, defaultdict(lambda: self.ledger), Rejections(self.redis))
         raw = delivery["body"]
         content = raw if isinstance(raw, str) else json.dumps(raw, separators=(",", ":"), ensure_ascii=False)
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(door), base_url="http://door") as client:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(endpoint), base_url="http://doorbell") as client:
             return await client.post(f"/hooks/{tool}", content=content.encode(), headers=delivery["headers"])
 
-    async def asked(self, times: int) -> None:
-        """Until the tool has been asked so often."""
-        await asyncio.to_thread(wait_until, lambda: len(self.tool.seen) >= times)
+    async def wait_for_requests(self, times: int) -> None:
+        """Wait until the tool has received that many requests."""
+        await asyncio.to_thread(wait_until, lambda: len(self.tool.requests) >= times)
 
-    async def event(self, answer: httpx.Response) -> Task:
-        return await self.ledger.load_task(f"event:{answer.json()['delivery']}")
+    async def load_event(self, response: httpx.Response) -> Task:
+        return await self.ledger.load_task(f"event:{response.json()['delivery']}")
 
 
-def says(status: int, text: str = "", **headers: str) -> Answerer:
+def respond_with(status: int, text: str = "", **headers: str) -> Responder:
     return lambda _: PlainTextResponse(text, status, headers)
 
 
-async def a_minute_ago(world: Doorstep, tool: str, told: Mapping[str, Any]) -> str:
-    """A delivery that came before a late record would have had its time; its id."""
-    raw, received_at = told["body"], datetime.now(UTC) - timedelta(seconds=61)
+async def accept_a_minute_ago(world: ToolWorld, tool: str, recorded: Mapping[str, Any]) -> str:
+    """Accept a delivery as if it had arrived 61 s ago, and return its id. A record may be late by one minute."""
+    raw, received_at = recorded["body"], datetime.now(UTC) - timedelta(seconds=61)
     content = raw if isinstance(raw, str) else json.dumps(raw, separators=(",", ":"), ensure_ascii=False)
-    wire = tuple((name.lower().encode(), value.encode()) for name, value in told["headers"].items())
+    wire = tuple((name.lower().encode(), value.encode()) for name, value in recorded["headers"].items())
     delivery = Delivery(tool, tool, wire, content.encode(), received_at)
     meta = DeliveryInfo(tool, tool, int(received_at.timestamp() * 1000))
     return (await world.ledger.accept(delivery, meta, [], "main", dedup_id=None, event_state="queued")).delivery_id

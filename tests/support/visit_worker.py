@@ -28,71 +28,74 @@ from jobs.context import Context
 from jobs.translate_event import run_event
 from tests.support.harness import SECRET, TOKEN, Harness, unread_response
 
-DOCUMENTED = "cont_KYdl3lftgZXGRbxqoj"
+DOCUMENTED_CONTACT = "cont_KYdl3lftgZXGRbxqoj"
 
 ADA = Contact(email="ada@example.com", first_name="Ada", last_name="Lovelace", phone="+15550100001")
 
 BOB = Contact(email="bob@example.com", first_name="Bob")
 
-FIRST = ["GET /visits/:id", "GET /contacts", "POST /contacts", "POST /visits"]
+CREATE_CALLS = ["GET /visits/:id", "GET /contacts", "POST /contacts", "POST /visits"]
 
 
 def at(hour: int, day: int = 14) -> datetime:
     return datetime(2026, 3, day, hour, tzinfo=UTC)
 
 
-def change(visit_id: str = "1", version: int = 1, action: Any = "update", **said: Any) -> VisitChange:
-    return VisitChange(action=action, visit_id=visit_id, version=version, **said)
+def change(visit_id: str = "1", version: int = 1, action: Any = "update", **fields: Any) -> VisitChange:
+    return VisitChange(action=action, visit_id=visit_id, version=version, **fields)
 
 
-def booked(visit_id: str = "1", version: int = 1, hour: int = 9, **said: Any) -> VisitChange:
-    said = {"contact": ADA, "time_scheduled": at(hour)} | said
-    return change(visit_id, version, "create", **said)
+def booked(visit_id: str = "1", version: int = 1, hour: int = 9, **fields: Any) -> VisitChange:
+    fields = {"contact": ADA, "time_scheduled": at(hour)} | fields
+    return change(visit_id, version, "create", **fields)
 
 
-def cancelled(visit_id: str = "1", version: int = 2, hour: int = 8, **said: Any) -> VisitChange:
-    return change(visit_id, version, "cancel", date_cancelled=at(hour), **said)
+def cancelled(visit_id: str = "1", version: int = 2, hour: int = 8, **fields: Any) -> VisitChange:
+    return change(visit_id, version, "cancel", date_cancelled=at(hour), **fields)
 
 
-class Wire(httpx.AsyncBaseTransport):
-    """The way to the API. `before` may answer in its place, `after` may change its answer, which comes no sooner than
-    the event in `holds`; `seen`: what was asked."""
+class ApiTransport(httpx.AsyncBaseTransport):
+    """Sends requests to the sandbox and records them in `requests`.
+
+    `before` may return a response instead of a call, `after` may replace the response. A response waits for the event of
+    its route in `response_gates`.
+    """
 
     def __init__(self) -> None:
         self.inner = AiohttpTransport(verify=False)
-        self.seen: list[httpx.Request] = []
-        self.holds: dict[str, asyncio.Event] = {}
+        self.requests: list[httpx.Request] = []
+        self.response_gates: dict[str, asyncio.Event] = {}
         self.before: Callable[[httpx.Request], httpx.Response | None] = lambda request: None
         self.after: Callable[[httpx.Request], httpx.Response | None] = lambda request: None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        self.seen.append(request)
-        if answer := self.before(request):
-            return unread_response(answer)
-        real = await self.inner.handle_async_request(request)
-        if held := self.holds.get(route_of(request)):
-            await held.wait()
-        if answer := self.after(request):
-            await real.aread()
-            await real.aclose()
-            return unread_response(answer)
-        return real
+        self.requests.append(request)
+        if replacement := self.before(request):
+            return unread_response(replacement)
+        response = await self.inner.handle_async_request(request)
+        if gate := self.response_gates.get(route_of(request)):
+            await gate.wait()
+        if replacement := self.after(request):
+            await response.aread()
+            await response.aclose()
+            return unread_response(replacement)
+        return response
 
     async def aclose(self) -> None:
         await self.inner.aclose()
 
     def sent(self, method: str) -> list[dict[str, str]]:
-        """The forms that were sent with that method, a visit's contact left out."""
+        """Return the forms that were sent with that method, without contact_id."""
         forms = [
             dict(parse_qsl(request.content.decode(), keep_blank_values=True))
-            for request in self.seen
+            for request in self.requests
             if request.method == method
         ]
         return [{name: value for name, value in form.items() if name != "contact_id"} for form in forms]
 
 
 class World:
-    """A worker without its process: a ledger, a context, and both hands on the API and on the clock."""
+    """A worker in this process: a ledger, a context, a transport with faults, and control of the time."""
 
     def __init__(self, redis: Redis, harness: Harness, answer_s: float = 10, **env: str) -> None:
         self.redis, self.harness, self.ledger = redis, harness, Ledger(redis, retention_days=30)
@@ -102,50 +105,50 @@ class World:
             "VISITS_API_TOKEN": TOKEN,
             "HOOKS__STANDARD__SECRETS": SECRET,
         }
-        self.wire = Wire()
+        self.transport = ApiTransport()
         self.context = self._context(answer_s, env)
 
     def _context(self, answer_s: float, env: dict[str, str]) -> Context:
-        patience = httpx.Timeout(answer_s, connect=10, pool=10)
-        http = httpx.AsyncClient(transport=self.wire, timeout=patience, trust_env=False, verify=False)
+        timeout = httpx.Timeout(answer_s, connect=10, pool=10)
+        http = httpx.AsyncClient(transport=self.transport, timeout=timeout, trust_env=False, verify=False)
         return Context(read_environment({**self.env, **env}), self.ledger, http)
 
-    def set(self, answer_s: float = 10, **env: str) -> None:
-        """Other settings, as after a restart."""
+    def configure(self, answer_s: float = 10, **env: str) -> None:
+        """Replace the settings, as a restart does."""
         self.context = self._context(answer_s, env)
 
-    async def land(self, *changes: VisitChange, account: str = "main") -> None:
-        """One delivery that means these changes."""
+    async def accept(self, *changes: VisitChange, account: str = "main") -> None:
+        """Accept one delivery with these changes."""
         delivery = Delivery("standard", "standard", (), uuid.uuid4().bytes, datetime.now(UTC))
         meta = DeliveryInfo("standard", "standard", int(time.time() * 1000))
         await self.ledger.accept(delivery, meta, changes, account, dedup_id=None)
 
     async def run(self) -> list[str]:
-        """Do all work that is queued, one after the other, until there is none; what came of each."""
-        came_of_it = []
-        while works := await self.ledger.task_ids("queued"):
-            came_of_it += [await self.do(work) for work in works]
-            assert len(came_of_it) < 500, "work without end"
-        return came_of_it
+        """Run queued tasks one by one until the queue is empty, and return the outcome of each."""
+        outcomes = []
+        while task_ids := await self.ledger.task_ids("queued"):
+            outcomes += [await self.run_task(task_id) for task_id in task_ids]
+            assert len(outcomes) < 500, "the queue does not become empty"
+        return outcomes
 
-    async def do(self, work: str) -> str:
-        """The state after a run of a visit; the reason or the result after a run of an event."""
-        kind, _, subject = work.partition(":")
+    async def run_task(self, task_id: str) -> str:
+        """Return the state after a run of a visit; the reason or the result after a run of an event."""
+        kind, _, subject = task_id.partition(":")
         if kind == "event":
             state = await run_event(self.context, subject)
             if state not in ("done", "waiting", "parked"):
                 return state
-            event = await self.ledger.load_task(work)
+            event = await self.ledger.load_task(task_id)
             return event.reason or event.attempts[-1].outcome
         account, _, external_id = subject.partition("/")
         return await run_visit(self.context, account, external_id)
 
     async def apply(self, *changes: VisitChange) -> list[str]:
-        await self.land(*changes)
+        await self.accept(*changes)
         return await self.run()
 
-    async def later(self, seconds: float) -> None:
-        """So much time passes: whatever waits for a time, waits that much less; then the sweep comes by."""
+    async def advance_time(self, seconds: float) -> None:
+        """Move every stored time back by `seconds`, then requeue due tasks and release the circuit."""
         ms = int(seconds * 1000)
         for key in ("bell:waiting", "bell:running"):
             for name in await self.redis.command("ZRANGE", key, 0, -1):
@@ -156,16 +159,16 @@ class World:
                     if await self.redis.command("HEXISTS", key, field):
                         await self.redis.command("HINCRBY", key, field, -ms)
             elif key.endswith(b":lock") or key.startswith((b"bell:outcomes:", b"bell:retry-after:")):
-                left = await self.redis.command("PTTL", key)
-                await self.redis.command("PEXPIRE", key, max(0, left - ms))
+                ttl_ms = await self.redis.command("PTTL", key)
+                await self.redis.command("PEXPIRE", key, max(0, ttl_ms - ms))
         await self.ledger.requeue_due()
         await self.ledger.release_circuit("main")
 
-    async def member(self, visit_id: str = "1") -> Task:
+    async def load_task(self, visit_id: str = "1") -> Task:
         return await self.ledger.load_task(f"visit:main/standard-{visit_id}")
 
     def visit(self, visit_id: str = "1") -> dict[str, Any] | None:
-        """What stands in the API, without what the API alone decides."""
+        """Return the fields of the visit in the API that Doorbell decides."""
         visit = self.harness.visit(f"standard-{visit_id}")
         names = ("time_scheduled", "time_completed", "amount_collected", "date_cancelled", "event_date")
         return visit and {name: visit[name] for name in names if name in visit}
@@ -174,13 +177,13 @@ class World:
         query = httpx.QueryParams(email=email)
         return list(self.harness.get_from_api(f"/contacts?{query}")["data"])
 
-    def forget_calls(self) -> None:
+    def clear_calls(self) -> None:
         self.harness.http.delete(f"{self.harness.sandbox.url}/_sandbox/journal").raise_for_status()
-        self.wire.seen.clear()
+        self.transport.requests.clear()
 
     def calls(self) -> list[str]:
-        """The worker's own calls, in order: the tests look around too."""
-        return [route_of(request) for request in self.wire.seen]
+        """Return the worker's calls in order, without those of the tests."""
+        return [route_of(request) for request in self.transport.requests]
 
 
 def route_of(request: httpx.Request) -> str:
@@ -189,49 +192,51 @@ def route_of(request: httpx.Request) -> str:
 
 
 @contextlib.asynccontextmanager
-async def a_world(redis: Redis, harness: Harness, **env: str) -> AsyncIterator[World]:
-    """Everything is empty."""
+async def open_world(redis: Redis, harness: Harness, **env: str) -> AsyncIterator[World]:
+    """Empty the sandbox and yield a `World`; the `redis` fixture has emptied Redis."""
     harness.clear_faults()
     harness.http.post(f"{harness.sandbox.url}/_sandbox/reset").raise_for_status()
     world = World(redis, harness, **env)
     yield world
     harness.clear_faults()
-    await world.wire.aclose()
+    await world.transport.aclose()
 
 
-class CutAt:
-    """Runs a coroutine, and cancels the task around it when it waits for the k-th time; `lets`: after what it waits for
-    has been done by others, but before it hears of it."""
+class CancelAtStep:
+    """Runs an awaitable and cancels its task at suspension `cancel_step`, counted from 0.
 
-    def __init__(self, work: Awaitable[Any], k: int, lets: bool) -> None:
-        self.work, self.k, self.lets = work, k, lets
+    With `wait_completes` the cancellation comes after the awaited operation is complete, before its result is read.
+    """
+
+    def __init__(self, operation: Awaitable[Any], cancel_step: int, wait_completes: bool) -> None:
+        self.operation, self.cancel_step, self.wait_completes = operation, cancel_step, wait_completes
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        inner = self.work.__await__()
+        inner = self.operation.__await__()
         resume: Callable[[], Any] = partial(inner.send, None)
         for step in itertools.count():
             try:
-                waits_for = resume()
+                awaited = resume()
             except StopIteration as done:
                 return done.value
-            if step == self.k:
-                if self.lets:
+            if step == self.cancel_step:
+                if self.wait_completes:
                     yield from asyncio.sleep(0.006).__await__()
                 task = asyncio.current_task()
                 assert task
                 task.cancel()
             try:
-                yield waits_for
+                yield awaited
                 resume = partial(inner.send, None)
             except BaseException as error:
                 resume = partial(inner.throw, error)
 
 
-async def cut(world: World, work: Awaitable[Any], k: int, lets: bool) -> bool:
-    """True if it was cut; False if it was over before."""
+async def cancel_at_step(world: World, operation: Awaitable[Any], step: int, wait_completes: bool) -> bool:
+    """Return True if the operation was cancelled, False if it ended before that step."""
 
     async def run() -> None:
-        await CutAt(work, k, lets)
+        await CancelAtStep(operation, step, wait_completes)
 
     try:
         await asyncio.create_task(run())
@@ -240,8 +245,8 @@ async def cut(world: World, work: Awaitable[Any], k: int, lets: bool) -> bool:
     return False
 
 
-def said(dice: random.Random, action: str) -> dict[str, Any]:
-    """Some fields: some cleared, some not spoken of."""
+def random_fields(rng: random.Random, action: str) -> dict[str, Any]:
+    """Return random values: set, cleared or unset."""
     values = {
         "time_scheduled": [UNSET, at(9), at(12)],
         "time_completed": [UNSET, UNSET, None, at(10), at(13)],
@@ -250,4 +255,4 @@ def said(dice: random.Random, action: str) -> dict[str, Any]:
         "no_show": [UNSET, UNSET, UNSET, None, at(11)],
         "contact": [None, ADA, ADA, BOB],
     }
-    return {name: dice.choice(choices) for name, choices in values.items()}
+    return {name: rng.choice(choices) for name, choices in values.items()}

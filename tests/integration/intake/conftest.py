@@ -4,16 +4,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.intake import IMPATIENT, METRICS_TOKEN, Door, web
+from tests.support.intake import METRICS_TOKEN, SHORT_TIMEOUTS, WebProcess, start_web
 
 
 @pytest.fixture(scope="module")
-def door(redis_url: str) -> Iterator[Door]:
-    with web(redis_url, METRICS_TOKEN=METRICS_TOKEN) as door:
-        yield door
+def web(redis_url: str) -> Iterator[WebProcess]:
+    with start_web(redis_url, METRICS_TOKEN=METRICS_TOKEN) as web:
+        yield web
 
 
 @pytest.fixture(scope="module")
-def impatient(redis_url: str) -> Iterator[Door]:
-    with web(redis_url, "-c", IMPATIENT) as door:
-        yield door
+def short_timeout_web(redis_url: str) -> Iterator[WebProcess]:
+    with start_web(redis_url, "-c", SHORT_TIMEOUTS) as web:
+        yield web

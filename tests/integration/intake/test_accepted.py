@@ -7,42 +7,42 @@ from tests.support.harness import (
     SECRET,
     sign_standard,
 )
-from tests.support.intake import LANES, OLD_SECRET, SOURCES, Door, an_event
+from tests.support.intake import OLD_SECRET, QUEUE_KEYS, SOURCES, WebProcess, new_event_body
 
 # -- 202: written before answered --
 
 
 @pytest.mark.parametrize("source", SOURCES)
-async def test_a_genuine_event_is_written_with_its_job_before_202(door: Door, redis: Redis, source: str) -> None:
-    raw = an_event(source)
+async def test_a_genuine_event_is_written_with_its_job_before_202(web: WebProcess, redis: Redis, source: str) -> None:
+    raw = new_event_body(source)
 
-    answer = door.ring(source, raw)
+    answer = web.send(source, raw)
 
     assert (202, "application/json") == (answer.status_code, answer.headers["content-type"])
     assert {"delivery", "changes"} == set(answer.json())
     assert 1 == answer.json()["changes"]
     assert await redis.command("EXISTS", f"bell:delivery:{answer.json()['delivery']}")
-    [job] = [job for lane in LANES for job in await redis.command("ZRANGE", lane, 0, -1)]
+    [job] = [job for lane in QUEUE_KEYS for job in await redis.command("ZRANGE", lane, 0, -1)]
     assert await redis.command("EXISTS", b"arq:job:" + job)
 
 
-async def test_a_hook_of_another_name_takes_what_its_source_takes(door: Door, redis: Redis) -> None:
-    raw = an_event("standard")
+async def test_a_hook_of_another_name_takes_what_its_source_takes(web: WebProcess, redis: Redis) -> None:
+    raw = new_event_body("standard")
 
-    assert 202 == door.post(raw, sign_standard(raw), "shop").status_code
+    assert 202 == web.post(raw, sign_standard(raw), "shop").status_code
 
 
-async def test_what_stands_behind_the_question_mark_does_no_harm(door: Door, redis: Redis) -> None:
-    raw = an_event("standard")
+async def test_what_stands_behind_the_question_mark_does_no_harm(web: WebProcess, redis: Redis) -> None:
+    raw = new_event_body("standard")
 
-    assert 202 == door.post(raw, sign_standard(raw), "standard?a=b&c").status_code
+    assert 202 == web.post(raw, sign_standard(raw), "standard?a=b&c").status_code
 
 
 @pytest.mark.parametrize("secret", [SECRET, OLD_SECRET], ids=["newest", "oldest"])
-async def test_while_secrets_rotate_both_are_believed(door: Door, redis: Redis, secret: str) -> None:
-    raw = an_event("standard")
+async def test_while_secrets_rotate_both_are_believed(web: WebProcess, redis: Redis, secret: str) -> None:
+    raw = new_event_body("standard")
 
-    assert 202 == door.post(raw, sign_standard(raw, secret=secret)).status_code
+    assert 202 == web.post(raw, sign_standard(raw, secret=secret)).status_code
 
 
 # -- 202: kept for the operator --
@@ -74,8 +74,10 @@ WRONG_SHAPES = [
 
 
 @pytest.mark.parametrize("raw", WRONG_SHAPES, ids=lambda raw: raw[:90].decode())
-async def test_a_genuine_event_that_is_not_understood_is_kept_and_parked(door: Door, redis: Redis, raw: bytes) -> None:
-    answer = door.ring("standard", raw)
+async def test_a_genuine_event_that_is_not_understood_is_kept_and_parked(
+    web: WebProcess, redis: Redis, raw: bytes
+) -> None:
+    answer = web.send("standard", raw)
 
     assert 202 == answer.status_code, answer.text
     assert {"delivery": answer.json()["delivery"], "changes": 0} == answer.json()
@@ -104,9 +106,9 @@ async def test_a_genuine_event_that_is_not_understood_is_kept_and_parked(door: D
     ids=lambda one: one[:80].decode() if isinstance(one, bytes) else one,
 )
 async def test_no_tools_odd_event_is_lost_or_crashes_the_door(
-    door: Door, redis: Redis, source: str, raw: bytes
+    web: WebProcess, redis: Redis, source: str, raw: bytes
 ) -> None:
-    answer = door.ring(source, raw)
+    answer = web.send(source, raw)
 
     assert (202, 0) == (answer.status_code, answer.json().get("changes")), answer.text
     assert 1 == await redis.command("ZCARD", "bell:parked")
@@ -126,8 +128,8 @@ async def test_no_tools_odd_event_is_lost_or_crashes_the_door(
     ],
     ids=["a key twice", "data twice", "2**64-1", "year 9999", "year 1", "odd id", "long id", "white space"],
 )
-async def test_an_odd_but_readable_event_is_taken(door: Door, redis: Redis, raw: bytes) -> None:
-    answer = door.ring("standard", raw)
+async def test_an_odd_but_readable_event_is_taken(web: WebProcess, redis: Redis, raw: bytes) -> None:
+    answer = web.send("standard", raw)
 
     assert (202, 1) == (answer.status_code, answer.json().get("changes")), answer.text
     assert 1 == await redis.command("ZCARD", "bell:queued")

@@ -11,7 +11,7 @@ from app.demo.valkey import free_port
 from app.webhooks.registry import load_sources, load_specimens
 from tests.support.console import HASHES, OPERATORS
 from tests.support.harness import sign_standard
-from tests.support.intake import CAP, IMPATIENT, Door, an_event, padded, request, web
+from tests.support.intake import MAX_BODY, SHORT_TIMEOUTS, WebProcess, new_event_body, padded_body, request, start_web
 from tests.support.specimens import BY_TOOL
 
 #: What docs/runbook.md lists.
@@ -49,31 +49,31 @@ ENV = {
     "CONSOLE_PASSWORD_HASH": HASHES[OPERATORS],
 }
 #: So busy that nothing more is taken.
-BUSY = IMPATIENT.replace("4, 2, 0.05", "4, 0, 0.05")
+BUSY = SHORT_TIMEOUTS.replace("4, 2, 0.05", "4, 0, 0.05")
 
 
-def _state(stack: ExitStack, redis_url: str, state: str) -> Door:
+def _state(stack: ExitStack, redis_url: str, state: str) -> WebProcess:
     match state:
         case "without a console":
-            return stack.enter_context(web(redis_url, **{**ENV, "CONSOLE_PASSWORD_HASH": ""}))
+            return stack.enter_context(start_web(redis_url, **{**ENV, "CONSOLE_PASSWORD_HASH": ""}))
         case "without Redis":
-            return stack.enter_context(web(f"redis://127.0.0.1:{free_port()}/0", **ENV))
+            return stack.enter_context(start_web(f"redis://127.0.0.1:{free_port()}/0", **ENV))
         case "busy":
-            return stack.enter_context(web(redis_url, "-c", BUSY, **ENV))
-    return stack.enter_context(web(redis_url, **ENV))
+            return stack.enter_context(start_web(redis_url, "-c", BUSY, **ENV))
+    return stack.enter_context(start_web(redis_url, **ENV))
 
 
 @pytest.fixture(scope="module", params=["with a console", "without a console", "without Redis", "busy"])
-def door(request: pytest.FixtureRequest, redis_url: str) -> Iterator[Door]:
+def web(request: pytest.FixtureRequest, redis_url: str) -> Iterator[WebProcess]:
     with ExitStack() as stack:
         yield _state(stack, redis_url, request.param)
 
 
-def statuses(door: Door, requests: list[bytes], *, hangs_up: bool = False) -> dict[int, bytes]:
+def statuses(web: WebProcess, requests: list[bytes], *, hangs_up: bool = False) -> dict[int, bytes]:
     """Each status that was answered, with the first request that got it. 0: the connection was closed without an answer."""
     met: dict[int, bytes] = {}
     for one in requests:
-        answer = door.raw(one, method=one.partition(b" ")[0].decode(), hangs_up=hangs_up)
+        answer = web.send_bytes(one, method=one.partition(b" ")[0].decode(), half_closes=hangs_up)
         met.setdefault(answer.status, one[:200])
         if "location" in answer.headers:
             met.setdefault(302, one[:200])
@@ -85,14 +85,14 @@ def unlisted(met: dict[int, bytes]) -> dict[int, bytes]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_at_every_path_is_answered_as_listed(door: Door, method: str) -> None:
+def test_every_method_at_every_path_is_answered_as_listed(web: WebProcess, method: str) -> None:
     paths = [*(shape.format(hook) for shape in SHAPES for hook in HOOKS), *OTHERS]
 
-    assert {} == unlisted(statuses(door, [request(path, method) for path in paths]))
+    assert {} == unlisted(statuses(web, [request(path, method) for path in paths]))
 
 
-def test_every_signed_request_is_answered_as_listed(door: Door) -> None:
-    raw = an_event("standard")
+def test_every_signed_request_is_answered_as_listed(web: WebProcess) -> None:
+    raw = new_event_body("standard")
     signed = {name.replace("-", "_"): value for name, value in sign_standard(raw).items()}
     headers = [
         {},
@@ -113,26 +113,26 @@ def test_every_signed_request_is_answered_as_listed(door: Door) -> None:
         for more in headers
     ]
 
-    met = statuses(door, requests)
+    met = statuses(web, requests)
 
     assert {} == unlisted(met)
     assert {200, 202} <= met.keys() or 503 in met
 
 
-def test_every_odd_body_is_answered_as_listed(door: Door) -> None:
-    large = padded(CAP + 1)
+def test_every_odd_body_is_answered_as_listed(web: WebProcess) -> None:
+    large = padded_body(MAX_BODY + 1)
     requests = [request(f"/hooks/{hook}", body=large, content_length=str(len(large))) for hook in HOOKS]
     requests += [request(f"/hooks/{hook}", body=b"{", content_length="5") for hook in HOOKS]
     requests += [request(f"/hooks/{hook}", body=b"zz\r\n", transfer_encoding="chunked") for hook in HOOKS]
     requests += [request(f"/hooks/{hook}", body=b"2\r\n{}\r\n0\r\n\r\n", transfer_encoding="chunked") for hook in HOOKS]
 
     # Whoever hangs up in the middle of a body hears nothing.
-    met = statuses(door, requests, hangs_up=True)
+    met = statuses(web, requests, hangs_up=True)
     assert {} == unlisted({status: one for status, one in met.items() if status})
 
 
 @pytest.mark.parametrize("name", [name for name in HOOKS if name in BY_TOOL])
-def test_every_specimen_in_every_shape_is_answered_as_listed(door: Door, name: str) -> None:
+def test_every_specimen_in_every_shape_is_answered_as_listed(web: WebProcess, name: str) -> None:
     """With the vendor's own body and headers, whether they hold or not."""
     requests = []
     for specimen in BY_TOOL[name]:
@@ -142,7 +142,7 @@ def test_every_specimen_in_every_shape_is_answered_as_listed(door: Door, name: s
         for path in (f"/hooks/{name}", f"/hooks/{name}/", f"/hooks/{name}/x", f"/hooks/{name}?a=b"):
             requests += [request(path, method, raw, **headers) for method in ("POST", "GET", "PUT", "DELETE")]
 
-    assert {} == unlisted(statuses(door, requests))
+    assert {} == unlisted(statuses(web, requests))
 
 
 @pytest.mark.parametrize("name", load_sources())
@@ -150,8 +150,8 @@ def test_our_own_trouble_is_told_by_a_status_that_is_tried_again(name: str) -> N
     assert load_sources()[name].definition.unavailable_status in (429, 503)
 
 
-def test_the_root_leads_to_the_console_where_there_is_one(door: Door) -> None:
-    answer = door.raw(request("/", "GET"), method="GET")
+def test_the_root_leads_to_the_console_where_there_is_one(web: WebProcess) -> None:
+    answer = web.send_bytes(request("/", "GET"), method="GET")
 
     assert (answer.status, answer.headers.get("location")) in ((303, "/console"), (404, None))
-    assert not re.match("3|410", str(door.raw(request("/", "POST")).status))
+    assert not re.match("3|410", str(web.send_bytes(request("/", "POST")).status))

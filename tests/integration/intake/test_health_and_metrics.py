@@ -4,23 +4,23 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.ledger.redis import Redis
-from tests.support.intake import METRICS_TOKEN, Door, is_told
+from tests.support.intake import METRICS_TOKEN, WebProcess, is_error_response
 
 # -- health, metrics --
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_health_is_told_to_everybody_and_nothing_else_is(door: Door, path: str, method: str) -> None:
-    answer = door.http.request(method, path)
+def test_health_is_told_to_everybody_and_nothing_else_is(web: WebProcess, path: str, method: str) -> None:
+    answer = web.http.request(method, path)
 
     assert 200 == answer.status_code
     assert method == "HEAD" or {"status": "ok"} == answer.json()
 
 
-def test_metrics_do_not_exist_without_a_token(impatient: Door) -> None:
+def test_metrics_do_not_exist_without_a_token(short_timeout_web: WebProcess) -> None:
     for headers in ({}, {"authorization": "Bearer"}, {"authorization": "Bearer None"}):
-        assert is_told(impatient.http.get("/metrics", headers=headers), 404)
+        assert is_error_response(short_timeout_web.http.get("/metrics", headers=headers), 404)
 
 
 @pytest.mark.parametrize(
@@ -35,18 +35,18 @@ def test_metrics_do_not_exist_without_a_token(impatient: Door) -> None:
     ],
     ids=repr,
 )
-def test_metrics_are_for_who_has_the_token(door: Door, authorization: bytes) -> None:
-    answer = door.http.get("/metrics", headers={"authorization": authorization})  # type: ignore[dict-item]
+def test_metrics_are_for_who_has_the_token(web: WebProcess, authorization: bytes) -> None:
+    answer = web.http.get("/metrics", headers={"authorization": authorization})  # type: ignore[dict-item]
 
-    assert is_told(answer, 401)
+    assert is_error_response(answer, 401)
     assert METRICS_TOKEN not in answer.text
 
 
-async def test_metrics_count_what_stands_in_the_ledger(door: Door, redis: Redis) -> None:
-    door.ring("standard")
-    door.ring("standard", b"[]")
+async def test_metrics_count_what_stands_in_the_ledger(web: WebProcess, redis: Redis) -> None:
+    web.send("standard")
+    web.send("standard", b"[]")
 
-    answer = door.http.get("/metrics", headers={"authorization": f"Bearer {METRICS_TOKEN}"})
+    answer = web.http.get("/metrics", headers={"authorization": f"Bearer {METRICS_TOKEN}"})
 
     assert (200, "text/plain") == (answer.status_code, answer.headers["content-type"].partition(";")[0])
     [jobs] = [family for family in text_string_to_metric_families(answer.text) if family.name == "doorbell_tasks"]

@@ -9,7 +9,7 @@ from tests.support.harness import (
     sign_standard,
     standard_body,
 )
-from tests.support.intake import KEYS, METRICS_TOKEN, OLD_SECRET, SOURCES, Door, request
+from tests.support.intake import KEYS, METRICS_TOKEN, OLD_SECRET, SOURCES, WebProcess, request
 
 # -- nobody's name in a log --
 
@@ -25,8 +25,8 @@ PERSON = {
 }
 
 
-async def test_nothing_of_a_delivery_is_in_the_log(door: Door, redis: Redis) -> None:
-    before = len(door.log)
+async def test_nothing_of_a_delivery_is_in_the_log(web: WebProcess, redis: Redis) -> None:
+    before = len(web.log)
     good = standard_body("visit.created", "canary-1", time_scheduled="2026-10-01T15:00:00Z", contact=PERSON)
     bodies = [
         good,
@@ -43,39 +43,39 @@ async def test_nothing_of_a_delivery_is_in_the_log(door: Door, redis: Redis) -> 
     ]
 
     for raw in bodies:
-        door.post(raw, sign_standard(raw))
-        door.post(raw, {"webhook-signature": "v1,canary", "webhook-id": "canary", "webhook-timestamp": "canary"})
-        door.post(raw, {"authorization": "Bearer canary", "cookie": "canary", "x-request-id": "canary-zebediah"})
-        door.post(raw, {"content-type": "text/canary", "user-agent": "canary"})
+        web.post(raw, sign_standard(raw))
+        web.post(raw, {"webhook-signature": "v1,canary", "webhook-id": "canary", "webhook-timestamp": "canary"})
+        web.post(raw, {"authorization": "Bearer canary", "cookie": "canary", "x-request-id": "canary-zebediah"})
+        web.post(raw, {"content-type": "text/canary", "user-agent": "canary"})
     for source in SOURCES[1:]:
         raw = json.dumps({"event": "canary", "type": "canary", "payload": PERSON}).encode()
-        door.ring(source, raw if source != "acuity" else b"action=canary&email=zebediah%40canary.example")
+        web.send(source, raw if source != "acuity" else b"action=canary&email=zebediah%40canary.example")
     for path in (
         "/hooks/zebediah@canary.example",
         "/hooks/%0acanary",
         "/canary",
         "/hooks/standard?email=zebediah@canary",
     ):
-        door.raw(request(path, body=b"canary", content_length="6"))
-        door.http.get(path.replace("%0a", ""))
-    door.raw(b"canary zebediah\r\n\r\n")
-    door.raw(b"POST /hooks/standard HTTP/1.1\r\ncanary\xff: zebediah\r\n\r\n")
-    door.http.get("/metrics", headers={"authorization": "Bearer canary"})
+        web.send_bytes(request(path, body=b"canary", content_length="6"))
+        web.http.get(path.replace("%0a", ""))
+    web.send_bytes(b"canary zebediah\r\n\r\n")
+    web.send_bytes(b"POST /hooks/standard HTTP/1.1\r\ncanary\xff: zebediah\r\n\r\n")
+    web.http.get("/metrics", headers={"authorization": "Bearer canary"})
 
-    said = door.log[before:]
+    said = web.log[before:]
     assert "webhook_handled" in said
     assert [] == [line for line in said.splitlines() if any(name in line.lower() for name in CANARIES)]
 
 
-def test_no_secret_is_in_the_log(door: Door) -> None:
+def test_no_secret_is_in_the_log(web: WebProcess) -> None:
     for secret in (SECRET, OLD_SECRET, CALENDLY_SECRET, *KEYS.values(), METRICS_TOKEN, "visits-canary-token"):
-        assert secret not in door.log
-        assert secret.removeprefix("whsec_") not in door.log
+        assert secret not in web.log
+        assert secret.removeprefix("whsec_") not in web.log
 
 
-def test_every_line_of_the_log_is_one_fact_in_json(door: Door) -> None:
-    door.post(b"{}", {})
-    door.raw(request("/hooks/%0a%0d%22", body=b"", content_length="0"))
+def test_every_line_of_the_log_is_one_fact_in_json(web: WebProcess) -> None:
+    web.post(b"{}", {})
+    web.send_bytes(request("/hooks/%0a%0d%22", body=b"", content_length="0"))
 
-    for line in door.log.splitlines():
+    for line in web.log.splitlines():
         assert {"ts", "level", "event"} <= set(json.loads(line))

@@ -18,7 +18,16 @@ from tests.support.harness import (
     sign_standard,
     wait_until,
 )
-from tests.support.intake import IMPATIENT, SIGN, SOURCES, Door, an_event, is_told, kept, web
+from tests.support.intake import (
+    SHORT_TIMEOUTS,
+    SIGN,
+    SOURCES,
+    WebProcess,
+    is_error_response,
+    new_event_body,
+    start_web,
+    stored_keys,
+)
 
 # -- trouble with Redis --
 
@@ -71,9 +80,9 @@ def own_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnRedis]:
 
 
 @pytest.fixture(scope="module")
-def shaky(own_redis: OwnRedis) -> Iterator[Door]:
-    with web(own_redis.url) as door:
-        yield door
+def shaky(own_redis: OwnRedis) -> Iterator[WebProcess]:
+    with start_web(own_redis.url) as web:
+        yield web
 
 
 def _restart(own: OwnRedis) -> None:
@@ -109,16 +118,16 @@ CODES = {
 
 @pytest.mark.parametrize("trouble", TROUBLES)
 def test_while_redis_cannot_write_every_tool_is_asked_to_come_back_and_nothing_is_lost(
-    shaky: Door, own_redis: OwnRedis, trouble: str
+    shaky: WebProcess, own_redis: OwnRedis, trouble: str
 ) -> None:
     begin, end = TROUBLES[trouble]
-    deliveries = {source: (raw := an_event(source), SIGN[source](raw)) for source in SOURCES}
+    deliveries = {source: (raw := new_event_body(source), SIGN[source](raw)) for source in SOURCES}
 
     def ring(source: str) -> tuple[httpx.Response, float]:
         started = time.monotonic()
         return shaky.post(*deliveries[source], source), time.monotonic() - started
 
-    assert 202 == wait_until(lambda: (got := shaky.ring("standard").status_code) == 202 and got)
+    assert 202 == wait_until(lambda: (got := shaky.send("standard").status_code) == 202 and got)
     before = own_redis.keys()
 
     begin(own_redis)
@@ -129,7 +138,7 @@ def test_while_redis_cannot_write_every_tool_is_asked_to_come_back_and_nothing_i
         end(own_redis)
 
     for source, (answer, took_s) in refused.items():
-        assert is_told(answer, 503), source
+        assert is_error_response(answer, 503), source
         assert 0 < int(answer.headers["retry-after"]) <= 60
         assert took_s < 10, source  # so long Calendly and Square wait, and more
     # The connection to a read-only server is closed, which ends the other deliveries on it with `redis_down`.
@@ -155,9 +164,11 @@ def test_while_redis_cannot_write_every_tool_is_asked_to_come_back_and_nothing_i
     assert 6 == len([key for key in new if key.startswith(b"arq:job:")])
 
 
-def test_an_event_whose_writing_broke_off_is_no_repeat_when_it_rings_again(shaky: Door, own_redis: OwnRedis) -> None:
+def test_an_event_whose_writing_broke_off_is_no_repeat_when_it_rings_again(
+    shaky: WebProcess, own_redis: OwnRedis
+) -> None:
     # A script that fails in the middle is not undone by Redis. Here it may not use one of its commands any more.
-    raw = an_event("standard")
+    raw = new_event_body("standard")
     headers = sign_standard(raw)
     own_redis.ask("ACL", "SETUSER", "default", "-zadd")
     try:
@@ -167,11 +178,11 @@ def test_an_event_whose_writing_broke_off_is_no_repeat_when_it_rings_again(shaky
 
     again = shaky.post(raw, headers)
 
-    assert is_told(refused, 503)
+    assert is_error_response(refused, 503)
     assert (202, 1) == (again.status_code, again.json().get("changes")), again.text
 
 
-def test_readiness_tells_of_redis_and_health_does_not(shaky: Door, own_redis: OwnRedis) -> None:
+def test_readiness_tells_of_redis_and_health_does_not(shaky: WebProcess, own_redis: OwnRedis) -> None:
     assert [200, 200] == [shaky.http.get(path).status_code for path in ("/healthz", "/readyz")]
     own_redis.kill()
     try:
@@ -189,10 +200,10 @@ def test_readiness_tells_of_redis_and_health_does_not(shaky: Door, own_redis: Ow
 
 def test_refusals_during_trouble_are_counted_after_it(own_redis: OwnRedis) -> None:
     counted = ("HGET", "bell:rejections", "standard:signature_missing")
-    with web(own_redis.url, "-c", IMPATIENT) as door:
+    with start_web(own_redis.url, "-c", SHORT_TIMEOUTS) as web:
         own_redis.kill()
         try:
-            statuses = [door.post(b"{}", {}).status_code for _ in range(7)]
+            statuses = [web.post(b"{}", {}).status_code for _ in range(7)]
             time.sleep(0.2)  # some flushes go wrong
         finally:
             own_redis.start()
@@ -203,20 +214,20 @@ def test_refusals_during_trouble_are_counted_after_it(own_redis: OwnRedis) -> No
 
 
 def test_with_ack_fsync_a_delivery_is_accepted_once(own_redis: OwnRedis) -> None:
-    raw = an_event("standard")
+    raw = new_event_body("standard")
     headers = sign_standard(raw)
-    with web(own_redis.url, ACK="fsync") as door:
-        answers = [door.post(raw, headers) for _ in range(2)]
+    with start_web(own_redis.url, ACK="fsync") as web:
+        answers = [web.post(raw, headers) for _ in range(2)]
         with ThreadPoolExecutor(10) as crowd:
-            more = list(crowd.map(lambda _: door.ring("standard").status_code, range(30)))
+            more = list(crowd.map(lambda _: web.send("standard").status_code, range(30)))
 
     assert [202, 200] == [answer.status_code for answer in answers]
     assert [202] * 30 == more
 
 
 def test_with_ack_fsync_a_redis_without_a_disk_still_accepts_a_first_delivery() -> None:
-    with valkey.valkey(appendonly=False) as url, web(url, ACK="fsync") as door:
-        answer = door.ring("standard")
+    with valkey.valkey(appendonly=False) as url, start_web(url, ACK="fsync") as web:
+        answer = web.send("standard")
 
     assert 202 == answer.status_code, answer.text
 
@@ -224,14 +235,14 @@ def test_with_ack_fsync_a_redis_without_a_disk_still_accepts_a_first_delivery() 
 async def test_refusals_leave_bounded_notes_that_quote_nothing(own_redis: OwnRedis) -> None:
     url = own_redis.url.removesuffix("0") + "7"  # where no other process flushes what it refused
     redis = Redis(RedisAddress(url))
-    with web(url, "-c", IMPATIENT) as door:
+    with start_web(url, "-c", SHORT_TIMEOUTS) as web:
         for n in range(130):
             headers = {"webhook-id": f"canary-{n}", "webhook-timestamp": "1", "webhook-signature": f"v1,canary{n}"}
-            door.post(b'{"email":"canary@example.com"}', headers)
-            door.post(b"canary", {}, f"canary-{n}@example.com")
+            web.post(b'{"email":"canary@example.com"}', headers)
+            web.post(b"canary", {}, f"canary-{n}@example.com")
         counts = await _flushed(redis, 260)
     notes = {key: await redis.command("LRANGE", key, 0, -1) for key in await redis.command("KEYS", "bell:rejections:*")}
-    left = await kept(redis)
+    left = await stored_keys(redis)
     await redis.close()
 
     assert set() == left
@@ -252,10 +263,10 @@ async def _flushed(redis: Redis, total: int) -> dict[str, int]:
     return counts
 
 
-def test_no_trouble_told_of_is_told_with_the_password(shaky: Door, own_redis: OwnRedis) -> None:
+def test_no_trouble_told_of_is_told_with_the_password(shaky: WebProcess, own_redis: OwnRedis) -> None:
     own_redis.kill()
     try:
-        shaky.ring("standard")
+        shaky.send("standard")
         shaky.http.get("/readyz")
     finally:
         own_redis.start()

@@ -18,13 +18,13 @@ from tests.support.intake import (
     PUBLIC_URL,
     SIGN,
     SOURCES,
-    Door,
-    an_event,
-    is_told,
-    kept,
+    WebProcess,
+    is_error_response,
+    new_event_body,
     request,
     sha256_mac,
     sign_housecallpro,
+    stored_keys,
 )
 
 # -- 400 --
@@ -50,9 +50,11 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize("raw", UNREADABLE.values(), ids=UNREADABLE.keys())
-async def test_what_is_genuine_and_unreadable_is_refused_and_not_kept(door: Door, redis: Redis, raw: bytes) -> None:
-    assert is_told(door.ring("standard", raw), 400)
-    assert set() == await kept(redis)
+async def test_what_is_genuine_and_unreadable_is_refused_and_not_kept(
+    web: WebProcess, redis: Redis, raw: bytes
+) -> None:
+    assert is_error_response(web.send("standard", raw), 400)
+    assert set() == await stored_keys(redis)
 
 
 @pytest.mark.parametrize(
@@ -72,9 +74,9 @@ async def test_what_is_genuine_and_unreadable_is_refused_and_not_kept(door: Door
     ],
     ids=lambda one: one[:20].decode("latin-1") if isinstance(one, bytes) else one,
 )
-async def test_no_tools_unreadable_body_is_kept(door: Door, redis: Redis, source: str, raw: bytes) -> None:
-    assert is_told(door.ring(source, raw), 400)
-    assert set() == await kept(redis)
+async def test_no_tools_unreadable_body_is_kept(web: WebProcess, redis: Redis, source: str, raw: bytes) -> None:
+    assert is_error_response(web.send(source, raw), 400)
+    assert set() == await stored_keys(redis)
 
 
 # -- 401 --
@@ -142,30 +144,30 @@ FORGED: dict[str, Callable[[dict[str, Any], bytes], Any]] = {
 
 @pytest.mark.parametrize("forge", FORGED.values(), ids=FORGED.keys())
 async def test_what_is_not_truly_signed_is_refused_and_nothing_is_kept(
-    door: Door, redis: Redis, forge: Callable[[dict[str, Any], bytes], Any]
+    web: WebProcess, redis: Redis, forge: Callable[[dict[str, Any], bytes], Any]
 ) -> None:
-    raw = an_event("standard")
+    raw = new_event_body("standard")
     headers = forge(sign_standard(raw), raw)
 
-    answer = door.http.post("/hooks/standard", content=raw, headers=headers)
+    answer = web.http.post("/hooks/standard", content=raw, headers=headers)
 
-    assert is_told(answer, 401)
-    assert set() == await kept(redis)
+    assert is_error_response(answer, 401)
+    assert set() == await stored_keys(redis)
 
 
-async def test_a_signature_of_white_space_is_refused(door: Door, redis: Redis) -> None:
-    raw = an_event("standard")
+async def test_a_signature_of_white_space_is_refused(web: WebProcess, redis: Redis) -> None:
+    raw = new_event_body("standard")
     signed = {name.replace("-", "_"): value for name, value in sign_standard(raw).items()} | {
         "webhook_signature": "   "
     }
 
-    assert is_told(door.raw(request(body=raw, content_length=str(len(raw)), **signed)), 401)
+    assert is_error_response(web.send_bytes(request(body=raw, content_length=str(len(raw)), **signed)), 401)
 
 
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("how", ["unsigned", "for another body", "of another length", "empty"])
-async def test_no_tools_forged_delivery_is_believed(door: Door, redis: Redis, source: str, how: str) -> None:
-    raw = an_event(source)
+async def test_no_tools_forged_delivery_is_believed(web: WebProcess, redis: Redis, source: str, how: str) -> None:
+    raw = new_event_body(source)
     headers = SIGN[source](raw + b" " if how == "for another body" else raw)
     signature = next(name for name in headers if "signature" in name or "hmac" in name)
     if how == "unsigned":
@@ -173,8 +175,8 @@ async def test_no_tools_forged_delivery_is_believed(door: Door, redis: Redis, so
     elif how != "for another body":
         headers[signature] = headers[signature][:-3] if how == "of another length" else ""
 
-    assert is_told(door.post(raw, headers, source), 401)
-    assert set() == await kept(redis)
+    assert is_error_response(web.post(raw, headers, source), 401)
+    assert set() == await stored_keys(redis)
 
 
 @pytest.mark.parametrize(
@@ -194,38 +196,38 @@ async def test_no_tools_forged_delivery_is_believed(door: Door, redis: Redis, so
     ],
 )
 async def test_the_signed_time_may_differ_by_the_tolerance_both_ways(
-    door: Door, redis: Redis, hook: str, seconds: float, status: int
+    web: WebProcess, redis: Redis, hook: str, seconds: float, status: int
 ) -> None:
     sign: Any = {"calendly": sign_calendly, "housecallpro": sign_housecallpro}.get(hook, sign_standard)
-    raw = an_event("standard" if hook == "shop" else hook)
+    raw = new_event_body("standard" if hook == "shop" else hook)
 
-    assert status == door.post(raw, sign(raw, at=time.time() + seconds), hook).status_code
+    assert status == web.post(raw, sign(raw, at=time.time() + seconds), hook).status_code
 
 
-async def test_square_signs_the_public_address_and_not_the_one_that_was_called(door: Door, redis: Redis) -> None:
-    raw = an_event("square")
-    as_called = base64.b64encode(sha256_mac(KEYS["square"], f"{door.server.url}/hooks/square".encode() + raw))
+async def test_square_signs_the_public_address_and_not_the_one_that_was_called(web: WebProcess, redis: Redis) -> None:
+    raw = new_event_body("square")
+    as_called = base64.b64encode(sha256_mac(KEYS["square"], f"{web.server.url}/hooks/square".encode() + raw))
 
     headers = {"x-square-hmacsha256-signature": as_called.decode(), "x-forwarded-host": "127.0.0.1"}
 
-    assert is_told(door.post(raw, headers, "square"), 401)
+    assert is_error_response(web.post(raw, headers, "square"), 401)
 
 
-async def test_square_signs_the_query_that_was_pasted_with_the_address(door: Door, redis: Redis) -> None:
-    raw = an_event("square")
+async def test_square_signs_the_query_that_was_pasted_with_the_address(web: WebProcess, redis: Redis) -> None:
+    raw = new_event_body("square")
     pasted = sha256_mac(KEYS["square"], f"{PUBLIC_URL}/hooks/square?shop=1".encode() + raw)
 
     headers = {"x-square-hmacsha256-signature": base64.b64encode(pasted).decode()}
 
-    assert is_told(door.post(raw, headers, "square?shop=2"), 401)
-    assert is_told(door.post(raw, headers, "square"), 401)
-    assert 202 == door.post(raw, headers, "square?shop=1").status_code
+    assert is_error_response(web.post(raw, headers, "square?shop=2"), 401)
+    assert is_error_response(web.post(raw, headers, "square"), 401)
+    assert 202 == web.post(raw, headers, "square?shop=1").status_code
 
 
-async def test_a_secret_of_one_hook_opens_no_other(door: Door, redis: Redis) -> None:
-    raw = an_event("standard")
+async def test_a_secret_of_one_hook_opens_no_other(web: WebProcess, redis: Redis) -> None:
+    raw = new_event_body("standard")
 
-    assert is_told(door.post(raw, sign_standard(raw, secret=OLD_SECRET), "shop"), 401)
+    assert is_error_response(web.post(raw, sign_standard(raw, secret=OLD_SECRET), "shop"), 401)
 
 
 # -- 404, 405 --
@@ -258,34 +260,36 @@ NO_HOOKS = {
 
 
 @pytest.mark.parametrize("path", NO_HOOKS.values(), ids=NO_HOOKS.keys())
-async def test_a_hook_that_does_not_exist_is_not_found_however_well_signed(door: Door, redis: Redis, path: str) -> None:
-    raw = an_event("standard")
+async def test_a_hook_that_does_not_exist_is_not_found_however_well_signed(
+    web: WebProcess, redis: Redis, path: str
+) -> None:
+    raw = new_event_body("standard")
     headers = {name: value for name, value in sign_standard(raw).items() if name != "content-type"}
 
-    answer = door.raw(request(path, body=raw, content_length=str(len(raw)), **headers))
+    answer = web.send_bytes(request(path, body=raw, content_length=str(len(raw)), **headers))
 
-    assert is_told(answer, 404)
-    assert set() == await kept(redis)
+    assert is_error_response(answer, 404)
+    assert set() == await stored_keys(redis)
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"])
 @pytest.mark.parametrize("hook", ["standard", "calendly", "acuity"])
-async def test_webhooks_are_posted_and_nothing_else(door: Door, redis: Redis, method: str, hook: str) -> None:
-    answer = door.http.request(method, f"/hooks/{hook}")
+async def test_webhooks_are_posted_and_nothing_else(web: WebProcess, redis: Redis, method: str, hook: str) -> None:
+    answer = web.http.request(method, f"/hooks/{hook}")
 
     assert (405, "POST") == (answer.status_code, answer.headers["allow"])
-    assert method == "HEAD" or is_told(answer, 405)
-    assert set() == await kept(redis)
+    assert method == "HEAD" or is_error_response(answer, 405)
+    assert set() == await stored_keys(redis)
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT"])
-async def test_no_method_finds_a_hook_that_does_not_exist(door: Door, method: str) -> None:
-    assert [404, 404] == [door.http.request(method, path).status_code for path in ("/hooks/nobody", "/hooks/calcom")]
+async def test_no_method_finds_a_hook_that_does_not_exist(web: WebProcess, method: str) -> None:
+    assert [404, 404] == [web.http.request(method, path).status_code for path in ("/hooks/nobody", "/hooks/calcom")]
 
 
-async def test_a_redirect_is_never_answered(door: Door) -> None:
+async def test_a_redirect_is_never_answered(web: WebProcess) -> None:
     for path in ("/", "/hooks/standard/", "/healthz/", "/readyz/", "/metrics/"):
-        answer = door.http.post(path, headers={"host": "evil.example"})
+        answer = web.http.post(path, headers={"host": "evil.example"})
 
         assert not answer.is_redirect, path
         assert "evil.example" not in str(answer.headers) + answer.text
@@ -320,13 +324,13 @@ async def test_a_redirect_is_never_answered(door: Door) -> None:
     ],
 )
 async def test_a_body_that_calls_itself_something_else_is_refused(
-    door: Door, redis: Redis, hook: str, content_type: str | None, is_taken: bool
+    web: WebProcess, redis: Redis, hook: str, content_type: str | None, is_taken: bool
 ) -> None:
-    raw = an_event(hook)
+    raw = new_event_body(hook)
     headers = SIGN[hook](raw)
     del headers["content-type"]
 
-    answer = door.post(raw, headers | ({} if content_type is None else {"content-type": content_type}), hook)
+    answer = web.post(raw, headers | ({} if content_type is None else {"content-type": content_type}), hook)
 
-    assert 202 == answer.status_code if is_taken else is_told(answer, 415)
-    assert is_taken == bool(await kept(redis))
+    assert 202 == answer.status_code if is_taken else is_error_response(answer, 415)
+    assert is_taken == bool(await stored_keys(redis))

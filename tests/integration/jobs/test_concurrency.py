@@ -21,7 +21,7 @@ from app.webhooks.registry import load_specimens
 from jobs.concurrency import MAX_ACTIVE, FetchSlots, Job, KeyedLocks, RunningJobs
 from tests.processes.test_worker import LedgerClient, all_visits, booked
 from tests.support.harness import Harness, wait_until
-from tests.support.ledger import accept, change, work
+from tests.support.ledger import accept, change, visit_task
 
 SLOW, QUICK = 200, 20
 
@@ -157,7 +157,7 @@ async def test_jobs_of_an_account_without_room_are_overtaken(ledger: Ledger, red
 
     assert [("visits", f"{other.decode()}#1", b"payload")] == claimed
     assert [] == at_once
-    assert {f"{work(f'slow-{number}')}#1" for number in range(30)} == {job for _, job, _ in later}
+    assert {f"{visit_task(f'slow-{number}')}#1" for number in range(30)} == {job for _, job, _ in later}
 
 
 # -- with a real worker --

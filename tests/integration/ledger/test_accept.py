@@ -20,17 +20,17 @@ from app.visits.change import Contact
 from app.webhooks.delivery import Delivery
 from tests.support.ledger import (
     accept,
+    all_keys,
     attempt,
-    begin,
     change,
+    complete_run,
     done,
-    everything,
     jobs,
     parked,
+    start_run,
     state_of,
+    visit_task,
     waiting,
-    work,
-    work_off,
 )
 
 # -- accept --
@@ -39,7 +39,7 @@ from tests.support.ledger import (
 async def test_an_accepted_change_stands_as_fact_with_a_job_that_arq_can_read(ledger: Ledger, redis: Redis) -> None:
     written = await accept(ledger, change("A", version=7))
 
-    member = await ledger.load_task(work("A"))
+    member = await ledger.load_task(visit_task("A"))
     assert not written.is_repeat
     assert ("queued", 1, 0) == (member.state, member.change_count, member.applied_count)
     assert [f"{written.delivery_id}.0"] == list(member.changes)
@@ -68,7 +68,7 @@ async def test_a_delivery_comes_back_as_it_was_written(ledger: Ledger) -> None:
         kept.event_name,
         kept.headers,
     )
-    assert [work("A"), work("B")] == kept.task_ids
+    assert [visit_task("A"), visit_task("B")] == kept.task_ids
     assert [written.delivery_id] == await ledger.newest_delivery_ids(["shop"], 10)
 
 
@@ -83,13 +83,13 @@ async def test_newer_deliveries_have_greater_ids(ledger: Ledger) -> None:
 
 async def test_a_repeat_is_told_the_first_id_and_writes_nothing(ledger: Ledger, redis: Redis) -> None:
     first = await accept(ledger, change("A"), key="evt", raw=b"one")
-    before = await everything(redis)
+    before = await all_keys(redis)
 
     repeat = await accept(ledger, change("A"), change("B"), key="evt", raw=b"another body of the same event")
 
     assert AcceptResult(first.delivery_id, is_repeat=True) == repeat
-    assert before == await everything(redis)
-    assert 1 == (await ledger.load_task(work("A"))).change_count
+    assert before == await all_keys(redis)
+    assert 1 == (await ledger.load_task(visit_task("A"))).change_count
 
 
 async def test_of_many_at_once_over_several_connections_exactly_one_is_the_first(redis_url: str, redis: Redis) -> None:
@@ -100,7 +100,7 @@ async def test_of_many_at_once_over_several_connections_exactly_one_is_the_first
 
     assert 1 == sum(not one.is_repeat for one in written)
     assert 1 == len({one.delivery_id for one in written})
-    assert 1 == (await Ledger(redis, 30).load_task(work("A"))).change_count
+    assert 1 == (await Ledger(redis, 30).load_task(visit_task("A"))).change_count
     for connection in connections:
         await connection.close()
 
@@ -134,18 +134,18 @@ async def test_an_event_is_known_for_eight_days_and_kept_for_the_retention(ledge
 async def test_every_change_of_a_delivery_lands_also_two_for_one_visit(ledger: Ledger, redis: Redis) -> None:
     written = await accept(ledger, change("A", version=1), change("B"), change("A", version=2))
 
-    one, other = await ledger.load_task(work("A")), await ledger.load_task(work("B"))
+    one, other = await ledger.load_task(visit_task("A")), await ledger.load_task(visit_task("B"))
     assert (2, 1) == (one.change_count, other.change_count)
     assert {f"{written.delivery_id}.0", f"{written.delivery_id}.2"} == set(one.changes)
-    assert [work("A"), work("B")] == sorted(await jobs(redis))
+    assert [visit_task("A"), visit_task("B")] == sorted(await jobs(redis))
 
 
 async def test_ten_changes_waiting_for_one_visit_are_one_job(ledger: Ledger, redis: Redis) -> None:
     for order in range(10):
         await accept(ledger, change("A", version=order))
 
-    assert [work("A")] == await jobs(redis)
-    assert 10 == len((await begin(ledger, "A")).primary.recorded_changes())
+    assert [visit_task("A")] == await jobs(redis)
+    assert 10 == len((await start_run(ledger, "A")).primary.recorded_changes())
 
 
 async def test_an_event_to_fetch_is_queued_and_one_not_understood_is_parked(ledger: Ledger, redis: Redis) -> None:
@@ -173,13 +173,13 @@ async def test_nothing_about_a_person_is_in_what_arq_reads(ledger: Ledger, redis
 
 async def test_a_repeat_puts_a_parked_visit_back_to_work(ledger: Ledger, redis: Redis) -> None:
     await accept(ledger, change("A"), key="evt")
-    await ledger.complete(await begin(ledger, "A"), parked())
+    await ledger.complete(await start_run(ledger, "A"), parked())
 
     assert (await accept(ledger, change("A"), key="evt")).is_repeat
 
-    assert "queued" == await state_of(ledger, work("A"))
+    assert "queued" == await state_of(ledger, visit_task("A"))
     assert [] == await ledger.task_ids("parked")
-    assert 1 == len((await begin(ledger, "A")).tasks)
+    assert 1 == len((await start_run(ledger, "A")).tasks)
 
 
 async def test_a_repeat_puts_a_parked_event_back_to_work(ledger: Ledger) -> None:
@@ -193,11 +193,11 @@ async def test_a_repeat_puts_a_parked_event_back_to_work(ledger: Ledger) -> None
 @pytest.mark.parametrize("came_of_it", [done(), waiting()], ids=["done", "waiting"])
 async def test_a_repeat_leaves_alone_what_did_not_fail(ledger: Ledger, came_of_it: Outcome) -> None:
     await accept(ledger, change("A"), key="evt")
-    await ledger.complete(await begin(ledger, "A"), came_of_it)
+    await ledger.complete(await start_run(ledger, "A"), came_of_it)
 
     await accept(ledger, change("A"), key="evt")
 
-    assert came_of_it.state == await state_of(ledger, work("A"))
+    assert came_of_it.state == await state_of(ledger, visit_task("A"))
 
 
 async def test_a_repeat_of_a_look_alike_is_fetched_anew(ledger: Ledger) -> None:
@@ -266,15 +266,15 @@ async def test_a_look_alike_that_is_sent_again_and_again_is_fetched_once_a_minut
 async def test_what_was_parked_is_put_back_by_repeats_once_a_minute(ledger: Ledger) -> None:
     first = await accept(ledger, change("A"), key="evt")
     for expected in ("queued", "waiting"):
-        hold = await begin(ledger, "A")
+        hold = await start_run(ledger, "A")
         await ledger.complete(hold, Outcome(state="parked", attempt=attempt(), reason="422"))
         await accept(ledger, change("A"), key="evt")
-        assert expected == await state_of(ledger, work("A"))
+        assert expected == await state_of(ledger, visit_task("A"))
 
     # An operator is not made to wait.
-    await ledger.replay(work("A"))
-    assert "queued" == await state_of(ledger, work("A"))
-    assert (await ledger.load_delivery_info(first.delivery_id)).task_ids == [work("A")]
+    await ledger.replay(visit_task("A"))
+    assert "queued" == await state_of(ledger, visit_task("A"))
+    assert (await ledger.load_delivery_info(first.delivery_id)).task_ids == [visit_task("A")]
 
 
 # -- a full Redis --
@@ -292,9 +292,9 @@ async def test_what_was_accepted_is_worked_off_on_a_full_redis_that_takes_nothin
         with pytest.raises(RedisUnavailable, match="OOM"):
             await accept(ledger, change("3"))
         assert 3 == len(await ledger.claim({"visits": 50, "events": 50}, 35))
-        await work_off(ledger, "1")
-        await ledger.complete(await begin(ledger, "2"), waiting(retry_in_s=0))
-        await ledger.ack(f"{work('1')}#1")
+        await complete_run(ledger, "1")
+        await ledger.complete(await start_run(ledger, "2"), waiting(retry_in_s=0))
+        await ledger.ack(f"{visit_task('1')}#1")
         [event] = [name for name in await ledger.task_ids("queued") if name.startswith("event:")]
         hold = await ledger.lease(event)
         assert isinstance(hold, Lease)
@@ -303,8 +303,8 @@ async def test_what_was_accepted_is_worked_off_on_a_full_redis_that_takes_nothin
         assert await ledger.acquire_lock("bell:lock", "token", 60)
         await ledger.set_with_ttl("bell:contact", "cont_1", 60_000)
         assert 1 == await ledger.requeue_due()
-        assert "queued" == await ledger.replay(work("1"))
-        assert 1 == await ledger.discard(work("4"))
+        assert "queued" == await ledger.replay(visit_task("1"))
+        assert 1 == await ledger.discard(visit_task("4"))
         assert b"cont_1" == await redis.command("GET", "bell:contact")
-        assert [work("1"), work("2")] == sorted(await ledger.task_ids("queued"))
+        assert [visit_task("1"), visit_task("2")] == sorted(await ledger.task_ids("queued"))
         await redis.close()

@@ -18,7 +18,18 @@ from app.visits.change import VisitChange
 from app.webhooks.delivery import Delivery
 from jobs.maintenance import _release_circuits
 from tests.support.harness import Harness, standard_body, wait_until
-from tests.support.ledger import accept, attempt, backdate, begin, change, done, jobs, state_of, work, work_off
+from tests.support.ledger import (
+    accept,
+    attempt,
+    backdate,
+    change,
+    complete_run,
+    done,
+    jobs,
+    start_run,
+    state_of,
+    visit_task,
+)
 from tests.support.visit_worker import ADA, World, booked
 
 #: As in app/ledger/scripts/lib/aliases.lua.
@@ -40,8 +51,8 @@ async def fill(redis: Redis, visit: str, count: int) -> None:
     fields = [
         part for at in range(count) for part in (f"change:d{at:021}.0", f'{at + 1} {{"a":"update","o":{at},"f":{{}}}}')
     ]
-    await redis.command("HSET", f"bell:{work(visit)}", *fields)
-    await redis.command("HINCRBY", f"bell:{work(visit)}", "changes", count)
+    await redis.command("HSET", f"bell:{visit_task(visit)}", *fields)
+    await redis.command("HINCRBY", f"bell:{visit_task(visit)}", "changes", count)
 
 
 async def filled(redis_url: str, visit: str) -> None:
@@ -61,11 +72,11 @@ async def old_chain(redis: Redis, count: int) -> None:
     """The same, as versions without a bound stored it."""
 
     def fields(at: int) -> list[str]:
-        before = [f"previous:{work(f'v{at - 1}')}", ""] if at else []
-        after = [f"next:{work(f'v{at + 1}')}", ""] if at < count - 1 else []
+        before = [f"previous:{visit_task(f'v{at - 1}')}", ""] if at else []
+        after = [f"next:{visit_task(f'v{at + 1}')}", ""] if at < count - 1 else []
         return ["changes", "1", "linked", "1", *before, *after]
 
-    await asyncio.gather(*(redis.command("HSET", f"bell:{work(f'v{at}')}", *fields(at)) for at in range(count)))
+    await asyncio.gather(*(redis.command("HSET", f"bell:{visit_task(f'v{at}')}", *fields(at)) for at in range(count)))
 
 
 # -- changes of one visit --
@@ -74,7 +85,7 @@ async def old_chain(redis: Redis, count: int) -> None:
 async def test_what_lands_on_a_visit_that_is_full_is_stored_and_parked(ledger: Ledger, redis: Redis) -> None:
     await accept(ledger, change("A"))
     await fill(redis, "A", MOST_FIELDS)
-    before = await ledger.load_task(work("A"))
+    before = await ledger.load_task(visit_task("A"))
 
     written = await accept(ledger, change("A"), change("B"), key="once")
 
@@ -83,8 +94,8 @@ async def test_what_lands_on_a_visit_that_is_full_is_stored_and_parked(ledger: L
     assert ("too_many_changes", False) == (written.limit_reached, written.is_repeat)
     assert ("parked", "too_many_changes") == (parked.state, parked.reason)
     assert [event] == (await ledger.load_delivery_info(written.delivery_id)).task_ids
-    assert before == await ledger.load_task(work("A"))
-    assert 0 == await redis.command("EXISTS", f"bell:{work('B')}")  # all of a delivery, or nothing
+    assert before == await ledger.load_task(visit_task("A"))
+    assert 0 == await redis.command("EXISTS", f"bell:{visit_task('B')}")  # all of a delivery, or nothing
     assert -1 == await redis.command("PTTL", f"bell:delivery:{written.delivery_id}")
 
 
@@ -122,12 +133,12 @@ async def test_a_full_visit_takes_changes_again_once_a_run_has_forgotten_some(le
 
     with pytest.raises(VisitLimitReached, match="too_many_changes"):
         await ledger.record_changes(hold, "standard", "main", [change("A", version=9_999)], attempt())
-    run = await begin(ledger, "A")
+    run = await start_run(ledger, "A")
     await ledger.compact(run, run.primary, list(run.primary.changes)[100:])
     await ledger.complete(run, done())
     await ledger.record_changes(hold, "standard", "main", [change("A", version=9_999)], attempt())
 
-    member = await ledger.load_task(work("A"))
+    member = await ledger.load_task(visit_task("A"))
     assert f"{written.delivery_id}.0" in member.changes
     assert "queued" == member.state
     assert "done" == await state_of(ledger, event)
@@ -140,7 +151,7 @@ async def test_a_full_visit_stops_no_other(ledger: Ledger, redis: Redis) -> None
     written = await accept(ledger, change("B"))
 
     assert not written.limit_reached
-    assert "queued" == await state_of(ledger, work("B"))
+    assert "queued" == await state_of(ledger, visit_task("B"))
 
 
 async def test_the_ids_of_one_visit_share_its_bound(ledger: Ledger, redis: Redis) -> None:
@@ -159,12 +170,12 @@ async def test_a_visit_that_is_more_than_a_run_can_read_is_parked_and_not_taken_
     await accept(ledger, change("A"))
     await fill(redis, "A", 20_001)  # from before there was a bound
 
-    assert "parked" == await ledger.lease(work("A"))
+    assert "parked" == await ledger.lease(visit_task("A"))
 
-    member = await ledger.load_task(work("A"))
+    member = await ledger.load_task(visit_task("A"))
     assert ("parked", "too_many_changes") == (member.state, member.reason)
     assert ["parked"] == [one.outcome for one in member.attempts]
-    assert "nothing" == await ledger.lease(work("A"))
+    assert "nothing" == await ledger.lease(visit_task("A"))
     assert 0 == await redis.command("ZCARD", "bell:running")
 
 
@@ -197,10 +208,10 @@ async def test_a_reschedule_too_many_is_stored_and_parked_and_the_visit_goes_on(
 
     parked = await ledger.load_task(f"event:{written.delivery_id}")
     assert ("parked", "too_many_reschedules") == (parked.state, parked.reason)
-    assert 0 == await redis.command("EXISTS", f"bell:{work('one-more')}")
+    assert 0 == await redis.command("EXISTS", f"bell:{visit_task('one-more')}")
     last = f"v{MOST_IDS - 1}"
     assert not (await accept(ledger, change(last, f"v{MOST_IDS - 2}"))).limit_reached  # a link that is known
-    hold = await work_off(ledger, last)
+    hold = await complete_run(ledger, last)
     assert MOST_IDS == len(hold.tasks)
     assert 0 == await redis.command("ZCARD", "bell:running")
 
@@ -212,7 +223,7 @@ async def test_two_chains_that_are_too_long_together_stay_two(ledger: Ledger) ->
             await accept(ledger, change(f"{name}{at}", f"{name}{at - 1}" if at else None))
 
     assert "too_many_reschedules" == (await accept(ledger, change("b0", f"a{half - 1}"))).limit_reached
-    assert half == len(await ledger.load_aliases(work("a0")))
+    assert half == len(await ledger.load_aliases(visit_task("a0")))
 
 
 async def test_a_chain_from_before_the_bound_is_parked_whole_and_nothing_of_it_is_running(
@@ -221,13 +232,13 @@ async def test_a_chain_from_before_the_bound_is_parked_whole_and_nothing_of_it_i
     await old_chain(redis, 8_010)
     await accept(ledger, change("v4000"))
 
-    assert "parked" == await ledger.lease(work("v4000"))
+    assert "parked" == await ledger.lease(visit_task("v4000"))
 
-    member = await ledger.load_task(work("v4000"))
+    member = await ledger.load_task(visit_task("v4000"))
     assert ("parked", "too_many_reschedules") == (member.state, member.reason)
     assert 0 == await redis.command("ZCARD", "bell:running")
-    assert MOST_IDS_READ == len(await ledger.load_aliases(work("v4000")))
-    assert "queued" == await ledger.replay(work("v4000"))
+    assert MOST_IDS_READ == len(await ledger.load_aliases(visit_task("v4000")))
+    assert "queued" == await ledger.replay(visit_task("v4000"))
 
 
 async def test_many_changes_of_a_long_chain_do_not_read_all_of_it_again_and_again(ledger: Ledger, redis: Redis) -> None:
@@ -247,7 +258,7 @@ async def test_many_changes_of_a_long_chain_do_not_read_all_of_it_again_and_agai
 
 async def lose(ledger: Ledger, redis: Redis, visit: str) -> None:
     """A worker dies with it."""
-    await begin(ledger, visit)
+    await start_run(ledger, visit)
     await backdate(redis, "running")
     await ledger.requeue_due()
 
@@ -256,14 +267,14 @@ async def test_work_whose_lease_ran_out_again_and_again_is_parked(ledger: Ledger
     await accept(ledger, change("A"))
     for _ in range(MOST_LOST - 1):
         await lose(ledger, redis, "A")
-        assert "queued" == await state_of(ledger, work("A"))
+        assert "queued" == await state_of(ledger, visit_task("A"))
 
     await lose(ledger, redis, "A")
 
-    member = await ledger.load_task(work("A"))
+    member = await ledger.load_task(visit_task("A"))
     assert ("parked", "crashed_repeatedly") == (member.state, member.reason)
     assert ["parked"] == [one.outcome for one in member.attempts]
-    assert "nothing" == await ledger.lease(work("A"))
+    assert "nothing" == await ledger.lease(visit_task("A"))
 
 
 async def test_an_operator_replays_what_crashed_and_it_has_all_of_its_chances_again(
@@ -273,11 +284,11 @@ async def test_an_operator_replays_what_crashed_and_it_has_all_of_its_chances_ag
     for _ in range(MOST_LOST):
         await lose(ledger, redis, "A")
 
-    await ledger.replay(work("A"))
+    await ledger.replay(visit_task("A"))
 
     await lose(ledger, redis, "A")
-    assert "queued" == await state_of(ledger, work("A"))
-    await work_off(ledger, "A")
+    assert "queued" == await state_of(ledger, visit_task("A"))
+    await complete_run(ledger, "A")
 
 
 @pytest.mark.parametrize("ends", [done(), KEPT], ids=lambda end: end.state)
@@ -288,9 +299,9 @@ async def test_a_run_that_came_to_an_end_makes_up_for_those_that_did_not(
         await accept(ledger, change("A"))
         for _ in range(MOST_LOST - 2):
             await lose(ledger, redis, "A")
-        await ledger.complete(await begin(ledger, "A"), ends)
+        await ledger.complete(await start_run(ledger, "A"), ends)
 
-    assert "parked" != await state_of(ledger, work("A"))
+    assert "parked" != await state_of(ledger, visit_task("A"))
 
 
 async def test_an_event_that_crashes_is_parked_too(ledger: Ledger, redis: Redis) -> None:
@@ -309,10 +320,10 @@ async def test_a_rescheduled_visit_that_crashes_is_parked_once_and_as_a_whole(le
     for _ in range(MOST_LOST):
         await lose(ledger, redis, "v1")
 
-    assert [work("v0")] == await ledger.task_ids("parked")
-    assert ["parked", "done", "done"] == [member.state for member in await ledger.load_aliases(work("v0"))]
-    await ledger.replay(work("v0"))
-    assert 3 == len((await work_off(ledger, "v0")).tasks)
+    assert [visit_task("v0")] == await ledger.task_ids("parked")
+    assert ["parked", "done", "done"] == [member.state for member in await ledger.load_aliases(visit_task("v0"))]
+    await ledger.replay(visit_task("v0"))
+    assert 3 == len((await complete_run(ledger, "v0")).tasks)
 
 
 async def test_what_was_lost_together_twice_is_put_to_work_apart(ledger: Ledger, redis: Redis) -> None:
@@ -320,7 +331,7 @@ async def test_what_was_lost_together_twice_is_put_to_work_apart(ledger: Ledger,
 
     async def lose_all() -> list[float]:
         for visit in visits:
-            await begin(ledger, visit)
+            await start_run(ledger, visit)
         await backdate(redis, "running")
         await redis.command("DEL", "bell:queue:visits")
         await ledger.requeue_due()
@@ -376,9 +387,9 @@ async def test_who_waits_for_the_last_chance_waits_an_hour_at_most(ledger: Ledge
 @pytest.mark.parametrize("state", ["waiting", "running", "queued"])
 async def test_a_name_that_is_none_stops_nobody_and_goes(ledger: Ledger, redis: Redis, state: str, name: str) -> None:
     await accept(ledger, change("A"))
-    await ledger.complete(await begin(ledger, "A"), KEPT)
+    await ledger.complete(await start_run(ledger, "A"), KEPT)
     await accept(ledger, change("B"))
-    await begin(ledger, "B")
+    await start_run(ledger, "B")
     await accept(ledger, change("C"))
     await redis.command("DEL", "bell:queue:visits")
     await redis.command("ZADD", f"bell:{state}", 0, name)
@@ -388,18 +399,20 @@ async def test_a_name_that_is_none_stops_nobody_and_goes(ledger: Ledger, redis: 
     await ledger.requeue_due()
     await ledger.requeue_orphans()
 
-    assert sorted([work("A"), work("B"), work("C")]) == sorted(await jobs(redis))
+    assert sorted([visit_task("A"), visit_task("B"), visit_task("C")]) == sorted(await jobs(redis))
     assert None is await redis.command("ZSCORE", f"bell:{state}", name)
 
 
 async def test_a_name_that_is_none_does_not_keep_a_gate_from_opening(ledger: Ledger, redis: Redis) -> None:
     await accept(ledger, change("A"))
-    await ledger.complete(await begin(ledger, "A"), Outcome(state="held", attempt=None, reason="rate_limited_locally"))
+    await ledger.complete(
+        await start_run(ledger, "A"), Outcome(state="held", attempt=None, reason="rate_limited_locally")
+    )
     await redis.command("ZADD", "bell:held:main", -1, "nonsense")
     await redis.command("DEL", "bell:queue:visits")
 
     assert 1 == await ledger.release_circuit("main")
-    assert [work("A")] == await jobs(redis)
+    assert [visit_task("A")] == await jobs(redis)
 
 
 # -- dates far ahead --
@@ -411,9 +424,9 @@ async def test_a_date_in_the_year_9999_keeps_a_visit_for_two_years_and_the_reten
     day_ms = 86_400_000
     for date, days in (("9999-12-31T00:00:00Z", 2 * 366 + 30), (None, 30)):
         await accept(ledger, change("A"))
-        await ledger.complete(await begin(ledger, "A"), done(remote={work("A"): {"event_date": date}}))
+        await ledger.complete(await start_run(ledger, "A"), done(remote={visit_task("A"): {"event_date": date}}))
 
-        left_ms = await redis.command("PTTL", f"bell:{work('A')}")
+        left_ms = await redis.command("PTTL", f"bell:{visit_task('A')}")
         assert (days - 1) * day_ms < left_ms <= days * day_ms
 
 
@@ -421,9 +434,11 @@ async def test_a_visit_of_next_year_is_kept_until_it_was(ledger: Ledger, redis: 
     next_year = datetime.now(UTC) + timedelta(days=365)
     await accept(ledger, change("A"))
 
-    await ledger.complete(await begin(ledger, "A"), done(remote={work("A"): {"event_date": next_year.isoformat()}}))
+    await ledger.complete(
+        await start_run(ledger, "A"), done(remote={visit_task("A"): {"event_date": next_year.isoformat()}})
+    )
 
-    assert 394 * 86_400_000 < await redis.command("PTTL", f"bell:{work('A')}") <= 395 * 86_400_000
+    assert 394 * 86_400_000 < await redis.command("PTTL", f"bell:{visit_task('A')}") <= 395 * 86_400_000
 
 
 # -- work of an account that left the settings --
@@ -545,9 +560,9 @@ async def test_what_was_parked_for_a_full_visit_is_replayed_and_decides(world: W
     event = f"event:{written.delivery_id}"
 
     await world.ledger.replay(event)
-    assert "too_many_changes" == await world.do(event)
+    assert "too_many_changes" == await world.run_task(event)
     assert "parked" == (await world.ledger.load_task(event)).state
-    await world.ledger.replay(work("1"))
+    await world.ledger.replay(visit_task("1"))
     await world.run()
     await world.ledger.replay(event)
     await world.run()

@@ -19,20 +19,20 @@ from tests.support.ledger import (
     accept,
     attempt,
     backdate,
-    begin,
     change,
     done,
+    end_circuit_pause,
     jobs,
-    let_time_pass,
+    start_run,
     state_of,
+    visit_task,
     waiting,
-    work,
 )
 
 
 async def held(ledger: Ledger, visit: str, verdict: CircuitSignal) -> None:
     await accept(ledger, change(visit))
-    hold = await begin(ledger, visit, gate="main")
+    hold = await start_run(ledger, visit, account="main")
     await ledger.complete(hold, Outcome(state="held", attempt=attempt(), circuit_signal=verdict), account="main")
 
 
@@ -40,36 +40,36 @@ async def test_behind_a_shut_gate_work_is_held_until_one_probe_is_let_out(ledger
     await held(ledger, "A", CircuitSignal(kind="unauthorized", pause_s=30))
     for visit in "BC":
         await accept(ledger, change(visit))
-    answers = [await ledger.lease(work(visit), account="main") for visit in "BC"]
+    answers = [await ledger.lease(visit_task(visit), account="main") for visit in "BC"]
     early = await ledger.release_circuit("main")
 
-    await let_time_pass(redis)
+    await end_circuit_pause(redis)
     probes = await ledger.release_circuit("main")
     more_probes = await ledger.release_circuit("main")
 
     assert (["held", "held"], 0, 1, 0) == (answers, early, probes, more_probes)
-    assert [work("A")] == await ledger.task_ids("queued")
-    probe = await begin(ledger, "A", gate="main")
+    assert [visit_task("A")] == await ledger.task_ids("queued")
+    probe = await start_run(ledger, "A", account="main")
     await ledger.complete(probe, done(circuit_signal=CircuitSignal(kind="ok")), account="main")
     assert 2 == await ledger.release_circuit("main")
-    assert {work("B"), work("C")} == set(await ledger.task_ids("queued"))
+    assert {visit_task("B"), visit_task("C")} == set(await ledger.task_ids("queued"))
 
 
 @pytest.mark.parametrize("why", ["ok", "down", "unauthorized", "rate_limited"])
 async def test_what_an_operator_paused_no_answer_opens(ledger: Ledger, redis: Redis, why: str) -> None:
     for visit in "ABC":
         await accept(ledger, change(visit))
-    in_hand = await begin(ledger, "A", gate="main")
+    in_hand = await start_run(ledger, "A", account="main")
 
     assert [True, False] == [await ledger.pause("main"), await ledger.pause("main")]
     await ledger.complete(in_hand, done(circuit_signal=CircuitSignal(kind=why)), account="main")
-    assert ["held", "held"] == [await ledger.lease(work(visit), account="main") for visit in "BC"]
+    assert ["held", "held"] == [await ledger.lease(visit_task(visit), account="main") for visit in "BC"]
     assert 0 == await ledger.release_circuit("main")
     assert b"paused" == await redis.command("HGET", "bell:circuit:main", "kind")
 
     assert [True, False] == [await ledger.pause("main", False), await ledger.pause("main", False)]
     assert 2 == await ledger.release_circuit("main")
-    assert [0, 0] == [(await ledger.load_task(work(visit))).failed_attempts for visit in "BC"]
+    assert [0, 0] == [(await ledger.load_task(visit_task(visit))).failed_attempts for visit in "BC"]
 
 
 async def test_a_gate_that_trouble_shut_is_not_what_an_operator_resumes(ledger: Ledger, redis: Redis) -> None:
@@ -82,37 +82,37 @@ async def test_a_gate_that_trouble_shut_is_not_what_an_operator_resumes(ledger: 
 async def test_a_probe_that_fails_shuts_the_gate_again(ledger: Ledger, redis: Redis) -> None:
     await held(ledger, "A", CircuitSignal(kind="unauthorized", pause_s=30))
     await accept(ledger, change("B"))
-    assert "held" == await ledger.lease(work("B"), account="main")
-    await let_time_pass(redis)
+    assert "held" == await ledger.lease(visit_task("B"), account="main")
+    await end_circuit_pause(redis)
     assert 1 == await ledger.release_circuit("main")
 
-    probe = await begin(ledger, "A", gate="main")
+    probe = await start_run(ledger, "A", account="main")
     again = Outcome(state="held", attempt=attempt(), circuit_signal=CircuitSignal(kind="unauthorized", pause_s=30))
     await ledger.complete(probe, again, account="main")
 
     assert 0 == await ledger.release_circuit("main")
-    assert {work("A"), work("B")} == set(await ledger.task_ids("held:main"))  # type: ignore[arg-type]
+    assert {visit_task("A"), visit_task("B")} == set(await ledger.task_ids("held:main"))  # type: ignore[arg-type]
 
 
 async def test_a_probe_that_dies_is_replaced(ledger: Ledger, redis: Redis) -> None:
     await held(ledger, "A", CircuitSignal(kind="unauthorized", pause_s=30))
     await accept(ledger, change("B"))
-    assert "held" == await ledger.lease(work("B"), account="main")
-    await let_time_pass(redis)
+    assert "held" == await ledger.lease(visit_task("B"), account="main")
+    await end_circuit_pause(redis)
     assert 1 == await ledger.release_circuit("main")
-    await begin(ledger, "A", gate="main")  # the probe, and it is never heard of again
+    await start_run(ledger, "A", account="main")  # the probe, and it is never heard of again
 
-    await let_time_pass(redis)
+    await end_circuit_pause(redis)
 
     assert 1 == await ledger.release_circuit("main")
-    assert [work("B")] == await ledger.task_ids("queued")
+    assert [visit_task("B")] == await ledger.task_ids("queued")
 
 
 async def test_a_gate_of_one_account_holds_no_other(ledger: Ledger) -> None:
     await held(ledger, "A", CircuitSignal(kind="unauthorized", pause_s=30))
     await accept(ledger, change("B"))
 
-    assert isinstance(await ledger.lease(work("B"), account="shop"), Lease)
+    assert isinstance(await ledger.lease(visit_task("B"), account="shop"), Lease)
 
 
 async def test_trouble_of_one_visit_shuts_no_gate_but_that_of_three_does(ledger: Ledger) -> None:
@@ -120,11 +120,11 @@ async def test_trouble_of_one_visit_shuts_no_gate_but_that_of_three_does(ledger:
     seen = []
     for visit in "ABC":
         await accept(ledger, change(visit))
-        hold = await begin(ledger, visit, gate="main")
+        hold = await start_run(ledger, visit, account="main")
         await ledger.complete(hold, waiting(circuit_signal=down), account="main")
         await ledger.complete(await _replayed(ledger, visit), waiting(circuit_signal=down), account="main")
         await accept(ledger, change(f"{visit}2"))
-        seen.append(await ledger.lease(work(f"{visit}2"), account="main"))
+        seen.append(await ledger.lease(visit_task(f"{visit}2"), account="main"))
 
     assert ["yours", "yours", "held"] == ["yours" if isinstance(one, Lease) else one for one in seen]
 
@@ -139,7 +139,7 @@ async def fails(ledger: Ledger, visit: str, took_ms: int = 1) -> bool:
     outcome = Outcome(
         state="waiting", attempt=trouble, reason="500", retry_in_s=60, failed_attempts=1, circuit_signal=DOWN
     )
-    await ledger.complete(await begin(ledger, visit), outcome, account="main")
+    await ledger.complete(await start_run(ledger, visit), outcome, account="main")
     return bool(await ledger.redis.command("EXISTS", "bell:circuit:main"))
 
 
@@ -152,13 +152,13 @@ async def answers_of_late(redis: Redis, *seconds_ago: float) -> None:
 async def test_a_visit_that_failed_before_shuts_no_gate(ledger: Ledger, redis: Redis) -> None:
     for visit in "ABCDE":
         await accept(ledger, change(visit))
-        await ledger.complete(await begin(ledger, visit), waiting(failed_attempts=3))  # seen by nobody
+        await ledger.complete(await start_run(ledger, visit), waiting(failed_attempts=3))  # seen by nobody
     await backdate(redis, "waiting")
     await ledger.requeue_due()
 
     for visit in "ABCDE":
         again = waiting(failed_attempts=4, circuit_signal=DOWN)
-        await ledger.complete(await begin(ledger, visit), again, account="main")
+        await ledger.complete(await start_run(ledger, visit), again, account="main")
 
     assert not await redis.command("EXISTS", "bell:circuit:main")
 
@@ -190,7 +190,7 @@ async def test_while_others_succeed_a_failure_is_a_visits_own(
 async def test_while_the_gate_is_shut_only_a_probe_says_anything_new(ledger: Ledger, redis: Redis) -> None:
     for visit in "DE":
         await accept(ledger, change(visit))
-    under_way = [await begin(ledger, visit, gate="main") for visit in "DE"]
+    under_way = [await start_run(ledger, visit, account="main") for visit in "DE"]
     assert [False, False, True] == [await fails(ledger, visit) for visit in "ABC"]
     before = await redis.command("HGETALL", "bell:circuit:main")
 
@@ -205,9 +205,9 @@ async def test_the_pauses_between_probes_double_up_to_the_longest(ledger: Ledger
     for visit in ("A", "B", "C", "D", "E", "F", "G", "H", "I"):
         is_shut = await redis.command("EXISTS", "bell:circuit:main")
         if is_shut:  # this one is the probe
-            await redis.command("HSET", "bell:circuit:main", "probe", work(visit))
+            await redis.command("HSET", "bell:circuit:main", "probe", visit_task(visit))
         await accept(ledger, change(visit))
-        hold = await ledger.lease(work(visit), account="main")
+        hold = await ledger.lease(visit_task(visit), account="main")
         assert isinstance(hold, Lease)
         before_ms = (await ledger.server_time()).timestamp() * 1000
         await ledger.complete(hold, waiting(circuit_signal=DOWN), account="main")
@@ -220,66 +220,68 @@ async def test_the_pauses_between_probes_double_up_to_the_longest(ledger: Ledger
 async def test_what_never_failed_probes_and_comes_out_first(ledger: Ledger, redis: Redis) -> None:
     for visit in "AB":
         await accept(ledger, change(visit, time_scheduled=on_day(1)))
-        await ledger.complete(await begin(ledger, visit), waiting(failed_attempts=1))
+        await ledger.complete(await start_run(ledger, visit), waiting(failed_attempts=1))
     await backdate(redis, "waiting")
     await ledger.requeue_due()
     for visit in "CD":
         await accept(ledger, change(visit, time_scheduled=on_day(9)))
     await ledger.pause("main")
     for visit in "ABCD":
-        assert "held" == await ledger.lease(work(visit), account="main")
+        assert "held" == await ledger.lease(visit_task(visit), account="main")
     await redis.command("HSET", "bell:circuit:main", "kind", "down", "until", 1)
 
     await ledger.release_circuit("main")
     [probe] = await ledger.task_ids("queued")
     await ledger.complete(
-        await begin(ledger, probe[-1], gate="main"), done(circuit_signal=CircuitSignal(kind="ok")), account="main"
+        await start_run(ledger, probe[-1], account="main"),
+        done(circuit_signal=CircuitSignal(kind="ok")),
+        account="main",
     )
     await ledger.release_circuit("main")
 
-    assert work("C") == probe
-    assert [work("D"), work("A"), work("B")] == (await jobs(redis, "visits"))[-3:]
+    assert visit_task("C") == probe
+    assert [visit_task("D"), visit_task("A"), visit_task("B")] == (await jobs(redis, "visits"))[-3:]
 
 
 async def test_at_a_rate_no_visit_is_overtaken_for_ever(ledger: Ledger, redis: Redis) -> None:
     """Visits of yesterday keep coming, and have been at work for less long than one of next month."""
     await accept(ledger, change("patient", time_scheduled=on_day(28)))
-    first = await ledger.lease(work("patient"), "main", is_rate_limited=True)
+    first = await ledger.lease(visit_task("patient"), "main", is_rate_limited=True)
     assert isinstance(first, Lease)
-    await redis.command("HINCRBY", f"bell:{work('patient')}", "pending_since", -60_000)
+    await redis.command("HINCRBY", f"bell:{visit_task('patient')}", "pending_since", -60_000)
     await ledger.complete(first, Outcome(state="held", attempt=None, reason="rate_limited_locally"), account="main")
 
     out = set[str]()
     for number in range(100):
         for half in "ab":
             await accept(ledger, change(f"past-{number}{half}", time_scheduled=on_day(1)))
-            await ledger.lease(work(f"past-{number}{half}"), "main", is_rate_limited=True)
+            await ledger.lease(visit_task(f"past-{number}{half}"), "main", is_rate_limited=True)
         await ledger.release_circuit("main", limit=1, calls_per_second=1_000)
         out |= set(await ledger.task_ids("queued"))
-        if work("patient") in out:
+        if visit_task("patient") in out:
             break
 
-    assert work("patient") in out
+    assert visit_task("patient") in out
     assert 0 == await redis.command("ZCARD", "bell:held-by-age:main") - await redis.command("ZCARD", "bell:held:main")
 
 
 async def _replayed(ledger: Ledger, visit: str) -> Lease:
-    await ledger.replay(work(visit))
-    return await begin(ledger, visit)
+    await ledger.replay(visit_task(visit))
+    return await start_run(ledger, visit)
 
 
 async def test_a_success_does_not_open_what_the_api_shut_for_a_time(ledger: Ledger, redis: Redis) -> None:
     await accept(ledger, change("B"))
-    before = await begin(ledger, "B", gate="main")
+    before = await start_run(ledger, "B", account="main")
     await held(ledger, "A", CircuitSignal(kind="rate_limited", pause_s=30))
 
     await ledger.complete(before, done(circuit_signal=CircuitSignal(kind="ok")), account="main")
     early = await ledger.release_circuit("main")
-    await let_time_pass(redis)
+    await end_circuit_pause(redis)
     late = await ledger.release_circuit("main")
 
     assert (0, 1) == (early, late)
-    assert isinstance(await ledger.lease(work("A"), account="main"), Lease)
+    assert isinstance(await ledger.lease(visit_task("A"), account="main"), Lease)
 
 
 def on_day(day: int) -> datetime:
@@ -294,7 +296,7 @@ async def test_of_what_was_held_the_visit_that_starts_soonest_goes_first(ledger:
     await accept(ledger, change("B", version=2, time_scheduled=on_day(1)))  # moved to the front
     await accept(ledger, change("D", version=2, time_completed=on_day(4)))
     for visit in "BCD":
-        assert "held" == await ledger.lease(work(visit), account="main")
+        assert "held" == await ledger.lease(visit_task(visit), account="main")
     await redis.command("DEL", "bell:circuit:main")
 
     out = [await ledger.release_circuit("main", limit=3)]
@@ -303,18 +305,18 @@ async def test_of_what_was_held_the_visit_that_starts_soonest_goes_first(ledger:
 
     assert [3, 1] == out
     # A was held before it was known when it is: it may be a cancel, and goes before all others.
-    assert [work("A"), work("B"), work("C"), work("D")] == (await jobs(redis))[-4:]
+    assert [visit_task("A"), visit_task("B"), visit_task("C"), visit_task("D")] == (await jobs(redis))[-4:]
 
 
 async def test_a_visit_that_always_fails_is_not_every_probe(ledger: Ledger, redis: Redis) -> None:
     await held(ledger, "A", CircuitSignal(kind="unauthorized", pause_s=30))
     for visit, day in (("B", 2), ("C", 3)):
         await accept(ledger, change(visit, time_scheduled=on_day(day)))
-        assert "held" == await ledger.lease(work(visit), account="main")
+        assert "held" == await ledger.lease(visit_task(visit), account="main")
 
     probes = []
     for _ in range(4):
-        await let_time_pass(redis)
+        await end_circuit_pause(redis)
         assert 1 == await ledger.release_circuit("main")
         [probe] = await ledger.task_ids("queued")
         probes.append(probe)
@@ -325,7 +327,7 @@ async def test_a_visit_that_always_fails_is_not_every_probe(ledger: Ledger, redi
         )
         await ledger.complete(hold, refused, account="main")
 
-    assert [work("A"), work("B"), work("C"), work("A")] == probes
+    assert [visit_task("A"), visit_task("B"), visit_task("C"), visit_task("A")] == probes
 
 
 async def test_visits_of_one_tool_that_all_fail_are_not_every_probe(ledger: Ledger, redis: Redis) -> None:
@@ -334,7 +336,7 @@ async def test_visits_of_one_tool_that_all_fail_are_not_every_probe(ledger: Ledg
         await fails(ledger, visit)
     for number in range(60):
         await accept(ledger, change(f"bad-{number}", time_scheduled=on_day(1)))
-        assert "held" == await ledger.lease(work(f"bad-{number}"), account="main")
+        assert "held" == await ledger.lease(visit_task(f"bad-{number}"), account="main")
     good = VisitChange(
         action="update", visit_id="good", version=1, external_id_override="calcom-good", time_scheduled=on_day(20)
     )
@@ -342,7 +344,7 @@ async def test_visits_of_one_tool_that_all_fail_are_not_every_probe(ledger: Ledg
     assert "held" == await ledger.lease("visit:main/calcom-good", account="main")
 
     async def probe(number: int) -> str:
-        await let_time_pass(redis)
+        await end_circuit_pause(redis)
         assert 1 == await ledger.release_circuit("main")
         [probe] = await ledger.task_ids("queued")
         hold = await ledger.lease(probe, account="main")
@@ -354,7 +356,7 @@ async def test_visits_of_one_tool_that_all_fail_are_not_every_probe(ledger: Ledg
 
     probes = [await probe(number) for number in range(1, 10)]
 
-    assert probes[0].startswith(work("bad-"))
+    assert probes[0].startswith(visit_task("bad-"))
     assert "visit:main/calcom-good" in probes
 
 
@@ -366,34 +368,39 @@ async def test_a_visit_that_is_refused_alone_is_parked_before_it_stops_everybody
     await accept(ledger, change("A"))
 
     for times in range(10):
-        assert "queued" == await state_of(ledger, work("A")), times
-        await ledger.complete(await begin(ledger, "A", gate="main"), refused, account="main")
+        assert "queued" == await state_of(ledger, visit_task("A")), times
+        await ledger.complete(await start_run(ledger, "A", account="main"), refused, account="main")
         if times < 9:
             await accept(ledger, change("B", version=times))
-            await let_time_pass(ledger.redis)
-            await ledger.redis.command("HSET", "bell:circuit:main", "probe", work("B"))  # another one is sent to see
-            await ledger.complete(await begin(ledger, "B", gate="main"), ok, account="main")
+            await end_circuit_pause(ledger.redis)
+            await ledger.redis.command(
+                "HSET", "bell:circuit:main", "probe", visit_task("B")
+            )  # another one is sent to see
+            await ledger.complete(await start_run(ledger, "B", account="main"), ok, account="main")
             await ledger.release_circuit("main")
 
-    assert ("parked", "403") == ((await ledger.load_task(work("A"))).state, (await ledger.load_task(work("A"))).reason)
+    assert ("parked", "403") == (
+        (await ledger.load_task(visit_task("A"))).state,
+        (await ledger.load_task(visit_task("A"))).reason,
+    )
     assert not await ledger.redis.command("EXISTS", "bell:circuit:main")
 
 
 async def test_where_calls_are_paced_whoever_comes_later_waits_for_its_turn(ledger: Ledger, redis: Redis) -> None:
     for visit, day in (("A", 8), ("B", 6), ("C", 7)):
         await accept(ledger, change(visit, time_scheduled=on_day(day)))
-    first = await ledger.lease(work("A"), "main", is_rate_limited=True)
+    first = await ledger.lease(visit_task("A"), "main", is_rate_limited=True)
     assert isinstance(first, Lease)
     await ledger.complete(first, Outcome(state="held", attempt=None, reason="rate_limited_locally"), account="main")
 
-    later = [await ledger.lease(work(visit), "main", is_rate_limited=True) for visit in "CB"]
-    elsewhere = await ledger.lease(work("C"), "main")
+    later = [await ledger.lease(visit_task(visit), "main", is_rate_limited=True) for visit in "CB"]
+    elsewhere = await ledger.lease(visit_task("C"), "main")
     await redis.command("SET", "bell:rate:main", str(int(time.time() * 1000) + 10_000))
     while_the_line_is_long = await ledger.release_circuit("main", calls_per_second=4)
     await redis.command("DEL", "bell:rate:main")
     let_out = await ledger.release_circuit("main", calls_per_second=4)
 
     assert (["held", "held"], "nothing", 0, 2) == (later, elsewhere, while_the_line_is_long, let_out)
-    assert [work("B"), work("C")] == await ledger.task_ids("queued")
-    assert isinstance(await ledger.lease(work("B"), "main", is_rate_limited=True), Lease)
-    assert [] == (await ledger.load_task(work("A"))).attempts
+    assert [visit_task("B"), visit_task("C")] == await ledger.task_ids("queued")
+    assert isinstance(await ledger.lease(visit_task("B"), "main", is_rate_limited=True), Lease)
+    assert [] == (await ledger.load_task(visit_task("A"))).attempts

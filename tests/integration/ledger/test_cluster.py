@@ -13,7 +13,7 @@ from app.ledger.ledger import Ledger
 from app.ledger.records import CircuitSignal, Outcome
 from app.ledger.redis import Redis, RedisAddress
 from tests.support.harness import wait_until
-from tests.support.ledger import accept, attempt, begin, change, done, parked, work, work_off
+from tests.support.ledger import accept, attempt, change, complete_run, done, parked, start_run, visit_task
 
 
 @pytest.fixture
@@ -50,21 +50,21 @@ async def test_the_scripts_run_in_cluster_mode(cluster_url: str) -> None:
     await accept(ledger, change("C"), key="evt")
 
     claimed = await ledger.claim({"visits": 5, "events": 5, "replays": 5}, 35)
-    await ledger.complete(await begin(ledger, "A", "main"), done(), "main")
-    await ledger.complete(await begin(ledger, "C", "main"), down, "main")
+    await ledger.complete(await start_run(ledger, "A", "main"), done(), "main")
+    await ledger.complete(await start_run(ledger, "C", "main"), down, "main")
     released = await ledger.release_circuit("main")
-    await ledger.complete(await begin(ledger, "C", "main"), parked())
-    await ledger.discard(work("C"))
+    await ledger.complete(await start_run(ledger, "C", "main"), parked())
+    await ledger.discard(visit_task("C"))
     lease = await ledger.lease(f"event:{event.delivery_id}")
     assert not isinstance(lease, str)
     await ledger.record_changes(lease, "standard", "main", [change("D")], attempt())
     await ledger.retranslate(event.delivery_id, queue="replays")
-    await ledger.replay(work("A"), recheck=True)
-    await work_off(ledger, "A")
+    await ledger.replay(visit_task("A"), recheck=True)
+    await complete_run(ledger, "A")
     await ledger.pause("main")
     await ledger.requeue_due()
 
     assert (3, 1) == (len(claimed), released)
-    assert [work("C")] == await ledger.task_ids("discarded")
-    assert {work("D"), f"event:{event.delivery_id}"} == set(await ledger.task_ids("queued"))
+    assert [visit_task("C")] == await ledger.task_ids("discarded")
+    assert {visit_task("D"), f"event:{event.delivery_id}"} == set(await ledger.task_ids("queued"))
     await redis.close()

@@ -8,27 +8,36 @@ import pytest
 from app.ledger.ledger import Ledger
 from app.ledger.records import Lease, Outcome
 from app.ledger.redis import Redis
-from tests.support.ledger import accept, attempt, begin, change, everything, forgetful, work, work_off
+from tests.support.ledger import (
+    accept,
+    all_keys,
+    attempt,
+    change,
+    complete_run,
+    short_retention_ledger,
+    start_run,
+    visit_task,
+)
 
 DAY_MS = 86_400_000
 
 
 async def test_a_done_visit_is_forgotten_after_the_retention_and_leaves_nothing(redis: Redis) -> None:
-    ledger = forgetful(redis)
+    ledger = short_retention_ledger(redis)
     await accept(ledger, change("A"))
     await redis.command("DEL", "bell:queue:visits", *(await redis.command("KEYS", "arq:*")))
-    await work_off(ledger, "A")
+    await complete_run(ledger, "A")
 
     await asyncio.sleep(0.1)
 
     kept = (b"bell:dedup:", b"bell:deliveries:", b"bell:hooks", b"bell:last-done")
-    assert set() == {key for key in await everything(redis) if not key.startswith(kept)}
+    assert set() == {key for key in await all_keys(redis) if not key.startswith(kept)}
 
 
 async def test_a_discarded_visit_is_forgotten_after_the_retention_and_leaves_nothing(redis: Redis) -> None:
-    ledger = forgetful(redis)
+    ledger = short_retention_ledger(redis)
     await accept(ledger, change("A"))
-    await ledger.discard(work("A"))
+    await ledger.discard(visit_task("A"))
 
     await asyncio.sleep(0.1)
     await ledger.requeue_due()
@@ -49,16 +58,16 @@ async def test_what_waits_under_any_id_of_a_visit_outlives_the_retention(
 ) -> None:
     await accept(ledger, change("A"))
     await accept(ledger, change("B", previous_visit_id="A"))
-    await work_off(ledger, "A")
+    await complete_run(ledger, "A")
     last = await accept(ledger, change("B"))
-    hold = await begin(ledger, "B")
+    hold = await start_run(ledger, "B")
     await ledger.complete(hold, Outcome(state=ends, attempt=attempt(), retry_in_s=60, failed_attempts=1))
 
     await everything_ends_that_can(redis)
 
-    assert [work("A")] == await ledger.task_ids("held:main" if ends == "held" else ends)  # type: ignore[arg-type]
-    await ledger.replay(work("A"))
-    said = [said.origin for member in (await begin(ledger, "A")).tasks for said in member.recorded_changes()]
+    assert [visit_task("A")] == await ledger.task_ids("held:main" if ends == "held" else ends)  # type: ignore[arg-type]
+    await ledger.replay(visit_task("A"))
+    said = [said.origin for member in (await start_run(ledger, "A")).tasks for said in member.recorded_changes()]
     assert f"{last.delivery_id}.0" in said
     assert 3 == len(said)
 
@@ -68,12 +77,12 @@ async def test_a_change_under_a_later_id_is_worked_on_although_the_first_id_is_f
 ) -> None:
     await accept(ledger, change("A"))
     await accept(ledger, change("B", previous_visit_id="A"))
-    await work_off(ledger, "A")
+    await complete_run(ledger, "A")
     last = await accept(ledger, change("B"))
 
     await everything_ends_that_can(redis)
 
-    hold = await begin(ledger, "B")
+    hold = await start_run(ledger, "B")
     assert f"{last.delivery_id}.0" in [said.origin for member in hold.tasks for said in member.recorded_changes()]
 
 
@@ -84,34 +93,34 @@ async def test_the_ids_that_redis_kept_are_enough_where_it_dropped_one_of_a_visi
     # An eviction policy does that, or an operator's DEL.
     await accept(ledger, change("A"))
     await accept(ledger, change("B", previous_visit_id="A"))
-    await work_off(ledger, "A")
-    await redis.command("DEL", f"bell:{work('A')}")
+    await complete_run(ledger, "A")
+    await redis.command("DEL", f"bell:{visit_task('A')}")
     await accept(ledger, change("B"))
 
     if then == "discarded":
-        assert 1 == await ledger.discard(work("B"))
+        assert 1 == await ledger.discard(visit_task("B"))
     else:
-        await work_off(ledger, "B")
+        await complete_run(ledger, "B")
 
     assert [] == await ledger.task_ids("queued")
-    assert ["nothing", "nothing"] == [await ledger.lease(work(visit)) for visit in "AB"]
+    assert ["nothing", "nothing"] == [await ledger.lease(visit_task(visit)) for visit in "AB"]
 
 
 async def test_a_change_that_lands_on_a_done_visit_keeps_all_of_its_facts_from_expiring(
     ledger: Ledger, redis: Redis
 ) -> None:
     await accept(ledger, change("A"))
-    await work_off(ledger, "A")
+    await complete_run(ledger, "A")
     await accept(ledger, change("A"))
 
     await everything_ends_that_can(redis)
 
-    assert 2 == len((await begin(ledger, "A")).primary.recorded_changes())
+    assert 2 == len((await start_run(ledger, "A")).primary.recorded_changes())
 
 
 async def test_a_delivery_of_changes_expires_a_retention_after_it_arrived(ledger: Ledger, redis: Redis) -> None:
     delivery = await accept(ledger, change("A"))
-    await begin(ledger, "A")
+    await start_run(ledger, "A")
 
     left_ms = await redis.command("PTTL", f"bell:delivery:{delivery.delivery_id}")
 

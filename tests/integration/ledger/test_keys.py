@@ -22,7 +22,7 @@ from app.settings.environment import read_environment
 from app.webhooks.registry import load_specimens
 from tests.support.console import ENDING, HASHES, OPERATORS, Browser
 from tests.support.harness import Harness, sign_standard, standard_body, wait_until
-from tests.support.ledger import accept, begin, change, forgetful, parked, work, work_off
+from tests.support.ledger import accept, change, complete_run, parked, short_retention_ledger, start_run, visit_task
 
 KEY = "secret-key-of-the-tests-0123456789"
 ACUITY = load_specimens("acuity")
@@ -205,7 +205,7 @@ async def test_a_key_without_an_end_would_be_seen(redis: Redis, wrong: str) -> N
 
 
 async def test_old_deliveries_leave_the_lists_also_of_hooks_that_are_no_more(redis: Redis) -> None:
-    ledger = forgetful(redis, keep_ms=1_000)
+    ledger = short_retention_ledger(redis, retention_ms=1_000)
     for number in range(25):
         await accept(ledger, hook="gone" if number % 5 else "standard")
     await asyncio.sleep(1.1)
@@ -218,7 +218,7 @@ async def test_old_deliveries_leave_the_lists_also_of_hooks_that_are_no_more(red
 
 
 async def test_the_lists_are_tidied_by_one_worker_an_hour(redis: Redis) -> None:
-    ledger = forgetful(redis)
+    ledger = short_retention_ledger(redis)
     await trim_deliveries(ledger)
     await accept(ledger)
     await asyncio.sleep(0.1)
@@ -228,7 +228,7 @@ async def test_the_lists_are_tidied_by_one_worker_an_hour(redis: Redis) -> None:
 
 
 async def test_a_step_of_the_job_is_bounded(redis: Redis) -> None:
-    ledger = forgetful(redis)
+    ledger = short_retention_ledger(redis)
     for _ in range(10):
         await accept(ledger)
     await asyncio.sleep(0.1)
@@ -244,17 +244,17 @@ async def test_what_is_young_stays_in_the_lists(ledger: Ledger, redis: Redis) ->
 
 
 async def test_what_is_parked_longer_than_the_retention_stays(redis: Redis) -> None:
-    ledger = forgetful(redis)
+    ledger = short_retention_ledger(redis)
     await accept(ledger, change("A"))
     odd = await accept(ledger, event_state="parked", reason="untranslatable: type")
-    await ledger.complete(await begin(ledger, "A"), parked())
+    await ledger.complete(await start_run(ledger, "A"), parked())
     await asyncio.sleep(0.1)
 
     await trim_deliveries(ledger)
 
-    assert ["event:" + odd.delivery_id, work("A")] == sorted(await ledger.task_ids("parked"))
+    assert ["event:" + odd.delivery_id, visit_task("A")] == sorted(await ledger.task_ids("parked"))
     assert -1 == await redis.command("PTTL", f"bell:delivery:{odd.delivery_id}")
-    assert 1 == len((await ledger.load_task(work("A"))).changes)
+    assert 1 == len((await ledger.load_task(visit_task("A"))).changes)
 
 
 async def test_a_worker_tidies(harness: Harness, redis: Redis) -> None:
@@ -271,8 +271,8 @@ async def test_a_worker_tidies(harness: Harness, redis: Redis) -> None:
 
 
 async def test_a_done_visit_leaves_nothing_but_what_expires(redis: Redis) -> None:
-    ledger = forgetful(redis)
+    ledger = short_retention_ledger(redis)
     await accept(ledger, change("A"))
-    await work_off(ledger, "A")
+    await complete_run(ledger, "A")
 
     assert [] == await without_an_end(redis)

@@ -11,7 +11,7 @@ from tests.integration.sources import test_end_to_end
 from tests.integration.sources.test_end_to_end import Doorstep
 from tests.support.specimens import BY_TOOL
 
-hands, served, doorstep = test_end_to_end.hands, test_end_to_end.served, test_end_to_end.world
+served, doorstep = test_end_to_end.served, test_end_to_end.world
 NOON = datetime(2026, 11, 29, 12, tzinfo=UTC)
 
 
@@ -68,7 +68,7 @@ async def test_it_is_forgotten_two_years_after_the_last_record(redis: Redis) -> 
 
 async def test_an_event_whose_record_is_outdated_waits_and_is_fetched_again(redis: Redis, doorstep: Doorstep) -> None:
     specimen = next(found for found in BY_TOOL["hubspot"] if found.told["name"] == "a meeting of two contacts")
-    doorstep.configure(specimen)
+    doorstep.configure_source(specimen)
     doorstep.api.keep(specimen)
     newer = datetime.now(UTC) + timedelta(minutes=1)
     assert () == await doorstep.ledger.add_people("main", "hubspot-62515-9001", newer, [])
@@ -76,7 +76,7 @@ async def test_an_event_whose_record_is_outdated_waits_and_is_fetched_again(redi
     await doorstep.ring(specimen)
     came_of_it = await doorstep.run()
     await redis.command("DEL", "bell:people:main/hubspot-62515-9001")
-    await doorstep.later(60)
+    await doorstep.advance_time(60)
     await doorstep.run()
 
     assert ["record_not_found_yet"] == came_of_it
@@ -87,7 +87,7 @@ async def test_an_event_whose_record_is_outdated_waits_and_is_fetched_again(redi
 async def test_contacts_of_a_deleted_meeting_are_known_from_its_earlier_records(doorstep: Doorstep) -> None:
     specimens = {found.told["name"]: found for found in BY_TOOL["hubspot"]}
     booked, deleted = specimens["a meeting of two contacts"], specimens["it is deleted"]
-    doorstep.configure(booked)
+    doorstep.configure_source(booked)
     doorstep.api.keep(booked)
     contact = next(name for name in booked.told["records"] if "contacts/102" in name)
     for asked, record in doorstep.api.records.items():

@@ -11,18 +11,18 @@ from app.ledger.records import (
 )
 from app.ledger.redis import Redis
 from tests.support.ledger import (
-    LANES,
+    QUEUE_KEYS,
     accept,
     backdate,
-    begin,
     change,
+    claimed_tasks,
+    complete_run,
     done,
     jobs,
-    lanes,
     now_ms,
+    start_run,
+    visit_task,
     waiting,
-    work,
-    work_off,
 )
 
 
@@ -40,7 +40,7 @@ async def test_queued_work_whose_job_is_gone_gets_another(ledger: Ledger, redis:
         adopted += found
 
     assert 60 == adopted
-    assert {work(f"v{n}") for n in range(90)} == set(await jobs(redis))
+    assert {visit_task(f"v{n}") for n in range(90)} == set(await jobs(redis))
 
 
 async def test_young_queued_work_is_not_taken_for_an_orphan(ledger: Ledger, redis: Redis) -> None:
@@ -53,7 +53,7 @@ async def test_young_queued_work_is_not_taken_for_an_orphan(ledger: Ledger, redi
 async def test_a_sweep_takes_no_more_than_it_was_told(ledger: Ledger, redis: Redis) -> None:
     for n in range(30):
         await accept(ledger, change(f"v{n}"))
-        await ledger.complete(await begin(ledger, f"v{n}"), waiting())
+        await ledger.complete(await start_run(ledger, f"v{n}"), waiting())
     await backdate(redis, "waiting")
 
     assert [20, 10, 0] == [await ledger.requeue_due(limit=20) for _ in range(3)]
@@ -73,68 +73,68 @@ async def test_a_claimed_job_is_not_claimed_again_before_its_lease_ends(ledger: 
     [(lane, job, _)] = second = await ledger.claim({"visits": 2}, lease_s=3_600)
     after = await now_ms(ledger)
     third = await ledger.claim({"visits": 2}, lease_s=3_600)
-    ends = float(await redis.command("ZSCORE", LANES[lane], job))
-    await redis.command("ZADD", LANES[lane], after, job)  # as if it had come to that
+    ends = float(await redis.command("ZSCORE", QUEUE_KEYS[lane], job))
+    await redis.command("ZADD", QUEUE_KEYS[lane], after, job)  # as if it had come to that
     last = await ledger.claim({"visits": 5}, lease_s=3_600)
 
-    assert [work("A"), work("B")] == about(first)
-    assert ([work("C")], [], [work("C")]) == (about(second), about(third), about(last))
+    assert [visit_task("A"), visit_task("B")] == about(first)
+    assert ([visit_task("C")], [], [visit_task("C")]) == (about(second), about(third), about(last))
     assert before <= ends - 3_600_000 <= after
 
 
 async def test_each_lane_has_its_own_places(ledger: Ledger, redis: Redis) -> None:
     for visit in "AB":
         await work_off_anew(ledger, visit)
-        await ledger.replay(work(visit), queue="replays")
+        await ledger.replay(visit_task(visit), queue="replays")
     event = await accept(ledger, event_state="queued")
     await accept(ledger, change("C"))
 
     some = await ledger.claim({"visits": 5, "events": 0, "replays": 1}, lease_s=30)
     rest = await ledger.claim({"visits": 5, "events": 5, "replays": 5}, lease_s=30)
 
-    assert [("visits", work("C")), ("replays", work("A"))] == lanes(some)
-    assert [("events", f"event:{event.delivery_id}"), ("replays", work("B"))] == lanes(rest)
+    assert [("visits", visit_task("C")), ("replays", visit_task("A"))] == claimed_tasks(some)
+    assert [("events", f"event:{event.delivery_id}"), ("replays", visit_task("B"))] == claimed_tasks(rest)
 
 
 async def work_off_anew(ledger: Ledger, visit: str) -> None:
     """Settled, and its job is gone."""
     await accept(ledger, change(visit))
     [(lane, job, _)] = await ledger.claim({"visits": 1}, lease_s=30)
-    await work_off(ledger, visit)
+    await complete_run(ledger, visit)
     await ledger.ack(job, lane)
 
 
 async def test_what_rings_does_not_wait_behind_replays(ledger: Ledger, redis: Redis) -> None:
     for visit in "AB":
         await work_off_anew(ledger, visit)
-        await ledger.replay(work(visit), queue="replays")
+        await ledger.replay(visit_task(visit), queue="replays")
 
     await accept(ledger, change("A", version=2))
 
-    assert ([work("A")], [work("B")]) == (await jobs(redis, "visits"), await jobs(redis, "replays"))
+    assert ([visit_task("A")], [visit_task("B")]) == (await jobs(redis, "visits"), await jobs(redis, "replays"))
     assert 2 == len(await redis.command("KEYS", "arq:job:*"))
 
 
 async def test_a_replay_that_has_to_wait_stays_in_its_lane_until_it_is_done(ledger: Ledger, redis: Redis) -> None:
     await work_off_anew(ledger, "A")
-    await ledger.replay(work("A"), queue="replays")
+    await ledger.replay(visit_task("A"), queue="replays")
     [(lane, job, _)] = await ledger.claim({"replays": 1}, lease_s=30)
-    await ledger.complete(await begin(ledger, "A"), waiting())
+    await ledger.complete(await start_run(ledger, "A"), waiting())
     await ledger.ack(job, lane)
     await backdate(redis, "waiting")
 
     await ledger.requeue_due()
-    again = lanes(await ledger.claim({"visits": 1, "replays": 1}, lease_s=30))
-    await work_off(ledger, "A")
+    again = claimed_tasks(await ledger.claim({"visits": 1, "replays": 1}, lease_s=30))
+    await complete_run(ledger, "A")
     await accept(ledger, change("A", version=2))
 
-    assert [("replays", work("A"))] == again
-    assert [work("A")] == await jobs(redis, "visits")
+    assert [("replays", visit_task("A"))] == again
+    assert [visit_task("A")] == await jobs(redis, "visits")
 
 
 async def test_a_replay_whose_job_is_lost_gets_another_in_its_lane(ledger: Ledger, redis: Redis) -> None:
     await work_off_anew(ledger, "A")
-    await ledger.replay(work("A"), queue="replays")
+    await ledger.replay(visit_task("A"), queue="replays")
     await backdate(redis, "queued")
     there = await ledger.requeue_orphans()
     await redis.command("DEL", "bell:queue:replays")
@@ -142,7 +142,7 @@ async def test_a_replay_whose_job_is_lost_gets_another_in_its_lane(ledger: Ledge
     lost = await ledger.requeue_orphans()
 
     assert ((0, -1), (1, -1)) == (there, lost)
-    assert ([], [work("A")]) == (await jobs(redis, "visits"), await jobs(redis, "replays"))
+    assert ([], [visit_task("A")]) == (await jobs(redis, "visits"), await jobs(redis, "replays"))
 
 
 async def test_a_claimed_job_comes_with_what_arq_needs_to_run_it(ledger: Ledger, redis: Redis) -> None:
@@ -152,22 +152,22 @@ async def test_a_claimed_job_comes_with_what_arq_needs_to_run_it(ledger: Ledger,
 
     claimed = {job.rpartition("#")[0]: payload for _, job, payload in await ledger.claim({"visits": 5}, lease_s=30)}
 
-    assert b"" == claimed[work("B")]
-    function, arguments, *_ = deserialize_job_raw(claimed[work("A")], deserializer=json.loads)
+    assert b"" == claimed[visit_task("B")]
+    function, arguments, *_ = deserialize_job_raw(claimed[visit_task("A")], deserializer=json.loads)
     assert ("visit", ["main/standard-A"]) == (function, arguments)
 
 
 async def test_a_job_that_has_run_is_gone_and_the_next_one_is_not(ledger: Ledger, redis: Redis) -> None:
     await accept(ledger, change("A"))
     [(_, job, _)] = await ledger.claim({"visits": 5}, lease_s=0)
-    hold = await begin(ledger, "A")
+    hold = await start_run(ledger, "A")
     await accept(ledger, change("A"))
     await ledger.complete(hold, done())
 
     await ledger.ack(job)
 
-    assert [work("A")] == await jobs(redis)
-    assert [work("A")] == about(await ledger.claim({"visits": 5}, lease_s=30))
+    assert [visit_task("A")] == await jobs(redis)
+    assert [visit_task("A")] == about(await ledger.claim({"visits": 5}, lease_s=30))
     assert 1 == len(await redis.command("KEYS", "arq:*"))
 
 

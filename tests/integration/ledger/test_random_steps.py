@@ -22,15 +22,15 @@ from app.ledger.records import (
 from app.ledger.redis import Redis, RedisAddress
 from app.visits.change import Contact
 from tests.support.ledger import (
-    LANES,
+    QUEUE_KEYS,
     accept,
     attempt,
     backdate,
     change,
     done,
+    end_circuit_pause,
     jobs,
-    let_time_pass,
-    work,
+    visit_task,
 )
 
 T = TypeVar("T")
@@ -53,7 +53,7 @@ class Walk(RuleBasedStateMachine):
         self.accepted: set[tuple[str, str]] = set()
         self.deliveries: list[tuple[str, str]] = []
         self.running: dict[tuple[Queue, str], Lease] = {}
-        self.families = {work(visit): {work(visit)} for visit in self.VISITS}
+        self.families = {visit_task(visit): {visit_task(visit)} for visit in self.VISITS}
 
     def run(self, step: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(step)
@@ -81,9 +81,9 @@ class Walk(RuleBasedStateMachine):
         written = self.run(accept(self.ledger, change(visit, before), key=key))
         assert not written.is_repeat
         self.deliveries.append((key, visit))
-        self.accepted.add((work(visit), f"{written.delivery_id}.0"))
+        self.accepted.add((visit_task(visit), f"{written.delivery_id}.0"))
         if before:
-            joined = self.families[work(visit)] | self.families[work(before)]
+            joined = self.families[visit_task(visit)] | self.families[visit_task(before)]
             self.families |= dict.fromkeys(joined, joined)
 
     @rule(data=st.data())
@@ -129,7 +129,7 @@ class Walk(RuleBasedStateMachine):
         self.run(self.let_the_lease_end(self.running[lane, job]))
         if not is_back_later:
             del self.running[lane, job]
-            self.run(self.redis.command("ZADD", LANES[lane], "XX", 1, job))
+            self.run(self.redis.command("ZADD", QUEUE_KEYS[lane], "XX", 1, job))
 
     async def let_the_lease_end(self, hold: Lease) -> None:
         for member in hold.tasks:
@@ -140,7 +140,7 @@ class Walk(RuleBasedStateMachine):
     def time_passes(self) -> None:
         self.run(backdate(self.redis, "waiting"))
         if self.run(self.redis.command("EXISTS", "bell:circuit:main")):
-            self.run(let_time_pass(self.redis))
+            self.run(end_circuit_pause(self.redis))
 
     @rule()
     def a_worker_sweeps(self) -> None:
@@ -152,8 +152,8 @@ class Walk(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def redis_loses_a_job_and_a_minute_passes(self, data: st.DataObject) -> None:
-        lane = data.draw(st.sampled_from(sorted(LANES)))
-        queue = self.run(self.redis.command("ZRANGE", LANES[lane], 0, -1))
+        lane = data.draw(st.sampled_from(sorted(QUEUE_KEYS)))
+        queue = self.run(self.redis.command("ZRANGE", QUEUE_KEYS[lane], 0, -1))
         if queue:
             self.run(self.ledger.ack(data.draw(st.sampled_from(queue)).decode(), lane))
             self.run(self.adopt())
@@ -165,23 +165,23 @@ class Walk(RuleBasedStateMachine):
     @rule(visit=visits, fresh=st.booleans(), lane=st.sampled_from(["", "replays"]))
     def an_operator_replays(self, visit: str, fresh: bool, lane: Any) -> None:
         try:
-            assert self.run(self.ledger.replay(work(visit), fresh, queue=lane)) in ("queued", "running")
+            assert self.run(self.ledger.replay(visit_task(visit), fresh, queue=lane)) in ("queued", "running")
         except NotFound:
-            assert not any(name == work(visit) for name, _ in self.accepted)
+            assert not any(name == visit_task(visit) for name, _ in self.accepted)
 
     @rule(visit=visits)
     def an_operator_discards(self, visit: str) -> None:
-        self.run(self.ledger.discard(work(visit)))
+        self.run(self.ledger.discard(visit_task(visit)))
 
     @rule(visit=visits)
     def an_operator_names_the_contact(self, visit: str) -> None:
-        if any(name == work(visit) for name, _ in self.accepted):
-            self.run(self.ledger.assign_contact(work(visit), change(visit, contact=Contact(id="cont_1"))))
+        if any(name == visit_task(visit) for name, _ in self.accepted):
+            self.run(self.ledger.assign_contact(visit_task(visit), change(visit, contact=Contact(id="cont_1"))))
 
     # -- what holds after each --
 
     async def look(self) -> "Snapshot":
-        ask, names = self.redis.command, [work(visit) for visit in self.VISITS]
+        ask, names = self.redis.command, [visit_task(visit) for visit in self.VISITS]
         flat = await asyncio.gather(*(ask("HGETALL", f"bell:{name}") for name in names))
         expiry = await asyncio.gather(*(ask("PTTL", f"bell:{name}") for name in names))
         listed = await asyncio.gather(*(ask("ZRANGE", f"bell:{state}", 0, -1) for state in STATES))
@@ -214,7 +214,7 @@ class Walk(RuleBasedStateMachine):
             await self.adopt()
             for name in await self.ledger.task_ids("parked"):
                 await self.ledger.replay(name)
-            everything = dict.fromkeys(LANES, 1000)
+            everything = dict.fromkeys(QUEUE_KEYS, 1000)
             for lane, job, _ in await self.ledger.claim(everything, lease_s=0):
                 hold = await self.ledger.lease(job.rpartition("#")[0])
                 if isinstance(hold, Lease):

@@ -15,35 +15,35 @@ from app.ledger.redis import Redis
 from app.visits.change import Contact
 from tests.support.ledger import (
     accept,
+    all_keys,
     attempt,
     backdate,
-    begin,
     change,
+    complete_run,
     done,
-    everything,
     jobs,
     parked,
+    start_run,
     state_of,
+    visit_task,
     waiting,
-    work,
-    work_off,
 )
 
 
 async def test_a_discarded_change_is_given_up_and_an_applied_one_stays(ledger: Ledger) -> None:
     one = await accept(ledger, change("A"))
-    await work_off(ledger, "A")
+    await complete_run(ledger, "A")
     other = await accept(ledger, change("A"))
-    await ledger.complete(await begin(ledger, "A"), parked())
+    await ledger.complete(await start_run(ledger, "A"), parked())
 
-    dropped = await ledger.discard(work("A"))
+    dropped = await ledger.discard(visit_task("A"))
 
-    member = await ledger.load_task(work("A"))
+    member = await ledger.load_task(visit_task("A"))
     assert (1, "discarded") == (dropped, member.state)
     assert {f"{one.delivery_id}.0"} == set(member.changes)
     assert {f"{other.delivery_id}.0"} == set(member.discarded_changes)
-    assert "nothing" == await ledger.lease(work("A"))
-    assert 0 == await ledger.discard(work("A"))
+    assert "nothing" == await ledger.lease(visit_task("A"))
+    assert 0 == await ledger.discard(visit_task("A"))
 
 
 async def test_an_event_that_was_never_translated_is_given_up_as_one(ledger: Ledger) -> None:
@@ -57,83 +57,85 @@ async def test_an_event_that_was_never_translated_is_given_up_as_one(ledger: Led
 
 async def test_work_in_a_workers_hands_is_not_discarded(ledger: Ledger) -> None:
     await accept(ledger, change("A"))
-    await begin(ledger, "A")
+    await start_run(ledger, "A")
 
-    assert -1 == await ledger.discard(work("A"))
-    assert 1 == len((await ledger.load_task(work("A"))).changes)
+    assert -1 == await ledger.discard(visit_task("A"))
+    assert 1 == len((await ledger.load_task(visit_task("A"))).changes)
 
 
 async def test_nothing_is_discarded_of_what_is_done_or_unknown(ledger: Ledger, redis: Redis) -> None:
     await accept(ledger, change("A"))
-    await work_off(ledger, "A")
+    await complete_run(ledger, "A")
 
-    assert 0 == await ledger.discard(work("A"))
-    assert 0 == await ledger.discard(work("nobody"))
-    assert "done" == await state_of(ledger, work("A"))
+    assert 0 == await ledger.discard(visit_task("A"))
+    assert 0 == await ledger.discard(visit_task("nobody"))
+    assert "done" == await state_of(ledger, visit_task("A"))
     assert [] == await ledger.task_ids("discarded")
 
 
 async def test_a_change_after_a_discard_is_worked_on_without_what_was_given_up(ledger: Ledger) -> None:
     await accept(ledger, change("A"))
-    await ledger.discard(work("A"))
+    await ledger.discard(visit_task("A"))
 
     new = await accept(ledger, change("A"))
 
-    assert [f"{new.delivery_id}.0"] == [said.origin for said in (await begin(ledger, "A")).primary.recorded_changes()]
+    assert [f"{new.delivery_id}.0"] == [
+        said.origin for said in (await start_run(ledger, "A")).primary.recorded_changes()
+    ]
 
 
 async def test_to_discard_a_delivery_gives_up_its_own_changes_and_no_other(ledger: Ledger) -> None:
     booked = await accept(ledger, change("A"))
     moved = await accept(ledger, change("A"))
 
-    dropped = await ledger.discard(work("A"), moved.delivery_id)
+    dropped = await ledger.discard(visit_task("A"), moved.delivery_id)
 
     assert 1 == dropped
     assert [f"{booked.delivery_id}.0"] == [
-        said.origin for said in (await begin(ledger, "A")).primary.recorded_changes()
+        said.origin for said in (await start_run(ledger, "A")).primary.recorded_changes()
     ]
 
 
 async def test_to_discard_a_rescheduled_visit_gives_up_what_waits_under_its_later_ids_too(ledger: Ledger) -> None:
     await accept(ledger, change("A"))
     await accept(ledger, change("B", previous_visit_id="A"))
-    await work_off(ledger, "A")
+    await complete_run(ledger, "A")
     await accept(ledger, change("B"))
-    await ledger.complete(await begin(ledger, "B"), parked())
+    await ledger.complete(await start_run(ledger, "B"), parked())
 
-    dropped = await ledger.discard(work("A"))  # the failure is listed under the first id
+    dropped = await ledger.discard(visit_task("A"))  # the failure is listed under the first id
 
     assert 1 == dropped
-    assert all(member.change_count == member.applied_count for member in await ledger.load_aliases(work("B")))
+    assert all(member.change_count == member.applied_count for member in await ledger.load_aliases(visit_task("B")))
 
 
 @pytest.mark.parametrize("ends", ["done", "parked", "waiting", "discarded"])
 async def test_a_replay_puts_back_to_work_whatever_came_of_it(ledger: Ledger, redis: Redis, ends: Any) -> None:
     await accept(ledger, change("A"))
     if ends == "discarded":
-        await ledger.discard(work("A"))
+        await ledger.discard(visit_task("A"))
     else:
         outcome = Outcome(
-            state=ends, attempt=attempt(), retry_in_s=60, failed_attempts=3, remote={work("A"): {"id": 7}}
+            state=ends, attempt=attempt(), retry_in_s=60, failed_attempts=3, remote={visit_task("A"): {"id": 7}}
         )
-        await ledger.complete(await begin(ledger, "A"), outcome)
+        await ledger.complete(await start_run(ledger, "A"), outcome)
 
-    assert "queued" == await ledger.replay(work("A"))
-    assert "queued" == await ledger.replay(work("A"))
+    assert "queued" == await ledger.replay(visit_task("A"))
+    assert "queued" == await ledger.replay(visit_task("A"))
 
-    assert work("A") in await jobs(redis)
-    root = (await begin(ledger, "A")).primary
+    assert visit_task("A") in await jobs(redis)
+    root = (await start_run(ledger, "A")).primary
     assert (0, None, None) == (root.failed_attempts, root.failing_since_ms, root.retry_at_ms)
 
 
 async def test_a_fresh_replay_has_the_api_asked_until_a_run_is_done(ledger: Ledger) -> None:
     await accept(ledger, change("A"))
-    await ledger.complete(await begin(ledger, "A"), done(remote={work("A"): {"id": 7}}))
+    await ledger.complete(await start_run(ledger, "A"), done(remote={visit_task("A"): {"id": 7}}))
     asked = []
 
     for fresh, outcome in ((False, done()), (True, waiting(retry_in_s=0)), (False, done()), (False, done())):
-        await ledger.replay(work("A"), recheck=fresh, duplicate_ids=[8] if fresh else [])
-        hold = await begin(ledger, "A")
+        await ledger.replay(visit_task("A"), recheck=fresh, duplicate_ids=[8] if fresh else [])
+        hold = await start_run(ledger, "A")
         asked.append(hold.primary.recheck_ids)
         await ledger.complete(hold, outcome)
 
@@ -143,33 +145,33 @@ async def test_a_fresh_replay_has_the_api_asked_until_a_run_is_done(ledger: Ledg
 
 async def test_a_fresh_replay_during_a_run_is_not_forgotten_by_its_end(ledger: Ledger) -> None:
     await accept(ledger, change("A"))
-    hold = await begin(ledger, "A")
+    hold = await start_run(ledger, "A")
 
-    assert "running" == await ledger.replay(work("A"), recheck=True)
-    await ledger.complete(hold, done(remote={work("A"): {"id": 7}}))
+    assert "running" == await ledger.replay(visit_task("A"), recheck=True)
+    await ledger.complete(hold, done(remote={visit_task("A"): {"id": 7}}))
 
-    assert [] == (await begin(ledger, "A")).primary.recheck_ids
+    assert [] == (await start_run(ledger, "A")).primary.recheck_ids
 
 
 async def test_a_fresh_replay_by_a_later_id_asks_about_every_id(ledger: Ledger) -> None:
     await accept(ledger, change("B", previous_visit_id="A"), change("A"))
-    await work_off(ledger, "A")
+    await complete_run(ledger, "A")
 
-    await ledger.replay(work("B"), recheck=True)
+    await ledger.replay(visit_task("B"), recheck=True)
 
-    root, later = (await begin(ledger, "A")).tasks
+    root, later = (await start_run(ledger, "A")).tasks
     assert [] == root.recheck_ids
     assert later.was_attempted
 
 
 async def test_a_replay_of_running_work_runs_it_once_more(ledger: Ledger) -> None:
     await accept(ledger, change("A"))
-    hold = await begin(ledger, "A")
+    hold = await start_run(ledger, "A")
 
-    assert "running" == await ledger.replay(work("A"))
+    assert "running" == await ledger.replay(visit_task("A"))
     await ledger.complete(hold, done())
 
-    assert "queued" == await state_of(ledger, work("A"))
+    assert "queued" == await state_of(ledger, visit_task("A"))
 
 
 async def test_a_replay_of_an_event_that_is_being_fetched_fetches_it_once_more(ledger: Ledger) -> None:
@@ -186,17 +188,17 @@ async def test_a_replay_of_an_event_that_is_being_fetched_fetches_it_once_more(l
 
 async def test_a_replay_of_what_is_unknown_is_told(ledger: Ledger, redis: Redis) -> None:
     with pytest.raises(NotFound):
-        await ledger.replay(work("nobody"))
-    assert set() == await everything(redis)
+        await ledger.replay(visit_task("nobody"))
+    assert set() == await all_keys(redis)
 
 
 async def test_an_operators_contact_is_a_fact_that_puts_the_visit_back_to_work(ledger: Ledger) -> None:
     await accept(ledger, change("A"))
-    await ledger.complete(await begin(ledger, "A"), parked("contact_unknown"))
+    await ledger.complete(await start_run(ledger, "A"), parked("contact_unknown"))
 
-    await ledger.assign_contact(work("A"), change("A", version=9, contact=Contact(id="cont_1")))
+    await ledger.assign_contact(visit_task("A"), change("A", version=9, contact=Contact(id="cont_1")))
 
-    hold = await begin(ledger, "A")
+    hold = await start_run(ledger, "A")
     assert [{"id": "cont_1"}] == [said.contact for said in hold.primary.recorded_changes() if said.contact]
 
 
@@ -214,5 +216,5 @@ async def test_what_an_event_turned_out_to_mean_lands_once_and_settles_it(ledger
     await ledger.record_changes(heir, "standard", "main", [change("A"), change("B")], attempt())
 
     event = await ledger.load_task(name)
-    assert ("done", [work("A"), work("B")]) == (event.state, event.targets)
-    assert [work("A"), work("B")] == sorted(await ledger.task_ids("queued"))
+    assert ("done", [visit_task("A"), visit_task("B")]) == (event.state, event.targets)
+    assert [visit_task("A"), visit_task("B")] == sorted(await ledger.task_ids("queued"))

@@ -57,7 +57,7 @@ async def test_of_a_delivery_only_its_own_changes_are_given_up(world: World) -> 
     assert [(second, "")] == await plan(world, ids=(second,))
     assert [(first, "nothing_to_discard"), (second, "discarded")] == await carry_out(world, ids=(first, second))
 
-    assert {f"{second}.0"} == set((await world.member()).discarded_changes)
+    assert {f"{second}.0"} == set((await world.load_task()).discarded_changes)
 
 
 @pytest.mark.parametrize("words", [{"ids": ("standard-1", "standard-2")}, {"state": "parked"}])
@@ -77,15 +77,15 @@ async def test_what_came_after_the_plan_is_left_alone(world: World, words: dict[
     assert {"standard-1": ""} | since == looked
     assert {"standard-1": "discarded"} | since == done
     assert [of("2"), of("3")] == sorted(await world.ledger.task_ids("parked"))
-    assert 2 == len((await world.member("2")).changes)
+    assert 2 == len((await world.load_task("2")).changes)
 
 
 async def test_what_landed_after_a_discard_can_be_given_up_too(world: World) -> None:
     world.harness.inject_faults(error_share=1)
-    await world.land(booked("1"), change("2", 2, previous_visit_id="1", time_scheduled=hour(12)))
-    await world.do(of("1"))
+    await world.accept(booked("1"), change("2", 2, previous_visit_id="1", time_scheduled=hour(12)))
+    await world.run_task(of("1"))
     await carry_out(world, ids=("standard-1",))
-    await world.land(change("2", 3, time_scheduled=hour(13)))
+    await world.accept(change("2", 3, time_scheduled=hour(13)))
 
     assert [("standard-2", "")] == await plan(world, ids=("standard-2",))
     assert [("standard-2", "discarded")] == await carry_out(world, ids=("standard-2",))
@@ -94,13 +94,13 @@ async def test_what_landed_after_a_discard_can_be_given_up_too(world: World) -> 
 async def refused_again(world: World, *visits: str) -> None:
     world.harness.inject_faults(duplicate_external_id="unprocessable")
     for visit_id in visits:
-        await world.land(booked(visit_id, version=2, contact=Contact(id="cont_nobody")))
+        await world.accept(booked(visit_id, version=2, contact=Contact(id="cont_nobody")))
     await world.run()
     world.harness.clear_faults()
 
 
 async def test_what_a_worker_has_in_its_hands_is_left_alone(world: World) -> None:
-    await world.land(booked())
+    await world.accept(booked())
     await world.ledger.lease(of("1"), "main")
 
     assert [("standard-1", "running")] == await plan(world, ids=("standard-1",))

@@ -13,7 +13,7 @@ from app.operators.drift_audit import Difference, DriftAudit
 from app.visits.client import ServerError
 from tests.integration.operators.test_replay import TOKEN, made_by_hand, names, of
 from tests.support.harness import Harness, wait_until
-from tests.support.visit_worker import BOB, DOCUMENTED, World, booked, cancelled, change
+from tests.support.visit_worker import BOB, DOCUMENTED_CONTACT, World, booked, cancelled, change
 from tests.support.visit_worker import at as hour
 
 
@@ -86,13 +86,13 @@ async def test_a_field_that_was_changed_by_hand_is_different_and_set_back(world:
 async def test_another_contact_is_told_and_left_to_whoever_changed_it(world: World) -> None:
     await world.apply(booked("1"))
     world.harness.inject_faults(contact_can_change=True)
-    by_hand(world, "PUT", "standard-1", contact_id=DOCUMENTED)
+    by_hand(world, "PUT", "standard-1", contact_id=DOCUMENTED_CONTACT)
 
     [found] = await differences(world)
 
     assert ["contact_id"] == list(found.fields)
     assert [] == await repaired(world)
-    assert [DOCUMENTED] == [visit["contact_id"] for visit in world.harness.visits()]
+    assert [DOCUMENTED_CONTACT] == [visit["contact_id"] for visit in world.harness.visits()]
 
 
 async def test_of_two_visits_under_one_name_the_second_goes(world: World) -> None:
@@ -137,7 +137,7 @@ async def test_a_young_visit_of_our_name_that_nobody_heard_of_is_extra_and_never
 async def test_an_old_visit_that_was_forgotten_is_unknown_and_no_difference(world: World) -> None:
     made_by_hand(world, external_id="standard-9")
     listed = world.harness.visits()
-    world.wire.before = answers(lambda page: {"visits": [{**listed[0], "created_at": "2024-01-01T00:00:00Z"}]})
+    world.transport.before = answers(lambda page: {"visits": [{**listed[0], "created_at": "2024-01-01T00:00:00Z"}]})
 
     audit = audit_of(world)
 
@@ -147,7 +147,7 @@ async def test_an_old_visit_that_was_forgotten_is_unknown_and_no_difference(worl
 
 async def test_what_is_being_worked_on_is_not_compared(world: World) -> None:
     await world.apply(booked("1"))
-    await world.land(change(version=2, time_scheduled=hour(20)))
+    await world.accept(change(version=2, time_scheduled=hour(20)))
     by_hand(world, "PUT", "standard-1", amount_collected="3.00")
 
     audit = audit_of(world)
@@ -198,7 +198,7 @@ async def test_pages_that_shift_make_neither_doubles_nor_gaps(world: World) -> N
         part = newest_first[(number - 1) * 3 : number * 3]
         return {"visits": part, "pagination": {"total_pages": 3}}
 
-    world.wire.before = answers(page)
+    world.transport.before = answers(page)
 
     assert [] == await differences(world)
 
@@ -219,7 +219,7 @@ async def test_broken_off_it_goes_on_after_the_last_page(world: World) -> None:
         async for one in audit.differences(resume):
             found.append(one.visit)
 
-    world.wire.before = broken
+    world.transport.before = broken
     with pytest.raises(ServerError):
         await hear(audit_of(world))
     audit = audit_of(world)
@@ -234,7 +234,7 @@ async def test_broken_off_it_goes_on_after_the_last_page(world: World) -> None:
 async def test_a_finished_audit_leaves_nothing_to_resume(world: World) -> None:
     await world.apply(*[booked(str(number)) for number in range(4)])
     await differences(world)
-    world.forget_calls()
+    world.clear_calls()
 
     await differences(world, resume=True)
 
@@ -251,7 +251,7 @@ async def test_the_apis_429_is_heeded(world: World, monkeypatch: pytest.MonkeyPa
         await sleep(0)
 
     limited = iter([httpx.Response(429, headers={"retry-after": "7"}), httpx.Response(429)])
-    world.wire.before = lambda request: next(limited, None)
+    world.transport.before = lambda request: next(limited, None)
     monkeypatch.setattr(app.operators.drift_audit.asyncio, "sleep", slept)
 
     assert [] == await differences(world)

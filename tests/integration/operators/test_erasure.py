@@ -34,7 +34,7 @@ from tests.integration.ledger.test_keys import (
     without_an_end,
 )
 from tests.support.harness import Harness, Server, sign_standard, standard_body, wait_until
-from tests.support.ledger import accept, begin, change, done, work
+from tests.support.ledger import accept, change, done, start_run, visit_task
 
 EMAIL = "ada@example.com"
 #: As they are written, by `standard` and by Acuity.
@@ -278,7 +278,7 @@ async def test_a_delivery_that_is_to_be_translated_anew_meanwhile_gets_its_body_
     harness.start_web()
     harness.send("visit.created", "A", contact=ADA)
     [id] = await ledger.newest_delivery_ids(["standard"], 1)
-    await ledger.complete(await begin(ledger, "A"), done())
+    await ledger.complete(await start_run(ledger, "A"), done())
     forget, script = Erasure(ledger, read_environment(harness.env), EMAIL), redis.script
     came_of_it: list[str] = []
 
@@ -309,12 +309,12 @@ async def test_whose_visit_it_is_stays_known_under_the_key_of_its_time(
     then = hmac.digest(b"an old key", b"doorbell.contact\n" + EMAIL.encode(), "sha256").hex()[:32]
     await accept(ledger, change("A", contact=Contact(**ADA)))
     stands = {"contact_id": "cont_1", "contact": then}
-    await ledger.complete(await begin(ledger, "A"), done(remote={work("A"): stands}))
+    await ledger.complete(await start_run(ledger, "A"), done(remote={visit_task("A"): stands}))
 
     settings = read_environment(harness.env).model_copy(update={"secret_key": ("a new key", "an old key")})
     await Erasure(ledger, settings, EMAIL).execute()
 
-    [said] = (await ledger.load_task(work("A"))).recorded_changes()
+    [said] = (await ledger.load_task(visit_task("A"))).recorded_changes()
     assert {"email": f"erased:{then}"} == said.contact
 
 
@@ -323,13 +323,13 @@ async def test_it_is_not_found_by_address_or_number_any_more(harness: Harness, r
     await accept(ledger, change("A", contact=Contact(**ADA)))
     for name in ("A", "B"):
         await search_index.index(
-            redis, work(name), Contact(email=EMAIL if name == "A" else None, phone=ADA["phone"]), KEY, 60_000
+            redis, visit_task(name), Contact(email=EMAIL if name == "A" else None, phone=ADA["phone"]), KEY, 60_000
         )
 
     await Erasure(ledger, read_environment(harness.env), EMAIL).execute()
 
     assert [] == await search_index.lookup(redis, EMAIL, [KEY])
-    assert [work("B")] == await search_index.lookup(redis, ADA["phone"], [KEY])
+    assert [visit_task("B")] == await search_index.lookup(redis, ADA["phone"], [KEY])
 
 
 async def test_of_a_number_that_several_have_all_are_meant_and_it_is_told_how_many(
@@ -339,7 +339,7 @@ async def test_of_a_number_that_several_have_all_are_meant_and_it_is_told_how_ma
     for name, email in (("A", EMAIL), ("B", "byron@example.com")):
         contact = Contact(email=email, phone=ADA["phone"])
         await accept(ledger, change(name, contact=contact))
-        await search_index.index(redis, work(name), contact, KEY, 60_000)
+        await search_index.index(redis, visit_task(name), contact, KEY, 60_000)
 
     told = [json.loads(harness.doorbell("erase", whom, "--dry-run", "--json").stdout) for whom in (EMAIL, ADA["phone"])]
 

@@ -25,8 +25,8 @@ from app.webhooks.source import Ignored, PartlyTranslatable
 from tests.integration.jobs.translate_event.conftest import served
 from tests.integration.jobs.translate_event.conftest import world as doorstep
 from tests.support.harness import standard_body
-from tests.support.tool_api import BOOKED, MOVED, Doorstep
-from tests.support.visit_worker import ADA, BOB, DOCUMENTED, World, booked, change
+from tests.support.tool_api import BOOKED, MOVED, ToolWorld
+from tests.support.visit_worker import ADA, BOB, DOCUMENTED_CONTACT, World, booked, change
 from tests.support.visit_worker import at as hour
 
 __all__ = ["doorstep", "served"]  # fixtures
@@ -40,7 +40,7 @@ def of(visit_id: str) -> str:
 def made_by_hand(world: World, **fields: str) -> dict[str, Any]:
     """A visit that somebody else put into the API."""
     url = f"{world.harness.env['VISITS_API_URL']}/visits"
-    answer = world.harness.http.post(url, data={"contact_id": DOCUMENTED, **fields}, headers=TOKEN)
+    answer = world.harness.http.post(url, data={"contact_id": DOCUMENTED_CONTACT, **fields}, headers=TOKEN)
     return dict(answer.raise_for_status().json())
 
 
@@ -55,9 +55,9 @@ async def test_a_visit_that_was_given_another_contact_by_hand_keeps_it(world: Wo
     await world.apply(booked())
     world.harness.inject_faults(contact_can_change=True)
     url = f"{world.harness.env['VISITS_API_URL']}/visits/standard-1"
-    world.harness.http.put(url, data={"contact_id": DOCUMENTED}, headers=TOKEN).raise_for_status()
+    world.harness.http.put(url, data={"contact_id": DOCUMENTED_CONTACT}, headers=TOKEN).raise_for_status()
     [by_hand] = world.harness.visits()
-    world.forget_calls()
+    world.clear_calls()
 
     await world.ledger.replay(of("1"), recheck=True)
     await world.run()
@@ -115,7 +115,7 @@ async def test_of_many_changes_those_that_decide_and_the_newest_stay(world: Worl
     for order in range(2, 40):
         await world.apply(change(version=order, time_scheduled=hour(order % 24)))
 
-    member = await world.member()
+    member = await world.load_task()
     assert len(member.changes) <= 10
     assert 39 == member.change_count == member.applied_count
     assert 39 == len(member.changes) + member.compacted_count
@@ -127,7 +127,7 @@ async def test_a_visit_that_does_not_settle_does_not_grow_either(world: World) -
     for order in range(2, 40):
         await world.apply(change(version=order, time_scheduled=hour(order % 24)))  # of nobody yet
 
-    member = await world.member()
+    member = await world.load_task()
     assert ("waiting", 0, 38) == (member.state, member.applied_count, member.change_count)
     assert len(member.changes) <= 10
     assert 38 == len(member.changes) + member.compacted_count
@@ -138,11 +138,11 @@ async def test_a_visit_that_does_not_settle_does_not_grow_either(world: World) -
 @pytest.mark.usefixtures("few")
 async def test_of_many_discarded_changes_the_newest_are_remembered(world: World) -> None:
     for order in range(2, 40):
-        await world.land(change(version=order, time_scheduled=hour(order % 24)))
+        await world.accept(change(version=order, time_scheduled=hour(order % 24)))
     await world.ledger.discard(of("1"))
     await world.apply(booked(version=1_000))
 
-    assert 3 == len((await world.member()).discarded_changes)
+    assert 3 == len((await world.load_task()).discarded_changes)
 
 
 async def test_a_visit_of_very_many_payments_is_parked_and_one_less_is_not(
@@ -157,7 +157,7 @@ async def test_a_visit_of_very_many_payments_is_parked_and_one_less_is_not(
 
     await world.apply(change(payment_id="p5", amount_collected=Decimal(10)))
 
-    member = await world.member()
+    member = await world.load_task()
     assert ("parked", "too_many_payments") == (member.state, member.reason)
     assert "50.00" == (world.visit() or {})["amount_collected"]
 
@@ -219,7 +219,7 @@ def tools(world: World) -> Toolbox:
 
 
 async def origins(world: World, visit_id: str = "1") -> dict[str, str]:
-    member = await world.member(visit_id)
+    member = await world.load_task(visit_id)
     return {delivery_of(origin): change.body.decode() for origin, change in member.changes.items()}
 
 
@@ -243,7 +243,7 @@ async def test_the_same_code_says_the_same_however_often(tools: Toolbox) -> None
     first = await tools.ring(booked(version=1))
     await tools.ring(change(version=2, time_scheduled=hour(15)))
     stands, before = world.harness.visits(), await origins(world)
-    world.forget_calls()
+    world.clear_calls()
 
     for _ in range(3):
         await tools.rederive(first, [booked(version=1)])
@@ -382,7 +382,7 @@ async def refused(world: World, *visits: str) -> None:
     """These are parked: the API does not take them."""
     world.harness.inject_faults(duplicate_external_id="unprocessable")
     for visit_id in visits:
-        await world.land(booked(visit_id, contact=Contact(id="cont_nobody")))
+        await world.accept(booked(visit_id, contact=Contact(id="cont_nobody")))
     await world.run()
     world.harness.clear_faults()
     assert len(visits) == len(await world.ledger.task_ids("parked"))
@@ -390,7 +390,7 @@ async def refused(world: World, *visits: str) -> None:
 
 async def test_a_plan_says_what_would_be_sent_and_sends_nothing(world: World) -> None:
     await refused(world, "1")
-    world.forget_calls()
+    world.clear_calls()
 
     [step] = await plan(world, ids=("standard-1",))
 
@@ -398,7 +398,7 @@ async def test_a_plan_says_what_would_be_sent_and_sends_nothing(world: World) ->
     sends = {"time_scheduled": "2026-03-14T09:00:00Z", "event_date": "2026-03-14T09:00:00Z"}
     assert (Call("POST /visits", "standard-1", sends),) == step.calls
     assert [] == world.calls()
-    assert "parked" == (await world.member()).state
+    assert "parked" == (await world.load_task()).state
 
 
 async def test_what_the_plan_says_is_what_is_sent(world: World) -> None:
@@ -407,28 +407,28 @@ async def test_what_the_plan_says_is_what_is_sent(world: World) -> None:
     await world.apply(change(version=2, time_scheduled=hour(15), amount_collected=Decimal(5)))
     world.harness.clear_faults()
     [step] = await plan(world, state="waiting")
-    world.wire.seen.clear()
+    world.transport.requests.clear()
 
     assert [("standard-1", "queued")] == await carry_out(world, state="waiting")
     await world.run()
 
     [call] = step.calls
     assert [call.call] == world.calls()
-    assert world.wire.sent("PUT") == [
+    assert world.transport.sent("PUT") == [
         {
             "time_scheduled": "2026-03-14T15:00:00Z",
             "event_date": "2026-03-14T15:00:00Z",
             "amount_collected": "5.00",
         }
     ]
-    assert world.wire.sent("PUT") == [dict(call.fields)]
+    assert world.transport.sent("PUT") == [dict(call.fields)]
 
 
 async def test_of_what_has_nothing_to_send_the_plan_says_why(tools: Toolbox) -> None:
     world = tools.world
     old = await tools.ring(change(version=1, time_scheduled=hour(7)))
     new = await tools.ring(booked(version=2))
-    await world.land(booked("2"))
+    await world.accept(booked("2"))
     await refused_and_discarded(world, "3")
 
     skips = {step.id: step.skip_reason for step in await plan(world, ids=(old, "standard-2", "standard-3", "nobody"))}
@@ -439,8 +439,8 @@ async def test_of_what_has_nothing_to_send_the_plan_says_why(tools: Toolbox) -> 
 
 async def refused_and_discarded(world: World, visit_id: str) -> None:
     world.harness.inject_faults(error_share=1)
-    await world.land(booked(visit_id))
-    await world.do(of(visit_id))
+    await world.accept(booked(visit_id))
+    await world.run_task(of(visit_id))
     world.harness.clear_faults()
     await world.ledger.discard(of(visit_id))
 
@@ -454,23 +454,23 @@ async def test_an_unknown_id_does_not_stop_the_others(world: World) -> None:
 
 
 async def test_a_visit_with_several_ids_is_one_and_begins_its_tries_anew_by_any_of_them(world: World) -> None:
-    await world.land(booked("1"), change("2", 2, previous_visit_id="1", time_scheduled=hour(12)))
+    await world.accept(booked("1"), change("2", 2, previous_visit_id="1", time_scheduled=hour(12)))
     world.harness.inject_faults(error_share=1)
     await world.run()
     world.harness.clear_faults()
-    assert 1 == (await world.member("1")).failed_attempts
+    assert 1 == (await world.load_task("1")).failed_attempts
 
     assert [("standard-1", "visit:main/standard-1")] == [(s.id, s.task_id) for s in await plan(world, hook="standard")]
     assert [("standard-2", "queued")] == await carry_out(world, ids=("standard-2",))
 
-    assert 0 == (await world.member("1")).failed_attempts
+    assert 0 == (await world.load_task("1")).failed_attempts
     assert ["done"] == await world.run()
 
 
 async def test_a_replay_done_twice_changes_nothing(world: World) -> None:
     await world.apply(booked("1"), booked("2"), change("1", 2, time_scheduled=hour(15)))
     stands = world.harness.visits()
-    world.forget_calls()
+    world.clear_calls()
 
     for mode in ("retry", "retranslate", "reconcile") * 2:
         await carry_out(world, mode, hook="standard")
@@ -480,17 +480,17 @@ async def test_a_replay_done_twice_changes_nothing(world: World) -> None:
 
 
 async def test_an_operator_names_a_contact_once(world: World) -> None:
-    await world.land(booked(contact=None))
+    await world.accept(booked(contact=None))
     await world.run()
-    [step] = await plan(world, ids=("standard-1",), contact=DOCUMENTED)
+    [step] = await plan(world, ids=("standard-1",), contact=DOCUMENTED_CONTACT)
 
     for _ in range(2):
-        await carry_out(world, contact=DOCUMENTED, ids=("standard-1",))
+        await carry_out(world, contact=DOCUMENTED_CONTACT, ids=("standard-1",))
         await world.run()
 
     assert ["POST /visits"] == [call.call for call in step.calls]
-    assert [DOCUMENTED] == [visit["contact_id"] for visit in world.harness.visits()]
-    assert 2 == len((await world.member()).changes)
+    assert [DOCUMENTED_CONTACT] == [visit["contact_id"] for visit in world.harness.visits()]
+    assert 2 == len((await world.load_task()).changes)
 
 
 async def test_words_narrow_the_deliveries_behind_a_visit_too(world: World) -> None:
@@ -518,9 +518,9 @@ async def test_words_are_asked_of_the_delivery_that_was_found(world: World, mode
         dedup_id=None,
     )
     await asyncio.sleep(0.005)  # their names sort by the ms
-    await world.land(change("1", 2))
+    await world.accept(change("1", 2))
     await asyncio.sleep(0.005)
-    await world.land()  # it spoke of nothing
+    await world.accept()  # it spoke of nothing
     old, new, nothing = sorted(await spoken(world))
 
     async def found(id: str, **words: Any) -> bool:
@@ -536,7 +536,7 @@ async def test_words_are_asked_of_the_delivery_that_was_found(world: World, mode
 
 async def test_a_visit_is_found_by_its_later_id_whatever_is_the_matter_with_it(world: World) -> None:
     world.harness.inject_faults(duplicate_external_id="unprocessable")
-    await world.land(booked("1", contact=Contact(id="cont_nobody")), change("2", 2, previous_visit_id="1"))
+    await world.accept(booked("1", contact=Contact(id="cont_nobody")), change("2", 2, previous_visit_id="1"))
     await world.run()
 
     for name in ("1", "2"):
@@ -552,7 +552,7 @@ async def spoken(world: World) -> dict[str, str]:
 
 async def test_words_of_a_filter_narrow_what_is_selected(world: World) -> None:
     await refused(world, "1", "2")
-    await world.land(booked("3", contact=None))
+    await world.accept(booked("3", contact=None))
     await world.run()
     now = datetime.now(UTC)
 
@@ -577,10 +577,10 @@ async def test_words_of_a_filter_narrow_what_is_selected(world: World) -> None:
 
 
 async def test_what_came_of_a_delivery_narrows_what_is_selected(world: World) -> None:
-    await world.land(booked("1"))
-    await world.land(booked("2", hour=9))
+    await world.accept(booked("1"))
+    await world.accept(booked("2", hour=9))
     await world.run()
-    await world.land(booked("2", version=2, hour=11))
+    await world.accept(booked("2", version=2, hour=11))
     await world.run()
 
     async def selected(state: str) -> list[str]:
@@ -656,11 +656,11 @@ async def test_what_is_older_than_what_is_remembered_is_not_translated_anew(tool
 # -- the truth from the tool -----------------------------------------------------------------------------------------
 
 
-async def test_the_truth_is_fetched_from_the_tool(doorstep: Doorstep) -> None:
-    doorstep.tool.keep("acuity", BOOKED)
-    await doorstep.ring("acuity", BOOKED)
+async def test_the_truth_is_fetched_from_the_tool(doorstep: ToolWorld) -> None:
+    doorstep.tool.add_records("acuity", BOOKED)
+    await doorstep.receive("acuity", BOOKED)
     await doorstep.run()
-    doorstep.tool.keep("acuity", MOVED)  # and nobody rang
+    doorstep.tool.add_records("acuity", MOVED)  # and nobody rang
     [step] = await plan(doorstep, "reconcile", visit="acuity-123456789")
 
     await carry_out(doorstep, "reconcile", visit="acuity-123456789")
@@ -671,9 +671,9 @@ async def test_the_truth_is_fetched_from_the_tool(doorstep: Doorstep) -> None:
     assert MOVED["expect"][0]["time_scheduled"] == visit["time_scheduled"]
 
 
-async def test_a_record_that_is_gone_takes_nothing_back(doorstep: Doorstep) -> None:
-    doorstep.tool.keep("acuity", BOOKED)
-    answer = await doorstep.ring("acuity", BOOKED)
+async def test_a_record_that_is_gone_takes_nothing_back(doorstep: ToolWorld) -> None:
+    doorstep.tool.add_records("acuity", BOOKED)
+    answer = await doorstep.receive("acuity", BOOKED)
     await doorstep.run()
     stands = doorstep.harness.visits()
     doorstep.tool.records.clear()
@@ -681,7 +681,7 @@ async def test_a_record_that_is_gone_takes_nothing_back(doorstep: Doorstep) -> N
     for mode in ("reconcile", "retranslate"):
         await carry_out(doorstep, mode, ids=(answer.json()["delivery"],))
         await doorstep.run()
-        await doorstep.later(600)
+        await doorstep.advance_time(600)
         await doorstep.run()
 
     assert stands == doorstep.harness.visits()

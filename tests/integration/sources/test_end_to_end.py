@@ -31,9 +31,9 @@ from app.webhooks.fetching import RecordRequest
 from app.webhooks.payload import Payload
 from app.webhooks.source import Ignored
 from app.webhooks.translation import parse_event, translate_event
-from tests.support.harness import Harness, Server, serving
+from tests.support.harness import Harness, serving
 from tests.support.specimens import BY_TOOL, TOOLS, Specimen
-from tests.support.visit_worker import World, a_world
+from tests.support.visit_worker import World, open_world
 
 every_source = pytest.mark.parametrize("name", [name for name in TOOLS if BY_TOOL[name]])
 
@@ -97,13 +97,6 @@ def served() -> Iterator[tuple[Api, str]]:
         yield api, url
 
 
-@pytest.fixture(scope="module")
-def hands(redis_url: str, sandbox: Server) -> Iterator[Harness]:
-    harness = Harness(redis_url, sandbox)
-    yield harness
-    harness.http.close()
-
-
 class Doorstep(World):
     """A world with a door, and one tool behind it."""
 
@@ -111,7 +104,7 @@ class Doorstep(World):
         super().__init__(redis, harness)
         self.api, self.url = api, url
 
-    def configure(self, specimen: Specimen, **more: str) -> None:
+    def configure_source(self, specimen: Specimen, **more: str) -> None:
         """As whoever connects this tool would; a signed time is never too old, for the specimens are."""
         source, hook = specimen.tool.definition, f"HOOKS__{specimen.tool.name.upper()}"
         credentials = {f"{hook}__CREDENTIALS__{name}": f"{name}-for-tests" for name in source.credential_names}
@@ -131,7 +124,7 @@ class Doorstep(World):
             **credentials,
             **more,
         }
-        self.set(**{name: value for name, value in given.items() if value})
+        self.configure(**{name: value for name, value in given.items() if value})
 
     async def ring(self, specimen: Specimen, **other: Any) -> httpx.Response:
         """As it was recorded, signature and all; other: what is sent instead."""
@@ -147,13 +140,13 @@ class Doorstep(World):
 
 
 @pytest.fixture
-async def world(redis: Redis, hands: Harness, served: tuple[Api, str]) -> AsyncIterator[Doorstep]:
+async def world(redis: Redis, module_harness: Harness, served: tuple[Api, str]) -> AsyncIterator[Doorstep]:
     api, url = served
     api.records, api.seen = {}, []
-    async with a_world(redis, hands):
-        world = Doorstep(redis, hands, api, url)
+    async with open_world(redis, module_harness):
+        world = Doorstep(redis, module_harness, api, url)
         yield world
-        await world.wire.aclose()
+        await world.transport.aclose()
 
 
 @contextlib.asynccontextmanager
@@ -193,7 +186,7 @@ async def test_every_specimen_becomes_its_visit(world: Doorstep, name: str) -> N
         if specimen.is_handshake or specimen.is_answered:
             continue
         async with alone(world):
-            world.configure(specimen)
+            world.configure_source(specimen)
             world.api.keep(specimen)
 
             answer = await world.ring(specimen)
@@ -238,7 +231,7 @@ async def _unforeseen(world: Doorstep) -> list[str]:
 async def test_every_specimen_can_be_rung_anew(world: Doorstep, name: str) -> None:
     """As the console and `doorbell ring` do: signed now, with the hook's own secret, and with its token."""
     for number, found in enumerate(BY_TOOL[name], 1):
-        world.configure(found, **{f"HOOKS__{name.upper()}__TOLERANCE": "300"})
+        world.configure_source(found, **{f"HOOKS__{name.upper()}__TOLERANCE": "300"})
         settings, door = (
             world.context.settings,
             WebhookEndpoint(world.context.settings, defaultdict(lambda: world.ledger), Rejections(world.redis)),
@@ -260,7 +253,7 @@ async def test_every_specimen_translated_anew_says_the_same(world: Doorstep, nam
     for specimen in BY_TOOL[name]:
         if specimen.is_handshake or specimen.is_answered:
             continue
-        world.configure(specimen)
+        world.configure_source(specimen)
         hook = world.context.settings.active_hooks[name]
         delivery = replace(specimen.delivery, received_at=datetime.now(UTC).replace(microsecond=123_456))
         event = parse_event(hook.source, delivery, hook.settings.zone)
@@ -301,7 +294,7 @@ def change_translation(world: Doorstep, name: str) -> None:
 def written(world: Doorstep) -> list[tuple[str, str, dict[str, str]]]:
     """The calls that change visits: method, external_id, and what was sent beside the contact."""
     calls = []
-    for request in world.wire.seen:
+    for request in world.transport.requests:
         is_visit = request.url.path.startswith("/api/v1/visits") and str(request.url).startswith(
             world.harness.sandbox.url
         )
@@ -328,20 +321,20 @@ async def test_a_plan_to_translate_anew_says_what_is_then_done(world: Doorstep, 
     delivered: list[tuple[Specimen, str]] = []
     for specimen in BY_TOOL[name]:
         if not (specimen.is_handshake or specimen.is_answered):
-            world.configure(specimen)
+            world.configure_source(specimen)
             world.api.keep(specimen)
             delivered.append((specimen, (await world.ring(specimen)).json()["delivery"]))
             await world.run()
 
     skipped = 0
     for specimen, id in {id: (specimen, id) for specimen, id in delivered}.values():
-        world.configure(specimen)
+        world.configure_source(specimen)
         world.api.keep(specimen)
         if is_changed:
             change_translation(world, name)
         replay = Replay(world.ledger, world.context.settings, "retranslate")
         [step] = [step async for step in replay.plan(Filter(ids=(id,)))]
-        world.forget_calls()
+        world.clear_calls()
         world.api.seen.clear()
 
         await replay.execute(Filter(ids=(id,)), lambda *_: None)
@@ -366,7 +359,7 @@ async def test_a_plan_to_translate_anew_says_what_is_then_done(world: Doorstep, 
 @every_source
 async def test_a_repeat_of_a_delivery_is_told_so(world: Doorstep, name: str) -> None:
     specimen = next(found for found in BY_TOOL[name] if isinstance(found.expect, list))
-    world.configure(specimen)
+    world.configure_source(specimen)
 
     first, again = await world.ring(specimen), await world.ring(specimen)
 
@@ -377,7 +370,7 @@ async def test_a_repeat_of_a_delivery_is_told_so(world: Doorstep, name: str) -> 
 @every_source
 async def test_a_stranger_is_refused_and_nothing_is_written(world: Doorstep, name: str) -> None:
     specimen = next(found for found in BY_TOOL[name] if isinstance(found.expect, list))
-    world.configure(specimen)
+    world.configure_source(specimen)
     bare = {"raw": b"{}"} if specimen.is_proof_in_body else {}
     stranger = Specimen(
         specimen.tool, specimen.file, specimen.url, specimen.without(*specimen.signing_headers), specimen.told
@@ -394,7 +387,7 @@ async def test_handshakes_are_answered_at_the_door_and_write_nothing(world: Door
     for specimen in BY_TOOL[name]:
         if not (specimen.is_handshake or specimen.is_answered):
             continue
-        world.configure(specimen)
+        world.configure_source(specimen)
 
         answer = await world.ring(specimen)
 
@@ -410,7 +403,7 @@ async def test_handshakes_are_answered_at_the_door_and_write_nothing(world: Door
 @every_source
 async def test_only_the_methods_that_a_tool_probes_with_are_answered(world: Doorstep, name: str) -> None:
     specimen = next(found for found in BY_TOOL[name] if isinstance(found.expect, list))
-    world.configure(specimen)
+    world.configure_source(specimen)
 
     for method in ("GET", "HEAD", "PUT", "DELETE"):
         answer = await world.ring(specimen, method=method)
@@ -423,7 +416,7 @@ async def test_where_events_name_their_tenant_those_of_others_are_not_kept(world
     if not TOOLS[name].definition.tenant_of:
         return
     specimen = next(found for found in BY_TOOL[name] if isinstance(found.expect, list))
-    world.configure(specimen, **{f"HOOKS__{name.upper()}__TENANTS": "somebody-else"})
+    world.configure_source(specimen, **{f"HOOKS__{name.upper()}__TENANTS": "somebody-else"})
 
     answer = await world.ring(specimen)
 
@@ -438,7 +431,7 @@ async def test_a_token_that_expires_is_got_and_shown(world: Doorstep, name: str)
         return
     specimen = next(found for found in BY_TOOL[name] if found.told.get("requests") and isinstance(found.expect, list))
     hook = f"HOOKS__{name.upper()}__"
-    world.configure(specimen, **{f"{hook}CREDENTIALS__TOKEN": "", f"{hook}TOKEN_URL": f"{world.url}/token"})
+    world.configure_source(specimen, **{f"{hook}CREDENTIALS__TOKEN": "", f"{hook}TOKEN_URL": f"{world.url}/token"})
     world.api.keep(specimen)
     token: Any = "a-fresh-token"
     for step in reversed(exchange.token_path):

@@ -18,10 +18,10 @@ from app.webhooks.delivery import Event
 from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.registry import load_sources
 from app.webhooks.source import RECORD_GONE, Ignored
-from tests.integration.sources.test_end_to_end import Doorstep, hands, served, world
+from tests.integration.sources.test_end_to_end import Doorstep, served, world
 from tests.support.specimens import BY_TOOL, Specimen
 
-__all__ = ["hands", "served", "world"]  # fixtures
+__all__ = ["served", "world"]  # fixtures
 
 FETCHED_AT = datetime(2026, 3, 14, 18, tzinfo=UTC)
 
@@ -212,7 +212,7 @@ async def test_boulevard_a_payment_that_the_api_refuses_is_not_forgotten(
     [paid] = [found for found in BY_TOOL["boulevard"] if found.told["name"].endswith("the event has no order in it")]
     [path] = paid.told["records"]
     refused = {"data": {"order": None}, "errors": [{"message": "ada@example.com", "code": code}]}
-    world.configure(paid)
+    world.configure_source(paid)
     world.api.keep(replace(paid, told={**paid.told, "records": {path: refused}}))
 
     answer = await world.ring(paid)
@@ -352,11 +352,11 @@ async def test_jobber_two_hundred_visits_of_one_series_land_together(world: Door
         ids = [base64.b64encode(f"gid://Jobber/Visit/{next(numbers)}".encode()).decode() for _ in range(100)]
         job["visits"]["nodes"] = [a_visit(id, AFTER) for id in ids]
     booked = replace(booked, told={**booked.told, "records": records})
-    world.configure(booked)
+    world.configure_source(booked)
     world.api.keep(booked)
 
     event = f"event:{(await world.ring(booked)).json()['delivery']}"
-    await world.do(event)
+    await world.run_task(event)
 
     assert 201 == len(set((await world.ledger.load_task(event)).targets))
 
@@ -563,7 +563,7 @@ def sent(specimen: Specimen, body: Mapping[str, Any], query: str = "") -> Specim
 
 async def test_nexhealth_of_one_practice_an_event_without_a_name_is_parked_and_not_ignored(world: Doorstep) -> None:
     specimen = BY_TOOL["nexhealth"][0]
-    world.configure(specimen, HOOKS__NEXHEALTH__TENANTS="example-dental")
+    world.configure_source(specimen, HOOKS__NEXHEALTH__TENANTS="example-dental")
     world.api.keep(specimen)
     body = {name: value for name, value in specimen.told["body"].items() if name != "subdomain"}
 
@@ -600,7 +600,7 @@ async def test_tekmetric_an_event_has_a_name_in_which_nobody_is_named(
     world: Doorstep, sentence: str, name: str
 ) -> None:
     specimen = BY_TOOL["tekmetric"][0]
-    world.configure(specimen)
+    world.configure_source(specimen)
     body = {"event": sentence, "data": {"shopId": 77}}
 
     answer = await world.ring(specimen, raw=json.dumps(body).encode())
@@ -615,7 +615,7 @@ async def test_tekmetric_an_event_has_a_name_in_which_nobody_is_named(
 @pytest.mark.parametrize("body", [{}, {"event": None, "data": {"id": 1}}, {"event": ["Grace"]}])
 async def test_tekmetric_an_event_without_a_sentence_has_no_name(world: Doorstep, body: Mapping[str, Any]) -> None:
     specimen = BY_TOOL["tekmetric"][0]
-    world.configure(specimen, HOOKS__TEKMETRIC__TENANTS="")
+    world.configure_source(specimen, HOOKS__TEKMETRIC__TENANTS="")
 
     answer = await world.ring(specimen, raw=json.dumps(body).encode())
 

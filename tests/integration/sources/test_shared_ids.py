@@ -31,7 +31,7 @@ async def test_the_visit_is_made_for_the_first_and_parked_for_the_others(world: 
     assert ["done"] == await world.apply(TIME, answer(2, "ada"))
     assert ["parked"] == await world.apply(answer(3, "bob", OFF))
 
-    visit, member = world.visit() or {}, await world.member()
+    visit, member = world.visit() or {}, await world.load_task()
     assert ("parked", "several_people") == (member.state, member.reason)
     assert "2026-10-01T15:00:00Z" == visit["time_scheduled"]
     assert not visit.get("date_cancelled")

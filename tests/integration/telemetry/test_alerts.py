@@ -21,7 +21,7 @@ from app.settings.model import Settings
 from app.telemetry.alerts import AlertMonitor
 from app.telemetry.rejections import Rejections
 from tests.support.harness import SECRET, Harness, wait_until
-from tests.support.ledger import accept, backdate, begin, change, parked, work_off
+from tests.support.ledger import accept, backdate, change, complete_run, parked, start_run
 
 
 class Channel(ThreadingHTTPServer):
@@ -115,7 +115,7 @@ async def overdue(scene: Scene) -> None:
 
 async def park(scene: Scene) -> None:
     await accept(scene.ledger, change("A"))
-    await scene.ledger.complete(await begin(scene.ledger, "A"), parked())
+    await scene.ledger.complete(await start_run(scene.ledger, "A"), parked())
 
 
 async def deliveries(scene: Scene, *minutes_ago: float) -> None:
@@ -159,7 +159,9 @@ async def ring_again(scene: Scene) -> None:
     [
         pytest.param(no_worker, Scene.beat, "No worker is running", id="no-worker"),
         pytest.param(full, roomy, "Redis is more than 80% full", id="memory"),
-        pytest.param(overdue, lambda scene: work_off(scene.ledger, "A"), "has waited for more than 120", id="oldest"),
+        pytest.param(
+            overdue, lambda scene: complete_run(scene.ledger, "A"), "has waited for more than 120", id="oldest"
+        ),
         pytest.param(park, lambda scene: scene.minutes_later(12), "1 more need an operator", id="parked"),
         pytest.param(secret_changed, lambda scene: deliveries(scene, 0), "3 requests had a wrong", id="signatures"),
         pytest.param(silence, ring_again, "standard has been silent", id="silent"),
@@ -217,7 +219,7 @@ async def test_failures_that_were_there_before_are_no_news_and_a_second_wave_is(
     await scene.look()
 
     await accept(scene.ledger, change("B"))
-    await scene.ledger.complete(await begin(scene.ledger, "B"), parked())
+    await scene.ledger.complete(await start_run(scene.ledger, "B"), parked())
 
     [told] = await scene.look()
     assert "1 more need an operator; now it is 2" in told

@@ -11,7 +11,7 @@ from app.ledger.records import CircuitSignal
 from app.ledger.redis import Redis
 from app.telemetry.health import load_backlog
 from tests.support.harness import Harness
-from tests.support.ledger import accept, backdate, begin, change, done, parked, waiting, work, work_off
+from tests.support.ledger import accept, backdate, change, complete_run, done, parked, start_run, visit_task, waiting
 
 DAY_S = 86_400
 
@@ -26,7 +26,7 @@ async def quiet_for(redis: Redis, seconds: int) -> None:
 async def test_the_age_of_what_is_overdue_is_told_for_each_state(ledger: Ledger, redis: Redis, state: str) -> None:
     await accept(ledger, change("A"))
     if state != "queued":
-        hold = await begin(ledger, "A")
+        hold = await start_run(ledger, "A")
         if state == "waiting":
             await ledger.complete(hold, waiting(retry_in_s=60))
     assert 0 == round((await load_backlog(redis, ["main"])).oldest_s)
@@ -45,13 +45,13 @@ async def test_what_is_held_is_the_apis_turn_until_its_gate_is_open(
 ) -> None:
     await accept(ledger, change("A", time_scheduled=at))
     verdict = CircuitSignal(kind="unauthorized", pause_s=60)
-    await ledger.complete(await begin(ledger, "A", "main"), waiting(circuit_signal=verdict), account="main")
+    await ledger.complete(await start_run(ledger, "A", "main"), waiting(circuit_signal=verdict), account="main")
     await accept(ledger, change("B", time_scheduled=at))
-    await ledger.lease(work("B"), "main")
+    await ledger.lease(visit_task("B"), "main")
     now, _ = await redis.command("TIME")
     day_ago = (int(now) - DAY_S) * 1000
     await redis.command("HSET", "bell:circuit:main", "since", day_ago)
-    await redis.command("HSET", f"bell:{work('B')}", "pending_since", day_ago)
+    await redis.command("HSET", f"bell:{visit_task('B')}", "pending_since", day_ago)
     await redis.command("DEL", "bell:last-done")
 
     shut = await load_backlog(redis, ["main"])
@@ -67,9 +67,9 @@ async def test_what_is_held_is_the_apis_turn_until_its_gate_is_open(
 async def test_what_an_operator_lets_out_is_not_stuck_yet(ledger: Ledger, redis: Redis) -> None:
     await ledger.pause("main")
     await accept(ledger, change("A"))
-    await ledger.lease(work("A"), "main")
+    await ledger.lease(visit_task("A"), "main")
     now, _ = await redis.command("TIME")
-    await redis.command("HSET", f"bell:{work('A')}", "pending_since", (int(now) - DAY_S) * 1000)
+    await redis.command("HSET", f"bell:{visit_task('A')}", "pending_since", (int(now) - DAY_S) * 1000)
     await quiet_for(redis, DAY_S)
 
     await ledger.pause("main", False)
@@ -83,14 +83,14 @@ async def test_settling_and_parking_are_progress_and_waiting_is_none(ledger: Led
         await quiet_for(redis, 1_000)
         before = await redis.command("GET", "bell:last-done")
 
-        await ledger.complete(await begin(ledger, "A"), outcome)
+        await ledger.complete(await start_run(ledger, "A"), outcome)
 
         assert is_progress is (before != await redis.command("GET", "bell:last-done"))
 
 
 async def test_after_a_quiet_night_the_first_visit_is_no_alarm(ledger: Ledger, redis: Redis) -> None:
     await accept(ledger, change("A"))
-    await work_off(ledger, "A")
+    await complete_run(ledger, "A")
     await quiet_for(redis, DAY_S)
     await accept(ledger, change("B"))
 
@@ -101,7 +101,7 @@ async def test_work_that_comes_to_an_end_is_no_alarm_however_old_the_backlog(led
     await accept(ledger, change("A"))
     await accept(ledger, change("B"))
     await backdate(redis, "queued")
-    await work_off(ledger, "A")
+    await complete_run(ledger, "A")
 
     told = await load_backlog(redis, ["main"])
     assert DAY_S - 5 < told.oldest_s

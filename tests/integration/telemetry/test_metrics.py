@@ -28,7 +28,7 @@ from app.telemetry.counters import Counters, hourly_counts, totals
 from app.telemetry.metric_names import METRICS
 from tests.processes.test_worker import LedgerClient
 from tests.support.harness import ROOT, Harness, Server, http_client, sign_standard, standard_body, wait_until
-from tests.support.ledger import accept, begin, change, waiting
+from tests.support.ledger import accept, change, start_run, waiting
 
 TRACE_ID, SENDER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 TRACEPARENT = f"00-{TRACE_ID}-{SENDER}-01"
@@ -286,7 +286,7 @@ async def test_a_gate_that_is_shut_is_told(harness: Harness, ledger: Ledger) -> 
     door = harness.start_web(METRICS_TOKEN="t")
     await accept(ledger, change("A"))
     verdict = CircuitSignal(kind="unauthorized", pause_s=60)
-    await ledger.complete(await begin(ledger, "A", "main"), waiting(circuit_signal=verdict), account="main")
+    await ledger.complete(await start_run(ledger, "A", "main"), waiting(circuit_signal=verdict), account="main")
 
     assert 1 == scrape(door)['doorbell_visits_api_circuit_open{account="main"}']
 

@@ -24,13 +24,13 @@ def chain(*ids: str) -> list[VisitChange]:
 async def tell(world: World, story: Sequence[VisitChange], stops: Sequence[bool], dice: random.Random) -> None:
     """Land a story, and let some of the work be done at the stops, in any order, several at once."""
     for each, stop in zip(story, stops, strict=True):
-        await world.land(each)
+        await world.accept(each)
         if stop:
             works = await world.ledger.task_ids("queued")
             dice.shuffle(works)
-            await asyncio.gather(*map(world.do, works[: dice.randint(1, 3)]))
+            await asyncio.gather(*map(world.run_task, works[: dice.randint(1, 3)]))
     await world.run()
-    await world.later(3_600)
+    await world.advance_time(3_600)
     await world.run()
 
 
@@ -106,7 +106,7 @@ async def test_a_visit_made_under_a_later_id_goes_when_the_first_is_known(world:
     await world.apply(booked("old"))
     await world.apply(booked("new", version=2, hour=15))
     two = sorted(visit["external_id"] for visit in world.harness.visits())
-    world.forget_calls()
+    world.clear_calls()
 
     await world.apply(change("new", version=2, previous_visit_id="old"))
 
@@ -119,7 +119,7 @@ async def test_a_visit_made_under_a_later_id_goes_when_the_first_is_known(world:
 async def test_a_cancel_of_the_moved_visit_cancels_the_one_that_stands(world: World) -> None:
     for each in chain("1", "2"):
         await world.apply(each)
-    world.forget_calls()
+    world.clear_calls()
 
     await world.apply(cancelled("2", version=99))
 

@@ -10,7 +10,7 @@ import pytest
 
 from app.visits.change import Contact, VisitChange
 from tests.support.harness import TOKEN
-from tests.support.visit_worker import ADA, BOB, DOCUMENTED, FIRST, World, at, booked, change
+from tests.support.visit_worker import ADA, BOB, CREATE_CALLS, DOCUMENTED_CONTACT, World, at, booked, change
 
 AGAIN = ["GET /visits/:id", "POST /visits"]  # of a customer who is known
 
@@ -21,13 +21,13 @@ AGAIN = ["GET /visits/:id", "POST /visits"]  # of a customer who is known
 async def test_the_first_visit_of_a_new_customer_costs_two_calls_on_each_side(world: World) -> None:
     states = await world.apply(booked())
 
-    assert (["done"], FIRST) == (states, world.calls())
+    assert (["done"], CREATE_CALLS) == (states, world.calls())
     assert {"time_scheduled": "2026-03-14T09:00:00Z", "event_date": "2026-03-14T09:00:00Z"} == world.visit()
 
 
 async def test_the_first_visit_of_a_known_customer_costs_a_look_and_a_create(world: World) -> None:
     await world.apply(booked("1"))
-    world.forget_calls()
+    world.clear_calls()
 
     await world.apply(booked("2"))
 
@@ -35,10 +35,10 @@ async def test_the_first_visit_of_a_known_customer_costs_a_look_and_a_create(wor
 
 
 async def test_a_customer_named_by_review_rovers_id_is_not_looked_for(world: World) -> None:
-    await world.apply(booked(contact=Contact(id=DOCUMENTED)))
+    await world.apply(booked(contact=Contact(id=DOCUMENTED_CONTACT)))
 
     assert AGAIN == world.calls()
-    assert [DOCUMENTED] == [visit["contact_id"] for visit in world.harness.visits()]
+    assert [DOCUMENTED_CONTACT] == [visit["contact_id"] for visit in world.harness.visits()]
 
 
 @pytest.mark.parametrize(
@@ -72,11 +72,11 @@ async def test_an_update_costs_one_call_with_what_is_new(
     world: World, said: dict[str, Any], sent: dict[str, str]
 ) -> None:
     await world.apply(booked())
-    world.forget_calls()
+    world.clear_calls()
 
     await world.apply(change(version=2, **said))
 
-    assert (["PUT /visits/:id"], [sent]) == (world.calls(), world.wire.sent("PUT"))
+    assert (["PUT /visits/:id"], [sent]) == (world.calls(), world.transport.sent("PUT"))
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ async def test_an_update_costs_one_call_with_what_is_new(
 )
 async def test_a_repeat_costs_nothing(world: World, again: VisitChange) -> None:
     await world.apply(booked())
-    world.forget_calls()
+    world.clear_calls()
 
     states = await world.apply(again)
 
@@ -102,13 +102,13 @@ async def test_a_repeat_costs_nothing(world: World, again: VisitChange) -> None:
 
 async def test_many_changes_that_wait_for_one_visit_cost_one_call(world: World) -> None:
     await world.apply(booked())
-    world.forget_calls()
+    world.clear_calls()
     for order in range(2, 12):
-        await world.land(change(version=order, amount_collected=Decimal(order)))
+        await world.accept(change(version=order, amount_collected=Decimal(order)))
 
     await world.run()
 
-    assert [{"amount_collected": "11.00"}] == world.wire.sent("PUT")
+    assert [{"amount_collected": "11.00"}] == world.transport.sent("PUT")
     assert ["PUT /visits/:id"] == world.calls()
 
 
@@ -122,12 +122,12 @@ async def test_one_delivery_may_change_many_visits(world: World) -> None:
 
 
 async def test_a_visit_that_was_made_by_others_is_updated(world: World) -> None:
-    visit = {"contact_id": DOCUMENTED, "external_id": "standard-1", "amount_collected": "7.00"}
+    visit = {"contact_id": DOCUMENTED_CONTACT, "external_id": "standard-1", "amount_collected": "7.00"}
     world.harness.http.post(
         f"{world.harness.env['VISITS_API_URL']}/visits", data=visit, headers={"authorization": "Bearer t"}
     )
 
-    await world.apply(booked(contact=Contact(id=DOCUMENTED)))
+    await world.apply(booked(contact=Contact(id=DOCUMENTED_CONTACT)))
 
     assert ["GET /visits/:id", "PUT /visits/:id"] == world.calls()
     assert {
@@ -140,7 +140,7 @@ async def test_a_visit_that_was_made_by_others_is_updated(world: World) -> None:
 async def test_a_mark_of_a_person_alone_makes_no_visit_and_waits_for_nothing(world: World) -> None:
     await world.apply(change(no_show=at(10), contact=ADA, only_for_contact=True))
     assert [] == world.harness.visits()
-    assert ("done", []) == ((await world.member()).state, await world.ledger.task_ids("waiting"))
+    assert ("done", []) == ((await world.load_task()).state, await world.ledger.task_ids("waiting"))
 
     await world.apply(booked(version=0))
     assert [] == world.harness.visits(), "the mark counts once the visit is hers"
@@ -163,15 +163,17 @@ async def test_what_stands_is_known_in_any_spelling(world: World, spelling: dict
     stands = {
         "id": 7,
         "external_id": "standard-1",
-        "contact_id": DOCUMENTED,
+        "contact_id": DOCUMENTED_CONTACT,
         "time_scheduled": "2026-03-14T09:00:00Z",
         "event_date": "2026-03-14T09:00:00Z",
         "amount_collected": "245.00",
     }
-    world.wire.after = lambda request: httpx.Response(200, json=stands | spelling) if request.method == "POST" else None
-    said = {"contact": Contact(id=DOCUMENTED), "amount_collected": Decimal(245), "date_cancelled": None}
+    world.transport.after = lambda request: (
+        httpx.Response(200, json=stands | spelling) if request.method == "POST" else None
+    )
+    said = {"contact": Contact(id=DOCUMENTED_CONTACT), "amount_collected": Decimal(245), "date_cancelled": None}
     await world.apply(booked(**said))
-    world.forget_calls()
+    world.clear_calls()
 
     await world.apply(booked(version=2, **said))
 
@@ -185,7 +187,9 @@ async def test_what_stands_is_known_in_any_spelling(world: World, spelling: dict
 async def test_nobodys_name_is_in_a_log(world: World, logged: list[Any], status: int) -> None:
     quoted = "ada@example.com Ada Lovelace +15550100001"
     await world.apply(booked("0"))
-    world.wire.before = lambda request: httpx.Response(status, text=quoted, headers={"location": "/?ada@example.com"})
+    world.transport.before = lambda request: httpx.Response(
+        status, text=quoted, headers={"location": "/?ada@example.com"}
+    )
 
     await world.apply(booked("1"))
     await world.apply(change("0", version=2, amount_collected=Decimal(77), contact=replace(BOB, last_name="Babbage")))

@@ -12,7 +12,7 @@ import jobs.apply_visit
 import jobs.contacts
 from app.visits.change import Contact, VisitChange
 from tests.support.harness import SECRET, TOKEN
-from tests.support.visit_worker import ADA, FIRST, World, at, booked, change, route_of
+from tests.support.visit_worker import ADA, CREATE_CALLS, World, at, booked, change, route_of
 
 # -- Trouble for everybody --
 
@@ -29,36 +29,36 @@ async def test_after_a_429_nobody_calls_before_its_time(
     world: World, switches: dict[str, Any], wait_s: tuple[int, int]
 ) -> None:
     for number in range(5):
-        await world.land(booked(str(number)))
+        await world.accept(booked(str(number)))
     world.harness.inject_faults(rate_limited_share=1, **switches)
     states = await world.run()
     world.harness.clear_faults()
-    await world.later(wait_s[0] - 2)
+    await world.advance_time(wait_s[0] - 2)
     early = await world.run()
     calls = world.calls()
-    await world.later(wait_s[1] - wait_s[0] + 3)
+    await world.advance_time(wait_s[1] - wait_s[0] + 3)
     late = await world.run()
 
     assert (["held"] * 5, [], ["GET /visits/:id"]) == (states, early, calls)
     assert ["done"] * 5 == late
-    assert [0] * 5 == [(await world.member(str(number))).failed_attempts for number in range(5)]
+    assert [0] * 5 == [(await world.load_task(str(number))).failed_attempts for number in range(5)]
 
 
 async def test_a_refused_token_holds_everybody_and_is_probed(world: World) -> None:
     for number in range(5):
-        await world.land(booked(str(number)))
+        await world.accept(booked(str(number)))
     world.harness.inject_faults(unauthorized=True)
     states = await world.run()
     probes = []
     for _ in range(10):  # An hour and more, which is over RETRY_FOR_S here.
-        await world.later(400)
+        await world.advance_time(400)
         probes.append(await world.run())
-    tries = [(await world.member(str(number))).failed_attempts for number in range(5)]
+    tries = [(await world.load_task(str(number))).failed_attempts for number in range(5)]
     calls = world.calls()
     world.harness.clear_faults()
-    await world.later(60)
+    await world.advance_time(60)
     back = await world.run()
-    await world.later(1)
+    await world.advance_time(1)
     back += await world.run()
 
     assert (["held"] * 5, [["held"]] * 10, [0] * 5) == (states, probes, tries)
@@ -67,43 +67,43 @@ async def test_a_refused_token_holds_everybody_and_is_probed(world: World) -> No
 
 
 async def test_time_spent_with_a_refused_token_is_not_held_against_a_visit(world: World) -> None:
-    world.set(RETRY_FOR_S="3600")
+    world.configure(RETRY_FOR_S="3600")
     world.harness.inject_faults(unauthorized=True)
     await world.apply(booked())
-    await world.later(4_000)
+    await world.advance_time(4_000)
     world.harness.clear_faults()
     world.harness.inject_faults(down=True)
 
     states = await world.run()
 
-    assert (["waiting"], 1) == (states, (await world.member()).failed_attempts)
+    assert (["waiting"], 1) == (states, (await world.load_task()).failed_attempts)
 
 
 async def test_a_429_is_never_parked_for_its_age(world: World) -> None:
-    world.set(RETRY_FOR_S="3600")
+    world.configure(RETRY_FOR_S="3600")
     world.harness.inject_faults(rate_limited_share=1)
     await world.apply(booked())
 
     for _ in range(3):
-        await world.later(4_000)
+        await world.advance_time(4_000)
         assert ["held"] == await world.run()
 
 
 async def test_when_the_api_is_down_one_probe_asks_and_the_others_wait(world: World) -> None:
     for number in range(10):
-        await world.land(booked(str(number), contact=replace(ADA, email=f"{number}@example.com")))
+        await world.accept(booked(str(number), contact=replace(ADA, email=f"{number}@example.com")))
     world.harness.inject_faults(down=True)
     states = await world.run()
-    world.forget_calls()
+    world.clear_calls()
     probes = []
     for _ in range(3):
-        await world.later(31)
+        await world.advance_time(31)
         await world.run()
         probes.append(len(world.calls()))
-        world.forget_calls()
+        world.clear_calls()
     world.harness.clear_faults()
     for _ in range(4):
-        await world.later(3_600)
+        await world.advance_time(3_600)
         await world.run()
 
     assert ["waiting"] * 3 + ["held"] * 7 == states
@@ -123,17 +123,17 @@ async def test_when_the_api_is_back_whatever_the_probe_meets_everybody_goes_on(
 ) -> None:
     world.harness.inject_faults(down=True)
     for number in (7, 8, 9):
-        await world.land(booked(str(number)))
+        await world.accept(booked(str(number)))
     await world.run()
-    await world.land(first)
+    await world.accept(first)
     for number in range(1, 6):
-        await world.land(booked(str(number)))
+        await world.accept(booked(str(number)))
     await world.run()
     world.harness.clear_faults()
 
-    await world.later(31)
+    await world.advance_time(31)
     await world.run()
-    await world.later(1)
+    await world.advance_time(1)
     await world.run()
 
     assert 5 == sum(world.visit(str(number)) is not None for number in range(1, 6))
@@ -144,44 +144,44 @@ async def test_poisoned_visits_hold_up_no_other_for_long(world: World, poisoned:
     """The API answers 500 to some visits, for ever."""
     ids = [f"p{number}" for number in range(poisoned)]
     paths = {f"/api/v1/visits/standard-{id}" for id in ids}
-    world.wire.before = lambda request: httpx.Response(500) if request.url.path in paths else None
+    world.transport.before = lambda request: httpx.Response(500) if request.url.path in paths else None
     for id in ids:
         await world.apply(booked(id))
 
     for number in range(7):
         await world.apply(booked(str(number)))
     for _ in range(half_minutes):
-        await world.later(30)
+        await world.advance_time(30)
         await world.run()
-        await world.later(1)
+        await world.advance_time(1)
         await world.run()
 
     assert [f"standard-{number}" for number in range(7)] == [visit["external_id"] for visit in world.harness.visits()]
 
 
 async def test_after_the_time_for_tries_it_is_parked_with_its_reason_and_all_attempts(world: World) -> None:
-    world.set(RETRY_FOR_S="7200")
+    world.configure(RETRY_FOR_S="7200")
     world.harness.inject_faults(error_share=1, error_status=502)
     states = await world.apply(booked())
 
     for _ in range(5):
-        await world.later(1_800)
+        await world.advance_time(1_800)
         states += await world.run()
         await world.redis.command("DEL", "bell:outcomes:main")
 
-    member = await world.member()
+    member = await world.load_task()
     assert ["waiting", "waiting", "waiting", "waiting", "parked"] == states
     assert ("parked", "GET /visits/:id: 502", 5) == (member.state, member.reason, member.failed_attempts)
     assert [["GET /visits/:id", 502]] * 5 == [call for attempt in member.attempts for call in attempt.calls]
 
 
 async def test_a_replay_begins_the_time_for_tries_anew(world: World) -> None:
-    world.set(RETRY_FOR_S="3600")
+    world.configure(RETRY_FOR_S="3600")
     world.harness.inject_faults(down=True)
     await world.apply(booked())
-    await world.later(4_000)
+    await world.advance_time(4_000)
     await world.run()
-    parked = (await world.member()).state
+    parked = (await world.load_task()).state
 
     await world.ledger.replay("visit:main/standard-1")
 
@@ -189,12 +189,12 @@ async def test_a_replay_begins_the_time_for_tries_anew(world: World) -> None:
 
 
 async def test_a_new_change_begins_the_time_for_tries_anew(world: World) -> None:
-    world.set(RETRY_FOR_S="3600")
+    world.configure(RETRY_FOR_S="3600")
     world.harness.inject_faults(down=True)
     await world.apply(booked())
-    await world.later(4_000)
+    await world.advance_time(4_000)
     await world.run()
-    parked = (await world.member()).state
+    parked = (await world.load_task()).state
 
     states = await world.apply(change(version=2, time_scheduled=at(15)))
 
@@ -202,22 +202,22 @@ async def test_a_new_change_begins_the_time_for_tries_anew(world: World) -> None
 
 
 async def test_without_a_token_it_is_parked_and_nothing_is_called(world: World) -> None:
-    await world.land(booked())
+    await world.accept(booked())
     world.context = replace(
         world.context, settings=world.context.settings.model_copy(update={"visits_api_token": None})
     )
 
     assert ["parked"] == await world.run()
-    assert ("token_missing", []) == ((await world.member()).reason, world.calls())
+    assert ("token_missing", []) == ((await world.load_task()).reason, world.calls())
 
 
 async def test_a_rate_is_kept_by_all_together(world: World) -> None:
-    world.set(VISITS_API_RATE="100")
+    world.configure(VISITS_API_RATE="100")
     for number in range(10):
-        await world.land(booked(str(number), contact=replace(ADA, email=f"{number}@example.com")))
+        await world.accept(booked(str(number), contact=replace(ADA, email=f"{number}@example.com")))
     started = time.monotonic()
 
-    await asyncio.gather(*map(world.do, await world.ledger.task_ids("queued")))
+    await asyncio.gather(*map(world.run_task, await world.ledger.task_ids("queued")))
 
     assert 40 == len(world.calls())
     assert time.monotonic() - started > 0.38  # 39 gaps of 10 ms, less what a clock of whole ms may cut
@@ -227,10 +227,10 @@ async def test_a_rate_is_kept_by_all_together(world: World) -> None:
 async def test_who_waits_in_a_long_line_keeps_no_customer_locked(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The line before the API is a tenth of a second long, and the second of the four calls does not fit in."""
     monkeypatch.setattr(jobs.apply_visit, "MAX_RATE_WAIT_S", 0.1)
-    world.set(VISITS_API_RATE="0.5")
+    world.configure(VISITS_API_RATE="0.5")
     await world.apply(booked())
 
-    assert "rate_limited_locally" == (await world.member()).reason
+    assert "rate_limited_locally" == (await world.load_task()).reason
     assert [] == await world.redis.command("KEYS", "bell:contact:*:lock")
 
 
@@ -243,25 +243,25 @@ async def test_every_account_has_its_own_token_customers_and_gate(world: World) 
         "HOOKS__OTHER__SOURCE": "standard",
         "HOOKS__OTHER__VISITS_API_TOKEN": "other",
     }
-    world.set(**hooks)
+    world.configure(**hooks)
     (other,) = {*world.context.settings.tokens} - {"main"}
     refused = f"Bearer {TOKEN}"
 
     def refuse_main(request: httpx.Request) -> httpx.Response | None:
         return httpx.Response(401) if request.headers["authorization"] == refused else None
 
-    world.wire.before = refuse_main
-    await world.land(booked("1"))
-    await world.land(booked("2"), account=other)
+    world.transport.before = refuse_main
+    await world.accept(booked("1"))
+    await world.accept(booked("2"), account=other)
     states = await world.run()
-    first = [(route_of(request), request.headers["authorization"]) for request in world.wire.seen]
-    world.wire.before = lambda request: None
-    world.forget_calls()
-    await world.later(60)
+    first = [(route_of(request), request.headers["authorization"]) for request in world.transport.requests]
+    world.transport.before = lambda request: None
+    world.clear_calls()
+    await world.advance_time(60)
     await world.run()
 
     assert ["done", "held"] == sorted(states)
     assert [("GET /visits/:id", f"Bearer {TOKEN}")] == [call for call in first if call[1] == refused]
-    assert [(route, "Bearer other") for route in FIRST] == [call for call in first if call[1] != refused]
+    assert [(route, "Bearer other") for route in CREATE_CALLS] == [call for call in first if call[1] != refused]
     assert "GET /contacts" in world.calls()  # What is known of one account's customers says nothing of another's.
-    assert {f"Bearer {TOKEN}"} == {request.headers["authorization"] for request in world.wire.seen}
+    assert {f"Bearer {TOKEN}"} == {request.headers["authorization"] for request in world.transport.requests}

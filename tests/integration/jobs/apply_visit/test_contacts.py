@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from app.visits.change import Contact
-from tests.support.visit_worker import ADA, BOB, DOCUMENTED, World, at, booked, cancelled, change, route_of
+from tests.support.visit_worker import ADA, BOB, DOCUMENTED_CONTACT, World, at, booked, cancelled, change, route_of
 
 # -- Contacts --
 
@@ -28,29 +28,29 @@ async def test_a_customer_who_exists_is_found_and_left_alone(world: World) -> No
     await world.apply(booked(contact=replace(ADA, email="first.contact@example.com")))
 
     assert ["GET /visits/:id", "GET /contacts", "POST /visits"] == world.calls()
-    assert [DOCUMENTED] == [visit["contact_id"] for visit in world.harness.visits()]
+    assert [DOCUMENTED_CONTACT] == [visit["contact_id"] for visit in world.harness.visits()]
     assert "first_name" not in world.contacts("first.contact@example.com")[0]
 
 
 async def test_of_several_customers_with_one_address_everybody_takes_the_same(world: World) -> None:
     def both(request: httpx.Request) -> httpx.Response | None:
-        older = {"id": DOCUMENTED, "created_at": "2025-01-01T00:00:00Z"}
+        older = {"id": DOCUMENTED_CONTACT, "created_at": "2025-01-01T00:00:00Z"}
         newer = {"id": "cont_AAAA", "created_at": "2025-01-02T00:00:00Z"}
-        pair = [older, newer] if len(world.wire.seen) % 2 else [newer, older]
+        pair = [older, newer] if len(world.transport.requests) % 2 else [newer, older]
         return httpx.Response(200, json={"data": pair}) if request.url.path.endswith("/contacts") else None
 
-    world.wire.before = both
+    world.transport.before = both
     await world.apply(booked("1"), booked("2", contact=BOB))
 
-    assert [DOCUMENTED] * 2 == [visit["contact_id"] for visit in world.harness.visits()]
+    assert [DOCUMENTED_CONTACT] * 2 == [visit["contact_id"] for visit in world.harness.visits()]
 
 
 async def test_a_customer_is_made_once_however_many_visits_need_him(world: World) -> None:
     world.harness.inject_faults(slow_share=1, slow_s=0.02)
     for number in range(8):
-        await world.land(booked(str(number)))
+        await world.accept(booked(str(number)))
 
-    await asyncio.gather(*map(world.do, await world.ledger.task_ids("queued")))
+    await asyncio.gather(*map(world.run_task, await world.ledger.task_ids("queued")))
 
     assert 1 == world.calls().count("POST /contacts")
     assert 1 == len(world.contacts("ada@example.com"))
@@ -62,7 +62,7 @@ async def test_a_customer_who_is_gone_is_looked_for_again_when_it_is_replayed(wo
     world.harness.http.post(f"{world.harness.sandbox.url}/_sandbox/reset")
     await world.apply(booked("2"))
 
-    assert ("parked", "POST /visits: 422") == ((await world.member("2")).state, (await world.member("2")).reason)
+    assert ("parked", "POST /visits: 422") == ((await world.load_task("2")).state, (await world.load_task("2")).reason)
     await world.ledger.replay("visit:main/standard-2")
     await world.run()
 
@@ -71,7 +71,7 @@ async def test_a_customer_who_is_gone_is_looked_for_again_when_it_is_replayed(wo
 
 @pytest.mark.parametrize("status", [200, 202, 204])
 async def test_a_customer_whose_making_is_answered_without_a_body_is_looked_up(world: World, status: int) -> None:
-    world.wire.after = lambda request: httpx.Response(status) if route_of(request) == "POST /contacts" else None
+    world.transport.after = lambda request: httpx.Response(status) if route_of(request) == "POST /contacts" else None
 
     states = await world.apply(booked())
 
@@ -89,9 +89,9 @@ async def test_a_customer_who_is_made_but_not_listed_yet_is_waited_for(world: Wo
             return httpx.Response(200, json={"has_more": False, "data": []})
         return None
 
-    world.wire.after = lagging
+    world.transport.after = lagging
     first = await world.apply(booked())
-    await world.later(3_600)
+    await world.advance_time(3_600)
     await world.run()
 
     assert ["waiting"] == first
@@ -109,7 +109,7 @@ async def test_a_customer_made_by_somebody_else_meanwhile_is_taken(world: World,
         world.harness.http.post(url, data={"email": "ada@example.com"}, headers=headers)
         return httpx.Response(status)
 
-    world.wire.before = taken
+    world.transport.before = taken
     states = await world.apply(booked())
 
     assert ["done"] == states
@@ -119,7 +119,7 @@ async def test_a_customer_made_by_somebody_else_meanwhile_is_taken(world: World,
 async def test_an_address_that_the_api_does_not_take_is_parked_with_its_answer(world: World) -> None:
     await world.apply(booked(contact=Contact(email="no address")))
 
-    member = await world.member()
+    member = await world.load_task()
     assert ("parked", "POST /contacts: 422") == (member.state, member.reason)
     assert "must be an e-mail address" in member.attempts[-1].response_text
     assert "no address" not in member.reason
@@ -127,7 +127,7 @@ async def test_an_address_that_the_api_does_not_take_is_parked_with_its_answer(w
 
 async def test_another_customer_gets_a_new_visit_under_the_same_name(world: World) -> None:
     await world.apply(booked(amount_collected=Decimal(3)))
-    world.forget_calls()
+    world.clear_calls()
 
     await world.apply(change(version=2, contact=BOB))
 
@@ -148,11 +148,11 @@ async def test_another_customer_does_not_inherit_the_name_of_the_first(world: Wo
 
 
 async def test_another_address_of_the_same_customer_changes_nothing(world: World) -> None:
-    await world.apply(booked(contact=Contact(id=DOCUMENTED)))
+    await world.apply(booked(contact=Contact(id=DOCUMENTED_CONTACT)))
 
-    await world.apply(change(version=2, contact=Contact(id=DOCUMENTED, email="ada@example.com")))
+    await world.apply(change(version=2, contact=Contact(id=DOCUMENTED_CONTACT, email="ada@example.com")))
 
-    assert [DOCUMENTED] == [visit["contact_id"] for visit in world.harness.visits()]
+    assert [DOCUMENTED_CONTACT] == [visit["contact_id"] for visit in world.harness.visits()]
     assert {"DELETE /visits/:id", "POST /contacts"}.isdisjoint(world.calls())
 
 
@@ -200,7 +200,7 @@ async def test_a_cancelled_visit_stays_where_the_api_cannot_clear_what_is_taken_
 
 async def test_a_visit_made_by_others_keeps_its_customer_where_the_api_cannot_clear(world: World) -> None:
     world.harness.inject_faults(empty_clears=False)
-    visit = {"contact_id": DOCUMENTED, "external_id": "standard-1", "amount_collected": "7.00"}
+    visit = {"contact_id": DOCUMENTED_CONTACT, "external_id": "standard-1", "amount_collected": "7.00"}
     world.harness.http.post(
         f"{world.harness.env['VISITS_API_URL']}/visits", data=visit, headers={"authorization": "Bearer t"}
     )
@@ -208,7 +208,7 @@ async def test_a_visit_made_by_others_keeps_its_customer_where_the_api_cannot_cl
     await world.apply(change(time_scheduled=at(9), amount_collected=None))
 
     (made,) = world.harness.visits()
-    assert DOCUMENTED == made["contact_id"]
+    assert DOCUMENTED_CONTACT == made["contact_id"]
     assert "amount_collected" not in made
 
 
@@ -218,7 +218,7 @@ async def test_a_visit_made_by_others_keeps_its_customer_where_the_api_cannot_cl
 async def test_a_visit_without_an_address_waits_for_one(world: World) -> None:
     states = await world.apply(booked(contact=None))
 
-    member = await world.member()
+    member = await world.load_task()
     assert (["waiting"], "contact_unknown") == (states, member.reason)
     assert member.retry_at_ms is not None
     assert 86_390 < member.retry_at_ms / 1000 - time.time() < 86_401
@@ -234,35 +234,37 @@ async def test_a_name_without_an_address_is_no_customer(world: World) -> None:
 
 async def test_after_a_day_without_an_address_it_is_parked(world: World) -> None:
     await world.apply(booked(contact=None))
-    await world.later(86_000)
+    await world.advance_time(86_000)
     await world.apply(change(version=2, amount_collected=Decimal(2)))
-    before = (await world.member()).state
-    await world.later(500)
+    before = (await world.load_task()).state
+    await world.advance_time(500)
     await world.run()
 
-    member = await world.member()
+    member = await world.load_task()
     assert ("waiting", "parked", "contact_unknown") == (before, member.state, member.reason)
 
 
 async def test_the_wait_for_an_address_is_a_setting(world: World) -> None:
-    world.set(CONTACT_FOR_S="60")
+    world.configure(CONTACT_FOR_S="60")
     await world.apply(booked(contact=None))
-    await world.later(61)
+    await world.advance_time(61)
 
     assert ["parked"] == await world.run()
 
 
 async def test_an_operator_names_the_customer(world: World) -> None:
     await world.apply(booked(contact=None))
-    await world.later(86_500)
+    await world.advance_time(86_500)
     await world.run()
 
-    await world.ledger.assign_contact("visit:main/standard-1", change(version=2**60, contact=Contact(id=DOCUMENTED)))
+    await world.ledger.assign_contact(
+        "visit:main/standard-1", change(version=2**60, contact=Contact(id=DOCUMENTED_CONTACT))
+    )
     await world.ledger.replay("visit:main/standard-1")
     states = await world.run()
 
     assert ["done"] == states
-    assert [(DOCUMENTED, "standard-1")] == [
+    assert [(DOCUMENTED_CONTACT, "standard-1")] == [
         (visit["contact_id"], visit["external_id"]) for visit in world.harness.visits()
     ]
     assert ["done"] == await world.apply(change(version=3, time_scheduled=at(15)))
@@ -272,7 +274,9 @@ async def test_an_operator_names_the_customer(world: World) -> None:
 async def test_an_operators_word_alone_puts_it_to_work(world: World) -> None:
     await world.apply(booked(contact=None))
 
-    await world.ledger.assign_contact("visit:main/standard-1", change(version=2**60, contact=Contact(id=DOCUMENTED)))
+    await world.ledger.assign_contact(
+        "visit:main/standard-1", change(version=2**60, contact=Contact(id=DOCUMENTED_CONTACT))
+    )
 
     assert ["done"] == await world.run()
 
@@ -292,9 +296,9 @@ async def test_the_address_that_was_waited_for_is_used_at_once_also_after_troubl
     world.harness.inject_faults(**switches)
     await world.apply(booked(contact=None))
     world.harness.clear_faults()
-    await world.later(60)
+    await world.advance_time(60)
     await world.run()
-    assert "contact_unknown" == (await world.member()).reason
+    assert "contact_unknown" == (await world.load_task()).reason
 
     states = await world.apply(change(version=2, contact=ADA))
 

@@ -15,7 +15,7 @@ from tests.support.visit_worker import ADA, BOB, World, at, booked, cancelled, c
 async def test_a_visit_that_a_look_did_not_show_is_not_doubled(world: World, policy: str) -> None:
     await world.apply(booked(contact=ADA))
     await world.redis.command("FLUSHDB")
-    world.forget_calls()
+    world.clear_calls()
     looks = itertools.count()
 
     def lagging(request: httpx.Request) -> httpx.Response | None:
@@ -23,7 +23,7 @@ async def test_a_visit_that_a_look_did_not_show_is_not_doubled(world: World, pol
         first = route_of(request) == "GET /visits/:id" and next(looks) == 0
         return httpx.Response(404) if first else None
 
-    world.wire.before = lagging
+    world.transport.before = lagging
     world.harness.inject_faults(duplicate_external_id=policy)
     states = await world.apply(booked(version=2, hour=15))
 
@@ -38,7 +38,7 @@ async def test_no_policy_on_ids_that_are_taken_is_relied_on(world: World, policy
     )
 
     await world.apply(booked())
-    await world.later(3_600)
+    await world.advance_time(3_600)
     await world.run()
     await world.apply(change(version=2, contact=BOB))
     await world.apply(cancelled(version=3))
@@ -52,22 +52,22 @@ async def test_no_policy_on_ids_that_are_taken_is_relied_on(world: World, policy
 @pytest.mark.parametrize("status", [400, 409, 422, 302])
 async def test_a_refused_visit_is_parked_with_the_answer(world: World, status: int) -> None:
     quoted = f"no visit for ada@example.com {'x' * 600}"
-    world.wire.before = lambda request: (
+    world.transport.before = lambda request: (
         httpx.Response(status, text=quoted) if route_of(request) == "POST /visits" else None
     )
 
     states = await world.apply(booked())
 
-    member = await world.member()
+    member = await world.load_task()
     assert (["parked"], f"POST /visits: {status}") == (states, member.reason)
     assert quoted[:500] == member.attempts[-1].response_text
     assert ["POST /visits", status] in member.attempts[-1].calls
 
 
 async def test_a_parked_visit_is_tried_again_with_the_next_change(world: World) -> None:
-    world.wire.before = lambda request: httpx.Response(422) if route_of(request) == "POST /visits" else None
+    world.transport.before = lambda request: httpx.Response(422) if route_of(request) == "POST /visits" else None
     await world.apply(booked())
-    world.wire.before = lambda request: None
+    world.transport.before = lambda request: None
 
     assert ["done"] == await world.apply(change(version=2, amount_collected=Decimal(1)))
     assert "1.00" == (world.visit() or {})["amount_collected"]
@@ -77,7 +77,7 @@ async def test_a_visit_that_somebody_deleted_is_made_again_by_the_next_change(wo
     await world.apply(booked())
     url = f"{world.harness.env['VISITS_API_URL']}/visits/standard-1"
     world.harness.http.delete(url, headers={"authorization": "Bearer t"}).raise_for_status()
-    world.forget_calls()
+    world.clear_calls()
 
     await world.apply(change(version=2, amount_collected=Decimal(5)))
 
@@ -103,7 +103,7 @@ async def test_a_visit_that_somebody_deleted_is_made_again_by_a_fresh_replay(wor
 async def test_a_replay_of_what_stands_changes_nothing(world: World) -> None:
     await world.apply(booked(), change(version=2, time_scheduled=at(15), amount_collected=Decimal(5)))
     stands = world.harness.visits()
-    world.forget_calls()
+    world.clear_calls()
 
     for fresh in (False, True, True):
         await world.ledger.replay("visit:main/standard-1", recheck=fresh)

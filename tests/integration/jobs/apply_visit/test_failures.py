@@ -12,7 +12,7 @@ import jobs.contacts
 from app.visits.change import VisitChange
 from jobs.apply_visit import run_visit
 from tests.support.harness import wait_until
-from tests.support.visit_worker import BOB, World, at, booked, cancelled, change, cut
+from tests.support.visit_worker import BOB, World, at, booked, cancel_at_step, cancelled, change
 
 # -- Calls that go wrong --
 
@@ -55,16 +55,16 @@ async def test_any_call_may_go_wrong_and_there_is_one_visit_and_one_customer(
     world.harness.inject_faults(**switches, only=[endpoint], times=1)
 
     for each in story:
-        world.set(answer_s=patience_s)
+        world.configure(answer_s=patience_s)
         await world.apply(each)
         if world.harness.http.get(f"{world.harness.sandbox.url}/_sandbox/faults").json()["times"] == 0:
             wait_until(lambda: spoilt(world))  # What is slow is done before the next try, which comes 5 s later.
-        world.set()
+        world.configure()
         for _ in range(4):
-            if (await world.member()).state != "done":
-                await world.later(60)
+            if (await world.load_task()).state != "done":
+                await world.advance_time(60)
                 await world.run()
-        assert "done" == (await world.member()).state
+        assert "done" == (await world.load_task()).state
 
     assert [endpoint] == spoilt(world)
     assert [("standard-1", world.contacts("bob@example.com")[0]["id"])] == [
@@ -98,7 +98,7 @@ async def test_every_attempt_is_told_with_its_calls(
 
     states = await world.apply(booked())
 
-    member = await world.member()
+    member = await world.load_task()
     assert (["waiting"], 1, reason) == (states, member.failed_attempts, member.reason)
     assert (outcome, call) == (member.attempts[-1].outcome, member.attempts[-1].calls[-1])
     assert member.retry_at_ms is not None
@@ -109,7 +109,7 @@ async def test_a_call_without_an_answer_is_not_repeated_within_seconds(world: Wo
 
     await world.apply(booked())
 
-    member = await world.member()
+    member = await world.load_task()
     assert member.retry_at_ms is not None
     assert member.retry_at_ms / 1000 - time.time() > 4
 
@@ -127,7 +127,7 @@ async def test_a_write_that_is_done_after_patience_ended_does_no_harm_also_on_a_
     world: World, slow: str, then: VisitChange, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Scaled by 20: patience 0.5 s for 10 s, an API that takes 0.6 s for 12 s; RETRY_CAP_S=1 is 0.05 s."""
-    world.set(answer_s=0.5, RETRY_FIRST_S="0.05", RETRY_CAP_S="0.05")
+    world.configure(answer_s=0.5, RETRY_FIRST_S="0.05", RETRY_CAP_S="0.05")
     monkeypatch.setattr("jobs.retry.IN_FLIGHT_WAIT_S", 0.25)
     monkeypatch.setattr(jobs.contacts, "LOCK_TTL_MS", 1_500)
     if not slow.startswith("POST"):
@@ -135,9 +135,9 @@ async def test_a_write_that_is_done_after_patience_ended_does_no_harm_also_on_a_
     world.harness.inject_faults(slow_share=1, slow_s=0.6, only=[slow], times=1)
 
     await world.apply(then)
-    await world.land(change(version=3, time_scheduled=at(20)))
+    await world.accept(change(version=3, time_scheduled=at(20)))
     async with asyncio.timeout(20):
-        while (await world.member()).state != "done":
+        while (await world.load_task()).state != "done":
             await world.ledger.requeue_due()
             await world.run()
             await asyncio.sleep(0.005)
@@ -154,16 +154,16 @@ async def test_an_api_that_is_slow_but_answers_in_time_gets_its_visits(
     for name, value in (("jobs.apply_visit.RUN_TIMEOUT_S", 2), ("jobs.apply_visit.RESPONSE_TIMEOUT_S", 1)):
         monkeypatch.setattr(name, value)
     monkeypatch.setattr(jobs.contacts, "LOCK_WAIT_S", 0.1)
-    world.set(answer_s=1)
+    world.configure(answer_s=1)
     world.harness.inject_faults(slow_share=1, slow_s=0.8)
 
     await world.apply(booked())
     for _ in range(10):
-        if (await world.member()).state != "done":
-            await world.later(60)
+        if (await world.load_task()).state != "done":
+            await world.advance_time(60)
             await world.run()
 
-    assert "done" == (await world.member()).state
+    assert "done" == (await world.load_task()).state
     assert [1, 1] == [len(world.harness.visits()), len(world.contacts("ada@example.com"))]
 
 
@@ -193,17 +193,17 @@ async def test_killed_wherever_it_waits_and_run_again_there_is_one_visit_and_one
         for each in before:
             await world.apply(each)
         for each in then:
-            await world.land(each)
+            await world.accept(each)
 
-        was_cut = await cut(world, run_visit(world.context, "main", f"standard-{root}"), k, lets)
+        was_cut = await cancel_at_step(world, run_visit(world.context, "main", f"standard-{root}"), k, lets)
         for _ in range(2):
             world.harness.journal()  # What was on its way to the sandbox is done.
         for _ in range(3):
-            await world.later(3_600)
+            await world.advance_time(3_600)
             await world.run()
 
         context = f"cut at {k}"
-        assert "done" == (await world.member(root)).state, context
+        assert "done" == (await world.load_task(root)).state, context
         assert [f"standard-{root}"] == [visit["external_id"] for visit in world.harness.visits()], context
         expected = "2026-03-14T09:00:00Z"
         assert expected == (world.visit(root) or {})["time_scheduled"], context

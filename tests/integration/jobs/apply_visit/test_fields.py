@@ -39,7 +39,7 @@ async def test_a_campaign_starts_from_the_completion_else_from_the_appointment(
     world.harness.inject_faults(event_date_follows=follows)
 
     for each in changes:
-        await world.land(each)
+        await world.accept(each)
         if not at_once:
             await world.run()
     await world.run()
@@ -50,7 +50,7 @@ async def test_a_campaign_starts_from_the_completion_else_from_the_appointment(
 async def test_a_visit_without_any_time_waits_for_one(world: World) -> None:
     states = await world.apply(booked(time_scheduled=UNSET))
 
-    assert (["waiting"], "time_unknown") == (states, (await world.member()).reason)
+    assert (["waiting"], "time_unknown") == (states, (await world.load_task()).reason)
     assert [] == world.harness.visits()
     assert ["done"] == await world.apply(change(version=2, time_scheduled=at(9)))
     assert 1 == len(world.harness.visits())
@@ -99,7 +99,7 @@ async def test_what_is_taken_back_is_gone(
     world.harness.inject_faults(empty_clears=clears)
     await world.apply(first)
     for each in then:
-        world.forget_calls()
+        world.clear_calls()
         await world.apply(each)
 
     assert last == world.calls()
@@ -124,7 +124,7 @@ async def test_what_is_taken_back_is_gone_whatever_an_update_answers(
     await world.apply(booked(), cancelled(version=2))
     await world.apply(change(version=3, date_cancelled=None))
     await world.apply(cancelled(version=4))
-    world.wire.after = lambda request: answer if request.method == "PUT" else None
+    world.transport.after = lambda request: answer if request.method == "PUT" else None
 
     await world.apply(change(version=5, date_cancelled=None))
 
@@ -140,7 +140,7 @@ async def test_what_is_taken_back_is_gone_whatever_an_update_answers(
     ],
 )
 async def test_whatever_a_create_answers_there_is_one_visit(world: World, answer: httpx.Response) -> None:
-    world.wire.after = lambda request: answer if route_of(request) == "POST /visits" else None
+    world.transport.after = lambda request: answer if route_of(request) == "POST /visits" else None
 
     await world.apply(booked())
     await world.apply(change(version=2, time_scheduled=at(15)))

@@ -30,7 +30,7 @@ def overlaps(journal: Sequence[dict[str, Any]], external_id: str) -> list[tuple[
 
 async def test_two_workers_never_write_one_visit_at_once(world: World) -> None:
     await world.apply(booked("2"))  # a new Redis grants no lease for two seconds
-    world.forget_calls()
+    world.clear_calls()
     world.harness.inject_faults(slow_share=1, slow_s=0.01, empty_clears=False)
     rng = random.Random(5)
 
@@ -42,7 +42,7 @@ async def test_two_workers_never_write_one_visit_at_once(world: World) -> None:
     async def tool() -> None:
         for order in range(1, 30):
             fields = {"date_cancelled": at(8) if order % 3 == 0 else None, "contact": (ADA, BOB)[order // 7 % 2]}
-            await world.land(booked("1", order, order % 24, **fields))
+            await world.accept(booked("1", order, order % 24, **fields))
             await asyncio.sleep(0.02)
 
     sending = asyncio.create_task(tool())
@@ -58,15 +58,15 @@ async def test_two_workers_never_write_one_visit_at_once(world: World) -> None:
 async def test_a_second_job_for_a_leased_visit_makes_no_call(world: World, redis: Redis) -> None:
     other_ledger = Ledger(redis, retention_days=30)
     other_worker = Context(world.context.settings, other_ledger, world.context.http)
-    world.wire.holds = {"POST /visits": asyncio.Event()}
-    await world.land(booked())
+    world.transport.response_gates = {"POST /visits": asyncio.Event()}
+    await world.accept(booked())
     first = asyncio.create_task(run_visit(world.context, "main", "standard-1"))
     await asyncio.to_thread(wait_until, world.harness.visits)
     calls = world.calls()
 
     second = await run_visit(other_worker, "main", "standard-1")
     calls_of_second = world.calls()[len(calls) :]
-    world.wire.holds["POST /visits"].set()
+    world.transport.response_gates["POST /visits"].set()
 
     assert ("busy", []) == (second, calls_of_second)
     assert "done" == await first
@@ -78,13 +78,13 @@ async def test_a_change_that_arrives_during_a_run_is_applied_by_the_next_run(wor
 
     async def store_change() -> None:
         await create_sent.wait()
-        await world.land(change(version=2, time_scheduled=at(15)))
+        await world.accept(change(version=2, time_scheduled=at(15)))
 
     def before_request(request: httpx.Request) -> None:
         if route_of(request) == "POST /visits":
             create_sent.set()
 
-    world.wire.before = before_request
+    world.transport.before = before_request
     world.harness.inject_faults(slow_share=1, slow_s=0.05, only=["POST /visits"])
     storing = asyncio.create_task(store_change())
     states = await world.apply(booked())
@@ -95,16 +95,16 @@ async def test_a_change_that_arrives_during_a_run_is_applied_by_the_next_run(wor
 
 
 async def test_a_run_that_lost_its_lease_stores_nothing(world: World) -> None:
-    world.wire.holds = {"POST /visits": asyncio.Event()}
-    await world.land(booked())
+    world.transport.response_gates = {"POST /visits": asyncio.Event()}
+    await world.accept(booked())
     first = asyncio.create_task(run_visit(world.context, "main", "standard-1"))
     await asyncio.to_thread(wait_until, world.harness.visits)
-    await world.later(60)
+    await world.advance_time(60)
 
     states = await world.run()
-    world.wire.holds["POST /visits"].set()
+    world.transport.response_gates["POST /visits"].set()
     await first
 
-    member = await world.member()
+    member = await world.load_task()
     assert ["done"] == states
     assert ("done", 1, 1) == (member.state, len(member.attempts), len(world.harness.visits()))

@@ -12,7 +12,7 @@ import pytest
 import jobs.apply_visit
 import jobs.contacts
 from app.visits.change import UNSET, VisitChange
-from tests.support.visit_worker import ADA, World, at, booked, cancelled, change, cut, said
+from tests.support.visit_worker import ADA, World, at, booked, cancel_at_step, cancelled, change, random_fields
 
 # -- Orders of arrival --
 
@@ -107,7 +107,7 @@ RANKS = ("create", "update", "cancel")
 def history(dice: random.Random) -> list[VisitChange]:
     """Changes of one visit, in the order in which they arrive: no two of one order and action."""
     stamps = dice.sample([(order, action) for order in range(1, 7) for action in RANKS], dice.randint(2, 8))
-    return [change("1", order, action, **said(dice, action)) for order, action in stamps]
+    return [change("1", order, action, **random_fields(dice, action)) for order, action in stamps]
 
 
 def model(changes: Sequence[VisitChange]) -> tuple[dict[str, str] | None, str | None, bool]:
@@ -147,19 +147,19 @@ async def test_any_history_in_any_order_through_any_trouble_ends_in_what_was_sai
     clears = dice.random() < 0.5
 
     for each in arrivals:
-        await world.land(each)
+        await world.accept(each)
         world.harness.clear_faults()
         if dice.random() < 0.5:
             trouble = dice.choice([{}, {"reset_share": 0.3}, {"truncated_share": 0.3}, {"error_share": 0.3}])
             world.harness.inject_faults(**trouble, empty_clears=clears, seed=seed)
-            await cut(world, world.run(), dice.randint(1, 60), dice.random() < 0.5)
+            await cancel_at_step(world, world.run(), dice.randint(1, 60), dice.random() < 0.5)
             world.harness.journal()
-            await world.later(3_600)
+            await world.advance_time(3_600)
     world.harness.clear_faults()
     world.harness.inject_faults(empty_clears=clears)
     for _ in range(4):
         await world.run()
-        await world.later(3_600)
+        await world.advance_time(3_600)
 
     stands, email, off = model(changes)
     visits = [(visit["external_id"], visit["contact_id"]) for visit in world.harness.visits()]

@@ -8,23 +8,23 @@ from starlette.routing import Route
 
 from app.ledger.redis import Redis
 from tests.support.harness import Harness, serving
-from tests.support.tool_api import Doorstep, Tool
-from tests.support.visit_worker import a_world
+from tests.support.tool_api import ToolApi, ToolWorld
+from tests.support.visit_worker import open_world
 
 
 @pytest.fixture(scope="module")
-def served() -> Iterator[tuple[Tool, str]]:
-    tool = Tool()
+def served() -> Iterator[tuple[ToolApi, str]]:
+    tool = ToolApi()
     with serving(Starlette(routes=[Route("/{path:path}", tool.serve, methods=["GET", "POST"])])) as url:
         yield tool, url
-        tool.open.set()
+        tool.response_gate.set()
 
 
 @pytest.fixture
-async def world(redis: Redis, hands: Harness, served: tuple[Tool, str]) -> AsyncIterator[Doorstep]:
+async def world(redis: Redis, module_harness: Harness, served: tuple[ToolApi, str]) -> AsyncIterator[ToolWorld]:
     served[0].reset()
-    async with a_world(redis, hands):
-        world = Doorstep(redis, hands, *served)
+    async with open_world(redis, module_harness):
+        world = ToolWorld(redis, module_harness, *served)
         yield world
-        world.tool.open.set()
-        await world.wire.aclose()
+        world.tool.response_gate.set()
+        await world.transport.aclose()

@@ -8,7 +8,7 @@ import pytest
 from starlette.responses import Response
 
 from app.demo.valkey import free_port
-from tests.support.tool_api import BOOKED, SPECIMENS, TOOLS, Doorstep, says
+from tests.support.tool_api import BOOKED, SPECIMENS, TOOLS, ToolWorld, respond_with
 
 CANARIES = ("acuity-api-key", "square-token", "jobber-token", "ada@", "Lovelace", "5550100001", "5551230001")
 
@@ -27,14 +27,14 @@ CANARIES = ("acuity-api-key", "square-token", "jobber-token", "ada@", "Lovelace"
     ids=lambda value: value if isinstance(value, str) else str(len(value)),
 )
 async def test_missing_credentials_are_named_and_once_set_the_event_lands(
-    world: Doorstep, tool: str, missing: tuple[str, ...]
+    world: ToolWorld, tool: str, missing: tuple[str, ...]
 ) -> None:
     delivery = SPECIMENS[tool]["deliveries"][0]
-    world.tool.keep(tool, delivery)
+    world.tool.add_records(tool, delivery)
     world.set(**dict.fromkeys((*missing, "HOOKS__JOBBER__CREDENTIALS__TOKEN"), ""))
-    answer = await world.ring(tool, delivery)
+    answer = await world.receive(tool, delivery)
     await world.run()
-    event = await world.event(answer)
+    event = await world.load_event(answer)
     world.set()
 
     await world.ledger.replay(f"event:{answer.json()['delivery']}")
@@ -44,52 +44,58 @@ async def test_missing_credentials_are_named_and_once_set_the_event_lands(
     assert 1 == len(world.harness.visits())
 
 
-async def test_a_hook_that_is_no_longer_configured_is_said_so(world: Doorstep) -> None:
-    answer = await world.ring("acuity", BOOKED)
-    world.given = {name: value for name, value in world.given.items() if "ACUITY" not in name}
+async def test_a_hook_that_is_no_longer_configured_is_said_so(world: ToolWorld) -> None:
+    answer = await world.receive("acuity", BOOKED)
+    world.default_env = {name: value for name, value in world.default_env.items() if "ACUITY" not in name}
     world.set()
 
     await world.run()
 
-    event = await world.event(answer)
-    assert ("parked", "hook_not_configured", []) == (event.state, event.reason, world.tool.seen)
+    event = await world.load_event(answer)
+    assert ("parked", "hook_not_configured", []) == (event.state, event.reason, world.tool.requests)
 
 
-async def test_credentials_do_not_follow_a_redirect(world: Doorstep) -> None:
-    world.tool.trouble = [lambda _: Response(status_code=302, headers={"location": f"{world.url}/elsewhere"})]
+async def test_credentials_do_not_follow_a_redirect(world: ToolWorld) -> None:
+    world.tool.overrides = [lambda _: Response(status_code=302, headers={"location": f"{world.url}/elsewhere"})]
 
-    await world.ring("acuity", BOOKED)
+    await world.receive("acuity", BOOKED)
     await world.run()
 
-    assert ["/acuity/v/appointments/123456789"] == [path for _, path, _, _ in world.tool.seen]
+    assert ["/acuity/v/appointments/123456789"] == [path for _, path, _, _ in world.tool.requests]
 
 
 @pytest.mark.parametrize("key", ["pässwort", "key with spaces", "a:b", "käy\u2713"])
-async def test_credentials_may_hold_any_character(world: Doorstep, key: str) -> None:
+async def test_credentials_may_hold_any_character(world: ToolWorld, key: str) -> None:
     world.set(HOOKS__ACUITY__CREDENTIALS__API_KEY=key)
-    world.tool.keep("acuity", BOOKED)
+    world.tool.add_records("acuity", BOOKED)
 
-    await world.ring("acuity", BOOKED)
+    await world.receive("acuity", BOOKED)
     await world.run()
 
-    sent = base64.b64decode(world.tool.seen[0][2]["authorization"].removeprefix("Basic "))
+    sent = base64.b64decode(world.tool.requests[0][2]["authorization"].removeprefix("Basic "))
     assert f"4711:{key}".encode() == sent
 
 
-async def test_neither_credentials_nor_names_are_in_a_log(world: Doorstep, logged: list[Any]) -> None:
+async def test_neither_credentials_nor_names_are_in_a_log(world: ToolWorld, logged: list[Any]) -> None:
     said = " ".join(CANARIES)
     for tool in TOOLS:
-        for trouble in ([], [says(401, said)], [says(422, said)], [says(200, said)], [says(500, said)]):
+        for trouble in (
+            [],
+            [respond_with(401, said)],
+            [respond_with(422, said)],
+            [respond_with(200, said)],
+            [respond_with(500, said)],
+        ):
             delivery = SPECIMENS[tool]["deliveries"][0]
-            world.tool.keep(tool, delivery)
-            world.tool.trouble = trouble
+            world.tool.add_records(tool, delivery)
+            world.tool.overrides = trouble
             await world.redis.command("FLUSHDB")
-            await world.ring(tool, delivery)
+            await world.receive(tool, delivery)
             await world.run()
-    world.tool.trouble = []
+    world.tool.overrides = []
     world.set(HOOKS__ACUITY__API_URL=f"http://127.0.0.1:{free_port()}/")
     await world.redis.command("FLUSHDB")
-    await world.ring("acuity", BOOKED)
+    await world.receive("acuity", BOOKED)
     await world.run()
 
     told = json.dumps(logged, default=str)

@@ -2,23 +2,23 @@
 
 import pytest
 
-from tests.support.tool_api import ACUITY, BOOKED, SPECIMENS, Doorstep, a_minute_ago, says
+from tests.support.tool_api import ACUITY, BOOKED, SPECIMENS, ToolWorld, accept_a_minute_ago, respond_with
 
 
-async def test_a_record_that_is_not_readable_yet_is_waited_for(world: Doorstep) -> None:
-    answer = await world.ring("acuity", BOOKED)
+async def test_a_record_that_is_not_readable_yet_is_waited_for(world: ToolWorld) -> None:
+    answer = await world.receive("acuity", BOOKED)
     await world.run()
-    early = await world.event(answer)
-    world.tool.keep("acuity", BOOKED)
-    await world.later(15)
+    early = await world.load_event(answer)
+    world.tool.add_records("acuity", BOOKED)
+    await world.advance_time(15)
     await world.run()
 
     assert ("waiting", "record_not_found_yet", 0) == (early.state, early.reason, early.failed_attempts)
     assert ["acuity-123456789"] == [visit["external_id"] for visit in world.harness.visits()]
 
 
-async def test_a_record_that_is_still_not_there_after_a_minute_is_gone(world: Doorstep) -> None:
-    delivery_id = await a_minute_ago(world, "acuity", BOOKED)
+async def test_a_record_that_is_still_not_there_after_a_minute_is_gone(world: ToolWorld) -> None:
+    delivery_id = await accept_a_minute_ago(world, "acuity", BOOKED)
 
     await world.run()
 
@@ -26,21 +26,21 @@ async def test_a_record_that_is_still_not_there_after_a_minute_is_gone(world: Do
     assert ("done", "ignored: record_gone") == (event.state, event.attempts[-1].outcome)
 
 
-async def test_whose_visit_it_is_may_not_be_readable_yet_either(world: Doorstep) -> None:
+async def test_whose_visit_it_is_may_not_be_readable_yet_either(world: ToolWorld) -> None:
     booked = SPECIMENS["square"]["deliveries"][0]
-    answer = await world.ring("square", booked)
+    answer = await world.receive("square", booked)
     await world.run()
-    early = await world.event(answer)
-    world.tool.keep("square", booked)
-    await world.later(15)
+    early = await world.load_event(answer)
+    world.tool.add_records("square", booked)
+    await world.advance_time(15)
     await world.run()
 
     assert ("waiting", "record_not_found_yet", 0) == (early.state, early.reason, early.failed_attempts)
     assert ["square-zkdemobooking1"] == [visit["external_id"] for visit in world.harness.visits()]
 
 
-async def test_a_visit_whose_customer_is_still_not_there_after_a_minute_waits_for_one(world: Doorstep) -> None:
-    await a_minute_ago(world, "square", SPECIMENS["square"]["deliveries"][0])
+async def test_a_visit_whose_customer_is_still_not_there_after_a_minute_waits_for_one(world: ToolWorld) -> None:
+    await accept_a_minute_ago(world, "square", SPECIMENS["square"]["deliveries"][0])
 
     await world.run()
 
@@ -49,13 +49,13 @@ async def test_a_visit_whose_customer_is_still_not_there_after_a_minute_waits_fo
 
 
 @pytest.mark.parametrize("status", [404, 410])
-async def test_a_cancelled_appointment_that_is_gone_is_cancelled_all_the_same(world: Doorstep, status: int) -> None:
-    world.tool.keep("acuity", BOOKED)
-    await world.ring("acuity", BOOKED)
+async def test_a_cancelled_appointment_that_is_gone_is_cancelled_all_the_same(world: ToolWorld, status: int) -> None:
+    world.tool.add_records("acuity", BOOKED)
+    await world.receive("acuity", BOOKED)
     await world.run()
-    world.tool.trouble = [says(status, "no such appointment")]
+    world.tool.overrides = [respond_with(status, "no such appointment")]
 
-    await world.ring("acuity", ACUITY["it is cancelled, and gone when we ask"])
+    await world.receive("acuity", ACUITY["it is cancelled, and gone when we ask"])
     await world.run()
 
     (visit,) = world.harness.visits()

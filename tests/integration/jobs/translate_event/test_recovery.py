@@ -10,21 +10,21 @@ import pytest
 from starlette.responses import Response
 
 from jobs.concurrency import KeyedLocks
-from tests.support.tool_api import BOOKED, MOVED, Doorstep
+from tests.support.tool_api import BOOKED, MOVED, ToolWorld
 
 
-async def test_a_defect_in_a_source_parks_the_event_and_quotes_nothing(world: Doorstep, logged: list[Any]) -> None:
+async def test_a_defect_in_a_source_parks_the_event_and_quotes_nothing(world: ToolWorld, logged: list[Any]) -> None:
     def defect(_: object) -> Any:
         raise ValueError("invalid literal: 'ada@example.com'")
 
-    answer = await world.ring("acuity", BOOKED)
-    world.tool.keep("acuity", BOOKED)
+    answer = await world.receive("acuity", BOOKED)
+    world.tool.add_records("acuity", BOOKED)
     hook = world.context.settings.active_hooks["acuity"]
     world.context.settings.active_hooks["acuity"] = replace(hook, source=replace(hook.source, translate=defect))
 
     await world.run()
 
-    event = await world.event(answer)
+    event = await world.load_event(answer)
     assert ("parked", "internal_error") == (event.state, event.reason)
     [bug] = [line for line in logged if line["event"] == "unhandled_exception"]
     assert bug["error"].startswith("ValueError at test_recovery.py:")
@@ -32,51 +32,51 @@ async def test_a_defect_in_a_source_parks_the_event_and_quotes_nothing(world: Do
 
 
 @pytest.mark.parametrize("charset", ["base64", "idna", "no-such-charset"])
-async def test_an_error_in_any_spelling_is_only_an_error(world: Doorstep, charset: str) -> None:
+async def test_an_error_in_any_spelling_is_only_an_error(world: ToolWorld, charset: str) -> None:
     headers = {"content-type": f"text/plain; charset={charset}"}
-    world.tool.trouble = [lambda _: Response(b"\xff\xfebroken", 500, headers=headers)]
+    world.tool.overrides = [lambda _: Response(b"\xff\xfebroken", 500, headers=headers)]
 
-    answer = await world.ring("acuity", BOOKED)
+    answer = await world.receive("acuity", BOOKED)
     await world.run()
 
-    event = await world.event(answer)
+    event = await world.load_event(answer)
     assert ("waiting", "GET appointments: 500") == (event.state, event.reason)
 
 
-async def test_an_event_that_a_dead_worker_left_is_fetched_by_another(world: Doorstep) -> None:
-    world.tool.keep("acuity", BOOKED)
-    world.tool.open.clear()
-    answer = await world.ring("acuity", BOOKED)
-    fetching = asyncio.create_task(world.do(f"event:{answer.json()['delivery']}"))
-    await world.asked(1)
+async def test_an_event_that_a_dead_worker_left_is_fetched_by_another(world: ToolWorld) -> None:
+    world.tool.add_records("acuity", BOOKED)
+    world.tool.response_gate.clear()
+    answer = await world.receive("acuity", BOOKED)
+    fetching = asyncio.create_task(world.run_task(f"event:{answer.json()['delivery']}"))
+    await world.wait_for_requests(1)
     fetching.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await fetching
-    world.tool.open.set()
+    world.tool.response_gate.set()
 
     at_once = await world.run()
-    await world.later(60)
+    await world.advance_time(60)
     await world.run()
 
     assert [] == at_once
     assert ["acuity-123456789"] == [visit["external_id"] for visit in world.harness.visits()]
 
 
-async def test_who_lost_the_lease_on_an_event_lands_nothing(world: Doorstep) -> None:
-    world.tool.keep("acuity", BOOKED)
-    world.tool.open.clear()
-    answer = await world.ring("acuity", BOOKED)
-    fetching = asyncio.create_task(world.do(f"event:{answer.json()['delivery']}"))
-    await world.asked(1)
-    await world.later(60)
-    world.tool.keep("acuity", MOVED)
+async def test_who_lost_the_lease_on_an_event_lands_nothing(world: ToolWorld) -> None:
+    world.tool.add_records("acuity", BOOKED)
+    world.tool.response_gate.clear()
+    answer = await world.receive("acuity", BOOKED)
+    fetching = asyncio.create_task(world.run_task(f"event:{answer.json()['delivery']}"))
+    await world.wait_for_requests(1)
+    await world.advance_time(60)
+    world.tool.add_records("acuity", MOVED)
     world.context = replace(world.context, locks=KeyedLocks())  # another worker
     second = asyncio.create_task(world.run())
-    await world.asked(2)
-    world.tool.open.set()
+    await world.wait_for_requests(2)
+    world.tool.response_gate.set()
 
     await asyncio.gather(fetching, second)
     await world.run()
 
     assert ["2026-10-02T16:00:00Z"] == [visit["time_scheduled"] for visit in world.harness.visits()]
-    assert 1 == len((await world.event(answer)).attempts)
+    assert 1 == len((await world.load_event(answer)).attempts)

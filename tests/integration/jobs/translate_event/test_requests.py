@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.tool_api import ACUITY, BOOKED, SPECIMENS, TOOLS, Doorstep
+from tests.support.tool_api import ACUITY, BOOKED, SPECIMENS, TOOLS, ToolWorld
 
 POINTING = [
     pytest.param(name, delivery, id=f"{name}: {delivery['name']}")
@@ -18,15 +18,15 @@ POINTING = [
 
 @pytest.mark.parametrize(("tool", "delivery"), POINTING)
 async def test_every_specimen_has_its_record_fetched_and_lands(
-    world: Doorstep, tool: str, delivery: dict[str, Any]
+    world: ToolWorld, tool: str, delivery: dict[str, Any]
 ) -> None:
-    world.tool.keep(tool, delivery)
+    world.tool.add_records(tool, delivery)
 
-    answer = await world.ring(tool, delivery)
-    await world.do(f"event:{answer.json()['delivery']}")
+    answer = await world.receive(tool, delivery)
+    await world.run_task(f"event:{answer.json()['delivery']}")
 
-    event = await world.event(answer)
-    paths = [path.partition("/v/")[2] for _, path, _, _ in world.tool.seen]
+    event = await world.load_event(answer)
+    paths = [path.partition("/v/")[2] for _, path, _, _ in world.tool.requests]
     expected = [""] * len(delivery["records"]) if tool == "jobber" else delivery["requests"]
     assert (202, expected) == (answer.status_code, paths)
     outcome, is_missing = event.attempts[-1].outcome, None in delivery.get("records", {}).values()
@@ -39,37 +39,37 @@ async def test_every_specimen_has_its_record_fetched_and_lands(
         assert outcome != "translated"
 
 
-async def test_acuity_is_asked_with_its_user_and_key(world: Doorstep) -> None:
-    world.tool.keep("acuity", BOOKED)
+async def test_acuity_is_asked_with_its_user_and_key(world: ToolWorld) -> None:
+    world.tool.add_records("acuity", BOOKED)
 
-    await world.ring("acuity", BOOKED)
+    await world.receive("acuity", BOOKED)
     await world.run()
 
-    ((method, path, headers, _),) = world.tool.seen
+    ((method, path, headers, _),) = world.tool.requests
     assert ("GET", "/acuity/v/appointments/123456789") == (method, path)
     assert f"Basic {base64.b64encode(b'4711:acuity-api-key').decode()}" == headers["authorization"]
 
 
-async def test_square_is_asked_with_its_token_and_version(world: Doorstep) -> None:
+async def test_square_is_asked_with_its_token_and_version(world: ToolWorld) -> None:
     delivery = SPECIMENS["square"]["deliveries"][0]
-    world.tool.keep("square", delivery)
+    world.tool.add_records("square", delivery)
 
-    await world.ring("square", delivery)
+    await world.receive("square", delivery)
     await world.run()
 
-    ((method, path, headers, _),) = world.tool.seen
+    ((method, path, headers, _),) = world.tool.requests
     assert ("GET", "/square/v/customers/CUSTDEMO1") == (method, path)
     assert ("Bearer square-token", "2025-07-16") == (headers["authorization"], headers["square-version"])
 
 
-async def test_jobber_is_asked_by_graphql_with_its_token_and_version(world: Doorstep) -> None:
+async def test_jobber_is_asked_by_graphql_with_its_token_and_version(world: ToolWorld) -> None:
     delivery = SPECIMENS["jobber"]["deliveries"][0]
-    world.tool.keep("jobber", delivery)
+    world.tool.add_records("jobber", delivery)
 
-    await world.ring("jobber", delivery)
+    await world.receive("jobber", delivery)
     await world.run()
 
-    ((method, path, headers, body),) = world.tool.seen
+    ((method, path, headers, body),) = world.tool.requests
     asked = json.loads(body)
     assert ("POST", "/jobber/graphql", "application/json") == (method, path, headers["content-type"])
     assert ("Bearer jobber-token", "2026-04-16") == (headers["authorization"], headers["x-jobber-graphql-version"])
@@ -102,12 +102,12 @@ async def test_jobber_is_asked_by_graphql_with_its_token_and_version(world: Door
     ],
 )
 async def test_what_was_fetched_becomes_the_visit(
-    world: Doorstep, tool: str, name: str, expected: dict[str, str]
+    world: ToolWorld, tool: str, name: str, expected: dict[str, str]
 ) -> None:
     delivery = SPECIMENS[tool]["deliveries"][0]
-    world.tool.keep(tool, delivery)
+    world.tool.add_records(tool, delivery)
 
-    answer = await world.ring(tool, delivery)
+    answer = await world.receive(tool, delivery)
     await world.run()
 
     (visit,) = world.harness.visits()
@@ -115,12 +115,12 @@ async def test_what_was_fetched_becomes_the_visit(
     assert expected == {field: visit[field] for field in expected | dict.fromkeys(visit) if field in expected}
     (contact,) = world.contacts("ada@example.com")
     assert ("Ada", "Lovelace", contact["id"]) == (contact["first_name"], contact["last_name"], visit["contact_id"])
-    event = await world.event(answer)
+    event = await world.load_event(answer)
     assert ("done", [f"visit:main/{name}"]) == (event.state, event.targets)
 
 
-async def test_nothing_is_fetched_for_an_event_that_means_nothing_to_us(world: Doorstep) -> None:
-    answer = await world.ring("acuity", ACUITY["an order for a package"])
+async def test_nothing_is_fetched_for_an_event_that_means_nothing_to_us(world: ToolWorld) -> None:
+    answer = await world.receive("acuity", ACUITY["an order for a package"])
     await world.run()
 
-    assert (200, []) == (answer.status_code, world.tool.seen)
+    assert (200, []) == (answer.status_code, world.tool.requests)

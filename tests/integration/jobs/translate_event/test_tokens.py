@@ -25,7 +25,7 @@ from app.visits.client import MAX_RESPONSE_BYTES
 from tests.integration.jobs.translate_event.test_records import FIRST, SECOND, connect, gives
 from tests.integration.jobs.translate_event.test_records import ring as ring_jobber
 from tests.support.harness import Harness, Server, hmac_sha256, serving, wait_until
-from tests.support.tool_api import SPECIMENS, Doorstep
+from tests.support.tool_api import SPECIMENS, ToolWorld
 
 BOOKED = SPECIMENS["jobber"]["deliveries"][0]
 
@@ -33,41 +33,41 @@ BOOKED = SPECIMENS["jobber"]["deliveries"][0]
 # In one process -----------------------------------------------------------------------------------------------------
 
 
-async def test_an_exchange_outlives_the_job_that_began_it(world: Doorstep, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_exchange_outlives_the_job_that_began_it(world: ToolWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs.translate_event, "RUN_TIMEOUT_S", 0.3)
     connect(world)
     sent = gives(world, FIRST)
-    world.tool.open.clear()
+    world.tool.response_gate.clear()
     work = await ring_jobber(world, 1)
 
-    outcome = await world.do(work)
+    outcome = await world.run_task(work)
     [exchange] = world.context.token_exchanges
-    world.tool.open.set()
+    world.tool.response_gate.set()
     token = await exchange
 
     assert ("run: outcome_unknown", "access-one") == (outcome, token)
-    await world.later(60)
-    assert ["translated"] == [await world.do(work)]
+    await world.advance_time(60)
+    assert ["translated"] == [await world.run_task(work)]
     assert ["refresh-one"] == [form["refresh_token"] for form in sent]
     assert set() == world.context.token_exchanges
 
 
 async def test_an_exchange_is_not_begun_when_its_lock_may_end_first(
-    world: Doorstep, monkeypatch: pytest.MonkeyPatch
+    world: ToolWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs.tokens, "LOCK_TTL_S", jobs.tokens.EXCHANGE_TIMEOUT_S)
     connect(world)
     sent = gives(world, FIRST)
 
-    outcome = await world.do(await ring_jobber(world, 1))
+    outcome = await world.run_task(await ring_jobber(world, 1))
 
     assert ("lock_contention", []) == (outcome, sent)
 
 
-def answers_by_token(world: Doorstep, answers: dict[str, Any]) -> list[str]:
+def answers_by_token(world: ToolWorld, answers: dict[str, Any]) -> list[str]:
     """The token endpoint answers by the refresh token that it is shown. Returns what it is shown."""
     shown: list[str] = []
-    real = type(world.tool).answer
+    real = type(world.tool).respond
 
     def answer(request: Request, body: bytes) -> Response:
         if request.url.path != "/oauth/token":
@@ -77,11 +77,11 @@ def answers_by_token(world: Doorstep, answers: dict[str, Any]) -> list[str]:
         given = answers[refresh]
         return given if isinstance(given, Response) else JSONResponse(given)
 
-    world.tool.answer = answer  # type: ignore[method-assign]
+    world.tool.respond = answer  # type: ignore[method-assign]
     return shown
 
 
-async def first_exchange(world: Doorstep, monkeypatch: pytest.MonkeyPatch) -> None:
+async def first_exchange(world: ToolWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves refresh-two, with refresh-one before it, and an access token that is over."""
     connect(world)
     gives(world, FIRST)
@@ -92,51 +92,51 @@ async def first_exchange(world: Doorstep, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 async def test_should_the_newest_be_refused_the_one_before_is_tried_once(
-    world: Doorstep, monkeypatch: pytest.MonkeyPatch
+    world: ToolWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await first_exchange(world, monkeypatch)
     refused = PlainTextResponse("no", 401)
     shown = answers_by_token(world, {"refresh-two": refused, "refresh-one": refused})
 
-    outcomes = [await world.do(await ring_jobber(world, second)) for second in (2, 3)]
+    outcomes = [await world.run_task(await ring_jobber(world, second)) for second in (2, 3)]
     then = answers_by_token(world, {"refresh-two": SECOND})
-    outcomes.append(await world.do(await ring_jobber(world, 4)))
+    outcomes.append(await world.run_task(await ring_jobber(world, 4)))
 
     assert ["credentials_rejected", "credentials_rejected", "translated"] == outcomes
     assert (["refresh-two", "refresh-one", "refresh-two"], ["refresh-two"]) == (shown, then)
 
 
-async def test_the_one_before_may_still_be_accepted(world: Doorstep, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_one_before_may_still_be_accepted(world: ToolWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     await first_exchange(world, monkeypatch)
     invalid = JSONResponse({"error": "invalid_grant"}, 400)
     shown = answers_by_token(world, {"refresh-two": invalid, "refresh-one": {**SECOND, "refresh_token": "refresh-3"}})
 
-    assert "translated" == await world.do(await ring_jobber(world, 2))
+    assert "translated" == await world.run_task(await ring_jobber(world, 2))
 
     then = answers_by_token(world, {"refresh-3": SECOND})
-    assert "translated" == await world.do(await ring_jobber(world, 3))
+    assert "translated" == await world.run_task(await ring_jobber(world, 3))
     assert (["refresh-two", "refresh-one"], ["refresh-3"]) == (shown, then)
 
 
 async def test_where_the_app_itself_is_refused_no_older_token_is_shown(
-    world: Doorstep, monkeypatch: pytest.MonkeyPatch
+    world: ToolWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await first_exchange(world, monkeypatch)
     shown = answers_by_token(world, {"refresh-two": JSONResponse({"error": "invalid_client"}, 401)})
 
     work = await ring_jobber(world, 2)
-    outcome = await world.do(work)
+    outcome = await world.run_task(work)
 
     member = await world.ledger.load_task(work)
     said = "the token endpoint rejects these credentials: invalid_client"
     assert ("credentials_rejected", ["refresh-two"], said) == (outcome, shown, member.attempts[-1].response_text)
 
 
-async def test_a_token_endpoint_that_answers_without_end_is_unanswered(world: Doorstep) -> None:
+async def test_a_token_endpoint_that_answers_without_end_is_unanswered(world: ToolWorld) -> None:
     connect(world)
     gives(world, {"access_token": "x" * MAX_RESPONSE_BYTES})
 
-    assert "POST token: outcome_unknown" == await world.do(await ring_jobber(world, 1))
+    assert "POST token: outcome_unknown" == await world.run_task(await ring_jobber(world, 1))
 
 
 # With a worker of its own -------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from app.webhooks.delivery import Event
 from app.webhooks.fetching import RecordRequest
 from app.webhooks.source import PartlyTranslatable
 from tests.support.harness import hmac_sha256, sign_standard, standard_body
-from tests.support.tool_api import BOOKED, MOVED, SPECIMENS, Answerer, Doorstep, a_minute_ago, says
+from tests.support.tool_api import BOOKED, MOVED, SPECIMENS, Responder, ToolWorld, accept_a_minute_ago, respond_with
 
 APPOINTMENT = "appointments/123456789"
 
@@ -29,28 +29,28 @@ APPOINTMENT = "appointments/123456789"
 @pytest.mark.parametrize(
     ("trouble", "reason", "tries"),
     [
-        pytest.param(says(500), "GET appointments: 500", 1, id="500"),
-        pytest.param(says(502, "<html>"), "GET appointments: 502", 1, id="502"),
-        pytest.param(says(503), "GET appointments: 503", 1, id="503"),
-        pytest.param(says(408), "GET appointments: 408", 1, id="408"),
-        pytest.param(says(200, "<html>maintenance</html>"), "GET appointments: 200", 1, id="not-json"),
-        pytest.param(says(200, ""), "GET appointments: 200", 1, id="nothing"),
-        pytest.param(says(200, "[1,"), "GET appointments: 200", 1, id="half-json"),
-        pytest.param(says(429), "GET appointments: 429", 0, id="429"),
-        pytest.param(says(401), "credentials_rejected", 0, id="401"),
-        pytest.param(says(403), "credentials_rejected", 0, id="403"),
+        pytest.param(respond_with(500), "GET appointments: 500", 1, id="500"),
+        pytest.param(respond_with(502, "<html>"), "GET appointments: 502", 1, id="502"),
+        pytest.param(respond_with(503), "GET appointments: 503", 1, id="503"),
+        pytest.param(respond_with(408), "GET appointments: 408", 1, id="408"),
+        pytest.param(respond_with(200, "<html>maintenance</html>"), "GET appointments: 200", 1, id="not-json"),
+        pytest.param(respond_with(200, ""), "GET appointments: 200", 1, id="nothing"),
+        pytest.param(respond_with(200, "[1,"), "GET appointments: 200", 1, id="half-json"),
+        pytest.param(respond_with(429), "GET appointments: 429", 0, id="429"),
+        pytest.param(respond_with(401), "credentials_rejected", 0, id="401"),
+        pytest.param(respond_with(403), "credentials_rejected", 0, id="403"),
     ],
 )
 async def test_after_trouble_that_may_pass_the_event_waits_and_then_lands(
-    world: Doorstep, trouble: Answerer, reason: str, tries: int
+    world: ToolWorld, trouble: Responder, reason: str, tries: int
 ) -> None:
-    world.tool.keep("acuity", BOOKED)
-    world.tool.trouble = [trouble]
-    answer = await world.ring("acuity", BOOKED)
+    world.tool.add_records("acuity", BOOKED)
+    world.tool.overrides = [trouble]
+    answer = await world.receive("acuity", BOOKED)
     await world.run()
-    event = await world.event(answer)
-    world.tool.trouble = []
-    await world.later(3_600)
+    event = await world.load_event(answer)
+    world.tool.overrides = []
+    await world.advance_time(3_600)
     await world.run()
 
     assert ("waiting", reason, tries) == (event.state, event.reason, event.failed_attempts)
@@ -60,30 +60,32 @@ async def test_after_trouble_that_may_pass_the_event_waits_and_then_lands(
 @pytest.mark.parametrize(
     ("trouble", "reason"),
     [
-        pytest.param(says(400, "bad"), "GET appointments: 400", id="400"),
-        pytest.param(says(422, "bad"), "GET appointments: 422", id="422"),
-        pytest.param(says(302, location="http://127.0.0.1:1/"), "GET appointments: 302", id="redirect"),
-        pytest.param(says(200, "[]"), "untranslatable: record", id="a-list"),
-        pytest.param(says(200, '"ada@example.com"'), "untranslatable: record", id="a-text"),
-        pytest.param(says(200, "{}"), "untranslatable: record", id="an-empty-object"),
-        pytest.param(says(200, '{"datetime": "soon"}'), "untranslatable: record", id="no-time"),
-        pytest.param(says(200, f'{{"x": "{"x" * 1_100_000}"}}'), "GET appointments: client_error", id="too-large"),
+        pytest.param(respond_with(400, "bad"), "GET appointments: 400", id="400"),
+        pytest.param(respond_with(422, "bad"), "GET appointments: 422", id="422"),
+        pytest.param(respond_with(302, location="http://127.0.0.1:1/"), "GET appointments: 302", id="redirect"),
+        pytest.param(respond_with(200, "[]"), "untranslatable: record", id="a-list"),
+        pytest.param(respond_with(200, '"ada@example.com"'), "untranslatable: record", id="a-text"),
+        pytest.param(respond_with(200, "{}"), "untranslatable: record", id="an-empty-object"),
+        pytest.param(respond_with(200, '{"datetime": "soon"}'), "untranslatable: record", id="no-time"),
+        pytest.param(
+            respond_with(200, f'{{"x": "{"x" * 1_100_000}"}}'), "GET appointments: client_error", id="too-large"
+        ),
     ],
 )
 async def test_what_will_not_get_better_is_parked_with_its_reason(
-    world: Doorstep, trouble: Answerer, reason: str
+    world: ToolWorld, trouble: Responder, reason: str
 ) -> None:
-    world.tool.trouble = [trouble]
+    world.tool.overrides = [trouble]
 
-    answer = await world.ring("acuity", BOOKED)
+    answer = await world.receive("acuity", BOOKED)
     await world.run()
 
-    event = await world.event(answer)
+    event = await world.load_event(answer)
     assert ("parked", reason) == (event.state, event.reason[: len(reason)])
     assert "ada@" not in event.reason
 
 
-async def test_what_one_record_leaves_open_keeps_none_of_the_others_back(world: Doorstep) -> None:
+async def test_what_one_record_leaves_open_keeps_none_of_the_others_back(world: ToolWorld) -> None:
     for number in (1, 2, 3):
         world.tool.records[f"appointments/{number}"] = {"id": number}
 
@@ -101,10 +103,10 @@ async def test_what_one_record_leaves_open_keeps_none_of_the_others_back(world: 
     )
     world.context.settings.__dict__["active_hooks"] = {"acuity": replace(hook, source=tool)}
 
-    answer = await world.ring("acuity", BOOKED)
+    answer = await world.receive("acuity", BOOKED)
     await world.run()
 
-    event = await world.event(answer)
+    event = await world.load_event(answer)
     assert ("parked", "untranslatable: who comes") == (event.state, event.reason)
     assert [f"visit:main/acuity-{number}" for number in (1, 2, 3)] == sorted(event.targets)
 
@@ -112,14 +114,14 @@ async def test_what_one_record_leaves_open_keeps_none_of_the_others_back(world: 
 TOO_LONG = "a" * 200_000 + "@example.com"
 
 
-async def test_an_address_that_is_too_long_is_left_to_an_operator_and_the_rest_is_known(world: Doorstep) -> None:
+async def test_an_address_that_is_too_long_is_left_to_an_operator_and_the_rest_is_known(world: ToolWorld) -> None:
     record = next(iter(BOOKED["records"].values()))
     world.tool.records[APPOINTMENT] = {**record, "email": TOO_LONG, "firstName": "A" * 201, "phone": "1" * 51}
 
-    answer = await world.ring("acuity", BOOKED)
+    answer = await world.receive("acuity", BOOKED)
     await world.run()
 
-    event, visit = await world.event(answer), await world.ledger.load_task("visit:main/acuity-123456789")
+    event, visit = await world.load_event(answer), await world.ledger.load_task("visit:main/acuity-123456789")
     assert "parked" == event.state
     assert event.reason.startswith("untranslatable: the contact's e-mail address or id is too long")
     assert ("waiting", "contact_unknown") == (visit.state, visit.reason)
@@ -127,93 +129,95 @@ async def test_an_address_that_is_too_long_is_left_to_an_operator_and_the_rest_i
 
 
 @pytest.mark.parametrize("detail", ["email", "id"])
-async def test_so_it_is_where_the_event_itself_names_it(world: Doorstep, detail: str) -> None:
+async def test_so_it_is_where_the_event_itself_names_it(world: ToolWorld, detail: str) -> None:
     contact = {"email": "ada@example.com", detail: TOO_LONG}
     raw = standard_body("visit.created", "1", time_scheduled="2026-03-14T16:00:00Z", contact=contact)
 
-    answer = await world.ring("standard", {"body": raw.decode(), "headers": sign_standard(raw)})
+    answer = await world.receive("standard", {"body": raw.decode(), "headers": sign_standard(raw)})
     await world.run()
 
-    event = await world.event(answer)
+    event = await world.load_event(answer)
     assert (202, "parked") == (answer.status_code, event.state)
     assert "is too long" in event.reason
     assert [] == world.harness.visits()
 
 
-async def test_of_long_names_the_beginning_is_kept(world: Doorstep) -> None:
+async def test_of_long_names_the_beginning_is_kept(world: ToolWorld) -> None:
     contact = {"email": "ada@example.com", "first_name": "A" * 201, "last_name": "L" * 200, "phone": "1" * 51}
     raw = standard_body("visit.created", "1", time_scheduled="2026-03-14T16:00:00Z", contact=contact)
 
-    await world.ring("standard", {"body": raw.decode(), "headers": sign_standard(raw)})
+    await world.receive("standard", {"body": raw.decode(), "headers": sign_standard(raw)})
     await world.run()
 
     [made] = world.contacts("ada@example.com")
     assert ("A" * 200, "L" * 200, "1" * 50) == (made["first_name"], made["last_name"], made["phone"])
 
 
-async def test_a_tools_retry_after_is_kept(world: Doorstep) -> None:
-    world.tool.trouble = [lambda _: PlainTextResponse("", 429, {"Retry-After": "70"})]
+async def test_a_tools_retry_after_is_kept(world: ToolWorld) -> None:
+    world.tool.overrides = [lambda _: PlainTextResponse("", 429, {"Retry-After": "70"})]
 
-    answer = await world.ring("acuity", BOOKED)
+    answer = await world.receive("acuity", BOOKED)
     await world.run()
 
-    due = (await world.event(answer)).retry_at_ms
+    due = (await world.load_event(answer)).retry_at_ms
     assert due is not None
     assert 69 < due / 1000 - time.time() < 72
 
 
-async def test_while_a_tool_limits_the_rate_nothing_else_of_that_hook_is_asked_for(world: Doorstep) -> None:
-    world.tool.keep("square", (square := SPECIMENS["square"]["deliveries"][0]))
-    world.tool.keep("acuity", BOOKED)
+async def test_while_a_tool_limits_the_rate_nothing_else_of_that_hook_is_asked_for(world: ToolWorld) -> None:
+    world.tool.add_records("square", (square := SPECIMENS["square"]["deliveries"][0]))
+    world.tool.add_records("acuity", BOOKED)
     world.tool.records["appointments/5"] = {**world.tool.records[APPOINTMENT], "id": 5}
-    world.tool.trouble = [lambda _: PlainTextResponse("", 429, {"Retry-After": "70"})]
-    works = [f"event:{(await world.ring('acuity', one)).json()['delivery']}" for one in (BOOKED, replace_id(BOOKED, 5))]
+    world.tool.overrides = [lambda _: PlainTextResponse("", 429, {"Retry-After": "70"})]
+    works = [
+        f"event:{(await world.receive('acuity', one)).json()['delivery']}" for one in (BOOKED, replace_id(BOOKED, 5))
+    ]
 
-    outcomes = [await world.do(work) for work in works]
-    asked, world.tool.trouble = len(world.tool.seen), []
-    other = await world.do(f"event:{(await world.ring('square', square)).json()['delivery']}")
+    outcomes = [await world.run_task(work) for work in works]
+    asked, world.tool.overrides = len(world.tool.requests), []
+    other = await world.run_task(f"event:{(await world.receive('square', square)).json()['delivery']}")
 
     assert (["GET appointments: 429"] * 2, 1, "translated") == (outcomes, asked, other)
     paused = await world.ledger.load_task(works[1])
     assert paused.retry_at_ms is not None
     assert 69 < paused.retry_at_ms / 1000 - time.time() < 77
     assert ([], 0) == (paused.attempts[-1].calls, paused.failed_attempts)
-    await world.later(80)
-    assert ["translated", "translated"] == [await world.do(work) for work in works]
+    await world.advance_time(80)
+    assert ["translated", "translated"] == [await world.run_task(work) for work in works]
 
 
-async def test_a_tool_that_does_not_answer_is_tried_again(world: Doorstep) -> None:
+async def test_a_tool_that_does_not_answer_is_tried_again(world: ToolWorld) -> None:
     world.set(answer_s=0.1)
-    world.tool.open.clear()
+    world.tool.response_gate.clear()
 
-    answer = await world.ring("acuity", BOOKED)
+    answer = await world.receive("acuity", BOOKED)
     await world.run()
-    world.tool.open.set()
+    world.tool.response_gate.set()
 
-    event = await world.event(answer)
+    event = await world.load_event(answer)
     assert ("waiting", "GET appointments: outcome_unknown", 1) == (event.state, event.reason, event.failed_attempts)
 
 
-async def test_a_tool_that_cannot_be_reached_is_tried_again(world: Doorstep) -> None:
+async def test_a_tool_that_cannot_be_reached_is_tried_again(world: ToolWorld) -> None:
     world.set(HOOKS__ACUITY__API_URL=f"http://127.0.0.1:{free_port()}/")
 
-    answer = await world.ring("acuity", BOOKED)
+    answer = await world.receive("acuity", BOOKED)
     await world.run()
 
-    event = await world.event(answer)
+    event = await world.load_event(answer)
     assert ("waiting", "GET appointments: connection_failed", 1) == (event.state, event.reason, event.failed_attempts)
 
 
-async def test_a_tool_that_is_down_holds_up_no_other_tool(world: Doorstep) -> None:
+async def test_a_tool_that_is_down_holds_up_no_other_tool(world: ToolWorld) -> None:
     square = SPECIMENS["square"]["deliveries"][0]
-    world.tool.keep("square", square)
+    world.tool.add_records("square", square)
     world.set(HOOKS__ACUITY__API_URL=f"http://127.0.0.1:{free_port()}/")
     for number in range(1, 6):
         delivery = replace_id(BOOKED, number)
-        await world.ring("acuity", delivery)
+        await world.receive("acuity", delivery)
     await world.run()
 
-    await world.ring("square", square)
+    await world.receive("square", square)
     await world.run()
 
     assert ["square-zkdemobooking1"] == [visit["external_id"] for visit in world.harness.visits()]
@@ -230,28 +234,28 @@ def replace_id(delivery: Mapping[str, Any], number: int) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("trouble", "reason"),
     [
-        pytest.param(says(500), "GET appointments: 500", id="500"),
-        pytest.param(says(401), "credentials_rejected", id="401"),
+        pytest.param(respond_with(500), "GET appointments: 500", id="500"),
+        pytest.param(respond_with(401), "credentials_rejected", id="401"),
     ],
 )
-async def test_after_the_time_for_tries_the_event_is_parked(world: Doorstep, trouble: Answerer, reason: str) -> None:
+async def test_after_the_time_for_tries_the_event_is_parked(world: ToolWorld, trouble: Responder, reason: str) -> None:
     world.set(RETRY_FOR_S="3600")
-    world.tool.trouble = [trouble]
-    answer = await world.ring("acuity", BOOKED)
+    world.tool.overrides = [trouble]
+    answer = await world.receive("acuity", BOOKED)
     await world.run()
-    await world.later(4_000)
+    await world.advance_time(4_000)
     await world.run()
 
-    event = await world.event(answer)
+    event = await world.load_event(answer)
     assert ("parked", reason, 2) == (event.state, event.reason, len(event.attempts))
 
 
-async def test_a_parked_event_is_replayed(world: Doorstep) -> None:
-    world.tool.keep("acuity", BOOKED)
-    world.tool.trouble = [says(422)]
-    answer = await world.ring("acuity", BOOKED)
+async def test_a_parked_event_is_replayed(world: ToolWorld) -> None:
+    world.tool.add_records("acuity", BOOKED)
+    world.tool.overrides = [respond_with(422)]
+    answer = await world.receive("acuity", BOOKED)
     await world.run()
-    world.tool.trouble = []
+    world.tool.overrides = []
 
     await world.ledger.replay(f"event:{answer.json()['delivery']}")
     await world.run()
@@ -259,18 +263,18 @@ async def test_a_parked_event_is_replayed(world: Doorstep) -> None:
     assert ["acuity-123456789"] == [visit["external_id"] for visit in world.harness.visits()]
 
 
-async def test_what_work_came_to_is_counted_each_time_it_comes_to_an_end(world: Doorstep) -> None:
-    world.tool.keep("acuity", BOOKED)
-    world.tool.trouble = [says(503), says(422)]
-    answer = await world.ring("acuity", BOOKED)
+async def test_what_work_came_to_is_counted_each_time_it_comes_to_an_end(world: ToolWorld) -> None:
+    world.tool.add_records("acuity", BOOKED)
+    world.tool.overrides = [respond_with(503), respond_with(422)]
+    answer = await world.receive("acuity", BOOKED)
     await world.run()
-    await world.later(3_600)
+    await world.advance_time(3_600)
     await world.run()
-    world.tool.trouble = []
+    world.tool.overrides = []
     await world.ledger.replay(f"event:{answer.json()['delivery']}")
     await world.run()
-    delivery_id = await a_minute_ago(world, "acuity", MOVED)
-    world.tool.trouble = [says(404)]
+    delivery_id = await accept_a_minute_ago(world, "acuity", MOVED)
+    world.tool.overrides = [respond_with(404)]
     await world.run()
     assert "done" == (await world.ledger.load_task(f"event:{delivery_id}")).state
 
@@ -281,14 +285,14 @@ async def test_what_work_came_to_is_counted_each_time_it_comes_to_an_end(world: 
     assert {"|event|parked": 1, "|event|translated": 1, "|event|ignored": 1, "|visit|created": 1} == ends
 
 
-async def test_a_parked_event_is_put_back_to_work_by_the_tools_retry(world: Doorstep) -> None:
-    world.tool.keep("acuity", BOOKED)
-    world.tool.trouble = [says(422)]
-    await world.ring("acuity", BOOKED)
+async def test_a_parked_event_is_put_back_to_work_by_the_tools_retry(world: ToolWorld) -> None:
+    world.tool.add_records("acuity", BOOKED)
+    world.tool.overrides = [respond_with(422)]
+    await world.receive("acuity", BOOKED)
     await world.run()
-    world.tool.trouble = []
+    world.tool.overrides = []
 
-    answer = await world.ring("acuity", BOOKED)
+    answer = await world.receive("acuity", BOOKED)
     await world.run()
 
     assert (200, True) == (answer.status_code, answer.json()["repeat"])
@@ -298,12 +302,12 @@ async def test_a_parked_event_is_put_back_to_work_by_the_tools_retry(world: Door
 # -- GraphQL --
 
 
-def graphql(code: str | None, data: Any = None) -> Answerer:
+def graphql(code: str | None, data: Any = None) -> Responder:
     error = {"message": "ada@example.com is not allowed", **({"extensions": {"code": code}} if code else {})}
     return lambda _: JSONResponse({"data": data, "errors": [error]})
 
 
-def with_code_beside_the_message(code: str) -> Answerer:
+def with_code_beside_the_message(code: str) -> Responder:
     """As Boulevard writes it."""
     return lambda _: JSONResponse({"data": None, "errors": [{"message": "ada@example.com", "code": code}]})
 
@@ -332,13 +336,13 @@ def with_code_beside_the_message(code: str) -> Answerer:
         ),
     ],
 )
-async def test_an_error_inside_a_200_is_an_error(world: Doorstep, trouble: Answerer, state: str, reason: str) -> None:
+async def test_an_error_inside_a_200_is_an_error(world: ToolWorld, trouble: Responder, state: str, reason: str) -> None:
     delivery = SPECIMENS["jobber"]["deliveries"][0]
-    world.tool.trouble = [trouble]
+    world.tool.overrides = [trouble]
 
-    answer = await world.ring("jobber", delivery)
+    answer = await world.receive("jobber", delivery)
     await world.run()
 
-    event = await world.event(answer)
+    event = await world.load_event(answer)
     assert (state, reason) == (event.state, event.reason[: len(reason)])
     assert "ada@" not in event.reason

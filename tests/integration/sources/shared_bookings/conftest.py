@@ -6,18 +6,18 @@ import pytest
 
 from app.ledger.redis import Redis
 from tests.support.harness import Harness
-from tests.support.shared_bookings import SECRET, SIGNED, Door
-from tests.support.visit_worker import a_world
+from tests.support.shared_bookings import SECRET, SIGNED, BookingWorld
+from tests.support.visit_worker import open_world
 
 
 @pytest.fixture
-async def door(redis: Redis, hands: Harness) -> AsyncIterator[Door]:
-    async with a_world(redis, hands):
-        door = Door(redis, hands)
-        door.set(
+async def world(redis: Redis, module_harness: Harness) -> AsyncIterator[BookingWorld]:
+    async with open_world(redis, module_harness):
+        world = BookingWorld(redis, module_harness)
+        world.configure(
             **{f"HOOKS__{name.upper()}__SECRETS": SECRET for name in SIGNED},
             PUBLIC_URL="https://hooks.example.com",
             SECRET_KEY="a-key-of-ours-for-tests-of-groups",
         )
-        yield door
-        await door.wire.aclose()
+        yield world
+        await world.transport.aclose()

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.support.shared_bookings import ADA, BOB, CY, FIRST, PEOPLE, SECOND, Body, Door, _activity, attendee
+from tests.support.shared_bookings import ADA, BOB, CY, FIRST, PEOPLE, SECOND, Body, BookingWorld, _activity, attendee
 
 
 def appointlet(action: str, minute: int, *people: str, start: str = FIRST, made: int = 1, **more: Any) -> Body:
@@ -14,83 +14,83 @@ def appointlet(action: str, minute: int, *people: str, start: str = FIRST, made:
     return _activity(f"Meeting.{action}", minute, meeting)
 
 
-async def test_a_group_meeting_is_a_visit_of_everybody_who_comes(door: Door) -> None:
+async def test_a_group_meeting_is_a_visit_of_everybody_who_comes(world: BookingWorld) -> None:
     made = appointlet("scheduled", 1, ADA, "BOB@example.com", ADA.title())
     moved = appointlet("rescheduled", 3, ADA, BOB, CY, start=SECOND)
 
-    assert [("ada", FIRST), ("bob", FIRST)] == await door.in_every_order("appointlet", [made])
+    assert [("ada", FIRST), ("bob", FIRST)] == await world.in_every_order("appointlet", [made])
     expected = [("ada", SECOND), ("bob", SECOND), ("cy", SECOND)]
-    assert expected == await door.in_every_order("appointlet", [made, attendee("scheduled", 2, CY), moved])
+    assert expected == await world.in_every_order("appointlet", [made, attendee("scheduled", 2, CY), moved])
 
 
-async def test_whoever_leaves_a_meeting_leaves_alone(door: Door) -> None:
+async def test_whoever_leaves_a_meeting_leaves_alone(world: BookingWorld) -> None:
     made, left = appointlet("scheduled", 1, ADA, BOB, CY), attendee("cancelled", 2, "Bob@Example.com")
 
-    assert [("ada", FIRST), ("cy", FIRST)] == await door.in_every_order("appointlet", [made, left])
+    assert [("ada", FIRST), ("cy", FIRST)] == await world.in_every_order("appointlet", [made, left])
     listed = appointlet("rescheduled", 3, ADA, BOB, CY, start=SECOND)
-    assert [("ada", SECOND), ("cy", SECOND)] == await door.in_every_order("appointlet", [made, left, listed])
+    assert [("ada", SECOND), ("cy", SECOND)] == await world.in_every_order("appointlet", [made, left, listed])
     back = attendee("scheduled", 4, BOB)
     expected = [("ada", SECOND), ("bob", SECOND), ("cy", SECOND)]
-    assert expected == await door.in_every_order("appointlet", [made, left, listed, back])
+    assert expected == await world.in_every_order("appointlet", [made, left, listed, back])
 
 
-async def test_a_group_meeting_that_is_cancelled_is_nobodys(door: Door) -> None:
+async def test_a_group_meeting_that_is_cancelled_is_nobodys(world: BookingWorld) -> None:
     made, gone = appointlet("scheduled", 1, ADA, BOB), appointlet("cancelled", 2, ADA, BOB)
 
-    assert [] == await door.in_every_order("appointlet", [made, attendee("scheduled", 1, ADA), gone])
+    assert [] == await world.in_every_order("appointlet", [made, attendee("scheduled", 1, ADA), gone])
 
 
-async def test_a_meeting_of_one_is_named_by_the_meeting(door: Door) -> None:
+async def test_a_meeting_of_one_is_named_by_the_meeting(world: BookingWorld) -> None:
     life = [appointlet("scheduled", 1, ADA), attendee("scheduled", 1, ADA, meeting={"id": 2751918}),
             appointlet("rescheduled", 2, ADA, start=SECOND)]  # fmt: skip
 
-    assert [("ada", SECOND)] == await door.in_every_order("appointlet", life)
-    assert ["appointlet-2751918"] == [visit["external_id"] for visit in door.harness.visits()]
-    assert [] == await door.in_every_order("appointlet", [*life, appointlet("cancelled", 3, ADA)])
-    assert [] == await door.in_every_order("appointlet", [*life, attendee("cancelled", 3, ADA)])
+    assert [("ada", SECOND)] == await world.in_every_order("appointlet", life)
+    assert ["appointlet-2751918"] == [visit["external_id"] for visit in world.harness.visits()]
+    assert [] == await world.in_every_order("appointlet", [*life, appointlet("cancelled", 3, ADA)])
+    assert [] == await world.in_every_order("appointlet", [*life, attendee("cancelled", 3, ADA)])
 
 
-async def test_a_meeting_of_one_ends_with_a_cancel_that_lists_nobody(door: Door) -> None:
+async def test_a_meeting_of_one_ends_with_a_cancel_that_lists_nobody(world: BookingWorld) -> None:
     made, moved, gone = (
         appointlet("scheduled", 1, ADA),
         appointlet("rescheduled", 2, ADA, start=SECOND),
         appointlet("cancelled", 3),
     )
 
-    assert [] == await door.in_every_order("appointlet", [made, gone])
-    assert [] == await door.in_every_order("appointlet", [made, moved, gone])
-    assert ["a meeting ended, and whose visits end with it is not told"] == await door.parked()
+    assert [] == await world.in_every_order("appointlet", [made, gone])
+    assert [] == await world.in_every_order("appointlet", [made, moved, gone])
+    assert ["a meeting ended, and whose visits end with it is not told"] == await world.parked()
 
 
-async def test_a_second_booking_of_one_meeting_is_a_second_visit(door: Door) -> None:
+async def test_a_second_booking_of_one_meeting_is_a_second_visit(world: BookingWorld) -> None:
     """Told as a meeting that was scheduled, with nobody else in it."""
     both = [appointlet("scheduled", 1, ADA), appointlet("scheduled", 9, BOB)]
 
-    assert [("ada", FIRST), ("bob", FIRST)] == await door.in_every_order("appointlet", both)
+    assert [("ada", FIRST), ("bob", FIRST)] == await world.in_every_order("appointlet", both)
 
 
-async def test_whatever_cannot_be_told_apart_is_an_operators(door: Door) -> None:
+async def test_whatever_cannot_be_told_apart_is_an_operators(world: BookingWorld) -> None:
     nameless = appointlet("scheduled", 1, ADA)
     nameless["entity"]["attendees"].append({"email": None, "first_name": "Dan"})
-    await door.hear("appointlet", nameless)
+    await world.process("appointlet", nameless)
     assert ([("ada", FIRST)], ["an attendee has neither an e-mail address nor an id"]) == (
-        door.asked(),
-        await door.parked(),
+        world.review_requests(),
+        await world.parked(),
     )
 
-    await door.hear("appointlet", appointlet("cancelled", 2))
-    await door.hear("appointlet", appointlet("rescheduled", 3))
-    await door.hear("appointlet", attendee("cancelled", 4, ADA, meeting=None))
-    await door.hear("appointlet", attendee("cancelled", 5, None))
+    await world.process("appointlet", appointlet("cancelled", 2))
+    await world.process("appointlet", appointlet("rescheduled", 3))
+    await world.process("appointlet", attendee("cancelled", 4, ADA, meeting=None))
+    await world.process("appointlet", attendee("cancelled", 5, None))
     assert [
         "a meeting ended, and whose visits end with it is not told",
         "entity.attendees: expected the attendees, found list of length 0",
         "entity.meeting: expected the meeting that the attendee left, found nothing",
         "an attendee has neither an e-mail address nor an id",
-    ] == (await door.parked())[1:]
+    ] == (await world.parked())[1:]
 
 
-async def test_a_delivery_of_a_legacy_account_is_an_operators(door: Door) -> None:
-    await door.hear("appointlet", {"type": "booking", "action": "created", "data": {"id": 1, "email": ADA}})
+async def test_a_delivery_of_a_legacy_account_is_an_operators(world: BookingWorld) -> None:
+    await world.process("appointlet", {"type": "booking", "action": "created", "data": {"id": 1, "email": ADA}})
 
-    assert ["a booking of a legacy account, whose webhooks are not understood"] == await door.parked()
+    assert ["a booking of a legacy account, whose webhooks are not understood"] == await world.parked()

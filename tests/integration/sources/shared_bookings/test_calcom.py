@@ -8,7 +8,7 @@ import pytest
 from app.operators.erasure import Erasure
 from app.operators.explain import Explain
 from app.visits.merge import desired_visit, merge_changes
-from tests.support.shared_bookings import ADA, BOB, CY, FIRST, SECOND, THIRD, Body, Door
+from tests.support.shared_bookings import ADA, BOB, CY, FIRST, SECOND, THIRD, Body, BookingWorld
 
 
 def calcom(kind: str, minute: int, uid: str, people: Sequence[str], start: str = FIRST, **more: Any) -> Body:
@@ -41,46 +41,48 @@ TAKEN = [seats("BOOKING_CREATED", 1, "u1", [ADA]), seats("BOOKING_CREATED", 2, "
          seats("BOOKING_CREATED", 3, "u1", [ADA, BOB, CY])]  # fmt: skip
 
 
-async def test_everybody_with_a_seat_is_a_visit(door: Door) -> None:
-    assert [("ada", FIRST), ("bob", FIRST), ("cy", FIRST)] == await door.in_every_order("calcom", TAKEN)
+async def test_everybody_with_a_seat_is_a_visit(world: BookingWorld) -> None:
+    assert [("ada", FIRST), ("bob", FIRST), ("cy", FIRST)] == await world.in_every_order("calcom", TAKEN)
 
 
-async def test_a_seat_given_up_ends_one_visit(door: Door) -> None:
+async def test_a_seat_given_up_ends_one_visit(world: BookingWorld) -> None:
     left = seats("BOOKING_CANCELLED", 4, "u1", ["BOB@Example.com"], status="CANCELLED")
 
-    assert [("ada", FIRST), ("cy", FIRST)] == await door.in_every_order("calcom", [*TAKEN, left])
+    assert [("ada", FIRST), ("cy", FIRST)] == await world.in_every_order("calcom", [*TAKEN, left])
 
 
-async def test_a_seat_taken_again_is_the_same_visit(door: Door) -> None:
+async def test_a_seat_taken_again_is_the_same_visit(world: BookingWorld) -> None:
     left, again = seats("BOOKING_CANCELLED", 4, "u1", [BOB]), seats("BOOKING_CREATED", 5, "u1", [ADA, CY, BOB])
 
-    assert [("ada", FIRST), ("bob", FIRST), ("cy", FIRST)] == await door.in_every_order("calcom", [*TAKEN, left, again])
+    assert [("ada", FIRST), ("bob", FIRST), ("cy", FIRST)] == await world.in_every_order(
+        "calcom", [*TAKEN, left, again]
+    )
 
 
-async def test_whoever_left_is_not_taken_back_by_a_list_that_still_has_them(door: Door) -> None:
+async def test_whoever_left_is_not_taken_back_by_a_list_that_still_has_them(world: BookingWorld) -> None:
     left, late = (
         seats("BOOKING_CANCELLED", 4, "u1", [ADA]),
         seats("BOOKING_CREATED", 5, "u1", [ADA, BOB, CY, "dan@example.com"]),
     )
 
-    assert [("bob", FIRST), ("cy", FIRST), ("dan", FIRST)] == await door.in_every_order("calcom", [*TAKEN, left, late])
+    assert [("bob", FIRST), ("cy", FIRST), ("dan", FIRST)] == await world.in_every_order("calcom", [*TAKEN, left, late])
 
 
-async def test_the_host_cancels_for_everybody(door: Door) -> None:
-    assert [] == await door.in_every_order("calcom", [*TAKEN, seats("BOOKING_CANCELLED", 4, "u1", [ADA, BOB, CY])])
+async def test_the_host_cancels_for_everybody(world: BookingWorld) -> None:
+    assert [] == await world.in_every_order("calcom", [*TAKEN, seats("BOOKING_CANCELLED", 4, "u1", [ADA, BOB, CY])])
 
 
 @pytest.mark.parametrize("listed", [[ADA], [BOB, ADA]], ids=["alone", "with who is there"])
-async def test_one_seat_moves_to_another_booking(door: Door, listed: list[str]) -> None:
+async def test_one_seat_moves_to_another_booking(world: BookingWorld, listed: list[str]) -> None:
     """Bob has a seat in both bookings, and keeps both."""
     there = seats("BOOKING_CREATED", 4, "u2", [BOB], SECOND)
     moved = seats("BOOKING_RESCHEDULED", 5, "u2", listed, SECOND, rescheduleUid="u1", rescheduledBy=ADA)
 
     expected = [("ada", SECOND), ("bob", FIRST), ("bob", SECOND), ("cy", FIRST)]
-    assert expected == await door.in_every_order("calcom", [*TAKEN, there, moved])
+    assert expected == await world.in_every_order("calcom", [*TAKEN, there, moved])
 
 
-async def test_a_seat_that_moves_and_comes_back_is_where_it_is_now(door: Door) -> None:
+async def test_a_seat_that_moves_and_comes_back_is_where_it_is_now(world: BookingWorld) -> None:
     there = seats("BOOKING_CREATED", 4, "u2", ["dan@example.com"], SECOND)
     moved = seats(
         "BOOKING_RESCHEDULED", 5, "u2", ["dan@example.com", BOB], SECOND, rescheduleUid="u1", rescheduledBy=BOB
@@ -88,22 +90,24 @@ async def test_a_seat_that_moves_and_comes_back_is_where_it_is_now(door: Door) -
     back = seats("BOOKING_RESCHEDULED", 6, "u1", [ADA, CY, BOB], FIRST, rescheduleUid="u2", rescheduledBy=BOB)
 
     expected = [("ada", FIRST), ("bob", FIRST), ("cy", FIRST), ("dan", SECOND)]
-    assert expected == await door.in_every_order("calcom", [*TAKEN, there, moved, back])
+    assert expected == await world.in_every_order("calcom", [*TAKEN, there, moved, back])
     away = seats(
         "BOOKING_RESCHEDULED", 7, "u2", ["dan@example.com", BOB], SECOND, rescheduleUid="u1", rescheduledBy=BOB
     )
     expected = [("ada", FIRST), ("bob", SECOND), ("cy", FIRST), ("dan", SECOND)]
-    assert expected == await door.in_every_order("calcom", [*TAKEN, there, moved, back, away])
+    assert expected == await world.in_every_order("calcom", [*TAKEN, there, moved, back, away])
 
 
 @pytest.mark.parametrize("is_confirmed", [False, True])
-async def test_a_seat_whose_move_has_to_be_confirmed_is_not_where_it_was(door: Door, is_confirmed: bool) -> None:
+async def test_a_seat_whose_move_has_to_be_confirmed_is_not_where_it_was(
+    world: BookingWorld, is_confirmed: bool
+) -> None:
     asked = seats("BOOKING_REQUESTED", 5, "u2", [BOB], SECOND, rescheduleUid="u1", rescheduledBy=BOB, status="PENDING")
     agreed = seats("BOOKING_CREATED", 6, "u2", [BOB], SECOND)
 
     moved = [("bob", SECOND)] if is_confirmed else []
     expected = [("ada", FIRST), *moved, ("cy", FIRST)]
-    assert expected == await door.in_every_order("calcom", [*TAKEN, asked, *([agreed] if is_confirmed else [])])
+    assert expected == await world.in_every_order("calcom", [*TAKEN, asked, *([agreed] if is_confirmed else [])])
 
 
 PAID = {"paymentData": {"success": True, "amount": 2_000, "refunded": False}}
@@ -129,40 +133,40 @@ PAID = {"paymentData": {"success": True, "amount": 2_000, "refunded": False}}
     ids=["joined", "cancelled", "another's cancel", "moved", "asked to move", "paid", "ended"],
 )
 async def test_a_booking_that_got_seats_later_is_not_asked_about_twice(
-    door: Door, later: Body, expected: list[tuple[str, str]]
+    world: BookingWorld, later: Body, expected: list[tuple[str, str]]
 ) -> None:
     alone = calcom("BOOKING_CREATED", 1, "u1", [ADA])
 
-    assert expected == await door.in_every_order("calcom", [alone, later])
+    assert expected == await world.in_every_order("calcom", [alone, later])
 
 
-async def test_the_host_moves_all_seats_of_a_booking(door: Door) -> None:
+async def test_the_host_moves_all_seats_of_a_booking(world: BookingWorld) -> None:
     moved = seats(
         "BOOKING_RESCHEDULED", 4, "u1", [ADA, BOB, CY], SECOND, rescheduleUid="u1", rescheduledBy="host@example.com"
     )
 
-    assert [("ada", SECOND), ("bob", SECOND), ("cy", SECOND)] == await door.in_every_order("calcom", [*TAKEN, moved])
+    assert [("ada", SECOND), ("bob", SECOND), ("cy", SECOND)] == await world.in_every_order("calcom", [*TAKEN, moved])
 
 
-async def test_the_host_joins_two_bookings(door: Door) -> None:
+async def test_the_host_joins_two_bookings(world: BookingWorld) -> None:
     there = seats("BOOKING_CREATED", 4, "u2", ["dan@example.com"], SECOND)
     moved = seats(
         "BOOKING_RESCHEDULED", 5, "u2", [ADA, BOB, CY], SECOND, rescheduleUid="u1", rescheduledBy="host@example.com"
     )
 
     expected = [("ada", SECOND), ("bob", SECOND), ("cy", SECOND), ("dan", SECOND)]
-    assert expected == await door.in_every_order("calcom", [*TAKEN, there, moved])
+    assert expected == await world.in_every_order("calcom", [*TAKEN, there, moved])
 
 
 @pytest.mark.parametrize("more", [{}, {"seatsPerTimeSlot": 10}], ids=["without a word of seats", "with seats"])
-async def test_a_no_show_is_of_one_seat(door: Door, more: Body) -> None:
+async def test_a_no_show_is_of_one_seat(world: BookingWorld, more: Body) -> None:
     marks = [missed(40, "u1", {"Ada@Example.com": True, CY: True}, **more), missed(41, "u1", {ADA: False}, **more)]
 
-    assert [("ada", FIRST), ("bob", FIRST)] == await door.in_every_order("calcom", [*TAKEN, *marks])
-    assert [] == await door.ledger.task_ids("waiting")
+    assert [("ada", FIRST), ("bob", FIRST)] == await world.in_every_order("calcom", [*TAKEN, *marks])
+    assert [] == await world.ledger.task_ids("waiting")
 
 
-async def test_a_meeting_with_seats_ends_for_those_who_held_one(door: Door) -> None:
+async def test_a_meeting_with_seats_ends_for_those_who_held_one(world: BookingWorld) -> None:
     ended = {
         "triggerEvent": "MEETING_ENDED", "uid": "u1", "startTime": FIRST, "endTime": "2026-10-01T15:30:00Z",
         "createdAt": "2026-09-21T14:01:00.000Z", "seatsPerTimeSlot": 10, "fromReschedule": None, "paid": False,
@@ -171,21 +175,21 @@ async def test_a_meeting_with_seats_ends_for_those_who_held_one(door: Door) -> N
     }  # fmt: skip
     left = seats("BOOKING_CANCELLED", 4, "u1", [CY])
 
-    assert [("bob", "2026-10-01T15:30:00Z")] == await door.in_every_order("calcom", [*TAKEN[:2], left, ended])
-    assert [] == await door.ledger.task_ids("waiting"), "a host among the attendees is waited for"
+    assert [("bob", "2026-10-01T15:30:00Z")] == await world.in_every_order("calcom", [*TAKEN[:2], left, ended])
+    assert [] == await world.ledger.task_ids("waiting"), "a host among the attendees is waited for"
 
 
-async def test_the_end_of_a_meeting_that_does_not_say_that_it_had_seats_asks_nobody_twice(door: Door) -> None:
+async def test_the_end_of_a_meeting_that_does_not_say_that_it_had_seats_asks_nobody_twice(world: BookingWorld) -> None:
     """The booking as it was saved when the first seat was taken (scheduleTrigger)."""
     ended = {
         "triggerEvent": "MEETING_ENDED", "uid": "u1", "startTime": FIRST, "endTime": "2026-10-01T15:30:00Z",
         "createdAt": "2026-09-21T14:01:00.000Z", "attendees": [{"email": ADA, "name": "ada", "noShow": False}],
     }  # fmt: skip
 
-    assert [("ada", FIRST), ("bob", FIRST)] == await door.in_every_order("calcom", [*TAKEN[:2], ended])
+    assert [("ada", FIRST), ("bob", FIRST)] == await world.in_every_order("calcom", [*TAKEN[:2], ended])
 
 
-async def test_a_host_of_a_team_holds_no_seat(door: Door) -> None:
+async def test_a_host_of_a_team_holds_no_seat(world: BookingWorld) -> None:
     """Hosts are attendees too: Cal.com lists them in the team, or the others with their seats."""
     team = {"team": {"name": "Team", "members": [{"email": "Cohost@example.com", "name": "Co"}]}}
     named = seats("BOOKING_CREATED", 1, "u1", ["host@example.com", "cohost@example.com", ADA], **team)
@@ -193,66 +197,68 @@ async def test_a_host_of_a_team_holds_no_seat(door: Door) -> None:
     for number, attendee in enumerate(listed["payload"]["attendees"][1:], 1):
         attendee["bookingSeat"] = {"referenceUid": f"seat-{number}", "attendeeId": number}
 
-    assert [("ada", FIRST), ("ada", SECOND), ("bob", SECOND)] == await door.in_every_order("calcom", [named, listed])
+    assert [("ada", FIRST), ("ada", SECOND), ("bob", SECOND)] == await world.in_every_order("calcom", [named, listed])
 
 
-async def test_a_seat_without_an_address_is_nobody_elses(door: Door) -> None:
+async def test_a_seat_without_an_address_is_nobody_elses(world: BookingWorld) -> None:
     """By its phone number it is a visit that waits for somebody to name the customer; without one, an operator is told."""
     phone_only = seats("BOOKING_CREATED", 2, "u1", [ADA])
     phone_only["payload"]["attendees"].append({"name": "Bob", "phoneNumber": "+1 555 0100002"})
     nameless = seats("BOOKING_CREATED", 3, "u1", [ADA, CY])
     nameless["payload"]["attendees"].append({"email": None, "name": "Dan"})
 
-    await door.hear("calcom", TAKEN[0], phone_only, nameless)
+    await world.process("calcom", TAKEN[0], phone_only, nameless)
 
-    assert [("ada", FIRST), ("cy", FIRST)] == door.asked()
+    assert [("ada", FIRST), ("cy", FIRST)] == world.review_requests()
     assert ["contact_unknown"] == [
-        (await door.ledger.load_task(work)).reason for work in await door.ledger.task_ids("waiting")
+        (await world.ledger.load_task(work)).reason for work in await world.ledger.task_ids("waiting")
     ]
-    assert ["an attendee has neither an e-mail address nor a phone number to be told by"] == await door.parked()
-    assert not [key for key in await door.redis.command("KEYS", "*") if b"5550100002" in key or b"@" in key]
+    assert ["an attendee has neither an e-mail address nor a phone number to be told by"] == await world.parked()
+    assert not [key for key in await world.redis.command("KEYS", "*") if b"5550100002" in key or b"@" in key]
 
 
-async def test_a_payment_for_one_of_several_seats_is_an_operators(door: Door) -> None:
+async def test_a_payment_for_one_of_several_seats_is_an_operators(world: BookingWorld) -> None:
     paid = {"paymentId": 9, "paymentData": {"amount": 7550, "currency": "usd", "success": True, "refunded": False}}
 
-    await door.hear("calcom", *TAKEN[:2], seats("BOOKING_PAID", 4, "u1", [ADA, BOB], **paid))
-    assert ["a payment for one of several seats, and for which is not told"] == await door.parked()
-    assert not any(visit.get("amount_collected") for visit in door.harness.visits())
+    await world.process("calcom", *TAKEN[:2], seats("BOOKING_PAID", 4, "u1", [ADA, BOB], **paid))
+    assert ["a payment for one of several seats, and for which is not told"] == await world.parked()
+    assert not any(visit.get("amount_collected") for visit in world.harness.visits())
 
-    await door.hear("calcom", seats("BOOKING_CREATED", 5, "u3", [CY]), seats("BOOKING_PAID", 6, "u3", [CY], **paid))
-    assert ["75.50"] == [visit["amount_collected"] for visit in door.harness.visits() if visit.get("amount_collected")]
+    await world.process("calcom", seats("BOOKING_CREATED", 5, "u3", [CY]), seats("BOOKING_PAID", 6, "u3", [CY], **paid))
+    assert ["75.50"] == [visit["amount_collected"] for visit in world.harness.visits() if visit.get("amount_collected")]
 
 
-async def test_a_booking_without_seats_is_named_as_before(door: Door) -> None:
-    await door.hear("calcom", calcom("BOOKING_CREATED", 1, "u1", [ADA], seatsPerTimeSlot=None),
+async def test_a_booking_without_seats_is_named_as_before(world: BookingWorld) -> None:
+    await world.process("calcom", calcom("BOOKING_CREATED", 1, "u1", [ADA], seatsPerTimeSlot=None),
                     calcom("BOOKING_CREATED", 1, "u2", [ADA], seatsPerTimeSlot=1))  # fmt: skip
 
-    assert ["calcom-u1", "calcom-u2"] == sorted(visit["external_id"] for visit in door.harness.visits())
+    assert ["calcom-u1", "calcom-u2"] == sorted(visit["external_id"] for visit in world.harness.visits())
 
 
-async def test_a_guest_who_is_missing_leaves_the_customers_visit_alone(door: Door) -> None:
+async def test_a_guest_who_is_missing_leaves_the_customers_visit_alone(world: BookingWorld) -> None:
     booked = calcom("BOOKING_CREATED", 1, "u1", ["guest@example.com", ADA])
 
-    assert [("ada", FIRST)] == await door.in_every_order(
+    assert [("ada", FIRST)] == await world.in_every_order(
         "calcom", [booked, missed(40, "u1", {"guest@example.com": True})]
     )
-    assert [] == await door.in_every_order("calcom", [booked, missed(40, "u1", {"guest@example.com": True, ADA: True})])
+    assert [] == await world.in_every_order(
+        "calcom", [booked, missed(40, "u1", {"guest@example.com": True, ADA: True})]
+    )
     both = [missed(40, "u1", {ADA: True}), missed(41, "u1", {ADA: False, "guest@example.com": True})]
-    assert [("ada", FIRST)] == await door.in_every_order("calcom", [booked, *both])
+    assert [("ada", FIRST)] == await world.in_every_order("calcom", [booked, *both])
 
 
-async def test_a_no_show_of_somebody_who_was_forgotten_still_counts(door: Door) -> None:
-    await door.hear("calcom", *TAKEN[:2], missed(40, "u1", {ADA: True, "guest@example.com": True}))
-    assert [("bob", FIRST)] == door.asked()
+async def test_a_no_show_of_somebody_who_was_forgotten_still_counts(world: BookingWorld) -> None:
+    await world.process("calcom", *TAKEN[:2], missed(40, "u1", {ADA: True, "guest@example.com": True}))
+    assert [("bob", FIRST)] == world.review_requests()
 
     for email in (ADA, "guest@example.com"):
-        await Erasure(door.ledger, door.context.settings, email).execute()
+        await Erasure(world.ledger, world.context.settings, email).execute()
 
-    works = [key.decode() for key in await door.redis.command("KEYS", "bell:visit:*")]
-    left = [b" ".join(await door.redis.command("HGETALL", work)) for work in works]
+    works = [key.decode() for key in await world.redis.command("KEYS", "bell:visit:*")]
+    left = [b" ".join(await world.redis.command("HGETALL", work)) for work in works]
     assert not [text for text in left if ADA.encode() in text or b"guest@" in text]
-    families = [await door.ledger.load_aliases(work.removeprefix("bell:")) for work in works]
+    families = [await world.ledger.load_aliases(work.removeprefix("bell:")) for work in works]
     wants = [
         desired_visit(merge_changes(said for member in family for said in member.recorded_changes()))
         for family in families
@@ -270,55 +276,57 @@ UNNAMED = "a booking was moved, and the old one is not named: the visit at the o
 @pytest.mark.parametrize(
     "sign", [REASON, {"iCalSequence": 1, "iCalUID": "a1b2@google.com"}], ids=["a reason", "a sequence"]
 )
-async def test_a_request_to_move_that_does_not_name_the_old_booking_is_an_operators(door: Door, sign: Body) -> None:
+async def test_a_request_to_move_that_does_not_name_the_old_booking_is_an_operators(
+    world: BookingWorld, sign: Body
+) -> None:
     """As WebhookTaskConsumer sends it, after Cal.com cancelled the old booking."""
     booked = calcom("BOOKING_CREATED", 1, "u1", [ADA])
     asked = calcom("BOOKING_REQUESTED", 2, "u2", [ADA], SECOND, status="PENDING", **sign)
     agreed = calcom("BOOKING_CREATED", 3, "u2", [ADA], SECOND, **sign)
 
-    await door.hear("calcom", booked, asked)
-    assert [UNNAMED] == await door.parked()
+    await world.process("calcom", booked, asked)
+    assert [UNNAMED] == await world.parked()
 
-    await door.hear("calcom", agreed)
-    assert [UNNAMED, UNNAMED] == await door.parked()
-    assert ("ada", SECOND) in door.asked(), "what is agreed on is certain"
+    await world.process("calcom", agreed)
+    assert [UNNAMED, UNNAMED] == await world.parked()
+    assert ("ada", SECOND) in world.review_requests(), "what is agreed on is certain"
 
 
-async def test_a_request_to_move_whose_calendar_event_names_the_first_booking_is_a_move(door: Door) -> None:
+async def test_a_request_to_move_whose_calendar_event_names_the_first_booking_is_a_move(world: BookingWorld) -> None:
     more = {"iCalUID": "u1@Cal.com", "iCalSequence": 1}
     booked = calcom("BOOKING_CREATED", 1, "u1", [ADA], iCalUID="u1@Cal.com", iCalSequence=0)
     asked = calcom("BOOKING_REQUESTED", 2, "u2", [ADA], SECOND, status="PENDING", **more)
     agreed = calcom("BOOKING_CREATED", 3, "u2", [ADA], SECOND, **more)
     again = calcom("BOOKING_REQUESTED", 4, "u3", [ADA], THIRD, status="PENDING", **more)
 
-    assert [] == await door.in_every_order("calcom", [booked, asked])
-    assert [("ada", SECOND)] == await door.in_every_order("calcom", [booked, asked, agreed])
-    assert [] == await door.in_every_order("calcom", [booked, asked, agreed, again])
+    assert [] == await world.in_every_order("calcom", [booked, asked])
+    assert [("ada", SECOND)] == await world.in_every_order("calcom", [booked, asked, agreed])
+    assert [] == await world.in_every_order("calcom", [booked, asked, agreed, again])
     refused = calcom("BOOKING_REJECTED", 5, "u3", [ADA], THIRD, status="REJECTED", **more)
-    assert [] == await door.in_every_order("calcom", [booked, asked, agreed, again, refused])
+    assert [] == await world.in_every_order("calcom", [booked, asked, agreed, again, refused])
     accepted = calcom("BOOKING_CREATED", 5, "u3", [ADA], THIRD, **more)
-    assert [("ada", THIRD)] == await door.in_every_order("calcom", [booked, asked, agreed, again, accepted])
-    assert [] == await door.parked()
+    assert [("ada", THIRD)] == await world.in_every_order("calcom", [booked, asked, agreed, again, accepted])
+    assert [] == await world.parked()
 
 
-async def test_a_request_to_move_by_the_root_booking_is_a_move(door: Door) -> None:
+async def test_a_request_to_move_by_the_root_booking_is_a_move(world: BookingWorld) -> None:
     """`rootBookingUid`, once Cal.com sends it; for every seat by itself."""
     asked = seats("BOOKING_REQUESTED", 4, "u2", [ADA], SECOND, rootBookingUid="u1", status="PENDING")
 
-    assert [("bob", FIRST), ("cy", FIRST)] == await door.in_every_order("calcom", [*TAKEN, asked])
+    assert [("bob", FIRST), ("cy", FIRST)] == await world.in_every_order("calcom", [*TAKEN, asked])
 
 
-async def test_a_request_for_a_new_booking_is_no_visit_and_nobodys_work(door: Door) -> None:
+async def test_a_request_for_a_new_booking_is_no_visit_and_nobodys_work(world: BookingWorld) -> None:
     asked = calcom("BOOKING_REQUESTED", 1, "u1", [ADA], status="PENDING", iCalUID="u1@Cal.com", iCalSequence=0)
 
-    assert "BOOKING_REQUESTED" == (await door.ring("calcom", asked))[0]["ignored"]
+    assert "BOOKING_REQUESTED" == (await world.receive("calcom", asked))[0]["ignored"]
 
 
-async def test_a_move_that_names_no_booking_is_an_operators_and_counts(door: Door) -> None:
-    await door.hear("calcom", calcom("BOOKING_RESCHEDULED", 2, "u2", [ADA], SECOND))
+async def test_a_move_that_names_no_booking_is_an_operators_and_counts(world: BookingWorld) -> None:
+    await world.process("calcom", calcom("BOOKING_RESCHEDULED", 2, "u2", [ADA], SECOND))
 
-    assert [UNNAMED] == await door.parked()
-    assert [("ada", SECOND)] == door.asked()
+    assert [UNNAMED] == await world.parked()
+    assert [("ada", SECOND)] == world.review_requests()
 
 
 SERIES = {"recurringEvent": {"freq": 2, "count": 3, "interval": 1}}
@@ -327,31 +335,33 @@ SERIES = {"recurringEvent": {"freq": 2, "count": 3, "interval": 1}}
 @pytest.mark.parametrize(
     "more", [SERIES, {"allRemainingBookings": True}], ids=["recurringEvent", "allRemainingBookings"]
 )
-async def test_a_series_that_is_cancelled_at_once_is_an_operators(door: Door, more: Body) -> None:
+async def test_a_series_that_is_cancelled_at_once_is_an_operators(world: BookingWorld, more: Body) -> None:
     booked = [calcom("BOOKING_CREATED", n, f"u{n}", [ADA], start) for n, start in enumerate((FIRST, SECOND, THIRD), 1)]
 
-    await door.hear("calcom", *booked, calcom("BOOKING_CANCELLED", 9, "u2", [ADA], SECOND, **more))
+    await world.process("calcom", *booked, calcom("BOOKING_CANCELLED", 9, "u2", [ADA], SECOND, **more))
 
-    assert [("ada", FIRST), ("ada", THIRD)] == door.asked(), "the one that is named is cancelled at once"
+    assert [("ada", FIRST), ("ada", THIRD)] == world.review_requests(), "the one that is named is cancelled at once"
     assert [
         "a booking of a series was cancelled, and all that remain may be too: they are not named"
-    ] == await door.parked()
+    ] == await world.parked()
 
 
-async def test_what_is_applied_and_what_is_left_are_both_shown_and_a_repeat_changes_neither(door: Door) -> None:
+async def test_what_is_applied_and_what_is_left_are_both_shown_and_a_repeat_changes_neither(
+    world: BookingWorld,
+) -> None:
     body = calcom("BOOKING_CANCELLED", 9, "u1", [ADA], **SERIES)
-    await door.hear("calcom", calcom("BOOKING_CREATED", 1, "u1", [ADA]), body)
+    await world.process("calcom", calcom("BOOKING_CREATED", 1, "u1", [ADA]), body)
 
-    [again] = await door.ring("calcom", body)
-    await door.run()
+    [again] = await world.receive("calcom", body)
+    await world.run()
 
     assert again["repeat"]
-    row = await Explain(door.ledger, door.context.settings).delivery_summary(again["delivery"])
+    row = await Explain(world.ledger, world.context.settings).delivery_summary(again["delivery"])
     assert ("applied parked", ["calcom-u1"]) == (row["state"], row["visits"])
-    assert ([], 1) == (door.asked(), len(await door.parked()))
+    assert ([], 1) == (world.review_requests(), len(await world.parked()))
 
 
-async def test_a_seat_in_a_booking_that_somebody_else_moved_is_nobodys_work(door: Door) -> None:
+async def test_a_seat_in_a_booking_that_somebody_else_moved_is_nobodys_work(world: BookingWorld) -> None:
     """The booking's calendar event and its answers are those of whoever moved it first."""
     hers = {
         "iCalSequence": 1,
@@ -362,20 +372,20 @@ async def test_a_seat_in_a_booking_that_somebody_else_moved_is_nobodys_work(door
     joined = seats("BOOKING_CREATED", 5, "u2", [ADA, "dan@example.com"], SECOND, **hers)
 
     expected = [("ada", SECOND), ("bob", FIRST), ("cy", FIRST), ("dan", SECOND)]
-    assert expected == await door.in_every_order("calcom", [*TAKEN, moved, joined])
-    assert [] == await door.parked()
+    assert expected == await world.in_every_order("calcom", [*TAKEN, moved, joined])
+    assert [] == await world.parked()
 
 
-async def test_a_seat_in_a_series_is_given_up_by_itself(door: Door) -> None:
-    assert [("ada", FIRST)] == await door.in_every_order(
+async def test_a_seat_in_a_series_is_given_up_by_itself(world: BookingWorld) -> None:
+    assert [("ada", FIRST)] == await world.in_every_order(
         "calcom", [*TAKEN[:2], seats("BOOKING_CANCELLED", 9, "u1", [BOB], **SERIES)]
     )
-    assert [] == await door.parked()
+    assert [] == await world.parked()
 
 
-async def test_one_booking_of_a_series_is_cancelled_by_itself(door: Door) -> None:
+async def test_one_booking_of_a_series_is_cancelled_by_itself(world: BookingWorld) -> None:
     alone = calcom("BOOKING_CANCELLED", 9, "u1", [ADA], **SERIES, allRemainingBookings=False)
 
-    await door.hear("calcom", calcom("BOOKING_CREATED", 1, "u1", [ADA], **SERIES), alone)
+    await world.process("calcom", calcom("BOOKING_CREATED", 1, "u1", [ADA], **SERIES), alone)
 
-    assert ([], []) == (door.asked(), await door.parked())
+    assert ([], []) == (world.review_requests(), await world.parked())

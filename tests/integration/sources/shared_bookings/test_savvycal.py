@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.support.shared_bookings import ADA, BOB, CY, FIRST, SECOND, Body, Door
+from tests.support.shared_bookings import ADA, BOB, CY, FIRST, SECOND, Body, BookingWorld
 
 HOST = {"id": "attendee_0", "email": "host@example.org", "display_name": "Grace Host", "is_organizer": True}
 
@@ -35,85 +35,85 @@ def beside(kind: str, minute: int, email: str, **more: Any) -> Body:
     return savvycal(f"event.attendee.{kind}", minute, {"event": session(**more), "attendee": joiner(email)})
 
 
-async def test_a_group_session_is_a_visit_of_everybody_who_comes(door: Door) -> None:
+async def test_a_group_session_is_a_visit_of_everybody_who_comes(world: BookingWorld) -> None:
     made = savvycal("event.created", 1, session(ADA, "BOB@Example.com", ADA.title()))
     moved = savvycal("event.rescheduled", 3, session(ADA, BOB, CY, start=SECOND))
 
-    assert [("ada", FIRST), ("bob", FIRST)] == await door.in_every_order("savvycal", [made])
+    assert [("ada", FIRST), ("bob", FIRST)] == await world.in_every_order("savvycal", [made])
     expected = [("ada", SECOND), ("bob", SECOND), ("cy", SECOND)]
-    assert expected == await door.in_every_order("savvycal", [made, beside("added", 2, CY), moved])
+    assert expected == await world.in_every_order("savvycal", [made, beside("added", 2, CY), moved])
     cancelled = savvycal("event.canceled", 4, session(ADA, BOB, CY, state="canceled"))
-    assert [] == await door.in_every_order("savvycal", [made, beside("added", 2, CY), moved, cancelled])
+    assert [] == await world.in_every_order("savvycal", [made, beside("added", 2, CY), moved, cancelled])
 
 
-async def test_whoever_leaves_a_session_leaves_alone(door: Door) -> None:
+async def test_whoever_leaves_a_session_leaves_alone(world: BookingWorld) -> None:
     made, left = savvycal("event.created", 1, session(ADA, BOB)), beside("canceled", 2, "Ada@Example.com")
     listed = savvycal("event.changed", 3, {"event": session(ADA, BOB, start=SECOND), "changes": {}})
 
-    assert [("bob", FIRST)] == await door.in_every_order("savvycal", [made, left])
-    assert [("bob", SECOND)] == await door.in_every_order("savvycal", [made, left, listed])
+    assert [("bob", FIRST)] == await world.in_every_order("savvycal", [made, left])
+    assert [("bob", SECOND)] == await world.in_every_order("savvycal", [made, left, listed])
     back = [("ada", SECOND), ("bob", SECOND)]
-    assert back == await door.in_every_order("savvycal", [made, left, listed, beside("added", 4, ADA, start=SECOND)])
+    assert back == await world.in_every_order("savvycal", [made, left, listed, beside("added", 4, ADA, start=SECOND)])
     by_id = savvycal("event.attendee.canceled", 4, {**joiner(BOB), "event_id": "event_1"})
-    assert [] == await door.in_every_order("savvycal", [made, left, by_id])
+    assert [] == await world.in_every_order("savvycal", [made, left, by_id])
 
 
-async def test_whoever_declined_is_not_asked(door: Door) -> None:
+async def test_whoever_declined_is_not_asked(world: BookingWorld) -> None:
     event = session(ADA, BOB)
     event["attendees"][1]["response_status"] = "declined"
 
-    assert [("bob", FIRST)] == await door.in_every_order("savvycal", [savvycal("event.changed", 1, {"event": event})])
+    assert [("bob", FIRST)] == await world.in_every_order("savvycal", [savvycal("event.changed", 1, {"event": event})])
 
 
-async def test_what_changed_is_told_beside_the_event(door: Door) -> None:
+async def test_what_changed_is_told_beside_the_event(world: BookingWorld) -> None:
     alone = {"is_group_session": False, "scheduler": joiner(ADA)}
     changed = savvycal("event.changed", 2, {"event": session(ADA, start=SECOND, **alone), "changes": {"start_at": {}}})
 
-    assert [("ada", SECOND)] == await door.in_every_order(
+    assert [("ada", SECOND)] == await world.in_every_order(
         "savvycal", [savvycal("event.created", 1, session(ADA, **alone)), changed]
     )
-    assert ["savvycal-event_1"] == [visit["external_id"] for visit in door.harness.visits()]
+    assert ["savvycal-event_1"] == [visit["external_id"] for visit in world.harness.visits()]
 
 
-async def test_an_attendee_without_a_session_is_an_operators(door: Door) -> None:
-    await door.hear("savvycal", savvycal("event.created", 1, session(ADA, BOB)))
+async def test_an_attendee_without_a_session_is_an_operators(world: BookingWorld) -> None:
+    await world.process("savvycal", savvycal("event.created", 1, session(ADA, BOB)))
     for minute, kind in enumerate(("added", "canceled", "rescheduled"), 2):
-        await door.hear("savvycal", savvycal(f"event.attendee.{kind}", minute, joiner(BOB)))
-    assert ["an attendee, and which event it is about is not told"] * 3 == await door.parked()
+        await world.process("savvycal", savvycal(f"event.attendee.{kind}", minute, joiner(BOB)))
+    assert ["an attendee, and which event it is about is not told"] * 3 == await world.parked()
 
-    await door.hear("savvycal", savvycal("event.attendee.canceled", 5, session(ADA)))
-    await door.hear("savvycal", beside("rescheduled", 6, BOB, start=SECOND))
+    await world.process("savvycal", savvycal("event.attendee.canceled", 5, session(ADA)))
+    await world.process("savvycal", beside("rescheduled", 6, BOB, start=SECOND))
     assert [
         "an attendee of a group session, and who it is is not told",
         "an attendee of a group session moved, and the session that they left is not told",
-    ] == (await door.parked())[3:]
-    assert [("ada", FIRST), ("bob", SECOND)] == door.asked()
+    ] == (await world.parked())[3:]
+    assert [("ada", FIRST), ("bob", SECOND)] == world.review_requests()
 
 
-async def test_a_guest_of_somebodys_event_is_no_visit(door: Door) -> None:
-    [answer] = await door.ring("savvycal", beside("added", 2, BOB, is_group_session=False))
+async def test_a_guest_of_somebodys_event_is_no_visit(world: BookingWorld) -> None:
+    [answer] = await world.receive("savvycal", beside("added", 2, BOB, is_group_session=False))
 
     assert "event.attendee.added" == answer["ignored"]
 
 
-async def test_a_payment_in_a_group_session_is_an_operators(door: Door) -> None:
+async def test_a_payment_in_a_group_session_is_an_operators(world: BookingWorld) -> None:
     paid = {"payment": {"state": "paid", "amount_total": 7550}}
-    await door.hear("savvycal", savvycal("event.checkout.completed", 1, session(ADA, **paid)))
-    assert (["75.50"], []) == ([visit["amount_collected"] for visit in door.harness.visits()], await door.parked())
+    await world.process("savvycal", savvycal("event.checkout.completed", 1, session(ADA, **paid)))
+    assert (["75.50"], []) == ([visit["amount_collected"] for visit in world.harness.visits()], await world.parked())
 
-    await door.hear("savvycal", savvycal("event.checkout.completed", 2, session(ADA, BOB, **paid)))
-    assert ["a payment in a group session, and by whom is not told"] == await door.parked()
-    assert [("ada", FIRST), ("bob", FIRST)] == door.asked()
+    await world.process("savvycal", savvycal("event.checkout.completed", 2, session(ADA, BOB, **paid)))
+    assert ["a payment in a group session, and by whom is not told"] == await world.parked()
+    assert [("ada", FIRST), ("bob", FIRST)] == world.review_requests()
 
 
-async def test_an_attendee_without_an_address_is_nobody_elses(door: Door) -> None:
+async def test_an_attendee_without_an_address_is_nobody_elses(world: BookingWorld) -> None:
     event = session(ADA)
     event["attendees"] += [joiner(None, id="attendee_9"), joiner(None, id=None)]
 
-    await door.hear("savvycal", savvycal("event.created", 1, event))
+    await world.process("savvycal", savvycal("event.created", 1, event))
 
-    assert [("ada", FIRST)] == door.asked()
+    assert [("ada", FIRST)] == world.review_requests()
     assert ["contact_unknown"] == [
-        (await door.ledger.load_task(work)).reason for work in await door.ledger.task_ids("waiting")
+        (await world.ledger.load_task(work)).reason for work in await world.ledger.task_ids("waiting")
     ]
-    assert ["an attendee has neither an e-mail address nor an id"] == await door.parked()
+    assert ["an attendee has neither an e-mail address nor an id"] == await world.parked()

@@ -4,7 +4,7 @@ import json
 import re
 
 from app.webhooks.registry import load_sources
-from tests.support.shared_bookings import ADA, FIRST, SECOND, Body, Door
+from tests.support.shared_bookings import ADA, FIRST, SECOND, Body, BookingWorld
 
 
 def ycbm(event: str, reference: str = "ABCD-EFGH", start: str = "2026-10-01T15:00:00+0000", **more: str) -> Body:
@@ -20,7 +20,7 @@ def ycbm(event: str, reference: str = "ABCD-EFGH", start: str = "2026-10-01T15:0
     }
 
 
-async def test_the_recipe_of_the_setup_makes_a_visit(door: Door) -> None:
+async def test_the_recipe_of_the_setup_makes_a_visit(world: BookingWorld) -> None:
     """Its codes, replaced as the vendor's table says (youcanbook.me/feature/mailmerge)."""
     setup = load_sources()["youcanbookme"].definition.setup
     payload = setup[setup.index('{"event": "booked"') : setup.index("}\n3.") + 1]
@@ -30,37 +30,39 @@ async def test_the_recipe_of_the_setup_makes_a_visit(door: Door) -> None:
     for code, value in codes.items():
         payload = payload.replace(code, value)
 
-    await door.hear("youcanbookme", json.loads(payload))
+    await world.process("youcanbookme", json.loads(payload))
 
-    assert [("ada", FIRST)] == door.asked()
+    assert [("ada", FIRST)] == world.review_requests()
 
 
-async def test_a_move_under_a_new_reference_is_an_operators_and_counts(door: Door) -> None:
-    await door.hear("youcanbookme", ycbm("booked"), ycbm("replaced", "MNOP-QRST", "2026-10-05T09:00:00+0000"))
+async def test_a_move_under_a_new_reference_is_an_operators_and_counts(world: BookingWorld) -> None:
+    await world.process("youcanbookme", ycbm("booked"), ycbm("replaced", "MNOP-QRST", "2026-10-05T09:00:00+0000"))
 
-    assert [("ada", FIRST), ("ada", SECOND)] == door.asked()
+    assert [("ada", FIRST), ("ada", SECOND)] == world.review_requests()
     assert [
         "a booking was moved, and its old reference is not told: a visit at the old time must be cancelled by hand"
-    ] == (await door.parked())
+    ] == (await world.parked())
 
 
-async def test_a_move_that_keeps_its_reference_is_a_move(door: Door) -> None:
+async def test_a_move_that_keeps_its_reference_is_a_move(world: BookingWorld) -> None:
     moves = [ycbm("booked"), ycbm("rescheduled", start="2026-10-05T09:00:00+0000")]
 
-    assert [("ada", SECOND)] == await door.in_every_order("youcanbookme", moves)
-    assert [] == await door.parked()
+    assert [("ada", SECOND)] == await world.in_every_order("youcanbookme", moves)
+    assert [] == await world.parked()
 
 
-async def test_a_start_that_was_not_replaced_is_an_operators_unless_the_booking_is_cancelled(door: Door) -> None:
-    await door.hear("youcanbookme", ycbm("booked"), ycbm("cancelled", start="{START-ISO}"))
-    assert ([], []) == (door.asked(), await door.parked())
+async def test_a_start_that_was_not_replaced_is_an_operators_unless_the_booking_is_cancelled(
+    world: BookingWorld,
+) -> None:
+    await world.process("youcanbookme", ycbm("booked"), ycbm("cancelled", start="{START-ISO}"))
+    assert ([], []) == (world.review_requests(), await world.parked())
 
-    await door.hear("youcanbookme", ycbm("booked", "MNOP-QRST", "{START-ISO}"))
-    assert ["start: expected a time, in ISO 8601 or in milliseconds, found str of length 11"] == await door.parked()
+    await world.process("youcanbookme", ycbm("booked", "MNOP-QRST", "{START-ISO}"))
+    assert ["start: expected a time, in ISO 8601 or in milliseconds, found str of length 11"] == await world.parked()
 
 
-async def test_a_follow_up_whose_end_was_not_replaced_ends_when_it_arrives(door: Door) -> None:
-    await door.hear("youcanbookme", ycbm("booked"), ycbm("completed", end="{END-ISO-8601}"))
+async def test_a_follow_up_whose_end_was_not_replaced_ends_when_it_arrives(world: BookingWorld) -> None:
+    await world.process("youcanbookme", ycbm("booked"), ycbm("completed", end="{END-ISO-8601}"))
 
-    [visit] = door.harness.visits()
+    [visit] = world.harness.visits()
     assert (FIRST, visit["event_date"]) == (visit["time_scheduled"], visit["time_completed"])
