@@ -1,7 +1,7 @@
-"""Alarms to ALERT_WEBHOOK_URL, in Slack's form: one message when something begins, one when it is over.
+"""Posts alerts to ALERT_WEBHOOK_URL in Slack's format: a message when an alert starts and one when it ends.
 
-Workers look, one of them at a time; a web process looks when no worker lives. What is on, and the counts of the last ten
-minutes, stand in `bell:alerts`. A message that was not taken is sent again at the next look.
+One worker at a time checks; a web process checks while no worker runs. `bell:alerts` contains the active alerts and the
+failure counts of the last ten minutes. A message that was not delivered is sent again after the next check.
 """
 
 import asyncio
@@ -19,6 +19,19 @@ from app.ledger import keys
 from app.ledger.ledger import take_turn
 from app.ledger.redis import Redis, RedisUnavailable
 from app.settings.model import Settings
+from app.telemetry.alert_rules import (
+    BAD_SIGNATURES,
+    FAILURES,
+    FULL_FRACTION,
+    MIN_BAD_SIGNATURES,
+    MIN_GAP_S,
+    NO_WORKER,
+    OLD_TASK,
+    REDIS_FULL,
+    SILENCE_FACTOR,
+    SILENT_SOURCE,
+    WINDOW_S,
+)
 from app.telemetry.health import STALE_AFTER_S, WORKER_ALIVE_S, load_backlog
 from app.telemetry.logs import log
 from app.telemetry.rejections import mismatch_times
@@ -26,20 +39,15 @@ from app.telemetry.rejections import mismatch_times
 CHECK_EVERY_S = 10.0
 STATE_TTL_MS = 7 * 86_400_000
 POST_TIMEOUT_S = 5.0
-#: The period over which counts are compared, and the interval between samples.
-WINDOW_S, SAMPLE_EVERY_S = 600.0, 30.0
-#: So many wrong signatures since the last genuine delivery, which is longer ago than usual, and somebody has changed a
-#: secret. Of what has no signature of the right shape, or comes beside genuine deliveries, strangers are the cause.
-MIN_BAD_SIGNATURES = 3
-#: A source is silent after three times the longest gap between its last deliveries, and not before this time. A source
-#: with fewer deliveries than this has no usual gap yet.
-MAX_GAPS, SILENCE_FACTOR, MIN_GAP_S, MIN_GAPS = 200, 3, 1_200.0, 10
-FULL_FRACTION = 0.8
+#: The interval between samples of the counts.
+SAMPLE_EVERY_S = 30.0
+#: The gaps between recent deliveries that are read, and how many a hook needs before it can be silent.
+MAX_GAPS, MIN_GAPS = 200, 10
 
 
 @dataclass(slots=True)
 class Sample:
-    """Counts at one time."""
+    """Counts at a time, in seconds since 1970."""
 
     at: float
     parked: int
@@ -47,15 +55,16 @@ class Sample:
 
 @dataclass(slots=True)
 class AlertState:
-    """on: sentences by the name of the alarm."""
+    """active: messages by key; an alert of a hook has a key with its name."""
 
     active: dict[str, str] = field(default_factory=dict)
     samples: list[Sample] = field(default_factory=list)
 
     @classmethod
     def decode(cls, stored: bytes | None) -> "AlertState":
-        told: dict[str, Any] = orjson.loads(stored or b"{}")
-        return cls(told.get("active", {}), [Sample(one["at"], one["parked"]) for one in told.get("samples", [])])
+        state: dict[str, Any] = orjson.loads(stored or b"{}")
+        samples = [Sample(sample["at"], sample["parked"]) for sample in state.get("samples", [])]
+        return cls(state.get("active", {}), samples)
 
 
 class AlertMonitor:
@@ -63,7 +72,7 @@ class AlertMonitor:
         self._redis, self._settings = redis, settings
 
     async def run(self, *, is_worker: bool) -> None:
-        """For ever, if there is anybody to tell."""
+        """Check forever. Return at once if ALERT_WEBHOOK_URL is not set."""
         while self._settings.alert_webhook_url:
             await asyncio.sleep(CHECK_EVERY_S)
             try:
@@ -75,101 +84,97 @@ class AlertMonitor:
                 log.exception("unhandled_exception")
 
     async def check(self) -> None:
-        """Once, unless somebody else just did. Raises RedisUnavailable."""
+        """Check once, unless another process just did. Raises RedisUnavailable."""
         if not await take_turn(self._redis, keys.ALERTS_LOCK, CHECK_EVERY_S * 0.9):
             return
         before = AlertState.decode(await self._redis.command("GET", keys.ALERTS))
         now = await self._sample()
-        window = [seen for seen in before.samples if now.at - seen.at < WINDOW_S + SAMPLE_EVERY_S]
-        on = dict([*self._sample_alerts(window, now), *await self._current_alerts()])
+        window = [sample for sample in before.samples if now.at - sample.at < WINDOW_S + SAMPLE_EVERY_S]
+        active = dict([*self._sample_alerts(window, now), *await self._current_alerts()])
         if not window or now.at - window[-1].at >= SAMPLE_EVERY_S:
             window.append(now)
-        told = on if await self._notify(before.active, on) else before.active
-        await self._redis.commands(("SET", keys.ALERTS, orjson.dumps(AlertState(told, window)), "PX", STATE_TTL_MS))
+        notified = active if await self._notify(before.active, active) else before.active
+        state = orjson.dumps(AlertState(notified, window))
+        await self._redis.commands(("SET", keys.ALERTS, state, "PX", STATE_TTL_MS))
 
     async def _count_live_workers(self) -> int:
-        seconds, _ = await self._redis.command("TIME")  # the beats are by the server's clock
+        seconds, _ = await self._redis.command("TIME")  # heartbeats have the server's time
         return int(await self._redis.command("ZCOUNT", keys.WORKERS, (int(seconds) - WORKER_ALIVE_S) * 1000, "+inf"))
 
     async def _sample(self) -> Sample:
         return Sample(time.time(), await self._redis.command("ZCARD", keys.PARKED))
 
-    # -- what may be the matter --
+    # -- conditions --
 
     def _sample_alerts(self, window: list[Sample], now: Sample) -> Iterator[tuple[str, str]]:
-        """What has changed in the last ten minutes."""
         if not window:
             return
-        new = now.parked - min(seen.parked for seen in window)
+        new = now.parked - min(sample.parked for sample in window)
         if new > 0:
-            yield "parked", f"{new} more need an operator; now it is {now.parked}."
+            yield FAILURES.key, f"{FAILURES.text(count=new)} In all: {now.parked}."
 
     async def _current_alerts(self) -> list[tuple[str, str]]:
-        redis, found = self._redis, list[tuple[str, str]]()
-        work = await load_backlog(redis, self._settings.tokens or {"main": ""})
-        if work.oldest_s > STALE_AFTER_S:
-            found.append(
-                ("oldest", f"The oldest work that is due has waited for more than {STALE_AFTER_S:.0f} seconds.")
-            )
+        redis, alerts = self._redis, list[tuple[str, str]]()
+        backlog = await load_backlog(redis, self._settings.tokens or {"main": ""})
+        if backlog.oldest_s > STALE_AFTER_S:
+            alerts.append((OLD_TASK.key, OLD_TASK.text()))
         if not await self._count_live_workers():
-            found.append(("workers", "No worker is running: deliveries are accepted, but wait."))
-        told = dict(
-            line.split(":", 1) for line in (await redis.command("INFO", "memory")).decode().splitlines() if ":" in line
-        )
-        used, most = int(told["used_memory"]), int(told.get("maxmemory", 0))
-        if most and used > FULL_FRACTION * most:
-            found.append(("memory", f"Redis is more than {FULL_FRACTION:.0%} full; when it is full, tools get 503."))
+            alerts.append((NO_WORKER.key, NO_WORKER.text()))
+        lines = (await redis.command("INFO", "memory")).decode().splitlines()
+        memory = dict(line.split(":", 1) for line in lines if ":" in line)
+        used, limit = int(memory["used_memory"]), int(memory.get("maxmemory", 0))
+        if limit and used > FULL_FRACTION * limit:
+            alerts.append((REDIS_FULL.key, REDIS_FULL.text()))
         for hook in self._settings.active_hooks:
             times = await self._delivery_times(hook)
-            found += filter(None, (self._silence_alert(hook, times), await self._signature_alert(hook, times)))
-        return found
+            alerts += filter(None, (self._silence_alert(hook, times), await self._signature_alert(hook, times)))
+        return alerts
 
     async def _delivery_times(self, hook: str) -> list[float]:
-        """When the last deliveries came, the newest first."""
+        """Return the times of the last deliveries in seconds since 1970, newest first."""
         flat = await self._redis.command("ZREVRANGE", f"{keys.DELIVERIES}{hook}", 0, MAX_GAPS, "WITHSCORES")
         return [float(score) / 1000 for score in flat[1::2]]
 
     async def _signature_alert(self, hook: str, times: Sequence[float]) -> tuple[str, str] | None:
-        gaps = [later - sooner for later, sooner in pairwise(times)]
+        gaps = [later - earlier for later, earlier in pairwise(times)]
         now = time.time()
         if not gaps or now - times[0] <= median(gaps):
             return None
         bad = await mismatch_times(self._redis, hook, 1000 * max(times[0], now - WINDOW_S))
         if len(bad) < MIN_BAD_SIGNATURES:
             return None
-        told = f"{hook}: {len(bad)} requests had a wrong signature, and no genuine delivery came meanwhile"
-        return f"signatures {hook}", f"{told}. Was its secret changed?"
+        return f"{BAD_SIGNATURES.key} {hook}", BAD_SIGNATURES.text(hook=hook, count=len(bad))
 
     def _silence_alert(self, hook: str, times: Sequence[float]) -> tuple[str, str] | None:
-        gaps = [later - sooner for later, sooner in pairwise(times)]
+        gaps = [later - earlier for later, earlier in pairwise(times)]
         if len(gaps) < MIN_GAPS:
             return None
-        usual_s = max(MIN_GAP_S, *gaps)
-        if time.time() - times[0] < SILENCE_FACTOR * usual_s:
+        longest_s = max(MIN_GAP_S, *gaps)
+        if time.time() - times[0] < SILENCE_FACTOR * longest_s:
             return None
-        return f"silent {hook}", f"{hook} has been silent for more than {SILENCE_FACTOR} times its usual gap."
+        return f"{SILENT_SOURCE.key} {hook}", SILENT_SOURCE.text(source=hook)
 
-    # -- telling --
+    # -- messages --
 
-    async def _notify(self, before: dict[str, str], on: dict[str, str]) -> bool:
-        """Whether everything was taken that there was to say."""
-        begun = [f":rotating_light: {sentence}" for name, sentence in on.items() if name not in before]
-        over = [f":white_check_mark: Over: {sentence}" for name, sentence in before.items() if name not in on]
-        if not begun and not over:
+    async def _notify(self, before: dict[str, str], active: dict[str, str]) -> bool:
+        """Post the alerts that started and ended. Return whether the message was delivered, or none was needed."""
+        started = [f":rotating_light: {message}" for key, message in active.items() if key not in before]
+        ended = [f":white_check_mark: Resolved: {message}" for key, message in before.items() if key not in active]
+        if not started and not ended:
             return True
-        where = f"\n{self._settings.public_url}/console" if self._settings.public_url else ""
-        text = "\n".join(["*Doorbell*", *begun, *over]) + where
+        link = f"\n{self._settings.public_url}/console" if self._settings.public_url else ""
+        text = "\n".join(["*Doorbell*", *started, *ended]) + link
         try:
             async with (
                 httpx.AsyncClient(timeout=POST_TIMEOUT_S, trust_env=False) as http,
                 asyncio.timeout(POST_TIMEOUT_S),
-                http.stream("POST", str(self._settings.alert_webhook_url), json={"text": text}) as answer,
+                http.stream("POST", str(self._settings.alert_webhook_url), json={"text": text}) as response,
             ):
-                pass  # its status says enough
+                pass  # the body is not read
         except (httpx.HTTPError, TimeoutError) as error:
-            # Not the address: it is a secret.
+            # The log must not contain the URL: it is a secret.
             log.warning("alert_not_delivered", reason=type(error).__name__)
             return False
-        if not answer.is_success:
-            log.warning("alert_not_delivered", status=answer.status_code)
-        return answer.is_success
+        if not response.is_success:
+            log.warning("alert_not_delivered", status=response.status_code)
+        return response.is_success

@@ -19,6 +19,7 @@ from app.ledger.docs import page as redis_page
 from app.ledger.reasons import REASONS
 from app.operators.filter import TASK_STATES
 from app.settings.model import HookSettings, Settings
+from app.telemetry.alert_rules import rules_file, update_runbook
 from app.webhooks.delivery import Delivery, Event, parse_body
 from app.webhooks.registry import load_sources, load_specimens
 from app.webhooks.signatures.scheme import SignatureError, VerificationContext
@@ -195,6 +196,11 @@ FILES = sorted(set(re.findall(r"`((?:app|jobs|tests|deploy)/[\w./-]*)`", "\n".jo
 
 def test_redis_md_is_generated_from_the_keys_and_scripts() -> None:
     assert redis_page() == PAGES["redis.md"], "python -m app.ledger.docs > docs/redis.md"
+
+
+def test_alerts_yaml_and_the_runbook_are_generated_from_the_alert_rules() -> None:
+    assert rules_file() == (ROOT / "deploy" / "alerts.yaml").read_text(), "run `python -m app.telemetry.alert_rules`"
+    assert update_runbook(PAGES["runbook.md"]) == PAGES["runbook.md"], "run `python -m app.telemetry.alert_rules`"
 
 
 @pytest.mark.parametrize("path", [path for path in FILES if "tidybook" not in path])

@@ -162,7 +162,7 @@ async def ring_again(scene: Scene) -> None:
         pytest.param(
             overdue, lambda scene: complete_run(scene.ledger, "A"), "has waited for more than 120", id="oldest"
         ),
-        pytest.param(park, lambda scene: scene.minutes_later(12), "1 more need an operator", id="parked"),
+        pytest.param(park, lambda scene: scene.minutes_later(12), "Failures: 1 more than", id="parked"),
         pytest.param(secret_changed, lambda scene: deliveries(scene, 0), "3 requests had a wrong", id="signatures"),
         pytest.param(silence, ring_again, "standard has been silent", id="silent"),
     ],
@@ -177,12 +177,12 @@ async def test_an_alarm_is_told_when_it_begins_and_when_it_is_over(
         await begins(scene)
         [begun] = await scene.look()
         assert word in begun
-        assert "Over" not in begun
+        assert "Resolved" not in begun
         assert [] == await scene.look()
 
         await ends(scene)
         [over] = await scene.look()
-        assert word in over.partition("Over: ")[2]
+        assert word in over.partition("Resolved: ")[2]
         assert [] == await scene.look()
     finally:
         await roomy(scene)
@@ -222,7 +222,7 @@ async def test_failures_that_were_there_before_are_no_news_and_a_second_wave_is(
     await scene.ledger.complete(await start_run(scene.ledger, "B"), parked())
 
     [told] = await scene.look()
-    assert "1 more need an operator; now it is 2" in told
+    assert "Failures: 1 more than ten minutes ago. In all: 2." in told
 
 
 async def test_what_an_older_version_noted_is_read(redis: Redis, channel: Channel) -> None:
@@ -233,7 +233,7 @@ async def test_what_an_older_version_noted_is_read(redis: Redis, channel: Channe
 
     await park(scene)
 
-    assert "1 more need an operator" in (await scene.look())[0]
+    assert "Failures: 1 more than" in (await scene.look())[0]
 
 
 async def test_what_was_not_taken_is_told_again(redis: Redis, channel: Channel) -> None:
@@ -282,6 +282,6 @@ def test_web_tells_that_no_worker_lives_and_the_worker_that_it_is_over(harness: 
     begun, over = channel.texts
     assert "No worker is running" in begun
     assert "https://doorbell.example.com/console" in begun
-    assert "Over: No worker is running" in over
+    assert "Resolved: No worker is running" in over
     assert 200 == httpx.get(f"{door.url}/healthz").status_code
     assert "services/secret" not in door.log.read_text() + worker.log.read_text()

@@ -1,0 +1,202 @@
+"""The alerts: when each starts, what it says, and what to do.
+
+`python -m app.telemetry.alert_rules` generates deploy/alerts.yaml and the alerts of docs/runbook.md from this module.
+AlertMonitor posts the alerts that have a key.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from app.telemetry import metric_names as metrics
+from app.telemetry.health import STALE_AFTER_S, STALLED_AFTER_S
+
+#: Counts are compared over this period.
+WINDOW_S = 600.0
+#: Wrong signatures in this period. Strangers send requests without a signature, or while genuine deliveries arrive.
+MIN_BAD_SIGNATURES = 3
+#: A hook is silent after this many times the longest gap between its recent deliveries. Shorter gaps count as MIN_GAP_S.
+SILENCE_FACTOR, MIN_GAP_S = 3, 1_200.0
+FULL_FRACTION = 0.8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alert:
+    """A rule of Prometheus, and a message to ALERT_WEBHOOK_URL.
+
+    message: its fields are `count` and the label of the expression. for_min: how long the expression must be true. command,
+    output, fix: the first steps of an operator. key: of the message in `bell:alerts`; "": only Prometheus has this alert.
+    """
+
+    name: str
+    message: str
+    expr: str
+    command: str
+    output: str
+    fix: str
+    severity: Literal["warning", "critical"] = "warning"
+    for_min: int = 0
+    key: str = ""
+
+    def text(self, **fields: Any) -> str:
+        return self.message.format(**fields)
+
+
+_WINDOW = f"{WINDOW_S / 60:.0f}m"
+_BAD_SIGNATURES = f'{metrics.REJECTIONS}{{reason="signature_mismatch"}}[{_WINDOW}]'
+_GENUINE = f'{metrics.REQUESTS}{{outcome="accepted"}}[{_WINDOW}]'
+
+BAD_SIGNATURES = Alert(
+    key="signatures",
+    name="DoorbellBadSignatures",
+    message="{hook}: {count} requests had a wrong signature, and no genuine delivery arrived meanwhile. "
+    "Did its secret change?",
+    expr=f"""
+max by (hook) (increase({_BAD_SIGNATURES})) >= {MIN_BAD_SIGNATURES}
+unless on (hook) label_replace(
+max by (source) (increase({_GENUINE})) > 0,
+"hook", "$1", "source", "(.*)")""",
+    command="doorbell rejections --hook HOOK",
+    output="`signature_mismatch` and its likely cause",
+    fix="If the secret changed at the tool, set the new one beside the old one, separated by a space.",
+)
+OLD_TASK = Alert(
+    key="oldest",
+    name="DoorbellWorkWaits",
+    message=f"The oldest task that is due has waited for more than {STALE_AFTER_S:.0f} seconds.",
+    expr=f'max by (state) ({metrics.OLDEST_AGE_S}{{state!="held"}}) > {STALE_AFTER_S:.0f}',
+    for_min=1,
+    command="doorbell overview",
+    output="the number of tasks in each state, and every live worker",
+    fix="Start more workers. If a worker is missing, its log says why.",
+)
+NO_PROGRESS = Alert(
+    name="DoorbellNoProgress",
+    severity="critical",
+    message=f"Tasks are due, and none has ended for {STALLED_AFTER_S:.0f} seconds.",
+    expr=f"max({metrics.NO_PROGRESS_S}) > {STALLED_AFTER_S:.0f}",
+    command="doorbell doctor",
+    output="`progress  fail`, and every other check that fails, with its fix",
+    fix="Fix the failing checks. If only `progress` and `queue` fail, restart the workers.",
+)
+FAILURES = Alert(
+    key="parked",
+    name="DoorbellFailures",
+    message="Failures: {count} more than ten minutes ago.",
+    expr=f'max(delta({metrics.TASKS}{{state="parked"}}[{_WINDOW}])) > 0',
+    command="doorbell failures",
+    output="the parked tasks with their reasons",
+    fix="Do what the table of reasons says.",
+)
+SILENT_SOURCE = Alert(
+    key="silent",
+    name="DoorbellSilentSource",
+    message=f"{{source}} has been silent for more than {SILENCE_FACTOR} times its longest recent gap.",
+    expr=f"""
+time() - max by (source) ({metrics.LAST_ACCEPTED})
+> {SILENCE_FACTOR} * max by (source) (max_over_time((time() - {metrics.LAST_ACCEPTED})[7d:10m] offset 1d)) > \
+{SILENCE_FACTOR * MIN_GAP_S:.0f}""",
+    command="doorbell deliveries --hook HOOK",
+    output="its last deliveries and their times",
+    fix="Check whether the webhook is still enabled at the tool; `doorbell sources NAME` says where.",
+)
+NO_WORKER = Alert(
+    key="workers",
+    name="DoorbellNoWorker",
+    severity="critical",
+    message="No worker is running. Deliveries are accepted and wait.",
+    expr=f"max({metrics.WORKERS}) == 0",
+    for_min=1,
+    command="doorbell doctor",
+    output="`worker  fail`",
+    fix="Start a worker. The log of the last one says why it ended.",
+)
+REDIS_FULL = Alert(
+    key="memory",
+    name="DoorbellRedisFull",
+    message=f"Redis is more than {FULL_FRACTION:.0%} full. When it is full, tools get 503.",
+    expr=f"max({metrics.REDIS_MEMORY_USED}) / (max({metrics.REDIS_MEMORY_MAX}) > 0) > {FULL_FRACTION}",
+    command="doorbell doctor",
+    output="`redis.memory  warn`, with the used and the available memory",
+    fix="Use a larger plan, or a lower RETENTION_DAYS.",
+)
+REDIS_DOWN = Alert(
+    name="DoorbellRedisDown",
+    severity="critical",
+    message="Redis does not answer. Tools get 503 and retry.",
+    expr=f"min({metrics.REDIS_UP}) == 0",
+    for_min=1,
+    command="doorbell doctor",
+    output="`redis  down`, with the error; exit status 4",
+    fix="Start Redis, or correct REDIS_URL. Senders retry what was answered 503.",
+)
+
+ALERTS = (
+    BAD_SIGNATURES,
+    OLD_TASK,
+    NO_PROGRESS,
+    FAILURES,
+    SILENT_SOURCE,
+    NO_WORKER,
+    REDIS_FULL,
+    REDIS_DOWN,
+)
+
+_ROOT = Path(__file__).parents[2]
+_RULES, _RUNBOOK = _ROOT / "deploy" / "alerts.yaml", _ROOT / "docs" / "runbook.md"
+_BEGIN, _END = "<!-- generated by `python -m app.telemetry.alert_rules`: begin -->\n", "<!-- end -->\n"
+
+
+def rules_file() -> str:
+    """Return deploy/alerts.yaml."""
+    rules = "".join(line for alert in ALERTS for line in _rule(alert))
+    return f"""# Alert rules for Prometheus, generated by `python -m app.telemetry.alert_rules`.
+# Every process reports the same numbers, so `max` combines them: one alert, not one for each process.
+groups:
+  - name: doorbell
+    rules:
+{rules}"""
+
+
+def _rule(alert: Alert) -> Iterator[str]:
+    yield f"      - alert: {alert.name}\n"
+    if alert.expr.startswith("\n"):
+        yield "        expr: |" + alert.expr.replace("\n", "\n          ") + "\n"
+    else:
+        yield f"        expr: {alert.expr}\n"
+    if alert.for_min:
+        yield f"        for: {alert.for_min}m\n"
+    yield f"        labels: {{severity: {alert.severity}}}\n"
+    yield "        annotations:\n"
+    yield f"          summary: {json.dumps(_template(alert.message))}\n"
+    yield f"          description: {json.dumps(f'Run `{alert.command}`. {alert.fix}')}\n"
+
+
+def _template(message: str) -> str:
+    """Replace the fields of a message by Prometheus' templates."""
+    message = message.replace("{count}", '{{ $value | printf "%.0f" }}')
+    return re.sub(r"\{(hook|source)\}", r"{{ $labels.\1 }}", message)
+
+
+def update_runbook(page: str) -> str:
+    """Return the runbook with the current table of alerts."""
+    before, _, old = page.partition(_BEGIN)
+    _, _, after = old.partition(_END)
+    return before + _BEGIN + "\n".join(_table()) + "\n" + _END + after
+
+
+def _table() -> Iterator[str]:
+    yield "| alert | in Prometheus | command | prints | then |"
+    yield "| --- | --- | --- | --- | --- |"
+    for alert in ALERTS:
+        message = re.sub(r"\{(\w+)\}", lambda match: "3" if match[1] == "count" else match[1].upper(), alert.message)
+        name = f"`{alert.name}`" if alert.key else f"`{alert.name}` only"
+        yield f"| {message} | {name} | `{alert.command}` | {alert.output} | {alert.fix} |"
+
+
+if __name__ == "__main__":
+    _RULES.write_text(rules_file(), encoding="utf-8")
+    _RUNBOOK.write_text(update_runbook(_RUNBOOK.read_text(encoding="utf-8")), encoding="utf-8")
