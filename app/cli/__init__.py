@@ -84,7 +84,7 @@ class CommandGroup(click.Group):
         except (KeyboardInterrupt, click.Abort):
             sys.exit(INTERRUPTED)
         except BrokenPipeError:
-            # Python would report at exit that it cannot flush the rest.
+            # At exit, Python would report that it cannot flush stdout.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
 
@@ -94,15 +94,15 @@ class CommandGroup(click.Group):
 def main() -> None:
     """Receive webhooks of scheduling tools and keep the visits in Review Rover up to date.
 
-    Data goes to stdout, messages to stderr. Exit status: 0 done, 1 bug, 2 usage, 3 a check failed, 4 something unreachable,
+    Data goes to stdout, messages to stderr. Exit status: 0 done, 1 bug, 2 usage, 3 a check failed, 4 unreachable,
     5 nothing matched, 6 partly failed, 130 interrupted.
     """
-    # The processes that commands start find the project from any folder.
+    # Commands start processes, which must find the project from any folder.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
 
 
 def summary(name: str, module: str) -> str:
-    """The first line of a command's docstring, without its full stop."""
+    """Return the first line of a command's docstring, without its full stop."""
     function = _functions(module)[name.replace("-", "_")]
     return (ast.get_docstring(function) or "").partition("\n")[0].removesuffix(".")
 

@@ -25,14 +25,17 @@ from app.visits.client import VisitsApiError, http_client
 
 @click.command(epilog=examples("audit --rate 5", "audit --repair", "audit --resume --json"))
 @click.option("--account", help="Only this account of the Visits API [default: all].")
-@click.option("--repair", is_flag=True, help="Requeue what differs.")
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Calls a second [default: VISITS_API_RATE].")
+@click.option("--repair", is_flag=True, help="Requeue visits that differ.")
+@click.option(
+    "--rate", type=click.FloatRange(min=0, min_open=True), help="Calls per second [default: VISITS_API_RATE]."
+)
 @click.option("--resume", is_flag=True, help="Continue an interrupted audit.")
 @json_option
 def audit(account: str | None, repair: bool, rate: float | None, resume: bool, as_json: bool) -> None:
     """Compare all visits of an account with the stored changes.
 
-    Differences are visits that are missing, unexpected, different or duplicate."""
+    Differences are visits that are missing, unexpected, different or duplicate.
+    """
 
     async def compare(ledger: Ledger, settings: Settings) -> tuple[int, int, int]:
         """Return the numbers of differences, of those that can be repaired, and of those that were requeued."""
@@ -41,30 +44,30 @@ def audit(account: str | None, repair: bool, rate: float | None, resume: bool, a
             exit_with(
                 NOTHING_MATCHED, f"there is no account {account} with a token" if account else "no account has a token"
             )
-        found = repairable = repaired = 0
+        total = repairable = repaired = 0
         async with http_client(max_connections=2) as http:
             for name in accounts:
-                one = DriftAudit(ledger, settings, http, name, rate)
-                async for difference in one.differences(resume, _print_progress):
-                    found += 1
+                drift_audit = DriftAudit(ledger, settings, http, name, rate)
+                async for difference in drift_audit.differences(resume, _print_progress):
+                    total += 1
                     repairable += difference.is_repairable
-                    is_repaired = repair and await _requeue(one, difference)
+                    is_repaired = repair and await _requeue(drift_audit, difference)
                     repaired += is_repaired
                     _print_difference(difference, is_repaired, as_json)
-                _print_summary(name, one.progress)
-        return found, repairable, repaired
+                _print_summary(name, drift_audit.progress)
+        return total, repairable, repaired
 
     try:
-        found, repairable, repaired = run_with_ledger(compare)
-    except VisitsApiError as trouble:
-        exit_with(UNREACHABLE, f"the Visits API failed: {trouble}; `doorbell audit --resume` continues from here")
+        total, repairable, repaired = run_with_ledger(compare)
+    except VisitsApiError as error:
+        exit_with(UNREACHABLE, f"the Visits API failed: {error}; `doorbell audit --resume` continues from here")
     if repaired:
         click.echo(f"requeued: {repaired}; run the audit again when they are done", err=True)
     if repairable > repaired:
-        click.echo(f"nothing was changed; --repair requeues {repairable}", err=True)
-    if found > repairable:
-        click.echo(f"left alone: {found - repairable}, which Doorbell does not know", err=True)
-    sys.exit(CHECK_FAILED if found > repaired else 0)
+        click.echo(f"{repairable} can be repaired: use --repair to requeue them", err=True)
+    if total > repairable:
+        click.echo(f"{total - repairable} are not known to Doorbell and were not changed", err=True)
+    sys.exit(CHECK_FAILED if total > repaired else 0)
 
 
 async def _requeue(audit: DriftAudit, difference: Difference) -> bool:
@@ -101,7 +104,7 @@ def _print_progress(progress: AuditProgress) -> None:
 
 
 def _print_summary(account: str, progress: AuditProgress) -> None:
-    counts = ", ".join(f"{count} {what}" for what, count in progress.counts.items() if what != "seen")
+    counts = ", ".join(f"{count} {kind}" for kind, count in progress.counts.items() if kind != "seen")
     click.echo(
         f"{account}: {progress.counts.get('seen', 0)} visits in the API{': ' if counts else ''}{counts}", err=True
     )

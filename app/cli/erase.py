@@ -27,14 +27,15 @@ SCANS = 3
 
 @click.command(epilog=examples("erase ada@example.com --dry-run", "erase - --yes", "erase '+1 555 010 0001' --dry-run"))
 @click.argument("person")
-@click.option("--dry-run", "dry_run", is_flag=True, help="Show what would be erased only.")
+@click.option("--dry-run", "dry_run", is_flag=True, help="Only show what would be erased.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @json_option
 def erase(person: str, dry_run: bool, yes: bool, as_json: bool) -> None:
     """Erase the personal data of one person from Redis.
 
-    PERSON is an e-mail address, or a phone number that leads to one; - reads it from standard input. Ids, times, amounts
-    and a hash of the address stay, so that later events still match the same visits."""
+    PERSON is an e-mail address, or a phone number that was stored with one; - reads it from standard input. Ids, times,
+    amounts and a hash of the address stay, so that later events still match the same visits.
+    """
     person = (sys.stdin.readline() if person == "-" else person).strip()
     if not (search_index.normalize_email(person) or search_index.normalize_phone(person)):
         exit_with(USAGE, "give an e-mail address or a phone number")
@@ -43,7 +44,7 @@ def erase(person: str, dry_run: bool, yes: bool, as_json: bool) -> None:
         _print_report(planned, as_json)
     if planned.is_empty:
         note = PHONE_NOTE if search_index.normalize_phone(person) else ""
-        exit_with(NOTHING_MATCHED, _join("nothing is stored of this person", note, planned.unreadable_note))
+        exit_with(NOTHING_MATCHED, _join("nothing is stored about this person", note, planned.unreadable_note))
     if dry_run:
         exit_with(PARTLY_FAILED if planned.unreadable else 0, _join("nothing was erased", planned.unreadable_note))
     _confirm(yes)
@@ -67,9 +68,11 @@ def _erase(person: str, planned: ErasureReport, as_json: bool) -> None:
     if as_json:
         _print_report(erased, as_json)
     click.echo(f"erased: contacts of {len(erased.visits)} visits, {len(erased.deliveries)} bodies", err=True)
-    click.echo("\n- ".join(("Erase elsewhere:", *NOT_COVERED)), err=True)
+    click.echo("\n- ".join(("Also erase in other places:", *NOT_COVERED)), err=True)
     if erased.busy:
-        exit_with(PARTLY_FAILED, f"in use by workers, run the same command again: {' '.join(sorted(erased.busy))}")
+        exit_with(
+            PARTLY_FAILED, f"running tasks were not erased, run the command again: {' '.join(sorted(erased.busy))}"
+        )
     if erased.unreadable:
         exit_with(PARTLY_FAILED, erased.unreadable_note)
 

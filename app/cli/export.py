@@ -1,4 +1,4 @@
-"""`doorbell export`: rows are written while they are read."""
+"""`doorbell export`, which writes rows while it reads them."""
 
 import csv
 import json
@@ -25,7 +25,7 @@ Format = Literal["csv", "ndjson"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _written(command: F) -> F:
+def _format_options(command: F) -> F:
     formats = click.Choice(["csv", "ndjson"])
     for option in (
         click.option("--yes", is_flag=True, help="Do not ask for confirmation."),
@@ -33,7 +33,7 @@ def _written(command: F) -> F:
             "--show-personal-data",
             "reveal",
             is_flag=True,
-            help="Also write personal data: needs a confirmation, and the activity log records it.",
+            help="Also write personal data, after a confirmation; recorded in the activity log.",
         ),
         click.option("--format", type=formats, default="csv", show_default=True),
     ):
@@ -53,10 +53,10 @@ def export() -> None:
 @export.command(epilog=examples("export deliveries --hook calendly --since 7d > week.csv"))
 @filter_options((*INDEXED_STATES, *RESULT_STATES))
 @search_option
-@_written
-def deliveries(format: Format, reveal: bool, yes: bool, **words: str | datetime | None) -> None:
+@_format_options
+def deliveries(format: Format, reveal: bool, yes: bool, **options: str | datetime | None) -> None:
     """Write deliveries, newest first; with --show-personal-data also their bodies."""
-    filter = build_filter(words)
+    filter = build_filter(options)
 
     async def rows(ledger: Ledger, settings: Settings) -> AsyncIterator[Row]:
         lists = Lists(ledger, settings, Explain(ledger, settings))
@@ -78,26 +78,26 @@ def deliveries(format: Format, reveal: bool, yes: bool, **words: str | datetime 
 )
 @filter_options(TASK_STATES)
 @search_option
-@_written
-def visits(format: Format, reveal: bool, yes: bool, **words: str | datetime | None) -> None:
+@_format_options
+def visits(format: Format, reveal: bool, yes: bool, **options: str | datetime | None) -> None:
     """Write visits as the stored changes define them; with --show-personal-data also their contacts."""
-    filter = build_filter(words)
+    filter = build_filter(options)
 
     async def rows(ledger: Ledger, settings: Settings) -> AsyncIterator[Row]:
-        explain, known = Explain(ledger, settings, ALL_FIELDS if reveal else ()), set[int]()
+        explain, written = Explain(ledger, settings, ALL_FIELDS if reveal else ()), set[int]()
         async for unit in TaskSelector(ledger, settings, "retry").iter(filter):
             with suppress(NotFound):
                 row = await explain.visit_summary(unit.task_id) if unit.task_id.is_visit else None
                 # A visit with several ids is written once.
-                if row and (name := hash((row["account"], row["visit"]))) not in known:
-                    known.add(name)
+                if row and (digest := hash((row["account"], row["visit"]))) not in written:
+                    written.add(digest)
                     yield row
 
     _export("visits", filter, rows, format, reveal, yes)
 
 
 def _export(
-    what: Literal["deliveries", "visits"],
+    kind: Literal["deliveries", "visits"],
     filter: Filter,
     rows: Callable[[Ledger, Settings], AsyncIterator[Row]],
     format: Format,
@@ -109,7 +109,7 @@ def _export(
 
     async def write(ledger: Ledger, settings: Settings) -> int:
         if reveal:
-            await actions(ledger, settings).export(what, filter)
+            await actions(ledger, settings).export(kind, filter)
         count = 0
         table = csv.writer(sys.stdout)
         async for row in rows(ledger, settings):
@@ -126,17 +126,17 @@ def _export(
     count = run_with_ledger(write)
     if not count:
         exit_with(NOTHING_MATCHED, "nothing matched")
-    click.echo(f"{count} {what}", err=True)
+    click.echo(f"{count} {kind}", err=True)
 
 
 def _confirm() -> None:
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        exit_with(USAGE, "nothing was written: confirm with --yes that personal data is to be written")
+        exit_with(USAGE, "nothing was written: personal data needs a confirmation, --yes")
     if click.prompt("Type reveal to write personal data", err=True, default="", show_default=False) != "reveal":
         exit_with(USAGE, "nothing was written")
 
 
 def _cell(value: Any) -> str:
-    """Quote what a spreadsheet would run as a formula."""
+    """Quote values that a spreadsheet would run as a formula."""
     text = " ".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text

@@ -26,10 +26,10 @@ def complete_hooks(ctx: click.Context, param: click.Parameter, incomplete: str) 
 
 
 def complete_specimens(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Complete the specimens of the source that is the argument before it."""
+    """Complete the specimens of the source, which is the preceding argument."""
     source = ctx.params.get("source")
-    recorded = load_specimens(source)["deliveries"] if source in load_sources() else []
-    return [name for one in recorded if (name := one["name"]).startswith(incomplete)]
+    deliveries = load_specimens(source)["deliveries"] if source in load_sources() else []
+    return [name for delivery in deliveries if (name := delivery["name"]).startswith(incomplete)]
 
 
 def filter_options(states: Sequence[str]) -> Callable[[F], F]:
@@ -39,8 +39,8 @@ def filter_options(states: Sequence[str]) -> Callable[[F], F]:
         click.option("--hook", help="Only of this hook.", shell_complete=complete_hooks),
         click.option("--reason", help="Only with this reason, or part of one."),
         click.option("--visit", help="Only this visit, by any of its ids."),
-        click.option("--since", type=TimeType(), help="Only since then: 2h, 7d, or a time in ISO 8601."),
-        click.option("--until", type=TimeType(), help="Only until then."),
+        click.option("--since", type=TimeType(), help="Only after this time: 2h, 7d, or a time in ISO 8601."),
+        click.option("--until", type=TimeType(), help="Only before this time."),
     ]
 
     def add(command: F) -> F:
@@ -54,11 +54,12 @@ def filter_options(states: Sequence[str]) -> Callable[[F], F]:
 search_option = click.option(
     "--search", help="Only with this id (also of the tool or a request), e-mail address or phone number."
 )
-cursor_option = click.option("--cursor", default="", help="Continue the list here.")
+cursor_option = click.option("--cursor", default="", help="Continue a list at this cursor.")
 
 
-def build_filter(words: Mapping[str, Any], **more: Any) -> Filter:
-    given: dict[str, Any] = {
-        name: word.isoformat() if isinstance(word, datetime) else word for name, word in words.items() if word
+def build_filter(options: Mapping[str, Any], **fields: Any) -> Filter:
+    """Build a filter from the values of `filter_options` and further fields of the filter."""
+    values: dict[str, Any] = {
+        name: value.isoformat() if isinstance(value, datetime) else value for name, value in options.items() if value
     }
-    return Filter(**given | more)
+    return Filter(**values | fields)

@@ -1,4 +1,4 @@
-"""Exit statuses, options and output of all commands. `doorbell --help` imports this module, so it imports little."""
+"""Exit statuses, options and output of all commands. `doorbell --help` imports this module, so it has few imports."""
 
 import json
 import re
@@ -13,7 +13,7 @@ BUG, USAGE, CHECK_FAILED, UNREACHABLE, NOTHING_MATCHED, PARTLY_FAILED, INTERRUPT
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 limit_option = click.option(
-    "--limit", default=50, show_default=True, type=click.IntRange(1, 10_000), help="Rows at most."
+    "--limit", default=50, show_default=True, type=click.IntRange(1, 10_000), help="The maximum number of rows."
 )
 personal_data_option = click.option(
     "--show-personal-data", "reveal", is_flag=True, help="Also show personal data; recorded in the activity log."
@@ -21,7 +21,7 @@ personal_data_option = click.option(
 
 
 def examples(*lines: str) -> str:
-    """The epilog of a command's help."""
+    """Return the epilog of a command's help."""
     return "\b\nExamples:\n" + "\n".join(f"  doorbell {line}" for line in lines)
 
 
@@ -59,8 +59,8 @@ def confirm(question: str, yes: bool) -> None:
         exit_with(USAGE, "nothing was done")
 
 
-def print_json(story: dict[str, Any], as_json: bool = False) -> None:
-    click.echo(to_json(story, None if as_json else 2))
+def print_json(value: dict[str, Any], as_json: bool = False) -> None:
+    click.echo(to_json(value, None if as_json else 2))
 
 
 def print_rows(rows: Iterable[dict[str, Any]], as_json: bool) -> None:
@@ -95,7 +95,7 @@ def _cell(value: Any) -> str:
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    """JSON with everything escaped that is not printable."""
+    """Return JSON in which unprintable characters are escaped."""
     text = json.dumps(value, indent=indent, ensure_ascii=False)
     return text if text.isprintable() else _UNPRINTABLE.sub(_escaped, text)
 
@@ -103,8 +103,8 @@ def to_json(value: Any, indent: int | None = None) -> str:
 _UNPRINTABLE = re.compile(r"[^\n -~]")
 
 
-def _escaped(found: re.Match[str]) -> str:
-    character = found[0]
+def _escaped(match: re.Match[str]) -> str:
+    character = match[0]
     if character.isprintable():
         return character
     return json.dumps(character)[1:-1] if ord(character) > 0x7F else f"\\u{ord(character):04x}"

@@ -17,9 +17,10 @@ def pause(hook: str) -> None:
     """Pause calls to the Visits API for a hook's account.
 
     Deliveries are accepted, tasks are held and no attempts are counted. Hooks with the same Visits API token have one
-    account and pause together."""
-    account, others = _set_paused(hook, True)
-    click.echo(f"{others}: calls for the account {account} are paused until `doorbell resume {hook}`", err=True)
+    account and pause together.
+    """
+    account, hooks = _set_paused(hook, True)
+    click.echo(f"{hooks}: calls for the account {account} are paused until `doorbell resume {hook}`", err=True)
 
 
 @click.command(epilog=examples("resume calendly"))
@@ -27,13 +28,14 @@ def pause(hook: str) -> None:
 def resume(hook: str) -> None:
     """Resume calls to the Visits API for a hook's account.
 
-    Held tasks run, visits that start soonest first."""
-    account, others = _set_paused(hook, False)
-    click.echo(f"{others}: calls for the account {account} are resumed", err=True)
+    Held tasks run, those of the earliest visits first.
+    """
+    account, hooks = _set_paused(hook, False)
+    click.echo(f"{hooks}: calls for the account {account} are resumed", err=True)
 
 
 def _set_paused(hook: str, is_paused: bool) -> tuple[str, str]:
-    """The account, and all of its hooks."""
+    """Return the account, and the names of all its hooks."""
 
     async def step(ledger: Ledger, settings: Settings) -> tuple[str, str]:
         if hook not in settings.accounts:

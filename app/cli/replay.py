@@ -1,4 +1,4 @@
-"""`doorbell replay`, `discard` and `cancel`: operations, which a worker runs and the command follows."""
+"""`doorbell replay`, `discard` and `cancel`. A worker runs the operation, and the command shows its progress."""
 
 import asyncio
 import sys
@@ -37,17 +37,17 @@ from app.settings.model import Settings
 from app.telemetry.health import live_workers
 
 F = TypeVar("F", bound=Callable[..., Any])
-#: More rows are counted and not shown, unless as JSON.
+#: The limit for rows of a table; JSON has all rows.
 MAX_ROWS = 20
 POLL_INTERVAL_S = 0.2
-#: An operation without progress for this time, while no worker is alive, is not followed any longer.
+#: The command ends after this time without progress and without a live worker.
 NO_WORKER_AFTER_S = 5.0
 DONE: dict[OperationKind, str] = {"replay": "requeued", "discard": "discarded"}
 
 
 def plan_options(command: F) -> F:
     command = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")(command)
-    return click.option("--dry-run", "dry_run", is_flag=True, help="Show the plan only.")(command)
+    return click.option("--dry-run", "dry_run", is_flag=True, help="Only show the plan.")(command)
 
 
 @click.command(
@@ -60,7 +60,7 @@ def plan_options(command: F) -> F:
 @click.argument("ids", nargs=-1)
 @filter_options(TASK_STATES)
 @search_option
-@click.option("--retranslate", "mode", flag_value="retranslate", help="Translate the stored bodies with today's code.")
+@click.option("--retranslate", "mode", flag_value="retranslate", help="Translate the stored bodies again.")
 @click.option("--reconcile", "mode", flag_value="reconcile", help="Fetch the current record from the tool.")
 @click.option("--recheck", is_flag=True, help="Read the visit from the Visits API first.")
 @click.option("--contact", default="", help="Use this contact of Review Rover (cont_…).")
@@ -74,13 +74,14 @@ def replay(
     dry_run: bool,
     yes: bool,
     as_json: bool,
-    **words: str | datetime | None,
+    **options: str | datetime | None,
 ) -> None:
     """Requeue deliveries or visits.
 
-    Select them by IDs, or by a filter. Without --retranslate or --reconcile the stored changes are sent again. Newer
-    values still win. A worker runs the replay; Ctrl-C does not stop it, `doorbell cancel` does."""
-    filter = _parse_filter("replay", ids, words)
+    Select them by IDs, or by a filter. Without --retranslate or --reconcile the stored changes are applied again. Newer
+    values take precedence. A worker runs the replay; Ctrl-C does not stop it, `doorbell cancel` does.
+    """
+    filter = _parse_filter("replay", ids, options)
     request = OperationRequest(
         kind="replay",
         filter=filter,
@@ -107,13 +108,14 @@ def replay(
 @search_option
 @plan_options
 @json_option
-def discard(ids: tuple[str, ...], dry_run: bool, yes: bool, as_json: bool, **words: str | datetime | None) -> None:
+def discard(ids: tuple[str, ...], dry_run: bool, yes: bool, as_json: bool, **options: str | datetime | None) -> None:
     """Discard changes that have not been applied.
 
     Select deliveries or visits by IDs, or by a filter; without --state a filter selects only parked ones. Changes that
-    were sent already stay in the Visits API. A worker runs the discard; Ctrl-C does not stop it, `doorbell cancel`
-    does."""
-    filter = _parse_filter("discard", ids, words)
+    were already sent stay in the Visits API. A worker runs the discard; Ctrl-C does not stop it, `doorbell cancel`
+    does.
+    """
+    filter = _parse_filter("discard", ids, options)
     if not ids:
         filter = replace(filter, state=filter.state or "parked")
     request = OperationRequest(
@@ -127,7 +129,8 @@ def discard(ids: tuple[str, ...], dry_run: bool, yes: bool, as_json: bool, **wor
 def cancel(operation: str) -> None:
     """Stop a replay or discard.
 
-    OPERATION is its id, from `doorbell operations`. What it did stays done."""
+    OPERATION is its id, from `doorbell operations`. Tasks that it has processed are not reverted.
+    """
 
     async def stop(ledger: Ledger, settings: Settings) -> bool:
         try:
@@ -139,13 +142,13 @@ def cancel(operation: str) -> None:
         exit_with(NOTHING_MATCHED, f"operation {operation} has ended already: see `doorbell operations`")
 
 
-def _parse_filter(kind: OperationKind, ids: tuple[str, ...], words: Mapping[str, Any]) -> Filter:
-    if empty := [name for name, word in words.items() if word == ""]:
+def _parse_filter(kind: OperationKind, ids: tuple[str, ...], options: Mapping[str, Any]) -> Filter:
+    if empty := [name for name, value in options.items() if value == ""]:
         # An unset variable of a script must not widen the selection.
         exit_with(USAGE, f"--{empty[0]} is empty: give it a value, or leave it out")
-    filter = build_filter(words, ids=ids)
+    filter = build_filter(options, ids=ids)
     if filter.is_empty:
-        exit_with(USAGE, f"say what to {kind}: IDs, or a filter like --state parked (see --help)")
+        exit_with(USAGE, f"select what to {kind}: IDs, or a filter like --state parked (see --help)")
     if ids and filter != Filter(ids=ids):
         exit_with(USAGE, "give IDs or a filter, not both")
     return filter
@@ -161,7 +164,7 @@ def _plan_and_run(request: OperationRequest, dry_run: bool, yes: bool, as_json: 
         _print_plan(summary, DONE[request.kind])
     if dry_run or not summary.actionable:
         sys.exit(_exit_status(request.kind, summary.total, summary.skipped))
-    confirm(f"{summary.actionable} to be {DONE[request.kind]}: go on?", yes)
+    confirm(f"{summary.actionable} will be {DONE[request.kind]}. Continue?", yes)
     request = replace(request, expected=summary.total, planned_at_ms=planned_at_ms)
     operation = _run(request, as_json)
     _print_outcome(operation)
@@ -170,13 +173,16 @@ def _plan_and_run(request: OperationRequest, dry_run: bool, yes: bool, as_json: 
     sys.exit(_exit_status(request.kind, operation.processed, operation.skipped))
 
 
-# -- the plan --
+# Plan
 
 
 async def _plan(
     ledger: Ledger, settings: Settings, request: OperationRequest, dry_run: bool, as_json: bool
 ) -> tuple[int, PlanSummary]:
-    """When it was planned, by Redis' clock, and the summary. As JSON each task is printed, unless tasks are to be run."""
+    """Return the time of the plan (ms, by Redis' clock) and its summary.
+
+    With --json, print the tasks of a dry run, or the skipped tasks if all are skipped.
+    """
     planned_at_ms = int((await ledger.server_time()).timestamp() * 1000)
     summary, skipped = PlanSummary(MAX_ROWS), list[PlannedTask]()
     async for planned in _tasks(ledger, settings, request):
@@ -225,7 +231,7 @@ def _format_fields(fields: Mapping[str, str | None]) -> str:
     return " ".join(f"{name}={value or ''}" for name, value in fields.items())
 
 
-# -- the operation --
+# Operation
 
 
 def _run(request: OperationRequest, as_json: bool) -> Operation:
@@ -252,14 +258,14 @@ def _run(request: OperationRequest, as_json: bool) -> Operation:
 
 
 class NoLiveWorker(Exception):
-    """The operation makes no progress, and no worker gave a sign of life."""
+    """The operation makes no progress, and no worker has sent a heartbeat."""
 
 
 Show = Callable[[Operation, list[TaskResult]], None]
 
 
 async def _wait(ledger: Ledger, settings: Settings, id: str, show: Show) -> Operation:
-    """Raises NoLiveWorker, NotFound."""
+    """Show progress until the operation ends. Raises NoLiveWorker, NotFound."""
     operations, processed, progress_at = Operations(ledger, settings), -1, time.monotonic()
     while True:
         operation = await operations.get(id)
@@ -281,7 +287,7 @@ def _progress(total: int, as_json: bool) -> Iterator[Show]:
 
         def show(operation: Operation, results: list[TaskResult]) -> None:
             bar.update(max(0, operation.processed - bar.pos))
-            # After the death of a worker the next one repeats results.
+            # If a worker dies, the next worker repeats some results.
             fresh = [result for result in results if result not in shown]
             shown.update(dict.fromkeys(fresh))
             if as_json and fresh:
@@ -298,13 +304,16 @@ def _print_outcome(operation: Operation) -> None:
     skipped = sum(operation.skipped.values())
     click.echo(f"{DONE[operation.request.kind]}: {operation.done}; skipped: {skipped}", err=True)
     if operation.state == "stalled":
-        click.echo("the workers take no requeued tasks, the rest was left alone: run the same command again", err=True)
+        click.echo(
+            "the workers do not run the requeued tasks; the other tasks were not changed: run the command again",
+            err=True,
+        )
     if operation.state == "cancelled":
-        click.echo("an operator cancelled the operation; the rest was left alone", err=True)
+        click.echo("an operator cancelled the operation; the other tasks were not changed", err=True)
 
 
 def _exit_status(kind: OperationKind, total: int, skipped: Mapping[str, int]) -> int:
-    """An unknown id does not stop the others, but the status shows it, and so does a task that is running now."""
+    """Return PARTLY_FAILED for unknown ids and for running tasks, which cannot be discarded, after all other tasks."""
     unknown, running = skipped.get("unknown", 0), skipped.get("running", 0) if kind == "discard" else 0
     if running:
         click.echo("running tasks cannot be discarded: try again in a moment", err=True)

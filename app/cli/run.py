@@ -13,7 +13,7 @@ MIN_PASSWORD_LENGTH = 12
 @click.command(epilog=examples("demo", "demo --once"))
 @click.option("--once", is_flag=True, help="Exit after the last step: status 0 if every step passed, else 1.")
 def demo(once: bool) -> None:
-    """Run the whole system on this machine, with nothing to set up."""
+    """Run the whole system on this machine, without any setup."""
     from app.demo.story import run
 
     sys.exit(run(once))
@@ -68,7 +68,8 @@ def sandbox(port: int, host: str, file: str, token: str | None) -> None:
 def doctor(phase: str, as_json: bool) -> None:
     """Check settings, Redis, the Visits API, the clock and the worker.
 
-    Every problem is shown with its fix."""
+    Every problem is shown with its fix.
+    """
     import asyncio
 
     from app.operators import doctor as doctors
@@ -85,11 +86,12 @@ def doctor(phase: str, as_json: bool) -> None:
 def hash_password() -> None:
     """Hash a console password, for CONSOLE_PASSWORD_HASH.
 
-    The password is read from a prompt, or from standard input."""
+    The password is read from a prompt, or from standard input.
+    """
     from app.console.passwords import hash_password
 
-    asked = click.prompt("Password", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline()
-    password = asked.rstrip("\r\n")
+    line = click.prompt("Password", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline()
+    password = line.rstrip("\r\n")
     if len(password) < MIN_PASSWORD_LENGTH:
         exit_with(USAGE, f"the password is too short: use at least {MIN_PASSWORD_LENGTH} characters")
     click.echo(hash_password(password))

@@ -26,7 +26,7 @@ def load_settings_or_none() -> Settings | None:
 
 
 def load_settings() -> Settings:
-    """The settings; REDIS_URL may be missing."""
+    """Load the settings; REDIS_URL may be missing."""
     try:
         return configuration.read_environment(redis_needed=False)
     except SettingsError as error:

@@ -1,4 +1,4 @@
-"""What happened: `doorbell failures`, `deliveries`, `show`, `visit`, `rejections`."""
+"""`doorbell failures`, `deliveries`, `show`, `visit` and `rejections`."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -42,9 +42,9 @@ MAX_EMPTY_PAGES = 3
 @limit_option
 @cursor_option
 @json_option
-def deliveries(limit: int, cursor: str, as_json: bool, **words: str | datetime | None) -> None:
+def deliveries(limit: int, cursor: str, as_json: bool, **options: str | datetime | None) -> None:
     """List deliveries, newest first."""
-    _list(build_filter(words, cursor=cursor), limit, as_json, ("delivery", "at", "hook", "event", "state", "visits"))
+    _list(build_filter(options, cursor=cursor), limit, as_json, ("delivery", "at", "hook", "event", "state", "visits"))
 
 
 @click.command(
@@ -55,28 +55,27 @@ def deliveries(limit: int, cursor: str, as_json: bool, **words: str | datetime |
 @limit_option
 @cursor_option
 @json_option
-def failures(limit: int, cursor: str, as_json: bool, **words: str | datetime | None) -> None:
+def failures(limit: int, cursor: str, as_json: bool, **options: str | datetime | None) -> None:
     """List the tasks that need an operator, newest first."""
-    shown = ("id", "kind", "reason", "since", "failed_attempts", "attempts", "response", "source", "hook", "delivery")
-    _list(build_filter(words, cursor=cursor, state="parked"), limit, as_json, shown)
+    names = ("id", "kind", "reason", "since", "failed_attempts", "attempts", "response", "source", "hook", "delivery")
+    _list(build_filter(options, cursor=cursor, state="parked"), limit, as_json, names)
 
 
-def _list(filter: Filter, most: int, as_json: bool, names: Sequence[str]) -> None:
-    async def look(ledger: Ledger, settings: Settings) -> tuple[list[Row], str]:
+def _list(filter: Filter, limit: int, as_json: bool, names: Sequence[str]) -> None:
+    async def load(ledger: Ledger, settings: Settings) -> tuple[list[Row], str]:
         lists = Lists(ledger, settings, Explain(ledger, settings))
-        rows, more = list[Row](), ""
-        async for page in lists.iter_pages(filter, most, MAX_EMPTY_PAGES):
-            rows, more = rows + page.rows, page.next_cursor
-        return rows, more
+        rows, next_cursor = list[Row](), ""
+        async for page in lists.iter_pages(filter, limit, MAX_EMPTY_PAGES):
+            rows, next_cursor = rows + page.rows, page.next_cursor
+        return rows, next_cursor
 
-    rows, more = run_with_ledger(look)
-    if more and not rows:
-        exit_with(NOTHING_MATCHED, f"nothing matched so far: use --cursor {more} to search further back")
-    # A list of all deliveries has the reason where there is one.
-    shown = [{name: row[name] for name in (*names, "reason") if name in row} for row in rows]
-    print_rows(shown, as_json)
-    if more:
-        click.echo(f"there may be more: use --cursor {more}, or a larger --limit", err=True)
+    rows, next_cursor = run_with_ledger(load)
+    if next_cursor and not rows:
+        exit_with(NOTHING_MATCHED, f"nothing matched so far: use --cursor {next_cursor} to search further back")
+    # Only some deliveries have a reason.
+    print_rows([{name: row[name] for name in (*names, "reason") if name in row} for row in rows], as_json)
+    if next_cursor:
+        click.echo(f"there may be more: use --cursor {next_cursor}, or a larger --limit", err=True)
 
 
 @click.command(epilog=examples("show d019a3b1c2d0a1b2c3d4e", "show d019a3b1c2d0a1b2c3d4e --show-personal-data"))
@@ -86,12 +85,12 @@ def _list(filter: Filter, most: int, as_json: bool, names: Sequence[str]) -> Non
 def show(id: str, reveal: bool, as_json: bool) -> None:
     """Show one delivery: its changes, their states, every attempt."""
 
-    async def look(ledger: Ledger, settings: Settings) -> Row:
+    async def load(ledger: Ledger, settings: Settings) -> Row:
         if reveal:
             await actions(ledger, settings).reveal_delivery(id)
         return await Explain(ledger, settings, ALL_FIELDS if reveal else ()).delivery(id)
 
-    print_json(run_with_ledger(look), as_json)
+    print_json(run_with_ledger(load), as_json)
 
 
 @click.command(
@@ -104,24 +103,24 @@ def show(id: str, reveal: bool, as_json: bool) -> None:
 def visit(external_id: str, remote: bool, reveal: bool, as_json: bool) -> None:
     """Show one visit: every value with its delivery, and every attempt."""
 
-    async def look(ledger: Ledger, settings: Settings) -> list[Row]:
+    async def load(ledger: Ledger, settings: Settings) -> list[Row]:
         explain = Explain(ledger, settings, ALL_FIELDS if reveal else ())
         if reveal:
             await actions(ledger, settings).reveal_visit(external_id)
-        stories = await explain.visit(external_id)
+        rows = await explain.visit(external_id)
         if remote:
             async with http_client(1) as http:
                 remote_visits = await actions(ledger, settings).fetch_remote(external_id, http)
-            for story, now in zip(stories, remote_visits, strict=True):
-                story["remote_now"] = now.visit
-        return stories
+            for row, now in zip(rows, remote_visits, strict=True):
+                row["remote_now"] = now.visit
+        return rows
 
     try:
-        stories = run_with_ledger(look)
-    except VisitsApiError as trouble:
-        exit_with(UNREACHABLE, f"the Visits API did not return the visit: {trouble}")
-    for story in stories:
-        print_json(story, as_json)
+        rows = run_with_ledger(load)
+    except VisitsApiError as error:
+        exit_with(UNREACHABLE, f"the Visits API did not return the visit: {error}")
+    for row in rows:
+        print_json(row, as_json)
 
 
 @click.command(
@@ -129,19 +128,20 @@ def visit(external_id: str, remote: bool, reveal: bool, as_json: bool) -> None:
 )
 @click.option("--hook", help="Only of this hook.", shell_complete=complete_hooks)
 @click.option("--reason", default="", help="Only with this reason, or part of one.")
-@click.option("--since", type=TimeType(), help="Only since then: 2h, 7d, or a time in ISO 8601.")
+@click.option("--since", type=TimeType(), help="Only after this time: 2h, 7d, or a time in ISO 8601.")
 @limit_option
 @json_option
 def rejections(hook: str | None, reason: str, since: datetime | None, limit: int, as_json: bool) -> None:
     """List rejected requests with their likely cause.
 
-    Only the newest of each hook are stored."""
-    least = since.timestamp() * 1000 if since else 0
+    Only the newest rejections of each hook are stored.
+    """
+    since_ms = since.timestamp() * 1000 if since else 0
 
-    async def look(ledger: Ledger, settings: Settings) -> list[dict[str, Any]]:
+    async def load(ledger: Ledger, settings: Settings) -> list[dict[str, Any]]:
         return with_likely_causes(await rejection_notes.newest(ledger.redis, [hook] if hook else ["", *settings.hooks]))
 
-    notes = [note for note in run_with_ledger(look) if reason in note["reason"] and note["at"] >= least]
+    notes = [note for note in run_with_ledger(load) if reason in note["reason"] and note["at"] >= since_ms]
     names = ("at", "hook", "reason", "detail", "cause")
     print_rows(
         [

@@ -1,10 +1,10 @@
-"""`doorbell sources`, `hook-url`, `secrets` and `ring`: connect a tool."""
+"""`doorbell sources`, `hook-url`, `secrets` and `ring`, which help to connect a tool."""
 
 import base64
 import os
-import secrets as chance
 import sys
 from collections.abc import Iterable
+from secrets import token_bytes, token_urlsafe
 from typing import Any
 
 import click
@@ -36,8 +36,10 @@ from app.webhooks.source import VERIFIED_BY, Source
 def sources(name: str | None, as_json: bool) -> None:
     """List the supported tools, or show how to connect one.
 
-    NAME is the source of a tool, as the list has it."""
-    hooks = load_settings_or_none()
+    NAME is a source from the list.
+    """
+    settings = load_settings_or_none()
+    active_hooks = settings.active_hooks.values() if settings else ()
     if name is None:
         rows = [
             {
@@ -48,70 +50,69 @@ def sources(name: str | None, as_json: bool) -> None:
                 "proves": tool.definition.signature.coverage,
                 "busy": tool.definition.unavailable_status,
                 "within_s": tool.definition.sender_timeout_s,
-                "hooks": []
-                if hooks is None
-                else [e.path for e in hooks.active_hooks.values() if e.source.name == tool.name],
+                "hooks": [hook.path for hook in active_hooks if hook.source.name == tool.name],
             }
             for tool in load_sources().values()
         ]
         return print_rows(rows if as_json else [_without_evidence(row) for row in rows], as_json)
-    source = _known(name)
-    public_url = (hooks and hooks.public_url) or "https://YOUR-DOORBELL"
+    source = _find_source(name)
+    public_url = (settings and settings.public_url) or "https://YOUR-DOORBELL"
     click.echo(f"{source.title}  ({source.docs})")
     click.echo(f"Verified by {VERIFIED_BY[source.evidence]}.")
     url = f"{public_url}/hooks/{name}"
     if source.signature.needs_secret_key:
-        url = f"the address that `doorbell hook-url {name}` prints"
+        url = f"the URL that `doorbell hook-url {name}` prints"
     click.echo(source.setup.replace("{url}", url).rstrip())
     click.echo(f"\n{'; '.join(_terms_of(source))}.")
     return None
 
 
 def _without_evidence(row: dict[str, Any]) -> dict[str, Any]:
-    """The table has `verified_by`, which says the same in words."""
+    """Remove `evidence`: the column `verified_by` describes it in words."""
     return {name: value for name, value in row.items() if name != "evidence"}
 
 
-def _known(name: str) -> Source:
+def _find_source(name: str) -> Source:
     if name not in load_sources():
-        exit_with(NOTHING_MATCHED, f"there is no source {name}; there are {', '.join(load_sources())}")
+        exit_with(NOTHING_MATCHED, f"there is no source {name}; the sources are {', '.join(load_sources())}")
     return load_sources()[name].definition
 
 
 def _terms_of(source: Source) -> Iterable[str]:
-    """Sentences about signature, answers, compression and settings of a source."""
+    """Yield sentences about the signature, responses, compression and settings of a source."""
     yield PROVES[source.signature.coverage]
     yield f"while Redis is unavailable, the tool gets {source.unavailable_status} and retries"
-    yield f"it is answered within {source.sender_timeout_s:g} s"
+    yield f"the tool gets a response within {source.sender_timeout_s:g} s"
     if source.content_encodings:
         yield f"bodies may be compressed ({', '.join(source.content_encodings)})"
-    needs = [f"HOOKS__<NAME>__{need}" for need in source.required_settings]
-    needs += ["PUBLIC_URL"] * source.signature.needs_url + ["SECRET_KEY"] * source.signature.needs_secret_key
-    if needs:
-        yield f"the hook also needs {', '.join(needs)}"
+    required = [f"HOOKS__<NAME>__{setting}" for setting in source.required_settings]
+    required += ["PUBLIC_URL"] * source.signature.needs_url + ["SECRET_KEY"] * source.signature.needs_secret_key
+    if required:
+        yield f"the hook also needs {', '.join(required)}"
     if source.credential_names:
         yield f"Doorbell fetches records with the credentials {', '.join(source.credential_names)}"
 
 
 PROVES = {
     "body": "The signature covers the whole body",
-    "fields": "The signature covers some fields of the body only",
-    "nothing": "Nothing proves the body: anyone with the address or the token can forge one",
+    "fields": "The signature covers only some fields of the body",
+    "nothing": "No signature covers the body: anyone with the URL or the token can forge one",
 }
 
 
 @click.command("hook-url", epilog=examples("hook-url gingr"))
 @click.argument("hook", shell_complete=complete_hooks)
 def hook_url(hook: str) -> None:
-    """Print the address of a hook, to paste into the tool.
+    """Print the URL of a hook, to paste into the tool.
 
-    The address contains a token where the tool signs nothing."""
+    If the tool signs nothing, the URL contains a token.
+    """
     settings = load_settings()
     configured = settings.active_hooks.get(hook)
     if configured is None:
         exit_with(NOTHING_MATCHED, f"there is no hook {hook}, or it has no secret")
     if not settings.public_url:
-        click.echo("PUBLIC_URL is not set: put the address of this Doorbell before the path", err=True)
+        click.echo("PUBLIC_URL is not set: put the URL of this Doorbell before the path", err=True)
     click.echo(settings.hook_url(configured))
 
 
@@ -121,34 +122,35 @@ def hook_url(hook: str) -> None:
 def secrets(context: click.Context, as_json: bool) -> None:
     """List the fingerprints of all secrets, and when each last matched.
 
-    After a rotation, remove the old secret when it has not matched for some time."""
+    After a rotation, remove the old secret once it no longer matches.
+    """
     if context.invoked_subcommand:
         return
 
-    async def look(ledger: Ledger, settings: Settings) -> list[dict[str, Any]]:
+    async def load(ledger: Ledger, settings: Settings) -> list[dict[str, Any]]:
         keys = settings.secret_key
         return [
-            {"hook": hook, "secret": number, "fingerprint": mark, "last_matched": iso_timestamp(at)}
-            for hook, configured in settings.active_hooks.items()
-            for number, (mark, at) in enumerate(
-                (await counters.secret_last_used(ledger.redis, hook, configured.settings.secrets, keys)).items(), 1
+            {"hook": name, "secret": number, "fingerprint": digest, "last_matched": iso_timestamp(at_ms)}
+            for name, hook in settings.active_hooks.items()
+            for number, (digest, at_ms) in enumerate(
+                (await counters.secret_last_used(ledger.redis, name, hook.settings.secrets, keys)).items(), 1
             )
         ]
 
-    print_rows(run_with_ledger(look), as_json)
+    print_rows(run_with_ledger(load), as_json)
 
 
 @secrets.command(epilog=examples("secrets generate standard"))
 @click.argument("source", shell_complete=complete_sources)
 def generate(source: str) -> None:
-    """Generate a secret for a tool that takes one of ours."""
-    made = _generated(_known(source).signature)
-    if made is None:
+    """Generate a secret for a tool that does not generate its own."""
+    secret = _generate_secret(_find_source(source).signature)
+    if secret is None:
         exit_with(
             CHECK_FAILED,
             f"{load_sources()[source].definition.title} generates its secrets itself: see `doorbell sources {source}`",
         )
-    click.echo(made)
+    click.echo(secret)
     click.echo(f"set it as HOOKS__{source.upper()}__SECRETS and in the tool: see `doorbell sources {source}`", err=True)
 
 
@@ -158,27 +160,26 @@ def print_fingerprint() -> None:
     click.echo(fingerprint(sys.stdin.readline().strip(), load_settings().secret_key))
 
 
-def _generated(scheme: Scheme) -> str | None:
-    """Return None where the tool generates its secrets itself. Some schemes only accept base64."""
-    key = base64.b64encode(chance.token_bytes(32)).decode()
+def _generate_secret(scheme: Scheme) -> str | None:
+    """Return None if the tool generates its secrets itself. Some schemes accept only base64."""
+    key = base64.b64encode(token_bytes(32)).decode()
     if scheme.secret_problem("a text, and not base64") is None:
-        return chance.token_urlsafe(32)
-    return next((one for one in (f"whsec_{key}", key) if scheme.secret_problem(one) is None), None)
+        return token_urlsafe(32)
+    return next((secret for secret in (f"whsec_{key}", key) if scheme.secret_problem(secret) is None), None)
 
 
 @click.command(epilog=examples("ring calendly", 'ring calendly "an invitee books"'))
 @click.argument("source", shell_complete=complete_sources)
 @click.argument("specimen", required=False, shell_complete=complete_specimens)
-@click.option(
-    "--to", "url", help="The address of Doorbell or of a hook [default: http://127.0.0.1:$PORT/hooks/SOURCE]."
-)
+@click.option("--to", "url", help="The URL of Doorbell or of a hook [default: http://127.0.0.1:$PORT/hooks/SOURCE].")
 def ring(source: str, specimen: str | None, url: str | None) -> None:
     """Send a specimen with a valid signature.
 
-    SPECIMEN is its number or a part of its name; without it the command lists the specimens."""
+    SPECIMEN is its number or a part of its name; without it, the command lists the specimens.
+    """
     from app.webhooks.specimens import UnknownSpecimen, send_specimen
 
-    _known(source)
+    _find_source(source)
     names = [delivery["name"] for delivery in load_specimens(source)["deliveries"]]
     if specimen is None:
         return print_rows([{"number": number, "specimen": name} for number, name in enumerate(names, 1)], False)
@@ -189,11 +190,11 @@ def ring(source: str, specimen: str | None, url: str | None) -> None:
     if not os.environ.get(secrets):
         click.echo(f"{secrets} is not set here: signed with the specimen's own secret", err=True)
     try:
-        answer = send_specimen(url, source, specimen, os.environ)
+        response = send_specimen(url, source, specimen, os.environ)
     except UnknownSpecimen as error:
         exit_with(NOTHING_MATCHED, str(error))
     except OSError as error:
         exit_with(UNREACHABLE, f"{url} cannot be reached ({error})")
-    click.echo(printable(answer.text))
-    click.echo(f"answered {answer.status_code}", err=True)
-    sys.exit(0 if answer.is_success else CHECK_FAILED)
+    click.echo(printable(response.text))
+    click.echo(f"status {response.status_code}", err=True)
+    sys.exit(0 if response.is_success else CHECK_FAILED)

@@ -20,16 +20,16 @@ from app.telemetry.health import Worker, live_workers
 @click.command(epilog=examples("overview", "overview --json | jq .states"))
 @json_option
 def overview(as_json: bool) -> None:
-    """Show whether all is well: one sentence, then the numbers.
+    """Show the status in one sentence, then the numbers.
 
-    The numbers are tasks by state, failures by reason, circuits, hooks and workers; with --json also the last 24 hours."""
-
-    story = run_with_ledger(load_overview).to_dict()
+    The numbers are tasks by state, failures by reason, circuits, hooks and workers; with --json also the last 24 hours.
+    """
+    report = run_with_ledger(load_overview).to_dict()
     if as_json:
-        return print_json(story, as_json)
-    click.echo(printable(story["summary"]))
+        return print_json(report, as_json)
+    click.echo(printable(report["summary"]))
     for title in ("states", "failures", "circuits", "hooks", "workers"):
-        rows = [story[title]] if title == "states" else story[title]
+        rows = [report[title]] if title == "states" else report[title]
         if rows:
             click.echo(f"\n{title}")
             print_table(rows)
@@ -41,39 +41,41 @@ def overview(as_json: bool) -> None:
 def workers(as_json: bool) -> None:
     """List the live workers.
 
-    `doorbell deliveries --state running` shows what they work on."""
+    `doorbell deliveries --state running` shows what they run.
+    """
 
-    async def see(ledger: Ledger, settings: Settings) -> list[Worker]:
+    async def load(ledger: Ledger, settings: Settings) -> list[Worker]:
         return await live_workers(ledger.redis)
 
-    print_rows([worker.to_dict() for worker in run_with_ledger(see)], as_json)
+    print_rows([worker.to_dict() for worker in run_with_ledger(load)], as_json)
 
 
 @click.command(epilog=examples("operations", "operations --json"))
 @limit_option
 @json_option
 def operations(limit: int, as_json: bool) -> None:
-    """List replays and discards, and their progress, newest first.
+    """List replays and discards with their progress, newest first.
 
-    `doorbell cancel` stops one."""
+    `doorbell cancel` stops an operation.
+    """
 
-    async def see(ledger: Ledger, settings: Settings) -> list[Operation]:
+    async def load(ledger: Ledger, settings: Settings) -> list[Operation]:
         return await Operations(ledger, settings).newest(limit)
 
-    print_rows([_row(one) for one in run_with_ledger(see)], as_json)
+    print_rows([_row(operation) for operation in run_with_ledger(load)], as_json)
 
 
-def _row(one: Operation) -> Row:
+def _row(operation: Operation) -> Row:
     return {
-        "operation": one.id,
-        "at": iso_timestamp(one.created_at_ms),
-        "actor": one.request.actor,
-        "kind": one.request.kind,
-        "filter": one.request.filter.summary,
-        "state": one.state,
-        "expected": one.request.expected,
-        "done": one.done,
-        "skipped": one.processed - one.done,
+        "operation": operation.id,
+        "at": iso_timestamp(operation.created_at_ms),
+        "actor": operation.request.actor,
+        "kind": operation.request.kind,
+        "filter": operation.request.filter.summary,
+        "state": operation.state,
+        "expected": operation.request.expected,
+        "done": operation.done,
+        "skipped": operation.processed - operation.done,
     }
 
 
@@ -82,15 +84,15 @@ def _row(one: Operation) -> Row:
 @cursor_option
 @json_option
 def activity(limit: int, cursor: str, as_json: bool) -> None:
-    """Show what operators did, newest first."""
+    """List the actions of operators, newest first."""
 
-    async def see(ledger: Ledger, settings: Settings) -> list[Activity]:
+    async def load(ledger: Ledger, settings: Settings) -> list[Activity]:
         return await ActivityLog(ledger.redis).newest(cursor, limit)
 
-    lines = run_with_ledger(see)
-    print_rows([asdict(line) for line in lines], as_json)
-    if len(lines) == limit:
-        click.echo(f"there may be more: use --cursor {lines[-1].id}, or a larger --limit", err=True)
+    activities = run_with_ledger(load)
+    print_rows([asdict(activity) for activity in activities], as_json)
+    if len(activities) == limit:
+        click.echo(f"there may be more: use --cursor {activities[-1].id}, or a larger --limit", err=True)
 
 
 @click.command(epilog=examples("settings", "settings --json"))
@@ -98,5 +100,6 @@ def activity(limit: int, cursor: str, as_json: bool) -> None:
 def settings(as_json: bool) -> None:
     """Show the settings in effect.
 
-    Secrets are shown as set or not set only."""
+    For a secret, only whether it is set is shown.
+    """
     print_rows(load_settings().describe(), as_json)

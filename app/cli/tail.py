@@ -25,33 +25,34 @@ from app.settings.model import Settings
 def tail(source: str, hook: str, visit: str, as_json: bool) -> None:
     """Follow deliveries, attempts and rejections as they happen.
 
-    → is a delivery, ← an attempt, × a rejection (a few seconds late). Times are UTC. Ctrl-C ends the command."""
+    → is a delivery, ← an attempt, × a rejection (a few seconds late). Times are UTC. Ctrl-C ends the command.
+    """
 
-    def fits(row: Row) -> bool:
+    def matches(row: Row) -> bool:
         return source in ("", row["source"]) and hook in ("", row["hook"]) and (not visit or visit in row["visits"])
 
-    def tell(row: Row) -> None:
-        if fits(row):
+    def show(row: Row) -> None:
+        if matches(row):
             click.echo(to_json(row) if as_json else printable(_line(row)))
 
     async def watch(ledger: Ledger, settings: Settings) -> None:
-        async with open_ledger(settings) as listening:
+        async with open_ledger(settings) as subscriber:
             await asyncio.gather(
-                _arriving(ledger, settings, tell),
-                _attempted(ledger, settings, listening, tell),
-                _refused(ledger, settings, tell),
+                _watch_deliveries(ledger, settings, show),
+                _watch_attempts(ledger, settings, subscriber, show),
+                _watch_rejections(ledger, settings, show),
             )
 
     run_with_ledger(watch)
 
 
-async def _arriving(ledger: Ledger, settings: Settings, tell: Callable[[Row], None]) -> None:
+async def _watch_deliveries(ledger: Ledger, settings: Settings, show: Callable[[Row], None]) -> None:
     async for id in new_deliveries(ledger, settings.hooks):
         try:
             meta = await ledger.load_delivery_info(id)
         except NotFound:
             continue
-        tell(
+        show(
             {
                 "kind": "delivery",
                 "at": iso_timestamp(meta.received_at_ms, "milliseconds"),
@@ -60,26 +61,27 @@ async def _arriving(ledger: Ledger, settings: Settings, tell: Callable[[Row], No
                 "delivery": id,
                 "event": event_name(meta),
                 "ignored": meta.ignored or None,
-                "visits": [work.display_id for work in meta.task_ids if work.is_visit],
+                "visits": [task_id.display_id for task_id in meta.task_ids if task_id.is_visit],
             }
         )
 
 
-async def _attempted(ledger: Ledger, settings: Settings, listening: Ledger, tell: Callable[[Row], None]) -> None:
+async def _watch_attempts(ledger: Ledger, settings: Settings, subscriber: Ledger, show: Callable[[Row], None]) -> None:
+    """Show finished attempts. subscriber: a ledger with its own connection, which the subscription blocks."""
     explain = Explain(ledger, settings)
     lists = Lists(ledger, settings, explain)
-    async for work, attempt in finished_attempts(listening.redis):
-        row = await lists.task_row(work) or {}
-        about = {name: row.get(name, "") for name in ("source", "hook", "delivery")} | {"visits": row.get("visits", [])}
-        ended = {"at": iso_timestamp(attempt.started_at_ms + attempt.took_ms, "milliseconds")}
-        tell({"kind": "attempt", **explain.attempt(attempt), **ended, **about})
+    async for task_id, attempt in finished_attempts(subscriber.redis):
+        row = await lists.task_row(task_id) or {}
+        task = {name: row.get(name, "") for name in ("source", "hook", "delivery")} | {"visits": row.get("visits", [])}
+        ended_at = iso_timestamp(attempt.started_at_ms + attempt.took_ms, "milliseconds")
+        show({"kind": "attempt", **explain.attempt(attempt), "at": ended_at, **task})
 
 
-async def _refused(ledger: Ledger, settings: Settings, tell: Callable[[Row], None]) -> None:
+async def _watch_rejections(ledger: Ledger, settings: Settings, show: Callable[[Row], None]) -> None:
     async for note in new_rejections(ledger, ["", *settings.hooks]):
         hook = settings.active_hooks.get(note["hook"])
         source = hook.source.name if hook else ""
-        tell(
+        show(
             {
                 "kind": "rejection",
                 **note,

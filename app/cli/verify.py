@@ -38,52 +38,51 @@ from app.webhooks.delivery import Delivery
 @click.option(
     "--headers", type=click.File("rb"), help="A file of `Name: value` lines; the first may be `POST /hooks/… HTTP/1.1`."
 )
-@click.option("--header", "more", multiple=True, metavar="'NAME: VALUE'", help="One header; repeatable.")
+@click.option("--header", "single_headers", multiple=True, metavar="'NAME: VALUE'", help="One header; repeatable.")
 @click.option("--at", type=TimeType(), help="When the request arrived [default: now].")
 @json_option
 def verify(
     hook: str,
     body: BinaryIO,
     headers: BinaryIO | None,
-    more: tuple[str, ...],
+    single_headers: tuple[str, ...],
     at: datetime | None,
     as_json: bool,
 ) -> None:
-    """Find out why a signature is invalid.
+    """Explain why a signature is invalid.
 
     HOOK is a hook, or a source with one hook. The command tries corrections of the request, one or two at a time. It
-    accepts and sends nothing, and shows fingerprints instead of secrets."""
+    accepts and sends nothing, and shows fingerprints instead of secrets.
+    """
     settings = load_settings()
     configured = _find_hook(settings, hook)
-    lines = [*(headers.read().splitlines() if headers else ()), *(one.encode() for one in more)]
-    token, query, parsed = _parsed(configured, lines)
+    lines = [*(headers.read().splitlines() if headers else ()), *(header.encode() for header in single_headers)]
+    token, query, parsed = _parse_headers(configured, lines)
     now = at.timestamp() if at else time.time()
     arrived_at = datetime.fromtimestamp(now, UTC)
     delivery = Delivery(
         configured.name, configured.source.name, parsed, body.read(), arrived_at, token=token, query=query
     )
-    found = diagnose(settings, configured, delivery, now)
+    diagnosis = diagnose(settings, configured, delivery, now)
     if as_json:
-        click.echo(to_json({"hook": configured.name, **asdict(found)}))
+        click.echo(to_json({"hook": configured.name, **asdict(diagnosis)}))
     else:
-        _tell(configured, found)
-    sys.exit(0 if found.is_valid else CHECK_FAILED)
+        _print_diagnosis(configured, diagnosis)
+    sys.exit(0 if diagnosis.is_valid else CHECK_FAILED)
 
 
 def _find_hook(settings: Settings, name: str) -> Hook:
     if name in settings.active_hooks:
         return settings.active_hooks[name]
-    of_source = [configured for configured in settings.active_hooks.values() if configured.source.name == name]
-    if len(of_source) > 1:
-        exit_with(
-            USAGE, f"{name} has several hooks: choose one of {', '.join(configured.name for configured in of_source)}"
-        )
-    if not of_source:
+    hooks = [hook for hook in settings.active_hooks.values() if hook.source.name == name]
+    if len(hooks) > 1:
+        exit_with(USAGE, f"{name} has several hooks: choose one of {', '.join(hook.name for hook in hooks)}")
+    if not hooks:
         exit_with(NOTHING_MATCHED, f"there is no hook {name}, or it has no secret")
-    return of_source[0]
+    return hooks[0]
 
 
-def _parsed(configured: Hook, lines: list[bytes]) -> tuple[str, bytes, tuple[tuple[bytes, bytes], ...]]:
+def _parse_headers(configured: Hook, lines: list[bytes]) -> tuple[str, bytes, tuple[tuple[bytes, bytes], ...]]:
     """Return the path token, the query and the headers. The first two come from a request line, if there is one."""
     token, query = "", b""
     headers: list[tuple[bytes, bytes]] = []
@@ -99,14 +98,14 @@ def _parsed(configured: Hook, lines: list[bytes]) -> tuple[str, bytes, tuple[tup
     return token, query, tuple(headers)
 
 
-def _tell(configured: Hook, found: Diagnosis) -> None:
-    of = f"secret {found.secret_number} of {len(configured.settings.secrets)} ({found.fingerprint})"
-    if found.is_valid:
-        click.echo(f"valid: {of} matches")
+def _print_diagnosis(configured: Hook, diagnosis: Diagnosis) -> None:
+    secret = f"secret {diagnosis.secret_number} of {len(configured.settings.secrets)} ({diagnosis.fingerprint})"
+    if diagnosis.is_valid:
+        click.echo(f"valid: {secret} matches")
         return
-    reason, sentence = found.rejection
+    reason, sentence = diagnosis.rejection
     click.echo(printable(f"invalid: signature_{reason}: {sentence}"))
-    for finding in found.findings:
+    for finding in diagnosis.findings:
         click.echo(printable(f"{finding.kind}: {finding.summary}"))
-    if found.secret_number:
-        click.echo(f"the tool signs with {of}", err=True)
+    if diagnosis.secret_number:
+        click.echo(f"the tool signs with {secret}", err=True)

@@ -48,7 +48,7 @@ async def examine(environ: Mapping[str, str], *, is_release: bool = False) -> As
             yield Check(
                 problem.name,
                 "fail",
-                f"{problem.rule}{problem.given_shape and f'; given: {problem.given_shape}'}",
+                f"{problem.rule}{problem.shape and f'; given: {problem.shape}'}",
                 problem.fix,
             )
         return

@@ -1,4 +1,4 @@
-"""Settings, from the environment only: read once at start, and every problem told at once."""
+"""The settings, which are read from the environment once, at start."""
 
 import re
 from collections.abc import Iterator
@@ -28,19 +28,17 @@ def _split_words(value: Any) -> Any:
 
 def _web_address(value: str) -> str:
     if not value.startswith(("http://", "https://")):
-        raise _rule("must be an address that begins with https:// (or http://)")
+        raise _rule("must be a URL that begins with https:// (or http://)")
     return value.rstrip("/")
 
 
 def _redis_address(value: str) -> str:
     if not value.startswith(("redis://", "rediss://", "unix://")):
-        raise _rule("must be an address that begins with redis://, rediss:// or unix://")
+        raise _rule("must be a URL that begins with redis://, rediss:// or unix://")
     try:
         parse_url(value)
     except ValueError:
-        raise _rule(
-            "must be an address; a password's `/`, `@`, `:` and `%` are written as %2F, %40, %3A, %25"
-        ) from None
+        raise _rule("must be a URL; encode `/`, `@`, `:` and `%` in a password as %2F, %40, %3A, %25") from None
     return value
 
 
@@ -48,13 +46,13 @@ def _argon2(value: str) -> str:
     try:
         extract_parameters(value)
     except InvalidHashError:
-        raise _rule("must be the hash of a password, as `doorbell hash-password` makes it") from None
+        raise _rule("must be the hash of a password, from `doorbell hash-password`") from None
     return value
 
 
 def _account_name(value: str) -> str:
     if not re.fullmatch("[a-z0-9][a-z0-9_-]{0,39}", value):
-        raise _rule("must be a name of small letters, digits, _ and -, like east")
+        raise _rule("must be a name of lowercase letters, digits, _ and -, like east")
     return value
 
 
@@ -77,9 +75,9 @@ def _zone(value: str) -> str:
 
 
 def _split_secrets(value: Any) -> Any:
-    """As words; the lines of a PEM file, also those that were written as `\\n`, become one."""
+    r"""Split at spaces. The lines of a PEM file, also those that are separated by a literal `\n`, are joined first."""
     if isinstance(value, str) and "-----BEGIN" in value:
-        value = _PEM.sub(lambda found: "".join(found[1].split()), value.replace("\\n", "\n"))
+        value = _PEM.sub(lambda pem: "".join(pem[1].split()), value.replace("\\n", "\n"))
     return _split_words(value)
 
 
@@ -93,9 +91,9 @@ AuthForms = Annotated[tuple[Auth, ...], BeforeValidator(_split_words), Field(min
 WebAddress = Annotated[str, AfterValidator(_web_address)]
 RedisAddress = Annotated[str, AfterValidator(_redis_address)]
 Zone = Annotated[str, AfterValidator(_zone)]
-#: Of a password that nobody knows.
+#: The hash of a random password that was not stored.
 _EXAMPLE_HASH = "$argon2id$v=19$m=65536,t=3,p=4$+wCWcNZPvnKLxrHdWsPvjA$TsYYKC/fTSxQmZYdMDyaMz6rp3bMjn5qq+7nKYOvXPk"
-#: An account's name is part of the names of its tasks: `visit:<account>/<external_id>`.
+#: The name of an account is part of the ids of its tasks: `visit:<account>/<external_id>`.
 AccountName = Annotated[str, AfterValidator(_account_name)]
 PasswordHash = Annotated[str, AfterValidator(_argon2)]
 HeaderName = Annotated[str, AfterValidator(_header_name)]
@@ -103,7 +101,7 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class HookSettings(BaseModel):
-    """A configured hook: `HOOKS__<NAME>__…`. Without a secret it does not exist."""
+    """A configured hook: `HOOKS__<NAME>__…`. Without a secret it is not active."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -112,27 +110,31 @@ class HookSettings(BaseModel):
     )
     source: str = Field("", description="the tool; by default the hook's own name")
     credentials: dict[str, Secret] = Field(
-        {}, repr=False, description="what a source needs that fetches records: __API_KEY, __TOKEN, …"
+        {}, repr=False, description="credentials of a source that fetches records: __API_KEY, __TOKEN, …"
     )
-    api_url: WebAddress | None = Field(None, description="where it fetches; by default the tool's own API")
+    api_url: WebAddress | None = Field(None, description="the URL of the tool's API; by default the tool's own")
     token_url: WebAddress | None = Field(
-        None, description="where expiring tokens are renewed; by default the tool's own address"
+        None, description="the URL that renews expiring tokens; by default the tool's own"
     )
-    tenants: Words = Field((), description="the tool's accounts that may ring here; others are ignored")
+    tenants: Words = Field(
+        (), description="the tool's accounts whose webhooks are accepted; by default all. Events of others are ignored"
+    )
     visits_api_token: Secret | None = Field(
         None, repr=False, description="the token of another Review Rover account for this hook"
     )
     account: AccountName | None = Field(
         None,
-        description="the name of the Review Rover account: by default main, or the hook's own name if it has a token of "
-        "its own. Hooks that share an account name the same one",
+        description="the name of the Review Rover account: by default main, or the hook's name if it has its own token. "
+        "Hooks that share an account have the same name here",
     )
     auth: AuthForms = Field(
         ("signature",),
-        description="signature, bearer, or both: what a sender must show. Only the source standard has a choice",
+        description="signature, bearer, or both: how a sender authenticates. Only the source standard has a choice",
     )
-    timezone: Zone | None = Field(None, description="what local times without an offset mean")
-    tolerance: Seconds | None = Field(None, description="seconds, where the tool signs a time; by default the source's")
+    timezone: Zone | None = Field(None, description="the time zone of local times without an offset")
+    tolerance: Seconds | None = Field(
+        None, description="seconds: the greatest age of a signed time; by default the source's"
+    )
 
     @property
     def zone(self) -> ZoneInfo | None:
@@ -140,105 +142,113 @@ class HookSettings(BaseModel):
 
 
 class Settings(BaseModel):
-    """Everything that the environment can say."""
+    """All settings."""
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     redis_url: RedisAddress | None = Field(
         None,
         repr=False,
-        description="redis://, rediss:// or unix://. Only `demo` and the tests go without",
+        description="the URL of Redis: redis://, rediss:// or unix://. Only `demo` and the tests need none",
         examples=["redis://127.0.0.1:6379/0"],
     )
     redis_tls_verify: Literal["required", "none"] = Field(
         "required", description="required or none: none for Heroku, whose certificates are self-signed"
     )
-    visits_api_url: WebAddress = Field("https://dashboard.reviewrover.co/api/v1", description="where visits go")
+    visits_api_url: WebAddress = Field(
+        "https://dashboard.reviewrover.co/api/v1", description="the URL of Review Rover's Visits API"
+    )
     visits_api_token: Secret | None = Field(None, repr=False, description="Review Rover's token")
     visits_api_rate: Seconds | None = Field(
         None,
-        description="the most calls per second over all workers; unset: no limit but the API's own 429",
+        description="the maximum of calls per second, for each account, of all workers; unset: no limit but the API's own",
         examples=["10"],
     )
-    hooks: dict[str, HookSettings] = Field({}, description="the active_hooks")
+    hooks: dict[str, HookSettings] = Field({}, description="the configured hooks")
     retry_first_s: Seconds = Field(
-        5, description="seconds: the longest wait before the second try; it doubles from there"
+        5, description="seconds: the longest delay before the second attempt; later delays double"
     )
-    retry_cap_s: Seconds = Field(3_600, description="seconds: the longest wait of all")
+    retry_cap_s: Seconds = Field(3_600, description="seconds: the longest delay between attempts")
     retry_for_s: Seconds = Field(
-        259_200, description="seconds: after so much trouble a change is parked for an operator"
+        259_200, description="seconds: a task whose attempts have failed for this long is parked for an operator"
     )
-    contact_for_s: Seconds = Field(86_400, description="seconds: how long a visit without an e-mail waits for one")
+    contact_for_s: Seconds = Field(
+        86_400, description="seconds: how long a visit without an e-mail address or a time waits for one"
+    )
     public_url: WebAddress | None = Field(
-        None, description="our own address, for tools that sign it (Square)", examples=["https://doorbell.example.com"]
+        None,
+        description="Doorbell's own URL, for tools that sign it (Square)",
+        examples=["https://doorbell.example.com"],
     )
     secret_key: Keys = Field(
         (),
         repr=False,
-        description="key(s) of our own signatures, newest first; 32 random characters or more each",
+        description="key(s) for sessions, digests and stored tokens, newest first; 32 random characters or more each",
     )
-    max_body: int = Field(262_144, ge=1_024, le=16_777_216, description="bytes: the largest body that is read")
+    max_body: int = Field(262_144, ge=1_024, le=16_777_216, description="bytes: the largest body that is accepted")
     retention_days: int = Field(
-        30, ge=9, le=3_650, description="days that deliveries are kept, and visits after their task is done"
+        30, ge=9, le=3_650, description="days that deliveries are stored, and visits after their task is done"
     )
     body_keys: Keys = Field(
         (),
         repr=False,
-        description="key(s) under which bodies are encrypted, newest first; 32 random characters or more each; unset: they "
-        "are only compressed",
+        description="key(s) that encrypt bodies, newest first; 32 random characters or more each; unset: bodies are only "
+        "compressed",
     )
-    ack: Literal["write", "fsync"] = Field("write", description="write or fsync: what must have happened before 202")
+    ack: Literal["write", "fsync"] = Field(
+        "write", description="write or fsync: whether 202 waits until the delivery is on disk"
+    )
     log_format: Literal["json", "console"] = Field("json", description="json or console")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
     metrics_token: Secret | None = Field(
-        None, repr=False, description="the bearer token that opens /metrics; unset: it is closed"
+        None, repr=False, description="the bearer token for /metrics; unset: /metrics is closed"
     )
     alert_webhook_url: WebAddress | None = Field(
         None,
         repr=False,
-        description="where alarms are posted, as to a Slack channel: when one begins, and when it is over",
+        description="a Slack webhook for alerts: a message when an alert starts and when it ends",
         examples=["https://hooks.example.com/services/T0/B0/x"],
     )
     console_password_hash: PasswordHash | None = Field(
         None,
         repr=False,
-        description="an operator's password for /console, as `doorbell hash-password` writes it",
+        description="the hash of the operators' password for /console, from `doorbell hash-password`",
         examples=[_EXAMPLE_HASH],
     )
     console_viewer_password_hash: PasswordHash | None = Field(
-        None, repr=False, description="the same for who may look and not act", examples=[_EXAMPLE_HASH]
+        None, repr=False, description="the same for viewers, who can change nothing", examples=[_EXAMPLE_HASH]
     )
     console_proxy_header: HeaderName | None = Field(
-        None, description="the header in which a trusted proxy names its user", examples=["X-Forwarded-User"]
+        None, description="the header in which a trusted proxy sends the user's name", examples=["X-Forwarded-User"]
     )
     console_proxy_secret: Secret | None = Field(
         None,
         repr=False,
         min_length=16,
-        description="what that proxy shows in X-Doorbell-Proxy-Secret, so that nobody else is believed; 16 characters or "
-        "more",
+        description="the value that this proxy sends in X-Doorbell-Proxy-Secret; without it, the header is ignored; 16 "
+        "characters or more",
     )
     console_proxy_operators: Words = Field(
-        (), description="which of its users are operators; everybody else is a viewer", examples=["ada@example.com"]
+        (), description="the proxy's users who are operators; all others are viewers", examples=["ada@example.com"]
     )
 
     trusted_proxies: int | None = Field(
         None,
         ge=0,
         le=10,
-        description="how many routers in front of us add to X-Forwarded-For (Heroku: 1; a CDN before it: 2; nobody: 0); "
-        "unset: 1 where requests come from a private address, else 0",
+        description="the number of proxies in front of Doorbell that add to X-Forwarded-For (Heroku: 1; with a CDN: 2; "
+        "none: 0); unset: 1 for requests from a private address, else 0",
         examples=["1"],
     )
 
     @property
     def has_console(self) -> bool:
-        """Closed unless somebody can get in."""
+        """Whether anybody can log in; without that the console is closed."""
         return bool(self.console_password_hash or self.console_viewer_password_hash or self.console_proxy_header)
 
     @cached_property
     def active_hooks(self) -> dict[str, "Hook"]:
-        """The hooks that exist: those with a secret."""
+        """Return the hooks that have a secret."""
         accounts = self.accounts
         return {
             name: Hook(name, hook, self.source_for(name), accounts[name])
@@ -247,31 +257,31 @@ class Settings(BaseModel):
         }
 
     def source_for(self, name: str) -> LoadedSource:
-        """The source of a hook, with the form of authentication that the hook accepts."""
+        """Return the source of a hook, with the form of authentication that the hook accepts."""
         hook = self.hooks[name]
         source = load_sources()[hook.source or name]
         return replace(source, definition=source.definition.with_auth(hook.auth))
 
     def verification_context(self, hook: "Hook", now: float) -> VerificationContext:
-        """What the hook brings to the verification of a delivery."""
+        """Return the hook's settings that verify a delivery. now: seconds since 1970."""
         configured = hook.settings
         return VerificationContext(configured.secrets, now, self.hook_url(hook), configured.tolerance, self.secret_key)
 
     def hook_url(self, hook: "Hook") -> str:
-        """The hook's address as the tool should have it; only its path without PUBLIC_URL."""
+        """Return the URL to configure at the tool; only its path without PUBLIC_URL."""
         context = VerificationContext(hook.settings.secrets, 0, keys=self.secret_key)
         token = hook.source.definition.signature.path_token(hook.name, context)
         return f"{self.public_url or ''}{hook.path}" + (f"/{token}" if token else "")
 
     @cached_property
     def accounts(self) -> dict[str, str]:
-        """Hook to Visits account: the one that it names, else its own name if it has a token of its own, else `main`."""
+        """Return the account of each hook: ACCOUNT if set, else the hook's name if it has its own token, else `main`."""
         return {name: hook.account or self._default_account(name, hook) for name, hook in sorted(self.hooks.items())}
 
     def _default_account(self, name: str, hook: HookSettings) -> str:
         if hook.visits_api_token in (None, self.visits_api_token):
             return "main"
-        return "hook.main" if name == "main" else name  # nobody can choose a name with a dot
+        return "hook.main" if name == "main" else name  # cannot be configured: a name has no dot
 
     @cached_property
     def all_accounts(self) -> list[str]:
@@ -279,34 +289,33 @@ class Settings(BaseModel):
 
     @cached_property
     def tokens(self) -> dict[str, str]:
-        """Visits account to token."""
-        given = [(self.accounts[name], hook.visits_api_token) for name, hook in self.hooks.items()]
-        return {account: token for account, token in [*given, ("main", self.visits_api_token)] if token}
+        """Return the Visits API token of each account."""
+        pairs = [(self.accounts[name], hook.visits_api_token) for name, hook in self.hooks.items()]
+        return {account: token for account, token in [*pairs, ("main", self.visits_api_token)] if token}
 
     def hooks_for(self, account: str) -> list[str]:
-        """The hooks whose visits go there."""
-        return [name for name, of in self.accounts.items() if of == account]
+        return [name for name, hook_account in self.accounts.items() if hook_account == account]
 
     def describe(self) -> Iterator[dict[str, str]]:
-        """Every setting by its name, with its value and what it means; of what is secret only whether it is set."""
-        for name, known in type(self).model_fields.items():
+        """Yield every setting with its value and meaning; for a secret, only whether it is set."""
+        for name, field in type(self).model_fields.items():
             value = getattr(self, name)
             if name == "hooks":
-                yield {"name": "HOOKS__…", "value": ", ".join(self.hooks) or "none", "meaning": known.description or ""}
+                yield {"name": "HOOKS__…", "value": ", ".join(self.hooks) or "none", "meaning": field.description or ""}
                 continue
-            if not known.repr:
+            if not field.repr:
                 value = "set" if value else None
-            told = " ".join(value) if isinstance(value, tuple) else "" if value is None else str(value)
-            yield {"name": name.upper(), "value": told or "not set", "meaning": known.description or ""}
+            text = " ".join(value) if isinstance(value, tuple) else "" if value is None else str(value)
+            yield {"name": name.upper(), "value": text or "not set", "meaning": field.description or ""}
 
     def contact_hash_key(self, account: str) -> bytes:
-        """Of the digests under which e-mail addresses are remembered."""
+        """Return the key of the digests under which contacts are cached."""
         return (self.secret_key[0] if self.secret_key else self.tokens.get(account, "")).encode()
 
 
 @dataclass(frozen=True)
 class Hook:
-    """A hook that exists, with the tool that rings there and the Visits account that its visits go to."""
+    """An active hook, with its source and the account of its visits."""
 
     name: str
     settings: HookSettings

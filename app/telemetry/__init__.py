@@ -1,1 +1,1 @@
-"""What Doorbell says about itself: logs, traces, metrics, rejections, health, alerts."""
+"""Logs, traces, metrics, rejections, health and alerts."""

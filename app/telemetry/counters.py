@@ -1,11 +1,11 @@
-"""What is counted for people to look at: in memory, and flushed now and then, so that no delivery costs a round trip.
+"""Counts in memory for metrics and the console, and flushes them to Redis periodically: no delivery costs a round trip.
 
-    bell:hourly:<hour>      counts of that hour since 1970, by `<hook>:<outcome>`; it goes after a week
-    bell:secret-used:<hook>   when each secret last matched, in ms, by its fingerprint; a year after the last of them
-    bell:request-index:<digest> an X-Request-ID's delivery, kept as long as deliveries are
-    bell:metrics           counts since ever for /metrics, by `<signal>|<label>|…`, of a histogram also `|<bucket>` or `|us`
+    bell:hourly:<hour>            counts of one hour (since 1970), by `<hook>:<outcome>`; expires after eight days
+    bell:secret-used:<hook>       when each secret last matched, in ms, by its fingerprint; expires a year after the last
+    bell:request-index:<digest>   the delivery of an X-Request-ID; expires with the delivery
+    bell:metrics                  totals for /metrics, by `<metric>|<label>|…`; of a histogram also `|<bucket>` or `|us`
 
-A process that is killed loses the last few seconds of it, and nothing that anybody relies on.
+A process that is killed loses the last few seconds of these counts. No decision depends on them.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ HOUR_S = 3_600
 HOURLY_TTL_S = 8 * 86_400
 #: How long the last use of a secret is stored.
 SECRET_USED_TTL_S = 366 * 86_400
-#: The most request ids that wait in memory while Redis is down, and the most that one command writes.
+#: The limits for request ids that wait in memory while Redis is down, and for those that one command writes.
 MAX_PENDING_REQUEST_IDS, REQUEST_ID_BATCH = 10_000, 500
 
 
@@ -40,7 +40,7 @@ class Counters:
         secrets: Mapping[str, Sequence[str]] | None = None,
         secret_keys: Sequence[str] = (),
     ) -> None:
-        """keep_days: of request ids. secrets: of each hook, for their fingerprints. keys: SECRET_KEY."""
+        """retention_days: of request ids. secrets: by hook, for their fingerprints. secret_keys: SECRET_KEY."""
         self._request_id_ttl_s, self._secrets, self._secret_keys = retention_days * 86_400, secrets or {}, secret_keys
         self._hourly: Counter[tuple[str, str]] = Counter()
         self._secrets_used: dict[tuple[str, int], int] = {}
@@ -53,14 +53,16 @@ class Counters:
         self._totals[metric, *labels] += 1
 
     def observe(self, metric: str, seconds: float, *labels: str) -> None:
-        """For a histogram."""
+        """Add a value to a histogram."""
         self._totals[metric, *labels, bisect_left(METRICS[metric].buckets, seconds)] += 1
         self._totals[metric, *labels, "us"] += int(seconds * 1e6)
 
-    def record_request(self, source: str, outcome: str, secret_index: int, seconds: float) -> None:
-        """The door's: one count in memory, which becomes three at the flush. slot: the secret that matched, from 1; 0:
-        none did."""
-        self._requests[source, outcome, secret_index, bisect_left(REQUEST_BUCKETS_S, seconds)] += 1
+    def record_request(self, source: str, outcome: str, secret_number: int, seconds: float) -> None:
+        """Count a webhook request once; the flush expands it to three metrics.
+
+        secret_number: the secret that matched, from 1; 0 for none.
+        """
+        self._requests[source, outcome, secret_number, bisect_left(REQUEST_BUCKETS_S, seconds)] += 1
         self._request_us[source] += int(seconds * 1e6)
 
     def count_for_hour(self, hook: str, outcome: str) -> None:
@@ -69,14 +71,14 @@ class Counters:
     def record_delivery(
         self, hook: str, outcome: str, secret_index: int, received_at_ms: int, request_id: str, delivery: str
     ) -> None:
-        """A delivery whose signature held. slot: which secret matched."""
+        """Record a delivery with a valid signature. secret_index: the secret that matched, from 0."""
         self._hourly[hook, outcome] += 1
         self._secrets_used[hook, secret_index] = received_at_ms
         if request_id and len(self._request_ids) < MAX_PENDING_REQUEST_IDS:
             self._request_ids[request_id] = delivery
 
     async def flush(self, redis: Redis) -> None:
-        """What cannot be written stays."""
+        """Write the counts to Redis. Counts that cannot be written stay for the next flush."""
         self._expand_requests()
         hour = current_hour()
         counts, self._hourly = self._hourly, Counter()
@@ -84,47 +86,49 @@ class Counters:
         matched, self._secrets_used = self._secrets_used, {}
         requests, self._request_ids = self._request_ids, {}
         by_hour = {f"{hook}:{outcome}": count for (hook, outcome), count in counts.items()}
-        since_ever = {"|".join(map(str, name)): count for name, count in totals.items()}
-        wrote = await asyncio.gather(
+        by_field = {"|".join(map(str, name)): count for name, count in totals.items()}
+        errors = await asyncio.gather(
             _add_counts(redis, f"{keys.HOURLY}{hour}", by_hour, HOURLY_TTL_S),
-            _add_counts(redis, keys.METRICS, since_ever),
+            _add_counts(redis, keys.METRICS, by_field),
             self._write_last_used(redis, matched, requests),
             return_exceptions=True,
         )
-        if wrote[0]:
+        if errors[0]:
             self._hourly.update(counts)
-        if wrote[1]:
+        if errors[1]:
             self._totals.update(totals)
-        if wrote[2]:
+        if errors[2]:
             self._secrets_used = matched | self._secrets_used
             self._request_ids = requests | self._request_ids
-        for error in filter(None, wrote):
+        for error in filter(None, errors):
             if not isinstance(error, RedisUnavailable | hiredis.ReplyError):
                 raise error
             log.warning("metrics_flush_failed", part="counters", reason=type(error).__name__)
 
     def _expand_requests(self) -> None:
-        answers, self._requests = self._requests, Counter()
-        spent, self._request_us = self._request_us, Counter()
-        for (source, outcome, slot, bucket), count in answers.items():
+        requests, self._requests = self._requests, Counter()
+        durations_us, self._request_us = self._request_us, Counter()
+        for (source, outcome, secret_number, bucket), count in requests.items():
             self._totals[REQUESTS, source, outcome] += count
             self._totals[REQUEST_DURATION_S, source, bucket] += count
-            if slot:
-                self._totals[SECRET_MATCHES, source, slot] += count
-        for source, us in spent.items():
+            if secret_number:
+                self._totals[SECRET_MATCHES, source, secret_number] += count
+        for source, us in durations_us.items():
             self._totals[REQUEST_DURATION_S, source, "us"] += us
 
     async def _write_last_used(
         self, redis: Redis, matched: Mapping[tuple[str, int], int], requests: Mapping[str, str]
     ) -> None:
-        for (hook, slot), at_ms in matched.items():
-            key, secret = f"{keys.SECRET_USED}{hook}", fingerprint(self._secrets[hook][slot], self._secret_keys)
-            await redis.commands(("HSET", key, secret, at_ms), ("EXPIRE", key, SECRET_USED_TTL_S))
-        known = list(requests.items()) if self._request_id_ttl_s else []
-        for at in range(0, len(known), REQUEST_ID_BATCH):
-            page = known[at : at + REQUEST_ID_BATCH]
+        for (hook, secret_index), at_ms in matched.items():
+            key, secret = f"{keys.SECRET_USED}{hook}", self._secrets[hook][secret_index]
             await redis.commands(
-                *(("SET", request_key(id), delivery, "EX", self._request_id_ttl_s) for id, delivery in page)
+                ("HSET", key, fingerprint(secret, self._secret_keys), at_ms), ("EXPIRE", key, SECRET_USED_TTL_S)
+            )
+        request_ids = list(requests.items()) if self._request_id_ttl_s else []
+        for start in range(0, len(request_ids), REQUEST_ID_BATCH):
+            batch = request_ids[start : start + REQUEST_ID_BATCH]
+            await redis.commands(
+                *(("SET", request_key(id), delivery, "EX", self._request_id_ttl_s) for id, delivery in batch)
             )
 
     async def run(self, redis: Redis) -> None:
@@ -134,31 +138,31 @@ class Counters:
 
 
 async def _add_counts(redis: Redis, key: str, counts: Mapping[str, int], ttl_s: int = 0) -> None:
-    """All of them or none, so that none is counted twice when the next flush tries again."""
+    """Add all counts or none, so that the next flush counts none of them twice."""
     if counts:
         await add_counters(redis, key, counts, ttl_s)
 
 
 async def increment_now(redis: Redis, metric: str, *labels: str) -> None:
-    """At once: for what happens now and then. Raises RedisUnavailable."""
+    """Count a rare event directly in Redis. Raises RedisUnavailable."""
     await _add_counts(redis, keys.METRICS, {"|".join((metric, *labels)): 1})
 
 
 async def totals(redis: Redis) -> dict[str, int]:
-    """Counts since ever. Raises RedisUnavailable."""
+    """Return the totals of all metrics. Raises RedisUnavailable."""
     flat = await redis.command("HGETALL", keys.METRICS)
     return {name.decode(): int(count) for name, count in zip(flat[::2], flat[1::2], strict=True)}
 
 
 async def hourly_counts(redis: Redis, count: int) -> list[tuple[int, Counter[tuple[str, str]]]]:
-    """The last hours with their counts by hook and outcome, oldest first. Raises RedisUnavailable."""
+    """Return the last hours with their counts by hook and outcome, oldest first. Raises RedisUnavailable."""
     names = range(current_hour() - count + 1, current_hour() + 1)
     hashes = await asyncio.gather(*(redis.command("HGETALL", f"{keys.HOURLY}{hour}") for hour in names))
     return [(hour, _decode_hour(flat)) for hour, flat in zip(names, hashes, strict=True)]
 
 
 async def delivery_of_request(redis: Redis, request_id: str) -> str | None:
-    """The delivery that arrived under that X-Request-ID, the newest one. Raises RedisUnavailable."""
+    """Return the newest delivery with this X-Request-ID. Raises RedisUnavailable."""
     id = await redis.command("GET", request_key(request_id))
     return id.decode() if id else None
 
@@ -170,10 +174,13 @@ def request_key(id: str) -> str:
 async def secret_last_used(
     redis: Redis, hook: str, secrets: Sequence[str], secret_keys: Sequence[str]
 ) -> dict[str, int | None]:
-    """When each secret last matched, in ms, by its fingerprint; None: never, as far as is known. Raises RedisUnavailable."""
+    """Return when each secret last matched, in ms, by its fingerprint; None without a record of it.
+
+    Raises RedisUnavailable.
+    """
     flat = await redis.command("HGETALL", f"{keys.SECRET_USED}{hook}")
-    known = {print.decode(): int(at) for print, at in zip(flat[::2], flat[1::2], strict=True)}
-    return {print: known.get(print) for print in (fingerprint(secret, secret_keys) for secret in secrets)}
+    last_used = {print.decode(): int(at) for print, at in zip(flat[::2], flat[1::2], strict=True)}
+    return {print: last_used.get(print) for print in (fingerprint(secret, secret_keys) for secret in secrets)}
 
 
 def current_hour() -> int:

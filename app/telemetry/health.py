@@ -1,8 +1,8 @@
-"""Is accepted work left lying? How old the oldest is that could be done now, and since when nothing came to an end."""
+"""The state of the system in Redis: age of the oldest due task, progress, live workers, open circuits."""
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -20,11 +20,11 @@ STALLED_AFTER_S = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """Seconds.
+    """How late the tasks are.
 
-    ages_s: by state, how long the oldest is overdue: queued since then, running past its lease, waiting past its next
-    try, held since its gate was shut. no_progress_s: for how long work was due and none came to an end; what is held
-    behind a shut gate is not due, since then it is the API's turn.
+    ages_s: by state, how long the oldest task is overdue: since it was queued, since its lease ended (running), since
+    the time of its next attempt (waiting), since its circuit opened (held). no_progress_s: how long tasks were due and
+    none ended; tasks behind an open circuit are not due.
     """
 
     ages_s: dict[str, float]
@@ -32,7 +32,7 @@ class Backlog:
 
     @property
     def oldest_s(self) -> float:
-        """Without what is held, which is as old as the trouble of the API."""
+        """Return the greatest age but that of held tasks, which wait for the Visits API."""
         return max(age_s for state, age_s in self.ages_s.items() if state != "held")
 
     @property
@@ -41,7 +41,7 @@ class Backlog:
 
 
 async def load_backlog(redis: Redis, accounts: Iterable[str]) -> Backlog:
-    """Raises RedisUnavailable."""
+    """Read the backlog. Raises RedisUnavailable."""
     seconds, micros = await redis.command("TIME")
     now_ms = int(seconds) * 1000 + int(micros) // 1000
 
@@ -50,28 +50,28 @@ async def load_backlog(redis: Redis, accounts: Iterable[str]) -> Backlog:
         return max(0.0, now_ms - float(oldest[1])) / 1000 if oldest else 0.0
 
     ages_s = {state: await overdue_s(f"{keys.STATE}{state}") for state in ("queued", "running", "waiting")}
-    held_s, let_out_s = 0.0, 0.0
+    held_s, releasable_s = 0.0, 0.0
     for account in await known_accounts(redis, accounts):
-        # Who is held stands in the order of the visits' times, which tells no age.
+        # Held tasks are ordered by the time of their visit, so their scores are no ages.
         if first := await redis.command("ZRANGE", f"{keys.HELD}{account}", 0, 0):
-            shut = await redis.command("HGET", f"{keys.CIRCUIT}{account}", "since")
-            since = shut or await redis.command("HGET", f"{keys.TASK}{first[0].decode()}", "pending_since") or now_ms
-            age_s = max(0.0, (now_ms - int(since)) / 1000)
-            held_s, let_out_s = max(held_s, age_s), max(let_out_s, 0.0 if shut else age_s)
-    progress = await redis.command("GET", keys.LAST_DONE)
-    quiet_s = max(0.0, now_ms - int(progress)) / 1000 if progress else float("inf")
-    # After a quiet night the first visit is not late at once: what is due has to have been due for as long.
-    no_progress_s = min(quiet_s, max(*ages_s.values(), let_out_s))
+            opened_at = await redis.command("HGET", f"{keys.CIRCUIT}{account}", "since")
+            pending_since = await redis.command("HGET", f"{keys.TASK}{first[0].decode()}", "pending_since")
+            age_s = max(0.0, (now_ms - int(opened_at or pending_since or now_ms)) / 1000)
+            held_s, releasable_s = max(held_s, age_s), max(releasable_s, 0.0 if opened_at else age_s)
+    last_done = await redis.command("GET", keys.LAST_DONE)
+    since_done_s = max(0.0, now_ms - int(last_done)) / 1000 if last_done else float("inf")
+    # The minimum, because the first task after a quiet night is not late yet.
+    no_progress_s = min(since_done_s, max(*ages_s.values(), releasable_s))
     return Backlog(ages_s | {"held": held_s}, no_progress_s)
 
 
-#: Workers beat every ten seconds.
+#: Workers send a heartbeat every ten seconds.
 WORKER_ALIVE_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Circuit:
-    """The way of an account to the Visits API is shut."""
+    """The open circuit of an account. held: how many tasks wait for it."""
 
     account: str
     reason: str
@@ -87,45 +87,55 @@ class Circuit:
 class Worker:
     host: str
     pid: int
-    seen: float
-    since: float | None
+    heartbeat_at_ms: float
+    started_at_ms: float | None
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"seen": iso_timestamp(self.seen), "since": iso_timestamp(self.since)}
+        return {
+            "host": self.host,
+            "pid": self.pid,
+            "seen": iso_timestamp(self.heartbeat_at_ms),
+            "since": iso_timestamp(self.started_at_ms),
+        }
 
 
 CIRCUIT_REASONS = {
     "down": "does not answer",
-    "unauthorized": "refuses our token",
-    "rate_limited": "asked us to slow down",
+    "unauthorized": "rejects the token",
+    "rate_limited": "limits the rate of calls",
 }
 
 
 async def live_workers(redis: Redis) -> list[Worker]:
-    """The workers that gave a sign of life."""
-    least = (int((await redis.command("TIME"))[0]) - WORKER_ALIVE_S) * 1000  # the beats are by the server's clock
-    flat = await redis.command("ZRANGEBYSCORE", keys.WORKERS, least, "+inf", "WITHSCORES")
-    told = await redis.command("MGET", *flat[::2]) if flat else []
-    return [_worker(orjson.loads(one), float(seen)) for one, seen in zip(told, flat[1::2], strict=True) if one]
+    """Return the workers with a heartbeat within WORKER_ALIVE_S."""
+    earliest_ms = (int((await redis.command("TIME"))[0]) - WORKER_ALIVE_S) * 1000  # heartbeats have the server's time
+    flat = await redis.command("ZRANGEBYSCORE", keys.WORKERS, earliest_ms, "+inf", "WITHSCORES")
+    values = await redis.command("MGET", *flat[::2]) if flat else []
+    beats = zip(values, flat[1::2], strict=True)
+    return [_worker(orjson.loads(value), float(at_ms)) for value, at_ms in beats if value]
 
 
-def _worker(told: Mapping[str, Any], seen: float) -> Worker:
-    return Worker(str(told.get("host", "")), int(told.get("pid", 0)), seen, told.get("since"))
+def _worker(value: Mapping[str, Any], heartbeat_at_ms: float) -> Worker:
+    return Worker(str(value.get("host", "")), int(value.get("pid", 0)), heartbeat_at_ms, value.get("since"))
 
 
 async def last_delivery_times(redis: Redis, settings: Settings) -> dict[str, float | None]:
-    """When each hook last had a delivery, in ms."""
-    names = list(settings.active_hooks)
-    asked = (redis.command("ZREVRANGE", f"{keys.DELIVERIES}{name}", 0, 0, "WITHSCORES") for name in names)
-    return {name: float(end[1]) if end else None for name, end in zip(names, await asyncio.gather(*asked), strict=True)}
+    """Return the time of each hook's last delivery, in ms."""
+    hooks = list(settings.active_hooks)
+    newest = await asyncio.gather(
+        *(redis.command("ZREVRANGE", f"{keys.DELIVERIES}{hook}", 0, 0, "WITHSCORES") for hook in hooks)
+    )
+    return {hook: float(row[1]) if row else None for hook, row in zip(hooks, newest, strict=True)}
 
 
 async def open_circuits(redis: Redis, settings: Settings) -> list[Circuit]:
     accounts = await known_accounts(redis, settings.tokens or {"main": ""})
-    told = await asyncio.gather(*(redis.command("HMGET", f"{keys.CIRCUIT}{one}", "kind", "since") for one in accounts))
-    sizes = await asyncio.gather(*(redis.command("ZCARD", f"{keys.HELD}{one}") for one in accounts))
+    circuits = await asyncio.gather(
+        *(redis.command("HMGET", f"{keys.CIRCUIT}{account}", "kind", "since") for account in accounts)
+    )
+    sizes = await asyncio.gather(*(redis.command("ZCARD", f"{keys.HELD}{account}") for account in accounts))
     return [
-        Circuit(account, why.decode(), iso_timestamp(int(float(since))) or "", size)
-        for account, (why, since), size in zip(accounts, told, sizes, strict=True)
-        if why and since
+        Circuit(account, kind.decode(), iso_timestamp(int(float(since))) or "", size)
+        for account, (kind, since), size in zip(accounts, circuits, sizes, strict=True)
+        if kind and since
     ]

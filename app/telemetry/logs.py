@@ -1,7 +1,7 @@
-"""One line per fact, on stdout: JSON in production, or words for a person. Never a body, a name, an address.
+"""Logs one event per line to stdout, as JSON or for a terminal. Never logs a body, a name or an e-mail address.
 
-`log.info("webhook_handled", status=202)` anywhere; what other libraries say goes the same way. Until `configure` was
-called, as in most commands, it is warnings only, in words on stderr.
+`log.info("webhook_handled", status=202)` works anywhere; logs of libraries use the same handler. Without a call of
+`configure`, as in most commands, only warnings are logged, to stderr.
 """
 
 import asyncio
@@ -26,8 +26,10 @@ log: FilteringBoundLogger = structlog.get_logger()
 
 
 def configure(settings: Settings) -> None:
-    """Every logger of this process. What others say below a warning is not ours to print: arq's INFO lines hold
-    arguments and results, httpx's hold addresses of requests."""
+    """Configure every logger of this process.
+
+    Libraries log warnings and errors only: at INFO, arq logs arguments and results, and httpx logs URLs.
+    """
     chain = [format_event, console_renderer if settings.log_format == "console" else render_json]
     out = BatchingHandler()
     out.setFormatter(ProcessorFormatter(processors=[ProcessorFormatter.remove_processors_meta, *chain]))
@@ -45,7 +47,7 @@ def configure(settings: Settings) -> None:
 
 
 class BatchingHandler(logging.Handler):
-    """Lines of one turn of the event loop leave in one write."""
+    """Writes the lines of one iteration of the event loop at once."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,11 +64,11 @@ class BatchingHandler(logging.Handler):
             except RuntimeError:
                 self.flush()
 
-    debug = info = warning = error = put  # by these names structlog hands it lines
+    debug = info = warning = error = put  # structlog calls the method of the line's level
 
     def flush(self) -> None:
         lines, self._lines = self._lines, []
-        with suppress(OSError):  # nobody reads any more, and there is nowhere to say so
+        with suppress(OSError):  # stdout is closed, so the error cannot be logged either
             sys.stdout.write("".join(lines))
             sys.stdout.flush()
 
@@ -81,16 +83,15 @@ def format_event(_: Any, level: str, fields: EventDict) -> EventDict:
     return line
 
 
-def strip_exception_text(told: str) -> str:
-    """What somebody said of an exception, without its text, which asyncio puts into a line of its own, and without the
-    arguments that it was raised with."""
-    return re.split(r"[\n(]", told, maxsplit=1)[0].rstrip()
+def strip_exception_text(message: str) -> str:
+    """Remove the text of an exception, which asyncio puts on the second line, and its arguments in parentheses."""
+    return re.split(r"[\n(]", message, maxsplit=1)[0].rstrip()
 
 
 def render_json(_: Any, __: str, fields: EventDict) -> str:
     try:
         return orjson.dumps(fields, default=str).decode()
-    except TypeError:  # half a character, which UTF-8 cannot say
+    except TypeError:  # a lone surrogate, which UTF-8 cannot encode
         return json.dumps(fields, default=str)
 
 
@@ -100,8 +101,10 @@ def _format_second(seconds: int) -> str:
 
 
 def traceback_summary(raised: tuple[type[BaseException] | None, object, TracebackType | None]) -> str:
-    """`KeyError at apply.py:41 < worker.py:90`: enough to find a bug, nothing of anybody's data: an exception's text
-    might quote a body."""
+    """Return a line such as `KeyError at apply.py:41 < worker.py:90`.
+
+    The text of the exception is left out, because it might quote a body.
+    """
     kind, _, trace = raised
     steps = []
     while trace:

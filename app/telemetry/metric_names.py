@@ -1,14 +1,14 @@
-"""What is measured: every name of /metrics, with what it means, its labels, and the buckets of those that are spread.
+"""Every metric of /metrics, with its help text, labels and buckets.
 
-Labels are sources, hooks, routes and words of ours: never an id, an address or a text from outside. The names stay: what
-stands in deploy/ and on other people's dashboards asks for them.
+Labels are sources, hooks, routes and words of Doorbell, never an id, an address or a text from outside. The names do not
+change, because the files in deploy/ and dashboards of operators query them.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-#: In seconds. Of one request or call; and of everything between a delivery and its visit.
+#: For one request or call, and for the time between a delivery and its visit.
 REQUEST_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 DELAY_BUCKETS_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1_800, 7_200, 21_600, 86_400)
 
@@ -55,40 +55,40 @@ OPERATOR_ACTIONS = "doorbell_operator_actions_total"
 BUILD_INFO = "doorbell_build_info"
 
 METRICS: Mapping[str, MetricSpec] = {
-    REQUESTS: _counter("Requests at the door, by what they were answered.", "source", "outcome"),
+    REQUESTS: _counter("Webhook requests by outcome.", "source", "outcome"),
     REQUEST_DURATION_S: MetricSpec(
-        "histogram", "From the head of a request until its answer was handed over.", ("source",), REQUEST_BUCKETS_S
+        "histogram", "Time from the headers of a request to its response.", ("source",), REQUEST_BUCKETS_S
     ),
-    LAST_ACCEPTED: _gauge("When the source's newest delivery was written down.", "source"),
+    LAST_ACCEPTED: _gauge("Time when the source's newest delivery was stored.", "source"),
     SECRET_MATCHES: _counter(
-        "Signatures that held, by the place of the secret in the hook's list, from 1.", "source", "secret"
+        "Valid signatures by the position of the secret in the hook's list, from 1.", "source", "secret"
     ),
     REJECTIONS: _counter(
-        "Requests at the door that were refused, or were from another account, by reason.", "hook", "reason"
+        "Rejected requests, and requests of an account that is not in TENANTS, by reason.", "hook", "reason"
     ),
-    TASK_RUNS: _counter("Runs over a visit, or over an event whose record is fetched.", "kind", "outcome", "reason"),
-    TASKS_FINISHED: _counter("Work that came to an end, until something new is said of it.", "kind", "outcome"),
+    TASK_RUNS: _counter("Runs of tasks by next state and reason.", "kind", "outcome", "reason"),
+    TASKS_FINISHED: _counter("Tasks that ended, done or parked. A new change starts a task again.", "kind", "outcome"),
     TASK_WAIT_S: MetricSpec(
-        "histogram", "From when a job was queued until a worker took it.", ("kind",), DELAY_BUCKETS_S
+        "histogram", "Time from queuing a job until a worker claimed it.", ("kind",), DELAY_BUCKETS_S
     ),
-    RUN_DURATION_S: MetricSpec("histogram", "How long a worker had a job.", ("kind",), REQUEST_BUCKETS_S),
+    RUN_DURATION_S: MetricSpec("histogram", "Duration of a run.", ("kind",), REQUEST_BUCKETS_S),
     END_TO_END_S: MetricSpec(
         "histogram", "Time from the delivery of a change until its visit is up to date.", ("source",), DELAY_BUCKETS_S
     ),
     TASKS: _gauge("Tasks that are not done.", "state"),
-    OLDEST_AGE_S: _gauge("How long the oldest work of that state has been overdue.", "state"),
-    NO_PROGRESS_S: _gauge("For how long work has been due and none came to an end."),
-    WORKERS: _gauge("Workers that gave a sign of life in the last 30 seconds."),
-    HEARTBEAT_AGE_S: _gauge("Since the last sign of life of any worker."),
+    OLDEST_AGE_S: _gauge("Time that the oldest task of this state has been overdue.", "state"),
+    NO_PROGRESS_S: _gauge("Time during which tasks were due and none ended."),
+    WORKERS: _gauge("Workers with a heartbeat in the last 30 seconds."),
+    HEARTBEAT_AGE_S: _gauge("Age of the newest heartbeat of any worker."),
     API_REQUESTS: _counter("Calls to the Visits API.", "method", "route", "status"),
     API_REQUEST_DURATION_S: MetricSpec(
-        "histogram", "How long the Visits API took to answer.", ("method", "route"), REQUEST_BUCKETS_S
+        "histogram", "Response time of the Visits API.", ("method", "route"), REQUEST_BUCKETS_S
     ),
-    CIRCUIT_OPEN: _gauge("1 while the account's calls to the Visits API are held back.", "account"),
-    REDIS_UP: _gauge("1 if Redis answers; without it nothing else is known."),
+    CIRCUIT_OPEN: _gauge("1 while the circuit of the account is open, or an operator paused it.", "account"),
+    REDIS_UP: _gauge("1 if Redis answers; otherwise most other metrics are missing."),
     REDIS_MEMORY_USED: _gauge("Memory that Redis uses."),
-    REDIS_MEMORY_MAX: _gauge("Memory that Redis may use; 0: not limited."),
-    REDIS_CLIENTS: _gauge("All connections to Redis, also of other programs."),
-    OPERATOR_ACTIONS: _counter("What operators did, at the console and the command line.", "action"),
-    BUILD_INFO: _gauge("1; the version that answers.", "version", "revision", "python"),
+    REDIS_MEMORY_MAX: _gauge("Memory limit of Redis; 0: no limit."),
+    REDIS_CLIENTS: _gauge("Connections to Redis, including those of other programs."),
+    OPERATOR_ACTIONS: _counter("Actions of operators, in the console and on the command line.", "action"),
+    BUILD_INFO: _gauge("1, labelled with the running version.", "version", "revision", "python"),
 }

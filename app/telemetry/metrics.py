@@ -1,5 +1,6 @@
-"""/metrics, written by prometheus_client in Prometheus' text format or as OpenMetrics, as the scraper accepts. The counts
-live in Redis, so that any process of any machine answers the same.
+"""Renders /metrics with prometheus_client, in Prometheus' text format or as OpenMetrics.
+
+The counts are in Redis, so every process reports the same values.
 """
 
 import asyncio
@@ -27,7 +28,7 @@ from app.telemetry.health import WORKER_ALIVE_S, Backlog, load_backlog
 from app.telemetry.metric_names import METRICS, MetricSpec
 
 COUNTED_STATES = ("queued", "running", "waiting", "parked", "discarded")
-#: Where platforms say which commit runs.
+#: The variables in which platforms give the deployed commit.
 REVISION_VARIABLES = (
     "REVISION",
     "HEROKU_SLUG_COMMIT",
@@ -37,13 +38,13 @@ REVISION_VARIABLES = (
     "GIT_REV",
 )
 
-#: Of one signal: the values by labels.
+#: The values of one metric by labels.
 Values = dict[tuple[str, ...], float]
 
 
 @dataclass(frozen=True, slots=True)
 class Exposition:
-    """A collector of metric families that were read before: to read them is asynchronous, to write them is not."""
+    """A collector of metric families that were read before, because reading is asynchronous and collecting is not."""
 
     families: Sequence[Metric]
 
@@ -51,7 +52,7 @@ class Exposition:
         return self.families
 
     def encode(self, accept: str = "") -> tuple[bytes, str]:
-        """The body and its content type, for a request with this `Accept` header.
+        """Return the body and its content type for a request with this `Accept` header.
 
         The library's own `choose_encoder` raises TypeError for a version that is not a number.
         """
@@ -61,24 +62,24 @@ class Exposition:
 
 
 async def snapshot(ledger: Ledger, settings: Settings) -> Exposition:
-    """Everything that is measured; without Redis that is little."""
-    known: dict[str, Values] = {metric_names.BUILD_INFO: {(__version__, _revision(), platform.python_version()): 1}}
+    """Read all metrics; without Redis, only those that do not need it."""
+    gauges: dict[str, Values] = {metric_names.BUILD_INFO: {(__version__, _revision(), platform.python_version()): 1}}
     try:
         redis = ledger.redis
-        live, counted = await asyncio.gather(_live_gauges(redis, settings), counters.totals(redis))
-        known |= live | {metric_names.REDIS_UP: {(): 1}}
-        counted = _zero_counts(settings) | counted
+        live, totals = await asyncio.gather(_live_gauges(redis, settings), counters.totals(redis))
+        gauges |= live | {metric_names.REDIS_UP: {(): 1}}
+        totals = _zero_counts(settings) | totals
     except RedisUnavailable:
-        known[metric_names.REDIS_UP], counted = {(): 0}, {}
-    by_signal: dict[str, dict[tuple[str, ...], int]] = defaultdict(dict)
-    for field, count in counted.items():
+        gauges[metric_names.REDIS_UP], totals = {(): 0}, {}
+    counts: dict[str, dict[tuple[str, ...], int]] = defaultdict(dict)
+    for field, count in totals.items():
         name, *labels = field.split("|")
-        by_signal[name][tuple(labels)] = count
-    return Exposition(list(_families(known, by_signal)))
+        counts[name][tuple(labels)] = count
+    return Exposition(list(_metrics(gauges, counts)))
 
 
 def _zero_counts(settings: Settings) -> dict[str, int]:
-    """Of what alarms look at: a count that first appears as five has not risen, as far as Prometheus can see."""
+    """Return zeros for the counters of alert rules: Prometheus sees no increase in a counter that first appears as 5."""
     sources = {hook.source.name for hook in settings.active_hooks.values()}
     return {
         f"{metric_names.REQUESTS}|{name}|{outcome}": 0 for name in sources for outcome in ("accepted", "bad_signature")
@@ -92,7 +93,7 @@ def _revision() -> str:
 async def _live_gauges(redis: Redis, settings: Settings) -> dict[str, Values]:
     accounts = await known_accounts(redis, settings.tokens or {"main": ""})
     active_hooks = settings.active_hooks.values()
-    sizes, held, gates, lasts, refused, work, workers, info, clock = await asyncio.gather(
+    sizes, held, circuits, newest_deliveries, rejections, backlog, workers, info, clock = await asyncio.gather(
         _command_each(redis, COUNTED_STATES, "ZCARD", keys.TASK + "{}"),
         _command_each(redis, accounts, "ZCARD", keys.HELD + "{}"),
         _command_each(redis, accounts, "EXISTS", keys.CIRCUIT + "{}"),
@@ -105,36 +106,36 @@ async def _live_gauges(redis: Redis, settings: Settings) -> dict[str, Values]:
         redis.command("INFO"),
         redis.command("TIME"),
     )
-    beats = [max(0.0, int(clock[0]) - float(beat) / 1000) for beat in workers[1::2]]
-    told = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
-    last: dict[tuple[str, ...], float] = {}
-    for hook, found in zip(active_hooks, lasts, strict=True):
-        if found:
+    heartbeat_ages_s = [max(0.0, int(clock[0]) - float(beat) / 1000) for beat in workers[1::2]]
+    server = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
+    last_accepted: dict[tuple[str, ...], float] = {}
+    for hook, newest in zip(active_hooks, newest_deliveries, strict=True):
+        if newest:
             source = (hook.source.name,)
-            last[source] = max(last.get(source, 0), float(found[1]) / 1000)
+            last_accepted[source] = max(last_accepted.get(source, 0), float(newest[1]) / 1000)
     return {
         metric_names.TASKS: {(state,): size for state, size in zip(COUNTED_STATES, sizes, strict=True)}
         | {("held",): sum(held)},
-        **_ages(work),
-        metric_names.CIRCUIT_OPEN: {(account,): shut for account, shut in zip(accounts, gates, strict=True)},
-        metric_names.LAST_ACCEPTED: last,
-        metric_names.REJECTIONS: {(one.name, "signature_mismatch"): 0 for one in active_hooks}
-        | dict(_rejection_counts(refused)),
-        metric_names.WORKERS: {(): sum(age_s <= WORKER_ALIVE_S for age_s in beats)},
-        metric_names.HEARTBEAT_AGE_S: {(): beats[0]} if beats else {},
-        metric_names.REDIS_MEMORY_USED: {(): int(told["used_memory"])},
-        metric_names.REDIS_MEMORY_MAX: {(): int(told.get("maxmemory", 0))},
-        metric_names.REDIS_CLIENTS: {(): int(told["connected_clients"])},
+        **_ages(backlog),
+        metric_names.CIRCUIT_OPEN: {(account,): is_open for account, is_open in zip(accounts, circuits, strict=True)},
+        metric_names.LAST_ACCEPTED: last_accepted,
+        metric_names.REJECTIONS: {(hook.name, "signature_mismatch"): 0 for hook in active_hooks}
+        | dict(_rejection_counts(rejections)),
+        metric_names.WORKERS: {(): sum(age_s <= WORKER_ALIVE_S for age_s in heartbeat_ages_s)},
+        metric_names.HEARTBEAT_AGE_S: {(): heartbeat_ages_s[0]} if heartbeat_ages_s else {},
+        metric_names.REDIS_MEMORY_USED: {(): int(server["used_memory"])},
+        metric_names.REDIS_MEMORY_MAX: {(): int(server.get("maxmemory", 0))},
+        metric_names.REDIS_CLIENTS: {(): int(server["connected_clients"])},
     }
 
 
-async def _command_each(redis: Redis, names: Iterable[str], command: str, key: str, *more: object) -> list[Any]:
-    return list(await asyncio.gather(*(redis.command(command, key.format(name), *more) for name in names)))
+async def _command_each(redis: Redis, names: Iterable[str], command: str, key: str, *arguments: object) -> list[Any]:
+    return list(await asyncio.gather(*(redis.command(command, key.format(name), *arguments) for name in names)))
 
 
-def _ages(work: Backlog) -> dict[str, Values]:
-    ages: Values = {(state,): round(age_s, 3) for state, age_s in work.ages_s.items()}
-    return {metric_names.OLDEST_AGE_S: ages, metric_names.NO_PROGRESS_S: {(): round(work.no_progress_s, 3)}}
+def _ages(backlog: Backlog) -> dict[str, Values]:
+    ages: Values = {(state,): round(age_s, 3) for state, age_s in backlog.ages_s.items()}
+    return {metric_names.OLDEST_AGE_S: ages, metric_names.NO_PROGRESS_S: {(): round(backlog.no_progress_s, 3)}}
 
 
 def _rejection_counts(flat: Sequence[bytes]) -> Iterator[tuple[tuple[str, ...], float]]:
@@ -143,27 +144,27 @@ def _rejection_counts(flat: Sequence[bytes]) -> Iterator[tuple[tuple[str, ...], 
         yield (hook, reason), int(count)
 
 
-def _families(gauges: Mapping[str, Values], counted: Mapping[str, Mapping[tuple[str, ...], int]]) -> Iterator[Metric]:
-    for name, signal in METRICS.items():
-        if signal.kind == "histogram":
-            yield _histogram_family(name, signal, counted.get(name, {}))
+def _metrics(gauges: Mapping[str, Values], counts: Mapping[str, Mapping[tuple[str, ...], int]]) -> Iterator[Metric]:
+    for name, spec in METRICS.items():
+        if spec.kind == "histogram":
+            yield _histogram(name, spec, counts.get(name, {}))
         else:
-            yield _scalar_family(name, signal, gauges.get(name) or counted.get(name, {}))
+            yield _counter_or_gauge(name, spec, gauges.get(name) or counts.get(name, {}))
 
 
-def _scalar_family(name: str, signal: MetricSpec, values: Mapping[tuple[str, ...], float]) -> Metric:
-    kind = CounterMetricFamily if signal.kind == "counter" else GaugeMetricFamily
-    family = kind(name, signal.help, labels=signal.labels)
+def _counter_or_gauge(name: str, spec: MetricSpec, values: Mapping[tuple[str, ...], float]) -> Metric:
+    kind = CounterMetricFamily if spec.kind == "counter" else GaugeMetricFamily
+    metric = kind(name, spec.help, labels=spec.labels)
     for labels, value in sorted(values.items()):
-        family.add_metric(labels, value)
-    return family
+        metric.add_metric(labels, value)
+    return metric
 
 
-def _histogram_family(name: str, signal: MetricSpec, counted: Mapping[tuple[str, ...], int]) -> Metric:
-    family = HistogramMetricFamily(name, signal.help, labels=signal.labels)
-    bounds = [floatToGoString(bound) for bound in (*signal.buckets, math.inf)]
-    for labels in sorted({labels[:-1] for labels in counted}):
-        by_bucket = [counted.get((*labels, str(bucket)), 0) for bucket in range(len(bounds))]
+def _histogram(name: str, spec: MetricSpec, counts: Mapping[tuple[str, ...], int]) -> Metric:
+    metric = HistogramMetricFamily(name, spec.help, labels=spec.labels)
+    bounds = [floatToGoString(bound) for bound in (*spec.buckets, math.inf)]
+    for labels in sorted({labels[:-1] for labels in counts}):
+        by_bucket = [counts.get((*labels, str(bucket)), 0) for bucket in range(len(bounds))]
         cumulative = list(zip(bounds, accumulate(by_bucket), strict=True))
-        family.add_metric(labels, cumulative, counted.get((*labels, "us"), 0) / 1e6)
-    return family
+        metric.add_metric(labels, cumulative, counts.get((*labels, "us"), 0) / 1e6)
+    return metric

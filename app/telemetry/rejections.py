@@ -1,4 +1,4 @@
-"""Who was not let in: counted in memory and flushed now and then, so that an attack costs no write of its own."""
+"""Records rejections in memory and flushes them periodically, so that an attack causes no additional writes."""
 
 import asyncio
 import time
@@ -19,8 +19,8 @@ MAX_NEWEST = 50
 NEWEST_TTL_S = 30 * 86_400
 
 
-#: What carried a signature of the right shape, or one that holds, is the tool's own as a rule. All else may be anybody's:
-#: it has a list of its own, so that strangers push none of the tool's requests out of the newest.
+#: Reasons of requests with a well-formed or valid signature, which usually come from the tool. All other requests may come
+#: from strangers and have a separate list, so that they push no requests of the tool out of the newest.
 SIGNED_REASONS = (
     "signature_mismatch",
     "signature_stale",
@@ -29,7 +29,7 @@ SIGNED_REASONS = (
     "redis_full",
     "redis_read_only",
 )
-#: Reasons with a list of their own, because they can be frequent enough to push all others out of the hook's list.
+#: Reasons with a separate list, because they can be frequent enough to push all others out of the hook's list.
 SEPARATE_REASONS = ("foreign_tenant",)
 UNSIGNED = "unsigned"
 
@@ -41,7 +41,10 @@ def _list_name(hook: str, reason: str) -> str:
 
 
 class Rejections:
-    """Counts by hook and reason, and the newest few of each hook with their sentence. `hook` is empty for unknown ones."""
+    """Rejections that are not flushed yet: counts by hook and reason, and the newest of each hook with their details.
+
+    The hook is empty for requests to an unknown hook.
+    """
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -49,13 +52,16 @@ class Rejections:
         self._newest: dict[str, deque[bytes]] = {}
 
     def record(self, hook: str, reason: str, detail: str) -> None:
-        """hook: a configured one, or empty: names from outside would fill the memory."""
+        """Record a rejection. hook: a configured one, or empty: names from outside would fill the memory."""
         self._counts[f"{hook}:{reason}"] += 1
         newest = self._newest.setdefault(_list_name(hook, reason), deque(maxlen=MAX_NEWEST))
         newest.append(orjson.dumps({"at": int(time.time() * 1000), "reason": reason, "detail": detail[:200]}))
 
     async def flush(self) -> None:
-        """Counts into the hash `bell:rejections`, the newest into one short list per hook. What cannot be written stays."""
+        """Write the counts to the hash `bell:rejections`, and the newest rejections to the lists of their hooks.
+
+        Entries that cannot be written stay for the next flush.
+        """
         try:
             for field in list(self._counts):
                 await self._flush_count(field, self._counts.pop(field))
@@ -84,35 +90,39 @@ class Rejections:
 
 
 async def counts(redis: Redis) -> dict[tuple[str, str], int]:
-    """How often since ever, by hook and reason. Raises RedisUnavailable."""
+    """Return the total by hook and reason. Raises RedisUnavailable."""
     flat = await redis.command("HGETALL", keys.REJECTIONS)
     by_name = zip(flat[::2], flat[1::2], strict=True)
     return {(name.partition(b":")[0].decode(), name.partition(b":")[2].decode()): int(count) for name, count in by_name}
 
 
 async def newest(redis: Redis, hooks: Sequence[str]) -> list[dict[str, Any]]:
-    """The newest refusals of these hooks, newest first: at (ms), hook, reason and detail. Raises
-    RedisUnavailable."""
+    """Return the newest rejections of these hooks, newest first: at (ms), hook, reason and detail.
+
+    Raises RedisUnavailable.
+    """
     kinds = ("", *(f":{kind}" for kind in (*SEPARATE_REASONS, UNSIGNED)))
     names = [(hook, f"{hook}{kind}") for hook in hooks for kind in kinds]
     lists = await asyncio.gather(
         *(redis.command("LRANGE", f"{keys.REJECTION_LIST}{name}", 0, MAX_NEWEST - 1) for _, name in names)
     )
     notes = [
-        orjson.loads(note) | {"hook": hook} for (hook, _), found in zip(names, lists, strict=True) for note in found
+        orjson.loads(note) | {"hook": hook} for (hook, _), items in zip(names, lists, strict=True) for note in items
     ]
     return sorted(notes, key=lambda note: -note["at"])
 
 
 def senders_first(notes: Sequence[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
-    """So many of them, newest first: those of the tools before those that may be anybody's."""
+    """Return at most `limit` rejections, newest first, preferring requests that come from the tools."""
     signed = [note for note in notes if note["reason"] in SIGNED_REASONS][:limit]
-    others = [note for note in notes if note["reason"] not in SIGNED_REASONS][: limit - len(signed)]
-    return sorted([*signed, *others], key=lambda note: -note["at"])
+    unsigned = [note for note in notes if note["reason"] not in SIGNED_REASONS][: limit - len(signed)]
+    return sorted([*signed, *unsigned], key=lambda note: -note["at"])
 
 
 async def mismatch_times(redis: Redis, hook: str, since_ms: float) -> list[float]:
-    """When requests came since then (ms) whose signature had the right shape and fitted no secret; of the newest refusals.
-    Raises RedisUnavailable."""
+    """Return the times (ms) of the newest rejections with a well-formed signature that no secret matches.
+
+    Raises RedisUnavailable.
+    """
     notes = map(orjson.loads, await redis.command("LRANGE", f"{keys.REJECTION_LIST}{hook}", 0, MAX_NEWEST - 1))
     return [note["at"] for note in notes if note["reason"] == "signature_mismatch" and note["at"] > since_ms]

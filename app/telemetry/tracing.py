@@ -1,5 +1,7 @@
-"""OpenTelemetry and Sentry: where OTEL_EXPORTER_OTLP_ENDPOINT or SENTRY_DSN is set and the extra is installed (`pip
-install .[otel]`, `.[sentry]`); otherwise nothing of either is even imported. No body and nobody's name goes there.
+"""Exports traces to OpenTelemetry and errors to Sentry, without bodies or names.
+
+Active with OTEL_EXPORTER_OTLP_ENDPOINT or SENTRY_DSN and the extra (`pip install .[otel]`, `.[sentry]`); otherwise neither
+library is imported.
 """
 
 import logging
@@ -15,36 +17,36 @@ from structlog.typing import EventDict
 from app import __version__
 from app.telemetry.logs import log, strip_exception_text
 
-#: What of a line's fields may go along with an error.
-TOLD = frozenset({"hook", "work", "delivery", "external_id", "operation"})
+#: The fields of a log line that are exported with an error.
+EXPORTED_FIELDS = frozenset({"hook", "task", "delivery", "external_id", "operation"})
 
 _tracer: Any = None
 _propagator: Any = None
 
 
 def configure(process: str, environ: Mapping[str, str] = os.environ) -> None:
-    """process: `web` or `worker`. Fails nothing."""
-    for name, begin, extra in (
+    """Start the configured exporters; a failure is logged and never raised. process: `web` or `worker`."""
+    for name, start, extra in (
         ("SENTRY_DSN", _start_sentry, "sentry"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", _start_otel, "otel"),
     ):
         if environ.get(name, "").strip():
             try:
-                begin(process, environ)
+                start(process, environ)
             except ImportError:
                 log.warning("extra_not_installed", variable=name, extra=extra)
             except Exception:
                 log.exception("exporter_not_started", variable=name)
 
 
-# -- errors --
+# Errors
 
 
 def _start_sentry(process: str, environ: Mapping[str, str]) -> None:
     import sentry_sdk
     from sentry_sdk.integrations.logging import LoggingIntegration
 
-    def tell(_: Any, __: str, fields: EventDict) -> EventDict:
+    def capture(_: Any, __: str, fields: EventDict) -> EventDict:
         if "exc_info" in fields:
             sentry_sdk.capture_exception(extras=dict(fields))
         return fields
@@ -61,24 +63,24 @@ def _start_sentry(process: str, environ: Mapping[str, str]) -> None:
         before_send=scrubbed,
     )
     sentry_sdk.set_tag("process", process)
-    structlog.get_config()["processors"].insert(0, tell)  # what others log, the integration sees
+    structlog.get_config()["processors"].insert(0, capture)  # LoggingIntegration captures the logs of libraries
 
 
 def scrubbed(event: dict[str, Any], _: Any = None) -> dict[str, Any]:
-    """Where it happened, and nothing that might quote anybody: no request, no variables, no text of an exception."""
-    kept = {name: value for name, value in event.items() if name not in ("request", "user", "breadcrumbs")}
-    if "extra" in kept:
-        kept["extra"] = {name: value for name, value in kept["extra"].items() if name in TOLD}
-    if "logentry" in kept:
-        kept["logentry"] = {"message": strip_exception_text(kept["logentry"].get("message") or "")}
-    for error in kept.get("exception", {}).get("values", ()):
+    """Return Sentry's event without personal data: without the request, variables and the text of the exception."""
+    clean = {name: value for name, value in event.items() if name not in ("request", "user", "breadcrumbs")}
+    if "extra" in clean:
+        clean["extra"] = {name: value for name, value in clean["extra"].items() if name in EXPORTED_FIELDS}
+    if "logentry" in clean:
+        clean["logentry"] = {"message": strip_exception_text(clean["logentry"].get("message") or "")}
+    for error in clean.get("exception", {}).get("values", ()):
         error["value"] = ""
         for frame in (error.get("stacktrace") or {}).get("frames", ()):
             frame.pop("vars", None)
-    return kept
+    return clean
 
 
-# -- traces --
+# Traces
 
 
 def _start_otel(process: str, environ: Mapping[str, str]) -> None:
@@ -90,7 +92,7 @@ def _start_otel(process: str, environ: Mapping[str, str]) -> None:
 
 
 def export_spans_to(processor: Any, name: str) -> None:
-    """processor: what spans are handed to."""
+    """Start tracing. processor: OpenTelemetry's span processor. name: the service's name."""
     global _tracer, _propagator
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
@@ -102,7 +104,7 @@ def export_spans_to(processor: Any, name: str) -> None:
 
 
 def start_span(name: str, kind: str, traceparent: str, **attributes: str) -> AbstractContextManager[Any]:
-    """Inside it things happen under this name, as part of the sender's trace if there is one."""
+    """Return a context manager for a span, which belongs to the sender's trace if the traceparent is not empty."""
     return _open_span(name, kind, traceparent, attributes) if _tracer else _NO_SPAN
 
 
@@ -116,12 +118,12 @@ def _open_span(name: str, kind: str, traceparent: str, attributes: Mapping[str, 
     parent = _propagator.extract({"traceparent": traceparent})
     with _tracer.start_as_current_span(
         name, parent, SpanKind[kind], attributes, record_exception=False, set_status_on_exception=False
-    ) as one:
-        yield one
+    ) as span:
+        yield span
 
 
 def trace_headers() -> dict[str, str]:
-    """What says to others which span a call belongs to."""
+    """Return the `traceparent` header of the current span."""
     carrier: dict[str, str] = {}
     if _tracer:
         _propagator.inject(carrier)
@@ -129,18 +131,17 @@ def trace_headers() -> dict[str, str]:
 
 
 def record_api_call(method: str, route: str, status: str, seconds: float) -> None:
-    """A call to the Visits API is over."""
+    """Record a finished call to the Visits API as a span."""
     if _tracer:
         from opentelemetry.trace import SpanKind
 
         now = time.time_ns()
-        told = {"http.request.method": method, "url.template": route, "doorbell.status": status}
-        one = _tracer.start_span(
-            f"{method} {route}", kind=SpanKind.CLIENT, attributes=told, start_time=now - int(seconds * 1e9)
+        attributes = {"http.request.method": method, "url.template": route, "doorbell.status": status}
+        span = _tracer.start_span(
+            f"{method} {route}", kind=SpanKind.CLIENT, attributes=attributes, start_time=now - int(seconds * 1e9)
         )
-        one.end(now)
+        span.end(now)
 
 
 def is_enabled() -> bool:
-    """Was OpenTelemetry started?"""
     return _tracer is not None

@@ -425,15 +425,15 @@ def test_only_what_is_signed_as_a_whole_may_be_compressed(name: str) -> None:
 
 
 def test_an_address_with_a_token_needs_a_key_that_cannot_be_guessed() -> None:
-    assert "is needed, because ServiceM8 signs nothing" in problems(**without(SERVICEM8, "SECRET_KEY"))["SECRET_KEY"]
+    assert "is required, because ServiceM8 signs nothing" in problems(**without(SERVICEM8, "SECRET_KEY"))["SECRET_KEY"]
     assert "must have 16 characters or more" in problems(**{**SERVICEM8, "SECRET_KEY": "short"})["SECRET_KEY"]
 
 
 def test_what_a_source_needs_is_asked_for() -> None:
     missing = problems(**without(SERVICEM8, "HOOKS__SERVICEM8__TIMEZONE"))
-    assert {"HOOKS__SERVICEM8__TIMEZONE": "is needed for ServiceM8"} == missing
+    assert {"HOOKS__SERVICEM8__TIMEZONE": "is required for ServiceM8"} == missing
     missing = problems(**without(GOHIGHLEVEL, "HOOKS__GOHIGHLEVEL__TENANTS"))
-    assert {"HOOKS__GOHIGHLEVEL__TENANTS": "is needed for GoHighLevel"} == missing
+    assert {"HOOKS__GOHIGHLEVEL__TENANTS": "is required for GoHighLevel"} == missing
 
 
 def test_a_hook_without_a_secret_needs_nothing() -> None:
@@ -443,7 +443,7 @@ def test_a_hook_without_a_secret_needs_nothing() -> None:
 def test_tenants_are_only_for_tools_that_name_them() -> None:
     wrong = problems(HOOKS__CALENDLY__SECRETS="a-secret-of-tests", HOOKS__CALENDLY__TENANTS="me")
 
-    assert {"HOOKS__CALENDLY__TENANTS": "Calendly does not say which account rings"} == wrong
+    assert {"HOOKS__CALENDLY__TENANTS": "Calendly does not send the account of an event"} == wrong
 
 
 def test_a_refresh_token_is_kept_under_a_key() -> None:

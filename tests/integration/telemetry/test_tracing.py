@@ -112,7 +112,7 @@ def test_sentry_gets_a_defect_without_anybodys_data(receiver: Receiver) -> None:
 import sys
 from app.settings.environment import read_environment
 from app.telemetry import logs, tracing
-logs.configure(read({}, redis_needed=False))
+logs.configure(read_environment({}, redis_needed=False))
 tracing.configure("web", {"SENTRY_DSN": sys.argv[1]})
 def translate(body):
     raise ValueError(f"no visit in {body}")

@@ -344,7 +344,7 @@ def test_every_problem_comes_with_what_to_do() -> None:
 def test_of_a_wrong_value_its_shape_is_told(value: str, shape: str) -> None:
     told = problems(**{"MAX_BODY": value} if value else {}, redis_needed=True)
 
-    assert shape == (told["MAX_BODY"].given_shape if value else told["REDIS_URL"].given_shape)
+    assert shape == (told["MAX_BODY"].shape if value else told["REDIS_URL"].shape)
 
 
 @pytest.mark.parametrize("is_first", [True, False], ids=["field last", "field first"])
