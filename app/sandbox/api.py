@@ -1,7 +1,7 @@
 """The sandbox as an ASGI application.
 
-It implements everything that Review Rover's reference documents, under /api/v1 and at the root. What the reference leaves
-open, and every way in which a server can fail, can be changed while the sandbox runs:
+It implements everything that Review Rover's reference documents, under /api/v1 and at the root. Faults, and behavior that
+the reference does not specify, can be changed while the sandbox runs:
 
     GET PUT DELETE /_sandbox/faults         read, change some (JSON), restore the defaults
     GET DELETE     /_sandbox/journal        the calls and their results; ?since=N returns those after entry N
@@ -9,7 +9,7 @@ open, and every way in which a server can fail, can be changed while the sandbox
     POST           /_sandbox/reset          delete all visits, contacts and the journal; keep the documented contact and
                                             the faults
 
-Nothing is logged, and no error quotes what was sent. Run it without an access log: queries contain e-mail addresses.
+Nothing is logged, and no error quotes the request. Run it without an access log, because queries contain e-mail addresses.
 """
 
 import asyncio
@@ -37,9 +37,10 @@ NO_RESULT = Result(0, {})
 
 
 def create_sandbox(file: str = ":memory:", token: str | None = None) -> Starlette:
-    """file: the SQLite database of visits and contacts; faults and journal are always in memory.
+    """Create the application.
 
-    token: the only bearer token that is accepted; None accepts any.
+    file: the SQLite database of visits and contacts; faults and journal are always in memory. token: the only bearer
+    token that is accepted; None accepts any.
     """
     store, injector, journal = Store(file), FaultInjector(), Journal()
     api = VisitsApi(store, injector, journal, token)
@@ -50,7 +51,7 @@ def create_sandbox(file: str = ":memory:", token: str | None = None) -> Starlett
 
 
 class VisitsApi:
-    """Carries out a call, or the fault that is chosen for it, and writes it to the journal."""
+    """Executes each call, or the fault that is chosen for it, and writes it to the journal."""
 
     def __init__(self, store: Store, injector: FaultInjector, journal: Journal, token: str | None) -> None:
         self._store, self._injector, self._journal, self._token = store, injector, journal, token
@@ -80,7 +81,7 @@ class VisitsApi:
             return Response()
         if slow_s:
             await asyncio.sleep(slow_s)
-        result = self._rejected(failure) or self._carry_out(request, body, handler)
+        result = self._rejected(failure) or self._execute(request, body, handler)
         outcome, response = self._response(failure, result)
         self._journal.write(
             request,
@@ -95,7 +96,7 @@ class VisitsApi:
         return response
 
     def _rejected(self, failure: str | None) -> Result | None:
-        """The result of a failure that happens before the call is carried out."""
+        """Return the result of a failure that happens before the call is executed."""
         match failure:
             case "down":
                 return Result(503, {"error": "down", "detail": "the sandbox was set to be down"})
@@ -110,7 +111,7 @@ class VisitsApi:
                 return NO_RESULT
         return None
 
-    def _carry_out(self, request: Request, body: bytes, handler: Handler) -> Result:
+    def _execute(self, request: Request, body: bytes, handler: Handler) -> Result:
         try:
             self._check_token(request.headers.get("authorization", ""))
             fields = body_fields(request.headers.get("content-type", ""), body)
@@ -125,10 +126,10 @@ class VisitsApi:
             raise ApiError(401, "unauthorized", "send the header Authorization: Bearer {token}")
         # Headers arrive as Latin-1.
         if self._token is not None and not hmac.compare_digest(token.strip().encode("latin-1"), self._token.encode()):
-            raise ApiError(401, "unauthorized", "that is not the token of this account")
+            raise ApiError(401, "unauthorized", "the account has another token")
 
     def _response(self, failure: str | None, result: Result) -> tuple[int | str, Response]:
-        """The journal's `response`, and the HTTP response."""
+        """Return the journal's `response`, and the HTTP response."""
         match failure:
             case "reset":
                 return "reset", ConnectionReset()

@@ -44,7 +44,7 @@ class Control:
         except ApiError as error:
             return JSONResponse(error.body, error.status)
         except ValidationError as error:
-            problems = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+            problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
             return JSONResponse({"error": "bad_fault", "detail": problems.removeprefix(": ")}, 422)
         return await self._get_faults(request)
 

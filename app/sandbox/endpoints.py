@@ -20,7 +20,7 @@ from app.sandbox.validation import (
 
 @dataclass(frozen=True, slots=True)
 class ApiRequest:
-    """`id` is the one in the path: a numeric id or an external_id."""
+    """id: from the path, a numeric id or an external_id. query and fields: the parameters of URL and body."""
 
     id: str
     query: Mapping[str, str]
@@ -29,7 +29,7 @@ class ApiRequest:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """committed: the database has changed."""
+    """The response to a call, and fields for the journal. committed: the database has changed."""
 
     status: int
     body: Mapping[str, Any]
@@ -92,7 +92,7 @@ def create_contact(store: Store, faults: Faults, request: ApiRequest) -> Result:
 
 
 def unknown_endpoint(store: Store, faults: Faults, request: ApiRequest) -> Result:
-    raise ApiError(404, "no_endpoint", f"there is no such endpoint; there are {', '.join(ENDPOINTS)}")
+    raise ApiError(404, "no_endpoint", f"there is no such endpoint; the endpoints are {', '.join(ENDPOINTS)}")
 
 
 HANDLERS: Mapping[str, Handler] = dict(
@@ -134,7 +134,7 @@ def _visit_result(status: int, visit: Row, committed: bool) -> Result:
 
 
 def _without_unset(row: Row) -> Row:
-    """A row as responses contain it."""
+    """Return the row as responses contain it."""
     fields = {name: value for name, value in row.items() if value is not None}
     if "completed" in fields:
         fields["completed"] = bool(fields["completed"])

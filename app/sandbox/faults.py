@@ -1,4 +1,4 @@
-"""Faults that the sandbox can be told to show, and the choices that the Visits API's reference leaves open."""
+"""Faults that the sandbox can simulate, and choices that the Visits API's reference does not specify."""
 
 import asyncio
 import contextlib
@@ -29,13 +29,16 @@ Success = Literal[200, 201, 202, 204]
 
 
 class Faults(BaseModel):
-    """Shares are of the calls that `only` and `matching` select. A call meets at most one failure."""
+    """The settings of the sandbox.
+
+    Shares apply to the calls that `only` and `matching` select. A call has at most one failure.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     down: bool = False  # 503 for every call
     unauthorized: bool = False  # 401 for every call
-    slow_share: Share = 0  # waits slow_s first, then answers, even if the caller has gone
+    slow_share: Share = 0  # waits slow_s, then responds, even if the caller has disconnected
     slow_s: Seconds = 1
     rate_limited_share: Share = 0  # 429
     retry_after_s: Annotated[int, Field(ge=0)] | None = 1  # None: without Retry-After
@@ -50,8 +53,8 @@ class Faults(BaseModel):
     only: tuple[str, ...] = ()  # endpoints that are faulty; empty: all
     matching: str = ""  # only calls whose path or query contains this text are faulty; empty: all
     after: Annotated[int, Field(ge=0)] = 0  # calls without a fault before the first one; counted down
-    times: Annotated[int, Field(ge=0)] | None = None  # faults to come; counted down; None: no limit
-    seed: int = 0  # of the random choices; sending it restarts them
+    times: Annotated[int, Field(ge=0)] | None = None  # how many more faults happen; counted down; None: no limit
+    seed: int = 0  # for the random choices; setting it restarts them
 
     duplicate_external_id: Literal["allow", "conflict", "unprocessable", "upsert"] = "allow"
     empty_clears: bool = True  # an empty value in PUT clears the field; otherwise it is ignored
@@ -64,7 +67,7 @@ class Faults(BaseModel):
     @classmethod
     def _names_endpoints(cls, only: tuple[str, ...]) -> tuple[str, ...]:
         if unknown := [name for name in only if name not in ENDPOINTS]:
-            raise ValueError(f"no endpoint {unknown[0]!r}; there are {', '.join(ENDPOINTS)}")
+            raise ValueError(f"there is no endpoint {unknown[0]!r}; the endpoints are {', '.join(ENDPOINTS)}")
         return only
 
     @model_validator(mode="after")
@@ -85,7 +88,7 @@ class Faults(BaseModel):
         )
 
     def failure(self, number: float) -> str | None:
-        """The failure for a random number from 0 to 1."""
+        """Return the failure for a random number from 0 to 1."""
         if self.down:
             return "down"
         if self.unauthorized:
@@ -108,13 +111,13 @@ class FaultInjector:
         self._rng = random.Random(self.faults.seed)
 
     def update(self, changes: dict[str, Any]) -> None:
-        """Raises ValidationError, and changes nothing, if a value is not allowed."""
+        """Change some faults. Raises ValidationError, and changes nothing, if a value is not allowed."""
         self.faults = Faults.model_validate({**self.faults.model_dump(), **changes})
         if "seed" in changes:
             self._rng = random.Random(self.faults.seed)
 
     def choose(self, route: str, url: URL) -> tuple[str | None, float]:
-        """The failure of this call, if any, and the seconds to wait before the call is carried out."""
+        """Return the failure of this call, if any, and the seconds to wait before the call is executed."""
         faults = self.faults
         if faults.times == 0 or (faults.only and route not in faults.only):
             return None, 0
@@ -131,7 +134,7 @@ class FaultInjector:
 
 
 class ConnectionReset(Response):
-    """No response: silence for `after_s` or until the caller leaves, then the connection is reset."""
+    """Sends no response: waits `after_s` or until the caller disconnects, then resets the connection."""
 
     def __init__(self, after_s: float = 0) -> None:
         super().__init__()
@@ -164,7 +167,7 @@ class TruncatedResponse(Response):
 
 
 async def _transport(receive: Receive, send: Send, started: bool = False) -> asyncio.Transport:
-    """The TCP connection. ASGI does not expose it; uvicorn's `receive` is a method of the object that holds it.
+    """Return the TCP connection. ASGI does not expose it; uvicorn's `receive` is a method of the object that has it.
 
     Under another server, or when `receive` is wrapped, this raises in the middle of the response, which makes servers
     close the connection.
@@ -178,7 +181,7 @@ async def _transport(receive: Receive, send: Send, started: bool = False) -> asy
 
 
 async def _wait_for_disconnect(receive: Receive, timeout_s: float) -> None:
-    # Needed after our own close too: uvicorn logs an error if the application returns before the connection is gone.
+    # Also needed after a close: uvicorn logs an error if the application returns before the connection has ended.
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(timeout_s):
             while (await receive())["type"] != "http.disconnect":

@@ -12,9 +12,9 @@ MAX_ENTRIES = 100_000
 
 
 class Entry(NamedTuple):
-    """One call, in the order in which the calls were carried out.
+    """A call. Entries are in the order in which the calls were executed.
 
-    response: a status, or "reset", "hang", "truncated", or "gone" (the caller left before the body was read).
+    response: a status, or "reset", "hang", "truncated", or "gone" (the caller disconnected before the body was read).
     fault: the fault that affected the call. Two calls overlapped if the `at` of one is between `at` and `at` +
     `took_ms` of the other. `took_ms` of a hanging call does not include hang_s: the entry is written at the commit.
     """
@@ -41,7 +41,7 @@ class Journal:
         self.last_number = 0
 
     def clear(self) -> None:
-        """Numbers are not reset, so that a reader's `since` stays valid."""
+        """Remove all entries. Numbers are not reset, so that a reader's `since` stays valid."""
         self._entries.clear()
         self.calls.clear()
 

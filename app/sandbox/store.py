@@ -13,8 +13,8 @@ from typing import Any
 DOCUMENTED_CONTACT = "cont_KYdl3lftgZXGRbxqoj"
 
 
-# AUTOINCREMENT: the id of a deleted visit is never used again. Neither external_id nor email is unique: a duplicate is
-# stored, so that tests see it.
+# AUTOINCREMENT never reuses the id of a deleted visit. Neither external_id nor email is unique: a duplicate is stored, so
+# that tests can detect it.
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS visits (
     id INTEGER PRIMARY KEY AUTOINCREMENT, external_id TEXT, time_scheduled TEXT, time_completed TEXT,
@@ -53,7 +53,7 @@ class Store:
     def __init__(self, file: str) -> None:
         self.connection = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
         self.connection.row_factory = sqlite3.Row
-        # Not the shared generator: test tools seed it, and ids would repeat.
+        # Not the shared generator, because test tools seed it, and ids would repeat.
         self._rng = random.Random()
         if file != ":memory:":
             self.connection.execute("PRAGMA journal_mode = WAL")
@@ -63,7 +63,7 @@ class Store:
             self._insert_documented_contact()
 
     def visit(self, id: str) -> Row | None:
-        """The visit with that numeric id, else the oldest with that external_id."""
+        """Return the visit with that numeric id, else the oldest with that external_id."""
         # Eighteen digits always fit into SQLite's integers.
         by_id = self._rows("SELECT * FROM visits WHERE id = ?", int(id)) if re.fullmatch("[0-9]{1,18}", id) else []
         return by_id[0] if by_id else self.visit_by_external_id(id)
@@ -73,7 +73,7 @@ class Store:
         return visits[0] if visits else None
 
     def visits(self, limit: int, page: int) -> tuple[list[Row], int]:
-        """One page, oldest first, and the number of all visits."""
+        """Return one page, oldest first, and the number of all visits."""
         total: int = self.connection.execute("SELECT count(*) FROM visits").fetchone()[0]
         return self._rows("SELECT * FROM visits ORDER BY id LIMIT ? OFFSET ?", limit, (page - 1) * limit), total
 
@@ -99,7 +99,7 @@ class Store:
         return self._write(INSERT_CONTACT, {**dict.fromkeys(CONTACT_COLUMNS), **generated, **values, "now": _now()})
 
     def clear(self) -> None:
-        """The next visit has the id 1 again."""
+        """Delete everything. The next visit has the id 1 again."""
         with self._writing():
             for table in ("visits", "contacts", "sqlite_sequence"):
                 self.connection.execute(f"DELETE FROM {table}")

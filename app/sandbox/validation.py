@@ -12,12 +12,12 @@ from app.sandbox.store import Row, iso_timestamp
 
 
 class ApiError(Exception):
-    """A request that cannot be carried out: its status, a code for programs and a sentence for people."""
+    """An invalid request: its status, a code for programs and a sentence for people."""
 
-    def __init__(self, status: int, code: str, detail: str, **more: Any) -> None:
+    def __init__(self, status: int, code: str, detail: str, **fields: Any) -> None:
         super().__init__(detail)
         self.status = status
-        self.body = {"error": code, "detail": detail, **more}
+        self.body = {"error": code, "detail": detail, **fields}
 
 
 def unprocessable(name: str, problem: str) -> ApiError:
@@ -25,7 +25,7 @@ def unprocessable(name: str, problem: str) -> ApiError:
 
 
 def text(name: str, value: Any) -> str:
-    """A JSON number is accepted as its digits. Lone surrogates, which JSON can spell, are rejected."""
+    """Return the value as text. Accepts a JSON integer as its digits; rejects lone surrogates, which JSON can contain."""
     if isinstance(value, (str, int)) and not isinstance(value, bool):
         with contextlib.suppress(UnicodeEncodeError):
             return str(value).encode().decode()
@@ -33,7 +33,7 @@ def text(name: str, value: Any) -> str:
 
 
 def timestamp(name: str, value: Any) -> str:
-    """In UTC; fractions of a second are cut off."""
+    """Convert to UTC, without fractions of a second."""
     try:
         moment = datetime.fromisoformat(text(name, value))
         if moment.tzinfo is not None:
@@ -44,7 +44,7 @@ def timestamp(name: str, value: Any) -> str:
 
 
 def amount(name: str, value: Any) -> str:
-    """With two decimal places. A third one other than zero is rejected, because rounding would lose money."""
+    """Normalize to two decimal places. Rejects a third one other than zero, because rounding would lose money."""
     parts = re.fullmatch(r"0*([0-9]{1,12})(?:\.([0-9]{1,2})0*)?", text(name, value))
     if parts is None:
         raise unprocessable(name, "must be a decimal with at most two places, like 120.00")
@@ -70,7 +70,7 @@ def is_empty(value: Any) -> bool:
 
 
 def updates(fields: Mapping[str, Any]) -> Row:
-    """The updatable fields that were sent, None where the value is empty. Other fields are ignored."""
+    """Return the updatable fields of the request, None where the value is empty. Other fields are ignored."""
     return {
         name: None if is_empty(fields[name]) else parse(name, fields[name])
         for name, parse in UPDATABLE.items()
@@ -79,7 +79,7 @@ def updates(fields: Mapping[str, Any]) -> Row:
 
 
 def texts(fields: Mapping[str, Any], names: tuple[str, ...]) -> Row:
-    """Those of the named fields that are not empty."""
+    """Return the named fields that are not empty."""
     return {name: text(name, fields[name]) for name in names if not is_empty(fields.get(name))}
 
 
