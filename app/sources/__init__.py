@@ -1,1 +1,1 @@
-"""One pair of files for each scheduling tool, and nothing else: `tool.py` and `tool.json` (see app/webhooks/source.py)."""
+"""The sources: a pair of files for each scheduling tool, `tool.py` and `tool.json` (see app/webhooks/source.py)."""

@@ -6,13 +6,12 @@ API with the key of the user who made them. `changed` comes when an appointment 
 no-shows are not named, but taken to be among them), beside `scheduled`, `rescheduled` and `canceled`. The id stays the
 same when an appointment moves.
 
-Nothing in a delivery dates it or tells it from the next one: two reschedules are the same to the byte. So a repeat is
-fetched again, and what orders two deliveries is when each was fetched, since a record is the truth at that moment.
+A delivery has neither a time nor an id: two reschedules are identical to the byte. So a repeat is fetched again, and
+the time of the fetch orders the changes, since a record is correct at that time.
 
-Second-hand: `canceled` stands in the records that public code shows, but not in Acuity's reference, so it is believed
-where it is there and not missed where it is not; `noShow` stands only in cancelled appointments; subscriptions made
-through the API, named `appointment.scheduled` and so on, send the short `action` too; and Acuity tries again only after
-5xx and lost connections.
+Second-hand: `canceled` is in the records that public code shows, but not in Acuity's reference, so it is used if it is
+present, and not required; only cancelled appointments have `noShow`; subscriptions made through the API, named
+`appointment.scheduled` and so on, send the short `action` too; and Acuity retries only after 5xx and lost connections.
 """
 
 import re
@@ -29,14 +28,14 @@ from app.webhooks.source import RECORD_GONE, Ignored, Source
 SETUP = """
 1. In Acuity, open Integrations, API, "View credentials". Set HOOKS__ACUITY__CREDENTIALS__USER_ID to the user id,
    HOOKS__ACUITY__CREDENTIALS__API_KEY to the API key, and HOOKS__ACUITY__SECRETS to the same API key. It must be the
-   main admin's key: Acuity signs with that one.
+   main admin's key, because Acuity signs with that key.
 2. In Integrations, Webhooks, paste {url} for appointments that are scheduled, rescheduled, canceled and changed. Some
-   of these overlap, and that does no harm; without `changed` we see neither payments nor no-shows nor new e-mails.
-   Leave orders out: they are no appointments.
+   of these overlap, which is harmless. Without `changed`, Doorbell receives no payments, no-shows and new e-mail
+   addresses. Do not add it for orders: they are not appointments.
 3. Acuity calls ports 443 and 80 only.
 
-Acuity does not tell when an appointment is over, so a review request counts from its start. It does not say either when
-one was cancelled or marked as a no-show: that is the time at which we first saw it so.
+Acuity does not send the end of an appointment, so a review request counts from its start. It does not send the time of
+a cancellation or a no-show either: Doorbell uses the time at which it first fetched the appointment in that state.
 """
 
 SOURCE = Source(
@@ -61,7 +60,7 @@ ACTIONS: dict[str, Action] = {
 
 
 def fetch(event: Event) -> list[RecordRequest]:
-    # The id of `order.completed` is an order's, which may be some appointment's too.
+    # The id in `order.completed` is the id of an order, and an appointment may have the same id.
     return [RecordRequest(f"appointments/{_appointment_id(event)}")] if _action(event) else []
 
 
@@ -86,7 +85,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     if cancelled:
         action = "cancel"
     elif action == "cancel":
-        action = "update"  # Booked again between the event and the fetch.
+        action = "update"  # the appointment was restored between the event and the fetch
     return [
         VisitChange(
             action=action,
@@ -107,23 +106,23 @@ def _action(event: Event) -> Action | None:
 
 
 def _appointment_id(event: Event) -> str:
-    found = event.data.at("id")
-    written = found.required_text()
-    if not re.fullmatch("[1-9][0-9]{0,18}", written):
-        raise found.unexpected("a number in digits")
-    return written
+    id = event.data.at("id")
+    digits = id.required_text()
+    if not re.fullmatch("[1-9][0-9]{0,18}", digits):
+        raise id.unexpected("a number in digits")
+    return digits
 
 
 def _cancelled(record: Payload, action: Action) -> bool | None:
-    """None: neither the record nor the event tells. An old `scheduled`, replayed, is no proof that it still stands."""
-    said = record.at("canceled").boolean()
-    return True if said is None and action == "cancel" else said
+    """Return None if neither the record nor the event says so: an old `scheduled` may be replayed after a cancel."""
+    value = record.at("canceled").boolean()
+    return True if value is None and action == "cancel" else value
 
 
 def _no_show(record: Payload) -> bool | None:
-    """None: the record does not tell. An appointment that stands has no `noShow`, and is none."""
-    said = record.at("noShow").boolean()
-    return False if said is None and record.at("canceled").boolean() is False else said
+    """Return None if the record does not say so. An appointment that is not cancelled has no `noShow`: False."""
+    value = record.at("noShow").boolean()
+    return False if value is None and record.at("canceled").boolean() is False else value
 
 
 def _since(fetched_at: datetime, flag: bool | None) -> datetime | None | Unset:
@@ -133,7 +132,7 @@ def _since(fetched_at: datetime, flag: bool | None) -> datetime | None | Unset:
 
 
 def _amount(record: Payload) -> Decimal | None | Unset:
-    """`price` is what it costs, `amountPaid` what was collected; both in whole currency units."""
+    """Return `amountPaid`; `price` is the price. Both are in whole currency units."""
     paid = record.at("amountPaid").amount()
     if paid is None:
         return UNSET

@@ -1,24 +1,24 @@
 """Boulevard: appointments of salons and med-spas, and the orders that paid for them.
 
-https://developers.joinblvd.com, not opened by us. Second-hand, from integrators who agree: the signature (the key is
-the secret's bytes, the salt ends in the signed time), the envelope, `idempotencyKey`, that 429 counts as no failure
-while 410 unsubscribes for ever, and how a request for the API is signed. They do not agree on which of `event` and
-`eventType` holds the name and how it is spelled, so both are read; the headers that repeat it are not signed, so they
-are not. `data.node` is the appointment or the order. What it lacks is fetched: an appointment's start and its client,
-an order's lines and its total. In an order a group of lines for an appointment has that appointment's id, and
-`summary.currentTotal` is what was collected, in cents.
+The vendor's documentation, https://developers.joinblvd.com, was not available. Second-hand, from integrators who agree:
+the signature (the key is the secret's bytes, the salt ends in the signed time), the envelope, `idempotencyKey`, that 429
+does not count as a failure while 410 unsubscribes for ever, and how a request to the API is signed. They do not agree on
+which of `event` and `eventType` is the name, nor on its spelling, so both are read; the headers that repeat it are not
+signed, so they are not read. `data.node` is the appointment or the order. Missing fields are fetched: an appointment's
+start and its client, an order's lines and its total. In an order, a group of lines for an appointment has that
+appointment's id, and `summary.currentTotal` is the amount collected, in cents.
 
-An order's summary also has `initialTotal` and `refundAmount`: that `currentTotal` is what refunds have left is inferred from
-those names. The node of `order_refund.closed` may be the order, or an OrderRefund, as the schema suggests (`order.refunds
-{ id orderId }`): then the order of that `orderId` is fetched. A refund that names no order, and one whose order the API does
-not have, is parked, since the amount would silently stay too high.
+An order's summary also has `initialTotal` and `refundAmount`: from those names it is inferred that `currentTotal` is the
+amount after refunds. The node of `order_refund.closed` may be the order, or an OrderRefund, as the schema suggests
+(`order.refunds { id orderId }`): then the order of that `orderId` is fetched. A refund that names no order, or an order
+that the API does not have, is parked, since the amount would silently stay too high.
 
-The API answers errors with status 200, their code in `errors[].code` (the vendor's own tests). Only NOT_FOUND, or an answer
-without errors, means that there is no such record; a token that is refused and a limit of the rate are tried again, and any
+The API answers errors with status 200 and their code in `errors[].code` (the vendor's own tests). Only NOT_FOUND, or a
+response without errors, means that there is no such record. A rejected token and a rate limit are retried, and any
 other error is parked. A client of a capture of 2022 has a `name` and no `firstName`.
 
-Recalled: the states (FINAL is completion), and NO_SHOW as a cancellation's reason. A completion has no time of its own:
-it counts from the first event that shows it. What was cancelled and booked again is another appointment, unlinked.
+Recalled: the states (FINAL is completion), and NO_SHOW as a cancellation's reason. A completion has no time: it counts
+from the first event that shows it. An appointment that is cancelled and booked again gets a new id without a link.
 """
 
 import base64
@@ -40,32 +40,32 @@ from app.webhooks.source import RECORD_GONE, Ignored, Source, graphql_record
 SETUP = """
 1. In Boulevard (Enterprise plan) open Settings, Developers, and make an application for the Admin API. Set its secret
    as HOOKS__BOULEVARD__SECRETS and HOOKS__BOULEVARD__CREDENTIALS__API_SECRET, its key as …__API_KEY and your business's
-   id (what stands behind `urn:blvd:Business:`) as …__BUSINESS_ID.
-2. Under Webhooks add {url}; tick all events of appointments, ORDER_COMPLETED and ORDER_REFUND_CLOSED. Boulevard tries
+   id (the part after `urn:blvd:Business:`) as …__BUSINESS_ID.
+2. Under Webhooks add {url}; select all events of appointments, ORDER_COMPLETED and ORDER_REFUND_CLOSED. Boulevard tests
    it with a PING.
 3. For the sandbox set HOOKS__BOULEVARD__API_URL to https://sandbox.joinblvd.com/api/2020-01/admin.
-4. Of several businesses on one address, name yours in HOOKS__BOULEVARD__TENANTS, in full as `businessId` has it.
+4. If several businesses use this address, set HOOKS__BOULEVARD__TENANTS to the full `businessId` of yours.
 
-The money of an order that pays for several appointments is not told, nor are opt-outs. After eight hours of failures
-Boulevard disables the webhook: then do step 2 again.
+Visits get no amount from an order for several appointments. Boulevard does not send opt-outs. After eight hours of
+failures Boulevard disables the webhook: then do step 2 again.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Signed:
-    """HTTP Basic; in the place of the password a token that is signed for each request."""
+    """HTTP Basic whose password is a token that is signed for each request."""
 
     names: tuple[str, ...] = ("API_KEY", "API_SECRET", "BUSINESS_ID")
 
     def authenticate(self, credentials: Mapping[str, str], now: float, request: RecordRequest) -> RequestAuth:
-        said = f"blvd-admin-v1{credentials['BUSINESS_ID']}{int(now)}"
-        digest = hmac.digest(_key(credentials["API_SECRET"]), said.encode(), "sha256")
-        pair = f"{credentials['API_KEY']}:{base64.b64encode(digest).decode()}{said}"
+        token_text = f"blvd-admin-v1{credentials['BUSINESS_ID']}{int(now)}"
+        digest = hmac.digest(_key(credentials["API_SECRET"]), token_text.encode(), "sha256")
+        pair = f"{credentials['API_KEY']}:{base64.b64encode(digest).decode()}{token_text}"
         return RequestAuth({"authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"})
 
 
 def _key(secret: str) -> bytes:
-    """What is no base64 is no secret of Boulevard's either; that it refuses it says so."""
+    """Return the key of a secret. Boulevard rejects the signature if the secret is not base64."""
     try:
         return base64_key(secret)
     except ValueError:
@@ -120,19 +120,19 @@ query ($id: ID!) {
 
 
 def fetch(event: Event) -> list[RecordRequest]:
-    """The appointment, where it stands and the event lacks its start or its customer; the order that the event lacks."""
+    """Fetch an appointment without start or customer unless it is cancelled, and an order without lines or total."""
     kind, node = _kind(event), _node(event)
     if kind in ORDER:
-        order = _order_told(event)
+        order = _order_in_event(event)
         is_whole = order.at("lineGroups") and order.at("summary", "currentTotal")
-        return [] if is_whole else [_get("order", _order_named(event))]
+        return [] if is_whole else [_get("order", _order_urn(event))]
     if kind not in APPOINTMENT or _status(kind, node) in ("off", "missed"):
         return []
-    return [] if node.at("startAt") and node.at("client", "email").text() else [_get("appointment", _named(event))]
+    return [] if node.at("startAt") and node.at("client", "email").text() else [_get("appointment", _urn(event))]
 
 
-def _get(name: str, named: Payload) -> RecordRequest:
-    id = _id(named)
+def _get(name: str, urn: Payload) -> RecordRequest:
+    id = _id(urn)
     return RecordRequest(f"{name}/{id}", QUERIES[name], {"id": f"urn:blvd:{name.title()}:{id}"})
 
 
@@ -144,30 +144,30 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
 
 
 def _appointment(event: Event, kind: str) -> list[VisitChange] | Ignored:
-    node, said_at, status = _node(event), _said_at(event), _status(kind, _node(event))
+    node, happened_at, status = _node(event), _said_at(event), _status(kind, _node(event))
     record = graphql_record(event.record, "appointment", SOURCE.title) or Payload(None)
-    starts, is_off = node.at("startAt").time() or record.at("startAt").time(), status in ("off", "missed")
-    if starts is None and kind in ("APPOINTMENT_CREATED", "APPOINTMENT_RESCHEDULED") and not is_off:
+    start, is_off = node.at("startAt").time() or record.at("startAt").time(), status in ("off", "missed")
+    if start is None and kind in ("APPOINTMENT_CREATED", "APPOINTMENT_RESCHEDULED") and not is_off:
         return RECORD_GONE
-    ended_at = node.at("cancellation", "cancelledAt").time() or said_at
-    not_so = UNSET if status is None else None
+    ended_at = node.at("cancellation", "cancelledAt").time() or happened_at
+    otherwise = UNSET if status is None else None
     return [
         VisitChange(
             action="cancel" if is_off else APPOINTMENT[kind],
-            visit_id=_id(_named(event)),
-            version=unix_microseconds(said_at),
+            visit_id=_id(_urn(event)),
+            version=unix_microseconds(happened_at),
             contact=_contact(record.at("client") or node.at("client")),
-            time_scheduled=starts or UNSET,
-            time_completed=said_at if status == "done" else UNSET if status == "stands" else not_so,
-            date_cancelled=ended_at if status == "off" else not_so,
-            no_show=ended_at if status == "missed" else not_so,
+            time_scheduled=start or UNSET,
+            time_completed=happened_at if status == "done" else UNSET if status == "stands" else otherwise,
+            date_cancelled=ended_at if status == "off" else otherwise,
+            no_show=ended_at if status == "missed" else otherwise,
             times_are_observed=True,
         )
     ]
 
 
 def _order(event: Event) -> list[VisitChange] | Ignored:
-    node = graphql_record(event.record, "order", SOURCE.title) if event.fetched_at else _order_told(event)
+    node = graphql_record(event.record, "order", SOURCE.title) if event.fetched_at else _order_in_event(event)
     if not node and _kind(event) == REFUND:
         raise Untranslatable("Boulevard has no order of the id that the refund names")
     if not node:
@@ -184,18 +184,18 @@ def _order(event: Event) -> list[VisitChange] | Ignored:
             visit_id=visits[0],
             version=unix_microseconds(_said_at(event)),
             observed_at_us=unix_microseconds(event.fetched_at) if event.fetched_at else 0,
-            payment_id=_id(_order_named(event)),
+            payment_id=_id(_order_urn(event)),
             amount_collected=total.amount(100),
         )
     ]
 
 
 def _kind(event: Event) -> str:
-    """`appointment.created` and `APPOINTMENT_CREATED` are one; beside either may stand a mere `appointment`."""
-    spelled = [event.data.at(name).text() for name in ("eventType", "event")]
-    names = [name.upper().replace(".", "_") for name in spelled if name]
-    known = next((name for name in names if name in APPOINTMENT or name in ORDER), None)
-    return known or (max(names, key=len) if names else event.data.at("event").required_text())
+    """Return the event's name: `APPOINTMENT_CREATED` for `appointment.created`. The other field may be `appointment`."""
+    event_names = [event.data.at(name).text() for name in ("eventType", "event")]
+    names = [name.upper().replace(".", "_") for name in event_names if name]
+    supported = next((name for name in names if name in APPOINTMENT or name in ORDER), None)
+    return supported or (max(names, key=len) if names else event.data.at("event").required_text())
 
 
 def _said_at(event: Event) -> datetime:
@@ -206,39 +206,39 @@ def _node(event: Event) -> Payload:
     return event.data.at("data", "node")
 
 
-def _named(event: Event) -> Payload:
+def _urn(event: Event) -> Payload:
     return _node(event).at("id") or event.data.at("resource", "id") or event.data.at("resourceId")
 
 
-def _order_told(event: Event) -> Payload:
-    """The order in the event. Of nothing where the node is a refund."""
+def _order_in_event(event: Event) -> Payload:
+    """Return the order in the event; an empty payload if the node is a refund."""
     node = _node(event)
     return Payload(None) if _kind(event) == REFUND and not _is_order(node.at("id")) else node
 
 
-def _order_named(event: Event) -> Payload:
-    named = _named(event)
-    if _kind(event) == REFUND and not _is_order(named):
-        named = _node(event).at("orderId") or _node(event).at("order", "id")
-        if not named:
+def _order_urn(event: Event) -> Payload:
+    urn = _urn(event)
+    if _kind(event) == REFUND and not _is_order(urn):
+        urn = _node(event).at("orderId") or _node(event).at("order", "id")
+        if not urn:
             raise Untranslatable("the refund does not name its order")
-    return named
+    return urn
 
 
-def _is_order(named: Payload) -> bool:
-    return ":Order:" in (named.text() or "")
+def _is_order(urn: Payload) -> bool:
+    return ":Order:" in (urn.text() or "")
 
 
-def _id(found: Payload) -> str:
-    """The last part of `urn:blvd:Appointment:…`: orders name appointments without what stands before it."""
-    id = found.required_text().rpartition(":")[2]
+def _id(urn: Payload) -> str:
+    """Return the last part of `urn:blvd:Appointment:…`: in orders, appointments have only that part."""
+    id = urn.required_text().rpartition(":")[2]
     if not re.fullmatch("[A-Za-z0-9_-]{1,100}", id):
-        raise found.unexpected("an id")
+        raise urn.unexpected("an id")
     return id
 
 
 def _status(kind: str, node: Payload) -> Literal["open", "stands", "done", "off", "missed"] | None:
-    """`stands`: open or done. None: a mere change, which leaves out whatever would tell."""
+    """Return `stands` for an appointment that is open or done; None for an update without any status."""
     state, is_cancelled = (node.at("state").text() or "").upper(), node.at("cancelled").boolean()
     if state and state not in OPEN | OFF | {"FINAL"}:
         raise node.at("state").unexpected("a state that appointments have")
@@ -253,8 +253,8 @@ def _status(kind: str, node: Payload) -> Literal["open", "stands", "done", "off"
 
 
 def _is_of_appointment(group: Payload) -> bool:
-    named = f"{group.at('__typename').value} {group.at('id').value}"
-    return "OrderAppointmentLineGroup" in named or "urn:blvd:Appointment:" in named
+    urn = f"{group.at('__typename').value} {group.at('id').value}"
+    return "OrderAppointmentLineGroup" in urn or "urn:blvd:Appointment:" in urn
 
 
 def _contact(client: Payload) -> Contact | None:

@@ -4,34 +4,33 @@ From https://cal.com/docs/developing/guides/automation/webhooks and Cal.com's ow
 bookings, ee/payments, handleMarkNoShow). `uid` names a booking; a reschedule is one event with a new `uid` and the old
 one in `rescheduleUid`. `createdAt` is when the event happened, except in MEETING_ENDED: that is the booking as it was
 saved when the meeting was booked, without a `payload` around it, so its `createdAt` is the booking's, and its attendees,
-`noShow`, `paid` and `status` are as old. It comes at `endTime`, also when nobody came to the meeting.
+`noShow`, `paid` and `status` are as old. It is sent at `endTime`, even if nobody came to the meeting.
 
-Where the host confirms bookings, BOOKING_REQUESTED comes first and BOOKING_CREATED once it is confirmed: a request is
-no visit yet. But a request to move an agreed booking ends that one at once: Cal.com cancels it there, without a
-BOOKING_CANCELLED. So the visit goes on under the new `uid`, held back like a cancelled one, since nobody will come at
-the old time; BOOKING_CREATED of the new `uid` restores it. "Request reschedule" by the host is a cancel as well: no new
-time is known.
+If the host confirms bookings, BOOKING_REQUESTED comes first and BOOKING_CREATED after the confirmation: a request is
+not a visit yet. But a request to move a confirmed booking cancels that booking at once, without a BOOKING_CANCELLED. So
+the visit continues under the new `uid` as cancelled, since nobody will come at the old time; BOOKING_CREATED of the new
+`uid` restores it. "Request reschedule" by the host is a cancel, too: no new time is known.
 
 Since Cal.com builds its webhooks from the database (WebhookTaskConsumer), neither BOOKING_REQUESTED nor the
-BOOKING_CREATED after it has `rescheduleUid`. That it is a move shows in `iCalSequence`, which is 0 for a new booking and
-rises with a move, or in the reason on the form (`responses.rescheduleReason`). `iCalUID` stays the same through moves and
-is `<first uid>@Cal.com`, unless a connected calendar replaced it. Where the old booking cannot be told that way, the
-delivery is parked, because the visit at the old time must be cancelled by hand.
+BOOKING_CREATED after it has `rescheduleUid`. A move is recognized by `iCalSequence`, which is 0 for a new booking and
+rises with a move, or by the reason on the form (`responses.rescheduleReason`). `iCalUID` does not change in a move and
+is `<first uid>@Cal.com`, unless a connected calendar replaced it. If it does not identify the old booking, the delivery
+is parked, because the visit at the old time must be cancelled by hand.
 
-A series that is cancelled at once is one BOOKING_CANCELLED, with the `uid` of one booking and `recurringEvent`. The others
-are not named, so the delivery is parked; its own booking is cancelled all the same. WebhookTaskConsumer sends
-`recurringEvent` with every cancel in a series, so a single one is parked too. Bookings with seats are cancelled one by one
-(https://cal.com/docs/api-reference/v2/bookings/cancel-a-booking).
+If a whole series is cancelled, one BOOKING_CANCELLED is sent, with the `uid` of one booking and `recurringEvent`. The
+other bookings are not named, so the delivery is parked; the named booking is cancelled nevertheless. WebhookTaskConsumer
+sends `recurringEvent` with every cancel in a series, so a cancel of one booking is parked, too. Bookings with seats are
+cancelled one by one (https://cal.com/docs/api-reference/v2/bookings/cancel-a-booking).
 
-Seats (`seatsPerTimeSlot` above 1): several people share one `uid`, and each is a visit, named by the `uid` and a digest of
-the address, which alone is in every kind of event. A seat's cancel lists its holder, a cancel by the host everybody. In a
-move everybody who is listed moves, unless `rescheduledBy` is one of them. A move to another booking ends one visit and
-begins another, without a link: its holder may come back to the first booking, and links that go round have no first visit.
-What was paid for the seat stays with the visit that ended. An event type may get seats after a booking was made: then what
-is told of a holder also ends their visit of the whole booking. Nobody's cancel is taken back by an event that merely lists
-them. MEETING_ENDED and BOOKING_NO_SHOW_UPDATED need not say that a booking has seats: so the booking itself is kept from
-being a visit by the events that do, and a no-show counts for the visit, of the booking or of the seat, that belongs to the
-named address. That also leaves a guest's no-show without effect.
+Seats (`seatsPerTimeSlot` above 1): several people share one `uid`, and each has a visit, named by the `uid` and a digest
+of the address, the only id that is in every kind of event. The cancel of a seat lists its holder; a cancel by the host
+lists everybody. In a move, everybody who is listed moves, unless `rescheduledBy` is one of them. A move to another
+booking ends one visit and begins another, without a link: the holder may come back to the first booking, and circular
+links have no first visit. The amount paid for the seat stays with the visit that ended. An event type may get seats
+after a booking was made: then every event of a holder also ends their visit of the whole booking. An event that only
+lists people restores nobody's visit. MEETING_ENDED and BOOKING_NO_SHOW_UPDATED need not show that a booking has seats:
+so the other events cancel the visit of the booking itself, and a no-show counts for the visit, of the booking or of the
+seat, that belongs to the named address. So a guest's no-show has no effect.
 """
 
 import re
@@ -51,19 +50,20 @@ from app.webhooks.source import Ignored, PartlyTranslatable, Source
 SETUP = """
 1. Make up a secret (32 random characters or more) and set it as HOOKS__CALCOM__SECRETS.
 2. In Cal.com, open Settings, Developer, Webhooks, New. Paste {url} as the subscriber URL and the same secret. Without a
-   secret Cal.com signs nothing, and we refuse everything.
-3. Tick Booking created, rescheduled, cancelled, rejected, requested, paid and no-show updated, and Meeting ended. Leave
-   the custom payload template off: it replaces the body that we read.
+   secret Cal.com signs nothing, and Doorbell rejects every delivery.
+3. Select Booking created, rescheduled, cancelled, rejected, requested, paid and no-show updated, and Meeting ended. Do
+   not enable the custom payload template: it replaces the body that Doorbell reads.
 4. The ping test is answered 200 and otherwise ignored.
 
-Cal.com hardly ever sends a delivery again: what is missed while we are away is lost. A meeting counts as completed at
-its planned end, unless the attendee is marked as a no-show. A card that is only held is no money collected, and refunds
-are not reported. Of an event type with seats every attendee is a visit; one without an e-mail address gets no request.
+Cal.com rarely retries: deliveries that fail while Doorbell is down are lost. A meeting counts as completed at its
+planned end, unless the attendee is marked as a no-show. A card that is only held does not count as money collected, and
+refunds are not reported. In an event type with seats, every attendee has a visit; an attendee without an e-mail address
+gets no request.
 
-Some deliveries need an operator, since Cal.com does not tell enough: a move that the host has to confirm, where the old
-booking is not named (cancel the old visit by hand); a cancelled booking of a series, because all that remain may have been
-cancelled with it (cancel their visits too, if so); and a payment for one of several seats. A request to move that gives no
-reason and no `iCalSequence` cannot be told from a new one.
+Some deliveries need an operator, since they do not contain enough: a move that the host must confirm, if it does not
+name the old booking (cancel the old visit by hand); a cancelled booking of a series, because all later bookings may have
+been cancelled with it (then cancel their visits, too); and a payment for one of several seats. A request to move without
+a reason and without `iCalSequence` looks like a new booking.
 """
 
 SOURCE = Source(
@@ -76,61 +76,65 @@ SOURCE = Source(
 )
 
 NO_OLD_BOOKING = (
-    "a booking was moved, and the old one is not named: the visit at the old time must be cancelled by hand"
+    "a booking was moved, and the event does not name the old one: cancel the visit at the old time by hand"
 )
-A_SERIES = "a booking of a series was cancelled, and all that remain may be too: they are not named"
-A_SEAT_PAID = "a payment for one of several seats, and for which is not told"
-NOBODY = "an attendee has neither an e-mail address nor a phone number to be told by"
+SERIES_CANCELLED = "a booking of a series was cancelled; all later ones may be, too, but the event does not name them"
+SEAT_PAID = "a payment for one of several seats, and the event does not name the seat"
+NO_CONTACT = "an attendee has neither an e-mail address nor a phone number"
 
 
 def translate(event: Event) -> list[VisitChange] | Ignored:
-    kind = event.data.at("triggerEvent").required_text()
-    booking = event.data if kind == "MEETING_ENDED" and not event.data.at("payload") else event.data.at("payload")
-    meaning = _seats(event, kind, booking) if _has_seats(booking) else _booking(event, kind, booking)
-    if isinstance(meaning, Ignored):
-        return meaning
-    missing = _missing(kind, booking)
+    event_type = event.data.at("triggerEvent").required_text()
+    booking = event.data if event_type == "MEETING_ENDED" and not event.data.at("payload") else event.data.at("payload")
+    translated = _seats(event, event_type, booking) if _has_seats(booking) else _booking(event, event_type, booking)
+    if isinstance(translated, Ignored):
+        return translated
+    missing = _missing(event_type, booking)
     if missing:
-        raise PartlyTranslatable(missing, meaning)
-    return meaning
+        raise PartlyTranslatable(missing, translated)
+    return translated
 
 
-def _missing(kind: str, booking: Payload) -> str | None:
-    """What an operator has to see to, beside what the event says."""
-    # A seat is taken in a booking that others may have moved: what says so is theirs.
-    may_be_moved = kind == "BOOKING_REQUESTED" or (kind == "BOOKING_CREATED" and not _has_seats(booking))
-    if kind == "BOOKING_RESCHEDULED" or (may_be_moved and _is_moved(booking)):
+def _missing(event_type: str, booking: Payload) -> str | None:
+    """Return what the event does not contain, so that an operator must act; None if it is complete."""
+    # When a seat is taken, the booking's signs of a move may come from others.
+    may_be_moved = event_type == "BOOKING_REQUESTED" or (event_type == "BOOKING_CREATED" and not _has_seats(booking))
+    if event_type == "BOOKING_RESCHEDULED" or (may_be_moved and _is_moved(booking)):
         return None if _old_uid(booking) else NO_OLD_BOOKING
-    if kind == "BOOKING_CANCELLED" and _is_of_series(booking):
-        return A_SERIES
-    tells_apart = kind == "BOOKING_NO_SHOW_UPDATED" or _has_seats(booking)
-    return NOBODY if tells_apart and _is_nameless(booking) else None
+    if event_type == "BOOKING_CANCELLED" and _is_of_series(booking):
+        return SERIES_CANCELLED
+    needs_address = event_type == "BOOKING_NO_SHOW_UPDATED" or _has_seats(booking)
+    return NO_CONTACT if needs_address and _is_nameless(booking) else None
 
 
-def _booking(event: Event, kind: str, booking: Payload) -> list[VisitChange] | Ignored:
-    match kind:
+def _booking(event: Event, event_type: str, booking: Payload) -> list[VisitChange] | Ignored:
+    match event_type:
         case "BOOKING_CREATED":
-            return [replace(_known(event), action="create", date_cancelled=None, no_show=None)]
+            return [replace(_current_booking(event), action="create", date_cancelled=None, no_show=None)]
         case "BOOKING_RESCHEDULED":
             # A meeting that "ended" although nobody came can still be moved: then it is not completed.
-            return [replace(_known(event), action="create", time_completed=None, date_cancelled=None, no_show=None)]
+            return [
+                replace(
+                    _current_booking(event), action="create", time_completed=None, date_cancelled=None, no_show=None
+                )
+            ]
         case "BOOKING_CANCELLED" | "BOOKING_REJECTED":
-            return [replace(_known(event), action="cancel", date_cancelled=_happened_at(event))]
+            return [replace(_current_booking(event), action="cancel", date_cancelled=_happened_at(event))]
         case "BOOKING_REQUESTED" if _is_moved(booking):
-            asked_at = _happened_at(event)
-            return [replace(_bare(event), action="cancel", time_completed=None, date_cancelled=asked_at)]
+            requested_at = _happened_at(event)
+            return [replace(_base_change(event), action="cancel", time_completed=None, date_cancelled=requested_at)]
         case "BOOKING_PAID":
-            # Paid but not confirmed: the money is kept, and without a contact no visit is made of it.
-            change = _bare(event) if booking.at("status").text() == "PENDING" else _known(event)
+            # Paid but not confirmed: the amount is recorded. Without a contact, it creates no visit.
+            change = _base_change(event) if booking.at("status").text() == "PENDING" else _current_booking(event)
             return [replace(change, amount_collected=_paid(booking))]
         case "BOOKING_NO_SHOW_UPDATED":
             return _marks(event, booking)
         case "MEETING_ENDED":
             return _ended(booking)
-    return Ignored(kind)
+    return Ignored(event_type)
 
 
-def _bare(event: Event) -> VisitChange:
+def _base_change(event: Event) -> VisitChange:
     booking = event.data.at("payload")
     return VisitChange(
         action="update",
@@ -140,15 +144,17 @@ def _bare(event: Event) -> VisitChange:
     )
 
 
-def _known(event: Event) -> VisitChange:
+def _current_booking(event: Event) -> VisitChange:
     booking = event.data.at("payload")
-    return replace(_bare(event), contact=_contact(booking), time_scheduled=booking.at("startTime").required_time())
+    return replace(
+        _base_change(event), contact=_contact(booking), time_scheduled=booking.at("startTime").required_time()
+    )
 
 
 def _ended(booking: Payload) -> list[VisitChange]:
-    """Two facts of two times: what was booked, and that its time is over."""
+    """Return two changes with two times: the booking, and its end."""
     visit_id, ended_at = booking.at("uid").required_text(), booking.at("endTime").required_time()
-    missed = _customer(booking).at("noShow").boolean()  # `false` says nothing: it is from the time of booking.
+    missed = _customer(booking).at("noShow").boolean()  # `false` means nothing: it is the state at the time of booking
     booked = VisitChange(
         action="update",
         visit_id=visit_id,
@@ -176,23 +182,23 @@ def _happened_at(event: Event) -> datetime:
 
 
 def _continues(booking: Payload) -> str | None:
-    """With seats, a booking may come from itself."""
+    """Return the uid before the move; None if it is the same: with seats, a booking may be moved to itself."""
     old = _old_uid(booking)
     return None if old == booking.at("uid").text() else old
 
 
 def _old_uid(booking: Payload) -> str | None:
-    """The booking that this one was moved from, or one that came before that. MEETING_ENDED calls it `fromReschedule`."""
-    named = (booking.at(name).text() for name in ("rescheduleUid", "fromReschedule", "rootBookingUid"))
-    return next(filter(None, named), None) or _first_uid(booking)
+    """Return the uid of the booking before the move, or of an earlier one. MEETING_ENDED calls it `fromReschedule`."""
+    uids = (booking.at(name).text() for name in ("rescheduleUid", "fromReschedule", "rootBookingUid"))
+    return next(filter(None, uids), None) or _first_uid(booking)
 
 
 def _first_uid(booking: Payload) -> str | None:
-    """The `uid` before any move, where `iCalUID` still tells it."""
-    found = _OF_CALCOM.fullmatch(str(booking.at("iCalUID").value or ""))
-    if not found or not _was_moved_before(booking):
+    """Return the `uid` before the first move, if `iCalUID` contains it."""
+    match = _OF_CALCOM.fullmatch(str(booking.at("iCalUID").value or ""))
+    if not match or not _was_moved_before(booking):
         return None
-    return None if found[1] == booking.at("uid").text() else found[1]
+    return None if match[1] == booking.at("uid").text() else match[1]
 
 
 _OF_CALCOM = re.compile(r"([A-Za-z0-9-]+)@cal\.com", re.IGNORECASE)
@@ -203,7 +209,7 @@ def _is_moved(booking: Payload) -> bool:
 
 
 def _was_moved_before(booking: Payload) -> bool:
-    """Of seats it tells nothing: they share a calendar event."""
+    """Return whether `iCalSequence` shows a move. With seats it does not: they share a calendar event."""
     if _has_seats(booking):
         return False
     sequence = booking.at("iCalSequence").value
@@ -211,7 +217,7 @@ def _was_moved_before(booking: Payload) -> bool:
 
 
 def _is_of_series(booking: Payload) -> bool:
-    """May others have been cancelled with it? Not where they have seats, unless that is said."""
+    """Return whether later bookings may be cancelled, too. With seats, only if the event says so."""
     together = [booking.at(name).boolean() for name in ("allRemainingBookings", "cancelSubsequentBookings")]
     may_be = booking.at("recurringEvent").value and not _has_seats(booking)
     return True in together or bool(may_be and False not in together)
@@ -221,18 +227,18 @@ def _is_of_series(booking: Payload) -> bool:
 
 
 def _has_seats(booking: Payload) -> bool:
-    """`seatsPerTimeSlot`, or else what only a booking with seats has."""
+    """Return whether `seatsPerTimeSlot` is above 1; without it, whether there are fields that only seats have."""
     for place in (booking, booking.at("eventType")):
         if (seats := place.at("seatsPerTimeSlot").integer()) is not None:
             return seats > 1
-    held = [booking.at("attendeeSeatId").value, booking.at("seatsReferences").value]
-    return any(held) or any(attendee.at("bookingSeat").value for attendee in booking.at("attendees"))
+    seat_fields = [booking.at("attendeeSeatId").value, booking.at("seatsReferences").value]
+    return any(seat_fields) or any(attendee.at("bookingSeat").value for attendee in booking.at("attendees"))
 
 
-def _seats(event: Event, kind: str, booking: Payload) -> list[VisitChange] | Ignored:
-    match kind:
+def _seats(event: Event, event_type: str, booking: Payload) -> list[VisitChange] | Ignored:
+    match event_type:
         case "BOOKING_CREATED":
-            return [*_taken(event, booking), _no_visit(event, booking)]
+            return [*_seats_created(event, booking), _no_visit(event, booking)]
         case "BOOKING_RESCHEDULED":
             return [*_moved(event, booking), _no_visit(event, booking)]
         case "BOOKING_CANCELLED" | "BOOKING_REJECTED":
@@ -241,51 +247,51 @@ def _seats(event: Event, kind: str, booking: Payload) -> list[VisitChange] | Ign
                 change
                 for seat in seats
                 for change in (
-                    replace(seat.said(event), action="cancel", date_cancelled=happened_at),
-                    *seat.from_before(uid, happened_at),
+                    replace(seat.change(event), action="cancel", date_cancelled=happened_at),
+                    *seat.end_booking_visit(uid, happened_at),
                 )
             ]
         case "BOOKING_REQUESTED" if _is_moved(booking):
             seats, uids = _holders(booking), (booking.at("uid").text(), _continues(booking))
-            return [change for seat in seats for uid in uids if uid for change in seat.given_up(event, uid)]
+            return [change for seat in seats for uid in uids if uid for change in seat.end_visit(event, uid)]
         case "BOOKING_PAID":
             return _seat_paid(event, booking)
         case "BOOKING_NO_SHOW_UPDATED":
             return _marks(event, booking, has_seats=True)
         case "MEETING_ENDED":
             return [change for seat in _holders(booking) for change in seat.ended()]
-    return Ignored(kind)
+    return Ignored(event_type)
 
 
-def _taken(event: Event, booking: Payload) -> Iterator[VisitChange]:
-    """Whoever took a seat, and who holds one already."""
+def _seats_created(event: Event, booking: Payload) -> Iterator[VisitChange]:
+    """Return a create for the new holder of a seat, and an update for the others."""
     seats = _holders(booking)
     seat_id, booker = booking.at("attendeeSeatId").text(), _lower(_response(booking, "email"))
     for seat in seats:
-        # Older versions name the seat, and the booker, of the first booker: the new one is the last in the list.
+        # In older versions seat and booker are those of the first booker: the new holder is the last in the list.
         is_new = seat is seats[-1] or seat.address == booker or (seat_id and seat.id == seat_id)
-        said = seat.said(event)
-        yield replace(said, action="create", date_cancelled=None, no_show=None) if is_new else said
+        change = seat.change(event)
+        yield replace(change, action="create", date_cancelled=None, no_show=None) if is_new else change
 
 
 def _moved(event: Event, booking: Payload) -> Iterator[VisitChange]:
     old, seats = _continues(booking), _holders(booking)
     mover = _lower(booking.at("rescheduledBy").text())
-    by_one = mover in [seat.address for seat in seats]
+    moved_by_holder = mover in [seat.address for seat in seats]
     for seat in seats:
-        said = seat.said(event)
-        if not old and _old_uid(booking):  # by the host, all at once, and the booking keeps its uid
-            yield replace(said, time_completed=None, no_show=None)
-        elif by_one and seat.address != mover:
-            yield said
+        change = seat.change(event)
+        if not old and _old_uid(booking):  # the host moved all seats at once, and the uid did not change
+            yield replace(change, time_completed=None, no_show=None)
+        elif moved_by_holder and seat.address != mover:
+            yield change
         else:
-            yield replace(said, action="create", time_completed=None, date_cancelled=None, no_show=None)
+            yield replace(change, action="create", time_completed=None, date_cancelled=None, no_show=None)
             if old:
-                yield from seat.given_up(event, old)
+                yield from seat.end_visit(event, old)
 
 
 def _no_visit(event: Event, booking: Payload) -> VisitChange:
-    """The booking itself, which some events do not tell from one without seats."""
+    """Cancel the visit of the booking itself, which events without a sign of seats may update."""
     happened_at = _happened_at(event)
     uid = booking.at("uid").required_text()
     return VisitChange(
@@ -296,16 +302,16 @@ def _no_visit(event: Event, booking: Payload) -> VisitChange:
 def _seat_paid(event: Event, booking: Payload) -> list[VisitChange]:
     seats = _holders(booking)
     if len(seats) > 1:
-        raise Untranslatable(A_SEAT_PAID)
+        raise Untranslatable(SEAT_PAID)
     is_pending = booking.at("status").text() == "PENDING"
-    said = seats[0].bare(event) if is_pending else seats[0].said(event)
-    before = seats[0].from_before(booking.at("uid").required_text(), _happened_at(event))
-    return [replace(said, amount_collected=_paid(booking)), *before]
+    change = seats[0].base_change(event) if is_pending else seats[0].change(event)
+    booking_ended = seats[0].end_booking_visit(booking.at("uid").required_text(), _happened_at(event))
+    return [replace(change, amount_collected=_paid(booking)), *booking_ended]
 
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """Somebody's place in a booking. address: in small letters; Cal.com makes one up for a phone number."""
+    """A person's seat in a booking. address: in lower case; Cal.com makes one up for a phone number."""
 
     booking: Payload
     attendee: Payload
@@ -319,27 +325,27 @@ class Seat:
     def visit_id(self) -> str:
         return attendee_visit_id(self.booking.at("uid").required_text(), self.address)
 
-    def bare(self, event: Event) -> VisitChange:
+    def base_change(self, event: Event) -> VisitChange:
         return VisitChange(action="update", visit_id=self.visit_id, version=unix_microseconds(_happened_at(event)))
 
-    def said(self, event: Event) -> VisitChange:
+    def change(self, event: Event) -> VisitChange:
         start = self.booking.at("startTime").required_time()
-        return replace(self.bare(event), contact=self.contact(), time_scheduled=start)
+        return replace(self.base_change(event), contact=self.contact(), time_scheduled=start)
 
-    def given_up(self, event: Event, uid: str) -> list[VisitChange]:
-        """That its holder has none in that booking."""
+    def end_visit(self, event: Event, uid: str) -> list[VisitChange]:
+        """Cancel the holder's visit in the booking `uid`."""
         visit_id, left_at = attendee_visit_id(uid, self.address), _happened_at(event)
-        left = VisitChange(
+        end = VisitChange(
             action="cancel", visit_id=visit_id, version=unix_microseconds(left_at), date_cancelled=left_at
         )
-        return [left, *self.from_before(uid, left_at)]
+        return [end, *self.end_booking_visit(uid, left_at)]
 
-    def from_before(self, uid: str, at: datetime) -> list[VisitChange]:
-        """That no visit of the whole booking is its holder's: there is one if the booking had no seats when it was made."""
+    def end_booking_visit(self, uid: str, at: datetime) -> list[VisitChange]:
+        """Cancel the holder's visit of the whole booking, which exists if the booking had no seats when it was made."""
         if self.address.endswith(MADE_UP):
             return []
-        off = VisitChange(action="cancel", visit_id=uid, version=unix_microseconds(at), date_cancelled=at)
-        return [replace(off, **_only_for(self.address))]
+        cancel = VisitChange(action="cancel", visit_id=uid, version=unix_microseconds(at), date_cancelled=at)
+        return [replace(cancel, **_only_for(self.address))]
 
     def contact(self) -> Contact:
         is_booker = self.address == _lower(_response(self.booking, "email"))
@@ -347,10 +353,10 @@ class Seat:
         return _person(self.attendee, self.attendee.at("email").text(), phone)
 
     def ended(self) -> list[VisitChange]:
-        """That its time is over, and who held it. A host among the attendees holds no seat: it belongs to nobody then."""
+        """Return the changes at the end of the booking. A host among the attendees has no seat, so no visit is created."""
         ended_at = self.booking.at("endTime").required_time()
         missed = self.attendee.at("noShow").boolean()
-        over = VisitChange(
+        ended = VisitChange(
             action="update",
             visit_id=self.visit_id,
             version=unix_microseconds(ended_at),
@@ -359,7 +365,7 @@ class Seat:
             **_only_for(self.address),
         )
         if not self._is_surely_held:
-            return [over]
+            return [ended]
         booked = VisitChange(
             action="update",
             visit_id=self.visit_id,
@@ -367,16 +373,16 @@ class Seat:
             contact=self.contact(),
             time_scheduled=self.booking.at("startTime").time() or UNSET,
         )
-        return [booked, over, *self.from_before(self.booking.at("uid").required_text(), ended_at)]
+        return [booked, ended, *self.end_booking_visit(self.booking.at("uid").required_text(), ended_at)]
 
     @property
     def _is_surely_held(self) -> bool:
-        kind = self.booking.at("eventType")
-        return bool(self.attendee.at("bookingSeat").value or (kind.value and not kind.at("team").value))
+        event_type = self.booking.at("eventType")
+        return bool(self.attendee.at("bookingSeat").value or (event_type.value and not event_type.at("team").value))
 
 
 def _holders(booking: Payload) -> list[Seat]:
-    """Each address once. Raises Untranslatable if there is nobody."""
+    """Return the seats, one for each address. Raise Untranslatable if there are none."""
     attendees = {address: attendee for attendee in _guests(booking) if (address := _address(attendee))}
     if not attendees:
         raise booking.at("attendees").unexpected("somebody who holds a seat")
@@ -384,14 +390,14 @@ def _holders(booking: Payload) -> list[Seat]:
 
 
 def _guests(booking: Payload) -> list[Payload]:
-    """Without the hosts of a team, who are attendees too."""
+    """Return the attendees without the hosts of a team, who are attendees, too."""
     attendees = list(booking.at("attendees"))
     if seated := [attendee for attendee in attendees if attendee.at("bookingSeat").value]:
         return seated
     hosts = [booking.at("organizer", "email"), booking.at("user", "email"), booking.at("userPrimaryEmail")]
     hosts += [member.at("email") for member in booking.at("team", "members")]
-    theirs = {_lower(host.text()) for host in hosts} - {""}
-    return [attendee for attendee in attendees if _lower(attendee.at("email").text()) not in theirs]
+    host_emails = {_lower(host.text()) for host in hosts} - {""}
+    return [attendee for attendee in attendees if _lower(attendee.at("email").text()) not in host_emails]
 
 
 def _address(attendee: Payload) -> str | None:
@@ -400,7 +406,7 @@ def _address(attendee: Payload) -> str | None:
     return email if "@" in email else f"{digits}{MADE_UP}" if digits else None
 
 
-#: `15550100001@sms.cal.com` is made up for somebody who left a phone number only (contructEmailFromPhoneNumber).
+#: Cal.com makes up `15550100001@sms.cal.com` for people with a phone number only (contructEmailFromPhoneNumber).
 MADE_UP = "@sms.cal.com"
 
 
@@ -408,7 +414,7 @@ MADE_UP = "@sms.cal.com"
 
 
 def _marks(event: Event, booking: Payload, has_seats: bool = False) -> list[VisitChange] | Ignored:
-    """Only the attendees whose mark changed are named: the customer, guests, or holders of seats."""
+    """Return a change for each attendee in the event: customer, guest, or holder of a seat whose mark changed."""
     uid, missed_at = booking.at("bookingUid").required_text(), _happened_at(event)
     changes = []
     for attendee in booking.at("attendees"):
@@ -429,7 +435,7 @@ def _marks(event: Event, booking: Payload, has_seats: bool = False) -> list[Visi
 
 
 def _only_for(address: str) -> dict[str, Any]:
-    """For the visit of the person with this address. One that is made up is no guest's, and in no contact."""
+    """Restrict a change to the visit of this address. A made-up address needs no restriction, and is in no contact."""
     return {} if address.endswith(MADE_UP) else {"contact": Contact(email=address), "only_for_contact": True}
 
 
@@ -441,10 +447,10 @@ def _is_nameless(booking: Payload) -> bool:
 
 
 def _paid(booking: Payload) -> Decimal | Unset:
-    """The payment where it is there, else the event type's price.
+    """Return the amount of the payment if the event has it, else the event type's price.
 
-    BOOKING_PAID also comes when a card is only held against a no-show; then the payment that `metadata` describes has
-    no `externalId`, because none succeeded.
+    BOOKING_PAID is also sent when a card is only held against a no-show; then the payment in `metadata` has no
+    `externalId`, because none succeeded.
     """
     payment = booking.at("paymentData")
     if payment.at("success").boolean() is not None:
@@ -455,8 +461,8 @@ def _paid(booking: Payload) -> Decimal | Unset:
 
 
 def _collected(payments: Iterable[Payload]) -> Decimal | Unset:
-    kept = [paid for paid in payments if paid.at("success").boolean() and not paid.at("refunded").boolean()]
-    return sum((_money(paid.at("amount"), paid) for paid in kept), Decimal()) or UNSET
+    collected = [paid for paid in payments if paid.at("success").boolean() and not paid.at("refunded").boolean()]
+    return sum((_money(paid.at("amount"), paid) for paid in collected), Decimal()) or UNSET
 
 
 def _money(amount: Payload, beside: Payload) -> Decimal:
@@ -468,7 +474,7 @@ def _money(amount: Payload, beside: Payload) -> Decimal:
 
 
 def _customer(booking: Payload) -> Payload:
-    """The attendee who booked: guests are attendees too, and in MEETING_ENDED the hosts of a team."""
+    """Return the attendee who booked: guests are attendees, too, and in MEETING_ENDED the hosts of a team."""
     attendees, booker = list(booking.at("attendees")), _response(booking, "email")
     for attendee in attendees:
         if booker and _lower(attendee.at("email").text()) == _lower(booker):
@@ -481,7 +487,7 @@ def _lower(text: str | None) -> str:
 
 
 def _response(booking: Payload, name: str) -> str | None:
-    """An answer on the booking form; `{"label": …, "value": …}`, or in old MEETING_ENDED the value itself."""
+    """Return an answer on the booking form: `{"label": …, "value": …}`, or in old MEETING_ENDED the value itself."""
     answer = booking.at("responses", name)
     return (answer.at("value") if isinstance(answer.value, dict) else answer).text()
 
@@ -497,7 +503,7 @@ def _contact(booking: Payload) -> Contact:
 
 
 def _person(attendee: Payload, email: str | None, phone: str | None) -> Contact:
-    """phone: where the attendee has none."""
+    """Return the contact of an attendee. phone: the fallback if the attendee has none."""
     first, last = attendee.at("firstName").text(), attendee.at("lastName").text()
     if not (first or last):
         first, last = [*(attendee.at("name").text() or "").rsplit(maxsplit=1), None, None][:2]

@@ -2,9 +2,9 @@
 
 From https://developer.calendly.com/api-docs/overview/webhooks and "Webhook Payloads for Rescheduled Events" there:
 `created_at` at the top is when the event happened; times are UTC. Many invitees share a group event, so the visit is
-the invitee, not the event. There is no event for a move: the old invitee is canceled with `rescheduled` and
-`new_invitee`, the new one is created with `old_invitee`, in either order. There is none for a completion or a later
-payment either.
+the invitee, not the event. There is no event for a reschedule: the old invitee is canceled with `rescheduled` and
+`new_invitee`, and the new invitee is created with `old_invitee`, in either order. There is no event for a completion or
+a later payment either.
 
 Second-hand (the Ruby gem `calendly` and integrations in public code): what `invitee_no_show.…` carries. Some show the
 InviteeNoShow (`uri`, `invitee`, `created_at`), others the whole invitee with `no_show` in it; both are read. So is the
@@ -24,18 +24,18 @@ from app.webhooks.signatures.scheme import MIN_CHOSEN_SECRET_BYTES
 from app.webhooks.source import Ignored, Source
 
 SETUP = """
-1. Calendly makes webhooks through its API only, on a paid plan. In Integrations, "API and webhooks", make a personal
-   access token as an owner or admin of the organization.
+1. Webhooks of Calendly need a paid plan and are created through its API only. In Integrations, "API and webhooks",
+   create a personal access token as an owner or admin of the organization.
 2. Make up a signing key (32 random characters or more) and set it as HOOKS__CALENDLY__SECRETS. Without a signing key
-   Calendly signs nothing, and we refuse everything.
-3. GET https://api.calendly.com/users/me with that token, and note `current_organization` in the answer.
+   Calendly signs nothing, and Doorbell rejects every delivery.
+3. GET https://api.calendly.com/users/me with that token, and note `current_organization` in the response.
 4. POST JSON to https://api.calendly.com/webhook_subscriptions with `url` {url}, `organization` from step 3, `scope`
    "organization", `signing_key` from step 2, and `events`: invitee.created, invitee.canceled, invitee_no_show.created,
    invitee_no_show.deleted.
-5. After failing for 24 hours Calendly disables a subscription for good: then do step 4 again.
+5. After 24 hours of failures Calendly disables a subscription for good: then do step 4 again.
 
-Calendly does not tell when a meeting is over, so a review request counts from its start. Of money it knows only what
-was paid while booking.
+Calendly does not send the end of a meeting, so a review request counts from its start. It only sends payments that were
+made while booking.
 """
 
 SOURCE = Source(
@@ -61,22 +61,22 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
             return [_booked(event, payload)]
         case "invitee.canceled" if not payload.at("rescheduled").boolean():
             cancelled_at = payload.at("cancellation", "created_at").time() or _happened_at(event)
-            return [replace(_known(event, payload), action="cancel", date_cancelled=cancelled_at)]
+            return [replace(_update(event, payload), action="cancel", date_cancelled=cancelled_at)]
         case "invitee.canceled" if payload.at("new_invitee"):
             return [_moved_away(event, payload)]
         case "invitee.canceled":
             return Ignored("invitee.canceled: rescheduled")
         case "invitee_no_show.created":
-            invitee = _missing(payload)
+            invitee = _no_show_invitee(payload)
             missed_at = invitee.at("no_show", "created_at").time() or _happened_at(event)
-            return [replace(_known(event, invitee), no_show=missed_at)]
+            return [replace(_update(event, invitee), no_show=missed_at)]
         case "invitee_no_show.deleted":
-            return [replace(_known(event, _missing(payload)), no_show=None)]
+            return [replace(_update(event, _no_show_invitee(payload)), no_show=None)]
     return Ignored(kind)
 
 
-def _known(event: Event, invitee: Payload) -> VisitChange:
-    """What every event knows of its invitee, of whom it may know the URI only."""
+def _update(event: Event, invitee: Payload) -> VisitChange:
+    """Return an update with the fields of the invitee. The event may have no more than the invitee's URI."""
     return VisitChange(
         action="update",
         visit_id=_invitee_id(invitee.at("uri") if isinstance(invitee.value, dict) else invitee),
@@ -89,7 +89,7 @@ def _known(event: Event, invitee: Payload) -> VisitChange:
 def _booked(event: Event, invitee: Payload) -> VisitChange:
     old = invitee.at("old_invitee")
     return replace(
-        _known(event, invitee),
+        _update(event, invitee),
         action="create",
         previous_visit_id=_invitee_id(old) if old else None,
         time_scheduled=invitee.at("scheduled_event", "start_time").required_time(),
@@ -100,7 +100,7 @@ def _booked(event: Event, invitee: Payload) -> VisitChange:
 
 
 def _moved_away(event: Event, invitee: Payload) -> VisitChange:
-    """Half of a reschedule: nothing is cancelled, the visit goes on under the new invitee."""
+    """Return the link of a reschedule: nothing is cancelled, the visit continues under the new invitee."""
     return VisitChange(
         action="update",
         visit_id=_invitee_id(invitee.at("new_invitee")),
@@ -109,8 +109,8 @@ def _moved_away(event: Event, invitee: Payload) -> VisitChange:
     )
 
 
-def _missing(payload: Payload) -> Payload:
-    """Who did not come: an InviteeNoShow points at the invitee, by URI or by an object with one."""
+def _no_show_invitee(payload: Payload) -> Payload:
+    """Return the invitee who did not come: an InviteeNoShow has the URI, or an object with the URI."""
     return payload.at("invitee") or payload
 
 
@@ -119,15 +119,15 @@ def _happened_at(event: Event) -> datetime:
 
 
 def _invitee_id(uri: Payload) -> str:
-    """`https://api.calendly.com/scheduled_events/{event}/invitees/{invitee}`"""
-    found = re.search(r"/invitees/([^/?#\s]+)/?$", uri.required_text())
-    if not found:
+    """Extract the id from `https://api.calendly.com/scheduled_events/{event}/invitees/{invitee}`."""
+    match = re.search(r"/invitees/([^/?#\s]+)/?$", uri.required_text())
+    if not match:
         raise uri.unexpected("the URI of an invitee")
-    return found[1]
+    return match[1]
 
 
 def _amount(payment: Payload) -> Decimal | Unset:
-    """`amount` is in whole currency units, 75.5 for 75.50."""
+    """Return `amount`, which is in whole currency units: 75.5 for 75.50."""
     amount = payment.at("amount").amount() if payment.at("successful").boolean() else None
     return UNSET if amount is None else amount
 
@@ -145,13 +145,13 @@ _LOOKS_LIKE_A_PHONE = re.compile(r"[+(]?[0-9][0-9 ()./-]{5,24}")
 
 
 def _phone(invitee: Payload) -> str | None:
-    """For reminders by text message; else an answer on the booking form; else the number that the host calls."""
+    """Return the number for text reminders, else an answer on the booking form, else the number that the host calls."""
     reminder = invitee.at("text_reminder_number").text()
     if reminder:
         return reminder
-    for asked in invitee.at("questions_and_answers"):
-        answer = asked.at("answer").text() or ""
-        if _ASKS_FOR_A_PHONE.search(asked.at("question").text() or "") and _LOOKS_LIKE_A_PHONE.fullmatch(answer):
+    for answer_item in invitee.at("questions_and_answers"):
+        answer = answer_item.at("answer").text() or ""
+        if _ASKS_FOR_A_PHONE.search(answer_item.at("question").text() or "") and _LOOKS_LIKE_A_PHONE.fullmatch(answer):
             return answer
     location = invitee.at("scheduled_event", "location")
     return location.at("location").text() if location.at("type").text() == "outbound_call" else None

@@ -2,28 +2,27 @@
 
 From https://docs.cronofy.com/developers (push-notifications, embedded-scheduler/receiving-updates,
 workflow-triggers/scheduling-triggers, smart-invites/invite-callback): the header is a list of signatures in base64, one
-for each client secret that is active. Three products ring in three shapes, and each knows a part of a visit only:
+for each client secret that is active. Three products send three formats, and each has only a part of a visit:
 
 - the Scheduler (`scheduling_request_time_chosen`): the person, and the time of the webhook (`triggered_at`, which
-  orders). The documented example has no chosen time; it is read where an event has one, as everywhere else at Cronofy;
-- Real-Time Scheduling, without `notification`: the time, not who;
-- Smart Invites: who, and whether they come; not the time. A `proposal` is a wish and changes nothing.
+  orders). The documented example has no chosen time; it is read if an event has one, as everywhere else at Cronofy;
+- Real-Time Scheduling, without `notification`: the time, not the person;
+- Smart Invites: the person and their reply; not the time. A `proposal` is only a request and changes nothing.
 
-The last two go by an id of the caller's own: given the same, they meet in one visit, and neither speaks of what the other
-knows. They carry no clock, so the moment of their arrival orders, and the same a second time, to the byte, is taken for
-a retry. A visit without a time or without an address waits for it, and is parked after a day. What calendars tell of
-their changes (`change`) names no visit.
+The last two use an id that the caller chooses: with the same id, they describe the same visit, and their fields do not
+overlap. They have no time, so the time of arrival orders, and an identical delivery counts as a retry. A visit without a
+time or without an address waits for it, and is parked after a day. Changes of calendars (`change`) name no visit.
 
-Several people are several visits where the delivery tells both who and when: recipients of a Scheduler request who may each
-choose the time have the request's id with their address behind it; one alone has the request's id. Of several recipients
-of whom none may choose, the customer cannot be told, and the request is parked.
+Several people are several visits if the delivery has both the people and the time: recipients of a Scheduler request
+who may each choose the time have the request's id with their address after it; a single recipient has the request's id.
+If there are several recipients and none may choose, the customer is unknown, and the request is parked.
 
-An invite does not tell the time, so its visit has the id under which Real-Time Scheduling tells it, which is
-`smart_invite_id`, without the recipient: the first delivery cannot know whether the caller invites others under it. If so,
-the visit stays the first recipient's, the answers of the others do not touch it, and the visit is parked so that an
-operator sees them. An invite that names several recipients at once (`recipients`, `replies`) is parked.
+An invite has no time, so its visit needs the id that Real-Time Scheduling uses: `smart_invite_id`, without the
+recipient. The first delivery does not show whether the caller invites others under the same id. If so, the visit belongs
+to the first recipient, the replies of the others do not change it, and it is parked so that an operator sees them. An
+invite with several recipients at once (`recipients`, `replies`) is parked.
 
-Recalled: the Scheduler's events besides that one. What calls itself cancelled or declined is a cancel, a
+Recalled: the other events of the Scheduler. A name with `cancelled` or `declined` is a cancel,
 `scheduling_request_rescheduled` is a chosen time; anything else is ignored.
 """
 
@@ -38,19 +37,18 @@ from app.webhooks.source import Ignored, Source
 
 SETUP = """
 1. Set HOOKS__CRONOFY__SECRETS to your application's client secret (Cronofy's developer dashboard, Credentials). While
-   secrets rotate, any that is active will do.
-2. Where you ask for times or send invites yourself, give {url} as `callback_url` of the Smart Invite and as
-   `callback_urls.completed_url` of Real-Time Scheduling, both with the same id of your own for the same appointment
-   (`smart_invite_id` and `event.event_id`), a new one for each appointment and each guest. One without the other lacks
-   the time or the guest.
+   secrets rotate, use any active secret.
+2. If you use Smart Invites and Real-Time Scheduling, set {url} as `callback_url` of the Smart Invite and as
+   `callback_urls.completed_url` of Real-Time Scheduling. Choose a new id for each appointment and each guest, and use
+   the same id in both (`smart_invite_id` and `event.event_id`): each of the two alone lacks the time or the guest.
 3. For the embedded Scheduler, paste {url} as "Embed webhook callback URL" in the same place.
-4. Make no notification channel with this address: a channel only says that some calendar changed, which is ignored here,
-   and after a day of failures Cronofy closes it for good.
+4. Do not create a notification channel with this address: a channel only announces that a calendar changed, which
+   Doorbell ignores, and after a day of failures Cronofy closes it for good.
 
-Cronofy tells neither completions nor no-shows nor money, so a review request counts from the start. An invite that you
-cancel through its API is not told either. Of several guests invited under one id only the first has a visit, and it needs
-your attention in the console. A guest who accepts, declines, and accepts again in the same words stays
-declined: the last answer reads like the first, and no time tells them apart.
+Cronofy sends no completions, no-shows and payments, so a review request counts from the start. It does not announce an
+invite that you cancel through its API either. If several guests are invited under one id, only the first has a visit,
+and it needs your attention in the console. A guest who accepts, declines and accepts again with the same text stays
+declined: the last reply is identical to the first, and has no time.
 """
 
 SOURCE = Source(
@@ -70,10 +68,10 @@ CALLED_OFF = {f"scheduling_request_{word}" for word in ("cancelled", "canceled",
 def translate(event: Event) -> list[VisitChange] | Ignored:
     kind = event.data.at("notification", "type")
     if not kind and event.data.at("event"):
-        return _picked(event)
+        return _slot_chosen(event)
     match kind.required_text():
         case "smart_invite":
-            return [_answered(event, event.data.at("smart_invite"))]
+            return [_invite_reply(event, event.data.at("smart_invite"))]
         case name if name in CHOSEN:
             return _chosen(event, event.data.at("scheduling_request"))
         case name if name in CALLED_OFF:
@@ -86,47 +84,49 @@ def _chosen(event: Event, request: Payload) -> list[VisitChange] | Ignored:
     selection = request.at("slot_selection").text() or "complete"
     if selection != "complete":
         return Ignored(f"slot selection {selection}")
-    if not _who_chooses(request) and len(_recipients(request)) > 1:
-        raise Untranslatable("several recipients, and none may choose the time: the customer cannot be told")
+    if not _slot_selectors(request) and len(_recipients(request)) > 1:
+        raise Untranslatable("several recipients, and none may choose the time: the customer is unknown")
     start = _start(event, request.at("event"))
-    return [replace(known, time_scheduled=start, date_cancelled=None) for known in _requested(event, request)]
+    return [replace(change, time_scheduled=start, date_cancelled=None) for change in _requested(event, request)]
 
 
 def _called_off(event: Event, request: Payload) -> list[VisitChange]:
-    """Where nobody is marked as choosing the time any more, for all who may have been."""
-    at, known = _triggered_at(event), _requested(event, request)
-    asked = _recipients(request)
-    if not _who_chooses(request) and len(asked) > 1:
+    """Return a cancel for each visit of the request; without a slot selector, for every recipient."""
+    at, changes = _triggered_at(event), _requested(event, request)
+    recipients = _recipients(request)
+    if not _slot_selectors(request) and len(recipients) > 1:
         id = request.at("scheduling_request_id").required_text()
-        known += [replace(known[0], visit_id=attendee_visit_id(id, email)) for email in asked]
-    return [replace(one, action="cancel", date_cancelled=at) for one in known]
+        changes += [replace(changes[0], visit_id=attendee_visit_id(id, email)) for email in recipients]
+    return [replace(change, action="cancel", date_cancelled=at) for change in changes]
 
 
 def _requested(event: Event, request: Payload) -> list[VisitChange]:
-    """For each recipient who may choose the time; else for the only one who is asked, or for somebody unknown."""
-    id, asked = request.at("scheduling_request_id").required_text(), _recipients(request)
-    people = _who_chooses(request) or asked
-    known = VisitChange(action="update", visit_id=id, version=unix_microseconds(_triggered_at(event)))
-    if not people or (len(people) > 1 and people is asked):
-        return [known]
+    """Return an update for each recipient who may choose the time; else for the only recipient, or without a contact."""
+    id, recipients = request.at("scheduling_request_id").required_text(), _recipients(request)
+    people = _slot_selectors(request) or recipients
+    base = VisitChange(action="update", visit_id=id, version=unix_microseconds(_triggered_at(event)))
+    if not people or (len(people) > 1 and people is recipients):
+        return [base]
     phone = _phone(request) if len(people) == 1 else None
-    changes = {email: replace(known, contact=_contact(person, phone)) for email, person in people.items()}
+    changes = {email: replace(base, contact=_contact(person, phone)) for email, person in people.items()}
     if len(changes) == 1:
         return list(changes.values())
     return [replace(change, visit_id=attendee_visit_id(id, email)) for email, change in changes.items()]
 
 
 def _recipients(request: Payload) -> dict[str, Payload]:
-    """By their addresses, each once."""
-    found: dict[str, Payload] = {}
-    for one in request.at("recipients"):
-        if email := one.at("email").text():
-            found.setdefault(email.lower(), one)
-    return found
+    """Return the recipients by address, each once."""
+    by_email: dict[str, Payload] = {}
+    for recipient in request.at("recipients"):
+        if email := recipient.at("email").text():
+            by_email.setdefault(email.lower(), recipient)
+    return by_email
 
 
-def _who_chooses(request: Payload) -> dict[str, Payload]:
-    return {email: one for email, one in _recipients(request).items() if one.at("slot_selector").boolean()}
+def _slot_selectors(request: Payload) -> dict[str, Payload]:
+    return {
+        email: recipient for email, recipient in _recipients(request).items() if recipient.at("slot_selector").boolean()
+    }
 
 
 def _triggered_at(event: Event) -> datetime:
@@ -134,8 +134,8 @@ def _triggered_at(event: Event) -> datetime:
 
 
 def _phone(request: Payload) -> str | None:
-    asked = request.at("event", "metadata", "scheduler")
-    phones = (asked.at("captured_data.phone_number").value, asked.at("captured_data", "phone_number").value)
+    scheduler = request.at("event", "metadata", "scheduler")
+    phones = (scheduler.at("captured_data.phone_number").value, scheduler.at("captured_data", "phone_number").value)
     return next((phone for phone in phones if isinstance(phone, str)), None)
 
 
@@ -144,29 +144,29 @@ def _contact(guest: Payload, phone: str | None = None) -> Contact:
     return Contact(email=guest.at("email").text(), first_name=first, last_name=last, phone=phone)
 
 
-def _start(event: Event, about: Payload) -> datetime | Unset:
-    """A time with its zone beside it, or the time alone."""
-    start = about.at("start")
+def _start(event: Event, details: Payload) -> datetime | Unset:
+    """Return the start, which is an object with a time and a zone, or a time."""
+    start = details.at("start")
     return (start.at("time") if isinstance(start.value, dict) else start).time(event.zone) or UNSET
 
 
-def _picked(event: Event) -> list[VisitChange] | Ignored:
-    """Real-Time Scheduling: a slot was picked, or none would do. Whether the guest comes is for the invite to say."""
-    about = event.data.at("event")
-    start = _start(event, about)
+def _slot_chosen(event: Event) -> list[VisitChange] | Ignored:
+    """Translate an event of Real-Time Scheduling: a slot was chosen, or none. The guest's reply is in the invite."""
+    details = event.data.at("event")
+    start = _start(event, details)
     if start is UNSET:
         return Ignored("no time was chosen")
     return [
         VisitChange(
             action="create",
-            visit_id=about.at("event_id").required_text(),
+            visit_id=details.at("event_id").required_text(),
             version=unix_microseconds(event.received_at),
             time_scheduled=start,
         )
     ]
 
 
-def _answered(event: Event, invite: Payload) -> VisitChange:
+def _invite_reply(event: Event, invite: Payload) -> VisitChange:
     if len(list(invite.at("recipients"))) > 1 or len(list(invite.at("replies"))) > 1:
         raise Untranslatable("an invite with several recipients: an invite's id stands for one visit")
     recipient = invite.at("recipient") or invite.at("reply")

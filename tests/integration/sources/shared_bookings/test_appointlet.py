@@ -59,7 +59,7 @@ async def test_a_meeting_of_one_ends_with_a_cancel_that_lists_nobody(world: Book
 
     assert [] == await world.in_every_order("appointlet", [made, gone])
     assert [] == await world.in_every_order("appointlet", [made, moved, gone])
-    assert ["a meeting ended, and whose visits end with it is not told"] == await world.parked()
+    assert ["a meeting was cancelled, and the event does not list its attendees"] == await world.parked()
 
 
 async def test_a_second_booking_of_one_meeting_is_a_second_visit(world: BookingWorld) -> None:
@@ -83,7 +83,7 @@ async def test_whatever_cannot_be_told_apart_is_an_operators(world: BookingWorld
     await world.process("appointlet", attendee("cancelled", 4, ADA, meeting=None))
     await world.process("appointlet", attendee("cancelled", 5, None))
     assert [
-        "a meeting ended, and whose visits end with it is not told",
+        "a meeting was cancelled, and the event does not list its attendees",
         "entity.attendees: expected the attendees, found list of length 0",
         "entity.meeting: expected the meeting that the attendee left, found nothing",
         "an attendee has neither an e-mail address nor an id",
@@ -93,4 +93,4 @@ async def test_whatever_cannot_be_told_apart_is_an_operators(world: BookingWorld
 async def test_a_delivery_of_a_legacy_account_is_an_operators(world: BookingWorld) -> None:
     await world.process("appointlet", {"type": "booking", "action": "created", "data": {"id": 1, "email": ADA}})
 
-    assert ["a booking of a legacy account, whose webhooks are not understood"] == await world.parked()
+    assert ["a booking of a legacy account, whose webhooks are not supported"] == await world.parked()

@@ -213,7 +213,7 @@ async def test_a_seat_without_an_address_is_nobody_elses(world: BookingWorld) ->
     assert ["contact_unknown"] == [
         (await world.ledger.load_task(work)).reason for work in await world.ledger.task_ids("waiting")
     ]
-    assert ["an attendee has neither an e-mail address nor a phone number to be told by"] == await world.parked()
+    assert ["an attendee has neither an e-mail address nor a phone number"] == await world.parked()
     assert not [key for key in await world.redis.command("KEYS", "*") if b"5550100002" in key or b"@" in key]
 
 
@@ -221,7 +221,7 @@ async def test_a_payment_for_one_of_several_seats_is_an_operators(world: Booking
     paid = {"paymentId": 9, "paymentData": {"amount": 7550, "currency": "usd", "success": True, "refunded": False}}
 
     await world.process("calcom", *TAKEN[:2], seats("BOOKING_PAID", 4, "u1", [ADA, BOB], **paid))
-    assert ["a payment for one of several seats, and for which is not told"] == await world.parked()
+    assert ["a payment for one of several seats, and the event does not name the seat"] == await world.parked()
     assert not any(visit.get("amount_collected") for visit in world.harness.visits())
 
     await world.process("calcom", seats("BOOKING_CREATED", 5, "u3", [CY]), seats("BOOKING_PAID", 6, "u3", [CY], **paid))
@@ -270,7 +270,7 @@ REASON = {
     "responses": {"email": {"value": ADA}, "rescheduleReason": {"label": "reason_for_reschedule", "value": "Ill"}}
 }
 
-UNNAMED = "a booking was moved, and the old one is not named: the visit at the old time must be cancelled by hand"
+UNNAMED = "a booking was moved, and the event does not name the old one: cancel the visit at the old time by hand"
 
 
 @pytest.mark.parametrize(
@@ -342,7 +342,7 @@ async def test_a_series_that_is_cancelled_at_once_is_an_operators(world: Booking
 
     assert [("ada", FIRST), ("ada", THIRD)] == world.review_requests(), "the one that is named is cancelled at once"
     assert [
-        "a booking of a series was cancelled, and all that remain may be too: they are not named"
+        "a booking of a series was cancelled; all later ones may be, too, but the event does not name them"
     ] == await world.parked()
 
 
