@@ -14,7 +14,7 @@ from app.settings.model import Settings
 
 NOTHING_TO_DISCARD, CHANGED_SINCE_PLAN = "nothing_to_discard", "changed_since_plan"
 FINAL_STATES = ("done", "discarded")
-#: By the ledger's answer, which otherwise is a number of changes.
+#: By the result of Ledger.discard; other results are the number of discarded changes.
 SKIP_REASONS = {0: NOTHING_TO_DISCARD, -1: "running", -2: CHANGED_SINCE_PLAN}
 
 
@@ -30,7 +30,7 @@ class Discard:
             yield (await self._inspect(selected))[0]
 
     async def execute(self, filter: Filter, on_step: Callable[[PlannedTask, str], None]) -> PlanSummary:
-        """on_step: gets each task with `discarded` or the reason why it was skipped."""
+        """Discard the selected changes. on_step: gets each task with `discarded` or the reason why it was skipped."""
         summary = PlanSummary(max_samples=0)
         async for selected in self._selector.iter(filter):
             planned, change_count = await self._inspect(selected)
@@ -42,7 +42,7 @@ class Discard:
         return summary
 
     async def _inspect(self, selected: SelectedTask) -> tuple[PlannedTask, int]:
-        """The plan for one task, and its number of changes."""
+        """Return the plan of one task with its number of changes."""
         planned = PlannedTask(id=selected.id, task_id=selected.task_id)
         if not selected.task_id:
             return replace(planned, skip_reason="unknown"), 0

@@ -1,5 +1,4 @@
-"""What arrives and what is done, as it happens. Deliveries and refusals are looked for, in what is sorted by time already;
-attempts are published as they are written, which costs the server nothing while nobody listens."""
+"""Live events. Deliveries and rejections are polled, workers publish attempts in Redis."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -20,24 +19,24 @@ PAGE_SIZE = 500
 
 
 async def new_deliveries(ledger: Ledger, hooks: Iterable[str]) -> AsyncIterator[str]:
-    """The ids of the deliveries that arrive from now on. Raises RedisUnavailable."""
+    """Yield the ids of new deliveries. Raises RedisUnavailable."""
     now = (await ledger.server_time()).timestamp() * 1000
-    # Of the last time that was seen also the ids: several may share it, and some may still come.
-    seen: dict[str, tuple[float, set[bytes]]] = {hook: (now, set()) for hook in hooks}
+    # By hook, the last time with all its ids: several deliveries share a time, and some of them may be stored later.
+    positions: dict[str, tuple[float, set[bytes]]] = {hook: (now, set()) for hook in hooks}
     while True:
-        pages = await asyncio.gather(*(_page(ledger.redis, hook, *seen[hook]) for hook in seen))
-        for hook, page in zip(list(seen), pages, strict=True):
-            last, known = seen[hook]
+        pages = await asyncio.gather(*(_page(ledger.redis, hook, *positions[hook]) for hook in positions))
+        for hook, page in zip(list(positions), pages, strict=True):
+            last, last_ids = positions[hook]
             for id, at in page:
-                if id not in known:
+                if id not in last_ids:
                     yield id.decode()
-                last, known = (last, known | {id}) if at == last else (at, {id})
-            seen[hook] = last, known
+                last, last_ids = (last, last_ids | {id}) if at == last else (at, {id})
+            positions[hook] = last, last_ids
         await asyncio.sleep(0 if max(map(len, pages), default=0) >= PAGE_SIZE else POLL_INTERVAL_S)
 
 
-async def _page(redis: Redis, hook: str, since: float, known: set[bytes]) -> list[tuple[bytes, float]]:
-    asked = (
+async def _page(redis: Redis, hook: str, since: float, last_ids: set[bytes]) -> list[tuple[bytes, float]]:
+    command = (
         "ZRANGEBYSCORE",
         f"{keys.DELIVERIES}{hook}",
         since,
@@ -45,22 +44,24 @@ async def _page(redis: Redis, hook: str, since: float, known: set[bytes]) -> lis
         "WITHSCORES",
         "LIMIT",
         0,
-        PAGE_SIZE + len(known),
+        PAGE_SIZE + len(last_ids),
     )
-    flat = await redis.command(*asked)
-    return list(zip(flat[::2], map(float, flat[1::2]), strict=True))
+    reply = await redis.command(*command)
+    return list(zip(reply[::2], map(float, reply[1::2]), strict=True))
 
 
 async def finished_attempts(listening: Redis) -> AsyncIterator[tuple[TaskId, Attempt]]:
-    """Each piece of work with the attempt that just came to an end. Raises RedisUnavailable."""
-    async for told in listening.subscribe(keys.ATTEMPTS_CHANNEL):
-        work, _, attempt = told.partition(b" {")
-        yield TaskId(work.decode()), Attempt(**orjson.loads(b"{" + attempt))
+    """Yield each task with the attempt that it finished. Raises RedisUnavailable."""
+    async for message in listening.subscribe(keys.ATTEMPTS_CHANNEL):
+        task_id, _, attempt = message.partition(b" {")
+        yield TaskId(task_id.decode()), Attempt(**orjson.loads(b"{" + attempt))
 
 
 async def new_rejections(ledger: Ledger, hooks: Sequence[str]) -> AsyncIterator[dict[str, Any]]:
-    """What is not let in from now on, as `rejections.newest` tells it; a door writes it down every few seconds. Raises
-    RedisUnavailable."""
+    """Yield new rejections, as `rejections.newest` returns them. Web processes store them every few seconds.
+
+    Raises RedisUnavailable.
+    """
     since = (await ledger.server_time()).timestamp() * 1000
     while True:
         notes = with_likely_causes(note for note in await rejections.newest(ledger.redis, hooks) if note["at"] > since)

@@ -1,4 +1,4 @@
-"""What an operator means: the words that stand in the console's address, behind a command, and in an operation."""
+"""Filter: the query that console URLs, CLI options and stored operations share."""
 
 import re
 from collections.abc import Mapping
@@ -7,19 +7,19 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
 
-#: States that have a set of their own; and what else came of a delivery.
+#: States of a task that have an index in Redis; states of a delivery only.
 INDEXED_STATES = ("parked", "waiting", "held", "queued", "running", "discarded")
 RESULT_STATES = ("applied", "superseded", "ignored")
-#: Of a visit or an event; `done` has no set.
+#: States of a task; `done` has no index.
 TASK_STATES = (*INDEXED_STATES, "done")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
-    """Deliveries and visits by their ids, or all that every word of it fits.
+    """Matches deliveries and visits by ids, or by all other fields that are not empty.
 
-    reason: its beginning, or any part of it. since, until: when it arrived, in ISO 8601. visit: its id on either side.
-    search: whatever one has; only lists know it. cursor: where a page begins, `<score>_<name>`.
+    reason: any part of it. since, until: time of arrival, in ISO 8601. visit: external_id or the tool's id. search: an id,
+    an e-mail address or a phone number, see `Lists.search`. cursor: the start of a page, `<score>_<name>`.
     """
 
     ids: tuple[str, ...] = ()
@@ -35,21 +35,23 @@ class Filter:
 
     @classmethod
     def from_query(cls, params: Mapping[str, str]) -> "Filter":
-        """Whatever somebody wrote into an address: what is no state of ours is none."""
+        """Parse the query of a URL. An unknown state is ignored."""
         names = ("state", "hook", "source", "reason", "since", "cursor")
-        words: dict[str, Any] = {name: params.get(name, "").strip()[:300] for name in names}
-        return cls(**words | {"state": words["state"] if words["state"] in (*INDEXED_STATES, *RESULT_STATES) else ""})
+        fields: dict[str, Any] = {name: params.get(name, "").strip()[:300] for name in names}
+        return cls(
+            **fields | {"state": fields["state"] if fields["state"] in (*INDEXED_STATES, *RESULT_STATES) else ""}
+        )
 
     def query(self, **changes: str) -> str:
-        """The URL of the same list with these changes, at its first page unless a cursor is given."""
-        words = asdict(self) | {"cursor": "", **changes}
-        return urlencode({name: value for name, value in words.items() if value}, doseq=True)
+        """Return the query of the same list with these changes, at its first page unless a cursor is given."""
+        fields = asdict(self) | {"cursor": "", **changes}
+        return urlencode({name: value for name, value in fields.items() if value}, doseq=True)
 
     @property
     def summary(self) -> str:
-        """In words, for the audit log: without what somebody looked for."""
-        words = asdict(self) | {"ids": " ".join(self.ids), "search": "…" if self.search else "", "cursor": ""}
-        return ", ".join(f"{name} {word}" for name, word in words.items() if word) or "everything"
+        """The filter as text for the activity log, without the search, which may be an e-mail address."""
+        fields = asdict(self) | {"ids": " ".join(self.ids), "search": "…" if self.search else "", "cursor": ""}
+        return ", ".join(f"{name} {word}" for name, word in fields.items() if word) or "everything"
 
     @property
     def is_empty(self) -> bool:
@@ -57,7 +59,7 @@ class Filter:
 
     @property
     def is_by_state(self) -> bool:
-        """Is it about what stands in a state that is not over? Else about what arrived."""
+        """Whether it matches tasks of an indexed state. Otherwise it matches deliveries."""
         return self.state in INDEXED_STATES or bool(self.reason)
 
     @property
@@ -73,9 +75,9 @@ class Filter:
         return (float(score), name) if re.fullmatch(r"\d{1,16}", score) else (float("inf"), "")
 
 
-def _parse_ms(written: str, otherwise: float) -> float:
+def _parse_ms(text: str, default: float) -> float:
     try:
-        moment = datetime.fromisoformat(written)
+        moment = datetime.fromisoformat(text)
     except ValueError:
-        return otherwise
+        return default
     return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)

@@ -1,4 +1,4 @@
-"""Operations: replays and discards that operators start and a worker runs.
+"""Operations: replays and discards that operators start and workers run.
 
     bell:operations                 ids of the stored operations, by creation time
     bell:operations:open            ids of the unfinished ones; workers run the oldest, one at a time
@@ -40,8 +40,11 @@ MAX_RESULTS, RESULTS_TTL_S = 10_000, 3_600
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperationRequest:
-    """expected: the number of selected tasks when it was planned. mode, contact, recheck: for replays.
-    keeps_results: a command waits for the result of each task."""
+    """A replay or discard as an operator started it.
+
+    expected: the number of selected tasks when it was planned. mode, contact, recheck: of a replay. keeps_results: a command
+    reads the result of each task.
+    """
 
     kind: OperationKind
     filter: Filter
@@ -64,8 +67,11 @@ class TaskResult(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """state: `queued`, `running`, `done`, `cancelled` or `stalled` (no worker takes the requeued tasks).
-    skipped: counts by reason."""
+    """A stored operation with its progress.
+
+    state: `queued`, `running`, `done`, `cancelled` or `stalled` (no worker takes the requeued tasks). skipped: counts by
+    reason.
+    """
 
     id: str
     request: OperationRequest
@@ -92,21 +98,21 @@ class Operations:
     # -- for operators --
 
     async def create(self, request: OperationRequest) -> str:
-        id, now = new_delivery_id(), int((await self._ledger.server_time()).timestamp() * 1000)
+        id, now_ms = new_delivery_id(), int((await self._ledger.server_time()).timestamp() * 1000)
         lists = (
-            ("ZADD", OPERATIONS_KEY, now, id),
+            ("ZADD", OPERATIONS_KEY, now_ms, id),
             ("ZREMRANGEBYRANK", OPERATIONS_KEY, 0, -MAX_STORED - 1),
-            ("ZADD", keys.OPEN_OPERATIONS, now, id),
+            ("ZADD", keys.OPEN_OPERATIONS, now_ms, id),
         )
-        await self._store(Operation(id=id, request=request, created_at_ms=now), *lists)
+        await self._store(Operation(id=id, request=request, created_at_ms=now_ms), *lists)
         return id
 
     async def get(self, id: str) -> Operation:
-        """Raises NotFound."""
-        flat = await self._redis.command("HGETALL", f"{keys.OPERATION}{id}")
-        if not flat:
+        """Raise NotFound if it does not exist."""
+        reply = await self._redis.command("HGETALL", f"{keys.OPERATION}{id}")
+        if not reply:
             raise NotFound(id)
-        return _decode(id, dict(zip(flat[::2], flat[1::2], strict=True)))
+        return _decode(id, dict(zip(reply[::2], reply[1::2], strict=True)))
 
     async def newest(self, limit: int = 50) -> list[Operation]:
         operations = []
@@ -121,7 +127,7 @@ class Operations:
         return [TaskResult(*orjson.loads(row)) for row in rows or ()]
 
     async def cancel(self, id: str) -> None:
-        """Stop it after the current task; what it did stays done. Raises NotFound."""
+        """Stop it after the current task; finished tasks are not undone. Raises NotFound."""
         operation = await self.get(id)
         if operation.is_open:
             await self._redis.commands(("HSET", f"{keys.OPERATION}{id}", "cancel", 1))
@@ -176,14 +182,16 @@ class Operations:
     async def _execute(self, progress: "_Progress") -> None:
         request = progress.request
         if request.kind == "replay":
-            how: dict[str, Any] = {"recheck": request.recheck, "contact": request.contact}
-            await Replay(self._ledger, self._settings, request.mode, **how).execute(request.filter, progress.on_step)
+            options: dict[str, Any] = {"recheck": request.recheck, "contact": request.contact}
+            await Replay(self._ledger, self._settings, request.mode, **options).execute(
+                request.filter, progress.on_step
+            )
         else:
             discard = Discard(self._ledger, self._settings, request.planned_at_ms)
             await discard.execute(request.filter, progress.on_step)
 
-    async def _store(self, operation: Operation, *more: tuple[Any, ...]) -> None:
-        """more: commands that are executed with it, before it."""
+    async def _store(self, operation: Operation, *commands: tuple[Any, ...]) -> None:
+        """Store the operation. commands: executed before it, in the same transaction."""
         key = f"{keys.OPERATION}{operation.id}"
         stored = {
             "request": orjson.dumps(asdict(operation.request)),
@@ -193,12 +201,15 @@ class Operations:
             "skipped": orjson.dumps(operation.skipped),
         }
         fields = (part for pair in stored.items() for part in pair)
-        await self._redis.commands(*more, ("HSET", key, *fields), ("EXPIRE", key, OPERATIONS_TTL_S))
+        await self._redis.commands(*commands, ("HSET", key, *fields), ("EXPIRE", key, OPERATIONS_TTL_S))
 
 
 class _Progress:
-    """The progress of a running operation. After the death of a worker the counts continue, unless ids are selected:
-    these are all processed again."""
+    """The progress of a running operation.
+
+    If the worker died, the counts continue from the stored ones, unless the operation selects by ids: then all tasks are
+    processed again.
+    """
 
     def __init__(self, operation: Operation) -> None:
         continues = not operation.request.filter.ids
@@ -208,19 +219,19 @@ class _Progress:
         self._skipped = Counter(operation.skipped if continues else {})
         self._results: list[TaskResult] = []
 
-    def on_step(self, step: PlannedTask, state: str) -> None:
-        if skipped := step.skip_reason or ("expired" if state == "expired" else ""):
+    def on_step(self, planned: PlannedTask, state: str) -> None:
+        if skipped := planned.skip_reason or ("expired" if state == "expired" else ""):
             self._skipped[skipped] += 1
         else:
             self.done += 1
         if self.request.keeps_results:
-            self._results.append(TaskResult(step.id, step.task_id, state))
+            self._results.append(TaskResult(planned.id, planned.task_id, state))
 
     def operation(self, state: str) -> Operation:
         return replace(self._operation, state=state, done=self.done, skipped=dict(self._skipped))
 
     def take_results(self) -> list[tuple[Any, ...]]:
-        """The commands that store the results since the last call."""
+        """Return the commands that store the results since the last call."""
         rows, self._results = self._results[-MAX_RESULTS:], []
         key = f"{keys.OPERATION}{self.id}:results"
         append = ("RPUSH", key, *(orjson.dumps(list(row)) for row in rows))

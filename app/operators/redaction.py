@@ -1,6 +1,6 @@
-"""Redaction of text that operators see: quoted answers, stored bodies, and the targets of activities.
+"""Redaction of text that operators see: quoted responses, stored bodies, and the targets of activities.
 
-A body shows its structure, and only values that cannot be personal: an allow-list decides.
+Of a body, the structure is shown, and the values that an allow-list declares as not personal.
 """
 
 import re
@@ -11,40 +11,40 @@ from urllib.parse import parse_qsl
 
 import orjson
 
-#: Replaces what is hidden.
+#: Replaces a hidden value.
 REDACTED = "•••"
 _EMAIL = re.compile(r"[^\s\"'<>@]+@[^\s\"'<>@]+")
 #: An address in a query string or a filter.
 _QUERY_EMAIL = re.compile(r"[^\s=&]+(?:@|%40)[^\s=&]+")
 _PHONE = re.compile(r"\+?\d[\d\s().-]{6,}\d")
-#: A key of personal data, in JSON or in a form, and its value, which a quote may cut off.
+#: A key of personal data, in JSON or in a form, and its value, which may be truncated.
 _PERSONAL_KEY = r"[\w\[\].%-]*(?:name|company|address|street|line\d|city|zip|postal_?code|phone|mobile|email|note)s?\]?"
 _IN_JSON = re.compile(rf'("{_PERSONAL_KEY}"\s*:\s*)(?:"(?:[^"\\]|\\.)*(?:"|\\?$)|\[[^\]]*(?:\]|$))', re.IGNORECASE)
 _IN_FORM = re.compile(rf"((?:^|[&?\s]){_PERSONAL_KEY}=)[^&\s]+", re.IGNORECASE)
 
-#: Names whose values say what happened, and when, but not to whom.
+#: Keys whose values are the event and its time, but no person.
 SAFE_KEYS = frozenset(
     """action amount amount_collected api_version cancelled canceled completed created created_at createdat currency
     date_cancelled duration end end_at end_time ends_at endtime event event_id event_type eventtype id kind object order
     price rescheduled start start_at start_time starts_at starttime status time_completed time_scheduled time_zone timestamp
     timezone topic trigger triggerevent type uid updated updated_at updatedat uri uuid version visit_id""".split()  # noqa: SIM905
 )
-#: Of these, the ones under which some tools write a sentence, in which somebody may be named. A word is shown; a sentence
-#: only where the source declares that it is the event's name.
+#: SAFE_KEYS whose value may be a sentence with the name of a person in some tools. A word is shown; a sentence only if the
+#: source declares it as the name of the event.
 EVENT_NAME_KEYS = frozenset("action event event_type eventtype kind object topic trigger triggerevent type".split())  # noqa: SIM905
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+(Z|[+-]\d\d:?\d\d)?")
 _SAFE_VALUE = re.compile(r"[\w:./+ -]{0,200}")
 _ADDRESS = re.compile(r"@|%40")
 
-#: So many values are laid out, so deep; every one of them costs the browser a button.
+#: Each hidden value is a button in the browser.
 MAX_VALUES, MAX_DEPTH = 2_000, 64
-#: A longer name of a field cannot be asked for.
-MAX_NAME_LENGTH = 200
+#: Fields with a longer path cannot be revealed.
+MAX_PATH_LENGTH = 200
 
 
 @dataclass(frozen=True, slots=True)
 class HiddenValue:
-    """A value that may be somebody's. name: where it stands. told: what may be said of it. value: once it is revealed."""
+    """A value that may be personal. placeholder: its type and length. value: None until it is revealed."""
 
     path: str
     placeholder: str
@@ -63,22 +63,24 @@ def redact_query(text: str) -> str:
 
 
 def redact_body(raw: bytes, revealed: Container[str] = (), event: tuple[str, ...] = ()) -> list[str | HiddenValue]:
-    """The body as text to read, in pieces. revealed: the names of what is shown nevertheless; `*`: all of it. event: where
-    the source declares the event's name."""
+    """Return the body as indented text, in pieces.
+
+    revealed: paths of the values to show; `*` shows the whole body. event: the path of the event's name, which is shown.
+    """
     if "*" in revealed:
         return [_full_body(raw)]
     try:
         parsed = _parse(raw)
     except ValueError:
         return [f"••• ({len(raw)} bytes that are neither JSON nor a form)"]
-    layout = _Renderer(revealed, ".".join(event))
-    pieces = list(layout.render(parsed, "", "", 0))
-    left = _size(parsed)[0] - MAX_VALUES
-    return [*pieces, f"\n… and {left:,} more" if layout.left < 0 else ""]
+    renderer = _Renderer(revealed, ".".join(event))
+    pieces = list(renderer.render(parsed, "", "", 0))
+    omitted = _size(parsed)[0] - MAX_VALUES
+    return [*pieces, f"\n… and {omitted:,} more" if renderer.remaining < 0 else ""]
 
 
 def _full_body(raw: bytes) -> str:
-    """As it came; JSON is laid out, unless that would change a number, or make very much of it."""
+    """Return the whole body. JSON is indented, unless that would change a number or produce too much text."""
     text = raw.decode("utf-8", "replace")
     try:
         parsed = orjson.loads(raw)
@@ -86,13 +88,13 @@ def _full_body(raw: bytes) -> str:
         is_small = values <= 10 * MAX_VALUES and indentation <= 1_000_000
         if is_small and not re.search(r"\d{16,}", text) and orjson.loads(orjson.dumps(parsed)) == parsed:
             return orjson.dumps(parsed, option=orjson.OPT_INDENT_2).decode()
-    except (ValueError, TypeError, RecursionError):  # a TypeError: too deep to be written
+    except (ValueError, TypeError, RecursionError):  # orjson raises TypeError if the nesting is too deep
         pass
     return text
 
 
 def _parse(raw: bytes) -> Any:
-    """Raises ValueError."""
+    """Parse JSON or a form. Raises ValueError."""
     try:
         return orjson.loads(raw)
     except ValueError:
@@ -100,66 +102,68 @@ def _parse(raw: bytes) -> Any:
 
 
 def _size(parsed: Any) -> tuple[int, int]:
-    """How many values there are, containers too; and how many characters their indentation has."""
+    """Count the values, including containers, and the characters of their indentation."""
     values, indentation, level = 0, 0, [parsed]
     for depth in range(2_000):
         if not level:
             break
         values, indentation = values + len(level), indentation + 2 * depth * len(level)
-        inside = (one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list))
-        level = [value for values_of in inside for value in values_of]
+        containers = (
+            value.values() if isinstance(value, dict) else value for value in level if isinstance(value, dict | list)
+        )
+        level = [value for children in containers for value in children]
     return values, indentation
 
 
 @dataclass(slots=True)
 class _Renderer:
-    """left: how many values may still be laid out; below 0, there were more."""
+    """Renders a parsed body. remaining: the number of values to render; below 0 if values were omitted."""
 
     revealed: Container[str]
     event: str
-    left: int = field(default=MAX_VALUES)
+    remaining: int = field(default=MAX_VALUES)
 
-    def render(self, value: Any, key: str, place: str, depth: int) -> Iterator[str | HiddenValue]:
-        """key: what it stands under; in a list, what the list does."""
-        self.left -= 1
+    def render(self, value: Any, key: str, path: str, depth: int) -> Iterator[str | HiddenValue]:
+        """Yield the pieces of a value. key: its key, or for an element the key of its list."""
+        self.remaining -= 1
         if isinstance(value, dict | list):
-            yield from self._render_container(value, key, place, depth)
-        elif value is None or isinstance(value, bool) or self._is_safe(value, key, place):
+            yield from self._render_container(value, key, path, depth)
+        elif value is None or isinstance(value, bool) or self._is_safe(value, key, path):
             yield _json(value)
         else:
-            told = f"••• ({'number' if isinstance(value, int | float) else f'text, {len(value)}'})"
-            name = place or "*"
-            yield (
-                HiddenValue(name, told, _json(value) if name in self.revealed else None)
-                if len(name) <= MAX_NAME_LENGTH
-                else told
-            )
+            placeholder = f"••• ({'number' if isinstance(value, int | float) else f'text, {len(value)}'})"
+            path = path or "*"
+            if len(path) > MAX_PATH_LENGTH:
+                yield placeholder
+            else:
+                yield HiddenValue(path, placeholder, _json(value) if path in self.revealed else None)
 
-    def _render_container(self, value: Any, key: str, place: str, depth: int) -> Iterator[str | HiddenValue]:
-        first, last = "{}" if isinstance(value, dict) else "[]"
+    def _render_container(self, value: Any, key: str, path: str, depth: int) -> Iterator[str | HiddenValue]:
+        opening, closing = "{}" if isinstance(value, dict) else "[]"
         if not value:
-            yield first + last
+            yield opening + closing
             return
         if depth >= MAX_DEPTH:
-            yield f"{first} ••• too deep to be laid out {last}"
+            yield f"{opening} ••• too deep to show {closing}"
             return
         line = f"\n{'  ' * depth}"
-        inside = (
-            _dict_items(value) if isinstance(value, dict) else ((key, str(n), "", one) for n, one in enumerate(value))
-        )
-        before = first
-        for name, at, head, one in inside:
-            if self.left <= 0:
-                self.left = -1
-                yield f"{before}{line}  …"
+        if isinstance(value, dict):
+            children = _dict_items(value)
+        else:
+            children = ((key, str(number), "", child) for number, child in enumerate(value))
+        separator = opening
+        for child_key, segment, prefix, child in children:
+            if self.remaining <= 0:
+                self.remaining = -1
+                yield f"{separator}{line}  …"
                 break
-            yield f"{before}{line}  {head}"
-            # Of a place that is too long to be asked for, only that is remembered.
-            yield from self.render(one, name, f"{place}.{at}".lstrip(".")[: MAX_NAME_LENGTH + 1], depth + 1)
-            before = ","
-        yield line + last
+            yield f"{separator}{line}  {prefix}"
+            # A path that is too long to be revealed is truncated, but remains too long.
+            yield from self.render(child, child_key, f"{path}.{segment}".lstrip(".")[: MAX_PATH_LENGTH + 1], depth + 1)
+            separator = ","
+        yield line + closing
 
-    def _is_safe(self, value: Any, key: str, place: str) -> bool:
+    def _is_safe(self, value: Any, key: str, path: str) -> bool:
         if isinstance(value, str) and _TIME.fullmatch(value):
             return True
         name = key.lower()
@@ -167,16 +171,16 @@ class _Renderer:
             return False
         if not isinstance(value, str):
             return True
-        is_word = name not in EVENT_NAME_KEYS or " " not in value or place == self.event != ""
+        is_word = name not in EVENT_NAME_KEYS or " " not in value or path == self.event != ""
         return is_word and bool(_SAFE_VALUE.fullmatch(value) and not _ADDRESS.search(value))
 
 
 def _dict_items(value: dict[str, Any]) -> Iterator[tuple[str, str, str, Any]]:
-    """Of each: its key, its name for the audit log, how it begins, its value."""
-    for number, (key, one) in enumerate(value.items()):
-        is_a_name = _is_safe_key(key)
-        at = key if is_a_name and re.fullmatch(r"[\w-]+", key) else f"#{number}"
-        yield key, at, f"{_json(key if is_a_name else '•••')}: ", one
+    """Yield key, segment of the path, rendered key and value of each item. Unsafe keys are hidden in path and text."""
+    for number, (key, child) in enumerate(value.items()):
+        is_key_safe = _is_safe_key(key)
+        segment = key if is_key_safe and re.fullmatch(r"[\w-]+", key) else f"#{number}"
+        yield key, segment, f"{_json(key if is_key_safe else '•••')}: ", child
 
 
 def _json(value: Any) -> str:
@@ -184,5 +188,5 @@ def _json(value: Any) -> str:
 
 
 def _is_safe_key(key: str) -> bool:
-    """A key may be somebody's address too."""
+    # A key may be an e-mail address or a phone number.
     return len(key) <= 60 and not _ADDRESS.search(key) and not _PHONE.search(key)

@@ -176,7 +176,7 @@ async def test_failed_log_ins_are_one_line_of_the_audit_log_with_their_count(app
     lines = [fields for _, fields in await redis.command("XRANGE", "bell:activity", "-", "+")]
 
     assert [b"logged in", b"failed to log in"] == [fields[5] for fields in lines]
-    assert b"7 wrong passwords in a quarter of an hour, the last from 203.0.113.6" == lines[1][7]
+    assert b"7 wrong passwords within 15 minutes, last from 203.0.113.6" == lines[1][7]
 
     await redis.command("DEL", "bell:login-attempts:failed")  # a quarter of an hour later
     await Browser(app).log_in("wrong")
