@@ -36,7 +36,10 @@ class ActivityLog:
         self._redis = redis
 
     async def record(self, actor: str, role: str, action: str, target: str = "") -> None:
-        """Store an activity. action: a verb in the past, also the label of a metric. target: an id or a filter, without personal data."""
+        """Store an activity.
+
+        action: a verb in the past, also the label of a metric. target: an id or a filter, without personal data.
+        """
         fields = ("actor", actor[:80], "role", role, "action", action, "target", redact_query(target)[:300])
         await self._redis.commands(("XADD", KEY, "MAXLEN", "~", MAX_ENTRIES, "*", *fields))
         await increment_now(self._redis, OPERATOR_ACTIONS, action.replace(" ", "_"))

@@ -1,7 +1,7 @@
-"""Why a signature does not hold, or somebody was not let in.
+"""Diagnosis of invalid signatures, and likely causes of rejections.
 
-A diagnosis changes what was given, one thing or two at a time, until the signature holds: then what was changed is what is
-wrong. It accepts nothing: what holds only after a change does not hold.
+A diagnosis applies one or two corrections at a time, such as another secret or another spelling of the body. If a correction
+makes the signature valid, it is the finding. The delivery remains invalid.
 """
 
 import base64
@@ -26,7 +26,7 @@ ANY_AGE_S = float("inf")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong, and what to do."""
+    """A cause of the invalid signature. summary: includes what to do."""
 
     kind: Kind
     summary: str
@@ -34,8 +34,11 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """holds: as it was given, now. secret: which one matched, by its number, and its fingerprint: none where none did.
-    refused: what the door says, its reason and its sentence."""
+    """The result for one delivery.
+
+    is_valid: without corrections, at the time of the check. secret_number: of the secret that matched, from 1. rejection:
+    reason and detail of the endpoint.
+    """
 
     is_valid: bool
     secret_number: int | None = None
@@ -44,58 +47,60 @@ class Diagnosis:
     findings: tuple[Finding, ...] = ()
 
 
-class _Attempt(NamedTuple):
-    """What is verified: a delivery, the secrets and the address."""
+class _Case(NamedTuple):
+    """The arguments of one verification."""
 
     delivery: Delivery
     context: VerificationContext
 
 
 class _Correction(NamedTuple):
-    """Another case, and what would be wrong if it held."""
+    """A change of a case. finding: the cause if the signature is valid after it."""
 
     finding: Finding
-    make: Callable[[_Attempt], _Attempt]
+    apply: Callable[[_Case], _Case]
 
 
 def diagnose(settings: Settings, hook: Hook, delivery: Delivery, now: float) -> Diagnosis:
-    scheme, case = hook.source.definition.signature, _Attempt(delivery, settings.verification_context(hook, now))
-    refused = _rejection(scheme, case)
-    if refused is None:
+    scheme, case = hook.source.definition.signature, _Case(delivery, settings.verification_context(hook, now))
+    rejection = _rejection(scheme, case)
+    if rejection is None:
         return _verify(scheme, case, ())
-    found = _verify(scheme, _ignoring_age(case), ())
-    if found.secret_number:
-        return replace(found, is_valid=False, rejection=refused, findings=(_clock_finding(refused[1]),))
-    if refused[0] == "missing":
-        sentence = f"{refused[1]}; {_describe_signature_headers(delivery)}"
-        return Diagnosis(False, rejection=refused, findings=(Finding("header", sentence),))
-    for changes in _corrections(settings, hook, case):
-        changed = case
-        for change in changes:
-            changed = change.make(changed)
-        if changed == case:
+    diagnosis = _verify(scheme, _ignoring_age(case), ())
+    if diagnosis.secret_number:
+        return replace(diagnosis, is_valid=False, rejection=rejection, findings=(_clock_finding(rejection[1]),))
+    if rejection[0] == "missing":
+        sentence = f"{rejection[1]}; {_describe_signature_headers(delivery)}"
+        return Diagnosis(False, rejection=rejection, findings=(Finding("header", sentence),))
+    for corrections in _corrections(settings, hook, case):
+        corrected = case
+        for correction in corrections:
+            corrected = correction.apply(corrected)
+        if corrected == case:
             continue
-        found = _verify(scheme, _ignoring_age(changed), [change.finding for change in changes])
-        if found.secret_number:
-            still = _rejection(scheme, changed)
-            findings = (*([_clock_finding(still[1])] if still else ()), *found.findings)
-            # The number of another hook's secret says nothing here.
-            secret = found.secret_number if changed.context.secrets == case.context.secrets else None
-            return replace(found, is_valid=False, rejection=refused, findings=findings, secret_number=secret)
-    return Diagnosis(False, rejection=refused, findings=(_unknown_finding(refused, case),))
+        diagnosis = _verify(scheme, _ignoring_age(corrected), [correction.finding for correction in corrections])
+        if diagnosis.secret_number:
+            remaining = _rejection(scheme, corrected)
+            findings = (*([_clock_finding(remaining[1])] if remaining else ()), *diagnosis.findings)
+            # The secret of another hook has no number in this one.
+            secret_number = diagnosis.secret_number if corrected.context.secrets == case.context.secrets else None
+            return replace(
+                diagnosis, is_valid=False, rejection=rejection, findings=findings, secret_number=secret_number
+            )
+    return Diagnosis(False, rejection=rejection, findings=(_unknown_finding(rejection, case),))
 
 
-def _rejection(scheme: Scheme, case: _Attempt) -> tuple[str, str] | None:
+def _rejection(scheme: Scheme, case: _Case) -> tuple[str, str] | None:
     try:
         scheme.verify(case.delivery, case.context)
     except SignatureError as error:
         return error.reason, str(error)
-    except ValueError:  # a secret that is no key of this scheme
-        return "mismatch", "the secret is none of the kind that this tool signs with"
+    except ValueError:  # the secret is not a key of this scheme
+        return "mismatch", "the secret does not have the format of this tool's secrets"
     return None
 
 
-def _verify(scheme: Scheme, case: _Attempt, findings: Sequence[Finding]) -> Diagnosis:
+def _verify(scheme: Scheme, case: _Case, findings: Sequence[Finding]) -> Diagnosis:
     try:
         slot = scheme.verify(case.delivery, case.context)
     except (SignatureError, ValueError):
@@ -105,48 +110,48 @@ def _verify(scheme: Scheme, case: _Attempt, findings: Sequence[Finding]) -> Diag
     )
 
 
-def _ignoring_age(case: _Attempt) -> _Attempt:
+def _ignoring_age(case: _Case) -> _Case:
     return case._replace(context=case.context._replace(tolerance_s=ANY_AGE_S))
 
 
 def _clock_finding(sentence: str) -> Finding:
-    """The time is signed, and the signature holds: only the clocks differ, or it came late."""
-    told = _SECONDS.search(sentence)
-    seconds = float(told[1]) if told else 0.0
+    """Return the finding for a valid signature with a wrong time. The time is signed, so clock or delay are the cause."""
+    match = _SECONDS.search(sentence)
+    seconds = float(match[1]) if match else 0.0
     hours = seconds / 3_600
-    if told and told[2] == "ahead":
+    if match and match[2] == "ahead":
         why = "our clock is slow, or the sender's is fast"
     else:
-        why = "it was held up or sent again on the way, our clock is fast, or the sender's is slow"
+        why = "the request was delayed or repeated, our clock is fast, or the sender's is slow"
     if hours >= 0.9 and abs(hours - round(hours)) * 3_600 <= 300:
-        why = "a difference of whole hours looks like a local time that was taken for UTC"
-    return Finding("clock", f"the signature is right, and its time is {humanize(seconds)} off ({sentence}): {why}")
+        why = "a difference of whole hours suggests a local time that was used as UTC"
+    return Finding("clock", f"the signature is correct, but its time is {humanize(seconds)} off ({sentence}): {why}")
 
 
 def _describe_signature_headers(delivery: Delivery) -> str:
     names = [name.decode("latin-1") for name, _ in delivery.headers]
-    alike = [name for name in names if re.search(r"sign|hmac|digest|token|authorization", name)]
-    if alike:
-        return f"there is {', '.join(dict.fromkeys(alike))}: is it another tool that rings here?"
-    return "no header looks like a signature: the tool signs nothing, or something on the way drops it"
+    candidates = [name for name in names if re.search(r"sign|hmac|digest|token|authorization", name)]
+    if candidates:
+        return f"the request has {', '.join(dict.fromkeys(candidates))}: another tool may use this URL"
+    return "no header looks like a signature: the tool does not sign, or a proxy removes the header"
 
 
-def _unknown_finding(refused: tuple[str, str], case: _Attempt) -> Finding:
-    prints = ", ".join(fingerprint(secret, case.context.keys) for secret in case.context.secrets)
-    if refused[0] == "malformed":
-        return Finding("header", f"{refused[1]}: this is not how this tool signs")
-    what = "the body was changed in an unknown way, or the secret is another one: set it again"
+def _unknown_finding(rejection: tuple[str, str], case: _Case) -> Finding:
+    fingerprints = ", ".join(fingerprint(secret, case.context.keys) for secret in case.context.secrets)
+    if rejection[0] == "malformed":
+        return Finding("header", f"{rejection[1]}: this is not the signature format of this tool")
+    cause = "the body was changed in an unknown way, or the secret is wrong: set it again"
     return Finding(
         "unknown",
-        f"{what}, and compare what `doorbell secrets fingerprint` says of it with the secrets that are set here ({prints})",
+        f"{cause}, and compare its `doorbell secrets fingerprint` with the fingerprints of this hook ({fingerprints})",
     )
 
 
-# -- what may be wrong --
+# -- corrections --
 
 
-def _corrections(settings: Settings, hook: Hook, case: _Attempt) -> Iterator[tuple[_Correction, ...]]:
-    """One at a time, then two of different kinds."""
+def _corrections(settings: Settings, hook: Hook, case: _Case) -> Iterator[tuple[_Correction, ...]]:
+    """Yield single corrections, then pairs of different kinds."""
     groups = [
         list(_secrets(settings, hook)),
         list(_bodies(case.delivery.body)),
@@ -154,60 +159,60 @@ def _corrections(settings: Settings, hook: Hook, case: _Attempt) -> Iterator[tup
         list(_urls(case)) if hook.source.definition.signature.needs_url else [],
     ]
     for group in groups:
-        yield from ((change,) for change in group)
+        yield from ((correction,) for correction in group)
     for first, second in combinations(groups, 2):
         yield from product(first, second)
 
 
 def _secrets(settings: Settings, hook: Hook) -> Iterator[_Correction]:
-    def signed_with(*secrets: str) -> Callable[[_Attempt], _Attempt]:
+    def signed_with(*secrets: str) -> Callable[[_Case], _Case]:
         return lambda case: case._replace(context=case.context._replace(secrets=secrets))
 
-    scheme, ours = hook.source.definition.signature, set(hook.settings.secrets)
-    for other in settings.active_hooks.values():
-        for secret in other.settings.secrets:
-            if other.name != hook.name and secret not in ours and scheme.secret_problem(secret) is None:
-                whose = f"the secret {fingerprint(secret, settings.secret_key)} of the hook {other.name}"
-                told = f"it is signed with {whose}: the wrong address is set in the tool, or the wrong secret here"
-                yield _Correction(Finding("secret", told), signed_with(secret))
+    scheme, own_secrets = hook.source.definition.signature, set(hook.settings.secrets)
+    for other_hook in settings.active_hooks.values():
+        for secret in other_hook.settings.secrets:
+            if other_hook.name != hook.name and secret not in own_secrets and scheme.secret_problem(secret) is None:
+                owner = f"the secret {fingerprint(secret, settings.secret_key)} of the hook {other_hook.name}"
+                summary = f"it is signed with {owner}: the tool has the wrong URL, or this hook the wrong secret"
+                yield _Correction(Finding("secret", summary), signed_with(secret))
     for secret in hook.settings.secrets:
-        for what, other_secret in _misread_secrets(secret):
+        for variant, other_secret in _misread_secrets(secret):
             if scheme.secret_problem(other_secret) is None:
-                mark = fingerprint(secret, settings.secret_key)
-                told = f"the secret {mark} of this hook would fit {what}: set it again as the tool shows it"
-                yield _Correction(Finding("secret", told), signed_with(other_secret))
+                own_fingerprint = fingerprint(secret, settings.secret_key)
+                summary = f"the secret {own_fingerprint} of this hook matches {variant}: copy it again from the tool"
+                yield _Correction(Finding("secret", summary), signed_with(other_secret))
 
 
 def _misread_secrets(secret: str) -> Iterator[tuple[str, str]]:
     if len(secret) > 2 and secret[0] == secret[-1] and secret[0] in "'\"":
         yield "without its quotes", secret[1:-1]
     if "_" in secret:
-        yield "without what stands before its `_`", secret.partition("_")[2]
-    yield "with `whsec_` before it", f"whsec_{secret}"
-    yield "as base64 of what is set", base64.b64encode(secret.encode()).decode()
+        yield "without the prefix up to its `_`", secret.partition("_")[2]
+    yield "with the prefix `whsec_`", f"whsec_{secret}"
+    yield "when base64-encoded", base64.b64encode(secret.encode()).decode()
     with suppress(ValueError):
-        yield "as the text that its base64 stands for", base64.b64decode(secret, validate=True).decode()
+        yield "when base64-decoded", base64.b64decode(secret, validate=True).decode()
 
 
 def _bodies(raw: bytes) -> Iterator[_Correction]:
-    for told, body in _body_variants(raw):
+    for description, body in _body_variants(raw):
         if body != raw:
-            sentence = f"it would hold for the body {told}: a proxy rewrites the body, or it was copied"
-            yield _Correction(Finding("body", sentence), lambda case, body=body: _with_body(case, body))  # type: ignore[misc]
+            summary = f"it is valid for the body {description}: a proxy rewrites the body, or it was copied"
+            yield _Correction(Finding("body", summary), lambda case, body=body: _with_body(case, body))  # type: ignore[misc]
 
 
-def _with_body(case: _Attempt, raw: bytes) -> _Attempt:
+def _with_body(case: _Case, raw: bytes) -> _Case:
     return case._replace(delivery=replace(case.delivery, body=raw))
 
 
 def _body_variants(raw: bytes) -> Iterator[tuple[str, bytes]]:
-    """The same body as other programs write it."""
-    yield "without the newline at its end", raw.rstrip(b"\r\n")
-    yield "without the space around it", raw.strip()
-    yield "with a newline at its end", raw + b"\n"
+    """Yield equivalent bodies, as other programs serialize them."""
+    yield "without the trailing newline", raw.rstrip(b"\r\n")
+    yield "without surrounding whitespace", raw.strip()
+    yield "with a trailing newline", raw + b"\n"
     yield "with \\n for \\r\\n", raw.replace(b"\r\n", b"\n")
     yield "with \\r\\n for \\n", re.sub(rb"(?<!\r)\n", b"\r\n", raw)
-    yield "without the mark (BOM) at its beginning", raw.removeprefix(b"\xef\xbb\xbf")
+    yield "without the byte order mark (BOM)", raw.removeprefix(b"\xef\xbb\xbf")
     try:
         parsed = json.loads(raw)
     except (ValueError, RecursionError):
@@ -215,16 +220,19 @@ def _body_variants(raw: bytes) -> Iterator[tuple[str, bytes]]:
     spacings: list[tuple[str, tuple[str, str], int | None]] = [
         ("compacted", (",", ":"), None),
         ("with spaces after `,` and `:`", (", ", ": "), None),
-        ("laid out by two spaces", (",", ": "), 2),
-        ("laid out by four spaces", (",", ": "), 4),
+        ("indented by two spaces", (",", ": "), 2),
+        ("indented by four spaces", (",", ": "), 4),
     ]
-    for told, separators, indent in spacings:
-        for letters, is_ascii in (("", False), (", with \\u… for all that is not ASCII", True)):
-            written = json.dumps(parsed, separators=separators, indent=indent, ensure_ascii=is_ascii)
-            yield told + letters, written.encode("utf-8", "surrogatepass")
-            yield f"{told}{letters}, with `/` as `\\/`", written.replace("/", "\\/").encode("utf-8", "surrogatepass")
-    written = json.dumps(parsed, separators=(",", ":"), ensure_ascii=False, sort_keys=True)
-    yield "compacted, its names sorted", written.encode("utf-8", "surrogatepass")
+    for description, separators, indent in spacings:
+        for suffix, is_ascii in (("", False), (", with \\u… for non-ASCII characters", True)):
+            encoded = json.dumps(parsed, separators=separators, indent=indent, ensure_ascii=is_ascii)
+            yield description + suffix, encoded.encode("utf-8", "surrogatepass")
+            yield (
+                f"{description}{suffix}, with `/` as `\\/`",
+                encoded.replace("/", "\\/").encode("utf-8", "surrogatepass"),
+            )
+    encoded = json.dumps(parsed, separators=(",", ":"), ensure_ascii=False, sort_keys=True)
+    yield "compacted, with sorted keys", encoded.encode("utf-8", "surrogatepass")
 
 
 #: Digests of SHA-1, SHA-256 and SHA-512, in hexadecimal and in base64.
@@ -234,31 +242,31 @@ _BARE, _NAMED = re.compile(rb"^(?=[0-9A-Fa-f]{64}$)"), re.compile(rb"^sha256=")
 
 
 def _encodings(delivery: Delivery) -> Iterator[_Correction]:
-    """Each header that holds a digest, with that digest written otherwise."""
-    writings: list[tuple[str, re.Pattern[bytes], Callable[[bytes], bytes]]] = [
-        ("hexadecimal, and the tool writes base64", _HEX, lambda found: base64.b64encode(binascii.unhexlify(found))),
-        ("base64, and the tool writes hexadecimal", _BASE64, lambda found: binascii.hexlify(_from_base64(found))),
-        ("hexadecimal in capitals", _HEX, bytes.lower),
-        ("base64 without its `=`, or for URLs", _BASE64, lambda found: base64.b64encode(_from_base64(found))),
-        ("a bare digest, without `sha256=` before it", _BARE, lambda _: b"sha256="),
-        ("a digest with `sha256=` before it", _NAMED, lambda _: b""),
+    """Yield each header that contains a digest, with the digest in another encoding."""
+    variants: list[tuple[str, re.Pattern[bytes], Callable[[bytes], bytes]]] = [
+        ("hexadecimal, but the tool uses base64", _HEX, lambda match: base64.b64encode(binascii.unhexlify(match))),
+        ("base64, but the tool uses hexadecimal", _BASE64, lambda match: binascii.hexlify(_from_base64(match))),
+        ("upper-case hexadecimal", _HEX, bytes.lower),
+        ("base64 without padding, or URL-safe base64", _BASE64, lambda match: base64.b64encode(_from_base64(match))),
+        ("a digest without the prefix `sha256=`", _BARE, lambda _: b"sha256="),
+        ("a digest with the prefix `sha256=`", _NAMED, lambda _: b""),
     ]
     for number, (name, value) in enumerate(delivery.headers):
-        for told, pattern, write in writings:
-            written = pattern.sub(lambda found, write=write: write(found[0]), value)  # type: ignore[misc]
-            if written != value:
-                sentence = f"the signature is right, but {name.decode('latin-1')} holds it as {told}"
-                yield _Correction(Finding("encoding", sentence), _with_header(number, written))
+        for description, pattern, convert in variants:
+            encoded = pattern.sub(lambda match, convert=convert: convert(match[0]), value)  # type: ignore[misc]
+            if encoded != value:
+                summary = f"the signature is correct, but {name.decode('latin-1')} has it as {description}"
+                yield _Correction(Finding("encoding", summary), _with_header(number, encoded))
 
 
-def _from_base64(written: bytes) -> bytes:
-    """With or without its padding, for URLs or not."""
-    plain = written.rstrip(b"=").translate(bytes.maketrans(b"-_", b"+/"))
-    return base64.b64decode(plain + b"=" * (-len(plain) % 4))
+def _from_base64(text: bytes) -> bytes:
+    """Decode standard or URL-safe base64, with or without padding."""
+    standard = text.rstrip(b"=").translate(bytes.maketrans(b"-_", b"+/"))
+    return base64.b64decode(standard + b"=" * (-len(standard) % 4))
 
 
-def _with_header(number: int, value: bytes) -> Callable[[_Attempt], _Attempt]:
-    def rewrite(case: _Attempt) -> _Attempt:
+def _with_header(number: int, value: bytes) -> Callable[[_Case], _Case]:
+    def rewrite(case: _Case) -> _Case:
         headers = list(case.delivery.headers)
         headers[number] = headers[number][0], value
         return case._replace(delivery=replace(case.delivery, headers=tuple(headers)))
@@ -266,66 +274,67 @@ def _with_header(number: int, value: bytes) -> Callable[[_Attempt], _Attempt]:
     return rewrite
 
 
-def _urls(case: _Attempt) -> Iterator[_Correction]:
-    for told, url in _url_variants(case.context.url, case.delivery.header("host") or ""):
+def _urls(case: _Case) -> Iterator[_Correction]:
+    for description, url in _url_variants(case.context.url, case.delivery.header("host") or ""):
         if url != case.context.url:
-            sentence = f"the tool signs our address {told}: PUBLIC_URL must be what is set in the tool, to the letter"
-            yield _Correction(Finding("url", sentence), _with_url(url))
-    sentence = "the tool signs our address without what is behind its `?`, which something on the way adds"
-    yield _Correction(Finding("url", sentence), lambda case: case._replace(delivery=replace(case.delivery, query=b"")))
+            summary = f"the tool signs the URL {description}: PUBLIC_URL must equal the URL in the tool exactly"
+            yield _Correction(Finding("url", summary), _with_url(url))
+    summary = "the tool signs the URL without the query, which a proxy adds"
+    yield _Correction(Finding("url", summary), lambda case: case._replace(delivery=replace(case.delivery, query=b"")))
 
 
-def _with_url(url: str) -> Callable[[_Attempt], _Attempt]:
+def _with_url(url: str) -> Callable[[_Case], _Case]:
     return lambda case: case._replace(context=case.context._replace(url=url))
 
 
 def _url_variants(url: str, host: str) -> Iterator[tuple[str, str]]:
-    """How else our address may be written. host: where it was rung, as the sender says."""
+    """Yield other spellings of the hook's URL. host: the Host header of the request."""
     parts = urlsplit(url)
     port = {"http": 80, "https": 443}
     for scheme in ("https", "http"):
         hosts = [("", parts.netloc), (" without its port", parts.hostname or "")]
         hosts += [(f" with the port {port[scheme]}", f"{parts.hostname}:{port[scheme]}")]
         hosts += [(f" at {host}", host)] if re.fullmatch(r"[\w.-]+(:\d+)?", host) else []
-        for at, netloc in hosts:
-            for end, path in (("", parts.path), (" with a / at its end", parts.path.rstrip("/") + "/")):
-                yield f"with {scheme}:{at}{end}", urlunsplit((scheme, netloc, path, parts.query, ""))
+        for host_suffix, netloc in hosts:
+            for path_suffix, path in (("", parts.path), (" with a trailing /", parts.path.rstrip("/") + "/")):
+                yield f"with {scheme}:{host_suffix}{path_suffix}", urlunsplit((scheme, netloc, path, parts.query, ""))
 
 
-# -- refusals, of which only the reason is kept --
+# -- rejections, of which only reason and detail are stored --
 
-#: Reason, by its beginning, to likely cause; {} is how far the signed time was off.
+#: By prefix of the reason, the likely cause; {} is the difference of the clocks.
 CAUSES = {
-    "signature_missing": "The tool signs nothing, or something on the way drops the header.",
-    "signature_stale": "The clocks are {} apart, or the request was held up or sent again on the way. Synchronise ours.",
-    "signature_mismatch": "Another secret than the tool's is set here (an old one, or another hook's), or the body was "
-    "changed on the way. Compare the fingerprints under Sources.",
-    "signature_": "The header is not what this tool sends: another sender, or something on the way rewrites it.",
-    "no_such_hook": "Somebody rings at an address that is none: a mistyped name, or a hook without a secret.",
+    "signature_missing": "The tool does not sign, or a proxy removes the header.",
+    "signature_stale": "The clocks differ by {}, or the request was delayed or repeated. Synchronize our clock.",
+    "signature_mismatch": "The secret of this hook is not the tool's (an old one, or another hook's), or a proxy changed "
+    "the body. Compare the fingerprints under Sources.",
+    "signature_": "The header is not in this tool's format: it has another sender, or a proxy rewrites it.",
+    "no_such_hook": "No hook has this URL: the name is mistyped, or the hook has no secret.",
     "too_large": "The body is larger than MAX_BODY.",
-    "wrong_content_type": "It is no webhook of this tool: check the content type that is set there.",
-    "unreadable_body": "The signature holds, but the body cannot be read: check which format is set there.",
-    "method_not_allowed": "Somebody opened the address in a browser, or the tool is set to another method than POST.",
-    "foreign_tenant": "Another customer of the tool; or TENANTS lacks an account of yours, whose events are then lost.",
-    "wrong_content_encoding": "The tool compresses its bodies: turn that off there.",
-    "redis_down": "Redis did not answer. The tool sends the delivery again.",
-    "redis_full": "Redis is full: take a larger plan, or lower RETENTION_DAYS. The tool sends the delivery again.",
+    "wrong_content_type": "It is not a webhook of this tool: check the content type in the tool.",
+    "unreadable_body": "The signature is valid, but the body cannot be parsed: check the format in the tool.",
+    "method_not_allowed": "The URL was opened in a browser, or the tool uses another method than POST.",
+    "foreign_tenant": "The event belongs to another customer of the tool. If the account is yours, add it to TENANTS: its "
+    "events are lost.",
+    "wrong_content_encoding": "The tool compresses its bodies: turn compression off in the tool.",
+    "redis_down": "Redis did not answer. The tool retries.",
+    "redis_full": "Redis is full: take a larger plan, or lower RETENTION_DAYS. The tool retries.",
     "redis_read_only": "Redis accepts no writes: it is a replica, cannot save to its disk, or lacks replicas. The tool "
-    "sends the delivery again.",
-    "too_many_in_flight": "Our own trouble: more at once than can be written. The tool comes back by itself.",
-    "too_slow": "The sender did not finish sending.",
-    "unfinished": "The sender left before its body was complete.",
+    "retries.",
+    "too_many_in_flight": "More deliveries arrive at once than Redis can store. The tool retries.",
+    "too_slow": "The sender did not finish the body in time.",
+    "unfinished": "The sender disconnected before the body was complete.",
 }
 _SECONDS = re.compile(r"(\d+) s (old|ahead|in the future)?")
 
 
 def likely_cause(reason: str, detail: str) -> str:
-    fitting = [beginning for beginning in CAUSES if reason.startswith(beginning)]
-    told = _SECONDS.search(detail)
-    apart = humanize(float(told[1])) if told else "too far"
-    return CAUSES[max(fitting, key=len)].replace("{}", apart) if fitting else "–"
+    prefixes = [prefix for prefix in CAUSES if reason.startswith(prefix)]
+    match = _SECONDS.search(detail)
+    distance = humanize(float(match[1])) if match else "too much"
+    return CAUSES[max(prefixes, key=len)].replace("{}", distance) if prefixes else "–"
 
 
 def with_likely_causes(rejections: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rejections as `rejections.newest` returns them, each with its likely cause."""
-    return [{**one, "cause": likely_cause(one["reason"], one["detail"])} for one in rejections]
+    return [{**rejection, "cause": likely_cause(rejection["reason"], rejection["detail"])} for rejection in rejections]

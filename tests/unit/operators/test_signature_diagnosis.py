@@ -1,4 +1,4 @@
-"""Why a signature does not hold: every case is signed by openssl, then spoilt in one way that happens."""
+"""Diagnoses of invalid signatures. openssl signs every case, so that the expected values have another origin."""
 
 import base64
 import json
@@ -35,7 +35,7 @@ def openssl(key: bytes, message: bytes) -> bytes:
     return subprocess.run(command, input=message, capture_output=True, check=True).stdout
 
 
-def look(hook: str, raw: bytes, headers: dict[str, str], query: bytes = b"", **env: str) -> Diagnosis:
+def diagnose_delivery(hook: str, raw: bytes, headers: dict[str, str], query: bytes = b"", **env: str) -> Diagnosis:
     settings = read_environment({**SECRETS, **env}, redis_needed=False)
     lines = tuple((name.lower().encode(), value.encode()) for name, value in headers.items())
     configured = settings.active_hooks[hook]
@@ -43,21 +43,21 @@ def look(hook: str, raw: bytes, headers: dict[str, str], query: bytes = b"", **e
     return diagnose(settings, configured, delivery, NOW)
 
 
-def kinds(found: Diagnosis) -> list[str]:
-    return [finding.kind for finding in found.findings]
+def kinds(diagnosis: Diagnosis) -> list[str]:
+    return [finding.kind for finding in diagnosis.findings]
 
 
-def told(found: Diagnosis) -> str:
-    return " ".join(finding.summary for finding in found.findings)
+def summaries(diagnosis: Diagnosis) -> str:
+    return " ".join(finding.summary for finding in diagnosis.findings)
 
 
 def calcom(raw: bytes, key: bytes = b"newer-secret") -> dict[str, str]:
     return {"X-Cal-Signature-256": openssl(key, raw).hex()}
 
 
-def calendly(raw: bytes, at: float) -> dict[str, str]:
-    signature = openssl(b"calendly-signing-key", f"{at:.0f}.".encode() + raw).hex()
-    return {"Calendly-Webhook-Signature": f"t={at:.0f},v1={signature}"}
+def calendly(raw: bytes, signed_at: float) -> dict[str, str]:
+    signature = openssl(b"calendly-signing-key", f"{signed_at:.0f}.".encode() + raw).hex()
+    return {"Calendly-Webhook-Signature": f"t={signed_at:.0f},v1={signature}"}
 
 
 def square(raw: bytes, url: str) -> dict[str, str]:
@@ -65,62 +65,62 @@ def square(raw: bytes, url: str) -> dict[str, str]:
     return {"x-square-hmacsha256-signature": signature}
 
 
-def test_what_holds_holds_and_the_secret_is_named_by_its_number() -> None:
-    found = look("calcom", BODY.encode(), calcom(BODY.encode()))
+def test_a_valid_signature_has_the_number_of_its_secret() -> None:
+    diagnosis = diagnose_delivery("calcom", BODY.encode(), calcom(BODY.encode()))
 
-    assert (True, 2, ()) == (found.is_valid, found.secret_number, found.findings)
+    assert (True, 2, ()) == (diagnosis.is_valid, diagnosis.secret_number, diagnosis.findings)
 
 
 @pytest.mark.parametrize(
-    ("expected", "arrived"),
+    ("expected", "body"),
     [
-        ("without the newline", BODY + "\n"),
-        ("without the newline", BODY + "\r\n"),
+        ("without the trailing newline", BODY + "\n"),
+        ("without the trailing newline", BODY + "\r\n"),
         ("compacted", json.dumps(json.loads(BODY), ensure_ascii=False)),
         ("compacted", json.dumps(json.loads(BODY), indent=2)),
         ("compacted", json.dumps(json.loads(BODY), separators=(",", ":"))),  # \u00eb for ë
         ("BOM", "\ufeff" + BODY),
     ],
 )
-def test_a_body_that_was_written_anew_is_found(expected: str, arrived: str) -> None:
-    found = look("calcom", arrived.encode(), calcom(BODY.encode()))
+def test_a_reformatted_body_is_diagnosed(expected: str, body: str) -> None:
+    diagnosis = diagnose_delivery("calcom", body.encode(), calcom(BODY.encode()))
 
-    assert (False, ["body"], 2) == (found.is_valid, kinds(found), found.secret_number)
-    assert expected in told(found)
+    assert (False, ["body"], 2) == (diagnosis.is_valid, kinds(diagnosis), diagnosis.secret_number)
+    assert expected in summaries(diagnosis)
 
 
 @pytest.mark.parametrize(
-    ("expected", "sent"),
+    ("expected", "signed_body"),
     [
         ("with spaces after", json.dumps(json.loads(BODY), ensure_ascii=False)),
-        ("laid out by two spaces", json.dumps(json.loads(BODY), ensure_ascii=False, indent=2)),
+        ("indented by two spaces", json.dumps(json.loads(BODY), ensure_ascii=False, indent=2)),
         ("with \\u…", json.dumps(json.loads(BODY), separators=(",", ":"))),
         ("with `/` as `\\/`", BODY.replace("/", "\\/")),
-        ("with a newline at its end", BODY + "\n"),
+        ("with a trailing newline", BODY + "\n"),
     ],
 )
-def test_a_body_that_was_compacted_on_the_way_is_found(expected: str, sent: str) -> None:
-    found = look("calcom", BODY.encode(), calcom(sent.encode()))
+def test_a_compacted_body_is_diagnosed(expected: str, signed_body: str) -> None:
+    diagnosis = diagnose_delivery("calcom", BODY.encode(), calcom(signed_body.encode()))
 
-    assert (False, ["body"]) == (found.is_valid, kinds(found))
-    assert expected in told(found)
-
-
-def test_the_secret_of_another_hook_is_found_and_named() -> None:
-    found = look("calcom", BODY.encode(), calcom(BODY.encode(), b"secret-of-the-east"))
-
-    assert (False, ["secret"], None) == (found.is_valid, kinds(found), found.secret_number)
-    assert "hook east" in told(found)
+    assert (False, ["body"]) == (diagnosis.is_valid, kinds(diagnosis))
+    assert expected in summaries(diagnosis)
 
 
-@pytest.mark.parametrize("is_set", ["'newer-secret'", '"newer-secret"', "whsec_newer-secret"])
-def test_a_secret_that_was_pasted_with_more_than_itself_is_found(is_set: str) -> None:
-    found = look("calcom", BODY.encode(), calcom(BODY.encode()), HOOKS__CALCOM__SECRETS=is_set)
+def test_the_secret_of_another_hook_is_diagnosed_with_the_hook() -> None:
+    diagnosis = diagnose_delivery("calcom", BODY.encode(), calcom(BODY.encode(), b"secret-of-the-east"))
 
-    assert (False, ["secret"]) == (found.is_valid, kinds(found))
+    assert (False, ["secret"], None) == (diagnosis.is_valid, kinds(diagnosis), diagnosis.secret_number)
+    assert "hook east" in summaries(diagnosis)
 
 
-def test_hexadecimal_in_the_place_of_base64_is_found_and_the_other_way_round() -> None:
+@pytest.mark.parametrize("secret", ["'newer-secret'", '"newer-secret"', "whsec_newer-secret"])
+def test_a_secret_with_extra_characters_is_diagnosed(secret: str) -> None:
+    diagnosis = diagnose_delivery("calcom", BODY.encode(), calcom(BODY.encode()), HOOKS__CALCOM__SECRETS=secret)
+
+    assert (False, ["secret"]) == (diagnosis.is_valid, kinds(diagnosis))
+
+
+def test_a_wrong_encoding_of_the_signature_is_diagnosed() -> None:
     raw, url = BODY.encode(), "https://bell.example.com/hooks/square"
     in_hex = openssl(b"square-signature-key", url.encode() + raw).hex()
     in_base64 = base64.b64encode(openssl(b"newer-secret", raw)).decode()
@@ -131,81 +131,86 @@ def test_hexadecimal_in_the_place_of_base64_is_found_and_the_other_way_round() -
         ("calcom", "x-cal-signature-256", openssl(b"newer-secret", raw).hex().upper()),
         ("calcom", "x-cal-signature-256", f"sha256={openssl(b'newer-secret', raw).hex()}"),
     ):
-        found = look(hook, raw, {header: value})
-        assert (False, ["encoding"]) == (found.is_valid, kinds(found)), value
-        assert header in told(found)
+        diagnosis = diagnose_delivery(hook, raw, {header: value})
+        assert (False, ["encoding"]) == (diagnosis.is_valid, kinds(diagnosis)), value
+        assert header in summaries(diagnosis)
 
 
 @pytest.mark.parametrize(
     ("expected", "signed"),
     [
         ("http:", "http://bell.example.com/hooks/square"),
-        ("a / at its end", "https://bell.example.com/hooks/square/"),
+        ("a trailing /", "https://bell.example.com/hooks/square/"),
         ("the port 443", "https://bell.example.com:443/hooks/square"),
         ("at www.example.com", "https://www.example.com/hooks/square"),
     ],
 )
-def test_another_spelling_of_our_address_is_found(expected: str, signed: str) -> None:
-    found = look("square", BODY.encode(), square(BODY.encode(), signed) | {"Host": "www.example.com"})
+def test_another_spelling_of_the_url_is_diagnosed(expected: str, signed: str) -> None:
+    diagnosis = diagnose_delivery("square", BODY.encode(), square(BODY.encode(), signed) | {"Host": "www.example.com"})
 
-    assert (False, ["url"]) == (found.is_valid, kinds(found))
-    assert expected in told(found)
+    assert (False, ["url"]) == (diagnosis.is_valid, kinds(diagnosis))
+    assert expected in summaries(diagnosis)
 
 
-def test_a_query_that_the_tool_did_not_sign_is_found() -> None:
+def test_a_query_that_the_tool_did_not_sign_is_diagnosed() -> None:
     headers = square(BODY.encode(), "https://bell.example.com/hooks/square")
 
-    found = look("square", BODY.encode(), headers, query=b"via=proxy")
+    diagnosis = diagnose_delivery("square", BODY.encode(), headers, query=b"via=proxy")
 
-    assert (False, ["url"]) == (found.is_valid, kinds(found))
-    assert "without what is behind its `?`" in told(found)
+    assert (False, ["url"]) == (diagnosis.is_valid, kinds(diagnosis))
+    assert "without the query" in summaries(diagnosis)
 
 
-def test_what_is_behind_the_address_is_read_from_the_line_of_the_request(tmp_path: Path) -> None:
+def test_verify_reads_the_query_from_the_request_line(tmp_path: Path) -> None:
     [(name, signature)] = square(b"{}", "https://bell.example.com/hooks/square?shop=1").items()
     file = tmp_path / "headers.txt"
 
     codes = []
-    for asked in ("?shop=1", "?shop=2", ""):
-        file.write_text(f"POST /hooks/square{asked} HTTP/1.1\n{name}: {signature}\n")
-        ran = CliRunner().invoke(main, ["verify", "square", "--headers", str(file)], input=b"{}", env=SECRETS)
-        codes.append(ran.exit_code)
+    for query in ("?shop=1", "?shop=2", ""):
+        file.write_text(f"POST /hooks/square{query} HTTP/1.1\n{name}: {signature}\n")
+        result = CliRunner().invoke(main, ["verify", "square", "--headers", str(file)], input=b"{}", env=SECRETS)
+        codes.append(result.exit_code)
 
     assert [0, 3, 3] == codes
 
 
 @pytest.mark.parametrize(
-    ("expected", "off_s"),
-    [("12 min off", -720), ("12 min off", 720), ("taken for UTC", -7_200), ("our clock is slow", 1_000)],
+    ("expected", "offset_s"),
+    [("12 min off", -720), ("12 min off", 720), ("used as UTC", -7_200), ("our clock is slow", 1_000)],
 )
-def test_a_clock_that_is_off_is_told_by_how_much(expected: str, off_s: int) -> None:
-    found = look("calendly", BODY.encode(), calendly(BODY.encode(), NOW + off_s))
+def test_a_wrong_clock_is_diagnosed_with_the_difference(expected: str, offset_s: int) -> None:
+    diagnosis = diagnose_delivery("calendly", BODY.encode(), calendly(BODY.encode(), NOW + offset_s))
 
-    assert (False, "stale", ["clock"], 1) == (found.is_valid, found.rejection[0], kinds(found), found.secret_number)
-    assert expected in told(found)
+    assert (False, "stale", ["clock"], 1) == (
+        diagnosis.is_valid,
+        diagnosis.rejection[0],
+        kinds(diagnosis),
+        diagnosis.secret_number,
+    )
+    assert expected in summaries(diagnosis)
 
 
-def test_two_things_at_once_are_both_told() -> None:
-    late_and_newline = look("calendly", BODY.encode() + b"\n", calendly(BODY.encode(), NOW - 900))
+def test_two_causes_at_once_are_both_diagnosed() -> None:
+    late_and_newline = diagnose_delivery("calendly", BODY.encode() + b"\n", calendly(BODY.encode(), NOW - 900))
     in_hex = openssl(b"square-signature-key", b"http://bell.example.com/hooks/square" + BODY.encode()).hex()
-    url_and_hex = look("square", BODY.encode(), {"x-square-hmacsha256-signature": in_hex})
+    url_and_hex = diagnose_delivery("square", BODY.encode(), {"x-square-hmacsha256-signature": in_hex})
 
     assert ["clock", "body"] == kinds(late_and_newline)
     assert {"url", "encoding"} == set(kinds(url_and_hex))
 
 
-def test_standard_webhooks_in_hexadecimal_is_found() -> None:
+def test_a_hexadecimal_standard_webhooks_signature_is_diagnosed() -> None:
     key = base64.b64decode("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
     signature = openssl(key, f"msg_1.{NOW}.".encode() + BODY.encode())
     headers = {"webhook-id": "msg_1", "webhook-timestamp": str(NOW)}
 
-    right = look(
+    valid = diagnose_delivery(
         "standard", BODY.encode(), headers | {"webhook-signature": f"v1,{base64.b64encode(signature).decode()}"}
     )
-    found = look("standard", BODY.encode(), headers | {"webhook-signature": f"v1,{signature.hex()}"})
+    diagnosis = diagnose_delivery("standard", BODY.encode(), headers | {"webhook-signature": f"v1,{signature.hex()}"})
 
-    assert right.is_valid
-    assert (False, ["encoding"]) == (found.is_valid, kinds(found))
+    assert valid.is_valid
+    assert (False, ["encoding"]) == (diagnosis.is_valid, kinds(diagnosis))
 
 
 @pytest.mark.parametrize(
@@ -214,29 +219,29 @@ def test_standard_webhooks_in_hexadecimal_is_found() -> None:
         ("header", {}),
         ("header", {"X-Other-Signature": "ab"}),
         ("unknown", {"X-Cal-Signature-256": "0" * 64}),
-        ("unknown", {"X-Cal-Signature-256": openssl(b"nobodys", BODY.encode()).hex()}),
+        ("unknown", {"X-Cal-Signature-256": openssl(b"unknown-secret", BODY.encode()).hex()}),
     ],
 )
-def test_what_is_wrong_in_no_known_way_is_said_to_be_unknown(kind: str, headers: dict[str, str]) -> None:
-    found = look("calcom", BODY.encode(), headers)
+def test_an_unexplained_mismatch_is_diagnosed_as_unknown(kind: str, headers: dict[str, str]) -> None:
+    diagnosis = diagnose_delivery("calcom", BODY.encode(), headers)
 
-    assert (False, [kind]) == (found.is_valid, kinds(found))
+    assert (False, [kind]) == (diagnosis.is_valid, kinds(diagnosis))
 
 
-def test_another_body_is_never_explained_away() -> None:
+def test_a_forged_body_is_diagnosed_as_unknown() -> None:
     forged = BODY.replace("4500", "1")
 
-    assert ["unknown"] == kinds(look("calcom", forged.encode(), calcom(BODY.encode())))
+    assert ["unknown"] == kinds(diagnose_delivery("calcom", forged.encode(), calcom(BODY.encode())))
 
 
 def test_no_diagnosis_shows_a_secret() -> None:
     raw = BODY.encode()
-    all_found = [
-        look("calcom", raw, calcom(raw)),
-        look("calcom", raw, calcom(raw, b"secret-of-the-east")),
-        look("calcom", raw, calcom(raw), HOOKS__CALCOM__SECRETS="'newer-secret'"),
-        look("calcom", raw, {"X-Cal-Signature-256": "0" * 64}),
-        look("square", raw, square(raw, "http://bell.example.com/hooks/square")),
+    diagnoses = [
+        diagnose_delivery("calcom", raw, calcom(raw)),
+        diagnose_delivery("calcom", raw, calcom(raw, b"secret-of-the-east")),
+        diagnose_delivery("calcom", raw, calcom(raw), HOOKS__CALCOM__SECRETS="'newer-secret'"),
+        diagnose_delivery("calcom", raw, {"X-Cal-Signature-256": "0" * 64}),
+        diagnose_delivery("square", raw, square(raw, "http://bell.example.com/hooks/square")),
     ]
 
-    assert [] == [secret for secret in PLAIN if secret in repr(all_found)]
+    assert [] == [secret for secret in PLAIN if secret in repr(diagnoses)]
