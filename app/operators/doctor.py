@@ -1,4 +1,4 @@
-"""Is everything as it should be? One line per check, each with its fix."""
+"""Checks of the settings, Redis, the workers and the Visits API, each with a fix."""
 
 import asyncio
 import sys
@@ -23,13 +23,13 @@ from app.webhooks.source import VERIFIED_BY, Source
 
 Result = Literal["ok", "warn", "fail", "down"]
 MAX_CLOCK_DRIFT_S = 2.0
-#: With Redis' own deadline less than the ten seconds that a release may take.
+#: Together with the Redis timeout, less than the 10 s that a release may take.
 API_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """result: `warn` is for an operator to judge, `fail` must be mended, `down` cannot be reached."""
+    """The result of a check: `warn` may be intended, `fail` must be fixed, `down` is unreachable."""
 
     name: str
     result: Result
@@ -38,10 +38,12 @@ class Check:
 
 
 async def examine(environ: Mapping[str, str], *, is_release: bool = False) -> AsyncIterator[Check]:
-    """All checks. is_release: before the processes of a new version run: only wrong settings and an unreachable Redis
-    stop it."""
+    """Yield all checks.
+
+    is_release: before the processes of a new version start. Only wrong settings and an unreachable Redis stop a release.
+    """
     try:
-        # A release starts a worker too, and that does not start without a token.
+        # A release also starts a worker, which needs a token.
         settings = read_environment(environ, token_needed=is_release)
     except SettingsError as error:
         for problem in error.problems:
@@ -53,9 +55,9 @@ async def examine(environ: Mapping[str, str], *, is_release: bool = False) -> As
             )
         return
     async for check in _examine(settings, is_release):
-        # What a new version may be there to mend must not keep it from being released.
-        is_only_told = is_release and check.result != "ok" and check.name != "redis"
-        yield Check(check.name, "warn", check.detail, check.fix) if is_only_told else check
+        # The new version may fix the problem, so the problem must not stop the release.
+        is_downgraded = is_release and check.result != "ok" and check.name != "redis"
+        yield Check(check.name, "warn", check.detail, check.fix) if is_downgraded else check
 
 
 async def _examine(settings: Settings, is_release: bool) -> AsyncIterator[Check]:
@@ -68,8 +70,8 @@ async def _examine(settings: Settings, is_release: bool) -> AsyncIterator[Check]
     checks: list[Callable[[Redis, Settings], AsyncIterator[Check]]] = [_redis, _tasks, _tenants]
     try:
         await redis.command("PING")
-        for examined in checks:
-            async for check in examined(redis, settings):
+        for checks_of in checks:
+            async for check in checks_of(redis, settings):
                 yield check
         if not is_release:
             yield await _worker(redis)
@@ -77,15 +79,15 @@ async def _examine(settings: Settings, is_release: bool) -> AsyncIterator[Check]
         yield Check("redis", "down", str(error), "Check REDIS_URL and REDIS_TLS_VERIFY; until then deliveries get 503.")
     finally:
         await redis.close()
-    for asked in await asyncio.gather(*(_visits_api(settings, *account) for account in settings.tokens.items())):
-        yield asked
+    for check in await asyncio.gather(*(_visits_api(settings, *account) for account in settings.tokens.items())):
+        yield check
     for hook in settings.active_hooks.values():
         if hook.account not in settings.tokens:
-            fix = "Set VISITS_API_TOKEN, then replay what is parked."
+            fix = "Set VISITS_API_TOKEN, then replay the parked tasks."
             yield Check(f"visits_api {hook.account}", "fail", f"no token for hook {hook.name}", fix)
 
 
-#: By minor version, the first release with the fixes of 2024 for what strangers send (CVE-2024-7592 and others).
+#: By minor version, the first release that fixes the remote vulnerabilities of 2024 (CVE-2024-7592 and others).
 PATCHED_PYTHON = {(3, 11): (3, 11, 10), (3, 12): (3, 12, 6)}
 
 
@@ -102,52 +104,56 @@ def _bodies(settings: Settings) -> Check:
     names = [key_id(key).hex() for key in settings.body_keys]
     if not names:
         return Check("bodies", "ok", "compressed, not encrypted: BODY_KEYS is not set")
-    others = f", and opened under {', '.join(names[1:])} too" if names[1:] else ""
-    return Check("bodies", "ok", f"compressed, and encrypted with key {names[0]}{others}")
+    older_keys = f", older keys: {', '.join(names[1:])}" if names[1:] else ""
+    return Check("bodies", "ok", f"compressed, and encrypted with key {names[0]}{older_keys}")
 
 
 def _hooks(settings: Settings) -> list[Check]:
     checks = []
     for name, hook in settings.hooks.items():
-        prefix, tool = f"HOOKS__{name.upper()}", settings.source_for(name)
-        needed = tool.definition.missing_credentials(hook.credentials) if tool.fetch else []
+        prefix, source = f"HOOKS__{name.upper()}", settings.source_for(name)
+        needed = source.definition.missing_credentials(hook.credentials) if source.fetch else []
         missing = [f"{prefix}__CREDENTIALS__{field}" for field in needed]
         if not hook.secrets:
-            checks.append(Check(f"hook {name}", "warn", "no secret: it does not exist", f"Set {prefix}__SECRETS."))
+            checks.append(
+                Check(f"hook {name}", "warn", "no secret: the hook does not exist", f"Set {prefix}__SECRETS.")
+            )
         elif missing:
             fix = f"Set {', '.join(missing)}."
-            checks.append(Check(f"hook {name}", "fail", f"{tool.definition.title} cannot be asked for records", fix))
+            checks.append(Check(f"hook {name}", "fail", f"{source.definition.title}: records cannot be fetched", fix))
         elif len(hook.secrets) > 1:
             detail = f"{len(hook.secrets)} secrets are accepted"
-            checks.append(Check(f"hook {name}", "ok", detail, "Take the old one out when the tool has changed over."))
-        if hook.secrets and tool.definition.signature.coverage != "body":
-            checks.append(_unproven(name, tool.definition))
-        if hook.secrets and tool.definition.evidence == "recalled":
-            checks.append(_unverified(name, tool.definition))
+            checks.append(Check(f"hook {name}", "ok", detail, "Remove the old secret when the tool uses the new one."))
+        if hook.secrets and source.definition.signature.coverage != "body":
+            checks.append(_weak_signature(name, source.definition))
+        if hook.secrets and source.definition.evidence == "recalled":
+            checks.append(_unverified(name, source.definition))
         if (
             any(len(secret) < RECOMMENDED_KEY_CHARS for secret in hook.secrets)
-            and tool.definition.signature.is_secret_user_chosen
+            and source.definition.signature.is_secret_user_chosen
         ):
             checks.append(_short(f"hook {name}", f"{prefix}__SECRETS"))
     if not settings.active_hooks:
-        checks.append(Check("hooks", "warn", "there is none: nobody can ring", "Set HOOKS__<NAME>__SECRETS."))
+        checks.append(
+            Check("hooks", "warn", "no hook has a secret: no webhook is accepted", "Set HOOKS__<NAME>__SECRETS.")
+        )
     return checks
 
 
 async def local_checks(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
-    """What can be told without asking anybody but Redis. Raises RedisUnavailable."""
+    """Yield the checks that need only the settings and Redis. Raises RedisUnavailable."""
     yield _python(sys.version_info[:3])
     yield _bodies(settings)
     for check in [*_keys(settings), *_hooks(settings)]:
         yield check
-    for examined in (_redis, _tasks, _tenants):
-        async for check in examined(redis, settings):
+    for checks_of in (_redis, _tasks, _tenants):
+        async for check in checks_of(redis, settings):
             yield check
     yield await _worker(redis)
 
 
 def _unverified(name: str, source: Source) -> Check:
-    detail = f"our knowledge of {source.title} is verified by {VERIFIED_BY[source.evidence]}"
+    detail = f"the module for {source.title} is verified by {VERIFIED_BY[source.evidence]}"
     return Check(f"hook {name}", "warn", detail, "Compare its first deliveries with the tool before you rely on it.")
 
 
@@ -158,16 +164,16 @@ def _short(name: str, setting: str) -> Check:
 
 
 def _keys(settings: Settings) -> list[Check]:
-    """Keys that are accepted and shorter than recommended."""
+    """Warn about keys that are shorter than recommended."""
     keys = {"SECRET_KEY": settings.secret_key, "METRICS_TOKEN": filter(None, [settings.metrics_token])}
     short = [setting for setting, values in keys.items() if any(len(value) < RECOMMENDED_KEY_CHARS for value in values)]
     return [_short(setting, setting) for setting in short]
 
 
-def _unproven(name: str, source: Source) -> Check:
-    proven = "some fields of the body only" if source.signature.coverage == "fields" else "nothing of the body"
-    detail = f"{source.title} proves {proven}: anyone with its address and token can forge a delivery"
-    return Check(f"hook {name}", "warn", detail, "Keep them out of logs and mails; a new secret makes a new one.")
+def _weak_signature(name: str, source: Source) -> Check:
+    signed = "only some fields of the body" if source.signature.coverage == "fields" else "nothing of the body"
+    detail = f"{source.title} signs {signed}: anyone with the URL and its token can forge a delivery"
+    return Check(f"hook {name}", "warn", detail, "Keep the URL out of logs and e-mails; a new secret makes a new URL.")
 
 
 async def _redis(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
@@ -183,8 +189,8 @@ async def _redis(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
     yield _eviction(info)
     yield _memory(info)
     if settings.ack == "fsync" and await _config(redis, "appendfsync") != "always":
-        detail = "ACK=fsync takes this server's word for what is on its disk"
-        yield Check("redis.ack", "warn", detail, "With appendfsync always it is certain.")
+        detail = "ACK=fsync relies on this server's report of what is on its disk"
+        yield Check("redis.ack", "warn", detail, "Set appendfsync always to be certain.")
     seconds, micros = await redis.command("TIME")
     drift_s = abs(time.time() - int(seconds) - int(micros) / 1e6)
     yield _clock("clock", drift_s, "the Redis server")
@@ -196,50 +202,50 @@ def _info(raw: bytes) -> dict[str, str]:
 
 
 async def _config(redis: Redis, name: str) -> str:
-    """Empty where a managed server does not tell."""
+    """Return a setting of Redis, or an empty string if a managed server hides it."""
     try:
-        found = await redis.command("CONFIG", "GET", name)
+        reply = await redis.command("CONFIG", "GET", name)
     except hiredis.ReplyError:
         return ""
-    return found[1].decode() if found else ""
+    return reply[1].decode() if reply else ""
 
 
 def _persistence(info: Mapping[str, str], fsync: str) -> Check:
     fix = "Use a plan or a setting with an append-only file (appendonly yes)."
     if info.get("aof_enabled") != "1":
         return Check(
-            "redis.persistence", "warn", "no append-only file: a restart of Redis loses what was accepted", fix
+            "redis.persistence", "warn", "no append-only file: a restart of Redis loses accepted deliveries", fix
         )
-    lost = {
-        "always": "nothing that was answered 202 is lost",
+    loss = {
+        "always": "no delivery that was answered 202 is lost",
         "everysec": "a crash of Redis or its machine may lose the last two seconds",
-        "no": "a crash of the machine may lose half a minute",
-    }.get(fsync, "how often it is flushed, this server does not tell")
-    return Check("redis.persistence", "ok", f"append-only file, appendfsync {fsync or 'unknown'}: {lost}")
+        "no": "a crash of the machine may lose the last 30 seconds",
+    }.get(fsync, "this server does not report how often it is flushed")
+    return Check("redis.persistence", "ok", f"append-only file, appendfsync {fsync or 'unknown'}: {loss}")
 
 
 def _eviction(info: Mapping[str, str]) -> Check:
     policy = info.get("maxmemory_policy", "unknown")
     if policy == "noeviction":
-        return Check("redis.eviction", "ok", "noeviction: a full server refuses, and tools are asked to come back")
+        return Check("redis.eviction", "ok", "noeviction: a full server rejects writes, and senders retry")
     fix = "Set maxmemory-policy noeviction."
-    return Check("redis.eviction", "fail", f"{policy}: a full server throws accepted work away", fix)
+    return Check("redis.eviction", "fail", f"{policy}: a full server deletes accepted deliveries", fix)
 
 
 def _memory(info: Mapping[str, str]) -> Check:
-    used, most = int(info["used_memory"]), int(info.get("maxmemory", 0))
-    if not most:
+    used, limit = int(info["used_memory"]), int(info.get("maxmemory", 0))
+    if not limit:
         return Check("redis.memory", "ok", f"{used / 1e6:.1f} MB used, no limit set")
-    share = used / most
+    share = used / limit
     result: Result = "ok" if share < 0.7 else "warn" if share < 0.9 else "fail"
     fix = "" if share < 0.7 else "Take a larger plan, or lower RETENTION_DAYS."
-    return Check("redis.memory", result, f"{used / 1e6:.1f} of {most / 1e6:.1f} MB", fix)
+    return Check("redis.memory", result, f"{used / 1e6:.1f} of {limit / 1e6:.1f} MB", fix)
 
 
 def _clock(name: str, drift_s: float, against: str) -> Check:
     if drift_s <= MAX_CLOCK_DRIFT_S:
         return Check(name, "ok", f"{drift_s:.1f} s against {against}")
-    fix = "Synchronise the clock (NTP): signatures carry times."
+    fix = "Synchronize the clock (NTP): signatures contain times."
     return Check(name, "warn" if drift_s < 60 else "fail", f"{drift_s:.0f} s against {against}", fix)
 
 
@@ -249,58 +255,59 @@ async def _tasks(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
         yield Check(
             "failures", "warn", f"{parked} need an operator", "See `doorbell failures`, then `doorbell replay`."
         )
-    work = await load_backlog(redis, settings.tokens)
-    for check in _queue(work):
+    backlog = await load_backlog(redis, settings.tokens)
+    for check in _queue(backlog):
         yield check
     for account in settings.tokens:
-        why, since = await redis.command("HMGET", f"{keys.CIRCUIT}{account}", "kind", "since")
-        if why:
-            hooks, shut_s = settings.hooks_for(account), time.time() - float(since) / 1000
-            detail = f"{account} ({', '.join(hooks)}): {why.decode()}, for {shut_s:.0f} s"
-            fix = f"`doorbell resume {hooks[0]}`" if why == b"paused" and hooks else "It is probed and opens by itself."
-            yield Check("visits_api.gate", "warn", detail, fix)
+        reason, since = await redis.command("HMGET", f"{keys.CIRCUIT}{account}", "kind", "since")
+        if reason:
+            hooks, open_s = settings.hooks_for(account), time.time() - float(since) / 1000
+            detail = f"{account} ({', '.join(hooks)}): {reason.decode()}, for {open_s:.0f} s"
+            fix = (
+                f"`doorbell resume {hooks[0]}`"
+                if reason == b"paused" and hooks
+                else "Doorbell probes the API and closes the circuit when it recovers."
+            )
+            yield Check("visits_api.circuit", "warn", detail, fix)
     for account in await known_accounts(redis, settings.tokens):
         held = 0 if account in settings.tokens else await redis.command("ZCARD", f"{keys.HELD}{account}")
         if held:
-            fix = "Set a token for it; a worker parks them as token_missing, and they can be replayed then."
-            yield Check(f"visits_api {account}", "warn", f"{held} held; the account has no token", fix)
+            fix = "Set a token for the account, then replay the tasks that a worker parked as token_missing."
+            yield Check(f"visits_api {account}", "warn", f"{held} tasks held: the account has no token", fix)
 
 
 async def _tenants(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
-    """Events of other accounts are not kept, so a wrong TENANTS loses everything."""
+    """Warn if TENANTS excludes all events of a hook. Excluded events are not stored."""
     for name, hook in settings.active_hooks.items():
         if not hook.settings.tenants:
             continue
         foreign = int(await redis.command("HGET", keys.REJECTIONS, f"{name}:foreign_tenant") or 0)
         if foreign and not await redis.command("EXISTS", f"{keys.DELIVERIES}{name}"):
-            detail = f"all {foreign} events came from accounts that TENANTS does not name, and none was kept"
+            detail = f"all {foreign} events belong to accounts that are not in TENANTS; none was stored"
             fix = f"Compare HOOKS__{name.upper()}__TENANTS with the accounts in `doorbell rejections --hook {name}`."
             yield Check(f"hook {name}", "warn", detail, fix)
 
 
-def _queue(work: Backlog) -> list[Check]:
-    ages = ", ".join(f"{state} {age_s:.0f} s" for state, age_s in work.ages_s.items() if age_s >= 1)
-    detail = f"the oldest due work is {work.oldest_s:.0f} s old" + (f" ({ages})" if ages else "")
-    is_old = work.oldest_s > STALE_AFTER_S
+def _queue(backlog: Backlog) -> list[Check]:
+    ages = ", ".join(f"{state} {age_s:.0f} s" for state, age_s in backlog.ages_s.items() if age_s >= 1)
+    detail = f"the oldest task has been due for {backlog.oldest_s:.0f} s" + (f" ({ages})" if ages else "")
+    is_old = backlog.oldest_s > STALE_AFTER_S
     fix = "Is a worker running? Is the Visits API answering?" if is_old else ""
     checks = [Check("queue", "fail" if is_old else "ok", detail, fix)]
-    if work.is_stalled:
-        detail = f"work is due, the way to the API is open, and for {work.no_progress_s:.0f} s nothing came to an end"
-        fix = (
-            "Start a worker; if one runs, look at the last lines of its log, and restart it. Nothing is lost meanwhile."
-        )
+    if backlog.is_stalled:
+        detail = f"tasks are due, no circuit is open, and no task has ended for {backlog.no_progress_s:.0f} s"
+        fix = "Start a worker. If one is running, check the end of its log and restart it. Nothing is lost."
         checks.append(Check("progress", "fail", detail, fix))
     return checks
 
 
 async def _worker(redis: Redis) -> Check:
-    seconds, _ = await redis.command("TIME")  # the beats are by the server's clock
-    found = await redis.command("ZCOUNT", keys.WORKERS, (int(seconds) - WORKER_ALIVE_S) * 1000, "+inf")
-    if found:
-        return Check("worker", "ok", f"{found} at work")
-    return Check(
-        "worker", "fail", "no sign of life for 30 s: deliveries are accepted but wait", "Start the worker process."
-    )
+    seconds, _ = await redis.command("TIME")  # heartbeats have the server's time
+    alive = await redis.command("ZCOUNT", keys.WORKERS, (int(seconds) - WORKER_ALIVE_S) * 1000, "+inf")
+    if alive:
+        return Check("worker", "ok", f"{alive} running")
+    detail = "no heartbeat for 30 s: deliveries are stored, but not applied"
+    return Check("worker", "fail", detail, "Start the worker process.")
 
 
 async def _visits_api(settings: Settings, account: str, token: str) -> Check:
@@ -310,19 +317,19 @@ async def _visits_api(settings: Settings, account: str, token: str) -> Check:
         async with (
             asyncio.timeout(API_TIMEOUT_S),
             httpx.AsyncClient(trust_env=False) as http,
-            http.stream("GET", url, headers=headers) as answer,
+            http.stream("GET", url, headers=headers) as response,
         ):
-            pass  # its status says enough
+            pass  # only the status is needed
     except (httpx.HTTPError, TimeoutError) as error:
-        return Check(name, "down", f"{type(error).__name__}", "Check VISITS_API_URL; changes wait meanwhile.")
+        return Check(name, "down", f"{type(error).__name__}", "Check VISITS_API_URL; until then changes wait.")
     took_ms = (time.monotonic() - started) * 1000
-    if answer.status_code in (401, 403):
-        return Check(name, "fail", f"{answer.status_code}: the token is not accepted", "Check VISITS_API_TOKEN.")
-    if not answer.is_success:
-        return Check(name, "down", f"answers {answer.status_code}", "Changes wait until it recovers.")
-    drift = _drift_s(answer.headers.get("date"))
-    aside = f", its clock is {drift:.0f} s off ours" if drift and drift > MAX_CLOCK_DRIFT_S else ""
-    return Check(name, "ok", f"token accepted, {took_ms:.0f} ms{aside}")
+    if response.status_code in (401, 403):
+        return Check(name, "fail", f"{response.status_code}: the token is not accepted", "Check VISITS_API_TOKEN.")
+    if not response.is_success:
+        return Check(name, "down", f"response {response.status_code}", "Changes wait until it recovers.")
+    drift = _drift_s(response.headers.get("date"))
+    note = f", its clock differs by {drift:.0f} s" if drift and drift > MAX_CLOCK_DRIFT_S else ""
+    return Check(name, "ok", f"token accepted, {took_ms:.0f} ms{note}")
 
 
 def _drift_s(date: str | None) -> float | None:
@@ -333,6 +340,6 @@ def _drift_s(date: str | None) -> float | None:
 
 
 def exit_status(checks: list[Check]) -> int:
-    """The exit status: 3 a check failed, 4 something cannot be reached."""
+    """Return 3 if a check failed, else 4 if something is unreachable, else 0."""
     results = {check.result for check in checks}
     return 3 if "fail" in results else 4 if "down" in results else 0

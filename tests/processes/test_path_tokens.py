@@ -468,7 +468,7 @@ def test_the_doctor_says_that_nothing_proves_the_body() -> None:
 def test_the_doctor_warns_of_a_hook_whose_source_nobody_has_verified() -> None:
     found = [check.detail for check in _hooks(read_environment({**REDIS, **SERVICEM8})) if check.result == "warn"]
 
-    assert "our knowledge of ServiceM8 is verified by nobody: parts come from memory" in found
+    assert "the module for ServiceM8 is verified by nobody: parts come from memory" in found
 
 
 def test_the_doctor_warns_of_short_keys_that_people_choose_and_not_of_a_tools_own() -> None:

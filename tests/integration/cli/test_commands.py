@@ -120,7 +120,7 @@ def test_what_is_paused_waits_and_goes_out_when_it_is_resumed(busy: Harness) -> 
     rang = busy.send("visit.created", "A-3", contact=ADA, time_scheduled="2026-03-16T16:00:00Z")
     before = len(busy.calls())
     held = wait_until(lambda: rows(busy, "deliveries", "--state", "held", "--json"))
-    told = next(row for row in rows(busy, "doctor", "--json") if row["check"] == "visits_api.gate")
+    told = next(row for row in rows(busy, "doctor", "--json") if row["check"] == "visits_api.circuit")
 
     assert [5, 0, 5] == [ran.returncode for ran in (unknown, paused, again)]
     assert "calendly, standard: calls for the account main are paused" in paused.stderr
@@ -246,7 +246,7 @@ def test_a_healthy_doorbell_has_a_healthy_doctor(harness: Harness) -> None:
 
     ran = wait_until(lambda: (told := harness.doorbell("doctor")).returncode == 0 and told)
 
-    assert "at work" in ran.stdout
+    assert "1 running" in ran.stdout
 
 
 # -- replay --

@@ -92,4 +92,4 @@ def test_all_of_doorbell_works_with_encrypted_bodies_and_says_what_it_cannot_ope
     [told] = [line for line in examined.stdout.splitlines() if line.startswith("bodies")]
     assert "encrypted with key" in told
     assert NEW not in told
-    assert "opened under" in told
+    assert "older keys: " in told

@@ -473,7 +473,7 @@ async def test_what_is_held_is_seen_also_when_its_account_left_the_settings(worl
     ]
     assert 0 < (await load_backlog(world.redis, ["main"])).ages_s["held"]
     warned = [check for check in told(world, "doctor") if check["check"] == "visits_api east"]
-    assert ["1 held; the account has no token"] == [check["detail"] for check in warned]
+    assert ["1 tasks held: the account has no token"] == [check["detail"] for check in warned]
     exposition, _ = (await metrics.snapshot(world.ledger, world.context.settings)).encode()
     assert f'{metric_names.TASKS}{{state="held"}} 1.0' in exposition.decode().splitlines()
 
