@@ -1,4 +1,4 @@
-"""Accepting a delivery: what is stored, what is a repeat, and what a full Redis does."""
+"""`Ledger.accept`: stored keys, repeats, and a full Redis."""
 
 import asyncio
 import json
@@ -33,17 +33,15 @@ from tests.support.ledger import (
     waiting,
 )
 
-# -- accept --
 
-
-async def test_an_accepted_change_stands_as_fact_with_a_job_that_arq_can_read(ledger: Ledger, redis: Redis) -> None:
+async def test_an_accepted_change_is_stored_with_a_job_that_arq_can_read(ledger: Ledger, redis: Redis) -> None:
     written = await accept(ledger, change("A", version=7))
 
-    member = await ledger.load_task(visit_task("A"))
+    task = await ledger.load_task(visit_task("A"))
     assert not written.is_repeat
-    assert ("queued", 1, 0) == (member.state, member.change_count, member.applied_count)
-    assert [f"{written.delivery_id}.0"] == list(member.changes)
-    assert {"a": "update", "o": 7, "f": {}} == json.loads(member.changes[f"{written.delivery_id}.0"].body)
+    assert ("queued", 1, 0) == (task.state, task.change_count, task.applied_count)
+    assert [f"{written.delivery_id}.0"] == list(task.changes)
+    assert {"a": "update", "o": 7, "f": {}} == json.loads(task.changes[f"{written.delivery_id}.0"].body)
     [job] = await redis.command("ZRANGE", "bell:queue:visits", 0, -1)
     function, args, kwargs, job_try, _ = deserialize_job_raw(
         await redis.command("GET", b"arq:job:" + job), deserializer=json.loads
@@ -51,7 +49,7 @@ async def test_an_accepted_change_stands_as_fact_with_a_job_that_arq_can_read(le
     assert ("visit", ["main/standard-A"], {}, None) == (function, args, kwargs, job_try)
 
 
-async def test_a_delivery_comes_back_as_it_was_written(ledger: Ledger) -> None:
+async def test_a_delivery_is_read_as_it_was_written(ledger: Ledger) -> None:
     raw = bytes(range(256)) * 1_024
     delivery = Delivery("shop", "standard", (), raw, datetime.now(UTC))
     meta = DeliveryInfo(
@@ -60,15 +58,15 @@ async def test_a_delivery_comes_back_as_it_was_written(ledger: Ledger) -> None:
 
     written = await ledger.accept(delivery, meta, [change("A"), change("B")], "main", dedup_id=None)
 
-    kept, body = await ledger.load_delivery(written.delivery_id)
+    info, body = await ledger.load_delivery(written.delivery_id)
     assert raw == body
     assert ("shop", 1_790_000_000_123, 'a "name"\n\u2028', {"webhook-id": "\x00é\n"}) == (
-        kept.hook,
-        kept.received_at_ms,
-        kept.event_name,
-        kept.headers,
+        info.hook,
+        info.received_at_ms,
+        info.event_name,
+        info.headers,
     )
-    assert [visit_task("A"), visit_task("B")] == kept.task_ids
+    assert [visit_task("A"), visit_task("B")] == info.task_ids
     assert [written.delivery_id] == await ledger.newest_delivery_ids(["shop"], 10)
 
 
@@ -81,7 +79,7 @@ async def test_newer_deliveries_have_greater_ids(ledger: Ledger) -> None:
     assert [second.delivery_id, first.delivery_id] == await ledger.newest_delivery_ids(["standard"], 10)
 
 
-async def test_a_repeat_is_told_the_first_id_and_writes_nothing(ledger: Ledger, redis: Redis) -> None:
+async def test_a_repeat_returns_the_first_id_and_writes_nothing(ledger: Ledger, redis: Redis) -> None:
     first = await accept(ledger, change("A"), key="evt", raw=b"one")
     before = await all_keys(redis)
 
@@ -92,27 +90,29 @@ async def test_a_repeat_is_told_the_first_id_and_writes_nothing(ledger: Ledger, 
     assert 1 == (await ledger.load_task(visit_task("A"))).change_count
 
 
-async def test_of_many_at_once_over_several_connections_exactly_one_is_the_first(redis_url: str, redis: Redis) -> None:
+async def test_concurrent_deliveries_over_several_connections_have_exactly_one_first(
+    redis_url: str, redis: Redis
+) -> None:
     connections = [Redis(RedisAddress(redis_url)) for _ in range(4)]
     ledgers = [Ledger(connection, retention_days=30) for connection in connections]
 
-    written = await asyncio.gather(*(accept(ledgers[n % 4], change("A"), key="evt") for n in range(200)))
+    results = await asyncio.gather(*(accept(ledgers[n % 4], change("A"), key="evt") for n in range(200)))
 
-    assert 1 == sum(not one.is_repeat for one in written)
-    assert 1 == len({one.delivery_id for one in written})
+    assert 1 == sum(not result.is_repeat for result in results)
+    assert 1 == len({result.delivery_id for result in results})
     assert 1 == (await Ledger(redis, 30).load_task(visit_task("A"))).change_count
     for connection in connections:
         await connection.close()
 
 
-async def test_the_same_event_at_another_hook_is_another_one(ledger: Ledger) -> None:
-    one = await accept(ledger, key="evt", hook="standard")
-    other = await accept(ledger, key="evt", hook="shop")
+async def test_the_same_event_at_another_hook_is_no_repeat(ledger: Ledger) -> None:
+    first = await accept(ledger, key="evt", hook="standard")
+    second = await accept(ledger, key="evt", hook="shop")
 
-    assert (False, False) == (one.is_repeat, other.is_repeat)
+    assert (False, False) == (first.is_repeat, second.is_repeat)
 
 
-async def test_a_body_that_looks_like_a_key_is_no_repeat_of_it(ledger: Ledger) -> None:
+async def test_a_body_equal_to_a_deduplication_id_is_no_repeat(ledger: Ledger) -> None:
     delivery = Delivery("standard", "standard", (), b"evt", datetime.now(UTC))
     await accept(ledger, key="evt")
 
@@ -121,26 +121,28 @@ async def test_a_body_that_looks_like_a_key_is_no_repeat_of_it(ledger: Ledger) -
     assert not by_body.is_repeat
 
 
-async def test_an_event_is_known_for_eight_days_and_kept_for_the_retention(ledger: Ledger, redis: Redis) -> None:
+async def test_a_deduplication_key_expires_after_eight_days_and_a_delivery_after_30(
+    ledger: Ledger, redis: Redis
+) -> None:
     written = await accept(ledger, key="evt")
 
-    [seen] = await redis.command("KEYS", "bell:dedup:*")
-    assert 691_200 - 5 <= await redis.command("TTL", seen) <= 691_200  # 8 * 86400
+    [dedup_key] = await redis.command("KEYS", "bell:dedup:*")
+    assert 691_200 - 5 <= await redis.command("TTL", dedup_key) <= 691_200  # 8 * 86400
     assert (
         2_592_000 - 5 <= await redis.command("TTL", f"bell:delivery:{written.delivery_id}") <= 2_592_000
     )  # 30 * 86400
 
 
-async def test_every_change_of_a_delivery_lands_also_two_for_one_visit(ledger: Ledger, redis: Redis) -> None:
+async def test_all_changes_of_a_delivery_are_stored_even_two_for_one_visit(ledger: Ledger, redis: Redis) -> None:
     written = await accept(ledger, change("A", version=1), change("B"), change("A", version=2))
 
-    one, other = await ledger.load_task(visit_task("A")), await ledger.load_task(visit_task("B"))
-    assert (2, 1) == (one.change_count, other.change_count)
-    assert {f"{written.delivery_id}.0", f"{written.delivery_id}.2"} == set(one.changes)
+    first, second = await ledger.load_task(visit_task("A")), await ledger.load_task(visit_task("B"))
+    assert (2, 1) == (first.change_count, second.change_count)
+    assert {f"{written.delivery_id}.0", f"{written.delivery_id}.2"} == set(first.changes)
     assert [visit_task("A"), visit_task("B")] == sorted(await jobs(redis))
 
 
-async def test_ten_changes_waiting_for_one_visit_are_one_job(ledger: Ledger, redis: Redis) -> None:
+async def test_ten_queued_changes_of_one_visit_share_one_job(ledger: Ledger, redis: Redis) -> None:
     for order in range(10):
         await accept(ledger, change("A", version=order))
 
@@ -148,30 +150,30 @@ async def test_ten_changes_waiting_for_one_visit_are_one_job(ledger: Ledger, red
     assert 10 == len((await start_run(ledger, "A")).primary.recorded_changes())
 
 
-async def test_an_event_to_fetch_is_queued_and_one_not_understood_is_parked(ledger: Ledger, redis: Redis) -> None:
+async def test_an_event_to_fetch_is_queued_and_an_untranslatable_event_is_parked(ledger: Ledger, redis: Redis) -> None:
     thin = await accept(ledger, event_state="queued")
     odd = await accept(ledger, event_state="parked", reason="untranslatable: type")
 
     assert ["event:" + thin.delivery_id] == await jobs(redis)
     assert ["event:" + odd.delivery_id] == await ledger.task_ids("parked")
-    member = await ledger.load_task("event:" + odd.delivery_id)
-    assert ("parked", "untranslatable: type") == (member.state, member.reason)
+    task = await ledger.load_task("event:" + odd.delivery_id)
+    assert ("parked", "untranslatable: type") == (task.state, task.reason)
 
 
-async def test_nothing_about_a_person_is_in_what_arq_reads(ledger: Ledger, redis: Redis) -> None:
+async def test_arq_keys_contain_no_personal_data(ledger: Ledger, redis: Redis) -> None:
     contact = Contact(email="canary@example.com", first_name="Canary", phone="+15550100099")
     await accept(ledger, change("A", contact=contact), raw=b"canary body")
 
-    kept = [key + (await redis.command("GET", key)) for key in await redis.command("KEYS", "arq:*")]
-    kept += await redis.command("ZRANGE", "bell:queue:visits", 0, -1)
-    assert kept
-    assert not [one for one in kept if b"canary" in one.lower() or b"0100099" in one]
+    values = [key + (await redis.command("GET", key)) for key in await redis.command("KEYS", "arq:*")]
+    values += await redis.command("ZRANGE", "bell:queue:visits", 0, -1)
+    assert values
+    assert not [value for value in values if b"canary" in value.lower() or b"0100099" in value]
 
 
-# -- repeats of what went wrong --
+# -- repeats of failures --
 
 
-async def test_a_repeat_puts_a_parked_visit_back_to_work(ledger: Ledger, redis: Redis) -> None:
+async def test_a_repeat_requeues_a_parked_visit(ledger: Ledger, redis: Redis) -> None:
     await accept(ledger, change("A"), key="evt")
     await ledger.complete(await start_run(ledger, "A"), parked())
 
@@ -182,7 +184,7 @@ async def test_a_repeat_puts_a_parked_visit_back_to_work(ledger: Ledger, redis: 
     assert 1 == len((await start_run(ledger, "A")).tasks)
 
 
-async def test_a_repeat_puts_a_parked_event_back_to_work(ledger: Ledger) -> None:
+async def test_a_repeat_requeues_a_parked_event(ledger: Ledger) -> None:
     first = await accept(ledger, key="evt", event_state="parked", reason="untranslatable")
 
     await accept(ledger, key="evt", event_state="parked", reason="untranslatable")
@@ -190,88 +192,86 @@ async def test_a_repeat_puts_a_parked_event_back_to_work(ledger: Ledger) -> None
     assert "queued" == await state_of(ledger, f"event:{first.delivery_id}")
 
 
-@pytest.mark.parametrize("came_of_it", [done(), waiting()], ids=["done", "waiting"])
-async def test_a_repeat_leaves_alone_what_did_not_fail(ledger: Ledger, came_of_it: Outcome) -> None:
+@pytest.mark.parametrize("outcome", [done(), waiting()], ids=["done", "waiting"])
+async def test_a_repeat_does_not_change_a_task_that_is_not_parked(ledger: Ledger, outcome: Outcome) -> None:
     await accept(ledger, change("A"), key="evt")
-    await ledger.complete(await start_run(ledger, "A"), came_of_it)
+    await ledger.complete(await start_run(ledger, "A"), outcome)
 
     await accept(ledger, change("A"), key="evt")
 
-    assert came_of_it.state == await state_of(ledger, visit_task("A"))
+    assert outcome.state == await state_of(ledger, visit_task("A"))
 
 
-async def test_a_repeat_of_a_look_alike_is_fetched_anew(ledger: Ledger) -> None:
+async def test_a_repeat_of_an_event_without_an_id_is_fetched_again(ledger: Ledger) -> None:
     first = await accept(ledger, key="evt", event_state="queued", refetch=True)
-    hold = await ledger.lease(f"event:{first.delivery_id}")
-    assert isinstance(hold, Lease)
-    await ledger.record_changes(hold, "standard", "main", [change("A")], attempt())
+    lease = await ledger.lease(f"event:{first.delivery_id}")
+    assert isinstance(lease, Lease)
+    await ledger.record_changes(lease, "standard", "main", [change("A")], attempt())
 
     await accept(ledger, key="evt", event_state="queued", refetch=True)
 
     assert "queued" == await state_of(ledger, f"event:{first.delivery_id}")
 
 
-@pytest.mark.parametrize("ends", ["landed", "released"])
-async def test_a_look_alike_that_rings_during_the_fetch_is_fetched_after_it(ledger: Ledger, ends: str) -> None:
-    # Two reschedules of an Acuity appointment are the same to the byte: the fetch under way may have read the first.
+@pytest.mark.parametrize("ends", ["changes recorded", "completed"])
+async def test_a_repeat_during_the_fetch_is_fetched_after_it(ledger: Ledger, ends: str) -> None:
+    # Two reschedules of an Acuity appointment have equal bodies: the running fetch may have read only the first.
     first = await accept(ledger, key="evt", event_state="queued", refetch=True)
-    name = f"event:{first.delivery_id}"
-    hold = await ledger.lease(name)
-    assert isinstance(hold, Lease)
+    task_id = f"event:{first.delivery_id}"
+    lease = await ledger.lease(task_id)
+    assert isinstance(lease, Lease)
 
     await accept(ledger, key="evt", event_state="queued", refetch=True)
-    if ends == "landed":
-        await ledger.record_changes(hold, "standard", "main", [change("A")], attempt())
+    if ends == "changes recorded":
+        await ledger.record_changes(lease, "standard", "main", [change("A")], attempt())
     else:
-        await ledger.complete(hold, done())
+        await ledger.complete(lease, done())
 
-    assert "queued" == await state_of(ledger, name)
+    assert "queued" == await state_of(ledger, task_id)
 
 
-async def fetched(ledger: Ledger, name: str, meanwhile: int = 0) -> None:
-    """A run over the event, during which it rings so many times."""
-    hold = await ledger.lease(name)
-    assert isinstance(hold, Lease)
-    for _ in range(meanwhile):
+async def run_event(ledger: Ledger, task_id: str, repeats: int = 0) -> None:
+    """Run the event, and accept repeats of it during the run."""
+    lease = await ledger.lease(task_id)
+    assert isinstance(lease, Lease)
+    for _ in range(repeats):
         await accept(ledger, key="evt", event_state="queued", refetch=True)
-    await ledger.record_changes(hold, "standard", "main", [change("A")], attempt())
+    await ledger.record_changes(lease, "standard", "main", [change("A")], attempt())
 
 
-@pytest.mark.parametrize("meanwhile", [0, 3])
-async def test_a_look_alike_that_is_sent_again_and_again_is_fetched_once_a_minute(
-    ledger: Ledger, redis: Redis, meanwhile: int
-) -> None:
+@pytest.mark.parametrize("repeats", [0, 3])
+async def test_frequent_repeats_are_fetched_once_a_minute(ledger: Ledger, redis: Redis, repeats: int) -> None:
     first = await accept(ledger, key="evt", event_state="queued", refetch=True)
-    name = f"event:{first.delivery_id}"
-    await fetched(ledger, name)
+    task_id = f"event:{first.delivery_id}"
+    await run_event(ledger, task_id)
     await accept(ledger, key="evt", event_state="queued", refetch=True)
-    await fetched(ledger, name, meanwhile)  # the first repeat is not waited with
+    await run_event(ledger, task_id, repeats)  # the first repeat does not wait
 
-    came_of_it = []
+    states = []
     for minute in range(4):
         for _ in range(20):
             await accept(ledger, key="evt", event_state="queued", refetch=True)
-        came_of_it.append(await state_of(ledger, name))
+        states.append(await state_of(ledger, task_id))
         [_, due] = await redis.command("ZRANGE", "bell:waiting", 0, -1, "WITHSCORES")
-        left_ms = float(due) - (await ledger.server_time()).timestamp() * 1000
-        assert 0 < left_ms <= 60_000, minute
-        await redis.command("ZINCRBY", "bell:waiting", -int(left_ms + 1), name)
-        await redis.command("HINCRBY", f"bell:{name}", "repeated_at", -int(left_ms + 1))
+        wait_ms = float(due) - (await ledger.server_time()).timestamp() * 1000
+        assert 0 < wait_ms <= 60_000, minute
+        await redis.command("ZINCRBY", "bell:waiting", -int(wait_ms + 1), task_id)
+        await redis.command("HINCRBY", f"bell:{task_id}", "repeated_at", -int(wait_ms + 1))
         assert 1 == await ledger.requeue_due()
-        await fetched(ledger, name, meanwhile)
+        await run_event(ledger, task_id, repeats)
 
-    assert ["waiting"] * 4 == came_of_it
+    assert ["waiting"] * 4 == states
 
 
-async def test_what_was_parked_is_put_back_by_repeats_once_a_minute(ledger: Ledger) -> None:
+async def test_repeats_requeue_a_parked_visit_once_a_minute(ledger: Ledger) -> None:
     first = await accept(ledger, change("A"), key="evt")
     for expected in ("queued", "waiting"):
-        hold = await start_run(ledger, "A")
-        await ledger.complete(hold, Outcome(state="parked", attempt=attempt(), reason="422"))
+        lease = await start_run(ledger, "A")
+        await ledger.complete(lease, Outcome(state="parked", attempt=attempt(), reason="422"))
         await accept(ledger, change("A"), key="evt")
         assert expected == await state_of(ledger, visit_task("A"))
 
-    # An operator is not made to wait.
+    # An operator's replay does not wait.
     await ledger.replay(visit_task("A"))
     assert "queued" == await state_of(ledger, visit_task("A"))
     assert (await ledger.load_delivery_info(first.delivery_id)).task_ids == [visit_task("A")]
@@ -280,7 +280,7 @@ async def test_what_was_parked_is_put_back_by_repeats_once_a_minute(ledger: Ledg
 # -- a full Redis --
 
 
-async def test_what_was_accepted_is_worked_off_on_a_full_redis_that_takes_nothing_new() -> None:
+async def test_a_full_redis_accepts_nothing_new_and_completes_accepted_tasks() -> None:
     with valkey() as url:
         redis = Redis(RedisAddress(url))
         ledger = Ledger(redis, retention_days=30)
@@ -296,9 +296,9 @@ async def test_what_was_accepted_is_worked_off_on_a_full_redis_that_takes_nothin
         await ledger.complete(await start_run(ledger, "2"), waiting(retry_in_s=0))
         await ledger.ack(f"{visit_task('1')}#1")
         [event] = [name for name in await ledger.task_ids("queued") if name.startswith("event:")]
-        hold = await ledger.lease(event)
-        assert isinstance(hold, Lease)
-        await ledger.record_changes(hold, "standard", "main", [change("4")], attempt())
+        lease = await ledger.lease(event)
+        assert isinstance(lease, Lease)
+        await ledger.record_changes(lease, "standard", "main", [change("4")], attempt())
 
         assert await ledger.acquire_lock("bell:lock", "token", 60)
         await ledger.set_with_ttl("bell:contact", "cont_1", 60_000)

@@ -1,4 +1,4 @@
-"""A server in cluster mode that holds all slots: what some hosts sell as a plain Redis."""
+"""A server in cluster mode with all slots, which some hosts sell as a plain Redis."""
 
 import subprocess
 from collections.abc import Iterator

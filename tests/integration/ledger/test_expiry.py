@@ -1,4 +1,4 @@
-"""Nothing that is not done expires."""
+"""Expiry: only tasks that are done or discarded expire."""
 
 import asyncio
 from typing import Any
@@ -22,7 +22,7 @@ from tests.support.ledger import (
 DAY_MS = 86_400_000
 
 
-async def test_a_done_visit_is_forgotten_after_the_retention_and_leaves_nothing(redis: Redis) -> None:
+async def test_a_done_visit_expires_completely_after_the_retention(redis: Redis) -> None:
     ledger = short_retention_ledger(redis)
     await accept(ledger, change("A"))
     await redis.command("DEL", "bell:queue:visits", *(await redis.command("KEYS", "arq:*")))
@@ -30,11 +30,11 @@ async def test_a_done_visit_is_forgotten_after_the_retention_and_leaves_nothing(
 
     await asyncio.sleep(0.1)
 
-    kept = (b"bell:dedup:", b"bell:deliveries:", b"bell:hooks", b"bell:last-done")
-    assert set() == {key for key in await all_keys(redis) if not key.startswith(kept)}
+    permanent = (b"bell:dedup:", b"bell:deliveries:", b"bell:hooks", b"bell:last-done")
+    assert set() == {key for key in await all_keys(redis) if not key.startswith(permanent)}
 
 
-async def test_a_discarded_visit_is_forgotten_after_the_retention_and_leaves_nothing(redis: Redis) -> None:
+async def test_a_discarded_visit_expires_completely_after_the_retention(redis: Redis) -> None:
     ledger = short_retention_ledger(redis)
     await accept(ledger, change("A"))
     await ledger.discard(visit_task("A"))
@@ -45,59 +45,53 @@ async def test_a_discarded_visit_is_forgotten_after_the_retention_and_leaves_not
     assert [] == await ledger.task_ids("discarded")
 
 
-async def everything_ends_that_can(redis: Redis) -> None:
-    """A retention passes in which nothing happens."""
+async def delete_expiring_keys(redis: Redis) -> None:
+    """Delete every key that has an expiry, as if the retention had passed."""
     for key in await redis.command("KEYS", "*"):
         if await redis.command("PTTL", key) >= 0:
             await redis.command("DEL", key)
 
 
-@pytest.mark.parametrize("ends", ["parked", "waiting", "held"])
-async def test_what_waits_under_any_id_of_a_visit_outlives_the_retention(
-    ledger: Ledger, redis: Redis, ends: Any
-) -> None:
+@pytest.mark.parametrize("state", ["parked", "waiting", "held"])
+async def test_pending_changes_under_any_alias_do_not_expire(ledger: Ledger, redis: Redis, state: Any) -> None:
     await accept(ledger, change("A"))
     await accept(ledger, change("B", previous_visit_id="A"))
     await complete_run(ledger, "A")
     last = await accept(ledger, change("B"))
-    hold = await start_run(ledger, "B")
-    await ledger.complete(hold, Outcome(state=ends, attempt=attempt(), retry_in_s=60, failed_attempts=1))
+    lease = await start_run(ledger, "B")
+    await ledger.complete(lease, Outcome(state=state, attempt=attempt(), retry_in_s=60, failed_attempts=1))
 
-    await everything_ends_that_can(redis)
+    await delete_expiring_keys(redis)
 
-    assert [visit_task("A")] == await ledger.task_ids("held:main" if ends == "held" else ends)  # type: ignore[arg-type]
+    assert [visit_task("A")] == await ledger.task_ids("held:main" if state == "held" else state)  # type: ignore[arg-type]
     await ledger.replay(visit_task("A"))
-    said = [said.origin for member in (await start_run(ledger, "A")).tasks for said in member.recorded_changes()]
-    assert f"{last.delivery_id}.0" in said
-    assert 3 == len(said)
+    origins = [origins.origin for task in (await start_run(ledger, "A")).tasks for origins in task.recorded_changes()]
+    assert f"{last.delivery_id}.0" in origins
+    assert 3 == len(origins)
 
 
-async def test_a_change_under_a_later_id_is_worked_on_although_the_first_id_is_forgotten(
-    ledger: Ledger, redis: Redis
-) -> None:
+async def test_a_change_under_an_alias_is_applied_after_the_primary_expired(ledger: Ledger, redis: Redis) -> None:
     await accept(ledger, change("A"))
     await accept(ledger, change("B", previous_visit_id="A"))
     await complete_run(ledger, "A")
     last = await accept(ledger, change("B"))
 
-    await everything_ends_that_can(redis)
+    await delete_expiring_keys(redis)
 
-    hold = await start_run(ledger, "B")
-    assert f"{last.delivery_id}.0" in [said.origin for member in hold.tasks for said in member.recorded_changes()]
+    lease = await start_run(ledger, "B")
+    assert f"{last.delivery_id}.0" in [said.origin for task in lease.tasks for said in task.recorded_changes()]
 
 
-@pytest.mark.parametrize("then", ["worked on", "discarded"])
-async def test_the_ids_that_redis_kept_are_enough_where_it_dropped_one_of_a_visit(
-    ledger: Ledger, redis: Redis, then: str
-) -> None:
-    # An eviction policy does that, or an operator's DEL.
+@pytest.mark.parametrize("next_step", ["applied", "discarded"])
+async def test_a_visit_still_runs_after_redis_lost_one_of_its_ids(ledger: Ledger, redis: Redis, next_step: str) -> None:
+    # The cause may be an eviction policy, or a DEL by an operator.
     await accept(ledger, change("A"))
     await accept(ledger, change("B", previous_visit_id="A"))
     await complete_run(ledger, "A")
     await redis.command("DEL", f"bell:{visit_task('A')}")
     await accept(ledger, change("B"))
 
-    if then == "discarded":
+    if next_step == "discarded":
         assert 1 == await ledger.discard(visit_task("B"))
     else:
         await complete_run(ledger, "B")
@@ -106,14 +100,12 @@ async def test_the_ids_that_redis_kept_are_enough_where_it_dropped_one_of_a_visi
     assert ["nothing", "nothing"] == [await ledger.lease(visit_task(visit)) for visit in "AB"]
 
 
-async def test_a_change_that_lands_on_a_done_visit_keeps_all_of_its_facts_from_expiring(
-    ledger: Ledger, redis: Redis
-) -> None:
+async def test_a_new_change_of_a_done_visit_stops_the_expiry_of_all_its_changes(ledger: Ledger, redis: Redis) -> None:
     await accept(ledger, change("A"))
     await complete_run(ledger, "A")
     await accept(ledger, change("A"))
 
-    await everything_ends_that_can(redis)
+    await delete_expiring_keys(redis)
 
     assert 2 == len((await start_run(ledger, "A")).primary.recorded_changes())
 
@@ -122,12 +114,14 @@ async def test_a_delivery_of_changes_expires_a_retention_after_it_arrived(ledger
     delivery = await accept(ledger, change("A"))
     await start_run(ledger, "A")
 
-    left_ms = await redis.command("PTTL", f"bell:delivery:{delivery.delivery_id}")
+    ttl_ms = await redis.command("PTTL", f"bell:delivery:{delivery.delivery_id}")
 
-    assert 0 <= 30 * DAY_MS - left_ms < 60_000
+    assert 0 <= 30 * DAY_MS - ttl_ms < 60_000
 
 
-async def test_a_delivery_that_is_an_event_expires_a_retention_after_it_was_done(ledger: Ledger, redis: Redis) -> None:
+async def test_the_delivery_of_an_event_expires_a_retention_after_the_event_is_done(
+    ledger: Ledger, redis: Redis
+) -> None:
     delivery = await accept(ledger, event_state="queued")
     key = f"bell:delivery:{delivery.delivery_id}"
     lease = await ledger.lease(f"event:{delivery.delivery_id}")

@@ -1,4 +1,4 @@
-"""What is kept, and until when: every key that Doorbell writes has a kind and an end."""
+"""Retention: every key that Doorbell writes has a kind and an expiry."""
 
 import asyncio
 import json
@@ -28,44 +28,44 @@ KEY = "secret-key-of-the-tests-0123456789"
 ACUITY = load_specimens("acuity")
 
 
-def run_of(url: str, step: Callable[[Redis], Awaitable[Any]]) -> Any:
+def run_with_redis(url: str, operation: Callable[[Redis], Awaitable[Any]]) -> Any:
     async def run() -> Any:
         redis = Redis(RedisAddress(url))
         try:
-            return await step(redis)
+            return await operation(redis)
         finally:
             await redis.close()
 
     return asyncio.run(run())
 
 
-async def without_an_end(redis: Redis) -> list[str]:
-    """The keys that the table does not know, or that do not end as it says."""
-    wrong = []
+async def expiry_problems(redis: Redis) -> list[str]:
+    """Return the keys that are not in KEY_KINDS, or that do not expire as it says."""
+    problems = []
     for key in sorted(await redis.command("KEYS", "*")):
-        name, left_ms = key.decode(), await redis.command("PTTL", key)
+        name, ttl_ms = key.decode(), await redis.command("PTTL", key)
         kind = kind_of(name)
-        if left_ms == -2:  # it went meanwhile
+        if ttl_ms == -2:  # it expired since KEYS
             continue
         if kind is None:
-            wrong.append(f"{name}: of no kind")
-        elif kind.expiry == "expires" and left_ms < 0:
-            wrong.append(f"{name}: never expires")
-        elif kind.expiry == "task" and left_ms < 0 and not await is_open(redis, name):
-            wrong.append(f"{name}: done, and never expires")
-        elif kind.expiry in ("members", "permanent") and left_ms >= 0:
-            wrong.append(f"{name}: expires, although it should stay")
-    return wrong
+            problems.append(f"{name}: of no kind")
+        elif kind.expiry == "expires" and ttl_ms < 0:
+            problems.append(f"{name}: never expires")
+        elif kind.expiry == "task" and ttl_ms < 0 and not await has_open_task(redis, name):
+            problems.append(f"{name}: done, and never expires")
+        elif kind.expiry in ("members", "permanent") and ttl_ms >= 0:
+            problems.append(f"{name}: expires, although it should stay")
+    return problems
 
 
-async def is_open(redis: Redis, name: str) -> bool:
-    work = name.replace("bell:delivery:", "bell:event:")
-    return bool(await redis.command("HEXISTS", work, "state"))
+async def has_open_task(redis: Redis, name: str) -> bool:
+    task_key = name.replace("bell:delivery:", "bell:event:")
+    return bool(await redis.command("HEXISTS", task_key, "state"))
 
 
 @contextmanager
-def acuity() -> Iterator[str]:
-    """The tool's API: one record, whatever is asked for."""
+def acuity_api() -> Iterator[str]:
+    """Serve one record for every request to the tool's API, and yield the URL."""
     [record] = ACUITY["deliveries"][0]["records"].values()
 
     class Answer(BaseHTTPRequestHandler):
@@ -98,7 +98,7 @@ def configure(harness: Harness, api_url: str) -> None:
 
 
 @asynccontextmanager
-async def at_the_desk(harness: Harness) -> AsyncIterator[Browser]:
+async def console_browser(harness: Harness) -> AsyncIterator[Browser]:
     app = create_app(read_environment(harness.env))
     async with app.router.lifespan_context(app):
         browser = Browser(app)
@@ -111,9 +111,8 @@ ADA = {"email": "ada@example.com", "first_name": "Ada", "last_name": "Lovelace",
 SOON = "2031-03-14T16:00:00Z"
 
 
-def ring_everything(harness: Harness) -> None:
-    """Visits made, moved and cancelled, a repeat, one ignored, one not understood, one without a contact, a thin event; and
-    who is not let in."""
+def send_deliveries(harness: Harness) -> None:
+    """Send deliveries of every result: created, moved, cancelled, repeated, ignored, parked, fetched and rejected."""
     raw = standard_body("visit.created", "A", contact=ADA, time_scheduled=SOON)
     headers = {**sign_standard(raw), "x-request-id": "request-1"}
     assert [202, 200] == [harness.post(raw, headers).status_code for _ in range(2)]
@@ -121,20 +120,20 @@ def ring_everything(harness: Harness) -> None:
     harness.send("visit.updated", "A", amount_collected="245.00")
     harness.send("visit.cancelled", "A")
     harness.send("visit.created", "B", contact={"first_name": "Grace", "phone": "+15550100002"}, time_scheduled=SOON)
-    odd = standard_body("visit.created", "C", time_scheduled="at noon")
-    assert 202 == harness.post(odd, sign_standard(odd)).status_code
-    other = json.dumps({"type": "invoice.paid", "timestamp": "2026-03-14T17:32:05Z", "data": {}}).encode()
-    assert "ignored" in harness.post(other, sign_standard(other)).text
-    rang = harness.doorbell("ring", "acuity", "1", "--to", f"{harness.web_server.url}/hooks/acuity")
-    assert "202" in rang.stdout + rang.stderr, rang
+    invalid = standard_body("visit.created", "C", time_scheduled="at noon")
+    assert 202 == harness.post(invalid, sign_standard(invalid)).status_code
+    unrelated = json.dumps({"type": "invoice.paid", "timestamp": "2026-03-14T17:32:05Z", "data": {}}).encode()
+    assert "ignored" in harness.post(unrelated, sign_standard(unrelated)).text
+    result = harness.doorbell("ring", "acuity", "1", "--to", f"{harness.web_server.url}/hooks/acuity")
+    assert "202" in result.stdout + result.stderr, result
     assert [401, 404] == [harness.post(raw, {}, hook).status_code for hook in ("standard", "nobody")]
     wait_until(lambda: harness.visit("acuity-123456789"))
 
 
-def test_every_key_is_of_a_known_kind_and_has_an_end(harness: Harness) -> None:
-    async def at_work(redis: Redis) -> None:
-        """The desk: every page, a search, a reveal, an operation."""
-        async with at_the_desk(harness) as browser:
+def test_every_key_has_a_kind_and_expires(harness: Harness) -> None:
+    async def use_console(redis: Redis) -> None:
+        """Open every page of the console, search, and start an operation."""
+        async with console_browser(harness) as browser:
             [failure] = await redis.command("ZRANGE", "bell:parked", 0, 0)
             for page in ENDING:
                 if page.method == "GET" and "{" not in page.path:
@@ -145,43 +144,43 @@ def test_every_key_is_of_a_known_kind_and_has_an_end(harness: Harness) -> None:
             started = await browser.post("/console/operations", form)
             assert started.headers["location"].startswith("/console/operations/"), started.text
 
-    async def parked_ones(redis: Redis) -> int:
+    async def count_parked(redis: Redis) -> int:
         return int(await redis.command("ZCARD", "bell:parked"))
 
-    with acuity() as url:
+    with acuity_api() as url:
         configure(harness, url)
         harness.start_web()
         harness.start_worker()
-        ring_everything(harness)
-        assert 2 == wait_until(lambda: run_of(harness.redis_url, parked_ones) == 2 and 2)
-        run_of(harness.redis_url, at_work)
+        send_deliveries(harness)
+        assert 2 == wait_until(lambda: run_with_redis(harness.redis_url, count_parked) == 2 and 2)
+        run_with_redis(harness.redis_url, use_console)
         harness.inject_faults(down=True)
         harness.send("visit.created", "D", contact=ADA, time_scheduled=SOON)
         wait_until(lambda: harness.doorbell("visit", "standard-D").stdout.count("waiting"))
-        during = run_of(harness.redis_url, without_an_end)
+        problems_before = run_with_redis(harness.redis_url, expiry_problems)
         harness.clear_faults()
         wait_until(lambda: harness.visit("standard-D"))
         assert 0 == harness.doorbell("replay", "standard-A", "--recheck", "--yes").returncode
         assert harness.doorbell("audit").returncode in (0, 3)
         harness.doorbell("discard", "standard-B", "--yes")
-        wait_until(lambda: not run_of(harness.redis_url, lambda redis: redis.command("ZCARD", "bell:queued")))
-        # The door writes its counts every few seconds.
+        wait_until(lambda: not run_with_redis(harness.redis_url, lambda redis: redis.command("ZCARD", "bell:queued")))
+        # The web process writes its counters every few seconds.
         wait_until(
-            lambda: run_of(
+            lambda: run_with_redis(
                 harness.redis_url, lambda redis: redis.command("EXISTS", "bell:rejections:standard:unsigned")
             )
         )
 
-    keys = [key.decode() for key in run_of(harness.redis_url, lambda redis: redis.command("KEYS", "*"))]
-    assert ([], []) == (during, run_of(harness.redis_url, without_an_end))
-    # It looked at what it should: most of what the table knows was there.
-    seen = {kind.pattern for kind in KEY_KINDS for key in keys if fnmatchcase(key, kind.pattern)}
-    assert {kind.pattern for kind in KEY_KINDS if ":lock" not in kind.pattern} - seen <= UNSEEN
+    keys = [key.decode() for key in run_with_redis(harness.redis_url, lambda redis: redis.command("KEYS", "*"))]
+    assert ([], []) == (problems_before, run_with_redis(harness.redis_url, expiry_problems))
+    # The run must have written keys of nearly every kind.
+    patterns = {kind.pattern for kind in KEY_KINDS for key in keys if fnmatchcase(key, kind.pattern)}
+    assert {kind.pattern for kind in KEY_KINDS if ":lock" not in kind.pattern} - patterns <= NOT_WRITTEN
 
 
-#: Kinds that this run does not meet: no token is exchanged, no record lists people, no alert is sent, no event is foreign,
-#: no task kills its worker; and kinds that do not last until its end.
-UNSEEN = {
+#: Kinds that this run does not write, because no token is exchanged, no record lists people, no alert is sent, no event is
+#: foreign and no task crashes its worker; and kinds that do not exist any more at its end.
+NOT_WRITTEN = {
     "bell:alone",
     "bell:token:*", "bell:record:*", "bell:alerts", "bell:circuits", "bell:circuit:*", "bell:outcomes:*",
     "bell:held-by-age:*", "bell:held:*", "bell:rate:*", "bell:retry-after:*", "bell:queued", "bell:running",
@@ -197,14 +196,14 @@ def test_no_channel_has_the_name_of_a_key() -> None:
     assert [None] == [kind_of(channel) for channel in channels]
 
 
-@pytest.mark.parametrize("wrong", ["bell:nobody-knows", "bell:dedup:standard:x", "bell:visit:main/standard-A"])
-async def test_a_key_without_an_end_would_be_seen(redis: Redis, wrong: str) -> None:
-    await redis.command("HSET", wrong, "n", 1)
+@pytest.mark.parametrize("key", ["bell:nobody-knows", "bell:dedup:standard:x", "bell:visit:main/standard-A"])
+async def test_a_key_without_an_expiry_is_reported(redis: Redis, key: str) -> None:
+    await redis.command("HSET", key, "n", 1)
 
-    assert [wrong] == [told.partition(": ")[0] for told in await without_an_end(redis)]
+    assert [key] == [problem.partition(": ")[0] for problem in await expiry_problems(redis)]
 
 
-async def test_old_deliveries_leave_the_lists_also_of_hooks_that_are_no_more(redis: Redis) -> None:
+async def test_old_deliveries_are_trimmed_from_the_lists_of_removed_hooks_too(redis: Redis) -> None:
     ledger = short_retention_ledger(redis, retention_ms=1_000)
     for number in range(25):
         await accept(ledger, hook="gone" if number % 5 else "standard")
@@ -217,7 +216,7 @@ async def test_old_deliveries_leave_the_lists_also_of_hooks_that_are_no_more(red
     assert 0 == await redis.command("EXISTS", "bell:deliveries:gone")
 
 
-async def test_the_lists_are_tidied_by_one_worker_an_hour(redis: Redis) -> None:
+async def test_the_lists_are_trimmed_by_one_worker_per_hour(redis: Redis) -> None:
     ledger = short_retention_ledger(redis)
     await trim_deliveries(ledger)
     await accept(ledger)
@@ -227,7 +226,7 @@ async def test_the_lists_are_tidied_by_one_worker_an_hour(redis: Redis) -> None:
     assert 3_595 < await redis.command("TTL", "bell:cleanup") <= 3_600
 
 
-async def test_a_step_of_the_job_is_bounded(redis: Redis) -> None:
+async def test_a_trim_step_is_limited(redis: Redis) -> None:
     ledger = short_retention_ledger(redis)
     for _ in range(10):
         await accept(ledger)
@@ -236,14 +235,14 @@ async def test_a_step_of_the_job_is_bounded(redis: Redis) -> None:
     assert [4, 4, 2, 0] == [await ledger.trim("bell:deliveries:standard", limit=4) for _ in range(4)]
 
 
-async def test_what_is_young_stays_in_the_lists(ledger: Ledger, redis: Redis) -> None:
+async def test_recent_deliveries_are_not_trimmed(ledger: Ledger, redis: Redis) -> None:
     await accept(ledger)
 
     assert 0 == await trim_deliveries(ledger)
     assert 1 == await redis.command("ZCARD", "bell:deliveries:standard")
 
 
-async def test_what_is_parked_longer_than_the_retention_stays(redis: Redis) -> None:
+async def test_parked_tasks_do_not_expire(redis: Redis) -> None:
     ledger = short_retention_ledger(redis)
     await accept(ledger, change("A"))
     odd = await accept(ledger, event_state="parked", reason="untranslatable: type")
@@ -257,7 +256,7 @@ async def test_what_is_parked_longer_than_the_retention_stays(redis: Redis) -> N
     assert 1 == len((await ledger.load_task(visit_task("A"))).changes)
 
 
-async def test_a_worker_tidies(harness: Harness, redis: Redis) -> None:
+async def test_a_worker_trims_the_lists(harness: Harness, redis: Redis) -> None:
     await redis.command("ZADD", "bell:deliveries:gone", 1_000, "d-long-ago")
     await redis.command("SADD", "bell:hooks", "gone")
     harness.start_worker()
@@ -270,9 +269,9 @@ async def test_a_worker_tidies(harness: Harness, redis: Redis) -> None:
     assert 0 == await redis.command("EXISTS", "bell:deliveries:gone")
 
 
-async def test_a_done_visit_leaves_nothing_but_what_expires(redis: Redis) -> None:
+async def test_every_key_of_a_done_visit_expires(redis: Redis) -> None:
     ledger = short_retention_ledger(redis)
     await accept(ledger, change("A"))
     await complete_run(ledger, "A")
 
-    assert [] == await without_an_end(redis)
+    assert [] == await expiry_problems(redis)

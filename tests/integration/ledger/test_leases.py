@@ -1,4 +1,4 @@
-"""Leases: one worker for each task."""
+"""Leases: one worker per task."""
 
 import asyncio
 from typing import Any
@@ -30,17 +30,17 @@ from tests.support.ledger import (
 )
 
 
-async def test_work_is_given_to_one_worker_and_then_to_nobody_until_something_lands(ledger: Ledger) -> None:
+async def test_a_task_is_leased_to_one_worker_and_again_after_a_new_change(ledger: Ledger) -> None:
     await accept(ledger, change("A"))
 
-    hold = await start_run(ledger, "A")
-    meanwhile = await ledger.lease(visit_task("A"))
-    await ledger.complete(hold, done(remote={visit_task("A"): {"id": 9}}))
-    afterwards = await ledger.lease(visit_task("A"))
+    lease = await start_run(ledger, "A")
+    during_run = await ledger.lease(visit_task("A"))
+    await ledger.complete(lease, done(remote={visit_task("A"): {"id": 9}}))
+    after_run = await ledger.lease(visit_task("A"))
     await accept(ledger, change("A"))
     again = await start_run(ledger, "A")
 
-    assert ("busy", "nothing") == (meanwhile, afterwards)
+    assert ("busy", "nothing") == (during_run, after_run)
     assert ({"id": 9}, 2, 1, True) == (
         again.primary.remote,
         again.primary.change_count,
@@ -49,16 +49,16 @@ async def test_work_is_given_to_one_worker_and_then_to_nobody_until_something_la
     )
 
 
-async def test_of_many_workers_at_once_one_gets_the_work(ledger: Ledger) -> None:
+async def test_one_of_many_concurrent_workers_gets_the_lease(ledger: Ledger) -> None:
     await accept(ledger, change("A"))
 
-    answers = await asyncio.gather(*(ledger.lease(visit_task("A")) for _ in range(50)))
+    results = await asyncio.gather(*(ledger.lease(visit_task("A")) for _ in range(50)))
 
-    assert 1 == sum(isinstance(answer, Lease) for answer in answers)
-    assert 49 == answers.count("busy")
+    assert 1 == sum(isinstance(result, Lease) for result in results)
+    assert 49 == results.count("busy")
 
 
-async def test_to_begin_what_nobody_knows_finds_nothing_and_leaves_nothing_behind(ledger: Ledger, redis: Redis) -> None:
+async def test_a_lease_of_an_unknown_task_writes_nothing(ledger: Ledger, redis: Redis) -> None:
     assert "nothing" == await ledger.lease(visit_task("A"))
     assert set() == await all_keys(redis)
     with pytest.raises(NotFound):
@@ -71,32 +71,32 @@ async def test_a_lease_ends_within_a_minute(ledger: Ledger, redis: Redis) -> Non
     await accept(ledger, change("A"))
     await start_run(ledger, "A")
 
-    left_ms = (
+    remaining_ms = (
         float(await redis.command("ZSCORE", "bell:running", visit_task("A")))
         - (await ledger.server_time()).timestamp() * 1_000
     )
-    assert 0 < left_ms <= 60_000
+    assert 0 < remaining_ms <= 60_000
 
 
-@pytest.mark.parametrize("is_swept", [True, False], ids=["swept", "not swept yet"])
-async def test_work_of_a_dead_worker_goes_to_another_and_the_late_release_is_lost(
-    ledger: Ledger, redis: Redis, is_swept: bool
+@pytest.mark.parametrize("is_requeued", [True, False], ids=["requeued", "not requeued yet"])
+async def test_the_task_of_a_dead_worker_is_leased_again_and_its_late_result_is_rejected(
+    ledger: Ledger, redis: Redis, is_requeued: bool
 ) -> None:
     await accept(ledger, change("A"))
-    dead = await start_run(ledger, "A")
+    first = await start_run(ledger, "A")
     await backdate(redis, "running")
-    assert not is_swept or 1 == await ledger.requeue_due()
+    assert not is_requeued or 1 == await ledger.requeue_due()
 
-    heir = await start_run(ledger, "A")
+    second = await start_run(ledger, "A")
     with pytest.raises(LeaseLost):
-        await ledger.complete(dead, done(remote={visit_task("A"): {"id": 1}}))
-    await ledger.complete(heir, done(remote={visit_task("A"): {"id": 2}}))
+        await ledger.complete(first, done(remote={visit_task("A"): {"id": 1}}))
+    await ledger.complete(second, done(remote={visit_task("A"): {"id": 2}}))
 
-    member = await ledger.load_task(visit_task("A"))
-    assert ("done", {"id": 2}, 1) == (member.state, member.remote, len(member.attempts))
+    task = await ledger.load_task(visit_task("A"))
+    assert ("done", {"id": 2}, 1) == (task.state, task.remote, len(task.attempts))
 
 
-async def test_a_swept_lease_has_a_job_again(ledger: Ledger, redis: Redis) -> None:
+async def test_an_expired_lease_is_requeued_with_a_job(ledger: Ledger, redis: Redis) -> None:
     await accept(ledger, change("A"))
     await redis.command("DEL", *(await redis.command("KEYS", "arq:job:*")), "bell:queue:visits")
     await start_run(ledger, "A")
@@ -108,30 +108,30 @@ async def test_a_swept_lease_has_a_job_again(ledger: Ledger, redis: Redis) -> No
     assert "queued" == await state_of(ledger, visit_task("A"))
 
 
-async def test_a_change_that_lands_during_a_run_is_queued_after_it(ledger: Ledger, redis: Redis) -> None:
+async def test_a_change_during_a_run_is_queued_after_the_run(ledger: Ledger, redis: Redis) -> None:
     await accept(ledger, change("A"))
-    hold = await start_run(ledger, "A")
+    lease = await start_run(ledger, "A")
 
     await accept(ledger, change("A"))
     during = await state_of(ledger, visit_task("A"))
-    await ledger.complete(hold, done())
+    await ledger.complete(lease, done())
 
-    member = await ledger.load_task(visit_task("A"))
-    assert ("running", "queued", 2, 1) == (during, member.state, member.change_count, member.applied_count)
+    task = await ledger.load_task(visit_task("A"))
+    assert ("running", "queued", 2, 1) == (during, task.state, task.change_count, task.applied_count)
     assert visit_task("A") in await jobs(redis)
 
 
-async def test_a_change_that_lands_during_a_parking_run_is_worked_on(ledger: Ledger) -> None:
+async def test_a_change_during_a_run_that_parks_is_queued(ledger: Ledger) -> None:
     await accept(ledger, change("A"))
-    hold = await start_run(ledger, "A")
+    lease = await start_run(ledger, "A")
 
     await accept(ledger, change("A"))
-    await ledger.complete(hold, parked())
+    await ledger.complete(lease, parked())
 
     assert "queued" == await state_of(ledger, visit_task("A"))
 
 
-async def test_a_change_that_lands_on_parked_work_puts_it_back_to_work(ledger: Ledger) -> None:
+async def test_a_new_change_requeues_a_parked_visit(ledger: Ledger) -> None:
     await accept(ledger, change("A"))
     await ledger.complete(await start_run(ledger, "A"), parked())
 
@@ -140,8 +140,8 @@ async def test_a_change_that_lands_on_parked_work_puts_it_back_to_work(ledger: L
     assert "queued" == await state_of(ledger, visit_task("A"))
 
 
-async def test_a_change_that_lands_on_parked_work_gets_its_own_three_days(ledger: Ledger) -> None:
-    # What failed for three days was parked; a change of today must not be parked by its first trouble.
+async def test_a_new_change_of_a_parked_visit_restarts_the_three_days(ledger: Ledger) -> None:
+    # The old changes were parked after failures for three days. The first failure of a new change must not park it.
     await accept(ledger, change("A"))
     await ledger.complete(await start_run(ledger, "A"), parked())
 
@@ -150,24 +150,24 @@ async def test_a_change_that_lands_on_parked_work_gets_its_own_three_days(ledger
     assert None is (await start_run(ledger, "A")).primary.failing_since_ms
 
 
-async def test_waiting_work_waits_until_it_is_due_and_says_when(ledger: Ledger, redis: Redis) -> None:
+async def test_a_waiting_task_has_a_retry_time_and_is_requeued_when_due(ledger: Ledger, redis: Redis) -> None:
     await accept(ledger, change("A"))
     await ledger.complete(await start_run(ledger, "A"), waiting(retry_in_s=60, failed_attempts=3))
 
     early = await ledger.requeue_due()
-    member = await ledger.load_task(visit_task("A"))
+    task = await ledger.load_task(visit_task("A"))
     await backdate(redis, "waiting")
     late = await ledger.requeue_due()
 
     assert (0, 1) == (early, late)
-    assert ("waiting", 3, "timeout") == (member.state, member.failed_attempts, member.reason)
+    assert ("waiting", 3, "timeout") == (task.state, task.failed_attempts, task.reason)
     now_ms = (await ledger.server_time()).timestamp() * 1_000
-    assert member.retry_at_ms is not None
-    assert now_ms < member.retry_at_ms <= now_ms + 60_000
+    assert task.retry_at_ms is not None
+    assert now_ms < task.retry_at_ms <= now_ms + 60_000
     assert "queued" == await state_of(ledger, visit_task("A"))
 
 
-async def test_after_trouble_a_new_change_waits_for_the_next_try(ledger: Ledger) -> None:
+async def test_a_new_change_after_a_failure_waits_for_the_next_attempt(ledger: Ledger) -> None:
     await accept(ledger, change("A"))
     await ledger.complete(await start_run(ledger, "A"), waiting(failed_attempts=1))
 
@@ -176,7 +176,7 @@ async def test_after_trouble_a_new_change_waits_for_the_next_try(ledger: Ledger)
     assert "waiting" == await state_of(ledger, visit_task("A"))
 
 
-async def test_work_that_waits_for_facts_is_woken_by_a_new_change(ledger: Ledger) -> None:
+async def test_a_visit_that_waits_for_data_is_queued_by_a_new_change(ledger: Ledger) -> None:
     await accept(ledger, change("A"))
     await ledger.complete(await start_run(ledger, "A"), waiting(retry_in_s=86_400, failed_attempts=None))
 
@@ -185,36 +185,36 @@ async def test_work_that_waits_for_facts_is_woken_by_a_new_change(ledger: Ledger
     assert "queued" == await state_of(ledger, visit_task("A"))
 
 
-async def test_no_name_of_a_job_is_used_twice(ledger: Ledger, redis: Redis) -> None:
-    names = set()
+async def test_job_ids_are_unique(ledger: Ledger, redis: Redis) -> None:
+    job_ids = set()
     for _ in range(4):
         await accept(ledger, change("A"))
-        names |= set(await redis.command("ZRANGE", "bell:queue:visits", 0, -1))
+        job_ids |= set(await redis.command("ZRANGE", "bell:queue:visits", 0, -1))
         await redis.command("DEL", "bell:queue:visits")
         await complete_run(ledger, "A")
 
-    assert 4 == len(names)
+    assert 4 == len(job_ids)
 
 
-async def test_the_last_hundred_attempts_are_kept_in_their_order(ledger: Ledger) -> None:
+async def test_the_last_hundred_attempts_are_stored_in_order(ledger: Ledger) -> None:
     await accept(ledger, change("A"))
-    for at in range(1, 111):
+    for number in range(1, 111):
         await ledger.replay(visit_task("A"))
-        await ledger.complete(await start_run(ledger, "A"), Outcome(state="done", attempt=attempt(at=at)))
+        await ledger.complete(await start_run(ledger, "A"), Outcome(state="done", attempt=attempt(at=number)))
 
     attempts = (await ledger.load_task(visit_task("A"))).attempts
-    assert list(range(11, 111)) == [one.started_at_ms for one in attempts]
+    assert list(range(11, 111)) == [item.started_at_ms for item in attempts]
 
 
-@pytest.mark.parametrize("ends", ["done", "parked", "waiting", "held"])
-async def test_what_the_api_answered_is_remembered_however_a_run_ends(ledger: Ledger, ends: Any) -> None:
+@pytest.mark.parametrize("state", ["done", "parked", "waiting", "held"])
+async def test_the_remote_visit_is_stored_for_every_outcome(ledger: Ledger, state: Any) -> None:
     await accept(ledger, change("A"))
-    outcome = Outcome(state=ends, attempt=attempt(), remote={visit_task("A"): {"id": 7}})
+    outcome = Outcome(state=state, attempt=attempt(), remote={visit_task("A"): {"id": 7}})
     await ledger.complete(await start_run(ledger, "A"), outcome)
-    kept = (await ledger.load_task(visit_task("A"))).remote
+    stored = (await ledger.load_task(visit_task("A"))).remote
     await ledger.replay(visit_task("A"))
 
     await ledger.complete(await start_run(ledger, "A"), done(remote={visit_task("A"): None}))
 
-    member = await ledger.load_task(visit_task("A"))
-    assert ({"id": 7}, None, False) == (kept, member.remote, member.was_attempted)
+    task = await ledger.load_task(visit_task("A"))
+    assert ({"id": 7}, None, False) == (stored, task.remote, task.was_attempted)

@@ -38,8 +38,8 @@ T = TypeVar("T")
 STATES = ("queued", "running", "waiting", "held:main", "parked", "discarded")
 
 
-class Walk(RuleBasedStateMachine):
-    """Tools, workers, deaths, operators and time, in any order; what must hold, holds after every step."""
+class LedgerMachine(RuleBasedStateMachine):
+    """Runs the steps of tools, workers, operators and time in random order, and checks the invariants after each."""
 
     VISITS = ("A", "B", "C", "D")
     visits = st.sampled_from(VISITS)
@@ -53,14 +53,14 @@ class Walk(RuleBasedStateMachine):
         self.accepted: set[tuple[str, str]] = set()
         self.deliveries: list[tuple[str, str]] = []
         self.running: dict[tuple[Queue, str], Lease] = {}
-        self.families = {visit_task(visit): {visit_task(visit)} for visit in self.VISITS}
+        self.aliases = {visit_task(visit): {visit_task(visit)} for visit in self.VISITS}
 
     def run(self, step: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(step)
 
     def teardown(self) -> None:
         try:
-            self.run(self.work_everything_off())
+            self.run(self.complete_everything())
         finally:
             self.run(self.redis.close())
             self.runner.close()
@@ -68,73 +68,73 @@ class Walk(RuleBasedStateMachine):
     # -- steps --
 
     @initialize()
-    def something_rings(self) -> None:
-        self.ring("A", None)
+    def first_delivery(self) -> None:
+        self.accept_change("A", None)
 
-    @rule(visit=visits, is_moved=st.booleans())
-    def a_tool_rings(self, visit: str, is_moved: bool) -> None:
-        # Every id comes after at most one other, as the tools do it: B and D after A, C after B.
-        self.ring(visit, {"B": "A", "C": "B", "D": "A"}.get(visit) if is_moved else None)
+    @rule(visit=visits, is_rescheduled=st.booleans())
+    def tool_sends(self, visit: str, is_rescheduled: bool) -> None:
+        # Every id has at most one previous id, as the tools do it: A for B and D, B for C.
+        self.accept_change(visit, {"B": "A", "C": "B", "D": "A"}.get(visit) if is_rescheduled else None)
 
-    def ring(self, visit: str, before: str | None) -> None:
+    def accept_change(self, visit: str, previous: str | None) -> None:
         key = f"key-{len(self.deliveries)}"
-        written = self.run(accept(self.ledger, change(visit, before), key=key))
+        written = self.run(accept(self.ledger, change(visit, previous), key=key))
         assert not written.is_repeat
         self.deliveries.append((key, visit))
         self.accepted.add((visit_task(visit), f"{written.delivery_id}.0"))
-        if before:
-            joined = self.families[visit_task(visit)] | self.families[visit_task(before)]
-            self.families |= dict.fromkeys(joined, joined)
+        if previous:
+            linked_ids = self.aliases[visit_task(visit)] | self.aliases[visit_task(previous)]
+            self.aliases |= dict.fromkeys(linked_ids, linked_ids)
 
     @rule(data=st.data())
-    def a_tool_repeats(self, data: st.DataObject) -> None:
+    def tool_repeats(self, data: st.DataObject) -> None:
         key, visit = data.draw(st.sampled_from(self.deliveries))
         assert self.run(accept(self.ledger, change(visit), key=key)).is_repeat
 
-    @rule(gate=st.sampled_from(["", "main"]))
-    def a_worker_takes_a_job(self, gate: str) -> None:
-        for lane, job, _ in self.run(self.ledger.claim({"visits": 1, "replays": 1}, lease_s=30)):
-            hold = self.run(self.ledger.lease(job.rpartition("#")[0], gate))
-            if isinstance(hold, str):
-                self.run(self.ledger.ack(job, lane))
+    @rule(account=st.sampled_from(["", "main"]))
+    def worker_claims_a_job(self, account: str) -> None:
+        for queue_name, job, _ in self.run(self.ledger.claim({"visits": 1, "replays": 1}, lease_s=30)):
+            lease = self.run(self.ledger.lease(job.rpartition("#")[0], account))
+            if isinstance(lease, str):
+                self.run(self.ledger.ack(job, queue_name))
             else:
-                self.running[lane, job] = hold
+                self.running[queue_name, job] = lease
 
     @rule(
         data=st.data(),
         state=st.sampled_from(["done", "done", "waiting", "waiting for facts", "held", "parked"]),
-        why=st.sampled_from([None, "ok", "down", "unauthorized", "rate_limited"]),
+        kind=st.sampled_from([None, "ok", "down", "unauthorized", "rate_limited"]),
     )
-    def a_worker_is_done(self, data: st.DataObject, state: str, why: str | None) -> None:
+    def worker_completes(self, data: st.DataObject, state: str, kind: str | None) -> None:
         if not self.running:
             return
-        lane, job = data.draw(st.sampled_from(sorted(self.running)))
+        queue_name, job = data.draw(st.sampled_from(sorted(self.running)))
         outcome = Outcome(
             state=state.partition(" ")[0],  # type: ignore[arg-type]
             attempt=attempt(state),
             retry_in_s=60,
             failed_attempts=1 if state in ("waiting", "parked") else None,
-            circuit_signal=CircuitSignal(kind=why, pause_s=30, threshold=2 if why == "down" else 1) if why else None,
+            circuit_signal=CircuitSignal(kind=kind, pause_s=30, threshold=2 if kind == "down" else 1) if kind else None,
         )
         with suppress(LeaseLost):
-            self.run(self.ledger.complete(self.running.pop((lane, job)), outcome, account="main"))
-        self.run(self.ledger.ack(job, lane))
+            self.run(self.ledger.complete(self.running.pop((queue_name, job)), outcome, account="main"))
+        self.run(self.ledger.ack(job, queue_name))
 
-    @rule(data=st.data(), is_back_later=st.booleans())
-    def a_worker_dies(self, data: st.DataObject, is_back_later: bool) -> None:
-        """Its lease ends, and its job's turn comes again."""
+    @rule(data=st.data(), completes_late=st.booleans())
+    def worker_dies(self, data: st.DataObject, completes_late: bool) -> None:
+        """Expire the lease. completes_late: the worker reports its result later."""
         if not self.running:
             return
-        lane, job = data.draw(st.sampled_from(sorted(self.running)))
-        self.run(self.let_the_lease_end(self.running[lane, job]))
-        if not is_back_later:
-            del self.running[lane, job]
-            self.run(self.redis.command("ZADD", QUEUE_KEYS[lane], "XX", 1, job))
+        queue_name, job = data.draw(st.sampled_from(sorted(self.running)))
+        self.run(self.expire_lease(self.running[queue_name, job]))
+        if not completes_late:
+            del self.running[queue_name, job]
+            self.run(self.redis.command("ZADD", QUEUE_KEYS[queue_name], "XX", 1, job))
 
-    async def let_the_lease_end(self, hold: Lease) -> None:
-        for member in hold.tasks:
-            if hold.token.encode() == await self.redis.command("HGET", f"bell:{member.task_id}", "lease"):
-                await self.redis.command("ZADD", "bell:running", "XX", 1, member.task_id)
+    async def expire_lease(self, lease: Lease) -> None:
+        for alias in lease.tasks:
+            if lease.token.encode() == await self.redis.command("HGET", f"bell:{alias.task_id}", "lease"):
+                await self.redis.command("ZADD", "bell:running", "XX", 1, alias.task_id)
 
     @rule()
     def time_passes(self) -> None:
@@ -143,140 +143,146 @@ class Walk(RuleBasedStateMachine):
             self.run(end_circuit_pause(self.redis))
 
     @rule()
-    def a_worker_sweeps(self) -> None:
+    def worker_requeues_due_tasks(self) -> None:
         self.run(self.ledger.requeue_due())
 
     @rule()
-    def a_worker_looks_at_the_gate(self) -> None:
+    def worker_releases_the_circuit(self) -> None:
         self.run(self.ledger.release_circuit("main"))
 
     @rule(data=st.data())
-    def redis_loses_a_job_and_a_minute_passes(self, data: st.DataObject) -> None:
-        lane = data.draw(st.sampled_from(sorted(QUEUE_KEYS)))
-        queue = self.run(self.redis.command("ZRANGE", QUEUE_KEYS[lane], 0, -1))
+    def redis_loses_a_job(self, data: st.DataObject) -> None:
+        queue_name = data.draw(st.sampled_from(sorted(QUEUE_KEYS)))
+        queue = self.run(self.redis.command("ZRANGE", QUEUE_KEYS[queue_name], 0, -1))
         if queue:
-            self.run(self.ledger.ack(data.draw(st.sampled_from(queue)).decode(), lane))
-            self.run(self.adopt())
+            self.run(self.ledger.ack(data.draw(st.sampled_from(queue)).decode(), queue_name))
+            self.run(self.requeue_orphans())
 
-    async def adopt(self) -> None:
+    async def requeue_orphans(self) -> None:
         await backdate(self.redis, "queued")
         await self.ledger.requeue_orphans()
 
-    @rule(visit=visits, fresh=st.booleans(), lane=st.sampled_from(["", "replays"]))
-    def an_operator_replays(self, visit: str, fresh: bool, lane: Any) -> None:
+    @rule(visit=visits, recheck=st.booleans(), queue_name=st.sampled_from(["", "replays"]))
+    def operator_replays(self, visit: str, recheck: bool, queue_name: Any) -> None:
         try:
-            assert self.run(self.ledger.replay(visit_task(visit), fresh, queue=lane)) in ("queued", "running")
+            assert self.run(self.ledger.replay(visit_task(visit), recheck, queue=queue_name)) in ("queued", "running")
         except NotFound:
-            assert not any(name == visit_task(visit) for name, _ in self.accepted)
+            assert not any(task_id == visit_task(visit) for task_id, _ in self.accepted)
 
     @rule(visit=visits)
-    def an_operator_discards(self, visit: str) -> None:
+    def operator_discards(self, visit: str) -> None:
         self.run(self.ledger.discard(visit_task(visit)))
 
     @rule(visit=visits)
-    def an_operator_names_the_contact(self, visit: str) -> None:
-        if any(name == visit_task(visit) for name, _ in self.accepted):
+    def operator_assigns_a_contact(self, visit: str) -> None:
+        if any(task_id == visit_task(visit) for task_id, _ in self.accepted):
             self.run(self.ledger.assign_contact(visit_task(visit), change(visit, contact=Contact(id="cont_1"))))
 
-    # -- what holds after each --
+    # -- invariants --
 
-    async def look(self) -> "Snapshot":
-        ask, names = self.redis.command, [visit_task(visit) for visit in self.VISITS]
-        flat = await asyncio.gather(*(ask("HGETALL", f"bell:{name}") for name in names))
-        expiry = await asyncio.gather(*(ask("PTTL", f"bell:{name}") for name in names))
-        listed = await asyncio.gather(*(ask("ZRANGE", f"bell:{state}", 0, -1) for state in STATES))
-        texts = [[part.decode() for part in one] for one in flat]
-        hashes = {
-            name: dict(zip(one[::2], one[1::2], strict=True)) for name, one in zip(names, texts, strict=True) if one
-        }
-        sets = [
-            (state.partition(":")[0], one.decode()) for state, each in zip(STATES, listed, strict=True) for one in each
+    async def take_snapshot(self) -> "Snapshot":
+        command, task_ids = self.redis.command, [visit_task(visit) for visit in self.VISITS]
+        replies = await asyncio.gather(*(command("HGETALL", f"bell:{task_id}") for task_id in task_ids))
+        expiry = await asyncio.gather(*(command("PTTL", f"bell:{task_id}") for task_id in task_ids))
+        sets = await asyncio.gather(*(command("ZRANGE", f"bell:{state}", 0, -1) for state in STATES))
+        hashes = {}
+        for task_id, reply in zip(task_ids, replies, strict=True):
+            if texts := [part.decode() for part in reply]:
+                hashes[task_id] = dict(zip(texts[::2], texts[1::2], strict=True))
+        listed = [
+            (state.partition(":")[0], member.decode())
+            for state, members in zip(STATES, sets, strict=True)
+            for member in members
         ]
-        return Snapshot(hashes, sorted(sets), dict(zip(names, expiry, strict=True)), set(await jobs(self.redis)))
+        return Snapshot(hashes, sorted(listed), dict(zip(task_ids, expiry, strict=True)), set(await jobs(self.redis)))
 
     @invariant()
-    def all_is_well(self) -> None:
-        now = self.run(self.look())
-        now.every_unfinished_work_is_in_exactly_the_set_of_its_state()
-        now.nobody_has_done_more_than_there_is()
-        now.nothing_accepted_disappears(self.accepted, self.families)
-        now.queued_work_has_a_job_or_its_visit_is_in_good_hands(self.families)
-        now.what_is_unfinished_never_expires(self.families)
+    def all_invariants_hold(self) -> None:
+        snapshot = self.run(self.take_snapshot())
+        snapshot.assert_each_task_is_in_the_set_of_its_state()
+        snapshot.assert_applied_changes_exist()
+        snapshot.assert_accepted_changes_are_stored(self.accepted, self.aliases)
+        snapshot.assert_queued_tasks_will_run(self.aliases)
+        snapshot.assert_unfinished_tasks_do_not_expire(self.aliases)
 
-    async def work_everything_off(self) -> None:
-        """Without further trouble all of it is done, in bounded time."""
+    async def complete_everything(self) -> None:
+        """Complete every task within 30 rounds without failures."""
         await self.redis.command("DEL", "bell:circuit:main")
         for _ in range(30):
             for state in ("running", "waiting"):
                 await backdate(self.redis, state)
             await self.ledger.requeue_due()
             await self.ledger.release_circuit("main")
-            await self.adopt()
-            for name in await self.ledger.task_ids("parked"):
-                await self.ledger.replay(name)
-            everything = dict.fromkeys(QUEUE_KEYS, 1000)
-            for lane, job, _ in await self.ledger.claim(everything, lease_s=0):
-                hold = await self.ledger.lease(job.rpartition("#")[0])
-                if isinstance(hold, Lease):
-                    await self.ledger.complete(hold, done())
-                await self.ledger.ack(job, lane)
+            await self.requeue_orphans()
+            for task_id in await self.ledger.task_ids("parked"):
+                await self.ledger.replay(task_id)
+            limits = dict.fromkeys(QUEUE_KEYS, 1000)
+            for queue_name, job, _ in await self.ledger.claim(limits, lease_s=0):
+                lease = await self.ledger.lease(job.rpartition("#")[0])
+                if isinstance(lease, Lease):
+                    await self.ledger.complete(lease, done())
+                await self.ledger.ack(job, queue_name)
             if not await self.redis.command("ZCARD", "bell:queued"):
                 break
-        (await self.look()).all_is_done(self.accepted)
+        (await self.take_snapshot()).assert_all_is_done(self.accepted)
 
 
 @dataclass
 class Snapshot:
-    """The ledger between two steps. listed: state and work. expiry: ms, -1 for never."""
+    """The ledger between two steps. listed: state and task id. expiry: ms, -1 for never."""
 
     hashes: dict[str, dict[str, str]]
     listed: list[tuple[str, str]]
     expiry: dict[str, int]
     jobs: set[str]
 
-    def state(self, name: str) -> str | None:
-        return self.hashes.get(name, {}).get("state")
+    def state(self, task_id: str) -> str | None:
+        return self.hashes.get(task_id, {}).get("state")
 
-    def every_unfinished_work_is_in_exactly_the_set_of_its_state(self) -> None:
-        assert sorted((hash["state"], name) for name, hash in self.hashes.items() if "state" in hash) == self.listed
+    def assert_each_task_is_in_the_set_of_its_state(self) -> None:
+        assert (
+            sorted((hash["state"], task_id) for task_id, hash in self.hashes.items() if "state" in hash) == self.listed
+        )
 
-    def nobody_has_done_more_than_there_is(self) -> None:
-        assert [] == [name for name, hash in self.hashes.items() if int(hash["changes"]) < int(hash.get("applied", 0))]
+    def assert_applied_changes_exist(self) -> None:
+        assert [] == [
+            task_id for task_id, hash in self.hashes.items() if int(hash["changes"]) < int(hash.get("applied", 0))
+        ]
 
-    def nothing_accepted_disappears(self, accepted: set[tuple[str, str]], families: dict[str, set[str]]) -> None:
-        for name, origin in accepted:
-            hash = self.hashes[name]
+    def assert_accepted_changes_are_stored(self, accepted: set[tuple[str, str]], aliases: dict[str, set[str]]) -> None:
+        for task_id, origin in accepted:
+            hash = self.hashes[task_id]
             assert f"change:{origin}" in hash or f"discarded:{origin}" in hash
-            if self.is_open(name, origin):
-                states = {self.state(member) for member in families[name]}
-                assert states & {"queued", "running", "waiting", "held", "parked"}, (name, origin, states)
+            if self.is_open(task_id, origin):
+                states = {self.state(alias) for alias in aliases[task_id]}
+                assert states & {"queued", "running", "waiting", "held", "parked"}, (task_id, origin, states)
 
-    def is_open(self, name: str, origin: str) -> bool:
-        """Neither seen by a finished run nor discarded."""
-        hash = self.hashes[name]
-        said = hash.get(f"change:{origin}")
-        return said is not None and int(said.partition(" ")[0]) > int(hash.get("applied", 0))
+    def is_open(self, task_id: str, origin: str) -> bool:
+        """Return whether the change is neither applied nor discarded."""
+        hash = self.hashes[task_id]
+        stored = hash.get(f"change:{origin}")
+        return stored is not None and int(stored.partition(" ")[0]) > int(hash.get("applied", 0))
 
-    def queued_work_has_a_job_or_its_visit_is_in_good_hands(self, families: dict[str, set[str]]) -> None:
-        """Somebody who works on another of its ids, or is going to, takes it along."""
-        for name in (name for state, name in self.listed if state == "queued"):
-            states = {self.state(member) for member in families[name]}
-            assert self.jobs & families[name] or states & {"running", "waiting", "held"}, (name, states)
+    def assert_queued_tasks_will_run(self, aliases: dict[str, set[str]]) -> None:
+        """Check that each queued task has a job, or an alias whose run will apply it."""
+        for task_id in (task_id for state, task_id in self.listed if state == "queued"):
+            states = {self.state(alias) for alias in aliases[task_id]}
+            assert self.jobs & aliases[task_id] or states & {"running", "waiting", "held"}, (task_id, states)
 
-    def what_is_unfinished_never_expires(self, families: dict[str, set[str]]) -> None:
-        for state, name in self.listed:
+    def assert_unfinished_tasks_do_not_expire(self, aliases: dict[str, set[str]]) -> None:
+        for state, task_id in self.listed:
             if state != "discarded":
-                kept = {member for member in families[name] if self.state(member) != "discarded"}
-                assert [] == [(name, member) for member in kept if self.expiry[member] > 0]
+                open_ids = {alias for alias in aliases[task_id] if self.state(alias) != "discarded"}
+                assert [] == [(task_id, alias) for alias in open_ids if self.expiry[alias] > 0]
 
-    def all_is_done(self, accepted: set[tuple[str, str]]) -> None:
+    def assert_all_is_done(self, accepted: set[tuple[str, str]]) -> None:
         assert {"discarded"} >= {state for state, _ in self.listed}
-        assert [] == [(name, origin) for name, origin in accepted if self.is_open(name, origin)]
+        assert [] == [(task_id, origin) for task_id, origin in accepted if self.is_open(task_id, origin)]
 
 
-def test_whatever_happens_in_whatever_order_nothing_accepted_disappears(redis_url: str) -> None:
+def test_random_steps_never_lose_an_accepted_change(redis_url: str) -> None:
     run_state_machine_as_test(
-        lambda: Walk(redis_url),
+        lambda: LedgerMachine(redis_url),
         settings=settings(
             max_examples=40,
             stateful_step_count=30,

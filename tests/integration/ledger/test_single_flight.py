@@ -16,7 +16,7 @@ Fly = Callable[..., Awaitable[str]]
 
 @pytest.fixture
 def fly(ledger: Ledger) -> Fly:
-    """`single_flight` of a value that is stored in Redis."""
+    """Return `single_flight` for a value that is stored in Redis."""
 
     async def read() -> str | None:
         value = await ledger.redis.command("GET", VALUE)
@@ -43,12 +43,12 @@ async def test_only_one_of_many_callers_produces_the_value(fly: Fly, redis: Redi
     assert None is await redis.command("GET", LOCK)
 
 
-async def test_a_caller_waits_only_so_long_for_the_others(fly: Fly) -> None:
-    started, ends = asyncio.Event(), asyncio.Event()
+async def test_a_caller_waits_for_the_lock_at_most_wait_s(fly: Fly) -> None:
+    started, release = asyncio.Event(), asyncio.Event()
 
     async def produce() -> str:
         started.set()
-        await ends.wait()
+        await release.wait()
         return "one"
 
     first = asyncio.create_task(fly(produce))
@@ -56,12 +56,12 @@ async def test_a_caller_waits_only_so_long_for_the_others(fly: Fly) -> None:
     with pytest.raises(LockContended):
         await fly(produce, wait_s=0.1)
 
-    ends.set()
+    release.set()
     assert "one" == await first
 
 
 @pytest.mark.parametrize("keeps_lock", [False, True])
-async def test_an_error_releases_the_lock_unless_its_effect_may_be_to_come(
+async def test_an_error_releases_the_lock_unless_keeps_lock_says_otherwise(
     fly: Fly, redis: Redis, keeps_lock: bool
 ) -> None:
     async def produce() -> str:
@@ -73,7 +73,7 @@ async def test_an_error_releases_the_lock_unless_its_effect_may_be_to_come(
     assert keeps_lock == (await redis.command("GET", LOCK) is not None)
 
 
-async def test_a_value_is_not_produced_under_a_lock_that_may_end_first(fly: Fly, redis: Redis) -> None:
+async def test_a_value_is_not_produced_under_a_lock_that_may_expire_first(fly: Fly, redis: Redis) -> None:
     produced = []
 
     async def produce() -> str:
