@@ -500,7 +500,6 @@ async def flood(redis_url: str, count: int, max_pending: int) -> int:
 
     max_pending: the number of stored changes at which the sender waits for the worker.
     """
-
     redis = Redis(RedisAddress(redis_url))
     ledger = Ledger(redis, retention_days=30)
 

@@ -79,7 +79,7 @@ async def test_a_change_under_an_alias_is_applied_after_the_primary_expired(ledg
     await delete_expiring_keys(redis)
 
     lease = await start_run(ledger, "B")
-    assert f"{last.delivery_id}.0" in [said.origin for task in lease.tasks for said in task.recorded_changes()]
+    assert f"{last.delivery_id}.0" in [change.origin for task in lease.tasks for change in task.recorded_changes()]
 
 
 @pytest.mark.parametrize("next_step", ["applied", "discarded"])
