@@ -1,18 +1,18 @@
-"""Gingr: reservations of pet boarding, day care and grooming. Every event is looked up before it is believed.
+"""Gingr: reservations of pet boarding, day care and grooming. Thin: every reservation is fetched.
 
-https://support.gingrapp.com/hc/en-us/articles/360056549612-Webhooks: `signature` stands in the body and covers no more than
+https://support.gingrapp.com/hc/en-us/articles/360056549612-Webhooks: `signature` is in the body and covers only
 `webhook_type`, `entity_id` and `entity_type`. It never changes: anyone who has seen one body could send it again with
-other `entity_data`, so nothing of that is read, and the address carries a token of ours too. What the signature does prove
-is which reservation to look at. That is told as it stands when it is fetched; our own clock orders.
+other `entity_data`, so that is not read, and the address contains a token, too. The signature only proves which
+reservation to fetch. The fetched reservation is the current state, and the time of the fetch orders.
 
-https://support.gingrapp.com/hc/en-us/articles/25722122517517-Gingr-API-Functions-Reference: no call answers a single
-reservation. `owner` finds the owner of one, and `reservations_by_owner` lists theirs; which of them without a filter is not
-said, so the past ones, or those that are there now, are asked for too. Only check-ins and check-outs ring: a reservation is
-known from its check-in on, and a cancel before that never.
+https://support.gingrapp.com/hc/en-us/articles/25722122517517-Gingr-API-Functions-Reference: no call returns a single
+reservation. `owner` finds the owner of one, and `reservations_by_owner` lists theirs. It is not documented which
+reservations are listed without a filter, so the past or the current ones are fetched, too. Webhooks are sent only for
+check-ins and check-outs: a reservation is unknown before its check-in, and so is a cancel before that.
 
 Second-hand, from integrators: that a list may be an object with the ids as names, and the names `reservation_id`,
-`check_out_date`, `cancelled_date`, `first_name` and so on, beside those of the webhook's own example, which has unix seconds
-in texts.
+`check_out_date`, `cancelled_date`, `first_name` and so on, in addition to those of the webhook's own example, which has
+unix seconds as text.
 """
 
 from datetime import datetime, tzinfo
@@ -27,16 +27,16 @@ from app.webhooks.signatures.token import PathToken
 from app.webhooks.source import RECORD_GONE, Ignored, Source
 
 SETUP = """
-1. Think of a signature key of 24 characters or more and set it as HOOKS__GINGR__SECRETS, SECRET_KEY to 32 random characters
-   or more, and HOOKS__GINGR__API_URL to https://APP.gingrapp.com/api/v1/ with the name of your app.
+1. Make up a signature key of 24 characters or more and set it as HOOKS__GINGR__SECRETS. Set SECRET_KEY to 32 random
+   characters or more, and HOOKS__GINGR__API_URL to https://APP.gingrapp.com/api/v1/ with the name of your app.
 2. In Gingr open Reports and More, Users, Edit User, API Keys, and set the key as HOOKS__GINGR__CREDENTIALS__API_KEY. The
-   user needs the permission "Can Access API" and sees one location's reservations: use one of the location meant.
-3. Restart. Under Admin, Custom Configurations, paste {url} into "Webhook URL", behind a comma if there are others, and the
+   user needs the permission "Can Access API" and sees the reservations of one location: choose a user of your location.
+3. Restart. Under Admin, Custom Configurations, paste {url} into "Webhook URL", after a comma if there are others, and the
    key of step 1 into "Webhook Signature Key".
 
-Gingr rings when a pet is checked in or out, and not when a reservation is made, moved or cancelled; so a visit is made at
-the check-in, and its review request counts from the check-out. There are no no-shows. Money is not told: the invoice in the
-event is not signed. If Gingr answers times without an offset, set HOOKS__GINGR__TIMEZONE.
+Gingr sends a webhook when a pet is checked in or out, but not when a reservation is made, moved or cancelled. So a visit
+is created at the check-in, and its review request counts from the check-out. There are no no-shows. Visits have no
+amounts: the invoice in the event is not signed. If Gingr sends times without an offset, set HOOKS__GINGR__TIMEZONE.
 """
 
 SOURCE = Source(
@@ -46,13 +46,13 @@ SOURCE = Source(
     signature=AllOf(PathToken(), FieldsHmac("signature", (("webhook_type",), ("entity_id",), ("entity_type",)))),
     setup=SETUP,
     event_name_path=("webhook_type",),
-    events_may_collide=True,  # the same pet checked in again, by mistake or not, signs the same
+    events_may_collide=True,  # a second check-in of the same reservation has the same signature
     required_settings=("API_URL",),
     api_url="",
     credentials=ApiKeyAuth(params={"key": "API_KEY"}),
 )
 
-#: What rings about a reservation, and among which of the owner's reservations it should be then.
+#: The webhooks of a reservation, with the filter that should list it among its owner's reservations.
 KINDS = {
     "checking_in": "future",
     "check_in": "currently_checked_in",
@@ -67,16 +67,18 @@ def fetch(event: Event) -> list[RecordRequest]:
     reservation_id = event.data.at("entity_id").required_id()
     return [
         RecordRequest(
-            "owner", params={"reservation_id": reservation_id}, follow_up=partial(_beside, KINDS[_kind(event)])
+            "owner",
+            params={"reservation_id": reservation_id},
+            follow_up=partial(_reservation_requests, KINDS[_kind(event)]),
         )
     ]
 
 
-def _beside(among: str, answer: Payload) -> dict[str, RecordRequest]:
-    owner = {"id": _first(_owner(answer), "id", "o_id", "owner_id", "system_id").required_id()}
+def _reservation_requests(filter_name: str, response: Payload) -> dict[str, RecordRequest]:
+    owner = {"id": _first(_owner(response), "id", "o_id", "owner_id", "system_id").required_id()}
     return {
         "all": RecordRequest("reservations_by_owner", params=owner),
-        "near": RecordRequest("reservations_by_owner", params={**owner, "restrict_to": among}),
+        "near": RecordRequest("reservations_by_owner", params={**owner, "restrict_to": filter_name}),
     }
 
 
@@ -111,39 +113,39 @@ def _is_reservation(event: Event) -> bool:
 
 
 def _first(row: Payload, *names: str) -> Payload:
-    """The first of several names that has something."""
+    """Return the first of these fields that has a value."""
     return next((row.at(name) for name in names if row.at(name).value not in (None, "")), row.at(names[0]))
 
 
-def _rows(answer: Payload) -> list[Payload]:
-    """A list, or an object with the ids as names; as it is, or in `data`."""
-    data = answer.at("data") or answer
+def _rows(response: Payload) -> list[Payload]:
+    """Return the items of a list, or of an object with the ids as names, which may be inside `data`."""
+    data = response.at("data") or response
     if isinstance(data.value, dict):
         return [data.at(name) for name in data.value if isinstance(data.value[name], dict)]
     return list(data)
 
 
-def _owner(answer: Payload) -> Payload:
-    data = answer.at("data") or answer
+def _owner(response: Payload) -> Payload:
+    data = response.at("data") or response
     return next(iter(data), Payload(None, *data.path)) if isinstance(data.value, list) else data
 
 
 def _reservation(event: Event) -> Payload:
-    """That of the event, among its owner's."""
-    wanted = event.data.at("entity_id").required_id()
-    for answer in event.related.values():
-        for row in _rows(answer):
-            if _first(row, "r_id", "reservation_id", "id").text() == wanted:
+    """Find the event's reservation among those of its owner."""
+    reservation_id = event.data.at("entity_id").required_id()
+    for response in event.related.values():
+        for row in _rows(response):
+            if _first(row, "r_id", "reservation_id", "id").text() == reservation_id:
                 return row
     raise Payload(None, "reservations_by_owner").unexpected("the reservation that the event names")
 
 
-def _time(found: Payload, zone: tzinfo | None) -> datetime | None:
-    """Seconds since 1970, or ISO 8601."""
-    written = found.text() or ""
-    if written.isdecimal() and written.isascii():
-        return Payload(int(written), *found.path).unix_seconds() if int(written) else None
-    return found.time(zone)
+def _time(value: Payload, zone: tzinfo | None) -> datetime | None:
+    """Parse seconds since 1970, or ISO 8601."""
+    text = value.text() or ""
+    if text.isdecimal() and text.isascii():
+        return Payload(int(text), *value.path).unix_seconds() if int(text) else None
+    return value.time(zone)
 
 
 def _contact(owner: Payload) -> Contact:

@@ -1,14 +1,14 @@
 """GoHighLevel (LeadConnector): appointments. The appointment is in the event, its contact has to be fetched.
 
 From https://github.com/GoHighLevel/highlevel-api-docs (docs/oauth/WebhookAuthentication.md, docs/webhook events, apps/) and
-the webhook manager of the vendor's SDK: where the Ed25519 header is there it alone counts, else the older RSA one. Both
-keys are the vendor's and the same for every app, so a signature proves that GoHighLevel sent it, but not for whom: the
-location does that (`locationId`, in invoices `altId`), and TENANTS must name ours.
+the webhook manager of the vendor's SDK: if there is an Ed25519 header, it alone counts, else the older RSA header. Both
+keys are the vendor's and the same for every app, so a signature proves that GoHighLevel sent the delivery, but not for
+which account: the location (`locationId`, in invoices `altId`) shows that, and TENANTS must contain it.
 
-What happened is in `appointmentStatus` and not in `type`, which the examples get wrong; `showed` is completion. The id
-stays when an appointment moves. `dateUpdated` orders, being the record's own; a retry may carry a new `timestamp`. Only
-429 is tried again, six times in about 70 minutes. An invoice names no appointment, so its money cannot be told. No status
-has a time of its own: it counts from the first event that shows it.
+`appointmentStatus` says what happened, not `type`, which the examples get wrong; `showed` is completion. The id does not
+change when an appointment moves. `dateUpdated` orders, since it belongs to the record; a retry may have a new
+`timestamp`. GoHighLevel retries only after 429, six times in about 70 minutes. An invoice names no appointment, so visits
+have no amounts. No status has a time: it counts from the first event that shows it.
 
 An opt-out is the contact's `dnd` (all channels) or `dndSettings.Email.status` (apps/contacts.json: `active`, `inactive`,
 `permanent`), which an unsubscribe from e-mail sets while `dnd` stays false. Other channels, like `Call`, do not count. An
@@ -39,24 +39,24 @@ RSA = (
 )
 
 SETUP = f"""
-1. In the GoHighLevel Marketplace make an app with the scopes contacts.readonly and calendars/events.readonly, and install
-   it in your location.
-2. Under Webhooks paste {{url}} and tick AppointmentCreate, AppointmentUpdate and AppointmentDelete.
+1. In the GoHighLevel Marketplace create an app with the scopes contacts.readonly and calendars/events.readonly, and
+   install it in your location.
+2. Under Webhooks paste {{url}} and select AppointmentCreate, AppointmentUpdate and AppointmentDelete.
 3. Set HOOKS__GOHIGHLEVEL__TENANTS to your location's id: every app's deliveries are signed with the same keys.
-4. Set HOOKS__GOHIGHLEVEL__SECRETS to the vendor's public keys, one after the other with a space between, without the
-   lines BEGIN and END. Compare them with the "Webhook Integration Guide": it announces new ones. As published, first
-   Ed25519 and then, for deliveries without it, RSA:
+4. Set HOOKS__GOHIGHLEVEL__SECRETS to the vendor's public keys, separated by a space, without the lines BEGIN and END.
+   Compare them with the "Webhook Integration Guide", which announces new keys. The published keys are Ed25519 and, for
+   deliveries without it, RSA:
    {ED25519}
    {RSA}
 5. Set HOOKS__GOHIGHLEVEL__CREDENTIALS__CLIENT_ID, …__CLIENT_SECRET and …__REFRESH_TOKEN from the app and its
    installation, and SECRET_KEY; or, with a private integration, …__TOKEN alone.
 
-An appointment is completed when somebody sets its status to Showed; where nobody does, a review request counts from its
-start. Money is not told: invoices name no appointment. The workflow action "Webhook" is another thing, unsigned, and
-refused here.
+An appointment is completed when somebody sets its status to Showed; otherwise a review request counts from its start.
+Visits have no amounts: invoices name no appointment. The workflow action "Webhook" is not signed, and is rejected.
 
-Contacts with "do not disturb" for all channels or for e-mail are not asked. This is read when the appointment has an event:
-a customer who opts out later is asked, unless the appointment changes again (setting it to Showed is such a change).
+Contacts with "do not disturb" for all channels or for e-mail get no review request. Doorbell reads this setting with
+every event of the appointment. A customer who opts out later gets a request, unless the appointment changes again (for
+example to Showed).
 """
 
 
@@ -92,7 +92,7 @@ NO_EMAIL = {"active", "permanent"}
 
 
 def fetch(event: Event) -> list[RecordRequest]:
-    """The contact, where the appointment stands or took place."""
+    """Fetch the contact unless the appointment is cancelled or missed."""
     appointment = event.data.at("appointment")
     contact_id = appointment.at("contactId")
     if _kind(event) not in KINDS or _is_off(event) or not contact_id.text():
@@ -104,18 +104,18 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     kind, appointment = _kind(event), event.data.at("appointment")
     if kind not in KINDS:
         return Ignored(kind)
-    said_at, status = event.data.at("timestamp").required_time(), _status(event)
+    happened_at, status = event.data.at("timestamp").required_time(), _status(event)
     is_off = kind == "AppointmentDelete" or status in CANCELLED
     return [
         VisitChange(
             action="cancel" if is_off else "create" if kind == "AppointmentCreate" else "update",
             visit_id=appointment.at("id").required_text(),
-            version=unix_microseconds(appointment.at("dateUpdated").time() or said_at),
+            version=unix_microseconds(appointment.at("dateUpdated").time() or happened_at),
             contact=_contact(event.record.at("contact")) if event.record else None,
             time_scheduled=appointment.at("startTime").time(event.zone) or UNSET,
-            time_completed=said_at if status in DONE else None,
-            date_cancelled=said_at if is_off else None,
-            no_show=said_at if status == "noshow" else None,
+            time_completed=happened_at if status in DONE else None,
+            date_cancelled=happened_at if is_off else None,
+            no_show=happened_at if status == "noshow" else None,
             opted_out=_opted_out(event),
             times_are_observed=True,
         )
@@ -123,19 +123,19 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
 
 
 def _kind(event: Event) -> str:
-    """The vendor's example of a paid invoice has no type."""
-    type = event.data.at("type")
-    return type.required_text() if event.data.at("appointment") else type.text() or "no type, no appointment"
+    """Return the event's type, which the vendor's example of a paid invoice does not have."""
+    kind = event.data.at("type")
+    return kind.required_text() if event.data.at("appointment") else kind.text() or "no type, no appointment"
 
 
 def _status(event: Event) -> str:
     status = event.data.at("appointment", "appointmentStatus")
     if event.data.at("type").text() == "AppointmentDelete":
-        return ""  # it is over whatever it was
-    known = (status.text() or "").lower()
-    if known not in CANCELLED | DONE | OPEN | {"noshow"}:
+        return ""  # the appointment is gone, whatever its status was
+    value = (status.text() or "").lower()
+    if value not in CANCELLED | DONE | OPEN | {"noshow"}:
         raise status.unexpected("an appointment's status that GoHighLevel documents")
-    return known
+    return value
 
 
 def _is_off(event: Event) -> bool:
@@ -153,13 +153,13 @@ def _contact(contact: Payload) -> Contact:
 
 def _opted_out(event: Event) -> bool | Unset:
     contact = event.record.at("contact") if event.record else Payload(None)
-    answers = [contact.at("dnd").boolean(), _no_email(contact.at("dndSettings", "Email", "status"))]
-    known = [answer for answer in answers if answer is not None]
-    return any(known) if known else UNSET
+    flags = [contact.at("dnd").boolean(), _no_email(contact.at("dndSettings", "Email", "status"))]
+    flags = [flag for flag in flags if flag is not None]
+    return any(flags) if flags else UNSET
 
 
 def _no_email(status: Payload) -> bool | None:
-    known = (status.text() or "").lower()
-    if known not in ("", "inactive", *NO_EMAIL):
+    value = (status.text() or "").lower()
+    if value not in ("", "inactive", *NO_EMAIL):
         raise status.unexpected("a status of do not disturb")
-    return known in NO_EMAIL if known else None
+    return value in NO_EMAIL if value else None

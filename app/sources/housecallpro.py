@@ -2,22 +2,22 @@
 
 https://docs.housecallpro.com/docs/housecall-public-api/46e9e1be07621-webhooks and the vendor's OpenAPI file
 (`housecall.v1.yaml`: statuses, types, cents, `canceled_at` and `deleted_at`). Second-hand, from integrators' code and
-captures of live traffic: signature, probe, envelope, the names of the events. Observed or told there:
+captures of live traffic: signature, probe, envelope, the names of the events. Observed or documented there:
 
 - The record is under a key named after the first part of the event's name. A visit is a job; a job may have several
   appointments, and their own events carry `job_id` and no customer.
-- `job.*` carries the whole job whatever the event's name, so each of them says the whole state. Captures of 2023 have
-  no `event_occurred_at`, no `canceled_at` and an empty `work_status`; all of 2026 have the first.
+- Every `job.*` event has the whole job, so each of them has the whole state. Captures of 2023 have no
+  `event_occurred_at`, no `canceled_at` and an empty `work_status`; all of 2026 have the first.
 - Without `event_occurred_at` the signed `Api-Timestamp` orders. It is the time of sending: if a retry gets a new one, an
-  old event may follow a newer one, so what it orders never takes a cancellation back.
+  old event may follow a newer one, so an event without `event_occurred_at` never undoes a cancellation.
 - A discarded appointment (`job.appointment.appointment_discarded`) names its job and no time. The job may have others,
-  so the visit only loses its time; a job that is done keeps its completion, from which a request counts. The next `job.*`
-  event has the time that remains. Until then nobody is asked, for the time that is known is of no appointment.
-- Cents everywhere. What a job collected is its total without its balance; an invoice lists its payments, with refunds
-  below zero. A job may have several invoices: it collected their sum, or more if the job says so. Its balance may not have
-  heard of a refund yet, so a refund also says that no more than this is left, until the job's next event.
-- `complete rated`: the customer already rated this job, and is not asked again.
-- Nothing tells a no-show. Whether a retry carries a new `Api-Timestamp` is not known.
+  so the visit only loses its time; the completion of a job does not change, and its request counts from it. The next
+  `job.*` event has the time of the next appointment. Until then the visit has no time, and no request is sent.
+- All amounts are in cents. The amount of a job is its total without its balance; an invoice lists its payments, with
+  negative amounts for refunds. A job may have several invoices: its amount is their sum, or the amount in the job if that
+  is greater. A job's balance may be older than a refund, so a refund also sets the job's amount, until its next event.
+- `complete rated`: the customer has rated this job, and gets no second request.
+- No event reports a no-show. Whether a retry has a new `Api-Timestamp` is not known.
 """
 
 from dataclasses import replace
@@ -34,15 +34,16 @@ from app.webhooks.source import Ignored, Source
 SETUP = """
 1. Webhooks need Housecall Pro's MAX plan. Open My Apps → App Store → Webhooks; that page shows the signing secret: set
    it here as HOOKS__HOUSECALLPRO__SECRETS before the next step.
-2. Paste {url} as the webhook's address and save. Housecall Pro tries it at once, unsigned, and refuses an address that
-   does not answer. As far as we know an account has one address: a service that used it before must forward to us.
-3. Tick every `job.` event, and of the appointments' `job.appointment.scheduled`, `job.appointment.rescheduled` and
-   `job.appointment.appointment_discarded`: without the last, a customer whose appointment was removed may be asked. Tick
-   `invoice.paid`, `invoice.updated`, `invoice.amount_updated`, `invoice.payment.succeeded` and
-   `invoice.refund.succeeded`, as far as your list has them. The others do no harm.
-4. If retries are refused because their time is too old, widen HOOKS__HOUSECALLPRO__TOLERANCE (seconds, normally 300).
-Customers whose notifications are switched off, and jobs that are rated already, get no review request. Housecall Pro
-does not tell no-shows; cancel the job instead.
+2. Paste {url} as the webhook's address and save. Housecall Pro probes it at once, without a signature, and rejects an
+   address that does not answer. An account probably has one address: a service that used it before must forward its
+   requests to Doorbell.
+3. Select every `job.` event, and of the appointments' `job.appointment.scheduled`, `job.appointment.rescheduled` and
+   `job.appointment.appointment_discarded`: without the last, a customer whose appointment was removed may get a request.
+   Select `invoice.paid`, `invoice.updated`, `invoice.amount_updated`, `invoice.payment.succeeded` and
+   `invoice.refund.succeeded`, as far as your list has them. The other events are ignored.
+4. If retries are rejected because their time is too old, increase HOOKS__HOUSECALLPRO__TOLERANCE (seconds, default 300).
+Customers with disabled notifications, and jobs that are already rated, get no review request. Housecall Pro sends no
+no-shows; cancel the job instead.
 """
 
 SENT_AT = "Api-Timestamp"
@@ -84,7 +85,7 @@ CANCELLED = {"user canceled", "pro canceled"}
 def translate(event: Event) -> list[VisitChange] | Ignored:
     kind = event.data.at("event").value
     if not isinstance(kind, str) or not kind:
-        return Ignored("no event")  # the probe of the address, should it ever be signed
+        return Ignored("no event")  # the probe of the address, if it has a signature
     if kind in INVOICES:
         return _invoice(kind, event)
     if kind in APPOINTMENTS:
@@ -106,36 +107,36 @@ def _occurred_at(event: Event) -> datetime:
 
 
 def _job(kind: str, event: Event) -> VisitChange:
-    job, said_at = event.data.at("job"), _occurred_at(event)
+    job, happened_at = event.data.at("job"), _occurred_at(event)
     status = job.at("work_status").text()
-    cancelled = _cancelled(kind, job, status, said_at)
+    cancelled = _cancelled(kind, job, status, happened_at)
     if cancelled is None and not event.data.at("event_occurred_at"):
-        cancelled = UNSET  # only the time of sending is known: it may be a late retry
+        cancelled = UNSET  # only the time of sending is known, and this may be a late retry
     return VisitChange(
         action="cancel" if isinstance(cancelled, datetime) else JOBS.get(kind, "update"),
         visit_id=job.at("id").required_text(),
-        version=unix_microseconds(said_at),
+        version=unix_microseconds(happened_at),
         contact=_contact(job.at("customer")),
         time_scheduled=job.at("schedule", "scheduled_start").time() if job.at("schedule") else UNSET,
-        time_completed=_completed(kind, job, status, said_at),
+        time_completed=_completed(kind, job, status, happened_at),
         amount_collected=_collected(job),
         date_cancelled=cancelled,
         opted_out=_opted_out(job, status),
     )
 
 
-def _cancelled(kind: str, job: Payload, status: str | None, said_at: datetime) -> datetime | None | Unset:
-    marked = job.at("canceled_at").time() or job.at("deleted_at").time()
-    if marked or JOBS.get(kind) == "cancel" or status in CANCELLED:
-        return marked or said_at
+def _cancelled(kind: str, job: Payload, status: str | None, happened_at: datetime) -> datetime | None | Unset:
+    cancelled_at = job.at("canceled_at").time() or job.at("deleted_at").time()
+    if cancelled_at or JOBS.get(kind) == "cancel" or status in CANCELLED:
+        return cancelled_at or happened_at
     return None if status else UNSET
 
 
-def _completed(kind: str, job: Payload, status: str | None, said_at: datetime) -> datetime | None | Unset:
+def _completed(kind: str, job: Payload, status: str | None, happened_at: datetime) -> datetime | None | Unset:
     completed = job.at("work_timestamps", "completed_at").time()
     if kind == "job.completed":
-        return completed or said_at
-    if status in OPEN:  # also where the completion was taken back and its time is still there
+        return completed or happened_at
+    if status in OPEN:  # even if there is a time: a completion may be undone without removing its time
         return None
     unknown = status in DONE or not job.at("work_timestamps")
     return completed or (UNSET if unknown else None)
@@ -143,14 +144,14 @@ def _completed(kind: str, job: Payload, status: str | None, said_at: datetime) -
 
 def _collected(job: Payload) -> Decimal | None | Unset:
     total, balance = job.at("total_amount"), job.at("outstanding_balance")
-    owed, still_owed = total.integer(), balance.integer()
-    if owed is None or still_owed is None or still_owed > owed:
+    total_cents, balance_cents = total.integer(), balance.integer()
+    if total_cents is None or balance_cents is None or balance_cents > total_cents:
         return UNSET
-    return _money(owed - still_owed, total)
+    return _money(total_cents - balance_cents, total)
 
 
-def _money(cents: int, read_from: Payload) -> Decimal | None:
-    return Payload(cents, *read_from.path).amount(100) if cents else None
+def _money(cents: int, source_field: Payload) -> Decimal | None:
+    return Payload(cents, *source_field.path).amount(100) if cents else None
 
 
 def _opted_out(job: Payload, status: str | None) -> bool | Unset:
@@ -196,9 +197,11 @@ def _invoice(kind: str, event: Event) -> list[VisitChange] | Ignored:
 
 
 def _paid(invoice: Payload) -> int | None:
-    """Cents; None where the invoice does not tell."""
+    """Return the amount paid in cents; None if the invoice does not have it."""
     payments = list(invoice.at("payments"))
     if payments:
-        return sum(paid.at("amount").required_integer() for paid in payments if paid.at("status").value == "succeeded")
+        return sum(
+            payment.at("amount").required_integer() for payment in payments if payment.at("status").value == "succeeded"
+        )
     amount, due = invoice.at("amount").integer(), invoice.at("due_amount").integer()
     return None if amount is None or due is None else amount - due

@@ -1,24 +1,23 @@
-"""HubSpot: meetings of a CRM. Thin: a body lists events, and each meeting is fetched with its contact.
+"""HubSpot: meetings of a CRM. Thin: a body lists events, and each meeting is fetched with its contacts.
 
 From https://developers.hubspot.com/docs/api/webhooks and its page on meetings, and the vendor's libraries for the signature:
 a body is an array of up to 100 events, each with `subscriptionType`, `objectId`, `portalId`, `occurredAt`. `eventId` need
-not be unique, and `attemptNumber` differs on retries. Ids count inside their portal. A meeting is told as it stands when it
-is fetched, and our own clock orders; when its outcome became what it is stands in the history of that property, else in
-the event. A deleted meeting is not there any more, or `archived`: that is a cancel only where the event is its deletion.
+not be unique, and `attemptNumber` differs on retries. Ids are unique only inside their portal. The fetched meeting is the
+current state, and the time of the fetch orders; the time of an outcome is in the history of that property, else in the
+event. A deleted meeting is missing or `archived`: that is a cancel only if the event is its deletion.
 
-RESCHEDULED has two uses: some tools move the meeting itself, others leave it as it is and make a new one. The history of
-the start tells them apart: a meeting whose start changed with that outcome, or later, was moved and stands; any other is
-held back like a cancelled one, for its new meeting has a visit too. A portal may have outcomes of its own, which cancel
-nothing.
+RESCHEDULED has two uses: some tools move the meeting itself, others leave it unchanged and create a new one. The history
+of the start distinguishes them: a meeting whose start changed with that outcome, or later, was moved and is valid; any
+other is cancelled, for its new meeting has a visit, too. Custom outcomes of a portal cancel nothing.
 
-Each contact of a meeting has a visit. The one that was listed first has the meeting's id, which was the id of all meetings
-when Doorbell knew one contact only, and keeps it while others come and go; each other one has the contact's id behind it.
-Whom the meeting no longer lists has a visit that is cancelled, and a meeting that is deleted cancels the visits of all whom
-it ever listed: the record that is gone does not tell them. Two contacts that are merged are one who was removed and one who
-was added.
+Each contact of a meeting has a visit. The contact that was listed first has the meeting's id (all meetings had that id
+when Doorbell read only one contact), and does not lose it when others are added or removed; every other visit has the
+contact's id after it. The visit of a contact that the meeting no longer lists is cancelled. The deletion of a meeting
+cancels the visits of all contacts that it ever listed, since the deleted record does not list them. A merge of two
+contacts removes one contact and adds one.
 
-Second-hand: the outcomes' spelling, the answer within 5 s, ten tries a day after any other status. Recalled: `0-47` for
-meetings, the shapes of records and histories, `hs_email_optout`, times in milliseconds, where tokens are renewed.
+Second-hand: the outcomes' spelling, the response within 5 s, ten tries a day after any other status. Recalled: `0-47` for
+meetings, the format of records and histories, `hs_email_optout`, times in milliseconds, where tokens are renewed.
 """
 
 import hashlib
@@ -37,18 +36,19 @@ from app.webhooks.signatures.scheme import UNIX_MILLISECONDS
 from app.webhooks.source import RECORD_GONE, Ignored, Source
 
 SETUP = """
-1. In HubSpot make an app (Development, or Settings, Integrations, Private Apps) with the scope crm.objects.contacts.read.
-   Set its client secret as HOOKS__HUBSPOT__SECRETS and PUBLIC_URL, for HubSpot signs the address, and restart.
+1. In HubSpot create an app (Development, or Settings, Integrations, Private Apps) with the scope
+   crm.objects.contacts.read. Set HOOKS__HUBSPOT__SECRETS to its client secret. Set PUBLIC_URL, because HubSpot signs the
+   address. Restart.
 2. Set HOOKS__HUBSPOT__CREDENTIALS__TOKEN to a private app's access token; a public app sets …__CLIENT_ID, …__CLIENT_SECRET
    and …__REFRESH_TOKEN instead, with SECRET_KEY.
 3. Under Webhooks set the target URL to {url} and subscribe, for the object "Meeting event", to object.creation,
    object.deletion, object.restore, object.associationChange (with contacts), and object.propertyChange of
    hs_meeting_start_time and hs_meeting_outcome.
-4. An app that several accounts install rings for all of them: set HOOKS__HUBSPOT__TENANTS to your Hub ID.
+4. If several accounts install the app, it sends the events of all of them: set HOOKS__HUBSPOT__TENANTS to your Hub ID.
 
-A meeting is completed, missed or cancelled when its outcome is set so; otherwise a review request counts from its start.
-Each contact of a meeting has a visit, so take colleagues off its contacts. HubSpot tells no money. Webhook actions of
-workflows are another thing, and refused.
+A meeting is completed, missed or cancelled when somebody sets its outcome; otherwise a review request counts from its
+start. Each contact of a meeting has a visit, so remove colleagues from its contacts. HubSpot sends no payments. Webhook
+actions of workflows are signed in another way, and are rejected.
 """
 
 MEETINGS = "0-47"
@@ -61,7 +61,7 @@ def _items(event: Event) -> list[Payload]:
 
 
 def _portal(event: Event) -> str | None:
-    """A body is for one account."""
+    """Return the account of the events. A body has the events of one account."""
     portals = {item.at("portalId").text() for item in _items(event)}
     if len(portals) > 1:
         raise event.data.unexpected("events of one portal")
@@ -69,11 +69,11 @@ def _portal(event: Event) -> str | None:
 
 
 def _delivery_id(event: Event) -> str:
-    """The events in it, without what differs when they are sent again."""
+    """Return a digest of the events without the fields that differ on retries."""
     names = ("portalId", "subscriptionId", "subscriptionType", "eventId", "objectId", "occurredAt", "propertyName")
     ends = ("fromObjectId", "toObjectId", "associationType", "associationRemoved")
-    told = [[item.at(name).value for name in (*names, *ends)] for item in _items(event)]
-    return hashlib.sha256(orjson.dumps(told)).hexdigest()
+    events = [[item.at(name).value for name in (*names, *ends)] for item in _items(event)]
+    return hashlib.sha256(orjson.dumps(events)).hexdigest()
 
 
 SOURCE = Source(
@@ -99,33 +99,33 @@ SOURCE = Source(
 
 def fetch(event: Event) -> list[RecordRequest]:
     ids = dict.fromkeys(_meeting_id(item).required_id() for item in _watched(event))
-    asked = {
+    params = {
         "properties": ",".join(PROPERTIES),
         "propertiesWithHistory": "hs_meeting_outcome,hs_meeting_start_time",
         "associations": "contacts",
     }
-    return [RecordRequest(f"crm/v3/objects/meetings/{id}", params=asked, follow_up=_beside) for id in ids]
+    return [RecordRequest(f"crm/v3/objects/meetings/{id}", params=params, follow_up=_contact_requests) for id in ids]
 
 
-#: More contacts of one meeting than this are an operator's turn: each is another request.
-MOST_CONTACTS = 50
+#: A meeting with more contacts is parked: each contact costs a request.
+MAX_CONTACTS = 50
 
 
 def _contacts(meeting: Payload) -> list[str]:
-    found = [contact.at("id").required_id() for contact in meeting.at("associations", "contacts", "results")]
-    return list(dict.fromkeys(found))
+    ids = [contact.at("id").required_id() for contact in meeting.at("associations", "contacts", "results")]
+    return list(dict.fromkeys(ids))
 
 
-def _beside(meeting: Payload) -> dict[str, RecordRequest]:
-    asked = {"properties": "email,firstname,lastname,phone,mobilephone,hs_email_optout"}
+def _contact_requests(meeting: Payload) -> dict[str, RecordRequest]:
+    params = {"properties": "email,firstname,lastname,phone,mobilephone,hs_email_optout"}
     return {
-        id: RecordRequest(f"crm/v3/objects/contacts/{id}", params=asked) for id in _contacts(meeting)[:MOST_CONTACTS]
+        id: RecordRequest(f"crm/v3/objects/contacts/{id}", params=params) for id in _contacts(meeting)[:MAX_CONTACTS]
     }
 
 
 def people(event: Event) -> tuple[str, list[str]]:
-    here = _contacts(event.record) if event.record is not None and _is_there(event) else []
-    return _visit_id(event), here if len(here) <= MOST_CONTACTS else []
+    current = _contacts(event.record) if event.record is not None and _is_there(event) else []
+    return _visit_id(event), current if len(current) <= MAX_CONTACTS else []
 
 
 def _visit_id(event: Event) -> str:
@@ -144,28 +144,28 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     if event.fetched_at is None:
         raise Untranslatable("the meeting that this event points at was not fetched")
     id = event.record_path.rpartition("/")[2]
-    told = [item for item in watched if _meeting_id(item).text() == id]
+    items = [item for item in watched if _meeting_id(item).text() == id]
     if event.record is None or not _is_there(event):
-        deletions = [item for item in told if item.at("subscriptionType").text() == "object.deletion"]
+        deletions = [item for item in items if item.at("subscriptionType").text() == "object.deletion"]
         if not deletions:
             return RECORD_GONE
         deleted_at = deletions[-1].at("occurredAt").required_unix_ms()
         return [_off(event, contact, deleted_at) for contact in event.people or [""]]
-    here = _contacts(event.record)
-    if len(here) > MOST_CONTACTS:
-        raise Untranslatable(f"a meeting with more than {MOST_CONTACTS} contacts")
-    whole, everybody = _meeting(event, event.record, told), event.people or tuple(here)
-    removed = [_off(event, contact, event.fetched_at) for contact in everybody if contact not in here]
-    if not everybody:
-        return [whole]
-    return [*(_of_contact(event, whole, contact) for contact in here), *removed]
+    current = _contacts(event.record)
+    if len(current) > MAX_CONTACTS:
+        raise Untranslatable(f"a meeting with more than {MAX_CONTACTS} contacts")
+    meeting_change, contacts = _meeting(event, event.record, items), event.people or tuple(current)
+    removed = [_off(event, contact, event.fetched_at) for contact in contacts if contact not in current]
+    if not contacts:
+        return [meeting_change]
+    return [*(_of_contact(event, meeting_change, contact) for contact in current), *removed]
 
 
-def _meeting(event: Event, record: Payload, told: list[Payload]) -> VisitChange:
-    """What holds for all who come."""
+def _meeting(event: Event, record: Payload, items: list[Payload]) -> VisitChange:
+    """Return the change for all contacts of the meeting."""
     assert event.fetched_at
     outcome, history = _outcome(record), _history(record, "hs_meeting_outcome")
-    since = _since(record, history, told) or event.fetched_at
+    since = _since(record, history, items) or event.fetched_at
     is_off = outcome == "CANCELED" or (outcome == "RESCHEDULED" and not _was_moved(record, since))
     return VisitChange(
         action="cancel" if is_off else "update",
@@ -179,9 +179,9 @@ def _meeting(event: Event, record: Payload, told: list[Payload]) -> VisitChange:
     )
 
 
-def _of_contact(event: Event, whole: VisitChange, contact: str) -> VisitChange:
+def _of_contact(event: Event, meeting_change: VisitChange, contact: str) -> VisitChange:
     person = event.related.get(contact, Payload(None)).at("properties")
-    change = replace(whole, visit_id=_visit_of(event, contact))
+    change = replace(meeting_change, visit_id=_visit_of(event, contact))
     if not person:
         return change
     opted_out = person.at("hs_email_optout").value in (True, "true")
@@ -189,7 +189,7 @@ def _of_contact(event: Event, whole: VisitChange, contact: str) -> VisitChange:
 
 
 def _off(event: Event, contact: str, at: datetime) -> VisitChange:
-    """Of a meeting that is gone, or a contact that it no longer lists; when the latter was removed is not told."""
+    """Cancel the visit of a deleted meeting, or of a removed contact. HubSpot does not send the time of the removal."""
     assert event.fetched_at
     order, visit_id = unix_microseconds(event.fetched_at), _visit_of(event, contact)
     return VisitChange(
@@ -198,9 +198,9 @@ def _off(event: Event, contact: str, at: datetime) -> VisitChange:
 
 
 def _visit_of(event: Event, contact: str) -> str:
-    """contact: its id, or nothing where no contact is known."""
-    everybody = event.people or (_contacts(event.record) if event.record is not None else ())
-    if not contact or contact == everybody[0]:
+    """Return the visit id of a contact. contact: its id; empty if the meeting has no contact."""
+    contacts = event.people or (_contacts(event.record) if event.record is not None else ())
+    if not contact or contact == contacts[0]:
         return _visit_id(event)
     return attendee_visit_id(_visit_id(event), contact)
 
@@ -218,58 +218,58 @@ def _is_watched(item: Payload) -> bool:
 
 
 def _meeting_id(item: Payload) -> Payload:
-    """An association has two ends."""
+    """Return the meeting's id. An association has the ids of two objects."""
     if item.at("subscriptionType").text() != "object.associationChange":
         return item.at("objectId")
     return item.at("fromObjectId" if item.at("fromObjectTypeId").text() == MEETINGS else "toObjectId")
 
 
 def _outcome(meeting: Payload) -> str:
-    said = (meeting.at("properties", "hs_meeting_outcome").text() or "SCHEDULED").upper().replace(" ", "_")
-    return "CANCELED" if said == "CANCELLED" else said
+    outcome = (meeting.at("properties", "hs_meeting_outcome").text() or "SCHEDULED").upper().replace(" ", "_")
+    return "CANCELED" if outcome == "CANCELLED" else outcome
 
 
 def _history(meeting: Payload, name: str) -> list[Payload]:
     return list(meeting.at("propertiesWithHistory", name))
 
 
-#: One action of a tool may change two properties by two requests.
+#: A tool may change two properties in one action by two requests.
 ONE_ACTION = timedelta(seconds=5)
 
 
 def _was_moved(meeting: Payload, since: datetime) -> bool:
-    """Did the start change when the outcome became RESCHEDULED, or later? The start that it was made with is no change."""
-    entries = [_moment(entry.at("timestamp")) for entry in _history(meeting, "hs_meeting_start_time")]
+    """Return whether the start changed with the outcome RESCHEDULED, or later. The first start is not a change."""
+    entries = [_time(entry.at("timestamp")) for entry in _history(meeting, "hs_meeting_start_time")]
     times = sorted(filter(None, entries))
-    made_at = _moment(meeting.at("createdAt")) or next(iter(times), since)
-    return any(time - made_at > ONE_ACTION and since - time <= ONE_ACTION for time in times)
+    created_at = _time(meeting.at("createdAt")) or next(iter(times), since)
+    return any(time - created_at > ONE_ACTION and since - time <= ONE_ACTION for time in times)
 
 
-def _since(meeting: Payload, history: list[Payload], told: list[Payload]) -> datetime | None:
-    """When the outcome became what it is: by its history, else by the event that tells it, or at the latest since then."""
+def _since(meeting: Payload, history: list[Payload], items: list[Payload]) -> datetime | None:
+    """Return the time of the outcome: from its history, else from the event, else the meeting's `updatedAt`."""
     outcome = meeting.at("properties", "hs_meeting_outcome").text()
-    times = [_moment(entry.at("timestamp")) for entry in history if entry.at("value").text() == outcome]
+    times = [_time(entry.at("timestamp")) for entry in history if entry.at("value").text() == outcome]
     if not times:
-        changes = [item for item in told if item.at("propertyName").text() == "hs_meeting_outcome"]
+        changes = [item for item in items if item.at("propertyName").text() == "hs_meeting_outcome"]
         times = [item.at("occurredAt").unix_ms() for item in changes if item.at("propertyValue").text() == outcome]
-    return max(filter(None, times), default=None) or _moment(meeting.at("updatedAt"))
+    return max(filter(None, times), default=None) or _time(meeting.at("updatedAt"))
 
 
 def _start(meeting: Payload) -> datetime:
     properties = meeting.at("properties")
     start = properties.at("hs_meeting_start_time")
-    found = _moment(start) or _moment(properties.at("hs_timestamp"))
-    if found is None:
+    time = _time(start) or _time(properties.at("hs_timestamp"))
+    if time is None:
         raise start.unexpected("a time")
-    return found
+    return time
 
 
-def _moment(found: Payload) -> datetime | None:
-    """ISO 8601, or milliseconds since 1970, also as text."""
-    written = found.text() or ""
-    if re.fullmatch("[0-9]{9,15}", written):
-        return Payload(int(written), *found.path).unix_ms()
-    return found.time()
+def _time(value: Payload) -> datetime | None:
+    """Parse ISO 8601, or milliseconds since 1970 as a number or text."""
+    text = value.text() or ""
+    if re.fullmatch("[0-9]{9,15}", text):
+        return Payload(int(text), *value.path).unix_ms()
+    return value.time()
 
 
 def _contact(properties: Payload) -> Contact:

@@ -1,15 +1,15 @@
 """Jane App: appointments of clinics. An event names one, and it is fetched with its patient.
 
-https://developers.jane.app/docs/webhooks, read second-hand: four topics, nothing about the patient in the body, `event_id`,
-which is the same on every retry; `X-Jane-Signature` is `sha256=` and an HMAC over the body. Not confirmed: that it is in
-hexadecimal, and that `X-Jane-Timestamp` is not part of what is signed. Harvests differ in whether `appointment_id` is a
-number or a uuid, and `clinic_guid` the other: both are taken.
+https://developers.jane.app/docs/webhooks, read second-hand: four topics, nothing about the patient in the body,
+`event_id`, which is the same on every retry; `X-Jane-Signature` is `sha256=` and an HMAC over the body. Not confirmed:
+that it is in hexadecimal, and that `X-Jane-Timestamp` is not signed. Recorded examples differ in whether `appointment_id`
+is a number and `clinic_guid` a uuid, or the reverse: both are accepted.
 
-From the OpenAPI document of the same site, also second-hand: `appointments/{id}` and `patients/{id}` below the clinic's own
-address, 429 with `Retry-After`, and their fields. An appointment is told as it stands when it is fetched, and our own clock
-orders. Its cancel and its no-show have their times. It is never told to be completed; `arrived` is before the treatment. An
-archived appointment was removed; that it was not held is our reading. Access tokens live five minutes and refresh tokens
-half an hour, unless they were asked for with the scope `offline_access`.
+From the OpenAPI document of the same site, also second-hand: `appointments/{id}` and `patients/{id}` below the clinic's
+own address, 429 with `Retry-After`, and their fields. The fetched appointment is the current state, and the time of the
+fetch orders. Its cancel and its no-show have times. There is no completion; `arrived` is before the treatment. An
+archived appointment was removed; it is assumed that it did not take place. Access tokens live five minutes and refresh
+tokens half an hour, unless they were requested with the scope `offline_access`.
 """
 
 from datetime import datetime
@@ -23,18 +23,18 @@ from app.webhooks.source import RECORD_GONE, Ignored, Source
 
 SETUP = """
 1. As an approved partner of Jane's Developer Platform, connect the clinic with the scopes appointments:read, patients:read,
-   webhooks:create and offline_access; the last one, since other refresh tokens end after half an hour. Set
+   webhooks:create and offline_access (other refresh tokens expire after half an hour). Set
    HOOKS__JANE__CREDENTIALS__CLIENT_ID, …__CLIENT_SECRET and …__REFRESH_TOKEN, and SECRET_KEY to 32 random characters or
    more.
 2. Set HOOKS__JANE__API_URL to https://CLINIC.janeapp.com/api/2026-01-01/ with the clinic's name. In the sandbox set
    HOOKS__JANE__TOKEN_URL too: …/realms/jane_partner_sandbox/protocol/openid-connect/token.
-3. As an owner or with full permissions, POST {"event_topic": "…", "target_url": "{url}"} to that address and `webhooks`, for
-   each of APPOINTMENT_BOOKED, APPOINTMENT_RESCHEDULED, APPOINTMENT_CANCELLED and APPOINTMENT_UNCANCELLED.
-4. The answer shows a signing secret, once. Set all of them as HOOKS__JANE__SECRETS, separated by spaces, and restart.
+3. As an owner or with full permissions, POST {"event_topic": "…", "target_url": "{url}"} to `webhooks` below that
+   address, for each of APPOINTMENT_BOOKED, APPOINTMENT_RESCHEDULED, APPOINTMENT_CANCELLED and APPOINTMENT_UNCANCELLED.
+4. Each response shows a signing secret, once. Set all of them as HOOKS__JANE__SECRETS, separated by spaces, and restart.
 
-Jane does not tell when an appointment is over, so a review request counts from its start; nor money. A no-show does not
-ring: it is seen only if something else about the appointment does. Patients who want no e-mail, or no marketing e-mail, are
-not asked.
+Jane does not send the end of an appointment, so a review request counts from its start. It sends no payments. It sends no
+webhook for a no-show: Doorbell learns of it with the next event of the appointment. Patients who want no e-mail, or no
+marketing e-mail, get no review request.
 """
 
 
@@ -72,16 +72,16 @@ ACTIONS: dict[str, Action] = {
 def fetch(event: Event) -> list[RecordRequest]:
     if _topic(event) not in ACTIONS:
         return []
-    return [RecordRequest(f"appointments/{event.data.at('appointment_id').required_id()}", follow_up=_beside)]
+    return [RecordRequest(f"appointments/{event.data.at('appointment_id').required_id()}", follow_up=_patient_request)]
 
 
-def _beside(appointment: Payload) -> dict[str, RecordRequest]:
+def _patient_request(appointment: Payload) -> dict[str, RecordRequest]:
     patient_id = appointment.at("patient_id")
     return {"patient": RecordRequest(f"patients/{patient_id.required_id()}")} if patient_id.text() else {}
 
 
 def translate(event: Event) -> list[VisitChange] | Ignored:
-    topic, told_at = _topic(event), event.data.at("event_timestamp").time() or event.received_at
+    topic, event_time = _topic(event), event.data.at("event_timestamp").time() or event.received_at
     if topic not in ACTIONS:
         return Ignored(topic)
     visit_id = f"{event.data.at('clinic_guid').required_text()}-{event.data.at('appointment_id').required_id()}"
@@ -93,10 +93,10 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
             return RECORD_GONE
         return [
             VisitChange(
-                action="cancel", visit_id=visit_id, version=order, date_cancelled=told_at, times_are_observed=True
+                action="cancel", visit_id=visit_id, version=order, date_cancelled=event_time, times_are_observed=True
             )
         ]
-    ended_at, missed_at = _cancelled(appointment, topic, told_at), _missed(appointment, told_at)
+    ended_at, missed_at = _cancelled(appointment, topic, event_time), _missed(appointment, event_time)
     starts_at = appointment.at("start_at")
     return [
         VisitChange(
@@ -108,7 +108,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
             date_cancelled=ended_at,
             no_show=missed_at,
             opted_out=_opted_out(event.related.get("patient", Payload(None))),
-            times_are_observed=not (_dated(appointment) if ended_at else appointment.at("no_show_at").time()),
+            times_are_observed=not (_cancelled_at(appointment) if ended_at else appointment.at("no_show_at").time()),
         )
     ]
 
@@ -117,28 +117,30 @@ def _topic(event: Event) -> str:
     return event.data.at("event_topic").required_text()
 
 
-def _cancelled(appointment: Payload, topic: str, told_at: datetime) -> datetime | None:
-    """As the record says; only of one that does not tell, the event is believed."""
-    is_silent = isinstance(appointment.value, dict) and not appointment.value.keys() & {"state", "cancelled_at"}
-    is_off = appointment.at("state").text() in ("cancelled", "archived") or (is_silent and ACTIONS[topic] == "cancel")
-    return _dated(appointment) or (told_at if is_off else None)
+def _cancelled(appointment: Payload, topic: str, event_time: datetime) -> datetime | None:
+    """Return the time of the cancel from the record; only if the record has no status, from the event."""
+    has_no_status = isinstance(appointment.value, dict) and not appointment.value.keys() & {"state", "cancelled_at"}
+    is_off = appointment.at("state").text() in ("cancelled", "archived") or (
+        has_no_status and ACTIONS[topic] == "cancel"
+    )
+    return _cancelled_at(appointment) or (event_time if is_off else None)
 
 
-def _dated(appointment: Payload) -> datetime | None:
+def _cancelled_at(appointment: Payload) -> datetime | None:
     return appointment.at("cancelled_at").time() or appointment.at("archived_at").time()
 
 
-def _missed(appointment: Payload, told_at: datetime) -> datetime | None:
-    return appointment.at("no_show_at").time() or (told_at if appointment.at("state").text() == "no_show" else None)
+def _missed(appointment: Payload, event_time: datetime) -> datetime | None:
+    return appointment.at("no_show_at").time() or (event_time if appointment.at("state").text() == "no_show" else None)
 
 
 def _contact(patient: Payload) -> Contact | None:
     if not patient:
         return None
-    numbers = [one for one in patient.at("phone_numbers") if one.at("type").text() != "fax"]
+    numbers = [number for number in patient.at("phone_numbers") if number.at("type").text() != "fax"]
     ranked = [
-        *(one for one in numbers if one.at("is_primary").boolean()),
-        *(one for one in numbers if one.at("type").text() == "mobile"),
+        *(number for number in numbers if number.at("is_primary").boolean()),
+        *(number for number in numbers if number.at("type").text() == "mobile"),
         *numbers,
     ]
     return Contact(
@@ -150,7 +152,7 @@ def _contact(patient: Payload) -> Contact | None:
 
 
 def _opted_out(patient: Payload) -> bool | Unset:
-    """`do_not_email` is about all e-mail, `send_marketing_emails` about what a review request may count as."""
+    """Return whether the patient opted out of all e-mail (`do_not_email`), or of marketing e-mail."""
     if patient.at("status").text() == "deceased":
         return True
     no_mail, marketing = patient.at("do_not_email").boolean(), patient.at("send_marketing_emails").boolean()

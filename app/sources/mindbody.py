@@ -1,22 +1,22 @@
-"""Mindbody: appointments and classes of studios and spas. All is in the event but in a cancel, which has ids only.
+"""Mindbody: appointments and classes of studios and spas. Events are complete, except cancels, which have only ids.
 
 https://developers.mindbodyonline.com/WebhooksDocumentation: the signature, `messageId` (the same on every retry),
-`eventInstanceOriginationDateTime` (UTC, when it happened; deliveries come doubled and in any order), times in UTC, and
-a HEAD request without a signature that tries the address. The key of the signature is the text that was shown, though
-it looks like base64. An appointment's id is unique inside its site only. `appointmentBooking.cancelled` cancels what
-was told before or comes later; an update after it brings the appointment back.
+`eventInstanceOriginationDateTime` (UTC, when it happened; deliveries are repeated and unordered), times in UTC, and
+a HEAD request without a signature that probes the address. The key of the signature is the displayed text itself,
+although it looks like base64. An appointment's id is unique only inside its site. `appointmentBooking.cancelled` may
+arrive before or after the other events; a later update restores the appointment.
 
-The documentation knows the statuses Scheduled and Cancelled, and no event for a completion, a no-show or the payment of
-an appointment. Second-hand, from integrators: Completed may be seen in an update. Recalled: the other statuses of the
-Public API, which mean here what they mean there. Requested is not agreed yet: it holds the visit back as a cancel does,
-until an update says another status. None tells no status: the visit keeps the one that it has. No status has a time of
-its own: it counts from the first event that shows it.
+The documentation has the statuses Scheduled and Cancelled, and no event for a completion, a no-show or the payment of an
+appointment. Second-hand, from integrators: an update may have the status Completed. Recalled: the other statuses of the
+Public API, with the same meaning. Requested is not confirmed: the visit counts as cancelled until an update has another
+status. None is no status: it does not change the visit's status. No status has a time: it counts from the first event
+that shows it.
 
-A class has many clients, each with a booking: a visit for each client of a class (`classId`, `clientId`), so who cancels
-and books the class again has one. Second-hand, from integrators: the fields of these events, and the sign-in statuses
-SignedIn and LateCancelled. Recalled: Absent and the other words. SignedIn is no completion, for clients sign in before a
-class begins. Absent counts as a no-show only where the status was changed to it. A class that is cancelled as a whole
-names no client: that event is parked.
+A class has many clients, each with a booking. Each client of a class has a visit (`classId`, `clientId`), so a client who
+cancels and books the class again has one visit. Second-hand, from integrators: the fields of these events, and the
+sign-in statuses SignedIn and LateCancelled. Recalled: Absent and the other statuses. SignedIn is not a completion, since
+clients sign in before a class begins. Absent counts as a no-show only if the status changed to it. The cancel of a whole
+class names no client: that event is parked.
 """
 
 from dataclasses import replace
@@ -29,19 +29,19 @@ from app.webhooks.signatures.hmac import Hmac
 from app.webhooks.source import Ignored, Source
 
 SETUP = """
-1. In Mindbody's developer portal go live, have the business activate the link to your account, and make an API key.
+1. In Mindbody's developer portal go live, have the business activate the link to your account, and create an API key.
 2. POST to https://mb-api.mindbodyonline.com/push/api/v1/subscriptions, with the header API-Key: `eventIds` with
    appointmentBooking.created, appointmentBooking.updated and appointmentBooking.cancelled, and for classes
    classRosterBooking.created, classRosterBookingStatus.updated, classRosterBooking.cancelled and class.updated,
-   `eventSchemaVersion` 1, a `referenceId` of your own, and as `webhookUrl` {url}, which Mindbody tries with HEAD.
-3. The answer shows `messageSignatureKey` once: set it as it is, with its `=`, as HOOKS__MINDBODY__SECRETS and restart.
+   `eventSchemaVersion` 1, a `referenceId` of your own, and as `webhookUrl` {url}, which Mindbody probes with HEAD.
+3. The response shows `messageSignatureKey` once: set it unchanged, with its `=`, as HOOKS__MINDBODY__SECRETS. Restart.
 4. PATCH …/subscriptions/ID with {"status": "Active"}. A subscription that failed for hours is deactivated: PATCH it
    again.
-5. Of several sites on one address, name yours in HOOKS__MINDBODY__TENANTS (its siteId).
+5. If several sites use this address, set HOOKS__MINDBODY__TENANTS to the siteId of yours.
 
-Mindbody does not reliably tell when an appointment is over, so a review request counts from its start; no-shows have to
-be cancelled, or marked as absent in a class. A class that you cancel as a whole needs your attention in the console.
-Sales name no appointment, so no money is told. Opt-outs are not told.
+Mindbody does not reliably send the end of an appointment, so a review request counts from its start. Cancel no-shows, or
+mark them as absent in a class. A class that you cancel as a whole needs your attention in the console. Sales name no
+appointment, so visits have no amounts. Mindbody does not send opt-outs.
 """
 
 SOURCE = Source(
@@ -79,58 +79,58 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
         case "classRosterBooking.cancelled":
             return [_place(event, booking, "cancelled")]
         case "class.updated" if booking.at("isCancelled").boolean():
-            raise Untranslatable("a class is cancelled, and its clients are not named")
+            raise Untranslatable("a class was cancelled, and the event does not name its clients")
     return Ignored(kind)
 
 
 def _appointment(event: Event, booking: Payload, status: str) -> VisitChange:
-    site, starts = booking.at("siteId").required_text(), booking.at("startDateTime")
-    known = _known(event, booking, f"{site}:{booking.at('appointmentId').required_text()}", starts)
+    site, start = booking.at("siteId").required_text(), booking.at("startDateTime")
+    change = _base_change(event, booking, f"{site}:{booking.at('appointmentId').required_text()}", start)
     if status not in OFF:
-        starts.required_time(UTC)
-    return _with_status(known, status, _said_at(event))
+        start.required_time(UTC)
+    return _with_status(change, status, _happened_at(event))
 
 
 def _place(event: Event, booking: Payload, status: str) -> VisitChange:
-    """Of one client in a class."""
-    its_class = f"{booking.at('siteId').required_text()}:class:{booking.at('classId').required_text()}"
-    visit_id = attendee_visit_id(its_class, booking.at("clientId").required_text())
-    known = _known(event, booking, visit_id, booking.at("classStartDateTime"))
-    return _with_status(known, status, _said_at(event))
+    """Return the change for one client of a class."""
+    class_id = f"{booking.at('siteId').required_text()}:class:{booking.at('classId').required_text()}"
+    visit_id = attendee_visit_id(class_id, booking.at("clientId").required_text())
+    change = _base_change(event, booking, visit_id, booking.at("classStartDateTime"))
+    return _with_status(change, status, _happened_at(event))
 
 
-def _known(event: Event, booking: Payload, visit_id: str, starts: Payload) -> VisitChange:
+def _base_change(event: Event, booking: Payload, visit_id: str, start: Payload) -> VisitChange:
     return VisitChange(
         action="create" if event.data.at("eventId").required_text().endswith("created") else "update",
         visit_id=visit_id,
-        version=unix_microseconds(_said_at(event)),
+        version=unix_microseconds(_happened_at(event)),
         contact=_contact(booking),
-        time_scheduled=starts.time(UTC) or UNSET,
+        time_scheduled=start.time(UTC) or UNSET,
         times_are_observed=True,
     )
 
 
-def _with_status(known: VisitChange, status: str, said_at: datetime) -> VisitChange:
+def _with_status(change: VisitChange, status: str, happened_at: datetime) -> VisitChange:
     if status == "none":
-        return known
+        return change
     return replace(
-        known,
-        action="cancel" if status in OFF else known.action,
-        time_completed=said_at if status == "completed" else None,
-        date_cancelled=said_at if status in OFF else None,
-        no_show=said_at if status in MISSED else None,
+        change,
+        action="cancel" if status in OFF else change.action,
+        time_completed=happened_at if status == "completed" else None,
+        date_cancelled=happened_at if status in OFF else None,
+        no_show=happened_at if status in MISSED else None,
     )
 
 
-def _said_at(event: Event) -> datetime:
+def _happened_at(event: Event) -> datetime:
     return event.data.at("eventInstanceOriginationDateTime").required_time(UTC)
 
 
-def _status(found: Payload, known: set[str]) -> str:
-    """Where it is left out, the booking stands."""
-    status = (found.text() or "scheduled").lower().replace(" ", "").replace("-", "")
-    if status not in known | {"scheduled"}:
-        raise found.unexpected("a status that Mindbody has")
+def _status(field: Payload, supported: set[str]) -> str:
+    """Return the status in lower case; "scheduled" if it is missing."""
+    status = (field.text() or "scheduled").lower().replace(" ", "").replace("-", "")
+    if status not in supported | {"scheduled"}:
+        raise field.unexpected("a status that Mindbody has")
     return status
 
 

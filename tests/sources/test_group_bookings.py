@@ -392,7 +392,7 @@ def test_mindbody_has_a_visit_for_each_client_of_a_class(case: str) -> None:
 def test_mindbody_parks_a_class_that_is_cancelled_as_a_whole() -> None:
     off = {"eventId": "class.updated", "eventData": {"siteId": -99, "classId": 7, "isCancelled": True}}
 
-    with pytest.raises(Untranslatable, match="its clients are not named"):
+    with pytest.raises(Untranslatable, match="does not name its clients"):
         changes_of("mindbody", off)
 
 
