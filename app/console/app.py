@@ -20,7 +20,10 @@ class Console:
         self.context = ConsoleContext(settings, ledger)
 
     def routes(self) -> list[BaseRoute]:
-        """None without a password and without a trusted proxy. The application has `context` as `app.state.console`."""
+        """Return no routes without a password and without a trusted proxy.
+
+        The application must set `context` as `app.state.console`.
+        """
         if not self.context.settings.has_console:
             return []
         authentication = Middleware(AuthenticationMiddleware, backend=self.context.sessions)
@@ -30,11 +33,11 @@ class Console:
         return [ConsoleMount("/console", routes=[files, pages], middleware=common)]
 
     async def run(self) -> None:
-        """Enforces the deadlines of forms until it is cancelled."""
+        """Enforce the deadlines of forms until cancelled."""
         await self.context.body_deadlines.run()
 
     def start_draining(self) -> None:
-        """Ends event streams, and soon slow forms, so that the process can end."""
+        """End event streams, and soon slow forms, so that the process can stop."""
         self.context.body_deadlines.start_draining()
         self.context.events.shut_down()
 

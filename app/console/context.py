@@ -1,4 +1,4 @@
-"""What all pages share."""
+"""The objects that all pages share."""
 
 import httpx
 from starlette.requests import HTTPConnection, Request
@@ -37,7 +37,6 @@ class ConsoleContext:
 
     @property
     def visits_api(self) -> httpx.AsyncClient:
-        """Opened when it is first used."""
         self._visits_api = self._visits_api or http_client(5)
         return self._visits_api
 
@@ -47,7 +46,7 @@ class ConsoleContext:
 
 
 def actions(request: Request) -> Actions:
-    """Everything that the user of this request does."""
+    """Return the actions of the user of this request."""
     console, user = context(request), request.user
     return Actions(console.ledger, console.settings, Actor(user.name, user.role))
 

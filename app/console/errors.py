@@ -1,4 +1,4 @@
-"""Error pages: what the console answers when a page raises."""
+"""Error pages of the console."""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +25,7 @@ async def error_page(request: Request, status: int, detail: str, headers: Any = 
 
 
 async def http_error(request: Request, error: HTTPException) -> Response:
-    detail = "There is no page at this address." if error.detail == "Not Found" else error.detail
+    detail = "This page does not exist." if error.detail == "Not Found" else error.detail
     return await error_page(request, error.status_code, detail, error.headers)
 
 
@@ -36,12 +36,12 @@ async def rejected(request: Request, error: HttpRejection) -> Response:
 async def not_found(request: Request, _: NotFound) -> Response:
     days = context(request).settings.retention_days
     return await error_page(
-        request, 404, f"Nothing has this name. It may have expired: finished tasks are kept for {days} days."
+        request, 404, f"Nothing has this id. It may have expired: finished tasks are stored for {days} days."
     )
 
 
 async def redis_unavailable(request: Request, error: RedisUnavailable) -> Response:
-    """The cause names the server, so only somebody with a session of ours sees it."""
+    # The cause contains the address of the server, so only users with a session see it.
     is_insider = "user" in request.scope and request.user.is_authenticated
     is_insider = is_insider or context(request).sessions.session_id(request) is not None
     response = await render(request, "redis_unavailable.html", 503, cause=str(error) if is_insider else "")
@@ -51,7 +51,7 @@ async def redis_unavailable(request: Request, error: RedisUnavailable) -> Respon
 
 async def unhandled(request: Request, _: Exception) -> Response:
     log.exception("unhandled_exception", page=getattr(request.scope.get("endpoint"), "__qualname__", ""))
-    return await error_page(request, 500, "This page could not be made. The log names the place.")
+    return await error_page(request, 500, "This page failed to render. The log has the stack trace.")
 
 
 HANDLERS: dict[Any, Callable[[Request, Any], Any]] = {

@@ -1,6 +1,6 @@
 """Server-sent events: the ids of deliveries that arrived and of tasks whose attempt finished, as JSON lists.
 
-A page asks for the current state of the ids that it shows. One reader of Redis serves all streams of a process.
+A page then fetches the current state of the ids that it shows. One reader of Redis serves all streams of a process.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ class EventHub:
         self._is_shut_down = False
 
     def subscribe(self) -> Messages | None:
-        """None if all places are taken. The caller must unsubscribe."""
+        """Return None above MAX_STREAMS. The caller must unsubscribe."""
         if self._is_shut_down or len(self._streams) >= MAX_STREAMS:
             return None
         messages = Messages(MAX_QUEUED_MESSAGES)
@@ -54,7 +54,7 @@ class EventHub:
             self._runner = None
 
     def shut_down(self) -> None:
-        """Ends all streams, and accepts no other."""
+        """End all streams and accept no new ones."""
         self._is_shut_down = True
         self._close_streams()
 
@@ -102,7 +102,7 @@ class EventHub:
 
 
 def _put(messages: Messages, message: bytes) -> None:
-    """Ends the stream if its queue is full: its page missed a message and must connect again."""
+    # A full queue ends the stream: its page missed a message and must connect again.
     if messages.full():
         messages.get_nowait()
         message = b""
@@ -110,7 +110,7 @@ def _put(messages: Messages, message: bytes) -> None:
 
 
 class EventStream(StreamingResponse):
-    """Sends comments as keep-alive, and ends when `is_allowed` says that the session is over."""
+    """Sends comments as keep-alive, and ends when `is_allowed` returns a false value: the session has ended."""
 
     def __init__(self, hub: EventHub, messages: Messages, is_allowed: Callable[[], Awaitable[object]]) -> None:
         headers = {"x-accel-buffering": "no"}

@@ -17,7 +17,7 @@ class FormTokens:
         return self._signer.get_signature(_signed_text(user)).decode() if self._signer else ""
 
     def is_own_form(self, request: HTTPConnection, token: str, user: BaseUser) -> bool:
-        """True if the token belongs to this user and the browser says that the form comes from this origin."""
+        """Return whether the token belongs to this user and the browser reports this origin for the form."""
         if not self._signer or not self._signer.verify_signature(_signed_text(user).encode(), token.encode()):
             return False
         return _is_same_origin(request)

@@ -1,7 +1,7 @@
 """A priority queue for password checks.
 
-One check takes 64 MB, so a process runs one at a time. Nobody is rejected because others fail: clients with fewer failed
-attempts go first, and only the last in a full queue is rejected.
+One check takes 64 MB, so a process runs one at a time. Clients with fewer failed attempts go first, and a full queue rejects
+only its last client, so an attacker cannot lock out other users.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ STRANGER_INTERVAL_S = 2.0
 
 
 class TooManyAttempts(Exception):
-    """The caller answers the same whether or not this attempt was right."""
+    """The password was not checked, or must be treated as if it was not."""
 
 
 class Priority(NamedTuple):
@@ -43,7 +43,10 @@ class LoginQueue:
 
     @asynccontextmanager
     async def turn(self, priority: Priority) -> AsyncIterator[None]:
-        """Raises TooManyAttempts if the queue is full of higher priorities, or after MAX_WAIT_S."""
+        """Wait for the turn of this client.
+
+        Raises TooManyAttempts if the queue is full of higher priorities, or after MAX_WAIT_S.
+        """
         await self._wait(_Waiter(priority, next(self._numbers), asyncio.get_running_loop().create_future()))
         try:
             yield
@@ -51,12 +54,12 @@ class LoginQueue:
             self._end_turn()
 
     def slow_strangers_down(self) -> None:
-        """Called during a turn: the next stranger waits STRANGER_INTERVAL_S."""
+        """Delay the next stranger by STRANGER_INTERVAL_S. Called during a turn."""
         self._next_stranger_at = asyncio.get_running_loop().time() + STRANGER_INTERVAL_S
 
     async def _wait(self, waiter: _Waiter) -> None:
         self._waiting.append(waiter)
-        self._waiting.sort(key=lambda other: (other.priority, other.number))
+        self._waiting.sort(key=lambda queued: (queued.priority, queued.number))
         if len(self._waiting) > MAX_WAITING:
             last = self._waiting.pop()
             if not last.turn.done():
@@ -73,7 +76,7 @@ class LoginQueue:
             raise
 
     def _leave(self, waiter: _Waiter) -> None:
-        """The waiter gives up. It may have been given its turn at the same moment, which then goes to the next."""
+        """Remove a waiter that timed out or was cancelled. If its turn has just started, end the turn."""
         if waiter in self._waiting:
             self._waiting.remove(waiter)
         elif waiter.turn.done() and not waiter.turn.cancelled() and not waiter.turn.exception():

@@ -86,18 +86,18 @@ class OwnForm:
         form = _parse_form(await console.body_deadlines.read(receive, size, self._max_bytes))
         if not console.form_tokens.is_own_form(request, form.get("token", ""), request.user):
             raise HTTPException(
-                403, "This form did not come from a page of this console, or its session is over. Nothing was done."
+                403, "This form did not come from a page of this console, or its session has ended. Nothing was done."
             )
         request.state.form = form
         await self._app(scope, receive, send)
 
 
 def _parse_form(raw: bytes) -> dict[str, str]:
-    """Fields by name. Values of a name that occurs several times, as ticked rows do, are joined by a space."""
+    """Return the fields by name. Several values of a name, such as ids of selected rows, are joined by spaces."""
     try:
         fields = parse_qsl(raw.decode(), keep_blank_values=True, max_num_fields=500)
     except ValueError:
-        raise HttpRejection(400, "unreadable_form", "the form cannot be read") from None
+        raise HttpRejection(400, "unreadable_form", "the form cannot be parsed") from None
     form: dict[str, str] = {}
     for name, value in fields:
         form[name] = f"{form[name]} {value}" if name in form else value

@@ -1,7 +1,7 @@
-"""Checking a password, with limits for each client and for all clients together.
+"""Password checks, with limits per client and for all clients together.
 
-Failed attempts are counted before the password is checked, so that parallel requests are no way around a limit. A
-browser that logged in before has a cookie and its own count, so strangers at the same address cannot lock it out.
+Attempts are counted before the password is checked, so that parallel requests cannot exceed a limit. A browser that has
+logged in before has a cookie and its own count, so strangers at the same address cannot lock it out.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ class Passwords:
         return any(password_hash_of(self._settings, role) for role in ROLES)
 
     async def role_of(self, password: str, request: HTTPConnection) -> Role | None:
-        """The role that the password belongs to; None if it is wrong. Raises TooManyAttempts."""
+        """Return the role of the password, or None if it is wrong. Raises TooManyAttempts."""
         browser = self._browser(request)
         attempts = attempts_key(f"browser {browser}" if browser else self.client_address(request))
         failed_attempts = int(await self._redis.command("GET", attempts) or 0)
@@ -97,7 +97,10 @@ def hash_password(password: str) -> str:
 
 
 def attempts_key(client: str) -> str:
-    """Key of the failed attempts of one client. One host may own a whole IPv6 /64, so the network counts as the client."""
+    """Return the key that counts the failed attempts of one client.
+
+    One host may own a whole IPv6 /64, so the network counts as the client.
+    """
     try:
         address = ip_address(client)
     except ValueError:
@@ -109,10 +112,10 @@ def attempts_key(client: str) -> str:
 
 
 def client_address(request: HTTPConnection, proxies: int | None = None) -> str:
-    """The client's address.
+    """Return the address of the client.
 
-    proxies: how many routers in front of us append to X-Forwarded-For. None: one, if the peer's address is private, as
-    a router's is. Entries before those are written by the client and are ignored.
+    proxies: the number of routers in front of Doorbell that append to X-Forwarded-For. None: one if the address of the peer
+    is private, else none. Entries before those are written by the client and are ignored.
     """
     peer = request.client.host if request.client else ""
     if proxies is None:

@@ -26,7 +26,7 @@ STATIC = Path(__file__).with_name("static")
 
 
 async def render(request: Request, template: str, status: int = 200, **values: Any) -> Response:
-    """Renders in a thread, so that a large page does not delay deliveries."""
+    """Render in a thread, so that a large page does not block the event loop."""
     return await run_in_threadpool(TEMPLATES.TemplateResponse, request, template, values, status)
 
 
@@ -52,12 +52,12 @@ def _values_of_every_page(request: Request) -> dict[str, Any]:
 
 @cache
 def static_version() -> str:
-    """A digest of all static files. Addresses contain it, so browsers may keep the files for ever."""
+    """Return a digest of all static files. URLs contain it, so browsers may cache the files forever."""
     return hashlib.sha256(b"".join(file.read_bytes() for file in sorted(STATIC.iterdir()))).hexdigest()[:12]
 
 
 class VersionedFiles(StaticFiles):
-    """Mounted below a `{version}`; only the current version may be kept."""
+    """Static files below a `{version}`; browsers may cache only the current version."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         response = await super().get_response(path, scope)
@@ -76,13 +76,13 @@ def _datetime(value: Any) -> datetime | None:
 
 
 def iso(value: Any) -> str:
-    """A time in ms or ISO 8601 as ISO 8601."""
+    """Format a time in ms or ISO 8601 as ISO 8601."""
     time = _datetime(value)
     return iso_timestamp(int(time.timestamp() * 1000)) or "" if time else ""
 
 
 def ago(value: Any) -> str:
-    """A time in ms or ISO 8601 as `3 min ago` or `in 2 h`."""
+    """Format a time in ms or ISO 8601 as `3 min ago` or `in 2 h`."""
     time = _datetime(value)
     if time is None:
         return "never"
@@ -96,7 +96,7 @@ def number(value: float) -> str:
 
 
 def segment(text: str) -> str:
-    """The text as one segment of a URL's path."""
+    """Quote the text as one segment of a URL's path."""
     return quote(text, safe="")
 
 

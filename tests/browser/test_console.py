@@ -263,7 +263,7 @@ def test_a_person_is_forgotten_with_a_plan_first(running: Harness, open_desk: Op
     assert "ada@example.com" not in running.doorbell("visit", "standard-A-1", "--show-personal-data").stdout
 
 
-def test_what_is_discarded_is_given_up(running: Harness, open_desk: Opens) -> None:
+def test_a_discarded_visit_says_so(running: Harness, open_desk: Opens) -> None:
     running.start_worker()
     walk_in(running, "B-1")
     wait_until(lambda: failures(running) == 1)
@@ -275,7 +275,7 @@ def test_what_is_discarded_is_given_up(running: Harness, open_desk: Opens) -> No
     desk.page.wait_for_selector("text=Done.")
 
     desk.open("/console/visits/standard-B-1")
-    assert "gave up" in desk.page.inner_text(".lead")
+    assert "An operator discarded" in desk.page.inner_text(".lead")
 
 
 def test_an_operation_that_no_worker_takes_up_can_be_cancelled(running: Harness, open_desk: Opens) -> None:

@@ -1,4 +1,4 @@
-"""What operators did."""
+"""The activity log."""
 
 from starlette.requests import Request
 from starlette.responses import Response

@@ -41,7 +41,7 @@ async def deliveries(request: Request) -> Response:
 
 
 async def newer_count(request: Request) -> Response:
-    """A fragment: how many deliveries arrived since the list was rendered."""
+    """Render the number of deliveries that arrived after the list was rendered."""
     filter = Filter.from_query(request.query_params)
     newest = request.query_params.get("newest", "").strip()[:300]
     count = await context(request).lists.count_newer(filter, newest)
@@ -49,7 +49,7 @@ async def newer_count(request: Request) -> Response:
 
 
 async def state_cell(request: Request) -> Response:
-    """A fragment: the state of one delivery."""
+    """Render the state of one delivery."""
     row = await context(request).explain.delivery_summary(request.path_params["id"])
     return await render(request, "state_cell.html", row=row)
 
@@ -66,7 +66,7 @@ async def reveal(request: Request) -> Response:
 
 async def _page(request: Request, revealed: Container[str] = ()) -> Response:
     console, id = context(request), request.path_params["id"]
-    story = await Explain(console.ledger, console.settings, revealed).delivery(id)
+    delivery_details = await Explain(console.ledger, console.settings, revealed).delivery(id)
     try:
         meta, raw = await console.ledger.load_delivery(id)
         source = load_sources().get(meta.source)
@@ -78,8 +78,10 @@ async def _page(request: Request, revealed: Container[str] = ()) -> Response:
     return await render(
         request,
         "delivery.html",
-        story=story,
+        delivery=delivery_details,
         body=body,
         steps=await preview(Replay(console.ledger, console.settings).plan(Filter(ids=(id,)))),
-        is_open=any(change["state"] in ("parked", "waiting", "held", "queued") for change in story["changes"]),
+        is_open=any(
+            change["state"] in ("parked", "waiting", "held", "queued") for change in delivery_details["changes"]
+        ),
     )

@@ -1,4 +1,4 @@
-"""Erasing what is stored about one person: a plan first, then the erasure once the address was typed again."""
+"""Erasure of one person: a plan, then the erasure after the address is typed again."""
 
 import asyncio
 from typing import Any

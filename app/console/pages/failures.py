@@ -20,7 +20,9 @@ async def failures(request: Request) -> Response:
     if filter.since or request.state.failure_count > MAX_GROUPED:
         matching = await lists.count(replace(filter, state="parked"))
     else:  # the groups contain every failure
-        matching = sum(g.count for g in groups if filter.reason in g.reason and filter.source in ("", g.source))
+        matching = sum(
+            group.count for group in groups if filter.reason in group.reason and filter.source in ("", group.source)
+        )
     reasons, sources = Counter[str](), Counter[str]()
     for group in groups:
         reasons[group.reason] += group.count

@@ -1,4 +1,4 @@
-"""Logging in and out."""
+"""Log-in and log-out."""
 
 from urllib.parse import urlsplit
 
@@ -52,7 +52,7 @@ async def _page(request: Request, target: str, error: str = "", status: int = 20
 
 
 def safe_redirect_target(target: str) -> str:
-    """The target if it is a page of the console, whatever an attacker wrote into the address; else the overview."""
+    """Return the target if it is a page of the console, else the overview. An attacker may have written the target."""
     try:
         path = urlsplit(target).path
     except ValueError:

@@ -1,4 +1,4 @@
-"""Replays and discards: the plan, and the operations that workers carry out."""
+"""Replays and discards: their plans, and the operations that workers run."""
 
 import asyncio
 import re
@@ -19,7 +19,7 @@ from app.operators.filter import INDEXED_STATES, RESULT_STATES, Filter
 from app.operators.operations import OperationKind, OperationRequest
 from app.operators.replay import PlannedTask, Replay
 
-#: An operation on more than this needs its number typed.
+#: The operator types the number of tasks to confirm an operation on more than this.
 CONFIRM_ABOVE = 25
 #: The preview ends after this many steps or this time, whichever comes first.
 PREVIEW_STEPS, PREVIEW_TIMEOUT_S = 20, 0.15
@@ -28,11 +28,11 @@ MAX_SELECTED_IDS = 200
 
 @dataclass(slots=True)
 class Plan:
-    """do: `replay` or `discard`.
-    filter: its `until` is the time of the plan, so that later arrivals are not included.
-    is_empty: no row was ticked, and no filter was given.
-    count: how many match; for a result state an upper bound.
-    steps: what a worker would do for the first few now.
+    """The plan of an operation.
+
+    do: `replay` or `discard`. filter: its `until` is the time of the plan, so that later arrivals are not included.
+    is_empty: no row is selected and no filter is set. count: the number of matches; for a result state an upper bound.
+    steps: the first tasks with the calls that a worker would make.
     """
 
     do: OperationKind
@@ -64,7 +64,7 @@ async def start(request: Request) -> Response:
     plan = await _plan(console, form, tuple(form.get("ids", "").split())[:MAX_SELECTED_IDS], until)
     if error := _start_error(plan, form):
         return await _plan_page(request, plan, error)
-    order = OperationRequest(
+    operation_request = OperationRequest(
         kind=plan.do,
         filter=plan.filter,
         actor=request.user.name,
@@ -73,7 +73,7 @@ async def start(request: Request) -> Response:
         contact=plan.contact,
         recheck=bool(form.get("recheck")),
     )
-    return redirect(f"/console/operations/{await actions(request).start(order)}")
+    return redirect(f"/console/operations/{await actions(request).start(operation_request)}")
 
 
 def _start_error(plan: Plan, form: Mapping[str, str]) -> str:
@@ -93,10 +93,10 @@ async def operations(request: Request) -> Response:
 async def operation(request: Request) -> Response:
     operation = await context(request).operations.get(request.path_params["operation"])
     rate = operation.processed / max(0.5, time.time() - operation.created_at_ms / 1000)
-    left = operation.request.expected - operation.processed
-    time_left = humanize(left / rate) if operation.is_open and rate and left > 0 else ""
-    described = replace(operation.request.filter, until="").summary
-    return await render(request, "operation.html", operation=operation, time_left=time_left, filter=described)
+    remaining = operation.request.expected - operation.processed
+    time_left = humanize(remaining / rate) if operation.is_open and rate and remaining > 0 else ""
+    description = replace(operation.request.filter, until="").summary
+    return await render(request, "operation.html", operation=operation, time_left=time_left, filter=description)
 
 
 async def cancel(request: Request) -> Response:
@@ -105,41 +105,44 @@ async def cancel(request: Request) -> Response:
     return redirect(f"/console/operations/{id}")
 
 
-async def preview(steps: AsyncIterator[PlannedTask]) -> list[PlannedTask]:
-    found: list[PlannedTask] = []
+async def preview(planned_tasks: AsyncIterator[PlannedTask]) -> list[PlannedTask]:
+    samples: list[PlannedTask] = []
     with suppress(TimeoutError):
         async with asyncio.timeout(PREVIEW_TIMEOUT_S):
-            async for step in steps:
-                found.append(step)
-                if len(found) >= PREVIEW_STEPS:
+            async for planned in planned_tasks:
+                samples.append(planned)
+                if len(samples) >= PREVIEW_STEPS:
                     break
-    return found
+    return samples
 
 
 def _now_ms() -> int:
     return int(time.time() * 1000)
 
 
-async def _plan(console: ConsoleContext, given: Mapping[str, str], ids: tuple[str, ...], until: int) -> Plan:
-    do: OperationKind = "discard" if given.get("do") == "discard" else "replay"
-    filter = Filter(ids=ids) if ids else Filter.from_query(given)
-    # A form without a ticked row has no filter either, which must not select everything.
-    is_empty = filter.is_empty and given.get("all") != "1"
-    plan = Plan(do, filter if ids else _resolve_filter(do, filter, until), _contact(given), until, is_empty)
+async def _plan(console: ConsoleContext, form: Mapping[str, str], ids: tuple[str, ...], until: int) -> Plan:
+    do: OperationKind = "discard" if form.get("do") == "discard" else "replay"
+    filter = Filter(ids=ids) if ids else Filter.from_query(form)
+    # A form without a selected row has no filter either, and must not select everything.
+    is_empty = filter.is_empty and form.get("all") != "1"
+    plan = Plan(do, filter if ids else _resolve_filter(do, filter, until), _contact(form), until, is_empty)
     if not is_empty:
         plan.count = len(filter.ids) or await console.lists.count(plan.filter)
         plan.steps = await preview(_steps(console, plan)) if plan.count else []
     return plan
 
 
-def _contact(given: Mapping[str, str]) -> str:
-    contact = given.get("contact", "").strip()
+def _contact(form: Mapping[str, str]) -> str:
+    contact = form.get("contact", "").strip()
     is_id = contact.replace("_", "").isalnum() and contact.isascii() and len(contact) <= 80
     return contact if is_id else ""
 
 
 def _resolve_filter(do: OperationKind, filter: Filter, until: int) -> Filter:
-    """A discard selects failures unless the filter names another state. A replay may also select arrived deliveries."""
+    """Restrict the filter to what existed at `until`, and to failures unless it has another state.
+
+    A replay without a state and a reason also selects deliveries.
+    """
     is_clear = filter.state in INDEXED_STATES or (do == "replay" and not filter.reason)
     moment = datetime.fromtimestamp(until / 1000, UTC).isoformat()
     return replace(filter, cursor="", until=moment, state=filter.state if is_clear else "parked")

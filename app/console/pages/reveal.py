@@ -1,4 +1,4 @@
-"""Which field a form asks to reveal."""
+"""The field of a form that reveals personal data."""
 
 import re
 
@@ -8,7 +8,7 @@ from app.ledger.records import NotFound
 
 
 def field_to_reveal(request: Request) -> str:
-    """A field's name, or `*` for all of a body. Raises NotFound for anything that cannot be a field's name."""
+    """Return the path of a field, or `*` for a whole body. Raises NotFound if it cannot be one."""
     field: str = request.state.form.get("field", "")
     if not re.fullmatch(r"[\w.#-]{1,200}|\*", field):
         raise NotFound("field")

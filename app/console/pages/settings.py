@@ -1,4 +1,4 @@
-"""Preferences of this browser, open sessions, checks, the environment, and what is stored for how long."""
+"""Preferences of this browser, open sessions, checks, the environment, and retention."""
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -37,10 +37,10 @@ async def save_preferences(request: Request) -> Response:
 
 
 async def end_sessions(request: Request) -> Response:
-    """Ends every session, this one too."""
+    """End all sessions, including this one."""
     console = context(request)
-    what = f"{await console.sessions.count()} of them"
-    await actions(request).record("ended all sessions", what)
+    target = f"{await console.sessions.count()} of them"
+    await actions(request).record("ended all sessions", target)
     await console.sessions.end_all()
     response = redirect("/console/login")
     console.sessions.delete_cookie(response)

@@ -1,4 +1,4 @@
-"""Sources with their hooks, test deliveries, and pausing what goes to the Visits API."""
+"""Sources with their hooks, test deliveries, and the pause of an account."""
 
 import asyncio
 import re
@@ -17,31 +17,33 @@ from app.webhooks.registry import load_sources, load_specimens
 from app.webhooks.source import VERIFIED_BY, LoadedSource
 from app.webhooks.specimens import UnknownSpecimen, sign_specimen
 
-#: Stands for a token that this user may not see, or that does not exist yet.
+#: Replaces a token that this user may not see, or that does not exist yet.
 HIDDEN_TOKEN = "•••"
-#: The end of a line that is neither the end of a step nor of a paragraph.
+#: A line break inside a step or a paragraph.
 _CONTINUED_LINE = re.compile(r"(?<!\n)\n(?!\n|\d+\.) *")
 
 
 async def sources(request: Request) -> Response:
     settings, redis = context(request).settings, context(request).redis
-    last, gates = await asyncio.gather(last_delivery_times(redis, settings), open_circuits(redis, settings))
-    cards = [_card(context(request), name, tool, last) for name, tool in load_sources().items()]
+    last_deliveries, circuits = await asyncio.gather(
+        last_delivery_times(redis, settings), open_circuits(redis, settings)
+    )
+    cards = [_card(context(request), name, tool, last_deliveries) for name, tool in load_sources().items()]
     return await render(
         request,
         "sources.html",
         sources=sorted(cards, key=lambda card: not card["hooks"]),
         accounts={account: settings.hooks_for(account) for account in settings.accounts.values()},
-        shut={gate.account: gate for gate in gates},
+        circuits={circuit.account: circuit for circuit in circuits},
     )
 
 
-def _card(console: ConsoleContext, name: str, tool: LoadedSource, last: dict[str, Any]) -> dict[str, Any]:
+def _card(console: ConsoleContext, name: str, tool: LoadedSource, last_deliveries: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": name,
         "title": tool.definition.title,
         "verified_by": VERIFIED_BY[tool.definition.evidence],
-        "hooks": [{"name": hook, "last": last[hook]} for hook in _hooks_of(console, name)],
+        "hooks": [{"name": hook, "last": last_deliveries[hook]} for hook in _hooks_of(console, name)],
     }
 
 
@@ -81,7 +83,7 @@ async def _secrets(console: ConsoleContext, hook: str) -> list[dict[str, Any]]:
 
 
 def hook_addresses(request: Request) -> dict[str, str]:
-    """The address of every hook, as the tool needs it. Only an operator sees a token: it suffices to send deliveries."""
+    """Return the URLs of all hooks for the tools. Only operators see a token, because it is enough to send deliveries."""
     settings, addresses = context(request).settings, dict[str, str]()
     for name, hook in settings.active_hooks.items():
         address = settings.hook_url(hook)
@@ -99,27 +101,27 @@ def _base_url(request: Request) -> str:
 
 
 async def send_test_delivery(request: Request) -> Response:
-    """Sends a specimen, signed now, to our own endpoint."""
+    """Send a specimen with a new signature to our own endpoint."""
     console, name = context(request), request.path_params["hook"]
     hook = console.settings.active_hooks.get(name)
     if hook is None:
         raise NotFound(name)
-    source, wanted = hook.source.name, request.state.form.get("specimen", "1")
+    source, specimen = hook.source.name, request.state.form.get("specimen", "1")
     secrets, secret_key = hook.settings.secrets, console.settings.secret_key
     url = f"{console.settings.public_url or 'http://doorbell'}{hook.path}"
     try:
-        made = sign_specimen(source, wanted, name, secrets, secret_key, url, hook.settings.auth)
+        signed = sign_specimen(source, specimen, name, secrets, secret_key, url, hook.settings.auth)
     except UnknownSpecimen:
         raise NotFound("specimen") from None
-    await actions(request).record("sent a test delivery", f"{name}: {made.name}")
+    await actions(request).record("sent a test delivery", f"{name}: {signed.name}")
     transport = httpx.ASGITransport(request.app)
     async with httpx.AsyncClient(transport=transport, base_url="http://doorbell") as http:
-        answer = await http.request(made.method, made.url(hook.path), content=made.body, headers=made.headers)
-    return await _page(request, source, _response_row(answer))
+        response = await http.request(signed.method, signed.url(hook.path), content=signed.body, headers=signed.headers)
+    return await _page(request, source, _response_row(response))
 
 
 def _response_row(response: httpx.Response) -> dict[str, Any]:
-    # The answer to a handshake has the form that the tool expects, which need not be JSON.
+    # The response to a handshake has the tool's format, which may not be JSON.
     body = response.json() if response.headers.get("content-type") == "application/json" else {}
     summary = body.get("detail") or body.get("ignored") or ("a repeat" if body.get("repeat") else "accepted")
     return {

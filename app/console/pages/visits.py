@@ -31,13 +31,13 @@ async def reveal(request: Request) -> Response:
 
 
 async def fetch_remote(request: Request) -> Response:
-    """Shows what the Visits API has now, and stores nothing of it."""
+    """Show the current state in the Visits API, without storing it."""
     console, external_id = context(request), request.path_params["external_id"]
     [visit, *_] = await console.explain.visit(external_id)
     remote: dict[str, Any] = {"account": visit["account"], "visit": None, "error": ""}
     try:
-        [answer, *_] = await actions(request).fetch_remote(external_id, console.visits_api)
-        remote["visit"] = answer.visit
+        [result, *_] = await actions(request).fetch_remote(external_id, console.visits_api)
+        remote["visit"] = result.visit
     except VisitsApiError as error:
         remote["error"] = f"The Visits API could not be read: {error}."
     return await _page(request, remote=remote)
@@ -45,23 +45,21 @@ async def fetch_remote(request: Request) -> Response:
 
 async def _page(request: Request, revealed: Container[str] = (), remote: dict[str, Any] | None = None) -> Response:
     console, external_id = context(request), request.path_params["external_id"]
-    stories = await Explain(console.ledger, console.settings, revealed).visit(external_id)
-    for story in stories:
-        await asyncio.to_thread(_prepare, story)
-    return await render(
-        request, "visit.html", external_id=external_id, stories=stories, revealed=revealed, remote=remote
-    )
+    visits = await Explain(console.ledger, console.settings, revealed).visit(external_id)
+    for visit in visits:
+        await asyncio.to_thread(_prepare, visit)
+    return await render(request, "visit.html", external_id=external_id, visits=visits, revealed=revealed, remote=remote)
 
 
-def _prepare(story: dict[str, Any]) -> None:
-    """Adds to every fact why its value won, and drops the oldest rows above MAX_ROWS."""
-    pairs = {(change["delivery"], name) for change in story["changes"] for name in change["fields"]}
-    deliveries_naming = Counter(name for _, name in pairs)
-    for name, fact in story["facts"].items():
+def _prepare(visit: dict[str, Any]) -> None:
+    """Add the reason why each value won, and drop the oldest rows above MAX_ROWS."""
+    field_deliveries = {(change["delivery"], name) for change in visit["changes"] for name in change["fields"]}
+    counts = Counter(name for _, name in field_deliveries)
+    for name, fact in visit["facts"].items():
         fact["hidden"] = fact["value"] == REDACTED
-        fact["why"] = "the only value" if deliveries_naming[name] < 2 else f"the newest of {deliveries_naming[name]}"
-    changes = sorted(story["changes"], key=lambda change: int(change["version"]))
-    story["more_facts"] = max(0, len(story["facts"]) - MAX_ROWS)
-    story["more_changes"] = max(0, len(changes) - MAX_ROWS)
-    story["facts"] = dict(itertools.islice(story["facts"].items(), MAX_ROWS))
-    story["changes"] = changes[-MAX_ROWS:]
+        fact["decided_by"] = "the only value" if counts[name] < 2 else f"the newest of {counts[name]}"
+    changes = sorted(visit["changes"], key=lambda change: int(change["version"]))
+    visit["more_facts"] = max(0, len(visit["facts"]) - MAX_ROWS)
+    visit["more_changes"] = max(0, len(changes) - MAX_ROWS)
+    visit["facts"] = dict(itertools.islice(visit["facts"].items(), MAX_ROWS))
+    visit["changes"] = changes[-MAX_ROWS:]

@@ -1,4 +1,4 @@
-"""Workers, and the tasks that they hold a lease of."""
+"""Workers, and the tasks that they have leases of."""
 
 import asyncio
 
@@ -15,10 +15,12 @@ ROWS = 50
 
 async def workers(request: Request) -> Response:
     console = context(request)
-    live, states, flat = await asyncio.gather(
+    live, states, reply = await asyncio.gather(
         live_workers(console.redis),
         console.lists.count_by_state(),
         console.redis.command("ZRANGE", RUNNING, 0, ROWS - 1, "WITHSCORES"),
     )
-    running = [(task.decode(), float(until)) for task, until in zip(flat[::2], flat[1::2], strict=True)]
+    running = [
+        (task_id.decode(), float(expires_at)) for task_id, expires_at in zip(reply[::2], reply[1::2], strict=True)
+    ]
     return await render(request, "workers.html", workers=live, states=states, running=running)
