@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,9 +65,9 @@ def sign_housecallpro(raw: bytes, at: float | None = None) -> dict[str, str]:
     return {"content-type": "application/json", "api-signature": signature, "api-timestamp": stamp}
 
 
-def _in_base64(header: str, key: str, content_type: str, before: str = "") -> Callable[[bytes], dict[str, str]]:
+def _base64_signer(header: str, key: str, content_type: str, prefix: str = "") -> Callable[[bytes], dict[str, str]]:
     def sign(raw: bytes) -> dict[str, str]:
-        signature = base64.b64encode(sha256_mac(key, before.encode() + raw)).decode()
+        signature = base64.b64encode(sha256_mac(key, prefix.encode() + raw)).decode()
         return {"content-type": content_type, header: signature}
 
     return sign
@@ -77,11 +77,11 @@ SIGN: dict[str, Callable[[bytes], dict[str, str]]] = {
     "standard": sign_standard,
     "calendly": sign_calendly,
     "housecallpro": sign_housecallpro,
-    "acuity": _in_base64("x-acuity-signature", KEYS["acuity"], "application/x-www-form-urlencoded"),
-    "square": _in_base64(
+    "acuity": _base64_signer("x-acuity-signature", KEYS["acuity"], "application/x-www-form-urlencoded"),
+    "square": _base64_signer(
         "x-square-hmacsha256-signature", KEYS["square"], "application/json", f"{PUBLIC_URL}/hooks/square"
     ),
-    "jobber": _in_base64("x-jobber-hmac-sha256", KEYS["jobber"], "application/json"),
+    "jobber": _base64_signer("x-jobber-hmac-sha256", KEYS["jobber"], "application/json"),
 }
 
 SOURCES = list(SIGN)
@@ -176,6 +176,11 @@ def request(path: str = "/hooks/standard", method: str = "POST", body: bytes = b
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
+def signed_headers(raw: bytes, **more: str) -> dict[str, str]:
+    """Return the headers of a signed `standard` delivery as arguments of `request`."""
+    return {name.replace("-", "_"): value for name, value in (sign_standard(raw) | more).items()}
+
+
 UVICORN = ["-m", "uvicorn", "app.main:app", "--http", "app.intake.http_protocol:HttpProtocol", "--no-access-log"]
 
 
@@ -205,16 +210,20 @@ def start_web(redis_url: str, *python: str, **env: str) -> Iterator[WebProcess]:
 
 async def stored_keys(redis: Redis) -> set[bytes]:
     """Return every key except the counters, which are written periodically."""
-    counted = (b"bell:rejections", b"bell:hourly:", b"bell:secret-used:", b"bell:request-index:", b"bell:metrics")
-    return {key for key in await redis.command("KEYS", "*") if not key.startswith(counted)}
+    return without_counters(await redis.command("KEYS", "*"))
 
 
-def is_error_response(answer: httpx.Response | RawResponse, status: int) -> bool:
+def without_counters(keys: Iterable[bytes]) -> set[bytes]:
+    counters = (b"bell:rejections", b"bell:hourly:", b"bell:secret-used:", b"bell:request-index:", b"bell:metrics")
+    return {key for key in keys if not key.startswith(counters)}
+
+
+def is_error_response(response: httpx.Response | RawResponse, status: int) -> bool:
     """Return True if the response has the status and the JSON of an error; else fail."""
-    raw = answer.content if isinstance(answer, httpx.Response) else answer.body
-    actual = answer.status_code if isinstance(answer, httpx.Response) else answer.status
-    assert status == actual, (actual, raw[:200], getattr(answer, "headers", ""))
-    assert "application/json" == answer.headers["content-type"]
+    raw = response.content if isinstance(response, httpx.Response) else response.body
+    actual = response.status_code if isinstance(response, httpx.Response) else response.status
+    assert status == actual, (actual, raw[:200], getattr(response, "headers", ""))
+    assert "application/json" == response.headers["content-type"]
     body = json.loads(raw)
     assert {"error", "detail"} == set(body), body
     assert re.fullmatch("[a-z_]+", body["error"])

@@ -1,4 +1,4 @@
-"""202: stored before acknowledged, also where an operator has to decide."""
+"""202: a delivery is stored before the response, even if an operator has to decide."""
 
 import pytest
 
@@ -9,44 +9,43 @@ from tests.support.harness import (
 )
 from tests.support.intake import OLD_SECRET, QUEUE_KEYS, SOURCES, WebProcess, new_event_body
 
-# -- 202: written before answered --
+# -- events that become changes --
 
 
 @pytest.mark.parametrize("source", SOURCES)
-async def test_a_genuine_event_is_written_with_its_job_before_202(web: WebProcess, redis: Redis, source: str) -> None:
+async def test_an_event_is_stored_with_its_job_before_the_202(web: WebProcess, redis: Redis, source: str) -> None:
     raw = new_event_body(source)
 
-    answer = web.send(source, raw)
+    response = web.send(source, raw)
 
-    assert (202, "application/json") == (answer.status_code, answer.headers["content-type"])
-    assert {"delivery", "changes"} == set(answer.json())
-    assert 1 == answer.json()["changes"]
-    assert await redis.command("EXISTS", f"bell:delivery:{answer.json()['delivery']}")
-    [job] = [job for lane in QUEUE_KEYS for job in await redis.command("ZRANGE", lane, 0, -1)]
+    assert (202, "application/json") == (response.status_code, response.headers["content-type"])
+    assert {"delivery", "changes"} == set(response.json())
+    assert 1 == response.json()["changes"]
+    assert await redis.command("EXISTS", f"bell:delivery:{response.json()['delivery']}")
+    [job] = [job for queue in QUEUE_KEYS for job in await redis.command("ZRANGE", queue, 0, -1)]
     assert await redis.command("EXISTS", b"arq:job:" + job)
 
 
-async def test_a_hook_of_another_name_takes_what_its_source_takes(web: WebProcess, redis: Redis) -> None:
+async def test_a_hook_with_another_name_accepts_the_events_of_its_source(web: WebProcess, redis: Redis) -> None:
     raw = new_event_body("standard")
 
     assert 202 == web.post(raw, sign_standard(raw), "shop").status_code
 
 
-async def test_what_stands_behind_the_question_mark_does_no_harm(web: WebProcess, redis: Redis) -> None:
+async def test_the_query_of_a_hook_is_ignored(web: WebProcess, redis: Redis) -> None:
     raw = new_event_body("standard")
 
     assert 202 == web.post(raw, sign_standard(raw), "standard?a=b&c").status_code
 
 
 @pytest.mark.parametrize("secret", [SECRET, OLD_SECRET], ids=["newest", "oldest"])
-async def test_while_secrets_rotate_both_are_believed(web: WebProcess, redis: Redis, secret: str) -> None:
+async def test_both_secrets_are_accepted_during_a_rotation(web: WebProcess, redis: Redis, secret: str) -> None:
     raw = new_event_body("standard")
 
     assert 202 == web.post(raw, sign_standard(raw, secret=secret)).status_code
 
 
-# -- 202: kept for the operator --
-
+# -- events that are parked --
 
 WRONG_SHAPES = [
     b"[]",
@@ -74,15 +73,13 @@ WRONG_SHAPES = [
 
 
 @pytest.mark.parametrize("raw", WRONG_SHAPES, ids=lambda raw: raw[:90].decode())
-async def test_a_genuine_event_that_is_not_understood_is_kept_and_parked(
-    web: WebProcess, redis: Redis, raw: bytes
-) -> None:
-    answer = web.send("standard", raw)
+async def test_an_untranslatable_event_is_stored_and_parked(web: WebProcess, redis: Redis, raw: bytes) -> None:
+    response = web.send("standard", raw)
 
-    assert 202 == answer.status_code, answer.text
-    assert {"delivery": answer.json()["delivery"], "changes": 0} == answer.json()
-    assert [f"event:{answer.json()['delivery']}".encode()] == await redis.command("ZRANGE", "bell:parked", 0, -1)
-    assert await redis.command("EXISTS", f"bell:delivery:{answer.json()['delivery']}")
+    assert 202 == response.status_code, response.text
+    assert {"delivery": response.json()["delivery"], "changes": 0} == response.json()
+    assert [f"event:{response.json()['delivery']}".encode()] == await redis.command("ZRANGE", "bell:parked", 0, -1)
+    assert await redis.command("EXISTS", f"bell:delivery:{response.json()['delivery']}")
 
 
 @pytest.mark.parametrize(
@@ -103,14 +100,14 @@ async def test_a_genuine_event_that_is_not_understood_is_kept_and_parked(
         ("jobber", b'{"data":[1]}'),
         ("jobber", b'{"data":{"webHookEvent":{"topic":"VISIT_CREATE","itemId":"../x y"}}}'),
     ],
-    ids=lambda one: one[:80].decode() if isinstance(one, bytes) else one,
+    ids=lambda value: value[:80].decode() if isinstance(value, bytes) else value,
 )
-async def test_no_tools_odd_event_is_lost_or_crashes_the_door(
+async def test_an_untranslatable_event_of_any_tool_is_parked(
     web: WebProcess, redis: Redis, source: str, raw: bytes
 ) -> None:
-    answer = web.send(source, raw)
+    response = web.send(source, raw)
 
-    assert (202, 0) == (answer.status_code, answer.json().get("changes")), answer.text
+    assert (202, 0) == (response.status_code, response.json().get("changes")), response.text
     assert 1 == await redis.command("ZCARD", "bell:parked")
 
 
@@ -128,8 +125,8 @@ async def test_no_tools_odd_event_is_lost_or_crashes_the_door(
     ],
     ids=["a key twice", "data twice", "2**64-1", "year 9999", "year 1", "odd id", "long id", "white space"],
 )
-async def test_an_odd_but_readable_event_is_taken(web: WebProcess, redis: Redis, raw: bytes) -> None:
-    answer = web.send("standard", raw)
+async def test_an_unusual_but_valid_event_is_queued(web: WebProcess, redis: Redis, raw: bytes) -> None:
+    response = web.send("standard", raw)
 
-    assert (202, 1) == (answer.status_code, answer.json().get("changes")), answer.text
+    assert (202, 1) == (response.status_code, response.json().get("changes")), response.text
     assert 1 == await redis.command("ZCARD", "bell:queued")

@@ -1,5 +1,7 @@
-"""No request to a hook is answered 3xx or 410, whatever comes, in every state: Calendly deletes its subscription on 410, and
-most tools do not follow a redirect of a POST."""
+"""No request to a hook is answered 3xx or 410.
+
+Calendly deletes its subscription on 410, and most tools do not follow a redirect of a POST.
+"""
 
 import re
 from collections.abc import Iterator
@@ -10,19 +12,27 @@ import pytest
 from app.demo.valkey import free_port
 from app.webhooks.registry import load_sources, load_specimens
 from tests.support.console import HASHES, OPERATORS
-from tests.support.harness import sign_standard
-from tests.support.intake import MAX_BODY, SHORT_TIMEOUTS, WebProcess, new_event_body, padded_body, request, start_web
+from tests.support.intake import (
+    MAX_BODY,
+    SHORT_TIMEOUTS,
+    WebProcess,
+    new_event_body,
+    padded_body,
+    request,
+    signed_headers,
+    start_web,
+)
 from tests.support.specimens import BY_TOOL
 
-#: What docs/runbook.md lists.
-LISTED = {200, 202, 400, 401, 404, 405, 408, 413, 415, 429, 503}
+#: The statuses that docs/runbook.md lists.
+DOCUMENTED = {200, 202, 400, 401, 404, 405, 408, 413, 415, 429, 503}
 METHODS = [
     "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PROPFIND", "MKCOL", "MOVE", "LOCK",
     "SEARCH", "REPORT", "PURGE", "LINK", "SUBSCRIBE", "M-SEARCH", "QUERY", "post", "BREW",
 ]  # fmt: skip
 HOOKS = ["standard", "calendly", "acuity", "servicem8", "gohighlevel", "nylas", "zoom", "calcom", "nobody"]
-#: What may stand in the place of a hook's path.
-SHAPES = [
+#: Variants of a hook's path.
+PATH_SHAPES = [
     "/hooks/{}", "/hooks/{}/", "/hooks/{}//", "/hooks//{}", "//hooks/{}", "/hooks/{}/token", "/hooks/{}/token/",
     "/hooks/{}?a=b", "/hooks/{}?", "/hooks/{}?challenge=abc", "/hooks/{}?hub.challenge=1", "/hooks/{}/?a=b", "/hooks/{}#x",
     "/hooks/{}%2F", "/hooks/{}%2f..", "/hooks/%2e%2e/{}", "/hooks/./{}", "/hooks/../hooks/{}", "/hooks/{}/..",
@@ -31,8 +41,8 @@ SHAPES = [
     "/%68ooks/{}", "/hooks%2f{}", "http://doorbell/hooks/{}", "http://evil.example/hooks/{}", "https://doorbell:443/hooks/{}",
     "/hooks/{}/console", "/hooks/console/{}", "/hooks/{}.json", "/hooks/{}/healthz",
 ]  # fmt: skip
-#: Of no hook, but where a tool may be set to by mistake.
-OTHERS = [
+#: Paths of no hook that a tool may call by mistake.
+OTHER_PATHS = [
     "/hooks", "/hooks/", "/hooks//", "/hooks?", "/hooks/?a=b", "/hooks/%", "/hooks/%zz", "/hooks/%ff",
     "/hooks/" + "a" * 10_000,
     "*", "/hooks/*", "hooks/standard", "", "//", "/..", "http://doorbell", "http:///hooks", "doorbell:443",
@@ -48,52 +58,52 @@ ENV = {
     "SECRET_KEY": "a-key-of-32-characters-for-tests",
     "CONSOLE_PASSWORD_HASH": HASHES[OPERATORS],
 }
-#: So busy that nothing more is taken.
-BUSY = SHORT_TIMEOUTS.replace("4, 2, 0.05", "4, 0, 0.05")
+#: A web process that accepts no delivery, because MAX_IN_FLIGHT is 0.
+OVERLOADED = SHORT_TIMEOUTS.replace("4, 2, 0.05", "4, 0, 0.05")
 
 
-def _state(stack: ExitStack, redis_url: str, state: str) -> WebProcess:
+def _start(stack: ExitStack, redis_url: str, state: str) -> WebProcess:
     match state:
         case "without a console":
             return stack.enter_context(start_web(redis_url, **{**ENV, "CONSOLE_PASSWORD_HASH": ""}))
         case "without Redis":
             return stack.enter_context(start_web(f"redis://127.0.0.1:{free_port()}/0", **ENV))
         case "busy":
-            return stack.enter_context(start_web(redis_url, "-c", BUSY, **ENV))
+            return stack.enter_context(start_web(redis_url, "-c", OVERLOADED, **ENV))
     return stack.enter_context(start_web(redis_url, **ENV))
 
 
 @pytest.fixture(scope="module", params=["with a console", "without a console", "without Redis", "busy"])
 def web(request: pytest.FixtureRequest, redis_url: str) -> Iterator[WebProcess]:
     with ExitStack() as stack:
-        yield _state(stack, redis_url, request.param)
+        yield _start(stack, redis_url, request.param)
 
 
-def statuses(web: WebProcess, requests: list[bytes], *, hangs_up: bool = False) -> dict[int, bytes]:
-    """Each status that was answered, with the first request that got it. 0: the connection was closed without an answer."""
-    met: dict[int, bytes] = {}
-    for one in requests:
-        answer = web.send_bytes(one, method=one.partition(b" ")[0].decode(), half_closes=hangs_up)
-        met.setdefault(answer.status, one[:200])
-        if "location" in answer.headers:
-            met.setdefault(302, one[:200])
-    return met
+def responses(web: WebProcess, requests: list[bytes], *, hangs_up: bool = False) -> dict[int, bytes]:
+    """Return each response status with the first request that received it. 0: closed without a response."""
+    first_requests: dict[int, bytes] = {}
+    for raw in requests:
+        response = web.send_bytes(raw, method=raw.partition(b" ")[0].decode(), half_closes=hangs_up)
+        first_requests.setdefault(response.status, raw[:200])
+        if "location" in response.headers:
+            first_requests.setdefault(302, raw[:200])
+    return first_requests
 
 
-def unlisted(met: dict[int, bytes]) -> dict[int, bytes]:
-    return {status: one for status, one in met.items() if status not in LISTED}
+def undocumented(first_requests: dict[int, bytes]) -> dict[int, bytes]:
+    return {status: raw for status, raw in first_requests.items() if status not in DOCUMENTED}
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_at_every_path_is_answered_as_listed(web: WebProcess, method: str) -> None:
-    paths = [*(shape.format(hook) for shape in SHAPES for hook in HOOKS), *OTHERS]
+def test_every_method_at_every_path_gets_a_documented_status(web: WebProcess, method: str) -> None:
+    paths = [*(shape.format(hook) for shape in PATH_SHAPES for hook in HOOKS), *OTHER_PATHS]
 
-    assert {} == unlisted(statuses(web, [request(path, method) for path in paths]))
+    assert {} == undocumented(responses(web, [request(path, method) for path in paths]))
 
 
-def test_every_signed_request_is_answered_as_listed(web: WebProcess) -> None:
+def test_every_signed_request_gets_a_documented_status(web: WebProcess) -> None:
     raw = new_event_body("standard")
-    signed = {name.replace("-", "_"): value for name, value in sign_standard(raw).items()}
+    signed = signed_headers(raw)
     headers = [
         {},
         {"content_type": "text/plain"},
@@ -109,31 +119,31 @@ def test_every_signed_request_is_answered_as_listed(web: WebProcess) -> None:
     ]
     requests = [
         request(shape.format("standard"), "POST", raw, **signed | {"content_length": str(len(raw))} | more)
-        for shape in SHAPES
+        for shape in PATH_SHAPES
         for more in headers
     ]
 
-    met = statuses(web, requests)
+    first_requests = responses(web, requests)
 
-    assert {} == unlisted(met)
-    assert {200, 202} <= met.keys() or 503 in met
+    assert {} == undocumented(first_requests)
+    assert {200, 202} <= first_requests.keys() or 503 in first_requests
 
 
-def test_every_odd_body_is_answered_as_listed(web: WebProcess) -> None:
+def test_every_invalid_body_gets_a_documented_status(web: WebProcess) -> None:
     large = padded_body(MAX_BODY + 1)
     requests = [request(f"/hooks/{hook}", body=large, content_length=str(len(large))) for hook in HOOKS]
     requests += [request(f"/hooks/{hook}", body=b"{", content_length="5") for hook in HOOKS]
     requests += [request(f"/hooks/{hook}", body=b"zz\r\n", transfer_encoding="chunked") for hook in HOOKS]
     requests += [request(f"/hooks/{hook}", body=b"2\r\n{}\r\n0\r\n\r\n", transfer_encoding="chunked") for hook in HOOKS]
 
-    # Whoever hangs up in the middle of a body hears nothing.
-    met = statuses(web, requests, hangs_up=True)
-    assert {} == unlisted({status: one for status, one in met.items() if status})
+    # A sender that closes the connection in the middle of a body gets no response.
+    first_requests = responses(web, requests, hangs_up=True)
+    assert {} == undocumented({status: raw for status, raw in first_requests.items() if status})
 
 
 @pytest.mark.parametrize("name", [name for name in HOOKS if name in BY_TOOL])
-def test_every_specimen_in_every_shape_is_answered_as_listed(web: WebProcess, name: str) -> None:
-    """With the vendor's own body and headers, whether they hold or not."""
+def test_every_specimen_at_every_path_gets_a_documented_status(web: WebProcess, name: str) -> None:
+    """The requests have the vendor's body and headers; not every signature is valid here."""
     requests = []
     for specimen in BY_TOOL[name]:
         raw = specimen.delivery.body
@@ -142,16 +152,16 @@ def test_every_specimen_in_every_shape_is_answered_as_listed(web: WebProcess, na
         for path in (f"/hooks/{name}", f"/hooks/{name}/", f"/hooks/{name}/x", f"/hooks/{name}?a=b"):
             requests += [request(path, method, raw, **headers) for method in ("POST", "GET", "PUT", "DELETE")]
 
-    assert {} == unlisted(statuses(web, requests))
+    assert {} == undocumented(responses(web, requests))
 
 
 @pytest.mark.parametrize("name", load_sources())
-def test_our_own_trouble_is_told_by_a_status_that_is_tried_again(name: str) -> None:
+def test_the_unavailable_status_of_every_source_makes_the_tool_retry(name: str) -> None:
     assert load_sources()[name].definition.unavailable_status in (429, 503)
 
 
-def test_the_root_leads_to_the_console_where_there_is_one(web: WebProcess) -> None:
-    answer = web.send_bytes(request("/", "GET"), method="GET")
+def test_the_root_redirects_to_the_console_if_it_is_configured(web: WebProcess) -> None:
+    response = web.send_bytes(request("/", "GET"), method="GET")
 
-    assert (answer.status, answer.headers.get("location")) in ((303, "/console"), (404, None))
+    assert (response.status, response.headers.get("location")) in ((303, "/console"), (404, None))
     assert not re.match("3|410", str(web.send_bytes(request("/", "POST")).status))

@@ -6,16 +6,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from app.ledger.redis import Redis
 from tests.support.intake import METRICS_TOKEN, WebProcess, is_error_response
 
-# -- health, metrics --
-
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_health_is_told_to_everybody_and_nothing_else_is(web: WebProcess, path: str, method: str) -> None:
-    answer = web.http.request(method, path)
+def test_health_needs_no_token_and_returns_only_the_status(web: WebProcess, path: str, method: str) -> None:
+    response = web.http.request(method, path)
 
-    assert 200 == answer.status_code
-    assert method == "HEAD" or {"status": "ok"} == answer.json()
+    assert 200 == response.status_code
+    assert method == "HEAD" or {"status": "ok"} == response.json()
 
 
 def test_metrics_do_not_exist_without_a_token(short_timeout_web: WebProcess) -> None:
@@ -35,20 +33,20 @@ def test_metrics_do_not_exist_without_a_token(short_timeout_web: WebProcess) -> 
     ],
     ids=repr,
 )
-def test_metrics_are_for_who_has_the_token(web: WebProcess, authorization: bytes) -> None:
-    answer = web.http.get("/metrics", headers={"authorization": authorization})  # type: ignore[dict-item]
+def test_metrics_need_the_token(web: WebProcess, authorization: bytes) -> None:
+    response = web.http.get("/metrics", headers={"authorization": authorization})  # type: ignore[dict-item]
 
-    assert is_error_response(answer, 401)
-    assert METRICS_TOKEN not in answer.text
+    assert is_error_response(response, 401)
+    assert METRICS_TOKEN not in response.text
 
 
-async def test_metrics_count_what_stands_in_the_ledger(web: WebProcess, redis: Redis) -> None:
+async def test_metrics_count_the_tasks_in_the_ledger(web: WebProcess, redis: Redis) -> None:
     web.send("standard")
     web.send("standard", b"[]")
 
-    answer = web.http.get("/metrics", headers={"authorization": f"Bearer {METRICS_TOKEN}"})
+    response = web.http.get("/metrics", headers={"authorization": f"Bearer {METRICS_TOKEN}"})
 
-    assert (200, "text/plain") == (answer.status_code, answer.headers["content-type"].partition(";")[0])
-    [jobs] = [family for family in text_string_to_metric_families(answer.text) if family.name == "doorbell_tasks"]
-    by_state = {sample.labels["state"]: sample.value for sample in jobs.samples}
+    assert (200, "text/plain") == (response.status_code, response.headers["content-type"].partition(";")[0])
+    [tasks] = [metric for metric in text_string_to_metric_families(response.text) if metric.name == "doorbell_tasks"]
+    by_state = {sample.labels["state"]: sample.value for sample in tasks.samples}
     assert {"queued": 1, "parked": 1}.items() <= by_state.items()

@@ -1,4 +1,4 @@
-"""No personal data and no secret in the log."""
+"""The log contains no personal data and no secret."""
 
 import json
 
@@ -10,8 +10,6 @@ from tests.support.harness import (
     standard_body,
 )
 from tests.support.intake import KEYS, METRICS_TOKEN, OLD_SECRET, SOURCES, WebProcess, request
-
-# -- nobody's name in a log --
 
 CANARIES = ("canary", "zebediah", "0177777")
 
@@ -25,7 +23,7 @@ PERSON = {
 }
 
 
-async def test_nothing_of_a_delivery_is_in_the_log(web: WebProcess, redis: Redis) -> None:
+async def test_the_log_contains_nothing_of_a_delivery(web: WebProcess, redis: Redis) -> None:
     before = len(web.log)
     good = standard_body("visit.created", "canary-1", time_scheduled="2026-10-01T15:00:00Z", contact=PERSON)
     bodies = [
@@ -62,18 +60,18 @@ async def test_nothing_of_a_delivery_is_in_the_log(web: WebProcess, redis: Redis
     web.send_bytes(b"POST /hooks/standard HTTP/1.1\r\ncanary\xff: zebediah\r\n\r\n")
     web.http.get("/metrics", headers={"authorization": "Bearer canary"})
 
-    said = web.log[before:]
-    assert "webhook_handled" in said
-    assert [] == [line for line in said.splitlines() if any(name in line.lower() for name in CANARIES)]
+    log = web.log[before:]
+    assert "webhook_handled" in log
+    assert [] == [line for line in log.splitlines() if any(name in line.lower() for name in CANARIES)]
 
 
-def test_no_secret_is_in_the_log(web: WebProcess) -> None:
+def test_the_log_contains_no_secret(web: WebProcess) -> None:
     for secret in (SECRET, OLD_SECRET, CALENDLY_SECRET, *KEYS.values(), METRICS_TOKEN, "visits-canary-token"):
         assert secret not in web.log
         assert secret.removeprefix("whsec_") not in web.log
 
 
-def test_every_line_of_the_log_is_one_fact_in_json(web: WebProcess) -> None:
+def test_every_line_of_the_log_is_a_json_event(web: WebProcess) -> None:
     web.post(b"{}", {})
     web.send_bytes(request("/hooks/%0a%0d%22", body=b"", content_length="0"))
 

@@ -1,4 +1,4 @@
-"""503: Redis cannot be reached, is full, or cannot write."""
+"""503: Redis is unavailable, full, or read-only."""
 
 import asyncio
 import signal
@@ -27,15 +27,14 @@ from tests.support.intake import (
     new_event_body,
     start_web,
     stored_keys,
+    without_counters,
 )
-
-# -- trouble with Redis --
 
 PASSWORD = "redis-canary-password"
 
 
 class OwnRedis:
-    """A Valkey of this module's own, to be stopped, killed, filled and locked."""
+    """A Valkey for this module, which tests may stop, kill, fill and make read-only."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.port = folder, valkey.free_port()
@@ -44,70 +43,67 @@ class OwnRedis:
 
     def start(self) -> None:
         self.process = valkey.start(self.port, self.folder, appendfsync="always")
-        self.ask("CONFIG", "SET", "requirepass", PASSWORD)
+        self.command("CONFIG", "SET", "requirepass", PASSWORD)
 
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
 
-    def ask(self, *command: str) -> Any:
-        async def ask() -> Any:
+    def command(self, *arguments: str) -> Any:
+        async def send() -> Any:
             for url in (self.url, self.url.replace(f":{PASSWORD}@", "")):
                 redis = Redis(RedisAddress(url))
                 with suppress(RedisUnavailable):
                     try:
-                        return await redis.command(*command)
+                        return await redis.command(*arguments)
                     finally:
                         await redis.close()
-            raise RedisUnavailable("no way in")
+            raise RedisUnavailable("neither with the password nor without it")
 
-        with ThreadPoolExecutor(1) as apart:  # from any running loop
-            return apart.submit(asyncio.run, ask()).result()
+        with ThreadPoolExecutor(1) as executor:  # the test may have a running event loop
+            return executor.submit(asyncio.run, send()).result()
 
     def keys(self) -> set[bytes]:
-        """Of what is accepted: what doors count, they write now and then."""
-        counted = (b"bell:rejections", b"bell:metrics", b"bell:hourly:", b"bell:secret-used:", b"bell:request-index:")
-        return {key for key in self.ask("KEYS", "*") if not key.startswith(counted)}
+        return without_counters(self.command("KEYS", "*"))
 
 
 @pytest.fixture(scope="module")
 def own_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnRedis]:
-    own = OwnRedis(tmp_path_factory.mktemp("redis"))
+    server = OwnRedis(tmp_path_factory.mktemp("redis"))
     try:
-        yield own
+        yield server
     finally:
-        own.kill()
+        server.kill()
 
 
 @pytest.fixture(scope="module")
-def shaky(own_redis: OwnRedis) -> Iterator[WebProcess]:
+def web(own_redis: OwnRedis) -> Iterator[WebProcess]:
     with start_web(own_redis.url) as web:
         yield web
 
 
-def _restart(own: OwnRedis) -> None:
-    own.start()
-
-
-TROUBLES: dict[str, tuple[Callable[[OwnRedis], Any], Callable[[OwnRedis], Any]]] = {
+FAILURES: dict[str, tuple[Callable[[OwnRedis], Any], Callable[[OwnRedis], Any]]] = {
     "stopped": (
-        lambda own: own.process.send_signal(signal.SIGSTOP),
-        lambda own: own.process.send_signal(signal.SIGCONT),
+        lambda server: server.process.send_signal(signal.SIGSTOP),
+        lambda server: server.process.send_signal(signal.SIGCONT),
     ),
-    "killed": (OwnRedis.kill, _restart),
-    "read-only": (lambda own: own.ask("REPLICAOF", "127.0.0.1", "1"), lambda own: own.ask("REPLICAOF", "NO", "ONE")),
+    "killed": (OwnRedis.kill, OwnRedis.start),
+    "read-only": (
+        lambda server: server.command("REPLICAOF", "127.0.0.1", "1"),
+        lambda server: server.command("REPLICAOF", "NO", "ONE"),
+    ),
     "full": (
-        lambda own: own.ask("CONFIG", "SET", "maxmemory", "1"),
-        lambda own: own.ask("CONFIG", "SET", "maxmemory", "0"),
+        lambda server: server.command("CONFIG", "SET", "maxmemory", "1"),
+        lambda server: server.command("CONFIG", "SET", "maxmemory", "0"),
     ),
     "without its replicas": (
-        lambda own: own.ask("CONFIG", "SET", "min-replicas-to-write", "1"),
-        lambda own: own.ask("CONFIG", "SET", "min-replicas-to-write", "0"),
+        lambda server: server.command("CONFIG", "SET", "min-replicas-to-write", "1"),
+        lambda server: server.command("CONFIG", "SET", "min-replicas-to-write", "0"),
     ),
 }
 
 
-CODES = {
+ERROR_CODES = {
     "stopped": "redis_down",
     "killed": "redis_down",
     "read-only": "redis_read_only",
@@ -116,98 +112,94 @@ CODES = {
 }
 
 
-@pytest.mark.parametrize("trouble", TROUBLES)
-def test_while_redis_cannot_write_every_tool_is_asked_to_come_back_and_nothing_is_lost(
-    shaky: WebProcess, own_redis: OwnRedis, trouble: str
+@pytest.mark.parametrize("failure", FAILURES)
+def test_every_tool_is_answered_503_during_a_redis_failure_and_nothing_is_lost(
+    web: WebProcess, own_redis: OwnRedis, failure: str
 ) -> None:
-    begin, end = TROUBLES[trouble]
+    begin, end = FAILURES[failure]
     deliveries = {source: (raw := new_event_body(source), SIGN[source](raw)) for source in SOURCES}
 
-    def ring(source: str) -> tuple[httpx.Response, float]:
+    def send(source: str) -> tuple[httpx.Response, float]:
         started = time.monotonic()
-        return shaky.post(*deliveries[source], source), time.monotonic() - started
+        return web.post(*deliveries[source], source), time.monotonic() - started
 
-    assert 202 == wait_until(lambda: (got := shaky.send("standard").status_code) == 202 and got)
+    assert 202 == wait_until(lambda: (reply := web.send("standard").status_code) == 202 and reply)
     before = own_redis.keys()
 
     begin(own_redis)
     try:
-        with ThreadPoolExecutor(len(SOURCES)) as crowd:
-            refused = dict(zip(SOURCES, crowd.map(ring, SOURCES), strict=True))
+        with ThreadPoolExecutor(len(SOURCES)) as executor:
+            rejected = dict(zip(SOURCES, executor.map(send, SOURCES), strict=True))
     finally:
         end(own_redis)
 
-    for source, (answer, took_s) in refused.items():
-        assert is_error_response(answer, 503), source
-        assert 0 < int(answer.headers["retry-after"]) <= 60
-        assert took_s < 10, source  # so long Calendly and Square wait, and more
+    for source, (response, took_s) in rejected.items():
+        assert is_error_response(response, 503), source
+        assert 0 < int(response.headers["retry-after"]) <= 60
+        assert took_s < 10, source  # Calendly and Square wait at least 10 s
     # The connection to a read-only server is closed, which ends the other deliveries on it with `redis_down`.
-    codes = {answer.json()["error"] for answer, _ in refused.values()}
-    assert CODES[trouble] in codes
-    assert codes <= {CODES[trouble], "redis_down"}
-    if trouble == "stopped":  # Jobber waits for one second: it must not have the same 3 s as the others
-        assert refused["jobber"][1] < min(took_s for source, (_, took_s) in refused.items() if source != "jobber")
-    if trouble != "stopped":  # a stopped one may have read them already, and writes them whole when it goes on
+    codes = {response.json()["error"] for response, _ in rejected.values()}
+    assert ERROR_CODES[failure] in codes
+    assert codes <= {ERROR_CODES[failure], "redis_down"}
+    if failure == "stopped":  # Jobber waits for one second, so its deadline is shorter than the 3 s of the others
+        assert rejected["jobber"][1] < min(took_s for source, (_, took_s) in rejected.items() if source != "jobber")
+    if failure != "stopped":  # a stopped server may have read them already, and executes them when it continues
         assert before == own_redis.keys()
     for source in SOURCES:
-        answer = wait_until(lambda source=source: (got := ring(source)[0]).status_code != 503 and got)
-        assert answer.status_code in ((200, 202) if trouble == "stopped" else (202,)), (source, answer.text)
+        response = wait_until(lambda source=source: (reply := send(source)[0]).status_code != 503 and reply)
+        assert response.status_code in ((200, 202) if failure == "stopped" else (202,)), (source, response.text)
     assert before < own_redis.keys()
     new = own_redis.keys() - before
     assert 6 == len([key for key in new if key.startswith(b"bell:delivery:")])
     assert 6 == len([key for key in new if key.startswith(b"bell:dedup:")])
     assert {b"1"} == {
-        own_redis.ask("HGET", key.decode(), "changes")
+        own_redis.command("HGET", key.decode(), "changes")
         for key in new
         if key.startswith((b"bell:visit:", b"bell:event:"))
     }
     assert 6 == len([key for key in new if key.startswith(b"arq:job:")])
 
 
-def test_an_event_whose_writing_broke_off_is_no_repeat_when_it_rings_again(
-    shaky: WebProcess, own_redis: OwnRedis
-) -> None:
-    # A script that fails in the middle is not undone by Redis. Here it may not use one of its commands any more.
+def test_an_event_whose_accept_failed_is_no_repeat(web: WebProcess, own_redis: OwnRedis) -> None:
+    # Redis does not undo a script that fails in the middle. Here the ACL denies one of its commands.
     raw = new_event_body("standard")
     headers = sign_standard(raw)
-    own_redis.ask("ACL", "SETUSER", "default", "-zadd")
+    own_redis.command("ACL", "SETUSER", "default", "-zadd")
     try:
-        refused = shaky.post(raw, headers)
+        rejected = web.post(raw, headers)
     finally:
-        own_redis.ask("ACL", "SETUSER", "default", "+zadd")
+        own_redis.command("ACL", "SETUSER", "default", "+zadd")
 
-    again = shaky.post(raw, headers)
+    again = web.post(raw, headers)
 
-    assert is_error_response(refused, 503)
+    assert is_error_response(rejected, 503)
     assert (202, 1) == (again.status_code, again.json().get("changes")), again.text
 
 
-def test_readiness_tells_of_redis_and_health_does_not(shaky: WebProcess, own_redis: OwnRedis) -> None:
-    assert [200, 200] == [shaky.http.get(path).status_code for path in ("/healthz", "/readyz")]
+def test_readiness_depends_on_redis_and_health_does_not(web: WebProcess, own_redis: OwnRedis) -> None:
+    assert [200, 200] == [web.http.get(path).status_code for path in ("/healthz", "/readyz")]
     own_redis.kill()
     try:
         during = [
-            shaky.http.request(method, path).status_code
-            for path in ("/healthz", "/readyz")
-            for method in ("GET", "HEAD")
+            web.http.request(method, path).status_code for path in ("/healthz", "/readyz") for method in ("GET", "HEAD")
         ]
     finally:
         own_redis.start()
 
     assert [200, 200, 503, 503] == during
-    assert 200 == wait_until(lambda: (got := shaky.http.get("/readyz").status_code) == 200 and got)
+    assert 200 == wait_until(lambda: (status := web.http.get("/readyz").status_code) == 200 and status)
 
 
-def test_refusals_during_trouble_are_counted_after_it(own_redis: OwnRedis) -> None:
-    counted = ("HGET", "bell:rejections", "standard:signature_missing")
+def test_rejections_during_a_redis_failure_are_counted_after_it(own_redis: OwnRedis) -> None:
+    counter = ("HGET", "bell:rejections", "standard:signature_missing")
     with start_web(own_redis.url, "-c", SHORT_TIMEOUTS) as web:
         own_redis.kill()
         try:
             statuses = [web.post(b"{}", {}).status_code for _ in range(7)]
-            time.sleep(0.2)  # some flushes go wrong
+            time.sleep(0.2)  # some flushes fail
         finally:
             own_redis.start()
-        count = wait_until(lambda: own_redis.ask(*counted))
+        count = wait_until(lambda: own_redis.command(*counter))
 
     assert [401] * 7 == statuses
     assert b"7" == count
@@ -217,23 +209,23 @@ def test_with_ack_fsync_a_delivery_is_accepted_once(own_redis: OwnRedis) -> None
     raw = new_event_body("standard")
     headers = sign_standard(raw)
     with start_web(own_redis.url, ACK="fsync") as web:
-        answers = [web.post(raw, headers) for _ in range(2)]
-        with ThreadPoolExecutor(10) as crowd:
-            more = list(crowd.map(lambda _: web.send("standard").status_code, range(30)))
+        responses = [web.post(raw, headers) for _ in range(2)]
+        with ThreadPoolExecutor(10) as executor:
+            more = list(executor.map(lambda _: web.send("standard").status_code, range(30)))
 
-    assert [202, 200] == [answer.status_code for answer in answers]
+    assert [202, 200] == [response.status_code for response in responses]
     assert [202] * 30 == more
 
 
-def test_with_ack_fsync_a_redis_without_a_disk_still_accepts_a_first_delivery() -> None:
+def test_with_ack_fsync_a_redis_without_a_disk_accepts_a_delivery() -> None:
     with valkey.valkey(appendonly=False) as url, start_web(url, ACK="fsync") as web:
-        answer = web.send("standard")
+        response = web.send("standard")
 
-    assert 202 == answer.status_code, answer.text
+    assert 202 == response.status_code, response.text
 
 
-async def test_refusals_leave_bounded_notes_that_quote_nothing(own_redis: OwnRedis) -> None:
-    url = own_redis.url.removesuffix("0") + "7"  # where no other process flushes what it refused
+async def test_samples_of_rejections_are_limited_and_quote_nothing(own_redis: OwnRedis) -> None:
+    url = own_redis.url.removesuffix("0") + "7"  # a database in which no other process counts its rejections
     redis = Redis(RedisAddress(url))
     with start_web(url, "-c", SHORT_TIMEOUTS) as web:
         for n in range(130):
@@ -241,15 +233,17 @@ async def test_refusals_leave_bounded_notes_that_quote_nothing(own_redis: OwnRed
             web.post(b'{"email":"canary@example.com"}', headers)
             web.post(b"canary", {}, f"canary-{n}@example.com")
         counts = await _flushed(redis, 260)
-    notes = {key: await redis.command("LRANGE", key, 0, -1) for key in await redis.command("KEYS", "bell:rejections:*")}
-    left = await stored_keys(redis)
+    samples = {
+        key: await redis.command("LRANGE", key, 0, -1) for key in await redis.command("KEYS", "bell:rejections:*")
+    }
+    keys = await stored_keys(redis)
     await redis.close()
 
-    assert set() == left
+    assert set() == keys
     assert [130, 130] == list(counts.values())
-    assert 2 == len(notes)
-    assert all(50 <= len(lines) <= 100 for lines in notes.values())  # 50, and 50 more until they are cut off
-    assert "canary" not in repr(notes) + repr(counts)
+    assert 2 == len(samples)
+    assert all(50 <= len(lines) <= 100 for lines in samples.values())  # trimmed to 50 whenever it reaches 100
+    assert "canary" not in repr(samples) + repr(counts)
 
 
 async def _flushed(redis: Redis, total: int) -> dict[str, int]:
@@ -263,13 +257,13 @@ async def _flushed(redis: Redis, total: int) -> dict[str, int]:
     return counts
 
 
-def test_no_trouble_told_of_is_told_with_the_password(shaky: WebProcess, own_redis: OwnRedis) -> None:
+def test_a_redis_failure_is_logged_without_the_password(web: WebProcess, own_redis: OwnRedis) -> None:
     own_redis.kill()
     try:
-        shaky.send("standard")
-        shaky.http.get("/readyz")
+        web.send("standard")
+        web.http.get("/readyz")
     finally:
         own_redis.start()
 
-    assert "redis_unavailable" in shaky.log
-    assert PASSWORD not in shaky.log
+    assert "redis_unavailable" in web.log
+    assert PASSWORD not in web.log

@@ -16,10 +16,7 @@ from tests.support.harness import (
 )
 from tests.support.intake import QUEUE_KEYS, SIGN, SOURCES, WebProcess, new_event_body, sign_housecallpro, stored_keys
 
-# -- what tools send --
-
-
-#: Genuine, and nothing to do with visits: the event's name, and the body.
+#: Signed events that are irrelevant to visits: name and body.
 OTHER_EVENTS: dict[str, tuple[str, bytes]] = {
     "standard": ("invoice.paid", standard_body("invoice.paid", "A-1")),
     "calendly": (
@@ -33,40 +30,37 @@ OTHER_EVENTS: dict[str, tuple[str, bytes]] = {
 }
 
 
-# -- 200: nothing to do, or not again --
-
-
 @pytest.mark.parametrize("source", SOURCES)
-async def test_an_event_of_no_visit_is_ignored_by_its_name(web: WebProcess, redis: Redis, source: str) -> None:
+async def test_an_event_irrelevant_to_visits_is_ignored_with_its_name(
+    web: WebProcess, redis: Redis, source: str
+) -> None:
     name, raw = OTHER_EVENTS[source]
 
-    answer = web.send(source, raw)
+    response = web.send(source, raw)
 
-    assert 200 == answer.status_code, answer.text
-    assert {"delivery": answer.json()["delivery"], "ignored": name} == answer.json()
+    assert 200 == response.status_code, response.text
+    assert {"delivery": response.json()["delivery"], "ignored": name} == response.json()
     assert 0 == await redis.command("EXISTS", *QUEUE_KEYS, "bell:parked", "bell:queued")
 
 
-async def test_a_customer_who_opted_out_gets_no_visit(web: WebProcess, redis: Redis) -> None:
+async def test_an_event_of_a_customer_who_opted_out_is_ignored(web: WebProcess, redis: Redis) -> None:
     event = json.loads(new_event_body("housecallpro"))
     event["job"]["customer"]["notifications_enabled"] = False
 
-    answer = web.send("housecallpro", json.dumps(event).encode())
+    response = web.send("housecallpro", json.dumps(event).encode())
 
-    assert (200, "opted_out") == (answer.status_code, answer.json()["ignored"])
+    assert (200, "opted_out") == (response.status_code, response.json()["ignored"])
 
 
-async def test_an_ignored_event_of_a_long_name_is_answered_in_short(web: WebProcess, redis: Redis) -> None:
-    answer = web.send("standard", standard_body("x" * 100_000, "A"))
+async def test_a_long_event_name_is_shortened_in_the_response(web: WebProcess, redis: Redis) -> None:
+    response = web.send("standard", standard_body("x" * 100_000, "A"))
 
-    assert 200 == answer.status_code
-    assert len(answer.content) < 1_000
+    assert 200 == response.status_code
+    assert len(response.content) < 1_000
 
 
 @pytest.mark.parametrize("source", SOURCES)
-async def test_the_same_delivery_again_is_a_repeat_with_the_first_id(
-    web: WebProcess, redis: Redis, source: str
-) -> None:
+async def test_a_repeat_is_answered_200_with_the_first_id(web: WebProcess, redis: Redis, source: str) -> None:
     raw = new_event_body(source)
     headers = SIGN[source](raw)
     first = web.post(raw, headers, source)
@@ -80,23 +74,25 @@ async def test_the_same_delivery_again_is_a_repeat_with_the_first_id(
 
 
 @pytest.mark.parametrize("source", ["standard", "square"])
-async def test_the_tools_own_id_names_an_event_whatever_else_changed(
+async def test_an_event_with_the_same_id_and_another_body_is_a_repeat(
     web: WebProcess, redis: Redis, source: str
 ) -> None:
-    event, other = json.loads(new_event_body(source)), json.loads(new_event_body(source))
+    first_event, second_event = json.loads(new_event_body(source)), json.loads(new_event_body(source))
     id = {"id": "msg_1"} if source == "standard" else {}
-    other["event_id"] = event.get("event_id")
-    one, two = json.dumps(event).encode(), json.dumps(other).encode()
+    second_event["event_id"] = first_event.get("event_id")
+    first_raw, second_raw = json.dumps(first_event).encode(), json.dumps(second_event).encode()
 
-    first = web.post(one, sign_standard(one, at=time.time() - 60, **id) if id else SIGN[source](one), source)
-    again = web.post(two, sign_standard(two, **id) if id else SIGN[source](two), source)
+    first = web.post(
+        first_raw, sign_standard(first_raw, at=time.time() - 60, **id) if id else SIGN[source](first_raw), source
+    )
+    again = web.post(second_raw, sign_standard(second_raw, **id) if id else SIGN[source](second_raw), source)
 
     assert (202, 200) == (first.status_code, again.status_code)
     assert {"delivery": first.json()["delivery"], "repeat": True} == again.json()
 
 
 @pytest.mark.parametrize("source", ["calendly", "housecallpro"])
-async def test_a_repeat_that_was_signed_anew_is_a_repeat(web: WebProcess, redis: Redis, source: str) -> None:
+async def test_a_repeat_with_a_new_signature_is_a_repeat(web: WebProcess, redis: Redis, source: str) -> None:
     raw = new_event_body(source)
     sign: Any = {"calendly": sign_calendly, "housecallpro": sign_housecallpro}[source]
 
@@ -107,17 +103,17 @@ async def test_a_repeat_that_was_signed_anew_is_a_repeat(web: WebProcess, redis:
     assert first.json()["delivery"] == again.json()["delivery"]
 
 
-async def test_two_events_with_the_same_body_are_two(web: WebProcess, redis: Redis) -> None:
+async def test_two_events_with_the_same_body_are_both_accepted(web: WebProcess, redis: Redis) -> None:
     raw = new_event_body("standard")
 
-    answers = [web.post(raw, sign_standard(raw, id=id)) for id in ("msg_1", "msg_2")]
+    responses = [web.post(raw, sign_standard(raw, id=id)) for id in ("msg_1", "msg_2")]
 
-    assert [202, 202] == [answer.status_code for answer in answers]
-    assert 2 == len({answer.json()["delivery"] for answer in answers})
+    assert [202, 202] == [response.status_code for response in responses]
+    assert 2 == len({response.json()["delivery"] for response in responses})
 
 
-async def test_an_unsigned_header_does_not_make_another_event_of_a_repeat(web: WebProcess, redis: Redis) -> None:
-    # Whoever recorded one delivery may add headers to it; what the signature does not cover must not count.
+async def test_an_unsigned_header_does_not_hide_a_repeat(web: WebProcess, redis: Redis) -> None:
+    # An attacker may add headers to a recorded delivery. Headers that the signature does not cover must have no effect.
     raw = new_event_body("standard")
     headers = sign_standard(raw)
     web.post(raw, headers)
@@ -128,7 +124,7 @@ async def test_an_unsigned_header_does_not_make_another_event_of_a_repeat(web: W
     assert 1 == await redis.command("ZCARD", "bell:deliveries:standard")
 
 
-async def test_the_svix_names_of_the_headers_mean_the_same(web: WebProcess, redis: Redis) -> None:
+async def test_the_svix_header_names_are_equivalent(web: WebProcess, redis: Redis) -> None:
     raw = new_event_body("standard")
     headers = {name.replace("webhook-", "svix-"): value for name, value in sign_standard(raw).items()}
 
@@ -138,22 +134,22 @@ async def test_the_svix_names_of_the_headers_mean_the_same(web: WebProcess, redi
 
 
 @pytest.mark.parametrize("source", ["standard", "calendly"])
-async def test_of_fifty_at_once_exactly_one_is_the_first(web: WebProcess, redis: Redis, source: str) -> None:
+async def test_one_of_fifty_concurrent_repeats_is_the_first(web: WebProcess, redis: Redis, source: str) -> None:
     raw = new_event_body(source)
     headers = SIGN[source](raw)
 
     async with httpx.AsyncClient(base_url=web.server.url, timeout=20) as client:
-        answers = await asyncio.gather(
+        responses = await asyncio.gather(
             *(client.post(f"/hooks/{source}", content=raw, headers=headers) for _ in range(50))
         )
 
-    assert [200] * 49 + [202] == sorted(answer.status_code for answer in answers)
-    assert 1 == len({answer.json()["delivery"] for answer in answers})
-    assert 49 == sum(answer.json().get("repeat") is True for answer in answers)
+    assert [200] * 49 + [202] == sorted(response.status_code for response in responses)
+    assert 1 == len({response.json()["delivery"] for response in responses})
+    assert 49 == sum(response.json().get("repeat") is True for response in responses)
     assert (1, 1) == (await redis.command("ZCARD", "bell:queue:visits"), await redis.command("ZCARD", "bell:queued"))
 
 
-async def test_a_repeat_of_what_failed_puts_it_back_to_work(web: WebProcess, redis: Redis) -> None:
+async def test_a_repeat_of_a_parked_event_requeues_it(web: WebProcess, redis: Redis) -> None:
     raw, headers = b"[]", sign_standard(b"[]")
     first = web.post(raw, headers)
 
@@ -165,10 +161,10 @@ async def test_a_repeat_of_what_failed_puts_it_back_to_work(web: WebProcess, red
 
 
 @pytest.mark.parametrize("raw", [b'{"foo":"bar"}', b'{ "foo": "bar" }\n'], ids=repr)
-async def test_housecall_pro_tries_the_address_unsigned_and_nothing_comes_of_it(
+async def test_the_unsigned_test_request_of_housecall_pro_is_answered_200(
     web: WebProcess, redis: Redis, raw: bytes
 ) -> None:
-    answer = web.post(raw, {"content-type": "application/json"}, "housecallpro")
+    response = web.post(raw, {"content-type": "application/json"}, "housecallpro")
 
-    assert 200 == answer.status_code
+    assert 200 == response.status_code
     assert set() == await stored_keys(redis)

@@ -177,7 +177,7 @@ def test_only_where_a_scheme_is_forgiving_other_spellings_of_a_digest_are_believ
 # -- the two families of Standard Webhooks --
 
 
-def test_the_svix_names_of_the_headers_mean_the_same() -> None:
+def test_the_svix_header_names_are_equivalent() -> None:
     assert 0 == STANDARD.verify(standard(family="svix"), VerificationContext([SPEC_SECRET], NOW))
 
 
