@@ -1,31 +1,31 @@
 """NexHealth: appointments of dental and medical practices, whichever practice system they use.
 
-https://docs.nexhealth.com/docs/webhooks: `signature` covers the `timestamp` header and the body in base64. Retries go on for
-48 hours, and whether they carry a new time is not said; so an old one is believed for three days, and repeats are told by
-what is in them. https://docs.nexhealth.com/docs/webhook-subscriptions: the events. `appointment_updated` is everything that
-happens later: cancelled, missed and checked out are flags of the appointment, `updated_at` orders. Blocks of a schedule are
-appointments that are `unavailable`. An id is only unique inside one institution; one endpoint may hear of several.
+https://docs.nexhealth.com/docs/webhooks: `signature` covers the `timestamp` header and the body in base64. Retries continue
+for 48 hours, and it is not documented whether they have a new time; so a signed time is accepted for three days, and repeats
+are recognized by their content. https://docs.nexhealth.com/docs/webhook-subscriptions: the events. `appointment_updated`
+reports all later changes: cancelled, missed and checked out are flags of the appointment, `updated_at` orders. Blocks of a
+schedule are appointments that are `unavailable`. An id is only unique inside one institution; one endpoint may get events
+of several.
 
-NexHealth itself cannot move an appointment; a practice system may. Where it cancels and books again instead, that is another
-appointment with nothing that links the two.
+NexHealth itself cannot move an appointment; a practice system may. If the system cancels and books again instead, that is
+another appointment without a link.
 
 The stable version of the API is v20240412, also called v3.0.0; its name is sent in a header
-(https://docs.nexhealth.com/docs/api-v2-to-v20240412-migration-guide). The patient has to be fetched, unless its address is
-in the event: v3.1 has a `patient` in `appointment_created`. A phone may be in several places: `bio.cell_phone_number` and
+(https://docs.nexhealth.com/docs/api-v2-to-v20240412-migration-guide). The patient must be fetched, unless the event has the
+address: v3.1 has a `patient` in `appointment_created`. A phone may be in several places: `bio.cell_phone_number` and
 `bio.phone_number`, and since v3.1 the patient's `cell_phone_number` and `preferred_phone_number`.
 
 `GET patients/{id}` requires the practice's `subdomain`. The printed example of an event does not show one; an integrator's
-receiver reads it in the envelope. Where it is not there, `?subdomain=` of the webhook's own address counts, and an event
-with neither is parked. That parameter is not signed: it only narrows a query that our own token makes.
+receiver reads it in the envelope. If it is missing, `?subdomain=` of the webhook's address counts, and an event with neither
+is parked. That parameter is not signed: it only narrows a query that needs the hook's own token.
 
 A test event (v3.1, https://docs.nexhealth.com/reference/postwebhookendpointsidtestbeta) is signed like any other, with
 example data and `"test": true` in its body: it is ignored.
 
-Second-hand, from integrators: that the signature is in hexadecimal, that `appointment_created` has a list `appointments`
-where the others have an `appointment`, and that a deleted one is an update too. The API key is exchanged for a token that
-lives an hour.
+Second-hand, from integrators: the signature is in hexadecimal, `appointment_created` has a list `appointments` where the
+others have an `appointment`, and a deletion is an update, too. The API key is exchanged for a token that lives an hour.
 
-Guessed: a start without an offset, should there be one, is local time in the `timezone` beside it.
+Guessed: a start without an offset is local time in the `timezone` of the appointment.
 """
 
 from datetime import datetime
@@ -40,21 +40,21 @@ from app.webhooks.signatures.scheme import ISO_8601
 from app.webhooks.source import Ignored, Source
 
 SETUP = """
-1. In the NexHealth Developer Portal make an API key and set it as HOOKS__NEXHEALTH__CREDENTIALS__API_KEY. It is exchanged
-   for tokens, which needs SECRET_KEY, 32 random characters or more.
+1. In the NexHealth Developer Portal create an API key and set it as HOOKS__NEXHEALTH__CREDENTIALS__API_KEY. It is
+   exchanged for tokens, which needs SECRET_KEY, 32 random characters or more.
 2. Get a token for the next steps: POST to https://nexhealth.info/authenticates with the headers Authorization: and the API
-   key, and Nex-Api-Version: v20240412. The answer's `data.token` goes into the header Authorization: Bearer TOKEN, beside
-   the same Nex-Api-Version.
+   key, and Nex-Api-Version: v20240412. Send the `data.token` of the response as Authorization: Bearer TOKEN in the next
+   steps, with the same Nex-Api-Version.
 3. POST {"target_url": "{url}?subdomain=SUBDOMAIN"} to https://nexhealth.info/webhook_endpoints, with the subdomain of the
-   practice. Set the `secret_key` of the answer as HOOKS__NEXHEALTH__SECRETS and restart. Several practices have an endpoint
-   each, and all keys in that setting.
+   practice. Set the `secret_key` of the response as HOOKS__NEXHEALTH__SECRETS and restart. Each practice has its own
+   endpoint; set the keys of all of them.
 4. POST to https://nexhealth.info/webhook_endpoints/ID/webhook_subscriptions?subdomain=SUBDOMAIN, with that endpoint's ID,
    {"resource_type": "Appointment", "event": "…"} for appointment_created, appointment_updated and appointment_insertion.
-5. After 48 hours of failures an endpoint is switched off: PATCH it with "active": true.
+5. After 48 hours of failures NexHealth disables an endpoint: PATCH it with "active": true.
 
-What is sent is health data: keep logs and Redis accordingly, and have the agreements that the law asks for. Not every
-practice system tells that a patient was checked out; where none does, a review request counts from the appointment's
-start. Money is not told, and neither is who wants no e-mail.
+The deliveries contain health data: protect logs and Redis accordingly, and sign the agreements that the law requires. Not
+every practice system reports that a patient was checked out; without that, a review request counts from the appointment's
+start. NexHealth sends no payments and no opt-outs.
 """
 
 #: https://docs.nexhealth.com/v20240412/reference/versioning
@@ -64,23 +64,25 @@ ACTIONS: dict[str, Action] = {
     "appointment_insertion.complete": "create",
     "appointment_updated": "update",
 }
-MOST_APPOINTMENTS = 50
+MAX_APPOINTMENTS = 50
 
 
 def _repeat_key(event: Event) -> str | None:
-    """Which event it is; its `delivery_errors` may differ from try to try."""
-    kind, told_at = event.data.at("event_name").text(), event.data.at("event_time").text()
-    if kind not in ACTIONS or not told_at:
+    """Identify the event without its `delivery_errors`, which may differ between retries."""
+    kind, event_time = event.data.at("event_name").text(), event.data.at("event_time").text()
+    if kind not in ACTIONS or not event_time:
         return None
-    versions = [f"{_visit_id(event, one)} {one.at('updated_at').text()}" for one in _appointments(event)]
-    return " ".join([f"{kind} {told_at}", *versions])
+    versions = [
+        f"{_visit_id(event, appointment)} {appointment.at('updated_at').text()}" for appointment in _appointments(event)
+    ]
+    return " ".join([f"{kind} {event_time}", *versions])
 
 
 ADDRESS_PARAMETER = "?subdomain"
 
 
 def _practice(event: Event) -> str | None:
-    """Its subdomain. Raises Untranslatable where an appointment's event does not name it."""
+    """Return the practice's subdomain. Raise Untranslatable if an appointment's event does not name it."""
     practice = event.data.at("subdomain").text() or event.headers.get(ADDRESS_PARAMETER)
     if not practice and event.data.at("event_name").text() in ACTIONS and not _is_test(event):
         raise Untranslatable("the event does not name its practice: add ?subdomain= to the webhook's address")
@@ -116,27 +118,32 @@ SOURCE = Source(
 
 
 def fetch(event: Event) -> list[RecordRequest]:
-    """The patients of the appointments that stand or took place, where the event does not say who they are."""
+    """Fetch the patients of appointments that are not cancelled or missed, unless the event has their addresses."""
     if _kind(event) not in ACTIONS or _is_test(event):
         return []
-    gets = [_patient(event, one) for one in _appointments(event)]
-    return list({get.path: get for get in gets if get}.values())
+    requests = [_patient(event, appointment) for appointment in _appointments(event)]
+    return list({request.path: request for request in requests if request}.values())
 
 
 def translate(event: Event) -> list[VisitChange] | Ignored:
-    """Once for each patient: their appointments, and with the first patient those that nobody is fetched for."""
+    """Return the changes of one patient; with the first patient, also those of appointments without a fetch."""
     kind = _kind(event)
     if kind not in ACTIONS:
         return Ignored(kind)
     if _is_test(event):
         return Ignored("a test event")
-    first, told = next((get.path for get in fetch(event)), ""), list(_appointments(event))
-    if not told:
+    first_path, appointments = next((request.path for request in fetch(event)), ""), list(_appointments(event))
+    if not appointments:
         raise event.data.at("data", "appointment").unexpected("an appointment")
-    visits = [one for one in told if not one.at("unavailable").boolean()]
-    paths = [(one, get.path if (get := _patient(event, one)) else first) for one in visits]
+    visits = [appointment for appointment in appointments if not appointment.at("unavailable").boolean()]
+    paths = [
+        (appointment, request.path if (request := _patient(event, appointment)) else first_path)
+        for appointment in visits
+    ]
     changes = [
-        _change(event, ACTIONS[kind], one) for one, path in paths if path == event.record_path or not event.record_path
+        _change(event, ACTIONS[kind], appointment)
+        for appointment, path in paths
+        if path == event.record_path or not event.record_path
     ]
     return changes if visits else Ignored("a block of the schedule")
 
@@ -145,14 +152,14 @@ def _change(event: Event, action: Action, appointment: Payload) -> VisitChange:
     changed_at = appointment.at("updated_at").time() or event.data.at("event_time").required_time()
     is_off, is_done = _is_cancelled(appointment), appointment.at("checked_out").boolean() is not False
     cancelled_at, done_at = appointment.at("cancelled_at").time(), appointment.at("checked_out_at").time()
-    starts_at, zone = appointment.at("start_time"), _zone(appointment) or event.zone
+    start, zone = appointment.at("start_time"), _zone(appointment) or event.zone
     return VisitChange(
         action="cancel" if is_off else action,
         visit_id=_visit_id(event, appointment),
         version=unix_microseconds(changed_at),
         observed_at_us=unix_microseconds(event.fetched_at) if event.fetched_at else 0,
         contact=_contact(event, appointment),
-        time_scheduled=(starts_at.time(zone) or UNSET) if is_off else starts_at.required_time(zone),
+        time_scheduled=(start.time(zone) or UNSET) if is_off else start.required_time(zone),
         time_completed=_completed(appointment, changed_at),
         date_cancelled=(cancelled_at or changed_at) if is_off else None,
         no_show=changed_at if appointment.at("patient_missed").boolean() else None,
@@ -169,12 +176,14 @@ def _kind(event: Event) -> str:
 
 
 def _appointments(event: Event) -> list[Payload]:
-    """One, or a list of them, under either name."""
-    found = [place for name in ("appointment", "appointments") if (place := event.data.at("data", name))]
-    told = [one for place in found for one in (place if isinstance(place.value, list) else [place])]
-    if len(told) > MOST_APPOINTMENTS:
+    """Return the appointments: one, or a list of them, under either name."""
+    values = [value for name in ("appointment", "appointments") if (value := event.data.at("data", name))]
+    appointments = [
+        appointment for value in values for appointment in (value if isinstance(value.value, list) else [value])
+    ]
+    if len(appointments) > MAX_APPOINTMENTS:
         raise event.data.at("data").unexpected("a few appointments")
-    return told
+    return appointments
 
 
 def _visit_id(event: Event, appointment: Payload) -> str:
@@ -227,11 +236,11 @@ def _contact(event: Event, appointment: Payload) -> Contact | None:
         email=patient.at("email").text(),
         first_name=patient.at("first_name").text(),
         last_name=patient.at("last_name").text(),
-        phone=next(filter(None, (patient.at(*place).text() for place in PHONES)), None),
+        phone=next(filter(None, (patient.at(*path).text() for path in PHONES)), None),
     )
 
 
-#: Where a phone may be, the better first.
+#: The paths of phone numbers, the preferred first.
 PHONES = (
     ("bio", "cell_phone_number"),
     ("cell_phone_number",),

@@ -1,19 +1,19 @@
-"""Nylas Scheduler (v3): bookings, moved and cancelled. https://developer.nylas.com/docs/reference/notifications/scheduler
+"""Nylas Scheduler (v3): bookings, moved and cancelled.
 
-From that page, those of each event, and https://developer.nylas.com/docs/v3/notifications: Nylas tries the address with a
-challenge in the query that wants to be heard back, unsigned; every event is signed, hexadecimal over the body as it is
-sent, with compressed delivery over the compressed bytes. `time` beside `data` is when the event happened and orders; times
-are seconds since 1970, `id` is the same on every retry. `booking.pending` is a request that the host has not confirmed: no
-visit yet.
+From https://developer.nylas.com/docs/reference/notifications/scheduler, the pages of each event, and
+https://developer.nylas.com/docs/v3/notifications: Nylas probes the address with an unsigned challenge in the query, which
+the response must repeat; every event is signed in hexadecimal over the body as it is sent, with compressed delivery over
+the compressed bytes. `time` next to `data` is when the event happened and orders; times are seconds since 1970, `id` is the
+same on every retry. `booking.pending` is a request that the host has not confirmed: it is not a visit yet.
 
-A participant has an address and a name, and nothing tells a guest from a host or a host's colleague. Who is marked as the
-organizer, or has the address that the organizer's calendar is named by, is passed over; who is left is the guest. Several
-who are left may be guests, or hosts of a collective meeting: such a booking is parked, for a review request to a colleague
-is a wrong one; its move and its cancel hold for the visit, if there is one, whosever it is. Each guest of a group event
-makes a booking of their own, which is a visit of their own. A null list is a booking of nobody that we know.
+A participant has an address and a name, and nothing distinguishes a guest from a host or a host's colleague. The participant
+who is marked as the organizer, or has the address of the organizer's calendar, is skipped; the remaining one is the guest.
+Several remaining participants may be guests, or hosts of a collective meeting: such a booking is parked, because a
+colleague must not get a review request; its move and its cancel apply to the visit, if there is one. Each guest of a group
+event has a booking, and so a visit. With a null list the guest is unknown.
 
-Second-hand: the mark `is_organizer` (it stands in Scheduler's configurations). Implied, not stated: that `booking_id`
-stays when a booking moves.
+Second-hand: the mark `is_organizer` (Scheduler's configurations have it). Implied, not stated: `booking_id` does not change
+when a booking moves.
 """
 
 import re
@@ -28,16 +28,16 @@ from app.webhooks.source import Ignored, Source
 
 SETUP = """
 1. In the Nylas Dashboard, open Notifications and add a webhook with the address {url} and the triggers booking.created,
-   booking.rescheduled and booking.cancelled. Nylas tries the address at once: HOOKS__NYLAS__SECRETS must be set to
-   something by then, or the hook does not exist.
+   booking.rescheduled and booking.cancelled. Nylas probes the address at once: set HOOKS__NYLAS__SECRETS to any value
+   before, or the hook does not exist.
 2. Compressed delivery may be on or off.
 3. Set HOOKS__NYLAS__SECRETS to the webhook's secret, which is shown once, and restart.
-4. One application rings for all of its grants. Set HOOKS__NYLAS__TENANTS to the grants that are yours, if others are not.
+4. An application sends the events of all of its grants. If some are not yours, set HOOKS__NYLAS__TENANTS to your grants.
 
-Nylas tries three times, within 20 minutes: what is missed while we are away longer is lost. It tells neither completions
-nor no-shows nor payments, so a review request counts from the start; the phone number is known only where an additional
-field asks for it. Each booking of a group event is a visit. A booking with several participants beside the organizer needs
-your attention in the console: guests and hosts look alike.
+Nylas tries three times within 20 minutes: deliveries are lost if Doorbell is down for longer. It sends no completions,
+no-shows and payments, so a review request counts from the start. Doorbell only learns the phone number if an additional
+field asks for it. Each booking of a group event is a visit. A booking with several participants besides the organizer
+needs your attention in the console: guests and hosts look alike.
 """
 
 
@@ -62,25 +62,25 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     kind, booking = event.data.at("type").required_text(), event.data.at("data", "object")
     match kind:
         case "booking.created":
-            if len(_guests(booking.at("booking_info"))) > 1:
-                raise Untranslatable("several participants beside the organizer: guests and hosts cannot be told apart")
-            return [replace(_moved(event, booking), action="create")]
+            if len(_possible_guests(booking.at("booking_info"))) > 1:
+                raise Untranslatable("several participants besides the organizer: guests and hosts look alike")
+            return [replace(_booked(event, booking), action="create")]
         case "booking.rescheduled":
-            return [_moved(event, booking)]
+            return [_booked(event, booking)]
         case "booking.cancelled" | "booking.canceled":
             cancelled_at = event.data.at("time").required_unix_seconds()
-            return [replace(_known(event, booking), action="cancel", date_cancelled=cancelled_at)]
+            return [replace(_base_change(event, booking), action="cancel", date_cancelled=cancelled_at)]
     return Ignored(kind)
 
 
-def _moved(event: Event, booking: Payload) -> VisitChange:
+def _booked(event: Event, booking: Payload) -> VisitChange:
     start = booking.at("booking_info", "start_time").required_unix_seconds()
-    return replace(_known(event, booking), time_scheduled=start, date_cancelled=None)
+    return replace(_base_change(event, booking), time_scheduled=start, date_cancelled=None)
 
 
-def _known(event: Event, booking: Payload) -> VisitChange:
+def _base_change(event: Event, booking: Payload) -> VisitChange:
     info = booking.at("booking_info")
-    guests = _guests(info)
+    guests = _possible_guests(info)
     return VisitChange(
         action="update",
         visit_id=booking.at("booking_id").required_text(),
@@ -90,14 +90,14 @@ def _known(event: Event, booking: Payload) -> VisitChange:
     )
 
 
-def _guests(info: Payload) -> list[Payload]:
-    """Who may be a guest, each address once."""
-    host, found = (info.at("organizer_calendar_id").text() or "").lower(), dict[str, Payload]()
+def _possible_guests(info: Payload) -> list[Payload]:
+    """Return the participants who may be guests, each address once."""
+    host_email, guests = (info.at("organizer_calendar_id").text() or "").lower(), dict[str, Payload]()
     for participant in info.at("participants"):
         email = (participant.at("email").text() or "").lower()
-        if email and email != host and not participant.at("is_organizer").boolean():
-            found.setdefault(email, participant)
-    return list(found.values())
+        if email and email != host_email and not participant.at("is_organizer").boolean():
+            guests.setdefault(email, participant)
+    return list(guests.values())
 
 
 def _contact(guest: Payload, info: Payload) -> Contact:
@@ -111,7 +111,7 @@ _LOOKS_LIKE_A_PHONE = re.compile(r"[+(]?[0-9][0-9 ()./-]{5,24}")
 
 
 def _phone(fields: Payload) -> str | None:
-    """An answer on the booking form, under a name of the customer's own."""
+    """Find an answer on the booking form that looks like a phone number, in a field whose name asks for one."""
     for name, answer in fields.value.items() if isinstance(fields.value, dict) else ():
         if isinstance(answer, str) and _ASKS_FOR_A_PHONE.search(name) and _LOOKS_LIKE_A_PHONE.fullmatch(answer.strip()):
             return answer.strip()

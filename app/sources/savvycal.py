@@ -1,23 +1,24 @@
-"""SavvyCal: events, their approval, and the payment at their checkout. https://savvycal.com/docs/api/webhooks
+"""SavvyCal: events, their approval, and the payment at their checkout.
 
-From that page, "Webhook Payloads" and "Event" beside it, and https://developers.savvycal.com/api/schemas/event: every
-payload of an event is the whole event; its id stays when it moves, and `occurred_at` orders. What an event has come to
-is in `state`, and that is what is read, since the page's own example of `event.approved` calls itself
-`event.requested`; only what ends an event does so whatever its state. The signature is hexadecimal in capitals.
+From https://savvycal.com/docs/api/webhooks, "Webhook Payloads" and "Event" on the same site, and
+https://developers.savvycal.com/api/schemas/event: every payload of an event is the whole event; its id does not change when
+it moves, and `occurred_at` orders. The status is read from `state`, not from the event's name, since the page's own example
+of `event.approved` is called `event.requested`; only events that end an event do so whatever its state. The signature is
+hexadecimal in capitals.
 
-What waits for the organizer's approval or for the checkout is no appointment yet. Where one that was agreed on waits
-again (it was moved, and the new time wants approval), it is held back like a cancelled one until it is confirmed.
+An event that waits for the organizer's approval or for the checkout is not an appointment yet. If a confirmed event waits
+again (it was moved, and the new time needs approval), its visit is cancelled until it is confirmed.
 
-`event.changed` has the event in `payload.event`, beside what changed; all others have it as `payload`.
+`event.changed` has the event in `payload.event`, next to the changes; all others have it as `payload`.
 
-`amount_total` is in cents; no currency is told, and should one come (`payment.currency`) it is heeded. Second-hand: the
-state `awaiting_reschedule`, and that `event.attendee.…` carries the attendee alone, without the event.
+`amount_total` is in cents; no currency is documented, but a `payment.currency` would be used. Second-hand: the state
+`awaiting_reschedule`, and that `event.attendee.…` has only the attendee, without the event.
 
-Group sessions (`is_group_session`): each attendee who is no organizer is a visit, named by the event's id and a digest of
-the address, so the same person twice is one visit. Whoever left is not taken back by an event that merely lists them. What
-`event.attendee.…` looks like is not published: where it has both the event and the attendee it is read, also for guests of
-other events, who are no visits; else it is parked. So is a move to another session, since one of the two is not told, and
-a payment in a session with several attendees.
+Group sessions (`is_group_session`): each attendee except the organizer has a visit, named by the event's id and a digest of
+the address, so the same person twice is one visit. An event that only lists an attendee who left does not restore the
+visit. The format of `event.attendee.…` is not published: it is read if it has both the event and the attendee, also for
+guests of other events, who have no visits; otherwise it is parked. A move to another session is parked, too, since one of
+the two sessions is unknown, and so is a payment in a session with several attendees.
 """
 
 from dataclasses import replace
@@ -31,13 +32,13 @@ from app.webhooks.signatures.hmac import Hmac
 from app.webhooks.source import Ignored, PartlyTranslatable, Source
 
 SETUP = """
-1. In SavvyCal, open Settings, Integrations, and press + beside Webhooks. Paste {url}. If you are asked which events, tick
-   all that begin with `event.`; whatever else comes is ignored here.
-2. Copy the signing secret that is shown beside the webhook and set it as HOOKS__SAVVYCAL__SECRETS.
+1. In SavvyCal, open Settings, Integrations, and press + next to Webhooks. Paste {url}. If you can choose events, select
+   all that begin with `event.`; other events are ignored.
+2. Copy the signing secret that is shown next to the webhook and set it as HOOKS__SAVVYCAL__SECRETS.
 
-SavvyCal tells neither completions nor no-shows, so a review request counts from the start; of money it tells what is
-paid at the checkout. In a group session every attendee is a visit. If SavvyCal does not say which session somebody joined
-or left, or between which two they moved, the delivery needs an operator, and so does a payment in a group session.
+SavvyCal sends no completions and no-shows, so a review request counts from the start. It sends only payments at the
+checkout. In a group session every attendee has a visit. If SavvyCal does not name the session that somebody joined or left,
+or the two sessions of a move, the delivery needs an operator, and so does a payment in a group session.
 """
 
 
@@ -54,7 +55,7 @@ SOURCE = Source(
     repeat_key=_payload_id,
 )
 
-#: The events whose payload is an event of the calendar, and the state that each leaves it in, where it says none.
+#: The webhooks whose payload is a calendar event, and the state of that event if the payload has none.
 KINDS = {
     "event.created": "confirmed",
     "event.requested": "awaiting_approval",
@@ -67,41 +68,41 @@ KINDS = {
     "event.checkout.expired": "checkout_expired",
     "event.checkout.completed": "confirmed",
 }
-FIRST = {"event.created", "event.requested", "event.checkout.pending"}
+INITIAL = {"event.created", "event.requested", "event.checkout.pending"}
 OFF = {"canceled", "cancelled", "declined", "checkout_expired", "awaiting_reschedule"}
 WAITING = {"awaiting_approval", "awaiting_checkout"}
-STANDS = {"confirmed", "tentative"}
+CONFIRMED = {"confirmed", "tentative"}
 
 
 def translate(event: Event) -> list[VisitChange] | Ignored:
     kind, payload = event.data.at("type").required_text(), event.data.at("payload")
     booking = payload.at("event") if isinstance(payload.at("event").value, dict) else payload
-    if kind in ATTENDS:
+    if kind in ATTENDEE_EVENTS:
         return _attended(event, kind, payload, booking)
     if kind not in KINDS:
         return Ignored(kind)
     state = _state(kind, booking)
-    if state in WAITING and kind in FIRST and not booking.at("rescheduled_at"):
+    if state in WAITING and kind in INITIAL and not booking.at("rescheduled_at"):
         return Ignored(f"{kind}: {state}")
-    known = _booked(event, kind, state, booking)
+    base = _base_change(event, kind, state, booking)
     if booking.at("is_group_session").boolean():
-        return _group(event, kind, booking, known)
+        return _group(event, kind, booking, base)
     amount = _collected(kind, booking.at("payment"))
-    return [replace(known, contact=_contact(booking), amount_collected=amount)]
+    return [replace(base, contact=_contact(booking), amount_collected=amount)]
 
 
-def _booked(event: Event, kind: str, state: str, booking: Payload) -> VisitChange:
-    """The change of a calendar event, for every attendee."""
+def _base_change(event: Event, kind: str, state: str, booking: Payload) -> VisitChange:
+    """Return the change of a calendar event for all of its attendees."""
     happened_at = _happened_at(event)
-    known = VisitChange(
+    base = VisitChange(
         action="update", visit_id=booking.at("id").required_text(), version=unix_microseconds(happened_at)
     )
-    if state in STANDS:
+    if state in CONFIRMED:
         action: Action = "create" if kind == "event.created" else "update"
         start = booking.at("start_at").required_time()
-        return replace(known, action=action, time_scheduled=start, date_cancelled=None)
+        return replace(base, action=action, time_scheduled=start, date_cancelled=None)
     return replace(
-        known,
+        base,
         action="cancel",
         time_scheduled=booking.at("start_at").time() or UNSET,
         date_cancelled=_ended_at(state, booking) or happened_at,
@@ -113,11 +114,11 @@ def _happened_at(event: Event) -> datetime:
 
 
 def _state(kind: str, booking: Payload) -> str:
-    usual = KINDS.get(kind, "confirmed")
-    if usual in OFF:
-        return usual
-    state = (booking.at("state").text() or usual).lower()
-    if state not in OFF | WAITING | STANDS:
+    default = KINDS.get(kind, "confirmed")
+    if default in OFF:
+        return default
+    state = (booking.at("state").text() or default).lower()
+    if state not in OFF | WAITING | CONFIRMED:
         raise booking.at("state").unexpected("an event's state that SavvyCal documents")
     return state
 
@@ -134,68 +135,68 @@ def _collected(kind: str, payment: Payload) -> Decimal | Unset:
 
 # -- group sessions --
 
-#: What rings for one attendee.
-LEAVES = {"event.attendee.canceled", "event.attendee.cancelled"}
-ATTENDS = {"event.attendee.added", "event.attendee.rescheduled"} | LEAVES
+#: The webhooks about one attendee.
+LEFT_EVENTS = {"event.attendee.canceled", "event.attendee.cancelled"}
+ATTENDEE_EVENTS = {"event.attendee.added", "event.attendee.rescheduled"} | LEFT_EVENTS
 NOT_COMING = {"declined", "canceled", "cancelled"}
-WHO = "an attendee of a group session, and who it is is not told"
-WHICH = "an attendee, and which event it is about is not told"
-FROM_WHERE = "an attendee of a group session moved, and the session that they left is not told"
-WHO_PAID = "a payment in a group session, and by whom is not told"
-UNTOLD = "an attendee has neither an e-mail address nor an id"
+NO_ATTENDEE = "the event is about an attendee of a group session, but does not name the attendee"
+NO_EVENT_ID = "the event is about an attendee, but does not name the calendar event"
+NO_PREVIOUS_SESSION = "an attendee of a group session moved, and the event does not name the session that they left"
+NO_PAYER = "a payment in a group session, and the event does not name the attendee who paid"
+NO_ATTENDEE_ID = "an attendee has neither an e-mail address nor an id"
 
 
-def _group(event: Event, kind: str, booking: Payload, known: VisitChange) -> list[VisitChange]:
-    """known: the change for every attendee."""
+def _group(event: Event, kind: str, booking: Payload, base: VisitChange) -> list[VisitChange]:
+    """Return a change for each attendee. base: the change for all of them."""
     happened_at = _happened_at(event)
-    people = [one for one in booking.at("attendees") if not one.at("is_organizer").boolean()]
-    told_apart = {key: one for one in people if (key := _key(one))}
+    people = [attendee for attendee in booking.at("attendees") if not attendee.at("is_organizer").boolean()]
+    by_key = {key: attendee for attendee in people if (key := _key(attendee))}
     booker = _key(booking.at("scheduler")) if kind == "event.created" else None
     amount = _collected(kind, booking.at("payment")) if len(people) == 1 else UNSET
     changes = [
         replace(
-            known,
-            visit_id=attendee_visit_id(known.visit_id, key),
-            contact=_person(one),
+            base,
+            visit_id=attendee_visit_id(base.visit_id, key),
+            contact=_person(attendee),
             amount_collected=amount,
-            date_left=happened_at if _is_not_coming(one) else None if key == booker else UNSET,
+            date_left=happened_at if _is_not_coming(attendee) else None if key == booker else UNSET,
         )
-        for key, one in told_apart.items()
+        for key, attendee in by_key.items()
     ]
     if not people:
         raise booking.at("attendees").unexpected("the attendees of a group session")
     if not all(map(_key, people)):
-        raise PartlyTranslatable(UNTOLD, changes)
+        raise PartlyTranslatable(NO_ATTENDEE_ID, changes)
     if kind == "event.checkout.completed" and len(people) > 1:
-        raise PartlyTranslatable(WHO_PAID, changes)
+        raise PartlyTranslatable(NO_PAYER, changes)
     return changes
 
 
 def _attended(event: Event, kind: str, payload: Payload, booking: Payload) -> list[VisitChange] | Ignored:
-    """One attendee, with the event beside them, or at least its id."""
+    """Translate an event about one attendee, which has the calendar event, or at least its id."""
     attendee = payload.at("attendee") if isinstance(payload.at("attendee").value, dict) else payload
-    is_group, joins = booking.at("is_group_session").boolean(), kind == "event.attendee.added"
+    is_group, has_joined = booking.at("is_group_session").boolean(), kind == "event.attendee.added"
     if is_group is False or attendee.at("is_organizer").boolean():
         return Ignored(kind)
-    if attendee is booking and booking.at("start_at"):  # the whole event, and nobody in particular
-        if joins and is_group:
-            return _group(event, kind, booking, _booked(event, kind, _state(kind, booking), booking))
-        raise Untranslatable(WHO)
-    named = (booking.at("id") if booking is not payload else None, payload.at("event_id"), attendee.at("event_id"))
-    event_id, key = next((id for one in named if one and (id := one.text())), None), _key(attendee)
-    if not event_id or not key or (joins and is_group is None):
-        raise Untranslatable(WHICH)
-    happened_at, leaves = _happened_at(event), kind in LEAVES
+    if attendee is booking and booking.at("start_at"):  # the whole calendar event, without an attendee
+        if has_joined and is_group:
+            return _group(event, kind, booking, _base_change(event, kind, _state(kind, booking), booking))
+        raise Untranslatable(NO_ATTENDEE)
+    ids = (booking.at("id") if booking is not payload else None, payload.at("event_id"), attendee.at("event_id"))
+    event_id, key = next((text for id in ids if id and (text := id.text())), None), _key(attendee)
+    if not event_id or not key or (has_joined and is_group is None):
+        raise Untranslatable(NO_EVENT_ID)
+    happened_at, has_left = _happened_at(event), kind in LEFT_EVENTS
     change = VisitChange(
-        action="cancel" if leaves else "update",
+        action="cancel" if has_left else "update",
         visit_id=attendee_visit_id(event_id, key),
         version=unix_microseconds(happened_at),
         contact=_person(attendee),
         time_scheduled=booking.at("start_at").time() or UNSET,
-        date_left=happened_at if leaves else None,
+        date_left=happened_at if has_left else None,
     )
-    if not (joins or leaves):
-        raise PartlyTranslatable(FROM_WHERE, [change])
+    if not (has_joined or has_left):
+        raise PartlyTranslatable(NO_PREVIOUS_SESSION, [change])
     return [change]
 
 
@@ -204,7 +205,7 @@ def _is_not_coming(attendee: Payload) -> bool:
 
 
 def _key(attendee: Payload) -> str | None:
-    """What an attendee of one event is told by."""
+    """Return what identifies an attendee within an event: the address, else the id."""
     email = (attendee.at("email").text() or "").lower()
     return email if "@" in email else attendee.at("id").text()
 
@@ -213,9 +214,11 @@ def _key(attendee: Payload) -> str | None:
 
 
 def _contact(booking: Payload) -> Contact | None:
-    """Whoever booked; where nobody did (a poll, or the organizer), the first attendee who is not the organizer."""
+    """Return the person who booked; for a poll or a booking by the organizer, the first other attendee."""
     people = [booking.at("scheduler"), *booking.at("attendees")]
-    guests = [one for one in people if one.at("email").text() and not one.at("is_organizer").boolean()]
+    guests = [
+        attendee for attendee in people if attendee.at("email").text() and not attendee.at("is_organizer").boolean()
+    ]
     return _person(guests[0]) if guests else None
 
 

@@ -1,19 +1,19 @@
 """ServiceM8: jobs. Thin: an event names jobs, and each is fetched with its contacts, appointments and payments.
 
 https://developer.servicem8.com/docs/webhooks-overview: events, `entry[].uuid`, ten seconds, and the subscription's
-challenge: a form with `mode=subscribe`, answered with the challenge alone. Nothing is signed (the vendor's staff say so),
-so the address carries a token. The body does not say which event it is, and need not: a job is told as it stands when it
-is fetched, and our own clock orders. `resource_url` is not followed; the address is made from the uuid.
+challenge: a form with `mode=subscribe`, answered with only the challenge. Nothing is signed (the vendor's staff say so),
+so the address contains a token. The body does not name the event, and need not: the fetched job is the current state, and
+the time of the fetch orders. `resource_url` is not used; the address is built from the uuid.
 
-A flexible booking is a `joballocation` and no `jobactivity`. Its `allocation_date` is "the minimum start date" (the vendor's
-reference) for somebody to take the job up, and not when the work takes place, so it is not asked for: such a job has no time
-until it is Completed, and nobody is asked before. A completion without a date (`0000-…`) counts from the first event that
+A flexible booking is a `joballocation` and not a `jobactivity`. Its `allocation_date` is "the minimum start date" (the
+vendor's reference) for somebody to begin the job, and not the time of the work, so it is not fetched: such a job has no time
+until it is Completed, and gets no request before. A completion without a date (`0000-…`) counts from the first event that
 shows it.
 
 Second-hand, from integrators: the fields of `job`, `jobcontact`, `jobactivity`, `jobpayment` and `companycontact`; local
-times without an offset and `0000-00-00 00:00:00` for none; `Unsuccessful` and `active` 0 for a job that will not be; and
+times without an offset and `0000-00-00 00:00:00` for none; `Unsuccessful` and `active` 0 for a job that will not happen; and
 that add-ons get the same inside `eventArgs`, in a JSON Web Token signed with the App Secret. Recalled: API keys begin
-with `smk-`; the address at which tokens are renewed. Guessed: how a form would carry `entry` (as JSON in a text).
+with `smk-`; the address at which tokens are renewed. Guessed: the format of `entry` in a form (JSON as text).
 """
 
 import re
@@ -35,16 +35,16 @@ from app.webhooks.source import RECORD_GONE, Ignored, Source
 SETUP = """
 1. Set HOOKS__SERVICEM8__SECRETS to a word of your own (a public add-on: its App Secret), SECRET_KEY to 32 random
    characters or more, and HOOKS__SERVICEM8__TIMEZONE to the account's time zone. Restart.
-2. In ServiceM8 open Settings, API Keys, make a key that may read jobs, contacts and payments, and set it as
+2. In ServiceM8 open Settings, API Keys, create a key that may read jobs, contacts and payments, and set it as
    HOOKS__SERVICEM8__CREDENTIALS__TOKEN. A public add-on sets …__CLIENT_ID, …__CLIENT_SECRET and …__REFRESH_TOKEN instead.
 3. POST a form to https://api.servicem8.com/webhook_subscriptions/event, with the header X-API-Key, for each of the events
    job.created, job.updated, job.status_changed, job.completed and job.invoice_paid: `event`, a `unique_id` of your own,
    and `callback_url`: {url}
-4. A subscription that fails for 12 hours may be switched off; then do step 3 again.
+4. ServiceM8 may disable a subscription that fails for 12 hours; then do step 3 again.
 
-ServiceM8 signs nothing: anyone who knows the address can make us fetch a job, and nothing else. Quotes are no visits yet.
-There are no no-shows; set the job to Unsuccessful instead. A job that is only allocated to somebody (a flexible booking) has
-no time before it is Completed; one that takes days is parked meanwhile, and its completion takes it up again.
+ServiceM8 signs nothing: anyone who knows the address can make Doorbell fetch a job, and nothing else. Quotes are not visits
+yet. There are no no-shows; set the job to Unsuccessful instead. A job that is only allocated to somebody (a flexible
+booking) has no time before it is Completed. If that takes more than a day, the visit is parked until the completion.
 """
 
 
@@ -70,7 +70,7 @@ SOURCE = Source(
     setup=SETUP,
     body_format="any",
     event_name_path=("object",),
-    events_may_collide=True,  # whole seconds, and nothing else that changes
+    events_may_collide=True,  # times are whole seconds, and the body has nothing else that changes
     signed_handshake=EchoField(("challenge",), match=(("mode",), "subscribe")),
     required_settings=("TIMEZONE",),
     api_url="https://api.servicem8.com/api_1.0/",
@@ -83,18 +83,20 @@ def fetch(event: Event) -> list[RecordRequest]:
     if _object(event) != "job":
         return []
     uuids = dict.fromkeys(_uuid(entry.at("uuid")) for entry in _entries(event))
-    return [RecordRequest(f"job/{uuid}.json", follow_up=_beside) for uuid in uuids]
+    return [RecordRequest(f"job/{uuid}.json", follow_up=_related_requests) for uuid in uuids]
 
 
-def _beside(job: Payload) -> dict[str, RecordRequest]:
+def _related_requests(job: Payload) -> dict[str, RecordRequest]:
     uuid, company = _uuid(job.at("uuid")), job.at("company_uuid")
-    of_job = {"$filter": f"job_uuid eq '{uuid}'"}
-    gets = {name: RecordRequest(f"{name}.json", params=of_job) for name in ("jobcontact", "jobactivity", "jobpayment")}
+    params = {"$filter": f"job_uuid eq '{uuid}'"}
+    requests = {
+        name: RecordRequest(f"{name}.json", params=params) for name in ("jobcontact", "jobactivity", "jobpayment")
+    }
     if company.text():
-        gets["companycontact"] = RecordRequest(
+        requests["companycontact"] = RecordRequest(
             "companycontact.json", params={"$filter": f"company_uuid eq '{_uuid(company)}'"}
         )
-    return gets
+    return requests
 
 
 def translate(event: Event) -> list[VisitChange] | Ignored:
@@ -106,7 +108,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     if job is None:
         return RECORD_GONE
     uuid, status = _uuid(job.at("uuid")), job.at("status").required_text()
-    # A quote is no visit yet, or none any more; what is cancelled from the start is never made.
+    # A quote is not a visit yet, or not any more. A visit that is cancelled from the start is never created.
     is_off = status in ("Quote", "Unsuccessful") or job.at("active").value in (0, "0", False)
     is_done, done_at = status == "Completed", _local(job.at("completion_date"), event.zone)
     return [
@@ -116,9 +118,9 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
             version=unix_microseconds(event.fetched_at),
             contact=_contact(event),
             time_scheduled=_scheduled(event),
-            time_completed=(done_at or _told_at(event, uuid)) if is_done else None,
+            time_completed=(done_at or _event_time(event, uuid)) if is_done else None,
             amount_collected=_collected(event.related.get("jobpayment", Payload(None))),
-            date_cancelled=_told_at(event, uuid) if is_off else None,
+            date_cancelled=_event_time(event, uuid) if is_off else None,
             times_are_observed=is_off or not (is_done and done_at),
         )
     ]
@@ -133,33 +135,33 @@ def _object(event: Event) -> str:
 
 
 def _entries(event: Event) -> list[Payload]:
-    entries = _arguments(event).at("entry")
-    found = list(entries.parse_embedded_json())
-    if not 0 < len(found) <= MOST_ENTRIES:
-        raise entries.unexpected("one job or a few")
-    return found
+    value = _arguments(event).at("entry")
+    entries = list(value.parse_embedded_json())
+    if not 0 < len(entries) <= MAX_ENTRIES:
+        raise value.unexpected(f"1 to {MAX_ENTRIES} jobs")
+    return entries
 
 
-MOST_ENTRIES = 20
+MAX_ENTRIES = 20
 _UUID = re.compile("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
-def _uuid(found: Payload) -> str:
-    if not _UUID.fullmatch(found.required_text()):
-        raise found.unexpected("a uuid")
-    return found.required_text().lower()
+def _uuid(value: Payload) -> str:
+    if not _UUID.fullmatch(value.required_text()):
+        raise value.unexpected("a uuid")
+    return value.required_text().lower()
 
 
-def _told_at(event: Event, uuid: str) -> datetime:
-    """When the change was told that made us look: a job has no time of its end, and its completion may have none."""
+def _event_time(event: Event, uuid: str) -> datetime:
+    """Return the time of the event, for a cancel or for a completion without a date."""
     for entry in _entries(event):
         if _uuid(entry.at("uuid")) == uuid:
             return entry.at("time").time(event.zone) or event.received_at
     return event.received_at
 
 
-def _local(found: Payload, zone: tzinfo | None) -> datetime | None:
-    return None if (found.text() or "").startswith("0000") else found.time(zone)
+def _local(value: Payload, zone: tzinfo | None) -> datetime | None:
+    return None if (value.text() or "").startswith("0000") else value.time(zone)
 
 
 def _active(items: Payload) -> Iterable[Payload]:
@@ -167,7 +169,7 @@ def _active(items: Payload) -> Iterable[Payload]:
 
 
 def _scheduled(event: Event) -> datetime | None:
-    """The first appointment that was planned; time that was only recorded is none."""
+    """Return the start of the first planned appointment; activities that only record time do not count."""
     planned = (
         _local(activity.at("start_date"), event.zone)
         for activity in _active(event.related.get("jobactivity", Payload(None)))
@@ -181,21 +183,21 @@ def _collected(payments: Payload) -> Decimal | None:
 
 
 def _contact(event: Event) -> Contact | None:
-    """Who is named for the job, else the customer's first contact."""
-    of_job = list(_active(event.related.get("jobcontact", Payload(None))))
-    of_company = list(_active(event.related.get("companycontact", Payload(None))))
+    """Return the contact of the job, else the first contact of the customer."""
+    job_contacts = list(_active(event.related.get("jobcontact", Payload(None))))
+    company_contacts = list(_active(event.related.get("companycontact", Payload(None))))
     ranked = [
-        *(one for one in of_job if one.at("type").text() == "JOB"),
-        *of_job,
-        *(one for one in of_company if one.at("is_primary_contact").value in (1, "1", True)),
-        *of_company,
+        *(contact for contact in job_contacts if contact.at("type").text() == "JOB"),
+        *job_contacts,
+        *(contact for contact in company_contacts if contact.at("is_primary_contact").value in (1, "1", True)),
+        *company_contacts,
     ]
-    best = next((one for one in ranked if one.at("email").text()), ranked[0] if ranked else None)
-    if best is None:
+    preferred = next((contact for contact in ranked if contact.at("email").text()), ranked[0] if ranked else None)
+    if preferred is None:
         return None
     return Contact(
-        email=best.at("email").text(),
-        first_name=best.at("first").text(),
-        last_name=best.at("last").text(),
-        phone=best.at("mobile").text() or best.at("phone").text(),
+        email=preferred.at("email").text(),
+        first_name=preferred.at("first").text(),
+        last_name=preferred.at("last").text(),
+        phone=preferred.at("mobile").text() or preferred.at("phone").text(),
     )

@@ -1,15 +1,15 @@
 """SimplyBook.me: bookings. Thin: a callback names a booking, and the booking is fetched by JSON-RPC.
 
 From https://github.com/vetalsimplybook/simplybook_callback_example_php, by a developer of the vendor: a callback has
-`booking_id`, `booking_hash`, `company` and `notification_type`; `getBookingDetails` wants md5(id + hash + secret key). The
-hash belongs to the booking, and nothing is signed, so the address carries a token. A booking's number counts inside its
-company and stays when it moves. Nothing dates a callback or tells it from the next: a repeat is fetched again, and what
-orders two is when each was fetched. A cancel is believed as it rings, and dated so: the booking is still there and looks
-like any other. There is no word for a cancel that is taken back, so a late `change` is no proof of one.
+`booking_id`, `booking_hash`, `company` and `notification_type`; `getBookingDetails` needs md5(id + hash + secret key). The
+hash belongs to the booking, and nothing is signed, so the address contains a token. A booking's number is unique inside its
+company and does not change when it moves. A callback has neither a time nor an id: a repeat is fetched again, and the time
+of the fetch orders. A cancel counts from its arrival: the cancelled booking still exists and looks like any other. No
+callback restores a cancelled booking, so a late `change` does not undo a cancel.
 
 Second-hand, from integrators: `client_email`, `client_phone`, local times like `2026-03-14 09:00:00`, and that a cancelled
-booking can be fetched. Recalled: the last word of `client_name` is the last name. Not told: how long a token counts (it is
-renewed after 20 minutes), and what the webhooks of REST v2 hold: those are ignored by their `event`.
+booking can be fetched. Recalled: the last word of `client_name` is the last name. Not documented: how long a token lives (it
+is renewed after 20 minutes), and the content of the webhooks of REST v2: those are ignored by their `event`.
 """
 
 import hashlib
@@ -29,12 +29,12 @@ SETUP = """
    HOOKS__SIMPLYBOOK__TIMEZONE to the company's time zone. Restart.
 2. In SimplyBook.me open Custom Features, enable API, and open its Settings. From there set
    HOOKS__SIMPLYBOOK__CREDENTIALS__COMPANY (the company login), …__API_KEY (the API key) and …__API_SECRET (the secret key).
-3. There paste {url} as the callback URL, for new, changed and cancelled bookings; reminders do no harm.
+3. There paste {url} as the callback URL, for new, changed and cancelled bookings; reminders are ignored.
 4. A company on another domain, like simplybook.it, sets HOOKS__SIMPLYBOOK__API_URL to https://user-api.simplybook.it and
-   HOOKS__SIMPLYBOOK__TOKEN_URL to the same with /login behind it.
+   HOOKS__SIMPLYBOOK__TOKEN_URL to the same address followed by /login.
 
-SimplyBook.me signs nothing: anyone who knows the address can cancel a booking, or make us look at one whose hash they know.
-It tells neither approvals nor completions nor no-shows nor payments, so a review request counts from the start. A booking
+SimplyBook.me signs nothing: anyone who knows the address can cancel a booking, or make Doorbell fetch a booking whose hash
+they know. It sends no approvals, completions, no-shows and payments, so a review request counts from the start. A booking
 that is created again after a cancel is another visit.
 """
 
@@ -43,7 +43,7 @@ API = "https://user-api.simplybook.me"
 
 @dataclass(frozen=True, slots=True)
 class Signed:
-    """The token in a header, and the call's last parameter signed with the secret key."""
+    """A token in a header, and a signature with the secret key as the call's last parameter."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -52,9 +52,9 @@ class Signed:
     def authenticate(self, credentials: Mapping[str, str], now: float, request: RecordRequest) -> RequestAuth:
         call: dict[str, Any] = dict(request.json or {})
         id, booking_hash = call["params"]
-        sign = hashlib.md5(f"{id}{booking_hash}{credentials['API_SECRET']}".encode()).hexdigest()
+        signature = hashlib.md5(f"{id}{booking_hash}{credentials['API_SECRET']}".encode()).hexdigest()
         headers = {"x-company-login": credentials["COMPANY"], "x-token": credentials["TOKEN"]}
-        return RequestAuth(headers, json={**call, "params": [id, sign]})
+        return RequestAuth(headers, json={**call, "params": [id, signature]})
 
 
 SOURCE = Source(
@@ -98,7 +98,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
         raise Untranslatable("the booking that this event points at was not fetched")
     booking = event.record.at("result") if event.record else Payload(None)
     if not booking and kind != "cancel":
-        return _refusal(event)
+        return _missing_booking(event)
     start = booking.at("start_date_time")
     return [
         VisitChange(
@@ -114,12 +114,12 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
 
 
 def _kind(event: Event) -> str:
-    """REST v2 calls it `event`."""
+    """Return the kind of callback, which is called `event` in REST v2."""
     return (event.data.at("notification_type") or event.data.at("event")).required_text()
 
 
-def _refusal(event: Event) -> Ignored:
-    """What JSON-RPC says instead of a result, with status 200 too."""
+def _missing_booking(event: Event) -> Ignored:
+    """Raise Untranslatable for a JSON-RPC error, which may have status 200."""
     error = event.record.at("error") if event.record else Payload(None)
     if error:
         code = error.at("code").value

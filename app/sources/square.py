@@ -1,17 +1,16 @@
-"""Square Bookings: the booking is in the event, its customer has to be fetched.
+"""Square Bookings: the booking is in the event, its customer must be fetched.
 
 From https://developer.squareup.com/docs/bookings-api/use-webhooks, the reference of `booking.updated`, and the types
 and webhook helper of https://github.com/square/square-python-sdk: there are `booking.created` and `booking.updated`,
-and what happened is in `booking.status`; a cancel is an update. The booking's id stays, its `version` rises with every
-change and orders the events, which come in any order and more than once; `data.id` is another id, with the version in
-it. Square signs the address exactly as it was pasted, then the body. `event_id` is the same on every retry.
+and `booking.status` says what happened; a cancel is an update. The booking's id does not change, and its `version` rises
+with every change and orders the events, which are unordered and repeated; `data.id` is another id that includes the
+version. Square signs the address exactly as it was pasted, then the body. `event_id` is the same on every retry.
 
-PENDING is a request that the seller has not accepted, so there is no appointment and nobody to ask for a review. A new
-one means nothing to us until it is ACCEPTED. A later one takes back what may have been agreed before (the customer asks
-for another time): the visit is held back like a cancelled one, and the next ACCEPTED, being a higher version, restores
-it. Whether Square turns an accepted booking into PENDING again is not documented; if it does not, this cancels nothing.
+PENDING is a request that the seller has not accepted: it is not an appointment yet. A new request is ignored until it is
+ACCEPTED. If an accepted booking becomes PENDING again (the customer asks for another time), the visit is cancelled, and the
+next ACCEPTED, with a higher version, restores it. It is not documented whether that happens.
 
-A customer's details have no version of their own: they are told as of the booking's, and of that as of their fetch.
+A customer's details have no version: they get the version of the booking, and the time of their fetch orders them.
 """
 
 import re
@@ -28,21 +27,21 @@ SETUP = """
 1. In Square's Developer Console, open your application, Production, and copy its access token into
    HOOKS__SQUARE__CREDENTIALS__TOKEN. With OAuth instead, the token needs APPOINTMENTS_READ and APPOINTMENTS_ALL_READ
    (all bookings, not only those that the application made) and CUSTOMERS_READ.
-2. Set PUBLIC_URL, for Square signs the address. Then, in Webhooks, Subscriptions, add {url}, exactly so: one slash more
-   at its end and every signature is refused.
-3. Tick booking.created and booking.updated, nothing else. Copy the signature key into HOOKS__SQUARE__SECRETS. When
-   Square renews that key, the old one stops at once.
+2. Set PUBLIC_URL, because Square signs the address. Then, in Webhooks, Subscriptions, add exactly {url}: with another slash
+   at the end, every signature is invalid.
+3. Select only booking.created and booking.updated. Copy the signature key into HOOKS__SQUARE__SECRETS. When Square renews
+   that key, the old one becomes invalid at once.
 4. For the sandbox, set HOOKS__SQUARE__API_URL to https://connect.squareupsandbox.com/v2/ and use its token and key.
 
-Square does not tell when an appointment is over, so a review request counts from its start; and nothing links a payment
-to a booking, so no money is reported. Customers who unsubscribed from the seller's e-mails are not asked for a review.
-A booking without a customer (a walk-in) waits for one, and is parked after a day.
+Square does not send the end of an appointment, so a review request counts from its start. Nothing links a payment to a
+booking, so visits have no amounts. Customers who unsubscribed from the seller's e-mails get no review request. The visit of
+a booking without a customer (a walk-in) waits for one, and is parked after a day.
 """
 
 
 def _event_id(event: Event) -> str | None:
-    found = event.data.at("event_id").value
-    return found if isinstance(found, str) and found else None
+    event_id = event.data.at("event_id").value
+    return event_id if isinstance(event_id, str) and event_id else None
 
 
 SOURCE = Source(
@@ -61,7 +60,7 @@ ACTIONS: dict[str, Action] = {"booking.created": "create", "booking.updated": "u
 
 
 def fetch(event: Event) -> list[RecordRequest]:
-    """The customer, where the booking stands: what ends a booking gets through without Square's API."""
+    """Fetch the customer of an accepted booking; a cancel does not depend on Square's API."""
     booking = _booking(event)
     if _kind(event) not in ACTIONS or booking.at("status").text() != "ACCEPTED":
         return []
@@ -113,7 +112,7 @@ def _booking(event: Event) -> Payload:
 
 
 def _updated_at(booking: Payload) -> datetime:
-    """Square writes no other time of a cancel or a no-show."""
+    """Return the time of a cancel or a no-show: Square has no other time for it."""
     return booking.at("updated_at").required_time()
 
 
@@ -130,6 +129,6 @@ def _contact(event: Event) -> Contact | None:
 
 
 def _opted_out(event: Event) -> bool | Unset:
-    """`email_unsubscribed`: the customer opted out of this seller's e-mail marketing, or of all sellers'."""
-    said = event.record.at("customer", "preferences", "email_unsubscribed").boolean() if event.record else None
-    return UNSET if said is None else said
+    """Return `email_unsubscribed`: the customer opted out of e-mail marketing of this seller, or of all sellers."""
+    unsubscribed = event.record.at("customer", "preferences", "email_unsubscribed").boolean() if event.record else None
+    return UNSET if unsubscribed is None else unsubscribed

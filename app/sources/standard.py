@@ -1,5 +1,7 @@
-"""Standard Webhooks over a small body of our own: for every system without a module here. Senders that cannot sign, like
-Zapier, Make and n8n, show the hook's secret as a bearer token instead, where the hook accepts it (docs/standard.md).
+"""Standard Webhooks with a body that Doorbell defines, for systems without a source.
+
+Senders that cannot sign, like Zapier, Make and n8n, send the hook's secret as a bearer token, if the hook accepts it
+(docs/standard.md).
 
     {"type": "visit.updated", "timestamp": "2026-03-14T17:32:05Z",
      "data": {"visit_id": "A-1042",
@@ -8,9 +10,10 @@ Zapier, Make and n8n, show the hook's secret as a bearer token instead, where th
               "time_scheduled": "2026-03-14T16:00:00Z", "time_completed": null, "amount_collected": "245.00",
               "date_cancelled": null}}
 
-A field that is left out says nothing; null clears it. Three types say what goes without saying: `visit.completed` the
-time, `visit.cancelled` the date, `visit.created` that there is none. `timestamp` orders the events of a visit, `webhook-id`
-names one for repeats, or `id` in the body where that header is missing. https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+A missing field changes nothing; null clears a field. Three types have a default: `visit.completed` for `time_completed`,
+`visit.cancelled` for `date_cancelled`, and `visit.created` clears `date_cancelled`. `timestamp` orders the events of a
+visit. `webhook-id` identifies repeats, or `id` in the body if that header is missing. See
+https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 """
 
 from datetime import datetime
@@ -23,12 +26,12 @@ from app.webhooks.signatures.token import HeaderToken
 from app.webhooks.source import Ignored, Source
 
 SETUP = """
-1. Make a secret: `whsec_` and 24 to 64 random bytes in base64. Set it here as HOOKS__STANDARD__SECRETS and give it to
+1. Make up a secret: `whsec_` and 24 to 64 random bytes in base64. Set it here as HOOKS__STANDARD__SECRETS and give it to
    the sender.
-2. Let the sender POST the body that docs/standard.md shows to {url}, signed as Standard Webhooks says: `webhook-id`,
+2. The sender must POST the body that docs/standard.md shows to {url}, signed according to Standard Webhooks: `webhook-id`,
    `webhook-timestamp`, `webhook-signature`. Libraries for most languages are linked from standardwebhooks.com.
-3. Send `visit.created`, `visit.updated`, `visit.completed` and `visit.cancelled`; retry whatever is not answered 2xx,
-   with the same `webhook-id`.
+3. Send `visit.created`, `visit.updated`, `visit.completed` and `visit.cancelled`; retry after every response that is not
+   2xx, with the same `webhook-id`.
 
 A sender that cannot sign (Zapier, Make, n8n) sends `Authorization: Bearer` and the secret instead, and `id` in the body:
 set HOOKS__STANDARD__AUTH=bearer and a secret of 24 random characters or more. Give such senders a hook of their own:
@@ -67,37 +70,37 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     action = ACTIONS.get(kind)
     if action is None:
         return Ignored(kind)
-    said_at = event.data.at("timestamp").required_time(event.zone)
+    happened_at = event.data.at("timestamp").required_time(event.zone)
     data = event.data.at("data")
     if not isinstance(data.value, dict):
         raise data.unexpected("an object")
-    completed, cancelled = _moment(data, event, "time_completed"), _moment(data, event, "date_cancelled")
+    completed, cancelled = _optional_time(data, event, "time_completed"), _optional_time(data, event, "date_cancelled")
     return [
         VisitChange(
             action=action,
             visit_id=data.at("visit_id").required_text(),
-            version=unix_microseconds(said_at),
+            version=unix_microseconds(happened_at),
             contact=_contact(data.at("contact")),
-            time_scheduled=_moment(data, event, "time_scheduled"),
-            time_completed=said_at if kind == "visit.completed" and not _says(completed) else completed,
+            time_scheduled=_optional_time(data, event, "time_scheduled"),
+            time_completed=happened_at if kind == "visit.completed" and not _is_time(completed) else completed,
             amount_collected=data.at("amount_collected").amount() if "amount_collected" in data.value else UNSET,
-            date_cancelled=_cancelled(action, cancelled, said_at),
+            date_cancelled=_cancelled(action, cancelled, happened_at),
         )
     ]
 
 
-def _cancelled(action: Action, cancelled: datetime | None | Unset, said_at: datetime) -> datetime | None | Unset:
-    """What is booked stands, so that a later re-booking undoes a cancel; what is cancelled is so at the latest by now."""
-    if action == "cancel" and not _says(cancelled):
-        return said_at
+def _cancelled(action: Action, cancelled: datetime | None | Unset, happened_at: datetime) -> datetime | None | Unset:
+    """Return `date_cancelled` with its defaults: the event's time for a cancel, None for a create (a new booking)."""
+    if action == "cancel" and not _is_time(cancelled):
+        return happened_at
     return None if action == "create" and cancelled is UNSET else cancelled
 
 
-def _says(moment: datetime | None | Unset) -> bool:
-    return isinstance(moment, datetime)
+def _is_time(value: datetime | None | Unset) -> bool:
+    return isinstance(value, datetime)
 
 
-def _moment(data: Payload, event: Event, name: str) -> datetime | None | Unset:
+def _optional_time(data: Payload, event: Event, name: str) -> datetime | None | Unset:
     return data.at(name).time(event.zone) if name in data.value else UNSET
 
 
@@ -106,5 +109,5 @@ def _contact(contact: Payload) -> Contact | None:
         return None
     if not isinstance(contact.value, dict):
         raise contact.unexpected("an object")
-    # null, and an empty text, clear what was said before
+    # null and an empty text clear the field
     return Contact(**{name: contact.at(name).text() or "" for name in CONTACT_FIELDS if name in contact.value})

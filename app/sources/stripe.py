@@ -1,25 +1,25 @@
-"""Stripe: money for visits that other tools made. https://docs.stripe.com/webhooks
+"""Stripe: payments for visits of other sources.
 
-Stripe knows no visits. What names one is a field of ours, `visit_external_id` in the metadata of a Checkout session, a
-PaymentIntent, a charge or an invoice, or a session's `client_reference_id`; without it an event is ignored. From the
-vendor's libraries (https://github.com/stripe/stripe-python, stripe-dotnet): the signature, whose key is the secret as it
-is written, `whsec_` included, with a second `v1` while secrets rotate; and the events.
+Stripe has no visits. A field names the visit: `visit_external_id` in the metadata of a Checkout session, a PaymentIntent, a
+charge or an invoice, or a session's `client_reference_id`; without it an event is ignored. From
+https://docs.stripe.com/webhooks and the vendor's libraries (https://github.com/stripe/stripe-python, stripe-dotnet): the
+signature, whose key is the whole secret, `whsec_` included, with a second `v1` while secrets rotate; and the events.
 
-One payment rings several times: the session, the PaymentIntent and the charge each tell it. All of them name the
-PaymentIntent, so it counts once, and a refund lowers it. `created` has whole seconds; of two refunds in one, the larger
-sum is the later. A session is not money yet while it is `unpaid`, nor is a charge that is authorized and not captured.
-Who paid may be somebody else than who came, so the visit's contact is left alone.
+One payment causes several events: the session, the PaymentIntent and the charge each report it. All of them name the
+PaymentIntent, so it counts once, and a refund reduces it. `created` has whole seconds; of two refunds in one second, the
+larger sum is the later. An `unpaid` session does not count, nor does a charge that is authorized and not captured. The
+payer may be another person than the customer, so the visit's contact is not changed.
 
-An invoice has not named its PaymentIntent since 2025-03-31 (https://docs.stripe.com/changelog/basil/2025-03-31), nor does
-a charge name its invoice since then. So an invoice's money yields to that of a payment which names the invoice.
-Second-hand, from recorded events: that a PaymentIntent does so as its `payment_details.order_reference`. Recordings of
-2025-11 (`2025-11-17.clover`) cut it to 25 characters, those of 2026 do not: so an invoice is known by its first 25.
+Since 2025-03-31 (https://docs.stripe.com/changelog/basil/2025-03-31) an invoice does not name its PaymentIntent, and a
+charge does not name its invoice. So a payment that names the invoice replaces the amount of the invoice. Second-hand, from
+recorded events: a PaymentIntent names it in `payment_details.order_reference`. Recordings of 2025-11 (`2025-11-17.clover`)
+cut it to 25 characters, those of 2026 do not: so the first 25 characters identify an invoice.
 
-Before API version 2025-03-31 a capture of a part also counts what was never captured as refunded (`amount_refunded`) and
-rings `charge.refunded`. Events name their version; there only what goes beyond that is a refund. An event without a version
-is taken for a newer one.
+Before API version 2025-03-31, a partial capture also counts the amount that was never captured as refunded
+(`amount_refunded`) and sends `charge.refunded`. Events name their version; in those versions only the difference is a
+refund. An event without a version counts as newer.
 
-Recalled: which currencies have no cents, and that two of those are written as if they had (ISK, UGX); that retries are
+Recalled: which currencies have no cents, and that two of them are written as if they had (ISK, UGX); that retries are
 signed again; that a charge copies its PaymentIntent's metadata, while a PaymentIntent gets none from its session.
 """
 
@@ -37,14 +37,14 @@ SETUP = """
 1. In Stripe's Workbench (or under Developers), open Webhooks and add an endpoint with the address {url}.
 2. Choose checkout.session.completed, checkout.session.async_payment_succeeded, payment_intent.succeeded, charge.succeeded,
    charge.captured, charge.refunded and invoice.paid, for events on your account.
-3. Set the endpoint's signing secret, with its `whsec_`, as HOOKS__STRIPE__SECRETS. Test mode has one of its own.
-4. Where you make a payment, name its visit: set metadata[visit_external_id] to its external_id, like acuity-123456789. For
-   Checkout set it in payment_intent_data[metadata] too, or refunds do not name it. Behind a payment link's address,
-   ?client_reference_id= does the same. Named on an invoice alone, its payment counts, and refunds are not told. Named on
-   both, it counts once, for which payment_intent.succeeded is needed: newer charges do not name their invoice.
+3. Set the endpoint's signing secret, with its `whsec_`, as HOOKS__STRIPE__SECRETS. Test mode has another secret.
+4. When you create a payment, name its visit: set metadata[visit_external_id] to its external_id, like acuity-123456789. For
+   Checkout set it in payment_intent_data[metadata], too, or refunds do not name the visit. For a payment link, append
+   ?client_reference_id= to its address. If only an invoice names the visit, its payment counts, but refunds do not. If both
+   name it, the payment counts once; this needs payment_intent.succeeded, since newer charges do not name their invoice.
 
-Stripe tells of money only. A payment that is refunded in whole leaves the visit without an amount; disputes are not counted.
-A platform (Connect) sets HOOKS__STRIPE__TENANTS to the accounts whose payments count.
+Stripe only sends payments. After a full refund the visit has no amount; disputes are not counted. A platform (Connect) sets
+HOOKS__STRIPE__TENANTS to the accounts whose payments count.
 """
 
 SOURCE = Source(
@@ -74,22 +74,22 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     if kind not in COLLECTED:
         return Ignored(kind)
     if not paid:
-        raise paid.unexpected("what was paid")
-    named = _visit(paid)
-    if named is None:
+        raise paid.unexpected("a session, a PaymentIntent, a charge or an invoice")
+    external_id = _visit(paid)
+    if external_id is None:
         return Ignored(f"{kind}: no visit")
-    if why := _not_yet(kind, paid):
-        return Ignored(f"{kind}: {why}")
+    if reason := _not_collected(kind, paid):
+        return Ignored(f"{kind}: {reason}")
     units = minor_units(paid.at("currency").required_text(), two_decimals=("ISK", "UGX"))
     collected, refunded = paid.at(COLLECTED[kind]), _refunded(event, units)
     if kind in CHARGES:
-        collected = collected or paid.at("amount")  # before 2020 a charge told nothing else
+        collected = collected or paid.at("amount")  # before 2020 a charge had no other amount
     amount = collected.amount(units)
     if amount is None:
         raise collected.unexpected("an amount")
     change = VisitChange(
         action="update",
-        external_id_override=named,
+        external_id_override=external_id,
         version=unix_microseconds(event.data.at("created").required_unix_seconds()),
         observed_at_us=int(refunded * units),
         payment_id=_payment(kind, paid),
@@ -97,16 +97,16 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     )
     invoice = change.payment_id if kind in INVOICES else _invoice(paid)
     if invoice == change.payment_id:
-        return [replace(change, version=YIELDS)]
+        return [replace(change, version=INVOICE_VERSION)]
     return [change, replace(change, payment_id=invoice, amount_collected=None)] if invoice else [change]
 
 
-#: When an invoice's money is told: before there was Stripe, so that whatever a payment says of that invoice is later.
-YIELDS = unix_microseconds(datetime(2000, 1, 1, tzinfo=UTC))
+#: The version of an invoice's amount: before Stripe existed, so that every payment for the invoice is newer.
+INVOICE_VERSION = unix_microseconds(datetime(2000, 1, 1, tzinfo=UTC))
 
 
-def _not_yet(kind: str, paid: Payload) -> str | None:
-    """Why nothing was collected, where it is so."""
+def _not_collected(kind: str, paid: Payload) -> str | None:
+    """Return why nothing was collected; None if something was."""
     status = paid.at("payment_status" if kind in SESSIONS else "status")
     if kind in SESSIONS and status.text() not in ("paid", "unpaid", "no_payment_required"):
         raise status.unexpected("a payment_status that Stripe documents")
@@ -118,7 +118,7 @@ def _not_yet(kind: str, paid: Payload) -> str | None:
 
 
 def _refunded(event: Event, units: int) -> Decimal:
-    """What was paid back, without what was authorized and never captured."""
+    """Return the amount refunded, without the amount that was authorized and never captured."""
     charge, version = event.data.at("data", "object"), event.data.at("api_version").text()
     refunded = charge.at("amount_refunded").amount(units) or Decimal()
     authorized, captured = charge.at("amount").amount(units), charge.at("amount_captured").amount(units)
@@ -127,41 +127,41 @@ def _refunded(event: Event, units: int) -> Decimal:
     return max(refunded - (authorized - captured), Decimal())
 
 
-#: The first version in which `amount_refunded` is refunds alone.
+#: The first version in which `amount_refunded` contains only refunds.
 BASIL = "2025-03-31"
 
 
 def _visit(paid: Payload) -> str | None:
-    """Ours, or what somebody else's reference happens to be."""
+    """Return the external_id of the visit; None if the references belong to something else."""
     references = (paid.at("metadata", "visit_external_id").value, paid.at("client_reference_id").value)
     texts = (reference.strip() for reference in references if isinstance(reference, str))
     return next((text for text in texts if is_external_id(text)), None)
 
 
 def _payment(kind: str, paid: Payload) -> str:
-    """The PaymentIntent that it is about; subscriptions have an invoice instead."""
+    """Return the id of the PaymentIntent; subscriptions have an invoice instead."""
     if kind in INVOICES:
-        return paid.at("id").required_text()[:LONGEST_REFERENCE]
+        return paid.at("id").required_text()[:MAX_REFERENCE_CHARS]
     if kind == "payment_intent.succeeded":
         return paid.at("id").required_text()
-    return _id(paid.at("payment_intent")) or _cut(_id(paid.at("invoice"))) or paid.at("id").required_text()
+    return _id(paid.at("payment_intent")) or _shorten(_id(paid.at("invoice"))) or paid.at("id").required_text()
 
 
 def _invoice(paid: Payload) -> str | None:
-    """The invoice that it paid for. An order's reference may be anything else, too."""
+    """Return the id of the paid invoice. An order's reference may be something else."""
     reference = paid.at("payment_details", "order_reference").value
     is_invoice = isinstance(reference, str) and reference.startswith("in_")
-    return _cut(_id(paid.at("invoice")) or (reference if is_invoice else None))
+    return _shorten(_id(paid.at("invoice")) or (reference if is_invoice else None))
 
 
-LONGEST_REFERENCE = 25
+MAX_REFERENCE_CHARS = 25
 
 
-def _cut(invoice: str | None) -> str | None:
-    """An invoice's id, as far as every reference to it has it."""
-    return invoice and invoice[:LONGEST_REFERENCE]
+def _shorten(invoice: str | None) -> str | None:
+    """Cut an invoice's id to the length that every reference to it has."""
+    return invoice and invoice[:MAX_REFERENCE_CHARS]
 
 
-def _id(found: Payload) -> str | None:
-    """Expanded, an id is the object itself."""
-    return found.at("id").text() if isinstance(found.value, dict) else found.text()
+def _id(reference: Payload) -> str | None:
+    """Return the id, which is an object if it is expanded."""
+    return reference.at("id").text() if isinstance(reference.value, dict) else reference.text()

@@ -1,18 +1,18 @@
-"""Tekmetric: repair orders of auto shops, and their payments. The customer has to be fetched.
+"""Tekmetric: repair orders of auto shops, and their payments. The customer must be fetched.
 
-There is no public page on its webhooks. Second-hand, from integrators who run it: a body is `event`, a sentence in
+There is no public page on its webhooks. Second-hand, from integrators who use it: a body is `event`, a sentence in
 English with people's names in it, and `data`, the whole repair order or the payment; nothing is signed and no event has
-an id. The sentence is read, but not shown or kept as the event's name: that is `repair_order.posted` and the like, of a
-few words that all sentences share. What an order is at is in `repairOrderStatus`; where that is left out, the sentence
-tells it (posted, unposted, sent to A/R, deleted). `updatedDate` orders, and a time without an offset is UTC. Money is in
-cents: `amountPaid` is what an order collected, and each payment, refund and void has an event of its own. An id is told
-with its shop. `GET customers/ID` has the customer.
+an id. The sentence is read, but not displayed or stored as the event's name: that is `repair_order.posted` and the like,
+from a fixed list of words. `repairOrderStatus` is the status of an order; without it, the sentence shows the status
+(posted, unposted, sent to A/R, deleted). `updatedDate` orders, and a time without an offset is UTC. Money is in cents:
+`amountPaid` is the amount that an order collected, and each payment, refund and void has its own event. Every id comes
+with the id of the shop. `GET customers/ID` returns the customer.
 
 Recalled: the numbers and the full list of the statuses, `appointmentStartTime`, `completedDate`, `deletedDate`, and the
-customer's `okForMarketing`, and that `GET repair-orders/ID` has the order as events do. Appointments have events too,
-but how they look and which order they become is not known: an order stands for the visit. It counts as completed when
-it is Complete or posted, at the date that it names, else from the first event that shows it. An estimate that nobody
-made an appointment for is no visit yet.
+customer's `okForMarketing`, and that `GET repair-orders/ID` returns the order in the format of the events. Appointments
+have events, too, but their format and their link to an order are unknown: a visit is an order. It counts as completed when
+it is Complete or posted, at the date in the order, else from the first event that shows it. An estimate without an
+appointment is not a visit yet.
 """
 
 import re
@@ -29,18 +29,18 @@ from app.webhooks.source import Ignored, Source
 
 SETUP = """
 1. Set HOOKS__TEKMETRIC__SECRETS to a word of your own and SECRET_KEY to 32 random characters or more. Restart.
-2. In Tekmetric open the shop's settings, Integrations, Webhooks, paste {url} and tick what concerns repair orders
+2. In Tekmetric open the shop's settings, Integrations, Webhooks, paste {url} and select the events of repair orders
    (status updated, posted, unposted, sent to A/R, completed, deleted, work approved) and payments (made, voided,
    refunded).
 3. Ask Tekmetric for API credentials, and exchange them once: POST grant_type=client_credentials, with the client's id
    and secret as HTTP Basic, to https://shop.tekmetric.com/api/v1/oauth/token. That token does not expire: set it as
    HOOKS__TEKMETRIC__CREDENTIALS__TOKEN. For the sandbox set HOOKS__TEKMETRIC__API_URL to
    https://sandbox.tekmetric.com/api/v1
-4. Of several shops on one address, name yours in HOOKS__TEKMETRIC__TENANTS (its shopId).
+4. If several shops use this address, set HOOKS__TEKMETRIC__TENANTS to the shopId of yours.
 
-Tekmetric signs nothing: anyone who knows the address can tell us of orders. Customers who are not OK for marketing are not
-asked. An order without an appointment has no time before it is completed; one that takes days is parked meanwhile, and
-its completion takes it up again. There are no no-shows: delete the order.
+Tekmetric signs nothing: anyone who knows the address can send orders. Customers who are not OK for marketing get no review
+request. An order without an appointment has no time before it is completed. If that takes more than a day, the visit is
+parked until the completion. There are no no-shows: delete the order.
 """
 
 SOURCE = Source(
@@ -56,7 +56,7 @@ SOURCE = Source(
     credentials=BearerAuth("TOKEN"),
 )
 
-#: By code or name, in capitals without what stands between letters, or by number.
+#: By code or name, in capitals without spaces and punctuation, or by number.
 STATUSES = {
     **dict.fromkeys(("ESTIMATE", "SAVEDFORLATER", "1", "4"), "estimate"),
     **dict.fromkeys(("WORKINPROGRESS", "INPROGRESS", "WIP", "2"), "open"),
@@ -66,11 +66,11 @@ STATUSES = {
 
 
 def fetch(event: Event) -> list[RecordRequest]:
-    """The customer, where there is a visit or will be; and the order, where a payment of it was undone."""
+    """Fetch the customer unless the visit is cancelled; after a refund or a void, fetch the order."""
     data = event.data.at("data")
     if _is_payment(event):
         order_id = data.at("repairOrderId")
-        return [RecordRequest(f"repair-orders/{order_id.required_id()}")] if order_id and _undone(event) else []
+        return [RecordRequest(f"repair-orders/{order_id.required_id()}")] if order_id and _reversal(event) else []
     if not _is_order(event) or not data.at("customerId"):
         return []
     status = _status(event)
@@ -86,8 +86,8 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
 
 def _order(event: Event) -> list[VisitChange] | Ignored:
     order, status = event.data.at("data"), _status(event)
-    starts = order.at("appointmentStartTime").time(UTC)
-    if status == "estimate" and not starts:
+    start = order.at("appointmentStartTime").time(UTC)
+    if status == "estimate" and not start:
         return Ignored("estimate")
     updated_at = order.at("updatedDate").time(UTC) or _posted(order) or order.at("updatedDate").required_time(UTC)
     is_off = status == "off"
@@ -97,7 +97,7 @@ def _order(event: Event) -> list[VisitChange] | Ignored:
             visit_id=f"{_shop(order)}:{order.at('id').required_text()}",
             version=unix_microseconds(updated_at),
             contact=_contact(event.record) if event.record else None,
-            time_scheduled=starts or UNSET,
+            time_scheduled=start or UNSET,
             time_completed=(_posted(order) or updated_at) if status == "done" else None,
             amount_collected=_paid(order),
             date_cancelled=(order.at("deletedDate").time(UTC) or updated_at) if is_off else None,
@@ -108,8 +108,8 @@ def _order(event: Event) -> list[VisitChange] | Ignored:
 
 
 def _payment(event: Event) -> list[VisitChange] | Ignored:
-    """A refund and a void are told beside what they take back, since both may come with the id of the payment itself."""
-    paid, undone = event.data.at("data"), _undone(event)
+    """Return the change for a payment. Refund and void get another id, since both may have the payment's id."""
+    paid, reversal = event.data.at("data"), _reversal(event)
     if not paid.at("repairOrderId"):
         return Ignored("a payment without an order")
     amount = paid.at("amount").amount(100)
@@ -120,30 +120,30 @@ def _payment(event: Event) -> list[VisitChange] | Ignored:
         action="update",
         visit_id=f"{_shop(paid)}:{paid.at('repairOrderId').required_text()}",
         version=unix_microseconds(next(filter(None, dates), event.received_at)),
-        payment_id=f"{paid.at('id').required_text()} {undone}".strip(),
-        amount_collected=-abs(amount) if undone else amount,
+        payment_id=f"{paid.at('id').required_text()} {reversal}".strip(),
+        amount_collected=-abs(amount) if reversal else amount,
     )
     return [change, *_total(event, change)]
 
 
 def _total(event: Event, payment: VisitChange) -> list[VisitChange]:
-    """What the order has collected in all, now that something was paid back: of both the greater would count."""
+    """Return the order's total after a refund: without it, the old total would exceed the sum of the payments."""
     if not event.record or not event.fetched_at:
         return []
     updated_at, paid = event.record.at("updatedDate").time(UTC), _paid(event.record)
     order = unix_microseconds(updated_at) if updated_at else payment.version
-    as_of = unix_microseconds(event.fetched_at)
+    observed_at = unix_microseconds(event.fetched_at)
     return (
-        [replace(payment, version=order, observed_at_us=as_of, payment_id=None, amount_collected=paid)]
+        [replace(payment, version=order, observed_at_us=observed_at, payment_id=None, amount_collected=paid)]
         if paid is not UNSET
         else []
     )
 
 
-def _undone(event: Event) -> str:
-    paid, said = event.data.at("data"), _sentence(event)
-    is_refund = paid.at("refund").boolean() or "refund" in said
-    return "voided" if paid.at("voided").boolean() or " void" in said else "refunded" if is_refund else ""
+def _reversal(event: Event) -> str:
+    paid, sentence = event.data.at("data"), _sentence(event)
+    is_refund = paid.at("refund").boolean() or "refund" in sentence
+    return "voided" if paid.at("voided").boolean() or " void" in sentence else "refunded" if is_refund else ""
 
 
 def _sentence(event: Event) -> str:
@@ -163,43 +163,43 @@ def _is_order(event: Event) -> bool:
 
 
 def _topic(event: Event) -> str:
-    """What it is about, in a word: the sentence itself names people."""
+    """Return the subject of the sentence, from a fixed list: the sentence itself names people."""
     topics = ("inspection", "purchase order", "appointment", "estimate", "repair order", "customer", "vehicle")
     return next((topic for topic in topics if topic in _sentence(event)), "something else")
 
 
-HAPPENED = (
+VERBS = (
     "status updated", "unposted", "posted", "sent to a/r", "approved", "declined", "marked complete", "completed", "deleted",
     "voided", "refunded", "issued", "made", "created", "updated",
 )  # fmt: skip
 
 
 def _name(event: Event) -> str:
-    """`repair_order.posted`: of words that Tekmetric's sentences have in common, so that nobody is named."""
-    said = _sentence(event)
-    topic = "refund" if said.startswith("refund") else "payment" if _is_payment(event) else _topic(event)
-    happened = next((words for words in HAPPENED if re.search(rf"\b{words}\b", said)), "")
-    return re.sub("[^a-z.]", "_", f"{topic}.{happened}".strip("."))
+    """Return a name like `repair_order.posted`, from fixed lists of words, so that it names nobody."""
+    sentence = _sentence(event)
+    topic = "refund" if sentence.startswith("refund") else "payment" if _is_payment(event) else _topic(event)
+    verb = next((words for words in VERBS if re.search(rf"\b{words}\b", sentence)), "")
+    return re.sub("[^a-z.]", "_", f"{topic}.{verb}".strip("."))
 
 
 def _status(event: Event) -> str:
-    order, said = event.data.at("data"), _sentence(event)
+    order, sentence = event.data.at("data"), _sentence(event)
     status = order.at("repairOrderStatus")
-    if order.at("deletedDate") or re.match(r"repair order\b.* deleted\b", said):
+    if order.at("deletedDate") or re.match(r"repair order\b.* deleted\b", sentence):
         return "off"
     if not status:
-        return _told(event, said)
-    for written in (status.at(name).text() for name in ("code", "name", "id")):
-        word = re.sub("[^A-Z0-9]", "", (written or "").upper())
-        if known := "done" if word.startswith("POSTED") else STATUSES.get(word):
-            return known
+        return _status_in_sentence(event, sentence)
+    for name in ("code", "name", "id"):
+        word = re.sub("[^A-Z0-9]", "", (status.at(name).text() or "").upper())
+        if normalized := "done" if word.startswith("POSTED") else STATUSES.get(word):
+            return normalized
     raise status.unexpected("a repair order's status that Tekmetric has")
 
 
-def _told(event: Event, said: str) -> str:
-    if re.search(r" unposted\b| approved\b", said):
+def _status_in_sentence(event: Event, sentence: str) -> str:
+    if re.search(r" unposted\b| approved\b", sentence):
         return "open"
-    if re.search(r" (posted|invoiced|completed)\b| sent to a/r\b| marked complete\b", said):
+    if re.search(r" (posted|invoiced|completed)\b| sent to a/r\b| marked complete\b", sentence):
         return "done"
     raise event.data.at("data", "repairOrderStatus").unexpected("a repair order's status")
 
@@ -214,7 +214,7 @@ def _paid(order: Payload) -> Decimal | None | Unset:
 
 
 def _shop(data: Payload) -> str:
-    """Some events name shop 0, which is none."""
+    """Return the shop's id. Some events have shop 0, which is not a shop."""
     shop = data.at("shopId").required_text()
     if shop == "0":
         raise data.at("shopId").unexpected("a shop's id")
@@ -233,13 +233,13 @@ def _contact(customer: Payload) -> Contact:
 
 
 def _phone(phones: Payload) -> str | None:
-    """A text, or a list with the primary one somewhere."""
+    """Return the phone number: a text, or the primary one of a list."""
     if not isinstance(phones.value, list):
         return phones.text()
-    listed = sorted(phones, key=lambda phone: phone.at("primary").value is not True)
-    return next((phone.at("number").text() for phone in listed), None)
+    ranked = sorted(phones, key=lambda phone: phone.at("primary").value is not True)
+    return next((phone.at("number").text() for phone in ranked), None)
 
 
 def _opted_out(customer: Payload | None) -> bool | Unset:
-    said = customer.at("okForMarketing").boolean() if customer else None
-    return UNSET if said is None else not said
+    accepts_marketing = customer.at("okForMarketing").boolean() if customer else None
+    return UNSET if accepts_marketing is None else not accepts_marketing

@@ -1,18 +1,18 @@
-"""Vagaro: appointments of salons and studios, and what was paid for them. The customer has to be fetched.
+"""Vagaro: appointments of salons and studios, and their payments. The customer must be fetched.
 
-https://docs.vagaro.com/public/docs/webhook-events and the pages beside it: `id` is the same on every retry,
-`createdDate` (in one example `createdAt`) is when it happened, events come doubled and in any order.
-`X-Vagaro-Signature` is no signature but the webhook's token. What is answered with 400, 401, 403, 404 or 406 is not
-tried again, all else five times in 15 minutes. What happened is in `bookingStatus`, and the id stays when an
-appointment moves. A transaction is one item of a sale, with all that was paid for it by each way of paying; redeemed
-packages and gift cards were paid long before.
+https://docs.vagaro.com/public/docs/webhook-events and the other pages of that site: `id` is the same on every retry,
+`createdDate` (in one example `createdAt`) is when it happened, events are repeated and unordered. `X-Vagaro-Signature`
+is not a signature but the webhook's token. Vagaro does not retry after 400, 401, 403, 404 and 406; it retries five times
+in 15 minutes after other failures. `bookingStatus` says what happened, and the id does not change when an appointment
+moves. A transaction is one item of a sale, with the amount of each payment method; redeemed packages and gift cards were
+paid before.
 
-`Need Acceptance` is a request that the business has not accepted: a new one means nothing yet, a later one holds the
-visit back until it is accepted. No status has a time of its own: it counts from the first event that shows it.
+`Need Acceptance` is a request that the business has not accepted: a new request is ignored, a later one cancels the visit
+until it is accepted. No status has a time: it counts from the first event that shows it.
 
-Second-hand, from integrators: the API (POST `customers`, the header `accessToken`, `data` in its answers) and its
-tokens of an hour; ids in base64. Not told: whether `ccAmount` has the tip in it (an example suggests so), and the sign
-of a refund.
+Second-hand, from integrators: the API (POST `customers`, the header `accessToken`, `data` in its responses) and its
+tokens of an hour; ids in base64. Not documented: whether `ccAmount` includes the tip (an example suggests so), and the
+sign of a refund.
 """
 
 import re
@@ -28,17 +28,16 @@ from app.webhooks.signatures.token import HeaderToken
 from app.webhooks.source import Ignored, Source
 
 SETUP = """
-1. In Vagaro open Settings, Developers, APIs & Webhooks (an add-on that Vagaro has to approve), Webhooks, Create
-   Webhook.
-2. Paste {url}, tick Appointments and Transactions, and choose the locations. Copy the verification token that it shows
-   into HOOKS__VAGARO__SECRETS.
-3. Under APIs make credentials that may read customers: HOOKS__VAGARO__CREDENTIALS__CLIENT_ID and …__CLIENT_SECRET.
-4. Set HOOKS__VAGARO__API_URL to https://api.vagaro.com/us02/api/v2 with your own region in the place of us02; where it
-   is another one, set HOOKS__VAGARO__TOKEN_URL to the same address with /merchants/generate-access-token behind it.
-5. Of several businesses on one address, name yours in HOOKS__VAGARO__TENANTS (its businessId).
+1. In Vagaro open Settings, Developers, APIs & Webhooks (an add-on that Vagaro must approve), Webhooks, Create Webhook.
+2. Paste {url}, select Appointments and Transactions, and choose the locations. Copy the verification token into
+   HOOKS__VAGARO__SECRETS.
+3. Under APIs create credentials that may read customers: HOOKS__VAGARO__CREDENTIALS__CLIENT_ID and …__CLIENT_SECRET.
+4. Set HOOKS__VAGARO__API_URL to https://api.vagaro.com/us02/api/v2 with your own region instead of us02. For another
+   region, set HOOKS__VAGARO__TOKEN_URL to the same address followed by /merchants/generate-access-token.
+5. If several businesses use this address, set HOOKS__VAGARO__TENANTS to the businessId of yours.
 
-Vagaro's token proves nothing of the body. An appointment is completed when its status is Service Complete. Walk-ins
-without a customer wait for one and are parked after a day. Whoever wants no messages is not told.
+Vagaro's token does not protect the body. An appointment is completed when its status is Service Complete. The visit of a
+walk-in without a customer waits for one and is parked after a day. Vagaro does not send opt-outs.
 """
 
 SOURCE = Source(
@@ -70,15 +69,15 @@ PAID = (
 
 
 def fetch(event: Event) -> list[RecordRequest]:
-    """The customer, where the appointment stands or took place."""
+    """Fetch the customer unless the appointment is cancelled or missed."""
     if _kind(event) != "appointment" or _status(event) not in OPEN | {DONE}:
         return []
     payload = event.data.at("payload")
     customer, business = (_id(payload.at(name)) for name in ("customerId", "businessId"))
     if not customer:
         return []
-    asked = {"businessId": business, "customerId": customer} if business else {"customerId": customer}
-    return [RecordRequest(f"customers/{customer.replace('/', '~')}", endpoint="customers", json=asked)]
+    body = {"businessId": business, "customerId": customer} if business else {"customerId": customer}
+    return [RecordRequest(f"customers/{customer.replace('/', '~')}", endpoint="customers", json=body)]
 
 
 def translate(event: Event) -> list[VisitChange] | Ignored:
@@ -91,23 +90,23 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
 
 
 def _appointment(event: Event) -> list[VisitChange] | Ignored:
-    payload, status, said_at = event.data.at("payload"), _status(event), _said_at(event)
+    payload, status, happened_at = event.data.at("payload"), _status(event), _happened_at(event)
     is_new = event.data.at("action").required_text() == "created"
     if status == "personaloff":
         return Ignored("PersonalOff")
     if status == REQUESTED and is_new:
         return Ignored("not accepted yet")
-    is_off, starts = status in OFF | {REQUESTED}, payload.at("startTime")
+    is_off, start = status in OFF | {REQUESTED}, payload.at("startTime")
     return [
         VisitChange(
             action="cancel" if is_off else "create" if is_new else "update",
             visit_id=payload.at("appointmentId").required_text(),
-            version=unix_microseconds(said_at),
+            version=unix_microseconds(happened_at),
             contact=_contact(event),
-            time_scheduled=starts.required_time() if status in OPEN else starts.time() or UNSET,
-            time_completed=said_at if status == DONE else None,
-            date_cancelled=said_at if is_off else None,
-            no_show=said_at if status == MISSED else None,
+            time_scheduled=start.required_time() if status in OPEN else start.time() or UNSET,
+            time_completed=happened_at if status == DONE else None,
+            date_cancelled=happened_at if is_off else None,
+            no_show=happened_at if status == MISSED else None,
             times_are_observed=True,
         )
     ]
@@ -127,7 +126,7 @@ def _transaction(event: Event) -> list[VisitChange] | Ignored:
         VisitChange(
             action="update",
             visit_id=appointment,
-            version=unix_microseconds(_said_at(event)),
+            version=unix_microseconds(_happened_at(event)),
             payment_id=item.text() or payload.at("transactionId").required_text(),
             amount_collected=None if is_gone else -abs(paid) if is_refund else paid,
         )
@@ -138,28 +137,28 @@ def _kind(event: Event) -> str:
     return event.data.at("type").required_text()
 
 
-def _said_at(event: Event) -> datetime:
+def _happened_at(event: Event) -> datetime:
     return event.data.at("createdAt").time() or event.data.at("createdDate").required_time()
 
 
 def _status(event: Event) -> str:
-    """In lower case; one list of the vendor's prints `Service Completed`."""
+    """Return the status in lower case. One list of the vendor has `Service Completed`."""
     if event.data.at("action").required_text() == "deleted":
         return "deleted"
-    found = event.data.at("payload", "bookingStatus")
-    status = found.required_text().lower()
+    field = event.data.at("payload", "bookingStatus")
+    status = field.required_text().lower()
     if status.startswith(DONE):
         return DONE
     if status not in OPEN | OFF | {REQUESTED, MISSED, "personaloff"}:
-        raise found.unexpected("an appointment's status that Vagaro documents")
+        raise field.unexpected("an appointment's status that Vagaro documents")
     return status
 
 
-def _id(found: Payload) -> str | None:
-    """In base64, as a rule."""
-    id = found.text()
+def _id(field: Payload) -> str | None:
+    """Return an id, which is usually base64."""
+    id = field.text()
     if id and not re.fullmatch("[A-Za-z0-9+/=_-]{1,191}", id):
-        raise found.unexpected("an id")
+        raise field.unexpected("an id")
     return id
 
 

@@ -1,19 +1,19 @@
 """Workiz: jobs, whose whole state is in every event, and the payments of their invoices.
 
-https://help.workiz.com/hc/en-us/articles/39192462158993-Creating-webhooks-in-Workiz, which we know through integrators
-who quote it and printed deliveries: an automation of one's own posts `trigger`, `data` and `metadata`; the auth key
-comes as `Authorization: Bearer …`, as often with `Bearer` before it as people typed it. What happened is in
-`data.status` and not in the trigger's name, since people wire their automations as they like: every trigger of a job is
-taken for its state. `uuid` stays when a job moves and is in a job's invoices too. `trigger.timestamp` (UTC) orders;
-`data.date` is local time. Nothing names an event: what is told twice means the same twice.
+https://help.workiz.com/hc/en-us/articles/39192462158993-Creating-webhooks-in-Workiz, known from integrators who quote it,
+and printed deliveries: an automation of the customer posts `trigger`, `data` and `metadata`; the auth key is sent as
+`Authorization: Bearer …`, with another `Bearer` for each one that people typed. The state is read from `data.status` and
+not from the trigger's name, since people configure their automations freely. `uuid` does not change when a job moves, and
+is in a job's invoices, too. `trigger.timestamp` (UTC) orders; `data.date` is local time. Events have no id; repeats have
+the same meaning.
 
-All of it is second-hand. Recalled: `In Progress` and `Done Pending Approval`. Inferred: collected is `totalPrice` less
-`amountDue`. There is no status for a no-show: a sub-status of that name counts as one. No status has a time of its own:
-it counts from the first event that shows it. `new`, which one account's data has, is taken for a job before Submitted: it
-is open. Any other status is parked, for nobody knows whether such a job takes place.
+All of it is second-hand. Recalled: `In Progress` and `Done Pending Approval`. Inferred: the amount collected is `totalPrice`
+less `amountDue`. There is no status for a no-show: a sub-status of that name counts as one. No status has a time: it counts
+from the first event that shows it. `new`, which one account's data has, counts as a state before Submitted, which is open.
+Any other status is parked, since it is unknown whether such a job takes place.
 
-A job may have several invoices. Each tells what was paid on it, and the job what was paid in all: the greater of that and
-the sum of the invoices counts, so no invoice replaces another.
+A job may have several invoices. Each has the amount paid on it, and the job has the total: the greater of the total and the
+sum of the invoices counts, so no invoice replaces another.
 """
 
 import re
@@ -30,13 +30,13 @@ from app.webhooks.source import Ignored, Source
 SETUP = """
 1. Set HOOKS__WORKIZ__SECRETS to 32 random characters of your own, and HOOKS__WORKIZ__TIMEZONE to the account's time
    zone.
-2. In Workiz open the Automation center and make an automation for each of: job created, job rescheduled (or updated),
+2. In Workiz open the Automation center and create an automation for each of: job created, job rescheduled (or updated),
    job status changed, invoice paid. As its action choose "post webhook".
 3. Paste {url}, and the characters of step 1, without "Bearer", as its Auth key.
 
-Workiz signs nothing: the key alone proves who sends. A job is completed when its status is Done. For a no-show make a
-sub-status that is called "No show". Some triggers leave the client out: one of a job's events must have it. Opt-outs
-are not told.
+Workiz signs nothing: only the key authenticates the sender. A job is completed when its status is Done. For no-shows create
+a sub-status with the name "No show". Some triggers do not include the client: at least one event of a job must have it.
+Workiz does not send opt-outs.
 """
 
 SOURCE = Source(
@@ -51,7 +51,7 @@ SOURCE = Source(
 
 OPEN = {"new", "submitted", "pending", "in progress", "done pending approval"}
 OFF = {"canceled", "cancelled", "deleted"}
-#: Of a payment: it brought nothing.
+#: The statuses of payments that do not count.
 FAILED = {"canceled", "cancelled", "declined", "deleted", "failed", "pending", "refunded", "void", "voided"}
 
 
@@ -63,20 +63,20 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
 
 
 def _job(event: Event, kind: str) -> VisitChange:
-    job, said_at = event.data.at("data"), _said_at(event)
+    job, happened_at = event.data.at("data"), _happened_at(event)
     status = "deleted" if kind.endswith("deleted") else _status(job)
     is_missed = bool(re.search("no[ _-]?show", job.at("subStatus").text() or "", re.IGNORECASE))
     is_off = status in OFF and not is_missed
     return VisitChange(
         action="cancel" if is_off else "create" if kind == "job_created" else "update",
         visit_id=job.at("uuid").required_text(),
-        version=unix_microseconds(said_at),
+        version=unix_microseconds(happened_at),
         contact=_contact(job.at("clientInfo")),
         time_scheduled=job.at("date").time(event.zone) or UNSET,
-        time_completed=said_at if status == "done" else None,
+        time_completed=happened_at if status == "done" else None,
         amount_collected=_collected(job),
-        date_cancelled=said_at if is_off else None,
-        no_show=said_at if is_missed else None,
+        date_cancelled=happened_at if is_off else None,
+        no_show=happened_at if is_missed else None,
         times_are_observed=True,
     )
 
@@ -89,7 +89,7 @@ def _invoice(event: Event, kind: str) -> list[VisitChange] | Ignored:
         return Ignored(kind)
     if not invoice.at("uuid"):
         return Ignored("an invoice without a job")
-    visit_id, order = invoice.at("uuid").required_text(), unix_microseconds(_said_at(event))
+    visit_id, order = invoice.at("uuid").required_text(), unix_microseconds(_happened_at(event))
     payment = invoice.at("id").text()
     return [VisitChange(action="update", visit_id=visit_id, version=order, payment_id=payment, amount_collected=paid)]
 
@@ -98,16 +98,16 @@ def _counts(payment: Payload) -> bool:
     return (payment.at("status").text() or "").lower() not in FAILED
 
 
-def _said_at(event: Event) -> datetime:
+def _happened_at(event: Event) -> datetime:
     return event.data.at("trigger", "timestamp").required_time()
 
 
 def _status(job: Payload) -> str:
     status = job.at("status")
-    known = status.required_text().lower()
-    if known not in OPEN | OFF | {"done"}:
+    name = status.required_text().lower()
+    if name not in OPEN | OFF | {"done"}:
         raise status.unexpected("a job's status that Workiz has")
-    return known
+    return name
 
 
 def _collected(job: Payload) -> Decimal | None | Unset:

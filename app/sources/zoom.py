@@ -1,20 +1,22 @@
-"""Zoom Scheduler: bookings and their cancellations. https://developers.zoom.us/docs/api/scheduler/events
+"""Zoom Scheduler: bookings and their cancellations.
 
-The signature (https://developers.zoom.us/docs/api/webhooks) covers `v0:`, the time and the body. Zoom tries the address
-with a token that wants to be signed, signed itself, and again every 72 hours; it is answered only after its signature holds.
-`event_ts` is when the event happened, in milliseconds. There is no event for a completion, a no-show or a payment; the
-field `payment` that the change log announces for 2026-11-16 is not described, so it is not read.
+From https://developers.zoom.us/docs/api/scheduler/events and https://developers.zoom.us/docs/api/webhooks: the signature
+covers `v0:`, the time and the body. Zoom probes the address with a signed token that the response must sign, and again
+every 72 hours; it is answered only after its signature was verified. `event_ts` is when the event happened, in
+milliseconds. There is no event for a completion, a no-show or a payment; the field `payment` that the change log announces
+for 2026-11-16 is not documented, so it is not read.
 
-There is none for a move either. Since 2026-08-17 the cancelled half of one may name the new event and the created half
-the old one (`rescheduled_to_event_id`, `rescheduled_from_event_id`); whether beside the event or in it is not shown, so
-both are looked at. Second-hand: that a move is these two halves. Without a link the old visit is cancelled and the new
-one stands by itself, which makes no difference to the person who is asked for a review.
+There is no event for a move either. Since 2026-08-17 the cancelled half of a move may name the new event and the created
+half the old one (`rescheduled_to_event_id`, `rescheduled_from_event_id`); it is not shown whether these fields are next to
+the event or inside it, so both places are read. Second-hand: a move consists of these two halves. Without a link the old
+visit is cancelled and the new one is created, which makes no difference to the customer.
 
-Invitees of a group event (`invitee_counters.limit` above 1) share its `event_id`: each has a visit of their own, known by
-the event and the e-mail address. Not by `invitee_id`: deliveries before 2026-08-17 have none, and a cancel must find the
-visit that an older delivery made. A cancel also ends the visit that its invitee got while the event had another limit. Two
-places that one address takes in an event are one visit. A move between group events is always a cancel and a new visit: an
-invitee may come back to an event, and links that go round have no first id.
+Invitees of a group event (`invitee_counters.limit` above 1) share its `event_id`: each has a visit, named by the event and
+the e-mail address. `invitee_id` is not used: deliveries before 2026-08-17 have none, and a cancel must find the visit of an
+older delivery. A cancel also ends the visit that the invitee has from a time when the event had another limit. Two places of
+one address in an event are one visit. A move between group events is always a cancel and a new visit: an invitee may come
+back to an event, and circular links have no first id.
+
 Not documented: whether a host who cancels a whole group event causes a delivery for each invitee. So a delivery of such a
 cancel (`scheduled_event.status`, several in `invitee_counters.total`, not by an invitee) ends its own visit and is parked.
 """
@@ -32,14 +34,14 @@ from app.webhooks.source import Ignored, PartlyTranslatable, Source
 SETUP = """
 1. In the Zoom App Marketplace, Develop, build an app for your account (general or server-to-server) with the scopes to
    read Scheduler's events, and open its Feature page. Set its Secret Token here as HOOKS__ZOOM__SECRETS and restart.
-2. Under Event Subscriptions add one, paste {url} as its endpoint, and press Validate: Zoom wants an answer within 3 s.
+2. Under Event Subscriptions add one, paste {url} as its endpoint, and press Validate: Zoom waits 3 s for a response.
 3. Add the events of Zoom Scheduler: "Scheduled event created" and "Scheduled event canceled".
 4. Activate the app. Zoom validates the address again every 72 hours, and disables it after six failures.
 
-Zoom tells neither completions nor no-shows nor payments, so a review request counts from the start. Each invitee of a
-group event has a visit; guests whom an invitee brings have none. If you cancel a whole group event, the delivery needs an
-operator, who checks that the visits of all its invitees are cancelled: Zoom does not document a delivery for each. The
-phone number is known where the invitee wants text reminders or the form asks for it.
+Zoom sends no completions, no-shows and payments, so a review request counts from the start. Each invitee of a group event
+has a visit; guests whom an invitee brings have none. If you cancel a whole group event, the delivery needs an operator, who
+checks that the visits of all its invitees are cancelled: Zoom does not document a delivery for each. Zoom only sends a phone
+number if the invitee wants text reminders or the form asks for it.
 """
 
 SOURCE = Source(
@@ -79,11 +81,11 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
 def _created(event: Event, booking: Payload) -> VisitChange:
     start = booking.at("scheduled_event", "start_date_time").required_time()
     old = None if _is_group(booking) else _link(booking, "rescheduled_from_event_id")
-    known = replace(_known(event, booking), time_scheduled=start, date_cancelled=None, no_show=None)
-    return replace(known, action="create", previous_visit_id=old)
+    change = replace(_base_change(event, booking), time_scheduled=start, date_cancelled=None, no_show=None)
+    return replace(change, action="create", previous_visit_id=old)
 
 
-def _known(event: Event, booking: Payload) -> VisitChange:
+def _base_change(event: Event, booking: Payload) -> VisitChange:
     return VisitChange(
         action="update",
         visit_id=_visit_id(booking),
@@ -94,32 +96,32 @@ def _known(event: Event, booking: Payload) -> VisitChange:
 
 
 def _cancelled(event: Event, booking: Payload) -> list[VisitChange]:
-    """Or moved away: then nothing is cancelled, and the visit goes on under the new event."""
-    happened_at, old, new = event.data.at("event_ts").required_unix_ms(), _event_id(booking), _new(booking)
+    """Return the changes for a cancelled event. After a move, the visit continues under the new event instead."""
+    happened_at, old, new = event.data.at("event_ts").required_unix_ms(), _event_id(booking), _new_event_id(booking)
     if new and new != old and not _is_group(booking):
         return [
             VisitChange(action="update", visit_id=new, version=unix_microseconds(happened_at), previous_visit_id=old)
         ]
     cancelled_at = booking.at("cancellation", "cancel_at").time() or happened_at
-    cancelled = replace(_known(event, booking), action="cancel", date_cancelled=cancelled_at)
-    changes = [cancelled, *_under_another_id(booking, cancelled)]
-    if _is_group(booking) and _may_end_for_all(booking):
+    cancelled = replace(_base_change(event, booking), action="cancel", date_cancelled=cancelled_at)
+    changes = [cancelled, *_other_ids(booking, cancelled)]
+    if _is_group(booking) and _may_affect_all(booking):
         raise PartlyTranslatable(FOR_ALL, changes)
     return changes
 
 
-FOR_ALL = "a group event was cancelled, perhaps by the host and for all of its invitees: only one is named"
+FOR_ALL = "a group event was cancelled, perhaps for all of its invitees, but the delivery names only one"
 
 
-def _may_end_for_all(booking: Payload) -> bool:
-    """The event itself is cancelled, others had booked it, and it is not told that an invitee did it."""
-    about, by = booking.at("scheduled_event"), booking.at("cancellation", "canceler_type").text()
-    is_over = (about.at("status").text() or "").lower() in ("cancelled", "canceled")
-    return is_over and (about.at("invitee_counters", "total").integer() or 0) > 1 and by != "invitee"
+def _may_affect_all(booking: Payload) -> bool:
+    """Return whether the event itself is cancelled, has several invitees, and no invitee is named as the canceler."""
+    scheduled, by = booking.at("scheduled_event"), booking.at("cancellation", "canceler_type").text()
+    is_over = (scheduled.at("status").text() or "").lower() in ("cancelled", "canceled")
+    return is_over and (scheduled.at("invitee_counters", "total").integer() or 0) > 1 and by != "invitee"
 
 
-def _under_another_id(booking: Payload, cancelled: VisitChange) -> list[VisitChange]:
-    """The same invitee's visit, where the limit was another one when they booked, or is not told now."""
+def _other_ids(booking: Payload, cancelled: VisitChange) -> list[VisitChange]:
+    """Cancel the visit that the same invitee has if the event had another limit before, or has none in this delivery."""
     address = booking.at("invitee_email").text() or ""
     if _is_group(booking):
         return [replace(cancelled, visit_id=_event_id(booking), contact=Contact(email=address), only_for_contact=True)]
@@ -135,7 +137,7 @@ def _limit(booking: Payload) -> int | None:
 def _is_group(booking: Payload) -> bool:
     counters, limit = booking.at("scheduled_event", "invitee_counters"), _limit(booking)
     if not limit and max(counters.at(name).integer() or 0 for name in ("active", "total")) > 1:
-        raise Untranslatable("an event with several invitees and no limit: whose visit it is cannot be told")
+        raise Untranslatable("an event with several invitees and no limit: the invitee's visit is unknown")
     return (limit or 1) > 1
 
 
@@ -144,11 +146,11 @@ def _visit_id(booking: Payload) -> str:
         return _event_id(booking)
     address = booking.at("invitee_email").text() or ""
     if "@" not in address:
-        raise Untranslatable("a group event's invitee without an e-mail address: whose visit it is cannot be told")
+        raise Untranslatable("a group event's invitee without an e-mail address: the invitee's visit is unknown")
     return attendee_visit_id(_event_id(booking), address)
 
 
-def _new(booking: Payload) -> str | None:
+def _new_event_id(booking: Payload) -> str | None:
     return _link(booking, "rescheduled_to_event_id")
 
 
@@ -174,11 +176,13 @@ _LOOKS_LIKE_A_PHONE = re.compile(r"[+(]?[0-9][0-9 ()./-]{5,24}")
 
 
 def _phone(booking: Payload) -> str | None:
-    """An answer on the booking form; Zoom writes each as a list."""
-    for asked in booking.at("questions_and_answers"):
-        answers = asked.at("answer")
-        for answer in answers if isinstance(answers.value, list) else [answers]:
-            written = answer.text() or ""
-            if _ASKS_FOR_A_PHONE.search(asked.at("question").text() or "") and _LOOKS_LIKE_A_PHONE.fullmatch(written):
-                return written
+    """Find the answer to a question about a phone number on the booking form; Zoom sends each answer as a list."""
+    for answer_item in booking.at("questions_and_answers"):
+        values = answer_item.at("answer")
+        for answer in values if isinstance(values.value, list) else [values]:
+            text = answer.text() or ""
+            if _ASKS_FOR_A_PHONE.search(answer_item.at("question").text() or "") and _LOOKS_LIKE_A_PHONE.fullmatch(
+                text
+            ):
+                return text
     return None

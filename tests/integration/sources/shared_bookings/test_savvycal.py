@@ -79,13 +79,13 @@ async def test_an_attendee_without_a_session_is_an_operators(world: BookingWorld
     await world.process("savvycal", savvycal("event.created", 1, session(ADA, BOB)))
     for minute, kind in enumerate(("added", "canceled", "rescheduled"), 2):
         await world.process("savvycal", savvycal(f"event.attendee.{kind}", minute, joiner(BOB)))
-    assert ["an attendee, and which event it is about is not told"] * 3 == await world.parked()
+    assert ["the event is about an attendee, but does not name the calendar event"] * 3 == await world.parked()
 
     await world.process("savvycal", savvycal("event.attendee.canceled", 5, session(ADA)))
     await world.process("savvycal", beside("rescheduled", 6, BOB, start=SECOND))
     assert [
-        "an attendee of a group session, and who it is is not told",
-        "an attendee of a group session moved, and the session that they left is not told",
+        "the event is about an attendee of a group session, but does not name the attendee",
+        "an attendee of a group session moved, and the event does not name the session that they left",
     ] == (await world.parked())[3:]
     assert [("ada", FIRST), ("bob", SECOND)] == world.review_requests()
 
@@ -102,7 +102,7 @@ async def test_a_payment_in_a_group_session_is_an_operators(world: BookingWorld)
     assert (["75.50"], []) == ([visit["amount_collected"] for visit in world.harness.visits()], await world.parked())
 
     await world.process("savvycal", savvycal("event.checkout.completed", 2, session(ADA, BOB, **paid)))
-    assert ["a payment in a group session, and by whom is not told"] == await world.parked()
+    assert ["a payment in a group session, and the event does not name the attendee who paid"] == await world.parked()
     assert [("ada", FIRST), ("bob", FIRST)] == world.review_requests()
 
 

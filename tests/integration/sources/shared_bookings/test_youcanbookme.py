@@ -40,7 +40,7 @@ async def test_a_move_under_a_new_reference_is_an_operators_and_counts(world: Bo
 
     assert [("ada", FIRST), ("ada", SECOND)] == world.review_requests()
     assert [
-        "a booking was moved, and its old reference is not told: a visit at the old time must be cancelled by hand"
+        "a booking was moved, and the event does not name the old one: cancel the visit at the old time by hand"
     ] == (await world.parked())
 
 
