@@ -23,15 +23,15 @@ from app.operators.operations import OperationRequest, Operations
 from app.settings.environment import read_environment
 from app.visits.change import Contact, VisitChange
 from app.webhooks.delivery import Delivery
-from tests.integration.ledger.test_keys import (
+from tests.support.every_key import (
     ADA,
     KEY,
     SOON,
-    acuity,
+    acuity_api,
     configure,
-    ring_everything,
-    run_of,
-    without_an_end,
+    expiry_problems,
+    run_with_redis,
+    send_deliveries,
 )
 from tests.support.harness import Harness, Server, sign_standard, standard_body, wait_until
 from tests.support.ledger import accept, change, done, start_run, visit_task
@@ -80,40 +80,40 @@ def forgotten(harness: Harness, *options: str, **env: str) -> dict[str, Any]:
 
 
 def test_after_it_nothing_of_the_person_is_anywhere_in_redis(harness: Harness) -> None:
-    with acuity() as url:
+    with acuity_api() as url:
         configure(harness, url)
         harness.start_web()
         harness.start_worker()
-        ring_everything(harness)
+        send_deliveries(harness)
         harness.send("visit.created", "G", contact=GRACE, time_scheduled=SOON)
         harness.send("visit.updated", "A", contact={"phone": "+15550100001", "first_name": "Ada"})
         wait_until(lambda: harness.visit("standard-G"))
         quiet(harness)
-        before = run_of(harness.redis_url, traces)
+        before = run_with_redis(harness.redis_url, traces)
         plan = harness.doorbell("erase", EMAIL, "--dry-run", "--json")
-        untouched = run_of(harness.redis_url, traces)
+        untouched = run_with_redis(harness.redis_url, traces)
 
         told = forgotten(harness)
 
     assert {kind.split(":")[1] for kind in before} >= {"delivery", "visit"}
     assert (0, before.keys()) == (plan.returncode, untouched.keys() | before.keys())
-    assert {} == run_of(harness.redis_url, traces)
+    assert {} == run_with_redis(harness.redis_url, traces)
     assert ["visit:main/acuity-123456789", "visit:main/standard-A"] == told["visits"]
     assert (told["visits"], told["deliveries"]) == tuple(
         json.loads(plan.stdout)[what] for what in ("visits", "deliveries")
     )
     assert (5, 0) == (len(told["deliveries"]), len(told["shared"]))  # four of A, one of Acuity
-    kept = run_of(harness.redis_url, whole)
+    kept = run_with_redis(harness.redis_url, whole)
     assert b"grace@example.com" in kept["bell:visit:main/standard-G"]
     assert b"erased person" in kept["bell:activity"]
-    assert [] == run_of(harness.redis_url, without_an_end)
+    assert [] == run_with_redis(harness.redis_url, expiry_problems)
 
 
 def quiet(harness: Harness) -> None:
     async def open_work(redis: Redis) -> int:
         return int(await redis.command("ZCARD", "bell:queued")) + int(await redis.command("ZCARD", "bell:running"))
 
-    wait_until(lambda: not run_of(harness.redis_url, open_work))
+    wait_until(lambda: not run_with_redis(harness.redis_url, open_work))
 
 
 def test_later_events_of_a_forgotten_visit_make_no_wrong_and_no_second_one(harness: Harness) -> None:
@@ -178,7 +178,7 @@ def test_a_repeat_of_what_was_forgotten_is_still_a_repeat(harness: Harness) -> N
     again = harness.post(raw, headers)
 
     assert (200, first.json()["delivery"]) == (again.status_code, again.json()["delivery"])
-    assert {} == run_of(harness.redis_url, traces)
+    assert {} == run_with_redis(harness.redis_url, traces)
 
 
 def test_a_visit_that_was_never_made_waits_for_an_operator_and_is_not_made_for_somebody_else(harness: Harness) -> None:
@@ -203,8 +203,8 @@ def test_of_a_delivery_that_speaks_of_several_the_body_goes_and_the_others_visit
 
     assert [id] == told["shared"]
     assert ["visit:main/standard-A"] == told["visits"]
-    assert {} == run_of(harness.redis_url, traces)
-    assert b"grace@example.com" in run_of(harness.redis_url, whole)["bell:visit:main/standard-G"]
+    assert {} == run_with_redis(harness.redis_url, traces)
+    assert b"grace@example.com" in run_with_redis(harness.redis_url, whole)["bell:visit:main/standard-G"]
 
 
 def test_what_is_encrypted_with_a_lost_key_is_reported(harness: Harness) -> None:
@@ -220,8 +220,8 @@ def test_nothing_is_removed_without_a_word(harness: Harness) -> None:
     harness.start_web()
     harness.send("visit.created", "A", contact=ADA)
     # The door's counts, which it writes every few seconds.
-    wait_until(lambda: {"bell:metrics", "bell:secret-used:standard"} <= run_of(harness.redis_url, whole).keys())
-    before = run_of(harness.redis_url, whole)
+    wait_until(lambda: {"bell:metrics", "bell:secret-used:standard"} <= run_with_redis(harness.redis_url, whole).keys())
+    before = run_with_redis(harness.redis_url, whole)
 
     statuses = [
         harness.doorbell("erase", *words).returncode for words in ((EMAIL,), (EMAIL, "--dry-run"), ("ada", "--yes"))
@@ -229,7 +229,7 @@ def test_nothing_is_removed_without_a_word(harness: Harness) -> None:
 
     assert [2, 0, 2] == statuses
     assert 5 == harness.doorbell("erase", "nobody@example.com", "--yes").returncode
-    assert before == run_of(harness.redis_url, whole)
+    assert before == run_with_redis(harness.redis_url, whole)
 
 
 async def test_what_a_worker_has_in_its_hands_is_waited_for(harness: Harness, redis: Redis, ledger: Ledger) -> None:
@@ -263,7 +263,7 @@ def test_it_is_safe_while_workers_run_and_hooks_ring(harness: Harness, sandbox: 
     quiet(harness)
 
     assert 30 == len(told["visits"])
-    assert {} == run_of(harness.redis_url, traces)
+    assert {} == run_with_redis(harness.redis_url, traces)
     names = [visit["external_id"] for visit in harness.visits()]
     assert len(names) == len(set(names))
     assert {f"standard-V-{number}" for number in range(0, 60, 2)} <= set(names)
