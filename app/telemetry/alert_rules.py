@@ -120,7 +120,7 @@ REDIS_FULL = Alert(
     message=f"Redis is more than {FULL_FRACTION:.0%} full. When it is full, tools get 503.",
     expr=f"max({metrics.REDIS_MEMORY_USED}) / (max({metrics.REDIS_MEMORY_MAX}) > 0) > {FULL_FRACTION}",
     command="doorbell doctor",
-    output="`redis.memory  warn`, with the used and the available memory",
+    output="`redis.memory  warn`, or `fail` above 90 %, with the used and the available memory",
     fix="Use a larger plan, or a lower RETENTION_DAYS.",
 )
 REDIS_DOWN = Alert(
