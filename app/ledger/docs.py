@@ -1,4 +1,4 @@
-"""Prints docs/redis.md: `python -m app.ledger.docs > docs/redis.md`."""
+"""Generates docs/redis.md: `python -m app.ledger.docs > docs/redis.md`."""
 
 from collections.abc import Iterable
 
@@ -9,8 +9,8 @@ _PAGE = """# Redis
 
 Generated from `app/ledger/keys.py` and the headers of `app/ledger/scripts/*.lua` by `python -m app.ledger.docs`.
 
-Redis 7.0 or any Valkey, as one primary; in cluster mode one shard with all slots. Every write is a script. On a full server
-only `accept` is refused: what was accepted before is applied, and operators can act.
+Doorbell needs Redis 7.0 or any Valkey, as one primary; in cluster mode, one shard with all slots. Writes that need memory
+run in scripts. A full server refuses only `accept`: accepted deliveries are still applied, and operators can act.
 
 ## Keys
 
@@ -18,19 +18,19 @@ only `accept` is refused: what was accepted before is applied, and operators can
 
 ## A task
 
-The hash `bell:visit:<account>/<external_id>` or `bell:event:<delivery>`. Times are ms since 1970 by the clock of the server.
+The hash `bell:visit:<account>/<external_id>` or `bell:event:<delivery>`. Times are in ms since 1970, by the server's clock.
 
 {task}
 
 ## A circuit
 
-The hash `bell:circuit:<account>` exists while the circuit is open.
+The hash `bell:circuit:<account>` exists while the circuit of the account is open.
 
 {circuit}
 
 ## Scripts
 
-A script is called by the digest of its text. Its first argument is its name, so MONITOR and SLOWLOG tell scripts apart:
+Scripts are called by the digest of their text. The first argument is the name, for MONITOR and SLOWLOG:
 
 ```
 $ redis-cli monitor | grep '"complete"'
@@ -38,7 +38,7 @@ $ redis-cli monitor | grep '"complete"'
 $ redis-cli slowlog get 10
 ```
 
-An error message has a line number of the assembled script:
+The line numbers in error messages are those of the text with all includes:
 `python -c "from app.ledger.scripts import SCRIPTS; print(SCRIPTS['complete'].source)" | cat -n`.
 
 {scripts}
@@ -69,8 +69,8 @@ def _script(script: Script) -> str:
     return f"### {script.name}\n\n{script.description}\n\n`{', '.join([*script.args, *listed])}`{returns}"
 
 
-def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    lines = [head, ("---",) * len(head), *rows]
+def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [header, ("---",) * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
