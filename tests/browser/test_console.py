@@ -1,4 +1,4 @@
-"""The console in a real browser, around real processes: what an operator does on the first day, and on a bad one."""
+"""The console in a real browser, with real web and worker processes."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from tests.support.browser import NARROW, WIDE, ConsoleBrowser
 from tests.support.harness import SECRET, TOKEN, Harness, sign_standard, standard_body, wait_until
 
 pytestmark = [
-    pytest.mark.skipif(not browsers.CHROMIUM, reason="there is no Chromium: install it, or set CHROMIUM_PATH"),
+    pytest.mark.skipif(not browsers.CHROMIUM, reason="Chromium is missing: install it, or set CHROMIUM_PATH"),
 ]
 
 OPERATOR, VIEWER = "operate", "look"
@@ -62,33 +62,33 @@ def running(harness: Harness) -> Harness:
 
 @pytest.fixture
 def open_desk(running: Harness, chromium: Any) -> Iterator[Opens]:
-    """A browser at the console's door, or, with a password, inside. At the end nothing was foreign and nothing refused."""
+    """Open browsers at the console, logged in if a password is given. Fail on console errors and on requests elsewhere."""
     desks: list[ConsoleBrowser] = []
 
-    def open_desk(password: str = "", **how: Any) -> ConsoleBrowser:
-        desk = ConsoleBrowser(chromium, running.web_server.url, **how)
+    def open_desk(password: str = "", **options: Any) -> ConsoleBrowser:
+        desk = ConsoleBrowser(chromium, running.web_server.url, **options)
         desks.append(desk)
         if password:
             desk.log_in(password)
         return desk
 
     yield open_desk
-    complaints = [complaint for desk in desks for complaint in desk.errors]
+    errors = [complaint for desk in desks for complaint in desk.errors]
     foreign = [url for desk in desks for url in desk.foreign_requests]
     for desk in desks:
         desk.close()
-    assert ([], []) == (complaints, foreign)
+    assert ([], []) == (errors, foreign)
 
 
-def book(harness: Harness, id: str, **more: Any) -> str:
-    """A visit that is going to stand; its delivery."""
+def create_visit(harness: Harness, id: str, **fields: Any) -> str:
+    """Create a visit and return the id of its delivery."""
     contact = {"email": "ada@example.com", "phone": "+15550100001", "first_name": "Ada"}
-    answer = harness.send("visit.created", id, contact=contact, time_scheduled="2027-03-14T16:00:00Z", **more)
-    return str(answer.json()["delivery"])
+    response = harness.send("visit.created", id, contact=contact, time_scheduled="2027-03-14T16:00:00Z", **fields)
+    return str(response.json()["delivery"])
 
 
-def walk_in(harness: Harness, id: str) -> str:
-    """A visit that nobody can contact: it comes to need an operator."""
+def create_failure(harness: Harness, id: str) -> str:
+    """Create a visit without an address, which is parked, and return the id of its delivery."""
     return str(
         harness.send(
             "visit.created", id, contact={"first_name": "Grace"}, time_scheduled="2027-03-14T16:00:00Z"
@@ -100,11 +100,11 @@ def failures(harness: Harness) -> int:
     return harness.doorbell("failures", "--json").stdout.count('"contact_unknown"')
 
 
-def fill(desk: ConsoleBrowser, harness: Harness) -> dict[str, str]:
-    """Something on every page."""
-    delivery = book(harness, "A-1")
+def create_data(desk: ConsoleBrowser, harness: Harness) -> dict[str, str]:
+    """Create data for every page."""
+    delivery = create_visit(harness, "A-1")
     for number in range(30):
-        walk_in(harness, f"B-{number}")
+        create_failure(harness, f"B-{number}")
     harness.post(b"{}", {"content-type": "application/json"})
     wait_until(lambda: harness.visit("standard-A-1") and failures(harness) == 30, 30)
     desk.open("/console/plan?do=replay&ids=standard-B-1")
@@ -113,16 +113,16 @@ def fill(desk: ConsoleBrowser, harness: Harness) -> dict[str, str]:
     return {"delivery": delivery, "operation": operation}
 
 
-# -- the first day --
+# -- first delivery --
 
 
-def test_on_the_first_visit_it_waits_and_what_rings_appears(running: Harness, open_desk: Opens) -> None:
+def test_the_overview_waits_for_the_first_delivery_and_shows_it(running: Harness, open_desk: Opens) -> None:
     running.start_worker()
     desk = open_desk(OPERATOR)
     assert "Waiting for the first delivery" in desk.heading
     desk.screenshot("first-visit")
 
-    delivery = book(running, "A-1")
+    delivery = create_visit(running, "A-1")
 
     desk.page.wait_for_selector("h1:has-text('All is well')")
     desk.open("/console/deliveries")
@@ -140,12 +140,12 @@ def test_a_test_delivery_can_be_sent_from_the_page_of_its_source(running: Harnes
     wait_until(running.visits)
 
 
-# -- a bad one --
+# -- failures and operations --
 
 
 def test_a_failure_is_planned_replayed_and_applied(running: Harness, open_desk: Opens) -> None:
     running.start_worker()
-    walk_in(running, "B-1")
+    create_failure(running, "B-1")
     wait_until(lambda: failures(running) == 1)
     desk = open_desk(OPERATOR)
     assert "One failure needs you: contact_unknown, from Standard" in desk.heading
@@ -162,13 +162,13 @@ def test_a_failure_is_planned_replayed_and_applied(running: Harness, open_desk: 
     assert "cont_KYdl3lftgZXGRbxqoj" == visit["contact_id"]
     desk.open("/console/failures")
     assert "Nothing needs attention." in desk.page.inner_text("main")
-    desk.screenshot("nothing-needs-you")
+    desk.screenshot("no-failure")
 
 
-def test_more_than_25_at_once_are_typed_and_all_that_match_go(running: Harness, open_desk: Opens) -> None:
+def test_an_operation_on_more_than_25_tasks_needs_a_typed_confirmation(running: Harness, open_desk: Opens) -> None:
     running.start_worker()
     for number in range(60):
-        walk_in(running, f"B-{number}")
+        create_failure(running, f"B-{number}")
     wait_until(lambda: "60" in running.doorbell("doctor").stdout.partition("need an operator")[0][-4:], 40)
     desk = open_desk(OPERATOR)
 
@@ -186,12 +186,11 @@ def test_more_than_25_at_once_are_typed_and_all_that_match_go(running: Harness, 
     wait_until(lambda: len(running.visits()) == 60, 30)
 
 
-def test_all_that_arrived_at_a_hook_can_be_replayed(running: Harness, open_desk: Opens) -> None:
-    """The account lost what was made: its visits are made again, and only what the filter means."""
+def test_all_deliveries_of_a_hook_can_be_replayed(running: Harness, open_desk: Opens) -> None:
     running.start_worker()
     for number in range(28):
-        book(running, f"A-{number}")
-    running.post(*other_hooks_delivery(), hook="other")
+        create_visit(running, f"A-{number}")
+    running.post(*delivery_of_other_hook(), hook="other")
     wait_until(lambda: len(running.visits()) == 29, 30)
     for visit in running.visits():
         running.http.delete(f"{running.sandbox.url}/api/v1/visits/{visit['id']}", headers=AUTHORIZED)
@@ -218,7 +217,7 @@ def test_all_that_arrived_at_a_hook_can_be_replayed(running: Harness, open_desk:
 AUTHORIZED = {"authorization": f"Bearer {TOKEN}"}
 
 
-def other_hooks_delivery() -> tuple[bytes, dict[str, str]]:
+def delivery_of_other_hook() -> tuple[bytes, dict[str, str]]:
     contact = {"email": "grace@example.com"}
     raw = standard_body("visit.created", "B-1", contact=contact, time_scheduled="2027-03-14T16:00:00Z")
     return raw, sign_standard(raw)
@@ -230,7 +229,7 @@ def test_an_account_is_paused_and_resumed(running: Harness, open_desk: Opens) ->
     desk.open("/console/sources")
     desk.page.click("button:has-text('Pause')")
     assert "paused" == desk.page.inner_text("td .state.held")
-    book(running, "A-1")
+    create_visit(running, "A-1")
     wait_until(lambda: "held" in running.doorbell("deliveries").stdout)
 
     desk.open("/console")
@@ -243,9 +242,9 @@ def test_an_account_is_paused_and_resumed(running: Harness, open_desk: Opens) ->
     wait_until(lambda: running.visit("standard-A-1"))
 
 
-def test_a_person_is_forgotten_with_a_plan_first(running: Harness, open_desk: Opens) -> None:
+def test_a_person_is_erased_after_a_plan(running: Harness, open_desk: Opens) -> None:
     running.start_worker()
-    book(running, "A-1")
+    create_visit(running, "A-1")
     wait_until(lambda: running.visit("standard-A-1"))
     desk = open_desk(OPERATOR, java_script_enabled=False)
 
@@ -254,18 +253,18 @@ def test_a_person_is_forgotten_with_a_plan_first(running: Harness, open_desk: Op
     desk.page.fill("#person", "+1 (555) 010-0001")
     desk.page.click("main button")
     assert "visits" in desk.page.inner_text("table")
-    desk.screenshot("forget-plan")
+    desk.screenshot("erasure-plan")
     desk.page.fill("#confirm", "+1 (555) 010-0001")
     desk.page.click("main button")
 
     assert "Erased" in desk.page.inner_text("[role=status]")
-    desk.screenshot("forgotten")
+    desk.screenshot("erased")
     assert "ada@example.com" not in running.doorbell("visit", "standard-A-1", "--show-personal-data").stdout
 
 
-def test_a_discarded_visit_says_so(running: Harness, open_desk: Opens) -> None:
+def test_a_discarded_visit_has_a_summary(running: Harness, open_desk: Opens) -> None:
     running.start_worker()
-    walk_in(running, "B-1")
+    create_failure(running, "B-1")
     wait_until(lambda: failures(running) == 1)
     desk = open_desk(OPERATOR)
 
@@ -278,9 +277,9 @@ def test_a_discarded_visit_says_so(running: Harness, open_desk: Opens) -> None:
     assert "An operator discarded" in desk.page.inner_text(".lead")
 
 
-def test_an_operation_that_no_worker_takes_up_can_be_cancelled(running: Harness, open_desk: Opens) -> None:
+def test_an_operation_without_a_worker_can_be_cancelled(running: Harness, open_desk: Opens) -> None:
     worker = running.start_worker()
-    walk_in(running, "B-1")
+    create_failure(running, "B-1")
     wait_until(lambda: failures(running) == 1)
     worker.kill()
     desk = open_desk(OPERATOR)
@@ -295,39 +294,39 @@ def test_an_operation_that_no_worker_takes_up_can_be_cancelled(running: Harness,
     assert 1 == failures(running)
 
 
-# -- finding --
+# -- search and lists --
 
 
-@pytest.mark.parametrize("asked", ["A-1", "standard-A-1", "Ada@Example.com", "+1 (555) 010-0001", "555 010 0001"])
-def test_a_visit_is_found_by_whatever_one_has(running: Harness, open_desk: Opens, asked: str) -> None:
+@pytest.mark.parametrize("query", ["A-1", "standard-A-1", "Ada@Example.com", "+1 (555) 010-0001", "555 010 0001"])
+def test_the_search_matches_ids_addresses_and_phone_numbers(running: Harness, open_desk: Opens, query: str) -> None:
     running.start_worker()
-    book(running, "A-1")
+    create_visit(running, "A-1")
     wait_until(lambda: running.visit("standard-A-1"))
     desk = open_desk(OPERATOR)
 
-    desk.page.fill("#q", asked)
+    desk.page.fill("#q", query)
     desk.page.press("#q", "Enter")
 
     desk.page.wait_for_url("**/console/visits/standard-A-1")
     assert "ada@example.com" not in desk.page.content()
 
 
-def test_what_arrives_meanwhile_moves_nothing_and_is_offered(running: Harness, open_desk: Opens) -> None:
-    book(running, "A-1")
+def test_a_new_delivery_is_offered_and_does_not_shift_the_list(running: Harness, open_desk: Opens) -> None:
+    create_visit(running, "A-1")
     desk = open_desk(OPERATOR)
     desk.open("/console/deliveries")
-    before = desk.page.inner_text("tbody")
+    rows = desk.page.inner_text("tbody")
 
-    book(running, "A-2")
+    create_visit(running, "A-2")
 
     desk.page.wait_for_selector("text=1 new delivery; show")
-    assert before.count("standard-A-") == desk.page.inner_text("tbody").count("standard-A-") == 1
+    assert rows.count("standard-A-") == desk.page.inner_text("tbody").count("standard-A-") == 1
     desk.page.click("text=1 new delivery; show")
     assert "standard-A-2" in desk.page.inner_text("tbody tr:first-child")
 
 
-def test_fields_are_revealed_where_they_stand_one_by_one(running: Harness, open_desk: Opens) -> None:
-    delivery = book(running, "A-1")
+def test_a_field_is_revealed_in_place(running: Harness, open_desk: Opens) -> None:
+    delivery = create_visit(running, "A-1")
     desk = open_desk(OPERATOR)
     desk.open(f"/console/deliveries/{delivery}")
     assert "Ada" not in desk.page.inner_text("pre")
@@ -346,11 +345,11 @@ def test_fields_are_revealed_where_they_stand_one_by_one(running: Harness, open_
     assert [] == desk.violations()
 
 
-# -- what refreshes itself --
+# -- automatic refresh --
 
 
-def test_a_row_says_what_has_become_of_it_where_it_stands(running: Harness, open_desk: Opens) -> None:
-    book(running, "A-1")
+def test_the_state_of_a_row_refreshes_in_place(running: Harness, open_desk: Opens) -> None:
+    create_visit(running, "A-1")
     desk = open_desk(OPERATOR)
     desk.open("/console/deliveries")
     desk.page.wait_for_selector("#live-state[data-state=live]")
@@ -362,19 +361,19 @@ def test_a_row_says_what_has_become_of_it_where_it_stands(running: Harness, open
     assert "live" == desk.page.inner_text("#live-state")
 
 
-@pytest.mark.parametrize("how", [{"status": 503}, None], ids=["no place", "no connection"])
-def test_without_a_stream_the_page_asks_now_and_then(running: Harness, open_desk: Opens, how: Any) -> None:
+@pytest.mark.parametrize("options", [{"status": 503}, None], ids=["503", "no connection"])
+def test_a_page_without_a_stream_polls(running: Harness, open_desk: Opens, options: Any) -> None:
     desk = open_desk(OPERATOR)
-    desk.page.route("**/console/stream", lambda route: route.fulfill(**how) if how else route.abort())
+    desk.page.route("**/console/stream", lambda route: route.fulfill(**options) if options else route.abort())
     desk.open("/console/deliveries")
     desk.page.wait_for_selector("#live-state[data-state=polling]")
 
-    book(running, "A-1")
+    create_visit(running, "A-1")
 
     desk.page.wait_for_selector("text=1 new delivery; show")
 
 
-def test_it_pauses_when_asked_to_and_when_nobody_looks(running: Harness, open_desk: Opens) -> None:
+def test_the_refresh_pauses_on_request_and_on_a_hidden_page(running: Harness, open_desk: Opens) -> None:
     desk = open_desk(OPERATOR)
     desk.page.wait_for_selector("#live-state[data-state=live]")
 
@@ -382,55 +381,55 @@ def test_it_pauses_when_asked_to_and_when_nobody_looks(running: Harness, open_de
     assert "paused" == desk.page.inner_text("#live-state")
     desk.page.click("#live-state")
     desk.page.wait_for_selector("#live-state[data-state=live]")
-    desk.page.evaluate(_LOOKED_AT, True)
+    desk.page.evaluate(_SET_HIDDEN, True)
     assert "paused" == desk.page.inner_text("#live-state")
-    book(running, "A-1")
-    desk.page.evaluate(_LOOKED_AT, False)
+    create_visit(running, "A-1")
+    desk.page.evaluate(_SET_HIDDEN, False)
 
     desk.page.wait_for_selector("#live-state[data-state=live]")
     desk.page.wait_for_selector("dd:has-text('ago'), dd:has-text('just now')")
 
 
-_LOOKED_AT = """(hidden) => {
+_SET_HIDDEN = """(hidden) => {
   Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
   document.dispatchEvent(new Event("visibilitychange"));
 }"""
 
 
-def test_buttons_for_ticked_rows_wait_for_a_tick_and_count(running: Harness, open_desk: Opens) -> None:
+def test_the_buttons_for_selected_rows_show_their_number(running: Harness, open_desk: Opens) -> None:
     running.start_worker()
     for number in range(3):
-        walk_in(running, f"B-{number}")
+        create_failure(running, f"B-{number}")
     wait_until(lambda: failures(running) == 3)
     desk = open_desk(OPERATOR)
     page = desk.page
     desk.open("/console/failures")
-    replay, discard, boxes = page.locator("#replay"), page.locator("#discard"), page.locator("td.select input")
+    replay, discard, checkboxes = page.locator("#replay"), page.locator("#discard"), page.locator("td.select input")
 
-    def shown() -> list[tuple[str, bool]]:
+    def button_states() -> list[tuple[str, bool]]:
         return [(button.inner_text(), button.is_enabled()) for button in (replay, discard)]
 
-    assert [("Replay selected…", False), ("Discard selected…", False)] == shown()
-    desk.screenshot("nothing-ticked")
-    boxes.nth(0).check()
-    boxes.nth(2).check()
-    assert [("Replay 2 selected…", True), ("Discard 2 selected…", True)] == shown()
-    boxes.nth(0).uncheck()
-    assert [("Replay 1 selected…", True), ("Discard 1 selected…", True)] == shown()
+    assert [("Replay selected…", False), ("Discard selected…", False)] == button_states()
+    desk.screenshot("no-row-selected")
+    checkboxes.nth(0).check()
+    checkboxes.nth(2).check()
+    assert [("Replay 2 selected…", True), ("Discard 2 selected…", True)] == button_states()
+    checkboxes.nth(0).uncheck()
+    assert [("Replay 1 selected…", True), ("Discard 1 selected…", True)] == button_states()
     page.check("#select-all")
-    assert [("Replay 3 selected…", True), ("Discard 3 selected…", True)] == shown()
-    desk.screenshot("all-ticked")
+    assert [("Replay 3 selected…", True), ("Discard 3 selected…", True)] == button_states()
+    desk.screenshot("all-rows-selected")
     discard.click()
     page.wait_for_url("**/plan?**")
     assert "Discard 3: the plan" in desk.heading
     page.go_back()
     page.wait_for_selector("#replay")
-    assert boxes.evaluate_all("all => all.filter(one => one.checked).length") == (3 if replay.is_enabled() else 0)
+    assert checkboxes.evaluate_all("all => all.filter(box => box.checked).length") == (3 if replay.is_enabled() else 0)
 
 
-def test_without_a_script_a_press_with_nothing_ticked_does_nothing(running: Harness, open_desk: Opens) -> None:
+def test_a_plan_without_a_selected_row_is_empty_without_javascript(running: Harness, open_desk: Opens) -> None:
     running.start_worker()
-    walk_in(running, "B-1")
+    create_failure(running, "B-1")
     wait_until(lambda: failures(running) == 1)
     desk = open_desk(OPERATOR, java_script_enabled=False)
 
@@ -438,20 +437,20 @@ def test_without_a_script_a_press_with_nothing_ticked_does_nothing(running: Harn
         desk.open(f"/console{path}")
         desk.page.click(button)
         assert "Nothing is selected" == desk.heading
-    desk.screenshot("nothing-was-ticked")
+    desk.screenshot("empty-plan")
     desk.open("/console/failures")
     desk.page.check("td.select input")
     desk.page.click("#discard")
     assert "Discard 1: the plan" in desk.heading
 
 
-# -- keys, and nothing but keys --
+# -- keyboard --
 
 
-def test_the_keyboard_is_enough(running: Harness, open_desk: Opens) -> None:
+def test_the_keyboard_reaches_all_actions(running: Harness, open_desk: Opens) -> None:
     running.start_worker()
     for id in ("B-1", "B-2"):
-        walk_in(running, id)
+        create_failure(running, id)
     wait_until(lambda: failures(running) == 2)
     desk = open_desk()
     desk.open("/console/login")
@@ -483,7 +482,7 @@ def test_the_keyboard_is_enough(running: Harness, open_desk: Opens) -> None:
     page.wait_for_url("**/console/visits/standard-B-2")
 
 
-def test_keys_are_letters_where_somebody_types_and_can_be_switched_off(running: Harness, open_desk: Opens) -> None:
+def test_shortcuts_are_off_in_text_fields_and_can_be_disabled(running: Harness, open_desk: Opens) -> None:
     desk = open_desk(OPERATOR)
     desk.page.keyboard.press("/")
     desk.page.keyboard.type("?gd")
@@ -497,12 +496,12 @@ def test_keys_are_letters_where_somebody_types_and_can_be_switched_off(running: 
     assert not desk.page.is_visible("#help")
 
 
-# -- without --
+# -- without JavaScript, without the role --
 
 
-def test_without_javascript_everything_is_there(running: Harness, open_desk: Opens) -> None:
+def test_the_console_works_without_javascript(running: Harness, open_desk: Opens) -> None:
     running.start_worker()
-    walk_in(running, "B-1")
+    create_failure(running, "B-1")
     wait_until(lambda: failures(running) == 1)
     desk = open_desk(OPERATOR, java_script_enabled=False)
 
@@ -511,7 +510,7 @@ def test_without_javascript_everything_is_there(running: Harness, open_desk: Ope
     desk.page.click("#replay")
     desk.page.fill("#contact", "cont_KYdl3lftgZXGRbxqoj")
     desk.page.click("button.main")
-    desk.page.wait_for_selector("text=Done.")  # the page asks again by itself
+    desk.page.wait_for_selector("text=Done.")  # the page reloads automatically
     wait_until(lambda: running.visit("standard-B-1"))
     desk.open("/console/settings")
     desk.page.select_option("#theme", "dark")
@@ -528,9 +527,9 @@ def test_without_javascript_everything_is_there(running: Harness, open_desk: Ope
     assert desk.page.is_visible("#password")
 
 
-def test_a_viewer_sees_no_button_that_acts_and_cannot_act(running: Harness, open_desk: Opens) -> None:
+def test_a_viewer_sees_no_actions_and_gets_403_for_them(running: Harness, open_desk: Opens) -> None:
     running.start_worker()
-    walk_in(running, "B-1")
+    create_failure(running, "B-1")
     wait_until(lambda: failures(running) == 1)
     desk = open_desk(VIEWER)
 
@@ -539,59 +538,61 @@ def test_a_viewer_sees_no_button_that_acts_and_cannot_act(running: Harness, open
         desk.open(path)
         buttons |= set(desk.page.locator("main button, main a.button.main").all_inner_texts())
     token = desk.page.get_attribute("input[name=token]", "value")
-    posted = desk.page.request.post(
+    response = desk.page.request.post(
         f"{desk.url}/console/operations",
         form={"token": token or "", "do": "replay", "ids": "standard-B-1", "expected": "1"},
         headers={"sec-fetch-site": "same-origin"},
     )
 
     assert buttons <= {"Show", "Search", ""}
-    assert 403 == posted.status
+    assert 403 == response.status
     assert 1 == failures(running)
 
 
-# -- how it looks --
+# -- layout and accessibility --
 
 
-@pytest.mark.parametrize("colours", ["light", "dark"])
-def test_every_page_is_accessible_and_fits_a_phone(running: Harness, open_desk: Opens, colours: str) -> None:
+@pytest.mark.parametrize("color_scheme", ["light", "dark"])
+def test_every_page_is_accessible_and_fits_a_phone(running: Harness, open_desk: Opens, color_scheme: str) -> None:
     running.start_worker()
-    ids = fill(open_desk(OPERATOR), running)
-    wide = open_desk(OPERATOR, color_scheme=colours, viewport=WIDE)
-    narrow = open_desk(OPERATOR, color_scheme=colours, viewport=NARROW)
-    outside = open_desk(color_scheme=colours, viewport=NARROW)
+    ids = create_data(open_desk(OPERATOR), running)
+    wide = open_desk(OPERATOR, color_scheme=color_scheme, viewport=WIDE)
+    narrow = open_desk(OPERATOR, color_scheme=color_scheme, viewport=NARROW)
+    logged_out = open_desk(color_scheme=color_scheme, viewport=NARROW)
 
-    outside.open("/console/login")
-    troubles = {f"login {found}" for found in outside.violations()}
-    outside.screenshot(f"login-{colours}-narrow")
+    logged_out.open("/console/login")
+    problems = {f"login {violation}" for violation in logged_out.violations()}
+    logged_out.screenshot(f"login-{color_scheme}-narrow")
     for name, path in PATHS.items():
         for desk, width in ((wide, "wide"), (narrow, "narrow")):
             assert 200 == desk.open(path.format(**ids)).status, name
-            desk.screenshot(f"{name}-{colours}-{width}")
-            troubles |= {f"{name} {width} {found}" for found in desk.violations()}
+            desk.screenshot(f"{name}-{color_scheme}-{width}")
+            problems |= {f"{name} {width} {violation}" for violation in desk.violations()}
             if desk.horizontal_overflow():
-                troubles.add(f"{name} is {desk.horizontal_overflow()} pixels too wide")
+                problems.add(f"{name} is {desk.horizontal_overflow()} pixels too wide")
 
-    assert set() == troubles
+    assert set() == problems
 
 
-def test_on_a_phone_a_row_can_be_ticked(running: Harness, open_desk: Opens) -> None:
-    book(running, "A-1")
+def test_the_checkbox_of_a_row_has_its_full_size_on_a_phone(running: Harness, open_desk: Opens) -> None:
+    create_visit(running, "A-1")
     desk = open_desk(OPERATOR, viewport=NARROW)
     desk.open("/console/deliveries")
 
-    box = desk.page.locator("td.select input").bounding_box()
+    checkbox = desk.page.locator("td.select input").bounding_box()
 
-    assert box
-    assert (18, 18) == (round(box["width"]), round(box["height"]))
+    assert checkbox
+    assert (18, 18) == (round(checkbox["width"]), round(checkbox["height"]))
 
 
-def test_a_page_says_so_when_redis_is_away_and_heals(running: Harness, open_desk: Opens, redis_url: str) -> None:
+def test_a_page_shows_that_redis_is_unavailable_and_recovers(
+    running: Harness, open_desk: Opens, redis_url: str
+) -> None:
     desk = open_desk(OPERATOR)
     running.web_server.kill()
     port = running.web_server.port
-    with_nowhere = {**running.web_server._env, "REDIS_URL": "redis://127.0.0.1:9/0"}
-    running.web_server._env, kept = with_nowhere, running.web_server._env
+    without_redis = {**running.web_server._env, "REDIS_URL": "redis://127.0.0.1:9/0"}
+    running.web_server._env, original = without_redis, running.web_server._env
     running.web_server.start()
     desk.open("/console")
     assert "Redis is unavailable" in desk.heading
@@ -600,7 +601,7 @@ def test_a_page_says_so_when_redis_is_away_and_heals(running: Harness, open_desk
     assert [] == desk.violations()
 
     running.web_server.kill()
-    running.web_server._env = kept
+    running.web_server._env = original
     running.web_server.start()
 
     desk.page.wait_for_selector("h1:not(:has-text('Redis'))")

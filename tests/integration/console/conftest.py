@@ -30,7 +30,7 @@ def environ(redis_url: str) -> dict[str, str]:
 
 @pytest.fixture
 async def opened(redis: Redis) -> AsyncIterator[Opened]:
-    """An application for every environment that a test asks for, closed at its end."""
+    """Open applications with an environment each, and close them after the test."""
     async with AsyncExitStack() as stack:
 
         async def open_app(environ: dict[str, str]) -> Any:
@@ -48,7 +48,7 @@ async def app(opened: Opened, environ: dict[str, str]) -> Any:
 
 @pytest.fixture
 async def delivery(app: Any) -> str:
-    """The id of one that was accepted."""
+    """Send a delivery and return its id."""
     contact = {"email": "ada@example.com", "first_name": "Countess"}
     raw = standard_body("visit.created", "A-1042", contact=contact)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="https://doorbell.example.com") as http:

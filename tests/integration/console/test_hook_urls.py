@@ -9,54 +9,54 @@ from app.webhooks.registry import load_sources, load_specimens
 from app.webhooks.specimens import sign_specimen
 from tests.support.console import KEY, VIEWERS, Browser, Opened
 
-TOKENED = [name for name, tool in load_sources().items() if tool.definition.signature.needs_secret_key]
+SOURCES_WITH_TOKEN = [name for name, tool in load_sources().items() if tool.definition.signature.needs_secret_key]
 
 
-#: What some of them need to be connected at all.
-NEEDED = {"API_URL": "https://api.example.com", "TIMEZONE": "UTC", "TENANTS": "t-1"}
+#: Settings without which some of these sources cannot be configured.
+REQUIRED_SETTINGS = {"API_URL": "https://api.example.com", "TIMEZONE": "UTC", "TENANTS": "t-1"}
 
 
 @pytest.fixture
-def tokened(environ: dict[str, str]) -> dict[str, str]:
-    for name in TOKENED:
+def environ_with_tokens(environ: dict[str, str]) -> dict[str, str]:
+    for name in SOURCES_WITH_TOKEN:
         environ[f"HOOKS__{name.upper()}__SECRETS"] = load_specimens(name)["secret"]
-        for need in load_sources()[name].definition.required_settings:
-            environ[f"HOOKS__{name.upper()}__{need}"] = NEEDED[need]
+        for setting in load_sources()[name].definition.required_settings:
+            environ[f"HOOKS__{name.upper()}__{setting}"] = REQUIRED_SETTINGS[setting]
     return environ | {"PUBLIC_URL": "https://doorbell.example.com", "SECRET_KEY": KEY * 2}
 
 
-def test_there_are_sources_whose_address_has_a_token() -> None:
-    assert {"appointlet", "gingr", "servicem8", "simplybook", "tekmetric"} <= set(TOKENED)
+def test_some_sources_have_a_token_in_their_url() -> None:
+    assert {"appointlet", "gingr", "servicem8", "simplybook", "tekmetric"} <= set(SOURCES_WITH_TOKEN)
 
 
-@pytest.mark.parametrize("name", TOKENED)
-async def test_the_address_that_an_operator_is_shown_lets_the_tool_in(
-    opened: Opened, tokened: dict[str, str], name: str
+@pytest.mark.parametrize("name", SOURCES_WITH_TOKEN)
+async def test_the_url_on_the_page_of_a_source_accepts_deliveries(
+    opened: Opened, environ_with_tokens: dict[str, str], name: str
 ) -> None:
-    app = await opened(tokened)
+    app = await opened(environ_with_tokens)
     operator = Browser(app)
     await operator.log_in()
-    settings = read_environment(tokened)
+    settings = read_environment(environ_with_tokens)
 
     page = (await operator.get(f"/console/sources/{name}")).text
     overview = (await operator.get("/console")).text
     [address] = re.findall(rf'<code class="copy">(https://[^<]*/hooks/{name}[^<]*)</code>', page)
-    made = sign_specimen(name, "1", name, settings.hooks[name].secrets, settings.secret_key, address)
-    answer = await operator.http.request(
-        made.method, address + (made.query and f"?{made.query}"), content=made.body, headers=made.headers
+    signed = sign_specimen(name, "1", name, settings.hooks[name].secrets, settings.secret_key, address)
+    response = await operator.http.request(
+        signed.method, address + (signed.query and f"?{signed.query}"), content=signed.body, headers=signed.headers
     )
 
     assert address in overview
     assert address in page.partition('id="steps"')[2]
-    assert answer.status_code in (200, 202), answer.text
+    assert response.status_code in (200, 202), response.text
 
 
-@pytest.mark.parametrize("name", TOKENED)
-async def test_a_viewer_is_shown_no_token(opened: Opened, tokened: dict[str, str], name: str) -> None:
-    app = await opened(tokened)
+@pytest.mark.parametrize("name", SOURCES_WITH_TOKEN)
+async def test_a_viewer_sees_no_token(opened: Opened, environ_with_tokens: dict[str, str], name: str) -> None:
+    app = await opened(environ_with_tokens)
     viewer = Browser(app)
     await viewer.log_in(VIEWERS)
-    settings = read_environment(tokened)
+    settings = read_environment(environ_with_tokens)
     token = settings.hook_url(settings.active_hooks[name]).rpartition("/")[2]
 
     pages = [
@@ -69,12 +69,12 @@ async def test_a_viewer_is_shown_no_token(opened: Opened, tokened: dict[str, str
     assert f'class="copy">https://doorbell.example.com/hooks/{name}' not in pages[0].text
 
 
-async def test_without_public_url_addresses_begin_as_the_console_was_called(
-    opened: Opened, tokened: dict[str, str]
+async def test_urls_begin_with_the_url_of_the_console_without_public_url(
+    opened: Opened, environ_with_tokens: dict[str, str]
 ) -> None:
-    del tokened["PUBLIC_URL"]
-    settings = read_environment(tokened)
-    operator = Browser(await opened(tokened))
+    del environ_with_tokens["PUBLIC_URL"]
+    settings = read_environment(environ_with_tokens)
+    operator = Browser(await opened(environ_with_tokens))
     await operator.log_in()
 
     page = (await operator.get("/console/sources/gingr")).text

@@ -1,4 +1,4 @@
-"""Logging in: passwords, limits, trusted proxies."""
+"""Log-in: passwords, limits, trusted proxies."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -18,28 +18,28 @@ from app.console.passwords import (
 from app.ledger.redis import Redis, RedisUnavailable
 from tests.support.console import KEY, OPERATORS, OURS, VIEWERS, Browser, Opened
 
-# -- logging in --
+# -- passwords --
 
 
-async def test_a_wrong_password_is_told_and_makes_no_session(app: Any, redis: Redis) -> None:
-    answer = await Browser(app).log_in("wrong")
+async def test_a_wrong_password_is_answered_401_without_a_session(app: Any, redis: Redis) -> None:
+    response = await Browser(app).log_in("wrong")
 
-    assert 401 == answer.status_code
-    assert "set-cookie" not in answer.headers
+    assert 401 == response.status_code
+    assert "set-cookie" not in response.headers
     assert [] == await redis.command("KEYS", "bell:session:*")
 
 
-async def test_attempts_of_one_address_are_limited_whatever_the_password(app: Any, redis: Redis) -> None:
+async def test_attempts_of_one_address_are_limited_even_with_the_right_password(app: Any, redis: Redis) -> None:
     browser = Browser(app)
     statuses = [(await browser.log_in("wrong")).status_code for _ in range(MAX_ATTEMPTS_PER_CLIENT)]
 
     assert {401} == set(statuses)
     assert 429 == (await browser.log_in(OPERATORS)).status_code
-    elsewhere = Browser(app, **{"x-forwarded-for": "203.0.113.9"})
-    assert 303 == (await elsewhere.log_in(OPERATORS)).status_code
+    other_address = Browser(app, **{"x-forwarded-for": "203.0.113.9"})
+    assert 303 == (await other_address.log_in(OPERATORS)).status_code
 
 
-async def test_when_very_many_strangers_try_nobody_with_the_password_is_kept_out(
+async def test_attempts_of_many_strangers_do_not_lock_out_the_right_password(
     app: Any, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.console.login_queue.STRANGER_INTERVAL_S", 0.01)
@@ -50,46 +50,46 @@ async def test_when_very_many_strangers_try_nobody_with_the_password_is_kept_out
         assert [401, 303] == [(await browser.log_in(password)).status_code for password in ("wrong", OPERATORS)]
 
 
-async def test_a_browser_that_was_in_before_is_not_kept_out_by_strangers_at_its_address(app: Any) -> None:
+async def test_a_known_browser_is_not_locked_out_by_strangers_at_its_address(app: Any) -> None:
     owner = Browser(app)
     await owner.log_in()
     await owner.post("/console/logout")
     stranger = Browser(app)
-    tried = [
+    statuses = [
         (await stranger.log_in(password)).status_code for password in ["wrong"] * MAX_ATTEMPTS_PER_CLIENT + [OPERATORS]
     ]
 
-    assert [401] * MAX_ATTEMPTS_PER_CLIENT + [429] == tried
+    assert [401] * MAX_ATTEMPTS_PER_CLIENT + [429] == statuses
     assert 303 == (await owner.log_in()).status_code
 
 
-async def test_a_browser_that_was_in_before_has_a_limit_of_its_own(app: Any) -> None:
+async def test_a_known_browser_has_its_own_limit(app: Any) -> None:
     owner = Browser(app)
     await owner.log_in()
     await owner.post("/console/logout")
 
-    tried = [
+    statuses = [
         (await owner.log_in(password)).status_code for password in ["wrong"] * MAX_ATTEMPTS_PER_CLIENT + [OPERATORS]
     ]
 
-    assert [401] * MAX_ATTEMPTS_PER_CLIENT + [429] == tried
+    assert [401] * MAX_ATTEMPTS_PER_CLIENT + [429] == statuses
 
 
 @pytest.mark.parametrize(
-    "known",
+    "cookie",
     ["x", TimestampSigner(KEY, salt="doorbell console session").sign("x").decode()],
     ids=["unsigned", "another use"],
 )
-async def test_a_forged_word_that_it_was_in_before_counts_as_a_stranger(app: Any, redis: Redis, known: str) -> None:
+async def test_a_browser_with_a_forged_cookie_counts_as_a_stranger(app: Any, redis: Redis, cookie: str) -> None:
     forger = Browser(app)
-    forger.http.cookies.set(BROWSER_COOKIE, known)
+    forger.http.cookies.set(BROWSER_COOKIE, cookie)
 
     await forger.log_in("wrong")
 
     assert b"1" == await redis.command("GET", attempts_key("192.0.2.1"))
 
 
-async def test_a_viewer_cannot_go_on_guessing_the_operators_password(app: Any) -> None:
+async def test_a_viewer_log_in_does_not_reset_the_limit_for_the_operator_password(app: Any) -> None:
     viewer = Browser(app)
     tries = [VIEWERS, *["wrong"] * 5] * 2 + [OPERATORS]
 
@@ -110,12 +110,12 @@ async def test_a_viewer_cannot_go_on_guessing_the_operators_password(app: Any) -
         ("", ["10.9.9.9, 10.8.8.8, 198.51.100.7"], "198.51.100.7"),
         ("1", ["10.9.9.9", "10.8.8.8, 198.51.100.7"], "198.51.100.7"),
         ("2", ["10.9.9.9", "198.51.100.7, 203.0.113.4"], "198.51.100.7"),
-        ("2", ["198.51.100.7"], "192.0.2.1"),  # it came past one of the two
+        ("2", ["198.51.100.7"], "192.0.2.1"),  # it bypassed one of the two proxies
         ("0", ["198.51.100.7"], "192.0.2.1"),
         ("1", [" "], "192.0.2.1"),
     ],
 )
-async def test_who_asks_is_whom_our_own_routers_name(
+async def test_the_client_address_is_the_one_that_our_routers_append(
     opened: Opened, environ: dict[str, str], redis: Redis, proxies: str, lines: list[str], expected: str
 ) -> None:
     app = await opened(environ | {"TRUSTED_PROXIES": proxies})
@@ -128,24 +128,24 @@ async def test_who_asks_is_whom_our_own_routers_name(
     )
 
     assert b"1" == await redis.command("GET", attempts_key(expected))
-    [(_, told)] = await redis.command("XRANGE", "bell:activity", "-", "+")
-    assert f"last from {expected}".encode() in told[7]
+    [(_, fields)] = await redis.command("XRANGE", "bell:activity", "-", "+")
+    assert f"last from {expected}".encode() in fields[7]
 
 
-def test_from_a_public_address_nobodys_word_is_taken_for_a_routers() -> None:
+def test_a_peer_with_a_public_address_is_not_a_router() -> None:
     scope = {"type": "http", "headers": [(b"x-forwarded-for", b"198.51.100.7")]}
 
-    def found(peer: str) -> str:
+    def address_for(peer: str) -> str:
         return client_address(Request(scope | {"client": (peer, 1)}))
 
     for stranger in ("8.8.8.8", "2606:4700::1", "::ffff:8.8.8.8"):
-        assert stranger == found(stranger)
+        assert stranger == address_for(stranger)
     for router in ("10.1.2.3", "100.64.0.9", "169.254.8.1", "::1", "fdaa::3", "::ffff:10.1.2.3"):
-        assert "198.51.100.7" == found(router)
+        assert "198.51.100.7" == address_for(router)
     assert "198.51.100.7" == client_address(Request(scope | {"client": None}))  # a unix socket
 
 
-def test_of_an_ipv6_address_the_network_counts() -> None:
+def test_ipv6_addresses_of_one_network_share_a_count() -> None:
     assert attempts_key("2001:db8:1:2::1") == attempts_key("2001:db8:1:2:ffff::9") != attempts_key("2001:db8:1:3::1")
     assert attempts_key("::ffff:192.0.2.1") == attempts_key("192.0.2.1") != attempts_key("192.0.2.2")
     assert attempts_key("unknown, \udcff") != attempts_key("unknown")
@@ -168,29 +168,25 @@ async def test_an_operator_logs_in_while_redis_is_full(app: Any, redis: Redis) -
     assert "failed to log in" in page.text
 
 
-async def test_failed_log_ins_are_one_line_of_the_audit_log_with_their_count(app: Any, redis: Redis) -> None:
+async def test_failed_log_ins_share_one_activity_with_their_count(app: Any, redis: Redis) -> None:
     await Browser(app).log_in()
     for number in range(7):
         await Browser(app, **{"x-forwarded-for": f"203.0.113.{number}"}).log_in("wrong")
 
-    lines = [fields for _, fields in await redis.command("XRANGE", "bell:activity", "-", "+")]
+    entries = [fields for _, fields in await redis.command("XRANGE", "bell:activity", "-", "+")]
 
-    assert [b"logged in", b"failed to log in"] == [fields[5] for fields in lines]
-    assert b"7 wrong passwords within 15 minutes, last from 203.0.113.6" == lines[1][7]
+    assert [b"logged in", b"failed to log in"] == [fields[5] for fields in entries]
+    assert b"7 wrong passwords within 15 minutes, last from 203.0.113.6" == entries[1][7]
 
-    await redis.command("DEL", "bell:login-attempts:failed")  # a quarter of an hour later
+    await redis.command("DEL", "bell:login-attempts:failed")  # 15 minutes later
     await Browser(app).log_in("wrong")
 
     assert 3 == await redis.command("XLEN", "bell:activity")
 
 
-async def test_a_large_login_is_refused_before_it_is_read(app: Any) -> None:
-    sent = 0
-
+async def test_a_large_log_in_form_is_answered_413(app: Any) -> None:
     async def endless() -> AsyncIterator[bytes]:
-        nonlocal sent
         for _ in range(160):
-            sent += 65_536
             yield b"x" * 65_536
 
     browser = Browser(app)
@@ -219,18 +215,18 @@ async def test_a_large_login_is_refused_before_it_is_read(app: Any) -> None:
         ("/console", "/console/logout"),
     ],
 )
-async def test_after_logging_in_only_a_page_of_ours_opens(app: Any, expected: str, target: str) -> None:
+async def test_log_in_redirects_to_pages_of_the_console_only(app: Any, expected: str, target: str) -> None:
     assert expected == safe_redirect_target(target)
 
-    answer = await Browser(app).log_in(to=target)
+    response = await Browser(app).log_in(to=target)
 
-    assert (303, expected) == (answer.status_code, answer.headers["location"])
+    assert (303, expected) == (response.status_code, response.headers["location"])
 
 
 # -- a trusted proxy --
 
 
-async def test_a_proxys_user_is_believed_with_its_secret_only(opened: Opened, environ: dict[str, str]) -> None:
+async def test_the_user_header_of_a_proxy_needs_its_secret(opened: Opened, environ: dict[str, str]) -> None:
     proxied = {
         **{name: value for name, value in environ.items() if not name.startswith("CONSOLE")},
         "CONSOLE_PROXY_HEADER": "X-Forwarded-User",
@@ -240,14 +236,14 @@ async def test_a_proxys_user_is_believed_with_its_secret_only(opened: Opened, en
     app = await opened(proxied)
     secret = {"x-doorbell-proxy-secret": "a secret of the proxy"}
 
-    async def seen(*headers: tuple[str, str]) -> tuple[int, bool]:
-        answer = await Browser(app).http.get("/console/failures", headers=list(headers))
-        return answer.status_code, "operator" in answer.text
+    async def response_to(*headers: tuple[str, str]) -> tuple[int, bool]:
+        response = await Browser(app).http.get("/console/failures", headers=list(headers))
+        return response.status_code, "operator" in response.text
 
-    user, known = ("x-forwarded-user", "ada@example.com"), next(iter(secret.items()))
-    assert (200, True) == await seen(user, known)
-    assert (200, False) == await seen(("x-forwarded-user", "grace@example.com"), known)
-    assert 303 == (await seen(user))[0]
-    assert 303 == (await seen(user, ("x-doorbell-proxy-secret", "another")))[0]
-    assert 303 == (await seen(user, user, known))[0]
-    assert 303 == (await seen(known))[0]
+    user, proxy_secret = ("x-forwarded-user", "ada@example.com"), next(iter(secret.items()))
+    assert (200, True) == await response_to(user, proxy_secret)
+    assert (200, False) == await response_to(("x-forwarded-user", "grace@example.com"), proxy_secret)
+    assert 303 == (await response_to(user))[0]
+    assert 303 == (await response_to(user, ("x-doorbell-proxy-secret", "another")))[0]
+    assert 303 == (await response_to(user, user, proxy_secret))[0]
+    assert 303 == (await response_to(proxy_secret))[0]

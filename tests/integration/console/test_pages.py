@@ -1,4 +1,4 @@
-"""What the pages show."""
+"""The pages of the console."""
 
 import html
 import re
@@ -18,18 +18,18 @@ from tests.support.console import KEY, PAGES, Browser, Opened, noted, path_of
 from tests.support.harness import sign_standard, standard_body
 
 
-async def test_of_a_body_one_field_is_revealed_and_which_is_noted(app: Any, delivery: str, redis: Redis) -> None:
+async def test_a_revealed_field_of_a_body_is_shown_and_recorded(app: Any, delivery: str, redis: Redis) -> None:
     operator = Browser(app)
     await operator.log_in()
     path = f"/console/deliveries/{delivery}"
 
     hidden = await operator.get(path)
-    other = await operator.post(f"{path}/reveal", {"field": "data.contact.first_name"})
+    other_field = await operator.post(f"{path}/reveal", {"field": "data.contact.first_name"})
     shown = await operator.post(f"{path}/reveal", {"field": "data.contact.email"})
-    whole = await operator.post(f"{path}/reveal", {"field": "*"})
-    again = await operator.get(path)
+    everything = await operator.post(f"{path}/reveal", {"field": "*"})
+    reloaded = await operator.get(path)
 
-    pages = (hidden, other, shown, whole, again)
+    pages = (hidden, other_field, shown, everything, reloaded)
     assert [False, False, True, True, False] == ["ada@example.com" in page.text for page in pages]
     assert [False, True, False, True, False] == ["Countess" in page.text for page in pages]
     assert "visit.created" in hidden.text
@@ -39,7 +39,7 @@ async def test_of_a_body_one_field_is_revealed_and_which_is_noted(app: Any, deli
     ] == await noted(redis)
 
 
-async def test_of_a_visit_one_field_is_revealed_and_which_is_noted(app: Any, delivery: str, redis: Redis) -> None:
+async def test_a_revealed_field_of_a_visit_is_shown_and_recorded(app: Any, delivery: str, redis: Redis) -> None:
     operator = Browser(app)
     await operator.log_in()
     path = "/console/visits/standard-A-1042"
@@ -47,41 +47,44 @@ async def test_of_a_visit_one_field_is_revealed_and_which_is_noted(app: Any, del
     hidden = await operator.get(path)
     shown = await operator.post(f"{path}/reveal", {"field": "contact.email"})
 
-    assert [0, 2] == [page.text.count("ada@example.com") for page in (hidden, shown)]  # the fact, and who said it
+    assert [0, 2] == [page.text.count("ada@example.com") for page in (hidden, shown)]  # in the fact and in its change
     assert "Countess" not in shown.text
     assert [(b"revealed visit", b"standard-A-1042: contact.email")] == await noted(redis)
 
 
 @pytest.mark.parametrize("field", ["", "ada@example.com", "a b", "x" * 201, "**"])
-async def test_what_is_no_field_reveals_nothing(app: Any, delivery: str, redis: Redis, field: str) -> None:
+async def test_an_invalid_field_name_reveals_nothing(app: Any, delivery: str, redis: Redis, field: str) -> None:
     operator = Browser(app)
     await operator.log_in()
 
-    answer = await operator.post(f"/console/deliveries/{delivery}/reveal", {"field": field})
+    response = await operator.post(f"/console/deliveries/{delivery}/reveal", {"field": field})
 
-    assert 404 == answer.status_code
+    assert 404 == response.status_code
     assert [] == await noted(redis)
 
 
 @pytest.mark.parametrize(
     "path", ["/console/search?q={}", "/console/visits/{}", "/console/deliveries/{}", "/console/sources/{}"]
 )
-async def test_html_in_a_name_is_text(app: Any, path: str) -> None:
+async def test_html_in_a_url_is_escaped(app: Any, path: str) -> None:
     operator = Browser(app)
     await operator.log_in()
 
-    answer = await operator.get(path.format("%3Cscript%3Ealert(1)%3C%2Fscript%3E%22%27%3E"))
+    response = await operator.get(path.format("%3Cscript%3Ealert(1)%3C%2Fscript%3E%22%27%3E"))
 
-    assert answer.status_code in (200, 404)
-    assert "<script>alert" not in answer.text
+    assert response.status_code in (200, 404)
+    assert "<script>alert" not in response.text
 
 
 @pytest.mark.parametrize(
     "path",
     [
-        *(f"/console/deliveries?cursor={odd}" for odd in ("nan_x", "inf_", "-inf_x", "1e400_", "9" * 400, "%00")),
-        *(f"/console/deliveries?since={odd}" for odd in ("0001-01-01T00:00", "9999-99-99", "9999-12-31T23:59", "x")),
-        *(f"/console/activity?cursor={odd}" for odd in ("x", "1-1-1", "%0d%0a", "9" * 30 + "-1")),
+        *(f"/console/deliveries?cursor={value}" for value in ("nan_x", "inf_", "-inf_x", "1e400_", "9" * 400, "%00")),
+        *(
+            f"/console/deliveries?since={value}"
+            for value in ("0001-01-01T00:00", "9999-99-99", "9999-12-31T23:59", "x")
+        ),
+        *(f"/console/activity?cursor={value}" for value in ("x", "1-1-1", "%0d%0a", "9" * 30 + "-1")),
         "/console/deliveries?state=deliveries:standard",
         "/console/plan?do=replay&state=jobs",
         "/console/plan?do=x&since=0001-01-01T00:00",
@@ -89,14 +92,14 @@ async def test_html_in_a_name_is_text(app: Any, path: str) -> None:
         "/console/search?q=%ff%00",
     ],
 )
-async def test_nonsense_in_an_address_is_no_defect(app: Any, delivery: str, path: str) -> None:
+async def test_invalid_query_values_are_ignored(app: Any, delivery: str, path: str) -> None:
     operator = Browser(app)
     await operator.log_in()
 
     assert 200 == (await operator.get(path)).status_code
 
 
-async def test_only_what_is_open_can_be_meant_by_a_form(app: Any, delivery: str, redis: Redis) -> None:
+async def test_an_invalid_operation_form_starts_nothing(app: Any, delivery: str, redis: Redis) -> None:
     operator = Browser(app)
     await operator.log_in()
 
@@ -112,94 +115,94 @@ async def test_only_what_is_open_can_be_meant_by_a_form(app: Any, delivery: str,
 
 @pytest.mark.parametrize("do", ["replay", "discard"])
 @pytest.mark.parametrize(
-    "rest", ["", "&ids=", "&ids=%20", "&state=", "&state=nonsense", "&cursor=5_x", "&until=5", "&all=0"]
+    "query", ["", "&ids=", "&ids=%20", "&state=", "&state=nonsense", "&cursor=5_x", "&until=5", "&all=0"]
 )
-async def test_with_nothing_ticked_nothing_is_planned_and_nothing_done(
-    app: Any, delivery: str, redis: Redis, do: str, rest: str
+async def test_an_operation_without_selection_is_rejected(
+    app: Any, delivery: str, redis: Redis, do: str, query: str
 ) -> None:
     operator = Browser(app)
     await operator.log_in()
 
-    planned = await operator.get(f"/console/plan?do={do}{rest}")
+    plan = await operator.get(f"/console/plan?do={do}{query}")
     await operator.get("/console/settings")
-    form = dict(parse_qsl(f"do={do}{rest}", keep_blank_values=True))
-    started = [await operator.post("/console/operations", form | {"expected": number}) for number in ("0", "1")]
+    form = dict(parse_qsl(f"do={do}{query}", keep_blank_values=True))
+    responses = [await operator.post("/console/operations", form | {"expected": number}) for number in ("0", "1")]
 
-    assert "Nothing is selected" in planned.text
-    assert "/console/operations" not in planned.text.partition("<main")[2]
-    assert [409, 409] == [answer.status_code for answer in started]
+    assert "Nothing is selected" in plan.text
+    assert "/console/operations" not in plan.text.partition("<main")[2]
+    assert [409, 409] == [response.status_code for response in responses]
     assert [] == await redis.command("KEYS", "bell:operation*")
     assert [] == await noted(redis)
 
 
-async def test_everything_can_be_replayed_where_that_is_said(app: Any, delivery: str, redis: Redis) -> None:
+async def test_the_replay_all_link_plans_and_starts_an_operation(app: Any, delivery: str, redis: Redis) -> None:
     operator = Browser(app)
     await operator.log_in()
     page = await operator.get("/console/deliveries")
     [address] = re.findall(r'id="all" href="([^"]+)"', page.text)
 
-    planned = await operator.get(html.unescape(address))
-    form = dict(re.findall(r'name="(\w+)" value="([^"]*)"', planned.text))
-    started = await operator.post("/console/operations", form)
+    plan = await operator.get(html.unescape(address))
+    form = dict(re.findall(r'name="(\w+)" value="([^"]*)"', plan.text))
+    response = await operator.post("/console/operations", form)
 
-    assert "Replay 1: the plan" in planned.text
-    assert 303 == started.status_code
+    assert "Replay 1: the plan" in plan.text
+    assert 303 == response.status_code
     assert 1 == await redis.command("ZCARD", "bell:operations")
 
 
 @pytest.mark.parametrize(
-    "inside",
+    "data",
     ["[" + "1," * 100_000 + "1]", "[" * 400 + "]" * 400, '{"a":' * 260 + '"x"' + "}" * 260],
     ids=["wide", "deep", "text"],
 )
-async def test_whatever_a_body_is_its_page_is_bounded_and_no_defect(app: Any, inside: str) -> None:
-    raw = b'{"type":"visit.touched","data":%b}' % inside.encode()
+async def test_the_page_of_an_unusual_body_is_bounded(app: Any, data: str) -> None:
+    raw = b'{"type":"visit.touched","data":%b}' % data.encode()
     operator = Browser(app)
-    rang = await operator.http.post("/hooks/standard", content=raw, headers=sign_standard(raw))
+    delivered = await operator.http.post("/hooks/standard", content=raw, headers=sign_standard(raw))
     await operator.log_in()
-    path = f"/console/deliveries/{rang.json()['delivery']}"
+    path = f"/console/deliveries/{delivered.json()['delivery']}"
 
-    hidden, whole = await operator.get(path), await operator.post(f"{path}/reveal", {"field": "*"})
+    hidden, everything = await operator.get(path), await operator.post(f"{path}/reveal", {"field": "*"})
 
-    assert (200, 200) == (hidden.status_code, whole.status_code)
+    assert (200, 200) == (hidden.status_code, everything.status_code)
     assert len(hidden.text) < 2_000_000
-    assert inside.count("1") == whole.text.partition('aria-label="Body of the delivery">')[2].partition("</pre>")[
+    assert data.count("1") == everything.text.partition('aria-label="Body of the delivery">')[2].partition("</pre>")[
         0
     ].count("1")
 
 
-async def test_a_page_is_laid_out_beside_the_event_loop(
+async def test_pages_are_rendered_outside_the_event_loop(
     app: Any, delivery: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     operator, threads = Browser(app), set[bool]()
     await operator.log_in()
-    render, body = Template.render, redaction.redact_body
+    original_render, body = Template.render, redaction.redact_body
 
-    def rendered(*given: Any, **more: Any) -> str:
+    def render_recorded(*args: Any, **kwargs: Any) -> str:
         threads.add(threading.current_thread() is threading.main_thread())
-        return render(*given, **more)
+        return original_render(*args, **kwargs)
 
-    def laid_out(*given: Any) -> Any:
+    def redact_recorded(*args: Any) -> Any:
         threads.add(threading.current_thread() is threading.main_thread())
-        return body(*given)
+        return body(*args)
 
-    monkeypatch.setattr(Template, "render", rendered)
-    monkeypatch.setattr(redaction, "redact_body", laid_out)
+    monkeypatch.setattr(Template, "render", render_recorded)
+    monkeypatch.setattr(redaction, "redact_body", redact_recorded)
     for page in (page for page in PAGES if page.path != "/console/stream"):
         await operator.get(path_of(page, delivery))
 
     assert {False} == threads
 
 
-async def test_html_in_what_rang_is_text(app: Any) -> None:
-    nasty = "<img src=x onerror=alert(1)>"
+async def test_html_in_a_delivery_is_escaped(app: Any) -> None:
+    markup = "<img src=x onerror=alert(1)>"
     raw = standard_body(
-        f"visit.{nasty}", nasty, contact={"email": "ada@example.com", "first_name": nasty}, **{nasty: nasty}
+        f"visit.{markup}", markup, contact={"email": "ada@example.com", "first_name": markup}, **{markup: markup}
     )
     browser = Browser(app)
-    rang = await browser.http.post("/hooks/standard", content=raw, headers=sign_standard(raw))
+    delivered = await browser.http.post("/hooks/standard", content=raw, headers=sign_standard(raw))
     await browser.log_in()
-    id = rang.json()["delivery"]
+    id = delivered.json()["delivery"]
 
     pages = [await browser.get(path) for path in ("/console", "/console/deliveries", "/console/failures")]
     pages += [
@@ -214,28 +217,30 @@ async def test_html_in_what_rang_is_text(app: Any) -> None:
 @pytest.mark.parametrize(
     "name", ["..%2f..%2faccess.py", "%2e%2e/access.py", "access.py", "", "console.css%00", "vendor.json"]
 )
-async def test_only_the_files_of_the_folder_are_served(app: Any, name: str) -> None:
-    answer = await Browser(app).get(f"/console/static/v/{name}")
+async def test_only_static_files_are_served(app: Any, name: str) -> None:
+    response = await Browser(app).get(f"/console/static/v/{name}")
 
-    assert 404 == answer.status_code
+    assert 404 == response.status_code
 
 
-async def test_a_cookie_with_line_breaks_adds_no_header(app: Any) -> None:
+async def test_a_preference_with_line_breaks_adds_no_header(app: Any) -> None:
     operator = Browser(app)
     await operator.log_in()
 
-    answer = await operator.post("/console/settings", {"theme": "dark\r\nset-cookie: x=y", "keys": "off"})
+    response = await operator.post("/console/settings", {"theme": "dark\r\nset-cookie: x=y", "keys": "off"})
 
-    assert 303 == answer.status_code
-    assert "x=y" not in str(answer.headers)
+    assert 303 == response.status_code
+    assert "x=y" not in str(response.headers)
 
 
-async def test_the_page_is_served_also_when_redis_is_not_there(opened: Opened, environ: dict[str, str]) -> None:
+async def test_a_page_without_redis_shows_the_cause_to_users_with_a_session(
+    opened: Opened, environ: dict[str, str]
+) -> None:
     app = await opened({**environ, "REDIS_URL": "redis://127.0.0.1:9/0"})
-    known = TimestampSigner(KEY, salt="doorbell console session").sign("session").decode()
+    cookie = TimestampSigner(KEY, salt="doorbell console session").sign("session").decode()
 
     stranger = await Browser(app).get("/console")
-    insider = await Browser(app).get("/console", headers={"cookie": f"{SESSION_COOKIE}={known}"})
+    insider = await Browser(app).get("/console", headers={"cookie": f"{SESSION_COOKIE}={cookie}"})
 
     assert (503, 503) == (stranger.status_code, insider.status_code)
     assert "Redis is unavailable" in stranger.text
@@ -243,7 +248,7 @@ async def test_the_page_is_served_also_when_redis_is_not_there(opened: Opened, e
     assert "127.0.0.1:9" in insider.text
 
 
-async def test_a_count_of_attempts_that_lost_its_end_gets_another(app: Any, redis: Redis) -> None:
+async def test_a_count_of_attempts_without_a_ttl_gets_one(app: Any, redis: Redis) -> None:
     await redis.command("SET", "bell:login-attempts", 3)
 
     await Browser(app).log_in("a wrong password")
@@ -256,41 +261,39 @@ async def test_a_person_is_erased_after_the_address_is_typed_again(app: Any, del
     operator = Browser(app)
     await operator.log_in()
 
-    async def said(**form: str) -> tuple[int, str]:
-        answer = await operator.post("/console/erasure", form)
-        [told] = re.findall(
-            r"neither an e-mail|Nothing is stored|would be erased|confirmation is different|Erased\.", answer.text
+    async def submit(**form: str) -> tuple[int, str]:
+        response = await operator.post("/console/erasure", form)
+        [message] = re.findall(
+            r"neither an e-mail|Nothing is stored|would be erased|confirmation is different|Erased\.", response.text
         )[:1]
-        return answer.status_code, told
+        return response.status_code, message
 
-    whom = " Ada@Example.com"
-    assert (409, "neither an e-mail") == await said(person="ada")
-    assert (200, "Nothing is stored") == await said(person="grace@example.com", confirm="grace@example.com")
-    assert (200, "would be erased") == await said(person=whom)
-    assert (409, "confirmation is different") == await said(person=whom, confirm="ada")
+    person = " Ada@Example.com"
+    assert (409, "neither an e-mail") == await submit(person="ada")
+    assert (200, "Nothing is stored") == await submit(person="grace@example.com", confirm="grace@example.com")
+    assert (200, "would be erased") == await submit(person=person)
+    assert (409, "confirmation is different") == await submit(person=person, confirm="ada")
     assert "ada@example.com" in await raw_body(operator, delivery)
-    assert (200, "Erased.") == await said(person=whom, confirm="Ada@Example.com")
+    assert (200, "Erased.") == await submit(person=person, confirm="Ada@Example.com")
 
     assert "its body was erased" in await raw_body(operator, delivery)
-    [(did, what)] = [line for line in await noted(redis) if b"revealed" not in line[0]]
-    assert b"erased person" == did
-    assert re.fullmatch(rb"\S+: 1 visits, 1 deliveries", what)
-    assert b"ada" not in what
+    [(action, target)] = [line for line in await noted(redis) if b"revealed" not in line[0]]
+    assert b"erased person" == action
+    assert re.fullmatch(rb"\S+: 1 visits, 1 deliveries", target)
+    assert b"ada" not in target
 
 
-async def test_a_page_waits_for_a_bounded_time_until_somebody_is_forgotten(
-    app: Any, delivery: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_erasure_on_a_page_has_a_time_limit(app: Any, delivery: str, monkeypatch: pytest.MonkeyPatch) -> None:
     operator = Browser(app)
     await operator.log_in()
     monkeypatch.setattr(erasure, "TIMEOUT_S", 0.0)
 
     for form in ({"person": "ada@example.com"}, {"person": "ada@example.com", "confirm": "ada@example.com"}):
-        answer = await operator.post("/console/erasure", form)
+        response = await operator.post("/console/erasure", form)
 
-        assert 409 == answer.status_code
-        assert "use `doorbell erase`" in html.unescape(answer.text)
-        assert ("erased already" in answer.text) == ("confirm" in form)
+        assert 409 == response.status_code
+        assert "use `doorbell erase`" in html.unescape(response.text)
+        assert ("erased already" in response.text) == ("confirm" in form)
 
 
 async def raw_body(operator: Browser, delivery: str) -> str:
