@@ -1,4 +1,4 @@
-"""The server's clock jumps: nobody loses a lease for it, and nothing waits for the time that went."""
+"""Jumps of the server's clock: no worker loses its lease, and no task waits for the skipped time."""
 
 import asyncio
 import os
@@ -19,13 +19,12 @@ from tests.processes.test_worker import LedgerClient, all_visits, booked
 from tests.support.harness import Harness, Server, wait_until
 from tests.support.ledger import QUEUE_KEYS, accept, change, done, start_run, state_of, visit_task, waiting
 
-KNOWN = Contact(id="cont_KYdl3lftgZXGRbxqoj")
+CONTACT = Contact(id="cont_KYdl3lftgZXGRbxqoj")
 SETS = ("bell:running", "bell:queued", "bell:waiting", "bell:workers", *QUEUE_KEYS.values())
 
 
 async def jump(seconds: float, *ledgers: Ledger) -> None:
-    """As the server would see it: all times that it knows are so much earlier by its new clock, and who has compared clocks
-    expects the old one."""
+    """Simulate a jump of the server's clock: move all stored times back, and the clock offsets of the ledgers too."""
     redis = ledgers[0].redis
     for name in SETS:
         for member in await redis.command("ZRANGE", name, 0, -1):
@@ -38,60 +37,58 @@ async def jump(seconds: float, *ledgers: Ledger) -> None:
 
 
 @pytest.fixture
-async def other(redis_url: str, ledger: Ledger) -> AsyncIterator[Ledger]:
-    """Another process."""
+async def second(redis_url: str, ledger: Ledger) -> AsyncIterator[Ledger]:
+    """Yield a ledger with its own connection, as of another process."""
     connection = Redis(RedisAddress(redis_url))
     yield Ledger(connection, retention_days=30)
     await connection.close()
 
 
-async def test_after_a_jump_ahead_the_work_is_still_its_holders(ledger: Ledger, other: Ledger) -> None:
+async def test_a_lease_survives_a_jump_ahead(ledger: Ledger, second: Ledger) -> None:
     await accept(ledger, change("A"))
-    hold = await start_run(ledger, "A")
-    await other.requeue_due()
+    lease = await start_run(ledger, "A")
+    await second.requeue_due()
 
-    await jump(60, ledger, other)
-    swept, answer, _ = await asyncio.gather(
-        other.requeue_due(), other.lease(visit_task("A")), ledger.redis.compare_clocks()
+    await jump(60, ledger, second)
+    requeued, second_lease, _ = await asyncio.gather(
+        second.requeue_due(), second.lease(visit_task("A")), ledger.redis.compare_clocks()
     )
 
-    assert (0, "busy") == (swept, answer)
-    await ledger.complete(hold, done())
+    assert (0, "busy") == (requeued, second_lease)
+    await ledger.complete(lease, done())
     assert "done" == await state_of(ledger, visit_task("A"))
 
 
-async def test_after_a_jump_ahead_a_lock_is_still_its_holders(ledger: Ledger, other: Ledger) -> None:
+async def test_a_lock_survives_a_jump_ahead(ledger: Ledger, second: Ledger) -> None:
     await ledger.acquire_lock("bell:contact:main:x:lock", "mine", 30)
-    await other.requeue_due()
-    await jump(60, ledger, other)
-    await ledger.redis.command("DEL", "bell:contact:main:x:lock")  # by that clock it has ended
+    await second.requeue_due()
+    await jump(60, ledger, second)
+    await ledger.redis.command("DEL", "bell:contact:main:x:lock")  # it has expired by the new clock
 
-    taken, _ = await asyncio.gather(
-        other.acquire_lock("bell:contact:main:x:lock", "theirs", 30), ledger.redis.compare_clocks()
+    acquired, _ = await asyncio.gather(
+        second.acquire_lock("bell:contact:main:x:lock", "theirs", 30), ledger.redis.compare_clocks()
     )
 
-    assert not taken
+    assert not acquired
 
 
-async def test_after_a_jump_ahead_the_work_of_a_dead_worker_still_goes_to_another(
-    ledger: Ledger, other: Ledger
-) -> None:
+async def test_the_task_of_a_dead_worker_is_requeued_after_a_jump_ahead(ledger: Ledger, second: Ledger) -> None:
     await accept(ledger, change("A"))
     await start_run(ledger, "A")
-    await other.requeue_due()
+    await second.requeue_due()
 
-    await jump(60, ledger, other)
+    await jump(60, ledger, second)
 
-    assert 1 == await other.requeue_due()
-    assert isinstance(await other.lease(visit_task("A")), Lease)
+    assert 1 == await second.requeue_due()
+    assert isinstance(await second.lease(visit_task("A")), Lease)
 
 
-async def test_what_was_given_back_is_not_taken_again_for_a_jump(ledger: Ledger) -> None:
+async def test_a_completed_lease_is_not_restored_after_a_jump(ledger: Ledger) -> None:
     await accept(ledger, change("A"))
-    hold = await start_run(ledger, "A")
-    right = dict(ledger.redis.held_leases)
-    await ledger.complete(hold, done())
-    ledger.redis.held_leases |= right  # its answer is still under way
+    lease = await start_run(ledger, "A")
+    held = dict(ledger.redis.held_leases)
+    await ledger.complete(lease, done())
+    ledger.redis.held_leases |= held  # as if the response had not arrived yet
 
     await jump(60, ledger)
     await ledger.redis.compare_clocks()
@@ -99,7 +96,7 @@ async def test_what_was_given_back_is_not_taken_again_for_a_jump(ledger: Ledger)
     assert "done" == await state_of(ledger, visit_task("A"))
 
 
-async def test_a_renewed_lock_lasts_longer(ledger: Ledger, redis: Redis) -> None:
+async def test_acquiring_a_held_lock_again_extends_it(ledger: Ledger, redis: Redis) -> None:
     await ledger.acquire_lock("a-lock", "mine", 30)
     await redis.command("PEXPIRE", "a-lock", 5)
 
@@ -108,19 +105,18 @@ async def test_a_renewed_lock_lasts_longer(ledger: Ledger, redis: Redis) -> None
     assert 5 < await redis.command("PTTL", "a-lock") <= 30_000
 
 
-async def test_a_server_that_expects_another_time_gives_nothing_before_the_grace(ledger: Ledger, other: Ledger) -> None:
-    """It was said again at once, but others may not have noticed yet."""
+async def test_no_lease_is_given_until_other_processes_can_notice_a_jump(ledger: Ledger, second: Ledger) -> None:
     await accept(ledger, change("A"))
-    await other.requeue_due()
-    await jump(-3_600, ledger, other)
-    asked_at = time.monotonic()
+    await second.requeue_due()
+    await jump(-3_600, ledger, second)
+    started = time.monotonic()
 
-    await other.lease(visit_task("A"))
+    await second.lease(visit_task("A"))
 
-    assert time.monotonic() - asked_at > 1.5
+    assert time.monotonic() - started > 1.5
 
 
-async def test_after_a_jump_back_what_was_queued_before_is_due(ledger: Ledger, redis: Redis) -> None:
+async def test_queued_tasks_are_due_after_a_jump_back(ledger: Ledger, redis: Redis) -> None:
     await accept(ledger, change("A"))
     await accept(ledger, change("B"))
     await accept(ledger, change("C"))
@@ -140,39 +136,39 @@ async def test_after_a_jump_back_what_was_queued_before_is_due(ledger: Ledger, r
     assert float(beat) <= now_ms
 
 
-async def test_after_a_jump_back_a_dead_worker_gives_its_work_up_within_a_minute(
-    ledger: Ledger, other: Ledger, redis: Redis
+async def test_the_lease_of_a_dead_worker_ends_within_a_minute_after_a_jump_back(
+    ledger: Ledger, second: Ledger, redis: Redis
 ) -> None:
     await accept(ledger, change("A"))
     await start_run(ledger, "A")
-    await other.requeue_due()
+    await second.requeue_due()
 
-    await jump(-3_600, ledger, other)
-    await other.requeue_due()
+    await jump(-3_600, ledger, second)
+    await second.requeue_due()
 
     [_, until] = await redis.command("ZRANGE", "bell:running", 0, -1, "WITHSCORES")
     assert float(until) - (await ledger.server_time()).timestamp() * 1000 <= 60_000
 
 
-async def test_after_a_jump_back_the_line_for_calls_is_no_longer_than_before(ledger: Ledger, redis: Redis) -> None:
+async def test_the_rate_limit_delays_no_call_for_longer_after_a_jump_back(ledger: Ledger, redis: Redis) -> None:
     await redis.command("SET", "bell:rate:main", str(int(time.time() * 1000) + 3_570_000))
 
     assert 0 == await ledger.acquire_rate_slot("main", 10, max_wait_s=2)
     await redis.command("SET", "bell:rate:main", str(int(time.time() * 1000) + 3_570_000))
-    await ledger.complete(await _in_line(ledger, "A"), waiting())
+    await ledger.complete(await _start_new_visit(ledger, "A"), waiting())
     assert 0 == await ledger.release_circuit("main", calls_per_second=10)
 
 
-async def _in_line(ledger: Ledger, visit: str) -> Lease:
+async def _start_new_visit(ledger: Ledger, visit: str) -> Lease:
     await accept(ledger, change(visit))
     return await start_run(ledger, visit)
 
 
-# -- with a server whose clock really jumps --
+# A server whose clock really jumps
 
 
-class ClockedServer:
-    """A Valkey whose clock stands as far off as a file says."""
+class FakeClockServer:
+    """A Valkey whose clock has the offset in a file."""
 
     def __init__(self, folder: Path, library: Path) -> None:
         self.port, self._folder, self._library, self._clock = free_port(), folder, library, folder / "clock"
@@ -189,14 +185,14 @@ class ClockedServer:
         new.rename(self._clock)
 
     def start(self) -> None:
-        faked = {"LD_PRELOAD": str(self._library), "FAKETIME_TIMESTAMP_FILE": str(self._clock)}
-        faked |= {"FAKETIME_NO_CACHE": "1", "DONT_FAKE_MONOTONIC": "1"}
+        faketime = {"LD_PRELOAD": str(self._library), "FAKETIME_TIMESTAMP_FILE": str(self._clock)}
+        faketime |= {"FAKETIME_NO_CACHE": "1", "DONT_FAKE_MONOTONIC": "1"}
         options = f"--port {self.port} --bind 127.0.0.1 --appendonly yes --appendfsync always --loglevel warning"
         command = [binary(), *options.split(), "--save", "", "--dir", str(self._folder)]
-        self.process = subprocess.Popen(command, env={**os.environ, **faked}, stdout=subprocess.DEVNULL)
-        wait_until(lambda: LedgerClient(self.url).command("PING") if self._listens() else None)
+        self.process = subprocess.Popen(command, env={**os.environ, **faketime}, stdout=subprocess.DEVNULL)
+        wait_until(self._is_ready)
 
-    def _listens(self) -> bool:
+    def _is_ready(self) -> bool:
         try:
             LedgerClient(self.url).command("PING")
         except Exception:
@@ -209,36 +205,39 @@ class ClockedServer:
 
 
 @pytest.fixture
-def clocked(tmp_path: Path) -> Iterator[ClockedServer]:
+def fake_clock_server(tmp_path: Path) -> Iterator[FakeClockServer]:
     libraries = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
     if not libraries:
         pytest.skip("needs libfaketime (Debian: apt install faketime)")
-    server = ClockedServer(tmp_path, libraries[0])
+    server = FakeClockServer(tmp_path, libraries[0])
     yield server
     server.kill()
 
 
 @pytest.mark.parametrize("restarts", [False, True], ids=["jump", "another server"])
 @pytest.mark.parametrize("seconds", [60, -3_600])
-def test_whatever_a_servers_clock_does_a_visit_is_made_once(
-    clocked: ClockedServer, sandbox: Server, seconds: int, restarts: bool
+def test_a_visit_is_created_once_despite_a_jump_of_the_clock(
+    fake_clock_server: FakeClockServer, sandbox: Server, seconds: int, restarts: bool
 ) -> None:
     with ExitStack() as stack:
-        harness, books = stack.enter_context(Harness(clocked.url, sandbox)), LedgerClient(clocked.url)
+        harness, client = (
+            stack.enter_context(Harness(fake_clock_server.url, sandbox)),
+            LedgerClient(fake_clock_server.url),
+        )
         harness.inject_faults(slow_share=1, slow_s=6, only=["POST /visits"])
-        books.accept(*(booked(f"{number}", contact=KNOWN) for number in range(5)))
+        client.accept(*(booked(f"{number}", contact=CONTACT) for number in range(5)))
         for _ in range(2):
             harness.start_worker(VISITS_API_RATE="100")
         wait_until(lambda: harness.calls().count("GET /visits/:id") == 5)
 
         if restarts:
-            clocked.kill()
-        clocked.set(seconds)
+            fake_clock_server.kill()
+        fake_clock_server.set(seconds)
         if restarts:
-            clocked.start()
-        books.accept(*(booked(f"late-{number}", contact=KNOWN) for number in range(5)))
+            fake_clock_server.start()
+        client.accept(*(booked(f"late-{number}", contact=CONTACT) for number in range(5)))
         wait_until(lambda: len(all_visits(harness)) >= 10, 60)
-        wait_until(books.is_done, 60)
+        wait_until(client.is_done, 60)
 
         assert 10 == harness.calls().count("POST /visits")
         wait_until(lambda: "No worker is running" not in harness.doorbell("overview").stdout)

@@ -1,4 +1,4 @@
-"""Killed at any moment: real processes, SIGKILL, and a Redis that comes back with less than it had."""
+"""Crashes at any moment: workers and web processes are killed, jobs are lost, and Redis loses its last writes."""
 
 import os
 import signal
@@ -30,7 +30,7 @@ from tests.support.harness import Harness, Server, wait_until
         pytest.param(Plan(kills=12, seed=9, kill_interval_s=0.5, fast=True, torn=True), id="torn"),
     ],
 )
-async def test_whatever_is_killed_what_was_accepted_stands_in_the_api_once(plan: Plan) -> None:
+async def test_accepted_visits_are_created_once_despite_kills(plan: Plan) -> None:
     report = await run(plan)
 
     assert plan.kills == report.kills.total()
@@ -39,12 +39,13 @@ async def test_whatever_is_killed_what_was_accepted_stands_in_the_api_once(plan:
     assert [] == report.breaches.all(), str(report)
 
 
-# A worker killed between any two calls ------------------------------------------------------------------------------
+# A worker that is killed between two calls
 
 ADA, BOB = Contact(email="ada@example.com"), Contact(email="bob@example.com")
 NINE, TEN = datetime(2026, 3, 14, 9, tzinfo=UTC), datetime(2026, 3, 14, 10, tzinfo=UTC)
 BOOKED = VisitChange(action="create", visit_id="1", version=1, contact=ADA, time_scheduled=NINE)
-STORIES = {
+#: Changes before the kill, the change that is interrupted, and the contacts that must exist afterwards.
+CASES = {
     "create": ([], BOOKED, {"ada"}),
     "update": (
         [replace(BOOKED, time_scheduled=TEN)],
@@ -52,7 +53,7 @@ STORIES = {
         {"ada"},
     ),
     "another-customer": ([BOOKED], VisitChange(action="update", visit_id="1", version=2, contact=BOB), {"ada", "bob"}),
-    "two-become-one": (
+    "merged-ids": (
         [BOOKED, replace(BOOKED, visit_id="2", version=2)],
         VisitChange(action="update", visit_id="2", version=3, previous_visit_id="1"),
         {"ada"},
@@ -61,60 +62,60 @@ STORIES = {
 
 
 @dataclass
-class Heir:
-    """A worker that stands still until it is its turn."""
+class StandbyWorker:
+    """A worker that is stopped until a test needs it."""
 
     worker: Server
-    books: LedgerClient
+    client: LedgerClient
 
-    def still(self) -> None:
+    def stop(self) -> None:
         self.worker.process.send_signal(signal.SIGSTOP)
 
-    def finish(self) -> None:
+    def finish_tasks(self) -> None:
         self.worker.process.send_signal(signal.SIGCONT)
-        wait_until(self.books.is_done, 30)
-        self.still()
+        wait_until(self.client.is_done, 30)
+        self.stop()
 
 
 @pytest.fixture(scope="module")
-def heir(sandbox: Server) -> Iterator[tuple[Harness, Heir]]:
+def service(sandbox: Server) -> Iterator[tuple[Harness, StandbyWorker]]:
     with ExitStack() as stack:
         harness = stack.enter_context(Harness(stack.enter_context(valkey()), sandbox))
-        yield harness, Heir(harness.start_worker(), LedgerClient(harness.redis_url))
+        yield harness, StandbyWorker(harness.start_worker(), LedgerClient(harness.redis_url))
 
 
-@pytest.mark.parametrize(("before", "then", "people"), STORIES.values(), ids=STORIES)
-def test_killed_after_any_call_another_worker_finishes_and_nothing_is_there_twice(
-    heir: tuple[Harness, Heir], before: list[VisitChange], then: VisitChange, people: set[str]
+@pytest.mark.parametrize(("before", "change", "people"), CASES.values(), ids=CASES)
+def test_a_worker_that_is_killed_after_any_call_leaves_no_duplicates(
+    service: tuple[Harness, StandbyWorker], before: list[VisitChange], change: VisitChange, people: set[str]
 ) -> None:
-    """The call is done, the answer never comes, and whoever waits for it dies."""
-    harness, other = heir
+    """Kills the worker after the API has executed a call and before it responds, and lets another worker finish."""
+    harness, standby = service
     killed = 0
     while True:
-        clean(harness, other)
-        other.books.accept(*before)
-        other.finish()
+        clean(harness, standby)
+        standby.client.accept(*before)
+        standby.finish_tasks()
         harness.inject_faults(commit_then_hang_share=1, after=killed, times=1)
-        made = harness.journal()
-        other.books.accept(then)
+        calls_before = len(harness.journal())
+        standby.client.accept(change)
 
         first = harness.start_worker()
-        wait_until(lambda: is_hanging(harness) or other.books.is_done(), 30)
+        wait_until(lambda: is_hanging(harness) or standby.client.is_done(), 30)
         first.kill()
         if not is_hanging(harness):
             break
         killed += 1
-        let_leases_end(other.books)
-        other.finish()
+        end_leases(standby.client)
+        standby.finish_tasks()
 
-        story = f"killed after {[call['route'] for call in harness.journal()[len(made) :]][:killed]}"
+        case = f"killed after {[call['route'] for call in harness.journal()[calls_before:]][:killed]}"
         assert [("standard-1", "2026-03-14T09:00:00Z")] == [
             (visit["external_id"], visit["time_scheduled"]) for visit in harness.visits()
-        ], story
+        ], case
         assert [1] * len(people) == [
             len(harness.get_from_api(f"/contacts?email={name}@example.com")["data"]) for name in people
-        ], story
-        assert [] == duplicated_visits(harness.journal()), story
+        ], case
+        assert [] == duplicated_visits(harness.journal()), case
     assert killed >= 1
 
 
@@ -122,94 +123,94 @@ def is_hanging(harness: Harness) -> bool:
     return any(call["response"] == "hang" for call in harness.journal())
 
 
-def let_leases_end(books: LedgerClient) -> None:
-    """A minute passes for who is dead."""
+def end_leases(client: LedgerClient) -> None:
+    """Move leases a minute back, and delete locks."""
     for key in ("bell:running", VISITS_QUEUE):
-        for name in books.command("ZRANGE", key, 0, -1):
-            books.command("ZINCRBY", key, -60_000, name)
-    for lock in books.command("KEYS", "bell:contact:*:lock"):
-        books.command("DEL", lock)
+        for name in client.command("ZRANGE", key, 0, -1):
+            client.command("ZINCRBY", key, -60_000, name)
+    for lock in client.command("KEYS", "bell:contact:*:lock"):
+        client.command("DEL", lock)
 
 
-# Jobs that are lost -------------------------------------------------------------------------------------------------
+# Lost jobs
 
 
-def no_payloads(books: LedgerClient) -> None:
-    for key in books.command("KEYS", "arq:job:*"):
-        books.command("DEL", key)
+def delete_payloads(client: LedgerClient) -> None:
+    for key in client.command("KEYS", "arq:job:*"):
+        client.command("DEL", key)
 
 
-def no_queue(books: LedgerClient) -> None:
-    books.command("DEL", VISITS_QUEUE)
+def delete_queue(client: LedgerClient) -> None:
+    client.command("DEL", VISITS_QUEUE)
 
 
-def no_arq(books: LedgerClient) -> None:
-    no_payloads(books)
-    no_queue(books)
+def delete_both(client: LedgerClient) -> None:
+    delete_payloads(client)
+    delete_queue(client)
 
 
-@pytest.mark.parametrize("lose", [no_payloads, no_queue, no_arq])
-def test_jobs_that_are_lost_are_queued_again(heir: tuple[Harness, Heir], lose: Callable[[LedgerClient], None]) -> None:
-    harness, other = heir
-    clean(harness, other)
-    other.books.accept(*(booked(f"{number:03}") for number in range(250)))
-    lose(other.books)
-    a_minute_passes(other.books)
+@pytest.mark.parametrize("lose", [delete_payloads, delete_queue, delete_both])
+def test_lost_jobs_are_requeued(service: tuple[Harness, StandbyWorker], lose: Callable[[LedgerClient], None]) -> None:
+    harness, standby = service
+    clean(harness, standby)
+    standby.client.accept(*(booked(f"{number:03}") for number in range(250)))
+    lose(standby.client)
+    pass_minute(standby.client)
 
     worker = harness.start_worker()
-    wait_until(other.books.is_done, 40)
-    worker.kill()  # the next test has nobody but its own
+    wait_until(standby.client.is_done, 40)
+    worker.kill()  # the next test starts its own worker
 
     assert [f"standard-{number:03}" for number in range(250)] == all_visits(harness)
     assert 250 == harness.calls().count("POST /visits")
 
 
-def test_a_backlog_older_than_arqs_expiry_loses_nothing(
-    heir: tuple[Harness, Heir], monkeypatch: pytest.MonkeyPatch
+def test_a_backlog_that_is_older_than_its_jobs_is_applied(
+    service: tuple[Harness, StandbyWorker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The expiry is 30 days; here it is 50 ms."""
-    harness, other = heir
-    clean(harness, other)
+    """Jobs expire after 30 days, in this test after 50 ms."""
+    harness, standby = service
+    clean(harness, standby)
     source = scripts.accept.source.replace("JOB_TTL_MS = 30 * 86400 * 1000", "JOB_TTL_MS = 50")
     assert source != scripts.accept.source
     monkeypatch.setitem(scripts.SCRIPTS, "accept", replace(scripts.accept, source=source))
-    other.books.accept(*(booked(f"{number:03}") for number in range(250)))
-    wait_until(lambda: not other.books.command("KEYS", "arq:job:*"))
-    a_minute_passes(other.books)
+    standby.client.accept(*(booked(f"{number:03}") for number in range(250)))
+    wait_until(lambda: not standby.client.command("KEYS", "arq:job:*"))
+    pass_minute(standby.client)
 
     worker = harness.start_worker()
-    wait_until(other.books.is_done, 40)
-    worker.kill()  # the next test has nobody but its own
+    wait_until(standby.client.is_done, 40)
+    worker.kill()  # the next test starts its own worker
 
     assert [f"standard-{number:03}" for number in range(250)] == all_visits(harness)
 
 
-def test_a_lost_job_is_noticed_within_90_seconds() -> None:
+def test_a_lost_job_is_detected_within_90_seconds() -> None:
     assert ORPHAN_AFTER_S + ORPHANS_EVERY_S <= 90
 
 
-def clean(harness: Harness, other: Heir) -> None:
-    other.still()
+def clean(harness: Harness, standby: StandbyWorker) -> None:
+    standby.stop()
     harness.reset()
 
 
-def a_minute_passes(books: LedgerClient) -> None:
-    for work in books.tasks("queued"):
-        books.command("ZINCRBY", "bell:queued", -60_000, work)
+def pass_minute(client: LedgerClient) -> None:
+    for task in client.tasks("queued"):
+        client.command("ZINCRBY", "bell:queued", -60_000, task)
 
 
-# A server that lost the end of its file ------------------------------------------------------------------------------
+# A server that loses the end of its append-only file
 
 
-class Torn:
-    """A Redis that forgets what it was told since `mark`, and a harness around it."""
+class TruncatableRedis:
+    """A Redis that can lose all writes since `mark`, and a harness that uses it."""
 
     def __init__(self, stack: ExitStack, sandbox: Server) -> None:
         self._folder, self._port = Path(stack.enter_context(tempfile.TemporaryDirectory())), free_port()
         self._start()
         stack.callback(lambda: stop(self._server))
         url = f"redis://127.0.0.1:{self._port}/0"
-        self.harness, self.books = stack.enter_context(Harness(url, sandbox)), LedgerClient(url)
+        self.harness, self.client = stack.enter_context(Harness(url, sandbox)), LedgerClient(url)
 
     def _start(self) -> None:
         self._server = start(self._port, self._folder, appendfsync="always")
@@ -221,8 +222,8 @@ class Torn:
     def mark(self) -> None:
         self._size = self._file.stat().st_size
 
-    def tear(self) -> None:
-        """Killed, and back without what came after the mark."""
+    def truncate(self) -> None:
+        """Kill the server, and restart it without the writes after the mark."""
         self._server.kill()
         self._server.wait()
         os.truncate(self._file, self._size)
@@ -234,42 +235,42 @@ def slow_calls(harness: Harness) -> int:
 
 
 @pytest.fixture
-def torn(sandbox: Server) -> Iterator[Torn]:
+def truncatable(sandbox: Server) -> Iterator[TruncatableRedis]:
     with ExitStack() as stack:
-        yield Torn(stack, sandbox)
+        yield TruncatableRedis(stack, sandbox)
 
 
-def test_a_redis_that_forgot_who_holds_what_lets_nobody_double_it(torn: Torn) -> None:
-    harness, books = torn.harness, torn.books
+def test_lost_leases_cause_no_duplicate_visits(truncatable: TruncatableRedis) -> None:
+    harness, client = truncatable.harness, truncatable.client
     harness.inject_faults(slow_share=1, slow_s=3, only=["POST /visits"])
-    books.accept(*(booked(f"{number:02}", contact=Contact(id="cont_KYdl3lftgZXGRbxqoj")) for number in range(20)))
-    torn.mark()
+    client.accept(*(booked(f"{number:02}", contact=Contact(id="cont_KYdl3lftgZXGRbxqoj")) for number in range(20)))
+    truncatable.mark()
     for _ in range(2):
         harness.start_worker()
     wait_until(lambda: harness.calls().count("GET /visits/:id") == 20, 30)
 
-    torn.tear()  # The leases are gone, and twenty visits are in the making.
+    truncatable.truncate()  # the leases are lost while twenty calls are in progress
     harness.clear_faults()
     wait_until(lambda: slow_calls(harness) == 20)
-    wait_until(books.is_done, 60)
+    wait_until(client.is_done, 60)
 
     assert [f"standard-{number:02}" for number in range(20)] == all_visits(harness)
     assert 20 == harness.calls().count("POST /visits")
 
 
-def test_a_redis_that_forgot_who_makes_a_customer_lets_nobody_make_him_twice(torn: Torn) -> None:
-    harness, books = torn.harness, torn.books
+def test_lost_locks_cause_no_duplicate_contacts(truncatable: TruncatableRedis) -> None:
+    harness, client = truncatable.harness, truncatable.client
     harness.inject_faults(slow_share=1, slow_s=3, only=["POST /contacts"])
-    books.accept(*(booked(f"{number:02}") for number in range(4)))
-    torn.mark()
+    client.accept(*(booked(f"{number:02}") for number in range(4)))
+    truncatable.mark()
     for _ in range(2):
         harness.start_worker()
     wait_until(lambda: harness.calls().count("GET /contacts") == 1, 30)
 
-    torn.tear()
+    truncatable.truncate()
     harness.clear_faults()
     wait_until(lambda: slow_calls(harness) == 1)
-    wait_until(books.is_done, 60)
+    wait_until(client.is_done, 60)
 
     assert [f"standard-{number:02}" for number in range(4)] == all_visits(harness)
     assert 1 == harness.calls().count("POST /contacts")

@@ -1,5 +1,4 @@
-"""Every fault of the Visits API against whole workers with hundreds of visits: nothing twice, no storm, and afterwards all
-of it as it was said."""
+"""Every fault of the Visits API with hundreds of visits: no duplicates, few calls, and afterwards every visit is correct."""
 
 import time
 from collections import Counter
@@ -20,20 +19,20 @@ from tests.crash.checker import duplicated_visits
 from tests.processes.test_worker import LedgerClient
 from tests.support.harness import Harness, Server, wait_until
 
-MANY, PEOPLE, WORKERS = 200, 40, 2
+VISIT_COUNT, PEOPLE, WORKERS = 200, 40, 2
 START = datetime(2026, 3, 14, 9, tzinfo=UTC)
 
 
 @dataclass
 class Service:
-    """Two workers, their Redis, and a sandbox that behaves."""
+    """Two workers with their Redis and sandbox."""
 
     harness: Harness
-    books: LedgerClient
+    client: LedgerClient
 
-    def land(self, order: int = 1) -> None:
-        """A booking of every visit, `order` hours after nine, and money to the amount of `order`."""
-        self.books.accept(
+    def accept_bookings(self, order: int = 1) -> None:
+        """Accept a booking of every visit, `order` hours after START and with the amount `order`."""
+        self.client.accept(
             *(
                 VisitChange(
                     action="create",
@@ -43,43 +42,45 @@ class Service:
                     time_scheduled=START + timedelta(hours=order),
                     amount_collected=Decimal(order),
                 )
-                for number in range(MANY)
+                for number in range(VISIT_COUNT)
             )
         )
 
-    def rest(self, within_s: float = 60) -> None:
-        """Everything is done. A gate that is shut for a long time is looked at now, and who may be in the making for half a
-        minute is only for five seconds: no call here lasts that long."""
+    def wait_until_done(self, within_s: float = 60) -> None:
+        """Wait until all tasks are done.
+
+        Meanwhile, circuits are probed at once, and locks of contacts last only 5 s, which is longer than any call here.
+        """
 
         def is_done() -> bool:
-            if self.books.command("EXISTS", "bell:circuit:main"):
-                self.books.command("HSET", "bell:circuit:main", "until", 0)
-            for lock in self.books.command("KEYS", "bell:contact:*:lock"):
-                if 0 < self.books.command("PTTL", lock) < LOCK_TTL_MS - 5_000:
-                    self.books.command("DEL", lock)
-            return bool(self.books.is_done())
+            if self.client.command("EXISTS", "bell:circuit:main"):
+                self.client.command("HSET", "bell:circuit:main", "until", 0)
+            for lock in self.client.command("KEYS", "bell:contact:*:lock"):
+                if 0 < self.client.command("PTTL", lock) < LOCK_TTL_MS - 5_000:
+                    self.client.command("DEL", lock)
+            return bool(self.client.is_done())
 
         wait_until(is_done, within_s)
 
-    def tries(self) -> int:
-        """How many tries all visits have spent by now."""
-        return sum(self.books.member(f"{number:03}").failed_attempts for number in range(0, MANY, 7))
+    def failed_attempts(self) -> int:
+        """Return the failed attempts of every seventh visit."""
+        return sum(self.client.member(f"{number:03}").failed_attempts for number in range(0, VISIT_COUNT, 7))
 
-    def assert_stands(self, order: int = 1) -> None:
-        first = (
+    def assert_all_applied(self, order: int = 1) -> None:
+        visits = (
             self.harness.get_from_api("/visits?limit=100")["visits"]
             + self.harness.get_from_api("/visits?limit=100&page=2")["visits"]
         )
-        stands = sorted((visit["external_id"], visit["event_date"], visit["amount_collected"]) for visit in first)
-        when = (START + timedelta(hours=order)).strftime("%Y-%m-%dT%H:%M:%SZ")
-        assert [(f"standard-{number:03}", when, f"{order}.00") for number in range(MANY)] == stands
+        actual = sorted((visit["external_id"], visit["event_date"], visit["amount_collected"]) for visit in visits)
+        start = (START + timedelta(hours=order)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        assert [(f"standard-{number:03}", start, f"{order}.00") for number in range(VISIT_COUNT)] == actual
         assert [] == duplicated_visits(self.harness.journal())
         contacts = [
             len(self.harness.get_from_api(f"/contacts?email={number}%40example.com")["data"])
             for number in range(PEOPLE)
         ]
         assert [1] * PEOPLE == contacts
-        assert [] == self.books.tasks("parked")
+        assert [] == self.client.tasks("parked")
 
 
 @pytest.fixture(scope="module")
@@ -97,20 +98,20 @@ def service(shared_service: Service) -> Service:
     return shared_service
 
 
-def answers(harness: Harness, since: int = 0) -> Counter[Any]:
-    """How often each answer was given to a worker, after so many calls."""
+def count_responses(harness: Harness, since: int = 0) -> Counter[Any]:
+    """Count the responses of the calls after the first `since` ones."""
     return Counter(call["response"] for call in harness.journal()[since:])
 
 
-# Trouble that meets some calls --------------------------------------------------------------------------------------
+# Faults of some calls
 
 VISITS = ["GET /visits/:id", "POST /visits"]
-SOME: dict[str, dict[str, Any]] = {
+PARTIAL_FAULTS: dict[str, dict[str, Any]] = {
     "slow": {"slow_share": 1, "slow_s": 0.1},
     "5xx": {"error_share": 0.3, "error_status": 500, "times": 100},
     "resets": {"reset_share": 0.3, "times": 60, "only": VISITS},
-    "half-answers": {"truncated_share": 0.3, "times": 60, "only": VISITS},
-    "done-then-silence": {"commit_then_hang_share": 0.3, "hang_s": 0.2, "times": 60, "only": VISITS},
+    "truncated-responses": {"truncated_share": 0.3, "times": 60, "only": VISITS},
+    "commit-then-hang": {"commit_then_hang_share": 0.3, "hang_s": 0.2, "times": 60, "only": VISITS},
     "wrong-json": {"wrong_json_share": 0.3, "times": 60, "only": VISITS},
     "a-mixture": {
         "slow_share": 0.2,
@@ -127,73 +128,75 @@ SOME: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("switches", SOME.values(), ids=SOME)
-def test_through_trouble_with_some_calls_everything_stands_once(service: Service, switches: dict[str, Any]) -> None:
-    service.harness.inject_faults(**switches)
+@pytest.mark.parametrize("faults", PARTIAL_FAULTS.values(), ids=PARTIAL_FAULTS)
+def test_every_visit_is_created_once_despite_faults_of_some_calls(service: Service, faults: dict[str, Any]) -> None:
+    service.harness.inject_faults(**faults)
 
-    service.land()
-    service.rest(120)
+    service.accept_bookings()
+    service.wait_until_done(120)
 
-    spoilt = sum(call["fault"] is not None for call in service.harness.journal())
-    calls = answers(service.harness).total()
-    service.assert_stands()
-    assert spoilt >= switches.get("times", MANY)
-    # A visit costs two calls, a customer two; a call that went wrong costs its run once more, which has four at the most,
-    # and where a customer may be in the making, a look now and then of everybody who waits for him.
-    assert calls <= 2 * MANY + 4 * PEOPLE + 8 * switches.get("times", 0)
+    faulty = sum(call["fault"] is not None for call in service.harness.journal())
+    calls = count_responses(service.harness).total()
+    service.assert_all_applied()
+    assert faulty >= faults.get("times", VISIT_COUNT)
+    # A visit takes two calls, a contact two. A failed call repeats its run, which has four calls at most. While the API may
+    # still create a contact, every run that waits for the contact looks it up again.
+    assert calls <= 2 * VISIT_COUNT + 4 * PEOPLE + 8 * faults.get("times", 0)
 
 
-# Trouble for everybody ----------------------------------------------------------------------------------------------
+# Faults of all calls
 
-ALL: dict[str, tuple[dict[str, Any], int | str]] = {
+TOTAL_FAULTS: dict[str, tuple[dict[str, Any], int | str]] = {
     "down": ({"down": True}, 503),
     "resets": ({"reset_share": 1}, "reset"),
-    "refused-token": ({"unauthorized": True}, 401),
+    "rejected-token": ({"unauthorized": True}, 401),
     "429": ({"rate_limited_share": 1, "retry_after_s": 30}, 429),
-    "429-without-a-time": ({"rate_limited_share": 1, "retry_after_s": None}, 429),
+    "429-without-retry-after": ({"rate_limited_share": 1, "retry_after_s": None}, 429),
 }
 
 
-@pytest.mark.parametrize(("switches", "answer"), ALL.values(), ids=ALL)
-def test_while_nobody_gets_through_one_probe_asks_and_then_everything_drains(
-    service: Service, switches: dict[str, Any], answer: int | str
+@pytest.mark.parametrize(("faults", "response"), TOTAL_FAULTS.values(), ids=TOTAL_FAULTS)
+def test_an_outage_is_probed_by_one_visit_and_then_the_backlog_drains(
+    service: Service, faults: dict[str, Any], response: int | str
 ) -> None:
-    service.harness.inject_faults(**switches)
-    service.land()
-    landed_at = time.monotonic()
-    wait_until(lambda: service.books.command("ZCARD", "bell:held:main") > MANY - 10)
-    wait_until(lambda: not service.books.tasks("running"))
-    met, met_at = len(service.harness.journal()), time.monotonic()
+    service.harness.inject_faults(**faults)
+    service.accept_bookings()
+    accepted_at = time.monotonic()
+    wait_until(lambda: service.client.command("ZCARD", "bell:held:main") > VISIT_COUNT - 10)
+    wait_until(lambda: not service.client.tasks("running"))
+    first_calls, opened_at = len(service.harness.journal()), time.monotonic()
 
     time.sleep(3)
-    probes = answers(service.harness, since=met)
-    longest_s = time.monotonic() - met_at
-    tries = service.tries()
+    probes = count_responses(service.harness, since=first_calls)
+    probed_s = time.monotonic() - opened_at
+    failed_attempts = service.failed_attempts()
     service.harness.clear_faults()
-    service.rest()
+    service.wait_until_done()
 
-    # Whoever was on the way when the first was answered, and where a kept connection was reset the transport asks once more;
-    # from then on a probe at most every second, for so long the gate is shut each time (RETRY_CAP_S).
-    calls = 2 if answer == "reset" else 1
-    assert met <= calls * (WORKERS * MAX_ACTIVE["visits"] + (met_at - landed_at) + 1)
-    assert probes.keys() <= {answer}
-    assert probes.total() <= calls * (longest_s + 1)
-    if answer in (401, 429):
-        assert (0, 0) == (probes.total(), tries)
-    service.assert_stands()
+    # First come the calls that were in progress when the circuit opened, then at most one probe per second (RETRY_CAP_S).
+    # The transport repeats a call whose reused connection was reset.
+    calls = 2 if response == "reset" else 1
+    assert first_calls <= calls * (WORKERS * MAX_ACTIVE["visits"] + (opened_at - accepted_at) + 1)
+    assert probes.keys() <= {response}
+    assert probes.total() <= calls * (probed_s + 1)
+    if response in (401, 429):
+        assert (0, 0) == (probes.total(), failed_attempts)
+    service.assert_all_applied()
 
 
-def test_a_visit_that_somebody_deleted_is_made_again_by_its_next_change(service: Service) -> None:
-    service.land()
-    service.rest()
-    for number in range(0, MANY, 4):
+def test_a_deleted_visit_is_recreated_by_its_next_change(service: Service) -> None:
+    service.accept_bookings()
+    service.wait_until_done()
+    for number in range(0, VISIT_COUNT, 4):
         service.harness.http.delete(
             f"{service.harness.sandbox.url}/api/v1/visits/standard-{number:03}", headers={"authorization": "Bearer any"}
         ).raise_for_status()
-    gone = len(service.harness.journal())
+    deleted = VISIT_COUNT // 4
+    calls_before = len(service.harness.journal())
 
-    service.land(2)
-    service.rest()
+    service.accept_bookings(2)
+    service.wait_until_done()
 
-    assert {200: MANY - MANY // 4, 404: MANY // 4, 201: MANY // 4} == answers(service.harness, since=gone)
-    service.assert_stands(2)
+    responses = count_responses(service.harness, since=calls_before)
+    assert {200: VISIT_COUNT - deleted, 404: deleted, 201: deleted} == responses
+    service.assert_all_applied(2)

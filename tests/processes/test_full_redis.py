@@ -66,7 +66,7 @@ def tools() -> Iterator[tuple[ToolApis, str]]:
 
 @pytest.fixture
 def service(sandbox: Server, tools: tuple[ToolApis, str]) -> Iterator[Harness]:
-    """Doorbell on a Redis of its own, with a console and without a worker."""
+    """Start Doorbell with a separate Redis and a console, and without a worker."""
     with ExitStack() as stack:
         harness = stack.enter_context(Harness(stack.enter_context(valkey()), sandbox))
         harness.env |= {
@@ -88,7 +88,7 @@ def service(sandbox: Server, tools: tuple[ToolApis, str]) -> Iterator[Harness]:
 
 
 def fill(harness: Harness) -> None:
-    """From now on the server refuses every command that may use more memory."""
+    """Make the server refuse every command that may use more memory."""
     harness.redis_command("CONFIG", "SET", "maxmemory", "1")
 
 
@@ -112,11 +112,11 @@ def send(harness: Harness, visit_id: str, **data: Any) -> httpx.Response:
     )
 
 
-def test_what_was_accepted_before_redis_was_full_becomes_visits(service: Harness, tools: tuple[ToolApis, str]) -> None:
+def test_deliveries_from_before_redis_was_full_are_applied(service: Harness, tools: tuple[ToolApis, str]) -> None:
     jobber = send_jobber(service)
     full_events = [send(service, f"A-{number}") for number in range(COUNT)]
     thin_events = [send_acuity(service, FIRST_APPOINTMENT + number) for number in range(COUNT)]
-    assert {202} == {answer.status_code for answer in [jobber, *full_events, *thin_events]}
+    assert {202} == {response.status_code for response in [jobber, *full_events, *thin_events]}
     fill(service)
 
     rejected = send(service, "too-late"), send_acuity(service, 5)
@@ -131,14 +131,14 @@ def test_what_was_accepted_before_redis_was_full_becomes_visits(service: Harness
     created = {visit["external_id"] for visit in service.visits()}
     assert expected == {name for name in created if not name.startswith("jobber-")}
     assert 2 * COUNT + 1 == len(created)
-    assert {503} == {answer.status_code for answer in rejected}
+    assert {503} == {response.status_code for response in rejected}
     assert (0, 0) == (service.redis_command("ZCARD", "bell:parked"), service.redis_command("ZCARD", "bell:waiting"))
     assert sorted(["/token", "/graphql"] + [f"/appointments/{FIRST_APPOINTMENT + n}" for n in range(COUNT)]) == sorted(
         tools[0].requested_paths
     )
-    # The index for searches was written, too.
-    found = service.doorbell("deliveries", "--search", "A-1@example.com", "--json")
-    assert [full_events[1].json()["delivery"]] == [json.loads(line)["delivery"] for line in found.stdout.splitlines()]
+    # The search index was written too.
+    search = service.doorbell("deliveries", "--search", "A-1@example.com", "--json")
+    assert [full_events[1].json()["delivery"]] == [json.loads(line)["delivery"] for line in search.stdout.splitlines()]
 
 
 def test_operators_can_act_on_a_full_redis(service: Harness) -> None:
@@ -149,7 +149,7 @@ def test_operators_can_act_on_a_full_redis(service: Harness) -> None:
     wait_until(lambda: service.redis_command("ZCARD", "bell:parked") == 4)
     fill(service)
 
-    # -- by commands, whose processes connect to a server that is already full --
+    # By commands, whose processes connect when the server is already full
     replayed = service.doorbell_process("replay", "standard-A-0", "--contact", DOCUMENTED_CONTACT, "--yes")
     wait_until(lambda: service.visit("standard-A-0"))
     discarded = service.doorbell_process("discard", "standard-A-1", "--yes")
@@ -157,9 +157,9 @@ def test_operators_can_act_on_a_full_redis(service: Harness) -> None:
     erased = service.doorbell_process("erase", "a-1@example.com", "--yes")
 
     commands = [replayed, discarded, *paused, erased]
-    assert [0] * 5 == [ran.returncode for ran in commands], [ran.stderr for ran in commands]
+    assert [0] * 5 == [result.returncode for result in commands], [result.stderr for result in commands]
 
-    # -- in the console --
+    # In the console
     with Console(service) as console:
         console.log_in()
         console.run_operation("replay", "standard-A-2", contact=DOCUMENTED_CONTACT)
@@ -212,12 +212,12 @@ class Console:
         return self._http.post(path, data={"token": token, **form}, headers=headers)
 
     def log_in(self) -> None:
-        answer = self.post("/console/login", password=PASSWORD)
-        assert 303 == answer.status_code, answer.text
-        self._cookie = f"{SESSION_COOKIE}={answer.cookies[SESSION_COOKIE]}"
+        response = self.post("/console/login", password=PASSWORD)
+        assert 303 == response.status_code, response.text
+        self._cookie = f"{SESSION_COOKIE}={response.cookies[SESSION_COOKIE]}"
 
-    def run_operation(self, do: str, visit: str, **more: str) -> None:
-        answer = self.post("/console/operations", do=do, ids=visit, expected="1", **more)
-        assert 303 == answer.status_code, answer.text
-        id = answer.headers["location"].rpartition("/")[2]
+    def run_operation(self, do: str, visit: str, **fields: str) -> None:
+        response = self.post("/console/operations", do=do, ids=visit, expected="1", **fields)
+        assert 303 == response.status_code, response.text
+        id = response.headers["location"].rpartition("/")[2]
         wait_until(lambda: self._harness.redis_command("HGET", f"bell:operation:{id}", "state") == b"done")

@@ -468,7 +468,7 @@ def warnings_of(**environ: str) -> list[str]:
 def test_doctor_warns_of_a_tool_that_does_not_sign_the_body() -> None:
     details = warnings_of(**SERVICEM8)
 
-    assert any("ServiceM8 proves nothing of the body" in detail for detail in details)
+    assert any("ServiceM8 signs nothing of the body" in detail for detail in details)
 
 
 def test_doctor_warns_of_a_source_that_is_not_verified() -> None:

@@ -1,4 +1,4 @@
-"""How a worker starts, by each way there is; and what it says when it cannot."""
+"""Every command that starts a worker, and the messages of a worker that cannot start."""
 
 import os
 import signal
@@ -12,9 +12,9 @@ from app.demo.valkey import free_port
 from tests.support.harness import ROOT, SECRET, Harness, Server, wait_until
 
 BY_ARQ = "arq jobs.worker.WorkerSettings"
-WAYS = ["jobs", "app worker", BY_ARQ]
-#: The same in an interpreter that a test has prepared.
-PREPARED_WAYS = [
+COMMANDS = ["jobs", "app worker", BY_ARQ]
+#: Code that starts a worker, for an interpreter that a test has prepared.
+CODE = [
     "import runpy; runpy.run_module('jobs', run_name='__main__')",
     "from arq.cli import cli; cli(['jobs.worker.WorkerSettings'])",
 ]
@@ -27,12 +27,12 @@ def python(*arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, env={**ENV, **env}, cwd=ROOT, capture_output=True, text=True, timeout=30)
 
 
-# -- nothing happens before the start --
+# Import
 
 
 @pytest.mark.parametrize("module", ["jobs.worker", "jobs.claiming_worker"])
 def test_import_changes_nothing_in_arq_and_opens_no_socket(module: str) -> None:
-    ran = python(
+    result = python(
         "-c",
         f"""
 import arq.worker, sys
@@ -43,11 +43,11 @@ print([name for name, value in vars(arq.worker).items() if before.get(name) is n
 """,
     )
 
-    assert "[] []\n" == ran.stdout, ran.stderr
+    assert "[] []\n" == result.stdout, result.stderr
 
 
 def test_worker_settings_are_read_without_a_socket_and_without_an_event_loop() -> None:
-    ran = python(
+    result = python(
         "-c",
         """
 import asyncio, sys
@@ -60,16 +60,16 @@ print(type(settings).__name__, io)
 """,
     )
 
-    assert "dict []\n" == ran.stdout, ran.stderr
+    assert "dict []\n" == result.stdout, result.stderr
 
 
-# -- each way starts a worker --
+# Start
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_each_way_starts_a_worker_that_applies_visits_and_ends_when_asked(harness: Harness, way: str) -> None:
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_starts_a_worker_that_ends_on_sigterm(harness: Harness, command: str) -> None:
     harness.start_web()
-    with Server([sys.executable, "-m", *way.split()], free_port(), "", harness.env) as worker:
+    with Server([sys.executable, "-m", *command.split()], free_port(), "", harness.env) as worker:
         harness.send(
             "visit.created", "1", contact={"id": "cont_KYdl3lftgZXGRbxqoj"}, time_scheduled="2026-03-14T16:00:00Z"
         )
@@ -80,7 +80,7 @@ def test_each_way_starts_a_worker_that_applies_visits_and_ends_when_asked(harnes
     assert 0 == status
 
 
-def test_arqs_check_finds_a_worker_that_runs_and_none_that_does_not(harness: Harness) -> None:
+def test_arq_check_detects_a_running_worker(harness: Harness) -> None:
     def check() -> int:
         return python("-m", "arq", "--check", "jobs.worker.WorkerSettings", **harness.env).returncode
 
@@ -91,44 +91,44 @@ def test_arqs_check_finds_a_worker_that_runs_and_none_that_does_not(harness: Har
     assert (1, 0) == (without, check())
 
 
-# -- what a worker says that cannot start --
+# Errors at start
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_wrong_settings_end_a_worker_with_every_reason_and_no_value(way: str) -> None:
+@pytest.mark.parametrize("command", COMMANDS)
+def test_invalid_settings_end_a_worker_with_every_problem_and_no_value(command: str) -> None:
     env = {"REDIS_URL": f"canary-{SECRET}", "HOOKS__STANDARD__SECRETS": "whsec_canary"}
 
-    ended = python("-m", *way.split(), **env)
+    result = python("-m", *command.split(), **env)
 
-    assert 3 == ended.returncode
-    assert "doorbell worker cannot start:" in ended.stderr
-    assert "REDIS_URL" in ended.stderr
-    assert [] == [word for word in ("canary", SECRET, "Traceback") if word in ended.stderr + ended.stdout]
-
-
-@pytest.mark.parametrize("way", PREPARED_WAYS)
-def test_redis_that_does_not_answer_in_time_ends_a_worker_with_a_sentence(way: str) -> None:
-    ended = python("-c", f"import jobs.startup; jobs.startup.REDIS_WAIT_S = 0; {way}")
-
-    assert 4 == ended.returncode
-    assert "doorbell worker cannot start:" in ended.stderr
-    assert "Traceback" not in ended.stderr
+    assert 3 == result.returncode
+    assert "doorbell worker cannot start:" in result.stderr
+    assert "REDIS_URL" in result.stderr
+    assert [] == [word for word in ("canary", SECRET, "Traceback") if word in result.stderr + result.stdout]
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_a_worker_that_waits_for_redis_ends_when_asked(way: str) -> None:
-    with Server([sys.executable, "-m", *way.split()], free_port(), "", ENV) as worker:
+@pytest.mark.parametrize("code", CODE)
+def test_an_unreachable_redis_ends_a_worker_with_a_message(code: str) -> None:
+    result = python("-c", f"import jobs.startup; jobs.startup.REDIS_WAIT_S = 0; {code}")
+
+    assert 4 == result.returncode
+    assert "doorbell worker cannot start:" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_worker_that_waits_for_redis_ends_on_sigterm(command: str) -> None:
+    with Server([sys.executable, "-m", *command.split()], free_port(), "", ENV) as worker:
         wait_until(lambda: handles_sigterm(worker.process.pid))
         status = worker.kill(signal.SIGTERM)
-        said = worker.log.read_text()
+        log = worker.log.read_text()
 
     assert 0 == status
-    assert "Traceback" not in said
+    assert "Traceback" not in log
 
 
-@pytest.mark.parametrize("way", PREPARED_WAYS)
-def test_a_signal_before_the_loop_runs_ends_a_worker(way: str) -> None:
-    ended = python(
+@pytest.mark.parametrize("code", CODE)
+def test_a_signal_before_the_loop_runs_ends_a_worker(code: str) -> None:
+    result = python(
         "-c",
         f"""
 import os, signal, arq.worker
@@ -138,11 +138,11 @@ def add_then_send(worker, signum, handler):
     if signum == signal.SIGTERM:
         os.kill(os.getpid(), signum)
 arq.worker.Worker._add_signal_handler = add_then_send
-{way}
+{code}
 """,
     )
 
-    assert 0 == ended.returncode, ended.stderr
+    assert 0 == result.returncode, result.stderr
 
 
 def handles_sigterm(pid: int) -> bool:
@@ -151,10 +151,10 @@ def handles_sigterm(pid: int) -> bool:
     return bool(int(caught, 16) >> signal.SIGTERM - 1 & 1)
 
 
-@pytest.mark.parametrize("way", PREPARED_WAYS)
-def test_another_version_of_arq_ends_a_worker_with_a_sentence(way: str) -> None:
-    ended = python("-c", f"import arq.version; arq.version.VERSION = '0.29.0'; {way}")
+@pytest.mark.parametrize("code", CODE)
+def test_another_version_of_arq_ends_a_worker_with_a_message(code: str) -> None:
+    result = python("-c", f"import arq.version; arq.version.VERSION = '0.29.0'; {code}")
 
-    assert 1 == ended.returncode
-    assert "arq 0.29.0 is installed, and the worker extends internals of arq 0.28.0" in ended.stderr
-    assert "Traceback" not in ended.stderr
+    assert 1 == result.returncode
+    assert "arq 0.29.0 is installed, and the worker extends internals of arq 0.28.0" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -163,37 +163,37 @@ async def test_jobs_of_an_account_without_room_are_overtaken(ledger: Ledger, red
 # -- with a real worker --
 
 
-def hanging(books: LedgerClient) -> int:
-    return sum("slow" in name for name in books.tasks("running"))
+def hanging(client: LedgerClient) -> int:
+    return sum("slow" in name for name in client.tasks("running"))
 
 
 def test_look_ups_that_hang_do_not_delay_others_of_the_account(harness: Harness) -> None:
     """Twenty visits behind two hundred whose contact is looked up for longer than a call may take."""
     harness.inject_faults(slow_share=1, slow_s=25, only=["GET /contacts"], matching="slow.")
-    books = LedgerClient(harness.redis_url)
+    client = LedgerClient(harness.redis_url)
     slow = [booked(f"slow-{n}", contact=Contact(email=f"slow.{n}@example.com")) for n in range(SLOW)]
     quick = [booked(f"quick-{n}", contact=Contact(email=f"quick.{n}@example.com")) for n in range(QUICK)]
-    books.accept(*slow, *quick)
+    client.accept(*slow, *quick)
     harness.start_worker()
 
     wait_until(lambda: len(all_visits(harness)) == QUICK)
 
     # No call that hangs had come to an end: nobody waited for one.
-    assert SLOW == hanging(books)
+    assert SLOW == hanging(client)
     assert sorted(f"standard-quick-{n}" for n in range(QUICK)) == all_visits(harness)
 
 
 def test_visits_of_one_contact_that_hangs_do_not_delay_others(harness: Harness) -> None:
     harness.inject_faults(slow_share=1, slow_s=25, only=["GET /contacts"], matching="slow.")
-    books = LedgerClient(harness.redis_url)
+    client = LedgerClient(harness.redis_url)
     slow = [booked(f"slow-{n}", contact=Contact(email="slow.1@example.com")) for n in range(SLOW)]
     quick = [booked(f"quick-{n}", contact=Contact(email=f"quick.{n}@example.com")) for n in range(QUICK)]
-    books.accept(*slow, *quick)
+    client.accept(*slow, *quick)
     harness.start_worker()
 
     wait_until(lambda: len(all_visits(harness)) == QUICK)
 
-    assert SLOW == hanging(books)
+    assert SLOW == hanging(client)
 
 
 BOOKED: dict[str, Any] = load_specimens("acuity")["deliveries"][0]
@@ -254,11 +254,11 @@ def test_records_that_hang_delay_neither_others_of_the_tool_nor_other_hooks(
         signature = base64.b64encode(hmac.digest(secret.encode(), raw, hashlib.sha256)).decode()
         headers = {"content-type": "application/x-www-form-urlencoded", "x-acuity-signature": signature}
         assert 202 == harness.post(raw, headers, "acuity").status_code
-    books = LedgerClient(harness.redis_url)
-    books.accept(*(booked(f"{n}", contact=Contact(email=f"quick.{n}@example.com")) for n in range(QUICK)))
+    client = LedgerClient(harness.redis_url)
+    client.accept(*(booked(f"{n}", contact=Contact(email=f"quick.{n}@example.com")) for n in range(QUICK)))
     harness.start_worker(**env)
 
     wait_until(lambda: len(all_visits(harness)) == 2 * QUICK)
 
-    assert SLOW <= sum(name.startswith("event:") for name in books.tasks("running"))
+    assert SLOW <= sum(name.startswith("event:") for name in client.tasks("running"))
     assert len(tool.asked) <= SLOW + QUICK  # type: ignore[attr-defined]

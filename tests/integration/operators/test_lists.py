@@ -317,10 +317,10 @@ def test_an_operation_outlives_the_worker_that_carries_it_out(harness: Harness) 
             "visit.created", f"B-{number}", contact={"first_name": "Grace"}, time_scheduled="2027-03-14T16:00:00Z"
         )
 
-    books = LedgerClient(harness.redis_url)
+    client = LedgerClient(harness.redis_url)
 
     def ask(step: Any) -> Any:
-        return books.do(lambda ledger: step(Operations(ledger, read_environment(harness.env))))
+        return client.run(lambda ledger: step(Operations(ledger, read_environment(harness.env))))
 
     wait_until(
         lambda: harness.doorbell("failures", "--json", "--limit", "1000").stdout.count("contact_unknown") == 300, 60
@@ -338,8 +338,8 @@ def test_an_operation_outlives_the_worker_that_carries_it_out(harness: Harness) 
     wait_until(lambda: ask(lambda operations: operations.get(id)).state == "running")
     first.kill()
     harness.clear_faults()
-    books.command("DEL", f"bell:operation:{id}:lock")
-    let_leases_end(books)
+    client.command("DEL", f"bell:operation:{id}:lock")
+    let_leases_end(client)
     harness.start_worker()
 
     wait_until(lambda: ask(lambda operations: operations.get(id)).state == "done", 60)
