@@ -1,7 +1,7 @@
-"""`python -m tests.bench.choices`: our own parts beside the libraries that could replace them, in one run.
+"""`python -m tests.bench.choices`: compares parts of Doorbell with the libraries that could replace them.
 
-Each line is the processor time of this process per call, and its ratio to ours; docs/adr quotes the ratios. Redis is the
-embedded Valkey. `standardwebhooks` takes part if it is installed.
+Each line has the CPU time of this process per call, and its ratio to Doorbell's ("ours"); docs/adr quotes the ratios.
+Redis is the embedded Valkey. `standardwebhooks` is included if it is installed.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ STEP = (
 
 
 async def redis_clients(url: str) -> dict[str, Callable[[], Awaitable[Any]]]:
-    """The same small script, 32 calls at a time, on each client."""
+    """Return functions that call the same small script 32 times concurrently, by client."""
     ours = Redis(RedisAddress(url))
     theirs = redis.asyncio.Redis.from_url(url)
     sha = await theirs.script_load(STEP)
@@ -46,7 +46,7 @@ async def redis_clients(url: str) -> dict[str, Callable[[], Awaitable[Any]]]:
         await asyncio.gather(*(theirs.evalsha(sha, 1, f"b{i}", f"{i}") for i in range(IN_FLIGHT)))
 
     async def redis_py_pipeline() -> None:
-        """One pipeline for all 32, as if every caller waited for the others."""
+        """Call in one pipeline, as if every caller waited for the others."""
         async with theirs.pipeline(transaction=False) as pipe:
             for i in range(IN_FLIGHT):
                 pipe.evalsha(sha, 1, f"c{i}", f"{i}")
@@ -91,14 +91,14 @@ def payload_readers(raw: bytes) -> dict[str, Callable[[], Any]]:
 
 def signatures(delivery: Delivery) -> dict[str, Callable[[], Any]]:
     scheme, context = load_sources()["standard"].definition.signature, VerificationContext((SECRET,), time.time())
-    found: dict[str, Callable[[], Any]] = {"ours": lambda: scheme.verify(delivery, context)}
+    candidates: dict[str, Callable[[], Any]] = {"ours": lambda: scheme.verify(delivery, context)}
     try:
         from standardwebhooks import Webhook  # type: ignore[import-not-found]
     except ImportError:
-        return found
+        return candidates
     headers = {name.decode(): value.decode() for name, value in delivery.headers}
     webhook = Webhook(base64.b64encode(base64.b64decode(SECRET.removeprefix("whsec_"))).decode())
-    return found | {"standardwebhooks": lambda: webhook.verify(delivery.body, headers)}
+    return candidates | {"standardwebhooks": lambda: webhook.verify(delivery.body, headers)}
 
 
 def counters() -> dict[str, Callable[[], Any]]:

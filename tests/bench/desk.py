@@ -1,7 +1,7 @@
-"""How long every page of the console takes over a full ledger: `python -m tests.bench.desk`.
+"""Measures every page of the console with a large ledger: `python -m tests.bench.desk`.
 
-100,000 deliveries and 5,000 failures are written as the door and the worker would have left them, then every page and
-search is asked for, over HTTP, from a web process on this machine.
+It writes 100,000 deliveries and 5,000 failures as the web process and the worker would, then requests every page and
+search over HTTP from a web process on this machine.
 """
 
 import asyncio
@@ -28,11 +28,11 @@ DELIVERIES, FAILURES, ROUNDS = 100_000, 5_000, 7
 REASONS = ("contact_unknown", "POST /visits: 422", "time_unknown", "bug", "credentials_missing: HOOKS__ACUITY")
 KEY, PASSWORD = "key-of-the-bench", "operate"
 DAY_MS = 86_400_000
-SQUEEZE = zstandard.ZstdCompressor(level=1)
+COMPRESSOR = zstandard.ZstdCompressor(level=1)
 
 
 async def fill(url: str) -> dict[str, str]:
-    """A month of deliveries; one of twenty failed. Returns ids to look for."""
+    """Write a month of deliveries, of which one in twenty failed. Return ids for the pages."""
     redis = Redis(RedisAddress(url), 30)
     now, pending = int(time.time() * 1000), []
     names: dict[str, str] = {}
@@ -54,7 +54,7 @@ def _delivery(redis: Redis, number: int, at: int, names: dict[str, str]) -> list
     failed = number % (DELIVERIES // FAILURES) == 0
     id, hook = f"d{at:011x}{number:010x}", ("standard", "calendly")[number % 2]
     name = f"{hook}-V-{number}"
-    work = f"visit:main/{name}"
+    task_id = f"visit:main/{name}"
     meta = {
         "hook": hook,
         "source": hook,
@@ -66,14 +66,20 @@ def _delivery(redis: Redis, number: int, at: int, names: dict[str, str]) -> list
     body = orjson.dumps(
         {"type": "visit.created", "data": {"visit_id": f"V-{number}", "contact": {"email": "a@example.com"}}}
     )
-    record = orjson.dumps(meta | {"ignored": "", "headers": {}, "task_ids": [work]}) + b"\n" + SQUEEZE.compress(body)
-    said = {
+    record = (
+        orjson.dumps(meta | {"ignored": "", "headers": {}, "task_ids": [task_id]}) + b"\n" + COMPRESSOR.compress(body)
+    )
+    change = {
         "a": "create",
         "o": at * 1000,
         "f": {"time_scheduled": "2027-03-14T16:00:00Z"},
         "c": {"email": "a@example.com"},
     }
-    fields: dict[str, Any] = {"changes": 1, "applied": 0 if failed else 1, f"change:{id}.0": b"1 " + orjson.dumps(said)}
+    fields: dict[str, Any] = {
+        "changes": 1,
+        "applied": 0 if failed else 1,
+        f"change:{id}.0": b"1 " + orjson.dumps(change),
+    }
     attempt = {
         "started_at_ms": at,
         "took_ms": 31,
@@ -86,19 +92,19 @@ def _delivery(redis: Redis, number: int, at: int, names: dict[str, str]) -> list
         "attempt:1": orjson.dumps(attempt),
         "remote": orjson.dumps({"id": number, "event_date": "2027-03-14T16:00:00Z"}),
     }
-    asked = [
+    commands = [
         redis.command("SET", f"bell:delivery:{id}", record),
         redis.command("ZADD", f"bell:deliveries:{hook}", at, id),
         redis.command("SET", counters.request_key(f"req-{number}"), id),
     ]
     if failed:
         fields |= {"state": "parked", "reason": REASONS[number // 20 % len(REASONS)], "pending_since": at}
-        asked.append(redis.command("ZADD", "bell:parked", at, work))
+        commands.append(redis.command("ZADD", "bell:parked", at, task_id))
     names |= {"delivery": id, "visit": name, "request": f"req-{number}"}
     if failed:
         names["failure"] = name
-    asked.append(redis.command("HSET", f"bell:{work}", *(part for pair in fields.items() for part in pair)))
-    return asked
+    commands.append(redis.command("HSET", f"bell:{task_id}", *(part for pair in fields.items() for part in pair)))
+    return commands
 
 
 def pages(names: dict[str, str]) -> dict[str, str]:
@@ -107,7 +113,7 @@ def pages(names: dict[str, str]) -> dict[str, str]:
         "failures": "/console/failures",
         "failures of one reason": "/console/failures?reason=time_unknown",
         "failures of one source": "/console/failures?source=calendly&reason=bug",
-        "failures, nothing fits": "/console/failures?reason=no+such+reason",
+        "failures, no match": "/console/failures?reason=no+such+reason",
         "plan of all": "/console/plan?do=replay&state=parked",
         "plan of one reason": "/console/plan?do=replay&state=parked&reason=time_unknown",
         "plan of a rare source": "/console/plan?do=replay&state=parked&reason=bug&source=calendly",
@@ -165,19 +171,19 @@ def main() -> None:
 
 
 def measure(url: str, names: dict[str, str]) -> float:
-    """Prints what each page took; the slowest median in ms."""
+    """Print the times of each page. Return the slowest median in ms."""
     with httpx.Client(base_url=url, timeout=30, headers={"origin": url}) as http:
         cookie = _log_in(http)
         slowest = 0.0
         for name, path in pages(names).items():
-            took, statuses = [], Counter[int]()
+            times_ms, statuses = [], Counter[int]()
             for _ in range(ROUNDS):
-                began = time.perf_counter()
-                answer = http.get(path, headers={"cookie": cookie})
-                took.append((time.perf_counter() - began) * 1000)
-                statuses[answer.status_code] += 1
-            print(f"{name:32} {statistics.median(took):6.0f} ms, at most {max(took):6.0f}   {dict(statuses)}")
-            slowest = max(slowest, statistics.median(took))
+                started = time.perf_counter()
+                response = http.get(path, headers={"cookie": cookie})
+                times_ms.append((time.perf_counter() - started) * 1000)
+                statuses[response.status_code] += 1
+            print(f"{name:32} {statistics.median(times_ms):6.0f} ms, at most {max(times_ms):6.0f}   {dict(statuses)}")
+            slowest = max(slowest, statistics.median(times_ms))
         return slowest
 
 
@@ -189,8 +195,8 @@ def _log_in(http: httpx.Client) -> str:
         except httpx.HTTPError:
             time.sleep(0.1)
     token = page.partition('name="token" value="')[2].partition('"')[0]
-    answer = http.post("/console/login", data={"password": PASSWORD, "token": token})
-    return answer.headers["set-cookie"].partition(";")[0]
+    response = http.post("/console/login", data={"password": PASSWORD, "token": token})
+    return response.headers["set-cookie"].partition(";")[0]
 
 
 if __name__ == "__main__":

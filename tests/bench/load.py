@@ -1,7 +1,7 @@
-"""Load on 127.0.0.1: signed deliveries over keep-alive connections, each request sent when the one before is answered.
+"""Sends signed deliveries over keep-alive connections on 127.0.0.1, each request after the response to the last one.
 
 `python -m tests.bench.load PORT PATH CONNECTIONS REQUESTS [SEED]` prints one JSON object: seconds, statuses, latencies (ms).
-Plain sockets: what the load costs is taken from the servers on the same machine.
+It uses plain sockets, because its CPU time is not available to the servers on the same machine.
 """
 
 import base64
@@ -19,12 +19,12 @@ from collections import Counter
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 KEY = base64.b64decode(SECRET.removeprefix("whsec_"))
 SIZE = 2048
-PATIENCE_S = 60.0
+TIMEOUT_S = 60.0
 
 
 def request(path: str, number: int, seed: int) -> bytes:
-    """A delivery of 2 KB for a visit of its own."""
-    dice = random.Random(seed * 1_000_003 + number)
+    """Return a request with a body of 2 KB for a new visit."""
+    rng = random.Random(seed * 1_000_003 + number)
     visit = f"B-{seed}-{number}"
     data = {
         "visit_id": visit,
@@ -36,8 +36,8 @@ def request(path: str, number: int, seed: int) -> bytes:
     }
     body = {"type": "visit.created", "timestamp": "2026-03-01T09:00:00Z", "data": data}
     words = ["water", "heater", "kitchen", "sink", "annual", "check", "boiler", "garden", "call before", "ring twice"]
-    left = SIZE - len(json.dumps(body))
-    data["notes"] = " ".join(f"{dice.choice(words)} {dice.getrandbits(32):x}" for _ in range(left // 12))[:left]
+    length = SIZE - len(json.dumps(body))
+    data["notes"] = " ".join(f"{rng.choice(words)} {rng.getrandbits(32):x}" for _ in range(length // 12))[:length]
     raw = json.dumps(body).encode()
     id, stamp = f"msg_{seed}_{number}", str(int(time.time()))
     signature = base64.b64encode(hmac.digest(KEY, f"{id}.{stamp}.".encode() + raw, hashlib.sha256)).decode()
@@ -48,8 +48,8 @@ def request(path: str, number: int, seed: int) -> bytes:
     return head.encode() + raw
 
 
-class Caller:
-    """One connection: its requests, one after the other."""
+class Connection:
+    """A connection that sends requests one after another."""
 
     def __init__(self, port: int, requests: list[bytes]) -> None:
         self.requests = requests
@@ -59,19 +59,19 @@ class Caller:
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def send(self) -> bool:
-        """False: there is nothing more to send."""
+        """Send the next request. Return False if there is none."""
         if not self.requests:
             return False
         self.buffer, self.sent_at = b"", time.perf_counter()
         self.socket.sendall(self.requests.pop())
         return True
 
-    def is_answered(self) -> bool:
-        """Read what is there: is it the whole answer?"""
+    def receive(self) -> bool:
+        """Read the available bytes. Return whether the response is complete."""
         self.buffer += self.socket.recv(65_536)
-        head, found, body = self.buffer.partition(b"\r\n\r\n")
+        head, separator, body = self.buffer.partition(b"\r\n\r\n")
         length = _LENGTH.search(head)
-        if not found or length is None or len(body) < int(length[1]):
+        if not separator or length is None or len(body) < int(length[1]):
             return False
         self.latencies.append((time.perf_counter() - self.sent_at) * 1000)
         self.statuses[int(head[9:12])] += 1
@@ -82,24 +82,24 @@ _LENGTH = re.compile(rb"content-length: *([0-9]+)", re.IGNORECASE)
 
 
 def main(port: int, path: str, connections: int, requests: int, seed: int) -> None:
-    made = [request(path, number, seed) for number in range(requests)]
-    callers = [Caller(port, made[number::connections]) for number in range(connections)]
-    by_file, ready = {caller.socket.fileno(): caller for caller in callers}, select.epoll()
+    prepared = [request(path, number, seed) for number in range(requests)]
+    open_connections = [Connection(port, prepared[number::connections]) for number in range(connections)]
+    by_file, epoll = {connection.socket.fileno(): connection for connection in open_connections}, select.epoll()
     started = time.perf_counter()
-    for file, caller in by_file.items():
-        caller.send()
-        ready.register(file, select.EPOLLIN)
-    left = len(callers)
-    while left and time.perf_counter() - started < PATIENCE_S:
-        for file, _ in ready.poll(1):
-            if by_file[file].is_answered() and not by_file[file].send():
-                ready.unregister(file)
-                left -= 1
+    for file, connection in by_file.items():
+        connection.send()
+        epoll.register(file, select.EPOLLIN)
+    active = len(open_connections)
+    while active and time.perf_counter() - started < TIMEOUT_S:
+        for file, _ in epoll.poll(1):
+            if by_file[file].receive() and not by_file[file].send():
+                epoll.unregister(file)
+                active -= 1
     seconds = time.perf_counter() - started
-    latencies = sorted(latency for caller in callers for latency in caller.latencies)
-    statuses = sum((caller.statuses for caller in callers), Counter())
-    cut = {f"p{share}": round(latencies[int(len(latencies) * share / 100)], 3) for share in (50, 99)}
-    print(json.dumps({"seconds": seconds, "statuses": statuses, "rate": requests / seconds, **cut}))
+    latencies = sorted(latency for connection in open_connections for latency in connection.latencies)
+    statuses = sum((connection.statuses for connection in open_connections), Counter())
+    percentiles = {f"p{share}": round(latencies[int(len(latencies) * share / 100)], 3) for share in (50, 99)}
+    print(json.dumps({"seconds": seconds, "statuses": statuses, "rate": requests / seconds, **percentiles}))
 
 
 if __name__ == "__main__":

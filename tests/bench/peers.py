@@ -1,5 +1,8 @@
-"""What the door is measured beside: a bare route with the same body and the same HMAC, and two that give the job to arq:
-one that checks the request as the door does, and one that checks the fields of the body too."""
+"""Endpoints with which the webhook endpoint is compared.
+
+One only reads the body and computes the same HMAC. Two enqueue a job with arq: one checks the request as Doorbell does, and
+one also checks the fields of the body.
+"""
 
 import base64
 import gc
@@ -26,7 +29,7 @@ from starlette.routing import Route
 
 from tests.bench.load import KEY
 
-MOST = 262_144
+MAX_BODY = 262_144
 
 
 @asynccontextmanager
@@ -37,23 +40,23 @@ async def lifespan(app: Starlette) -> AsyncIterator[None]:
     yield
 
 
-def signed(headers: Headers, raw: bytes) -> bool:
+def has_valid_signature(headers: Headers, raw: bytes) -> bool:
     message = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + raw
     expected = base64.b64encode(hmac.digest(KEY, message, hashlib.sha256))
-    given = headers["webhook-signature"].split(" ")
-    return any(hmac.compare_digest(b"v1," + expected, one.encode()) for one in given)
+    signatures = headers["webhook-signature"].split(" ")
+    return any(hmac.compare_digest(b"v1," + expected, signature.encode()) for signature in signatures)
 
 
 async def bare(request: Request) -> JSONResponse:
-    assert signed(request.headers, await request.body())
+    assert has_valid_signature(request.headers, await request.body())
     return JSONResponse({"ok": True}, 202)
 
 
-async def capped(request: Request) -> bytes:
+async def read_limited(request: Request) -> bytes:
     raw = b""
     async for part in request.stream():
         raw += part
-        if len(raw) > MOST:
+        if len(raw) > MAX_BODY:
             raise HTTPException(413)
     return raw
 
@@ -80,26 +83,26 @@ class Body(BaseModel):
     data: Visit
 
 
-async def request_checked(request: Request) -> JSONResponse:
-    orjson.loads(await checked(request))
+async def check_request(request: Request) -> JSONResponse:
+    orjson.loads(await read_verified(request))
     return await enqueue(request)
 
 
-async def fields_checked(request: Request) -> JSONResponse:
-    Body.model_validate_json(await checked(request))
+async def check_fields(request: Request) -> JSONResponse:
+    Body.model_validate_json(await read_verified(request))
     return await enqueue(request)
 
 
-async def checked(request: Request) -> bytes:
-    """What the door checks of a request."""
+async def read_verified(request: Request) -> bytes:
+    """Check the request as Doorbell does, and return its body."""
     headers = request.headers
     if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise HTTPException(415)
-    raw = await capped(request)
+    raw = await read_limited(request)
     for name in ("webhook-id", "webhook-timestamp", "webhook-signature"):
         if len(headers.getlist(name)) != 1:
             raise HTTPException(401)
-    if abs(time.time() - int(headers["webhook-timestamp"])) > 300 or not signed(headers, raw):
+    if abs(time.time() - int(headers["webhook-timestamp"])) > 300 or not has_valid_signature(headers, raw):
         raise HTTPException(401)
     return raw
 
@@ -109,6 +112,8 @@ async def enqueue(request: Request) -> JSONResponse:
     return JSONResponse({"ok": True}, 202)
 
 
-#: A place costs a microsecond: who has the most to beat comes first.
-ROUTES = {"/arq-fields": fields_checked, "/arq": request_checked, "/bare": bare}
-app = Starlette(routes=[Route(path, answer, methods=["POST"]) for path, answer in ROUTES.items()], lifespan=lifespan)
+#: Matching takes a microsecond per route, so the slowest endpoint comes first.
+ROUTES = {"/arq-fields": check_fields, "/arq": check_request, "/bare": bare}
+app = Starlette(
+    routes=[Route(path, endpoint, methods=["POST"]) for path, endpoint in ROUTES.items()], lifespan=lifespan
+)

@@ -1,4 +1,4 @@
-"""Visits applied a second, beside a loop that makes the same HTTP calls with the same client and nothing else."""
+"""Parts of the worker benchmark: queue visits, or make only the HTTP calls of a worker with the same client."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ from app.visits.client import VisitsClient, http_client
 from app.webhooks.delivery import Delivery
 from app.webhooks.translation import parse_event, translate_event
 
-AT_ONCE = 50
+CONCURRENCY = 50
 TOKEN = "bench"
 
 
@@ -29,31 +29,31 @@ def fields(number: int) -> dict[str, str]:
     return {"time_scheduled": at, "event_date": at}
 
 
-async def same_calls(api_url: str, visits: int, seed: str) -> float:
-    """The four calls of a first create, over and over. Returns seconds."""
+async def make_calls(api_url: str, visits: int, seed: str) -> float:
+    """Make the four calls of a first create for each visit. Return the seconds."""
     http, numbers = http_client(), count()
 
-    async def nothing() -> None:
+    async def before_call() -> None:
         return None
 
-    async def one_after_another() -> None:
-        api = VisitsClient(http, api_url, TOKEN, [], nothing)
+    async def create_visits() -> None:
+        api = VisitsClient(http, api_url, TOKEN, [], before_call)
         while (number := next(numbers)) < visits:
             await api.find_contacts(contact(number)["email"] + seed)
-            made = await api.create_contact({**contact(number), "email": contact(number)["email"] + seed})
+            created = await api.create_contact({**contact(number), "email": contact(number)["email"] + seed})
             await api.get_visit(f"standard-{seed}-{number}")
-            await api.create_visit(made["id"], f"standard-{seed}-{number}", fields(number))
+            await api.create_visit(created["id"], f"standard-{seed}-{number}", fields(number))
             api.calls.clear()
 
     started = time.perf_counter()
-    await asyncio.gather(*(one_after_another() for _ in range(AT_ONCE)))
+    await asyncio.gather(*(create_visits() for _ in range(CONCURRENCY)))
     seconds = time.perf_counter() - started
     await http.aclose()
     return seconds
 
 
 async def queue(redis_url: str, visits: int, seed: str) -> None:
-    """Deliveries straight into the ledger, as the door writes them."""
+    """Write deliveries directly to the ledger, as the webhook endpoint does."""
     settings = read_environment(
         {"REDIS_URL": redis_url, "HOOKS__STANDARD__SECRETS": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}
     )
@@ -75,8 +75,8 @@ async def queue(redis_url: str, visits: int, seed: str) -> None:
 
 
 if __name__ == "__main__":
-    what, url, visits, seed = sys.argv[1:5]
-    if what == "calls":
-        print(json.dumps({"seconds": uvloop.run(same_calls(url, int(visits), seed))}))
+    command, url, visits, seed = sys.argv[1:5]
+    if command == "calls":
+        print(json.dumps({"seconds": uvloop.run(make_calls(url, int(visits), seed))}))
     else:
         uvloop.run(queue(url, int(visits), seed))

@@ -1,4 +1,4 @@
-"""`python -m tests.crash`: under load, kill -9 a door, a worker or Redis, again and again; compare. Exits 1 on a breach."""
+"""`python -m tests.crash`: repeatedly kill web processes, workers and Redis under load. Exits 1 if a promise is broken."""
 
 import argparse
 import asyncio
@@ -13,12 +13,16 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=1_000)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--fsync", choices=["everysec", "always"], default="everysec")
-    parser.add_argument("--every", type=float, default=1.0, metavar="SECONDS", help="one kill in so many seconds")
-    parser.add_argument("--visits", type=float, default=4.0, metavar="N", help="so many visits begin in a second")
-    parser.add_argument("--torn", action="store_true", help="Redis's file loses its last bytes at every kill of it")
-    parser.add_argument("--fast", action="store_true", help="in the end the leases of the dead are not waited for")
+    parser.add_argument("--every", type=float, default=1.0, metavar="SECONDS", help="mean time between two kills")
+    parser.add_argument("--visits", type=float, default=4.0, metavar="N", help="new visits per second")
+    parser.add_argument(
+        "--truncate", action="store_true", help="Redis' file loses its last bytes at every kill of Redis"
+    )
+    parser.add_argument("--fast", action="store_true", help="do not wait for the leases of dead workers at the end")
     options = parser.parse_args()
-    plan = Plan(options.kills, options.seed, options.fsync, options.every, options.visits, options.torn, options.fast)
+    plan = Plan(
+        options.kills, options.seed, options.fsync, options.every, options.visits, options.truncate, options.fast
+    )
     report = asyncio.run(run(plan))
     print(report)
     return 1 if report.breaches.all() else 0

@@ -1,4 +1,4 @@
-"""What came of it: the ledger, the API's visits and the journal of every call, against what was rung."""
+"""Compares the ledger, the API's visits and the journal of all calls with the webhooks that were sent."""
 
 import sqlite3
 from collections import Counter
@@ -13,12 +13,12 @@ from app.ledger.records import NotFound
 from app.ledger.redis import Redis, RedisAddress
 from tests.crash.scenarios import FIELDS, SOME_TIME, Scenario
 
-#: The states of work that is not at rest, as the ledger's sorted sets.
+#: The sorted sets of tasks that are not done.
 OPEN_SETS = ("bell:queued", "bell:running", "bell:waiting", "bell:held:main", "bell:parked")
 
 
 class UnfinishedTask(NamedTuple):
-    """A delivery, and the work in which not all of it was applied or superseded."""
+    """A delivery, and a task in which some of its changes were neither applied nor superseded."""
 
     delivery: str
     task: str
@@ -30,7 +30,7 @@ class UnfinishedTask(NamedTuple):
 
 @dataclass
 class Breaches:
-    """Each is a sentence. lost: deliveries that were answered 202 and came to nothing."""
+    """Sentences about broken promises. lost: deliveries with a 202 response that had no effect."""
 
     lost: list[str] = field(default_factory=list)
     duplicated: list[str] = field(default_factory=list)
@@ -41,18 +41,18 @@ class Breaches:
 
 
 async def open_tasks(url: str) -> dict[str, str]:
-    """What is not at rest, and its state."""
-    redis, found = Redis(RedisAddress(url)), {}
+    """Return the tasks that are not done, with the key of their set."""
+    redis, tasks = Redis(RedisAddress(url)), {}
     try:
         for key in OPEN_SETS:
-            found |= {work.decode(): key for work in await redis.command("ZRANGE", key, 0, -1)}
+            tasks |= {task.decode(): key for task in await redis.command("ZRANGE", key, 0, -1)}
     finally:
         await redis.close()
-    return found
+    return tasks
 
 
 async def missing_deliveries(url: str, deliveries: Iterable[str]) -> set[str]:
-    """The deliveries that the ledger has no record of."""
+    """Return the deliveries that are not in the ledger."""
     redis = Redis(RedisAddress(url))
     try:
         return {id for id in deliveries if not await redis.command("EXISTS", f"bell:delivery:{id}")}
@@ -61,87 +61,91 @@ async def missing_deliveries(url: str, deliveries: Iterable[str]) -> set[str]:
 
 
 async def unfinished_tasks(url: str, deliveries: Iterable[str]) -> list[UnfinishedTask]:
-    """The deliveries of which the ledger does not say that all of it was applied or superseded."""
-    redis, found = Redis(RedisAddress(url)), []
+    """Return the tasks of these deliveries that are not done, or do not have their changes."""
+    redis, unfinished = Redis(RedisAddress(url)), []
     ledger = Ledger(redis, retention_days=30)
     try:
         for id in deliveries:
             try:
                 meta, _ = await ledger.load_delivery(id)
-                works = [await ledger.load_task(work) for work in meta.task_ids]
-                visits = [await ledger.load_task(name) for work in works for name in work.targets]
-            except NotFound as gone:
-                found.append(UnfinishedTask(id, str(gone), "not known"))
+                tasks = [await ledger.load_task(task_id) for task_id in meta.task_ids]
+                visits = [await ledger.load_task(task_id) for task in tasks for task_id in task.targets]
+            except NotFound as error:
+                unfinished.append(UnfinishedTask(id, str(error), "not found"))
                 continue
-            for work in (*works, *visits):
-                told = work.task_id.startswith("event:") or any(origin.startswith(f"{id}.") for origin in work.changes)
-                if work.state != "done" or work.applied_count != work.change_count or not told:
-                    found.append(
-                        UnfinishedTask(
-                            id, work.task_id, f"{work.state}, {work.applied_count} of {work.change_count} changes seen"
-                        )
-                    )
+            for task in (*tasks, *visits):
+                has_changes = any(origin.startswith(f"{id}.") for origin in task.changes)
+                if (
+                    task.state != "done"
+                    or task.applied_count != task.change_count
+                    or not (has_changes or task.task_id.startswith("event:"))
+                ):
+                    state = f"{task.state}, {task.applied_count} of {task.change_count} changes applied"
+                    unfinished.append(UnfinishedTask(id, task.task_id, state))
     finally:
         await redis.close()
-    return found
+    return unfinished
 
 
 def visits_of(file: Path) -> list[dict[str, Any]]:
-    """The API's visits, with their customer's address, from its own file."""
-    asked = "SELECT visits.*, contacts.email FROM visits LEFT JOIN contacts ON contacts.id = visits.contact_id"
+    """Return the visits in the sandbox's file, with the e-mail addresses of their contacts."""
+    query = "SELECT visits.*, contacts.email FROM visits LEFT JOIN contacts ON contacts.id = visits.contact_id"
     with closing(sqlite3.connect(file)) as store:
         store.row_factory = sqlite3.Row
-        return [dict(row) for row in store.execute(asked)]
+        return [dict(row) for row in store.execute(query)]
 
 
 def contacts_of(file: Path) -> Counter[str]:
-    """How many contacts each address has."""
+    """Return the number of contacts with each address."""
     with closing(sqlite3.connect(file)) as store:
         return Counter(dict(store.execute("SELECT email, count(*) FROM contacts GROUP BY 1")))
 
 
 def duplicated_visits(journal: Iterable[dict[str, Any]]) -> list[str]:
-    """The ids under which a visit was made while one stood, at any time."""
-    standing: Counter[str] = Counter()
-    found = []
+    """Return a sentence for each visit that was created while another one had its external_id."""
+    existing: Counter[str] = Counter()
+    duplicates = []
     for call in journal:
         if not call["committed"]:
             continue
         if call["route"] == "POST /visits":
-            standing[call["external_id"]] += 1
-            if standing[call["external_id"]] > 1:
-                found.append(f"{call['external_id']} was made twice, in call {call['number']} at {call['at']}")
+            existing[call["external_id"]] += 1
+            if existing[call["external_id"]] > 1:
+                duplicates.append(f"{call['external_id']} was created twice, in call {call['number']} at {call['at']}")
         elif call["route"] == "DELETE /visits/:id":
-            standing[call["external_id"]] -= 1
-    return found
+            existing[call["external_id"]] -= 1
+    return duplicates
 
 
 def compare(
     scenarios: Iterable[Scenario], visits: list[dict[str, Any]], uncertain: frozenset[str]
 ) -> tuple[list[str], list[str]]:
-    """What is there twice, and what is not as it was said. uncertain: scenarios of which a delivery may have been lost: any
-    value that was once said will do, and any of the visit's names, since the link between them may be what was lost."""
-    by_name: dict[str, list[dict[str, Any]]] = {}
+    """Return sentences about duplicate visits and about wrong ones.
+
+    uncertain: scenarios of which a delivery may be lost. Their visits may have any value that an event contained, and any
+    of their ids, because the lost delivery may have linked the ids.
+    """
+    by_id: dict[str, list[dict[str, Any]]] = {}
     for visit in visits:
-        by_name.setdefault(visit["external_id"], []).append(visit)
-    doubled = [f"{name}: {len(found)} visits" for name, found in by_name.items() if len(found) > 1]
-    told = {scenario.external_id: scenario for scenario in scenarios}
-    excused = {name for scenario in told.values() if scenario.external_id in uncertain for name in scenario.aliases}
-    wrong = [f"{name}: it should not be there" for name in by_name.keys() - told.keys() - excused]
-    for name, scenario in told.items():
-        wrong += _differences(scenario, by_name.get(name, [None])[0], name in uncertain)
-    return doubled, wrong
+        by_id.setdefault(visit["external_id"], []).append(visit)
+    duplicates = [f"{id}: {len(group)} visits" for id, group in by_id.items() if len(group) > 1]
+    expected = {scenario.external_id: scenario for scenario in scenarios}
+    excused = {id for scenario in expected.values() if scenario.external_id in uncertain for id in scenario.aliases}
+    wrong = [f"{id}: it should not exist" for id in by_id.keys() - expected.keys() - excused]
+    for id, scenario in expected.items():
+        wrong += _differences(scenario, by_id.get(id, [None])[0], id in uncertain)
+    return duplicates, wrong
 
 
 def _differences(scenario: Scenario, visit: dict[str, Any] | None, is_uncertain: bool) -> list[str]:
-    name, stands = scenario.external_id, scenario.expected_fields()
+    id, expected = scenario.external_id, scenario.expected_fields()
     if visit is None:
-        # What was off before anybody made it is not made.
-        return [] if is_uncertain or stands.get("date_cancelled") else [f"{name}: there is no such visit"]
-    # Whose visit it is, is not put right any more while it is off.
-    fields = FIELDS if stands.get("date_cancelled") else (*FIELDS, "email")
+        # A visit that is cancelled before it is created is never created.
+        return [] if is_uncertain or expected.get("date_cancelled") else [f"{id}: there is no such visit"]
+    # The contact of a cancelled visit is not updated.
+    fields = FIELDS if expected.get("date_cancelled") else (*FIELDS, "email")
     return [
-        f"{name}: {field} is {visit[field]}, not {stands.get(field)}"
+        f"{id}: {field} is {visit[field]}, not {expected.get(field)}"
         for field in fields
         if not _fits(scenario, field, visit[field], is_uncertain)
     ]

@@ -1,4 +1,4 @@
-"""What is rung, and what it should come to: three tools, each by its documented rules, and none of the code under test."""
+"""Generates webhooks of three tools and the visits that they should become, without the code under test."""
 
 import json
 import random
@@ -14,17 +14,16 @@ from tests.support.harness import hmac_sha256, sign_calendly, sign_standard
 ACUITY_KEY = "acuity-key-for-tests"
 CUSTOMER_COUNT = 400
 FIELDS = ("time_scheduled", "time_completed", "amount_collected", "date_cancelled", "event_date")
-SOME_TIME = "some time"  # of a value that only our clock decides: that it is there is all that can be expected
+SOME_TIME = "some time"  # a time of Doorbell's clock, which cannot be predicted
 
 Fields = dict[str, str | None]
 
 
 @dataclass
 class Webhook:
-    """One delivery: sent at `after_s` from its scenario's begin, again until somebody answers 2xx.
+    """A webhook that is sent `after_s` after the start of its scenario, and again until the response is 2xx.
 
-    before: what happens in the tool just before. delivery: the id that was answered, status: with what. tries: how often
-    it was sent.
+    before: the change in the tool just before. delivery, status: from the response.
     """
 
     hook: str
@@ -38,15 +37,20 @@ class Webhook:
     answered_at: float = 0
 
     def stored_at(self) -> float:
-        """When the door wrote it down: its id begins with the milliseconds. A repeat has no id of its own, and no harm is
-        done if its answer was read late."""
+        """Return the time when it was stored, in seconds since 1970.
+
+        The id of a delivery begins with its time in ms. A repeat has no id, so the time of its response is used.
+        """
         return int(self.delivery[1:12], 16) / 1000 if self.status == 202 else self.answered_at - 1
 
 
 @dataclass
 class Scenario:
-    """One visit's life. said: the values that its events named one after the other, the last of which should stand.
-    later: the names that the tool gave it afterwards, under which nothing should stand."""
+    """The events of one visit.
+
+    aliases: its later ids, under which no visit may exist. facts: the fields of each event, in order; the last value of a
+    field is the expected one.
+    """
 
     external_id: str
     aliases: list[str] = field(default_factory=list)
@@ -54,16 +58,16 @@ class Scenario:
     facts: list[Fields] = field(default_factory=list)
 
     def expected_fields(self) -> Fields:
-        """The last word on every field; the campaign starts at the completion, else at the appointment."""
-        last: Fields = {}
-        for each in self.facts:
-            last |= each
-        return last | {"event_date": last.get("time_completed") or last.get("time_scheduled")}
+        """Return the last value of every field. event_date is the completion, else the appointment."""
+        fields: Fields = {}
+        for fact in self.facts:
+            fields |= fact
+        return fields | {"event_date": fields.get("time_completed") or fields.get("time_scheduled")}
 
     def possible_values(self, name: str) -> set[str | None]:
-        """Whatever a field may have been at some time; nothing, at the beginning."""
+        """Return every value that the field may have had, and None."""
         names = ("time_completed", "time_scheduled") if name == "event_date" else (name,)
-        return {None} | {said[name] for said in self.facts for name in names if name in said}
+        return {None} | {fact[name] for fact in self.facts for name in names if name in fact}
 
 
 def random_email(rng: random.Random) -> str:
@@ -82,11 +86,11 @@ def random_amount(rng: random.Random) -> str:
     return f"{rng.randrange(1, 500)}.{rng.randrange(100):02}"
 
 
-# The tools ----------------------------------------------------------------------------------------------------------
+# Tools
 
 
 def standard(rng: random.Random, number: int) -> Scenario:
-    """Every event is dated; they leave in any order."""
+    """Generate events with a timestamp, which are sent in any order."""
     scenario = Scenario(f"standard-S{number}")
     clock = datetime(2029, 1, 1, tzinfo=UTC)
     kinds = [
@@ -97,7 +101,7 @@ def standard(rng: random.Random, number: int) -> Scenario:
         clock += timedelta(minutes=rng.randint(1, 500))
         now, start, money, email = iso_time(clock), iso_time(random_time(rng)), random_amount(rng), random_email(rng)
         contact = {"email": email, "first_name": "Some", "last_name": "One"}
-        event, data, said = {
+        event, data, fact = {
             "created": (
                 "visit.created",
                 {"time_scheduled": start, "contact": contact},
@@ -109,7 +113,7 @@ def standard(rng: random.Random, number: int) -> Scenario:
             "cancelled": ("visit.cancelled", {}, {"date_cancelled": now}),
             "customer": ("visit.updated", {"contact": contact}, {"email": email}),
         }[kind]
-        scenario.facts.append(said)
+        scenario.facts.append(fact)
         raw = json.dumps({"type": event, "timestamp": now, "data": {"visit_id": f"S{number}", **data}}).encode()
         id = f"msg_{rng.randbytes(12).hex()}"
         scenario.webhooks.append(
@@ -119,18 +123,18 @@ def standard(rng: random.Random, number: int) -> Scenario:
 
 
 def calendly(rng: random.Random, number: int) -> Scenario:
-    """Every move is a new id: a cancel that names the new one and a booking that names the old one, in any order."""
+    """Generate moves, each to a new id: a cancel with the new id and a booking with the old id, in any order."""
     scenario, clock, email = Scenario(f"calendly-C{number}x0"), datetime(2029, 1, 1, tzinfo=UTC), random_email(rng)
     moves = rng.choices([0, 1, 2, 4], [3, 4, 2, 1])[0]
 
-    def add_webhook(event: str, place: int, **more: Any) -> None:
+    def add_webhook(event: str, place: int, **fields: Any) -> None:
         payload = {
             "uri": _invitee(number, place),
             "email": email,
             "name": "Some One",
             "scheduled_event": {"start_time": starts[place]},
             "rescheduled": False,
-            **more,
+            **fields,
         }
         raw = json.dumps({"event": event, "created_at": iso_time(clock), "payload": payload}).encode()
         scenario.webhooks.append(Webhook("calendly", raw, sign_calendly, rng.uniform(0, 8)))
@@ -155,15 +159,15 @@ def _invitee(number: int, place: int) -> str:
 
 
 def acuity(rng: random.Random, number: int, records: dict[str, dict[str, Any]]) -> Scenario:
-    """Thin: an id rings, and the record is what stands in the tool at that moment. records: what its API serves."""
+    """Generate webhooks with only an id. records: the records of the tool's API, which change before each webhook."""
     scenario, id = Scenario(f"acuity-{number}"), str(number)
 
-    def happen(change: dict[str, Any], said: Fields) -> Callable[[], None]:
-        def do() -> None:
+    def update_record(change: dict[str, Any], fact: Fields) -> Callable[[], None]:
+        def update() -> None:
             records[id] = records.get(id, {}) | change
-            scenario.facts.append(said)
+            scenario.facts.append(fact)
 
-        return do
+        return update
 
     after_s = 0.0
     for action in ["scheduled", *rng.choices(["rescheduled", "changed", "changed"], k=rng.randint(0, 3)), "canceled"]:
@@ -171,19 +175,19 @@ def acuity(rng: random.Random, number: int, records: dict[str, dict[str, Any]]) 
         start, money, email = random_time(rng), random_amount(rng), random_email(rng)
         local = (start - timedelta(hours=5)).strftime("%Y-%m-%dT%H:%M:%S-0500")
         change: dict[str, Any] = {"datetime": local}
-        said: Fields = {"time_scheduled": iso_time(start)}
+        fact: Fields = {"time_scheduled": iso_time(start)}
         if action == "scheduled":
             booked = {"id": number, "email": email, "firstName": "Some", "lastName": "One"}
             change |= booked | {"amountPaid": "0.00", "canceled": False, "noShow": False}
-            said |= {"email": email}
+            fact |= {"email": email}
         elif action == "changed":
-            change, said = {"amountPaid": money}, {"amount_collected": money}
+            change, fact = {"amountPaid": money}, {"amount_collected": money}
         elif action == "canceled":
             if rng.random() < 0.8:
                 continue
-            change, said = {"canceled": True}, {"date_cancelled": SOME_TIME}
+            change, fact = {"canceled": True}, {"date_cancelled": SOME_TIME}
         raw = urllib.parse.urlencode({"action": action, "id": id, "calendarID": "1", "appointmentTypeID": "2"}).encode()
-        scenario.webhooks.append(Webhook("acuity", raw, _sign_acuity, after_s, happen(change, said)))
+        scenario.webhooks.append(Webhook("acuity", raw, _sign_acuity, after_s, update_record(change, fact)))
     return scenario
 
 

@@ -1,4 +1,4 @@
-"""Everything as in production on one machine, and a hand that kills any of it but the sandbox, which is the witness."""
+"""Starts all processes as in production on one machine, and kills any of them but the sandbox."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ Records = dict[str, dict[str, Any]]
 
 
 class RestartingProcess:
-    """A process that is started again as often as it ends."""
+    """A process that is restarted whenever it ends."""
 
     def __init__(self, arguments: list[str], env: dict[str, str], log: Path) -> None:
         self._arguments, self._env, self.log = arguments, env, log
@@ -39,14 +39,13 @@ class RestartingProcess:
         self.process.wait()
 
     def restart_if_ended(self) -> None:
-        """As a platform does: what ended is started."""
         if self.process.poll() is not None:
             self.unexpected_exits += 1
             self.start()
 
 
 class Supervisor:
-    """Two doors, two workers, Valkey with its append-only file, the sandbox with its file, a tool's API."""
+    """Two web processes, two workers, Valkey with its append-only file, the sandbox with its file, a tool's API."""
 
     def __init__(self, stack: ExitStack, fsync: str) -> None:
         self.folder = Path(stack.enter_context(TemporaryDirectory(prefix="doorbell-crash-")))
@@ -65,18 +64,18 @@ class Supervisor:
         self.workers = [self._start(stack, ["jobs"], env) for _ in range(2)]
 
     def _start(self, stack: ExitStack, arguments: list[str], env: dict[str, str]) -> RestartingProcess:
-        kept = RestartingProcess(arguments, env, self.folder / f"{arguments[0]}.log")
-        stack.callback(kept.kill)
-        return kept
+        process = RestartingProcess(arguments, env, self.folder / f"{arguments[0]}.log")
+        stack.callback(process.kill)
+        return process
 
     @property
     def redis_url(self) -> str:
         return f"redis://127.0.0.1:{self.redis_port}/0"
 
     def _env(self, tool: str) -> dict[str, str]:
-        ours = ("HOOKS__", "RETRY_", "VISITS_", "REDIS_")
+        prefixes = ("HOOKS__", "RETRY_", "VISITS_", "REDIS_")
         return {
-            **{name: value for name, value in os.environ.items() if not name.startswith(ours)},
+            **{name: value for name, value in os.environ.items() if not name.startswith(prefixes)},
             "REDIS_URL": self.redis_url,
             "VISITS_API_URL": f"{self.sandbox.url}/api/v1",
             "VISITS_API_TOKEN": TOKEN,
@@ -91,38 +90,38 @@ class Supervisor:
             "LOG_LEVEL": "WARNING",
         }
 
-    # -- violence --
+    # Kills
 
     def _start_redis(self) -> None:
         self._redis = valkey.start(self.redis_port, self._data, appendfsync=self.fsync)
 
-    async def kill_redis(self, torn: int = 0) -> None:
-        """torn: so many bytes are missing at the end of its file when it comes back, as after a power cut."""
+    async def kill_redis(self, lost_bytes: int = 0) -> None:
+        """Kill and restart Redis. lost_bytes: removed from the end of its file, as after a power failure."""
         self._redis.kill()
         self._redis.wait()
-        if torn:
-            written = max((self._data / "appendonlydir").glob("*.incr.aof"), key=lambda file: file.stat().st_mtime)
-            os.truncate(written, max(0, written.stat().st_size - torn))
+        if lost_bytes:
+            file = max((self._data / "appendonlydir").glob("*.incr.aof"), key=lambda file: file.stat().st_mtime)
+            os.truncate(file, max(0, file.stat().st_size - lost_bytes))
         await asyncio.to_thread(self._start_redis)
 
-    def restart(self, kept: RestartingProcess) -> None:
-        kept.kill()
-        kept.start()
+    def restart(self, process: RestartingProcess) -> None:
+        process.kill()
+        process.start()
 
     def restart_ended(self) -> None:
-        for kept in (*self.webs, *self.workers):
-            kept.restart_if_ended()
+        for process in (*self.webs, *self.workers):
+            process.restart_if_ended()
 
 
 @contextmanager
 def tool_api(records: Records) -> Iterator[str]:
-    """Serves a thin tool's records over HTTP."""
+    """Serve the records of a tool's API; yield its URL."""
 
     class Tool(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def handle(self) -> None:
-            with suppress(ConnectionError):  # who asked was killed
+            with suppress(ConnectionError):  # the caller was killed
                 super().handle()
 
         def do_GET(self) -> None:

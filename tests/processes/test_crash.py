@@ -27,7 +27,7 @@ from tests.support.harness import Harness, Server, wait_until
     "plan",
     [
         pytest.param(Plan(kills=12, seed=4, kill_interval_s=0.5, fast=True), id="everysec"),
-        pytest.param(Plan(kills=12, seed=9, kill_interval_s=0.5, fast=True, torn=True), id="torn"),
+        pytest.param(Plan(kills=12, seed=9, kill_interval_s=0.5, fast=True, truncate=True), id="truncated"),
     ],
 )
 async def test_accepted_visits_are_created_once_despite_kills(plan: Plan) -> None:
@@ -173,7 +173,7 @@ def test_a_backlog_that_is_older_than_its_jobs_is_applied(
     clean(harness, standby)
     source = scripts.accept.source.replace("JOB_TTL_MS = 30 * 86400 * 1000", "JOB_TTL_MS = 50")
     assert source != scripts.accept.source
-    monkeypatch.setitem(scripts.SCRIPTS, "accept", replace(scripts.accept, source=source))
+    monkeypatch.setattr(scripts, "accept", replace(scripts.accept, source=source))
     standby.client.accept(*(booked(f"{number:03}") for number in range(250)))
     wait_until(lambda: not standby.client.command("KEYS", "arq:job:*"))
     pass_minute(standby.client)

@@ -31,7 +31,7 @@ from app.visits.change import Contact, VisitChange
 from app.visits.merge import merge_changes
 from app.webhooks.delivery import Delivery
 from app.webhooks.signatures.scheme import fingerprint
-from tests.processes.test_crash import let_leases_end
+from tests.processes.test_crash import end_leases
 from tests.processes.test_worker import LedgerClient
 from tests.support.harness import Harness, wait_until
 
@@ -339,7 +339,7 @@ def test_an_operation_outlives_the_worker_that_carries_it_out(harness: Harness) 
     first.kill()
     harness.clear_faults()
     client.command("DEL", f"bell:operation:{id}:lock")
-    let_leases_end(client)
+    end_leases(client)
     harness.start_worker()
 
     wait_until(lambda: ask(lambda operations: operations.get(id)).state == "done", 60)
