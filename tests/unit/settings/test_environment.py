@@ -1,4 +1,4 @@
-"""Settings come from the environment; whatever is wrong with them is told at once, and without a letter of a value."""
+"""Settings from the environment. All problems are reported at once, without the values."""
 
 import subprocess
 import sys
@@ -12,20 +12,20 @@ from app.settings.model import Settings
 from tests.support.harness import ROOT, SECRET
 
 REDIS = {"REDIS_URL": "redis://127.0.0.1:6379/0"}
-#: A part of every value that is given here and wrong: it must never be told.
+#: A part of every invalid value, which must appear in no message.
 CANARY = "canary"
 
 
 def problems(token_needed: bool = False, redis_needed: bool = True, **environ: str) -> dict[str, Any]:
-    """By name."""
-    with pytest.raises(SettingsError) as told:
+    """Return the problems by the name of the setting."""
+    with pytest.raises(SettingsError) as error:
         read_environment(environ, redis_needed=redis_needed, token_needed=token_needed)
-    assert CANARY not in str(told.value).lower()
-    assert str(told.value).splitlines() == [str(problem) for problem in told.value.problems]
-    return {problem.name: problem for problem in told.value.problems}
+    assert CANARY not in str(error.value).lower()
+    assert str(error.value).splitlines() == [str(problem) for problem in error.value.problems]
+    return {problem.name: problem for problem in error.value.problems}
 
 
-# -- defaults --
+# Defaults
 
 
 @pytest.mark.parametrize(
@@ -46,17 +46,17 @@ def problems(token_needed: bool = False, redis_needed: bool = True, **environ: s
         ("active_hooks", {}),
     ],
 )
-def test_what_is_not_set_has_the_default_of_the_table(name: str, default: object) -> None:
+def test_an_unset_setting_has_its_default(name: str, default: object) -> None:
     assert default == getattr(read_environment(REDIS), name)
 
 
-def test_an_event_is_known_for_less_time_than_its_delivery_is_kept_at_the_least() -> None:
+def test_deliveries_are_stored_for_longer_than_repeats_are_detected() -> None:
     assert "RETENTION_DAYS" in problems(**REDIS, RETENTION_DAYS="8")
     assert 9 == read_environment({**REDIS, "RETENTION_DAYS": "9"}).retention_days
 
 
 @pytest.mark.parametrize("blank", ["", " ", "\t"])
-def test_an_empty_variable_is_an_unset_one(blank: str) -> None:
+def test_an_empty_variable_counts_as_unset(blank: str) -> None:
     settings = read_environment(
         {**REDIS, "MAX_BODY": blank, "HOOKS__STANDARD__SECRETS": blank, "VISITS_API_TOKEN": blank}
     )
@@ -65,25 +65,25 @@ def test_an_empty_variable_is_an_unset_one(blank: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["redis://h", "rediss://:pw@h:6380/1", "unix:///run/redis.sock?db=2"])
-def test_redis_may_be_reached_in_three_ways(url: str) -> None:
+def test_redis_url_has_three_schemes(url: str) -> None:
     assert url == read_environment({"REDIS_URL": url}).redis_url
 
 
-def test_only_who_says_so_goes_without_redis() -> None:
+def test_redis_is_required_unless_redis_needed_is_false() -> None:
     assert "REDIS_URL" in problems()
     assert None is read_environment({}, redis_needed=False).redis_url
 
 
-def test_the_worker_needs_a_token_and_one_of_a_hook_is_enough() -> None:
+def test_the_worker_requires_a_token_and_accepts_the_token_of_a_hook() -> None:
     assert "VISITS_API_TOKEN" in problems(token_needed=True, **REDIS)
     own = {"HOOKS__CALENDLY__SECRETS": "a-secret-of-tests", "HOOKS__CALENDLY__VISITS_API_TOKEN": "own"}
     assert ["own"] == list(read_environment({**REDIS, **own}, token_needed=True).tokens.values())
 
 
-# -- hooks --
+# Hooks
 
 
-def test_a_hook_is_named_like_its_source_and_found_at_its_name() -> None:
+def test_the_name_of_a_hook_is_its_source_and_path_by_default() -> None:
     settings = read_environment({**REDIS, "HOOKS__CALENDLY__SECRETS": "a-secret-of-tests"})
 
     hook = settings.active_hooks["calendly"]
@@ -94,30 +94,30 @@ def test_a_hook_is_named_like_its_source_and_found_at_its_name() -> None:
     )
 
 
-def test_a_hook_of_another_name_says_its_source() -> None:
+def test_a_hook_with_another_name_sets_its_source() -> None:
     settings = read_environment(
         {**REDIS, "HOOKS__NORTH_SHOP__SOURCE": "calendly", "HOOKS__NORTH_SHOP__SECRETS": "a-secret-of-tests"}
     )
 
-    assert [("north_shop", "calendly")] == [(name, one.source.name) for name, one in settings.active_hooks.items()]
+    assert [("north_shop", "calendly")] == [(name, hook.source.name) for name, hook in settings.active_hooks.items()]
 
 
 @pytest.mark.parametrize(
-    "written", ["the-first-one the-second-one", "  the-first-one\tthe-second-one ", "the-first-one\nthe-second-one"]
+    "value", ["the-first-one the-second-one", "  the-first-one\tthe-second-one ", "the-first-one\nthe-second-one"]
 )
-def test_several_secrets_are_separated_by_white_space(written: str) -> None:
-    settings = read_environment({**REDIS, "HOOKS__CALENDLY__SECRETS": written})
+def test_several_secrets_are_separated_by_white_space(value: str) -> None:
+    settings = read_environment({**REDIS, "HOOKS__CALENDLY__SECRETS": value})
 
     assert ("the-first-one", "the-second-one") == settings.active_hooks["calendly"].settings.secrets
 
 
-def test_a_hook_without_a_secret_does_not_exist() -> None:
+def test_a_hook_without_a_secret_is_not_active() -> None:
     settings = read_environment({**REDIS, "HOOKS__CALENDLY__TIMEZONE": "America/New_York"})
 
     assert {} == settings.active_hooks
 
 
-def test_everything_that_a_hook_can_say_is_read() -> None:
+def test_all_settings_of_a_hook_are_read() -> None:
     hook = {
         "SECRETS": "a-secret-of-tests",
         "SOURCE": "acuity",
@@ -142,22 +142,22 @@ def test_everything_that_a_hook_can_say_is_read() -> None:
     assert "Europe/Berlin" == str(read_hook.zone)
 
 
-def test_expiring_tokens_have_their_credentials_where_they_can_be_exchanged() -> None:
+def test_credentials_for_exchanging_tokens_are_read() -> None:
     oauth = {f"HOOKS__JOBBER__CREDENTIALS__{name}": "x" for name in ("CLIENT_ID", "CLIENT_SECRET", "REFRESH_TOKEN")}
 
     assert 3 == len(read_environment({**REDIS, **oauth}).hooks["jobber"].credentials)
 
 
-# -- accounts --
+# Accounts
 
 
 def tokens(**environ: str) -> dict[str, str | None]:
-    """The token that each hook's visits are written with."""
+    """Return the Visits API token of each hook."""
     settings = read_environment({**REDIS, **environ})
     return {hook: settings.tokens.get(account) for hook, account in settings.accounts.items()}
 
 
-def test_hooks_write_with_the_main_token_unless_they_bring_one_of_their_own() -> None:
+def test_a_hook_uses_the_main_token_unless_it_has_its_own() -> None:
     assert {"calendly": "M", "square": "S", "acuity": "M"} == tokens(
         VISITS_API_TOKEN="M",
         HOOKS__CALENDLY__SECRETS="a-secret-of-tests",
@@ -171,7 +171,7 @@ OWN_TOKENS = {
 }
 
 
-def test_hooks_that_name_one_account_share_it_and_others_do_not() -> None:
+def test_hooks_with_the_same_account_share_it() -> None:
     named = {"HOOKS__SQUARE__ACCOUNT": "east", "HOOKS__ACUITY__ACCOUNT": "east"}
 
     settings = read_environment(
@@ -182,7 +182,7 @@ def test_hooks_that_name_one_account_share_it_and_others_do_not() -> None:
     assert {"east": "S", "jobber": "J", "main": "M"} == settings.tokens
 
 
-def test_one_hook_can_bring_the_token_of_an_account_for_all_its_hooks() -> None:
+def test_the_token_of_one_hook_applies_to_all_hooks_of_its_account() -> None:
     named = {"HOOKS__SQUARE__ACCOUNT": "east", "HOOKS__ACUITY__ACCOUNT": "east", "HOOKS__SQUARE__VISITS_API_TOKEN": "S"}
 
     assert {"square": "S", "acuity": "S"} == tokens(**named)
@@ -199,27 +199,27 @@ def test_a_new_hook_never_renames_the_account_of_another() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "setting"),
+    ("environ", "setting"),
     [
         ({"HOOKS__SQUARE__ACCOUNT": "east", "HOOKS__JOBBER__ACCOUNT": "east"}, "HOOKS__JOBBER__ACCOUNT"),
         ({"HOOKS__JOBBER__ACCOUNT": "main", "VISITS_API_TOKEN": "M"}, "HOOKS__JOBBER__ACCOUNT"),
         ({"HOOKS__JOBBER__ACCOUNT": "East/1"}, "HOOKS__JOBBER__ACCOUNT"),
     ],
-    ids=["two tokens", "the token of main is another", "not a name"],
+    ids=["two tokens", "another token than main", "invalid name"],
 )
-def test_an_account_has_one_token_and_a_plain_name(given: dict[str, str], setting: str) -> None:
+def test_an_account_has_one_token_and_a_plain_name(environ: dict[str, str], setting: str) -> None:
     own = {name: token for name, token in OWN_TOKENS.items() if "ACUITY" not in name}
 
-    assert [setting] == list(problems(**REDIS, **own, **given))
+    assert [setting] == list(problems(**REDIS, **own, **environ))
 
 
-# -- forms of authentication --
+# Authentication
 
 
-def test_a_hook_accepts_signatures_only_unless_its_settings_name_the_bearer_form() -> None:
+def test_a_hook_accepts_only_signatures_unless_auth_allows_bearer() -> None:
     def scheme(**auth: str) -> str:
-        given = {"HOOKS__STANDARD__SECRETS": SECRET, **auth}
-        return type(read_environment({**REDIS, **given}).active_hooks["standard"].source.definition.signature).__name__
+        settings = read_environment({**REDIS, "HOOKS__STANDARD__SECRETS": SECRET, **auth})
+        return type(settings.active_hooks["standard"].source.definition.signature).__name__
 
     assert "StandardWebhooks" == scheme()
     assert "HeaderToken" == scheme(HOOKS__STANDARD__AUTH="bearer")
@@ -229,13 +229,13 @@ def test_a_hook_accepts_signatures_only_unless_its_settings_name_the_bearer_form
 @pytest.mark.parametrize(
     ("source", "auth"), [("STANDARD", "password"), ("STANDARD", "signature password"), ("CALENDLY", "bearer")]
 )
-def test_a_form_of_authentication_that_a_source_does_not_have_is_a_problem(source: str, auth: str) -> None:
-    given = {f"HOOKS__{source}__SECRETS": SECRET, f"HOOKS__{source}__AUTH": auth}
+def test_an_unsupported_form_of_authentication_is_a_problem(source: str, auth: str) -> None:
+    environ = {f"HOOKS__{source}__SECRETS": SECRET, f"HOOKS__{source}__AUTH": auth}
 
-    assert [f"HOOKS__{source}__AUTH"] == list(problems(**REDIS, **given))
+    assert [f"HOOKS__{source}__AUTH"] == list(problems(**REDIS, **environ))
 
 
-# -- examples and weak keys --
+# Examples and weak keys
 
 EXAMPLES = ["SECRET_KEY", "BODY_KEYS", "METRICS_TOKEN", "CONSOLE_PROXY_SECRET", "VISITS_API_TOKEN"]
 
@@ -251,13 +251,13 @@ EXAMPLES = ["SECRET_KEY", "BODY_KEYS", "METRICS_TOKEN", "CONSOLE_PROXY_SECRET", 
         "CHANGE_ME",
     ],
 )
-def test_a_value_that_was_left_as_in_an_example_is_a_problem(setting: str, value: str) -> None:
-    found = problems(**REDIS, **{setting: value})
+def test_a_value_of_an_example_is_a_problem(setting: str, value: str) -> None:
+    reported = problems(**REDIS, **{setting: value})
 
-    assert {setting} == found.keys() - {"CONSOLE_PROXY_HEADER"}
+    assert {setting} == reported.keys() - {"CONSOLE_PROXY_HEADER"}
 
 
-def test_the_example_shows_no_value_of_a_secret() -> None:
+def test_env_example_has_no_values_of_secrets() -> None:
     shown = dict(line.removeprefix("#").split("=", 1) for line in env_example().splitlines() if "=" in line)
 
     assert {""} == {shown[setting] for setting in EXAMPLES}
@@ -265,12 +265,12 @@ def test_the_example_shows_no_value_of_a_secret() -> None:
 
 @pytest.mark.parametrize("setting", ["SECRET_KEY", "BODY_KEYS"])
 @pytest.mark.parametrize("key", ["abc", "fifteen-letters", "a" * 40])
-def test_a_key_of_ours_that_could_be_guessed_is_a_problem(setting: str, key: str) -> None:
+def test_a_weak_key_is_a_problem(setting: str, key: str) -> None:
     assert [setting] == list(problems(**REDIS, **{setting: f"{'0123456789abcdef' * 2} {key}"}))
 
 
 @pytest.mark.parametrize("name", ["main", "hook", "visit", "event"])
-def test_a_hook_of_any_name_writes_with_its_own_token(name: str) -> None:
+def test_a_hook_of_any_name_uses_its_own_token(name: str) -> None:
     source, token = f"HOOKS__{name.upper()}__SOURCE", f"HOOKS__{name.upper()}__VISITS_API_TOKEN"
 
     assert {name: "OWN", "jobber": "M"} == tokens(
@@ -278,9 +278,9 @@ def test_a_hook_of_any_name_writes_with_its_own_token(name: str) -> None:
     )
 
 
-# -- what is wrong is told --
+# Problems
 
-WRONG: list[tuple[dict[str, str], list[str]]] = [
+INVALID: list[tuple[dict[str, str], list[str]]] = [
     ({"REDIS_URL": "https://canary"}, ["REDIS_URL"]),
     ({"REDIS_URL": "canary"}, ["REDIS_URL"]),
     ({"REDIS_URL": "redis://:pa/canary@127.0.0.1:6379"}, ["REDIS_URL"]),  # a `/` that was not written as %2F
@@ -320,42 +320,40 @@ WRONG: list[tuple[dict[str, str], list[str]]] = [
 
 @pytest.mark.parametrize(
     ("environ", "names"),
-    WRONG,
-    ids=lambda one: " ".join(f"{k}={v[:24]}" for k, v in one.items()) if isinstance(one, dict) else "",
+    INVALID,
+    ids=lambda value: " ".join(f"{k}={v[:24]}" for k, v in value.items()) if isinstance(value, dict) else "",
 )
-def test_a_wrong_setting_is_told_by_its_name_with_a_rule_and_without_its_value(
-    environ: dict[str, str], names: list[str]
-) -> None:
-    told = problems(**{**REDIS, **environ})
+def test_an_invalid_setting_is_reported_with_its_name_and_rule(environ: dict[str, str], names: list[str]) -> None:
+    reported = problems(**{**REDIS, **environ})
 
-    assert names == list(told)
-    assert all(problem.rule for problem in told.values())
+    assert names == list(reported)
+    assert all(problem.rule for problem in reported.values())
 
 
-def test_every_problem_comes_with_what_to_do() -> None:
-    told = [problem for environ, _ in WRONG[4:] for problem in problems(**{**REDIS, **environ}).values()]
+def test_every_problem_has_a_fix() -> None:
+    reported = [problem for environ, _ in INVALID[4:] for problem in problems(**{**REDIS, **environ}).values()]
 
-    assert [] == sorted({problem.name for problem in told if not problem.fix})
+    assert [] == sorted({problem.name for problem in reported if not problem.fix})
 
 
 @pytest.mark.parametrize(
     ("value", "shape"), [("canary", "text of length 6"), ("12", "digits of length 2"), ("", "")], ids=repr
 )
-def test_of_a_wrong_value_its_shape_is_told(value: str, shape: str) -> None:
-    told = problems(**{"MAX_BODY": value} if value else {}, redis_needed=True)
+def test_a_problem_has_the_shape_of_the_value(value: str, shape: str) -> None:
+    reported = problems(**{"MAX_BODY": value} if value else {}, redis_needed=True)
 
-    assert shape == (told["MAX_BODY"].shape if value else told["REDIS_URL"].shape)
+    assert shape == (reported["MAX_BODY"].shape if value else reported["REDIS_URL"].shape)
 
 
 @pytest.mark.parametrize("is_first", [True, False], ids=["field last", "field first"])
-def test_credentials_with_and_without_a_field_are_told_as_a_problem(is_first: bool) -> None:
+def test_credentials_with_and_without_a_field_are_a_problem(is_first: bool) -> None:
     both = [("HOOKS__ACUITY__CREDENTIALS", "canary"), ("HOOKS__ACUITY__CREDENTIALS__API_KEY", "canary")]
 
     assert ["HOOKS__ACUITY__CREDENTIALS"] == list(problems(**REDIS, **dict(both if is_first else both[::-1])))
 
 
-def test_every_problem_is_told_at_once() -> None:
-    told = problems(
+def test_all_problems_are_reported_at_once() -> None:
+    reported = problems(
         token_needed=True,
         MAX_BODY="canary",
         ACK="canary",
@@ -377,18 +375,18 @@ def test_every_problem_is_told_at_once() -> None:
         "HOOKS__NOBODY__SOURCE",
         "PUBLIC_URL",
         "RETRY_FIRST_S",
-    } == set(told)
+    } == set(reported)
 
 
-def test_each_wrong_secret_of_several_is_told_by_its_place() -> None:
-    with pytest.raises(SettingsError) as told:
+def test_an_invalid_secret_is_reported_with_its_position() -> None:
+    with pytest.raises(SettingsError) as error:
         read_environment({**REDIS, "HOOKS__STANDARD__SECRETS": f"whsec_canary! {SECRET} whsec_"})
 
-    assert ["secret 1 of 3", "secret 3 of 3"] == [problem.rule[:13] for problem in told.value.problems]
+    assert ["secret 1 of 3", "secret 3 of 3"] == [problem.rule[:13] for problem in error.value.problems]
 
 
 @pytest.mark.parametrize("process", ["web", "worker"])
-def test_a_process_does_not_start_with_wrong_settings_and_tells_them_with_status_3(process: str) -> None:
+def test_a_process_with_invalid_settings_reports_them_and_exits_3(process: str) -> None:
     arguments = {"web": ["uvicorn", "app.main:app", "--port", "1"], "worker": ["jobs"]}
     environ = {
         "PATH": "",
@@ -398,24 +396,24 @@ def test_a_process_does_not_start_with_wrong_settings_and_tells_them_with_status
         "VISITS_API_TOKEN": "t",
     }
 
-    ended = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", *arguments[process]], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=30
     )
 
-    told = ended.stdout + ended.stderr
-    assert 3 == ended.returncode, told
-    assert f"doorbell {process} cannot start:" in told
+    output = result.stdout + result.stderr
+    assert 3 == result.returncode, output
+    assert f"doorbell {process} cannot start:" in output
     assert ["MAX_BODY", "REDIS_URL", "RETRY_CAP_S"] == sorted(
-        line.partition(":")[0] for line in told.splitlines() if line.partition(":")[0].isupper()
+        line.partition(":")[0] for line in output.splitlines() if line.partition(":")[0].isupper()
     )
-    assert CANARY not in told
-    assert "Traceback" not in told
+    assert CANARY not in output
+    assert "Traceback" not in output
 
 
-# -- no value is shown by accident --
+# Secrets
 
 
-def test_a_secret_is_not_in_what_python_shows_of_the_settings() -> None:
+def test_repr_of_the_settings_contains_no_secrets() -> None:
     settings = read_environment(
         {
             "REDIS_URL": "redis://:canary-1@h",
@@ -431,14 +429,14 @@ def test_a_secret_is_not_in_what_python_shows_of_the_settings() -> None:
     assert CANARY not in repr(settings) + str(settings) + repr(settings.hooks) + repr(settings.active_hooks)
 
 
-# -- .env.example --
+# .env.example
 
 
-def test_the_example_in_the_repository_is_up_to_date() -> None:
+def test_env_example_is_up_to_date() -> None:
     assert env_example() == Path(ROOT, ".env.example").read_text("utf-8")
 
 
-def test_the_example_has_every_setting_and_nothing_wrong() -> None:
+def test_env_example_has_every_setting_with_a_valid_value() -> None:
     lines = [line.removeprefix("#") for line in env_example().splitlines() if line.startswith("#") and "=" in line]
     shown = dict(line.split("=", 1) for line in lines if line.partition("=")[0].replace("_", "").isalnum())
 
@@ -455,7 +453,7 @@ def test_the_example_has_every_setting_and_nothing_wrong() -> None:
     )
 
 
-def test_the_example_shows_everything_that_a_hook_takes() -> None:
+def test_env_example_has_every_setting_of_a_hook() -> None:
     shown = {line.partition("=")[0] for line in env_example().splitlines() if line.startswith("#HOOKS__")}
 
     assert {
