@@ -20,6 +20,7 @@ from app.ledger.reasons import REASONS
 from app.operators.filter import TASK_STATES
 from app.settings.model import HookSettings, Settings
 from app.telemetry.alert_rules import rules_file, update_runbook
+from app.telemetry.metric_names import METRICS
 from app.webhooks.delivery import Delivery, Event, parse_body
 from app.webhooks.registry import load_sources, load_specimens
 from app.webhooks.signatures.scheme import SignatureError, VerificationContext
@@ -28,18 +29,22 @@ from tests.architecture.test_layers import LEVELS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-PLACES = {path.name: path for path in [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]}
-PAGES = {name: path.read_text() for name, path in PLACES.items()}
+DOCS = ROOT / "docs"
+PATHS = {path.name: path for path in [*sorted(ROOT.glob("*.md")), *sorted(DOCS.glob("*.md"))]} | {
+    f"{path.parent.name}/{path.name}": path for path in [*sorted(DOCS.glob("adr/*.md")), ROOT / "deploy" / "README.md"]
+}
+PAGES = {name: path.read_text() for name, path in PATHS.items()}
+TEXT = "\n".join(PAGES.values())
 BLOCKS = {
     kind: re.findall(rf"```{kind}\n(.*?)```", PAGES["adding-a-source.md"], re.DOTALL) for kind in ("python", "json")
 }
-#: A command at the start of a line, of an example or of a code span, on any page.
-COMMANDS = set(re.findall(r"(?:^|\$ |`)doorbell ([a-z-]+)", "\n".join(PAGES.values()), re.MULTILINE))
+#: The commands at the start of a line, an example or a code span, on any page.
+COMMANDS = set(re.findall(r"(?:^|\$ |`)doorbell ([a-z-]+)", TEXT, re.MULTILINE))
 
 
 @pytest.fixture
 def tidybook(tmp_path: Path) -> Any:
-    """The example source of docs/adding-a-source.md, imported."""
+    """Import the example source of docs/adding-a-source.md."""
     (tmp_path / "tidybook.py").write_text(BLOCKS["python"][0])
     spec = importlib.util.spec_from_file_location("tidybook", tmp_path / "tidybook.py")
     assert spec
@@ -179,7 +184,7 @@ LINKS = [
 @pytest.mark.parametrize(("name", "link"), LINKS)
 def test_every_link_leads_to_a_page_and_its_heading(name: str, link: str) -> None:
     path, _, anchor = link.partition("#")
-    page = PLACES[name].parent / path if path else PLACES[name]
+    page = PATHS[name].parent / path if path else PATHS[name]
 
     assert page.is_file()
     assert not anchor or anchor in anchors(page.read_text())
@@ -191,7 +196,9 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-FILES = sorted(set(re.findall(r"`((?:app|jobs|tests|deploy)/[\w./-]*)`", "\n".join(PAGES.values()))))
+FILES = sorted(set(re.findall(r"[` ]/?((?:app|jobs|tests|deploy)/[\w./-]*\w/?)[`:) ]", TEXT)))
+MODULES = sorted(set(re.findall(r"python -m ((?:app|jobs|tests)[\w.]*\w)", TEXT)))
+TARGETS = sorted(set(re.findall(r"(?:^|`)make ([a-z]+)", TEXT, re.MULTILINE)))
 
 
 def test_redis_md_is_generated_from_the_keys_and_scripts() -> None:
@@ -206,6 +213,28 @@ def test_alerts_yaml_and_the_runbook_are_generated_from_the_alert_rules() -> Non
 @pytest.mark.parametrize("path", [path for path in FILES if "tidybook" not in path])
 def test_every_file_that_a_page_names_exists(path: str) -> None:
     assert (ROOT / path).exists()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_that_a_page_runs_exists(module: str) -> None:
+    assert importlib.util.find_spec(module)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_make_target_that_a_page_names_exists(target: str) -> None:
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_every_metric_that_a_page_names_exists() -> None:
+    assert set(re.findall(r"`(doorbell_[a-z_]+)`", TEXT)) <= METRICS.keys()
+
+
+def test_every_event_of_the_log_that_the_runbook_names_is_logged() -> None:
+    code = "".join(path.read_text() for folder in ("app", "jobs") for path in (ROOT / folder).rglob("*.py"))
+    events = re.findall(r"`([a-z]+_[a-z_]+(?:handled|finished|exception))`", PAGES["runbook.md"])
+
+    assert events
+    assert [] == [event for event in events if f'"{event}"' not in code]
 
 
 def test_the_architecture_shows_the_levels_of_the_packages() -> None:
