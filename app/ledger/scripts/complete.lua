@@ -63,7 +63,7 @@ local function store_unfinished()
   end
 end
 
--- Requeue a task if changes or events arrived during the run. An event whose task waits is fetched again without that.
+-- Requeue a task if changes or events arrived during the run. An event whose task waits will be fetched again anyway.
 local function requeue_if_changed(member)
   if (get_fields(member.task, 'changes') or '0') == member.changes then
     if outcome == 'done' then call('HDEL', key.task .. member.task, 'recheck', 'replaces_changes') end
