@@ -111,12 +111,13 @@ class WebhookEndpoint:
             request_log.reject("internal_error")
             detail = "this is a defect of Doorbell; the delivery was not stored"
             response, extra_headers = _error(503, "internal_error", detail), RETRY_LATER_HEADERS
-        headers = [
-            (b"content-type", response.content_type.encode()),
-            (b"content-length", b"%d" % len(response.body)),
-            (b"x-request-id", request_log.response_request_id().encode()),
-            *((name.encode(), value.encode()) for name, value in extra_headers.items()),
-        ]
+        headers = {
+            b"content-type": response.content_type.encode(),
+            b"content-length": b"%d" % len(response.body),
+            b"x-request-id": request_log.response_request_id().encode(),
+        }
+        for header, value in extra_headers.items():
+            headers[header.encode()] = value.encode()
         await send_response(scope, send, response.status, headers, response.body, unread)
         took_s = time.perf_counter() - started
         self._counters.record_request(request_log.source, request_log.metric_outcome, request_log.secret_number, took_s)
@@ -164,8 +165,7 @@ class WebhookEndpoint:
         except UnsupportedContentEncoding as error:
             accepted = ", ".join(source.content_encodings) or "identity"
             raise HttpRejection(415, "wrong_content_encoding", str(error), **{"accept-encoding": accepted}) from None
-        content_length = delivery.header("content-length") or ""
-        delivery.body = await receive_body(scope, receive, content_length, self._max_body, self._body_deadlines)
+        delivery.body = await receive_body(scope, receive, self._max_body, self._body_deadlines)
         return delivery
 
     async def _accept(self, hook: Hook, delivery: Delivery, request_log: RequestLog) -> Response:

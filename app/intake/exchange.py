@@ -2,27 +2,27 @@
 messages."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 
 from starlette.types import Receive, Scope, Send
 
-from app.intake.http_protocol import BUFFERED_REQUEST, BufferedRequest
+from app.intake.http_protocol import BUFFERED_REQUEST, HEADER_LINE, BufferedRequest
 from app.intake.request_body import BodyDeadlines, body_too_large
 
 #: Of a body that is too large, at most this is read and thrown away before the connection closes.
 MAX_DRAIN_BYTES, DRAIN_TIMEOUT_S = 16_777_216, 2.0
 
 
-async def receive_body(
-    scope: Scope, receive: Receive, content_length: str, limit: int, deadlines: BodyDeadlines
-) -> bytes:
+async def receive_body(scope: Scope, receive: Receive, limit: int, deadlines: BodyDeadlines) -> bytes:
     """Raises HttpRejection: 400, 408 or 413."""
-    if request := _buffered_request(scope):
+    request: BufferedRequest | None = scope.get("extensions", {}).get(BUFFERED_REQUEST)
+    if request:
         body = request.take_body()
         if len(body) > limit:
             raise body_too_large(limit)
         return body
+    content_length = dict(scope["headers"]).get(b"content-length", b"").decode("latin-1")
     return await deadlines.read(receive, content_length, limit)
 
 
@@ -30,7 +30,7 @@ async def send_response(
     scope: Scope,
     send: Send,
     status: int,
-    headers: Sequence[tuple[bytes, bytes]],
+    headers: Mapping[bytes, bytes],
     body: bytes,
     unread: Receive | None = None,
 ) -> None:
@@ -39,24 +39,16 @@ async def send_response(
     unread: reads the rest of a body that was rejected. It is thrown away before the connection closes: closing a connection
     with unread bytes resets it, and most senders would never see the response.
     """
-    closes = any(name == b"connection" for name, _ in headers)
-    if not closes and (request := _buffered_request(scope)):
-        head = b"".join([b"%b: %b\r\n" % header for header in headers])
+    request: BufferedRequest | None = scope.get("extensions", {}).get(BUFFERED_REQUEST)
+    if request and b"connection" not in headers:
+        head = b"".join(map(HEADER_LINE, headers.items()))
         if request.write_response(status, head, body):
             return
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.start", "status": status, "headers": [*headers.items()]})
     await send({"type": "http.response.body", "body": body, "more_body": unread is not None})
     if unread is not None:
         await _drain(unread)
         await send({"type": "http.response.body", "body": b""})
-
-
-def _buffered_request(scope: Scope) -> BufferedRequest | None:
-    request: BufferedRequest | None = scope.get("extensions", _NO_EXTENSIONS).get(BUFFERED_REQUEST)
-    return request
-
-
-_NO_EXTENSIONS: dict[str, object] = {}
 
 
 async def _drain(receive: Receive) -> None:

@@ -55,6 +55,8 @@ SHUTDOWN_GRACE_S = 2.0
 ON_SHUTDOWN = "doorbell.on_shutdown"
 #: ASGI extension: the BufferedRequest of a POST that arrived in one piece.
 BUFFERED_REQUEST = "doorbell.buffered_request"
+#: Formats a pair of name and value.
+HEADER_LINE = b"%b: %b\r\n".__mod__
 
 
 def raise_file_limit() -> None:
@@ -382,7 +384,7 @@ class BufferedRequest:
         cycle = self._cycle
         if cycle.response_started or cycle.flow.write_paused or cycle.disconnected:
             return False
-        default_headers = b"".join([b"%b: %b\r\n" % line for line in cycle.default_headers])
+        default_headers = b"".join(map(HEADER_LINE, cycle.default_headers))
         end = b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n"
         cycle.transport.write(b"".join((STATUS_LINE[status], default_headers, head, end, body)))
         cycle.response_started = cycle.response_complete = True

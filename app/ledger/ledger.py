@@ -99,7 +99,7 @@ class Ledger:
             refetch=int(refetch),
             changes=packed,
         )
-        first = await self.redis.durable_script(call)
+        first = await self.redis.script(call, durable=True)
         if isinstance(first, list):
             bound, info.task_ids = first[0].decode(), []
             how: dict[str, Any] = {"dedup_id": dedup_id, "refetch": refetch, "dedup_ttl_s": dedup_ttl_s}
@@ -499,11 +499,10 @@ def _pack_changes(source: str, account: str, changes: Sequence[VisitChange]) -> 
     """Changes as the scripts take them: task, change, and the previous task of the same visit or ""."""
     packed = []
     for change in changes:
-        work = TaskId.visit(account, change.external_id(source))
-        before = (
-            TaskId.visit(account, external_id(source, change.previous_visit_id)) if change.previous_visit_id else ""
-        )
-        packed.append((work, encode_change(change), before if before != work else ""))
+        task_id, previous = TaskId.visit(account, change.external_id(source)), ""
+        if change.previous_visit_id:
+            previous = TaskId.visit(account, external_id(source, change.previous_visit_id))
+        packed.append((task_id, encode_change(change), previous if previous != task_id else ""))
     return packed
 
 

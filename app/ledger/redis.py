@@ -8,9 +8,9 @@ import asyncio
 import ssl
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, Literal, cast
 
 import hiredis
@@ -192,11 +192,21 @@ class _Connection(asyncio.Protocol):
         self._on_message = on_message
         await self.send(("SUBSCRIBE", channel))
 
-    def fsynced(self) -> asyncio.Future[Any]:
-        """Return a future that ends when all commands of this loop iteration are on disk. One WAITAOF serves all callers."""
+    async def send_and_fsync(self, command: tuple[Any, ...]) -> Any:
+        """Return the reply once the effect is on the server's disk. One WAITAOF serves all callers of a loop iteration."""
         if self._fsync is None:
             self._fsync = self._loop.create_future()
-        return self._fsync
+        reply: Any
+        fsync_reply: Any
+        reply, fsync_reply = await asyncio.gather(self.send(command), self._fsync, return_exceptions=True)
+        if isinstance(reply, BaseException):
+            raise reply
+        # A server without WAITAOF (older than 7.2) or without an append-only file replies with an error. The script ran.
+        if isinstance(fsync_reply, BaseException) and not isinstance(fsync_reply, hiredis.ReplyError):
+            raise fsync_reply
+        if isinstance(fsync_reply, list) and not fsync_reply[0]:
+            raise RedisUnavailable("Redis did not write to its disk in time")
+        return reply
 
     def _flush(self) -> None:
         if self._fsync is not None:
@@ -235,7 +245,7 @@ class Redis:
     """Runs commands and the scripts of the ledger. Connects at the first command, and again when the connection was lost."""
 
     def __init__(self, address: RedisAddress, timeout_s: float = 3.0, fsync: bool = False) -> None:
-        """timeout_s: per command. fsync: `durable_script` waits until the server has written to its disk."""
+        """timeout_s: per command. fsync: a durable script waits until the server has written to its disk."""
         self.address, self._timeout_s, self._fsync = address, timeout_s, fsync
         self._connection: _Connection | None = None
         self._connecting: asyncio.Task[_Connection] | None = None
@@ -257,12 +267,27 @@ class Redis:
         except hiredis.ReplyError as error:
             raise self._classify(connection, error) from None
 
-    async def script(self, call: Call) -> Any:
-        """Raise RedisUnavailable if the script did not run, or its reply was lost."""
-        connection = self._connection
-        if connection is None or connection.is_lost:
-            connection = await self._connected()
-        return await self._run_script(connection, call)
+    async def script(self, call: Call, *, durable: bool = False, connection: _Connection | None = None) -> Any:
+        """Run a script by its digest. Load it first if the server does not have it.
+
+        Raise RedisUnavailable if the script did not run, or its reply was lost. durable: a sender gets an acknowledgement
+        of the effect. With ACK=fsync, wait until it is on disk.
+        """
+        if connection is None:
+            connection = self._connection
+            if connection is None or connection.is_lost:
+                connection = await self._connected()
+        send = connection.send_and_fsync if durable and self._fsync else connection.send
+        try:
+            try:
+                return await send(call.command)
+            except hiredis.ReplyError as error:
+                if not str(error).startswith("NOSCRIPT"):
+                    raise
+            await connection.send(("SCRIPT", "LOAD", call.script.source))
+            return await send(call.command)
+        except hiredis.ReplyError as error:
+            raise self._classify(connection, error) from None
 
     async def commands(self, *commands: tuple[Any, ...]) -> list[Any]:
         """Run commands as one atomic script and return their replies.
@@ -290,7 +315,7 @@ class Redis:
             else:
                 expected_ms = int((connection.clock_offset_s + time.monotonic()) * 1000)
                 try:
-                    return await self._run_script(connection, call(expected_ms))
+                    return await self.script(call(expected_ms), connection=connection)
                 except hiredis.ReplyError as error:
                     if not str(error).startswith("CLOCK"):
                         raise
@@ -312,52 +337,7 @@ class Redis:
         if previous_s is not None and abs(offset_s - previous_s) > CLOCK_JUMP_S:
             connection.usable_at = max(connection.usable_at, now + CLOCK_JUMP_GRACE_S)
             renewals = (lease.renew(lease.remaining_ms) for lease in self._current_leases())
-            await asyncio.gather(*(self._run_script(connection, call) for call in renewals))
-
-    async def _run_script(self, connection: _Connection, call: Call) -> Any:
-        try:
-            return await self._evaluate(connection, call, connection.send)
-        except hiredis.ReplyError as error:
-            raise self._classify(connection, error) from None
-
-    @staticmethod
-    async def _evaluate(connection: _Connection, call: Call, send: Callable[[tuple[Any, ...]], Awaitable[Any]]) -> Any:
-        """Run a script by its digest. Load it first if the server does not have it."""
-        command = ("EVALSHA", call.script.sha, 0, *call.arguments)
-        try:
-            return await send(command)
-        except hiredis.ReplyError as error:
-            if not str(error).startswith("NOSCRIPT"):
-                raise
-        await connection.send(("SCRIPT", "LOAD", call.script.source))
-        return await send(command)
-
-    def durable_script(self, call: Call) -> Coroutine[Any, Any, Any]:
-        """Run a script whose effect is acknowledged to a sender. With ACK=fsync, wait until it is on disk."""
-        return self._script_and_fsync(call) if self._fsync else self.script(call)
-
-    async def _script_and_fsync(self, call: Call) -> Any:
-        connection = await self._connected()
-        try:
-            return await self._evaluate(connection, call, partial(self._send_and_fsync, connection))
-        except hiredis.ReplyError as error:
-            raise self._classify(connection, error) from None
-
-    @staticmethod
-    async def _send_and_fsync(connection: _Connection, command: tuple[Any, ...]) -> Any:
-        reply: Any
-        fsync_reply: Any
-        reply, fsync_reply = await asyncio.gather(
-            connection.send(command), connection.fsynced(), return_exceptions=True
-        )
-        if isinstance(reply, BaseException):
-            raise reply
-        # A server without WAITAOF (older than 7.2) or without an append-only file replies with an error. The script ran.
-        if isinstance(fsync_reply, BaseException) and not isinstance(fsync_reply, hiredis.ReplyError):
-            raise fsync_reply
-        if isinstance(fsync_reply, list) and not fsync_reply[0]:
-            raise RedisUnavailable("Redis did not write to its disk in time")
-        return reply
+            await asyncio.gather(*(self.script(call, connection=connection) for call in renewals))
 
     async def subscribe(self, channel: str) -> AsyncIterator[bytes]:
         """Yield the messages of a channel. The connection takes no more commands, and a slow reader loses messages.
@@ -431,7 +411,7 @@ class Redis:
         connection.usable_at = now + RESTART_GRACE_S - (uptime_s if is_same_server else 0)
         self._run_id = run_id
         for lease in self._current_leases():
-            await self._run_script(connection, lease.restore(lease.remaining_ms))
+            await self.script(lease.restore(lease.remaining_ms), connection=connection)
 
     def _current_leases(self) -> list[HeldLease]:
         now = time.monotonic()

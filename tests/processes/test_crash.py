@@ -171,9 +171,10 @@ def test_a_backlog_that_is_older_than_its_jobs_is_applied(
     """Jobs expire after 30 days, in this test after 50 ms."""
     harness, standby = service
     clean(harness, standby)
-    source = scripts.accept.source.replace("JOB_TTL_MS = 30 * 86400 * 1000", "JOB_TTL_MS = 50")
-    assert source != scripts.accept.source
-    monkeypatch.setattr(scripts, "accept", replace(scripts.accept, source=source))
+    accept = scripts.SCRIPTS["accept"]
+    source = accept.source.replace("JOB_TTL_MS = 30 * 86400 * 1000", "JOB_TTL_MS = 50")
+    assert source != accept.source
+    monkeypatch.setattr(scripts, "accept", replace(accept, source=source).call)
     standby.client.accept(*(booked(f"{number:03}") for number in range(250)))
     wait_until(lambda: not standby.client.command("KEYS", "arq:job:*"))
     pass_minute(standby.client)
