@@ -165,7 +165,7 @@ async def test_a_new_customer_is_not_a_difference(world: World) -> None:
     assert [] == await differences(world)
 
 
-# -- pages ----------------------------------------------------------------------------------------------------
+# -- pages --
 
 
 def list_response(page: Callable[[int], dict[str, Any]]) -> Callable[[httpx.Request], httpx.Response | None]:
@@ -270,7 +270,7 @@ async def test_an_audit_uses_the_rate_limit_of_the_workers(world: World) -> None
     assert await world.redis.command("EXISTS", "bell:rate:main")
 
 
-# -- command ----------------------------------------------------------------------------------------------------
+# -- command --
 
 
 def test_the_command_reports_and_repairs_differences(harness: Harness) -> None:

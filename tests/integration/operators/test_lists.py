@@ -1,11 +1,10 @@
-"""What the console stands on: counts, finding, lists that do not move, redaction, and files that come from nowhere else."""
+"""Counts, search, lists, operations and redaction, as the console and the command line use them."""
 
 import base64
 import hashlib
 import json
 import re
 import threading
-from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from typing import Any
@@ -43,14 +42,14 @@ SETTINGS = {"REDIS_URL": "redis://127.0.0.1/0", "HOOKS__STANDARD__SECRETS": "whs
 # -- counts --
 
 
-async def test_counts_are_written_together_and_read_by_hour(redis: Redis) -> None:
-    counting = Counters(30, {"standard": ("new", "old")}, ["key"])
+async def test_counts_are_stored_together_and_loaded_by_hour(redis: Redis) -> None:
+    web_counters = Counters(30, {"standard": ("new", "old")}, ["key"])
     for _ in range(3):
-        counting.record_delivery("standard", "accepted", 1, 1_700_000_000_000, "", "d1")
-    counting.count_for_hour("", "rejected")
+        web_counters.record_delivery("standard", "accepted", 1, 1_700_000_000_000, "", "d1")
+    web_counters.count_for_hour("", "rejected")
 
-    await counting.flush(redis)
-    await counting.flush(redis)
+    await web_counters.flush(redis)
+    await web_counters.flush(redis)
 
     [*_, (_, counts)] = await counters.hourly_counts(redis, 24)
     assert {("standard", "accepted"): 3, ("", "rejected"): 1} == counts
@@ -59,83 +58,83 @@ async def test_counts_are_written_together_and_read_by_hour(redis: Redis) -> Non
     assert 0 < await redis.command("TTL", f"bell:hourly:{counters.current_hour()}") <= 8 * 86_400
 
 
-async def test_a_delivery_is_found_by_its_request_id_for_as_long_as_it_is_kept(redis: Redis) -> None:
-    counting = Counters(9, {"standard": ("key",)})
-    counting.record_delivery("standard", "accepted", 0, 1, "req-1", "d1")
-    await counting.flush(redis)
-    counting.record_delivery("standard", "accepted", 0, 1, "req-1", "d2")
-    counting.record_delivery("standard", "accepted", 0, 1, "req-3", "d3")
-    await counting.flush(redis)
+async def test_a_request_id_leads_to_its_delivery_during_the_retention(redis: Redis) -> None:
+    web_counters = Counters(9, {"standard": ("key",)})
+    web_counters.record_delivery("standard", "accepted", 0, 1, "req-1", "d1")
+    await web_counters.flush(redis)
+    web_counters.record_delivery("standard", "accepted", 0, 1, "req-1", "d2")
+    web_counters.record_delivery("standard", "accepted", 0, 1, "req-3", "d3")
+    await web_counters.flush(redis)
 
-    found = [await counters.delivery_of_request(redis, id) for id in ("req-1", "req-2", "req-3", "\udcff")]
+    deliveries = [await counters.delivery_of_request(redis, id) for id in ("req-1", "req-2", "req-3", "\udcff")]
 
-    assert ["d2", None, "d3", None] == found
+    assert ["d2", None, "d3", None] == deliveries
     keys = await redis.command("KEYS", "bell:request-index:*")
     assert 2 == len(keys)
     assert all([9 * 86_400 - 60 < await redis.command("TTL", key) <= 9 * 86_400 for key in keys])
 
 
-async def test_very_many_request_ids_are_written_some_at_a_time(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_many_request_ids_are_stored_in_batches(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.ledger.redis._MAX_PENDING", 1_000)
-    counting = Counters(9, {"standard": ("key",)})
+    web_counters = Counters(9, {"standard": ("key",)})
     for number in range(3_000):
-        counting.record_delivery("standard", "accepted", 0, 1, f"req-{number}", f"d{number}")
+        web_counters.record_delivery("standard", "accepted", 0, 1, f"req-{number}", f"d{number}")
 
-    await counting.flush(redis)
+    await web_counters.flush(redis)
 
     assert "d2999" == await counters.delivery_of_request(redis, "req-2999")
 
 
 @pytest.mark.parametrize("days", [9, 417, 3_650])
-async def test_a_search_costs_as_many_commands_however_long_deliveries_are_kept(
+async def test_the_commands_of_a_search_do_not_depend_on_the_retention(
     redis: Redis, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, days: int
 ) -> None:
     settings = read_environment(SETTINGS | {"RETENTION_DAYS": str(days), "SECRET_KEY": "key-of-the-tests" * 2})
-    counting = Counters(days, {"standard": ("key",)})
-    counting.record_delivery("standard", "accepted", 0, 1, "req-1", "d1")
-    await counting.flush(redis)
-    lists, asked, command = Lists(ledger, settings, Explain(ledger, settings)), [], ledger.redis.command
+    web_counters = Counters(days, {"standard": ("key",)})
+    web_counters.record_delivery("standard", "accepted", 0, 1, "req-1", "d1")
+    await web_counters.flush(redis)
+    lists, commands, command = Lists(ledger, settings, Explain(ledger, settings)), [], ledger.redis.command
 
-    async def counted(*arguments: Any) -> Any:
-        asked.append(arguments)
+    async def record_command(*arguments: Any) -> Any:
+        commands.append(arguments)
         return await command(*arguments)
 
-    monkeypatch.setattr(ledger.redis, "command", counted)
+    monkeypatch.setattr(ledger.redis, "command", record_command)
 
-    assert ["d1"] == [one.id for one in await lists.search("req-1")]
+    assert ["d1"] == [result.id for result in await lists.search("req-1")]
     assert [] == await lists.search("ada@example.com")
-    assert len(asked) <= 20
+    assert len(commands) <= 20
 
 
-async def test_what_redis_could_not_take_is_counted_later(redis: Redis) -> None:
-    counting = Counters(9, {"standard": ("key",)})
-    counting.record_delivery("standard", "accepted", 0, 1, "req-1", "d1")
+async def test_counts_are_kept_while_redis_is_down(redis: Redis) -> None:
+    web_counters = Counters(9, {"standard": ("key",)})
+    web_counters.record_delivery("standard", "accepted", 0, 1, "req-1", "d1")
 
-    await counting.flush(Redis(RedisAddress("redis://127.0.0.1:9/0"), 0.2))
-    counting.count_for_hour("standard", "accepted")
-    await counting.flush(redis)
+    await web_counters.flush(Redis(RedisAddress("redis://127.0.0.1:9/0"), 0.2))
+    web_counters.count_for_hour("standard", "accepted")
+    await web_counters.flush(redis)
 
     [(_, counts)] = await counters.hourly_counts(redis, 1)
     assert 2 == counts["standard", "accepted"]
     assert "d1" == await counters.delivery_of_request(redis, "req-1")
 
 
-# -- finding --
+# -- search --
 
 
 @pytest.mark.parametrize(
-    "asked", ["ada@example.com", " Ada@Example.com ", "+1 555 010 0001", "(555) 010-0001", "15550100001"]
+    "query", ["ada@example.com", " Ada@Example.com ", "+1 555 010 0001", "(555) 010-0001", "15550100001"]
 )
-async def test_a_visit_is_found_by_whose_it_is(redis: Redis, asked: str) -> None:
+async def test_a_search_matches_address_and_phone_number(redis: Redis, query: str) -> None:
     await search_index.index(
         redis, "visit:main/s-1", Contact(email="ada@example.com", phone="+15550100001"), "key", 60_000
     )
 
-    assert ["visit:main/s-1"] == await search_index.lookup(redis, asked, ["new", "key"])
-    assert [] == await search_index.lookup(redis, asked, ["another"])
+    assert ["visit:main/s-1"] == await search_index.lookup(redis, query, ["new", "key"])
+    assert [] == await search_index.lookup(redis, query, ["another"])
 
 
-async def test_no_index_holds_an_address_or_a_number(redis: Redis) -> None:
+async def test_no_key_of_the_index_contains_an_address_or_a_number(redis: Redis) -> None:
     await search_index.index(
         redis, "visit:main/s-1", Contact(email="ada@example.com", phone="+15550100001"), "key", 60_000
     )
@@ -143,12 +142,12 @@ async def test_no_index_holds_an_address_or_a_number(redis: Redis) -> None:
     keys = await redis.command("KEYS", "*")
     assert 2 == len(keys)
     plain = {hashlib.sha256(text).hexdigest()[:32].encode() for text in (b"ada@example.com", b"5550100001")}
-    assert not any(word in key for key in keys for word in (b"ada", b"555010", *plain))
+    assert not any(text in key for key in keys for text in (b"ada", b"555010", *plain))
     assert all([0 < await redis.command("PTTL", key) <= 60_000 for key in keys])
 
 
 @pytest.mark.parametrize("lives_ms", [(60_000, 600_000), (600_000, 60_000)], ids=["longer", "shorter"])
-async def test_an_address_is_known_as_long_as_the_visit_that_is_kept_longest(redis: Redis, lives_ms: list[int]) -> None:
+async def test_an_index_entry_expires_with_its_last_visit(redis: Redis, lives_ms: list[int]) -> None:
     for number, keep_ms in enumerate(lives_ms):
         await search_index.index(redis, f"visit:main/s-{number}", Contact(email="ada@example.com"), "key", keep_ms)
 
@@ -156,7 +155,7 @@ async def test_an_address_is_known_as_long_as_the_visit_that_is_kept_longest(red
     assert 590_000 < await redis.command("PTTL", key) <= 600_000
 
 
-async def test_an_address_with_very_many_visits_keeps_the_newest(redis: Redis) -> None:
+async def test_an_index_entry_keeps_only_the_newest_visits(redis: Redis) -> None:
     for number in range(search_index.MAX_VISITS_PER_KEY + 20):
         await search_index.index(redis, f"visit:main/s-{number}", Contact(email="ada@example.com"), "key", 60_000)
 
@@ -167,8 +166,8 @@ async def test_an_address_with_very_many_visits_keeps_the_newest(redis: Redis) -
 # -- lists --
 
 
-async def arrive(redis: Redis, numbers: range, at: int | None = None) -> list[str]:
-    """Deliveries that were ignored, one a millisecond or all in one; newest first."""
+async def store_ignored_deliveries(redis: Redis, numbers: range, at: int | None = None) -> list[str]:
+    """Store ignored deliveries, one per ms or all at one time, and return their ids, newest first."""
     ids = []
     for number in numbers:
         when = at or 1_700_000_000_000 + number
@@ -186,59 +185,50 @@ async def arrive(redis: Redis, numbers: range, at: int | None = None) -> list[st
 
 
 @pytest.mark.parametrize("at", [None, 1_700_000_000_000], ids=["one a millisecond", "all in one millisecond"])
-async def test_page_after_page_shows_everything_once_while_more_arrives(
-    redis: Redis, ledger: Ledger, at: int | None
-) -> None:
+async def test_pages_show_every_delivery_once_while_more_arrive(redis: Redis, ledger: Ledger, at: int | None) -> None:
     settings = read_environment(SETTINGS)
-    lists = Lists(ledger, settings, _NoStory(ledger, settings))
-    expected = await arrive(redis, range(3 * PAGE_SIZE + 120), at)
+    lists = Lists(ledger, settings, Explain(ledger, settings))
+    expected = await store_ignored_deliveries(redis, range(3 * PAGE_SIZE + 120), at)
 
-    seen: list[str] = []
+    listed: list[str] = []
     filter = Filter()
     while True:
         rows = await lists.deliveries(filter)
         assert len(rows.rows) <= PAGE_SIZE
-        seen += [row["delivery"] for row in rows.rows]
-        await arrive(redis, range(10_000 + len(seen), 10_010 + len(seen)), 1_800_000_000_000)
+        listed += [row["delivery"] for row in rows.rows]
+        await store_ignored_deliveries(redis, range(10_000 + len(listed), 10_010 + len(listed)), 1_800_000_000_000)
         if not rows.next_cursor:
             break
         filter = Filter(cursor=rows.next_cursor)
 
-    assert expected == seen
+    assert expected == listed
 
 
-async def test_what_rang_at_a_hook_that_was_taken_out_of_the_settings_is_still_listed(ledger: Ledger) -> None:
+async def test_deliveries_of_a_removed_hook_are_listed(ledger: Ledger) -> None:
     raw, at = b"{}", datetime.now(UTC)
     delivery = Delivery("gone", "calendly", (), raw, at)
     meta = DeliveryInfo("gone", "calendly", int(at.timestamp() * 1000), ignored="ping")
-    written = await ledger.accept(delivery, meta, [], "main", dedup_id=None)
-    lists = Lists(ledger, settings := read_environment(SETTINGS), _NoStory(ledger, settings))
+    receipt = await ledger.accept(delivery, meta, [], "main", dedup_id=None)
+    lists = Lists(ledger, settings := read_environment(SETTINGS), Explain(ledger, settings))
 
     shown = [(await lists.deliveries(filter)).rows for filter in (Filter(), Filter(source="calendly"))]
 
-    assert [[written.delivery_id]] * 2 == [[row["delivery"] for row in rows] for rows in shown]
+    assert [[receipt.delivery_id]] * 2 == [[row["delivery"] for row in rows] for rows in shown]
     assert 1 == await lists.count(Filter())
     assert {"standard": 0, "gone": 1} == await lists.count_by_hook()
 
 
-class _NoStory(Explain):
-    """Rows as they come; their stories are told elsewhere."""
-
-    async def rows(self, ids: Iterable[str], visits: object) -> list[dict[str, Any]]:
-        return [{"delivery": id, "state": "ignored"} for id in ids]
-
-
-async def test_a_list_of_what_is_rare_gives_up_and_says_where(redis: Redis, ledger: Ledger) -> None:
+async def test_a_list_without_matches_is_truncated_with_a_cursor(redis: Redis, ledger: Ledger) -> None:
     settings = read_environment(SETTINGS)
-    await arrive(redis, range(1_000))
+    await store_ignored_deliveries(redis, range(1_000))
 
-    rows = await Lists(ledger, settings, _NoStory(ledger, settings)).deliveries(Filter(state="applied"))
+    rows = await Lists(ledger, settings, Explain(ledger, settings)).deliveries(Filter(state="applied"))
 
     assert ([], True) == (rows.rows, rows.truncated)
     assert rows.next_cursor
 
 
-async def test_what_a_filter_means_is_counted_as_its_list_shows_it(redis: Redis, ledger: Ledger) -> None:
+async def test_a_count_equals_the_rows_of_its_list(redis: Redis, ledger: Ledger) -> None:
     settings = read_environment(SETTINGS | {"HOOKS__OTHER__SOURCE": "standard", "HOOKS__OTHER__SECRETS": OTHER_SECRET})
     lists = Lists(ledger, settings, Explain(ledger, settings))
     for number, hook in enumerate(["standard", "standard", "other"]):
@@ -263,12 +253,12 @@ async def test_what_a_filter_means_is_counted_as_its_list_shows_it(redis: Redis,
     assert counted == [len((await lists.deliveries(filter)).rows) for filter in filters]
 
 
-async def test_however_much_fits_is_counted_some_at_a_time(
+async def test_many_matches_are_counted_in_batches(
     redis: Redis, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.operators.lists.MAX_GROUPED", 20)
     monkeypatch.setattr("app.operators.lists.REASON_BATCH", 5)
-    monkeypatch.setattr("app.ledger.redis._MAX_PENDING", 20)  # at once
+    monkeypatch.setattr("app.ledger.redis._MAX_PENDING", 20)
     settings = read_environment(SETTINGS)
     for number in range(33):
         delivery = Delivery("standard", "standard", (), b"%d" % number, datetime.now(UTC))
@@ -276,7 +266,7 @@ async def test_however_much_fits_is_counted_some_at_a_time(
         await ledger.accept(delivery, meta, [], "main", dedup_id=None, event_state="parked", reason="bug")
 
     lists = Lists(ledger, settings, Explain(ledger, settings))
-    words = (
+    filters = (
         {},
         {"hook": "standard"},
         {"reason": "bug"},
@@ -284,14 +274,14 @@ async def test_however_much_fits_is_counted_some_at_a_time(
         {"until": datetime.now(UTC).isoformat()},
     )
 
-    assert [33] * 5 == [await lists.count(Filter(state="parked", **said)) for said in words]
+    assert [33] * 5 == [await lists.count(Filter(state="parked", **fields)) for fields in filters]
     assert [20] == [group.count for group in await lists.group_by_reason()]
 
 
-# -- the verdict --
+# -- overview --
 
 
-def test_a_pause_hides_nothing_that_is_worse() -> None:
+def test_the_overview_shows_a_worse_problem_before_a_pause() -> None:
     states = dict.fromkeys(("queued", "waiting", "held", "parked"), 0) | {"queued": 1}
     view = Overview(
         states=states,
@@ -308,7 +298,7 @@ def test_a_pause_hides_nothing_that_is_worse() -> None:
 # -- operations --
 
 
-def test_an_operation_outlives_the_worker_that_carries_it_out(harness: Harness) -> None:
+def test_an_operation_continues_after_the_death_of_its_worker(harness: Harness) -> None:
     harness.env |= {"CONTACT_FOR_S": "0.2"}
     harness.start_web()
     first = harness.start_worker()
@@ -319,13 +309,13 @@ def test_an_operation_outlives_the_worker_that_carries_it_out(harness: Harness) 
 
     client = LedgerClient(harness.redis_url)
 
-    def ask(step: Any) -> Any:
+    def run_on_operations(step: Any) -> Any:
         return client.run(lambda ledger: step(Operations(ledger, read_environment(harness.env))))
 
     wait_until(
         lambda: harness.doorbell("failures", "--json", "--limit", "1000").stdout.count("contact_unknown") == 300, 60
     )
-    order = OperationRequest(
+    request = OperationRequest(
         kind="replay",
         filter=Filter(state="parked"),
         actor="ada",
@@ -333,24 +323,24 @@ def test_an_operation_outlives_the_worker_that_carries_it_out(harness: Harness) 
         planned_at_ms=1_795_600_000_000,
         contact="cont_KYdl3lftgZXGRbxqoj",
     )
-    harness.inject_faults(slow_share=1, slow_s=0.1)  # so that it lasts
-    id = ask(lambda operations: operations.create(order))
-    wait_until(lambda: ask(lambda operations: operations.get(id)).state == "running")
+    harness.inject_faults(slow_share=1, slow_s=0.1)  # so that the operation takes a while
+    id = run_on_operations(lambda operations: operations.create(request))
+    wait_until(lambda: run_on_operations(lambda operations: operations.get(id)).state == "running")
     first.kill()
     harness.clear_faults()
     client.command("DEL", f"bell:operation:{id}:lock")
     end_leases(client)
     harness.start_worker()
 
-    wait_until(lambda: ask(lambda operations: operations.get(id)).state == "done", 60)
+    wait_until(lambda: run_on_operations(lambda operations: operations.get(id)).state == "done", 60)
     wait_until(lambda: harness.get_from_api("/visits?limit=1")["pagination"]["total"] == 300, 60)
-    assert not ask(lambda operations: operations.get(id)).is_open
+    assert not run_on_operations(lambda operations: operations.get(id)).is_open
 
 
-async def test_what_was_ordered_is_read_back_as_it_was_said(ledger: Ledger) -> None:
+async def test_a_stored_operation_equals_its_request(ledger: Ledger) -> None:
     operations = Operations(ledger, read_environment(SETTINGS))
     filter = Filter(state="parked", reason="bug", until=(await ledger.server_time()).isoformat())
-    order = OperationRequest(
+    request = OperationRequest(
         kind="discard",
         filter=filter,
         actor="ada",
@@ -360,17 +350,17 @@ async def test_what_was_ordered_is_read_back_as_it_was_said(ledger: Ledger) -> N
         recheck=True,
     )
 
-    id = await operations.create(order)
+    id = await operations.create(request)
 
-    assert order == (await operations.get(id)).request
-    assert [id] == [one.id for one in await operations.newest()]
+    assert request == (await operations.get(id)).request
+    assert [id] == [operation.id for operation in await operations.newest()]
 
 
 # -- redaction --
 
 
-def told(raw: bytes, *revealed: str) -> str:
-    """As it is read: what is hidden by what is told of it."""
+def body_text(raw: bytes, *revealed: str) -> str:
+    """Return the redacted body as text."""
     pieces = redaction.redact_body(raw, revealed)
     return "".join(piece if isinstance(piece, str) else piece.value or piece.placeholder for piece in pieces)
 
@@ -385,42 +375,42 @@ def told(raw: bytes, *revealed: str) -> str:
         b'["Ada", "ada@example.com", 15550100001]',
     ],
 )
-def test_of_a_body_nothing_personal_is_shown(raw: bytes) -> None:
-    shown = told(raw)
+def test_personal_data_in_a_body_is_hidden(raw: bytes) -> None:
+    shown = body_text(raw)
 
     assert [] == re.findall(r"ada|lovelace|555|010", shown, re.IGNORECASE)
     assert "•••" in shown
 
 
-def test_of_a_body_it_is_shown_what_happened_and_when() -> None:
+def test_event_names_times_ids_and_amounts_are_shown() -> None:
     raw = b'{"type":"visit.created","timestamp":"2026-03-14T17:32:05Z","data":{"visit_id":"A-1","amount":"245.00"}}'
 
-    assert json.loads(raw) == json.loads(told(raw))
+    assert json.loads(raw) == json.loads(body_text(raw))
 
 
-def test_a_large_number_stays_as_it_was_written() -> None:
-    assert "12345678901234567890123" in told(b'{"id": 12345678901234567890123}', "*")
+def test_a_large_number_is_not_rounded() -> None:
+    assert "12345678901234567890123" in body_text(b'{"id": 12345678901234567890123}', "*")
 
 
 @pytest.mark.parametrize("raw", [b"{}", b"[]", b"null", b'{"type": [], "id": {}, "end": [{}, [[]], null, true]}'])
-def test_a_body_is_laid_out_as_it_is(raw: bytes) -> None:
-    assert json.loads(raw) == json.loads(told(raw))
+def test_the_structure_of_a_body_is_shown(raw: bytes) -> None:
+    assert json.loads(raw) == json.loads(body_text(raw))
 
 
-def test_one_field_is_revealed_and_no_other() -> None:
+def test_only_the_requested_field_is_revealed() -> None:
     raw = b'{"a": {"b": ["x", "y"]}, "a.b": "z", "a.b.1": "w", "ada@example.com": "v"}'
 
-    assert ["x", "y", "z", "w", "v"] == [one for one in "xyzwv" if f'"{one}"' in told(raw, "*")]
-    assert ["y"] == [one for one in "xyzwv" if f'"{one}"' in told(raw, "a.b.1")]
-    assert ["v"] == [one for one in "xyzwv" if f'"{one}"' in told(raw, "#3")]
+    assert ["x", "y", "z", "w", "v"] == [letter for letter in "xyzwv" if f'"{letter}"' in body_text(raw, "*")]
+    assert ["y"] == [letter for letter in "xyzwv" if f'"{letter}"' in body_text(raw, "a.b.1")]
+    assert ["v"] == [letter for letter in "xyzwv" if f'"{letter}"' in body_text(raw, "#3")]
 
 
 @pytest.mark.parametrize("depth", [100, 300, 1_000])
-def test_a_body_that_is_too_deep_is_not_shown_and_no_defect(depth: int) -> None:
+def test_a_deeply_nested_body_is_truncated(depth: int) -> None:
     raw = b'{"a":' * depth + b"1" + b"}" * depth
 
-    assert "too deep" in told(raw)
-    assert raw == re.sub(rb"\s", b"", told(raw, "*").encode())
+    assert "too deep" in body_text(raw)
+    assert raw == re.sub(rb"\s", b"", body_text(raw, "*").encode())
 
 
 @pytest.mark.parametrize(
@@ -434,22 +424,22 @@ def test_a_body_that_is_too_deep_is_not_shown_and_no_defect(depth: int) -> None:
     ],
     ids=["numbers", "objects", "empty lists", "deep", "long names"],
 )
-def test_of_very_many_values_some_are_laid_out_and_the_rest_is_counted(raw: bytes) -> None:
+def test_values_above_the_limit_are_counted(raw: bytes) -> None:
     pieces = redaction.redact_body(raw)
-    text = told(raw)
+    text = body_text(raw)
 
     buttons = [piece for piece in pieces if not isinstance(piece, str)]
     assert len(buttons) <= redaction.MAX_VALUES
     assert sum(len(button.path) for button in buttons) + len(text) < 1_500_000
-    [more] = re.findall(r"\n… and ([\d,]+) more$", text)
-    everything = raw.count(b"1,") + raw.count(b'{"b"') * 2 + raw.count(b"[],") + raw.count(b'"x",')
-    assert 0.9 * everything < int(more.replace(",", "")) + redaction.MAX_VALUES < 1.1 * everything + 200
-    assert len(told(raw, "*")) < 2 * len(raw) + 1_000_000
+    [omitted] = re.findall(r"\n… and ([\d,]+) more$", text)
+    total = raw.count(b"1,") + raw.count(b'{"b"') * 2 + raw.count(b"[],") + raw.count(b'"x",')
+    assert 0.9 * total < int(omitted.replace(",", "")) + redaction.MAX_VALUES < 1.1 * total + 200
+    assert len(body_text(raw, "*")) < 2 * len(raw) + 1_000_000
 
 
-def test_as_many_values_as_are_laid_out_lack_none() -> None:
+def test_values_up_to_the_limit_are_all_shown() -> None:
     for count in (redaction.MAX_VALUES - 1, redaction.MAX_VALUES):
-        text = told(b"[" + b",".join([b"true"] * count) + b"]")
+        text = body_text(b"[" + b",".join([b"true"] * count) + b"]")
         assert (min(count, redaction.MAX_VALUES - 1), count == redaction.MAX_VALUES) == (
             text.count("true"),
             "more" in text,
@@ -466,7 +456,7 @@ def test_as_many_values_as_are_laid_out_lack_none() -> None:
         (False, "Order of grace@example.com", ("event",)),
     ],
 )
-def test_the_name_of_an_event_is_a_word_or_what_the_source_declares(
+def test_the_name_of_an_event_in_a_body_is_a_word_or_declared_by_the_source(
     shown: bool, value: str, event: tuple[str, ...]
 ) -> None:
     pieces = redaction.redact_body(json.dumps({"event": value}).encode(), (), event)
@@ -477,17 +467,19 @@ def test_the_name_of_an_event_is_a_word_or_what_the_source_declares(
 @pytest.mark.parametrize(
     ("source", "name", "shown"),
     [
-        ("tekmetric", "Payment made by Grace Hopper", ""),  # as an older version kept it
+        ("tekmetric", "Payment made by Grace Hopper", ""),  # as an older version stored it
         ("tekmetric", "grace@example.com", ""),
         ("tekmetric", "repair_order.posted", "repair_order.posted"),
         ("no such source", "Payment made by Grace Hopper", ""),
         ("standard", "a name that is declared", "a name that is declared"),
     ],
 )
-async def test_in_lists_the_name_of_an_event_names_nobody(ledger: Ledger, source: str, name: str, shown: str) -> None:
+async def test_event_names_in_lists_contain_no_personal_data(
+    ledger: Ledger, source: str, name: str, shown: str
+) -> None:
     settings, at = read_environment(SETTINGS), datetime.now(UTC)
     meta = DeliveryInfo("standard", source, int(at.timestamp() * 1000), event_name=name)
-    written = await ledger.accept(
+    receipt = await ledger.accept(
         Delivery("standard", source, (), b"{}", at), meta, [], "main", dedup_id=None, event_state="parked", reason="bug"
     )
     explain = Explain(ledger, settings)
@@ -496,68 +488,64 @@ async def test_in_lists_the_name_of_an_event_names_nobody(ledger: Ledger, source
     pages = [(await lists.deliveries(filter)).rows for filter in (Filter(), Filter(state="parked"))]
 
     assert [shown, shown] == [row["event"] for rows in pages for row in rows]
-    assert shown == (await explain.delivery(written.delivery_id))["event"]
+    assert shown == (await explain.delivery(receipt.delivery_id))["event"]
 
 
-# -- a visit with very many changes --
+# -- visits with many changes --
 
 
-def folds(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Of each fold whether it kept the event loop."""
+def record_merges(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Record for each merge whether it ran in the event loop."""
     calls: list[bool] = []
 
-    def counted(said: Any) -> Any:
+    def record_merge(changes: Any) -> Any:
         calls.append(threading.current_thread() is threading.main_thread())
-        return merge_changes(said)
+        return merge_changes(changes)
 
-    monkeypatch.setattr("app.operators.explain.merge_changes", counted)
+    monkeypatch.setattr("app.operators.explain.merge_changes", record_merge)
     return calls
 
 
-async def speak(ledger: Ledger, visit: str, numbers: range) -> None:
+async def store_changes(ledger: Ledger, visit: str, numbers: range) -> None:
     for number in numbers:
         raw, at = f"{visit} {number}".encode(), datetime.now(UTC)
         meta = DeliveryInfo("standard", "standard", int(at.timestamp() * 1000), event_name="visit.updated")
-        said = VisitChange(action="update", visit_id=visit, version=number, time_scheduled=at)
-        await ledger.accept(Delivery("standard", "standard", (), raw, at), meta, [said], "main", dedup_id=None)
+        change = VisitChange(action="update", visit_id=visit, version=number, time_scheduled=at)
+        await ledger.accept(Delivery("standard", "standard", (), raw, at), meta, [change], "main", dedup_id=None)
 
 
-async def test_a_page_folds_a_visit_once_however_many_rows_speak_of_it(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings, calls = read_environment(SETTINGS), folds(monkeypatch)
-    await speak(ledger, "A", range(PAGE_SIZE))
-    await speak(ledger, "B", range(3))
-    asked = ledger.redis.script
-    families: list[Any] = []
+async def test_a_page_merges_each_visit_once(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, calls = read_environment(SETTINGS), record_merges(monkeypatch)
+    await store_changes(ledger, "A", range(PAGE_SIZE))
+    await store_changes(ledger, "B", range(3))
+    script = ledger.redis.script
+    scripts: list[Any] = []
 
-    async def counted(*arguments: Any) -> Any:
-        families.append(arguments[0])
-        return await asked(*arguments)
+    async def record_script(*arguments: Any) -> Any:
+        scripts.append(arguments[0].script.name)
+        return await script(*arguments)
 
-    monkeypatch.setattr(ledger.redis, "script", counted)
+    monkeypatch.setattr(ledger.redis, "script", record_script)
     rows = (await Lists(ledger, settings, Explain(ledger, settings)).deliveries(Filter())).rows
 
     assert PAGE_SIZE == len(rows)
     assert {"queued"} == {row["state"] for row in rows}
     assert 2 == len(calls)
-    assert families.count("look") <= 2
+    assert 2 == scripts.count("load_visit")
 
 
-async def test_very_many_changes_are_folded_beside_the_event_loop(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings, calls = read_environment(SETTINGS), folds(monkeypatch)
+async def test_many_changes_are_merged_outside_the_event_loop(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, calls = read_environment(SETTINGS), record_merges(monkeypatch)
     explain, replay = Explain(ledger, settings), Replay(ledger, settings)
-    await speak(ledger, "A", range(MAX_CHANGES_ON_LOOP + 1))
+    await store_changes(ledger, "A", range(MAX_CHANGES_ON_LOOP + 1))
 
     [row] = (await Lists(ledger, settings, explain).deliveries(Filter(), 1)).rows
     await explain.delivery(row["delivery"])
-    [story] = await explain.visit("standard-A")
+    [details] = await explain.visit("standard-A")
     await explain.visit_summary("visit:main/standard-A")
     assert 1 == len([step async for step in replay.plan(Filter(ids=("standard-A",)))])
 
-    assert MAX_CHANGES_ON_LOOP + 1 == len(story["changes"])
+    assert MAX_CHANGES_ON_LOOP + 1 == len(details["changes"])
     assert calls
     assert not any(calls)
 
@@ -565,17 +553,19 @@ async def test_very_many_changes_are_folded_beside_the_event_loop(
 # -- files --
 
 
-def test_what_is_vendored_is_what_its_maker_published() -> None:
+def test_vendored_files_have_the_published_digest() -> None:
     for vendored in json.loads(files("app.console").joinpath("vendored.json").read_text()):
         digest = hashlib.sha384(STATIC.joinpath(vendored["file"]).read_bytes()).digest()
 
         assert vendored["sha384"] == base64.b64encode(digest).decode()
 
 
-def test_nothing_comes_from_anywhere_else() -> None:
+def test_pages_load_nothing_from_other_hosts() -> None:
     templates = files("app.console").joinpath("templates")
-    ours = [file for folder in (templates, STATIC) for file in folder.iterdir() if file.name != "htmx.min.js"]
+    own_files = [file for folder in (templates, STATIC) for file in folder.iterdir() if file.name != "htmx.min.js"]
 
-    found = {file.name: re.findall(r"(?:src|href|url|import)\W{1,4}(?:https?:)?//", file.read_text()) for file in ours}
+    urls_by_file = {
+        file.name: re.findall(r"(?:src|href|url|import)\W{1,4}(?:https?:)?//", file.read_text()) for file in own_files
+    }
 
-    assert {} == {name: places for name, places in found.items() if places}
+    assert {} == {name: urls for name, urls in urls_by_file.items() if urls}

@@ -48,7 +48,7 @@ def external_ids(world: World) -> list[str]:
     return sorted(visit["external_id"] for visit in world.harness.visits())
 
 
-# -- recheck ----------------------------------------------------------------------------------------
+# -- recheck --
 
 
 async def test_a_contact_that_was_changed_in_the_api_is_kept(world: World) -> None:
@@ -102,7 +102,7 @@ async def test_a_recheck_keeps_the_visit_that_the_external_id_returns(world: Wor
     assert [own["id"], foreign["id"]] == [visit["id"] for visit in world.harness.visits()]
 
 
-# -- compaction ----------------------------------------------------------------------------------
+# -- compaction --
 
 
 @pytest.fixture
@@ -177,7 +177,7 @@ async def test_compacted_values_do_not_return_after_a_link_or_a_recheck(world: W
     assert "2026-03-14T15:00:00Z" == (world.visit("1") or {})["time_scheduled"]  # 39 % 24
 
 
-# -- retranslation -------------------------------------------------------------------------------------------------
+# -- retranslation --
 
 
 class Retranslator:
@@ -356,7 +356,7 @@ async def test_a_retranslation_during_a_run_runs_again(retranslator: Retranslato
     assert [] == world.harness.visits()
 
 
-# -- plan and execution --------------------------------------------------------------------------------------
+# -- plan and execution --
 
 
 def replay_of(world: World, mode: Mode = "retry", **options: Any) -> Replay:
@@ -662,7 +662,7 @@ async def test_a_delivery_older_than_the_retention_is_not_retranslated(retransla
     assert "expired" == step.skip_reason
 
 
-# -- reconcile -----------------------------------------------------------------------------------------
+# -- reconcile --
 
 
 async def test_a_reconcile_applies_the_current_record(tool_world: ToolWorld) -> None:
