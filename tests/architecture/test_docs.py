@@ -1,4 +1,4 @@
-"""The README and docs/ are true: the example source works, the tables of settings and commands are complete."""
+"""The pages agree with the code: examples work, tables are complete, and every file, command and link exists."""
 
 import importlib.util
 import json
@@ -78,12 +78,12 @@ def test_the_example_source_translates_its_specimen_into_the_expected_change(tid
 def test_the_example_source_passes_the_linter() -> None:
     check = [sys.executable, "-m", "ruff", "check", "--stdin-filename", "app/sources/tidybook.py", "-"]
 
-    ran = subprocess.run(check, input=BLOCKS["python"][0], cwd=ROOT, capture_output=True, text=True, check=False)
+    result = subprocess.run(check, input=BLOCKS["python"][0], cwd=ROOT, capture_output=True, text=True, check=False)
 
-    assert "All checks passed!\n" == ran.stdout
+    assert "All checks passed!\n" == result.stdout
 
 
-def test_the_example_source_refuses_another_body(tidybook: Any) -> None:
+def test_the_example_source_rejects_another_body(tidybook: Any) -> None:
     specimens = json.loads(BLOCKS["json"][0])
     recorded = specimens["deliveries"][0]
     forged = delivery_of(recorded | {"body": recorded["body"].replace("4711", "4712")})
@@ -109,7 +109,7 @@ def test_every_command_that_a_page_shows_exists(command: str) -> None:
     assert 0 == result.exit_code
 
 
-def test_the_reference_of_the_commands_is_what_click_says() -> None:
+def test_the_reference_of_the_commands_is_current() -> None:
     assert PAGES["cli.md"] == update(PAGES["cli.md"]), "run `python -m app.cli.docs`"
 
 
@@ -119,7 +119,7 @@ def test_every_command_is_in_the_table_of_commands() -> None:
     assert [] == [name for name in main.list_commands(Context(main)) if f"`doorbell {name}" not in table]
 
 
-def test_there_are_commands_to_check() -> None:
+def test_commands_are_found_on_the_pages() -> None:
     assert {"demo", "doctor", "failures", "replay", "ring"} <= COMMANDS
 
 
@@ -139,9 +139,9 @@ def table_of_tools() -> dict[str, dict[str, str]]:
 
 
 def fields_in_specimens(name: str) -> set[str]:
-    """Fields that have a value in an expected change; of separate payments, `amount_collected of …` is one."""
-    expected = [one["expect"] for one in load_specimens(name)["deliveries"]]
-    changes = [change for one in expected if isinstance(one, list) for change in one]
+    """Return the fields with a value in an expected change; a separate payment is `amount_collected`."""
+    expected = [delivery["expect"] for delivery in load_specimens(name)["deliveries"]]
+    changes = [change for result in expected if isinstance(result, list) for change in result]
     return {field.partition(" of ")[0] for change in changes for field, value in change.items() if value is not None}
 
 
@@ -150,7 +150,7 @@ def test_the_table_of_tools_has_every_source() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(load_sources()))
-def test_the_table_of_tools_is_what_the_source_declares(name: str) -> None:
+def test_the_table_of_tools_agrees_with_the_sources(name: str) -> None:
     source = load_sources()[name].definition
     row = table_of_tools()[source.title]
 
@@ -158,7 +158,7 @@ def test_the_table_of_tools_is_what_the_source_declares(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(load_sources()))
-def test_the_table_of_tools_is_what_the_specimens_show(name: str) -> None:
+def test_the_table_of_tools_agrees_with_the_specimens(name: str) -> None:
     row, fields = table_of_tools()[load_sources()[name].definition.title], fields_in_specimens(name)
 
     assert ("time_scheduled" in fields) == (row["booked"] != "–")
@@ -168,11 +168,11 @@ def test_the_table_of_tools_is_what_the_specimens_show(name: str) -> None:
 
 
 @pytest.mark.parametrize("evidence", VERIFIED_BY)
-def test_the_readme_says_what_each_evidence_means(evidence: Evidence) -> None:
+def test_the_readme_explains_each_kind_of_evidence(evidence: Evidence) -> None:
     assert f"`{evidence}`: {VERIFIED_BY[evidence]}" in README
 
 
-def test_the_readme_is_short() -> None:
+def test_the_readme_has_at_most_150_lines() -> None:
     assert len(README.splitlines()) <= 150
 
 
@@ -191,7 +191,7 @@ def test_every_link_leads_to_a_page_and_its_heading(name: str, link: str) -> Non
 
 
 def anchors(text: str) -> set[str]:
-    """The headings, as GitHub names them."""
+    """Return the anchors of the headings, as GitHub derives them."""
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -237,13 +237,13 @@ def test_every_event_of_the_log_that_the_runbook_names_is_logged() -> None:
     assert [] == [event for event in events if f'"{event}"' not in code]
 
 
-def test_the_architecture_shows_the_levels_of_the_packages() -> None:
+def test_the_architecture_has_the_levels_of_the_packages() -> None:
     rows = dict(re.findall(r"^\| (\d) \| (.+) \|$", PAGES["architecture.md"], re.MULTILINE))
 
     assert LEVELS == [set(re.findall(r"`((?:app\.|jobs)[a-z_]*)`", rows[str(level)])) for level in range(1, 10)]
 
 
-def test_the_page_on_deploys_has_the_commands_of_the_procfile() -> None:
+def test_the_page_on_deployment_has_the_commands_of_the_procfile() -> None:
     for line in (ROOT / "Procfile").read_text().splitlines():
         name, command = line.split(": ", 1)
         assert re.search(rf"^{name} +{re.escape(command.partition(' --')[0])}", PAGES["deploy.md"], re.MULTILINE)
@@ -252,10 +252,10 @@ def test_the_page_on_deploys_has_the_commands_of_the_procfile() -> None:
 def test_the_architecture_has_every_state_of_a_task() -> None:
     section = PAGES["architecture.md"].partition("## States of a task")[2].partition("\n## ")[0]
 
-    assert [] == [state for state in TASK_STATES if f"`{state}`" not in section and f"--state {state}`" not in section]
+    assert [] == [state for state in TASK_STATES if f"`{state}`" not in section]
 
 
-def test_the_runbook_has_what_to_do_for_every_reason() -> None:
+def test_the_runbook_has_every_reason() -> None:
     section = PAGES["runbook.md"].partition("## Reasons")[2].partition("\n## ")[0]
     cells = [row.split(" | ")[0] for row in section.splitlines() if row.startswith("| `")]
 

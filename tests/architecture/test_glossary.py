@@ -1,4 +1,4 @@
-"""docs/glossary.md has every word that code, logs, console and command line show for a state or a reason."""
+"""docs/glossary.md has every word for a state or a reason that code, logs, console and command line show."""
 
 import ast
 import re
@@ -19,13 +19,13 @@ def section(heading: str) -> str:
 
 
 def words(heading: str) -> set[str]:
-    """The words in the first column of the table under a heading."""
+    """Return the words in the first column of the table under a heading."""
     cells = [row.split(" | ")[0] for row in section(heading).splitlines() if row.startswith("| `")]
     return {word for cell in cells for word in re.findall(r"`([a-z_]+)`", cell)}
 
 
 def literals(package: str, call: str) -> set[str]:
-    """The words that are given to every call of that name in a package."""
+    """Return the words that are arguments of the calls of a function in a package."""
     calls = [
         node
         for path in (ROOT / package).rglob("*.py")
@@ -47,11 +47,11 @@ def test_every_reason_of_a_task_is_in_the_glossary_with_its_meaning() -> None:
     assert {name: rows[name] for name in words("Reasons of a task")} == REASONS
 
 
-def test_no_run_ends_with_a_reason_that_the_table_lacks() -> None:
-    ended = {rule.reason.partition(":")[0] for rule in RULES.values()} - {"{}"} | literals("jobs", "NeedsOperator")
+def test_every_reason_of_a_run_is_in_the_table() -> None:
+    used = {rule.reason.partition(":")[0] for rule in RULES.values()} - {"{}"} | literals("jobs", "NeedsOperator")
 
-    assert {"lock_contention", "token_missing", "hook_not_configured"} <= ended
-    assert ended <= set(REASONS)
+    assert {"lock_contention", "token_missing", "hook_not_configured"} <= used
+    assert used <= set(REASONS)
 
 
 def test_every_reason_of_a_rejection_is_in_the_glossary() -> None:

@@ -1,7 +1,4 @@
-"""The directions of imports: packages lie on levels (LEVELS), pure modules do no I/O (PURE), and no source is named.
-
-PURE lists every import of our own that a pure module may have: a new one is added there with a reason.
-"""
+"""The rules for imports: packages have levels (LEVELS), pure modules do no I/O (PURE), and no code names a source."""
 
 import ast
 import graphlib
@@ -17,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-#: The imports of our own that each pure module may have.
+#: The modules of app and jobs that each pure module may import.
 PURE = {
     "app.visits.change": set(),
     "app.visits.merge": {"app.visits.change"},
@@ -88,7 +85,7 @@ IMPURE_METHODS = {"now", "utcnow", "today", "read_text", "read_bytes", "write_te
 
 @dataclass(frozen=True)
 class Module:
-    """A module of app or jobs, parsed."""
+    """A parsed module of app or jobs."""
 
     name: str
     tree: ast.Module
@@ -96,7 +93,7 @@ class Module:
 
     @cached_property
     def imports(self) -> set[tuple[str, str]]:
-        """Every import, also inside functions: the module, and the name imported from it ("" for the module itself)."""
+        """All imports, also those in functions: the module, and the imported name ("" for the module itself)."""
         return set(self._imports())
 
     def _imports(self) -> Iterator[tuple[str, str]]:
@@ -173,18 +170,18 @@ LEVELS = [
 def test_no_package_imports_from_its_own_level_or_from_above() -> None:
     level = {package: number for number, packages in enumerate(LEVELS) for package in packages}
     wrong = {
-        (name, other)
+        (name, imported)
         for name, module in MODULES.items()
-        for other in module.ours()
-        if (mine := _package(name)) != (theirs := _package(other)) and "app" not in (mine, theirs)
-        if level[theirs] >= level[mine]
+        for imported in module.ours()
+        if (source := _package(name)) != (target := _package(imported)) and "app" not in (source, target)
+        if level[target] >= level[source]
     }
 
     assert set() == wrong
 
 
 def _package(module: str) -> str:
-    """The package that a module is in. `app` itself holds only the version, which every package may import."""
+    """Return the package of a module. `app` itself contains only the version, which every package may import."""
     parts = module.split(".")
     return parts[0] if parts[0] == "jobs" else ".".join(parts[:2])
 
@@ -196,27 +193,27 @@ def test_operators_import_neither_intake_nor_console_nor_cli() -> None:
 
 
 def _packages(name: str) -> set[str]:
-    return {_package(other) for other in MODULES[name].ours()}
+    return {_package(imported) for imported in MODULES[name].ours()}
 
 
 def test_app_never_imports_jobs() -> None:
-    wrong = {name: others for name in NAMES if name.startswith("app") and (others := _of(name, "jobs"))}
+    wrong = {name: imports for name in NAMES if name.startswith("app") and (imports := _imports_of(name, "jobs"))}
 
     assert {} == wrong
 
 
-def _of(name: str, package: str) -> set[str]:
-    return {other for other in MODULES[name].ours() if other.split(".")[0] == package}
+def _imports_of(name: str, package: str) -> set[str]:
+    return {imported for imported in MODULES[name].ours() if imported.split(".")[0] == package}
 
 
 def test_app_and_jobs_never_import_tests() -> None:
-    assert {} == {name: others for name in NAMES if (others := _of(name, "tests"))}
+    assert {} == {name: imports for name in NAMES if (imports := _imports_of(name, "tests"))}
 
 
-def test_imports_have_no_circle() -> None:
-    graph = {name: {other for other in module.ours() if other != name} for name, module in MODULES.items()}
+def test_imports_have_no_cycle() -> None:
+    graph = {name: module.ours() - {name} for name, module in MODULES.items()}
 
-    order = list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError with the circle
+    order = list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError with the cycle
 
     assert order.index("app.visits.change") < order.index("app.ledger.ledger") < order.index("jobs.worker")
 
@@ -248,20 +245,20 @@ def test_the_registry_imports_and_reads_only_sources() -> None:
     assert [".import_module", ".import_module", ".read_text"] == called
 
 
-def test_retry_takes_only_exceptions_and_values_from_modules_with_io() -> None:
-    taken = {
-        other: {name for module, name in MODULES["jobs.retry"].imports if module == other}
-        for other in PURE["jobs.retry"]
+def test_retry_imports_only_exceptions_and_values_from_modules_with_io() -> None:
+    names = {
+        allowed: {name for module, name in MODULES["jobs.retry"].imports if module == allowed}
+        for allowed in PURE["jobs.retry"]
     }
 
     client = importlib.import_module("app.visits.client")
-    assert {"CircuitSignal"} >= taken["app.ledger.records"]
-    assert "" not in taken["app.visits.client"]
-    assert [] == [name for name in taken["app.visits.client"] if not issubclass(getattr(client, name), Exception)]
+    assert {"CircuitSignal"} >= names["app.ledger.records"]
+    assert "" not in names["app.visits.client"]
+    assert [] == [name for name in names["app.visits.client"] if not issubclass(getattr(client, name), Exception)]
 
 
 def test_loading_every_source_imports_no_network_no_redis_and_no_asyncio() -> None:
-    """PyJWT imports http and ssl for its client of key sets, which is not used here: its imports are subtracted."""
+    """The modules that PyJWT imports do not count: its client of key sets needs http and ssl, and is not used."""
     program = """
 import sys
 import jwt
@@ -274,9 +271,9 @@ ours = "app.settings.model app.settings.environment app.ledger.redis app.ledger.
 print(*sorted({*ours.split(), *impure.split()} & (set(sys.modules) - pyjwt_modules)))
 """
 
-    ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
 
-    assert "" == ran.stdout.strip()
+    assert "" == result.stdout.strip()
 
 
 # -- sources are discovered, not named --
@@ -284,9 +281,11 @@ print(*sorted({*ours.split(), *impure.split()} & (set(sys.modules) - pyjwt_modul
 
 def test_no_module_names_the_module_of_a_source() -> None:
     imported = {
-        name: others for name, module in MODULES.items() if (others := {one for one, _ in module.imports} & SOURCES)
+        name: sources
+        for name, module in MODULES.items()
+        if (sources := {imported for imported, _ in module.imports} & SOURCES)
     }
-    written = {name: others for name, module in MODULES.items() if (others := module.texts() & SOURCES)}
+    written = {name: sources for name, module in MODULES.items() if (sources := module.texts() & SOURCES)}
 
     assert {} == imported
     assert {} == written
@@ -299,9 +298,9 @@ DEMO = {"app.demo.story", "app.demo.system"}
 def test_no_module_outside_a_source_contains_its_name() -> None:
     tools = {source.rpartition(".")[2] for source in SOURCES}
     containing = {
-        name: others
+        name: sources
         for name, module in MODULES.items()
-        if name not in DEMO and (others := module.texts() & (tools - {name.rpartition(".")[2]}))
+        if name not in DEMO and (sources := module.texts() & (tools - {name.rpartition(".")[2]}))
     }
 
     assert {} == containing
@@ -318,11 +317,11 @@ def test_only_the_registry_and_the_cli_import_by_name() -> None:
 # -- the Visits API --
 
 
-def test_the_visits_package_imports_nothing_else_of_ours() -> None:
+def test_the_visits_package_imports_no_other_package() -> None:
     ours = {name: MODULES[name].ours() for name in NAMES if name.startswith("app.visits")}
 
-    assert {} == {
-        name: others for name, others in ours.items() if not all(one.startswith("app.visits") for one in others)
+    assert set() == {
+        imported for imports in ours.values() for imported in imports if not imported.startswith("app.visits")
     }
 
 
@@ -330,11 +329,11 @@ def test_the_sandbox_shares_no_code_with_the_rest() -> None:
     inside = {name for name in NAMES if name.startswith("app.sandbox")}
     users = {name for name in NAMES - inside if MODULES[name].ours() & inside}
 
-    assert set() == {one for name in inside for one in MODULES[name].ours()} - inside
+    assert set() == {imported for name in inside for imported in MODULES[name].ours()} - inside
     assert users <= {"app.cli.run"}
 
 
-# -- the tests of these tests --
+# -- the parser --
 
 
 @pytest.mark.parametrize(
@@ -356,16 +355,16 @@ def test_every_form_of_import_is_recognized(expected: set[tuple[str, str]], sour
     assert expected == module.imports
 
 
-def test_only_the_ledger_spells_the_keys_of_redis() -> None:
+def test_only_the_ledger_contains_keys_of_redis() -> None:
     outside = [name for name in MODULES if name.split(".")[0] in ("app", "jobs") and not name.startswith("app.ledger")]
 
-    spelled = {
+    keys = {
         name: texts
         for name in outside
         if (texts := {node.value for node in ast.walk(MODULES[name].tree) if _is_key(node)})
     }
 
-    assert {} == spelled
+    assert {} == keys
 
 
 def _is_key(node: ast.AST) -> bool:
