@@ -1,7 +1,7 @@
-"""Tests by how much of the world they need; inside each folder as in `app` and `jobs`.
+"""Tests, in folders by the services that they need; each folder mirrors `app` and `jobs`.
 
-unit, sources, architecture: nothing but the code (no server, no Redis). integration: a real Redis and the sandbox, our
-code in this process or one of ours beside it. processes: everything as in production, killed and restarted. browser: the
-console in Chromium. crash, fuzz, histories, bench: programs of their own (`make soak`, `make fuzz`, `make bench`), of which
-the other tests run a short part. support: what tests share.
+unit, sources, architecture: only the code, no server and no Redis. integration: a real Redis and the sandbox, with Doorbell
+in this process or beside it. processes: all processes as in production, killed and restarted. browser: the console in
+Chromium. crash, fuzz, histories, bench: separate programs (`make soak`, `make fuzz`, `make bench`), of which other tests run
+a short part. support: shared helpers.
 """

@@ -1,4 +1,4 @@
-"""Real parts: one embedded Valkey (or REDIS_URL) per run, emptied for each test; processes as in production."""
+"""Fixtures of all tests: one embedded Valkey (or REDIS_URL) per run, emptied for each test, and Doorbell's processes."""
 
 import signal
 from collections.abc import AsyncIterator, Iterator
@@ -12,7 +12,7 @@ from app.ledger.redis import Redis, RedisAddress
 from app.telemetry.logs import format_event
 from tests.support.harness import Harness, Server, redis_for_tests
 
-# A shell lets what it puts into the background ignore this signal, and then so would every process that we start.
+# A process that a shell starts in the background ignores SIGINT, and would pass that on to Doorbell's processes.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -24,7 +24,7 @@ def redis_url() -> Iterator[str]:
 
 @pytest.fixture
 async def redis(redis_url: str) -> AsyncIterator[Redis]:
-    """An empty one."""
+    """Return a connection to an empty Redis."""
     connection = Redis(RedisAddress(redis_url))
     await connection.command("FLUSHDB")
     yield connection
@@ -38,23 +38,23 @@ def ledger(redis: Redis) -> Ledger:
 
 @pytest.fixture(scope="session")
 def sandbox() -> Iterator[Server]:
-    """The sandbox as its own process; `harness.fresh_sandbox` empties it."""
+    """Start the sandbox as a process; `Harness.reset` empties it."""
     with Server.sandbox() as server:
         yield server
 
 
 @pytest.fixture
 def harness(redis_url: str, sandbox: Server) -> Iterator[Harness]:
-    """Nothing running yet beside Redis and the sandbox, both empty: start what the test needs."""
+    """Return a harness with an empty Redis and sandbox. The test starts the processes that it needs."""
     with Harness(redis_url, sandbox) as harness:
         yield harness
 
 
 @pytest.fixture
 def logged() -> Iterator[list[Any]]:
-    """What our own code says meanwhile in this process, at every level, in the shape in which it leaves."""
-    before, capture = structlog.get_config(), structlog.testing.LogCapture()
-    everything = structlog.make_filtering_bound_logger("debug")
-    structlog.configure(processors=[format_event, capture], wrapper_class=everything)
+    """Capture the log events of this process at every level, formatted as in production."""
+    original, capture = structlog.get_config(), structlog.testing.LogCapture()
+    all_levels = structlog.make_filtering_bound_logger("debug")
+    structlog.configure(processors=[format_event, capture], wrapper_class=all_levels)
     yield capture.entries
-    structlog.configure(**before)
+    structlog.configure(**original)

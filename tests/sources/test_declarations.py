@@ -53,7 +53,7 @@ def test_the_name_of_a_source_begins_with_a_letter_as_every_external_id_must(nam
 
 @each_tool
 def test_the_names_of_specimens_are_told_apart(name: str) -> None:
-    names = [specimen.told["name"] for specimen in BY_TOOL[name]]
+    names = [specimen.recorded["name"] for specimen in BY_TOOL[name]]
 
     assert sorted(set(names)) == sorted(names)
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.support.specimens import BY_TOOL, TOOLS, Specimen, _name, each_tool, events, signed, unlike
+from tests.support.specimens import BY_TOOL, TOOLS, Specimen, _name, each_tool, events, mismatches, signed
 
 SPECIMENS = [specimen for name in BY_TOOL for specimen in BY_TOOL[name]]
 
@@ -57,7 +57,7 @@ def test_an_event_is_no_handshake(name: str) -> None:
     def is_answered(specimen: Specimen) -> bool:
         return challenge is not None and challenge.answer(specimen.event(), specimen.secret) is not None
 
-    assert {} == unlike(False, events(name), is_answered)
+    assert {} == mismatches(False, events(name), is_answered)
 
 
 @each_tool
@@ -69,4 +69,4 @@ def test_a_delivery_stripped_of_its_signature_is_no_handshake(name: str) -> None
         stripped = replace(specimen.without(*specimen.signing_headers), token="")
         return unsigned is not None and unsigned.answer(stripped) is not None
 
-    assert {} == unlike(False, [found for found in signed(name) if found.delivery.body not in probes], is_answered)
+    assert {} == mismatches(False, [found for found in signed(name) if found.delivery.body not in probes], is_answered)

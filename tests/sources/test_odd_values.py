@@ -100,7 +100,7 @@ def test_one_strange_value_anywhere_is_understood_ignored_or_untranslatable(name
 
 def _both(specimen: Specimen) -> list[Any]:
     """The body, the first record that it points at, and what is beside that."""
-    gets = specimen.gets()
+    gets = specimen.record_requests()
     event = specimen.with_record(gets[0]) if gets else specimen.event()
     beside = {name: found.value for name, found in event.related.items()}
     return [event.data.value, event.record.value if event.record else None, beside]

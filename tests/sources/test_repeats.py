@@ -3,7 +3,7 @@
 from dataclasses import replace
 from datetime import timedelta
 
-from tests.support.specimens import Specimen, _is_refused, _repeat_key, each_tool, events, unlike
+from tests.support.specimens import Specimen, _is_refused, _repeat_key, each_tool, events, mismatches
 
 
 @each_tool
@@ -44,4 +44,4 @@ def test_a_header_that_nobody_signed_does_not_rename_an_event(name: str) -> None
                 )
         return found
 
-    assert {} == unlike([], events(name), renamed)
+    assert {} == mismatches([], events(name), renamed)

@@ -12,7 +12,7 @@ import pytest
 
 from app.webhooks.registry import load_specimens
 from app.webhooks.signatures.scheme import MIN_GENERATED_SECRET_BYTES
-from tests.support.specimens import _A_TIME, TOOLS, Specimen, _is_refused, _name, each_tool, signed, unlike
+from tests.support.specimens import _A_TIME, TOOLS, Specimen, _is_refused, _name, each_tool, mismatches, signed
 
 
 def covered(name: str) -> list[Specimen]:
@@ -38,28 +38,28 @@ def test_openssl_makes_the_signatures_of_the_specimens(name: str) -> None:
     for n, specimen in enumerate(found):
         env |= {f"BODY_{n}": specimen.delivery.body.decode(), f"T_{n}": _signed_time(specimen)}
         env |= {f"ID_{n}": _signed_id(specimen)}
-        env |= {f"KEY_{n}": specimen.secret, f"SIGNING_KEY_{n}": specimen.of("signing_key")}
+        env |= {f"KEY_{n}": specimen.secret, f"SIGNING_KEY_{n}": specimen.setting("signing_key")}
         env |= {
             "PUBLIC_URL": specimen.url.partition("/hooks/")[0],
-            "SECRET_KEY": specimen.of("secret_key"),
+            "SECRET_KEY": specimen.setting("secret_key"),
             "HOOK": name,
         }
         given = " ".join(f'{each}="${each}_{n}"' for each in ("BODY", "T", "ID", "KEY", "SIGNING_KEY"))
-        script += f"export {given}\n{specimen.of('signed_with')}\necho\n"
+        script += f"export {given}\n{specimen.setting('signed_with')}\necho\n"
 
     ran = subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True, check=True)
 
     digests = [line.rpartition(" ")[2] for line in ran.stdout.splitlines() if line.strip()]
     made = dict(zip(map(_name, found), digests, strict=True))
     assert min(map(len, digests)) >= MIN_GENERATED_SECRET_BYTES
-    assert {} == unlike("", found, lambda specimen: _another(specimen, made[_name(specimen)]))
+    assert {} == mismatches("", found, lambda specimen: _another(specimen, made[_name(specimen)]))
 
 
 def _another(specimen: Specimen, digest: str) -> str:
     """What the command made instead of the specimen's signature, and of what beside the body."""
     if _carries(specimen, digest):
         return ""
-    given = {"T": _signed_time(specimen), "ID": _signed_id(specimen), "PUBLIC_URL": specimen.of("public_url")}
+    given = {"T": _signed_time(specimen), "ID": _signed_id(specimen), "PUBLIC_URL": specimen.setting("public_url")}
     return f"`signed_with` made {digest} of the body and {given}"
 
 
@@ -103,7 +103,7 @@ def test_our_own_signature_is_the_one_that_openssl_made(name: str) -> None:
         ours = {header.lower(): value for header, value in made.items()}
         return there == ours or (_is_forgiving(specimen) and _plain(there) == _plain(ours))
 
-    assert {} == unlike(True, signed(name), as_signed)
+    assert {} == mismatches(True, signed(name), as_signed)
 
 
 def _plain(headers: Mapping[str, str]) -> dict[str, str]:
@@ -121,7 +121,7 @@ def test_what_we_sign_we_believe(name: str) -> None:
         bare = replace(specimen, delivery=sent).without(*made)
         return specimen.verify(replace(bare, headers=(*bare.headers, *lines)), now=now)
 
-    assert {} == unlike(0, signed(name), ours)
+    assert {} == mismatches(0, signed(name), ours)
 
 
 @each_tool
@@ -133,20 +133,20 @@ def test_a_changed_body_is_refused(name: str) -> None:
         others = [raw[:-1], raw[1:], raw + raw, b"\xef\xbb\xbf" + raw]
         if not specimen.is_proof_in_body:
             others += [b"", raw + b" ", raw + b"\n", b" " + raw]
-        found = {specimen.refusal(specimen.changed(body=other)) for other in [*flipped, *others]}
+        found = {specimen.rejection(specimen.changed(body=other)) for other in [*flipped, *others]}
         return found - {"malformed", "missing"} if specimen.is_proof_in_body else found
 
-    assert {} == unlike({"mismatch"}, covered(name), reasons)
+    assert {} == mismatches({"mismatch"}, covered(name), reasons)
 
 
 @each_tool
 def test_a_body_that_says_the_same_in_other_bytes_is_refused(name: str) -> None:
     def reason(specimen: Specimen) -> str:
-        body = specimen.told["body"]
+        body = specimen.recorded["body"]
         other = body.replace("=", "%3D", 1).replace(":", ": ", 1) if isinstance(body, str) else json.dumps(body)
-        return specimen.refusal(specimen.changed(body=other.encode()))
+        return specimen.rejection(specimen.changed(body=other.encode()))
 
-    assert {} == unlike("mismatch", [found for found in covered(name) if not found.is_proof_in_body], reason)
+    assert {} == mismatches("mismatch", [found for found in covered(name) if not found.is_proof_in_body], reason)
 
 
 @each_tool
@@ -174,7 +174,7 @@ def test_no_bit_of_a_signature_or_of_what_it_covers_can_be_changed(name: str) ->
         assert others
         return [other for other in wrongly if other.lower() not in same and not _is_spelt_otherwise(specimen, other)]
 
-    assert {} == unlike([], signed(name), believed)
+    assert {} == mismatches([], signed(name), believed)
 
 
 def _is_spelt_otherwise(specimen: Specimen, value: bytes) -> bool:
@@ -204,18 +204,18 @@ def test_without_its_signature_a_delivery_is_refused(name: str) -> None:
             if specimen.is_proof_in_body and not specimen.tool.definition.signature.needs_secret_key
             else []
         )
-        return {specimen.refusal(delivery) for delivery in bare} or {"missing"}
+        return {specimen.rejection(delivery) for delivery in bare} or {"missing"}
 
-    assert {} == unlike({"missing"}, signed(name), reasons)
+    assert {} == mismatches({"missing"}, signed(name), reasons)
 
 
 @each_tool
 def test_an_empty_signature_is_a_missing_one(name: str) -> None:
     def reasons(specimen: Specimen) -> set[str]:
         blanks = [specimen.with_header(header, blank) for header in specimen.signing_headers for blank in (b"", b"  ")]
-        return {specimen.refusal(delivery) for delivery in blanks}
+        return {specimen.rejection(delivery) for delivery in blanks}
 
-    assert {} == unlike({"missing"}, in_headers(name), reasons)
+    assert {} == mismatches({"missing"}, in_headers(name), reasons)
 
 
 @each_tool
@@ -225,34 +225,34 @@ def test_of_a_header_that_was_sent_twice_no_line_is_believed(name: str) -> None:
         for header in specimen.signing_headers:
             same, other = (header.encode(), specimen.header(header)), (header.encode(), b"something else")
             for more in ((same,), (other,), (same, other)):
-                found.add(specimen.refusal(specimen.changed(headers=(*specimen.delivery.headers, *more))))
-                found.add(specimen.refusal(specimen.changed(headers=(*more, *specimen.delivery.headers))))
+                found.add(specimen.rejection(specimen.changed(headers=(*specimen.delivery.headers, *more))))
+                found.add(specimen.rejection(specimen.changed(headers=(*more, *specimen.delivery.headers))))
         return found
 
-    assert {} == unlike({"malformed"}, in_headers(name), reasons)
+    assert {} == mismatches({"malformed"}, in_headers(name), reasons)
 
 
 @each_tool
 def test_another_secret_is_refused(name: str) -> None:
     def reasons(specimen: Specimen) -> set[str]:
         check, secret = specimen.scheme.secret_problem, specimen.secret
-        wrong = [specimen.another_secret, secret[:-1], secret[:-6] + secret[-6:].swapcase()]
+        wrong = [specimen.other_secret, secret[:-1], secret[:-6] + secret[-6:].swapcase()]
         wrong = [near for near in wrong if near != secret and check(near) is None]
-        found = {specimen.refusal(secrets=secrets) for secrets in [*([near] for near in wrong), wrong, []]}
+        found = {specimen.rejection(secrets=secrets) for secrets in [*([near] for near in wrong), wrong, []]}
         if specimen.delivery.token:
-            found |= {specimen.refusal(keys=keys) for keys in ([], ["another key of ours"])}
+            found |= {specimen.rejection(keys=keys) for keys in ([], ["another key of ours"])}
         return found
 
-    assert {} == unlike({"mismatch"}, signed(name), reasons)
+    assert {} == mismatches({"mismatch"}, signed(name), reasons)
 
 
 @each_tool
 def test_while_secrets_rotate_each_is_accepted_and_the_answer_tells_which(name: str) -> None:
     def slots(specimen: Specimen) -> list[int]:
-        old, new = specimen.secret, specimen.another_secret
+        old, new = specimen.secret, specimen.other_secret
         return [specimen.verify(secrets=secrets) for secrets in ([old], [old, new], [new, old], [new, new, old])]
 
-    assert {} == unlike([0, 0, 1, 2], signed(name), slots)
+    assert {} == mismatches([0, 0, 1, 2], signed(name), slots)
 
 
 @each_tool
@@ -272,9 +272,9 @@ def test_where_a_time_is_signed_it_may_be_minutes_from_ours_but_not_more_than_te
         assert most <= 4 * 86_400
         near = [specimen.verify(now=float(at + apart)) for apart in (0, 120, -120)]
         far = [at + most + 1, at - most - 1, at + 4e8, 0.0, float("nan"), float("inf"), float("-inf")]
-        return [*near, {specimen.refusal(now=now) for now in far}]
+        return [*near, {specimen.rejection(now=now) for now in far}]
 
-    assert {} == unlike([0, 0, 0, {"stale"}], timed(name), outcomes)
+    assert {} == mismatches([0, 0, 0, {"stale"}], timed(name), outcomes)
 
 
 @each_tool
@@ -282,18 +282,18 @@ def test_a_hook_has_its_own_tolerance_to_the_second_and_in_both_directions(name:
     def outcomes(specimen: Specimen) -> list[Any]:
         at = specimen.signed_at or 0
         near = [specimen.verify(now=float(at + apart), tolerance_s=7.0) for apart in (6.99, -6.99)]
-        far = [specimen.refusal(now=at + apart, tolerance_s=7.0) for apart in (7.1, -7.1)]
+        far = [specimen.rejection(now=at + apart, tolerance_s=7.0) for apart in (7.1, -7.1)]
         return [*near, *far, specimen.verify(now=at + 86_400.0, tolerance_s=86_400.0)]
 
-    assert {} == unlike([0, 0, "stale", "stale", 0], timed(name), outcomes)
+    assert {} == mismatches([0, 0, "stale", "stale", 0], timed(name), outcomes)
 
 
 @each_tool
 def test_a_forged_old_delivery_learns_that_it_is_forged_and_nothing_of_our_clock(name: str) -> None:
     def reason(specimen: Specimen) -> str:
-        return specimen.refusal(specimen.changed(body=b"{}"), now=5e9)
+        return specimen.rejection(specimen.changed(body=b"{}"), now=5e9)
 
-    assert {} == unlike("mismatch", [found for found in timed(name) if found.scheme.coverage == "body"], reason)
+    assert {} == mismatches("mismatch", [found for found in timed(name) if found.scheme.coverage == "body"], reason)
 
 
 @each_tool
@@ -302,7 +302,7 @@ def test_where_no_time_is_signed_a_delivery_is_believed_at_any_time(name: str) -
         return [specimen.verify(now=0.0), specimen.verify(now=9e9), specimen.verify(now=9e9, tolerance_s=1.0)]
 
     untimed = [found for found in signed(name) if found.signed_at is None and not found.is_proof_in_body]
-    assert {} == unlike([0, 0, 0], untimed, slots)
+    assert {} == mismatches([0, 0, 0], untimed, slots)
 
 
 @each_tool
@@ -311,6 +311,6 @@ def test_the_signed_address_is_the_one_that_we_were_told_and_elsewhere_it_is_no_
 
     def outcome(specimen: Specimen) -> Any:
         others = [specimen.url + "/", specimen.url.upper(), ""]
-        return {specimen.refusal(url=url) if needs_url else specimen.verify(url=url) for url in others}
+        return {specimen.rejection(url=url) if needs_url else specimen.verify(url=url) for url in others}
 
-    assert {} == unlike({"mismatch"} if needs_url else {0}, signed(name), outcome)
+    assert {} == mismatches({"mismatch"} if needs_url else {0}, signed(name), outcome)

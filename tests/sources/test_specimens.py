@@ -11,7 +11,7 @@ from app.visits.merge import RecordedChange
 from app.webhooks.delivery import check_content_type
 from app.webhooks.payload import Payload
 from app.webhooks.source import Ignored
-from tests.support.specimens import BY_TOOL, TOOLS, Specimen, _changes, _name, each_tool, events, signed, unlike
+from tests.support.specimens import BY_TOOL, TOOLS, Specimen, _changes, _name, each_tool, events, mismatches, signed
 
 each_event = pytest.mark.parametrize("specimen", [found for name in TOOLS for found in events(name)], ids=_name)
 
@@ -42,28 +42,28 @@ def test_the_hook_takes_the_content_type(name: str) -> None:
 
 @each_tool
 def test_a_delivery_is_believed(name: str) -> None:
-    assert {} == unlike(0, signed(name), lambda specimen: specimen.verify())
+    assert {} == mismatches(0, signed(name), lambda specimen: specimen.verify())
 
 
 @each_tool
 def test_an_event_points_at_its_records(name: str) -> None:
     def is_as_told(specimen: Specimen) -> bool:
-        return specimen.told.get("requests", []) == [get.key for get in specimen.gets()]
+        return specimen.recorded.get("requests", []) == [get.key for get in specimen.record_requests()]
 
-    assert {} == unlike(True, events(name), is_as_told)
+    assert {} == mismatches(True, events(name), is_as_told)
 
 
 @each_tool
 def test_every_record_of_a_specimen_is_asked_for(name: str) -> None:
     def is_as_told(specimen: Specimen) -> bool:
-        asked, records = set(), specimen.told.get("records", {})
-        for get in specimen.gets():
+        asked, records = set(), specimen.recorded.get("records", {})
+        for get in specimen.record_requests():
             record = records[get.key]
             others = get.follow_up(Payload(record, "record")) if record is not None else {}
             asked |= {get.key, *(other.key for other in others.values())}
         return asked == records.keys()
 
-    assert {} == unlike(True, events(name), is_as_told)
+    assert {} == mismatches(True, events(name), is_as_told)
 
 
 @each_event
@@ -84,7 +84,7 @@ def test_an_event_becomes_what_it_means(specimen: Specimen) -> None:
 def test_to_translate_twice_says_the_same_and_leaves_the_event_as_it_was(name: str) -> None:
     for specimen in events(name):
         event = specimen.event()
-        for get in specimen.gets():
+        for get in specimen.record_requests():
             event = specimen.with_record(get, event)
         before = copy.deepcopy(event)
 

@@ -14,7 +14,7 @@ from tests.support.harness import hmac_sha256
 STANDARD = StandardWebhooks()
 
 
-#: The shape `t=…,v1=…`, and a time in a header of its own.
+#: One scheme with `t=…,v1=…` in one header, one with the time in a separate header.
 LISTED = Hmac(header="Listed-Signature", fields=("t", "v1"), signs="{t}.{body}", tolerance_s=180)
 
 APART = Hmac(
@@ -33,16 +33,16 @@ def delivery(raw: bytes, *headers: tuple[str, str | bytes]) -> Delivery:
     return Delivery("hook", "source", tuple(lines), raw, datetime(2026, 9, 21, tzinfo=UTC))
 
 
-def reason(scheme: Scheme, given: Delivery, context: VerificationContext) -> str:
-    with pytest.raises(SignatureError) as refused:
-        scheme.verify(given, context)
+def reason(scheme: Scheme, signed: Delivery, context: VerificationContext) -> str:
+    with pytest.raises(SignatureError) as error:
+        scheme.verify(signed, context)
 
-    assert not [secret for secret in context.secrets if secret and secret in str(refused.value)]
-    return refused.value.reason
+    assert not [secret for secret in context.secrets if secret and secret in str(error.value)]
+    return error.value.reason
 
 
 def declared(name: str) -> Scheme:
-    """The scheme that a source declares."""
+    """Return the scheme that a source declares."""
     return load_sources()[name].definition.signature
 
 
@@ -51,12 +51,12 @@ SPEC_SECRET, SPEC_ID, SPEC_TIME = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "msg
 SPEC_BODY, SPEC_SIGNATURE = b'{"test": 2432232314}', "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 
-def _text(given: Delivery) -> list[tuple[str, bytes]]:
-    return [(name.decode(), value) for name, value in given.headers]
+def _text(signed: Delivery) -> list[tuple[str, bytes]]:
+    return [(name.decode(), value) for name, value in signed.headers]
 
 
 def listed(time: bytes, *more: bytes, raw: bytes = BODY, secret: str = SECRET) -> Delivery:
-    """`t=…,v1=…`, with a signature over exactly those bytes."""
+    """Return a delivery with `t=…,v1=…` and a signature over these bytes."""
     signature = hmac_sha256(secret.encode(), time + b"." + raw).hex().encode()
     return delivery(raw, ("Listed-Signature", b",".join([b"t=" + time, *more, b"v1=" + signature])))
 
@@ -67,14 +67,14 @@ def apart(time: bytes, raw: bytes = BODY) -> Delivery:
 
 
 def standard(
-    time: bytes = b"1790000000", id: bytes = b"msg_1", family: str = "webhook", secret: str = SPEC_SECRET
+    time: bytes = b"1790000000", id: bytes = b"msg_1", prefix: str = "webhook", secret: str = SPEC_SECRET
 ) -> Delivery:
     signature = hmac_sha256(base64.b64decode(secret.removeprefix("whsec_")), id + b"." + time + b"." + BODY)
-    given = b"v1," + base64.b64encode(signature)
-    return delivery(BODY, (f"{family}-id", id), (f"{family}-timestamp", time), (f"{family}-signature", given))
+    header = b"v1," + base64.b64encode(signature)
+    return delivery(BODY, (f"{prefix}-id", id), (f"{prefix}-timestamp", time), (f"{prefix}-signature", header))
 
 
-#: Each with a secret: the forms that vendors use, and what every source declares.
+#: Schemes with a secret: the forms that vendors use, and the scheme of every source.
 SCHEMES = [
     (LISTED, SECRET),
     (APART, SECRET),

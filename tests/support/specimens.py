@@ -24,7 +24,7 @@ from app.webhooks.source import Ignored, LoadedSource
 TOOLS = load_sources()
 
 
-#: No tool's secrets: base64 behind its prefix for those who want that, text for everybody else; and public keys.
+#: Secrets that no specimen uses: base64 with and without a prefix, and public keys.
 OTHER_SECRETS = (
     "whsec_YW5vdGhlciBzZWNyZXQsIG9mIGFub3RoZXIgdG9vbA==",
     "YW5vdGhlciBzZWNyZXQsIG9mIGFub3RoZXIgdG9vbA==",
@@ -38,25 +38,25 @@ OTHER_SECRETS = (
 
 @dataclass(frozen=True)
 class Specimen:
-    """A recorded delivery, ready to be verified. told: as it stands in the file."""
+    """A recorded delivery, ready to be verified. recorded: its entry in the file."""
 
     tool: LoadedSource
     file: Mapping[str, Any]
     url: str
     delivery: Delivery
-    told: Mapping[str, Any]
+    recorded: Mapping[str, Any]
 
-    def of(self, name: str) -> str:
-        """What the delivery says by itself, or else its file: the secret, how it was signed and so on."""
-        return str(self.told.get(name, self.file.get(name, "")))
+    def setting(self, name: str) -> str:
+        """Return a value (the secret, the time zone, …) of the delivery, or else of its file."""
+        return str(self.recorded.get(name, self.file.get(name, "")))
 
     @property
     def secret(self) -> str:
-        return self.of("secret")
+        return self.setting("secret")
 
     @property
     def scheme(self) -> Scheme:
-        """The one that counts here, of several."""
+        """The scheme that verifies this delivery."""
         scheme = self.tool.definition.signature
         while isinstance(scheme, FirstPresent):
             scheme = scheme.scheme_for(self.delivery)
@@ -64,50 +64,50 @@ class Specimen:
 
     @property
     def expect(self) -> Any:
-        return self.told["expect"]
+        return self.recorded["expect"]
 
     @property
     def is_handshake(self) -> bool:
-        """One that comes unsigned."""
+        """Whether it is an unsigned handshake."""
         return isinstance(self.expect, dict) and "handshake" in self.expect
 
     @property
     def is_answered(self) -> bool:
-        """A handshake that is signed: it is no event."""
+        """Whether it is a signed handshake, which is no event."""
         return not self.is_handshake and isinstance(self.expect, dict) and "answer" in self.expect
 
     @property
-    def another_secret(self) -> str:
-        """One that the settings take too."""
+    def other_secret(self) -> str:
+        """Another secret that is valid in the settings."""
         check = self.scheme.secret_problem
-        return next(other for other in OTHER_SECRETS if check(other) is None and other != self.secret)
+        return next(secret for secret in OTHER_SECRETS if check(secret) is None and secret != self.secret)
 
-    def context(self, **other: Any) -> VerificationContext:
-        now, keys = self.delivery.received_at.timestamp(), [self.of("secret_key")]
-        return VerificationContext(**{"secrets": [self.secret], "now": now, "url": self.url, "keys": keys} | other)
+    def context(self, **options: Any) -> VerificationContext:
+        now, keys = self.delivery.received_at.timestamp(), [self.setting("secret_key")]
+        return VerificationContext(**{"secrets": [self.secret], "now": now, "url": self.url, "keys": keys} | options)
 
-    def sender_context(self, **other: Any) -> VerificationContext:
-        """With what the tool signs with: the secret, or the private key that only it has."""
-        return self.context(secrets=[self.of("signing_key") or self.secret], **other)
+    def sender_context(self, **options: Any) -> VerificationContext:
+        """Return a context with the key that the tool signs with: the secret, or its private key."""
+        return self.context(secrets=[self.setting("signing_key") or self.secret], **options)
 
-    def verify(self, delivery: Delivery | None = None, **other: Any) -> int:
-        return self.tool.definition.signature.verify(delivery or self.delivery, self.context(**other))
+    def verify(self, delivery: Delivery | None = None, **options: Any) -> int:
+        return self.tool.definition.signature.verify(delivery or self.delivery, self.context(**options))
 
-    def refusal(self, delivery: Delivery | None = None, **other: Any) -> str:
-        """Why it is not believed. No sentence about it holds a secret."""
-        with pytest.raises(SignatureError) as refused:
-            self.verify(delivery, **other)
+    def rejection(self, delivery: Delivery | None = None, **options: Any) -> str:
+        """Return the reason of the rejection, and check that its message contains no secret."""
+        with pytest.raises(SignatureError) as error:
+            self.verify(delivery, **options)
 
-        context = self.context(**other)
-        assert not [secret for secret in context.secrets if secret in str(refused.value)]
-        return refused.value.reason
+        context = self.context(**options)
+        assert not [secret for secret in context.secrets if secret in str(error.value)]
+        return error.value.reason
 
-    def changed(self, **other: Any) -> Delivery:
-        return replace(self.delivery, **other)
+    def changed(self, **changes: Any) -> Delivery:
+        return replace(self.delivery, **changes)
 
     @cached_property
     def signing_headers(self) -> list[str]:
-        """The headers without which it is not believed."""
+        """The headers without which the verification fails."""
         names = {name.decode() for name, _ in self.delivery.headers}
         return sorted(name for name in names if self._needs(name))
 
@@ -119,8 +119,8 @@ class Specimen:
         return False
 
     def without(self, *names: str) -> Delivery:
-        gone = {name.encode().lower() for name in names}
-        return self.changed(headers=tuple(line for line in self.delivery.headers if line[0] not in gone))
+        removed = {name.encode().lower() for name in names}
+        return self.changed(headers=tuple(line for line in self.delivery.headers if line[0] not in removed))
 
     def header(self, name: str) -> bytes:
         [value] = self.delivery.header_values(name)
@@ -136,11 +136,11 @@ class Specimen:
 
     @cached_property
     def signed_at(self) -> float | None:
-        """The seconds that the tool signed, in a header; None where its scheme has no time."""
-        found = [match for name in self.signing_headers if (match := _A_TIME.search(self.header(name)))]
-        if not found:
+        """The signed time in seconds, from a header; None where the scheme has no time."""
+        matches = [match for name in self.signing_headers if (match := _A_TIME.search(self.header(name)))]
+        if not matches:
             return None
-        written = found[0][0].decode()
+        written = matches[0][0].decode()
         if not written.isdecimal():
             return datetime.fromisoformat(written).timestamp()
         return int(written) if len(written) == 10 else int(written) / 1000
@@ -152,56 +152,56 @@ class Specimen:
             data=parse_body(delivery, source.body_format),
             received_at=delivery.received_at,
             headers={name: value for name in source.stored_headers if (value := delivery.header(name)) is not None},
-            zone=ZoneInfo(self.of("timezone")) if self.of("timezone") else None,
+            zone=ZoneInfo(self.setting("timezone")) if self.setting("timezone") else None,
         )
 
-    def gets(self) -> list[RecordRequest]:
+    def record_requests(self) -> list[RecordRequest]:
         return self.tool.fetch(self.event()) if self.tool.fetch else []
 
-    def with_record(self, get: RecordRequest, event: Event | None = None) -> Event:
-        """The event with a record, and with what else is fetched for it."""
-        records, fetched_at = self.told["records"], datetime.fromisoformat(self.told["fetched_at"])
-        record = copy.deepcopy(records[get.key])
-        others = get.follow_up(Payload(record, "record")) if record is not None else {}
-        beside = {name: copy.deepcopy(records[other.key]) for name, other in others.items()}
-        return (event or self.event()).with_record(record, fetched_at, beside, get.path)
+    def with_record(self, request: RecordRequest, event: Event | None = None) -> Event:
+        """Return the event with a record, and with the records that follow from it."""
+        records, fetched_at = self.recorded["records"], datetime.fromisoformat(self.recorded["fetched_at"])
+        record = copy.deepcopy(records[request.key])
+        follow_ups = request.follow_up(Payload(record, "record")) if record is not None else {}
+        related = {name: copy.deepcopy(records[follow_up.key]) for name, follow_up in follow_ups.items()}
+        return (event or self.event()).with_record(record, fetched_at, related, request.path)
 
     def translate(self) -> list[VisitChange] | Ignored:
-        """As the worker does it: once for every record that the event points at."""
-        gets = self.gets()
-        if not gets:
+        """Translate like the worker: once for every record that the event points at."""
+        requests = self.record_requests()
+        if not requests:
             return self.tool.translate(self.event())
-        said = [self.tool.translate(self.with_record(get)) for get in gets]
-        changes = [change for part in said if not isinstance(part, Ignored) for change in part]
-        return changes or next(part for part in said if isinstance(part, Ignored))
+        results = [self.tool.translate(self.with_record(get)) for get in requests]
+        changes = [change for part in results if not isinstance(part, Ignored) for change in part]
+        return changes or next(part for part in results if isinstance(part, Ignored))
 
 
 def _read(tool: LoadedSource) -> Iterator[Specimen]:
     file = load_specimens(tool.name)
-    for told in file["deliveries"]:
-        body = told["body"]
+    for recorded in file["deliveries"]:
+        body = recorded["body"]
         raw = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False, separators=(",", ":"))
-        headers = tuple((name.lower().encode(), value.encode()) for name, value in told["headers"].items())
-        now, token = datetime.fromisoformat(told["now"]), told.get("token", file.get("token", ""))
-        method, query = told.get("method", "POST"), told.get("query", "").encode()
+        headers = tuple((name.lower().encode(), value.encode()) for name, value in recorded["headers"].items())
+        now, token = datetime.fromisoformat(recorded["now"]), recorded.get("token", file.get("token", ""))
+        method, query = recorded.get("method", "POST"), recorded.get("query", "").encode()
         yield Specimen(
             tool,
             file,
             f"{file.get('public_url', '')}/hooks/{tool.name}" + (token and f"/{token}"),
             Delivery(tool.name, tool.name, headers, raw.encode(), now, "", token, method, query),
-            told,
+            recorded,
         )
 
 
 def _read_all() -> dict[str, list[Specimen]]:
-    """By tool. A source without its file has none, and one test that says so."""
-    found = {}
+    """Return the specimens by tool. A source without a file has none, and fails a separate test."""
+    by_tool = {}
     for name, tool in TOOLS.items():
         try:
-            found[name] = list(_read(tool))
+            by_tool[name] = list(_read(tool))
         except FileNotFoundError:
-            found[name] = []
-    return found
+            by_tool[name] = []
+    return by_tool
 
 
 BY_TOOL = _read_all()
@@ -210,31 +210,31 @@ _A_TIME = re.compile(rb"(?<![0-9])1[0-9]{9}(?:[0-9]{3})?(?![0-9])|20[0-9]{2}-[0-
 
 
 def signed(name: str) -> list[Specimen]:
-    """The specimens of a tool that are signed, or have a token of ours in their address."""
+    """Return the specimens of a tool that are signed, or have a token in their URL."""
     return [specimen for specimen in BY_TOOL[name] if not specimen.is_handshake]
 
 
 def events(name: str) -> list[Specimen]:
-    """Those that are more than a handshake."""
+    """Return the specimens that are no handshake."""
     return [specimen for specimen in signed(name) if not specimen.is_answered]
 
 
-def unlike(expected: Any, found: Iterable[Specimen], look: Callable[[Specimen], Any]) -> dict[str, Any]:
-    """The specimens of which something else is true than expected, and what."""
-    seen = {_name(specimen): look(specimen) for specimen in found}
-    return {name: actual for name, actual in seen.items() if actual != expected}
+def mismatches(expected: Any, specimens: Iterable[Specimen], actual_value: Callable[[Specimen], Any]) -> dict[str, Any]:
+    """Return the actual values of the specimens whose value is not the expected one."""
+    actual_values = {_name(specimen): actual_value(specimen) for specimen in specimens}
+    return {name: actual for name, actual in actual_values.items() if actual != expected}
 
 
 def _name(specimen: Specimen) -> str:
-    return f"{specimen.tool.name}: {specimen.told['name']}"
+    return f"{specimen.tool.name}: {specimen.recorded['name']}"
 
 
 each_tool = pytest.mark.parametrize("name", [name for name in TOOLS if BY_TOOL[name]])
 
 
 def _changes(specimen: Specimen) -> list[VisitChange]:
-    said = [] if specimen.is_handshake or specimen.is_answered else specimen.translate()
-    return [] if isinstance(said, Ignored) else said
+    result = [] if specimen.is_handshake or specimen.is_answered else specimen.translate()
+    return [] if isinstance(result, Ignored) else result
 
 
 def _is_refused(specimen: Specimen, delivery: Delivery) -> bool:

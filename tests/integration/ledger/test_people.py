@@ -7,11 +7,9 @@ import pytest
 from app.ledger.ledger import Ledger
 from app.ledger.records import RecordOutdated
 from app.ledger.redis import Redis
-from tests.integration.sources import test_end_to_end
-from tests.integration.sources.test_end_to_end import Doorstep
+from tests.support.source_world import SourceWorld
 from tests.support.specimens import BY_TOOL
 
-served, world = test_end_to_end.served, test_end_to_end.world
 NOON = datetime(2026, 11, 29, 12, tzinfo=UTC)
 
 
@@ -66,40 +64,47 @@ async def test_the_people_of_a_booking_expire_after_two_years(redis: Redis) -> N
     assert 731 * 86_400_000 < ms <= 732 * 86_400_000
 
 
-async def test_an_event_whose_record_is_outdated_waits_and_is_fetched_again(redis: Redis, world: Doorstep) -> None:
-    specimen = next(specimen for specimen in BY_TOOL["hubspot"] if specimen.told["name"] == "a meeting of two contacts")
-    world.configure_source(specimen)
-    world.api.keep(specimen)
+async def test_an_event_whose_record_is_outdated_waits_and_is_fetched_again(
+    redis: Redis, source_world: SourceWorld
+) -> None:
+    specimen = next(
+        specimen for specimen in BY_TOOL["hubspot"] if specimen.recorded["name"] == "a meeting of two contacts"
+    )
+    source_world.configure_source(specimen)
+    source_world.api.add_records(specimen)
     newer = datetime.now(UTC) + timedelta(minutes=1)
-    assert () == await world.ledger.add_people("main", "hubspot-62515-9001", newer, [])
+    assert () == await source_world.ledger.add_people("main", "hubspot-62515-9001", newer, [])
 
-    await world.ring(specimen)
-    outcomes = await world.run()
+    await source_world.receive(specimen)
+    outcomes = await source_world.run()
     await redis.command("DEL", "bell:people:main/hubspot-62515-9001")
-    await world.advance_time(60)
-    await world.run()
+    await source_world.advance_time(60)
+    await source_world.run()
 
     assert ["record_not_found_yet"] == outcomes
-    names = {visit["external_id"] for visit in world.harness.visits()}
+    names = {visit["external_id"] for visit in source_world.harness.visits()}
     assert {"hubspot-62515-9001"} == names  # the other contact opted out of e-mail
 
 
-async def test_contacts_of_a_deleted_meeting_are_known_from_its_earlier_records(world: Doorstep) -> None:
-    specimens = {specimen.told["name"]: specimen for specimen in BY_TOOL["hubspot"]}
+async def test_contacts_of_a_deleted_meeting_are_known_from_its_earlier_records(source_world: SourceWorld) -> None:
+    specimens = {specimen.recorded["name"]: specimen for specimen in BY_TOOL["hubspot"]}
     booked, deleted = specimens["a meeting of two contacts"], specimens["it is deleted"]
-    world.configure_source(booked)
-    world.api.keep(booked)
-    contact = next(name for name in booked.told["records"] if "contacts/102" in name)
-    for request, record in world.api.records.items():
-        if record == booked.told["records"][contact]:
-            world.api.records[request] = {**record, "properties": {**record["properties"], "hs_email_optout": None}}
-    await world.ring(booked)
-    await world.run()
-    world.api.records.clear()
-    await world.redis.command("DEL", *await world.redis.command("KEYS", "bell:record:*"))
+    source_world.configure_source(booked)
+    source_world.api.add_records(booked)
+    contact = next(name for name in booked.recorded["records"] if "contacts/102" in name)
+    for request, record in source_world.api.records.items():
+        if record == booked.recorded["records"][contact]:
+            source_world.api.records[request] = {
+                **record,
+                "properties": {**record["properties"], "hs_email_optout": None},
+            }
+    await source_world.receive(booked)
+    await source_world.run()
+    source_world.api.records.clear()
+    await source_world.redis.command("DEL", *await source_world.redis.command("KEYS", "bell:record:*"))
 
-    await world.ring(deleted)
-    await world.run()
+    await source_world.receive(deleted)
+    await source_world.run()
 
-    is_cancelled = {visit["external_id"]: bool(visit["date_cancelled"]) for visit in world.harness.visits()}
+    is_cancelled = {visit["external_id"]: bool(visit["date_cancelled"]) for visit in source_world.harness.visits()}
     assert {"hubspot-62515-9001": True, "hubspot-62515-9001.102": True} == is_cancelled

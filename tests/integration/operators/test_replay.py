@@ -22,14 +22,11 @@ from app.visits.change import Contact, VisitChange
 from app.webhooks.delivery import Delivery, Event
 from app.webhooks.payload import Untranslatable
 from app.webhooks.source import Ignored, PartlyTranslatable
-from tests.integration.jobs.translate_event.conftest import served
-from tests.integration.jobs.translate_event.conftest import world as tool_world
 from tests.support.harness import standard_body
 from tests.support.tool_api import BOOKED, MOVED, ToolWorld
 from tests.support.visit_worker import ADA, BOB, DOCUMENTED_CONTACT, World, booked, change
 from tests.support.visit_worker import at as hour
 
-__all__ = ["served", "tool_world"]  # fixtures
 TOKEN = {"authorization": "Bearer t"}
 
 

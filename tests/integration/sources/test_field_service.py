@@ -1,4 +1,4 @@
-"""What tools of field service, salons and practices send beyond the specimens, and what it means."""
+"""Events of field service, salons and practices that the specimens do not include."""
 
 import base64
 import copy
@@ -18,27 +18,25 @@ from app.webhooks.delivery import Event
 from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.registry import load_sources
 from app.webhooks.source import RECORD_GONE, Ignored
-from tests.integration.sources.test_end_to_end import Doorstep, served, world
+from tests.support.source_world import SourceWorld
 from tests.support.specimens import BY_TOOL, Specimen
-
-__all__ = ["served", "world"]  # fixtures
 
 FETCHED_AT = datetime(2026, 3, 14, 18, tzinfo=UTC)
 
 
-def an_event(source: str, body: Any, **more: Any) -> Event:
+def make_event(source: str, body: Any, **more: Any) -> Event:
     return Event(source, Payload(body), datetime(2026, 3, 14, 17, 59, tzinfo=UTC), **more)
 
 
-def with_record(event: Event, record: Any, beside: Mapping[str, Any] | None = None) -> Event:
-    get = load_sources()[event.source].fetch(event)[0]  # type: ignore[misc]
-    return event.with_record(record, FETCHED_AT, beside, get.path)
+def with_record(event: Event, record: Any, related: Mapping[str, Any] | None = None) -> Event:
+    request = load_sources()[event.source].fetch(event)[0]  # type: ignore[misc]
+    return event.with_record(record, FETCHED_AT, related, request.path)
 
 
 def changes(event: Event) -> list[VisitChange]:
-    meaning = load_sources()[event.source].translate(event)
-    assert not isinstance(meaning, Ignored), meaning
-    return meaning
+    result = load_sources()[event.source].translate(event)
+    assert not isinstance(result, Ignored), result
+    return result
 
 
 # GoHighLevel --------------------------------------------------------------------------------------------------------
@@ -53,10 +51,10 @@ def appointment_of(contact: Mapping[str, Any]) -> Event:
         "dateUpdated": "2026-03-10T15:20:38.000Z",
     }
     body = {"type": "AppointmentCreate", "timestamp": "2026-03-10T15:20:39.000Z", "appointment": appointment}
-    return with_record(an_event("gohighlevel", body), {"contact": {"email": "ada@example.com", **contact}})
+    return with_record(make_event("gohighlevel", body), {"contact": {"email": "ada@example.com", **contact}})
 
 
-def by_email(status: str | None) -> dict[str, Any]:
+def email_status(status: str | None) -> dict[str, Any]:
     return {"dndSettings": {"Email": {"status": status, "message": "unsubscribed", "code": ""}}}
 
 
@@ -65,28 +63,26 @@ def by_email(status: str | None) -> dict[str, Any]:
     [
         ({"dnd": True}, True),
         ({"dnd": False}, False),
-        ({"dnd": False, **by_email("active")}, True),
-        ({"dnd": False, **by_email("permanent")}, True),
-        ({"dnd": False, **by_email("Permanent")}, True),
-        ({"dnd": False, **by_email("inactive")}, False),
-        ({"dnd": True, **by_email("inactive")}, True),
-        (by_email("active"), True),
-        (by_email("inactive"), False),
+        ({"dnd": False, **email_status("active")}, True),
+        ({"dnd": False, **email_status("permanent")}, True),
+        ({"dnd": False, **email_status("Permanent")}, True),
+        ({"dnd": False, **email_status("inactive")}, False),
+        ({"dnd": True, **email_status("inactive")}, True),
+        (email_status("active"), True),
+        (email_status("inactive"), False),
         ({"dnd": False, "dndSettings": {"Call": {"status": "active"}}}, False),
         ({"dnd": False, "dndSettings": {"SMS": {"status": "permanent"}, "Email": {"status": None}}}, False),
     ],
 )
-def test_gohighlevel_whoever_unsubscribed_from_email_is_not_asked(
-    contact: Mapping[str, Any], is_opted_out: bool
-) -> None:
+def test_gohighlevel_contact_who_unsubscribed_has_opted_out(contact: Mapping[str, Any], is_opted_out: bool) -> None:
     [change] = changes(appointment_of(contact))
 
     assert is_opted_out is change.opted_out
 
 
-def test_gohighlevel_an_email_status_that_nobody_documents_is_for_an_operator() -> None:
+def test_gohighlevel_undocumented_email_status_is_untranslatable() -> None:
     with pytest.raises(Untranslatable, match=r"dndSettings\.Email\.status"):
-        changes(appointment_of({"dnd": False, **by_email("snoozed")}))
+        changes(appointment_of({"dnd": False, **email_status("snoozed")}))
 
 
 # Housecall Pro ------------------------------------------------------------------------------------------------------
@@ -95,18 +91,18 @@ SENT_AT = {"Api-Timestamp": "1773306061"}  # 2026-03-12T09:01:01Z
 BOOKED_AT = "2026-03-10T15:20:38Z"
 
 
-def a_job(**more: Any) -> dict[str, Any]:
+def housecall_job(**more: Any) -> dict[str, Any]:
     schedule = {"scheduled_start": "2026-03-14T15:00:00Z", "scheduled_end": "2026-03-14T17:00:00Z"}
     customer = {"first_name": "Ada", "email": "ada@example.com"}
     return {"id": "job_1", "customer": customer, "work_status": "scheduled", "schedule": schedule, **more}
 
 
 def from_housecall(kind: str, occurred_at: str | None, headers: Mapping[str, str] = SENT_AT, **record: Any) -> Event:
-    told = {"event_occurred_at": occurred_at} if occurred_at else {}
-    return an_event("housecallpro", {"event": kind, **told, **record}, headers=headers)
+    occurred = {"event_occurred_at": occurred_at} if occurred_at else {}
+    return make_event("housecallpro", {"event": kind, **occurred, **record}, headers=headers)
 
 
-def what_stands(*events: Event) -> DesiredVisit:
+def merged_visit(*events: Event) -> DesiredVisit:
     return desired_visit(
         merge_changes(
             RecordedChange.decode(str(n), encode_change(c)) for n, event in enumerate(events) for c in changes(event)
@@ -119,53 +115,53 @@ DISCARDED = from_housecall(
 )
 
 
-def test_housecallpro_an_appointment_that_is_no_more_gives_its_visit_no_time() -> None:
-    booked = from_housecall("job.created", BOOKED_AT, job=a_job())
+def test_housecallpro_discarded_appointment_clears_the_time_of_its_visit() -> None:
+    booked = from_housecall("job.created", BOOKED_AT, job=housecall_job())
 
-    assert "2026-03-14T15:00:00Z" == what_stands(booked).fields["event_date"]
+    assert "2026-03-14T15:00:00Z" == merged_visit(booked).fields["event_date"]
     for arrived in ([booked, DISCARDED], [DISCARDED, booked]):
-        assert {"time_scheduled": None, "event_date": None}.items() <= what_stands(*arrived).fields.items()
+        assert {"time_scheduled": None, "event_date": None}.items() <= merged_visit(*arrived).fields.items()
 
 
-def test_housecallpro_a_job_that_is_done_keeps_its_completion_when_an_appointment_is_discarded() -> None:
+def test_housecallpro_completed_job_keeps_its_completion_after_a_discarded_appointment() -> None:
     times = {"completed_at": "2026-03-11T17:00:00Z"}
     done = from_housecall(
         "job.completed",
         "2026-03-11T17:00:02Z",
-        job=a_job(work_status="complete unrated", work_timestamps=times),
+        job=housecall_job(work_status="complete unrated", work_timestamps=times),
     )
 
-    fields = what_stands(done, DISCARDED).fields
+    fields = merged_visit(done, DISCARDED).fields
 
     assert (None, "2026-03-11T17:00:00Z") == (fields["time_scheduled"], fields["event_date"])
 
 
-def test_housecallpro_what_remains_of_a_job_is_said_by_its_next_event() -> None:
-    remains = a_job(schedule={"scheduled_start": "2026-03-20T15:00:00Z"})
+def test_housecallpro_next_event_of_a_job_sets_its_remaining_time() -> None:
+    remains = housecall_job(schedule={"scheduled_start": "2026-03-20T15:00:00Z"})
     moved = from_housecall("job.updated", "2026-03-12T09:01:05Z", job=remains)
 
-    assert "2026-03-20T15:00:00Z" == what_stands(DISCARDED, moved).fields["event_date"]
+    assert "2026-03-20T15:00:00Z" == merged_visit(DISCARDED, moved).fields["event_date"]
 
 
-def test_housecallpro_an_event_that_does_not_say_when_is_ordered_by_the_time_that_was_signed() -> None:
-    [sent] = changes(from_housecall("job.updated", None, job=a_job()))
-    [occurred] = changes(from_housecall("job.updated", "2026-03-12T09:00:00Z", job=a_job()))
+def test_housecallpro_event_without_a_time_is_ordered_by_its_signed_time() -> None:
+    [resign] = changes(from_housecall("job.updated", None, job=housecall_job()))
+    [occurred] = changes(from_housecall("job.updated", "2026-03-12T09:00:00Z", job=housecall_job()))
 
-    assert (1773306061_000000, 1773306000_000000) == (sent.version, occurred.version)
+    assert (1773306061_000000, 1773306000_000000) == (resign.version, occurred.version)
 
 
 @pytest.mark.parametrize("headers", [{}, {"Api-Timestamp": "soon"}, {"Api-Timestamp": "\u0661"}])
-def test_housecallpro_an_event_without_any_time_is_for_an_operator(headers: Mapping[str, str]) -> None:
+def test_housecallpro_event_without_any_time_is_untranslatable(headers: Mapping[str, str]) -> None:
     with pytest.raises(Untranslatable, match="event_occurred_at"):
-        changes(from_housecall("job.updated", None, headers, job=a_job()))
+        changes(from_housecall("job.updated", None, headers, job=housecall_job()))
 
 
-def test_housecallpro_a_late_retry_that_does_not_say_when_takes_no_cancellation_back() -> None:
-    cancelled = from_housecall("job.canceled", "2026-03-12T09:00:00Z", job=a_job(work_status="pro canceled"))
-    retried = from_housecall("job.scheduled", None, job=a_job())
+def test_housecallpro_late_retry_without_a_time_does_not_undo_a_cancellation() -> None:
+    cancelled = from_housecall("job.canceled", "2026-03-12T09:00:00Z", job=housecall_job(work_status="pro canceled"))
+    retried = from_housecall("job.scheduled", None, job=housecall_job())
 
-    assert "2026-03-12T09:00:00Z" == what_stands(retried, cancelled).fields["date_cancelled"]
-    assert what_stands(retried, cancelled).is_cancelled
+    assert "2026-03-12T09:00:00Z" == merged_visit(retried, cancelled).fields["date_cancelled"]
+    assert merged_visit(retried, cancelled).is_cancelled
 
 
 # Boulevard ----------------------------------------------------------------------------------------------------------
@@ -177,7 +173,7 @@ PAID = {"lineGroups": [{"__typename": "OrderAppointmentLineGroup", "id": "c32530
 
 def from_boulevard(event: str, id: str, node: Mapping[str, Any] | None = None) -> Event:
     body = {"event": event, "eventType": event.partition(".")[0], "resource": {"id": id}, "data": {"node": node}}
-    return an_event("boulevard", {**body, "timestamp": "2026-03-14T15:02:06Z"})
+    return make_event("boulevard", {**body, "timestamp": "2026-03-14T15:02:06Z"})
 
 
 COMPLETED, PAID_FOR = from_boulevard("appointment.completed", APPOINTMENT), from_boulevard("order.completed", ORDER)
@@ -193,7 +189,7 @@ COMPLETED, PAID_FOR = from_boulevard("appointment.completed", APPOINTMENT), from
         [None, 7],
     ],
 )
-def test_boulevard_an_answer_with_errors_is_no_record_that_is_gone(name: str, event: Event, errors: list[Any]) -> None:
+def test_boulevard_response_with_errors_is_not_a_deleted_record(name: str, event: Event, errors: list[Any]) -> None:
     for data in ({name: None}, None):
         with pytest.raises(Untranslatable, match=f"Boulevard answered without the {name}"):
             load_sources()["boulevard"].translate(with_record(event, {"data": data, "errors": errors}))
@@ -206,27 +202,31 @@ def test_boulevard_an_answer_with_errors_is_no_record_that_is_gone(name: str, ev
         ("FORBIDDEN", "parked", "untranslatable: Boulevard answered without the order: check the token"),
     ],
 )
-async def test_boulevard_a_payment_that_the_api_refuses_is_not_forgotten(
-    world: Doorstep, code: str, state: str, reason: str
+async def test_boulevard_payment_that_the_api_refuses_waits_or_is_parked(
+    world: SourceWorld, code: str, state: str, reason: str
 ) -> None:
-    [paid] = [found for found in BY_TOOL["boulevard"] if found.told["name"].endswith("the event has no order in it")]
-    [path] = paid.told["records"]
+    [paid] = [
+        specimen
+        for specimen in BY_TOOL["boulevard"]
+        if specimen.recorded["name"].endswith("the event has no order in it")
+    ]
+    [path] = paid.recorded["records"]
     refused = {"data": {"order": None}, "errors": [{"message": "ada@example.com", "code": code}]}
     world.configure_source(paid)
-    world.api.keep(replace(paid, told={**paid.told, "records": {path: refused}}))
+    world.api.add_records(replace(paid, recorded={**paid.recorded, "records": {path: refused}}))
 
-    answer = await world.ring(paid)
+    response = await world.receive(paid)
     await world.run()
 
-    event = await world.ledger.load_task(f"event:{answer.json()['delivery']}")
+    event = await world.ledger.load_task(f"event:{response.json()['delivery']}")
     assert (state, reason) == (event.state, event.reason[: len(reason)])
 
 
-def test_boulevard_a_record_is_gone_where_the_api_says_so() -> None:
+def test_boulevard_record_is_deleted_where_the_api_says_so() -> None:
     not_found = {"data": {"order": None}, "errors": [{"message": "no", "code": "NOT_FOUND"}]}
 
-    for answer in (None, {"data": {"order": None}}, not_found):
-        assert RECORD_GONE == load_sources()["boulevard"].translate(with_record(PAID_FOR, answer))
+    for response in (None, {"data": {"order": None}}, not_found):
+        assert RECORD_GONE == load_sources()["boulevard"].translate(with_record(PAID_FOR, response))
 
 
 @pytest.mark.parametrize(
@@ -237,23 +237,23 @@ def test_boulevard_a_record_is_gone_where_the_api_says_so() -> None:
         {"id": REFUND, "orderId": ORDER, "lineGroups": [], "summary": {"currentTotal": 5651}},
     ],
 )
-def test_boulevard_a_refund_lowers_the_order_that_it_names(node: Mapping[str, Any]) -> None:
+def test_boulevard_refund_updates_the_amount_of_its_order(node: Mapping[str, Any]) -> None:
     refunded = from_boulevard("order_refund.closed", REFUND, node)
-    answer = {"data": {"order": {"id": ORDER, "summary": {"currentTotal": 20000}, **PAID}}}
+    response = {"data": {"order": {"id": ORDER, "summary": {"currentTotal": 20000}, **PAID}}}
 
-    [change] = changes(with_record(refunded, answer))
+    [change] = changes(with_record(refunded, response))
 
     assert ORDER == load_sources()["boulevard"].fetch(refunded)[0].variables["id"]  # type: ignore[misc]
     assert ("c3253094", "77777777", Decimal(200)) == (change.visit_id, change.payment_id, change.amount_collected)
 
 
 @pytest.mark.parametrize("node", [None, {"id": REFUND}, {"id": "88888888", "lineGroups": []}])
-def test_boulevard_a_refund_that_names_no_order_is_for_an_operator(node: Mapping[str, Any] | None) -> None:
+def test_boulevard_refund_without_an_order_id_is_untranslatable(node: Mapping[str, Any] | None) -> None:
     with pytest.raises(Untranslatable, match="does not name its order"):
         load_sources()["boulevard"].fetch(from_boulevard("order_refund.closed", REFUND, node))  # type: ignore[misc]
 
 
-def test_boulevard_a_refund_of_an_order_that_is_not_there_is_for_an_operator() -> None:
+def test_boulevard_refund_of_a_missing_order_is_untranslatable() -> None:
     refunded = from_boulevard("order_refund.closed", REFUND, {"id": REFUND, "orderId": ORDER})
 
     with pytest.raises(Untranslatable, match="no order"):
@@ -270,7 +270,7 @@ def test_boulevard_a_refund_of_an_order_that_is_not_there_is_for_an_operator() -
         ({}, (None, None)),
     ],
 )
-def test_boulevard_a_client_may_have_one_name_for_both(
+def test_boulevard_client_with_one_name_is_split_into_two(
     client: Mapping[str, Any], names: tuple[str | None, ...]
 ) -> None:
     node = {"id": APPOINTMENT, "startAt": "2026-03-14T10:00:00-04:00", "client": {"email": "ada@example.com", **client}}
@@ -288,74 +288,78 @@ BEFORE, AFTER = "2026-03-10T15:00:00Z", "2026-03-17T15:00:00Z"  # the event
 
 
 def from_jobber(topic: str, item: str = FIRST) -> Event:
-    told = {"topic": topic, "itemId": item, "occurredAt": "2026-03-10T15:20:38Z"}
-    return an_event("jobber", {"data": {"webHookEvent": told}})
+    event = {"topic": topic, "itemId": item, "occurredAt": "2026-03-10T15:20:38Z"}
+    return make_event("jobber", {"data": {"webHookEvent": event}})
 
 
-def a_visit(id: str, starts: str | None, **more: Any) -> dict[str, Any]:
+def jobber_visit(id: str, starts: str | None, **more: Any) -> dict[str, Any]:
     return {"id": id, "startAt": starts, "isComplete": False, "allDay": False, **more}
 
 
 def created(visits: list[dict[str, Any]], page: Mapping[str, Any] | None = None, **first: Any) -> dict[str, Any]:
     job = {"id": "Sm9i", "visits": {"nodes": visits, "pageInfo": page or {"hasPreviousPage": False}}}
-    return {"data": {"visit": {**a_visit(FIRST, "2026-03-12T15:00:00Z"), "client": CLIENT, **first, "job": job}}}
+    return {"data": {"visit": {**jobber_visit(FIRST, "2026-03-12T15:00:00Z"), "client": CLIENT, **first, "job": job}}}
 
 
-def test_jobber_announces_the_first_visit_of_a_recurring_job_and_means_all_that_are_to_come() -> None:
+def test_jobber_first_visit_of_a_recurring_job_includes_all_future_visits() -> None:
     visits = [
-        a_visit("T2xk", BEFORE),
-        a_visit("RG9uZQ==", AFTER, isComplete=True),
-        a_visit("QW55dGltZQ==", None),
-        a_visit(FIRST, "2026-03-12T15:00:00Z"),
-        a_visit("TmV4dA==", AFTER),
-        a_visit("RGF5", "2026-03-24T00:00:00Z", allDay=True, endAt="2026-03-24T23:59:59Z"),
+        jobber_visit("T2xk", BEFORE),
+        jobber_visit("RG9uZQ==", AFTER, isComplete=True),
+        jobber_visit("QW55dGltZQ==", None),
+        jobber_visit(FIRST, "2026-03-12T15:00:00Z"),
+        jobber_visit("TmV4dA==", AFTER),
+        jobber_visit("RGF5", "2026-03-24T00:00:00Z", allDay=True, endAt="2026-03-24T23:59:59Z"),
     ]
-    answer = created(visits, completedAt="2026-03-14T17:00:00Z", isComplete=True)
+    record = created(visits, completedAt="2026-03-14T17:00:00Z", isComplete=True)
 
-    said = changes(with_record(from_jobber("VISIT_CREATE"), answer))
+    results = changes(with_record(from_jobber("VISIT_CREATE"), record))
 
     assert [
         ("Rmlyc3Q", "2026-03-12T15:00:00Z", "2026-03-14T17:00:00Z"),
         ("TmV4dA", AFTER, None),
         ("RGF5", "2026-03-24T23:59:59Z", None),
-    ] == [(change.visit_id, change.facts()["time_scheduled"], change.facts()["time_completed"]) for change in said]
-    assert {"ada@example.com"} == {change.contact.email for change in said if change.contact}
-    assert ["create"] * 3 == [change.action for change in said]
+    ] == [(change.visit_id, change.facts()["time_scheduled"], change.facts()["time_completed"]) for change in results]
+    assert {"ada@example.com"} == {change.contact.email for change in results if change.contact}
+    assert ["create"] * 3 == [change.action for change in results]
 
 
-def test_jobber_other_events_are_about_one_visit() -> None:
-    said = changes(with_record(from_jobber("VISIT_UPDATE"), created([a_visit("TmV4dA==", AFTER)])))
+def test_jobber_other_events_change_one_visit() -> None:
+    results = changes(with_record(from_jobber("VISIT_UPDATE"), created([jobber_visit("TmV4dA==", AFTER)])))
 
-    assert ["Rmlyc3Q"] == [change.visit_id for change in said]
+    assert ["Rmlyc3Q"] == [change.visit_id for change in results]
 
 
-def test_jobber_a_long_series_is_asked_for_in_two_pages_and_no_more() -> None:
+def test_jobber_long_series_is_fetched_in_two_pages() -> None:
     [get] = load_sources()["jobber"].fetch(from_jobber("VISIT_CREATE"))  # type: ignore[misc]
     page = {"hasPreviousPage": True, "startCursor": "MTAw"}
-    answer = created([a_visit("TmV4dA==", AFTER)], page)
-    earlier = {"data": {"job": {"visits": {"nodes": [a_visit("RWFybHk=", "2026-03-13T15:00:00Z")], "pageInfo": page}}}}
+    record = created([jobber_visit("TmV4dA==", AFTER)], page)
+    earlier = {
+        "data": {"job": {"visits": {"nodes": [jobber_visit("RWFybHk=", "2026-03-13T15:00:00Z")], "pageInfo": page}}}
+    }
 
-    asked = get.follow_up(Payload(answer))
-    said = changes(with_record(from_jobber("VISIT_CREATE"), answer, {"earlier": earlier}))
+    follow_ups = get.follow_up(Payload(record))
+    results = changes(with_record(from_jobber("VISIT_CREATE"), record, {"earlier": earlier}))
 
-    assert {"earlier": {"id": "Sm9i", "before": "MTAw"}} == {name: one.variables for name, one in asked.items()}
-    assert {} == asked["earlier"].follow_up(Payload(earlier))
-    assert {"Rmlyc3Q", "TmV4dA", "RWFybHk"} == {change.visit_id for change in said}
+    assert {"earlier": {"id": "Sm9i", "before": "MTAw"}} == {
+        name: request.variables for name, request in follow_ups.items()
+    }
+    assert {} == follow_ups["earlier"].follow_up(Payload(earlier))
+    assert {"Rmlyc3Q", "TmV4dA", "RWFybHk"} == {change.visit_id for change in results}
 
 
-async def test_jobber_two_hundred_visits_of_one_series_land_together(world: Doorstep) -> None:
-    [booked] = [found for found in BY_TOOL["jobber"] if found.told["name"].startswith("a recurring job")]
-    records = copy.deepcopy(booked.told["records"])
+async def test_jobber_two_hundred_visits_of_a_series_are_recorded_together(world: SourceWorld) -> None:
+    [booked] = [specimen for specimen in BY_TOOL["jobber"] if specimen.recorded["name"].startswith("a recurring job")]
+    records = copy.deepcopy(booked.recorded["records"])
     numbers = iter(range(200))
     for path, record in records.items():
         job = record["data"]["job"] if path.startswith("job/") else record["data"]["visit"]["job"]
         ids = [base64.b64encode(f"gid://Jobber/Visit/{next(numbers)}".encode()).decode() for _ in range(100)]
-        job["visits"]["nodes"] = [a_visit(id, AFTER) for id in ids]
-    booked = replace(booked, told={**booked.told, "records": records})
+        job["visits"]["nodes"] = [jobber_visit(id, AFTER) for id in ids]
+    booked = replace(booked, recorded={**booked.recorded, "records": records})
     world.configure_source(booked)
-    world.api.keep(booked)
+    world.api.add_records(booked)
 
-    event = f"event:{(await world.ring(booked)).json()['delivery']}"
+    event = f"event:{(await world.receive(booked)).json()['delivery']}"
     await world.run_task(event)
 
     assert 201 == len(set((await world.ledger.load_task(event)).targets))
@@ -364,18 +368,21 @@ async def test_jobber_two_hundred_visits_of_one_series_land_together(world: Door
 @pytest.mark.parametrize(
     ("visits", "page"),
     [
-        ([a_visit("TmV4dA==", AFTER)], {"hasPreviousPage": False, "startCursor": "MTAw"}),
-        ([a_visit("T2xk", BEFORE), a_visit("TmV4dA==", AFTER)], {"hasPreviousPage": True, "startCursor": "MTAw"}),
+        ([jobber_visit("TmV4dA==", AFTER)], {"hasPreviousPage": False, "startCursor": "MTAw"}),
+        (
+            [jobber_visit("T2xk", BEFORE), jobber_visit("TmV4dA==", AFTER)],
+            {"hasPreviousPage": True, "startCursor": "MTAw"},
+        ),
         ([], {"hasPreviousPage": True, "startCursor": None}),
     ],
 )
-def test_jobber_visits_of_the_past_are_not_asked_for(visits: list[dict[str, Any]], page: Mapping[str, Any]) -> None:
+def test_jobber_past_visits_are_not_fetched(visits: list[dict[str, Any]], page: Mapping[str, Any]) -> None:
     [get] = load_sources()["jobber"].fetch(from_jobber("VISIT_CREATE"))  # type: ignore[misc]
 
     assert {} == get.follow_up(Payload(created(visits, page)))
 
 
-def test_jobber_a_page_that_was_refused_is_for_an_operator() -> None:
+def test_jobber_page_with_errors_is_untranslatable() -> None:
     event = with_record(from_jobber("VISIT_CREATE"), created([]), {"earlier": {"errors": [{"message": "no"}]}})
 
     with pytest.raises(Untranslatable, match="Jobber answered without the job"):
@@ -384,19 +391,19 @@ def test_jobber_a_page_that_was_refused_is_for_an_operator() -> None:
 
 def billed(*ids: str, paid: float) -> dict[str, Any]:
     invoice = {"amounts": {"paymentsTotal": paid}}
-    return {"visits": {"nodes": [{**a_visit(id, AFTER), "client": CLIENT, "invoice": invoice} for id in ids]}}
+    return {"visits": {"nodes": [{**jobber_visit(id, AFTER), "client": CLIENT, "invoice": invoice} for id in ids]}}
 
 
-def test_jobber_the_money_of_an_invoice_for_several_visits_is_not_counted_for_each() -> None:
+def test_jobber_invoice_for_several_visits_sets_no_amount() -> None:
     paid = with_record(from_jobber("INVOICE_UPDATE", "SW52"), {"data": {"invoice": billed("QQ==", "Qg==", paid=150.0)}})
     invoice = {"amounts": {"paymentsTotal": 150.0}, "visits": {"nodes": [{"id": "QQ=="}, {"id": "Qg=="}]}}
-    visit = {"data": {"visit": {**a_visit("QQ==", AFTER), "client": CLIENT, "invoice": invoice}}}
+    visit = {"data": {"visit": {**jobber_visit("QQ==", AFTER), "client": CLIENT, "invoice": invoice}}}
     updated = with_record(from_jobber("VISIT_UPDATE", "QQ=="), visit)
 
     assert [None, None, None] == [change.amount_collected for event in (paid, updated) for change in changes(event)]
 
 
-def test_jobber_of_two_invoices_each_counts_by_itself() -> None:
+def test_jobber_two_invoices_of_a_payment_are_counted_separately() -> None:
     record = {
         "invoice": billed("QQ==", paid=50.0),
         "allocations": {"nodes": [{"invoice": billed("Qg==", "Qw==", paid=70.0)}]},
@@ -409,7 +416,7 @@ def test_jobber_of_two_invoices_each_counts_by_itself() -> None:
 
 
 @pytest.mark.parametrize(("receives", "is_opted_out"), [(False, True), (True, False), (None, UNSET)])
-def test_jobber_a_client_who_receives_no_review_requests_has_opted_out(
+def test_jobber_client_who_receives_no_review_requests_has_opted_out(
     receives: bool | None, is_opted_out: object
 ) -> None:
     client = {**CLIENT, "receivesReviewRequests": receives}
@@ -425,11 +432,11 @@ INVOICE = "in_1SVWoDDwzgQ85STg31e2DgXy"
 
 
 def from_stripe(kind: str, version: str | None, paid: Mapping[str, Any], created: int = 1773510000) -> Event:
-    named = {"currency": "usd", "metadata": {"visit_external_id": "acuity-1"}, **paid}
-    return an_event("stripe", {"type": kind, "created": created, "api_version": version, "data": {"object": named}})
+    data = {"currency": "usd", "metadata": {"visit_external_id": "acuity-1"}, **paid}
+    return make_event("stripe", {"type": kind, "created": created, "api_version": version, "data": {"object": data}})
 
 
-def a_charge(captured: int, refunded: int) -> dict[str, Any]:
+def stripe_charge(captured: int, refunded: int) -> dict[str, Any]:
     amounts = {"amount": 20675, "amount_captured": captured, "amount_refunded": refunded}
     return {"id": "ch_1", "payment_intent": "pi_1", "captured": True, "status": "succeeded", **amounts}
 
@@ -446,42 +453,42 @@ def a_charge(captured: int, refunded: int) -> dict[str, Any]:
         (None, 375, "199.25"),
     ],
 )
-def test_stripe_what_was_never_captured_is_no_refund(version: str | None, refunded: int, collected: str | None) -> None:
+def test_stripe_uncaptured_amount_is_not_a_refund(version: str | None, refunded: int, collected: str | None) -> None:
     received = {"id": "pi_1", "amount": 20675, "amount_received": 20300}
     events = [
         from_stripe("payment_intent.succeeded", version, received),
-        from_stripe("charge.captured", version, a_charge(20300, refunded)),
-        from_stripe("charge.refunded", version, a_charge(20300, refunded), 1773510001),
+        from_stripe("charge.captured", version, stripe_charge(20300, refunded)),
+        from_stripe("charge.refunded", version, stripe_charge(20300, refunded), 1773510001),
     ]
 
-    assert collected == what_stands(*events).fields["amount_collected"]
-    assert collected == what_stands(*reversed(events)).fields["amount_collected"]
+    assert collected == merged_visit(*events).fields["amount_collected"]
+    assert collected == merged_visit(*reversed(events)).fields["amount_collected"]
 
 
-def test_stripe_before_2020_a_charge_does_not_say_what_was_captured() -> None:
-    charge = a_charge(0, 375)
+def test_stripe_charge_before_2020_has_no_captured_amount() -> None:
+    charge = stripe_charge(0, 375)
     del charge["amount_captured"]
 
-    assert "203.00" == what_stands(from_stripe("charge.refunded", OLDER, charge)).fields["amount_collected"]
+    assert "203.00" == merged_visit(from_stripe("charge.refunded", OLDER, charge)).fields["amount_collected"]
 
 
 @pytest.mark.parametrize("reference", [INVOICE, INVOICE[:25]])
-def test_stripe_an_invoice_and_its_payment_count_once_however_much_of_its_id_is_told(reference: str) -> None:
+def test_stripe_invoice_and_its_payment_count_once_even_with_a_short_reference(reference: str) -> None:
     invoice = from_stripe("invoice.paid", "2025-11-17.clover", {"id": INVOICE, "amount_paid": 5000})
-    told = {"id": "pi_2", "amount_received": 5000, "payment_details": {"order_reference": reference}}
-    payment = from_stripe("payment_intent.succeeded", "2025-11-17.clover", told)
+    intent = {"id": "pi_2", "amount_received": 5000, "payment_details": {"order_reference": reference}}
+    payment = from_stripe("payment_intent.succeeded", "2025-11-17.clover", intent)
 
     for arrived in ([invoice, payment], [payment, invoice]):
-        assert "50.00" == what_stands(*arrived).fields["amount_collected"]
+        assert "50.00" == merged_visit(*arrived).fields["amount_collected"]
 
 
-def test_stripe_two_invoices_of_one_visit_are_both_counted() -> None:
+def test_stripe_two_invoices_of_one_visit_are_added() -> None:
     invoices = [
         from_stripe("invoice.paid", BASIL, {"id": id, "amount_paid": 5000})
         for id in (INVOICE, "in_1SVWoDDwzgQ85STg31e2ZZXy")
     ]
 
-    assert "100.00" == what_stands(*invoices).fields["amount_collected"]
+    assert "100.00" == merged_visit(*invoices).fields["amount_collected"]
 
 
 # NexHealth ----------------------------------------------------------------------------------------------------------
@@ -489,8 +496,10 @@ def test_stripe_two_invoices_of_one_visit_are_both_counted() -> None:
 
 def from_nexhealth(envelope: Mapping[str, Any], headers: Mapping[str, str] | None = None, **more: Any) -> Event:
     appointment = {"id": 7, "patient_id": 5001, "start_time": "2026-03-14T15:00:00Z", **more}
-    told = {"event_name": "appointment_updated", "event_time": "2026-03-10T15:20:38Z", "institution_id": 11}
-    return an_event("nexhealth", {**told, **envelope, "data": {"appointment": appointment}}, headers=headers or {})
+    defaults = {"event_name": "appointment_updated", "event_time": "2026-03-10T15:20:38Z", "institution_id": 11}
+    return make_event(
+        "nexhealth", {**defaults, **envelope, "data": {"appointment": appointment}}, headers=headers or {}
+    )
 
 
 NAMED, IN_ADDRESS = {"subdomain": "example-dental"}, {"?subdomain": "example-dental"}
@@ -500,7 +509,7 @@ NAMED, IN_ADDRESS = {"subdomain": "example-dental"}, {"?subdomain": "example-den
     ("envelope", "headers"),
     [(NAMED, {}), ({}, IN_ADDRESS), (NAMED, {"?subdomain": "another"}), ({"subdomain": None}, IN_ADDRESS)],
 )
-def test_nexhealth_a_practice_is_named_by_the_event_or_by_the_address(
+def test_nexhealth_practice_comes_from_the_event_or_the_hook_url(
     envelope: Mapping[str, Any], headers: Mapping[str, str]
 ) -> None:
     [get] = load_sources()["nexhealth"].fetch(from_nexhealth(envelope, headers))  # type: ignore[misc]
@@ -509,14 +518,14 @@ def test_nexhealth_a_practice_is_named_by_the_event_or_by_the_address(
 
 
 @pytest.mark.parametrize("headers", [{}, {"?subdomain": ""}, {"?subdomain": "a/b"}, {"?subdomain": "a&x=1"}])
-def test_nexhealth_an_event_that_names_no_practice_is_for_an_operator(headers: Mapping[str, str]) -> None:
+def test_nexhealth_event_without_a_practice_is_untranslatable(headers: Mapping[str, str]) -> None:
     event = from_nexhealth({}, headers)
 
     with pytest.raises(Untranslatable, match="subdomain"):
         load_sources()["nexhealth"].fetch(event)  # type: ignore[misc]
 
 
-def test_nexhealth_a_test_event_is_nobodys_appointment() -> None:
+def test_nexhealth_test_event_is_ignored() -> None:
     tool, event = load_sources()["nexhealth"], from_nexhealth({"test": True}, patient={"email": "example@example.com"})
 
     assert [] == tool.fetch(event)  # type: ignore[misc]
@@ -525,7 +534,7 @@ def test_nexhealth_a_test_event_is_nobodys_appointment() -> None:
     assert None is tool.definition.tenant_of(event)
 
 
-def test_nexhealth_where_no_patient_has_to_be_fetched_no_practice_has_to_be_named() -> None:
+def test_nexhealth_event_with_its_patient_needs_no_practice() -> None:
     [change] = changes(from_nexhealth({}, patient={"email": "ada@example.com", "cell_phone_number": "5550100002"}))
     [cancelled] = changes(from_nexhealth({}, cancelled=True))
 
@@ -545,7 +554,7 @@ def test_nexhealth_where_no_patient_has_to_be_fetched_no_practice_has_to_be_name
         ({"bio": {}}, None),
     ],
 )
-def test_nexhealth_each_version_has_the_phone_in_another_place(patient: Mapping[str, Any], phone: str | None) -> None:
+def test_nexhealth_phone_is_found_in_every_version(patient: Mapping[str, Any], phone: str | None) -> None:
     record = {"data": {"id": 5001, "email": "ada@example.com", **patient}}
     [change] = changes(with_record(from_nexhealth(NAMED), record))
 
@@ -553,28 +562,30 @@ def test_nexhealth_each_version_has_the_phone_in_another_place(patient: Mapping[
     assert phone == change.contact.phone
 
 
-def sent(specimen: Specimen, body: Mapping[str, Any], query: str = "") -> Specimen:
-    """Another body and address, signed like the specimen."""
+def resign(specimen: Specimen, body: Mapping[str, Any], query: str = "") -> Specimen:
+    """Return the specimen with another body and query, and a valid signature."""
     delivery = specimen.changed(body=json.dumps(body).encode(), query=query.encode())
     signature = specimen.scheme.sign(delivery, specimen.sender_context())
     lines = tuple((name.lower().encode(), value.encode()) for name, value in signature.items())
     return replace(specimen, delivery=replace(delivery, headers=lines))
 
 
-async def test_nexhealth_of_one_practice_an_event_without_a_name_is_parked_and_not_ignored(world: Doorstep) -> None:
+async def test_nexhealth_event_without_a_practice_is_parked_and_not_ignored(world: SourceWorld) -> None:
     specimen = BY_TOOL["nexhealth"][0]
     world.configure_source(specimen, HOOKS__NEXHEALTH__TENANTS="example-dental")
-    world.api.keep(specimen)
-    body = {name: value for name, value in specimen.told["body"].items() if name != "subdomain"}
+    world.api.add_records(specimen)
+    body = {name: value for name, value in specimen.recorded["body"].items() if name != "subdomain"}
 
-    answer = await world.ring(sent(specimen, body))
-    await world.ring(sent(specimen, {**body, "event_time": "2026-03-10T15:20:39.000Z"}, "subdomain=example-dental"))
+    response = await world.receive(resign(specimen, body))
+    await world.receive(
+        resign(specimen, {**body, "event_time": "2026-03-10T15:20:39.000Z"}, "subdomain=example-dental")
+    )
     await world.run()
 
-    event = await world.ledger.load_task(f"event:{answer.json()['delivery']}")
+    event = await world.ledger.load_task(f"event:{response.json()['delivery']}")
     assert ("parked", True) == (event.state, "?subdomain=" in event.reason)
     assert ["nexhealth-11-700001"] == [visit["external_id"] for visit in world.harness.visits()]
-    assert {"v20240412"} == {headers["nex-api-version"] for headers in world.api.seen}
+    assert {"v20240412"} == {headers["nex-api-version"] for headers in world.api.request_headers}
 
 
 # Tekmetric ----------------------------------------------------------------------------------------------------------
@@ -596,31 +607,29 @@ async def test_nexhealth_of_one_practice_an_event_without_a_name_is_parked_and_n
         ("Grace Hopper", "something_else"),
     ],
 )
-async def test_tekmetric_an_event_has_a_name_in_which_nobody_is_named(
-    world: Doorstep, sentence: str, name: str
-) -> None:
+async def test_tekmetric_event_name_contains_no_person(world: SourceWorld, sentence: str, name: str) -> None:
     specimen = BY_TOOL["tekmetric"][0]
     world.configure_source(specimen)
     body = {"event": sentence, "data": {"shopId": 77}}
 
-    answer = await world.ring(specimen, raw=json.dumps(body).encode())
+    response = await world.receive(specimen, raw=json.dumps(body).encode())
 
-    id = answer.json()["delivery"]
+    id = response.json()["delivery"]
     meta, _ = await world.ledger.load_delivery(id)
-    beside_the_body = (await world.redis.command("GET", f"bell:delivery:{id}")).partition(b"\n")[0].lower()
+    header_line = (await world.redis.command("GET", f"bell:delivery:{id}")).partition(b"\n")[0].lower()
     assert name == meta.event_name
-    assert (False, False) == (b"hopper" in beside_the_body, b"grace" in beside_the_body)
+    assert (False, False) == (b"hopper" in header_line, b"grace" in header_line)
 
 
 @pytest.mark.parametrize("body", [{}, {"event": None, "data": {"id": 1}}, {"event": ["Grace"]}])
-async def test_tekmetric_an_event_without_a_sentence_has_no_name(world: Doorstep, body: Mapping[str, Any]) -> None:
+async def test_tekmetric_event_without_a_sentence_has_no_name(world: SourceWorld, body: Mapping[str, Any]) -> None:
     specimen = BY_TOOL["tekmetric"][0]
     world.configure_source(specimen, HOOKS__TEKMETRIC__TENANTS="")
 
-    answer = await world.ring(specimen, raw=json.dumps(body).encode())
+    response = await world.receive(specimen, raw=json.dumps(body).encode())
 
-    meta, _ = await world.ledger.load_delivery(answer.json()["delivery"])
-    assert (202, "") == (answer.status_code, meta.event_name)
+    meta, _ = await world.ledger.load_delivery(response.json()["delivery"])
+    assert (202, "") == (response.status_code, meta.event_name)
 
 
 # ServiceM8 ----------------------------------------------------------------------------------------------------------
@@ -628,15 +637,15 @@ async def test_tekmetric_an_event_without_a_sentence_has_no_name(world: Doorstep
 JOB = "de305d54-75b4-431b-adb2-eb6b9e546013"
 
 
-def from_servicem8(status: str, completion_date: str, told_at: str, fetched_at: datetime) -> Event:
-    body = {"object": "job", "entry": [{"uuid": JOB, "changed_fields": ["status"], "time": told_at}]}
-    event = an_event("servicem8", body, zone=ZoneInfo("Australia/Sydney"))
+def from_servicem8(status: str, completion_date: str, changed_at: str, fetched_at: datetime) -> Event:
+    body = {"object": "job", "entry": [{"uuid": JOB, "changed_fields": ["status"], "time": changed_at}]}
+    event = make_event("servicem8", body, zone=ZoneInfo("Australia/Sydney"))
     job = {"uuid": JOB, "active": 1, "status": status, "completion_date": completion_date}
-    beside: dict[str, Any] = {"jobcontact": [], "jobactivity": [], "jobpayment": []}
-    return replace(with_record(event, job, beside), fetched_at=fetched_at)
+    related: dict[str, Any] = {"jobcontact": [], "jobactivity": [], "jobpayment": []}
+    return replace(with_record(event, job, related), fetched_at=fetched_at)
 
 
-def test_servicem8_a_completion_without_a_date_counts_from_when_it_is_first_seen() -> None:
+def test_servicem8_completion_without_a_date_has_the_time_of_its_first_observation() -> None:
     never = "0000-00-00 00:00:00"
     booked = from_servicem8("Work Order", never, "2026-03-14T06:00:00Z", datetime(2026, 3, 14, 6, 1, tzinfo=UTC))
     done = from_servicem8("Completed", never, "2026-03-14T06:32:05Z", datetime(2026, 3, 14, 6, 33, tzinfo=UTC))
@@ -645,15 +654,15 @@ def test_servicem8_a_completion_without_a_date_counts_from_when_it_is_first_seen
         "Completed", "2026-03-14 17:31:00", "2026-03-17T06:00:00Z", datetime(2026, 3, 17, tzinfo=UTC)
     )
 
-    assert "2026-03-14T06:32:05Z" == what_stands(paid, booked, done).fields["event_date"]
-    assert "2026-03-14T06:31:00Z" == what_stands(dated, paid, booked, done).fields["event_date"]
-    assert what_stands(booked).fields["event_date"] is None
+    assert "2026-03-14T06:32:05Z" == merged_visit(paid, booked, done).fields["event_date"]
+    assert "2026-03-14T06:31:00Z" == merged_visit(dated, paid, booked, done).fields["event_date"]
+    assert merged_visit(booked).fields["event_date"] is None
 
 
-def test_servicem8_where_nobody_knows_when_work_begins_nobody_is_asked() -> None:
-    """The first day on which somebody may take a job up (`joballocation`) is no time of a visit."""
+def test_servicem8_job_without_a_start_has_no_date() -> None:
+    """The first day on which somebody may begin a job (`joballocation`) is not the time of a visit."""
     event = from_servicem8("Work Order", "", "2026-03-14T06:00:00Z", datetime(2026, 3, 14, 6, 1, tzinfo=UTC))
     [get] = load_sources()["servicem8"].fetch(event)  # type: ignore[misc]
 
     assert {"jobcontact", "jobactivity", "jobpayment"} == get.follow_up(Payload({"uuid": JOB})).keys()
-    assert not what_stands(event).has_date
+    assert not merged_visit(event).has_date

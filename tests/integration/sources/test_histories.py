@@ -1,7 +1,7 @@
-"""Whatever happens at a tool, in whatever order it is told, the visit is the one that it means (see tests/histories).
+"""Random histories of every source give the same visit in every order (see tests/histories).
 
-Here some hundreds of every source through the part that computes, and some dozens through all of Doorbell, on APIs that
-differ in what their reference leaves open; `make soak` has ten thousand of each.
+Some hundreds run through the pure functions, some dozens through all of Doorbell, on APIs that differ where their reference
+is silent. `make soak` runs ten thousand of each.
 """
 
 from collections.abc import AsyncIterator
@@ -13,7 +13,7 @@ from tests.histories.pure import problems
 from tests.histories.run import BATCH, World
 from tests.support.harness import Server
 
-COMPUTED, WHOLE = 100, BATCH
+PURE_SEEDS, FULL_SEEDS = 100, BATCH
 
 each_source = pytest.mark.parametrize("source", sorted(tools()))
 
@@ -25,25 +25,25 @@ async def world(redis_url: str, sandbox: Server) -> AsyncIterator[World]:
 
 
 @each_source
-def test_a_history_means_the_same_visit_in_every_order(source: str) -> None:
-    assert [] == [problem for seed in range(COMPUTED) for problem in problems(source, seed)]
+def test_a_history_gives_the_same_visit_in_every_order(source: str) -> None:
+    assert [] == [problem for seed in range(PURE_SEEDS) for problem in problems(source, seed)]
 
 
 @each_source
-def test_what_happens_at_one_and_the_same_moment_ends_alike_in_every_order(source: str) -> None:
-    assert [] == [problem for seed in range(COMPUTED // 5) for problem in problems(source, seed, ties=True)]
+def test_simultaneous_events_give_the_same_visit_in_every_order(source: str) -> None:
+    assert [] == [problem for seed in range(PURE_SEEDS // 5) for problem in problems(source, seed, ties=True)]
 
 
 @each_source
-async def test_a_history_ends_in_the_visit_that_it_means_whatever_comes_when_and_however_often(
-    world: World, source: str
-) -> None:
-    start = sorted(tools()).index(source) * WHOLE  # so that the sources together meet every behaviour
-    ended = [
+async def test_a_history_gives_its_visit_in_the_api_despite_delays_and_repeats(world: World, source: str) -> None:
+    start = (
+        sorted(tools()).index(source) * FULL_SEEDS
+    )  # distinct seeds, so that the sources together cover every behaviour
+    histories = [
         history
-        for first in range(start, start + WHOLE, BATCH)
+        for first in range(start, start + FULL_SEEDS, BATCH)
         for history in await world.batch([(source, seed) for seed in range(first, first + BATCH)])
     ]
 
-    assert [] == [str(history) for history in ended if history.problems]
-    assert WHOLE < sum(history.deliveries for history in ended)
+    assert [] == [str(history) for history in histories if history.problems]
+    assert FULL_SEEDS < sum(history.deliveries for history in histories)

@@ -1,4 +1,4 @@
-"""The `standard` source as docs/standard.md describes it: the body, the signature, the bearer form."""
+"""The `standard` source as docs/standard.md describes it: body, signature, bearer token."""
 
 import json
 import re
@@ -20,7 +20,7 @@ BOOKED = {"visit_id": "A-1", "contact": {"email": "ada@example.com"}, "time_sche
 
 
 @pytest.fixture(scope="module")
-def started(redis_url: str, sandbox: Server) -> Iterator[Harness]:
+def standard_harness(redis_url: str, sandbox: Server) -> Iterator[Harness]:
     with Harness(redis_url, sandbox) as harness:
         for hook, auth in (("ZAPIER", "bearer"), ("BOTH", "signature bearer")):
             harness.env[f"HOOKS__{hook}__SOURCE"], harness.env[f"HOOKS__{hook}__AUTH"] = "standard", auth
@@ -31,10 +31,10 @@ def started(redis_url: str, sandbox: Server) -> Iterator[Harness]:
 
 
 def post(harness: Harness, hook: str, raw: bytes, **headers: str) -> tuple[int, dict[str, Any]]:
-    answer = httpx.post(
+    response = httpx.post(
         f"{harness.web_server.url}/hooks/{hook}", content=raw, headers={"content-type": "application/json", **headers}
     )
-    return answer.status_code, answer.json()
+    return response.status_code, response.json()
 
 
 def body(kind: str = "visit.created", id: str | None = None, **data: Any) -> bytes:
@@ -42,114 +42,121 @@ def body(kind: str = "visit.created", id: str | None = None, **data: Any) -> byt
     return json.dumps(event | ({"id": id} if id else {})).encode()
 
 
-# -- what a hook accepts --
+# -- authentication --
 
 
-def test_a_bearer_token_opens_the_hook_that_accepts_it(started: Harness) -> None:
-    status, answer = post(started, "zapier", body(visit_id="B-1"), authorization=f"Bearer {TOKEN}")
+def test_a_bearer_token_is_accepted_where_auth_includes_bearer(standard_harness: Harness) -> None:
+    status, response = post(standard_harness, "zapier", body(visit_id="B-1"), authorization=f"Bearer {TOKEN}")
 
-    assert (202, 1) == (status, answer["changes"])
+    assert (202, 1) == (status, response["changes"])
 
 
 @pytest.mark.parametrize("name", ["Authorization", "AUTHORIZATION"])
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
-def test_the_name_of_the_bearer_scheme_is_not_case_sensitive(started: Harness, name: str, scheme: str) -> None:
-    assert post(started, "zapier", body(visit_id=f"{name}{scheme}"), **{name: f"{scheme} {TOKEN}"})[0] in (200, 202)
+def test_the_name_of_the_bearer_scheme_is_not_case_sensitive(standard_harness: Harness, name: str, scheme: str) -> None:
+    assert post(standard_harness, "zapier", body(visit_id=f"{name}{scheme}"), **{name: f"{scheme} {TOKEN}"})[0] in (
+        200,
+        202,
+    )
 
 
-@pytest.mark.parametrize("given", [f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", "Bearer", f"Basic {TOKEN}", TOKEN])
-def test_any_other_authorization_is_refused(started: Harness, given: str) -> None:
-    status, answer = post(started, "zapier", body(), authorization=given)
+@pytest.mark.parametrize(
+    "authorization", [f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", "Bearer", f"Basic {TOKEN}", TOKEN]
+)
+def test_any_other_authorization_is_rejected(standard_harness: Harness, authorization: str) -> None:
+    status, response = post(standard_harness, "zapier", body(), authorization=authorization)
 
     assert 401 == status
-    assert answer["error"].startswith("signature_")
+    assert response["error"].startswith("signature_")
 
 
-def test_a_delivery_without_a_token_is_refused_and_told_which_header_is_missing(started: Harness) -> None:
-    status, answer = post(started, "zapier", body())
+def test_a_delivery_without_a_token_is_rejected_as_signature_missing(standard_harness: Harness) -> None:
+    status, response = post(standard_harness, "zapier", body())
 
-    assert (401, "signature_missing") == (status, answer["error"])
+    assert (401, "signature_missing") == (status, response["error"])
 
 
-def test_a_signed_hook_accepts_no_bearer_token_not_even_its_own_secret(started: Harness) -> None:
+def test_a_signed_hook_accepts_no_bearer_token_not_even_its_own_secret(standard_harness: Harness) -> None:
     for token in (TOKEN, SECRET):
-        assert 401 == post(started, "standard", body(), authorization=f"Bearer {token}")[0]
+        assert 401 == post(standard_harness, "standard", body(), authorization=f"Bearer {token}")[0]
 
 
-def test_a_bearer_hook_accepts_no_signature(started: Harness) -> None:
+def test_a_bearer_hook_accepts_no_signature(standard_harness: Harness) -> None:
     raw = standard_body("visit.created", "S-1", time_scheduled="2026-10-01T15:00:00Z")
 
-    assert 401 == post(started, "zapier", raw, **sign_standard(raw))[0]
+    assert 401 == post(standard_harness, "zapier", raw, **sign_standard(raw))[0]
 
 
-def test_a_hook_that_says_both_accepts_each(started: Harness) -> None:
+def test_a_hook_with_both_methods_accepts_either(standard_harness: Harness) -> None:
     raw = standard_body("visit.created", "S-2", time_scheduled="2026-10-01T15:00:00Z")
 
-    assert 202 == post(started, "both", raw, **sign_standard(raw))[0]
-    assert 202 == post(started, "both", body(visit_id="B-2"), authorization=f"Bearer {TOKEN}")[0]
+    assert 202 == post(standard_harness, "both", raw, **sign_standard(raw))[0]
+    assert 202 == post(standard_harness, "both", body(visit_id="B-2"), authorization=f"Bearer {TOKEN}")[0]
 
 
-def test_a_wrong_signature_is_never_forgiven_for_the_sake_of_a_right_token(started: Harness) -> None:
+def test_a_wrong_signature_is_rejected_despite_a_valid_token(standard_harness: Harness) -> None:
     raw = standard_body("visit.created", "S-3", time_scheduled="2026-10-01T15:00:00Z")
     forged = sign_standard(raw.replace(b"S-3", b"S-4"))
 
     for header in ("webhook-signature", "svix-signature"):
         signed = {name.replace("webhook-", header.partition("-")[0] + "-"): value for name, value in forged.items()}
-        assert 401 == post(started, "both", raw, authorization=f"Bearer {TOKEN}", **signed)[0]
+        assert 401 == post(standard_harness, "both", raw, authorization=f"Bearer {TOKEN}", **signed)[0]
 
 
 # -- repeats --
 
 
-def test_the_id_in_the_body_names_the_event_where_no_header_does(started: Harness) -> None:
+def test_the_id_in_the_body_identifies_an_event_without_an_id_header(standard_harness: Harness) -> None:
     bearer = {"authorization": f"Bearer {TOKEN}"}
-    first = post(started, "zapier", body(id="e-1", visit_id="R-1"), **bearer)
-    again = post(started, "zapier", body(id="e-1", visit_id="R-1", amount_collected="1.00"), **bearer)
-    other = post(started, "zapier", body(id="e-2", visit_id="R-1"), **bearer)
+    first = post(standard_harness, "zapier", body(id="e-1", visit_id="R-1"), **bearer)
+    again = post(standard_harness, "zapier", body(id="e-1", visit_id="R-1", amount_collected="1.00"), **bearer)
+    different = post(standard_harness, "zapier", body(id="e-2", visit_id="R-1"), **bearer)
 
-    assert (202, 200, 202) == (first[0], again[0], other[0])
+    assert (202, 200, 202) == (first[0], again[0], different[0])
     assert again[1] == {"delivery": first[1]["delivery"], "repeat": True}
 
 
-def test_the_id_of_the_header_comes_before_the_one_in_the_body(started: Harness) -> None:
+def test_the_id_header_takes_precedence_over_the_id_in_the_body(standard_harness: Harness) -> None:
     raw = json.dumps({**json.loads(body(visit_id="R-2")), "id": "the-same"}).encode()
     first, second = ({**sign_standard(raw), "content-type": "application/json"} for _ in range(2))
     assert first["webhook-id"] != second["webhook-id"]
 
-    assert [202, 202] == [post(started, "standard", raw, **headers)[0] for headers in (first, second)]
+    assert [202, 202] == [post(standard_harness, "standard", raw, **headers)[0] for headers in (first, second)]
 
 
-# -- what automations send --
+# -- bodies of automations --
 
 
 @pytest.mark.parametrize(
     ("amount", "expected"), [(245, "245.00"), (245.5, "245.50"), ("245", "245.00"), ("", None), (None, None)]
 )
-def test_amounts_are_read_as_automations_write_them(started: Harness, amount: Any, expected: str | None) -> None:
+def test_amounts_are_accepted_as_automations_send_them(
+    standard_harness: Harness, amount: Any, expected: str | None
+) -> None:
     visit_id = f"M-{amount}-{type(amount).__name__}"
 
-    post(started, "zapier", body(visit_id=visit_id, amount_collected=amount), authorization=f"Bearer {TOKEN}")
+    post(standard_harness, "zapier", body(visit_id=visit_id, amount_collected=amount), authorization=f"Bearer {TOKEN}")
 
-    visit = wait_until(lambda: started.visit(external_id("standard", visit_id)))
+    visit = wait_until(lambda: standard_harness.visit(external_id("standard", visit_id)))
     assert expected == visit.get("amount_collected")
 
 
-# -- the document itself --
+# -- the examples of the document --
 
 
-def test_the_body_in_the_document_becomes_the_visit_that_it_describes(started: Harness) -> None:
+def test_the_body_in_the_document_becomes_the_visit_that_it_describes(standard_harness: Harness) -> None:
     [raw] = re.findall(r"```json\n(.*?)```", DOCS, re.DOTALL)
 
-    assert 202 == post(started, "zapier", raw.encode(), authorization=f"Bearer {TOKEN}")[0]
+    assert 202 == post(standard_harness, "zapier", raw.encode(), authorization=f"Bearer {TOKEN}")[0]
 
-    visit = wait_until(lambda: started.visit("standard-A-1042"))
+    visit = wait_until(lambda: standard_harness.visit("standard-A-1042"))
     assert ("2026-03-14T16:00:00Z", "245.00") == (visit["time_scheduled"], visit["amount_collected"])
 
 
 @pytest.mark.parametrize("block", [block for block in SHELL if "curl" in block], ids=["signed", "bearer"])
-def test_the_commands_in_the_document_are_accepted(started: Harness, block: str) -> None:
-    env = {"DOORBELL": started.web_server.url, "TOKEN": TOKEN, "PATH": "/usr/local/bin:/usr/bin:/bin"}
+def test_the_commands_in_the_document_are_accepted(standard_harness: Harness, block: str) -> None:
+    env = {"DOORBELL": standard_harness.web_server.url, "TOKEN": TOKEN, "PATH": "/usr/local/bin:/usr/bin:/bin"}
 
-    ran = subprocess.run(["bash", "-ec", block], env=env, capture_output=True, text=True, timeout=30)
+    result = subprocess.run(["bash", "-ec", block], env=env, capture_output=True, text=True, timeout=30)
 
-    assert '"delivery"' in ran.stdout, ran.stderr
+    assert '"delivery"' in result.stdout, result.stderr

@@ -12,7 +12,7 @@ from tests.support.shared_bookings import ADA, BOB, CY, FIRST, SECOND, THIRD, Bo
 
 
 def calcom(kind: str, minute: int, uid: str, people: Sequence[str], start: str = FIRST, **more: Any) -> Body:
-    """minute: when it happened. people: their addresses; who acts comes last."""
+    """Return a webhook body. minute: when it happened. people: e-mail addresses; the one who acts is the last."""
     attendees = [{"email": email, "name": email.split("@")[0], "timeZone": "Europe/London"} for email in people]
     payload = {
         "uid": uid, "startTime": start, "endTime": start.replace(":00:00Z", ":30:00Z"), "attendees": attendees,
@@ -27,7 +27,7 @@ def seats(kind: str, minute: int, uid: str, people: Sequence[str], start: str = 
     return calcom(kind, minute, uid, people, start, seatsPerTimeSlot=10, **more)
 
 
-def missed(minute: int, uid: str, marks: dict[str, bool], **more: Any) -> Body:
+def no_show(minute: int, uid: str, marks: dict[str, bool], **more: Any) -> Body:
     attendees = [{"email": email, "noShow": mark} for email, mark in marks.items()]
     payload = {"message": "x", "bookingUid": uid, "bookingId": 1, "attendees": attendees, **more}
     return {
@@ -37,77 +37,79 @@ def missed(minute: int, uid: str, marks: dict[str, bool], **more: Any) -> Body:
     }
 
 
-TAKEN = [seats("BOOKING_CREATED", 1, "u1", [ADA]), seats("BOOKING_CREATED", 2, "u1", [ADA, BOB]),
+SEATS = [seats("BOOKING_CREATED", 1, "u1", [ADA]), seats("BOOKING_CREATED", 2, "u1", [ADA, BOB]),
          seats("BOOKING_CREATED", 3, "u1", [ADA, BOB, CY])]  # fmt: skip
 
 
-async def test_everybody_with_a_seat_is_a_visit(world: BookingWorld) -> None:
-    assert [("ada", FIRST), ("bob", FIRST), ("cy", FIRST)] == await world.in_every_order("calcom", TAKEN)
+async def test_every_seat_is_one_visit(world: BookingWorld) -> None:
+    assert [("ada", FIRST), ("bob", FIRST), ("cy", FIRST)] == await world.in_every_order("calcom", SEATS)
 
 
-async def test_a_seat_given_up_ends_one_visit(world: BookingWorld) -> None:
-    left = seats("BOOKING_CANCELLED", 4, "u1", ["BOB@Example.com"], status="CANCELLED")
+async def test_a_cancelled_seat_ends_one_visit(world: BookingWorld) -> None:
+    cancelled = seats("BOOKING_CANCELLED", 4, "u1", ["BOB@Example.com"], status="CANCELLED")
 
-    assert [("ada", FIRST), ("cy", FIRST)] == await world.in_every_order("calcom", [*TAKEN, left])
+    assert [("ada", FIRST), ("cy", FIRST)] == await world.in_every_order("calcom", [*SEATS, cancelled])
 
 
-async def test_a_seat_taken_again_is_the_same_visit(world: BookingWorld) -> None:
-    left, again = seats("BOOKING_CANCELLED", 4, "u1", [BOB]), seats("BOOKING_CREATED", 5, "u1", [ADA, CY, BOB])
+async def test_a_seat_booked_again_is_the_same_visit(world: BookingWorld) -> None:
+    cancelled, again = seats("BOOKING_CANCELLED", 4, "u1", [BOB]), seats("BOOKING_CREATED", 5, "u1", [ADA, CY, BOB])
 
     assert [("ada", FIRST), ("bob", FIRST), ("cy", FIRST)] == await world.in_every_order(
-        "calcom", [*TAKEN, left, again]
+        "calcom", [*SEATS, cancelled, again]
     )
 
 
-async def test_whoever_left_is_not_taken_back_by_a_list_that_still_has_them(world: BookingWorld) -> None:
-    left, late = (
+async def test_a_later_list_with_a_cancelled_seat_does_not_restore_its_visit(world: BookingWorld) -> None:
+    cancelled, later = (
         seats("BOOKING_CANCELLED", 4, "u1", [ADA]),
         seats("BOOKING_CREATED", 5, "u1", [ADA, BOB, CY, "dan@example.com"]),
     )
 
-    assert [("bob", FIRST), ("cy", FIRST), ("dan", FIRST)] == await world.in_every_order("calcom", [*TAKEN, left, late])
+    assert [("bob", FIRST), ("cy", FIRST), ("dan", FIRST)] == await world.in_every_order(
+        "calcom", [*SEATS, cancelled, later]
+    )
 
 
-async def test_the_host_cancels_for_everybody(world: BookingWorld) -> None:
-    assert [] == await world.in_every_order("calcom", [*TAKEN, seats("BOOKING_CANCELLED", 4, "u1", [ADA, BOB, CY])])
+async def test_a_cancellation_by_the_host_ends_every_visit(world: BookingWorld) -> None:
+    assert [] == await world.in_every_order("calcom", [*SEATS, seats("BOOKING_CANCELLED", 4, "u1", [ADA, BOB, CY])])
 
 
-@pytest.mark.parametrize("listed", [[ADA], [BOB, ADA]], ids=["alone", "with who is there"])
-async def test_one_seat_moves_to_another_booking(world: BookingWorld, listed: list[str]) -> None:
-    """Bob has a seat in both bookings, and keeps both."""
-    there = seats("BOOKING_CREATED", 4, "u2", [BOB], SECOND)
-    moved = seats("BOOKING_RESCHEDULED", 5, "u2", listed, SECOND, rescheduleUid="u1", rescheduledBy=ADA)
+@pytest.mark.parametrize("attendees", [[ADA], [BOB, ADA]], ids=["alone", "with the others"])
+async def test_one_seat_moves_to_another_booking(world: BookingWorld, attendees: list[str]) -> None:
+    """Bob has a seat in both bookings, and both stay."""
+    other_booking = seats("BOOKING_CREATED", 4, "u2", [BOB], SECOND)
+    moved = seats("BOOKING_RESCHEDULED", 5, "u2", attendees, SECOND, rescheduleUid="u1", rescheduledBy=ADA)
 
     expected = [("ada", SECOND), ("bob", FIRST), ("bob", SECOND), ("cy", FIRST)]
-    assert expected == await world.in_every_order("calcom", [*TAKEN, there, moved])
+    assert expected == await world.in_every_order("calcom", [*SEATS, other_booking, moved])
 
 
-async def test_a_seat_that_moves_and_comes_back_is_where_it_is_now(world: BookingWorld) -> None:
-    there = seats("BOOKING_CREATED", 4, "u2", ["dan@example.com"], SECOND)
+async def test_a_seat_that_moves_back_has_its_latest_time(world: BookingWorld) -> None:
+    other_booking = seats("BOOKING_CREATED", 4, "u2", ["dan@example.com"], SECOND)
     moved = seats(
         "BOOKING_RESCHEDULED", 5, "u2", ["dan@example.com", BOB], SECOND, rescheduleUid="u1", rescheduledBy=BOB
     )
     back = seats("BOOKING_RESCHEDULED", 6, "u1", [ADA, CY, BOB], FIRST, rescheduleUid="u2", rescheduledBy=BOB)
 
     expected = [("ada", FIRST), ("bob", FIRST), ("cy", FIRST), ("dan", SECOND)]
-    assert expected == await world.in_every_order("calcom", [*TAKEN, there, moved, back])
+    assert expected == await world.in_every_order("calcom", [*SEATS, other_booking, moved, back])
     away = seats(
         "BOOKING_RESCHEDULED", 7, "u2", ["dan@example.com", BOB], SECOND, rescheduleUid="u1", rescheduledBy=BOB
     )
     expected = [("ada", FIRST), ("bob", SECOND), ("cy", FIRST), ("dan", SECOND)]
-    assert expected == await world.in_every_order("calcom", [*TAKEN, there, moved, back, away])
+    assert expected == await world.in_every_order("calcom", [*SEATS, other_booking, moved, back, away])
 
 
 @pytest.mark.parametrize("is_confirmed", [False, True])
-async def test_a_seat_whose_move_has_to_be_confirmed_is_not_where_it_was(
-    world: BookingWorld, is_confirmed: bool
-) -> None:
-    asked = seats("BOOKING_REQUESTED", 5, "u2", [BOB], SECOND, rescheduleUid="u1", rescheduledBy=BOB, status="PENDING")
-    agreed = seats("BOOKING_CREATED", 6, "u2", [BOB], SECOND)
+async def test_a_requested_move_ends_the_visit_at_the_old_time(world: BookingWorld, is_confirmed: bool) -> None:
+    requested = seats(
+        "BOOKING_REQUESTED", 5, "u2", [BOB], SECOND, rescheduleUid="u1", rescheduledBy=BOB, status="PENDING"
+    )
+    confirmed = seats("BOOKING_CREATED", 6, "u2", [BOB], SECOND)
 
     moved = [("bob", SECOND)] if is_confirmed else []
     expected = [("ada", FIRST), *moved, ("cy", FIRST)]
-    assert expected == await world.in_every_order("calcom", [*TAKEN, asked, *([agreed] if is_confirmed else [])])
+    assert expected == await world.in_every_order("calcom", [*SEATS, requested, *([confirmed] if is_confirmed else [])])
 
 
 PAID = {"paymentData": {"success": True, "amount": 2_000, "refunded": False}}
@@ -130,9 +132,9 @@ PAID = {"paymentData": {"success": True, "amount": 2_000, "refunded": False}}
             [("ada", "2026-10-01T15:30:00Z")],
         ),
     ],
-    ids=["joined", "cancelled", "another's cancel", "moved", "asked to move", "paid", "ended"],
+    ids=["joined", "cancelled", "cancelled by another", "moved", "move requested", "paid", "ended"],
 )
-async def test_a_booking_that_got_seats_later_is_not_asked_about_twice(
+async def test_a_booking_that_gets_seats_later_is_one_visit(
     world: BookingWorld, later: Body, expected: list[tuple[str, str]]
 ) -> None:
     alone = calcom("BOOKING_CREATED", 1, "u1", [ADA])
@@ -140,57 +142,60 @@ async def test_a_booking_that_got_seats_later_is_not_asked_about_twice(
     assert expected == await world.in_every_order("calcom", [alone, later])
 
 
-async def test_the_host_moves_all_seats_of_a_booking(world: BookingWorld) -> None:
+async def test_a_move_by_the_host_moves_every_seat(world: BookingWorld) -> None:
     moved = seats(
         "BOOKING_RESCHEDULED", 4, "u1", [ADA, BOB, CY], SECOND, rescheduleUid="u1", rescheduledBy="host@example.com"
     )
 
-    assert [("ada", SECOND), ("bob", SECOND), ("cy", SECOND)] == await world.in_every_order("calcom", [*TAKEN, moved])
+    assert [("ada", SECOND), ("bob", SECOND), ("cy", SECOND)] == await world.in_every_order("calcom", [*SEATS, moved])
 
 
-async def test_the_host_joins_two_bookings(world: BookingWorld) -> None:
-    there = seats("BOOKING_CREATED", 4, "u2", ["dan@example.com"], SECOND)
+async def test_a_move_by_the_host_can_join_two_bookings(world: BookingWorld) -> None:
+    other_booking = seats("BOOKING_CREATED", 4, "u2", ["dan@example.com"], SECOND)
     moved = seats(
         "BOOKING_RESCHEDULED", 5, "u2", [ADA, BOB, CY], SECOND, rescheduleUid="u1", rescheduledBy="host@example.com"
     )
 
     expected = [("ada", SECOND), ("bob", SECOND), ("cy", SECOND), ("dan", SECOND)]
-    assert expected == await world.in_every_order("calcom", [*TAKEN, there, moved])
+    assert expected == await world.in_every_order("calcom", [*SEATS, other_booking, moved])
 
 
-@pytest.mark.parametrize("more", [{}, {"seatsPerTimeSlot": 10}], ids=["without a word of seats", "with seats"])
-async def test_a_no_show_is_of_one_seat(world: BookingWorld, more: Body) -> None:
-    marks = [missed(40, "u1", {"Ada@Example.com": True, CY: True}, **more), missed(41, "u1", {ADA: False}, **more)]
+@pytest.mark.parametrize("more", [{}, {"seatsPerTimeSlot": 10}], ids=["without seats", "with seats"])
+async def test_a_no_show_ends_the_visit_of_one_seat(world: BookingWorld, more: Body) -> None:
+    marks = [
+        no_show(40, "u1", {"Ada@Example.com": True, CY: True}, **more),
+        no_show(41, "u1", {ADA: False}, **more),
+    ]
 
-    assert [("ada", FIRST), ("bob", FIRST)] == await world.in_every_order("calcom", [*TAKEN, *marks])
+    assert [("ada", FIRST), ("bob", FIRST)] == await world.in_every_order("calcom", [*SEATS, *marks])
     assert [] == await world.ledger.task_ids("waiting")
 
 
-async def test_a_meeting_with_seats_ends_for_those_who_held_one(world: BookingWorld) -> None:
+async def test_the_end_of_a_meeting_completes_the_visits_of_its_seats(world: BookingWorld) -> None:
     ended = {
         "triggerEvent": "MEETING_ENDED", "uid": "u1", "startTime": FIRST, "endTime": "2026-10-01T15:30:00Z",
         "createdAt": "2026-09-21T14:01:00.000Z", "seatsPerTimeSlot": 10, "fromReschedule": None, "paid": False,
         "attendees": [{"email": ADA, "name": "ada", "noShow": True}, {"email": BOB, "name": "bob", "noShow": False},
                       {"email": "cohost@example.com", "name": "Co", "noShow": False}],
     }  # fmt: skip
-    left = seats("BOOKING_CANCELLED", 4, "u1", [CY])
+    cancelled = seats("BOOKING_CANCELLED", 4, "u1", [CY])
 
-    assert [("bob", "2026-10-01T15:30:00Z")] == await world.in_every_order("calcom", [*TAKEN[:2], left, ended])
-    assert [] == await world.ledger.task_ids("waiting"), "a host among the attendees is waited for"
+    assert [("bob", "2026-10-01T15:30:00Z")] == await world.in_every_order("calcom", [*SEATS[:2], cancelled, ended])
+    assert [] == await world.ledger.task_ids("waiting"), "a task waits for a host among the attendees"
 
 
-async def test_the_end_of_a_meeting_that_does_not_say_that_it_had_seats_asks_nobody_twice(world: BookingWorld) -> None:
-    """The booking as it was saved when the first seat was taken (scheduleTrigger)."""
+async def test_the_end_of_a_meeting_without_seat_data_creates_no_second_visit(world: BookingWorld) -> None:
+    """The event contains the booking as it was when the first seat was booked (scheduleTrigger)."""
     ended = {
         "triggerEvent": "MEETING_ENDED", "uid": "u1", "startTime": FIRST, "endTime": "2026-10-01T15:30:00Z",
         "createdAt": "2026-09-21T14:01:00.000Z", "attendees": [{"email": ADA, "name": "ada", "noShow": False}],
     }  # fmt: skip
 
-    assert [("ada", FIRST), ("bob", FIRST)] == await world.in_every_order("calcom", [*TAKEN[:2], ended])
+    assert [("ada", FIRST), ("bob", FIRST)] == await world.in_every_order("calcom", [*SEATS[:2], ended])
 
 
-async def test_a_host_of_a_team_holds_no_seat(world: BookingWorld) -> None:
-    """Hosts are attendees too: Cal.com lists them in the team, or the others with their seats."""
+async def test_a_team_host_among_the_attendees_is_no_visit(world: BookingWorld) -> None:
+    """Hosts are attendees too. Cal.com lists them in the team, or gives every other attendee a seat."""
     team = {"team": {"name": "Team", "members": [{"email": "Cohost@example.com", "name": "Co"}]}}
     named = seats("BOOKING_CREATED", 1, "u1", ["host@example.com", "cohost@example.com", ADA], **team)
     listed = seats("BOOKING_CREATED", 2, "u2", ["cohost@example.com", ADA, BOB], SECOND, attendeeSeatId="seat-2")
@@ -200,27 +205,27 @@ async def test_a_host_of_a_team_holds_no_seat(world: BookingWorld) -> None:
     assert [("ada", FIRST), ("ada", SECOND), ("bob", SECOND)] == await world.in_every_order("calcom", [named, listed])
 
 
-async def test_a_seat_without_an_address_is_nobody_elses(world: BookingWorld) -> None:
-    """By its phone number it is a visit that waits for somebody to name the customer; without one, an operator is told."""
+async def test_a_seat_without_an_email_address_is_a_separate_visit(world: BookingWorld) -> None:
+    """A seat with a phone number waits for a contact; one without is parked."""
     phone_only = seats("BOOKING_CREATED", 2, "u1", [ADA])
     phone_only["payload"]["attendees"].append({"name": "Bob", "phoneNumber": "+1 555 0100002"})
     nameless = seats("BOOKING_CREATED", 3, "u1", [ADA, CY])
     nameless["payload"]["attendees"].append({"email": None, "name": "Dan"})
 
-    await world.process("calcom", TAKEN[0], phone_only, nameless)
+    await world.process("calcom", SEATS[0], phone_only, nameless)
 
     assert [("ada", FIRST), ("cy", FIRST)] == world.review_requests()
     assert ["contact_unknown"] == [
-        (await world.ledger.load_task(work)).reason for work in await world.ledger.task_ids("waiting")
+        (await world.ledger.load_task(task_id)).reason for task_id in await world.ledger.task_ids("waiting")
     ]
     assert ["an attendee has neither an e-mail address nor a phone number"] == await world.parked()
     assert not [key for key in await world.redis.command("KEYS", "*") if b"5550100002" in key or b"@" in key]
 
 
-async def test_a_payment_for_one_of_several_seats_is_an_operators(world: BookingWorld) -> None:
+async def test_a_payment_for_one_of_several_seats_is_parked(world: BookingWorld) -> None:
     paid = {"paymentId": 9, "paymentData": {"amount": 7550, "currency": "usd", "success": True, "refunded": False}}
 
-    await world.process("calcom", *TAKEN[:2], seats("BOOKING_PAID", 4, "u1", [ADA, BOB], **paid))
+    await world.process("calcom", *SEATS[:2], seats("BOOKING_PAID", 4, "u1", [ADA, BOB], **paid))
     assert ["a payment for one of several seats, and the event does not name the seat"] == await world.parked()
     assert not any(visit.get("amount_collected") for visit in world.harness.visits())
 
@@ -228,104 +233,104 @@ async def test_a_payment_for_one_of_several_seats_is_an_operators(world: Booking
     assert ["75.50"] == [visit["amount_collected"] for visit in world.harness.visits() if visit.get("amount_collected")]
 
 
-async def test_a_booking_without_seats_is_named_as_before(world: BookingWorld) -> None:
+async def test_the_visit_of_a_booking_without_seats_has_the_id_of_the_booking(world: BookingWorld) -> None:
     await world.process("calcom", calcom("BOOKING_CREATED", 1, "u1", [ADA], seatsPerTimeSlot=None),
                     calcom("BOOKING_CREATED", 1, "u2", [ADA], seatsPerTimeSlot=1))  # fmt: skip
 
     assert ["calcom-u1", "calcom-u2"] == sorted(visit["external_id"] for visit in world.harness.visits())
 
 
-async def test_a_guest_who_is_missing_leaves_the_customers_visit_alone(world: BookingWorld) -> None:
+async def test_a_no_show_of_a_guest_does_not_change_the_customers_visit(world: BookingWorld) -> None:
     booked = calcom("BOOKING_CREATED", 1, "u1", ["guest@example.com", ADA])
 
     assert [("ada", FIRST)] == await world.in_every_order(
-        "calcom", [booked, missed(40, "u1", {"guest@example.com": True})]
+        "calcom", [booked, no_show(40, "u1", {"guest@example.com": True})]
     )
     assert [] == await world.in_every_order(
-        "calcom", [booked, missed(40, "u1", {"guest@example.com": True, ADA: True})]
+        "calcom", [booked, no_show(40, "u1", {"guest@example.com": True, ADA: True})]
     )
-    both = [missed(40, "u1", {ADA: True}), missed(41, "u1", {ADA: False, "guest@example.com": True})]
+    both = [no_show(40, "u1", {ADA: True}), no_show(41, "u1", {ADA: False, "guest@example.com": True})]
     assert [("ada", FIRST)] == await world.in_every_order("calcom", [booked, *both])
 
 
-async def test_a_no_show_of_somebody_who_was_forgotten_still_counts(world: BookingWorld) -> None:
-    await world.process("calcom", *TAKEN[:2], missed(40, "u1", {ADA: True, "guest@example.com": True}))
+async def test_a_no_show_of_an_erased_person_still_counts(world: BookingWorld) -> None:
+    await world.process("calcom", *SEATS[:2], no_show(40, "u1", {ADA: True, "guest@example.com": True}))
     assert [("bob", FIRST)] == world.review_requests()
 
     for email in (ADA, "guest@example.com"):
         await Erasure(world.ledger, world.context.settings, email).execute()
 
-    works = [key.decode() for key in await world.redis.command("KEYS", "bell:visit:*")]
-    left = [b" ".join(await world.redis.command("HGETALL", work)) for work in works]
-    assert not [text for text in left if ADA.encode() in text or b"guest@" in text]
-    families = [await world.ledger.load_aliases(work.removeprefix("bell:")) for work in works]
-    wants = [
-        desired_visit(merge_changes(said for member in family for said in member.recorded_changes()))
-        for family in families
+    keys = [name.decode() for name in await world.redis.command("KEYS", "bell:visit:*")]
+    stored = [b" ".join(await world.redis.command("HGETALL", key)) for key in keys]
+    assert not [text for text in stored if ADA.encode() in text or b"guest@" in text]
+    aliases = [await world.ledger.load_aliases(key.removeprefix("bell:")) for key in keys]
+    visits = [
+        desired_visit(merge_changes(change for task in tasks for change in task.recorded_changes()))
+        for tasks in aliases
     ]
-    assert [True] == [want.is_cancelled for want in wants if want.contact.is_erased]
+    assert [True] == [visit.is_cancelled for visit in visits if visit.contact.is_erased]
 
 
 REASON = {
     "responses": {"email": {"value": ADA}, "rescheduleReason": {"label": "reason_for_reschedule", "value": "Ill"}}
 }
 
-UNNAMED = "a booking was moved, and the event does not name the old one: cancel the visit at the old time by hand"
+NO_OLD_BOOKING = (
+    "a booking was moved, and the event does not name the old one: cancel the visit at the old time by hand"
+)
 
 
 @pytest.mark.parametrize(
-    "sign", [REASON, {"iCalSequence": 1, "iCalUID": "a1b2@google.com"}], ids=["a reason", "a sequence"]
+    "fields", [REASON, {"iCalSequence": 1, "iCalUID": "a1b2@google.com"}], ids=["a reason", "a sequence"]
 )
-async def test_a_request_to_move_that_does_not_name_the_old_booking_is_an_operators(
-    world: BookingWorld, sign: Body
-) -> None:
-    """As WebhookTaskConsumer sends it, after Cal.com cancelled the old booking."""
+async def test_a_requested_move_without_the_old_booking_is_parked(world: BookingWorld, fields: Body) -> None:
+    """WebhookTaskConsumer sends it after Cal.com cancelled the old booking."""
     booked = calcom("BOOKING_CREATED", 1, "u1", [ADA])
-    asked = calcom("BOOKING_REQUESTED", 2, "u2", [ADA], SECOND, status="PENDING", **sign)
-    agreed = calcom("BOOKING_CREATED", 3, "u2", [ADA], SECOND, **sign)
+    requested = calcom("BOOKING_REQUESTED", 2, "u2", [ADA], SECOND, status="PENDING", **fields)
+    confirmed = calcom("BOOKING_CREATED", 3, "u2", [ADA], SECOND, **fields)
 
-    await world.process("calcom", booked, asked)
-    assert [UNNAMED] == await world.parked()
+    await world.process("calcom", booked, requested)
+    assert [NO_OLD_BOOKING] == await world.parked()
 
-    await world.process("calcom", agreed)
-    assert [UNNAMED, UNNAMED] == await world.parked()
-    assert ("ada", SECOND) in world.review_requests(), "what is agreed on is certain"
+    await world.process("calcom", confirmed)
+    assert [NO_OLD_BOOKING, NO_OLD_BOOKING] == await world.parked()
+    assert ("ada", SECOND) in world.review_requests(), "the confirmed booking is a visit"
 
 
-async def test_a_request_to_move_whose_calendar_event_names_the_first_booking_is_a_move(world: BookingWorld) -> None:
+async def test_a_requested_move_with_the_calendar_event_of_the_old_booking_is_a_move(world: BookingWorld) -> None:
     more = {"iCalUID": "u1@Cal.com", "iCalSequence": 1}
     booked = calcom("BOOKING_CREATED", 1, "u1", [ADA], iCalUID="u1@Cal.com", iCalSequence=0)
-    asked = calcom("BOOKING_REQUESTED", 2, "u2", [ADA], SECOND, status="PENDING", **more)
-    agreed = calcom("BOOKING_CREATED", 3, "u2", [ADA], SECOND, **more)
+    requested = calcom("BOOKING_REQUESTED", 2, "u2", [ADA], SECOND, status="PENDING", **more)
+    confirmed = calcom("BOOKING_CREATED", 3, "u2", [ADA], SECOND, **more)
     again = calcom("BOOKING_REQUESTED", 4, "u3", [ADA], THIRD, status="PENDING", **more)
 
-    assert [] == await world.in_every_order("calcom", [booked, asked])
-    assert [("ada", SECOND)] == await world.in_every_order("calcom", [booked, asked, agreed])
-    assert [] == await world.in_every_order("calcom", [booked, asked, agreed, again])
-    refused = calcom("BOOKING_REJECTED", 5, "u3", [ADA], THIRD, status="REJECTED", **more)
-    assert [] == await world.in_every_order("calcom", [booked, asked, agreed, again, refused])
+    assert [] == await world.in_every_order("calcom", [booked, requested])
+    assert [("ada", SECOND)] == await world.in_every_order("calcom", [booked, requested, confirmed])
+    assert [] == await world.in_every_order("calcom", [booked, requested, confirmed, again])
+    rejected = calcom("BOOKING_REJECTED", 5, "u3", [ADA], THIRD, status="REJECTED", **more)
+    assert [] == await world.in_every_order("calcom", [booked, requested, confirmed, again, rejected])
     accepted = calcom("BOOKING_CREATED", 5, "u3", [ADA], THIRD, **more)
-    assert [("ada", THIRD)] == await world.in_every_order("calcom", [booked, asked, agreed, again, accepted])
+    assert [("ada", THIRD)] == await world.in_every_order("calcom", [booked, requested, confirmed, again, accepted])
     assert [] == await world.parked()
 
 
-async def test_a_request_to_move_by_the_root_booking_is_a_move(world: BookingWorld) -> None:
-    """`rootBookingUid`, once Cal.com sends it; for every seat by itself."""
-    asked = seats("BOOKING_REQUESTED", 4, "u2", [ADA], SECOND, rootBookingUid="u1", status="PENDING")
+async def test_a_requested_move_with_a_root_booking_is_a_move(world: BookingWorld) -> None:
+    """A future version of Cal.com sends `rootBookingUid`; it applies to one seat."""
+    requested = seats("BOOKING_REQUESTED", 4, "u2", [ADA], SECOND, rootBookingUid="u1", status="PENDING")
 
-    assert [("bob", FIRST), ("cy", FIRST)] == await world.in_every_order("calcom", [*TAKEN, asked])
-
-
-async def test_a_request_for_a_new_booking_is_no_visit_and_nobodys_work(world: BookingWorld) -> None:
-    asked = calcom("BOOKING_REQUESTED", 1, "u1", [ADA], status="PENDING", iCalUID="u1@Cal.com", iCalSequence=0)
-
-    assert "BOOKING_REQUESTED" == (await world.receive("calcom", asked))[0]["ignored"]
+    assert [("bob", FIRST), ("cy", FIRST)] == await world.in_every_order("calcom", [*SEATS, requested])
 
 
-async def test_a_move_that_names_no_booking_is_an_operators_and_counts(world: BookingWorld) -> None:
+async def test_a_request_for_a_new_booking_is_ignored(world: BookingWorld) -> None:
+    requested = calcom("BOOKING_REQUESTED", 1, "u1", [ADA], status="PENDING", iCalUID="u1@Cal.com", iCalSequence=0)
+
+    assert "BOOKING_REQUESTED" == (await world.receive("calcom", requested))[0]["ignored"]
+
+
+async def test_a_move_without_the_old_booking_is_applied_and_parked(world: BookingWorld) -> None:
     await world.process("calcom", calcom("BOOKING_RESCHEDULED", 2, "u2", [ADA], SECOND))
 
-    assert [UNNAMED] == await world.parked()
+    assert [NO_OLD_BOOKING] == await world.parked()
     assert [("ada", SECOND)] == world.review_requests()
 
 
@@ -335,18 +340,18 @@ SERIES = {"recurringEvent": {"freq": 2, "count": 3, "interval": 1}}
 @pytest.mark.parametrize(
     "more", [SERIES, {"allRemainingBookings": True}], ids=["recurringEvent", "allRemainingBookings"]
 )
-async def test_a_series_that_is_cancelled_at_once_is_an_operators(world: BookingWorld, more: Body) -> None:
+async def test_a_cancelled_series_is_parked(world: BookingWorld, more: Body) -> None:
     booked = [calcom("BOOKING_CREATED", n, f"u{n}", [ADA], start) for n, start in enumerate((FIRST, SECOND, THIRD), 1)]
 
     await world.process("calcom", *booked, calcom("BOOKING_CANCELLED", 9, "u2", [ADA], SECOND, **more))
 
-    assert [("ada", FIRST), ("ada", THIRD)] == world.review_requests(), "the one that is named is cancelled at once"
+    assert [("ada", FIRST), ("ada", THIRD)] == world.review_requests(), "the named booking is cancelled at once"
     assert [
         "a booking of a series was cancelled; all later ones may be, too, but the event does not name them"
     ] == await world.parked()
 
 
-async def test_what_is_applied_and_what_is_left_are_both_shown_and_a_repeat_changes_neither(
+async def test_a_partly_translated_delivery_is_shown_as_applied_and_parked(
     world: BookingWorld,
 ) -> None:
     body = calcom("BOOKING_CANCELLED", 9, "u1", [ADA], **SERIES)
@@ -361,29 +366,29 @@ async def test_what_is_applied_and_what_is_left_are_both_shown_and_a_repeat_chan
     assert ([], 1) == (world.review_requests(), len(await world.parked()))
 
 
-async def test_a_seat_in_a_booking_that_somebody_else_moved_is_nobodys_work(world: BookingWorld) -> None:
-    """The booking's calendar event and its answers are those of whoever moved it first."""
-    hers = {
+async def test_a_new_seat_in_a_moved_booking_is_not_parked(world: BookingWorld) -> None:
+    """The booking's calendar event and its responses are those of the attendee who moved it first."""
+    first_mover = {
         "iCalSequence": 1,
         "iCalUID": "u1@Cal.com",
         "responses": {"email": {"value": ADA}, "rescheduleReason": {"value": "Ill"}},
     }
     moved = seats("BOOKING_RESCHEDULED", 4, "u2", [ADA], SECOND, rescheduleUid="u1", rescheduledBy=ADA)
-    joined = seats("BOOKING_CREATED", 5, "u2", [ADA, "dan@example.com"], SECOND, **hers)
+    joined = seats("BOOKING_CREATED", 5, "u2", [ADA, "dan@example.com"], SECOND, **first_mover)
 
     expected = [("ada", SECOND), ("bob", FIRST), ("cy", FIRST), ("dan", SECOND)]
-    assert expected == await world.in_every_order("calcom", [*TAKEN, moved, joined])
+    assert expected == await world.in_every_order("calcom", [*SEATS, moved, joined])
     assert [] == await world.parked()
 
 
-async def test_a_seat_in_a_series_is_given_up_by_itself(world: BookingWorld) -> None:
+async def test_a_cancelled_seat_of_a_series_ends_one_visit(world: BookingWorld) -> None:
     assert [("ada", FIRST)] == await world.in_every_order(
-        "calcom", [*TAKEN[:2], seats("BOOKING_CANCELLED", 9, "u1", [BOB], **SERIES)]
+        "calcom", [*SEATS[:2], seats("BOOKING_CANCELLED", 9, "u1", [BOB], **SERIES)]
     )
     assert [] == await world.parked()
 
 
-async def test_one_booking_of_a_series_is_cancelled_by_itself(world: BookingWorld) -> None:
+async def test_one_cancelled_booking_of_a_series_ends_one_visit(world: BookingWorld) -> None:
     alone = calcom("BOOKING_CANCELLED", 9, "u1", [ADA], **SERIES, allRemainingBookings=False)
 
     await world.process("calcom", calcom("BOOKING_CREATED", 1, "u1", [ADA], **SERIES), alone)

@@ -18,7 +18,7 @@ def joiner(email: str | None, **more: Any) -> Body:
 
 
 def session(*people: str, start: str = FIRST, state: str = "confirmed", **more: Any) -> Body:
-    """An event of the calendar, as the vendor's schema has it."""
+    """Return a calendar event in the vendor's schema."""
     return {
         "id": "event_1", "state": state, "start_at": start, "canceled_at": None, "rescheduled_at": None, "payment": None,
         "is_group_session": True, "scheduler": joiner(people[-1]) if people else None, "organizer": HOST,
@@ -31,41 +31,43 @@ def savvycal(kind: str, minute: int, payload: Body) -> Body:
     return {"id": f"{kind} {minute}", "type": kind, "version": "2020-11-18", "occurred_at": at, "payload": payload}
 
 
-def beside(kind: str, minute: int, email: str, **more: Any) -> Body:
+def attendee_event(kind: str, minute: int, email: str, **more: Any) -> Body:
     return savvycal(f"event.attendee.{kind}", minute, {"event": session(**more), "attendee": joiner(email)})
 
 
-async def test_a_group_session_is_a_visit_of_everybody_who_comes(world: BookingWorld) -> None:
+async def test_a_group_session_is_one_visit_per_attendee(world: BookingWorld) -> None:
     made = savvycal("event.created", 1, session(ADA, "BOB@Example.com", ADA.title()))
     moved = savvycal("event.rescheduled", 3, session(ADA, BOB, CY, start=SECOND))
 
     assert [("ada", FIRST), ("bob", FIRST)] == await world.in_every_order("savvycal", [made])
     expected = [("ada", SECOND), ("bob", SECOND), ("cy", SECOND)]
-    assert expected == await world.in_every_order("savvycal", [made, beside("added", 2, CY), moved])
+    assert expected == await world.in_every_order("savvycal", [made, attendee_event("added", 2, CY), moved])
     cancelled = savvycal("event.canceled", 4, session(ADA, BOB, CY, state="canceled"))
-    assert [] == await world.in_every_order("savvycal", [made, beside("added", 2, CY), moved, cancelled])
+    assert [] == await world.in_every_order("savvycal", [made, attendee_event("added", 2, CY), moved, cancelled])
 
 
-async def test_whoever_leaves_a_session_leaves_alone(world: BookingWorld) -> None:
-    made, left = savvycal("event.created", 1, session(ADA, BOB)), beside("canceled", 2, "Ada@Example.com")
+async def test_an_attendee_who_leaves_a_session_ends_only_their_visit(world: BookingWorld) -> None:
+    made, cancelled = savvycal("event.created", 1, session(ADA, BOB)), attendee_event("canceled", 2, "Ada@Example.com")
     listed = savvycal("event.changed", 3, {"event": session(ADA, BOB, start=SECOND), "changes": {}})
 
-    assert [("bob", FIRST)] == await world.in_every_order("savvycal", [made, left])
-    assert [("bob", SECOND)] == await world.in_every_order("savvycal", [made, left, listed])
+    assert [("bob", FIRST)] == await world.in_every_order("savvycal", [made, cancelled])
+    assert [("bob", SECOND)] == await world.in_every_order("savvycal", [made, cancelled, listed])
     back = [("ada", SECOND), ("bob", SECOND)]
-    assert back == await world.in_every_order("savvycal", [made, left, listed, beside("added", 4, ADA, start=SECOND)])
+    assert back == await world.in_every_order(
+        "savvycal", [made, cancelled, listed, attendee_event("added", 4, ADA, start=SECOND)]
+    )
     by_id = savvycal("event.attendee.canceled", 4, {**joiner(BOB), "event_id": "event_1"})
-    assert [] == await world.in_every_order("savvycal", [made, left, by_id])
+    assert [] == await world.in_every_order("savvycal", [made, cancelled, by_id])
 
 
-async def test_whoever_declined_is_not_asked(world: BookingWorld) -> None:
+async def test_an_attendee_who_declined_has_no_visit(world: BookingWorld) -> None:
     event = session(ADA, BOB)
     event["attendees"][1]["response_status"] = "declined"
 
     assert [("bob", FIRST)] == await world.in_every_order("savvycal", [savvycal("event.changed", 1, {"event": event})])
 
 
-async def test_what_changed_is_told_beside_the_event(world: BookingWorld) -> None:
+async def test_a_changed_event_moves_its_visit(world: BookingWorld) -> None:
     alone = {"is_group_session": False, "scheduler": joiner(ADA)}
     changed = savvycal("event.changed", 2, {"event": session(ADA, start=SECOND, **alone), "changes": {"start_at": {}}})
 
@@ -75,14 +77,14 @@ async def test_what_changed_is_told_beside_the_event(world: BookingWorld) -> Non
     assert ["savvycal-event_1"] == [visit["external_id"] for visit in world.harness.visits()]
 
 
-async def test_an_attendee_without_a_session_is_an_operators(world: BookingWorld) -> None:
+async def test_an_attendee_without_a_session_is_parked(world: BookingWorld) -> None:
     await world.process("savvycal", savvycal("event.created", 1, session(ADA, BOB)))
     for minute, kind in enumerate(("added", "canceled", "rescheduled"), 2):
         await world.process("savvycal", savvycal(f"event.attendee.{kind}", minute, joiner(BOB)))
     assert ["the event is about an attendee, but does not name the calendar event"] * 3 == await world.parked()
 
     await world.process("savvycal", savvycal("event.attendee.canceled", 5, session(ADA)))
-    await world.process("savvycal", beside("rescheduled", 6, BOB, start=SECOND))
+    await world.process("savvycal", attendee_event("rescheduled", 6, BOB, start=SECOND))
     assert [
         "the event is about an attendee of a group session, but does not name the attendee",
         "an attendee of a group session moved, and the event does not name the session that they left",
@@ -90,13 +92,13 @@ async def test_an_attendee_without_a_session_is_an_operators(world: BookingWorld
     assert [("ada", FIRST), ("bob", SECOND)] == world.review_requests()
 
 
-async def test_a_guest_of_somebodys_event_is_no_visit(world: BookingWorld) -> None:
-    [answer] = await world.receive("savvycal", beside("added", 2, BOB, is_group_session=False))
+async def test_a_guest_of_an_individual_event_is_ignored(world: BookingWorld) -> None:
+    [response] = await world.receive("savvycal", attendee_event("added", 2, BOB, is_group_session=False))
 
-    assert "event.attendee.added" == answer["ignored"]
+    assert "event.attendee.added" == response["ignored"]
 
 
-async def test_a_payment_in_a_group_session_is_an_operators(world: BookingWorld) -> None:
+async def test_a_payment_in_a_group_session_is_parked(world: BookingWorld) -> None:
     paid = {"payment": {"state": "paid", "amount_total": 7550}}
     await world.process("savvycal", savvycal("event.checkout.completed", 1, session(ADA, **paid)))
     assert (["75.50"], []) == ([visit["amount_collected"] for visit in world.harness.visits()], await world.parked())
@@ -106,7 +108,7 @@ async def test_a_payment_in_a_group_session_is_an_operators(world: BookingWorld)
     assert [("ada", FIRST), ("bob", FIRST)] == world.review_requests()
 
 
-async def test_an_attendee_without_an_address_is_nobody_elses(world: BookingWorld) -> None:
+async def test_an_attendee_without_an_email_address_is_a_separate_visit(world: BookingWorld) -> None:
     event = session(ADA)
     event["attendees"] += [joiner(None, id="attendee_9"), joiner(None, id=None)]
 
@@ -114,6 +116,6 @@ async def test_an_attendee_without_an_address_is_nobody_elses(world: BookingWorl
 
     assert [("ada", FIRST)] == world.review_requests()
     assert ["contact_unknown"] == [
-        (await world.ledger.load_task(work)).reason for work in await world.ledger.task_ids("waiting")
+        (await world.ledger.load_task(task_id)).reason for task_id in await world.ledger.task_ids("waiting")
     ]
     assert ["an attendee has neither an e-mail address nor an id"] == await world.parked()

@@ -20,8 +20,8 @@ def ycbm(event: str, reference: str = "ABCD-EFGH", start: str = "2026-10-01T15:0
     }
 
 
-async def test_the_recipe_of_the_setup_makes_a_visit(world: BookingWorld) -> None:
-    """Its codes, replaced as the vendor's table says (youcanbook.me/feature/mailmerge)."""
+async def test_the_payload_of_the_setup_instructions_becomes_a_visit(world: BookingWorld) -> None:
+    """The codes are replaced as in the vendor's table (youcanbook.me/feature/mailmerge)."""
     setup = load_sources()["youcanbookme"].definition.setup
     payload = setup[setup.index('{"event": "booked"') : setup.index("}\n3.") + 1]
     codes = {"{REF}": "ABCD", "{START-ISO-8601}": "2026-10-01T15:00:00+0000", "{END-ISO-8601}": "2026-10-01T15:30:00+0000",
@@ -35,7 +35,7 @@ async def test_the_recipe_of_the_setup_makes_a_visit(world: BookingWorld) -> Non
     assert [("ada", FIRST)] == world.review_requests()
 
 
-async def test_a_move_under_a_new_reference_is_an_operators_and_counts(world: BookingWorld) -> None:
+async def test_a_move_with_a_new_reference_is_applied_and_parked(world: BookingWorld) -> None:
     await world.process("youcanbookme", ycbm("booked"), ycbm("replaced", "MNOP-QRST", "2026-10-05T09:00:00+0000"))
 
     assert [("ada", FIRST), ("ada", SECOND)] == world.review_requests()
@@ -44,14 +44,14 @@ async def test_a_move_under_a_new_reference_is_an_operators_and_counts(world: Bo
     ] == (await world.parked())
 
 
-async def test_a_move_that_keeps_its_reference_is_a_move(world: BookingWorld) -> None:
+async def test_a_move_with_the_same_reference_moves_the_visit(world: BookingWorld) -> None:
     moves = [ycbm("booked"), ycbm("rescheduled", start="2026-10-05T09:00:00+0000")]
 
     assert [("ada", SECOND)] == await world.in_every_order("youcanbookme", moves)
     assert [] == await world.parked()
 
 
-async def test_a_start_that_was_not_replaced_is_an_operators_unless_the_booking_is_cancelled(
+async def test_an_unreplaced_start_code_is_parked_unless_the_booking_is_cancelled(
     world: BookingWorld,
 ) -> None:
     await world.process("youcanbookme", ycbm("booked"), ycbm("cancelled", start="{START-ISO}"))
@@ -61,7 +61,7 @@ async def test_a_start_that_was_not_replaced_is_an_operators_unless_the_booking_
     assert ["start: expected a time, in ISO 8601 or in milliseconds, found str of length 11"] == await world.parked()
 
 
-async def test_a_follow_up_whose_end_was_not_replaced_ends_when_it_arrives(world: BookingWorld) -> None:
+async def test_a_follow_up_with_an_unreplaced_end_code_ends_when_it_arrives(world: BookingWorld) -> None:
     await world.process("youcanbookme", ycbm("booked"), ycbm("completed", end="{END-ISO-8601}"))
 
     [visit] = world.harness.visits()

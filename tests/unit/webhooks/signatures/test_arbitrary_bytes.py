@@ -8,7 +8,7 @@ from app.webhooks.registry import load_sources, load_specimens
 from app.webhooks.signatures.scheme import SignatureError, VerificationContext
 from tests.support.signatures import BODY, NOW, SCHEMES, apart, delivery, listed, reason, standard
 
-GOOD = [listed(b"1790000000"), apart(b"1790000000"), standard(), standard(family="svix")]
+GOOD = [listed(b"1790000000"), apart(b"1790000000"), standard(), standard(prefix="svix")]
 
 
 HEADER_NAMES = sorted(

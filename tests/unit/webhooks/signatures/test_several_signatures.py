@@ -178,21 +178,21 @@ def test_only_where_a_scheme_is_forgiving_other_spellings_of_a_digest_are_believ
 
 
 def test_the_svix_header_names_are_equivalent() -> None:
-    assert 0 == STANDARD.verify(standard(family="svix"), VerificationContext([SPEC_SECRET], NOW))
+    assert 0 == STANDARD.verify(standard(prefix="svix"), VerificationContext([SPEC_SECRET], NOW))
 
 
 @pytest.mark.parametrize("signature", ["svix", "webhook"])
 @pytest.mark.parametrize("lacking", ["id", "timestamp"])
 def test_what_one_family_lacks_is_not_taken_from_the_other(signature: str, lacking: str) -> None:
     other = "webhook" if signature == "svix" else "svix"
-    complete = _text(standard(family=signature))
+    complete = _text(standard(prefix=signature))
     mixed = [(name.replace(signature, other) if name.endswith(lacking) else name, value) for name, value in complete]
 
     assert "missing" == reason(STANDARD, delivery(BODY, *mixed), VerificationContext([SPEC_SECRET], NOW))
 
 
 def test_a_wrong_signature_of_one_family_is_not_saved_by_the_other() -> None:
-    right, wrong = _text(standard(family="webhook")), _text(standard(family="svix", secret="whsec_d3Jvbmc="))
+    right, wrong = _text(standard(prefix="webhook")), _text(standard(prefix="svix", secret="whsec_d3Jvbmc="))
 
     assert "mismatch" == reason(STANDARD, delivery(BODY, *right, *wrong), VerificationContext([SPEC_SECRET], NOW))
 
@@ -202,7 +202,7 @@ def test_a_wrong_signature_of_one_family_is_not_saved_by_the_other() -> None:
 def test_the_id_that_names_an_event_for_repeats_is_the_one_that_was_signed(family: str, added: str) -> None:
     """Else one recorded delivery is new as often as somebody likes, or takes the name of one that is still to come."""
     source = load_sources()["standard"].definition
-    key_of, signed = source.repeat_key, standard(family=family)
+    key_of, signed = source.repeat_key, standard(prefix=family)
     assert key_of is not None
     if added.startswith(family):
         return
@@ -220,7 +220,7 @@ def test_the_id_that_names_an_event_for_repeats_is_the_one_that_was_signed(famil
 def test_a_time_under_the_other_name_is_the_one_that_was_signed(family: str) -> None:
     """Sources read the time under either name: an unsigned one would order a change in the year 2100."""
     other = "webhook" if family == "svix" else "svix"
-    signed = _text(standard(family=family))
+    signed = _text(standard(prefix=family))
 
     assert 0 == STANDARD.verify(
         delivery(BODY, (f"{other}-timestamp", str(NOW)), *signed), VerificationContext([SPEC_SECRET], NOW)
