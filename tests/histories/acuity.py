@@ -1,21 +1,24 @@
-"""Acuity: a form names the appointment, whose record is asked for. Two deliveries may be the same to the byte. `changed`
-comes beside the others; nothing tells when something was cancelled."""
+"""A model of Acuity Scheduling.
+
+A form names the appointment, whose record is fetched. Two deliveries may be identical to the byte. `changed` is sent in
+addition to other events; cancellations have no time.
+"""
 
 from collections.abc import Callable
 from datetime import timedelta, timezone
 from decimal import Decimal
 from typing import Any
 
-from tests.histories import SOME_TIME, Life, Visit
+from tests.histories import SOME_TIME, ToolModel, Visit
 
 
-class Tool(Life):
-    def __init__(self, *given: Any, **more: Any) -> None:
-        super().__init__(*given, **more)
-        self.id = str(self.dice.randrange(10**14, 10**15))
-        self.says_cancelled = self.records_end = self.maybe(0.8)
+class Tool(ToolModel):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.id = str(self.rng.randrange(10**14, 10**15))
+        self.says_cancelled = self.records_show_cancel = self.maybe(0.8)
 
-    def acts(self) -> list[Callable[[], None]]:
+    def actions(self) -> list[Callable[[], None]]:
         if not self.visits:
             return [self.book]
         if self.visit.cancelled:
@@ -27,37 +30,37 @@ class Tool(Life):
         return self.visits[-1]
 
     def book(self) -> None:
-        self.visits = [Visit(self.id, ids=[self.id], scheduled=self.hour(), who=self.person())]
+        self.visits = [Visit(self.id, ids=[self.id], scheduled=self.future_time(), who=self.person())]
         self.visit.paid = self.money() if self.maybe(0.3) else None
-        self.say("scheduled")
+        self.send("scheduled")
 
     def move(self) -> None:
-        self.visit.scheduled = self.hour()
-        self.say("rescheduled")
+        self.visit.scheduled = self.future_time()
+        self.send("rescheduled")
 
     def change(self) -> None:
         self.visit.who = self.person()
-        self.say("changed")
+        self.send("changed")
 
     def pay(self) -> None:
         self.visit.paid = self.money() if self.maybe(0.8) else None
-        self.say("changed")
+        self.send("changed")
 
     def cancel(self) -> None:
         self.visit.cancelled = SOME_TIME
-        self.say("canceled")
+        self.send("canceled")
 
     def restore(self) -> None:
         self.visit.cancelled = self.visit.missed = None
-        self.say("changed")
+        self.send("changed")
 
     def miss(self) -> None:
         self.visit.missed = SOME_TIME
-        self.say("changed")
+        self.send("changed")
 
     def unmark(self) -> None:
         self.visit.missed = None
-        self.say("changed")
+        self.send("changed")
 
     def owns(self, key: str) -> bool:
         return key == self.id and bool(self.visits)
@@ -75,9 +78,9 @@ class Tool(Life):
         }  # fmt: skip
         return record | ({"canceled": visit.cancelled is not None} if self.says_cancelled else {})
 
-    def say(self, action: str) -> None:
+    def send(self, action: str) -> None:
         prefix = "appointment." if self.maybe(0.2) else ""
         actions = [action, "changed"] if self.maybe(0.3) else [action]
         for each in actions:
             body = f"action={prefix}{each}&id={self.id}&calendarID=1&appointmentTypeID=2".encode()
-            self.ring(body, each, **{"content-type": "application/x-www-form-urlencoded"})
+            self.emit(body, each, **{"content-type": "application/x-www-form-urlencoded"})

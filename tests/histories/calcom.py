@@ -1,9 +1,12 @@
-"""Cal.com. A move is one event with a new uid and the old one in `rescheduleUid`. Where the host confirms, a request comes
-first; a request to move takes the agreed time away until it is confirmed. Times have milliseconds. MEETING_ENDED is the
-booking as it was saved when it was made.
+"""A model of Cal.com.
 
-Or a class with seats: several people share a uid, and each is a visit of their own. They take seats, give them up, take them
-again, move by themselves or all at once, and are missed."""
+A move is one event with a new uid and the old one in `rescheduleUid`. If the host confirms bookings, a request comes
+first; a request to move cancels the confirmed booking until the move is confirmed. Times have milliseconds.
+MEETING_ENDED contains the booking as it was saved when it was made.
+
+In a class with seats, several people share a uid, and each has a visit. They take seats, give them up, take them again,
+move alone or all together, and are marked as no-shows.
+"""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -11,106 +14,106 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from tests.histories import Life, Person, Visit
+from tests.histories import Person, ToolModel, Visit
 
 
-class Tool(Life):
+class Tool(ToolModel):
     tick = timedelta(milliseconds=1)
 
-    def __init__(self, *given: Any, **more: Any) -> None:
-        super().__init__(*given, **more)
-        self.asked = self.ended = self.over = self.refused = False
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.requests = self.ended = self.over = self.refused = False
         self.saved: dict[str, Any] = {}
         self.slots: list[Slot] = []
         self.has_seats = self.maybe(0.4)
 
-    def acts(self) -> list[Callable[[], None]]:
+    def actions(self) -> list[Callable[[], None]]:
         if self.has_seats:
             return self.acts_with_seats()
         if not self.visits:
-            return [self.book, self.book, self.ask]
+            return [self.book, self.book, self.request_booking]
         visit = self.visits[-1]
         if self.over:
-            return [self.back, *([self.anew] if len(self.visits) < 3 else [])]
-        if self.asked:
+            return [self.back, *([self.book_again] if len(self.visits) < 3 else [])]
+        if self.requests:
             return [self.confirm, self.confirm, self.reject]
-        if visit.cancelled:  # by the host, who asks for another time
+        if visit.cancelled:  # cancelled by the host, who asks for another time
             return [self.move, self.give_up]
-        acts = [self.move, self.move, self.cancel, self.ask_to_move, self.host_asks, self.guest_is_missing]
-        acts += [self.unmark] if visit.missed else [self.miss, self.other_address]
-        return acts + ([] if visit.paid else [self.pay]) + ([] if self.ended else [self.end])
+        actions = [self.move, self.move, self.cancel, self.ask_to_move, self.host_asks, self.guest_is_missing]
+        actions += [self.unmark] if visit.missed else [self.miss, self.other_address]
+        return actions + ([] if visit.paid else [self.pay]) + ([] if self.ended else [self.end])
 
     def book(self) -> None:
         self.new_visit()
-        self.say("BOOKING_CREATED", status="ACCEPTED")
+        self.send("BOOKING_CREATED", status="ACCEPTED")
         self.save()
 
     def back(self) -> None:
-        """A booking that was cancelled or refused is moved after all, in both cases from any of its ids that is off."""
+        """Move a cancelled or rejected booking after all, from any of its ids that are cancelled."""
         self.over = False
         self.move(from_last=self.maybe(0.7))
 
-    def anew(self) -> None:
-        """Without a link: another visit."""
+    def book_again(self) -> None:
+        """Book without a link to the cancelled booking: a new visit."""
         self.over = self.ended = self.refused = False
         self.book()
 
-    def ask(self) -> None:
+    def request_booking(self) -> None:
         self.new_visit()
         self.visits[-1].scheduled, self.wish = None, self.visits[-1].scheduled
-        self.asked = True
-        self.say("BOOKING_REQUESTED", start=self.wish, status="PENDING")
+        self.requests = True
+        self.send("BOOKING_REQUESTED", start=self.wish, status="PENDING")
         self.save(self.wish)
 
     def confirm(self) -> None:
-        visit, self.asked = self.visits[-1], False
+        visit, self.requests = self.visits[-1], False
         visit.scheduled, visit.cancelled, visit.missed = self.wish, None, None
-        self.say("BOOKING_CREATED", status="ACCEPTED")
+        self.send("BOOKING_CREATED", status="ACCEPTED")
 
     def reject(self) -> None:
-        visit, self.asked, self.over = self.visits[-1], False, True
+        visit, self.requests, self.over = self.visits[-1], False, True
         visit.scheduled, visit.cancelled, self.refused = self.wish, self.now, len(visit.ids) > 1
-        self.say("BOOKING_REJECTED", start=self.wish, status="REJECTED")
+        self.send("BOOKING_REJECTED", start=self.wish, status="REJECTED")
 
     def move(self, from_last: bool = True) -> None:
         visit = self.visits[-1]
         before, old = visit.scheduled, visit.ids[-1]
         if not from_last and self.refused:
             old = visit.ids[-2]
-        visit.ids.append(self.mint("uid{}"))
-        visit.scheduled, visit.cancelled, visit.missed, visit.completed = self.hour(), None, None, None
+        visit.ids.append(self.new_id("uid{}"))
+        visit.scheduled, visit.cancelled, visit.missed, visit.completed = self.future_time(), None, None, None
         self.ended = self.refused = False
-        self.say("BOOKING_RESCHEDULED", status="ACCEPTED", rescheduleUid=old, rescheduleStartTime=self.stamp(before))
+        self.send("BOOKING_RESCHEDULED", status="ACCEPTED", rescheduleUid=old, rescheduleStartTime=self.stamp(before))
         self.save(old=old)
 
     def ask_to_move(self) -> None:
         visit = self.visits[-1]
-        old, self.wish, self.asked = visit.ids[-1], self.hour(), True
-        visit.ids.append(self.mint("uid{}"))
+        old, self.wish, self.requests = visit.ids[-1], self.future_time(), True
+        visit.ids.append(self.new_id("uid{}"))
         visit.cancelled, visit.completed, self.ended = self.now, None, False
-        self.say("BOOKING_REQUESTED", start=self.wish, status="PENDING", rescheduleUid=old)
+        self.send("BOOKING_REQUESTED", start=self.wish, status="PENDING", rescheduleUid=old)
         self.save(self.wish, old)
 
     def cancel(self) -> None:
         self.visits[-1].cancelled, self.over = self.now, True
-        self.say("BOOKING_CANCELLED", status="CANCELLED", requestReschedule=False)
+        self.send("BOOKING_CANCELLED", status="CANCELLED", requestReschedule=False)
 
     def give_up(self) -> None:
         self.over = True
 
     def host_asks(self) -> None:
         self.visits[-1].cancelled = self.now
-        self.say("BOOKING_CANCELLED", status="CANCELLED", requestReschedule=True)
+        self.send("BOOKING_CANCELLED", status="CANCELLED", requestReschedule=True)
 
     def other_address(self) -> None:
-        """The attendee is corrected, and the next event says so."""
+        """Correct the attendee; the next event contains the correction."""
         self.visits[-1].who = self.person()
         self.pay()
 
     def pay(self) -> None:
         visit = self.visits[-1]
         visit.paid = self.money()
-        self.say("BOOKING_PAID", status="ACCEPTED", paymentId=9, paymentData={
+        self.send("BOOKING_PAID", status="ACCEPTED", paymentId=9, paymentData={
             "amount": int(visit.paid * 100), "currency": "usd", "success": True, "refunded": False
         })  # fmt: skip
 
@@ -123,30 +126,30 @@ class Tool(Life):
         self.mark(False)
 
     def guest_is_missing(self) -> None:
-        """Somebody who was brought along: the customer was there."""
+        """Mark a guest as missing. The customer came."""
         self.mark_all([self.guest()], True, self.visits[-1].ids[-1])
 
     def guest(self) -> Person:
-        return Person(self.mint("guest-{}@example.com"), "Gus", "Guest")
+        return Person(self.new_id("guest-{}@example.com"), "Gus", "Guest")
 
     def end(self) -> None:
-        """The meeting's time is over, whoever came."""
+        """End the meeting, even if nobody came."""
         visit, self.ended = self.visits[-1], True
         assert visit.scheduled
         end = visit.scheduled + timedelta(minutes=30)
         self.now = max(self.now, end)
         visit.completed = end
-        self.ring({"triggerEvent": "MEETING_ENDED", **self.saved}, "MEETING_ENDED")
+        self.emit({"triggerEvent": "MEETING_ENDED", **self.saved}, "MEETING_ENDED")
 
     # -- seats --
 
     def acts_with_seats(self) -> list[Callable[[], None]]:
         if not self.slots:
             return [self.open_slot]
-        acts = [self.take, self.take, self.mark_some, self.guest_of_seat] if len(self.visits) < 6 else []
+        actions = [self.take, self.take, self.mark_some, self.guest_of_seat] if len(self.visits) < 6 else []
         open_slots = [slot for slot in self.slots if not slot.is_over]
         if any(slot.holders for slot in open_slots):
-            acts += [
+            actions += [
                 self.leave,
                 self.leave,
                 self.move_seat,
@@ -155,20 +158,20 @@ class Tool(Life):
                 self.cancel_all,
                 self.end_slot,
             ]
-        return [*acts, self.take_again]
+        return [*actions, self.take_again]
 
     def slot(self, held: bool = True) -> "Slot | None":
         could = [slot for slot in self.slots if (slot.holders and not slot.is_over if held else self.is_open(slot))]
-        return self.dice.choice(could) if could else None
+        return self.rng.choice(could) if could else None
 
     def is_open(self, slot: "Slot") -> bool:
         return not slot.is_over and slot.start > self.now
 
     def open_slot(self) -> None:
-        """And a few people take a seat at once."""
-        slot = Slot(self.mint("uid{}"), self.hour(), self.now)
+        """Open a booking in which a few people take a seat at once."""
+        slot = Slot(self.new_id("uid{}"), self.future_time(), self.now)
         self.slots.append(slot)
-        for _ in range(self.dice.randint(1, 3)):
+        for _ in range(self.rng.randint(1, 3)):
             self.take_in(slot)
             self.now += self.tick
 
@@ -183,7 +186,7 @@ class Tool(Life):
         who = self.person()
         if who.email in [visit.who and visit.who.email for visit in self.visits]:
             return
-        if self.maybe(0.15):  # a phone number is all that is known
+        if self.maybe(0.15):  # some attendees have only a phone number
             who = Person(None, who.first, who.last)
         visit = Visit("", who=who)
         self.visits.append(visit)
@@ -192,52 +195,58 @@ class Tool(Life):
         self.sit(slot, visit)
 
     def sit(self, slot: "Slot", visit: Visit) -> None:
-        others = list(slot.holders) if self.maybe(0.7) else []
+        listed_visits = list(slot.holders) if self.maybe(0.7) else []
         slot.holders.append(visit)
         visit.scheduled, visit.cancelled, visit.missed, visit.completed = slot.start, None, None, None
-        self.say_seats("BOOKING_CREATED", slot, [*others, visit], visit, attendeeSeatId=self.mint("seat-{}"))
+        self.send_seats("BOOKING_CREATED", slot, [*listed_visits, visit], visit, attendeeSeatId=self.new_id("seat-{}"))
 
     def take_again(self) -> None:
-        """Whoever gave a seat up takes one in the same booking after all."""
-        gone = [visit for visit in self.visits if visit.cancelled]
+        """Take a seat again in a booking whose seat was given up."""
+        departed = [visit for visit in self.visits if visit.cancelled]
         for slot in self.slots:
-            for visit in gone:
+            for visit in departed:
                 if self.is_open(slot) and visit.ids[-1] == seat_of(slot.uid, self.address(visit)):
                     return self.sit(slot, visit)
         return None
 
     def leave(self) -> None:
         if slot := self.slot():
-            visit = self.dice.choice(slot.holders)
+            visit = self.rng.choice(slot.holders)
             slot.holders.remove(visit)
             visit.cancelled = self.now
-            self.say_seats("BOOKING_CANCELLED", slot, [visit], self.dice.choice(self.visits))
+            self.send_seats("BOOKING_CANCELLED", slot, [visit], self.rng.choice(self.visits))
 
     def cancel_all(self) -> None:
         if slot := self.slot():
-            gone, slot.holders, slot.is_over = slot.holders, [], True
-            for visit in gone:
+            departed, slot.holders, slot.is_over = slot.holders, [], True
+            for visit in departed:
                 visit.cancelled = self.now
-            self.say_seats("BOOKING_CANCELLED", slot, gone, gone[0])
+            self.send_seats("BOOKING_CANCELLED", slot, departed, departed[0])
 
     def move_seat(self) -> None:
-        """By whoever holds it: to another booking, also back to one, or to one that begins with it. Each is a visit."""
+        """Move one holder to another booking: an earlier one, or a new one. Each booking has a visit."""
         old = self.slot()
         if old is None:
             return
-        left = self.dice.choice(old.holders)
-        address = self.address(left)
-        others = [s for s in self.slots if self.is_open(s) and left.who not in [visit.who for visit in s.holders]]
-        new = self.dice.choice(others) if others and self.maybe() else Slot(self.mint("uid{}"), self.hour(), self.now)
+        departed = self.rng.choice(old.holders)
+        address = self.address(departed)
+        open_slots = [
+            s for s in self.slots if self.is_open(s) and departed.who not in [visit.who for visit in s.holders]
+        ]
+        new = (
+            self.rng.choice(open_slots)
+            if open_slots and self.maybe()
+            else Slot(self.new_id("uid{}"), self.future_time(), self.now)
+        )
         if new not in self.slots:
             self.slots.append(new)
-        old.holders.remove(left)
-        left.cancelled = self.now
-        visit = self.visit_of(seat_of(new.uid, address), left)
+        old.holders.remove(departed)
+        departed.cancelled = self.now
+        visit = self.visit_of(seat_of(new.uid, address), departed)
         listed = [visit, *new.holders] if self.maybe() else [visit]
         new.holders.append(visit)
         visit.scheduled, visit.cancelled, visit.missed, visit.completed = new.start, None, None, None
-        self.say_seats("BOOKING_RESCHEDULED", new, listed, visit, rescheduleUid=old.uid, rescheduledBy=address)
+        self.send_seats("BOOKING_RESCHEDULED", new, listed, visit, rescheduleUid=old.uid, rescheduledBy=address)
 
     def visit_of(self, id: str, person: Visit) -> Visit:
         for visit in self.visits:
@@ -247,26 +256,26 @@ class Tool(Life):
         return self.visits[-1]
 
     def move_all(self) -> None:
-        """By the host: the booking keeps its uid."""
+        """Move all holders, as the host. The uid does not change."""
         if slot := self.slot():
-            slot.start = self.hour()
+            slot.start = self.future_time()
             for visit in slot.holders:
                 visit.scheduled, visit.missed, visit.completed = slot.start, None, None
-            self.say_seats("BOOKING_RESCHEDULED", slot, slot.holders, slot.holders[0], rescheduleUid=slot.uid)
+            self.send_seats("BOOKING_RESCHEDULED", slot, slot.holders, slot.holders[0], rescheduleUid=slot.uid)
 
     def mark_some(self) -> None:
         held = [slot for slot in self.slots if slot.holders]
         if held:
-            slot = self.dice.choice(held)
-            some = self.dice.sample(slot.holders, self.dice.randint(1, len(slot.holders)))
+            slot = self.rng.choice(held)
+            some = self.rng.sample(slot.holders, self.rng.randint(1, len(slot.holders)))
             missed = self.maybe(0.7)
             for visit in some:
                 visit.missed = self.now if missed else None
-            more = {"seatsPerTimeSlot": 5} if self.maybe() else {}
-            self.mark_all([self.listed(visit) for visit in some], missed, slot.uid, **more)
+            kwargs = {"seatsPerTimeSlot": 5} if self.maybe() else {}
+            self.mark_all([self.listed(visit) for visit in some], missed, slot.uid, **kwargs)
 
     def guest_of_seat(self) -> None:
-        self.mark_all([self.guest()], True, self.dice.choice(self.slots).uid)
+        self.mark_all([self.guest()], True, self.rng.choice(self.slots).uid)
 
     def end_slot(self) -> None:
         slot = self.slot()
@@ -283,36 +292,36 @@ class Tool(Life):
             "attendees": [{**self.listed(visit), "noShow": False} for visit in slot.holders],
         }  # fmt: skip
         body = {"triggerEvent": "MEETING_ENDED", "createdAt": self.stamp(self.now), "payload": booking}
-        self.ring(body if self.maybe() else {"triggerEvent": "MEETING_ENDED", **booking}, f"MEETING_ENDED {slot.uid}")
+        self.emit(body if self.maybe() else {"triggerEvent": "MEETING_ENDED", **booking}, f"MEETING_ENDED {slot.uid}")
 
     def address(self, visit: Visit) -> str:
-        """Cal.com makes one of the phone number where there is nothing else."""
+        """Return the address; Cal.com makes one up from a phone number."""
         assert visit.who
-        number = next(n for n, other in enumerate(self.visits) if other.who is visit.who)
+        number = next(n for n, other_visit in enumerate(self.visits) if other_visit.who is visit.who)
         return visit.who.email or f"1555{number:07}@sms.cal.com"
 
     def listed(self, visit: Visit) -> dict[str, Any]:
         who, address = visit.who, self.address(visit)
         assert who
         return {
-            "email": self.dice.choice((address, address.upper(), address.title())),
+            "email": self.rng.choice((address, address.upper(), address.title())),
             "name": f"{who.first} {who.last}",
         }
 
-    def say_seats(self, kind: str, slot: "Slot", listed: Sequence[Visit], booker: Visit, **more: Any) -> None:
+    def send_seats(self, kind: str, slot: "Slot", listed: Sequence[Visit], booker: Visit, **kwargs: Any) -> None:
         payload = {
             "startTime": self.stamp(slot.start), "endTime": self.stamp(slot.start + timedelta(minutes=30)),
             "organizer": {"email": "host@example.com"}, "seatsPerTimeSlot": 5, "uid": slot.uid,
             "responses": {"email": {"label": "email_address", "value": self.address(booker)}},
-            "attendees": [self.listed(visit) for visit in listed], **more,
+            "attendees": [self.listed(visit) for visit in listed], **kwargs,
         }  # fmt: skip
         self.envelope(kind, payload)
 
-    # -- what is sent --
+    # -- webhooks --
 
     def new_visit(self) -> None:
-        id = self.mint("uid{}")
-        self.visits.append(Visit(id, ids=[id], scheduled=self.hour(), who=self.person()))
+        id = self.new_id("uid{}")
+        self.visits.append(Visit(id, ids=[id], scheduled=self.future_time(), who=self.person()))
 
     def attendee(self) -> dict[str, Any]:
         who: Person | None = self.visits[-1].who
@@ -335,13 +344,13 @@ class Tool(Life):
         assert visit.who
         self.mark_all([visit.who], missed, visit.ids[-1])
 
-    def mark_all(self, those: Sequence[Person | dict[str, Any]], missed: bool, uid: str, **more: Any) -> None:
-        emails = [one.email if isinstance(one, Person) else one["email"] for one in those]
+    def mark_all(self, those: Sequence[Person | dict[str, Any]], missed: bool, uid: str, **kwargs: Any) -> None:
+        emails = [attendee.email if isinstance(attendee, Person) else attendee["email"] for attendee in those]
         attendees = [{"email": email, "noShow": missed} for email in emails]
-        payload = {"message": "x", "bookingUid": uid, "bookingId": 1, "attendees": attendees, **more}
+        payload = {"message": "x", "bookingUid": uid, "bookingId": 1, "attendees": attendees, **kwargs}
         self.envelope("BOOKING_NO_SHOW_UPDATED", payload)
 
-    def say(self, kind: str, start: datetime | None = None, **more: Any) -> None:
+    def send(self, kind: str, start: datetime | None = None, **kwargs: Any) -> None:
         visit = self.visits[-1]
         start, attendee = start or visit.scheduled, self.attendee()
         assert start
@@ -349,13 +358,13 @@ class Tool(Life):
             "startTime": self.stamp(start), "endTime": self.stamp(start + timedelta(minutes=30)),
             "organizer": {"email": "host@example.com", "name": "Grace Host", "timeZone": "America/New_York"},
             "responses": {"email": {"label": "email_address", "value": attendee["email"]}}, "attendees": [attendee],
-            "uid": visit.ids[-1], "bookingId": len(visit.ids), "price": 7550, "currency": "usd", "metadata": {}, **more,
+            "uid": visit.ids[-1], "bookingId": len(visit.ids), "price": 7550, "currency": "usd", "metadata": {}, **kwargs,
         }  # fmt: skip
         self.envelope(kind, payload)
 
     def envelope(self, kind: str, payload: dict[str, Any]) -> None:
         body = {"triggerEvent": kind, "createdAt": self.stamp(self.now), "payload": payload}
-        self.ring(body, f"{kind} {payload.get('uid') or payload.get('bookingUid')} {payload.get('startTime')}")
+        self.emit(body, f"{kind} {payload.get('uid') or payload.get('bookingUid')} {payload.get('startTime')}")
 
     def stamp(self, moment: datetime | None) -> str:
         assert moment
@@ -364,7 +373,7 @@ class Tool(Life):
 
 @dataclass(eq=False)
 class Slot:
-    """One booking with seats, and who holds one."""
+    """A booking with seats, and their holders."""
 
     uid: str
     start: datetime
@@ -374,5 +383,5 @@ class Slot:
 
 
 def seat_of(uid: str, address: str) -> str:
-    """What the visit of a seat is named by, as SETUP's reader would make it: no address can be read from it."""
+    """Return the visit id of a seat, computed independently of the app."""
     return f"{uid}.{hashlib.sha256(f'{uid}{chr(10)}{address}'.encode()).hexdigest()[:20]}"

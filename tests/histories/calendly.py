@@ -1,20 +1,23 @@
-"""Calendly. A move is a cancel of the old invitee and a new invitee, linked both ways; whoever books again after a cancel is
-a new invitee without a link, hence another visit. Customers do not change, and nothing is told of completion or money
-after the booking."""
+"""A model of Calendly.
+
+A move is a cancel of the old invitee and a new invitee, linked both ways; a customer who books again after a cancel is a
+new invitee without a link, hence another visit. Customers do not change, and there are no events for a completion or a
+payment after the booking.
+"""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
-from tests.histories import Life, Person, Visit
+from tests.histories import Person, ToolModel, Visit
 
 API = "https://api.calendly.com"
 
 
-class Tool(Life):
+class Tool(ToolModel):
     tick = timedelta(microseconds=1)
 
-    def acts(self) -> list[Callable[[], None]]:
+    def actions(self) -> list[Callable[[], None]]:
         if not self.visits:
             return [self.book]
         if self.visits[-1].cancelled:
@@ -22,47 +25,47 @@ class Tool(Life):
         return [self.move, self.move, self.move, self.cancel, self.unmark if self.visits[-1].missed else self.miss]
 
     def book(self) -> None:
-        id = self.mint("INV-{}")
-        visit = Visit(id, ids=[id], scheduled=self.hour(), who=self.person())
+        id = self.new_id("INV-{}")
+        visit = Visit(id, ids=[id], scheduled=self.future_time(), who=self.person())
         visit.paid = self.money() if self.maybe() else None
         self.payment = visit.paid and {"amount": float(visit.paid), "currency": "USD", "successful": True}
         self.visits.append(visit)
-        self.say("invitee.created", self.invitee(id, payment=self.payment))
+        self.send("invitee.created", self.invitee(id, payment=self.payment))
 
     def move(self) -> None:
-        """Whether the new invitee pays again is not told by the documentation; here the old payment stays."""
+        """Move the booking. Here the payment stays; it is not documented whether the new invitee pays again."""
         visit = self.visits[-1]
-        old, new = visit.ids[-1], self.mint("INV-{}")
+        old, new = visit.ids[-1], self.new_id("INV-{}")
         before = visit.scheduled
-        self.say("invitee.canceled", self.invitee(
+        self.send("invitee.canceled", self.invitee(
             old, status="canceled", rescheduled=True, new_invitee=self.uri(new), cancellation=self.cancellation()
         ) | {"scheduled_event": self.event(before)})  # fmt: skip
         visit.ids.append(new)
-        visit.scheduled, visit.missed = self.hour(), None
+        visit.scheduled, visit.missed = self.future_time(), None
         if self.maybe(0.2):
             visit.who = self.person()
-        self.say("invitee.created", self.invitee(new, old_invitee=self.uri(old)))
+        self.send("invitee.created", self.invitee(new, old_invitee=self.uri(old)))
 
     def cancel(self) -> None:
         visit = self.visits[-1]
         visit.cancelled = self.now
-        told = self.invitee(visit.ids[-1], status="canceled", rescheduled=False, cancellation=self.cancellation())
-        self.say("invitee.canceled", told)
+        payload = self.invitee(visit.ids[-1], status="canceled", rescheduled=False, cancellation=self.cancellation())
+        self.send("invitee.canceled", payload)
 
     def miss(self) -> None:
         visit = self.visits[-1]
         visit.missed = self.now
-        self.say("invitee_no_show.created", self.no_show(visit))
+        self.send("invitee_no_show.created", self.no_show(visit))
 
     def unmark(self) -> None:
         visit = self.visits[-1]
         visit.missed = None
-        self.say("invitee_no_show.deleted", self.no_show(visit))
+        self.send("invitee_no_show.deleted", self.no_show(visit))
 
-    # -- what is sent --
+    # -- webhooks --
 
     def no_show(self, visit: Visit) -> dict[str, Any]:
-        """Both shapes that are seen: the mark with its invitee, or the invitee with its mark."""
+        """Return one of the two known formats: the mark with its invitee, or the invitee with its mark."""
         uri = f"{API}/invitee_no_shows/NS-{self.name}"
         at = self.stamp(visit.missed) if isinstance(visit.missed, datetime) else None
         if self.maybe():
@@ -74,7 +77,7 @@ class Tool(Life):
             }
         return self.invitee(visit.ids[-1], no_show={"uri": uri, "created_at": at} if at else None)
 
-    def invitee(self, id: str, **more: Any) -> dict[str, Any]:
+    def invitee(self, id: str, **kwargs: Any) -> dict[str, Any]:
         visit = self.visits[-1]
         who: Person | None = visit.who
         assert who
@@ -82,7 +85,7 @@ class Tool(Life):
             "uri": self.uri(id), "email": who.email, "name": f"{who.first} {who.last}", "first_name": who.first,
             "last_name": who.last, "status": "active", "timezone": "Europe/London", "text_reminder_number": None,
             "questions_and_answers": [], "rescheduled": False, "old_invitee": None, "new_invitee": None,
-            "payment": None, "no_show": None, "scheduled_event": self.event(visit.scheduled), **more,
+            "payment": None, "no_show": None, "scheduled_event": self.event(visit.scheduled), **kwargs,
         }  # fmt: skip
 
     def event(self, start: datetime | None) -> dict[str, Any]:
@@ -99,7 +102,7 @@ class Tool(Life):
     def stamp(self, moment: datetime) -> str:
         return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
-    def say(self, kind: str, payload: dict[str, Any]) -> None:
-        self.ring(
+    def send(self, kind: str, payload: dict[str, Any]) -> None:
+        self.emit(
             {"event": kind, "created_at": self.stamp(self.now), "payload": payload}, f"{kind} {payload['uri'][-20:]}"
         )

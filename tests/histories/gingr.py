@@ -1,21 +1,24 @@
-"""Gingr: only check-ins and check-outs ring, each for a reservation that is looked up through its owner. What the event says
-of it beside is not signed, and is a lie here. The same event rings the same to the byte."""
+"""A model of Gingr.
+
+Only check-ins and check-outs cause webhooks, each for a reservation that is found through its owner. The unsigned data in
+the event is wrong on purpose. The same event is identical to the byte.
+"""
 
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from tests.histories import Life, Visit
+from tests.histories import ToolModel, Visit
 
 
-class Tool(Life):
-    tells_all = False
+class Tool(ToolModel):
+    announces_all = False
 
-    def __init__(self, *given: Any, **more: Any) -> None:
-        super().__init__(*given, **more)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.owner = f"owner-{self.name}"
 
-    def acts(self) -> list[Callable[[], None]]:
+    def actions(self) -> list[Callable[[], None]]:
         if not self.visits:
             return [self.arrive]
         if self.visit.cancelled:
@@ -29,23 +32,23 @@ class Tool(Life):
         return self.visits[-1]
 
     def arrive(self) -> None:
-        self.visits = [Visit(self.name, ids=[self.name], scheduled=self.hour(), who=self.person())]
+        self.visits = [Visit(self.name, ids=[self.name], scheduled=self.future_time(), who=self.person())]
         self.come()
 
     def come(self) -> None:
-        self.say(self.dice.choice(("checking_in", "check_in", "checking_out")))
+        self.send(self.rng.choice(("checking_in", "check_in", "checking_out")))
 
     def leave(self) -> None:
         self.visit.completed = self.visit.completed or self.now
-        self.say("check_out")
+        self.send("check_out")
 
-    # -- nothing rings --
+    # -- actions without a webhook --
 
     def undo(self) -> None:
         self.visit.completed = None
 
     def move(self) -> None:
-        self.visit.scheduled = self.hour()
+        self.visit.scheduled = self.future_time()
 
     def cancel(self) -> None:
         self.visit.cancelled = self.now
@@ -56,7 +59,7 @@ class Tool(Life):
     def correct(self) -> None:
         self.visit.who = self.person()
 
-    # -- what is answered and sent --
+    # -- records and webhooks --
 
     def owns(self, key: str) -> bool:
         return bool(self.visits) and key in (self.name, self.owner)
@@ -71,14 +74,14 @@ class Tool(Life):
             "r_id": self.name, "start_date": self.seconds(visit.scheduled), "cancel_stamp": self.seconds(visit.cancelled),
             "check_out_stamp": self.seconds(visit.completed),
         }  # fmt: skip
-        other = {**row, "r_id": f"before-{self.name}", "check_out_stamp": "1500000000"}
-        rows: Any = [other, row] if self.maybe() else {f"before-{self.name}": other, self.name: row}
+        earlier_row = {**row, "r_id": f"before-{self.name}", "check_out_stamp": "1500000000"}
+        rows: Any = [earlier_row, row] if self.maybe() else {f"before-{self.name}": earlier_row, self.name: row}
         return {"success": True, "error": False, "data": rows}
 
     def seconds(self, moment: datetime | str | None) -> str | None:
         return str(int(moment.timestamp())) if isinstance(moment, datetime) else None
 
-    def say(self, kind: str) -> None:
+    def send(self, kind: str) -> None:
         lie = {"r_id": self.name, "start_date": "1", "email": "mallory@example.com", "check_out_stamp": "2"}
         body = {"webhook_type": kind, "entity_id": self.name, "entity_type": "reservation", "entity_data": lie}
-        self.ring(body, kind)
+        self.emit(body, kind)

@@ -1,27 +1,30 @@
-"""GoHighLevel: an appointment with a status is in the event, its contact is asked for. A completion and a no-show are
-statuses; every change of the appointment dates it anew, but its deletion may not. Whoever did not come, or cancelled, is
-not asked for."""
+"""A model of GoHighLevel.
+
+An event has the appointment with its status, and its contact is fetched. A completion and a no-show are statuses; every
+change of the appointment updates its time, except perhaps its deletion. The contact of a missed or cancelled appointment
+is not fetched.
+"""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
-from tests.histories import Life, Person, Visit
+from tests.histories import Person, ToolModel, Visit
 
 LOCATION = "loc_8BWpSzSwfiuSl0tR2"
 STANDING = ("new", "confirmed", "active")
 
 
-class Tool(Life):
+class Tool(ToolModel):
     tick = timedelta(milliseconds=1)
 
-    def __init__(self, *given: Any, **more: Any) -> None:
-        super().__init__(*given, **more)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.status, self.contact, self.updated = "", "", self.now
         self.contacts: dict[str, Person] = {}
         self.silent: set[str] = set()
 
-    def acts(self) -> list[Callable[[], None]]:
+    def actions(self) -> list[Callable[[], None]]:
         if not self.visits:
             return [self.book]
         match self.status:
@@ -40,17 +43,17 @@ class Tool(Life):
         return self.visits[-1]
 
     def book(self) -> None:
-        id = self.mint("apt_{}")
-        self.visits = [Visit(id, ids=[id], scheduled=self.hour())]
+        id = self.new_id("apt_{}")
+        self.visits = [Visit(id, ids=[id], scheduled=self.future_time())]
         self.new_contact()
-        self.become(self.dice.choice(STANDING), "AppointmentCreate")
+        self.become(self.rng.choice(STANDING), "AppointmentCreate")
 
     def move(self) -> None:
-        self.visit.scheduled = self.hour()
+        self.visit.scheduled = self.future_time()
         self.become(self.status)
 
     def swap(self) -> None:
-        """Another contact, or the same with another address."""
+        """Change the contact, or the address of the contact."""
         if self.maybe():
             self.new_contact()
         else:
@@ -58,7 +61,7 @@ class Tool(Life):
         self.become(self.status)
 
     def silence(self) -> None:
-        """Do not disturb, or do again; it is known with the appointment's next event."""
+        """Toggle "do not disturb", which takes effect with the appointment's next event."""
         self.silent ^= {self.contact}
         self.become(self.status)
 
@@ -66,30 +69,30 @@ class Tool(Life):
         self.become("confirmed")
 
     def show(self) -> None:
-        self.become(self.dice.choice(("showed", "completed")))
+        self.become(self.rng.choice(("showed", "completed")))
 
     def miss(self) -> None:
         self.become("noshow")
 
     def cancel(self) -> None:
-        self.become(self.dice.choice(("cancelled", "invalid")))
+        self.become(self.rng.choice(("cancelled", "invalid")))
 
     def touch(self) -> None:
-        """A note, say."""
+        """Change something irrelevant, such as a note."""
         self.become(self.status)
 
     def delete(self) -> None:
         self.status = "deleted"
         self.visit.completed, self.visit.cancelled, self.visit.missed = None, self.visit.cancelled or self.now, None
         self.updated = self.now if self.maybe() else self.updated
-        self.say("AppointmentDelete", self.dice.choice(("confirmed", "cancelled")))
+        self.send("AppointmentDelete", self.rng.choice(("confirmed", "cancelled")))
 
     def new_contact(self) -> None:
-        self.contact = self.mint("con_{}")
+        self.contact = self.new_id("con_{}")
         self.contacts[self.contact] = self.person()
 
     def become(self, status: str, kind: str = "") -> None:
-        """The vendor's examples call some updates a creation."""
+        """Change the status. The vendor's examples call some updates a creation."""
         visit, self.status, self.updated = self.visit, status, self.now
         done, off, missed = status in ("showed", "completed"), status in ("cancelled", "invalid"), status == "noshow"
         visit.completed = (visit.completed or self.now) if done else None
@@ -97,7 +100,7 @@ class Tool(Life):
         visit.missed = (visit.missed or self.now) if missed else None
         if not (off or missed):
             visit.who, visit.opted_out = self.contacts[self.contact], self.contact in self.silent
-        self.say(kind or self.dice.choice(("AppointmentUpdate", "AppointmentUpdate", "AppointmentCreate")), status)
+        self.send(kind or self.rng.choice(("AppointmentUpdate", "AppointmentUpdate", "AppointmentCreate")), status)
 
     def owns(self, key: str) -> bool:
         return key in self.contacts
@@ -108,16 +111,16 @@ class Tool(Life):
         return {"contact": {**contact, "locationId": LOCATION, **self.dnd(key)}}
 
     def dnd(self, key: str) -> dict[str, Any]:
-        """For all channels, or for e-mail alone; a call that is not wanted is another matter."""
-        calls = {"Call": {"status": self.dice.choice(("active", "inactive"))}}
+        """Return "do not disturb" for all channels or for e-mail; the setting for calls is irrelevant."""
+        calls = {"Call": {"status": self.rng.choice(("active", "inactive"))}}
         if key not in self.silent:
-            emails = self.dice.choice(({}, {"Email": {"status": "inactive", "message": "", "code": ""}}))
+            emails = self.rng.choice(({}, {"Email": {"status": "inactive", "message": "", "code": ""}}))
             return {"dnd": False, "dndSettings": calls | emails}
         if self.maybe():
             return {"dnd": True}
-        return {"dnd": False, "dndSettings": {**calls, "Email": {"status": self.dice.choice(("active", "permanent"))}}}
+        return {"dnd": False, "dndSettings": {**calls, "Email": {"status": self.rng.choice(("active", "permanent"))}}}
 
-    def say(self, kind: str, status: str) -> None:
+    def send(self, kind: str, status: str) -> None:
         assert self.visit.scheduled
         appointment = {
             "id": self.visit.id, "contactId": self.contact, "appointmentStatus": status, "title": "x",
@@ -125,9 +128,9 @@ class Tool(Life):
             "dateUpdated": self.stamp(self.updated),
         }  # fmt: skip
         body = {"type": kind, "locationId": LOCATION, "appointment": appointment}
-        ids = {"timestamp": self.stamp(self.now), "webhookId": self.mint("wh-{}")}
-        said = f"{kind} {status} {appointment['startTime']}"
-        self.ring({**body, **ids}, said, **{"x-ghl-signature": "of the newer kind"})
+        ids = {"timestamp": self.stamp(self.now), "webhookId": self.new_id("wh-{}")}
+        summary = f"{kind} {status} {appointment['startTime']}"
+        self.emit({**body, **ids}, summary, **{"x-ghl-signature": "of the newer kind"})
 
     def stamp(self, moment: datetime) -> str:
         return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

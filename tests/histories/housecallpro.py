@@ -1,149 +1,154 @@
-"""Housecall Pro: every event of a job carries the whole job; invoices and appointments have events of their own. All times
-are whole seconds. A job may have two invoices. The customer may be changed, or want no messages; who has rated already is
-not asked again."""
+"""A model of Housecall Pro.
+
+Every event of a job has the whole job; invoices and appointments have separate events. All times are in whole seconds. A
+job may have two invoices. The customer may change or disable notifications; a customer who rated the job gets no
+review request.
+"""
 
 from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
-from tests.histories import Life, Visit, written
+from tests.histories import ToolModel, Visit, format_time
 
 NAMES = {"scheduled": "job.scheduled", "needs scheduling": "job.created"}
 
 
-class Tool(Life):
-    def __init__(self, *given: Any, **more: Any) -> None:
-        super().__init__(*given, **more)
+class Tool(ToolModel):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.status, self.totals, self.owed = "scheduled", [0], [0]
 
-    def acts(self) -> list[Callable[[], None]]:
+    def actions(self) -> list[Callable[[], None]]:
         if not self.visits:
             return [self.book, self.book, self.open]
         if self.status in ("user canceled", "pro canceled"):
             return [self.schedule]
-        acts = [self.schedule, self.move, self.move, self.cancel, self.change, self.mute, self.pay, self.refund]
-        acts += [self.discard] if self.visit.scheduled else []
-        return acts + ([self.reopen, self.rate] if self.status.startswith("complete") else [self.start, self.complete])
+        actions = [self.schedule, self.move, self.move, self.cancel, self.change, self.mute, self.pay, self.refund]
+        actions += [self.discard] if self.visit.scheduled else []
+        return actions + (
+            [self.reopen, self.rate] if self.status.startswith("complete") else [self.start, self.complete]
+        )
 
     @property
     def visit(self) -> Visit:
         return self.visits[-1]
 
     def open(self) -> None:
-        """A job without a time."""
+        """Create a job without a time."""
         id = f"job_{self.name}"
         self.visits = [Visit(id, ids=[id], who=self.person())]
         self.status = "needs scheduling"
-        self.totals = [int(self.money() * 100) for _ in range(self.dice.choice((1, 1, 2)))]
+        self.totals = [int(self.money() * 100) for _ in range(self.rng.choice((1, 1, 2)))]
         self.owed = [*self.totals]
-        self.say("job.created")
+        self.send("job.created")
 
     def book(self) -> None:
         self.open()
-        self.visit.scheduled, self.status = self.hour(), "scheduled"
-        self.rung.clear()
-        self.say("job.created")
+        self.visit.scheduled, self.status = self.future_time(), "scheduled"
+        self.emitted.clear()
+        self.send("job.created")
         if self.maybe():
-            self.say("job.scheduled")
+            self.send("job.scheduled")
 
     def schedule(self) -> None:
-        """Also anew, after a cancel: nothing of the old appointment stands."""
-        self.visit.scheduled, self.visit.cancelled, self.visit.completed = self.hour(), None, None
+        """Schedule the job, also after a cancel: the old appointment is gone."""
+        self.visit.scheduled, self.visit.cancelled, self.visit.completed = self.future_time(), None, None
         self.status, self.visit.opted_out = "scheduled", not self.notified
-        self.say("job.scheduled")
+        self.send("job.scheduled")
 
     def move(self) -> None:
-        self.visit.scheduled = self.hour()
+        self.visit.scheduled = self.future_time()
         if self.status == "needs scheduling":
             self.status = "scheduled"
-        appointment = {"id": "appt_1", "job_id": self.visit.id, "start_time": written(self.visit.scheduled)}
+        appointment = {"id": "appt_1", "job_id": self.visit.id, "start_time": format_time(self.visit.scheduled)}
         rings = [
-            lambda: self.say("job.updated"),
-            lambda: self.tell("job.appointment.rescheduled", appointment=appointment),
+            lambda: self.send("job.updated"),
+            lambda: self.post("job.appointment.rescheduled", appointment=appointment),
         ]
-        for ring in self.dice.choice((rings, rings[::-1], rings[:1], rings[1:])):
-            ring()
+        for emit in self.rng.choice((rings, rings[::-1], rings[:1], rings[1:])):
+            emit()
 
     def discard(self) -> None:
-        """Its only appointment is removed; a job that is done stays done. The job may say so, too."""
+        """Remove the only appointment; a completed job stays completed. The job may send an event, too."""
         self.visit.scheduled = None
         if self.status == "scheduled":
             self.status = "needs scheduling"
-        self.tell("job.appointment.appointment_discarded", appointment={"id": "appt_1", "job_id": self.visit.id})
+        self.post("job.appointment.appointment_discarded", appointment={"id": "appt_1", "job_id": self.visit.id})
         if self.maybe(0.3):
-            self.say("job.updated")
+            self.send("job.updated")
 
     def start(self) -> None:
         self.status = "in progress"
-        self.say("job.started")
+        self.send("job.started")
 
     def complete(self) -> None:
         self.status, self.visit.completed = "complete unrated", self.now
-        self.say("job.completed")
+        self.send("job.completed")
 
     def reopen(self) -> None:
         self.status, self.visit.completed, self.visit.opted_out = "in progress", None, not self.notified
-        self.say("job.updated")
+        self.send("job.updated")
 
     def rate(self) -> None:
         self.status, self.visit.opted_out = "complete rated", True
-        self.say("job.updated")
+        self.send("job.updated")
 
     def cancel(self) -> None:
-        self.status = self.dice.choice(("user canceled", "pro canceled"))
+        self.status = self.rng.choice(("user canceled", "pro canceled"))
         self.visit.cancelled, self.visit.completed = self.now, None
         self.visit.opted_out = not self.notified
-        self.say(self.dice.choice(("job.canceled", "job.updated", "job.deleted")))
+        self.send(self.rng.choice(("job.canceled", "job.updated", "job.deleted")))
 
     def change(self) -> None:
         self.visit.who = self.person()
-        self.say("job.updated")
+        self.send("job.updated")
 
     def mute(self) -> None:
         self.notified = not self.notified
         self.visit.opted_out = not self.notified or self.status == "complete rated"
-        self.say("job.updated")
+        self.send("job.updated")
 
     def pay(self) -> None:
-        """Of two invoices each has to be heard of: neither says anything of the other."""
-        which = self.dice.randrange(len(self.owed))
-        self.owed[which] = 0 if self.maybe(0.7) else self.owed[which] // 2
+        """Pay an invoice. Of two invoices, neither event mentions the other."""
+        invoice_number = self.rng.randrange(len(self.owed))
+        self.owed[invoice_number] = 0 if self.maybe(0.7) else self.owed[invoice_number] // 2
         self.collected()
-        rings = [lambda: self.say("job.paid"), lambda: self.invoice("invoice.paid", which)]
-        told = (rings, rings[::-1], rings[1:], rings[:1])
-        for ring in self.dice.choice(told if len(self.owed) == 1 else told[:3]):
-            ring()
+        rings = [lambda: self.send("job.paid"), lambda: self.invoice("invoice.paid", invoice_number)]
+        events = (rings, rings[::-1], rings[1:], rings[:1])
+        for emit in self.rng.choice(events if len(self.owed) == 1 else events[:3]):
+            emit()
 
     def refund(self) -> None:
-        """The job tells it some time later, if at all."""
-        which = self.dice.randrange(len(self.owed))
-        if self.owed[which] < self.totals[which]:
-            self.owed[which] = self.totals[which]
+        """Refund an invoice. The job reports it later, or never."""
+        invoice_number = self.rng.randrange(len(self.owed))
+        if self.owed[invoice_number] < self.totals[invoice_number]:
+            self.owed[invoice_number] = self.totals[invoice_number]
             self.collected()
-            self.invoice("invoice.refund.succeeded", which)
+            self.invoice("invoice.refund.succeeded", invoice_number)
 
     def collected(self) -> None:
         cents = sum(self.totals) - sum(self.owed)
         self.visit.paid = Decimal(cents) / 100 if cents else None
 
-    # -- what is sent --
+    # -- webhooks --
 
     notified = True
 
-    def invoice(self, kind: str, which: int) -> None:
-        total, owed = self.totals[which], self.owed[which]
-        self.tell(kind, invoice={
-            "id": f"invoice_{which}", "job_id": self.visit.id, "amount": total, "due_amount": owed,
+    def invoice(self, kind: str, invoice_number: int) -> None:
+        total, owed = self.totals[invoice_number], self.owed[invoice_number]
+        self.post(kind, invoice={
+            "id": f"invoice_{invoice_number}", "job_id": self.visit.id, "amount": total, "due_amount": owed,
             "payments": [{"status": "succeeded", "amount": total - owed}, {"status": "failed", "amount": 7}],
         })  # fmt: skip
 
-    def say(self, kind: str) -> None:
+    def send(self, kind: str) -> None:
         visit, who = self.visit, self.visit.who
         assert who
         start = visit.scheduled
         is_off = visit.cancelled is not None
-        self.tell(kind, job={
+        self.post(kind, job={
             "id": visit.id, "work_status": self.status, "total_amount": sum(self.totals),
             "outstanding_balance": sum(self.owed),
             "customer": {
@@ -152,21 +157,21 @@ class Tool(Life):
             },
             "work_timestamps": {
                 "on_my_way_at": None, "started_at": None,
-                "completed_at": written(visit.completed) if visit.completed else None,
+                "completed_at": format_time(visit.completed) if visit.completed else None,
             },
             "schedule": {
-                "scheduled_start": written(start) if start else None,
-                "scheduled_end": written(start + timedelta(hours=2)) if start else None,
+                "scheduled_start": format_time(start) if start else None,
+                "scheduled_end": format_time(start + timedelta(hours=2)) if start else None,
             },
-            "canceled_at": written(self.now_cancelled) if is_off and self.status == "user canceled" else None,
-            "deleted_at": written(self.now_cancelled) if is_off and self.status == "pro canceled" else None,
-            "updated_at": written(self.now),
+            "canceled_at": format_time(self.now_cancelled) if is_off and self.status == "user canceled" else None,
+            "deleted_at": format_time(self.now_cancelled) if is_off and self.status == "pro canceled" else None,
+            "updated_at": format_time(self.now),
         })  # fmt: skip
 
     @property
     def now_cancelled(self) -> Any:
         return self.visit.cancelled
 
-    def tell(self, kind: str, **record: Any) -> None:
-        body = {"event": kind, "event_occurred_at": written(self.now), "company_id": "c1", **record}
-        self.ring(body, f"{kind} {record.get('job', {}).get('work_status', '')}")
+    def post(self, kind: str, **record: Any) -> None:
+        body = {"event": kind, "event_occurred_at": format_time(self.now), "company_id": "c1", **record}
+        self.emit(body, f"{kind} {record.get('job', {}).get('work_status', '')}")

@@ -1,111 +1,120 @@
-"""Jobber: an event names a visit, an invoice or a payment, and GraphQL has the record. An invoice bills one visit or two;
-of two it is not known which collected how much. Of a recurring job only the first visit is announced. A visit is cancelled
-by destroying it, for good; then it is gone. Times are whole seconds, so two deliveries may be the same to the byte."""
+"""A model of Jobber.
+
+An event names a visit, an invoice or a payment, whose record is in GraphQL. An invoice is for one visit or two; the amounts
+of two visits are unknown. Only the first visit of a recurring job is announced. A visit is cancelled by destroying it,
+and never comes back. Times are in whole seconds, so two deliveries may be identical to the byte.
+"""
 
 from base64 import b64encode
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
-from tests.histories import Life, Visit, written
+from tests.histories import ToolModel, Visit, format_time
 
 
 def safe(item: str) -> str:
     return item.rstrip("=").replace("+", "-").replace("/", "_")
 
 
-class Tool(Life):
-    def __init__(self, *given: Any, **more: Any) -> None:
-        super().__init__(*given, **more)
+class Tool(ToolModel):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.invoice, self.payment = self.item("Invoice"), self.item("PaymentRecord")
         self.items: dict[str, Visit] = {}
         self.billed: list[Visit] = []
         self.paid: Decimal | None = None
         self.is_series = False
-        self.told: set[str] = set()
+        self.announced: set[str] = set()
 
-    def acts(self) -> list[Callable[[], None]]:
+    def actions(self) -> list[Callable[[], None]]:
         standing = [item for item, visit in self.items.items() if not visit.is_gone]
         book = [self.book] if len(self.items) < 2 else []
         book += [] if self.items else [self.book_series]
         if not standing:
             return book
-        self.at = self.dice.choice(standing)
-        acts = [self.move, self.move, self.change, self.ask, self.reopen if self.visit.completed else self.complete]
-        destroy = [self.destroy] if self.maybe(0.3) and self.are_all_told else []
-        return acts + book + [self.pay if self.billed else self.bill] + destroy
+        self.at = self.rng.choice(standing)
+        actions = [
+            self.move,
+            self.move,
+            self.change,
+            self.toggle_review_requests,
+            self.reopen if self.visit.completed else self.complete,
+        ]
+        destroy = [self.destroy] if self.maybe(0.3) and self.all_announced else []
+        return actions + book + [self.pay if self.billed else self.bill] + destroy
 
     @property
-    def are_all_told(self) -> bool:
-        """Of a series whose first visit is destroyed before somebody looks, nobody could know the second."""
-        return not self.is_series or self.items.keys() <= self.told
+    def all_announced(self) -> bool:
+        """Whether all visits were announced. If the first visit of a series is destroyed early, the second stays unknown."""
+        return not self.is_series or self.items.keys() <= self.announced
 
     @property
     def visit(self) -> Visit:
-        """The one that something happens to."""
+        """The visit of the current action."""
         return self.items[self.at]
 
     def book(self) -> None:
         self.at = self.item("Visit")
         id = safe(self.at)
-        scheduled = self.hour() if self.maybe(0.8) else None
+        scheduled = self.future_time() if self.maybe(0.8) else None
         self.items[self.at] = Visit(id, ids=[id], scheduled=scheduled, who=self.person())
         self.visits = list(self.items.values())
-        self.say("VISIT_CREATE", self.at)
+        self.send("VISIT_CREATE", self.at)
 
     def book_series(self) -> None:
-        """Two visits of one job, for the same client: the second is announced by nothing."""
+        """Book two visits of one job for the same client, of which the second is not announced."""
         self.book()
-        self.rung.clear()
+        self.emitted.clear()
         first, self.at = self.at, self.item("Visit")
-        who, scheduled = self.items[first].who, self.hour()
+        who, scheduled = self.items[first].who, self.future_time()
         self.items[self.at] = Visit(safe(self.at), ids=[safe(self.at)], scheduled=scheduled, who=who)
         self.visits = list(self.items.values())
         self.is_series = True
-        self.say("VISIT_CREATE", first)
+        self.send("VISIT_CREATE", first)
 
     def move(self) -> None:
-        self.visit.scheduled = self.hour()
-        self.say("VISIT_UPDATE", self.at)
+        self.visit.scheduled = self.future_time()
+        self.send("VISIT_UPDATE", self.at)
 
     def change(self) -> None:
         who = self.person()
         for item in self.with_one_client():
             self.items[item].who = who
-            self.say("VISIT_UPDATE", item)
+            self.send("VISIT_UPDATE", item)
 
-    def ask(self) -> None:
-        """The client takes no more review requests, or takes them again."""
+    def toggle_review_requests(self) -> None:
+        """Toggle whether the client receives review requests."""
         opted_out = not self.visit.opted_out
         for item in self.with_one_client():
             self.items[item].opted_out = opted_out
-            self.say("VISIT_UPDATE", item)
+            self.send("VISIT_UPDATE", item)
 
     def with_one_client(self) -> list[str]:
         return [item for item, visit in self.items.items() if self.is_series or visit is self.visit]
 
     def complete(self) -> None:
         self.visit.completed = self.now
-        self.say("VISIT_COMPLETE", self.at)
+        self.send("VISIT_COMPLETE", self.at)
         if self.maybe():
-            self.say("VISIT_UPDATE", self.at)
+            self.send("VISIT_UPDATE", self.at)
 
     def reopen(self) -> None:
         self.visit.completed = None
-        self.say("VISIT_UPDATE", self.at)
+        self.send("VISIT_UPDATE", self.at)
 
     def bill(self) -> None:
         self.billed = [visit for visit in self.visits if not visit.is_gone]
-        self.say("INVOICE_CREATE", self.invoice)
+        self.send("INVOICE_CREATE", self.invoice)
 
     def pay(self) -> None:
         paid = None if self.paid and self.maybe(0.3) else self.money()
         self.paid = paid
         self.share()
         if paid is None or self.maybe():
-            self.say("INVOICE_UPDATE", self.invoice)
+            self.send("INVOICE_UPDATE", self.invoice)
         else:
-            self.say("PAYMENT_CREATE", self.payment)
+            self.send("PAYMENT_CREATE", self.payment)
 
     def share(self) -> None:
         visits = [self.items[key] for key in self.on_invoice()]
@@ -114,12 +123,12 @@ class Tool(Life):
 
     def destroy(self) -> None:
         self.visit.cancelled, self.visit.is_gone = self.now, True
-        self.say("VISIT_DESTROY", self.at)
+        self.send("VISIT_DESTROY", self.at)
         if self.visit in self.billed:
             self.share()
-            self.say("INVOICE_UPDATE", self.invoice)
+            self.send("INVOICE_UPDATE", self.invoice)
 
-    # -- what is asked --
+    # -- records --
 
     def owns(self, key: str) -> bool:
         return key in (self.invoice, self.payment) or key in self.items
@@ -141,8 +150,8 @@ class Tool(Life):
         assert visit.who
         return {
             "id": key,
-            "startAt": written(visit.scheduled) if visit.scheduled else None,
-            "completedAt": written(visit.completed) if visit.completed else None,
+            "startAt": format_time(visit.scheduled) if visit.scheduled else None,
+            "completedAt": format_time(visit.completed) if visit.completed else None,
             "isComplete": visit.completed is not None,
             "client": {
                 "name": f"{visit.who.first} {visit.who.last}",
@@ -168,7 +177,7 @@ class Tool(Life):
         return [
             {
                 "id": key,
-                "startAt": written(visit.scheduled) if visit.scheduled else None,
+                "startAt": format_time(visit.scheduled) if visit.scheduled else None,
                 "allDay": False,
                 "isComplete": visit.completed is not None,
             }
@@ -176,9 +185,9 @@ class Tool(Life):
         ]
 
     def item(self, kind: str) -> str:
-        return b64encode(f"gid://Jobber/{kind}/{self.mint()}".encode()).decode()
+        return b64encode(f"gid://Jobber/{kind}/{self.new_id()}".encode()).decode()
 
-    def say(self, topic: str, item: str) -> None:
-        self.told.add(item)
-        told = {"topic": topic, "accountId": "MTIzNDU=", "itemId": item, "occurredAt": written(self.now)}
-        self.ring({"data": {"webHookEvent": told}}, f"{topic} {item}")
+    def send(self, topic: str, item: str) -> None:
+        self.announced.add(item)
+        message = {"topic": topic, "accountId": "MTIzNDU=", "itemId": item, "occurredAt": format_time(self.now)}
+        self.emit({"data": {"webHookEvent": message}}, f"{topic} {item}")

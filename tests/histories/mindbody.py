@@ -1,20 +1,23 @@
-"""Mindbody: an appointment is in the event, but for a cancel, which names it and nothing else. An id counts inside its
-site. Or a class: its clients book, cancel, book again, sign in and are marked as absent, each for themselves."""
+"""A model of Mindbody.
+
+An event has the appointment, except a cancel, which has only ids. An id is unique inside its site. Clients of a class book,
+cancel, book again, sign in and are marked as absent, each separately.
+"""
 
 from collections.abc import Callable
 from typing import Any
 
-from tests.histories import Life, Person, Visit, written
+from tests.histories import Person, ToolModel, Visit, format_time
 
 
-class Tool(Life):
-    def __init__(self, *given: Any, **more: Any) -> None:
-        super().__init__(*given, **more)
+class Tool(ToolModel):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.status = "Scheduled"
-        self.starts = self.hour() if self.maybe() else None
+        self.starts = self.future_time() if self.maybe() else None
         self.clients: list[Person] = [self.person() for _ in range(3)] if self.starts else []
 
-    def acts(self) -> list[Callable[[], None]]:
+    def actions(self) -> list[Callable[[], None]]:
         if self.starts:
             return [self.take_place, self.take_place, *([self.in_class] if self.visits else [])]
         if not self.visits:
@@ -32,50 +35,50 @@ class Tool(Life):
 
     def book(self) -> None:
         id = f"-99:{self.name}"
-        self.visits = [Visit(id, ids=[id], scheduled=self.hour(), who=self.person())]
-        self.say("created")
+        self.visits = [Visit(id, ids=[id], scheduled=self.future_time(), who=self.person())]
+        self.send("created")
 
     def stand(self) -> None:
         visit = self.visit
         self.status, visit.cancelled, visit.completed, visit.missed = "Scheduled", None, None, None
-        self.say("updated")
+        self.send("updated")
 
     def move(self) -> None:
-        self.visit.scheduled = self.hour()
-        self.say("updated")
+        self.visit.scheduled = self.future_time()
+        self.send("updated")
 
     def swap(self) -> None:
         self.visit.who = self.person()
-        self.say("updated")
+        self.send("updated")
 
     def again(self) -> None:
-        self.say("updated")
+        self.send("updated")
 
     def none(self) -> None:
-        """No status is told: it stays what it was."""
+        """Send an update without a status, which does not change it."""
         status, self.status = self.status, "None"
-        self.say("updated")
+        self.send("updated")
         self.status = status
 
     def complete(self) -> None:
         self.status, self.visit.completed = "Completed", self.now
-        self.say("updated")
+        self.send("updated")
 
     def miss(self) -> None:
         self.status, self.visit.missed = "NoShow", self.now
-        self.say("updated")
+        self.send("updated")
 
     def cancel(self) -> None:
         visit = self.visit
         self.status, visit.cancelled, visit.completed, visit.missed = "Cancelled", self.now, None, None
-        self.tell("cancelled", {})
+        self.deliver("cancelled", {})
 
     # -- a class --
 
     def take_place(self) -> None:
-        number = self.dice.randrange(len(self.clients))
+        number = self.rng.randrange(len(self.clients))
         id = f"-99:class:{self.name}.{number}"
-        visit = next((one for one in self.visits if one.id == id), None)
+        visit = next((visit for visit in self.visits if visit.id == id), None)
         if visit is None:
             visit = Visit(id, ids=[id])
             self.visits.append(visit)
@@ -83,8 +86,8 @@ class Tool(Life):
         self.of_class("classRosterBooking.created", visit, signedInStatus="Absent")
 
     def in_class(self) -> None:
-        visit = self.dice.choice(self.visits)
-        status = self.dice.choice(("cancelled", "SignedIn", "Absent", "LateCancelled"))
+        visit = self.rng.choice(self.visits)
+        status = self.rng.choice(("cancelled", "SignedIn", "Absent", "LateCancelled"))
         visit.cancelled = (visit.cancelled or self.now) if "ancelled" in status else None
         visit.missed = (visit.missed or self.now) if status == "Absent" else None
         if status == "cancelled":
@@ -93,32 +96,32 @@ class Tool(Life):
         else:
             self.of_class("classRosterBookingStatus.updated", visit, signedInStatus=status)
 
-    def of_class(self, kind: str, visit: Visit, **more: Any) -> None:
+    def of_class(self, kind: str, visit: Visit, **kwargs: Any) -> None:
         assert visit.who
         assert visit.scheduled
         self.post(kind, {
-            "siteId": -99, "classId": self.name, "classRosterBookingId": self.mint("r{}"),
-            "clientId": visit.id.rpartition(".")[2], "classStartDateTime": written(visit.scheduled),
+            "siteId": -99, "classId": self.name, "classRosterBookingId": self.new_id("r{}"),
+            "clientId": visit.id.rpartition(".")[2], "classStartDateTime": format_time(visit.scheduled),
             "clientFirstName": visit.who.first, "clientLastName": visit.who.last,
-            "clientEmail": self.dice.choice((visit.who.email, (visit.who.email or "").upper())), **more,
+            "clientEmail": self.rng.choice((visit.who.email, (visit.who.email or "").upper())), **kwargs,
         })  # fmt: skip
 
-    # -- what is sent --
+    # -- webhooks --
 
-    def say(self, kind: str) -> None:
+    def send(self, kind: str) -> None:
         who, starts = self.visit.who, self.visit.scheduled
         assert who
         assert starts
-        status = self.dice.choice((self.status, self.status.lower()))
-        self.tell(kind, {
-            "status": status, "startDateTime": written(starts), "clientId": "100", "clientFirstName": who.first,
+        status = self.rng.choice((self.status, self.status.lower()))
+        self.deliver(kind, {
+            "status": status, "startDateTime": format_time(starts), "clientId": "100", "clientFirstName": who.first,
             "clientLastName": who.last, "clientEmail": who.email, "clientPhone": None, "hasArrived": self.maybe(),
         })  # fmt: skip
 
-    def tell(self, kind: str, data: dict[str, Any]) -> None:
+    def deliver(self, kind: str, data: dict[str, Any]) -> None:
         self.post(f"appointmentBooking.{kind}", {"siteId": -99, "appointmentId": self.name, **data})
 
     def post(self, kind: str, data: dict[str, Any]) -> None:
-        body = {"messageId": self.mint("m{}"), "eventId": kind, "eventSchemaVersion": 1, "eventData": data}
-        body |= {"eventInstanceOriginationDateTime": written(self.now)}
-        self.ring(body, f"{kind} {data.get('status', data.get('signedInStatus', ''))} {data.get('clientId', '')}")
+        body = {"messageId": self.new_id("m{}"), "eventId": kind, "eventSchemaVersion": 1, "eventData": data}
+        body |= {"eventInstanceOriginationDateTime": format_time(self.now)}
+        self.emit(body, f"{kind} {data.get('status', data.get('signedInStatus', ''))} {data.get('clientId', '')}")

@@ -1,31 +1,34 @@
-"""NexHealth: the appointment is in the event, alone or in a list; its patient is asked for, and may change without an event.
-Some practice systems tell when something was cancelled or checked out, others only that it was."""
+"""A model of NexHealth.
+
+An event has one appointment or a list; its patient is fetched, and may change without an event. Some practice systems send
+the time of a cancel or a check-out, others only a flag.
+"""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from tests.histories import Life, Person, Visit
+from tests.histories import Person, ToolModel, Visit
 
 INSTITUTION = 11
 
 
-class Tool(Life):
+class Tool(ToolModel):
     tick = timedelta(milliseconds=1)
-    tells_all = False
+    announces_all = False
 
-    def __init__(self, *given: Any, **more: Any) -> None:
-        super().__init__(*given, **more)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.tells_times, self.brings_patient = self.maybe(0.6), self.maybe(0.2)
-        named, self.practice, self.address = {"subdomain": "example-dental"}, dict[str, str](), dict[str, str]()
+        subdomain, self.practice, self.address = {"subdomain": "example-dental"}, dict[str, str](), dict[str, str]()
         if self.maybe(0.7):
-            self.practice = named
+            self.practice = subdomain
         else:
-            self.address = {f"?{name}": value for name, value in named.items()}
+            self.address = {f"?{name}": value for name, value in subdomain.items()}
         self.patients: dict[str, Person] = {}
         self.patient = ""
 
-    def acts(self) -> list[Callable[[], None]]:
+    def actions(self) -> list[Callable[[], None]]:
         if not self.visits:
             return [self.book]
         visit = self.visit
@@ -43,56 +46,56 @@ class Tool(Life):
 
     def book(self) -> None:
         id = f"{INSTITUTION}-{self.name}"
-        self.visits = [Visit(id, ids=[id], scheduled=self.hour())]
+        self.visits = [Visit(id, ids=[id], scheduled=self.future_time())]
         self.new_patient()
         if self.maybe(0.3):
-            self.say("appointment_insertion.complete")
-        self.say("appointment_created")
+            self.send("appointment_insertion.complete")
+        self.send("appointment_created")
 
     def move(self) -> None:
-        self.visit.scheduled = self.hour()
-        self.say()
+        self.visit.scheduled = self.future_time()
+        self.send()
 
     def cancel(self) -> None:
         self.visit.cancelled = self.now
-        self.say()
+        self.send()
 
     def restore(self) -> None:
         self.visit.cancelled = None
-        self.say()
+        self.send()
 
     def miss(self) -> None:
         self.visit.missed = self.now
-        self.say()
+        self.send()
 
     def unmark(self) -> None:
         self.visit.missed = None
-        self.say()
+        self.send()
 
     def check_out(self) -> None:
         self.visit.completed = self.now
-        self.say()
+        self.send()
 
     def take_back(self) -> None:
         self.visit.completed = None
-        self.say()
+        self.send()
 
     def note(self) -> None:
-        """Something that is nothing to us."""
-        self.say()
+        """Change something irrelevant."""
+        self.send()
 
     def swap(self) -> None:
         self.new_patient()
-        self.say()
+        self.send()
 
     def correct(self) -> None:
-        """The patient has a new address; no event that is listened to."""
+        """Change the patient's address, without an event that Doorbell subscribes to."""
         self.patients[self.patient] = self.visit.who = self.person()
         if self.brings_patient:
-            self.say()
+            self.send()
 
     def new_patient(self) -> None:
-        self.patient = self.mint("p-{}")
+        self.patient = self.new_id("p-{}")
         self.patients[self.patient] = self.visit.who = self.person()
 
     def owns(self, key: str) -> bool:
@@ -110,7 +113,7 @@ class Tool(Life):
             return None
         return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
-    def say(self, kind: str = "appointment_updated") -> None:
+    def send(self, kind: str = "appointment_updated") -> None:
         visit = self.visit
         assert visit.scheduled
         appointment = {
@@ -123,7 +126,7 @@ class Tool(Life):
         if self.brings_patient:
             appointment["patient"] = self.record(self.patient)
         data = {"appointments": [appointment]} if kind == "appointment_created" else {"appointment": appointment}
-        self.ring(
+        self.emit(
             {"resource_type": "Appointment", "event_name": kind, "event_time": self.stamp(self.now), "data": data,
              **self.practice, "institution_id": INSTITUTION, "delivery_errors": []},
             f"{kind} {appointment}", **self.address,

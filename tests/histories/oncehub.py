@@ -1,27 +1,31 @@
-"""OnceHub: within a page a booking keeps its id; to another page, and after the host asked for another time, it gets a new
-one that names the old. A meeting whose time is over is completed, and may then be marked as a no-show."""
+"""A model of OnceHub.
+
+The id of a booking does not change within a page; on another page, and after the host asked for another time, it gets a new
+id with a link to the old one. A meeting is completed at its end, and may then be marked as a no-show.
+"""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
-from tests.histories import Life, Visit
+from tests.histories import ToolModel, Visit
 
 LENGTH = timedelta(minutes=30)
 
 
-class Tool(Life):
+class Tool(ToolModel):
     tick = timedelta(milliseconds=1)
 
-    def __init__(self, *given: Any, **more: Any) -> None:
-        super().__init__(*given, **more)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.state, self.old, self.charged = "", "", None
 
-    def acts(self) -> list[Callable[[], None]]:
+    def actions(self) -> list[Callable[[], None]]:
         match self.state:
             case "scheduled" | "rescheduled":
                 return [
-                    self.move, self.move, self.move_away, self.move_away, self.ask, self.cancel, self.reassign, self.end
+                    self.move, self.move, self.move_away, self.move_away, self.request_reschedule, self.cancel,
+                    self.reassign, self.end,
                 ]  # fmt: skip
             case "asked":
                 return [self.pick, self.pick, self.cancel]
@@ -36,59 +40,59 @@ class Tool(Life):
         return self.visits[-1]
 
     def book(self) -> None:
-        id = self.mint("BKNG-{}")
-        self.visits.append(Visit(id, ids=[id], scheduled=self.hour(), who=self.person()))
+        id = self.new_id("BKNG-{}")
+        self.visits.append(Visit(id, ids=[id], scheduled=self.future_time(), who=self.person()))
         self.state, self.old, self.charged = "scheduled", "", self.money() if self.maybe() else None
         self.visit.paid = self.charged
-        self.say("booking.scheduled")
+        self.send("booking.scheduled")
 
     def move(self) -> None:
-        self.state, self.visit.scheduled = "rescheduled", self.hour()
-        self.say("booking.rescheduled")
+        self.state, self.visit.scheduled = "rescheduled", self.future_time()
+        self.send("booking.rescheduled")
 
     def move_away(self) -> None:
-        self.say("booking.canceled_then_rescheduled", status="canceled")
+        self.send("booking.canceled_then_rescheduled", status="canceled")
         self.renew()
 
-    def ask(self) -> None:
+    def request_reschedule(self) -> None:
         self.state, self.visit.cancelled = "asked", self.now
-        self.say("booking.canceled_reschedule_requested", status="canceled")
+        self.send("booking.canceled_reschedule_requested", status="canceled")
 
     def pick(self) -> None:
         self.renew()
 
     def renew(self) -> None:
         self.old = self.visit.ids[-1]
-        self.visit.ids.append(self.mint("BKNG-{}"))
-        self.state, self.visit.scheduled, self.visit.cancelled = "rescheduled", self.hour(), None
+        self.visit.ids.append(self.new_id("BKNG-{}"))
+        self.state, self.visit.scheduled, self.visit.cancelled = "rescheduled", self.future_time(), None
         if self.maybe():
-            self.charged = None  # whether a payment moves along is not told; what was paid stays paid
-        self.say("booking.rescheduled")
+            self.charged = None  # not documented: whether a payment moves with the booking. The amount stays
+        self.send("booking.rescheduled")
 
     def cancel(self) -> None:
         self.state, self.visit.cancelled = "canceled", self.now
-        self.say("booking.canceled")
+        self.send("booking.canceled")
 
     def reassign(self) -> None:
-        self.say("booking.reassigned")
+        self.send("booking.reassigned")
 
     def end(self) -> None:
         assert self.visit.scheduled
         over = self.visit.scheduled + LENGTH
         self.now = max(self.now, over)
         self.state, self.visit.completed = "completed", over
-        self.say("booking.completed")
+        self.send("booking.completed")
 
     def miss(self) -> None:
         self.state, self.visit.missed = "no_show", self.now
-        self.say("booking.no_show")
+        self.send("booking.no_show")
 
     def unmark(self) -> None:
-        """Not documented; here it completes once more."""
+        """Remove the no-show. Not documented; here the booking is completed again."""
         self.state, self.visit.missed = "completed", None
-        self.say("booking.completed")
+        self.send("booking.completed")
 
-    def say(self, kind: str, status: str | None = None) -> None:
+    def send(self, kind: str, status: str | None = None) -> None:
         who, start = self.visit.who, self.visit.scheduled
         assert who
         assert start
@@ -97,12 +101,12 @@ class Tool(Life):
             "object": "booking", "id": self.visit.ids[-1], "status": status or self.state, "in_trash": False,
             "starting_time": self.stamp(start), "last_updated_time": self.stamp(self.now), "duration_minutes": 30,
             "owner": "USR-1" if self.maybe() else {"id": "USR-1", "object": "user"},
-            "rescheduled_booking_id": self.old or self.dice.choice(("", None)), "cancel_reschedule_information": None,
+            "rescheduled_booking_id": self.old or self.rng.choice(("", None)), "cancel_reschedule_information": None,
             "attendees": [who.email, "host@example.org"], "payment_information": paid,
             "form_submission": {"name": f"{who.first} {who.last}", "email": who.email, "phone": "", "mobile_phone": None},
         }  # fmt: skip
-        body = {"id": self.mint("EVNT-{}"), "object": "event", "creation_time": self.stamp(self.now), "type": kind}
-        self.ring({**body, "api_version": "v2", "data": booking}, f"{kind} {booking['id']} {booking['starting_time']}")
+        body = {"id": self.new_id("EVNT-{}"), "object": "event", "creation_time": self.stamp(self.now), "type": kind}
+        self.emit({**body, "api_version": "v2", "data": booking}, f"{kind} {booking['id']} {booking['starting_time']}")
 
     def stamp(self, moment: datetime) -> str:
         return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

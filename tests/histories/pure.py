@@ -1,5 +1,4 @@
-"""A history through the part that computes: believe, translate, fold, wanted. No I/O, so there can be many; what is fetched
-is the record of some moment after its event."""
+"""Runs a history through the pure functions: parse, translate, merge. A record is fetched some time after its event."""
 
 import itertools
 from collections.abc import Iterator
@@ -17,126 +16,134 @@ from app.webhooks.payload import Payload
 from app.webhooks.registry import load_sources
 from app.webhooks.source import Ignored
 from app.webhooks.translation import parse_event
-from tests.histories import SOME_TIME, Life, Ring, Visit
-from tests.histories.run import life_of, named, settings_for
+from tests.histories import SOME_TIME, ToolModel, Visit, Webhook
+from tests.histories.run import create_model, histories_settings, record_keys
 
-HOOKS = settings_for("redis://127.0.0.1", "http://127.0.0.1", "http://127.0.0.1").active_hooks
+HOOKS = histories_settings("redis://127.0.0.1", "http://127.0.0.1", "http://127.0.0.1").active_hooks
 ORDERS = 4
 Changes = list[tuple[str, VisitChange]]
 
 
 def problems(source: str, seed: int, ties: bool = False) -> list[str]:
-    """What is wrong with what a seed's history becomes; with ties, only whether the order of arrival matters."""
-    life, steps = life_of(source, seed, ties)
-    changes = [*_changes(HOOKS[source], life, steps, Random(f"{source} {seed} pure"))]
-    dice = Random(seed)
-    found = [_visits(source, changes)]
+    """Return the errors in the visits of a seed's history; with ties, only the effects of the order of arrival."""
+    model, steps = create_model(source, seed, ties)
+    changes = [*_changes(HOOKS[source], model, steps, Random(f"{source} {seed} pure"))]
+    rng = Random(seed)
+    results = [_visits(source, changes)]
     for _ in range(ORDERS):
-        arrived = changes + dice.choices(changes, k=3) if changes else []
-        dice.shuffle(arrived)
-        found.append(_visits(source, arrived))
-    wrong = [f"another order, another visit: {one} {found[0]}" for one in found if one != found[0]]
-    expected = {external_id(source, visit.id): visit for visit in life.visits}
+        arrived = changes + rng.choices(changes, k=3) if changes else []
+        rng.shuffle(arrived)
+        results.append(_visits(source, arrived))
+    errors = [f"another order, another visit: {result} {results[0]}" for result in results if result != results[0]]
+    expected = {external_id(source, visit.id): visit for visit in model.visits}
     if not ties:
-        wrong += [f"{id} is no visit" for id in found[0].keys() - expected.keys() if _is_made(found[0][id])]
-        wrong += itertools.chain.from_iterable(_unlike(visit, found[0].get(id)) for id, visit in expected.items())
-    return [f"{source} {seed}: {each}" for each in wrong]
+        errors += [f"{id} is unexpected" for id in results[0].keys() - expected.keys() if _is_created(results[0][id])]
+        errors += itertools.chain.from_iterable(_compare(visit, results[0].get(id)) for id, visit in expected.items())
+    return [f"{source} {seed}: {error}" for error in errors]
 
 
-def _changes(hook: Hook, life: Life, steps: int, dice: Random) -> Iterator[tuple[str, VisitChange]]:
-    """All that is said, with who said it. A fetch comes at any time after its event, some twice."""
-    waiting: list[tuple[int, Ring]] = []
-    clock, number, rings_again = datetime(2026, 11, 1, tzinfo=UTC), 0, not life.tells_all
+def _changes(hook: Hook, model: ToolModel, steps: int, rng: Random) -> Iterator[tuple[str, VisitChange]]:
+    """Yield all changes with their origins. A fetch happens at any time after its event, sometimes twice."""
+    waiting: list[tuple[int, Webhook]] = []
+    clock, number, is_redelivered = datetime(2026, 11, 1, tzinfo=UTC), 0, not model.announces_all
     listed: dict[str, list[str]] = {}
-    while steps or waiting or rings_again:
+    while steps or waiting or is_redelivered:
         if not (steps or waiting):
-            waiting, rings_again = [(number + again, ring) for again, ring in enumerate(life.rung)], False
-        elif steps and (not waiting or dice.random() < 0.6):
+            waiting, is_redelivered = [(number + n, webhook) for n, webhook in enumerate(model.emitted)], False
+        elif steps and (not waiting or rng.random() < 0.6):
             steps -= 1
-            for ring in life.step():
-                waiting += [(number, ring)] * dice.choice((1, 1, 1, 2))
+            for webhook in model.step():
+                waiting += [(number, webhook)] * rng.choice((1, 1, 1, 2))
                 number += 1
             continue
         if not waiting:
             continue
-        origin, ring = waiting.pop(dice.randrange(len(waiting)))
-        clock += timedelta(microseconds=dice.randrange(1, 10**8))
-        yield from ((f"d{origin}.{part}", each) for part, each in enumerate(_said(hook, life, ring, clock, listed)))
+        origin, webhook = waiting.pop(rng.randrange(len(waiting)))
+        clock += timedelta(microseconds=rng.randrange(1, 10**8))
+        yield from (
+            (f"d{origin}.{part}", change)
+            for part, change in enumerate(_changes_of(hook, model, webhook, clock, listed))
+        )
 
 
-def _said(hook: Hook, life: Life, ring: Ring, clock: datetime, listed: dict[str, list[str]]) -> list[VisitChange]:
-    headers = tuple((name.encode(), value.encode()) for name, value in ring.headers.items())
-    event = parse_event(hook.source, Delivery(hook.name, hook.name, headers, ring.body, clock), hook.settings.zone)
-    tool, said = load_sources()[hook.name], list[VisitChange]()
-    for get in (tool.fetch(event) if tool.fetch else []) or [None]:
-        meaning = tool.translate(with_people(hook, _looked(event, life, get, clock), listed) if get else event)
-        said += [] if isinstance(meaning, Ignored) else meaning
-    return said
+def _changes_of(
+    hook: Hook, model: ToolModel, webhook: Webhook, clock: datetime, listed: dict[str, list[str]]
+) -> list[VisitChange]:
+    headers = tuple((name.encode(), value.encode()) for name, value in webhook.headers.items())
+    event = parse_event(hook.source, Delivery(hook.name, hook.name, headers, webhook.body, clock), hook.settings.zone)
+    source, changes = load_sources()[hook.name], list[VisitChange]()
+    for request in (source.fetch(event) if source.fetch else []) or [None]:
+        translated = source.translate(
+            with_people(hook, _with_record(event, model, request, clock), listed) if request else event
+        )
+        changes += [] if isinstance(translated, Ignored) else translated
+    return changes
 
 
-def _looked(event: Event, life: Life, get: RecordRequest, clock: datetime) -> Event:
-    """The event with its record, and with what else is fetched for that."""
+def _with_record(event: Event, model: ToolModel, request: RecordRequest, clock: datetime) -> Event:
+    """Return the event with its record and the related records."""
 
-    def answer(get: RecordRequest) -> Any:
-        keys = [get.variables["id"]] if get.query else named(get.path, get.params)
-        return next((life.answer(key) for key in keys if life.owns(key)), None)
+    def fetch(request: RecordRequest) -> Any:
+        keys = [request.variables["id"]] if request.query else record_keys(request.path, request.params)
+        return next((model.answer(key) for key in keys if model.owns(key)), None)
 
-    record = answer(get)
-    others = get.follow_up(Payload(record)) if record is not None else {}
-    return event.with_record(record, clock, {name: answer(other) for name, other in others.items()}, get.path)
+    record = fetch(request)
+    follow_up = request.follow_up(Payload(record)) if record is not None else {}
+    related = {name: fetch(related_request) for name, related_request in follow_up.items()}
+    return event.with_record(record, clock, related, request.path)
 
 
 def with_people(hook: Hook, event: Event, listed: dict[str, list[str]]) -> Event:
-    """As the ledger remembers them."""
+    """Add all people that were ever listed, as the ledger does."""
     if hook.source.people is None:
         return event
     visit_id, people = hook.source.people(event)
-    everybody = listed.setdefault(visit_id, [])
-    everybody += [person for person in people if person not in everybody]
-    return replace(event, people=tuple(everybody))
+    all_people = listed.setdefault(visit_id, [])
+    all_people += [person for person in people if person not in all_people]
+    return replace(event, people=tuple(all_people))
 
 
 def _visits(source: str, changes: Changes) -> dict[str, DesiredVisit]:
-    """The visits by their first names. How often an id was renamed is counted along its links."""
-    before = {
+    """Merge the changes by the first id of each visit. The number of links is the alias depth."""
+    previous_ids = {
         change.external_id(source): external_id(source, change.previous_visit_id)
         for _, change in changes
         if change.previous_visit_id
     }
 
-    def line(name: str) -> list[str]:
-        return [name, *line(before[name])] if name in before else [name]
+    def ancestors(name: str) -> list[str]:
+        return [name, *ancestors(previous_ids[name])] if name in previous_ids else [name]
 
-    said: dict[str, list[RecordedChange]] = {}
+    recorded: dict[str, list[RecordedChange]] = {}
     for origin, change in changes:
-        *later, first = line(change.external_id(source))
-        said.setdefault(first, []).append(RecordedChange.decode(origin, encode_change(change), len(later)))
-    return {first: desired_visit(merge_changes(those)) for first, those in said.items()}
+        *later, first = ancestors(change.external_id(source))
+        recorded.setdefault(first, []).append(RecordedChange.decode(origin, encode_change(change), len(later)))
+    return {first: desired_visit(merge_changes(of_visit)) for first, of_visit in recorded.items()}
 
 
-def _is_made(want: DesiredVisit) -> bool:
-    """Whatever only keeps something from being a visit is none."""
-    return want.has_date and not want.is_cancelled
+def _is_created(desired: DesiredVisit) -> bool:
+    """Return whether a visit is created: changes that only cancel it do not create one."""
+    return desired.has_date and not desired.is_cancelled
 
 
-def _unlike(visit: Visit, want: DesiredVisit | None) -> Iterator[str]:
-    can_be_made = bool(want and want.has_date and (want.contact.id or want.contact.email))
+def _compare(visit: Visit, desired: DesiredVisit | None) -> Iterator[str]:
+    can_be_created = bool(desired and desired.has_date and (desired.contact.id or desired.contact.email))
     if visit.is_gone:
-        if not want or not want.is_cancelled:
-            yield f"{visit.id} is gone and yet wanted: {want}"
+        if not desired or not desired.is_cancelled:
+            yield f"{visit.id} is gone and yet wanted: {desired}"
         return
-    if can_be_made != visit.can_be_made and not visit.is_off:
-        yield f"{visit.id} can be made: {can_be_made}, and should: {visit.can_be_made}"
-    if want and (visit.can_be_made or not visit.is_off):
-        yield from _fields(visit, want)
+    if can_be_created != visit.can_be_created and not visit.is_off:
+        yield f"{visit.id} can be made: {can_be_created}, and should: {visit.can_be_created}"
+    if desired and (visit.can_be_created or not visit.is_off):
+        yield from _fields(visit, desired)
 
 
-def _fields(visit: Visit, want: DesiredVisit) -> Iterator[str]:
-    shown: dict[str, Any] = visit.shown()
-    for name in shown.keys() | want.fields.keys():
-        is_said = want.fields.get(name)
-        if is_said != shown.get(name) and not (is_said and shown.get(name) == SOME_TIME):
-            yield f"{visit.id}: {name} is {is_said}, and should be {shown.get(name)}"
-    whose = visit.who and (visit.who.id or visit.who.email)
-    if (want.contact.id or want.contact.email) != whose:
-        yield f"{visit.id} is {want.contact.id or want.contact.email}'s, and should be {whose}'s"
+def _fields(visit: Visit, desired: DesiredVisit) -> Iterator[str]:
+    expected_fields: dict[str, Any] = visit.expected_fields()
+    for name in expected_fields.keys() | desired.fields.keys():
+        actual = desired.fields.get(name)
+        if actual != expected_fields.get(name) and not (actual and expected_fields.get(name) == SOME_TIME):
+            yield f"{visit.id}: {name} is {actual}, and should be {expected_fields.get(name)}"
+    owner = visit.who and (visit.who.id or visit.who.email)
+    if (desired.contact.id or desired.contact.email) != owner:
+        yield f"{visit.id} is {desired.contact.id or desired.contact.email}'s, and should be {owner}'s"

@@ -1,29 +1,32 @@
-"""SavvyCal: every event is told with all of it as it is, and keeps its id. Where a link wants approval or a payment, the
-event waits for it, also when it is moved. An approval rings twice, the second time as a creation.
+"""A model of SavvyCal.
 
-A group session has several attendees, each a visit of their own; one who joins or leaves is told beside the event."""
+Every webhook has the whole event, whose id does not change. If a link needs approval or a payment, the event waits for it,
+also after a move. An approval sends two webhooks, the second of them a creation.
+
+A group session has several attendees, each with a visit; separate webhooks report those who join or leave.
+"""
 
 import hashlib
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
-from tests.histories import Life, Visit, written
+from tests.histories import ToolModel, Visit, format_time
 
 OVER = ("canceled", "declined", "checkout_expired")
 
 
-class Tool(Life):
-    def __init__(self, *given: Any, **more: Any) -> None:
-        super().__init__(*given, **more)
+class Tool(ToolModel):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.state = ""
         self.wish: datetime = self.now
         self.dates: dict[str, str] = {}
         self.session = Session(self) if self.maybe(0.4) else None
 
-    def acts(self) -> list[Callable[[], None]]:
+    def actions(self) -> list[Callable[[], None]]:
         if self.session:
-            return self.session.acts()
+            return self.session.actions()
         if not self.visits or self.state in OVER:
             return [self.book, self.book, self.request, self.check_out] if len(self.visits) < 3 else []
         match self.state:
@@ -31,7 +34,7 @@ class Tool(Life):
                 return [self.approve, self.approve, self.decline, self.cancel, self.edit]
             case "awaiting_checkout":
                 return [self.pay, self.pay, self.expire]
-        return [self.move, self.move, self.move, self.move_and_ask, self.cancel, self.edit]
+        return [self.move, self.move, self.move, self.move_pending, self.cancel, self.edit]
 
     @property
     def visit(self) -> Visit:
@@ -40,26 +43,26 @@ class Tool(Life):
     def book(self) -> None:
         self.begin("confirmed")
         self.visit.scheduled = self.wish
-        self.say("event.created")
+        self.send("event.created")
 
     def request(self) -> None:
         self.begin("awaiting_approval")
-        self.say("event.requested")
+        self.send("event.requested")
 
     def check_out(self) -> None:
         self.begin("awaiting_checkout")
         self.due = self.money()
-        self.say("event.checkout.pending")
+        self.send("event.checkout.pending")
 
     def approve(self) -> None:
         self.agree()
-        self.say(self.dice.choice(("event.approved", "event.requested")))  # the vendor's example has the latter
-        self.say("event.created")
+        self.send(self.rng.choice(("event.approved", "event.requested")))  # the vendor's example has `event.requested`
+        self.send("event.created")
 
     def pay(self) -> None:
         self.agree()
         self.visit.paid = self.due
-        self.say("event.checkout.completed")
+        self.send("event.checkout.completed")
 
     def decline(self) -> None:
         self.end("declined", "event.declined")
@@ -68,61 +71,71 @@ class Tool(Life):
         self.end("checkout_expired", "event.checkout.expired")
 
     def cancel(self) -> None:
-        self.dates["canceled_at"] = written(self.now)
+        self.dates["canceled_at"] = format_time(self.now)
         self.end("canceled", "event.canceled")
 
     def move(self) -> None:
-        self.wish = self.visit.scheduled = self.hour()
-        self.dates["rescheduled_at"] = written(self.now)
-        self.say("event.rescheduled")
+        self.wish = self.visit.scheduled = self.future_time()
+        self.dates["rescheduled_at"] = format_time(self.now)
+        self.send("event.rescheduled")
 
-    def move_and_ask(self) -> None:
-        """The old time is given up, and the new one is not agreed on yet."""
-        self.wish = self.visit.scheduled = self.hour()
-        self.dates["rescheduled_at"] = written(self.now)
+    def move_pending(self) -> None:
+        """Give up the old time; the new one is not confirmed yet."""
+        self.wish = self.visit.scheduled = self.future_time()
+        self.dates["rescheduled_at"] = format_time(self.now)
         self.state, self.visit.cancelled = "awaiting_approval", self.now
-        self.say("event.rescheduled")
+        self.send("event.rescheduled")
 
     def edit(self) -> None:
-        """Something changes that is none of ours; an event that waits, waits on."""
+        """Change something irrelevant; an event that waits still waits."""
         if self.state == "awaiting_approval":
             self.visit.scheduled, self.visit.cancelled = self.wish, self.now
-        self.say("event.changed")
+        self.send("event.changed")
 
-    # -- what it comes to --
+    # -- results --
 
     def begin(self, state: str) -> None:
-        id = self.mint("event_{}")
+        id = self.new_id("event_{}")
         self.visits.append(Visit(id, ids=[id], who=self.person()))
-        self.wish, self.state, self.dates, self.due = self.hour(), state, {"created_at": written(self.now)}, None
+        self.wish, self.state, self.dates, self.due = (
+            self.future_time(),
+            state,
+            {"created_at": format_time(self.now)},
+            None,
+        )
 
     def agree(self) -> None:
         self.state, self.visit.scheduled, self.visit.cancelled = "confirmed", self.wish, None
 
     def end(self, state: str, kind: str) -> None:
         self.state, self.visit.scheduled, self.visit.cancelled = state, self.wish, self.now
-        self.say(kind)
+        self.send(kind)
 
     def payment(self) -> dict[str, Any] | None:
         if self.due is None:
             return None
         return {"state": "paid" if self.visit.paid else "awaiting_checkout", "amount_total": int(self.due * 100)}
 
-    def say(self, kind: str) -> None:
+    def send(self, kind: str) -> None:
         who = self.visit.who
         assert who
         guest = {"email": who.email, "display_name": f"{who.first} {who.last}", "is_organizer": False}
         host = {"email": "host@example.org", "display_name": "Host", "is_organizer": True}
         event = {
-            "id": self.visit.id, "state": self.state, "start_at": written(self.wish),
-            "end_at": written(self.wish + timedelta(minutes=30)), "duration": 30, "canceled_at": None,
+            "id": self.visit.id, "state": self.state, "start_at": format_time(self.wish),
+            "end_at": format_time(self.wish + timedelta(minutes=30)), "duration": 30, "canceled_at": None,
             "rescheduled_at": None, **self.dates, "is_group_session": False,
             "scheduler": guest if self.visit.id.endswith("1") else None, "organizer": host,
             "attendees": [host, guest], "payment": self.payment(),
         }  # fmt: skip
-        body = {"type": kind, "id": self.mint("payload_{}"), "version": "2020-11-18", "occurred_at": written(self.now)}
+        body = {
+            "type": kind,
+            "id": self.new_id("payload_{}"),
+            "version": "2020-11-18",
+            "occurred_at": format_time(self.now),
+        }
         payload = {"event": event, "changes": {}} if kind == "event.changed" else event
-        self.ring({**body, "payload": payload}, f"{kind} {self.state} {event['start_at']}")
+        self.emit({**body, "payload": payload}, f"{kind} {self.state} {event['start_at']}")
 
 
 class Session:
@@ -131,71 +144,71 @@ class Session:
     def __init__(self, tool: Tool) -> None:
         self.tool, self.id, self.state = tool, "", "confirmed"
         self.present: list[Visit] = []
-        self.left: list[Visit] = []
+        self.departed: list[Visit] = []
 
-    def acts(self) -> list[Callable[[], None]]:
+    def actions(self) -> list[Callable[[], None]]:
         if not self.id:
             return [self.book]
         if self.state == "canceled":
             return [self.tag]
-        acts = [self.join, self.join] if len(self.tool.visits) < 5 else []
-        acts += [self.come_back] if self.left else []
+        actions = [self.join, self.join] if len(self.tool.visits) < 5 else []
+        actions += [self.come_back] if self.departed else []
         if not self.present:
-            return acts or [self.tag]
-        back = [self.approve] if self.state == "awaiting_approval" else [self.move, self.move_and_ask, self.guest]
-        return [*acts, *back, self.leave, self.leave, self.cancel, self.tag]
+            return actions or [self.tag]
+        back = [self.approve] if self.state == "awaiting_approval" else [self.move, self.move_pending, self.guest]
+        return [*actions, *back, self.leave, self.leave, self.cancel, self.tag]
 
     def book(self) -> None:
-        self.id = self.tool.mint("event_{}")
-        self.start = self.tool.hour()
-        for _ in range(self.tool.dice.choice((1, 2, 3))):
-            self.somebody()
-        self.say("event.created")
+        self.id = self.tool.new_id("event_{}")
+        self.start = self.tool.future_time()
+        for _ in range(self.tool.rng.choice((1, 2, 3))):
+            self.new_attendee()
+        self.send("event.created")
 
     def move(self) -> None:
-        self.start = self.tool.hour()
-        self.say(self.tool.dice.choice(("event.rescheduled", "event.changed")))
+        self.start = self.tool.future_time()
+        self.send(self.tool.rng.choice(("event.rescheduled", "event.changed")))
 
-    def move_and_ask(self) -> None:
-        self.start, self.state = self.tool.hour(), "awaiting_approval"
-        self.say("event.rescheduled")
+    def move_pending(self) -> None:
+        self.start, self.state = self.tool.future_time(), "awaiting_approval"
+        self.send("event.rescheduled")
 
     def approve(self) -> None:
         self.state = "confirmed"
-        self.say("event.approved")
+        self.send("event.approved")
 
     def cancel(self) -> None:
         self.state = "canceled"
-        self.say("event.canceled")
+        self.send("event.canceled")
 
     def join(self) -> None:
-        visit = self.somebody()
+        visit = self.new_attendee()
         visit.scheduled = self.start
         self.attend("added", visit)
 
     def come_back(self) -> None:
-        visit = self.left.pop()
+        visit = self.departed.pop()
         visit.missed, visit.scheduled = None, self.start
         self.present.append(visit)
         self.attend("added", visit)
 
     def leave(self) -> None:
-        visit = self.present.pop(self.tool.dice.randrange(len(self.present)))
+        visit = self.present.pop(self.tool.rng.randrange(len(self.present)))
         visit.missed, visit.scheduled = self.tool.now, self.start
-        self.left.append(visit)
+        self.departed.append(visit)
         self.attend("canceled", visit)
 
     def guest(self) -> None:
-        """Of an event that is no group session."""
-        person = {"id": self.tool.mint("attendee_{}"), "email": self.tool.mint("guest-{}@example.com")}
-        self.ring("event.attendee.added", {"event": {**self.event([]), "is_group_session": False}, "attendee": person})
+        """Add a guest to an event that is not a group session."""
+        person = {"id": self.tool.new_id("attendee_{}"), "email": self.tool.new_id("guest-{}@example.com")}
+        self.emit("event.attendee.added", {"event": {**self.event([]), "is_group_session": False}, "attendee": person})
 
     def tag(self) -> None:
-        self.ring("workflow.action.triggered", {})
+        self.emit("workflow.action.triggered", {})
 
-    # -- what is sent --
+    # -- webhooks --
 
-    def somebody(self) -> Visit:
+    def new_attendee(self) -> Visit:
         who = self.tool.person()
         while who.email in [visit.who and visit.who.email for visit in self.tool.visits]:
             who = self.tool.person()
@@ -205,21 +218,22 @@ class Session:
         self.present.append(visit)
         return visit
 
-    def say(self, kind: str) -> None:
-        """Those who left may still be listed."""
-        listed = self.present + (self.left if self.tool.maybe() else [])
+    def send(self, kind: str) -> None:
+        """Send an event. Attendees who left may still be listed."""
+        listed = self.present + (self.departed if self.tool.maybe() else [])
         for visit in listed:
             visit.scheduled, visit.cancelled = self.start, None if self.state == "confirmed" else self.tool.now
         event = self.event([self.person(visit) for visit in listed])
-        self.ring(kind, {"event": event, "changes": {}} if kind == "event.changed" else event)
+        self.emit(kind, {"event": event, "changes": {}} if kind == "event.changed" else event)
 
-    def attend(self, what: str, visit: Visit) -> None:
-        self.ring(f"event.attendee.{what}", {"event": self.event([]), "attendee": self.person(visit)})
+    def attend(self, action: str, visit: Visit) -> None:
+        self.emit(f"event.attendee.{action}", {"event": self.event([]), "attendee": self.person(visit)})
 
     def event(self, attendees: list[dict[str, Any]]) -> dict[str, Any]:
         host = {"id": "attendee_0", "email": "host@example.org", "display_name": "Host", "is_organizer": True}
         return {
-            "id": self.id, "state": self.state, "start_at": written(self.start), "canceled_at": None, "rescheduled_at": None,
+            "id": self.id, "state": self.state, "start_at": format_time(self.start), "canceled_at": None,
+            "rescheduled_at": None,
             "is_group_session": True, "scheduler": None, "organizer": host, "attendees": [host, *attendees], "payment": None,
         }  # fmt: skip
 
@@ -227,10 +241,15 @@ class Session:
         who = visit.who
         assert who
         assert who.email
-        email = self.tool.dice.choice((who.email, who.email.title()))
+        email = self.tool.rng.choice((who.email, who.email.title()))
         return {"id": "attendee_1", "email": email, "display_name": f"{who.first} {who.last}", "is_organizer": False}
 
-    def ring(self, kind: str, payload: dict[str, Any]) -> None:
+    def emit(self, kind: str, payload: dict[str, Any]) -> None:
         tool = self.tool
-        body = {"type": kind, "id": tool.mint("payload_{}"), "version": "2020-11-18", "occurred_at": written(tool.now)}
-        tool.ring({**body, "payload": payload}, f"{kind} {self.state} {written(self.start)}")
+        body = {
+            "type": kind,
+            "id": tool.new_id("payload_{}"),
+            "version": "2020-11-18",
+            "occurred_at": format_time(tool.now),
+        }
+        tool.emit({**body, "payload": payload}, f"{kind} {self.state} {format_time(self.start)}")

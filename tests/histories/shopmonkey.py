@@ -1,22 +1,26 @@
-"""Shopmonkey: rows of appointments and of the orders that they lead to; the customer is asked for, and may change without an
-event that is listened to. A deleted row is dated by its delivery, so a deletion is the end here, and all else long past."""
+"""A model of Shopmonkey.
+
+Events are rows of appointments and of their orders; the customer is fetched, and may change without an event that Doorbell
+subscribes to. A deleted row has the time of its delivery, so a deletion is the last action here, and all others are in
+the past.
+"""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from tests.histories import SOME_TIME, Life, Person, Visit
+from tests.histories import SOME_TIME, Person, ToolModel, Visit
 
 
-class Tool(Life):
+class Tool(ToolModel):
     tick = timedelta(milliseconds=1)
-    tells_all = False
-    #: The link to its order waits for the customer, and a cancel of the order does not.
-    records_end = False
+    announces_all = False
+    #: Events with a link to the order wait for the fetch of the customer; a cancel of the order does not.
+    records_show_cancel = False
 
-    def __init__(self, *given: Any, **more: Any) -> None:
-        super().__init__(*given, **more)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.now -= timedelta(days=2_000)
         self.has_dates = self.maybe()
         self.appointment, self.order = "", ""
@@ -25,7 +29,7 @@ class Tool(Life):
         self.customer = ""
         self.opted_out: set[str] = set()
 
-    def acts(self) -> list[Callable[[], None]]:
+    def actions(self) -> list[Callable[[], None]]:
         if not self.visits:
             return [self.book, self.book, self.book_with_order, self.walk_in]
         if self.is_deleted:
@@ -48,18 +52,18 @@ class Tool(Life):
 
     def book(self) -> None:
         self.appointment = f"apt-{self.name}"
-        self.visits = [Visit(self.appointment, ids=[self.appointment], scheduled=self.hour())]
+        self.visits = [Visit(self.appointment, ids=[self.appointment], scheduled=self.future_time())]
         self.new_customer()
         self.say_appointment("INSERT")
 
     def book_with_order(self) -> None:
         self.appointment, self.order = f"apt-{self.name}", f"ord-{self.name}"
-        self.visits = [Visit(self.order, ids=[self.order], scheduled=self.hour())]
+        self.visits = [Visit(self.order, ids=[self.order], scheduled=self.future_time())]
         self.new_customer()
         self.say_appointment("INSERT")
 
     def move(self) -> None:
-        self.visit.scheduled = self.hour()
+        self.visit.scheduled = self.future_time()
         self.say_appointment("UPDATE", "startDate", "endDate")
 
     def cancel(self) -> None:
@@ -71,7 +75,7 @@ class Tool(Life):
         self.say_appointment("UPDATE", "confirmationStatus")
 
     def attach(self) -> None:
-        """The order is made from the appointment."""
+        """Create the order from the appointment."""
         self.order = f"ord-{self.name}"
         self.visit.ids.append(self.order)
         self.say_appointment("UPDATE", "orderId")
@@ -93,7 +97,7 @@ class Tool(Life):
         self.say_order("UPDATE", "note")
 
     def invoice(self) -> None:
-        """What is done was not cancelled, and nobody touches its appointment any more."""
+        """Invoice the order. It is not cancelled then, and its appointment does not change any more."""
         self.visit.completed, self.visit.cancelled = self.now, None
         self.is_over = self.is_over or self.is_off
         self.say_order("UPDATE", "status", "invoiced", "invoicedDate")
@@ -124,7 +128,7 @@ class Tool(Life):
         self.know()
 
     def new_customer(self) -> None:
-        self.customer = self.mint("cus-{}")
+        self.customer = self.new_id("cus-{}")
         self.customers[self.customer] = self.person()
         self.know()
 
@@ -142,7 +146,7 @@ class Tool(Life):
             "marketingOptIn": key not in self.opted_out,
         }}  # fmt: skip
 
-    # -- what is sent --
+    # -- webhooks --
 
     def stamp(self, moment: datetime | str | None) -> str | None:
         if not isinstance(moment, datetime):
@@ -151,7 +155,7 @@ class Tool(Life):
 
     def say_appointment(self, operation: str, *diff: str) -> None:
         assert self.visit.scheduled
-        self.say("appointment", operation, diff, {
+        self.send("appointment", operation, diff, {
             "id": self.appointment, "orderId": self.order or None, "startDate": self.stamp(self.visit.scheduled),
             "endDate": self.stamp(self.visit.scheduled + timedelta(hours=1)),
             "confirmationStatus": "Declined" if self.is_off else "Confirmed", "cancellationNote": None,
@@ -160,13 +164,13 @@ class Tool(Life):
     def say_order(self, operation: str, *diff: str) -> None:
         at, cents = self.visit.completed, int((self.visit.paid or Decimal()) * 100)
         dated = {"invoicedDate": self.stamp(at), "completedDate": None} if self.has_dates else {}
-        self.say("order", operation, diff, {
+        self.send("order", operation, diff, {
             "id": self.order, "status": "Invoice" if at else "RepairOrder", "invoiced": at is not None,
             "paid": cents > 0, "paidCostCents": cents, "totalCostCents": 99_999, **dated,
         })  # fmt: skip
 
-    def say(self, table: str, operation: str, diff: tuple[str, ...], row: dict[str, Any]) -> None:
+    def send(self, table: str, operation: str, diff: tuple[str, ...], row: dict[str, Any]) -> None:
         row = {**row, "customerId": self.customer, "locationId": "loc-1", "updatedDate": self.stamp(self.now)}
         changed = {"diff": [*diff, "updatedDate"]} if operation == "UPDATE" else {}
         body = {"apiVersion": "3", "operation": operation, "table": table, "data": row, **changed}
-        self.ring(body, f"{operation} {row}", **{"webhook-id": self.mint("wh-{}")})
+        self.emit(body, f"{operation} {row}", **{"webhook-id": self.new_id("wh-{}")})

@@ -1,25 +1,27 @@
-"""SimplyBook.me: a callback names the booking, whose details are asked for by JSON-RPC. They do not say that it was
-cancelled, and two callbacks may be the same to the byte. Clients are corrected without a callback, so the next fetch tells
-it."""
+"""A model of SimplyBook.me.
+
+A callback names the booking, whose details are fetched by JSON-RPC. They do not show a cancel, and two callbacks may be
+identical to the byte. Clients are corrected without a callback, so the next fetch shows the correction.
+"""
 
 import hashlib
 from collections.abc import Callable
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from tests.histories import SOME_TIME, Life, Visit
+from tests.histories import SOME_TIME, ToolModel, Visit
 
 COMPANY, ZONE = "demo", ZoneInfo("Europe/Berlin")
 
 
-class Tool(Life):
-    tells_all = records_end = False
+class Tool(ToolModel):
+    announces_all = records_show_cancel = False
 
     @property
     def visit(self) -> Visit:
         return self.visits[-1]
 
-    def acts(self) -> list[Callable[[], None]]:
+    def actions(self) -> list[Callable[[], None]]:
         if not self.visits:
             return [self.book]
         if self.visit.cancelled:
@@ -28,22 +30,22 @@ class Tool(Life):
 
     def book(self) -> None:
         id = f"{COMPANY}-{self.name}"
-        self.visits = [Visit(id, ids=[id], scheduled=self.hour(), who=self.person())]
-        self.say("create")
+        self.visits = [Visit(id, ids=[id], scheduled=self.future_time(), who=self.person())]
+        self.send("create")
 
     def move(self) -> None:
-        self.visit.scheduled = self.hour()
-        self.say("change")
+        self.visit.scheduled = self.future_time()
+        self.send("change")
 
     def correct(self) -> None:
         self.visit.who = self.person()
 
     def cancel(self) -> None:
         self.visit.cancelled = SOME_TIME
-        self.say("cancel")
+        self.send("cancel")
 
     def remind(self) -> None:
-        self.say("notify")
+        self.send("notify")
 
     def owns(self, key: str) -> bool:
         return key == self.name and bool(self.visits)
@@ -58,7 +60,7 @@ class Tool(Life):
         }  # fmt: skip
         return {"result": booking, "id": 1, "jsonrpc": "2.0"}
 
-    def say(self, kind: str) -> None:
+    def send(self, kind: str) -> None:
         hash = hashlib.md5(self.name.encode()).hexdigest()
         body = {"booking_id": self.name, "booking_hash": hash, "company": COMPANY, "notification_type": kind}
-        self.ring(body, kind)
+        self.emit(body, kind)

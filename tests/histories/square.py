@@ -1,25 +1,27 @@
-"""Square: the booking is in the event with a version that rises; its customer is asked for. The customer's record may change
-without any event, so the next fetch tells it; in the end every event is rung once more, and the truth of that moment
-must stand."""
+"""A model of Square.
+
+An event has the booking with a rising version; its customer is fetched. The customer's record may change without an event,
+so the next fetch shows the change. In the end every event is sent again, and the visit must have the current state.
+"""
 
 from collections.abc import Callable
 from typing import Any
 
-from tests.histories import Life, Person, Visit, written
+from tests.histories import Person, ToolModel, Visit, format_time
 
 
-class Tool(Life):
-    tells_all = False
+class Tool(ToolModel):
+    announces_all = False
 
-    def __init__(self, *given: Any, **more: Any) -> None:
-        super().__init__(*given, **more)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.version, self.status, self.begun = -1, "ACCEPTED", self.now
         self.customers: dict[str, Person] = {}
         self.unsubscribed: set[str] = set()
         self.customer: str = ""
         self.wish: Any = None
 
-    def acts(self) -> list[Callable[[], None]]:
+    def actions(self) -> list[Callable[[], None]]:
         if not self.visits:
             return [self.book, self.book, self.request]
         match self.status:
@@ -45,65 +47,65 @@ class Tool(Life):
         return self.visits[-1]
 
     def book(self) -> None:
-        self.visits = [Visit(self.name, ids=[self.name], scheduled=self.hour())]
+        self.visits = [Visit(self.name, ids=[self.name], scheduled=self.future_time())]
         self.wish = self.visit.scheduled
         self.new_customer()
-        self.say("booking.created", "ACCEPTED")
+        self.send("booking.created", "ACCEPTED")
 
     def request(self) -> None:
         self.visits = [Visit(self.name, ids=[self.name])]
-        self.wish = self.hour()
+        self.wish = self.future_time()
         self.new_customer()
-        self.say("booking.created", "PENDING")
+        self.send("booking.created", "PENDING")
 
     def accept(self) -> None:
-        """Also what was cancelled or marked: taken back in."""
+        """Accept the booking, also after a cancel or a no-show."""
         self.visit.scheduled, self.visit.cancelled, self.visit.missed = self.wish, None, None
-        self.known()
-        self.say("booking.updated", "ACCEPTED")
+        self.fetch_customer()
+        self.send("booking.updated", "ACCEPTED")
 
     def move(self) -> None:
-        self.wish = self.visit.scheduled = self.hour()
-        self.say("booking.updated", "ACCEPTED")
+        self.wish = self.visit.scheduled = self.future_time()
+        self.send("booking.updated", "ACCEPTED")
 
     def again(self) -> None:
-        """Another time is asked for, and not agreed yet."""
-        self.wish = self.hour()
+        """Request another time, which is not accepted yet."""
+        self.wish = self.future_time()
         self.visit.cancelled = self.now
-        self.say("booking.updated", "PENDING")
+        self.send("booking.updated", "PENDING")
 
     def decline(self) -> None:
         self.visit.cancelled = self.now
-        self.say("booking.updated", "DECLINED")
+        self.send("booking.updated", "DECLINED")
 
     def cancel(self) -> None:
         self.visit.cancelled = self.now
-        self.say("booking.updated", self.dice.choice(("CANCELLED_BY_CUSTOMER", "CANCELLED_BY_SELLER")))
+        self.send("booking.updated", self.rng.choice(("CANCELLED_BY_CUSTOMER", "CANCELLED_BY_SELLER")))
 
     def miss(self) -> None:
         self.visit.missed = self.now
-        self.say("booking.updated", "NO_SHOW")
+        self.send("booking.updated", "NO_SHOW")
 
     def swap(self) -> None:
-        """Another customer takes the booking over."""
+        """Give the booking to another customer."""
         self.new_customer()
-        self.say("booking.updated", "ACCEPTED")
+        self.send("booking.updated", "ACCEPTED")
 
     def correct(self) -> None:
-        """The customer's record has a new address. Nothing rings."""
+        """Change the address of the customer, without an event."""
         self.customers[self.customer] = self.person()
-        self.known()
+        self.fetch_customer()
 
     def unsubscribe(self) -> None:
         self.unsubscribed ^= {self.customer}
-        self.known()
+        self.fetch_customer()
 
     def new_customer(self) -> None:
-        self.customer = self.mint("CUST{}")
+        self.customer = self.new_id("CUST{}")
         self.customers[self.customer] = self.person()
-        self.known()
+        self.fetch_customer()
 
-    def known(self) -> None:
+    def fetch_customer(self) -> None:
         self.visit.who = self.customers[self.customer]
         self.visit.opted_out = self.customer in self.unsubscribed
 
@@ -117,13 +119,18 @@ class Tool(Life):
             "preferences": {"email_unsubscribed": key in self.unsubscribed},
         }}  # fmt: skip
 
-    def say(self, kind: str, status: str) -> None:
+    def send(self, kind: str, status: str) -> None:
         self.version, self.status = self.version + 1, status
         booking = {
-            "id": self.name, "version": self.version, "status": status, "created_at": written(self.begun),
-            "updated_at": written(self.now), "start_at": written(self.wish), "location_id": "L1",
+            "id": self.name, "version": self.version, "status": status, "created_at": format_time(self.begun),
+            "updated_at": format_time(self.now), "start_at": format_time(self.wish), "location_id": "L1",
             "customer_id": self.customer, "appointment_segments": [{"duration_minutes": 30}],
         }  # fmt: skip
         data = {"type": "booking", "id": f"{self.name}:{self.version}", "object": {"booking": booking}}
-        body = {"merchant_id": "M1", "type": kind, "event_id": self.mint("evt{}"), "created_at": written(self.now)}
-        self.ring({**body, "data": data}, f"{kind} v{self.version} {status} {booking['start_at']}")
+        body = {
+            "merchant_id": "M1",
+            "type": kind,
+            "event_id": self.new_id("evt{}"),
+            "created_at": format_time(self.now),
+        }
+        self.emit({**body, "data": data}, f"{kind} v{self.version} {status} {booking['start_at']}")

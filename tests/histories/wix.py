@@ -1,5 +1,8 @@
-"""Wix Bookings: every event has the whole booking and a number that rises; it stands in a token, in texts in texts. A
-booking is a cart first, and may be a request again after it was agreed."""
+"""A model of Wix Bookings.
+
+Every event has the whole booking and a rising number, in a token with nested JSON strings. A booking is a cart first, and
+may become a request again after it was confirmed.
+"""
 
 import base64
 import json
@@ -7,13 +10,13 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from tests.histories import Life, Visit, written
+from tests.histories import ToolModel, Visit, format_time
 
 
-class Tool(Life):
-    def __init__(self, *given: Any, **more: Any) -> None:
-        super().__init__(*given, **more)
-        self.sequence, self.status, self.start = 0, "", self.hour()
+class Tool(ToolModel):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.sequence, self.status, self.start = 0, "", self.future_time()
         self.someone = self.person()
         self.is_wrapped, self.paid = self.maybe(0.7), "NOT_PAID"
 
@@ -21,7 +24,7 @@ class Tool(Life):
     def visit(self) -> Visit:
         return self.visits[-1]
 
-    def acts(self) -> list[Callable[[], None]]:
+    def actions(self) -> list[Callable[[], None]]:
         match self.status:
             case "":
                 return [self.put_in_cart]
@@ -30,54 +33,54 @@ class Tool(Life):
             case "PENDING":
                 return [self.confirm, self.decline]
             case "CONFIRMED":
-                return [self.move, self.move, self.ask, self.cancel, self.pay, self.correct]
+                return [self.move, self.move, self.request_move, self.cancel, self.pay, self.correct]
         return [self.refund, self.confirm]
 
     def put_in_cart(self) -> None:
         self.visits = [Visit(self.name, ids=[self.name])]
-        self.say("created", "CREATED")
+        self.send("created", "CREATED")
 
     def request(self) -> None:
-        self.say("marked_as_pending", "PENDING")
+        self.send("marked_as_pending", "PENDING")
 
     def confirm(self) -> None:
         self.agreed()
-        self.say("confirmed", "CONFIRMED")
+        self.send("confirmed", "CONFIRMED")
 
     def move(self) -> None:
-        self.start = self.hour()
+        self.start = self.future_time()
         self.agreed()
-        self.say("rescheduled", "CONFIRMED")
+        self.send("rescheduled", "CONFIRMED")
 
-    def ask(self) -> None:
-        """Another time, which is not agreed yet."""
-        self.start = self.hour()
+    def request_move(self) -> None:
+        """Request another time, which is not confirmed yet."""
+        self.start = self.future_time()
         self.ended()
-        self.say("rescheduled", "PENDING")
+        self.send("rescheduled", "PENDING")
 
     def decline(self) -> None:
         self.ended()
-        self.say("declined", "DECLINED")
+        self.send("declined", "DECLINED")
 
     def cancel(self) -> None:
         self.ended()
-        self.say(self.dice.choice(("canceled", "cancelled")), "CANCELED")
+        self.send(self.rng.choice(("canceled", "cancelled")), "CANCELED")
 
     def pay(self) -> None:
-        """It is said that, not how much."""
+        """Pay. The event does not have the amount."""
         self.paid = "PAID"
-        self.say("updated", "CONFIRMED")
+        self.send("updated", "CONFIRMED")
 
     def refund(self) -> None:
-        """After its end it is told once more, as it is."""
+        """Refund. After the end of the booking, it is sent again without a change."""
         self.paid = "REFUNDED"
         self.ended()
-        self.say("updated", self.status)
+        self.send("updated", self.status)
 
     def correct(self) -> None:
         self.someone = self.person()
         self.agreed()
-        self.say("updated", "CONFIRMED")
+        self.send("updated", "CONFIRMED")
 
     def agreed(self) -> None:
         self.visit.scheduled, self.visit.who, self.visit.cancelled = self.start, self.someone, None
@@ -86,8 +89,8 @@ class Tool(Life):
         self.visit.scheduled, self.visit.who = self.start, self.someone
         self.visit.cancelled = self.visit.cancelled or self.now
 
-    def say(self, slug: str, status: str) -> None:
-        self.sequence, self.status = self.sequence + self.dice.choice((1, 1, 2)), status
+    def send(self, slug: str, status: str) -> None:
+        self.sequence, self.status = self.sequence + self.rng.choice((1, 1, 2)), status
         who = self.someone
         booking = {
             "id": self.name, "status": status, "paymentStatus": self.paid, "revision": str(self.sequence),
@@ -95,15 +98,15 @@ class Tool(Life):
             "contactDetails": {"contactId": "c", "firstName": who.first, "lastName": who.last, "email": who.email},
         }  # fmt: skip
         inner = {
-            "id": self.mint("ev-{}"), "entityFqdn": "wix.bookings.v2.booking", "slug": slug, "entityId": self.name,
-            "eventTime": _milliseconds(self.now), "entityEventSequence": str(self.sequence), **self.told(slug, booking),
+            "id": self.new_id("ev-{}"), "entityFqdn": "wix.bookings.v2.booking", "slug": slug, "entityId": self.name,
+            "eventTime": _milliseconds(self.now), "entityEventSequence": str(self.sequence), **self.body(slug, booking),
         }  # fmt: skip
         event = {"eventType": f"wix.bookings.v2.booking_{slug}", "instanceId": "site", "data": self.layer(inner)}
         claims = base64.urlsafe_b64encode(json.dumps({"data": self.layer(event)}).encode()).rstrip(b"=")
-        what = f"{slug} #{self.sequence} {status} {written(self.start)}"
-        self.ring(b"e30." + claims + b".e30", what, **{"content-type": "text/plain"})
+        summary = f"{slug} #{self.sequence} {status} {format_time(self.start)}"
+        self.emit(b"e30." + claims + b".e30", summary, **{"content-type": "text/plain"})
 
-    def told(self, slug: str, booking: Any) -> dict[str, Any]:
+    def body(self, slug: str, booking: Any) -> dict[str, Any]:
         if slug == "created":
             return {"createdEvent": {"entityAsJson": json.dumps(booking)} if self.is_wrapped else {"entity": booking}}
         if slug == "updated":
