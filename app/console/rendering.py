@@ -36,7 +36,7 @@ def redirect(path: str) -> Response:
 
 def _values_of_every_page(request: Request) -> dict[str, Any]:
     console = context(request)
-    # Authentication fails without Redis, and the page that says so has no user.
+    # Without Redis, authentication fails and the error page has no user.
     user = request.scope.get("user", UnauthenticatedUser())
     return {
         "user": user if user.is_authenticated else None,

@@ -1,1 +1,1 @@
-"""What an operator sees and does; the console and the command line are two faces of it."""
+"""Read models and actions for operators, shared by the console and the command line."""

@@ -1,4 +1,4 @@
-"""Discard unapplied changes. Changes that arrived after the plan are kept."""
+"""Discards of changes that are not applied. Changes that arrive after the plan are not discarded."""
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace

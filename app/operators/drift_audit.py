@@ -165,14 +165,14 @@ class DriftAudit:
             return self._unknown_visit(name, visit)
         if remote_ids := await self._duplicate_ids(task_id, visit):
             return Difference("duplicate", self._account, name, aliases[0].task_id, remote_ids=remote_ids)
-        if any(member.state != "done" for member in aliases):
+        if any(alias.state != "done" for alias in aliases):
             self.progress.count("in_progress")
             return None
         if aliases[0].task_id != task_id:
             return Difference(
                 "duplicate" if aliases[0].remote else "unexpected", self._account, name, aliases[0].task_id
             )
-        if not any(member.changes for member in aliases):
+        if not any(alias.changes for alias in aliases):
             return Difference("unexpected", self._account, name, task_id)
         return self._field_differences(aliases, visit)
 
@@ -198,19 +198,19 @@ class DriftAudit:
         return []
 
     def _field_differences(self, aliases: list[Task], visit: Record) -> Difference | None:
-        root, desired = aliases[0], desired_visit(merge_visit(aliases))
+        primary, desired = aliases[0], desired_visit(merge_visit(aliases))
         fields = {
             name: [value, visit.get(name)]
             for name, value in changed_fields(visit, desired).items()
             if not values_equal(visit.get(name), value)
         }
-        contact_id = (root.remote or {}).get("contact_id")
+        contact_id = (primary.remote or {}).get("contact_id")
         if contact_id and contact_id != visit.get("contact_id"):
             fields["contact_id"] = [contact_id, visit.get("contact_id")]
         if not fields:
             self.progress.count("matching")
             return None
-        return Difference("different", self._account, root.external_id, root.task_id, fields)
+        return Difference("different", self._account, primary.external_id, primary.task_id, fields)
 
     # -- visits that the list lacks --
 

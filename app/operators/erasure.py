@@ -166,9 +166,9 @@ class Erasure:
     async def plan(self) -> ErasureReport:
         report, own_task_ids, own_deliveries = ErasureReport(), set[str](), set[str]()
         async for aliases in self._iter_visits():
-            own_task_ids.update(member.task_id for member in aliases)
+            own_task_ids.update(alias.task_id for alias in aliases)
             own_deliveries.update(
-                delivery_of(origin) for member in aliases for origin in (*member.changes, *member.discarded_changes)
+                delivery_of(origin) for alias in aliases for origin in (*alias.changes, *alias.discarded_changes)
             )
             self._inspect_visit(aliases, report)
         async for page in self._scan(f"{keys.DELIVERY}*"):
@@ -243,11 +243,11 @@ class Erasure:
         return {name for account in self._settings.all_accounts for name in self._contact_keys(account)}
 
     def _inspect_visit(self, aliases: list[Task], report: ErasureReport) -> None:
-        for member in aliases:
-            if self._redacted_fields(member, aliases[0], report):
-                report.visits.add(member.task_id)
-        if report.visits & {member.task_id for member in aliases}:
-            report.unfinished.update(member.task_id for member in aliases if member.state not in ("done", "discarded"))
+        for alias in aliases:
+            if self._redacted_fields(alias, aliases[0], report):
+                report.visits.add(alias.task_id)
+        if report.visits & {alias.task_id for alias in aliases}:
+            report.unfinished.update(alias.task_id for alias in aliases if alias.state not in ("done", "discarded"))
 
     async def _inspect_deliveries(
         self, batch: Sequence[str], own_task_ids: set[str], own_deliveries: set[str], report: ErasureReport
@@ -265,7 +265,7 @@ class Erasure:
     ) -> list[tuple[str, DeliveryInfo, bool | None]]:
         """Return each delivery with whether it mentions the person; None if its body cannot be decrypted.
 
-        Erased deliveries are omitted, unless an older version erased them and kept the name of the event.
+        Erased deliveries are omitted, unless an older version erased them without the name of the event.
         """
         decoded: list[tuple[str, DeliveryInfo, bool | None]] = []
         for key, record in zip(batch, records, strict=True):
@@ -327,10 +327,10 @@ class Erasure:
 
     async def _erase_contact(self, task_id: TaskId) -> str:
         aliases = await self._visit_or_empty(task_id)
-        for member in aliases:
-            if member.task_id == task_id:
+        for alias in aliases:
+            if alias.task_id == task_id:
                 return await self._ledger.redact(
-                    task_id, member.change_count, b"", self._redacted_fields(member, aliases[0], ErasureReport())
+                    task_id, alias.change_count, b"", self._redacted_fields(alias, aliases[0], ErasureReport())
                 )
         return "ok"  # it expired
 
@@ -369,14 +369,14 @@ class Erasure:
             return [self._redact(value) for value in value]
         return "(removed)" if isinstance(value, str) and self._mentions(value.encode()) else value
 
-    def _redacted_fields(self, member: Task, root: Task, report: ErasureReport) -> dict[str, bytes]:
+    def _redacted_fields(self, task: Task, primary: Task, report: ErasureReport) -> dict[str, bytes]:
         """Return the stored fields of a visit that mention the person, redacted."""
-        redacted_fields = _attempts_without_responses(member)
-        for prefix, changes in (("change", member.changes), ("discarded", member.discarded_changes)):
+        redacted_fields = _attempts_without_responses(task)
+        for prefix, changes in (("change", task.changes), ("discarded", task.discarded_changes)):
             for origin, stored in changes.items():
                 change = orjson.loads(stored.body)
                 contact = change.get("c", {})
-                redacted = self._redacted_contact(contact, member.account, root)
+                redacted = self._redacted_contact(contact, task.account, primary)
                 if redacted != contact:
                     report.phones.add(contact.get("phone", ""))
                     redacted_fields[f"{prefix}:{origin}"] = b"%d %b" % (
@@ -385,14 +385,14 @@ class Erasure:
                     )
         return redacted_fields
 
-    def _redacted_contact(self, contact: dict[str, str], account: str, root: Task) -> dict[str, str]:
+    def _redacted_contact(self, contact: dict[str, str], account: str, primary: Task) -> dict[str, str]:
         """Redact a contact that has the person's address or none; a contact with another address is returned unchanged."""
         email = contact.get("email")
         if email and email != self._email:
             return contact
         redacted: dict[str, str] = {name: contact[name] for name in ("id", "email") if name in contact}
         if email:
-            contact_keys, remote_key = self._contact_keys(account), (root.remote or {}).get(CONTACT_KEY)
+            contact_keys, remote_key = self._contact_keys(account), (primary.remote or {}).get(CONTACT_KEY)
             redacted["email"] = ERASED_PREFIX + (remote_key if remote_key in contact_keys else contact_keys[0])
         return redacted
 
@@ -416,9 +416,9 @@ def batched(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     return (items[at : at + size] for at in range(0, len(items), size))
 
 
-def _attempts_without_responses(member: Task) -> dict[str, bytes]:
+def _attempts_without_responses(task: Task) -> dict[str, bytes]:
     """Return the attempts that quote a response, without the response."""
-    quoting = {number: attempt for number, attempt in member.attempts_by_number.items() if attempt.response_text}
+    quoting = {number: attempt for number, attempt in task.attempts_by_number.items() if attempt.response_text}
     return {
         f"attempt:{number}": orjson.dumps(replace(attempt, response_text="")) for number, attempt in quoting.items()
     }

@@ -75,13 +75,13 @@ MAX_CLOCK_SKEW_MS = 1_000
 
 async def run_off_loop(visit: Sequence[Task], step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call `step`, in a thread if the visit has many changes."""
-    if sum(len(member.changes) + len(member.discarded_changes) for member in visit) <= MAX_CHANGES_ON_LOOP:
+    if sum(len(alias.changes) + len(alias.discarded_changes) for alias in visit) <= MAX_CHANGES_ON_LOOP:
         return step(*args, **kwargs)
     return await asyncio.to_thread(step, *args, **kwargs)
 
 
 def merge_visit(aliases: Sequence[Task], *assignments: RecordedChange) -> Facts:
-    return merge_changes([*(change for member in aliases for change in member.recorded_changes()), *assignments])
+    return merge_changes([*(change for alias in aliases for change in alias.recorded_changes()), *assignments])
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +101,11 @@ class MergedVisit:
     @classmethod
     def merge(cls, aliases: list[Task]) -> "MergedVisit":
         facts, changes = merge_visit(aliases), defaultdict[tuple[TaskId, str], list[tuple[str, int]]](list)
-        for member in aliases:
-            for origin, change in member.changes.items():
-                changes[member.task_id, delivery_of(origin)].append((origin, change.number))
+        for alias in aliases:
+            for origin, change in alias.changes.items():
+                changes[alias.task_id, delivery_of(origin)].append((origin, change.number))
         discarded = Counter(
-            (member.task_id, delivery_of(origin)) for member in aliases for origin in member.discarded_changes
+            (alias.task_id, delivery_of(origin)) for alias in aliases for origin in alias.discarded_changes
         )
         return cls(aliases, facts, deciding_origins(facts), dict(changes), discarded)
 
@@ -123,7 +123,7 @@ class VisitCache:
             if task_id not in self._merged:
                 aliases = await self._ledger.load_aliases(task_id)
                 merged = await run_off_loop(aliases, MergedVisit.merge, aliases)
-                self._merged |= {member.task_id: merged for member in aliases}
+                self._merged |= {alias.task_id: merged for alias in aliases}
             return self._merged[task_id]
 
 
@@ -218,16 +218,16 @@ class Explain:
     async def visit_summary(self, task_id: TaskId) -> Row:
         """Return the merged fields, the contact and the state of one visit, for a row of a list."""
         aliases = await self._ledger.load_aliases(task_id)
-        root, desired = aliases[0], desired_visit(await run_off_loop(aliases, merge_visit, aliases))
+        primary, desired = aliases[0], desired_visit(await run_off_loop(aliases, merge_visit, aliases))
         contact = desired.contact.to_dict()
         return {
-            "visit": root.external_id,
-            "account": root.account,
-            "state": root.state,
-            "reason": root.reason or None,
-            "since": iso_timestamp(root.pending_since_ms),
+            "visit": primary.external_id,
+            "account": primary.account,
+            "state": primary.state,
+            "reason": primary.reason or None,
+            "since": iso_timestamp(primary.pending_since_ms),
             **{name: desired.fields.get(name) for name in SUMMARY_FIELDS},
-            "contact_id": desired.contact.id or (root.remote or {}).get("contact_id"),
+            "contact_id": desired.contact.id or (primary.remote or {}).get("contact_id"),
             **{
                 name: contact.get(name) and self._redact(f"contact.{name}", contact[name])
                 for name in CONTACT_FIELDS
@@ -265,8 +265,7 @@ class Explain:
         except NotFound:
             return {}
         return {
-            member.task_id: [attempt for attempt in member.attempts if attempt.started_at_ms >= at]
-            for member in aliases
+            alias.task_id: [attempt for attempt in alias.attempts if attempt.started_at_ms >= at] for alias in aliases
         }
 
     async def _changes(self, id: str, task_ids: Iterable[TaskId], visits: VisitCache) -> list[Row]:
@@ -288,19 +287,19 @@ class Explain:
         return await run_off_loop(aliases, self._visit_details, aliases)
 
     def _visit_details(self, aliases: list[Task]) -> Row:
-        root, facts = aliases[0], merge_visit(aliases)
+        primary, facts = aliases[0], merge_visit(aliases)
         return {
-            "visit": root.external_id,
-            "summary": _visit_sentence(root),
-            "account": root.account,
-            "state": root.state,
-            **_failure_fields(root),
-            **({"erased_at": iso_timestamp(root.erased_at_ms)} if root.erased_at_ms else {}),
-            "aliases": [member.external_id for member in aliases[1:]],
+            "visit": primary.external_id,
+            "summary": _visit_sentence(primary),
+            "account": primary.account,
+            "state": primary.state,
+            **_failure_fields(primary),
+            **({"erased_at": iso_timestamp(primary.erased_at_ms)} if primary.erased_at_ms else {}),
+            "aliases": [alias.external_id for alias in aliases[1:]],
             "facts": {name: self._fact(name, fact) for name, fact in sorted(_current_contact_facts(facts).items())},
-            "changes": [self._change(change, member) for member in aliases for change in member.recorded_changes()],
-            "remote": root.remote,
-            "attempts": [self.attempt(attempt) for member in aliases for attempt in member.attempts],
+            "changes": [self._change(change, alias) for alias in aliases for change in alias.recorded_changes()],
+            "remote": primary.remote,
+            "attempts": [self.attempt(attempt) for alias in aliases for attempt in alias.attempts],
         }
 
     def _fact(self, name: str, fact: Fact) -> Row:
@@ -346,17 +345,17 @@ class Explain:
 
 async def _changes_of_visit(id: str, task_id: TaskId, visits: VisitCache) -> list[Row]:
     visit = await visits.get(task_id)
-    root, rows = visit.aliases[0], list[Row]()
-    member = next(member for member in visit.aliases if member.task_id == task_id)
+    primary, rows = visit.aliases[0], list[Row]()
+    alias = next(alias for alias in visit.aliases if alias.task_id == task_id)
     for origin, number in visit.changes.get((task_id, id), ()):
-        if number <= member.applied_count:
+        if number <= alias.applied_count:
             result: Row = {"state": "applied" if origin in visit.deciding_origins else "superseded"}
         else:
-            result = {"state": root.state, **_failure_fields(root)}
-        rows.append({"visit": root.external_id, **result})
-    rows += [{"visit": root.external_id, "state": "discarded"}] * visit.discarded_counts[task_id, id]
-    if not rows and member.compacted_count:
-        rows.append({"visit": root.external_id, "state": "superseded"})
+            result = {"state": primary.state, **_failure_fields(primary)}
+        rows.append({"visit": primary.external_id, **result})
+    rows += [{"visit": primary.external_id, "state": "discarded"}] * visit.discarded_counts[task_id, id]
+    if not rows and alias.compacted_count:
+        rows.append({"visit": primary.external_id, "state": "superseded"})
     return rows
 
 
@@ -393,18 +392,18 @@ def _delivery_sentence(meta: DeliveryInfo, changes: Sequence[Row]) -> str:
     return "Discarded by an operator."
 
 
-def _visit_sentence(root: Task) -> str:
-    match root.state:
+def _visit_sentence(primary: Task) -> str:
+    match primary.state:
         case "parked":
-            return f"Needs attention: {root.reason}."
+            return f"Needs attention: {primary.reason}."
         case "waiting" | "held":
-            return f"Not up to date: {root.reason or root.state}. Doorbell retries automatically."
+            return f"Not up to date: {primary.reason or primary.state}. Doorbell retries automatically."
         case "queued" | "running":
             return "The newest changes are not applied yet."
         case "discarded":
             return "An operator discarded the changes that were not applied."
-    if not root.remote:
+    if not primary.remote:
         return "The Visits API has no such visit, and should have none."
-    if root.remote.get("date_cancelled"):
+    if primary.remote.get("date_cancelled"):
         return "The visit is cancelled in the Visits API."
     return "The visit is up to date in the Visits API."

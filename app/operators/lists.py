@@ -269,8 +269,8 @@ class Lists:
         except NotFound:
             return {name}
         visits = await asyncio.gather(*(self._ledger.load_aliases(task_id) for task_id in task_ids))
-        members = [member for aliases in visits for member in aliases]
-        return {delivery_of(origin) for member in members for origin in (*member.changes, *member.discarded_changes)}
+        tasks = [task for aliases in visits for task in aliases]
+        return {delivery_of(origin) for task in tasks for origin in (*task.changes, *task.discarded_changes)}
 
     async def _scan(
         self, lists: Sequence[str], filter: Filter, by_arrival: bool = True

@@ -174,10 +174,10 @@ class Replay:
     async def _with_state(self, planned: PlannedTask) -> PlannedTask:
         """Add the state of the task. Intake translated most deliveries: these have no task."""
         try:
-            member = await self._ledger.load_task(planned.task_id)
+            task = await self._ledger.load_task(planned.task_id)
         except NotFound:
             return planned
-        return replace(planned, state=member.state, reason=member.reason)
+        return replace(planned, state=task.state, reason=task.reason)
 
     async def _plan_event(self, planned: PlannedTask) -> PlannedTask:
         stored = await load_stored(self._ledger, self._settings, planned.task_id.display_id)
@@ -201,62 +201,62 @@ class Replay:
 
     async def _plan_visit(self, planned: PlannedTask, delivery: str) -> PlannedTask:
         aliases = await self._ledger.load_aliases(planned.task_id)
-        root = next((member for member in aliases if member.state != "done"), aliases[0])
-        planned = replace(planned, task_id=aliases[0].task_id, state=root.state, reason=root.reason)
-        if root.state == "discarded" or (root.state in ("queued", "running") and not self._recheck):
-            return replace(planned, skip_reason=root.state)
+        primary = next((alias for alias in aliases if alias.state != "done"), aliases[0])
+        planned = replace(planned, task_id=aliases[0].task_id, state=primary.state, reason=primary.reason)
+        if primary.state == "discarded" or (primary.state in ("queued", "running") and not self._recheck):
+            return replace(planned, skip_reason=primary.state)
         assignment = []
         if self._contact:
             assignment = [RecordedChange.decode("operator", encode_change(_contact_assignment(self._contact)))]
         facts = await run_off_loop(aliases, merge_visit, aliases, *assignment)
-        calls = await self._calls(aliases, facts if assignment or any(member.changes for member in aliases) else None)
-        if root.state == "done" and not calls:
+        calls = await self._calls(aliases, facts if assignment or any(alias.changes for alias in aliases) else None)
+        if primary.state == "done" and not calls:
             deciding = {delivery_of(origin) for origin in deciding_origins(facts)}
             return replace(planned, skip_reason="superseded" if delivery and delivery not in deciding else "applied")
         return replace(planned, calls=calls)
 
     async def _calls(self, aliases: list[Task], facts: Facts | None) -> tuple[Call, ...]:
         """Predict the calls of a worker without a request to the API. facts: None if the visit has no changes."""
-        root, *later = aliases
+        primary, *later = aliases
         calls = [
-            Call("DELETE /visits/:id", member.external_id) for member in later if member.remote or member.was_attempted
+            Call("DELETE /visits/:id", alias.external_id) for alias in later if alias.remote or alias.was_attempted
         ]
         if facts is not None:
-            call = await self._visit_call(root, desired_visit(facts))
+            call = await self._visit_call(primary, desired_visit(facts))
         else:
-            call = Call("DELETE /visits/:id", root.external_id) if root.remote or root.was_attempted else None
+            call = Call("DELETE /visits/:id", primary.external_id) if primary.remote or primary.was_attempted else None
         return (*calls, *filter(None, [call]))
 
-    async def _visit_call(self, root: Task, desired: DesiredVisit) -> Call | None:
-        name, whole = root.external_id, {name: value for name, value in desired.fields.items() if value is not None}
+    async def _visit_call(self, primary: Task, desired: DesiredVisit) -> Call | None:
+        name, whole = primary.external_id, {name: value for name, value in desired.fields.items() if value is not None}
         if self._recheck:
             return Call("GET /visits/:id, then the fields that differ", name, desired.fields)
-        if root.remote is None and (desired.is_cancelled or desired.is_empty):
-            return Call("GET /visits/:id: none should exist", name) if root.state != "done" else None
-        if root.remote is None and not desired.has_date:
+        if primary.remote is None and (desired.is_cancelled or desired.is_empty):
+            return Call("GET /visits/:id: none should exist", name) if primary.state != "done" else None
+        if primary.remote is None and not desired.has_date:
             return Call("wait: time_unknown", name)
-        if root.remote is None:
+        if primary.remote is None:
             has_contact = (
-                desired.contact.cache_key(self._settings.contact_hash_key(root.account))
+                desired.contact.cache_key(self._settings.contact_hash_key(primary.account))
                 and not desired.contact.is_erased
             )
             return Call("POST /visits", name, whole) if has_contact else Call("wait: contact_unknown", name)
-        if contact := await self._contact_call(root, desired):
+        if contact := await self._contact_call(primary, desired):
             return Call(contact, name, whole)
-        changed = changed_fields(root.remote, desired)
+        changed = changed_fields(primary.remote, desired)
         return Call("PUT /visits/:id", name, changed) if changed else None
 
-    async def _contact_call(self, root: Task, desired: DesiredVisit) -> str:
+    async def _contact_call(self, primary: Task, desired: DesiredVisit) -> str:
         """Return the calls for another contact than the visit has, or an empty string."""
-        assert root.remote is not None
-        name = desired.contact.cache_key(self._settings.contact_hash_key(root.account))
-        if name is None or desired.is_cancelled or name == root.remote.get(CONTACT_KEY):
+        assert primary.remote is not None
+        name = desired.contact.cache_key(self._settings.contact_hash_key(primary.account))
+        if name is None or desired.is_cancelled or name == primary.remote.get(CONTACT_KEY):
             return ""
-        cached_id = await self._ledger.redis.command("GET", f"{keys.CONTACT}{root.account}:{name}")
+        cached_id = await self._ledger.redis.command("GET", f"{keys.CONTACT}{primary.account}:{name}")
         contact_id = desired.contact.id or (cached_id and cached_id.decode())
         if contact_id is None:
             return "GET /contacts, then the fields that differ"
-        return "" if contact_id == root.remote.get("contact_id") else "DELETE and POST /visits: another contact"
+        return "" if contact_id == primary.remote.get("contact_id") else "DELETE and POST /visits: another contact"
 
     async def _plan_retranslation(
         self, planned: PlannedTask, meta: DeliveryInfo, hook: Hook, translation: Translation
@@ -270,7 +270,7 @@ class Replay:
         }
         stored, discarded, is_compacted = dict[str, tuple[TaskId, bytes]](), set[str](), False
         for task_id, aliases in aliases_by_task.items():
-            [task] = [member for member in aliases if member.task_id == task_id]
+            [task] = [alias for alias in aliases if alias.task_id == task_id]
             for origin, change in {**task.changes, **task.discarded_changes}.items():
                 if delivery_of(origin) == delivery:
                     stored[origin] = task_id, change.body
@@ -308,16 +308,13 @@ class Replay:
             is_created = desired.has_date and not desired.is_cancelled
             return (Call("POST /visits", task_id.display_id, desired.fields),) if is_created else ()
         changes = [
-            change
-            for member in aliases
-            for change in member.recorded_changes()
-            if delivery_of(change.origin) != delivery
+            change for alias in aliases for change in alias.recorded_changes() if delivery_of(change.origin) != delivery
         ]
-        for member in aliases:
+        for alias in aliases:
             changes += [
-                RecordedChange.decode(origin, change, member.alias_depth)
+                RecordedChange.decode(origin, change, alias.alias_depth)
                 for origin, (at, change) in translated.items()
-                if at == member.task_id
+                if at == alias.task_id
             ]
         return await self._calls(aliases, await run_off_loop(aliases, merge_changes, changes) if changes else None)
 

@@ -1,1 +1,1 @@
-"""One module per page: what it shows, and what its forms do."""
+"""The pages of the console, one module each."""

@@ -36,7 +36,7 @@ async def deliveries(request: Request) -> Response:
         hooks=hooks,
         newest="" if filter.state or filter.reason else newest,
         matching=matching,
-        at_most=filter.state in RESULT_STATES,
+        is_upper_bound=filter.state in RESULT_STATES,
     )
 
 

@@ -48,7 +48,7 @@ class Plan:
         return self.count > CONFIRM_ABOVE
 
     @property
-    def is_at_most(self) -> bool:
+    def is_upper_bound(self) -> bool:
         return self.filter.state in RESULT_STATES
 
 
