@@ -11,7 +11,6 @@ which tools with a grace period accept. With other tools the account must be con
 """
 
 import asyncio
-import base64
 import hashlib
 import hmac
 import time
@@ -23,9 +22,9 @@ from typing import Any
 
 import httpx
 import orjson
-from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
 from app.ledger import keys
+from app.ledger.encryption import Keyring, TamperedValue, UnknownKey
 from app.ledger.leases import LockContended, single_flight
 from app.ledger.redis import RedisUnavailable
 from app.settings.model import Hook
@@ -186,7 +185,8 @@ class Tokens:
         }
 
     async def _store(self, token: Mapping[str, Any]) -> None:
-        await self.context.ledger.redis.commands(("SET", self._key, self._fernet.encrypt(orjson.dumps(token))))
+        encrypted = self._keyring.encrypt(orjson.dumps(token), self._key)
+        await self.context.ledger.redis.commands(("SET", self._key, encrypted))
 
     async def _store_until_accepted(self, token: Mapping[str, Any]) -> None:
         """Retry until Redis has this token or a newer one: the tool may accept no other one any more."""
@@ -203,8 +203,8 @@ class Tokens:
         """Empty without a token, if its key is not in SECRET_KEY any more, and after a change of the credentials."""
         encrypted = await self.context.ledger.redis.command("GET", self._key)
         try:
-            stored: dict[str, Any] = orjson.loads(self._fernet.decrypt(encrypted)) if encrypted else {}
-        except (InvalidToken, ValueError):
+            stored: dict[str, Any] = orjson.loads(self._keyring.decrypt(encrypted, self._key)) if encrypted else {}
+        except (UnknownKey, TamperedValue):
             return {}
         return stored if stored.get("credentials_digest") == self._credentials_digest else {}
 
@@ -214,14 +214,9 @@ class Tokens:
         return hmac.digest(b"doorbell.credentials", credentials, hashlib.sha256).hex()
 
     @property
-    def _fernet(self) -> MultiFernet:
-        """The keys of SECRET_KEY, newest first. Without it no refresh token exists, and the credentials serve as key."""
-        keys = self.context.settings.secret_key or (self._credentials_digest,)
-        return MultiFernet([Fernet(base64.urlsafe_b64encode(_derive_key(key))) for key in keys])
-
-
-def _derive_key(key: str) -> bytes:
-    return hmac.digest(key.encode(), b"doorbell.token", hashlib.sha256)
+    def _keyring(self) -> Keyring:
+        """SECRET_KEY; without it no refresh token exists, and the credentials serve as key."""
+        return Keyring(self.context.settings.secret_key or (self._credentials_digest,), "doorbell.token")
 
 
 def _usable_token(stored: Mapping[str, Any], rejected: str) -> str:

@@ -13,7 +13,7 @@ import hiredis
 import httpx
 
 from app.ledger import keys
-from app.ledger.bodies import key_id
+from app.ledger.bodies import Bodies
 from app.ledger.ledger import known_accounts
 from app.ledger.redis import Redis, RedisAddress, RedisUnavailable
 from app.settings.environment import RECOMMENDED_KEY_CHARS, SettingsError, read_environment
@@ -101,7 +101,7 @@ def _python(version: tuple[int, int, int]) -> Check:
 
 
 def _bodies(settings: Settings) -> Check:
-    names = [key_id(key).hex() for key in settings.body_keys]
+    names = Bodies(settings.body_keys).key_ids
     if not names:
         return Check("bodies", "ok", "compressed, not encrypted: BODY_KEYS is not set")
     older_keys = f", older keys: {', '.join(names[1:])}" if names[1:] else ""

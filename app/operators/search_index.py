@@ -2,14 +2,13 @@
 under SECRET_KEY do, each with the newest few of its visits."""
 
 import asyncio
-import hashlib
-import hmac
 import re
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from app.ledger import keys
+from app.ledger.encryption import derive_key
 from app.ledger.ids import TaskId
 from app.ledger.redis import Redis
 from app.visits.change import Contact
@@ -58,5 +57,4 @@ async def lookup(redis: Redis, text: str, secret_keys: Sequence[str], limit: int
 
 def index_key(name: str, key: str) -> str:
     """Where the visits of an address or a number are. name: as it is digested."""
-    digest = hmac.digest(key.encode(), f"doorbell find {name}".encode("utf-8", "surrogatepass"), hashlib.sha256)
-    return f"{keys.CONTACT_INDEX}{digest.hex()[:32]}"
+    return f"{keys.CONTACT_INDEX}{derive_key(key, f'doorbell.find {name}').hex()[:32]}"

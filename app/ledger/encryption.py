@@ -1,0 +1,60 @@
+"""Encryption of values in Redis: AES-256-GCM with a key of its own for each purpose, and several keys for rotation.
+
+01, 4 bytes of key id, 12 bytes of nonce, ciphertext with tag
+"""
+
+import hashlib
+import hmac
+import os
+from collections.abc import Sequence
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+#: The first byte of an encrypted value.
+FORMAT = b"\x01"
+_KEY_ID_BYTES, _NONCE_BYTES = 4, 12
+
+
+class UnknownKey(Exception):
+    """The argument is the id of a key that is not configured."""
+
+
+class TamperedValue(Exception):
+    """The value, or its place, was changed after it was encrypted. The argument is the id of the key."""
+
+
+class Keyring:
+    """keys: newest first. The first one encrypts, each one decrypts."""
+
+    def __init__(self, keys: Sequence[str], purpose: str) -> None:
+        self._keys = {
+            derive_key(key, f"{purpose}.name")[:_KEY_ID_BYTES]: AESGCM(derive_key(key, purpose)) for key in keys
+        }
+
+    @property
+    def key_ids(self) -> list[str]:
+        """Ids that distinguish the keys and do not reveal them, newest first."""
+        return [key_id.hex() for key_id in self._keys]
+
+    def encrypt(self, value: bytes, place: str) -> bytes:
+        """place: where the value is stored. It cannot be decrypted as the value of another place."""
+        key_id, key = next(iter(self._keys.items()))
+        nonce = os.urandom(_NONCE_BYTES)
+        return FORMAT + key_id + nonce + key.encrypt(nonce, value, place.encode())
+
+    def decrypt(self, encrypted: bytes, place: str) -> bytes:
+        """Raise UnknownKey or TamperedValue."""
+        key_id, nonce, ciphertext = encrypted[1:5], encrypted[5:17], encrypted[17:]
+        key = self._keys.get(key_id)
+        if key is None:
+            raise UnknownKey(key_id.hex())
+        try:
+            return key.decrypt(nonce, ciphertext, place.encode())
+        except (InvalidTag, ValueError):
+            raise TamperedValue(key_id.hex()) from None
+
+
+def derive_key(key: str, purpose: str) -> bytes:
+    """Derive 32 bytes. Keys of different purposes do not reveal each other, nor the key that they come from."""
+    return hmac.digest(key.encode(), purpose.encode("utf-8", "surrogatepass"), hashlib.sha256)
