@@ -1,4 +1,4 @@
-"""Nothing starves: what waits for somebody's answer is in nobody's way."""
+"""Jobs that wait for slow responses do not delay other jobs."""
 
 import asyncio
 import base64
@@ -26,78 +26,78 @@ from tests.support.ledger import accept, change, visit_task
 SLOW, QUICK = 200, 20
 
 
-class Occupied(Exception):
+class Timeout(Exception):
     pass
 
 
-async def waiting_job(
-    places: RunningJobs, answer: asyncio.Event, lane: Queue = "visits", share: str = "visits:main"
+async def start_job(
+    running: RunningJobs, response: asyncio.Event, queue: Queue = "visits", share: str = "visits:main"
 ) -> Job:
-    async def run() -> None:
-        await answer.wait()
+    """Start a job that waits for the response."""
 
-    job = Job(run(), lane, share)
-    places.jobs.add(job)
-    asyncio.create_task(job).add_done_callback(lambda _: places.jobs.discard(job))
+    async def run() -> None:
+        await response.wait()
+
+    job = Job(run(), queue, share)
+    running.jobs.add(job)
+    asyncio.create_task(job).add_done_callback(lambda _: running.jobs.discard(job))
     await asyncio.sleep(0)
     return job
 
 
-async def test_a_job_that_waits_for_an_answer_holds_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_idle_job_uses_no_capacity(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs.concurrency, "IDLE_AFTER_S", 0.05)
-    places, answer = RunningJobs(), asyncio.Event()
+    running, response = RunningJobs(), asyncio.Event()
     for _ in range(10):
-        await waiting_job(places, answer)
+        await start_job(running, response)
 
-    at_work = places.capacity()
+    active = running.capacity()
     await asyncio.sleep(0.1)
-    only_wait = places.capacity()
-    answer.set()
+    idle = running.capacity()
+    response.set()
     await asyncio.sleep(0)
 
-    assert (MAX_ACTIVE["visits"] - 10, MAX_ACTIVE["visits"]) == (at_work["visits"], only_wait["visits"])
+    assert (MAX_ACTIVE["visits"] - 10, MAX_ACTIVE["visits"]) == (active["visits"], idle["visits"])
     assert {"events": MAX_ACTIVE["events"], "replays": MAX_ACTIVE["replays"]} == {
-        lane: at_work[lane] for lane in ("events", "replays")
+        queue: active[queue] for queue in ("events", "replays")
     }
 
 
-async def test_jobs_that_wait_are_bounded_and_one_account_leaves_as_many_to_others(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_one_account_leaves_as_many_jobs_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs.concurrency, "MAX_IN_FLIGHT", 12)
     monkeypatch.setattr(jobs.concurrency, "IDLE_AFTER_S", -1)
-    places, answer = RunningJobs(), asyncio.Event()
+    running, response = RunningJobs(), asyncio.Event()
     for _ in range(5):
-        await waiting_job(places, answer)
-    before = places.full_shares()
-    await waiting_job(places, answer)
-    after = places.full_shares()
+        await start_job(running, response)
+    before = running.full_shares()
+    await start_job(running, response)
+    after = running.full_shares()
     for _ in range(3):
-        await waiting_job(places, answer, share="visits:shop")
-    both = sorted(places.full_shares()), places.capacity()
+        await start_job(running, response, share="visits:shop")
+    both = sorted(running.full_shares()), running.capacity()
     for _ in range(3):
-        await waiting_job(places, answer, "events", "")
+        await start_job(running, response, "events", "")
 
     assert ([], ["visits:main"]) == (before, after)
     assert (["visits:main", "visits:shop"], {"visits": 3, "events": 0, "replays": 0}) == both
-    assert {"visits": 0, "events": 0, "replays": 0} == places.capacity()
-    answer.set()
+    assert {"visits": 0, "events": 0, "replays": 0} == running.capacity()
+    response.set()
     await asyncio.sleep(0)
 
 
-async def test_a_job_can_be_cancelled_and_its_end_is_its_own() -> None:
-    ends = []
+async def test_a_job_passes_timeouts_and_cancellation_on() -> None:
+    events = []
 
     async def run() -> None:
         try:
             async with asyncio.timeout(0.01):
                 await asyncio.sleep(60)
         except TimeoutError:
-            ends.append("time")
+            events.append("timeout")
         try:
             await asyncio.sleep(60)
         finally:
-            ends.append("cancelled")
+            events.append("cancelled")
 
     task = asyncio.create_task(Job(run(), "visits", "visits:main"))
     await asyncio.sleep(0.05)
@@ -105,70 +105,70 @@ async def test_a_job_can_be_cancelled_and_its_end_is_its_own() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
 
-    assert ["time", "cancelled"] == ends
+    assert ["timeout", "cancelled"] == events
 
 
-async def test_slots_are_for_so_many_and_pass_on_after_a_moment() -> None:
-    slots, begun, answer, all_began = FetchSlots(2), list[int](), asyncio.Event(), asyncio.Event()
+async def test_a_slow_fetch_releases_its_slot() -> None:
+    slots, started, response, all_started = FetchSlots(2), list[int](), asyncio.Event(), asyncio.Event()
 
     async def call(number: int) -> None:
-        async with slots.hold(5, Occupied):
-            begun.append(number)
-            if len(begun) == 5:
-                all_began.set()
-            await answer.wait()
+        async with slots.hold(5, Timeout):
+            started.append(number)
+            if len(started) == 5:
+                all_started.set()
+            await response.wait()
 
     calls = [asyncio.create_task(call(number)) for number in range(5)]
     await asyncio.sleep(0.01)
-    at_first = list(begun)
-    await all_began.wait()
-    answer.set()
+    first = list(started)
+    await all_started.wait()
+    response.set()
     await asyncio.gather(*calls)
 
-    assert [0, 1] == at_first
+    assert [0, 1] == first
     assert 2 == slots._free._value
 
 
-async def test_whoever_waits_too_long_for_a_turn_is_told() -> None:
-    turns = KeyedLocks()
-    async with turns.hold("a", 1, Occupied):
-        with pytest.raises(Occupied):
-            async with turns.hold("a", 0.01, Occupied):
+async def test_waiting_too_long_for_a_lock_raises() -> None:
+    locks = KeyedLocks()
+    async with locks.hold("a", 1, Timeout):
+        with pytest.raises(Timeout):
+            async with locks.hold("a", 0.01, Timeout):
                 pass
-        async with turns.hold("b", 0.01, Occupied):
+        async with locks.hold("b", 0.01, Timeout):
             pass
-    async with turns.hold("a", 0.01, Occupied):
+    async with locks.hold("a", 0.01, Timeout):
         pass
 
 
-async def test_jobs_of_an_account_without_room_are_overtaken(ledger: Ledger, redis: Redis) -> None:
+async def test_jobs_of_other_accounts_are_claimed_before_those_of_a_full_one(ledger: Ledger, redis: Redis) -> None:
     for number in range(30):
         await accept(ledger, change(f"slow-{number}"))
-    other = b"visit:shop/standard-quick"
-    await redis.command("SET", b"arq:job:" + other + b"#1", "payload")
+    quick = b"visit:shop/standard-quick"
+    await redis.command("SET", b"arq:job:" + quick + b"#1", "payload")
     await redis.command(
-        "ZADD", "bell:queue:visits", int((await ledger.server_time()).timestamp() * 1000), other + b"#1"
+        "ZADD", "bell:queue:visits", int((await ledger.server_time()).timestamp() * 1000), quick + b"#1"
     )
 
     claimed = await ledger.claim({"visits": 5, "replays": 5}, 35, ["visits:main"])
-    at_once = await ledger.claim({"visits": 5}, 35)
+    immediately = await ledger.claim({"visits": 5}, 35)
     await asyncio.sleep(1.1)
     later = await ledger.claim({"visits": 50}, 35)
 
-    assert [("visits", f"{other.decode()}#1", b"payload")] == claimed
-    assert [] == at_once
+    assert [("visits", f"{quick.decode()}#1", b"payload")] == claimed
+    assert [] == immediately
     assert {f"{visit_task(f'slow-{number}')}#1" for number in range(30)} == {job for _, job, _ in later}
 
 
-# -- with a real worker --
+# With a real worker
 
 
-def hanging(client: LedgerClient) -> int:
+def count_slow_runs(client: LedgerClient) -> int:
     return sum("slow" in name for name in client.tasks("running"))
 
 
-def test_look_ups_that_hang_do_not_delay_others_of_the_account(harness: Harness) -> None:
-    """Twenty visits behind two hundred whose contact is looked up for longer than a call may take."""
+def test_slow_contact_lookups_do_not_delay_other_visits_of_the_account(harness: Harness) -> None:
+    """Queue 20 visits behind 200 visits whose contact lookups time out."""
     harness.inject_faults(slow_share=1, slow_s=25, only=["GET /contacts"], matching="slow.")
     client = LedgerClient(harness.redis_url)
     slow = [booked(f"slow-{n}", contact=Contact(email=f"slow.{n}@example.com")) for n in range(SLOW)]
@@ -178,12 +178,12 @@ def test_look_ups_that_hang_do_not_delay_others_of_the_account(harness: Harness)
 
     wait_until(lambda: len(all_visits(harness)) == QUICK)
 
-    # No call that hangs had come to an end: nobody waited for one.
-    assert SLOW == hanging(client)
+    # All slow calls are still in progress, so no other visit waited for one.
+    assert SLOW == count_slow_runs(client)
     assert sorted(f"standard-quick-{n}" for n in range(QUICK)) == all_visits(harness)
 
 
-def test_visits_of_one_contact_that_hangs_do_not_delay_others(harness: Harness) -> None:
+def test_visits_that_wait_for_one_contact_do_not_delay_others(harness: Harness) -> None:
     harness.inject_faults(slow_share=1, slow_s=25, only=["GET /contacts"], matching="slow.")
     client = LedgerClient(harness.redis_url)
     slow = [booked(f"slow-{n}", contact=Contact(email="slow.1@example.com")) for n in range(SLOW)]
@@ -193,7 +193,7 @@ def test_visits_of_one_contact_that_hangs_do_not_delay_others(harness: Harness) 
 
     wait_until(lambda: len(all_visits(harness)) == QUICK)
 
-    assert SLOW == hanging(client)
+    assert SLOW == count_slow_runs(client)
 
 
 BOOKED: dict[str, Any] = load_specimens("acuity")["deliveries"][0]
@@ -201,16 +201,16 @@ RECORD = BOOKED["records"]["appointments/123456789"]
 
 
 class HangingTool(BaseHTTPRequestHandler):
-    """It answers for ids from 1,000 on, and hangs for the others."""
+    """A tool's API that responds for ids from 1,000, and hangs for the others."""
 
-    over = threading.Event()
-    asked: list[int]
+    end = threading.Event()
+    requested_ids: list[int]
 
     def do_GET(self) -> None:
         number = int(self.path.rpartition("/")[2])
-        self.server.asked.append(number)  # type: ignore[attr-defined]
+        self.server.requested_ids.append(number)  # type: ignore[attr-defined]
         if number < 1_000:
-            self.over.wait(25)
+            self.end.wait(25)
             return
         body = json.dumps({**RECORD, "id": number, "email": f"ada.{number}@example.com"}).encode()
         self.send_response(200)
@@ -223,24 +223,22 @@ class HangingTool(BaseHTTPRequestHandler):
         pass
 
 
-class ManyConnections(ThreadingHTTPServer):
+class ToolServer(ThreadingHTTPServer):
     request_queue_size = 512
     daemon_threads = True
 
 
 @pytest.fixture
-def tool() -> Iterator[ManyConnections]:
-    with ManyConnections(("127.0.0.1", 0), HangingTool) as server:
-        server.asked = []  # type: ignore[attr-defined]
+def tool() -> Iterator[ToolServer]:
+    with ToolServer(("127.0.0.1", 0), HangingTool) as server:
+        server.requested_ids = []  # type: ignore[attr-defined]
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
-        HangingTool.over.set()
+        HangingTool.end.set()
         server.shutdown()
 
 
-def test_records_that_hang_delay_neither_others_of_the_tool_nor_other_hooks(
-    harness: Harness, tool: ManyConnections
-) -> None:
+def test_slow_records_delay_neither_other_records_nor_other_hooks(harness: Harness, tool: ToolServer) -> None:
     secret = load_specimens("acuity")["secret"]
     env = {
         "HOOKS__ACUITY__SECRETS": secret,
@@ -261,4 +259,4 @@ def test_records_that_hang_delay_neither_others_of_the_tool_nor_other_hooks(
     wait_until(lambda: len(all_visits(harness)) == 2 * QUICK)
 
     assert SLOW <= sum(name.startswith("event:") for name in client.tasks("running"))
-    assert len(tool.asked) <= SLOW + QUICK  # type: ignore[attr-defined]
+    assert len(tool.requested_ids) <= SLOW + QUICK  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""What operators see from outside: one line per delivery and attempt, names that go along, counts that are true."""
+"""Log lines with request ids and traces, the metrics of several processes, and the files that use them."""
 
 import json
 import os
@@ -40,17 +40,17 @@ def lines(server: Server, event: str) -> list[dict[str, Any]]:
     return [line for line in read if line["event"].startswith(event)]
 
 
-def ring(harness: Harness, visit_id: str, **headers: str) -> Any:
+def send(harness: Harness, visit_id: str, **headers: str) -> Any:
     raw = standard_body("visit.created", visit_id, **VISIT)
     return harness.post(raw, sign_standard(raw) | headers)
 
 
-# -- what goes along --
+# Request ids and traces
 
 
 @dataclass
 class Service:
-    """A door and a worker, and what was heard from them since the test began."""
+    """A web process and a worker, whose logs begin with the test."""
 
     harness: Harness
     worker: Server
@@ -78,19 +78,19 @@ def service(shared_service: Service) -> Iterator[Service]:
     wait_until(LedgerClient(shared_service.harness.redis_url).is_done)
 
 
-def test_the_names_of_a_request_go_from_the_tool_to_the_visits_api(service: Service) -> None:
+def test_request_id_and_trace_are_sent_to_the_visits_api(service: Service) -> None:
     harness, worker = service.harness, service.worker
 
-    answer = ring(harness, "A", **{"x-request-id": "req-17", "traceparent": TRACEPARENT})
+    response = send(harness, "A", **{"x-request-id": "req-17", "traceparent": TRACEPARENT})
     wait_until(lambda: harness.visit("standard-A"))
     [line] = wait_until(lambda: lines(worker, "visit_run_finished"))
 
-    assert "req-17" == answer.headers["x-request-id"]
-    delivery = answer.json()["delivery"]
-    told = {"request_id": "req-17", "trace_id": TRACE_ID, "parent_id": SENDER}
+    assert "req-17" == response.headers["x-request-id"]
+    delivery = response.json()["delivery"]
+    context = {"request_id": "req-17", "trace_id": TRACE_ID, "parent_id": SENDER}
     assert {"req-17"} == {call["request_id"] for call in harness.journal() if call["route"] != "GET /visits"}
     assert {TRACEPARENT} == {call["traceparent"] for call in harness.journal() if call["route"] != "GET /visits"}
-    assert told.items() <= line.items()
+    assert context.items() <= line.items()
     assert {
         "external_id": "standard-A",
         "outcome": "created",
@@ -106,17 +106,17 @@ def test_the_names_of_a_request_go_from_the_tool_to_the_visits_api(service: Serv
         "delivery": delivery,
         "status": 202,
     }
-    assert (told | expected | {"outcome": "accepted"}).items() <= line.items()
+    assert (context | expected | {"outcome": "accepted"}).items() <= line.items()
 
 
-def test_a_sender_that_names_nothing_gets_a_name_and_costs_no_byte(service: Service) -> None:
+def test_a_request_without_an_id_gets_one_that_is_not_stored(service: Service) -> None:
     harness = service.harness
 
-    answer = ring(harness, "A")
+    response = send(harness, "A")
     wait_until(lambda: harness.visit("standard-A"))
 
-    delivery = answer.json()["delivery"]
-    assert delivery == answer.headers["x-request-id"]
+    delivery = response.json()["delivery"]
+    assert delivery == response.headers["x-request-id"]
     calls = [call for call in harness.journal() if call["route"] != "GET /visits"]
     assert [(delivery, "")] == sorted({(call["request_id"], call["traceparent"]) for call in calls})
     meta = service.command("GET", f"bell:delivery:{delivery}").partition(b"\n")[0]
@@ -124,10 +124,10 @@ def test_a_sender_that_names_nothing_gets_a_name_and_costs_no_byte(service: Serv
     assert b'"request_id":""' in meta
 
 
-def test_the_newest_delivery_of_a_visit_names_the_call(harness: Harness) -> None:
+def test_a_call_has_the_request_id_of_the_newest_delivery(harness: Harness) -> None:
     harness.start_web()
     for n in range(3):
-        ring(harness, "A", **{"x-request-id": f"req-{n}"})
+        send(harness, "A", **{"x-request-id": f"req-{n}"})
 
     harness.start_worker()
     wait_until(lambda: harness.visit("standard-A"))
@@ -136,7 +136,7 @@ def test_the_newest_delivery_of_a_visit_names_the_call(harness: Harness) -> None
 
 
 @pytest.mark.parametrize(
-    "given",
+    "traceparent",
     [
         f"00-{'0' * 32}-{SENDER}-01",
         f"00-{TRACE_ID}-{'0' * 16}-01",
@@ -147,13 +147,13 @@ def test_the_newest_delivery_of_a_visit_names_the_call(harness: Harness) -> None
         "zebediah@example.com",
     ],
 )
-def test_what_is_no_trace_is_not_kept(service: Service, given: str) -> None:
-    delivery = ring(service.harness, "A", traceparent=given).json()["delivery"]
+def test_an_invalid_traceparent_is_not_stored(service: Service, traceparent: str) -> None:
+    delivery = send(service.harness, "A", traceparent=traceparent).json()["delivery"]
 
     assert b"traceparent" not in service.command("GET", f"bell:delivery:{delivery}")
 
 
-def test_a_body_cannot_pose_as_a_trace(service: Service) -> None:
+def test_a_body_cannot_set_the_trace(service: Service) -> None:
     harness = service.harness
     note = '"traceparent":"' + TRACEPARENT + '"'
     raw = standard_body("visit.created", "A", note=note, **VISIT)
@@ -166,52 +166,54 @@ def test_a_body_cannot_pose_as_a_trace(service: Service) -> None:
     assert [(delivery, "")] == sorted({(call["request_id"], call["traceparent"]) for call in calls})
 
 
-def test_a_strangers_name_for_a_request_is_answered_and_not_logged_unless_a_machine_made_it(service: Service) -> None:
-    harness, made = service.harness, "3f2c8a4e-1f0b-4a6e-9a38-0a1b2c3d4e5f"
+def test_the_id_of_a_rejected_request_is_logged_only_if_it_is_a_uuid(service: Service) -> None:
+    harness, uuid = service.harness, "3f2c8a4e-1f0b-4a6e-9a38-0a1b2c3d4e5f"
 
-    for name in ("zebediah-canary", made):
-        answer = harness.post(b"{}", {"x-request-id": name})
-        assert (401, name) == (answer.status_code, answer.headers["x-request-id"])
-    nameless = harness.post(b"{}", {})
+    for id in ("zebediah-canary", uuid):
+        response = harness.post(b"{}", {"x-request-id": id})
+        assert (401, id) == (response.status_code, response.headers["x-request-id"])
+    without_id = harness.post(b"{}", {})
 
-    # A line is written when its answer is on the way already.
-    named, other, own = wait_until(lambda: len(told := lines(harness.web_server, "webhook_handled")) == 3 and told)
-    assert {"rejected"} == {line["outcome"] for line in (named, other, own)}
-    assert {"signature_missing"} == {line["reason"] for line in (named, other, own)}
-    assert ("request_id" in named, other["request_id"]) == (False, made)
-    assert own["request_id"] == nameless.headers["x-request-id"]
+    # A line is written after its response.
+    first, second, third = wait_until(
+        lambda: len(logged := lines(harness.web_server, "webhook_handled")) == 3 and logged
+    )
+    assert {"rejected"} == {line["outcome"] for line in (first, second, third)}
+    assert {"signature_missing"} == {line["reason"] for line in (first, second, third)}
+    assert ("request_id" in first, second["request_id"]) == (False, uuid)
+    assert third["request_id"] == without_id.headers["x-request-id"]
 
 
-# -- /metrics --
+# /metrics
 
 
-def metrics(door: Server, **headers: str) -> httpx.Response:
+def metrics(web: Server, **headers: str) -> httpx.Response:
     with http_client() as client:
-        return client.get(f"{door.url}/metrics", headers={"authorization": "Bearer t"} | headers)
+        return client.get(f"{web.url}/metrics", headers={"authorization": "Bearer t"} | headers)
 
 
-def scrape(door: Server) -> dict[str, float]:
-    return samples(text_string_to_metric_families(metrics(door).text))
+def scrape(web: Server) -> dict[str, float]:
+    return samples(text_string_to_metric_families(metrics(web).text))
 
 
-def samples(families: Iterable[Metric]) -> dict[str, float]:
-    """The values by their names with labels, these in the order that SIGNALS has, as `name{a="b",c="d"}`."""
-    return {written(sample): sample.value for family in families for sample in family.samples}
+def samples(metrics: Iterable[Metric]) -> dict[str, float]:
+    """Return the values by name and labels: `name{a="b",c="d"}`, with the labels in the order of METRICS."""
+    return {series_name(sample): sample.value for metric in metrics for sample in metric.samples}
 
 
-def written(sample: Sample) -> str:
-    signal = METRICS[re.sub("_(bucket|sum|count)$", "", sample.name)]
-    labels = ",".join(f'{label}="{sample.labels[label]}"' for label in (*signal.labels, "le") if label in sample.labels)
+def series_name(sample: Sample) -> str:
+    spec = METRICS[re.sub("_(bucket|sum|count)$", "", sample.name)]
+    labels = ",".join(f'{label}="{sample.labels[label]}"' for label in (*spec.labels, "le") if label in sample.labels)
     return f"{sample.name}{{{labels}}}" if labels else sample.name
 
 
-def test_any_process_tells_what_all_of_them_did(harness: Harness) -> None:
-    other = harness.start_web(
+def test_every_process_reports_the_counts_of_all(harness: Harness) -> None:
+    first_web = harness.start_web(
         METRICS_TOKEN="t",
         HOOKS__STANDARD__SECRETS=f"whsec_b3RoZXItc2VjcmV0LW9mLXRlc3Rz {harness.env['HOOKS__STANDARD__SECRETS']}",
     )
-    ring(harness, "other")
-    door = harness.start_web(METRICS_TOKEN="t")
+    send(harness, "other")
+    second_web = harness.start_web(METRICS_TOKEN="t")
     harness.start_worker()
     raw = standard_body("visit.created", "A", **VISIT)
     headers = sign_standard(raw)
@@ -220,16 +222,16 @@ def test_any_process_tells_what_all_of_them_did(harness: Harness) -> None:
     harness.post(raw, {})
     harness.post(raw, sign_standard(raw, at=1_000_000_000))
     harness.post(raw, {}, hook="zebediah@example.com")
-    nonsense = b"[]"
-    parked = harness.post(nonsense, sign_standard(nonsense)).json()["delivery"]
-    ran = harness.doorbell("discard", parked, "--yes")
-    assert 0 == ran.returncode, ran.stderr + ran.stdout
+    unreadable = b"[]"
+    parked = harness.post(unreadable, sign_standard(unreadable)).json()["delivery"]
+    discard = harness.doorbell("discard", parked, "--yes")
+    assert 0 == discard.returncode, discard.stderr + discard.stdout
 
     def requests(outcome: str, source: str = "standard") -> str:
         return f'doorbell_webhook_requests_total{{source="{source}",outcome="{outcome}"}}'
 
     expected = {
-        requests("accepted"): 3,  # `other`, A, and the nonsense, which waits for an operator
+        requests("accepted"): 3,  # `other`, A, and the unreadable body, which is parked
         requests("repeat"): 2,
         requests("bad_signature"): 1,
         requests("stale_timestamp"): 1,
@@ -254,129 +256,130 @@ def test_any_process_tells_what_all_of_them_did(harness: Harness) -> None:
         "doorbell_redis_up": 1,
         'doorbell_operator_actions_total{action="started_discard"}': 1,
     }
-    with suppress(AssertionError):  # what is still missing is shown below
-        wait_until(lambda: expected.items() <= scrape(door).items())
-    here, there = scrape(door), scrape(other)
+    with suppress(AssertionError):  # the assertions below show what is missing
+        wait_until(lambda: expected.items() <= scrape(second_web).items())
+    second, first = scrape(second_web), scrape(first_web)
 
-    assert expected == {name: here.get(name) for name in expected}, here
-    assert expected == {name: there.get(name) for name in expected}
-    assert abs(here['doorbell_webhook_last_accepted_timestamp_seconds{source="standard"}'] - time.time()) < 60
-    assert here["doorbell_worker_heartbeat_age_seconds"] < 30
-    assert here["doorbell_redis_memory_used_bytes"] > 100_000
-    assert any(name.startswith(f'doorbell_build_info{{version="{__version__}"') for name in here)
-    assert "zebediah" not in repr(here)
+    assert expected == {name: second.get(name) for name in expected}, second
+    assert expected == {name: first.get(name) for name in expected}
+    assert abs(second['doorbell_webhook_last_accepted_timestamp_seconds{source="standard"}'] - time.time()) < 60
+    assert second["doorbell_worker_heartbeat_age_seconds"] < 30
+    assert second["doorbell_redis_memory_used_bytes"] > 100_000
+    assert any(name.startswith(f'doorbell_build_info{{version="{__version__}"') for name in second)
+    assert "zebediah" not in repr(second)
 
 
-def test_the_first_burst_of_bad_signatures_is_a_rise(harness: Harness) -> None:
-    told = scrape(harness.start_web(METRICS_TOKEN="t"))
+def test_counters_of_alert_rules_start_at_zero(harness: Harness) -> None:
+    values = scrape(harness.start_web(METRICS_TOKEN="t"))
 
     for source in ("standard", "calendly"):
-        assert 0 == told[f'doorbell_webhook_requests_total{{source="{source}",outcome="bad_signature"}}']
-        assert 0 == told[f'doorbell_webhook_rejections_total{{hook="{source}",reason="signature_mismatch"}}']
+        assert 0 == values[f'doorbell_webhook_requests_total{{source="{source}",outcome="bad_signature"}}']
+        assert 0 == values[f'doorbell_webhook_rejections_total{{hook="{source}",reason="signature_mismatch"}}']
 
 
-def test_without_redis_metrics_say_so_and_nothing_else(harness: Harness) -> None:
-    told = scrape(harness.start_web(METRICS_TOKEN="t", REDIS_URL=f"redis://127.0.0.1:{free_port()}/0"))
+def test_metrics_without_redis_contain_only_redis_up_and_build_info(harness: Harness) -> None:
+    values = scrape(harness.start_web(METRICS_TOKEN="t", REDIS_URL=f"redis://127.0.0.1:{free_port()}/0"))
 
-    assert 0 == told.pop("doorbell_redis_up")
-    assert ["doorbell_build_info"] == [name.partition("{")[0] for name in told]
+    assert 0 == values.pop("doorbell_redis_up")
+    assert ["doorbell_build_info"] == [name.partition("{")[0] for name in values]
 
 
-async def test_a_gate_that_is_shut_is_told(harness: Harness, ledger: Ledger) -> None:
-    door = harness.start_web(METRICS_TOKEN="t")
+async def test_an_open_circuit_is_reported(harness: Harness, ledger: Ledger) -> None:
+    web = harness.start_web(METRICS_TOKEN="t")
     await accept(ledger, change("A"))
-    verdict = CircuitSignal(kind="unauthorized", pause_s=60)
-    await ledger.complete(await start_run(ledger, "A", "main"), waiting(circuit_signal=verdict), account="main")
+    signal = CircuitSignal(kind="unauthorized", pause_s=60)
+    await ledger.complete(await start_run(ledger, "A", "main"), waiting(circuit_signal=signal), account="main")
 
-    assert 1 == scrape(door)['doorbell_visits_api_circuit_open{account="main"}']
+    assert 1 == scrape(web)['doorbell_visits_api_circuit_open{account="main"}']
 
 
-async def test_a_flush_that_fails_half_way_counts_nothing_twice(redis: Redis) -> None:
-    tally = Counters()
-    tally.count_for_hour("standard", "accepted")
-    tally.record_request("standard", "accepted", 1, 0.2)
+async def test_a_flush_that_fails_partly_counts_nothing_twice(redis: Redis) -> None:
+    counters = Counters()
+    counters.count_for_hour("standard", "accepted")
+    counters.record_request("standard", "accepted", 1, 0.2)
     await redis.command("SET", keys.METRICS, "not a hash")
 
-    await tally.flush(redis)
+    await counters.flush(redis)
     await redis.command("DEL", keys.METRICS)
-    await tally.flush(redis)
-    await tally.flush(redis)
+    await counters.flush(redis)
+    await counters.flush(redis)
 
     [(_, hour)] = await hourly_counts(redis, 1)
     assert {("standard", "accepted"): 1} == hour
-    written = await totals(redis)
-    assert 1 == written["doorbell_webhook_requests_total|standard|accepted"]
-    assert 200_000 == written["doorbell_webhook_request_duration_seconds|standard|us"]
+    stored = await totals(redis)
+    assert 1 == stored["doorbell_webhook_requests_total|standard|accepted"]
+    assert 200_000 == stored["doorbell_webhook_request_duration_seconds|standard|us"]
 
 
-def test_every_name_is_told_with_its_help_and_follows_the_rules_of_prometheus(service: Service) -> None:
-    told = metrics(service.harness.web_server).text
+def test_every_metric_has_a_help_text_and_a_name_in_prometheus_style(service: Service) -> None:
+    text = metrics(service.harness.web_server).text
 
-    assert list(METRICS) == re.findall(r"^# HELP (\S+) .+$", told, re.M) == re.findall(r"^# TYPE (\S+)", told, re.M)
-    for name, signal in METRICS.items():
+    assert list(METRICS) == re.findall(r"^# HELP (\S+) .+$", text, re.M) == re.findall(r"^# TYPE (\S+)", text, re.M)
+    for name, spec in METRICS.items():
         assert re.fullmatch("doorbell_[a-z_]+", name)
-        assert name.endswith("_total") == (signal.kind == "counter")
-        assert bool(signal.buckets) == (signal.kind == "histogram")
-        assert signal.help.endswith(".") or "; " in signal.help
+        assert name.endswith("_total") == (spec.kind == "counter")
+        assert bool(spec.buckets) == (spec.kind == "histogram")
+        assert spec.help.endswith(".")
 
 
-def test_a_scraper_that_accepts_openmetrics_gets_the_same_in_it(service: Service) -> None:
-    ring(service.harness, "A")
+def test_openmetrics_contains_the_same_series(service: Service) -> None:
+    send(service.harness, "A")
     wait_until(lambda: service.harness.visit("standard-A"))
     wait_until(lambda: scrape(service.harness.web_server).get('doorbell_end_to_end_seconds_count{source="standard"}'))
 
     plain = metrics(service.harness.web_server)
-    other = metrics(
+    open_metrics = metrics(
         service.harness.web_server, accept="application/openmetrics-text; version=1.0.0, text/plain; version=0.0.4"
     )
 
     assert "text/plain; version=0.0.4; charset=utf-8" == plain.headers["content-type"]
-    assert other.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0; charset=utf-8")
-    families = list(openmetrics(other.text))
-    assert {name.removesuffix("_total"): signal.kind for name, signal in METRICS.items()} == {
-        family.name: family.type for family in families
+    assert open_metrics.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0; charset=utf-8")
+    parsed = list(openmetrics(open_metrics.text))
+    assert {name.removesuffix("_total"): spec.kind for name, spec in METRICS.items()} == {
+        metric.name: metric.type for metric in parsed
     }
-    assert samples(text_string_to_metric_families(plain.text)).keys() == samples(families).keys()
+    assert samples(text_string_to_metric_families(plain.text)).keys() == samples(parsed).keys()
 
 
 def test_buckets_are_cumulative_and_label_values_are_escaped(service: Service) -> None:
-    odd = 'a"b\\c'
+    label = 'a"b\\c'
     name = "doorbell_task_wait_seconds"
-    service.command("HSET", keys.METRICS, f"{name}|{odd}|0", "2", f"{name}|{odd}|3", "1", f"{name}|{odd}|us", "1500000")
+    fields = {f"{name}|{label}|0": "2", f"{name}|{label}|3": "1", f"{name}|{label}|us": "1500000"}
+    service.command("HSET", keys.METRICS, *(part for pair in fields.items() for part in pair))
 
     text = metrics(service.harness.web_server).text
 
-    [family] = [one for one in text_string_to_metric_families(text) if one.name == name]
-    found = {
+    [metric] = [metric for metric in text_string_to_metric_families(text) if metric.name == name]
+    actual = {
         (sample.name.removeprefix(name), sample.labels.get("le")): sample.value
-        for sample in family.samples
-        if sample.labels["kind"] == odd
+        for sample in metric.samples
+        if sample.labels["kind"] == label
     }
     below_a_second = {("_bucket", bound): 2 for bound in ("0.1", "0.25", "0.5")}
     above = ("1.0", "2.5", "5.0", "10.0", "30.0", "60.0", "300.0", "1800.0", "7200.0", "21600.0", "86400.0", "+Inf")
     expected = below_a_second | {("_bucket", bound): 3 for bound in above} | {("_sum", None): 1.5, ("_count", None): 3}
-    assert expected == found
+    assert expected == actual
 
 
 @pytest.mark.parametrize("accept", ["", "*/*", "text/html", "text/plain; version=x"])
-def test_whatever_a_scraper_accepts_it_gets_metrics(service: Service, accept: str) -> None:
-    answer = metrics(service.harness.web_server, accept=accept)
+def test_an_unknown_accept_header_gets_the_text_format(service: Service, accept: str) -> None:
+    response = metrics(service.harness.web_server, accept=accept)
 
-    assert (200, "text/plain; version=0.0.4; charset=utf-8") == (answer.status_code, answer.headers["content-type"])
+    assert (200, "text/plain; version=0.0.4; charset=utf-8") == (response.status_code, response.headers["content-type"])
 
 
-def test_the_version_is_the_one_of_the_package() -> None:
+def test_the_version_equals_that_of_the_package() -> None:
     assert __version__ == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
 
-# -- what other people's tools read --
+# Dashboard and alert rules
 
 
 def names(query: str) -> set[str]:
     return {re.sub("_(bucket|sum|count)$", "", name) for name in re.findall(r"doorbell_\w+", query)}
 
 
-def test_the_dashboard_asks_for_what_there_is() -> None:
+def test_the_dashboard_queries_existing_metrics() -> None:
     dashboard = json.loads((ROOT / "deploy" / "grafana.json").read_text())
 
     panels = dashboard["panels"]
@@ -384,11 +387,11 @@ def test_the_dashboard_asks_for_what_there_is() -> None:
     assert set() == set().union(*map(names, queries)) - METRICS.keys()
     assert all(map(names, queries))
     assert len(panels) == len({panel["id"] for panel in panels})
-    taken = [(place["x"], place["y"]) for place in (panel["gridPos"] for panel in panels)]
-    assert len(taken) == len(set(taken))
+    positions = [(position["x"], position["y"]) for position in (panel["gridPos"] for panel in panels)]
+    assert len(positions) == len(set(positions))
 
 
-def test_the_alert_rules_ask_for_what_there_is_and_say_what_to_do() -> None:
+def test_the_alert_rules_query_existing_metrics_and_have_a_description() -> None:
     [group] = yaml.safe_load((ROOT / "deploy" / "alerts.yaml").read_text())["groups"]
 
     assert {"DoorbellBadSignatures", "DoorbellWorkWaits", "DoorbellFailures", "DoorbellSilentSource"} <= {
@@ -401,20 +404,20 @@ def test_the_alert_rules_ask_for_what_there_is_and_say_what_to_do() -> None:
         assert {"summary", "description"} == rule["annotations"].keys()
 
 
-def test_who_asks_several_processes_counts_nothing_twice() -> None:
-    """All of them tell the same numbers: `max` folds those before anything is added up."""
+def test_queries_over_several_processes_count_nothing_twice() -> None:
+    """All processes report the same values, so each query takes their maximum before it adds values."""
     dashboard = json.loads((ROOT / "deploy" / "grafana.json").read_text())
     [group] = yaml.safe_load((ROOT / "deploy" / "alerts.yaml").read_text())["groups"]
     queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
 
     for query in queries + [rule["expr"] for rule in group["rules"]]:
-        assert "doorbell" not in re.sub(FOLDED, "", query), query
+        assert "doorbell" not in re.sub(AGGREGATED, "", query), query
 
 
-FOLDED = r"(max|min)( by \([a-z, ]+\))? ?\((max_over_time\(\()?(time\(\) - )?((rate|increase|delta)\()?doorbell_\w+"
+AGGREGATED = r"(max|min)( by \([a-z, ]+\))? ?\((max_over_time\(\()?(time\(\) - )?((rate|increase|delta)\()?doorbell_\w+"
 
 
-def test_labels_in_files_are_labels_that_there_are() -> None:
+def test_dashboard_and_alert_rules_use_existing_labels() -> None:
     for file in ("grafana.json", "alerts.yaml"):
         text = (ROOT / "deploy" / file).read_text().replace('\\"', '"')
         for name, label in re.findall(r"(doorbell_\w+)\{(\w+)", text):

@@ -1,4 +1,4 @@
-"""OpenTelemetry and Sentry: nothing without their variable, nobody's data with it. Both are told to a server of ours."""
+"""OpenTelemetry and Sentry: inactive without their variable, and without personal data otherwise."""
 
 import gzip
 import subprocess
@@ -52,8 +52,8 @@ def receiver() -> Iterator[Receiver]:
         receiver.shutdown()
 
 
-def test_without_their_variables_neither_is_imported_and_the_application_is_what_it_was() -> None:
-    look = """
+def test_neither_library_is_imported_without_its_variable() -> None:
+    code = """
 import sys
 from app.intake.tracing import trace_requests
 from app.telemetry import tracing
@@ -64,14 +64,12 @@ assert tracing.trace_headers() == {}
 with tracing.start_span("visit", "CONSUMER", ""): tracing.record_api_call("GET", "/visits", "2xx", 1)
 print([name for name in sys.modules if name.startswith(("sentry_sdk", "opentelemetry"))])
 """
-    ran = subprocess.run([sys.executable, "-c", look], cwd=ROOT, capture_output=True, text=True, check=True)
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
 
-    assert "[]" == ran.stdout.strip()
+    assert "[]" == result.stdout.strip()
 
 
-def test_an_extra_that_is_not_installed_is_told_and_fails_nothing(
-    logged: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_extra_is_logged_and_not_raised(logged: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     for package in ("sentry_sdk", "opentelemetry", "opentelemetry.exporter"):
         monkeypatch.setitem(sys.modules, package, None)
 
@@ -82,7 +80,7 @@ def test_an_extra_that_is_not_installed_is_told_and_fails_nothing(
     ]
 
 
-def test_of_an_error_goes_where_it_happened_and_nothing_that_quotes_anybody() -> None:
+def test_an_exported_error_has_its_location_and_no_texts() -> None:
     frame = {"filename": "app/intake/endpoint.py", "lineno": 7, "vars": {"raw": "canary"}}
     event = {
         "level": "error",
@@ -106,9 +104,9 @@ def test_of_an_error_goes_where_it_happened_and_nothing_that_quotes_anybody() ->
     assert ("KeyError", 7) == (error["type"], error["stacktrace"]["frames"][0]["lineno"])
 
 
-def test_sentry_gets_a_defect_without_anybodys_data(receiver: Receiver) -> None:
+def test_sentry_gets_an_exception_without_personal_data(receiver: Receiver) -> None:
     pytest.importorskip("sentry_sdk", reason="the extra [sentry] is not installed")
-    fail = """
+    code = """
 import sys
 from app.settings.environment import read_environment
 from app.telemetry import logs, tracing
@@ -126,17 +124,15 @@ sentry_sdk.flush(5)
 """
     dsn = f"http://key@127.0.0.1:{receiver.server_port}/1"
 
-    subprocess.run([sys.executable, "-c", fail, dsn], cwd=ROOT, capture_output=True, text=True, check=True)
+    subprocess.run([sys.executable, "-c", code, dsn], cwd=ROOT, capture_output=True, text=True, check=True)
 
-    [told] = [body for body in receiver.bodies if b'"exception"' in body]
-    assert b"ValueError" in told
-    assert b'"hook":"calendly"' in told.replace(b": ", b":")
-    assert b"zebediah" not in told
+    [body] = [body for body in receiver.bodies if b'"exception"' in body]
+    assert b"ValueError" in body
+    assert b'"hook":"calendly"' in body.replace(b": ", b":")
+    assert b"zebediah" not in body
 
 
-def test_a_trace_goes_from_the_tool_through_both_processes_to_the_visits_api(
-    harness: Harness, receiver: Receiver
-) -> None:
+def test_a_trace_continues_through_both_processes_to_the_visits_api(harness: Harness, receiver: Receiver) -> None:
     pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="the extra [otel] is not installed")
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
@@ -160,10 +156,10 @@ def test_a_trace_goes_from_the_tool_through_both_processes_to_the_visits_api(
 
     wait_until(lambda: {"POST /hooks/{hook}", "visit", "POST /visits"} <= spans().keys())
 
-    told = spans()
-    assert {TRACE_ID} == {trace for trace, _, _ in told.values()}
-    door, visit, call = told["POST /hooks/{hook}"], told["visit"], told["POST /visits"]
-    assert [SENDER, door[2], visit[2]] == [door[1], visit[1], call[1]]
+    exported = spans()
+    assert {TRACE_ID} == {trace for trace, _, _ in exported.values()}
+    request, visit, call = exported["POST /hooks/{hook}"], exported["visit"], exported["POST /visits"]
+    assert [SENDER, request[2], visit[2]] == [request[1], visit[1], call[1]]
     sent = {entry["traceparent"] for entry in harness.journal() if entry["route"] == "POST /visits"}
     assert {f"00-{TRACE_ID}-{visit[2]}-01"} == sent
     assert not [body for body in receiver.bodies if b"ebediah" in body]
