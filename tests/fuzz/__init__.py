@@ -1,2 +1,4 @@
-"""Coverage-guided fuzzing of what reads a stranger's bytes: `make fuzz`. Inputs that broke a rule are kept in `corpus/`, and
-tests/fuzz/test_targets.py runs them again."""
+"""Coverage-guided fuzzing of the code that reads untrusted bytes: `make fuzz`.
+
+Inputs that violated a rule are stored in `corpus/`, and tests/fuzz/test_targets.py runs them again.
+"""

@@ -1,5 +1,7 @@
-"""`python -m tests.fuzz TARGET [SECONDS]`: fuzz one target with atheris, for an hour by default. Where a rule is broken, it
-ends with an error and keeps the input in tests/fuzz/corpus/TARGET."""
+"""`python -m tests.fuzz TARGET [SECONDS]`: fuzz one target with atheris, for an hour by default.
+
+A violated rule ends the run with an error, and the input is stored in tests/fuzz/corpus/TARGET.
+"""
 
 import sys
 import tempfile
@@ -16,14 +18,14 @@ def main(target: str, seconds: str = "3600") -> None:
         from app.webhooks.registry import load_sources
         from tests.fuzz.targets import TARGETS, seeds
 
-        load_sources()  # here, so that the sources are instrumented too
-    kept = CORPUS / target
-    kept.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as work:
+        load_sources()  # inside the block, so that the sources are instrumented too
+    corpus = CORPUS / target
+    corpus.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
         for number, seed in enumerate(seeds(target)):
-            (Path(work) / f"seed-{number}").write_bytes(seed)
-        options = [f"-artifact_prefix={kept}/", f"-max_total_time={seconds}", *LIMITS, "-print_final_stats=1"]
-        atheris.Setup([sys.argv[0], work, str(kept), *options], TARGETS[target])
+            (Path(folder) / f"seed-{number}").write_bytes(seed)
+        options = [f"-artifact_prefix={corpus}/", f"-max_total_time={seconds}", *LIMITS, "-print_final_stats=1"]
+        atheris.Setup([sys.argv[0], folder, str(corpus), *options], TARGETS[target])
         atheris.Fuzz()
 
 

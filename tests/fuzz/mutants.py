@@ -1,5 +1,4 @@
-"""`python -m tests.fuzz.mutants`, after `mutmut run`: an error for every mutant that no test notices, unless mutants.md
-says why it changes nothing."""
+"""`python -m tests.fuzz.mutants`, after `mutmut run`: fail for every surviving mutant that mutants.md does not explain."""
 
 import re
 import subprocess
@@ -9,7 +8,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple
 
-LIST = Path(__file__).with_name("mutants.md")
+MUTANT_LIST = Path(__file__).with_name("mutants.md")
 MUTMUT = Path(sys.executable).with_name("mutmut")
 
 
@@ -21,14 +20,14 @@ class Equivalent(NamedTuple):
     new: str
 
     def explains(self, function: str, line: str, changed: str) -> bool:
-        """Is this one replacement the whole difference?"""
-        places = (found.start() for found in re.finditer(re.escape(self.old), line))
+        """Return whether this one replacement is the whole difference."""
+        positions = (match.start() for match in re.finditer(re.escape(self.old), line))
         return fnmatch(function, self.where) and any(
-            line[:at] + self.new + line[at + len(self.old) :] == changed for at in places
+            line[:position] + self.new + line[position + len(self.old) :] == changed for position in positions
         )
 
 
-def listed(table: str) -> list[Equivalent]:
+def parse_list(table: str) -> list[Equivalent]:
     rows = (re.split(r" (?<!\\)\| ", line.strip("| ")) for line in table.splitlines() if line.startswith("| `"))
     return [
         Equivalent(*(cell.removeprefix("`").removesuffix("`").replace("\\|", "|") for cell in row[:3])) for row in rows
@@ -36,34 +35,37 @@ def listed(table: str) -> list[Equivalent]:
 
 
 def function_of(mutant: str) -> str:
-    """`app.module.xǁJwtǁ_is_by__mutmut_3` is a mutant of `app.module.Jwt._is_by`, `app.module.x__holds__mutmut_1` of
-    `app.module._holds`."""
+    """Return the function of a mutant.
+
+    `app.module.xǁJwtǁ_is_by__mutmut_3` is a mutant of `app.module.Jwt._is_by`, `app.module.x__holds__mutmut_1` of
+    `app.module._holds`.
+    """
     module, _, name = mutant.rpartition("__mutmut_")[0].rpartition(".")
     return f"{module}.{name.removeprefix('x').removeprefix('ǁ' if 'ǁ' in name else '_').replace('ǁ', '.')}"
 
 
 def line_of(diff: str) -> tuple[str, str]:
-    """The changed lines of a diff, before and after, each as one text."""
+    """Return the changed lines of a diff, before and after, each as one text."""
     lines = [line for line in diff.splitlines() if not line.startswith(("---", "+++"))]
     before, after = ("\n".join(line[1:] for line in lines if line.startswith(sign)) for sign in "-+")
     return before, after
 
 
 def survivors(results: str) -> Iterator[tuple[str, str]]:
-    """Every mutant of `mutmut results` that no test killed, and what became of it. `timeout` may be a run that broke."""
+    """Yield every mutant of `mutmut results` that no test killed, with its status. `timeout` may be a failed run."""
     for line in results.splitlines():
         mutant, _, status = line.strip().rpartition(": ")
         if mutant and status != "killed":
             yield mutant, status
 
 
-def news(mutants: Iterable[tuple[str, str]], known: Sequence[Equivalent]) -> Iterator[str]:
+def unexplained(mutants: Iterable[tuple[str, str]], equivalents: Sequence[Equivalent]) -> Iterator[str]:
     for mutant, status in mutants:
         if status == "not checked":  # the run was stopped
             yield f"{mutant}: {status}"
             continue
         diff = _mutmut("show", mutant)
-        if status != "survived" or not any(one.explains(function_of(mutant), *line_of(diff)) for one in known):
+        if status != "survived" or not any(row.explains(function_of(mutant), *line_of(diff)) for row in equivalents):
             yield f"{mutant}: {status}\n{diff}"
 
 
@@ -73,11 +75,13 @@ def _mutmut(*arguments: str) -> str:
 
 def main() -> None:
     mutants = list(survivors(_mutmut("results")))
-    unknown = list(news(mutants, listed(LIST.read_text("utf-8"))))
-    print(*unknown, f"{len(mutants) - len(unknown)} mutants change nothing, as {LIST.name} says", sep="\n")
-    if unknown:
+    new_mutants = list(unexplained(mutants, parse_list(MUTANT_LIST.read_text("utf-8"))))
+    print(
+        *new_mutants, f"{len(mutants) - len(new_mutants)} mutants change nothing, as {MUTANT_LIST.name} says", sep="\n"
+    )
+    if new_mutants:
         sys.exit(
-            f"{len(unknown)} mutants that no test notices: write a test, or say in {LIST.name} why it changes nothing"
+            f"{len(new_mutants)} mutants survived: write a test, or explain in {MUTANT_LIST.name} why they change nothing"
         )
 
 

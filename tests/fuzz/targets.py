@@ -1,4 +1,4 @@
-"""What is fuzzed, as functions of bytes: each raises where a rule is broken. They need no fuzzer, so tests can call them."""
+"""Fuzzing targets: functions of bytes that raise when a rule is violated. Tests can call them without a fuzzer."""
 
 import asyncio
 import copy
@@ -33,17 +33,17 @@ FORMS: tuple[BodyFormat, ...] = get_args(BodyFormat)
 
 
 def body(data: bytes) -> None:
-    """A body is JSON of plain values, or Unreadable; every reader of a value gives one or raises Untranslatable."""
+    """Check that a body is parsed or unreadable, and that readers return a value or raise Untranslatable."""
     form = FORMS[data[0] % len(FORMS)] if data else "json"
     delivery = Delivery("hook", "standard", (), data[1:], NOW)
     try:
-        read = parse_body(delivery, form)
+        payload = parse_body(delivery, form)
     except UnreadableBody:
         return
-    for found in itertools.islice(_nodes(read, 8), 200):
+    for node in itertools.islice(_nodes(payload, 8), 200):
         for reader in READERS:
             with suppress(Untranslatable):
-                reader(found)
+                reader(node)
 
 
 READERS: tuple[Callable[[Payload], Any], ...] = (
@@ -56,19 +56,19 @@ READERS: tuple[Callable[[Payload], Any], ...] = (
     Payload.parse_embedded_json,
     Payload.required_text,
     Payload.time,
-    lambda found: found.time(ZONE),
-    lambda found: found.required_time(ZONE),
-    lambda found: found.at("a", "b").text(),
+    lambda node: node.time(ZONE),
+    lambda node: node.required_time(ZONE),
+    lambda node: node.at("a", "b").text(),
 )
 
 
-def _nodes(found: Payload, depth: int) -> Iterator[Payload]:
-    yield found
-    if depth and isinstance(found.value, dict):
-        for name in found.value:
-            yield from _nodes(found.at(name), depth - 1)
-    elif depth and isinstance(found.value, list):
-        for item in found:
+def _nodes(node: Payload, depth: int) -> Iterator[Payload]:
+    yield node
+    if depth and isinstance(node.value, dict):
+        for name in node.value:
+            yield from _nodes(node.at(name), depth - 1)
+    elif depth and isinstance(node.value, list):
+        for item in node:
             yield from _nodes(item, depth - 1)
 
 
@@ -76,32 +76,32 @@ def _nodes(found: Payload, depth: int) -> Iterator[Payload]:
 
 
 def translate(data: bytes) -> None:
-    """A specimen with some values changed is translated, ignored, or Untranslatable; a change can be stored and read."""
+    """Check that a mutated specimen is translated, ignored or untranslatable, and that its changes can be stored."""
     choices = Choices(data)
     tool = choices.one_of(_tools())
     recorded = choices.one_of(load_specimens(tool.name)["deliveries"])
     raw = _changed_body(choices, recorded["body"])
     headers = {name: choices.text() if choices.rarely() else value for name, value in recorded["headers"].items()}
-    kept = {name: headers[name] for name in headers if name in tool.definition.stored_headers}
+    stored = {name: headers[name] for name in headers if name in tool.definition.stored_headers}
     try:
-        read = parse_body(Delivery(tool.name, tool.name, (), raw, NOW), tool.definition.body_format)
+        payload = parse_body(Delivery(tool.name, tool.name, (), raw, NOW), tool.definition.body_format)
     except UnreadableBody:
         return
-    event = Event(tool.name, read, NOW, kept, zone=ZONE)
+    event = Event(tool.name, payload, NOW, stored, zone=ZONE)
     try:
-        for seen in _with_records(choices, tool, event, recorded.get("records", {})):
-            _check(tool, tool.translate(seen))
+        for with_record in _with_records(choices, tool, event, recorded.get("records", {})):
+            _check(tool, tool.translate(with_record))
         if tool.definition.repeat_key:
             tool.definition.repeat_key(event)
         if tool.definition.tenant_of:
             tool.definition.tenant_of(event)
     except Untranslatable as error:
-        if len(str(error)) > LONGEST_REASON:
+        if len(str(error)) > MAX_REASON_CHARS:
             raise
 
 
-#: Reasons are shown in lists.
-LONGEST_REASON = 1_000
+#: Reasons must be short enough for lists.
+MAX_REASON_CHARS = 1_000
 
 
 @cache
@@ -122,42 +122,44 @@ def _changed_body(choices: "Choices", recorded: Any) -> bytes:
 
 
 def _with_records(choices: "Choices", tool: LoadedSource, event: Event, records: dict[str, Any]) -> Iterator[Event]:
-    gets = tool.fetch(event) if tool.fetch else []
-    if not gets:
+    requests = tool.fetch(event) if tool.fetch else []
+    if not requests:
         yield event
-    for get in gets[:5]:
+    for request in requests[:5]:
         if choices.rarely():
-            yield event.with_record(None, NOW, {}, get.path)
+            yield event.with_record(None, NOW, {}, request.path)
             continue
         record = choices.mutated(copy.deepcopy(choices.one_of(list(records.values())))) if records else {}
-        others = get.follow_up(Payload(record, "record"))
-        beside = {
-            name: choices.mutated(copy.deepcopy(choices.one_of(list(records.values())))) for name in others if records
+        follow_ups = request.follow_up(Payload(record, "record"))
+        related = {
+            name: choices.mutated(copy.deepcopy(choices.one_of(list(records.values()))))
+            for name in follow_ups
+            if records
         }
-        yield event.with_record(record, NOW, beside, get.path)
+        yield event.with_record(record, NOW, related, request.path)
 
 
-def _check(tool: LoadedSource, meant: list[VisitChange] | Ignored) -> None:
-    if isinstance(meant, Ignored):
-        assert isinstance(meant.reason, str)
+def _check(tool: LoadedSource, result: list[VisitChange] | Ignored) -> None:
+    if isinstance(result, Ignored):
+        assert isinstance(result.reason, str)
         return
-    said = []
-    for n, change in enumerate(meant):
+    recorded = []
+    for number, change in enumerate(result):
         assert is_external_id(change.external_id(tool.name)), change.external_id(tool.name)
         assert -(2**63) <= change.version < 2**63
-        said.append(RecordedChange.decode(f"d.{n}", encode_change(change)))
-    desired_visit(merge_changes(said))
+        recorded.append(RecordedChange.decode(f"d.{number}", encode_change(change)))
+    desired_visit(merge_changes(recorded))
 
 
 class Choices:
-    """Decisions made from bytes: 0 where they are used up, so that short inputs are small changes."""
+    """Decisions from bytes, and 0 after their end, so that short inputs are small changes."""
 
     def __init__(self, data: bytes) -> None:
-        self._left = memoryview(data)
+        self._remaining = memoryview(data)
 
     def byte(self) -> int:
-        taken, self._left = self._left[:1], self._left[1:]
-        return taken[0] if taken else 0
+        chunk, self._remaining = self._remaining[:1], self._remaining[1:]
+        return chunk[0] if chunk else 0
 
     def one_of(self, items: list[Any]) -> Any:
         return items[(self.byte() + (self.byte() << 8 if len(items) > 256 else 0)) % len(items)]
@@ -166,8 +168,8 @@ class Choices:
         return self.byte() > 240
 
     def text(self) -> str:
-        taken, self._left = bytes(self._left[:16]), self._left[16:]
-        return taken.decode("utf-8", "replace")
+        chunk, self._remaining = bytes(self._remaining[:16]), self._remaining[16:]
+        return chunk.decode("utf-8", "replace")
 
     def mangled(self, raw: bytes) -> bytes:
         for _ in range(self.byte() % 4):
@@ -176,7 +178,7 @@ class Choices:
         return raw
 
     def mutated(self, value: Any) -> Any:
-        """Up to eight places of it changed."""
+        """Return the value with up to eight changes."""
         holder = {"": value}
         for _ in range(self.byte() % 9):
             inside: Any = holder
@@ -215,7 +217,7 @@ ODD_VALUES: list[Any] = [
 
 
 def http(data: bytes) -> None:
-    """Whatever is sent, in whatever pieces, no exception leaves the protocol, and no task hangs."""
+    """Check that no bytes, however divided, make the protocol raise or a task hang."""
     asyncio.run(_talk(data))
 
 
@@ -236,10 +238,10 @@ async def _talk(data: bytes) -> None:
 
     config = Config(app, http=HttpProtocol, proxy_headers=False, log_config=None, access_log=False)
     config.load()
-    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # it tells of every malformed request
-    failed: list[BaseException] = []
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # it logs every malformed request
+    errors: list[BaseException] = []
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(lambda _, context: failed.append(context.get("exception") or RuntimeError(str(context))))
+    loop.set_exception_handler(lambda _, context: errors.append(context.get("exception") or RuntimeError(str(context))))
     protocol = HttpProtocol(config=config, server_state=ServerState(), app_state={}, _loop=loop)
     transport = Transport(protocol)
     protocol.connection_made(transport)
@@ -254,22 +256,22 @@ async def _talk(data: bytes) -> None:
     for task in [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]:
         await asyncio.wait_for(task, 5)
     await asyncio.sleep(0)
-    if failed:
-        raise failed[0]
+    if errors:
+        raise errors[0]
 
 
 def _pieces(data: bytes) -> Iterator[bytes]:
-    """The first byte says how long the pieces are: 0 for all at once."""
-    size, rest = (data[0] if data else 0), data[1:]
+    """Split the data into pieces. The first byte is their length, or 0 for one piece."""
+    size, payload = (data[0] if data else 0), data[1:]
     if not size:
-        yield rest
+        yield payload
         return
-    for at in range(0, len(rest), size):
-        yield rest[at : at + size]
+    for start in range(0, len(payload), size):
+        yield payload[start : start + size]
 
 
 class Transport(asyncio.Transport):
-    """Takes what is written, and forgets it."""
+    """Discards everything that is written."""
 
     def __init__(self, protocol: Any) -> None:
         super().__init__({"peername": ("127.0.0.1", 1), "sockname": ("127.0.0.1", 2)})
@@ -305,7 +307,7 @@ class Transport(asyncio.Transport):
 TARGETS: dict[str, Callable[[bytes], None]] = {"body": body, "translate": translate, "http": http}
 
 
-# -- where a fuzzer starts --
+# -- seeds --
 
 REQUESTS = [
     b"POST /hooks/standard HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n{}",

@@ -1,4 +1,4 @@
-"""The rules of the fuzzing targets, over where a fuzzer starts and over every input that once broke one."""
+"""The fuzzing targets, run over their seeds and over every input that once violated a rule."""
 
 import random
 from pathlib import Path
@@ -12,28 +12,28 @@ CORPUS = Path(__file__).parent / "corpus"
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_no_rule_is_broken_where_a_fuzzer_starts_nor_by_what_once_broke_one(target: str) -> None:
-    kept = [path.read_bytes() for path in sorted((CORPUS / target).glob("*"))]
+def test_seeds_and_corpus_violate_no_rule(target: str) -> None:
+    corpus = [path.read_bytes() for path in sorted((CORPUS / target).glob("*"))]
 
-    for given in [*seeds(target), *kept]:
-        TARGETS[target](given)
+    for data in [*seeds(target), *corpus]:
+        TARGETS[target](data)
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_no_rule_is_broken_by_seeds_with_random_bytes_changed(target: str) -> None:
-    dice = random.Random(1)
+def test_seeds_with_random_changes_violate_no_rule(target: str) -> None:
+    rng = random.Random(1)
     for seed in seeds(target):
-        changed = bytearray(seed + dice.randbytes(40))
-        for _ in range(dice.randrange(6)):
-            changed[dice.randrange(2, len(changed))] = dice.randrange(256)
+        changed = bytearray(seed + rng.randbytes(40))
+        for _ in range(rng.randrange(6)):
+            changed[rng.randrange(2, len(changed))] = rng.randrange(256)
         TARGETS[target](bytes(changed))
 
 
-# -- the list of mutants that change nothing --
+# -- the list of equivalent mutants --
 
 
-def test_every_row_of_the_list_names_a_function_and_one_replacement() -> None:
-    rows = mutants.listed(mutants.LIST.read_text("utf-8"))
+def test_every_row_of_the_list_has_a_function_and_one_replacement() -> None:
+    rows = mutants.parse_list(mutants.MUTANT_LIST.read_text("utf-8"))
 
     assert len(rows) > 20
     for row in rows:
@@ -52,21 +52,23 @@ def test_every_row_of_the_list_names_a_function_and_one_replacement() -> None:
         (False, "app.webhooks.delivery.decompress", 'f("a")', 'f("A")'),
     ],
 )
-def test_a_row_explains_one_replacement_in_the_functions_that_it_names(
+def test_a_row_explains_one_replacement_in_matching_functions(
     expected: bool, function: str, line: str, changed: str
 ) -> None:
-    [row] = mutants.listed(
+    [row] = mutants.parse_list(
         '| `app.webhooks.signatures.public_key.*` | `"a"` | `"A"` | no case |\n| Where | From | To | Why |\n'
     )
 
     assert expected is row.explains(function, line, changed)
 
 
-def test_a_row_may_contain_a_bar() -> None:
-    assert [mutants.Equivalent("app.x", "a | b", "a | c")] == mutants.listed(r"| `app.x` | `a \| b` | `a \| c` | why |")
+def test_a_row_may_contain_a_pipe_character() -> None:
+    assert [mutants.Equivalent("app.x", "a | b", "a | c")] == mutants.parse_list(
+        r"| `app.x` | `a \| b` | `a \| c` | why |"
+    )
 
 
-def test_what_mutmut_prints_is_read() -> None:
+def test_the_output_of_mutmut_is_parsed() -> None:
     results = "    app.keys.x__holds__mutmut_1: survived\n    app.keys.xǁJwtǁ_is_by__mutmut_3: killed\n"
     diff = "--- app/keys.py\n+++ app/keys.py\n@@ -1,2 +1,2 @@\n def f():\n-    return 1\n+    return 2\n"
 

@@ -26,13 +26,13 @@ NINE, TEN, ELEVEN = (datetime(2026, 3, 14, hour, tzinfo=UTC) for hour in (9, 10,
 
 
 def recorded(action: Any, version: int, *, origin: str = "", alias_depth: int = 0, **fields: Any) -> RecordedChange:
-    """A change, by way of the ledger's bytes."""
+    """Return a change after a round trip through the ledger's encoding."""
     change = VisitChange(action=action, visit_id="A-1", version=version, **fields)
     return RecordedChange.decode(origin or f"{action} at {version}", encode_change(change), alias_depth)
 
 
-def made_of(*changes: RecordedChange) -> DesiredVisit:
-    """The visit that these changes mean, in whichever order they came."""
+def desired_of(*changes: RecordedChange) -> DesiredVisit:
+    """Return the desired visit, and check that the reverse order gives the same one."""
     forwards, backwards = desired_visit(merge_changes(changes)), desired_visit(merge_changes(reversed(changes)))
     assert forwards == backwards
     return forwards
@@ -40,13 +40,13 @@ def made_of(*changes: RecordedChange) -> DesiredVisit:
 
 @pytest.fixture(autouse=True)
 def _alarm() -> Iterator[None]:
-    def ended(*_: object) -> None:
-        raise TimeoutError("the fold does not come to an end")
+    def fail(*_: object) -> None:
+        raise TimeoutError("merge_changes does not end")
 
-    before = signal.signal(signal.SIGALRM, ended)
+    original = signal.signal(signal.SIGALRM, fail)
     yield
     signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
+    signal.signal(signal.SIGALRM, original)
 
 
 def paid(order: int, payment: str, amount: str | None) -> RecordedChange:
@@ -54,4 +54,4 @@ def paid(order: int, payment: str, amount: str | None) -> RecordedChange:
 
 
 def collected(*changes: RecordedChange) -> str | None:
-    return made_of(*changes).fields.get("amount_collected")
+    return desired_of(*changes).fields.get("amount_collected")

@@ -8,7 +8,7 @@ from app.visits.change import (
     VisitChange,
     is_external_id,
 )
-from tests.support.changes import ELEVEN, NINE, TEN, collected, made_of, paid, recorded
+from tests.support.changes import ELEVEN, NINE, TEN, collected, desired_of, paid, recorded
 
 # -- completion, no-show, opt-out --
 
@@ -17,14 +17,14 @@ def test_a_campaign_starts_at_the_completion_and_else_at_the_appointment() -> No
     booked, completed = recorded("create", 1, time_scheduled=NINE), recorded("update", 2, time_completed=TEN)
     taken_back = recorded("update", 3, time_completed=None)
 
-    assert "2026-03-14T09:00:00Z" == made_of(booked).fields["event_date"]
-    assert "2026-03-14T10:00:00Z" == made_of(booked, completed).fields["event_date"]
-    assert "2026-03-14T09:00:00Z" == made_of(booked, completed, taken_back).fields["event_date"]
-    assert "2026-03-14T10:00:00Z" == made_of(completed).fields["event_date"]
+    assert "2026-03-14T09:00:00Z" == desired_of(booked).fields["event_date"]
+    assert "2026-03-14T10:00:00Z" == desired_of(booked, completed).fields["event_date"]
+    assert "2026-03-14T09:00:00Z" == desired_of(booked, completed, taken_back).fields["event_date"]
+    assert "2026-03-14T10:00:00Z" == desired_of(completed).fields["event_date"]
 
 
 def test_without_any_time_there_is_no_date_and_no_visit_to_make() -> None:
-    visit = made_of(recorded("create", 1, time_scheduled=None, amount_collected=Decimal(1)))
+    visit = desired_of(recorded("create", 1, time_scheduled=None, amount_collected=Decimal(1)))
 
     assert not visit.has_date
     assert not visit.fields.get("event_date")
@@ -37,14 +37,14 @@ def test_a_no_show_is_a_cancel_and_taking_the_mark_back_an_uncancel() -> None:
     )
     came_late = recorded("update", 3, no_show=None)
 
-    assert "2026-03-14T11:00:00Z" == made_of(booked, missed).fields["date_cancelled"]
-    assert made_of(booked, missed).is_cancelled
-    assert made_of(booked, missed, came_late).fields["date_cancelled"] is None
-    assert not made_of(booked, missed, came_late).is_cancelled
+    assert "2026-03-14T11:00:00Z" == desired_of(booked, missed).fields["date_cancelled"]
+    assert desired_of(booked, missed).is_cancelled
+    assert desired_of(booked, missed, came_late).fields["date_cancelled"] is None
+    assert not desired_of(booked, missed, came_late).is_cancelled
 
 
 def test_a_cancelled_visit_stays_so_when_its_no_show_is_taken_back() -> None:
-    visit = made_of(recorded("cancel", 1, date_cancelled=TEN, no_show=ELEVEN), recorded("update", 2, no_show=None))
+    visit = desired_of(recorded("cancel", 1, date_cancelled=TEN, no_show=ELEVEN), recorded("update", 2, no_show=None))
 
     assert "2026-03-14T10:00:00Z" == visit.fields["date_cancelled"]
 
@@ -53,13 +53,13 @@ def test_a_customer_who_opted_out_gets_no_visit_until_opted_in_again() -> None:
     booked, out = recorded("create", 1, time_scheduled=NINE), recorded("update", 2, opted_out=True)
     back_in = recorded("update", 3, opted_out=False)
 
-    assert made_of(booked, out).is_cancelled
-    assert not made_of(booked, out, back_in).is_cancelled
-    assert made_of(booked, out, back_in).fields["date_cancelled"] is None
+    assert desired_of(booked, out).is_cancelled
+    assert not desired_of(booked, out, back_in).is_cancelled
+    assert desired_of(booked, out, back_in).fields["date_cancelled"] is None
 
 
 def test_an_opt_out_wins_over_an_opt_in_of_the_same_second() -> None:
-    visit = made_of(
+    visit = desired_of(
         recorded("create", 1, time_scheduled=NINE),
         recorded("update", 2, opted_out=False),
         recorded("update", 2, opted_out=True),
@@ -77,11 +77,11 @@ def test_a_visit_that_lost_its_times_is_cancelled_for_a_customer_who_opted_out(o
     completed = recorded("update", order, time_completed=NINE, opted_out=True)
     reopened = recorded("update", order + 1_000_000, time_completed=None)
 
-    assert {"time_completed": None, "event_date": None, "date_cancelled": at} == made_of(completed, reopened).fields
+    assert {"time_completed": None, "event_date": None, "date_cancelled": at} == desired_of(completed, reopened).fields
 
 
 def test_a_customer_who_opted_out_gets_no_visit_while_its_time_is_unknown_either() -> None:
-    visit = made_of(recorded("create", 1, time_scheduled=None, opted_out=True))
+    visit = desired_of(recorded("create", 1, time_scheduled=None, opted_out=True))
 
     assert visit.is_cancelled
 

@@ -18,7 +18,7 @@ from app.visits.merge import (
     merge_changes,
     values_equal,
 )
-from tests.support.changes import NINE, TEN, collected, made_of, paid, recorded
+from tests.support.changes import NINE, TEN, collected, desired_of, paid, recorded
 
 AT_NINE, AT_TEN = "2026-03-14T09:00:00Z", "2026-03-14T10:00:00Z"
 
@@ -90,6 +90,6 @@ def test_a_change_is_of_the_first_id_of_its_visit_unless_it_is_said_to_be_of_ano
 def test_an_opt_out_is_told_apart_from_a_cancel() -> None:
     booked, out = recorded("create", 1, time_scheduled=NINE), recorded("update", 2, opted_out=True)
 
-    assert (True, True) == (made_of(booked, out).opted_out, made_of(booked, out).is_cancelled)
-    assert not made_of(booked, out, recorded("update", 3, opted_out=False)).opted_out
-    assert not made_of(booked, recorded("cancel", 2, date_cancelled=TEN)).opted_out
+    assert (True, True) == (desired_of(booked, out).opted_out, desired_of(booked, out).is_cancelled)
+    assert not desired_of(booked, out, recorded("update", 3, opted_out=False)).opted_out
+    assert not desired_of(booked, recorded("cancel", 2, date_cancelled=TEN)).opted_out

@@ -24,7 +24,7 @@ from app.visits.merge import (
     merge_changes,
     required_origins,
 )
-from tests.support.changes import EXAMPLES, NINE, made_of
+from tests.support.changes import EXAMPLES, NINE, desired_of
 
 # -- the join, as mathematics has it --
 
@@ -248,7 +248,9 @@ def test_of_eight_thousand_sightings_few_are_needed_and_the_first_of_them_counts
 
     assert merge.MAX_OBSERVATIONS + 2 == len(kept)
     assert (
-        "2026-03-14T09:00:01Z" == made_of(*kept).fields["time_completed"] == made_of(*changes).fields["time_completed"]
+        "2026-03-14T09:00:01Z"
+        == desired_of(*kept).fields["time_completed"]
+        == desired_of(*changes).fields["time_completed"]
     )
 
 

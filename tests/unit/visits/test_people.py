@@ -22,7 +22,7 @@ from app.webhooks.delivery import Event
 from app.webhooks.payload import Payload
 from app.webhooks.registry import load_sources
 from app.webhooks.source import Ignored
-from tests.support.changes import ELEVEN, NINE, TEN, made_of, recorded
+from tests.support.changes import ELEVEN, NINE, TEN, desired_of, recorded
 
 # -- whose visit it is --
 
@@ -30,7 +30,7 @@ ADA = Contact(email="ada@example.com", first_name="Ada", last_name="Lovelace", p
 
 
 def test_the_contact_is_put_together_from_all_that_was_said() -> None:
-    visit = made_of(
+    visit = desired_of(
         recorded("create", 1, contact=Contact(email="ada@example.com", first_name="Ada")),
         recorded("update", 2, contact=Contact(email="ADA@example.com", last_name="Lovelace")),
         recorded("update", 3, contact=Contact(phone="+15550100001")),
@@ -40,7 +40,7 @@ def test_the_contact_is_put_together_from_all_that_was_said() -> None:
 
 
 def test_a_name_without_an_address_goes_with_the_address_that_comes_later() -> None:
-    visit = made_of(
+    visit = desired_of(
         recorded("create", 1, contact=Contact(first_name="Ada", last_name="Lovelace")),
         recorded("update", 2, contact=Contact(email="ada@example.com")),
     )
@@ -49,7 +49,7 @@ def test_a_name_without_an_address_goes_with_the_address_that_comes_later() -> N
 
 
 def test_names_go_with_their_address_when_another_customer_takes_a_visit_over() -> None:
-    visit = made_of(
+    visit = desired_of(
         recorded("create", 1, contact=ADA),
         recorded("update", 2, contact=Contact(email="zoe@example.com", first_name="Zoë")),
     )
@@ -60,7 +60,7 @@ def test_names_go_with_their_address_when_another_customer_takes_a_visit_over() 
 def test_names_come_back_with_their_address() -> None:
     zoe = Contact(email="zoe@example.com", first_name="Zoë", phone="+15550100002")
 
-    visit = made_of(
+    visit = desired_of(
         recorded("create", 1, contact=ADA),
         recorded("update", 2, contact=zoe),
         recorded("update", 3, contact=Contact(email="ada@example.com")),
@@ -70,13 +70,13 @@ def test_names_come_back_with_their_address() -> None:
 
 
 def test_addresses_that_differ_in_capitals_are_one_customer() -> None:
-    visit = made_of(recorded("create", 1, contact=Contact(email=" Ada@Example.COM ", first_name=" Ada ", phone=" ")))
+    visit = desired_of(recorded("create", 1, contact=Contact(email=" Ada@Example.COM ", first_name=" Ada ", phone=" ")))
 
     assert visit.contact == Contact(email="ada@example.com", first_name="Ada")
 
 
 def test_a_contact_that_an_operator_named_stays_when_an_address_comes() -> None:
-    visit = made_of(
+    visit = desired_of(
         recorded("update", 1, contact=Contact(id="cont_1")),
         recorded("update", 2, contact=Contact(email="ada@example.com")),
     )
@@ -85,7 +85,7 @@ def test_a_contact_that_an_operator_named_stays_when_an_address_comes() -> None:
 
 
 def test_an_id_goes_with_its_address_when_another_customer_takes_a_visit_over() -> None:
-    visit = made_of(
+    visit = desired_of(
         recorded("create", 1, contact=Contact(id="cont_ada", email="ada@example.com")),
         recorded("update", 2, contact=Contact(email="zoe@example.com")),
     )
@@ -98,8 +98,8 @@ def test_a_null_in_a_standard_body_clears_the_contact_id() -> None:
     first = _standard("2026-03-14T09:00:00Z", id="cont_ada", email="ada@example.com")
     second = _standard("2026-03-14T10:00:00Z", id=None, email="zoe@example.com")
 
-    assert made_of(first).contact.id == "cont_ada"
-    assert made_of(first, second).contact.id is None
+    assert desired_of(first).contact.id == "cont_ada"
+    assert desired_of(first, second).contact.id is None
 
 
 def test_a_null_clears_an_id_that_came_without_an_address_and_one_beside_the_same_address() -> None:
@@ -107,13 +107,13 @@ def test_a_null_clears_an_id_that_came_without_an_address_and_one_beside_the_sam
     both = _standard("2026-03-14T10:00:00Z", id="cont_zoe", email="ada@example.com", phone="+15550100001")
     cleared = _standard("2026-03-14T11:00:00Z", id=None, email="ada@example.com", phone=None)
 
-    assert made_of(named, cleared).contact == Contact(email="ada@example.com")
-    assert made_of(named, both, cleared).contact == Contact(email="ada@example.com")
-    assert "cont_zoe" == made_of(named, both).contact.id
+    assert desired_of(named, cleared).contact == Contact(email="ada@example.com")
+    assert desired_of(named, both, cleared).contact == Contact(email="ada@example.com")
+    assert "cont_zoe" == desired_of(named, both).contact.id
 
 
 def test_an_address_that_is_cleared_is_nobodys() -> None:
-    visit = made_of(
+    visit = desired_of(
         _standard("2026-03-14T09:00:00Z", email="ada@example.com"), _standard("2026-03-14T10:00:00Z", email=None)
     )
 
@@ -167,22 +167,22 @@ def mark(order: int, email: str, missed: datetime | None) -> RecordedChange:
 def test_a_mark_of_the_customer_counts_whenever_it_arrives_and_one_of_a_guest_never_does() -> None:
     booked = recorded("create", 1, time_scheduled=NINE, contact=Contact(email="Ada@example.com"))
 
-    assert "2026-03-14T10:00:00Z" == made_of(booked, mark(2, "ADA@example.com", TEN)).fields["date_cancelled"]
-    assert not made_of(booked, mark(2, "guest@example.com", TEN)).is_cancelled
-    assert not made_of(booked, mark(2, "ada@example.com", TEN), mark(3, "ada@example.com", None)).is_cancelled
-    assert made_of(booked, mark(2, "ada@example.com", TEN), mark(3, "guest@example.com", None)).is_cancelled
+    assert "2026-03-14T10:00:00Z" == desired_of(booked, mark(2, "ADA@example.com", TEN)).fields["date_cancelled"]
+    assert not desired_of(booked, mark(2, "guest@example.com", TEN)).is_cancelled
+    assert not desired_of(booked, mark(2, "ada@example.com", TEN), mark(3, "ada@example.com", None)).is_cancelled
+    assert desired_of(booked, mark(2, "ada@example.com", TEN), mark(3, "guest@example.com", None)).is_cancelled
 
 
 def test_a_mark_of_one_person_and_a_mark_of_the_visit_are_one_story() -> None:
     booked = recorded("create", 1, time_scheduled=NINE, contact=Contact(email="ada@example.com"))
     moved = recorded("update", 3, no_show=None)
 
-    assert not made_of(booked, mark(2, "ada@example.com", TEN), moved).is_cancelled
-    assert made_of(booked, moved, mark(4, "ada@example.com", TEN)).is_cancelled
+    assert not desired_of(booked, mark(2, "ada@example.com", TEN), moved).is_cancelled
+    assert desired_of(booked, moved, mark(4, "ada@example.com", TEN)).is_cancelled
 
 
 def test_a_mark_alone_is_no_visit_and_says_nothing_about_whose_it_is() -> None:
-    alone = made_of(mark(2, "ada@example.com", TEN))
+    alone = desired_of(mark(2, "ada@example.com", TEN))
 
     assert (Contact(), {}, True) == (alone.contact, alone.fields, alone.is_empty)
     assert {} == merge_changes(
@@ -198,9 +198,9 @@ def test_whoever_left_stays_away_when_the_booking_comes_back() -> None:
         recorded("update", 4, date_cancelled=None),
     )
 
-    assert made_of(booked, left, cancelled, back).is_cancelled
-    assert not made_of(booked, cancelled, back).is_cancelled
-    assert not made_of(booked, left, cancelled, back, recorded("update", 5, date_left=None)).is_cancelled
+    assert desired_of(booked, left, cancelled, back).is_cancelled
+    assert not desired_of(booked, cancelled, back).is_cancelled
+    assert not desired_of(booked, left, cancelled, back, recorded("update", 5, date_left=None)).is_cancelled
 
 
 # -- one id for several people --
@@ -215,13 +215,13 @@ def test_an_id_that_several_people_share_belongs_to_whom_it_named_first() -> Non
     ada = shared(1, "ada@example.com", time_scheduled=NINE)
     zoe = shared(2, "zoe@example.com", time_scheduled=TEN, date_cancelled=TEN)
 
-    visit = made_of(ada, zoe)
+    visit = desired_of(ada, zoe)
 
     assert ("ada@example.com", "ada") == (visit.contact.email, visit.contact.first_name)
     assert {"time_scheduled": "2026-03-14T09:00:00Z", "event_date": "2026-03-14T09:00:00Z"} == visit.fields
     assert (
         "2026-03-14T11:00:00Z"
-        == made_of(ada, zoe, shared(3, "ada@example.com", time_scheduled=ELEVEN)).fields["event_date"]
+        == desired_of(ada, zoe, shared(3, "ada@example.com", time_scheduled=ELEVEN)).fields["event_date"]
     )
 
 

@@ -32,7 +32,7 @@ async def test_a_defect_in_a_source_parks_the_event_and_quotes_nothing(world: To
 
 
 @pytest.mark.parametrize("charset", ["base64", "idna", "no-such-charset"])
-async def test_an_error_in_any_spelling_is_only_an_error(world: ToolWorld, charset: str) -> None:
+async def test_an_error_in_any_charset_is_a_server_error(world: ToolWorld, charset: str) -> None:
     headers = {"content-type": f"text/plain; charset={charset}"}
     world.tool.overrides = [lambda _: Response(b"\xff\xfebroken", 500, headers=headers)]
 
