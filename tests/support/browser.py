@@ -1,6 +1,6 @@
-"""Debian's Chromium, driven by Playwright: what a person sees and does, in a real browser.
+"""The console in Chromium, driven by Playwright.
 
-CHROMIUM_PATH names it, or it is on the PATH. SCREENSHOTS names a folder that keeps a picture of every page.
+CHROMIUM_PATH is the path of Chromium, which is searched on the PATH by default. SCREENSHOTS is a folder for screenshots.
 """
 
 import os
@@ -26,7 +26,7 @@ def chromium() -> Iterator[Any]:
 
 
 class ConsoleBrowser:
-    """Somebody in front of the console. Whatever the browser complains about, or asks of anybody but us, is kept."""
+    """An operator's browser. It collects errors of the browser, and requests to other servers."""
 
     def __init__(self, browser: Any, url: str, **options: Any) -> None:
         self.url = url
@@ -61,15 +61,19 @@ class ConsoleBrowser:
         return str(self.page.inner_text("h1"))
 
     def horizontal_overflow(self) -> int:
-        """By how many pixels the page is wider than the window."""
+        """Return by how many pixels the page is wider than the window."""
         wider = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
         return int(self.page.evaluate(wider))
 
     def violations(self) -> list[str]:
-        """What axe finds by WCAG 2.2 AA."""
+        """Return the violations of WCAG 2.2 AA that axe finds."""
         tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
-        found = Axe().run(self.page, options={"runOnly": {"type": "tag", "values": tags}})
-        return [f"{one['id']}: {node['html'][:120]}" for one in found.response["violations"] for node in one["nodes"]]
+        results = Axe().run(self.page, options={"runOnly": {"type": "tag", "values": tags}})
+        return [
+            f"{violation['id']}: {node['html'][:120]}"
+            for violation in results.response["violations"]
+            for node in violation["nodes"]
+        ]
 
     def screenshot(self, name: str) -> None:
         if folder := os.environ.get("SCREENSHOTS"):

@@ -1,4 +1,4 @@
-"""A browser without a window for the console in process."""
+"""A client for the console in this process."""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -17,15 +17,15 @@ Opened = Callable[[dict[str, str]], Awaitable[Any]]
 OPERATORS, VIEWERS = "an operator's password", "a viewer's password"
 
 
-#: Cheap ones: what a hash costs is for whoever tries passwords, not for tests.
-_CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+#: Fast hashes, because the tests compute many.
+FAST_HASHER = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 
-HASHES = {OPERATORS: _CHEAP.hash(OPERATORS), VIEWERS: _CHEAP.hash(VIEWERS)}
+HASHES = {OPERATORS: FAST_HASHER.hash(OPERATORS), VIEWERS: FAST_HASHER.hash(VIEWERS)}
 
 KEY = "key-of-the-tests"
 
 
-class Listed(NamedTuple):
+class ConsoleRoute(NamedTuple):
     """A route, and the role that it requires."""
 
     method: str
@@ -33,27 +33,27 @@ class Listed(NamedTuple):
     role: str
 
 
-def listed(route: Route) -> Listed:
+def console_route(route: Route) -> ConsoleRoute:
     assert isinstance(route.app, RequireRole)
     [method] = (route.methods or set()) - {"HEAD"}
-    return Listed(method, f"/console{route.path}".rstrip("/"), route.app.role)
+    return ConsoleRoute(method, f"/console{route.path}".rstrip("/"), route.app.role)
 
 
-LISTED = [listed(route) for route in ROUTES]
-PAGES = [page for page in LISTED if page.method == "GET"]
-ACTIONS = [page for page in LISTED if page.method == "POST"]
+CONSOLE_ROUTES = [console_route(route) for route in ROUTES]
+PAGES = [page for page in CONSOLE_ROUTES if page.method == "GET"]
+ACTIONS = [page for page in CONSOLE_ROUTES if page.method == "POST"]
 
 
-#: The event stream has no end: it is looked at in test_events.py.
-ENDING = [page for page in LISTED if page.path != "/console/stream"]
+#: Routes whose response ends. The event stream does not; test_events.py tests it.
+FINITE_ROUTES = [page for page in CONSOLE_ROUTES if page.path != "/console/stream"]
 
 
-#: As a browser sends them with a form of our own.
-OURS = {"sec-fetch-site": "same-origin", "origin": "https://doorbell.example.com"}
+#: The headers that a browser sends with a form of the console.
+SAME_ORIGIN_HEADERS = {"sec-fetch-site": "same-origin", "origin": "https://doorbell.example.com"}
 
 
 class Browser:
-    """Somebody at the console: cookies, and the token of the last page."""
+    """An operator's browser, with cookies and the form token of the last page."""
 
     def __init__(self, app: Any, **headers: str) -> None:
         transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=("192.0.2.1", 1))
@@ -61,24 +61,26 @@ class Browser:
         self.token = ""
 
     async def get(self, path: str, **more: Any) -> httpx.Response:
-        answer = await self.http.get(path, **more)
-        if found := re.search(r'name="token" value="([^"]+)"', answer.text):
-            self.token = found[1]
-        return answer
+        response = await self.http.get(path, **more)
+        if match := re.search(r'name="token" value="([^"]+)"', response.text):
+            self.token = match[1]
+        return response
 
     async def post(self, path: str, form: dict[str, str] | None = None, **headers: str) -> httpx.Response:
-        return await self.http.post(path, data={"token": self.token, **(form or {})}, headers={**OURS, **headers})
+        return await self.http.post(
+            path, data={"token": self.token, **(form or {})}, headers={**SAME_ORIGIN_HEADERS, **headers}
+        )
 
     async def log_in(self, password: str = OPERATORS, to: str = "") -> httpx.Response:
         await self.get("/console/login")
-        answer = await self.post("/console/login", {"password": password, "to": to})
+        response = await self.post("/console/login", {"password": password, "to": to})
         await self.get("/console/settings")
-        return answer
+        return response
 
 
 def path_of(page: Any, delivery: str) -> str:
-    """An address that exists, for every page of the table."""
-    filled = {
+    """Return an existing path for a route."""
+    values = {
         "id": delivery,
         "external_id": "standard-A-1042",
         "name": "standard",
@@ -86,10 +88,10 @@ def path_of(page: Any, delivery: str) -> str:
         "operation": "none",
         "account": "main",
     }
-    return str(re.sub(r"\{(\w+)\}", lambda found: filled[found[1]], page.path))
+    return str(re.sub(r"\{(\w+)\}", lambda match: values[match[1]], page.path))
 
 
-async def noted(redis: Redis) -> list[tuple[bytes, bytes]]:
-    """What was done, of what."""
+async def activities(redis: Redis) -> list[tuple[bytes, bytes]]:
+    """Return action and subject of every activity except logins."""
     lines = await redis.command("XRANGE", "bell:activity", "-", "+")
     return [(fields[5], fields[7]) for _, fields in lines if fields[5] != b"logged in"]

@@ -16,7 +16,7 @@ from app.console.passwords import (
     client_address,
 )
 from app.ledger.redis import Redis, RedisUnavailable
-from tests.support.console import KEY, OPERATORS, OURS, VIEWERS, Browser, Opened
+from tests.support.console import KEY, OPERATORS, SAME_ORIGIN_HEADERS, VIEWERS, Browser, Opened
 
 # -- passwords --
 
@@ -124,7 +124,9 @@ async def test_the_client_address_is_the_one_that_our_routers_append(
     form = {"token": browser.token, "password": "wrong"}
 
     await browser.http.post(
-        "/console/login", data=form, headers=[*OURS.items(), *(("x-forwarded-for", line) for line in lines)]
+        "/console/login",
+        data=form,
+        headers=[*SAME_ORIGIN_HEADERS.items(), *(("x-forwarded-for", line) for line in lines)],
     )
 
     assert b"1" == await redis.command("GET", attempts_key(expected))
@@ -190,8 +192,8 @@ async def test_a_large_log_in_form_is_answered_413(app: Any) -> None:
             yield b"x" * 65_536
 
     browser = Browser(app)
-    claimed = await browser.http.post("/console/login", content=b"x" * 10_000_000, headers=OURS)
-    streamed = await browser.http.post("/console/login", content=endless(), headers=OURS)
+    claimed = await browser.http.post("/console/login", content=b"x" * 10_000_000, headers=SAME_ORIGIN_HEADERS)
+    streamed = await browser.http.post("/console/login", content=endless(), headers=SAME_ORIGIN_HEADERS)
 
     assert (413, 413) == (claimed.status_code, streamed.status_code)
 

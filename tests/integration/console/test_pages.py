@@ -14,7 +14,7 @@ from app.console.pages import erasure
 from app.console.sessions import SESSION_COOKIE
 from app.ledger.redis import Redis
 from app.operators import redaction
-from tests.support.console import KEY, PAGES, Browser, Opened, noted, path_of
+from tests.support.console import KEY, PAGES, Browser, Opened, activities, path_of
 from tests.support.harness import sign_standard, standard_body
 
 
@@ -36,7 +36,7 @@ async def test_a_revealed_field_of_a_body_is_shown_and_recorded(app: Any, delive
     assert [
         (b"revealed delivery", f"{delivery}: {field}".encode())
         for field in ("data.contact.first_name", "data.contact.email", "all of the body")
-    ] == await noted(redis)
+    ] == await activities(redis)
 
 
 async def test_a_revealed_field_of_a_visit_is_shown_and_recorded(app: Any, delivery: str, redis: Redis) -> None:
@@ -49,7 +49,7 @@ async def test_a_revealed_field_of_a_visit_is_shown_and_recorded(app: Any, deliv
 
     assert [0, 2] == [page.text.count("ada@example.com") for page in (hidden, shown)]  # in the fact and in its change
     assert "Countess" not in shown.text
-    assert [(b"revealed visit", b"standard-A-1042: contact.email")] == await noted(redis)
+    assert [(b"revealed visit", b"standard-A-1042: contact.email")] == await activities(redis)
 
 
 @pytest.mark.parametrize("field", ["", "ada@example.com", "a b", "x" * 201, "**"])
@@ -60,7 +60,7 @@ async def test_an_invalid_field_name_reveals_nothing(app: Any, delivery: str, re
     response = await operator.post(f"/console/deliveries/{delivery}/reveal", {"field": field})
 
     assert 404 == response.status_code
-    assert [] == await noted(redis)
+    assert [] == await activities(redis)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ async def test_an_operation_without_selection_is_rejected(
     assert "/console/operations" not in plan.text.partition("<main")[2]
     assert [409, 409] == [response.status_code for response in responses]
     assert [] == await redis.command("KEYS", "bell:operation*")
-    assert [] == await noted(redis)
+    assert [] == await activities(redis)
 
 
 async def test_the_replay_all_link_plans_and_starts_an_operation(app: Any, delivery: str, redis: Redis) -> None:
@@ -277,7 +277,7 @@ async def test_a_person_is_erased_after_the_address_is_typed_again(app: Any, del
     assert (200, "Erased.") == await submit(person=person, confirm="Ada@Example.com")
 
     assert "its body was erased" in await raw_body(operator, delivery)
-    [(action, target)] = [line for line in await noted(redis) if b"revealed" not in line[0]]
+    [(action, target)] = [line for line in await activities(redis) if b"revealed" not in line[0]]
     assert b"erased person" == action
     assert re.fullmatch(rb"\S+: 1 visits, 1 deliveries", target)
     assert b"ada" not in target

@@ -8,7 +8,16 @@ import pytest
 from starlette.routing import BaseRoute, Mount, Route
 
 from app.ledger.redis import Redis
-from tests.support.console import ACTIONS, ENDING, LISTED, VIEWERS, Browser, Opened, listed, path_of
+from tests.support.console import (
+    ACTIONS,
+    CONSOLE_ROUTES,
+    FINITE_ROUTES,
+    VIEWERS,
+    Browser,
+    Opened,
+    console_route,
+    path_of,
+)
 
 # -- without a password --
 
@@ -17,7 +26,7 @@ async def test_the_console_is_not_served_without_a_password(opened: Opened, envi
     closed = await opened({name: value for name, value in environ.items() if not name.startswith("CONSOLE")})
 
     statuses = set()
-    for page in LISTED:
+    for page in CONSOLE_ROUTES:
         response = await Browser(closed).http.request(page.method, path_of(page, "none"))
         statuses.add((response.status_code, response.json()["error"]))
 
@@ -43,18 +52,18 @@ def test_every_route_below_console_requires_a_role(app: Any) -> None:
     [(files, _), *pages] = served(console)
 
     assert "/console/static/{version}" == files
-    assert LISTED == [listed(route) for _, route in pages if isinstance(route, Route)]
-    assert len(LISTED) == len(pages)
+    assert CONSOLE_ROUTES == [console_route(route) for _, route in pages if isinstance(route, Route)]
+    assert len(CONSOLE_ROUTES) == len(pages)
 
 
 def test_only_the_log_in_page_needs_no_session() -> None:
-    assert {"anybody", "viewer", "operator"} == {page.role for page in LISTED}
-    assert {"/console/login"} == {page.path for page in LISTED if page.role == "anybody"}
+    assert {"anybody", "viewer", "operator"} == {page.role for page in CONSOLE_ROUTES}
+    assert {"/console/login"} == {page.path for page in CONSOLE_ROUTES if page.role == "anybody"}
     assert {"/console/logout", "/console/settings"} == {page.path for page in ACTIONS if page.role == "viewer"}
 
 
 @pytest.mark.parametrize(
-    "page", [page for page in LISTED if page.role in ("viewer", "operator")], ids=lambda page: page.path
+    "page", [page for page in CONSOLE_ROUTES if page.role in ("viewer", "operator")], ids=lambda page: page.path
 )
 async def test_a_request_without_a_session_is_redirected_to_the_log_in_page(app: Any, delivery: str, page: Any) -> None:
     stranger = Browser(app)
@@ -68,7 +77,9 @@ async def test_a_request_without_a_session_is_redirected_to_the_log_in_page(app:
     assert delivery not in response.text
 
 
-@pytest.mark.parametrize("page", [page for page in LISTED if page.role == "operator"], ids=lambda page: page.path)
+@pytest.mark.parametrize(
+    "page", [page for page in CONSOLE_ROUTES if page.role == "operator"], ids=lambda page: page.path
+)
 async def test_a_viewer_gets_403_for_actions(app: Any, delivery: str, redis: Redis, page: Any) -> None:
     viewer = Browser(app)
     await viewer.log_in(VIEWERS)
@@ -84,7 +95,9 @@ async def test_a_viewer_gets_403_for_actions(app: Any, delivery: str, redis: Red
 
 
 @pytest.mark.parametrize(
-    "page", [page for page in ENDING if (page.method, page.role) == ("GET", "viewer")], ids=lambda page: page.path
+    "page",
+    [page for page in FINITE_ROUTES if (page.method, page.role) == ("GET", "viewer")],
+    ids=lambda page: page.path,
 )
 async def test_a_viewer_sees_pages_without_personal_data(app: Any, delivery: str, page: Any) -> None:
     viewer = Browser(app)
@@ -97,7 +110,7 @@ async def test_a_viewer_sees_pages_without_personal_data(app: Any, delivery: str
     assert "/reveal" not in response.text
 
 
-@pytest.mark.parametrize("page", ENDING, ids=lambda page: f"{page.method} {page.path}")
+@pytest.mark.parametrize("page", FINITE_ROUTES, ids=lambda page: f"{page.method} {page.path}")
 async def test_every_response_has_the_security_headers(app: Any, delivery: str, page: Any) -> None:
     operator = Browser(app)
     await operator.log_in()

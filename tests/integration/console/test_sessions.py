@@ -9,7 +9,7 @@ from itsdangerous import TimestampSigner
 
 from app.console.sessions import SESSION_COOKIE
 from app.ledger.redis import Redis
-from tests.support.console import _CHEAP, HASHES, KEY, OPERATORS, VIEWERS, Browser, Opened, noted
+from tests.support.console import FAST_HASHER, HASHES, KEY, OPERATORS, VIEWERS, Browser, Opened, activities
 
 
 async def test_the_cookie_has_its_security_attributes(app: Any) -> None:
@@ -158,7 +158,7 @@ async def test_a_changed_password_ends_its_sessions(opened: Opened, environ: dic
     operator, viewer = Browser(old_app), Browser(old_app)
     await operator.log_in()
     await viewer.log_in(VIEWERS)
-    environ["CONSOLE_PASSWORD_HASH"] = _CHEAP.hash("another password")
+    environ["CONSOLE_PASSWORD_HASH"] = FAST_HASHER.hash("another password")
     new_app = await opened(environ)
 
     async def status(browser: Browser) -> int:
@@ -182,5 +182,5 @@ async def test_all_sessions_can_be_ended_at_once(app: Any, redis: Redis) -> None
     assert (303, "/console/login") == (response.status_code, response.headers["location"])
     assert [303] * 3 == [(await browser.get("/console")).status_code for browser in browsers]
     assert [] == await redis.command("KEYS", "bell:session*")
-    assert (b"ended all sessions", b"3 of them") in await noted(redis)
+    assert (b"ended all sessions", b"3 of them") in await activities(redis)
     assert 303 == (await viewer.log_in(VIEWERS)).status_code

@@ -15,7 +15,7 @@ from app.ledger.redis import Redis
 from app.ledger.scripts import SCRIPTS
 from app.main import create_app
 from app.settings.environment import read_environment
-from tests.support.console import ENDING, Browser
+from tests.support.console import FINITE_ROUTES, Browser
 from tests.support.every_key import (
     ADA,
     SOON,
@@ -44,7 +44,7 @@ def test_every_key_has_a_kind_and_expires(harness: Harness) -> None:
         """Open every page of the console, search, and start an operation."""
         async with console_browser(harness) as browser:
             [failure] = await redis.command("ZRANGE", "bell:parked", 0, 0)
-            for page in ENDING:
+            for page in FINITE_ROUTES:
                 if page.method == "GET" and "{" not in page.path:
                     await browser.get(page.path, params={"q": "ada@example.com"})
             assert "standard-A" in (await browser.get("/console/search?q=ada@example.com")).text

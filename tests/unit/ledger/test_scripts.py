@@ -1,4 +1,4 @@
-"""The loader of the Lua scripts, and what it makes of them."""
+"""The loader of the Lua scripts, and rules for every script."""
 
 import re
 
@@ -54,11 +54,11 @@ def test_the_source_binds_argv_to_names_after_the_includes() -> None:
 
 
 def test_a_file_is_included_once() -> None:
-    twice = SOURCES | {
+    sources = SOURCES | {
         "greet": GREET.replace("--- @include lib/words", "--- @include lib/letters\n--- @include lib/words")
     }
 
-    assert 1 == load(twice)["greet"].source.count("local letters")
+    assert 1 == load(sources)["greet"].source.count("local letters")
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_a_call_with_wrong_arguments_is_rejected(arguments: dict[str, object], p
         ("scripts.gret(name=a)", "there is no script gret"),
     ],
 )
-def test_a_wrong_call_in_the_code_is_found_without_running_it(code: str, problem: str) -> None:
+def test_a_wrong_call_in_the_code_is_detected_without_running_it(code: str, problem: str) -> None:
     with pytest.raises(TypeError, match=f"^{re.escape(f'ledger.py:3: {problem}')}$"):
         check_calls(
             f"async def run(a, b, c, d):\n    await before()\n    return await redis.run({code})\n",
@@ -96,7 +96,7 @@ def test_a_wrong_call_in_the_code_is_found_without_running_it(code: str, problem
         )
 
 
-def test_a_right_call_in_the_code_passes() -> None:
+def test_a_correct_call_in_the_code_passes() -> None:
     check_calls("redis.run(scripts.greet(friends=[], name=a, times=1))", "ledger.py", load(SOURCES))
 
 
@@ -114,7 +114,7 @@ def test_an_unknown_script_is_no_attribute() -> None:
     assert not hasattr(scripts, "complet")
 
 
-# -- the real ones --
+# -- the scripts of the ledger --
 
 
 def test_only_accept_is_refused_by_a_full_server() -> None:
@@ -125,13 +125,13 @@ def test_only_accept_is_refused_by_a_full_server() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(SCRIPTS))
-def test_a_script_says_what_it_does(name: str) -> None:
+def test_a_script_has_a_description(name: str) -> None:
     assert re.match(r"[A-Z].*[.]", SCRIPTS[name].description)
     assert len(SCRIPTS) == len({script.sha for script in SCRIPTS.values()})
 
 
-def names_of(code: str) -> set[str]:
-    """What a file of lib/ defines for others."""
+def local_names(code: str) -> set[str]:
+    """Return the names of the top-level locals and functions."""
     return {
         name for line in re.findall(r"^local (?:function )?([\w, ]+)", code, re.MULTILINE) for name in line.split(", ")
     }
@@ -139,12 +139,12 @@ def names_of(code: str) -> set[str]:
 
 @pytest.mark.parametrize("name", sorted(SCRIPTS))
 def test_a_script_includes_what_it_uses(name: str) -> None:
-    """Redis would find a missing include only when the line is reached."""
-    libraries = {each for script in SCRIPTS.values() for each in names_of(script.source)}
+    """Redis detects a missing include only when the line runs."""
+    libraries = {local_name for script in SCRIPTS.values() for local_name in local_names(script.source)}
     code = re.sub(r"--.*|'[^']*'", "", SCRIPTS[name].source)
 
-    for each in libraries:
-        if used := re.search(rf"(?<![\w.]){each}\(", code):
-            defined = re.search(rf"\blocal (?:function )?(?:\w+, )*{each}\b", code)
-            assert defined, each
-            assert defined.start() < used.start(), each
+    for local_name in libraries:
+        if used := re.search(rf"(?<![\w.]){local_name}\(", code):
+            defined = re.search(rf"\blocal (?:function )?(?:\w+, )*{local_name}\b", code)
+            assert defined, local_name
+            assert defined.start() < used.start(), local_name
