@@ -3,7 +3,7 @@
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -62,17 +62,13 @@ async def examine(environ: Mapping[str, str], *, is_release: bool = False) -> As
 
 async def _examine(settings: Settings, is_release: bool) -> AsyncIterator[Check]:
     yield Check("settings", "ok", f"{len(settings.active_hooks)} of {len(settings.hooks)} hooks have a secret")
-    yield _python(sys.version_info[:3])
-    yield _bodies(settings)
-    for check in [*_keys(settings), *_hooks(settings)]:
+    for check in _settings_checks(settings):
         yield check
     redis = Redis(RedisAddress.from_url(settings.redis_url, settings.redis_tls_verify), timeout_s=3)
-    checks: list[Callable[[Redis, Settings], AsyncIterator[Check]]] = [_redis, _tasks, _tenants]
     try:
         await redis.command("PING")
-        for checks_of in checks:
-            async for check in checks_of(redis, settings):
-                yield check
+        async for check in _redis_checks(redis, settings):
+            yield check
         if not is_release:
             yield await _worker(redis)
     except RedisUnavailable as error:
@@ -142,14 +138,21 @@ def _hooks(settings: Settings) -> list[Check]:
 
 async def local_checks(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
     """Yield the checks that need only the settings and Redis. Raises RedisUnavailable."""
-    yield _python(sys.version_info[:3])
-    yield _bodies(settings)
-    for check in [*_keys(settings), *_hooks(settings)]:
+    for check in _settings_checks(settings):
         yield check
-    for checks_of in (_redis, _tasks, _tenants):
-        async for check in checks_of(redis, settings):
-            yield check
+    async for check in _redis_checks(redis, settings):
+        yield check
     yield await _worker(redis)
+
+
+def _settings_checks(settings: Settings) -> list[Check]:
+    return [_python(sys.version_info[:3]), _bodies(settings), *_keys(settings), *_hooks(settings)]
+
+
+async def _redis_checks(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
+    for checks in (_redis, _tasks, _tenants):
+        async for check in checks(redis, settings):
+            yield check
 
 
 def _unverified(name: str, source: Source) -> Check:
@@ -292,7 +295,7 @@ def _queue(backlog: Backlog) -> list[Check]:
     ages = ", ".join(f"{state} {age_s:.0f} s" for state, age_s in backlog.ages_s.items() if age_s >= 1)
     detail = f"the oldest task has been due for {backlog.oldest_s:.0f} s" + (f" ({ages})" if ages else "")
     is_old = backlog.oldest_s > STALE_AFTER_S
-    fix = "Is a worker running? Is the Visits API answering?" if is_old else ""
+    fix = "Check that a worker is running and that the Visits API answers." if is_old else ""
     checks = [Check("queue", "fail" if is_old else "ok", detail, fix)]
     if backlog.is_stalled:
         detail = f"tasks are due, no circuit is open, and no task has ended for {backlog.no_progress_s:.0f} s"

@@ -55,7 +55,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedTask:
-    """What a replay would do for one visit or delivery.
+    """The plan of a replay for one visit or delivery.
 
     id: as the operator wrote it. state, reason: of the task, now. skip_reason: `applied`, `superseded`, `unchanged`,
     `discarded`, `expired`, `queued`, `running`, `unknown`, a reason of a task, or a sentence; empty if it would be requeued.

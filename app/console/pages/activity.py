@@ -10,6 +10,6 @@ ROWS = 50
 
 
 async def activity(request: Request) -> Response:
-    lines = await context(request).activity_log.newest(request.query_params.get("cursor", "").strip()[:300], ROWS)
-    cursor = lines[-1].id if len(lines) == ROWS else ""
-    return await render(request, "activity.html", lines=lines, cursor=cursor)
+    activities = await context(request).activity_log.newest(request.query_params.get("cursor", "").strip()[:300], ROWS)
+    cursor = activities[-1].id if len(activities) == ROWS else ""
+    return await render(request, "activity.html", activities=activities, cursor=cursor)
