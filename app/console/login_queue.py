@@ -17,7 +17,7 @@ STRANGER_INTERVAL_S = 2.0
 
 
 class TooManyAttempts(Exception):
-    """The password was not checked, or must be treated as if it was not."""
+    """Raised before the password is checked, so the response does not reveal whether it is right."""
 
 
 class Priority(NamedTuple):
