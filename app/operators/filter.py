@@ -38,9 +38,9 @@ class Filter:
         """Parse the query of a URL. An unknown state is ignored."""
         names = ("state", "hook", "source", "reason", "since", "cursor")
         fields: dict[str, Any] = {name: params.get(name, "").strip()[:300] for name in names}
-        return cls(
-            **fields | {"state": fields["state"] if fields["state"] in (*INDEXED_STATES, *RESULT_STATES) else ""}
-        )
+        if fields["state"] not in (*INDEXED_STATES, *RESULT_STATES):
+            fields["state"] = ""
+        return cls(**fields)
 
     def query(self, **changes: str) -> str:
         """Return the query of the same list with these changes, at its first page unless a cursor is given."""
@@ -51,7 +51,7 @@ class Filter:
     def summary(self) -> str:
         """The filter as text for the activity log, without the search, which may be an e-mail address."""
         fields = asdict(self) | {"ids": " ".join(self.ids), "search": "…" if self.search else "", "cursor": ""}
-        return ", ".join(f"{name} {word}" for name, word in fields.items() if word) or "everything"
+        return ", ".join(f"{name} {value}" for name, value in fields.items() if value) or "everything"
 
     @property
     def is_empty(self) -> bool:

@@ -7,7 +7,7 @@ import asyncio
 import itertools
 import re
 from collections.abc import AsyncIterator, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from app.ledger import keys
@@ -46,7 +46,7 @@ class ListPage:
 
 @dataclass(slots=True)
 class FailureGroup:
-    """Failures of one reason and source."""
+    """The tasks of one state with the same reason and source. first, last: when they became pending, in ms."""
 
     reason: str
     source: str
@@ -61,7 +61,6 @@ class SearchResult:
 
     kind: str
     id: str
-    visits: list[str] = field(default_factory=list)
 
 
 class Lists:
