@@ -45,8 +45,8 @@ def event_name(meta: DeliveryInfo) -> str:
 
     A name is safe if it is a single word, or if the source declares which field contains it.
     """
-    tool = load_sources().get(meta.source)
-    is_declared = bool(tool and tool.definition.event_name_path)
+    source = load_sources().get(meta.source)
+    is_declared = bool(source and source.definition.event_name_path)
     return meta.event_name if is_declared or _WORD.fullmatch(meta.event_name) else ""
 
 

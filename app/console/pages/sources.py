@@ -28,7 +28,7 @@ async def sources(request: Request) -> Response:
     last_deliveries, circuits = await asyncio.gather(
         last_delivery_times(redis, settings), open_circuits(redis, settings)
     )
-    cards = [_card(context(request), name, tool, last_deliveries) for name, tool in load_sources().items()]
+    cards = [_card(context(request), name, source, last_deliveries) for name, source in load_sources().items()]
     return await render(
         request,
         "sources.html",
@@ -38,11 +38,11 @@ async def sources(request: Request) -> Response:
     )
 
 
-def _card(console: ConsoleContext, name: str, tool: LoadedSource, last_deliveries: dict[str, Any]) -> dict[str, Any]:
+def _card(console: ConsoleContext, name: str, source: LoadedSource, last_deliveries: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": name,
-        "title": tool.definition.title,
-        "verified_by": VERIFIED_BY[tool.definition.evidence],
+        "title": source.definition.title,
+        "verified_by": VERIFIED_BY[source.definition.evidence],
         "hooks": [{"name": hook, "last": last_deliveries[hook]} for hook in _hooks_of(console, name)],
     }
 
@@ -56,21 +56,21 @@ async def source(request: Request) -> Response:
 
 
 async def _page(request: Request, name: str, response: dict[str, Any] | None = None) -> Response:
-    console, tool = context(request), load_sources().get(name)
-    if tool is None:
+    console, source = context(request), load_sources().get(name)
+    if source is None:
         raise NotFound(name)
     hooks, addresses = _hooks_of(console, name), hook_addresses(request)
-    token = f"/{HIDDEN_TOKEN}" if tool.definition.signature.needs_secret_key else ""
+    token = f"/{HIDDEN_TOKEN}" if source.definition.signature.needs_secret_key else ""
     address = addresses[hooks[0]] if hooks else f"{_base_url(request)}/hooks/{name}{token}"
     return await render(
         request,
         "source.html",
-        tool=tool,
-        verified_by=VERIFIED_BY[tool.definition.evidence],
+        source=source,
+        verified_by=VERIFIED_BY[source.definition.evidence],
         hooks=[{"name": hook, "secrets": await _secrets(console, hook)} for hook in hooks],
         addresses=addresses,
         hidden_token=HIDDEN_TOKEN,
-        setup=_CONTINUED_LINE.sub(" ", tool.definition.setup.strip()).replace("{url}", address),
+        setup=_CONTINUED_LINE.sub(" ", source.definition.setup.strip()).replace("{url}", address),
         specimens=[recorded["name"] for recorded in load_specimens(name)["deliveries"]],
         response=response,
     )
