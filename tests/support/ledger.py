@@ -94,7 +94,7 @@ QUEUE_KEYS: dict[Queue, str] = {
 
 async def jobs(redis: Redis, *queues: Queue) -> list[str]:
     """Return the task ids of the jobs in arq's queues, in order."""
-    queued = [await redis.command("ZRANGE", QUEUE_KEYS[lane], 0, -1) for lane in queues or QUEUE_KEYS]
+    queued = [await redis.command("ZRANGE", QUEUE_KEYS[queue], 0, -1) for queue in queues or QUEUE_KEYS]
     names = [job.decode() for each in queued for job in each]
     return [name.rpartition("#")[0] for name in names if await redis.command("EXISTS", f"arq:job:{name}")]
 
@@ -112,7 +112,7 @@ async def now_ms(ledger: Ledger) -> int:
 
 
 def claimed_tasks(claimed: list[tuple[Queue, str, bytes]]) -> list[tuple[Queue, str]]:
-    return [(lane, job.rpartition("#")[0]) for lane, job, _ in claimed]
+    return [(queue, job.rpartition("#")[0]) for queue, job, _ in claimed]
 
 
 AliasesByVisit = dict[str, tuple[str, dict[str, int]]]

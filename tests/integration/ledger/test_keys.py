@@ -115,14 +115,14 @@ async def test_a_key_without_an_expiry_is_reported(redis: Redis, key: str) -> No
 async def test_old_deliveries_are_trimmed_from_the_lists_of_removed_hooks_too(redis: Redis) -> None:
     ledger = short_retention_ledger(redis, retention_ms=1_000)
     for number in range(25):
-        await accept(ledger, hook="gone" if number % 5 else "standard")
+        await accept(ledger, hook="removed" if number % 5 else "standard")
     await asyncio.sleep(1.1)
     last = await accept(ledger)
 
     assert 25 == await trim_deliveries(ledger, limit=3)
 
     assert [last.delivery_id.encode()] == await redis.command("ZRANGE", "bell:deliveries:standard", 0, -1)
-    assert 0 == await redis.command("EXISTS", "bell:deliveries:gone")
+    assert 0 == await redis.command("EXISTS", "bell:deliveries:removed")
 
 
 async def test_the_lists_are_trimmed_by_one_worker_per_hour(redis: Redis) -> None:
@@ -166,16 +166,16 @@ async def test_parked_tasks_do_not_expire(redis: Redis) -> None:
 
 
 async def test_a_worker_trims_the_lists(harness: Harness, redis: Redis) -> None:
-    await redis.command("ZADD", "bell:deliveries:gone", 1_000, "d-long-ago")
-    await redis.command("SADD", "bell:hooks", "gone")
+    await redis.command("ZADD", "bell:deliveries:removed", 1_000, "d-long-ago")
+    await redis.command("SADD", "bell:hooks", "removed")
     harness.start_worker()
 
     for _ in range(1_500):
-        if not await redis.command("EXISTS", "bell:deliveries:gone"):
+        if not await redis.command("EXISTS", "bell:deliveries:removed"):
             break
         await asyncio.sleep(0.02)
 
-    assert 0 == await redis.command("EXISTS", "bell:deliveries:gone")
+    assert 0 == await redis.command("EXISTS", "bell:deliveries:removed")
 
 
 async def test_every_key_of_a_done_visit_expires(redis: Redis) -> None:

@@ -286,14 +286,14 @@ async def test_a_server_that_never_replies_is_unavailable_after_the_deadline() -
 
 async def test_a_killed_server_is_unavailable_until_it_restarts(valkey_server: OwnServer) -> None:
     async with connected(valkey_server.url) as redis:
-        await redis.command("SET", "kept", "yes")
+        await redis.command("SET", "stored", "yes")
         valkey_server.kill()
 
         with pytest.raises(RedisUnavailable):
             await redis.command("PING")
         valkey_server.start()
 
-        assert b"yes" == await retry_until_available(lambda: redis.command("GET", "kept"))
+        assert b"yes" == await retry_until_available(lambda: redis.command("GET", "stored"))
         assert 0 == await Ledger(redis, retention_days=30).requeue_due()
 
 

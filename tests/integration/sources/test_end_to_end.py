@@ -122,7 +122,7 @@ async def test_every_specimen_is_accepted_when_signed_now(world: SourceWorld, na
         signed = specimens.sign_specimen(
             name, str(number), name, settings.hooks[name].secrets, settings.secret_key, url
         )
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(endpoint), base_url="http://door") as client:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(endpoint), base_url="http://doorbell") as client:
             response = await client.request(
                 signed.method, signed.url(f"/hooks/{name}"), content=signed.body, headers=signed.headers
             )
