@@ -15,9 +15,9 @@ from app.ledger.ledger import Ledger
 from app.ledger.records import Lease
 from app.ledger.redis import Redis, RedisAddress
 from app.visits.change import Contact
-from tests.processes.test_worker import LedgerClient, all_visits, booked
 from tests.support.harness import Harness, Server, wait_until
 from tests.support.ledger import QUEUE_KEYS, accept, change, done, start_run, state_of, visit_task, waiting
+from tests.support.ledger_client import LedgerClient, all_visits, booked
 
 CONTACT = Contact(id="cont_KYdl3lftgZXGRbxqoj")
 SETS = ("bell:running", "bell:queued", "bell:waiting", "bell:workers", *QUEUE_KEYS.values())

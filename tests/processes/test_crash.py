@@ -19,8 +19,8 @@ from app.visits.change import Contact, VisitChange
 from jobs.maintenance import ORPHANS_EVERY_S
 from tests.crash.checker import duplicated_visits
 from tests.crash.run import Plan, run
-from tests.processes.test_worker import LedgerClient, all_visits, booked
 from tests.support.harness import Harness, Server, wait_until
+from tests.support.ledger_client import LedgerClient, all_visits, booked, end_leases
 
 
 @pytest.mark.parametrize(
@@ -121,15 +121,6 @@ def test_a_worker_that_is_killed_after_any_call_leaves_no_duplicates(
 
 def is_hanging(harness: Harness) -> bool:
     return any(call["response"] == "hang" for call in harness.journal())
-
-
-def end_leases(client: LedgerClient) -> None:
-    """Move leases a minute back, and delete locks."""
-    for key in ("bell:running", VISITS_QUEUE):
-        for name in client.command("ZRANGE", key, 0, -1):
-            client.command("ZINCRBY", key, -60_000, name)
-    for lock in client.command("KEYS", "bell:contact:*:lock"):
-        client.command("DEL", lock)
 
 
 # Lost jobs

@@ -16,8 +16,8 @@ from app.visits.change import Contact, VisitChange
 from jobs.concurrency import MAX_ACTIVE
 from jobs.contacts import LOCK_TTL_MS
 from tests.crash.checker import duplicated_visits
-from tests.processes.test_worker import LedgerClient
 from tests.support.harness import Harness, Server, wait_until
+from tests.support.ledger_client import LedgerClient
 
 VISIT_COUNT, PEOPLE, WORKERS = 200, 40, 2
 START = datetime(2026, 3, 14, 9, tzinfo=UTC)

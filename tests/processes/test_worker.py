@@ -8,10 +8,8 @@ import subprocess
 import tempfile
 import threading
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,11 +20,8 @@ import pytest
 import app.ledger.ledger
 from app.demo.valkey import free_port, start, stop, valkey
 from app.ledger.ledger import Ledger
-from app.ledger.records import DeliveryInfo, Task
-from app.ledger.redis import Redis, RedisAddress
 from app.settings.environment import read_environment
-from app.visits.change import Contact, VisitChange
-from app.webhooks.delivery import Delivery
+from app.visits.change import Contact
 from jobs.worker import worker_settings
 from tests.support.harness import (
     CALENDLY_SECRET,
@@ -39,15 +34,9 @@ from tests.support.harness import (
     standard_body,
     wait_until,
 )
+from tests.support.ledger_client import CANARY_CONTACT, LedgerClient, all_visits, booked
 
 T = TypeVar("T")
-#: Personal data that must appear in no log.
-CANARY_CONTACT = {
-    "email": "canary.ada@example.com",
-    "first_name": "Canaryada",
-    "last_name": "Canarylace",
-    "phone": "+15550142424",
-}
 CANARIES = (
     *CANARY_CONTACT.values(),
     "15550142424",
@@ -57,80 +46,6 @@ CANARIES = (
     CALENDLY_SECRET,
     "245.67",
 )
-
-
-@dataclass
-class LedgerClient:
-    """A synchronous client of the ledger, for tests that need no web process."""
-
-    url: str
-
-    def run(self, step: Any) -> Any:
-        """Return the result of `await step(ledger)`."""
-
-        async def connect_and_run() -> Any:
-            redis = Redis(RedisAddress(self.url))
-            try:
-                return await step(Ledger(redis, retention_days=30))
-            finally:
-                await redis.close()
-
-        return asyncio.run(connect_and_run())
-
-    def accept(self, *changes: VisitChange) -> None:
-        """Accept each change with a separate delivery."""
-
-        async def step(ledger: Ledger) -> None:
-            for change in changes:
-                delivery = Delivery("standard", "standard", (), uuid.uuid4().bytes, datetime.now(UTC))
-                meta = DeliveryInfo("standard", "standard", int(time.time() * 1000))
-                await ledger.accept(delivery, meta, [change], "main", dedup_id=None)
-
-        self.run(step)
-
-    def member(self, visit_id: str) -> Task:
-        return self.run(lambda ledger: ledger.load_task(f"visit:main/standard-{visit_id}"))  # type: ignore[no-any-return]
-
-    def tasks(self, state: Any) -> list[str]:
-        return self.run(lambda ledger: ledger.task_ids(state))  # type: ignore[no-any-return]
-
-    def command(self, *command: Any) -> Any:
-        return self.run(lambda ledger: ledger.redis.command(*command))
-
-    def is_done(self) -> bool:
-        """Whether nothing is queued, running, waiting or held, and no queue has a job."""
-
-        async def step(ledger: Ledger) -> bool:
-            keys = (
-                "bell:queued",
-                "bell:running",
-                "bell:waiting",
-                "bell:held:main",
-                "bell:queue:visits",
-                "bell:queue:events",
-                "bell:queue:replays",
-            )
-            return not any([await ledger.redis.command("ZCARD", key) for key in keys])
-
-        return self.run(step)  # type: ignore[no-any-return]
-
-
-def booked(visit_id: str, **fields: Any) -> VisitChange:
-    fields = {"contact": Contact(**CANARY_CONTACT), "time_scheduled": datetime(2026, 3, 14, 9, tzinfo=UTC)} | fields
-    return VisitChange(action="create", visit_id=visit_id, version=1, **fields)
-
-
-def all_visits(harness: Harness) -> list[str]:
-    """Return the external_ids of all pages, sorted."""
-    first = harness.get_from_api("/visits?limit=100")
-    pages = [
-        first,
-        *(
-            harness.get_from_api(f"/visits?limit=100&page={page}")
-            for page in range(2, first["pagination"]["total_pages"] + 1)
-        ),
-    ]
-    return sorted(visit["external_id"] for page in pages for visit in page["visits"])
 
 
 # A killed worker: its lease ends while the other tests run

@@ -105,12 +105,11 @@ class ToolWorld(World):
             "HOOKS__SQUARE__API_URL": f"{url}/square/v/",
             "HOOKS__JOBBER__API_URL": f"{url}/jobber/graphql",
         }
-        self.set()
+        self.configure()
 
-    def set(self, answer_s: float = 10, **env: str) -> None:
-        super().configure(
-            answer_s, **{name: value for name, value in (getattr(self, "default_env", {}) | env).items() if value}
-        )
+    def configure(self, answer_s: float = 10, **env: str) -> None:
+        merged = self.default_env | env
+        super().configure(answer_s, **{name: value for name, value in merged.items() if value})
 
     async def receive(self, tool: str, delivery: Mapping[str, Any]) -> httpx.Response:
         """Send the delivery as it was recorded, with its signature."""

@@ -29,8 +29,8 @@ from app.demo.valkey import free_port, valkey
 from app.operators.filter import Filter
 from app.operators.operations import OperationRequest, Operations
 from app.settings.environment import read_environment
-from tests.processes.test_worker import LedgerClient
 from tests.support.harness import ROOT, SECRET, Harness, Server, sign_standard, standard_body, wait_until
+from tests.support.ledger_client import LedgerClient
 
 ADA = {"email": "ada@example.com", "first_name": "Ada", "last_name": "Lovelace", "phone": "+15550100001"}
 PERSONAL = ("ada@example.com", "Lovelace", "+15550100001")

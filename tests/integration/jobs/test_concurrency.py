@@ -19,9 +19,9 @@ from app.ledger.redis import Redis
 from app.visits.change import Contact
 from app.webhooks.registry import load_specimens
 from jobs.concurrency import MAX_ACTIVE, FetchSlots, Job, KeyedLocks, RunningJobs
-from tests.processes.test_worker import LedgerClient, all_visits, booked
 from tests.support.harness import Harness, wait_until
 from tests.support.ledger import accept, change, visit_task
+from tests.support.ledger_client import LedgerClient, all_visits, booked
 
 SLOW, QUICK = 200, 20
 

@@ -30,9 +30,8 @@ from app.visits.change import Contact, VisitChange
 from app.visits.merge import merge_changes
 from app.webhooks.delivery import Delivery
 from app.webhooks.signatures.scheme import fingerprint
-from tests.processes.test_crash import end_leases
-from tests.processes.test_worker import LedgerClient
 from tests.support.harness import Harness, wait_until
+from tests.support.ledger_client import LedgerClient, end_leases
 
 STATIC = files("app.console").joinpath("static")
 OTHER_SECRET = "whsec_c2VjcmV0LW9mLXRoZS1vdGhlcg=="

@@ -31,11 +31,11 @@ async def test_missing_credentials_are_named_and_once_set_the_event_lands(
 ) -> None:
     delivery = SPECIMENS[tool]["deliveries"][0]
     world.tool.add_records(tool, delivery)
-    world.set(**dict.fromkeys((*missing, "HOOKS__JOBBER__CREDENTIALS__TOKEN"), ""))
+    world.configure(**dict.fromkeys((*missing, "HOOKS__JOBBER__CREDENTIALS__TOKEN"), ""))
     answer = await world.receive(tool, delivery)
     await world.run()
     event = await world.load_event(answer)
-    world.set()
+    world.configure()
 
     await world.ledger.replay(f"event:{answer.json()['delivery']}")
     await world.run()
@@ -47,7 +47,7 @@ async def test_missing_credentials_are_named_and_once_set_the_event_lands(
 async def test_a_hook_that_is_no_longer_configured_is_said_so(world: ToolWorld) -> None:
     answer = await world.receive("acuity", BOOKED)
     world.default_env = {name: value for name, value in world.default_env.items() if "ACUITY" not in name}
-    world.set()
+    world.configure()
 
     await world.run()
 
@@ -66,7 +66,7 @@ async def test_credentials_do_not_follow_a_redirect(world: ToolWorld) -> None:
 
 @pytest.mark.parametrize("key", ["pässwort", "key with spaces", "a:b", "käy\u2713"])
 async def test_credentials_may_hold_any_character(world: ToolWorld, key: str) -> None:
-    world.set(HOOKS__ACUITY__CREDENTIALS__API_KEY=key)
+    world.configure(HOOKS__ACUITY__CREDENTIALS__API_KEY=key)
     world.tool.add_records("acuity", BOOKED)
 
     await world.receive("acuity", BOOKED)
@@ -93,7 +93,7 @@ async def test_neither_credentials_nor_names_are_in_a_log(world: ToolWorld, logg
             await world.receive(tool, delivery)
             await world.run()
     world.tool.overrides = []
-    world.set(HOOKS__ACUITY__API_URL=f"http://127.0.0.1:{free_port()}/")
+    world.configure(HOOKS__ACUITY__API_URL=f"http://127.0.0.1:{free_port()}/")
     await world.redis.command("FLUSHDB")
     await world.receive("acuity", BOOKED)
     await world.run()

@@ -143,7 +143,7 @@ def gives(world: ToolWorld, *tokens: dict[str, Any] | int) -> list[dict[str, str
 
 
 def connect(world: ToolWorld, **other: str) -> None:
-    world.set(**{**OAUTH, "HOOKS__JOBBER__TOKEN_URL": f"{world.url}/oauth/token", **other})
+    world.configure(**{**OAUTH, "HOOKS__JOBBER__TOKEN_URL": f"{world.url}/oauth/token", **other})
     world.tool.add_records("jobber", BOOKED)
 
 

@@ -187,7 +187,7 @@ async def test_while_a_tool_limits_the_rate_nothing_else_of_that_hook_is_asked_f
 
 
 async def test_a_tool_that_does_not_answer_is_tried_again(world: ToolWorld) -> None:
-    world.set(answer_s=0.1)
+    world.configure(answer_s=0.1)
     world.tool.response_gate.clear()
 
     answer = await world.receive("acuity", BOOKED)
@@ -199,7 +199,7 @@ async def test_a_tool_that_does_not_answer_is_tried_again(world: ToolWorld) -> N
 
 
 async def test_a_tool_that_cannot_be_reached_is_tried_again(world: ToolWorld) -> None:
-    world.set(HOOKS__ACUITY__API_URL=f"http://127.0.0.1:{free_port()}/")
+    world.configure(HOOKS__ACUITY__API_URL=f"http://127.0.0.1:{free_port()}/")
 
     answer = await world.receive("acuity", BOOKED)
     await world.run()
@@ -211,7 +211,7 @@ async def test_a_tool_that_cannot_be_reached_is_tried_again(world: ToolWorld) ->
 async def test_a_tool_that_is_down_holds_up_no_other_tool(world: ToolWorld) -> None:
     square = SPECIMENS["square"]["deliveries"][0]
     world.tool.add_records("square", square)
-    world.set(HOOKS__ACUITY__API_URL=f"http://127.0.0.1:{free_port()}/")
+    world.configure(HOOKS__ACUITY__API_URL=f"http://127.0.0.1:{free_port()}/")
     for number in range(1, 6):
         delivery = replace_id(BOOKED, number)
         await world.receive("acuity", delivery)
@@ -239,7 +239,7 @@ def replace_id(delivery: Mapping[str, Any], number: int) -> dict[str, Any]:
     ],
 )
 async def test_after_the_time_for_tries_the_event_is_parked(world: ToolWorld, trouble: Responder, reason: str) -> None:
-    world.set(RETRY_FOR_S="3600")
+    world.configure(RETRY_FOR_S="3600")
     world.tool.overrides = [trouble]
     answer = await world.receive("acuity", BOOKED)
     await world.run()
